@@ -1,0 +1,39 @@
+"""Who does the work: backends behind one seam, and the first that can is taken."""
+
+from typing import Protocol
+
+from rope_core.backends import eager, sdpa
+from rope_core.backends.work import Attention, Rotation, Work
+from rope_core.errors import NoBackend
+
+__all__ = ["BACKENDS", "Attention", "Backend", "Rotation", "Work", "select"]
+
+
+class Backend(Protocol):
+    """What a module of this package provides."""
+
+    name: str
+
+    def why_not(self, work: Work) -> str | None:
+        """Return None if this backend can do `work`, else what stands against it."""
+
+    def run(self, work: Work) -> None:
+        """Do `work`: write every element of its outputs."""
+
+
+BACKENDS: tuple[Backend, ...] = (sdpa, eager)
+
+
+def select(work: Work) -> Backend:
+    """Return the first backend that can do `work`.
+
+    Raises:
+        NoBackend: none can; the text has each one's reason.
+    """
+    reasons: dict[str, str] = {}
+    for backend in BACKENDS:
+        reason = backend.why_not(work)
+        if reason is None:
+            return backend
+        reasons[backend.name] = reason
+    raise NoBackend(reasons)

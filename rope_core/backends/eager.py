@@ -1,0 +1,120 @@
+"""Plain PyTorch, in float32: runs everything; what the other backends are tested against."""
+
+import torch
+from torch import Tensor
+
+from rope_core.backends.work import Attention, Rotation, Work
+
+name = "eager"
+
+CHUNK_ELEMENTS = 2**18
+"""Elements rotated at a time: with their scratch they stay in a core's cache."""
+
+SCORE_ELEMENTS = 2**24
+"""Scores that exist at a time; 64 MiB in float32."""
+
+
+def why_not(work: Work) -> None:
+    """Nothing stands against it."""
+
+
+def run(work: Work) -> None:
+    """Do `work`."""
+    if isinstance(work, Rotation):
+        _rotate(work)
+    else:
+        for q_span, k_span in zip(work.q_spans, work.k_spans, strict=True):
+            _attend(work, slice(*q_span), slice(*k_span))
+
+
+def _rotate(work: Rotation) -> None:
+    x, out = work.x, work.out
+    tokens, heads, head_dim = x.shape
+    rotary_dim = 2 * work.cos.shape[-1]
+    if rotary_dim < head_dim:
+        out[..., rotary_dim:].copy_(x[..., rotary_dim:])
+        x, out = x[..., :rotary_dim], out[..., :rotary_dim]
+    step = max(1, CHUNK_ELEMENTS // (heads * head_dim))
+    if tokens <= step:
+        _rotate_chunk(x, work.cos, work.sin, work, out)
+        return
+    for part in zip(*(t.split(step) for t in (x, work.cos, work.sin, out)), strict=True):
+        _rotate_chunk(*part[:3], work, part[3])
+
+
+def _rotate_chunk(x: Tensor, cos: Tensor, sin: Tensor, work: Rotation, out: Tensor) -> None:
+    rotate = _rotate_interleaved if work.layout == "interleaved" else _rotate_half
+    if out.dtype is torch.float32:
+        rotate(x, cos, sin, work.inverse, out)
+    else:
+        x = x.float()
+        rotated = torch.empty_like(x)
+        rotate(x, cos, sin, work.inverse, rotated)
+        out.copy_(rotated)
+
+
+def _rotate_half(x: Tensor, cos: Tensor, sin: Tensor, inverse: bool, out: Tensor) -> None:
+    cos_cos, sin = torch.cat((cos, cos), -1)[:, None], sin[:, None]  # [T, 1, D], [T, 1, half]
+    sign = -1 if inverse else 1
+    torch.mul(x, cos_cos, out=out)
+    (x1, x2), (out1, out2) = x.chunk(2, -1), out.chunk(2, -1)
+    out1.addcmul_(x2, sin, value=-sign)
+    out2.addcmul_(x1, sin, value=sign)
+
+
+def _rotate_interleaved(x: Tensor, cos: Tensor, sin: Tensor, inverse: bool, out: Tensor) -> None:
+    turn = torch.complex(cos, -sin if inverse else sin)[:, None]  # [T, 1, half]
+    torch.mul(_as_complex(x), turn, out=_as_complex(out))
+
+
+def _as_complex(x: Tensor) -> Tensor:
+    """View pairs (2i, 2i + 1) as complex numbers, or a copy where x lies unevenly."""
+    pairs = x.unflatten(-1, (-1, 2))
+    if x.storage_offset() % 2 or any(stride % 2 for stride in pairs.stride()[:-1]):
+        pairs = pairs.contiguous()
+    return torch.view_as_complex(pairs)
+
+
+def _attend(work: Attention, queries: slice, keys: slice) -> None:
+    k, v = (t[keys].float().transpose(0, 1)[:, None] for t in (work.k, work.v))  # [Hkv, 1, Sk, D]
+    num_kv_heads, _, num_keys, _ = k.shape
+    num_queries, num_heads = queries.stop - queries.start, work.q.shape[1]
+    step = max(1, SCORE_ELEMENTS // (num_heads * max(1, num_keys)))
+    for start in range(0, num_queries, step):
+        rows = range(start, min(start + step, num_queries))
+        chunk = slice(queries.start + rows.start, queries.start + rows.stop)
+        q = work.q[chunk].float().unflatten(1, (num_kv_heads, -1)).movedim(0, 2)  # [Hkv, G, n, D]
+        scores = q @ k.mT * work.scale  # [Hkv, G, n, Sk]
+        if work.config.softcap is not None:
+            scores = (scores / work.config.softcap).tanh_() * work.config.softcap
+        hidden = _hidden(rows, num_queries, num_keys, work)
+        if hidden is not None:
+            scores.masked_fill_(hidden, -torch.inf)
+        out, lse = _softmax_times(scores, v, hidden)
+        work.out[chunk] = out.movedim(2, 0).flatten(1, 2)
+        work.lse[chunk] = lse.movedim(2, 0).flatten(1, 2)
+
+
+def _hidden(rows: range, num_queries: int, num_keys: int, work: Attention) -> Tensor | None:
+    """Return which keys `[n, Sk]` the queries `rows` do not see; None where they see all."""
+    window = work.config.window
+    if not work.config.causal and window is None:
+        return None
+    device = work.q.device
+    last_seen = torch.arange(rows.start, rows.stop, device=device) + num_keys - num_queries
+    distance = last_seen[:, None] - torch.arange(num_keys, device=device)
+    hidden = distance < 0
+    return hidden if window is None else hidden | (distance >= window)
+
+
+def _softmax_times(scores: Tensor, v: Tensor, hidden: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return softmax(scores) @ v, 0 where all scores are -inf, and their log-sum-exp."""
+    lse = scores.logsumexp(-1)  # [Hkv, G, n]; -inf for a row without keys, too
+    weights = (scores - lse.masked_fill(lse == -torch.inf, 0)[..., None]).exp_()
+    out = weights @ v
+    finite = v.isfinite()
+    if hidden is not None and not bool(finite.all()):
+        # 0 * NaN is NaN: what no visible key brought in is computed again without it
+        brought = (~hidden).float() @ (~finite).float() > 0  # [Hkv, 1, n, Dv]
+        out = torch.where(brought, out, weights @ v.masked_fill(~finite, 0))
+    return out, lse

@@ -1,0 +1,318 @@
+"""What can be asked of the library. A call that exists is valid.
+
+Tensors are `[B, S, H, D]` (batch, sequence, heads, head_dim) or packed `[T, H, D]`, T tokens of one
+sequence or of those that `cu_seqlens` tells apart. Floating point is float32, float16 or bfloat16.
+Every constructor raises `ShapeError` or `ConfigError` for what does not fit.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rope_core.config import AttentionConfig, RopeConfig
+from rope_core.errors import ConfigError, ShapeError
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+INTEGERS = (torch.int64, torch.int32)
+
+
+@dataclass(frozen=True, slots=True)
+class Rotate:
+    """Rotate `q` and `k` by the positions of their tokens."""
+
+    q: Tensor | None
+    """`[B, S, H, D]` or `[T, H, D]`."""
+
+    k: Tensor | None
+    """Like q, with its own number of heads."""
+
+    rope: RopeConfig
+
+    positions: Tensor | None = None
+    """int64, or fractional in float32 or float64: `[S]`, `[B, S]` or `[T]`. None counts from 0
+    in each sequence."""
+
+    cu_seqlens: Tensor | None = None
+    """int32 or int64 `[N + 1]`: where each packed sequence starts, and the number of tokens."""
+
+    inverse: bool = False
+    """Rotate back."""
+
+    def __post_init__(self) -> None:
+        q, k = self.q, self.k
+        x = k if q is None else q
+        if x is None:
+            raise ShapeError("q or k", "given", "neither")
+        if q is not None:
+            _check_heads("q", q, self.rope.head_dim)
+        if k is not None:
+            _check_heads("k", k, self.rope.head_dim)
+        if q is not None and k is not None and (q.shape[:-2], q.dtype) != (k.shape[:-2], k.dtype):
+            expected = f"of q's tokens and dtype, {_shape(q)} {_dtype(q)}"
+            raise ShapeError("k", expected, f"{_shape(k)} {_dtype(k)}")
+        _check_positions("positions", self.positions, x)
+        _check_cu_seqlens("cu_seqlens", self.cu_seqlens, x)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens in all."""
+        return _num_tokens(self.q if self.q is not None else self.k)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of q and k."""
+        return _num_bytes(self.q) + _num_bytes(self.k)
+
+
+@dataclass(frozen=True, slots=True)
+class Rotated:
+    """The answer to `Rotate`: tensors of the shapes and dtypes that were asked."""
+
+    q: Tensor | None
+    k: Tensor | None
+
+
+@dataclass(frozen=True, slots=True)
+class Attend:
+    """Rotate `q` and `k`, then attend."""
+
+    q: Tensor
+    """`[B, Sq, H, D]` or `[Tq, H, D]`."""
+
+    k: Tensor
+    """`[B, Sk, Hkv, D]` or `[Tk, Hkv, D]`; H is a multiple of Hkv (GQA, MQA)."""
+
+    v: Tensor
+    """`[B, Sk, Hkv, Dv]` or `[Tk, Hkv, Dv]`."""
+
+    rope: RopeConfig | None
+    """None rotates nothing (a NoPE layer)."""
+
+    attention: AttentionConfig = AttentionConfig()
+
+    q_positions: Tensor | None = None
+    """As `Rotate.positions`, of the queries."""
+
+    k_positions: Tensor | None = None
+    """As `Rotate.positions`, of the keys."""
+
+    cu_seqlens_q: Tensor | None = None
+    """As `Rotate.cu_seqlens`; given with `cu_seqlens_k` or not at all."""
+
+    cu_seqlens_k: Tensor | None = None
+
+    return_lse: bool = False
+    """Answer the log-sum-exp of each query's scores, too."""
+
+    def __post_init__(self) -> None:
+        q, k, v = self.q, self.k, self.v
+        for name, tensor in (("q", q), ("k", k), ("v", v)):
+            _check_heads(name, tensor)
+        if k.dtype != q.dtype or v.dtype != q.dtype:
+            raise ShapeError("q, k and v", "of one dtype", f"{q.dtype}, {k.dtype}, {v.dtype}")
+        if k.ndim != q.ndim or k.shape[-1] != q.shape[-1]:
+            raise ShapeError("k", f"of q's rank and head_dim {_shape(q)}", _shape(k))
+        if k.ndim == 4 and k.shape[0] != q.shape[0]:
+            raise ShapeError("k", f"of batch {q.shape[0]} as q", _shape(k))
+        if v.shape[:-1] != k.shape[:-1]:
+            raise ShapeError("v", f"of k's shape but for the last axis {_shape(k)}", _shape(v))
+        if q.shape[-2] % k.shape[-2]:
+            raise ShapeError("q", f"of a multiple of k's {k.shape[-2]} heads", _shape(q))
+        if self.rope is not None and self.rope.head_dim != q.shape[-1]:
+            raise ConfigError("head_dim", f"that of q, {q.shape[-1]}", self.rope.head_dim)
+        _check_positions("q_positions", self.q_positions, q)
+        _check_positions("k_positions", self.k_positions, k)
+        if (self.cu_seqlens_q is None) != (self.cu_seqlens_k is None):
+            raise ShapeError("cu_seqlens_q and cu_seqlens_k", "given together", "one of them")
+        _check_cu_seqlens("cu_seqlens_q", self.cu_seqlens_q, q)
+        _check_cu_seqlens("cu_seqlens_k", self.cu_seqlens_k, k)
+        if self.cu_seqlens_q is not None and self.cu_seqlens_k is not None:
+            expected = f"of {len(self.cu_seqlens_q)} elements as cu_seqlens_q"
+            if len(self.cu_seqlens_k) != len(self.cu_seqlens_q):
+                raise ShapeError("cu_seqlens_k", expected, _shape(self.cu_seqlens_k))
+
+    @property
+    def num_tokens(self) -> int:
+        """Queries in all."""
+        return _num_tokens(self.q)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of q, k and v."""
+        return _num_bytes(self.q) + _num_bytes(self.k) + _num_bytes(self.v)
+
+
+@dataclass(frozen=True, slots=True)
+class Attended:
+    """The answer to `Attend`."""
+
+    out: Tensor
+    """`[B, Sq, H, Dv]` or `[Tq, H, Dv]`, in q's dtype; 0 for a query that sees no key."""
+
+    lse: Tensor | None
+    """float32 `[B, Sq, H]` or `[Tq, H]`, natural logarithm; -inf for a query that sees no key."""
+
+
+@dataclass(frozen=True, slots=True)
+class CosSin:
+    """Cosine and sine of every pair's angle at `positions`."""
+
+    positions: Tensor
+    """Of any shape; int64, or fractional in float32 or float64."""
+
+    rope: RopeConfig
+
+    def __post_init__(self) -> None:
+        _check_position_dtype("positions", self.positions)
+
+    @property
+    def num_tokens(self) -> int:
+        """Positions in all."""
+        return self.positions.numel()
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the answer."""
+        return self.positions.numel() * self.rope.rotary_dim * 4
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """The answer to `CosSin`: float32 `[..., rotary_dim / 2]`, rounded once from float64."""
+
+    cos: Tensor
+    sin: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Shift:
+    """Move keys, rotated already, `delta` positions on (negative: back) by a pure rotation."""
+
+    k: Tensor
+    """`[B, S, H, D]` or `[T, H, D]`."""
+
+    delta: Tensor
+    """int64: one number, or `[S]`, `[B, S]` or `[T]`."""
+
+    rope: RopeConfig
+
+    positions: Tensor | None = None
+    """Where the keys are, as `Rotate.positions`."""
+
+    def __post_init__(self) -> None:
+        _check_heads("k", self.k, self.rope.head_dim)
+        if self.delta.ndim:
+            _check_positions("delta", self.delta, self.k)
+        else:
+            _check_position_dtype("delta", self.delta)
+        _check_positions("positions", self.positions, self.k)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens in all."""
+        return _num_tokens(self.k)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of k."""
+        return _num_bytes(self.k)
+
+
+@dataclass(frozen=True, slots=True)
+class Merge:
+    """Merge attention over N disjoint sets of keys into attention over all of them."""
+
+    out: Tensor
+    """`[N, ..., H, Dv]`."""
+
+    lse: Tensor
+    """float32 `[N, ..., H]`, natural logarithm."""
+
+    def __post_init__(self) -> None:
+        if self.out.dtype not in DTYPES:
+            raise ShapeError("out", "float32, float16 or bfloat16", _dtype(self.out))
+        if self.lse.dtype != torch.float32:
+            raise ShapeError("lse", "float32", _dtype(self.lse))
+        if self.out.ndim < 2 or not self.out.shape[0]:
+            raise ShapeError("out", "[N, ..., Dv] with N at least 1", _shape(self.out))
+        if self.lse.shape != self.out.shape[:-1]:
+            expected = f"of out's shape but for the last axis, {list(self.out.shape[:-1])}"
+            raise ShapeError("lse", expected, _shape(self.lse))
+
+    @property
+    def num_tokens(self) -> int:
+        """Rows of the answer."""
+        return self.lse[0].numel()
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of out and lse."""
+        return _num_bytes(self.out) + _num_bytes(self.lse)
+
+
+Call = Rotate | Attend | CosSin | Shift | Merge
+Result = Rotated | Attended | Table
+
+
+def _check_heads(name: str, tensor: Tensor, head_dim: int | None = None) -> None:
+    if tensor.dtype not in DTYPES:
+        raise ShapeError(name, "float32, float16 or bfloat16", _dtype(tensor))
+    shape = tensor.shape
+    if len(shape) not in (3, 4):
+        raise ShapeError(name, "[B, S, H, D] or packed [T, H, D]", _shape(tensor))
+    if not shape[-1] or not shape[-2]:
+        raise ShapeError(name, "of at least one head, one element wide", _shape(tensor))
+    if head_dim is not None and shape[-1] != head_dim:
+        raise ShapeError(name, f"of head_dim {head_dim}", _shape(tensor))
+
+
+def _check_positions(name: str, positions: Tensor | None, tokens: Tensor) -> None:
+    if positions is None:
+        return
+    _check_position_dtype(name, positions)
+    leading = tokens.shape[:-2]
+    if positions.shape not in (leading, leading[-1:]):
+        either = f"{list(leading[-1:])}" + (f" or {list(leading)}" if len(leading) == 2 else "")
+        raise ShapeError(name, either, _shape(positions))
+
+
+def _check_position_dtype(name: str, positions: Tensor) -> None:
+    if positions.dtype in INTEGERS:
+        return
+    if positions.dtype not in (torch.float32, torch.float64):
+        raise ShapeError(name, "int64, or fractional in float32 or float64", _dtype(positions))
+    if not bool(positions.isfinite().all()):
+        raise ShapeError(name, "finite", "NaN or Inf")
+
+
+def _check_cu_seqlens(name: str, cu_seqlens: Tensor | None, tokens: Tensor) -> None:
+    if cu_seqlens is None:
+        return
+    if tokens.ndim != 3:
+        raise ShapeError(name, "absent where tensors are [B, S, H, D]", _shape(cu_seqlens))
+    if cu_seqlens.dtype not in INTEGERS:
+        raise ShapeError(name, "int32 or int64", _dtype(cu_seqlens))
+    if cu_seqlens.ndim != 1 or not len(cu_seqlens):
+        raise ShapeError(name, "[sequences + 1]", _shape(cu_seqlens))
+    ends = int(cu_seqlens[0]), int(cu_seqlens[-1])
+    if ends != (0, len(tokens)):
+        raise ShapeError(name, f"from 0 to {len(tokens)} tokens", f"from {ends[0]} to {ends[1]}")
+    if bool((cu_seqlens[1:] < cu_seqlens[:-1]).any()):
+        raise ShapeError(name, "non-decreasing", "a sequence that ends before it starts")
+
+
+def _num_tokens(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.shape[:-2].numel()
+
+
+def _num_bytes(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.nbytes
+
+
+def _shape(tensor: Tensor) -> str:
+    return str(list(tensor.shape))
+
+
+def _dtype(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")

@@ -1,0 +1,35 @@
+"""What can be wrong with a call.
+
+RopeError
+  +- ConfigError   a parameter has a value that no rotation or attention has
+  +- ShapeError    a tensor's shape, dtype or contents do not fit the call it is part of
+  +- NoBackend     every backend declined the call
+"""
+
+
+class RopeError(Exception):
+    """Base of all errors of this library; its text is meant for the caller."""
+
+
+class ConfigError(RopeError):
+    """A parameter has a value that no rotation or attention has."""
+
+    def __init__(self, parameter: str, expected: str, got: object) -> None:
+        super().__init__(f"{parameter} must be {expected}, got {got}")
+        self.parameter = parameter
+
+
+class ShapeError(RopeError):
+    """A tensor's shape, dtype or contents do not fit the call it is part of."""
+
+    def __init__(self, tensor: str, expected: str, got: object) -> None:
+        super().__init__(f"{tensor} must be {expected}, got {got}")
+        self.tensor = tensor
+
+
+class NoBackend(RopeError):
+    """Every backend declined the call."""
+
+    def __init__(self, reasons: dict[str, str]) -> None:
+        super().__init__("; ".join(f"{name}: {why}" for name, why in reasons.items()))
+        self.reasons = reasons

@@ -1,0 +1,51 @@
+"""`rope-service serve`, or `python -m service`: read the settings, and serve."""
+
+import os
+import sys
+
+from pydantic import ValidationError
+
+from service.settings import Settings
+
+MALLOC = (
+    "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=17179869184:"
+    "glibc.malloc.arena_max=1"
+)
+"""Freed memory is kept and used again: the first touch of fresh memory costs many times a copy."""
+
+
+def main() -> None:
+    """Run the command line."""
+    arguments = sys.argv[1:]
+    if arguments[:1] == ["serve"]:
+        arguments = arguments[1:]
+    settings = _read_settings(arguments)
+    if "GLIBC_TUNABLES" not in os.environ:
+        # read by the C library when a process starts, and then only
+        os.environ["GLIBC_TUNABLES"] = MALLOC
+        os.execv(sys.executable, [sys.executable, "-m", "service", *arguments])
+    from service.serve import serve  # only now: it takes seconds to load
+
+    serve(settings)
+
+
+def _read_settings(arguments: list[str]) -> Settings:
+    """Return the settings; prints them and exits where `--print-config` is among the arguments."""
+    try:
+        settings = Settings(
+            _cli_parse_args=[a for a in arguments if a != "--print-config"],
+            _cli_prog_name="rope-service serve [--print-config]",
+        )
+    except ValidationError as wrong:
+        for error in wrong.errors(include_url=False):
+            place = ".".join(str(part) for part in error["loc"]) or "settings"
+            sys.stderr.write(f"rope-service: {place}: {error['msg']}\n")
+        raise SystemExit(2) from None
+    if "--print-config" in arguments:
+        sys.stdout.write(settings.model_dump_json(indent=2) + "\n")
+        raise SystemExit(0)
+    return settings
+
+
+if __name__ == "__main__":
+    main()

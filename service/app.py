@@ -1,0 +1,153 @@
+"""The application: what is made at start, and the routes that are no endpoints."""
+
+import asyncio
+import logging
+import platform
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from typing import Any
+
+import torch
+from fastapi import FastAPI, Response
+from fastapi.responses import JSONResponse
+from fastapi_offline import FastAPIOffline
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.routing import Route as StarletteRoute
+
+from service import __version__, failures, host, metrics, openapi
+from service.admission import Admission
+from service.batcher import Batcher
+from service.endpoints import ENDPOINTS
+from service.engine import Engine
+from service.life import Life, Phase
+from service.middleware import Requests
+from service.routes import Route, Service
+from service.settings import Settings
+from service.slabs import Slabs
+
+log = logging.getLogger("rope.app")
+
+
+def create_app(settings: Settings, life: Life) -> Requests:
+    """Return the ASGI application: FastAPI, in `app`, and the hot routes in front of it."""
+    measured = metrics.Metrics()
+    service, device_thread = _make_service(settings, measured)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        warming = asyncio.create_task(_warm_up(service, device_thread, life))
+        with torch.inference_mode():  # for all that runs on this thread
+            yield
+        warming.cancel()
+        await service.batcher.close(settings.drain_s)
+        device_thread.shutdown(wait=False)
+        service.readers.shutdown(wait=False)
+
+    app = FastAPIOffline(
+        title="rope-service",
+        version=__version__,
+        description="Rotary position embedding and attention over HTTP.",
+        lifespan=lifespan,
+        redoc_url=None,
+        exception_handlers={HTTPException: _refuse},
+        telemetry={"auto_configure": False, "tracing": False, "metrics": False, "logs": False},
+    )
+    routes = {endpoint.path: Route(endpoint, service) for endpoint in ENDPOINTS}
+    app.router.routes += [StarletteRoute(p, r, methods=["POST"]) for p, r in routes.items()]
+    _add_status_routes(app, service, life, measured)
+    paths = frozenset(getattr(route, "path", "") for route in app.routes)
+    describe = app.openapi
+    app.openapi = lambda: openapi.describe(describe())  # type: ignore[method-assign]
+    logged = settings.log_level in ("debug", "info")
+    return Requests(app, hot=routes, paths=paths, metrics=measured, logged=logged)
+
+
+def _make_service(
+    settings: Settings, measured: metrics.Metrics
+) -> tuple[Service, ThreadPoolExecutor]:
+    torch.set_num_threads(settings.threads or host.num_cpus())
+    device = _device(settings.device)
+    budget = settings.memory_budget_bytes or min(host.memory_bytes() // 4, 4 * 2**30)
+    slabs = Slabs(max_idle_bytes=budget)
+    engine = Engine(
+        device, slabs, max_call_s=settings.max_call_s, max_answer_bytes=settings.max_body_bytes
+    )
+    device_thread = ThreadPoolExecutor(1, thread_name_prefix="device")
+    batch_bytes = 2**20 if device.type == "cpu" else 2**26
+    batcher = Batcher(
+        engine.run,
+        device_thread,
+        quick=engine.quick,
+        max_batch_tokens=settings.max_batch_tokens,
+        max_batch_bytes=settings.max_batch_bytes or batch_bytes,
+        max_queue_calls=settings.max_queue_calls,
+        metrics=measured,
+    )
+    admission = Admission(budget)
+    measured.queue_depth.set_function(lambda: batcher.num_waiting)
+    measured.queued_bytes.set_function(lambda: batcher.waiting_bytes)
+    measured.admitted_bytes.set_function(lambda: admission.charged_bytes)
+    measured.device_memory_bytes.set_function(engine.memory_bytes)
+    readers = ThreadPoolExecutor(1, thread_name_prefix="reader")
+    return Service(settings, engine, batcher, admission, slabs, readers), device_thread
+
+
+def _device(wanted: str) -> torch.device:
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise SystemExit("device cuda was asked for, but torch finds no GPU")
+    return torch.device(wanted)
+
+
+async def _warm_up(service: Service, device_thread: ThreadPoolExecutor, life: Life) -> None:
+    loop = asyncio.get_running_loop()
+    try:
+        await loop.run_in_executor(device_thread, service.engine.warm_up)
+    except Exception:
+        log.exception("warm-up failed; the service will not become ready")
+        return
+    life.warmed_up()
+    log.info("ready", extra={"fields": {"device": str(service.engine.device)}})
+
+
+def _add_status_routes(
+    app: FastAPI, service: Service, life: Life, measured: metrics.Metrics
+) -> None:
+    measured.ready.set_function(lambda: life.phase is Phase.READY)
+
+    @app.get("/healthz", tags=["status"], summary="200 while the process lives")
+    async def healthz() -> dict[str, str]:
+        return {"status": "alive"}
+
+    @app.get("/readyz", tags=["status"], summary="200 when traffic is welcome, else 503")
+    async def readyz() -> JSONResponse:
+        ready = life.phase is Phase.READY
+        return JSONResponse({"status": life.phase.value}, 200 if ready else 503)
+
+    @app.get("/metrics", tags=["status"], summary="Measurements, for Prometheus")
+    async def show_metrics() -> Response:
+        return Response(measured.render(), media_type=metrics.CONTENT_TYPE)
+
+    @app.get("/version", tags=["status"], summary="What is running")
+    async def version() -> dict[str, Any]:
+        return {
+            "version": __version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "device": str(service.engine.device),
+        }
+
+
+async def _refuse(_: Request, refusal: Exception) -> Response:
+    """Answer what the router refuses, in the form of all problems."""
+    assert isinstance(refusal, HTTPException), "registered for it alone"
+    code = failures.HTTP_CODES.get(refusal.status_code, "http")
+    headers, body = failures.problem(refusal.status_code, code, refusal.detail)
+    response = Response(body, refusal.status_code)
+    response.raw_headers = headers
+    for name, value in (refusal.headers or {}).items():
+        response.headers[name] = value
+    return response

@@ -1,0 +1,273 @@
+"""Calls that may run together, run together.
+
+Batch while busy: an idle device starts at once, what arrives meanwhile forms the next batch.
+Three promises: a call's answer does not depend on its neighbours, every call is answered once, and
+nothing polls. Knows no tensors and no HTTP.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass, field
+from typing import Generic, Protocol, TypeVar
+
+from service.errors import Overloaded, ShuttingDown, TimedOut
+from service.metrics import Metrics
+
+
+class Batchable(Protocol):
+    """What the batcher has to know of a call."""
+
+    @property
+    def batch_key(self) -> Hashable:
+        """Calls of equal keys may share a run."""
+
+    @property
+    def num_tokens(self) -> int:
+        """Its share of a batch's budget of tokens."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Its share of a batch's budget of bytes."""
+
+
+C = TypeVar("C", bound=Batchable)
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class Run(Generic[R]):
+    """What one go of the device gave: a result for each call, in their order."""
+
+    results: Sequence[R]
+    copy_s: float
+    compute_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Answer(Generic[R]):
+    """The answer to one call, and the times of the run it was part of."""
+
+    result: R
+    queue_s: float
+    copy_s: float
+    compute_s: float
+
+
+@dataclass(slots=True, eq=False)
+class Entry(Generic[C, R]):
+    """A call in the queue or on the device, and its waiter."""
+
+    call: C
+    answer: asyncio.Future[Answer[R]]
+    arrived: float
+    deadline: float
+    """Time of `time.monotonic` beyond which nobody wants the answer."""
+
+    on_wait: Callable[["Entry[C, R]"], None]
+    """Called once, if the call has to wait for a device at work."""
+
+    timer: asyncio.TimerHandle | None = field(default=None)
+
+
+class Batcher(Generic[C, R]):
+    """One queue before one device.
+
+    Args:
+        run: answers calls of one batch key; called from one thread at a time.
+        device: the thread that long runs are handed to.
+        quick: tells whether a run is shorter than the hand-off, so that it runs on the event loop.
+        max_batch_tokens, max_batch_bytes: what a batch may hold; a larger call runs alone.
+        max_queue_calls: calls waiting, beyond which one is refused.
+        metrics: where sizes and times are counted.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[Sequence[C]], Run[R]],
+        device: Executor,
+        *,
+        quick: Callable[[Sequence[C]], bool],
+        max_batch_tokens: int,
+        max_batch_bytes: int,
+        max_queue_calls: int,
+        metrics: Metrics,
+    ) -> None:
+        self._run = run
+        self._device = device
+        self._quick = quick
+        self._max_batch_tokens = max_batch_tokens
+        self._max_batch_bytes = max_batch_bytes
+        self._max_queue_calls = max_queue_calls
+        self._metrics = metrics
+        self._queue: deque[Entry[C, R]] = deque()
+        self._running: list[Entry[C, R]] = []
+        self._turn_due = False
+        self._closing = False
+        self._emptied = asyncio.Event()
+
+    @property
+    def num_waiting(self) -> int:
+        """Calls in the queue."""
+        return len(self._queue)
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes of the calls in the queue."""
+        return sum(entry.call.num_bytes for entry in self._queue)
+
+    def submit(
+        self, call: C, deadline: float, on_wait: Callable[[Entry[C, R]], None]
+    ) -> Entry[C, R]:
+        """Queue a call; the entry's `answer` is set once.
+
+        Raises:
+            Overloaded: too many calls are waiting.
+            ShuttingDown: `close` has been called.
+        """
+        if self._closing:
+            raise ShuttingDown
+        if len(self._queue) >= self._max_queue_calls:
+            raise Overloaded(f"{len(self._queue)} calls are waiting already")
+        waiter: asyncio.Future[Answer[R]] = asyncio.get_running_loop().create_future()
+        entry: Entry[C, R] = Entry(call, waiter, time.monotonic(), deadline, on_wait)
+        self._queue.append(entry)
+        if self._running:
+            self._guard(entry)
+        self._wake()
+        return entry
+
+    def withdraw(self, entry: Entry[C, R], reason: Exception) -> None:
+        """Answer a call with `reason`, and take it from the queue if it is still there."""
+        _settle(entry, reason)
+        if entry in self._queue:
+            self._queue.remove(entry)
+
+    async def close(self, drain_s: float) -> None:
+        """Answer everything accepted, within `drain_s`; what is left then gets ShuttingDown."""
+        self._closing = True
+        self._wake()
+        try:
+            async with asyncio.timeout(drain_s):
+                await self._emptied.wait()
+        except TimeoutError:
+            for entry in (*self._queue, *self._running):
+                _settle(entry, ShuttingDown())
+            self._queue.clear()
+
+    def _wake(self) -> None:
+        if not self._turn_due and not self._running:
+            self._turn_due = True
+            asyncio.get_running_loop().call_soon(self._turn)
+
+    def _turn(self) -> None:
+        """Run the next batch: here if it is quick, else on the device's thread."""
+        self._turn_due = False
+        batch = self._take()
+        if not batch:
+            if self._closing:
+                self._emptied.set()
+            return
+        calls = [entry.call for entry in batch]
+        started = time.monotonic()
+        if self._quick(calls):
+            self._finish(batch, started, self._attempt(calls))
+            return
+        self._running = batch
+        for entry in (*batch, *self._queue):
+            self._guard(entry)
+        loop = asyncio.get_running_loop()
+        handed = self._device.submit(self._attempt, calls)
+        handed.add_done_callback(
+            lambda done: loop.call_soon_threadsafe(self._returned, batch, started, done)
+        )
+
+    def _returned(
+        self,
+        batch: list[Entry[C, R]],
+        started: float,
+        done: Future[list[tuple[R | Exception, float, float]]],
+    ) -> None:
+        self._running = []
+        self._finish(batch, started, done.result())
+
+    def _finish(
+        self,
+        batch: list[Entry[C, R]],
+        started: float,
+        outcomes: list[tuple[R | Exception, float, float]],
+    ) -> None:
+        for entry, (result, copy_s, compute_s) in zip(batch, outcomes, strict=True):
+            if isinstance(result, Exception):
+                _settle(entry, result)
+            else:
+                _settle(entry, Answer(result, started - entry.arrived, copy_s, compute_s))
+        metrics = self._metrics
+        metrics.batch_requests.observe(len(batch))
+        metrics.batch_tokens.observe(sum(entry.call.num_tokens for entry in batch))
+        metrics.copy_seconds.observe(outcomes[0][1])
+        metrics.compute_seconds.observe(outcomes[0][2])
+        for entry in batch:
+            metrics.queue_seconds.observe(started - entry.arrived)
+        self._wake()
+
+    def _attempt(self, calls: Sequence[C]) -> list[tuple[R | Exception, float, float]]:
+        """Run calls; where that raises, halves of them, so that only the culprit fails."""
+        try:
+            run = self._run(calls)
+        except Exception as failure:  # noqa: BLE001 - whatever it is, it is this call's answer
+            if len(calls) == 1:
+                return [(failure, 0.0, 0.0)]
+            middle = len(calls) // 2
+            return self._attempt(calls[:middle]) + self._attempt(calls[middle:])
+        return [(result, run.copy_s, run.compute_s) for result in run.results]
+
+    def _take(self) -> list[Entry[C, R]]:
+        """Remove the next batch from the queue: the oldest call, and those that fit with it."""
+        batch: list[Entry[C, R]] = []
+        others: list[Entry[C, R]] = []
+        tokens = num_bytes = 0
+        now = time.monotonic()
+        while self._queue:
+            entry = self._queue.popleft()
+            if entry.deadline <= now:
+                _settle(entry, TimedOut())
+                continue
+            call = entry.call
+            tokens += call.num_tokens
+            num_bytes += call.num_bytes
+            if not batch:
+                key = call.batch_key
+            elif tokens > self._max_batch_tokens or num_bytes > self._max_batch_bytes:
+                others.append(entry)
+                break
+            elif call.batch_key != key:
+                tokens -= call.num_tokens
+                num_bytes -= call.num_bytes
+                others.append(entry)
+                continue
+            batch.append(entry)
+        self._queue.extendleft(reversed(others))
+        return batch
+
+    def _guard(self, entry: Entry[C, R]) -> None:
+        """Watch over a call that has to wait: its deadline, and whatever its asker adds."""
+        if entry.timer is None:
+            loop = asyncio.get_running_loop()
+            left = entry.deadline - time.monotonic()
+            entry.timer = loop.call_later(max(0, left), self.withdraw, entry, TimedOut())
+            entry.on_wait(entry)
+
+
+def _settle(entry: Entry[C, R], outcome: Answer[R] | Exception) -> None:
+    """Answer an entry, unless it has been answered."""
+    if entry.timer is not None:
+        entry.timer.cancel()
+    if entry.answer.done():
+        return
+    if isinstance(outcome, Exception):
+        entry.answer.set_exception(outcome)
+    else:
+        entry.answer.set_result(outcome)

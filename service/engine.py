@@ -1,0 +1,223 @@
+"""The only file that moves tensors on and off the device: pack, run, unpack."""
+
+import dataclasses
+import resource
+import time
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+import rope_core
+from rope_core import Attend, Call, CosSin, Merge, Result, Rotate, Rotated, Shift, ragged
+from rope_core.calls import DTYPES
+from service.batcher import Run
+from service.errors import TooLarge
+from service.slabs import Slabs
+
+PACKED_BYTES = 256 * 2**10
+"""Calls larger than this are not copied into a pack; they run alone."""
+
+QUICK_S = 2e-3
+"""Runs estimated below this stay on the event loop: a hand-off would cost them a good part."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A call, and what the batcher has to know of it."""
+
+    call: Call
+    batch_key: Hashable
+    num_tokens: int
+    num_bytes: int
+    answer_bytes: int
+    seconds: float
+    """Estimate of the time it takes on its own."""
+
+
+class Engine:
+    """Runs calls on `device`.
+
+    Args:
+        device: where tensors are computed on.
+        slabs: where large answers are put.
+        max_call_s: longest that one call may be estimated to take.
+        max_answer_bytes: largest answer.
+    """
+
+    def __init__(
+        self, device: torch.device, slabs: Slabs, *, max_call_s: float, max_answer_bytes: int
+    ) -> None:
+        self.device = device
+        self._slabs = slabs
+        self._max_call_s = max_call_s
+        self._max_answer_bytes = max_answer_bytes
+        on_cpu = device.type == "cpu"
+        self._bytes_per_s = 4e9 if on_cpu else 2e11
+        self._flops_per_s = 3e10 * torch.get_num_threads() if on_cpu else 1e14
+        self._quick_s = QUICK_S if on_cpu else 0.0
+
+    def job(self, call: Call) -> Job:
+        """Return `call` with its costs.
+
+        Raises:
+            TooLarge: it would take too long, or its answer be too large.
+        """
+        num_bytes = answer_bytes = call.num_bytes
+        seconds = num_bytes / self._bytes_per_s
+        key: Hashable = type(call)
+        if isinstance(call, Attend):
+            answer_bytes = call.q.nbytes // call.q.shape[-1] * call.v.shape[-1]
+            seconds += _flops(call) / self._flops_per_s
+        elif isinstance(call, Rotate):
+            key = _rotation_key(call) if num_bytes <= PACKED_BYTES else object()
+        if answer_bytes > self._max_answer_bytes:
+            raise TooLarge("an answer, in bytes,", self._max_answer_bytes, f"{answer_bytes:,}")
+        if seconds > self._max_call_s:
+            limit = self._max_call_s
+            raise TooLarge("a call's estimated time, in seconds,", limit, f"{seconds:,.0f}")
+        return Job(call, key, call.num_tokens, num_bytes, answer_bytes, seconds)
+
+    def quick(self, jobs: Sequence[Job]) -> bool:
+        """Tell whether `jobs` together are over before a thread would have begun."""
+        return sum(job.seconds for job in jobs) <= self._quick_s
+
+    @torch.inference_mode()
+    def run(self, jobs: Sequence[Job]) -> Run[Result]:
+        """Run jobs of one batch key as one."""
+        begun = time.perf_counter()
+        calls = [job.call for job in jobs]
+        rotations = [call for call in calls if isinstance(call, Rotate)]
+        packs = len(rotations) > 1
+        ready = [_pack(rotations)] if packs else calls
+        moved = [self._to_device(call) for call in ready]
+        packed = time.perf_counter()
+        results = [self._compute(call) for call in moved]
+        computed = time.perf_counter()
+        if self.device.type != "cpu":
+            results = [_to_host(result) for result in results]
+        if packs:
+            results = _unpack(rotations, results[0])
+        ended = time.perf_counter()
+        return Run(results, packed - begun + ended - computed, computed - packed)
+
+    def warm_up(self) -> None:
+        """Run each operation once in each dtype: what is loaded or built late is so now."""
+        rope = rope_core.RopeConfig.of(64)
+        for dtype in DTYPES:
+            q, k = (torch.zeros(1, 16, heads, 64, dtype=dtype) for heads in (4, 2))
+            for call in (
+                Rotate(q, k, rope),
+                Attend(q, k, k, rope, return_lse=True),
+                Shift(k, torch.tensor(1), rope),
+                Merge(q[None], torch.zeros(1, 1, 16, 4)),
+                CosSin(torch.arange(16), rope),
+            ):
+                self.run([self.job(call)])
+
+    def memory_bytes(self) -> int:
+        """Return the memory in use on the device: tensors on a GPU, the process on the CPU."""
+        if self.device.type == "cuda":
+            return torch.cuda.memory_allocated(self.device)
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return pages * resource.getpagesize()
+
+    def _compute(self, call: Call) -> Result:
+        match call:
+            case Rotate():
+                return rope_core.rotate(call, Rotated(self._like(call.q), self._like(call.k)))
+            case Attend():
+                shape = (*call.q.shape[:-1], call.v.shape[-1])
+                return rope_core.attend(call, self._new(shape, call.q.dtype))
+            case Shift():
+                return rope_core.shift(call, Rotated(None, self._like(call.k)))
+            case CosSin():
+                return rope_core.cos_sin(call)
+            case Merge():
+                return rope_core.merge(call)
+
+    def _to_device(self, call: Call) -> Call:
+        if self.device.type == "cpu":
+            return call
+        moved = {
+            field.name: value.to(self.device, non_blocking=True)
+            for field in dataclasses.fields(call)
+            if isinstance(value := getattr(call, field.name), Tensor)
+            and not field.name.startswith("cu_seqlens")  # their values are read on the host
+        }
+        return dataclasses.replace(call, **moved)
+
+    def _like(self, tensor: Tensor | None) -> Tensor | None:
+        return None if tensor is None else self._new(tuple(tensor.shape), tensor.dtype)
+
+    def _new(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        if self.device.type == "cpu":
+            return self._slabs.tensor(shape, dtype)
+        return torch.empty(shape, dtype=dtype, device=self.device)
+
+
+def _rotation_key(call: Rotate) -> Hashable:
+    """Return what rotations of one pack have in common: all but the number of tokens."""
+    q = None if call.q is None else _without_tokens(call.q)
+    k = None if call.k is None else _without_tokens(call.k)
+    fractional = call.positions is not None and call.positions.is_floating_point()
+    return call.rope, call.inverse, q, k, fractional
+
+
+def _without_tokens(x: Tensor) -> Hashable:
+    return x.dtype, x.shape[:-3], x.shape[-2]
+
+
+def _pack(calls: Sequence[Rotate]) -> Rotate:
+    """Return one call for the tokens of all, joined along the axis of sequence."""
+    first = calls[0]
+    positions = [_row_positions(call) for call in calls]
+    if any(rows.ndim == 2 for rows in positions):
+        x = first.k if first.q is None else first.q
+        assert x is not None, "a Rotate has q, k or both"
+        positions = [rows.expand(len(x), -1) for rows in positions]
+    return Rotate(
+        None if first.q is None else torch.cat([call.q for call in calls], -3),  # type: ignore[misc]
+        None if first.k is None else torch.cat([call.k for call in calls], -3),  # type: ignore[misc]
+        first.rope,
+        torch.cat(positions, -1),
+        inverse=first.inverse,
+    )
+
+
+def _row_positions(call: Rotate) -> Tensor:
+    if call.positions is not None:
+        return call.positions
+    x = call.k if call.q is None else call.q
+    assert x is not None, "a Rotate has q, k or both"
+    return ragged.count_up(x.shape[-3], call.cu_seqlens, x.device)
+
+
+def _unpack(calls: Sequence[Rotate], packed: Result) -> list[Result]:
+    """Return each call's part of a packed result, as views."""
+    assert isinstance(packed, Rotated), "a pack is a rotation"
+    lengths = [(call.k if call.q is None else call.q).shape[-3] for call in calls]  # type: ignore[union-attr]
+    nothing = [None] * len(calls)
+    qs = nothing if packed.q is None else packed.q.split(lengths, -3)
+    ks = nothing if packed.k is None else packed.k.split(lengths, -3)
+    return [Rotated(q, k) for q, k in zip(qs, ks, strict=True)]
+
+
+def _to_host(result: Result) -> Result:
+    moved = {
+        field.name: value.cpu()
+        for field in dataclasses.fields(result)
+        if isinstance(value := getattr(result, field.name), Tensor)
+    }
+    return dataclasses.replace(result, **moved)
+
+
+def _flops(call: Attend) -> float:
+    """Return the floating-point operations of all scores and their weighted sums, unmasked."""
+    q_spans, k_spans = (
+        ragged.spans(x, cu) for x, cu in ((call.q, call.cu_seqlens_q), (call.k, call.cu_seqlens_k))
+    )
+    pairs = sum((b - a) * (d - c) for (a, b), (c, d) in zip(q_spans, k_spans, strict=True))
+    return 2.0 * pairs * call.q.shape[-2] * (call.q.shape[-1] + call.v.shape[-1])

@@ -1,0 +1,67 @@
+"""Every metric, in one registry of its own: values, not globals."""
+
+import platform
+
+import torch
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.metrics import disable_created_metrics
+
+from service import __version__
+
+_SECONDS = tuple(b * 10.0**e for e in range(-5, 2) for b in (1, 2.5, 5))  # 10 us to 50 s
+_REQUESTS = tuple(2.0**e for e in range(9))
+_TOKENS = tuple(4.0**e for e in range(10))
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+
+
+class Metrics:
+    """The service's measurements."""
+
+    def __init__(self) -> None:
+        disable_created_metrics()
+        to = self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "rope_requests", "Requests answered.", ("route", "status"), registry=to
+        )
+        self.request_seconds = Histogram(
+            "rope_request_duration_seconds",
+            "From the request's head to the last byte of its answer.",
+            ("route",),
+            buckets=_SECONDS,
+            registry=to,
+        )
+        self.queue_seconds = self._seconds("queue_wait", "From a call's arrival to its run.")
+        self.copy_seconds = self._seconds("copy", "Packing and moving tensors, for each run.")
+        self.compute_seconds = self._seconds("compute", "Computing, for each run.")
+        self.batch_requests = Histogram(
+            "rope_batch_requests", "Calls in a run.", buckets=_REQUESTS, registry=to
+        )
+        self.batch_tokens = Histogram(
+            "rope_batch_tokens", "Tokens in a run.", buckets=_TOKENS, registry=to
+        )
+        self.queue_depth = Gauge("rope_queue_depth", "Calls waiting for a run.", registry=to)
+        self.queued_bytes = Gauge("rope_queued_bytes", "Bytes of calls waiting.", registry=to)
+        self.admitted_bytes = Gauge(
+            "rope_admitted_bytes", "Memory that admitted requests may take.", registry=to
+        )
+        self.device_memory_bytes = Gauge(
+            "rope_device_memory_bytes", "Memory in use on the device.", registry=to
+        )
+        self.ready = Gauge("rope_ready", "1 while the service wants traffic.", registry=to)
+        Info("rope_build", "What is running.", registry=to).info(
+            {
+                "version": __version__,
+                "torch": torch.__version__,
+                "python": platform.python_version(),
+            }
+        )
+
+    def render(self) -> bytes:
+        """Return the text that Prometheus reads."""
+        return generate_latest(self.registry)
+
+    def _seconds(self, what: str, help_text: str) -> Histogram:
+        name = f"rope_{what}_seconds"
+        return Histogram(name, help_text, buckets=_SECONDS, registry=self.registry)

@@ -1,0 +1,108 @@
+"""The routes of `/v1`: bytes to message to call, and back. Plain ASGI, for they are the hot path."""
+
+import asyncio
+import time
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+from rope_core import Result
+from service import endpoints, http
+from service.admission import Admission, Charge
+from service.batcher import Answer, Batcher, Entry
+from service.endpoints import Endpoint
+from service.engine import Engine, Job
+from service.errors import ClientLeft, TooLarge
+from service.http import Buffer, Receive, Scope, Send
+from service.settings import Settings
+from service.slabs import Slabs
+from service.wire import Codec, Message, codec_for, codec_of_answer
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """What all routes share, made at start."""
+
+    settings: Settings
+    engine: Engine
+    batcher: Batcher[Job, Result]
+    admission: Admission
+    slabs: Slabs
+    readers: Executor
+    """Threads that read bodies which would hold up the event loop."""
+
+
+class Route:
+    """One endpoint as an ASGI application."""
+
+    def __init__(self, endpoint: Endpoint, service: Service) -> None:
+        self._endpoint = endpoint
+        self._service = service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request.
+
+        Raises:
+            ServiceError, RopeError: the request cannot be answered.
+        """
+        settings = self._service.settings
+        headers = dict(scope["headers"])
+        codec = codec_for(headers.get(b"content-type"))
+        answer_codec = codec_of_answer(headers.get(b"accept"), codec)
+        patience = http.timeout_s(headers, settings.default_timeout_s, settings.max_timeout_s)
+        deadline = time.monotonic() + patience
+        with Charge(self._service.admission) as charge:
+            body = await self._receive(headers, codec, receive, charge)
+            message = await self._decode(codec, body)
+            job = self._service.engine.job(self._endpoint.read(message))
+            charge.add(job.answer_bytes)
+            answer = await self._wait(job, deadline, receive)
+            parts = answer_codec.encode(endpoints.write(answer.result, message.base64))
+            await http.send(send, 200, _headers(answer_codec, answer, parts), parts)
+
+    async def _receive(
+        self, headers: dict[bytes, bytes], codec: Codec, receive: Receive, charge: Charge
+    ) -> Buffer:
+        settings = self._service.settings
+        limit = settings.max_json_bytes if codec.expansion > 1 else settings.max_body_bytes
+        declared = http.declared_bytes(headers)
+        if declared is not None and declared > limit:
+            raise TooLarge("the body, in bytes,", limit, f"{declared:,}")
+        charge.add((declared or 0) * codec.expansion)
+        return await http.read_body(receive, declared, limit, charge, self._service.slabs)
+
+    async def _decode(self, codec: Codec, body: Buffer) -> Message:
+        if len(body) <= codec.prompt_bytes:
+            return codec.decode(body)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._service.readers, codec.decode, body)
+
+    async def _wait(self, job: Job, deadline: float, receive: Receive) -> Answer[Result]:
+        """Return the answer; if it has to wait, see whether the client does, too."""
+        watchers: list[asyncio.Task[None]] = []
+
+        def watch(entry: Entry[Job, Result]) -> None:
+            watchers.append(asyncio.create_task(self._withdraw_when_left(entry, receive)))
+
+        entry = self._service.batcher.submit(job, deadline, watch)
+        try:
+            return await entry.answer
+        finally:
+            for watcher in watchers:
+                watcher.cancel()
+
+    async def _withdraw_when_left(self, entry: Entry[Job, Result], receive: Receive) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self._service.batcher.withdraw(entry, ClientLeft())
+
+
+def _headers(codec: Codec, answer: Answer[Result], parts: list[Buffer]) -> http.Headers:
+    times = (
+        f"queue;dur={answer.queue_s * 1e3:.3f}, copy;dur={answer.copy_s * 1e3:.3f}, "
+        f"compute;dur={answer.compute_s * 1e3:.3f}"
+    )
+    return [
+        (b"content-type", codec.media_type.encode()),
+        (b"content-length", str(sum(map(len, parts))).encode()),
+        (b"server-timing", times.encode()),
+    ]

@@ -1,0 +1,89 @@
+"""Every setting: a field, an environment variable and a command-line flag."""
+
+import os
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+PREFIX = "ROPE_"
+
+
+class Settings(BaseSettings):
+    """Set as `ROPE_<NAME>` in the environment or as `--<name>`, which wins; frozen once made."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        cli_kebab_case=True,
+        cli_hide_none_type=True,
+        cli_avoid_json=True,
+    )
+
+    http_host: str = "127.0.0.1"
+    """Address to listen on."""
+
+    http_port: Annotated[int, Field(ge=0, le=65_535)] = 8000
+    """Port to listen on; 0 lets the system choose."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where tensors are computed on; `auto` takes the GPU if there is one."""
+
+    threads: PositiveInt | None = None
+    """Threads that compute on the CPU; as many as the control group's quota allows where unset."""
+
+    max_body_bytes: PositiveInt = 256 * 2**20
+    """Largest body, asked or answered; a larger one is refused before it is read."""
+
+    max_json_bytes: PositiveInt = 16 * 2**20
+    """Largest JSON body; reading one takes up to 32 times its size."""
+
+    memory_budget_bytes: PositiveInt | None = None
+    """Memory that all requests together may take, beyond which one is refused with 503; a quarter
+    of the control group's limit, at most 4 GiB, where unset."""
+
+    max_queue_calls: PositiveInt = 256
+    """Calls waiting for the device, beyond which one is refused with 503."""
+
+    max_batch_tokens: PositiveInt = 65_536
+    """Tokens that one run of the device may hold."""
+
+    max_batch_bytes: PositiveInt | None = None
+    """Bytes of tensors that one run of the device may hold; 1 MiB on a CPU and 64 MiB on a GPU where
+    unset."""
+
+    max_call_s: PositiveFloat = 60.0
+    """Longest that one call may be estimated to compute; beyond it the answer is 413."""
+
+    default_timeout_s: PositiveFloat = 30.0
+    """Time from a request's head to its answer, where the request does not set it."""
+
+    max_timeout_s: PositiveFloat = 300.0
+    """Longest time that a request may set."""
+
+    drain_delay_s: NonNegativeFloat = 5.0
+    """Time after SIGTERM in which requests are still accepted, while /readyz says no."""
+
+    drain_s: NonNegativeFloat = 20.0
+    """Time that accepted requests then get to finish."""
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least level of what is logged; `info` has one line a request."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _know_every_variable(cls, values: dict[str, Any]) -> dict[str, Any]:
+        # `extra="forbid"` does not look at the environment
+        given = {name: value for name, value in os.environ.items() if name.startswith(PREFIX)}
+        known = {PREFIX + name.upper() for name in cls.model_fields}
+        for name, value in sorted(given.items()):
+            if "://" in value or (name not in known and name.endswith(("_SERVICE_HOST", "_PORT"))):
+                raise ValueError(
+                    f"{name}={value} looks like a link that Kubernetes sets for a Service of that "
+                    "name: set enableServiceLinks: false in the pod, or rename the Service"
+                )
+            if name not in known:
+                raise ValueError(f"unknown variable {name}; known are {', '.join(sorted(known))}")
+        return values

@@ -1,0 +1,138 @@
+"""`application/json`: one object, in which lists and objects with `data` are tensors."""
+
+import base64
+import binascii
+import itertools
+import math
+from typing import Any
+
+import numpy as np
+import orjson
+import torch
+from torch import Tensor
+
+from service.errors import BadMessage, BadTensor, printable
+from service.wire.message import DTYPES, MAX_RANK, MAX_TENSORS, Message
+
+Buffer = bytes | bytearray | memoryview
+
+media_type = "application/json"
+expansion = 32  # measured on arrays of empty arrays, the worst
+prompt_bytes = 64 * 2**10
+
+_INTEGERS = {"positions", "q_positions", "k_positions", "delta"}
+_INTEGERS |= {"cu_seqlens", "cu_seqlens_q", "cu_seqlens_k"}
+"""Names whose bare lists hold int64; those of other names hold float32."""
+
+_SCALARS = {"delta"}
+"""Names that may be one bare number."""
+
+_TEXT_DTYPES = {dtype: name for name, dtype in DTYPES.items()}
+
+
+def decode(body: Buffer) -> Message:
+    """Read a body."""
+    try:
+        members = orjson.loads(body)
+    except orjson.JSONDecodeError as broken:
+        raise BadMessage(f"not JSON: {broken}") from None
+    if not isinstance(members, dict):
+        raise BadMessage("the body must be an object")
+    tensors: dict[str, Tensor] = {}
+    params: dict[str, object] = {}
+    in_base64 = False
+    for name, member in members.items():
+        if isinstance(member, list) or (name in _SCALARS and type(member) is int):
+            tensors[name] = _from_nested(name, member)
+        elif isinstance(member, dict) and "data" in member:
+            tensors[name] = _from_object(name, member)
+            in_base64 = in_base64 or "encoding" in member
+        else:
+            params[name] = member
+    if len(tensors) > MAX_TENSORS:
+        raise BadMessage(f"a message may have {MAX_TENSORS} tensors, got {len(tensors)}")
+    return Message(tensors, orjson.dumps(params), in_base64)
+
+
+def encode(message: Message) -> list[Buffer]:
+    """Write a body."""
+    members: dict[str, object] = {
+        n: _to_object(t, message.base64) for n, t in message.tensors.items()
+    }
+    members |= orjson.loads(message.params)
+    return [orjson.dumps(members, option=orjson.OPT_SERIALIZE_NUMPY)]
+
+
+def _from_nested(name: str, nested: object) -> Tensor:
+    shape: list[int] = []
+    level: list[Any] = [nested]
+    while level and isinstance(level[0], list):
+        if set(map(type, level)) != {list} or len(set(map(len, level))) != 1:
+            raise BadTensor(name, "a list of lists of equal lengths", "ragged ones")
+        shape.append(len(level[0]))
+        if len(shape) > MAX_RANK:
+            raise BadTensor(name, f"of at most {MAX_RANK} axes", "more")
+        level = list(itertools.chain.from_iterable(level))
+    return _numbers(name, level, "int64" if name in _INTEGERS else "float32").view(shape)
+
+
+def _from_object(name: str, member: dict[str, Any]) -> Tensor:
+    if unknown := set(member) - {"shape", "dtype", "data", "encoding"}:
+        raise BadTensor(name, "of shape, dtype, data and encoding", printable(min(unknown)))
+    shape, dtype, data = member.get("shape"), member.get("dtype"), member["data"]
+    if type(dtype) is not str or dtype not in DTYPES:
+        raise BadTensor(name, f"of dtype {', '.join(DTYPES)}", printable(dtype))
+    if (
+        not isinstance(shape, list)
+        or len(shape) > MAX_RANK
+        or not all(type(n) is int and n >= 0 for n in shape)
+    ):
+        raise BadTensor(name, f"of at most {MAX_RANK} axes of natural numbers", printable(shape))
+    if "encoding" in member:
+        tensor = _from_base64(name, data, member["encoding"], DTYPES[dtype])
+    elif isinstance(data, list):
+        tensor = _numbers(name, data, dtype)
+    else:
+        raise BadTensor(name, "a list of numbers in data, or base64 with its encoding", "neither")
+    if math.prod(shape) != tensor.numel():
+        expected = f"{math.prod(shape)} elements for shape {printable(shape)}"
+        raise BadTensor(name, expected, tensor.numel())
+    return tensor.view(shape)
+
+
+def _from_base64(name: str, data: object, encoding: object, dtype: torch.dtype) -> Tensor:
+    if encoding != "base64" or not isinstance(data, str):
+        raise BadTensor(name, 'text in data with "encoding": "base64"', printable(encoding))
+    try:
+        raw = base64.b64decode(data, validate=True)
+    except (binascii.Error, ValueError):
+        raise BadTensor(name, "base64", "other characters, or a wrong length") from None
+    if len(raw) % dtype.itemsize:
+        raise BadTensor(name, f"whole elements of {dtype.itemsize} bytes", f"{len(raw)} bytes")
+    return torch.frombuffer(raw, dtype=dtype) if raw else torch.empty(0, dtype=dtype)
+
+
+def _numbers(name: str, numbers: list[Any], dtype: str) -> Tensor:
+    kinds = set(map(type, numbers))
+    integral = dtype.startswith("int")
+    if not kinds <= ({int} if integral else {int, float}):
+        wrong = min(kind.__name__ for kind in kinds - ({int} if integral else {int, float}))
+        raise BadTensor(name, "of integers" if integral else "of numbers", wrong)
+    try:
+        array = np.array(numbers, dtype=np.int64 if integral else np.float64)
+    except OverflowError:
+        raise BadTensor(name, "of integers of 64 bits", "larger ones") from None
+    tensor = torch.from_numpy(array).to(DTYPES[dtype])
+    held = tensor == torch.from_numpy(array) if integral else tensor.isfinite()
+    if not bool(held.all()):
+        raise BadTensor(name, f"of numbers that {dtype} holds", "larger ones")
+    return tensor
+
+
+def _to_object(tensor: Tensor, in_base64: bool) -> dict[str, object]:
+    flat = tensor.reshape(-1)
+    described = {"shape": list(tensor.shape), "dtype": _TEXT_DTYPES[tensor.dtype]}
+    if in_base64 or not bool(flat.isfinite().all()):  # JSON has no NaN and no Infinity
+        raw = flat.view(torch.uint8).numpy() if flat.numel() else b""
+        return described | {"data": base64.b64encode(raw).decode(), "encoding": "base64"}
+    return described | {"data": flat.float().numpy() if flat.is_floating_point() else flat.numpy()}

@@ -1,0 +1,146 @@
+"""Trying again: as late as the service asks, never past the deadline, always the same call."""
+
+import httpx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rope_client import ConnectionFailed, Overloaded, RetryPolicy, TimedOut
+
+OK = httpx.Response(200, json={"version": "1"})
+FULL = httpx.Response(503, json={"code": "overloaded"})
+LOST = httpx.ConnectError("refused")
+
+
+def full(retry_after):
+    return httpx.Response(503, headers={"retry-after": retry_after})
+
+
+def taking(seconds, time, answer):
+    """Return an answer that takes so long."""
+
+    def late(_):
+        time.now_s += seconds
+        return answer
+
+    return late
+
+
+@pytest.mark.parametrize("failure", [FULL, full("1"), LOST, httpx.ReadError("reset")])
+async def test_a_failure_that_passes_is_not_seen(connect, serve, failure):
+    server = serve(failure, failure, OK)
+    assert await connect(server)("version") == {"version": "1"}
+    assert len(server.requests) == 3
+
+
+@pytest.mark.parametrize(
+    "final", [httpx.Response(422), httpx.Response(504), httpx.Response(500), httpx.ReadTimeout("")]
+)
+async def test_a_failure_that_stays_is_not_tried_again(connect, serve, time, final):
+    server = serve(final, OK)
+    with pytest.raises(Exception):  # noqa: B017, PT011 - which one is tested with the errors
+        await connect(server)("version")
+    assert len(server.requests) == 1
+    assert time.pauses == []
+
+
+async def test_one_call_has_one_id_and_one_body(connect, serve):
+    server = serve(FULL, LOST, OK)
+    ask = connect(server)
+    await ask("version")
+    (first,) = {request.headers["x-request-id"] for request in server.requests}
+    await ask("version")
+    assert server.requests[-1].headers["x-request-id"] != first
+
+
+async def test_a_given_id_is_sent(connect, serve):
+    server = serve(OK)
+    await connect(server)("version", request_id="mine")
+    assert server.requests[0].headers["x-request-id"] == "mine"
+
+
+async def test_retry_after_is_honoured(connect, serve, time):
+    await connect(serve(full("3"), full("1"), OK))("version")
+    assert [int(seconds) for seconds in time.pauses] == [3, 1]
+
+
+async def test_a_date_in_retry_after_is_no_reason_to_fail(connect, serve):
+    assert await connect(serve(full("Fri, 31 Dec 2027 23:59:59 GMT"), OK))("version")
+
+
+async def test_the_time_left_is_sent_with_each_attempt(connect, serve, time):
+    server = serve(taking(0.5, time, full("2")), OK)
+    await connect(server, timeout_s=10)("version")
+
+    told = [int(request.headers["x-request-timeout-ms"]) for request in server.requests]
+    assert told == [10_000, round(10_000 - 500 - time.pauses[0] * 1e3)]
+    applied = [request.extensions["timeout"]["read"] for request in server.requests]
+    assert applied == pytest.approx([ms / 1e3 for ms in told], abs=1e-3)
+
+
+async def test_a_deadline_of_the_call_beats_the_clients(connect, serve):
+    server = serve(OK)
+    await connect(server, timeout_s=10)("version", timeout_s=0.25)
+    assert server.requests[0].headers["x-request-timeout-ms"] == "250"
+
+
+@pytest.mark.parametrize("timeout_s", [0, -1, float("inf"), float("nan")])
+async def test_a_deadline_that_is_none_is_refused(connect, serve, timeout_s):
+    with pytest.raises(ValueError, match="timeout_s"):
+        await connect(serve(OK))("version", timeout_s=timeout_s)
+
+
+async def test_gives_up_at_once_if_the_pause_would_pass_the_deadline(connect, serve, time):
+    server = serve(full("30"), OK)
+    with pytest.raises(Overloaded) as raised:
+        await connect(server, timeout_s=10)("version")
+    assert raised.value.retry_after_s == 30
+    assert time.pauses == []
+
+
+@pytest.mark.parametrize(("failure", "error"), [(full("1"), Overloaded), (LOST, ConnectionFailed)])
+async def test_never_sleeps_past_the_deadline(connect, serve, time, failure, error):
+    began_s = time.now_s
+    retry = RetryPolicy(max_attempts=1_000)
+    with pytest.raises(error):
+        await connect(serve(taking(0.1, time, failure)), timeout_s=7, retry=retry)("version")
+    assert began_s + 7 - retry.max_pause_s - 1 < time.now_s < began_s + 7 + 0.1
+
+
+async def test_gives_up_after_the_last_attempt(connect, serve, time):
+    server = serve(LOST)
+    with pytest.raises(ConnectionFailed):
+        await connect(server, retry=RetryPolicy(max_attempts=3))("version")
+    assert len(server.requests) == 3
+    assert len(time.pauses) == 2
+
+
+async def test_a_504_is_the_deadline(connect, serve):
+    with pytest.raises(TimedOut) as raised:
+        await connect(serve(httpx.Response(504, json={"code": "timed_out"})))("version")
+    assert raised.value.code == "timed_out"
+
+
+@given(
+    attempts=st.integers(1, 10_000),
+    asked_s=st.none() | st.floats(0, 1e6),
+    chance=st.floats(0, 1, exclude_max=True),
+)
+def test_a_pause_is_bounded_and_never_shorter_than_asked(attempts, asked_s, chance):
+    retry = RetryPolicy(uniform=lambda: chance)
+    pause_s = retry.pause_s(attempts, asked_s)
+    least_s = asked_s or 0.0
+    assert least_s < pause_s <= least_s + retry.max_pause_s
+
+
+def test_pauses_grow():
+    retry = RetryPolicy(uniform=lambda: 0.0)
+    pauses = [retry.pause_s(attempts, None) for attempts in range(1, 9)]
+    assert pauses == sorted(pauses)
+    assert pauses[1] == 2 * pauses[0]
+    assert pauses[-1] == retry.max_pause_s / 2
+
+
+def test_clients_refused_together_come_back_apart():
+    pauses = {RetryPolicy().pause_s(1, 1.0) for _ in range(100)}
+    assert len(pauses) > 90
