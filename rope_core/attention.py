@@ -33,7 +33,9 @@ def attend(call: Attend, out: Tensor | None = None) -> Attended:
         out = torch.empty((*q.shape[:-1], v.shape[-1]), dtype=q.dtype, device=q.device)
     lse = torch.empty(q.shape[:-1], dtype=torch.float32, device=q.device)
     work = Attention(
-        *(_packed(t) for t in (q, k, v)),
+        _packed(q),
+        _packed(k),
+        _packed(v),
         ragged.spans(q, call.cu_seqlens_q),
         ragged.spans(k, call.cu_seqlens_k),
         call.attention,

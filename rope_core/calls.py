@@ -5,7 +5,7 @@ sequence or of those that `cu_seqlens` tells apart. Floating point is float32, f
 Every constructor raises `ShapeError` or `ConfigError` for what does not fit.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -55,9 +55,16 @@ class Rotate:
         _check_cu_seqlens("cu_seqlens", self.cu_seqlens, x)
 
     @property
+    def like(self) -> Tensor:
+        """One of q and k: both have the same tokens."""
+        x = self.k if self.q is None else self.q
+        assert x is not None, "one of them is given"
+        return x
+
+    @property
     def num_tokens(self) -> int:
         """Tokens in all."""
-        return _num_tokens(self.q if self.q is not None else self.k)
+        return _num_tokens(self.like)
 
     @property
     def num_bytes(self) -> int:
@@ -89,7 +96,7 @@ class Attend:
     rope: RopeConfig | None
     """None rotates nothing (a NoPE layer)."""
 
-    attention: AttentionConfig = AttentionConfig()
+    attention: AttentionConfig = field(default_factory=AttentionConfig)
 
     q_positions: Tensor | None = None
     """As `Rotate.positions`, of the queries."""
@@ -110,7 +117,7 @@ class Attend:
         for name, tensor in (("q", q), ("k", k), ("v", v)):
             _check_heads(name, tensor)
         if k.dtype != q.dtype or v.dtype != q.dtype:
-            raise ShapeError("q, k and v", "of one dtype", f"{q.dtype}, {k.dtype}, {v.dtype}")
+            raise ShapeError("q, k and v", "of one dtype", ", ".join(map(_dtype, (q, k, v))))
         if k.ndim != q.ndim or k.shape[-1] != q.shape[-1]:
             raise ShapeError("k", f"of q's rank and head_dim {_shape(q)}", _shape(k))
         if k.ndim == 4 and k.shape[0] != q.shape[0]:
@@ -202,10 +209,10 @@ class Shift:
 
     def __post_init__(self) -> None:
         _check_heads("k", self.k, self.rope.head_dim)
+        if self.delta.dtype not in INTEGERS:
+            raise ShapeError("delta", "int64", _dtype(self.delta))
         if self.delta.ndim:
             _check_positions("delta", self.delta, self.k)
-        else:
-            _check_position_dtype("delta", self.delta)
         _check_positions("positions", self.positions, self.k)
 
     @property
@@ -302,8 +309,8 @@ def _check_cu_seqlens(name: str, cu_seqlens: Tensor | None, tokens: Tensor) -> N
         raise ShapeError(name, "non-decreasing", "a sequence that ends before it starts")
 
 
-def _num_tokens(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.shape[:-2].numel()
+def _num_tokens(tensor: Tensor) -> int:
+    return tensor.shape[:-2].numel()
 
 
 def _num_bytes(tensor: Tensor | None) -> int:

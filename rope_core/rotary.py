@@ -1,4 +1,4 @@
-"""Rotation by position: angles in float64, cosine and sine in float32, one rounding of the result."""
+"""Rotation by position: angles in float64, cosine and sine float32, one rounding of the result."""
 
 from functools import lru_cache
 
@@ -35,9 +35,7 @@ def rotate(call: Rotate, out: Rotated | None = None) -> Rotated:
             memory with it. New ones where None.
     """
     q_out, k_out = (out.q, out.k) if out is not None else (None, None)
-    x = call.k if call.q is None else call.q
-    assert x is not None, "a Rotate has q, k or both"
-    at = token_angles(x, call.positions, call.cu_seqlens, call.rope)
+    at = token_angles(call.like, call.positions, call.cu_seqlens, call.rope)
     return Rotated(
         None if call.q is None else rotate_by(call.q, at, call.rope, call.inverse, q_out),
         None if call.k is None else rotate_by(call.k, at, call.rope, call.inverse, k_out),

@@ -144,8 +144,7 @@ def _add_status_routes(
 async def _refuse(_: Request, refusal: Exception) -> Response:
     """Answer what the router refuses, in the form of all problems."""
     assert isinstance(refusal, HTTPException), "registered for it alone"
-    code = failures.HTTP_CODES.get(refusal.status_code, "http")
-    headers, body = failures.problem(refusal.status_code, code, refusal.detail)
+    headers, body = failures.refuse(refusal.status_code, refusal.detail)
     response = Response(body, refusal.status_code)
     response.raw_headers = headers
     for name, value in (refusal.headers or {}).items():

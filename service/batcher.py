@@ -217,7 +217,7 @@ class Batcher(Generic[C, R]):
         """Run calls; where that raises, halves of them, so that only the culprit fails."""
         try:
             run = self._run(calls)
-        except Exception as failure:  # noqa: BLE001 - whatever it is, it is this call's answer
+        except Exception as failure:  # whatever it is, it is this call's answer
             if len(calls) == 1:
                 return [(failure, 0.0, 0.0)]
             middle = len(calls) // 2

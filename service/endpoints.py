@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Generic, TypeVar
 
+import orjson
 from pydantic import BaseModel, ValidationError
 from torch import Tensor
 
@@ -80,7 +81,8 @@ def _read_params(kind: type[P], text: bytes) -> P:
         known = Rope if within else kind
         raise UnknownName("parameter", ".".join((*within, name)), list(known.model_fields))
     expected = first["msg"].removeprefix("Input should be ")
-    raise ConfigError(".".join((*within, name)), expected, printable(repr(first["input"])))
+    got = orjson.dumps(first["input"], default=repr).decode()
+    raise ConfigError(".".join((*within, name)), expected, printable(got))
 
 
 _read_known = lru_cache(maxsize=1024)(_read_params)

@@ -67,7 +67,7 @@ class Engine:
         """
         num_bytes = answer_bytes = call.num_bytes
         seconds = num_bytes / self._bytes_per_s
-        key: Hashable = type(call)
+        key: Hashable = type(call).__name__
         if isinstance(call, Attend):
             answer_bytes = call.q.nbytes // call.q.shape[-1] * call.v.shape[-1]
             seconds += _flops(call) / self._flops_per_s
@@ -147,7 +147,7 @@ class Engine:
             if isinstance(value := getattr(call, field.name), Tensor)
             and not field.name.startswith("cu_seqlens")  # their values are read on the host
         }
-        return dataclasses.replace(call, **moved)
+        return dataclasses.replace(call, **moved)  # type: ignore[arg-type]
 
     def _like(self, tensor: Tensor | None) -> Tensor | None:
         return None if tensor is None else self._new(tuple(tensor.shape), tensor.dtype)
@@ -172,36 +172,33 @@ def _without_tokens(x: Tensor) -> Hashable:
 
 def _pack(calls: Sequence[Rotate]) -> Rotate:
     """Return one call for the tokens of all, joined along the axis of sequence."""
-    first = calls[0]
     positions = [_row_positions(call) for call in calls]
     if any(rows.ndim == 2 for rows in positions):
-        x = first.k if first.q is None else first.q
-        assert x is not None, "a Rotate has q, k or both"
-        positions = [rows.expand(len(x), -1) for rows in positions]
+        positions = [rows.expand(len(calls[0].like), -1) for rows in positions]
+    qs = [call.q for call in calls if call.q is not None]
+    ks = [call.k for call in calls if call.k is not None]
     return Rotate(
-        None if first.q is None else torch.cat([call.q for call in calls], -3),  # type: ignore[misc]
-        None if first.k is None else torch.cat([call.k for call in calls], -3),  # type: ignore[misc]
-        first.rope,
+        torch.cat(qs, -3) if qs else None,
+        torch.cat(ks, -3) if ks else None,
+        calls[0].rope,
         torch.cat(positions, -1),
-        inverse=first.inverse,
+        inverse=calls[0].inverse,
     )
 
 
 def _row_positions(call: Rotate) -> Tensor:
     if call.positions is not None:
         return call.positions
-    x = call.k if call.q is None else call.q
-    assert x is not None, "a Rotate has q, k or both"
-    return ragged.count_up(x.shape[-3], call.cu_seqlens, x.device)
+    return ragged.count_up(call.like.shape[-3], call.cu_seqlens, call.like.device)
 
 
 def _unpack(calls: Sequence[Rotate], packed: Result) -> list[Result]:
     """Return each call's part of a packed result, as views."""
     assert isinstance(packed, Rotated), "a pack is a rotation"
-    lengths = [(call.k if call.q is None else call.q).shape[-3] for call in calls]  # type: ignore[union-attr]
+    lengths = [call.like.shape[-3] for call in calls]
     nothing = [None] * len(calls)
-    qs = nothing if packed.q is None else packed.q.split(lengths, -3)
-    ks = nothing if packed.k is None else packed.k.split(lengths, -3)
+    qs = nothing if packed.q is None else torch.split(packed.q, lengths, -3)
+    ks = nothing if packed.k is None else torch.split(packed.k, lengths, -3)
     return [Rotated(q, k) for q, k in zip(qs, ks, strict=True)]
 
 
@@ -211,7 +208,7 @@ def _to_host(result: Result) -> Result:
         for field in dataclasses.fields(result)
         if isinstance(value := getattr(result, field.name), Tensor)
     }
-    return dataclasses.replace(result, **moved)
+    return dataclasses.replace(result, **moved)  # type: ignore[arg-type]
 
 
 def _flops(call: Attend) -> float:

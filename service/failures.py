@@ -8,6 +8,8 @@ import orjson
 from rope_core import ConfigError, NoBackend, RopeError, ShapeError
 from service import errors
 
+Headers = list[tuple[bytes, bytes]]
+
 log = logging.getLogger("rope.failures")
 
 # the first class that the failure is an instance of wins; codes never change
@@ -28,28 +30,36 @@ RESPONSES: tuple[tuple[type[Exception], HTTPStatus, str], ...] = (
     (errors.TimedOut, HTTPStatus.GATEWAY_TIMEOUT, "timed_out"),
 )
 
-HTTP_CODES = {404: "not_found", 405: "method_not_allowed"}
-"""Codes of what the router itself refuses."""
+_MORE_HEADERS: dict[int, Headers] = {
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: [(b"connection", b"close")],  # the body is not read
+    HTTPStatus.UNSUPPORTED_MEDIA_TYPE: [(b"accept-encoding", b"identity")],
+    HTTPStatus.SERVICE_UNAVAILABLE: [(b"retry-after", b"1")],
+}
 
-RETRY_AFTER_S = 1
 
-
-def describe(failure: Exception) -> tuple[int, str, str]:
-    """Return status, code and the text for the client."""
+def describe(failure: Exception) -> tuple[int, Headers, bytes]:
+    """Return status, headers and body of the answer to a failure."""
     for kind, status, code in RESPONSES:
         if isinstance(failure, kind):
-            return status.value, code, str(failure)
+            title = (kind.__doc__ or code).partition(".")[0]
+            return status.value, *problem(status.value, code, title, str(failure))
     # not in the table: our bug, of which the client learns nothing more
     log.error("unexpected failure", exc_info=failure)
-    return 500, "internal", "internal error"
+    return 500, *problem(500, "internal", "Internal error", "internal error")
 
 
-def problem(status: int, code: str, detail: str) -> tuple[list[tuple[bytes, bytes]], bytes]:
+def refuse(status: int, detail: str) -> tuple[Headers, bytes]:
+    """Return headers and body of the answer to what the router refuses."""
+    code = {404: "not_found", 405: "method_not_allowed"}.get(status, "http")
+    return problem(status, code, HTTPStatus(status).phrase, detail)
+
+
+def problem(status: int, code: str, title: str, detail: str) -> tuple[Headers, bytes]:
     """Return headers and body of an RFC 9457 problem document."""
     body = orjson.dumps(
         {
             "type": f"urn:rope-service:problem:{code}",
-            "title": HTTPStatus(status).phrase,
+            "title": title,
             "status": status,
             "code": code,
             "detail": detail,
@@ -59,9 +69,6 @@ def problem(status: int, code: str, detail: str) -> tuple[list[tuple[bytes, byte
     headers = [
         (b"content-type", b"application/problem+json"),
         (b"content-length", str(len(body)).encode()),
+        *_MORE_HEADERS.get(status, ()),
     ]
-    if status == HTTPStatus.SERVICE_UNAVAILABLE:
-        headers.append((b"retry-after", str(RETRY_AFTER_S).encode()))
-    if status == HTTPStatus.UNSUPPORTED_MEDIA_TYPE:
-        headers.append((b"accept-encoding", b"identity"))
     return headers, body

@@ -7,13 +7,13 @@ from typing import Any
 from service.admission import Charge
 from service.errors import BadHeader, BadMessage, ClientLeft, TooLarge, UnsupportedMediaType
 from service.slabs import SMALLEST_BYTES, Slabs
+from service.wire import Buffer
 
 Scope = MutableMapping[str, Any]
 Event = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Event]]
 Send = Callable[[Event], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
-Buffer = bytes | bytearray | memoryview
 
 SENT_AT_ONCE_BYTES = 256 * 2**10
 """A large answer is sent in pieces of this size, so that a slow reader holds it back."""
@@ -70,12 +70,13 @@ async def read_body(
         ClientLeft: it did not come whole.
     """
     event = await _next(receive)
+    whole: bytes = event.get("body", b"")
     if not event.get("more_body", False):
-        return event.get("body", b"")
+        return whole
     if declared is not None and declared >= SMALLEST_BYTES:
         return await _fill(receive, event, slabs.lease(declared))
-    parts = [event.get("body", b"")]
-    received = len(parts[0])
+    parts = [whole]
+    received = len(whole)
     while event.get("more_body", False):
         event = await _next(receive)
         parts.append(event.get("body", b""))

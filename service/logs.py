@@ -25,7 +25,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def write(fields: dict[str, object]) -> None:
-    """Write a line straight to standard output: the logging package takes longer than a rotation."""
+    """Write a line straight to standard output: logging takes longer than a small rotation."""
     os.write(sys.stdout.fileno(), orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE))
 
 

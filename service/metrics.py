@@ -20,7 +20,7 @@ class Metrics:
     """The service's measurements."""
 
     def __init__(self) -> None:
-        disable_created_metrics()
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         to = self.registry = CollectorRegistry()
         self.requests = Counter(
             "rope_requests", "Requests answered.", ("route", "status"), registry=to

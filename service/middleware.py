@@ -75,9 +75,8 @@ class Requests:
         except Exception as failure:
             if status:
                 raise  # the answer had begun: uvicorn breaks the connection off
-            told = failures.describe(failure)
-            problem_headers, body = failures.problem(*told)
-            await http.send(send_named, told[0], problem_headers, [body])
+            told, problem_headers, body = failures.describe(failure)
+            await http.send(send_named, told, problem_headers, [body])
         took = time.perf_counter() - begun
         counter, histogram = self._labelled(path if path in self._paths else "other", status)
         counter.inc()

@@ -65,10 +65,9 @@ _PROBLEM: dict[str, Any] = {
 
 def describe(document: dict[str, Any]) -> dict[str, Any]:
     """Add the routes of `/v1` to an OpenAPI document, and return it."""
-    models = [(endpoint.params, "validation") for endpoint in ENDPOINTS]
-    names, definitions = models_json_schema(
-        models,
-        ref_template="#/components/schemas/{model}",  # type: ignore[arg-type]
+    _, definitions = models_json_schema(
+        [(endpoint.params, "validation") for endpoint in ENDPOINTS],
+        ref_template="#/components/schemas/{model}",
     )
     schemas = document.setdefault("components", {}).setdefault("schemas", {})
     schemas |= definitions["$defs"]
@@ -81,12 +80,12 @@ def describe(document: dict[str, Any]) -> dict[str, Any]:
 
 def _operation(endpoint: Endpoint[Any], params: dict[str, Any]) -> dict[str, Any]:
     tensor = {"$ref": "#/components/schemas/Tensor"}
-    body = {
+    body: dict[str, Any] = {
         "type": "object",
         "title": f"{endpoint.params.__name__.removesuffix('Params')}Request",
         "required": list(endpoint.required),
         "properties": {
-            **{name: tensor for name in (*endpoint.required, *endpoint.optional)},
+            **dict.fromkeys((*endpoint.required, *endpoint.optional), tensor),
             **params.get("properties", {}),
         },
         "additionalProperties": False,
@@ -121,7 +120,7 @@ def _content(schema: dict[str, Any], example: dict[str, Any] | None) -> dict[str
     binary = {
         "type": "string",
         "format": "binary",
-        "description": "The same tensors; parameters as one JSON text under params of __metadata__.",
+        "description": "The same tensors; params of __metadata__ is the parameters' JSON text.",
     }
     return {
         codec.media_type: as_json if codec is json_codec else {"schema": binary} for codec in CODECS

@@ -1,9 +1,10 @@
-"""The routes of `/v1`: bytes to message to call, and back. Plain ASGI, for they are the hot path."""
+"""The routes of `/v1`: bytes to message to call, and back. Plain ASGI: they are the hot path."""
 
 import asyncio
 import time
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from typing import Any
 
 from rope_core import Result
 from service import endpoints, http
@@ -12,10 +13,10 @@ from service.batcher import Answer, Batcher, Entry
 from service.endpoints import Endpoint
 from service.engine import Engine, Job
 from service.errors import ClientLeft, TooLarge
-from service.http import Buffer, Receive, Scope, Send
+from service.http import Receive, Scope, Send
 from service.settings import Settings
 from service.slabs import Slabs
-from service.wire import Codec, Message, codec_for, codec_of_answer
+from service.wire import Buffer, Codec, Message, codec_for, codec_of_answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,7 @@ class Service:
 class Route:
     """One endpoint as an ASGI application."""
 
-    def __init__(self, endpoint: Endpoint, service: Service) -> None:
+    def __init__(self, endpoint: Endpoint[Any], service: Service) -> None:
         self._endpoint = endpoint
         self._service = service
 

@@ -51,8 +51,8 @@ class Settings(BaseSettings):
     """Tokens that one run of the device may hold."""
 
     max_batch_bytes: PositiveInt | None = None
-    """Bytes of tensors that one run of the device may hold; 1 MiB on a CPU and 64 MiB on a GPU where
-    unset."""
+    """Bytes of tensors that one run of the device may hold; 1 MiB on a CPU and 64 MiB on a GPU
+    where unset."""
 
     max_call_s: PositiveFloat = 60.0
     """Longest that one call may be estimated to compute; beyond it the answer is 413."""

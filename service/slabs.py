@@ -35,7 +35,7 @@ class Slabs:
             slab.madvise(mmap.MADV_HUGEPAGE)
         owner = np.frombuffer(slab, dtype=np.uint8, count=num_bytes)
         weakref.finalize(owner, self._give_back, slab).atexit = False
-        return memoryview(owner)
+        return owner.data
 
     def tensor(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """Return a contiguous tensor in leased memory, or in fresh memory if it is small."""

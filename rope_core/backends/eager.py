@@ -38,8 +38,9 @@ def _rotate(work: Rotation) -> None:
     if tokens <= step:
         _rotate_chunk(x, work.cos, work.sin, work, out)
         return
-    for part in zip(*(t.split(step) for t in (x, work.cos, work.sin, out)), strict=True):
-        _rotate_chunk(*part[:3], work, part[3])
+    for start in range(0, tokens, step):
+        rows = slice(start, start + step)
+        _rotate_chunk(x[rows], work.cos[rows], work.sin[rows], work, out[rows])
 
 
 def _rotate_chunk(x: Tensor, cos: Tensor, sin: Tensor, work: Rotation, out: Tensor) -> None:
@@ -64,15 +65,23 @@ def _rotate_half(x: Tensor, cos: Tensor, sin: Tensor, inverse: bool, out: Tensor
 
 def _rotate_interleaved(x: Tensor, cos: Tensor, sin: Tensor, inverse: bool, out: Tensor) -> None:
     turn = torch.complex(cos, -sin if inverse else sin)[:, None]  # [T, 1, half]
-    torch.mul(_as_complex(x), turn, out=_as_complex(out))
+    x, out_pairs = _pairs(x), _pairs(out)
+    if not _complex(x):
+        x = x.clone(memory_format=torch.contiguous_format)
+    if _complex(out_pairs):
+        torch.mul(torch.view_as_complex(x), turn, out=torch.view_as_complex(out_pairs))
+    else:
+        out_pairs.copy_(torch.view_as_real(torch.view_as_complex(x) * turn))
 
 
-def _as_complex(x: Tensor) -> Tensor:
-    """View pairs (2i, 2i + 1) as complex numbers, or a copy where x lies unevenly."""
-    pairs = x.unflatten(-1, (-1, 2))
-    if x.storage_offset() % 2 or any(stride % 2 for stride in pairs.stride()[:-1]):
-        pairs = pairs.contiguous()
-    return torch.view_as_complex(pairs)
+def _pairs(x: Tensor) -> Tensor:
+    return x.view(*x.shape[:-1], x.shape[-1] // 2, 2)
+
+
+def _complex(pairs: Tensor) -> bool:
+    """Tell whether pairs lie as complex numbers do."""
+    *strides, last = pairs.stride()
+    return last == 1 and not any(stride % 2 for stride in (*strides, pairs.storage_offset()))
 
 
 def _attend(work: Attention, queries: slice, keys: slice) -> None:
@@ -83,7 +92,8 @@ def _attend(work: Attention, queries: slice, keys: slice) -> None:
     for start in range(0, num_queries, step):
         rows = range(start, min(start + step, num_queries))
         chunk = slice(queries.start + rows.start, queries.start + rows.stop)
-        q = work.q[chunk].float().unflatten(1, (num_kv_heads, -1)).movedim(0, 2)  # [Hkv, G, n, D]
+        q = work.q[chunk].float().reshape(len(rows), num_kv_heads, -1, k.shape[-1])
+        q = q.movedim(0, 2)  # [Hkv, G, n, D]
         scores = q @ k.mT * work.scale  # [Hkv, G, n, Sk]
         if work.config.softcap is not None:
             scores = (scores / work.config.softcap).tanh_() * work.config.softcap

@@ -81,7 +81,7 @@ def _see_all(work: Attention, q_start: int, q_end: int, k_start: int, k_end: int
         _store(work, rows, _call(work, rows, keys))
         return
     # one query: the heads of a group become its rows, so that each key is read once
-    q = work.q[q_start].unflatten(0, (num_kv_heads, -1))[None]  # [1, Hkv, G, D]
+    q = work.q[q_start].reshape(1, num_kv_heads, -1, work.q.shape[-1])  # [1, Hkv, G, D]
     k, v = (t[keys].transpose(0, 1)[None] for t in (work.k, work.v))
     out, lse = _flash(q, k, v, 0.0, False, scale=work.scale)
     work.out[q_start] = out[0].flatten(0, 1)

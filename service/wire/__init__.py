@@ -4,11 +4,9 @@ from typing import Protocol
 
 from service.errors import NotAcceptable, UnsupportedMediaType
 from service.wire import json, safetensors
-from service.wire.message import Message
+from service.wire.message import Buffer, Message
 
-__all__ = ["CODECS", "Codec", "Message", "codec_for", "codec_of_answer"]
-
-Buffer = bytes | bytearray | memoryview
+__all__ = ["CODECS", "Buffer", "Codec", "Message", "codec_for", "codec_of_answer"]
 
 
 class Codec(Protocol):

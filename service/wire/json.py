@@ -12,9 +12,7 @@ import torch
 from torch import Tensor
 
 from service.errors import BadMessage, BadTensor, printable
-from service.wire.message import DTYPES, MAX_RANK, MAX_TENSORS, Message
-
-Buffer = bytes | bytearray | memoryview
+from service.wire.message import DTYPES, MAX_RANK, MAX_TENSORS, Buffer, Message, raw, view
 
 media_type = "application/json"
 expansion = 32  # measured on arrays of empty arrays, the worst
@@ -104,12 +102,13 @@ def _from_base64(name: str, data: object, encoding: object, dtype: torch.dtype) 
     if encoding != "base64" or not isinstance(data, str):
         raise BadTensor(name, 'text in data with "encoding": "base64"', printable(encoding))
     try:
-        raw = base64.b64decode(data, validate=True)
+        decoded = base64.b64decode(data, validate=True)
     except (binascii.Error, ValueError):
         raise BadTensor(name, "base64", "other characters, or a wrong length") from None
-    if len(raw) % dtype.itemsize:
-        raise BadTensor(name, f"whole elements of {dtype.itemsize} bytes", f"{len(raw)} bytes")
-    return torch.frombuffer(raw, dtype=dtype) if raw else torch.empty(0, dtype=dtype)
+    if len(decoded) % dtype.itemsize:
+        expected = f"whole elements of {dtype.itemsize} bytes"
+        raise BadTensor(name, expected, f"{len(decoded)} bytes")
+    return view(decoded, dtype, (len(decoded) // dtype.itemsize,), 0)
 
 
 def _numbers(name: str, numbers: list[Any], dtype: str) -> Tensor:
@@ -129,10 +128,12 @@ def _numbers(name: str, numbers: list[Any], dtype: str) -> Tensor:
     return tensor
 
 
-def _to_object(tensor: Tensor, in_base64: bool) -> dict[str, object]:
+def _to_object(tensor: Tensor, in_base64: bool) -> dict[str, Any]:
     flat = tensor.reshape(-1)
-    described = {"shape": list(tensor.shape), "dtype": _TEXT_DTYPES[tensor.dtype]}
+    described: dict[str, Any] = {"shape": list(tensor.shape), "dtype": _TEXT_DTYPES[tensor.dtype]}
     if in_base64 or not bool(flat.isfinite().all()):  # JSON has no NaN and no Infinity
-        raw = flat.view(torch.uint8).numpy() if flat.numel() else b""
-        return described | {"data": base64.b64encode(raw).decode(), "encoding": "base64"}
-    return described | {"data": flat.float().numpy() if flat.is_floating_point() else flat.numpy()}
+        text = base64.b64encode(raw(tensor.contiguous())).decode()
+        return described | {"data": text, "encoding": "base64"}
+    # numpy has no bfloat16; float32 holds each of its numbers
+    numbers = flat.float() if tensor.dtype is torch.bfloat16 else flat
+    return described | {"data": numbers.numpy()}

@@ -6,19 +6,15 @@ is looked up, and tensors are views of the body.
 """
 
 import math
-import warnings
 from functools import lru_cache
 from typing import NamedTuple
 
-import numpy as np
 import orjson
 import torch
 from torch import Tensor
 
 from service.errors import BadMessage, BadTensor, printable
-from service.wire.message import MAX_RANK, MAX_TENSORS, Message
-
-Buffer = bytes | bytearray | memoryview
+from service.wire.message import MAX_RANK, MAX_TENSORS, Buffer, Message, raw, view
 
 media_type = "application/x-safetensors"
 expansion = 1
@@ -35,20 +31,7 @@ _DTYPES = {
     "I64": torch.int64,
     "I32": torch.int32,
 }
-_NUMPY = {
-    torch.float32: np.dtype("<f4"),
-    torch.float16: np.dtype("<f2"),
-    torch.bfloat16: np.dtype("<i2"),
-    torch.float64: np.dtype("<f8"),
-    torch.int64: np.dtype("<i8"),
-    torch.int32: np.dtype("<i4"),
-}
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
-
-with warnings.catch_warnings():
-    # torch tells once in a process that bytes are read-only; nothing here writes to a request
-    warnings.simplefilter("ignore")
-    torch.from_numpy(np.frombuffer(b"\0", np.uint8))
 
 
 class _Entry(NamedTuple):
@@ -56,7 +39,7 @@ class _Entry(NamedTuple):
     dtype: torch.dtype
     shape: tuple[int, ...]
     offset: int  # bytes from the end of the header
-    count: int
+    num_bytes: int
 
 
 class _Header(NamedTuple):
@@ -78,7 +61,7 @@ def decode(body: Buffer) -> Message:
     if len(body) - start != header.num_bytes:
         got = len(body) - start
         raise BadMessage(f"the header tells of {header.num_bytes} bytes of tensors, got {got}")
-    tensors = {e.name: _view(body, start, e) for e in header.entries}
+    tensors = {e.name: view(body, e.dtype, e.shape, start + e.offset) for e in header.entries}
     return Message(tensors, header.params)
 
 
@@ -90,21 +73,7 @@ def encode(message: Message) -> list[Buffer]:
         for name, tensor in zip(message.tensors, tensors, strict=True)
     )
     head = _head(described, message.params)
-    return [head, *(_bytes(tensor) for tensor in tensors if tensor.numel())]
-
-
-def _view(body: Buffer, start: int, entry: _Entry) -> Tensor:
-    if not entry.count:
-        return torch.empty(entry.shape, dtype=entry.dtype)
-    # numpy makes a view of bytes in a fraction of torch's time, but knows no bfloat16
-    array = np.ndarray(entry.shape, _NUMPY[entry.dtype], body, start + entry.offset)
-    tensor = torch.from_numpy(array)
-    return tensor.view(torch.bfloat16) if entry.dtype is torch.bfloat16 else tensor
-
-
-def _bytes(tensor: Tensor) -> memoryview:
-    array = (tensor.view(torch.int16) if tensor.dtype is torch.bfloat16 else tensor).numpy()
-    return array.data.cast("B")
+    return [head, *map(raw, tensors)]
 
 
 @lru_cache(maxsize=1024)
@@ -139,7 +108,7 @@ def _read(text: bytes) -> _Header:
     for entry in entries:
         if entry.offset != end:
             raise BadMessage(f"{printable(entry.name)} does not begin where the last tensor ends")
-        end += entry.count * entry.dtype.itemsize
+        end += entry.num_bytes
     return _Header(tuple(entries), end, params)
 
 
@@ -156,11 +125,11 @@ def _entry(name: str, told: object) -> _Entry:
         raise BadTensor(name, f"one of {', '.join(_DTYPES)}", printable(dtype))
     if len(shape) > MAX_RANK or not all(type(n) is int and n >= 0 for n in shape):
         raise BadTensor(name, f"of at most {MAX_RANK} axes of natural numbers", printable(shape))
-    count = math.prod(shape)
-    if not 0 <= start <= end or end - start != count * _DTYPES[dtype].itemsize:
-        expected = f"{count * _DTYPES[dtype].itemsize} bytes for shape {printable(shape)}"
+    num_bytes = math.prod(shape) * _DTYPES[dtype].itemsize
+    if not 0 <= start <= end or end - start != num_bytes:
+        expected = f"{num_bytes} bytes for shape {printable(shape)}"
         raise BadTensor(name, expected, f"offsets {start} to {end}")
-    return _Entry(name, _DTYPES[dtype], tuple(shape), start, count)
+    return _Entry(name, _DTYPES[dtype], tuple(shape), start, num_bytes)
 
 
 def _params(metadata: object) -> bytes:

@@ -55,7 +55,7 @@ def time():
 
 
 @pytest.fixture
-def serve():
+def answering():
     return Server
 
 

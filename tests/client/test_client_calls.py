@@ -59,8 +59,8 @@ def test_defaults_are_those_of_the_api(name):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("encoding", wire.CODECS)
-async def test_arrays_go_out_and_come_back_as_they_are(connect, serve, dtype, encoding):
-    server = serve(echo)
+async def test_arrays_go_out_and_come_back_as_they_are(connect, answering, dtype, encoding):
+    server = answering(echo)
     ask = connect(server, encoding=encoding)
     q, k = Q.astype(dtype), -Q.astype(dtype)
     answer = await ask("rotate", q=q, k=k, positions=[3, 4], rope={"theta": 5e5})
@@ -76,6 +76,14 @@ async def test_arrays_go_out_and_come_back_as_they_are(connect, serve, dtype, en
     assert sent(request).params == {"rope": {"theta": 5e5}, "inverse": False}
 
 
+async def test_a_body_of_many_pieces_arrives_whole_at_each_attempt(connect, answering):
+    server = answering(httpx.Response(503), echo)
+    q = np.arange(3 << 20, dtype=np.float32)
+    np.testing.assert_array_equal((await connect(server)("rotate", q=q)).q, q)
+    first, second = (request.content for request in server.requests)
+    assert first == second
+
+
 @pytest.mark.parametrize(
     ("method", "tensors", "answer"),
     [
@@ -87,9 +95,9 @@ async def test_arrays_go_out_and_come_back_as_they_are(connect, serve, dtype, en
         ("merge", {"out": Q, "lse": Q[..., 0]}, {"out": Q, "lse": Q[..., 0]}),
     ],
 )
-async def test_what_the_answer_lacks_is_none(connect, serve, method, tensors, answer):
+async def test_what_the_answer_lacks_is_none(connect, answering, method, tensors, answer):
     params = {"attention_scaling": 1.5} if method == "cos_sin" else {}
-    ask = connect(serve(lambda _: answered(Message(answer, params))))
+    ask = connect(answering(lambda _: answered(Message(answer, params))))
     got = await ask(method, **tensors)
 
     for field in dataclasses.fields(got):
@@ -97,8 +105,8 @@ async def test_what_the_answer_lacks_is_none(connect, serve, method, tensors, an
         np.testing.assert_array_equal(getattr(got, field.name), expected)
 
 
-async def test_no_rotation_and_the_default_one_are_two_things(connect, serve):
-    server = serve(lambda _: answered(Message({"out": Q}, {})))
+async def test_no_rotation_and_the_default_one_are_two_things(connect, answering):
+    server = answering(lambda _: answered(Message({"out": Q}, {})))
     ask = connect(server)
     await ask("attention", q=Q, k=Q, v=Q)
     await ask("attention", q=Q, k=Q, v=Q, rope=None)
@@ -106,21 +114,21 @@ async def test_no_rotation_and_the_default_one_are_two_things(connect, serve):
 
 
 @pytest.mark.parametrize("status", [200, 503])
-async def test_ready_is_asked_once(connect, serve, status):
-    server = serve(httpx.Response(status, text="whatever"))
+async def test_ready_is_asked_once(connect, answering, status):
+    server = answering(httpx.Response(status, text="whatever"))
     assert await connect(server)("ready") is (status == 200)
     assert [(each.method, each.url.path) for each in server.requests] == [("GET", "/readyz")]
 
 
-async def test_a_service_out_of_reach_is_not_ready(connect, serve):
-    assert await connect(serve(httpx.ConnectError("refused")))("ready") is False
+async def test_a_service_out_of_reach_is_not_ready(connect, answering):
+    assert await connect(answering(httpx.ConnectError("refused")))("ready") is False
 
 
-async def test_version(connect, serve):
+async def test_version(connect, answering):
     said = {"version": "0.1.0", "backends": ["eager"]}
-    assert await connect(serve(httpx.Response(200, json=said)))("version") == said
+    assert await connect(answering(httpx.Response(200, json=said)))("version") == said
 
 
-async def test_a_misspelt_argument_is_not_ignored(connect, serve):
+async def test_a_misspelt_argument_is_not_ignored(connect, answering):
     with pytest.raises(TypeError, match="positons"):
-        await connect(serve())("rotate", q=Q, positons=[0, 1])
+        await connect(answering())("rotate", q=Q, positons=[0, 1])

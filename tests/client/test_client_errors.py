@@ -27,10 +27,10 @@ ONCE = RetryPolicy(max_attempts=1)
         *((status, UnexpectedAnswer) for status in (204, 301, 500, 502)),
     ],
 )
-async def test_an_error_says_what_the_service_said(connect, serve, status, error):
+async def test_an_error_says_what_the_service_said(connect, answering, status, error):
     problem = {"code": "some_code", "detail": "k must be ...", "status": status}
     headers = {"x-request-id": "theirs", "content-type": "application/problem+json"}
-    ask = connect(serve(httpx.Response(status, json=problem, headers=headers)), retry=ONCE)
+    ask = connect(answering(httpx.Response(status, json=problem, headers=headers)), retry=ONCE)
     with pytest.raises(error) as raised:
         await ask("rotate", q=[1.0])
 
@@ -42,8 +42,8 @@ async def test_an_error_says_what_the_service_said(connect, serve, status, error
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'"x"', b'{"detail": [1], "code": 7}'])
-async def test_an_error_of_a_proxy_has_no_code(connect, serve, body):
-    ask = connect(serve(httpx.Response(404, content=body)))
+async def test_an_error_of_a_proxy_has_no_code(connect, answering, body):
+    ask = connect(answering(httpx.Response(404, content=body)))
     with pytest.raises(BadRequest, match="answered 404") as raised:
         await ask("rotate", q=[1.0], request_id="ours")
     assert raised.value.code is None
@@ -63,18 +63,18 @@ async def test_an_error_of_a_proxy_has_no_code(connect, serve, body):
         b"\x02" + b"\0" * 7 + b"{}",
     ],
 )
-async def test_an_answer_that_is_none_is_told_apart(connect, serve, content_type, body):
+async def test_an_answer_that_is_none_is_told_apart(connect, answering, content_type, body):
     headers = {"content-type": content_type}
-    ask = connect(serve(httpx.Response(200, content=body, headers=headers)))
+    ask = connect(answering(httpx.Response(200, content=body, headers=headers)))
     with pytest.raises(UnexpectedAnswer) as raised:
         await ask("shift", k=[1.0], delta=1)
     assert raised.value.status == 200
     assert raised.value.__cause__ is not None
 
 
-async def test_an_answer_without_a_type_is_told_apart(connect, serve):
+async def test_an_answer_without_a_type_is_told_apart(connect, answering):
     with pytest.raises(UnexpectedAnswer):
-        await connect(serve(httpx.Response(200)))("version")
+        await connect(answering(httpx.Response(200)))("version")
 
 
 def every(error):
@@ -82,8 +82,8 @@ def every(error):
 
 
 @pytest.mark.parametrize("theirs", every(httpx.RequestError))
-async def test_every_error_of_httpx_becomes_ours(connect, serve, theirs):
-    ask = connect(serve(theirs("broke")), retry=ONCE)
+async def test_every_error_of_httpx_becomes_ours(connect, answering, theirs):
+    ask = connect(answering(theirs("broke")), retry=ONCE)
     with pytest.raises(RopeClientError, match=f"{theirs.__name__}: broke") as raised:
         await ask("rotate", q=[1.0], request_id="ours")
     assert isinstance(raised.value.__cause__, theirs)

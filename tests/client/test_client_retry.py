@@ -27,8 +27,8 @@ def taking(seconds, time, answer):
 
 
 @pytest.mark.parametrize("failure", [FULL, full("1"), LOST, httpx.ReadError("reset")])
-async def test_a_failure_that_passes_is_not_seen(connect, serve, failure):
-    server = serve(failure, failure, OK)
+async def test_a_failure_that_passes_is_not_seen(connect, answering, failure):
+    server = answering(failure, failure, OK)
     assert await connect(server)("version") == {"version": "1"}
     assert len(server.requests) == 3
 
@@ -36,16 +36,16 @@ async def test_a_failure_that_passes_is_not_seen(connect, serve, failure):
 @pytest.mark.parametrize(
     "final", [httpx.Response(422), httpx.Response(504), httpx.Response(500), httpx.ReadTimeout("")]
 )
-async def test_a_failure_that_stays_is_not_tried_again(connect, serve, time, final):
-    server = serve(final, OK)
+async def test_a_failure_that_stays_is_not_tried_again(connect, answering, time, final):
+    server = answering(final, OK)
     with pytest.raises(Exception):  # noqa: B017, PT011 - which one is tested with the errors
         await connect(server)("version")
     assert len(server.requests) == 1
     assert time.pauses == []
 
 
-async def test_one_call_has_one_id_and_one_body(connect, serve):
-    server = serve(FULL, LOST, OK)
+async def test_one_call_has_one_id_and_one_body(connect, answering):
+    server = answering(FULL, LOST, OK)
     ask = connect(server)
     await ask("version")
     (first,) = {request.headers["x-request-id"] for request in server.requests}
@@ -53,23 +53,23 @@ async def test_one_call_has_one_id_and_one_body(connect, serve):
     assert server.requests[-1].headers["x-request-id"] != first
 
 
-async def test_a_given_id_is_sent(connect, serve):
-    server = serve(OK)
+async def test_a_given_id_is_sent(connect, answering):
+    server = answering(OK)
     await connect(server)("version", request_id="mine")
     assert server.requests[0].headers["x-request-id"] == "mine"
 
 
-async def test_retry_after_is_honoured(connect, serve, time):
-    await connect(serve(full("3"), full("1"), OK))("version")
+async def test_retry_after_is_honoured(connect, answering, time):
+    await connect(answering(full("3"), full("1"), OK))("version")
     assert [int(seconds) for seconds in time.pauses] == [3, 1]
 
 
-async def test_a_date_in_retry_after_is_no_reason_to_fail(connect, serve):
-    assert await connect(serve(full("Fri, 31 Dec 2027 23:59:59 GMT"), OK))("version")
+async def test_a_date_in_retry_after_is_no_reason_to_fail(connect, answering):
+    assert await connect(answering(full("Fri, 31 Dec 2027 23:59:59 GMT"), OK))("version")
 
 
-async def test_the_time_left_is_sent_with_each_attempt(connect, serve, time):
-    server = serve(taking(0.5, time, full("2")), OK)
+async def test_the_time_left_is_sent_with_each_attempt(connect, answering, time):
+    server = answering(taking(0.5, time, full("2")), OK)
     await connect(server, timeout_s=10)("version")
 
     told = [int(request.headers["x-request-timeout-ms"]) for request in server.requests]
@@ -78,20 +78,20 @@ async def test_the_time_left_is_sent_with_each_attempt(connect, serve, time):
     assert applied == pytest.approx([ms / 1e3 for ms in told], abs=1e-3)
 
 
-async def test_a_deadline_of_the_call_beats_the_clients(connect, serve):
-    server = serve(OK)
+async def test_a_deadline_of_the_call_beats_the_clients(connect, answering):
+    server = answering(OK)
     await connect(server, timeout_s=10)("version", timeout_s=0.25)
     assert server.requests[0].headers["x-request-timeout-ms"] == "250"
 
 
 @pytest.mark.parametrize("timeout_s", [0, -1, float("inf"), float("nan")])
-async def test_a_deadline_that_is_none_is_refused(connect, serve, timeout_s):
+async def test_a_deadline_that_is_none_is_refused(connect, answering, timeout_s):
     with pytest.raises(ValueError, match="timeout_s"):
-        await connect(serve(OK))("version", timeout_s=timeout_s)
+        await connect(answering(OK))("version", timeout_s=timeout_s)
 
 
-async def test_gives_up_at_once_if_the_pause_would_pass_the_deadline(connect, serve, time):
-    server = serve(full("30"), OK)
+async def test_gives_up_at_once_if_the_pause_would_pass_the_deadline(connect, answering, time):
+    server = answering(full("30"), OK)
     with pytest.raises(Overloaded) as raised:
         await connect(server, timeout_s=10)("version")
     assert raised.value.retry_after_s == 30
@@ -99,25 +99,25 @@ async def test_gives_up_at_once_if_the_pause_would_pass_the_deadline(connect, se
 
 
 @pytest.mark.parametrize(("failure", "error"), [(full("1"), Overloaded), (LOST, ConnectionFailed)])
-async def test_never_sleeps_past_the_deadline(connect, serve, time, failure, error):
+async def test_never_sleeps_past_the_deadline(connect, answering, time, failure, error):
     began_s = time.now_s
     retry = RetryPolicy(max_attempts=1_000)
     with pytest.raises(error):
-        await connect(serve(taking(0.1, time, failure)), timeout_s=7, retry=retry)("version")
+        await connect(answering(taking(0.1, time, failure)), timeout_s=7, retry=retry)("version")
     assert began_s + 7 - retry.max_pause_s - 1 < time.now_s < began_s + 7 + 0.1
 
 
-async def test_gives_up_after_the_last_attempt(connect, serve, time):
-    server = serve(LOST)
+async def test_gives_up_after_the_last_attempt(connect, answering, time):
+    server = answering(LOST)
     with pytest.raises(ConnectionFailed):
         await connect(server, retry=RetryPolicy(max_attempts=3))("version")
     assert len(server.requests) == 3
     assert len(time.pauses) == 2
 
 
-async def test_a_504_is_the_deadline(connect, serve):
+async def test_a_504_is_the_deadline(connect, answering):
     with pytest.raises(TimedOut) as raised:
-        await connect(serve(httpx.Response(504, json={"code": "timed_out"})))("version")
+        await connect(answering(httpx.Response(504, json={"code": "timed_out"})))("version")
     assert raised.value.code == "timed_out"
 
 

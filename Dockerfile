@@ -1,0 +1,65 @@
+# One image for CPU and GPU: the torch wheel brings CUDA, the node brings the driver.
+# No "syntax" line and no heredocs, so that the builder inside an older engine takes it, offline.
+ARG PYTHON_VERSION=3.12
+ARG BASE=python:${PYTHON_VERSION}-slim-bookworm
+
+FROM ${BASE} AS torch
+ARG TORCH_SPEC=torch==2.13.0
+# mirrors and local wheels; pip's own defaults where not given
+ARG PIP_INDEX_URL
+ARG PIP_EXTRA_INDEX_URL
+ARG PIP_FIND_LINKS
+ARG PIP_TRUSTED_HOST
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
+# pip stays in this stage
+RUN python -m venv /opt/pip && python -m venv --without-pip /opt/torch
+RUN --mount=type=cache,target=/root/.cache/pip \
+    /opt/pip/bin/pip --python /opt/torch/bin/python install "${TORCH_SPEC}"
+
+# Gigabytes of torch are a layer of their own, which a new release of the service does not change.
+FROM torch AS service
+RUN python -m venv --without-pip /opt/rope \
+    && echo /opt/torch/lib/python*/site-packages > "$(echo /opt/rope/lib/python*/site-packages)/torch.pth"
+WORKDIR /src
+COPY pyproject.toml constraints.txt ./
+RUN --mount=type=cache,target=/root/.cache/pip \
+    python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" > needed.txt \
+    && /opt/pip/bin/pip --python /opt/rope/bin/python install --constraint constraints.txt --requirement needed.txt
+COPY . .
+RUN --mount=type=cache,target=/root/.cache/pip \
+    /opt/pip/bin/pip --python /opt/rope/bin/python install --no-deps .
+
+FROM ${BASE}
+COPY --from=torch /opt/torch /opt/torch
+COPY --from=service /opt/rope /opt/rope
+# NVIDIA_*: which GPUs and libraries the container runtime hands over; CUDA base images set them.
+# HOME, USER and the caches: any uid may run this, also one that no file knows.
+# GLIBC_TUNABLES: as service.__main__.MALLOC, which saves starting twice.
+ENV PATH=/opt/rope/bin:$PATH \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1 \
+    NVIDIA_VISIBLE_DEVICES=all \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility \
+    HOME=/tmp \
+    USER=rope \
+    TORCHINDUCTOR_CACHE_DIR=/tmp/inductor \
+    TRITON_CACHE_DIR=/tmp/triton \
+    GLIBC_TUNABLES=glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=17179869184:glibc.malloc.arena_max=1 \
+    ROPE_HTTP_HOST=0.0.0.0 \
+    ROPE_HTTP_PORT=8000
+USER 10001:0
+EXPOSE 8000
+# /readyz, not /healthz: healthy means that traffic is welcome. A service whose warm-up failed is
+# alive for ever and never healthy; and a drain is over before it counts as unhealthy. It asks without
+# urllib, which would ask a proxy that the environment names.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=120s --retries=3 \
+    CMD ["python", "-c", "import http.client, os, sys; c = http.client.HTTPConnection('localhost', int(os.environ['ROPE_HTTP_PORT']), timeout=4); c.request('GET', '/readyz'); sys.exit(c.getresponse().status != 200)"]
+ENTRYPOINT ["rope-service", "serve"]
+
+ARG VERSION=0.0.0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="rope-service" \
+      org.opencontainers.image.description="Rotary position embedding and RoPE-encoded attention over HTTP" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"

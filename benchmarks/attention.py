@@ -1,0 +1,111 @@
+"""Attention over a matrix product, over a copy of what it reads, and over a loop of plain calls."""
+
+from collections.abc import Iterator
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from benchmarks import oracle, plain
+from benchmarks.case import Case, Sizes
+from rope_core import Attend, RopeConfig, attend
+
+HEADS, KV_HEADS, HEAD_DIM = 32, 8, 128
+ROPE = RopeConfig.of(HEAD_DIM)
+
+
+def cases(sizes: Sizes) -> Iterator[Case]:
+    """Yield the cases; tensors of one are gone before the next ones are made."""
+    for dtype in (torch.float32, torch.bfloat16):
+        for length in sizes.prompts:
+            yield _prefill(length, sizes.matrix, dtype)
+    for dtype in (torch.float32, torch.bfloat16):
+        for rope in (None, ROPE):
+            yield _decode(sizes.cached, rope, dtype)
+    for rope in (None, ROPE):
+        yield _ragged(*sizes.ragged, rope)
+
+
+def _prefill(length: int, matrix: int, dtype: torch.dtype) -> Case:
+    q, k, v = _tensors(length, length, dtype)
+    call = Attend(q, k, v, ROPE)
+    a, b = torch.randn(2, matrix, matrix).to(dtype).unbind()
+    title = f"prefill S={length} {_name(dtype)}, rotation included"
+    out, product = torch.empty_like(q), torch.empty_like(a)
+    return Case(
+        title,
+        lambda: attend(call, out),
+        lambda: _check(title, call),
+        f"mm {matrix}^3",
+        lambda: torch.mm(a, b, out=product),
+        2.0 * HEAD_DIM * HEADS * length * (length + 1),  # what causality leaves of q @ k.T and @ v
+        "GFLOP/s",
+        2.0 * matrix**3,
+    )
+
+
+def _decode(cached: int, rope: RopeConfig | None, dtype: torch.dtype) -> Case:
+    q, k, v = _tensors(1, cached, dtype)
+    call = Attend(q, k, v, rope, q_positions=torch.tensor([cached - 1]))
+    k_copy, v_copy, out = torch.empty_like(k), torch.empty_like(v), torch.empty_like(q)
+    title = f"decode Sk={cached} {_name(dtype)}, {'rotated before' if rope is None else 'rotating'}"
+    return Case(
+        title,
+        lambda: attend(call, out),
+        lambda: _check(title, call),
+        "copy of k, v",
+        lambda: (k_copy.copy_(k), v_copy.copy_(v)),
+        2.0 * (k.nbytes + v.nbytes),
+    )
+
+
+def _ragged(count: int, least: int, most: int, rope: RopeConfig | None) -> Case:
+    lengths = torch.linspace(least, most, count).long()[torch.randperm(count)]
+    ends = [0, *lengths.cumsum(0).tolist()]
+    q, k, v = (t[0] for t in _tensors(ends[-1], ends[-1], torch.float32))
+    cu_seqlens = torch.tensor(ends)
+    call = Attend(q, k, v, rope, cu_seqlens_q=cu_seqlens, cu_seqlens_k=cu_seqlens)
+    spans = [slice(*span) for span in pairwise(ends)]
+    cos, sin = plain.tables(torch.arange(most), HEAD_DIM)
+
+    @torch.inference_mode()
+    def loop() -> None:
+        for span in spans:
+            qkv = (q[None, span], k[None, span], v[None, span])
+            length = span.stop - span.start
+            if rope is None:
+                plain.sdpa(*qkv)
+            else:
+                plain.attend(*qkv, cos[:length], sin[:length])
+
+    how = "rotated before" if rope is None else "rotation included"
+    title = f"ragged {count} x {least}-{most} float32, {how}"
+    flops = 2.0 * HEAD_DIM * HEADS * float((lengths * (lengths + 1)).sum())
+    run, check = lambda: attend(call), lambda: _check(title, call)
+    return Case(title, run, check, "plain loop", loop, flops, "GFLOP/s")
+
+
+def _check(title: str, call: Attend) -> None:
+    got = attend(call).out
+    q, k, v = (t.flatten(0, 1) if t.ndim == 4 else t for t in (call.q, call.k, call.v))
+    q_ends = [0, len(q)] if call.cu_seqlens_q is None else call.cu_seqlens_q.tolist()
+    k_ends = [0, len(k)] if call.cu_seqlens_k is None else call.cu_seqlens_k.tolist()
+    for q_span, k_span in zip(pairwise(q_ends), pairwise(k_ends), strict=True):
+        q_part, k_part, v_part = q[slice(*q_span)], k[slice(*k_span)], v[slice(*k_span)]
+        if call.rope is not None:
+            at = torch.arange(len(k_part))
+            q_part = oracle.rotate(q_part, at[len(k_part) - len(q_part) :])
+            k_part = oracle.rotate(k_part, at)
+        expected = oracle.attend(q_part, k_part, v_part)
+        oracle.check(title, got.view(-1, *got.shape[-2:])[slice(*q_span)], expected)
+
+
+def _tensors(queries: int, keys: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    seeded = torch.Generator().manual_seed(0)
+    shapes = ((queries, HEADS), (keys, KV_HEADS), (keys, KV_HEADS))
+    q, k, v = (torch.randn(1, *shape, HEAD_DIM, generator=seeded).to(dtype) for shape in shapes)
+    return q, k, v
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

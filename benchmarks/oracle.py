@@ -1,0 +1,50 @@
+"""Rotation and attention from their definitions, in float64; shares no code with the library."""
+
+import torch
+from torch import Tensor
+
+TOLERANCE = {torch.float32: (1e-5, 1e-5), torch.bfloat16: (2**-7, 2e-2)}
+"""Relative and absolute."""
+
+
+def rotate(x: Tensor, positions: Tensor, theta: float = 1e4, layout: str = "half") -> Tensor:
+    """Multiply each pair of `x` `[..., S, H, D]`, as a complex number, by e^(i position theta_j).
+
+    theta_j is theta^(-2j / D), the angular frequency of pair j.
+    """
+    half = x.shape[-1] // 2
+    frequencies = theta ** (-torch.arange(half, dtype=torch.float64) / half)
+    radians = (positions.double()[:, None] * frequencies)[:, None]  # [S, 1, half]
+    turn = torch.polar(torch.ones_like(radians), radians)
+    if layout == "half":
+        re, im = x.double().chunk(2, -1)
+    else:
+        re, im = x.double().unflatten(-1, (half, 2)).unbind(-1)
+    turned = torch.view_as_real(torch.complex(re, im) * turn)  # [..., half, 2]
+    return (turned.mT if layout == "half" else turned).flatten(-2)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Return causal attention of `[S, H, D]` over `[Sk, Hkv, D]`; the last query sees every key."""
+    group = q.shape[1] // k.shape[1]
+    lead = k.shape[0] - q.shape[0]
+    seen = torch.ones(q.shape[0], k.shape[0], dtype=torch.bool).tril(lead)
+    out = torch.empty(*q.shape[:2], v.shape[-1], dtype=torch.float64)
+    for head in range(q.shape[1]):
+        keys, values = k[:, head // group].double(), v[:, head // group].double()
+        scores = q[:, head].double() @ keys.T * q.shape[-1] ** -0.5
+        out[:, head] = scores.masked_fill(~seen, -torch.inf).softmax(-1) @ values
+    return out
+
+
+def check(name: str, got: Tensor, expected: Tensor) -> None:
+    """Compare an answer with the float64 one.
+
+    Raises:
+        SystemExit: they differ by more than its dtype explains; nothing is timed then.
+    """
+    rtol, atol = TOLERANCE[got.dtype]
+    try:
+        torch.testing.assert_close(got.double(), expected, rtol=rtol, atol=atol)
+    except AssertionError as wrong:
+        raise SystemExit(f"{name}: wrong, so not timed: {wrong}") from None

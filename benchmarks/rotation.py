@@ -1,0 +1,41 @@
+"""Rotation over a copy of the same bytes: each element is read once and written once."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from benchmarks import oracle
+from benchmarks.case import Case, Sizes
+from rope_core import Layout, RopeConfig, Rotate, Rotated, rotate
+
+
+def cases(sizes: Sizes) -> Iterator[Case]:
+    """Yield the cases; tensors of one are gone before the next ones are made."""
+    for dtype in (torch.float32, torch.bfloat16):
+        for layout in ("half", "interleaved"):
+            yield _case("rotate", sizes.large, dtype, layout)
+    yield _case("rotate, tiny", (1, 16, 8, 64), torch.float32, "half")
+    yield _case("rotate, one token", (1, 1, 32, 128), torch.float32, "half")
+
+
+def _case(name: str, shape: tuple[int, ...], dtype: torch.dtype, layout: Layout) -> Case:
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype)
+    rope = RopeConfig.of(shape[-1], layout=layout)
+    positions = torch.arange(shape[1])
+    call = Rotate(x, None, rope, positions=positions)
+    reused, copied = torch.empty_like(x), torch.empty_like(x)
+    out = Rotated(reused, None)
+    title = f"{name} {list(shape)} {str(dtype).removeprefix('torch.')} {layout}"
+
+    def check() -> None:
+        reused.fill_(torch.nan)
+        rotate(call, out)
+        for row in range(shape[0]):
+            expected = oracle.rotate(x[row], positions, layout=layout)
+            oracle.check(title, reused[row], expected)
+
+    def floor() -> Tensor:
+        return copied.copy_(x)
+
+    return Case(title, lambda: rotate(call, out), check, "copy", floor, 2.0 * x.nbytes)

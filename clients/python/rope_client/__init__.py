@@ -1,0 +1,34 @@
+"""Client of rope-service: numpy arrays in, numpy arrays out.
+
+`Client` blocks and `AsyncClient` is awaited; both have `rotate`, `attention`, `cos_sin`, `shift`,
+`merge`, `ready` and `version`.
+"""
+
+from rope_client.aio import AsyncClient
+from rope_client.answers import Attended, Rotated, Shifted, Table
+from rope_client.errors import (
+    BadRequest,
+    ConnectionFailed,
+    Overloaded,
+    RopeClientError,
+    TimedOut,
+    UnexpectedAnswer,
+)
+from rope_client.retry import RetryPolicy
+from rope_client.sync import Client
+
+__all__ = [
+    "AsyncClient",
+    "Attended",
+    "BadRequest",
+    "Client",
+    "ConnectionFailed",
+    "Overloaded",
+    "RetryPolicy",
+    "RopeClientError",
+    "Rotated",
+    "Shifted",
+    "Table",
+    "TimedOut",
+    "UnexpectedAnswer",
+]

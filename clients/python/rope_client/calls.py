@@ -1,0 +1,204 @@
+"""What can be asked of the service, and how each answer is read. Pure: no network, no clock.
+
+Arguments are named as in docs/api.md and have its defaults; arrays may be anything that
+`numpy.asarray` takes without a copy or with one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Generic, TypedDict, TypeVar, Unpack
+
+import numpy as np
+import numpy.typing as npt
+
+from rope_client.answers import Attended, Rotated, Shifted, Table
+from rope_client.errors import ConnectionFailed, Overloaded, RopeClientError, TimedOut
+from rope_client.wire import codec_for
+from rope_client.wire.message import Message
+
+T = TypeVar("T")
+
+Rope = Mapping[str, Any]
+"""How to rotate: head_dim, rotary_dim, theta, layout, rope_type, as far as they are not default."""
+
+DEFAULT_ROPE: Rope = MappingProxyType({})
+
+
+class Options(TypedDict, total=False):
+    """What every method takes, too."""
+
+    timeout_s: float
+    """Deadline of this call, attempts and pauses included, in place of the client's.
+
+    The service keeps it, too. An attempt takes longer only if its bytes trickle: httpx applies the
+    time that is left to connecting, to each write and to each read.
+    """
+
+    request_id: str
+    """What the service's log calls this call: up to 64 of `[A-Za-z0-9._-]`; random if missing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """What came back for one attempt."""
+
+    status: int
+    headers: Mapping[str, str]
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Call(Generic[T]):
+    """One thing asked, in no encoding yet."""
+
+    path: str
+
+    message: Message | None
+    """What to POST; None for a GET."""
+
+    read: Callable[[Response], T]
+    """Reads the answer; raises anything if it is not what was asked for."""
+
+    options: Options
+
+    read_failure: Callable[[RopeClientError], T] | None = None
+    """Reads a failure that is an answer, too, or raises it; a call with one is attempted once."""
+
+    def __post_init__(self) -> None:
+        # `Unpack` is a promise to the type checker only: at run time anything may be in there
+        if unknown := self.options.keys() - Options.__annotations__.keys():
+            raise TypeError(f"{self.path} knows no argument {', '.join(sorted(unknown))}")
+
+
+def rotate(
+    *,
+    q: npt.ArrayLike | None = None,
+    k: npt.ArrayLike | None = None,
+    positions: npt.ArrayLike | None = None,
+    cu_seqlens: npt.ArrayLike | None = None,
+    rope: Rope = DEFAULT_ROPE,
+    inverse: bool = False,
+    **options: Unpack[Options],
+) -> Call[Rotated]:
+    """Rotate `q` and `k` (or one of them) by the positions of their tokens."""
+    tensors = {"q": q, "k": k, "positions": positions, "cu_seqlens": cu_seqlens}
+    params = {"rope": dict(rope), "inverse": inverse}
+    return _post("/v1/rotate", tensors, params, _rotated, options)
+
+
+def attention(
+    *,
+    q: npt.ArrayLike,
+    k: npt.ArrayLike,
+    v: npt.ArrayLike,
+    positions: npt.ArrayLike | None = None,
+    q_positions: npt.ArrayLike | None = None,
+    k_positions: npt.ArrayLike | None = None,
+    cu_seqlens: npt.ArrayLike | None = None,
+    cu_seqlens_q: npt.ArrayLike | None = None,
+    cu_seqlens_k: npt.ArrayLike | None = None,
+    rope: Rope | None = DEFAULT_ROPE,
+    causal: bool = True,
+    window: int | None = None,
+    softcap: float | None = None,
+    scale: float | None = None,
+    return_lse: bool = False,
+    **options: Unpack[Options],
+) -> Call[Attended]:
+    """Rotate `q` and `k` (not if `rope` is None), then attend to `v`."""
+    tensors = {
+        "q": q,
+        "k": k,
+        "v": v,
+        "positions": positions,
+        "q_positions": q_positions,
+        "k_positions": k_positions,
+        "cu_seqlens": cu_seqlens,
+        "cu_seqlens_q": cu_seqlens_q,
+        "cu_seqlens_k": cu_seqlens_k,
+    }
+    params = {
+        "rope": None if rope is None else dict(rope),
+        "causal": causal,
+        "window": window,
+        "softcap": softcap,
+        "scale": scale,
+        "return_lse": return_lse,
+    }
+    return _post("/v1/attention", tensors, params, _attended, options)
+
+
+def cos_sin(*, positions: npt.ArrayLike, rope: Rope, **options: Unpack[Options]) -> Call[Table]:
+    """Cosine and sine of every pair's angle; `rope` needs `head_dim` or `rotary_dim` here."""
+    return _post("/v1/cos_sin", {"positions": positions}, {"rope": dict(rope)}, _table, options)
+
+
+def shift(
+    *,
+    k: npt.ArrayLike,
+    delta: npt.ArrayLike,
+    positions: npt.ArrayLike | None = None,
+    rope: Rope = DEFAULT_ROPE,
+    **options: Unpack[Options],
+) -> Call[Shifted]:
+    """Move keys, rotated already, `delta` positions on."""
+    tensors = {"k": k, "delta": delta, "positions": positions}
+    return _post("/v1/shift", tensors, {"rope": dict(rope)}, _shifted, options)
+
+
+def merge(*, out: npt.ArrayLike, lse: npt.ArrayLike, **options: Unpack[Options]) -> Call[Attended]:
+    """Merge attention over N disjoint sets of keys into attention over all of them."""
+    return _post("/v1/merge", {"out": out, "lse": lse}, {}, _attended, options)
+
+
+def ready(**options: Unpack[Options]) -> Call[bool]:
+    """Whether the service welcomes traffic now; False, too, if it cannot be reached."""
+    return Call("/readyz", None, lambda _: True, options, _not_ready)
+
+
+def version(**options: Unpack[Options]) -> Call[dict[str, Any]]:
+    """What the service says about its version."""
+    return Call("/version", None, lambda response: dict(json.loads(response.content)), options)
+
+
+def _post(
+    path: str,
+    tensors: Mapping[str, npt.ArrayLike | None],
+    params: Mapping[str, Any],
+    read: Callable[[Message], T],
+    options: Options,
+) -> Call[T]:
+    sent = {name: np.asarray(each) for name, each in tensors.items() if each is not None}
+
+    def read_response(response: Response) -> T:
+        codec = codec_for(response.headers["content-type"])
+        return read(codec.decode(response.content))
+
+    return Call(path, Message(sent, params), read_response, options)
+
+
+def _not_ready(failure: RopeClientError) -> bool:
+    if isinstance(failure, Overloaded | ConnectionFailed | TimedOut):
+        return False
+    raise failure
+
+
+def _rotated(message: Message) -> Rotated:
+    return Rotated(message.tensors.get("q"), message.tensors.get("k"))
+
+
+def _attended(message: Message) -> Attended:
+    return Attended(message.tensors["out"], message.tensors.get("lse"))
+
+
+def _table(message: Message) -> Table:
+    tensors, params = message.tensors, message.params
+    return Table(tensors["cos"], tensors["sin"], float(params["attention_scaling"]))
+
+
+def _shifted(message: Message) -> Shifted:
+    return Shifted(message.tensors["k"])

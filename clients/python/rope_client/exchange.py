@@ -1,0 +1,162 @@
+"""One call from its first attempt to its answer, without network: the drivers bring that.
+
+A driver sends `Exchange.request()`, hands what came to `Exchange.receive()`, and is told to pause
+and start over, or given the answer; a call that failed for good raises.
+"""
+
+import json
+import math
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from rope_client.calls import Call, Response
+from rope_client.errors import (
+    BadRequest,
+    ConnectionFailed,
+    Overloaded,
+    RopeClientError,
+    TimedOut,
+    UnexpectedAnswer,
+)
+from rope_client.retry import RetryPolicy
+from rope_client.wire import CODECS, Encoding
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What the calls of a client have in common."""
+
+    encoding: Encoding
+    timeout_s: float
+    retry: RetryPolicy
+    clock: Callable[[], float]
+    """Seconds since any fixed moment, never running back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One attempt, ready to be sent."""
+
+    method: str
+    path: str
+    headers: Mapping[str, str]
+    content: bytes | None
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Answered(Generic[T]):
+    """The call is over."""
+
+    answer: T
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Wait so long, then ask for the next request."""
+
+    seconds: float
+
+
+class Exchange(Generic[T]):
+    """The attempts at one call: one id, one deadline, one encoded body."""
+
+    def __init__(self, call: Call[T], settings: Settings) -> None:
+        self._call = call
+        self._settings = settings
+        self._request_id = call.options.get("request_id") or uuid.uuid4().hex
+        timeout_s = call.options.get("timeout_s", settings.timeout_s)
+        if not 0 < timeout_s < math.inf:
+            raise ValueError(f"timeout_s must be positive and finite, got {timeout_s}")
+        self._deadline_s = settings.clock() + timeout_s
+        self._codec = CODECS[settings.encoding]
+        self._content = None if call.message is None else self._codec.encode(call.message)
+        self._attempts = 0
+
+    def request(self) -> Request:
+        """Return the next attempt, which has the time that is left."""
+        self._attempts += 1
+        left_s = max(self._deadline_s - self._settings.clock(), 1e-3)
+        headers = {"X-Request-Id": self._request_id, "X-Request-Timeout-Ms": f"{left_s * 1e3:.0f}"}
+        if self._content is None:
+            return Request("GET", self._call.path, headers, None, left_s)
+        headers |= {
+            "Accept": self._codec.MEDIA_TYPE,
+            "Content-Type": self._codec.MEDIA_TYPE,
+            "Content-Length": str(len(self._content)),
+        }
+        return Request("POST", self._call.path, headers, self._content, left_s)
+
+    def receive(self, outcome: Response | RopeClientError) -> Answered[T] | Pause:
+        """Judge what an attempt brought.
+
+        Raises:
+            RopeClientError: the call failed, and there is no other attempt.
+        """
+        if isinstance(outcome, Response) and outcome.status == 200:
+            return Answered(self._read(outcome))
+        failure = _refusal(outcome) if isinstance(outcome, Response) else outcome
+        failure.request_id = failure.request_id or self._request_id
+        if self._call.read_failure is not None:
+            return Answered(self._call.read_failure(failure))
+        return self._pause_after(failure)
+
+    def _pause_after(self, failure: RopeClientError) -> Pause:
+        if not isinstance(failure, Overloaded | ConnectionFailed):
+            raise failure
+        retry = self._settings.retry
+        asked_s = failure.retry_after_s if isinstance(failure, Overloaded) else None
+        pause_s = retry.pause_s(self._attempts, asked_s)
+        late = self._settings.clock() + pause_s >= self._deadline_s
+        if late or self._attempts >= retry.max_attempts:
+            raise failure
+        return Pause(pause_s)
+
+    def _read(self, response: Response) -> T:
+        try:
+            return self._call.read(response)
+        except Exception as broken:  # a foreign body can break a parser in any way
+            raise UnexpectedAnswer(
+                f"the answer cannot be read: {broken!r}",
+                status=response.status,
+                request_id=self._request_id,
+            ) from broken
+
+
+def _refusal(response: Response) -> RopeClientError:
+    """Return the error that an answer other than 200 stands for."""
+    problem = _problem(response.content)
+    failure = _class_of(response.status)(
+        problem.get("detail") or f"answered {response.status}",
+        status=response.status,
+        code=problem.get("code"),
+        request_id=response.headers.get("x-request-id"),
+    )
+    if isinstance(failure, Overloaded):
+        failure.retry_after_s = _seconds(response.headers.get("retry-after"))
+    return failure
+
+
+def _class_of(status: int) -> type[RopeClientError]:
+    named: dict[int, type[RopeClientError]] = {503: Overloaded, 504: TimedOut}
+    return named.get(status, BadRequest if 400 <= status < 500 else UnexpectedAnswer)
+
+
+def _problem(body: bytes) -> dict[str, str]:
+    """Return the strings of a problem document; none of them if a proxy answered in HTML."""
+    try:
+        members = json.loads(body)
+    except ValueError:
+        return {}
+    if not isinstance(members, dict):
+        return {}
+    return {name: member for name, member in members.items() if isinstance(member, str)}
+
+
+def _seconds(retry_after: str | None) -> float | None:
+    # the API says seconds; the date that HTTP also allows is no reason to fail
+    return float(retry_after) if retry_after and retry_after.isdecimal() else None

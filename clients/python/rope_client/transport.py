@@ -1,0 +1,52 @@
+"""Between the pure part and httpx: the one place that knows its exceptions."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+
+from rope_client.calls import Response
+from rope_client.errors import ConnectionFailed, RopeClientError, TimedOut, UnexpectedAnswer
+from rope_client.exchange import Request
+
+# the first class that the exception is an instance of wins
+FAILURES: tuple[tuple[type[httpx.RequestError], type[RopeClientError]], ...] = (
+    (httpx.TimeoutException, TimedOut),
+    (httpx.TransportError, ConnectionFailed),
+    (httpx.RequestError, UnexpectedAnswer),
+)
+
+_PIECE_BYTES = 1 << 20
+
+
+def arguments(request: Request) -> dict[str, Any]:
+    """Return what `httpx.Client.request` takes beside the content."""
+    return {
+        "method": request.method,
+        "url": request.path,
+        "headers": request.headers,
+        "timeout": request.timeout_s,
+    }
+
+
+def in_pieces(content: bytes | None) -> Iterator[bytes] | None:
+    """Return the content in slices: of one whole, httpcore copies the rest at each `send`.
+
+    That is quadratic: 600 MB took 20 s, and 1 s in slices. Its asynchronous half does not do so.
+    """
+    if content is None:
+        return None
+    return (content[start : start + _PIECE_BYTES] for start in range(0, len(content), _PIECE_BYTES))
+
+
+def outcome_of(response: httpx.Response) -> Response:
+    """Return what httpx answered."""
+    return Response(response.status_code, response.headers, response.content)
+
+
+def failure_of(error: httpx.RequestError) -> RopeClientError:
+    """Return what httpx raised, as an error of ours."""
+    named = next(ours for theirs, ours in FAILURES if isinstance(error, theirs))
+    failure = named(f"{type(error).__name__}: {error}")
+    failure.__cause__ = error
+    return failure

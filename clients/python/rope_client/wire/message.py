@@ -1,0 +1,42 @@
+"""What travels: named tensors and named parameters."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import numpy.typing as npt
+
+DTYPES = {
+    "F64": np.dtype(np.float64),
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "I64": np.dtype(np.int64),
+    "I32": np.dtype(np.int32),
+}
+"""The dtypes of the API by their names in safetensors; JSON uses numpy's own names."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Message:
+    """One request or one answer."""
+
+    tensors: Mapping[str, npt.NDArray[Any]]
+    params: Mapping[str, Any]
+
+
+def as_sent(name: str, tensor: npt.ArrayLike) -> npt.NDArray[Any]:
+    """Return `tensor` contiguous and little-endian; not copied if it is so already."""
+    array = np.asarray(tensor)
+    if array.dtype.newbyteorder("<") not in DTYPES.values():
+        names = ", ".join(dtype.name for dtype in DTYPES.values())
+        raise TypeError(f"{name} must be one of {names}, got {array.dtype}")
+    return np.asarray(array, dtype=array.dtype.newbyteorder("<"), order="C")
+
+
+def raw(array: npt.NDArray[Any]) -> memoryview:
+    """Return the bytes of a contiguous array, without a copy."""
+    # ml_dtypes' bfloat16 has no buffer protocol of its own: bytes and join refuse it
+    return array.reshape(-1).view(np.uint8).data

@@ -1,0 +1,81 @@
+"""How far an answer is from `rope_core.reference`, and how far it may be."""
+
+import math
+
+import pytest
+import torch
+
+from rope_core import AttentionConfig, ragged, reference
+from rope_core.backends import Attention
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+LAYOUTS = ("half", "interleaved")
+
+# design.md, section 6: norm of the error by norm of the reference, on the same rounded inputs
+ROTATE_BAR = {torch.float32: 1e-7, torch.float16: 2.3e-4, torch.bfloat16: 1.8e-3}
+ATTEND_BAR = {torch.float32: 1e-6, torch.float16: 6e-4, torch.bfloat16: 4e-3}
+
+
+def randn(*shape, dtype=torch.float32, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def qkv(q_shape, kv_shape, *, value_dim=None, dtype=torch.float32, seed=0):
+    *tokens, head_dim = kv_shape
+    return (
+        randn(*q_shape, dtype=dtype, seed=seed),
+        randn(*tokens, head_dim, dtype=dtype, seed=seed + 1),
+        randn(*tokens, head_dim if value_dim is None else value_dim, dtype=dtype, seed=seed + 2),
+    )
+
+
+def off(actual, expected):
+    """Return ||actual - expected|| / ||expected||, NaN where either holds one."""
+    assert actual.shape == expected.shape
+    distance = (actual.double() - expected.double()).norm().item()
+    norm = expected.double().norm().item()
+    return distance / norm if norm else distance
+
+
+def lse_off(actual, expected):
+    """Return the largest distance of two log-sum-exps, by their size where that is over 1."""
+    assert actual.shape == expected.shape
+    assert actual.dtype == torch.float32
+    empty = expected == -math.inf
+    assert torch.equal(actual == -math.inf, empty)
+    expected = expected.masked_fill(empty, 0)
+    distance = (actual.double().masked_fill(empty, 0) - expected) / expected.abs().clamp(min=1)
+    return distance.abs().max().item() if distance.numel() else 0.0
+
+
+def expect(q, k, v, config, cu_seqlens_q=None, cu_seqlens_k=None):
+    """Return what the reference answers, sequence by sequence if packed."""
+    if cu_seqlens_q is None:
+        return reference.attention(q, k, v, config)
+    parts = [
+        reference.attention(q[slice(*at_q)], k[slice(*at_k)], v[slice(*at_k)], config)
+        for at_q, at_k in zip(
+            ragged.spans(q, cu_seqlens_q), ragged.spans(k, cu_seqlens_k), strict=True
+        )
+    ]
+    return tuple(torch.cat(part) for part in zip(*parts, strict=True))
+
+
+def run(backend, q, k, v, config=None, cu_seqlens_q=None, cu_seqlens_k=None):
+    """Attend with one backend, into outputs that held NaN. Skips what the backend declines."""
+    out = torch.full((*q.shape[:-1], v.shape[-1]), math.nan, dtype=q.dtype)
+    lse = torch.full(q.shape[:-1], math.nan)
+    work = Attention(
+        *(t.reshape(-1, *t.shape[-2:]) for t in (q, k, v)),
+        ragged.spans(q, cu_seqlens_q),
+        ragged.spans(k, cu_seqlens_k),
+        config or AttentionConfig(),
+        out.view(-1, *out.shape[-2:]),
+        lse.view(-1, lse.shape[-1]),
+    )
+    reason = backend.why_not(work)
+    if reason is not None:
+        assert backend.name != "eager", "which does everything"
+        pytest.skip(f"{backend.name}: {reason}")
+    backend.run(work)
+    return out, lse

@@ -1,0 +1,51 @@
+"""The application in this process, and both codecs."""
+
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+import torch
+
+from service.app import create_app
+from service.life import Life
+from service.middleware import Requests
+from service.settings import Settings
+from service.wire import CODECS, Codec, Message
+
+
+@pytest.fixture(params=CODECS, ids=lambda codec: codec.media_type.rpartition("/")[2])
+def codec(request: pytest.FixtureRequest) -> Codec:
+    return request.param
+
+
+@pytest.fixture
+def life() -> Life:
+    return Life()
+
+
+@pytest.fixture
+async def app(life: Life) -> AsyncIterator[Requests]:
+    threads = torch.get_num_threads()
+    app = create_app(Settings(device="cpu", max_body_bytes=2**20, max_json_bytes=2**18), life)
+    async with app.app.router.lifespan_context(app.app):
+        yield app
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+async def client(app: Requests) -> AsyncIterator[httpx.AsyncClient]:
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
+        yield client
+
+
+async def post(
+    client: httpx.AsyncClient, codec: Codec, path: str, message: Message, **headers: str
+) -> httpx.Response:
+    """Send a message; header names have underscores for hyphens."""
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return await client.post(
+        path,
+        content=b"".join(codec.encode(message)),
+        headers={"content-type": codec.media_type, **named},
+    )

@@ -1,0 +1,209 @@
+"""Bad input: a problem document that names what is wrong, and never a 500."""
+
+import json
+import re
+
+import pytest
+import torch
+
+from service.wire import CODECS, Message
+from service.wire import json as json_codec
+from tests.service.conftest import post
+
+Q = torch.zeros(1, 2, 4, 8)
+K = torch.zeros(1, 2, 2, 8)
+PACKED = torch.zeros(4, 2, 8)
+INTERNALS = re.compile(r"Traceback|File \"|/site-packages|torch\.|0x[0-9a-f]{6}|\.py")
+
+
+def cu(*values: int) -> torch.Tensor:
+    return torch.tensor(values)
+
+
+ROTATE = [  # tensors, params, status, code, what the detail names
+    ({}, {}, 422, "shape", "q or k"),
+    ({"q": torch.zeros(8)}, {}, 422, "shape", "q must be [B, S, H, D]"),
+    ({"q": torch.zeros(())}, {}, 422, "config", "head_dim"),
+    ({"q": torch.zeros(1, 2, 3, 4, 8)}, {}, 422, "shape", "q must be [B, S, H, D]"),
+    ({"q": Q.long()}, {}, 422, "shape", "q must be float32"),
+    ({"q": Q.double()}, {}, 422, "shape", "q must be float32"),
+    ({"q": torch.zeros(1, 2, 4, 7)}, {}, 422, "config", "rotary_dim must be even"),
+    ({"q": torch.zeros(1, 2, 4, 0)}, {}, 422, "config", "head_dim"),
+    ({"q": torch.zeros(1, 2, 0, 8)}, {}, 422, "shape", "at least one head"),
+    ({"q": Q, "k": K.half()}, {}, 422, "shape", "k must be"),
+    ({"q": Q, "k": K[:, :1]}, {}, 422, "shape", "k must be"),
+    ({"q": Q, "x": Q}, {}, 422, "unknown", "unknown tensor x"),
+    ({"q": Q, "positions": cu(0, 1, 2)}, {}, 422, "shape", "positions must be [2] or [1, 2]"),
+    ({"q": Q, "positions": torch.zeros(2).half()}, {}, 422, "shape", "positions must be int64"),
+    ({"q": Q, "cu_seqlens": cu(0, 2)}, {}, 422, "shape", "cu_seqlens must be absent"),
+    ({"q": PACKED, "cu_seqlens": cu(0, 3)}, {}, 422, "shape", "cu_seqlens must be from 0 to 4"),
+    ({"q": PACKED, "cu_seqlens": cu(0, 3, 1, 4)}, {}, 422, "shape", "non-decreasing"),
+    ({"q": PACKED, "cu_seqlens": cu()}, {}, 422, "shape", "cu_seqlens"),
+    ({"q": Q}, {"inverze": True}, 422, "unknown", "inverze"),
+    ({"q": Q}, {"inverse": "yes"}, 422, "config", "inverse must be a valid boolean"),
+    ({"q": Q}, {"inverse": 1}, 422, "config", "inverse"),
+    ({"q": Q}, {"rope": None}, 422, "config", "rope"),
+    ({"q": Q}, {"rope": "llama"}, 422, "config", "rope"),
+    ({"q": Q}, {"rope": {"theta": 0}}, 422, "config", "theta must be finite"),
+    ({"q": Q}, {"rope": {"theta": -1}}, 422, "config", "theta"),
+    ({"q": Q}, {"rope": {"theta": 1e308}}, 422, "config", "theta"),
+    ({"q": Q}, {"rope": {"theta": 1e-320}}, 422, "config", "theta"),
+    ({"q": Q}, {"rope": {"theta": "10000"}}, 422, "config", "rope.theta"),
+    ({"q": Q}, {"rope": {"theta": True}}, 422, "config", "rope.theta"),
+    ({"q": Q}, {"rope": {"theta": None}}, 422, "config", "rope.theta"),
+    ({"q": Q}, {"rope": {"theta": 10**400}}, 400, "bad_message", "params"),
+    ({"q": Q}, {"rope": {"layout": "neox"}}, 422, "config", "rope.layout"),
+    ({"q": Q}, {"rope": {"rotary_dim": 3}}, 422, "config", "rotary_dim must be even"),
+    ({"q": Q}, {"rope": {"rotary_dim": 0}}, 422, "config", "rotary_dim"),
+    ({"q": Q}, {"rope": {"rotary_dim": 10}}, 422, "config", "rotary_dim"),
+    ({"q": Q}, {"rope": {"rotary_dim": -2}}, 422, "config", "rotary_dim"),
+    ({"q": Q}, {"rope": {"rotary_dim": 2**70}}, 422, "config", "rotary_dim"),
+    ({"q": Q}, {"rope": {"head_dim": 16}}, 422, "shape", "q must be of head_dim 16"),
+    ({"q": Q}, {"rope": {"head_dim": 0}}, 422, "config", "head_dim"),
+    ({"q": Q}, {"rope": {"rope_type": "yarn"}}, 422, "config", "rope.rope_type"),
+    ({"q": Q}, {"rope": {"base": 1e4}}, 422, "unknown", "rope.base"),
+]
+QKV = {"q": Q, "k": K, "v": K}
+ATTENTION = [
+    ({"q": Q}, {}, 422, "shape", "k must be a tensor"),
+    ({**QKV, "v": K[:, :1]}, {}, 422, "shape", "v must be of k's shape"),
+    ({**QKV, "k": torch.zeros(1, 2, 3, 8)}, {}, 422, "shape", "v must be"),
+    (
+        dict.fromkeys("kv", torch.zeros(1, 2, 3, 8)) | {"q": Q},
+        {},
+        422,
+        "shape",
+        "multiple of k's 3",
+    ),
+    (dict.fromkeys("kv", torch.zeros(1, 2, 0, 8)) | {"q": Q}, {}, 422, "shape", "k must be"),
+    (dict.fromkeys("kv", torch.zeros(1, 2, 2, 6)) | {"q": Q}, {}, 422, "shape", "k must be"),
+    (
+        dict.fromkeys("kv", torch.zeros(2, 2, 2, 8)) | {"q": Q},
+        {},
+        422,
+        "shape",
+        "k must be of batch",
+    ),
+    ({**QKV, "v": K.half()}, {}, 422, "shape", "q, k and v"),
+    ({**QKV, "positions": cu(0, 1), "q_positions": cu(0, 1)}, {}, 422, "shape", "positions"),
+    ({**QKV, "cu_seqlens_q": cu(0, 2)}, {}, 422, "shape", "cu_seqlens"),
+    (QKV, {"causal": "yes"}, 422, "config", "causal"),
+    (QKV, {"window": 0}, 422, "config", "window"),
+    (QKV, {"window": -1}, 422, "config", "window"),
+    (QKV, {"window": 1.5}, 422, "config", "window"),
+    (QKV, {"window": 2**63}, 422, "config", "window"),
+    (QKV, {"softcap": 0}, 422, "config", "softcap"),
+    (QKV, {"scale": "1"}, 422, "config", "scale"),
+    (QKV, {"return_lse": None}, 422, "config", "return_lse"),
+    (QKV, {"window_size": 3}, 422, "unknown", "window_size"),
+]
+OTHERS = [
+    ("/v1/cos_sin", {}, {}, 422, "shape", "positions"),
+    ("/v1/cos_sin", {"positions": cu(0)}, {}, 422, "config", "rope.head_dim"),
+    ("/v1/cos_sin", {"positions": cu(0)}, {"rope": {"head_dim": 2**31}}, 422, "config", "head_dim"),
+    ("/v1/cos_sin", {"positions": cu(0)}, {"rope": {"head_dim": -8}}, 422, "config", "head_dim"),
+    (
+        "/v1/cos_sin",
+        {"positions": torch.zeros(2**13, dtype=torch.int64)},
+        {"rope": {"head_dim": 8192}},
+        413,
+        "too_large",
+        "answer",
+    ),
+    ("/v1/shift", {"k": K}, {}, 422, "shape", "delta"),
+    ("/v1/shift", {"k": K, "delta": cu(1, 2, 3)}, {}, 422, "shape", "delta must be [2]"),
+    ("/v1/merge", {"out": Q, "lse": Q}, {}, 422, "shape", "lse"),
+    ("/v1/merge", {"out": Q, "lse": Q[..., 0].half()}, {}, 422, "shape", "lse must be float32"),
+    ("/v1/merge", {"out": Q, "lse": Q[..., 0]}, {"n": 1}, 422, "unknown", "n"),
+]
+CASES = [("/v1/rotate", *case) for case in ROTATE]
+CASES += [("/v1/attention", *case) for case in ATTENTION] + OTHERS
+
+
+def check(response, status: int, code: str, names: str) -> None:
+    problem = response.json()
+    assert (response.status_code, problem["code"]) == (status, code), problem
+    assert names in problem["detail"]
+    assert response.headers["content-type"] == "application/problem+json"
+    assert problem["type"] == f"urn:rope-service:problem:{code}"
+    assert problem["status"] == status
+    assert problem["error"] == problem["detail"]
+    assert len(response.content) < 4096
+    assert not INTERNALS.search(response.text)
+
+
+@pytest.mark.parametrize(("path", "tensors", "params", "status", "code", "names"), CASES)
+async def test_what_does_not_fit_is_named(
+    client, codec, path, tensors, params, status, code, names
+):
+    text = json.dumps(params).encode()
+    if codec is json_codec and status == 400:
+        pytest.skip("orjson, which writes the body of this test, has no such number")
+    message = Message(tensors, text, True)
+    check(await post(client, codec, path, message), status, code, names)
+
+
+@pytest.mark.parametrize(
+    ("headers", "status", "code"),
+    [
+        ({}, 415, "unsupported_media_type"),
+        ({"content-type": "text/plain"}, 415, "unsupported_media_type"),
+        ({"content-type": "application/octet-stream"}, 415, "unsupported_media_type"),
+        (
+            {"content-type": "application/json", "content-encoding": "gzip"},
+            415,
+            "unsupported_media_type",
+        ),
+        ({"content-type": "application/json", "accept": "text/html"}, 406, "not_acceptable"),
+        ({"content-type": "application/json", "x-request-timeout-ms": "0"}, 400, "bad_header"),
+        ({"content-type": "application/json", "x-request-timeout-ms": "-1"}, 400, "bad_header"),
+        ({"content-type": "application/json", "x-request-timeout-ms": "nan"}, 400, "bad_header"),
+        ({"content-type": "application/json", "x-request-timeout-ms": "1" * 30}, 400, "bad_header"),
+    ],
+)
+async def test_headers_that_cannot_be(client, headers, status, code):
+    response = await client.post("/v1/rotate", content=b'{"q": [[[1, 2]]]}', headers=headers)
+    check(response, status, code, "")
+    if status == 415:
+        assert response.headers["accept-encoding"] == "identity"
+
+
+async def test_other_routes_and_methods_are_refused_in_the_same_form(client):
+    check(await client.get("/nowhere"), 404, "not_found", "")
+    for path in ("/v1/rotate", "/v1/merge"):
+        refusal = await client.get(path)
+        check(refusal, 405, "method_not_allowed", "")
+        assert refusal.headers["allow"] == "POST"
+    check(await client.post("/healthz"), 405, "method_not_allowed", "")
+
+
+async def test_a_body_over_the_limit_is_refused_unread(client):
+    async def endless():
+        for _ in range(1000):
+            yield b" " * 2**16
+        raise AssertionError("all of it was read")
+
+    for codec, limit in zip(CODECS, (2**18, 2**20), strict=True):
+        declared = {"content-type": codec.media_type, "content-length": str(limit + 1)}
+        refusal = await client.post("/v1/rotate", content=endless(), headers=declared)
+        check(refusal, 413, "too_large", f"{limit:,}")
+        assert refusal.headers["connection"] == "close"
+        undeclared = {"content-type": codec.media_type}
+        refusal = await client.post("/v1/rotate", content=endless(), headers=undeclared)
+        check(refusal, 413, "too_large", f"{limit:,}")
+
+
+async def test_a_body_that_is_not_as_long_as_it_says(client):
+    headers = {"content-type": "application/x-safetensors"}
+    check(await client.post("/v1/rotate", content=b"", headers=headers), 400, "bad_message", "")
+    json_headers = {"content-type": "application/json"}
+    check(
+        await client.post("/v1/rotate", content=b"{", headers=json_headers), 400, "bad_message", ""
+    )
+
+
+async def test_what_a_client_sends_is_shown_short_and_plain(client):
+    name = "\u202e\x1b[31m\n" + "x" * 2**16
+    refusal = await client.post("/v1/rotate", json={"q": [[[1, 2]]], name: 1})
+    check(refusal, 422, "unknown", "unknown parameter")
+    assert refusal.json()["detail"].isprintable()

@@ -1,0 +1,182 @@
+"""Each route answers as the library does, in each codec."""
+
+import json
+
+import pytest
+import torch
+
+import rope_core
+from rope_core import AttentionConfig, RopeConfig
+from service.wire import CODECS, Message
+from tests.service.conftest import post
+
+ROPE = RopeConfig.of(8, rotary_dim=4, theta=500.0, layout="interleaved")
+ROPE_PARAM = {"theta": 500, "rotary_dim": 4, "layout": "interleaved"}
+
+
+def heads(num_heads: int, *, tokens: int = 5, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(num_heads)
+    return torch.randn(2, tokens, num_heads, 8, generator=generator).to(dtype)
+
+
+def params(**named: object) -> bytes:
+    return json.dumps(named).encode()
+
+
+async def answered(client, codec, path, message):
+    response = await post(client, codec, path, message)
+    assert response.status_code == 200, response.text
+    assert response.headers["content-type"] == codec.media_type
+    return codec.decode(response.content)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+async def test_rotate(client, codec, dtype):
+    q, k, positions = heads(4, dtype=dtype), heads(2, dtype=dtype), torch.tensor([9, 3, 4, 5, -1])
+    message = Message({"q": q, "k": k, "positions": positions}, params(rope=ROPE_PARAM), True)
+
+    answer = await answered(client, codec, "/v1/rotate", message)
+
+    expected = rope_core.rotate(rope_core.Rotate(q, k, ROPE, positions))
+    assert torch.equal(answer.tensors["q"], expected.q)
+    assert torch.equal(answer.tensors["k"], expected.k)
+
+
+async def test_rotate_back(client, codec):
+    q, rope = heads(4), {"rope": ROPE_PARAM}
+    there = await answered(client, codec, "/v1/rotate", Message({"q": q}, params(**rope)))
+    back = await answered(
+        client, codec, "/v1/rotate", Message(dict(there.tensors), params(**rope, inverse=True))
+    )
+    assert set(back.tensors) == {"q"}
+    torch.testing.assert_close(back.tensors["q"], q)
+
+
+async def test_rotate_packed_sequences(client, codec):
+    k, cu_seqlens = heads(2)[0], torch.tensor([0, 2, 2, 5], dtype=torch.int32)
+    tensors = {"k": k, "cu_seqlens": cu_seqlens}
+    answer = await answered(client, codec, "/v1/rotate", Message(tensors))
+    expected = rope_core.rotate(
+        rope_core.Rotate(None, k, RopeConfig.of(8), torch.tensor([0, 1, 0, 1, 2]))
+    )
+    assert torch.equal(answer.tensors["k"], expected.k)
+
+
+async def test_attention(client, codec):
+    q, k, v = heads(4), heads(2), heads(2) + 1
+    asked = {"window": 3, "softcap": 5.0, "scale": 0.3, "return_lse": True, "rope": ROPE_PARAM}
+    answer = await answered(
+        client, codec, "/v1/attention", Message({"q": q, "k": k, "v": v}, params(**asked))
+    )
+    config = AttentionConfig(window=3, softcap=5.0, scale=0.3)
+    expected = rope_core.attend(rope_core.Attend(q, k, v, ROPE, config, return_lse=True))
+    assert torch.equal(answer.tensors["out"], expected.out)
+    assert torch.equal(answer.tensors["lse"], expected.lse)
+
+
+async def test_attention_with_positions_apart_and_without_rotation(client, codec):
+    q, k = heads(4, tokens=1), heads(2)
+    apart = {"q": q, "k": k, "v": k, "q_positions": torch.tensor([4])}
+    rotated = await answered(client, codec, "/v1/attention", Message(apart))
+    expected = rope_core.attend(
+        rope_core.Attend(q, k, k, RopeConfig.of(8), q_positions=torch.tensor([4]))
+    )
+    assert torch.equal(rotated.tensors["out"], expected.out)
+    assert "lse" not in rotated.tensors
+    plain = await answered(client, codec, "/v1/attention", Message(apart, params(rope=None)))
+    expected = rope_core.attend(rope_core.Attend(q, k, k, None))
+    assert torch.equal(plain.tensors["out"], expected.out)
+
+
+async def test_attention_over_ragged_sequences(client, codec):
+    q, k = heads(4)[0], heads(2)[0]
+    cu = torch.tensor([0, 3, 5])
+    answer = await answered(
+        client, codec, "/v1/attention", Message({"q": q, "k": k, "v": k, "cu_seqlens": cu})
+    )
+    each = [
+        rope_core.attend(rope_core.Attend(q[a:b], k[a:b], k[a:b], RopeConfig.of(8))).out
+        for a, b in ((0, 3), (3, 5))
+    ]
+    assert torch.equal(answer.tensors["out"], torch.cat(each))
+
+
+async def test_queries_that_see_nothing(client, codec):
+    q, k = heads(4), heads(2, tokens=0)
+    answer = await answered(
+        client,
+        codec,
+        "/v1/attention",
+        Message({"q": q, "k": k, "v": k}, params(return_lse=True)),
+    )
+    assert not answer.tensors["out"].any()
+    assert (answer.tensors["lse"] == -torch.inf).all()
+
+
+async def test_cos_sin(client, codec):
+    positions = torch.tensor([[0, 1], [70_000, -2]])
+    answer = await answered(
+        client,
+        codec,
+        "/v1/cos_sin",
+        Message({"positions": positions}, params(rope={"head_dim": 8})),
+    )
+    angles = positions.double()[..., None] * 10_000.0 ** -(torch.arange(0, 8, 2).double() / 8)
+    torch.testing.assert_close(answer.tensors["cos"], angles.cos().float(), rtol=0, atol=1e-7)
+    torch.testing.assert_close(answer.tensors["sin"], angles.sin().float(), rtol=0, atol=1e-7)
+    assert json.loads(answer.params) == {"attention_scaling": 1.0}
+
+
+@pytest.mark.parametrize("delta", [torch.tensor(-3), torch.tensor([1, 2, 3, 4, 5])], ids=str)
+async def test_shift(client, codec, delta):
+    k = heads(2)
+    rotated = rope_core.rotate(rope_core.Rotate(None, k, ROPE)).k
+    answer = await answered(
+        client,
+        codec,
+        "/v1/shift",
+        Message({"k": rotated, "delta": delta}, params(rope=ROPE_PARAM)),
+    )
+    moved = rope_core.rotate(rope_core.Rotate(None, k, ROPE, torch.arange(5) + delta)).k
+    torch.testing.assert_close(answer.tensors["k"], moved)
+
+
+async def test_merge_of_two_halves_of_the_keys(client, codec):
+    q, k, v = heads(4), heads(2), heads(2) + 1
+    plain = AttentionConfig(causal=False)
+    halves = [
+        rope_core.attend(rope_core.Attend(q, k[:, s], v[:, s], None, plain, return_lse=True))
+        for s in (slice(0, 2), slice(2, 5))
+    ]
+    tensors = {n: torch.stack([getattr(half, n) for half in halves]) for n in ("out", "lse")}
+    answer = await answered(client, codec, "/v1/merge", Message(tensors))
+    whole = rope_core.attend(rope_core.Attend(q, k, v, None, plain, return_lse=True))
+    torch.testing.assert_close(answer.tensors["out"], whole.out)
+    torch.testing.assert_close(answer.tensors["lse"], whole.lse)
+
+
+@pytest.mark.parametrize("path", ["/v1/rotate", "/v1/attention"])
+async def test_no_tokens_in_no_tokens_out(client, codec, path):
+    names = "qk" if path == "/v1/rotate" else "qkv"
+    empty = {name: torch.empty(1, 0, 2, 8) for name in names}
+    answer = await answered(client, codec, path, Message(empty))
+    assert all(tensor.shape == (1, 0, 2, 8) for tensor in answer.tensors.values())
+
+
+async def test_accept_chooses_the_answers_codec(client, codec):
+    for other in CODECS:
+        message = Message({"q": heads(2)})
+        response = await post(client, codec, "/v1/rotate", message, accept=other.media_type)
+        assert response.headers["content-type"] == other.media_type
+        assert other.decode(response.content).tensors["q"].shape == (2, 5, 2, 8)
+
+
+async def test_headers_name_and_time_the_request(client, codec):
+    message = Message({"q": heads(2)})
+    named = await post(client, codec, "/v1/rotate", message, x_request_id="my-id.1")
+    assert named.headers["x-request-id"] == "my-id.1"
+    forged = await post(client, codec, "/v1/rotate", message, x_request_id="no\tname")
+    assert forged.headers["x-request-id"].isalnum()
+    times = dict(part.split(";dur=") for part in named.headers["server-timing"].split(", "))
+    assert set(times) == {"queue", "copy", "compute"}
+    assert all(float(ms) >= 0 for ms in times.values())

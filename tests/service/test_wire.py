@@ -1,0 +1,226 @@
+"""The codecs: what is written is read again, and what is no message is refused with a reason."""
+
+import contextlib
+import json
+import struct
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load, save
+
+from service.errors import BadMessage, BadTensor, NotAcceptable, UnsupportedMediaType
+from service.wire import CODECS, Codec, Message, codec_for, codec_of_answer
+from service.wire import json as json_codec
+from service.wire import safetensors as safetensors_codec
+from service.wire.message import DTYPES
+
+SHAPES = [(2, 3), (1, 2, 3, 4), (0,), (2, 0, 3), (1,), ()]
+
+
+def encoded(codec: Codec, message: Message) -> bytes:
+    return b"".join(codec.encode(message))
+
+
+def some(dtype: torch.dtype, shape: tuple[int, ...]) -> torch.Tensor:
+    return (torch.randn(shape) * 100).to(dtype)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("dtype", DTYPES.values(), ids=str)
+@pytest.mark.parametrize("base64", [False, True])
+def test_what_is_written_is_read_again(codec, dtype, shape, base64):
+    tensors = {"q": some(dtype, shape), "positions": torch.arange(4)}
+    params = b'{"rope":{"theta":500.0},"causal":true}'
+
+    read = codec.decode(encoded(codec, Message(tensors, params, base64)))
+
+    torch.testing.assert_close(dict(read.tensors), tensors, rtol=0, atol=0)
+    assert json.loads(read.params) == json.loads(params)
+
+
+@pytest.mark.parametrize("dtype", DTYPES.values(), ids=str)
+def test_safetensors_agrees_with_the_library(dtype):
+    tensors = {"q": some(dtype, (2, 3)), "k": some(dtype, (5,))}
+
+    torch.testing.assert_close(load(encoded(safetensors_codec, Message(tensors))), tensors)
+    read = safetensors_codec.decode(save(tensors, metadata={"params": '{"a":1}'}))
+    torch.testing.assert_close(dict(read.tensors), tensors)
+    assert read.params == b'{"a":1}'
+
+
+def test_safetensors_are_views_of_the_body():
+    body = bytearray(encoded(safetensors_codec, Message({"q": torch.ones(8)})))
+    q = safetensors_codec.decode(body).tensors["q"]
+    body[-4:] = struct.pack("<f", 7.0)
+    assert q[-1] == 7
+
+
+def test_a_strided_answer_is_written_in_order(codec):
+    transposed = torch.arange(6.0).view(2, 3).T
+    read = codec.decode(encoded(codec, Message({"q": transposed})))
+    assert torch.equal(read.tensors["q"], transposed)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_what_json_has_no_number_for_travels_in_base64(value):
+    lse = torch.tensor([1.0, value])
+    body = encoded(json_codec, Message({"lse": lse}))
+    assert json.loads(body)["lse"]["encoding"] == "base64"
+    assert torch.equal(json_codec.decode(body).tensors["lse"], lse) or value != value
+
+
+def test_nested_lists_are_float32_and_positions_int64():
+    body = b'{"q": [[[1, 2.5]], [[3, 4]]], "positions": [0, -1], "delta": 5}'
+    tensors = json_codec.decode(body).tensors
+    assert tensors["q"].shape == (2, 1, 2)
+    assert {n: t.dtype for n, t in tensors.items()} == {
+        "q": torch.float32,
+        "positions": torch.int64,
+        "delta": torch.int64,
+    }
+
+
+@pytest.mark.parametrize(
+    ("tensor", "says"),
+    [
+        ("[[1, 2], [3]]", "ragged"),
+        ("[[1, 2], 3]", "list"),
+        ("[1, true]", "bool"),
+        ('[1, "2"]', "str"),
+        ("[1, null]", "NoneType"),
+        ("[1e39]", "float32"),
+        ("[[[[[[[[[1]]]]]]]]]", "axes"),
+        ('{"data": [1]}', "dtype"),
+        ('{"shape": [1], "dtype": "float32", "data": [1], "x": 1}', "x"),
+        ('{"shape": [2], "dtype": "float32", "data": [1]}', "2 elements"),
+        ('{"shape": [-1], "dtype": "float32", "data": [1]}', "natural"),
+        ('{"shape": [1.0], "dtype": "float32", "data": [1]}', "natural"),
+        ('{"shape": [true], "dtype": "float32", "data": [1]}', "natural"),
+        ('{"shape": 1, "dtype": "float32", "data": [1]}', "natural"),
+        ('{"shape": [4294967296, 4294967296], "dtype": "float32", "data": [1]}', "elements"),
+        ('{"shape": [1], "dtype": "complex64", "data": [1]}', "complex64"),
+        ('{"shape": [1], "dtype": ["float32"], "data": [1]}', "dtype"),
+        ('{"shape": [1], "dtype": "float16", "data": [70000]}', "float16"),
+        ('{"shape": [1], "dtype": "int32", "data": [4294967296]}', "int32"),
+        ('{"shape": [1], "dtype": "int64", "data": [9223372036854775808]}', "64 bits"),
+        ('{"shape": [1], "dtype": "int64", "data": [1.5]}', "float"),
+        ('{"shape": [1], "dtype": "float32", "data": "AACAPw=="}', "encoding"),
+        ('{"shape": [1], "dtype": "float32", "data": "?", "encoding": "base64"}', "base64"),
+        ('{"shape": [1], "dtype": "float32", "data": "AAA=", "encoding": "base64"}', "4 bytes"),
+        ('{"shape": [1], "dtype": "float32", "data": [1], "encoding": "base64"}', "base64"),
+        ('{"shape": [1], "dtype": "float32", "data": "", "encoding": "hex"}', "hex"),
+    ],
+)
+def test_json_refuses_what_is_no_tensor(tensor, says):
+    with pytest.raises(BadTensor, match=says) as refusal:
+        json_codec.decode(f'{{"q": {tensor}}}'.encode())
+    assert str(refusal.value).startswith("q must be")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        *(b"", b"null", b"[]", b'"text"', b'{"q": [1', b'{"q": [1,]}', b"{} x", b"\xef\xbb\xbf{}"),
+        *(b'{"q": [NaN]}', b'{"q": [-Infinity]}', b'{"q": [1e999]}', b'{"q": "\xff"}'),
+        b'{"q": ' + b"[" * 100_000,
+        b'{"x": ' + b"9" * 5000 + b"}",
+        json.dumps({f"t{i}": [1] for i in range(17)}).encode(),
+    ],
+    ids=lambda body: repr(body[:16]),
+)
+def test_json_refuses_what_is_no_message(body):
+    with pytest.raises(BadMessage):
+        json_codec.decode(body)
+
+
+def headed(header: object, data: bytes = b"") -> bytes:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + data
+
+
+def told(shape: object, start: object, end: object, dtype: object = "F32") -> dict[str, object]:
+    return {"q": {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        *(b"", b"\x01", (2**64 - 1).to_bytes(8, "little"), headed(b"{")[:-1], headed(b"[]")),
+        *(headed(b"{"), headed(b"\xff\xfe"), headed(b" " * 70_000)),
+        headed({"q": 1}),
+        headed({"q": {"dtype": "F32", "shape": [1]}}),
+        headed(told([1], 0, 4, "F8_E4M3"), bytes(4)),
+        headed(told([1], 0, 4, "BOOL"), bytes(4)),
+        headed(told([-1], 0, 4), bytes(4)),
+        headed(told([1.5], 0, 4), bytes(4)),
+        headed(told([True], 0, 4), bytes(4)),
+        headed(told([1] * 9, 0, 4), bytes(4)),
+        headed(told([2], 0, 4), bytes(4)),
+        headed(told([1], 0, 8), bytes(8)),
+        headed(told([2**62, 4], 0, 0)),
+        headed(told([2**32, 2**32], 0, 4), bytes(4)),
+        headed(told([1], -4, 0), bytes(4)),
+        headed(told([1], 4, 8), bytes(8)),
+        headed(told([1], 0, 4), bytes(3)),
+        headed(told([1], 0, 4), bytes(5)),
+        headed(told([1], "0", 4), bytes(4)),
+        headed(told([1], 0, 4) | {"k": told([1], 2, 6)["q"]}, bytes(6)),
+        headed({f"t{i}": told([0], 0, 0)["q"] for i in range(17)}),
+        headed({"__metadata__": []}),
+        headed({"__metadata__": {"params": 1}}),
+        headed({"__metadata__": {"params": "{"}}),
+        headed({"__metadata__": {"params": "[]"}}),
+    ],
+    ids=lambda body: repr(body[8:48]),
+)
+def test_safetensors_refuses_what_is_no_message(body):
+    with pytest.raises((BadMessage, BadTensor)):
+        safetensors_codec.decode(body)
+
+
+@given(body=st.binary(max_size=200), cut=st.integers(0, 120), flip=st.integers(0, 10_000))
+def test_no_body_raises_anything_else(body, cut, flip):
+    good = bytearray(headed(told([3], 0, 12) | {"__metadata__": {"params": "{}"}}, bytes(12)))
+    good[flip % len(good)] ^= 1 + flip % 255
+    for each in CODECS:
+        for candidate in (body, bytes(good), bytes(good[:cut])):
+            with contextlib.suppress(BadMessage, BadTensor):
+                assert isinstance(each.decode(candidate), Message)
+
+
+@pytest.mark.parametrize(
+    ("content_type", "codec"),
+    [
+        (b"application/json", json_codec),
+        (b"application/json; charset=utf-8", json_codec),
+        (b"Application/JSON;charset=UTF-8", json_codec),
+        (b"application/x-safetensors", safetensors_codec),
+    ],
+)
+def test_a_codec_is_found_by_its_media_type(content_type, codec):
+    assert codec_for(content_type) is codec
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        None,
+        b"",
+        b"text/plain",
+        b"application/json; charset=utf-16",
+        b"multipart/form-data; boundary=x",
+    ],
+)
+def test_other_media_types_are_refused(content_type):
+    with pytest.raises(UnsupportedMediaType, match="application/json"):
+        codec_for(content_type)
+
+
+def test_accept_chooses_the_codec_of_the_answer():
+    for accept in (None, b"*/*", b"text/html, */*;q=0.1", b"application/*"):
+        assert codec_of_answer(accept, json_codec) is json_codec
+    assert codec_of_answer(b"application/x-safetensors", json_codec) is safetensors_codec
+    with pytest.raises(NotAcceptable):
+        codec_of_answer(b"text/html", json_codec)
