@@ -36,7 +36,7 @@ function init(paths)
   for i, path in ipairs(paths) do
     requests[i] = wrk.format(nil, nil, nil, read(path))
   end
-  wrk.request = function()
+  function request()
     at = at %% #requests + 1
     return requests[at]
   end

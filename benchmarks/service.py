@@ -1,6 +1,7 @@
 """The service under load: `python -m benchmarks.service [--quick] [--only NAME] [--json FILE]`.
 
-The server has one core, wrk another; both servers and the bare call of torch take turns.
+The server has one core, wrk another; both servers and the bare call of torch take turns, with one
+and the same setting of malloc.
 
 - t_torch: the request's work as plain calls of torch on one thread; tiny rotations 16 at a time, as
   the batcher runs them. The figure in parentheses is one at a time.
@@ -45,9 +46,9 @@ def _print(row: Row, batched: bool) -> None:
         return
     hidden = ("eta_least", "eta_most", "t_torch_one_us")
     cells = {name: table.shown(value) for name, value in row.items() if name not in hidden}
-    cells["eta"] = "{eta:.2f} ({eta_least:.2f}-{eta_most:.2f})".format(**row)
-    cells["eta_cpu"] = "{eta_cpu:.2f}".format(**row)
-    cells["load_busy"] = "{load_busy:.0%}".format(**row)
+    cells["eta"] = "{eta:.2f} ({eta_least:.2f}-{eta_most:.2f})".format_map(row)
+    cells["eta_cpu"] = "{eta_cpu:.2f}".format_map(row)
+    cells["load_busy"] = "{load_busy:.0%}".format_map(row)
     if batched:
         cells["t_torch_us"] += f" ({table.shown(row['t_torch_one_us'])})"
     table.print_row(cells.values())
@@ -96,7 +97,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="8 connections, 1 s, 1 round")
+    parser.add_argument("--quick", action="store_true", help="8 connections, one short round")
     parser.add_argument("--rounds", type=int, default=5, help="5 where missing")
     parser.add_argument(
         "--only", default="", help='workloads whose name has this in it, or "memory"'

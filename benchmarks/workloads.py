@@ -93,7 +93,7 @@ def check(workload: Workload, length: int, answer: bytes) -> None:
 
 def bare(workload: Workload, batch: int) -> Callable[[], object]:
     """Return the work of `batch` times all bodies as plain calls of torch, `batch` calls as one."""
-    calls = [_bare(workload, length, batch) for length in workload.lengths]
+    calls = [bare_call(workload, length, batch) for length in workload.lengths]
 
     def run() -> None:
         for call in calls:
@@ -102,7 +102,7 @@ def bare(workload: Workload, batch: int) -> Callable[[], object]:
     return run if len(calls) > 1 else calls[0]
 
 
-def _bare(workload: Workload, length: int, batch: int) -> Callable[[], object]:
+def bare_call(workload: Workload, length: int, batch: int) -> Callable[[], object]:
     asked = tensors(workload, length)
     cos, sin = plain.tables(torch.arange(length), workload.head_dim)
     if workload.kv_heads:

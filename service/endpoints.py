@@ -1,11 +1,11 @@
 """What each route reads from a message, and what it writes to one."""
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Generic, TypeVar
 
-import orjson
 from pydantic import BaseModel, ValidationError
 from torch import Tensor
 
@@ -81,7 +81,7 @@ def _read_params(kind: type[P], text: bytes) -> P:
         known = Rope if within else kind
         raise UnknownName("parameter", ".".join((*within, name)), list(known.model_fields))
     expected = first["msg"].removeprefix("Input should be ")
-    got = orjson.dumps(first["input"], default=repr).decode()
+    got = json.dumps(first["input"], default=repr)
     raise ConfigError(".".join((*within, name)), expected, printable(got))
 
 

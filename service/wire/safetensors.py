@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import orjson
 import torch
-from torch import Tensor
 
 from service.errors import BadMessage, BadTensor, printable
 from service.wire.message import MAX_RANK, MAX_TENSORS, Buffer, Message, raw, view

@@ -1,0 +1,227 @@
+"""Attention on every backend, and `attend`, against the float64 reference."""
+
+import pytest
+import torch
+
+from rope_core import Attend, AttentionConfig, RopeConfig, attend, reference
+from rope_core.backends import BACKENDS, Attention
+from tests.core.oracle import (
+    ATTEND_BAR,
+    DTYPES,
+    LSE_BAR,
+    expect,
+    lse_off,
+    off,
+    qkv,
+    randn,
+    run,
+)
+
+# shapes of q and of k; what the config says
+CASES = {
+    "one head": ((9, 1, 16), (9, 1, 16), {}),
+    "as many heads": ((33, 4, 32), (33, 4, 32), {}),
+    "groups of 4": ((33, 8, 32), (33, 2, 32), {}),
+    "groups of 3": ((21, 9, 16), (21, 3, 16), {}),
+    "one kv head for 7": ((21, 7, 16), (21, 1, 16), {}),
+    "a batch": ((3, 11, 4, 16), (3, 11, 2, 16), {}),
+    "a batch with a past": ((3, 5, 4, 16), (3, 17, 2, 16), {}),
+    "a past": ((40, 4, 16), (200, 2, 16), {}),
+    "more queries than keys": ((50, 4, 16), (20, 2, 16), {}),
+    "all seen": ((40, 4, 16), (50, 2, 16), {"causal": False}),
+    "all seen by more queries": ((50, 4, 16), (20, 2, 16), {"causal": False}),
+    "decode": ((1, 8, 16), (300, 2, 16), {}),
+    "decode of a batch": ((4, 1, 8, 16), (4, 300, 2, 16), {}),
+    "decode of one head each": ((1, 4, 16), (300, 4, 16), {}),
+    "decode in a window": ((1, 8, 16), (300, 2, 16), {"window": 17}),
+    "a window": ((64, 4, 16), (64, 2, 16), {"window": 5}),
+    "a window of 1": ((20, 4, 16), (20, 2, 16), {"window": 1}),
+    "a window as long as the keys": ((20, 4, 16), (20, 2, 16), {"window": 20}),
+    "a window longer than the keys": ((20, 4, 16), (20, 2, 16), {"window": 2**31 - 1}),
+    "a window and a past": ((30, 4, 16), (70, 2, 16), {"window": 25}),
+    "a window and more queries": ((70, 4, 16), (30, 2, 16), {"window": 7}),
+    "a window hides later keys": ((30, 4, 16), (30, 2, 16), {"window": 7, "causal": False}),
+    "a window over many rows": ((1_100, 2, 8), (1_150, 1, 8), {"window": 600}),
+    "many rows": ((1_100, 1, 8), (1_150, 1, 8), {}),
+    "a soft-cap": ((33, 4, 16), (33, 2, 16), {"softcap": 0.7, "scale": 1.0}),
+    "a soft-cap in a window": ((33, 4, 16), (40, 2, 16), {"softcap": 2.0, "window": 9}),
+    "a scale": ((33, 4, 16), (33, 2, 16), {"scale": 0.7}),
+    "a negative scale": ((33, 4, 16), (40, 2, 16), {"scale": -0.3}),
+    "a negative scale of a square": ((33, 4, 16), (33, 2, 16), {"scale": -0.3}),
+    "a tiny scale": ((33, 4, 16), (33, 2, 16), {"scale": 1e-30}),
+    "a scale of 0": ((33, 4, 16), (33, 2, 16), {"scale": 0.0}),
+    "a width of 1": ((33, 4, 1), (33, 2, 1), {}),
+    "a width of 20": ((33, 4, 20), (40, 2, 20), {}),
+    "a width of 80": ((70, 2, 80), (70, 1, 80), {}),
+    "a width of 67": ((33, 2, 67), (33, 2, 67), {}),
+    "a width of 288": ((20, 2, 288), (20, 1, 288), {}),
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("q_shape", "kv_shape", "given"), CASES.values(), ids=CASES)
+def test_every_backend_is_near_the_reference(backend, q_shape, kv_shape, given, dtype):
+    config = AttentionConfig(**given)
+    q, k, v = qkv(q_shape, kv_shape, dtype=dtype)
+    out, lse = run(backend, q, k, v, config)
+    expected_out, expected_lse = expect(q, k, v, config)
+    assert out.dtype == dtype
+    assert off(out, expected_out) <= ATTEND_BAR[dtype]
+    assert lse_off(lse, expected_lse) <= LSE_BAR[dtype]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("given", [{}, {"window": 3}, {"causal": False}, {"softcap": 1.0}], ids=str)
+@pytest.mark.parametrize("lengths", [(3, 5, 9), (9, 3, 5), (0, 4, 0), (4, 0, 0), (1, 1, 1)])
+def test_packed_sequences_do_not_see_each_other(backend, lengths, given, dtype):
+    config = AttentionConfig(**given)
+    ends_q = torch.tensor([0, *lengths]).cumsum(0)
+    ends_k = torch.tensor([0, *lengths[::-1]]).cumsum(0)
+    q, k, v = qkv((sum(lengths), 6, 16), (sum(lengths), 2, 16), dtype=dtype)
+    out, lse = run(backend, q, k, v, config, ends_q, ends_k)
+    expected_out, expected_lse = expect(q, k, v, config, ends_q, ends_k)
+    assert off(out, expected_out) <= ATTEND_BAR[dtype]
+    assert lse_off(lse, expected_lse) <= LSE_BAR[dtype]
+
+
+@pytest.mark.parametrize("value_dim", [1, 8, 24])
+def test_values_may_have_a_width_of_their_own(backend, value_dim):
+    q, k, v = qkv((2, 9, 4, 16), (2, 12, 2, 16), value_dim=value_dim)
+    out, lse = run(backend, q, k, v)
+    expected_out, expected_lse = expect(q, k, v, AttentionConfig())
+    assert off(out, expected_out) <= ATTEND_BAR[torch.float32]
+    assert lse_off(lse, expected_lse) <= LSE_BAR[torch.float32]
+
+
+def test_more_scores_than_are_computed_at_a_time(backend, monkeypatch):
+    if backend.name == "eager":
+        monkeypatch.setattr(backend, "SCORE_ELEMENTS", 1_000)
+    q, k, v = qkv((70, 4, 16), (90, 2, 16))
+    for config in (AttentionConfig(), AttentionConfig(window=7), AttentionConfig(causal=False)):
+        out, lse = run(backend, q, k, v, config)
+        expected_out, expected_lse = expect(q, k, v, config)
+        assert off(out, expected_out) <= ATTEND_BAR[torch.float32]
+        assert lse_off(lse, expected_lse) <= LSE_BAR[torch.float32]
+
+
+def test_large_scores_do_not_overflow(backend):
+    q, k, v = qkv((9, 4, 16), (12, 2, 16))
+    config = AttentionConfig(scale=200.0)
+    out, lse = run(backend, q, k, v, config)
+    expected_out, expected_lse = expect(q, k, v, config)
+    # a score of 2,000 is 1e-4 from the exact one in float32, and so is the weight it gives
+    assert off(out, expected_out) <= 1e-4
+    assert lse_off(lse, expected_lse) <= LSE_BAR[torch.float32]
+
+
+def test_eager_accepts_everything_and_is_asked_last():
+    q, k, v = qkv((3, 4, 16), (3, 2, 16), value_dim=7)
+    everything = AttentionConfig(softcap=1.0, window=2)
+    spans, out = [(0, 3)], torch.empty(3, 4, 7)
+    work = Attention(q, k, v * torch.nan, spans, spans, everything, out, torch.empty(3, 4))
+    assert BACKENDS[-1].name == "eager"
+    assert BACKENDS[-1].why_not(work) is None
+
+
+# Attend: positions and packing, beside the shapes and configs above
+CALLS = {
+    "counted": ((2, 9, 4, 16), (2, 9, 2, 16), {}),
+    "counted, other lengths": ((2, 5, 4, 16), (2, 9, 2, 16), {}),
+    "for all rows": (
+        (2, 3, 4, 16),
+        (2, 5, 2, 16),
+        {"q_positions": torch.tensor([70, 71, 72]), "k_positions": torch.arange(68, 73)},
+    ),
+    "for each row": (
+        (2, 3, 4, 16),
+        (2, 3, 4, 16),
+        {"q_positions": torch.tensor([[70, 71, 72], [0, -1, 5]])},
+    ),
+    "fractional": ((3, 4, 16), (3, 2, 16), {"k_positions": torch.tensor([0.5, 2.25, -1.75])}),
+    "packed": (
+        (6, 4, 16),
+        (7, 2, 16),
+        {
+            "cu_seqlens_q": torch.tensor([0, 2, 2, 5, 6], dtype=torch.int32),
+            "cu_seqlens_k": torch.tensor([0, 3, 4, 4, 7]),
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("rope", [None, RopeConfig.of(16), RopeConfig.of(16, rotary_dim=6)], ids=str)
+@pytest.mark.parametrize(("q_shape", "kv_shape", "given"), CALLS.values(), ids=CALLS)
+def test_attend_rotates_then_attends(q_shape, kv_shape, given, rope):
+    q, k, v = qkv(q_shape, kv_shape)
+    call = Attend(q, k, v, rope, AttentionConfig(window=4), return_lse=True, **given)
+    answer = attend(call)
+    cu_seqlens = (call.cu_seqlens_q, call.cu_seqlens_k)
+    if rope is not None:
+        q = rotated(q, call.q_positions, call.cu_seqlens_q, rope)
+        k = rotated(k, call.k_positions, call.cu_seqlens_k, rope)
+    out, lse = expect(q, k, v, call.attention, *cu_seqlens)
+    assert off(answer.out, out) <= ATTEND_BAR[torch.float32]
+    assert lse_off(answer.lse, lse) <= LSE_BAR[torch.float32]
+
+
+def rotated(x, positions, cu_seqlens, rope):
+    if positions is None:
+        ends = [0, x.shape[-3]] if cu_seqlens is None else cu_seqlens.tolist()
+        spans = zip(ends, ends[1:], strict=False)
+        positions = torch.tensor([at for start, end in spans for at in range(end - start)])
+    return reference.rotate_complex(x, positions.expand(x.shape[:-2]), rope)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_attend_rounds_rotated_heads_once(dtype):
+    rope = RopeConfig.of(64)
+    q, k, v = qkv((2, 40, 4, 64), (2, 40, 2, 64), dtype=dtype)
+    answer = attend(Attend(q, k, v, rope))
+    turned = (reference.rotate_complex(x, torch.arange(40).expand(2, 40), rope) for x in (q, k))
+    out, _ = expect(*(x.to(dtype) for x in turned), v, AttentionConfig())
+    assert answer.out.dtype == dtype
+    assert answer.lse is None, "nobody asked for it"
+    assert off(answer.out, out) <= ATTEND_BAR[dtype]
+
+
+def test_attend_takes_what_the_first_backends_decline():
+    q, k, v = qkv((3, 4, 16), (3, 2, 16), value_dim=5)
+    config = AttentionConfig(softcap=0.5)
+    out, _ = expect(q, k, v, config)
+    assert off(attend(Attend(q, k, v, None, config)).out, out) <= ATTEND_BAR[torch.float32]
+
+
+def test_scores_of_attention_depend_on_distances_alone():
+    q, k, v = qkv((5, 4, 16), (9, 2, 16))
+    rope, at = RopeConfig.of(16), torch.arange(9)
+    near, far = (
+        attend(Attend(q, k, v, rope, q_positions=at[4:] + by, k_positions=at + by)).out
+        for by in (0, 1_000_000)
+    )
+    assert off(far, near) <= 1e-6
+
+
+def test_out_is_written_in_full_and_answered():
+    q, k, v = qkv((2, 9, 4, 16), (2, 4, 2, 16), value_dim=3)
+    for call in (Attend(q, k, v, RopeConfig.of(16)), Attend(q, k, k, None)):
+        memory = torch.full((2 + 2 * 9 * 4 * call.v.shape[-1],), torch.nan)
+        out = memory[1:-1].view(2, 9, 4, -1)
+        assert attend(call, out).out is out
+        assert torch.equal(out, attend(call).out)
+        assert memory[[0, -1]].isnan().all()
+
+
+def test_inputs_are_never_written_to():
+    q, k, v = qkv((2, 9, 4, 16), (2, 12, 2, 16))
+    before = [t.clone() for t in (q, k, v)]
+    for rope in (None, RopeConfig.of(16)):
+        for config in (AttentionConfig(), AttentionConfig(softcap=1.0), AttentionConfig(window=2)):
+            attend(Attend(q, k, v, rope, config))
+    assert all(torch.equal(now, then) for now, then in zip((q, k, v), before, strict=True))
+
+
+def test_key_heads_serve_neighbouring_query_heads():
+    q, k, v = randn(1, 6, 8).expand(5, 6, 8), randn(5, 2, 8), torch.zeros(5, 2, 8)
+    v[:, 1] = 1.0
+    out = attend(Attend(q, k, v, None)).out
+    assert out[..., 0].tolist() == [pytest.approx([0, 0, 0, 1, 1, 1])] * 5

@@ -1,0 +1,78 @@
+"""Both benchmarks run, compare before they time, and print a table; the times mean nothing."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import load, oracle, workloads
+from benchmarks.workloads import WORKLOADS
+from service.wire import safetensors as wire
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(module, *arguments):
+    command = [sys.executable, "-m", f"benchmarks.{module}", "--quick", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+
+
+def rows_of(printed):
+    return [line for line in printed.splitlines() if line.startswith("| ")][1:]
+
+
+def test_core_prints_a_row_for_each_case(tmp_path):
+    ran = run("core", "--json", str(tmp_path / "core.json"))
+
+    assert ran.returncode == 0, ran.stderr
+    written = json.loads((tmp_path / "core.json").read_text())
+    assert len(rows_of(ran.stdout)) == len(written["rows"]) > 10
+    assert written["machine"]["torch"] == torch.__version__
+    assert all(row["x_floor"] > 0 for row in written["rows"])
+
+
+@pytest.mark.skipif(load.missing() is not None, reason=str(load.missing()))
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
+def test_service_prints_a_row_for_a_workload(tmp_path):
+    ran = run("service", "--only", WORKLOADS[0].name, "--json", str(tmp_path / "service.json"))
+
+    assert ran.returncode == 0, ran.stderr
+    (printed,) = rows_of(ran.stdout)
+    (row,) = json.loads((tmp_path / "service.json").read_text())["rows"]
+    assert printed.startswith(f"| {row['workload']} |")
+    expected = row["rate"] * (row["t_torch_us"] + row["t_echo_us"]) / 1e6
+    assert row["eta"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("workload", WORKLOADS[:2], ids=lambda workload: workload.name)
+def test_a_wrong_answer_ends_it_before_it_is_timed(workload):
+    length = workload.lengths[0]
+    asked = workloads.tensors(workload, length)
+    name = "out" if workload.kv_heads else "q"
+    answer = b"".join(wire.encode(wire.Message({name: asked["q"]}, b"{}")))
+
+    with pytest.raises(SystemExit, match="wrong, so not timed"):
+        workloads.check(workload, length, answer)
+
+
+@pytest.mark.parametrize("workload", WORKLOADS[:2], ids=lambda workload: workload.name)
+def test_the_bare_call_does_the_work_of_the_request(workload):
+    length = workload.lengths[0]
+    got = workloads.bare_call(workload, length, 1)()
+
+    name = "out" if workload.kv_heads else "q"
+    answer = b"".join(wire.encode(wire.Message({name: got.contiguous()}, b"{}")))
+    workloads.check(workload, length, answer)
+
+
+def test_a_batch_is_each_of_its_calls():
+    tiny = WORKLOADS[0]
+    (alone, *_), batched = workloads.bare_call(tiny, 16, 1)(), workloads.bare_call(tiny, 16, 16)()
+
+    assert len(batched) == 16
+    for got in batched:
+        oracle.check("batched", got[0], alone.double())
