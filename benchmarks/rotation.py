@@ -1,12 +1,17 @@
-"""Rotation over a copy of the same bytes: each element is read once and written once."""
+"""Rotation over a copy of the same bytes, and small ones over the bare calls of torch, too.
+
+Of a small tensor the copy is the time that torch takes to begin.
+"""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from benchmarks import oracle
+from benchmarks import oracle, plain
 from benchmarks.case import Case, Sizes
+from benchmarks.timing import Run
 from rope_core import Layout, RopeConfig, Rotate, Rotated, rotate
 
 
@@ -15,8 +20,10 @@ def cases(sizes: Sizes) -> Iterator[Case]:
     for dtype in (torch.float32, torch.bfloat16):
         for layout in ("half", "interleaved"):
             yield _case("rotate", sizes.large, dtype, layout)
-    yield _case("rotate, tiny", (1, 16, 8, 64), torch.float32, "half")
-    yield _case("rotate, one token", (1, 1, 32, 128), torch.float32, "half")
+    for name, shape in (("tiny", (1, 16, 8, 64)), ("one token", (1, 1, 32, 128))):
+        case = _case(f"rotate, {name}", shape, torch.float32, "half")
+        yield case
+        yield replace(case, floor_name="bare call", floor=_bare(shape))
 
 
 def _case(name: str, shape: tuple[int, ...], dtype: torch.dtype, layout: Layout) -> Case:
@@ -39,3 +46,9 @@ def _case(name: str, shape: tuple[int, ...], dtype: torch.dtype, layout: Layout)
         return copied.copy_(x)
 
     return Case(title, lambda: rotate(call, out), check, "copy", floor, 2.0 * x.nbytes)
+
+
+def _bare(shape: tuple[int, ...]) -> Run:
+    x = torch.randn(shape)
+    cos, sin = plain.tables(torch.arange(shape[1]), shape[-1])
+    return torch.inference_mode()(lambda: plain.rotate(x, cos, sin))

@@ -5,8 +5,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -18,31 +18,46 @@ ROOT = Path(__file__).parents[1]
 settings.register_profile("suite", deadline=None, derandomize=True)
 settings.load_profile("suite")
 
-Serve = Callable[..., AbstractContextManager[tuple[str, subprocess.Popen[bytes]]]]
 
+class Serve:
+    """Starts services of one's own: `with serve(ROPE_DRAIN_DELAY_S="1") as (url, process)`."""
 
-@contextmanager
-def _serve(log: Path, **variables: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = {n: v for n, v in os.environ.items() if n != "GLIBC_TUNABLES"}
-    environment |= {"ROPE_HTTP_PORT": str(port), "ROPE_DEVICE": "cpu", **variables}
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "service"],
-            cwd=ROOT,
-            env=environment,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
-    url = f"http://127.0.0.1:{port}"
-    try:
-        _wait_until_ready(url, process, log)
-        yield url, process
-    finally:
-        process.kill()
-        process.wait()
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._count = 0
+
+    @property
+    def _log(self) -> Path:
+        return self._folder / f"{self._count}.log"
+
+    def last_log(self) -> str:
+        """Return what the service started last has written."""
+        return self._log.read_text()
+
+    @contextmanager
+    def __call__(self, **variables: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        environment = {n: v for n, v in os.environ.items() if n != "GLIBC_TUNABLES"}
+        environment |= {"ROPE_HTTP_PORT": str(port), "ROPE_DEVICE": "cpu", **variables}
+        self._count += 1
+        log = self._log
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "service"],
+                cwd=ROOT,
+                env=environment,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        url = f"http://127.0.0.1:{port}"
+        try:
+            _wait_until_ready(url, process, log)
+            yield url, process
+        finally:
+            process.kill()
+            process.wait()
 
 
 def _wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
@@ -59,9 +74,7 @@ def _wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> 
 
 @pytest.fixture(scope="session")
 def serve(tmp_path_factory: pytest.TempPathFactory) -> Serve:
-    """Start a service of one's own: `with serve(ROPE_DRAIN_DELAY_S="1") as (url, process)`."""
-    folder = tmp_path_factory.mktemp("service")
-    return lambda **variables: _serve(folder / f"{time.monotonic_ns()}.log", **variables)
+    return Serve(tmp_path_factory.mktemp("service"))
 
 
 @pytest.fixture(scope="session")

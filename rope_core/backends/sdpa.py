@@ -5,6 +5,7 @@ in a key that is hidden; none of it reaches a caller of this module.
 """
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -30,6 +31,8 @@ def why_not(work: Work) -> str | None:
     if work.v.shape[-1] != work.q.shape[-1]:
         return "values are not as wide as keys"
     masked = work.config.causal or work.config.window is not None
+    if masked and work.scale <= 0:
+        return "the operator multiplies its mask's -inf by the scale"
     if masked and not (_finite(work.k) and _finite(work.v)):
         return "k or v holds NaN or Inf, which a mask may not hide"
     return None
@@ -38,6 +41,9 @@ def why_not(work: Work) -> str | None:
 def run(work: Work) -> None:
     """Do `work`."""
     assert isinstance(work, Attention), "why_not has seen it"
+    if not work.q.stride(-1) == work.k.stride(-1) == work.v.stride(-1) == 1:
+        # the operator takes it for granted, and reads something else
+        work = replace(work, q=_in_rows(work.q), k=_in_rows(work.k), v=_in_rows(work.v))
     for (q_start, q_end), (k_start, k_end) in zip(work.q_spans, work.k_spans, strict=True):
         _attend(work, q_start, q_end, k_start, k_end)
 
@@ -106,6 +112,10 @@ def _store(work: Attention, rows: slice, answer: tuple[Tensor, Tensor]) -> None:
     out, lse = answer  # [H, S, D], [H, S]
     work.out[rows] = out.transpose(0, 1)
     work.lse[rows] = lse.transpose(0, 1)
+
+
+def _in_rows(x: Tensor) -> Tensor:
+    return x.clone(memory_format=torch.contiguous_format)
 
 
 def _finite(x: Tensor) -> bool:

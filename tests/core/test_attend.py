@@ -1,5 +1,7 @@
 """Attention on every backend, and `attend`, against the float64 reference."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -149,7 +151,9 @@ CALLS = {
 }
 
 
-@pytest.mark.parametrize("rope", [None, RopeConfig.of(16), RopeConfig.of(16, rotary_dim=6)], ids=str)
+@pytest.mark.parametrize(
+    "rope", [None, RopeConfig.of(16), RopeConfig.of(16, rotary_dim=6)], ids=str
+)
 @pytest.mark.parametrize(("q_shape", "kv_shape", "given"), CALLS.values(), ids=CALLS)
 def test_attend_rotates_then_attends(q_shape, kv_shape, given, rope):
     q, k, v = qkv(q_shape, kv_shape)
@@ -167,7 +171,7 @@ def test_attend_rotates_then_attends(q_shape, kv_shape, given, rope):
 def rotated(x, positions, cu_seqlens, rope):
     if positions is None:
         ends = [0, x.shape[-3]] if cu_seqlens is None else cu_seqlens.tolist()
-        spans = zip(ends, ends[1:], strict=False)
+        spans = pairwise(ends)
         positions = torch.tensor([at for start, end in spans for at in range(end - start)])
     return reference.rotate_complex(x, positions.expand(x.shape[:-2]), rope)
 

@@ -109,7 +109,9 @@ def test_q_and_k_turn_alike_and_either_may_be_missing(dtype):
     rope, at = RopeConfig.of(8), torch.tensor([0, 400])
     q, k = randn(2, 4, 8, dtype=dtype), randn(2, 1, 8, dtype=dtype, seed=1)
     both = rotate(Rotate(q, k, rope, positions=at))
-    only_q, only_k = (rotate(Rotate(*given, rope, positions=at)) for given in ((q, None), (None, k)))
+    only_q, only_k = (
+        rotate(Rotate(*given, rope, positions=at)) for given in ((q, None), (None, k))
+    )
     assert torch.equal(both.q, only_q.q)
     assert torch.equal(both.k, only_k.k)
     assert only_q.k is None

@@ -1,0 +1,171 @@
+"""The service as a process: it warms up, drains and ends as it says."""
+
+import asyncio
+import json
+import signal
+import subprocess
+import threading
+import time
+
+import httpx
+import pytest
+import torch
+
+from service.life import Life, Phase
+from service.wire import Message
+from service.wire import safetensors as codec
+from tests.conftest import Serve
+
+DRAIN = {"ROPE_DRAIN_DELAY_S": "1.5", "ROPE_DRAIN_S": "20"}
+
+
+def slow_body() -> bytes:
+    """Attention that takes a second or so."""
+    q = torch.randn(1, 4000, 8, 64)
+    return b"".join(codec.encode(Message({"q": q, "k": q, "v": q}, b'{"softcap":5.0}')))
+
+
+def post(url: str, body: bytes) -> httpx.Response:
+    headers = {"content-type": codec.media_type}
+    return httpx.post(f"{url}/v1/attention", content=body, headers=headers, timeout=60)
+
+
+class Background(threading.Thread):
+    """One slow request, and its answer."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__()
+        self._url = url
+        self.response: httpx.Response | None = None
+        self.failure: Exception | None = None
+
+    def run(self) -> None:
+        try:
+            self.response = post(self._url, slow_body())
+        except httpx.TransportError as failure:
+            self.failure = failure
+
+
+def test_phases_go_one_way():
+    life = Life()
+    assert life.phase is Phase.WARMING_UP
+    life.warmed_up()
+    assert life.phase is Phase.READY
+    life.drain()
+    life.warmed_up()
+    assert life.phase is Phase.DRAINING
+
+
+async def test_ready_after_the_warm_up_and_not_while_draining(client, life):
+    while life.phase is not Phase.READY:
+        assert (await client.get("/readyz")).status_code == 503
+        await asyncio.sleep(0.02)
+    ready = await client.get("/readyz")
+    assert (ready.status_code, ready.json()) == (200, {"status": "ready"})
+    life.drain()
+    assert (await client.get("/readyz")).status_code == 503
+    assert (await client.get("/healthz")).status_code == 200
+
+
+def test_sigterm_drains(serve: Serve):
+    with serve(**DRAIN) as (url, process):
+        slow = Background(url)
+        slow.start()
+        time.sleep(0.3)
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.3)
+        with httpx.Client(base_url=url) as client:
+            assert client.get("/readyz").json() == {"status": "draining"}
+            assert client.get("/healthz").status_code == 200
+            small = {"q": [[[1, 2]]]}
+            assert client.post("/v1/rotate", json=small).status_code == 200, "still accepted"
+        slow.join()
+        assert slow.response is not None, slow.failure
+        assert slow.response.status_code == 200
+        assert process.wait(10) == 0
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(f"{url}/healthz")
+
+
+def test_a_request_in_flight_outlives_the_listener(serve: Serve):
+    with serve(ROPE_DRAIN_DELAY_S="0", ROPE_DRAIN_S="20") as (url, process):
+        slow = Background(url)
+        slow.start()
+        time.sleep(0.3)
+        process.send_signal(signal.SIGTERM)
+        slow.join()
+        assert slow.response is not None, slow.failure
+        assert slow.response.status_code == 200
+        assert process.wait(10) == 0
+
+
+def test_a_second_sigterm_forces_the_end(serve: Serve):
+    with serve(ROPE_DRAIN_DELAY_S="30") as (_, process):
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.3)
+        assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        process.wait(5)
+
+
+def test_an_idle_service_ends_soon_after_ctrl_c(serve: Serve):
+    with serve(ROPE_DRAIN_DELAY_S="30") as (_, process):
+        process.send_signal(signal.SIGINT)
+        assert process.wait(3) == 0
+
+
+def test_a_queued_call_is_dropped_when_its_client_leaves(serve: Serve):
+    with serve() as (url, _):
+        slow = Background(url)
+        slow.start()
+        time.sleep(0.3)
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(f"{url}/v1/rotate", json={"q": [[[1, 2]]]}, timeout=0.1)
+        metrics = httpx.get(f"{url}/metrics").text
+        assert "rope_queue_depth 0.0" in metrics
+        assert 'route="/v1/rotate",status="499"' in metrics
+        slow.join()
+        assert "rope_admitted_bytes 0.0" in httpx.get(f"{url}/metrics").text
+
+
+def test_a_deadline_that_passes_in_the_queue(server_url):
+    slow = Background(server_url)
+    slow.start()
+    time.sleep(0.3)
+    begun = time.monotonic()
+    late = httpx.post(
+        f"{server_url}/v1/rotate",
+        json={"q": [[[1, 2]]]},
+        headers={"X-Request-Timeout-Ms": "100"},
+    )
+    assert time.monotonic() - begun < 0.5
+    assert (late.status_code, late.json()["code"]) == (504, "timed_out")
+    slow.join()
+
+
+def test_a_port_that_is_taken_ends_the_start(serve: Serve, tmp_path):
+    with serve() as (url, first):
+        port = url.rpartition(":")[2]
+        second = subprocess.run(
+            [*first.args, "serve", "--http-port", port],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert second.returncode != 0
+        assert "address already in use" in second.stdout
+
+
+def test_one_line_of_json_for_each_request(serve: Serve, tmp_path):
+    with serve() as (url, _):
+        trace = "0af7651916cd43dd8448eb211c80319c"
+        headers = {"x-request-id": "me", "traceparent": f"00-{trace}-b7ad6b7169203331-01"}
+        httpx.post(f"{url}/v1/rotate", json={"q": [[[1, 2]]]}, headers=headers)
+        httpx.get(f"{url}/healthz")
+        httpx.get(f"{url}/no%0awhere")
+    lines = [json.loads(line) for line in serve.last_log().splitlines()]
+    requests = [line for line in lines if line["message"] == "request"]
+    assert [line["path"] for line in requests] == ["/v1/rotate", "/no\nwhere"]
+    first = requests[0]
+    assert (first["request_id"], first["trace_id"], first["status"]) == ("me", trace, 200)

@@ -1,0 +1,75 @@
+"""Settings: environment, flags, and clear words for what is wrong."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from pydantic import ValidationError
+
+from service.settings import PREFIX, Settings
+from tests.conftest import ROOT
+
+
+def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    environment = {n: v for n, v in os.environ.items() if not n.startswith(PREFIX)} | variables
+    return subprocess.run(
+        [sys.executable, "-m", "service", *arguments],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_defaults_environment_and_flags_in_that_order():
+    shown = json.loads(run("--print-config").stdout)
+    assert (shown["http_host"], shown["http_port"], shown["device"]) == ("127.0.0.1", 8000, "auto")
+    shown = json.loads(run("serve", "--print-config", ROPE_HTTP_PORT="9000").stdout)
+    assert shown["http_port"] == 9000
+    shown = json.loads(
+        run("serve", "--http-port", "9001", "--print-config", ROPE_HTTP_PORT="9000").stdout
+    )
+    assert shown["http_port"] == 9001
+
+
+def test_every_setting_is_a_flag_with_its_description():
+    text = run("serve", "--help").stdout
+    for name, field in Settings.model_fields.items():
+        assert f"--{name.replace('_', '-')}" in text
+        assert field.description
+        assert field.description.split()[0] in text
+
+
+@pytest.mark.parametrize(
+    ("variables", "arguments", "says"),
+    [
+        ({"ROPE_HTTP_PROT": "1"}, (), "unknown variable ROPE_HTTP_PROT"),
+        ({"ROPE_HTTP_PORT": "tcp://10.0.0.1:8000"}, (), "enableServiceLinks"),
+        ({"ROPE_PORT": "tcp://10.0.0.1:8000"}, (), "enableServiceLinks"),
+        ({"ROPE_SERVICE_HOST": "10.0.0.1"}, (), "enableServiceLinks"),
+        ({"ROPE_HTTP_PORT": "70000"}, (), "http_port"),
+        ({"ROPE_DEVICE": "tpu"}, (), "device"),
+        ({}, ("--max-body-bytes", "0"), "max_body_bytes"),
+        ({}, ("--no-such-flag", "1"), "no-such-flag"),
+    ],
+)
+def test_a_wrong_setting_stops_the_start_with_a_clear_message(variables, arguments, says):
+    ended = run("serve", *arguments, **variables)
+    assert ended.returncode == 2
+    assert says in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_settings_are_frozen():
+    with pytest.raises(ValidationError):
+        Settings().http_port = 1
+
+
+def test_a_gpu_that_is_not_there_stops_the_start():
+    ended = run("serve", "--device", "cuda", "--http-port", "0")
+    assert ended.returncode != 0
+    assert "torch finds no GPU" in ended.stderr
