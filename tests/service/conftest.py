@@ -26,7 +26,8 @@ def life() -> Life:
 @pytest.fixture
 async def app(life: Life) -> AsyncIterator[Requests]:
     threads = torch.get_num_threads()
-    app = create_app(Settings(device="cpu", max_body_bytes=2**20, max_json_bytes=2**18), life)
+    limits = {"max_body_bytes": 2**20, "max_json_bytes": 2**18}
+    app = create_app(Settings(device="cpu", log_level="warning", **limits), life)
     async with app.app.router.lifespan_context(app.app):
         yield app
     torch.set_num_threads(threads)

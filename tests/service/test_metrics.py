@@ -1,0 +1,69 @@
+"""What Prometheus reads."""
+
+import shutil
+import subprocess
+
+import pytest
+
+from service.wire import Message
+from service.wire import safetensors as codec
+from tests.service.conftest import post
+from tests.service.test_routes import heads
+
+
+async def scrape(client) -> dict[str, float]:
+    text = (await client.get("/metrics")).text
+    samples = [line.rpartition(" ") for line in text.splitlines() if not line.startswith("#")]
+    return {name: float(value) for name, _, value in samples}
+
+
+async def test_requests_batches_and_times_are_counted(client):
+    for _ in range(3):
+        await post(client, codec, "/v1/rotate", Message({"q": heads(2)}))
+    await post(client, codec, "/v1/rotate", Message({}))
+    await client.get("/no/such/path")
+    await client.get("/another")
+
+    seen = await scrape(client)
+
+    assert seen['rope_requests_total{route="/v1/rotate",status="200"}'] == 3
+    assert seen['rope_requests_total{route="/v1/rotate",status="422"}'] == 1
+    assert seen['rope_requests_total{route="other",status="404"}'] == 2
+    assert seen['rope_request_duration_seconds_count{route="/v1/rotate"}'] == 4
+    for name in ("queue_wait_seconds", "copy_seconds", "compute_seconds", "batch_requests"):
+        assert seen[f"rope_{name}_count"] == 3
+    assert seen["rope_batch_tokens_sum"] == 30
+    assert 0 < seen["rope_compute_seconds_sum"] < 10
+    assert seen['rope_compute_seconds_bucket{le="0.0001"}'] >= 0, "buckets below a millisecond"
+    assert seen["rope_queue_depth"] == seen["rope_queued_bytes"] == 0
+    assert seen["rope_admitted_bytes"] == 0
+    assert seen["rope_device_memory_bytes"] > 0
+    assert any(name.startswith("rope_build_info{") for name in seen)
+
+
+async def test_ready_is_a_gauge(client, life):
+    life.warmed_up()
+    assert (await scrape(client))["rope_ready"] == 1
+    life.drain()
+    assert (await scrape(client))["rope_ready"] == 0
+
+
+async def test_no_client_invents_a_series(client):
+    before = len(await scrape(client))
+    for i in range(50):
+        await client.get(f"/invented/{i}")
+        await client.request(f"METHOD{i}", "/v1/rotate")
+    # the histograms of three routes: other, /v1/rotate and /metrics, whatever was asked
+    assert len(await scrape(client)) - before < 100
+
+
+async def test_promtool_finds_nothing_to_say(client):
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("promtool is not installed (Debian: prometheus)")
+    await post(client, codec, "/v1/rotate", Message({"q": heads(2)}))
+    text = (await client.get("/metrics")).content
+    checked = subprocess.run(  # noqa: ASYNC221 - nothing else runs on this loop
+        [promtool, "check", "metrics"], input=text, capture_output=True, check=False
+    )
+    assert (checked.returncode, checked.stdout, checked.stderr) == (0, b"", b"")
