@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: serve test check format lint types docs clean
+.PHONY: serve test check format format-check lint types docs bench example-real-model image-test clean
 
 serve: $(READY)  ## serve on 127.0.0.1:8000
 	$(BIN)/rope-service serve
@@ -28,7 +28,25 @@ types: $(READY)
 	$(BIN)/mypy
 
 docs: $(READY)  ## write the generated parts of the documentation
-	$(BIN)/python -m docs.settings
+	$(BIN)/python docs/generate.py
+
+bench: $(READY)  ## the tables of docs/performance.md; needs wrk and taskset
+	$(BIN)/python -m benchmarks.core
+	$(BIN)/python -m benchmarks.service
+
+image-test:  ## build and run the container, where a Docker engine answers
+	$(PYTHON) -m tests.deploy.image
+
+EXAMPLE := .venv-example
+example-real-model: $(READY) $(EXAMPLE)/.ready  ## text from a real model, attention by the service
+	$(BIN)/python examples/with_service.py $(EXAMPLE)/bin/python examples/real_model.py
+
+# without dependencies: the file lists all of them, but for a compiler's worth that is not needed
+$(EXAMPLE)/.ready: examples/requirements-real-model.txt
+	$(PYTHON) -m venv $(EXAMPLE)
+	$(EXAMPLE)/bin/pip install --quiet torch==2.13.0
+	$(EXAMPLE)/bin/pip install --quiet --no-deps -r examples/requirements-real-model.txt ./clients/python
+	touch $@
 
 # torch comes first, and pinned: any other way of asking for it may bring gigabytes of CUDA
 $(READY): pyproject.toml constraints.txt clients/python/pyproject.toml
@@ -38,4 +56,4 @@ $(READY): pyproject.toml constraints.txt clients/python/pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) $(EXAMPLE) build dist *.egg-info

@@ -5,7 +5,7 @@ from http import HTTPStatus
 
 import orjson
 
-from rope_core import ConfigError, NoBackend, RopeError, ShapeError
+from rope_core import ConfigError, NoBackend, ShapeError
 from service import errors
 
 Headers = list[tuple[bytes, bytes]]
@@ -24,7 +24,6 @@ RESPONSES: tuple[tuple[type[Exception], HTTPStatus, str], ...] = (
     (ConfigError, HTTPStatus.UNPROCESSABLE_ENTITY, "config"),
     (errors.UnknownName, HTTPStatus.UNPROCESSABLE_ENTITY, "unknown"),
     (NoBackend, HTTPStatus.UNPROCESSABLE_ENTITY, "no_backend"),
-    (RopeError, HTTPStatus.UNPROCESSABLE_ENTITY, "rope"),
     (errors.Overloaded, HTTPStatus.SERVICE_UNAVAILABLE, "overloaded"),
     (errors.ShuttingDown, HTTPStatus.SERVICE_UNAVAILABLE, "shutting_down"),
     (errors.TimedOut, HTTPStatus.GATEWAY_TIMEOUT, "timed_out"),

@@ -33,8 +33,10 @@ def why_not(work: Work) -> str | None:
     masked = work.config.causal or work.config.window is not None
     if masked and work.scale <= 0:
         return "the operator multiplies its mask's -inf by the scale"
-    if masked and not (_finite(work.k) and _finite(work.v)):
-        return "k or v holds NaN or Inf, which a mask may not hide"
+    if not (_finite(work.q) and _finite(work.k)):
+        return "q or k holds NaN or Inf, of which the operator may make 0"
+    if masked and not _finite(work.v):
+        return "v holds NaN or Inf, which a mask may not hide"
     return None
 
 

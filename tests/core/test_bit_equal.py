@@ -1,0 +1,98 @@
+"""What was packed together does not matter: answers are the same to the last bit."""
+
+import math
+
+import pytest
+import torch
+
+from rope_core import Attend, AttentionConfig, RopeConfig, Rotate, attend, ragged, rotate
+from tests.core.oracle import DTYPES, LAYOUTS, qkv, randn
+
+LENGTHS = (1, 7, 0, 64, 2, 333, 1, 5)
+ENDS = torch.tensor([0, *LENGTHS]).cumsum(0)
+
+
+@pytest.fixture(params=[1, 2], ids="{} threads".format)
+def threads(request):
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(params=DTYPES, ids=str)
+def dtype(request):
+    return request.param
+
+
+def same(actual, expected):
+    """Compare bits: NaN is NaN, and 0 is not -0."""
+    kind = {2: torch.int16, 4: torch.int32}[actual.element_size()]
+    return torch.equal(actual.view(kind), expected.contiguous().view(kind))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    ("heads", "head_dim", "rotary_dim"),
+    [(1, 64, 64), (3, 20, 10), (5, 7, 4), (32, 128, 128), (1, 2, 2)],
+    ids=str,
+)
+@pytest.mark.usefixtures("threads")
+def test_rotating_a_pack_is_rotating_one_by_one(heads, head_dim, rotary_dim, layout, dtype):
+    rope = RopeConfig.of(head_dim, rotary_dim=rotary_dim, layout=layout)
+    x = randn(int(ENDS[-1]), heads, head_dim, dtype=dtype)
+    counted = rotate(Rotate(x, None, rope, cu_seqlens=ENDS)).q
+    at = ragged.token_positions(x, None, ENDS)
+    for start, end in ragged.spans(x, ENDS):
+        alone = x[start:end].clone()
+        assert same(rotate(Rotate(alone, None, rope)).q, counted[start:end])
+        given = rotate(Rotate(alone[None], None, rope, positions=at[start:end])).q
+        assert same(given[0], counted[start:end])
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_threads_and_neighbours_in_a_large_pack_do_not_matter(layout, dtype):
+    rope, x = RopeConfig.of(64, layout=layout), randn(9_000, 8, 64, dtype=dtype)
+    before = torch.get_num_threads()
+    try:
+        answers = []
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            answers.append(rotate(Rotate(x, None, rope)).q)
+            answers.append(
+                torch.cat(
+                    [
+                        rotate(Rotate(x[i:j], None, rope, positions=torch.arange(i, j))).q
+                        for i, j in ((0, 1), (1, 4_001), (4_001, 9_000))
+                    ]
+                )
+            )
+    finally:
+        torch.set_num_threads(before)
+    assert all(same(answer, answers[0]) for answer in answers[1:])
+
+
+CONFIGS = {
+    "causal": AttentionConfig(),
+    "all seen": AttentionConfig(causal=False),
+    "a window": AttentionConfig(window=9),
+    "a soft-cap": AttentionConfig(softcap=1.0),
+}
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+@pytest.mark.parametrize("poisoned", [False, True], ids=["finite", "beside a NaN"])
+@pytest.mark.usefixtures("threads")
+def test_attending_in_a_pack_is_attending_one_by_one(config, poisoned, dtype):
+    rope = RopeConfig.of(20)
+    q, k, v = qkv((int(ENDS[-1]), 6, 20), (int(ENDS[-1]), 2, 20), dtype=dtype)
+    ends_k = torch.tensor([0, *LENGTHS[::-1]]).cumsum(0)
+    if poisoned:
+        for tensor, ends in ((q, ENDS), (k, ends_k), (v, ends_k)):
+            tensor[ends[4] - 1] = math.nan
+    packed = attend(Attend(q, k, v, rope, config, None, None, ENDS, ends_k, return_lse=True))
+    for at_q, at_k in zip(ragged.spans(q, ENDS), ragged.spans(k, ends_k), strict=True):
+        parts = (t[slice(*at)].clone() for t, at in ((q, at_q), (k, at_k), (v, at_k)))
+        alone = attend(Attend(*parts, rope, config, return_lse=True))
+        assert same(packed.out[slice(*at_q)], alone.out)
+        assert same(packed.lse[slice(*at_q)], alone.lse)
