@@ -11,7 +11,8 @@ HEAD = """# Settings
 Made from `service/settings.py` by `make docs`.
 
 Each setting is an environment variable and a flag of `rope-service serve`; the flag wins. An
-unknown `ROPE_` variable stops the start. `rope-service serve --print-config` prints what is in force.
+unknown `ROPE_` variable stops the start. `rope-service serve --print-config` prints what is in
+force.
 
 | variable | flag | default | |
 |---|---|---|---|

@@ -4,6 +4,7 @@ The program is given `--url http://127.0.0.1:PORT`, and its exit status is passe
 """
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -24,7 +25,8 @@ def main() -> int:
         wait_until_ready(url, service)
         return subprocess.run([*sys.argv[1:], "--url", url], check=False).returncode
     finally:
-        service.terminate()
+        service.send_signal(signal.SIGINT)  # SIGTERM would first wait for load balancers
+        service.wait()
 
 
 def wait_until_ready(url: str, service: subprocess.Popen[bytes]) -> None:

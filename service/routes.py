@@ -45,19 +45,22 @@ class Route:
         Raises:
             ServiceError, RopeError: the request cannot be answered.
         """
-        settings = self._service.settings
         headers = dict(scope["headers"])
         codec = codec_for(headers.get(b"content-type"))
         answer_codec = codec_of_answer(headers.get(b"accept"), codec)
+        settings = self._service.settings
         patience = http.timeout_s(headers, settings.default_timeout_s, settings.max_timeout_s)
         deadline = time.monotonic() + patience
         with Charge(self._service.admission) as charge:
             body = await self._receive(headers, codec, receive, charge)
             message = await self._decode(codec, body)
+            in_base64 = message.base64
             job = self._service.engine.job(self._endpoint.read(message))
             charge.add(job.answer_bytes)
+            del body, message  # the job has what it needs, and lets go of it when it is done
             answer = await self._wait(job, deadline, receive)
-            parts = answer_codec.encode(endpoints.write(answer.result, message.base64))
+            del job
+            parts = answer_codec.encode(endpoints.write(answer.result, in_base64))
             await http.send(send, 200, _headers(answer_codec, answer, parts), parts)
 
     async def _receive(
@@ -90,6 +93,7 @@ class Route:
         finally:
             for watcher in watchers:
                 watcher.cancel()
+            watchers.clear()  # a circle by way of the entry: its tensors wait for no collector
 
     async def _withdraw_when_left(self, entry: Entry[Job, Result], receive: Receive) -> None:
         while (await receive())["type"] != "http.disconnect":

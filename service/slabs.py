@@ -6,6 +6,7 @@ slice, no tensor made from it, and no socket that has yet to send it.
 
 import mmap
 import weakref
+from bisect import bisect_left, insort
 
 import numpy as np
 import torch
@@ -16,23 +17,23 @@ SMALLEST_BYTES = 256 * 2**10
 
 
 class Slabs:
-    """A pool of buffers in sizes of powers of two."""
+    """A pool of buffers.
+
+    Args:
+        max_idle_bytes: memory kept for later; more is given back to the system.
+    """
 
     def __init__(self, max_idle_bytes: int) -> None:
         self._max_idle_bytes = max_idle_bytes
-        self._idle_bytes = 0
-        self._idle: dict[int, list[mmap.mmap]] = {}
+        self._idle: list[mmap.mmap] = []  # in the order of their sizes
 
     def lease(self, num_bytes: int) -> memoryview:
         """Return writable memory of `num_bytes`; its contents are anything."""
-        size = max(SMALLEST_BYTES, 1 << (num_bytes - 1).bit_length())
-        idle = self._idle.setdefault(size, [])
-        if idle:
-            slab = idle.pop()
-            self._idle_bytes -= size
+        fit = bisect_left(self._idle, num_bytes, key=len)
+        if fit < len(self._idle) and len(self._idle[fit]) <= 2 * num_bytes:
+            slab = self._idle.pop(fit)
         else:
-            slab = mmap.mmap(-1, size)
-            slab.madvise(mmap.MADV_HUGEPAGE)
+            slab = _allocate(num_bytes)
         owner = np.frombuffer(slab, dtype=np.uint8, count=num_bytes)
         weakref.finalize(owner, self._give_back, slab).atexit = False
         return owner.data
@@ -45,6 +46,14 @@ class Slabs:
         return torch.frombuffer(self.lease(num_bytes), dtype=dtype).view(shape)
 
     def _give_back(self, slab: mmap.mmap) -> None:
-        if self._idle_bytes + len(slab) <= self._max_idle_bytes:
-            self._idle[len(slab)].append(slab)
-            self._idle_bytes += len(slab)
+        if sum(map(len, self._idle)) + len(slab) <= self._max_idle_bytes:
+            insort(self._idle, slab, key=len)
+
+
+def _allocate(num_bytes: int) -> mmap.mmap:
+    """Return fresh memory, an eighth larger at the most: the next request may be a bit longer."""
+    step = max(SMALLEST_BYTES, (1 << num_bytes.bit_length()) // 16)
+    size = -(-num_bytes // step) * step
+    slab = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    slab.madvise(mmap.MADV_HUGEPAGE)
+    return slab

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 
 def run(module, *arguments):
     command = [sys.executable, "-m", f"benchmarks.{module}", "--quick", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
 
 
 def rows_of(printed):

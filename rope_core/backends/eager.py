@@ -64,24 +64,19 @@ def _rotate_half(x: Tensor, cos: Tensor, sin: Tensor, inverse: bool, out: Tensor
 
 
 def _rotate_interleaved(x: Tensor, cos: Tensor, sin: Tensor, inverse: bool, out: Tensor) -> None:
-    turn = torch.complex(cos, -sin if inverse else sin)[:, None]  # [T, 1, half]
-    x, out_pairs = _pairs(x), _pairs(out)
-    if not _complex(x):
-        x = x.clone(memory_format=torch.contiguous_format)
-    if _complex(out_pairs):
-        torch.mul(torch.view_as_complex(x), turn, out=torch.view_as_complex(out_pairs))
-    else:
-        out_pairs.copy_(torch.view_as_real(torch.view_as_complex(x) * turn))
+    # not a product of complex numbers: how that rounds depends on the elements beside a pair
+    cos_cos, sin_sin = (torch.stack((t, t), -1).flatten(-2)[:, None] for t in (cos, sin))
+    torch.mul(x, cos_cos, out=out)
+    out.addcmul_(_quarter_turn(x), sin_sin, value=-1 if inverse else 1)
 
 
-def _pairs(x: Tensor) -> Tensor:
-    return x.view(*x.shape[:-1], x.shape[-1] // 2, 2)
-
-
-def _complex(pairs: Tensor) -> bool:
-    """Tell whether pairs lie as complex numbers do."""
+def _quarter_turn(x: Tensor) -> Tensor:
+    """Return (-x2, x1) for each pair (x1, x2) of neighbours: i times a complex number is exact."""
+    pairs = x.view(*x.shape[:-1], x.shape[-1] // 2, 2)
     *strides, last = pairs.stride()
-    return last == 1 and not any(stride % 2 for stride in (*strides, pairs.storage_offset()))
+    if last != 1 or any(stride % 2 for stride in (*strides, pairs.storage_offset())):
+        pairs = pairs.clone(memory_format=torch.contiguous_format)
+    return torch.view_as_real(torch.view_as_complex(pairs) * 1j).flatten(-2)
 
 
 def _attend(work: Attention, queries: slice, keys: slice) -> None:
