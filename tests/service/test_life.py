@@ -21,7 +21,7 @@ DRAIN = {"ROPE_DRAIN_DELAY_S": "1.5", "ROPE_DRAIN_S": "20"}
 
 def slow_body() -> bytes:
     """Attention that takes a second or so."""
-    q = torch.randn(1, 4000, 8, 64)
+    q = torch.randn(1, 3000, 8, 64)
     return b"".join(codec.encode(Message({"q": q, "k": q, "v": q}, b'{"softcap":5.0}')))
 
 
@@ -74,7 +74,7 @@ def test_sigterm_drains(serve: Serve):
         time.sleep(0.3)
         process.send_signal(signal.SIGTERM)
         time.sleep(0.3)
-        with httpx.Client(base_url=url) as client:
+        with httpx.Client(base_url=url, timeout=60) as client:
             assert client.get("/readyz").json() == {"status": "draining"}
             assert client.get("/healthz").status_code == 200
             small = {"q": [[[1, 2]]]}
