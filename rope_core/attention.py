@@ -6,10 +6,11 @@ from torch import Tensor
 from rope_core import ragged
 from rope_core.backends import Attention, select
 from rope_core.calls import Attend, Attended
+from rope_core.inference import inference
 from rope_core.rotary import rotate_by, token_angles
 
 
-@torch.inference_mode()
+@inference
 def attend(call: Attend, out: Tensor | None = None) -> Attended:
     """Rotate q and k by their positions, then attend.
 
@@ -33,18 +34,14 @@ def attend(call: Attend, out: Tensor | None = None) -> Attended:
         out = torch.empty((*q.shape[:-1], v.shape[-1]), dtype=q.dtype, device=q.device)
     lse = torch.empty(q.shape[:-1], dtype=torch.float32, device=q.device)
     work = Attention(
-        _packed(q),
-        _packed(k),
-        _packed(v),
+        q.flatten(0, -3),
+        k.flatten(0, -3),
+        v.flatten(0, -3),
         ragged.spans(q, call.cu_seqlens_q),
         ragged.spans(k, call.cu_seqlens_k),
         call.attention,
-        _packed(out),
-        lse.view(-1, lse.shape[-1]),
+        out.flatten(0, -3),
+        lse.flatten(0, -2),
     )
     select(work).run(work)
     return Attended(out, lse if call.return_lse else None)
-
-
-def _packed(x: Tensor) -> Tensor:
-    return x.reshape(-1, *x.shape[-2:])

@@ -3,9 +3,10 @@
 import torch
 
 from rope_core.calls import Attended, Merge
+from rope_core.inference import inference
 
 
-@torch.inference_mode()
+@inference
 def merge(call: Merge) -> Attended:
     """Merge N partial answers, in float32.
 

@@ -10,6 +10,7 @@ from rope_core.backends import Rotation, select
 from rope_core.calls import CosSin, Rotate, Rotated, Shift, Table
 from rope_core.config import RopeConfig
 from rope_core.frequencies import inv_freq
+from rope_core.inference import inference
 
 TABLE_ELEMENTS = 2**20
 """Most cosines that one cached table holds; positions beyond it are computed for each call."""
@@ -17,7 +18,7 @@ TABLE_ELEMENTS = 2**20
 Angles = tuple[Tensor, Tensor]  # cosine and sine, float32 [tokens, half]
 
 
-@torch.inference_mode()
+@inference
 def cos_sin(call: CosSin) -> Table:
     """Return cosine and sine of every pair's angle at the positions of `call`."""
     shape = (*call.positions.shape, call.rope.half)
@@ -25,7 +26,7 @@ def cos_sin(call: CosSin) -> Table:
     return Table(cos.view(shape), sin.view(shape))
 
 
-@torch.inference_mode()
+@inference
 def rotate(call: Rotate, out: Rotated | None = None) -> Rotated:
     """Rotate q and k.
 
@@ -42,7 +43,7 @@ def rotate(call: Rotate, out: Rotated | None = None) -> Rotated:
     )
 
 
-@torch.inference_mode()
+@inference
 def shift(call: Shift, out: Rotated | None = None) -> Rotated:
     """Move rotated keys by `delta` positions: R_delta R_p = R_(p + delta).
 
@@ -67,8 +68,8 @@ def angles(positions: Tensor, rope: RopeConfig) -> Angles:
     """Return cosine and sine at `positions` `[tokens]`."""
     if positions.dtype.is_floating_point or positions.device.type != "cpu" or not len(positions):
         return _compute(positions, rope)
-    first, last = positions.aminmax()
-    rows = _rows(int(last) + 1, rope)
+    first, last = map(int, positions.aminmax())
+    rows = _rows(last + 1, rope)
     if first < 0 or rows is None:
         return _compute(positions, rope)
     cos, sin = _table(rope, rows)
@@ -79,8 +80,8 @@ def rotate_by(x: Tensor, at: Angles, rope: RopeConfig, inverse: bool, out: Tenso
     """Rotate `x` by the angles of its tokens into `out`, or into a new tensor."""
     if out is None:
         out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    packed = x.shape[:-2].numel(), *x.shape[-2:]
-    work = Rotation(x.reshape(packed), *at, rope.layout, inverse, out.view(packed))
+    cos, sin = at
+    work = Rotation(x.flatten(0, -3), cos, sin, rope.layout, inverse, out.flatten(0, -3))
     select(work).run(work)
     return out
 

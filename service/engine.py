@@ -13,6 +13,7 @@ from torch import Tensor
 import rope_core
 from rope_core import Attend, Call, CosSin, Merge, Result, Rotate, Rotated, Shift, ragged
 from rope_core.calls import DTYPES
+from rope_core.inference import inference
 from service.batcher import Run
 from service.errors import TooLarge
 from service.slabs import Slabs
@@ -84,7 +85,7 @@ class Engine:
         """Tell whether `jobs` together are over before a thread would have begun."""
         return sum(job.seconds for job in jobs) <= self._quick_s
 
-    @torch.inference_mode()
+    @inference
     def run(self, jobs: Sequence[Job]) -> Run[Result]:
         """Run jobs of one batch key as one."""
         begun = time.perf_counter()
@@ -213,8 +214,8 @@ def _to_host(result: Result) -> Result:
 
 def _flops(call: Attend) -> float:
     """Return the floating-point operations of all scores and their weighted sums, unmasked."""
-    q_spans, k_spans = (
-        ragged.spans(x, cu) for x, cu in ((call.q, call.cu_seqlens_q), (call.k, call.cu_seqlens_k))
-    )
-    pairs = sum((b - a) * (d - c) for (a, b), (c, d) in zip(q_spans, k_spans, strict=True))
+    if call.cu_seqlens_q is None or call.cu_seqlens_k is None:
+        pairs = call.num_tokens * call.k.shape[-3]
+    else:
+        pairs = int(call.cu_seqlens_q.diff().long() @ call.cu_seqlens_k.diff().long())
     return 2.0 * pairs * call.q.shape[-2] * (call.q.shape[-1] + call.v.shape[-1])

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-SMALLEST_BYTES = 256 * 2**10
+SMALLEST_BYTES = 2**20
 """Below this, the allocator's own reuse is as good."""
 
 

@@ -55,10 +55,11 @@ def _rotate_chunk(x: Tensor, cos: Tensor, sin: Tensor, work: Rotation, out: Tens
 
 
 def _rotate_half(x: Tensor, cos: Tensor, sin: Tensor, inverse: bool, out: Tensor) -> None:
-    cos_cos, sin = torch.cat((cos, cos), -1)[:, None], sin[:, None]  # [T, 1, D], [T, 1, half]
     sign = -1 if inverse else 1
-    torch.mul(x, cos_cos, out=out)
-    (x1, x2), (out1, out2) = x.chunk(2, -1), out.chunk(2, -1)
+    cos, sin = torch.cat((cos, cos), -1).unsqueeze(1), sin.unsqueeze(1)  # [T, 1, D], [T, 1, half]
+    x1, x2 = x.chunk(2, -1)
+    torch.mul(x, cos, out=out)
+    out1, out2 = out.chunk(2, -1)
     out1.addcmul_(x2, sin, value=-sign)
     out2.addcmul_(x1, sin, value=sign)
 

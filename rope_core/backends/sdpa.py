@@ -1,7 +1,7 @@
 """PyTorch's flash attention on the CPU: causal and windowed, grouped heads, with log-sum-exp.
 
-The operator aligns `is_causal` top-left, divides by zero on empty tensors, and lets a NaN through
-in a key that is hidden; none of it reaches a caller of this module.
+The operator aligns `is_causal` top-left, divides by zero on empty tensors, lets a NaN through in a
+key that is hidden, and takes more for granted; none of it reaches a caller of this module.
 """
 
 import math
@@ -14,10 +14,10 @@ from rope_core.backends.work import Attention, Work
 
 name = "sdpa"
 
-WINDOW_ROWS = 512
-"""Queries of a windowed call that share one mask."""
+MASKED_ROWS = 512
+"""Queries that share one mask, where causal and `is_causal` differ."""
 
-_flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
 
 
 def why_not(work: Work) -> str | None:
@@ -30,12 +30,11 @@ def why_not(work: Work) -> str | None:
         return "softcap is not in the operator"
     if work.v.shape[-1] != work.q.shape[-1]:
         return "values are not as wide as keys"
-    masked = work.config.causal or work.config.window is not None
-    if masked and work.scale <= 0:
+    if work.masked and work.scale <= 0:
         return "the operator multiplies its mask's -inf by the scale"
     if not (_finite(work.q) and _finite(work.k)):
         return "q or k holds NaN or Inf, of which the operator may make 0"
-    if masked and not _finite(work.v):
+    if work.masked and not _finite(work.v):
         return "v holds NaN or Inf, which a mask may not hide"
     return None
 
@@ -46,74 +45,85 @@ def run(work: Work) -> None:
     if not work.q.stride(-1) == work.k.stride(-1) == work.v.stride(-1) == 1:
         # the operator takes it for granted, and reads something else
         work = replace(work, q=_in_rows(work.q), k=_in_rows(work.k), v=_in_rows(work.v))
-    for (q_start, q_end), (k_start, k_end) in zip(work.q_spans, work.k_spans, strict=True):
-        _attend(work, q_start, q_end, k_start, k_end)
-
-
-def _attend(work: Attention, q_start: int, q_end: int, k_start: int, k_end: int) -> None:
-    num_keys = k_end - k_start
-    causal = work.config.causal or work.config.window is not None
-    blind = max(0, (q_end - q_start) - num_keys) if causal else (q_end - q_start) * (not num_keys)
-    if blind:  # the first queries see no key
-        work.out[q_start : q_start + blind] = 0
-        work.lse[q_start : q_start + blind] = -torch.inf
-        q_start += blind
-    if q_start == q_end:
+    if work.uniform:
+        _attend(work, len(work.q_spans), work.q, work.k, work.v, work.out, work.lse)
         return
-    past = num_keys - (q_end - q_start)  # keys before the first query's own, if causal
+    for q_span, k_span in zip(work.q_spans, work.k_spans, strict=True):
+        queries, keys = slice(*q_span), slice(*k_span)
+        q, out, lse = work.q[queries], work.out[queries], work.lse[queries]
+        _attend(work, 1, q, work.k[keys], work.v[keys], out, lse)
+
+
+def _attend(
+    work: Attention, rows: int, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor
+) -> None:
+    """Attend within `rows` sequences of one length, laid end to end."""
+    q, k, v, out = (_heads_first(x, rows) for x in (q, k, v, out))
+    lse = lse.view(rows, -1, lse.shape[1]).transpose(1, 2)
+    _attend_heads_first(work, q, k, v, out, lse)
+
+
+def _heads_first(x: Tensor, rows: int) -> Tensor:
+    return x.view(rows, -1, *x.shape[1:]).transpose(1, 2)
+
+
+def _attend_heads_first(
+    work: Attention, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor
+) -> None:
+    """Attend from q `[B, H, Sq, D]` to k and v `[B, Hkv, Sk, D]`, into `out` and `lse`."""
+    num_queries, num_keys = q.shape[2], k.shape[2]
+    if not num_queries or not len(q):
+        return
+    if not num_keys or (work.masked and num_queries > num_keys):
+        blind = num_queries - num_keys if work.masked else num_queries  # they see no key
+        out[:, :, :blind] = 0
+        lse[:, :, :blind] = -torch.inf
+        if num_keys:
+            q, out, lse = (x[:, :, blind:] for x in (q, out, lse))
+            _attend_heads_first(work, q, k, v, out, lse)
+        return
     window = work.config.window
-    if not causal or (q_end - q_start == 1 and window is None):
-        _see_all(work, q_start, q_end, k_start, k_end)
-    elif past == 0 and (window is None or window >= num_keys):
-        keys = slice(k_start, k_end)
-        _store(work, slice(q_start, q_end), _call(work, slice(q_start, q_end), keys, causal=True))
+    if window is not None and window >= num_keys:
+        window = None
+    if num_queries == 1 and window is None:
+        _see_all_from_one(work, q, k, v, out, lse)
+    elif not work.masked or (num_queries == num_keys and window is None):
+        found, found_lse = _flash(q, k, v, 0.0, work.masked, scale=work.scale)
+        out.copy_(found)
+        lse.copy_(found_lse)
     else:
-        for start in range(q_start, q_end, WINDOW_ROWS):
-            end = min(start + WINDOW_ROWS, q_end)
-            seen_end = k_start + past + end - q_start
-            seen = k_start if window is None else seen_end - (end - start) - window + 1
-            seen = max(seen, k_start)
-            distance = (seen_end - (end - start) + torch.arange(end - start))[:, None]
-            distance = distance - torch.arange(seen, seen_end)
-            hidden = distance < 0 if window is None else (distance < 0) | (distance >= window)
-            mask = torch.zeros(hidden.shape, dtype=work.q.dtype).masked_fill_(hidden, -torch.inf)
-            rows = slice(start, end)
-            _store(work, rows, _call(work, rows, slice(seen, seen_end), mask=mask))
+        for start in range(0, num_queries, MASKED_ROWS):
+            _attend_masked(
+                work, range(start, min(start + MASKED_ROWS, num_queries)), q, k, v, out, lse
+            )
 
 
-def _see_all(work: Attention, q_start: int, q_end: int, k_start: int, k_end: int) -> None:
-    """Attend without a mask."""
-    rows, keys = slice(q_start, q_end), slice(k_start, k_end)
-    num_kv_heads = work.k.shape[1]
-    if q_end - q_start > 1 or num_kv_heads == work.q.shape[1]:
-        _store(work, rows, _call(work, rows, keys))
-        return
-    # one query: the heads of a group become its rows, so that each key is read once
-    q = work.q[q_start].reshape(1, num_kv_heads, -1, work.q.shape[-1])  # [1, Hkv, G, D]
-    k, v = (t[keys].transpose(0, 1)[None] for t in (work.k, work.v))
-    out, lse = _flash(q, k, v, 0.0, False, scale=work.scale)
-    work.out[q_start] = out[0].flatten(0, 1)
-    work.lse[q_start] = lse[0].flatten()
+def _see_all_from_one(
+    work: Attention, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor
+) -> None:
+    """Attend from one query to all keys: the heads of a group become its rows.
+
+    Each key is then read once for its group, not once for each head.
+    """
+    grouped = q.reshape(len(q), k.shape[1], -1, q.shape[3])  # [B, Hkv, G, D]
+    found, found_lse = _flash(grouped, k, v, 0.0, False, scale=work.scale)
+    out.copy_(found.reshape(q.shape))
+    lse.copy_(found_lse.reshape(lse.shape))
 
 
-def _call(
-    work: Attention,
-    rows: slice,
-    keys: slice,
-    *,
-    causal: bool = False,
-    mask: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    q, k, v = work.q[rows], work.k[keys], work.v[keys]  # [S, H, D]
-    q, k, v = (t.transpose(0, 1)[None] for t in (q, k, v))
-    out, lse = _flash(q, k, v, 0.0, causal, attn_mask=mask, scale=work.scale)
-    return out[0], lse[0]
-
-
-def _store(work: Attention, rows: slice, answer: tuple[Tensor, Tensor]) -> None:
-    out, lse = answer  # [H, S, D], [H, S]
-    work.out[rows] = out.transpose(0, 1)
-    work.lse[rows] = lse.transpose(0, 1)
+def _attend_masked(
+    work: Attention, rows: range, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor
+) -> None:
+    """Attend from some of the queries to the keys that one of them may see."""
+    end = k.shape[2] - q.shape[2] + rows.stop  # beyond the key of the last of them
+    window = k.shape[2] if work.config.window is None else work.config.window
+    start = max(0, end - len(rows) - window + 1)
+    distance = torch.arange(end - len(rows), end)[:, None] - torch.arange(start, end)
+    hidden = (distance < 0) | (distance >= window)
+    mask = torch.zeros(hidden.shape, dtype=q.dtype).masked_fill_(hidden, -torch.inf)
+    keys, values, some = k[:, :, start:end], v[:, :, start:end], slice(rows.start, rows.stop)
+    found = _flash(q[:, :, some], keys, values, 0.0, False, attn_mask=mask, scale=work.scale)
+    out[:, :, some], lse[:, :, some] = found
 
 
 def _in_rows(x: Tensor) -> Tensor:

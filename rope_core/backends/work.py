@@ -43,5 +43,17 @@ class Attention:
         given = self.config.scale
         return float(self.q.shape[-1] ** -0.5) if given is None else given
 
+    @property
+    def masked(self) -> bool:
+        """Whether a key may be hidden from a query; a window hides later keys, too."""
+        return self.config.causal or self.config.window is not None
+
+    @property
+    def uniform(self) -> bool:
+        """Whether all sequences are of one length, as the rows of a batch are."""
+        q_lengths = {end - start for start, end in self.q_spans}
+        k_lengths = {end - start for start, end in self.k_spans}
+        return len(q_lengths) == len(k_lengths) == 1 and 0 not in q_lengths | k_lengths
+
 
 Work = Rotation | Attention

@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rope_core import Attend, AttentionConfig, Merge, attend, merge
@@ -23,6 +23,7 @@ def shards(q, k, v, ends, config=SEE_ALL):
     return Merge(torch.stack([a.out for a in answers]), torch.stack([a.lse for a in answers]))
 
 
+@settings(max_examples=25)
 @given(cuts=st.lists(st.integers(0, 40), max_size=6).map(sorted))
 def test_merged_parts_are_one_pass(cuts):
     q, k, v = qkv((5, 4, 16), (40, 2, 16))
