@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: serve test check format format-check lint types docs bench example-real-model image-test clean
+.PHONY: serve test check format format-check lint types docs bench example-real-model image image-test clean
 
 serve: $(READY)  ## serve on 127.0.0.1:8000
 	$(BIN)/rope-service serve
@@ -34,8 +34,13 @@ bench: $(READY)  ## the tables of docs/performance.md; needs wrk and taskset
 	$(BIN)/python -m benchmarks.core
 	$(BIN)/python -m benchmarks.service
 
-image-test:  ## build and run the container, where a Docker engine answers
-	$(PYTHON) -m tests.deploy.image
+DOCKER ?= docker
+
+image:  ## build the container image
+	DOCKER_BUILDKIT=1 $(DOCKER) build --tag rope-service:dev .
+
+image-test: $(READY)  ## build, run and stop the image; skips where no Docker engine answers
+	DOCKER=$(DOCKER) $(BIN)/python tests/deploy/image.py
 
 EXAMPLE := .venv-example
 example-real-model: $(READY) $(EXAMPLE)/.ready  ## text from a real model, attention by the service

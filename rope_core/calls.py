@@ -116,18 +116,19 @@ class Attend:
         q, k, v = self.q, self.k, self.v
         for name, tensor in (("q", q), ("k", k), ("v", v)):
             _check_heads(name, tensor)
-        if k.dtype != q.dtype or v.dtype != q.dtype:
+        q_shape, k_shape, v_shape = q.shape, k.shape, v.shape
+        if not q.dtype == k.dtype == v.dtype:
             raise ShapeError("q, k and v", "of one dtype", ", ".join(map(_dtype, (q, k, v))))
-        if k.ndim != q.ndim or k.shape[-1] != q.shape[-1]:
+        if len(k_shape) != len(q_shape) or k_shape[-1] != q_shape[-1]:
             raise ShapeError("k", f"of q's rank and head_dim {_shape(q)}", _shape(k))
-        if k.ndim == 4 and k.shape[0] != q.shape[0]:
-            raise ShapeError("k", f"of batch {q.shape[0]} as q", _shape(k))
-        if v.shape[:-1] != k.shape[:-1]:
+        if len(k_shape) == 4 and k_shape[0] != q_shape[0]:
+            raise ShapeError("k", f"of batch {q_shape[0]} as q", _shape(k))
+        if v_shape[:-1] != k_shape[:-1]:
             raise ShapeError("v", f"of k's shape but for the last axis {_shape(k)}", _shape(v))
-        if q.shape[-2] % k.shape[-2]:
-            raise ShapeError("q", f"of a multiple of k's {k.shape[-2]} heads", _shape(q))
-        if self.rope is not None and self.rope.head_dim != q.shape[-1]:
-            raise ConfigError("head_dim", f"that of q, {q.shape[-1]}", self.rope.head_dim)
+        if q_shape[-2] % k_shape[-2]:
+            raise ShapeError("q", f"of a multiple of k's {k_shape[-2]} heads", _shape(q))
+        if self.rope is not None and self.rope.head_dim != q_shape[-1]:
+            raise ConfigError("head_dim", f"that of q, {q_shape[-1]}", self.rope.head_dim)
         _check_positions("q_positions", self.q_positions, q)
         _check_positions("k_positions", self.k_positions, k)
         if (self.cu_seqlens_q is None) != (self.cu_seqlens_k is None):

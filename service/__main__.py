@@ -1,6 +1,7 @@
 """`rope-service serve`, or `python -m service`: read the settings, and serve."""
 
 import os
+import signal
 import sys
 
 from pydantic import ValidationError
@@ -24,6 +25,8 @@ def main() -> None:
         # read by the C library when a process starts, and then only
         os.environ["GLIBC_TUNABLES"] = MALLOC
         os.execv(sys.executable, [sys.executable, "-m", "service", *arguments])
+    # as process 1 of a container, a signal without a handler is ignored
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
     from service.serve import serve  # only now: it takes seconds to load
 
     serve(settings)

@@ -34,6 +34,7 @@ def create_app(settings: Settings, life: Life) -> Requests:
     """Return the ASGI application: FastAPI, in `app`, and the hot routes in front of it."""
     measured = metrics.Metrics()
     service, device_thread = _make_service(settings, measured)
+    life.give_up = service.batcher.close
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -41,7 +42,7 @@ def create_app(settings: Settings, life: Life) -> Requests:
         with torch.inference_mode():  # for all that runs on this thread
             yield
         warming.cancel()
-        await service.batcher.close(settings.drain_s)
+        service.batcher.close()
         device_thread.shutdown(wait=False)
         service.readers.shutdown(wait=False)
 

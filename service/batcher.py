@@ -6,6 +6,7 @@ nothing polls. Knows no tensors and no HTTP.
 """
 
 import asyncio
+import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
@@ -106,7 +107,6 @@ class Batcher(Generic[C, R]):
         self._running: list[Entry[C, R]] = []
         self._turn_due = False
         self._closing = False
-        self._emptied = asyncio.Event()
 
     @property
     def num_waiting(self) -> int:
@@ -145,17 +145,12 @@ class Batcher(Generic[C, R]):
         if entry in self._queue:
             self._queue.remove(entry)
 
-    async def close(self, drain_s: float) -> None:
-        """Answer everything accepted, within `drain_s`; what is left then gets ShuttingDown."""
+    def close(self) -> None:
+        """Accept no more, and answer with ShuttingDown whoever still waits."""
         self._closing = True
-        self._wake()
-        try:
-            async with asyncio.timeout(drain_s):
-                await self._emptied.wait()
-        except TimeoutError:
-            for entry in (*self._queue, *self._running):
-                _settle(entry, ShuttingDown())
-            self._queue.clear()
+        for entry in (*self._queue, *self._running):
+            _settle(entry, ShuttingDown())
+        self._queue.clear()
 
     def _wake(self) -> None:
         if not self._turn_due and not self._running:
@@ -167,8 +162,6 @@ class Batcher(Generic[C, R]):
         self._turn_due = False
         batch = self._take()
         if not batch:
-            if self._closing:
-                self._emptied.set()
             return
         calls = [entry.call for entry in batch]
         started = time.monotonic()
@@ -179,10 +172,12 @@ class Batcher(Generic[C, R]):
         for entry in (*batch, *self._queue):
             self._guard(entry)
         loop = asyncio.get_running_loop()
-        handed = self._device.submit(self._attempt, calls)
-        handed.add_done_callback(
-            lambda done: loop.call_soon_threadsafe(self._returned, batch, started, done)
-        )
+
+        def hand_back(done: Future[list[tuple[R | Exception, float, float]]]) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended, and all have an answer
+                loop.call_soon_threadsafe(self._returned, batch, started, done)
+
+        self._device.submit(self._attempt, calls).add_done_callback(hand_back)
 
     def _returned(
         self,

@@ -1,7 +1,7 @@
 """HTTP's small print: headers read, bodies received and sent, in the terms of ASGI."""
 
 import re
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from typing import Any
 
 from service.admission import Charge
@@ -15,7 +15,10 @@ Receive = Callable[[], Awaitable[Event]]
 Send = Callable[[Event], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 
-SENT_AT_ONCE_BYTES = 256 * 2**10
+JOINED_BYTES = 64 * 2**10
+"""Up to here, joining the parts of an answer costs less than sending them one by one."""
+
+PIECE_BYTES = 256 * 2**10
 """A large answer is sent in pieces of this size, so that a slow reader holds it back."""
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
@@ -91,17 +94,22 @@ async def read_body(
 async def send(send: Send, status: int, headers: Headers, parts: list[Buffer]) -> None:
     """Send an answer."""
     await send({"type": "http.response.start", "status": status, "headers": headers})
-    total = sum(map(len, parts))
-    if total <= SENT_AT_ONCE_BYTES:
-        body = parts[0] if len(parts) == 1 else b"".join(parts)
-        await send({"type": "http.response.body", "body": body})
-        return
+    if sum(map(len, parts)) <= JOINED_BYTES:
+        parts = [b"".join(parts)]
+    *pieces, last = _pieces(parts)
+    for piece in pieces:
+        await send({"type": "http.response.body", "body": piece, "more_body": True})
+    await send({"type": "http.response.body", "body": last})
+
+
+def _pieces(parts: list[Buffer]) -> Iterator[Buffer]:
     for part in parts:
+        if len(part) <= PIECE_BYTES:
+            yield part
+            continue
         view = memoryview(part)
-        for start in range(0, len(view), SENT_AT_ONCE_BYTES):
-            piece = view[start : start + SENT_AT_ONCE_BYTES]
-            await send({"type": "http.response.body", "body": piece, "more_body": True})
-    await send({"type": "http.response.body", "body": b""})
+        for start in range(0, len(view), PIECE_BYTES):
+            yield view[start : start + PIECE_BYTES]
 
 
 async def _fill(receive: Receive, event: Event, body: memoryview) -> memoryview:

@@ -2,7 +2,9 @@
 
 import asyncio
 import logging
+import math
 import signal
+from collections.abc import Callable
 from enum import Enum
 from types import FrameType
 
@@ -24,6 +26,8 @@ class Life:
 
     def __init__(self) -> None:
         self.phase = Phase.WARMING_UP
+        self.give_up: Callable[[], None] = lambda: None
+        """Answers whoever still waits when the time to drain is over."""
 
     def warmed_up(self) -> None:
         """Welcome traffic, unless the end has begun."""
@@ -42,10 +46,13 @@ class Server(uvicorn.Server):
     /readyz is refused. SIGINT (Ctrl-C) does not wait, and a second signal does not finish requests.
     """
 
-    def __init__(self, config: uvicorn.Config, life: Life, drain_delay_s: float) -> None:
+    def __init__(self, config: uvicorn.Config, life: Life, delay_s: float, drain_s: float) -> None:
+        # uvicorn cancels what is left when its own time is over: later than we give up
+        config.timeout_graceful_shutdown = math.ceil(drain_s) + 2
         super().__init__(config)
         self._life = life
-        self._drain_delay_s = drain_delay_s
+        self._delay_s = delay_s
+        self._drain_s = drain_s
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin or force the end. Called between two bytecodes of the main thread."""
@@ -53,10 +60,14 @@ class Server(uvicorn.Server):
             self.should_exit = self.force_exit = True
             return
         self._life.drain()
-        delay_s = self._drain_delay_s if sig == signal.SIGTERM else 0.0
+        delay_s = self._delay_s if sig == signal.SIGTERM else 0.0
+        asyncio.get_running_loop().call_soon_threadsafe(self._drain, delay_s)
+
+    def _drain(self, delay_s: float) -> None:
+        log.info("draining", extra={"fields": {"delay_s": delay_s, "drain_s": self._drain_s}})
         loop = asyncio.get_running_loop()
-        loop.call_soon_threadsafe(loop.call_later, delay_s, self._stop)
+        loop.call_later(delay_s, self._stop)
+        loop.call_later(delay_s + self._drain_s, self._life.give_up)
 
     def _stop(self) -> None:
-        log.info("draining: no new connections")
         self.should_exit = True

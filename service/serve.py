@@ -1,5 +1,8 @@
 """The application on a socket, until a signal ends it."""
 
+import logging
+import os
+
 import uvicorn
 
 from service import logs
@@ -23,6 +26,7 @@ def serve(settings: Settings) -> None:
         log_config=None,
         server_header=False,
         proxy_headers=False,
-        timeout_graceful_shutdown=max(1, round(settings.drain_s)),
     )
-    Server(config, life, settings.drain_delay_s).run()
+    Server(config, life, settings.drain_delay_s, settings.drain_s).run()
+    logging.shutdown()
+    os._exit(0)  # a call that is on the device still would keep its thread, and nobody waits for it

@@ -4,6 +4,7 @@ import asyncio
 import json
 import signal
 import subprocess
+import sys
 import threading
 import time
 
@@ -14,14 +15,14 @@ import torch
 from service.life import Life, Phase
 from service.wire import Message
 from service.wire import safetensors as codec
-from tests.conftest import Serve
+from tests.conftest import ROOT, Serve
 
 DRAIN = {"ROPE_DRAIN_DELAY_S": "1.5", "ROPE_DRAIN_S": "20"}
 
 
-def slow_body() -> bytes:
+def slow_body(length: int = 3000) -> bytes:
     """Attention that takes a second or so."""
-    q = torch.randn(1, 3000, 8, 64)
+    q = torch.randn(1, length, 8, 64)
     return b"".join(codec.encode(Message({"q": q, "k": q, "v": q}, b'{"softcap":5.0}')))
 
 
@@ -33,15 +34,16 @@ def post(url: str, body: bytes) -> httpx.Response:
 class Background(threading.Thread):
     """One slow request, and its answer."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, body: bytes | None = None) -> None:
         super().__init__()
         self._url = url
+        self._body = body or slow_body()
         self.response: httpx.Response | None = None
         self.failure: Exception | None = None
 
     def run(self) -> None:
         try:
-            self.response = post(self._url, slow_body())
+            self.response = post(self._url, self._body)
         except httpx.TransportError as failure:
             self.failure = failure
 
@@ -97,6 +99,28 @@ def test_a_request_in_flight_outlives_the_listener(serve: Serve):
         assert slow.response is not None, slow.failure
         assert slow.response.status_code == 200
         assert process.wait(10) == 0
+
+
+def test_who_waits_longer_than_the_drain_is_told_so(serve: Serve):
+    with serve(ROPE_DRAIN_DELAY_S="0", ROPE_DRAIN_S="0.3") as (url, process):
+        slow = Background(url, slow_body(12_000))
+        slow.start()
+        time.sleep(0.5)
+        begun = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        slow.join()
+        assert slow.response is not None, slow.failure
+        assert (slow.response.status_code, slow.response.json()["code"]) == (503, "shutting_down")
+        assert slow.response.headers["retry-after"]
+        assert process.wait(10) == 0
+        assert time.monotonic() - begun < 4, "the call itself would take longer"
+
+
+def test_sigterm_while_starting_ends_the_start():
+    process = subprocess.Popen([sys.executable, "-m", "service", "--http-port", "0"], cwd=ROOT)
+    time.sleep(2)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(5) in (0, 128 + signal.SIGTERM, -signal.SIGTERM)
 
 
 def test_a_second_sigterm_forces_the_end(serve: Serve):
