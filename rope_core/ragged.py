@@ -1,24 +1,7 @@
 """Packed sequences of different lengths: where each starts, and its tokens' positions."""
 
-from itertools import pairwise
-
 import torch
 from torch import Tensor
-
-
-def spans(tokens: Tensor, cu_seqlens: Tensor | None) -> list[tuple[int, int]]:
-    """Return start and end of each sequence among the tokens, batch and sequence laid end to end.
-
-    >>> spans(torch.empty(2, 3, 1, 8), None)
-    [(0, 3), (3, 6)]
-    >>> spans(torch.empty(9, 1, 8), torch.tensor([0, 2, 5, 9]))
-    [(0, 2), (2, 5), (5, 9)]
-    """
-    if cu_seqlens is not None:
-        return list(pairwise(cu_seqlens.tolist()))
-    length = tokens.shape[-3]
-    rows = tokens.shape[0] if tokens.ndim == 4 else 1
-    return [(row * length, (row + 1) * length) for row in range(rows)]
 
 
 def count_up(length: int, cu_seqlens: Tensor | None, device: torch.device) -> Tensor:

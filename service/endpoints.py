@@ -122,7 +122,7 @@ def _attend(tensors: Tensors, params: AttentionParams) -> Attend:
         tensors["k"],
         tensors["v"],
         None if params.rope is None else params.rope.config(_head_dim(q)),
-        params.config(),
+        params.config,
         *_each(tensors, "positions", "q_positions", "k_positions"),
         *_each(tensors, "cu_seqlens", "cu_seqlens_q", "cu_seqlens_k"),
         params.return_lse,

@@ -130,8 +130,7 @@ class Engine:
             case Rotate():
                 return rope_core.rotate(call, Rotated(self._like(call.q), self._like(call.k)))
             case Attend():
-                shape = (*call.q.shape[:-1], call.v.shape[-1])
-                return rope_core.attend(call, self._new(shape, call.q.dtype))
+                return rope_core.attend(call)
             case Shift():
                 return rope_core.shift(call, Rotated(None, self._like(call.k)))
             case CosSin():

@@ -1,6 +1,6 @@
 """The parameters of each route: their types, defaults and descriptions."""
 
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -82,8 +82,9 @@ class AttentionParams(_Params):
     return_lse: bool = False
     """Answer the log-sum-exp of each query's scores, too."""
 
+    @cached_property
     def config(self) -> AttentionConfig:
-        """Return the library's value."""
+        """The library's value."""
         return AttentionConfig(
             causal=self.causal, window=self.window, softcap=self.softcap, scale=self.scale
         )

@@ -1,5 +1,6 @@
 """The application on a socket, until a signal ends it."""
 
+import gc
 import logging
 import os
 
@@ -15,8 +16,11 @@ def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT."""
     logs.set_up(settings.log_level)
     life = Life()
+    app = create_app(settings, life)
+    gc.freeze()  # what lives as long as the process is not looked at again and again
+    gc.set_threshold(10_000, 20, 20)
     config = uvicorn.Config(
-        create_app(settings, life),
+        app,
         host=settings.http_host,
         port=settings.http_port,
         loop="uvloop",

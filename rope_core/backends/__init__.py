@@ -2,6 +2,8 @@
 
 from typing import Protocol
 
+from torch import Tensor
+
 from rope_core.backends import eager, sdpa
 from rope_core.backends.work import Attention, Rotation, Work
 from rope_core.errors import NoBackend
@@ -17,8 +19,12 @@ class Backend(Protocol):
     def why_not(self, work: Work) -> str | None:
         """Return None if this backend can do `work`, else what stands against it."""
 
-    def run(self, work: Work) -> None:
-        """Do `work`: write every element of its outputs."""
+    def run(self, work: Work) -> tuple[Tensor, ...]:
+        """Do `work`: return `out` of a rotation, `out` and `lse` of attention.
+
+        They are q's shape, `lse` (float32) without its last axis, `out` with v's. A query that
+        sees no key has 0 and -inf.
+        """
 
 
 BACKENDS: tuple[Backend, ...] = (sdpa, eager)

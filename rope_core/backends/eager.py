@@ -7,8 +7,11 @@ from rope_core.backends.work import Attention, Rotation, Work
 
 name = "eager"
 
-CHUNK_ELEMENTS = 2**18
-"""Elements rotated at a time: with their scratch they stay in a core's cache."""
+CHUNK_ELEMENTS = 2**16 - 1
+"""Elements rotated at a time: they stay in a core's cache, and torch divides none among threads."""
+
+COMPLEX_LANES = 16
+"""Complex numbers that torch multiplies at a time; those that are left over it rounds otherwise."""
 
 SCORE_ELEMENTS = 2**24
 """Scores that exist at a time; 64 MiB in float32."""
@@ -18,13 +21,21 @@ def why_not(work: Work) -> None:
     """Nothing stands against it."""
 
 
-def run(work: Work) -> None:
+def run(work: Work) -> tuple[Tensor, ...]:
     """Do `work`."""
     if isinstance(work, Rotation):
         _rotate(work)
+        return (work.out,)
+    q, k, v = work.q, work.k, work.v
+    out = torch.empty((*q.shape[:-1], v.shape[-1]), dtype=q.dtype, device=q.device)
+    lse = torch.empty(q.shape[:-1], dtype=torch.float32, device=q.device)
+    if work.spans is None:
+        for row in range(len(q)):
+            _attend(work, q[row], k[row], v[row], out[row], lse[row])
     else:
-        for q_span, k_span in zip(work.q_spans, work.k_spans, strict=True):
-            _attend(work, slice(*q_span), slice(*k_span))
+        for queries, keys in work.spans:
+            _attend(work, q[queries], k[keys], v[keys], out[queries], lse[queries])
+    return out, lse
 
 
 def _rotate(work: Rotation) -> None:
@@ -65,40 +76,53 @@ def _rotate_half(x: Tensor, cos: Tensor, sin: Tensor, inverse: bool, out: Tensor
 
 
 def _rotate_interleaved(x: Tensor, cos: Tensor, sin: Tensor, inverse: bool, out: Tensor) -> None:
-    # not a product of complex numbers: how that rounds depends on the elements beside a pair
-    cos_cos, sin_sin = (torch.stack((t, t), -1).flatten(-2)[:, None] for t in (cos, sin))
-    torch.mul(x, cos_cos, out=out)
-    out.addcmul_(_quarter_turn(x), sin_sin, value=-1 if inverse else 1)
+    pairs, out_pairs = _pairs(x), _pairs(out)
+    uneven = cos.shape[-1] % COMPLEX_LANES or x.numel() > CHUNK_ELEMENTS
+    if uneven or not _lie_as_complex(pairs, out_pairs):
+        _rotate_neighbours(pairs, cos, sin, inverse, out)
+        return
+    turn = torch.complex(cos, -sin if inverse else sin)[:, None]  # [T, 1, half]
+    torch.mul(torch.view_as_complex(pairs), turn, out=torch.view_as_complex(out_pairs))
 
 
-def _quarter_turn(x: Tensor) -> Tensor:
-    """Return (-x2, x1) for each pair (x1, x2) of neighbours: i times a complex number is exact."""
-    pairs = x.view(*x.shape[:-1], x.shape[-1] // 2, 2)
-    *strides, last = pairs.stride()
-    if last != 1 or any(stride % 2 for stride in (*strides, pairs.storage_offset())):
+def _rotate_neighbours(pairs: Tensor, cos: Tensor, sin: Tensor, inverse: bool, out: Tensor) -> None:
+    """Rotate without a product of complex numbers, whose rounding differs at the end of a row."""
+    if not _lie_as_complex(pairs):
         pairs = pairs.clone(memory_format=torch.contiguous_format)
-    return torch.view_as_real(torch.view_as_complex(pairs) * 1j).flatten(-2)
+    quarter = torch.view_as_real(torch.view_as_complex(pairs) * 1j).flatten(-2)  # (-x2, x1), exact
+    cos_cos, sin_sin = (torch.stack((t, t), -1).flatten(-2)[:, None] for t in (cos, sin))
+    torch.mul(pairs.flatten(-2), cos_cos, out=out)
+    out.addcmul_(quarter, sin_sin, value=-1 if inverse else 1)
 
 
-def _attend(work: Attention, queries: slice, keys: slice) -> None:
-    k, v = (t[keys].float().transpose(0, 1)[:, None] for t in (work.k, work.v))  # [Hkv, 1, Sk, D]
-    num_kv_heads, _, num_keys, _ = k.shape
-    num_queries, num_heads = queries.stop - queries.start, work.q.shape[1]
+def _pairs(x: Tensor) -> Tensor:
+    return x.view(*x.shape[:-1], x.shape[-1] // 2, 2)
+
+
+def _lie_as_complex(*pairs: Tensor) -> bool:
+    strides = [stride for x in pairs for stride in (*x.stride()[:-1], x.storage_offset())]
+    return all(x.stride(-1) == 1 for x in pairs) and not any(stride % 2 for stride in strides)
+
+
+def _attend(work: Attention, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor) -> None:
+    """Attend from q `[Sq, H, D]` to k and v `[Sk, Hkv, D]` into `out` and `lse`, in chunks of q."""
+    k, v = (t.float().transpose(0, 1)[:, None] for t in (k, v))  # [Hkv, 1, Sk, D]
+    num_kv_heads, _, num_keys, head_dim = k.shape
+    num_queries, num_heads = q.shape[:2]
     step = max(1, SCORE_ELEMENTS // (num_heads * max(1, num_keys)))
     for start in range(0, num_queries, step):
         rows = range(start, min(start + step, num_queries))
-        chunk = slice(queries.start + rows.start, queries.start + rows.stop)
-        q = work.q[chunk].float().reshape(len(rows), num_kv_heads, -1, k.shape[-1])
-        q = q.movedim(0, 2)  # [Hkv, G, n, D]
-        scores = q @ k.mT * work.scale  # [Hkv, G, n, Sk]
+        chunk = slice(rows.start, rows.stop)
+        some = q[chunk].float().reshape(len(rows), num_kv_heads, -1, head_dim).movedim(0, 2)
+        scores = some @ k.mT * work.scale  # [Hkv, G, n, Sk]
         if work.config.softcap is not None:
             scores = (scores / work.config.softcap).tanh_() * work.config.softcap
         hidden = _hidden(rows, num_queries, num_keys, work)
         if hidden is not None:
             scores.masked_fill_(hidden, -torch.inf)
-        out, lse = _softmax_times(scores, v, hidden)
-        work.out[chunk] = out.movedim(2, 0).flatten(1, 2)
-        work.lse[chunk] = lse.movedim(2, 0).flatten(1, 2)
+        found, found_lse = _softmax_times(scores, v, hidden)
+        out[chunk] = found.movedim(2, 0).flatten(1, 2)
+        lse[chunk] = found_lse.movedim(2, 0).flatten(1, 2)
 
 
 def _hidden(rows: range, num_queries: int, num_keys: int, work: Attention) -> Tensor | None:

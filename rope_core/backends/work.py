@@ -1,15 +1,10 @@
-"""What a backend is given. Tensors are packed: `[T, H, D]`, T tokens of all sequences.
-
-Works are made by the library alone, from calls that are valid, so they check nothing.
-"""
+"""What a backend is given. Works are made by the library alone, from calls that are valid."""
 
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from rope_core.config import AttentionConfig, Layout
-
-Spans = list[tuple[int, int]]
 
 
 @dataclass(slots=True)
@@ -26,16 +21,13 @@ class Rotation:
 
 @dataclass(slots=True)
 class Attention:
-    """Attend from the queries `q_spans[i]` to the keys `k_spans[i]`, into `out` and `lse`."""
+    """Attend within each sequence: rows of a batch, or spans of packed tokens."""
 
-    q: Tensor  # [Tq, H, D], rotated
-    k: Tensor  # [Tk, Hkv, D], rotated
-    v: Tensor  # [Tk, Hkv, Dv]
-    q_spans: Spans
-    k_spans: Spans
+    q: Tensor  # [B, Sq, H, D], or packed [Tq, H, D]; rotated
+    k: Tensor  # [B, Sk, Hkv, D], or packed [Tk, Hkv, D]; rotated
+    v: Tensor  # [B, Sk, Hkv, Dv], or packed [Tk, Hkv, Dv]
     config: AttentionConfig
-    out: Tensor  # [Tq, H, Dv]
-    lse: Tensor  # [Tq, H] float32
+    spans: list[tuple[slice, slice]] | None  # queries and keys of each packed sequence
 
     @property
     def scale(self) -> float:
@@ -47,13 +39,6 @@ class Attention:
     def masked(self) -> bool:
         """Whether a key may be hidden from a query; a window hides later keys, too."""
         return self.config.causal or self.config.window is not None
-
-    @property
-    def uniform(self) -> bool:
-        """Whether all sequences are of one length, as the rows of a batch are."""
-        q_lengths = {end - start for start, end in self.q_spans}
-        k_lengths = {end - start for start, end in self.k_spans}
-        return len(q_lengths) == len(k_lengths) == 1 and 0 not in q_lengths | k_lengths
 
 
 Work = Rotation | Attention

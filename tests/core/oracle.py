@@ -1,11 +1,12 @@
 """How far an answer is from `rope_core.reference`, and how far it may be."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
 
-from rope_core import AttentionConfig, ragged, reference
+from rope_core import AttentionConfig, reference
 from rope_core.backends import Attention
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -50,34 +51,42 @@ def lse_off(actual, expected):
     return distance.abs().max().item() if distance.numel() else 0.0
 
 
+def spans(cu_seqlens_q, cu_seqlens_k):
+    """Return queries and keys of each packed sequence."""
+    return [
+        (slice(*at_q), slice(*at_k))
+        for at_q, at_k in zip(
+            pairwise(cu_seqlens_q.tolist()), pairwise(cu_seqlens_k.tolist()), strict=True
+        )
+    ]
+
+
 def expect(q, k, v, config, cu_seqlens_q=None, cu_seqlens_k=None):
     """Return what the reference answers, sequence by sequence if packed."""
     if cu_seqlens_q is None:
         return reference.attention(q, k, v, config)
     parts = [
-        reference.attention(q[slice(*at_q)], k[slice(*at_k)], v[slice(*at_k)], config)
-        for at_q, at_k in zip(
-            ragged.spans(q, cu_seqlens_q), ragged.spans(k, cu_seqlens_k), strict=True
-        )
+        reference.attention(q[queries], k[keys], v[keys], config)
+        for queries, keys in spans(cu_seqlens_q, cu_seqlens_k)
     ]
     return tuple(torch.cat(part) for part in zip(*parts, strict=True))
 
 
 def run(backend, q, k, v, config=None, cu_seqlens_q=None, cu_seqlens_k=None):
-    """Attend with one backend, into outputs that held NaN. Skips what the backend declines."""
-    out = torch.full((*q.shape[:-1], v.shape[-1]), math.nan, dtype=q.dtype)
-    lse = torch.full(q.shape[:-1], math.nan)
+    """Attend with one backend, on memory that held NaN. Skips what the backend declines."""
+    packed = cu_seqlens_q is not None
+    one = q.ndim == 3 and not packed
     work = Attention(
-        *(t.reshape(-1, *t.shape[-2:]) for t in (q, k, v)),
-        ragged.spans(q, cu_seqlens_q),
-        ragged.spans(k, cu_seqlens_k),
+        *(t[None] if one else t for t in (q, k, v)),
         config or AttentionConfig(),
-        out.view(-1, *out.shape[-2:]),
-        lse.view(-1, lse.shape[-1]),
+        spans(cu_seqlens_q, cu_seqlens_k) if packed else None,
     )
     reason = backend.why_not(work)
     if reason is not None:
         assert backend.name != "eager", "which does everything"
         pytest.skip(f"{backend.name}: {reason}")
-    backend.run(work)
-    return out, lse
+    with pytest.MonkeyPatch.context() as patch:
+        empty = torch.empty
+        patch.setattr(torch, "empty", lambda *size, **kind: empty(*size, **kind).fill_(math.nan))
+        out, lse = backend.run(work)
+    return (out[0], lse[0]) if one else (out, lse)

@@ -195,5 +195,3 @@ def test_answers_never_share_memory(dtype):
         first, second = attend(call), attend(call)
         tensors = (x, first.out, first.lse, second.out, second.lse)
         assert len({t.untyped_storage().data_ptr() for t in tensors}) == 5
-        assert first.out.is_contiguous()
-        assert first.lse.is_contiguous()
