@@ -10,11 +10,20 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from rope_core.checks import (
+    DTYPES,
+    INTEGERS,
+    bytes_of,
+    check_cu_seqlens,
+    check_heads,
+    check_position_dtype,
+    check_positions,
+    dtype_of,
+    shape_of,
+    tokens_of,
+)
 from rope_core.config import AttentionConfig, RopeConfig
 from rope_core.errors import ConfigError, ShapeError
-
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-INTEGERS = (torch.int64, torch.int32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +54,14 @@ class Rotate:
         if x is None:
             raise ShapeError("q or k", "given", "neither")
         if q is not None:
-            _check_heads("q", q, self.rope.head_dim)
+            check_heads("q", q, self.rope.head_dim)
         if k is not None:
-            _check_heads("k", k, self.rope.head_dim)
+            check_heads("k", k, self.rope.head_dim)
         if q is not None and k is not None and (q.shape[:-2], q.dtype) != (k.shape[:-2], k.dtype):
-            expected = f"of q's tokens and dtype, {_shape(q)} {_dtype(q)}"
-            raise ShapeError("k", expected, f"{_shape(k)} {_dtype(k)}")
-        _check_positions("positions", self.positions, x)
-        _check_cu_seqlens("cu_seqlens", self.cu_seqlens, x)
+            expected = f"of q's tokens and dtype, {shape_of(q)} {dtype_of(q)}"
+            raise ShapeError("k", expected, f"{shape_of(k)} {dtype_of(k)}")
+        check_positions("positions", self.positions, x)
+        check_cu_seqlens("cu_seqlens", self.cu_seqlens, x)
 
     @property
     def like(self) -> Tensor:
@@ -64,12 +73,12 @@ class Rotate:
     @property
     def num_tokens(self) -> int:
         """Tokens in all."""
-        return _num_tokens(self.like)
+        return tokens_of(self.like)
 
     @property
     def num_bytes(self) -> int:
         """Bytes of q and k."""
-        return _num_bytes(self.q) + _num_bytes(self.k)
+        return bytes_of(self.q) + bytes_of(self.k)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,40 +124,40 @@ class Attend:
     def __post_init__(self) -> None:
         q, k, v = self.q, self.k, self.v
         for name, tensor in (("q", q), ("k", k), ("v", v)):
-            _check_heads(name, tensor)
+            check_heads(name, tensor)
         q_shape, k_shape, v_shape = q.shape, k.shape, v.shape
         if not q.dtype == k.dtype == v.dtype:
-            raise ShapeError("q, k and v", "of one dtype", ", ".join(map(_dtype, (q, k, v))))
+            raise ShapeError("q, k and v", "of one dtype", ", ".join(map(dtype_of, (q, k, v))))
         if len(k_shape) != len(q_shape) or k_shape[-1] != q_shape[-1]:
-            raise ShapeError("k", f"of q's rank and head_dim {_shape(q)}", _shape(k))
+            raise ShapeError("k", f"of q's rank and head_dim {shape_of(q)}", shape_of(k))
         if len(k_shape) == 4 and k_shape[0] != q_shape[0]:
-            raise ShapeError("k", f"of batch {q_shape[0]} as q", _shape(k))
+            raise ShapeError("k", f"of batch {q_shape[0]} as q", shape_of(k))
         if v_shape[:-1] != k_shape[:-1]:
-            raise ShapeError("v", f"of k's shape but for the last axis {_shape(k)}", _shape(v))
+            raise ShapeError("v", f"of k's shape but for the last axis {shape_of(k)}", shape_of(v))
         if q_shape[-2] % k_shape[-2]:
-            raise ShapeError("q", f"of a multiple of k's {k_shape[-2]} heads", _shape(q))
+            raise ShapeError("q", f"of a multiple of k's {k_shape[-2]} heads", shape_of(q))
         if self.rope is not None and self.rope.head_dim != q_shape[-1]:
             raise ConfigError("head_dim", f"that of q, {q_shape[-1]}", self.rope.head_dim)
-        _check_positions("q_positions", self.q_positions, q)
-        _check_positions("k_positions", self.k_positions, k)
+        check_positions("q_positions", self.q_positions, q)
+        check_positions("k_positions", self.k_positions, k)
         if (self.cu_seqlens_q is None) != (self.cu_seqlens_k is None):
             raise ShapeError("cu_seqlens_q and cu_seqlens_k", "given together", "one of them")
-        _check_cu_seqlens("cu_seqlens_q", self.cu_seqlens_q, q)
-        _check_cu_seqlens("cu_seqlens_k", self.cu_seqlens_k, k)
+        check_cu_seqlens("cu_seqlens_q", self.cu_seqlens_q, q)
+        check_cu_seqlens("cu_seqlens_k", self.cu_seqlens_k, k)
         if self.cu_seqlens_q is not None and self.cu_seqlens_k is not None:
             expected = f"of {len(self.cu_seqlens_q)} elements as cu_seqlens_q"
             if len(self.cu_seqlens_k) != len(self.cu_seqlens_q):
-                raise ShapeError("cu_seqlens_k", expected, _shape(self.cu_seqlens_k))
+                raise ShapeError("cu_seqlens_k", expected, shape_of(self.cu_seqlens_k))
 
     @property
     def num_tokens(self) -> int:
         """Queries in all."""
-        return _num_tokens(self.q)
+        return tokens_of(self.q)
 
     @property
     def num_bytes(self) -> int:
         """Bytes of q, k and v."""
-        return _num_bytes(self.q) + _num_bytes(self.k) + _num_bytes(self.v)
+        return bytes_of(self.q) + bytes_of(self.k) + bytes_of(self.v)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +181,7 @@ class CosSin:
     rope: RopeConfig
 
     def __post_init__(self) -> None:
-        _check_position_dtype("positions", self.positions)
+        check_position_dtype("positions", self.positions)
 
     @property
     def num_tokens(self) -> int:
@@ -209,22 +218,22 @@ class Shift:
     """Where the keys are, as `Rotate.positions`."""
 
     def __post_init__(self) -> None:
-        _check_heads("k", self.k, self.rope.head_dim)
+        check_heads("k", self.k, self.rope.head_dim)
         if self.delta.dtype not in INTEGERS:
-            raise ShapeError("delta", "int64", _dtype(self.delta))
+            raise ShapeError("delta", "int64", dtype_of(self.delta))
         if self.delta.ndim:
-            _check_positions("delta", self.delta, self.k)
-        _check_positions("positions", self.positions, self.k)
+            check_positions("delta", self.delta, self.k)
+        check_positions("positions", self.positions, self.k)
 
     @property
     def num_tokens(self) -> int:
         """Tokens in all."""
-        return _num_tokens(self.k)
+        return tokens_of(self.k)
 
     @property
     def num_bytes(self) -> int:
         """Bytes of k."""
-        return _num_bytes(self.k)
+        return bytes_of(self.k)
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,14 +248,14 @@ class Merge:
 
     def __post_init__(self) -> None:
         if self.out.dtype not in DTYPES:
-            raise ShapeError("out", "float32, float16 or bfloat16", _dtype(self.out))
+            raise ShapeError("out", "float32, float16 or bfloat16", dtype_of(self.out))
         if self.lse.dtype != torch.float32:
-            raise ShapeError("lse", "float32", _dtype(self.lse))
+            raise ShapeError("lse", "float32", dtype_of(self.lse))
         if self.out.ndim < 2 or not self.out.shape[0]:
-            raise ShapeError("out", "[N, ..., Dv] with N at least 1", _shape(self.out))
+            raise ShapeError("out", "[N, ..., Dv] with N at least 1", shape_of(self.out))
         if self.lse.shape != self.out.shape[:-1]:
             expected = f"of out's shape but for the last axis, {list(self.out.shape[:-1])}"
-            raise ShapeError("lse", expected, _shape(self.lse))
+            raise ShapeError("lse", expected, shape_of(self.lse))
 
     @property
     def num_tokens(self) -> int:
@@ -256,71 +265,8 @@ class Merge:
     @property
     def num_bytes(self) -> int:
         """Bytes of out and lse."""
-        return _num_bytes(self.out) + _num_bytes(self.lse)
+        return bytes_of(self.out) + bytes_of(self.lse)
 
 
 Call = Rotate | Attend | CosSin | Shift | Merge
 Result = Rotated | Attended | Table
-
-
-def _check_heads(name: str, tensor: Tensor, head_dim: int | None = None) -> None:
-    if tensor.dtype not in DTYPES:
-        raise ShapeError(name, "float32, float16 or bfloat16", _dtype(tensor))
-    shape = tensor.shape
-    if len(shape) not in (3, 4):
-        raise ShapeError(name, "[B, S, H, D] or packed [T, H, D]", _shape(tensor))
-    if not shape[-1] or not shape[-2]:
-        raise ShapeError(name, "of at least one head, one element wide", _shape(tensor))
-    if head_dim is not None and shape[-1] != head_dim:
-        raise ShapeError(name, f"of head_dim {head_dim}", _shape(tensor))
-
-
-def _check_positions(name: str, positions: Tensor | None, tokens: Tensor) -> None:
-    if positions is None:
-        return
-    _check_position_dtype(name, positions)
-    leading = tokens.shape[:-2]
-    if positions.shape not in (leading, leading[-1:]):
-        either = f"{list(leading[-1:])}" + (f" or {list(leading)}" if len(leading) == 2 else "")
-        raise ShapeError(name, either, _shape(positions))
-
-
-def _check_position_dtype(name: str, positions: Tensor) -> None:
-    if positions.dtype in INTEGERS:
-        return
-    if positions.dtype not in (torch.float32, torch.float64):
-        raise ShapeError(name, "int64, or fractional in float32 or float64", _dtype(positions))
-    if not bool(positions.isfinite().all()):
-        raise ShapeError(name, "finite", "NaN or Inf")
-
-
-def _check_cu_seqlens(name: str, cu_seqlens: Tensor | None, tokens: Tensor) -> None:
-    if cu_seqlens is None:
-        return
-    if tokens.ndim != 3:
-        raise ShapeError(name, "absent where tensors are [B, S, H, D]", _shape(cu_seqlens))
-    if cu_seqlens.dtype not in INTEGERS:
-        raise ShapeError(name, "int32 or int64", _dtype(cu_seqlens))
-    if cu_seqlens.ndim != 1 or not len(cu_seqlens):
-        raise ShapeError(name, "[sequences + 1]", _shape(cu_seqlens))
-    ends = int(cu_seqlens[0]), int(cu_seqlens[-1])
-    if ends != (0, len(tokens)):
-        raise ShapeError(name, f"from 0 to {len(tokens)} tokens", f"from {ends[0]} to {ends[1]}")
-    if bool((cu_seqlens[1:] < cu_seqlens[:-1]).any()):
-        raise ShapeError(name, "non-decreasing", "a sequence that ends before it starts")
-
-
-def _num_tokens(tensor: Tensor) -> int:
-    return tensor.shape[:-2].numel()
-
-
-def _num_bytes(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.nbytes
-
-
-def _shape(tensor: Tensor) -> str:
-    return str(list(tensor.shape))
-
-
-def _dtype(tensor: Tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")

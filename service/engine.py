@@ -12,7 +12,7 @@ from torch import Tensor
 
 import rope_core
 from rope_core import Attend, Call, CosSin, Merge, Result, Rotate, Rotated, Shift, ragged
-from rope_core.calls import DTYPES
+from rope_core.checks import DTYPES
 from rope_core.inference import inference
 from service.batcher import Run
 from service.errors import TooLarge

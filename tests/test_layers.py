@@ -22,6 +22,7 @@ rope_core.reference rope_core.attention rope_core.merge
 rope_core.rotary
 rope_core.backends
 rope_core.calls rope_core.frequencies rope_core.ragged
+rope_core.checks
 rope_core.config rope_core.inference
 rope_core.errors
 """
