@@ -44,7 +44,7 @@ class Settings(BaseSettings):
     """Memory that all requests together may take, beyond which one is refused with 503; a quarter
     of the control group's limit, at most 4 GiB, where unset."""
 
-    max_queue_calls: PositiveInt = 256
+    max_queue_calls: PositiveInt = 1024
     """Calls waiting for the device, beyond which one is refused with 503."""
 
     max_batch_tokens: PositiveInt = 65_536

@@ -125,6 +125,8 @@ def test_eager_accepts_everything_and_is_asked_last():
     assert BACKENDS[-1].why_not(work) is None
 
 
+ENDS = torch.tensor([0, 2, 3, 7])
+
 # Attend: positions and packing, beside the shapes and configs above
 CALLS = {
     "counted": ((2, 9, 4, 16), (2, 9, 2, 16), {}),
@@ -141,7 +143,13 @@ CALLS = {
         {"q_positions": torch.tensor([[70, 71, 72], [0, -1, 5]])},
     ),
     "fractional": ((3, 4, 16), (3, 2, 16), {"k_positions": torch.tensor([0.5, 2.25, -1.75])}),
-    "packed": (
+    "packed alike": ((7, 4, 16), (7, 2, 16), {"cu_seqlens_q": ENDS, "cu_seqlens_k": ENDS}),
+    "packed otherwise": (
+        (7, 4, 16),
+        (7, 2, 16),
+        {"cu_seqlens_q": ENDS, "cu_seqlens_k": torch.tensor([0, 5, 7, 7])},
+    ),
+    "packed, other lengths": (
         (6, 4, 16),
         (7, 2, 16),
         {

@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rope_core import RopeConfig, Rotate, reference, rotate
@@ -49,6 +49,7 @@ def turned(turn, x, position, rope):
 
 
 @every_form
+@settings(max_examples=40)
 @given(rope=ROPES, m=POSITIONS)
 def test_the_forms_agree(turn, bar, rope, m):
     assert off(turned(turn, head(rope), m, rope), rotate_by_hand(head(rope), m, rope)) < bar
@@ -66,6 +67,7 @@ def rotate_by_hand(x, m, rope):
 
 
 @every_form
+@settings(max_examples=40)
 @given(rope=ROPES, m=POSITIONS, n=POSITIONS)
 def test_rotations_add_up(turn, bar, rope, m, n):
     x = head(rope)
@@ -74,6 +76,7 @@ def test_rotations_add_up(turn, bar, rope, m, n):
 
 
 @every_form
+@settings(max_examples=40)
 @given(rope=ROPES, m=POSITIONS)
 def test_norms_are_kept_and_the_inverse_undoes(turn, bar, rope, m):
     x = head(rope)
@@ -83,12 +86,14 @@ def test_norms_are_kept_and_the_inverse_undoes(turn, bar, rope, m):
 
 
 @every_form
+@settings(max_examples=40)
 @given(rope=ROPES)
 def test_position_zero_is_the_identity(turn, bar, rope):
     assert torch.equal(turned(turn, head(rope), 0, rope), head(rope))
 
 
 @every_form
+@settings(max_examples=40)
 @given(rope=ROPES, m=POSITIONS, n=POSITIONS)
 def test_scores_depend_on_the_distance_alone(turn, bar, rope, m, n):
     q, k = head(rope, seed=1), head(rope, seed=2)
@@ -98,6 +103,7 @@ def test_scores_depend_on_the_distance_alone(turn, bar, rope, m, n):
 
 
 @every_form
+@settings(max_examples=40)
 @given(rope=ROPES, m=POSITIONS)
 def test_rotation_commutes_with_the_repeat_of_heads(turn, bar, rope, m):
     k, at = randn(1, 3, rope.head_dim), torch.tensor([m])
@@ -106,6 +112,7 @@ def test_rotation_commutes_with_the_repeat_of_heads(turn, bar, rope, m):
 
 
 @every_form
+@settings(max_examples=40)
 @given(rope=ROPES, m=POSITIONS)
 def test_the_layouts_are_one_under_the_permutation(turn, bar, rope, m):
     width = {"head_dim": rope.head_dim, "rotary_dim": rope.rotary_dim, "theta": rope.theta}
