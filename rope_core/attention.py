@@ -33,7 +33,8 @@ def _spans(call: Attend) -> list[tuple[slice, slice]] | None:
         return None
     q_ends, k_ends = call.cu_seqlens_q.tolist(), call.cu_seqlens_k.tolist()
     queries, keys = (starmap(slice, pairwise(ends)) for ends in (q_ends, k_ends))
-    return list(zip(queries, keys, strict=True))
+    spans = zip(queries, keys, strict=True)
+    return [(q, k) for q, k in spans if q.start < q.stop]
 
 
 def _rotated(call: Attend) -> tuple[Tensor, Tensor]:

@@ -77,8 +77,9 @@ class Rotate:
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of q and k."""
-        return bytes_of(self.q) + bytes_of(self.k)
+        """Bytes of its tensors."""
+        tensors = self.q, self.k, self.positions, self.cu_seqlens
+        return sum(map(bytes_of, tensors))
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,8 +157,16 @@ class Attend:
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of q, k and v."""
-        return bytes_of(self.q) + bytes_of(self.k) + bytes_of(self.v)
+        """Bytes of its tensors."""
+        tensors = self.q, self.k, self.v, self.q_positions, self.k_positions
+        return sum(map(bytes_of, (*tensors, self.cu_seqlens_q, self.cu_seqlens_k)))
+
+    @property
+    def num_sequences(self) -> int:
+        """Sequences that are attended to one by one."""
+        if self.cu_seqlens_q is not None:
+            return len(self.cu_seqlens_q) - 1
+        return self.q.shape[0] if self.q.ndim == 4 else 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,8 +241,8 @@ class Shift:
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of k."""
-        return bytes_of(self.k)
+        """Bytes of its tensors."""
+        return bytes_of(self.k) + bytes_of(self.delta)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,12 @@ from rope_core.errors import ShapeError
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 INTEGERS = (torch.int64, torch.int32)
 
+MAX_EMPTY = 4096
+"""Most sequences of no tokens that a pack may have."""
+
+FARTHEST = 2.0**63
+"""Bound of fractional positions: that of the whole ones."""
+
 
 def check_heads(name: str, tensor: Tensor, head_dim: int | None = None) -> None:
     """Heads must be `[B, S, H, D]` or `[T, H, D]`, floating point and not without width."""
@@ -39,8 +45,8 @@ def check_position_dtype(name: str, positions: Tensor) -> None:
         return
     if positions.dtype not in (torch.float32, torch.float64):
         raise ShapeError(name, "int64, or fractional in float32 or float64", dtype_of(positions))
-    if not bool(positions.isfinite().all()):
-        raise ShapeError(name, "finite", "NaN or Inf")
+    if not bool((positions.abs() <= FARTHEST).all()):  # false for NaN
+        raise ShapeError(name, "of numbers between -2**63 and 2**63", "others, or NaN")
 
 
 def check_cu_seqlens(name: str, cu_seqlens: Tensor | None, tokens: Tensor) -> None:
@@ -53,6 +59,9 @@ def check_cu_seqlens(name: str, cu_seqlens: Tensor | None, tokens: Tensor) -> No
         raise ShapeError(name, "int32 or int64", dtype_of(cu_seqlens))
     if cu_seqlens.ndim != 1 or not len(cu_seqlens):
         raise ShapeError(name, "[sequences + 1]", shape_of(cu_seqlens))
+    if len(cu_seqlens) > len(tokens) + MAX_EMPTY:
+        expected = f"of at most {len(tokens) + MAX_EMPTY} elements for {len(tokens)} tokens"
+        raise ShapeError(name, expected, shape_of(cu_seqlens))
     ends = int(cu_seqlens[0]), int(cu_seqlens[-1])
     if ends != (0, len(tokens)):
         raise ShapeError(name, f"from 0 to {len(tokens)} tokens", f"from {ends[0]} to {ends[1]}")

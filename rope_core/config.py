@@ -1,6 +1,5 @@
 """How to rotate and how to attend: frozen values, valid once they exist."""
 
-import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -89,7 +88,8 @@ class AttentionConfig:
     def __post_init__(self) -> None:
         if self.window is not None and not 0 < self.window < 2**31:
             raise ConfigError("window", "in [1, 2**31 - 1]", self.window)
-        if self.softcap is not None and not 0 < self.softcap < math.inf:
-            raise ConfigError("softcap", "positive and finite", self.softcap)
-        if self.scale is not None and not math.isfinite(self.scale):
-            raise ConfigError("scale", "finite", self.scale)
+        # bounds that leave float32, in which scores are, room on both sides
+        if self.softcap is not None and not 1e-30 <= self.softcap <= 1e30:
+            raise ConfigError("softcap", "in [1e-30, 1e30]", self.softcap)
+        if self.scale is not None and not abs(self.scale) <= 1e30:
+            raise ConfigError("scale", "in [-1e30, 1e30]", self.scale)

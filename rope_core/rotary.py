@@ -70,7 +70,7 @@ def angles(positions: Tensor, rope: RopeConfig) -> Angles:
         return _compute(positions, rope)
     first, last = map(int, positions.aminmax())
     rows = _rows(last + 1, rope)
-    if first < 0 or rows is None:
+    if first < 0 or rows is None or rows > max(1024, 64 * len(positions)):
         return _compute(positions, rope)
     cos, sin = _table(rope, rows)
     return cos.index_select(0, positions), sin.index_select(0, positions)

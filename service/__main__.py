@@ -24,7 +24,7 @@ def main() -> None:
     if "GLIBC_TUNABLES" not in os.environ:
         # read by the C library when a process starts, and then only
         os.environ["GLIBC_TUNABLES"] = MALLOC
-        os.execv(sys.executable, [sys.executable, "-m", "service", *arguments])
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
     # as process 1 of a container, a signal without a handler is ignored
     signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
     from service.serve import serve  # only now: it takes seconds to load

@@ -56,6 +56,7 @@ def create_app(settings: Settings, life: Life) -> Requests:
         telemetry={"auto_configure": False, "tracing": False, "metrics": False, "logs": False},
     )
     routes = {endpoint.path: Route(endpoint, service) for endpoint in ENDPOINTS}
+    app.router.redirect_slashes = False  # to what the client calls this host
     app.router.routes += [StarletteRoute(p, r, methods=["POST"]) for p, r in routes.items()]
     _add_status_routes(app, service, life, measured)
     paths = frozenset(getattr(route, "path", "") for route in app.routes)

@@ -21,6 +21,9 @@ from service.slabs import Slabs
 PACKED_BYTES = 256 * 2**10
 """Calls larger than this are not copied into a pack; they run alone."""
 
+SEQUENCE_S = 50e-6
+"""What each sequence of a call costs, however short."""
+
 QUICK_S = 2e-3
 """Runs estimated below this stay on the event loop: a hand-off would cost them a good part."""
 
@@ -71,7 +74,7 @@ class Engine:
         key: Hashable = type(call).__name__
         if isinstance(call, Attend):
             answer_bytes = call.q.nbytes // call.q.shape[-1] * call.v.shape[-1]
-            seconds += _flops(call) / self._flops_per_s
+            seconds += _flops(call) / self._flops_per_s + call.num_sequences * SEQUENCE_S
         elif isinstance(call, Rotate):
             key = _rotation_key(call) if num_bytes <= PACKED_BYTES else object()
         if answer_bytes > self._max_answer_bytes:

@@ -4,7 +4,6 @@ import re
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from typing import Any
 
-from service.admission import Charge
 from service.errors import BadHeader, BadMessage, ClientLeft, TooLarge, UnsupportedMediaType
 from service.slabs import SMALLEST_BYTES, Slabs
 from service.wire import Buffer
@@ -47,7 +46,7 @@ def timeout_s(headers: dict[bytes, bytes], default_s: float, max_s: float) -> fl
     if given is None:
         return default_s
     if not given.isdigit() or len(given) > 12 or not int(given):
-        raise BadHeader("X-Request-Timeout-Ms must be a whole number of milliseconds, at least 1")
+        raise BadHeader("X-Request-Timeout-Ms must be whole milliseconds, of 1 to 12 digits, not 0")
     return min(int(given) / 1e3, max_s)
 
 
@@ -64,9 +63,15 @@ def declared_bytes(headers: dict[bytes, bytes]) -> int | None:
 
 
 async def read_body(
-    receive: Receive, declared: int | None, max_bytes: int, charge: Charge, slabs: Slabs
+    receive: Receive,
+    declared: int | None,
+    max_bytes: int,
+    charge: Callable[[int], None],
+    slabs: Slabs,
 ) -> Buffer:
     """Return the body; a large one of declared length in a slab, without another copy.
+
+    Where no length is declared, `charge` is called for what arrives.
 
     Raises:
         TooLarge: it is over `max_bytes`.
@@ -78,17 +83,19 @@ async def read_body(
         return whole
     if declared is not None and declared >= SMALLEST_BYTES:
         return await _fill(receive, event, slabs.lease(declared))
-    parts = [whole]
-    received = len(whole)
-    while event.get("more_body", False):
-        event = await _next(receive)
-        parts.append(event.get("body", b""))
-        received += len(parts[-1])
+    parts: list[bytes] = []
+    received = 0
+    while True:
+        part = event.get("body", b"")
+        parts.append(part)
+        received += len(part)
         if received > max_bytes:
             raise TooLarge("the body, in bytes,", max_bytes, "more")
         if declared is None:
-            charge.add(len(parts[-1]))
-    return b"".join(parts)
+            charge(len(part))
+        if not event.get("more_body", False):
+            return b"".join(parts)
+        event = await _next(receive)
 
 
 async def send(send: Send, status: int, headers: Headers, parts: list[Buffer]) -> None:

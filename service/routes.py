@@ -2,9 +2,10 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from rope_core import Result
 from service import endpoints, http
@@ -12,11 +13,14 @@ from service.admission import Admission, Charge
 from service.batcher import Answer, Batcher, Entry
 from service.endpoints import Endpoint
 from service.engine import Engine, Job
-from service.errors import ClientLeft, TooLarge
+from service.errors import ClientLeft, TimedOut, TooLarge
 from service.http import Receive, Scope, Send
 from service.settings import Settings
 from service.slabs import Slabs
-from service.wire import Buffer, Codec, Message, codec_for, codec_of_answer
+from service.wire import Buffer, Codec, codec_for, codec_of_answer
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,33 +56,53 @@ class Route:
         patience = http.timeout_s(headers, settings.default_timeout_s, settings.max_timeout_s)
         deadline = time.monotonic() + patience
         with Charge(self._service.admission) as charge:
-            body = await self._receive(headers, codec, receive, charge)
-            message = await self._decode(codec, body)
+            try:
+                async with asyncio.timeout(patience):
+                    body = await self._receive(headers, codec, receive, charge)
+                    message = await self._aside(codec, len(body), codec.decode, body)
+            except TimeoutError:
+                raise TimedOut from None
             in_base64 = message.base64
             job = self._service.engine.job(self._endpoint.read(message))
-            charge.add(job.answer_bytes)
+            self._charge_answer(answer_codec, job, charge)
             del body, message  # the job has what it needs, and lets go of it when it is done
+            size = job.answer_bytes
             answer = await self._wait(job, deadline, receive)
             del job
-            parts = answer_codec.encode(endpoints.write(answer.result, in_base64))
+            told = endpoints.write(answer.result, in_base64)
+            parts = await self._aside(answer_codec, size, answer_codec.encode, told)
             await http.send(send, 200, _headers(answer_codec, answer, parts), parts)
+
+    def _limit(self, codec: Codec) -> int:
+        settings = self._service.settings
+        return settings.max_json_bytes if codec.expansion > 1 else settings.max_body_bytes
 
     async def _receive(
         self, headers: dict[bytes, bytes], codec: Codec, receive: Receive, charge: Charge
     ) -> Buffer:
-        settings = self._service.settings
-        limit = settings.max_json_bytes if codec.expansion > 1 else settings.max_body_bytes
+        limit = self._limit(codec)
         declared = http.declared_bytes(headers)
         if declared is not None and declared > limit:
             raise TooLarge("the body, in bytes,", limit, f"{declared:,}")
-        charge.add((declared or 0) * codec.expansion)
-        return await http.read_body(receive, declared, limit, charge, self._service.slabs)
 
-    async def _decode(self, codec: Codec, body: Buffer) -> Message:
-        if len(body) <= codec.prompt_bytes:
-            return codec.decode(body)
+        def charge_body(num_bytes: int) -> None:
+            charge.add(num_bytes * codec.expansion)
+
+        charge_body(declared or 0)
+        return await http.read_body(receive, declared, limit, charge_body, self._service.slabs)
+
+    def _charge_answer(self, codec: Codec, job: Job, charge: Charge) -> None:
+        if job.answer_bytes > self._limit(codec):
+            expected = f"an answer in {codec.media_type}, in bytes,"
+            raise TooLarge(expected, self._limit(codec), f"{job.answer_bytes:,}")
+        charge.add(job.answer_bytes * codec.expansion)
+
+    async def _aside(self, codec: Codec, num_bytes: int, work: Callable[[T], R], argument: T) -> R:
+        """Read or write a body: on the event loop, or beside it where it would be held up."""
+        if num_bytes <= codec.prompt_bytes:
+            return work(argument)
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._service.readers, codec.decode, body)
+        return await loop.run_in_executor(self._service.readers, work, argument)
 
     async def _wait(self, job: Job, deadline: float, receive: Receive) -> Answer[Result]:
         """Return the answer; if it has to wait, see whether the client does, too."""

@@ -1,12 +1,18 @@
 """Every setting: a field, an environment variable and a command-line flag."""
 
 import os
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "ROPE_"
+
+Seconds = Annotated[float, Field(gt=0, le=1e6)]
+Delay = Annotated[float, Field(ge=0, le=1e6)]
+
+_LINK = re.compile(r"_SERVICE_(HOST|PORT)|^ROPE_PORT$|_PORT_\d+_(TCP|UDP)")
 
 
 class Settings(BaseSettings):
@@ -54,19 +60,19 @@ class Settings(BaseSettings):
     """Bytes of tensors that one run of the device may hold; 1 MiB on a CPU and 64 MiB on a GPU
     where unset."""
 
-    max_call_s: PositiveFloat = 60.0
+    max_call_s: Seconds = 60.0
     """Longest that one call may be estimated to compute; beyond it the answer is 413."""
 
-    default_timeout_s: PositiveFloat = 30.0
+    default_timeout_s: Seconds = 30.0
     """Time from a request's head to its answer, where the request does not set it."""
 
-    max_timeout_s: PositiveFloat = 300.0
+    max_timeout_s: Seconds = 300.0
     """Longest time that a request may set."""
 
-    drain_delay_s: NonNegativeFloat = 5.0
+    drain_delay_s: Delay = 5.0
     """Time after SIGTERM in which requests are still accepted, while /readyz says no."""
 
-    drain_s: NonNegativeFloat = 20.0
+    drain_s: Delay = 20.0
     """Time that accepted requests then get to finish."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -76,10 +82,11 @@ class Settings(BaseSettings):
     @classmethod
     def _know_every_variable(cls, values: dict[str, Any]) -> dict[str, Any]:
         # `extra="forbid"` does not look at the environment
-        given = {name: value for name, value in os.environ.items() if name.startswith(PREFIX)}
+        environment = {name.upper(): value for name, value in os.environ.items()}
+        given = {name: value for name, value in environment.items() if name.startswith(PREFIX)}
         known = {PREFIX + name.upper() for name in cls.model_fields}
         for name, value in sorted(given.items()):
-            if "://" in value or (name not in known and name.endswith(("_SERVICE_HOST", "_PORT"))):
+            if "://" in value or (name not in known and _LINK.search(name)):
                 raise ValueError(
                     f"{name}={value} looks like a link that Kubernetes sets for a Service of that "
                     "name: set enableServiceLinks: false in the pod, or rename the Service"

@@ -5,6 +5,7 @@ slice, no tensor made from it, and no socket that has yet to send it.
 """
 
 import mmap
+import threading
 import weakref
 from bisect import bisect_left, insort
 
@@ -26,14 +27,12 @@ class Slabs:
     def __init__(self, max_idle_bytes: int) -> None:
         self._max_idle_bytes = max_idle_bytes
         self._idle: list[mmap.mmap] = []  # in the order of their sizes
+        # both the event loop and the device's thread lease, and a finalizer runs in either's midst
+        self._lock = threading.RLock()
 
     def lease(self, num_bytes: int) -> memoryview:
         """Return writable memory of `num_bytes`; its contents are anything."""
-        fit = bisect_left(self._idle, num_bytes, key=len)
-        if fit < len(self._idle) and len(self._idle[fit]) <= 2 * num_bytes:
-            slab = self._idle.pop(fit)
-        else:
-            slab = _allocate(num_bytes)
+        slab = self._take(num_bytes) or _allocate(num_bytes)
         owner = np.frombuffer(slab, dtype=np.uint8, count=num_bytes)
         weakref.finalize(owner, self._give_back, slab).atexit = False
         return owner.data
@@ -45,9 +44,17 @@ class Slabs:
             return torch.empty(shape, dtype=dtype)
         return torch.frombuffer(self.lease(num_bytes), dtype=dtype).view(shape)
 
+    def _take(self, num_bytes: int) -> mmap.mmap | None:
+        with self._lock:
+            fit = bisect_left(self._idle, num_bytes, key=len)
+            if fit < len(self._idle) and len(self._idle[fit]) <= 2 * num_bytes:
+                return self._idle.pop(fit)
+        return None
+
     def _give_back(self, slab: mmap.mmap) -> None:
-        if sum(map(len, self._idle)) + len(slab) <= self._max_idle_bytes:
-            insort(self._idle, slab, key=len)
+        with self._lock:
+            if sum(map(len, self._idle)) + len(slab) <= self._max_idle_bytes:
+                insort(self._idle, slab, key=len)
 
 
 def _allocate(num_bytes: int) -> mmap.mmap:

@@ -76,32 +76,40 @@ def _rotate_half(x: Tensor, cos: Tensor, sin: Tensor, inverse: bool, out: Tensor
 
 
 def _rotate_interleaved(x: Tensor, cos: Tensor, sin: Tensor, inverse: bool, out: Tensor) -> None:
-    pairs, out_pairs = _pairs(x), _pairs(out)
-    uneven = cos.shape[-1] % COMPLEX_LANES or x.numel() > CHUNK_ELEMENTS
-    if uneven or not _lie_as_complex(pairs, out_pairs):
-        _rotate_neighbours(pairs, cos, sin, inverse, out)
+    # the shape alone decides how: where tensors lie in memory must not change a bit
+    if cos.shape[-1] % COMPLEX_LANES or x.numel() > CHUNK_ELEMENTS:
+        _rotate_neighbours(x, cos, sin, inverse, out)
         return
     turn = torch.complex(cos, -sin if inverse else sin)[:, None]  # [T, 1, half]
-    torch.mul(torch.view_as_complex(pairs), turn, out=torch.view_as_complex(out_pairs))
+    out_pairs = _pairs(out)
+    if _lie_as_complex(out_pairs):
+        torch.mul(_as_complex(x), turn, out=torch.view_as_complex(out_pairs))
+    else:
+        out_pairs.copy_(torch.view_as_real(_as_complex(x) * turn))
 
 
-def _rotate_neighbours(pairs: Tensor, cos: Tensor, sin: Tensor, inverse: bool, out: Tensor) -> None:
+def _rotate_neighbours(x: Tensor, cos: Tensor, sin: Tensor, inverse: bool, out: Tensor) -> None:
     """Rotate without a product of complex numbers, whose rounding differs at the end of a row."""
+    quarter = torch.view_as_real(_as_complex(x) * 1j).flatten(-2)  # (-x2, x1), exact
+    cos_cos, sin_sin = (torch.stack((t, t), -1).flatten(-2)[:, None] for t in (cos, sin))
+    torch.mul(x, cos_cos, out=out)
+    out.addcmul_(quarter, sin_sin, value=-1 if inverse else 1)
+
+
+def _as_complex(x: Tensor) -> Tensor:
+    pairs = _pairs(x)
     if not _lie_as_complex(pairs):
         pairs = pairs.clone(memory_format=torch.contiguous_format)
-    quarter = torch.view_as_real(torch.view_as_complex(pairs) * 1j).flatten(-2)  # (-x2, x1), exact
-    cos_cos, sin_sin = (torch.stack((t, t), -1).flatten(-2)[:, None] for t in (cos, sin))
-    torch.mul(pairs.flatten(-2), cos_cos, out=out)
-    out.addcmul_(quarter, sin_sin, value=-1 if inverse else 1)
+    return torch.view_as_complex(pairs)
 
 
 def _pairs(x: Tensor) -> Tensor:
     return x.view(*x.shape[:-1], x.shape[-1] // 2, 2)
 
 
-def _lie_as_complex(*pairs: Tensor) -> bool:
-    strides = [stride for x in pairs for stride in (*x.stride()[:-1], x.storage_offset())]
-    return all(x.stride(-1) == 1 for x in pairs) and not any(stride % 2 for stride in strides)
+def _lie_as_complex(pairs: Tensor) -> bool:
+    *strides, last = pairs.stride()
+    return last == 1 and not any(stride % 2 for stride in (*strides, pairs.storage_offset()))
 
 
 def _attend(work: Attention, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor) -> None:

@@ -12,7 +12,16 @@ import torch
 from torch import Tensor
 
 from service.errors import BadMessage, BadTensor, printable
-from service.wire.message import DTYPES, MAX_RANK, MAX_TENSORS, Buffer, Message, raw, view
+from service.wire.message import (
+    DTYPES,
+    MAX_RANK,
+    MAX_TENSORS,
+    Buffer,
+    Message,
+    check_shape,
+    raw,
+    view,
+)
 
 media_type = "application/json"
 expansion = 32  # measured on arrays of empty arrays, the worst
@@ -40,7 +49,7 @@ def decode(body: Buffer) -> Message:
     params: dict[str, object] = {}
     in_base64 = False
     for name, member in members.items():
-        if isinstance(member, list) or (name in _SCALARS and type(member) is int):
+        if isinstance(member, list) or (name in _SCALARS and type(member) in (int, float)):
             tensors[name] = _from_nested(name, member)
         elif isinstance(member, dict) and "data" in member:
             tensors[name] = _from_object(name, member)
@@ -49,7 +58,10 @@ def decode(body: Buffer) -> Message:
             params[name] = member
     if len(tensors) > MAX_TENSORS:
         raise BadMessage(f"a message may have {MAX_TENSORS} tensors, got {len(tensors)}")
-    return Message(tensors, orjson.dumps(params), in_base64)
+    try:
+        return Message(tensors, orjson.dumps(params), in_base64)
+    except orjson.JSONEncodeError:
+        raise BadMessage("parameters are nested too deep") from None
 
 
 def encode(message: Message) -> list[Buffer]:
@@ -80,12 +92,7 @@ def _from_object(name: str, member: dict[str, Any]) -> Tensor:
     shape, dtype, data = member.get("shape"), member.get("dtype"), member["data"]
     if type(dtype) is not str or dtype not in DTYPES:
         raise BadTensor(name, f"of dtype {', '.join(DTYPES)}", printable(dtype))
-    if (
-        not isinstance(shape, list)
-        or len(shape) > MAX_RANK
-        or not all(type(n) is int and n >= 0 for n in shape)
-    ):
-        raise BadTensor(name, f"of at most {MAX_RANK} axes of natural numbers", printable(shape))
+    shape = check_shape(name, shape, DTYPES[dtype])
     if "encoding" in member:
         tensor = _from_base64(name, data, member["encoding"], DTYPES[dtype])
     elif isinstance(data, list):

@@ -1,5 +1,6 @@
 """What is on the wire: named tensors and plain parameters, whatever bytes carry them."""
 
+import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,6 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+
+from service.errors import BadTensor, printable
 
 Buffer = bytes | bytearray | memoryview
 
@@ -26,6 +29,22 @@ MAX_RANK = 8
 
 MAX_TENSORS = 16
 """Most tensors of a message."""
+
+
+def check_shape(name: str, shape: object, dtype: torch.dtype) -> tuple[int, ...]:
+    """Return a shape that a tensor can have.
+
+    Raises:
+        BadTensor: it is no list of natural numbers, or their product overflows.
+    """
+    if not isinstance(shape, list) or len(shape) > MAX_RANK:
+        raise BadTensor(name, f"of a shape of at most {MAX_RANK} axes", printable(shape))
+    if not all(type(n) is int and n >= 0 for n in shape):
+        raise BadTensor(name, "of a shape of natural numbers", printable(shape))
+    # torch counts strides of empty tensors as if no axis were 0
+    if math.prod(max(n, 1) for n in shape) * dtype.itemsize >= 2**63:
+        raise BadTensor(name, "of less than 2**63 bytes", f"shape {printable(shape)}")
+    return tuple(shape)
 
 
 @dataclass(slots=True)

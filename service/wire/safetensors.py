@@ -13,7 +13,7 @@ import orjson
 import torch
 
 from service.errors import BadMessage, BadTensor, printable
-from service.wire.message import MAX_RANK, MAX_TENSORS, Buffer, Message, raw, view
+from service.wire.message import MAX_TENSORS, Buffer, Message, check_shape, raw, view
 
 media_type = "application/x-safetensors"
 expansion = 1
@@ -116,19 +116,18 @@ _read_known = lru_cache(maxsize=1024)(_read)
 
 def _entry(name: str, told: object) -> _Entry:
     match told:
-        case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [int(start), int(end)]}:
+        case {"dtype": str(dtype), "shape": shape, "data_offsets": [int(start), int(end)]}:
             pass
         case _:
             raise BadMessage(f"{printable(name)} needs dtype, shape and data_offsets")
     if dtype not in _DTYPES:
         raise BadTensor(name, f"one of {', '.join(_DTYPES)}", printable(dtype))
-    if len(shape) > MAX_RANK or not all(type(n) is int and n >= 0 for n in shape):
-        raise BadTensor(name, f"of at most {MAX_RANK} axes of natural numbers", printable(shape))
+    shape = check_shape(name, shape, _DTYPES[dtype])
     num_bytes = math.prod(shape) * _DTYPES[dtype].itemsize
     if not 0 <= start <= end or end - start != num_bytes:
         expected = f"{num_bytes} bytes for shape {printable(shape)}"
         raise BadTensor(name, expected, f"offsets {start} to {end}")
-    return _Entry(name, _DTYPES[dtype], tuple(shape), start, num_bytes)
+    return _Entry(name, _DTYPES[dtype], shape, start, num_bytes)
 
 
 def _params(metadata: object) -> bytes:

@@ -34,7 +34,7 @@ def same(actual, expected):
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize(
     ("heads", "head_dim", "rotary_dim"),
-    [(1, 64, 64), (3, 20, 10), (5, 7, 4), (32, 128, 128), (1, 2, 2)],
+    [(1, 64, 64), (3, 20, 10), (5, 7, 4), (32, 128, 128), (1, 2, 2), (1, 33, 32)],
     ids=str,
 )
 @pytest.mark.usefixtures("threads")

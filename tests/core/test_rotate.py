@@ -139,7 +139,7 @@ def uneven(shape, dtype):
 
 
 def test_strides_do_not_matter(layout, dtype):
-    for width, rotary_dim in ((8, 8), (7, 4)):
+    for width, rotary_dim in ((8, 8), (7, 4), (33, 32), (32, 32)):
         rope = RopeConfig.of(width, rotary_dim=rotary_dim, layout=layout)
         for shape in ((2, 5, 3, width), (5, 3, width), (1, 1, width)):
             for x in uneven(shape, dtype):
@@ -151,7 +151,7 @@ def test_strides_do_not_matter(layout, dtype):
 
 
 def test_out_is_written_in_full_and_answered(layout, dtype):
-    for width, rotary_dim in ((8, 8), (7, 4), (9, 2)):
+    for width, rotary_dim in ((8, 8), (7, 4), (9, 2), (33, 32), (32, 32)):
         rope = RopeConfig.of(width, rotary_dim=rotary_dim, layout=layout)
         q, k = randn(2, 5, 3, width, dtype=dtype), randn(2, 5, 1, width, dtype=dtype)
         at = torch.tensor([0, 5, 2, 1, 1_000])

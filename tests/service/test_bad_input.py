@@ -93,6 +93,8 @@ ATTENTION = [
     (QKV, {"window": 1.5}, 422, "config", "window"),
     (QKV, {"window": 2**63}, 422, "config", "window"),
     (QKV, {"softcap": 0}, 422, "config", "softcap"),
+    (QKV, {"softcap": 1e39}, 422, "config", "softcap"),
+    (QKV, {"scale": -1e39}, 422, "config", "scale"),
     (QKV, {"scale": "1"}, 422, "config", "scale"),
     (QKV, {"return_lse": None}, 422, "config", "return_lse"),
     (QKV, {"window_size": 3}, 422, "unknown", "window_size"),
@@ -112,6 +114,23 @@ OTHERS = [
     ),
     ("/v1/shift", {"k": K}, {}, 422, "shape", "delta"),
     ("/v1/shift", {"k": K, "delta": cu(1, 2, 3)}, {}, 422, "shape", "delta must be [2]"),
+    ("/v1/shift", {"k": K, "delta": torch.tensor(1.5)}, {}, 422, "shape", "delta must be int64"),
+    (
+        "/v1/cos_sin",
+        {"positions": torch.tensor([1e305], dtype=torch.float64)},
+        {"rope": {"head_dim": 8}},
+        422,
+        "shape",
+        "positions",
+    ),
+    (
+        "/v1/rotate",
+        {"q": PACKED, "cu_seqlens": torch.zeros(5000, dtype=torch.int32)},
+        {},
+        422,
+        "shape",
+        "cu_seqlens must be of at most",
+    ),
     ("/v1/merge", {"out": Q, "lse": Q}, {}, 422, "shape", "lse"),
     ("/v1/merge", {"out": Q, "lse": Q[..., 0].half()}, {}, 422, "shape", "lse must be float32"),
     ("/v1/merge", {"out": Q, "lse": Q[..., 0]}, {"n": 1}, 422, "unknown", "n"),
@@ -175,6 +194,8 @@ async def test_other_routes_and_methods_are_refused_in_the_same_form(client):
         check(refusal, 405, "method_not_allowed", "")
         assert refusal.headers["allow"] == "POST"
     check(await client.post("/healthz"), 405, "method_not_allowed", "")
+    check(await client.post("/v1/rotate/"), 404, "not_found", "")
+    check(await client.post("http://service//v1/rotate"), 404, "not_found", "")
 
 
 async def test_a_body_over_the_limit_is_refused_unread(client):
@@ -191,6 +212,20 @@ async def test_a_body_over_the_limit_is_refused_unread(client):
         undeclared = {"content-type": codec.media_type}
         refusal = await client.post("/v1/rotate", content=endless(), headers=undeclared)
         check(refusal, 413, "too_large", f"{limit:,}")
+
+
+async def test_a_bare_number_that_is_no_integer_is_named_for_what_it_is(client):
+    for delta in (1.5, 2**64):
+        body = f'{{"k": [[[1, 2]]], "delta": {delta}}}'
+        headers = {"content-type": "application/json"}
+        refusal = await client.post("/v1/shift", content=body, headers=headers)
+        check(refusal, 422, "shape", "delta must be of integers")
+
+
+async def test_an_answer_that_would_be_too_much_json(client):
+    message = Message({"q": torch.zeros(1, 2**11, 1, 64)})
+    refusal = await post(client, CODECS[1], "/v1/rotate", message, accept="application/json")
+    check(refusal, 413, "too_large", "application/json")
 
 
 async def test_a_body_that_is_not_as_long_as_it_says(client):

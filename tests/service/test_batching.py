@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import re
 
 import pytest
 import torch
@@ -102,6 +103,9 @@ async def test_good_neighbours_of_bad_requests_are_answered_byte_for_byte_as_alo
             if index is not None:
                 assert answer.content == alone[index]
             assert answer.status_code in (200, 422)
+    scraped = (await client.get("/metrics")).text
+    sizes = dict(re.findall(r"rope_batch_requests_(sum|count) (\S+)", scraped))
+    assert float(sizes["sum"]) > 1.5 * float(sizes["count"]), "they did share batches"
 
 
 async def test_one_that_breaks_the_run_does_not_break_its_neighbours(app, client, monkeypatch):

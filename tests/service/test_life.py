@@ -3,6 +3,7 @@
 import asyncio
 import json
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -165,6 +166,34 @@ def test_a_deadline_that_passes_in_the_queue(server_url):
     assert time.monotonic() - begun < 0.5
     assert (late.status_code, late.json()["code"]) == (504, "timed_out")
     slow.join()
+
+
+def test_a_body_that_does_not_come_is_given_up_at_the_deadline(serve: Serve):
+    with serve() as (url, _):
+        port = int(url.rpartition(":")[2])
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as stalled:
+            stalled.sendall(
+                b"POST /v1/rotate HTTP/1.1\r\nHost: x\r\nContent-Length: 100000000\r\n"
+                b"Content-Type: application/x-safetensors\r\nX-Request-Timeout-Ms: 300\r\n\r\nhalf"
+            )
+            begun = time.monotonic()
+            assert stalled.recv(4096).startswith(b"HTTP/1.1 504")
+            assert time.monotonic() - begun < 2
+        assert "rope_admitted_bytes 0.0" in httpx.get(f"{url}/metrics").text
+
+
+def test_many_small_sequences_do_not_hold_up_the_others(serve: Serve):
+    q = torch.zeros(20_000, 1, 2)
+    tensors = {"q": q, "k": q, "v": q, "cu_seqlens": torch.arange(20_001)}
+    with serve() as (url, _):
+        slow = Background(url, b"".join(codec.encode(Message(tensors))))
+        slow.start()
+        while slow.is_alive():
+            begun = time.monotonic()
+            httpx.get(f"{url}/healthz")
+            assert time.monotonic() - begun < 0.7
+        assert slow.response is not None, slow.failure
+        assert slow.response.status_code == 200
 
 
 def test_a_port_that_is_taken_ends_the_start(serve: Serve, tmp_path):
