@@ -7,8 +7,7 @@ import orjson
 
 from rope_core import ConfigError, NoBackend, ShapeError
 from service import errors
-
-Headers = list[tuple[bytes, bytes]]
+from service.http import Headers
 
 log = logging.getLogger("rope.failures")
 

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from service.wire import CODECS, Message
-from service.wire import json as json_codec
 from tests.service.conftest import post
 
 Q = torch.zeros(1, 2, 4, 8)
@@ -51,7 +50,6 @@ ROTATE = [  # tensors, params, status, code, what the detail names
     ({"q": Q}, {"rope": {"theta": "10000"}}, 422, "config", "rope.theta"),
     ({"q": Q}, {"rope": {"theta": True}}, 422, "config", "rope.theta"),
     ({"q": Q}, {"rope": {"theta": None}}, 422, "config", "rope.theta"),
-    ({"q": Q}, {"rope": {"theta": 10**400}}, 400, "bad_message", "params"),
     ({"q": Q}, {"rope": {"layout": "neox"}}, 422, "config", "rope.layout"),
     ({"q": Q}, {"rope": {"rotary_dim": 3}}, 422, "config", "rotary_dim must be even"),
     ({"q": Q}, {"rope": {"rotary_dim": 0}}, 422, "config", "rotary_dim"),
@@ -156,8 +154,6 @@ async def test_what_does_not_fit_is_named(
     client, codec, path, tensors, params, status, code, names
 ):
     text = json.dumps(params).encode()
-    if codec is json_codec and status == 400:
-        pytest.skip("orjson, which writes the body of this test, has no such number")
     message = Message(tensors, text, True)
     check(await post(client, codec, path, message), status, code, names)
 
@@ -212,6 +208,16 @@ async def test_a_body_over_the_limit_is_refused_unread(client):
         undeclared = {"content-type": codec.media_type}
         refusal = await client.post("/v1/rotate", content=endless(), headers=undeclared)
         check(refusal, 413, "too_large", f"{limit:,}")
+
+
+async def test_a_number_beyond_any_float_is_no_message(client):
+    params = b'{"rope": {"theta": 1' + b"0" * 400 + b"}}"
+    refusal = await post(client, CODECS[1], "/v1/rotate", Message({"q": Q}, params))
+    check(refusal, 400, "bad_message", "params")
+    body = b'{"q": [[[1, 2]]], ' + params[1:]
+    headers = {"content-type": "application/json"}
+    refusal = await client.post("/v1/rotate", content=body, headers=headers)
+    check(refusal, 400, "bad_message", "JSON")
 
 
 async def test_a_bare_number_that_is_no_integer_is_named_for_what_it_is(client):
