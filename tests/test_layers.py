@@ -21,7 +21,8 @@ service.errors service.metrics service.settings service.logs
 rope_core.reference rope_core.attention rope_core.merge
 rope_core.rotary
 rope_core.backends
-rope_core.calls rope_core.frequencies rope_core.ragged
+rope_core.calls rope_core.positions rope_core.presets
+rope_core.frequencies rope_core.ragged
 rope_core.checks
 rope_core.config rope_core.inference
 rope_core.errors

@@ -1,0 +1,199 @@
+"""Positions of latents and their prompts in diffusion transformers, as diffusers makes them."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from rope_core.checks import shape_of
+from rope_core.errors import ConfigError, ShapeError
+from rope_core.positions import limits
+from rope_core.positions.grids import spread, surround
+
+
+def flux_positions(
+    *, sizes: Sequence[int], text_tokens: int = 0, axes: int = 3, index: int = 0
+) -> Tensor:
+    """Return positions of a prompt and then of an image's latents (Flux.1, Flux.2, Chroma).
+
+    Args:
+        sizes: rows and columns of the packed latents.
+        text_tokens: tokens of the prompt: 0 on every axis in Flux.1, counted on the last in Flux.2.
+        axes: 3 for Flux.1 (index, row, column), 4 for Flux.2 (index, row, column, text).
+        index: which image: 0 the one that is made, then the given ones (Kontext 1; Flux.2 10, 20).
+
+    Returns:
+        int64 `[axes, text_tokens + rows * columns]`.
+
+    >>> flux_positions(sizes=[1, 2], text_tokens=1).tolist()
+    [[0, 0, 0], [0, 0, 0], [0, 0, 1]]
+    """
+    limits.whole("axes", axes, 3, 4)
+    rows, columns = limits.sizes("sizes", sizes, 2, axes)
+    limits.whole("index", index)
+    row, column = spread([torch.arange(rows), torch.arange(columns)])
+    image = torch.stack([torch.full_like(row, index), row, column, torch.zeros_like(row)])
+    limits.whole("text_tokens", text_tokens, 0, limits.MAX_POSITIONS // axes)
+    points = surround(image[:axes], text_tokens, 0)
+    if axes == 4:
+        points[3, :text_tokens] = torch.arange(text_tokens)
+    return points
+
+
+def centred_positions(
+    *,
+    sizes: Sequence[Sequence[int]],
+    text_tokens: int = 0,
+    scale_rope: bool = True,
+    layered: bool = False,
+) -> Tensor:
+    """Return positions of images around 0 and then of the prompt (Qwen-Image).
+
+    Rows and columns run from -(n - n // 2) to n // 2 - 1. The prompt has one position on all
+    axes, from the largest n // 2 of all images on. Image i starts at frame i.
+
+    Args:
+        sizes: frames, rows and columns of each image: the one that is made, then the given ones.
+        text_tokens: tokens of the prompt.
+        scale_rope: False counts rows and columns from 0, and the prompt from the largest of them.
+        layered: Qwen-Image-Layered: the last image is at frame -1, and the prompt starts at the
+            number of the others at least.
+
+    Returns:
+        int64 `[3, tokens of the images + text_tokens]`.
+
+    >>> centred_positions(sizes=[[1, 1, 3]], text_tokens=1).tolist()
+    [[0, 0, 0, 1], [-1, -1, -1, 1], [-2, -1, 0, 1]]
+    """
+    if not isinstance(sizes, list | tuple) or not 1 <= len(sizes) <= 2**12:
+        raise ConfigError("sizes", "a list of 1 to 4096 images", type(sizes).__name__)
+    grids = [limits.sizes(f"sizes[{i}]", grid, 3) for i, grid in enumerate(sizes)]
+    limits.few("sizes", sum(3 * t * h * w for t, h, w in grids))
+    limits.whole("text_tokens", text_tokens, 0, limits.MAX_POSITIONS // 3)
+    limits.flag("scale_rope", scale_rope)
+    limits.flag("layered", layered)
+    last = len(grids) - 1
+    if layered and grids[last][0] != 1:
+        raise ConfigError(f"sizes[{last}]", "of one frame, as it is layered", grids[last])
+    parts, text_start = [], last if layered else 0
+    for i, (frames, *sides) in enumerate(grids):
+        time = torch.tensor([-1]) if layered and i == last else torch.arange(frames) + i
+        back = [side - side // 2 if scale_rope else 0 for side in sides]
+        spans = [torch.arange(side) - b for side, b in zip(sides, back, strict=True)]
+        parts.append(spread([time, *spans]))
+        text_start = max(text_start, *(side // 2 if scale_rope else side for side in sides))
+    parts.append((torch.arange(text_tokens) + text_start).expand(3, -1))
+    return torch.cat(parts, 1)
+
+
+def crop_positions(
+    *, sizes: Sequence[int], crop_start: Sequence[float], crop_stop: Sequence[float]
+) -> Tensor:
+    """Return frames, and `linspace` rows and columns of a crop of the trained grid (CogVideoX).
+
+    Args:
+        sizes: frames, rows, columns.
+        crop_start: row and column where the crop starts.
+        crop_stop: row and column where it stops; n steps go to stop * (n - 1) / n.
+
+    Returns:
+        float32 `[3, frames * rows * columns]`, row-major.
+
+    Whole positions from 0 (CogVideoX 1.5, "slice") are `grid_positions`.
+    """
+    frames, *sides = limits.sizes("sizes", sizes, 3)
+    starts = limits.reals("crop_start", crop_start, 2)
+    stops = limits.reals("crop_stop", crop_stop, 2)
+    spans = [
+        torch.linspace(start, stop * (side - 1) / side, side)
+        for start, stop, side in zip(starts, stops, sides, strict=True)
+    ]
+    time = torch.linspace(0, frames * (frames - 1) / frames, frames)
+    return spread([time, *spans])
+
+
+def frame_rate_positions(
+    *, sizes: Sequence[int], fps: float | None = None, base_fps: float = 24
+) -> Tensor:
+    """Return frames times base_fps / fps, rows and columns (Cosmos).
+
+    Args:
+        sizes: frames, rows, columns, in patches.
+        fps: frames a second; None counts frames (an image).
+        base_fps: frames a second that the model was trained with.
+
+    Returns:
+        float32 `[3, frames * rows * columns]`, row-major.
+
+    >>> frame_rate_positions(sizes=[2, 1, 1], fps=12).tolist()
+    [[0.0, 2.0], [0.0, 0.0], [0.0, 0.0]]
+    """
+    time, *sides = (torch.arange(size).float() for size in limits.sizes("sizes", sizes, 3))
+    if fps is not None:
+        time = time / limits.positive("fps", fps) * limits.positive("base_fps", base_fps)
+    return spread([time, *sides])
+
+
+def normalised_video_positions(
+    *,
+    sizes: Sequence[int],
+    rope_interpolation_scale: Sequence[float] | None = None,
+    base_num_frames: int = 20,
+    base_height: int = 2048,
+    base_width: int = 2048,
+    patch_size: int = 1,
+    patch_size_t: int = 1,
+) -> Tensor:
+    """Return frames, rows and columns as shares x of a base size, from -1 on: 2 x - 1 (LTX-Video).
+
+    Args:
+        sizes: frames, rows, columns, in patches.
+        rope_interpolation_scale: latents to pixels on each axis, for instance
+            `[8 / 25, 32, 32]`; None takes the indices themselves for shares, as diffusers does.
+        base_num_frames: frames that are a share of 1.
+        base_height: rows that are.
+        base_width: columns that are.
+        patch_size: side of a patch.
+        patch_size_t: frames of a patch.
+
+    Returns:
+        float32 `[3, frames * rows * columns]`, row-major.
+    """
+    axes = [torch.arange(size).float() for size in limits.sizes("sizes", sizes, 3)]
+    bases = {"base_num_frames": base_num_frames, "base_height": base_height}
+    bases |= {"base_width": base_width, "patch_size": patch_size, "patch_size_t": patch_size_t}
+    for name, base in bases.items():
+        limits.whole(name, base, 1)
+    if rope_interpolation_scale is not None:
+        scales = limits.reals("rope_interpolation_scale", rope_interpolation_scale, 3)
+        patches = (patch_size_t, patch_size, patch_size)
+        shares = zip(axes, scales, patches, (base_num_frames, base_height, base_width), strict=True)
+        axes = [axis * scale * patch / base for axis, scale, patch, base in shares]
+    return spread(axes) * 2 - 1
+
+
+def caption_positions(*, text_lengths: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Return positions of captions and then of an image's patches, padded (Lumina-2, OmniGen 2).
+
+    Caption tokens are (i, 0, 0), patches (length of the caption, row, column), padding (0, 0, 0).
+
+    Args:
+        text_lengths: int64 `[B]`, tokens of each caption.
+        sizes: rows and columns of the image, in patches.
+
+    Returns:
+        int64 `[3, B, longest caption + rows * columns]`.
+    """
+    lengths = limits.integers("text_lengths", text_lengths, "[B]", (1,))[:, None]
+    rows, columns = limits.sizes("sizes", sizes, 2, 3)
+    if not bool(((lengths >= 0) & (lengths <= limits.MAX_POSITIONS)).all()):
+        raise ShapeError("text_lengths", f"from 0 to {limits.MAX_POSITIONS}", shape_of(lengths))
+    longest = int(lengths.max()) + rows * columns
+    limits.few("text_lengths", 3 * len(lengths) * longest)
+    index = torch.arange(longest)
+    patch = index - lengths
+    text, image = patch < 0, (patch >= 0) & (patch < rows * columns)
+    points = torch.stack([torch.where(text, index, lengths), patch // columns, patch % columns])
+    points[1:] *= image
+    points[0] *= text | image
+    return points
