@@ -38,8 +38,9 @@ class Sizes:
     prompts: tuple[int, ...] = (512, 2048)
     matrix: int = 2048
     cached: int = 8192
+    table: int = 131_072
     ragged: tuple[int, int, int] = (32, 16, 512)
     """Sequences, and their least and largest length."""
 
 
-QUICK = Sizes((1, 64, 4, 32), (32,), 128, 128, (4, 4, 32))
+QUICK = Sizes((1, 64, 4, 32), (32,), 128, 128, 1024, (4, 4, 32))

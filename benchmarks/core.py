@@ -12,12 +12,13 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import attention, rotation, table
+from benchmarks import attention, rotation, specs, table
 from benchmarks.case import QUICK, Case, Sizes
 from benchmarks.table import Row
 from benchmarks.timing import take_turns
 
-COLUMNS = ("call", "floor", "us", "us, median", "floor us", "speed", "x floor", "x floor, median")
+COLUMNS = ("call", "floor", "us", "us, median", "floor us", "adds us", "speed", "x floor")
+COLUMNS += ("x floor, median",)
 
 
 def main() -> None:
@@ -31,7 +32,7 @@ def main() -> None:
     torch.manual_seed(0)
     table.print_machine()
     sizes = QUICK if args.quick else Sizes()
-    cases = chain(rotation.cases(sizes), attention.cases(sizes))
+    cases = chain(rotation.cases(sizes), specs.cases(sizes), attention.cases(sizes))
     rows = _measure(
         (case for case in cases if args.only in case.name),
         rounds=2 if args.quick else 11,
@@ -54,6 +55,7 @@ def _measure(cases: Iterable[Case], rounds: int, sample_s: float) -> list[Row]:
             "us": run.least * 1e6,
             "us_median": run.median * 1e6,
             "floor_us": floor.least * case.share * 1e6,
+            "adds_us": (run.least - floor.least * case.share) * 1e6,
             "speed": f"{table.shown(case.work / run.least / 1e9)} {case.unit}",
             "x_floor": run.least / (floor.least * case.share),
             "x_floor_median": run.median / (floor.median * case.share),

@@ -14,13 +14,21 @@ def rotate(x: Tensor, positions: Tensor, theta: float = 1e4, layout: str = "half
     """
     half = x.shape[-1] // 2
     frequencies = theta ** (-torch.arange(half, dtype=torch.float64) / half)
-    radians = (positions.double()[:, None] * frequencies)[:, None]  # [S, 1, half]
-    turn = torch.polar(torch.ones_like(radians), radians)
+    return turn(x, positions.double()[:, None] * frequencies, layout)
+
+
+def turn(x: Tensor, radians: Tensor, layout: str = "half") -> Tensor:
+    """Multiply each pair of `x` `[..., S, H, D]`, as a complex number, by e^(i radians).
+
+    radians are `[S, D/2]`.
+    """
+    half, radians = x.shape[-1] // 2, radians[:, None]  # [S, 1, half]
+    by = torch.polar(torch.ones_like(radians), radians)
     if layout == "half":
         re, im = x.double().chunk(2, -1)
     else:
         re, im = x.double().unflatten(-1, (half, 2)).unbind(-1)
-    turned = torch.view_as_real(torch.complex(re, im) * turn)  # [..., half, 2]
+    turned = torch.view_as_real(torch.complex(re, im) * by)  # [..., half, 2]
     return (turned.mT if layout == "half" else turned).flatten(-2)
 
 

@@ -1,12 +1,14 @@
 """Writes the generated pages of the documentation: `python docs/generate.py`."""
 
 from pathlib import Path
+from typing import Any
 
 from pydantic_core import PydanticUndefined
 
+from service.local import list_variants
 from service.settings import PREFIX, Settings
 
-HEAD = """# Settings
+SETTINGS = """# Settings
 
 Made from `service/settings.py` by `make docs`.
 
@@ -15,6 +17,37 @@ unknown `ROPE_` variable stops the start. `rope-service serve --print-config` pr
 force.
 
 | variable | flag | default | |
+|---|---|---|---|
+"""
+
+VARIANTS = """# Variants, schemes, builders
+
+Made from the library by `make docs`; a running service answers the same at `/v1/variants`, with
+sources and models. A parameter in parentheses is optional, with its default where that is a value.
+
+## Variants: `rope_type`
+
+Frequencies, and how they are scaled. Parameters go beside `rope_type` in `rope`.
+
+| rope_type | parameters | |
+|---|---|---|
+"""
+
+SCHEMES = """
+## Schemes of several axes: `axes`
+
+Which axis of a position drives which angle. Parameters go beside `axes` in `rope`.
+
+| axes | parameters | |
+|---|---|---|
+"""
+
+BUILDERS = """
+## Builders of positions: `builder`
+
+What `/v1/positions` can make. Tensors go into the message, all else into `arguments`.
+
+| builder | tensors | arguments | |
 |---|---|---|---|
 """
 
@@ -27,8 +60,46 @@ def settings_page() -> str:
         text = " ".join((field.description or "").split())
         flag = name.replace("_", "-")
         rows.append(f"| `{PREFIX}{name.upper()}` | `--{flag}` | {default} | {text} |\n")
-    return HEAD + "".join(rows)
+    return SETTINGS + "".join(rows)
+
+
+def variants_page() -> str:
+    """Return the text of docs/variants.md."""
+    known = list_variants()
+    return (
+        VARIANTS
+        + "".join(map(_entry, known["variants"]))
+        + SCHEMES
+        + "".join(map(_entry, known["schemes"]))
+        + BUILDERS
+        + "".join(map(_builder, known["builders"]))
+    )
+
+
+def _entry(entry: dict[str, Any]) -> str:
+    return f"| `{entry['name']}` | {_list(entry['parameters'])} | {entry['summary']} |\n"
+
+
+def _builder(builder: dict[str, Any]) -> str:
+    tensors = [each for each in builder["arguments"] if each["type"] == "tensor"]
+    others = [each for each in builder["arguments"] if each["type"] != "tensor"]
+    text = builder["summary"].removeprefix("Return ")
+    return f"| `{builder['name']}` | {_list(tensors)} | {_list(others)} | {text} |\n"
+
+
+def _list(parameters: list[dict[str, Any]]) -> str:
+    return ", ".join(map(_parameter, parameters))
+
+
+def _parameter(parameter: dict[str, Any]) -> str:
+    name, default = f"`{parameter['name']}`", parameter["default"]
+    if parameter["required"]:
+        return name
+    if isinstance(default, bool):
+        default = str(default).lower()
+    return f"({name})" if default is None else f"({name} {default})"
 
 
 if __name__ == "__main__":
-    (Path(__file__).parent / "settings.md").write_text(settings_page())
+    for name, text in (("settings", settings_page()), ("variants", variants_page())):
+        (Path(__file__).parent / f"{name}.md").write_text(text)

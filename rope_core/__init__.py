@@ -1,10 +1,11 @@
 """Rotary position embedding, and attention over what it rotates.
 
 Axis names: B batch, S sequence, T tokens of packed sequences, H query heads, Hkv key/value heads,
-D head_dim, Dv width of a value. A pair of elements rotates by position * theta ** (-2i / D).
+D head_dim, Dv width of a value, A axes of a position. `resolve` reads a model's config.json.
 """
 
 from rope_core.attention import attend
+from rope_core.axes import SCHEMES
 from rope_core.calls import (
     Attend,
     Attended,
@@ -17,22 +18,30 @@ from rope_core.calls import (
     Shift,
     Table,
 )
-from rope_core.config import AttentionConfig, Layout, RopeConfig
+from rope_core.config import Arithmetic, AttentionConfig, Layout, RopeConfig
 from rope_core.errors import ConfigError, NoBackend, RopeError, ShapeError
-from rope_core.frequencies import inv_freq
+from rope_core.frequencies import VARIANTS
+from rope_core.hf import Resolved, resolve
+from rope_core.layouts import convert, convert_weight
+from rope_core.length import DynamicLength
 from rope_core.merge import merge
 from rope_core.rotary import cos_sin, rotate, shift
 
 __all__ = [
+    "SCHEMES",
+    "VARIANTS",
+    "Arithmetic",
     "Attend",
     "Attended",
     "AttentionConfig",
     "Call",
     "ConfigError",
     "CosSin",
+    "DynamicLength",
     "Layout",
     "Merge",
     "NoBackend",
+    "Resolved",
     "Result",
     "RopeConfig",
     "RopeError",
@@ -42,9 +51,11 @@ __all__ = [
     "Shift",
     "Table",
     "attend",
+    "convert",
+    "convert_weight",
     "cos_sin",
-    "inv_freq",
     "merge",
+    "resolve",
     "rotate",
     "shift",
 ]

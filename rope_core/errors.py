@@ -17,6 +17,12 @@ class ConfigError(RopeError):
     def __init__(self, parameter: str, expected: str, got: object) -> None:
         super().__init__(f"{parameter} must be {expected}, got {got}")
         self.parameter = parameter
+        self.expected = expected
+        self.got = got
+
+    def within(self, name: str) -> "ConfigError":
+        """Return this error for a parameter that is a part of `name`."""
+        return ConfigError(f"{name}.{self.parameter}", self.expected, self.got)
 
 
 class ShapeError(RopeError):

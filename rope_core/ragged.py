@@ -1,5 +1,7 @@
 """Packed sequences of different lengths: where each starts, and its tokens' positions."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -17,11 +19,26 @@ def count_up(length: int, cu_seqlens: Tensor | None, device: torch.device) -> Te
     return counted - starts.to(device).repeat_interleave(lengths.to(device))
 
 
-def token_positions(x: Tensor, positions: Tensor | None, cu_seqlens: Tensor | None) -> Tensor:
-    """Return the position of each token of `x`, batch and sequence laid end to end: `[tokens]`."""
+def token_positions(
+    x: Tensor, positions: Tensor | None, cu_seqlens: Tensor | None, has_axes: bool = False
+) -> Tensor:
+    """Return the position of each token of `x`, batch and sequence laid end to end.
+
+    `[tokens]`, or `[A, tokens]` where positions have several axes, which come first.
+    """
     if positions is None:
         positions = count_up(x.shape[-3], cu_seqlens, x.device)
-    flat = positions.reshape(-1)
-    num_tokens = x.shape[:-2].numel()
+    leading = x.shape[:-2]
+    flat = positions.flatten(1) if has_axes else positions.reshape(-1)
     # one row of positions may stand for every row of the batch
-    return flat if len(flat) == num_tokens else flat.repeat(x.shape[0])
+    rows = leading.numel() // flat.shape[-1] if flat.shape[-1] else 1
+    return flat if rows == 1 else flat.repeat(*([1] * (flat.ndim - 1)), rows)
+
+
+def reach(x: Tensor, positions: Tensor | None, cu_seqlens: Tensor | None) -> int:
+    """Return the length that a call reaches over: its last position, over all rows, plus 1."""
+    if positions is not None:
+        return max(0, math.ceil(float(positions.max())) + 1) if positions.numel() else 0
+    if cu_seqlens is None:
+        return x.shape[-3]
+    return int(cu_seqlens.diff().max()) if len(cu_seqlens) > 1 else 0

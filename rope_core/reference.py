@@ -155,14 +155,23 @@ def angles_xyz(matrix: Tensor) -> tuple[float, float, float]:
     return x, math.atan2(-r[2][0], math.hypot(r[0][0], r[1][0])), z
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, config: AttentionConfig) -> tuple[Tensor, Tensor]:
-    """Return softmax(scale * q k^T) v and the log-sum-exp of each row of scores.
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    config: AttentionConfig,
+    sinks: Tensor | None = None,
+    mask: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Return softmax(scale * q k^T + mask) v and the log-sum-exp of each row of scores.
 
     Args:
         q: `[..., Sq, H, D]`.
         k: `[..., Sk, Hkv, D]`: head j serves the queries' heads j * H / Hkv and those after it.
         v: `[..., Sk, Hkv, Dv]`.
         config: which keys are seen. The last query is at the place of the last key.
+        sinks: `[H]`: scores of one key more, which everyone sees and whose value is 0.
+        mask: `[..., H, Sq, Sk]`: which keys may be seen, or what is added to the scores.
 
     Returns:
         `[..., Sq, H, Dv]` and `[..., Sq, H]`; 0 and -inf for a query that sees no key.
@@ -174,9 +183,17 @@ def attention(q: Tensor, k: Tensor, v: Tensor, config: AttentionConfig) -> tuple
     if config.softcap is not None:
         scores = config.softcap * torch.tanh(scores / config.softcap)
     seen = visible(q.shape[-3], k.shape[-3], config)
+    if mask is not None and mask.dtype != torch.bool:
+        scores = scores + mask
+        seen = seen & (mask > -math.inf)
+    elif mask is not None:
+        seen = seen & mask
     scores = scores.masked_fill(~seen, -math.inf)
-    weights = scores.softmax(-1).masked_fill(~seen.any(-1, keepdim=True), 0)  # 0/0 where none is
-    out = torch.einsum("...hqk,...khe->...qhe", weights, v)
+    if sinks is not None:
+        sink = sinks.double()[:, None, None].expand(*scores.shape[:-1], 1)
+        scores = torch.cat((scores, sink), -1)
+    weights = scores.softmax(-1).masked_fill(scores == -math.inf, 0)  # 0/0 where all are
+    out = torch.einsum("...hqk,...khe->...qhe", weights[..., : k.shape[-3]], v)
     return out, scores.logsumexp(-1).transpose(-1, -2)
 
 
@@ -185,10 +202,12 @@ def visible(num_queries: int, num_keys: int, config: AttentionConfig) -> Tensor:
     i = torch.arange(num_queries)[:, None] + (num_keys - num_queries)
     distance = i - torch.arange(num_keys)
     seen = torch.ones_like(distance, dtype=torch.bool)
-    if config.causal or config.window is not None:
+    if config.causal:
         seen &= distance >= 0
     if config.window is not None:
-        seen &= distance < config.window
+        seen &= (-config.window_ahead <= distance) & (distance < config.window)
+    if config.chunk is not None:
+        seen &= i // config.chunk == torch.arange(num_keys) // config.chunk
     return seen
 
 

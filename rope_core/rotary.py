@@ -1,29 +1,45 @@
-"""Rotation by position: angles in float64, cosine and sine float32, one rounding of the result."""
+"""Rotation by position: angles, their tables, and what is done with them."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from rope_core import ragged
+from rope_core.axes import Columns, summed
 from rope_core.backends import Rotation, select
 from rope_core.calls import CosSin, Rotate, Rotated, Shift, Table
 from rope_core.config import RopeConfig
-from rope_core.frequencies import inv_freq
+from rope_core.frequencies import xpos_zeta
 from rope_core.inference import inference
 
 TABLE_ELEMENTS = 2**20
 """Most cosines that one cached table holds; positions beyond it are computed for each call."""
 
-Angles = tuple[Tensor, Tensor]  # cosine and sine, float32 [tokens, half]
+
+class Angles(NamedTuple):
+    """Cosine and sine of each token's angles, times the gain: float32 `[tokens, n]`.
+
+    `[tokens, H, n]` where frequencies are learned for each head.
+    """
+
+    cos: Tensor
+    sin: Tensor
+    scale: Tensor | None = None
+    """xPos: what q is multiplied by and k divided by, `[tokens, n]`."""
 
 
 @inference
 def cos_sin(call: CosSin) -> Table:
     """Return cosine and sine of every pair's angle at the positions of `call`."""
-    shape = (*call.positions.shape, call.rope.half)
-    cos, sin = angles(call.positions.reshape(-1), call.rope)
-    return Table(cos.view(shape), sin.view(shape))
+    positions, shape = call.positions, call.shape
+    flat = positions.reshape(len(positions), -1) if call.has_axes else positions.reshape(-1)
+    at = angles(flat, call.rope, call.frequencies)
+    cos, sin, scale = _each(lambda t: t.view(*shape, *t.shape[1:]), at)
+    return Table(cos, sin, call.rope.attention_scaling, scale)
 
 
 @inference
@@ -36,10 +52,11 @@ def rotate(call: Rotate, out: Rotated | None = None) -> Rotated:
             memory with it. New ones where None.
     """
     q_out, k_out = (out.q, out.k) if out is not None else (None, None)
-    at = token_angles(call.like, call.positions, call.cu_seqlens, call.rope)
+    rope, inverse = call.rope, call.inverse
+    at = token_angles(call.like, call.positions, call.cu_seqlens, rope, call.frequencies)
     return Rotated(
-        None if call.q is None else rotate_by(call.q, at, call.rope, call.inverse, q_out),
-        None if call.k is None else rotate_by(call.k, at, call.rope, call.inverse, k_out),
+        None if call.q is None else rotate_by(call.q, at, rope, inverse, q_out),
+        None if call.k is None else rotate_by(call.k, of_key(at), rope, inverse, k_out),
     )
 
 
@@ -47,41 +64,86 @@ def rotate(call: Rotate, out: Rotated | None = None) -> Rotated:
 def shift(call: Shift, out: Rotated | None = None) -> Rotated:
     """Move rotated keys by `delta` positions: R_delta R_p = R_(p + delta).
 
-    The move is the same wherever the keys are, as long as the frequencies are.
+    The move is a pure rotation, the same wherever the keys are, as long as the frequencies are:
+    without the gain, which the keys have already, and with angles in float64. Across a change of
+    frequencies (`call.to`), and where pairs do not turn as one, keys go back and forth again.
     """
-    delta = call.delta if call.delta.ndim else call.delta.expand(call.k.shape[-3])
-    return rotate(Rotate(None, call.k, call.rope, positions=delta), out)
+    k, rope, to = call.k, call.rope, call.to or call.rope
+    delta = call.delta if call.delta.ndim else call.delta.expand(k.shape[-3])
+    if to == rope and rope.adds_up:
+        at = _compute(ragged.token_positions(k, delta, None), rope, pure=True)
+        written = replace(rope, layout="half") if rope.layout == "interleaved_to_half" else rope
+        moved = rotate_by(k, of_key(at), written, False, None if out is None else out.k)
+        return Rotated(None, moved)
+    assert call.positions is not None, "a call that exists has them"
+    back = rotate(Rotate(None, k.float(), rope, call.positions, inverse=True))
+    there = rotate(Rotate(None, back.k, to, call.moved))
+    assert there.k is not None, "it was given"
+    moved = there.k.to(k.dtype)
+    return Rotated(None, moved if out is None or out.k is None else out.k.copy_(moved))
 
 
 def token_angles(
-    x: Tensor, positions: Tensor | None, cu_seqlens: Tensor | None, rope: RopeConfig
+    x: Tensor,
+    positions: Tensor | None,
+    cu_seqlens: Tensor | None,
+    rope: RopeConfig,
+    frequencies: Tensor | None = None,
 ) -> Angles:
     """Return the angles of the tokens of `x`, batch and sequence laid end to end."""
-    if positions is None and cu_seqlens is None:
-        cos, sin = _counted(x.shape[-3], rope, x.device)
+    if positions is None and cu_seqlens is None and frequencies is None:
+        at = _counted(x.shape[-3], rope, x.device)
         rows = x.shape[0] if x.ndim == 4 else 1
-        return (cos, sin) if rows == 1 else (cos.repeat(rows, 1), sin.repeat(rows, 1))
-    return angles(ragged.token_positions(x, positions, cu_seqlens), rope)
+        if rows == 1:
+            return at
+        return _each(lambda t: t.repeat(rows, 1), at)
+    columns, has_axes = rope.columns, rope.learned == "frequencies"
+    if positions is not None and columns.num_axes > 1:
+        has_axes = not columns.of_text or positions.ndim == x.ndim - 1
+    flat = ragged.token_positions(x, positions, cu_seqlens, has_axes)
+    return angles(flat, rope, frequencies)
 
 
-def angles(positions: Tensor, rope: RopeConfig) -> Angles:
-    """Return cosine and sine at `positions` `[tokens]`."""
-    if positions.dtype.is_floating_point or positions.device.type != "cpu" or not len(positions):
-        return _compute(positions, rope)
+def angles(positions: Tensor, rope: RopeConfig, frequencies: Tensor | None = None) -> Angles:
+    """Return the angles at `positions` `[tokens]` or `[A, tokens]`."""
+    if (
+        frequencies is not None
+        or positions.dtype.is_floating_point
+        or positions.device.type != "cpu"
+        or not positions.numel()
+        or (positions.ndim > 1 and rope.columns.coupled)
+    ):
+        return _compute(positions, rope, frequencies)
     first, last = map(int, positions.aminmax())
     rows = _rows(last + 1, rope)
-    if first < 0 or rows is None or rows > max(1024, 64 * len(positions)):
+    if first < 0 or rows is None or rows > max(1024, 64 * positions.shape[-1]):
         return _compute(positions, rope)
-    cos, sin = _table(rope, rows)
-    return cos.index_select(0, positions), sin.index_select(0, positions)
+    table = _table(rope, rows)
+    if positions.ndim > 1:  # each column from the row of its own axis
+        axis = rope.columns.axis
+        assert axis is not None, "there are several"
+        whole = positions if positions.dtype is torch.int64 else positions.long()
+        own = whole.index_select(0, axis).mT
+        return Angles(table.cos.gather(0, own), table.sin.gather(0, own))
+    return _each(lambda t: t.index_select(0, positions), table)
+
+
+def of_key(at: Angles) -> Angles:
+    """Return the angles of keys, given those of queries: xPos scales them the other way."""
+    return at if at.scale is None else at._replace(scale=1 / at.scale)
 
 
 def rotate_by(x: Tensor, at: Angles, rope: RopeConfig, inverse: bool, out: Tensor | None) -> Tensor:
     """Rotate `x` by the angles of its tokens into `out`, or into a new tensor."""
     if out is None:
         out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    cos, sin = at
-    work = Rotation(x.flatten(0, -3), cos, sin, rope.layout, inverse, out.flatten(0, -3))
+    cos, sin, scale = at
+    if inverse:
+        scale = None if scale is None else 1 / scale
+        if rope.attention_scaling != 1 and rope.is_rotation:
+            unscaled = rope.attention_scaling**-2
+            cos, sin = cos * unscaled, sin * unscaled
+    work = Rotation(x.flatten(0, -3), cos, sin, scale, rope, inverse, out.flatten(0, -3))
     select(work).run(work)
     return out
 
@@ -90,8 +152,11 @@ def _counted(length: int, rope: RopeConfig, device: torch.device) -> Angles:
     rows = _rows(length, rope) if device.type == "cpu" else None
     if rows is None:
         return _compute(torch.arange(length, device=device), rope)
-    cos, sin = _table(rope, rows)
-    return cos[:length], sin[:length]
+    return _each(lambda t: t[:length], _table(rope, rows))
+
+
+def _each(take: Callable[[Tensor], Tensor], at: Angles) -> Angles:
+    return Angles(take(at.cos), take(at.sin), None if at.scale is None else take(at.scale))
 
 
 def _rows(needed: int, rope: RopeConfig) -> int | None:
@@ -105,6 +170,43 @@ def _table(rope: RopeConfig, rows: int) -> Angles:
     return _compute(torch.arange(rows), rope)
 
 
-def _compute(positions: Tensor, rope: RopeConfig) -> Angles:
-    radians = positions.double()[:, None] * inv_freq(rope).to(positions.device)
-    return radians.cos().float(), radians.sin().float()
+def _compute(
+    positions: Tensor, rope: RopeConfig, frequencies: Tensor | None = None, *, pure: bool = False
+) -> Angles:
+    """Return the angles at `positions` `[tokens]` or `[A, tokens]`; `pure`: in float64, no gain."""
+    columns = _columns(rope, frequencies)
+    dtype = torch.float64 if pure else columns.inv_freq.dtype
+    numbers = positions.to(dtype)
+    rows = numbers.expand(columns.num_axes, -1) if numbers.ndim == 1 else numbers
+    columns = replace(columns, inv_freq=columns.inv_freq.to(positions.device))
+    radians = columns.angles(rows, columns)
+    if rope.rounding == "complex" and not pure:
+        turn = torch.polar(torch.ones_like(radians), radians)
+        cos, sin = turn.real, turn.imag
+    else:
+        cos, sin = radians.cos(), radians.sin()
+    if rope.attention_scaling != 1 and not pure:
+        cos, sin = cos * rope.attention_scaling, sin * rope.attention_scaling
+    if rope.negative:
+        sin = -sin
+    return Angles(cos.float(), sin.float(), _xpos_scale(numbers, rope, pure))
+
+
+def _columns(rope: RopeConfig, frequencies: Tensor | None) -> Columns:
+    if frequencies is None:
+        return rope.columns
+    if rope.learned == "frequencies":
+        return summed(frequencies, rope.rotary_dim)
+    factor = frequencies.to(rope.columns.inv_freq).exp()
+    return replace(rope.columns, inv_freq=rope.columns.inv_freq * factor)
+
+
+def _xpos_scale(positions: Tensor, rope: RopeConfig, pure: bool) -> Tensor | None:
+    if rope.rope_type != "xpos":
+        return None
+    given: dict[str, Any] = dict(rope.parameters)
+    centre = 0 if pure else given.get("length", 0) // 2
+    power = (positions - centre) / given.get("scale_base", 512.0)
+    zeta = xpos_zeta(rope.frequency_dim or rope.rotary_dim, positions.dtype).to(positions.device)
+    scale: Tensor = zeta ** power[:, None]
+    return scale.float()

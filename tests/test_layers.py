@@ -16,15 +16,20 @@ service.serve
 service.app
 service.life service.middleware service.routes service.openapi
 service.http service.failures service.endpoints service.engine
-service.params service.batcher service.admission service.slabs service.wire service.host
+service.local
+service.params
+service.ropes
+service.batcher service.admission service.slabs service.wire service.host
 service.errors service.metrics service.settings service.logs
-rope_core.reference rope_core.attention rope_core.merge
+rope_core.reference rope_core.attention rope_core.merge rope_core.accuracy
 rope_core.rotary
-rope_core.backends
-rope_core.calls rope_core.positions rope_core.presets
-rope_core.frequencies rope_core.ragged
+rope_core.backends rope_core.hf
+rope_core.calls rope_core.length rope_core.positions rope_core.presets
 rope_core.checks
-rope_core.config rope_core.inference
+rope_core.config rope_core.ragged rope_core.inference
+rope_core.axes rope_core.layouts
+rope_core.frequencies
+rope_core.registry
 rope_core.errors
 """
 
@@ -36,15 +41,15 @@ KEPT_IN = {
     "uvicorn": {"service.serve", "service.life"},
     "prometheus_client": {"service.metrics", "service.middleware"},
     "pydantic": {"service.params", "service.endpoints", "service.settings", "service.openapi"}
-    | {"service.__main__"},
+    | {"service.__main__", "service.ropes", "service.local"},
     "pydantic_settings": {"service.settings"},
-    "orjson": {"service.wire", "service.logs", "service.failures"},
+    "orjson": {"service.wire", "service.logs", "service.failures", "service.local"},
     "numpy": {"service.wire", "service.slabs"},
     "asyncio": {"service.app", "service.batcher", "service.life", "service.routes"},
     "torch": {"rope_core", "service.app", "service.engine", "service.wire", "service.slabs"}
-    | {"service.metrics", "service.endpoints"},
+    | {"service.metrics", "service.endpoints", "service.local"},
     "rope_core": {"rope_core", "service.endpoints", "service.engine", "service.failures"}
-    | {"service.params", "service.routes"},
+    | {"service.params", "service.routes", "service.ropes", "service.local", "service.app"},
     "service": {"service"},
     "rope_client": set(),
     "triton": {"rope_core.kernels"},

@@ -24,13 +24,15 @@ _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
 
 
 def why_not(work: Work) -> str | None:
-    """Attention without soft-cap, on the CPU, with finite values."""
+    """Attention without soft-cap and mask, on the CPU, with finite values."""
     if not isinstance(work, Attention):
         return "attends only"
     if work.q.device.type != "cpu":
         return f"tensors are on {work.q.device.type}, not on the CPU"
     if work.config.softcap is not None:
         return "softcap is not in the operator"
+    if work.mask is not None:
+        return "a mask may hide all keys of a query, or NaN"
     if work.v.shape[-1] != work.q.shape[-1]:
         return "values are not as wide as keys"
     if work.masked and work.scale <= 0:
@@ -48,34 +50,53 @@ def run(work: Work) -> tuple[Tensor, ...]:
     q, k, v = (_in_lines(x) for x in (work.q, work.k, work.v))
     if work.spans is None:
         found = _attend(work, q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
-        return found[0].transpose(1, 2), found[1].transpose(1, 2)
+        return _with_sinks(work, found[0].transpose(1, 2), found[1].transpose(1, 2))
     out = torch.empty(q.shape, dtype=q.dtype)
     lse = torch.empty(q.shape[:-1])
     for queries, keys in work.spans:
         found = _attend(work, *(x.transpose(0, 1)[None] for x in (q[queries], k[keys], v[keys])))
         out[queries], lse[queries] = found[0][0].transpose(0, 1), found[1][0].T
-    return out, lse
+    return _with_sinks(work, out, lse)
+
+
+def _with_sinks(work: Attention, out: Tensor, lse: Tensor) -> tuple[Tensor, Tensor]:
+    """Return out and lse as if each head had its sink: a score more, of a value of 0."""
+    if work.sinks is None:
+        return out, lse
+    total = torch.logaddexp(lse, work.sinks.float())
+    share = (lse - total.masked_fill(total == -torch.inf, 0)).exp_()
+    return out.mul_(share[..., None]), total
 
 
 def _attend(work: Attention, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     """Attend from q `[B, H, Sq, D]` to k and v `[B, Hkv, Sk, D]`; return out and lse likewise."""
-    num_queries, num_keys = q.shape[2], k.shape[2]
-    if work.masked and num_queries > num_keys > 0:
-        blind = num_queries - num_keys
-        parts = _see_nothing(q[:, :, :blind]), _attend(work, q[:, :, blind:], k, v)
-        return _joined(parts)
-    if not q.numel() or not num_keys:
+    if not q.numel() or not k.shape[2]:
         return _see_nothing(q)
-    window = work.config.window
-    if window is not None and window >= num_keys:
-        window = None
-    if num_queries == 1 and window is None:
-        return _attend_from_one(work, q, k, v)
-    if not work.masked or (num_queries == num_keys and window is None):
-        return _flash(q, k, v, 0.0, work.masked, scale=work.scale)
+    if work.config.chunk is None:
+        return _attend_in_chunk(work, q, k, v)
+    chunks = work.chunks(q.shape[2], k.shape[2])
+    return _joined([_attend_in_chunk(work, q[:, :, i], k[:, :, j], v[:, :, j]) for i, j in chunks])
+
+
+def _attend_in_chunk(work: Attention, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    num_queries, num_keys = q.shape[2], k.shape[2]
+    if not num_keys:
+        return _see_nothing(q)
+    behind, ahead = work.reach
+    blind = num_queries - num_keys - ahead
+    if blind > 0:
+        parts = _see_nothing(q[:, :, :blind]), _attend_in_chunk(work, q[:, :, blind:], k, v)
+        return _joined(parts)
+    if behind >= num_keys - 1:
+        if num_queries == 1:
+            return _attend_from_one(work, q, k, v)
+        if ahead >= num_queries - 1:
+            return _flash(q, k, v, 0.0, False, scale=work.scale)
+        if ahead == 0 and num_queries == num_keys:
+            return _flash(q, k, v, 0.0, True, scale=work.scale)
     starts = range(0, num_queries, MASKED_ROWS)
-    chunks = [range(start, min(start + MASKED_ROWS, num_queries)) for start in starts]
-    return _joined([_attend_masked(work, rows, q, k, v) for rows in chunks])
+    groups = [range(start, min(start + MASKED_ROWS, num_queries)) for start in starts]
+    return _joined([_attend_masked(work, rows, q, k, v) for rows in groups])
 
 
 def _see_nothing(q: Tensor) -> tuple[Tensor, Tensor]:
@@ -101,13 +122,14 @@ def _attend_masked(
     work: Attention, rows: range, q: Tensor, k: Tensor, v: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Attend from some of the queries to the keys that one of them may see."""
-    end = k.shape[2] - q.shape[2] + rows.stop  # beyond the key of the last of them
-    window = k.shape[2] if work.config.window is None else work.config.window
-    start = max(0, end - len(rows) - window + 1)
-    distance = torch.arange(end - len(rows), end)[:, None] - torch.arange(start, end)
-    hidden = (distance < 0) | (distance >= window)
+    behind, ahead = work.reach
+    end = k.shape[2] - q.shape[2] + rows.stop  # beyond the place of the last of them
+    places = torch.arange(end - len(rows), end)
+    near = slice(max(0, end - len(rows) - behind), min(k.shape[2], end + ahead))
+    distance = places[:, None] - torch.arange(near.start, near.stop)
+    hidden = (distance < -ahead) | (distance > behind)
     mask = torch.zeros(hidden.shape, dtype=q.dtype).masked_fill_(hidden, -torch.inf)
-    some, keys, values = q[:, :, rows.start : rows.stop], k[:, :, start:end], v[:, :, start:end]
+    some, keys, values = q[:, :, rows.start : rows.stop], k[:, :, near], v[:, :, near]
     return _flash(some, keys, values, 0.0, False, attn_mask=mask, scale=work.scale)
 
 

@@ -4,7 +4,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from rope_core.config import AttentionConfig, Layout
+from rope_core.config import AttentionConfig, RopeConfig
+
+FAR = 2**31
+"""A distance beyond all others."""
 
 
 @dataclass(slots=True)
@@ -12,9 +15,10 @@ class Rotation:
     """Rotate `x` into `out`."""
 
     x: Tensor  # [T, H, D]
-    cos: Tensor  # [T, half] float32
-    sin: Tensor  # [T, half] float32
-    layout: Layout
+    cos: Tensor  # [T, n] float32, or [T, H, n]
+    sin: Tensor  # as cos
+    scale: Tensor | None  # as cos: a factor of its own
+    rope: RopeConfig
     inverse: bool
     out: Tensor  # [T, H, D], contiguous, shares no memory with x
 
@@ -28,6 +32,8 @@ class Attention:
     v: Tensor  # [B, Sk, Hkv, Dv], or packed [Tk, Hkv, Dv]
     config: AttentionConfig
     spans: list[tuple[slice, slice]] | None  # queries and keys of each packed sequence
+    sinks: Tensor | None = None  # [H]
+    mask: Tensor | None = None  # [B, 1 or H, Sq, Sk], or packed [1, 1 or H, Tq, Tk]
 
     @property
     def scale(self) -> float:
@@ -36,9 +42,33 @@ class Attention:
         return float(self.q.shape[-1] ** -0.5) if given is None else given
 
     @property
+    def reach(self) -> tuple[int, int]:
+        """How many keys behind its own place a query sees, and how many ahead of it."""
+        config = self.config
+        if config.window is not None:
+            return config.window - 1, config.window_ahead
+        return FAR, 0 if config.causal else FAR
+
+    @property
     def masked(self) -> bool:
-        """Whether a key may be hidden from a query; a window hides later keys, too."""
-        return self.config.causal or self.config.window is not None
+        """Whether a key may be hidden from a query."""
+        return self.reach != (FAR, FAR) or self.config.chunk is not None or self.mask is not None
+
+    def chunks(self, num_queries: int, num_keys: int) -> list[tuple[slice, slice]]:
+        """Return queries and keys of each chunk of a sequence, in which all else applies alike.
+
+        The last query is at the place of the last key; those before the first key see none.
+        """
+        size = self.config.chunk
+        before = num_queries - num_keys
+        if size is None or (before <= 0 and num_keys <= size):
+            return [(slice(num_queries), slice(num_keys))]
+        found = [(slice(before), slice(0))] if before > 0 else []
+        first = max(0, -before) // size * size
+        for start in range(first, num_keys, size):
+            end = min(start + size, num_keys)
+            found.append((slice(max(0, start + before), end + before), slice(start, end)))
+        return found
 
 
 Work = Rotation | Attention

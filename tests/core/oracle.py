@@ -61,18 +61,32 @@ def spans(cu_seqlens_q, cu_seqlens_k):
     ]
 
 
-def expect(q, k, v, config, cu_seqlens_q=None, cu_seqlens_k=None):
+def expect(q, k, v, config, cu_seqlens_q=None, cu_seqlens_k=None, *, sinks=None, mask=None):
     """Return what the reference answers, sequence by sequence if packed."""
+    if mask is not None:
+        mask = every_axis(mask, q, k)
+        mask = mask[0] if q.ndim == 3 else mask
     if cu_seqlens_q is None:
-        return reference.attention(q, k, v, config)
+        return reference.attention(q, k, v, config, sinks, mask)
     parts = [
-        reference.attention(q[queries], k[keys], v[keys], config)
+        reference.attention(
+            *(q[queries], k[keys], v[keys], config, sinks),
+            None if mask is None else mask[:, queries, keys],
+        )
         for queries, keys in spans(cu_seqlens_q, cu_seqlens_k)
     ]
     return tuple(torch.cat(part) for part in zip(*parts, strict=True))
 
 
-def run(backend, q, k, v, config=None, cu_seqlens_q=None, cu_seqlens_k=None):
+def every_axis(mask, q, k):
+    """Return a mask `[B, 1 or H, Sq, Sk]`."""
+    mask = mask if mask.ndim == 4 else mask[None, None]
+    return mask.expand(len(q) if q.ndim == 4 else 1, -1, q.shape[-3], k.shape[-3])
+
+
+def run(
+    backend, q, k, v, config=None, cu_seqlens_q=None, cu_seqlens_k=None, *, sinks=None, mask=None
+):
     """Attend with one backend, on memory that held NaN. Skips what the backend declines."""
     packed = cu_seqlens_q is not None
     one = q.ndim == 3 and not packed
@@ -80,6 +94,8 @@ def run(backend, q, k, v, config=None, cu_seqlens_q=None, cu_seqlens_k=None):
         *(t[None] if one else t for t in (q, k, v)),
         config or AttentionConfig(),
         spans(cu_seqlens_q, cu_seqlens_k) if packed else None,
+        sinks,
+        None if mask is None else every_axis(mask, q, k),
     )
     reason = backend.why_not(work)
     if reason is not None:

@@ -19,6 +19,8 @@ from tests.core.oracle import (
     run,
 )
 
+BOTH_SIDES = {"causal": False, "window": 5, "window_ahead": 3}
+
 # shapes of q and of k; what the config says
 CASES = {
     "one head": ((9, 1, 16), (9, 1, 16), {}),
@@ -45,6 +47,37 @@ CASES = {
     "a window hides later keys": ((30, 4, 16), (30, 2, 16), {"window": 7, "causal": False}),
     "a window over many rows": ((1_100, 2, 8), (1_150, 1, 8), {"window": 600}),
     "many rows": ((1_100, 1, 8), (1_150, 1, 8), {}),
+    "a window to both sides": ((64, 4, 16), (64, 2, 16), BOTH_SIDES),
+    "a window to both sides and a past": ((30, 4, 16), (70, 2, 16), BOTH_SIDES),
+    "a window to both sides and more queries": ((70, 4, 16), (30, 2, 16), BOTH_SIDES),
+    "a window to both sides of one query": ((1, 8, 16), (300, 2, 16), BOTH_SIDES),
+    "a window over many rows to both sides": (
+        (1_100, 2, 8),
+        (1_150, 1, 8),
+        {"causal": False, "window": 600, "window_ahead": 300},
+    ),
+    "a window of later keys": ((20, 4, 16), (20, 2, 16), BOTH_SIDES | {"window": 1}),
+    "a window to all that is behind": ((20, 4, 16), (20, 2, 16), BOTH_SIDES | {"window": 20}),
+    "a window to all that is ahead": (
+        (20, 4, 16),
+        (20, 2, 16),
+        BOTH_SIDES | {"window_ahead": 2**31 - 1},
+    ),
+    "a window to all": ((20, 4, 16), (20, 2, 16), BOTH_SIDES | {"window": 20, "window_ahead": 19}),
+    "chunks": ((64, 4, 16), (64, 2, 16), {"chunk": 10}),
+    "chunks of 1": ((20, 4, 16), (20, 2, 16), {"chunk": 1}),
+    "a chunk as long as the keys": ((20, 4, 16), (20, 2, 16), {"chunk": 20}),
+    "a chunk longer than the keys": ((20, 4, 16), (20, 2, 16), {"chunk": 2**31 - 1}),
+    "chunks and a past": ((30, 4, 16), (75, 2, 16), {"chunk": 16}),
+    "chunks and more queries": ((70, 4, 16), (30, 2, 16), {"chunk": 8}),
+    "chunks all seen": ((30, 4, 16), (40, 2, 16), {"chunk": 7, "causal": False}),
+    "chunks all seen by more queries": ((40, 4, 16), (30, 2, 16), {"chunk": 7, "causal": False}),
+    "chunks in a window": ((30, 4, 16), (40, 2, 16), {"chunk": 16, "window": 5}),
+    "chunks in a window to both sides": ((30, 4, 16), (40, 2, 16), BOTH_SIDES | {"chunk": 8}),
+    "chunks of a batch": ((3, 11, 4, 16), (3, 17, 2, 16), {"chunk": 4}),
+    "soft-capped chunks": ((30, 4, 16), (40, 2, 16), {"chunk": 16, "softcap": 1.0}),
+    "decode in a chunk": ((1, 8, 16), (300, 2, 16), {"chunk": 128}),
+    "decode where a chunk begins": ((1, 8, 16), (257, 2, 16), {"chunk": 128}),
     "a soft-cap": ((33, 4, 16), (33, 2, 16), {"softcap": 0.7, "scale": 1.0}),
     "a soft-cap in a window": ((33, 4, 16), (40, 2, 16), {"softcap": 2.0, "window": 9}),
     "a scale": ((33, 4, 16), (33, 2, 16), {"scale": 0.7}),
@@ -74,7 +107,11 @@ def test_every_backend_is_near_the_reference(backend, q_shape, kv_shape, given, 
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("given", [{}, {"window": 3}, {"causal": False}, {"softcap": 1.0}], ids=str)
+@pytest.mark.parametrize(
+    "given",
+    [{}, {"window": 3}, {"causal": False}, {"softcap": 1.0}, {"chunk": 2}, BOTH_SIDES],
+    ids=str,
+)
 @pytest.mark.parametrize("lengths", [(3, 5, 9), (9, 3, 5), (0, 4, 0), (4, 0, 0), (1, 1, 1)])
 def test_packed_sequences_do_not_see_each_other(backend, lengths, given, dtype):
     config = AttentionConfig(**given)
@@ -120,7 +157,8 @@ def test_large_scores_do_not_overflow(backend):
 def test_eager_accepts_everything_and_is_asked_last():
     q, k, v = qkv((3, 4, 16), (3, 2, 16), value_dim=7)
     everything = AttentionConfig(softcap=1.0, window=2)
-    work = Attention(q[None], k[None], v[None] * torch.nan, everything, None)
+    mask = torch.zeros(1, 1, 3, 3)
+    work = Attention(q[None], k[None], v[None] * torch.nan, everything, None, mask[0, 0, 0], mask)
     assert BACKENDS[-1].name == "eager"
     assert BACKENDS[-1].why_not(work) is None
 

@@ -75,6 +75,8 @@ CONFIGS = {
     "causal": AttentionConfig(),
     "all seen": AttentionConfig(causal=False),
     "a window": AttentionConfig(window=9),
+    "a window to both sides": AttentionConfig(causal=False, window=9, window_ahead=4),
+    "chunks": AttentionConfig(chunk=8),
     "a soft-cap": AttentionConfig(softcap=1.0),
 }
 

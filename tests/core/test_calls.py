@@ -114,6 +114,24 @@ SHAPES = [
     (pack(cu_seqlens_q=ints(0, 3), cu_seqlens_k=ints(0, 4)), "cu_seqlens_k", "got from 0 to 4"),
     (pack(cu_seqlens_q=ints(0, 1, 3), cu_seqlens_k=ints(0, 3)), "cu_seqlens_k", "of 3 elements"),
     (attend(cu_seqlens_q=ints(0, 3), cu_seqlens_k=ints(0, 5)), "cu_seqlens_q", "absent where"),
+    (attend(sinks=zeros(4, dtype=DOUBLE)), "sinks", "bfloat16, got float64"),
+    (attend(sinks=zeros(4, dtype=torch.bool)), "sinks", "bfloat16, got bool"),
+    (attend(sinks=zeros(2)), "sinks", "[4], one for each head of q, got [2]"),
+    (attend(sinks=zeros(1, 4)), "sinks", "got [1, 4]"),
+    (attend(sinks=torch.full((4,), math.nan)), "sinks", "or -Infinity, got Infinity, or NaN"),
+    (attend(sinks=torch.full((4,), math.inf)), "sinks", "or -Infinity, got Infinity, or NaN"),
+    (attend(mask=zeros(3, 5, dtype=DOUBLE)), "mask", "bool, float32, float16 or bfloat16, got"),
+    (attend(mask=zeros(3, 5, dtype=INT)), "mask", "got int64"),
+    (attend(mask=zeros(5, 3)), "mask", "[3, 5] or [2, 4, 3, 5], or 1 in place of any of these"),
+    (attend(mask=zeros(3, 0)), "mask", "got [3, 0]"),
+    (attend(mask=zeros(5)), "mask", "got [5]"),
+    (attend(mask=zeros()), "mask", "got []"),
+    (attend(mask=zeros(2, 3, 5)), "mask", "got [2, 3, 5]"),
+    (attend(mask=zeros(2, 2, 3, 5)), "mask", "got [2, 2, 3, 5]"),
+    (attend(mask=zeros(1, 2, 4, 3, 5)), "mask", "got [1, 2, 4, 3, 5]"),
+    (attend(mask=torch.full((3, 5), math.nan)), "mask", "finite numbers or -Infinity"),
+    (attend(mask=torch.full((1, 1), math.inf)), "mask", "finite numbers or -Infinity"),
+    (pack(mask=zeros(2, 4, 3, 3)), "mask", "[3, 3] or [1, 4, 3, 3]"),
     (lambda: CosSin(zeros(3, dtype=HALF), ROPE), "positions", "got float16"),
     (lambda: CosSin(zeros(3, dtype=torch.complex64), ROPE), "positions", "got complex64"),
     (lambda: CosSin(torch.tensor(-math.inf), ROPE), "positions", "between"),
@@ -168,6 +186,13 @@ CONFIGS = [
     (attention(window=0), "window", "got 0"),
     (attention(window=-1), "window", "got -1"),
     (attention(window=2**31), "window", f"got {2**31}"),
+    (attention(window=3, causal=False, window_ahead=-1), "window_ahead", "got -1"),
+    (attention(window=3, causal=False, window_ahead=2**31), "window_ahead", f"got {2**31}"),
+    (attention(window=3, window_ahead=1), "window_ahead", "0 unless there is a window and causal"),
+    (attention(causal=False, window_ahead=1), "window_ahead", "is false, got 1"),
+    (attention(chunk=0), "chunk", "in [1, 2**31 - 1], got 0"),
+    (attention(chunk=-1), "chunk", "got -1"),
+    (attention(chunk=2**31), "chunk", f"got {2**31}"),
     (attention(softcap=0.0), "softcap", "in [1e-30, 1e30], got 0.0"),
     (attention(softcap=-1.0), "softcap", "got -1.0"),
     (attention(softcap=math.nan), "softcap", "got nan"),
@@ -193,6 +218,9 @@ def test_what_is_at_the_border_is_accepted():
     assert RopeConfig.of(MAX_HEAD_DIM).half == MAX_HEAD_DIM // 2
     assert AttentionConfig(window=1, softcap=1e-3, scale=-1.0).causal
     assert AttentionConfig(window=2**31 - 1).window == 2**31 - 1
+    assert AttentionConfig(window=1, causal=False, window_ahead=2**31 - 1, chunk=2**31 - 1).chunk
+    for shape in ((3, 5), (1, 1), (2, 4, 3, 5), (1, 1, 1, 5), (2, 1, 3, 1)):
+        Attend(X, K, K, None, mask=torch.full(shape, -math.inf), sinks=zeros(4, dtype=HALF))
     Rotate(PACK, None, ROPE, cu_seqlens=ints(0, 0, 3, 3))
     Attend(X, K, torch.zeros(2, 5, 2, 3), None)
 
@@ -201,6 +229,7 @@ def test_defaults_are_those_that_are_documented():
     assert RopeConfig.of(8) == RopeConfig(head_dim=8, rotary_dim=8, theta=10_000.0, layout="half")
     plain = AttentionConfig()
     assert (plain.causal, plain.window, plain.softcap, plain.scale) == (True, None, None, None)
+    assert (plain.window_ahead, plain.chunk) == (0, None)
     assert Attend(X, K, K, None).attention == plain
     assert not Attend(X, K, K, None).return_lse
     assert not Rotate(X, None, ROPE).inverse
@@ -212,12 +241,26 @@ def test_calls_know_their_size():
         (Rotate(None, X.half(), ROPE), 6, 6 * 4 * 8 * 2),
         (Rotate(PACK, PACK[:, :1], ROPE), 3, 3 * 5 * 8 * 4),
         (Attend(X, K, K, None), 6, (6 * 4 + 2 * 10 * 2) * 8 * 4),
+        (Attend(X, K, K, None, sinks=zeros(4, dtype=HALF)), 6, (6 * 4 + 2 * 10 * 2) * 8 * 4 + 8),
+        (Attend(X, K, K, None, mask=zeros(3, 5) > 0), 6, (6 * 4 + 2 * 10 * 2) * 8 * 4 + 15),
         (CosSin(torch.zeros(2, 3), ROPE), 6, 6 * 8 * 4),
         (Shift(X, ONE, ROPE), 6, 6 * 4 * 8 * 4 + 8),
         (Rotate(PACK, None, ROPE, cu_seqlens=torch.tensor([0, 3])), 3, 3 * 4 * 8 * 4 + 16),
         (Merge(torch.zeros(2, 5, 4, 8), torch.zeros(2, 5, 4)), 20, 2 * 20 * 9 * 4),
     ):
         assert (call.num_tokens, call.num_bytes) == (tokens, size)
+
+
+def test_attention_knows_how_often_it_begins_anew():
+    ends = {"cu_seqlens_q": ints(0, 2, 3), "cu_seqlens_k": ints(0, 2, 3)}
+    for call, sequences in (
+        (Attend(X, K, K, None), 2),
+        (Attend(PACK, PACK, PACK, None), 1),
+        (Attend(PACK, PACK, PACK, None, **ends), 2),
+        (Attend(X, K, K, None, AttentionConfig(chunk=2)), 5),
+        (Attend(PACK, PACK, PACK, None, AttentionConfig(chunk=1), **ends), 5),
+    ):
+        assert call.num_sequences == sequences
 
 
 def test_configs_are_values():
@@ -236,7 +279,8 @@ def test_every_error_is_of_this_library_and_no_backend_says_why():
 
 def test_a_work_that_every_backend_declines_is_refused_with_their_reasons(monkeypatch):
     one = torch.zeros(1, 1, 2)
-    work = Rotation(one, one[0, :, :1], one[0, :, :1], "half", False, one)
+    table = one[0, :, :1]
+    work = Rotation(one, table, table, None, RopeConfig.of(2), False, one)
     only = tuple(backend for backend in BACKENDS if backend.name == "sdpa")
     monkeypatch.setattr("rope_core.backends.BACKENDS", only)
     with pytest.raises(NoBackend) as refused:

@@ -17,6 +17,8 @@ CONFIGS = {
     "a window": AttentionConfig(window=3),
     "all seen": AttentionConfig(causal=False),
     "a soft-cap": AttentionConfig(softcap=1.0),
+    "a window to both sides": AttentionConfig(causal=False, window=3, window_ahead=2),
+    "chunks": AttentionConfig(chunk=2),
 }
 
 
@@ -106,6 +108,12 @@ HIDDEN = {
     "before the window": (6, 6, 0, {"window": 2}),
     "before the window, with a past": (3, 9, 4, {"window": 3}),
     "before the window of one query": (1, 9, 2, {"window": 3}),
+    "ahead of the window": (6, 6, 5, {"causal": False, "window": 2, "window_ahead": 1}),
+    "behind a window to both sides": (6, 6, 0, {"causal": False, "window": 2, "window_ahead": 1}),
+    "in an earlier chunk": (6, 6, 0, {"chunk": 3}),
+    "in an earlier chunk, with a past": (4, 9, 1, {"chunk": 4}),
+    "in an earlier chunk, soft-capped": (6, 6, 0, {"chunk": 3, "softcap": 1.0}),
+    "in a later chunk": (6, 6, 5, {"chunk": 3, "causal": False}),
     "many": (600, 700, 300, {"window": 200}),
 }
 hidden_cases = pytest.mark.parametrize("case", HIDDEN.values(), ids=HIDDEN)

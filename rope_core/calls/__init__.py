@@ -1,0 +1,25 @@
+"""What can be asked of the library. A call that exists is valid.
+
+Tensors are `[B, S, H, D]` (batch, sequence, heads, head_dim) or packed `[T, H, D]`, T tokens of one
+sequence or of those that `cu_seqlens` tells apart. Floating point is float32, float16 or bfloat16.
+Every constructor raises `ShapeError` or `ConfigError` for what does not fit.
+"""
+
+from rope_core.calls.attention import Attend, Attended, Merge
+from rope_core.calls.rotation import CosSin, Rotate, Rotated, Shift, Table
+
+__all__ = [
+    "Attend",
+    "Attended",
+    "Call",
+    "CosSin",
+    "Merge",
+    "Result",
+    "Rotate",
+    "Rotated",
+    "Shift",
+    "Table",
+]
+
+Call = Rotate | Attend | CosSin | Shift | Merge
+Result = Rotated | Attended | Table

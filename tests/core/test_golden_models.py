@@ -1,0 +1,140 @@
+"""Layers of models against golden vectors: rotation and attention from the `config` alone."""
+
+import pytest
+import torch
+
+from rope_core import Attend, AttentionConfig, Rotate, attend, resolve, rotate
+from rope_core import positions as build
+from tests.golden_cases import load, names
+
+OFF = 1e-5
+LAYERS = [
+    (name, layer["index"])
+    for name in names("attention")
+    for layer in load("attention", name).described["layers"]
+]
+
+
+class Layer:
+    """One layer of a golden model; tensors are `[B, S, H, D]`."""
+
+    def __init__(self, name, index):
+        self.case = case = load("attention", name)
+        self.index = index
+        self.described = next(row for row in case.described["layers"] if row["index"] == index)
+        self.resolved = resolve(
+            case.described["config"],
+            model_type=case.described["source"]["module"],
+            layer=self.described["layer_idx"],
+        )
+
+    def tensor(self, name):
+        found = self.case.tensors.get(f"{self.index}.{name}")
+        if found is None or name in ("out", "mask", "sinks"):
+            return found
+        # Llama 4 rotates [B, S, H, D], all others [B, H, S, D]
+        rotated = name.endswith(("_pre", "_rot"))
+        heads = self.described["num_heads" if name[0] == "q" else "num_kv_heads"]
+        swapped = rotated and found.shape[2] == heads and found.shape[1] != heads
+        return found if swapped else found.transpose(1, 2)
+
+    @property
+    def positions(self):
+        """Of the queries, and of the keys."""
+        ids = self.case.tensors.get("position_ids")
+        num_q, num_k = self.tensor("query").shape[1], self.tensor("key").shape[1]
+        if ids is None:
+            every = torch.arange(self.case.tensors["input_ids"].shape[1])
+            return every[-num_q:], every[-num_k:]
+        return ids[..., -num_q:], ids[..., -num_k:]
+
+    @property
+    def hidden_keys(self):
+        """Which keys the file's own attention mask hides, `[B, 1, 1, Sk]` true where seen."""
+        mask = self.case.described["attention_mask"]
+        return None if mask is None else torch.tensor(mask, dtype=torch.bool)[:, None, None]
+
+
+@pytest.fixture(params=LAYERS, ids=lambda pair: f"{pair[0]}.{pair[1]}")
+def layer(request):
+    return Layer(*request.param)
+
+
+def test_a_layer_rotates_as_its_model(layer):
+    q = layer.tensor("q_pre")
+    if q is None:
+        assert layer.resolved.rope is None
+        assert layer.resolved.nope
+        return
+    at, _ = layer.positions
+    found = rotate(Rotate(q, layer.tensor("k_pre"), layer.resolved.rope, at))
+    off = 5e-7 if layer.resolved.rope.rounding == "complex" else 0
+    torch.testing.assert_close(found.q, layer.tensor("q_rot"), rtol=0, atol=off)
+    torch.testing.assert_close(found.k, layer.tensor("k_rot"), rtol=0, atol=off)
+
+
+def test_what_a_layer_sees_and_the_scale_are_its_models(layer):
+    given, found = layer.described["eager_kwargs"], layer.resolved.attention
+    scale = layer.tensor("query").shape[-1] ** -0.5 if found.scale is None else found.scale
+    assert scale == pytest.approx(given["scaling"], rel=1e-9)
+    assert found.softcap == given.get("softcap")
+
+
+def test_a_layer_attends_as_its_model(layer):
+    query, key, value = (layer.tensor(name) for name in ("query", "key", "value"))
+    expected, mask = layer.tensor("out"), layer.hidden_keys
+    attention = layer.resolved.attention
+    if "packed" in layer.case.described["feature"]:
+        ends = build.document_boundaries(positions=layer.case.tensors["position_ids"][0])
+        packed = (t.flatten(0, 1) for t in (query, key, value))
+        call = Attend(*packed, None, attention, cu_seqlens_q=ends, cu_seqlens_k=ends)
+        found = attend(call).out.view_as(expected)
+    else:
+        call = Attend(query, key, value, None, attention, sinks=layer.tensor("sinks"), mask=mask)
+        found = attend(call).out
+    if mask is not None:  # transformers lets rows that see nothing see all; here they are 0
+        seen = mask[:, 0, 0, -expected.shape[1] :]
+        found, expected = found[seen], expected[seen]
+    torch.testing.assert_close(found, expected, rtol=0, atol=OFF)
+
+
+def test_rotation_and_attention_in_one_call(layer):
+    q, k = layer.tensor("q_pre"), layer.tensor("k_pre")
+    query, key, value = (layer.tensor(name) for name in ("query", "key", "value"))
+    rope = layer.resolved.rope
+    after = rope is not None and not torch.equal(query[..., -q.shape[-1] :], layer.tensor("q_rot"))
+    if rope is None or k.shape[1] != key.shape[1] or after or layer.hidden_keys is not None:
+        pytest.skip("nothing rotates, keys are cached, or the model does more in between")
+    if "packed" in layer.case.described["feature"]:
+        pytest.skip("packed rows are in the other test")
+    if rope.head_dim < query.shape[-1]:  # MLA: heads with the part that does not rotate
+        whole = query.shape[-1]
+        rope = resolve(
+            layer.case.described["config"],
+            model_type=layer.case.described["source"]["module"],
+            layer=layer.described["layer_idx"],
+            head_dim=whole,
+        ).rope
+        q = torch.cat((query[..., : whole - q.shape[-1]], q), -1)
+        k = k.expand(-1, -1, key.shape[2], -1)
+        k = torch.cat((key[..., : whole - k.shape[-1]], k), -1)
+    at_q, at_k = layer.positions
+    call = Attend(
+        q,
+        k,
+        value,
+        rope,
+        layer.resolved.attention,
+        at_q,
+        at_k,
+        sinks=layer.tensor("sinks"),
+    )
+    torch.testing.assert_close(attend(call).out, layer.tensor("out"), rtol=0, atol=OFF)
+
+
+def test_the_defaults_alone_would_not_do():
+    """What the tests above compare is not what any attention answers."""
+    layer = Layer("gemma2_softcap", 0)
+    query, key, value = (layer.tensor(name) for name in ("query", "key", "value"))
+    found = attend(Attend(query, key, value, None, AttentionConfig())).out
+    assert (found - layer.tensor("out")).abs().max() > 100 * OFF

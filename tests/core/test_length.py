@@ -1,0 +1,249 @@
+"""Frequencies that depend on the length of a call, and the tables that are kept of them."""
+
+from dataclasses import fields, replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rope_core import (
+    VARIANTS,
+    Attend,
+    ConfigError,
+    CosSin,
+    DynamicLength,
+    RopeConfig,
+    Rotate,
+    Shift,
+    attend,
+    config,
+    cos_sin,
+    rotary,
+    rotate,
+)
+from tests.core.oracle import off, randn
+from tests.core.specs import OF_LENGTH, TRAINED, every_variant, of_variant
+
+
+def unfixed(variant, **changed):
+    return RopeConfig.of(16, rope_type=variant, **of_variant(variant) | changed)
+
+
+def test_which_variants_need_the_length():
+    assert [name for name in VARIANTS if unfixed(name).needs_length] == [*OF_LENGTH]
+
+
+@every_variant
+def test_a_length_is_fixed_once(variant):
+    rope = unfixed(variant)
+    if not rope.needs_length:
+        assert rope.at(5) is rope
+        return
+    fixed = rope.at(2 * TRAINED)
+    assert not fixed.needs_length
+    assert fixed.at(7) is fixed
+    assert fixed == unfixed(variant, length=dict(fixed.parameters)["length"])
+
+
+@pytest.mark.parametrize("variant", OF_LENGTH)
+def test_the_length_is_that_of_the_call_and_of_all_its_rows(variant):
+    rope, length = unfixed(variant), TRAINED + 40
+    x = randn(length, 1, 16)
+    ends = torch.tensor([0, 30, length])
+    rows = torch.stack((torch.arange(30), torch.arange(30) + length - 30))
+    calls = {
+        "counted": (Rotate(x, None, rope), length),
+        "packed": (Rotate(x, None, rope, cu_seqlens=ends), length - 30),
+        "packed, with positions": (
+            Rotate(x, None, rope, positions=torch.arange(length) % 10, cu_seqlens=ends),
+            10,
+        ),
+        "rows": (Rotate(randn(2, 30, 1, 16), None, rope, positions=rows), length),
+        "one late token": (Rotate(x[:1], None, rope, positions=torch.tensor([length - 1])), length),
+        "fractional": (Rotate(x[:1], None, rope, positions=torch.tensor([99.5])), 101),
+        "before the start": (Rotate(x[:1], None, rope, positions=torch.tensor([-7])), 0),
+        "tables": (CosSin(torch.arange(length).view(2, -1), rope), length),
+        "attention": (
+            Attend(x[:1], x, x, rope, k_positions=torch.arange(length) + 1),
+            length + 1,
+        ),
+    }
+    for name, (call, expected) in calls.items():
+        assert call.rope == rope.at(expected), name
+        given = replace(call, rope=rope.at(expected))
+        run = {Rotate: rotate, CosSin: cos_sin, Attend: attend}[type(call)]
+        answers = [run(asked) for asked in (call, given)]
+        for part in fields(answers[0]):
+            here, there = (getattr(answer, part.name) for answer in answers)
+            torch.testing.assert_close(here, there, rtol=0, atol=0, msg=name)
+
+
+@pytest.mark.parametrize("variant", ["dynamic", "longrope"])
+def test_a_row_turns_by_the_longest_of_the_batch(variant):
+    """And by its own length alone in a batch of one: a fixed length makes both alike."""
+    rope, x = unfixed(variant), randn(1, 4, 1, 16)
+    at = torch.tensor([[0, 1, 2, 3], [200, 201, 202, 203]])
+    both = rotate(Rotate(x.repeat(2, 1, 1, 1), None, rope, positions=at)).q[0]
+    alone = rotate(Rotate(x, None, rope, positions=at[:1])).q[0]
+    fixed = rotate(Rotate(x, None, rope.at(204), positions=at[:1])).q[0]
+    assert off(both, alone) > 1e-3
+    assert torch.equal(both, fixed)
+
+
+def test_longrope_is_long_beyond_the_trained_length_and_not_at_it():
+    rope, given = unfixed("longrope"), of_variant("longrope")
+    plain = RopeConfig.of(16).columns.inv_freq
+    for length, name in ((0, "short"), (TRAINED, "short"), (TRAINED + 1, "long"), (9999, "long")):
+        factors = torch.tensor(given[f"{name}_factor"], dtype=torch.float64)
+        torch.testing.assert_close(rope.at(length).columns.inv_freq, plain / factors)
+    assert rope.at(1) is rope.at(TRAINED), "they share what is kept"
+    assert rope.at(TRAINED + 1) is rope.at(10**6)
+    whole = rotate(Rotate(randn(TRAINED + 1, 1, 16), None, rope)).q
+    short = rotate(Rotate(randn(TRAINED + 1, 1, 16), None, rope.at(TRAINED))).q
+    assert off(whole[1:3], short[1:3]) > 1e-3, "early positions take the long list, too"
+
+
+@settings(max_examples=50)
+@given(lengths=st.lists(st.integers(0, 300), max_size=12))
+def test_dynamic_keeps_the_longest_until_a_call_is_shorter_than_the_trained(lengths):
+    state = DynamicLength.of(unfixed("dynamic"))
+    expected = TRAINED
+    for length in lengths:
+        state = state.after(length)
+        expected = TRAINED if length < TRAINED else max(expected, length)
+        assert state.length == expected
+        assert state.trained == TRAINED
+
+
+def test_dynamic_grows_sticks_and_resets():
+    state = DynamicLength.of(unfixed("dynamic"))
+    seen = []
+    for length in (10, 200, 150, TRAINED, 201, TRAINED - 1, TRAINED, 5):
+        state = state.after(length)
+        seen.append(state.length)
+    assert seen == [TRAINED, 200, 200, 200, 201, TRAINED, TRAINED, TRAINED]
+    rope = unfixed("dynamic")
+    assert rope.at(5) == rope.at(TRAINED)
+    first = rope.at(200).columns.inv_freq
+    assert not torch.equal(first, rope.at(201).columns.inv_freq)
+
+
+@every_variant
+def test_only_dynamic_has_a_state(variant):
+    if variant != "dynamic":
+        with pytest.raises(ConfigError, match=f"rope_type must be \"dynamic\", got '{variant}'"):
+            DynamicLength.of(unfixed(variant))
+
+
+# What is kept, and by what
+
+BASE = {"head_dim": 16, "rotary_dim": 12}
+PARTED = {"rope_type": "linear", "parameters": (("factor", 2.0),)}
+SCHEME = {"axes": "mrope", "axes_parameters": (("mrope_section", (2, 2, 2)),)}
+DIFFERENT = {  # for each field, two ropes that differ there alone
+    "head_dim": ({}, {"head_dim": 20}),
+    "rotary_dim": ({}, {"rotary_dim": 8}),
+    "theta": ({}, {"theta": 10_000.5}),
+    "layout": ({}, {"layout": "interleaved"}),
+    "rope_type": (PARTED, PARTED | {"rope_type": "ntk"}),
+    "parameters": (PARTED, PARTED | {"parameters": (("factor", 4.0),)}),
+    "axes": (SCHEME, SCHEME | {"axes": "mrope_interleaved"}),
+    "axes_parameters": (SCHEME, SCHEME | {"axes_parameters": (("mrope_section", (1, 2, 3)),)}),
+    "learned": ({}, {"learned": "log_scale"}),
+    "frequency_dim": ({}, {"frequency_dim": 11}),
+    "trailing": ({}, {"trailing": True}),
+    "blocks": ({}, {"blocks": 2}),
+    "negative": ({}, {"negative": True}),
+    "whole_positions": ({}, {"whole_positions": True}),
+    "arithmetic": ({}, {"arithmetic": "hf"}),
+    "rounding": ({}, {"rounding": "activation"}),
+    "values": ({}, {"values": "rotated"}),
+}
+TURN_ALIKE = {"whole_positions", "learned", "values", "rounding", "arithmetic"}
+"""Fields that decide who may ask, or what else turns, or bits, but not where q goes."""
+
+
+def test_every_field_is_tried():
+    assert DIFFERENT.keys() == {f.name for f in fields(RopeConfig) if f.compare}
+
+
+@pytest.mark.parametrize("name", DIFFERENT)
+def test_two_ropes_that_differ_anywhere_never_share_a_table(name):
+    one, other = (RopeConfig(**BASE | given) for given in DIFFERENT[name])
+    same = RopeConfig(**BASE | DIFFERENT[name][0])
+    assert one == same
+    assert hash(one) == hash(same)
+    assert one != other
+    assert hash(one) != hash(other)
+
+    def fresh(rope):
+        rotary._table.cache_clear()
+        config._spectrum.cache_clear()
+        return asked(rope)
+
+    def asked(rope):
+        at = torch.arange(12).view(rope.num_axes, -1) if rope.num_axes > 1 else torch.arange(4)
+        return rotate(Rotate(randn(at.shape[-1], 2, rope.head_dim), None, rope, positions=at)).q
+
+    expected = [fresh(rope) for rope in (one, other)]
+    for _ in range(2):
+        for rope, answer in zip((one, other), expected, strict=True):
+            assert torch.equal(asked(rope), answer)
+    assert rotary._table(one, 256) is rotary._table(same, 256)
+    assert rotary._table(one, 256) is not rotary._table(other, 256)
+    if name not in TURN_ALIKE and expected[0].shape == expected[1].shape:
+        assert off(*expected) > 1e-7
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_two_ropes_that_differ_in_one_parameter_never_share_a_table(variant):
+    entry, given = VARIANTS[variant], of_variant(variant)
+    for name, value in given.items():
+        larger = tuple(2 * v for v in value) if isinstance(value, tuple) else value * 1.5
+        larger = int(larger) if entry.parameters[name].kinds == (int,) else larger
+        if name == "partial_rotary_factor":
+            larger = 0.9
+        one, other = (
+            RopeConfig.of(16, rope_type=variant, **g).at(2 * TRAINED)
+            for g in (given, given | {name: larger})
+        )
+        assert one != other
+        assert hash(one) != hash(other)
+        assert rotary._table(one, 256) is not rotary._table(other, 256)
+
+
+def test_a_parameter_that_equals_its_default_is_none():
+    given = {"factor": 4.0, "original_max_position_embeddings": 64}
+    one, other = (
+        RopeConfig.of(16, rope_type="yarn", **given, **more)
+        for more in ({}, {"truncate": True, "mscale": None})
+    )
+    assert one == other
+    assert hash(one) == hash(other)
+
+
+def test_what_is_kept_is_bounded():
+    rope = unfixed("dynamic")
+    for length in range(TRAINED, TRAINED + 600):
+        rotate(Rotate(randn(1, 1, 16), None, rope, positions=torch.tensor([length])))
+    for cache in (rotary._table, config._spectrum, config._at):
+        info = cache.cache_info()
+        assert info.currsize <= info.maxsize <= 256
+    assert rotary._table.cache_info().maxsize * rotary.TABLE_ELEMENTS * 8 <= 2**27, "128 MiB"
+    for axes in ({}, {"axes": "xdrope", "xdrope_section": (2, 2, 2, 2)}):
+        wide = RopeConfig.of(16, **axes)
+        for needed in (1, 2**16, 2**17, 2**17 + 1, 2**40):
+            rows = rotary._rows(needed, wide)
+            assert rows is None or rows * 8 <= rotary.TABLE_ELEMENTS
+            assert (rows is None) == (needed > 2**17)
+
+
+def test_a_shift_knows_its_length_or_refuses():
+    keys, delta = randn(3, 1, 16), torch.tensor(2)
+    for variant in OF_LENGTH:
+        rope = unfixed(variant)
+        with pytest.raises(ConfigError, match=f"length must be given for {variant}, or positions"):
+            Shift(keys, delta, rope)
+        call = Shift(keys, delta, rope, positions=torch.tensor([0, 1, 90]))
+        assert call.rope == rope.at(91)
