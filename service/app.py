@@ -6,6 +6,7 @@ import platform
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,13 +17,17 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.routing import Route as StarletteRoute
 
+from rope_core import ConfigError
+from rope_core.presets import built_in, from_folder
 from service import __version__, failures, host, metrics, openapi
 from service.admission import Admission
 from service.batcher import Batcher
 from service.endpoints import ENDPOINTS
 from service.engine import Engine
 from service.life import Life, Phase
+from service.local import list_presets, list_variants
 from service.middleware import Requests
+from service.ropes import Ropes
 from service.routes import Route, Service
 from service.settings import Settings
 from service.slabs import Slabs
@@ -93,7 +98,16 @@ def _make_service(
     measured.admitted_bytes.set_function(lambda: admission.charged_bytes)
     measured.device_memory_bytes.set_function(engine.memory_bytes)
     readers = ThreadPoolExecutor(1, thread_name_prefix="reader")
-    return Service(settings, engine, batcher, admission, slabs, readers), device_thread
+    ropes = _ropes(settings.presets_dir)
+    return Service(settings, engine, batcher, admission, slabs, ropes, readers), device_thread
+
+
+def _ropes(folder: Path | None) -> Ropes:
+    try:
+        own = {} if folder is None else from_folder(folder)
+    except ConfigError as wrong:
+        raise SystemExit(f"presets_dir: {wrong}") from None
+    return Ropes({**built_in(), **own})
 
 
 def _device(wanted: str) -> torch.device:
@@ -132,6 +146,14 @@ def _add_status_routes(
     @app.get("/metrics", tags=["status"], summary="Measurements, for Prometheus")
     async def show_metrics() -> Response:
         return Response(measured.render(), media_type=metrics.CONTENT_TYPE)
+
+    @app.get("/v1/presets", tags=["catalogue"], summary="Released models: name, config, source")
+    async def presets() -> Response:
+        return Response(list_presets(service.ropes), media_type="application/json")
+
+    @app.get("/v1/variants", tags=["catalogue"], summary="Variants, schemes, builders of positions")
+    async def variants() -> JSONResponse:
+        return JSONResponse(list_variants())
 
     @app.get("/version", tags=["status"], summary="What is running")
     async def version() -> dict[str, Any]:

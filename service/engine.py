@@ -76,7 +76,8 @@ class Engine:
             answer_bytes = call.q.nbytes // call.q.shape[-1] * call.v.shape[-1]
             seconds += _flops(call) / self._flops_per_s + call.num_sequences * SEQUENCE_S
         elif isinstance(call, Rotate):
-            key = _rotation_key(call) if num_bytes <= PACKED_BYTES else object()
+            alone = num_bytes > PACKED_BYTES or call.frequencies is not None
+            key = object() if alone else _rotation_key(call)
         if answer_bytes > self._max_answer_bytes:
             raise TooLarge("an answer, in bytes,", self._max_answer_bytes, f"{answer_bytes:,}")
         if seconds > self._max_call_s:
@@ -165,8 +166,10 @@ def _rotation_key(call: Rotate) -> Hashable:
     """Return what rotations of one pack have in common: all but the number of tokens."""
     q = None if call.q is None else _without_tokens(call.q)
     k = None if call.k is None else _without_tokens(call.k)
-    fractional = call.positions is not None and call.positions.is_floating_point()
-    return call.rope, call.inverse, q, k, fractional
+    positions, several = call.positions, call.rope.num_axes > 1
+    fractional = positions is not None and positions.is_floating_point()
+    rows = positions.shape[:-1] if several and positions is not None else None
+    return call.rope, call.inverse, q, k, fractional, rows
 
 
 def _without_tokens(x: Tensor) -> Hashable:
@@ -176,7 +179,7 @@ def _without_tokens(x: Tensor) -> Hashable:
 def _pack(calls: Sequence[Rotate]) -> Rotate:
     """Return one call for the tokens of all, joined along the axis of sequence."""
     positions = [_row_positions(call) for call in calls]
-    if any(rows.ndim == 2 for rows in positions):
+    if calls[0].rope.num_axes == 1 and any(rows.ndim == 2 for rows in positions):
         positions = [rows.expand(len(calls[0].like), -1) for rows in positions]
     qs = [call.q for call in calls if call.q is not None]
     ks = [call.k for call in calls if call.k is not None]

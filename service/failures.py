@@ -11,6 +11,9 @@ from service.http import Headers
 
 log = logging.getLogger("rope.failures")
 
+MAX_DETAIL = 1024
+"""Characters of a detail, which may show what a client sent."""
+
 # the first class that the failure is an instance of wins; codes never change
 RESPONSES: tuple[tuple[type[Exception], HTTPStatus, str], ...] = (
     (errors.BadMessage, HTTPStatus.BAD_REQUEST, "bad_message"),
@@ -40,7 +43,8 @@ def describe(failure: Exception) -> tuple[int, Headers, bytes]:
     for kind, status, code in RESPONSES:
         if isinstance(failure, kind):
             title = (kind.__doc__ or code).partition(".")[0]
-            return status.value, *problem(status.value, code, title, str(failure))
+            detail = errors.printable(failure, MAX_DETAIL)
+            return status.value, *problem(status.value, code, title, detail)
     # not in the table: our bug, of which the client learns nothing more
     log.error("unexpected failure", exc_info=failure)
     return 500, *problem(500, "internal", "Internal error", "internal error")

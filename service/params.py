@@ -1,77 +1,73 @@
 """The parameters of each route: their types, defaults and descriptions."""
 
-from functools import cached_property, lru_cache
-from typing import Literal
+from dataclasses import fields, replace
+from functools import cached_property
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import Field
 
-from rope_core import AttentionConfig, ConfigError, Layout, RopeConfig
-
-
-class _Params(BaseModel):
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True
-    )
+from rope_core import AttentionConfig
+from rope_core.positions import BUILDERS
+from service.ropes import AnyRope, Params, Rope
 
 
-class Rope(_Params):
-    """How to rotate."""
-
-    head_dim: int | None = None
-    """Width of one head; that of the tensor where missing."""
-
-    rotary_dim: int | None = None
-    """Leading elements of a head that are rotated, even; all of them where missing."""
-
-    theta: float = 10_000.0
-    """Base of the geometric progression of wavelengths."""
-
-    layout: Layout = "half"
-    """Pairs are (i, i + rotary_dim/2), or (2i, 2i + 1)."""
-
-    rope_type: Literal["default"] = "default"
-    """Name of the variant."""
-
-    def config(self, head_dim: int | None) -> RopeConfig:
-        """Return the library's value, for tensors of `head_dim`, or for tables where None."""
-        widths = (self.head_dim, head_dim, self.rotary_dim)
-        width = next((width for width in widths if width is not None), None)
-        if width is None:
-            raise ConfigError("rope.head_dim", "given where no tensor has it", "none")
-        return _config(width, self.rotary_dim, self.theta, self.layout)
-
-
-@lru_cache(maxsize=1024)
-def _config(head_dim: int, rotary_dim: int | None, theta: float, layout: Layout) -> RopeConfig:
-    return RopeConfig.of(head_dim, rotary_dim=rotary_dim, theta=theta, layout=layout)
-
-
-class RotateParams(_Params):
+class RotateParams(Params):
     """Parameters of `/v1/rotate`."""
 
-    rope: Rope = Rope()
+    rope: AnyRope = Rope()
 
     inverse: bool = False
     """Rotate back."""
 
 
-class RopeParams(_Params):
-    """Parameters of `/v1/cos_sin` and `/v1/shift`."""
+class CosSinParams(Params):
+    """Parameters of `/v1/cos_sin`."""
 
-    rope: Rope = Rope()
+    rope: AnyRope = Rope()
 
 
-class AttentionParams(_Params):
+class ShiftParams(Params):
+    """Parameters of `/v1/shift`."""
+
+    rope: AnyRope = Rope()
+
+    to: AnyRope | None = None
+    """What the keys shall be rotated by from now on, where frequencies change; needs positions."""
+
+
+class ResolveParams(Params):
+    """Parameters of `/v1/resolve`."""
+
+    rope: AnyRope
+
+
+class PositionsParams(Params):
+    """Parameters of `/v1/positions`."""
+
+    builder: Literal[*BUILDERS]  # type: ignore[valid-type]
+    """Name of the builder; `/v1/variants` lists them."""
+
+    arguments: dict[str, Any] = Field(default={})
+    """Its arguments that are no tensors."""
+
+
+class AttentionParams(Params):
     """Parameters of `/v1/attention`."""
 
-    rope: Rope | None = Rope()
+    rope: AnyRope | None = Rope()
     """null rotates nothing (a NoPE layer)."""
 
     causal: bool = True
     """Hide later keys, aligned bottom-right: the last query sees the last key."""
 
     window: int | None = None
-    """Key j is visible to query i when 0 <= i - j < window."""
+    """Key j is visible to query i when -window_ahead <= i - j < window."""
+
+    window_ahead: int = 0
+    """Later keys that a window shows; needs a window, and causal to be false."""
+
+    chunk: int | None = None
+    """Key j is visible to query i only in its own chunk: i // chunk == j // chunk."""
 
     softcap: float | None = None
     """Scores become softcap * tanh(score / softcap)."""
@@ -85,10 +81,17 @@ class AttentionParams(_Params):
     @cached_property
     def config(self) -> AttentionConfig:
         """The library's value."""
-        return AttentionConfig(
-            causal=self.causal, window=self.window, softcap=self.softcap, scale=self.scale
+        return self.over(AttentionConfig())
+
+    def over(self, model: AttentionConfig) -> AttentionConfig:
+        """Return how a model attends, with what the request says instead."""
+        return replace(
+            model, **{name: getattr(self, name) for name in self.model_fields_set & _OWN}
         )
 
 
-class NoParams(_Params):
+_OWN = frozenset(field.name for field in fields(AttentionConfig))
+
+
+class NoParams(Params):
     """`/v1/merge` has none."""

@@ -4,20 +4,21 @@ import asyncio
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from rope_core import Result
 from service import endpoints, http
 from service.admission import Admission, Charge
 from service.batcher import Answer, Batcher, Entry
-from service.endpoints import Endpoint
+from service.endpoints import Asked, Endpoint
 from service.engine import Engine, Job
 from service.errors import ClientLeft, TimedOut, TooLarge
 from service.http import Receive, Scope, Send
+from service.ropes import Ropes
 from service.settings import Settings
 from service.slabs import Slabs
-from service.wire import Buffer, Codec, codec_for, codec_of_answer
+from service.wire import Buffer, Codec, Message, codec_for, codec_of_answer
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -32,6 +33,7 @@ class Service:
     batcher: Batcher[Job, Result]
     admission: Admission
     slabs: Slabs
+    ropes: Ropes
     readers: Executor
     """Threads that read bodies which would hold up the event loop."""
 
@@ -60,18 +62,33 @@ class Route:
                 async with asyncio.timeout(patience):
                     body = await self._receive(headers, codec, receive, charge)
                     message = await self._aside(codec, len(body), codec.decode, body)
+                    asked = await self._ask(message)
             except TimeoutError:
                 raise TimedOut from None
             in_base64 = message.base64
-            job = self._service.engine.job(self._endpoint.read(message))
-            self._charge_answer(answer_codec, job, charge)
-            del body, message  # the job has what it needs, and lets go of it when it is done
-            size = job.answer_bytes
-            answer = await self._wait(job, deadline, receive)
-            del job
-            told = endpoints.write(answer.result, in_base64)
+            if isinstance(asked.call, Message):
+                told = replace(asked.call, base64=in_base64)
+                size = sum(tensor.nbytes for tensor in told.tensors.values())
+                self._charge_answer(answer_codec, size, charge)
+                answer = None
+            else:
+                job = self._service.engine.job(asked.call)
+                size, warnings = job.answer_bytes, asked.warnings
+                self._charge_answer(answer_codec, size, charge)
+                # the job has what it needs, and lets go of it when it is done
+                del body, message, asked
+                answer = await self._wait(job, deadline, receive)
+                del job
+                told = endpoints.write(answer.result, in_base64, warnings)
             parts = await self._aside(answer_codec, size, answer_codec.encode, told)
             await http.send(send, 200, _headers(answer_codec, answer, parts), parts)
+
+    async def _ask(self, message: Message) -> Asked:
+        if not self._endpoint.aside:
+            return self._endpoint.read(message, self._service.ropes)
+        loop = asyncio.get_running_loop()
+        arguments = message, self._service.ropes
+        return await loop.run_in_executor(self._service.readers, self._endpoint.read, *arguments)
 
     def _limit(self, codec: Codec) -> int:
         settings = self._service.settings
@@ -91,11 +108,11 @@ class Route:
         charge_body(declared or 0)
         return await http.read_body(receive, declared, limit, charge_body, self._service.slabs)
 
-    def _charge_answer(self, codec: Codec, job: Job, charge: Charge) -> None:
-        if job.answer_bytes > self._limit(codec):
+    def _charge_answer(self, codec: Codec, num_bytes: int, charge: Charge) -> None:
+        if num_bytes > self._limit(codec):
             expected = f"an answer in {codec.media_type}, in bytes,"
-            raise TooLarge(expected, self._limit(codec), f"{job.answer_bytes:,}")
-        charge.add(job.answer_bytes * codec.expansion)
+            raise TooLarge(expected, self._limit(codec), f"{num_bytes:,}")
+        charge.add(num_bytes * codec.expansion)
 
     async def _aside(self, codec: Codec, num_bytes: int, work: Callable[[T], R], argument: T) -> R:
         """Read or write a body: on the event loop, or beside it where it would be held up."""
@@ -125,13 +142,15 @@ class Route:
         self._service.batcher.withdraw(entry, ClientLeft())
 
 
-def _headers(codec: Codec, answer: Answer[Result], parts: list[Buffer]) -> http.Headers:
-    times = (
-        f"queue;dur={answer.queue_s * 1e3:.3f}, copy;dur={answer.copy_s * 1e3:.3f}, "
-        f"compute;dur={answer.compute_s * 1e3:.3f}"
-    )
-    return [
+def _headers(codec: Codec, answer: Answer[Result] | None, parts: list[Buffer]) -> http.Headers:
+    headers = [
         (b"content-type", codec.media_type.encode()),
         (b"content-length", str(sum(map(len, parts))).encode()),
-        (b"server-timing", times.encode()),
     ]
+    if answer is not None:  # it took the device
+        times = (
+            f"queue;dur={answer.queue_s * 1e3:.3f}, copy;dur={answer.copy_s * 1e3:.3f}, "
+            f"compute;dur={answer.compute_s * 1e3:.3f}"
+        )
+        headers.append((b"server-timing", times.encode()))
+    return headers

@@ -2,6 +2,7 @@
 
 import os
 import re
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt, model_validator
@@ -39,6 +40,9 @@ class Settings(BaseSettings):
 
     threads: PositiveInt | None = None
     """Threads that compute on the CPU; as many as the control group's quota allows where unset."""
+
+    presets_dir: Path | None = None
+    """Folder of config.json files, `<name>.json` or `<name>/config.json`, that are presets, too."""
 
     max_body_bytes: PositiveInt = 256 * 2**20
     """Largest body, asked or answered; a larger one is refused before it is read."""

@@ -10,14 +10,20 @@ import pytest
 
 import rope_core
 import service.errors
-from docs.generate import settings_page
+from docs.generate import settings_page, variants_page
 from service.endpoints import ENDPOINTS
 from service.failures import RESPONSES
+from service.ropes import Model, PresetModel, Rope
 from tests.conftest import ROOT
 
 README = (ROOT / "README.md").read_text()
 API = (ROOT / "docs" / "api.md").read_text()
+VARIANTS = (ROOT / "docs" / "variants.md").read_text()
 SNIPPETS = re.findall(r"```bash\n(.*?)```\s*```json\n(.*?)```", README, re.DOTALL)
+CURLS = re.findall(r"^    (curl .*(?:\n      .*)*)", API, re.MULTILINE)
+
+
+SNIPPET_IDS = ["rotate", "attention", "config", "preset", "resolve"]
 
 
 def numbers(answer: object) -> object:
@@ -29,11 +35,25 @@ def numbers(answer: object) -> object:
     return round(answer, 5) if isinstance(answer, float) else answer
 
 
-@pytest.mark.parametrize(("command", "printed"), SNIPPETS, ids=["rotate", "attention"])
+@pytest.mark.parametrize(("command", "printed"), SNIPPETS, ids=SNIPPET_IDS)
 def test_the_readmes_commands_print_what_it_says(server_url, command, printed):
     command = command.replace("http://127.0.0.1:8000", server_url)
     ran = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
     assert numbers(json.loads(ran.stdout)) == numbers(json.loads(printed))
+
+
+@pytest.mark.parametrize("command", CURLS)
+def test_the_commands_of_the_api_page_work(server_url, command):
+    command = command.replace("http://127.0.0.1:8000", server_url).replace("curl", "curl -f", 1)
+    ran = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+    assert json.loads(ran.stdout)
+
+
+def test_the_example_of_a_config_runs(server_url):
+    program = ROOT / "examples" / "resolve_a_config.py"
+    command = [sys.executable, program, "--url", server_url]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "rope_theta" in ran.stdout
 
 
 def test_the_readmes_python_runs(server_url):
@@ -46,6 +66,10 @@ def test_the_page_of_settings_is_up_to_date():
     assert (ROOT / "docs" / "settings.md").read_text() == settings_page(), "run `make docs`"
 
 
+def test_the_page_of_variants_is_up_to_date():
+    assert variants_page() == VARIANTS, "run `make docs`"
+
+
 def test_every_code_is_in_the_api_page():
     for _, status, code in RESPONSES:
         assert re.search(rf"\| {status.value} \|[^\n]*`{code}`", API), code
@@ -55,7 +79,12 @@ def test_every_route_tensor_and_parameter_is_in_the_api_page():
     for endpoint in ENDPOINTS:
         assert f"POST {endpoint.path}`" in API
         for name in (*endpoint.names, *endpoint.answers, *endpoint.params.model_fields):
+            assert f"`{name}`" in API + VARIANTS, name
+    for form in (Rope, Model, PresetModel):
+        for name in form.model_fields:
             assert f"`{name}`" in API, name
+    for path in ("/v1/presets", "/v1/variants"):
+        assert f"`GET {path}`" in API
 
 
 def test_every_make_target_of_the_documentation_exists():

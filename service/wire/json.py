@@ -18,6 +18,7 @@ from service.wire.message import (
     MAX_TENSORS,
     Buffer,
     Message,
+    check_booleans,
     check_shape,
     raw,
     view,
@@ -29,7 +30,9 @@ prompt_bytes = 64 * 2**10
 
 _INTEGERS = {"positions", "q_positions", "k_positions", "delta"}
 _INTEGERS |= {"cu_seqlens", "cu_seqlens_q", "cu_seqlens_k"}
-"""Names whose bare lists hold int64; those of other names hold float32."""
+_INTEGERS |= {"token_types", "input_ids", "attention_mask", "rope_delta", "text_lengths", "uid"}
+_INTEGERS |= {"grid_thw", "grid_hw", "image_grid_thw", "video_grid_thw"}
+"""Names whose bare lists of numbers hold int64; those of other names hold float32."""
 
 _SCALARS = {"delta"}
 """Names that may be one bare number."""
@@ -83,6 +86,8 @@ def _from_nested(name: str, nested: object) -> Tensor:
         if len(shape) > MAX_RANK:
             raise BadTensor(name, f"of at most {MAX_RANK} axes", "more")
         level = list(itertools.chain.from_iterable(level))
+    if level and type(level[0]) is bool:
+        return _booleans(name, level).view(shape)
     return _numbers(name, level, "int64" if name in _INTEGERS else "float32").view(shape)
 
 
@@ -96,9 +101,9 @@ def _from_object(name: str, member: dict[str, Any]) -> Tensor:
     if "encoding" in member:
         tensor = _from_base64(name, data, member["encoding"], DTYPES[dtype])
     elif isinstance(data, list):
-        tensor = _numbers(name, data, dtype)
+        tensor = _booleans(name, data) if dtype == "bool" else _numbers(name, data, dtype)
     else:
-        raise BadTensor(name, "a list of numbers in data, or base64 with its encoding", "neither")
+        raise BadTensor(name, "a list in data, or base64 with its encoding", "neither")
     if math.prod(shape) != tensor.numel():
         expected = f"{math.prod(shape)} elements for shape {printable(shape)}"
         raise BadTensor(name, expected, tensor.numel())
@@ -115,7 +120,10 @@ def _from_base64(name: str, data: object, encoding: object, dtype: torch.dtype) 
     if len(decoded) % dtype.itemsize:
         expected = f"whole elements of {dtype.itemsize} bytes"
         raise BadTensor(name, expected, f"{len(decoded)} bytes")
-    return view(decoded, dtype, (len(decoded) // dtype.itemsize,), 0)
+    tensor = view(decoded, dtype, (len(decoded) // dtype.itemsize,), 0)
+    if dtype is torch.bool:
+        check_booleans(name, tensor)
+    return tensor
 
 
 def _numbers(name: str, numbers: list[Any], dtype: str) -> Tensor:
@@ -133,6 +141,12 @@ def _numbers(name: str, numbers: list[Any], dtype: str) -> Tensor:
     if not bool(held.all()):
         raise BadTensor(name, f"of numbers that {dtype} holds", "larger ones")
     return tensor
+
+
+def _booleans(name: str, booleans: list[Any]) -> Tensor:
+    if other := set(map(type, booleans)) - {bool}:
+        raise BadTensor(name, "of booleans alone", min(kind.__name__ for kind in other))
+    return torch.from_numpy(np.array(booleans, dtype=np.bool_))
 
 
 def _to_object(tensor: Tensor, in_base64: bool) -> dict[str, Any]:

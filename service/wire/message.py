@@ -21,6 +21,7 @@ DTYPES = {
     "float64": torch.float64,
     "int64": torch.int64,
     "int32": torch.int32,
+    "bool": torch.bool,
 }
 """The dtypes of the wire."""
 
@@ -67,6 +68,7 @@ _NUMPY: dict[torch.dtype, np.dtype[Any]] = {
     torch.float64: np.dtype("<f8"),
     torch.int64: np.dtype("<i8"),
     torch.int32: np.dtype("<i4"),
+    torch.bool: np.dtype("?"),
 }
 
 with warnings.catch_warnings():
@@ -83,6 +85,16 @@ def view(body: Buffer, dtype: torch.dtype, shape: tuple[int, ...], offset: int) 
     array: np.ndarray[Any, Any] = np.ndarray(shape, _NUMPY[dtype], body, offset)
     tensor = torch.from_numpy(array)
     return tensor.view(torch.bfloat16) if dtype is torch.bfloat16 else tensor
+
+
+def check_booleans(name: str, tensor: Tensor) -> None:
+    """Refuse bytes that torch would compute with as if they were booleans.
+
+    Raises:
+        BadTensor: one is neither 0 nor 1.
+    """
+    if tensor.numel() and int(tensor.view(torch.uint8).max()) > 1:
+        raise BadTensor(name, "of booleans, bytes 0 and 1", "others")
 
 
 def raw(tensor: Tensor) -> memoryview:

@@ -13,13 +13,21 @@ import orjson
 import torch
 
 from service.errors import BadMessage, BadTensor, printable
-from service.wire.message import MAX_TENSORS, Buffer, Message, check_shape, raw, view
+from service.wire.message import (
+    MAX_TENSORS,
+    Buffer,
+    Message,
+    check_booleans,
+    check_shape,
+    raw,
+    view,
+)
 
 media_type = "application/x-safetensors"
 expansion = 1
 prompt_bytes = 2**62
 
-MAX_HEADER_BYTES = 64 * 2**10
+MAX_HEADER_BYTES = 2**20  # a config.json may ride in it
 CACHED_HEADER_BYTES = 2**10
 
 _DTYPES = {
@@ -29,6 +37,7 @@ _DTYPES = {
     "F64": torch.float64,
     "I64": torch.int64,
     "I32": torch.int32,
+    "BOOL": torch.bool,
 }
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
@@ -45,6 +54,7 @@ class _Header(NamedTuple):
     entries: tuple[_Entry, ...]
     num_bytes: int  # of all tensors
     params: bytes
+    booleans: tuple[str, ...]  # names of tensors
 
 
 def decode(body: Buffer) -> Message:
@@ -61,6 +71,8 @@ def decode(body: Buffer) -> Message:
         got = len(body) - start
         raise BadMessage(f"the header tells of {header.num_bytes} bytes of tensors, got {got}")
     tensors = {e.name: view(body, e.dtype, e.shape, start + e.offset) for e in header.entries}
+    for name in header.booleans:
+        check_booleans(name, tensors[name])
     return Message(tensors, header.params)
 
 
@@ -71,11 +83,11 @@ def encode(message: Message) -> list[Buffer]:
         (name, tensor.dtype, tensor.shape)
         for name, tensor in zip(message.tensors, tensors, strict=True)
     )
-    head = _head(described, message.params)
+    known = len(message.params) <= CACHED_HEADER_BYTES
+    head = (_known_head if known else _head)(described, message.params)
     return [head, *map(raw, tensors)]
 
 
-@lru_cache(maxsize=1024)
 def _head(described: tuple[tuple[str, torch.dtype, torch.Size], ...], params: bytes) -> bytes:
     header: dict[str, object] = {"__metadata__": {"params": params.decode()}}
     offset = 0
@@ -90,6 +102,9 @@ def _head(described: tuple[tuple[str, torch.dtype, torch.Size], ...], params: by
     text = orjson.dumps(header)
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text
+
+
+_known_head = lru_cache(maxsize=1024)(_head)
 
 
 def _read(text: bytes) -> _Header:
@@ -108,7 +123,8 @@ def _read(text: bytes) -> _Header:
         if entry.offset != end:
             raise BadMessage(f"{printable(entry.name)} does not begin where the last tensor ends")
         end += entry.num_bytes
-    return _Header(tuple(entries), end, params)
+    booleans = tuple(e.name for e in entries if e.dtype is torch.bool)
+    return _Header(tuple(entries), end, params, booleans)
 
 
 _read_known = lru_cache(maxsize=1024)(_read)

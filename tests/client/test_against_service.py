@@ -97,6 +97,37 @@ async def test_a_window_of_packed_sequences_is_that_of_each(ask):
         assert_near(together.out[None, start:end], out, np.float32)
 
 
+@pytest.mark.parametrize("kind", ["seen", "added"])
+async def test_masks_and_sinks(ask, dtype, kind):
+    q, k, v = (normal(B, S, h, D, dtype=dtype, seed=h) for h in (H, HKV, HKV))
+    seen = normal(B, H, S, S) > -0.5
+    seen[0, :, 4] = False
+    mask = seen if kind == "seen" else np.where(seen, 0, -np.inf).astype(dtype)
+    sinks = normal(H)
+    answer = await ask(
+        "attention", q=q, k=k, v=v, rope=None, causal=False, mask=mask, sinks=sinks, return_lse=True
+    )
+    # a sink is a key more, of a value of 0: it takes its share of what the others have
+    with np.errstate(divide="ignore", invalid="ignore"):
+        out, lse = attended(q, k, v, seen)
+    total = np.logaddexp(lse, sinks)
+    out = np.where(np.isneginf(lse)[..., None], 0, out * np.exp(lse - total)[..., None])
+    assert_near(answer.out, out, dtype)
+    assert_near(answer.lse, total, np.float32, computed_in=dtype)
+    np.testing.assert_array_equal(answer.lse[0, 4], sinks)
+
+
+async def test_chunks_and_windows_to_both_sides(ask):
+    q, k, v = (normal(B, S, h, D, seed=h) for h in (H, HKV, HKV))
+    i, j = np.ogrid[:S, :S]
+    for asked, seen in (
+        ({"chunk": 4}, (j <= i) & (i // 4 == j // 4)),
+        ({"causal": False, "window": 3, "window_ahead": 2}, (i - j < 3) & (j - i <= 2)),
+    ):
+        answer = await ask("attention", q=q, k=k, v=v, rope=None, **asked)
+        assert_near(answer.out, attended(q, k, v, seen)[0], np.float32)
+
+
 async def test_no_rotation_and_no_mask(ask):
     q, k, v = normal(B, 3, H, D), normal(B, S, HKV, D), normal(B, S, HKV, 2 * D)
     answer = await ask("attention", q=q, k=k, v=v, rope=None, causal=False)
@@ -119,6 +150,85 @@ async def test_shift(ask, delta):
     there = (await ask("rotate", k=k, rope={"theta": THETA})).k
     moved = await ask("shift", k=there, delta=delta, rope={"theta": THETA})
     assert_near(moved.k, rotated(k, np.arange(S) + delta), np.float32)
+
+
+async def test_keys_move_to_other_frequencies(ask):
+    k, at = normal(S, HKV, D), np.arange(S) + 100
+    there = (await ask("rotate", k=k, positions=at, rope={"theta": THETA})).k
+    to = {"theta": THETA, "rope_type": "linear", "factor": 4.0}
+    moved = await ask("shift", k=there, positions=at, delta=-100, rope={"theta": THETA}, to=to)
+    assert_near(moved.k, rotated(k, np.arange(S) / 4), np.float32)
+
+
+CONFIG = {
+    "model_type": "gemma3_text",
+    "hidden_size": 64,
+    "num_attention_heads": 4,
+    "head_dim": D,
+    "num_hidden_layers": 12,
+    "sliding_window": 3,
+    "rope_theta": 1e6,
+    "rope_local_base_freq": THETA,
+    "query_pre_attn_scalar": D,
+    "layer_types": ["sliding_attention", "full_attention"] * 6,
+}
+
+
+async def test_a_models_config_says_how_it_rotates_and_attends(ask):
+    q, k, v = (normal(B, S, h, D, seed=h) for h in (H, HKV, HKV))
+    rope = {"config": CONFIG, "layer": 2}
+    said = await ask("resolve", rope=rope)
+    assert_near(said.inv_freq, THETA ** (-np.arange(D // 2) / (D // 2)), np.float32)
+    assert said.facts["layer_type"] == "sliding_attention"
+    assert said.facts["attention"]["window"] == 3
+
+    positions = np.arange(S)
+    q_rotated, k_rotated = rotated(q, positions), rotated(k, positions)
+    answer = await ask("rotate", q=q, k=k, rope=rope)
+    assert_near(answer.q, q_rotated, np.float32)
+    distance = positions[:, None] - positions
+    for asked, width in (({}, 3), ({"window": None}, S), ({"window": 1}, 1)):
+        answer = await ask("attention", q=q, k=k, v=v, rope=rope, **asked)
+        seen = (distance >= 0) & (distance < width)
+        assert_near(answer.out, attended(q_rotated, k_rotated, v, seen)[0], np.float32)
+
+
+async def test_a_preset_by_its_name(ask):
+    (preset,) = [each for each in await ask("presets") if each["name"] == "llama-3.1-8b"]
+    by_name = await ask("cos_sin", positions=[0, 70_000], rope="llama-3.1-8b")
+    by_config = await ask("cos_sin", positions=[0, 70_000], rope={"config": preset["config"]})
+    np.testing.assert_array_equal(by_name.cos, by_config.cos)
+    assert (by_name.scale, by_name.warnings) == (None, ())
+    far = await ask("cos_sin", positions=[2**24 + 1], rope="llama-3.1-8b")
+    assert "2**24" in far.warnings[0]
+
+
+async def test_the_scale_of_xpos(ask):
+    table = await ask("cos_sin", positions=[0, 512], rope={"head_dim": 4, "rope_type": "xpos"})
+    zeta = (np.array([0, 2]) + 0.4 * 4) / (1.4 * 4)
+    middle = 513 // 2  # of the call
+    expected = np.stack([zeta ** ((at - middle) / 512) for at in (0, 512)])
+    assert_near(table.scale, expected, np.float32)
+
+
+async def test_positions_of_an_image(ask):
+    asked = {"builder": "mrope_index", "arguments": {"family": "qwen2_vl"}}
+    types = [0, 0, *[1] * 4, 0]
+    tensors = {"token_types": types, "image_grid_thw": [[1, 4, 4]]}
+    built = await ask("positions", **asked, tensors=tensors)
+    expected = [[0, 1, 2, 2, 2, 2, 4], [0, 1, 2, 2, 3, 3, 4], [0, 1, 2, 3, 2, 3, 4]]
+    np.testing.assert_array_equal(built.positions, expected)
+    assert built.tensors["rope_delta"] == -2
+
+    q = normal(7, 1, 8)
+    rope = {"axes": "mrope", "mrope_section": [1, 2, 1]}
+    turned = await ask("rotate", q=q, positions=built.positions, rope=rope)
+    by_pair = built.positions[[0, 1, 1, 2]].T  # [T, pairs]
+    angles = by_pair * 10_000.0 ** (-np.arange(4) / 4)
+    pairs = (q[..., :4] + 1j * q[..., 4:]) * np.exp(1j * angles)[:, None]
+    assert_near(turned.q, np.concatenate([pairs.real, pairs.imag], -1), np.float32)
+    known = {builder["name"] for builder in (await ask("variants"))["builders"]}
+    assert "mrope_index" in known
 
 
 async def test_halves_of_the_keys_merge_into_all(ask):

@@ -5,6 +5,7 @@ import inspect
 import json
 import re
 from pathlib import Path
+from types import MappingProxyType
 
 import httpx
 import ml_dtypes
@@ -37,7 +38,7 @@ def echo(request):
 
 
 def arguments(method):
-    own = {"self", "options"}
+    own = {"self", "options", "tensors"}  # the last: those of a builder
     return {name: p for name, p in inspect.signature(method).parameters.items() if name not in own}
 
 
@@ -48,13 +49,28 @@ def test_arguments_are_those_of_the_api(client, route, tensors, params):
     assert documented == arguments(getattr(client, route)).keys()
 
 
-@pytest.mark.parametrize("name", ["inverse", "causal", "window", "softcap", "scale", "return_lse"])
+DOCUMENTED = dict(re.findall(r"^\| `(\w+)` \| `(\w+)` \|", API, re.MULTILINE))
+OF_MODELS = ("causal", "window", "window_ahead", "chunk", "softcap", "scale")
+"""What a model's config says where the request does not."""
+
+
+@pytest.mark.parametrize("name", ["inverse", "return_lse", "to"])
 def test_defaults_are_those_of_the_api(name):
-    (documented,) = re.findall(rf"^\| `{name}` \| `(\w+)` \|", API, re.MULTILINE)
-    (ours,) = {
-        p[name].default for p in map(arguments, (calls.rotate, calls.attention)) if name in p
-    }
-    assert ours == json.loads(documented)
+    known = map(arguments, (calls.rotate, calls.attention, calls.shift))
+    (ours,) = {p[name].default for p in known if name in p}
+    assert ours == json.loads(DOCUMENTED[name])
+
+
+async def test_what_a_model_may_say_is_sent_only_where_it_is_given(connect, answering):
+    server = answering(lambda _: answered(Message({"out": Q}, {})))
+    ask = connect(server)
+    await ask("attention", q=Q, k=Q, v=Q)
+    await ask("attention", q=Q, k=Q, v=Q, window=None, causal=False, scale=0.5)
+    one, other = (sent(request).params for request in server.requests)
+    assert one == {"rope": {}, "return_lse": False}
+    assert other == {**one, "window": None, "causal": False, "scale": 0.5}
+    assert all(arguments(calls.attention)[name].default is calls.UNSET for name in OF_MODELS)
+    assert DOCUMENTED.keys() >= set(OF_MODELS)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -91,6 +107,7 @@ async def test_a_body_of_many_pieces_arrives_whole_at_each_attempt(connect, answ
         ("attention", {"q": Q, "k": Q, "v": Q}, {"out": Q, "lse": Q[..., 0]}),
         ("attention", {"q": Q, "k": Q, "v": Q, "q_positions": [0, 1]}, {"out": Q}),
         ("cos_sin", {"positions": [[0, 1]], "rope": {"head_dim": 4}}, {"cos": Q, "sin": Q}),
+        ("cos_sin", {"positions": [0], "rope": "x"}, {"cos": Q, "sin": Q, "scale": Q}),
         ("shift", {"k": Q, "delta": -3}, {"k": Q}),
         ("merge", {"out": Q, "lse": Q[..., 0]}, {"out": Q, "lse": Q[..., 0]}),
     ],
@@ -101,8 +118,77 @@ async def test_what_the_answer_lacks_is_none(connect, answering, method, tensors
     got = await ask(method, **tensors)
 
     for field in dataclasses.fields(got):
-        expected = {**answer, **params}.get(field.name)
+        expected = {"warnings": (), **answer, **params}.get(field.name)
         np.testing.assert_array_equal(getattr(got, field.name), expected)
+
+
+@pytest.mark.parametrize(
+    "rope",
+    [{"theta": 5.0}, {"config": {"model_type": "llama"}, "layer": 3}, {"preset": "x"}, "x"],
+    ids=["parameters", "config", "preset", "name"],
+)
+async def test_a_rope_of_each_form_is_sent_as_it_is(connect, answering, rope):
+    everything = dict.fromkeys(("q", "k", "out", "cos", "sin"), Q)
+    params = {"attention_scaling": 1.0, "rotates": True, "warnings": ["beware"]}
+    server = answering(lambda _: answered(Message(everything, params)))
+    ask = connect(server)
+    for method, tensors in (
+        ("rotate", {"q": Q}),
+        ("attention", {"q": Q, "k": Q, "v": Q}),
+        ("cos_sin", {"positions": [0, 1]}),
+        ("shift", {"k": Q, "delta": 1, "to": rope}),
+        ("resolve", {}),
+    ):
+        answer = await ask(method, **tensors, rope=rope if rope == "x" else MappingProxyType(rope))
+        assert answer.warnings == ("beware",)
+        params_sent = sent(server.requests[-1]).params
+        assert params_sent["rope"] == rope
+        assert params_sent.get("to") == (rope if method == "shift" else None)
+
+
+async def test_learned_frequencies_travel(connect, answering):
+    server = answering(echo)
+    await connect(server)("rotate", q=Q, frequencies=Q[0], rope="x")
+    np.testing.assert_array_equal(sent(server.requests[0]).tensors["frequencies"], Q[0])
+
+
+async def test_what_a_config_says(connect, answering):
+    facts = {"rotates": True, "rope": {"head_dim": 4}, "provenance": {"head_dim": "given"}}
+    said = Message({"inv_freq": Q[0, 0, 0]}, facts | {"warnings": ["a", "b"]})
+    answer = await connect(answering(lambda _: answered(said)))("resolve", rope="x")
+    assert (answer.facts, answer.warnings) == (facts, ("a", "b"))
+    np.testing.assert_array_equal(answer.inv_freq, Q[0, 0, 0])
+
+    none = Message({}, {"rotates": False, "nope": "why"})
+    answer = await connect(answering(lambda _: answered(none)))("resolve", rope="x")
+    assert (answer.inv_freq, answer.facts["nope"], answer.warnings) == (None, "why", ())
+
+
+async def test_positions_of_a_builder(connect, answering):
+    made = {"q_near": Q, "k_near": Q}
+    server = answering(
+        lambda _: answered(Message({"positions": Q}, {})), lambda _: answered(Message(made, {}))
+    )
+    ask = connect(server)
+    arguments = {"sizes": [2, 3]}
+    answer = await ask("positions", builder="a", arguments=arguments, tensors={"uid": [1, 2]})
+    np.testing.assert_array_equal(answer.positions, Q)
+    assert sent(server.requests[0]).params == {"builder": "a", "arguments": arguments}
+    np.testing.assert_array_equal(sent(server.requests[0]).tensors["uid"], [1, 2])
+    answer = await ask("positions", builder="b")
+    assert answer.positions is None
+    assert answer.tensors.keys() == made.keys()
+
+
+async def test_the_catalogue(connect, answering):
+    presets = [{"name": "a", "config": {}, "source": "b"}]
+    server = answering(
+        httpx.Response(200, json={"presets": presets}), httpx.Response(200, json={"variants": []})
+    )
+    ask = connect(server)
+    assert await ask("presets") == presets
+    assert await ask("variants") == {"variants": []}
+    assert [r.url.path for r in server.requests] == ["/v1/presets", "/v1/variants"]
 
 
 async def test_no_rotation_and_the_default_one_are_two_things(connect, answering):

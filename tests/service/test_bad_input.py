@@ -58,7 +58,7 @@ ROTATE = [  # tensors, params, status, code, what the detail names
     ({"q": Q}, {"rope": {"rotary_dim": 2**70}}, 422, "config", "rotary_dim"),
     ({"q": Q}, {"rope": {"head_dim": 16}}, 422, "shape", "q must be of head_dim 16"),
     ({"q": Q}, {"rope": {"head_dim": 0}}, 422, "config", "head_dim"),
-    ({"q": Q}, {"rope": {"rope_type": "yarn"}}, 422, "config", "rope.rope_type"),
+    ({"q": Q}, {"rope": {"rope_type": "yarm"}}, 422, "config", "rope.rope_type"),
     ({"q": Q}, {"rope": {"base": 1e4}}, 422, "unknown", "rope.base"),
 ]
 QKV = {"q": Q, "k": K, "v": K}
@@ -88,6 +88,23 @@ ATTENTION = [
     (QKV, {"causal": "yes"}, 422, "config", "causal"),
     (QKV, {"window": 0}, 422, "config", "window"),
     (QKV, {"window": -1}, 422, "config", "window"),
+    (QKV, {"window_ahead": 1}, 422, "config", "window_ahead must be 0 unless there is a window"),
+    (QKV, {"window_ahead": 1, "window": 2}, 422, "config", "window_ahead must be 0"),
+    (QKV, {"window_ahead": None}, 422, "config", "window_ahead"),
+    (QKV, {"window_ahead": -1}, 422, "config", "window_ahead"),
+    (QKV, {"chunk": 0}, 422, "config", "chunk must be in [1"),
+    (QKV, {"chunk": 1.5}, 422, "config", "chunk"),
+    (QKV, {"chunk": 2**63}, 422, "config", "chunk"),
+    ({**QKV, "sinks": torch.zeros(3)}, {}, 422, "shape", "sinks must be [4]"),
+    ({**QKV, "sinks": torch.zeros(4).double()}, {}, 422, "shape", "sinks must be float32"),
+    ({**QKV, "sinks": torch.zeros(4) / 0}, {}, 422, "shape", "sinks must be of finite numbers"),
+    ({**QKV, "mask": torch.zeros(3, 2)}, {}, 422, "shape", "mask must be [2, 2] or [1, 4, 2, 2]"),
+    ({**QKV, "mask": torch.zeros(1, 2, 2)}, {}, 422, "shape", "mask must be [2, 2] or"),
+    ({**QKV, "mask": torch.zeros(2, 2).long()}, {}, 422, "shape", "mask must be bool, float32"),
+    ({**QKV, "mask": torch.zeros(2, 2) / 0}, {}, 422, "shape", "mask must be of finite numbers"),
+    ({**QKV, "mask": torch.ones(2, 2) / 0}, {}, 422, "shape", "mask must be of finite numbers"),
+    ({**QKV, "q": Q > 0}, {}, 422, "shape", "q must be float32, float16 or bfloat16, got bool"),
+    ({**QKV, "positions": cu(0, 1) > 0}, {}, 422, "shape", "q_positions must be int64"),
     (QKV, {"window": 1.5}, 422, "config", "window"),
     (QKV, {"window": 2**63}, 422, "config", "window"),
     (QKV, {"softcap": 0}, 422, "config", "softcap"),
@@ -129,6 +146,20 @@ OTHERS = [
         "shape",
         "cu_seqlens must be of at most",
     ),
+    ("/v1/resolve", {}, {}, 422, "config", "rope must be given, got none"),
+    (
+        "/v1/resolve",
+        {"q": Q},
+        {"rope": "x"},
+        422,
+        "unknown",
+        "unknown tensor q; this route knows none",
+    ),
+    ("/v1/resolve", {}, {"rope": "x", "layer": 1}, 422, "unknown", "unknown parameter layer"),
+    ("/v1/positions", {"q": Q}, {"builder": "x"}, 422, "unknown", "unknown tensor q"),
+    ("/v1/positions", {}, {"builder": "x"}, 422, "config", "builder must be 'token_types'"),
+    ("/v1/positions", {}, {"builder": "token_types", "rope": {}}, 422, "unknown", "parameter rope"),
+    ("/v1/shift", {"k": K, "delta": cu(1, 2)}, {"to": {}}, 422, "shape", "positions must be given"),
     ("/v1/merge", {"out": Q, "lse": Q}, {}, 422, "shape", "lse"),
     ("/v1/merge", {"out": Q, "lse": Q[..., 0].half()}, {}, 422, "shape", "lse must be float32"),
     ("/v1/merge", {"out": Q, "lse": Q[..., 0]}, {"n": 1}, 422, "unknown", "n"),
@@ -185,11 +216,12 @@ async def test_headers_that_cannot_be(client, headers, status, code):
 
 async def test_other_routes_and_methods_are_refused_in_the_same_form(client):
     check(await client.get("/nowhere"), 404, "not_found", "")
-    for path in ("/v1/rotate", "/v1/merge"):
+    for path in ("/v1/rotate", "/v1/merge", "/v1/resolve", "/v1/positions"):
         refusal = await client.get(path)
         check(refusal, 405, "method_not_allowed", "")
         assert refusal.headers["allow"] == "POST"
-    check(await client.post("/healthz"), 405, "method_not_allowed", "")
+    for path in ("/healthz", "/v1/presets", "/v1/variants"):
+        check(await client.post(path), 405, "method_not_allowed", "")
     check(await client.post("/v1/rotate/"), 404, "not_found", "")
     check(await client.post("http://service//v1/rotate"), 404, "not_found", "")
 
@@ -248,3 +280,28 @@ async def test_what_a_client_sends_is_shown_short_and_plain(client):
     refusal = await client.post("/v1/rotate", json={"q": [[[1, 2]]], name: 1})
     check(refusal, 422, "unknown", "unknown parameter")
     assert refusal.json()["detail"].isprintable()
+
+
+async def test_a_config_in_an_error_is_shown_short(client, codec):
+    for block in ({"rope_type": "x" * 2**16}, {"factor": "x" * 2**16, "rope_type": "linear"}):
+        config = {"hidden_size": 8, "num_attention_heads": 1, "rope_scaling": block}
+        params = json.dumps({"rope": {"config": config}}).encode()
+        refusal = await post(client, codec, "/v1/resolve", Message({}, params))
+        check(refusal, 422, "config", "rope.rope_scaling")
+
+
+async def test_parameters_that_are_nested_too_deep(client, codec):
+    params = b'{"rope": ' + b'{"config": ' * 240 + b"1" + b"}" * 241
+    if codec.media_type == "application/json":
+        headers = {"content-type": codec.media_type}
+        refusal = await client.post("/v1/resolve", content=params, headers=headers)
+    else:
+        refusal = await post(client, codec, "/v1/resolve", Message({}, params))
+    check(refusal, 400, "bad_message", "nested too deep")
+
+
+async def test_building_positions_ends_at_the_deadline(client, codec):
+    params = b'{"builder": "offset_positions", "arguments": {"length": 16777216}}'
+    late = {"x_request_timeout_ms": "5"}
+    refusal = await post(client, codec, "/v1/positions", Message({}, params), **late)
+    check(refusal, 504, "timed_out", "deadline")

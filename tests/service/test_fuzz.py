@@ -1,6 +1,7 @@
 """No body, whatever it holds, is answered with a 500."""
 
 import asyncio
+import inspect
 import json
 from collections import Counter
 
@@ -10,6 +11,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from rope_core import SCHEMES, VARIANTS
+from rope_core.hf.families import DIFFUSERS, families
+from rope_core.positions import BUILDERS
+from rope_core.presets import built_in
 from service.app import create_app
 from service.endpoints import ENDPOINTS
 from service.life import Life
@@ -37,17 +42,21 @@ def tensors(draw: st.DrawFn) -> object:
     for size in shape:
         count *= size
     if draw(st.booleans()):
-        nested: object = draw(NUMBERS)
+        nested: object = draw(NUMBERS | st.booleans())
         for size in reversed(shape):
             nested = [nested] * size
         return nested
     dtype = draw(
-        st.sampled_from(["float32", "float16", "bfloat16", "float64", "int64", "int32", "x"])
+        st.sampled_from(
+            ["float32", "float16", "bfloat16", "float64", "int64", "int32", "bool", "x"]
+        )
     )
     flat = {"shape": shape, "dtype": dtype}
     if draw(st.booleans()):
-        return flat | {"data": [draw(NUMBERS)] * (count + draw(st.sampled_from([0, 0, 0, 1])))}
-    size = {"float16": 4, "bfloat16": 4, "float64": 11, "int64": 11}.get(dtype, 6)
+        return flat | {
+            "data": [draw(NUMBERS | st.booleans())] * (count + draw(st.sampled_from([0, 0, 0, 1])))
+        }
+    size = {"float16": 4, "bfloat16": 4, "float64": 11, "int64": 11, "bool": 4}.get(dtype, 6)
     return flat | {"data": "A" * (size * count // 4 * 4), "encoding": "base64"}
 
 
@@ -59,22 +68,92 @@ ANYTHING = st.recursive(
     ),
     max_leaves=6,
 )
-ROPES = st.fixed_dictionaries(
+JUNK = (
+    NUMBERS
+    | st.sampled_from([None, True, False, "", "x", "half", 1e30, 10**7, 2.5, [], {}, [[]], [None]])
+    | st.lists(st.integers(-1, 4) | st.just("x"), max_size=4)
+    | st.dictionaries(st.sampled_from(["rope_type", "factor", "full_attention"]), NUMBERS)
+    | ANYTHING
+)
+OWN = sorted({p for e in (*VARIANTS.values(), *SCHEMES.values()) for p in e.parameters})
+PARAMETERS = st.fixed_dictionaries(
     {},
     optional={
         "theta": NUMBERS,
         "head_dim": NUMBERS,
         "rotary_dim": NUMBERS,
-        "layout": st.sampled_from(["half", "interleaved", "x"]),
+        "layout": st.sampled_from(["half", "interleaved", "interleaved_tiled", "x"]),
+        "rope_type": st.sampled_from([*VARIANTS, "x"]),
+        "axes": st.sampled_from([*SCHEMES, "x"]),
+        "arithmetic": st.sampled_from(["hf", "float64"]),
+        "trailing": st.booleans(),
+    },
+).flatmap(
+    lambda given: st.dictionaries(
+        st.sampled_from(OWN), NUMBERS | st.lists(SMALL, max_size=4) | JUNK, max_size=4
+    ).map(lambda own: given | own)
+)
+PRESETS = built_in()
+IN_BLOCKS = sorted({*OWN, "type", "rope_type", "rope_theta", "llama_4_scaling_beta"})
+DEFAULTS = {key for family in families().values() for key in family.defaults}
+KEYS = sorted(
+    {key for preset in PRESETS.values() for key in preset.config}
+    | {*DEFAULTS, "no_rope_layers", "layer_rope_theta", "rope_parameters", "rope_scaling"}
+    | {"text_config", "vision_config", "thinker_config", "model_type", "_class_name", "head_dim"}
+    | {"partial_rotary_factor", "rotary_pct", "rotary_dim", "dim", "axes_dim", "axes_dims_rope"}
+)
+
+
+@st.composite
+def configs(draw: st.DrawFn) -> dict[str, object]:
+    """A config that a model may have, with some of its keys spoilt."""
+    if draw(st.booleans()):
+        config: dict[str, object] = dict(PRESETS[draw(st.sampled_from(sorted(PRESETS)))].config)
+    else:
+        config = {"hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 4}
+        config |= {"model_type": draw(st.sampled_from(sorted(families())))}
+        if draw(st.integers(0, 4)) == 0:
+            config |= {"model_type": None, "_class_name": draw(st.sampled_from([*DIFFUSERS]))}
+    block = draw(st.dictionaries(st.sampled_from(IN_BLOCKS), JUNK, max_size=4))
+    if draw(st.booleans()):
+        block |= {"rope_type": draw(st.sampled_from([*VARIANTS, "su", "mrope", "xdrope"]))}
+    match draw(st.integers(0, 4)):
+        case 0:
+            config["rope_scaling"] = block
+        case 1:
+            config["rope_parameters"] = block
+        case 2:
+            kinds = st.sampled_from(["full_attention", "sliding_attention", "x"])
+            config["rope_parameters"] = draw(st.dictionaries(kinds, st.just(block) | JUNK))
+    if draw(st.integers(0, 4)) == 0:
+        config = {draw(st.sampled_from(["text_config", "vision_config"])): config}
+    return config | draw(st.dictionaries(st.sampled_from(KEYS), JUNK, max_size=3))
+
+
+BESIDE = st.fixed_dictionaries(
+    {},
+    optional={
+        "layer": st.integers(-1, 5) | JUNK,
+        "layer_type": st.sampled_from(["full_attention", "sliding_attention", "x"]) | JUNK,
+        "part": st.sampled_from(["text", "vision", "audio"]),
+        "compat": st.sampled_from(["5.23", "4.57"]),
+        "arithmetic": st.sampled_from(["hf", "float64"]),
+        "length": NUMBERS,
     },
 )
+MODELS = st.builds(lambda config, beside: {"config": config} | beside, configs(), BESIDE)
+NAMED = st.sampled_from([*PRESETS, "x"])
+OF_PRESETS = NAMED | st.builds(lambda name, beside: {"preset": name} | beside, NAMED, BESIDE)
+ROPES = PARAMETERS | MODELS | OF_PRESETS | JUNK
 HEADS = [[[[1, 2, 3, 4]], [[5, 6, 7, 8]]]]  # [1, 2, 1, 4]
 GOOD = {
     "/v1/rotate": {"q": HEADS, "k": HEADS},
-    "/v1/attention": {"q": HEADS, "k": HEADS, "v": HEADS},
+    "/v1/attention": {**dict.fromkeys("qkv", HEADS), "sinks": [1], "mask": [[True, False]]},
     "/v1/cos_sin": {"positions": [0, 1], "rope": {"head_dim": 4}},
     "/v1/shift": {"k": HEADS, "delta": 1},
     "/v1/merge": {"out": HEADS, "lse": [[[1], [2]]]},
+    "/v1/resolve": {"rope": "llama-3.1-8b"},
+    "/v1/positions": {"builder": "grid_positions", "arguments": {"sizes": [2, 2]}},
 }
 CHANGES = st.just({}) | st.dictionaries(
     st.sampled_from(NAMES), tensors() | st.just(HEADS) | st.just([0, 2]), max_size=2
@@ -82,6 +161,10 @@ CHANGES = st.just({}) | st.dictionaries(
 MORE_PARAMS = st.just({}) | st.dictionaries(
     st.sampled_from(PARAMS), ANYTHING | ROPES | NUMBERS | st.booleans(), max_size=2
 )
+
+
+def arguments_of(builder):
+    return inspect.signature(builder.function).parameters
 
 
 @pytest.fixture(scope="module")
@@ -131,15 +214,16 @@ def test_any_bytes(status, path, body):
 @given(
     path=PATHS,
     changed=st.just(set()) | st.sets(st.sampled_from(NAMES), max_size=2),
-    dtype=st.sampled_from(["F32", "F16", "BF16", "F64", "I64", "I32"]),
+    dtype=st.sampled_from(["F32", "F16", "BF16", "F64", "I64", "I32", "BOOL"]),
     shape=st.just([1, 2, 1, 4]) | st.lists(st.integers(0, 4), max_size=5),
     params=MORE_PARAMS,
     surplus=st.sampled_from([0, 0, 0, 1, -1]),
     fill=st.integers(0, 255),
 )
 def test_safetensors_of_any_shape(status, path, changed, dtype, shape, params, surplus, fill):
-    names = sorted(GOOD[path].keys() ^ changed)
-    size = {"F32": 4, "F16": 2, "BF16": 2, "F64": 8, "I64": 8, "I32": 4}[dtype]
+    names = sorted((GOOD[path].keys() & set(NAMES)) ^ changed)
+    params = {name: each for name, each in GOOD[path].items() if name not in NAMES} | params
+    size = {"F32": 4, "F16": 2, "BF16": 2, "F64": 8, "I64": 8, "I32": 4, "BOOL": 1}[dtype]
     for axis in shape:
         size *= axis
     header: dict[str, object] = {"__metadata__": {"params": json.dumps(params)}}
@@ -150,3 +234,49 @@ def test_safetensors_of_any_shape(status, path, changed, dtype, shape, params, s
     data = bytes([fill]) * max(0, len(names) * size + surplus)
     body = len(text).to_bytes(8, "little") + text + data
     assert status(path, body, "application/x-safetensors") in LEGAL
+
+
+@settings(FUZZ, max_examples=2000)
+@given(rope=MODELS | PARAMETERS | OF_PRESETS)
+def test_any_config_comes_to_something(status, rope):
+    text = json.dumps({"rope": rope}).encode()
+    assert status("/v1/resolve", text, "application/json") in LEGAL
+
+
+@FUZZ
+@given(
+    path=st.sampled_from(["/v1/rotate", "/v1/attention", "/v1/cos_sin", "/v1/shift"]),
+    rope=ROPES,
+    to=st.none() | ROPES,
+    width=st.sampled_from([2, 4, 8, 64, 128]),
+    axes=st.sampled_from([None, None, 1, 2, 3, 4]),
+    dtype=st.sampled_from(["int64", "float32", "float64", "bfloat16"]),
+    numbers=NUMBERS,
+)
+def test_any_rope_rotates_or_says_why_not(status, path, rope, to, width, axes, dtype, numbers):
+    heads = {"shape": [1, 2, 1, width], "dtype": "float32", "data": [0.5] * 2 * width}
+    tensors = {name: heads for name in GOOD[path] if name in "qkv"}
+    body = tensors | {"rope": rope}
+    if path == "/v1/shift":
+        body |= {"delta": 3} | ({} if to is None else {"to": to})
+    if axes is not None or path == "/v1/cos_sin":
+        data = [int(numbers) if dtype == "int64" else numbers] * 2 * (axes or 1)
+        body["positions"] = {"shape": [axes, 1, 2] if axes else [2], "dtype": dtype, "data": data}
+    assert status(path, json.dumps(body).encode(), "application/json") in LEGAL
+
+
+@FUZZ
+@given(
+    builder=st.sampled_from([*BUILDERS]),
+    arguments=st.dictionaries(
+        st.sampled_from(sorted({a for b in BUILDERS.values() for a in arguments_of(b)})),
+        NUMBERS | st.lists(SMALL, max_size=3) | JUNK,
+        max_size=4,
+    ),
+    given_tensors=CHANGES,
+)
+def test_any_arguments_of_a_builder(status, builder, arguments, given_tensors):
+    known = arguments_of(BUILDERS[builder])
+    own = {name: each for name, each in arguments.items() if name in known or len(arguments) == 1}
+    body = {"builder": builder, "arguments": own, **given_tensors}
+    assert status("/v1/positions", json.dumps(body).encode(), "application/json") in LEGAL

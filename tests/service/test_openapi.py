@@ -5,7 +5,9 @@ import re
 
 import pytest
 
+from rope_core import SCHEMES, VARIANTS
 from service.endpoints import ENDPOINTS
+from service.openapi import EXAMPLES
 from service.wire import CODECS
 
 
@@ -31,12 +33,41 @@ async def test_every_reference_leads_somewhere(document):
         assert name in document["components"]["schemas"], name
 
 
-@pytest.mark.parametrize("endpoint", ENDPOINTS, ids=lambda endpoint: endpoint.path)
-async def test_every_example_works(client, document, endpoint):
-    content = document["paths"][endpoint.path]["post"]["requestBody"]["content"]
-    answer = await client.post(endpoint.path, json=content["application/json"]["example"])
+async def test_routes_without_a_body_are_described_as_they_answer(client, document):
+    for path in ("/v1/presets", "/v1/variants"):
+        content = document["paths"][path]["get"]["responses"]["200"]["content"]
+        described = content["application/json"]["schema"]["properties"]
+        assert (await client.get(path)).json().keys() == described.keys()
+
+
+async def test_every_form_of_rope_is_described(document):
+    schemas = document["components"]["schemas"]
+    forms = schemas["RotateParams"]["properties"]["rope"]["oneOf"]
+    named = {form["$ref"].rpartition("/")[2] for form in forms if "$ref" in form}
+    assert named == {"Rope", "Model", "PresetModel"}
+    assert {"type": "string"} in forms
+    for entry in (*VARIANTS.values(), *SCHEMES.values()):
+        for parameter in entry.parameters:
+            assert entry.name in schemas["Rope"]["properties"][parameter]["description"]
+
+
+CASES = [(path, name) for path, named in EXAMPLES.items() for name in named]
+
+
+@pytest.mark.parametrize(("path", "name"), CASES, ids=lambda each: each)
+async def test_every_example_works(client, document, path, name):
+    operation = document["paths"][path]["post"]
+    content = operation["requestBody"]["content"]["application/json"]
+    answer = await client.post(path, json=content["examples"][name]["value"])
     assert answer.status_code == 200, answer.text
-    assert set(answer.json()) >= set(endpoint.answers) - {"k", "lse"}
+    described = operation["responses"]["200"]["content"]["application/json"]["schema"]
+    told = set(described["properties"])
+    assert set(answer.json()) <= told or described.get("additionalProperties")
+    assert set(answer.json()) & told
+
+
+def test_every_route_has_an_example():
+    assert {endpoint.path for endpoint in ENDPOINTS} == {path for path, _ in CASES}
 
 
 async def test_the_page_needs_no_internet(client):

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-import rope_core
+import rope_core.reference
 from rope_core import AttentionConfig, RopeConfig
 from service.wire import CODECS, Message
 from tests.service.conftest import post
@@ -72,6 +72,51 @@ async def test_attention(client, codec):
     expected = rope_core.attend(rope_core.Attend(q, k, v, ROPE, config, return_lse=True))
     assert torch.equal(answer.tensors["out"], expected.out)
     assert torch.equal(answer.tensors["lse"], expected.lse)
+
+
+@pytest.mark.parametrize("kind", [torch.bool, torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("base64", [False, True])
+async def test_attention_with_a_mask_and_sinks(client, codec, kind, base64):
+    q, k, sinks = heads(4), heads(2, tokens=7), torch.tensor([0.5, -1, 3, 0])
+    seen = torch.rand(2, 1, 5, 7, generator=torch.Generator().manual_seed(0)) < 0.7
+    mask = seen if kind == torch.bool else seen.to(kind)
+    if base64 and kind != torch.bool:
+        mask = mask.masked_fill(~seen, -torch.inf)
+    tensors = {"q": q, "k": k, "v": k, "sinks": sinks, "mask": mask}
+    text = params(rope=None, return_lse=True)
+    answer = await answered(client, codec, "/v1/attention", Message(tensors, text, base64))
+    out, lse = rope_core.reference.attention(q, k, k, AttentionConfig(), sinks, mask)
+    torch.testing.assert_close(answer.tensors["out"], out.float())
+    torch.testing.assert_close(answer.tensors["lse"], lse.float())
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [{"chunk": 2}, {"causal": False, "window": 2, "window_ahead": 1}, {"chunk": 3, "window": 2}],
+    ids=str,
+)
+async def test_attention_in_chunks_and_in_windows_to_both_sides(client, codec, asked):
+    q, k = heads(4), heads(2)
+    message = Message({"q": q, "k": k, "v": k}, params(rope=None, **asked))
+    answer = await answered(client, codec, "/v1/attention", message)
+    out, _ = rope_core.reference.attention(q, k, k, AttentionConfig(**asked))
+    torch.testing.assert_close(answer.tensors["out"], out.float())
+
+
+async def test_masks_and_sinks_as_a_person_writes_them(client):
+    token = [[[1.0, 2.0]], [[3.0, 4.0]]]
+    body = {"q": token, "k": token, "v": token, "rope": None, "return_lse": True}
+    for mask in (
+        [[True, False], [False, False]],
+        {"shape": [2, 1], "dtype": "bool", "data": [True, False]},
+    ):
+        asked = body | {"mask": mask, "sinks": [-1]}
+        answer = (await client.post("/v1/attention", json=asked)).json()
+        assert answer["out"]["data"][2:] == [0, 0], "sees no key"
+        assert answer["lse"]["data"][1] == -1, "but the sink"
+    answer = (await client.post("/v1/attention", json=body | {"mask": [[-1e30, 0]]})).json()
+    assert answer["out"]["data"] == [1, 2, 3, 4]
+    assert answer["lse"]["data"][0] < -1e29
 
 
 async def test_attention_with_positions_apart_and_without_rotation(client, codec):

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import struct
+from base64 import b64encode
 
 import pytest
 import torch
@@ -82,9 +83,38 @@ def test_nested_lists_are_float32_and_positions_int64():
     }
 
 
+def test_lists_of_true_and_false_are_booleans():
+    flat = '{"shape": [2, 2], "dtype": "bool", "data": [true, false, false, true]}'
+    base64 = '{"shape": [2, 2], "dtype": "bool", "data": "AQAAAQ==", "encoding": "base64"}'
+    for mask in ("[[true, false], [false, true]]", flat, base64):
+        read = json_codec.decode(f'{{"mask": {mask}}}'.encode()).tensors["mask"]
+        assert torch.equal(read, torch.eye(2, dtype=torch.bool))
+
+
+def test_a_byte_that_is_no_boolean_is_refused():
+    """Whatever torch would make of it."""
+    for good, byte in ((True, b"\1"), (False, b"\2"), (False, b"\xff")):
+        data = b"\0" + byte
+        told_of = {"shape": [2], "dtype": "bool", "data": b64encode(data).decode()}
+        text = json.dumps({"q": told_of | {"encoding": "base64"}}).encode()
+        headed_by = headed(told([2], 0, 2, "BOOL"), data)
+        for codec, body in ((json_codec, text), (safetensors_codec, headed_by)):
+            if good:
+                assert codec.decode(body).tensors["q"].tolist() == [False, True]
+                continue
+            with pytest.raises(BadTensor, match="q must be of booleans"):
+                codec.decode(body)
+
+
 @pytest.mark.parametrize(
     ("tensor", "says"),
     [
+        ("[true, 1]", "booleans alone, got int"),
+        ("[[true], [null]]", "booleans alone, got NoneType"),
+        ('{"shape": [1], "dtype": "bool", "data": [1]}', "booleans alone, got int"),
+        ('{"shape": [1], "dtype": "float32", "data": [true]}', "numbers, got bool"),
+        ('{"shape": [1], "dtype": "int64", "data": [true]}', "integers, got bool"),
+        ('{"shape": [2], "dtype": "bool", "data": [true]}', "2 elements"),
         ("[[1, 2], [3]]", "ragged"),
         ("[[1, 2], 3]", "list"),
         ("[1, true]", "bool"),

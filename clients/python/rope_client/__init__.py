@@ -1,11 +1,11 @@
 """Client of rope-service: numpy arrays in, numpy arrays out.
 
 `Client` blocks and `AsyncClient` is awaited; both have `rotate`, `attention`, `cos_sin`, `shift`,
-`merge`, `ready` and `version`.
+`merge`, `resolve`, `positions`, `presets`, `variants`, `ready` and `version`.
 """
 
 from rope_client.aio import AsyncClient
-from rope_client.answers import Attended, Rotated, Shifted, Table
+from rope_client.answers import Attended, Built, Resolved, Rotated, Shifted, Table
 from rope_client.errors import (
     BadRequest,
     ConnectionFailed,
@@ -21,9 +21,11 @@ __all__ = [
     "AsyncClient",
     "Attended",
     "BadRequest",
+    "Built",
     "Client",
     "ConnectionFailed",
     "Overloaded",
+    "Resolved",
     "RetryPolicy",
     "RopeClientError",
     "Rotated",

@@ -76,6 +76,10 @@ class AsyncClient:
     cos_sin = _sends(calls.cos_sin)
     shift = _sends(calls.shift)
     merge = _sends(calls.merge)
+    resolve = _sends(calls.resolve)
+    positions = _sends(calls.positions)
+    presets = _sends(calls.presets)
+    variants = _sends(calls.variants)
     ready = _sends(calls.ready)
     version = _sends(calls.version)
 

@@ -1,7 +1,8 @@
 """What can be asked of the service, and how each answer is read. Pure: no network, no clock.
 
 Arguments are named as in docs/api.md and have its defaults; arrays may be anything that
-`numpy.asarray` takes without a copy or with one.
+`numpy.asarray` takes without a copy or with one. What is `UNSET` is left to the service: the
+model's config says it, or the default does.
 """
 
 from __future__ import annotations
@@ -9,23 +10,38 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from enum import Enum
 from types import MappingProxyType
-from typing import Any, Generic, TypedDict, TypeVar, Unpack
+from typing import Any, Final, Generic, TypedDict, TypeVar, Unpack
 
 import numpy as np
 import numpy.typing as npt
 
-from rope_client.answers import Attended, Rotated, Shifted, Table
+from rope_client.answers import Attended, Built, Resolved, Rotated, Shifted, Table
 from rope_client.errors import ConnectionFailed, Overloaded, RopeClientError, TimedOut
 from rope_client.wire import codec_for
 from rope_client.wire.message import Message
 
 T = TypeVar("T")
 
-Rope = Mapping[str, Any]
-"""How to rotate: head_dim, rotary_dim, theta, layout, rope_type, as far as they are not default."""
+Rope = Mapping[str, Any] | str
+"""How to rotate: parameters, `{"config": {...}}`, `{"preset": name}` or the name alone."""
 
 DEFAULT_ROPE: Rope = MappingProxyType({})
+
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+class Unset(Enum):
+    """What an argument is that was not given, where None has a meaning."""
+
+    UNSET = "unset"
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+UNSET: Final = Unset.UNSET
 
 
 class Options(TypedDict, total=False):
@@ -80,13 +96,20 @@ def rotate(
     k: npt.ArrayLike | None = None,
     positions: npt.ArrayLike | None = None,
     cu_seqlens: npt.ArrayLike | None = None,
+    frequencies: npt.ArrayLike | None = None,
     rope: Rope = DEFAULT_ROPE,
     inverse: bool = False,
     **options: Unpack[Options],
 ) -> Call[Rotated]:
     """Rotate `q` and `k` (or one of them) by the positions of their tokens."""
-    tensors = {"q": q, "k": k, "positions": positions, "cu_seqlens": cu_seqlens}
-    params = {"rope": dict(rope), "inverse": inverse}
+    tensors = {
+        "q": q,
+        "k": k,
+        "positions": positions,
+        "cu_seqlens": cu_seqlens,
+        "frequencies": frequencies,
+    }
+    params = {"rope": _sent(rope), "inverse": inverse}
     return _post("/v1/rotate", tensors, params, _rotated, options)
 
 
@@ -101,11 +124,16 @@ def attention(
     cu_seqlens: npt.ArrayLike | None = None,
     cu_seqlens_q: npt.ArrayLike | None = None,
     cu_seqlens_k: npt.ArrayLike | None = None,
+    sinks: npt.ArrayLike | None = None,
+    mask: npt.ArrayLike | None = None,
+    frequencies: npt.ArrayLike | None = None,
     rope: Rope | None = DEFAULT_ROPE,
-    causal: bool = True,
-    window: int | None = None,
-    softcap: float | None = None,
-    scale: float | None = None,
+    causal: bool | Unset = UNSET,
+    window: int | Unset | None = UNSET,
+    window_ahead: int | Unset = UNSET,
+    chunk: int | Unset | None = UNSET,
+    softcap: float | Unset | None = UNSET,
+    scale: float | Unset | None = UNSET,
     return_lse: bool = False,
     **options: Unpack[Options],
 ) -> Call[Attended]:
@@ -120,11 +148,16 @@ def attention(
         "cu_seqlens": cu_seqlens,
         "cu_seqlens_q": cu_seqlens_q,
         "cu_seqlens_k": cu_seqlens_k,
+        "sinks": sinks,
+        "mask": mask,
+        "frequencies": frequencies,
     }
     params = {
-        "rope": None if rope is None else dict(rope),
+        "rope": None if rope is None else _sent(rope),
         "causal": causal,
         "window": window,
+        "window_ahead": window_ahead,
+        "chunk": chunk,
         "softcap": softcap,
         "scale": scale,
         "return_lse": return_lse,
@@ -132,9 +165,16 @@ def attention(
     return _post("/v1/attention", tensors, params, _attended, options)
 
 
-def cos_sin(*, positions: npt.ArrayLike, rope: Rope, **options: Unpack[Options]) -> Call[Table]:
-    """Cosine and sine of every pair's angle; `rope` needs `head_dim` or `rotary_dim` here."""
-    return _post("/v1/cos_sin", {"positions": positions}, {"rope": dict(rope)}, _table, options)
+def cos_sin(
+    *,
+    positions: npt.ArrayLike,
+    frequencies: npt.ArrayLike | None = None,
+    rope: Rope,
+    **options: Unpack[Options],
+) -> Call[Table]:
+    """Cosine and sine of every pair's angle; parameters need `head_dim` or `rotary_dim` here."""
+    tensors = {"positions": positions, "frequencies": frequencies}
+    return _post("/v1/cos_sin", tensors, {"rope": _sent(rope)}, _table, options)
 
 
 def shift(
@@ -143,16 +183,45 @@ def shift(
     delta: npt.ArrayLike,
     positions: npt.ArrayLike | None = None,
     rope: Rope = DEFAULT_ROPE,
+    to: Rope | None = None,
     **options: Unpack[Options],
 ) -> Call[Shifted]:
-    """Move keys, rotated already, `delta` positions on."""
+    """Move keys, rotated already, `delta` positions on; `to` is what they turn by from now on."""
     tensors = {"k": k, "delta": delta, "positions": positions}
-    return _post("/v1/shift", tensors, {"rope": dict(rope)}, _shifted, options)
+    params = {"rope": _sent(rope), "to": None if to is None else _sent(to)}
+    return _post("/v1/shift", tensors, params, _shifted, options)
 
 
 def merge(*, out: npt.ArrayLike, lse: npt.ArrayLike, **options: Unpack[Options]) -> Call[Attended]:
     """Merge attention over N disjoint sets of keys into attention over all of them."""
     return _post("/v1/merge", {"out": out, "lse": lse}, {}, _attended, options)
+
+
+def resolve(*, rope: Rope, **options: Unpack[Options]) -> Call[Resolved]:
+    """What a model's config, or any other `rope`, comes to: frequencies, parameters, warnings."""
+    return _post("/v1/resolve", {}, {"rope": _sent(rope)}, _resolved, options)
+
+
+def positions(
+    *,
+    builder: str,
+    arguments: Mapping[str, Any] = NOTHING,
+    tensors: Mapping[str, npt.ArrayLike] = NOTHING,
+    **options: Unpack[Options],
+) -> Call[Built]:
+    """Build positions; `variants` lists the builders, and which of their arguments are tensors."""
+    params = {"builder": builder, "arguments": dict(arguments)}
+    return _post("/v1/positions", tensors, params, _built, options)
+
+
+def presets(**options: Unpack[Options]) -> Call[list[dict[str, Any]]]:
+    """Every preset the service has: its `name`, `config` and `source`."""
+    return Call("/v1/presets", None, lambda answer: list(_members(answer)["presets"]), options)
+
+
+def variants(**options: Unpack[Options]) -> Call[dict[str, Any]]:
+    """The service's variants, schemes of several axes and builders, with their parameters."""
+    return Call("/v1/variants", None, _members, options)
 
 
 def ready(**options: Unpack[Options]) -> Call[bool]:
@@ -162,7 +231,7 @@ def ready(**options: Unpack[Options]) -> Call[bool]:
 
 def version(**options: Unpack[Options]) -> Call[dict[str, Any]]:
     """What the service says about its version."""
-    return Call("/version", None, lambda response: dict(json.loads(response.content)), options)
+    return Call("/version", None, _members, options)
 
 
 def _post(
@@ -173,12 +242,25 @@ def _post(
     options: Options,
 ) -> Call[T]:
     sent = {name: np.asarray(each) for name, each in tensors.items() if each is not None}
+    set_params = {name: each for name, each in params.items() if each is not UNSET}
 
     def read_response(response: Response) -> T:
         codec = codec_for(response.headers["content-type"])
         return read(codec.decode(response.content))
 
-    return Call(path, Message(sent, params), read_response, options)
+    return Call(path, Message(sent, set_params), read_response, options)
+
+
+def _sent(rope: Rope) -> dict[str, Any] | str:
+    return rope if isinstance(rope, str) else dict(rope)
+
+
+def _members(response: Response) -> dict[str, Any]:
+    return dict(json.loads(response.content))
+
+
+def _warnings(message: Message) -> tuple[str, ...]:
+    return tuple(map(str, message.params.get("warnings", ())))
 
 
 def _not_ready(failure: RopeClientError) -> bool:
@@ -188,17 +270,28 @@ def _not_ready(failure: RopeClientError) -> bool:
 
 
 def _rotated(message: Message) -> Rotated:
-    return Rotated(message.tensors.get("q"), message.tensors.get("k"))
+    return Rotated(message.tensors.get("q"), message.tensors.get("k"), _warnings(message))
 
 
 def _attended(message: Message) -> Attended:
-    return Attended(message.tensors["out"], message.tensors.get("lse"))
+    return Attended(message.tensors["out"], message.tensors.get("lse"), _warnings(message))
 
 
 def _table(message: Message) -> Table:
-    tensors, params = message.tensors, message.params
-    return Table(tensors["cos"], tensors["sin"], float(params["attention_scaling"]))
+    tensors, gain = message.tensors, float(message.params["attention_scaling"])
+    return Table(tensors["cos"], tensors["sin"], gain, tensors.get("scale"), _warnings(message))
 
 
 def _shifted(message: Message) -> Shifted:
-    return Shifted(message.tensors["k"])
+    return Shifted(message.tensors["k"], _warnings(message))
+
+
+def _resolved(message: Message) -> Resolved:
+    facts = {name: fact for name, fact in message.params.items() if name != "warnings"}
+    if "rotates" not in facts:
+        raise KeyError("rotates")
+    return Resolved(message.tensors.get("inv_freq"), facts, _warnings(message))
+
+
+def _built(message: Message) -> Built:
+    return Built(message.tensors.get("positions"), message.tensors, _warnings(message))

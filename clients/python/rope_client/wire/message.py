@@ -15,6 +15,7 @@ DTYPES = {
     "BF16": np.dtype(ml_dtypes.bfloat16),
     "I64": np.dtype(np.int64),
     "I32": np.dtype(np.int32),
+    "BOOL": np.dtype(np.bool_),
 }
 """The dtypes of the API by their names in safetensors; JSON uses numpy's own names."""
 

@@ -1,0 +1,293 @@
+"""How a request says what to rotate by: parameters, a model's config, or a preset's name."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+from weakref import WeakKeyDictionary
+
+from pydantic import BaseModel, ConfigDict, Discriminator, PrivateAttr, Tag
+
+from rope_core import (
+    SCHEMES,
+    VARIANTS,
+    Arithmetic,
+    AttentionConfig,
+    ConfigError,
+    Layout,
+    Resolved,
+    RopeConfig,
+    resolve,
+)
+from rope_core.presets import Preset
+from service.errors import UnknownName
+
+MAX_KNOWN = 64
+"""Shapes of tensors for which a rope is kept read; beyond it all are read anew."""
+
+
+class Params(BaseModel):
+    """Base of all parameters."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True
+    )
+
+
+class _Key:
+    """Stands for parameters, which cannot be hashed, for as long as they live."""
+
+    __slots__ = ("__weakref__",)
+
+
+class _Rope(Params):
+    _key: _Key = PrivateAttr(default_factory=_Key)
+
+
+class Rope(_Rope):
+    """How to rotate, by parameters.
+
+    Those of the variant and of the scheme go by their own names beside these; `/v1/variants` lists
+    them.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    head_dim: int | None = None
+    """Width of one head; that of the tensor where missing."""
+
+    rotary_dim: int | None = None
+    """Elements of a head that are rotated, even; all of them where missing."""
+
+    theta: float = 10_000.0
+    """Base of the geometric progression of wavelengths."""
+
+    layout: Layout = "half"
+    """Pairs are (i, i + rotary_dim/2), or (2i, 2i + 1); two more are of single models."""
+
+    rope_type: Literal[*VARIANTS] = "default"  # type: ignore[valid-type]
+    """Name of the variant."""
+
+    axes: Literal[*SCHEMES] | None = None  # type: ignore[valid-type]
+    """Name of the scheme of several axes."""
+
+    trailing: bool = False
+    """Rotate the last rotary_dim elements of a head."""
+
+    negative: bool = False
+    """Rotate by minus the angle."""
+
+    arithmetic: Arithmetic = "float64"
+    """`float64`, the truth, or `hf`, transformers' own operations in float32."""
+
+
+class Model(_Rope):
+    """How to rotate, by a model's own config.json."""
+
+    config: dict[str, Any]
+    """Its contents, in the spelling of transformers 4 or 5, or of diffusers."""
+
+    model_type: str | None = None
+    """The family, where the config does not say it."""
+
+    part: Literal["text", "vision", "audio"] | None = None
+    """Part of a composite model; text where nothing tells."""
+
+    layer: int | None = None
+    """Index of the layer, where layers differ."""
+
+    layer_type: str | None = None
+    """Its type, such as sliding_attention."""
+
+    compat: Literal["5.23", "4.57"] = "5.23"
+    """Version of transformers to follow where they differ."""
+
+    arithmetic: Arithmetic = "hf"
+    """`hf`, transformers' own operations, or `float64`, the truth."""
+
+    length: int | None = None
+    """Length that dynamic and LongRoPE frequencies are for; that of the call where missing."""
+
+
+class PresetModel(_Rope):
+    """How to rotate, by a preset."""
+
+    preset: str
+    """Its name: `/v1/presets` lists all."""
+
+    part: Literal["text", "vision", "audio"] | None = None
+    layer: int | None = None
+    layer_type: str | None = None
+    compat: Literal["5.23", "4.57"] = "5.23"
+    arithmetic: Arithmetic = "hf"
+    length: int | None = None
+
+
+def _kind(given: Any) -> str:
+    if isinstance(given, str):
+        return "name"
+    if isinstance(given, dict):
+        return "config" if "config" in given else "preset" if "preset" in given else "parameters"
+    if isinstance(given, Model):
+        return "config"
+    return "preset" if isinstance(given, PresetModel) else "parameters"
+
+
+FORMS: Mapping[str, type[_Rope]] = {"parameters": Rope, "config": Model, "preset": PresetModel}
+"""What an object may be, by the tags of the union below."""
+
+AnyRope = Annotated[
+    Annotated[Rope, Tag("parameters")]
+    | Annotated[Model, Tag("config")]
+    | Annotated[PresetModel, Tag("preset")]
+    | Annotated[str, Tag("name")],
+    Discriminator(_kind),
+]
+"""What `rope` may be; a bare text is a preset's name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a request's `rope` comes to."""
+
+    config: RopeConfig | None
+    """None rotates nothing: a NoPE layer."""
+
+    resolved: Resolved | None = None
+    """What a model's config says besides."""
+
+    own: Mapping[str, str] = field(default_factory=dict)
+    """Where parameters come from, where there is no config: `given`, `default` or `derived`."""
+
+    @property
+    def rope(self) -> RopeConfig:
+        """The config, of a request that must rotate.
+
+        Raises:
+            ConfigError: the layer does not rotate.
+        """
+        if self.config is None:
+            nope = self.resolved.nope if self.resolved else "null rotates nothing"
+            raise ConfigError("rope", "of a layer that rotates", f"none: {nope}")
+        return self.config
+
+    @property
+    def attention(self) -> AttentionConfig | None:
+        """How that layer attends, where a model says it."""
+        return self.resolved.attention if self.resolved else None
+
+    @property
+    def provenance(self) -> Mapping[str, str]:
+        """Where each value comes from."""
+        return self.resolved.provenance if self.resolved else self.own
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the caller should know."""
+        return self.resolved.warnings if self.resolved else ()
+
+
+class Ropes:
+    """Reads what requests say of `rope`, and keeps what it has read while parameters live.
+
+    Args:
+        presets: configs by name.
+    """
+
+    def __init__(self, presets: Mapping[str, Preset]) -> None:
+        self.presets = presets
+        self._named = {name: PresetModel(preset=name) for name in presets}
+        self._known: WeakKeyDictionary[_Key, dict[tuple[int | None, int | None], Found]]
+        self._known = WeakKeyDictionary()
+
+    def read(
+        self,
+        given: "Rope | Model | PresetModel | str",
+        head_dim: int | None,
+        num_axes: int | None,
+        name: str = "rope",
+    ) -> Found:
+        """Return the library's value, for tensors of `head_dim`, or for tables where None.
+
+        Args:
+            given: how the request says it.
+            head_dim: width of the tensors' heads.
+            num_axes: numbers that make up a position, as far as tensors tell.
+            name: the parameter, for errors.
+
+        Raises:
+            ConfigError, UnknownName: the request says something that no rotation has.
+        """
+        if isinstance(given, str):
+            given = self._named.get(given) or PresetModel(preset=given)
+        known = self._known.setdefault(given._key, {})
+        found = known.get((head_dim, num_axes))
+        if found is None:
+            found = self._read(given, head_dim, num_axes, name)
+            if len(known) >= MAX_KNOWN:
+                known.clear()
+            known[head_dim, num_axes] = found
+        return found
+
+    def _read(
+        self,
+        given: "Rope | Model | PresetModel",
+        head_dim: int | None,
+        num_axes: int | None,
+        name: str,
+    ) -> Found:
+        if isinstance(given, Rope):
+            return Found(_of_parameters(given, head_dim, name), own=_provenance(given))
+        if isinstance(given, PresetModel):
+            preset = self.presets.get(given.preset)
+            if preset is None:
+                expected = "the name of a preset, which /v1/presets lists"
+                raise ConfigError(f"{name}.preset", expected, repr(given.preset[:64]))
+            config, model_type = preset.config, None
+        else:
+            config, model_type = given.config, given.model_type
+        try:
+            resolved = resolve(
+                config,
+                model_type=model_type,
+                part=given.part,
+                layer=given.layer,
+                layer_type=given.layer_type,
+                compat=given.compat,
+                arithmetic=given.arithmetic,
+                head_dim=head_dim,
+                num_axes=num_axes,
+            )
+        except ConfigError as wrong:
+            raise wrong.within(name) from None
+        rope = resolved.rope
+        if rope is not None and given.length is not None:
+            if given.length < 0:
+                raise ConfigError(f"{name}.length", "0 or more", given.length)
+            rope = rope.at(given.length)
+        return Found(rope, resolved)
+
+
+def _provenance(given: Rope) -> dict[str, str]:
+    told = dict.fromkeys((*given.model_fields_set, *(given.model_extra or {})), "given")
+    widths = dict.fromkeys(("head_dim", "rotary_dim"), "derived")
+    return dict.fromkeys(Rope.model_fields, "default") | widths | told
+
+
+def _of_parameters(given: Rope, head_dim: int | None, name: str) -> RopeConfig:
+    widths = (given.head_dim, head_dim, given.rotary_dim)
+    width = next((width for width in widths if width is not None), None)
+    if width is None:
+        raise ConfigError(f"{name}.head_dim", "given where no tensor has it", "none")
+    own = set(VARIANTS[given.rope_type].parameters)
+    own |= SCHEMES[given.axes].parameters.keys() if given.axes else set()
+    extra = given.model_extra or {}
+    if unknown := sorted(extra.keys() - own):
+        known = [*Rope.model_fields, *sorted(own)]
+        raise UnknownName("parameter", f"{name}.{unknown[0]}", known)
+    fields = given.model_dump(exclude={"head_dim", *extra})
+    if given.arithmetic == "hf":
+        fields["rounding"] = "activation"
+    try:
+        return RopeConfig.of(width, **fields, **extra)
+    except ConfigError as wrong:
+        raise wrong.within(name) from None
