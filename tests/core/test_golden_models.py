@@ -54,8 +54,26 @@ class Layer:
         mask = self.case.described["attention_mask"]
         return None if mask is None else torch.tensor(mask, dtype=torch.bool)[:, None, None]
 
+    @property
+    def is_packed(self):
+        return "packed" in self.case.described["feature"]
 
-@pytest.fixture(params=LAYERS, ids=lambda pair: f"{pair[0]}.{pair[1]}")
+    @property
+    def in_one_call(self):
+        """Whether the file has all that goes into rotation and attention at once."""
+        q, k = self.tensor("q_pre"), self.tensor("k_pre")
+        if q is None or k.shape[1] != self.tensor("key").shape[1] or self.is_packed:
+            return False
+        # some models normalise between the two
+        follows = torch.equal(self.tensor("query")[..., -q.shape[-1] :], self.tensor("q_rot"))
+        return follows and self.hidden_keys is None
+
+
+def name_of(pair):
+    return f"{pair[0]}.{pair[1]}"
+
+
+@pytest.fixture(params=LAYERS, ids=name_of)
 def layer(request):
     return Layer(*request.param)
 
@@ -84,7 +102,7 @@ def test_a_layer_attends_as_its_model(layer):
     query, key, value = (layer.tensor(name) for name in ("query", "key", "value"))
     expected, mask = layer.tensor("out"), layer.hidden_keys
     attention = layer.resolved.attention
-    if "packed" in layer.case.described["feature"]:
+    if layer.is_packed:
         ends = build.document_boundaries(positions=layer.case.tensors["position_ids"][0])
         packed = (t.flatten(0, 1) for t in (query, key, value))
         call = Attend(*packed, None, attention, cu_seqlens_q=ends, cu_seqlens_k=ends)
@@ -98,15 +116,15 @@ def test_a_layer_attends_as_its_model(layer):
     torch.testing.assert_close(found, expected, rtol=0, atol=OFF)
 
 
-def test_rotation_and_attention_in_one_call(layer):
+IN_ONE_CALL = [pair for pair in LAYERS if Layer(*pair).in_one_call]
+
+
+@pytest.mark.parametrize("pair", IN_ONE_CALL, ids=name_of)
+def test_rotation_and_attention_in_one_call(pair):
+    layer = Layer(*pair)
     q, k = layer.tensor("q_pre"), layer.tensor("k_pre")
     query, key, value = (layer.tensor(name) for name in ("query", "key", "value"))
     rope = layer.resolved.rope
-    after = rope is not None and not torch.equal(query[..., -q.shape[-1] :], layer.tensor("q_rot"))
-    if rope is None or k.shape[1] != key.shape[1] or after or layer.hidden_keys is not None:
-        pytest.skip("nothing rotates, keys are cached, or the model does more in between")
-    if "packed" in layer.case.described["feature"]:
-        pytest.skip("packed rows are in the other test")
     if rope.head_dim < query.shape[-1]:  # MLA: heads with the part that does not rotate
         whole = query.shape[-1]
         rope = resolve(

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load as from_bytes
 from safetensors.torch import save as to_bytes
 
-from tests.core.test_golden_models import LAYERS, Layer
+from tests.core.test_golden_models import IN_ONE_CALL, LAYERS, Layer, name_of
 from tests.core.test_golden_rope import COMPLEX_OFF, of_warm_up, resolved
 from tests.golden_cases import load, rotations
 
@@ -72,12 +72,10 @@ def test_rotates_bit_for_bit(name, codec, client):
 
 
 @pytest.mark.parametrize("codec", ["json", "safetensors"])
-@pytest.mark.parametrize(("name", "index"), LAYERS)
-def test_layers_attend(name, index, codec, client):
+@pytest.mark.parametrize("pair", [p for p in LAYERS if not Layer(*p).is_packed], ids=name_of)
+def test_layers_attend(pair, codec, client):
     """What /v1/resolve says of a layer's attention makes /v1/attention answer as the model does."""
-    layer = Layer(name, index)
-    if "packed" in layer.case.described["feature"]:
-        pytest.skip("a client that packs rows knows where they end")
+    layer = Layer(*pair)
     model = {
         "config": layer.case.described["config"],
         "model_type": layer.case.described["source"]["module"],
@@ -98,17 +96,11 @@ def test_layers_attend(name, index, codec, client):
 
 
 @pytest.mark.parametrize("codec", ["json", "safetensors"])
-@pytest.mark.parametrize(("name", "index"), LAYERS)
-def test_layers_rotate_and_attend(name, index, codec, client):
+@pytest.mark.parametrize("pair", [p for p in IN_ONE_CALL if "mla" not in p[0]], ids=name_of)
+def test_layers_rotate_and_attend(pair, codec, client):
     """A config and the index of a layer are all that /v1/attention needs to know."""
-    layer = Layer(name, index)
+    layer = Layer(*pair)
     q, k = layer.tensor("q_pre"), layer.tensor("k_pre")
-    query, key = layer.tensor("query"), layer.tensor("key")
-    plain = layer.resolved.rope is not None and q.shape == query.shape and k.shape == key.shape
-    if not plain or not torch.equal(query, layer.tensor("q_rot")):
-        pytest.skip("nothing rotates, keys are cached, or the model does more in between")
-    if layer.hidden_keys is not None or "packed" in layer.case.described["feature"]:
-        pytest.skip("rows are masked or packed")
     model = {
         "config": layer.case.described["config"],
         "model_type": layer.case.described["source"]["module"],
