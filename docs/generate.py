@@ -63,8 +63,8 @@ def settings_page() -> str:
     return SETTINGS + "".join(rows)
 
 
-def variants_page() -> str:
-    """Return the text of docs/variants.md."""
+def catalogue_page() -> str:
+    """Return the text of docs/catalogue.md."""
     known = list_variants()
     return (
         VARIANTS
@@ -101,5 +101,5 @@ def _parameter(parameter: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    for name, text in (("settings", settings_page()), ("variants", variants_page())):
+    for name, text in (("settings", settings_page()), ("catalogue", catalogue_page())):
         (Path(__file__).parent / f"{name}.md").write_text(text)

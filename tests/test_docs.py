@@ -10,7 +10,7 @@ import pytest
 
 import rope_core
 import service.errors
-from docs.generate import settings_page, variants_page
+from docs.generate import catalogue_page, settings_page
 from service.endpoints import ENDPOINTS
 from service.failures import RESPONSES
 from service.ropes import Model, PresetModel, Rope
@@ -18,7 +18,7 @@ from tests.conftest import ROOT
 
 README = (ROOT / "README.md").read_text()
 API = (ROOT / "docs" / "api.md").read_text()
-VARIANTS = (ROOT / "docs" / "variants.md").read_text()
+CATALOGUE = (ROOT / "docs" / "catalogue.md").read_text()
 SNIPPETS = re.findall(r"```bash\n(.*?)```\s*```json\n(.*?)```", README, re.DOTALL)
 CURLS = re.findall(r"^    (curl .*(?:\n      .*)*)", API, re.MULTILINE)
 
@@ -66,8 +66,8 @@ def test_the_page_of_settings_is_up_to_date():
     assert (ROOT / "docs" / "settings.md").read_text() == settings_page(), "run `make docs`"
 
 
-def test_the_page_of_variants_is_up_to_date():
-    assert variants_page() == VARIANTS, "run `make docs`"
+def test_the_catalogue_is_up_to_date():
+    assert catalogue_page() == CATALOGUE, "run `make docs`"
 
 
 def test_every_code_is_in_the_api_page():
@@ -79,7 +79,7 @@ def test_every_route_tensor_and_parameter_is_in_the_api_page():
     for endpoint in ENDPOINTS:
         assert f"POST {endpoint.path}`" in API
         for name in (*endpoint.names, *endpoint.answers, *endpoint.params.model_fields):
-            assert f"`{name}`" in API + VARIANTS, name
+            assert f"`{name}`" in API + CATALOGUE, name
     for form in (Rope, Model, PresetModel):
         for name in form.model_fields:
             assert f"`{name}`" in API, name

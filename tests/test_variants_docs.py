@@ -12,7 +12,7 @@ from rope_core.hf.families import families
 from rope_core.hf.resolve import COMPATS
 from tests.conftest import ROOT
 
-PAGE = (ROOT / "docs" / "rope.md").read_text()
+PAGE = (ROOT / "docs" / "variants.md").read_text()
 ENTRIES = {**VARIANTS, **SCHEMES}
 
 
@@ -20,7 +20,7 @@ def section(title):
     """Return what is under a heading, up to the next one of its kind or a higher one."""
     level = title.split(" ")[0]
     _, found, rest = PAGE.partition(f"\n{title}\n")
-    assert found, f"docs/rope.md has no section {title}"
+    assert found, f"docs/variants.md has no section {title}"
     return re.split(rf"\n#{{2,{len(level)}}} ", rest)[0]
 
 
@@ -75,8 +75,8 @@ def test_errors_of_arithmetic_are_as_measured():
 
 def test_families_round_as_the_page_says():
     count = re.search(r"of which (\d+) are read from a config\.json", " ".join(PAGE.split()))
-    assert count, "docs/rope.md says how many families are read"
-    assert int(count[1]) == len(families()), "the number of families in docs/rope.md"
+    assert count, "docs/variants.md says how many families are read"
+    assert int(count[1]) == len(families()), "the number of families in docs/variants.md"
     for row in rows(section("## Numerics")):
         rounding = named(row[0])
         for family in named(row[-1]) if rounding else ():

@@ -129,7 +129,7 @@ def lumina(reader: Reader) -> Fields:
 
 
 def one_axis(reader: Reader) -> Fields:
-    """diffusers' plain embedding, `get_1d_rotary_pos_embed`."""
+    """Diffusers' plain embedding, `get_1d_rotary_pos_embed`."""
     precise = reader.get("freqs_dtype") == "float64"
     spread = reader.get("repeat_interleave_real", True)
     return {
