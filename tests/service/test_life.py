@@ -217,6 +217,9 @@ def test_one_line_of_json_for_each_request(serve: Serve, tmp_path):
         httpx.post(f"{url}/v1/rotate", json={"q": [[[1, 2]]]}, headers=headers)
         httpx.get(f"{url}/healthz")
         httpx.get(f"{url}/no%0awhere")
+        give_up = time.monotonic() + 10  # a line is written after its answer was sent
+        while "where" not in serve.last_log() and time.monotonic() < give_up:
+            time.sleep(0.02)
     lines = [json.loads(line) for line in serve.last_log().splitlines()]
     requests = [line for line in lines if line["message"] == "request"]
     assert [line["path"] for line in requests] == ["/v1/rotate", "/no\nwhere"]
