@@ -53,6 +53,8 @@ def check_positions(
         return
     check_position_dtype(name, positions)
     _check_whole(name, positions, rope)
+    if num_axes == 1 and positions.shape == tokens.shape[:-2]:  # as most have it
+        return
     leading = [*tokens.shape[:-2]]
     shapes = [leading[-1:], leading] if of_text else []
     if num_axes > 1:
@@ -120,7 +122,8 @@ def _axes(rope: RopeConfig | None, frequencies: Tensor | None) -> tuple[int, boo
         return 1, True
     if frequencies is not None and rope.learned == "frequencies":
         return len(frequencies), False
-    return rope.num_axes, rope.columns.of_text
+    columns = rope.columns
+    return columns.num_axes, columns.of_text
 
 
 def check_position_dtype(name: str, positions: Tensor) -> None:

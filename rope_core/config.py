@@ -102,6 +102,12 @@ class RopeConfig:
     needs_length: bool = field(init=False, repr=False, compare=False)
     """Whether frequencies depend on the length of the call, and none is fixed."""
 
+    columns: Columns = field(init=False, repr=False, compare=False)
+    """Frequencies, and axes, of every angle."""
+
+    attention_scaling: float = field(init=False, repr=False, compare=False)
+    """Gain of cosine and sine: 1, or what YaRN and LongRoPE say."""
+
     _hash: int = field(init=False, repr=False, compare=False)
 
     @classmethod
@@ -156,6 +162,9 @@ class RopeConfig:
         object.__setattr__(self, "needs_length", waits)
         values = (getattr(self, name) for name in _COMPARED)
         object.__setattr__(self, "_hash", hash(tuple(values)))
+        columns, gain = _spectrum(self)
+        object.__setattr__(self, "columns", columns)
+        object.__setattr__(self, "attention_scaling", gain)
         _check_columns(self)
         if self.rope_type == "xpos" and (self.num_axes > 1 or not self.is_rotation):
             raise ConfigError("rope_type", "another one than xpos, whose axis is one", "xpos")
@@ -167,16 +176,6 @@ class RopeConfig:
     def half(self) -> int:
         """Number of rotated pairs."""
         return self.rotary_dim // 2
-
-    @property
-    def columns(self) -> Columns:
-        """Frequencies, and axes, of every angle."""
-        return _spectrum(self)[0]
-
-    @property
-    def attention_scaling(self) -> float:
-        """Gain of cosine and sine: 1, or what YaRN and LongRoPE say."""
-        return _spectrum(self)[1]
 
     @property
     def num_axes(self) -> int:

@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Annotated, Any, Literal
-from weakref import WeakKeyDictionary
 
-from pydantic import BaseModel, ConfigDict, Discriminator, PrivateAttr, Tag
+from pydantic import BaseModel, ConfigDict, Discriminator, Tag
 
 from rope_core import (
     SCHEMES,
@@ -33,14 +33,11 @@ class Params(BaseModel):
     )
 
 
-class _Key:
-    """Stands for parameters, which cannot be hashed, for as long as they live."""
-
-    __slots__ = ("__weakref__",)
-
-
 class _Rope(Params):
-    _key: _Key = PrivateAttr(default_factory=_Key)
+    @cached_property
+    def known(self) -> "dict[tuple[Ropes, int | None, int | None], Found]":
+        """What these very parameters have come to: it lives as long as they do."""
+        return {}
 
 
 class Rope(_Rope):
@@ -196,8 +193,6 @@ class Ropes:
     def __init__(self, presets: Mapping[str, Preset]) -> None:
         self.presets = presets
         self._named = {name: PresetModel(preset=name) for name in presets}
-        self._known: WeakKeyDictionary[_Key, dict[tuple[int | None, int | None], Found]]
-        self._known = WeakKeyDictionary()
 
     def read(
         self,
@@ -219,13 +214,13 @@ class Ropes:
         """
         if isinstance(given, str):
             given = self._named.get(given) or PresetModel(preset=given)
-        known = self._known.setdefault(given._key, {})
-        found = known.get((head_dim, num_axes))
+        known, key = given.known, (self, head_dim, num_axes)
+        found = known.get(key)
         if found is None:
             found = self._read(given, head_dim, num_axes, name)
             if len(known) >= MAX_KNOWN:
                 known.clear()
-            known[head_dim, num_axes] = found
+            known[key] = found
         return found
 
     def _read(

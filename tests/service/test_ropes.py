@@ -15,6 +15,7 @@ from rope_core import (
     VARIANTS,
     Attend,
     AttentionConfig,
+    ConfigError,
     CosSin,
     RopeConfig,
     Rotate,
@@ -25,7 +26,7 @@ from rope_core import (
 from rope_core.presets import built_in
 from service.app import create_app
 from service.life import Life
-from service.ropes import Rope, Ropes
+from service.ropes import MAX_KNOWN, Rope, Ropes
 from service.settings import Settings
 from service.wire import CODECS, Codec, Message
 from tests.service.conftest import post
@@ -765,7 +766,11 @@ def test_what_was_read_is_kept_as_long_as_its_parameters(monkeypatch):
     assert ropes.read("llama-3.1-8b", None, None) is ropes.read("llama-3.1-8b", None, None)
     for head_dim in range(2, 1000, 2):
         ropes.read(given, head_dim, None)
-    key = weakref.ref(given._key)
+    assert len(given.known) <= MAX_KNOWN
+    other = Ropes({})
+    with pytest.raises(ConfigError):  # presets are those of the service that is asked
+        other.read("llama-3.1-8b", None, None)
+    key = weakref.ref(given)
     del given
     gc.collect()
     assert key() is None, "nothing is kept of parameters that are gone"
