@@ -45,7 +45,9 @@ def resolve_rope(found: Found) -> Message:
     told: dict[str, Any] = {"rotates": rope is not None, "provenance": dict(found.provenance)}
     if resolved is not None:
         attention = dataclasses.asdict(resolved.attention)
-        told |= {name: getattr(resolved, name) for name in _TOLD} | {"attention": attention}
+        layers = [dataclasses.asdict(each) for each in resolved.layers]
+        told |= {name: getattr(resolved, name) for name in _TOLD}
+        told |= {"attention": attention, "layers": layers}
     tensors = {}
     if rope is not None:
         described = {

@@ -122,9 +122,10 @@ _TOLD: dict[str, dict[str, Any]] = {
         "parameters": _OBJECT | {"description": "As transformers 5 spells them, complete."},
         "provenance": {
             "type": "object",
-            "additionalProperties": {"enum": ["given", "class default", "derived"]},
+            "additionalProperties": {"enum": ["given", "class default", "default", "derived"]},
         },
         "attention": {"$ref": "#/components/schemas/Attention"},
+        "layers": {"type": "array", "items": _OBJECT, "description": "All layers, by type."},
         "keys_read": _TEXTS,
         "keys_ignored": _TEXTS,
         "rope": _OBJECT | {"description": "The library's value: what rotates."},
