@@ -18,7 +18,7 @@ from rope_core.calls import (
     Shift,
     Table,
 )
-from rope_core.config import Arithmetic, AttentionConfig, Layout, RopeConfig
+from rope_core.config import Arithmetic, AttentionConfig, Layout, RopeConfig, Rounding
 from rope_core.errors import ConfigError, NoBackend, RopeError, ShapeError
 from rope_core.frequencies import VARIANTS
 from rope_core.hf import Resolved, resolve
@@ -47,6 +47,7 @@ __all__ = [
     "RopeError",
     "Rotate",
     "Rotated",
+    "Rounding",
     "ShapeError",
     "Shift",
     "Table",

@@ -1,6 +1,7 @@
 """What tensors of a call must be, each with an error that names the tensor."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +17,9 @@ WHOLE_UP_TO = {torch.float16: 2048, torch.bfloat16: 256}
 
 MAX_EMPTY = 4096
 """Most sequences of no tokens that a pack may have."""
+
+MAX_XPOS_POWER = 60.0
+"""Largest power of xPos's scale: float32 holds 0.4 / 1.4 to it, and its inverse."""
 
 FARTHEST = 2.0**63
 """Bound of fractional positions: that of the whole ones."""
@@ -115,6 +119,23 @@ def _check_whole(name: str, positions: Tensor, rope: RopeConfig | None) -> None:
     if positions.is_floating_point() or bool((positions < 0).any()):
         expected = "whole and not negative: this model looks its angles up in a table"
         raise ShapeError(name, expected, "fractional or negative ones")
+
+
+def check_scale(
+    name: str, positions: Tensor | None, tokens: Tensor | None, rope: RopeConfig
+) -> None:
+    """Positions of xPos must be near enough to the middle of the call for float32."""
+    if rope.rope_type != "xpos":
+        return
+    given: dict[str, Any] = dict(rope.parameters)
+    centre, reach = given.get("length", 0) // 2, MAX_XPOS_POWER * given.get("scale_base", 512.0)
+    if positions is None:
+        ends = [0.0, 0.0 if tokens is None else float(tokens.shape[-3])]
+    else:
+        ends = [float(end) for end in positions.aminmax()] if positions.numel() else []
+    if any(abs(end - centre) > reach for end in ends):
+        expected = f"within {reach:,.0f} of {centre}, half the call's length: xPos's scale grows"
+        raise ShapeError(name, expected, f"from {ends[0]:,.0f} to {ends[-1]:,.0f}")
 
 
 def _axes(rope: RopeConfig | None, frequencies: Tensor | None) -> tuple[int, bool]:

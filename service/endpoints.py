@@ -23,7 +23,7 @@ from rope_core import (
     Shift,
     Table,
 )
-from service.errors import BadMessage, UnknownName, printable
+from service.errors import BadMessage, TooLarge, UnknownName, printable
 from service.local import TENSOR_ARGUMENTS, build_positions, resolve_rope
 from service.params import (
     AttentionParams,
@@ -40,8 +40,11 @@ from service.wire import Message
 P = TypeVar("P", bound=BaseModel)
 Tensors = Mapping[str, Tensor]
 
-CACHED_PARAMS_BYTES = 2**14
-"""Longer texts of parameters are read anew each time, so that a cache of them stays small."""
+PROMPT_PARAMS_BYTES = 2**14
+"""Longer texts of parameters are read anew each time, and beside the event loop."""
+
+MAX_PARAMS_BYTES = 2**18
+"""Longest text of parameters: many times what the config.json of any model takes."""
 
 EXACT_IN_FLOAT32 = 2**24
 """Whole numbers beyond it are not all float32's."""
@@ -93,7 +96,9 @@ class Endpoint(Generic[P]):
             name = min(tensors.keys() - self.names)
             raise UnknownName("tensor", name, [*self.required, *self.optional])
         text = message.params
-        read = _read_params if len(text) > CACHED_PARAMS_BYTES else _read_known
+        if len(text) > MAX_PARAMS_BYTES:
+            raise TooLarge("parameters, in bytes,", MAX_PARAMS_BYTES, f"{len(text):,}")
+        read = _read_params if len(text) > PROMPT_PARAMS_BYTES else _read_known
         return self.call(tensors, read(self.params, text), ropes)
 
 
@@ -165,6 +170,9 @@ def _attend(tensors: Tensors, params: AttentionParams, ropes: Ropes) -> Asked:
     if params.rope is not None:
         found = ropes.read(params.rope, _head_dim(q), _num_axes(q, q_positions))
     model = found.attention
+    if found.resolved is not None and found.resolved.differ:
+        expected = "given, or layer_type: layers of this model differ"
+        raise ConfigError("rope.layer", expected, "none")
     call = Attend(
         q,
         tensors["k"],
@@ -196,7 +204,8 @@ def _shift(tensors: Tensors, params: ShiftParams, ropes: Ropes) -> Asked:
     to = found if params.to is None else ropes.read(params.to, _head_dim(k), num_axes, "to")
     moved_to = None if params.to is None else to.rope
     call = Shift(k, tensors["delta"], found.rope, positions, moved_to)
-    return Asked(call, tuple(dict.fromkeys(found.warnings + to.warnings)))
+    far = _warnings(found, positions, tensors["delta"])
+    return Asked(call, tuple(dict.fromkeys(far + to.warnings)))
 
 
 def _merge(tensors: Tensors, params: NoParams, ropes: Ropes) -> Asked:

@@ -16,6 +16,7 @@ from rope_core import (
     Layout,
     Resolved,
     RopeConfig,
+    Rounding,
     resolve,
 )
 from rope_core.presets import Preset
@@ -66,6 +67,10 @@ class Rope(_Rope):
 
     axes: Literal[*SCHEMES] | None = None  # type: ignore[valid-type]
     """Name of the scheme of several axes."""
+
+    rounding: Rounding | None = None
+    """Where float16 and bfloat16 are rounded: `once`, at the end, is the default of float64;
+    `activation`, after each step, that of hf; other families of transformers: docs/variants.md."""
 
     trailing: bool = False
     """Rotate the last rotary_dim elements of a head."""
@@ -256,6 +261,9 @@ class Ropes:
             raise wrong.within(name) from None
         rope = resolved.rope
         if rope is not None and given.length is not None:
+            if not rope.needs_length:
+                expected = "absent: frequencies of this model depend on none"
+                raise ConfigError(f"{name}.length", expected, given.length)
             if given.length < 0:
                 raise ConfigError(f"{name}.length", "0 or more", given.length)
             rope = rope.at(given.length)
@@ -280,8 +288,8 @@ def _of_parameters(given: Rope, head_dim: int | None, name: str) -> RopeConfig:
         known = [*Rope.model_fields, *sorted(own)]
         raise UnknownName("parameter", f"{name}.{unknown[0]}", known)
     fields = given.model_dump(exclude={"head_dim", *extra})
-    if given.arithmetic == "hf":
-        fields["rounding"] = "activation"
+    usual = "activation" if given.arithmetic == "hf" else "once"
+    fields["rounding"] = given.rounding or usual
     try:
         return RopeConfig.of(width, **fields, **extra)
     except ConfigError as wrong:

@@ -11,7 +11,7 @@ from rope_core import Result
 from service import endpoints, http
 from service.admission import Admission, Charge
 from service.batcher import Answer, Batcher, Entry
-from service.endpoints import Asked, Endpoint
+from service.endpoints import PROMPT_PARAMS_BYTES, Asked, Endpoint
 from service.engine import Engine, Job
 from service.errors import ClientLeft, TimedOut, TooLarge
 from service.http import Receive, Scope, Send
@@ -84,7 +84,7 @@ class Route:
             await http.send(send, 200, _headers(answer_codec, answer, parts), parts)
 
     async def _ask(self, message: Message) -> Asked:
-        if not self._endpoint.aside:
+        if not self._endpoint.aside and len(message.params) <= PROMPT_PARAMS_BYTES:
             return self._endpoint.read(message, self._service.ropes)
         loop = asyncio.get_running_loop()
         arguments = message, self._service.ropes

@@ -42,10 +42,11 @@ def _rotate_stepwise(
     """Rotate in any layout, each step rounded where the config says: as transformers does."""
     rope = work.rope
     layout, blocks = rope.layout, rope.blocks
-    if rope.rounding in ("tables", "activation"):
+    exact = work.inverse and not rope.is_rotation  # nearly singular pairs enlarge each rounding
+    if rope.rounding in ("tables", "activation") and not exact:
         cos, sin = cos.to(x.dtype), sin.to(x.dtype)
     work_dtypes = {"activation": x.dtype, "float64": torch.float64}
-    dtype = work_dtypes.get(rope.rounding, torch.float32)
+    dtype = torch.float64 if exact else work_dtypes.get(rope.rounding, torch.float32)
     tables = [t if t.ndim == 3 else t[:, None] for t in (cos, sin, scale) if t is not None]
     x = x.to(dtype)
     width = rope.rotary_dim // blocks

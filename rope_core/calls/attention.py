@@ -13,6 +13,7 @@ from rope_core.checks import (
     check_heads,
     check_mask,
     check_positions,
+    check_scale,
     check_sinks,
     dtype_of,
     shape_of,
@@ -104,7 +105,11 @@ class Attend:
                 reach(q, self.q_positions, self.cu_seqlens_q),
                 reach(k, self.k_positions, self.cu_seqlens_k),
             )
-            object.__setattr__(self, "rope", rope.at(max(lengths)))
+            rope = rope.at(max(lengths))
+            object.__setattr__(self, "rope", rope)
+        if rope is not None:
+            check_scale("q_positions", self.q_positions, q, rope)
+            check_scale("k_positions", self.k_positions, k, rope)
         check_sinks("sinks", self.sinks, q_shape[-2])
         check_mask("mask", self.mask, q, k)
 

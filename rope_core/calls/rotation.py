@@ -14,6 +14,7 @@ from rope_core.checks import (
     check_heads,
     check_position_axes,
     check_positions,
+    check_scale,
     dtype_of,
     shape_of,
     tokens_of,
@@ -69,6 +70,7 @@ class Rotate:
         if self.rope.needs_length:
             length = reach(x, self.positions, self.cu_seqlens)
             object.__setattr__(self, "rope", self.rope.at(length))
+        check_scale("positions", self.positions, x, self.rope)
 
     @property
     def like(self) -> Tensor:
@@ -196,8 +198,12 @@ class Shift:
                     f"{name}.head_dim", f"that of k, {self.k.shape[-1]}", rope.head_dim
                 )
             if rope is not None and rope.needs_length and self.positions is not None:
-                there = self.positions if name == "rope" else self.moved
-                object.__setattr__(self, name, rope.at(reach(self.k, there, None)))
+                here = rope.at(reach(self.k, self.positions, None))
+                there = rope.at(reach(self.k, self.moved, None))
+                if self.to is None and here != there and rope.rope_type != "xpos":
+                    expected = f"given, or length: {rope.rope_type} has other frequencies there"
+                    raise ConfigError("to", expected, "neither")
+                object.__setattr__(self, name, here if name == "rope" else there)
             elif rope is not None and rope.needs_length:
                 raise ConfigError("length", f"given for {rope.rope_type}, or positions", "neither")
         if self.to is None and self.rope.adds_up:

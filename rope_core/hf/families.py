@@ -56,6 +56,9 @@ class Family:
     head_dim: Any = None
     """The key that holds it, one for each layer type, or a rule of `rope_core.hf.width`."""
 
+    null_head_dim: bool = False
+    """Its class has a head_dim of null, which YaRN, dynamic and LongRoPE fail on."""
+
     whole_head_by_default: bool = False
     """partial_rotary_factor counts for scaled types alone."""
     default_share: float | None = None

@@ -54,6 +54,7 @@ def layer_type(reader: Reader, named: str | None) -> str | None:
     """
     layer = reader.layer
     if layer is None:
+        _check_known(reader, named)
         return named
     types = layer_types(reader)
     total = len(types) if types else count(reader)
@@ -65,6 +66,18 @@ def layer_type(reader: Reader, named: str | None) -> str | None:
     if named is not None and named != types[layer]:
         raise ConfigError("layer_type", f"{types[layer]!r}, as layer {layer} is", brief(named))
     return types[layer]
+
+
+def _check_known(reader: Reader, named: str | None) -> None:
+    """A layer type must be one that this model, or its family, can have."""
+    if named is None:
+        return
+    family = reader.family
+    known = {*family.types, *family.cycle, *family.labels, *(layer_types(reader) or ())}
+    known |= {item for item in (family.first, family.last) if item}
+    known = known or {"full_attention", "sliding_attention"}
+    if named not in known:
+        raise ConfigError("layer_type", f"one of {sorted(known)}", brief(named))
 
 
 def count(reader: Reader) -> int | None:

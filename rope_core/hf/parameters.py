@@ -17,6 +17,9 @@ OURS = frozenset(("ntk", "ntk_alpha", "xpos"))
 
 ORIGINAL = "original_max_position_embeddings"
 
+MAX_TOLD = 16
+"""Ignored keys of a block that are told one by one."""
+
 
 def rope_type(reader: Reader, block: Block) -> str:
     """Return the name of the variant.
@@ -119,8 +122,11 @@ def variant(reader: Reader, block: Block, kind: str) -> dict[str, Any]:
         values.setdefault("factor", 1.0)
     else:
         values.pop("alpha", None)
-    for key in sorted(str(key) for key in block.values if key not in (*known, *OTHER_KEYS)):
-        reader.warn(f"{block.name}.{key} is ignored: {kind} has no such parameter")
+    foreign = sorted(str(key) for key in block.values if key not in known and key not in OTHER_KEYS)
+    for key in foreign[:MAX_TOLD]:
+        reader.warn(f"{block.name}.{key[:64]} is ignored: {kind} has no such parameter")
+    if len(foreign) > MAX_TOLD:
+        reader.warn(f"{block.name} has {len(foreign) - MAX_TOLD} more keys that are ignored")
     for key, value in values.items():
         _check(f"{block.name}.{key}", value, known[key])
         reader.provenance[key] = GIVEN if key in block.given else CLASS_DEFAULT

@@ -45,7 +45,7 @@ class Reader:
         self.layer_type: str | None = None
         self.keys: set[str] = set()
         self.provenance: dict[str, str] = {}
-        self.warnings: list[str] = []
+        self.warnings: dict[str, None] = {}
         self._numbers: dict[str, list[Any] | None] = {}
 
     @property
@@ -157,8 +157,7 @@ class Reader:
 
     def warn(self, text: str) -> None:
         """Note something the caller should know; once."""
-        if text not in self.warnings:
-            self.warnings.append(text)
+        self.warnings[text] = None
 
     @property
     def ignored(self) -> list[str]:

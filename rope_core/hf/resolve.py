@@ -41,6 +41,10 @@ class Resolved:
     layers: tuple[Layers, ...]
     """All layers of the model, by type and by whether they rotate; () where nothing tells."""
 
+    differ: bool
+    """Whether layers differ, and none was asked for: rotation and attention are of those that
+    rotate and see all."""
+
     keys_read: tuple[str, ...]
     keys_ignored: tuple[str, ...]
     warnings: tuple[str, ...]
@@ -103,6 +107,13 @@ def resolve(
             nope = f"rope parameters of {reader.layer_type} are null"
         else:
             rope, parameters = standard(reader, block, head_dim, arithmetic)
+    every = layers.all_layers(reader)
+    differ = layer is None and reader.layer_type is None and len(every) > 1
+    if differ:
+        reader.warn(
+            "layers differ, in what they see or in whether they rotate: ask for one of them"
+        )
+    seen = attention(reader, parameters, rope)
     return Resolved(
         rope=rope,
         nope=nope,
@@ -110,8 +121,9 @@ def resolve(
         layer_type=reader.layer_type,
         parameters=MappingProxyType(parameters),
         provenance=MappingProxyType(reader.provenance),
-        attention=attention(reader, parameters, rope),
-        layers=layers.all_layers(reader),
+        attention=seen,
+        layers=every,
+        differ=differ,
         keys_read=tuple(sorted(prefix + key for key in reader.keys)),
         keys_ignored=tuple(prefix + key for key in reader.ignored),
         warnings=tuple(reader.warnings),

@@ -5,20 +5,21 @@ from typing import Any
 
 from rope_core.errors import ConfigError
 from rope_core.hf.reader import Reader, brief, is_number
+from rope_core.hf.width import derived as head_width
 
 Fields = dict[str, Any]
 
 
 def gptj(reader: Reader) -> Fields:
     """GPT-J and CodeGen: an absolute width, a table of angles."""
-    head_dim = reader.size("hidden_size") // reader.size("num_attention_heads")
+    head_dim = head_width(reader)
     rotary_dim = head_dim if reader.is_null("rotary_dim") else reader.size("rotary_dim", head_dim)
     return {"head_dim": head_dim, "rotary_dim": rotary_dim, "whole_positions": True}
 
 
 def roformer(reader: Reader) -> Fields:
     """RoFormer: angles in float64, in a table; values, too, where the file says so."""
-    head_dim = reader.size("hidden_size") // reader.size("num_attention_heads")
+    head_dim = head_width(reader)
     values = "rotated" if reader.get("rotary_value") else "kept"
     fields = {"head_dim": head_dim, "arithmetic": "float64", "values": values}
     return fields | {"whole_positions": True}
@@ -28,13 +29,13 @@ def clvp(reader: Reader) -> Fields:
     """CLVP: an eighth of the projection at least 32 wide; values rotate, too."""
     num_heads = reader.size("num_attention_heads")
     rotary_dim = max(reader.size("projection_dim") // (num_heads * 2), 32)
-    head_dim = reader.size("hidden_size") // num_heads
+    head_dim = head_width(reader)
     return {"head_dim": head_dim, "rotary_dim": rotary_dim, "values": "rotated"}
 
 
 def esmfold2(reader: Reader) -> Fields:
     """ESMFold2's atoms: space and molecule."""
-    derived = reader.size("hidden_size") // reader.size("num_attention_heads")
+    derived = head_width(reader)
     return {
         "head_dim": reader.size("head_dim", derived),
         "axes": "atoms",
@@ -57,7 +58,7 @@ def musicflamingo(reader: Reader) -> Fields:
 
 def vjepa2(reader: Reader) -> Fields:
     """V-JEPA 2: frame, row and column, an even third of the head each."""
-    head_dim = reader.size("hidden_size") // reader.size("num_attention_heads")
+    head_dim = head_width(reader)
     width = 2 * (head_dim // 3 // 2)
     fields = {"head_dim": head_dim, "rotary_dim": 3 * width, "axes": "axial"}
     return {**fields, "axes_dim": (width,) * 3}
@@ -123,7 +124,7 @@ def cogview4(reader: Reader) -> Fields:
 
 def lumina(reader: Reader) -> Fields:
     """Lumina-Next: two axes that take turns."""
-    derived = reader.size("hidden_size", 2304) // reader.size("num_attention_heads", 32)
+    derived = head_width(reader)
     head_dim = reader.size("embed_dim", derived) if derived else reader.size("embed_dim")
     return {"head_dim": head_dim, "axes": "axial_alternating", **_stretched(reader)}
 

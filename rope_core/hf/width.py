@@ -22,12 +22,13 @@ def head_dim(reader: Reader, kind: str) -> int:
         width = reader.size("memory_attention_hidden_size", 256)
         rate = reader.size("memory_attention_downsample_rate", 1)
         return width // (rate * reader.size("memory_attention_num_attention_heads", 1))
-    if reader.is_null("head_dim"):
+    unset = reader.family.null_head_dim and reader.given("head_dim") is None
+    if reader.is_null("head_dim") or unset:
         if kind in ("yarn", "dynamic", "longrope"):
             reader.warn(f"head_dim is null: transformers fails on it with {kind}; derived here")
     elif reader.get("head_dim") is not None:
         return reader.size("head_dim")
-    return _derived(reader) * (2 if rule == "twice" else 1)
+    return derived(reader) * (2 if rule == "twice" else 1)
 
 
 def _latent(reader: Reader) -> int:
@@ -39,7 +40,12 @@ def _latent(reader: Reader) -> int:
     return width
 
 
-def _derived(reader: Reader) -> int:
+def derived(reader: Reader) -> int:
+    """Return the width of the heads that share hidden_size.
+
+    Raises:
+        ConfigError: they do not divide it.
+    """
     hidden, heads = reader.size("hidden_size"), reader.size("num_attention_heads")
     if hidden % heads:
         expected = f"given, for hidden_size {hidden} is no multiple of {heads} heads"

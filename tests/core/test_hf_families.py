@@ -61,3 +61,44 @@ def test_a_file_that_says_nothing(name, compat):
     assert found.rope is not None
     assert found.rope.rounding == family.as_of(compat).rounding
     assert found.attention.causal == family.causal
+
+
+@pytest.mark.parametrize(
+    ("model_type", "given", "width"),
+    [
+        ("hrm_text", {}, 128),
+        ("higgs_audio_v2", {}, 128),
+        ("neucodec", {}, 64),
+        ("xcodec2", {}, 64),
+        ("deepseek_ocr2_text", {"head_dim": 32}, 48),
+        ("unlimited_ocr_text", {"head_dim": 32}, 48),
+    ],
+)
+def test_a_class_has_its_own_head_dim_or_none(model_type, given, width):
+    """Defaults that equal hidden_size // heads of the class itself are defaults all the same."""
+    sizes = {"hidden_size": 384, "num_attention_heads": 8}
+    assert resolve(sizes | given, model_type=model_type).rope.head_dim == width
+
+
+@pytest.mark.parametrize("model_type", ["ministral3", "pe_video_encoder", "idefics"])
+def test_default_frequencies_of_some_classes_ignore_the_share(model_type):
+    block = {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}
+    found = resolve(
+        {"head_dim": 128, "hidden_size": 256, "num_attention_heads": 2, "rope_parameters": block},
+        model_type=model_type,
+    )
+    assert found.rope.rotary_dim == 128
+    assert "ignored" in str(found.warnings)
+
+
+@pytest.mark.parametrize("model_type", ["gptj", "roformer", "clvp_encoder", "vjepa2", "lumina2d"])
+def test_heads_must_divide_the_width_in_every_family(model_type):
+    with pytest.raises(ConfigError, match="no multiple of 7 heads"):
+        resolve({"hidden_size": 1000, "num_attention_heads": 7}, model_type=model_type)
+
+
+def test_a_class_whose_head_dim_is_null_is_told_of_with_yarn():
+    block = {"rope_type": "yarn", "factor": 2.0}
+    assert "head_dim is null" in str(
+        resolve({"rope_scaling": block}, model_type="mixtral").warnings
+    )

@@ -225,3 +225,17 @@ def test_the_softmax_scale_of_yarn_in_latent_attention():
 def test_a_latent_head_with_its_unrotated_part():
     found = resolve({"model_type": "deepseek_v3"}, head_dim=192)
     assert (found.rope.head_dim, found.rope.rotary_dim, found.rope.trailing) == (192, 64, True)
+
+
+@pytest.mark.parametrize("named", ["slidng_attention", "sliding", "bananas"])
+@pytest.mark.parametrize("model_type", ["gemma2", "cohere2", "llama", "gpt_oss"])
+def test_a_layer_type_that_a_model_has_not_is_refused(model_type, named):
+    with pytest.raises(ConfigError, match="layer_type must be one of .*attention"):
+        resolve({}, model_type=model_type, layer_type=named)
+
+
+def test_layers_that_differ_are_told_of_where_none_is_asked_for():
+    assert resolve({}, model_type="cohere2").differ
+    assert "layers differ" in str(resolve({}, model_type="gpt_oss").warnings)
+    assert not resolve({}, model_type="gpt_oss", layer=1).differ
+    assert not resolve({}, model_type="llama").differ

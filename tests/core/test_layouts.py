@@ -248,3 +248,22 @@ def test_the_unfused_roundings_are_near_the_fused_one(dtype):
             there = rotate(Rotate(x, None, rope_of("default", layout=layout))).q
             assert here.dtype == dtype
             assert off(here, there) <= 4 * ROTATE_BAR[dtype], rounding
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_inverse_of_what_is_no_rotation_is_finite_in_low_precision(dtype):
+    """Pairs that turn by angles nearly at right angles enlarge what rounding has lost."""
+    given = {"axes": "xdrope", "xdrope_section": (4, 4), "rounding": "tables", "arithmetic": "hf"}
+    rope = RopeConfig.of(16, **given)
+    torch.manual_seed(0)
+    at = torch.randint(0, 200, (2, 4000))
+    q = torch.randn(4000, 2, 16).to(dtype)
+    back = rotate(Rotate(q, None, rope, at, inverse=True)).q
+    assert back.isfinite().all()
+
+
+def test_xpos_is_refused_where_its_scale_leaves_float32():
+    rope = RopeConfig.of(8, rope_type="xpos", length=1)
+    far = torch.tensor([2**31])
+    with pytest.raises(ShapeError, match="positions must be within 30,720 of 0"):
+        Rotate(torch.ones(1, 1, 8), None, rope, far)

@@ -245,5 +245,5 @@ def test_a_shift_knows_its_length_or_refuses():
         rope = unfixed(variant)
         with pytest.raises(ConfigError, match=f"length must be given for {variant}, or positions"):
             Shift(keys, delta, rope)
-        call = Shift(keys, delta, rope, positions=torch.tensor([0, 1, 90]))
+        call = Shift(keys, delta - 2, rope, positions=torch.tensor([0, 1, 90]))
         assert call.rope == rope.at(91)

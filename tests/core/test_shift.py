@@ -199,9 +199,12 @@ def test_frequencies_that_depend_on_the_length_are_those_of_where_keys_are_and_g
     assert (asked.rope, asked.to) == (rope.at(64), rope.at(104))
     expected = rotate(Rotate(None, k, rope, positions=at + delta)).k
     assert off(shift(asked).k, expected) < 1e-6
-    stay = Shift(stored, delta, rope, positions=at)
+    if variant != "xpos":
+        with pytest.raises(ConfigError, match=f"to must be given, or length: {variant} has other"):
+            Shift(stored, delta, rope, positions=at)
+    stay = Shift(stored, delta, rope.at(64), positions=at)
     kept = rotate(Rotate(None, k, rope.at(64), positions=at + delta)).k
-    assert off(shift(stay).k, kept) < 2e-6, "without `to` frequencies stay"
+    assert off(shift(stay).k, kept) < 2e-6, "a length that is given stays"
 
 
 def refused(error, expected, *given, **more):

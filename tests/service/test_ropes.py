@@ -312,7 +312,11 @@ REFUSED = [
     ({"config": {**LLAMA, "rope_theta": "1e4"}}, "rope.rope_theta", "number", "'1e4'"),
     ({"config": {**LLAMA, "rope_scaling": "yarn"}}, "rope.rope_scaling", "object", "'yarn'"),
     ({"config": "llama"}, "rope.config", "object", "llama"),
-    ({"config": LLAMA, "length": -1}, "rope.length", "0 or more", "-1"),
+    (
+        {"config": {**LLAMA, "rope_scaling": {"type": "dynamic", "factor": 2.0}}, "length": -1},
+        *("rope.length", "0 or more", "-1"),
+    ),
+    ({"config": LLAMA, "length": 9}, "rope.length", "absent", "9"),
     ({"config": LLAMA, "compat": "4.56"}, "rope.compat", "'5.23' or '4.57'", "4.56"),
     ({"config": LLAMA, "theta": 1}, "unknown parameter rope.theta", "config", "layer_type"),
     ({"config": LLAMA, "preset": "x"}, "unknown parameter rope.preset"),
@@ -332,7 +336,7 @@ REFUSED = [
     ({"head_dim": 8, "axes": "axial", "axes_dim": [3, 5]}, "rope.axes_dim", "even", "[3, 5]"),
     ({"head_dim": 8, "axes": "mrope", "mrope_section": [1]}, "rope.mrope_section", "[1]"),
     ({"head_dim": 8, "arithmetic": "exact"}, "rope.arithmetic", "'hf'", "exact"),
-    ({"head_dim": 8, "rounding": "once"}, "unknown parameter rope.rounding"),
+    ({"head_dim": 8, "blocks": 2}, "unknown parameter rope.blocks"),
     ({}, "rope.head_dim", "given"),
 ]
 
@@ -786,3 +790,30 @@ async def test_ropes_of_one_batch_do_not_mix(client):
     for rope, answer in zip(ropes * 3, together, strict=True):
         expected = rope_core.rotate(Rotate(heads(2), None, library(rope)))
         assert torch.equal(answer, expected.q)
+
+
+@pytest.mark.parametrize("preset", ["gpt-oss-20b", "gemma-2-9b", "command-r7b-12-2024"])
+async def test_attention_of_a_model_whose_layers_differ_needs_to_know_which(client, preset):
+    told = await client.post("/v1/resolve", json={"rope": preset})
+    assert "layers differ" in str(told.json()["warnings"])
+    width = told.json()["rope"]["head_dim"]
+    heads = {name: [[[0.5] * width]] for name in "qkv"}
+    refused = await client.post("/v1/attention", json={**heads, "rope": preset})
+    assert refused.status_code == 422
+    assert "rope.layer must be given, or layer_type" in refused.json()["detail"]
+    model = {"preset": preset, "layer": 0}
+    assert (await client.post("/v1/attention", json={**heads, "rope": model})).status_code == 200
+
+
+async def test_a_config_of_ever_so_many_keys_holds_nobody_up(client):
+    block = {"type": "linear", "factor": 2.0, **{f"key{i}": i for i in range(12_000)}}
+    began = time.monotonic()
+    told = await client.post(
+        "/v1/resolve", json={"rope": {"config": {**LLAMA, "rope_scaling": block}}}
+    )
+    assert told.status_code == 200
+    assert len(told.json()["warnings"]) < 20
+    assert time.monotonic() - began < 2, "this was quadratic once"
+    block |= {f"more{i}": i for i in range(20_000)}
+    asked = {"rope": {"config": {**LLAMA, "rope_scaling": block}}}
+    assert (await client.post("/v1/resolve", json=asked)).status_code == 413
