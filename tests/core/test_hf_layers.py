@@ -230,7 +230,7 @@ def test_a_latent_head_with_its_unrotated_part():
 @pytest.mark.parametrize("named", ["slidng_attention", "sliding", "bananas"])
 @pytest.mark.parametrize("model_type", ["gemma2", "cohere2", "llama", "gpt_oss"])
 def test_a_layer_type_that_a_model_has_not_is_refused(model_type, named):
-    with pytest.raises(ConfigError, match="layer_type must be one of .*attention"):
+    with pytest.raises(ConfigError, match=r"layer_type must be one of .*attention"):
         resolve({}, model_type=model_type, layer_type=named)
 
 
