@@ -82,15 +82,7 @@ class Rope(_Rope):
     """`float64`, the truth, or `hf`, transformers' own operations in float32."""
 
 
-class Model(_Rope):
-    """How to rotate, by a model's own config.json."""
-
-    config: dict[str, Any]
-    """Its contents, in the spelling of transformers 4 or 5, or of diffusers."""
-
-    model_type: str | None = None
-    """The family, where the config does not say it."""
-
+class _Chosen(_Rope):
     part: Literal["text", "vision", "audio"] | None = None
     """Part of a composite model; text where nothing tells."""
 
@@ -110,18 +102,21 @@ class Model(_Rope):
     """Length that dynamic and LongRoPE frequencies are for; that of the call where missing."""
 
 
-class PresetModel(_Rope):
+class Model(_Chosen):
+    """How to rotate, by a model's own config.json."""
+
+    config: dict[str, Any]
+    """Its contents, in the spelling of transformers 4 or 5, or of diffusers."""
+
+    model_type: str | None = None
+    """The family, where the config does not say it."""
+
+
+class PresetModel(_Chosen):
     """How to rotate, by a preset."""
 
     preset: str
     """Its name: `/v1/presets` lists all."""
-
-    part: Literal["text", "vision", "audio"] | None = None
-    layer: int | None = None
-    layer_type: str | None = None
-    compat: Literal["5.23", "4.57"] = "5.23"
-    arithmetic: Arithmetic = "hf"
-    length: int | None = None
 
 
 def _kind(given: Any) -> str:

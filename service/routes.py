@@ -10,8 +10,9 @@ from typing import Any, TypeVar
 from rope_core import Result
 from service import endpoints, http
 from service.admission import Admission, Charge
+from service.asks import Asked
 from service.batcher import Answer, Batcher, Entry
-from service.endpoints import PROMPT_PARAMS_BYTES, Asked, Endpoint
+from service.endpoints import PROMPT_PARAMS_BYTES, Endpoint
 from service.engine import Engine, Job
 from service.errors import ClientLeft, TimedOut, TooLarge
 from service.http import Receive, Scope, Send

@@ -16,6 +16,7 @@ service.serve
 service.app
 service.life service.middleware service.routes service.openapi
 service.http service.failures service.endpoints service.engine
+service.asks
 service.local
 service.params
 service.ropes
@@ -47,9 +48,16 @@ KEPT_IN = {
     "numpy": {"service.wire", "service.slabs"},
     "asyncio": {"service.app", "service.batcher", "service.life", "service.routes"},
     "torch": {"rope_core", "service.app", "service.engine", "service.wire", "service.slabs"}
-    | {"service.metrics", "service.endpoints", "service.local"},
+    | {"service.metrics", "service.endpoints", "service.local", "service.asks"},
     "rope_core": {"rope_core", "service.endpoints", "service.engine", "service.failures"}
-    | {"service.params", "service.routes", "service.ropes", "service.local", "service.app"},
+    | {
+        "service.asks",
+        "service.params",
+        "service.routes",
+        "service.ropes",
+        "service.local",
+        "service.app",
+    },
     "service": {"service"},
     "rope_client": set(),
     "triton": {"rope_core.kernels"},
