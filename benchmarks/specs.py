@@ -99,7 +99,7 @@ class _Asked:
             rope = Rotate(self.q, None, self.rope, self.at).rope
             angles = rotary.token_angles(self.q, self.at, None, rope)
         rotate_by = torch.inference_mode()(rotary.rotate_by)
-        return lambda: rotate_by(self.q, angles, rope, False, self.out.q)
+        return lambda: rotate_by((self.q,), angles, rope, False, (self.out.q,))
 
     def check(self) -> None:
         rope = Rotate(self.q, None, self.rope, self.at).rope

@@ -1,7 +1,5 @@
 """Attention over rotated queries and keys."""
 
-from itertools import pairwise, starmap
-
 import torch
 from torch import Tensor
 
@@ -9,6 +7,7 @@ from rope_core.backends import Attention, select
 from rope_core.calls import Attend, Attended
 from rope_core.config import RopeConfig
 from rope_core.inference import inference
+from rope_core.ragged import count_up
 from rope_core.rotary import Angles, of_key, rotate_by, token_angles
 
 JOINED_ELEMENTS = 2**17
@@ -16,30 +15,50 @@ JOINED_ELEMENTS = 2**17
 
 
 @inference
-def attend(call: Attend) -> Attended:
-    """Rotate q and k by their positions, then attend. The tensors of `call` are not written to."""
+def attend(call: Attend, backend: str | None = None) -> Attended:
+    """Rotate q and k by their positions, then attend.
+
+    Args:
+        call: what to do; its tensors are not written to.
+        backend: name of the one that attends; the first that can where None.
+
+    Raises:
+        NoBackend: the backend declines the call.
+        ConfigError: there is none of that name.
+    """
     q, k, v, rope = call.q, call.k, call.v, call.rope
     if rope is not None:
         q, k, v, of_q = _rotated(call, rope)
-    spans = _spans(call)
-    one = q.ndim == 3 and spans is None
+    cu_seqlens = None
+    if call.cu_seqlens_q is not None and call.cu_seqlens_k is not None:
+        cu_seqlens = call.cu_seqlens_q, call.cu_seqlens_k
+    one = q.ndim == 3 and cu_seqlens is None
     q, k, v = (x[None] for x in (q, k, v)) if one else (q, k, v)
-    work = Attention(q, k, v, call.attention, spans, call.sinks, _mask(call))
-    out, lse = select(work).run(work)
+    work = Attention(
+        *(q, k, v, call.attention, call.lengths, cu_seqlens, call.sinks, _mask(call)),
+        index=_index(call),
+        out_dtype=call.out_dtype,
+    )
+    chosen = select(work, backend)
+    out, lse = chosen.run(work)
     if one:
         out, lse = out[0], lse[0]
     if rope is not None and rope.values == "and_back":
-        out = rotate_by(out, of_q, rope, True, None)
-    return Attended(out, lse if call.return_lse else None)
+        (out,), _ = rotate_by((out,), of_q, rope, True, (None,))
+    return Attended(out, lse if call.return_lse else None, chosen.name)
 
 
-def _spans(call: Attend) -> list[tuple[slice, slice]] | None:
-    if call.cu_seqlens_q is None or call.cu_seqlens_k is None:
+def _index(call: Attend) -> tuple[Tensor, Tensor] | None:
+    """Return the index of each query and key, spread over the rows of a batch."""
+    of_q, of_k, q, k = call.q_index, call.k_index, call.q, call.k
+    if of_q is None:
         return None
-    q_ends, k_ends = call.cu_seqlens_q.tolist(), call.cu_seqlens_k.tolist()
-    queries, keys = (starmap(slice, pairwise(ends)) for ends in (q_ends, k_ends))
-    spans = zip(queries, keys, strict=True)
-    return [(q, k) for q, k in spans if q.start < q.stop]
+    if of_k is None:
+        of_k = count_up(k.shape[-3], call.cu_seqlens_k, k.device)
+    if call.cu_seqlens_q is not None:
+        return of_q, of_k
+    rows = len(q) if q.ndim == 4 else 1
+    return of_q.expand(rows, -1), of_k.expand(rows, -1)
 
 
 def _mask(call: Attend) -> Tensor | None:
@@ -63,11 +82,15 @@ def _rotated(call: Attend, rope: RopeConfig) -> tuple[Tensor, Tensor, Tensor, An
     )
     small = q.numel() + k.numel() <= JOINED_ELEMENTS
     if together and small and at.scale is None and at.cos.ndim == 2 and rope.values == "kept":
-        heads = rotate_by(torch.cat((q, k), -2), at, rope, False, None)
+        (heads,), _ = rotate_by((torch.cat((q, k), -2),), at, rope, False, (None,))
         return heads[..., : q.shape[-2], :], heads[..., q.shape[-2] :, :], v, at
+    if together and at.scale is None and rope.values == "kept":
+        (q, k), _ = rotate_by((q, k), at, rope, False, (None, None))
+        return q, k, v, at
     of_k = at
     if not together:
         of_k = token_angles(k, call.k_positions, call.cu_seqlens_k, rope, call.frequencies)
-    of_k = of_key(of_k)
-    rotated = rotate_by(q, at, rope, False, None), rotate_by(k, of_k, rope, False, None)
-    return *rotated, v if rope.values == "kept" else rotate_by(v, of_k, rope, False, None), at
+    (q,), _ = rotate_by((q,), at, rope, False, (None,))
+    of_keys = (k,) if rope.values == "kept" else (k, v)
+    (k, *values), _ = rotate_by(of_keys, of_key(of_k), rope, False, [None] * len(of_keys))
+    return q, k, values[0] if values else v, at

@@ -216,6 +216,20 @@ def check_mask(name: str, mask: Tensor | None, q: Tensor, k: Tensor) -> None:
         _check_logits(name, mask)
 
 
+def check_index(name: str, index: Tensor | None, tokens: Tensor) -> None:
+    """An index must be a whole number for each token, or for each of a row of the batch."""
+    if index is None:
+        return
+    if index.dtype not in INTEGERS:
+        raise ShapeError(name, "int64", dtype_of(index))
+    leading = [*tokens.shape[:-2]]
+    if [*index.shape] not in (leading, leading[-1:]):
+        shapes = dict.fromkeys((str(leading[-1:]), str(leading)))
+        raise ShapeError(name, " or ".join(shapes), shape_of(index))
+    if index.numel() and not -(2**62) <= int(index.min()) <= int(index.max()) < 2**62:
+        raise ShapeError(name, "in [-2**62, 2**62)", "others")
+
+
 def _check_logits(name: str, logits: Tensor) -> None:
     if logits.numel() and not logits.amax().item() < math.inf:  # NaN, too, is not
         raise ShapeError(name, "of finite numbers or -Infinity", "Infinity, or NaN")

@@ -1,19 +1,26 @@
 """Attention over parts of the keys, merged into attention over all of them."""
 
-import torch
-
+from rope_core.backends import Merging, select
 from rope_core.calls import Attended, Merge
 from rope_core.inference import inference
 
 
 @inference
-def merge(call: Merge) -> Attended:
+def merge(call: Merge, backend: str | None = None) -> Attended:
     """Merge N partial answers, in float32.
 
     Associative, and exact but for rounding: softmax weights over all keys are each part's own,
     times exp(lse of the part - lse of all). A part that saw no key (lse -inf) counts for nothing.
+
+    Args:
+        call: the parts.
+        backend: name of the one to take; the first that can where None.
+
+    Raises:
+        NoBackend: the backend declines the call.
+        ConfigError: there is none of that name.
     """
-    lse = call.lse.logsumexp(0)
-    share = (call.lse - lse.masked_fill(lse == -torch.inf, 0)).exp()[..., None]
-    parts = call.out.float().masked_fill(share == 0, 0)  # 0 * NaN would be NaN
-    return Attended((parts * share).sum(0).to(call.out.dtype), lse)
+    work = Merging(call.out, call.lse)
+    chosen = select(work, backend)
+    out, lse = chosen.run(work)
+    return Attended(out, lse, chosen.name)

@@ -15,8 +15,8 @@ def count_up(length: int, cu_seqlens: Tensor | None, device: torch.device) -> Te
     counted = torch.arange(length, device=device)
     if cu_seqlens is None:
         return counted
-    starts, lengths = cu_seqlens[:-1], cu_seqlens.diff()
-    return counted - starts.to(device).repeat_interleave(lengths.to(device))
+    starts, lengths = cu_seqlens[:-1].to(device), cu_seqlens.diff().to(device)
+    return counted - starts.repeat_interleave(lengths, output_size=length)
 
 
 def token_positions(

@@ -162,6 +162,7 @@ def attention(
     config: AttentionConfig,
     sinks: Tensor | None = None,
     mask: Tensor | None = None,
+    index: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return softmax(scale * q k^T + mask) v and the log-sum-exp of each row of scores.
 
@@ -172,6 +173,7 @@ def attention(
         config: which keys are seen. The last query is at the place of the last key.
         sinks: `[H]`: scores of one key more, which everyone sees and whose value is 0.
         mask: `[..., H, Sq, Sk]`: which keys may be seen, or what is added to the scores.
+        index: places of queries `[Sq]` and keys `[Sk]` in their whole sequence.
 
     Returns:
         `[..., Sq, H, Dv]` and `[..., Sq, H]`; 0 and -inf for a query that sees no key.
@@ -182,7 +184,7 @@ def attention(
     scores = scale * torch.einsum("...qhd,...khd->...hqk", q.double(), k)
     if config.softcap is not None:
         scores = config.softcap * torch.tanh(scores / config.softcap)
-    seen = visible(q.shape[-3], k.shape[-3], config)
+    seen = visible(q.shape[-3], k.shape[-3], config, index)
     if mask is not None and mask.dtype != torch.bool:
         scores = scores + mask
         seen = seen & (mask > -math.inf)
@@ -197,17 +199,24 @@ def attention(
     return out, scores.logsumexp(-1).transpose(-1, -2)
 
 
-def visible(num_queries: int, num_keys: int, config: AttentionConfig) -> Tensor:
+def visible(
+    num_queries: int,
+    num_keys: int,
+    config: AttentionConfig,
+    index: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
     """Return which key each query sees: bool `[Sq, Sk]`."""
-    i = torch.arange(num_queries)[:, None] + (num_keys - num_queries)
-    distance = i - torch.arange(num_keys)
+    if index is None:
+        index = torch.arange(num_queries) + (num_keys - num_queries), torch.arange(num_keys)
+    i, j = index[0][:, None], index[1]
+    distance = i - j
     seen = torch.ones_like(distance, dtype=torch.bool)
     if config.causal:
         seen &= distance >= 0
     if config.window is not None:
         seen &= (-config.window_ahead <= distance) & (distance < config.window)
     if config.chunk is not None:
-        seen &= i // config.chunk == torch.arange(num_keys) // config.chunk
+        seen &= i // config.chunk == j // config.chunk
     return seen
 
 

@@ -1,6 +1,6 @@
 """Rotation by position: angles, their tables, and what is done with them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -43,44 +43,57 @@ def cos_sin(call: CosSin) -> Table:
 
 
 @inference
-def rotate(call: Rotate, out: Rotated | None = None) -> Rotated:
+def rotate(call: Rotate, out: Rotated | None = None, backend: str | None = None) -> Rotated:
     """Rotate q and k.
 
     Args:
         call: what to rotate; its tensors are not written to.
         out: where to write: contiguous tensors of the shapes and dtypes of `call`, which share no
             memory with it. New ones where None.
+        backend: name of the one to take; the first that can where None.
+
+    Raises:
+        NoBackend: the backend declines the call.
+        ConfigError: there is none of that name.
     """
+    q, k, rope, inverse = call.q, call.k, call.rope, call.inverse
     q_out, k_out = (out.q, out.k) if out is not None else (None, None)
-    rope, inverse = call.rope, call.inverse
     at = token_angles(call.like, call.positions, call.cu_seqlens, rope, call.frequencies)
-    return Rotated(
-        None if call.q is None else rotate_by(call.q, at, rope, inverse, q_out),
-        None if call.k is None else rotate_by(call.k, of_key(at), rope, inverse, k_out),
-    )
+    if q is not None and k is not None and at.scale is None:
+        (q_out, k_out), name = rotate_by((q, k), at, rope, inverse, (q_out, k_out), backend)
+        return Rotated(q_out, k_out, name)
+    name = ""
+    if q is not None:
+        (q_out,), name = rotate_by((q,), at, rope, inverse, (q_out,), backend)
+    if k is not None:
+        (k_out,), name = rotate_by((k,), of_key(at), rope, inverse, (k_out,), backend)
+    return Rotated(q_out, k_out, name)
 
 
 @inference
-def shift(call: Shift, out: Rotated | None = None) -> Rotated:
+def shift(call: Shift, out: Rotated | None = None, backend: str | None = None) -> Rotated:
     """Move rotated keys by `delta` positions: R_delta R_p = R_(p + delta).
 
     The move is a pure rotation, the same wherever the keys are, as long as the frequencies are:
     without the gain, which the keys have already, and with angles in float64. Across a change of
     frequencies (`call.to`), and where pairs do not turn as one, keys go back and forth again.
+    Arguments and errors are those of `rotate`.
     """
     k, rope, to = call.k, call.rope, call.to or call.rope
     delta = call.delta if call.delta.ndim else call.delta.expand(k.shape[-3])
     if to == rope and rope.adds_up:
         at = _compute(ragged.token_positions(k, delta, None), rope, pure=True)
         written = replace(rope, layout="half") if rope.layout == "interleaved_to_half" else rope
-        moved = rotate_by(k, of_key(at), written, False, None if out is None else out.k)
-        return Rotated(None, moved)
+        k_out = None if out is None else out.k
+        (moved,), name = rotate_by((k,), of_key(at), written, False, (k_out,), backend)
+        return Rotated(None, moved, name)
     assert call.positions is not None, "a call that exists has them"
-    back = rotate(Rotate(None, k.float(), rope, call.positions, inverse=True))
-    there = rotate(Rotate(None, back.k, to, call.moved))
+    back = rotate(Rotate(None, k.float(), rope, call.positions, inverse=True), backend=backend)
+    there = rotate(Rotate(None, back.k, to, call.moved), backend=backend)
     assert there.k is not None, "it was given"
     moved = there.k.to(k.dtype)
-    return Rotated(None, moved if out is None or out.k is None else out.k.copy_(moved))
+    moved = moved if out is None or out.k is None else out.k.copy_(moved)
+    return Rotated(None, moved, there.backend)
 
 
 def token_angles(
@@ -133,19 +146,33 @@ def of_key(at: Angles) -> Angles:
     return at if at.scale is None else at._replace(scale=1 / at.scale)
 
 
-def rotate_by(x: Tensor, at: Angles, rope: RopeConfig, inverse: bool, out: Tensor | None) -> Tensor:
-    """Rotate `x` by the angles of its tokens into `out`, or into a new tensor."""
-    if out is None:
-        out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+def rotate_by(
+    xs: Sequence[Tensor],
+    at: Angles,
+    rope: RopeConfig,
+    inverse: bool,
+    outs: Sequence[Tensor | None],
+    backend: str | None = None,
+) -> tuple[list[Tensor], str]:
+    """Rotate heads of the same tokens by their angles into `outs`, or into new tensors.
+
+    Returns the outs and the name of the backend.
+    """
+    made = [
+        torch.empty(x.shape, dtype=x.dtype, device=x.device) if out is None else out
+        for x, out in zip(xs, outs, strict=True)
+    ]
     cos, sin, scale = at
     if inverse:
         scale = None if scale is None else 1 / scale
         if rope.attention_scaling != 1 and rope.is_rotation:
             unscaled = rope.attention_scaling**-2
             cos, sin = cos * unscaled, sin * unscaled
-    work = Rotation(x.flatten(0, -3), cos, sin, scale, rope, inverse, out.flatten(0, -3))
-    select(work).run(work)
-    return out
+    tokens, rotated = (tuple(t.flatten(0, -3) for t in each) for each in (xs, made))
+    work = Rotation(tokens, cos, sin, scale, rope, inverse, rotated)
+    chosen = select(work, backend)
+    chosen.run(work)
+    return made, chosen.name
 
 
 def _counted(length: int, rope: RopeConfig, device: torch.device) -> Angles:

@@ -205,7 +205,7 @@ def _unpack(calls: Sequence[Rotate], packed: Result) -> list[Result]:
     nothing = [None] * len(calls)
     qs = nothing if packed.q is None else torch.split(packed.q, lengths, -3)
     ks = nothing if packed.k is None else torch.split(packed.k, lengths, -3)
-    return [Rotated(q, k) for q, k in zip(qs, ks, strict=True)]
+    return [Rotated(q, k, packed.backend) for q, k in zip(qs, ks, strict=True)]
 
 
 def _to_host(result: Result) -> Result:

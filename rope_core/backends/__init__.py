@@ -5,10 +5,10 @@ from typing import Protocol
 from torch import Tensor
 
 from rope_core.backends import eager, sdpa
-from rope_core.backends.work import Attention, Rotation, Work
-from rope_core.errors import NoBackend
+from rope_core.backends.work import Attention, Merging, Rotation, Work
+from rope_core.errors import ConfigError, NoBackend
 
-__all__ = ["BACKENDS", "Attention", "Backend", "Rotation", "Work", "select"]
+__all__ = ["BACKENDS", "Attention", "Backend", "Merging", "Rotation", "Work", "select"]
 
 
 class Backend(Protocol):
@@ -20,24 +20,31 @@ class Backend(Protocol):
         """Return None if this backend can do `work`, else what stands against it."""
 
     def run(self, work: Work) -> tuple[Tensor, ...]:
-        """Do `work`: return `out` of a rotation, `out` and `lse` of attention.
+        """Do `work`: return the outs of a rotation, `out` and `lse` of attention and of a merger.
 
-        They are q's shape, `lse` (float32) without its last axis, `out` with v's. A query that
-        sees no key has 0 and -inf.
+        Of attention they are q's shape, `lse` (float32) without its last axis, `out` with v's. A
+        query that sees no key has 0 and -inf.
         """
 
 
 BACKENDS: tuple[Backend, ...] = (sdpa, eager)
 
 
-def select(work: Work) -> Backend:
-    """Return the first backend that can do `work`.
+def select(work: Work, name: str | None = None) -> Backend:
+    """Return the first backend that can do `work`, or the one called `name`.
 
     Raises:
         NoBackend: none can; the text has each one's reason.
+        ConfigError: there is no backend of that name.
     """
+    candidates = BACKENDS
+    if name is not None:
+        candidates = tuple(backend for backend in BACKENDS if backend.name == name)
+        if not candidates:
+            expected = " or ".join(backend.name for backend in BACKENDS)
+            raise ConfigError("backend", expected, repr(name))
     reasons: dict[str, str] = {}
-    for backend in BACKENDS:
+    for backend in candidates:
         reason = backend.why_not(work)
         if reason is None:
             return backend

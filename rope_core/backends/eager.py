@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from rope_core.backends.rotation import rotate
-from rope_core.backends.work import FAR, Attention, Rotation, Work
+from rope_core.backends.work import FAR, Attention, Merging, Rotation, Work
 
 name = "eager"
 
@@ -19,36 +19,65 @@ def why_not(work: Work) -> None:
 def run(work: Work) -> tuple[Tensor, ...]:
     """Do `work`."""
     if isinstance(work, Rotation):
-        rotate(work)
-        return (work.out,)
+        for x, out in zip(work.xs, work.outs, strict=True):
+            rotate(work, x, out)
+        return work.outs
+    if isinstance(work, Merging):
+        return _merge(work)
     q, k, v = work.q, work.k, work.v
-    out = torch.empty((*q.shape[:-1], v.shape[-1]), dtype=q.dtype, device=q.device)
-    lse = torch.empty(q.shape[:-1], dtype=torch.float32, device=q.device)
-    mask = work.mask
-    if work.spans is None:
+    out, lse = work.new_out()
+    mask, spans = work.mask, work.spans
+    if spans is None:
         for row in range(len(q)):
             seen = None if mask is None else mask[row]
-            _attend(work, q[row], k[row], v[row], seen, out[row], lse[row])
+            index = None if work.index is None else (work.index[0][row], work.index[1][row])
+            _attend(work, q[row], k[row], v[row], seen, index, out[row], lse[row])
     else:
-        for queries, keys in work.spans:
-            seen = None if mask is None else mask[0, :, queries, keys]
-            _attend(work, q[queries], k[keys], v[keys], seen, out[queries], lse[queries])
+        for i, j in spans:
+            seen = None if mask is None else mask[0, :, i, j]
+            index = None if work.index is None else (work.index[0][i], work.index[1][j])
+            _attend(work, q[i], k[j], v[j], seen, index, out[i], lse[i])
     return out, lse
 
 
+def _merge(work: Merging) -> tuple[Tensor, Tensor]:
+    """Weigh each part by exp(lse of the part - lse of all)."""
+    lse = work.lse.logsumexp(0)
+    share = (work.lse - lse.masked_fill(lse == -torch.inf, 0)).exp()[..., None]
+    parts = work.out.float().masked_fill(share == 0, 0)  # 0 * NaN would be NaN
+    return (parts * share).sum(0).to(work.out.dtype), lse
+
+
 def _attend(
-    work: Attention, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, out: Tensor, lse: Tensor
+    work: Attention,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    index: tuple[Tensor, Tensor] | None,
+    out: Tensor,
+    lse: Tensor,
 ) -> None:
     """Attend from q `[Sq, H, D]` to k and v `[Sk, Hkv, D]` into `out` and `lse`, chunk by chunk."""
+    if index is not None:
+        _attend_in_chunk(work, q, k, v, mask, index, out, lse)
+        return
     for i, j in work.chunks(len(q), len(k)):
         seen = None if mask is None else mask[:, i, j]
-        _attend_in_chunk(work, q[i], k[j], v[j], seen, out[i], lse[i])
+        _attend_in_chunk(work, q[i], k[j], v[j], seen, None, out[i], lse[i])
 
 
 def _attend_in_chunk(
-    work: Attention, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, out: Tensor, lse: Tensor
+    work: Attention,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    index: tuple[Tensor, Tensor] | None,
+    out: Tensor,
+    lse: Tensor,
 ) -> None:
-    """Attend within one chunk, from some of q at a time."""
+    """Attend within one chunk, or over all keys where they have an index, some of q at a time."""
     k, v = (t.float().transpose(0, 1)[:, None] for t in (k, v))  # [Hkv, 1, Sk, D]
     num_kv_heads, _, num_keys, head_dim = k.shape
     num_queries, num_heads = q.shape[:2]
@@ -61,7 +90,10 @@ def _attend_in_chunk(
         scores = some @ k.mT * work.scale  # [Hkv, G, n, Sk]
         if work.config.softcap is not None:
             scores = (scores / work.config.softcap).tanh_() * work.config.softcap
-        hidden = _hidden(rows, num_queries, num_keys, work)
+        if index is None:
+            hidden = _hidden(rows, num_queries, num_keys, work)
+        else:
+            hidden = _hidden_by_index(index[0][part, None], index[1], work)
         if mask is not None:
             hidden = _put_mask(mask[:, part], scores, hidden)
         if hidden is not None:
@@ -81,6 +113,24 @@ def _hidden(rows: range, num_queries: int, num_keys: int, work: Attention) -> Te
     distance = place[:, None] - torch.arange(num_keys, device=device)
     hidden = distance < -ahead
     return hidden if behind == FAR else hidden | (distance > behind)
+
+
+def _hidden_by_index(i: Tensor, j: Tensor, work: Attention) -> Tensor | None:
+    """Return which keys of index `[Sk]` are out of the reach of queries of index `[n, 1]`."""
+    behind, ahead = work.reach
+    distance, chunk = i - j, work.config.chunk
+    hidden = (
+        None
+        if chunk is None
+        else i.div(chunk, rounding_mode="floor") != j.div(chunk, rounding_mode="floor")
+    )
+    for far in (
+        None if ahead == FAR else distance < -ahead,
+        None if behind == FAR else distance > behind,
+    ):
+        if far is not None:
+            hidden = far if hidden is None else hidden | far
+    return hidden
 
 
 def _put_mask(mask: Tensor, scores: Tensor, hidden: Tensor | None) -> Tensor:

@@ -13,9 +13,9 @@ COMPLEX_LANES = 16
 """Complex numbers that torch multiplies at a time; those that are left over it rounds otherwise."""
 
 
-def rotate(work: Rotation) -> None:
-    """Rotate `work.x` into `work.out`, some tokens at a time."""
-    x, out, rope = work.x, work.out, work.rope
+def rotate(work: Rotation, x: Tensor, out: Tensor) -> None:
+    """Rotate `x` of `work` into `out`, some tokens at a time."""
+    rope = work.rope
     tokens, heads, head_dim = x.shape
     if rope.rotary_dim < head_dim:
         start = head_dim - rope.rotary_dim if rope.trailing else 0

@@ -33,6 +33,8 @@ def why_not(work: Work) -> str | None:
         return "softcap is not in the operator"
     if work.mask is not None:
         return "a mask may hide all keys of a query, or NaN"
+    if work.index is not None:
+        return "keys are not in the order of their index"
     if work.v.shape[-1] != work.q.shape[-1]:
         return "values are not as wide as keys"
     if work.masked and work.scale <= 0:
@@ -48,12 +50,13 @@ def run(work: Work) -> tuple[Tensor, ...]:
     """Do `work`."""
     assert isinstance(work, Attention), "why_not has seen it"
     q, k, v = (_in_lines(x) for x in (work.q, work.k, work.v))
-    if work.spans is None:
+    spans = work.spans
+    if spans is None:
         found = _attend(work, q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
-        return _with_sinks(work, found[0].transpose(1, 2), found[1].transpose(1, 2))
-    out = torch.empty(q.shape, dtype=q.dtype)
-    lse = torch.empty(q.shape[:-1])
-    for queries, keys in work.spans:
+        out, lse = _with_sinks(work, found[0].transpose(1, 2), found[1].transpose(1, 2))
+        return out.to(work.out_dtype or q.dtype), lse
+    out, lse = work.new_out()
+    for queries, keys in spans:
         found = _attend(work, *(x.transpose(0, 1)[None] for x in (q[queries], k[keys], v[keys])))
         out[queries], lse[queries] = found[0][0].transpose(0, 1), found[1][0].T
     return _with_sinks(work, out, lse)

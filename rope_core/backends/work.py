@@ -1,7 +1,10 @@
 """What a backend is given. Works are made by the library alone, from calls that are valid."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 
+import torch
 from torch import Tensor
 
 from rope_core.config import AttentionConfig, RopeConfig
@@ -12,15 +15,20 @@ FAR = 2**31
 
 @dataclass(slots=True)
 class Rotation:
-    """Rotate `x` into `out`."""
+    """Rotate each of `xs` into its out: heads of the same tokens, by the same angles."""
 
-    x: Tensor  # [T, H, D]
+    xs: tuple[Tensor, ...]  # [T, H, D], each with its own H
     cos: Tensor  # [T, n] float32, or [T, H, n]
     sin: Tensor  # as cos
     scale: Tensor | None  # as cos: a factor of its own
     rope: RopeConfig
     inverse: bool
-    out: Tensor  # [T, H, D], contiguous, shares no memory with x
+    outs: tuple[Tensor, ...]  # as xs; the last stride is 1; shares no memory with xs
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors are."""
+        return self.cos.device
 
 
 @dataclass(slots=True)
@@ -31,9 +39,33 @@ class Attention:
     k: Tensor  # [B, Sk, Hkv, D], or packed [Tk, Hkv, D]; rotated
     v: Tensor  # [B, Sk, Hkv, Dv], or packed [Tk, Hkv, Dv]
     config: AttentionConfig
-    spans: list[tuple[slice, slice]] | None  # queries and keys of each packed sequence
+    lengths: tuple[Sequence[int], Sequence[int]] | None  # queries, keys of each packed sequence
+    cu_seqlens: tuple[Tensor, Tensor] | None = None  # the same, added up: [N + 1]
     sinks: Tensor | None = None  # [H]
     mask: Tensor | None = None  # [B, 1 or H, Sq, Sk], or packed [1, 1 or H, Tq, Tk]
+    index: tuple[Tensor, Tensor] | None = None  # of queries and keys, int64 [B, S] or packed [T]
+    out_dtype: torch.dtype | None = None  # q's where None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors are."""
+        return self.q.device
+
+    @property
+    def spans(self) -> list[tuple[slice, slice]] | None:
+        """Queries and keys of each packed sequence that has queries."""
+        if self.lengths is None:
+            return None
+        ends = (pairwise(accumulate(each, initial=0)) for each in self.lengths)
+        spans = zip(*ends, strict=True)
+        return [(slice(*queries), slice(*keys)) for queries, keys in spans if len({*queries}) > 1]
+
+    def new_out(self) -> tuple[Tensor, Tensor]:
+        """Return memory for `out` and `lse`."""
+        q, v = self.q, self.v
+        dtype = self.out_dtype or q.dtype
+        out = torch.empty((*q.shape[:-1], v.shape[-1]), dtype=dtype, device=q.device)
+        return out, torch.empty(q.shape[:-1], dtype=torch.float32, device=q.device)
 
     @property
     def scale(self) -> float:
@@ -71,4 +103,17 @@ class Attention:
         return found
 
 
-Work = Rotation | Attention
+@dataclass(slots=True)
+class Merging:
+    """Merge attention over N disjoint sets of keys."""
+
+    out: Tensor  # [N, ..., Dv]
+    lse: Tensor  # float32 [N, ...]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors are."""
+        return self.out.device
+
+
+Work = Rotation | Attention | Merging

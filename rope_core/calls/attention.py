@@ -1,6 +1,7 @@
 """What can be asked of attention."""
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from rope_core.checks import (
     check_cu_seqlens,
     check_frequencies,
     check_heads,
+    check_index,
     check_mask,
     check_positions,
     check_scale,
@@ -68,6 +70,22 @@ class Attend:
     frequencies: Tensor | None = None
     """As `Rotate.frequencies`."""
 
+    q_index: Tensor | None = None
+    """int64 `[Sq]`, `[B, Sq]` or `[Tq]`: the place of each query in its whole sequence, for
+    `causal`, `window` and `chunk`. None: the last query is at the place of the last key."""
+
+    k_index: Tensor | None = None
+    """As `q_index`, of keys that are a part of their sequence, such as a shard; needs `q_index`.
+    None counts from 0."""
+
+    out_dtype: torch.dtype | None = None
+    """torch.float32 answers `out` in it, not in q's dtype: parts that are to be merged."""
+
+    lengths: tuple[tuple[int, ...], tuple[int, ...]] | None = field(
+        init=False, repr=False, compare=False
+    )
+    """Numbers of queries and of keys of each packed sequence."""
+
     def __post_init__(self) -> None:
         q, k, v = self.q, self.k, self.v
         for name, tensor in (("q", q), ("k", k), ("v", v)):
@@ -112,6 +130,18 @@ class Attend:
             check_scale("k_positions", self.k_positions, k, rope)
         check_sinks("sinks", self.sinks, q_shape[-2])
         check_mask("mask", self.mask, q, k)
+        check_index("q_index", self.q_index, q)
+        check_index("k_index", self.k_index, k)
+        if self.k_index is not None and self.q_index is None:
+            raise ShapeError("q_index", "given where k_index is", "none")
+        if self.out_dtype not in (None, torch.float32, q.dtype):
+            raise ConfigError("out_dtype", "float32 or that of q", self.out_dtype)
+        object.__setattr__(self, "lengths", self._lengths())
+
+    def _lengths(self) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+        if self.cu_seqlens_q is None or self.cu_seqlens_k is None:
+            return None
+        return _each_length(self.cu_seqlens_q), _each_length(self.cu_seqlens_k)
 
     @property
     def num_tokens(self) -> int:
@@ -123,7 +153,7 @@ class Attend:
         """Bytes of its tensors."""
         tensors = self.q, self.k, self.v, self.q_positions, self.k_positions
         others = self.cu_seqlens_q, self.cu_seqlens_k, self.sinks, self.mask, self.frequencies
-        return sum(map(bytes_of, (*tensors, *others)))
+        return sum(map(bytes_of, (*tensors, *others, self.q_index, self.k_index)))
 
     @property
     def num_sequences(self) -> int:
@@ -135,16 +165,24 @@ class Attend:
         return (self.q.shape[0] if self.q.ndim == 4 else 1) + chunks
 
 
+def _each_length(cu_seqlens: Tensor) -> tuple[int, ...]:
+    return tuple(end - start for start, end in pairwise(cu_seqlens.tolist()))
+
+
 @dataclass(frozen=True, slots=True)
 class Attended:
     """The answer to `Attend`."""
 
     out: Tensor
-    """`[B, Sq, H, Dv]` or `[Tq, H, Dv]`, in q's dtype; 0 for a query that sees no key."""
+    """`[B, Sq, H, Dv]` or `[Tq, H, Dv]`, in q's dtype or in `Attend.out_dtype`; 0 for a query that
+    sees no key."""
 
     lse: Tensor | None
     """float32 `[B, Sq, H]` or `[Tq, H]`, natural logarithm, the sink's share included; -inf for a
     query that sees no key and has no sink."""
+
+    backend: str = ""
+    """Name of the backend that attended."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,6 +97,8 @@ class Rotated:
 
     q: Tensor | None
     k: Tensor | None
+    backend: str = ""
+    """Name of the backend that rotated."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,17 +61,23 @@ def spans(cu_seqlens_q, cu_seqlens_k):
     ]
 
 
-def expect(q, k, v, config, cu_seqlens_q=None, cu_seqlens_k=None, *, sinks=None, mask=None):
-    """Return what the reference answers, sequence by sequence if packed."""
+def expect(
+    q, k, v, config, cu_seqlens_q=None, cu_seqlens_k=None, *, sinks=None, mask=None, index=None
+):
+    """Return what the reference answers, sequence by sequence if packed.
+
+    An index is `[S]`, the same for all rows, or packed `[T]`.
+    """
     if mask is not None:
         mask = every_axis(mask, q, k)
         mask = mask[0] if q.ndim == 3 else mask
     if cu_seqlens_q is None:
-        return reference.attention(q, k, v, config, sinks, mask)
+        return reference.attention(q, k, v, config, sinks, mask, index)
     parts = [
         reference.attention(
             *(q[queries], k[keys], v[keys], config, sinks),
             None if mask is None else mask[:, queries, keys],
+            None if index is None else (index[0][queries], index[1][keys]),
         )
         for queries, keys in spans(cu_seqlens_q, cu_seqlens_k)
     ]
@@ -85,17 +91,34 @@ def every_axis(mask, q, k):
 
 
 def run(
-    backend, q, k, v, config=None, cu_seqlens_q=None, cu_seqlens_k=None, *, sinks=None, mask=None
+    backend,
+    q,
+    k,
+    v,
+    config=None,
+    cu_seqlens_q=None,
+    cu_seqlens_k=None,
+    *,
+    sinks=None,
+    mask=None,
+    index=None,
+    out_dtype=None,
 ):
     """Attend with one backend, on memory that held NaN. Skips what the backend declines."""
     packed = cu_seqlens_q is not None
     one = q.ndim == 3 and not packed
+    ends = (cu_seqlens_q, cu_seqlens_k) if packed else None
+    if index is not None and not packed:
+        index = tuple(i.expand(len(q) if q.ndim == 4 else 1, -1) for i in index)
     work = Attention(
         *(t[None] if one else t for t in (q, k, v)),
         config or AttentionConfig(),
-        spans(cu_seqlens_q, cu_seqlens_k) if packed else None,
+        None if ends is None else tuple(each.diff().tolist() for each in ends),
+        ends,
         sinks,
         None if mask is None else every_axis(mask, q, k),
+        index,
+        out_dtype,
     )
     reason = backend.why_not(work)
     if reason is not None:

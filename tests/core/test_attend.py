@@ -158,7 +158,9 @@ def test_eager_accepts_everything_and_is_asked_last():
     q, k, v = qkv((3, 4, 16), (3, 2, 16), value_dim=7)
     everything = AttentionConfig(softcap=1.0, window=2)
     mask = torch.zeros(1, 1, 3, 3)
-    work = Attention(q[None], k[None], v[None] * torch.nan, everything, None, mask[0, 0, 0], mask)
+    work = Attention(
+        q[None], k[None], v[None] * torch.nan, everything, None, None, mask[0, 0, 0], mask
+    )
     assert BACKENDS[-1].name == "eager"
     assert BACKENDS[-1].why_not(work) is None
 

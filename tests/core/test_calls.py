@@ -280,7 +280,7 @@ def test_every_error_is_of_this_library_and_no_backend_says_why():
 def test_a_work_that_every_backend_declines_is_refused_with_their_reasons(monkeypatch):
     one = torch.zeros(1, 1, 2)
     table = one[0, :, :1]
-    work = Rotation(one, table, table, None, RopeConfig.of(2), False, one)
+    work = Rotation((one,), table, table, None, RopeConfig.of(2), False, (one,))
     only = tuple(backend for backend in BACKENDS if backend.name == "sdpa")
     monkeypatch.setattr("rope_core.backends.BACKENDS", only)
     with pytest.raises(NoBackend) as refused:

@@ -74,7 +74,7 @@ def test_the_length_is_that_of_the_call_and_of_all_its_rows(variant):
         given = replace(call, rope=rope.at(expected))
         run = {Rotate: rotate, CosSin: cos_sin, Attend: attend}[type(call)]
         answers = [run(asked) for asked in (call, given)]
-        for part in fields(answers[0]):
+        for part in (f for f in fields(answers[0]) if f.name != "backend"):
             here, there = (getattr(answer, part.name) for answer in answers)
             torch.testing.assert_close(here, there, rtol=0, atol=0, msg=name)
 
