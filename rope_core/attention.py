@@ -38,14 +38,13 @@ def attend(call: Attend, backend: str | None = None) -> Attended:
         *(q, k, v, call.attention, call.lengths, cu_seqlens, call.sinks, _mask(call)),
         index=_index(call),
         out_dtype=call.out_dtype,
+        return_lse=call.return_lse,
     )
     chosen = select(work, backend)
-    out, lse = chosen.run(work)
-    if one:
-        out, lse = out[0], lse[0]
+    out, *lse = (x[0] if one else x for x in chosen.run(work))
     if rope is not None and rope.values == "and_back":
         (out,), _ = rotate_by((out,), of_q, rope, True, (None,))
-    return Attended(out, lse if call.return_lse else None, chosen.name)
+    return Attended(out, lse[0] if call.return_lse else None, chosen.name)
 
 
 def _index(call: Attend) -> tuple[Tensor, Tensor] | None:

@@ -23,7 +23,7 @@ class Backend(Protocol):
         """Do `work`: return the outs of a rotation, `out` and `lse` of attention and of a merger.
 
         Of attention they are q's shape, `lse` (float32) without its last axis, `out` with v's. A
-        query that sees no key has 0 and -inf.
+        query that sees no key has 0 and -inf. Where nobody asked for `lse` it may be missing.
         """
 
 

@@ -45,6 +45,7 @@ class Attention:
     mask: Tensor | None = None  # [B, 1 or H, Sq, Sk], or packed [1, 1 or H, Tq, Tk]
     index: tuple[Tensor, Tensor] | None = None  # of queries and keys, int64 [B, S] or packed [T]
     out_dtype: torch.dtype | None = None  # q's where None
+    return_lse: bool = True
 
     @property
     def device(self) -> torch.device:
