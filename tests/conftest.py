@@ -1,9 +1,6 @@
 """What all tests share: a quiet hypothesis, and the real service on a real socket."""
 
 import os
-
-os.environ.setdefault("TRITON_INTERPRET", "1")  # read when triton is imported; there is no GPU
-
 import socket
 import subprocess
 import sys
@@ -14,7 +11,11 @@ from pathlib import Path
 
 import httpx
 import pytest
+import torch
 from hypothesis import settings
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # read when triton is imported
 
 ROOT = Path(__file__).parents[1]
 

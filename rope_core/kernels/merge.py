@@ -1,0 +1,104 @@
+"""Attention over parts of the keys, merged into attention over all of them."""
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from rope_core.kernels.tiles import strides, unit
+
+THREADS = 128
+
+
+@triton.jit(do_not_specialize=["num_parts", "num_rows", "lse_part", "x_part", "x_row", "out_row"])
+def merge_kernel(
+    x_ptr,  # [parts, rows, WIDTH], strides in units of UNIT, the last is 1 element
+    lse_ptr,  # [parts, rows] float32, rows contiguous
+    out_ptr,  # [rows, WIDTH]
+    out_lse_ptr,  # [rows] float32
+    num_parts,
+    num_rows,
+    lse_part,  # in elements
+    x_part,
+    x_row,
+    out_row,
+    WIDTH: tl.constexpr,
+    UNIT: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    GROUPS: tl.constexpr,  # powers of two; GROUPS * GROUP is at least WIDTH
+    GROUP: tl.constexpr,
+) -> None:
+    # a thread has groups of a row and finds their weights itself: no thread waits for another
+    group = tl.arange(0, GROUPS)[None, :]
+    row = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)[:, None]
+    row += tl.zeros_like(group)  # [BLOCK_ROWS, GROUPS]
+    in_rows = row < num_rows
+    lse_rows = lse_ptr + row
+    lse_part = lse_part.to(tl.int64)
+
+    channel = group[:, :, None] * GROUP + tl.arange(0, GROUP)[None, None, :]
+    in_width = channel < WIDTH
+    x_rows = x_ptr + (row * (x_row.to(tl.int64) * UNIT))[:, :, None] + channel
+    x_part = x_part.to(tl.int64) * UNIT
+
+    top = tl.full([BLOCK_ROWS, GROUPS], -float("inf"), tl.float32)
+    for part in tl.range(0, num_parts, loop_unroll_factor=8):
+        top = tl.maximum(top, tl.load(lse_rows + part * lse_part, mask=in_rows, other=0.0))
+    top = tl.where(tl.abs(top) == float("inf"), 0.0, top)
+
+    total = tl.zeros([BLOCK_ROWS, GROUPS], tl.float32)
+    mixed = tl.zeros([BLOCK_ROWS, GROUPS, GROUP], tl.float32)
+    for part in range(num_parts):
+        lse = tl.load(lse_rows + part * lse_part, mask=in_rows, other=-float("inf"))
+        weight = tl.exp(lse - top)
+        # a part that counts for nothing is not read: it may hold anything, and 0 * NaN is NaN
+        counts = (weight != 0)[:, :, None] & in_width
+        x = tl.load(x_rows + part * x_part, mask=counts, other=0.0).to(tl.float32)
+        total += weight
+        mixed += weight[:, :, None] * x
+
+    empty = total == 0
+    total = tl.where(empty, 1.0, total)
+    out = (mixed / total[:, :, None]).to(out_ptr.dtype.element_ty)
+    out_rows = out_ptr + (row * (out_row.to(tl.int64) * UNIT))[:, :, None] + channel
+    tl.store(out_rows, out, mask=in_rows[:, :, None] & in_width)
+    lse = tl.where(empty, -float("inf"), tl.log(total) + top)
+    tl.store(out_lse_ptr + row, lse, mask=in_rows & (group == 0))
+
+
+def merge(parts: Tensor, lse: Tensor, out: Tensor, out_lse: Tensor) -> None:
+    """Merge N partial answers, which share no memory with `out` and `out_lse`.
+
+    Args:
+        parts: `[N, R, Dv]` float32, float16 or bfloat16, any strides with a last of 1.
+        lse: float32 `[N, R]`, natural logarithm, any stride with a last of 1. A part with -inf
+            counts for nothing; +inf or NaN makes the row NaN.
+        out: `[R, Dv]`, one of those dtypes, any stride with a last of 1: 0 where no part counts.
+        out_lse: float32 `[R]`, contiguous: -inf where no part counts.
+
+    Computes in float32, parts in order. Cost: one launch, each part that counts is read once.
+    """
+    num_parts, num_rows, width = parts.shape
+    for t in (parts, lse, out, out_lse):
+        assert t.stride(-1) == 1 or t.shape[-1] == 1, "rows lie contiguous"
+    if not num_rows:
+        return
+    common = unit(parts, out)
+    x_part, x_row = strides(parts)
+    block_width = triton.next_power_of_2(max(1, width))
+    group = min(block_width, 16 // parts.element_size())
+    groups = block_width // group
+    block_rows = max(1, THREADS // groups)
+    merge_kernel[(triton.cdiv(num_rows, block_rows),)](
+        *(parts, lse, out, out_lse),
+        *(num_parts, num_rows),
+        strides(lse)[0],
+        x_part // common,
+        x_row // common,
+        strides(out)[0] // common,
+        WIDTH=width,
+        UNIT=common,
+        BLOCK_ROWS=block_rows,
+        GROUPS=groups,
+        GROUP=group,
+        num_warps=THREADS // 32,
+    )
