@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 
 from rope_core.kernels.given import MIN_BLOCK, Given, Tiles
-from rope_core.kernels.online import accumulate, finish, power
+from rope_core.kernels.online import accumulate, all_finite, empty, finish, power, read_rows
 from rope_core.kernels.visible import seen_by_some
 
 SPLIT = 512
@@ -19,6 +19,9 @@ SPLIT = 512
 
 MERGED = 16
 """Parts that are merged at a time."""
+
+SAFE_ROWS = tl.constexpr(16)
+SAFE_KEYS = tl.constexpr(16)
 
 
 @triton.jit
@@ -30,6 +33,26 @@ def parts_of(num_queries, num_keys, indexed, behind, ahead, chunk, SPLIT: tl.con
         first = num_keys - num_queries
         start, end = seen_by_some(first, num_keys - 1, num_keys, behind, ahead, chunk)
     return start, end, start // SPLIT, tl.cdiv(end, SPLIT)
+
+
+@triton.jit
+def put(
+    acc,
+    top,
+    total,
+    row,
+    num_rows,
+    part_ptr,  # [max_rows, VALUE_DIM + 2] float32
+    VALUE_DIM: tl.constexpr,
+    BLOCK_DV: tl.constexpr,
+):
+    """Write acc, top and total of rows of a part."""
+    exists = row < num_rows
+    at = part_ptr + row.to(tl.int64) * (VALUE_DIM + 2)
+    d = tl.arange(0, BLOCK_DV)
+    tl.store(at[:, None] + d[None, :], acc, mask=exists[:, None] & (d < VALUE_DIM)[None, :])
+    tl.store(at + VALUE_DIM, top, mask=exists)
+    tl.store(at + VALUE_DIM + 1, total, mask=exists)
 
 
 @triton.jit(
@@ -103,18 +126,6 @@ def decode_kernel(
     if part >= parts_end:
         return
 
-    row = row_tile * BLOCK_M + tl.arange(0, BLOCK_M)
-    in_rows = row < num_rows
-    query = row // GROUP
-    token = q_start + query
-    head = kv_head * GROUP + row % GROUP
-    d = tl.arange(0, BLOCK_D)
-    at = q_ptr + (token * stride_q_token + head * stride_q_head)[:, None] + d[None, :]
-    q = tl.load(at, mask=in_rows[:, None] & (d < HEAD_DIM)[None, :], other=0.0)
-    # turned in q, a negative scale is a positive one
-    q = (q * tl.where(scale < 0, -1.0, 1.0)).to(q.dtype)
-    size = tl.abs(scale)
-
     k_ptr += kv_head * stride_k_head
     v_ptr += kv_head * stride_v_head
     if table_ptr is not None:
@@ -122,45 +133,51 @@ def decode_kernel(
     else:
         k_ptr += k_start * stride_k_slot
         v_ptr += k_start * stride_v_slot
-    mask_at = None
     if mask_ptr is not None:
         mask_ptr += seq * stride_mask_seq
         mask_ptr += packed_mask * (q_start * stride_mask_q + k_start * stride_mask_k)
-        mask_at = mask_ptr + tl.where(in_rows, query.to(tl.int64) * stride_mask_q, 0)
-        mask_at += head * stride_mask_head
-    if q_index_ptr is not None:
-        place = tl.load(q_index_ptr + token, mask=in_rows, other=0)
+    if k_index_ptr is not None:
         k_index_ptr += k_start
-    else:
-        place = query + num_keys - num_queries
-
+    past = num_keys - num_queries
+    row = row_tile * BLOCK_M + tl.arange(0, BLOCK_M)
+    # fmt: off
+    q, place, mask_rows = read_rows(
+        row, num_rows, q_ptr, q_index_ptr, q_start, past, kv_head, stride_q_token, stride_q_head,
+        stride_mask_q, stride_mask_head, scale, GROUP, HEAD_DIM, BLOCK_D,
+    )
     first = tl.maximum(start, part * SPLIT) // BLOCK_N
     tiles = tl.cdiv(tl.minimum(end, (part + 1) * SPLIT), BLOCK_N) - first
-    keys = (num_keys, k_ptr, v_ptr, table_ptr, k_index_ptr, mask_at)
-    strides = (stride_k_page, stride_k_slot, stride_v_page, stride_v_slot, stride_mask_k)
-    rules = (size, softcap, behind, ahead, chunk)
-    blocks = (HEAD_DIM, VALUE_DIM, BLOCK_N, BLOCK_D, BLOCK_DV, PAGE_SIZE)
-    given = (*keys, *strides, *rules, *blocks)
-    acc = tl.zeros((BLOCK_M, BLOCK_DV), tl.float32)
-    total = tl.zeros((BLOCK_M,), tl.float32)
-    top = total - float("inf")
+    acc, top, total = empty(BLOCK_M, BLOCK_DV)
     acc, top, total = accumulate(
-        acc, top, total, q, place, first, tiles, tiles, 0, *given, EDGES=True, SAFE=False
+        acc, top, total, q, place, mask_rows, first, tiles, tiles, 0,
+        num_keys, k_ptr, v_ptr, table_ptr, k_index_ptr, mask_ptr,
+        stride_k_page, stride_k_slot, stride_v_page, stride_v_slot, stride_mask_k,
+        tl.abs(scale), softcap, behind, ahead, chunk,
+        HEAD_DIM, VALUE_DIM, BLOCK_N, BLOCK_D, BLOCK_DV, PAGE_SIZE, EDGES=True, SAFE=False,
     )
-    if tl.max(tl.max((tl.abs(acc) < float("inf")).to(tl.int32) ^ 1, 1), 0) > 0:
-        acc = tl.zeros((BLOCK_M, BLOCK_DV), tl.float32)
-        total = tl.zeros((BLOCK_M,), tl.float32)
-        top = total - float("inf")
-        acc, top, total = accumulate(
-            acc, top, total, q, place, first, tiles, tiles, 0, *given, EDGES=True, SAFE=True
-        )
-
-    at = part_ptr + ((at_part * num_kv_heads + kv_head) * max_rows + row) * (VALUE_DIM + 2)
-    d = tl.arange(0, BLOCK_DV)
-    in_part = in_rows[:, None] & (d < VALUE_DIM)[None, :]
-    tl.store(at[:, None] + d[None, :], acc, mask=in_part)
-    tl.store(at + VALUE_DIM, top, mask=in_rows)
-    tl.store(at + VALUE_DIM + 1, total, mask=in_rows)
+    part_ptr += (at_part * num_kv_heads + kv_head) * max_rows * (VALUE_DIM + 2)
+    if all_finite(acc):
+        put(acc, top, total, row, num_rows, part_ptr, VALUE_DIM, BLOCK_DV)
+    else:
+        # again with care, in tiles so small that all this takes no registers from the above
+        safe_first = first * (BLOCK_N // SAFE_KEYS)
+        safe = tiles * (BLOCK_N // SAFE_KEYS)
+        for at in range(0, BLOCK_M, SAFE_ROWS):
+            few = row_tile * BLOCK_M + at + tl.arange(0, SAFE_ROWS)
+            few_q, few_place, few_in_mask = read_rows(
+                few, num_rows, q_ptr, q_index_ptr, q_start, past, kv_head, stride_q_token,
+                stride_q_head, stride_mask_q, stride_mask_head, scale, GROUP, HEAD_DIM, BLOCK_D,
+            )
+            few_acc, few_top, few_total = empty(SAFE_ROWS, BLOCK_DV)
+            few_acc, few_top, few_total = accumulate(
+                few_acc, few_top, few_total, few_q, few_place, few_in_mask, safe_first, safe, safe, 0,
+                num_keys, k_ptr, v_ptr, table_ptr, k_index_ptr, mask_ptr,
+                stride_k_page, stride_k_slot, stride_v_page, stride_v_slot, stride_mask_k,
+                tl.abs(scale), softcap, behind, ahead, chunk,
+                HEAD_DIM, VALUE_DIM, SAFE_KEYS, BLOCK_D, BLOCK_DV, PAGE_SIZE, EDGES=True, SAFE=True,
+            )
+            put(few_acc, few_top, few_total, few, num_rows, part_ptr, VALUE_DIM, BLOCK_DV)
+    # fmt: on
 
 
 @triton.jit(do_not_specialize=["num_kv_heads", "min_rows", "max_rows", "behind", "ahead", "chunk"])
@@ -197,8 +214,8 @@ def merge_kernel(
     num_rows = num_queries * GROUP
     if (num_rows <= min_rows) | (num_rows > max_rows) | (row >= num_rows):
         return
-    _, _, part, parts_end = parts_of(num_queries, num_keys, INDEXED, behind, ahead, chunk, SPLIT)
-    num_parts = parts_end - part
+    _, _, first, last = parts_of(num_queries, num_keys, INDEXED, behind, ahead, chunk, SPLIT)
+    num_parts = last - first
     stride_part = num_kv_heads.to(tl.int64) * max_rows * (VALUE_DIM + 2)
     part_ptr += (k_start // SPLIT + seq) * stride_part
     part_ptr += (kv_head * max_rows + row) * (VALUE_DIM + 2)
@@ -228,7 +245,7 @@ def merge_kernel(
 
     head = kv_head * GROUP + row % GROUP
     token = q_start + row // GROUP
-    sink = None
+    sink = sinks_ptr
     if sinks_ptr is not None:
         sink = tl.load(sinks_ptr + head).to(tl.float32) + tl.zeros((1,), tl.float32)
     out, lse = finish(acc, top, total, sink, NATURAL)

@@ -37,9 +37,11 @@ def soft_capped(x, softcap, PRECISE: tl.constexpr):
 def offsets(key, exists, table_ptr, stride_page, stride_slot, PAGE_SIZE: tl.constexpr):
     """Return int64 `[N]`: where keys are, from the first one of their head."""
     if table_ptr is None:
-        return key.to(tl.int64) * stride_slot
-    page = tl.load(table_ptr + key // PAGE_SIZE, mask=exists, other=0).to(tl.int64)
-    return page * stride_page + (key % PAGE_SIZE).to(tl.int64) * stride_slot
+        at = key.to(tl.int64) * stride_slot
+    else:
+        page = tl.load(table_ptr + key // PAGE_SIZE, mask=exists, other=0).to(tl.int64)
+        at = page * stride_page + (key % PAGE_SIZE).to(tl.int64) * stride_slot
+    return at
 
 
 @triton.jit
@@ -48,10 +50,63 @@ def read(ptr, rows, exists, WIDTH: tl.constexpr, BLOCK: tl.constexpr, ALL: tl.co
     d = tl.arange(0, BLOCK)
     at = ptr + rows[:, None] + d[None, :]
     if ALL and WIDTH == BLOCK:
-        return tl.load(at)
-    if WIDTH == BLOCK:
-        return tl.load(at, mask=exists[:, None], other=0.0)
-    return tl.load(at, mask=exists[:, None] & (d < WIDTH)[None, :], other=0.0)
+        x = tl.load(at)
+    elif WIDTH == BLOCK:
+        x = tl.load(at, mask=exists[:, None], other=0.0)
+    else:
+        x = tl.load(at, mask=exists[:, None] & (d < WIDTH)[None, :], other=0.0)
+    return x
+
+
+@triton.jit
+def read_rows(
+    row,  # [M]: query * GROUP + which head of the group
+    num_rows,
+    q_ptr,  # [Tq, H, HEAD_DIM]
+    q_index_ptr,  # [Tq] int64, or None
+    q_start,
+    past,  # place of the first query
+    kv_head,
+    stride_q_token,
+    stride_q_head,
+    stride_mask_q,
+    stride_mask_head,
+    scale,
+    GROUP: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """Return queries `[M, BLOCK_D]`, their places, and where they are in a mask.
+
+    A query is turned where the scale is negative: -q times -scale.
+    """
+    exists = row < num_rows
+    query = row // GROUP
+    token = q_start + query
+    head = kv_head * GROUP + row % GROUP
+    at = token * stride_q_token + head * stride_q_head
+    q = read(q_ptr, at, exists, HEAD_DIM, BLOCK_D, False)
+    q = (q * tl.where(scale < 0, -1.0, 1.0)).to(q.dtype)
+    if q_index_ptr is not None:
+        place = tl.load(q_index_ptr + token, mask=exists, other=0)
+    else:
+        place = query + past
+    mask_rows = tl.where(exists, query.to(tl.int64) * stride_mask_q, 0) + head * stride_mask_head
+    return q, place, mask_rows
+
+
+@triton.jit
+def all_finite(acc):
+    """Tell whether all of acc `[M, BLOCK_DV]` is finite."""
+    finite = tl.abs(acc) < float("inf")
+    return tl.min(tl.min(finite.to(tl.int32), 1), 0) > 0
+
+
+@triton.jit
+def empty(BLOCK_M: tl.constexpr, BLOCK_DV: tl.constexpr):
+    """Return acc, top and total of no keys."""
+    total = tl.zeros((BLOCK_M,), tl.float32)
+    return tl.zeros((BLOCK_M, BLOCK_DV), tl.float32), total - float("inf"), total
 
 
 @triton.jit
@@ -61,6 +116,7 @@ def accumulate(
     total,  # [M] float32: sum of weights so far
     q,  # [M, BLOCK_D]
     place,  # [M] int32, or int64 where k_index_ptr is given
+    mask_rows,  # [M] int64, from mask_ptr on
     first,  # number of the first tile of BLOCK_N keys
     num_tiles,
     left,  # after so many tiles ...
@@ -70,7 +126,7 @@ def accumulate(
     v_ptr,
     table_ptr,  # [blocks] int32, or None
     k_index_ptr,  # [num_keys] int64, or None
-    mask_at,  # [M] pointers to the first key's, or None
+    mask_ptr,  # the first query's and key's of this sequence, or None
     stride_k_page,
     stride_k_slot,
     stride_v_page,
@@ -91,9 +147,9 @@ def accumulate(
     SAFE: tl.constexpr,  # and what their values hold may not be finite
 ):
     """Return acc, top and total with the keys of some tiles more."""
-    NATURAL: tl.constexpr = mask_at is not None
+    NATURAL: tl.constexpr = mask_ptr is not None
     unit = scale if NATURAL else scale * LOG2E
-    for step in range(0, num_tiles):
+    for step in tl.range(0, num_tiles, num_stages=1 if SAFE else None):
         tile = first + step + tl.where(step < left, 0, skipped)
         key = tile * BLOCK_N + tl.arange(0, BLOCK_N)
         exists = key < num_keys
@@ -113,9 +169,9 @@ def accumulate(
                 index = tl.load(k_index_ptr + key, mask=exists, other=0)
             seen = seen_by_each(place, index, exists, behind, ahead, chunk)
             s = s * factor
-            if mask_at is not None:
-                at = mask_at[:, None] + key.to(tl.int64)[None, :] * stride_mask
-                if mask_at.dtype.element_ty == tl.uint8:
+            if mask_ptr is not None:
+                at = mask_ptr + mask_rows[:, None] + key.to(tl.int64)[None, :] * stride_mask
+                if mask_ptr.dtype.element_ty == tl.uint8:
                     seen = seen & (tl.load(at, mask=exists[None, :], other=0) != 0)
                 else:
                     added = tl.load(at, mask=exists[None, :], other=0.0).to(tl.float32)
@@ -137,16 +193,14 @@ def accumulate(
         acc = acc * kept[:, None]
         v = read(v_ptr, v_rows, exists, VALUE_DIM, BLOCK_DV, not EDGES)
         if SAFE:
-            # 0 * NaN is NaN: what is not finite goes in apart, and only where it is seen
+            # 0 * NaN is NaN: what is not finite goes in apart, where seen; NaN is both infinities
             wide = v.to(tl.float32)
             finite = tl.abs(wide) < float("inf")
             sees = tl.where(seen, 1.0, 0.0).to(v.dtype)
-            up = tl.where(wide == float("inf"), 1.0, 0.0).to(v.dtype)
-            down = tl.where(wide == -float("inf"), 1.0, 0.0).to(v.dtype)
-            neither = tl.where(wide != wide, 1.0, 0.0).to(v.dtype)
+            up = tl.where(finite | (wide == -float("inf")), 0.0, 1.0).to(v.dtype)
+            down = tl.where(finite | (wide == float("inf")), 0.0, 1.0).to(v.dtype)
             acc += tl.where(tl.dot(sees, up) > 0, float("inf"), 0.0)
             acc += tl.where(tl.dot(sees, down) > 0, -float("inf"), 0.0)
-            acc += tl.where(tl.dot(sees, neither) > 0, float("nan"), 0.0)
             v = tl.where(finite, wide, 0.0).to(v.dtype)
         acc = tl.dot(p.to(v.dtype), v, acc, input_precision="ieee")
     return acc, top, total

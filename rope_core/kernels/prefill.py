@@ -8,10 +8,12 @@ import triton
 import triton.language as tl
 
 from rope_core.kernels.given import Given, Tiles
-from rope_core.kernels.online import accumulate, finish
+from rope_core.kernels.online import accumulate, all_finite, empty, finish, read_rows
 from rope_core.kernels.visible import seen_by_all, seen_by_index, seen_by_some
 
 SCAN = tl.constexpr(256)
+SAFE_ROWS = tl.constexpr(16)
+SAFE_KEYS = tl.constexpr(16)
 
 
 @triton.jit
@@ -29,6 +31,42 @@ def find_sequence(tile, cu_seqlens_q_ptr, num_seqs, GROUP: tl.constexpr, BLOCK_M
     sequence = before - 1
     start = tl.load(cu_seqlens_q_ptr + sequence).to(tl.int64)
     return sequence, (tile - sequence - start * GROUP // BLOCK_M).to(tl.int32)
+
+
+@triton.jit
+def put(
+    acc,
+    top,
+    total,
+    row,
+    num_rows,
+    out_ptr,
+    lse_ptr,
+    sinks_ptr,
+    q_start,
+    kv_head,
+    num_kv_heads,
+    stride_out_token,
+    stride_out_head,
+    NATURAL: tl.constexpr,
+    GROUP: tl.constexpr,
+    VALUE_DIM: tl.constexpr,
+    BLOCK_DV: tl.constexpr,
+):
+    """Write out and lse of rows."""
+    exists = row < num_rows
+    token = q_start + row // GROUP
+    head = kv_head * GROUP + row % GROUP
+    sink = sinks_ptr
+    if sinks_ptr is not None:
+        sink = tl.load(sinks_ptr + head).to(tl.float32)
+    out, lse = finish(acc, top, total, sink, NATURAL)
+    d = tl.arange(0, BLOCK_DV)
+    at = out_ptr + (token * stride_out_token + head * stride_out_head)[:, None] + d[None, :]
+    in_out = exists[:, None] & (d < VALUE_DIM)[None, :]
+    tl.store(at, out.to(out_ptr.dtype.element_ty), mask=in_out)
+    num_heads = num_kv_heads.to(tl.int64) * GROUP
+    tl.store(lse_ptr + token * num_heads + head, lse, mask=exists)
 
 
 @triton.jit(
@@ -95,89 +133,92 @@ def prefill_kernel(
     k_start = tl.load(cu_seqlens_k_ptr + seq).to(tl.int64)
     num_keys = (tl.load(cu_seqlens_k_ptr + seq + 1) - k_start).to(tl.int32)
 
-    row = tile * BLOCK_M + tl.arange(0, BLOCK_M)
-    in_rows = row < num_rows
-    query = row // GROUP
-    token = q_start + query
-    head = kv_head * GROUP + row % GROUP
-    d = tl.arange(0, BLOCK_D)
-    at = q_ptr + (token * stride_q_token + head * stride_q_head)[:, None] + d[None, :]
-    q = tl.load(at, mask=in_rows[:, None] & (d < HEAD_DIM)[None, :], other=0.0)
-    # turned in q, a negative scale is a positive one
-    q = (q * tl.where(scale < 0, -1.0, 1.0)).to(q.dtype)
-    size = tl.abs(scale)
-
     k_ptr += kv_head * stride_k_head
     v_ptr += kv_head * stride_v_head
     if table_ptr is not None:
-        table_ptr += seq.to(tl.int64) * stride_table
+        table_ptr += seq * stride_table
     else:
         k_ptr += k_start * stride_k_slot
         v_ptr += k_start * stride_v_slot
-    mask_at = None
     if mask_ptr is not None:
-        mask_ptr += seq.to(tl.int64) * stride_mask_seq
+        mask_ptr += seq * stride_mask_seq
         mask_ptr += packed_mask * (q_start * stride_mask_q + k_start * stride_mask_k)
-        mask_at = mask_ptr + tl.where(in_rows, query.to(tl.int64) * stride_mask_q, 0)
-        mask_at += head * stride_mask_head
+    past = num_keys - num_queries
+    row = tile * BLOCK_M + tl.arange(0, BLOCK_M)
+    # fmt: off
+    q, place, mask_rows = read_rows(
+        row, num_rows, q_ptr, q_index_ptr, q_start, past, kv_head, stride_q_token, stride_q_head,
+        stride_mask_q, stride_mask_head, scale, GROUP, HEAD_DIM, BLOCK_D,
+    )
+    # fmt: on
 
     if q_index_ptr is not None:
-        place = tl.load(q_index_ptr + token, mask=in_rows, other=0)
-        low = tl.min(tl.where(in_rows, place, 2**62), 0)
-        high = tl.max(tl.where(in_rows, place, -(2**62)), 0)
+        low = tl.min(tl.where(row < num_rows, place, 2**62), 0)
+        high = tl.max(tl.where(row < num_rows, place, 0), 0)
         k_index_ptr += k_start
         start, end = seen_by_index(low, high, k_index_ptr, num_keys, behind, ahead, chunk, SCAN)
     else:
-        place = query + num_keys - num_queries
-        low = tile * BLOCK_M // GROUP + num_keys - num_queries
-        high = (tl.minimum(tile * BLOCK_M + BLOCK_M, num_rows) - 1) // GROUP
-        high += num_keys - num_queries
+        low = past + tile * BLOCK_M // GROUP
+        high = past + (tl.minimum(tile * BLOCK_M + BLOCK_M, num_rows) - 1) // GROUP
         start, end = seen_by_some(low, high, num_keys, behind, ahead, chunk)
     first = start // BLOCK_N
     last = tl.cdiv(end, BLOCK_N)
     left = last - first
     whole = last * 0
-    if (mask_ptr is None) & (q_index_ptr is None):
+    whole_tiles: tl.constexpr = (mask_ptr is None) & (q_index_ptr is None)
+    if whole_tiles:
         inner, inner_end = seen_by_all(low, high, num_keys, behind, ahead, chunk)
         inner = tl.minimum(tl.maximum(tl.cdiv(inner, BLOCK_N), first), last)
         left = inner - first
         whole = tl.maximum(tl.minimum(inner_end // BLOCK_N, last) - inner, 0)
 
-    acc = tl.zeros((BLOCK_M, BLOCK_DV), tl.float32)
-    total = tl.zeros((BLOCK_M,), tl.float32)
-    top = total - float("inf")
-    keys = (num_keys, k_ptr, v_ptr, table_ptr)
-    strides = (stride_k_page, stride_k_slot, stride_v_page, stride_v_slot, stride_mask_k)
-    rules = (size, softcap, behind, ahead, chunk)
-    blocks = (HEAD_DIM, VALUE_DIM, BLOCK_N, BLOCK_D, BLOCK_DV, PAGE_SIZE)
-    given = (*keys, k_index_ptr, mask_at, *strides, *rules, *blocks)
-    edges = last - first - whole
+    acc, top, total = empty(BLOCK_M, BLOCK_DV)
+    # fmt: off
     acc, top, total = accumulate(
-        acc, top, total, q, place, first, edges, left, whole, *given, EDGES=True, SAFE=False
+        acc, top, total, q, place, mask_rows, first, last - first - whole, left, whole,
+        num_keys, k_ptr, v_ptr, table_ptr, k_index_ptr, mask_ptr,
+        stride_k_page, stride_k_slot, stride_v_page, stride_v_slot, stride_mask_k,
+        tl.abs(scale), softcap, behind, ahead, chunk,
+        HEAD_DIM, VALUE_DIM, BLOCK_N, BLOCK_D, BLOCK_DV, PAGE_SIZE, EDGES=True, SAFE=False,
     )
-    if (mask_ptr is None) & (q_index_ptr is None):
-        inner = first + left
+    if whole_tiles:
         acc, top, total = accumulate(
-            acc, top, total, q, place, inner, whole, whole, 0, *given, EDGES=False, SAFE=False
+            acc, top, total, q, place, mask_rows, first + left, whole, whole, 0,
+            num_keys, k_ptr, v_ptr, table_ptr, k_index_ptr, mask_ptr,
+            stride_k_page, stride_k_slot, stride_v_page, stride_v_slot, stride_mask_k,
+            tl.abs(scale), softcap, behind, ahead, chunk,
+            HEAD_DIM, VALUE_DIM, BLOCK_N, BLOCK_D, BLOCK_DV, PAGE_SIZE, EDGES=False, SAFE=False,
         )
-    if tl.max(tl.max((tl.abs(acc) < float("inf")).to(tl.int32) ^ 1, 1), 0) > 0:
-        acc = tl.zeros((BLOCK_M, BLOCK_DV), tl.float32)
-        total = tl.zeros((BLOCK_M,), tl.float32)
-        top = total - float("inf")
-        all = last - first
-        acc, top, total = accumulate(
-            acc, top, total, q, place, first, all, all, 0, *given, EDGES=True, SAFE=True
+    if all_finite(acc):
+        put(
+            acc, top, total, row, num_rows, out_ptr, lse_ptr, sinks_ptr, q_start, kv_head,
+            num_kv_heads, stride_out_token, stride_out_head, mask_ptr is not None, GROUP,
+            VALUE_DIM, BLOCK_DV,
         )
-    sink = None
-    if sinks_ptr is not None:
-        sink = tl.load(sinks_ptr + head).to(tl.float32)
-    out, lse = finish(acc, top, total, sink, mask_ptr is not None)
-    d = tl.arange(0, BLOCK_DV)
-    at = out_ptr + (token * stride_out_token + head * stride_out_head)[:, None] + d[None, :]
-    in_out = in_rows[:, None] & (d < VALUE_DIM)[None, :]
-    tl.store(at, out.to(out_ptr.dtype.element_ty), mask=in_out)
-    num_heads = num_kv_heads.to(tl.int64) * GROUP
-    tl.store(lse_ptr + token * num_heads + head, lse, mask=in_rows)
+    else:
+        # again with care, in tiles so small that all this takes no registers from the above
+        safe_first = first * (BLOCK_N // SAFE_KEYS)
+        safe = (last - first) * (BLOCK_N // SAFE_KEYS)
+        for at in range(0, BLOCK_M, SAFE_ROWS):
+            few = tile * BLOCK_M + at + tl.arange(0, SAFE_ROWS)
+            few_q, few_place, few_in_mask = read_rows(
+                few, num_rows, q_ptr, q_index_ptr, q_start, past, kv_head, stride_q_token,
+                stride_q_head, stride_mask_q, stride_mask_head, scale, GROUP, HEAD_DIM, BLOCK_D,
+            )
+            few_acc, few_top, few_total = empty(SAFE_ROWS, BLOCK_DV)
+            few_acc, few_top, few_total = accumulate(
+                few_acc, few_top, few_total, few_q, few_place, few_in_mask, safe_first, safe, safe, 0,
+                num_keys, k_ptr, v_ptr, table_ptr, k_index_ptr, mask_ptr,
+                stride_k_page, stride_k_slot, stride_v_page, stride_v_slot, stride_mask_k,
+                tl.abs(scale), softcap, behind, ahead, chunk,
+                HEAD_DIM, VALUE_DIM, SAFE_KEYS, BLOCK_D, BLOCK_DV, PAGE_SIZE, EDGES=True, SAFE=True,
+            )
+            put(
+                few_acc, few_top, few_total, few, num_rows, out_ptr, lse_ptr, sinks_ptr, q_start,
+                kv_head, num_kv_heads, stride_out_token, stride_out_head, mask_ptr is not None,
+                GROUP, VALUE_DIM, BLOCK_DV,
+            )
+    # fmt: on
 
 
 def launch(given: Given, min_rows: int) -> None:

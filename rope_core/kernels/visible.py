@@ -11,7 +11,7 @@ import triton.language as tl
 
 @triton.jit
 def seen_by_some(first, last, num_keys, behind, ahead, chunk):
-    """Return start and end of the keys that places from `first` to `last` may see, int32 scalars."""
+    """Return start and end of the keys that places from `first` to `last` may see: int32."""
     low = tl.full((), 0, tl.int64)
     high = low + num_keys
     if behind is not None:
