@@ -55,10 +55,7 @@ def put(
     tl.store(at + VALUE_DIM + 1, total, mask=exists)
 
 
-@triton.jit(
-    do_not_specialize=["num_kv_heads", "min_rows", "max_rows", "softcap"]
-    + ["behind", "ahead", "chunk"]
-)
+@triton.jit(do_not_specialize=["num_kv_heads", "min_rows", "max_rows", "behind", "ahead", "chunk"])
 def decode_kernel(
     q_ptr,  # [Tq, H, HEAD_DIM]
     k_ptr,  # [Tk, Hkv, HEAD_DIM], or pages [P, Hkv, PAGE_SIZE, HEAD_DIM]
@@ -164,13 +161,13 @@ def decode_kernel(
         safe = tiles * (BLOCK_N // SAFE_KEYS)
         for at in range(0, BLOCK_M, SAFE_ROWS):
             few = row_tile * BLOCK_M + at + tl.arange(0, SAFE_ROWS)
-            few_q, few_place, few_in_mask = read_rows(
+            few_q, few_place, few_mask = read_rows(
                 few, num_rows, q_ptr, q_index_ptr, q_start, past, kv_head, stride_q_token,
                 stride_q_head, stride_mask_q, stride_mask_head, scale, GROUP, HEAD_DIM, BLOCK_D,
             )
             few_acc, few_top, few_total = empty(SAFE_ROWS, BLOCK_DV)
             few_acc, few_top, few_total = accumulate(
-                few_acc, few_top, few_total, few_q, few_place, few_in_mask, safe_first, safe, safe, 0,
+                few_acc, few_top, few_total, few_q, few_place, few_mask, safe_first, safe, safe, 0,
                 num_keys, k_ptr, v_ptr, table_ptr, k_index_ptr, mask_ptr,
                 stride_k_page, stride_k_slot, stride_v_page, stride_v_slot, stride_mask_k,
                 tl.abs(scale), softcap, behind, ahead, chunk,
