@@ -24,7 +24,7 @@ every_config = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 
 # one, few and many rows; no queries, no keys, more queries than keys
-MIXED = [1, 0, 3, 40, 5, 60], [150, 7, 0, 140, 3, 20]
+MIXED = [1, 0, 3, 40, 33], [150, 7, 0, 140, 20]
 
 
 def check(answer, expected, dtype):
@@ -46,8 +46,9 @@ def test_sequences_of_all_lengths(config, dtype):
     near(MIXED, *packed(*MIXED, dtype=dtype), config)
 
 
-@pytest.mark.parametrize("given", [{}, {"window": 600}, {"chunk": 600}], ids=str)
-@every_dtype
+@pytest.mark.parametrize(
+    ("given", "dtype"), [*zip(({}, {"window": 600}, {"chunk": 600}), DTYPES, strict=True)], ids=str
+)
 def test_keys_of_many_tiles_and_parts(given, dtype):
     lengths = [1, 9, 45], [1_100, 700, 515]
     near(lengths, *packed(*lengths, kv_heads=1, dtype=dtype), AttentionConfig(**given))
@@ -61,13 +62,14 @@ WIDTHS = [(8, 8), (16, 40), (80, 80), (96, 64), (192, 128), (256, 256), (300, 51
 def test_heads_of_all_widths(head_dim, value_dim, dtype):
     lengths = [1, 33], [5, 40]
     widths = {"head_dim": head_dim, "value_dim": value_dim, "kv_heads": 1, "heads": 2}
-    near(lengths, *packed(*lengths, **widths, dtype=dtype), None or AttentionConfig())
+    near(lengths, *packed(*lengths, **widths, dtype=dtype), AttentionConfig())
 
 
-@pytest.mark.parametrize("group", [1, 3, 7, 20, 71])
+@pytest.mark.parametrize("group", [1, 3, 20, 71])
 def test_groups_of_all_sizes(group):
     lengths = [1, 2, 11], [20, 3, 30]
-    near(lengths, *packed(*lengths, heads=2 * group), AttentionConfig())
+    shape = {"heads": group, "kv_heads": 1} if group > 7 else {"heads": 2 * group}
+    near(lengths, *packed(*lengths, **shape), AttentionConfig())
 
 
 @pytest.mark.parametrize("scale", [0.0, -0.3, 2.0])
@@ -82,18 +84,21 @@ def test_a_soft_cap_keeps_the_digits_of_small_scores():
         near(lengths, *packed(*lengths), AttentionConfig(softcap=softcap))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+SINKS = [2 * randn(4), 2 * randn(4).bfloat16(), randn(4) + 20, randn(4) - 30]
+
+
+@pytest.mark.parametrize("sinks", SINKS)
 @pytest.mark.parametrize("config", [AttentionConfig(), AttentionConfig(window=3, softcap=0.5)])
-def test_sinks(config, dtype):
-    q, k, v = packed(*MIXED, dtype=dtype)
-    for sinks in (2 * randn(4), 2 * randn(4).bfloat16(), randn(4) + 20, randn(4) - 30):
-        _, lse = near(MIXED, q, k, v, config, sinks=sinks)
-        assert torch.equal(lse[1:4], sinks.float().expand(3, 4)), "without keys"
+def test_sinks(config, sinks):
+    dtype = sinks.dtype
+    _, lse = near(MIXED, *packed(*MIXED, dtype=dtype), config, sinks=sinks)
+    assert torch.equal(lse[1:4], sinks.float().expand(3, 4)), "without keys"
+
+
+def test_a_sink_of_minus_infinity_is_none():
+    q, k, v = packed(*MIXED)
     none = torch.full((4,), -math.inf)
-    for plain, sunk in zip(
-        run(q, k, v, *MIXED, config), run(q, k, v, *MIXED, config, sinks=none), strict=True
-    ):
-        assert torch.equal(plain, sunk)
+    assert all(map(torch.equal, run(q, k, v, *MIXED), run(q, k, v, *MIXED, sinks=none)))
 
 
 def some(*shape, dtype):
@@ -106,16 +111,16 @@ def some(*shape, dtype):
 @pytest.mark.parametrize("kind", [torch.bool, *DTYPES], ids=str)
 @pytest.mark.parametrize("config", [AttentionConfig(), AttentionConfig(causal=False, softcap=1.0)])
 def test_masks_of_packed_tokens(kind, config):
-    for heads in (1, 4):
-        mask = some(1, heads, sum(MIXED[0]), sum(MIXED[1]), dtype=kind)
-        near(MIXED, *packed(*MIXED), config, mask=mask, sinks=randn(4))
+    heads = 4 if config.causal else 1
+    mask = some(1, heads, sum(MIXED[0]), sum(MIXED[1]), dtype=kind)
+    near(MIXED, *packed(*MIXED), config, mask=mask, sinks=randn(4))
 
 
 @pytest.mark.parametrize("kind", [torch.bool, torch.bfloat16], ids=str)
 def test_masks_of_rows_of_a_batch(kind):
-    q, k, v = packed([20] * 3, [30] * 3)
-    mask = some(3, 1, 20, 30, dtype=kind)
-    answer = run(q, k, v, [20] * 3, [30] * 3, mask=mask)
+    q, k, v = packed([6] * 3, [30] * 3)
+    mask = some(3, 1, 6, 30, dtype=kind)
+    answer = run(q, k, v, [6] * 3, [30] * 3, mask=mask)
     rows = (x.unflatten(0, (3, -1)) for x in (q, k, v))
     out, lse = expect(*rows, AttentionConfig(), mask=mask)
     check(answer, (out.flatten(0, 1), lse.flatten(0, 1)), torch.float32)
@@ -164,10 +169,11 @@ def uneven(x):
 
 
 def test_strides_do_not_matter():
-    q, k, v = packed(*MIXED, value_dim=24)
-    even = run(q, k, v, *MIXED)
+    lengths = [1, 40], [30, 50]
+    q, k, v = packed(*lengths, value_dim=24)
+    even = run(q, k, v, *lengths)
     for views in zip(*map(uneven, (q, k, v)), strict=True):
-        assert all(map(torch.equal, run(*views, *MIXED), even))
+        assert all(map(torch.equal, run(*views, *lengths), even))
 
 
 def test_nothing_at_all():
