@@ -13,7 +13,7 @@ def rotate(x: Tensor, positions: Tensor, theta: float = 1e4, layout: str = "half
     theta_j is theta^(-2j / D), the angular frequency of pair j.
     """
     half = x.shape[-1] // 2
-    frequencies = theta ** (-torch.arange(half, dtype=torch.float64) / half)
+    frequencies = theta ** (-torch.arange(half, dtype=torch.float64, device=x.device) / half)
     return turn(x, positions.double()[:, None] * frequencies, layout)
 
 
@@ -34,15 +34,23 @@ def turn(x: Tensor, radians: Tensor, layout: str = "half") -> Tensor:
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Return causal attention of `[S, H, D]` over `[Sk, Hkv, D]`; the last query sees every key."""
+    return attend_lse(q, k, v)[0]
+
+
+def attend_lse(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the same, and the log-sum-exp of each row of scores `[S, H]`."""
     group = q.shape[1] // k.shape[1]
     lead = k.shape[0] - q.shape[0]
-    seen = torch.ones(q.shape[0], k.shape[0], dtype=torch.bool).tril(lead)
-    out = torch.empty(*q.shape[:2], v.shape[-1], dtype=torch.float64)
+    hidden = torch.ones(q.shape[0], k.shape[0], dtype=torch.bool, device=q.device).triu(lead + 1)
+    out = q.new_empty(*q.shape[:2], v.shape[-1], dtype=torch.float64)
+    lse = q.new_empty(q.shape[:2], dtype=torch.float64)
     for head in range(q.shape[1]):
         keys, values = k[:, head // group].double(), v[:, head // group].double()
         scores = q[:, head].double() @ keys.T * q.shape[-1] ** -0.5
-        out[:, head] = scores.masked_fill(~seen, -torch.inf).softmax(-1) @ values
-    return out
+        scores.masked_fill_(hidden, -torch.inf)
+        lse[:, head] = scores.logsumexp(-1)
+        out[:, head] = scores.softmax(-1) @ values
+    return out, lse
 
 
 def check(name: str, got: Tensor, expected: Tensor) -> None:

@@ -9,8 +9,8 @@ Tables = tuple[Tensor, Tensor]
 
 def tables(positions: Tensor, head_dim: int, theta: float = 1e4) -> Tables:
     """Return cosine and sine `[S, 1, D]`, made beforehand and not timed."""
-    exponents = torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim
-    radians = positions.double()[:, None] * theta**-exponents
+    pairs = torch.arange(0, head_dim, 2, dtype=torch.float64, device=positions.device)
+    radians = positions.double()[:, None] * theta ** -(pairs / head_dim)
     radians = torch.cat((radians, radians), -1)[:, None]
     return radians.cos().float(), radians.sin().float()
 
@@ -19,6 +19,13 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate `[..., S, H, D]`, half-split."""
     x1, x2 = x.chunk(2, -1)
     return x * cos + torch.cat((-x2, x1), -1) * sin
+
+
+def rotate_pairs(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate `[..., S, H, D]`, interleaved, by the same tables."""
+    half = x.shape[-1] // 2
+    x1, x2, cos, sin = x[..., ::2], x[..., 1::2], cos[..., :half], sin[..., :half]
+    return torch.stack((x1 * cos - x2 * sin, x2 * cos + x1 * sin), -1).flatten(-2)
 
 
 def rotate_batch(xs: list[Tensor], cos: Tensor, sin: Tensor) -> tuple[Tensor, ...]:

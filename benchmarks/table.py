@@ -4,8 +4,9 @@ import json
 import os
 import platform
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from datetime import date
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 Row = dict[str, object]
@@ -44,15 +45,26 @@ def machine() -> Row:
         "cores": len(os.sched_getaffinity(0)),
         "load": os.getloadavg()[0],
         "python": platform.python_version(),
-        **{name: version(name) for name in ("torch", "uvicorn", "httptools", "uvloop")},
+        **versions("torch", "uvicorn", "httptools", "uvloop"),
     }
 
 
-def print_machine() -> None:
-    """Print a line of what was measured on."""
-    print(", ".join(f"{name} {shown(value)}" for name, value in machine().items()) + "\n")
+def versions(*names: str) -> dict[str, str]:
+    """Return those of the distributions that are installed."""
+    found = {}
+    for name in names:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
-def write_json(path: Path, rows: list[Row]) -> None:
-    """Write rows and machine."""
-    path.write_text(json.dumps({"machine": machine(), "rows": rows}, indent=1) + "\n")
+def print_machine(on: Row | None = None) -> None:
+    """Print a line of what was measured on: `machine` where None."""
+    on = machine() if on is None else on
+    print(", ".join(f"{name} {shown(value)}" for name, value in on.items()) + "\n", flush=True)
+
+
+def write_json(path: Path, rows: list[Row], on: Row | None = None) -> None:
+    """Write rows, and what was measured on: `machine` where None."""
+    on = machine() if on is None else on
+    path.write_text(json.dumps({"machine": on, "rows": rows}, indent=1) + "\n")

@@ -1,0 +1,76 @@
+"""Seconds per call on a CUDA device: sides take turns, in random order, with the host ahead of it.
+
+A sample is several calls in a row after one that is not timed, so that each call finds the caches
+as the one before left them. Nothing is flushed: a case moves several times what the L2 holds, or
+goes over as many buffers.
+"""
+
+import random
+import time
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from benchmarks.gpu_cases.case import Run
+
+ROUNDS = 11
+SAMPLE_S = 2e-3
+MOST_CALLS = 40
+CYCLES_PER_S = 2e9
+"""Of the multiprocessors, at most: a sleep is at least as long as it should be."""
+
+
+def take_turns(runs: Mapping[str, Run]) -> dict[str, list[float]]:
+    """Return seconds per call of each round."""
+    counts = {name: _calls_in_a_sample(run) for name, run in runs.items()}
+    samples: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(ROUNDS):
+        for name in random.sample(list(runs), len(runs)):
+            samples[name].append(_sample(runs[name], *counts[name]))
+    return samples
+
+
+def _calls_in_a_sample(run: Run) -> tuple[int, float]:
+    """Return how many, and seconds that the host takes for each."""
+    run()
+    torch.cuda.synchronize()
+    begun = time.perf_counter()
+    run()
+    host_s = time.perf_counter() - begun
+    took = _sample(run, 3, host_s)
+    return max(1, min(MOST_CALLS, round(SAMPLE_S / took))), host_s
+
+
+def _sample(run: Run, count: int, host_s: float) -> float:
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize()
+    # until all is queued the device sleeps, or a slow host would be timed
+    torch.cuda._sleep(int((1e-4 + 1.5 * (count + 1) * host_s) * CYCLES_PER_S))
+    run()
+    start.record()
+    for _ in range(count):
+        run()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end) * 1e-3 / count
+
+
+def graphed(runs: Sequence[Run]) -> Run:
+    """Return one run that replays a graph of all of `runs`, and returns what they return.
+
+    Where there is no CUDA device, it runs them.
+    """
+    if not torch.cuda.is_available():
+        return lambda: [run() for run in runs]
+    for run in runs[:1]:
+        run()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        found = [run() for run in runs]
+
+    def replay() -> list[object]:
+        graph.replay()
+        return found
+
+    return replay

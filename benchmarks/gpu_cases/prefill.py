@@ -1,0 +1,111 @@
+"""Causal prompts: over cuDNN and the floor, ragged over dense, and rotated first over attended alone.
+
+Floating-point operations are those that causality leaves.
+"""
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from benchmarks import plain
+from benchmarks.gpu_cases import decode, floors, kernels, others, truth
+from benchmarks.gpu_cases.case import Case, Make, Over, Side, Sizes, poison, randn
+
+CUDNN_FROM = 4096
+"""Least length that the goal is set for."""
+
+
+def ragged(sizes: Sizes) -> Iterator[tuple[str, Make]]:
+    """Yield the one of many lengths."""
+    count, least, most = sizes.ragged
+    yield f"prefill {count} x {least}-{most}, ragged", partial(_ragged, sizes)
+
+
+def fused(sizes: Sizes) -> Iterator[tuple[str, Make]]:
+    """Yield those that rotate first."""
+    for length, most in sizes.fused:
+        yield f"rotate and attend S={length}", partial(_fused, sizes, length, most)
+        if not sizes.dry:
+            name = f"rotate, and attend by cuDNN S={length}"
+            yield name, partial(_fused, sizes, length, most, by_cudnn=True)
+
+
+def dense(sizes: Sizes) -> Iterator[tuple[str, Make]]:
+    """Yield those of one length."""
+    for width in sizes.widths:
+        for length in sizes.prompts:
+            yield f"prefill S={length}, D={width}", partial(_dense, sizes, length, width)
+    name = f"prefill S={sizes.prompts[-1] // 8}, D={sizes.head_dim}, float32"
+    yield name, partial(_dense, sizes, sizes.prompts[-1] // 8, sizes.head_dim, torch.float32)
+
+
+def _dense(sizes: Sizes, length: int, width: int, dtype: torch.dtype = torch.bfloat16) -> Case:
+    lengths = [length] * max(1, sizes.tokens // length)
+    heads = sizes.hidden // width
+    q, k, v = (randn(sizes, sum(lengths), heads, width, dtype=dtype) for _ in range(3))
+    told = truth.attention(q, k, v, lengths, lengths)
+    flops = _flops(lengths, heads, width)
+    over = [floors.over_floor(sizes, flops, 4.0 * q.nbytes)]
+    if not sizes.dry and dtype == torch.bfloat16:
+        least = 0.6 if width == 128 and length >= CUDNN_FROM else None
+        cudnn = others.sdpa(q, k, v, len(lengths), "cudnn", told)
+        over.insert(0, Over("cuDNN", [(cudnn, 1.0)], least))
+    own = Side("own", kernels.attend(q, k, v, lengths, lengths), told)
+    makes = others.prompts(q, k, v, lengths, told)
+    return Case(own, over, flops, "PFLOP/s", others=makes)
+
+
+def _ragged(sizes: Sizes) -> Case:
+    lengths = decode.uneven(*sizes.ragged)
+    (heads, _), width = sizes.heads, sizes.head_dim
+    flops, longest = _flops(lengths, heads, width), max(lengths)
+    dense = [longest] * max(1, round(flops / _flops([longest], heads, width)))
+    runs, told = [], []
+    for each in (lengths, dense):
+        q, k, v = _qkv(sizes, sum(each))
+        told.append(truth.attention(q, k, v, each, each))
+        runs.append(kernels.attend(q, k, v, each, each))
+        if each is lengths:
+            makes = others.prompts(q, k, v, lengths, told[0], even=False)
+    own, even = (Side("own", run, true) for run, true in zip(runs, told, strict=True))
+    share = flops / _flops(dense, heads, width)
+    name = f"{len(dense)} x {longest}"
+    return Case(own, [Over(name, [(even, share)], 0.85)], flops, "PFLOP/s", others=makes)
+
+
+def _fused(sizes: Sizes, length: int, most: float, by_cudnn: bool = False) -> Case:
+    lengths = [length] * max(1, sizes.tokens // length)
+    q, k, v = _qkv(sizes, sum(lengths))
+    positions = torch.arange(length, device=sizes.device).repeat(len(lengths))
+    tables = plain.tables(torch.arange(length, device=sizes.device), sizes.head_dim)
+    table = [t[:, 0, : sizes.head_dim // 2].contiguous() for t in tables]
+    turned = [x.to(q.dtype) for x in truth.rotation([q, k], positions).tensors()]
+    told = truth.attention(*turned, v, lengths, lengths)
+    outs = poison(q, k)
+    rotate = kernels.rotate([q, k], outs, table, positions, "half")
+    if by_cudnn:
+        alone = others.sdpa(*turned, v, len(lengths), "cudnn", told)
+        after = others.sdpa(*outs, v, len(lengths), "cudnn", told)
+    else:
+        alone = Side("alone", kernels.attend(*turned, v, lengths, lengths), told)
+        after = Side("after", kernels.attend(*outs, v, lengths, lengths), told)
+
+    def run() -> Sequence[Tensor]:
+        rotate()
+        return after.run()
+
+    own = Side("own", run, after.truth, after.read)
+    flops = _flops(lengths, sizes.heads[0], sizes.head_dim)
+    return Case(own, [Over("attend alone", [(alone, 1.0)], most=most)], flops, "PFLOP/s")
+
+
+def _qkv(sizes: Sizes, tokens: int) -> tuple[Tensor, Tensor, Tensor]:
+    heads, kv_heads = sizes.heads
+    q, k, v = (randn(sizes, tokens, h, sizes.head_dim) for h in (heads, kv_heads, kv_heads))
+    return q, k, v
+
+
+def _flops(lengths: Sequence[int], heads: int, width: int) -> float:
+    return 2.0 * width * heads * sum(n * (n + 1) for n in lengths)

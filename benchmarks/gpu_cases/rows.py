@@ -1,0 +1,89 @@
+"""A case, checked and then timed, as rows of the table."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from statistics import median
+
+import torch
+
+from benchmarks.gpu_cases import truth
+from benchmarks.gpu_cases.case import Case, Make, Over, Run, Side
+from benchmarks.gpu_cases.others import Missing
+from benchmarks.table import Row, shown
+
+COLUMNS = ("call", "error", "us", "speed", "over", "ratio", "goal", "", "times of others")
+DRY_COLUMNS = ("call", "answer", "others")
+SLACK_OF_OTHERS = 2.0
+PER_UNIT = {"TB/s": 1e12, "PFLOP/s": 1e15}
+
+Clock = Callable[[Mapping[str, Run]], Mapping[str, Sequence[float]]]
+"""Seconds per call of each run."""
+
+
+@torch.inference_mode()
+def rows_of(name: str, make: Make, take_turns: Clock | None) -> Iterator[Row]:
+    """Yield the rows of a case, one for each thing that it is set over; without a clock, one.
+
+    Of a case that fails there is one, whose `failed` tells why.
+    """
+    try:
+        case = make()
+        error = truth.check(case.own)
+        notes: list[str] = []
+        over = [each for each in case.over if all(_right(side, notes) for side, _ in each.sides)]
+        others = [side for made in case.others if (side := _made(made, notes)) is not None]
+        if take_turns is None:
+            told = [f"{side.name} right" for side in others]
+            yield {"call": name, "answer": "right", "others": ", ".join(told + notes)}
+            return
+        runs = {side.name: side.run for each in over for side, _ in each.sides}
+        runs |= {side.name: side.run for side in others} | {"own": case.own.run}
+        took = {key: median(each) / case.calls for key, each in take_turns(runs).items()}
+        times = [f"{side.name} {shown(took[side.name] / took['own'])}" for side in others]
+        for row in _set_over(case, over, took):
+            yield {"call": name, "error": error, **row, "others": ", ".join(times + notes)}
+            times, notes = [], []
+    except truth.Wrong as why:
+        yield {"call": name, "failed": f"wrong, so not timed: {why}"}
+    except Exception as why:  # whatever it is, the other cases shall run
+        yield {"call": name, "failed": _told(why)}
+
+
+def _set_over(case: Case, over: Sequence[Over], took: Mapping[str, float]) -> Iterator[Row]:
+    us = took["own"] * 1e6
+    speed = f"{shown(case.work / took['own'] / PER_UNIT[case.unit])} {case.unit}"
+    if not over:
+        yield {"us": us, "speed": speed, "over": "", "ratio": "", "goal": "", "verdict": ""}
+    for each in over:
+        ratio = each.ratio(took)
+        row = {"us": us, "speed": speed, "over": each.name, "ratio": ratio}
+        yield row | {"goal": each.goal, "verdict": each.verdict(ratio)}
+
+
+def _right(side: Side, notes: list[str]) -> bool:
+    """Tell whether a side may be timed, and note why not."""
+    try:
+        truth.check(side, SLACK_OF_OTHERS)
+    except truth.Wrong as why:
+        notes.append(f"{side.name} wrong: {why}")
+    except Exception as why:  # of another library: any
+        notes.append(f"{side.name} failed: {_told(why)}")
+    else:
+        return True
+    return False
+
+
+def _made(make: Callable[[], Side], notes: list[str]) -> Side | None:
+    """Return a side that may be timed; note why there is none, unless it is merely missing."""
+    try:
+        side = make()
+    except Missing:
+        return None
+    except Exception as why:  # of another library: any
+        notes.append(f"failed: {_told(why)}")
+        return None
+    return side if _right(side, notes) else None
+
+
+def _told(why: Exception) -> str:
+    text = " ".join(f"{type(why).__name__}: {why}".split()).replace("|", "/")
+    return text if len(text) <= 160 else f"{text[:160]}..."
