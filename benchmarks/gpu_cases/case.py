@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 Run = Callable[[], Any]
@@ -88,92 +87,3 @@ class Case:
 
 
 Make = Callable[[], Case]
-
-
-@dataclass(frozen=True, slots=True)
-class Sizes:
-    """How large the cases are: several times what the L2 cache holds, or as many buffers."""
-
-    device: str = "cuda"
-    copied: int = 2**30
-    """Bytes of the copy."""
-
-    matrix: int = 8192
-    heads: tuple[int, int] = (32, 8)
-    head_dim: int = 128
-    tokens: int = 16_384
-    """That are rotated, and of dense prompts."""
-
-    table: int = 131_072
-    """Positions of a table."""
-
-    merged: int = 262_144
-    """Rows, tokens times heads."""
-
-    moved: int = 131_072
-    """Keys that are re-positioned."""
-
-    page_size: int = 16
-    batches: tuple[int, ...] = (32, 64)
-    cached: tuple[int, int] = (1024, 16_384)
-    """Least and most keys of a decode."""
-
-    long: int = 65_536
-    prompts: tuple[int, ...] = (512, 1024, 2048, 4096, 8192, 16_384)
-    widths: tuple[int, ...] = (64, 128, 256)
-    hidden: int = 2048
-    """Heads times width of prompts that are held against other libraries."""
-
-    ragged: tuple[int, int, int] = (64, 64, 4096)
-    fused: tuple[tuple[int, float], ...] = ((2048, 1.15), (8192, 1.06))
-    """Lengths of prompts that are rotated and attended, and the goal."""
-
-    small: int = 1024
-    """Keys of a small decode."""
-
-    calls: int = 32
-    """In a graph."""
-
-    @property
-    def dry(self) -> bool:
-        """Whether kernels are interpreted."""
-        return self.device == "cpu"
-
-
-FULL = Sizes()
-DRY = Sizes(
-    device="cpu",
-    copied=1024,
-    matrix=16,
-    heads=(4, 2),
-    head_dim=32,
-    tokens=48,
-    table=512,
-    merged=40,
-    moved=40,
-    batches=(2,),
-    cached=(20, 70),
-    long=100,
-    prompts=(48,),
-    widths=(32,),
-    hidden=64,
-    ragged=(3, 5, 40),
-    fused=((32, 1.15),),
-    small=40,
-    calls=2,
-)
-
-
-def randn(sizes: Sizes, *shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
-    """Return random numbers; zeros are faster to multiply than what a model computes."""
-    return torch.randn(shape, device=sizes.device).to(dtype)
-
-
-def poison(*like: Tensor) -> tuple[Tensor, ...]:
-    """Return tensors for an answer, every element NaN until it is written."""
-    return tuple(torch.full_like(x, torch.nan) for x in like)
-
-
-def short(dtype: torch.dtype) -> str:
-    """Return its name."""
-    return str(dtype).removeprefix("torch.")

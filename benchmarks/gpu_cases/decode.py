@@ -6,8 +6,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from benchmarks.gpu_cases import floors, kernels, others, truth
-from benchmarks.gpu_cases.case import Case, Make, Over, Side, Sizes, randn, short
+from benchmarks.gpu_cases import floors, kernels, other_attention, truth
+from benchmarks.gpu_cases.case import Case, Make, Over, Side
+from benchmarks.gpu_cases.sizes import Sizes, randn, short
 
 
 def cases(sizes: Sizes) -> Iterator[tuple[str, Make]]:
@@ -47,10 +48,10 @@ def _case(
     if paged:
         slab, table = in_pages(k, v, lengths, sizes.page_size)
         run = kernels.attend(q, slab[:, 0], slab[:, 1], ones, lengths, table)
-        makes = others.paged_decodes(q, slab, table, lengths, told)
+        makes = other_attention.paged_decodes(q, slab, table, lengths, told)
     else:
         run = kernels.attend(q, k, v, ones, lengths)
-        makes = others.packed_decodes(q, k, v, lengths, told)
+        makes = other_attention.packed_decodes(q, k, v, lengths, told)
     return Case(Side("own", run, told), over, moved, others=makes)
 
 

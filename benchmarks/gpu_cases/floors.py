@@ -5,14 +5,15 @@ from functools import cache
 
 import torch
 
-from benchmarks.gpu_cases.case import Case, Make, Over, Side, Sizes, randn
+from benchmarks.gpu_cases.case import Case, Make, Over, Side
+from benchmarks.gpu_cases.sizes import Sizes, randn
 
 
 def cases(sizes: Sizes) -> Iterator[tuple[str, Make]]:
     """Yield the floors themselves."""
     yield "device copy", lambda: Case(copy(sizes), [], 2.0 * sizes.copied)
     flops = 2.0 * sizes.matrix**3
-    yield f"matmul bfloat16 {sizes.matrix}^3", lambda: Case(product(sizes), [], flops, "PFLOP/s")
+    yield f"matmul bfloat16 {sizes.matrix}^3", lambda: Case(product(sizes), [], flops, "TFLOP/s")
 
 
 @cache

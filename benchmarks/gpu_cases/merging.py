@@ -5,9 +5,10 @@ from functools import partial
 
 import torch
 
-from benchmarks.gpu_cases import floors, kernels, others, truth
-from benchmarks.gpu_cases.case import Case, Make, Side, Sizes, poison, randn, short
+from benchmarks.gpu_cases import floors, kernels, other_rotation, truth
+from benchmarks.gpu_cases.case import Case, Make, Side
 from benchmarks.gpu_cases.rotation import frequencies
+from benchmarks.gpu_cases.sizes import Sizes, poison, randn, short
 
 
 def cases(sizes: Sizes) -> Iterator[tuple[str, Make]]:
@@ -26,7 +27,7 @@ def _merge(sizes: Sizes, num_parts: int, dtype: torch.dtype) -> Case:
     own = Side("own", kernels.merge_parts(parts, lse, *out), told)
     moved = float(sum(x.nbytes for x in (parts, lse, *out)))
     over = [floors.over_copy(sizes, moved, least=0.8)]
-    makes = others.merges(parts, lse, sizes.heads[0], told)
+    makes = other_rotation.merges(parts, lse, sizes.heads[0], told)
     return Case(own, over, moved, others=makes)
 
 

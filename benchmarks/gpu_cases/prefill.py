@@ -1,4 +1,4 @@
-"""Causal prompts: over cuDNN and the floor, ragged over dense, and rotated first over attended alone.
+"""Causal prompts: over cuDNN and the floor, ragged over dense, rotated first over attended alone.
 
 Floating-point operations are those that causality leaves.
 """
@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from benchmarks import plain
-from benchmarks.gpu_cases import decode, floors, kernels, others, truth
-from benchmarks.gpu_cases.case import Case, Make, Over, Side, Sizes, poison, randn
+from benchmarks.gpu_cases import decode, floors, kernels, other_attention, truth
+from benchmarks.gpu_cases.case import Case, Make, Over, Side
+from benchmarks.gpu_cases.sizes import Sizes, poison, randn
 
 CUDNN_FROM = 4096
 """Least length that the goal is set for."""
@@ -50,11 +51,11 @@ def _dense(sizes: Sizes, length: int, width: int, dtype: torch.dtype = torch.bfl
     over = [floors.over_floor(sizes, flops, 4.0 * q.nbytes)]
     if not sizes.dry and dtype == torch.bfloat16:
         least = 0.6 if width == 128 and length >= CUDNN_FROM else None
-        cudnn = others.sdpa(q, k, v, len(lengths), "cudnn", told)
+        cudnn = other_attention.sdpa(q, k, v, len(lengths), "cudnn", told)
         over.insert(0, Over("cuDNN", [(cudnn, 1.0)], least))
     own = Side("own", kernels.attend(q, k, v, lengths, lengths), told)
-    makes = others.prompts(q, k, v, lengths, told)
-    return Case(own, over, flops, "PFLOP/s", others=makes)
+    makes = other_attention.prompts(q, k, v, lengths, told)
+    return Case(own, over, flops, "TFLOP/s", others=makes)
 
 
 def _ragged(sizes: Sizes) -> Case:
@@ -68,11 +69,11 @@ def _ragged(sizes: Sizes) -> Case:
         told.append(truth.attention(q, k, v, each, each))
         runs.append(kernels.attend(q, k, v, each, each))
         if each is lengths:
-            makes = others.prompts(q, k, v, lengths, told[0], even=False)
+            makes = other_attention.prompts(q, k, v, lengths, told[0], even=False)
     own, even = (Side("own", run, true) for run, true in zip(runs, told, strict=True))
     share = flops / _flops(dense, heads, width)
     name = f"{len(dense)} x {longest}"
-    return Case(own, [Over(name, [(even, share)], 0.85)], flops, "PFLOP/s", others=makes)
+    return Case(own, [Over(name, [(even, share)], 0.85)], flops, "TFLOP/s", others=makes)
 
 
 def _fused(sizes: Sizes, length: int, most: float, by_cudnn: bool = False) -> Case:
@@ -86,8 +87,10 @@ def _fused(sizes: Sizes, length: int, most: float, by_cudnn: bool = False) -> Ca
     outs = poison(q, k)
     rotate = kernels.rotate([q, k], outs, table, positions, "half")
     if by_cudnn:
-        alone = others.sdpa(*turned, v, len(lengths), "cudnn", told)
-        after = others.sdpa(*outs, v, len(lengths), "cudnn", told)
+        alone, after = (
+            other_attention.sdpa(*qk, v, len(lengths), "cudnn", told) for qk in (turned, outs)
+        )
+        other_attention.probe(alone)
     else:
         alone = Side("alone", kernels.attend(*turned, v, lengths, lengths), told)
         after = Side("after", kernels.attend(*outs, v, lengths, lengths), told)
@@ -98,7 +101,7 @@ def _fused(sizes: Sizes, length: int, most: float, by_cudnn: bool = False) -> Ca
 
     own = Side("own", run, after.truth, after.read)
     flops = _flops(lengths, sizes.heads[0], sizes.head_dim)
-    return Case(own, [Over("attend alone", [(alone, 1.0)], most=most)], flops, "PFLOP/s")
+    return Case(own, [Over("attend alone", [(alone, 1.0)], most=most)], flops, "TFLOP/s")
 
 
 def _qkv(sizes: Sizes, tokens: int) -> tuple[Tensor, Tensor, Tensor]:

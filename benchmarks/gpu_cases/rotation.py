@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from benchmarks import plain
-from benchmarks.gpu_cases import floors, kernels, others, truth
-from benchmarks.gpu_cases.case import Case, Make, Over, Side, Sizes, poison, randn, short
+from benchmarks.gpu_cases import floors, kernels, other_rotation, truth
+from benchmarks.gpu_cases.case import Case, Make, Over, Side
+from benchmarks.gpu_cases.sizes import Sizes, poison, randn, short
 
 FAR = 1_000_000
 """Positions, where no table ends."""
@@ -64,7 +65,7 @@ def _case(
     if layout == "interleaved":
         over.append(Over("half", [(side("half"), 1.0)], most=1.05))
     plain_call = by_table and not in_place and not inverse and width == 1
-    makes = others.rotations(xs, ids, (cos, sin), layout, own.truth) if plain_call else ()
+    makes = other_rotation.rotations(xs, ids, (cos, sin), layout, own.truth) if plain_call else ()
     return Case(own, over, moved, others=makes)
 
 

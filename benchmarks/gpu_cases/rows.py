@@ -7,13 +7,12 @@ import torch
 
 from benchmarks.gpu_cases import truth
 from benchmarks.gpu_cases.case import Case, Make, Over, Run, Side
-from benchmarks.gpu_cases.others import Missing
+from benchmarks.gpu_cases.packages import Missing
 from benchmarks.table import Row, shown
 
 COLUMNS = ("call", "error", "us", "speed", "over", "ratio", "goal", "", "times of others")
 DRY_COLUMNS = ("call", "answer", "others")
 SLACK_OF_OTHERS = 2.0
-PER_UNIT = {"TB/s": 1e12, "PFLOP/s": 1e15}
 
 Clock = Callable[[Mapping[str, Run]], Mapping[str, Sequence[float]]]
 """Seconds per call of each run."""
@@ -23,7 +22,8 @@ Clock = Callable[[Mapping[str, Run]], Mapping[str, Sequence[float]]]
 def rows_of(name: str, make: Make, take_turns: Clock | None) -> Iterator[Row]:
     """Yield the rows of a case, one for each thing that it is set over; without a clock, one.
 
-    Of a case that fails there is one, whose `failed` tells why.
+    Of a case that fails there is one, whose `failed` tells why; of one that is about a library
+    that is not there, `missing`.
     """
     try:
         case = make()
@@ -33,7 +33,8 @@ def rows_of(name: str, make: Make, take_turns: Clock | None) -> Iterator[Row]:
         others = [side for made in case.others if (side := _made(made, notes)) is not None]
         if take_turns is None:
             told = [f"{side.name} right" for side in others]
-            yield {"call": name, "answer": "right", "others": ", ".join(told + notes)}
+            answer = "right" if case.own.truth else "not asked"
+            yield {"call": name, "answer": answer, "others": ", ".join(told + notes)}
             return
         runs = {side.name: side.run for each in over for side, _ in each.sides}
         runs |= {side.name: side.run for side in others} | {"own": case.own.run}
@@ -42,6 +43,8 @@ def rows_of(name: str, make: Make, take_turns: Clock | None) -> Iterator[Row]:
         for row in _set_over(case, over, took):
             yield {"call": name, "error": error, **row, "others": ", ".join(times + notes)}
             times, notes = [], []
+    except Missing as why:
+        yield {"call": name, "missing": str(why)}
     except truth.Wrong as why:
         yield {"call": name, "failed": f"wrong, so not timed: {why}"}
     except Exception as why:  # whatever it is, the other cases shall run
@@ -50,7 +53,7 @@ def rows_of(name: str, make: Make, take_turns: Clock | None) -> Iterator[Row]:
 
 def _set_over(case: Case, over: Sequence[Over], took: Mapping[str, float]) -> Iterator[Row]:
     us = took["own"] * 1e6
-    speed = f"{shown(case.work / took['own'] / PER_UNIT[case.unit])} {case.unit}"
+    speed = f"{shown(case.work / took['own'] / 1e12)} {case.unit}"
     if not over:
         yield {"us": us, "speed": speed, "over": "", "ratio": "", "goal": "", "verdict": ""}
     for each in over:
@@ -87,3 +90,11 @@ def _made(make: Callable[[], Side], notes: list[str]) -> Side | None:
 def _told(why: Exception) -> str:
     text = " ".join(f"{type(why).__name__}: {why}".split()).replace("|", "/")
     return text if len(text) <= 160 else f"{text[:160]}..."
+
+
+def cells(row: Row) -> list[object]:
+    """Return what is printed of a row."""
+    for key in ("failed", "missing"):
+        if key in row:
+            return [row["call"], f"{key.upper()}: {row[key]}"]
+    return [f"{cell:.1e}" if key == "error" else cell for key, cell in row.items()]

@@ -1,7 +1,8 @@
 """What runs together, in the order in which it runs; the longest last."""
 
 from benchmarks.gpu_cases import decode, floors, merging, prefill, rotation, small
-from benchmarks.gpu_cases.case import DRY, FULL, Make
+from benchmarks.gpu_cases.case import Make
+from benchmarks.gpu_cases.sizes import DRY, FULL
 
 SECTIONS = {
     "floors": floors.cases,

@@ -6,10 +6,11 @@ from functools import partial
 import torch
 
 from benchmarks import plain
-from benchmarks.gpu_cases import clock, kernels, others, truth
-from benchmarks.gpu_cases.case import Case, Make, Over, Side, Sizes, poison, randn
+from benchmarks.gpu_cases import clock, kernels, other_attention, other_rotation, truth
+from benchmarks.gpu_cases.case import Case, Make, Over, Side
 from benchmarks.gpu_cases.decode import in_pages
 from benchmarks.gpu_cases.rotation import frequencies
+from benchmarks.gpu_cases.sizes import Sizes, poison, randn
 
 
 def cases(sizes: Sizes) -> Iterator[tuple[str, Make]]:
@@ -35,7 +36,7 @@ def _rotate(sizes: Sizes, by_table: bool) -> Case:
             runs.append(kernels.rotate_at(*one, ids[i : i + 1], frequencies(sizes), "half"))
     own = Side("own", clock.graphed(runs), told, lambda _: outs)
     moved = 2.0 * sum(x.nbytes for x in xs) / sizes.calls
-    makes = others.small_rotations(xs, ids, tables, told) if by_table else ()
+    makes = other_rotation.small_rotations(xs, ids, tables, told) if by_table else ()
     return Case(own, [Over("us", (), most=6.0)], moved, others=makes, calls=sizes.calls)
 
 
@@ -56,5 +57,5 @@ def _decode(sizes: Sizes, paged: bool) -> Case:
         runs.append(kernels.attend(q[i : i + 1], *keys, [1], lengths[:1], blocks))
     own = Side("own", clock.graphed(runs), told, truth.together)
     moved = float(k.nbytes + v.nbytes) / sizes.calls
-    makes = others.small_decodes(q, k, v, lengths, told)
+    makes = other_attention.small_decodes(q, k, v, lengths, told)
     return Case(own, [Over("us", (), most=15.0)], moved, others=makes, calls=sizes.calls)

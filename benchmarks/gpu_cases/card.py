@@ -1,0 +1,54 @@
+"""What is measured on."""
+
+import subprocess
+import time
+from datetime import date
+
+import torch
+
+from benchmarks import table
+from benchmarks.gpu_cases import packages
+from benchmarks.table import Row
+
+WARM_S = 1.0
+
+
+def without() -> Row:
+    """Return what there is without a card."""
+    return {"date": date.today().isoformat(), **table.versions("torch", "triton")}
+
+
+def found() -> Row:
+    """Return the card, its clock when it is warm, and the libraries to compare with."""
+    warm()
+    properties = torch.cuda.get_device_properties(0)
+    return {
+        **without(),
+        "gpu": properties.name,
+        "multiprocessors": properties.multi_processor_count,
+        "l2_mb": properties.L2_cache_size / 1e6,
+        **_smi("driver_version", "clocks.sm", "clocks.max.sm"),
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),
+        **packages.found(),
+    }
+
+
+def _smi(*names: str) -> Row:
+    """Return what nvidia-smi says, if it does."""
+    command = ["nvidia-smi", f"--query-gpu={','.join(names)}", "--format=csv,noheader", "--id=0"]
+    try:
+        said = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    return dict(zip(names, map(str.strip, said.stdout.split(",")), strict=False))
+
+
+def warm() -> None:
+    """Multiply until the clocks are up."""
+    x = torch.randn(4096, 4096, device="cuda").bfloat16()
+    until = time.monotonic() + WARM_S
+    while time.monotonic() < until:
+        for _ in range(20):
+            x @ x
+        torch.cuda.synchronize()
