@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: serve test check format format-check lint types docs bench example-real-model image image-test clean
+.PHONY: serve test check format format-check lint types docs bench bench-gpu example-real-model image image-test clean
 
 serve: $(READY)  ## serve on 127.0.0.1:8000
 	$(BIN)/rope-service serve
@@ -33,6 +33,9 @@ docs: $(READY)  ## write the generated parts of the documentation
 bench: $(READY)  ## the tables of docs/performance.md; needs wrk and taskset
 	$(BIN)/python -m benchmarks.core
 	$(BIN)/python -m benchmarks.service
+
+bench-gpu:  ## the kernels on a CUDA device, with a PYTHON that has torch and triton for it
+	PYTHONPATH=. $(PYTHON) -m benchmarks.gpu
 
 DOCKER ?= docker
 

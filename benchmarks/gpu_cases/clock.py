@@ -16,6 +16,9 @@ from benchmarks.gpu_cases.case import Run
 ROUNDS = 11
 SAMPLE_S = 2e-3
 MOST_CALLS = 40
+AHEAD_S = 0.2
+"""How far ahead of the device the host may have to be."""
+
 CYCLES_PER_S = 2e9
 """Of the multiprocessors, at most: a sleep is at least as long as it should be."""
 
@@ -38,7 +41,7 @@ def _calls_in_a_sample(run: Run) -> tuple[int, float]:
     run()
     host_s = time.perf_counter() - begun
     took = _sample(run, 3, host_s)
-    return max(1, min(MOST_CALLS, round(SAMPLE_S / took))), host_s
+    return max(1, min(MOST_CALLS, round(SAMPLE_S / took), int(AHEAD_S / host_s))), host_s
 
 
 def _sample(run: Run, count: int, host_s: float) -> float:

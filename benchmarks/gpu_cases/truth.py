@@ -31,12 +31,12 @@ def check(side: Side, slack: float = 1.0) -> float:
     Raises:
         Wrong: too far.
     """
-    answer = side.read(side.run())
+    answer = side.run()
     if side.truth is None:
         return 0.0
     found = []
     expected = side.truth.tensors()
-    for got, true, bar in zip(answer, expected, side.truth.bars, strict=True):
+    for got, true, bar in zip(side.read(answer), expected, side.truth.bars, strict=True):
         whole, row = error(got, true)
         bar *= 1 + 4 * true.numel() ** -0.5  # of few numbers, chance makes more
         if not (whole <= bar * slack and row <= ROW * bar * slack):

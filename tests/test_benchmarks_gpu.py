@@ -1,0 +1,141 @@
+"""What the benchmark of kernels does without a GPU: compare, refuse, and set times over others."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+
+from benchmarks.gpu_cases import packages, runs, sections, truth
+from benchmarks.gpu_cases.case import Case, Over, Side, Truth
+from benchmarks.gpu_cases.rows import cells, rows_of
+from tests.conftest import ROOT
+
+RIGHT = torch.tensor([[3.0, 4.0]])
+ANSWER = Truth(lambda: [RIGHT.double()], [1e-3])
+COPY = Side("copy", lambda: None)
+
+
+def ours(answer=RIGHT):
+    return Side("own", lambda: [answer], ANSWER)
+
+
+def clock(**seconds):
+    return lambda sides: {name: [seconds[name]] * 3 for name in sides}
+
+
+def never(sides):
+    raise AssertionError("timed")
+
+
+def test_a_dry_run_compares_every_call_and_prints_no_figure(tmp_path):
+    command = [sys.executable, "-m", "benchmarks.gpu", "--dry-run", "--json", tmp_path / "x.json"]
+    environment = {name: x for name, x in os.environ.items() if name != "TRITON_INTERPRET"}
+    ran = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+    )
+
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "dry run: no figure is a GPU figure" in ran.stdout
+    rows = json.loads((tmp_path / "x.json").read_text())["rows"]
+    names = [
+        name for section in sections.SECTIONS for name, _ in sections.wanted(section, "", True)
+    ]
+    assert [row["call"] for row in rows] == names
+    assert [row["answer"] for row in rows] == ["not asked"] * 2 + ["right"] * (len(rows) - 2)
+    told = {other for row in rows for other in row["others"].split(", ") if other}
+    assert all(other.endswith(" right") for other in told)
+    assert told >= {"torch eager right", "SDPA right", "SDPA flash right"}
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_without_a_device_nothing_is_timed():
+    command = [sys.executable, "-m", "benchmarks.gpu"]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+
+    assert ran.returncode == 1
+    assert "--dry-run" in ran.stderr
+    assert not ran.stdout
+
+
+@pytest.mark.parametrize(
+    "answer", [RIGHT + 1, RIGHT * torch.nan, RIGHT[0]], ids=["off", "nan", "of another shape"]
+)
+def test_a_wrong_answer_is_not_timed(answer):
+    case = Case(ours(answer), [Over("copy", [(COPY, 1.0)])], 1.0)
+    (row,) = rows_of("call", lambda: case, never)
+
+    assert row["failed"].startswith("wrong, so not timed")
+    assert cells(row) == ["call", f"FAILED: {row['failed']}"]
+
+
+def test_one_row_that_is_off_among_many_is_wrong():
+    true = torch.ones(100_000, 2, dtype=torch.float64)
+    got = true.clone()
+    got[77] *= 1.2
+
+    with pytest.raises(truth.Wrong, match="a row by"):
+        truth.check(Side("own", lambda: [got], Truth(lambda: [true], [1e-3])))
+
+
+def test_a_call_that_raises_is_a_row():
+    def make():
+        raise RuntimeError("no | memory")
+
+    assert list(rows_of("call", make, never)) == [
+        {"call": "call", "failed": "RuntimeError: no / memory"}
+    ]
+
+
+@pytest.mark.parametrize(
+    ("over", "ratio", "goal", "verdict"),
+    [
+        (Over("copy", [(COPY, 0.5)], least=0.8), 1.0, ">= 0.8", "met"),
+        (Over("copy", [(COPY, 0.25)], least=0.8), 0.5, ">= 0.8", "missed"),
+        (Over("copy", [(COPY, 1.0)], most=1.05), 0.5, "<= 1.05", "met"),
+        (Over("us", (), most=6.0), 1e6, "<= 6", "missed"),
+        (Over("floor", [(COPY, 0.1), (Side("matmul", lambda: None), 0.1)]), 0.4, "", ""),
+    ],
+    ids=["rate", "low rate", "time", "microseconds", "the slower floor"],
+)
+def test_times_are_set_over_what_they_are_held_against(over, ratio, goal, verdict):
+    took = clock(own=1.0, copy=2.0, matmul=4.0)
+    (row,) = rows_of("call", lambda: Case(ours(), [over], 1e12), took)
+
+    assert row["ratio"] == pytest.approx(ratio)
+    assert (row["goal"], row["verdict"]) == (goal, verdict)
+    assert row["speed"] == "1.00 TB/s"
+
+
+def test_others_are_compared_first_and_the_missing_are_left_out():
+    def missing():
+        raise packages.Missing("not there")
+
+    makes = [
+        lambda: Side("fast", lambda: [RIGHT], ANSWER),
+        lambda: Side("wrong", lambda: [RIGHT + 1], ANSWER),
+        missing,
+    ]
+    case = Case(
+        ours(), [Over("copy", [(COPY, 1.0)]), Over("copy", [(COPY, 2.0)])], 1.0, others=makes
+    )
+    first, second = rows_of("call", lambda: case, clock(own=1.0, copy=1.0, fast=0.5))
+
+    assert first["others"].startswith("fast 0.500, wrong wrong: off by")
+    assert second["others"] == ""
+
+
+def test_a_section_that_ends_badly_is_a_row_and_the_next_one_runs(monkeypatch, capsys):
+    monkeypatch.setattr(runs, "_process", lambda limit_s, *given: f"ended: {given[1]}")
+
+    rows = runs.apart("prefill")
+
+    assert rows == [
+        {"call": "section ragged", "failed": "ended: ragged"},
+        {"call": "section dense", "failed": "ended: dense"},
+    ]
+    assert "| section dense | FAILED: ended: dense |" in capsys.readouterr().out
