@@ -20,7 +20,7 @@ ANSWER = Truth(lambda: [RIGHT.double()], [1e-3])
 COPY = Side("copy", lambda: None)
 
 
-def ours(answer=RIGHT):
+def own(answer=RIGHT):
     return Side("own", lambda: [answer], ANSWER)
 
 
@@ -66,11 +66,20 @@ def test_without_a_device_nothing_is_timed():
     "answer", [RIGHT + 1, RIGHT * torch.nan, RIGHT[0]], ids=["off", "nan", "of another shape"]
 )
 def test_a_wrong_answer_is_not_timed(answer):
-    case = Case(ours(answer), [Over("copy", [(COPY, 1.0)])], 1.0)
+    case = Case(own(answer), [Over("copy", [(COPY, 1.0)])], 1.0)
     (row,) = rows_of("call", lambda: case, never)
 
     assert row["failed"].startswith("wrong, so not timed")
     assert cells(row) == ["call", f"FAILED: {row['failed']}"]
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_what_is_timed_beside_a_call_is_compared_too(ours):
+    half = Side("half", lambda: [RIGHT + 1], ANSWER, ours=ours)
+    case = Case(own(), [Over("half", [(half, 1.0)], most=1.05)], 1.0)
+    (row,) = rows_of("call", lambda: case, clock(own=1.0))
+
+    assert "wrong" in row["failed" if ours else "others"]
 
 
 def test_one_row_that_is_off_among_many_is_wrong():
@@ -104,7 +113,7 @@ def test_a_call_that_raises_is_a_row():
 )
 def test_times_are_set_over_what_they_are_held_against(over, ratio, goal, verdict):
     took = clock(own=1.0, copy=2.0, matmul=4.0)
-    (row,) = rows_of("call", lambda: Case(ours(), [over], 1e12), took)
+    (row,) = rows_of("call", lambda: Case(own(), [over], 1e12), took)
 
     assert row["ratio"] == pytest.approx(ratio)
     assert (row["goal"], row["verdict"]) == (goal, verdict)
@@ -120,9 +129,8 @@ def test_others_are_compared_first_and_the_missing_are_left_out():
         lambda: Side("wrong", lambda: [RIGHT + 1], ANSWER),
         missing,
     ]
-    case = Case(
-        ours(), [Over("copy", [(COPY, 1.0)]), Over("copy", [(COPY, 2.0)])], 1.0, others=makes
-    )
+    over = [Over("copy", [(COPY, 1.0)]), Over("us", (), most=6.0)]
+    case = Case(own(), over, 1.0, others=makes)
     first, second = rows_of("call", lambda: case, clock(own=1.0, copy=1.0, fast=0.5))
 
     assert first["others"].startswith("fast 0.500, wrong wrong: off by")

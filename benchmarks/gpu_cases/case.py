@@ -33,6 +33,9 @@ class Side:
     read: Callable[[Any], Sequence[Tensor]] = tuple
     """Makes what a run returns into the tensors that `truth` tells of."""
 
+    ours: bool = True
+    """Whether a wrong answer is a fault of ours."""
+
 
 @dataclass(frozen=True, slots=True)
 class Over:

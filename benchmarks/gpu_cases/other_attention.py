@@ -32,7 +32,7 @@ def sdpa(q: Tensor, k: Tensor, v: Tensor, batch: int, backend: str, told: Truth)
         with sdpa_kernel(BACKENDS[backend]):
             return F.scaled_dot_product_attention(*qkv, is_causal=True, enable_gqa=gqa)
 
-    return Side(f"SDPA {backend}", run, out_alone(told), _tokens_first)
+    return Side(f"SDPA {backend}", run, out_alone(told), _tokens_first, ours=False)
 
 
 def probe(side: Side) -> None:

@@ -63,17 +63,15 @@ def _ragged(sizes: Sizes) -> Case:
     (heads, _), width = sizes.heads, sizes.head_dim
     flops, longest = _flops(lengths, heads, width), max(lengths)
     dense = [longest] * max(1, round(flops / _flops([longest], heads, width)))
-    runs, told = [], []
-    for each in (lengths, dense):
-        q, k, v = _qkv(sizes, sum(each))
-        told.append(truth.attention(q, k, v, each, each))
-        runs.append(kernels.attend(q, k, v, each, each))
-        if each is lengths:
-            makes = other_attention.prompts(q, k, v, lengths, told[0], even=False)
-    own, even = (Side("own", run, true) for run, true in zip(runs, told, strict=True))
-    share = flops / _flops(dense, heads, width)
-    name = f"{len(dense)} x {longest}"
-    return Case(own, [Over(name, [(even, share)], 0.85)], flops, "TFLOP/s", others=makes)
+    q, k, v = _qkv(sizes, sum(lengths))
+    told = truth.attention(q, k, v, lengths, lengths)
+    own = Side("own", kernels.attend(q, k, v, lengths, lengths), told)
+    makes = other_attention.prompts(q, k, v, lengths, told, even=False)
+    name, qkv = f"{len(dense)} x {longest}", _qkv(sizes, sum(dense))
+    told = truth.attention(*qkv, dense, dense)
+    even = Side(name, kernels.attend(*qkv, dense, dense), told)
+    over = Over(name, [(even, flops / _flops(dense, heads, width))], least=0.85)
+    return Case(own, [over], flops, "TFLOP/s", others=makes)
 
 
 def _fused(sizes: Sizes, length: int, most: float, by_cudnn: bool = False) -> Case:

@@ -1,6 +1,7 @@
 """A case, checked and then timed, as rows of the table."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from statistics import median
 
 import torch
@@ -36,8 +37,10 @@ def rows_of(name: str, make: Make, take_turns: Clock | None) -> Iterator[Row]:
             answer = "right" if case.own.truth else "not asked"
             yield {"call": name, "answer": answer, "others": ", ".join(told + notes)}
             return
-        runs = {side.name: side.run for each in over for side, _ in each.sides}
-        runs |= {side.name: side.run for side in others} | {"own": case.own.run}
+        sides = [replace(case.own, name="own"), *others]
+        sides += [side for each in over for side, _ in each.sides]
+        runs = {side.name: side.run for side in sides}
+        assert len(runs) == len(sides), "each has a name"
         took = {key: median(each) / case.calls for key, each in take_turns(runs).items()}
         times = [f"{side.name} {shown(took[side.name] / took['own'])}" for side in others]
         for row in _set_over(case, over, took):
@@ -63,12 +66,16 @@ def _set_over(case: Case, over: Sequence[Over], took: Mapping[str, float]) -> It
 
 
 def _right(side: Side, notes: list[str]) -> bool:
-    """Tell whether a side may be timed, and note why not."""
+    """Tell whether a side may be timed, and note why not; raise where the fault is ours."""
     try:
-        truth.check(side, SLACK_OF_OTHERS)
+        truth.check(side, 1.0 if side.ours else SLACK_OF_OTHERS)
     except truth.Wrong as why:
+        if side.ours:
+            raise
         notes.append(f"{side.name} wrong: {why}")
     except Exception as why:  # of another library: any
+        if side.ours:
+            raise
         notes.append(f"{side.name} failed: {_told(why)}")
     else:
         return True
@@ -84,7 +91,7 @@ def _made(make: Callable[[], Side], notes: list[str]) -> Side | None:
     except Exception as why:  # of another library: any
         notes.append(f"failed: {_told(why)}")
         return None
-    return side if _right(side, notes) else None
+    return side if _right(replace(side, ours=False), notes) else None
 
 
 def _told(why: Exception) -> str:
