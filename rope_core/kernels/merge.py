@@ -27,6 +27,7 @@ def merge_kernel(
     GROUPS: tl.constexpr,  # powers of two; GROUPS * GROUP is at least WIDTH
     GROUP: tl.constexpr,
 ) -> None:
+    """Merge the parts of some rows."""
     # a thread has groups of a row and finds their weights itself: no thread waits for another
     group = tl.arange(0, GROUPS)[None, :]
     row = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)[:, None]

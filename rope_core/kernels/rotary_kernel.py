@@ -51,6 +51,7 @@ def rotary_kernel(
     BLOCK_HALF: tl.constexpr,  # powers of two: at least half of ROTARY_DIM
     BLOCK_KEPT: tl.constexpr,  # at least HEAD_DIM - ROTARY_DIM
 ) -> None:
+    """Rotate some heads of some tokens: blocks of q's heads come first, then those of k's."""
     HALF: tl.constexpr = ROTARY_DIM // 2
     q_blocks = tl.cdiv(q_heads, BLOCK_HEADS)
     num_blocks = q_blocks + tl.cdiv(k_heads, BLOCK_HEADS)

@@ -123,8 +123,8 @@ def test_in_place_is_out_of_place_bit_for_bit(layout, dtype, where, device):
         assert all(torch.equal(x, y) for x, y in zip(xs, apart, strict=True))
 
 
-def test_neighbours_do_not_matter_by_a_bit(layout, dtype, device):
-    xs, positions = qk(5, [4, 2], 6, device, dtype), torch.tensor([3, 0, -9, 2**33, 8])
+def test_neighbours_do_not_matter_by_a_bit(layout, device):
+    xs, positions = qk(5, [4, 2], 6, device), torch.tensor([3, 0, -9, 2**33, 8])
     for turn in (at, by_table):
         together = turn(xs, positions, layout)
         alone = [turn([x[i : i + 1] for x in xs], positions[i : i + 1], layout) for i in range(5)]
@@ -233,6 +233,16 @@ def test_strides_do_not_matter_and_nothing_beside_is_written(
         assert memory.isnan().all(), "nor anything beside the answer"
         at([given], positions, layout, rotary_dim=rotary_dim, outs=[given])
         assert torch.equal(given, expected)
+
+
+def test_tokens_that_lie_further_apart_than_32_bits_tell(layout, device):
+    (x,) = qk(3, [2], 8, device, torch.float16)
+    far = torch.empty(2 * (2**30 + 16) + 16, dtype=torch.float16, device=device)
+    spread = far.as_strided((3, 2, 8), (2**30 + 16, 8, 1))
+    spread.copy_(x)
+    positions = torch.tensor([4, 0, -2])
+    at([spread], positions, layout, outs=[spread])
+    assert torch.equal(spread, at([x], positions, layout)[0])
 
 
 def test_heads_that_are_one_in_memory(layout, device):

@@ -9,14 +9,16 @@ import pytest
 
 from tests.conftest import ROOT
 
+pytest.importorskip("triton")
+
 REGISTERS = 2**16  # of a multiprocessor
 
 
 @pytest.fixture(scope="module")
-def cases(tmp_path_factory):
+def lines(tmp_path_factory):
     environment = {n: v for n, v in os.environ.items() if n != "TRITON_INTERPRET"}
     environment["TRITON_CACHE_DIR"] = str(tmp_path_factory.mktemp("triton"))
-    lines = subprocess.run(
+    printed = subprocess.run(
         [sys.executable, "-m", "tests.kernels.traffic"],
         cwd=ROOT,
         env=environment,
@@ -25,7 +27,12 @@ def cases(tmp_path_factory):
         check=True,
         timeout=300,
     ).stdout.splitlines()
-    return {case.pop("case"): case for case in map(json.loads, lines)}
+    return {line.pop("case"): line for line in map(json.loads, printed)}
+
+
+@pytest.fixture
+def cases(lines):
+    return {name: line for name, line in lines.items() if name != "calls"}
 
 
 def test_threads_read_and_write_16_bytes_at_a_time(cases):
@@ -56,3 +63,7 @@ def test_layouts_differ_in_nothing_that_memory_sees(cases):
         half, interleaved = cases[f"half {kind}"], cases[f"interleaved {kind}"]
         for what in ("reads_16", "writes_16", "accesses", "shared"):
             assert half[what] == interleaved[what], (kind, what)
+
+
+def test_no_request_is_the_first_of_its_kind(lines):
+    assert lines["calls"]["compiled"] == 2, "one of each kernel"

@@ -13,18 +13,29 @@ from pathlib import Path
 import torch
 import triton
 from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
+from triton.runtime import driver
 
 from rope_core.kernels import merge, rotary
 
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
-TYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float64: "fp64", torch.int64: "i64"}
-KERNELS = rotary.rotary_kernel, merge.merge_kernel
 BF16, FLOAT32 = torch.bfloat16, torch.float32
 
 
+class Absent:
+    """A GPU that is not there: enough of one to compile for."""
+
+    def get_current_target(self):
+        return GPUTarget("cuda", 90, 32)
+
+    def get_current_device(self):
+        return 0
+
+    def get_current_stream(self, device):
+        return 0
+
+
 class Compiles:
-    """Takes a kernel's place, and compiles it for what it is launched with."""
+    """Takes a kernel's place: compiles it for what it is launched with, if that is news."""
 
     def __init__(self, kernel):
         self.kernel, self.compiled = kernel, None
@@ -32,23 +43,11 @@ class Compiles:
     def __getitem__(self, grid):
         return self.launch
 
-    def launch(self, *args, num_warps=4, **named):
-        given = dict(zip(self.kernel.arg_names, args, strict=False)) | named
-        signature, constants, aligned = {}, {}, {}
-        for i, parameter in enumerate(self.kernel.params):
-            value = given[parameter.name]
-            if parameter.is_constexpr or value is None:
-                signature[parameter.name], constants[parameter.name] = "constexpr", value
-            elif isinstance(value, torch.Tensor):
-                signature[parameter.name] = f"*{TYPES[value.dtype]}"
-                if not parameter.do_not_specialize_on_alignment and value.data_ptr() % 16 == 0:
-                    aligned[(i,)] = [["tt.divisibility", 16]]
-            else:
-                assert isinstance(value, float) or parameter.do_not_specialize
-                signature[parameter.name] = "fp32" if isinstance(value, float) else "i32"
-        source = ASTSource(self.kernel, signature, constants, aligned)
-        target = GPUTarget("cuda", 90, 32)
-        self.compiled = triton.compile(source, target=target, options={"num_warps": num_warps})
+    def launch(self, *args, **named):
+        self.compiled = self.kernel.warmup(*args, grid=(1,), **named)
+
+    def how_often(self):
+        return sum(len(cache[0]) for cache in self.kernel.device_caches.values())
 
 
 def what_it_takes(compiled):
@@ -71,11 +70,11 @@ def what_it_takes(compiled):
     }
 
 
-def rotation(dtype, layout, heads=(32, 8), head_dim=128, rotary_dim=None, *, table=False):
+def rotation(dtype, layout, heads=(32, 8), head_dim=128, rotary_dim=None, *, table=False, tokens=4):
     rotary_dim = rotary_dim or head_dim
-    xs = [torch.empty(4, h, head_dim, dtype=dtype) for h in heads]
+    xs = [torch.empty(tokens, h, head_dim, dtype=dtype) for h in heads]
     outs = [torch.empty_like(x) for x in xs]
-    ids, half = torch.zeros(4, dtype=torch.int64), rotary_dim // 2
+    ids, half = torch.zeros(tokens, dtype=torch.int64), rotary_dim // 2
     how = {"rotary_dim": rotary_dim, "layout": layout}
     if table:
         rotary.rotate(xs, outs, *torch.empty(2, 16, half), rows=ids, **how)
@@ -89,9 +88,9 @@ def pages():
     rotary.shift_pages(k, ids, ids, freq, rotary_dim=128, layout="half")
 
 
-def merging(dtype, out_dtype, width):
-    out, lse = torch.empty(8, width, dtype=out_dtype), torch.empty(4, 8)
-    merge.merge(torch.empty(4, 8, width, dtype=dtype), lse, out, torch.empty(8))
+def merging(dtype, out_dtype, width, *, parts=4, rows=8):
+    x, lse = torch.empty(parts, rows, width, dtype=dtype), torch.empty(parts, rows)
+    merge.merge(x, lse, torch.empty(rows, width, dtype=out_dtype), torch.empty(rows))
 
 
 CASES = {
@@ -108,9 +107,28 @@ CASES = {
     "merge fp32": lambda: merging(FLOAT32, FLOAT32, 128),
 }
 
+
+def compiled_of_calls():
+    """Return how often kernels are compiled for calls of one model that differ in all else."""
+    before = sum(kernel.how_often() for kernel in KERNELS)
+    for number in (1, 2, 3, 16, 17, 256):
+        packed = torch.empty(number, 48, 64, dtype=BF16)
+        xs, ids = [packed[:, :32], packed[:, 32:40]], torch.arange(2 * number)[number:]
+        freq = torch.empty(32, dtype=torch.float64)
+        for inverse in (True, False):
+            rotary.rotate_at(xs, xs, ids, freq, rotary_dim=64, layout="half", inverse=inverse)
+        rotation(BF16, "half", head_dim=64, tokens=number)
+        for rows in (1, 7, 16):
+            merging(BF16, BF16, 64, parts=number, rows=rows)
+    return sum(kernel.how_often() for kernel in KERNELS) - before
+
+
 if __name__ == "__main__":
+    driver.set_active(Absent())
+    KERNELS = Compiles(rotary.rotary_kernel), Compiles(merge.merge_kernel)
+    rotary.rotary_kernel, merge.merge_kernel = KERNELS
     for name, case in CASES.items():
-        rotary.rotary_kernel, merge.merge_kernel = stands_in = [Compiles(k) for k in KERNELS]
         case()
-        (compiled,) = (k.compiled for k in stands_in if k.compiled is not None)
+        compiled = KERNELS[name.startswith("merge")].compiled
         print(json.dumps({"case": name, **what_it_takes(compiled)}), flush=True)
+    print(json.dumps({"case": "calls", "compiled": compiled_of_calls()}))
