@@ -23,7 +23,7 @@ class Rotation:
     scale: Tensor | None  # as cos: a factor of its own
     rope: RopeConfig
     inverse: bool
-    outs: tuple[Tensor, ...]  # as xs; the last stride is 1; shares no memory with xs
+    outs: tuple[Tensor, ...]  # as xs, of a last stride of 1; or the very xs, to rotate in place
 
     @property
     def device(self) -> torch.device:

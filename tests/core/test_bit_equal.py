@@ -52,7 +52,9 @@ def test_rotating_a_pack_is_rotating_one_by_one(heads, head_dim, rotary_dim, lay
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize(
-    ("tokens", "heads", "half"), [(9_001, 8, 17), (9_001, 1, 32), (3_000, 3, 33)], ids=str
+    ("tokens", "heads", "half"),
+    [(9_001, 8, 17), (9_001, 1, 32), (3_000, 3, 33), (1_002, 20, 16), (1_002, 40, 32)],
+    ids=str,
 )
 def test_threads_and_neighbours_in_a_large_pack_do_not_matter(tokens, heads, half, layout, dtype):
     rope = RopeConfig.of(2 * half, layout=layout)
@@ -66,6 +68,22 @@ def test_threads_and_neighbours_in_a_large_pack_do_not_matter(tokens, heads, hal
             parts = (slice(0, 1), slice(1, 1_001), slice(1_001, None))
             calls = [Rotate(x[part], None, rope, positions=at[part]) for part in parts]
             answers.append(torch.cat([rotate(call).q for call in calls]))
+    finally:
+        torch.set_num_threads(before)
+    assert all(same(answer, answers[0]) for answer in answers[1:])
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_nor_do_they_in_a_token_that_is_large_itself(layout, dtype):
+    rope, x = RopeConfig.of(64, layout=layout), randn(3, 1_100, 64, dtype=dtype)
+    before = torch.get_num_threads()
+    answers = []
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            answers.append(rotate(Rotate(x, None, rope)).q)
+            alone = Rotate(x[2:].clone(), None, rope, positions=torch.tensor([2]))
+            answers.append(torch.cat((answers[-1][:2], rotate(alone).q)))
     finally:
         torch.set_num_threads(before)
     assert all(same(answer, answers[0]) for answer in answers[1:])
