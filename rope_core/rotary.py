@@ -10,7 +10,8 @@ from torch import Tensor
 
 from rope_core import ragged
 from rope_core.axes import Columns, summed
-from rope_core.backends import Rotation, select
+from rope_core.backends import Rotation, eager, select
+from rope_core.backends.rotation import turn_token
 from rope_core.calls import CosSin, Rotate, Rotated, Shift, Table
 from rope_core.config import RopeConfig
 from rope_core.frequencies import xpos_zeta
@@ -18,6 +19,9 @@ from rope_core.inference import inference
 
 TABLE_ELEMENTS = 2**20
 """Most cosines that one cached table holds; positions beyond it are computed for each call."""
+
+TOKEN_ROWS = 1024
+"""Positions whose rows are looked up without a check of the whole table's length."""
 
 SHARED_ELEMENTS = 2**18
 """From here on, rows of a batch are rotated one by one rather than given a table each."""
@@ -59,6 +63,8 @@ def rotate(call: Rotate, out: Rotated | None = None, backend: str | None = None)
         NoBackend: the backend declines the call.
         ConfigError: there is none of that name.
     """
+    if backend is None and (turned := _rotate_token(call, out)) is not None:
+        return turned
     q, k, rope, inverse = call.q, call.k, call.rope, call.inverse
     q_out, k_out = (None, None) if out is None else (out.q, out.k)
     at = token_angles(call.like, call.positions, call.cu_seqlens, rope, call.frequencies)
@@ -99,6 +105,31 @@ def shift(call: Shift, out: Rotated | None = None, backend: str | None = None) -
     moved = there.k.to(k.dtype)
     moved = moved if out is None or out.k is None else out.k.copy_(moved)
     return Rotated(None, moved, there.backend)
+
+
+def _rotate_token(call: Rotate, out: Rotated | None) -> Rotated | None:
+    """Rotate one token as most models do; None where there are more, or it is done otherwise.
+
+    Who would do it is known, and the way there would take longer than it.
+    """
+    q, k, positions = call.q, call.k, call.positions
+    x = call.like
+    heads, width = x.shape[-2:]
+    if x.dtype is not torch.float32 or x.numel() != heads * width or not x.is_cpu:
+        return None
+    table = _token_table(call.rope)
+    if table is None or call.inverse or positions is None or positions.dtype.is_floating_point:
+        return None
+    at = int(positions.item())
+    if not 0 <= at < TOKEN_ROWS:
+        return None
+    cos, sin = table.cos[at], table.sin[at]
+    q_out, k_out = (None, None) if out is None else (out.q, out.k)
+    if q is not None:
+        q_out = turn_token(q, cos, sin, q_out)
+    if k is not None:
+        k_out = turn_token(k, cos, sin, k_out)
+    return Rotated(q_out, k_out, eager.name)
 
 
 def token_angles(
@@ -228,6 +259,21 @@ def _rows(needed: int, rope: RopeConfig) -> int | None:
 @lru_cache(maxsize=16)
 def _table(rope: RopeConfig, rows: int) -> Angles:
     return _compute(torch.arange(rows), rope)
+
+
+@lru_cache(maxsize=16)
+def _token_table(rope: RopeConfig) -> Angles | None:
+    """Return the table that `_rotate_token` looks its row up in; None where it has more to do."""
+    usual = rope.layout == "half" and rope.rounding == "once" and rope.blocks == 1
+    whole = rope.rotary_dim == rope.head_dim and rope.axes is None and rope.learned is None
+    if (
+        not usual
+        or not whole
+        or rope.rope_type == "xpos"
+        or TOKEN_ROWS * rope.half > TABLE_ELEMENTS
+    ):
+        return None
+    return _table(rope, TOKEN_ROWS)
 
 
 def _compute(

@@ -129,6 +129,21 @@ def _rotate_halves(x: Tensor, cos: Tensor, sin: Tensor, inverse: bool, out: Tens
             into.copy_(after)
 
 
+def turn_token(x: Tensor, cos: Tensor, sin: Tensor, out: Tensor | None) -> Tensor:
+    """Rotate one token's heads, float32 in halves, by `[half]` angles: the same bits as of many."""
+    x1, x2 = x.chunk(2, -1)
+    if out is None:
+        out = torch.empty(x.shape)
+    elif out.data_ptr() == x.data_ptr():
+        x1, x2 = x1.clone(), x2.clone()
+    out1, out2 = out.chunk(2, -1)
+    torch.mul(x1, cos, out=out1)
+    torch.mul(x2, cos, out=out2)
+    out1.addcmul_(x2, sin, value=-1)
+    out2.addcmul_(x1, sin)
+    return out
+
+
 def _turn_halves(x: Tensor, cos: Tensor, sin: Tensor, sign: int, out: Tensor) -> None:
     """Turn pairs `[T, H, 2, half]`, whose members are that far apart, into other memory."""
     torch.mul(x, cos, out=out)

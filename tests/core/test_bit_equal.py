@@ -74,6 +74,22 @@ def test_threads_and_neighbours_in_a_large_pack_do_not_matter(tokens, heads, hal
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("shape", [(1, 4, 32), (1, 1, 4, 32), (1, 1, 1, 34), (1, 3, 2)], ids=str)
+def test_one_token_is_rotated_as_among_others(shape, layout, dtype):
+    rope = RopeConfig.of(shape[-1], layout=layout)
+    q, k = randn(*shape, dtype=dtype), randn(*shape, dtype=dtype, seed=1)
+    many = q.view(1, *shape[-2:]).expand(5_000, -1, -1).contiguous()
+    among = rotate(Rotate(many, None, rope)).q
+    for at in (0, 1, 1_023, 1_024, 4_999):
+        positions = torch.tensor([at])
+        both = rotate(Rotate(q, k, rope, positions=positions))
+        assert same(both.q.view(-1), among[at].view(-1))
+        assert same(both.q, rotate(Rotate(q, None, rope, positions=positions)).q)
+        assert same(both.k, rotate(Rotate(None, k, rope, positions=positions)).k)
+        assert same(both.k, rotate(Rotate(k, None, rope, positions=positions.int())).q)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_nor_do_they_in_a_token_that_is_large_itself(layout, dtype):
     rope, x = RopeConfig.of(64, layout=layout), randn(3, 1_100, 64, dtype=dtype)
     before = torch.get_num_threads()
