@@ -11,7 +11,7 @@ from torch import Tensor
 from rope_core import ragged
 from rope_core.axes import Columns, summed
 from rope_core.backends import Rotation, eager, select
-from rope_core.backends.rotation import turn_token
+from rope_core.backends.rotation import turn_few
 from rope_core.calls import CosSin, Rotate, Rotated, Shift, Table
 from rope_core.config import RopeConfig
 from rope_core.frequencies import xpos_zeta
@@ -126,9 +126,11 @@ def _rotate_token(call: Rotate, out: Rotated | None) -> Rotated | None:
     cos, sin = table.cos[at], table.sin[at]
     q_out, k_out = (None, None) if out is None else (out.q, out.k)
     if q is not None:
-        q_out = turn_token(q, cos, sin, q_out)
+        q_out = torch.empty(q.shape) if q_out is None else q_out
+        turn_few(q, cos, sin, False, q_out)
     if k is not None:
-        k_out = turn_token(k, cos, sin, k_out)
+        k_out = torch.empty(k.shape) if k_out is None else k_out
+        turn_few(k, cos, sin, False, k_out)
     return Rotated(q_out, k_out, eager.name)
 
 

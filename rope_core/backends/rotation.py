@@ -104,15 +104,22 @@ def _rotate_halves(x: Tensor, cos: Tensor, sin: Tensor, inverse: bool, out: Tens
     tokens, heads, width = x.shape
     if not tokens:
         return
-    if tokens > 1:  # one row of a table fits all heads as it is
-        cos, sin = cos[:, None, None], sin[:, None]
-    sign = -1 if inverse else 1
-    pairs, turned = x.view(tokens, heads, 2, width // 2), out.view(tokens, heads, 2, width // 2)
     step = _step(x, CHUNK_ELEMENTS)
-    aside = out.dtype is not torch.float32 or x.data_ptr() == out.data_ptr()
-    if not aside and tokens <= step:
-        _turn_halves(pairs, cos, sin, sign, turned)
+    wide = out.dtype is torch.float32
+    if tokens <= step:
+        cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
+        if wide:
+            turn_few(x, cos, sin, inverse, out)
+            return
+        x = x.float()
+        few = torch.empty_like(x)
+        turn_few(x, cos, sin, inverse, few)
+        out.copy_(few)
         return
+    sign = -1 if inverse else 1
+    cos, sin = cos[:, None, None], sin[:, None]
+    pairs, turned = x.view(tokens, heads, 2, width // 2), out.view(tokens, heads, 2, width // 2)
+    aside = not wide or x.data_ptr() == out.data_ptr()
     pieces = zip(*(torch.split(t, step) for t in (pairs, cos, sin, turned)), strict=True)
     if not aside:
         for some, c, s, into in pieces:
@@ -129,19 +136,17 @@ def _rotate_halves(x: Tensor, cos: Tensor, sin: Tensor, inverse: bool, out: Tens
             into.copy_(after)
 
 
-def turn_token(x: Tensor, cos: Tensor, sin: Tensor, out: Tensor | None) -> Tensor:
-    """Rotate one token's heads, float32 in halves, by `[half]` angles: the same bits as of many."""
+def turn_few(x: Tensor, cos: Tensor, sin: Tensor, inverse: bool, out: Tensor) -> None:
+    """Rotate a few tokens' heads, float32 in halves, by angles that fit them: `[T, 1, half]`."""
     x1, x2 = x.chunk(2, -1)
-    if out is None:
-        out = torch.empty(x.shape)
-    elif out.data_ptr() == x.data_ptr():
-        x1, x2 = x1.clone(), x2.clone()
     out1, out2 = out.chunk(2, -1)
+    if out.data_ptr() == x.data_ptr():
+        x1, x2 = x1.clone(), x2.clone()
     torch.mul(x1, cos, out=out1)
     torch.mul(x2, cos, out=out2)
-    out1.addcmul_(x2, sin, value=-1)
-    out2.addcmul_(x1, sin)
-    return out
+    sign = -1 if inverse else 1
+    out1.addcmul_(x2, sin, value=-sign)
+    out2.addcmul_(x1, sin, value=sign)
 
 
 def _turn_halves(x: Tensor, cos: Tensor, sin: Tensor, sign: int, out: Tensor) -> None:
@@ -166,8 +171,18 @@ def _rotate_pairs(x: Tensor, cos: Tensor, sin: Tensor, inverse: bool, out: Tenso
             _rotate_neighbours(some, c, s, inverse, into)
         return
     pairs, turned = x.view(tokens, heads, width // 2, 2), out.view(tokens, heads, width // 2, 2)
-    aside = out.dtype is not torch.float32 or not _lie_as_complex(pairs, turned)
+    aside = out.dtype is not torch.float32 or not (_is_complex(pairs) and _is_complex(turned))
     step = _step(x, CHUNK_ELEMENTS) if aside else _step(x, COMPLEX_ELEMENTS, 2)
+    if tokens <= step:
+        turn = torch.complex(cos, -sin if inverse else sin).unsqueeze(1)
+        if aside:
+            numbers = torch.view_as_complex(
+                pairs.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
+            )
+            turned.copy_(torch.view_as_real(numbers.mul_(turn)))
+        else:
+            torch.mul(torch.view_as_complex(pairs), turn, out=torch.view_as_complex(turned))
+        return
     most = min(step, tokens)
     turns = torch.empty((most, 1, width // 2), dtype=torch.complex64)
     if aside:
@@ -192,7 +207,7 @@ def _rotate_neighbours(x: Tensor, cos: Tensor, sin: Tensor, inverse: bool, out: 
     """Rotate without a product of complex numbers, whose rounding differs at the end of a row."""
     wide = x.float()
     pairs = wide.view(*wide.shape[:-1], wide.shape[-1] // 2, 2)
-    if not _lie_as_complex(pairs):
+    if not _is_complex(pairs):
         pairs = pairs.clone(memory_format=torch.contiguous_format)
     quarter = torch.view_as_real(torch.view_as_complex(pairs) * 1j).flatten(-2)  # (-x2, x1), exact
     cos_cos, sin_sin = (torch.stack((t, t), -1).flatten(-2)[:, None] for t in (cos, sin))
@@ -201,12 +216,10 @@ def _rotate_neighbours(x: Tensor, cos: Tensor, sin: Tensor, inverse: bool, out: 
     out.copy_(turned)
 
 
-def _lie_as_complex(*pairs: Tensor) -> bool:
-    return all(
-        each.stride(-1) == 1
-        and not any(stride % 2 for stride in (*each.stride()[:-1], each.storage_offset()))
-        for each in pairs
-    )
+def _is_complex(pairs: Tensor) -> bool:
+    """Tell whether pairs `[..., 2]` lie as complex numbers do."""
+    *strides, last = pairs.stride()
+    return last == 1 and not (pairs.storage_offset() % 2 or any(stride % 2 for stride in strides))
 
 
 _FAST = {"half": _rotate_halves, "interleaved": _rotate_pairs}
