@@ -149,3 +149,40 @@ def test_attending_in_rows_of_a_batch_is_attending_one_by_one(num_queries, num_k
             assert same(batch.lse[row], alone.lse)
     finally:
         torch.set_num_threads(before)
+
+
+# queries, keys, heads of both, width, whether there are a mask, places or values of another width
+ROWS = {
+    "many of a width that is multiplied packed": (40, 90, 8, 2, 64, {}),
+    "a short append to a long past": (6, 700, 6, 2, 16, {}),
+    "a decode": (1, 700, 6, 2, 16, {}),
+    "a mask": (9, 20, 6, 2, 16, {"mask": (1, 1, 9, 20)}),
+    "a mask for each head of one query": (1, 20, 6, 2, 16, {"mask": (1, 6, 1, 20)}),
+    "places": (9, 20, 6, 2, 16, {"places": True}),
+    "narrow values": (9, 20, 6, 2, 16, {"value_dim": 8}),
+    "wide values": (9, 20, 6, 2, 16, {"value_dim": 40}),
+}
+
+
+@pytest.mark.parametrize("out_dtype", [None, torch.float32], ids=["own", "float32"])
+@pytest.mark.parametrize("case", ROWS.values(), ids=ROWS)
+def test_rows_of_every_kind_are_answered_as_if_alone(case, out_dtype, dtype):
+    num_queries, num_keys, num_heads, num_kv_heads, width, given = case
+    shapes = (5, num_queries, num_heads, width), (5, num_keys, num_kv_heads, width)
+    q, k, v = qkv(*shapes, value_dim=given.get("value_dim"), dtype=dtype)
+    mask = randn(*given["mask"], seed=9) > -0.5 if "mask" in given else None
+    places = torch.arange(num_keys).flip(0) if "places" in given else None
+    asked = {"mask": mask, "out_dtype": out_dtype, "return_lse": True, "k_index": places}
+    asked["q_index"] = None if places is None else places[:num_queries]
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        batch = attend(Attend(q, k, v, None, **asked))
+        for row in range(5):
+            alone = attend(
+                Attend(q[row : row + 1], k[row : row + 1], v[row : row + 1], None, **asked)
+            )
+            assert same(batch.out[row], alone.out[0])
+            assert same(batch.lse[row], alone.lse[0])
+    finally:
+        torch.set_num_threads(before)
