@@ -75,14 +75,16 @@ def _ragged(count: int, least: int, most: int, rope: RopeConfig | None) -> Case:
     cos, sin = plain.tables(torch.arange(most), HEAD_DIM)
 
     @torch.inference_mode()
-    def loop() -> None:
+    def loop() -> list[Tensor]:  # kept until all are there, as the call does
+        answers = []
         for span in spans:
             qkv = (q[None, span], k[None, span], v[None, span])
             length = span.stop - span.start
             if rope is None:
-                plain.sdpa(*qkv)
+                answers.append(plain.sdpa(*qkv))
             else:
-                plain.attend(*qkv, cos[:length], sin[:length])
+                answers.append(plain.attend(*qkv, cos[:length], sin[:length]))
+        return answers
 
     how = "rotated before" if rope is None else "rotation included"
     title = f"ragged {count} x {least}-{most} float32, {how}"
