@@ -19,8 +19,7 @@ def why_not(work: Work) -> None:
 def run(work: Work) -> tuple[Tensor, ...]:
     """Do `work`."""
     if isinstance(work, Rotation):
-        for x, out in zip(work.xs, work.outs, strict=True):
-            rotate(work, x, out)
+        rotate(work)
         return work.outs
     if isinstance(work, Merging):
         return _merge(work)

@@ -20,8 +20,15 @@ COMPLEX_LANES = 16
 """Complex numbers that torch multiplies at a time; those that are left over it rounds otherwise."""
 
 
-def rotate(work: Rotation, x: Tensor, out: Tensor) -> None:
-    """Rotate `x` of `work` into `out`, or in place, some tokens at a time."""
+def rotate(work: Rotation) -> None:
+    """Do `work`, some tokens at a time."""
+    turns: list[Tensor] = []
+    for x, out in zip(work.xs, work.outs, strict=True):
+        _rotate(work, x, out, turns)
+
+
+def _rotate(work: Rotation, x: Tensor, out: Tensor, turns: list[Tensor]) -> None:
+    """Rotate `x` of `work` into `out`; what tables become for one tensor, `turns` has for others."""
     rope = work.rope
     head_dim = x.shape[-1]
     if rope.rotary_dim < head_dim:
@@ -39,7 +46,7 @@ def rotate(work: Rotation, x: Tensor, out: Tensor) -> None:
         and work.cos.ndim == 2
         and rope.axes != "xdrope"
     ):
-        fast(x, work.cos, work.sin, work.inverse, out)
+        fast(x, work.cos, work.sin, work.inverse, out, turns)
         return
     step = _step(x, CHUNK_ELEMENTS)
     if x.shape[0] <= step:
@@ -100,7 +107,9 @@ def _inverted(c: Tensor, s: Tensor, work: Rotation) -> tuple[Tensor, Tensor]:
     return other_c / determinant, -s / determinant
 
 
-def _rotate_halves(x: Tensor, cos: Tensor, sin: Tensor, inverse: bool, out: Tensor) -> None:
+def _rotate_halves(
+    x: Tensor, cos: Tensor, sin: Tensor, inverse: bool, out: Tensor, _: list[Tensor]
+) -> None:
     tokens, heads, width = x.shape
     if not tokens:
         return
@@ -158,7 +167,9 @@ def _turn_halves(x: Tensor, cos: Tensor, sin: Tensor, sign: int, out: Tensor) ->
     out2.addcmul_(x1, sin, value=sign)
 
 
-def _rotate_pairs(x: Tensor, cos: Tensor, sin: Tensor, inverse: bool, out: Tensor) -> None:
+def _rotate_pairs(
+    x: Tensor, cos: Tensor, sin: Tensor, inverse: bool, out: Tensor, turns: list[Tensor]
+) -> None:
     tokens, heads, width = x.shape
     if not tokens:
         return
@@ -174,7 +185,9 @@ def _rotate_pairs(x: Tensor, cos: Tensor, sin: Tensor, inverse: bool, out: Tenso
     aside = out.dtype is not torch.float32 or not (_is_complex(pairs) and _is_complex(turned))
     step = _step(x, CHUNK_ELEMENTS) if aside else _step(x, COMPLEX_ELEMENTS, 2)
     if tokens <= step:
-        turn = torch.complex(cos, -sin if inverse else sin).unsqueeze(1)
+        if not turns:
+            turns.append(torch.complex(cos, -sin if inverse else sin).unsqueeze(1))
+        turn = turns[0]
         if aside:
             numbers = torch.view_as_complex(
                 pairs.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
@@ -184,7 +197,7 @@ def _rotate_pairs(x: Tensor, cos: Tensor, sin: Tensor, inverse: bool, out: Tenso
             torch.mul(torch.view_as_complex(pairs), turn, out=torch.view_as_complex(turned))
         return
     most = min(step, tokens)
-    turns = torch.empty((most, 1, width // 2), dtype=torch.complex64)
+    some_turns = torch.empty((most, 1, width // 2), dtype=torch.complex64)
     if aside:
         held = torch.empty((most, heads, width // 2, 2))
     else:
@@ -192,7 +205,7 @@ def _rotate_pairs(x: Tensor, cos: Tensor, sin: Tensor, inverse: bool, out: Tenso
     for some, c, s, into in zip(
         *(torch.split(t, step) for t in (pairs, cos, sin, turned)), strict=True
     ):
-        turn = turns[: some.shape[0]]
+        turn = some_turns[: some.shape[0]]
         torch.complex(c[:, None], -s[:, None] if inverse else s[:, None], out=turn)
         if aside:
             wide = held[: some.shape[0]].copy_(some)
