@@ -28,7 +28,7 @@ def rotate(work: Rotation) -> None:
 
 
 def _rotate(work: Rotation, x: Tensor, out: Tensor, turns: list[Tensor]) -> None:
-    """Rotate `x` of `work` into `out`; what tables become for one tensor, `turns` has for others."""
+    """Rotate `x` of `work` into `out`; `turns` keeps what tables become, for the other tensors."""
     rope = work.rope
     head_dim = x.shape[-1]
     if rope.rotary_dim < head_dim:
