@@ -129,20 +129,31 @@ def _rotate_halves(
     cos, sin = cos[:, None, None], sin[:, None]
     pairs, turned = x.view(tokens, heads, 2, width // 2), out.view(tokens, heads, 2, width // 2)
     aside = not wide or x.data_ptr() == out.data_ptr()
-    pieces = zip(*(torch.split(t, step) for t in (pairs, cos, sin, turned)), strict=True)
     if not aside:
-        for some, c, s, into in pieces:
-            _turn_halves(some, c, s, sign, into)
+        every = (pairs, cos, sin, turned, *pairs.unbind(2), *turned.unbind(2))
+        for some, c, s, into, x1, x2, out1, out2 in zip(
+            *(torch.split(t, step) for t in every), strict=True
+        ):
+            torch.mul(some, c, out=into)
+            out1.addcmul_(x2, s, value=-sign)
+            out2.addcmul_(x1, s, value=sign)
         return
     held = torch.empty((2, min(step, tokens), heads, 2, width // 2))
-    for some, c, s, into in pieces:
-        before, after = held[:, : some.shape[0]].unbind()
+    before, after = held.unbind()
+    for some, c, s, into in zip(
+        *(torch.split(t, step) for t in (pairs, cos, sin, turned)), strict=True
+    ):
+        if some.shape[0] < before.shape[0]:
+            before, after = held[:, : some.shape[0]].unbind()
+        x1, x2 = before.unbind(2)
+        made = into if wide else after
+        out1, out2 = made.unbind(2)
         before.copy_(some)
-        if into.dtype is torch.float32:
-            _turn_halves(before, c, s, sign, into)
-        else:
-            _turn_halves(before, c, s, sign, after)
-            into.copy_(after)
+        torch.mul(before, c, out=made)
+        out1.addcmul_(x2, s, value=-sign)
+        out2.addcmul_(x1, s, value=sign)
+        if not wide:
+            into.copy_(made)
 
 
 def turn_few(x: Tensor, cos: Tensor, sin: Tensor, inverse: bool, out: Tensor) -> None:
@@ -154,15 +165,6 @@ def turn_few(x: Tensor, cos: Tensor, sin: Tensor, inverse: bool, out: Tensor) ->
     torch.mul(x1, cos, out=out1)
     torch.mul(x2, cos, out=out2)
     sign = -1 if inverse else 1
-    out1.addcmul_(x2, sin, value=-sign)
-    out2.addcmul_(x1, sin, value=sign)
-
-
-def _turn_halves(x: Tensor, cos: Tensor, sin: Tensor, sign: int, out: Tensor) -> None:
-    """Turn pairs `[T, H, 2, half]`, whose members are that far apart, into other memory."""
-    torch.mul(x, cos, out=out)
-    x1, x2 = x.unbind(2)
-    out1, out2 = out.unbind(2)
     out1.addcmul_(x2, sin, value=-sign)
     out2.addcmul_(x1, sin, value=sign)
 
