@@ -20,8 +20,9 @@ def cases(sizes: Sizes) -> Iterator[Case]:
         for length in sizes.prompts:
             yield _prefill(length, sizes.matrix, dtype)
     for dtype in (torch.float32, torch.bfloat16):
-        for rope in (None, ROPE):
-            yield _decode(sizes.cached, rope, dtype)
+        for heads_first in (False, True):
+            yield _decode(sizes.cached, None, dtype, heads_first)
+        yield _decode(sizes.cached, ROPE, dtype)
     for rope in (None, ROPE):
         yield _ragged(*sizes.ragged, rope)
 
@@ -44,11 +45,16 @@ def _prefill(length: int, matrix: int, dtype: torch.dtype) -> Case:
     )
 
 
-def _decode(cached: int, rope: RopeConfig | None, dtype: torch.dtype) -> Case:
+def _decode(
+    cached: int, rope: RopeConfig | None, dtype: torch.dtype, heads_first: bool = False
+) -> Case:
     q, k, v = _tensors(1, cached, dtype)
+    if heads_first:  # in memory, as caches lie that keep each head's keys together
+        k, v = (x.transpose(1, 2).contiguous().transpose(1, 2) for x in (k, v))
     call = Attend(q, k, v, rope, q_positions=torch.tensor([cached - 1]))
     k_copy, v_copy = torch.empty_like(k), torch.empty_like(v)
-    title = f"decode Sk={cached} {_name(dtype)}, {'rotated before' if rope is None else 'rotating'}"
+    how = "rotating" if rope is not None else "heads first" if heads_first else "rotated before"
+    title = f"decode Sk={cached} {_name(dtype)}, {how}"
     return Case(
         title,
         lambda: attend(call),
@@ -69,14 +75,16 @@ def _ragged(count: int, least: int, most: int, rope: RopeConfig | None) -> Case:
     cos, sin = plain.tables(torch.arange(most), HEAD_DIM)
 
     @torch.inference_mode()
-    def loop() -> None:
+    def loop() -> list[Tensor]:  # kept until all are there, as the call does
+        answers = []
         for span in spans:
             qkv = (q[None, span], k[None, span], v[None, span])
             length = span.stop - span.start
             if rope is None:
-                plain.sdpa(*qkv)
+                answers.append(plain.sdpa(*qkv))
             else:
-                plain.attend(*qkv, cos[:length], sin[:length])
+                answers.append(plain.attend(*qkv, cos[:length], sin[:length]))
+        return answers
 
     how = "rotated before" if rope is None else "rotation included"
     title = f"ragged {count} x {least}-{most} float32, {how}"

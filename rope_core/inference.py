@@ -17,7 +17,9 @@ def inference(function: Callable[P, R]) -> Callable[P, R]:
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         if torch.is_inference_mode_enabled():
             return function(*args, **kwargs)
-        with torch.inference_mode():
+        with torch._C._InferenceMode(
+            True
+        ):  # what torch.inference_mode enters, without its own calls
             return function(*args, **kwargs)
 
     return run

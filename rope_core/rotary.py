@@ -10,7 +10,8 @@ from torch import Tensor
 
 from rope_core import ragged
 from rope_core.axes import Columns, summed
-from rope_core.backends import Rotation, select
+from rope_core.backends import Rotation, eager, select
+from rope_core.backends.rotation import turn_few
 from rope_core.calls import CosSin, Rotate, Rotated, Shift, Table
 from rope_core.config import RopeConfig
 from rope_core.frequencies import xpos_zeta
@@ -18,6 +19,12 @@ from rope_core.inference import inference
 
 TABLE_ELEMENTS = 2**20
 """Most cosines that one cached table holds; positions beyond it are computed for each call."""
+
+TOKEN_ROWS = 1024
+"""Positions whose rows are looked up without a check of the whole table's length."""
+
+SHARED_ELEMENTS = 2**18
+"""From here on, rows of a batch are rotated one by one rather than given a table each."""
 
 
 class Angles(NamedTuple):
@@ -49,24 +56,28 @@ def rotate(call: Rotate, out: Rotated | None = None, backend: str | None = None)
     Args:
         call: what to rotate; its tensors are not written to.
         out: where to write: contiguous tensors of the shapes and dtypes of `call`, which share no
-            memory with it. New ones where None.
+            memory with it; or the very tensors of `call`, to rotate in place. New ones where None.
         backend: name of the one to take; the first that can where None.
 
     Raises:
         NoBackend: the backend declines the call.
         ConfigError: there is none of that name.
     """
+    if backend is None and (turned := _rotate_token(call, out)) is not None:
+        return turned
     q, k, rope, inverse = call.q, call.k, call.rope, call.inverse
-    q_out, k_out = (out.q, out.k) if out is not None else (None, None)
+    q_out, k_out = (None, None) if out is None else (out.q, out.k)
     at = token_angles(call.like, call.positions, call.cu_seqlens, rope, call.frequencies)
-    if q is not None and k is not None and at.scale is None:
-        (q_out, k_out), name = rotate_by((q, k), at, rope, inverse, (q_out, k_out), backend)
-        return Rotated(q_out, k_out, name)
-    name = ""
-    if q is not None:
+    if k is None:
+        assert q is not None, "one of them is given"
         (q_out,), name = rotate_by((q,), at, rope, inverse, (q_out,), backend)
-    if k is not None:
+        return Rotated(q_out, None, name)
+    if q is None or at.scale is not None:
+        if q is not None:
+            (q_out,), _ = rotate_by((q,), at, rope, inverse, (q_out,), backend)
         (k_out,), name = rotate_by((k,), of_key(at), rope, inverse, (k_out,), backend)
+        return Rotated(q_out if q is not None else None, k_out, name)
+    (q_out, k_out), name = rotate_by((q, k), at, rope, inverse, (q_out, k_out), backend)
     return Rotated(q_out, k_out, name)
 
 
@@ -96,6 +107,33 @@ def shift(call: Shift, out: Rotated | None = None, backend: str | None = None) -
     return Rotated(None, moved, there.backend)
 
 
+def _rotate_token(call: Rotate, out: Rotated | None) -> Rotated | None:
+    """Rotate one token as most models do; None where there are more, or it is done otherwise.
+
+    Who would do it is known, and the way there would take longer than it.
+    """
+    q, k, positions = call.q, call.k, call.positions
+    x = call.like
+    heads, width = x.shape[-2:]
+    if x.dtype is not torch.float32 or x.numel() != heads * width or not x.is_cpu:
+        return None
+    table = _token_table(call.rope)
+    if table is None or call.inverse or positions is None or positions.dtype.is_floating_point:
+        return None
+    at = int(positions.item())
+    if not 0 <= at < TOKEN_ROWS:
+        return None
+    cos, sin = table.cos[at], table.sin[at]
+    q_out, k_out = (None, None) if out is None else (out.q, out.k)
+    if q is not None:
+        q_out = torch.empty(q.shape) if q_out is None else q_out
+        turn_few(q, cos, sin, False, q_out)
+    if k is not None:
+        k_out = torch.empty(k.shape) if k_out is None else k_out
+        turn_few(k, cos, sin, False, k_out)
+    return Rotated(q_out, k_out, eager.name)
+
+
 def token_angles(
     x: Tensor,
     positions: Tensor | None,
@@ -103,14 +141,20 @@ def token_angles(
     rope: RopeConfig,
     frequencies: Tensor | None = None,
 ) -> Angles:
-    """Return the angles of the tokens of `x`, batch and sequence laid end to end."""
+    """Return the angles of the tokens of `x`, batch and sequence laid end to end.
+
+    Of one row alone, where large rows have the same positions: they take turns with its table.
+    """
+    columns, rows = rope.columns, x.shape[0] if x.ndim == 4 else 1
+    if positions is None or positions.ndim == 1:
+        if rows > 1 and x.numel() >= rows * SHARED_ELEMENTS and columns.num_axes == 1:
+            x, rows = x[0], 1
+        if rows == 1 and positions is not None:
+            return angles(positions, rope, frequencies)
     if positions is None and cu_seqlens is None and frequencies is None:
         at = _counted(x.shape[-3], rope, x.device)
-        rows = x.shape[0] if x.ndim == 4 else 1
-        if rows == 1:
-            return at
-        return _each(lambda t: t.repeat(rows, 1), at)
-    columns, has_axes = rope.columns, rope.learned == "frequencies"
+        return at if rows == 1 else _each(lambda t: t.repeat(rows, 1), at)
+    has_axes = rope.learned == "frequencies"
     if positions is not None and columns.num_axes > 1:
         has_axes = not columns.of_text or positions.ndim == x.ndim - 1
     flat = ragged.token_positions(x, positions, cu_seqlens, has_axes)
@@ -122,12 +166,13 @@ def angles(positions: Tensor, rope: RopeConfig, frequencies: Tensor | None = Non
     if (
         frequencies is not None
         or positions.dtype.is_floating_point
-        or positions.device.type != "cpu"
+        or not positions.is_cpu
         or not positions.numel()
         or (positions.ndim > 1 and rope.columns.coupled)
     ):
         return _compute(positions, rope, frequencies)
-    first, last = map(int, positions.aminmax())
+    one = positions.numel() == 1
+    first, last = (int(positions.item()),) * 2 if one else map(int, positions.aminmax())
     rows = _rows(last + 1, rope)
     if first < 0 or rows is None or rows > max(1024, 64 * positions.shape[-1]):
         return _compute(positions, rope)
@@ -138,6 +183,8 @@ def angles(positions: Tensor, rope: RopeConfig, frequencies: Tensor | None = Non
         whole = positions if positions.dtype is torch.int64 else positions.long()
         own = whole.index_select(0, axis).mT
         return Angles(table.cos.gather(0, own), table.sin.gather(0, own))
+    if one:
+        return _each(lambda t: t[first : last + 1], table)
     return _each(lambda t: t.index_select(0, positions), table)
 
 
@@ -168,11 +215,30 @@ def rotate_by(
         if rope.attention_scaling != 1 and rope.is_rotation:
             unscaled = rope.attention_scaling**-2
             cos, sin = cos * unscaled, sin * unscaled
-    tokens, rotated = (tuple(t.flatten(0, -3) for t in each) for each in (xs, made))
-    work = Rotation(tokens, cos, sin, scale, rope, inverse, rotated)
+    num_tokens = cos.shape[0]
+    work = Rotation(
+        _packed(xs, num_tokens), cos, sin, scale, rope, inverse, _packed(made, num_tokens, True)
+    )
     chosen = select(work, backend)
     chosen.run(work)
     return made, chosen.name
+
+
+def _packed(xs: Sequence[Tensor], num_tokens: int, written: bool = False) -> tuple[Tensor, ...]:
+    """Return tensors `[T, H, D]`, of all rows of a batch or one for each.
+
+    Raises:
+        RuntimeError: one that will be written lies such that only a copy of it is of that shape.
+    """
+    packed: list[Tensor] = []
+    for x in xs:
+        if x.ndim == 3:
+            packed.append(x)
+        elif x.shape[0] * x.shape[1] == num_tokens:
+            packed.append(x.view(num_tokens, *x.shape[2:]) if written else x.flatten(0, 1))
+        else:
+            packed.extend(x.unbind())
+    return tuple(packed)
 
 
 def _counted(length: int, rope: RopeConfig, device: torch.device) -> Angles:
@@ -195,6 +261,21 @@ def _rows(needed: int, rope: RopeConfig) -> int | None:
 @lru_cache(maxsize=16)
 def _table(rope: RopeConfig, rows: int) -> Angles:
     return _compute(torch.arange(rows), rope)
+
+
+@lru_cache(maxsize=16)
+def _token_table(rope: RopeConfig) -> Angles | None:
+    """Return the table that `_rotate_token` looks its row up in; None where it has more to do."""
+    usual = rope.layout == "half" and rope.rounding == "once" and rope.blocks == 1
+    whole = rope.rotary_dim == rope.head_dim and rope.axes is None and rope.learned is None
+    if (
+        not usual
+        or not whole
+        or rope.rope_type == "xpos"
+        or TOKEN_ROWS * rope.half > TABLE_ELEMENTS
+    ):
+        return None
+    return _table(rope, TOKEN_ROWS)
 
 
 def _compute(

@@ -19,8 +19,7 @@ def why_not(work: Work) -> None:
 def run(work: Work) -> tuple[Tensor, ...]:
     """Do `work`."""
     if isinstance(work, Rotation):
-        for x, out in zip(work.xs, work.outs, strict=True):
-            rotate(work, x, out)
+        rotate(work)
         return work.outs
     if isinstance(work, Merging):
         return _merge(work)
@@ -31,12 +30,12 @@ def run(work: Work) -> tuple[Tensor, ...]:
         for row in range(len(q)):
             seen = None if mask is None else mask[row]
             index = None if work.index is None else (work.index[0][row], work.index[1][row])
-            _attend(work, q[row], k[row], v[row], seen, index, out[row], lse[row])
+            attend(work, q[row], k[row], v[row], seen, index, out[row], lse[row])
     else:
         for i, j in spans:
             seen = None if mask is None else mask[0, :, i, j]
             index = None if work.index is None else (work.index[0][i], work.index[1][j])
-            _attend(work, q[i], k[j], v[j], seen, index, out[i], lse[i])
+            attend(work, q[i], k[j], v[j], seen, index, out[i], lse[i])
     return out, lse
 
 
@@ -48,7 +47,7 @@ def _merge(work: Merging) -> tuple[Tensor, Tensor]:
     return (parts * share).sum(0).to(work.out.dtype), lse
 
 
-def _attend(
+def attend(
     work: Attention,
     q: Tensor,
     k: Tensor,
@@ -93,7 +92,7 @@ def _attend_in_chunk(
         if index is None:
             hidden = _hidden(rows, num_queries, num_keys, work)
         else:
-            hidden = _hidden_by_index(index[0][part, None], index[1], work)
+            hidden = hidden_by_index(index[0][part, None], index[1], work)
         if mask is not None:
             hidden = _put_mask(mask[:, part], scores, hidden)
         if hidden is not None:
@@ -115,7 +114,7 @@ def _hidden(rows: range, num_queries: int, num_keys: int, work: Attention) -> Te
     return hidden if behind == FAR else hidden | (distance > behind)
 
 
-def _hidden_by_index(i: Tensor, j: Tensor, work: Attention) -> Tensor | None:
+def hidden_by_index(i: Tensor, j: Tensor, work: Attention) -> Tensor | None:
     """Return which keys of index `[Sk]` are out of the reach of queries of index `[n, 1]`."""
     behind, ahead = work.reach
     distance, chunk = i - j, work.config.chunk

@@ -23,7 +23,7 @@ class Rotation:
     scale: Tensor | None  # as cos: a factor of its own
     rope: RopeConfig
     inverse: bool
-    outs: tuple[Tensor, ...]  # as xs; the last stride is 1; shares no memory with xs
+    outs: tuple[Tensor, ...]  # as xs, of a last stride of 1; or the very xs, to rotate in place
 
     @property
     def device(self) -> torch.device:
@@ -86,6 +86,13 @@ class Attention:
     def masked(self) -> bool:
         """Whether a key may be hidden from a query."""
         return self.reach != (FAR, FAR) or self.config.chunk is not None or self.mask is not None
+
+    def hides(self, num_queries: int, num_keys: int) -> bool:
+        """Tell whether a key of a sequence of these lengths may be hidden from a query."""
+        if self.mask is not None or self.index is not None or self.config.chunk is not None:
+            return True
+        behind, ahead = self.reach
+        return behind < num_keys - 1 or ahead < num_queries - 1
 
     def chunks(self, num_queries: int, num_keys: int) -> list[tuple[slice, slice]]:
         """Return queries and keys of each chunk of a sequence, in which all else applies alike.

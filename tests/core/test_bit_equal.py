@@ -52,7 +52,9 @@ def test_rotating_a_pack_is_rotating_one_by_one(heads, head_dim, rotary_dim, lay
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize(
-    ("tokens", "heads", "half"), [(9_001, 8, 17), (9_001, 1, 32), (3_000, 3, 33)], ids=str
+    ("tokens", "heads", "half"),
+    [(9_001, 8, 17), (9_001, 1, 32), (3_000, 3, 33), (1_002, 20, 16), (1_002, 40, 32)],
+    ids=str,
 )
 def test_threads_and_neighbours_in_a_large_pack_do_not_matter(tokens, heads, half, layout, dtype):
     rope = RopeConfig.of(2 * half, layout=layout)
@@ -66,6 +68,38 @@ def test_threads_and_neighbours_in_a_large_pack_do_not_matter(tokens, heads, hal
             parts = (slice(0, 1), slice(1, 1_001), slice(1_001, None))
             calls = [Rotate(x[part], None, rope, positions=at[part]) for part in parts]
             answers.append(torch.cat([rotate(call).q for call in calls]))
+    finally:
+        torch.set_num_threads(before)
+    assert all(same(answer, answers[0]) for answer in answers[1:])
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("shape", [(1, 4, 32), (1, 1, 4, 32), (1, 1, 1, 34), (1, 3, 2)], ids=str)
+def test_one_token_is_rotated_as_among_others(shape, layout, dtype):
+    rope = RopeConfig.of(shape[-1], layout=layout)
+    q, k = randn(*shape, dtype=dtype), randn(*shape, dtype=dtype, seed=1)
+    many = q.view(1, *shape[-2:]).expand(5_000, -1, -1).contiguous()
+    among = rotate(Rotate(many, None, rope)).q
+    for at in (0, 1, 1_023, 1_024, 4_999):
+        positions = torch.tensor([at])
+        both = rotate(Rotate(q, k, rope, positions=positions))
+        assert same(both.q.view(-1), among[at].view(-1))
+        assert same(both.q, rotate(Rotate(q, None, rope, positions=positions)).q)
+        assert same(both.k, rotate(Rotate(None, k, rope, positions=positions)).k)
+        assert same(both.k, rotate(Rotate(k, None, rope, positions=positions.int())).q)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_nor_do_they_in_a_token_that_is_large_itself(layout, dtype):
+    rope, x = RopeConfig.of(64, layout=layout), randn(3, 1_100, 64, dtype=dtype)
+    before = torch.get_num_threads()
+    answers = []
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            answers.append(rotate(Rotate(x, None, rope)).q)
+            alone = Rotate(x[2:].clone(), None, rope, positions=torch.tensor([2]))
+            answers.append(torch.cat((answers[-1][:2], rotate(alone).q)))
     finally:
         torch.set_num_threads(before)
     assert all(same(answer, answers[0]) for answer in answers[1:])
@@ -113,5 +147,42 @@ def test_attending_in_rows_of_a_batch_is_attending_one_by_one(num_queries, num_k
             alone = attend(Attend(q[row], k[row], v[row], rope, config, return_lse=True))
             assert same(batch.out[row], alone.out)
             assert same(batch.lse[row], alone.lse)
+    finally:
+        torch.set_num_threads(before)
+
+
+# queries, keys, heads of both, width, whether there are a mask, places or values of another width
+ROWS = {
+    "many of a width that is multiplied packed": (40, 90, 8, 2, 64, {}),
+    "a short append to a long past": (6, 700, 6, 2, 16, {}),
+    "a decode": (1, 700, 6, 2, 16, {}),
+    "a mask": (9, 20, 6, 2, 16, {"mask": (1, 1, 9, 20)}),
+    "a mask for each head of one query": (1, 20, 6, 2, 16, {"mask": (1, 6, 1, 20)}),
+    "places": (9, 20, 6, 2, 16, {"places": True}),
+    "narrow values": (9, 20, 6, 2, 16, {"value_dim": 8}),
+    "wide values": (9, 20, 6, 2, 16, {"value_dim": 40}),
+}
+
+
+@pytest.mark.parametrize("out_dtype", [None, torch.float32], ids=["own", "float32"])
+@pytest.mark.parametrize("case", ROWS.values(), ids=ROWS)
+def test_rows_of_every_kind_are_answered_as_if_alone(case, out_dtype, dtype):
+    num_queries, num_keys, num_heads, num_kv_heads, width, given = case
+    shapes = (5, num_queries, num_heads, width), (5, num_keys, num_kv_heads, width)
+    q, k, v = qkv(*shapes, value_dim=given.get("value_dim"), dtype=dtype)
+    mask = randn(*given["mask"], seed=9) > -0.5 if "mask" in given else None
+    places = torch.arange(num_keys).flip(0) if "places" in given else None
+    asked = {"mask": mask, "out_dtype": out_dtype, "return_lse": True, "k_index": places}
+    asked["q_index"] = None if places is None else places[:num_queries]
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        batch = attend(Attend(q, k, v, None, **asked))
+        for row in range(5):
+            alone = attend(
+                Attend(q[row : row + 1], k[row : row + 1], v[row : row + 1], None, **asked)
+            )
+            assert same(batch.out[row], alone.out[0])
+            assert same(batch.lse[row], alone.lse[0])
     finally:
         torch.set_num_threads(before)

@@ -43,6 +43,12 @@ for q, k in ((0, 3), (3, 0), (0, 0)):
                           AttentionConfig(causal=causal), return_lse=True)
             answer = attend(call)
             assert not answer.out.any() and bool((answer.lse == -torch.inf).all())
+    for given in ({"mask": torch.ones(q, k, dtype=torch.bool)}, {"out_dtype": torch.float32},
+                  {"q_index": torch.arange(q)}):
+        call = Attend(torch.ones(2, q, 4, 8).half(), *torch.ones(2, 2, k, 2, 8).half(), None,
+                      return_lse=True, **given)
+        answer = attend(call)
+        assert not answer.out.any() and bool((answer.lse == -torch.inf).all())
 print("alive")
 """
 

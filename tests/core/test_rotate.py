@@ -5,7 +5,17 @@ import math
 import pytest
 import torch
 
-from rope_core import CosSin, RopeConfig, Rotate, Rotated, cos_sin, reference, rotary, rotate
+from rope_core import (
+    CosSin,
+    NoBackend,
+    RopeConfig,
+    Rotate,
+    Rotated,
+    cos_sin,
+    reference,
+    rotary,
+    rotate,
+)
 from tests.core.oracle import DTYPES, LAYOUTS, ROTATE_BAR, off, randn
 
 WIDTHS = [(2, 2), (64, 64), (80, 32), (7, 4), (6, 2), (130, 130)]  # head_dim, rotary_dim
@@ -166,6 +176,66 @@ def test_out_is_written_in_full_and_answered(layout, dtype):
         assert torch.equal(out.q, expected.q)
         assert torch.equal(out.k, expected.k)
         assert memory[[0, -1]].isnan().all(), "nor anything beside it"
+
+
+@pytest.mark.parametrize("inverse", [False, True])
+@pytest.mark.parametrize("shape", [(1, 1, 4), (2, 5, 3), (7, 3), (1, 3), (0, 3)], ids=str)
+@pytest.mark.parametrize("width", [(8, 8), (7, 4), (32, 32)], ids=str)
+def test_in_place_is_the_same_as_beside(backend, shape, width, inverse, layout, dtype):
+    head_dim, rotary_dim = width
+    rope = RopeConfig.of(head_dim, rotary_dim=rotary_dim, layout=layout)
+    q, k = (randn(*shape, head_dim, dtype=dtype, seed=seed) for seed in (0, 1))
+    asked = Rotate(q, k[..., :1, :].contiguous(), rope, inverse=inverse)
+    expected = rotated_by(backend, asked)
+    answer = rotated_by(backend, asked, Rotated(asked.q, asked.k))
+    assert answer.q is asked.q
+    assert torch.equal(asked.q, expected.q)
+    assert torch.equal(asked.k, expected.k)
+
+
+def rotated_by(backend, call, out=None):
+    try:
+        return rotate(call, out, backend.name)
+    except NoBackend as declined:
+        assert backend.name != "eager", "which does everything"
+        pytest.skip(str(declined))
+
+
+@pytest.mark.parametrize("rounding", ["float32", "tables", "activation", "complex"])
+def test_in_place_whatever_is_rounded(rounding, layout, dtype):
+    rope = RopeConfig.of(16, layout=layout, rounding=rounding)
+    asked = Rotate(randn(5, 3, 16, dtype=dtype), None, rope)
+    expected = rotate(asked).q
+    rotate(asked, Rotated(asked.q, None))
+    assert torch.equal(asked.q, expected)
+
+
+def test_in_place_within_wider_rows(layout, dtype):
+    """As q and k lie in the answer of one projection."""
+    rope, both = RopeConfig.of(32, layout=layout), randn(2, 700, 6, 32, dtype=dtype)
+    whole = both.clone()
+    asked = Rotate(both[:, :, :4], both[:, :, 4:], rope)
+    expected = rotate(Rotate(whole, None, rope)).q
+    rotate(asked, Rotated(asked.q, asked.k))
+    assert torch.equal(both, expected)
+
+
+def test_in_place_of_what_is_no_row_of_tokens_is_refused():
+    x = randn(3, 2, 4, 32).transpose(0, 1)
+    with pytest.raises(RuntimeError, match="view"):
+        rotate(Rotate(x, None, RopeConfig.of(32)), Rotated(x, None))
+
+
+def test_large_rows_at_the_same_positions_are_rotated_as_if_alone(monkeypatch, layout, dtype):
+    monkeypatch.setattr(rotary, "SHARED_ELEMENTS", 1)
+    rope, at = RopeConfig.of(32, layout=layout), torch.tensor([4, 0, 9])
+    q, k = randn(2, 3, 4, 32, dtype=dtype), randn(2, 3, 1, 32, dtype=dtype, seed=1)
+    for positions in (at, None):
+        both = rotate(Rotate(q, k, rope, positions=positions))
+        for row in range(2):
+            alone = rotate(Rotate(q[row], k[row], rope, positions=positions))
+            assert torch.equal(both.q[row], alone.q)
+            assert torch.equal(both.k[row], alone.k)
 
 
 def test_answers_never_share_memory(dtype):
