@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from rope_core import Attend, Call, ConfigError, CosSin, Merge, Rotate, ShapeError, Shift
+from service.index import read_index
 from service.local import build_positions, resolve_rope
 from service.params import (
     AttentionParams,
@@ -67,6 +68,8 @@ def ask_attend(tensors: Tensors, params: AttentionParams, ropes: Ropes) -> Asked
     if found.resolved is not None and found.resolved.differ:
         expected = "given, or layer_type: layers of this model differ"
         raise ConfigError("rope.layer", expected, "none")
+    cu_seqlens = _each(tensors, "cu_seqlens", "cu_seqlens_q", "cu_seqlens_k")
+    q_index, k_index = read_index(tensors, params, cu_seqlens)
     call = Attend(
         q,
         tensors["k"],
@@ -75,11 +78,13 @@ def ask_attend(tensors: Tensors, params: AttentionParams, ropes: Ropes) -> Asked
         params.config if model is None else params.over(model),
         q_positions,
         k_positions,
-        *_each(tensors, "cu_seqlens", "cu_seqlens_q", "cu_seqlens_k"),
+        *cu_seqlens,
         params.return_lse,
         tensors.get("sinks"),
         tensors.get("mask"),
         tensors.get("frequencies"),
+        q_index,
+        k_index,
     )
     return Asked(call, _warnings(found, q_positions, k_positions))
 

@@ -141,7 +141,7 @@ ENDPOINTS: tuple[Endpoint[Any], ...] = (
         (
             *("positions", "q_positions", "k_positions"),
             *("cu_seqlens", "cu_seqlens_q", "cu_seqlens_k"),
-            *("sinks", "mask", "frequencies"),
+            *("sinks", "mask", "frequencies", "q_index", "k_index"),
         ),
         ("out", "lse"),
         AttentionParams,

@@ -2,13 +2,19 @@
 
 from dataclasses import fields, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from rope_core import AttentionConfig
 from rope_core.positions import BUILDERS
 from service.ropes import AnyRope, Params, Rope
+
+MAX_INDEX = 2**62 - 1
+"""Of a token; two of them are no further apart than int64 can tell."""
+
+Offset = Annotated[int, Field(ge=-MAX_INDEX - 1, le=MAX_INDEX)]
+Stride = Annotated[int, Field(ge=1, le=MAX_INDEX)]
 
 
 class RotateParams(Params):
@@ -78,6 +84,16 @@ class AttentionParams(Params):
     return_lse: bool = False
     """Answer the log-sum-exp of each query's scores, too."""
 
+    q_offset: Offset | None = None
+    """Query i of each sequence is at place q_offset + i of it; the last at the last key's where
+    missing."""
+
+    k_offset: Offset | None = None
+    """Key i of each sequence is at place k_offset + k_stride * i of it; 0 where missing."""
+
+    k_stride: Stride = 1
+    """Places from one key to the next."""
+
     @cached_property
     def config(self) -> AttentionConfig:
         """The library's value."""
@@ -86,11 +102,12 @@ class AttentionParams(Params):
     def over(self, model: AttentionConfig) -> AttentionConfig:
         """Return how a model attends, with what the request says instead."""
         return replace(
-            model, **{name: getattr(self, name) for name in self.model_fields_set & _OWN}
+            model, **{name: getattr(self, name) for name in self.model_fields_set & OF_MODELS}
         )
 
 
-_OWN = frozenset(field.name for field in fields(AttentionConfig))
+OF_MODELS = frozenset(field.name for field in fields(AttentionConfig))
+"""Parameters that a model's config may say."""
 
 
 class NoParams(Params):

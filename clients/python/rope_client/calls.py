@@ -127,6 +127,8 @@ def attention(
     sinks: npt.ArrayLike | None = None,
     mask: npt.ArrayLike | None = None,
     frequencies: npt.ArrayLike | None = None,
+    q_index: npt.ArrayLike | None = None,
+    k_index: npt.ArrayLike | None = None,
     rope: Rope | None = DEFAULT_ROPE,
     causal: bool | Unset = UNSET,
     window: int | Unset | None = UNSET,
@@ -135,6 +137,9 @@ def attention(
     softcap: float | Unset | None = UNSET,
     scale: float | Unset | None = UNSET,
     return_lse: bool = False,
+    q_offset: int | None = None,
+    k_offset: int | None = None,
+    k_stride: int = 1,
     **options: Unpack[Options],
 ) -> Call[Attended]:
     """Rotate `q` and `k` (not if `rope` is None), then attend to `v`."""
@@ -151,6 +156,8 @@ def attention(
         "sinks": sinks,
         "mask": mask,
         "frequencies": frequencies,
+        "q_index": q_index,
+        "k_index": k_index,
     }
     params = {
         "rope": None if rope is None else _sent(rope),
@@ -161,6 +168,9 @@ def attention(
         "softcap": softcap,
         "scale": scale,
         "return_lse": return_lse,
+        "q_offset": q_offset,
+        "k_offset": k_offset,
+        "k_stride": k_stride,
     }
     return _post("/v1/attention", tensors, params, _attended, options)
 
