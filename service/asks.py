@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from rope_core import Attend, Call, ConfigError, CosSin, Merge, Rotate, ShapeError, Shift
@@ -85,6 +86,7 @@ def ask_attend(tensors: Tensors, params: AttentionParams, ropes: Ropes) -> Asked
         tensors.get("frequencies"),
         q_index,
         k_index,
+        torch.float32 if params.out_dtype else None,
     )
     return Asked(call, _warnings(found, q_positions, k_positions))
 

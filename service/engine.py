@@ -73,7 +73,9 @@ class Engine:
         seconds = num_bytes / self._bytes_per_s
         key: Hashable = type(call).__name__
         if isinstance(call, Attend):
-            answer_bytes = call.q.nbytes // call.q.shape[-1] * call.v.shape[-1]
+            rows = call.q.numel() // call.q.shape[-1]
+            answer_bytes = rows * call.v.shape[-1] * (call.out_dtype or call.q.dtype).itemsize
+            answer_bytes += rows * 4 * call.return_lse
             seconds += _flops(call) / self._flops_per_s + call.num_sequences * SEQUENCE_S
         elif isinstance(call, Rotate):
             alone = num_bytes > PACKED_BYTES or call.frequencies is not None

@@ -45,6 +45,7 @@ EXAMPLES: dict[str, dict[str, dict[str, Any]]] = {
             "k_offset": 1,
             "k_stride": 4,
             "return_lse": True,
+            "out_dtype": "float32",
         },
         "no rotation": {**dict.fromkeys("qkv", _ONE_HEAD), "rope": None},
     },

@@ -84,6 +84,9 @@ class AttentionParams(Params):
     return_lse: bool = False
     """Answer the log-sum-exp of each query's scores, too."""
 
+    out_dtype: Literal["float32"] | None = None
+    """Answer out in float32, to be merged; in q's dtype where missing."""
+
     q_offset: Offset | None = None
     """Query i of each sequence is at place q_offset + i of it; the last at the last key's where
     missing."""

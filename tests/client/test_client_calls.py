@@ -54,7 +54,7 @@ OF_MODELS = ("causal", "window", "window_ahead", "chunk", "softcap", "scale")
 """What a model's config says where the request does not."""
 
 
-OF_SERVICE = ["inverse", "return_lse", "to", "q_offset", "k_offset", "k_stride"]
+OF_SERVICE = ["inverse", "return_lse", "to", "out_dtype", "q_offset", "k_offset", "k_stride"]
 
 
 @pytest.mark.parametrize("name", OF_SERVICE)

@@ -113,6 +113,8 @@ ATTENTION = [
     (QKV, {"scale": "1"}, 422, "config", "scale"),
     (QKV, {"return_lse": None}, 422, "config", "return_lse"),
     (QKV, {"window_size": 3}, 422, "unknown", "window_size"),
+    (QKV, {"out_dtype": "float16"}, 422, "config", "out_dtype must be 'float32'"),
+    (QKV, {"out_dtype": 32}, 422, "config", "out_dtype must be 'float32'"),
     ({**QKV, "k_index": cu(0, 4)}, {}, 422, "shape", "q_index must be given where k_index is"),
     ({**QKV, "q_index": cu(0, 1, 2)}, {}, 422, "shape", "q_index must be [2] or [1, 2], got [3]"),
     ({**QKV, "q_index": torch.zeros(2)}, {}, 422, "shape", "q_index must be int64, got float32"),
@@ -324,6 +326,21 @@ async def test_an_answer_that_would_be_too_much_json(client):
     message = Message({"q": torch.zeros(1, 2**11, 1, 64)})
     refusal = await post(client, CODECS[1], "/v1/rotate", message, accept="application/json")
     check(refusal, 413, "too_large", "application/json")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "asked"),
+    [(torch.bfloat16, {"out_dtype": "float32"}), (torch.float32, {"return_lse": True})],
+    ids=["out in float32", "lse"],
+)
+async def test_an_answer_that_is_larger_for_what_was_asked(client, dtype, asked):
+    q = torch.zeros(1, 2**20 // dtype.itemsize // 256 - 8, 4, 64, dtype=dtype)
+    tensors = {"q": q, **dict.fromkeys("kv", q[:, :1])}
+    message = Message(tensors, json.dumps({"causal": False}).encode())
+    assert (await post(client, CODECS[1], "/v1/attention", message)).status_code == 200
+    message = Message(tensors, json.dumps({"causal": False, **asked}).encode())
+    refusal = await post(client, CODECS[1], "/v1/attention", message)
+    check(refusal, 413, "too_large", "an answer, in bytes, may be at most 1,048,576")
 
 
 async def test_a_body_that_is_not_as_long_as_it_says(client):

@@ -79,6 +79,18 @@ def test_200_random_calls_in_batches_of_1_to_64_are_bit_equal_to_each_alone(engi
     assert shared > 3, "there were batches to speak of"
 
 
+@pytest.mark.parametrize("out_dtype", [None, torch.float32], ids=str)
+@pytest.mark.parametrize("return_lse", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_attention_is_charged_what_its_answer_takes(engine, dtype, return_lse, out_dtype):
+    q, k, v = (tensor(random.Random(1), dtype, 2, 9, 4, width) for width in (16, 16, 24))
+    call = Attend(q, k, v, None, return_lse=return_lse, out_dtype=out_dtype)
+    job = engine.job(call)
+    (result,) = engine.run([job]).results
+    lse_bytes = result.lse.nbytes if return_lse else 0
+    assert job.answer_bytes == result.out.nbytes + lse_bytes
+
+
 async def test_good_neighbours_of_bad_requests_are_answered_byte_for_byte_as_alone(client):
     rng = random.Random(3)
     good = [
