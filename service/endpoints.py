@@ -23,7 +23,7 @@ from service.local import TENSOR_ARGUMENTS
 from service.params import (
     AttentionParams,
     CosSinParams,
-    NoParams,
+    MergeParams,
     PositionsParams,
     ResolveParams,
     RotateParams,
@@ -171,7 +171,7 @@ ENDPOINTS: tuple[Endpoint[Any], ...] = (
         ("out", "lse"),
         (),
         ("out", "lse"),
-        NoParams,
+        MergeParams,
         asks.ask_merge,
     ),
     Endpoint(

@@ -39,6 +39,8 @@ class Job:
     answer_bytes: int
     seconds: float
     """Estimate of the time it takes on its own."""
+    backend: str | None
+    """Name of the one that shall do it; the library chooses where None."""
 
 
 class Engine:
@@ -63,8 +65,8 @@ class Engine:
         self._flops_per_s = 3e10 * torch.get_num_threads() if on_cpu else 1e14
         self._quick_s = QUICK_S if on_cpu else 0.0
 
-    def job(self, call: Call) -> Job:
-        """Return `call` with its costs.
+    def job(self, call: Call, backend: str | None = None) -> Job:
+        """Return `call` with its costs, to be done by `backend`.
 
         Raises:
             TooLarge: it would take too long, or its answer be too large.
@@ -85,7 +87,8 @@ class Engine:
         if seconds > self._max_call_s:
             limit = self._max_call_s
             raise TooLarge("a call's estimated time, in seconds,", limit, f"{seconds:,.0f}")
-        return Job(call, key, call.num_tokens, num_bytes, answer_bytes, seconds)
+        key = key, backend
+        return Job(call, key, call.num_tokens, num_bytes, answer_bytes, seconds, backend)
 
     def quick(self, jobs: Sequence[Job]) -> bool:
         """Tell whether `jobs` together are over before a thread would have begun."""
@@ -101,7 +104,7 @@ class Engine:
         ready = [_pack(rotations)] if packs else calls
         moved = [self._to_device(call) for call in ready]
         packed = time.perf_counter()
-        results = [self._compute(call) for call in moved]
+        results = [self._compute(call, jobs[0].backend) for call in moved]
         computed = time.perf_counter()
         if self.device.type != "cpu":
             results = [_to_host(result) for result in results]
@@ -131,18 +134,19 @@ class Engine:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         return pages * resource.getpagesize()
 
-    def _compute(self, call: Call) -> Result:
+    def _compute(self, call: Call, backend: str | None) -> Result:
         match call:
             case Rotate():
-                return rope_core.rotate(call, Rotated(self._like(call.q), self._like(call.k)))
+                out = Rotated(self._like(call.q), self._like(call.k))
+                return rope_core.rotate(call, out, backend)
             case Attend():
-                return rope_core.attend(call)
+                return rope_core.attend(call, backend)
             case Shift():
-                return rope_core.shift(call, Rotated(None, self._like(call.k)))
+                return rope_core.shift(call, Rotated(None, self._like(call.k)), backend)
             case CosSin():
                 return rope_core.cos_sin(call)
             case Merge():
-                return rope_core.merge(call)
+                return rope_core.merge(call, backend)
 
     def _to_device(self, call: Call) -> Call:
         if self.device.type == "cpu":

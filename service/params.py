@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from rope_core import AttentionConfig
+from rope_core.backends import BACKENDS
 from rope_core.positions import BUILDERS
 from service.ropes import AnyRope, Params, Rope
 
@@ -17,7 +18,15 @@ Offset = Annotated[int, Field(ge=-MAX_INDEX - 1, le=MAX_INDEX)]
 Stride = Annotated[int, Field(ge=1, le=MAX_INDEX)]
 
 
-class RotateParams(Params):
+class Computed(Params):
+    """Parameters of what backends do."""
+
+    backend: Literal[*(each.name for each in BACKENDS)] | None = None  # type: ignore[valid-type]
+    """Which backend shall do it, where the operator lets requests choose; the service chooses
+    where missing."""
+
+
+class RotateParams(Computed):
     """Parameters of `/v1/rotate`."""
 
     rope: AnyRope = Rope()
@@ -32,7 +41,7 @@ class CosSinParams(Params):
     rope: AnyRope = Rope()
 
 
-class ShiftParams(Params):
+class ShiftParams(Computed):
     """Parameters of `/v1/shift`."""
 
     rope: AnyRope = Rope()
@@ -57,7 +66,7 @@ class PositionsParams(Params):
     """Its arguments that are no tensors."""
 
 
-class AttentionParams(Params):
+class AttentionParams(Computed):
     """Parameters of `/v1/attention`."""
 
     rope: AnyRope | None = Rope()
@@ -113,5 +122,5 @@ OF_MODELS = frozenset(field.name for field in fields(AttentionConfig))
 """Parameters that a model's config may say."""
 
 
-class NoParams(Params):
-    """`/v1/merge` has none."""
+class MergeParams(Computed):
+    """Parameters of `/v1/merge`."""

@@ -17,7 +17,7 @@ service.app
 service.life service.middleware service.routes service.openapi
 service.http service.failures service.endpoints service.engine
 service.asks
-service.local service.index
+service.local service.index service.choice
 service.params
 service.ropes
 service.batcher service.admission service.slabs service.wire service.host
@@ -54,6 +54,7 @@ KEPT_IN = {
     | {
         "service.asks",
         "service.index",
+        "service.choice",
         "service.params",
         "service.routes",
         "service.ropes",

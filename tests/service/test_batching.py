@@ -125,10 +125,10 @@ async def test_one_that_breaks_the_run_does_not_break_its_neighbours(app, client
 
     rotate = rope_core.rotate
 
-    def fragile(call, out=None):
+    def fragile(call, out, backend):
         if (call.like == 13).any():
             raise RuntimeError("the device does not like 13")
-        return rotate(call, out)
+        return rotate(call, out, backend)
 
     monkeypatch.setattr(rope_core, "rotate", fragile)
     messages = [Message({"q": torch.full((1, 2, 2, 8), float(i))}) for i in range(10, 18)]

@@ -173,7 +173,8 @@ def status():
     threads = torch.get_num_threads()
     seen: Counter[int] = Counter()
     with asyncio.Runner() as runner:
-        app = create_app(Settings(device="cpu", max_body_bytes=2**20, log_level="error"), Life())
+        limits = {"max_body_bytes": 2**20, "allow_backend": True}
+        app = create_app(Settings(device="cpu", log_level="error", **limits), Life())
         lifespan = app.app.router.lifespan_context(app.app)
         runner.run(lifespan.__aenter__())
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
@@ -277,11 +278,12 @@ PLACES = st.integers(-3, 9) | st.sampled_from([-(2**63), -(2**62), 2**62 - 1, 2*
     masks=st.fixed_dictionaries(
         {}, optional={"causal": st.booleans(), "window": PLACES, "chunk": PLACES}
     ),
+    backend=st.sampled_from([None, "eager", "sdpa", "x"]),
     ends=st.sampled_from([None, [0, 2], [0, 1, 2], [0, 0, 2], [0, 3, 2], []]),
 )
-def test_any_place_is_seen_or_refused(status, params, index, masks, ends):
+def test_any_place_is_seen_or_refused(status, params, index, masks, backend, ends):
     heads = HEADS if ends is None else HEADS[0]
-    body = {**dict.fromkeys("qkv", heads), **params, **index, **masks}
+    body = {**dict.fromkeys("qkv", heads), **params, **index, **masks, "backend": backend}
     text = json.dumps(body if ends is None else body | {"cu_seqlens": ends}).encode()
     assert status("/v1/attention", text, "application/json") in LEGAL
 

@@ -232,6 +232,8 @@ async def test_headers_name_and_time_the_request(client, codec):
     assert named.headers["x-request-id"] == "my-id.1"
     forged = await post(client, codec, "/v1/rotate", message, x_request_id="no\tname")
     assert forged.headers["x-request-id"].isalnum()
-    times = dict(part.split(";dur=") for part in named.headers["server-timing"].split(", "))
+    *timed, backend = named.headers["server-timing"].split(", ")
+    assert backend == 'backend;desc="eager"'
+    times = dict(part.split(";dur=") for part in timed)
     assert set(times) == {"queue", "copy", "compute"}
     assert all(float(ms) >= 0 for ms in times.values())
