@@ -82,6 +82,8 @@ class Engine:
         elif isinstance(call, Rotate):
             alone = num_bytes > PACKED_BYTES or call.frequencies is not None
             key = object() if alone else _rotation_key(call)
+        elif isinstance(call, Merge):
+            answer_bytes //= len(call.out)
         if answer_bytes > self._max_answer_bytes:
             raise TooLarge("an answer, in bytes,", self._max_answer_bytes, f"{answer_bytes:,}")
         if seconds > self._max_call_s:

@@ -7,7 +7,7 @@ import re
 import pytest
 import torch
 
-from rope_core import Attend, AttentionConfig, RopeConfig, Rotate
+from rope_core import Attend, AttentionConfig, Merge, RopeConfig, Rotate
 from service.engine import Engine
 from service.slabs import Slabs
 from service.wire import Message
@@ -89,6 +89,13 @@ def test_attention_is_charged_what_its_answer_takes(engine, dtype, return_lse, o
     (result,) = engine.run([job]).results
     lse_bytes = result.lse.nbytes if return_lse else 0
     assert job.answer_bytes == result.out.nbytes + lse_bytes
+
+
+def test_a_merger_is_charged_for_one_of_its_parts(engine):
+    out = tensor(random.Random(1), torch.bfloat16, 5, 2, 9, 4, 16)
+    job = engine.job(Merge(out, out[..., 0].float()))
+    (result,) = engine.run([job]).results
+    assert job.answer_bytes == result.out.nbytes + result.lse.nbytes
 
 
 async def test_good_neighbours_of_bad_requests_are_answered_byte_for_byte_as_alone(client):
