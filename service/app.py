@@ -18,10 +18,12 @@ from starlette.requests import Request
 from starlette.routing import Route as StarletteRoute
 
 from rope_core import ConfigError
+from rope_core.backends import BACKENDS
 from rope_core.presets import built_in, from_folder
 from service import __version__, failures, host, metrics, openapi
 from service.admission import Admission
 from service.batcher import Batcher
+from service.choice import Choice
 from service.endpoints import ENDPOINTS
 from service.engine import Engine
 from service.life import Life, Phase
@@ -99,7 +101,9 @@ def _make_service(
     measured.device_memory_bytes.set_function(engine.memory_bytes)
     readers = ThreadPoolExecutor(1, thread_name_prefix="reader")
     ropes = _ropes(settings.presets_dir)
-    return Service(settings, engine, batcher, admission, slabs, ropes, readers), device_thread
+    choice = Choice(_backend(settings.backend), settings.allow_backend)
+    service = Service(settings, engine, choice, batcher, admission, slabs, ropes, readers, measured)
+    return service, device_thread
 
 
 def _ropes(folder: Path | None) -> Ropes:
@@ -108,6 +112,13 @@ def _ropes(folder: Path | None) -> Ropes:
     except ConfigError as wrong:
         raise SystemExit(f"presets_dir: {wrong}") from None
     return Ropes({**built_in(), **own})
+
+
+def _backend(wanted: str) -> str | None:
+    known = [each.name for each in BACKENDS]
+    if wanted not in ("auto", *known):
+        raise SystemExit(f"backend {wanted} was asked for, but here is only {', '.join(known)}")
+    return None if wanted == "auto" else wanted
 
 
 def _device(wanted: str) -> torch.device:

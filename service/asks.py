@@ -3,14 +3,16 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from rope_core import Attend, Call, ConfigError, CosSin, Merge, Rotate, ShapeError, Shift
+from service.index import read_index
 from service.local import build_positions, resolve_rope
 from service.params import (
     AttentionParams,
     CosSinParams,
-    NoParams,
+    MergeParams,
     PositionsParams,
     ResolveParams,
     RotateParams,
@@ -35,6 +37,9 @@ class Asked:
     warnings: tuple[str, ...] = ()
     """What the client should know."""
 
+    backend: str | None = None
+    """Name of the one that shall do it."""
+
 
 def ask_rotate(tensors: Tensors, params: RotateParams, ropes: Ropes) -> Asked:
     """Ask for q and k, rotated."""
@@ -53,7 +58,7 @@ def ask_rotate(tensors: Tensors, params: RotateParams, ropes: Ropes) -> Asked:
         params.inverse,
         tensors.get("frequencies"),
     )
-    return Asked(call, _warnings(found, positions))
+    return Asked(call, _warnings(found, positions), params.backend)
 
 
 def ask_attend(tensors: Tensors, params: AttentionParams, ropes: Ropes) -> Asked:
@@ -67,6 +72,8 @@ def ask_attend(tensors: Tensors, params: AttentionParams, ropes: Ropes) -> Asked
     if found.resolved is not None and found.resolved.differ:
         expected = "given, or layer_type: layers of this model differ"
         raise ConfigError("rope.layer", expected, "none")
+    cu_seqlens = _each(tensors, "cu_seqlens", "cu_seqlens_q", "cu_seqlens_k")
+    q_index, k_index = read_index(tensors, params, cu_seqlens)
     call = Attend(
         q,
         tensors["k"],
@@ -75,13 +82,16 @@ def ask_attend(tensors: Tensors, params: AttentionParams, ropes: Ropes) -> Asked
         params.config if model is None else params.over(model),
         q_positions,
         k_positions,
-        *_each(tensors, "cu_seqlens", "cu_seqlens_q", "cu_seqlens_k"),
+        *cu_seqlens,
         params.return_lse,
         tensors.get("sinks"),
         tensors.get("mask"),
         tensors.get("frequencies"),
+        q_index,
+        k_index,
+        torch.float32 if params.out_dtype else None,
     )
-    return Asked(call, _warnings(found, q_positions, k_positions))
+    return Asked(call, _warnings(found, q_positions, k_positions), params.backend)
 
 
 def ask_cos_sin(tensors: Tensors, params: CosSinParams, ropes: Ropes) -> Asked:
@@ -101,12 +111,12 @@ def ask_shift(tensors: Tensors, params: ShiftParams, ropes: Ropes) -> Asked:
     moved_to = None if params.to is None else to.rope
     call = Shift(k, tensors["delta"], found.rope, positions, moved_to)
     far = _warnings(found, positions, tensors["delta"])
-    return Asked(call, tuple(dict.fromkeys(far + to.warnings)))
+    return Asked(call, tuple(dict.fromkeys(far + to.warnings)), params.backend)
 
 
-def ask_merge(tensors: Tensors, params: NoParams, ropes: Ropes) -> Asked:
+def ask_merge(tensors: Tensors, params: MergeParams, ropes: Ropes) -> Asked:
     """Ask for parts, merged."""
-    return Asked(Merge(tensors["out"], tensors["lse"]))
+    return Asked(Merge(tensors["out"], tensors["lse"]), backend=params.backend)
 
 
 def ask_resolve(tensors: Tensors, params: ResolveParams, ropes: Ropes) -> Asked:

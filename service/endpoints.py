@@ -23,7 +23,7 @@ from service.local import TENSOR_ARGUMENTS
 from service.params import (
     AttentionParams,
     CosSinParams,
-    NoParams,
+    MergeParams,
     PositionsParams,
     ResolveParams,
     RotateParams,
@@ -141,7 +141,7 @@ ENDPOINTS: tuple[Endpoint[Any], ...] = (
         (
             *("positions", "q_positions", "k_positions"),
             *("cu_seqlens", "cu_seqlens_q", "cu_seqlens_k"),
-            *("sinks", "mask", "frequencies"),
+            *("sinks", "mask", "frequencies", "q_index", "k_index"),
         ),
         ("out", "lse"),
         AttentionParams,
@@ -171,7 +171,7 @@ ENDPOINTS: tuple[Endpoint[Any], ...] = (
         ("out", "lse"),
         (),
         ("out", "lse"),
-        NoParams,
+        MergeParams,
         asks.ask_merge,
     ),
     Endpoint(

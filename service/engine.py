@@ -39,6 +39,8 @@ class Job:
     answer_bytes: int
     seconds: float
     """Estimate of the time it takes on its own."""
+    backend: str | None
+    """Name of the one that shall do it; the library chooses where None."""
 
 
 class Engine:
@@ -63,8 +65,8 @@ class Engine:
         self._flops_per_s = 3e10 * torch.get_num_threads() if on_cpu else 1e14
         self._quick_s = QUICK_S if on_cpu else 0.0
 
-    def job(self, call: Call) -> Job:
-        """Return `call` with its costs.
+    def job(self, call: Call, backend: str | None = None) -> Job:
+        """Return `call` with its costs, to be done by `backend`.
 
         Raises:
             TooLarge: it would take too long, or its answer be too large.
@@ -73,17 +75,22 @@ class Engine:
         seconds = num_bytes / self._bytes_per_s
         key: Hashable = type(call).__name__
         if isinstance(call, Attend):
-            answer_bytes = call.q.nbytes // call.q.shape[-1] * call.v.shape[-1]
+            rows = call.q.numel() // call.q.shape[-1]
+            answer_bytes = rows * call.v.shape[-1] * (call.out_dtype or call.q.dtype).itemsize
+            answer_bytes += rows * 4 * call.return_lse
             seconds += _flops(call) / self._flops_per_s + call.num_sequences * SEQUENCE_S
         elif isinstance(call, Rotate):
             alone = num_bytes > PACKED_BYTES or call.frequencies is not None
             key = object() if alone else _rotation_key(call)
+        elif isinstance(call, Merge):
+            answer_bytes //= len(call.out)
         if answer_bytes > self._max_answer_bytes:
             raise TooLarge("an answer, in bytes,", self._max_answer_bytes, f"{answer_bytes:,}")
         if seconds > self._max_call_s:
             limit = self._max_call_s
             raise TooLarge("a call's estimated time, in seconds,", limit, f"{seconds:,.0f}")
-        return Job(call, key, call.num_tokens, num_bytes, answer_bytes, seconds)
+        key = key, backend
+        return Job(call, key, call.num_tokens, num_bytes, answer_bytes, seconds, backend)
 
     def quick(self, jobs: Sequence[Job]) -> bool:
         """Tell whether `jobs` together are over before a thread would have begun."""
@@ -99,7 +106,7 @@ class Engine:
         ready = [_pack(rotations)] if packs else calls
         moved = [self._to_device(call) for call in ready]
         packed = time.perf_counter()
-        results = [self._compute(call) for call in moved]
+        results = [self._compute(call, jobs[0].backend) for call in moved]
         computed = time.perf_counter()
         if self.device.type != "cpu":
             results = [_to_host(result) for result in results]
@@ -129,18 +136,19 @@ class Engine:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         return pages * resource.getpagesize()
 
-    def _compute(self, call: Call) -> Result:
+    def _compute(self, call: Call, backend: str | None) -> Result:
         match call:
             case Rotate():
-                return rope_core.rotate(call, Rotated(self._like(call.q), self._like(call.k)))
+                out = Rotated(self._like(call.q), self._like(call.k))
+                return rope_core.rotate(call, out, backend)
             case Attend():
-                return rope_core.attend(call)
+                return rope_core.attend(call, backend)
             case Shift():
-                return rope_core.shift(call, Rotated(None, self._like(call.k)))
+                return rope_core.shift(call, Rotated(None, self._like(call.k)), backend)
             case CosSin():
                 return rope_core.cos_sin(call)
             case Merge():
-                return rope_core.merge(call)
+                return rope_core.merge(call, backend)
 
     def _to_device(self, call: Call) -> Call:
         if self.device.type == "cpu":

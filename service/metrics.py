@@ -1,6 +1,7 @@
 """Every metric, in one registry of its own: values, not globals."""
 
 import platform
+from functools import lru_cache
 
 import torch
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
@@ -41,6 +42,13 @@ class Metrics:
         self.batch_tokens = Histogram(
             "rope_batch_tokens", "Tokens in a run.", buckets=_TOKENS, registry=to
         )
+        calls = Counter(
+            "rope_backend_calls",
+            "Calls answered, by the backend that did them.",
+            ("operation", "backend"),
+            registry=to,
+        )
+        self.backend_calls = lru_cache(maxsize=64)(calls.labels)
         self.queue_depth = Gauge("rope_queue_depth", "Calls waiting for a run.", registry=to)
         self.queued_bytes = Gauge("rope_queued_bytes", "Bytes of calls waiting.", registry=to)
         self.admitted_bytes = Gauge(

@@ -7,6 +7,7 @@ from pydantic.json_schema import models_json_schema
 from service.endpoints import ENDPOINTS, Endpoint
 from service.failures import RESPONSES
 from service.local import list_variants
+from service.params import OF_MODELS
 from service.wire import CODECS
 from service.wire import json as json_codec
 from service.wire.message import DTYPES, MAX_RANK
@@ -36,6 +37,16 @@ EXAMPLES: dict[str, dict[str, dict[str, Any]]] = {
             "return_lse": True,
         },
         "config": {**dict.fromkeys("qkv", _ONE_HEAD), "rope": {"config": _CONFIG}, "window": 1},
+        "some of the keys": {
+            **dict.fromkeys("qkv", _ONE_HEAD),
+            "k_positions": [1, 5],
+            "q_positions": [4, 5],
+            "q_offset": 4,
+            "k_offset": 1,
+            "k_stride": 4,
+            "return_lse": True,
+            "out_dtype": "float32",
+        },
         "no rotation": {**dict.fromkeys("qkv", _ONE_HEAD), "rope": None},
     },
     "/v1/cos_sin": {
@@ -181,11 +192,9 @@ def describe(document: dict[str, Any]) -> dict[str, Any]:
     schemas |= {"Tensor": _TENSOR, "FlatTensor": _FLAT_TENSOR, "Problem": _PROBLEM}
     schemas["Rope"]["properties"] |= _own_parameters()
     schemas["Rope"]["additionalProperties"] = False
-    of_attention = schemas["AttentionParams"]["properties"].items()
-    schemas["Attention"] = {
-        "type": "object",
-        "properties": {n: each for n, each in of_attention if n not in ("rope", "return_lse")},
-    }
+    of_attention = schemas["AttentionParams"]["properties"]
+    of_models = {name: each for name, each in of_attention.items() if name in OF_MODELS}
+    schemas["Attention"] = {"type": "object", "properties": of_models}
     for endpoint in ENDPOINTS:
         params = schemas[endpoint.params.__name__]
         document["paths"][endpoint.path] = {"post": _operation(endpoint, params)}

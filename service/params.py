@@ -2,16 +2,31 @@
 
 from dataclasses import fields, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from rope_core import AttentionConfig
+from rope_core.backends import BACKENDS
 from rope_core.positions import BUILDERS
 from service.ropes import AnyRope, Params, Rope
 
+MAX_INDEX = 2**62 - 1
+"""Of a token; two of them are no further apart than int64 can tell."""
 
-class RotateParams(Params):
+Offset = Annotated[int, Field(ge=-MAX_INDEX - 1, le=MAX_INDEX)]
+Stride = Annotated[int, Field(ge=1, le=MAX_INDEX)]
+
+
+class Computed(Params):
+    """Parameters of what backends do."""
+
+    backend: Literal[*(each.name for each in BACKENDS)] | None = None  # type: ignore[valid-type]
+    """Which backend shall do it, where the operator lets requests choose; the service chooses
+    where missing."""
+
+
+class RotateParams(Computed):
     """Parameters of `/v1/rotate`."""
 
     rope: AnyRope = Rope()
@@ -26,7 +41,7 @@ class CosSinParams(Params):
     rope: AnyRope = Rope()
 
 
-class ShiftParams(Params):
+class ShiftParams(Computed):
     """Parameters of `/v1/shift`."""
 
     rope: AnyRope = Rope()
@@ -51,7 +66,7 @@ class PositionsParams(Params):
     """Its arguments that are no tensors."""
 
 
-class AttentionParams(Params):
+class AttentionParams(Computed):
     """Parameters of `/v1/attention`."""
 
     rope: AnyRope | None = Rope()
@@ -78,6 +93,19 @@ class AttentionParams(Params):
     return_lse: bool = False
     """Answer the log-sum-exp of each query's scores, too."""
 
+    out_dtype: Literal["float32"] | None = None
+    """Answer out in float32, to be merged; in q's dtype where missing."""
+
+    q_offset: Offset | None = None
+    """Query i of each sequence is at place q_offset + i of it; the last at the last key's where
+    missing."""
+
+    k_offset: Offset | None = None
+    """Key i of each sequence is at place k_offset + k_stride * i of it; 0 where missing."""
+
+    k_stride: Stride = 1
+    """Places from one key to the next."""
+
     @cached_property
     def config(self) -> AttentionConfig:
         """The library's value."""
@@ -86,12 +114,13 @@ class AttentionParams(Params):
     def over(self, model: AttentionConfig) -> AttentionConfig:
         """Return how a model attends, with what the request says instead."""
         return replace(
-            model, **{name: getattr(self, name) for name in self.model_fields_set & _OWN}
+            model, **{name: getattr(self, name) for name in self.model_fields_set & OF_MODELS}
         )
 
 
-_OWN = frozenset(field.name for field in fields(AttentionConfig))
+OF_MODELS = frozenset(field.name for field in fields(AttentionConfig))
+"""Parameters that a model's config may say."""
 
 
-class NoParams(Params):
-    """`/v1/merge` has none."""
+class MergeParams(Computed):
+    """Parameters of `/v1/merge`."""

@@ -7,15 +7,17 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from rope_core import Result
+from rope_core import Result, Table
 from service import endpoints, http
 from service.admission import Admission, Charge
 from service.asks import Asked
 from service.batcher import Answer, Batcher, Entry
+from service.choice import Choice
 from service.endpoints import PROMPT_PARAMS_BYTES, Endpoint
 from service.engine import Engine, Job
 from service.errors import ClientLeft, TimedOut, TooLarge
 from service.http import Receive, Scope, Send
+from service.metrics import Metrics
 from service.ropes import Ropes
 from service.settings import Settings
 from service.slabs import Slabs
@@ -31,12 +33,14 @@ class Service:
 
     settings: Settings
     engine: Engine
+    choice: Choice
     batcher: Batcher[Job, Result]
     admission: Admission
     slabs: Slabs
     ropes: Ropes
     readers: Executor
     """Threads that read bodies which would hold up the event loop."""
+    metrics: Metrics
 
 
 class Route:
@@ -45,6 +49,7 @@ class Route:
     def __init__(self, endpoint: Endpoint[Any], service: Service) -> None:
         self._endpoint = endpoint
         self._service = service
+        self._operation = endpoint.path.removeprefix("/v1/")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request.
@@ -73,7 +78,8 @@ class Route:
                 self._charge_answer(answer_codec, size, charge)
                 answer = None
             else:
-                job = self._service.engine.job(asked.call)
+                backend = self._service.choice.of(asked.call, asked.backend)
+                job = self._service.engine.job(asked.call, backend)
                 size, warnings = job.answer_bytes, asked.warnings
                 self._charge_answer(answer_codec, size, charge)
                 # the job has what it needs, and lets go of it when it is done
@@ -81,6 +87,8 @@ class Route:
                 answer = await self._wait(job, deadline, receive)
                 del job
                 told = endpoints.write(answer.result, in_base64, warnings)
+                if done_by := _backend(answer.result):
+                    self._service.metrics.backend_calls(self._operation, done_by).inc()
             parts = await self._aside(answer_codec, size, answer_codec.encode, told)
             await http.send(send, 200, _headers(answer_codec, answer, parts), parts)
 
@@ -143,6 +151,11 @@ class Route:
         self._service.batcher.withdraw(entry, ClientLeft())
 
 
+def _backend(result: Result) -> str:
+    """Return the name of the backend, "" where it took none."""
+    return "" if isinstance(result, Table) else result.backend
+
+
 def _headers(codec: Codec, answer: Answer[Result] | None, parts: list[Buffer]) -> http.Headers:
     headers = [
         (b"content-type", codec.media_type.encode()),
@@ -153,5 +166,7 @@ def _headers(codec: Codec, answer: Answer[Result] | None, parts: list[Buffer]) -
             f"queue;dur={answer.queue_s * 1e3:.3f}, copy;dur={answer.copy_s * 1e3:.3f}, "
             f"compute;dur={answer.compute_s * 1e3:.3f}"
         )
+        if done_by := _backend(answer.result):
+            times += f', backend;desc="{done_by}"'
         headers.append((b"server-timing", times.encode()))
     return headers

@@ -1,9 +1,6 @@
 """What all tests share: a quiet hypothesis, and the real service on a real socket."""
 
 import os
-
-os.environ.setdefault("TRITON_INTERPRET", "1")  # before anything imports triton
-
 import socket
 import subprocess
 import sys

@@ -17,7 +17,7 @@ service.app
 service.life service.middleware service.routes service.openapi
 service.http service.failures service.endpoints service.engine
 service.asks
-service.local
+service.local service.index service.choice
 service.params
 service.ropes
 service.batcher service.admission service.slabs service.wire service.host
@@ -49,10 +49,12 @@ KEPT_IN = {
     "numpy": {"service.wire", "service.slabs"},
     "asyncio": {"service.app", "service.batcher", "service.life", "service.routes"},
     "torch": {"rope_core", "service.app", "service.engine", "service.wire", "service.slabs"}
-    | {"service.metrics", "service.endpoints", "service.local", "service.asks"},
+    | {"service.metrics", "service.endpoints", "service.local", "service.asks", "service.index"},
     "rope_core": {"rope_core", "service.endpoints", "service.engine", "service.failures"}
     | {
         "service.asks",
+        "service.index",
+        "service.choice",
         "service.params",
         "service.routes",
         "service.ropes",

@@ -29,7 +29,7 @@ expansion = 32  # measured on arrays of empty arrays, the worst
 prompt_bytes = 64 * 2**10
 
 _INTEGERS = {"positions", "q_positions", "k_positions", "delta"}
-_INTEGERS |= {"cu_seqlens", "cu_seqlens_q", "cu_seqlens_k"}
+_INTEGERS |= {"cu_seqlens", "cu_seqlens_q", "cu_seqlens_k", "q_index", "k_index"}
 _INTEGERS |= {"token_types", "input_ids", "attention_mask", "rope_delta", "text_lengths", "uid"}
 _INTEGERS |= {"grid_thw", "grid_hw", "image_grid_thw", "video_grid_thw"}
 """Names whose bare lists of numbers hold int64; those of other names hold float32."""

@@ -248,6 +248,41 @@ async def test_halves_of_the_keys_merge_into_all(ask):
     assert_near(merged.lse, whole.lse, np.float32)
 
 
+LENGTH, QUERIES = 32, 6  # the queries are the last of the sequence
+SHARDS = {
+    "strided": [(slice(i, None, 4), {"k_offset": i, "k_stride": 4}) for i in range(4)],
+    "blocks": [(slice(i, i + 8), {"k_offset": i}) for i in range(0, LENGTH, 8)],
+    "uneven, by tensors": [
+        (part, {"k_index": np.arange(LENGTH)[part]}) for part in (slice(0, 3), slice(3, None, 2))
+    ]
+    + [(slice(4, None, 2), {"k_index": np.arange(4, LENGTH, 2)})],
+}
+
+
+@pytest.mark.parametrize("shards", SHARDS.values(), ids=SHARDS)
+async def test_shards_of_the_keys_merge_into_one_pass(ask, dtype, shards):
+    q = normal(B, QUERIES, H, D, dtype=dtype)
+    k, v = (normal(B, LENGTH, HKV, D, dtype=dtype, seed=seed) for seed in (1, 2))
+    at, first = np.arange(LENGTH), LENGTH - QUERIES
+    asked = {"q_positions": at[first:], "window": 20, "return_lse": True, "out_dtype": "float32"}
+    parts = []
+    for part, where in shards:
+        some = {"k": k[:, part], "v": v[:, part], "k_positions": at[part], **where}
+        parts.append(await ask("attention", q=q, q_offset=first, **some, **asked))
+    merged = await ask(
+        "merge",
+        out=np.stack([each.out for each in parts]),
+        lse=np.stack([each.lse for each in parts]),
+    )
+    distance = at[first:, None] - at
+    seen = (distance >= 0) & (distance < 20)
+    out, lse = attended(rotated(q, at[first:], 10_000.0), rotated(k, at, 10_000.0), v, seen)
+    one_pass = await ask("attention", q=q, k=k, v=v, k_positions=at, **asked)
+    for answer in (merged, one_pass):
+        assert_near(answer.out, out, np.float32, computed_in=dtype)
+        assert_near(answer.lse, lse, np.float32, computed_in=dtype)
+
+
 async def test_a_query_that_sees_no_key(ask):
     q, k, v = normal(1, 2, 1, D), normal(1, 1, 1, D), normal(1, 1, 1, D)
     answer = await ask("attention", q=q, k=k, v=v, return_lse=True)

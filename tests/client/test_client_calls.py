@@ -54,9 +54,21 @@ OF_MODELS = ("causal", "window", "window_ahead", "chunk", "softcap", "scale")
 """What a model's config says where the request does not."""
 
 
-@pytest.mark.parametrize("name", ["inverse", "return_lse", "to"])
+OF_SERVICE = [
+    "inverse",
+    "return_lse",
+    "to",
+    "backend",
+    "out_dtype",
+    "q_offset",
+    "k_offset",
+    "k_stride",
+]
+
+
+@pytest.mark.parametrize("name", OF_SERVICE)
 def test_defaults_are_those_of_the_api(name):
-    known = map(arguments, (calls.rotate, calls.attention, calls.shift))
+    known = map(arguments, (calls.rotate, calls.attention, calls.shift, calls.merge))
     (ours,) = {p[name].default for p in known if name in p}
     assert ours == json.loads(DOCUMENTED[name])
 
@@ -67,7 +79,8 @@ async def test_what_a_model_may_say_is_sent_only_where_it_is_given(connect, answ
     await ask("attention", q=Q, k=Q, v=Q)
     await ask("attention", q=Q, k=Q, v=Q, window=None, causal=False, scale=0.5)
     one, other = (sent(request).params for request in server.requests)
-    assert one == {"rope": {}, "return_lse": False}
+    assert one.keys().isdisjoint(OF_MODELS)
+    assert one["rope"] == {}
     assert other == {**one, "window": None, "causal": False, "scale": 0.5}
     assert all(arguments(calls.attention)[name].default is calls.UNSET for name in OF_MODELS)
     assert DOCUMENTED.keys() >= set(OF_MODELS)
@@ -89,7 +102,7 @@ async def test_arrays_go_out_and_come_back_as_they_are(connect, answering, dtype
     assert request.headers["accept"] == request.headers["content-type"]
     assert request.headers["content-type"] == wire.CODECS[encoding].MEDIA_TYPE
     assert sent(request).tensors["positions"].dtype == np.int64
-    assert sent(request).params == {"rope": {"theta": 5e5}, "inverse": False}
+    assert sent(request).params == {"rope": {"theta": 5e5}, "inverse": False, "backend": None}
 
 
 async def test_a_body_of_many_pieces_arrives_whole_at_each_attempt(connect, answering):
@@ -144,6 +157,33 @@ async def test_a_rope_of_each_form_is_sent_as_it_is(connect, answering, rope):
         params_sent = sent(server.requests[-1]).params
         assert params_sent["rope"] == rope
         assert params_sent.get("to") == (rope if method == "shift" else None)
+
+
+async def test_an_index_travels_as_a_tensor_or_as_parameters(connect, answering):
+    server = answering(lambda _: answered(Message({"out": Q}, {})))
+    ask = connect(server)
+    await ask("attention", q=Q, k=Q, v=Q, q_index=[4, 5], k_index=[[1, 5]])
+    await ask("attention", q=Q, k=Q, v=Q, q_offset=4, k_offset=1, k_stride=4)
+    one, other = map(sent, server.requests)
+    np.testing.assert_array_equal(one.tensors["q_index"], [4, 5])
+    np.testing.assert_array_equal(one.tensors["k_index"], [[1, 5]])
+    assert one.tensors["q_index"].dtype == np.int64
+    assert other.tensors.keys() == set("qkv")
+    given = {name: other.params[name] for name in ("q_offset", "k_offset", "k_stride")}
+    assert given == {"q_offset": 4, "k_offset": 1, "k_stride": 4}
+
+
+async def test_a_backend_is_asked_for_by_its_name(connect, answering):
+    server = answering(lambda _: answered(Message(dict.fromkeys(("q", "k", "out"), Q), {})))
+    ask = connect(server)
+    for method, tensors in (
+        ("rotate", {"q": Q}),
+        ("attention", {"q": Q, "k": Q, "v": Q}),
+        ("shift", {"k": Q, "delta": 1}),
+        ("merge", {"out": Q, "lse": Q[..., 0]}),
+    ):
+        await ask(method, **tensors, backend="eager")
+        assert sent(server.requests[-1]).params["backend"] == "eager"
 
 
 async def test_learned_frequencies_travel(connect, answering):

@@ -1,6 +1,7 @@
 """The application in this process, and both codecs."""
 
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import httpx
 import pytest
@@ -25,19 +26,31 @@ def life() -> Life:
 
 @pytest.fixture
 async def app(life: Life) -> AsyncIterator[Requests]:
+    async with running(life) as app:
+        yield app
+
+
+@pytest.fixture
+async def client(app: Requests) -> AsyncIterator[httpx.AsyncClient]:
+    async with asking(app) as client:
+        yield client
+
+
+@asynccontextmanager
+async def running(life: Life, **settings: object) -> AsyncIterator[Requests]:
+    """Run an application with settings of one's own."""
     threads = torch.get_num_threads()
     limits = {"max_body_bytes": 2**20, "max_json_bytes": 2**18}
-    app = create_app(Settings(device="cpu", log_level="warning", **limits), life)
+    app = create_app(Settings(device="cpu", log_level="warning", **limits, **settings), life)
     async with app.app.router.lifespan_context(app.app):
         yield app
     torch.set_num_threads(threads)
 
 
-@pytest.fixture
-async def client(app: Requests) -> AsyncIterator[httpx.AsyncClient]:
+def asking(app: Requests) -> httpx.AsyncClient:
+    """Return a client of an application in this process."""
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
-        yield client
+    return httpx.AsyncClient(transport=transport, base_url="http://service")
 
 
 async def post(

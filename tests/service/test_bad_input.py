@@ -59,6 +59,7 @@ ROTATE = [  # tensors, params, status, code, what the detail names
     ({"q": Q}, {"rope": {"head_dim": 16}}, 422, "shape", "q must be of head_dim 16"),
     ({"q": Q}, {"rope": {"head_dim": 0}}, 422, "config", "head_dim"),
     ({"q": Q}, {"rope": {"rope_type": "yarm"}}, 422, "config", "rope.rope_type"),
+    ({"q": Q}, {"backend": "eager"}, 422, "config", "backend must be absent: the operator"),
     ({"q": Q}, {"rope": {"base": 1e4}}, 422, "unknown", "rope.base"),
 ]
 QKV = {"q": Q, "k": K, "v": K}
@@ -113,6 +114,70 @@ ATTENTION = [
     (QKV, {"scale": "1"}, 422, "config", "scale"),
     (QKV, {"return_lse": None}, 422, "config", "return_lse"),
     (QKV, {"window_size": 3}, 422, "unknown", "window_size"),
+    (QKV, {"backend": "math"}, 422, "config", "backend must be 'sdpa'"),
+    (QKV, {"backend": "sdpa"}, 422, "config", "backend must be absent: the operator"),
+    (QKV, {"out_dtype": "float16"}, 422, "config", "out_dtype must be 'float32'"),
+    (QKV, {"out_dtype": 32}, 422, "config", "out_dtype must be 'float32'"),
+    ({**QKV, "k_index": cu(0, 4)}, {}, 422, "shape", "q_index must be given where k_index is"),
+    ({**QKV, "q_index": cu(0, 1, 2)}, {}, 422, "shape", "q_index must be [2] or [1, 2], got [3]"),
+    ({**QKV, "q_index": torch.zeros(2)}, {}, 422, "shape", "q_index must be int64, got float32"),
+    ({**QKV, "q_index": cu(0, 1) > 0}, {}, 422, "shape", "q_index must be int64, got bool"),
+    ({**QKV, "q_index": cu(0, 2**62)}, {}, 422, "shape", "q_index must be in [-2**62, 2**62)"),
+    (QKV, {"k_offset": 1}, 422, "config", "q_offset must be given where k_offset or k_stride is"),
+    (QKV, {"k_stride": 2}, 422, "config", "q_offset must be given where k_offset or k_stride is"),
+    (
+        {**QKV, "k_index": cu(0, 4)},
+        {"k_offset": 1},
+        422,
+        "config",
+        "k_offset must be absent where the tensor k_index is given, got 1",
+    ),
+    (
+        {**QKV, "q_index": cu(0, 1), "k_index": cu(0, 4)},
+        {"k_stride": 4},
+        422,
+        "config",
+        "k_stride must be absent where the tensor k_index is given, got 4",
+    ),
+    (
+        {**QKV, "q_index": cu(0, 1)},
+        {"q_offset": 0},
+        422,
+        "config",
+        "q_offset must be absent where the tensor q_index is given, got 0",
+    ),
+    (
+        QKV,
+        {"q_offset": 2**62 - 1},
+        422,
+        "config",
+        "the index of the last of q, 4611686018427387903",
+    ),
+    (
+        QKV,
+        {"q_offset": 0, "k_stride": 2**62 - 1, "k_offset": 1},
+        422,
+        "config",
+        "last of k, 1 + 46",
+    ),
+    (QKV, {"q_offset": 2**62}, 422, "config", "q_offset must be less than or equal to 46"),
+    (QKV, {"q_offset": 2**63 - 1}, 422, "config", "q_offset must be"),
+    (QKV, {"q_offset": -(2**63)}, 422, "config", "q_offset must be greater than or equal to -46"),
+    (QKV, {"q_offset": 1.5}, 422, "config", "q_offset must be a valid integer"),
+    (QKV, {"q_offset": 0, "k_stride": 0}, 422, "config", "k_stride must be greater than or equal"),
+    (QKV, {"q_offset": 0, "k_stride": -1}, 422, "config", "k_stride"),
+    (QKV, {"q_offset": 0, "k_stride": 2**63 - 1}, 422, "config", "k_stride"),
+    (QKV, {"q_offset": 0, "k_stride": None}, 422, "config", "k_stride"),
+    ({**QKV, "q": torch.zeros(8)}, {"q_offset": 0}, 422, "shape", "q must be [B, S, H, D]"),
+    ({**QKV, "k": torch.zeros(())}, {"q_offset": 0, "k_offset": 1}, 422, "shape", "k must be"),
+    ({**QKV, "cu_seqlens": cu(0, 2)}, {"q_offset": 0}, 422, "shape", "cu_seqlens_q must be absent"),
+    (
+        {**dict.fromkeys("qkv", PACKED), "cu_seqlens": cu(0, 3, 1, 4)},
+        {"q_offset": 0, "k_offset": 1},
+        422,
+        "shape",
+        "non-decreasing",
+    ),
 ]
 OTHERS = [
     ("/v1/cos_sin", {}, {}, 422, "shape", "positions"),
@@ -160,6 +225,23 @@ OTHERS = [
     ("/v1/positions", {}, {"builder": "x"}, 422, "config", "builder must be 'token_types'"),
     ("/v1/positions", {}, {"builder": "token_types", "rope": {}}, 422, "unknown", "parameter rope"),
     ("/v1/shift", {"k": K, "delta": cu(1, 2)}, {"to": {}}, 422, "shape", "positions must be given"),
+    (
+        "/v1/shift",
+        {"k": K, "delta": cu(1, 2)},
+        {"backend": "eager"},
+        422,
+        "config",
+        "backend must be absent: the operator",
+    ),
+    (
+        "/v1/merge",
+        {"out": Q, "lse": Q[..., 0]},
+        {"backend": "eager"},
+        422,
+        "config",
+        "backend must be absent: the operator",
+    ),
+    ("/v1/cos_sin", {"positions": cu(0)}, {"backend": "eager"}, 422, "unknown", "backend"),
     ("/v1/merge", {"out": Q, "lse": Q}, {}, 422, "shape", "lse"),
     ("/v1/merge", {"out": Q, "lse": Q[..., 0].half()}, {}, 422, "shape", "lse must be float32"),
     ("/v1/merge", {"out": Q, "lse": Q[..., 0]}, {"n": 1}, 422, "unknown", "n"),
@@ -264,6 +346,21 @@ async def test_an_answer_that_would_be_too_much_json(client):
     message = Message({"q": torch.zeros(1, 2**11, 1, 64)})
     refusal = await post(client, CODECS[1], "/v1/rotate", message, accept="application/json")
     check(refusal, 413, "too_large", "application/json")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "asked"),
+    [(torch.bfloat16, {"out_dtype": "float32"}), (torch.float32, {"return_lse": True})],
+    ids=["out in float32", "lse"],
+)
+async def test_an_answer_that_is_larger_for_what_was_asked(client, dtype, asked):
+    q = torch.zeros(1, 2**20 // dtype.itemsize // 256 - 8, 4, 64, dtype=dtype)
+    tensors = {"q": q, **dict.fromkeys("kv", q[:, :1])}
+    message = Message(tensors, json.dumps({"causal": False}).encode())
+    assert (await post(client, CODECS[1], "/v1/attention", message)).status_code == 200
+    message = Message(tensors, json.dumps({"causal": False, **asked}).encode())
+    refusal = await post(client, CODECS[1], "/v1/attention", message)
+    check(refusal, 413, "too_large", "an answer, in bytes, may be at most 1,048,576")
 
 
 async def test_a_body_that_is_not_as_long_as_it_says(client):

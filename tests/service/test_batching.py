@@ -7,7 +7,7 @@ import re
 import pytest
 import torch
 
-from rope_core import Attend, AttentionConfig, RopeConfig, Rotate
+from rope_core import Attend, AttentionConfig, Merge, RopeConfig, Rotate
 from service.engine import Engine
 from service.slabs import Slabs
 from service.wire import Message
@@ -79,6 +79,25 @@ def test_200_random_calls_in_batches_of_1_to_64_are_bit_equal_to_each_alone(engi
     assert shared > 3, "there were batches to speak of"
 
 
+@pytest.mark.parametrize("out_dtype", [None, torch.float32], ids=str)
+@pytest.mark.parametrize("return_lse", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_attention_is_charged_what_its_answer_takes(engine, dtype, return_lse, out_dtype):
+    q, k, v = (tensor(random.Random(1), dtype, 2, 9, 4, width) for width in (16, 16, 24))
+    call = Attend(q, k, v, None, return_lse=return_lse, out_dtype=out_dtype)
+    job = engine.job(call)
+    (result,) = engine.run([job]).results
+    lse_bytes = result.lse.nbytes if return_lse else 0
+    assert job.answer_bytes == result.out.nbytes + lse_bytes
+
+
+def test_a_merger_is_charged_for_one_of_its_parts(engine):
+    out = tensor(random.Random(1), torch.bfloat16, 5, 2, 9, 4, 16)
+    job = engine.job(Merge(out, out[..., 0].float()))
+    (result,) = engine.run([job]).results
+    assert job.answer_bytes == result.out.nbytes + result.lse.nbytes
+
+
 async def test_good_neighbours_of_bad_requests_are_answered_byte_for_byte_as_alone(client):
     rng = random.Random(3)
     good = [
@@ -113,10 +132,10 @@ async def test_one_that_breaks_the_run_does_not_break_its_neighbours(app, client
 
     rotate = rope_core.rotate
 
-    def fragile(call, out=None):
+    def fragile(call, out, backend):
         if (call.like == 13).any():
             raise RuntimeError("the device does not like 13")
-        return rotate(call, out)
+        return rotate(call, out, backend)
 
     monkeypatch.setattr(rope_core, "rotate", fragile)
     messages = [Message({"q": torch.full((1, 2, 2, 8), float(i))}) for i in range(10, 18)]

@@ -25,7 +25,7 @@ PARAMS = sorted({name for endpoint in ENDPOINTS for name in endpoint.params.mode
 PATHS = st.sampled_from([endpoint.path for endpoint in ENDPOINTS])
 NUMBERS = st.one_of(
     st.integers(-3, 9),
-    st.sampled_from([0, 2**31, 2**53 + 1, 2**63, 2**64, 1e-320, 1e308, -1, 0.5]),
+    st.sampled_from([0, 2**31, 2**53 + 1, 2**62, 2**63 - 1, 2**63, 2**64, 1e-320, 1e308, -1, 0.5]),
 )
 SMALL = st.integers(0, 3)
 
@@ -173,7 +173,8 @@ def status():
     threads = torch.get_num_threads()
     seen: Counter[int] = Counter()
     with asyncio.Runner() as runner:
-        app = create_app(Settings(device="cpu", max_body_bytes=2**20, log_level="error"), Life())
+        limits = {"max_body_bytes": 2**20, "allow_backend": True}
+        app = create_app(Settings(device="cpu", log_level="error", **limits), Life())
         lifespan = app.app.router.lifespan_context(app.app)
         runner.run(lifespan.__aenter__())
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
@@ -263,6 +264,28 @@ def test_any_rope_rotates_or_says_why_not(status, path, rope, to, width, axes, d
         data = [int(numbers) if dtype == "int64" else numbers] * 2 * (axes or 1)
         body["positions"] = {"shape": [axes, 1, 2] if axes else [2], "dtype": dtype, "data": data}
     assert status(path, json.dumps(body).encode(), "application/json") in LEGAL
+
+
+PLACES = st.integers(-3, 9) | st.sampled_from([-(2**63), -(2**62), 2**62 - 1, 2**62, 2**63 - 1])
+
+
+@FUZZ
+@given(
+    params=st.dictionaries(
+        st.sampled_from(["q_offset", "k_offset", "k_stride"]), PLACES | NUMBERS | ANYTHING
+    ),
+    index=st.dictionaries(st.sampled_from(["q_index", "k_index"]), st.lists(PLACES, max_size=3)),
+    masks=st.fixed_dictionaries(
+        {}, optional={"causal": st.booleans(), "window": PLACES, "chunk": PLACES}
+    ),
+    backend=st.sampled_from([None, "eager", "sdpa", "x"]),
+    ends=st.sampled_from([None, [0, 2], [0, 1, 2], [0, 0, 2], [0, 3, 2], []]),
+)
+def test_any_place_is_seen_or_refused(status, params, index, masks, backend, ends):
+    heads = HEADS if ends is None else HEADS[0]
+    body = {**dict.fromkeys("qkv", heads), **params, **index, **masks, "backend": backend}
+    text = json.dumps(body if ends is None else body | {"cu_seqlens": ends}).encode()
+    assert status("/v1/attention", text, "application/json") in LEGAL
 
 
 @FUZZ

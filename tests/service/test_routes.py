@@ -146,6 +146,16 @@ async def test_attention_over_ragged_sequences(client, codec):
     assert torch.equal(answer.tensors["out"], torch.cat(each))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+async def test_attention_answers_in_float32_where_that_is_asked(client, codec, dtype):
+    q, k, v = heads(4, dtype=dtype), heads(2, dtype=dtype), heads(2, dtype=dtype) + 1
+    message = Message({"q": q, "k": k, "v": v}, params(out_dtype="float32"))
+    answer = await answered(client, codec, "/v1/attention", message)
+    call = rope_core.Attend(q, k, v, RopeConfig.of(8), out_dtype=torch.float32)
+    assert torch.equal(answer.tensors["out"], rope_core.attend(call).out)
+    assert answer.tensors["out"].dtype == torch.float32
+
+
 async def test_queries_that_see_nothing(client, codec):
     q, k = heads(4), heads(2, tokens=0)
     answer = await answered(
@@ -222,6 +232,8 @@ async def test_headers_name_and_time_the_request(client, codec):
     assert named.headers["x-request-id"] == "my-id.1"
     forged = await post(client, codec, "/v1/rotate", message, x_request_id="no\tname")
     assert forged.headers["x-request-id"].isalnum()
-    times = dict(part.split(";dur=") for part in named.headers["server-timing"].split(", "))
+    *timed, backend = named.headers["server-timing"].split(", ")
+    assert backend == 'backend;desc="eager"'
+    times = dict(part.split(";dur=") for part in timed)
     assert set(times) == {"queue", "copy", "compute"}
     assert all(float(ms) >= 0 for ms in times.values())

@@ -57,6 +57,8 @@ def test_every_setting_is_a_flag_with_its_description():
         ({"ROPE_SERVICE_HOST": "10.0.0.1"}, (), "enableServiceLinks"),
         ({"ROPE_HTTP_PORT": "70000"}, (), "http_port"),
         ({"ROPE_DEVICE": "tpu"}, (), "device"),
+        ({"ROPE_BACKEND": "math"}, (), "backend"),
+        ({"ROPE_ALLOW_BACKEND": "sdpa"}, (), "allow_backend"),
         ({}, ("--max-body-bytes", "0"), "max_body_bytes"),
         ({}, ("--no-such-flag", "1"), "no-such-flag"),
     ],

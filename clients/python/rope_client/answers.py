@@ -26,7 +26,7 @@ class Attended:
     """The answer to `attention` and to `merge`."""
 
     out: Array
-    """`[..., H, Dv]` in q's dtype."""
+    """`[..., H, Dv]` in q's dtype, or in the `out_dtype` that was asked for."""
 
     lse: Array | None
     """float32 `[..., H]`, natural logarithm; None where it was not asked for."""

@@ -99,6 +99,7 @@ def rotate(
     frequencies: npt.ArrayLike | None = None,
     rope: Rope = DEFAULT_ROPE,
     inverse: bool = False,
+    backend: str | None = None,
     **options: Unpack[Options],
 ) -> Call[Rotated]:
     """Rotate `q` and `k` (or one of them) by the positions of their tokens."""
@@ -109,7 +110,7 @@ def rotate(
         "cu_seqlens": cu_seqlens,
         "frequencies": frequencies,
     }
-    params = {"rope": _sent(rope), "inverse": inverse}
+    params = {"rope": _sent(rope), "inverse": inverse, "backend": backend}
     return _post("/v1/rotate", tensors, params, _rotated, options)
 
 
@@ -127,6 +128,8 @@ def attention(
     sinks: npt.ArrayLike | None = None,
     mask: npt.ArrayLike | None = None,
     frequencies: npt.ArrayLike | None = None,
+    q_index: npt.ArrayLike | None = None,
+    k_index: npt.ArrayLike | None = None,
     rope: Rope | None = DEFAULT_ROPE,
     causal: bool | Unset = UNSET,
     window: int | Unset | None = UNSET,
@@ -135,6 +138,11 @@ def attention(
     softcap: float | Unset | None = UNSET,
     scale: float | Unset | None = UNSET,
     return_lse: bool = False,
+    out_dtype: str | None = None,
+    q_offset: int | None = None,
+    k_offset: int | None = None,
+    k_stride: int = 1,
+    backend: str | None = None,
     **options: Unpack[Options],
 ) -> Call[Attended]:
     """Rotate `q` and `k` (not if `rope` is None), then attend to `v`."""
@@ -151,6 +159,8 @@ def attention(
         "sinks": sinks,
         "mask": mask,
         "frequencies": frequencies,
+        "q_index": q_index,
+        "k_index": k_index,
     }
     params = {
         "rope": None if rope is None else _sent(rope),
@@ -161,6 +171,11 @@ def attention(
         "softcap": softcap,
         "scale": scale,
         "return_lse": return_lse,
+        "out_dtype": out_dtype,
+        "q_offset": q_offset,
+        "k_offset": k_offset,
+        "k_stride": k_stride,
+        "backend": backend,
     }
     return _post("/v1/attention", tensors, params, _attended, options)
 
@@ -184,17 +199,26 @@ def shift(
     positions: npt.ArrayLike | None = None,
     rope: Rope = DEFAULT_ROPE,
     to: Rope | None = None,
+    backend: str | None = None,
     **options: Unpack[Options],
 ) -> Call[Shifted]:
     """Move keys, rotated already, `delta` positions on; `to` is what they turn by from now on."""
     tensors = {"k": k, "delta": delta, "positions": positions}
-    params = {"rope": _sent(rope), "to": None if to is None else _sent(to)}
+    moved_to = None if to is None else _sent(to)
+    params = {"rope": _sent(rope), "to": moved_to, "backend": backend}
     return _post("/v1/shift", tensors, params, _shifted, options)
 
 
-def merge(*, out: npt.ArrayLike, lse: npt.ArrayLike, **options: Unpack[Options]) -> Call[Attended]:
+def merge(
+    *,
+    out: npt.ArrayLike,
+    lse: npt.ArrayLike,
+    backend: str | None = None,
+    **options: Unpack[Options],
+) -> Call[Attended]:
     """Merge attention over N disjoint sets of keys into attention over all of them."""
-    return _post("/v1/merge", {"out": out, "lse": lse}, {}, _attended, options)
+    params = {"backend": backend}
+    return _post("/v1/merge", {"out": out, "lse": lse}, params, _attended, options)
 
 
 def resolve(*, rope: Rope, **options: Unpack[Options]) -> Call[Resolved]:

@@ -1,0 +1,141 @@
+"""Who computes: as the library chooses, as the operator forces, as a request asks if it may."""
+
+import asyncio
+import json
+
+import pytest
+import torch
+
+from rope_core import Attend, CosSin, Merge, NoBackend, RopeConfig, Rotate, Shift
+from service.app import create_app
+from service.choice import NEVER_DOES, Choice
+from service.engine import Engine
+from service.settings import Settings
+from service.slabs import Slabs
+from service.wire import Message
+from service.wire import safetensors as codec
+from tests.service.conftest import asking, post, running
+from tests.service.test_bad_input import check
+from tests.service.test_metrics import scrape
+from tests.service.test_routes import heads
+
+Q, K, ROPE = heads(4), heads(2), RopeConfig.of(8)
+ASKED = {
+    "/v1/rotate": {"q": Q, "k": K},
+    "/v1/attention": {"q": Q, "k": K, "v": K},
+    "/v1/shift": {"k": K, "delta": torch.tensor(1)},
+    "/v1/merge": {"out": Q[None], "lse": Q[None, ..., 0].contiguous()},
+}
+CALLS = (Rotate(Q, K, ROPE), Shift(K, torch.tensor(1), ROPE), Merge(Q[None], Q[None, ..., 0]))
+MASKED = {**ASKED["/v1/attention"], "mask": torch.ones(5, 5)}
+
+
+@pytest.fixture
+async def serving(life, request):
+    async with running(life, **request.param) as app, asking(app) as client:
+        yield client
+
+
+def with_settings(**settings):
+    return pytest.mark.parametrize("serving", [settings], indirect=True, ids=[str(settings)])
+
+
+async def ask(client, path, tensors=None, **params):
+    message = Message(ASKED[path] if tensors is None else tensors, json.dumps(params).encode())
+    return await post(client, codec, path, message)
+
+
+async def backends(client, **params):
+    """Return who answered each route, or the code of the refusal."""
+    found = {}
+    for path in ASKED:
+        answer = await ask(client, path, **params)
+        told = answer.headers.get("server-timing", "").rpartition("backend;desc=")[2]
+        found[path.rpartition("/")[2]] = told.strip('"') or answer.json()["code"]
+    return found
+
+
+AUTO = {"rotate": "eager", "attention": "sdpa", "shift": "eager", "merge": "eager"}
+
+
+@with_settings()
+async def test_the_one_that_computed_is_told_and_counted(serving):
+    assert await backends(serving) == AUTO
+    assert await backends(serving, backend=None) == AUTO
+    await ask(serving, "/v1/attention", MASKED)
+    await ask(serving, "/v1/attention", ASKED["/v1/rotate"])  # refused
+    positions = {"positions": torch.arange(3)}
+    answer = await ask(serving, "/v1/cos_sin", positions, rope={"head_dim": 8})
+    assert "backend" not in answer.headers["server-timing"]
+    seen = await scrape(serving)
+    counted = {name: value for name, value in seen.items() if name.startswith("rope_backend")}
+    assert counted == {
+        'rope_backend_calls_total{backend="eager",operation="rotate"}': 2,
+        'rope_backend_calls_total{backend="sdpa",operation="attention"}': 2,
+        'rope_backend_calls_total{backend="eager",operation="attention"}': 1,
+        'rope_backend_calls_total{backend="eager",operation="shift"}': 2,
+        'rope_backend_calls_total{backend="eager",operation="merge"}': 2,
+    }
+
+
+@with_settings(backend="eager")
+async def test_a_forced_backend_does_all_that_it_does(serving):
+    assert await backends(serving) == dict.fromkeys(AUTO, "eager")
+
+
+@with_settings(backend="sdpa")
+async def test_one_that_attends_only_is_forced_on_attention_alone(serving):
+    assert await backends(serving) == AUTO
+    answer = await ask(serving, "/v1/cos_sin", {"positions": Q[0, 0, 0]}, rope={"head_dim": 8})
+    assert answer.status_code == 200
+    refusal = await ask(serving, "/v1/attention", MASKED)
+    check(refusal, 422, "no_backend", "sdpa: a mask may hide all keys of a query")
+
+
+@with_settings(backend="eager", allow_backend=True)
+async def test_a_request_chooses_over_what_is_forced(serving):
+    assert await backends(serving) == dict.fromkeys(AUTO, "eager")
+    assert await backends(serving, backend="sdpa") == {
+        "rotate": "no_backend",
+        "attention": "sdpa",
+        "shift": "no_backend",
+        "merge": "no_backend",
+    }
+    refusal = await ask(serving, "/v1/rotate", backend="sdpa")
+    check(refusal, 422, "no_backend", "sdpa: attends only")
+
+
+@with_settings(allow_backend=True)
+async def test_calls_of_different_backends_at_once_each_get_their_own(serving):
+    answers = await asyncio.gather(
+        *(ask(serving, "/v1/rotate", backend=b) for b in (None, "sdpa", "eager") * 4)
+    )
+    assert [answer.status_code for answer in answers] == [200, 422, 200] * 4
+    assert len({answer.content for answer in answers if answer.status_code == 200}) == 1
+
+
+def test_calls_of_different_backends_never_share_a_run():
+    engine = Engine(torch.device("cpu"), Slabs(2**20), max_call_s=60, max_answer_bytes=2**20)
+    for call in (*CALLS, Attend(Q, K, K, ROPE)):
+        keys = {name: engine.job(call, name).batch_key for name in (None, "eager", "sdpa")}
+        assert len({*keys.values()}) == 3
+        assert keys["eager"] == engine.job(call, "eager").batch_key
+
+
+@pytest.mark.parametrize("call", CALLS, ids=lambda call: type(call).__name__)
+@pytest.mark.parametrize("name", NEVER_DOES)
+def test_what_a_forced_backend_leaves_to_others_it_never_does(name, call):
+    assert (Choice(name).of(call, None) is None) == isinstance(call, NEVER_DOES[name])
+    engine = Engine(torch.device("cpu"), Slabs(2**20), max_call_s=60, max_answer_bytes=2**20)
+    with pytest.raises(NoBackend, match="attends only"):
+        engine.run([engine.job(call, name)])
+
+
+def test_nothing_is_forced_on_cosines():
+    assert Choice("eager").of(CosSin(torch.arange(3), ROPE), None) is None
+
+
+def test_a_backend_that_is_not_here_stops_the_start(life, monkeypatch):
+    monkeypatch.setattr("service.app.BACKENDS", ())
+    with pytest.raises(SystemExit, match="backend fused was asked for, but here is only"):
+        create_app(Settings(device="cpu", backend="fused"), life)
