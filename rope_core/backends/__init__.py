@@ -4,7 +4,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from rope_core.backends import eager, sdpa
+from rope_core.backends import eager, fused, sdpa
 from rope_core.backends.work import Attention, Merging, Rotation, Work
 from rope_core.errors import ConfigError, NoBackend
 
@@ -27,17 +27,21 @@ class Backend(Protocol):
         """
 
 
-BACKENDS: tuple[Backend, ...] = (sdpa, eager)
+BACKENDS: tuple[Backend, ...] = (sdpa, fused, eager)
 
 
 def select(work: Work, name: str | None = None) -> Backend:
     """Return the first backend that can do `work`, or the one called `name`.
+
+    On the CPU kernels run in an interpreter, so that there they have to be named.
 
     Raises:
         NoBackend: none can; the text has each one's reason.
         ConfigError: there is no backend of that name.
     """
     candidates = BACKENDS
+    if name is None and work.device.type == "cpu":
+        candidates = tuple(backend for backend in BACKENDS if backend is not fused)
     if name is not None:
         candidates = tuple(backend for backend in BACKENDS if backend.name == name)
         if not candidates:

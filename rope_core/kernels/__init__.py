@@ -1,5 +1,10 @@
-"""Kernels for GPUs, written in Triton: the only package that imports it, and nothing loads it yet.
+"""Kernels for GPUs, written in Triton: the only package that imports it; loaded when first needed.
 
 A kernel's constants are what a model fixes (widths, layout) and block sizes that follow from it,
 so that no request is the first of its kind to be compiled for. Tokens and strides are arguments.
 """
+
+from triton import knobs
+
+INTERPRETED: bool = knobs.runtime.interpret
+"""Whether kernels run on the CPU, in triton's interpreter: where TRITON_INTERPRET was 1."""

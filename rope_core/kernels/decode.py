@@ -104,6 +104,7 @@ def decode_kernel(
     BLOCK_D: tl.constexpr,
     BLOCK_DV: tl.constexpr,
 ):
+    """Attend from the few rows of a sequence to one part of its keys."""
     kv_head = (tl.program_id(0) % num_kv_heads).to(tl.int64)
     row_tile = tl.program_id(0) // num_kv_heads
     seq = tl.program_id(2).to(tl.int64)
@@ -201,6 +202,7 @@ def merge_kernel(
     MERGED: tl.constexpr,
     BLOCK_DV: tl.constexpr,
 ):
+    """Merge what the parts of the keys gave, in their order, and the sinks."""
     kv_head = (tl.program_id(0) % num_kv_heads).to(tl.int64)
     row = tl.program_id(0) // num_kv_heads
     seq = tl.program_id(1).to(tl.int64)

@@ -122,6 +122,7 @@ def prefill_kernel(
     BLOCK_D: tl.constexpr,  # power of two, >= HEAD_DIM
     BLOCK_DV: tl.constexpr,  # power of two, >= VALUE_DIM
 ):
+    """Attend from one tile of rows, queries times the heads of a group, to their keys."""
     # the last tiles of a causal sequence are the longest: they go first
     program = tl.program_id(0).to(tl.int64)
     kv_head = program % num_kv_heads

@@ -1,0 +1,125 @@
+"""Our Triton kernels: on CUDA, and on the CPU where triton's interpreter is switched on."""
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from rope_core.backends.work import Attention, Merging, Rotation, Work
+
+name = "fused"
+
+WIDEST = 512
+"""Elements of a head whose tiles fit into a GPU's shared memory."""
+
+
+def why_not(work: Work) -> str | None:
+    """Everything on CUDA, but the rarer layouts of rotation, and heads of more than 512."""
+    interpreted = _interpreted()
+    if interpreted is None:
+        return "triton is not installed"
+    if work.device.type != "cuda" and not interpreted:
+        return f"tensors are on {work.device.type}, not on a GPU"
+    match work:
+        case Rotation():
+            return _why_not_rotate(work)
+        case Attention() if max(work.q.shape[-1], work.v.shape[-1]) > WIDEST:
+            return f"heads are wider than {WIDEST}"
+    return None
+
+
+def _why_not_rotate(work: Rotation) -> str | None:
+    rope = work.rope
+    if rope.layout not in ("half", "interleaved") or rope.blocks != 1 or rope.axes == "xdrope":
+        return "pairs lie otherwise than in halves, or next to each other"
+    if rope.rounding != "once":
+        return f"it rounds once, not as {rope.rounding} says"
+    if work.scale is not None:
+        return "xPos scales each pair"
+    if work.cos.ndim != 2:
+        return "each head has angles of its own"
+    return None
+
+
+def run(work: Work) -> tuple[Tensor, ...]:
+    """Do `work`."""
+    match work:
+        case Rotation():
+            from rope_core.kernels import rotary
+
+            rope = work.rope
+            assert rope.layout in ("half", "interleaved"), "why_not has seen it"
+            rotary.rotate(
+                work.xs,
+                work.outs,
+                work.cos.contiguous(),
+                work.sin.contiguous(),
+                rotary_dim=rope.rotary_dim,
+                layout=rope.layout,
+                inverse=work.inverse,
+                trailing=rope.trailing,
+            )
+            return work.outs
+        case Attention():
+            return _attend(work)
+        case Merging():
+            return _merge(work)
+
+
+def _attend(work: Attention) -> tuple[Tensor, Tensor]:
+    from rope_core.kernels import attention
+
+    q, k, v, config = work.q, work.k, work.v, work.config
+    out, lse = work.new_out()
+    lengths, ends, index = work.lengths, work.cu_seqlens, work.index
+    to, to_lse = out, lse
+    if lengths is None:
+        rows = len(q)
+        lengths = [q.shape[1]] * rows, [k.shape[1]] * rows
+        steps = torch.arange(rows + 1, dtype=torch.int32, device=q.device)
+        ends = steps * q.shape[1], steps * k.shape[1]
+        q, k, v, to, to_lse = (x.flatten(0, 1) for x in (q, k, v, out, lse))
+        index = None if index is None else (index[0].flatten(), index[1].flatten())
+    assert ends is not None, "given with lengths"
+    cu_seqlens = [each.to(q.device, torch.int32, non_blocking=True) for each in ends]
+    of_q, of_k = (None, None) if index is None else index
+    attention.attend(
+        *(q, k, v, to, to_lse),
+        cu_seqlens_q=cu_seqlens[0],
+        cu_seqlens_k=cu_seqlens[1],
+        lengths_q=lengths[0],
+        lengths_k=lengths[1],
+        scale=work.scale,
+        causal=config.causal,
+        window=config.window,
+        window_ahead=config.window_ahead,
+        chunk=config.chunk,
+        softcap=config.softcap,
+        sinks=work.sinks,
+        mask=work.mask,
+        q_index=of_q,
+        k_index=of_k,
+    )
+    return out, lse
+
+
+def _merge(work: Merging) -> tuple[Tensor, Tensor]:
+    from rope_core.kernels import merge
+
+    parts, lse = work.out, work.lse
+    out = torch.empty(parts.shape[1:], dtype=parts.dtype, device=parts.device)
+    to_lse = torch.empty(lse.shape[1:], dtype=torch.float32, device=lse.device)
+    rows = lse.flatten(1) if lse.ndim > 1 else lse[:, None]
+    flat = parts.reshape(*rows.shape, parts.shape[-1])
+    merge.merge(flat, rows, out.view(flat.shape[1:]), to_lse.view(rows.shape[1:]))
+    return out, to_lse
+
+
+@lru_cache(maxsize=1)
+def _interpreted() -> bool | None:
+    """Return whether kernels run in the interpreter; None where there is no triton."""
+    try:
+        from rope_core import kernels
+    except ImportError:
+        return None
+    return kernels.INTERPRETED

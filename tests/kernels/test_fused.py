@@ -1,0 +1,117 @@
+"""The backend `fused`: kernels behind the seam of the library, held to the float64 reference."""
+
+import pytest
+import torch
+
+from rope_core import (
+    Attend,
+    AttentionConfig,
+    Merge,
+    NoBackend,
+    RopeConfig,
+    Rotate,
+    attend,
+    merge,
+    reference,
+    rotate,
+)
+from rope_core.backends import fused
+from tests.core.oracle import (
+    ATTEND_BAR,
+    DTYPES,
+    LSE_BAR,
+    ROTATE_BAR,
+    expect,
+    lse_off,
+    off,
+    qkv,
+    randn,
+    run,
+)
+
+CONFIGS = {
+    "causal": AttentionConfig(),
+    "all seen": AttentionConfig(causal=False),
+    "a window": AttentionConfig(window=3),
+    "a window to both sides": AttentionConfig(causal=False, window=3, window_ahead=2),
+    "chunks": AttentionConfig(chunk=4),
+    "a soft-cap": AttentionConfig(softcap=0.5, scale=1.0),
+}
+ENDS = torch.tensor([0, 3, 3, 7]), torch.tensor([0, 5, 6, 9])
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_attention_is_near_the_reference(config, dtype):
+    q, k, v = qkv((7, 6, 24), (9, 2, 24), value_dim=40, dtype=dtype)
+    sinks, mask = randn(6), randn(1, 6, 7, 9) > -0.5
+    index = torch.tensor([5, 2, 2, 3, 8, 7, 0]), torch.tensor([4, 5, 2, 0, 7, 7, 1, 9, 3])
+    for ends in ((), ENDS):
+        for given in ({}, {"sinks": sinks, "mask": mask}, {"index": index}):
+            out, lse = run(fused, q, k, v, config, *ends, **given)
+            expected = expect(q, k, v, config, *ends, **given)
+            assert off(out, expected[0]) <= ATTEND_BAR[dtype]
+            assert lse_off(lse, expected[1]) <= LSE_BAR[dtype]
+
+
+@pytest.mark.parametrize(("num_queries", "num_keys"), [(0, 3), (3, 0), (9, 4)])
+def test_rows_of_a_batch_that_see_nothing_are_0(num_queries, num_keys):
+    q, k, v = qkv((2, num_queries, 4, 16), (2, num_keys, 2, 16))
+    out, lse = run(fused, q, k, v)
+    expected = expect(q, k, v, AttentionConfig())
+    assert off(out, expected[0]) <= ATTEND_BAR[torch.float32]
+    assert lse_off(lse, expected[1]) <= LSE_BAR[torch.float32]
+
+
+def test_an_answer_in_float32_is_not_rounded_first():
+    q, k, v = qkv((5, 4, 16), (5, 2, 16), dtype=torch.bfloat16)
+    out, _ = run(fused, q, k, v, out_dtype=torch.float32)
+    assert out.dtype == torch.float32
+    assert not torch.equal(out, out.bfloat16().float())
+    assert off(out, expect(q, k, v, AttentionConfig())[0]) <= ATTEND_BAR[torch.bfloat16]
+
+
+@pytest.mark.parametrize("layout", ["half", "interleaved"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_rotation_is_near_the_reference(layout, dtype):
+    rope = RopeConfig.of(24, rotary_dim=12, layout=layout)
+    q, k = randn(2, 5, 4, 24, dtype=dtype), randn(2, 5, 2, 24, dtype=dtype, seed=1)
+    at = torch.tensor([[0, 1, 7, 131_071, 3], [2, 2, -5, 2**33, 1]])
+    answer = rotate(Rotate(q, k, rope, at), backend="fused")
+    assert answer.backend == "fused"
+    for x, turned in ((q, answer.q), (k, answer.k)):
+        assert off(turned, reference.rotate_complex(x, at, rope)) <= ROTATE_BAR[dtype]
+
+
+def test_merged_parts_are_one_pass_by_name():
+    q, k, v = qkv((5, 4, 16), (9, 2, 16))
+    whole = AttentionConfig(causal=False)
+    calls = [
+        Attend(q, k[part], v[part], None, whole, return_lse=True)
+        for part in (slice(4), slice(4, None))
+    ]
+    parts = [attend(call, backend="fused") for call in calls]
+    merged = merge(
+        Merge(torch.stack([p.out for p in parts]), torch.stack([p.lse for p in parts])),
+        backend="fused",
+    )
+    assert {merged.backend, *(part.backend for part in parts)} == {"fused"}
+    out, lse = expect(q, k, v, whole)
+    assert off(merged.out, out) <= 1e-6
+    assert lse_off(merged.lse, lse) <= 1e-6
+
+
+def test_what_it_declines_says_why():
+    x = randn(2, 2, 8)
+    for rope, text in (
+        (RopeConfig.of(8, rounding="tables"), "it rounds once"),
+        (RopeConfig.of(8, rope_type="xpos"), "xPos"),
+        (RopeConfig.of(8, layout="interleaved_to_half"), "pairs lie otherwise"),
+    ):
+        with pytest.raises(NoBackend, match=text):
+            rotate(Rotate(x, None, rope), backend="fused")
+
+
+def test_on_a_cpu_it_has_to_be_named():
+    q, k, v = qkv((3, 4, 16), (3, 2, 16))
+    assert attend(Attend(q, k, v, None, AttentionConfig(softcap=1.0))).backend == "eager"
