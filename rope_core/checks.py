@@ -226,10 +226,8 @@ def check_index(name: str, index: Tensor | None, tokens: Tensor) -> None:
     if [*index.shape] not in (leading, leading[-1:]):
         shapes = dict.fromkeys((str(leading[-1:]), str(leading)))
         raise ShapeError(name, " or ".join(shapes), shape_of(index))
-    if index.numel():
-        first, last = map(int, index.aminmax())
-        if first < 0 or last >= 2**62:
-            raise ShapeError(name, "in [0, 2**62)", f"from {first} to {last}")
+    if index.numel() and not -(2**62) <= int(index.min()) <= int(index.max()) < 2**62:
+        raise ShapeError(name, "in [-2**62, 2**62)", "others")
 
 
 def _check_logits(name: str, logits: Tensor) -> None:
