@@ -25,6 +25,10 @@ def why_not(work: Work) -> str | None:
             return _why_not_rotate(work)
         case Attention() if max(work.q.shape[-1], work.v.shape[-1]) > WIDEST:
             return f"heads are wider than {WIDEST}"
+        case Attention() if work.index is not None and any(
+            index.numel() and int(index.min()) < 0 for index in work.index
+        ):
+            return "an index is below 0"
     return None
 
 
