@@ -118,7 +118,9 @@ def test_who_waits_longer_than_the_drain_is_told_so(serve: Serve):
 
 
 def test_sigterm_while_starting_ends_the_start():
-    process = subprocess.Popen([sys.executable, "-m", "service", "--http-port", "0"], cwd=ROOT)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "service", "--http-port", "0", "--drain-delay-s", "0"], cwd=ROOT
+    )
     time.sleep(2)
     process.send_signal(signal.SIGTERM)
     assert process.wait(5) in (0, 128 + signal.SIGTERM, -signal.SIGTERM)
