@@ -154,11 +154,16 @@ def token_angles(
     if positions is None and cu_seqlens is None and frequencies is None:
         at = _counted(x.shape[-3], rope, x.device)
         return at if rows == 1 else _each(lambda t: t.repeat(rows, 1), at)
-    has_axes = rope.learned == "frequencies"
-    if positions is not None and columns.num_axes > 1:
-        has_axes = not columns.of_text or positions.ndim == x.ndim - 1
-    flat = ragged.token_positions(x, positions, cu_seqlens, has_axes)
+    flat = ragged.token_positions(x, positions, cu_seqlens, has_axes(x, positions, rope))
     return angles(flat, rope, frequencies)
+
+
+def has_axes(x: Tensor, positions: Tensor | None, rope: RopeConfig) -> bool:
+    """Tell whether the first dimension of the positions of `x` is that of axes."""
+    columns = rope.columns
+    if positions is None or columns.num_axes == 1:
+        return rope.learned == "frequencies"
+    return not columns.of_text or positions.ndim == x.ndim - 1
 
 
 def angles(positions: Tensor, rope: RopeConfig, frequencies: Tensor | None = None) -> Angles:

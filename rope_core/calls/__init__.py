@@ -6,6 +6,7 @@ Every constructor raises `ShapeError` or `ConfigError` for what does not fit.
 """
 
 from rope_core.calls.attention import Attend, Attended, Merge
+from rope_core.calls.moving import moved, names_of, tensors_of
 from rope_core.calls.rotation import CosSin, Rotate, Rotated, Shift, Table
 
 __all__ = [
@@ -19,6 +20,9 @@ __all__ = [
     "Rotated",
     "Shift",
     "Table",
+    "moved",
+    "names_of",
+    "tensors_of",
 ]
 
 Call = Rotate | Attend | CosSin | Shift | Merge

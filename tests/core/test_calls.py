@@ -18,6 +18,7 @@ from rope_core import (
     Shift,
 )
 from rope_core.backends import BACKENDS, Rotation, select
+from rope_core.calls import moved, tensors_of
 from rope_core.config import MAX_HEAD_DIM
 from rope_core.errors import NoBackend
 
@@ -286,3 +287,17 @@ def test_a_work_that_every_backend_declines_is_refused_with_their_reasons(monkey
     with pytest.raises(NoBackend) as refused:
         select(work)
     assert refused.value.reasons == {"sdpa": "attends only"}
+
+
+def test_a_call_is_moved_without_being_checked_again():
+    q = torch.randn(1, 3, 2, 8)
+    call = Rotate(q, None, RopeConfig.of(8), torch.arange(3), inverse=True)
+    other = moved(call, {"q": q.clone(), "positions": None})
+    assert type(other) is Rotate
+    assert tensors_of(other).keys() == {"q"}
+    assert (other.rope, other.inverse, other.k) == (call.rope, True, None)
+    assert call.positions is not None, "the call itself stays as it is"
+    assert tensors_of(moved(call, {"q": torch.zeros(0, 0)}))["q"].shape == (0, 0)
+    trained = {"factor": 2.0, "max_position_embeddings": 2}
+    lengthy = Rotate(q, None, RopeConfig.of(8, rope_type="dynamic", **trained))
+    assert moved(lengthy, {"q": q[:, :1]}).rope == lengthy.rope, "of the length that was checked"
