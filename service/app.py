@@ -6,6 +6,7 @@ import platform
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,33 +25,44 @@ from service import __version__, failures, host, metrics, openapi
 from service.admission import Admission
 from service.batcher import Batcher
 from service.choice import Choice
+from service.device import Accelerator, Cpu, Device, Driver, find_driver
 from service.endpoints import ENDPOINTS
 from service.engine import Engine
+from service.errors import DeviceLost, DeviceStuck
 from service.life import Life, Phase
 from service.local import list_presets, list_variants
 from service.middleware import Requests
 from service.ropes import Ropes
 from service.routes import Route, Service
-from service.settings import Settings
+from service.settings import Settings, shapes_of
 from service.slabs import Slabs
+from service.warm_up import warm_up
 
 log = logging.getLogger("rope.app")
 
 
-def create_app(settings: Settings, life: Life) -> Requests:
-    """Return the ASGI application: FastAPI, in `app`, and the hot routes in front of it."""
+def create_app(settings: Settings, life: Life, driver: Driver | None = None) -> Requests:
+    """Return the ASGI application: FastAPI, in `app`, and the hot routes in front of it.
+
+    Args:
+        settings: what the operator wants.
+        life: what the service tells of itself, and is told.
+        driver: of the device to compute on; that of `settings.device` where None.
+    """
     measured = metrics.Metrics()
-    service, device_thread = _make_service(settings, measured)
+    service, device_threads = _make_service(settings, measured, life, driver)
     life.give_up = service.batcher.close
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        warming = asyncio.create_task(_warm_up(service, device_thread, life))
+        if service.engine.device.traits.warms_up_first:
+            service.batcher.hold()
+        warming = asyncio.create_task(_warm_up(service, life))
         with torch.inference_mode():  # for all that runs on this thread
             yield
         warming.cancel()
         service.batcher.close()
-        device_thread.shutdown(wait=False)
+        device_threads.shutdown(wait=False)
         service.readers.shutdown(wait=False)
 
     app = FastAPIOffline(
@@ -74,23 +86,30 @@ def create_app(settings: Settings, life: Life) -> Requests:
 
 
 def _make_service(
-    settings: Settings, measured: metrics.Metrics
+    settings: Settings, measured: metrics.Metrics, life: Life, driver: Driver | None
 ) -> tuple[Service, ThreadPoolExecutor]:
     torch.set_num_threads(settings.threads or host.num_cpus())
-    device = _device(settings.device)
+    driver = driver or find_driver(settings.device)
     budget = settings.memory_budget_bytes or min(host.memory_bytes() // 4, 4 * 2**30)
-    slabs = Slabs(max_idle_bytes=budget)
+    slabs = Slabs(max_idle_bytes=budget, pins=driver)
+    device: Device = Cpu(slabs) if driver is None else Accelerator(driver, slabs)
     engine = Engine(
-        device, slabs, max_call_s=settings.max_call_s, max_answer_bytes=settings.max_body_bytes
+        device,
+        max_call_s=settings.max_call_s,
+        max_answer_bytes=settings.max_body_bytes,
+        stuck_s=settings.device_stuck_s,
     )
-    device_thread = ThreadPoolExecutor(1, thread_name_prefix="device")
-    batch_bytes = 2**20 if device.type == "cpu" else 2**26
+    lanes = device.traits.lanes
+    device_threads = ThreadPoolExecutor(lanes, thread_name_prefix="device")
     batcher = Batcher(
         engine.run,
-        device_thread,
+        device_threads,
+        lanes=lanes,
         quick=engine.quick,
+        patience_s=engine.patience_s,
+        on_failure=partial(_end, life),
         max_batch_tokens=settings.max_batch_tokens,
-        max_batch_bytes=settings.max_batch_bytes or batch_bytes,
+        max_batch_bytes=settings.max_batch_bytes or device.traits.batch_bytes,
         max_queue_calls=settings.max_queue_calls,
         metrics=measured,
     )
@@ -98,12 +117,12 @@ def _make_service(
     measured.queue_depth.set_function(lambda: batcher.num_waiting)
     measured.queued_bytes.set_function(lambda: batcher.waiting_bytes)
     measured.admitted_bytes.set_function(lambda: admission.charged_bytes)
-    measured.device_memory_bytes.set_function(engine.memory_bytes)
+    measured.device_memory_bytes.set_function(device.memory_bytes)
     readers = ThreadPoolExecutor(1, thread_name_prefix="reader")
     ropes = _ropes(settings.presets_dir)
     choice = Choice(_backend(settings.backend), settings.allow_backend)
     service = Service(settings, engine, choice, batcher, admission, slabs, ropes, readers, measured)
-    return service, device_thread
+    return service, device_threads
 
 
 def _ropes(folder: Path | None) -> Ropes:
@@ -121,23 +140,28 @@ def _backend(wanted: str) -> str | None:
     return None if wanted == "auto" else wanted
 
 
-def _device(wanted: str) -> torch.device:
-    if wanted == "auto":
-        wanted = "cuda" if torch.cuda.is_available() else "cpu"
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise SystemExit("device cuda was asked for, but torch finds no GPU")
-    return torch.device(wanted)
-
-
-async def _warm_up(service: Service, device_thread: ThreadPoolExecutor, life: Life) -> None:
+async def _warm_up(service: Service, life: Life) -> None:
+    thread = ThreadPoolExecutor(1, thread_name_prefix="warm-up")
+    shapes = shapes_of(service.settings.warm_up_shapes)
     loop = asyncio.get_running_loop()
     try:
-        await loop.run_in_executor(device_thread, service.engine.warm_up)
+        await loop.run_in_executor(thread, warm_up, service.engine, service.choice, shapes)
+    except DeviceLost as lost:
+        service.batcher.close(DeviceLost)
+        _end(life, lost)
     except Exception:
         log.exception("warm-up failed; the service will not become ready")
-        return
-    life.warmed_up()
-    log.info("ready", extra={"fields": {"device": str(service.engine.device)}})
+    else:
+        life.warmed_up()
+        log.info("ready", extra={"fields": {"device": service.engine.device.name}})
+    finally:
+        service.batcher.release()
+        thread.shutdown(wait=False)
+
+
+def _end(life: Life, failure: DeviceLost | DeviceStuck) -> None:
+    log.error("ending: %s", failure)
+    life.fail(Phase.LOST if isinstance(failure, DeviceLost) else Phase.STUCK)
 
 
 def _add_status_routes(
@@ -172,7 +196,7 @@ def _add_status_routes(
             "version": __version__,
             "torch": torch.__version__,
             "python": platform.python_version(),
-            "device": str(service.engine.device),
+            "device": service.engine.device.name,
         }
 
 

@@ -14,7 +14,7 @@ from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
-from service.errors import Overloaded, ShuttingDown, TimedOut
+from service.errors import DeviceLost, DeviceStuck, Overloaded, ShuttingDown, TimedOut
 from service.metrics import Metrics
 
 
@@ -33,6 +33,9 @@ class Batchable(Protocol):
     def num_bytes(self) -> int:
         """Its share of a batch's budget of bytes."""
 
+
+Reason = type[ShuttingDown] | type[DeviceLost] | type[DeviceStuck]
+"""Why no more calls are accepted."""
 
 C = TypeVar("C", bound=Batchable)
 R = TypeVar("R")
@@ -77,9 +80,12 @@ class Batcher(Generic[C, R]):
     """One queue before one device.
 
     Args:
-        run: answers calls of one batch key; called from one thread at a time.
-        device: the thread that long runs are handed to.
+        run: answers calls of one batch key; raises DeviceLost if it never will again.
+        device: the threads that long runs are handed to, one for each lane.
+        lanes: runs in flight at a time.
         quick: tells whether a run is shorter than the hand-off, so that it runs on the event loop.
+        patience_s: how long runs of these calls, all in flight, may take before they are given up.
+        on_failure: told, once, that the device is lost or stuck; all calls have an answer then.
         max_batch_tokens, max_batch_bytes: what a batch may hold; a larger call runs alone.
         max_queue_calls: calls waiting, beyond which one is refused.
         metrics: where sizes and times are counted.
@@ -90,7 +96,10 @@ class Batcher(Generic[C, R]):
         run: Callable[[Sequence[C]], Run[R]],
         device: Executor,
         *,
+        lanes: int,
         quick: Callable[[Sequence[C]], bool],
+        patience_s: Callable[[Sequence[C]], float],
+        on_failure: Callable[[DeviceLost | DeviceStuck], None],
         max_batch_tokens: int,
         max_batch_bytes: int,
         max_queue_calls: int,
@@ -98,15 +107,19 @@ class Batcher(Generic[C, R]):
     ) -> None:
         self._run = run
         self._device = device
+        self._lanes = lanes
         self._quick = quick
+        self._patience_s = patience_s
+        self._on_failure = on_failure
         self._max_batch_tokens = max_batch_tokens
         self._max_batch_bytes = max_batch_bytes
         self._max_queue_calls = max_queue_calls
         self._metrics = metrics
         self._queue: deque[Entry[C, R]] = deque()
-        self._running: list[Entry[C, R]] = []
+        self._running: list[list[Entry[C, R]]] = []
         self._turn_due = False
-        self._closing = False
+        self._held = False
+        self._closed: Reason | None = None
 
     @property
     def num_waiting(self) -> int:
@@ -125,19 +138,28 @@ class Batcher(Generic[C, R]):
 
         Raises:
             Overloaded: too many calls are waiting.
-            ShuttingDown: `close` has been called.
+            ShuttingDown, DeviceLost, DeviceStuck: no more are accepted.
         """
-        if self._closing:
-            raise ShuttingDown
+        if self._closed is not None:
+            raise self._closed
         if len(self._queue) >= self._max_queue_calls:
             raise Overloaded(f"{len(self._queue)} calls are waiting already")
         waiter: asyncio.Future[Answer[R]] = asyncio.get_running_loop().create_future()
         entry: Entry[C, R] = Entry(call, waiter, time.monotonic(), deadline, on_wait)
         self._queue.append(entry)
-        if self._running:
+        if self._running or self._held:
             self._guard(entry)
         self._wake()
         return entry
+
+    def hold(self) -> None:
+        """Run nothing until `release`: calls wait in the queue."""
+        self._held = True
+
+    def release(self) -> None:
+        """Run what waits, and what comes."""
+        self._held = False
+        self._wake()
 
     def withdraw(self, entry: Entry[C, R], reason: Exception) -> None:
         """Answer a call with `reason`, and take it from the queue if it is still there."""
@@ -145,20 +167,27 @@ class Batcher(Generic[C, R]):
         if entry in self._queue:
             self._queue.remove(entry)
 
-    def close(self) -> None:
-        """Accept no more, and answer with ShuttingDown whoever still waits."""
-        self._closing = True
-        for entry in (*self._queue, *self._running):
-            _settle(entry, ShuttingDown())
+    def close(self, reason: Reason = ShuttingDown) -> None:
+        """Accept no more, and answer whoever still waits; the first reason stays."""
+        self._closed = self._closed or reason
+        for entry in (*self._queue, *(entry for batch in self._running for entry in batch)):
+            _settle(entry, reason())
         self._queue.clear()
 
+    def _fail(self, reason: type[DeviceLost] | type[DeviceStuck]) -> None:
+        if self._closed in (None, ShuttingDown):
+            self._closed = reason
+            self.close(reason)
+            self._on_failure(reason())
+
     def _wake(self) -> None:
-        if not self._turn_due and not self._running:
+        busy = self._held or len(self._running) == self._lanes
+        if self._queue and not self._turn_due and not busy:
             self._turn_due = True
             asyncio.get_running_loop().call_soon(self._turn)
 
     def _turn(self) -> None:
-        """Run the next batch: here if it is quick, else on the device's thread."""
+        """Run the next batch: here if it is quick, else on one of the device's threads."""
         self._turn_due = False
         batch = self._take()
         if not batch:
@@ -168,24 +197,29 @@ class Batcher(Generic[C, R]):
         if self._quick(calls):
             self._finish(batch, started, self._attempt(calls))
             return
-        self._running = batch
+        self._running.append(batch)
         for entry in (*batch, *self._queue):
             self._guard(entry)
         loop = asyncio.get_running_loop()
+        in_flight = [entry.call for each in self._running for entry in each]
+        watchdog = loop.call_later(self._patience_s(in_flight), self._fail, DeviceStuck)
 
         def hand_back(done: Future[list[tuple[R | Exception, float, float]]]) -> None:
             with contextlib.suppress(RuntimeError):  # the loop has ended, and all have an answer
-                loop.call_soon_threadsafe(self._returned, batch, started, done)
+                loop.call_soon_threadsafe(self._returned, batch, watchdog, started, done)
 
         self._device.submit(self._attempt, calls).add_done_callback(hand_back)
+        self._wake()
 
     def _returned(
         self,
         batch: list[Entry[C, R]],
+        watchdog: asyncio.TimerHandle,
         started: float,
         done: Future[list[tuple[R | Exception, float, float]]],
     ) -> None:
-        self._running = []
+        watchdog.cancel()
+        self._running.remove(batch)
         self._finish(batch, started, done.result())
 
     def _finish(
@@ -206,18 +240,23 @@ class Batcher(Generic[C, R]):
         metrics.compute_seconds.observe(outcomes[0][2])
         for entry in batch:
             metrics.queue_seconds.observe(started - entry.arrived)
+        if isinstance(outcomes[-1][0], DeviceLost):  # as all are that come after one
+            self._fail(DeviceLost)
         self._wake()
 
     def _attempt(self, calls: Sequence[C]) -> list[tuple[R | Exception, float, float]]:
         """Run calls; where that raises, halves of them, so that only the culprit fails."""
         try:
             run = self._run(calls)
+        except DeviceLost:
+            return [(DeviceLost(), 0.0, 0.0) for _ in calls]
         except Exception as failure:  # whatever it is, it is this call's answer
             if len(calls) == 1:
                 return [(failure, 0.0, 0.0)]
-            middle = len(calls) // 2
-            return self._attempt(calls[:middle]) + self._attempt(calls[middle:])
-        return [(result, run.copy_s, run.compute_s) for result in run.results]
+        else:
+            return [(result, run.copy_s, run.compute_s) for result in run.results]
+        middle = len(calls) // 2
+        return self._attempt(calls[:middle]) + self._attempt(calls[middle:])
 
     def _take(self) -> list[Entry[C, R]]:
         """Remove the next batch from the queue: the oldest call, and those that fit with it."""

@@ -1,39 +1,36 @@
-"""The only file that moves tensors on and off the device: pack, run, unpack."""
+"""Calls with their costs, and their runs on a device."""
 
-import dataclasses
-import resource
-import time
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain
 
-import torch
 from torch import Tensor
 
 import rope_core
-from rope_core import Attend, Call, CosSin, Merge, Result, Rotate, Rotated, Shift, ragged
-from rope_core.checks import DTYPES
+from rope_core import Attend, Call, CosSin, Merge, Result, Rotate, Rotated, Shift
 from rope_core.inference import inference
 from service.batcher import Run
+from service.device import Device
 from service.errors import TooLarge
-from service.slabs import Slabs
-
-PACKED_BYTES = 256 * 2**10
-"""Calls larger than this are not copied into a pack; they run alone."""
+from service.packing import Alone, Load, pack, pack_key
 
 SEQUENCE_S = 50e-6
 """What each sequence of a call costs, however short."""
 
-QUICK_S = 2e-3
-"""Runs estimated below this stay on the event loop: a hand-off would cost them a good part."""
+PATIENCE = 10
+"""How many times its estimate a run may take: estimates are rough."""
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A call, and what the batcher has to know of it."""
+    """A call, and what the batcher and the engine have to know of it."""
 
     call: Call
     batch_key: Hashable
+    pack_key: Hashable | None
+    """Calls of a run that are equal in it become one."""
+
     num_tokens: int
     num_bytes: int
     answer_bytes: int
@@ -48,22 +45,18 @@ class Engine:
 
     Args:
         device: where tensors are computed on.
-        slabs: where large answers are put.
         max_call_s: longest that one call may be estimated to take.
         max_answer_bytes: largest answer.
+        stuck_s: longest that a run may take, if that is more than many times its estimate.
     """
 
     def __init__(
-        self, device: torch.device, slabs: Slabs, *, max_call_s: float, max_answer_bytes: int
+        self, device: Device, *, max_call_s: float, max_answer_bytes: int, stuck_s: float
     ) -> None:
         self.device = device
-        self._slabs = slabs
         self._max_call_s = max_call_s
         self._max_answer_bytes = max_answer_bytes
-        on_cpu = device.type == "cpu"
-        self._bytes_per_s = 4e9 if on_cpu else 2e11
-        self._flops_per_s = 3e10 * torch.get_num_threads() if on_cpu else 1e14
-        self._quick_s = QUICK_S if on_cpu else 0.0
+        self._stuck_s = stuck_s
 
     def job(self, call: Call, backend: str | None = None) -> Job:
         """Return `call` with its costs, to be done by `backend`.
@@ -71,17 +64,14 @@ class Engine:
         Raises:
             TooLarge: it would take too long, or its answer be too large.
         """
+        traits = self.device.traits
         num_bytes = answer_bytes = call.num_bytes
-        seconds = num_bytes / self._bytes_per_s
-        key: Hashable = type(call).__name__
+        seconds = num_bytes / traits.bytes_per_s
         if isinstance(call, Attend):
             rows = call.q.numel() // call.q.shape[-1]
             answer_bytes = rows * call.v.shape[-1] * (call.out_dtype or call.q.dtype).itemsize
             answer_bytes += rows * 4 * call.return_lse
-            seconds += _flops(call) / self._flops_per_s + call.num_sequences * SEQUENCE_S
-        elif isinstance(call, Rotate):
-            alone = num_bytes > PACKED_BYTES or call.frequencies is not None
-            key = object() if alone else _rotation_key(call)
+            seconds += _flops(call) / traits.flops_per_s + call.num_sequences * SEQUENCE_S
         elif isinstance(call, Merge):
             answer_bytes //= len(call.out)
         if answer_bytes > self._max_answer_bytes:
@@ -89,52 +79,58 @@ class Engine:
         if seconds > self._max_call_s:
             limit = self._max_call_s
             raise TooLarge("a call's estimated time, in seconds,", limit, f"{seconds:,.0f}")
-        key = key, backend
-        return Job(call, key, call.num_tokens, num_bytes, answer_bytes, seconds, backend)
+        batch, shared = self._keys(call, num_bytes)
+        key = batch, backend
+        return Job(call, key, shared, call.num_tokens, num_bytes, answer_bytes, seconds, backend)
 
     def quick(self, jobs: Sequence[Job]) -> bool:
         """Tell whether `jobs` together are over before a thread would have begun."""
-        return sum(job.seconds for job in jobs) <= self._quick_s
+        return sum(job.seconds for job in jobs) < self.device.traits.quick_s
+
+    def patience_s(self, jobs: Sequence[Job]) -> float:
+        """Return how long runs of `jobs`, one after the other, may take."""
+        return max(self._stuck_s, PATIENCE * sum(job.seconds for job in jobs))
 
     @inference
     def run(self, jobs: Sequence[Job]) -> Run[Result]:
-        """Run jobs of one batch key as one."""
-        begun = time.perf_counter()
-        calls = [job.call for job in jobs]
-        rotations = [call for call in calls if isinstance(call, Rotate)]
-        packs = len(rotations) > 1
-        ready = [_pack(rotations)] if packs else calls
-        moved = [self._to_device(call) for call in ready]
-        packed = time.perf_counter()
-        results = [self._compute(call, jobs[0].backend) for call in moved]
-        computed = time.perf_counter()
-        if self.device.type != "cpu":
-            results = [_to_host(result) for result in results]
-        if packs:
-            results = _unpack(rotations, results[0])
-        ended = time.perf_counter()
-        return Run(results, packed - begun + ended - computed, computed - packed)
+        """Run jobs of one batch key as one.
 
-    def warm_up(self) -> None:
-        """Run each operation once in each dtype: what is loaded or built late is so now."""
-        rope = rope_core.RopeConfig.of(64)
-        for dtype in DTYPES:
-            q, k = (torch.zeros(1, 16, heads, 64, dtype=dtype) for heads in (4, 2))
-            for call in (
-                Rotate(q, k, rope),
-                Attend(q, k, k, rope, return_lse=True),
-                Shift(k, torch.tensor(1), rope),
-                Merge(q[None], torch.zeros(1, 1, 16, 4)),
-                CosSin(torch.arange(16), rope),
-            ):
-                self.run([self.job(call)])
+        Raises:
+            DeviceFull, DeviceLost: it cannot.
+        """
+        groups = self._groups(jobs)
+        loads = [self._load([jobs[index] for index in group]) for group in groups]
+        run = self.device.run(loads, partial(self._compute, backend=jobs[0].backend))
+        if len(groups) == 1 or len(groups) == len(jobs):
+            return run
+        of_index = dict(zip(chain.from_iterable(groups), run.results, strict=True))
+        return replace(run, results=[of_index[index] for index in range(len(jobs))])
 
-    def memory_bytes(self) -> int:
-        """Return the memory in use on the device: tensors on a GPU, the process on the CPU."""
-        if self.device.type == "cuda":
-            return torch.cuda.memory_allocated(self.device)
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-        return pages * resource.getpagesize()
+    def _keys(self, call: Call, num_bytes: int) -> tuple[Hashable, Hashable | None]:
+        """Return what calls of one run have in common, and what those of one pack have."""
+        traits = self.device.traits
+        small = num_bytes <= traits.packed_bytes
+        shared = pack_key(call) if small and isinstance(call, traits.packs) else None
+        if traits.mixes:
+            return "small" if small else object(), shared
+        if isinstance(call, Rotate):
+            return object() if shared is None else shared, shared
+        return type(call).__name__, shared
+
+    def _groups(self, jobs: Sequence[Job]) -> list[list[int]]:
+        """Return which of the jobs become one call."""
+        if not self.device.traits.mixes:
+            indices = range(len(jobs))
+            return [[*indices]] if jobs[0].pack_key is not None else [[i] for i in indices]
+        groups: dict[Hashable, list[int]] = {}
+        for index, job in enumerate(jobs):
+            groups.setdefault(index if job.pack_key is None else job.pack_key, []).append(index)
+        return [*groups.values()]
+
+    def _load(self, jobs: Sequence[Job]) -> Load:
+        # where kernels might differ, a call is computed in the form of a pack even if it is alone
+        one = len(jobs) == 1 and (jobs[0].pack_key is None or not self.device.traits.mixes)
+        return Alone(jobs[0].call) if one else pack([job.call for job in jobs])
 
     def _compute(self, call: Call, backend: str | None) -> Result:
         match call:
@@ -150,79 +146,8 @@ class Engine:
             case Merge():
                 return rope_core.merge(call, backend)
 
-    def _to_device(self, call: Call) -> Call:
-        if self.device.type == "cpu":
-            return call
-        moved = {
-            field.name: value.to(self.device, non_blocking=True)
-            for field in dataclasses.fields(call)
-            if isinstance(value := getattr(call, field.name), Tensor)
-            and not field.name.startswith("cu_seqlens")  # their values are read on the host
-        }
-        return dataclasses.replace(call, **moved)  # type: ignore[arg-type]
-
     def _like(self, tensor: Tensor | None) -> Tensor | None:
-        return None if tensor is None else self._new(tuple(tensor.shape), tensor.dtype)
-
-    def _new(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        if self.device.type == "cpu":
-            return self._slabs.tensor(shape, dtype)
-        return torch.empty(shape, dtype=dtype, device=self.device)
-
-
-def _rotation_key(call: Rotate) -> Hashable:
-    """Return what rotations of one pack have in common: all but the number of tokens."""
-    q = None if call.q is None else _without_tokens(call.q)
-    k = None if call.k is None else _without_tokens(call.k)
-    positions, several = call.positions, call.rope.num_axes > 1
-    fractional = positions is not None and positions.is_floating_point()
-    rows = positions.shape[:-1] if several and positions is not None else None
-    return call.rope, call.inverse, q, k, fractional, rows
-
-
-def _without_tokens(x: Tensor) -> Hashable:
-    return x.dtype, x.shape[:-3], x.shape[-2]
-
-
-def _pack(calls: Sequence[Rotate]) -> Rotate:
-    """Return one call for the tokens of all, joined along the axis of sequence."""
-    positions = [_row_positions(call) for call in calls]
-    if calls[0].rope.num_axes == 1 and any(rows.ndim == 2 for rows in positions):
-        positions = [rows.expand(len(calls[0].like), -1) for rows in positions]
-    qs = [call.q for call in calls if call.q is not None]
-    ks = [call.k for call in calls if call.k is not None]
-    return Rotate(
-        torch.cat(qs, -3) if qs else None,
-        torch.cat(ks, -3) if ks else None,
-        calls[0].rope,
-        torch.cat(positions, -1),
-        inverse=calls[0].inverse,
-    )
-
-
-def _row_positions(call: Rotate) -> Tensor:
-    if call.positions is not None:
-        return call.positions
-    return ragged.count_up(call.like.shape[-3], call.cu_seqlens, call.like.device)
-
-
-def _unpack(calls: Sequence[Rotate], packed: Result) -> list[Result]:
-    """Return each call's part of a packed result, as views."""
-    assert isinstance(packed, Rotated), "a pack is a rotation"
-    lengths = [call.like.shape[-3] for call in calls]
-    nothing = [None] * len(calls)
-    qs = nothing if packed.q is None else torch.split(packed.q, lengths, -3)
-    ks = nothing if packed.k is None else torch.split(packed.k, lengths, -3)
-    return [Rotated(q, k, packed.backend) for q, k in zip(qs, ks, strict=True)]
-
-
-def _to_host(result: Result) -> Result:
-    moved = {
-        field.name: value.cpu()
-        for field in dataclasses.fields(result)
-        if isinstance(value := getattr(result, field.name), Tensor)
-    }
-    return dataclasses.replace(result, **moved)  # type: ignore[arg-type]
+        return None if tensor is None else self.device.new(tensor.shape, tensor.dtype)
 
 
 def _flops(call: Attend) -> float:

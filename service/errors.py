@@ -10,6 +10,9 @@ ServiceError
   +- TooLarge              the body, or what it takes to answer it, is over a limit
   +- Overloaded            too much is waiting already
   +- ShuttingDown          the service accepts no more
+  +- DeviceFull            the device has too little memory for the call
+  +- DeviceLost            the device computes no more
+  +- DeviceStuck           the device has not come back from a run
   +- TimedOut              the deadline passed before the answer
   +- ClientLeft            nobody waits for the answer any more
 
@@ -68,6 +71,27 @@ class ShuttingDown(ServiceError):
 
     def __init__(self) -> None:
         super().__init__("the service is shutting down")
+
+
+class DeviceFull(ServiceError):
+    """The device has too little memory for the call."""
+
+    def __init__(self) -> None:
+        super().__init__("the device has too little memory for this call now")
+
+
+class DeviceLost(ServiceError):
+    """The device computes no more."""
+
+    def __init__(self) -> None:
+        super().__init__("the device has failed; the service starts anew")
+
+
+class DeviceStuck(ServiceError):
+    """The device has not come back from a run."""
+
+    def __init__(self) -> None:
+        super().__init__("the device does not answer; the service starts anew")
 
 
 class TimedOut(ServiceError):

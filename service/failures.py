@@ -28,6 +28,9 @@ RESPONSES: tuple[tuple[type[Exception], HTTPStatus, str], ...] = (
     (NoBackend, HTTPStatus.UNPROCESSABLE_ENTITY, "no_backend"),
     (errors.Overloaded, HTTPStatus.SERVICE_UNAVAILABLE, "overloaded"),
     (errors.ShuttingDown, HTTPStatus.SERVICE_UNAVAILABLE, "shutting_down"),
+    (errors.DeviceFull, HTTPStatus.SERVICE_UNAVAILABLE, "device_memory"),
+    (errors.DeviceLost, HTTPStatus.SERVICE_UNAVAILABLE, "device_lost"),
+    (errors.DeviceStuck, HTTPStatus.SERVICE_UNAVAILABLE, "device_stuck"),
     (errors.TimedOut, HTTPStatus.GATEWAY_TIMEOUT, "timed_out"),
 )
 

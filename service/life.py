@@ -19,15 +19,33 @@ class Phase(Enum):
     WARMING_UP = "warming up"
     READY = "ready"
     DRAINING = "draining"
+    LOST = "device lost"
+    STUCK = "device stuck"
+
+
+EXIT_CODES = {Phase.LOST: 70, Phase.STUCK: 71}
+"""What the process exits with, where not with 0."""
 
 
 class Life:
-    """The phase of the service: warming up, then ready, then draining."""
+    """The phase of the service: warming up, then ready, then one of those that end it."""
 
     def __init__(self) -> None:
         self.phase = Phase.WARMING_UP
         self.give_up: Callable[[], None] = lambda: None
         """Answers whoever still waits when the time to drain is over."""
+        self.end: Callable[[], None] = lambda: None
+        """Begins the drain."""
+
+    @property
+    def ending(self) -> bool:
+        """Whether the end has begun."""
+        return self.phase not in (Phase.WARMING_UP, Phase.READY)
+
+    @property
+    def exit_code(self) -> int:
+        """What the process is to exit with."""
+        return EXIT_CODES.get(self.phase, 0)
 
     def warmed_up(self) -> None:
         """Welcome traffic, unless the end has begun."""
@@ -37,6 +55,14 @@ class Life:
     def drain(self) -> None:
         """Tell load balancers to look elsewhere."""
         self.phase = Phase.DRAINING
+
+    def fail(self, phase: Phase) -> None:
+        """End, as the device is lost or stuck; the first such word stays."""
+        if self.phase in EXIT_CODES:
+            return
+        ending, self.phase = self.ending, phase
+        if not ending:
+            self.end()
 
 
 class Server(uvicorn.Server):
@@ -53,10 +79,11 @@ class Server(uvicorn.Server):
         self._life = life
         self._delay_s = delay_s
         self._drain_s = drain_s
+        life.end = lambda: self._drain(delay_s)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin or force the end. Called between two bytecodes of the main thread."""
-        if self._life.phase is Phase.DRAINING:
+        if self._life.ending:
             self.should_exit = self.force_exit = True
             return
         self._life.drain()

@@ -8,15 +8,21 @@ import uvicorn
 
 from service import logs
 from service.app import create_app
+from service.device import Driver
 from service.life import Life, Server
 from service.settings import Settings
 
 
-def serve(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT."""
+def serve(settings: Settings, driver: Driver | None = None) -> None:
+    """Serve until a signal comes, or the device fails.
+
+    Args:
+        settings: what the operator wants.
+        driver: of the device to compute on; that of `settings.device` where None.
+    """
     logs.set_up(settings.log_level)
     life = Life()
-    app = create_app(settings, life)
+    app = create_app(settings, life, driver)
     gc.freeze()  # what lives as long as the process is not looked at again and again
     gc.set_threshold(10_000, 20, 20)
     config = uvicorn.Config(
@@ -33,4 +39,6 @@ def serve(settings: Settings) -> None:
     )
     Server(config, life, settings.drain_delay_s, settings.drain_s).run()
     logging.shutdown()
-    os._exit(0)  # a call that is on the device still would keep its thread, and nobody waits for it
+    os._exit(
+        life.exit_code
+    )  # a call that is on the device still would keep its thread, and nobody waits for it

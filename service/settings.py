@@ -5,13 +5,41 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, PositiveInt, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "ROPE_"
 
 Seconds = Annotated[float, Field(gt=0, le=1e6)]
 Delay = Annotated[float, Field(ge=0, le=1e6)]
+
+_SHAPES = re.compile(r"(\d{1,5}x\d{1,5}x\d{1,5}(,(?!$)|$))*")
+
+
+def shapes_of(text: str) -> list[tuple[int, int, int]]:
+    """Return heads, heads of keys and width of each shape of a list.
+
+    Raises:
+        ValueError: it is not such a list, or no model has these.
+    """
+    text = text.replace(" ", "")
+    if not _SHAPES.fullmatch(text):
+        raise ValueError("expected a list of heads x kv_heads x head_dim: 32x8x128,16x16x64")
+    shapes = []
+    for shape in filter(None, text.split(",")):
+        heads, kv_heads, head_dim = map(int, shape.split("x"))
+        if not kv_heads or not heads or heads % kv_heads or not head_dim or head_dim % 2:
+            raise ValueError(f"{shape}: kv_heads must divide heads, and head_dim be even")
+        shapes.append((heads, kv_heads, head_dim))
+    return shapes
+
+
+def _check_shapes(text: str) -> str:
+    shapes_of(text)
+    return text
+
+
+Shapes = Annotated[str, AfterValidator(_check_shapes)]
 
 _LINK = re.compile(r"_SERVICE_(HOST|PORT)|^ROPE_PORT$|_PORT_\d+_(TCP|UDP)")
 
@@ -74,6 +102,14 @@ class Settings(BaseSettings):
 
     max_call_s: Seconds = 60.0
     """Longest that one call may be estimated to compute; beyond it the answer is 413."""
+
+    device_stuck_s: Seconds = 30.0
+    """Time after which a run that has not come back is given up, and the process with it; ten times
+    the run's estimate where that is more."""
+
+    warm_up_shapes: Shapes = "4x2x64"
+    """Shapes to be fast from the first request on, `heads x kv_heads x head_dim` of your models:
+    `32x8x128,16x16x64`. What is built for them is built before the service is ready."""
 
     default_timeout_s: Seconds = 30.0
     """Time from a request's head to its answer, where the request does not set it."""

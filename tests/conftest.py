@@ -39,7 +39,9 @@ class Serve:
         return self._log.read_text()
 
     @contextmanager
-    def __call__(self, **variables: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    def __call__(
+        self, module: str = "service", **variables: str
+    ) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -49,7 +51,7 @@ class Serve:
         log = self._log
         with log.open("wb") as output:
             process = subprocess.Popen(
-                [sys.executable, "-m", "service"],
+                [sys.executable, "-m", module],
                 cwd=ROOT,
                 env=environment,
                 stdout=output,

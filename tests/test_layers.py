@@ -15,11 +15,14 @@ service.__main__
 service.serve
 service.app
 service.life service.middleware service.routes service.openapi
+service.warm_up
 service.http service.failures service.endpoints service.engine
+service.device
 service.asks
 service.local service.index service.choice
 service.params
 service.ropes
+service.packing
 service.batcher service.admission service.slabs service.wire service.host
 service.errors service.metrics service.settings service.logs
 rope_core.reference rope_core.attention rope_core.merge rope_core.accuracy
@@ -49,6 +52,7 @@ KEPT_IN = {
     "numpy": {"service.wire", "service.slabs"},
     "asyncio": {"service.app", "service.batcher", "service.life", "service.routes"},
     "torch": {"rope_core", "service.app", "service.engine", "service.wire", "service.slabs"}
+    | {"service.device", "service.packing", "service.warm_up"}
     | {"service.metrics", "service.endpoints", "service.local", "service.asks", "service.index"},
     "rope_core": {"rope_core", "service.endpoints", "service.engine", "service.failures"}
     | {
@@ -60,6 +64,9 @@ KEPT_IN = {
         "service.ropes",
         "service.local",
         "service.app",
+        "service.device",
+        "service.packing",
+        "service.warm_up",
     },
     "service": {"service"},
     "rope_client": set(),

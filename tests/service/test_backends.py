@@ -9,6 +9,7 @@ import torch
 from rope_core import Attend, CosSin, Merge, NoBackend, RopeConfig, Rotate, Shift
 from service.app import create_app
 from service.choice import NEVER_DOES, Choice
+from service.device import Cpu
 from service.engine import Engine
 from service.settings import Settings
 from service.slabs import Slabs
@@ -114,7 +115,7 @@ async def test_calls_of_different_backends_at_once_each_get_their_own(serving):
 
 
 def test_calls_of_different_backends_never_share_a_run():
-    engine = Engine(torch.device("cpu"), Slabs(2**20), max_call_s=60, max_answer_bytes=2**20)
+    engine = Engine(Cpu(Slabs(2**20)), max_call_s=60, max_answer_bytes=2**20, stuck_s=30)
     for call in (*CALLS, Attend(Q, K, K, ROPE)):
         keys = {name: engine.job(call, name).batch_key for name in (None, "eager", "sdpa")}
         assert len({*keys.values()}) == 3
@@ -125,7 +126,7 @@ def test_calls_of_different_backends_never_share_a_run():
 @pytest.mark.parametrize("name", NEVER_DOES)
 def test_what_a_forced_backend_leaves_to_others_it_never_does(name, call):
     assert (Choice(name).of(call, None) is None) == isinstance(call, NEVER_DOES[name])
-    engine = Engine(torch.device("cpu"), Slabs(2**20), max_call_s=60, max_answer_bytes=2**20)
+    engine = Engine(Cpu(Slabs(2**20)), max_call_s=60, max_answer_bytes=2**20, stuck_s=30)
     with pytest.raises(NoBackend, match="attends only"):
         engine.run([engine.job(call, name)])
 

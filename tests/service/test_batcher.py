@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import pytest
 
 from service.batcher import Batcher, Run
-from service.errors import ClientLeft, Overloaded, ShuttingDown, TimedOut
+from service.errors import ClientLeft, DeviceLost, DeviceStuck, Overloaded, ShuttingDown, TimedOut
 from service.metrics import Metrics
 
 
@@ -40,12 +40,16 @@ class Device:
             raise ValueError("negative")
         return Run([2 * call.value for call in calls], 0.0, 0.0)
 
+    def let_go(self) -> None:
+        self.go.set()
+
 
 class Asker:
     """Submits calls, and counts who was told to watch its client."""
 
-    def __init__(self, batcher: Batcher) -> None:
+    def __init__(self, batcher: Batcher, failures: list[Exception]) -> None:
         self.batcher = batcher
+        self.failures = failures
         self.watched: list[int] = []
 
     def entry(self, value: int, *, patience_s: float = 10.0, **call: object):
@@ -65,14 +69,31 @@ def device() -> Device:
 
 
 @asynccontextmanager
-async def batching(device: Device, *, quick: bool = False, **limits: int) -> AsyncIterator[Asker]:
+async def batching(
+    device: "Device | Gates",
+    *,
+    quick: bool = False,
+    lanes: int = 1,
+    patience_s: float = 60,
+    **limits: int,
+) -> AsyncIterator[Asker]:
     limits = {"max_batch_tokens": 64, "max_batch_bytes": 64, "max_queue_calls": 64, **limits}
-    with ThreadPoolExecutor(1, thread_name_prefix="device") as thread:
-        batcher = Batcher(device, thread, quick=lambda _: quick, metrics=Metrics(), **limits)
+    failures: list[Exception] = []
+    with ThreadPoolExecutor(lanes, thread_name_prefix="device") as threads:
+        batcher = Batcher(
+            device,
+            threads,
+            lanes=lanes,
+            quick=lambda _: quick,
+            patience_s=lambda _: patience_s,
+            on_failure=failures.append,
+            metrics=Metrics(),
+            **limits,
+        )
         try:
-            yield Asker(batcher)
+            yield Asker(batcher, failures)
         finally:
-            device.go.set()
+            device.let_go()
             batcher.close()
 
 
@@ -200,3 +221,138 @@ async def test_every_call_is_answered_once_under_random_traffic(device):
         )
     assert answers == [2 * i for i in range(60)]
     assert sorted(value for run in device.runs for value in run) == list(range(60))
+
+
+class Gates:
+    """Runs that begin when they like, and end when they are told; a negative value is poison."""
+
+    def __init__(self, kind: type[Exception] = ValueError) -> None:
+        self.begun: list[int] = []
+        self.kind = kind
+        self._go: dict[int, threading.Event] = {}
+        self._seen = threading.Semaphore(0)
+
+    def __call__(self, calls: Sequence[Call]) -> Run[int]:
+        first = calls[0].value
+        self._go[first] = threading.Event()
+        self.begun.append(first)
+        self._seen.release()
+        assert self._go[first].wait(10)
+        if any(call.value < 0 for call in calls):
+            raise self.kind
+        return Run([2 * call.value for call in calls], 0.0, 0.0)
+
+    async def beginning(self) -> int:
+        """Wait until one more run has begun, and return its first call."""
+        assert await asyncio.to_thread(self._seen.acquire, timeout=10)
+        return self.begun[-1]
+
+    def end(self, first: int) -> None:
+        self._go[first].set()
+
+    def let_go(self) -> None:
+        for each in [*self._go.values()]:
+            each.set()
+
+
+async def test_with_two_lanes_the_next_batch_goes_while_one_runs_and_the_rest_collects():
+    gates = Gates()
+    async with batching(gates, lanes=2) as asker:
+        first = asker.entry(1)
+        assert await gates.beginning() == 1
+        second = asker.entry(2)
+        assert await gates.beginning() == 2
+        rest = [asker.entry(value) for value in (3, 4, 5)]
+        gates.end(2)
+        assert (await second.answer).result == 4
+        assert not first.answer.done(), "the first may come last"
+        assert await gates.beginning() == 3
+        gates.end(3)
+        assert [(await entry.answer).result for entry in rest] == [6, 8, 10]
+        gates.end(1)
+        assert (await first.answer).result == 2
+    assert gates.begun == [1, 2, 3]
+
+
+async def test_every_call_is_answered_once_under_random_traffic_in_two_lanes(device):
+    async with batching(device, lanes=2, max_batch_tokens=5) as asker:
+        values = [i if i % 7 else -i - 1 for i in range(60)]
+        answers = await asyncio.gather(
+            *(asker.ask(v, batch_key="abc"[v % 3], num_tokens=1 + v % 4) for v in values),
+            return_exceptions=True,
+        )
+    for value, answer in zip(values, answers, strict=True):
+        assert isinstance(answer, ValueError) if value < 0 else answer == 2 * value
+
+
+async def test_closing_answers_who_is_in_either_lane():
+    gates = Gates()
+    async with batching(gates, lanes=2) as asker:
+        entries = []
+        for value in (1, 2, 3):
+            entries.append(asker.entry(value))
+            if value < 3:
+                await gates.beginning()
+        asker.batcher.close()
+        for entry in entries:
+            with pytest.raises(ShuttingDown):
+                await entry.answer
+        gates.end(1)
+        gates.end(2)
+
+
+async def test_a_run_that_does_not_come_back_ends_all():
+    gates = Gates()
+    async with batching(gates, lanes=2, patience_s=0.2) as asker:
+        stuck, beside = asker.entry(1), asker.entry(2, batch_key="two")
+        for _ in range(2):
+            await gates.beginning()
+        waiting = asker.entry(3)
+        for entry in (stuck, beside, waiting):
+            with pytest.raises(DeviceStuck):
+                await entry.answer
+        with pytest.raises(DeviceStuck):
+            asker.entry(4)
+        gates.end(1)
+        gates.end(2)
+        asker.batcher.close()
+        with pytest.raises(DeviceStuck):
+            asker.entry(5)
+    assert [type(failure) for failure in asker.failures] == [DeviceStuck]
+    assert sorted(gates.begun) == [1, 2], "nothing more is run"
+
+
+async def test_a_run_that_is_long_within_its_patience_is_awaited():
+    gates = Gates()
+    async with batching(gates, patience_s=5) as asker:
+        entry = asker.entry(1)
+        await gates.beginning()
+        await asyncio.sleep(0.05)
+        gates.end(1)
+        assert (await entry.answer).result == 2
+        assert asker.failures == []
+
+
+async def test_a_lost_device_is_not_asked_again():
+    gates = Gates(DeviceLost)
+    async with batching(gates) as asker:
+        together = [asker.entry(value) for value in (-1, 2, 3, 4)]
+        assert await gates.beginning() == -1
+        waiting = asker.entry(5)
+        gates.end(-1)
+        for entry in (*together, waiting):
+            with pytest.raises(DeviceLost):
+                await entry.answer
+    assert gates.begun == [-1], "no halves of it, nor what waited"
+    assert [type(failure) for failure in asker.failures] == [DeviceLost]
+
+
+async def test_what_is_held_waits_and_goes_when_it_is_released(device):
+    async with batching(device, quick=True) as asker:
+        asker.batcher.hold()
+        late, stays = asker.entry(1, patience_s=0.05), asker.entry(2)
+        with pytest.raises(TimedOut):
+            await late.answer
+        assert device.runs == []
+        asker.batcher.release()
+        assert (await stays.answer).result == 4

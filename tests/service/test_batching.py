@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from rope_core import Attend, AttentionConfig, Merge, RopeConfig, Rotate
+from service.device import Cpu
 from service.engine import Engine
 from service.slabs import Slabs
 from service.wire import Message
@@ -54,7 +55,7 @@ def equal(one: object, other: object) -> bool:
 def engine(request):
     threads = torch.get_num_threads()
     torch.set_num_threads(request.param)
-    yield Engine(torch.device("cpu"), Slabs(2**24), max_call_s=60, max_answer_bytes=2**28)
+    yield Engine(Cpu(Slabs(2**24)), max_call_s=60, max_answer_bytes=2**28, stuck_s=30)
     torch.set_num_threads(threads)
 
 

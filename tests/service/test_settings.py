@@ -8,7 +8,7 @@ import sys
 import pytest
 from pydantic import ValidationError
 
-from service.settings import PREFIX, Settings
+from service.settings import PREFIX, Settings, shapes_of
 from tests.conftest import ROOT
 
 
@@ -60,6 +60,11 @@ def test_every_setting_is_a_flag_with_its_description():
         ({"ROPE_BACKEND": "math"}, (), "backend"),
         ({"ROPE_ALLOW_BACKEND": "sdpa"}, (), "allow_backend"),
         ({}, ("--max-body-bytes", "0"), "max_body_bytes"),
+        ({"ROPE_WARM_UP_SHAPES": "32x8"}, (), "heads x kv_heads x head_dim"),
+        ({"ROPE_WARM_UP_SHAPES": "32x8x128,32x5x128"}, (), "32x5x128: kv_heads must divide heads"),
+        ({"ROPE_WARM_UP_SHAPES": "4x0x64"}, (), "kv_heads must divide heads"),
+        ({"ROPE_WARM_UP_SHAPES": "1" * 5000 + "x1x2"}, (), "warm_up_shapes"),
+        ({}, ("--device-stuck-s", "0"), "device_stuck_s"),
         ({}, ("--no-such-flag", "1"), "no-such-flag"),
     ],
 )
@@ -79,3 +84,9 @@ def test_a_gpu_that_is_not_there_stops_the_start():
     ended = run("serve", "--device", "cuda", "--http-port", "0")
     assert ended.returncode != 0
     assert "torch finds no GPU" in ended.stderr
+
+
+def test_shapes_are_read_as_they_are_listed():
+    assert shapes_of("32x8x128, 16x16x64") == [(32, 8, 128), (16, 16, 64)]
+    assert shapes_of("") == []
+    assert shapes_of(Settings().warm_up_shapes) == [(4, 2, 64)]

@@ -1,0 +1,8 @@
+"""Where calls are computed: on the CPU, or on a GPU by way of a thin driver."""
+
+from service.device.accelerator import Accelerator
+from service.device.cpu import Cpu
+from service.device.cuda import find_driver
+from service.device.seam import Device, Driver
+
+__all__ = ["Accelerator", "Cpu", "Device", "Driver", "find_driver"]

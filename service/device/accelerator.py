@@ -1,0 +1,199 @@
+"""A device with memory of its own: one copy in and one out for each run, beside the computing.
+
+Three streams: what the next run needs is copied in, and what the last one gave is copied out, while
+this one computes. Every buffer lives until its run has ended, whichever way, so that no stream
+finds memory that another thread has been given.
+"""
+
+import logging
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rope_core import Attend, Call, Result, Rotate
+from rope_core.calls import moved, tensors_of
+from service.batcher import Run
+from service.device.places import Places, span
+from service.device.seam import Driver, Event, Stream, Traits
+from service.device.turns import Turns
+from service.errors import DeviceFull, DeviceLost
+from service.packing import Joint, Load
+from service.slabs import SMALLEST_BYTES, Slabs
+
+log = logging.getLogger("rope.device")
+
+TRAITS = Traits(
+    lanes=2,
+    bytes_per_s=2e11,
+    flops_per_s=1e14,
+    warms_up_first=True,
+    quick_s=0.0,
+    mixes=True,
+    packs=(Rotate, Attend),
+    packed_bytes=SMALLEST_BYTES,  # larger bodies lie in slabs, and are not copied to be staged
+    batch_bytes=2**26,
+)
+
+
+class Accelerator:
+    """A device behind a driver.
+
+    Args:
+        driver: what to do it with.
+        slabs: pinned memory, pooled: runs are staged in it, and answers land in it.
+    """
+
+    traits = TRAITS
+
+    def __init__(self, driver: Driver, slabs: Slabs) -> None:
+        self.name = str(driver.device)
+        self._driver = driver
+        self._slabs = slabs
+        self._bringing, self._computing, self._fetching = (driver.stream() for _ in range(3))
+        self._launch = threading.Lock()
+        self._turns = Turns()
+        self._lost = False
+
+    def run(self, loads: Sequence[Load], compute: Callable[[Call], Result]) -> Run[Result]:
+        """Bring, compute, fetch; where memory does not suffice, once more with nobody else."""
+        with self._turns.together():
+            outcome = self._attempt(loads, compute)
+        if isinstance(outcome, DeviceFull):
+            with self._turns.alone():
+                outcome = self._attempt(loads, compute)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    def new(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """Return a tensor on the device."""
+        return torch.empty(tuple(shape), dtype=dtype, device=self._driver.device)
+
+    def memory_bytes(self) -> int:
+        """Return the bytes of all tensors on the device."""
+        return self._driver.memory_bytes()
+
+    def _attempt(
+        self, loads: Sequence[Load], compute: Callable[[Call], Result]
+    ) -> Run[Result] | Exception:
+        """Run once. A failure is returned: only then are the tensors of its frames let go."""
+        if self._lost:
+            return DeviceLost()
+        try:
+            return self._go(loads, compute)
+        except Exception as caught:
+            failure = caught
+        try:
+            self._driver.synchronize()  # what was begun may use tensors of the failure's frames
+            _let_go(failure)
+            if not self._driver.is_full(failure):
+                return failure
+            self._driver.empty_cache()
+        except Exception:
+            self._lost = True
+            log.exception("the device is lost", extra={"fields": {"after": repr(failure)}})
+            return DeviceLost()
+        return DeviceFull()
+
+    def _go(self, loads: Sequence[Load], compute: Callable[[Call], Result]) -> Run[Result]:
+        begun = time.perf_counter()
+        inputs = [load.inputs for load in loads]
+        joints = [*{id(joint): joint for each in inputs for joint in each.values()}.values()]
+        source, places = self._stage(joints)
+        staged_s = time.perf_counter() - begun
+        with self._leg(self._bringing) as bring:
+            brought = self._driver.empty(source.numel())
+            self._driver.copy(brought, source)
+        at = dict(zip(map(id, joints), places.views(brought), strict=True))
+        with self._launch:  # one run's work after the other's, and what is fetched in that order
+            with self._leg(self._computing, after=bring.end) as work:
+                answers = [
+                    compute(load.call({name: at[id(joint)] for name, joint in each.items()}))
+                    for load, each in zip(loads, inputs, strict=True)
+                ]
+                found = [tensors_of(answer) for answer in answers]
+                gathered, places = self._gather([t for each in found for t in each.values()])
+            landing = self._lease(gathered.numel())
+            with self._leg(self._fetching, after=work.end) as fetch:
+                self._driver.copy(landing, gathered)
+        fetch.end.synchronize()
+        landed = time.perf_counter()
+        views = iter(places.views(landing))
+        results = [
+            _own(result)
+            for load, answer, each in zip(loads, answers, found, strict=True)
+            for result in load.split(moved(answer, dict(zip(each, views, strict=False))))
+        ]
+        split_s = time.perf_counter() - landed
+        return Run(results, staged_s + bring.seconds + fetch.seconds + split_s, work.seconds)
+
+    def _stage(self, joints: Sequence[Joint]) -> tuple[Tensor, Places]:
+        """Return pinned bytes that hold the inputs: those of a body that is there, or a copy."""
+        if (lie := span(joints)) is not None:
+            first, last, places = lie
+            if (body := self._slabs.pinned(first, last)) is not None:
+                return body, places
+        places = Places(joints)
+        staged = self._lease(places.num_bytes)
+        for joint, view in zip(joints, places.views(staged), strict=True):
+            joint.write(view)
+        return staged, places
+
+    def _gather(self, tensors: Sequence[Tensor]) -> tuple[Tensor, Places]:
+        """Return bytes of the device that hold the tensors: a tensor's own where there is one."""
+        places = Places(tensors)
+        if len(tensors) == 1 and tensors[0].is_contiguous():
+            return tensors[0].view(-1).view(torch.uint8), places
+        gathered = self._driver.empty(places.num_bytes)
+        for tensor, view in zip(tensors, places.views(gathered), strict=True):
+            view.copy_(tensor)
+        return gathered, places
+
+    def _lease(self, num_bytes: int) -> Tensor:
+        memory = self._slabs.lease(max(1, num_bytes))
+        return torch.frombuffer(memory, dtype=torch.uint8)[:num_bytes]
+
+    @contextmanager
+    def _leg(self, stream: Stream, after: Event | None = None) -> Iterator["_Leg"]:
+        """Put what is asked for within the block into a stream, behind an event of another."""
+        with self._driver.on(stream):
+            if after is not None:
+                stream.wait_event(after)
+            leg = _Leg(self._driver.event(), self._driver.event())
+            leg.start.record(stream)
+            yield leg
+            leg.end.record(stream)
+
+
+@dataclass(frozen=True, slots=True)
+class _Leg:
+    """A stretch of a stream."""
+
+    start: Event
+    end: Event
+
+    @property
+    def seconds(self) -> float:
+        """How long it took; it has been waited for."""
+        return self.start.elapsed_time(self.end) / 1e3
+
+
+def _own(result: Result) -> Result:
+    """Return a small answer in memory of its own: its client may be slow, and hold the others'."""
+    tensors = tensors_of(result)
+    if sum(tensor.nbytes for tensor in tensors.values()) >= SMALLEST_BYTES:
+        return result
+    return moved(result, {name: tensor.clone() for name, tensor in tensors.items()})
+
+
+def _let_go(failure: BaseException | None) -> None:
+    """Clear the frames that a failure came through: tensors live as long as they do."""
+    while failure is not None:
+        traceback.clear_frames(failure.__traceback__)
+        failure = failure.__context__

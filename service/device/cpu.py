@@ -1,0 +1,59 @@
+"""The CPU: nothing is moved."""
+
+import resource
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from rope_core import Call, Result, Rotate
+from service.batcher import Run
+from service.device.seam import Traits
+from service.packing import Load
+from service.slabs import Slabs
+
+
+class Cpu:
+    """Computes on tensors where they lie.
+
+    Args:
+        slabs: where large answers are put.
+    """
+
+    name = "cpu"
+
+    def __init__(self, slabs: Slabs) -> None:
+        self._slabs = slabs
+        self.traits = Traits(
+            lanes=1,
+            bytes_per_s=4e9,
+            flops_per_s=3e10 * torch.get_num_threads(),
+            warms_up_first=False,
+            quick_s=2e-3,  # a hand-off would cost them a good part
+            mixes=False,
+            packs=(Rotate,),
+            packed_bytes=2**18,
+            batch_bytes=2**20,
+        )
+
+    def run(self, loads: Sequence[Load], compute: Callable[[Call], Result]) -> Run[Result]:
+        """Compute."""
+        begun = time.perf_counter()
+        calls = [load.here() for load in loads]
+        packed = time.perf_counter()
+        answers = [compute(call) for call in calls]
+        computed = time.perf_counter()
+        results = [r for load, a in zip(loads, answers, strict=True) for r in load.split(a)]
+        ended = time.perf_counter()
+        return Run(results, packed - begun + ended - computed, computed - packed)
+
+    def new(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """Return a tensor in memory that has been used before."""
+        return self._slabs.tensor(tuple(shape), dtype)
+
+    def memory_bytes(self) -> int:
+        """Return the memory of the process."""
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return pages * resource.getpagesize()

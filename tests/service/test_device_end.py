@@ -1,0 +1,159 @@
+"""A device that fails ends the service, with a code of its own; one that is full does not."""
+
+import asyncio
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+import torch
+
+from service.app import create_app
+from service.life import Life, Phase
+from service.settings import Settings
+from service.wire import Message
+from service.wire import safetensors as codec
+from tests.conftest import Serve
+from tests.service.conftest import post
+from tests.service.fake_driver import FakeDriver
+
+SERVICE = "tests.service.fake_service"
+
+LIMIT = 300_000
+"""Bytes above which the faults of these tests come: more than the warm-up brings."""
+
+
+def body(length: int) -> bytes:
+    return b"".join(codec.encode(Message({"q": torch.ones(1, length, 8, 64)})))
+
+
+def ask(url: str, length: int) -> httpx.Response:
+    headers = {"content-type": codec.media_type}
+    return httpx.post(f"{url}/v1/rotate", content=body(length), headers=headers, timeout=30)
+
+
+def code_of(answer: httpx.Response) -> tuple[int, str]:
+    return answer.status_code, answer.json()["code"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "code", "status", "exit_code"),
+    [
+        ("lost", "device_lost", "device lost", 70),
+        ("stuck", "device_stuck", "device stuck", 71),
+    ],
+)
+def test_a_failed_device_is_told_at_once_and_ends_the_process(
+    serve: Serve, fault, code, status, exit_code
+):
+    settings = {"ROPE_DEVICE_STUCK_S": "1", "ROPE_DRAIN_DELAY_S": "1", "FAKE": f"{fault}:{LIMIT}"}
+    with serve(SERVICE, **settings) as (url, process):
+        assert ask(url, 4).status_code == 200
+        begun = time.monotonic()
+        with ThreadPoolExecutor(8) as clients:
+            lengths = [1000, *[4] * 7]
+            got = [*clients.map(lambda length: ask(url, length), lengths)]
+        assert code_of(got[0]) == (503, code)
+        assert got[0].headers["retry-after"]
+        assert "CUDA" not in got[0].text
+        for answer in got[1:]:
+            assert answer.status_code == 200 or code_of(answer) == (503, code)
+        ready = httpx.get(f"{url}/readyz")
+        assert (ready.status_code, ready.json()) == (503, {"status": status})
+        assert httpx.get(f"{url}/healthz").status_code == 200
+        assert "rope_ready 0.0" in httpx.get(f"{url}/metrics").text
+        assert code_of(ask(url, 4)) == (503, code), "no new calls"
+        assert httpx.post(f"{url}/v1/resolve", json={"rope": {"head_dim": 8}}).status_code == 200
+        assert process.wait(10) == exit_code
+        assert time.monotonic() - begun < 10
+    assert "ending: the device" in serve.last_log()
+
+
+def test_a_device_that_is_full_refuses_what_is_too_large_and_goes_on(serve: Serve):
+    with serve(SERVICE, FAKE=f"full:{LIMIT}") as (url, process):
+        for _ in range(2):
+            full = ask(url, 1000)
+            assert code_of(full) == (503, "device_memory")
+            assert full.headers["retry-after"]
+            assert "GiB" not in full.text
+            assert ask(url, 4).status_code == 200
+        assert httpx.get(f"{url}/readyz").status_code == 200
+        assert process.poll() is None
+
+
+def test_a_failed_device_and_a_signal_do_not_undo_each_other():
+    ended = []
+    life = Life()
+    life.end = lambda: ended.append(life.phase)
+    life.drain()
+    life.fail(Phase.LOST)
+    assert (life.phase, life.exit_code, ended) == (Phase.LOST, 70, []), "the drain has begun"
+    life.fail(Phase.STUCK)
+    assert life.exit_code == 70
+    other = Life()
+    assert (other.exit_code, other.ending) == (0, False)
+    other.end = lambda: ended.append(other.phase)
+    other.fail(Phase.STUCK)
+    other.warmed_up()
+    assert (other.phase, ended) == (Phase.STUCK, [Phase.STUCK])
+
+
+async def client_of(driver: FakeDriver, life: Life, **settings: object):
+    app = create_app(Settings(log_level="error", **settings), life, driver)
+    return app, httpx.AsyncClient(
+        transport=httpx.ASGITransport(app, raise_app_exceptions=False), base_url="http://service"
+    )
+
+
+async def until(phase: Phase, life: Life) -> None:
+    async with asyncio.timeout(30):
+        while life.phase is not phase:  # noqa: ASYNC110 - it is a value, which nobody announces
+            await asyncio.sleep(0.02)
+
+
+async def test_a_device_that_is_lost_in_the_warm_up_ends_the_start():
+    driver, life = FakeDriver(), Life()
+    driver.fault = lambda step, _: driver.lose() if step == "compute" else None
+    app, client = await client_of(driver, life)
+    async with app.app.router.lifespan_context(app.app), client:
+        await until(Phase.LOST, life)
+        answer = await post(client, codec, "/v1/rotate", Message({"q": torch.ones(1, 2, 2, 8)}))
+        assert code_of(answer) == (503, "device_lost")
+    assert life.exit_code == 70
+
+
+async def test_calls_wait_for_a_long_warm_up_which_is_not_a_stuck_device():
+    warm, driver, life = threading.Event(), FakeDriver(), Life()
+    message = Message({"q": torch.ones(1, 2, 2, 8)})
+
+    def fault(step: str, _: int) -> None:
+        if step == "compute" and threading.current_thread().name.startswith("warm-up"):
+            assert warm.wait(10)
+
+    driver.fault = fault
+    app, client = await client_of(driver, life, device_stuck_s=0.1)
+    async with app.app.router.lifespan_context(app.app), client:
+        early = asyncio.create_task(post(client, codec, "/v1/rotate", message))
+        late = await post(client, codec, "/v1/rotate", message, x_request_timeout_ms="300")
+        assert code_of(late) == (504, "timed_out")
+        assert (life.phase, early.done()) == (Phase.WARMING_UP, False)
+        warm.set()
+        await until(Phase.READY, life)
+        answer = await early
+        assert answer.status_code == 200
+        assert "compute;dur=" in answer.headers["server-timing"]
+        seen = (await client.get("/metrics")).text
+        assert "rope_compute_seconds_count 1.0" in seen
+        assert "rope_device_memory_bytes 1.0" in seen
+
+
+@pytest.mark.parametrize("shapes", ["4x2x64", "8x8x32, 6x3x128", ""])
+async def test_the_warm_up_runs_every_kind_in_the_shapes_that_are_listed(shapes):
+    driver, life = FakeDriver(), Life()
+    app, client = await client_of(driver, life, warm_up_shapes=shapes)
+    async with app.app.router.lifespan_context(app.app), client:
+        await until(Phase.READY, life)
+    wanted = len([*filter(None, shapes.split(","))])
+    # rotate, attend, decode, shift, merge, cos_sin; three dtypes, two layouts
+    assert driver.log.count("bring") == 6 * 3 * 2 * wanted
