@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from service.__main__ import MALLOC
+from service.life import EXIT_CODES
 from service.settings import PREFIX, Settings
 from tests.deploy import image
 
@@ -158,3 +159,10 @@ def test_image_test_says_so_where_no_engine_answers(monkeypatch, capsys):
     monkeypatch.setattr(image, "DOCKER", sys.executable)  # which knows no `version`
     image.main()
     assert "SKIPPED" in capsys.readouterr().out
+
+
+def test_a_failed_device_is_started_anew_and_its_codes_are_documented(profile):
+    assert profile["restart"] == "unless-stopped"
+    page = (ROOT / "docs" / "deploy.md").read_text()
+    for code in EXIT_CODES.values():
+        assert f"| {code} |" in page

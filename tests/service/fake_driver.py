@@ -40,15 +40,19 @@ class Event:
 class Stream:
     def __init__(self, name: str) -> None:
         self.name = name
+        self.last: Event | None = None
+        self.behind: Event | None = None
         self._due: deque[Event | Callable[[], None]] = deque()
         self._lock = threading.RLock()
 
     def put(self, work: Event | Callable[[], None]) -> None:
         with self._lock:
             self._due.append(work)
+            self.last = work if isinstance(work, Event) else self.last
 
     def wait_event(self, event: Event) -> None:
         event.synchronize()
+        self.behind = event
 
     def run_to(self, event: Event | None) -> None:
         """Do what is due, up to an event, or all of it."""
@@ -117,6 +121,8 @@ class FakeDriver:
         assert to.shape == source.shape
         host = source if stream.name == "bring" else to
         assert self.is_pinned(host), "a copy to or from memory that is not pinned waits"
+        if stream.name == "fetch":  # what computes here is never late, so that poison cannot tell
+            assert stream.behind is self._streams[1].last, "it does not wait for the computing"
         self.sources.append(source.data_ptr())
         self.step(stream.name, source.numel())
         stream.put(lambda: _copy(to, source))
