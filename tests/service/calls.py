@@ -58,7 +58,7 @@ def attention(rng: random.Random) -> Attend:
     dtype, rope = rng.choice(DTYPES), rng.choice((None, RopeConfig.of(HEAD_DIM)))
     q = tensor(rng, dtype, rows, queries, 4, HEAD_DIM)
     k, v = (tensor(rng, dtype, rows, keys, 2, HEAD_DIM) for _ in range(2))
-    index = rng.choice((None, integers(rng, 0, 60, queries), integers(rng, 0, 60, rows, queries)))
+    index = rng.choice((None, integers(rng, -5, 60, queries), integers(rng, 0, 60, rows, queries)))
     key_index = integers(rng, 0, 60, rows, keys)
     at_q, at_k = integers(rng, 0, 9999, queries), integers(rng, 0, 9999, rows, keys)
     return Attend(
