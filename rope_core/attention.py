@@ -1,14 +1,16 @@
 """Attention over rotated queries and keys."""
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
-from rope_core.backends import Attention, select
+from rope_core.backends import Attention, sdpa, select
 from rope_core.calls import Attend, Attended
 from rope_core.config import RopeConfig
 from rope_core.inference import inference
 from rope_core.ragged import count_up
-from rope_core.rotary import Angles, of_key, rotate_by, token_angles
+from rope_core.rotary import Angles, Products, of_key, rotate_by, token_angles
 
 JOINED_ELEMENTS = 2**17
 """Up to here, copying q and k together costs less than rotating them one after the other."""
@@ -20,7 +22,7 @@ def attend(call: Attend, backend: str | None = None) -> Attended:
 
     Args:
         call: what to do; its tensors are not written to.
-        backend: name of the one that attends; the first that can where None.
+        backend: name of the one that attends, and rotates if it can; the first that can where None.
 
     Raises:
         NoBackend: the backend declines the call.
@@ -28,7 +30,7 @@ def attend(call: Attend, backend: str | None = None) -> Attended:
     """
     q, k, v, rope = call.q, call.k, call.v, call.rope
     if rope is not None:
-        q, k, v, of_q = _rotated(call, rope)
+        q, k, v, of_q = _rotated(call, rope, backend)
     cu_seqlens = None
     if call.cu_seqlens_q is not None and call.cu_seqlens_k is not None:
         cu_seqlens = call.cu_seqlens_q, call.cu_seqlens_k
@@ -43,7 +45,7 @@ def attend(call: Attend, backend: str | None = None) -> Attended:
     chosen = select(work, backend)
     out, *lse = (x[0] if one else x for x in chosen.run(work))
     if rope is not None and rope.values == "and_back":
-        (out,), _ = rotate_by((out,), of_q, rope, True, (None,))
+        (out,), _ = rotate_by((out,), of_q, rope, True, (None,), backend, or_another=True)
     return Attended(out, lse[0] if call.return_lse else None, chosen.name)
 
 
@@ -70,26 +72,31 @@ def _mask(call: Attend) -> Tensor | None:
     return mask.expand(num_rows, -1, q.shape[-3], call.k.shape[-3])
 
 
-def _rotated(call: Attend, rope: RopeConfig) -> tuple[Tensor, Tensor, Tensor, Angles]:
+def _rotated(
+    call: Attend, rope: RopeConfig, backend: str | None
+) -> tuple[Tensor, Tensor, Tensor, Angles | Products]:
     """Return q, k and v as they attend, and the angles of queries."""
     q, k, v = call.q, call.k, call.v
-    at = token_angles(q, call.q_positions, call.cu_seqlens_q, rope, call.frequencies)
+    by = None if backend == sdpa.name else backend  # which attends only
+    at = token_angles(q, call.q_positions, call.cu_seqlens_q, rope, call.frequencies, by)
+    turn = partial(rotate_by, rope=rope, inverse=False, backend=by, or_another=True)
     together = (
         call.k_positions is call.q_positions
         and call.cu_seqlens_k is call.cu_seqlens_q
         and k.shape[:-2] == q.shape[:-2]
     )
     small = q.numel() + k.numel() <= JOINED_ELEMENTS
-    if together and small and at.scale is None and at.cos.ndim == 2 and rope.values == "kept":
-        (heads,), _ = rotate_by((torch.cat((q, k), -2),), at, rope, False, (None,))
+    alike = together and at.scale is None and rope.values == "kept"
+    if alike and small and isinstance(at, Angles) and at.cos.ndim == 2:
+        (heads,), _ = turn((torch.cat((q, k), -2),), at, outs=(None,))
         return heads[..., : q.shape[-2], :], heads[..., q.shape[-2] :, :], v, at
-    if together and at.scale is None and rope.values == "kept":
-        (q, k), _ = rotate_by((q, k), at, rope, False, (None, None))
+    if alike:
+        (q, k), _ = turn((q, k), at, outs=(None, None))
         return q, k, v, at
     of_k = at
     if not together:
-        of_k = token_angles(k, call.k_positions, call.cu_seqlens_k, rope, call.frequencies)
-    (q,), _ = rotate_by((q,), at, rope, False, (None,))
+        of_k = token_angles(k, call.k_positions, call.cu_seqlens_k, rope, call.frequencies, by)
+    (q,), _ = turn((q,), at, outs=(None,))
     of_keys = (k,) if rope.values == "kept" else (k, v)
-    (k, *values), _ = rotate_by(of_keys, of_key(of_k), rope, False, [None] * len(of_keys))
+    (k, *values), _ = turn(of_keys, of_key(of_k), outs=[None] * len(of_keys))
     return q, k, values[0] if values else v, at

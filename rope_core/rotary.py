@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rope_core import ragged
 from rope_core.axes import Columns, summed
-from rope_core.backends import Rotation, eager, select
+from rope_core.backends import Rotation, Turning, eager, fused, prefer, select
 from rope_core.backends.rotation import turn_few
 from rope_core.calls import CosSin, Rotate, Rotated, Shift, Table
 from rope_core.config import RopeConfig
@@ -37,6 +37,20 @@ class Angles(NamedTuple):
     sin: Tensor
     scale: Tensor | None = None
     """xPos: what q is multiplied by and k divided by, `[tokens, n]`."""
+
+
+class Products(NamedTuple):
+    """Angles that a kernel computes: products of positions and frequencies."""
+
+    positions: Tensor
+    """`[tokens]`."""
+    inv_freq: Tensor
+    """float64 `[n]`, on the device of the positions."""
+    gain: float
+
+    @property
+    def scale(self) -> None:
+        """There is none: xPos has tables."""
 
 
 @inference
@@ -67,7 +81,7 @@ def rotate(call: Rotate, out: Rotated | None = None, backend: str | None = None)
         return turned
     q, k, rope, inverse = call.q, call.k, call.rope, call.inverse
     q_out, k_out = (None, None) if out is None else (out.q, out.k)
-    at = token_angles(call.like, call.positions, call.cu_seqlens, rope, call.frequencies)
+    at = token_angles(call.like, call.positions, call.cu_seqlens, rope, call.frequencies, backend)
     if k is None:
         assert q is not None, "one of them is given"
         (q_out,), name = rotate_by((q,), at, rope, inverse, (q_out,), backend)
@@ -93,7 +107,8 @@ def shift(call: Shift, out: Rotated | None = None, backend: str | None = None) -
     k, rope, to = call.k, call.rope, call.to or call.rope
     delta = call.delta if call.delta.ndim else call.delta.expand(k.shape[-3])
     if to == rope and rope.adds_up:
-        at = _compute(ragged.token_positions(k, delta, None), rope, pure=True)
+        far, steps = ragged.token_positions(k, delta, None), _steps(rope, k.device, backend)
+        at = _compute(far, rope, pure=True) if steps is None else Products(far, steps, 1.0)
         written = replace(rope, layout="half") if rope.layout == "interleaved_to_half" else rope
         k_out = None if out is None else out.k
         (moved,), name = rotate_by((k,), of_key(at), written, False, (k_out,), backend)
@@ -140,13 +155,18 @@ def token_angles(
     cu_seqlens: Tensor | None,
     rope: RopeConfig,
     frequencies: Tensor | None = None,
-) -> Angles:
+    backend: str | None = None,
+) -> Angles | Products:
     """Return the angles of the tokens of `x`, batch and sequence laid end to end.
 
     Of one row alone, where large rows have the same positions: they take turns with its table.
+    Not computed yet, where kernels will: on a GPU, or where `backend` says so.
     """
     columns, rows = rope.columns, x.shape[0] if x.ndim == 4 else 1
-    if positions is None or positions.ndim == 1:
+    if (steps := _steps(rope, x.device, backend)) is not None:
+        flat = ragged.token_positions(x, positions, cu_seqlens)
+        return Products(flat, steps, rope.attention_scaling)
+    if x.is_cpu and (positions is None or positions.ndim == 1):
         if rows > 1 and x.numel() >= rows * SHARED_ELEMENTS and columns.num_axes == 1:
             x, rows = x[0], 1
         if rows == 1 and positions is not None:
@@ -193,27 +213,37 @@ def angles(positions: Tensor, rope: RopeConfig, frequencies: Tensor | None = Non
     return _each(lambda t: t.index_select(0, positions), table)
 
 
-def of_key(at: Angles) -> Angles:
+def of_key(at: Angles | Products) -> Angles | Products:
     """Return the angles of keys, given those of queries: xPos scales them the other way."""
-    return at if at.scale is None else at._replace(scale=1 / at.scale)
+    return (
+        at._replace(scale=1 / at.scale) if isinstance(at, Angles) and at.scale is not None else at
+    )
 
 
 def rotate_by(
     xs: Sequence[Tensor],
-    at: Angles,
+    at: Angles | Products,
     rope: RopeConfig,
     inverse: bool,
     outs: Sequence[Tensor | None],
     backend: str | None = None,
+    *,
+    or_another: bool = False,
 ) -> tuple[list[Tensor], str]:
     """Rotate heads of the same tokens by their angles into `outs`, or into new tensors.
 
-    Returns the outs and the name of the backend.
+    Returns the outs and the name of the backend; `or_another`: should the one named decline.
     """
     made = [
         torch.empty(x.shape, dtype=x.dtype, device=x.device) if out is None else out
         for x, out in zip(xs, outs, strict=True)
     ]
+    if isinstance(at, Products):
+        gain = 1 / at.gain if inverse else at.gain
+        num_tokens = len(at.positions)
+        tokens, turned = _packed(xs, num_tokens), _packed(made, num_tokens, True)
+        fused.run(Turning(tokens, at.positions, at.inv_freq, gain, rope, inverse, turned))
+        return made, fused.name
     cos, sin, scale = at
     if inverse:
         scale = None if scale is None else 1 / scale
@@ -224,7 +254,7 @@ def rotate_by(
     work = Rotation(
         _packed(xs, num_tokens), cos, sin, scale, rope, inverse, _packed(made, num_tokens, True)
     )
-    chosen = select(work, backend)
+    chosen = (prefer if or_another else select)(work, backend)
     chosen.run(work)
     return made, chosen.name
 
@@ -266,6 +296,23 @@ def _rows(needed: int, rope: RopeConfig) -> int | None:
 @lru_cache(maxsize=16)
 def _table(rope: RopeConfig, rows: int) -> Angles:
     return _compute(torch.arange(rows), rope)
+
+
+def _steps(rope: RopeConfig, device: torch.device, backend: str | None) -> Tensor | None:
+    """Return the frequencies where a kernel computes the angles, else None."""
+    asked = backend == fused.name if device.type == "cpu" else backend in (None, fused.name)
+    return _frequencies(rope, device) if asked and fused.unavailable(device) is None else None
+
+
+@lru_cache(maxsize=64)
+def _frequencies(rope: RopeConfig, device: torch.device) -> Tensor | None:
+    """Return float64 `[half]` on the device; None where angles are more than products."""
+    usual = rope.layout in ("half", "interleaved") and rope.blocks == 1 and rope.axes is None
+    exact = rope.rounding == "once" and rope.arithmetic == "float64"
+    if not usual or not exact or rope.learned is not None or rope.rope_type == "xpos":
+        return None
+    inv_freq = rope.columns.inv_freq.to(device)
+    return -inv_freq if rope.negative else inv_freq.contiguous()
 
 
 @lru_cache(maxsize=16)

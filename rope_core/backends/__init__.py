@@ -5,10 +5,20 @@ from typing import Protocol
 from torch import Tensor
 
 from rope_core.backends import eager, fused, sdpa
-from rope_core.backends.work import Attention, Merging, Rotation, Work
+from rope_core.backends.work import Attention, Merging, Rotation, Turning, Work
 from rope_core.errors import ConfigError, NoBackend
 
-__all__ = ["BACKENDS", "Attention", "Backend", "Merging", "Rotation", "Work", "select"]
+__all__ = [
+    "BACKENDS",
+    "Attention",
+    "Backend",
+    "Merging",
+    "Rotation",
+    "Turning",
+    "Work",
+    "prefer",
+    "select",
+]
 
 
 class Backend(Protocol):
@@ -54,3 +64,9 @@ def select(work: Work, name: str | None = None) -> Backend:
             return backend
         reasons[backend.name] = reason
     raise NoBackend(reasons)
+
+
+def prefer(work: Work, name: str | None) -> Backend:
+    """Return the backend called `name` if it can do `work`, else the first that can."""
+    named = (backend for backend in BACKENDS if backend.name == name)
+    return next((each for each in named if each.why_not(work) is None), None) or select(work)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from rope_core.backends.rotation import rotate
-from rope_core.backends.work import FAR, Attention, Merging, Rotation, Work
+from rope_core.backends.work import FAR, Attention, Merging, Rotation, Turning, Work
 
 name = "eager"
 
@@ -12,8 +12,9 @@ SCORE_ELEMENTS = 2**24
 """Scores that exist at a time; 64 MiB in float32."""
 
 
-def why_not(work: Work) -> None:
-    """Nothing stands against it."""
+def why_not(work: Work) -> str | None:
+    """Everything, from angles in a table."""
+    return "angles come in a table" if isinstance(work, Turning) else None
 
 
 def run(work: Work) -> tuple[Tensor, ...]:
@@ -23,6 +24,7 @@ def run(work: Work) -> tuple[Tensor, ...]:
         return work.outs
     if isinstance(work, Merging):
         return _merge(work)
+    assert isinstance(work, Attention), "why_not has seen it"
     q, k, v = work.q, work.k, work.v
     out, lse = work.new_out()
     mask, spans = work.mask, work.spans

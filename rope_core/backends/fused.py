@@ -1,27 +1,28 @@
 """Our Triton kernels: on CUDA, and on the CPU where triton's interpreter is switched on."""
 
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from rope_core.backends.work import Attention, Merging, Rotation, Work
+from rope_core.backends.work import Attention, Merging, Rotation, Turning, Work
 
 name = "fused"
 
 WIDEST = 512
 """Elements of a head whose tiles fit into a GPU's shared memory."""
 
+AT_ONCE = 2
+"""Tensors that one launch rotates."""
+
 
 def why_not(work: Work) -> str | None:
     """Everything on CUDA, but the rarer layouts of rotation, and heads of more than 512."""
-    interpreted = _interpreted()
-    if interpreted is None:
-        return "triton is not installed"
-    if work.device.type != "cuda" and not interpreted:
-        return f"tensors are on {work.device.type}, not on a GPU"
+    if (missing := unavailable(work.device)) is not None:
+        return missing
     match work:
-        case Rotation():
+        case Rotation() | Turning():
             return _why_not_rotate(work)
         case Attention() if max(work.q.shape[-1], work.v.shape[-1]) > WIDEST:
             return f"heads are wider than {WIDEST}"
@@ -32,12 +33,24 @@ def why_not(work: Work) -> str | None:
     return None
 
 
-def _why_not_rotate(work: Rotation) -> str | None:
+def unavailable(device: torch.device) -> str | None:
+    """Return why kernels cannot run on a device, None if they can."""
+    interpreted = _interpreted()
+    if interpreted is None:
+        return "triton is not installed"
+    if device.type != "cuda" and not interpreted:
+        return f"tensors are on {device.type}, not on a GPU"
+    return None
+
+
+def _why_not_rotate(work: Rotation | Turning) -> str | None:
     rope = work.rope
     if rope.layout not in ("half", "interleaved") or rope.blocks != 1 or rope.axes == "xdrope":
         return "pairs lie otherwise than in halves, or next to each other"
     if rope.rounding != "once":
         return f"it rounds once, not as {rope.rounding} says"
+    if isinstance(work, Turning):
+        return None
     if work.scale is not None:
         return "xPos scales each pair"
     if work.cos.ndim != 2:
@@ -48,47 +61,57 @@ def _why_not_rotate(work: Rotation) -> str | None:
 def run(work: Work) -> tuple[Tensor, ...]:
     """Do `work`."""
     match work:
-        case Rotation():
-            from rope_core.kernels import rotary
-
-            rope = work.rope
-            assert rope.layout in ("half", "interleaved"), "why_not has seen it"
-            rotary.rotate(
-                work.xs,
-                work.outs,
-                work.cos.contiguous(),
-                work.sin.contiguous(),
-                rotary_dim=rope.rotary_dim,
-                layout=rope.layout,
-                inverse=work.inverse,
-                trailing=rope.trailing,
-            )
-            return work.outs
+        case Rotation() | Turning():
+            return _rotate(work)
         case Attention():
-            return _attend(work)
+            out, lse = work.new_out()
+            attend(work, out, lse)
+            return out, lse
         case Merging():
             return _merge(work)
 
 
-def _attend(work: Attention) -> tuple[Tensor, Tensor]:
+def _rotate(work: Rotation | Turning) -> tuple[Tensor, ...]:
+    from rope_core.kernels import rotary
+
+    rope, xs, outs = work.rope, work.xs, work.outs
+    how: dict[str, Any] = {
+        "rotary_dim": rope.rotary_dim,
+        "layout": rope.layout,
+        "inverse": work.inverse,
+        "trailing": rope.trailing,
+    }
+    for first in range(0, len(xs), AT_ONCE):
+        some = slice(first, first + AT_ONCE)
+        if isinstance(work, Turning):
+            by = work.positions, work.inv_freq
+            rotary.rotate_at(xs[some], outs[some], *by, gain=work.gain, **how)
+        else:
+            cos, sin = work.cos.contiguous(), work.sin.contiguous()
+            rotary.rotate(xs[some], outs[some], cos, sin, **how)
+    return outs
+
+
+def attend(work: Attention, out: Tensor, lse: Tensor, skipped: Tensor | None = None) -> None:
+    """Attend into `out` and `lse`, contiguous; not where `skipped`, on the device, is true."""
     from rope_core.kernels import attention
 
     q, k, v, config = work.q, work.k, work.v, work.config
-    out, lse = work.new_out()
     lengths, ends, index = work.lengths, work.cu_seqlens, work.index
-    to, to_lse = out, lse
     if lengths is None:
         rows = len(q)
         lengths = [q.shape[1]] * rows, [k.shape[1]] * rows
         steps = torch.arange(rows + 1, dtype=torch.int32, device=q.device)
+        if skipped is not None:
+            steps = steps * ~skipped
         ends = steps * q.shape[1], steps * k.shape[1]
-        q, k, v, to, to_lse = (x.flatten(0, 1) for x in (q, k, v, out, lse))
+        q, k, v, out, lse = (x.flatten(0, 1) for x in (q, k, v, out, lse))
         index = None if index is None else (index[0].flatten(), index[1].flatten())
     assert ends is not None, "given with lengths"
     cu_seqlens = [each.to(q.device, torch.int32, non_blocking=True) for each in ends]
     of_q, of_k = (None, None) if index is None else index
     attention.attend(
-        *(q, k, v, to, to_lse),
+        *(q, k, v, out, lse),
         cu_seqlens_q=cu_seqlens[0],
         cu_seqlens_k=cu_seqlens[1],
         lengths_q=lengths[0],
@@ -104,7 +127,6 @@ def _attend(work: Attention) -> tuple[Tensor, Tensor]:
         q_index=of_q,
         k_index=of_k,
     )
-    return out, lse
 
 
 def _merge(work: Merging) -> tuple[Tensor, Tensor]:

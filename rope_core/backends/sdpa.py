@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rope_core.backends import eager
+from rope_core.backends import eager, sdpa_cuda
 from rope_core.backends.work import Attention, Merging, Work
 
 name = "sdpa"
@@ -46,11 +46,13 @@ _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
 
 
 def why_not(work: Work) -> str | None:
-    """Attention without soft-cap, on the CPU."""
+    """Attention without soft-cap on the CPU; what `sdpa_cuda` says on CUDA."""
     if not isinstance(work, Attention):
         return "attends only"
-    if work.q.device.type != "cpu":
-        return f"tensors are on {work.q.device.type}, not on the CPU"
+    if work.q.is_cuda:
+        return sdpa_cuda.why_not(work)
+    if not work.q.is_cpu:
+        return f"tensors are on {work.q.device.type}"
     if work.config.softcap is not None:
         return "softcap is not in the operator"
     if work.masked and work.scale <= 0:
@@ -61,6 +63,8 @@ def why_not(work: Work) -> str | None:
 def run(work: Work) -> tuple[Tensor, ...]:
     """Do `work`."""
     assert isinstance(work, Attention), "why_not has seen it"
+    if work.q.is_cuda:
+        return sdpa_cuda.run(work)
     q, k, v = (_in_lines(x) for x in (work.q, work.k, work.v))
     mask, index, packed = work.mask, work.index, work.lengths is not None
     safe = _safe(work, q, k, v)

@@ -32,6 +32,24 @@ class Rotation:
 
 
 @dataclass(slots=True)
+class Turning:
+    """Rotate each of `xs` into its out by the products of positions and frequencies, in float64."""
+
+    xs: tuple[Tensor, ...]  # [T, H, D], each with its own H
+    positions: Tensor  # [T]
+    inv_freq: Tensor  # float64 [n], radians per position
+    gain: float  # of cosine and sine
+    rope: RopeConfig
+    inverse: bool  # the gain is that of the way back already
+    outs: tuple[Tensor, ...]  # as xs; the last stride is 1; xs themselves, or share no memory
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors are."""
+        return self.positions.device
+
+
+@dataclass(slots=True)
 class Attention:
     """Attend within each sequence: rows of a batch, or spans of packed tokens."""
 
@@ -124,4 +142,4 @@ class Merging:
         return self.out.device
 
 
-Work = Rotation | Attention | Merging
+Work = Rotation | Turning | Attention | Merging

@@ -10,10 +10,12 @@ from rope_core import (
     NoBackend,
     RopeConfig,
     Rotate,
+    Shift,
     attend,
     merge,
     reference,
     rotate,
+    shift,
 )
 from rope_core.backends import fused
 from tests.core.oracle import (
@@ -81,6 +83,70 @@ def test_rotation_is_near_the_reference(layout, dtype):
     assert answer.backend == "fused"
     for x, turned in ((q, answer.q), (k, answer.k)):
         assert off(turned, reference.rotate_complex(x, at, rope)) <= ROTATE_BAR[dtype]
+
+
+@pytest.mark.parametrize("inverse", [False, True])
+@pytest.mark.parametrize(
+    "rope",
+    [
+        RopeConfig.of(16, theta=5e5),
+        RopeConfig.of(16, rotary_dim=6, trailing=True, negative=True),
+        RopeConfig.of(16, rope_type="yarn", factor=4.0, original_max_position_embeddings=64),
+        RopeConfig.of(16, axes="mrope", mrope_section=(3, 3, 2)),
+    ],
+    ids=lambda rope: rope.axes or rope.rope_type,
+)
+def test_every_rope_is_turned_as_by_the_library(rope, inverse):
+    q, k, at = randn(3, 4, 16), randn(3, 2, 16), torch.tensor([5, 0, 70])
+    call = Rotate(q, k, rope, at, inverse=inverse)
+    found, expected = rotate(call, backend="fused"), rotate(call, backend="eager")
+    assert off(found.q, expected.q.double()) <= 2e-7
+    assert off(found.k, expected.k.double()) <= 2e-7
+
+
+def test_rows_that_are_large_are_turned_alike(monkeypatch):
+    monkeypatch.setattr("rope_core.rotary.SHARED_ELEMENTS", 1)
+    q, k = randn(3, 5, 4, 16), randn(3, 5, 2, 16)
+    for rope in (RopeConfig.of(16), RopeConfig.of(16, arithmetic="hf")):
+        call = Rotate(q, k, rope, torch.arange(5))
+        found, expected = rotate(call, backend="fused"), rotate(call, backend="eager")
+        assert off(found.q, expected.q.double()) <= 2e-7
+        assert off(found.k, expected.k.double()) <= 2e-7
+
+
+@pytest.mark.parametrize("far", [3, -2, 2**20])
+def test_keys_are_moved(far):
+    k = randn(5, 2, 16)
+    call = Shift(k, torch.tensor(far), RopeConfig.of(16))
+    moved = shift(call, backend="fused")
+    assert moved.backend == "fused"
+    assert off(moved.k, shift(call).k.double()) <= 2e-7
+
+
+@pytest.mark.parametrize("values", ["kept", "rotated", "and_back"])
+def test_attention_rotates_by_it_too(values, monkeypatch):
+    monkeypatch.setattr("rope_core.backends.eager.rotate", None)
+    rope = RopeConfig.of(16, values=values)
+    q, k, v = qkv((2, 3, 4, 16), (2, 5, 2, 16))
+    alike = q[:, :, :2], k[:, :3, :1], v[:, :3, :1]
+    calls = [
+        Attend(q, k, v, rope, q_positions=torch.arange(2, 5), return_lse=True),
+        Attend(*alike, rope),
+    ]
+    found = [attend(call, backend="fused") for call in calls]
+    monkeypatch.undo()
+    for call, answer in zip(calls, found, strict=True):
+        assert answer.backend == "fused"
+        assert off(answer.out, attend(call, backend="eager").out.double()) <= 1e-6
+
+
+def test_attention_rotates_otherwise_where_it_declines_to():
+    q, k, v = qkv((3, 4, 16), (3, 2, 16))
+    for rope in (RopeConfig.of(16, layout="interleaved_to_half"), RopeConfig.of(16)):
+        for backend in ("fused", "sdpa"):
+            answer = attend(Attend(q, k, v, rope), backend=backend)
+            assert answer.backend == backend
+            assert off(answer.out, attend(Attend(q, k, v, rope), backend="eager").out) <= 1e-6
 
 
 def test_merged_parts_are_one_pass_by_name():
