@@ -165,7 +165,7 @@ def test_a_deadline_that_passes_in_the_queue(server_url):
         json={"q": [[[1, 2]]]},
         headers={"X-Request-Timeout-Ms": "100"},
     )
-    assert time.monotonic() - begun < 0.5
+    assert time.monotonic() - begun < 1
     assert (late.status_code, late.json()["code"]) == (504, "timed_out")
     slow.join()
 
