@@ -2,10 +2,13 @@
 
 `x floor` is the time of a call over the time that its floor takes for the same work; least is of
 the fastest samples, median of the medians. Prefill: over a matrix product of as many operations as
-causality leaves. Decode: over a copy of k and v, which moves twice the bytes that are read.
+causality leaves. Decode: over a copy of k and v, which moves twice the bytes that are read. The
+allocator keeps what it has, in large pages, as the service's does.
 """
 
 import argparse
+import os
+import sys
 from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
@@ -16,6 +19,7 @@ from benchmarks import attention, rotation, specs, table
 from benchmarks.case import QUICK, Case, Sizes
 from benchmarks.table import Row
 from benchmarks.timing import take_turns
+from service.__main__ import MALLOC
 
 COLUMNS = ("call", "floor", "us", "us, median", "floor us", "adds us", "speed", "x floor")
 COLUMNS += ("x floor, median",)
@@ -70,4 +74,7 @@ class _Raw(argparse.RawDescriptionHelpFormatter):
 
 
 if __name__ == "__main__":
+    if "GLIBC_TUNABLES" not in os.environ:  # read when a process starts
+        os.environ["GLIBC_TUNABLES"] = MALLOC
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
     main()

@@ -20,8 +20,8 @@ from rope_core.inference import inference
 TABLE_ELEMENTS = 2**20
 """Most cosines that one cached table holds; positions beyond it are computed for each call."""
 
-TOKEN_ROWS = 1024
-"""Positions whose rows are looked up without a check of the whole table's length."""
+TOKEN_ROWS = 4096
+"""Most positions of single tokens whose cosines are kept: all layers of a model ask for one."""
 
 SHARED_ELEMENTS = 2**18
 """From here on, rows of a batch are rotated one by one rather than given a table each."""
@@ -132,13 +132,11 @@ def _rotate_token(call: Rotate, out: Rotated | None) -> Rotated | None:
     heads, width = x.shape[-2:]
     if x.dtype is not torch.float32 or x.numel() != heads * width or not x.is_cpu:
         return None
-    table = _token_table(call.rope)
-    if table is None or call.inverse or positions is None or positions.dtype.is_floating_point:
+    if call.inverse or positions is None or positions.dtype.is_floating_point:
         return None
-    at = int(positions.item())
-    if not 0 <= at < TOKEN_ROWS:
+    if (row := _token_row(call.rope, int(positions.item()))) is None:
         return None
-    cos, sin = table.cos[at], table.sin[at]
+    cos, sin = row
     q_out, k_out = (None, None) if out is None else (out.q, out.k)
     if q is not None:
         q_out = torch.empty(q.shape) if q_out is None else q_out
@@ -315,19 +313,15 @@ def _frequencies(rope: RopeConfig, device: torch.device) -> Tensor | None:
     return -inv_freq if rope.negative else inv_freq.contiguous()
 
 
-@lru_cache(maxsize=16)
-def _token_table(rope: RopeConfig) -> Angles | None:
-    """Return the table that `_rotate_token` looks its row up in; None where it has more to do."""
+@lru_cache(maxsize=TOKEN_ROWS)
+def _token_row(rope: RopeConfig, at: int) -> tuple[Tensor, Tensor] | None:
+    """Return cosine and sine `[half]` at a position; None where `_rotate_token` has more to do."""
     usual = rope.layout == "half" and rope.rounding == "once" and rope.blocks == 1
     whole = rope.rotary_dim == rope.head_dim and rope.axes is None and rope.learned is None
-    if (
-        not usual
-        or not whole
-        or rope.rope_type == "xpos"
-        or TOKEN_ROWS * rope.half > TABLE_ELEMENTS
-    ):
+    if not usual or not whole or rope.rope_type == "xpos":
         return None
-    return _table(rope, TOKEN_ROWS)
+    row = angles(torch.tensor([at]), rope)
+    return row.cos[0].clone(), row.sin[0].clone()  # a view would keep its whole table
 
 
 def _compute(

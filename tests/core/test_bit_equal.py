@@ -80,7 +80,7 @@ def test_one_token_is_rotated_as_among_others(shape, layout, dtype):
     q, k = randn(*shape, dtype=dtype), randn(*shape, dtype=dtype, seed=1)
     many = q.view(1, *shape[-2:]).expand(5_000, -1, -1).contiguous()
     among = rotate(Rotate(many, None, rope)).q
-    for at in (0, 1, 1_023, 1_024, 4_999):
+    for at in (0, 1, 1_024, 4_999):
         positions = torch.tensor([at])
         both = rotate(Rotate(q, k, rope, positions=positions))
         assert same(both.q.view(-1), among[at].view(-1))
