@@ -134,7 +134,7 @@ def _rotate_token(call: Rotate, out: Rotated | None) -> Rotated | None:
         return None
     if call.inverse or positions is None or positions.dtype.is_floating_point:
         return None
-    if (row := _token_row(call.rope, int(positions.item()))) is None:
+    if positions.numel() != 1 or (row := _token_row(call.rope, int(positions.item()))) is None:
         return None
     cos, sin = row
     q_out, k_out = (None, None) if out is None else (out.q, out.k)
