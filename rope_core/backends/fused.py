@@ -1,5 +1,6 @@
 """Our Triton kernels: on CUDA, and on the CPU where triton's interpreter is switched on."""
 
+from contextlib import nullcontext
 from functools import lru_cache
 from typing import Any
 
@@ -26,10 +27,6 @@ def why_not(work: Work) -> str | None:
             return _why_not_rotate(work)
         case Attention() if max(work.q.shape[-1], work.v.shape[-1]) > WIDEST:
             return f"heads are wider than {WIDEST}"
-        case Attention() if work.index is not None and any(
-            index.numel() and int(index.min()) < 0 for index in work.index
-        ):
-            return "an index is below 0"
     return None
 
 
@@ -59,16 +56,17 @@ def _why_not_rotate(work: Rotation | Turning) -> str | None:
 
 
 def run(work: Work) -> tuple[Tensor, ...]:
-    """Do `work`."""
-    match work:
-        case Rotation() | Turning():
-            return _rotate(work)
-        case Attention():
-            out, lse = work.new_out()
-            attend(work, out, lse)
-            return out, lse
-        case Merging():
-            return _merge(work)
+    """Do `work`, on its device."""
+    with torch.cuda.device(work.device) if work.device.type == "cuda" else nullcontext():
+        match work:
+            case Rotation() | Turning():
+                return _rotate(work)
+            case Attention():
+                out, lse = work.new_out()
+                attend(work, out, lse)
+                return out, lse
+            case Merging():
+                return _merge(work)
 
 
 def _rotate(work: Rotation | Turning) -> tuple[Tensor, ...]:

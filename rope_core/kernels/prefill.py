@@ -157,7 +157,7 @@ def prefill_kernel(
 
     if q_index_ptr is not None:
         low = tl.min(tl.where(row < num_rows, place, 2**62), 0)
-        high = tl.max(tl.where(row < num_rows, place, 0), 0)
+        high = tl.max(tl.where(row < num_rows, place, -(2**62)), 0)
         k_index_ptr += k_start
         start, end = seen_by_index(low, high, k_index_ptr, num_keys, behind, ahead, chunk, SCAN)
     else:

@@ -10,6 +10,13 @@ import triton.language as tl
 
 
 @triton.jit
+def chunk_of(place, chunk):
+    """Return which chunk a place is in: rounded down, also from before the first key."""
+    found = place // chunk
+    return found - (place < found * chunk).to(found.dtype)
+
+
+@triton.jit
 def seen_by_some(first, last, num_keys, behind, ahead, chunk):
     """Return start and end of the keys that places from `first` to `last` may see: int32."""
     low = tl.full((), 0, tl.int64)
@@ -19,8 +26,8 @@ def seen_by_some(first, last, num_keys, behind, ahead, chunk):
     if ahead is not None:
         high = tl.minimum(high, low * 0 + last + 1 + ahead)
     if chunk is not None:
-        low = tl.maximum(low, first // chunk * chunk)
-        high = tl.minimum(high, (tl.maximum(last, 0) // chunk + 1).to(tl.int64) * chunk)
+        low = tl.maximum(low, chunk_of(first, chunk) * chunk)
+        high = tl.minimum(high, (chunk_of(last, chunk) + 1).to(tl.int64) * chunk)
     return low.to(tl.int32), tl.maximum(low, high).to(tl.int32)
 
 
@@ -34,9 +41,8 @@ def seen_by_all(first, last, num_keys, behind, ahead, chunk):
     if ahead is not None:
         high = tl.minimum(high, low * 0 + first + 1 + ahead)
     if chunk is not None:
-        low = tl.maximum(low, tl.maximum(last, 0) // chunk * chunk)
-        # before the first key there is no chunk
-        high = tl.where(first < 0, 0, tl.minimum(high, (first // chunk + 1).to(tl.int64) * chunk))
+        low = tl.maximum(low, chunk_of(last, chunk) * chunk)
+        high = tl.minimum(high, (chunk_of(first, chunk) + 1).to(tl.int64) * chunk)
     return low.to(tl.int32), tl.maximum(low, high).to(tl.int32)
 
 
@@ -57,7 +63,8 @@ def seen_by_index(low, high, k_index_ptr, num_keys, behind, ahead, chunk, SCAN: 
         if ahead is not None:
             near = near & (index <= high + ahead)
         if chunk is not None:
-            near = near & (index // chunk >= low // chunk) & (index // chunk <= high // chunk)
+            of_key = chunk_of(index, chunk)
+            near = near & (of_key >= chunk_of(low, chunk)) & (of_key <= chunk_of(high, chunk))
         start = tl.minimum(start, tl.min(tl.where(near, key, num_keys), 0))
         end = tl.maximum(end, tl.max(tl.where(near, key + 1, 0), 0))
     return start, tl.maximum(start, end)
@@ -73,7 +80,5 @@ def seen_by_each(place, index, exists, behind, ahead, chunk):
     if ahead is not None:
         seen = seen & (distance >= -ahead)
     if chunk is not None:
-        together = (place // chunk)[:, None] == (index // chunk)[None, :]
-        # division rounds towards 0, also from before the first key
-        seen = seen & together & (place >= 0)[:, None]
+        seen = seen & (chunk_of(place, chunk)[:, None] == chunk_of(index, chunk)[None, :])
     return seen

@@ -37,7 +37,7 @@ def attention_key(call: Attend) -> Hashable | None:
             if _counts(call, name) and value is not None:
                 rope = _rope_of(call, name)
                 axes = rope is not None and has_axes(getattr(call, name[0]), value, rope)
-                key += [value.is_floating_point(), axes, _declined(name, value)]
+                key += [value.is_floating_point(), axes]
         elif isinstance(value, Tensor) and name not in OF_SEQUENCES:
             return None
         elif name not in OF_SEQUENCES:
@@ -81,11 +81,6 @@ def _counts(call: Attend, name: str) -> bool:
 def _rope_of(call: Attend, name: str) -> RopeConfig | None:
     """Return what says how many axes numbers have."""
     return None if name.endswith("_index") else call.rope
-
-
-def _declined(name: str, given: Tensor) -> bool:
-    """Tell whether kernels decline a call for these numbers: no neighbour may be told so, too."""
-    return name.endswith("_index") and given.numel() > 0 and int(given.min()) < 0
 
 
 def _join(calls: Sequence[Attend]) -> dict[str, Joint]:

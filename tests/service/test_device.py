@@ -118,13 +118,6 @@ def test_a_neighbour_of_nan_is_answered_as_alone(engine, monkeypatch):
     assert together[1].out.isnan().any()
 
 
-def test_a_neighbour_that_kernels_decline_for_its_values_is_in_another_pack(engine):
-    q = torch.randn(1, 4, 2, 64)
-    indices = [torch.arange(4), torch.arange(4) + 7, torch.arange(4) - 1]
-    keys = [engine.job(Attend(q, q, q, ROPE, q_index=index)).pack_key for index in indices]
-    assert keys[0] == keys[1] != keys[2]
-
-
 def test_what_keeps_a_call_out_of_a_pack_is_its_own(engine):
     small, large = attention(8), attention(2000)
     masked = Attend(small.q, small.q, small.q, ROPE, mask=torch.ones(8, 8).bool())
