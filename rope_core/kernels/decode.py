@@ -339,14 +339,14 @@ def decode_tiles(given: Given, tile_rows: int) -> Tiles:
 
 # by the width of a head
 HALF = {
-    64: Tiles(MIN_BLOCK, 128, 4, 3),
+    64: Tiles(MIN_BLOCK, 64, 4, 3),
     128: Tiles(MIN_BLOCK, 64, 4, 3),
-    256: Tiles(MIN_BLOCK, 32, 4, 3),
+    256: Tiles(MIN_BLOCK, 32, 8, 3),
     512: Tiles(MIN_BLOCK, 32, 8, 2),
 }
 FLOAT32 = {
-    64: Tiles(MIN_BLOCK, 64, 4, 2),
-    128: Tiles(MIN_BLOCK, 32, 4, 2),
-    256: Tiles(MIN_BLOCK, 32, 4, 2),
-    512: Tiles(MIN_BLOCK, 16, 4, 2),
+    64: Tiles(MIN_BLOCK, 32, 8, 2),
+    128: Tiles(MIN_BLOCK, 16, 8, 2),
+    256: Tiles(MIN_BLOCK, 16, 8, 2),
+    512: Tiles(MIN_BLOCK, 16, 8, 2),
 }

@@ -256,14 +256,14 @@ def prefill_tiles(given: Given) -> Tiles:
 
 # by the width of a head: rows, keys, warps, stages
 HALF = {
-    64: Tiles(128, 128, 4, 3),
+    64: Tiles(128, 128, 8, 3),
     128: Tiles(128, 64, 8, 3),
-    256: Tiles(64, 32, 4, 3),
+    256: Tiles(64, 64, 8, 2),
     512: Tiles(64, 32, 8, 2),
 }
 FLOAT32 = {
-    64: Tiles(64, 32, 4, 2),
-    128: Tiles(32, 32, 4, 2),
-    256: Tiles(32, 32, 4, 2),
-    512: Tiles(16, 16, 4, 2),
+    64: Tiles(32, 32, 8, 2),
+    128: Tiles(32, 16, 8, 2),
+    256: Tiles(16, 32, 8, 2),
+    512: Tiles(16, 16, 8, 2),
 }

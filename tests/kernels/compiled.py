@@ -119,6 +119,8 @@ CASES = {
     "prefill float32 128": (FLOAT32, 128, 4_096, {}),
     "prefill bfloat16 128 in pages": (BF16, 128, 4_096, {"page_size": 16}),
     "decode bfloat16 128": (BF16, 128, 1, {}),
+    "decode bfloat16 128, more rows": (BF16, 128, 16, {}),
+    "decode float32 128": (FLOAT32, 128, 1, {}),
     "decode bfloat16 128 in pages": (BF16, 128, 1, {"page_size": 16}),
 }
 
