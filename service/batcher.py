@@ -84,7 +84,8 @@ class Batcher(Generic[C, R]):
         device: the threads that long runs are handed to, one for each lane.
         lanes: runs in flight at a time.
         quick: tells whether a run is shorter than the hand-off, so that it runs on the event loop.
-        patience_s: how long runs of these calls, all in flight, may take before they are given up.
+        patience_s: how long runs of these calls, all in flight, may take before they are given up;
+            None: they are never.
         on_failure: told, once, that the device is lost or stuck; all calls have an answer then.
         max_batch_tokens, max_batch_bytes: what a batch may hold; a larger call runs alone.
         max_queue_calls: calls waiting, beyond which one is refused.
@@ -98,7 +99,7 @@ class Batcher(Generic[C, R]):
         *,
         lanes: int,
         quick: Callable[[Sequence[C]], bool],
-        patience_s: Callable[[Sequence[C]], float],
+        patience_s: Callable[[Sequence[C]], float | None],
         on_failure: Callable[[DeviceLost | DeviceStuck], None],
         max_batch_tokens: int,
         max_batch_bytes: int,
@@ -202,7 +203,9 @@ class Batcher(Generic[C, R]):
             self._guard(entry)
         loop = asyncio.get_running_loop()
         in_flight = [entry.call for each in self._running for entry in each]
-        watchdog = loop.call_later(self._patience_s(in_flight), self._fail, DeviceStuck)
+        patience, watchdog = self._patience_s(in_flight), None
+        if patience is not None:
+            watchdog = loop.call_later(patience, self._fail, DeviceStuck)
 
         def hand_back(done: Future[list[tuple[R | Exception, float, float]]]) -> None:
             with contextlib.suppress(RuntimeError):  # the loop has ended, and all have an answer
@@ -214,11 +217,12 @@ class Batcher(Generic[C, R]):
     def _returned(
         self,
         batch: list[Entry[C, R]],
-        watchdog: asyncio.TimerHandle,
+        watchdog: asyncio.TimerHandle | None,
         started: float,
         done: Future[list[tuple[R | Exception, float, float]]],
     ) -> None:
-        watchdog.cancel()
+        if watchdog is not None:
+            watchdog.cancel()
         self._running.remove(batch)
         self._finish(batch, started, done.result())
 

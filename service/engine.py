@@ -18,6 +18,9 @@ from service.packing import Alone, Load, pack, pack_key
 SEQUENCE_S = 50e-6
 """What each sequence of a call costs, however short."""
 
+SCORE_FLOPS = 64
+"""What each score costs beside the products, in operations: exponential, mask, soft-cap."""
+
 PATIENCE = 10
 """How many times its estimate a run may take: estimates are rough."""
 
@@ -87,8 +90,10 @@ class Engine:
         """Tell whether `jobs` together are over before a thread would have begun."""
         return sum(job.seconds for job in jobs) < self.device.traits.quick_s
 
-    def patience_s(self, jobs: Sequence[Job]) -> float:
-        """Return how long runs of `jobs`, one after the other, may take."""
+    def patience_s(self, jobs: Sequence[Job]) -> float | None:
+        """Return how long runs of `jobs`, one after the other, may take; None: as long as it is."""
+        if not self.device.traits.may_hang:
+            return None
         return max(self._stuck_s, PATIENCE * sum(job.seconds for job in jobs))
 
     @inference
@@ -151,9 +156,10 @@ class Engine:
 
 
 def _flops(call: Attend) -> float:
-    """Return the floating-point operations of all scores and their weighted sums, unmasked."""
+    """Return about how many operations all scores and their weighted sums take, unmasked."""
     if call.cu_seqlens_q is None or call.cu_seqlens_k is None:
         pairs = call.num_tokens * call.k.shape[-3]
     else:
         pairs = int(call.cu_seqlens_q.diff().long() @ call.cu_seqlens_k.diff().long())
-    return 2.0 * pairs * call.q.shape[-2] * (call.q.shape[-1] + call.v.shape[-1])
+    each = 2.0 * (call.q.shape[-1] + call.v.shape[-1]) + SCORE_FLOPS
+    return pairs * call.q.shape[-2] * each

@@ -33,6 +33,7 @@ TRAITS = Traits(
     bytes_per_s=2e11,
     flops_per_s=1e14,
     warms_up_first=True,
+    may_hang=True,
     quick_s=0.0,
     mixes=True,
     packs=(Rotate, Attend),

@@ -31,6 +31,7 @@ class Cpu:
             bytes_per_s=4e9,
             flops_per_s=3e10 * torch.get_num_threads(),
             warms_up_first=False,
+            may_hang=False,
             quick_s=2e-3,  # a hand-off would cost them a good part
             mixes=False,
             packs=(Rotate,),

@@ -27,6 +27,9 @@ class Traits:
     warms_up_first: bool
     """Whether calls wait until it is warm: what is built then takes long, and one run at a time."""
 
+    may_hang: bool
+    """Whether a run may never come back; where it is slow at most, nobody watches over it."""
+
     quick_s: float
     """Runs estimated below this stay on the event loop."""
 

@@ -334,3 +334,16 @@ async def test_a_lost_device_answers_all_calls_once_and_runs_no_more(engine, dri
     assert [type(failure) for failure in failures] == [DeviceLost]
     with pytest.raises(DeviceLost):
         answers(engine, [rotation(1)])
+
+
+def test_only_a_device_that_may_hang_is_watched_over(engine):
+    on_cpu = engine_of(Cpu(Slabs(2**20)))
+    assert on_cpu.patience_s([on_cpu.job(rotation(5))]) is None
+    assert engine.patience_s([engine.job(rotation(5))]) == 30
+
+
+def test_scores_take_time_however_narrow_heads_are():
+    engine = engine_of(Cpu(Slabs(2**20)))
+    wide, narrow = (torch.zeros(1, 1, 1).expand(4_000, 16, width) for width in (64, 1))
+    seconds = [engine.job(Attend(x, x, x, None)).seconds for x in (wide, narrow)]
+    assert seconds[1] > seconds[0] / 6
