@@ -146,7 +146,7 @@ def _num_axes(x: Tensor, positions: Tensor | None) -> int | None:
     """Return how many numbers make up a position, as far as the shapes tell."""
     if positions is None:
         return None
-    if positions.ndim == x.ndim - 1:
+    if 0 < positions.ndim == x.ndim - 1:
         return positions.shape[0]
     # [A, S] beside [B, S, H, D], unless it is [B, S]
     several = positions.ndim == 2 and x.ndim == 4 and positions.shape[0] != x.shape[0]

@@ -23,6 +23,13 @@ ROTATE = [  # tensors, params, status, code, what the detail names
     ({}, {}, 422, "shape", "q or k"),
     ({"q": torch.zeros(8)}, {}, 422, "shape", "q must be [B, S, H, D]"),
     ({"q": torch.zeros(())}, {}, 422, "config", "head_dim"),
+    (
+        {"q": torch.zeros(8), "positions": torch.tensor(3)},
+        {},
+        422,
+        "shape",
+        "q must be [B, S, H, D]",
+    ),
     ({"q": torch.zeros(1, 2, 3, 4, 8)}, {}, 422, "shape", "q must be [B, S, H, D]"),
     ({"q": Q.long()}, {}, 422, "shape", "q must be float32"),
     ({"q": Q.double()}, {}, 422, "shape", "q must be float32"),
