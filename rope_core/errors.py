@@ -37,5 +37,5 @@ class NoBackend(RopeError):
     """Every backend declined the call."""
 
     def __init__(self, reasons: dict[str, str]) -> None:
-        super().__init__("; ".join(f"{name}: {why}" for name, why in reasons.items()))
+        super().__init__("; ".join(f"backend {name}: {why}" for name, why in reasons.items()))
         self.reasons = reasons

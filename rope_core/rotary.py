@@ -305,9 +305,7 @@ def _steps(rope: RopeConfig, device: torch.device, backend: str | None) -> Tenso
 @lru_cache(maxsize=64)
 def _frequencies(rope: RopeConfig, device: torch.device) -> Tensor | None:
     """Return float64 `[half]` on the device; None where angles are more than products."""
-    usual = rope.layout in ("half", "interleaved") and rope.blocks == 1 and rope.axes is None
-    exact = rope.rounding == "once" and rope.arithmetic == "float64"
-    if not usual or not exact or rope.learned is not None or rope.rope_type == "xpos":
+    if fused.why_not_turn(rope) is not None:
         return None
     inv_freq = rope.columns.inv_freq.to(device)
     return -inv_freq if rope.negative else inv_freq.contiguous()

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from rope_core.backends.rotation import rotate
-from rope_core.backends.work import FAR, Attention, Merging, Rotation, Turning, Work
+from rope_core.backends.work import FAR, Attention, Merging, Rotation, Work
 
 name = "eager"
 
@@ -13,8 +13,8 @@ SCORE_ELEMENTS = 2**24
 
 
 def why_not(work: Work) -> str | None:
-    """Everything, from angles in a table."""
-    return "angles come in a table" if isinstance(work, Turning) else None
+    """Everything."""
+    return None
 
 
 def run(work: Work) -> tuple[Tensor, ...]:

@@ -8,11 +8,15 @@ import torch
 from torch import Tensor
 
 from rope_core.backends.work import Attention, Merging, Rotation, Turning, Work
+from rope_core.config import RopeConfig
 
 name = "fused"
 
 WIDEST = 512
 """Elements of a head whose tiles fit into a GPU's shared memory."""
+
+PROGRAMS = 2**31 - 1
+"""Programs of a launch, along the one axis of its grid that may be so long."""
 
 AT_ONCE = 2
 """Tensors that one launch rotates."""
@@ -23,11 +27,27 @@ def why_not(work: Work) -> str | None:
     if (missing := unavailable(work.device)) is not None:
         return missing
     match work:
-        case Rotation() | Turning():
+        case Rotation():
             return _why_not_rotate(work)
+        case Turning():
+            return why_not_turn(work.rope)
         case Attention() if max(work.q.shape[-1], work.v.shape[-1]) > WIDEST:
             return f"heads are wider than {WIDEST}"
+        case Attention() if _most_programs(work) > PROGRAMS:
+            return "there are more sequences, heads and keys than a launch has programs"
     return None
+
+
+def _most_programs(work: Attention) -> int:
+    """Return a bound of the programs of each launch: of parts of keys, and of rows to merge."""
+    from rope_core.kernels.decode import SPLIT
+
+    heads = work.q.shape[-2]
+    if work.lengths is None:
+        rows, num_keys = work.q.shape[0], work.k.shape[1]
+    else:
+        rows, num_keys = len(work.lengths[1]), max(work.lengths[1], default=0)
+    return rows * heads * 2 * max(64, num_keys // SPLIT + 1)
 
 
 def unavailable(device: torch.device) -> str | None:
@@ -40,18 +60,32 @@ def unavailable(device: torch.device) -> str | None:
     return None
 
 
-def _why_not_rotate(work: Rotation | Turning) -> str | None:
-    rope = work.rope
-    if rope.layout not in ("half", "interleaved") or rope.blocks != 1 or rope.axes == "xdrope":
-        return "pairs lie otherwise than in halves, or next to each other"
-    if rope.rounding != "once":
-        return f"it rounds once, not as {rope.rounding} says"
-    if isinstance(work, Turning):
-        return None
+def why_not_turn(rope: RopeConfig) -> str | None:
+    """Return None if a rotation is by products of positions and frequencies, else what it is by."""
+    if (reason := _why_not_layout(rope)) is not None:
+        return reason
+    if rope.axes is not None or rope.learned is not None:
+        return "angles are more than products"
+    if rope.arithmetic != "float64":
+        return f"angles are in float64, not in the arithmetic of {rope.arithmetic}"
+    return "xPos scales each pair" if rope.rope_type == "xpos" else None
+
+
+def _why_not_rotate(work: Rotation) -> str | None:
+    if (reason := _why_not_layout(work.rope)) is not None:
+        return reason
     if work.scale is not None:
         return "xPos scales each pair"
     if work.cos.ndim != 2:
         return "each head has angles of its own"
+    return None
+
+
+def _why_not_layout(rope: RopeConfig) -> str | None:
+    if rope.layout not in ("half", "interleaved") or rope.blocks != 1 or rope.axes == "xdrope":
+        return "pairs lie otherwise than in halves, or next to each other"
+    if rope.rounding != "once":
+        return f"it rounds once, not as {rope.rounding} says"
     return None
 
 
@@ -72,7 +106,8 @@ def run(work: Work) -> tuple[Tensor, ...]:
 def _rotate(work: Rotation | Turning) -> tuple[Tensor, ...]:
     from rope_core.kernels import rotary
 
-    rope, xs, outs = work.rope, work.xs, work.outs
+    rope = work.rope
+    xs, outs = ([*map(_rows_contiguous, each)] for each in (work.xs, work.outs))
     how: dict[str, Any] = {
         "rotary_dim": rope.rotary_dim,
         "layout": rope.layout,
@@ -87,7 +122,10 @@ def _rotate(work: Rotation | Turning) -> tuple[Tensor, ...]:
         else:
             cos, sin = work.cos.contiguous(), work.sin.contiguous()
             rotary.rotate(xs[some], outs[some], cos, sin, **how)
-    return outs
+    for given, out in zip(work.outs, outs, strict=True):
+        if out is not given:
+            given.copy_(out)
+    return work.outs
 
 
 def attend(work: Attention, out: Tensor, lse: Tensor, skipped: Tensor | None = None) -> None:
@@ -106,8 +144,9 @@ def attend(work: Attention, out: Tensor, lse: Tensor, skipped: Tensor | None = N
         q, k, v, out, lse = (x.flatten(0, 1) for x in (q, k, v, out, lse))
         index = None if index is None else (index[0].flatten(), index[1].flatten())
     assert ends is not None, "given with lengths"
-    cu_seqlens = [each.to(q.device, torch.int32, non_blocking=True) for each in ends]
-    of_q, of_k = (None, None) if index is None else index
+    cu_seqlens = [each.to(q.device, torch.int32, non_blocking=True).contiguous() for each in ends]
+    # one row for all of a batch may lie once only, also when it is flattened
+    of_q, of_k = (None, None) if index is None else (index[0].contiguous(), index[1].contiguous())
     attention.attend(
         *(q, k, v, out, lse),
         cu_seqlens_q=cu_seqlens[0],
@@ -120,7 +159,7 @@ def attend(work: Attention, out: Tensor, lse: Tensor, skipped: Tensor | None = N
         window_ahead=config.window_ahead,
         chunk=config.chunk,
         softcap=config.softcap,
-        sinks=work.sinks,
+        sinks=None if work.sinks is None else work.sinks.contiguous(),
         mask=work.mask,
         q_index=of_q,
         k_index=of_k,
@@ -134,9 +173,13 @@ def _merge(work: Merging) -> tuple[Tensor, Tensor]:
     out = torch.empty(parts.shape[1:], dtype=parts.dtype, device=parts.device)
     to_lse = torch.empty(lse.shape[1:], dtype=torch.float32, device=lse.device)
     rows = lse.flatten(1) if lse.ndim > 1 else lse[:, None]
-    flat = parts.reshape(*rows.shape, parts.shape[-1])
-    merge.merge(flat, rows, out.view(flat.shape[1:]), to_lse.view(rows.shape[1:]))
+    flat = _rows_contiguous(parts.reshape(*rows.shape, parts.shape[-1]))
+    merge.merge(flat, _rows_contiguous(rows), out.view(flat.shape[1:]), to_lse.view(rows.shape[1:]))
     return out, to_lse
+
+
+def _rows_contiguous(x: Tensor) -> Tensor:
+    return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
 
 
 @lru_cache(maxsize=1)

@@ -23,7 +23,7 @@ class Rotation:
     scale: Tensor | None  # as cos: a factor of its own
     rope: RopeConfig
     inverse: bool
-    outs: tuple[Tensor, ...]  # as xs, of a last stride of 1; or the very xs, to rotate in place
+    outs: tuple[Tensor, ...]  # as xs; or the very xs, to rotate in place
 
     @property
     def device(self) -> torch.device:
@@ -41,7 +41,7 @@ class Turning:
     gain: float  # of cosine and sine
     rope: RopeConfig
     inverse: bool  # the gain is that of the way back already
-    outs: tuple[Tensor, ...]  # as xs; the last stride is 1; xs themselves, or share no memory
+    outs: tuple[Tensor, ...]  # as xs: themselves, or what shares no memory with them
 
     @property
     def device(self) -> torch.device:

@@ -58,9 +58,9 @@ def attend(
         sinks: `[H]`: a score for each head that joins the softmax and brings no value.
         mask: `[1 or N, 1 or H, queries, keys]`: booleans, or what is added to the scores. One for
             all has the axes of packed tokens, of which each sequence reads its own block.
-        q_index: int64 `[Tq]`: where each query is in its whole sequence, in place of where it
-            would be from the last key; given with k_index or not at all.
-        k_index: int64 `[Tk]`, as q_index, in any order.
+        q_index: int64 `[Tq]`, contiguous: where each query is in its whole sequence, in place of
+            where it would be from the last key; given with k_index or not at all.
+        k_index: int64 `[Tk]`, contiguous, as q_index, in any order.
         block_table: int32 `[N, blocks]`: key j of a sequence is in slot j % page_size of page
             block_table[sequence, j // page_size].
     """

@@ -55,7 +55,12 @@ def put(
     tl.store(at + VALUE_DIM + 1, total, mask=exists)
 
 
-@triton.jit(do_not_specialize=["num_kv_heads", "min_rows", "max_rows", "behind", "ahead", "chunk"])
+@triton.jit(
+    do_not_specialize=[
+        *("num_row_tiles", "num_parts", "num_kv_heads", "min_rows", "max_rows"),
+        *("behind", "ahead", "chunk"),
+    ]
+)
 def decode_kernel(
     q_ptr,  # [Tq, H, HEAD_DIM]
     k_ptr,  # [Tk, Hkv, HEAD_DIM], or pages [P, Hkv, PAGE_SIZE, HEAD_DIM]
@@ -70,6 +75,8 @@ def decode_kernel(
     q_index_ptr,  # [Tq] int64, or None
     k_index_ptr,  # [Tk] int64, or None
     part_ptr,  # [parts, Hkv, max_rows, VALUE_DIM + 2] float32: values, greatest score, weights
+    num_row_tiles,
+    num_parts,
     num_kv_heads,
     min_rows,
     max_rows,
@@ -105,9 +112,13 @@ def decode_kernel(
     BLOCK_DV: tl.constexpr,
 ):
     """Attend from the few rows of a sequence to one part of its keys."""
-    kv_head = (tl.program_id(0) % num_kv_heads).to(tl.int64)
-    row_tile = tl.program_id(0) // num_kv_heads
-    seq = tl.program_id(2).to(tl.int64)
+    program = tl.program_id(0)
+    kv_head = (program % num_kv_heads).to(tl.int64)
+    program //= num_kv_heads
+    row_tile = program % num_row_tiles
+    program //= num_row_tiles
+    this_part = program % num_parts
+    seq = (program // num_parts).to(tl.int64)
     q_start = tl.load(cu_seqlens_q_ptr + seq).to(tl.int64)
     k_start = tl.load(cu_seqlens_k_ptr + seq).to(tl.int64)
     num_queries = (tl.load(cu_seqlens_q_ptr + seq + 1) - q_start).to(tl.int32)
@@ -119,8 +130,8 @@ def decode_kernel(
     start, end, part, parts_end = parts_of(
         num_queries, num_keys, indexed, behind, ahead, chunk, SPLIT
     )
-    at_part = k_start // SPLIT + seq + tl.program_id(1)
-    part += tl.program_id(1)
+    at_part = k_start // SPLIT + seq + this_part
+    part += this_part
     if part >= parts_end:
         return
 
@@ -204,8 +215,8 @@ def merge_kernel(
 ):
     """Merge what the parts of the keys gave, in their order, and the sinks."""
     kv_head = (tl.program_id(0) % num_kv_heads).to(tl.int64)
-    row = tl.program_id(0) // num_kv_heads
-    seq = tl.program_id(1).to(tl.int64)
+    row = tl.program_id(0) // num_kv_heads % max_rows
+    seq = (tl.program_id(0) // num_kv_heads // max_rows).to(tl.int64)
     q_start = tl.load(cu_seqlens_q_ptr + seq).to(tl.int64)
     k_start = tl.load(cu_seqlens_k_ptr + seq).to(tl.int64)
     num_queries = (tl.load(cu_seqlens_q_ptr + seq + 1) - q_start).to(tl.int32)
@@ -268,15 +279,18 @@ def launch(
     """
     max_rows = max(q for q, _ in lengths) * given.group
     num_parts = max(_most_parts(given, *each) for each in lengths)
+    # along one axis, as the others end at 65,535
     num_kv_heads, width = given.num_kv_heads, given.v.shape[-1]
     shape = num_keys // SPLIT + given.num_seqs, num_kv_heads, max_rows, width + 2
     parts = torch.empty(shape, dtype=torch.float32, device=given.q.device)
     if num_parts:
         tiles = decode_tiles(given, tile_rows)
-        grid = (triton.cdiv(max_rows, tile_rows) * num_kv_heads, num_parts, given.num_seqs)
-        decode_kernel[grid](
+        num_row_tiles = triton.cdiv(max_rows, tile_rows)
+        decode_kernel[(given.num_seqs * num_parts * num_row_tiles * num_kv_heads,)](
             *given.tensors,
             parts,
+            num_row_tiles,
+            num_parts,
             num_kv_heads,
             min_rows,
             max_rows,
@@ -290,7 +304,7 @@ def launch(
             num_warps=tiles.num_warps,
             num_stages=tiles.num_stages,
         )
-    merge_kernel[(max_rows * num_kv_heads, given.num_seqs)](
+    merge_kernel[(given.num_seqs * max_rows * num_kv_heads,)](
         parts,
         given.out,
         given.lse,

@@ -114,6 +114,18 @@ def test_rows_and_packed_sequences_have_indices_of_their_own():
         assert torch.equal(attend(call).out, rows.out[row])
 
 
+@pytest.mark.parametrize("num_keys", [1, 5])
+def test_one_index_serves_all_rows_of_a_batch(backend, num_keys):
+    q, k, v = qkv((3, 1, 4, 16), (3, num_keys, 2, 16))
+    of_q, of_k = torch.tensor([70]), torch.arange(70, 70 + num_keys)
+    found = attend(Attend(q, k, v, None, q_index=of_q, k_index=of_k), backend=backend.name)
+    for row, out in enumerate(found.out):
+        assert (
+            off(out, expect(q[row], k[row], v[row], AttentionConfig(), index=(of_q, of_k))[0])
+            <= 1e-6
+        )
+
+
 def test_keys_without_an_index_count_from_0():
     q, k, v = qkv((2, 2, 4, 16), (2, 6, 2, 16))
     one = attend(Attend(q, k, v, None, q_index=torch.tensor([2, 3])))

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from rope_core import AttentionConfig, Merge, merge
+from rope_core.kernels import decode, prefill
 from rope_core.reference import visible
 from tests.core.oracle import ATTEND_BAR, DTYPES, LSE_BAR, expect, lse_off, off, randn
 from tests.kernels.attending import packed, paged, run
@@ -154,3 +155,23 @@ def test_strided_shards_merge_into_one_pass(num_queries, config):
     out, lse = expect(q, k, v, config, sinks=sinks)
     assert off(merged.out, out) <= 1e-6
     assert lse_off(merged.lse, lse) <= 1e-6
+
+
+class Grids(list):
+    """Stands where a kernel was, and keeps the grids that it is launched with."""
+
+    def __getitem__(self, grid):
+        self.append(grid)
+        return lambda *args, **named: None
+
+
+def test_sequences_are_along_the_axis_of_a_grid_that_is_long(monkeypatch):
+    """The others end at 65,535."""
+    grids = Grids()
+    for name in ("decode_kernel", "merge_kernel"):
+        monkeypatch.setattr(decode, name, grids)
+    monkeypatch.setattr(prefill, "prefill_kernel", grids)
+    q, k, v = (torch.zeros(1, 1, 1).expand(100_000, 2, 16) for _ in range(3))
+    run(q, k, v, [1] * 70_000 + [30_000], [1] * 100_000)
+    assert len(grids) == 3
+    assert {len(grid) for grid in grids} == {1}

@@ -18,6 +18,7 @@ from rope_core import (
     shift,
 )
 from rope_core.backends import fused
+from rope_core.backends.work import Attention
 from tests.core.oracle import (
     ATTEND_BAR,
     DTYPES,
@@ -176,6 +177,19 @@ def test_what_it_declines_says_why():
     ):
         with pytest.raises(NoBackend, match=text):
             rotate(Rotate(x, None, rope), backend="fused")
+
+
+def test_more_programs_than_a_launch_has_are_not_begun():
+    """By what a call's sequences and heads are; nothing of that size is computed."""
+    rows = 2**18
+
+    def work(num_keys):
+        q = torch.zeros(1, 1, 1, 1).expand(rows, 1, 32, 16)
+        k = torch.zeros(1, 1, 1, 1).expand(rows, num_keys, 8, 16)
+        return Attention(q, k, k, AttentionConfig(), None)
+
+    assert fused.why_not(work(512)) is None
+    assert "than a launch has programs" in fused.why_not(work(2**16))
 
 
 def test_on_a_cpu_it_has_to_be_named():
