@@ -109,7 +109,7 @@ def attend(work: Attention, out: Tensor, lse: Tensor, skipped: Tensor | None = N
         index = None if index is None else (index[0].flatten(), index[1].flatten())
     assert ends is not None, "given with lengths"
     cu_seqlens = [each.to(q.device, torch.int32, non_blocking=True) for each in ends]
-    of_q, of_k = (None, None) if index is None else index
+    of_q, of_k = (None, None) if index is None else (each.contiguous() for each in index)
     attention.attend(
         *(q, k, v, out, lse),
         cu_seqlens_q=cu_seqlens[0],
