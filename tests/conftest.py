@@ -1,15 +1,17 @@
-"""What all tests share: a quiet hypothesis, and the real service on a real socket."""
+"""What all tests share: a quiet hypothesis, an interpreter of kernels, and the real service."""
 
 import os
 import socket
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 import torch
 from hypothesis import settings
@@ -21,6 +23,27 @@ ROOT = Path(__file__).parents[1]
 
 settings.register_profile("suite", deadline=None, derandomize=True)
 settings.load_profile("suite")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--interpret-all", action="store_true", help="interpret kernels in all cases")
+
+
+@pytest.fixture
+def interpreted() -> Iterator[None]:
+    """Kernels run in Triton's interpreter, put right where it does otherwise, and without a word.
+
+    NumPy would warn of every infinity, and of rows of NaN.
+    """
+    pytest.importorskip("triton")
+    if not os.environ.get("TRITON_INTERPRET"):
+        pytest.skip("kernels are compiled here, for a GPU")
+    from tests.interpreter import put_right
+
+    put_right()
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "All-NaN", RuntimeWarning)
+        yield
 
 
 class Serve:

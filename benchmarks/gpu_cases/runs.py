@@ -22,7 +22,7 @@ SECTION_S, ALL_S = 150, 460
 
 def dry(only: str) -> list[Row]:
     """Check all that there is, interpreted."""
-    from tests.kernels import interpreter
+    from tests import interpreter
 
     interpreter.put_right()
     print("dry run: no figure is a GPU figure, and none is printed\n")

@@ -1,12 +1,40 @@
-"""Every test that takes `backend` runs on each of them, but for the kernels: see tests/kernels."""
+"""Every test that takes `backend` runs on each of them: kernels in Triton's interpreter.
+
+That takes up to a second a case, so that of a test's cases a few are interpreted, in which every
+value of each of its parameters occurs; of a test that is `interpreted(together=2)` every two of
+them; all with `--interpret-all`. Other backends run all cases.
+"""
+
+from collections import defaultdict
 
 import pytest
 
-from rope_core.backends import BACKENDS
+from rope_core.backends import BACKENDS, fused
+from tests.spread import spread
 
-PLAIN = [backend for backend in BACKENDS if backend.name != "fused"]
 
-
-@pytest.fixture(params=PLAIN, ids=lambda backend: backend.name)
+@pytest.fixture(params=BACKENDS, ids=lambda backend: backend.name)
 def backend(request):
+    if request.param is fused:
+        request.getfixturevalue("interpreted")
     return request.param
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("interpret_all"):
+        return
+    tests = defaultdict(list)
+    for item in items:
+        params = item.callspec.params.values() if hasattr(item, "callspec") else ()
+        if any(value is fused for value in params):
+            tests[item.nodeid.partition("[")[0]].append(item)
+    left_out = set()
+    for cases in tests.values():
+        marker = cases[0].get_closest_marker("interpreted")
+        together = 1 if marker is None else marker.kwargs["together"]
+        values = [tuple(case.callspec._idlist) for case in cases]
+        chosen = spread(values, together)
+        left_out |= {case for place, case in enumerate(cases) if place not in chosen}
+    if left_out:
+        config.hook.pytest_deselected(items=[*left_out])
+        items[:] = [item for item in items if item not in left_out]

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from rope_core import Attend, AttentionConfig, RopeConfig, attend
+from rope_core.backends import BACKENDS, fused
 from rope_core.reference import visible
-from tests.core.conftest import PLAIN
 from tests.core.oracle import ATTEND_BAR, DTYPES, LSE_BAR, lse_off, off, qkv, randn, run
 
 CONFIGS = {
@@ -92,9 +92,11 @@ def test_a_query_that_sees_no_key_answers_0_and_minus_infinity(backend, given, d
     assert lse[4:].isfinite().all()
 
 
-@pytest.fixture(params=[*PLAIN, None], ids=[*(b.name for b in PLAIN), "attend"])
+@pytest.fixture(params=[*BACKENDS, None], ids=[*(b.name for b in BACKENDS), "attend"])
 def attention(request):
     """Each backend, and `attend`, which chooses one."""
+    if request.param is fused:
+        request.getfixturevalue("interpreted")
 
     def answer(*given):
         if request.param is not None:

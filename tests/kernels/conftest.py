@@ -1,27 +1,21 @@
-"""Where kernels run: on a GPU, or in Triton's interpreter, put right where it does otherwise."""
+"""Where kernels run: on a GPU, or in Triton's interpreter."""
 
 import os
-import warnings
 
-import numpy as np
 import pytest
 import torch
 
 pytest.importorskip("triton")
 
-from tests.kernels.interpreter import put_right
-
-put_right()
+INTERPRETED = bool(os.environ.get("TRITON_INTERPRET"))
 
 
 @pytest.fixture(scope="session")
 def device():
-    return torch.device("cpu" if os.environ.get("TRITON_INTERPRET") else "cuda")
+    return torch.device("cpu" if INTERPRETED else "cuda")
 
 
 @pytest.fixture(autouse=True)
-def quiet():
-    """NumPy would warn of every infinity, and of rows of NaN."""
-    with np.errstate(all="ignore"), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "All-NaN", RuntimeWarning)
-        yield
+def where_kernels_run(request):
+    if INTERPRETED:
+        request.getfixturevalue("interpreted")
