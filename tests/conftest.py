@@ -30,17 +30,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.fixture
-def interpreted() -> Iterator[None]:
-    """Kernels run in Triton's interpreter, put right where it does otherwise, and without a word.
-
-    NumPy would warn of every infinity, and of rows of NaN.
-    """
+def interpreted(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Kernels run in Triton's interpreter: within bounds, and without NumPy's words of infinity."""
     pytest.importorskip("triton")
     if not os.environ.get("TRITON_INTERPRET"):
         pytest.skip("kernels are compiled here, for a GPU")
-    from tests.interpreter import put_right
+    from tests import bounds
 
-    put_right()
+    bounds.watch(monkeypatch)
     with np.errstate(all="ignore"), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "All-NaN", RuntimeWarning)
         yield

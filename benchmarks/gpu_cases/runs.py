@@ -22,9 +22,6 @@ SECTION_S, ALL_S = 150, 460
 
 def dry(only: str) -> list[Row]:
     """Check all that there is, interpreted."""
-    from tests import interpreter
-
-    interpreter.put_right()
     print("dry run: no figure is a GPU figure, and none is printed\n")
     table.print_head(DRY_COLUMNS)
     cases = (case for name in SECTIONS for case in wanted(name, only, dry=True))

@@ -5,8 +5,10 @@ import math
 
 import pytest
 import torch
+from triton.runtime.errors import InterpreterError
 
 from rope_core import RopeConfig, reference
+from rope_core.kernels import INTERPRETED
 from rope_core.kernels.rotary import rotate, rotate_at, shift_pages
 from tests.core.oracle import DTYPES, LAYOUTS, ROTATE_BAR, off, randn
 
@@ -291,3 +293,9 @@ def test_moved_keys_are_keys_rotated_elsewhere(layout, device):
     positions, delta = torch.tensor([0, 5, 9, 40]), torch.tensor([3, -5, 2**20, 0])
     (moved,) = at(at(keys, positions, layout), delta, layout)
     assert off(moved.cpu(), turned(keys[0], positions + delta, 8, layout)) <= 2e-7
+
+
+@pytest.mark.skipif(not INTERPRETED, reason="a GPU would read what is there")
+def test_a_tensor_that_is_read_beyond_its_end_is_noticed(layout, device):
+    with pytest.raises(InterpreterError, match="out of bounds"):
+        by_table(qk(2, [1], 8, device), torch.arange(2), layout, rows=torch.tensor([0, 2]))

@@ -1,0 +1,43 @@
+"""Triton's interpreter, put right where it differs from what a compiled kernel does."""
+
+from typing import Any
+
+import torch
+import triton.language as tl
+from triton.runtime import interpreter
+
+BUILDER = interpreter.InterpreterBuilder
+_patch_lang_tensor, _cast, _dot = (
+    interpreter._patch_lang_tensor,
+    BUILDER.cast_impl,
+    BUILDER.create_dot,
+)
+
+
+def put_right() -> None:
+    """Put it right, for all of the process."""
+    interpreter._patch_lang_tensor = _patch_tensor
+    BUILDER.cast_impl = _cast_impl
+    BUILDER.create_dot = _create_dot
+
+
+def _patch_tensor(tensor: Any, scope: Any) -> None:
+    # a loop may end at a number that was read: numpy 2.4 makes no int of an array of one
+    _patch_lang_tensor(tensor, scope)
+    scope.set_attr(tensor, "__index__", lambda self: self.handle.data.item())
+
+
+def _cast_impl(self: Any, x: Any, dtype: Any) -> Any:
+    # what becomes bfloat16 is rounded to the nearest, not cut
+    if x.dtype.scalar == tl.float32 and dtype.scalar == tl.bfloat16:
+        rounded = torch.tensor(x.data).bfloat16().view(torch.int16).numpy()
+        return interpreter.TensorHandle(rounded.view("uint16"), tl.bfloat16)
+    return _cast(self, x, dtype)
+
+
+def _create_dot(self: Any, a: Any, b: Any, c: Any, *given: Any) -> Any:
+    # products of bfloat16 are of what it stands for, not of its bits
+    if a.dtype.scalar == tl.bfloat16:
+        wide = ((x.data.astype("uint32") << 16).view("float32") for x in (a, b))
+        a, b = (interpreter.TensorHandle(data, tl.float32) for data in wide)
+    return _dot(self, a, b, c, *given)
