@@ -39,13 +39,14 @@ Reason = type[ShuttingDown] | type[DeviceLost] | type[DeviceStuck]
 
 C = TypeVar("C", bound=Batchable)
 R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
 
 
 @dataclass(frozen=True, slots=True)
-class Run(Generic[R]):
+class Run(Generic[R_co]):
     """What one go of the device gave: a result for each call, in their order."""
 
-    results: Sequence[R]
+    results: Sequence[R_co]
     copy_s: float
     compute_s: float
 
@@ -84,8 +85,8 @@ class Batcher(Generic[C, R]):
         device: the threads that long runs are handed to, one for each lane.
         lanes: runs in flight at a time.
         quick: tells whether a run is shorter than the hand-off, so that it runs on the event loop.
-        patience_s: how long runs of these calls, all in flight, may take before they are given up;
-            None: they are never.
+        patience_s: how long the device may answer nothing, with these calls in flight, before they
+            are given up; None: they never are.
         on_failure: told, once, that the device is lost or stuck; all calls have an answer then.
         max_batch_tokens, max_batch_bytes: what a batch may hold; a larger call runs alone.
         max_queue_calls: calls waiting, beyond which one is refused.
@@ -118,6 +119,7 @@ class Batcher(Generic[C, R]):
         self._metrics = metrics
         self._queue: deque[Entry[C, R]] = deque()
         self._running: list[list[Entry[C, R]]] = []
+        self._watchdog: asyncio.TimerHandle | None = None
         self._turn_due = False
         self._held = False
         self._closed: Reason | None = None
@@ -201,66 +203,76 @@ class Batcher(Generic[C, R]):
         self._running.append(batch)
         for entry in (*batch, *self._queue):
             self._guard(entry)
-        loop = asyncio.get_running_loop()
-        in_flight = [entry.call for each in self._running for entry in each]
-        patience, watchdog = self._patience_s(in_flight), None
-        if patience is not None:
-            watchdog = loop.call_later(patience, self._fail, DeviceStuck)
+        self._watch()
+        tell = asyncio.get_running_loop().call_soon_threadsafe
 
-        def hand_back(done: Future[list[tuple[R | Exception, float, float]]]) -> None:
+        def hand_back(done: Future[list[Run[R | Exception]]]) -> None:
             with contextlib.suppress(RuntimeError):  # the loop has ended, and all have an answer
-                loop.call_soon_threadsafe(self._returned, batch, watchdog, started, done)
+                tell(self._returned, batch, started, done)
 
-        self._device.submit(self._attempt, calls).add_done_callback(hand_back)
+        def live() -> None:
+            with contextlib.suppress(RuntimeError):
+                tell(self._watch)
+
+        self._device.submit(self._attempt, calls, live).add_done_callback(hand_back)
         self._wake()
 
+    def _watch(self) -> None:
+        """Give the device its time from now on: it has more to do, or has just shown that it lives.
+
+        One lane may wait for the other, so that what one does is a sign for both.
+        """
+        if self._watchdog is not None:
+            self._watchdog.cancel()
+            self._watchdog = None
+        calls = [entry.call for batch in self._running for entry in batch]
+        if calls and (patience := self._patience_s(calls)) is not None:
+            loop = asyncio.get_running_loop()
+            self._watchdog = loop.call_later(patience, self._fail, DeviceStuck)
+
     def _returned(
-        self,
-        batch: list[Entry[C, R]],
-        watchdog: asyncio.TimerHandle | None,
-        started: float,
-        done: Future[list[tuple[R | Exception, float, float]]],
+        self, batch: list[Entry[C, R]], started: float, done: Future[list[Run[R | Exception]]]
     ) -> None:
-        if watchdog is not None:
-            watchdog.cancel()
         self._running.remove(batch)
+        self._watch()
         self._finish(batch, started, done.result())
 
     def _finish(
-        self,
-        batch: list[Entry[C, R]],
-        started: float,
-        outcomes: list[tuple[R | Exception, float, float]],
+        self, batch: list[Entry[C, R]], started: float, runs: Sequence[Run[R | Exception]]
     ) -> None:
-        for entry, (result, copy_s, compute_s) in zip(batch, outcomes, strict=True):
-            if isinstance(result, Exception):
-                _settle(entry, result)
-            else:
-                _settle(entry, Answer(result, started - entry.arrived, copy_s, compute_s))
-        metrics = self._metrics
+        entries, metrics = iter(batch), self._metrics
+        for run in runs:
+            for result, entry in zip(run.results, entries, strict=False):
+                if isinstance(result, Exception):
+                    _settle(entry, result)
+                else:
+                    waited = started - entry.arrived
+                    _settle(entry, Answer(result, waited, run.copy_s, run.compute_s))
+            metrics.copy_seconds.observe(run.copy_s)
+            metrics.compute_seconds.observe(run.compute_s)
         metrics.batch_requests.observe(len(batch))
         metrics.batch_tokens.observe(sum(entry.call.num_tokens for entry in batch))
-        metrics.copy_seconds.observe(outcomes[0][1])
-        metrics.compute_seconds.observe(outcomes[0][2])
         for entry in batch:
             metrics.queue_seconds.observe(started - entry.arrived)
-        if isinstance(outcomes[-1][0], DeviceLost):  # as all are that come after one
+        if isinstance(runs[-1].results[-1], DeviceLost):  # as all are that come after one
             self._fail(DeviceLost)
         self._wake()
 
-    def _attempt(self, calls: Sequence[C]) -> list[tuple[R | Exception, float, float]]:
+    def _attempt(
+        self, calls: Sequence[C], live: Callable[[], None] | None = None
+    ) -> list[Run[R | Exception]]:
         """Run calls; where that raises, halves of them, so that only the culprit fails."""
         try:
-            run = self._run(calls)
+            return [self._run(calls)]
         except DeviceLost:
-            return [(DeviceLost(), 0.0, 0.0) for _ in calls]
+            return [Run([DeviceLost() for _ in calls], 0.0, 0.0)]
         except Exception as failure:  # whatever it is, it is this call's answer
             if len(calls) == 1:
-                return [(failure, 0.0, 0.0)]
-        else:
-            return [(result, run.copy_s, run.compute_s) for result in run.results]
+                return [Run([failure], 0.0, 0.0)]
+        if live is not None:
+            live()
         middle = len(calls) // 2
-        return self._attempt(calls[:middle]) + self._attempt(calls[middle:])
+        return self._attempt(calls[:middle], live) + self._attempt(calls[middle:], live)
 
     def _take(self) -> list[Entry[C, R]]:
         """Remove the next batch from the queue: the oldest call, and those that fit with it."""
@@ -274,18 +286,16 @@ class Batcher(Generic[C, R]):
                 _settle(entry, TimedOut())
                 continue
             call = entry.call
-            tokens += call.num_tokens
-            num_bytes += call.num_bytes
             if not batch:
                 key = call.batch_key
-            elif tokens > self._max_batch_tokens or num_bytes > self._max_batch_bytes:
-                others.append(entry)
-                break
             elif call.batch_key != key:
-                tokens -= call.num_tokens
-                num_bytes -= call.num_bytes
                 others.append(entry)
                 continue
+            tokens += call.num_tokens
+            num_bytes += call.num_bytes
+            if batch and (tokens > self._max_batch_tokens or num_bytes > self._max_batch_bytes):
+                others.append(entry)
+                break
             batch.append(entry)
         self._queue.extendleft(reversed(others))
         return batch

@@ -104,8 +104,8 @@ class Settings(BaseSettings):
     """Longest that one call may be estimated to compute; beyond it the answer is 413."""
 
     device_stuck_s: Seconds = 30.0
-    """Time after which a run that has not come back is given up, and the process with it; ten times
-    the run's estimate where that is more."""
+    """Time after which a GPU that answers nothing is given up, and the process with it; ten times
+    the estimate of what it is at where that is more."""
 
     warm_up_shapes: Shapes = "4x2x64"
     """Shapes to be fast from the first request on, `heads x kv_heads x head_dim` of your models:

@@ -74,7 +74,7 @@ async def batching(
     *,
     quick: bool = False,
     lanes: int = 1,
-    patience_s: float = 60,
+    patience_s: float | None = 60,
     **limits: int,
 ) -> AsyncIterator[Asker]:
     limits = {"max_batch_tokens": 64, "max_batch_bytes": 64, "max_queue_calls": 64, **limits}
@@ -320,6 +320,57 @@ async def test_a_run_that_does_not_come_back_ends_all():
             asker.entry(5)
     assert [type(failure) for failure in asker.failures] == [DeviceStuck]
     assert sorted(gates.begun) == [1, 2], "nothing more is run"
+
+
+async def test_a_device_that_fails_again_and_again_is_not_stuck():
+    class Full(Device):
+        def __call__(self, calls):
+            time.sleep(0.04)
+            if len(calls) > 1:
+                raise MemoryError
+            return super().__call__(calls)
+
+    async with batching(Full(), patience_s=0.2) as asker:
+        entries = [asker.entry(value) for value in range(16)]  # 31 runs
+        assert [(await entry.answer).result for entry in entries] == [*range(0, 32, 2)]
+    assert asker.failures == []
+
+
+async def test_what_one_lane_does_is_a_sign_of_life_for_the_other():
+    gates = Gates()
+    async with batching(gates, lanes=2, patience_s=0.3) as asker:
+        waiting = asker.entry(1)
+        await gates.beginning()
+        for value in range(2, 6):
+            beside = asker.entry(value)
+            await gates.beginning()
+            await asyncio.sleep(0.15)
+            gates.end(value)
+            assert (await beside.answer).result == 2 * value
+        gates.end(1)
+        assert (await waiting.answer).result == 2
+    assert asker.failures == []
+
+
+async def test_a_device_that_nobody_watches_over_may_take_as_long_as_it_does():
+    gates = Gates()
+    async with batching(gates, patience_s=None) as asker:
+        entry = asker.entry(1)
+        await gates.beginning()
+        gates.end(1)
+        assert (await entry.answer).result == 2
+
+
+async def test_a_large_call_of_another_key_does_not_end_a_batch(device):
+    async with batching(device) as asker:
+        first = asyncio.create_task(asker.ask(1))
+        device.go.clear()
+        await asyncio.sleep(0.02)
+        calls = [(2, "one", 1), (3, "two", 999), (4, "one", 1)]
+        rest = [asker.entry(v, batch_key=key, num_tokens=tokens) for v, key, tokens in calls]
+        device.go.set()
+        assert [await first, *[(await entry.answer).result for entry in rest]] == [2, 4, 6, 8]
+    assert device.runs == [[1], [2, 4], [3]]
 
 
 async def test_a_run_that_is_long_within_its_patience_is_awaited():
