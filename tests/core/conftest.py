@@ -1,8 +1,7 @@
 """Every test that takes `backend` runs on each of them: kernels in Triton's interpreter.
 
 That takes up to a second a case, so that of a test's cases a few are interpreted, in which every
-value of each of its parameters occurs; of a test that is `interpreted(together=2)` every two of
-them; all with `--interpret-all`. Other backends run all cases.
+value of each of its parameters occurs; all with `--interpret-all`. Other backends run all cases.
 """
 
 from collections import defaultdict
@@ -30,10 +29,7 @@ def pytest_collection_modifyitems(config, items):
             tests[item.nodeid.partition("[")[0]].append(item)
     left_out = set()
     for cases in tests.values():
-        marker = cases[0].get_closest_marker("interpreted")
-        together = 1 if marker is None else marker.kwargs["together"]
-        values = [tuple(case.callspec._idlist) for case in cases]
-        chosen = spread(values, together)
+        chosen = spread([[*map(id, case.callspec.params.values())] for case in cases])
         left_out |= {case for place, case in enumerate(cases) if place not in chosen}
     if left_out:
         config.hook.pytest_deselected(items=[*left_out])

@@ -96,7 +96,6 @@ DECLINED = {
     "sdpa": ("attends only", "softcap is not in the operator", "multiplies its mask's -inf"),
     "fused": (
         "heads are wider than 512",
-        "an index is below 0",
         "pairs lie otherwise than in halves",
         "xPos scales each pair",
         "it rounds once, not as",

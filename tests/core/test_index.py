@@ -50,14 +50,9 @@ def test_shards_merged_are_one_pass(backend, shards, config):
 
 @every_config
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("first", [0, -5])
-def test_any_index_is_near_the_reference(backend, config, first, dtype):
+def test_any_index_is_near_the_reference(backend, config, dtype):
     q, k, v = qkv((7, 6, 16), (9, 2, 16), dtype=dtype)
-    index = (
-        torch.tensor([10, 7, 7, 2, 2**40, 12, 5]),
-        torch.tensor([9, 0, 7, 5, 12, 12, 6, 14, 2**40]),
-    )
-    index = tuple(places + first for places in index)
+    index = torch.tensor([5, 2, 2, -3, 2**40, 7, 0]), torch.tensor([4, -5, 2, 0, 7, 7, 1, 9, 2**40])
     sinks = randn(6)
     for ends in ((), (torch.tensor([0, 3, 3, 7]), torch.tensor([0, 4, 5, 9]))):
         out, lse = run(backend, q, k, v, config, *ends, sinks=sinks, index=index)

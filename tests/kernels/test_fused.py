@@ -1,4 +1,4 @@
-"""The backend `fused`: kernels behind the seam of the library, held to the float64 reference."""
+"""The backend `fused`: kernels behind the seam; what it shares with others is in tests/core."""
 
 import pytest
 import torch
@@ -20,58 +20,14 @@ from rope_core import (
 from rope_core.backends import fused
 from rope_core.backends.work import Attention
 from tests.core.oracle import (
-    ATTEND_BAR,
     DTYPES,
-    LSE_BAR,
     ROTATE_BAR,
     expect,
     lse_off,
     off,
     qkv,
     randn,
-    run,
 )
-
-CONFIGS = {
-    "causal": AttentionConfig(),
-    "all seen": AttentionConfig(causal=False),
-    "a window": AttentionConfig(window=3),
-    "a window to both sides": AttentionConfig(causal=False, window=3, window_ahead=2),
-    "chunks": AttentionConfig(chunk=4),
-    "a soft-cap": AttentionConfig(softcap=0.5, scale=1.0),
-}
-ENDS = torch.tensor([0, 3, 3, 7]), torch.tensor([0, 5, 6, 9])
-
-
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
-def test_attention_is_near_the_reference(config, dtype):
-    q, k, v = qkv((7, 6, 24), (9, 2, 24), value_dim=40, dtype=dtype)
-    sinks, mask = randn(6), randn(1, 6, 7, 9) > -0.5
-    index = torch.tensor([5, 2, 2, 3, 8, 7, 0]), torch.tensor([4, 5, 2, 0, 7, 7, 1, 9, 3])
-    for ends in ((), ENDS):
-        for given in ({}, {"sinks": sinks, "mask": mask}, {"index": index}):
-            out, lse = run(fused, q, k, v, config, *ends, **given)
-            expected = expect(q, k, v, config, *ends, **given)
-            assert off(out, expected[0]) <= ATTEND_BAR[dtype]
-            assert lse_off(lse, expected[1]) <= LSE_BAR[dtype]
-
-
-@pytest.mark.parametrize(("num_queries", "num_keys"), [(0, 3), (3, 0), (9, 4)])
-def test_rows_of_a_batch_that_see_nothing_are_0(num_queries, num_keys):
-    q, k, v = qkv((2, num_queries, 4, 16), (2, num_keys, 2, 16))
-    out, lse = run(fused, q, k, v)
-    expected = expect(q, k, v, AttentionConfig())
-    assert off(out, expected[0]) <= ATTEND_BAR[torch.float32]
-    assert lse_off(lse, expected[1]) <= LSE_BAR[torch.float32]
-
-
-def test_an_answer_in_float32_is_not_rounded_first():
-    q, k, v = qkv((5, 4, 16), (5, 2, 16), dtype=torch.bfloat16)
-    out, _ = run(fused, q, k, v, out_dtype=torch.float32)
-    assert out.dtype == torch.float32
-    assert not torch.equal(out, out.bfloat16().float())
-    assert off(out, expect(q, k, v, AttentionConfig())[0]) <= ATTEND_BAR[torch.bfloat16]
 
 
 @pytest.mark.parametrize("layout", ["half", "interleaved"])
