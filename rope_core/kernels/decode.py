@@ -17,8 +17,11 @@ from rope_core.kernels.visible import seen_by_some
 SPLIT = 512
 """Keys of a part."""
 
-MERGED = 16
+MERGED = 8
 """Parts that are merged at a time."""
+
+MERGED_ROWS = 4
+"""Rows of a tile that is merged."""
 
 SAFE_ROWS = tl.constexpr(16)
 SAFE_KEYS = tl.constexpr(16)
@@ -189,7 +192,12 @@ def decode_kernel(
     # fmt: on
 
 
-@triton.jit(do_not_specialize=["num_kv_heads", "min_rows", "max_rows", "behind", "ahead", "chunk"])
+@triton.jit(
+    do_not_specialize=[
+        *("num_row_tiles", "num_kv_heads", "min_rows", "max_rows"),
+        *("behind", "ahead", "chunk"),
+    ]
+)
 def merge_kernel(
     part_ptr,  # [parts, Hkv, max_rows, VALUE_DIM + 2] float32
     out_ptr,  # [Tq, H, VALUE_DIM]
@@ -197,6 +205,7 @@ def merge_kernel(
     cu_seqlens_q_ptr,  # [N + 1]
     cu_seqlens_k_ptr,  # [N + 1]
     sinks_ptr,  # [H], or None
+    num_row_tiles,
     num_kv_heads,
     min_rows,
     max_rows,
@@ -211,58 +220,62 @@ def merge_kernel(
     VALUE_DIM: tl.constexpr,
     SPLIT: tl.constexpr,
     MERGED: tl.constexpr,
+    MERGED_ROWS: tl.constexpr,
     BLOCK_DV: tl.constexpr,
 ):
     """Merge what the parts of the keys gave, in their order, and the sinks."""
-    kv_head = (tl.program_id(0) % num_kv_heads).to(tl.int64)
-    row = tl.program_id(0) // num_kv_heads % max_rows
-    seq = (tl.program_id(0) // num_kv_heads // max_rows).to(tl.int64)
+    program = tl.program_id(0)
+    kv_head = (program % num_kv_heads).to(tl.int64)
+    program //= num_kv_heads
+    first_row = program % num_row_tiles * MERGED_ROWS
+    seq = (program // num_row_tiles).to(tl.int64)
     q_start = tl.load(cu_seqlens_q_ptr + seq).to(tl.int64)
     k_start = tl.load(cu_seqlens_k_ptr + seq).to(tl.int64)
     num_queries = (tl.load(cu_seqlens_q_ptr + seq + 1) - q_start).to(tl.int32)
     num_keys = (tl.load(cu_seqlens_k_ptr + seq + 1) - k_start).to(tl.int32)
     num_rows = num_queries * GROUP
-    if (num_rows <= min_rows) | (num_rows > max_rows) | (row >= num_rows):
+    if (num_rows <= min_rows) | (num_rows > max_rows) | (first_row >= num_rows):
         return
+    row = first_row + tl.arange(0, MERGED_ROWS)
+    in_rows = row < num_rows
     _, _, first, last = parts_of(num_queries, num_keys, INDEXED, behind, ahead, chunk, SPLIT)
     num_parts = last - first
     stride_part = num_kv_heads.to(tl.int64) * max_rows * (VALUE_DIM + 2)
     part_ptr += (k_start // SPLIT + seq) * stride_part
-    part_ptr += (kv_head * max_rows + row) * (VALUE_DIM + 2)
+    rows_ptr = part_ptr + (kv_head * max_rows + row) * (VALUE_DIM + 2)
 
-    top = tl.full((1,), -float("inf"), tl.float32)
+    acc, top, total = empty(MERGED_ROWS, BLOCK_DV)
     for at in range(0, num_parts, MERGED):
         part = at + tl.arange(0, MERGED)
-        found = part_ptr + part * stride_part + VALUE_DIM
-        tops = tl.load(found, mask=part < num_parts, other=-float("inf"))
-        top = tl.maximum(top, tl.max(tops, 0))
+        found = rows_ptr[:, None] + part[None, :] * stride_part + VALUE_DIM
+        exists = in_rows[:, None] & (part < num_parts)[None, :]
+        tops = tl.load(found, mask=exists, other=-float("inf"))
+        top = tl.maximum(top, tl.max(tops, 1))
     shift = tl.where(top == -float("inf"), 0.0, top)
 
     d = tl.arange(0, BLOCK_DV)
-    acc = tl.zeros((1, BLOCK_DV), tl.float32)
-    total = tl.zeros((1,), tl.float32)
     for at in range(0, num_parts, MERGED):
         part = at + tl.arange(0, MERGED)
-        found = part_ptr + part * stride_part
-        exists = part < num_parts
+        found = rows_ptr[:, None] + part[None, :] * stride_part
+        exists = in_rows[:, None] & (part < num_parts)[None, :]
         tops = tl.load(found + VALUE_DIM, mask=exists, other=-float("inf"))
         totals = tl.load(found + VALUE_DIM + 1, mask=exists, other=0.0)
-        in_part = exists[:, None] & (d < VALUE_DIM)[None, :]
-        values = tl.load(found[:, None] + d[None, :], mask=in_part, other=0.0)
-        weights = power(tops - shift, NATURAL)
-        total += tl.sum(weights * totals, 0)
-        acc += tl.sum(weights[:, None] * values, 0)[None, :]
+        in_part = exists[:, :, None] & (d < VALUE_DIM)[None, None, :]
+        values = tl.load(found[:, :, None] + d[None, None, :], mask=in_part, other=0.0)
+        weights = power(tops - shift[:, None], NATURAL)
+        total += tl.sum(weights * totals, 1)
+        acc += tl.sum(weights[:, :, None] * values, 1)
 
     head = kv_head * GROUP + row % GROUP
     token = q_start + row // GROUP
     sink = sinks_ptr
     if sinks_ptr is not None:
-        sink = tl.load(sinks_ptr + head).to(tl.float32) + tl.zeros((1,), tl.float32)
+        sink = tl.load(sinks_ptr + head).to(tl.float32)
     out, lse = finish(acc, top, total, sink, NATURAL)
-    at = out_ptr + token * stride_out_token + head * stride_out_head + d[None, :]
-    tl.store(at, out.to(out_ptr.dtype.element_ty), mask=(d < VALUE_DIM)[None, :])
-    at = lse_ptr + token * num_kv_heads * GROUP + head + tl.arange(0, 1)
-    tl.store(at, lse)
+    at = out_ptr + (token * stride_out_token + head * stride_out_head)[:, None] + d[None, :]
+    in_out = in_rows[:, None] & (d < VALUE_DIM)[None, :]
+    tl.store(at, out.to(out_ptr.dtype.element_ty), mask=in_out)
+    tl.store(lse_ptr + token * num_kv_heads * GROUP + head, lse, mask=in_rows)
 
 
 def launch(
@@ -304,13 +317,15 @@ def launch(
             num_warps=tiles.num_warps,
             num_stages=tiles.num_stages,
         )
-    merge_kernel[(given.num_seqs * max_rows * num_kv_heads,)](
+    num_row_tiles = triton.cdiv(max_rows, MERGED_ROWS)
+    merge_kernel[(given.num_seqs * num_row_tiles * num_kv_heads,)](
         parts,
         given.out,
         given.lse,
         given.cu_seqlens_q,
         given.cu_seqlens_k,
         given.sinks,
+        num_row_tiles,
         num_kv_heads,
         min_rows,
         max_rows,
@@ -325,6 +340,7 @@ def launch(
         VALUE_DIM=width,
         SPLIT=SPLIT,
         MERGED=MERGED,
+        MERGED_ROWS=MERGED_ROWS,
         BLOCK_DV=given.block_dv,
         num_warps=4,
     )

@@ -1,5 +1,6 @@
 """Triton's interpreter, put right where it differs from what a compiled kernel does."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -7,7 +8,8 @@ import triton.language as tl
 from triton.runtime import interpreter
 
 BUILDER = interpreter.InterpreterBuilder
-_patch_lang_tensor, _cast, _dot = (
+_patch_lang, _patch_lang_tensor, _cast, _dot = (
+    interpreter._patch_lang,
     interpreter._patch_lang_tensor,
     BUILDER.cast_impl,
     BUILDER.create_dot,
@@ -16,9 +18,21 @@ _patch_lang_tensor, _cast, _dot = (
 
 def put_right() -> None:
     """Put it right, for all of the process."""
+    interpreter._patch_lang = _patch
     interpreter._patch_lang_tensor = _patch_tensor
     BUILDER.cast_impl = _cast_impl
     BUILDER.create_dot = _create_dot
+    interpreter.InterpretedFunction.__call__ = _call
+
+
+def _patch(kernel: Any) -> Any:
+    # all of the language at once, as it takes a millisecond ...
+    return _patch_lang(SimpleNamespace(__globals__={"tl": tl, "core": tl.core}))
+
+
+def _call(self: Any, *args: Any, **named: Any) -> Any:
+    # ... and not in each function that a kernel calls
+    return self.rewrite()(*args, **named)
 
 
 def _patch_tensor(tensor: Any, scope: Any) -> None:

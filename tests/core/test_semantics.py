@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from rope_core import AttentionConfig
+from rope_core.backends import fused
 from tests.core.oracle import ATTEND_BAR, DTYPES, LSE_BAR, expect, lse_off, off, qkv, randn, run
 
 WIDTHS = (16, 40, 64, 128, 256, 512)
@@ -48,8 +49,10 @@ def check(backend, tensors, given, others, dtype, out_dtype=None):
     out, lse = run(backend, *tensors, config, *ends, **others, out_dtype=out_dtype)
     expected_out, expected_lse = expect(*tensors, config, *ends, **others)
     assert out.dtype == (out_dtype or dtype)
-    bar = ATTEND_BAR[dtype] if out_dtype is None else 1e-6
-    assert off(out, expected_out) <= bar
+    # kernels round weights to the dtype of the values, which is what matrix units take
+    exact = out_dtype is not None and backend is not fused
+    assert off(out, expected_out) <= (1e-6 if exact else ATTEND_BAR[dtype])
+    assert out_dtype in (None, dtype) or not torch.equal(out, out.to(dtype).float())
     assert lse_off(lse, expected_lse) <= (LSE_BAR[dtype] if out_dtype is None else 1e-6)
 
 
