@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from rope_core import Attend, AttentionConfig, attend
 from tests.conftest import ROOT
+from tests.core.oracle import attended
 
 FOLDER = ROOT / "tests" / "golden" / "attention"
 TOLERANCE = 1e-5
@@ -79,21 +80,19 @@ def check(layer, out):
 
 @every_layer
 @pytest.mark.parametrize("kind", ["numbers", "booleans"])
-def test_with_the_mask_of_the_model(layer, kind):
+def test_with_the_mask_of_the_model(backend, layer, kind):
     mask = layer.mask
     if mask is not None and kind == "booleans":
         mask = mask == 0
     given = layer.given
     config = AttentionConfig(causal=False, scale=given["scaling"], softcap=given.get("softcap"))
     sinks = layer.tensors.get("sinks")
-    check(
-        layer,
-        attend(Attend(**layer.heads, rope=None, attention=config, sinks=sinks, mask=mask)).out,
-    )
+    call = Attend(**layer.heads, rope=None, attention=config, sinks=sinks, mask=mask)
+    check(layer, attended(call, backend))
 
 
 @every_layer
-def test_with_parameters_in_place_of_the_mask(layer):
+def test_with_parameters_in_place_of_the_mask(backend, layer):
     heads, config = layer.heads, parameters(layer)
     extra = {"sinks": layer.tensors.get("sinks"), "mask": padding(layer)}
     if layer.model["feature"].startswith("packed"):
@@ -102,7 +101,7 @@ def test_with_parameters_in_place_of_the_mask(layer):
         ends = torch.cat((starts, torch.tensor([len(positions)])))
         heads = {name: x[0] for name, x in heads.items()}
         extra |= {"cu_seqlens_q": ends, "cu_seqlens_k": ends}
-    out = attend(Attend(**heads, rope=None, attention=config, **extra)).out
+    out = attended(Attend(**heads, rope=None, attention=config, **extra), backend)
     check(layer, out if out.ndim == 4 else out[None])
 
 

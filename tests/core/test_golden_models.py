@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from rope_core import Attend, AttentionConfig, NoBackend, Rotate, attend, resolve, rotate
+from rope_core import Attend, AttentionConfig, Rotate, attend, resolve, rotate
 from rope_core import positions as build
-from tests.core.oracle import skip_declined
+from tests.core.oracle import attended
 from tests.golden_cases import load, names
 
 OFF = 1e-5
@@ -97,16 +97,6 @@ def test_what_a_layer_sees_and_the_scale_are_its_models(layer):
     scale = layer.tensor("query").shape[-1] ** -0.5 if found.scale is None else found.scale
     assert scale == pytest.approx(given["scaling"], rel=1e-9)
     assert found.softcap == given.get("softcap")
-
-
-def attended(call, backend):
-    """Return what one backend answers. Skips what it declines."""
-    try:
-        answer = attend(call, backend=backend.name)
-    except NoBackend as declined:
-        skip_declined(backend.name, declined.reasons[backend.name])
-    assert answer.backend == backend.name
-    return answer.out
 
 
 def test_a_layer_attends_as_its_model(backend, layer):

@@ -172,6 +172,6 @@ def test_sequences_are_along_the_axis_of_a_grid_that_is_long(monkeypatch):
         monkeypatch.setattr(decode, name, grids)
     monkeypatch.setattr(prefill, "prefill_kernel", grids)
     q, k, v = (torch.zeros(1, 1, 1).expand(100_000, 2, 16) for _ in range(3))
-    run(q, k, v, [1] * 70_000 + [30_000], [1] * 100_000)
+    run(q, k, v, *[[1] * 70_000 + [30_000]] * 2)
     assert len(grids) == 3
     assert {len(grid) for grid in grids} == {1}
