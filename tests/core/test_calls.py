@@ -274,7 +274,7 @@ def test_configs_are_values():
 def test_every_error_is_of_this_library_and_no_backend_says_why():
     assert all(issubclass(error, RopeError) for error in (ConfigError, ShapeError, NoBackend))
     refused = NoBackend({"one": "too small", "other": "too large"})
-    assert str(refused) == "one: too small; other: too large"
+    assert str(refused) == "backend one: too small; backend other: too large"
     assert refused.reasons == {"one": "too small", "other": "too large"}
 
 
