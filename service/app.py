@@ -19,7 +19,7 @@ from starlette.requests import Request
 from starlette.routing import Route as StarletteRoute
 
 from rope_core import ConfigError
-from rope_core.backends import BACKENDS
+from rope_core.backends import fused
 from rope_core.presets import built_in, from_folder
 from service import __version__, failures, host, metrics, openapi
 from service.admission import Admission
@@ -120,7 +120,7 @@ def _make_service(
     measured.device_memory_bytes.set_function(device.memory_bytes)
     readers = ThreadPoolExecutor(1, thread_name_prefix="reader")
     ropes = _ropes(settings.presets_dir)
-    choice = Choice(_backend(settings.backend), settings.allow_backend)
+    choice = Choice(_backend(settings.backend, device), settings.allow_backend)
     service = Service(settings, engine, choice, batcher, admission, slabs, ropes, readers, measured)
     return service, device_threads
 
@@ -133,10 +133,10 @@ def _ropes(folder: Path | None) -> Ropes:
     return Ropes({**built_in(), **own})
 
 
-def _backend(wanted: str) -> str | None:
-    known = [each.name for each in BACKENDS]
-    if wanted not in ("auto", *known):
-        raise SystemExit(f"backend {wanted} was asked for, but here is only {', '.join(known)}")
+def _backend(wanted: str, device: Device) -> str | None:
+    never = fused.unavailable(torch.device(device.name)) if wanted == fused.name else None
+    if never is not None:
+        raise SystemExit(f"backend fused was asked for, but {never}")
     return None if wanted == "auto" else wanted
 
 

@@ -135,7 +135,7 @@ def test_nothing_is_forced_on_cosines():
     assert Choice("eager").of(CosSin(torch.arange(3), ROPE), None) is None
 
 
-def test_a_backend_that_is_not_here_stops_the_start(life, monkeypatch):
-    monkeypatch.setattr("service.app.BACKENDS", ())
-    with pytest.raises(SystemExit, match="backend fused was asked for, but here is only"):
+def test_a_backend_that_never_runs_here_stops_the_start(life, monkeypatch):
+    monkeypatch.setattr("rope_core.backends.fused._interpreted", lambda: False)
+    with pytest.raises(SystemExit, match="backend fused was asked for, but tensors are on cpu"):
         create_app(Settings(device="cpu", backend="fused"), life)
