@@ -32,6 +32,9 @@ from service.errors import DeviceLost, DeviceStuck
 from service.life import Life, Phase
 from service.local import list_presets, list_variants
 from service.middleware import Requests
+from service.oip.control import add_control_routes
+from service.oip.errors import refusal
+from service.oip.routes import infer_routes
 from service.ropes import Ropes
 from service.routes import Route, Service
 from service.settings import Settings, shapes_of
@@ -75,9 +78,11 @@ def create_app(settings: Settings, life: Life, driver: Driver | None = None) -> 
         telemetry={"auto_configure": False, "tracing": False, "metrics": False, "logs": False},
     )
     routes = {endpoint.path: Route(endpoint, service) for endpoint in ENDPOINTS}
+    routes |= infer_routes(service)
     app.router.redirect_slashes = False  # to what the client calls this host
     app.router.routes += [StarletteRoute(p, r, methods=["POST"]) for p, r in routes.items()]
     _add_status_routes(app, service, life, measured)
+    add_control_routes(app, life)
     paths = frozenset(getattr(route, "path", "") for route in app.routes)
     describe = app.openapi
     app.openapi = lambda: openapi.describe(describe())  # type: ignore[method-assign]
@@ -200,12 +205,15 @@ def _add_status_routes(
         }
 
 
-async def _refuse(_: Request, refusal: Exception) -> Response:
-    """Answer what the router refuses, in the form of all problems."""
-    assert isinstance(refusal, HTTPException), "registered for it alone"
-    headers, body = failures.refuse(refusal.status_code, refusal.detail)
-    response = Response(body, refusal.status_code)
+async def _refuse(request: Request, refused: Exception) -> Response:
+    """Answer what the router refuses, in the form of all problems, or in that of the protocol."""
+    assert isinstance(refused, HTTPException), "registered for it alone"
+    if request.url.path.startswith("/v2/"):
+        headers, body = refusal(refused.detail)
+    else:
+        headers, body = failures.refuse(refused.status_code, refused.detail)
+    response = Response(body, refused.status_code)
     response.raw_headers = headers
-    for name, value in (refusal.headers or {}).items():
+    for name, value in (refused.headers or {}).items():
         response.headers[name] = value
     return response

@@ -58,8 +58,7 @@ class Route:
             ServiceError, RopeError: the request cannot be answered.
         """
         headers = dict(scope["headers"])
-        codec = codec_for(headers.get(b"content-type"))
-        answer_codec = codec_of_answer(headers.get(b"accept"), codec)
+        codec, answer_codec = self._codecs(headers)
         settings = self._service.settings
         patience = http.timeout_s(headers, settings.default_timeout_s, settings.max_timeout_s)
         deadline = time.monotonic() + patience
@@ -90,7 +89,17 @@ class Route:
                 if done_by := _backend(answer.result):
                     self._service.metrics.backend_calls(self._operation, done_by).inc()
             parts = await self._aside(answer_codec, size, answer_codec.encode, told)
-            await http.send(send, 200, _headers(answer_codec, answer, parts), parts)
+            about = [*self._named(answer_codec), *_headers(answer, parts)]
+            await http.send(send, 200, about, parts)
+
+    def _codecs(self, headers: dict[bytes, bytes]) -> tuple[Codec, Codec]:
+        """Return who reads the request, and who writes the answer."""
+        codec = codec_for(headers.get(b"content-type"))
+        return codec, codec_of_answer(headers.get(b"accept"), codec)
+
+    def _named(self, codec: Codec) -> http.Headers:
+        """Return the headers that say what an answer is, once it is written."""
+        return [(b"content-type", codec.media_type.encode())]
 
     async def _ask(self, message: Message) -> Asked:
         if not self._endpoint.aside and len(message.params) <= PROMPT_PARAMS_BYTES:
@@ -156,11 +165,8 @@ def _backend(result: Result) -> str:
     return "" if isinstance(result, Table) else result.backend
 
 
-def _headers(codec: Codec, answer: Answer[Result] | None, parts: list[Buffer]) -> http.Headers:
-    headers = [
-        (b"content-type", codec.media_type.encode()),
-        (b"content-length", str(sum(map(len, parts))).encode()),
-    ]
+def _headers(answer: Answer[Result] | None, parts: list[Buffer]) -> http.Headers:
+    headers = [(b"content-length", str(sum(map(len, parts))).encode())]
     if answer is not None:  # it took the device
         times = (
             f"queue;dur={answer.queue_s * 1e3:.3f}, copy;dur={answer.copy_s * 1e3:.3f}, "

@@ -14,6 +14,7 @@ LAYERS = """
 service.__main__
 service.serve
 service.app
+service.oip
 service.life service.middleware service.routes service.openapi
 service.warm_up
 service.http service.failures service.endpoints service.engine
@@ -40,24 +41,27 @@ rope_core.errors
 
 # packages, and the only modules of ours that may import them
 KEPT_IN = {
-    "fastapi": {"service.app"},
+    "fastapi": {"service.app", "service.oip"},
     "fastapi_offline": {"service.app"},
     "starlette": {"service.app"},
     "uvicorn": {"service.serve", "service.life"},
     "prometheus_client": {"service.metrics", "service.middleware"},
     "pydantic": {"service.params", "service.endpoints", "service.settings", "service.openapi"}
-    | {"service.__main__", "service.ropes", "service.local"},
+    | {"service.__main__", "service.ropes", "service.local", "service.oip"},
     "pydantic_settings": {"service.settings"},
-    "orjson": {"service.wire", "service.logs", "service.failures", "service.local"},
-    "numpy": {"service.wire", "service.slabs"},
+    "orjson": {"service.wire", "service.logs", "service.failures", "service.local"}
+    | {"service.oip"},
+    "numpy": {"service.wire", "service.slabs", "service.oip"},
     "asyncio": {"service.app", "service.batcher", "service.life", "service.routes"},
     "torch": {"rope_core", "service.app", "service.engine", "service.wire", "service.slabs"}
     | {"service.device", "service.packing", "service.warm_up"}
-    | {"service.metrics", "service.endpoints", "service.local", "service.asks", "service.index"},
+    | {"service.metrics", "service.endpoints", "service.local", "service.asks", "service.index"}
+    | {"service.oip"},
     "rope_core": {"rope_core", "service.endpoints", "service.engine", "service.failures"}
     | {
         "service.asks",
         "service.index",
+        "service.oip",
         "service.choice",
         "service.params",
         "service.routes",

@@ -1,0 +1,290 @@
+"""The Open Inference Protocol over HTTP: the answers of `/v1`, in the protocol's form."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from rope_core.presets import built_in
+from service.oip import tensors
+from service.wire import Message, safetensors
+from tests.service.conftest import post
+
+DTYPES = [torch.float32, torch.float16, torch.bfloat16]
+LENGTH = "inference-header-content-length"
+Q, K, V = (
+    torch.randn(2, 3, heads, 8, generator=torch.Generator().manual_seed(heads))
+    for heads in (4, 2, 1)
+)
+V = V.expand(2, 3, 2, 8)
+
+
+def asked(inputs, binary, outputs=None, **more):
+    """Return body and headers of a request; tensors of `binary` travel as bytes."""
+    header = {"inputs": [], **more} | ({} if outputs is None else {"outputs": outputs})
+    blobs = []
+    for name, tensor in inputs.items():
+        head = {"name": name, "shape": [*tensor.shape], "datatype": tensors.NAMES[tensor.dtype]}
+        if name in binary:
+            blobs.append(bytes(tensors.bytes_of(tensor)))
+            head["parameters"] = {"binary_data_size": len(blobs[-1])}
+        else:
+            head["data"] = tensor.tolist()
+        header["inputs"].append(head)
+    text = json.dumps(header).encode()
+    return b"".join([text, *blobs]), {LENGTH: str(len(text))} if blobs else {}
+
+
+def answered(response):
+    """Return the tensors of an answer, and its JSON part."""
+    assert response.status_code == 200, response.text
+    length = int(response.headers.get(LENGTH, len(response.content)))
+    header, at, found = json.loads(response.content[:length]), length, {}
+    for output in header["outputs"]:
+        dtype, shape = tensors.DATATYPES[output["datatype"]], output["shape"]
+        size = output.get("parameters", {}).get("binary_data_size")
+        if size is None:
+            found[output["name"]] = torch.tensor(output["data"], dtype=dtype).view(shape)
+        else:
+            data = response.content[at : at + size]
+            found[output["name"]] = tensors.of_bytes(output["name"], dtype, shape, data)
+            at += size
+    assert at == len(response.content)
+    return found, header
+
+
+async def of_v1(client, path, inputs, **params):
+    response = await post(client, safetensors, path, Message(inputs, json.dumps(params).encode()))
+    assert response.status_code == 200, response.text
+    return safetensors.decode(response.content).tensors
+
+
+@pytest.mark.parametrize("binary_out", [False, True])
+@pytest.mark.parametrize("binary", [(), ("x",), ("x", "positions")], ids=len)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+async def test_rope_rotates_as_v1(client, dtype, binary, binary_out):
+    x, positions = Q.to(dtype), torch.tensor([[0, 5, 2], [9, 9, 1]])
+    body, headers = asked(
+        {"x": x, "positions": positions},
+        binary,
+        [{"name": "rotated", "parameters": {"binary_data": binary_out}}],
+        id="a b",
+        parameters={"layout": "interleaved", "theta": 500.0, "rotary_dim": 4, "inverse": True},
+    )
+    response = await client.post("/v2/models/rope/infer", content=body, headers=headers)
+    found, header = answered(response)
+    rope = {"layout": "interleaved", "theta": 500.0, "rotary_dim": 4}
+    expected = await of_v1(
+        client, "/v1/rotate", {"q": x, "positions": positions}, rope=rope, inverse=True
+    )
+    assert torch.equal(found["rotated"], expected["q"])
+    assert (header["id"], header["model_name"], header["model_version"]) == ("a b", "rope", "1")
+    assert (LENGTH in response.headers) is binary_out
+    kind = "application/octet-stream" if binary_out else "application/json"
+    assert response.headers["content-type"] == kind
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+async def test_rope_attention_attends_as_v1(client, dtype):
+    inputs = {name: x.to(dtype) for name, x in (("q", Q), ("k", K), ("v", V))}
+    params = {"causal": False, "softcap": 2.0, "lse": True, "binary_data_output": True}
+    body, headers = asked(inputs, ("q", "v"), parameters=params | {"rope": "null"})
+    response = await client.post(
+        "/v2/models/rope_attention/versions/1/infer", content=body, headers=headers
+    )
+    found, header = answered(response)
+    own = {"rope": None, "causal": False, "softcap": 2.0, "return_lse": True}
+    expected = await of_v1(client, "/v1/attention", inputs, **own)
+    assert [each["name"] for each in header["outputs"]] == ["output", "lse"]
+    assert torch.equal(found["output"], expected["out"])
+    assert torch.equal(found["lse"], expected["lse"])
+
+
+async def test_outputs_are_those_that_are_listed_as_listed(client):
+    inputs = {"q": Q, "k": K, "v": V}
+    for outputs in (["lse", "output"], ["output"], ["lse"]):
+        body, _ = asked(inputs, (), [{"name": name} for name in outputs])
+        response = await client.post("/v2/models/rope_attention/infer", content=body)
+        assert [each["name"] for each in answered(response)[1]["outputs"]] == outputs
+
+
+async def test_packed_tensors_and_places(client):
+    inputs = {"q": Q.flatten(0, 1), "k": K.flatten(0, 1), "v": V.reshape(6, 2, 8)}
+    inputs |= {"cu_seqlens": torch.tensor([0, 4, 6]), "positions": torch.arange(6)}
+    body, headers = asked(inputs, ("q", "cu_seqlens"))
+    response = await client.post("/v2/models/rope_attention/infer", content=body, headers=headers)
+    expected = await of_v1(client, "/v1/attention", inputs)
+    assert torch.equal(answered(response)[0]["output"], expected["out"])
+
+
+PRESET = min(built_in())
+LINEAR = {"rope_type": "linear", "factor": 4.0, "head_dim": 128}
+SAID = {  # in the protocol's parameters, and in those of /v1
+    "a preset": ({"rope": PRESET}, PRESET),
+    "a preset and more": ({"rope": PRESET, "arithmetic": "float64"}, None),
+    "JSON text": ({"rope": json.dumps(LINEAR)}, LINEAR),
+    "one by one": (LINEAR, LINEAR),
+    "JSON text and more": ({"rope": json.dumps(LINEAR), "theta": 500.0}, LINEAR | {"theta": 500.0}),
+}
+
+
+@pytest.mark.parametrize(("parameters", "rope"), SAID.values(), ids=SAID)
+async def test_cosines_by_every_way_to_say_a_rope(client, parameters, rope):
+    positions = torch.arange(4)
+    rope = rope or {"preset": PRESET, "arithmetic": "float64"}
+    expected = await of_v1(client, "/v1/cos_sin", {"positions": positions}, rope=rope)
+    body, _ = asked({"positions": positions.int()}, (), parameters=parameters)
+    found, header = answered(await client.post("/v2/models/rope_cos_sin/infer", content=body))
+    assert torch.equal(found["cos"], expected["cos"])
+    assert torch.equal(found["sin"], expected["sin"])
+    assert header["parameters"]["attention_scaling"] > 0
+
+
+async def test_what_is_not_finite_is_read_and_written(client):
+    x = torch.tensor([math.nan, math.inf, 1.0, -math.inf]).view(1, 1, 1, 4)
+    body, _ = asked({"x": x}, ())
+    response = await client.post("/v2/models/rope/infer", content=body)
+    found = answered(response)[0]["rotated"].flatten()
+    assert found[[0, 2]].isnan().all()  # a pair
+    assert b"NaN" in response.content
+
+
+async def test_the_worked_example_of_the_protocol(client):
+    text = (
+        b'{"id":"r1","inputs":[{"name":"x","shape":[1,2,1,4],"datatype":"FP32","parameters":'
+        b'{"binary_data_size":32}},{"name":"positions","shape":[1,2],"datatype":"INT64","data":'
+        b'[0,1]}],"outputs":[{"name":"rotated","parameters":{"binary_data":true}}]}'
+    )
+    body = text + np.arange(8, dtype="<f4").tobytes()
+    headers = {LENGTH: f" {len(text)} ", "content-type": "application/x-www-form-urlencoded"}
+    response = await client.post("/v2/models/rope/infer", content=body, headers=headers)
+    found = answered(response)[0]["rotated"].flatten().tolist()
+    expected = [0, 1, 2, 3, -2.8876166, 4.9297514, 6.607698, 7.0496492]
+    assert found == pytest.approx(expected, rel=1e-6)
+
+
+async def test_what_the_service_and_its_models_are(client):
+    assert (await client.get("/v2")).json()["name"] == "rope-service"
+    assert (await client.get("/v2/health/live")).json() == {"live": True}
+    for name in ("rope", "rope_attention", "rope_cos_sin"):
+        told = (await client.get(f"/v2/models/{name}")).json()
+        config = (await client.get(f"/v2/models/{name}/config")).json()
+        for of, kind in (("inputs", "input"), ("outputs", "output")):
+            named = [each["name"] for each in told[of]]
+            assert named == [each["name"] for each in config[kind]]
+        assert told["versions"] == ["1"]
+        assert config["max_batch_size"] == 0
+    index = (await client.post("/v2/repository/index")).json()
+    assert [each["name"] for each in index] == ["rope", "rope_attention", "rope_cos_sin"]
+
+
+X = {"name": "x", "shape": [1, 1, 1, 2], "datatype": "FP32", "data": [1, 2]}
+BINARY = X | {"parameters": {"binary_data_size": 8}}
+del BINARY["data"]
+WRONG = {
+    "malformed JSON": (b"{", {}, "not JSON"),
+    "a list": (b"[]", {}, "must be an object"),
+    "no inputs": ({}, {}, "inputs must be a list"),
+    "inputs that are an object": ({"inputs": {}}, {}, "inputs must be a list"),
+    "an empty list of inputs": ({"inputs": []}, {}, "x must be an input"),
+    "an id that is a number": ({"inputs": [X], "id": 7}, {}, "id must be text"),
+    "an unknown input": ({"inputs": [X | {"name": "y"}]}, {}, "unknown input y"),
+    "an input twice": ({"inputs": [X, X]}, {}, "x is given twice"),
+    "no datatype": ({"inputs": [{**X, "datatype": None}]}, {}, "x must be of datatype"),
+    "a datatype in small letters": ({"inputs": [X | {"datatype": "fp32"}]}, {}, "of datatype"),
+    "too few numbers": ({"inputs": [X | {"data": [1]}]}, {}, "x must be 2 elements"),
+    "too many numbers": ({"inputs": [X | {"data": [1, 2, 3]}]}, {}, "x must be 2 elements"),
+    "booleans": ({"inputs": [X | {"data": [True, 2]}]}, {}, "of elements of FP32"),
+    "text": ({"inputs": [X | {"data": ["1", 2]}]}, {}, "of elements of FP32"),
+    "data that is an object": ({"inputs": [X | {"data": {}}]}, {}, "a list in data"),
+    "a negative dim": ({"inputs": [X | {"shape": [-1]}]}, {}, "natural numbers"),
+    "a dim that is no integer": ({"inputs": [X | {"shape": [1.5]}]}, {}, "natural numbers"),
+    "a dim that is true": ({"inputs": [X | {"shape": [True]}]}, {}, "natural numbers"),
+    "a product that overflows": ({"inputs": [X | {"shape": [2**40, 2**40]}]}, {}, "2**63"),
+    "a huge sibling of 0": ({"inputs": [X | {"shape": [2**62, 0, 1, 8]}]}, {}, "2**63"),
+    "a wrong rank": ({"inputs": [X | {"shape": [2]}]}, {}, "[B, S, H, D]"),
+    "positions of floats": (
+        {"inputs": [X, {"name": "positions", "shape": [1], "datatype": "INT64", "data": [0.5]}]},
+        {},
+        "positions must be of elements of INT64",
+    ),
+    "both kinds of data": (
+        {"inputs": [X | {"parameters": {"binary_data_size": 8}}]},
+        {},
+        "x must be given once",
+    ),
+    "no data": ({"inputs": [{n: X[n] for n in X if n != "data"}]}, {}, "x must be given once"),
+    "a blob that is not there": ({"inputs": [BINARY]}, {}, "x must be of a binary_data_size"),
+    "an unknown output": ({"inputs": [X], "outputs": [{"name": "y"}]}, {}, "unknown output y"),
+    "an output twice": (
+        {"inputs": [X], "outputs": [{"name": "rotated"}] * 2},
+        {},
+        "rotated is asked for twice",
+    ),
+    "classification": (
+        {"inputs": [X], "outputs": [{"name": "rotated", "parameters": {"classification": 1}}]},
+        {},
+        "classification",
+    ),
+    "an unknown parameter": (
+        {"inputs": [X], "parameters": {"bse": 1}},
+        {},
+        "unknown parameter bse",
+    ),
+    "a parameter that is a list": (
+        {"inputs": [X], "parameters": {"theta": [1]}},
+        {},
+        "theta must be text, a boolean or a number",
+    ),
+    "a theta of 0": ({"inputs": [X], "parameters": {"theta": 0}}, {}, "theta must be finite"),
+    "a rope that is no JSON": (
+        {"inputs": [X], "parameters": {"rope": "{"}},
+        {},
+        "rope must be JSON",
+    ),
+    "a length that is no number": ({"inputs": [X]}, {LENGTH: "12abc"}, "must be a number of bytes"),
+    "a length below 0": ({"inputs": [X]}, {LENGTH: "-1"}, "must be a number of bytes"),
+    "a length beyond the body": ({"inputs": [X]}, {LENGTH: "9999"}, "is 9999, of"),
+    "a raw body": ({"inputs": [X]}, {LENGTH: "0"}, "JSON must name them"),
+}
+
+
+@pytest.mark.parametrize(("body", "headers", "text"), WRONG.values(), ids=WRONG)
+async def test_bad_input_is_told_in_one_line(client, body, headers, text):
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    response = await client.post("/v2/models/rope/infer", content=content, headers=headers)
+    assert response.status_code == 400, response.text
+    assert response.headers["content-type"] == "application/json"
+    told = response.json()
+    assert [*told] == ["error"]
+    assert text in told["error"]
+    assert "\n" not in told["error"]
+
+
+async def test_bytes_that_do_not_fit_their_shape_are_refused(client):
+    good, headers = asked({"x": Q}, ("x",))
+    for body in (good[:-1], good + b"\0"):
+        response = await client.post("/v2/models/rope/infer", content=body, headers=headers)
+        assert response.status_code == 400
+        assert [*response.json()] == ["error"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/v2/models/nope", 404),
+        ("GET", "/v2/models/rope/versions/2", 404),
+        ("POST", "/v2/models/nope/infer", 404),
+        ("POST", "/v2/models/rope/versions/7/infer", 404),
+        ("GET", "/v2/nothing", 404),
+        ("GET", "/v2/models/rope/infer", 405),
+        ("POST", "/v2/repository/models/rope/load", 503),
+        ("POST", "/v2/systemsharedmemory/region/r/register", 501),
+    ],
+)
+async def test_what_there_is_not(client, method, path, status):
+    response = await client.request(method, path)
+    assert response.status_code == status
+    assert [*response.json()] == ["error"]
