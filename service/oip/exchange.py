@@ -8,11 +8,12 @@ import orjson
 import torch
 from torch import Tensor
 
-from service.errors import BadHeader, BadMessage, BadTensor, UnknownName, printable
+from service.errors import BadHeader, BadMessage, BadTensor, TooLarge, UnknownName, printable
 from service.oip import tensors
 from service.oip.models import VERSION, Model
 from service.oip.params import translate
 from service.wire import Buffer, Message
+from service.wire import json as json_codec
 
 LENGTH = b"inference-header-content-length"
 
@@ -27,19 +28,27 @@ class Exchange:
     Args:
         model: whom it asks.
         length: value of the header that tells the length of the JSON part, None where missing.
+        max_json_bytes: longest JSON part.
     """
 
     prompt_bytes = 64 * 2**10
 
-    def __init__(self, model: Model, length: bytes | None) -> None:
+    def __init__(self, model: Model, length: bytes | None, max_json_bytes: int) -> None:
         self._model = model
         self._length = None if length is None else _natural(length)
-        self.expansion = 32 if self._length is None else 1
+        if self._length is not None and self._length > max_json_bytes:
+            raise TooLarge("the JSON part, in bytes,", max_json_bytes, f"{self._length:,}")
         self.media_type = "application/json"
         self.json_bytes: int | None = None
         """Length of the JSON part of an answer that has binary tensors."""
         self._id = ""
         self._wanted: Mapping[str, bool] = {}
+
+    @property
+    def expansion(self) -> int:
+        """Bytes of memory for each of the request, or of the answer once the request is read."""
+        in_text = not all(self._wanted.values()) if self._wanted else self._length is None
+        return json_codec.expansion if in_text else 1
 
     def decode(self, body: Buffer) -> Message:
         """Read a request.

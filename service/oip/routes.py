@@ -37,7 +37,8 @@ class InferRoute(Route):
             await http.send(send, status, headers, [body])
 
     def _codecs(self, headers: dict[bytes, bytes]) -> tuple[Codec, Codec]:
-        exchange = Exchange(self._model, headers.get(LENGTH))
+        limit = self._service.settings.max_json_bytes
+        exchange = Exchange(self._model, headers.get(LENGTH), limit)
         return exchange, exchange
 
     def _named(self, codec: Codec) -> http.Headers:

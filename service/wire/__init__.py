@@ -14,8 +14,9 @@ class Codec(Protocol):
 
     media_type: str
 
-    expansion: int
-    """Bytes of memory that reading a body may take, for each of its bytes."""
+    @property
+    def expansion(self) -> int:
+        """Bytes of memory that reading a body may take, for each of its bytes."""
 
     prompt_bytes: int
     """Bodies up to here are read at once; larger ones would hold up the event loop."""

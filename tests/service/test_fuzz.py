@@ -3,6 +3,7 @@
 import asyncio
 import inspect
 import json
+import math
 from collections import Counter
 
 import httpx
@@ -18,6 +19,7 @@ from rope_core.presets import built_in
 from service.app import create_app
 from service.endpoints import ENDPOINTS
 from service.life import Life
+from service.oip.models import MODELS as MODELS_OF_OIP
 from service.settings import Settings
 
 NAMES = sorted({name for endpoint in ENDPOINTS for name in endpoint.names})
@@ -303,3 +305,40 @@ def test_any_arguments_of_a_builder(status, builder, arguments, given_tensors):
     own = {name: each for name, each in arguments.items() if name in known or len(arguments) == 1}
     body = {"builder": builder, "arguments": own, **given_tensors}
     assert status("/v1/positions", json.dumps(body).encode(), "application/json") in LEGAL
+
+
+@st.composite
+def inferences(draw: st.DrawFn) -> tuple[str, dict[str, object]]:
+    """A request of the Open Inference Protocol, of which some members are spoilt."""
+    model = draw(st.sampled_from([*MODELS_OF_OIP.values()]))
+    inputs = []
+    for slot in model.inputs:
+        if slot.optional and draw(st.integers(0, 5)):
+            continue
+        shape = [1, 2, 1, 4][: len(slot.dims)] if len(slot.dims) > 1 else [2]
+        good = {
+            "name": slot.name,
+            "shape": shape,
+            "datatype": slot.datatype,
+            "data": [slot.datatype == "BOOL" or 1] * math.prod(shape),
+        }
+        spoilt = st.sampled_from(["name", "shape", "datatype", "data", "parameters"])
+        if draw(st.integers(0, 4)) == 0:
+            good[draw(spoilt)] = draw(JUNK | NUMBERS | tensors())
+        inputs.append(good)
+    body: dict[str, object] = {"inputs": inputs, "parameters": {"head_dim": 4}}
+    members = st.sampled_from(["inputs", "outputs", "parameters", "id"])
+    more = st.dictionaries(st.sampled_from([*PARAMS, *OWN]), NUMBERS | JUNK, max_size=2)
+    if draw(st.integers(0, 2)) == 0:
+        body["parameters"] = draw(more)
+    if draw(st.integers(0, 4)) == 0:
+        body[draw(members)] = draw(JUNK | ANYTHING)
+    return model.name, body
+
+
+@FUZZ
+@given(inferences())
+def test_any_inference(status, asked):
+    model, body = asked
+    path = f"/v2/models/{model}/infer"
+    assert status(path, json.dumps(body).encode(), "") in LEGAL - {422}

@@ -288,3 +288,17 @@ async def test_what_there_is_not(client, method, path, status):
     response = await client.request(method, path)
     assert response.status_code == status
     assert [*response.json()] == ["error"]
+
+
+async def test_what_is_too_large_is_refused(client):
+    """Of a JSON part and of an answer in JSON: the tests' limit is 2**18 bytes."""
+    x = torch.zeros(1, 2**10, 1, 128)
+    binary = [{"name": "rotated", "parameters": {"binary_data": True}}]
+    for outputs, status in ((None, 413), (binary, 200)):
+        body, headers = asked({"x": x}, ("x",), outputs)
+        response = await client.post("/v2/models/rope/infer", content=body, headers=headers)
+        assert response.status_code == status
+    headers = {LENGTH: str(2**18 + 1)}
+    response = await client.post("/v2/models/rope/infer", content=b" " * 2**19, headers=headers)
+    assert response.status_code == 413
+    assert [*response.json()] == ["error"]
