@@ -240,14 +240,14 @@ class Batcher(Generic[C, R]):
     def _finish(
         self, batch: list[Entry[C, R]], started: float, runs: Sequence[Run[R | Exception]]
     ) -> None:
-        entries, metrics = iter(batch), self._metrics
+        answered = [(result, run) for run in runs for result in run.results]
+        for entry, (result, run) in zip(batch, answered, strict=True):
+            if isinstance(result, Exception):
+                _settle(entry, result)
+            else:
+                _settle(entry, Answer(result, started - entry.arrived, run.copy_s, run.compute_s))
+        metrics = self._metrics
         for run in runs:
-            for result, entry in zip(run.results, entries, strict=False):
-                if isinstance(result, Exception):
-                    _settle(entry, result)
-                else:
-                    waited = started - entry.arrived
-                    _settle(entry, Answer(result, waited, run.copy_s, run.compute_s))
             metrics.copy_seconds.observe(run.copy_s)
             metrics.compute_seconds.observe(run.compute_s)
         metrics.batch_requests.observe(len(batch))
