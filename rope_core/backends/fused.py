@@ -29,8 +29,6 @@ def why_not(work: Work) -> str | None:
     match work:
         case Rotation():
             return _why_not_rotate(work)
-        case Turning():
-            return why_not_turn(work.rope)
         case Attention() if max(work.q.shape[-1], work.v.shape[-1]) > WIDEST:
             return f"heads are wider than {WIDEST}"
         case Attention() if _most_programs(work) > PROGRAMS:
@@ -60,15 +58,10 @@ def unavailable(device: torch.device) -> str | None:
     return None
 
 
-def why_not_turn(rope: RopeConfig) -> str | None:
-    """Return None if a rotation is by products of positions and frequencies, else what it is by."""
-    if (reason := _why_not_layout(rope)) is not None:
-        return reason
-    if rope.axes is not None or rope.learned is not None:
-        return "angles are more than products"
-    if rope.arithmetic != "float64":
-        return f"angles are in float64, not in the arithmetic of {rope.arithmetic}"
-    return "xPos scales each pair" if rope.rope_type == "xpos" else None
+def turns(rope: RopeConfig) -> bool:
+    """Tell whether a rotation is by products of positions and frequencies, in float64."""
+    products = rope.axes is None and rope.learned is None and rope.rope_type != "xpos"
+    return products and rope.arithmetic == "float64" and _why_not_layout(rope) is None
 
 
 def _why_not_rotate(work: Rotation) -> str | None:
@@ -89,7 +82,7 @@ def _why_not_layout(rope: RopeConfig) -> str | None:
     return None
 
 
-def run(work: Work) -> tuple[Tensor, ...]:
+def run(work: Work | Turning) -> tuple[Tensor, ...]:
     """Do `work`, on its device."""
     with torch.cuda.device(work.device) if work.device.type == "cuda" else nullcontext():
         match work:

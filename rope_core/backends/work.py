@@ -33,7 +33,10 @@ class Rotation:
 
 @dataclass(slots=True)
 class Turning:
-    """Rotate each of `xs` into its out by the products of positions and frequencies, in float64."""
+    """Rotate each of `xs` into its out by the products of positions and frequencies, in float64.
+
+    For kernels alone, which are asked whether they turn by a rope before there are any angles.
+    """
 
     xs: tuple[Tensor, ...]  # [T, H, D], each with its own H
     positions: Tensor  # [T]
@@ -142,4 +145,4 @@ class Merging:
         return self.out.device
 
 
-Work = Rotation | Turning | Attention | Merging
+Work = Rotation | Attention | Merging
