@@ -208,7 +208,7 @@ def _add_status_routes(
 async def _refuse(request: Request, refused: Exception) -> Response:
     """Answer what the router refuses, in the form of all problems, or in that of the protocol."""
     assert isinstance(refused, HTTPException), "registered for it alone"
-    if request.url.path.startswith("/v2/"):
+    if request.url.path.split("/")[1] == "v2":
         headers, body = refusal(refused.detail)
     else:
         headers, body = failures.refuse(refused.status_code, refused.detail)

@@ -63,27 +63,24 @@ class Exchange:
             raise BadMessage(f"model {self._model.name} has several inputs: JSON must name them")
         view = memoryview(body)
         header = _object("the request", _loads(view[:length]))
-        self._id = _of_kind("id", header.get("id") or "", str)
-        given = _object("parameters", header.get("parameters") or {})
+        self._id = _of_kind("id", header.get("id", ""), str)
+        given = _object("parameters", header.get("parameters", {}))
         found = self._read_inputs(header.get("inputs"), view[length:])
-        self._wanted = self._read_outputs(header.get("outputs") or [], given)
+        self._wanted = self._read_outputs(header.get("outputs", []), given)
         lse = {"return_lse": True} if "lse" in self._wanted and header.get("outputs") else {}
         return Message(found, translate(given | lse, self._model.endpoint.params))
 
     def encode(self, message: Message) -> list[Buffer]:
         """Write the answer."""
-        of = {slot.name: message.tensors.get(slot.tensor) for slot in self._model.outputs}
-        told = {name: of[name] for name in self._wanted if of[name] is not None}
-        blobs = [
-            tensors.bytes_of(x) for name, x in told.items() if x is not None and self._binary(name)
-        ]
-        text = self._text({name: x for name, x in told.items() if x is not None}, message.params)
-        if any(map(self._binary, told)):
+        of = {slot.name: slot.tensor for slot in self._model.outputs}
+        told = {
+            name: message.tensors[of[name]] for name in self._wanted if of[name] in message.tensors
+        }
+        binary = [tensor for name, tensor in told.items() if self._wanted[name]]
+        text = self._text(told, message.params)
+        if binary:
             self.media_type, self.json_bytes = "application/octet-stream", len(text)
-        return [text, *blobs]
-
-    def _binary(self, name: str) -> bool:
-        return self._wanted[name]
+        return [text, *map(tensors.bytes_of, binary)]
 
     def _text(self, told: Mapping[str, Tensor], params: bytes) -> bytes:
         head: dict[str, Any] = {"model_name": self._model.name, "model_version": VERSION}
@@ -98,7 +95,7 @@ class Exchange:
     def _output(self, name: str, tensor: Tensor) -> bytes:
         datatype = tensors.NAMES[tensor.dtype]
         head: dict[str, Any] = {"name": name, "datatype": datatype, "shape": [*tensor.shape]}
-        if self._binary(name):
+        if self._wanted[name]:
             return orjson.dumps(head | {"parameters": {"binary_data_size": tensor.nbytes}})
         return orjson.dumps(head)[:-1] + b',"data":' + tensors.json_of(tensor) + b"}"
 
@@ -113,13 +110,11 @@ class Exchange:
                 raise UnknownName("input", name, [*slots])
             if slots[name].tensor in found:
                 raise BadMessage(f"input {name} is given twice")
-            params = _object(f"parameters of {name}", given.get("parameters") or {})
+            params = _object(f"parameters of {name}", given.get("parameters", {}))
             if "shared_memory_region" in params:
                 raise BadMessage(f"{name}: shared memory is not served here")
-            dtype, size = (
-                tensors.dtype_of(name, given.get("datatype")),
-                params.get("binary_data_size"),
-            )
+            dtype = tensors.dtype_of(name, given.get("datatype"))
+            size = params.get("binary_data_size")
             if (size is None) == ("data" not in given):
                 expected = "given once, as data or as binary_data_size"
                 raise BadTensor(name, expected, "neither" if size is None else "both")
@@ -155,7 +150,7 @@ class Exchange:
                 raise UnknownName("output", name, known)
             if name in wanted:
                 raise BadMessage(f"output {name} is asked for twice")
-            params = _object(f"parameters of {name}", output.get("parameters") or {})
+            params = _object(f"parameters of {name}", output.get("parameters", {}))
             if params.get("classification") or "shared_memory_region" in params:
                 raise BadMessage(f"{name}: classification and shared memory are not served here")
             wanted[name] = _of_kind(
