@@ -15,7 +15,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from rope_core.kernels import decode, prefill
+from rope_core.kernels import decode, parts, prefill
 from rope_core.kernels.attention import attend
 
 TARGET = GPUTarget("cuda", 90, 32)
@@ -85,8 +85,8 @@ def used(compiled):
 def compiled(dtype, head_dim, num_queries, *, value_dim=None, group=4, page_size=None, **config):
     """Return name and compiled kernel of all that is launched for one sequence of keys."""
     found = []
-    kept = prefill.prefill_kernel, decode.decode_kernel, decode.merge_kernel
-    prefill.prefill_kernel, decode.decode_kernel, decode.merge_kernel = (
+    kept = prefill.prefill_kernel, decode.decode_kernel, parts.merge_kernel
+    prefill.prefill_kernel, decode.decode_kernel, parts.merge_kernel = (
         Recorder(kernel, found) for kernel in kept
     )
     num_keys, kv_heads = 4_096, 8
@@ -107,7 +107,7 @@ def compiled(dtype, head_dim, num_queries, *, value_dim=None, group=4, page_size
         block_table=table,
         **{"causal": True} | config,
     )
-    prefill.prefill_kernel, decode.decode_kernel, decode.merge_kernel = kept
+    prefill.prefill_kernel, decode.decode_kernel, parts.merge_kernel = kept
     return found
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rope_core import AttentionConfig, Merge, merge
-from rope_core.kernels import decode, prefill
+from rope_core.kernels import decode, parts, prefill
 from rope_core.reference import visible
 from tests.core.oracle import ATTEND_BAR, DTYPES, LSE_BAR, expect, lse_off, off, randn
 from tests.kernels.attending import packed, paged, run
@@ -168,8 +168,8 @@ class Grids(list):
 def test_sequences_are_along_the_axis_of_a_grid_that_is_long(monkeypatch):
     """The others end at 65,535."""
     grids = Grids()
-    for name in ("decode_kernel", "merge_kernel"):
-        monkeypatch.setattr(decode, name, grids)
+    monkeypatch.setattr(decode, "decode_kernel", grids)
+    monkeypatch.setattr(parts, "merge_kernel", grids)
     monkeypatch.setattr(prefill, "prefill_kernel", grids)
     q, k, v = (torch.zeros(1, 1, 1).expand(100_000, 2, 16) for _ in range(3))
     run(q, k, v, *[[1] * 70_000 + [30_000]] * 2)
