@@ -15,8 +15,8 @@ from torch import Tensor
 from service.app import app_of, living, make_service
 from service.life import Life
 from service.oip import tensors
-from service.oip.grpc.convert import CONTENTS
-from service.oip.grpc.messages import METHODS, ModelInferRequest
+from service.oip.grpc.convert import CONTENTS, read_params
+from service.oip.grpc.messages import METHODS, InferParameter, ModelInferRequest
 from service.oip.grpc.methods import grpc_methods
 from service.oip.grpc.server import GrpcDoor
 from service.oip.protocol import Protocol
@@ -35,7 +35,7 @@ class Asked:
     model: str
     inputs: Mapping[str, Tensor | dict[str, Any]]
     params: Mapping[str, Any] = field(default_factory=dict)
-    outputs: list[str] | None = None
+    outputs: list[str | dict[str, Any]] | None = None
     id: str = ""
     version: str = ""
 
@@ -75,7 +75,9 @@ class Http:
         if asked.id:
             header["id"] = asked.id
         if asked.outputs is not None:
-            header["outputs"] = [{"name": name} for name in asked.outputs]
+            header["outputs"] = [
+                each if isinstance(each, dict) else {"name": each} for each in asked.outputs
+            ]
         blobs = []
         for name, tensor in asked.inputs.items():
             head: dict[str, Any] = {"name": name, **described(tensor)}
@@ -100,6 +102,8 @@ class Http:
             name, datatype, shape = output["name"], output["datatype"], output["shape"]
             dtype = tensors.DATATYPES[datatype]
             size = output.get("parameters", {}).get("binary_data_size")
+            if "data" not in output and size is None:
+                continue
             if size is None:
                 found[name] = torch.tensor(output["data"], dtype=dtype).view(shape)
             else:
@@ -141,7 +145,7 @@ class Grpc:
             model_version=asked.version,
             id=asked.id,
             parameters={name: parameter(each) for name, each in asked.params.items()},
-            outputs=[{"name": name} for name in asked.outputs or ()],
+            outputs=[in_grpc(each) for each in asked.outputs or ()],
         )
         kinds = [described(each)["datatype"] for each in asked.inputs.values()]
         raw = self._raw or not CONTENTS.keys() >= {*kinds}
@@ -150,6 +154,8 @@ class Grpc:
             head.datatype = described(tensor)["datatype"]
             head.shape.extend(described(tensor)["shape"])
             if not isinstance(tensor, Tensor):
+                for key, value in tensor.get("parameters", {}).items():
+                    head.parameters[key].MergeFrom(InferParameter(**parameter(value)))
                 continue
             if raw:
                 request.raw_input_contents.append(bytes(tensors.bytes_of(tensor)))
@@ -165,15 +171,16 @@ class Grpc:
                 each.name, tensors.DATATYPES[each.datatype], [*each.shape], blob
             )
             for each, blob in zip(response.outputs, response.raw_output_contents, strict=True)
+            if not each.parameters
         }
         head: dict[str, Any] = {
             n: getattr(response, n) for n in ("model_name", "model_version", "id")
         }
-        head["outputs"] = [{"name": each.name} for each in response.outputs]
-        head["parameters"] = {
-            name: getattr(each, each.WhichOneof("parameter_choice"))
-            for name, each in response.parameters.items()
-        }
+        head["outputs"] = [
+            {"name": each.name, "parameters": read_params(each.parameters)}
+            for each in response.outputs
+        ]
+        head["parameters"] = read_params(response.parameters)
         return Told(found, head)
 
 
@@ -186,6 +193,13 @@ def described(tensor: Tensor | dict[str, Any]) -> dict[str, Any]:
 def parameter(value: bool | int | float | str) -> dict[str, Any]:
     kinds = {bool: "bool_param", int: "int64_param", float: "double_param", str: "string_param"}
     return {kinds[type(value)]: value}
+
+
+def in_grpc(output: str | dict[str, Any]) -> dict[str, Any]:
+    if isinstance(output, str):
+        return {"name": output}
+    given = {name: parameter(each) for name, each in output.get("parameters", {}).items()}
+    return {"name": output["name"], "parameters": given}
 
 
 SPOKEN = ("json", "binary", "raw", "typed")
