@@ -1,7 +1,7 @@
 """The routes of `/v2` that do not infer."""
 
 import dataclasses
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import orjson
@@ -12,6 +12,15 @@ from fastapi.routing import APIRoute
 from service.errors import BadMessage, ServiceError, TooLarge
 from service.life import Life, Phase
 from service.oip import documents, kinds
+from service.oip.answers import (
+    IndexEntry,
+    LogSettings,
+    ModelConfiguration,
+    ModelMetadata,
+    ServerMetadata,
+    Statistics,
+    TraceSettings,
+)
 from service.oip.errors import NotLoadable, NotServed, describe
 from service.oip.memory import Regions
 from service.oip.models import model_of
@@ -63,7 +72,7 @@ def _ready(life: Life, told: dict[str, Any]) -> JSONResponse:
 
 def _add_server(router: APIRouter, life: Life, regions: Regions) -> None:
     @router.get("", summary="Name, version and extensions of the service")
-    async def server() -> dict[str, Any]:
+    async def server() -> ServerMetadata:
         return documents.describe_server(regions.is_on)
 
     @router.get("/health/live", summary="200 while the process can recover")
@@ -80,14 +89,14 @@ def _add_models(router: APIRouter, protocol: Protocol) -> None:
     life, statistics = protocol.life, protocol.statistics
 
     @router.get("/models/stats", summary="What all models have done")
-    async def all_stats() -> dict[str, Any]:
+    async def all_stats() -> Statistics:
         return {"model_stats": [each.describe() for each in statistics.values()]}
 
     for version in ("", "/versions/{version}"):
         path = "/models/{name}" + version
 
         @router.get(path, summary="Inputs and outputs of a model")
-        async def metadata(name: str, version: str = "") -> dict[str, Any]:
+        async def metadata(name: str, version: str = "") -> ModelMetadata:
             return documents.describe_model(model_of(name, version))
 
         @router.get(path + "/ready", summary="200 when a model can be asked")
@@ -95,11 +104,11 @@ def _add_models(router: APIRouter, protocol: Protocol) -> None:
             return _ready(life, {"name": model_of(name, version).name})
 
         @router.get(path + "/config", summary="Configuration of a model, as Triton tells it")
-        async def config(name: str, version: str = "") -> dict[str, Any]:
+        async def config(name: str, version: str = "") -> ModelConfiguration:
             return documents.configure(model_of(name, version), protocol.on_gpu)
 
         @router.get(path + "/stats", summary="What a model has done")
-        async def stats(name: str, version: str = "") -> dict[str, Any]:
+        async def stats(name: str, version: str = "") -> Statistics:
             return {"model_stats": [statistics[model_of(name, version).name].describe()]}
 
         @router.post(path + "/infer", summary="Infer")
@@ -109,7 +118,7 @@ def _add_models(router: APIRouter, protocol: Protocol) -> None:
 
 def _add_repository(router: APIRouter, life: Life) -> None:
     @router.post("/repository/index", summary="All models")
-    async def index(request: Request) -> list[dict[str, str]]:
+    async def index(request: Request) -> list[IndexEntry]:
         asked = await _read(request)
         return documents.list_models(life, kinds.boolean("ready", asked.get("ready", False)))
 
@@ -170,15 +179,17 @@ def _add_cuda_memory(router: APIRouter) -> None:
         raise NotServed(documents.NO_CUDA_MEMORY)
 
 
-def _add_settings(router: APIRouter, path: str, what: str, settings: Mapping[str, Any]) -> None:
+def _add_settings(
+    router: APIRouter, path: str, what: str, settings: TraceSettings | LogSettings
+) -> None:
     @router.get(path, summary=f"Settings of {what}")
-    async def get(name: str = "") -> Mapping[str, Any]:
+    async def get(name: str = "") -> TraceSettings | LogSettings:
         if name:
             model_of(name)
         return settings
 
     @router.post(path, summary=f"Settings of {what}; to change one is refused")
-    async def change(request: Request, name: str = "") -> Mapping[str, Any]:
+    async def change(request: Request, name: str = "") -> TraceSettings | LogSettings:
         if name:
             model_of(name)
         if await _read(request):

@@ -1,10 +1,19 @@
 """What the protocol tells of the service and of its models, as JSON has it."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from service import __version__
 from service.life import Life, Phase
+from service.oip.answers import (
+    IndexEntry,
+    InputConfig,
+    InstanceGroup,
+    LogSettings,
+    ModelConfiguration,
+    ModelMetadata,
+    OutputConfig,
+    ServerMetadata,
+    TensorMetadata,
+    TraceSettings,
+)
 from service.oip.models import MODELS, VERSION, Model, Slot
 
 EXTENSIONS = (
@@ -15,7 +24,7 @@ EXTENSIONS = (
 NO_CUDA_MEMORY = "CUDA shared memory is not served here"
 UNCHANGED = "tracing and logging are set by the operator, and not changed by requests"
 
-TRACE: Mapping[str, str | list[str]] = {
+TRACE: TraceSettings = {
     "trace_level": ["OFF"],
     "trace_rate": "1000",
     "trace_count": "-1",
@@ -26,13 +35,13 @@ TRACE: Mapping[str, str | list[str]] = {
 """Settings of Triton's own tracing, which is not here."""
 
 
-def describe_server(shares_memory: bool) -> dict[str, Any]:
+def describe_server(shares_memory: bool) -> ServerMetadata:
     """Return what the service is."""
     more = ["system_shared_memory"] if shares_memory else []
     return {"name": "rope-service", "version": __version__, "extensions": [*EXTENSIONS, *more]}
 
 
-def describe_model(model: Model) -> dict[str, Any]:
+def describe_model(model: Model) -> ModelMetadata:
     """Return the metadata of a model."""
     return {
         "name": model.name,
@@ -43,18 +52,23 @@ def describe_model(model: Model) -> dict[str, Any]:
     }
 
 
-def configure(model: Model, on_gpu: bool) -> dict[str, Any]:
+def configure(model: Model, on_gpu: bool) -> ModelConfiguration:
     """Return the configuration of a model: batches are a dimension that callers choose."""
-    kind = {"kind": "KIND_GPU", "gpus": [0]} if on_gpu else {"kind": "KIND_CPU", "gpus": []}
+    group: InstanceGroup = {
+        "name": f"{model.name}_0",
+        "count": 1,
+        "kind": "KIND_GPU" if on_gpu else "KIND_CPU",
+        "gpus": [0] if on_gpu else [],
+    }
     return {
         "name": model.name,
         "platform": "",
         "backend": "rope-service",
         "max_batch_size": 0,
         "version_policy": {"latest": {"num_versions": 1}},
-        "input": [_configured(slot) | {"optional": slot.optional} for slot in model.inputs],
-        "output": [_configured(slot) for slot in model.outputs],
-        "instance_group": [{"name": f"{model.name}_0", "count": 1, **kind}],
+        "input": [_input(slot) for slot in model.inputs],
+        "output": [_output(slot) for slot in model.outputs],
+        "instance_group": [group],
         "dynamic_batching": {"preferred_batch_size": [], "max_queue_delay_microseconds": 0},
         "parameters": {},
         "model_transaction_policy": {"decoupled": False},
@@ -62,7 +76,7 @@ def configure(model: Model, on_gpu: bool) -> dict[str, Any]:
     }
 
 
-def describe_log(log_level: str) -> dict[str, str | bool | int]:
+def describe_log(log_level: str) -> LogSettings:
     """Return what is logged: all goes to standard output, at the operator's level."""
     rank = ("error", "warning", "info", "debug").index(log_level)
     return {
@@ -75,18 +89,25 @@ def describe_log(log_level: str) -> dict[str, str | bool | int]:
     }
 
 
-def list_models(life: Life, only_ready: bool) -> list[dict[str, str]]:
+def list_models(life: Life, only_ready: bool) -> list[IndexEntry]:
     """Return the index of the repository."""
-    ready = life.phase is Phase.READY
-    if only_ready and not ready:
+    if life.phase is Phase.READY:
+        return [{"name": name, "version": VERSION, "state": "READY"} for name in MODELS]
+    if only_ready:
         return []
-    state = {"state": "READY"} if ready else {"state": "UNAVAILABLE", "reason": life.phase.value}
-    return [{"name": name, "version": VERSION, **state} for name in MODELS]
+    why = life.phase.value
+    return [
+        {"name": name, "version": VERSION, "state": "UNAVAILABLE", "reason": why} for name in MODELS
+    ]
 
 
-def _described(slot: Slot) -> dict[str, Any]:
+def _described(slot: Slot) -> TensorMetadata:
     return {"name": slot.name, "datatype": slot.datatype, "shape": [*slot.dims]}
 
 
-def _configured(slot: Slot) -> dict[str, Any]:
+def _output(slot: Slot) -> OutputConfig:
     return {"name": slot.name, "data_type": f"TYPE_{slot.datatype}", "dims": [*slot.dims]}
+
+
+def _input(slot: Slot) -> InputConfig:
+    return {**_output(slot), "optional": slot.optional}

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -14,6 +13,7 @@ from prometheus_client.registry import Collector
 from rope_core import Result
 from service.batcher import Answer
 from service.errors import ClientLeft, DeviceFull, DeviceLost, DeviceStuck, Expired, Overloaded
+from service.oip.answers import BatchStatistics, Duration, ModelStatistics
 from service.oip.models import VERSION
 
 REASONS: Mapping[str, tuple[type[BaseException], ...]] = {
@@ -82,28 +82,39 @@ class Statistics:
         """Runs of the device; what others had in the same ones is taken for equal."""
         return sum(_num_runs(each, size) for size, each in self._sizes.items())
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> ModelStatistics:
         """Return the protocol's document."""
-        good, bad = self.num_answered, self.num_failed.total()
-        counts = {"success": good, "fail": bad, **dict.fromkeys(_STEPS, good)}
-        none = {name: _duration(0, 0) for name in ("cache_hit", "cache_miss")}
+        good, ns = self.num_answered, self.ns
         return {
             "name": self.name,
             "version": VERSION,
             "last_inference": self._last_ms,
             "inference_count": good,
             "execution_count": self.num_runs,
-            "inference_stats": {n: _duration(c, self.ns[n]) for n, c in counts.items()} | none,
+            "inference_stats": {
+                "success": _duration(good, ns["success"]),
+                "fail": _duration(self.num_failed.total(), ns["fail"]),
+                "queue": _duration(good, ns["queue"]),
+                "compute_input": _duration(good, ns["compute_input"]),
+                "compute_infer": _duration(good, ns["compute_infer"]),
+                "compute_output": _duration(good, ns["compute_output"]),
+                "cache_hit": _duration(0, 0),
+                "cache_miss": _duration(0, 0),
+            },
             "response_stats": {},
             "batch_stats": [self._of_size(size) for size in sorted(self._sizes)],
             "memory_usage": [],
         }
 
-    def _of_size(self, size: int) -> dict[str, Any]:
+    def _of_size(self, size: int) -> BatchStatistics:
         each = self._sizes[size]
         runs = _num_runs(each, size)
-        steps = {n: _duration(runs, each.ns[n] // size) for n in _STEPS[1:]}
-        return {"batch_size": size, **steps}
+        return {
+            "batch_size": size,
+            "compute_input": _duration(runs, each.ns["compute_input"] // size),
+            "compute_infer": _duration(runs, each.ns["compute_infer"] // size),
+            "compute_output": _duration(runs, each.ns["compute_output"] // size),
+        }
 
 
 def _num_runs(each: _Size, size: int) -> int:
@@ -114,7 +125,7 @@ def _microseconds(step: str, each: Statistics) -> int:
     return each.ns[step] // 1000
 
 
-def _duration(count: int, ns: int) -> dict[str, int]:
+def _duration(count: int, ns: int) -> Duration:
     return {"count": count, "ns": ns}
 
 

@@ -8,6 +8,7 @@ from grpc.aio import ServicerContext
 
 from service.life import Phase
 from service.oip import documents
+from service.oip.answers import ModelStatistics
 from service.oip.errors import NotLoadable, NotServed, UnknownModel
 from service.oip.grpc.calls import Unary
 from service.oip.grpc.messages import METHODS
@@ -101,7 +102,7 @@ def _exists(asked: Any) -> bool:
     return True
 
 
-def _statistics(protocol: Protocol, asked: Any) -> list[dict[str, Any]]:
+def _statistics(protocol: Protocol, asked: Any) -> list[ModelStatistics]:
     of = protocol.statistics
     found = [of[_model(asked).name]] if asked.name else of.values()
     return [each.describe() for each in found]
@@ -117,10 +118,10 @@ def _unchanged(asked: Any, told: dict[str, Any]) -> dict[str, Any]:
     return {"settings": told}
 
 
-def _listed(value: str | list[str]) -> dict[str, list[str]]:
+def _listed(value: object) -> dict[str, object]:
     return {"value": value if isinstance(value, list) else [value]}
 
 
-def _chosen(value: str | bool | int) -> dict[str, str | bool | int]:
+def _chosen(value: object) -> dict[str, object]:
     kinds = {bool: "bool_param", int: "uint32_param", str: "string_param"}
     return {kinds[type(value)]: value}
