@@ -6,13 +6,13 @@ import platform
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from fastapi import FastAPI, Response
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, PlainTextResponse
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -33,6 +33,7 @@ from service.errors import DeviceLost, DeviceStuck
 from service.life import Life, Phase
 from service.local import list_presets, list_variants
 from service.middleware import QUIET, Requests
+from service.oip import openapi as oip_openapi
 from service.oip.control import control_routes
 from service.oip.errors import refusal
 from service.oip.protocol import Protocol
@@ -80,7 +81,9 @@ def app_of(protocol: Protocol, device_threads: ThreadPoolExecutor) -> Requests:
     app.include_router(control_routes(protocol))
     paths = frozenset(getattr(route, "path", "") for route in app.routes)
     describe = app.openapi
-    app.openapi = lambda: openapi.describe(describe())  # type: ignore[method-assign]
+    app.openapi = cache(  # type: ignore[method-assign]
+        lambda: oip_openapi.describe(openapi.describe(describe()))
+    )
     records = Records(measured, logged=settings.logs_requests, quiet=QUIET)
     return Requests(app, hot=routes, paths=paths, records=records)
 
@@ -199,7 +202,12 @@ def _add_status_routes(
         ready = life.phase is Phase.READY
         return JSONResponse({"status": life.phase.value}, 200 if ready else 503)
 
-    @app.get("/metrics", tags=["status"], summary="Measurements, for Prometheus")
+    @app.get(
+        "/metrics",
+        tags=["status"],
+        summary="Measurements, for Prometheus",
+        response_class=PlainTextResponse,
+    )
     async def show_metrics() -> Response:
         return Response(measured.render(), media_type=metrics.CONTENT_TYPE)
 

@@ -15,7 +15,9 @@ service.__main__
 service.serve
 service.app
 service.oip
-service.life service.middleware service.routes service.openapi
+service.middleware service.routes service.openapi
+service.schemas service.examples
+service.life
 service.records
 service.warm_up service.calling
 service.http service.failures service.endpoints service.engine

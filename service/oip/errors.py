@@ -67,7 +67,12 @@ def classify(failure: Exception) -> tuple[int, str]:
     if type(failure) in STATUSES:
         return STATUSES[type(failure)], printable(failure, failures.MAX_DETAIL)
     row = failures.classify(failure)
-    return 400 if row.status in (406, 422) else row.status, row.detail
+    return status_of(row.status), row.detail
+
+
+def status_of(status: int) -> int:
+    """Return what a status of `/v1` is here, where all that a request says wrongly is 400."""
+    return 400 if status in (406, 422) else status
 
 
 def describe(failure: Exception) -> tuple[int, Headers, bytes]:
