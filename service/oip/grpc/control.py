@@ -37,12 +37,8 @@ def control_methods(settings: Settings, life: Life) -> dict[str, Unary]:
         "CudaSharedMemoryStatus": _no_region,
         "CudaSharedMemoryRegister": _refuse_region,
         "CudaSharedMemoryUnregister": lambda _: {},
-        "TraceSetting": lambda asked: _settings(
-            asked, {n: _listed(v) for n, v in TRACE_SETTINGS.items()}
-        ),
-        "LogSettings": lambda asked: _settings(
-            asked, {n: _chosen(v) for n, v in log_settings(settings).items()}
-        ),
+        "TraceSetting": _trace,
+        "LogSettings": lambda asked: _logging(asked, settings),
     }
     return {name: _method(name, tell) for name, tell in told.items()}
 
@@ -91,10 +87,21 @@ def _refuse_region(_: Any) -> dict[str, Any]:
     raise Refusal(StatusCode.UNIMPLEMENTED, NO_SHARED_MEMORY)
 
 
-def _settings(asked: Any, told: dict[str, Any]) -> dict[str, Any]:
+def _trace(asked: Any) -> dict[str, Any]:
+    if asked.model_name:
+        model_of(asked.model_name)
+    _refuse_changes(asked)
+    return {"settings": {name: _listed(value) for name, value in TRACE_SETTINGS.items()}}
+
+
+def _logging(asked: Any, settings: Settings) -> dict[str, Any]:
+    _refuse_changes(asked)
+    return {"settings": {name: _chosen(value) for name, value in log_settings(settings).items()}}
+
+
+def _refuse_changes(asked: Any) -> None:
     if asked.settings:
         raise Refusal(StatusCode.UNIMPLEMENTED, UNCHANGED)
-    return {"settings": told}
 
 
 def _listed(value: str | list[str]) -> dict[str, list[str]]:
