@@ -20,6 +20,9 @@ from hypothesis import settings
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read when triton is imported
 
+# processes started here replace their program at once, which its handlers of forks know nothing of
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+
 ROOT = Path(__file__).parents[1]
 
 settings.register_profile("suite", deadline=None, derandomize=True)
