@@ -137,3 +137,11 @@ def server_url(server: Started) -> str:
 def grpc_target(server: Started) -> str:
     """The address of its gRPC."""
     return server.grpc_target
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say which of the programs in examples/clients could not be run here."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    reasons = {each.longrepr[2] for each in skipped if "test_examples.py" in each.nodeid}
+    for reason in sorted(reasons):
+        terminalreporter.write_line(f"not run: {reason.removeprefix('Skipped: ')}")
