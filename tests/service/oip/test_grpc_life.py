@@ -75,9 +75,6 @@ async def test_many_pings_are_not_too_many():
 
 
 async def test_calls_are_counted_by_method_and_status():
-    async def full(request: bytes, _: object) -> bytes:
-        raise Overloaded("full")
-
     async with opened(Life(), {"ModelInfer": slow, "ModelConfig": full}) as there:
         for _ in range(3):
             await there.ask("ModelInfer", b"0")
@@ -95,10 +92,17 @@ async def test_calls_are_counted_by_method_and_status():
     assert f'rope_request_duration_seconds_count{{route="{INFER}"}} 6.0' in text
 
 
+async def full(request: bytes, _: object) -> bytes:
+    raise Overloaded("full")
+
+
 async def test_a_call_has_an_id():
-    async with opened(Life(), {"ModelInfer": echo}) as there:
-        call = there.channel.unary_unary(INFER)(b"", metadata=[("x-request-id", "me")])
-        assert ("x-request-id", "me") in [*await call.trailing_metadata()]
+    async with opened(Life(), {"ModelInfer": echo, "ModelConfig": full}) as there:
+        for method, code in (("ModelInfer", CODE.OK), ("ModelConfig", CODE.UNAVAILABLE)):
+            path = METHODS[method].path
+            call = there.channel.unary_unary(path)(b"", metadata=[("x-request-id", "me")])
+            assert await call.code() is code
+            assert ("x-request-id", "me") in [*await call.trailing_metadata()]
         call = there.channel.unary_unary(INFER)(b"", metadata=[("x-request-id", "not me!")])
         (own,) = [v for n, v in await call.trailing_metadata() if n == "x-request-id"]
         assert len(own) == 16
