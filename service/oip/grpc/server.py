@@ -26,10 +26,10 @@ log = logging.getLogger("rope.grpc")
 AROUND_BYTES = 2**20
 """Of a message, for all that is not tensors."""
 
-GOODBYE_S = 0.2
-"""Time for peers without calls to go, when they are told to."""
-
 MOST_BYTES = 2**31 - 1
+
+GOODBYE_S = 1.0
+"""For peers to close their connections once no call is left."""
 
 QUIET = frozenset(
     (health.CHECK, health.WATCH, METHODS["ServerLive"].path, METHODS["ServerReady"].path)
@@ -85,16 +85,14 @@ class GrpcDoor:
         """Let no more calls in; those that are in have `patience_s` to finish."""
         if self._server is None:
             return
-        stopping = asyncio.create_task(self._server.stop(patience_s + 2 * GOODBYE_S))
+        stopping = asyncio.create_task(self._server.stop(patience_s))
         finished = asyncio.create_task(self._calls.finished())
-        either = asyncio.FIRST_COMPLETED
-        await asyncio.wait((stopping, finished), timeout=patience_s, return_when=either)
+        await asyncio.wait((stopping, finished), return_when=asyncio.FIRST_COMPLETED)
         finished.cancel()
+        # a peer without calls that does not answer the goodbye is not waited for; another `stop(0)`
+        # would say so, too, but two at a time crash the process (grpcio 1.85)
         await asyncio.wait((stopping,), timeout=GOODBYE_S)
-        # one stop at a time, as two would free the server twice; and its last steps never cancelled
         stopping.cancel()
-        await asyncio.wait((stopping,))
-        await self._server.stop(None)
 
 
 def _try(host: str, port: int) -> None:

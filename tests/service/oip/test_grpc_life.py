@@ -133,6 +133,22 @@ async def test_the_end_comes_with_the_last_answer_and_that_is_whole():
             assert len(await call) == 64 * 2**20
 
 
+async def test_doors_close_at_any_moment():
+    """A second word to a server that is stopping has crashed the process."""
+    for i in range(50):
+        life = Life()
+        async with opened(life, {"ModelInfer": slow}) as there:
+            watching = health_pb2_grpc.HealthStub(there.channel).Watch(CHECK)
+            await watching.read()
+            pauses = (b"0", b"0.002", b"0.003", b"60")[: i % 5]
+            calls = [there.channel.unary_unary(INFER)(each) for each in pauses]
+            await asyncio.sleep(0.001 * (i % 4))
+            life.close()
+            await there.door.close((0, 0.005, 0.05)[i % 3])
+            codes = [await code_of(call) for call in calls]
+            assert set(codes) <= {CODE.OK, CODE.CANCELLED, CODE.UNAVAILABLE}
+
+
 async def test_a_silent_stream_ends_when_the_doors_close():
     life = Life()
 
