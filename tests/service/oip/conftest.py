@@ -1,0 +1,141 @@
+"""Services in processes of their own, and the clients that ask them over sockets."""
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+
+import httpx
+import pytest
+import torch
+
+from service.settings import Settings
+from service.wire import Message, safetensors
+from tests.conftest import Serve
+from tests.service.oip.clients import KINDS, Client
+
+STATUSES = {
+    "400": "INVALID_ARGUMENT",
+    "404": "NOT_FOUND",
+    "413": "RESOURCE_EXHAUSTED",
+    "501": "UNIMPLEMENTED",
+    "503": "UNAVAILABLE",
+}
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a service listens."""
+
+    http: str
+    """As `host:port`."""
+
+    grpc: str
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.http}"
+
+    def of(self, kind: str) -> str:
+        """Return the address for a kind of client."""
+        return self.http if kind.startswith("http") else self.grpc
+
+    def metric(self, name: str, **labels: str) -> float:
+        """Return the sum of the samples of a metric that have these labels."""
+        wanted = [f'{label}="{value}"' for label, value in labels.items()]
+        found = 0.0
+        for line in httpx.get(f"{self.url}/metrics").text.splitlines():
+            sample, _, value = line.rpartition(" ")
+            if sample.partition("{")[0] == name and all(each in sample for each in wanted):
+                found += float(value)
+        return found
+
+
+@contextmanager
+def serving(serve: Serve, **variables: str) -> Iterator[Target]:
+    """Run a service that speaks both protocols."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    if "grpc_port" in Settings.model_fields:
+        variables = {"ROPE_GRPC_PORT": str(port)} | variables
+    with serve(ROPE_LOG_LEVEL="warning", **variables) as (url, _):
+        yield Target(url.partition("//")[2], f"127.0.0.1:{port}")
+
+
+@pytest.fixture(scope="session")
+def target(serve: Serve) -> Iterator[Target]:
+    """A service that all tests here share."""
+    with serving(serve) as target:
+        yield target
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    pytest.importorskip("tritonclient")
+    return request.param
+
+
+@pytest.fixture
+def connect(kind: str) -> Iterator[Callable[..., Client]]:
+    """Make clients of the kind, with options of one's own."""
+    with contextlib.ExitStack() as stack:
+
+        def connected(target: Target, **options: object) -> Client:
+            client = Client(kind, target.of(kind), **options)
+            stack.callback(client.close)
+            return client
+
+        yield connected
+
+
+@pytest.fixture
+def client(connect: Callable[..., Client], target: Target) -> Client:
+    """One of tritonclient's four clients."""
+    return connect(target)
+
+
+@pytest.fixture
+def refused(kind: str) -> Callable[[str], AbstractContextManager[list[str]]]:
+    """A call is refused with a status of HTTP or the one of gRPC that it is; one line says why."""
+    from tritonclient.utils import InferenceServerException
+
+    @contextmanager
+    def refused(status: str, *words: str) -> Iterator[None]:
+        with pytest.raises(InferenceServerException) as failure:
+            yield
+        grpc = f"StatusCode.{STATUSES[status]}"
+        told = failure.value
+        assert told.status() == (status if kind.startswith("http") else grpc), told
+        assert told.message()
+        assert "\n" not in told.message()
+        for each in words:
+            assert each in told.message()
+
+    return refused
+
+
+@pytest.fixture
+def busy(target: Target) -> Iterator[None]:
+    """The service computes for a second or so, and what comes meanwhile waits."""
+    q = torch.zeros(1, 3000, 8, 64)
+    body = b"".join(safetensors.encode(Message({"q": q, "k": q, "v": q}, b'{"softcap":5.0}')))
+    answers: list[httpx.Response] = []
+
+    def ask() -> None:
+        headers = {"content-type": safetensors.media_type}
+        url = f"{target.url}/v1/attention"
+        answers.append(httpx.post(url, content=body, headers=headers, timeout=60))
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    give_up = time.monotonic() + 10
+    while not target.metric("rope_admitted_bytes") and time.monotonic() < give_up:
+        time.sleep(0.01)
+    time.sleep(0.1)
+    yield
+    thread.join()
+    assert answers[0].status_code == 200
