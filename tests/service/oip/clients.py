@@ -47,6 +47,7 @@ class Client:
         return self._module.InferenceServerClient(self._address, **options)
 
     def close(self) -> None:
+        self._runner.run(asyncio.sleep(0.001))  # what answers left to be done
         self._wait(self._own.close())
         self._runner.close()
 

@@ -17,6 +17,8 @@ from service.wire import Message, safetensors
 from tests.conftest import Serve
 from tests.service.oip.clients import KINDS, Client
 
+pytest.register_assert_rewrite("tests.service.oip.expected")
+
 STATUSES = {
     "400": "INVALID_ARGUMENT",
     "404": "NOT_FOUND",
