@@ -24,6 +24,7 @@ from rope_core.presets import built_in, from_folder
 from service import __version__, failures, host, metrics, openapi
 from service.admission import Admission
 from service.batcher import Batcher
+from service.calling import Service
 from service.choice import Choice
 from service.device import Accelerator, Cpu, Device, Driver, find_driver
 from service.endpoints import ENDPOINTS
@@ -36,7 +37,7 @@ from service.oip.control import add_control_routes
 from service.oip.errors import refusal
 from service.oip.routes import infer_routes
 from service.ropes import Ropes
-from service.routes import Route, Service
+from service.routes import Route
 from service.settings import Settings, shapes_of
 from service.slabs import Slabs
 from service.warm_up import warm_up
@@ -119,8 +120,8 @@ def _make_service(
         metrics=measured,
     )
     admission = Admission(budget)
-    measured.queue_depth.set_function(lambda: batcher.num_waiting)
-    measured.queued_bytes.set_function(lambda: batcher.waiting_bytes)
+    measured.queue_depth.set_function(lambda: len(batcher.waiting))
+    measured.queued_bytes.set_function(lambda: sum(job.num_bytes for job in batcher.waiting))
     measured.admitted_bytes.set_function(lambda: admission.charged_bytes)
     measured.device_memory_bytes.set_function(device.memory_bytes)
     readers = ThreadPoolExecutor(1, thread_name_prefix="reader")

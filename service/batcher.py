@@ -14,7 +14,7 @@ from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
-from service.errors import DeviceLost, DeviceStuck, Overloaded, ShuttingDown, TimedOut
+from service.errors import DeviceLost, DeviceStuck, Expired, Overloaded, ShuttingDown, TimedOut
 from service.metrics import Metrics
 
 
@@ -59,6 +59,8 @@ class Answer(Generic[R]):
     queue_s: float
     copy_s: float
     compute_s: float
+    num_calls: int
+    """Calls of that run."""
 
 
 @dataclass(slots=True, eq=False)
@@ -125,14 +127,9 @@ class Batcher(Generic[C, R]):
         self._closed: Reason | None = None
 
     @property
-    def num_waiting(self) -> int:
-        """Calls in the queue."""
-        return len(self._queue)
-
-    @property
-    def waiting_bytes(self) -> int:
-        """Bytes of the calls in the queue."""
-        return sum(entry.call.num_bytes for entry in self._queue)
+    def waiting(self) -> list[C]:
+        """The calls in the queue."""
+        return [entry.call for entry in self._queue]
 
     def submit(
         self, call: C, deadline: float, on_wait: Callable[[Entry[C, R]], None]
@@ -169,6 +166,11 @@ class Batcher(Generic[C, R]):
         _settle(entry, reason)
         if entry in self._queue:
             self._queue.remove(entry)
+
+    def expire(self, entry: Entry[C, R]) -> None:
+        """Give up a call that has waited as long as it may, unless it is in a run."""
+        if entry in self._queue:
+            self.withdraw(entry, Expired())
 
     def close(self, reason: Reason = ShuttingDown) -> None:
         """Accept no more, and answer whoever still waits; the first reason stays."""
@@ -245,7 +247,8 @@ class Batcher(Generic[C, R]):
             if isinstance(result, Exception):
                 _settle(entry, result)
             else:
-                _settle(entry, Answer(result, started - entry.arrived, run.copy_s, run.compute_s))
+                waited, calls = started - entry.arrived, len(run.results)
+                _settle(entry, Answer(result, waited, run.copy_s, run.compute_s, calls))
         metrics = self._metrics
         for run in runs:
             metrics.copy_seconds.observe(run.copy_s)

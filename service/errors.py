@@ -9,6 +9,7 @@ ServiceError
   +- NotAcceptable         no codec for the answer
   +- TooLarge              the body, or what it takes to answer it, is over a limit
   +- Overloaded            too much is waiting already
+  +- Expired               the call waited for the device for longer than it may
   +- ShuttingDown          the service accepts no more
   +- DeviceFull            the device has too little memory for the call
   +- DeviceLost            the device computes no more
@@ -64,6 +65,13 @@ class TooLarge(ServiceError):
 
 class Overloaded(ServiceError):
     """Too much is waiting already."""
+
+
+class Expired(ServiceError):
+    """The call waited for the device for longer than it may."""
+
+    def __init__(self) -> None:
+        super().__init__("the request's timeout expired while it waited")
 
 
 class ShuttingDown(ServiceError):

@@ -27,6 +27,7 @@ RESPONSES: tuple[tuple[type[Exception], HTTPStatus, str], ...] = (
     (errors.UnknownName, HTTPStatus.UNPROCESSABLE_ENTITY, "unknown"),
     (NoBackend, HTTPStatus.UNPROCESSABLE_ENTITY, "no_backend"),
     (errors.Overloaded, HTTPStatus.SERVICE_UNAVAILABLE, "overloaded"),
+    (errors.Expired, HTTPStatus.SERVICE_UNAVAILABLE, "expired"),
     (errors.ShuttingDown, HTTPStatus.SERVICE_UNAVAILABLE, "shutting_down"),
     (errors.DeviceFull, HTTPStatus.SERVICE_UNAVAILABLE, "device_memory"),
     (errors.DeviceLost, HTTPStatus.SERVICE_UNAVAILABLE, "device_lost"),

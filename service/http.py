@@ -50,14 +50,18 @@ def timeout_s(headers: dict[bytes, bytes], default_s: float, max_s: float) -> fl
     return min(int(given) / 1e3, max_s)
 
 
-def declared_bytes(headers: dict[bytes, bytes]) -> int | None:
-    """Return the length of the body, None where it is not told beforehand.
+def check_not_encoded(headers: dict[bytes, bytes]) -> None:
+    """Refuse a body that is compressed.
 
     Raises:
-        UnsupportedMediaType: the body is encoded.
+        UnsupportedMediaType: it is.
     """
     if headers.get(b"content-encoding", b"identity") != b"identity":
         raise UnsupportedMediaType("Content-Encoding must be absent or identity")
+
+
+def declared_bytes(headers: dict[bytes, bytes]) -> int | None:
+    """Return the length of the body, None where it is not told beforehand."""
     given = headers.get(b"content-length")
     return None if given is None else int(given)
 

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, PositiveInt, StringConstraints, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "ROPE_"
@@ -40,6 +40,9 @@ def _check_shapes(text: str) -> str:
 
 
 Shapes = Annotated[str, AfterValidator(_check_shapes)]
+
+# never an empty one, which would allow every object of the machine
+Prefix = Annotated[str, StringConstraints(pattern=r"^/?[A-Za-z0-9_.-]{1,200}$")]
 
 _LINK = re.compile(r"_SERVICE_(HOST|PORT)|^ROPE_PORT$|_PORT_\d+_(TCP|UDP)")
 
@@ -79,6 +82,10 @@ class Settings(BaseSettings):
 
     presets_dir: Path | None = None
     """Folder of config.json files, `<name>.json` or `<name>/config.json`, that are presets, too."""
+
+    shared_memory_prefix: Prefix | None = None
+    """Prefix of the POSIX shared memory names that clients may register; unset: shared memory is
+    off. Whoever can reach the service can then read and write all objects of that prefix."""
 
     max_body_bytes: PositiveInt = 256 * 2**20
     """Largest body, asked or answered; a larger one is refused before it is read."""

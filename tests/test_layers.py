@@ -16,7 +16,7 @@ service.serve
 service.app
 service.oip
 service.life service.middleware service.routes service.openapi
-service.warm_up
+service.warm_up service.calling
 service.http service.failures service.endpoints service.engine
 service.device
 service.asks
@@ -52,7 +52,8 @@ KEPT_IN = {
     "orjson": {"service.wire", "service.logs", "service.failures", "service.local"}
     | {"service.oip"},
     "numpy": {"service.wire", "service.slabs", "service.oip"},
-    "asyncio": {"service.app", "service.batcher", "service.life", "service.routes"},
+    "asyncio": {"service.app", "service.batcher", "service.life", "service.routes"}
+    | {"service.calling", "service.oip"},
     "torch": {"rope_core", "service.app", "service.engine", "service.wire", "service.slabs"}
     | {"service.device", "service.packing", "service.warm_up"}
     | {"service.metrics", "service.endpoints", "service.local", "service.asks", "service.index"}
@@ -64,6 +65,7 @@ KEPT_IN = {
         "service.oip",
         "service.choice",
         "service.params",
+        "service.calling",
         "service.routes",
         "service.ropes",
         "service.local",

@@ -1,12 +1,13 @@
 """The routes of `/v2` that infer: the exchange of the protocol around that of `/v1`."""
 
 from service import http
+from service.calling import Service
 from service.errors import ClientLeft
 from service.http import Event, Receive, Scope, Send
 from service.oip.errors import describe
 from service.oip.exchange import LENGTH, Exchange
 from service.oip.models import MODELS, VERSION, Model
-from service.routes import Route, Service
+from service.routes import Route
 from service.wire import Codec
 
 

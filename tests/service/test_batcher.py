@@ -11,7 +11,15 @@ from dataclasses import dataclass
 import pytest
 
 from service.batcher import Batcher, Run
-from service.errors import ClientLeft, DeviceLost, DeviceStuck, Overloaded, ShuttingDown, TimedOut
+from service.errors import (
+    ClientLeft,
+    DeviceLost,
+    DeviceStuck,
+    Expired,
+    Overloaded,
+    ShuttingDown,
+    TimedOut,
+)
 from service.metrics import Metrics
 
 
@@ -153,7 +161,7 @@ async def test_a_full_queue_refuses(device):
         await asyncio.sleep(0.02)
         waiting = [asyncio.create_task(asker.ask(i)) for i in (1, 2)]
         await asyncio.sleep(0.02)
-        assert (asker.batcher.num_waiting, asker.batcher.waiting_bytes) == (2, 2)
+        assert [call.num_bytes for call in asker.batcher.waiting] == [1, 1]
         with pytest.raises(Overloaded):
             asker.entry(3)
         device.go.set()
@@ -168,13 +176,29 @@ async def test_a_client_that_leaves_is_taken_from_the_queue_and_not_run(device):
         gone, stays = asker.entry(10), asker.entry(11)
         assert asker.watched == [1, 10, 11]
         asker.batcher.withdraw(gone, ClientLeft())
-        assert asker.batcher.num_waiting == 1
+        assert len(asker.batcher.waiting) == 1
         with pytest.raises(ClientLeft):
             await gone.answer
         device.go.set()
         assert (await running.answer).result == 2
         assert (await stays.answer).result == 22
     assert device.runs == [[1], [11]]
+
+
+async def test_a_call_expires_in_the_queue_and_not_on_the_device(device):
+    device.go.clear()
+    async with batching(device) as asker:
+        running = asker.entry(1)
+        await asyncio.sleep(0.02)
+        waiting = asker.entry(2)
+        for entry in (running, waiting):
+            asker.batcher.expire(entry)
+        with pytest.raises(Expired):
+            await waiting.answer
+        device.go.set()
+        answer = await running.answer
+        assert (answer.result, answer.num_calls) == (2, 1)
+    assert device.runs == [[1]]
 
 
 async def test_a_deadline_is_kept_in_the_queue_and_on_the_device(device):
@@ -186,7 +210,7 @@ async def test_a_deadline_is_kept_in_the_queue_and_on_the_device(device):
         for entry in (running, waiting):
             with pytest.raises(TimedOut):
                 await entry.answer
-        assert asker.batcher.num_waiting == 0
+        assert not asker.batcher.waiting
     assert device.runs == [[1]], "the one that waited was never run"
 
 
