@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.service.oip.expected import check_rotated, turned
+from tests.service.oip.clients.expected import check_rotated, turned
 
 X = torch.ones(1, 3, 2, 8)
 THERE = torch.arange(3)[None]

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from tests.core.oracle import randn
-from tests.service.oip.conftest import serving
-from tests.service.oip.expected import DTYPES, check_rotated, turned
-from tests.service.oip.forms import array_of, tensor_of
+from tests.service.oip.clients.conftest import serving
+from tests.service.oip.clients.expected import DTYPES, check_rotated, turned
+from tests.service.oip.clients.forms import array_of, tensor_of
 
 PREFIX = f"rope-test-{os.getpid()}-"
 X = randn(2, 3, 4, 8)

@@ -15,9 +15,9 @@ import torch
 from service.settings import Settings
 from service.wire import Message, safetensors
 from tests.conftest import Serve
-from tests.service.oip.clients import KINDS, Client
+from tests.service.oip.clients.adapters import KINDS, Client
 
-pytest.register_assert_rewrite("tests.service.oip.expected")
+pytest.register_assert_rewrite("tests.service.oip.clients.expected")
 
 STATUSES = {
     "400": "INVALID_ARGUMENT",

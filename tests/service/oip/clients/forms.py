@@ -1,4 +1,4 @@
-"""Tensors as NumPy's, with BF16 as ml_dtypes has it, and messages of gRPC as JSON would have them."""
+"""Tensors as NumPy's, BF16 as ml_dtypes has it, and messages of gRPC as JSON would have them."""
 
 from typing import Any
 

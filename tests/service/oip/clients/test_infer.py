@@ -8,7 +8,7 @@ import torch
 
 from rope_core import AttentionConfig, RopeConfig, reference
 from tests.core.oracle import off, qkv, randn
-from tests.service.oip.expected import (
+from tests.service.oip.clients.expected import (
     DTYPES,
     attended,
     check_attended,

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tests.core.oracle import randn
-from tests.service.oip.expected import check_rotated, turned
+from tests.service.oip.clients.expected import check_rotated, turned
 
 X = torch.cat((randn(1, 50, 4, 64), torch.zeros(1, 50, 4, 64)), 1)
 CODINGS = ("gzip", "deflate")

@@ -1,4 +1,4 @@
-"""KServe's clients, in a process of their own: its messages of gRPC cannot be where tritonclient's are."""
+"""KServe's clients, in a process of their own: tritonclient has messages of the same names."""
 
 import os
 import subprocess

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.core.oracle import randn
-from tests.service.oip.expected import check_rotated, turned
+from tests.service.oip.clients.expected import check_rotated, turned
 
 SYNC = pytest.mark.parametrize("kind", ["grpc"], indirect=True)
 

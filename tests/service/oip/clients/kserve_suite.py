@@ -1,4 +1,4 @@
-"""What KServe's clients get over REST and gRPC; `test_kserve.py` runs it, in a process of its own."""
+"""What KServe's clients get over REST and gRPC; run by `test_kserve.py`, in its own process."""
 
 import asyncio
 import os
@@ -14,8 +14,14 @@ from kserve.protocol.grpc import grpc_predict_v2_pb2 as messages
 from kserve.protocol.infer_type import RequestedOutput
 
 from tests.core.oracle import qkv, randn
-from tests.service.oip.expected import attended, check_attended, check_lse, check_rotated, turned
-from tests.service.oip.forms import DATATYPES, array_of
+from tests.service.oip.clients.expected import (
+    attended,
+    check_attended,
+    check_lse,
+    check_rotated,
+    turned,
+)
+from tests.service.oip.clients.forms import DATATYPES, array_of
 
 URL, TARGET = os.environ["OIP_HTTP"], os.environ["OIP_GRPC"]
 MODELS = ("rope", "rope_attention", "rope_cos_sin")

@@ -1,7 +1,7 @@
 """The four clients of tritonclient behind one face, so that one suite asks with each.
 
-All wait for their answers: those of asyncio run on a loop of their own. A method that is not here is
-the client's own. Tensors are torch's on this side, and answers of gRPC become what JSON has.
+All wait for their answers: those of asyncio run on a loop of their own. A method that is not here
+is the client's own. Tensors are torch's on this side, and answers of gRPC become what JSON has.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
-from tests.service.oip.forms import DATATYPES, array_of, plain, tensor_of, value_of
+from tests.service.oip.clients.forms import DATATYPES, array_of, plain, tensor_of, value_of
 
 KINDS = ("http", "http.aio", "grpc", "grpc.aio")
 

@@ -7,8 +7,14 @@ import torch
 
 from rope_core import RopeConfig
 from tests.core.oracle import off, qkv, randn
-from tests.service.oip.conftest import serving
-from tests.service.oip.expected import DTYPES, attended, check_attended, check_rotated, turned
+from tests.service.oip.clients.conftest import serving
+from tests.service.oip.clients.expected import (
+    DTYPES,
+    attended,
+    check_attended,
+    check_rotated,
+    turned,
+)
 
 # aiohttp's, of bodies over 1 MiB, which tritonclient gives it as bytes
 pytestmark = pytest.mark.filterwarnings("ignore:Sending a large body directly:ResourceWarning")
