@@ -33,8 +33,9 @@ from service.errors import DeviceLost, DeviceStuck
 from service.life import Life, Phase
 from service.local import list_presets, list_variants
 from service.middleware import Requests
-from service.oip.control import add_control_routes
+from service.oip.control import control_routes
 from service.oip.errors import refusal
+from service.oip.protocol import Protocol
 from service.oip.routes import infer_routes
 from service.ropes import Ropes
 from service.routes import Route
@@ -66,6 +67,7 @@ def create_app(settings: Settings, life: Life, driver: Driver | None = None) -> 
             yield
         warming.cancel()
         service.batcher.close()
+        protocol.regions.close()
         device_threads.shutdown(wait=False)
         service.readers.shutdown(wait=False)
 
@@ -79,11 +81,12 @@ def create_app(settings: Settings, life: Life, driver: Driver | None = None) -> 
         telemetry={"auto_configure": False, "tracing": False, "metrics": False, "logs": False},
     )
     routes = {endpoint.path: Route(endpoint, service) for endpoint in ENDPOINTS}
-    routes |= infer_routes(service)
+    protocol = Protocol(service, life)
+    routes |= infer_routes(protocol)
     app.router.redirect_slashes = False  # to what the client calls this host
     app.router.routes += [StarletteRoute(p, r, methods=["POST"]) for p, r in routes.items()]
     _add_status_routes(app, service, life, measured)
-    add_control_routes(app, life)
+    app.include_router(control_routes(protocol))
     paths = frozenset(getattr(route, "path", "") for route in app.routes)
     describe = app.openapi
     app.openapi = lambda: openapi.describe(describe())  # type: ignore[method-assign]

@@ -1,6 +1,8 @@
 """The table: which failure is answered with which status and code."""
 
 import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
 from http import HTTPStatus
 
 import orjson
@@ -35,23 +37,38 @@ RESPONSES: tuple[tuple[type[Exception], HTTPStatus, str], ...] = (
     (errors.TimedOut, HTTPStatus.GATEWAY_TIMEOUT, "timed_out"),
 )
 
-_MORE_HEADERS: dict[int, Headers] = {
+MORE_HEADERS: Mapping[int, Headers] = {
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: [(b"connection", b"close")],  # the body is not read
     HTTPStatus.UNSUPPORTED_MEDIA_TYPE: [(b"accept-encoding", b"identity")],
     HTTPStatus.SERVICE_UNAVAILABLE: [(b"retry-after", b"1")],
 }
 
 
-def describe(failure: Exception) -> tuple[int, Headers, bytes]:
-    """Return status, headers and body of the answer to a failure."""
+@dataclass(frozen=True, slots=True)
+class Described:
+    """A failure, as the client may know it."""
+
+    status: int
+    code: str
+    title: str
+    detail: str
+
+
+def classify(failure: Exception) -> Described:
+    """Return the row of a failure."""
     for kind, status, code in RESPONSES:
         if isinstance(failure, kind):
             title = (kind.__doc__ or code).partition(".")[0]
-            detail = errors.printable(failure, MAX_DETAIL)
-            return status.value, *problem(status.value, code, title, detail)
+            return Described(status.value, code, title, errors.printable(failure, MAX_DETAIL))
     # not in the table: our bug, of which the client learns nothing more
     log.error("unexpected failure", exc_info=failure)
-    return 500, *problem(500, "internal", "Internal error", "internal error")
+    return Described(500, "internal", "Internal error", "internal error")
+
+
+def describe(failure: Exception) -> tuple[int, Headers, bytes]:
+    """Return status, headers and body of the answer to a failure."""
+    row = classify(failure)
+    return row.status, *problem(row.status, row.code, row.title, row.detail)
 
 
 def refuse(status: int, detail: str) -> tuple[Headers, bytes]:
@@ -75,6 +92,6 @@ def problem(status: int, code: str, title: str, detail: str) -> tuple[Headers, b
     headers = [
         (b"content-type", b"application/problem+json"),
         (b"content-length", str(len(body)).encode()),
-        *_MORE_HEADERS.get(status, ()),
+        *MORE_HEADERS.get(status, ()),
     ]
     return headers, body

@@ -72,12 +72,13 @@ class Route:
                 size = sum(tensor.nbytes for tensor in told.tensors.values())
                 self._charge_answer(answer_codec, size, charge)
             else:
+                queue_s = self._queue_s(codec, charge)
                 job = service.job(asked)
                 size, warnings = job.answer_bytes, asked.warnings
                 self._charge_answer(answer_codec, size, charge)
                 # the job has what it needs, and lets go of it when it is done
                 del body, message, asked
-                answer = await self._wait(job, deadline, receive, self._queue_s(codec))
+                answer = await self._wait(job, deadline, receive, queue_s)
                 del job
                 told = endpoints.write(answer.result, in_base64, warnings)
             begun = time.perf_counter()
@@ -97,8 +98,8 @@ class Route:
         """Return the headers that say what an answer is, once it is written."""
         return [(b"content-type", codec.media_type.encode())]
 
-    def _queue_s(self, codec: Codec) -> float | None:
-        """Return how long a request that is read may wait for the device, None: its deadline."""
+    def _queue_s(self, codec: Codec, charge: Charge) -> float | None:
+        """Charge for what a request took beside its body; return how long it may wait, if told."""
         return None
 
     async def _receive(

@@ -45,7 +45,7 @@ KEPT_IN = {
     "fastapi_offline": {"service.app"},
     "starlette": {"service.app"},
     "uvicorn": {"service.serve", "service.life"},
-    "prometheus_client": {"service.metrics", "service.middleware"},
+    "prometheus_client": {"service.metrics", "service.middleware", "service.oip"},
     "pydantic": {"service.params", "service.endpoints", "service.settings", "service.openapi"}
     | {"service.__main__", "service.ropes", "service.local", "service.oip"},
     "pydantic_settings": {"service.settings"},

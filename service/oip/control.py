@@ -1,128 +1,201 @@
-"""What the protocol tells of the service and of its models."""
+"""The routes of `/v2` that do not infer."""
 
+import dataclasses
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
-from fastapi import FastAPI, Request, Response
+import orjson
+from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
 
-from service import __version__
+from service.errors import BadMessage, ServiceError, TooLarge
 from service.life import Life, Phase
-from service.oip.errors import UnknownModel, describe, refusal
-from service.oip.models import MODELS, VERSION, Model, Slot, model_of
+from service.oip import documents, kinds
+from service.oip.errors import NotLoadable, NotServed, describe
+from service.oip.memory import Regions
+from service.oip.models import model_of
+from service.oip.protocol import Protocol
 
-EXTENSIONS = ["model_repository", "model_configuration", "binary_tensor_data", "parameters"]
-LOADED = "models are loaded with the service, and neither loaded nor unloaded by requests"
-NO_SHARED_MEMORY = "shared memory is not served here"
+MAX_BODY_BYTES = 2**16
+
+Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
-def add_control_routes(app: FastAPI, life: Life) -> None:
-    """Add all routes of `/v2` that do not infer."""
+class ControlRoute(APIRoute):
+    """A route whose failures are told in the protocol's form."""
 
-    def ready(told: dict[str, Any]) -> JSONResponse:
-        is_ready = life.phase is Phase.READY
-        return JSONResponse(told | {"ready": is_ready}, 200 if is_ready else 503)
+    def get_route_handler(self) -> Handler:
+        """Return what answers a request."""
+        handler = super().get_route_handler()
 
-    @app.exception_handler(UnknownModel)
-    async def unknown(_: Request, failure: UnknownModel) -> Response:
-        status, headers, body = describe(failure)
-        return _answer(status, headers, body)
+        async def answer(request: Request) -> Response:
+            try:
+                return await handler(request)
+            except ServiceError as failure:
+                status, headers, body = describe(failure)
+                response = Response(body, status)
+                response.raw_headers = headers
+                return response
 
-    tags: Any = {"tags": ["Open Inference Protocol"]}
+        return answer
 
-    @app.get("/v2", summary="Name, version and extensions of the service", **tags)
+
+def control_routes(protocol: Protocol) -> APIRouter:
+    """Return all routes of `/v2` that do not infer."""
+    router = APIRouter(route_class=ControlRoute, prefix="/v2", tags=["Open Inference Protocol"])
+    _add_server(router, protocol.life, protocol.regions)
+    _add_models(router, protocol)
+    _add_repository(router, protocol.life)
+    _add_system_memory(router, protocol.regions)
+    _add_cuda_memory(router)
+    _add_settings(router)
+    return router
+
+
+def _ready(life: Life, told: dict[str, Any]) -> JSONResponse:
+    is_ready = life.phase is Phase.READY
+    return JSONResponse(told | {"ready": is_ready}, 200 if is_ready else 503)
+
+
+def _add_server(router: APIRouter, life: Life, regions: Regions) -> None:
+    @router.get("", summary="Name, version and extensions of the service")
     async def server() -> dict[str, Any]:
-        return {"name": "rope-service", "version": __version__, "extensions": EXTENSIONS}
+        return documents.describe_server(regions.is_on)
 
-    @app.get("/v2/health/live", summary="200 while the process can recover", **tags)
+    @router.get("/health/live", summary="200 while the process can recover")
     async def live() -> JSONResponse:
         lives = life.phase not in (Phase.LOST, Phase.STUCK)
         return JSONResponse({"live": lives}, 200 if lives else 503)
 
-    @app.get("/v2/health/ready", summary="200 when traffic is welcome, else 503", **tags)
-    async def is_ready() -> JSONResponse:
-        return ready({})
+    @router.get("/health/ready", summary="200 when traffic is welcome, else 503")
+    async def ready() -> JSONResponse:
+        return _ready(life, {})
+
+
+def _add_models(router: APIRouter, protocol: Protocol) -> None:
+    life, statistics = protocol.life, protocol.statistics
+
+    @router.get("/models/stats", summary="What all models have done")
+    async def all_stats() -> dict[str, Any]:
+        return {"model_stats": [each.describe() for each in statistics.values()]}
 
     for version in ("", "/versions/{version}"):
-        path = "/v2/models/{name}" + version
+        path = "/models/{name}" + version
 
-        @app.get(path, summary="Inputs and outputs of a model", **tags)
+        @router.get(path, summary="Inputs and outputs of a model")
         async def metadata(name: str, version: str = "") -> dict[str, Any]:
-            return metadata_of(model_of(name, version))
+            return documents.describe_model(model_of(name, version))
 
-        @app.get(path + "/ready", summary="200 when a model can be asked", **tags)
+        @router.get(path + "/ready", summary="200 when a model can be asked")
         async def model_ready(name: str, version: str = "") -> JSONResponse:
-            return ready({"name": model_of(name, version).name})
+            return _ready(life, {"name": model_of(name, version).name})
 
-        @app.get(path + "/config", summary="Configuration of a model, as Triton tells it", **tags)
+        @router.get(path + "/config", summary="Configuration of a model, as Triton tells it")
         async def config(name: str, version: str = "") -> dict[str, Any]:
-            return config_of(model_of(name, version))
+            return documents.configure(model_of(name, version), protocol.on_gpu)
 
-        @app.post(path + "/infer", summary="Infer", **tags)
+        @router.get(path + "/stats", summary="What a model has done")
+        async def stats(name: str, version: str = "") -> dict[str, Any]:
+            return {"model_stats": [statistics[model_of(name, version).name].describe()]}
+
+        @router.post(path + "/infer", summary="Infer")
         async def nobody(name: str, version: str = "") -> None:
             model_of(name, version)  # those that exist never come here
 
-    @app.post("/v2/repository/index", summary="All models", **tags)
-    async def index() -> list[dict[str, str]]:
-        state = "READY" if life.phase is Phase.READY else "UNAVAILABLE"
-        return [{"name": name, "version": VERSION, "state": state} for name in MODELS]
 
-    @app.post("/v2/repository/models/{name}/load", summary="Refused", **tags)
-    @app.post("/v2/repository/models/{name}/unload", summary="Refused", **tags)
-    async def control(name: str) -> Response:
-        model_of(name)
-        return _answer(503, *refusal(LOADED))
+def _add_repository(router: APIRouter, life: Life) -> None:
+    @router.post("/repository/index", summary="All models")
+    async def index(request: Request) -> list[dict[str, str]]:
+        asked = await _read(request)
+        return documents.list_models(life, kinds.boolean("ready", asked.get("ready", False)))
 
-    for kind in ("systemsharedmemory", "cudasharedmemory"):
-
-        @app.get(f"/v2/{kind}/status", summary="Regions: none", **tags)
-        async def regions() -> list[Any]:
-            return []
-
-        @app.post(f"/v2/{kind}/unregister", summary="Done: there are none", **tags)
-        async def unregister() -> Response:
-            return Response()
-
-        @app.post(f"/v2/{kind}/region/{{region}}/register", summary="Refused", **tags)
-        async def register(region: str) -> Response:
-            return _answer(501, *refusal(NO_SHARED_MEMORY))
+    @router.post("/repository/models/{name}/load", summary="Refused")
+    @router.post("/repository/models/{name}/unload", summary="Refused")
+    async def control(name: str) -> None:
+        raise NotLoadable
 
 
-def metadata_of(model: Model) -> dict[str, Any]:
-    """Return the metadata of a model."""
-    return {
-        "name": model.name,
-        "versions": [VERSION],
-        "platform": "rope-service",
-        "inputs": [_described(slot) for slot in model.inputs],
-        "outputs": [_described(slot) for slot in model.outputs],
-    }
+def _add_system_memory(router: APIRouter, regions: Regions) -> None:
+    def status(region: str | None) -> list[dict[str, Any]]:
+        return [dataclasses.asdict(each) for each in regions.status(region)]
+
+    def unregister(region: str | None) -> Response:
+        regions.unregister(region)
+        return Response()
+
+    path = "/systemsharedmemory"
+
+    @router.get(path + "/status", summary="All regions")
+    async def all_regions() -> list[dict[str, Any]]:
+        return status(None)
+
+    @router.get(path + "/region/{region}/status", summary="One region")
+    async def one_region(region: str) -> list[dict[str, Any]]:
+        return status(region)
+
+    @router.post(path + "/region/{region}/register", summary="Register a region")
+    async def register(region: str, request: Request) -> Response:
+        asked = await _read(request)
+        regions.register(region, asked.get("key"), asked.get("offset", 0), asked.get("byte_size"))
+        return Response()
+
+    @router.post(path + "/unregister", summary="Unregister all regions")
+    async def unregister_all() -> Response:
+        return unregister(None)
+
+    @router.post(path + "/region/{region}/unregister", summary="Unregister a region")
+    async def unregister_one(region: str) -> Response:
+        return unregister(region)
 
 
-def config_of(model: Model) -> dict[str, Any]:
-    """Return the configuration of a model: batches are a dimension that callers choose."""
-    return {
-        "name": model.name,
-        "platform": "",
-        "backend": "rope-service",
-        "max_batch_size": 0,
-        "version_policy": {"latest": {"num_versions": 1}},
-        "input": [_configured(slot) | {"optional": slot.optional} for slot in model.inputs],
-        "output": [_configured(slot) for slot in model.outputs],
-        "parameters": {},
-        "model_transaction_policy": {"decoupled": False},
-        "response_cache": {"enable": False},
-    }
+def _add_cuda_memory(router: APIRouter) -> None:
+    path, one = "/cudasharedmemory", "/cudasharedmemory/region/{region}"
+
+    @router.get(path + "/status", summary="Regions of CUDA memory: none")
+    @router.get(one + "/status", summary="Regions of CUDA memory: none")
+    async def none(region: str = "") -> list[Any]:
+        return []
+
+    @router.post(path + "/unregister", summary="Done: there are none")
+    @router.post(one + "/unregister", summary="Done: there are none")
+    async def done(region: str = "") -> Response:
+        return Response()
+
+    @router.post(one + "/register", summary="Refused")
+    async def refused(region: str) -> None:
+        raise NotServed("CUDA shared memory is not served here")
 
 
-def _described(slot: Slot) -> dict[str, Any]:
-    return {"name": slot.name, "datatype": slot.datatype, "shape": [*slot.dims]}
+def _add_settings(router: APIRouter) -> None:
+    def add(path: str, what: str, settings: Mapping[str, Any]) -> None:
+        @router.get(path, summary=f"Settings of {what}")
+        async def get(name: str = "") -> Mapping[str, Any]:
+            if name:
+                model_of(name)
+            return settings
+
+        @router.post(path, summary=f"Settings of {what}; to change one is refused")
+        async def change(request: Request, name: str = "") -> Mapping[str, Any]:
+            if name:
+                model_of(name)
+            if await _read(request):
+                raise NotServed(f"settings of {what} are not changed by requests")
+            return settings
+
+    add("/trace/setting", "traces", documents.TRACE)
+    add("/models/{name}/trace/setting", "traces", documents.TRACE)
+    add("/logging", "the log", documents.LOGGING)
 
 
-def _configured(slot: Slot) -> dict[str, Any]:
-    return {"name": slot.name, "data_type": f"TYPE_{slot.datatype}", "dims": [*slot.dims]}
-
-
-def _answer(status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> Response:
-    response = Response(body, status)
-    response.raw_headers = headers
-    return response
+async def _read(request: Request) -> dict[str, Any]:
+    """Return the object that a body is; a body may be missing."""
+    body = bytearray()
+    async for piece in request.stream():
+        body += piece
+        if len(body) > MAX_BODY_BYTES:
+            raise TooLarge("the body, in bytes,", MAX_BODY_BYTES, "more")
+    try:
+        return kinds.mapping("the body", orjson.loads(body) if body.strip() else {})
+    except orjson.JSONDecodeError as broken:
+        raise BadMessage(f"not JSON: {broken}") from None

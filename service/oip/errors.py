@@ -1,5 +1,7 @@
 """Failures in the form of the protocol: one status, and a body that is `{"error": text}`."""
 
+from collections.abc import Mapping
+
 import orjson
 
 from service import failures
@@ -23,6 +25,17 @@ class BadRegion(ServiceError):
     """A region of shared memory is not there, not allowed, or too small."""
 
 
+class NotServed(ServiceError):
+    """A part of the protocol that is not served here."""
+
+
+class NotLoadable(ServiceError):
+    """A model that shall be loaded or unloaded."""
+
+    def __init__(self) -> None:
+        super().__init__("models are loaded with the service, and not by requests")
+
+
 class SharedMemoryOff(ServiceError):
     """The operator has not turned shared memory on."""
 
@@ -30,24 +43,34 @@ class SharedMemoryOff(ServiceError):
         super().__init__("shared memory is not served here")
 
 
-STATUSES: dict[type[Exception], int] = {
+STATUSES: Mapping[type[Exception], int] = {
     UnknownModel: 404,
     UnknownRegion: 404,
     AlreadyExists: 400,
     BadRegion: 400,
+    NotServed: 501,
     SharedMemoryOff: 501,
+    NotLoadable: 503,
 }
 """Statuses of the protocol's own failures."""
+
+_OTHER_HEADERS: Mapping[int, Headers] = {415: [(b"accept-encoding", b"gzip, deflate")]}
+
+
+def classify(failure: Exception) -> tuple[int, str]:
+    """Return the status of a failure, and the one line that tells it."""
+    if type(failure) in STATUSES:
+        return STATUSES[type(failure)], printable(failure, failures.MAX_DETAIL)
+    row = failures.classify(failure)
+    return 400 if row.status in (406, 422) else row.status, row.detail
 
 
 def describe(failure: Exception) -> tuple[int, Headers, bytes]:
     """Return status, headers and body of the answer to a failure."""
-    if type(failure) in STATUSES:
-        return STATUSES[type(failure)], *refusal(printable(failure, failures.MAX_DETAIL))
-    status, headers, body = failures.describe(failure)
-    more = [(n, v) for n, v in headers if n not in (b"content-type", b"content-length")]
-    own, told = refusal(orjson.loads(body)["error"])
-    return 400 if status in (406, 422) else status, own + more, told
+    status, text = classify(failure)
+    more = _OTHER_HEADERS.get(status, failures.MORE_HEADERS.get(status, []))
+    headers, body = refusal(text)
+    return status, [*headers, *more], body
 
 
 def refusal(text: str) -> tuple[Headers, bytes]:

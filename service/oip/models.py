@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+from rope_core import Attend, Call, CosSin, Rotate
 from service.endpoints import ENDPOINTS, Endpoint
 from service.oip.errors import UnknownModel
 
@@ -35,6 +36,8 @@ class Model:
 
     name: str
     path: str
+    call: type[Call]
+    """What it asks the library for."""
     inputs: tuple[Slot, ...]
     outputs: tuple[Slot, ...]
 
@@ -57,6 +60,7 @@ MODELS: Mapping[str, Model] = MappingProxyType(
             Model(
                 "rope",
                 "/v1/rotate",
+                Rotate,
                 (
                     Slot("x", "FP32", ROWS, "q"),
                     *_integers("positions", dims=(-1, -1)),
@@ -68,6 +72,7 @@ MODELS: Mapping[str, Model] = MappingProxyType(
             Model(
                 "rope_attention",
                 "/v1/attention",
+                Attend,
                 (
                     *(Slot(name, "FP32", ROWS, name) for name in ("q", "k", "v")),
                     *_integers("positions", "q_positions", "k_positions", dims=(-1, -1)),
@@ -85,6 +90,7 @@ MODELS: Mapping[str, Model] = MappingProxyType(
             Model(
                 "rope_cos_sin",
                 "/v1/cos_sin",
+                CosSin,
                 (Slot("positions", "INT64", (-1,), "positions"), FREQUENCIES),
                 (Slot("cos", "FP32", (-1, -1), "cos"), Slot("sin", "FP32", (-1, -1), "sin")),
             ),

@@ -1,6 +1,7 @@
 """Parameters of the protocol, one by one or in JSON text, as those of the endpoints."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -8,23 +9,53 @@ from pydantic import BaseModel
 
 from rope_core import SCHEMES, VARIANTS, ConfigError
 from service.errors import BadMessage, UnknownName, printable
+from service.oip import kinds
 from service.ropes import FORMS
 
-IGNORED = frozenset(
-    (
-        *("priority", "timeout", "sequence_id", "sequence_start", "sequence_end"),
-        *("binary_data_output", "content_type", "headers"),
-    )
-)
-"""What clients and their proxies add, and what is read elsewhere."""
+OTHER_NAMES = {"lse": "return_lse", "base": "theta"}
 
-OTHER_NAMES = {"lse": "return_lse"}
+FINAL = "triton_enable_empty_final_response"
 
 OF_ROPE = frozenset(
     [name for form in FORMS.values() for name in form.model_fields]
     + [name for each in (*VARIANTS.values(), *SCHEMES.values()) for name in each.parameters]
 )
 """Parameters that the endpoints have within `rope`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """Parameters that say how to answer, and not what."""
+
+    binary_data_output: bool = False
+    timeout_us: int = 0
+    """Longest time in the queue; 0 is no limit."""
+
+    @classmethod
+    def of(cls, params: Mapping[str, Any]) -> "Control":
+        """Return what parameters say of it; those that clients and proxies add have no effect.
+
+        Raises:
+            BadMessage: one has a value of a wrong kind.
+        """
+        for name in ("sequence_start", "sequence_end", FINAL):
+            kinds.boolean(f"parameter {name}", params.get(name, False))
+        kinds.natural("parameter priority", params.get("priority", 0))
+        if not isinstance(params.get("sequence_id"), str):
+            kinds.natural("parameter sequence_id", params.get("sequence_id", 0))
+        return cls(
+            kinds.boolean("parameter binary_data_output", params.get("binary_data_output", False)),
+            kinds.natural("parameter timeout", params.get("timeout", 0)),
+        )
+
+
+NOT_FOR_MODELS = frozenset(
+    (
+        *("priority", "timeout", "sequence_id", "sequence_start", "sequence_end"),
+        *("binary_data_output", "content_type", "headers", FINAL),
+    )
+)
+"""Those, and what proxies add."""
 
 
 def translate(given: Mapping[str, Any], known: type[BaseModel]) -> bytes:
@@ -38,7 +69,7 @@ def translate(given: Mapping[str, Any], known: type[BaseModel]) -> bytes:
     own: dict[str, Any] = {}
     of_rope: dict[str, Any] = {}
     for name, value in given.items():
-        if name in IGNORED:
+        if name in NOT_FOR_MODELS:
             continue
         if not isinstance(value, str | bool | int | float):
             raise BadMessage(f"parameter {printable(name)} must be text, a boolean or a number")

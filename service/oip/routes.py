@@ -1,22 +1,29 @@
 """The routes of `/v2` that infer: the exchange of the protocol around that of `/v1`."""
 
+import time
+from typing import cast
+
 from service import http
-from service.calling import Service
+from service.admission import Charge
 from service.errors import ClientLeft
 from service.http import Event, Receive, Scope, Send
+from service.oip.encoding import inflate
 from service.oip.errors import describe
-from service.oip.exchange import LENGTH, Exchange
+from service.oip.exchange import Exchange
 from service.oip.models import MODELS, VERSION, Model
+from service.oip.protocol import Protocol
 from service.routes import Route
-from service.wire import Codec
+from service.wire import Buffer, Codec
 
 
 class InferRoute(Route):
     """Inference by one model, as an ASGI application that answers its failures itself."""
 
-    def __init__(self, model: Model, service: Service) -> None:
-        super().__init__(model.endpoint, service)
+    def __init__(self, model: Model, protocol: Protocol) -> None:
+        super().__init__(model.endpoint, protocol.service)
         self._model = model
+        self._planner = protocol.planner
+        self._statistics = protocol.statistics[model.name]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
@@ -27,33 +34,59 @@ class InferRoute(Route):
             begun = True
             await send(event)
 
+        started = time.perf_counter()
         try:
-            await super().__call__(scope, receive, watched)
-        except ClientLeft:
-            raise
+            served = await self.serve(scope, receive, watched)
         except Exception as failure:
-            if begun:
+            self._statistics.failed(failure, started)
+            if begun or isinstance(failure, ClientLeft):
                 raise
             status, headers, body = describe(failure)
             await http.send(send, status, headers, [body])
+        else:
+            assert served.answer is not None, "all models take the device"
+            self._statistics.answered(served.answer, started, served.write_s)
 
     def _codecs(self, headers: dict[bytes, bytes]) -> tuple[Codec, Codec]:
         limit = self._service.settings.max_json_bytes
-        exchange = Exchange(self._model, headers.get(LENGTH), limit)
+        exchange = Exchange(self._model, headers, self._planner, limit)
         return exchange, exchange
 
+    async def _receive(
+        self, headers: dict[bytes, bytes], codec: Codec, receive: Receive, charge: Charge
+    ) -> Buffer:
+        expansion = codec.expansion
+        if cast(Exchange, codec).coding is None:
+            return await self._receive_raw(headers, expansion, receive, charge)
+        body = await self._receive_raw(headers, 1, receive, charge)
+
+        def charge_piece(num_bytes: int) -> None:
+            charge.add(num_bytes * expansion)
+
+        return await inflate(body, self._service, self._limit(expansion), charge_piece)
+
+    def _queue_s(self, codec: Codec, charge: Charge) -> float | None:
+        plan = cast(Exchange, codec).plan
+        assert plan is not None, "decoded before"
+        charge.add(plan.region_bytes)
+        return plan.queue_s
+
     def _named(self, codec: Codec) -> http.Headers:
+        exchange = cast(Exchange, codec)
         named = super()._named(codec)
-        if isinstance(codec, Exchange) and codec.json_bytes is not None:
-            named.append((b"inference-header-content-length", str(codec.json_bytes).encode()))
+        if exchange.json_bytes is not None:
+            length = str(exchange.json_bytes).encode()
+            named.append((b"inference-header-content-length", length))
+        if exchange.answer_coding is not None:
+            named.append((b"content-encoding", exchange.answer_coding))
         return named
 
 
-def infer_routes(service: Service) -> dict[str, Route]:
+def infer_routes(protocol: Protocol) -> dict[str, Route]:
     """Return the routes that infer, by path."""
     routes: dict[str, Route] = {}
     for model in MODELS.values():
-        route = InferRoute(model, service)
+        route = InferRoute(model, protocol)
         for version in ("", f"/versions/{VERSION}"):
             routes[f"/v2/models/{model.name}{version}/infer"] = route
     return routes

@@ -4,12 +4,12 @@ import json
 import math
 from typing import Any
 
-import numpy as np
 import orjson
 import torch
 from torch import Tensor
 
 from service.errors import BadTensor, printable
+from service.wire.elements import read_elements
 from service.wire.message import Buffer, check_booleans, check_shape, raw, view
 
 DATATYPES = {
@@ -53,33 +53,17 @@ def of_bytes(name: str, dtype: torch.dtype, shape: object, data: Buffer) -> Tens
     return tensor
 
 
-def of_numbers(name: str, dtype: torch.dtype, shape: object, data: object) -> Tensor:
+def of_numbers(name: str, dtype: torch.dtype, shape: object, data: list[Any]) -> Tensor:
     """Return a tensor of a list of numbers, flat or nested.
 
     Raises:
         BadTensor: they are not numbers that the dtype has, or not as many as the shape says.
     """
     sizes = check_shape(name, shape, dtype)
-    numbers = _flat(name, data)
-    if len(numbers) != math.prod(sizes):
-        raise BadTensor(name, f"{math.prod(sizes)} elements, by its shape", len(numbers))
-    floating = dtype.is_floating_point
-    legal = {bool} if dtype is torch.bool else {int, float} if floating else {int}
-    if others := {*map(type, numbers)} - legal:
-        found = min(kind.__name__ for kind in others)
-        raise BadTensor(name, f"of elements of {NAMES[dtype]}", found)
-    if dtype is torch.bool:
-        return torch.tensor(numbers, dtype=torch.bool).view(sizes)
-    try:
-        array = np.array(numbers, dtype=np.float64 if floating else np.int64)
-    except OverflowError:
-        raise BadTensor(name, "of integers of 64 bits", "larger ones") from None
-    wide = torch.from_numpy(array)
-    tensor = wide.to(dtype)
-    held = tensor.isfinite() | ~wide.isfinite() if floating else tensor == wide
-    if not bool(held.all()):
-        raise BadTensor(name, f"of numbers that {NAMES[dtype]} holds", "larger ones")
-    return tensor.view(sizes)
+    elements = _flat(name, data)
+    if len(elements) != math.prod(sizes):
+        raise BadTensor(name, f"{math.prod(sizes)} elements, by its shape", len(elements))
+    return read_elements(name, elements, dtype, NAMES[dtype]).view(sizes)
 
 
 def json_of(tensor: Tensor) -> bytes:
@@ -97,12 +81,10 @@ def bytes_of(tensor: Tensor) -> memoryview:
     return raw(tensor.contiguous())
 
 
-def _flat(name: str, data: object) -> list[Any]:
-    if not isinstance(data, list):
-        raise BadTensor(name, "of a list in data", type(data).__name__)
-    level: list[Any] = data
+def _flat(name: str, data: list[Any]) -> list[Any]:
+    level = data
     for _ in range(100):
-        if not any(type(each) is list for each in level):
+        if list not in set(map(type, level)):
             return level
         level = [x for each in level for x in (each if type(each) is list else [each])]
     raise BadTensor(name, "of lists in at most 100 lists", "more")

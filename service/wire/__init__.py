@@ -18,8 +18,9 @@ class Codec(Protocol):
     def expansion(self) -> int:
         """Bytes of memory that reading a body may take, for each of its bytes."""
 
-    prompt_bytes: int
-    """Bodies up to here are read at once; larger ones would hold up the event loop."""
+    @property
+    def prompt_bytes(self) -> int:
+        """Bodies up to here are read at once; larger ones would hold up the event loop."""
 
     def decode(self, body: Buffer) -> Message:
         """Read a body; the tensors of the message are views of it where they can be."""

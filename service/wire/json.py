@@ -6,12 +6,12 @@ import itertools
 import math
 from typing import Any
 
-import numpy as np
 import orjson
 import torch
 from torch import Tensor
 
 from service.errors import BadMessage, BadTensor, printable
+from service.wire.elements import read_elements
 from service.wire.message import (
     DTYPES,
     MAX_RANK,
@@ -86,9 +86,10 @@ def _from_nested(name: str, nested: object) -> Tensor:
         if len(shape) > MAX_RANK:
             raise BadTensor(name, f"of at most {MAX_RANK} axes", "more")
         level = list(itertools.chain.from_iterable(level))
+    dtype = "int64" if name in _INTEGERS else "float32"
     if level and type(level[0]) is bool:
-        return _booleans(name, level).view(shape)
-    return _numbers(name, level, "int64" if name in _INTEGERS else "float32").view(shape)
+        dtype = "bool"
+    return read_elements(name, level, DTYPES[dtype], dtype).view(shape)
 
 
 def _from_object(name: str, member: dict[str, Any]) -> Tensor:
@@ -101,7 +102,7 @@ def _from_object(name: str, member: dict[str, Any]) -> Tensor:
     if "encoding" in member:
         tensor = _from_base64(name, data, member["encoding"], DTYPES[dtype])
     elif isinstance(data, list):
-        tensor = _booleans(name, data) if dtype == "bool" else _numbers(name, data, dtype)
+        tensor = read_elements(name, data, DTYPES[dtype], dtype)
     else:
         raise BadTensor(name, "a list in data, or base64 with its encoding", "neither")
     if math.prod(shape) != tensor.numel():
@@ -124,29 +125,6 @@ def _from_base64(name: str, data: object, encoding: object, dtype: torch.dtype) 
     if dtype is torch.bool:
         check_booleans(name, tensor)
     return tensor
-
-
-def _numbers(name: str, numbers: list[Any], dtype: str) -> Tensor:
-    kinds = set(map(type, numbers))
-    integral = dtype.startswith("int")
-    if not kinds <= ({int} if integral else {int, float}):
-        wrong = min(kind.__name__ for kind in kinds - ({int} if integral else {int, float}))
-        raise BadTensor(name, "of integers" if integral else "of numbers", wrong)
-    try:
-        array = np.array(numbers, dtype=np.int64 if integral else np.float64)
-    except OverflowError:
-        raise BadTensor(name, "of integers of 64 bits", "larger ones") from None
-    tensor = torch.from_numpy(array).to(DTYPES[dtype])
-    held = tensor == torch.from_numpy(array) if integral else tensor.isfinite()
-    if not bool(held.all()):
-        raise BadTensor(name, f"of numbers that {dtype} holds", "larger ones")
-    return tensor
-
-
-def _booleans(name: str, booleans: list[Any]) -> Tensor:
-    if other := set(map(type, booleans)) - {bool}:
-        raise BadTensor(name, "of booleans alone", min(kind.__name__ for kind in other))
-    return torch.from_numpy(np.array(booleans, dtype=np.bool_))
 
 
 def _to_object(tensor: Tensor, in_base64: bool) -> dict[str, Any]:

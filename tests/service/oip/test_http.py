@@ -203,9 +203,9 @@ WRONG = {
     "a datatype in small letters": ({"inputs": [X | {"datatype": "fp32"}]}, {}, "of datatype"),
     "too few numbers": ({"inputs": [X | {"data": [1]}]}, {}, "x must be 2 elements"),
     "too many numbers": ({"inputs": [X | {"data": [1, 2, 3]}]}, {}, "x must be 2 elements"),
-    "booleans": ({"inputs": [X | {"data": [True, 2]}]}, {}, "of elements of FP32"),
-    "text": ({"inputs": [X | {"data": ["1", 2]}]}, {}, "of elements of FP32"),
-    "data that is an object": ({"inputs": [X | {"data": {}}]}, {}, "a list in data"),
+    "booleans": ({"inputs": [X | {"data": [True, 2]}]}, {}, "x must be of numbers"),
+    "text": ({"inputs": [X | {"data": ["1", 2]}]}, {}, "x must be of numbers"),
+    "data that is an object": ({"inputs": [X | {"data": {}}]}, {}, "data of x must be a list"),
     "a negative dim": ({"inputs": [X | {"shape": [-1]}]}, {}, "natural numbers"),
     "a dim that is no integer": ({"inputs": [X | {"shape": [1.5]}]}, {}, "natural numbers"),
     "a dim that is true": ({"inputs": [X | {"shape": [True]}]}, {}, "natural numbers"),
@@ -215,7 +215,7 @@ WRONG = {
     "positions of floats": (
         {"inputs": [X, {"name": "positions", "shape": [1], "datatype": "INT64", "data": [0.5]}]},
         {},
-        "positions must be of elements of INT64",
+        "positions must be of integers",
     ),
     "both kinds of data": (
         {"inputs": [X | {"parameters": {"binary_data_size": 8}}]},

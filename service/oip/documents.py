@@ -1,0 +1,86 @@
+"""What the protocol tells of the service and of its models, as JSON has it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from service import __version__
+from service.life import Life, Phase
+from service.oip.models import MODELS, VERSION, Model, Slot
+
+EXTENSIONS = (
+    *("model_repository", "schedule_policy", "model_configuration"),
+    *("binary_tensor_data", "parameters", "statistics"),
+)
+
+TRACE: Mapping[str, str | list[str]] = {
+    "trace_level": ["OFF"],
+    "trace_rate": "1000",
+    "trace_count": "-1",
+    "log_frequency": "0",
+    "trace_file": "",
+    "trace_mode": "triton",
+}
+"""Settings of Triton's own tracing, which is not here."""
+
+LOGGING: Mapping[str, str | bool | int] = {
+    "log_file": "",
+    "log_info": True,
+    "log_warning": True,
+    "log_error": True,
+    "log_verbose_level": 0,
+    "log_format": "default",
+}
+"""Settings of Triton's log; the service's own are the operator's."""
+
+
+def describe_server(shares_memory: bool) -> dict[str, Any]:
+    """Return what the service is."""
+    more = ["system_shared_memory"] if shares_memory else []
+    return {"name": "rope-service", "version": __version__, "extensions": [*EXTENSIONS, *more]}
+
+
+def describe_model(model: Model) -> dict[str, Any]:
+    """Return the metadata of a model."""
+    return {
+        "name": model.name,
+        "versions": [VERSION],
+        "platform": "rope-service",
+        "inputs": [_described(slot) for slot in model.inputs],
+        "outputs": [_described(slot) for slot in model.outputs],
+    }
+
+
+def configure(model: Model, on_gpu: bool) -> dict[str, Any]:
+    """Return the configuration of a model: batches are a dimension that callers choose."""
+    kind = {"kind": "KIND_GPU", "gpus": [0]} if on_gpu else {"kind": "KIND_CPU", "gpus": []}
+    return {
+        "name": model.name,
+        "platform": "",
+        "backend": "rope-service",
+        "max_batch_size": 0,
+        "version_policy": {"latest": {"num_versions": 1}},
+        "input": [_configured(slot) | {"optional": slot.optional} for slot in model.inputs],
+        "output": [_configured(slot) for slot in model.outputs],
+        "instance_group": [{"name": f"{model.name}_0", "count": 1, **kind}],
+        "dynamic_batching": {"preferred_batch_size": [], "max_queue_delay_microseconds": 0},
+        "parameters": {},
+        "model_transaction_policy": {"decoupled": False},
+        "response_cache": {"enable": False},
+    }
+
+
+def list_models(life: Life, only_ready: bool) -> list[dict[str, str]]:
+    """Return the index of the repository."""
+    ready = life.phase is Phase.READY
+    if only_ready and not ready:
+        return []
+    state = {"state": "READY"} if ready else {"state": "UNAVAILABLE", "reason": life.phase.value}
+    return [{"name": name, "version": VERSION, **state} for name in MODELS]
+
+
+def _described(slot: Slot) -> dict[str, Any]:
+    return {"name": slot.name, "datatype": slot.datatype, "shape": [*slot.dims]}
+
+
+def _configured(slot: Slot) -> dict[str, Any]:
+    return {"name": slot.name, "data_type": f"TYPE_{slot.datatype}", "dims": [*slot.dims]}

@@ -1,0 +1,181 @@
+"""What a request asks of a model, whatever form it came in: checked, and read into a message."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from service.errors import BadMessage, BadTensor, TooLarge, UnknownName
+from service.oip import kinds, tensors
+from service.oip.memory import Regions
+from service.oip.models import Model, Slot
+from service.oip.objects import Span
+from service.oip.params import Control, translate
+from service.wire import Buffer, Message
+
+Params = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """An input as a request has it, before any check."""
+
+    name: object
+    datatype: object
+    shape: object
+    params: Params
+    carried: Buffer | list[Any] | None
+    """Its bytes, or its numbers; None where it has neither."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a tensor is in shared memory."""
+
+    region: str
+    offset: int
+    """From the region's begin, in bytes."""
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """How an output shall come."""
+
+    binary: bool = False
+    place: Place | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to do for a request."""
+
+    id: str
+    message: Message
+    outputs: Mapping[str, Output]
+    """By name, in the order of the answer."""
+    queue_s: float | None
+    """How long it may wait for the device, None: until its deadline."""
+    region_bytes: int
+    """Memory that was copied from regions."""
+
+
+class Planner:
+    """Reads requests of all models.
+
+    Args:
+        regions: of shared memory.
+        max_bytes: most that a request may bring, in regions, too.
+    """
+
+    def __init__(self, regions: Regions, max_bytes: int) -> None:
+        self._regions = regions
+        self._max_bytes = max_bytes
+
+    def plan(
+        self,
+        model: Model,
+        request_id: object,
+        params: Params,
+        inputs: Iterable[Input],
+        outputs: Iterable[tuple[object, Params]],
+    ) -> Plan:
+        """Read a request.
+
+        Args:
+            model: whom it asks.
+            request_id: the client's name for it.
+            params: its own parameters.
+            inputs: its inputs.
+            outputs: names and parameters of those it lists; where it lists none, all come.
+
+        Raises:
+            BadMessage, BadTensor, UnknownName, ConfigError: it is not as the protocol says.
+            UnknownRegion, BadRegion, SharedMemoryOff: its shared memory is not there.
+            TooLarge: there is too much in it.
+        """
+        control = Control.of(params)
+        listed = self._list_outputs(model, outputs, control.binary_data_output)
+        found, region_bytes = self._read_inputs(model, inputs)
+        asked = {**params, **_lse(model, listed, params)}
+        return Plan(
+            kinds.text("id", request_id),
+            Message(found, translate(asked, model.endpoint.params)),
+            listed or {s.name: Output(control.binary_data_output) for s in model.outputs},
+            control.timeout_us / 1e6 if control.timeout_us else None,
+            region_bytes,
+        )
+
+    def _list_outputs(
+        self, model: Model, outputs: Iterable[tuple[object, Params]], binary: bool
+    ) -> dict[str, Output]:
+        known = [slot.name for slot in model.outputs]
+        listed: dict[str, Output] = {}
+        for given, params in outputs:
+            name = kinds.text("the name of an output", given)
+            if name not in known:
+                raise UnknownName("output", name, known)
+            if name in listed:
+                raise BadMessage(f"output {name} is asked for twice")
+            if kinds.natural(f"classification of {name}", params.get("classification", 0)):
+                raise BadMessage(f"{name}: classification is not served here")
+            place = self._place(name, params)
+            in_bytes = kinds.boolean(f"binary_data of {name}", params.get("binary_data", binary))
+            if place is not None and params.get("binary_data"):
+                raise BadMessage(f"{name}: binary_data must be false where it is in shared memory")
+            listed[name] = Output(in_bytes and place is None, place)
+        return listed
+
+    def _read_inputs(self, model: Model, inputs: Iterable[Input]) -> tuple[dict[str, Tensor], int]:
+        slots = {slot.name: slot for slot in model.inputs}
+        found: dict[str, Tensor] = {}
+        region_bytes = 0
+        for given in inputs:
+            name = kinds.text("the name of an input", given.name)
+            if name not in slots:
+                raise UnknownName("input", name, [*slots])
+            if slots[name].tensor in found:
+                raise BadMessage(f"input {name} is given twice")
+            place, carried = self._place(name, given.params), given.carried
+            if place is not None and carried is None:
+                region_bytes += place.span.byte_size
+                if region_bytes > self._max_bytes:
+                    what = "inputs in shared memory, in bytes,"
+                    raise TooLarge(what, self._max_bytes, f"{region_bytes:,}")
+                carried = place.span.read()
+            elif place is not None or carried is None:
+                expected = "given once: as data, in bytes, or in a region of shared memory"
+                raise BadTensor(name, expected, "none of them" if place is None else "several")
+            found[slots[name].tensor] = _read_tensor(slots[name], given, carried)
+        for slot in slots.values():
+            if not slot.optional and slot.tensor not in found:
+                raise BadTensor(slot.name, "an input of the request", "none")
+        return found, region_bytes
+
+    def _place(self, name: str, params: Params) -> Place | None:
+        if "shared_memory_region" not in params:
+            return None
+        region = kinds.text(f"shared_memory_region of {name}", params["shared_memory_region"])
+        offset = params.get("shared_memory_offset", 0)
+        span = self._regions.span(region, offset, params.get("shared_memory_byte_size"))
+        return Place(region, offset, span)
+
+
+def _read_tensor(slot: Slot, given: Input, carried: Buffer | list[Any]) -> Tensor:
+    dtype = tensors.dtype_of(slot.name, given.datatype)
+    if isinstance(carried, list):
+        tensor = tensors.of_numbers(slot.name, dtype, given.shape, carried)
+    else:
+        tensor = tensors.of_bytes(slot.name, dtype, given.shape, carried)
+    return tensor.long() if slot.datatype == "INT64" and dtype is torch.int32 else tensor
+
+
+def _lse(model: Model, listed: Mapping[str, Output], params: Params) -> dict[str, bool]:
+    """Return the parameters by which the outputs of `model` are those that are asked for."""
+    if all(slot.name != "lse" for slot in model.outputs):
+        return {}
+    if listed:
+        return {"lse": "lse" in listed, "return_lse": "lse" in listed}
+    return {} if {"lse", "return_lse"} & params.keys() else {"return_lse": True}

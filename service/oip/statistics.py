@@ -1,0 +1,148 @@
+"""What the models have done: the protocol's statistics, and Triton's lines of metrics."""
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from rope_core import Result
+from service.batcher import Answer
+from service.errors import ClientLeft, DeviceFull, DeviceLost, DeviceStuck, Expired, Overloaded
+from service.oip.models import VERSION
+
+REASONS: Mapping[str, tuple[type[BaseException], ...]] = {
+    "REJECTED": (Overloaded, Expired),
+    "CANCELED": (ClientLeft,),
+    "BACKEND": (DeviceFull, DeviceLost, DeviceStuck),
+    "OTHER": (BaseException,),
+}
+"""Why a request failed: the first that fits."""
+
+_STEPS = ("queue", "compute_input", "compute_infer", "compute_output")
+
+
+@dataclass(slots=True)
+class _Size:
+    """Runs of one size, as the requests of a model saw them."""
+
+    num_requests: int = 0
+    ns: Counter[str] = field(default_factory=Counter)
+
+
+class Statistics:
+    """Counts of one model, which only grow.
+
+    Args:
+        name: of the model.
+        num_pending: tells how many of its calls wait now.
+    """
+
+    def __init__(self, name: str, num_pending: Callable[[], int]) -> None:
+        self.name = name
+        self.num_pending = num_pending
+        self.num_answered = 0
+        self.num_failed = Counter(dict.fromkeys(REASONS, 0))
+        self.ns = Counter(dict.fromkeys(("success", "fail", *_STEPS), 0))
+        self._last_ms = 0
+        self._sizes: dict[int, _Size] = {}
+
+    def answered(self, answer: Answer[Result], begun_s: float, write_s: float) -> None:
+        """Count a request that was answered well.
+
+        Args:
+            answer: to its call.
+            begun_s: time of `time.perf_counter` at its head.
+            write_s: time that it took to write the answer.
+        """
+        steps = (answer.queue_s, answer.copy_s, answer.compute_s, write_s)
+        took = {name: int(each * 1e9) for name, each in zip(_STEPS, steps, strict=True)}
+        self.num_answered += 1
+        self.ns.update(took)
+        self.ns["success"] += int((time.perf_counter() - begun_s) * 1e9)
+        size = self._sizes.setdefault(answer.num_calls, _Size())
+        size.num_requests += 1
+        size.ns.update(took)
+        self._last_ms = int(time.time() * 1e3)
+
+    def failed(self, failure: BaseException, begun_s: float) -> None:
+        """Count a request that was not."""
+        fits = (name for name, kinds in REASONS.items() if isinstance(failure, kinds))
+        self.num_failed[next(fits)] += 1
+        self.ns["fail"] += int((time.perf_counter() - begun_s) * 1e9)
+        self._last_ms = int(time.time() * 1e3)
+
+    @property
+    def num_runs(self) -> int:
+        """Runs of the device; what others had in the same ones is taken for equal."""
+        return sum(_num_runs(each, size) for size, each in self._sizes.items())
+
+    def describe(self) -> dict[str, Any]:
+        """Return the protocol's document."""
+        good, bad = self.num_answered, self.num_failed.total()
+        counts = {"success": good, "fail": bad, **dict.fromkeys(_STEPS, good)}
+        none = {name: _duration(0, 0) for name in ("cache_hit", "cache_miss")}
+        return {
+            "name": self.name,
+            "version": VERSION,
+            "last_inference": self._last_ms,
+            "inference_count": good,
+            "execution_count": self.num_runs,
+            "inference_stats": {n: _duration(c, self.ns[n]) for n, c in counts.items()} | none,
+            "response_stats": {},
+            "batch_stats": [self._of_size(size) for size in sorted(self._sizes)],
+            "memory_usage": [],
+        }
+
+    def _of_size(self, size: int) -> dict[str, Any]:
+        each = self._sizes[size]
+        runs = _num_runs(each, size)
+        steps = {n: _duration(runs, each.ns[n] // size) for n in _STEPS[1:]}
+        return {"batch_size": size, **steps}
+
+
+def _num_runs(each: _Size, size: int) -> int:
+    return math.ceil(each.num_requests / size)
+
+
+def _microseconds(step: str, each: Statistics) -> int:
+    return each.ns[step] // 1000
+
+
+def _duration(count: int, ns: int) -> dict[str, int]:
+    return {"count": count, "ns": ns}
+
+
+class TritonMetrics(Collector):
+    """Lines that dashboards of Triton read: counters there, without the suffix of counters here."""
+
+    def __init__(self, models: Mapping[str, Statistics]) -> None:
+        self._models = models
+
+    def collect(self) -> Iterator[Metric]:
+        """Return the families."""
+        numbers: dict[str, tuple[str, Callable[[Statistics], float]]] = {
+            "request_success": ("Requests answered well.", lambda each: each.num_answered),
+            "count": ("Inferences.", lambda each: each.num_answered),
+            "exec_count": ("Runs of the device.", lambda each: each.num_runs),
+            "pending_request_count": ("Calls waiting.", lambda each: each.num_pending()),
+            "request_duration_us": ("Of good requests.", partial(_microseconds, "success")),
+        }
+        for step in _STEPS:
+            numbers[f"{step}_duration_us"] = "Part of it.", partial(_microseconds, step)
+        for name, (text, number) in numbers.items():
+            family = GaugeMetricFamily(f"nv_inference_{name}", text, labels=("model", "version"))
+            for each in self._models.values():
+                family.add_metric((each.name, VERSION), number(each))
+            yield family
+        labels = ("model", "version", "reason")
+        family = GaugeMetricFamily("nv_inference_request_failure", "Others.", labels=labels)
+        for each in self._models.values():
+            for reason, count in each.num_failed.items():
+                family.add_metric((each.name, VERSION, reason), count)
+        yield family
