@@ -2,9 +2,9 @@
 
 import contextlib
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
@@ -122,22 +122,20 @@ def refused(kind: str) -> Callable[[str], AbstractContextManager[list[str]]]:
 
 @pytest.fixture
 def busy(target: Target) -> Iterator[None]:
-    """The service computes for a second or so, and what comes meanwhile waits."""
-    q = torch.zeros(1, 3000, 8, 64)
+    """The service computes for some tenths of a second, and what comes meanwhile waits."""
+    q = torch.zeros(1, 2000, 8, 64)
     body = b"".join(safetensors.encode(Message({"q": q, "k": q, "v": q}, b'{"softcap":5.0}')))
-    answers: list[httpx.Response] = []
+    headers = {"content-type": safetensors.media_type}
 
-    def ask() -> None:
-        headers = {"content-type": safetensors.media_type}
+    def ask(_: int) -> int:
         url = f"{target.url}/v1/attention"
-        answers.append(httpx.post(url, content=body, headers=headers, timeout=60))
+        return httpx.post(url, content=body, headers=headers, timeout=60).status_code
 
-    thread = threading.Thread(target=ask)
-    thread.start()
-    give_up = time.monotonic() + 10
-    while not target.metric("rope_admitted_bytes") and time.monotonic() < give_up:
-        time.sleep(0.01)
-    time.sleep(0.1)
-    yield
-    thread.join()
-    assert answers[0].status_code == 200
+    with ThreadPoolExecutor() as pool:
+        statuses = pool.map(ask, range(2))
+        give_up = time.monotonic() + 10
+        while not target.metric("rope_queue_depth"):  # one is computed, and the other waits
+            assert time.monotonic() < give_up
+            time.sleep(0.01)
+        yield
+        assert [*statuses] == [200, 200]

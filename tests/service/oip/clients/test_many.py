@@ -67,13 +67,13 @@ def test_clients_that_leave(client, target, busy):
 
     good, gone = counted()
     x = randn(1, 50, 4, 64)
-    for _ in range(4):
-        client.leave(client.ask("rope", {"x": x}), 0.05)
+    for _ in range(3):
+        client.leave(client.ask("rope", {"x": x}), 0.02)
     check_rotated(client.infer("rope", {"x": x})["rotated"], turned(x), torch.float32)
     give_up = time.monotonic() + 5
-    while counted()[1] < gone + 4 and time.monotonic() < give_up:
+    while counted()[1] < gone + 3 and time.monotonic() < give_up:
         time.sleep(0.05)
-    assert counted() == (good + 1, gone + 4)
+    assert counted() == (good + 1, gone + 3)
     check_each(client, range(8))
 
 
