@@ -48,9 +48,10 @@ ENV PATH=/opt/rope/bin:$PATH \
     TRITON_CACHE_DIR=/tmp/triton \
     GLIBC_TUNABLES=glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=17179869184:glibc.malloc.arena_max=1 \
     ROPE_HTTP_HOST=0.0.0.0 \
-    ROPE_HTTP_PORT=8000
+    ROPE_HTTP_PORT=8000 \
+    ROPE_GRPC_PORT=8001
 USER 10001:0
-EXPOSE 8000
+EXPOSE 8000 8001
 # /readyz, not /healthz: healthy means that traffic is welcome. A service whose warm-up failed is
 # alive for ever and never healthy; and a drain is over before it counts as unhealthy. It asks without
 # urllib, which would ask a proxy that the environment names.

@@ -27,7 +27,8 @@ lint: $(READY)
 types: $(READY)
 	$(BIN)/mypy
 
-docs: $(READY)  ## write the generated parts of the documentation
+docs: $(READY)  ## write the generated parts of the documentation, and the descriptors of gRPC
+	$(BIN)/python docs/protocol.py
 	$(BIN)/python docs/generate.py
 
 bench: $(READY)  ## the tables of docs/performance.md; needs wrk and taskset

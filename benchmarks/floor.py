@@ -18,6 +18,7 @@ from service.__main__ import MALLOC
 ENVIRONMENT = {
     **{name: value for name, value in os.environ.items() if not name.startswith("ROPE_")},
     "GLIBC_TUNABLES": MALLOC,
+    "ROPE_GRPC_PORT": "0",
 }
 """Of all three processes. With glibc's own settings the floors would be fresh pages, not work: the
 bare rotation of 32 MiB takes three times as long."""

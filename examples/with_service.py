@@ -18,7 +18,7 @@ def main() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    settings = {"ROPE_HTTP_PORT": str(port), "ROPE_LOG_LEVEL": "warning"}
+    settings = {"ROPE_HTTP_PORT": str(port), "ROPE_GRPC_PORT": "0", "ROPE_LOG_LEVEL": "warning"}
     service = subprocess.Popen([sys.executable, "-m", "service"], env={**os.environ, **settings})
     url = f"http://127.0.0.1:{port}"
     try:

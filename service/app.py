@@ -32,11 +32,12 @@ from service.engine import Engine
 from service.errors import DeviceLost, DeviceStuck
 from service.life import Life, Phase
 from service.local import list_presets, list_variants
-from service.middleware import Requests
+from service.middleware import QUIET, Requests
 from service.oip.control import control_routes
 from service.oip.errors import refusal
 from service.oip.protocol import Protocol
 from service.oip.routes import infer_routes
+from service.records import Records
 from service.ropes import Ropes
 from service.routes import Route
 from service.settings import Settings, shapes_of
@@ -47,41 +48,31 @@ log = logging.getLogger("rope.app")
 
 
 def create_app(settings: Settings, life: Life, driver: Driver | None = None) -> Requests:
-    """Return the ASGI application: FastAPI, in `app`, and the hot routes in front of it.
+    """Return the ASGI application of a service of its own, which lives as its lifespan does.
 
     Args:
         settings: what the operator wants.
         life: what the service tells of itself, and is told.
         driver: of the device to compute on; that of `settings.device` where None.
     """
-    measured = metrics.Metrics()
-    service, device_threads = _make_service(settings, measured, life, driver)
-    life.give_up = service.batcher.close
+    service, device_threads = make_service(settings, life, driver)
+    return app_of(Protocol(service, life), device_threads)
 
-    @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        if service.engine.device.traits.warms_up_first:
-            service.batcher.hold()
-        warming = asyncio.create_task(_warm_up(service, life))
-        with torch.inference_mode():  # for all that runs on this thread
-            yield
-        warming.cancel()
-        service.batcher.close()
-        protocol.regions.close()
-        device_threads.shutdown(wait=False)
-        service.readers.shutdown(wait=False)
 
+def app_of(protocol: Protocol, device_threads: ThreadPoolExecutor) -> Requests:
+    """Return the ASGI application: FastAPI, in `app`, and the hot routes in front of it."""
+    service, life = protocol.service, protocol.life
+    settings, measured = service.settings, service.metrics
     app = FastAPIOffline(
         title="rope-service",
         version=__version__,
         description="Rotary position embedding and attention over HTTP.",
-        lifespan=lifespan,
+        lifespan=lambda _: living(protocol, device_threads),
         redoc_url=None,
         exception_handlers={HTTPException: _refuse},
         telemetry={"auto_configure": False, "tracing": False, "metrics": False, "logs": False},
     )
     routes = {endpoint.path: Route(endpoint, service) for endpoint in ENDPOINTS}
-    protocol = Protocol(service, life)
     routes |= infer_routes(protocol)
     app.router.redirect_slashes = False  # to what the client calls this host
     app.router.routes += [StarletteRoute(p, r, methods=["POST"]) for p, r in routes.items()]
@@ -90,13 +81,33 @@ def create_app(settings: Settings, life: Life, driver: Driver | None = None) -> 
     paths = frozenset(getattr(route, "path", "") for route in app.routes)
     describe = app.openapi
     app.openapi = lambda: openapi.describe(describe())  # type: ignore[method-assign]
-    logged = settings.log_level in ("debug", "info")
-    return Requests(app, hot=routes, paths=paths, metrics=measured, logged=logged)
+    records = Records(measured, logged=settings.logs_requests, quiet=QUIET)
+    return Requests(app, hot=routes, paths=paths, records=records)
 
 
-def _make_service(
-    settings: Settings, measured: metrics.Metrics, life: Life, driver: Driver | None
+@asynccontextmanager
+async def living(protocol: Protocol, device_threads: ThreadPoolExecutor) -> AsyncIterator[None]:
+    """Warm up, and be there for requests; at the end, answer who still waits."""
+    service = protocol.service
+    if service.engine.device.traits.warms_up_first:
+        service.batcher.hold()
+    warming = asyncio.create_task(_warm_up(service, protocol.life))
+    try:
+        with torch.inference_mode():  # for all that runs on this thread
+            yield
+    finally:
+        warming.cancel()
+        service.batcher.close()
+        protocol.regions.close()
+        device_threads.shutdown(wait=False)
+        service.readers.shutdown(wait=False)
+
+
+def make_service(
+    settings: Settings, life: Life, driver: Driver | None = None
 ) -> tuple[Service, ThreadPoolExecutor]:
+    """Return what all routes share, and the threads of its device."""
+    measured = metrics.Metrics()
     torch.set_num_threads(settings.threads or host.num_cpus())
     driver = driver or find_driver(settings.device)
     budget = settings.memory_budget_bytes or min(host.memory_bytes() // 4, 4 * 2**30)
@@ -131,6 +142,7 @@ def _make_service(
     ropes = _ropes(settings.presets_dir)
     choice = Choice(_backend(settings.backend, device), settings.allow_backend)
     service = Service(settings, engine, choice, batcher, admission, slabs, ropes, readers, measured)
+    life.give_up = batcher.close
     return service, device_threads
 
 

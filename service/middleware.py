@@ -3,20 +3,17 @@
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from functools import lru_cache
 
-from prometheus_client import Counter, Histogram
-
-from service import failures, http, logs
+from service import failures, http
 from service.errors import ClientLeft
 from service.http import Event, Receive, Scope, Send
-from service.metrics import Metrics
+from service.records import Records
 
 CLIENT_LEFT = 499
 """What a log line says where the client did not wait for an answer (nginx's number)."""
 
 QUIET = frozenset(("/healthz", "/readyz", "/metrics"))
-"""Asked by machines every few seconds: counted, not logged."""
+"""Routes asked by machines every few seconds."""
 
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
@@ -28,8 +25,7 @@ class Requests:
         app: answers what is not hot.
         hot: applications by path, for POST: reached without a walk through the router.
         paths: what a metric may name as a route; the rest is "other".
-        metrics: where requests are counted.
-        logged: write a line for each request.
+        records: where requests are kept.
     """
 
     def __init__(
@@ -38,15 +34,12 @@ class Requests:
         *,
         hot: Mapping[str, App],
         paths: frozenset[str],
-        metrics: Metrics,
-        logged: bool,
+        records: Records,
     ) -> None:
         self.app = app
-        self._logged = logged
         self._hot = hot
         self._paths = paths
-        self._metrics = metrics
-        self._labelled = lru_cache(maxsize=512)(self._label)
+        self._records = records
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
@@ -77,25 +70,12 @@ class Requests:
                 raise  # the answer had begun: uvicorn breaks the connection off
             told, problem_headers, body = failures.describe(failure)
             await http.send(send_named, told, problem_headers, [body])
-        took = time.perf_counter() - begun
-        counter, histogram = self._labelled(path if path in self._paths else "other", status)
-        counter.inc()
-        histogram.observe(took)
-        if self._logged and path not in QUIET:
-            line = {
-                "time": time.time(),
-                "level": "info",
-                "message": "request",
-                "request_id": request_id,
-                "method": scope["method"],
-                "path": path[:128],
-                "status": status,
-                "ms": round(took * 1e3, 3),
-            }
-            if b"traceparent" in headers:
-                line["trace_id"] = http.trace_id(headers)
-            logs.write(line)
-
-    def _label(self, route: str, status: int) -> tuple[Counter, Histogram]:
-        metrics = self._metrics
-        return metrics.requests.labels(route, str(status)), metrics.request_seconds.labels(route)
+        self._records.keep(
+            request_id=request_id,
+            method=scope["method"],
+            path=path,
+            route=path if path in self._paths else "other",
+            status=status,
+            begun=begun,
+            headers=headers,
+        )

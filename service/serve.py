@@ -1,4 +1,4 @@
-"""The application on a socket, until a signal ends it."""
+"""The application on its ports, until a signal ends it."""
 
 import gc
 import logging
@@ -7,9 +7,12 @@ import os
 import uvicorn
 
 from service import logs
-from service.app import create_app
+from service.app import app_of, living, make_service
 from service.device import Driver
 from service.life import Life, Server
+from service.oip.grpc.methods import grpc_methods
+from service.oip.grpc.server import GrpcDoor
+from service.oip.protocol import Protocol
 from service.settings import Settings
 
 
@@ -22,7 +25,10 @@ def serve(settings: Settings, driver: Driver | None = None) -> None:
     """
     logs.set_up(settings.log_level)
     life = Life()
-    app = create_app(settings, life, driver)
+    service, device_threads = make_service(settings, life, driver)
+    protocol = Protocol(service, life)
+    app = app_of(protocol, device_threads)
+    grpc = GrpcDoor(settings, life, grpc_methods(protocol), service.metrics)
     gc.freeze()  # what lives as long as the process is not looked at again and again
     gc.set_threshold(10_000, 20, 20)
     config = uvicorn.Config(
@@ -32,12 +38,21 @@ def serve(settings: Settings, driver: Driver | None = None) -> None:
         loop="uvloop",
         http="httptools",
         ws="none",
+        lifespan="off",
         access_log=False,
         log_config=None,
         server_header=False,
         proxy_headers=False,
     )
-    Server(config, life, settings.drain_delay_s, settings.drain_s).run()
+    server = Server(
+        config,
+        life,
+        needed=living(protocol, device_threads),
+        doors=[grpc],
+        delay_s=settings.drain_delay_s,
+        drain_s=settings.drain_s,
+    )
+    server.run()
     logging.shutdown()
     os._exit(
         life.exit_code

@@ -66,6 +66,9 @@ class Settings(BaseSettings):
     http_port: Annotated[int, Field(ge=0, le=65_535)] = 8000
     """Port to listen on; 0 lets the system choose."""
 
+    grpc_port: Annotated[int, Field(ge=0, le=65_535)] = 8001
+    """Port of gRPC, at the same address; 0 lets the system choose."""
+
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where tensors are computed on; `auto` takes the GPU if there is one."""
 
@@ -132,6 +135,11 @@ class Settings(BaseSettings):
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least level of what is logged; `info` has one line a request."""
+
+    @property
+    def logs_requests(self) -> bool:
+        """Whether each request is a line of the log."""
+        return self.log_level in ("debug", "info")
 
     @model_validator(mode="before")
     @classmethod

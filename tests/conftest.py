@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import httpx
 import numpy as np
@@ -43,6 +44,18 @@ def interpreted(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
+class _UrlAndProcess(NamedTuple):
+    url: str
+    process: subprocess.Popen[bytes]
+
+
+class Started(_UrlAndProcess):
+    """A running service."""
+
+    grpc_target: str
+    """Address of its gRPC."""
+
+
 class Serve:
     """Starts services of one's own: `with serve(ROPE_DRAIN_DELAY_S="1") as (url, process)`."""
 
@@ -59,14 +72,14 @@ class Serve:
         return self._log.read_text()
 
     @contextmanager
-    def __call__(
-        self, module: str = "service", **variables: str
-    ) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+    def __call__(self, module: str = "service", **variables: str) -> Iterator[Started]:
+        with socket.socket() as one, socket.socket() as other:
+            for free in (one, other):
+                free.bind(("127.0.0.1", 0))
+            port, grpc_port = (free.getsockname()[1] for free in (one, other))
         environment = {n: v for n, v in os.environ.items() if n != "GLIBC_TUNABLES"}
-        environment |= {"ROPE_HTTP_PORT": str(port), "ROPE_DEVICE": "cpu", **variables}
+        environment |= {"ROPE_HTTP_PORT": str(port), "ROPE_GRPC_PORT": str(grpc_port)}
+        environment |= {"ROPE_DEVICE": "cpu", **variables}
         self._count += 1
         log = self._log
         with log.open("wb") as output:
@@ -77,10 +90,11 @@ class Serve:
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )
-        url = f"http://127.0.0.1:{port}"
+        started = Started(f"http://127.0.0.1:{port}", process)
+        started.grpc_target = f"127.0.0.1:{environment['ROPE_GRPC_PORT']}"
         try:
-            _wait_until_ready(url, process, log)
-            yield url, process
+            _wait_until_ready(started.url, process, log)
+            yield started
         finally:
             process.kill()
             process.wait()
@@ -104,7 +118,19 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Serve:
 
 
 @pytest.fixture(scope="session")
-def server_url(serve: Serve) -> Iterator[str]:
-    """The address of a running service that all tests share."""
-    with serve() as (url, _):
-        yield url
+def server(serve: Serve) -> Iterator[Started]:
+    """A running service that all tests share."""
+    with serve() as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def server_url(server: Started) -> str:
+    """The address of the running service that all tests share."""
+    return server.url
+
+
+@pytest.fixture(scope="session")
+def grpc_target(server: Started) -> str:
+    """The address of its gRPC."""
+    return server.grpc_target

@@ -16,6 +16,7 @@ service.serve
 service.app
 service.oip
 service.life service.middleware service.routes service.openapi
+service.records
 service.warm_up service.calling
 service.http service.failures service.endpoints service.engine
 service.device
@@ -45,7 +46,7 @@ KEPT_IN = {
     "fastapi_offline": {"service.app"},
     "starlette": {"service.app"},
     "uvicorn": {"service.serve", "service.life"},
-    "prometheus_client": {"service.metrics", "service.middleware", "service.oip"},
+    "prometheus_client": {"service.metrics", "service.records", "service.oip"},
     "pydantic": {"service.params", "service.endpoints", "service.settings", "service.openapi"}
     | {"service.__main__", "service.ropes", "service.local", "service.oip"},
     "pydantic_settings": {"service.settings"},
@@ -54,6 +55,10 @@ KEPT_IN = {
     "numpy": {"service.wire", "service.slabs", "service.oip"},
     "asyncio": {"service.app", "service.batcher", "service.life", "service.routes"}
     | {"service.calling", "service.oip"},
+    "grpc": {"service.oip.grpc"},
+    "grpc_health": {"service.oip.grpc"},
+    "grpc_reflection": {"service.oip.grpc"},
+    "google.protobuf": {"service.oip.grpc"},
     "torch": {"rope_core", "service.app", "service.engine", "service.wire", "service.slabs"}
     | {"service.device", "service.packing", "service.warm_up"}
     | {"service.metrics", "service.endpoints", "service.local", "service.asks", "service.index"}

@@ -49,7 +49,10 @@ def control_routes(protocol: Protocol) -> APIRouter:
     _add_repository(router, protocol.life)
     _add_system_memory(router, protocol.regions)
     _add_cuda_memory(router)
-    _add_settings(router)
+    log = documents.describe_log(protocol.service.settings.log_level)
+    _add_settings(router, "/trace/setting", "tracing", documents.TRACE)
+    _add_settings(router, "/models/{name}/trace/setting", "tracing", documents.TRACE)
+    _add_settings(router, "/logging", "logging", log)
     return router
 
 
@@ -164,28 +167,23 @@ def _add_cuda_memory(router: APIRouter) -> None:
 
     @router.post(one + "/register", summary="Refused")
     async def refused(region: str) -> None:
-        raise NotServed("CUDA shared memory is not served here")
+        raise NotServed(documents.NO_CUDA_MEMORY)
 
 
-def _add_settings(router: APIRouter) -> None:
-    def add(path: str, what: str, settings: Mapping[str, Any]) -> None:
-        @router.get(path, summary=f"Settings of {what}")
-        async def get(name: str = "") -> Mapping[str, Any]:
-            if name:
-                model_of(name)
-            return settings
+def _add_settings(router: APIRouter, path: str, what: str, settings: Mapping[str, Any]) -> None:
+    @router.get(path, summary=f"Settings of {what}")
+    async def get(name: str = "") -> Mapping[str, Any]:
+        if name:
+            model_of(name)
+        return settings
 
-        @router.post(path, summary=f"Settings of {what}; to change one is refused")
-        async def change(request: Request, name: str = "") -> Mapping[str, Any]:
-            if name:
-                model_of(name)
-            if await _read(request):
-                raise NotServed(f"settings of {what} are not changed by requests")
-            return settings
-
-    add("/trace/setting", "traces", documents.TRACE)
-    add("/models/{name}/trace/setting", "traces", documents.TRACE)
-    add("/logging", "the log", documents.LOGGING)
+    @router.post(path, summary=f"Settings of {what}; to change one is refused")
+    async def change(request: Request, name: str = "") -> Mapping[str, Any]:
+        if name:
+            model_of(name)
+        if await _read(request):
+            raise NotServed(documents.UNCHANGED)
+        return settings
 
 
 async def _read(request: Request) -> dict[str, Any]:

@@ -12,6 +12,9 @@ EXTENSIONS = (
     *("binary_tensor_data", "parameters", "statistics"),
 )
 
+NO_CUDA_MEMORY = "CUDA shared memory is not served here"
+UNCHANGED = "tracing and logging are set by the operator, and not changed by requests"
+
 TRACE: Mapping[str, str | list[str]] = {
     "trace_level": ["OFF"],
     "trace_rate": "1000",
@@ -21,16 +24,6 @@ TRACE: Mapping[str, str | list[str]] = {
     "trace_mode": "triton",
 }
 """Settings of Triton's own tracing, which is not here."""
-
-LOGGING: Mapping[str, str | bool | int] = {
-    "log_file": "",
-    "log_info": True,
-    "log_warning": True,
-    "log_error": True,
-    "log_verbose_level": 0,
-    "log_format": "default",
-}
-"""Settings of Triton's log; the service's own are the operator's."""
 
 
 def describe_server(shares_memory: bool) -> dict[str, Any]:
@@ -66,6 +59,19 @@ def configure(model: Model, on_gpu: bool) -> dict[str, Any]:
         "parameters": {},
         "model_transaction_policy": {"decoupled": False},
         "response_cache": {"enable": False},
+    }
+
+
+def describe_log(log_level: str) -> dict[str, str | bool | int]:
+    """Return what is logged: all goes to standard output, at the operator's level."""
+    rank = ("error", "warning", "info", "debug").index(log_level)
+    return {
+        "log_file": "",
+        "log_info": rank >= 2,
+        "log_warning": rank >= 1,
+        "log_error": True,
+        "log_verbose_level": int(rank >= 3),
+        "log_format": "default",
     }
 
 

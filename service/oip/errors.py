@@ -13,6 +13,10 @@ class UnknownModel(ServiceError):
     """There is no model of that name or version."""
 
 
+class UnknownService(ServiceError):
+    """There is no service of gRPC of that name."""
+
+
 class UnknownRegion(ServiceError):
     """No region of shared memory is registered by that name."""
 
@@ -46,6 +50,7 @@ class SharedMemoryOff(ServiceError):
 STATUSES: Mapping[type[Exception], int] = {
     UnknownModel: 404,
     UnknownRegion: 404,
+    UnknownService: 404,
     AlreadyExists: 400,
     BadRegion: 400,
     NotServed: 501,

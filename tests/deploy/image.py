@@ -107,7 +107,7 @@ def _container(**variables: str) -> Iterator[tuple[str, int]]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     name = f"rope-image-test-{os.getpid()}"
-    variables |= {"ROPE_HTTP_HOST": "127.0.0.1", "ROPE_HTTP_PORT": str(port)}
+    variables |= {"ROPE_HTTP_HOST": "127.0.0.1", "ROPE_HTTP_PORT": str(port), "ROPE_GRPC_PORT": "0"}
     given = [part for key, value in variables.items() for part in ("--env", f"{key}={value}")]
     host = ("--network", "host")
     _docker("run", "--detach", "--name", name, *host, *LOCKED_DOWN, *given, IMAGE)

@@ -66,10 +66,10 @@ def test_entrypoint_takes_signals_and_flags(final):
     assert "CMD" not in final
 
 
-def test_exposed_port_is_the_default_one(final, variables):
-    default = str(Settings.model_fields["http_port"].default)
-    assert final["EXPOSE"] == [default]
-    assert variables["ROPE_HTTP_PORT"] == default
+def test_exposed_ports_are_the_default_ones(final, variables):
+    ports = [str(Settings.model_fields[name].default) for name in ("http_port", "grpc_port")]
+    assert final["EXPOSE"] == [" ".join(ports)]
+    assert [variables["ROPE_HTTP_PORT"], variables["ROPE_GRPC_PORT"]] == ports
 
 
 def test_image_sets_the_allocator_as_the_service_would(variables):
@@ -119,7 +119,10 @@ def test_compose_locks_the_container_down(profile):
     assert profile["security_opt"] == ["no-new-privileges:true"]
     assert profile["pids_limit"] > 0
     assert profile["mem_limit"]
-    assert profile["ports"] == ["${BIND:-127.0.0.1}:${PORT:-8000}:8000"]
+    assert profile["ports"] == [
+        "${BIND:-127.0.0.1}:${PORT:-8000}:8000",
+        "${BIND:-127.0.0.1}:${GRPC_PORT:-8001}:8001",
+    ]
     assert not {"privileged", "user", "cap_add", "network_mode"} & profile.keys()
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -119,7 +120,9 @@ def test_who_waits_longer_than_the_drain_is_told_so(serve: Serve):
 
 def test_sigterm_while_starting_ends_the_start():
     process = subprocess.Popen(
-        [sys.executable, "-m", "service", "--http-port", "0", "--drain-delay-s", "0"], cwd=ROOT
+        [sys.executable, "-m", "service", "--drain-delay-s", "0"],
+        cwd=ROOT,
+        env=os.environ | {"ROPE_HTTP_PORT": "0", "ROPE_GRPC_PORT": "0"},
     )
     time.sleep(2)
     process.send_signal(signal.SIGTERM)
@@ -202,7 +205,7 @@ def test_a_port_that_is_taken_ends_the_start(serve: Serve, tmp_path):
     with serve() as (url, first):
         port = url.rpartition(":")[2]
         second = subprocess.run(
-            [*first.args, "serve", "--http-port", port],
+            [*first.args, "serve", "--http-port", port, "--grpc-port", "0"],
             capture_output=True,
             text=True,
             timeout=60,

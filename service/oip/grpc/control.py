@@ -1,0 +1,126 @@
+"""What the protocol tells of the service and of its models, from the documents of HTTP."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from grpc.aio import ServicerContext
+
+from service.life import Phase
+from service.oip import documents
+from service.oip.errors import NotLoadable, NotServed, UnknownModel
+from service.oip.grpc.calls import Unary
+from service.oip.grpc.messages import METHODS
+from service.oip.models import model_of
+from service.oip.protocol import Protocol
+
+Tell = Callable[[Any], Mapping[str, Any]]
+"""Answers a request by a document that has the response's fields."""
+
+
+def control_methods(protocol: Protocol) -> dict[str, Unary]:
+    """Return the methods that do not infer, by name."""
+    life, gpu = protocol.life, protocol.on_gpu
+    told: dict[str, Tell] = {
+        "ServerLive": lambda _: {"live": life.phase not in (Phase.LOST, Phase.STUCK)},
+        "ServerReady": lambda _: {"ready": life.phase is Phase.READY},
+        "ModelReady": lambda asked: {"ready": life.phase is Phase.READY and _exists(asked)},
+        "ServerMetadata": lambda _: documents.describe_server(protocol.regions.is_on),
+        "ModelMetadata": lambda asked: documents.describe_model(_model(asked)),
+        "ModelConfig": lambda asked: {"config": documents.configure(_model(asked), gpu)},
+        "ModelStatistics": lambda asked: {"model_stats": _statistics(protocol, asked)},
+        "RepositoryIndex": lambda asked: {"models": documents.list_models(life, asked.ready)},
+        "RepositoryModelLoad": _refuse_control,
+        "RepositoryModelUnload": _refuse_control,
+    }
+    methods = told | _memory(protocol) | _settings(protocol)
+    return {name: _method(name, tell) for name, tell in methods.items()}
+
+
+def _memory(protocol: Protocol) -> dict[str, Tell]:
+    regions = protocol.regions
+
+    def status(asked: Any) -> dict[str, Any]:
+        found = regions.status(asked.name or None)
+        return {"regions": {each.name: dataclasses.asdict(each) for each in found}}
+
+    def register(asked: Any) -> dict[str, Any]:
+        regions.register(asked.name, asked.key, asked.offset, asked.byte_size)
+        return {}
+
+    def unregister(asked: Any) -> dict[str, Any]:
+        regions.unregister(asked.name or None)
+        return {}
+
+    def refuse(_: Any) -> dict[str, Any]:
+        raise NotServed(documents.NO_CUDA_MEMORY)
+
+    return {
+        "SystemSharedMemoryStatus": status,
+        "SystemSharedMemoryRegister": register,
+        "SystemSharedMemoryUnregister": unregister,
+        "CudaSharedMemoryStatus": lambda _: {},
+        "CudaSharedMemoryRegister": refuse,
+        "CudaSharedMemoryUnregister": lambda _: {},
+    }
+
+
+def _settings(protocol: Protocol) -> dict[str, Tell]:
+    log = documents.describe_log(protocol.service.settings.log_level)
+
+    def trace(asked: Any) -> dict[str, Any]:
+        if asked.model_name:
+            model_of(asked.model_name)
+        return _unchanged(asked, {name: _listed(value) for name, value in documents.TRACE.items()})
+
+    def logging(asked: Any) -> dict[str, Any]:
+        return _unchanged(asked, {name: _chosen(value) for name, value in log.items()})
+
+    return {"TraceSetting": trace, "LogSettings": logging}
+
+
+def _method(name: str, tell: Tell) -> Unary:
+    method = METHODS[name]
+
+    async def answer(request: bytes, _: ServicerContext) -> bytes:
+        asked = method.request.FromString(request)
+        return bytes(method.answer(tell(asked)).SerializeToString())
+
+    return answer
+
+
+def _model(asked: Any) -> Any:
+    return model_of(asked.name, asked.version)
+
+
+def _exists(asked: Any) -> bool:
+    try:
+        _model(asked)
+    except UnknownModel:
+        return False
+    return True
+
+
+def _statistics(protocol: Protocol, asked: Any) -> list[dict[str, Any]]:
+    of = protocol.statistics
+    found = [of[_model(asked).name]] if asked.name else of.values()
+    return [each.describe() for each in found]
+
+
+def _refuse_control(_: Any) -> dict[str, Any]:
+    raise NotLoadable
+
+
+def _unchanged(asked: Any, told: dict[str, Any]) -> dict[str, Any]:
+    if asked.settings:
+        raise NotServed(documents.UNCHANGED)
+    return {"settings": told}
+
+
+def _listed(value: str | list[str]) -> dict[str, list[str]]:
+    return {"value": value if isinstance(value, list) else [value]}
+
+
+def _chosen(value: str | bool | int) -> dict[str, str | bool | int]:
+    kinds = {bool: "bool_param", int: "uint32_param", str: "string_param"}
+    return {kinds[type(value)]: value}

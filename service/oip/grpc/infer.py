@@ -1,0 +1,163 @@
+"""Inference over gRPC: one request, or a stream of them."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+from grpc.aio import ServicerContext
+
+from service import endpoints
+from service.admission import Charge
+from service.batcher import Entry
+from service.errors import ClientLeft, ShuttingDown, TimedOut
+from service.oip.grpc.convert import read_params, read_plan, write_response
+from service.oip.grpc.errors import status_of
+from service.oip.grpc.messages import ModelInferRequest, ModelStreamInferResponse
+from service.oip.grpc.wire import join_streamed, split_request
+from service.oip.models import Model, model_of
+from service.oip.params import FINAL
+from service.oip.protocol import Protocol
+from service.wire import Buffer
+
+PROMPT_BYTES = 64 * 2**10
+"""A message up to here is read at once, and an answer written; larger ones take a thread."""
+
+MAX_UNANSWERED = 32
+"""Requests of a stream that are answered at a time; more are not read."""
+
+
+class Infer:
+    """Answers requests to infer."""
+
+    def __init__(self, protocol: Protocol) -> None:
+        self._protocol = protocol
+        self._service = protocol.service
+
+    async def one(self, request: bytes, context: ServicerContext) -> bytes:
+        """Answer one request."""
+        asked, raw = _parse(request)
+        parts = await self._answer(asked, raw, self._patience(context), {})
+        return b"".join(parts)
+
+    async def stream(
+        self, requests: AsyncIterator[bytes], context: ServicerContext
+    ) -> AsyncIterator[bytes]:
+        """Answer requests in their order; that one fails does not end the others.
+
+        Raises:
+            ServiceError: the first failure, where the client has asked for it to be the stream's.
+            ShuttingDown: the doors are closed, and all that came is answered.
+        """
+        metadata = dict(context.invocation_metadata() or ())
+        fails = metadata.get("triton_grpc_error") == "true"
+        answers: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue(MAX_UNANSWERED)
+        tasks: set[asyncio.Task[Any]] = set()
+
+        def begin(request: bytes) -> asyncio.Task[bytes]:
+            answer = self._streamed(request, self._patience(context), fails)
+            task = asyncio.create_task(answer)
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
+            return task
+
+        async def read() -> None:
+            try:
+                async for request in requests:
+                    await answers.put(begin(request))
+            finally:
+                await answers.put(None)
+
+        reader = asyncio.create_task(read())
+        closing = asyncio.create_task(self._protocol.life.closing())
+        closing.add_done_callback(lambda _: reader.cancel())
+        try:
+            while (answer := await answers.get()) is not None:
+                yield await answer
+            if closing.done():
+                raise ShuttingDown
+        finally:
+            for task in (closing, reader, *tasks):
+                task.cancel()
+
+    async def _streamed(self, request: bytes, patience: float, fails: bool) -> bytes:
+        asked = ModelInferRequest()
+        try:
+            asked, raw = _parse(request)
+            more = {"triton_final_response": True} if _wants_final(asked) else {}
+            return b"".join(join_streamed(await self._answer(asked, raw, patience, more)))
+        except Exception as failure:
+            if fails:
+                raise
+            whose = {"id": asked.id, "model_name": asked.model_name}
+            _, text = status_of(failure)
+            told = ModelStreamInferResponse(error_message=text, infer_response=whose)
+            return bytes(told.SerializeToString())
+
+    async def _answer(
+        self, asked: Any, raw: list[memoryview], patience: float, more: Mapping[str, bool]
+    ) -> list[Buffer]:
+        """Return the parts of the answer to a request, and count it."""
+        model = model_of(asked.model_name, asked.model_version)
+        statistics = self._protocol.statistics[model.name]
+        started = time.perf_counter()
+        try:
+            return await self._infer(model, asked, raw, patience, more, started)
+        except asyncio.CancelledError:
+            statistics.failed(ClientLeft(), started)
+            raise
+        except Exception as failure:
+            statistics.failed(failure, started)
+            raise
+
+    async def _infer(
+        self,
+        model: Model,
+        asked: Any,
+        raw: list[memoryview],
+        patience: float,
+        more: Mapping[str, bool],
+        started: float,
+    ) -> list[Buffer]:
+        service, deadline = self._service, time.monotonic() + patience
+        head_bytes = asked.ByteSize()
+        with Charge(service.admission) as charge:
+            charge.add(head_bytes + sum(map(len, raw)))
+            try:
+                async with asyncio.timeout(patience):
+                    is_long = head_bytes > PROMPT_BYTES
+                    arguments = model, self._protocol.planner, asked, raw
+                    plan = await service.aside(is_long, read_plan, *arguments)
+                    charge.add(plan.region_bytes)
+                    call = await service.ask(model.endpoint, plan.message)
+            except TimeoutError:
+                raise TimedOut from None
+            job, warnings = service.job(call), call.warnings
+            charge.add(job.answer_bytes)
+            del call, arguments, raw
+            operation = model.path.removeprefix("/v1/")
+            answer = await service.answer(job, operation, deadline, _wait, plan.queue_s)
+            begun = time.perf_counter()
+            told = endpoints.write(answer.result, False, warnings)
+            is_long = job.answer_bytes > PROMPT_BYTES
+            parts = await service.aside(is_long, write_response, model, plan, told, more)
+        self._protocol.statistics[model.name].answered(answer, started, time.perf_counter() - begun)
+        return parts
+
+    def _patience(self, context: ServicerContext) -> float:
+        settings = self._service.settings
+        left_s = context.time_remaining()
+        return settings.default_timeout_s if left_s is None else min(left_s, settings.max_timeout_s)
+
+
+def _parse(request: bytes) -> tuple[Any, list[memoryview]]:
+    head, raw = split_request(request)
+    return ModelInferRequest.FromString(head), raw
+
+
+def _wants_final(asked: Any) -> bool:
+    return read_params(asked.parameters).get(FINAL) is True
+
+
+def _wait(_: Entry[Any, Any]) -> None:
+    """Nothing has to be watched: gRPC cancels a call that nobody awaits."""

@@ -1,0 +1,104 @@
+"""The server of gRPC: its port, its limits, and who answers which method."""
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import grpc
+
+from service.life import Life
+from service.metrics import Metrics
+from service.oip.grpc import health
+from service.oip.grpc.calls import Calls
+from service.oip.grpc.health import Health
+from service.oip.grpc.messages import METHODS, SERVICE
+from service.records import Records
+from service.settings import Settings
+
+Methods = Mapping[str, Callable[..., Any]]
+"""What answers, by the method's name: a `Unary` of `service.oip.grpc.calls`, or a `Stream`."""
+
+log = logging.getLogger("rope.grpc")
+
+AROUND_BYTES = 2**20
+"""Of a message, for all that is not tensors."""
+
+MOST_BYTES = 2**31 - 1
+
+QUIET = frozenset(
+    (health.CHECK, health.WATCH, METHODS["ServerLive"].path, METHODS["ServerReady"].path)
+)
+"""Methods asked by machines every few seconds."""
+
+
+class GrpcDoor:
+    """gRPC on a port.
+
+    Args:
+        settings: what the operator wants.
+        life: told by the health service; ends streams that would wait for ever.
+        methods: those that are implemented.
+        metrics: where calls are counted.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        life: Life,
+        methods: Methods,
+        metrics: Metrics,
+    ) -> None:
+        self._settings = settings
+        records = Records(metrics, logged=settings.logs_requests, quiet=QUIET)
+        calls = Calls(records)
+        self._handlers = [
+            grpc.method_handlers_generic_handler(SERVICE, _handlers(calls, methods)),
+            Health(life).handler(calls),
+        ]
+        self._server: grpc.aio.Server | None = None
+
+    async def open(self) -> None:
+        """Let calls in.
+
+        Raises:
+            OSError: the port cannot be had.
+        """
+        host, port = self._settings.http_host, self._settings.grpc_port
+        server = grpc.aio.server(handlers=self._handlers, options=_options(self._settings))
+        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        try:
+            port = server.add_insecure_port(address)
+        except RuntimeError:
+            raise OSError(
+                f"gRPC cannot listen on {address}: address already in use, or not ours"
+            ) from None
+        await server.start()
+        self._server = server
+        log.info("gRPC listens", extra={"fields": {"host": host, "port": port}})
+
+    async def close(self, patience_s: float) -> None:
+        """Let no more calls in; those that are in have `patience_s` to finish."""
+        if self._server is not None:
+            await self._server.stop(patience_s)
+
+
+def _handlers(calls: Calls, methods: Methods) -> dict[str, grpc.RpcMethodHandler]:
+    return {
+        name: (calls.stream if METHODS[name].streams else calls.unary)(METHODS[name].path, answer)
+        for name, answer in methods.items()
+    }
+
+
+def _options(settings: Settings) -> list[tuple[str, int]]:
+    return [
+        (
+            "grpc.max_receive_message_length",
+            min(settings.max_body_bytes + AROUND_BYTES, MOST_BYTES),
+        ),
+        ("grpc.max_send_message_length", -1),
+        ("grpc.http2.max_ping_strikes", 0),  # keepalive is the client's choice: no ping is too many
+        (
+            "grpc.so_reuseport",
+            0,
+        ),  # a port that is taken is an error, not a share of its connections
+    ]
