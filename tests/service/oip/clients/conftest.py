@@ -1,23 +1,26 @@
 """Services in processes of their own, and the clients that ask them over sockets."""
 
 import contextlib
-import socket
+import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import httpx
 import pytest
 import torch
 
-from service.settings import Settings
 from service.wire import Message, safetensors
-from tests.conftest import Serve
+from tests.conftest import Serve, Started
 from tests.service.oip.clients.adapters import KINDS, Client
 
 pytest.register_assert_rewrite("tests.service.oip.clients.expected")
+
+PREFIX = f"rope-test-{os.getpid()}-"
+"""Of the shared memory of these tests."""
 
 STATUSES = {
     "400": "INVALID_ARGUMENT",
@@ -36,6 +39,10 @@ class Target:
     """As `host:port`."""
 
     grpc: str
+
+    @classmethod
+    def of_service(cls, started: Started) -> "Target":
+        return cls(started.url.partition("//")[2], started.grpc_target)
 
     @property
     def url(self) -> str:
@@ -56,23 +63,33 @@ class Target:
         return found
 
 
-@contextmanager
-def serving(serve: Serve, **variables: str) -> Iterator[Target]:
-    """Run a service that speaks both protocols."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    if "grpc_port" in Settings.model_fields:
-        variables = {"ROPE_GRPC_PORT": str(port)} | variables
-    with serve(ROPE_LOG_LEVEL="warning", **variables) as (url, _):
-        yield Target(url.partition("//")[2], f"127.0.0.1:{port}")
+@pytest.fixture(scope="session")
+def target(server: Started) -> Target:
+    """The service that all tests share."""
+    return Target.of_service(server)
 
 
 @pytest.fixture(scope="session")
-def target(serve: Serve) -> Iterator[Target]:
-    """A service that all tests here share."""
-    with serving(serve) as target:
-        yield target
+def other(serve: Serve) -> Iterator[Target]:
+    """A service of other settings: it shares memory, and takes up to 1 MiB."""
+    settings = {"shared_memory_prefix": f"/{PREFIX}", "max_body_bytes": str(2**20)}
+    with serve(**{f"ROPE_{name.upper()}": value for name, value in settings.items()}) as started:
+        yield Target.of_service(started)
+
+
+@pytest.fixture(scope="session")
+def unused(target: Target) -> Iterator[tuple[Any, list[str], float]]:
+    """A connection of gRPC that is opened early, its states as they come, and when it was ready.
+
+    It pings every 10 s, as often as the libraries let it.
+    """
+    grpc = pytest.importorskip("tritonclient.grpc")
+    often = grpc.KeepAliveOptions(10_000, 5_000, True, 0)
+    states: list[str] = []
+    with grpc.InferenceServerClient(target.grpc, keepalive_options=often) as client:
+        assert client.is_server_live()
+        client._channel.subscribe(lambda state: states.append(state.name))
+        yield client, states, time.monotonic()
 
 
 @pytest.fixture(params=KINDS)
@@ -82,7 +99,7 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def connect(kind: str) -> Iterator[Callable[..., Client]]:
+def connect(kind: str, unused: object) -> Iterator[Callable[..., Client]]:
     """Make clients of the kind, with options of one's own."""
     with contextlib.ExitStack() as stack:
 

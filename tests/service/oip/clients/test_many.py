@@ -7,7 +7,6 @@ import torch
 
 from rope_core import RopeConfig
 from tests.core.oracle import off, qkv, randn
-from tests.service.oip.clients.conftest import serving
 from tests.service.oip.clients.expected import (
     DTYPES,
     attended,
@@ -18,12 +17,6 @@ from tests.service.oip.clients.expected import (
 
 # aiohttp's, of bodies over 1 MiB, which tritonclient gives it as bytes
 pytestmark = pytest.mark.filterwarnings("ignore:Sending a large body directly:ResourceWarning")
-
-
-@pytest.fixture(scope="module")
-def narrow(serve):
-    with serving(serve, ROPE_MAX_BODY_BYTES=str(2**20)) as target:
-        yield target
 
 
 def question(client, n):
@@ -111,8 +104,8 @@ def test_large_tensors(client, mebibytes):
     assert off(rotated.norm(), x.norm()) <= 1e-6
 
 
-def test_larger_than_the_service_takes(connect, narrow, refused):
-    client = connect(narrow)
+def test_larger_than_the_service_takes(connect, other, refused):
+    client = connect(other)
     with refused("413"):
         client.infer("rope", {"x": torch.zeros(1, 1024, 8, 64)})
     assert client.is_server_live()
