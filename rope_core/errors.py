@@ -31,6 +31,12 @@ class ShapeError(RopeError):
     def __init__(self, tensor: str, expected: str, got: object) -> None:
         super().__init__(f"{tensor} must be {expected}, got {got}")
         self.tensor = tensor
+        self.expected = expected
+        self.got = got
+
+    def of(self, tensor: str) -> "ShapeError":
+        """Return this error for a tensor that the caller knows by another name."""
+        return ShapeError(tensor, self.expected, self.got)
 
 
 class NoBackend(RopeError):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from rope_core import Attend, Call, CosSin, Rotate
+from rope_core import Attend, Call, CosSin, Rotate, ShapeError
 from service.endpoints import ENDPOINTS, Endpoint
 from service.oip.errors import UnknownModel
 
@@ -45,6 +45,13 @@ class Model:
     def endpoint(self) -> Endpoint[Any]:
         """Who answers."""
         return next(each for each in ENDPOINTS if each.path == self.path)
+
+    def told(self, failure: Exception) -> Exception:
+        """Return a failure as it is to be told: of the tensor by the name that it has here."""
+        if isinstance(failure, ShapeError):
+            names = {slot.tensor: slot.name for slot in self.inputs}
+            return failure.of(names.get(failure.tensor, failure.tensor))
+        return failure
 
 
 def _integers(*names: str, dims: tuple[int, ...] = (-1,)) -> tuple[Slot, ...]:

@@ -41,7 +41,7 @@ class InferRoute(Route):
             self._statistics.failed(failure, started)
             if begun or isinstance(failure, ClientLeft):
                 raise
-            status, headers, body = describe(failure)
+            status, headers, body = describe(self._model.told(failure))
             await http.send(send, status, headers, [body])
         else:
             assert served.answer is not None, "all models take the device"

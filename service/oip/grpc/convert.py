@@ -12,7 +12,7 @@ from service.oip.request import Input, Plan, Planner
 from service.oip.response import describe, tell
 from service.wire import Buffer, Message
 
-_CONTENTS = {
+CONTENTS = {
     "BOOL": "bool_contents",
     "INT32": "int_contents",
     "INT64": "int64_contents",
@@ -93,7 +93,7 @@ def _inputs(inputs: Any, raw: list[memoryview]) -> Iterator[Input]:
 def _numbers(given: Any) -> list[Any]:
     """Return the typed numbers of an input: of the field that is its datatype's, and no other."""
     name, datatype = given.name, printable(given.datatype)
-    own = _CONTENTS.get(given.datatype)
+    own = CONTENTS.get(given.datatype)
     filled = [field.name for field, _ in given.contents.ListFields()]
     if others := [each for each in filled if each != own]:
         where = f"in {own}" if own else "in raw_input_contents"

@@ -108,7 +108,7 @@ class Infer:
             raise
         except Exception as failure:
             statistics.failed(failure, started)
-            raise
+            raise model.told(failure) from None
 
     async def _infer(
         self,

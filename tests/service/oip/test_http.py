@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from rope_core.presets import built_in
 from service.oip import tensors
 from service.wire import Message, safetensors
 from tests.service.conftest import post
@@ -84,62 +83,6 @@ async def test_rope_rotates_as_v1(client, dtype, binary, binary_out):
     assert (LENGTH in response.headers) is binary_out
     kind = "application/octet-stream" if binary_out else "application/json"
     assert response.headers["content-type"] == kind
-
-
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-async def test_rope_attention_attends_as_v1(client, dtype):
-    inputs = {name: x.to(dtype) for name, x in (("q", Q), ("k", K), ("v", V))}
-    params = {"causal": False, "softcap": 2.0, "lse": True, "binary_data_output": True}
-    body, headers = asked(inputs, ("q", "v"), parameters=params | {"rope": "null"})
-    response = await client.post(
-        "/v2/models/rope_attention/versions/1/infer", content=body, headers=headers
-    )
-    found, header = answered(response)
-    own = {"rope": None, "causal": False, "softcap": 2.0, "return_lse": True}
-    expected = await of_v1(client, "/v1/attention", inputs, **own)
-    assert [each["name"] for each in header["outputs"]] == ["output", "lse"]
-    assert torch.equal(found["output"], expected["out"])
-    assert torch.equal(found["lse"], expected["lse"])
-
-
-async def test_outputs_are_those_that_are_listed_as_listed(client):
-    inputs = {"q": Q, "k": K, "v": V}
-    for outputs in (["lse", "output"], ["output"], ["lse"]):
-        body, _ = asked(inputs, (), [{"name": name} for name in outputs])
-        response = await client.post("/v2/models/rope_attention/infer", content=body)
-        assert [each["name"] for each in answered(response)[1]["outputs"]] == outputs
-
-
-async def test_packed_tensors_and_places(client):
-    inputs = {"q": Q.flatten(0, 1), "k": K.flatten(0, 1), "v": V.reshape(6, 2, 8)}
-    inputs |= {"cu_seqlens": torch.tensor([0, 4, 6]), "positions": torch.arange(6)}
-    body, headers = asked(inputs, ("q", "cu_seqlens"))
-    response = await client.post("/v2/models/rope_attention/infer", content=body, headers=headers)
-    expected = await of_v1(client, "/v1/attention", inputs)
-    assert torch.equal(answered(response)[0]["output"], expected["out"])
-
-
-PRESET = min(built_in())
-LINEAR = {"rope_type": "linear", "factor": 4.0, "head_dim": 128}
-SAID = {  # in the protocol's parameters, and in those of /v1
-    "a preset": ({"rope": PRESET}, PRESET),
-    "a preset and more": ({"rope": PRESET, "arithmetic": "float64"}, None),
-    "JSON text": ({"rope": json.dumps(LINEAR)}, LINEAR),
-    "one by one": (LINEAR, LINEAR),
-    "JSON text and more": ({"rope": json.dumps(LINEAR), "theta": 500.0}, LINEAR | {"theta": 500.0}),
-}
-
-
-@pytest.mark.parametrize(("parameters", "rope"), SAID.values(), ids=SAID)
-async def test_cosines_by_every_way_to_say_a_rope(client, parameters, rope):
-    positions = torch.arange(4)
-    rope = rope or {"preset": PRESET, "arithmetic": "float64"}
-    expected = await of_v1(client, "/v1/cos_sin", {"positions": positions}, rope=rope)
-    body, _ = asked({"positions": positions.int()}, (), parameters=parameters)
-    found, header = answered(await client.post("/v2/models/rope_cos_sin/infer", content=body))
-    assert torch.equal(found["cos"], expected["cos"])
-    assert torch.equal(found["sin"], expected["sin"])
-    assert header["parameters"]["attention_scaling"] > 0
 
 
 async def test_what_is_not_finite_is_read_and_written(client):
