@@ -7,7 +7,8 @@ is the client's own. Tensors are torch's on this side, and answers of gRPC becom
 import asyncio
 import inspect
 import threading
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -123,25 +124,25 @@ class Client:
             *(self._own.infer(**ask) for ask in asks), return_exceptions=True
         )
 
-    def leave(self, ask: dict[str, Any], after_s: float) -> BaseException:
-        """Ask, give up before the answer, and return how the client tells."""
+    def leave(self, ask: dict[str, Any], came: Callable[[], bool]) -> BaseException:
+        """Ask, give up once the request came, and return how the client tells."""
         if self.is_async:
-            left = self._runner.run(self._left(ask, after_s))
-        elif self.wire == "http":
-            with self._module.InferenceServerClient(self._address, network_timeout=after_s) as own:
+            left = self._runner.run(self._left(ask, came))
+        elif self.wire == "http":  # nothing but time makes it give up
+            with self._module.InferenceServerClient(self._address, network_timeout=0.1) as own:
                 left = _result(own.async_infer(**ask))
         else:
             promise = Promise()
             call = self._own.async_infer(callback=promise, **ask)
-            promise.event.wait(after_s)
+            _until(came)
             call.cancel()
             left = promise.wait()
         assert isinstance(left, BaseException), "it was answered"  # or cancelled
         return left
 
-    async def _left(self, ask: dict[str, Any], after_s: float) -> Any:
+    async def _left(self, ask: dict[str, Any], came: Callable[[], bool]) -> Any:
         task = asyncio.create_task(self._own.infer(**ask))
-        await asyncio.wait([task], timeout=after_s)
+        await asyncio.to_thread(_until, came)
         task.cancel()
         return (await asyncio.gather(task, return_exceptions=True))[0]
 
@@ -189,6 +190,12 @@ class Promise:
     def wait(self) -> Any:
         assert self.event.wait(60), "no answer"
         return self._told
+
+
+def _until(came: Callable[[], bool]) -> None:
+    give_up = time.monotonic() + 10
+    while not came() and time.monotonic() < give_up:
+        time.sleep(0.005)
 
 
 def _result(request: Any) -> Any:

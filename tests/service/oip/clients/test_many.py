@@ -61,7 +61,7 @@ def test_clients_that_leave(client, target, busy):
     good, gone = counted()
     x = randn(1, 50, 4, 64)
     for _ in range(3):
-        client.leave(client.ask("rope", {"x": x}), 0.02)
+        client.leave(client.ask("rope", {"x": x}), lambda: target.metric("rope_queue_depth") > 1)
     check_rotated(client.infer("rope", {"x": x})["rotated"], turned(x), torch.float32)
     give_up = time.monotonic() + 5
     while counted()[1] < gone + 3 and time.monotonic() < give_up:
