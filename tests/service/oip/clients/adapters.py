@@ -129,7 +129,7 @@ class Client:
         if self.is_async:
             left = self._runner.run(self._left(ask, came))
         elif self.wire == "http":  # nothing but time makes it give up
-            with self._module.InferenceServerClient(self._address, network_timeout=0.1) as own:
+            with self._module.InferenceServerClient(self._address, network_timeout=0.05) as own:
                 left = _result(own.async_infer(**ask))
         else:
             promise = Promise()

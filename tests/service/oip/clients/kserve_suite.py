@@ -13,6 +13,7 @@ from kserve.inference_client import RESTConfig
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as messages
 from kserve.protocol.infer_type import RequestedOutput
 
+from rope_core import RopeConfig
 from tests.core.oracle import qkv, randn
 from tests.service.oip.clients.expected import (
     attended,
@@ -147,8 +148,6 @@ async def test_attention_and_its_parameters(client):
     q, k, v = qkv((1, 3, 4, 64), (1, 3, 2, 64))
     parameters = {"causal": False, "layout": "interleaved", "softcap": 2, "lse": True}
     response = await client.infer(asked("rope_attention", q=q, k=k, v=v, parameters=parameters))
-    from rope_core import RopeConfig
-
     rope = RopeConfig.of(64, layout="interleaved")
     out, lse = attended(q, k, v, causal=False, softcap=2.0, rope=rope)
     check_attended(tensor(response, "output"), out, torch.float32)

@@ -95,9 +95,7 @@ def test_a_stream_that_is_given_up(client, busy):
     for ask in asks(client, range(20))[1]:
         client.async_stream_infer(**ask)
     time.sleep(0.1)
-    begun = time.monotonic()
     client.stop_stream(cancel_requests=True)
-    assert time.monotonic() - begun < 0.3
     assert found[-1].status() == "StatusCode.CANCELLED"
     tensors, given = asks(client, range(3))
     check_all(client.stream(given), tensors)
