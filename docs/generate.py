@@ -1,5 +1,6 @@
 """Writes the generated pages of the documentation: `python docs/generate.py`."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,8 @@ from pydantic_core import PydanticUndefined
 
 from service.local import list_variants
 from service.settings import PREFIX, Settings
+
+DOCS = Path(__file__).parent
 
 SETTINGS = """# Settings
 
@@ -100,6 +103,17 @@ def _parameter(parameter: dict[str, Any]) -> str:
     return f"({name})" if default is None else f"({name} {default})"
 
 
+def clients_page() -> str:
+    """Return the text of docs/clients.md: as it is, with each program as its file is."""
+    page = (DOCS / "clients.md").read_text()
+    shown = re.compile(
+        r"(\]\((\.\./examples/clients/[^)]+)\)\n\n```\w+\n).*?^```$", re.DOTALL | re.MULTILINE
+    )
+    return shown.sub(lambda found: f"{found[1]}{(DOCS / found[2]).read_text()}```", page)
+
+
+PAGES = {"settings": settings_page, "catalogue": catalogue_page, "clients": clients_page}
+
 if __name__ == "__main__":
-    for name, text in (("settings", settings_page()), ("catalogue", catalogue_page())):
-        (Path(__file__).parent / f"{name}.md").write_text(text)
+    for name, page in PAGES.items():
+        (DOCS / f"{name}.md").write_text(page())

@@ -12,6 +12,7 @@ from types import FrameType
 from typing import Protocol
 
 import uvicorn
+from uvicorn.config import STARTUP_FAILURE
 
 log = logging.getLogger("rope.life")
 
@@ -171,7 +172,7 @@ class Server(uvicorn.Server):
                 await door.open()
         except OSError as refused:
             log.error("%s", refused)  # noqa: TRY400 - it says all
-            raise SystemExit(1) from None
+            raise SystemExit(STARTUP_FAILURE) from None
         await super().startup(sockets)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

@@ -6,7 +6,7 @@ import os
 
 import uvicorn
 
-from service import logs
+from service import logs, offers
 from service.app import app_of, living, make_service
 from service.device import Driver
 from service.life import Life, Server
@@ -36,7 +36,7 @@ def serve(settings: Settings, driver: Driver | None = None) -> None:
         host=settings.http_host,
         port=settings.http_port,
         loop="uvloop",
-        http="httptools",
+        http=offers.Connection,
         ws="none",
         lifespan="off",
         access_log=False,

@@ -20,6 +20,9 @@ from hypothesis import settings
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read when triton is imported
 
+# processes started here replace their program at once, which its handlers of forks know nothing of
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+
 ROOT = Path(__file__).parents[1]
 
 settings.register_profile("suite", deadline=None, derandomize=True)
@@ -134,3 +137,11 @@ def server_url(server: Started) -> str:
 def grpc_target(server: Started) -> str:
     """The address of its gRPC."""
     return server.grpc_target
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say which of the programs in examples/clients could not be run here."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    reasons = {each.longrepr[2] for each in skipped if "test_examples.py" in each.nodeid}
+    for reason in sorted(reasons):
+        terminalreporter.write_line(f"not run: {reason.removeprefix('Skipped: ')}")

@@ -10,7 +10,7 @@ import pytest
 
 import rope_core
 import service.errors
-from docs.generate import catalogue_page, settings_page
+from docs.generate import catalogue_page, clients_page, settings_page
 from service.endpoints import ENDPOINTS
 from service.failures import RESPONSES
 from service.ropes import Model, PresetModel, Rope
@@ -68,6 +68,13 @@ def test_the_page_of_settings_is_up_to_date():
 
 def test_the_catalogue_is_up_to_date():
     assert catalogue_page() == CATALOGUE, "run `make docs`"
+
+
+def test_the_page_of_clients_shows_the_programs_as_they_are():
+    page = (ROOT / "docs" / "clients.md").read_text()
+    assert page == clients_page(), "run `make docs`"
+    for program in (ROOT / "examples" / "clients").iterdir():
+        assert program.read_text() in page, program.name
 
 
 def test_every_code_is_in_the_api_page():

@@ -15,7 +15,7 @@ service.__main__
 service.serve
 service.app
 service.oip
-service.middleware service.routes service.openapi
+service.offers service.middleware service.routes service.openapi
 service.schemas service.examples
 service.life
 service.records
@@ -47,7 +47,8 @@ KEPT_IN = {
     "fastapi": {"service.app", "service.oip"},
     "fastapi_offline": {"service.app"},
     "starlette": {"service.app"},
-    "uvicorn": {"service.serve", "service.life"},
+    "uvicorn": {"service.serve", "service.life", "service.offers"},
+    "httptools": {"service.offers"},
     "prometheus_client": {"service.metrics", "service.records", "service.oip"},
     "pydantic": {"service.params", "service.endpoints", "service.settings", "service.openapi"}
     | {"service.__main__", "service.ropes", "service.local", "service.oip"},

@@ -21,7 +21,7 @@ from service.oip.answers import (
     Statistics,
     TraceSettings,
 )
-from service.oip.errors import NotLoadable, NotServed, describe
+from service.oip.errors import NotLoadable, NotServed, UnknownRegion, describe
 from service.oip.memory import Regions
 from service.oip.models import model_of
 from service.oip.protocol import Protocol
@@ -165,9 +165,12 @@ def _add_cuda_memory(router: APIRouter) -> None:
     path, one = "/cudasharedmemory", "/cudasharedmemory/region/{region}"
 
     @router.get(path + "/status", summary="Regions of CUDA memory: none")
-    @router.get(one + "/status", summary="Regions of CUDA memory: none")
-    async def none(region: str = "") -> list[Any]:
+    async def none() -> list[Any]:
         return []
+
+    @router.get(one + "/status", summary="A region of CUDA memory: there is none")
+    async def no_region(region: str) -> None:
+        raise UnknownRegion(documents.NO_CUDA_MEMORY)
 
     @router.post(path + "/unregister", summary="Done: there are none")
     @router.post(one + "/unregister", summary="Done: there are none")

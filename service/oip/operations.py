@@ -98,7 +98,7 @@ ROWS: Mapping[tuple[str, str], Row] = {
     ("post", "/systemsharedmemory/unregister"): Row("unregister_all_system_memory", None, (_OFF,)),
     ("post", f"{_ONE}/unregister"): Row("unregister_system_memory", None, (_OFF,)),
     ("get", "/cudasharedmemory/status"): Row("cuda_memory", _NONE),
-    ("get", f"{_CUDA}/status"): Row("cuda_memory_region", _NONE),
+    ("get", f"{_CUDA}/status"): Row("cuda_memory_region", None, (_NO_REGION,), served=False),
     ("post", f"{_CUDA}/register"): Row("register_cuda_memory", None, (_NOT_SERVED,), served=False),
     ("post", "/cudasharedmemory/unregister"): Row("unregister_all_cuda_memory"),
     ("post", f"{_CUDA}/unregister"): Row("unregister_cuda_memory"),

@@ -108,8 +108,9 @@ async def client_of(driver: FakeDriver, life: Life, **settings: object):
 
 async def until(phase: Phase, life: Life) -> None:
     async with asyncio.timeout(30):
-        while life.phase is not phase:  # noqa: ASYNC110 - it is a value, which nobody announces
-            await asyncio.sleep(0.02)
+        async for told in life.changes():
+            if told is phase:
+                break
 
 
 async def test_a_device_that_is_lost_in_the_warm_up_ends_the_start():

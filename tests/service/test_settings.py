@@ -49,6 +49,8 @@ def test_every_setting_is_a_flag_with_its_description():
     [
         ({"ROPE_HTTP_PROT": "1"}, (), "unknown variable ROPE_HTTP_PROT"),
         ({"ROPE_HTTP_PORT": "tcp://10.0.0.1:8000"}, (), "enableServiceLinks"),
+        ({"ROPE_GRPC_PORT": "tcp://10.0.0.1:8001"}, (), "enableServiceLinks"),
+        ({"ROPE_GRPC_PORT": "-1"}, (), "grpc_port"),
         ({"ROPE_PORT": "tcp://10.0.0.1:8000"}, (), "enableServiceLinks"),
         ({"ROPE_PORT_8000_TCP_PROTO": "tcp"}, (), "enableServiceLinks"),
         ({"ROPE_SOME_PORT": "8001"}, (), "unknown variable"),

@@ -30,26 +30,31 @@ _READ = frozenset(("x-request-id", "traceparent"))
 
 
 class Calls:
-    """Makes handlers of what answers."""
+    """Makes handlers of what answers, and knows how many calls there are."""
 
     def __init__(self, records: Records) -> None:
         self._records = records
+        self._running = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    async def finished(self) -> None:
+        """Return when there is no call whose status is not sent."""
+        await self._idle.wait()
 
     def unary(self, path: str, answer: Unary) -> RpcMethodHandler:
         """Return the handler of one request and one response."""
 
         async def handle(request: bytes, context: ServicerContext) -> bytes:
-            call = _Call(path, context)
+            call = self._begin(path, context)
             try:
                 return await answer(request, context)
             except Exception as failure:
-                await call.fail(failure)
+                await call.abort(failure)
                 raise  # never: an abort raises
             except asyncio.CancelledError:
                 call.leave()
                 raise
-            finally:
-                call.keep(self._records)
 
         return unary_unary_rpc_method_handler(handle)
 
@@ -63,19 +68,31 @@ class Calls:
 
     def _stream(self, path: str, answer: Stream) -> Stream:
         async def handle(requests: Any, context: ServicerContext) -> AsyncIterator[bytes]:
-            call = _Call(path, context)
+            call = self._begin(path, context)
             try:
                 async for response in answer(requests, context):
                     yield response
             except Exception as failure:
-                await call.fail(failure)
+                await call.abort(failure)
             except (asyncio.CancelledError, GeneratorExit):
                 call.leave()
                 raise
-            finally:
-                call.keep(self._records)
 
         return handle
+
+    def _begin(self, path: str, context: ServicerContext) -> "_Call":
+        call = _Call(path, context)
+        self._running += 1
+        self._idle.clear()
+
+        def end(_: ServicerContext) -> None:
+            self._running -= 1
+            if not self._running:
+                self._idle.set()
+            call.keep(self._records)
+
+        context.add_done_callback(end)  # called when the status is sent
+        return call
 
 
 class _Call:
@@ -91,7 +108,7 @@ class _Call:
         self._id = http.request_id(self._headers) or secrets.token_hex(8)
         context.set_trailing_metadata((("x-request-id", self._id),))
 
-    async def fail(self, failure: Exception) -> None:
+    async def abort(self, failure: Exception) -> None:
         """End the call with the status of a failure."""
         self._status, text = status_of(failure)
         await self._context.abort(self._status, text)

@@ -9,7 +9,7 @@ from grpc.aio import ServicerContext
 from service.life import Phase
 from service.oip import documents
 from service.oip.answers import ModelStatistics
-from service.oip.errors import NotLoadable, NotServed, UnknownModel
+from service.oip.errors import NotLoadable, NotServed, UnknownModel, UnknownRegion
 from service.oip.grpc.calls import Unary
 from service.oip.grpc.messages import METHODS
 from service.oip.models import model_of
@@ -53,6 +53,11 @@ def _memory(protocol: Protocol) -> dict[str, Tell]:
         regions.unregister(asked.name or None)
         return {}
 
+    def no_region(asked: Any) -> dict[str, Any]:
+        if asked.name:
+            raise UnknownRegion(documents.NO_CUDA_MEMORY)
+        return {}
+
     def refuse(_: Any) -> dict[str, Any]:
         raise NotServed(documents.NO_CUDA_MEMORY)
 
@@ -60,7 +65,7 @@ def _memory(protocol: Protocol) -> dict[str, Tell]:
         "SystemSharedMemoryStatus": status,
         "SystemSharedMemoryRegister": register,
         "SystemSharedMemoryUnregister": unregister,
-        "CudaSharedMemoryStatus": lambda _: {},
+        "CudaSharedMemoryStatus": no_region,
         "CudaSharedMemoryRegister": refuse,
         "CudaSharedMemoryUnregister": lambda _: {},
     }

@@ -10,10 +10,11 @@ from grpc.aio import ServicerContext
 from service import endpoints
 from service.admission import Charge
 from service.batcher import Entry
-from service.errors import ClientLeft, ShuttingDown, TimedOut
+from service.errors import ClientLeft, TimedOut
 from service.oip.grpc.convert import read_params, read_plan, write_response
 from service.oip.grpc.errors import status_of
 from service.oip.grpc.messages import ModelInferRequest, ModelStreamInferResponse
+from service.oip.grpc.streams import while_open
 from service.oip.grpc.wire import join_streamed, split_request
 from service.oip.models import Model, model_of
 from service.oip.params import FINAL
@@ -46,8 +47,7 @@ class Infer:
         """Answer requests in their order; that one fails does not end the others.
 
         Raises:
-            ServiceError: the first failure, where the client has asked for it to be the stream's.
-            ShuttingDown: the doors are closed, and all that came is answered.
+            ServiceError, RopeError: the first failure, where the client wants it for the stream's.
         """
         metadata = dict(context.invocation_metadata() or ())
         fails = metadata.get("triton_grpc_error") == "true"
@@ -63,21 +63,18 @@ class Infer:
 
         async def read() -> None:
             try:
-                async for request in requests:
+                async for request in while_open(requests, self._protocol.life):
                     await answers.put(begin(request))
             finally:
                 await answers.put(None)
 
         reader = asyncio.create_task(read())
-        closing = asyncio.create_task(self._protocol.life.closing())
-        closing.add_done_callback(lambda _: reader.cancel())
         try:
             while (answer := await answers.get()) is not None:
                 yield await answer
-            if closing.done():
-                raise ShuttingDown
+            await reader
         finally:
-            for task in (closing, reader, *tasks):
+            for task in (reader, *tasks):
                 task.cancel()
 
     async def _streamed(self, request: bytes, patience: float, fails: bool) -> bytes:

@@ -1,10 +1,12 @@
 """The server of gRPC: its port, its limits, and who answers which method."""
 
+import asyncio
 import logging
+import socket
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import grpc
+from grpc import RpcMethodHandler, aio, method_handlers_generic_handler
 
 from service.life import Life
 from service.metrics import Metrics
@@ -12,6 +14,7 @@ from service.oip.grpc import health
 from service.oip.grpc.calls import Calls
 from service.oip.grpc.health import Health
 from service.oip.grpc.messages import METHODS, SERVICE
+from service.oip.grpc.reflection import Reflection
 from service.records import Records
 from service.settings import Settings
 
@@ -24,6 +27,9 @@ AROUND_BYTES = 2**20
 """Of a message, for all that is not tensors."""
 
 MOST_BYTES = 2**31 - 1
+
+GOODBYE_S = 1.0
+"""For peers to close their connections once no call is left."""
 
 QUIET = frozenset(
     (health.CHECK, health.WATCH, METHODS["ServerLive"].path, METHODS["ServerReady"].path)
@@ -49,13 +55,13 @@ class GrpcDoor:
         metrics: Metrics,
     ) -> None:
         self._settings = settings
-        records = Records(metrics, logged=settings.logs_requests, quiet=QUIET)
-        calls = Calls(records)
+        self._calls = Calls(Records(metrics, logged=settings.logs_requests, quiet=QUIET))
         self._handlers = [
-            grpc.method_handlers_generic_handler(SERVICE, _handlers(calls, methods)),
-            Health(life).handler(calls),
+            method_handlers_generic_handler(SERVICE, _handlers(self._calls, methods)),
+            Health(life).handler(self._calls),
+            *Reflection(life).handlers(self._calls),
         ]
-        self._server: grpc.aio.Server | None = None
+        self._server: aio.Server | None = None
 
     async def open(self) -> None:
         """Let calls in.
@@ -64,25 +70,38 @@ class GrpcDoor:
             OSError: the port cannot be had.
         """
         host, port = self._settings.http_host, self._settings.grpc_port
-        server = grpc.aio.server(handlers=self._handlers, options=_options(self._settings))
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         try:
+            _try(host, port)
+            server = aio.server(handlers=self._handlers, options=_options(self._settings))
             port = server.add_insecure_port(address)
-        except RuntimeError:
-            raise OSError(
-                f"gRPC cannot listen on {address}: address already in use, or not ours"
-            ) from None
+        except (OSError, RuntimeError) as refused:
+            raise OSError(f"gRPC cannot listen: {refused}") from None
         await server.start()
         self._server = server
         log.info("gRPC listens", extra={"fields": {"host": host, "port": port}})
 
     async def close(self, patience_s: float) -> None:
         """Let no more calls in; those that are in have `patience_s` to finish."""
-        if self._server is not None:
-            await self._server.stop(patience_s)
+        if self._server is None:
+            return
+        stopping = asyncio.create_task(self._server.stop(patience_s))
+        finished = asyncio.create_task(self._calls.finished())
+        await asyncio.wait((stopping, finished), return_when=asyncio.FIRST_COMPLETED)
+        finished.cancel()
+        # a peer without calls that does not answer the goodbye is not waited for; another `stop(0)`
+        # would say so, too, but two at a time crash the process (grpcio 1.85)
+        await asyncio.wait((stopping,), timeout=GOODBYE_S)
+        stopping.cancel()
 
 
-def _handlers(calls: Calls, methods: Methods) -> dict[str, grpc.RpcMethodHandler]:
+def _try(host: str, port: int) -> None:
+    """Raise the very OSError for which gRPC could not have a port: it does not tell itself."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    socket.create_server((host, port), family=family).close()
+
+
+def _handlers(calls: Calls, methods: Methods) -> dict[str, RpcMethodHandler]:
     return {
         name: (calls.stream if METHODS[name].streams else calls.unary)(METHODS[name].path, answer)
         for name, answer in methods.items()

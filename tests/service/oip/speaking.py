@@ -125,6 +125,7 @@ class Grpc:
     )
 
     def __init__(self, channel: grpc.aio.Channel, raw: bool) -> None:
+        self.channel = channel
         self._call = channel.unary_unary(
             METHOD.path, response_deserializer=METHOD.response.FromString
         )

@@ -1,0 +1,65 @@
+// Rotate two tokens with java.net.http: java Rope.java [http://127.0.0.1:8000]
+
+import java.net.URI;
+import java.net.http.HttpClient;
+import java.net.http.HttpRequest;
+import java.net.http.HttpRequest.BodyPublishers;
+import java.net.http.HttpResponse.BodyHandlers;
+import java.nio.ByteBuffer;
+import java.nio.ByteOrder;
+import java.nio.charset.StandardCharsets;
+import java.util.Arrays;
+
+public class Rope {
+    // x is [batch, sequence, heads, head_dim]
+    static final byte[] HEADER = """
+        {"inputs": [
+          {"name": "x", "shape": [1, 2, 1, 4], "datatype": "FP32", "parameters": {"binary_data_size": 32}},
+          {"name": "positions", "shape": [1, 2], "datatype": "INT64", "parameters": {"binary_data_size": 16}}],
+         "outputs": [{"name": "rotated", "parameters": {"binary_data": true}}]}
+        """.getBytes(StandardCharsets.UTF_8);
+    static final float[] EXPECTED = {0, 1, 2, 3, -2.8876166f, 4.9297514f, 6.607698f, 7.0496492f};
+
+    public static void main(String[] args) throws Exception {
+        String url = args.length > 0 ? args[0] : "http://127.0.0.1:8000";
+        float[] x = {0, 1, 2, 3, 4, 5, 6, 7};
+        long[] positions = {0, 1};
+
+        // a ByteBuffer is big-endian until told otherwise
+        var body = ByteBuffer.allocate(HEADER.length + 32 + 16).order(ByteOrder.LITTLE_ENDIAN);
+        body.put(HEADER);
+        for (float each : x) body.putFloat(each);
+        for (long each : positions) body.putLong(each);
+
+        var request = HttpRequest.newBuilder(URI.create(url + "/v2/models/rope/infer"))
+            .header("Inference-Header-Content-Length", String.valueOf(HEADER.length))
+            .POST(BodyPublishers.ofByteArray(body.array()))
+            .build();
+        // the default client offers HTTP/2, and gets its answer over HTTP/1.1
+        var response = HttpClient.newHttpClient().send(request, BodyHandlers.ofByteArray());
+        byte[] answer = response.body(); // all of it, in however many pieces it comes
+        if (response.statusCode() != 200) {
+            // {"error": "what is wrong"}
+            fail(response.statusCode() + ": " + new String(answer, StandardCharsets.UTF_8));
+        }
+
+        // one output was asked for, so all that follows the JSON is its numbers
+        int length = (int) response.headers().firstValueAsLong("Inference-Header-Content-Length").orElseThrow();
+        var numbers = ByteBuffer.wrap(answer, length, answer.length - length).order(ByteOrder.LITTLE_ENDIAN);
+        float[] rotated = new float[numbers.remaining() / 4];
+        numbers.asFloatBuffer().get(rotated);
+
+        System.out.println(new String(answer, 0, length, StandardCharsets.UTF_8));
+        System.out.println("rotated " + Arrays.toString(rotated));
+        for (int i = 0; i < EXPECTED.length; i++) {
+            if (rotated.length != EXPECTED.length || !(Math.abs(rotated[i] - EXPECTED[i]) < 1e-5)) {
+                fail("these are not the numbers expected: " + Arrays.toString(EXPECTED));
+            }
+        }
+    }
+
+    static void fail(String why) {
+        System.err.println(why);
+        System.exit(1);
+    }
+}

@@ -1,0 +1,90 @@
+// Rotate two tokens with libcurl:
+// g++ -std=c++20 rope.cpp -lcurl -o rope && ./rope [http://127.0.0.1:8000]
+
+#include <bit>
+#include <cmath>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <iostream>
+#include <string>
+#include <strings.h>
+
+#include <curl/curl.h>
+
+// x is [batch, sequence, heads, head_dim]
+const std::string header = R"({"inputs": [
+  {"name": "x", "shape": [1, 2, 1, 4], "datatype": "FP32", "parameters": {"binary_data_size": 32}},
+  {"name": "positions", "shape": [1, 2], "datatype": "INT64", "parameters": {"binary_data_size": 16}}],
+ "outputs": [{"name": "rotated", "parameters": {"binary_data": true}}]})";
+const float x[] = {0, 1, 2, 3, 4, 5, 6, 7};
+const int64_t positions[] = {0, 1};
+const float expected[] = {0, 1, 2, 3, -2.8876166f, 4.9297514f, 6.607698f, 7.0496492f};
+const std::string length_header = "Inference-Header-Content-Length: ";
+
+// the protocol's numbers are little-endian, so that here they can go as they lie
+static_assert(std::endian::native == std::endian::little);
+
+struct Answer {
+    std::string body;
+    size_t length = 0;  // of the JSON in it
+};
+
+size_t on_header(char* line, size_t, size_t size, void* answer) {
+    if (strncasecmp(line, length_header.c_str(), length_header.size()) == 0)
+        static_cast<Answer*>(answer)->length = std::strtoul(line + length_header.size(), nullptr, 10);
+    return size;
+}
+
+size_t on_body(char* piece, size_t, size_t size, void* answer) {  // called for every piece
+    static_cast<Answer*>(answer)->body.append(piece, size);
+    return size;
+}
+
+int fail(const std::string& why) {
+    std::cerr << why << '\n';
+    return 1;
+}
+
+int main(int count, char** arguments) {
+    std::string url = count > 1 ? arguments[1] : "http://127.0.0.1:8000";
+    std::string body = header;
+    body.append(reinterpret_cast<const char*>(x), sizeof x);
+    body.append(reinterpret_cast<const char*>(positions), sizeof positions);
+
+    Answer answer;
+    CURL* curl = curl_easy_init();
+    auto headers = curl_slist_append(nullptr, (length_header + std::to_string(header.size())).c_str());
+    headers = curl_slist_append(headers, "Content-Type: application/octet-stream");
+    curl_easy_setopt(curl, CURLOPT_URL, (url + "/v2/models/rope/infer").c_str());
+    curl_easy_setopt(curl, CURLOPT_HTTPHEADER, headers);
+    curl_easy_setopt(curl, CURLOPT_POSTFIELDS, body.data());  // not copied, and zeros may be in it
+    curl_easy_setopt(curl, CURLOPT_POSTFIELDSIZE_LARGE, curl_off_t(body.size()));
+    curl_easy_setopt(curl, CURLOPT_HEADERFUNCTION, on_header);
+    curl_easy_setopt(curl, CURLOPT_HEADERDATA, &answer);
+    curl_easy_setopt(curl, CURLOPT_WRITEFUNCTION, on_body);
+    curl_easy_setopt(curl, CURLOPT_WRITEDATA, &answer);
+    CURLcode code = curl_easy_perform(curl);
+    long status = 0;
+    curl_easy_getinfo(curl, CURLINFO_RESPONSE_CODE, &status);
+    curl_slist_free_all(headers);
+    curl_easy_cleanup(curl);
+
+    if (code != CURLE_OK) return fail(curl_easy_strerror(code));
+    if (status != 200) return fail(std::to_string(status) + ": " + answer.body);  // {"error": "..."}
+    // one output was asked for, so all that follows the JSON is its numbers
+    if (answer.length == 0 || answer.body.size() != answer.length + sizeof expected)
+        return fail("not the answer expected: " + answer.body);
+    float rotated[8];
+    std::memcpy(rotated, answer.body.data() + answer.length, sizeof rotated);  // need not be aligned
+
+    std::cout.precision(8);
+    std::cout << answer.body.substr(0, answer.length) << "\nrotated";
+    bool right = true;
+    for (int i = 0; i < 8; i++) {
+        std::cout << ' ' << rotated[i];
+        right = right && std::abs(rotated[i] - expected[i]) < 1e-5f;
+    }
+    std::cout << '\n';
+    return right ? 0 : fail("these are not the numbers expected");
+}

@@ -1,0 +1,26 @@
+"""Rotate two tokens with NVIDIA's client: python with_tritonclient.py [http://127.0.0.1:8000]."""
+
+import sys
+
+import numpy as np
+from tritonclient.http import InferenceServerClient, InferInput, InferRequestedOutput
+from tritonclient.utils import InferenceServerException
+
+URL = sys.argv[1] if len(sys.argv) > 1 else "http://127.0.0.1:8000"
+EXPECTED = [0, 1, 2, 3, -2.8876166, 4.9297514, 6.607698, 7.0496492]
+
+x = InferInput("x", [1, 2, 1, 4], "FP32")  # [batch, sequence, heads, head_dim]
+x.set_data_from_numpy(np.arange(8, dtype=np.float32).reshape(1, 2, 1, 4))
+positions = InferInput("positions", [1, 2], "INT64")
+positions.set_data_from_numpy(np.array([[0, 1]]))
+outputs = [InferRequestedOutput("rotated", binary_data=True)]
+
+with InferenceServerClient(URL.removeprefix("http://")) as client:
+    try:
+        rotated = client.infer("rope", [x, positions], outputs=outputs).as_numpy("rotated")
+    except InferenceServerException as refused:
+        sys.exit(str(refused))
+
+print("rotated", *rotated.ravel())
+if not np.allclose(rotated.ravel(), EXPECTED, atol=1e-5):
+    sys.exit(f"these are not the numbers expected: {EXPECTED}")

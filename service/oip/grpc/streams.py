@@ -1,0 +1,26 @@
+"""Streams that a client leaves open: they end when the doors close, and hold up no end."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import TypeVar
+
+from service.life import Life
+
+T = TypeVar("T")
+
+
+async def while_open(requests: AsyncIterator[T], life: Life) -> AsyncIterator[T]:
+    """Yield requests until there are no more, or the doors close."""
+    closing = asyncio.create_task(life.closing())
+    reading: asyncio.Future[T] | None = None
+    try:
+        while not closing.done():
+            reading = asyncio.ensure_future(anext(requests))
+            await asyncio.wait((reading, closing), return_when=asyncio.FIRST_COMPLETED)
+            if not reading.done() or isinstance(reading.exception(), StopAsyncIteration):
+                return
+            yield reading.result()
+    finally:
+        closing.cancel()
+        if reading is not None:
+            reading.cancel()

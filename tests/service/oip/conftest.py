@@ -1,0 +1,63 @@
+"""Servers of gRPC in this process, on a port of their own, and the methods of any server."""
+
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+import pytest
+
+from service.life import Life
+from service.metrics import Metrics
+from service.oip.grpc.messages import METHODS
+from service.oip.grpc.server import GrpcDoor, Methods
+from service.settings import Settings
+
+
+class Opened:
+    """An open door, a channel to it, and what it counts."""
+
+    def __init__(self, door: GrpcDoor, target: str, metrics: Metrics) -> None:
+        self.door = door
+        self.target = target
+        self.metrics = metrics
+        self.channel = grpc.aio.insecure_channel(target)
+
+    async def ask(self, name: str, body: bytes = b"", **more: Any) -> bytes:
+        return await self.channel.unary_unary(METHODS[name].path)(body, **more)
+
+
+@asynccontextmanager
+async def opened(life: Life, methods: Methods, **settings: Any) -> AsyncIterator[Opened]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    chosen = Settings(**{"grpc_port": port, "log_level": "warning", **settings})
+    metrics = Metrics()
+    door = GrpcDoor(chosen, life, methods, metrics)
+    await door.open()
+    there = Opened(door, f"127.0.0.1:{port}", metrics)
+    try:
+        yield there
+    finally:
+        await there.channel.close()
+        await door.close(0)
+
+
+@pytest.fixture
+def channel(grpc_target: str) -> Iterator[grpc.Channel]:
+    """A channel to the service that all tests share."""
+    with grpc.insecure_channel(grpc_target) as channel:
+        yield channel
+
+
+def ask(channel: grpc.Channel, name: str, /, **fields: Any) -> Any:
+    """Ask a method of the protocol, by our own messages."""
+    method = METHODS[name]
+    call = channel.unary_unary(
+        method.path,
+        request_serializer=lambda request: request.SerializeToString(),
+        response_deserializer=method.response.FromString,
+    )
+    return call(method.request(**fields), timeout=30)

@@ -1,0 +1,106 @@
+"""The health service: it serves while the service is ready, and tells each change once."""
+
+import asyncio
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from service.life import Life, Phase
+from service.oip.grpc.messages import SERVICE
+from tests.service.oip.conftest import opened
+
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+SERVING = health_pb2.HealthCheckResponse.SERVING
+REFLECTION = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
+SERVICE_UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+
+
+def asked(service: str = "") -> health_pb2.HealthCheckRequest:
+    return health_pb2.HealthCheckRequest(service=service)
+
+
+@pytest.mark.parametrize("service", ["", SERVICE])
+async def test_check_says_whether_traffic_is_welcome(service):
+    life = Life()
+    async with opened(life, {}) as there:
+        health = health_pb2_grpc.HealthStub(there.channel)
+        assert (await health.Check(asked(service))).status == NOT_SERVING
+        life.warmed_up()
+        assert (await health.Check(asked(service))).status == SERVING
+        life.drain()
+        assert (await health.Check(asked(service))).status == NOT_SERVING
+        life.fail(Phase.LOST)
+        assert (await health.Check(asked(service))).status == NOT_SERVING
+
+
+async def test_an_unknown_service_is_not_found_but_may_be_watched():
+    life = Life()
+    async with opened(life, {}) as there:
+        health = health_pb2_grpc.HealthStub(there.channel)
+        with pytest.raises(grpc.aio.AioRpcError, match="unknown service nobody") as refused:
+            await health.Check(asked("nobody"))
+        assert refused.value.code() is grpc.StatusCode.NOT_FOUND
+        watching = health.Watch(asked("nobody"))
+        assert (await watching.read()).status == SERVICE_UNKNOWN
+        life.warmed_up()
+        life.close()
+        assert await watching.read() is grpc.aio.EOF
+
+
+async def test_each_change_is_told_once():
+    life = Life()
+    async with opened(life, {}) as there:
+        health = health_pb2_grpc.HealthStub(there.channel)
+        watching = [health.Watch(asked(service)) for service in ("", SERVICE)]
+
+        async def told() -> list[int]:
+            return [(await each.read()).status for each in watching]
+
+        assert await told() == [NOT_SERVING] * 2
+        life.warmed_up()
+        assert await told() == [SERVING] * 2
+        life.drain()
+        assert await told() == [NOT_SERVING] * 2
+        life.fail(Phase.LOST)
+        life.close()
+        for each in watching:
+            assert await each.read() is grpc.aio.EOF, "what was told already is not told again"
+            assert await each.code() is grpc.StatusCode.OK
+
+
+async def test_a_watcher_that_leaves_is_forgotten():
+    life = Life()
+    async with opened(life, {}) as there:
+        watching = health_pb2_grpc.HealthStub(there.channel).Watch(asked())
+        await watching.read()
+        watching.cancel()
+        async with asyncio.timeout(5):
+            await there.door.close(60)
+        text = there.metrics.render().decode()
+        assert 'route="/grpc.health.v1.Health/Watch",status="CANCELLED"} 1.0' in text
+
+
+async def test_nonsense_is_an_invalid_argument():
+    async with opened(Life(), {}) as there:
+        for call in (
+            there.channel.unary_unary("/grpc.health.v1.Health/Check")(b"\xff"),
+            there.channel.unary_stream("/grpc.health.v1.Health/Watch")(b"\xff"),
+            there.channel.stream_stream(REFLECTION)(iter([b"\xff"])),
+        ):
+            assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_a_change_between_the_look_and_the_wait_is_not_missed():
+    life = Life()
+    seen = []
+    async for phase in life.changes():
+        seen.append(phase)
+        match phase:
+            case Phase.WARMING_UP:
+                life.warmed_up()
+            case Phase.READY:
+                life.drain()
+            case Phase.DRAINING:
+                life.close()
+    assert seen == [Phase.WARMING_UP, Phase.READY, Phase.DRAINING]

@@ -1,0 +1,257 @@
+"""What only gRPC has of inference: raw beside typed tensors, streams, deadlines, and its wire."""
+
+import asyncio
+from typing import Any
+
+import grpc
+import pytest
+import torch
+from google.protobuf.message import DecodeError
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from service.oip.grpc.messages import (
+    METHODS,
+    ModelInferRequest,
+    ModelInferResponse,
+    ModelStreamInferResponse,
+)
+from service.oip.grpc.wire import join_response, join_streamed, split_request
+from tests.service.oip.speaking import Asked, Grpc, Refused, speaking
+
+CODE = grpc.StatusCode
+ROTATED = [0, 1, 2, 3, -2.8876166, 4.9297514, 6.607698, 7.0496492]
+X = torch.arange(8.0).view(1, 2, 1, 4)
+ROPE = Asked("rope", {"x": X})
+STREAM = METHODS["ModelStreamInfer"].path
+
+
+@pytest.fixture
+async def raw():
+    async with speaking() as spoken:
+        yield spoken["raw"]
+
+
+def request(**fields: Any) -> Any:
+    x = {"name": "x", "datatype": "FP32", "shape": [1, 2, 1, 4]}
+    contents = {"fp32_contents": X.flatten().tolist()}
+    given = {"model_name": "rope", "inputs": [x | {"contents": contents}]}
+    return ModelInferRequest(**given | fields)
+
+
+def x(**fields: Any) -> dict[str, Any]:
+    return {"name": "x", "datatype": "FP32", "shape": [1, 2, 1, 4]} | fields
+
+
+RAW = bytes(X.numpy().data)
+TYPED = {"fp32_contents": [0.0] * 8}
+WRONG = {
+    "raw and typed": (request(raw_input_contents=[RAW]), "without contents"),
+    "no raw for the second": (
+        request(inputs=[x(), x(name="positions", datatype="INT64")], raw_input_contents=[RAW]),
+        "positions must be in raw_input_contents",
+    ),
+    "one raw too many": (request(inputs=[x()], raw_input_contents=[RAW, b""]), "1 more than"),
+    "raw too short": (request(inputs=[x()], raw_input_contents=[RAW[:-1]]), "32 bytes"),
+    "raw too long": (request(inputs=[x()], raw_input_contents=[RAW + b"x"]), "32 bytes"),
+    "neither": (request(inputs=[x()]), "given once"),
+    "too few typed": (request(inputs=[x(contents={"fp32_contents": [1]})]), "8 elements"),
+    "the field of another datatype": (
+        request(inputs=[x(contents={"fp64_contents": [0.0] * 8})]),
+        "in fp32_contents",
+    ),
+    "two fields": (
+        request(inputs=[x(contents=TYPED | {"int_contents": [1]})]),
+        "in fp32_contents",
+    ),
+    "FP16 in a typed field": (
+        request(inputs=[x(datatype="FP16", contents=TYPED)]),
+        "in raw_input_contents",
+    ),
+    "a parameter of no kind": (request(parameters={"theta": {}}), "theta must be text"),
+    "an input twice": (request(inputs=[x(), x()], raw_input_contents=[RAW, RAW]), "twice"),
+}
+
+
+@pytest.mark.parametrize(("asked", "text"), WRONG.values(), ids=WRONG)
+async def test_wrong_tensors_are_invalid_arguments(raw, asked, text):
+    with pytest.raises(Refused) as refused:
+        await raw.ask(asked.SerializeToString())
+    assert refused.value.status is CODE.INVALID_ARGUMENT
+    assert text in str(refused.value)
+
+
+async def test_typed_numbers_of_every_kind(raw):
+    positions = {"name": "positions", "datatype": "INT32", "shape": [2]}
+    asked = request()
+    asked.inputs.add(**positions, contents={"int_contents": [0, 1]})
+    told = raw.read(await raw.ask(asked.SerializeToString()))
+    assert told.outputs["rotated"].flatten().tolist() == pytest.approx(ROTATED, rel=1e-6)
+    heads = {n: {"name": n, "datatype": "FP32", "shape": [1, 1, 1, 2]} for n in "qkv"}
+    ones = {"fp32_contents": [1.0, 1.0]}
+    attention = ModelInferRequest(
+        model_name="rope_attention", inputs=[each | {"contents": ones} for each in heads.values()]
+    )
+    mask = {"name": "mask", "datatype": "BOOL", "shape": [1, 1]}
+    attention.inputs.add(**mask, contents={"bool_contents": [True]})
+    told = raw.read(await raw.ask(attention.SerializeToString()))
+    assert told.outputs["output"].flatten().tolist() == [1.0, 1.0]
+
+
+async def test_parameters_of_http_have_no_meaning(raw):
+    params = {"binary_data_output": {"string_param": "x"}}
+    outputs = [{"name": "rotated", "parameters": {"binary_data": {"bool_param": False}}}]
+    asked = request(parameters=params, outputs=outputs)
+    assert raw.read(await raw.ask(asked.SerializeToString())).outputs
+
+
+async def stream(raw: Grpc, requests: list[bytes], **more: Any) -> list[Any]:
+    call = raw.channel.stream_stream(STREAM)(iter(requests), timeout=30, **more)
+    return [ModelStreamInferResponse.FromString(told) async for told in call]
+
+
+async def test_a_stream_is_answered_in_order_and_goes_on_after_an_error(raw):
+    asked = [request(id=str(index)) for index in range(100)]
+    asked[7].model_name = "nope"
+    asked[8].parameters["theta"].int64_param = 0
+    told = await stream(raw, [each.SerializeToString() for each in asked])
+    assert [each.infer_response.id for each in told] == [str(index) for index in range(100)]
+    assert {index for index, each in enumerate(told) if each.error_message} == {7, 8}
+    assert told[7].infer_response.model_name == "nope"
+    assert "unknown model" in told[7].error_message
+    good = Grpc.read(told[9].infer_response).outputs["rotated"]
+    assert good.flatten().tolist() == pytest.approx(ROTATED, rel=1e-6)
+
+
+async def test_nonsense_in_a_stream_is_an_error_of_its_own(raw):
+    told = await stream(raw, [b"\xff\xff", request().SerializeToString()])
+    assert ["not a message" in each.error_message for each in told] == [True, False]
+
+
+async def test_the_last_answer_says_so_where_it_is_asked_to(raw):
+    name = "triton_enable_empty_final_response"
+    asked = [request(parameters={name: {"bool_param": flag}}) for flag in (True, False)]
+    told = await stream(raw, [each.SerializeToString() for each in asked])
+    finals = [dict(each.infer_response.parameters) for each in told]
+    assert finals[0]["triton_final_response"].bool_param
+    assert finals[1] == {}
+
+
+async def test_a_stream_ends_at_the_first_error_where_it_is_asked_to(raw):
+    asked = [request(), request(model_name="nope"), request()]
+    bodies = [each.SerializeToString() for each in asked]
+    with pytest.raises(grpc.aio.AioRpcError) as ended:
+        await stream(raw, bodies, metadata=(("triton_grpc_error", "true"),))
+    assert ended.value.code() is CODE.NOT_FOUND
+
+
+async def test_a_stream_that_its_client_leaves_disturbs_nobody(raw):
+    call = raw.channel.stream_stream(STREAM)()
+    for _ in range(5):
+        await call.write(request().SerializeToString())
+    await call.read()
+    call.cancel()
+    assert (await raw.infer(ROPE)).outputs
+
+
+async def test_what_a_stream_has_unanswered_is_bounded(raw):
+    """The client is held back, and all is answered once it reads."""
+    call = raw.channel.stream_stream(STREAM)()
+    big = request(inputs=[x(shape=[1, 8192, 1, 4])], raw_input_contents=[bytes(2**17)])
+    sent = 0
+
+    async def write() -> None:
+        nonlocal sent
+        for _ in range(2000):
+            await call.write(big.SerializeToString())
+            sent += 1
+
+    writing, before = asyncio.create_task(write()), -1
+    while before < sent:
+        before = sent
+        await asyncio.sleep(0.5)
+    assert 0 < sent < 1000, "somebody holds the client back"
+    for _ in range(sent):
+        assert not ModelStreamInferResponse.FromString(await call.read()).error_message
+    writing.cancel()
+    call.cancel()
+
+
+async def test_the_deadline_is_the_requests_own(raw):
+    big = torch.ones(1, 700, 8, 8)
+    asked = raw.write(Asked("rope_attention", dict.fromkeys("qkv", big)))
+    call = raw.channel.unary_unary(METHODS["ModelInfer"].path)
+    with pytest.raises(grpc.aio.AioRpcError) as late:
+        await call(asked.SerializeToString(), timeout=0.001)
+    assert late.value.code() is CODE.DEADLINE_EXCEEDED
+    assert (await raw.infer(ROPE)).outputs
+
+
+FIELDS = st.one_of(
+    st.builds(lambda text: ModelInferRequest(model_name=text), st.text(max_size=5)),
+    st.builds(
+        lambda blobs: ModelInferRequest(raw_input_contents=blobs),
+        st.lists(st.binary(max_size=300), max_size=3),
+    ),
+    st.builds(
+        lambda shape: ModelInferRequest(inputs=[{"shape": shape}]), st.lists(st.integers(-3, 9))
+    ),
+)
+
+
+@given(st.lists(FIELDS, max_size=6))
+def test_raw_tensors_are_cut_out_wherever_they_are(parts):
+    """Serialized messages, one behind the other, are the serialized message of them all."""
+    text = b"".join(part.SerializeToString() for part in parts)
+    whole = ModelInferRequest.FromString(text)
+    head, raw = split_request(text)
+    assert [bytes(each) for each in raw] == [*whole.raw_input_contents]
+    whole.ClearField("raw_input_contents")
+    assert ModelInferRequest.FromString(head) == whole
+
+
+@given(st.binary(max_size=40))
+def test_any_bytes_are_cut_or_refused(text):
+    try:
+        head, raw = split_request(text)
+        told = ModelInferRequest.FromString(head)
+    except DecodeError:
+        return
+    told.raw_input_contents.extend(bytes(each) for each in raw)
+    assert told == ModelInferRequest.FromString(text)
+
+
+@given(st.text(max_size=300), st.lists(st.binary(max_size=300), max_size=3))
+def test_answers_are_written_as_the_messages_that_they_are(name, blobs):
+    head = ModelInferResponse(model_name=name)
+    parts = join_response(head.SerializeToString(), blobs)
+    head.raw_output_contents.extend(blobs)
+    assert ModelInferResponse.FromString(b"".join(parts)) == head
+    streamed = ModelStreamInferResponse.FromString(b"".join(join_streamed(parts)))
+    assert streamed == ModelStreamInferResponse(infer_response=head)
+
+
+LEGAL = {CODE.OK, CODE.INVALID_ARGUMENT, CODE.NOT_FOUND, CODE.RESOURCE_EXHAUSTED}
+GOOD = request(raw_input_contents=[]).SerializeToString()
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(at=st.integers(0, len(GOOD) - 1), other=st.binary(max_size=3), cut=st.integers(0, 3))
+def test_any_request_is_answered(fuzzed, at, other, cut):
+    assert fuzzed(GOOD[:at] + other + GOOD[at + cut :]) in LEGAL
+
+
+@pytest.fixture(scope="module")
+def fuzzed(grpc_target: str):
+    """Return the status of any bytes, of the service that all tests share."""
+    with grpc.insecure_channel(grpc_target) as channel:
+        call = channel.unary_unary(METHODS["ModelInfer"].path)
+
+        def status(text: bytes) -> grpc.StatusCode:
+            try:
+                call(text, timeout=30)
+            except grpc.RpcError as refused:
+                return refused.code()
+            return CODE.OK
+
+        yield status
