@@ -23,7 +23,7 @@ from service.oip.answers import (
 )
 from service.oip.errors import NotLoadable, NotServed, UnknownRegion, describe
 from service.oip.memory import Regions
-from service.oip.models import model_of
+from service.oip.models import Model, model_of
 from service.oip.protocol import Protocol
 
 MAX_BODY_BYTES = 2**16
@@ -65,6 +65,11 @@ def control_routes(protocol: Protocol) -> APIRouter:
     return router
 
 
+def _model(request: Request) -> Model:
+    """Return whom a path names; what a query says has no meaning here."""
+    return model_of(request.path_params["name"], request.path_params.get("version", ""))
+
+
 def _ready(life: Life, told: dict[str, Any]) -> JSONResponse:
     is_ready = life.phase is Phase.READY
     return JSONResponse(told | {"ready": is_ready}, 200 if is_ready else 503)
@@ -96,24 +101,24 @@ def _add_models(router: APIRouter, protocol: Protocol) -> None:
         path = "/models/{name}" + version
 
         @router.get(path, summary="Inputs and outputs of a model")
-        async def metadata(name: str, version: str = "") -> ModelMetadata:
-            return documents.describe_model(model_of(name, version))
+        async def metadata(request: Request) -> ModelMetadata:
+            return documents.describe_model(_model(request))
 
         @router.get(path + "/ready", summary="200 when a model can be asked")
-        async def model_ready(name: str, version: str = "") -> JSONResponse:
-            return _ready(life, {"name": model_of(name, version).name})
+        async def model_ready(request: Request) -> JSONResponse:
+            return _ready(life, {"name": _model(request).name})
 
         @router.get(path + "/config", summary="Configuration of a model, as Triton tells it")
-        async def config(name: str, version: str = "") -> ModelConfiguration:
-            return documents.configure(model_of(name, version), protocol.on_gpu)
+        async def config(request: Request) -> ModelConfiguration:
+            return documents.configure(_model(request), protocol.on_gpu)
 
         @router.get(path + "/stats", summary="What a model has done")
-        async def stats(name: str, version: str = "") -> Statistics:
-            return {"model_stats": [statistics[model_of(name, version).name].describe()]}
+        async def stats(request: Request) -> Statistics:
+            return {"model_stats": [statistics[_model(request).name].describe()]}
 
         @router.post(path + "/infer", summary="Infer")
-        async def nobody(name: str, version: str = "") -> None:
-            model_of(name, version)  # those that exist never come here
+        async def nobody(request: Request) -> None:
+            _model(request)  # those that exist never come here
 
 
 def _add_repository(router: APIRouter, life: Life) -> None:
@@ -174,7 +179,7 @@ def _add_cuda_memory(router: APIRouter) -> None:
 
     @router.post(path + "/unregister", summary="Done: there are none")
     @router.post(one + "/unregister", summary="Done: there are none")
-    async def done(region: str = "") -> Response:
+    async def done() -> Response:
         return Response()
 
     @router.post(one + "/register", summary="Refused")
@@ -186,15 +191,15 @@ def _add_settings(
     router: APIRouter, path: str, what: str, settings: TraceSettings | LogSettings
 ) -> None:
     @router.get(path, summary=f"Settings of {what}")
-    async def get(name: str = "") -> TraceSettings | LogSettings:
-        if name:
-            model_of(name)
+    async def get(request: Request) -> TraceSettings | LogSettings:
+        if "name" in request.path_params:
+            _model(request)
         return settings
 
     @router.post(path, summary=f"Settings of {what}; to change one is refused")
-    async def change(request: Request, name: str = "") -> TraceSettings | LogSettings:
-        if name:
-            model_of(name)
+    async def change(request: Request) -> TraceSettings | LogSettings:
+        if "name" in request.path_params:
+            _model(request)
         if await _read(request):
             raise NotServed(documents.UNCHANGED)
         return settings

@@ -26,6 +26,12 @@ async def test_what_the_service_and_its_models_are(client):
             assert config["max_batch_size"] == 0
 
 
+async def test_a_query_has_no_meaning(client):
+    for path in ("/v2/models/rope", "/v2/models/rope/ready", "/v2/trace/setting"):
+        plain, asked = await client.get(path), await client.get(path + "?version=9&name=nope")
+        assert (plain.status_code, plain.json()) == (asked.status_code, asked.json())
+
+
 async def test_health_is_json_and_follows_the_life(client, life):
     path = "/v2/models/rope/ready"
     for phase, live, ready in [
