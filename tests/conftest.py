@@ -23,6 +23,9 @@ if not torch.cuda.is_available():
 # processes started here replace their program at once, which its handlers of forks know nothing of
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)  # beside other processes of tests
+
 ROOT = Path(__file__).parents[1]
 
 settings.register_profile("suite", deadline=None, derandomize=True)
