@@ -9,8 +9,9 @@ READY := $(VENV)/.ready
 serve: $(READY)  ## serve on 127.0.0.1:8000
 	$(BIN)/rope-service serve
 
+# a file of tests stays in one process, in the order in which all are listed: long ones come early
 test: $(READY)  ## run the suite
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 check: format-check lint types test  ## everything that CI checks
 

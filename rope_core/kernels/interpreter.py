@@ -1,5 +1,10 @@
-"""Triton's interpreter, put right where it differs from what a compiled kernel does."""
+"""Triton's interpreter, put right where it differs from what a compiled kernel does.
 
+And quicker where most of its time goes: into what it makes again for each operation.
+"""
+
+import math
+from functools import cached_property, lru_cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,11 +13,12 @@ import triton.language as tl
 from triton.runtime import interpreter
 
 BUILDER = interpreter.InterpreterBuilder
-_patch_lang, _patch_lang_tensor, _cast, _dot = (
+_patch_lang, _patch_lang_tensor, _cast, _dot, _np_dtype = (
     interpreter._patch_lang,
     interpreter._patch_lang_tensor,
     BUILDER.cast_impl,
     BUILDER.create_dot,
+    lru_cache(interpreter._get_np_dtype),
 )
 
 
@@ -23,6 +29,13 @@ def put_right() -> None:
     BUILDER.cast_impl = _cast_impl
     BUILDER.create_dot = _create_dot
     interpreter.InterpretedFunction.__call__ = _call
+    # each sum and product of integers is computed in 64 bits too, for an assertion that is not made
+    options = interpreter.InterpreterOptions(sanitize_overflow=False)
+    interpreter.interpreter_builder.options = options
+    interpreter._get_np_dtype = _get_np_dtype
+    tl.core.tensor.__init__ = _init_tensor
+    tl.core.tuple.__init__ = _init_tuple
+    tl.core.tuple.type = type_of_tuple
 
 
 def _patch(kernel: Any) -> Any:
@@ -55,3 +68,30 @@ def _create_dot(self: Any, a: Any, b: Any, c: Any, *given: Any) -> Any:
         wide = ((x.data.astype("uint32") << 16).view("float32") for x in (a, b))
         a, b = (interpreter.TensorHandle(data, tl.float32) for data in wide)
     return _dot(self, a, b, c, *given)
+
+
+def _get_np_dtype(dtype: Any) -> Any:
+    # a table of all dtypes is made each time
+    return _np_dtype(tl.uint64 if dtype.scalar.is_ptr() else dtype.scalar)
+
+
+def _init_tensor(self: Any, handle: Any, type: Any) -> None:
+    self.handle, self.type, self.dtype = handle, type, type.scalar
+    self.shape, self.numel = _shape(type.shape if type.is_block() else ())
+
+
+@lru_cache
+def _shape(sizes: tuple[int, ...]) -> tuple[Any, Any]:
+    # neither is written to
+    return tl.core.tuple([tl.constexpr(size) for size in sizes]), tl.constexpr(math.prod(sizes))
+
+
+def _init_tuple(self: Any, args: Any, type: Any = None) -> None:
+    self.values = [*args]
+    if type is not None:
+        self.type = type if isinstance(type, tl.core.tuple_type) else tl.core.tuple_type(type)
+
+
+# a shape's is asked for by nobody
+type_of_tuple = cached_property(lambda self: tl.core._type_for_tuple_values(self.values))
+type_of_tuple.__set_name__(tl.core.tuple, "type")

@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 
 import httpx
 import pytest
+import pytest_asyncio
 import torch
 
 from service.app import create_app
@@ -34,6 +35,19 @@ async def app(life: Life) -> AsyncIterator[Requests]:
 async def client(app: Requests) -> AsyncIterator[httpx.AsyncClient]:
     async with asking(app) as client:
         yield client
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared_client() -> AsyncIterator[httpx.AsyncClient]:
+    """Ask an application that all tests of a file share: none may ask what others asked of it.
+
+    To make one takes longer than most tests. The file says `every_test_in_one_loop`.
+    """
+    async with running(Life()) as app, asking(app) as client:
+        yield client
+
+
+every_test_in_one_loop = pytest.mark.asyncio(loop_scope="module")
 
 
 @asynccontextmanager

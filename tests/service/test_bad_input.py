@@ -7,12 +7,19 @@ import pytest
 import torch
 
 from service.wire import CODECS, Message
-from tests.service.conftest import post
+from tests.service.conftest import every_test_in_one_loop, post
+
+pytestmark = every_test_in_one_loop
 
 Q = torch.zeros(1, 2, 4, 8)
 K = torch.zeros(1, 2, 2, 8)
 PACKED = torch.zeros(4, 2, 8)
 INTERNALS = re.compile(r"Traceback|File \"|/site-packages|torch\.|0x[0-9a-f]{6}|\.py")
+
+
+@pytest.fixture
+def client(shared_client):
+    return shared_client
 
 
 def cu(*values: int) -> torch.Tensor:

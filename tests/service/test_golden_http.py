@@ -17,7 +17,7 @@ from tests.golden_cases import load, rotations
 SAFETENSORS = "application/x-safetensors"
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def client(server_url):
     with httpx.Client(base_url=server_url, timeout=60) as client:
         yield client

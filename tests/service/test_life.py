@@ -19,7 +19,7 @@ from service.wire import Message
 from service.wire import safetensors as codec
 from tests.conftest import ROOT, Serve
 
-DRAIN = {"ROPE_DRAIN_DELAY_S": "1.5", "ROPE_DRAIN_S": "20"}
+DRAIN = {"ROPE_DRAIN_DELAY_S": "3", "ROPE_DRAIN_S": "20"}
 
 
 def slow_body(length: int = 3000) -> bytes:
@@ -50,6 +50,23 @@ class Background(threading.Thread):
             self.failure = failure
 
 
+def begin_slow(url: str, body: bytes | None = None) -> Background:
+    """Have one slow request computed, or about to be."""
+    slow = Background(url, body)
+    slow.start()
+    give_up = time.monotonic() + 10
+    while metric(url, "rope_admitted_bytes") == 0 and time.monotonic() < give_up:
+        time.sleep(0.02)
+    time.sleep(0.3)
+    return slow
+
+
+def metric(url: str, name: str) -> float:
+    """Return what a metric says, 0 where there is none yet."""
+    lines = [line.rpartition(" ") for line in httpx.get(f"{url}/metrics").text.splitlines()]
+    return sum(float(value) for told, _, value in lines if told == name)
+
+
 def test_phases_go_one_way():
     life = Life()
     assert life.phase is Phase.WARMING_UP
@@ -73,9 +90,7 @@ async def test_ready_after_the_warm_up_and_not_while_draining(client, life):
 
 def test_sigterm_drains(serve: Serve):
     with serve(**DRAIN) as (url, process):
-        slow = Background(url)
-        slow.start()
-        time.sleep(0.3)
+        slow = begin_slow(url)
         process.send_signal(signal.SIGTERM)
         time.sleep(0.3)
         with httpx.Client(base_url=url, timeout=60) as client:
@@ -93,9 +108,7 @@ def test_sigterm_drains(serve: Serve):
 
 def test_a_request_in_flight_outlives_the_listener(serve: Serve):
     with serve(ROPE_DRAIN_DELAY_S="0", ROPE_DRAIN_S="20") as (url, process):
-        slow = Background(url)
-        slow.start()
-        time.sleep(0.3)
+        slow = begin_slow(url)
         process.send_signal(signal.SIGTERM)
         slow.join()
         assert slow.response is not None, slow.failure
@@ -135,33 +148,29 @@ def test_a_second_sigterm_forces_the_end(serve: Serve):
         time.sleep(0.3)
         assert process.poll() is None
         process.send_signal(signal.SIGTERM)
-        process.wait(5)
+        process.wait(15)
 
 
 def test_an_idle_service_ends_soon_after_ctrl_c(serve: Serve):
     with serve(ROPE_DRAIN_DELAY_S="30") as (_, process):
         process.send_signal(signal.SIGINT)
-        assert process.wait(3) == 0
+        assert process.wait(15) == 0
 
 
-def test_a_queued_call_is_dropped_when_its_client_leaves(serve: Serve):
-    with serve() as (url, _):
-        slow = Background(url)
-        slow.start()
-        time.sleep(0.3)
-        with pytest.raises(httpx.ReadTimeout):
-            httpx.post(f"{url}/v1/rotate", json={"q": [[[1, 2]]]}, timeout=0.1)
-        metrics = httpx.get(f"{url}/metrics").text
-        assert "rope_queue_depth 0.0" in metrics
-        assert 'route="/v1/rotate",status="499"' in metrics
-        slow.join()
-        assert "rope_admitted_bytes 0.0" in httpx.get(f"{url}/metrics").text
+def test_a_queued_call_is_dropped_when_its_client_leaves(server_url):
+    left = 'rope_requests_total{route="/v1/rotate",status="499"}'
+    before = metric(server_url, left)
+    slow = begin_slow(server_url)
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(f"{server_url}/v1/rotate", json={"q": [[[1, 2]]]}, timeout=0.1)
+    assert metric(server_url, "rope_queue_depth") == 0
+    assert metric(server_url, left) == before + 1
+    slow.join()
+    assert metric(server_url, "rope_admitted_bytes") == 0
 
 
 def test_a_deadline_that_passes_in_the_queue(server_url):
-    slow = Background(server_url)
-    slow.start()
-    time.sleep(0.3)
+    slow = begin_slow(server_url)
     begun = time.monotonic()
     late = httpx.post(
         f"{server_url}/v1/rotate",
@@ -173,46 +182,49 @@ def test_a_deadline_that_passes_in_the_queue(server_url):
     slow.join()
 
 
-def test_a_body_that_does_not_come_is_given_up_at_the_deadline(serve: Serve):
-    with serve() as (url, _):
-        port = int(url.rpartition(":")[2])
-        with socket.create_connection(("127.0.0.1", port), timeout=10) as stalled:
-            stalled.sendall(
-                b"POST /v1/rotate HTTP/1.1\r\nHost: x\r\nContent-Length: 100000000\r\n"
-                b"Content-Type: application/x-safetensors\r\nX-Request-Timeout-Ms: 300\r\n\r\nhalf"
-            )
-            begun = time.monotonic()
-            assert stalled.recv(4096).startswith(b"HTTP/1.1 504")
-            assert time.monotonic() - begun < 2
-        assert "rope_admitted_bytes 0.0" in httpx.get(f"{url}/metrics").text
+def test_a_body_that_does_not_come_is_given_up_at_the_deadline(server_url):
+    port = int(server_url.rpartition(":")[2])
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as stalled:
+        stalled.sendall(
+            b"POST /v1/rotate HTTP/1.1\r\nHost: x\r\nContent-Length: 100000000\r\n"
+            b"Content-Type: application/x-safetensors\r\nX-Request-Timeout-Ms: 300\r\n\r\nhalf"
+        )
+        begun = time.monotonic()
+        assert stalled.recv(4096).startswith(b"HTTP/1.1 504")
+        assert time.monotonic() - begun < 2
+    assert metric(server_url, "rope_admitted_bytes") == 0
 
 
-def test_many_small_sequences_do_not_hold_up_the_others(serve: Serve):
+def test_many_small_sequences_do_not_hold_up_the_others(server_url):
     q = torch.zeros(20_000, 1, 2)
     tensors = {"q": q, "k": q, "v": q, "cu_seqlens": torch.arange(20_001)}
-    with serve() as (url, _):
-        slow = Background(url, b"".join(codec.encode(Message(tensors))))
-        slow.start()
+    slow = Background(server_url, b"".join(codec.encode(Message(tensors))))
+    begun = asked = time.monotonic()
+    waits = []
+    slow.start()
+    with httpx.Client(base_url=server_url, timeout=60) as client:
         while slow.is_alive():
-            begun = time.monotonic()
-            httpx.get(f"{url}/healthz")
-            assert time.monotonic() - begun < 0.7
-        assert slow.response is not None, slow.failure
-        assert slow.response.status_code == 200
+            client.get("/healthz")
+            waits.append(time.monotonic() - asked)
+            asked += waits[-1]
+    # where a machine is busy, all takes longer
+    assert max(waits) < max(0.7, (asked - begun) / 2)
+    assert slow.response is not None, slow.failure
+    assert slow.response.status_code == 200
 
 
-def test_a_port_that_is_taken_ends_the_start(serve: Serve, tmp_path):
-    with serve() as (url, first):
-        port = url.rpartition(":")[2]
-        second = subprocess.run(
-            [*first.args, "serve", "--http-port", port, "--grpc-port", "0"],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        assert second.returncode != 0
-        assert "address already in use" in second.stdout
+def test_a_port_that_is_taken_ends_the_start(server_url):
+    port = server_url.rpartition(":")[2]
+    second = subprocess.run(
+        [sys.executable, "-m", "service", "serve", "--http-port", port, "--grpc-port", "0"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert second.returncode != 0
+    assert "address already in use" in second.stdout
 
 
 def test_one_line_of_json_for_each_request(serve: Serve, tmp_path):

@@ -29,8 +29,10 @@ from service.life import Life
 from service.ropes import MAX_KNOWN, Rope, Ropes
 from service.settings import Settings
 from service.wire import CODECS, Codec, Message
-from tests.service.conftest import post
+from tests.service.conftest import every_test_in_one_loop, post
 from tests.service.test_routes import params
+
+pytestmark = every_test_in_one_loop
 
 D, TOKENS = 16, 5
 ORIGINAL = {"original_max_position_embeddings": 64}
@@ -153,11 +155,16 @@ async def answered(client: httpx.AsyncClient, codec: Codec, path: str, message: 
     return read(codec, response.content)
 
 
+@pytest.fixture
+def client(shared_client):
+    return shared_client
+
+
 def warnings(message: Message) -> list[str]:
     return json.loads(message.params).get("warnings", [])
 
 
-def test_each_variant_and_each_scheme_has_a_case():
+async def test_each_variant_and_each_scheme_has_a_case():
     assert OF_VARIANTS.keys() == VARIANTS.keys()
     assert OF_SCHEMES.keys() == SCHEMES.keys()
 
@@ -741,7 +748,7 @@ async def test_presets_of_the_operator(tmp_path, monkeypatch):
         (".json/config.json", "{}", None),
     ],
 )
-def test_a_bad_folder_of_presets_stops_the_start(tmp_path, monkeypatch, name, text, why):
+async def test_a_bad_folder_of_presets_stops_the_start(tmp_path, monkeypatch, name, text, why):
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text(text)
     if why is None:
@@ -753,7 +760,7 @@ def test_a_bad_folder_of_presets_stops_the_start(tmp_path, monkeypatch, name, te
         in_folder(tmp_path / "nowhere", monkeypatch)
 
 
-def test_the_process_says_so_and_ends(tmp_path, serve):
+async def test_the_process_says_so_and_ends(tmp_path, serve):
     (tmp_path / "bad.json").write_text("{")
     with pytest.raises(RuntimeError, match=r"presets_dir: bad.json must be"):
         serve(ROPE_PRESETS_DIR=str(tmp_path)).__enter__()
@@ -762,7 +769,7 @@ def test_the_process_says_so_and_ends(tmp_path, serve):
 # -- what is kept of what was read
 
 
-def test_what_was_read_is_kept_as_long_as_its_parameters(monkeypatch):
+async def test_what_was_read_is_kept_as_long_as_its_parameters(monkeypatch):
     ropes, given = Ropes(built_in()), Rope(theta=3.0)
     found = ropes.read(given, 8, None)
     assert ropes.read(given, 8, None) is found
