@@ -61,13 +61,16 @@ class Statistics:
             write_s: time that it took to write the answer.
         """
         steps = (answer.queue_s, answer.copy_s, answer.compute_s, write_s)
-        took = {name: int(each * 1e9) for name, each in zip(_STEPS, steps, strict=True)}
         self.num_answered += 1
-        self.ns.update(took)
         self.ns["success"] += int((time.perf_counter() - begun_s) * 1e9)
-        size = self._sizes.setdefault(answer.num_calls, _Size())
+        size = self._sizes.get(answer.num_calls)
+        if size is None:
+            size = self._sizes[answer.num_calls] = _Size()
         size.num_requests += 1
-        size.ns.update(took)
+        for name, took_s in zip(_STEPS, steps, strict=True):
+            ns = int(took_s * 1e9)
+            self.ns[name] += ns
+            size.ns[name] += ns
         self._last_ms = int(time.time() * 1e3)
 
     def failed(self, failure: BaseException, begun_s: float) -> None:
