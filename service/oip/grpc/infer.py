@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 from grpc.aio import ServicerContext
@@ -20,8 +21,11 @@ from service.oip.params import FINAL
 from service.oip.protocol import Protocol
 from service.wire import Buffer
 
+PROMPT_HEAD_BYTES = endpoints.PROMPT_PARAMS_BYTES
+"""A request whose message, but its raw tensors, is longer takes a thread to be read."""
+
 PROMPT_BYTES = 64 * 2**10
-"""A message up to here is read at once, and an answer written; larger ones take a thread."""
+"""An answer that is longer takes a thread to be written."""
 
 MAX_UNANSWERED = 32
 """Requests of a stream that are answered at a time; more are not read."""
@@ -121,8 +125,9 @@ class Infer:
         with Charge(service.admission) as charge:
             charge.add(len(asked.head) + sum(map(len, asked.raw)))
             try:
-                async with asyncio.timeout(patience):
-                    is_long = len(asked.head) > PROMPT_BYTES
+                is_long = len(asked.head) > PROMPT_HEAD_BYTES
+                # what is not long takes no thread, so that nothing could end it early
+                async with asyncio.timeout(patience) if is_long else nullcontext():
                     planner = self._protocol.planner
                     plan = await service.aside(is_long, read_plan, model, planner, asked)
                     charge.add(plan.region_bytes)
