@@ -102,8 +102,7 @@ class Exchange:
 
     def _known(self, head: bytes, request_id: str, body: memoryview) -> Plan | None:
         known = self._planner.heads.find(self._model.name, head)
-        pieces = known and known.cut(body)
-        return known.read(request_id, pieces) if known and pieces else None
+        return known and known.of_body(request_id, body)
 
     def encode(self, message: Message) -> list[Buffer]:
         """Write the answer."""

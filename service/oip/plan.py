@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from service.oip.objects import Span
 from service.wire import Buffer, Message
@@ -50,7 +52,8 @@ class Blob(NamedTuple):
     tensor: str
     dtype: torch.dtype
     shape: tuple[int, ...]
-    num_bytes: int
+    start: int
+    """Where it begins, if all are one behind the other."""
 
 
 class Known(NamedTuple):
@@ -58,29 +61,30 @@ class Known(NamedTuple):
 
     plan: Plan
     blobs: tuple[Blob, ...]
+    sizes: list[int]
+    """Bytes of each."""
     num_bytes: int
-    """Of all tensors."""
 
-    def cut(self, body: memoryview) -> list[Buffer] | None:
-        """Return the bytes of each tensor, None where those of all are not as many."""
+    def of_body(self, request_id: str, body: Buffer) -> Plan | None:
+        """Return the plan of a request whose tensors are a body, None where it is not as long."""
         if len(body) != self.num_bytes:
             return None
-        at = 0
-        pieces: list[Buffer] = []
-        for blob in self.blobs:
-            pieces.append(body[at : at + blob.num_bytes])
-            at += blob.num_bytes
-        return pieces
+        return self._of(
+            request_id,
+            {name: view(body, dtype, shape, start) for name, dtype, shape, start in self.blobs},
+        )
 
-    def read(self, request_id: str, pieces: Sequence[Buffer]) -> Plan | None:
-        """Return the plan of a request, None where a tensor has more or fewer bytes."""
-        if len(pieces) != len(self.blobs):
+    def of_pieces(self, request_id: str, pieces: Sequence[Buffer]) -> Plan | None:
+        """Return the same of tensors that are a piece each."""
+        if [*map(len, pieces)] != self.sizes:
             return None
-        tensors = {}
-        for (name, dtype, shape, num_bytes), piece in zip(self.blobs, pieces, strict=True):
-            if len(piece) != num_bytes:
-                return None
-            tensors[name] = view(piece, dtype, shape, 0)
+        blobs = zip(self.blobs, pieces, strict=True)
+        return self._of(
+            request_id,
+            {name: view(piece, dtype, shape, 0) for (name, dtype, shape, _), piece in blobs},
+        )
+
+    def _of(self, request_id: str, tensors: dict[str, Tensor]) -> Plan:
         _, message, outputs, in_text, queue_s, _ = self.plan
         return Plan(request_id, Message(tensors, message.params), outputs, in_text, queue_s, 0)
 
@@ -106,12 +110,18 @@ class Heads:
         """Return what a head of requests to `model` has come to before."""
         return self._known.get((model, head))
 
-    def keep(self, model: str, head: bytes | None, plan: Plan, blobs: Sequence[Blob]) -> None:
-        """Keep what a head has come to, without the tensors."""
+    def keep(self, model: str, head: bytes | None, plan: Plan, names: Sequence[str]) -> None:
+        """Keep what a head has come to, but its tensors: views of bytes, by `names` in order."""
         if head is None or len(head) > MAX_HEAD_BYTES:
             return
         if len(self._known) >= MAX_KNOWN:
             self._known.clear()
+        found = [plan.message.tensors[name] for name in names]
+        sizes = [tensor.nbytes for tensor in found]
+        starts = accumulate(sizes, initial=0)
+        blobs = tuple(
+            Blob(name, tensor.dtype, tuple(tensor.shape), start)
+            for name, tensor, start in zip(names, found, starts, strict=False)
+        )
         bare = plan._replace(message=Message({}, plan.message.params))
-        num_bytes = sum(blob.num_bytes for blob in blobs)
-        self._known[model, head] = Known(bare, tuple(blobs), num_bytes)
+        self._known[model, head] = Known(bare, blobs, sizes, sum(sizes))

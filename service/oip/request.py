@@ -12,7 +12,7 @@ from service.oip import kinds, tensors
 from service.oip.memory import Regions
 from service.oip.models import Model, Slot
 from service.oip.params import Control, translate
-from service.oip.plan import Blob, Heads, Output, Place, Plan
+from service.oip.plan import Heads, Output, Place, Plan
 from service.wire import Buffer, Message
 
 Params = Mapping[str, Any]
@@ -70,7 +70,7 @@ class Planner:
         """
         control = Control.of(params)
         listed = self._list_outputs(model, outputs, control.binary_data_output)
-        found, blobs, region_bytes = self._read_inputs(model, inputs)
+        found, views, region_bytes = self._read_inputs(model, inputs)
         asked = {**params, **_lse(model, listed, params)}
         wanted = listed or {s.name: Output(control.binary_data_output) for s in model.outputs}
         plan = Plan(
@@ -81,8 +81,8 @@ class Planner:
             control.timeout_us / 1e6 if control.timeout_us else None,
             region_bytes,
         )
-        if len(blobs) == len(found) and not any(each.place for each in wanted.values()):
-            self.heads.keep(model.name, head, plan, blobs)
+        if len(views) == len(found) and not any(each.place for each in wanted.values()):
+            self.heads.keep(model.name, head, plan, views)
         return plan
 
     def _list_outputs(
@@ -107,11 +107,11 @@ class Planner:
 
     def _read_inputs(
         self, model: Model, inputs: Iterable[Input]
-    ) -> tuple[dict[str, Tensor], list[Blob], int]:
-        """Return the tensors, those that are bytes of the request, and the bytes of the others."""
+    ) -> tuple[dict[str, Tensor], list[str], int]:
+        """Return the tensors, names of those that are the request's bytes, and bytes of others."""
         slots = {slot.name: slot for slot in model.inputs}
         found: dict[str, Tensor] = {}
-        blobs: list[Blob] = []
+        views: list[str] = []
         region_bytes = 0
         for given in inputs:
             name = kinds.text("the name of an input", given.name)
@@ -131,12 +131,11 @@ class Planner:
                 raise BadTensor(name, expected, "none of them" if place is None else "several")
             tensor = found[slots[name].tensor] = _read_tensor(slots[name], given, carried)
             if place is None and _is_view(tensor, carried):
-                shape = tuple(tensor.shape)
-                blobs.append(Blob(slots[name].tensor, tensor.dtype, shape, tensor.nbytes))
+                views.append(slots[name].tensor)
         for slot in slots.values():
             if not slot.optional and slot.tensor not in found:
                 raise BadTensor(slot.name, "an input of the request", "none")
-        return found, blobs, region_bytes
+        return found, views, region_bytes
 
     def _place(self, name: str, params: Params) -> Place | None:
         if "shared_memory_region" not in params:

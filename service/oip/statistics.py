@@ -4,7 +4,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -32,7 +32,14 @@ class _Size:
     """Runs of one size, as the requests of a model saw them."""
 
     num_requests: int = 0
-    ns: Counter[str] = field(default_factory=Counter)
+    queue_s: float = 0.0
+    compute_input_s: float = 0.0
+    compute_infer_s: float = 0.0
+    compute_output_s: float = 0.0
+
+    def ns(self, step: str) -> int:
+        """Return the sum of what a step took."""
+        return int(getattr(self, f"{step}_s") * 1e9)
 
 
 class Statistics:
@@ -48,7 +55,7 @@ class Statistics:
         self.num_pending = num_pending
         self.num_answered = 0
         self.num_failed = Counter(dict.fromkeys(REASONS, 0))
-        self.ns = Counter(dict.fromkeys(("success", "fail", *_STEPS), 0))
+        self._success_ns = self._fail_ns = 0
         self._last_ms = 0
         self._sizes: dict[int, _Size] = {}
 
@@ -60,25 +67,30 @@ class Statistics:
             begun_s: time of `time.perf_counter` at its head.
             write_s: time that it took to write the answer.
         """
-        steps = (answer.queue_s, answer.copy_s, answer.compute_s, write_s)
         self.num_answered += 1
-        self.ns["success"] += int((time.perf_counter() - begun_s) * 1e9)
+        self._success_ns += int((time.perf_counter() - begun_s) * 1e9)
         size = self._sizes.get(answer.num_calls)
         if size is None:
             size = self._sizes[answer.num_calls] = _Size()
         size.num_requests += 1
-        for name, took_s in zip(_STEPS, steps, strict=True):
-            ns = int(took_s * 1e9)
-            self.ns[name] += ns
-            size.ns[name] += ns
+        size.queue_s += answer.queue_s
+        size.compute_input_s += answer.copy_s
+        size.compute_infer_s += answer.compute_s
+        size.compute_output_s += write_s
         self._last_ms = int(time.time() * 1e3)
 
     def failed(self, failure: BaseException, begun_s: float) -> None:
         """Count a request that was not."""
         fits = (name for name, kinds in REASONS.items() if isinstance(failure, kinds))
         self.num_failed[next(fits)] += 1
-        self.ns["fail"] += int((time.perf_counter() - begun_s) * 1e9)
+        self._fail_ns += int((time.perf_counter() - begun_s) * 1e9)
         self._last_ms = int(time.time() * 1e3)
+
+    @property
+    def ns(self) -> dict[str, int]:
+        """Time of good requests, of others, and of each step of the good ones."""
+        steps = {n: sum(size.ns(n) for size in self._sizes.values()) for n in _STEPS}
+        return {"success": self._success_ns, "fail": self._fail_ns, **steps}
 
     @property
     def num_runs(self) -> int:
@@ -88,6 +100,7 @@ class Statistics:
     def describe(self) -> dict[str, Any]:
         """Return the protocol's document."""
         good, bad = self.num_answered, self.num_failed.total()
+        ns = self.ns
         counts = {"success": good, "fail": bad, **dict.fromkeys(_STEPS, good)}
         none = {name: _duration(0, 0) for name in ("cache_hit", "cache_miss")}
         return {
@@ -96,7 +109,7 @@ class Statistics:
             "last_inference": self._last_ms,
             "inference_count": good,
             "execution_count": self.num_runs,
-            "inference_stats": {n: _duration(c, self.ns[n]) for n, c in counts.items()} | none,
+            "inference_stats": {n: _duration(c, ns[n]) for n, c in counts.items()} | none,
             "response_stats": {},
             "batch_stats": [self._of_size(size) for size in sorted(self._sizes)],
             "memory_usage": [],
@@ -105,7 +118,7 @@ class Statistics:
     def _of_size(self, size: int) -> dict[str, Any]:
         each = self._sizes[size]
         runs = _num_runs(each, size)
-        steps = {n: _duration(runs, each.ns[n] // size) for n in _STEPS[1:]}
+        steps = {n: _duration(runs, each.ns(n) // size) for n in _STEPS[1:]}
         return {"batch_size": size, **steps}
 
 

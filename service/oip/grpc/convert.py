@@ -62,7 +62,7 @@ def read_plan(model: Model, planner: Planner, request: Request) -> Plan:
         BadMessage, BadTensor, UnknownName, ConfigError, ...: as `Planner.plan`.
     """
     known = planner.heads.find(model.name, request.head)
-    plan = known and known.read(request.id, request.raw)
+    plan = known and known.of_pieces(request.id, request.raw)
     return plan or _read_plan(model, planner, request.message, request)
 
 

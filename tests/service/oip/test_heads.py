@@ -108,7 +108,7 @@ def test_no_more_heads_are_kept_than_have_room():
     for number in range(MAX_KNOWN + 1):
         heads.keep("rope", str(number).encode(), plan, [])
     assert heads.find("rope", b"0") is None
-    assert heads.find("rope", str(MAX_KNOWN).encode()) == Known(plan, (), 0)
+    assert heads.find("rope", str(MAX_KNOWN).encode()) == Known(plan, (), [], 0)
 
 
 @pytest.mark.parametrize(
