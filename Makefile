@@ -32,9 +32,10 @@ docs: $(READY)  ## write the generated parts of the documentation, and the descr
 	$(BIN)/python docs/protocol.py
 	$(BIN)/python docs/generate.py
 
-bench: $(READY)  ## the tables of docs/performance.md; needs wrk and taskset
+bench: $(READY)  ## the tables of docs/performance.md; needs wrk, h2load and taskset
 	$(BIN)/python -m benchmarks.core
 	$(BIN)/python -m benchmarks.service
+	$(BIN)/python -m benchmarks.protocol
 
 bench-gpu:  ## the kernels on a CUDA device, with a PYTHON that has torch and triton for it
 	PYTHONPATH=. $(PYTHON) -m benchmarks.gpu

@@ -1,10 +1,15 @@
-"""The least that uvicorn can do with a body: read it, and send as many bytes back."""
+"""The least that uvicorn can do with a body: read it, and send as many bytes back; so of gRPC."""
 
 import argparse
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import grpc
 import uvicorn
+import uvloop
+
+METHOD = "inference.GRPCInferenceService", "ModelInfer"
+"""The method that echoes: a service's name, and its own."""
 
 
 async def app(
@@ -27,15 +32,23 @@ async def app(
     await send({"type": "http.response.body", "body": body})
 
 
-def main() -> None:
-    """Run the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--http-port", type=int, required=True)
-    port = parser.parse_args().http_port
-    uvicorn.run(
+async def echo(request: bytes, _: grpc.aio.ServicerContext) -> bytes:
+    """Echo a message."""
+    return request
+
+
+async def serve(http_port: int, grpc_port: int | None) -> None:
+    """Serve until a signal comes."""
+    if grpc_port is not None:
+        service, method = METHOD
+        methods = {method: grpc.unary_unary_rpc_method_handler(echo)}
+        handler = grpc.method_handlers_generic_handler(service, methods)
+        server = grpc.aio.server(handlers=[handler], options=[("grpc.max_send_message_length", -1)])
+        server.add_insecure_port(f"127.0.0.1:{grpc_port}")
+        await server.start()
+    config = uvicorn.Config(
         app,
-        port=port,
-        loop="uvloop",
+        port=http_port,
         http="httptools",
         ws="none",
         lifespan="off",
@@ -43,6 +56,16 @@ def main() -> None:
         log_config=None,
         server_header=False,
     )
+    await uvicorn.Server(config).serve()
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--http-port", type=int, required=True)
+    parser.add_argument("--grpc-port", type=int, help="none where missing")
+    args = parser.parse_args()
+    uvloop.run(serve(args.http_port, args.grpc_port))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,13 +16,15 @@ from benchmarks.floor import ENVIRONMENT
 from benchmarks.workloads import MEDIA_TYPE
 
 START_S = 60
+HEADERS = {"Content-Type": MEDIA_TYPE}
 
 
 class Server:
-    """A process that listens on a port."""
+    """A process that listens on a port, or on one of HTTP and one of gRPC."""
 
-    def __init__(self, pid: int, port: int) -> None:
+    def __init__(self, pid: int, port: int, grpc_port: int | None) -> None:
         self.port = port
+        self.grpc_port = grpc_port
         self._proc = Path(f"/proc/{pid}")
 
     def cpu_s(self) -> float:
@@ -36,11 +38,13 @@ class Server:
         (peak,) = (line.split()[1] for line in lines if line.startswith("VmHWM:"))
         return int(peak) * 1024
 
-    def ask(self, method: str, path: str, body: bytes = b"") -> tuple[int, bytes]:
+    def ask(
+        self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] = HEADERS
+    ) -> tuple[int, bytes]:
         """Return status and body of an answer."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         try:
-            connection.request(method, path, body, {"Content-Type": MEDIA_TYPE})
+            connection.request(method, path, body, headers)
             response = connection.getresponse()
             return response.status, response.read()
         finally:
@@ -48,14 +52,16 @@ class Server:
 
 
 @contextmanager
-def started(module: str, core: int) -> Iterator[Server]:
-    """Start `python -m module` on a core, wait until it is ready, and end it."""
+def started(module: str, core: int, *, grpc: bool = False) -> Iterator[Server]:
+    """Start `python -m module` on a core, with gRPC, too; wait until it is ready, and end it."""
     port = _free_port()
+    grpc_port = _free_port() if grpc else None
     command = ["taskset", "-c", str(core), sys.executable, "-m", module, "--http-port", str(port)]
+    command += ["--grpc-port", str(grpc_port)] if grpc else []
     with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(command, stdout=output, stderr=output, env=ENVIRONMENT)
         try:
-            server = Server(process.pid, port)
+            server = Server(process.pid, port, grpc_port)
             try:
                 _wait_until_ready(server, process)
             except TimeoutError:

@@ -81,14 +81,19 @@ def body(workload: Workload, length: int) -> bytes:
 
 def check(workload: Workload, length: int, answer: bytes) -> None:
     """Compare an answer with the float64 one; leaves the program if it is wrong."""
+    name = "out" if workload.kv_heads else "q"
+    check_tensor(workload, length, safetensors.torch.load(answer)[name])
+
+
+def check_tensor(workload: Workload, length: int, got: Tensor) -> None:
+    """Compare the tensor of an answer with the float64 one; leaves the program if it is wrong."""
     asked, at = tensors(workload, length), torch.arange(length)
     q = oracle.rotate(asked["q"][0], at)
     if workload.kv_heads:
         expected = oracle.attend(q, oracle.rotate(asked["k"][0], at), asked["v"][0])
     else:
         expected = q
-    name = "out" if workload.kv_heads else "q"
-    oracle.check(workload.name, safetensors.torch.load(answer)[name][0], expected)
+    oracle.check(workload.name, got[0], expected)
 
 
 def bare(workload: Workload, batch: int) -> Callable[[], object]:

@@ -1,4 +1,4 @@
-"""Both benchmarks run, compare before they time, and print a table; the times mean nothing."""
+"""The benchmarks run, compare before they time, and print a table; the times mean nothing."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import load, oracle, workloads
+from benchmarks import forms, h2load, load, oracle, workloads
 from benchmarks.workloads import WORKLOADS
 from service.wire import safetensors as wire
 
@@ -46,6 +46,34 @@ def test_service_prints_a_row_for_a_workload(tmp_path):
     assert printed.startswith(f"| {row['workload']} |")
     expected = row["rate"] * (row["t_torch_us"] + row["t_echo_us"]) / 1e6
     assert row["eta"] == pytest.approx(expected)
+
+
+@pytest.mark.skipif(h2load.missing() is not None, reason=str(h2load.missing()))
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
+def test_protocol_prints_a_row_for_each_form(tmp_path):
+    name = forms.WORKLOADS[0].name
+    ran = run("protocol", "--only", name, "--json", str(tmp_path / "protocol.json"))
+
+    assert ran.returncode == 0, ran.stderr
+    rows = json.loads((tmp_path / "protocol.json").read_text())["rows"]
+    named = ["HTTP echo", "gRPC echo", "/v1 safetensors", "/v2 binary", "gRPC"]
+    assert [row["workload"] for row in rows] == [f"{name}, {each}" for each in named]
+    assert len(rows_of(ran.stdout)) == len(rows)
+    assert all(0 < row["x_http_echo_cpu"] <= 1.5 for row in rows)
+
+
+@pytest.mark.parametrize("workload", forms.WORKLOADS, ids=lambda workload: workload.name)
+def test_every_form_asks_for_the_same(workload):
+    native, binary, grpc = forms.forms(workload)
+    length = int(binary.headers["Inference-Header-Content-Length"])
+    blobs = binary.body[length:]
+    asked = forms.INFER.request.FromString(grpc.body[5:])
+    assert grpc.body == forms.framed(grpc.body[5:])
+    assert b"".join(asked.raw_input_contents) == blobs
+    tensors = workloads.tensors(workload, workload.lengths[0])
+    for each in tensors.values():
+        assert each.numpy().tobytes() in blobs
+        assert each.numpy().tobytes() in native.body
 
 
 @pytest.mark.parametrize("workload", WORKLOADS[:2], ids=lambda workload: workload.name)

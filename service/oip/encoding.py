@@ -2,6 +2,7 @@
 
 import zlib
 from collections.abc import Callable
+from functools import lru_cache
 
 from service.calling import Service
 from service.errors import BadMessage, TooLarge, UnsupportedMediaType
@@ -30,6 +31,7 @@ def coding_of(content_encoding: bytes | None) -> bytes | None:
     return coding
 
 
+@lru_cache(maxsize=64)
 def coding_for(accept_encoding: bytes | None) -> bytes | None:
     """Return the coding of an answer: the one of ours that a client names, if it is just one.
 

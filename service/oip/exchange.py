@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -11,8 +12,9 @@ from service.errors import BadHeader, BadMessage, BadTensor, TooLarge, printable
 from service.oip import kinds, tensors
 from service.oip.encoding import coding_for, coding_of, compress
 from service.oip.models import Model
-from service.oip.request import Input, Plan, Planner
-from service.oip.response import Told, describe, tell
+from service.oip.plan import MAX_HEAD_BYTES, Plan
+from service.oip.request import Input, Planner
+from service.oip.response import Head, Told, describe, tell
 from service.wire import Buffer, Message
 from service.wire import json as json_codec
 
@@ -56,10 +58,7 @@ class Exchange:
     @property
     def expansion(self) -> int:
         """Bytes of memory for each of the request, or of the answer once the request is read."""
-        if self.plan is None:
-            in_text = self._length is None
-        else:
-            in_text = not all(each.binary or each.place for each in self.plan.outputs.values())
+        in_text = self._length is None if self.plan is None else self.plan.in_text
         return json_codec.expansion if in_text else 1
 
     def decode(self, body: Buffer) -> Message:
@@ -77,16 +76,33 @@ class Exchange:
                 f"model {name} takes parameters and several inputs: JSON must name them"
             )
         view = memoryview(body)
-        header = kinds.mapping("the request", _loads(view[:length]))
+        text, body = bytes(view[:length]), view[length:]
+        known = self._known(text, "", body)
+        self.plan = self._plan(text, body) if known is None else known
+        return self.plan.message
+
+    def _plan(self, text: bytes, body: memoryview) -> Plan:
+        read, exactly = _loads(text)
+        header = kinds.mapping("the request", read)
+        head = text if exactly else None
+        request_id = kinds.text("id", header.pop("id", ""))
+        if request_id and exactly and len(text) <= MAX_HEAD_BYTES:
+            head = orjson.dumps(header)
+            if known := self._known(head, request_id, body):
+                return known
         outputs = kinds.sequence("outputs", header.get("outputs", []))
-        self.plan = self._planner.plan(
+        return self._planner.plan(
             self._model,
-            header.get("id", ""),
+            head,
+            request_id,
             kinds.mapping("parameters", header.get("parameters", {})),
-            _inputs(header.get("inputs"), view[length:]),
+            _inputs(header.get("inputs"), body),
             [(each.get("name"), _params(each)) for each in map(_an_output, outputs)],
         )
-        return self.plan.message
+
+    def _known(self, head: bytes, request_id: str, body: memoryview) -> Plan | None:
+        known = self._planner.heads.find(self._model.name, head)
+        return known and known.of_body(request_id, body)
 
     def encode(self, message: Message) -> list[Buffer]:
         """Write the answer."""
@@ -103,12 +119,22 @@ class Exchange:
 
 
 def _output(told: Told) -> bytes:
-    params = dict(told.params)
     if told.output.binary:
-        params["binary_data_size"] = told.tensor.nbytes
-    if params:
-        return orjson.dumps(told.head | {"parameters": params})
-    return orjson.dumps(told.head)[:-1] + b',"data":' + tensors.json_of(told.tensor) + b"}"
+        return _binary_output(told.head, told.tensor.nbytes)
+    text = _described(told.head, dict(told.head.where))
+    return (
+        text if told.head.where else text[:-1] + b',"data":' + tensors.json_of(told.tensor) + b"}"
+    )
+
+
+@lru_cache(maxsize=1024)
+def _binary_output(head: Head, num_bytes: int) -> bytes:
+    return _described(head, {"binary_data_size": num_bytes})
+
+
+def _described(head: Head, params: dict[str, str | int]) -> bytes:
+    told = {"name": head.name, "datatype": head.datatype, "shape": head.shape}
+    return orjson.dumps(told | {"parameters": params} if params else told)
 
 
 def _an_output(each: object) -> dict[str, Any]:
@@ -153,14 +179,15 @@ def _length_of(header: bytes | None) -> int | None:
     return int(digits)
 
 
-def _loads(text: memoryview) -> Any:
+def _loads(text: bytes) -> tuple[Any, bool]:
+    """Return what a text says, and whether it can be written again as it was."""
     try:
-        return orjson.loads(text)
+        return orjson.loads(text), True
     except orjson.JSONDecodeError as broken:
         wrong = str(broken)
     try:
         # NaN and Infinity, which some clients write
-        return json.loads(bytes(text), parse_float=_finite)
+        return json.loads(text, parse_float=_finite), False
     except (ValueError, RecursionError):
         raise BadMessage(f"not JSON: {wrong}") from None
 

@@ -30,6 +30,9 @@ class Slot:
     optional: bool = False
 
 
+_ENDPOINTS = {endpoint.path: endpoint for endpoint in ENDPOINTS}
+
+
 @dataclass(frozen=True, slots=True)
 class Model:
     """A model, answered by an endpoint of `/v1`."""
@@ -44,7 +47,7 @@ class Model:
     @property
     def endpoint(self) -> Endpoint[Any]:
         """Who answers."""
-        return next(each for each in ENDPOINTS if each.path == self.path)
+        return _ENDPOINTS[self.path]
 
     def told(self, failure: Exception) -> Exception:
         """Return a failure as it is to be told: of the tensor by the name that it has here."""

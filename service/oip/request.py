@@ -11,8 +11,8 @@ from service.errors import BadMessage, BadTensor, TooLarge, UnknownName
 from service.oip import kinds, tensors
 from service.oip.memory import Regions
 from service.oip.models import Model, Slot
-from service.oip.objects import Span
 from service.oip.params import Control, translate
+from service.oip.plan import Heads, Output, Place, Plan
 from service.wire import Buffer, Message
 
 Params = Mapping[str, Any]
@@ -30,38 +30,6 @@ class Input:
     """Its bytes, or its numbers; None where it has neither."""
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a tensor is in shared memory."""
-
-    region: str
-    offset: int
-    """From the region's begin, in bytes."""
-    span: Span
-
-
-@dataclass(frozen=True, slots=True)
-class Output:
-    """How an output shall come."""
-
-    binary: bool = False
-    place: Place | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What to do for a request."""
-
-    id: str
-    message: Message
-    outputs: Mapping[str, Output]
-    """By name, in the order of the answer."""
-    queue_s: float | None
-    """How long it may wait for the device, None: until its deadline."""
-    region_bytes: int
-    """Memory that was copied from regions."""
-
-
 class Planner:
     """Reads requests of all models.
 
@@ -73,11 +41,13 @@ class Planner:
     def __init__(self, regions: Regions, max_bytes: int) -> None:
         self._regions = regions
         self._max_bytes = max_bytes
+        self.heads = Heads()
 
     def plan(
         self,
         model: Model,
-        request_id: object,
+        head: bytes | None,
+        request_id: str,
         params: Params,
         inputs: Iterable[Input],
         outputs: Iterable[tuple[object, Params]],
@@ -86,6 +56,8 @@ class Planner:
 
         Args:
             model: whom it asks.
+            head: all of it but its id and the bytes of its tensors, to be kept; None
+                where it is too long.
             request_id: the client's name for it.
             params: its own parameters.
             inputs: its inputs.
@@ -98,15 +70,20 @@ class Planner:
         """
         control = Control.of(params)
         listed = self._list_outputs(model, outputs, control.binary_data_output)
-        found, region_bytes = self._read_inputs(model, inputs)
+        found, views, region_bytes = self._read_inputs(model, inputs)
         asked = {**params, **_lse(model, listed, params)}
-        return Plan(
-            kinds.text("id", request_id),
+        wanted = listed or {s.name: Output(control.binary_data_output) for s in model.outputs}
+        plan = Plan(
+            request_id,
             Message(found, translate(asked, model.endpoint.params)),
-            listed or {s.name: Output(control.binary_data_output) for s in model.outputs},
+            wanted,
+            not all(each.binary or each.place for each in wanted.values()),
             control.timeout_us / 1e6 if control.timeout_us else None,
             region_bytes,
         )
+        if len(views) == len(found) and not any(each.place for each in wanted.values()):
+            self.heads.keep(model.name, head, plan, views)
+        return plan
 
     def _list_outputs(
         self, model: Model, outputs: Iterable[tuple[object, Params]], binary: bool
@@ -128,9 +105,13 @@ class Planner:
             listed[name] = Output(in_bytes and place is None, place)
         return listed
 
-    def _read_inputs(self, model: Model, inputs: Iterable[Input]) -> tuple[dict[str, Tensor], int]:
+    def _read_inputs(
+        self, model: Model, inputs: Iterable[Input]
+    ) -> tuple[dict[str, Tensor], list[str], int]:
+        """Return the tensors, names of those that are the request's bytes, and bytes of others."""
         slots = {slot.name: slot for slot in model.inputs}
         found: dict[str, Tensor] = {}
+        views: list[str] = []
         region_bytes = 0
         for given in inputs:
             name = kinds.text("the name of an input", given.name)
@@ -148,11 +129,13 @@ class Planner:
             elif place is not None or carried is None:
                 expected = "given once: as data, in bytes, or in a region of shared memory"
                 raise BadTensor(name, expected, "none of them" if place is None else "several")
-            found[slots[name].tensor] = _read_tensor(slots[name], given, carried)
+            tensor = found[slots[name].tensor] = _read_tensor(slots[name], given, carried)
+            if place is None and _is_view(tensor, carried):
+                views.append(slots[name].tensor)
         for slot in slots.values():
             if not slot.optional and slot.tensor not in found:
                 raise BadTensor(slot.name, "an input of the request", "none")
-        return found, region_bytes
+        return found, views, region_bytes
 
     def _place(self, name: str, params: Params) -> Place | None:
         if "shared_memory_region" not in params:
@@ -170,6 +153,12 @@ def _read_tensor(slot: Slot, given: Input, carried: Buffer | list[Any]) -> Tenso
     else:
         tensor = tensors.of_bytes(slot.name, dtype, given.shape, carried)
     return tensor.long() if slot.datatype == "INT64" and dtype is torch.int32 else tensor
+
+
+def _is_view(tensor: Tensor, carried: Buffer | list[Any]) -> bool:
+    """Tell whether a tensor is its bytes, of whatever value, and these are not converted."""
+    as_long = not isinstance(carried, list) and len(carried) == tensor.nbytes
+    return as_long and tensor.dtype is not torch.bool
 
 
 def _lse(model: Model, listed: Mapping[str, Output], params: Params) -> dict[str, bool]:

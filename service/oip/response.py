@@ -1,28 +1,32 @@
 """What an answer tells, whatever form it goes out in."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 from torch import Tensor
 
 from service.oip import tensors
 from service.oip.models import VERSION, Model
-from service.oip.request import Output, Plan
+from service.oip.plan import Output, Plan
 from service.wire import Message
 
 
-@dataclass(frozen=True, slots=True)
-class Told:
+class Head(NamedTuple):
+    """What is told of an output beside its numbers."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    where: tuple[tuple[str, str | int], ...]
+    """Parameters that say where it is in shared memory, if it is."""
+
+
+class Told(NamedTuple):
     """An output of an answer."""
 
-    head: dict[str, Any]
-    """Its name, datatype and shape."""
+    head: Head
     tensor: Tensor
     output: Output
-    params: Mapping[str, str | int]
-    """Where it is in shared memory, if it is."""
 
 
 def describe(model: Model, plan: Plan, message: Message) -> dict[str, Any]:
@@ -30,6 +34,8 @@ def describe(model: Model, plan: Plan, message: Message) -> dict[str, Any]:
     head: dict[str, Any] = {"model_name": model.name, "model_version": VERSION}
     if plan.id:
         head["id"] = plan.id
+    if message.params == b"{}":
+        return head
     told = orjson.loads(message.params)
     params = {name: each for name, each in told.items() if isinstance(each, str | int | float)}
     if warnings := told.get("warnings"):
@@ -49,10 +55,10 @@ def tell(model: Model, plan: Plan, message: Message) -> list[Told]:
 
 
 def _tell(name: str, tensor: Tensor, output: Output) -> Told:
-    head = {"name": name, "datatype": tensors.NAMES[tensor.dtype], "shape": [*tensor.shape]}
+    datatype, shape = tensors.NAMES[tensor.dtype], tuple(tensor.shape)
     place = output.place
     if place is None:
-        return Told(head, tensor, output, {})
+        return Told(Head(name, datatype, shape, ()), tensor, output)
     place.span.write(tensors.bytes_of(tensor))
     where: dict[str, str | int] = {
         "shared_memory_region": place.region,
@@ -60,4 +66,4 @@ def _tell(name: str, tensor: Tensor, output: Output) -> Told:
     }
     if place.offset:
         where["shared_memory_offset"] = place.offset
-    return Told(head, tensor, output, where)
+    return Told(Head(name, datatype, shape, tuple(where.items())), tensor, output)

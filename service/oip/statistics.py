@@ -4,7 +4,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -32,7 +32,14 @@ class _Size:
     """Runs of one size, as the requests of a model saw them."""
 
     num_requests: int = 0
-    ns: Counter[str] = field(default_factory=Counter)
+    queue_s: float = 0.0
+    compute_input_s: float = 0.0
+    compute_infer_s: float = 0.0
+    compute_output_s: float = 0.0
+
+    def ns(self, step: str) -> int:
+        """Return the sum of what a step took."""
+        return int(getattr(self, f"{step}_s") * 1e9)
 
 
 class Statistics:
@@ -48,7 +55,7 @@ class Statistics:
         self.num_pending = num_pending
         self.num_answered = 0
         self.num_failed = Counter(dict.fromkeys(REASONS, 0))
-        self.ns = Counter(dict.fromkeys(("success", "fail", *_STEPS), 0))
+        self._success_ns = self._fail_ns = 0
         self._last_ms = 0
         self._sizes: dict[int, _Size] = {}
 
@@ -60,22 +67,30 @@ class Statistics:
             begun_s: time of `time.perf_counter` at its head.
             write_s: time that it took to write the answer.
         """
-        steps = (answer.queue_s, answer.copy_s, answer.compute_s, write_s)
-        took = {name: int(each * 1e9) for name, each in zip(_STEPS, steps, strict=True)}
         self.num_answered += 1
-        self.ns.update(took)
-        self.ns["success"] += int((time.perf_counter() - begun_s) * 1e9)
-        size = self._sizes.setdefault(answer.num_calls, _Size())
+        self._success_ns += int((time.perf_counter() - begun_s) * 1e9)
+        size = self._sizes.get(answer.num_calls)
+        if size is None:
+            size = self._sizes[answer.num_calls] = _Size()
         size.num_requests += 1
-        size.ns.update(took)
+        size.queue_s += answer.queue_s
+        size.compute_input_s += answer.copy_s
+        size.compute_infer_s += answer.compute_s
+        size.compute_output_s += write_s
         self._last_ms = int(time.time() * 1e3)
 
     def failed(self, failure: BaseException, begun_s: float) -> None:
         """Count a request that was not."""
         fits = (name for name, kinds in REASONS.items() if isinstance(failure, kinds))
         self.num_failed[next(fits)] += 1
-        self.ns["fail"] += int((time.perf_counter() - begun_s) * 1e9)
+        self._fail_ns += int((time.perf_counter() - begun_s) * 1e9)
         self._last_ms = int(time.time() * 1e3)
+
+    @property
+    def ns(self) -> dict[str, int]:
+        """Time of good requests, of others, and of each step of the good ones."""
+        steps = {n: sum(size.ns(n) for size in self._sizes.values()) for n in _STEPS}
+        return {"success": self._success_ns, "fail": self._fail_ns, **steps}
 
     @property
     def num_runs(self) -> int:
@@ -111,9 +126,9 @@ class Statistics:
         runs = _num_runs(each, size)
         return {
             "batch_size": size,
-            "compute_input": _duration(runs, each.ns["compute_input"] // size),
-            "compute_infer": _duration(runs, each.ns["compute_infer"] // size),
-            "compute_output": _duration(runs, each.ns["compute_output"] // size),
+            "compute_input": _duration(runs, each.ns("compute_input") // size),
+            "compute_infer": _duration(runs, each.ns("compute_infer") // size),
+            "compute_output": _duration(runs, each.ns("compute_output") // size),
         }
 
 

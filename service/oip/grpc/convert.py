@@ -1,15 +1,17 @@
 """Messages of gRPC as plans, and answers as messages."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 from service.errors import BadMessage, BadTensor, printable
 from service.oip import tensors
-from service.oip.grpc.messages import ModelInferResponse
-from service.oip.grpc.wire import join_response
-from service.oip.models import Model
-from service.oip.request import Input, Plan, Planner
-from service.oip.response import describe, tell
+from service.oip.grpc.messages import ModelInferRequest, ModelInferResponse
+from service.oip.grpc.wire import join_response, split_request
+from service.oip.models import VERSION, Model
+from service.oip.plan import MAX_HEAD_BYTES, Plan
+from service.oip.request import Input, Planner
+from service.oip.response import Head, describe, tell
 from service.wire import Buffer, Message
 
 CONTENTS = {
@@ -27,17 +29,50 @@ _OF_HTTP = frozenset(("binary_data", "binary_data_size", "binary_data_output"))
 _PARAMETER = {bool: "bool_param", int: "int64_param", float: "double_param", str: "string_param"}
 
 
-def read_plan(model: Model, planner: Planner, request: Any, raw: list[memoryview]) -> Plan:
-    """Read a `ModelInferRequest` and its raw tensors.
+class Request(NamedTuple):
+    """A `ModelInferRequest`."""
+
+    message: Any
+    """All of it but what follows."""
+    head: bytes
+    """That, serialized."""
+    id: str
+    raw: list[memoryview]
+    """Its raw tensors."""
+
+
+def parse(body: bytes) -> Request:
+    """Read a request.
+
+    Raises:
+        DecodeError: it is none.
+    """
+    head, request_id, raw = split_request(body)
+    read = _read_known if len(head) <= MAX_HEAD_BYTES else ModelInferRequest.FromString
+    return Request(read(head), head, request_id, raw)
+
+
+_read_known = lru_cache(maxsize=1024)(ModelInferRequest.FromString)
+
+
+def read_plan(model: Model, planner: Planner, request: Request) -> Plan:
+    """Return what to do for a request.
 
     Raises:
         BadMessage, BadTensor, UnknownName, ConfigError, ...: as `Planner.plan`.
     """
+    known = planner.heads.find(model.name, request.head)
+    plan = known and known.of_pieces(request.id, request.raw)
+    return plan or _read_plan(model, planner, request.message, request)
+
+
+def _read_plan(model: Model, planner: Planner, request: Any, split: Request) -> Plan:
     return planner.plan(
         model,
-        request.id,
+        split.head,
+        split.id,
         read_params(request.parameters),
-        _inputs(request.inputs, raw),
+        _inputs(request.inputs, split.raw),
         ((each.name, read_params(each.parameters)) for each in request.outputs),
     )
 
@@ -46,15 +81,28 @@ def write_response(
     model: Model, plan: Plan, message: Message, more: Mapping[str, bool]
 ) -> list[Buffer]:
     """Return the parts of a `ModelInferResponse`; `more` are parameters beside the answer's."""
-    head = describe(model, plan, message)
     told = tell(model, plan, message)
-    response = ModelInferResponse(
-        **head | {"parameters": _params(head.get("parameters", {}) | more)},
-        outputs=[each.head | {"parameters": _params(each.params)} for each in told],
-    )
+    head = _head(model.name, tuple(each.head for each in told))
+    if params := {**describe(model, plan, message).get("parameters", {}), **more}:
+        head += ModelInferResponse(parameters=_params(params)).SerializeToString()
     # one for each output: clients count on their places
     raw = [b"" if each.output.place else tensors.bytes_of(each.tensor) for each in told]
-    return join_response(response.SerializeToString(), raw)
+    return join_response(head, plan.id, raw)
+
+
+@lru_cache(maxsize=1024)
+def _head(model: str, outputs: tuple[Head, ...]) -> bytes:
+    told = [
+        {
+            "name": each.name,
+            "datatype": each.datatype,
+            "shape": each.shape,
+            "parameters": _params(dict(each.where)),
+        }
+        for each in outputs
+    ]
+    response = ModelInferResponse(model_name=model, model_version=VERSION, outputs=told)
+    return bytes(response.SerializeToString())
 
 
 def read_params(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 from grpc.aio import ServicerContext
@@ -11,18 +12,21 @@ from service import endpoints
 from service.admission import Charge
 from service.batcher import Entry
 from service.errors import ClientLeft, TimedOut
-from service.oip.grpc.convert import read_params, read_plan, write_response
+from service.oip.grpc.convert import Request, parse, read_params, read_plan, write_response
 from service.oip.grpc.errors import status_of
-from service.oip.grpc.messages import ModelInferRequest, ModelStreamInferResponse
+from service.oip.grpc.messages import ModelStreamInferResponse
 from service.oip.grpc.streams import while_open
-from service.oip.grpc.wire import join_streamed, split_request
+from service.oip.grpc.wire import join_streamed
 from service.oip.models import Model, model_of
 from service.oip.params import FINAL
 from service.oip.protocol import Protocol
 from service.wire import Buffer
 
+PROMPT_HEAD_BYTES = endpoints.PROMPT_PARAMS_BYTES
+"""A request whose message, but its raw tensors, is longer takes a thread to be read."""
+
 PROMPT_BYTES = 64 * 2**10
-"""A message up to here is read at once, and an answer written; larger ones take a thread."""
+"""An answer that is longer takes a thread to be written."""
 
 MAX_UNANSWERED = 32
 """Requests of a stream that are answered at a time; more are not read."""
@@ -37,8 +41,7 @@ class Infer:
 
     async def one(self, request: bytes, context: ServicerContext) -> bytes:
         """Answer one request."""
-        asked, raw = _parse(request)
-        parts = await self._answer(asked, raw, self._patience(context), {})
+        parts = await self._answer(parse(request), self._patience(context), {})
         return b"".join(parts)
 
     async def stream(
@@ -78,28 +81,28 @@ class Infer:
                 task.cancel()
 
     async def _streamed(self, request: bytes, patience: float, fails: bool) -> bytes:
-        asked = ModelInferRequest()
+        whose = {}
         try:
-            asked, raw = _parse(request)
-            more = {"triton_final_response": True} if _wants_final(asked) else {}
-            return b"".join(join_streamed(await self._answer(asked, raw, patience, more)))
+            asked = parse(request)
+            whose = {"id": asked.id, "model_name": asked.message.model_name}
+            more = {"triton_final_response": True} if _wants_final(asked.message) else {}
+            return b"".join(join_streamed(await self._answer(asked, patience, more)))
         except Exception as failure:
             if fails:
                 raise
-            whose = {"id": asked.id, "model_name": asked.model_name}
             _, text = status_of(failure)
             told = ModelStreamInferResponse(error_message=text, infer_response=whose)
             return bytes(told.SerializeToString())
 
     async def _answer(
-        self, asked: Any, raw: list[memoryview], patience: float, more: Mapping[str, bool]
+        self, asked: Request, patience: float, more: Mapping[str, bool]
     ) -> list[Buffer]:
         """Return the parts of the answer to a request, and count it."""
-        model = model_of(asked.model_name, asked.model_version)
+        model = model_of(asked.message.model_name, asked.message.model_version)
         statistics = self._protocol.statistics[model.name]
         started = time.perf_counter()
         try:
-            return await self._infer(model, asked, raw, patience, more, started)
+            return await self._infer(model, asked, patience, more, started)
         except asyncio.CancelledError:
             statistics.failed(ClientLeft(), started)
             raise
@@ -110,28 +113,27 @@ class Infer:
     async def _infer(
         self,
         model: Model,
-        asked: Any,
-        raw: list[memoryview],
+        asked: Request,
         patience: float,
         more: Mapping[str, bool],
         started: float,
     ) -> list[Buffer]:
         service, deadline = self._service, time.monotonic() + patience
-        head_bytes = asked.ByteSize()
         with Charge(service.admission) as charge:
-            charge.add(head_bytes + sum(map(len, raw)))
+            charge.add(len(asked.head) + sum(map(len, asked.raw)))
             try:
-                async with asyncio.timeout(patience):
-                    is_long = head_bytes > PROMPT_BYTES
-                    arguments = model, self._protocol.planner, asked, raw
-                    plan = await service.aside(is_long, read_plan, *arguments)
+                is_long = len(asked.head) > PROMPT_HEAD_BYTES
+                # what is not long takes no thread, so that nothing could end it early
+                async with asyncio.timeout(patience) if is_long else nullcontext():
+                    planner = self._protocol.planner
+                    plan = await service.aside(is_long, read_plan, model, planner, asked)
                     charge.add(plan.region_bytes)
                     call = await service.ask(model.endpoint, plan.message)
             except TimeoutError:
                 raise TimedOut from None
             job, warnings = service.job(call), call.warnings
             charge.add(job.answer_bytes)
-            del call, arguments, raw
+            del call, asked
             operation = model.path.removeprefix("/v1/")
             answer = await service.answer(job, operation, deadline, _wait, plan.queue_s)
             begun = time.perf_counter()
@@ -145,11 +147,6 @@ class Infer:
         settings = self._service.settings
         left_s = context.time_remaining()
         return settings.default_timeout_s if left_s is None else min(left_s, settings.max_timeout_s)
-
-
-def _parse(request: bytes) -> tuple[Any, list[memoryview]]:
-    head, raw = split_request(request)
-    return ModelInferRequest.FromString(head), raw
 
 
 def _wants_final(asked: Any) -> bool:

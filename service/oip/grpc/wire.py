@@ -1,25 +1,40 @@
 """Tensors beside the message that describes them: bytes that are long are not parsed, nor copied.
 
-A serialized message is a sequence of fields, in any order. So those that hold raw tensors are cut
-out before the rest is parsed, and put behind the rest where an answer is written.
+A serialized message is a sequence of fields, in any order. So those that hold raw tensors, and the
+id, are cut out before the rest is parsed, and put behind the rest where an answer is written: the
+rest is the same from one request to the next, and is looked up.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from google.protobuf.message import DecodeError
 
 from service.wire import Buffer
 
 _LENGTH_DELIMITED = 2
+_ID = 3 << 3 | _LENGTH_DELIMITED
+"""Of requests and of answers."""
 _RAW_INPUT = 7 << 3 | _LENGTH_DELIMITED
+_TAG_OF_ID = bytes((_ID,))
 _RAW_OUTPUT = bytes((6 << 3 | _LENGTH_DELIMITED,))
 _INFER_RESPONSE = bytes((2 << 3 | _LENGTH_DELIMITED,))
 _FIXED = {1: 8, 5: 4}
 """Bytes of a field, by the types of the wire whose length is known."""
 
 
-def split_request(body: bytes) -> tuple[bytes, list[memoryview]]:
-    """Return a `ModelInferRequest` without `raw_input_contents`, and these.
+class Split(NamedTuple):
+    """A `ModelInferRequest` in parts."""
+
+    head: bytes
+    """The message, without what follows."""
+    id: str
+    raw: list[memoryview]
+    """Its `raw_input_contents`."""
+
+
+def split_request(body: bytes) -> Split:
+    """Return the parts of a `ModelInferRequest`.
 
     Raises:
         DecodeError: it is no message.
@@ -27,6 +42,7 @@ def split_request(body: bytes) -> tuple[bytes, list[memoryview]]:
     view = memoryview(body)
     rest: list[memoryview] = []
     raw: list[memoryview] = []
+    request_id = view[:0]
     kept = at = 0
     while at < len(body):
         begin = at
@@ -34,10 +50,13 @@ def split_request(body: bytes) -> tuple[bytes, list[memoryview]]:
         kind = tag & 7
         if kind == _LENGTH_DELIMITED:
             length, at = _varint(body, at)
-            if tag == _RAW_INPUT:
+            if tag in (_RAW_INPUT, _ID):
                 rest.append(view[kept:begin])
-                raw.append(view[at : at + length])
                 kept = at + length
+                if tag == _ID:
+                    request_id = view[at:kept]
+                else:
+                    raw.append(view[at:kept])
             at += length
         elif kind == 0:
             _, at = _varint(body, at)
@@ -48,12 +67,18 @@ def split_request(body: bytes) -> tuple[bytes, list[memoryview]]:
     if at > len(body):
         raise DecodeError("the last field ends early")
     rest.append(view[kept:])
-    return b"".join(rest), raw
+    try:
+        return Split(b"".join(rest), str(request_id, "utf-8"), raw)
+    except UnicodeDecodeError:
+        raise DecodeError("an id that is not UTF-8") from None
 
 
-def join_response(head: bytes, raw: Sequence[Buffer]) -> list[Buffer]:
-    """Return the parts of a `ModelInferResponse`: `head`, and its `raw_output_contents`."""
+def join_response(head: bytes, request_id: str, raw: Sequence[Buffer]) -> list[Buffer]:
+    """Return the parts of a `ModelInferResponse`: `head`, its id and its `raw_output_contents`."""
     parts: list[Buffer] = [head]
+    if request_id:
+        told = request_id.encode()
+        parts += _TAG_OF_ID, _to_varint(len(told)), told
     for each in raw:
         parts += _RAW_OUTPUT, _to_varint(len(each)), each
     return parts
@@ -65,6 +90,8 @@ def join_streamed(parts: list[Buffer]) -> list[Buffer]:
 
 
 def _varint(body: bytes, at: int) -> tuple[int, int]:
+    if at < len(body) and body[at] < 0x80:
+        return body[at], at + 1
     value = shift = 0
     while True:
         if at >= len(body) or shift > 63:
