@@ -85,7 +85,7 @@ def app_of(protocol: Protocol, device_threads: ThreadPoolExecutor) -> Requests:
         lambda: oip_openapi.describe(openapi.describe(describe()))
     )
     records = Records(measured, logged=settings.logs_requests, quiet=QUIET)
-    return Requests(app, hot=routes, paths=paths, records=records)
+    return Requests(app, hot=routes, paths=paths, records=records, is_ending=lambda: life.ending)
 
 
 @asynccontextmanager

@@ -38,7 +38,6 @@ RESPONSES: tuple[tuple[type[Exception], HTTPStatus, str], ...] = (
 )
 
 MORE_HEADERS: Mapping[int, Headers] = {
-    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: [(b"connection", b"close")],  # the body is not read
     HTTPStatus.UNSUPPORTED_MEDIA_TYPE: [(b"accept-encoding", b"identity")],
     HTTPStatus.SERVICE_UNAVAILABLE: [(b"retry-after", b"1")],
 }

@@ -83,6 +83,8 @@ async def read_body(
     """
     event = await _next(receive)
     whole: bytes = event.get("body", b"")
+    if len(whole) > max_bytes:
+        raise TooLarge("the body, in bytes,", max_bytes, "more")
     if not event.get("more_body", False):
         return whole
     if declared is not None and declared >= SMALLEST_BYTES:

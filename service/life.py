@@ -17,6 +17,10 @@ from uvicorn.config import STARTUP_FAILURE
 log = logging.getLogger("rope.life")
 
 
+LAST_REQUESTS_S = 0.3
+"""For requests that are under way when the doors close."""
+
+
 class Phase(Enum):
     """What `/readyz` says."""
 
@@ -180,6 +184,12 @@ class Server(uvicorn.Server):
         self._life.close()
         patience_s = self.config.timeout_graceful_shutdown or 0
         self._closing = [asyncio.create_task(door.close(patience_s)) for door in self._doors]
+        if not self.force_exit:
+            # a connection without a request is closed by what follows: the request that is on its
+            # way over it is answered first, and the connection closed by that answer
+            for listener in self.servers:
+                listener.close()
+            await asyncio.sleep(LAST_REQUESTS_S)
         await super().shutdown(sockets)
         if self._closing and not self.force_exit:
             await asyncio.wait(self._closing)

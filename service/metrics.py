@@ -5,7 +5,6 @@ from functools import lru_cache
 
 import torch
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
-from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.metrics import disable_created_metrics
 
 from service import __version__
@@ -14,7 +13,7 @@ _SECONDS = tuple(b * 10.0**e for e in range(-5, 2) for b in (1, 2.5, 5))  # 10 u
 _REQUESTS = tuple(2.0**e for e in range(9))
 _TOKENS = tuple(4.0**e for e in range(10))
 
-CONTENT_TYPE = CONTENT_TYPE_LATEST
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class Metrics:

@@ -26,6 +26,7 @@ class Requests:
         hot: applications by path, for POST: reached without a walk through the router.
         paths: what a metric may name as a route; the rest is "other".
         records: where requests are kept.
+        is_ending: tells whether the next request of a connection should go elsewhere.
     """
 
     def __init__(
@@ -35,8 +36,10 @@ class Requests:
         hot: Mapping[str, App],
         paths: frozenset[str],
         records: Records,
+        is_ending: Callable[[], bool],
     ) -> None:
         self.app = app
+        self._is_ending = is_ending
         self._hot = hot
         self._paths = paths
         self._records = records
@@ -58,6 +61,8 @@ class Requests:
                 status = event["status"]
                 named = (b"x-request-id", request_id.encode())
                 event["headers"] = [*event.get("headers", ()), named]
+                if self._is_ending():
+                    event["headers"].append((b"connection", b"close"))
             await send(event)
 
         app = (self._hot.get(path) if scope["method"] == "POST" else None) or self.app

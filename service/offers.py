@@ -10,6 +10,9 @@ request.
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+MAX_HEAD_BYTES = 64 * 2**10
+"""Of a request, without what came of it in the packet of its begin and in that of its end."""
+
 
 class Connection(HttpToolsProtocol):
     """A client's. A head that offers is read twice: as it came, then without the offer.
@@ -18,9 +21,25 @@ class Connection(HttpToolsProtocol):
     what a body holds makes a difference.
     """
 
+    _head_bytes: int | None = None
+    """Of the head that is being read, None while none is."""
+    _is_new = False
+    """Whether it began in the packet that is being read."""
+
     def _should_upgrade(self) -> bool:
         """Have uvicorn start nothing for a head that offers; asked about no other."""
         return True
+
+    def on_message_begin(self) -> None:
+        """Begin to count a head."""
+        super().on_message_begin()
+        self._head_bytes = 0
+        self._is_new = True
+
+    def on_headers_complete(self) -> None:
+        """Have done with it."""
+        self._head_bytes = None
+        super().on_headers_complete()
 
     def data_received(self, data: bytes) -> None:
         """Parse what came."""
@@ -28,6 +47,7 @@ class Connection(HttpToolsProtocol):
         parts: list[bytes | memoryview] = [data]
         while parts:
             part = parts.pop()
+            self._is_new = False
             try:
                 self.parser.feed_data(part)
             except httptools.HttpParserUpgrade as offer:
@@ -40,6 +60,11 @@ class Connection(HttpToolsProtocol):
             except httptools.HttpParserError:
                 super().data_received(b"")  # meets the same error again, and answers it
                 return
+            if self._head_bytes is not None and not self._is_new:
+                self._head_bytes += len(part)
+                if self._head_bytes > MAX_HEAD_BYTES:
+                    self.send_400_response(f"A head may have {MAX_HEAD_BYTES} bytes.")
+                    return
 
     def _head_without_offer(self) -> bytes:
         """Return the head that was just read."""

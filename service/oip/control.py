@@ -153,6 +153,7 @@ def _add_system_memory(router: APIRouter, regions: Regions) -> None:
 
     @router.post(path + "/region/{region}/register", summary="Register a region")
     async def register(region: str, request: Request) -> Response:
+        regions.check_on()
         asked = await _read(request)
         regions.register(region, asked.get("key"), asked.get("offset", 0), asked.get("byte_size"))
         return Response()

@@ -2,12 +2,14 @@
 
 import json
 import math
+import re
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
 import orjson
 
+from service import http
 from service.errors import BadHeader, BadMessage, BadTensor, TooLarge, printable
 from service.oip import kinds, tensors
 from service.oip.encoding import coding_for, coding_of, compress
@@ -19,6 +21,9 @@ from service.wire import Buffer, Message
 from service.wire import json as json_codec
 
 LENGTH = b"inference-header-content-length"
+
+_STRING_OR_INF = re.compile(r'"(?:[^"\\]|\\.)*"|\bInf\b')
+_INF = {"Inf": "Infinity"}
 
 
 class Exchange:
@@ -40,9 +45,11 @@ class Exchange:
         self._model = model
         self._planner = planner
         self._length = _length_of(headers.get(LENGTH))
+        self.coding = coding_of(headers.get(b"content-encoding"))
+        if self.coding is None:
+            self._check_length(http.declared_bytes(headers))
         if self._length is not None and self._length > max_json_bytes:
             raise TooLarge("the JSON part, in bytes,", max_json_bytes, f"{self._length:,}")
-        self.coding = coding_of(headers.get(b"content-encoding"))
         self.answer_coding = coding_for(headers.get(b"accept-encoding"))
         self.media_type = "application/json"
         self.json_bytes: int | None = None
@@ -68,8 +75,7 @@ class Exchange:
             BadMessage, BadTensor, UnknownName, ConfigError: it is not as the protocol says.
         """
         length = len(body) if self._length is None else self._length
-        if length > len(body):
-            raise BadHeader(f"Inference-Header-Content-Length is {length}, of {len(body)} bytes")
+        self._check_length(len(body))
         if not length:
             name = self._model.name
             raise BadMessage(
@@ -80,6 +86,11 @@ class Exchange:
         known = self._known(text, "", body)
         self.plan = self._plan(text, body) if known is None else known
         return self.plan.message
+
+    def _check_length(self, num_bytes: int | None) -> None:
+        length = self._length
+        if length is not None and num_bytes is not None and length > num_bytes:
+            raise BadHeader(f"Inference-Header-Content-Length is {length}, of {num_bytes} bytes")
 
     def _plan(self, text: bytes, body: memoryview) -> Plan:
         read, exactly = _loads(text)
@@ -97,7 +108,7 @@ class Exchange:
             request_id,
             kinds.mapping("parameters", header.get("parameters", {})),
             _inputs(header.get("inputs"), body),
-            [(each.get("name"), _params(each)) for each in map(_an_output, outputs)],
+            ((each.get("name"), _params(each)) for each in map(_an_output, outputs)),
         )
 
     def _known(self, head: bytes, request_id: str, body: memoryview) -> Plan | None:
@@ -186,10 +197,19 @@ def _loads(text: bytes) -> tuple[Any, bool]:
     except orjson.JSONDecodeError as broken:
         wrong = str(broken)
     try:
-        # NaN and Infinity, which some clients write
-        return json.loads(text, parse_float=_finite), False
+        return _loads_more(str(text, "utf-8")), False
     except (ValueError, RecursionError):
         raise BadMessage(f"not JSON: {wrong}") from None
+
+
+def _loads_more(text: str) -> Any:
+    """Read JSON with the numbers that some clients write beside: NaN, Infinity and Inf."""
+    if "Inf" in text:
+        text = _STRING_OR_INF.sub(lambda found: _INF.get(found[0], found[0]), text)
+    read = json.loads(text, parse_float=_finite)
+    if "\\u" in text:
+        json.dumps(read, ensure_ascii=False).encode()  # fails where half of a pair is alone
+    return read
 
 
 def _finite(digits: str) -> float:

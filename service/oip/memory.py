@@ -52,7 +52,7 @@ class Regions:
             BadRegion: the key is not allowed, or its object is missing, closed to us or too small.
             Overloaded: there are too many.
         """
-        self._check_on()
+        self.check_on()
         if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME or not name.isprintable():
             raise BadRegion(f"a region's name must be 1 to {MAX_NAME} printable characters")
         start, size = _natural("offset", offset), _natural("byte_size", byte_size)
@@ -69,7 +69,7 @@ class Regions:
 
     def unregister(self, name: str | None) -> None:
         """Forget a region, or all; whoever reads or writes it still ends in peace."""
-        self._check_on()
+        self.check_on()
         with self._lock:
             gone = [*self._held] if name is None else [name]
             dropped = [self._held.pop(each, None) for each in gone]
@@ -81,7 +81,7 @@ class Regions:
         Raises:
             UnknownRegion: there is none of that name.
         """
-        self._check_on()
+        self.check_on()
         if name is not None:
             return [self._of(name)[0]]
         with self._lock:
@@ -94,7 +94,7 @@ class Regions:
             UnknownRegion: there is none of that name.
             BadRegion: the part is not within it.
         """
-        self._check_on()
+        self.check_on()
         region, file = self._of(name)
         start = _natural("shared_memory_offset", offset)
         size = _natural("shared_memory_byte_size", byte_size)
@@ -116,7 +116,8 @@ class Regions:
         with self._lock:
             self._held = {}
 
-    def _check_on(self) -> None:
+    def check_on(self) -> None:
+        """Refuse whatever is asked where it is off."""
         if not self.is_on:
             raise SharedMemoryOff
 

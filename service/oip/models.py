@@ -29,6 +29,11 @@ class Slot:
 
     optional: bool = False
 
+    @property
+    def is_heads(self) -> bool:
+        """Whether it holds numbers of heads."""
+        return self.datatype == "FP32" and self.dims == ROWS
+
 
 _ENDPOINTS = {endpoint.path: endpoint for endpoint in ENDPOINTS}
 

@@ -1,5 +1,6 @@
 """Parameters of the protocol, one by one or in JSON text, as those of the endpoints."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -73,7 +74,11 @@ def translate(given: Mapping[str, Any], known: type[BaseModel]) -> bytes:
             continue
         if not isinstance(value, str | bool | int | float):
             raise BadMessage(f"parameter {printable(name)} must be text, a boolean or a number")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise BadMessage(f"parameter {printable(name)} must be finite, got {value}")
         called = OTHER_NAMES.get(name, name)
+        if called in own or called in of_rope:
+            raise BadMessage(f"parameter {called} is given twice")
         if called in known.model_fields:
             own[called] = _read(called, value)
         elif called in OF_ROPE and "rope" in known.model_fields:
@@ -86,9 +91,12 @@ def translate(given: Mapping[str, Any], known: type[BaseModel]) -> bytes:
     return orjson.dumps(own)
 
 
+_JSON = frozenset('{["')
+
+
 def _read(name: str, value: str | float) -> Any:
-    """Return what a text stands for: JSON, where it begins as an object or a list, or null."""
-    if not isinstance(value, str) or not (value.lstrip()[:1] in ("{", "[") or value == "null"):
+    """Return what a text stands for: JSON, where it begins as an object, list or text, or null."""
+    if not isinstance(value, str) or not (value.lstrip()[:1] in _JSON or value == "null"):
         return value
     try:
         return orjson.loads(value)
@@ -99,4 +107,7 @@ def _read(name: str, value: str | float) -> Any:
 def _within(rope: Any, more: dict[str, Any]) -> dict[str, Any]:
     if rope is None:
         raise ConfigError("rope", f"not null beside {min(more)}", "null")
-    return (rope if isinstance(rope, dict) else {"preset": rope}) | more
+    given = rope if isinstance(rope, dict) else {"preset": rope}
+    if twice := sorted(given.keys() & more.keys()):
+        raise BadMessage(f"parameter {twice[0]} is given twice, within rope, too")
+    return given | more

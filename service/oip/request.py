@@ -17,6 +17,8 @@ from service.wire import Buffer, Message
 
 Params = Mapping[str, Any]
 
+_OF_LSE = {"lse", "return_lse"}
+
 
 @dataclass(frozen=True, slots=True)
 class Input:
@@ -71,7 +73,7 @@ class Planner:
         control = Control.of(params)
         listed = self._list_outputs(model, outputs, control.binary_data_output)
         found, views, region_bytes = self._read_inputs(model, inputs)
-        asked = {**params, **_lse(model, listed, params)}
+        asked = _with_lse(model, listed, params)
         wanted = listed or {s.name: Output(control.binary_data_output) for s in model.outputs}
         plan = Plan(
             request_id,
@@ -135,6 +137,8 @@ class Planner:
         for slot in slots.values():
             if not slot.optional and slot.tensor not in found:
                 raise BadTensor(slot.name, "an input of the request", "none")
+            if slot.is_heads and slot.tensor in found:
+                _check_rank(slot.name, found[slot.tensor], found)
         return found, views, region_bytes
 
     def _place(self, name: str, params: Params) -> Place | None:
@@ -155,16 +159,24 @@ def _read_tensor(slot: Slot, given: Input, carried: Buffer | list[Any]) -> Tenso
     return tensor.long() if slot.datatype == "INT64" and dtype is torch.int32 else tensor
 
 
+def _check_rank(name: str, heads: Tensor, found: Mapping[str, Tensor]) -> None:
+    packed = any(each.startswith("cu_seqlens") for each in found)
+    if heads.ndim != 4 and not (packed and heads.ndim == 3):
+        expected = "of shape [B, S, H, D], or [T, H, D] beside cu_seqlens"
+        raise BadTensor(name, expected, f"shape {[*heads.shape]}")
+
+
 def _is_view(tensor: Tensor, carried: Buffer | list[Any]) -> bool:
     """Tell whether a tensor is its bytes, of whatever value, and these are not converted."""
     as_long = not isinstance(carried, list) and len(carried) == tensor.nbytes
     return as_long and tensor.dtype is not torch.bool
 
 
-def _lse(model: Model, listed: Mapping[str, Output], params: Params) -> dict[str, bool]:
+def _with_lse(model: Model, listed: Mapping[str, Output], params: Params) -> Params:
     """Return the parameters by which the outputs of `model` are those that are asked for."""
     if all(slot.name != "lse" for slot in model.outputs):
-        return {}
+        return params
     if listed:
-        return {"lse": "lse" in listed, "return_lse": "lse" in listed}
-    return {} if {"lse", "return_lse"} & params.keys() else {"return_lse": True}
+        rest = {name: each for name, each in params.items() if name not in _OF_LSE}
+        return {**rest, "return_lse": "lse" in listed}
+    return params if _OF_LSE & params.keys() else {**params, "return_lse": True}

@@ -332,7 +332,6 @@ async def test_a_body_over_the_limit_is_refused_unread(client):
         declared = {"content-type": codec.media_type, "content-length": str(limit + 1)}
         refusal = await client.post("/v1/rotate", content=endless(), headers=declared)
         check(refusal, 413, "too_large", f"{limit:,}")
-        assert refusal.headers["connection"] == "close"
         undeclared = {"content-type": codec.media_type}
         refusal = await client.post("/v1/rotate", content=endless(), headers=undeclared)
         check(refusal, 413, "too_large", f"{limit:,}")

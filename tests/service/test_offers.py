@@ -170,6 +170,20 @@ async def test_thousands_behind_each_other_in_one_packet():
     assert [each[4] for each in told(wire)] == ["ab"] * 3000
 
 
+async def test_a_head_without_end_is_refused():
+    packets = [b"GET / HTTP/1.1\r\nA: ", *[b"a" * 2**12] * 18]
+    wire = await answers(*packets)
+    assert wire.written.startswith(b"HTTP/1.1 400 ")
+    assert wire.closed
+    assert not told(await answers(*packets[:16]))[1:]
+
+
+async def test_what_comes_before_a_head_is_not_its_length():
+    long = request(bytes(2**18))
+    wire = await answers(long + long[:40], long[40:])
+    assert len(told(wire)) == 2
+
+
 async def test_the_last_request_stays_the_last():
     offer = {"Upgrade": "h2c", "Connection": "close, upgrade"}
     wire = await answers(request(**offer) + request(path="/behind"))
@@ -227,7 +241,7 @@ def test_the_service_answers_offers(server_url):
     """On /v1 and on /v2, over sockets."""
     rotate = b'{"q": [[[1, 0]], [[1, 0]]], "positions": [0, 1]}'
     infer = (
-        b'{"inputs":[{"name":"x","shape":[1,1,2],"datatype":"FP32","data":[1,0]},'
+        b'{"inputs":[{"name":"x","shape":[1,1,1,2],"datatype":"FP32","data":[1,0]},'
         b'{"name":"positions","shape":[1],"datatype":"INT64","data":[1]}]}'
     )
     last = {**JAVA, "Connection": "Upgrade, HTTP2-Settings, close"}

@@ -16,6 +16,7 @@ from grpc import (
 from grpc.aio import ServicerContext
 
 from service import http
+from service.errors import ShuttingDown
 from service.oip.grpc.errors import status_of
 from service.records import Records
 
@@ -37,6 +38,11 @@ class Calls:
         self._running = 0
         self._idle = asyncio.Event()
         self._idle.set()
+        self._refusing = False
+
+    def refuse(self) -> None:
+        """Answer calls that come from now on with `UNAVAILABLE`: nothing was done for them."""
+        self._refusing = True
 
     async def finished(self) -> None:
         """Return when there is no call whose status is not sent."""
@@ -48,6 +54,7 @@ class Calls:
         async def handle(request: bytes, context: ServicerContext) -> bytes:
             call = self._begin(path, context)
             try:
+                self._check_open()
                 return await answer(request, context)
             except Exception as failure:
                 await call.abort(failure)
@@ -70,6 +77,7 @@ class Calls:
         async def handle(requests: Any, context: ServicerContext) -> AsyncIterator[bytes]:
             call = self._begin(path, context)
             try:
+                self._check_open()
                 async for response in answer(requests, context):
                     yield response
             except Exception as failure:
@@ -79,6 +87,10 @@ class Calls:
                 raise
 
         return handle
+
+    def _check_open(self) -> None:
+        if self._refusing:
+            raise ShuttingDown
 
     def _begin(self, path: str, context: ServicerContext) -> "_Call":
         call = _Call(path, context)

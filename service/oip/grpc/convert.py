@@ -7,12 +7,13 @@ from typing import Any, NamedTuple
 from service.errors import BadMessage, BadTensor, printable
 from service.oip import tensors
 from service.oip.grpc.messages import ModelInferRequest, ModelInferResponse
-from service.oip.grpc.wire import join_response, split_request
+from service.oip.grpc.wire import MAX_FIELDS, join_response, split_request
 from service.oip.models import VERSION, Model
 from service.oip.plan import MAX_HEAD_BYTES, Plan
 from service.oip.request import Input, Planner
 from service.oip.response import Head, describe, tell
 from service.wire import Buffer, Message
+from service.wire.message import MAX_RANK
 
 CONTENTS = {
     "BOOL": "bool_contents",
@@ -84,7 +85,7 @@ def write_response(
     told = tell(model, plan, message)
     head = _head(model.name, tuple(each.head for each in told))
     if params := {**describe(model, plan, message).get("parameters", {}), **more}:
-        head += ModelInferResponse(parameters=_params(params)).SerializeToString()
+        head += ModelInferResponse(parameters=write_params(params)).SerializeToString()
     # one for each output: clients count on their places
     raw = [b"" if each.output.place else tensors.bytes_of(each.tensor) for each in told]
     return join_response(head, plan.id, raw)
@@ -97,7 +98,7 @@ def _head(model: str, outputs: tuple[Head, ...]) -> bytes:
             "name": each.name,
             "datatype": each.datatype,
             "shape": each.shape,
-            "parameters": _params(dict(each.where)),
+            "parameters": write_params(dict(each.where)),
         }
         for each in outputs
     ]
@@ -107,6 +108,8 @@ def _head(model: str, outputs: tuple[Head, ...]) -> bytes:
 
 def read_params(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return parameters as JSON has them; None for a kind that is unknown here."""
+    if len(given) > MAX_FIELDS:
+        raise BadMessage(f"there may be {MAX_FIELDS} parameters, got {len(given)}")
     found: dict[str, Any] = {}
     for name, each in given.items():
         kind = each.WhichOneof("parameter_choice")
@@ -115,7 +118,8 @@ def read_params(given: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _params(given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def write_params(given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return parameters as messages have them."""
     return {name: {_PARAMETER[type(each)]: each} for name, each in given.items()}
 
 
@@ -131,9 +135,9 @@ def _inputs(inputs: Any, raw: list[memoryview]) -> Iterator[Input]:
             if carried is None:
                 expected = "in raw_input_contents, one for each input not in shared memory"
                 raise BadTensor(each.name, expected, f"{len(raw)} of them")
-        elif each.HasField("contents") or 0 in each.shape:
+        elif each.HasField("contents") or 0 in each.shape[:MAX_RANK]:
             carried = _numbers(each)
-        yield Input(each.name, each.datatype, [*each.shape], params, carried)
+        yield Input(each.name, each.datatype, [*each.shape[: MAX_RANK + 1]], params, carried)
     if left := len([*rest]):
         raise BadMessage(f"raw_input_contents has {left} more than there are inputs")
 

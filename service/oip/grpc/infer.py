@@ -12,7 +12,14 @@ from service import endpoints
 from service.admission import Charge
 from service.batcher import Entry
 from service.errors import ClientLeft, TimedOut
-from service.oip.grpc.convert import Request, parse, read_params, read_plan, write_response
+from service.oip.grpc.convert import (
+    Request,
+    parse,
+    read_params,
+    read_plan,
+    write_params,
+    write_response,
+)
 from service.oip.grpc.errors import status_of
 from service.oip.grpc.messages import ModelStreamInferResponse
 from service.oip.grpc.streams import while_open
@@ -24,6 +31,9 @@ from service.wire import Buffer
 
 PROMPT_HEAD_BYTES = endpoints.PROMPT_PARAMS_BYTES
 """A request whose message, but its raw tensors, is longer takes a thread to be read."""
+
+EXPANSION = 16
+"""Bytes of memory that reading such a message may take, for each of its bytes: typed numbers."""
 
 PROMPT_BYTES = 64 * 2**10
 """An answer that is longer takes a thread to be written."""
@@ -81,11 +91,12 @@ class Infer:
                 task.cancel()
 
     async def _streamed(self, request: bytes, patience: float, fails: bool) -> bytes:
-        whose = {}
+        whose: dict[str, Any] = {}
         try:
             asked = parse(request)
             whose = {"id": asked.id, "model_name": asked.message.model_name}
             more = {"triton_final_response": True} if _wants_final(asked.message) else {}
+            whose["parameters"] = write_params(more)
             return b"".join(join_streamed(await self._answer(asked, patience, more)))
         except Exception as failure:
             if fails:
@@ -120,7 +131,7 @@ class Infer:
     ) -> list[Buffer]:
         service, deadline = self._service, time.monotonic() + patience
         with Charge(service.admission) as charge:
-            charge.add(len(asked.head) + sum(map(len, asked.raw)))
+            charge.add(len(asked.head) * EXPANSION + sum(map(len, asked.raw)))
             try:
                 is_long = len(asked.head) > PROMPT_HEAD_BYTES
                 # what is not long takes no thread, so that nothing could end it early

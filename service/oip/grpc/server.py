@@ -8,7 +8,7 @@ from typing import Any
 
 from grpc import RpcMethodHandler, aio, method_handlers_generic_handler
 
-from service.life import Life
+from service.life import LAST_REQUESTS_S, Life
 from service.metrics import Metrics
 from service.oip.grpc import health
 from service.oip.grpc.calls import Calls
@@ -27,6 +27,7 @@ AROUND_BYTES = 2**20
 """Of a message, for all that is not tensors."""
 
 MOST_BYTES = 2**31 - 1
+
 
 GOODBYE_S = 1.0
 """For peers to close their connections once no call is left."""
@@ -85,6 +86,11 @@ class GrpcDoor:
         """Let no more calls in; those that are in have `patience_s` to finish."""
         if self._server is None:
             return
+        if patience_s:
+            # a stopping server cancels calls that it has not taken up yet, and a client cannot know
+            # that nothing was done for them: they are taken up first, to be told
+            self._calls.refuse()
+            await asyncio.sleep(LAST_REQUESTS_S)
         stopping = asyncio.create_task(self._server.stop(patience_s))
         finished = asyncio.create_task(self._calls.finished())
         await asyncio.wait((stopping, finished), return_when=asyncio.FIRST_COMPLETED)

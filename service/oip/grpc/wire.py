@@ -10,7 +10,11 @@ from typing import NamedTuple
 
 from google.protobuf.message import DecodeError
 
+from service.errors import BadMessage
 from service.wire import Buffer
+
+MAX_FIELDS = 512
+"""Of a request: parameters, inputs, outputs and raw tensors are a field each."""
 
 _LENGTH_DELIMITED = 2
 _ID = 3 << 3 | _LENGTH_DELIMITED
@@ -38,13 +42,16 @@ def split_request(body: bytes) -> Split:
 
     Raises:
         DecodeError: it is no message.
+        BadMessage: it has more fields than any request needs.
     """
     view = memoryview(body)
     rest: list[memoryview] = []
     raw: list[memoryview] = []
     request_id = view[:0]
     kept = at = 0
-    while at < len(body):
+    for _ in range(MAX_FIELDS):
+        if at >= len(body):
+            break
         begin = at
         tag, at = _varint(body, at)
         kind = tag & 7
@@ -64,6 +71,8 @@ def split_request(body: bytes) -> Split:
             at += _FIXED[kind]
         else:
             raise DecodeError(f"field of type {kind}")
+    if at < len(body):
+        raise BadMessage(f"a request may have {MAX_FIELDS} fields")
     if at > len(body):
         raise DecodeError("the last field ends early")
     rest.append(view[kept:])

@@ -128,6 +128,7 @@ def test_regions_come_and_go(asked, shared, refused):
         (f"/{PREFIX}a", 64, 4090),
         (f"/{PREFIX}a", 64, 2**64 - 32),
     ],
+    ids=range(9),
 )
 def test_what_is_no_region(asked, shared, refused, key, size, offset):
     shared("a", 4096)

@@ -1,0 +1,172 @@
+"""What was found by who tried to break it: each is refused, in time, and costs nobody else."""
+
+import http.client
+import json
+import math
+import time
+
+import grpc
+import pytest
+import torch
+
+from service.life import Phase
+from service.oip.grpc.messages import METHODS, ModelInferRequest
+from tests.service.oip.speaking import SPOKEN, Asked, Grpc, Refused, speaking
+
+PATH = "/v2/models/rope/infer"
+X = {"name": "x", "shape": [1, 1, 1, 2], "datatype": "FP32", "data": [1, 2]}
+ONE = torch.ones(1, 1, 1, 2)
+HEADS = dict.fromkeys("qkv", torch.ones(1, 2, 1, 2))
+
+
+@pytest.fixture(params=SPOKEN)
+async def form(request):
+    async with speaking() as spoken:
+        yield spoken[request.param]
+
+
+ASKED = json.dumps({"inputs": [X], "id": "ID", "parameters": {"layout": "half"}}).encode()
+NO_TEXT = {
+    "half of a pair, escaped": ASKED.replace(b"ID", rb"a\ud800b"),
+    "the other half": ASKED.replace(b"ID", rb"\udc00"),
+    "half of a pair, as bytes": ASKED.replace(b"ID", b"\xed\xa0\x80"),
+    "half of a pair in a parameter": ASKED.replace(b"half", rb"\ud800"),
+    "half of a pair beside NaN": ASKED.replace(b"ID", rb"\ud800").replace(b"[1, 2]", b"[NaN, 2]"),
+    "UTF-16": ASKED.decode().encode("utf-16"),
+    "UTF-32": ASKED.decode().encode("utf-32"),
+    "a number beyond all beside NaN": ASKED.replace(b"[1, 2]", b"[NaN, 1e999]"),
+    "5000 digits": ASKED.replace(b"[1, 2]", b"[1, " + b"9" * 5000 + b"]"),
+    "deep lists beside NaN": ASKED.replace(b"[1, 2]", b"[" * 9999 + b"NaN" + b"]" * 9999),
+}
+
+
+@pytest.mark.parametrize("body", NO_TEXT.values(), ids=NO_TEXT)
+async def test_what_is_no_json_is_refused(client, body):
+    response = await client.post(PATH, content=body)
+    assert response.status_code == 400
+    assert [*response.json()] == ["error"]
+
+
+async def test_every_token_of_clients_is_a_number_and_no_text_is_changed(client):
+    body = ASKED.replace(b"[1, 2]", b"[-Inf, Infinity]").replace(
+        b"ID", rb"[Inf,\"Inf\" \ud83d\ude00"
+    )
+    response = await client.post(PATH, content=body)
+    assert response.status_code == 200, response.text
+    told = json.loads(response.text)
+    assert told["id"] == '[Inf,"Inf" \U0001f600'
+    assert all(map(math.isnan, told["outputs"][0]["data"])) or math.inf in map(
+        abs, told["outputs"][0]["data"]
+    )
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("name", ["rope", "scale", "softcap", "window", "theta", "backend"])
+async def test_no_parameter_is_without_end(form, name, value):
+    with pytest.raises(Refused, match="must be finite") as refused:
+        await form.infer(Asked("rope_attention", HEADS, {name: value}))
+    assert refused.value.status == form.statuses[0]
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"theta": 500.0, "base": 600.0},
+        {"rope": '{"theta": 500.0}', "theta": 600.0},
+        {"lse": True, "return_lse": False},
+    ],
+)
+async def test_nothing_is_said_twice(form, params):
+    with pytest.raises(Refused, match="given twice"):
+        await form.infer(Asked("rope_attention", HEADS, params))
+
+
+async def test_the_text_of_a_name_is_json_too(form):
+    asked = Asked("rope_cos_sin", {"positions": torch.arange(2)}, {"rope": '"llama-3.1-8b"'})
+    assert (await form.infer(asked)).outputs["cos"].shape == (2, 64)
+
+
+async def test_heads_of_three_axes_are_packed_or_wrong(form):
+    x = torch.ones(3, 1, 2)
+    with pytest.raises(Refused, match="beside cu_seqlens"):
+        await form.infer(Asked("rope", {"x": x}))
+    packed = {"x": x, "cu_seqlens": torch.tensor([0, 1, 3])}
+    assert (await form.infer(Asked("rope", packed))).outputs["rotated"].shape == (3, 1, 2)
+
+
+async def test_a_length_beyond_the_body_is_no_matter_of_size(client):
+    headers = {"inference-header-content-length": "2147483647"}
+    response = await client.post(PATH, content=ASKED, headers=headers)
+    assert response.status_code == 400
+
+
+GOOD = ModelInferRequest(
+    model_name="rope",
+    inputs=[{"name": "x", "datatype": "FP32", "shape": [1, 1, 1, 2]}],
+    raw_input_contents=[bytes(8)],
+)
+SPAM = {
+    "raw tensors": b"\x3a\x00" * 1_000_000,
+    "inputs": b"\x2a\x00" * 1_000_000,
+    "outputs": b"\x32\x00" * 1_000_000,
+    "unknown fields": b"\x78\x00" * 1_000_000,
+    "parameters": ModelInferRequest(
+        parameters={str(i): {"bool_param": True} for i in range(100_000)}
+    ).SerializeToString(),
+    "parameters of an input": ModelInferRequest(
+        inputs=[{"parameters": {str(i): {"bool_param": True} for i in range(100_000)}}]
+    ).SerializeToString(),
+    "dims": ModelInferRequest(inputs=[{"name": "x", "shape": [1] * 10**6}]).SerializeToString(),
+}
+
+
+@pytest.mark.parametrize("spam", SPAM.values(), ids=SPAM)
+async def test_a_message_of_very_many_parts_is_refused_at_once(spam):
+    async with speaking(max_body_bytes=2**26) as spoken:
+        raw = spoken["raw"]
+        assert isinstance(raw, Grpc)
+        begun = time.process_time()
+        with pytest.raises(Refused) as refused:
+            await raw.ask(GOOD.SerializeToString() + spam)
+        assert time.process_time() - begun < 0.5, "of both sides"
+        assert refused.value.status is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_very_many_outputs_are_refused_at_once(client):
+    body = json.dumps({"inputs": [X], "outputs": [{"name": "rotated"}] * 5000}).encode()
+    begun = time.process_time()
+    assert (await client.post(PATH, content=body)).status_code == 400
+    assert time.process_time() - begun < 0.5
+
+
+def test_a_client_that_sends_too_much_hears_so(server_url):
+    """http.client reads the answer once all is sent: the connection must bear that."""
+    host = server_url.removeprefix("http://")
+    for path in ("/v1/rotate", PATH, "/v2/repository/index"):
+        connection = http.client.HTTPConnection(host, timeout=30)
+        headers = {"content-type": "application/json"}
+        connection.request("POST", path, bytes(16 * 2**20 + 1), headers)
+        answer = connection.getresponse()
+        assert answer.status == 413
+        assert json.loads(answer.read())["error"]
+        connection.close()
+
+
+async def test_the_next_request_goes_elsewhere_once_the_end_has_begun(client, life):
+    life._turn(Phase.READY)
+    assert "connection" not in (await client.get("/v2")).headers
+    life.drain()
+    for path in ("/v2", "/v1/presets", "/nope"):
+        assert (await client.get(path)).headers["connection"] == "close"
+
+
+async def test_the_last_answer_of_a_request_says_so_where_it_is_an_error(form):
+    if not isinstance(form, Grpc):
+        pytest.skip("streams are of gRPC")
+    name = "triton_enable_empty_final_response"
+    asked = ModelInferRequest(model_name="nope", parameters={name: {"bool_param": True}})
+    method = METHODS["ModelStreamInfer"]
+    call = form.channel.stream_stream(method.path)(iter([asked.SerializeToString()]), timeout=30)
+    (told,) = [method.response.FromString(each) async for each in call]
+    assert told.error_message
+    assert told.infer_response.parameters["triton_final_response"].bool_param
