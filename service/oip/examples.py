@@ -22,7 +22,7 @@ EXAMPLES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
         },
         "variant": {"inputs": [_X], "parameters": {"rope_type": "linear", "factor": 4.0}},
         "preset": {
-            "inputs": [_tensor("x", "BF16", [1, 1, 128], [1.0] * 128)],
+            "inputs": [_tensor("x", "BF16", [1, 1, 1, 128], [1.0] * 128)],
             "parameters": {"rope": "llama-3.1-8b"},
         },
         "packed": {

@@ -189,6 +189,7 @@ async def test_the_deadline_is_the_requests_own(raw):
 
 FIELDS = st.one_of(
     st.builds(lambda text: ModelInferRequest(model_name=text), st.text(max_size=5)),
+    st.builds(lambda text: ModelInferRequest(id=text), st.text(max_size=5)),
     st.builds(
         lambda blobs: ModelInferRequest(raw_input_contents=blobs),
         st.lists(st.binary(max_size=300), max_size=3),
@@ -204,27 +205,31 @@ def test_raw_tensors_are_cut_out_wherever_they_are(parts):
     """Serialized messages, one behind the other, are the serialized message of them all."""
     text = b"".join(part.SerializeToString() for part in parts)
     whole = ModelInferRequest.FromString(text)
-    head, raw = split_request(text)
+    head, request_id, raw = split_request(text)
     assert [bytes(each) for each in raw] == [*whole.raw_input_contents]
+    assert request_id == whole.id
     whole.ClearField("raw_input_contents")
+    whole.ClearField("id")
     assert ModelInferRequest.FromString(head) == whole
 
 
 @given(st.binary(max_size=40))
 def test_any_bytes_are_cut_or_refused(text):
     try:
-        head, raw = split_request(text)
+        head, request_id, raw = split_request(text)
         told = ModelInferRequest.FromString(head)
     except DecodeError:
         return
+    told.id = request_id
     told.raw_input_contents.extend(bytes(each) for each in raw)
     assert told == ModelInferRequest.FromString(text)
 
 
-@given(st.text(max_size=300), st.lists(st.binary(max_size=300), max_size=3))
-def test_answers_are_written_as_the_messages_that_they_are(name, blobs):
+@given(st.text(max_size=300), st.text(max_size=9), st.lists(st.binary(max_size=300), max_size=3))
+def test_answers_are_written_as_the_messages_that_they_are(name, request_id, blobs):
     head = ModelInferResponse(model_name=name)
-    parts = join_response(head.SerializeToString(), blobs)
+    parts = join_response(head.SerializeToString(), request_id, blobs)
+    head.id = request_id
     head.raw_output_contents.extend(blobs)
     assert ModelInferResponse.FromString(b"".join(parts)) == head
     streamed = ModelStreamInferResponse.FromString(b"".join(join_streamed(parts)))

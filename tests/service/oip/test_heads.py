@@ -1,6 +1,7 @@
 """A head that has been read is looked up: nothing of one request is ever seen in another."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -150,7 +151,7 @@ def test_what_cannot_be_written_again_is_not_kept():
     planner = Planner(Regions(None), 2**20)
     x = torch.randn(1, 1, 1, 2)
     document = described(x, parameters={"binary_data_size": 8}) | {"id": "a"}
-    document["parameters"]["timeout"] = 2**64 - 1
-    head = json.dumps(document).replace("500.0", "NaN").encode()
+    document["parameters"] |= {"timeout": 2**64 - 1, "content_type": math.nan}
+    head = json.dumps(document).encode()
     Exchange(ROPE, length_of(head), planner, 2**20).decode(head + x.numpy().tobytes())
     assert not planner.heads._known
