@@ -19,6 +19,7 @@ from service.oip.request import Input, Planner
 from service.oip.response import Head, Told, describe, tell
 from service.wire import Buffer, Message
 from service.wire import json as json_codec
+from service.wire import safetensors as safetensors_codec
 
 LENGTH = b"inference-header-content-length"
 
@@ -59,8 +60,14 @@ class Exchange:
 
     @property
     def prompt_bytes(self) -> int:
-        """Up to here a body is read, or written, at once: compression takes a thread."""
-        return 0 if self.answer_coding else json_codec.prompt_bytes
+        """Up to here a body is read, or written, at once: all but bytes takes a thread."""
+        if self.plan is None:
+            in_bytes = self._length is not None and self._length <= json_codec.prompt_bytes
+        elif self.answer_coding is not None:
+            return 0
+        else:
+            in_bytes = all(each.binary for each in self.plan.outputs.values())
+        return safetensors_codec.prompt_bytes if in_bytes else json_codec.prompt_bytes
 
     @property
     def expansion(self) -> int:
