@@ -29,7 +29,12 @@ class Charge:
         failure: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.give_back()
+
+    def give_back(self) -> None:
+        """Charge for nothing any more."""
         self._admission.charged_bytes -= self._num_bytes
+        self._num_bytes = 0
 
     def add(self, num_bytes: int) -> None:
         """Charge for `num_bytes` more.

@@ -78,8 +78,9 @@ def app_of(protocol: Protocol, device_threads: ThreadPoolExecutor) -> Requests:
     app.router.redirect_slashes = False  # to what the client calls this host
     app.router.routes += [StarletteRoute(p, r, methods=["POST"]) for p, r in routes.items()]
     _add_status_routes(app, service, life, measured)
-    app.include_router(control_routes(protocol))
-    paths = frozenset(getattr(route, "path", "") for route in app.routes)
+    control = control_routes(protocol)
+    app.include_router(control)
+    paths = frozenset(getattr(route, "path", "") for route in (*app.routes, *control.routes))
     describe = app.openapi
     app.openapi = cache(  # type: ignore[method-assign]
         lambda: oip_openapi.describe(openapi.describe(describe()))

@@ -34,5 +34,8 @@ def set_up(level: str) -> None:
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    # grpcio's word for a client that left while it was answered, which is no error of anybody's
+    left = "ExecuteBatchError"
+    logging.getLogger("grpc._cython.cygrpc").addFilter(lambda line: left not in line.getMessage())
     for name in ("logThreads", "logProcesses", "logMultiprocessing", "logAsyncioTasks"):
         setattr(logging, name, False)  # shown nowhere, so not looked up for each record

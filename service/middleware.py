@@ -12,7 +12,7 @@ from service.records import Records
 CLIENT_LEFT = 499
 """What a log line says where the client did not wait for an answer (nginx's number)."""
 
-QUIET = frozenset(("/healthz", "/readyz", "/metrics"))
+QUIET = frozenset(("/healthz", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"))
 """Routes asked by machines every few seconds."""
 
 App = Callable[[Scope, Receive, Send], Awaitable[None]]

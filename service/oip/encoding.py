@@ -67,10 +67,14 @@ async def inflate(
         BadMessage: it is not such a body, or ends early.
         TooLarge: there is more in it.
     """
-    stream, rest = zlib.decompressobj(_EITHER), body
+    stream, view = zlib.decompressobj(_EITHER), memoryview(body)
     pieces: list[bytes] = []
-    length = 0
+    length = at = 0
+    rest: Buffer = b""
     while not stream.eof:
+        if not rest:  # a piece at a time: what is left of it is copied at each step
+            rest, at = view[at : at + STEP_BYTES], at + STEP_BYTES
+        was_last = at >= len(view)
         try:
             piece = await service.aside(True, stream.decompress, rest, STEP_BYTES)
         except zlib.error as broken:
@@ -79,15 +83,13 @@ async def inflate(
         length += len(piece)
         if length > max_bytes:
             raise TooLarge("the body, decompressed, in bytes,", max_bytes, "more")
-        if not piece and not stream.eof:
+        if not piece and was_last and not rest and not stream.eof:
             raise BadMessage("the compressed body ends early")
         charge(len(piece))
         pieces.append(piece)
-    if stream.unused_data:
-        raise BadMessage(
-            f"{len(stream.unused_data)} bytes are left over behind the compressed body"
-        )
-    return b"".join(pieces)
+    if left := len(stream.unused_data) + max(len(view) - at, 0):
+        raise BadMessage(f"{left} bytes are left over behind the compressed body")
+    return await service.aside(True, b"".join, pieces)
 
 
 def compress(parts: list[Buffer], coding: bytes) -> list[Buffer]:

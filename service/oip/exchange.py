@@ -61,6 +61,8 @@ class Exchange:
     @property
     def prompt_bytes(self) -> int:
         """Up to here a body is read, or written, at once: all but bytes takes a thread."""
+        if self.plan is None and self._planner.reads_regions:
+            return 0
         if self.plan is None:
             in_bytes = self._length is not None and self._length <= json_codec.prompt_bytes
         elif self.answer_coding is not None:
@@ -91,8 +93,9 @@ class Exchange:
         view = memoryview(body)
         text, body = bytes(view[:length]), view[length:]
         known = self._known(text, "", body)
-        self.plan = self._plan(text, body) if known is None else known
-        return self.plan.message
+        plan = self._plan(text, body) if known is None else known
+        self.plan = plan._replace(message=Message({}))  # its tensors are the call's alone
+        return plan.message
 
     def _check_length(self, num_bytes: int | None) -> None:
         length = self._length
@@ -105,8 +108,8 @@ class Exchange:
         head = text if exactly else None
         request_id = kinds.text("id", header.pop("id", ""))
         if request_id and exactly and len(text) <= MAX_HEAD_BYTES:
-            head = orjson.dumps(header)
-            if known := self._known(head, request_id, body):
+            head = _written(header)
+            if head and (known := self._known(head, request_id, body)):
                 return known
         outputs = kinds.sequence("outputs", header.get("outputs", []))
         return self._planner.plan(
@@ -217,6 +220,13 @@ def _loads_more(text: str) -> Any:
     if "\\u" in text:
         json.dumps(read, ensure_ascii=False).encode()  # fails where half of a pair is alone
     return read
+
+
+def _written(header: dict[str, Any]) -> bytes | None:
+    try:
+        return orjson.dumps(header)
+    except orjson.JSONEncodeError:  # nested deeper than it writes, though not than it reads
+        return None
 
 
 def _finite(digits: str) -> float:

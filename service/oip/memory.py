@@ -6,7 +6,6 @@ from threading import Lock
 from service.errors import Overloaded, printable
 from service.oip.errors import AlreadyExists, BadRegion, SharedMemoryOff, UnknownRegion
 from service.oip.objects import File, Span, open_object
-from service.wire import Buffer
 
 MAX_REGIONS = 512
 """Most regions at a time: each holds a file descriptor."""
@@ -102,14 +101,6 @@ class Regions:
             asked = f"bytes {start} to {start + size} are not within its {region.byte_size}"
             raise BadRegion(f"region {printable(name)} is too small: {asked}")
         return Span(name, size, region.offset + start, file)
-
-    def read(self, name: str, offset: int, byte_size: int) -> bytes:
-        """Return a private copy of a part of a region; raises as `span` and `Span.read`."""
-        return self.span(name, offset, byte_size).read()
-
-    def write(self, name: str, offset: int, data: Buffer) -> None:
-        """Write all of `data` into a region; raises as `span` and `Span.write`."""
-        self.span(name, offset, len(data)).write(data)
 
     def close(self) -> None:
         """Forget all, at the end of the service."""

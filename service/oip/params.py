@@ -88,7 +88,10 @@ def translate(given: Mapping[str, Any], known: type[BaseModel]) -> bytes:
             raise UnknownName("parameter", name, sorted(legal))
     if of_rope:
         own["rope"] = _within(own.get("rope", {}), of_rope)
-    return orjson.dumps(own)
+    try:
+        return orjson.dumps(own)
+    except orjson.JSONEncodeError as broken:  # nested too deep, or a number of too many digits
+        raise BadMessage(f"parameters: {broken}") from None
 
 
 _JSON = frozenset('{["')

@@ -45,6 +45,11 @@ class Planner:
         self._max_bytes = max_bytes
         self.heads = Heads()
 
+    @property
+    def reads_regions(self) -> bool:
+        """Whether a short request may have long tensors."""
+        return self._regions.is_on
+
     def plan(
         self,
         model: Model,

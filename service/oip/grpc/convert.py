@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from service.errors import BadMessage, BadTensor, printable
 from service.oip import tensors
 from service.oip.grpc.messages import ModelInferRequest, ModelInferResponse
-from service.oip.grpc.wire import MAX_FIELDS, join_response, split_request
+from service.oip.grpc.wire import MAX_FIELDS, Split, join_response
 from service.oip.models import VERSION, Model
 from service.oip.plan import MAX_HEAD_BYTES, Plan
 from service.oip.request import Input, Planner
@@ -42,15 +42,14 @@ class Request(NamedTuple):
     """Its raw tensors."""
 
 
-def parse(body: bytes) -> Request:
+def parse(split: Split) -> Request:
     """Read a request.
 
     Raises:
         DecodeError: it is none.
     """
-    head, request_id, raw = split_request(body)
-    read = _read_known if len(head) <= MAX_HEAD_BYTES else ModelInferRequest.FromString
-    return Request(read(head), head, request_id, raw)
+    read = _read_known if len(split.head) <= MAX_HEAD_BYTES else ModelInferRequest.FromString
+    return Request(read(split.head), *split)
 
 
 _read_known = lru_cache(maxsize=1024)(ModelInferRequest.FromString)

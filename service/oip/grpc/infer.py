@@ -2,15 +2,16 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import nullcontext
 from typing import Any
 
 from grpc.aio import ServicerContext
 
+from rope_core import Result
 from service import endpoints
 from service.admission import Charge
-from service.batcher import Entry
+from service.batcher import Answer, Entry
 from service.errors import ClientLeft, TimedOut
 from service.oip.grpc.convert import (
     Request,
@@ -23,7 +24,7 @@ from service.oip.grpc.convert import (
 from service.oip.grpc.errors import status_of
 from service.oip.grpc.messages import ModelStreamInferResponse
 from service.oip.grpc.streams import while_open
-from service.oip.grpc.wire import join_streamed
+from service.oip.grpc.wire import join_streamed, split_request
 from service.oip.models import Model, model_of
 from service.oip.params import FINAL
 from service.oip.protocol import Protocol
@@ -32,14 +33,22 @@ from service.wire import Buffer
 PROMPT_HEAD_BYTES = endpoints.PROMPT_PARAMS_BYTES
 """A request whose message, but its raw tensors, is longer takes a thread to be read."""
 
-EXPANSION = 16
-"""Bytes of memory that reading such a message may take, for each of its bytes: typed numbers."""
+EXPANSION = 34
+"""Bytes of memory that reading a message takes for each of its bytes: measured on int64_contents,
+the worst, of small numbers."""
 
 PROMPT_BYTES = 64 * 2**10
 """An answer that is longer takes a thread to be written."""
 
 MAX_UNANSWERED = 32
 """Requests of a stream that are answered at a time; more are not read."""
+
+
+Params = Mapping[str, bool]
+"""Of an answer, beside those that are the model's."""
+
+Join = Callable[[list[Buffer]], bytes]
+"""Makes one message of the parts of a response."""
 
 
 class Infer:
@@ -51,8 +60,10 @@ class Infer:
 
     async def one(self, request: bytes, context: ServicerContext) -> bytes:
         """Answer one request."""
-        parts = await self._answer(parse(request), self._patience(context), {})
-        return b"".join(parts)
+        charge = Charge(self._service.admission)
+        context.add_done_callback(lambda _: charge.give_back())  # called when all is sent
+        asked = await self._parse(request, charge)
+        return await self._answer(asked, self._patience(context), {}, b"".join, charge)
 
     async def stream(
         self, requests: AsyncIterator[bytes], context: ServicerContext
@@ -64,40 +75,48 @@ class Infer:
         """
         metadata = dict(context.invocation_metadata() or ())
         fails = metadata.get("triton_grpc_error") == "true"
-        answers: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue(MAX_UNANSWERED)
-        tasks: set[asyncio.Task[Any]] = set()
+        room = asyncio.Semaphore(MAX_UNANSWERED)
+        answers: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue()
+        charges: dict[asyncio.Task[bytes], Charge] = {}
 
         def begin(request: bytes) -> asyncio.Task[bytes]:
-            answer = self._streamed(request, self._patience(context), fails)
+            charge = Charge(self._service.admission)
+            answer = self._streamed(request, self._patience(context), fails, charge)
             task = asyncio.create_task(answer)
-            tasks.add(task)
-            task.add_done_callback(tasks.discard)
+            charges[task] = charge
             return task
 
         async def read() -> None:
             try:
                 async for request in while_open(requests, self._protocol.life):
-                    await answers.put(begin(request))
+                    await room.acquire()
+                    answers.put_nowait(begin(request))
             finally:
-                await answers.put(None)
+                answers.put_nowait(None)
 
         reader = asyncio.create_task(read())
         try:
             while (answer := await answers.get()) is not None:
                 yield await answer
+                charges.pop(answer).give_back()  # what has been sent
+                room.release()
             await reader
         finally:
-            for task in (reader, *tasks):
+            reader.cancel()
+            for task, charge in charges.items():
                 task.cancel()
+                charge.give_back()
 
-    async def _streamed(self, request: bytes, patience: float, fails: bool) -> bytes:
+    async def _streamed(
+        self, request: bytes, patience: float, fails: bool, charge: Charge
+    ) -> bytes:
         whose: dict[str, Any] = {}
         try:
-            asked = parse(request)
+            asked = await self._parse(request, charge)
             whose = {"id": asked.id, "model_name": asked.message.model_name}
             more = {"triton_final_response": True} if _wants_final(asked.message) else {}
             whose["parameters"] = write_params(more)
-            return b"".join(join_streamed(await self._answer(asked, patience, more)))
+            return await self._answer(asked, patience, more, _join_streamed, charge)
         except Exception as failure:
             if fails:
                 raise
@@ -105,59 +124,71 @@ class Infer:
             told = ModelStreamInferResponse(error_message=text, infer_response=whose)
             return bytes(told.SerializeToString())
 
+    async def _parse(self, request: bytes, charge: Charge) -> Request:
+        split = split_request(request)
+        charge.add(len(split.head) * EXPANSION + sum(map(len, split.raw)))
+        return await self._service.aside(len(split.head) > PROMPT_HEAD_BYTES, parse, split)
+
     async def _answer(
-        self, asked: Request, patience: float, more: Mapping[str, bool]
-    ) -> list[Buffer]:
-        """Return the parts of the answer to a request, and count it."""
+        self, asked: Request, patience: float, more: Params, join: Join, charge: Charge
+    ) -> bytes:
+        """Return the answer to a request, and count it."""
         model = model_of(asked.message.model_name, asked.message.model_version)
         statistics = self._protocol.statistics[model.name]
         started = time.perf_counter()
         try:
-            return await self._infer(model, asked, patience, more, started)
+            answer, write_s, written = await self._infer(model, asked, patience, more, join, charge)
         except asyncio.CancelledError:
             statistics.failed(ClientLeft(), started)
             raise
         except Exception as failure:
             statistics.failed(failure, started)
             raise model.told(failure) from None
+        statistics.answered(answer, started, write_s)
+        return written
 
     async def _infer(
         self,
         model: Model,
         asked: Request,
         patience: float,
-        more: Mapping[str, bool],
-        started: float,
-    ) -> list[Buffer]:
+        more: Params,
+        join: Join,
+        charge: Charge,
+    ) -> tuple[Answer[Result], float, bytes]:
+        """Return the answer to a call, the time that it took to write it, and what was written."""
         service, deadline = self._service, time.monotonic() + patience
-        with Charge(service.admission) as charge:
-            charge.add(len(asked.head) * EXPANSION + sum(map(len, asked.raw)))
-            try:
-                is_long = len(asked.head) > PROMPT_HEAD_BYTES
-                # what is not long takes no thread, so that nothing could end it early
-                async with asyncio.timeout(patience) if is_long else nullcontext():
-                    planner = self._protocol.planner
-                    plan = await service.aside(is_long, read_plan, model, planner, asked)
-                    charge.add(plan.region_bytes)
-                    call = await service.ask(model.endpoint, plan.message)
-            except TimeoutError:
-                raise TimedOut from None
-            job, warnings = service.job(call), call.warnings
-            charge.add(job.answer_bytes)
-            del call, asked
-            operation = model.path.removeprefix("/v1/")
-            answer = await service.answer(job, operation, deadline, _wait, plan.queue_s)
-            begun = time.perf_counter()
-            told = endpoints.write(answer.result, False, warnings)
-            is_long = job.answer_bytes > PROMPT_BYTES
-            parts = await service.aside(is_long, write_response, model, plan, told, more)
-        self._protocol.statistics[model.name].answered(answer, started, time.perf_counter() - begun)
-        return parts
+        try:
+            is_long = len(asked.head) > PROMPT_HEAD_BYTES or b"shared_memory_region" in asked.head
+            # what is not long takes no thread, so that nothing could end it early
+            async with asyncio.timeout(patience) if is_long else nullcontext():
+                planner = self._protocol.planner
+                plan = await service.aside(is_long, read_plan, model, planner, asked)
+                charge.add(plan.region_bytes)
+                call = await service.ask(model.endpoint, plan.message)
+        except TimeoutError:
+            raise TimedOut from None
+        job, warnings = service.job(call), call.warnings
+        charge.add(job.answer_bytes)
+        operation = model.path.removeprefix("/v1/")
+        answer = await service.answer(job, operation, deadline, _wait, plan.queue_s)
+        begun = time.perf_counter()
+        told = endpoints.write(answer.result, False, warnings)
+
+        def write() -> bytes:
+            return join(write_response(model, plan, told, more))
+
+        written = await service.aside(job.answer_bytes > PROMPT_BYTES, write)
+        return answer, time.perf_counter() - begun, written
 
     def _patience(self, context: ServicerContext) -> float:
         settings = self._service.settings
         left_s = context.time_remaining()
         return settings.default_timeout_s if left_s is None else min(left_s, settings.max_timeout_s)
+
+
+def _join_streamed(parts: list[Buffer]) -> bytes:
+    return b"".join(join_streamed(parts))
 
 
 def _wants_final(asked: Any) -> bool:

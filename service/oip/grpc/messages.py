@@ -76,7 +76,6 @@ METHODS = _methods()
 """All methods of the service, by name."""
 
 InferParameter = message("InferParameter")
-InferTensorContents = message("InferTensorContents")
 ModelInferRequest = message("ModelInferRequest")
 ModelInferResponse = message("ModelInferResponse")
 ModelStreamInferResponse = message("ModelStreamInferResponse")

@@ -4,22 +4,30 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import TypeVar
 
+from service.errors import ShuttingDown
 from service.life import Life
 
 T = TypeVar("T")
 
 
 async def while_open(requests: AsyncIterator[T], life: Life) -> AsyncIterator[T]:
-    """Yield requests until there are no more, or the doors close."""
+    """Yield requests until there are no more.
+
+    Raises:
+        ShuttingDown: the doors close; of what comes from then on nothing is done.
+    """
     closing = asyncio.create_task(life.closing())
     reading: asyncio.Future[T] | None = None
     try:
         while not closing.done():
             reading = asyncio.ensure_future(anext(requests))
             await asyncio.wait((reading, closing), return_when=asyncio.FIRST_COMPLETED)
-            if not reading.done() or isinstance(reading.exception(), StopAsyncIteration):
+            if not reading.done():
+                break
+            if isinstance(reading.exception(), StopAsyncIteration):
                 return
             yield reading.result()
+        raise ShuttingDown
     finally:
         closing.cancel()
         if reading is not None:

@@ -9,7 +9,7 @@ import httpx
 
 from service.oip.grpc.messages import METHODS, ModelInferRequest
 
-INFER = METHODS["ModelInfer"].path
+INFER, STREAM = METHODS["ModelInfer"].path, METHODS["ModelStreamInfer"].path
 ASKED = ModelInferRequest(
     model_name="rope",
     inputs=[{"name": "x", "datatype": "FP32", "shape": [1, 1, 1, 64]}],
@@ -32,6 +32,19 @@ async def test_no_request_is_lost(serve):
                     return
                 told["OK"] += 1
 
+        async def stream(channel: grpc.aio.Channel) -> None:
+            answers = channel.stream_stream(STREAM)()
+            asked = 0
+            try:
+                while True:
+                    await answers.write(ASKED)
+                    asked += 1
+                    assert await answers.read() is not grpc.aio.EOF
+                    asked -= 1
+            except (grpc.aio.AioRpcError, asyncio.InvalidStateError, AssertionError):
+                told[f"stream {(await answers.code()).name}"] += 1
+                assert asked <= 1
+
         async def get() -> None:
             async with httpx.AsyncClient() as client:
                 while True:
@@ -44,11 +57,12 @@ async def test_no_request_is_lost(serve):
 
         async with grpc.aio.insecure_channel(started.grpc_target) as channel:
             callers = [asyncio.create_task(call(channel)) for _ in range(24)]
+            callers += [asyncio.create_task(stream(channel)) for _ in range(4)]
             callers += [asyncio.create_task(get()) for _ in range(8)]
             await asyncio.sleep(0.5)
             process.send_signal(signal.SIGTERM)
             await asyncio.wait_for(asyncio.gather(*callers), 20)
         assert process.wait(10) == 0
-    assert told.keys() == {"OK", "200", "UNAVAILABLE", "ConnectError"}
+    assert told.keys() == {"OK", "200", "UNAVAILABLE", "ConnectError", "stream UNAVAILABLE"}
     assert told["UNAVAILABLE"] == 24
     assert told["ConnectError"] == 8

@@ -10,6 +10,7 @@ from service.errors import ServiceError
 from service.oip.exchange import Exchange
 from service.oip.grpc.convert import parse, read_plan
 from service.oip.grpc.messages import ModelInferRequest
+from service.oip.grpc.wire import split_request
 from service.oip.memory import Regions
 from service.oip.models import MODELS
 from service.oip.plan import MAX_HEAD_BYTES, MAX_KNOWN, Heads, Known, Plan
@@ -37,8 +38,8 @@ class Http:
             document["id"] = request_id
         head = json.dumps(document).encode() + b" " * spaces
         exchange = Exchange(ROPE, length_of(head), self.planner, 2**20)
-        exchange.decode(head + data)
-        return exchange.plan
+        message = exchange.decode(head + data)
+        return exchange.plan._replace(message=message)
 
 
 class Grpc:
@@ -54,7 +55,7 @@ class Grpc:
         request.raw_input_contents.append(x.numpy().tobytes() if data is None else data)
         if spaces:
             request.parameters["headers"].string_param = " " * spaces
-        return read_plan(ROPE, self.planner, parse(request.SerializeToString()))
+        return read_plan(ROPE, self.planner, parse(split_request(request.SerializeToString())))
 
 
 @pytest.fixture(params=[Http, Grpc], ids=["http", "grpc"])

@@ -1,5 +1,6 @@
 """What was found by who tried to break it: each is refused, in time, and costs nobody else."""
 
+import asyncio
 import http.client
 import json
 import math
@@ -58,6 +59,34 @@ async def test_every_token_of_clients_is_a_number_and_no_text_is_changed(client)
     assert all(map(math.isnan, told["outputs"][0]["data"])) or math.inf in map(
         abs, told["outputs"][0]["data"]
     )
+
+
+DEEP = "[" * 300 + "]" * 300
+DEEP_DATA = ASKED.replace(b"[1, 2]", b"[" * 90 + b"1, 2" + b"]" * 90)
+NOT_WRITTEN = {
+    "data nested deep, with an id": (DEEP_DATA, 200),
+    "data nested deeper, with an id": (ASKED.replace(b"[1, 2]", DEEP.encode()), 400),
+    "a rope nested deep": (
+        ASKED.replace(b'"layout": "half"', b'"rope": "%s"' % DEEP.encode()),
+        400,
+    ),
+    "a theta nested deep": (
+        ASKED.replace(b'"layout": "half"', b'"theta": "%s"' % DEEP.encode()),
+        400,
+    ),
+    "a theta of 40 digits beside NaN": (
+        ASKED.replace(b'"layout": "half"', b'"theta": 1%s' % (b"0" * 40)).replace(
+            b"1, 2]", b"NaN, 2]"
+        ),
+        400,
+    ),
+}
+
+
+@pytest.mark.parametrize(("body", "status"), NOT_WRITTEN.values(), ids=NOT_WRITTEN)
+async def test_what_can_be_read_and_not_written_again(client, body, status):
+    response = await client.post(PATH, content=body)
+    assert response.status_code == status, response.text
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -130,6 +159,36 @@ async def test_a_message_of_very_many_parts_is_refused_at_once(spam):
             await raw.ask(GOOD.SerializeToString() + spam)
         assert time.process_time() - begun < 0.5, "of both sides"
         assert refused.value.status is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_answers_that_nobody_reads_are_charged():
+    asked = ModelInferRequest(
+        model_name="rope_cos_sin",
+        parameters={"head_dim": {"int64_param": 128}},
+        inputs=[{"name": "positions", "datatype": "INT64", "shape": [2**11]}],
+        raw_input_contents=[bytes(2**14)],
+    ).SerializeToString()
+    async with speaking(max_body_bytes=2**24, memory_budget_bytes=2**23) as spoken:
+        http_client, raw = spoken["json"]._client, spoken["raw"]
+
+        async def admitted() -> float:
+            page = (await http_client.get("/metrics")).text
+            return float(page.split("\nrope_admitted_bytes ")[1].split("\n")[0])
+
+        call = raw.channel.stream_stream(METHODS["ModelStreamInfer"].path)()
+        for _ in range(30):
+            await call.write(asked)
+        await asyncio.sleep(0.5)
+        assert await admitted() > 2**20
+        told = [
+            METHODS["ModelStreamInfer"].response.FromString(await call.read()) for _ in range(30)
+        ]
+        refused = [each for each in told if "requests hold" in each.error_message]
+        assert refused, "memory is bounded"
+        assert len(refused) < 30
+        await call.done_writing()
+        assert await call.code() is grpc.StatusCode.OK
+        assert await admitted() == 0
 
 
 async def test_very_many_outputs_are_refused_at_once(client):

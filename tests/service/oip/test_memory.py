@@ -51,6 +51,10 @@ class Folder:
             path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
+def write(regions, name, offset, data):
+    regions.span(name, offset, len(data)).write(data)
+
+
 @pytest.fixture(scope="module")
 def folder():
     made = Folder()
@@ -85,9 +89,9 @@ def test_what_is_written_is_read_and_nothing_beside_it_changes(folder, offset, d
     new = data.draw(st.binary(max_size=min(size - at, 64)))
     regions = Regions(folder.prefix)
     regions.register("r", folder.prefix + "x", offset, size)
-    assert regions.read("r", 0, size) == BYTES[offset : offset + size]
-    regions.write("r", at, kind(new))
-    assert regions.read("r", at, len(new)) == new
+    assert regions.span("r", 0, size).read() == BYTES[offset : offset + size]
+    write(regions, "r", at, kind(new))
+    assert regions.span("r", at, len(new)).read() == new
     whole = BYTES[: offset + at] + new + BYTES[offset + at + len(new) :]
     assert folder.path().read_bytes() == whole
     regions.close()
@@ -108,12 +112,12 @@ def test_nothing_outside_of_a_region_is_read_or_written(folder, offset, size, at
         return
     regions.register("r", folder.prefix + "x", offset, size)
     if at >= 0 and length >= 0 and at + length <= size:
-        assert regions.read("r", at, length) == BYTES[offset + at : offset + at + length]
+        assert regions.span("r", at, length).read() == BYTES[offset + at : offset + at + length]
     else:
         with pytest.raises(BadRegion, match=r"within|from 0"):
-            regions.read("r", at, length)
+            regions.span("r", at, length).read()
         with pytest.raises(BadRegion, match=r"within|from 0"):
-            regions.write("r", at, bytes(max(size + 1 - max(at, 0), 1)))
+            write(regions, "r", at, bytes(max(size + 1 - max(at, 0), 1)))
     assert folder.path().read_bytes() == BYTES
     regions.close()
 
@@ -121,11 +125,11 @@ def test_nothing_outside_of_a_region_is_read_or_written(folder, offset, size, at
 def test_what_is_read_is_a_copy(folder, regions):
     key = folder.make()
     regions.register("r", key, 0, SIZE)
-    read = regions.read("r", 0, SIZE)
+    read = regions.span("r", 0, SIZE).read()
     with folder.path().open("r+b") as file:
         file.write(bytes(SIZE))
     assert read == BYTES
-    assert regions.read("r", 0, SIZE) == bytes(SIZE)
+    assert regions.span("r", 0, SIZE).read() == bytes(SIZE)
 
 
 def test_off_is_off(folder):
@@ -137,8 +141,8 @@ def test_off_is_off(folder):
             lambda regions=regions: regions.register("r", key, 0, 1),
             lambda regions=regions: regions.unregister(None),
             lambda regions=regions: regions.status(None),
-            lambda regions=regions: regions.read("r", 0, 1),
-            lambda regions=regions: regions.write("r", 0, b"1"),
+            lambda regions=regions: regions.span("r", 0, 1).read(),
+            lambda regions=regions: write(regions, "r", 0, b"1"),
         ):
             with pytest.raises(SharedMemoryOff):
                 call()
@@ -156,7 +160,7 @@ def test_status_tells_what_was_registered(folder, regions):
     regions.unregister("b")
     regions.unregister("never there")
     assert regions.status(None) == [a]
-    for call in (regions.status, lambda name: regions.read(name, 0, 1)):
+    for call in (regions.status, lambda name: regions.span(name, 0, 1).read()):
         with pytest.raises(UnknownRegion, match="b"):
             call("b")
     regions.unregister(None)
@@ -170,7 +174,7 @@ def test_a_name_is_used_once(folder, regions):
     for arguments in ((key, 0, SIZE), (key, 1, 1), ("/not allowed", 0, 1)):
         with pytest.raises(AlreadyExists, match="r is registered already"):
             regions.register("r", *arguments)
-    assert regions.read("r", 0, SIZE) == BYTES
+    assert regions.span("r", 0, SIZE).read() == BYTES
 
 
 @pytest.mark.parametrize("name", ["", "x" * 257, "a\nb", "a\0", "\ud800", None, 1, ["r"], {}])
@@ -303,18 +307,18 @@ def test_an_object_cut_short_is_an_error_and_is_not_made_longer(folder, regions)
     key = folder.make("cut")
     regions.register("r", key, 0, SIZE)
     os.truncate(folder.path("cut"), 100)
-    assert regions.read("r", 0, 100) == BYTES[:100]
+    assert regions.span("r", 0, 100).read() == BYTES[:100]
     for call in (
-        lambda: regions.read("r", 0, 101),
-        lambda: regions.read("r", 5000, 1),
-        lambda: regions.write("r", 90, bytes(11)),
-        lambda: regions.write("r", SIZE - 1, b"1"),
+        lambda: regions.span("r", 0, 101).read(),
+        lambda: regions.span("r", 5000, 1).read(),
+        lambda: write(regions, "r", 90, bytes(11)),
+        lambda: write(regions, "r", SIZE - 1, b"1"),
     ):
         with pytest.raises(BadRegion, match="has become too small"):
             call()
     assert folder.path("cut").read_bytes() == BYTES[:100]
     os.truncate(folder.path("cut"), SIZE)
-    assert regions.read("r", 0, SIZE) == BYTES[:100] + bytes(SIZE - 100)
+    assert regions.span("r", 0, SIZE).read() == BYTES[:100] + bytes(SIZE - 100)
 
 
 def test_an_object_cut_short_again_and_again_is_read_whole_or_not_at_all(folder, regions):
@@ -332,8 +336,8 @@ def test_an_object_cut_short_again_and_again_is_read_whole_or_not_at_all(folder,
         outcomes = set()
         for _ in range(300):
             try:
-                outcomes.add(regions.read("r", 0, 2**20) == bytes(2**20))
-                regions.write("r", 0, bytes(2**20))
+                outcomes.add(regions.span("r", 0, 2**20).read() == bytes(2**20))
+                write(regions, "r", 0, bytes(2**20))
             except BadRegion:
                 outcomes.add("cut")
         over.set()
@@ -346,9 +350,9 @@ def test_an_unlinked_object_is_still_the_regions(folder, regions):
     regions.register("r", key, 0, SIZE)
     folder.path("gone").unlink()
     folder.make("gone", bytes(SIZE))
-    assert regions.read("r", 0, SIZE) == BYTES
-    regions.write("r", 0, b"new")
-    assert regions.read("r", 0, 4) == b"new" + BYTES[3:4]
+    assert regions.span("r", 0, SIZE).read() == BYTES
+    write(regions, "r", 0, b"new")
+    assert regions.span("r", 0, 4).read() == b"new" + BYTES[3:4]
     assert folder.path("gone").read_bytes() == bytes(SIZE)
 
 
@@ -370,8 +374,8 @@ def test_short_reads_and_writes_go_on(folder, regions, monkeypatch):
     pread, pwrite = os.pread, os.pwrite
     monkeypatch.setattr(os, "pread", lambda fd, n, at: pread(fd, min(n, 1000), at))
     monkeypatch.setattr(os, "pwrite", lambda fd, data, at: pwrite(fd, data[:1000], at))
-    assert regions.read("r", 1, SIZE - 1) == BYTES[1:]
-    regions.write("r", 1, BYTES[:-1])
+    assert regions.span("r", 1, SIZE - 1).read() == BYTES[1:]
+    write(regions, "r", 1, BYTES[:-1])
     assert folder.path("short").read_bytes() == BYTES[:1] + BYTES[:-1]
 
 
@@ -383,7 +387,7 @@ def test_a_full_machine_is_an_error_of_the_region(folder, regions, monkeypatch):
 
     monkeypatch.setattr(os, "pwrite", full)
     with pytest.raises(BadRegion, match="region r cannot be written: No space left"):
-        regions.write("r", 0, b"1")
+        write(regions, "r", 0, b"1")
 
 
 def test_regions_are_bounded(folder, monkeypatch):
@@ -411,8 +415,8 @@ def test_no_descriptor_leaks(folder):
     for i in range(20):
         with pytest.raises(AlreadyExists):
             regions.register(str(i), key, 0, SIZE)
-        regions.read(str(i), 0, SIZE)
-        regions.write(str(i), 0, BYTES)
+        regions.span(str(i), 0, SIZE).read()
+        write(regions, str(i), 0, BYTES)
     assert num_open() == before + 20
     regions.unregister("3")
     assert num_open() == before + 19
@@ -449,9 +453,9 @@ def test_threads_read_what_they_registered_while_others_unregister(folder):
                     case 1:
                         regions.unregister(str(j) if chance.random() < 0.9 else None)
                     case 2:
-                        regions.write(str(j), 100, contents[j][:1000])
+                        write(regions, str(j), 100, contents[j][:1000])
                     case _:
-                        assert regions.read(str(j), 0, len(contents[j])) == contents[j]
+                        assert regions.span(str(j), 0, len(contents[j])).read() == contents[j]
                         answered += 1
             except (UnknownRegion, AlreadyExists):
                 pass
@@ -475,21 +479,21 @@ def test_objects_of_tritonclient(folder, regions):
     try:
         shm.set_shared_memory_region(region, [asked])
         regions.register("input", key, 0, 2 * asked.nbytes)
-        assert regions.read("input", 0, asked.nbytes) == asked.tobytes()
-        regions.write("input", asked.nbytes, memoryview(asked * 2).cast("B"))
+        assert regions.span("input", 0, asked.nbytes).read() == asked.tobytes()
+        write(regions, "input", asked.nbytes, memoryview(asked * 2).cast("B"))
         answer = shm.get_contents_as_numpy(region, np.float32, [3, 4], asked.nbytes)
         assert (answer == asked * 2).all()
         del answer
     finally:
         shm.destroy_shared_memory_region(region)
-    assert regions.read("input", 0, asked.nbytes) == asked.tobytes()
+    assert regions.span("input", 0, asked.nbytes).read() == asked.tobytes()
 
 
 def test_the_clients_object_is_there_after_the_end_of_the_service(folder):
     key = folder.make("kept")
     program = (
         "import sys; from service.oip.memory import Regions; r = Regions(sys.argv[1]);"
-        "r.register('r', sys.argv[2], 0, 100); r.write('r', 0, b'end')"
+        "r.register('r', sys.argv[2], 0, 100); r.span('r', 0, 3).write(b'end')"
     )
     command = [sys.executable, "-c", program, folder.prefix, key]
     ran = subprocess.run(command, capture_output=True, text=True, check=True)
