@@ -42,8 +42,10 @@ async def test_no_request_is_lost(serve):
                     assert await answers.read() is not grpc.aio.EOF
                     asked -= 1
             except (grpc.aio.AioRpcError, asyncio.InvalidStateError, AssertionError):
-                told[f"stream {(await answers.code()).name}"] += 1
+                # INTERNAL is the client's own word for a write that meets the stream's end
+                assert (await answers.code()).name in ("UNAVAILABLE", "INTERNAL")
                 assert asked <= 1
+                told["stream"] += 1
 
         async def get() -> None:
             async with httpx.AsyncClient() as client:
@@ -63,6 +65,6 @@ async def test_no_request_is_lost(serve):
             process.send_signal(signal.SIGTERM)
             await asyncio.wait_for(asyncio.gather(*callers), 20)
         assert process.wait(10) == 0
-    assert told.keys() == {"OK", "200", "UNAVAILABLE", "ConnectError", "stream UNAVAILABLE"}
+    assert told.keys() == {"OK", "200", "UNAVAILABLE", "ConnectError", "stream"}
     assert told["UNAVAILABLE"] == 24
     assert told["ConnectError"] == 8
