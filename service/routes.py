@@ -72,7 +72,8 @@ class Route:
                 size = sum(tensor.nbytes for tensor in told.tensors.values())
                 self._charge_answer(answer_codec, size, charge)
             else:
-                queue_s = self._queue_s(codec, charge)
+                self._charge_read(codec, charge)
+                queue_s = self._queue_s(codec)
                 job = service.job(asked)
                 size, warnings = job.answer_bytes, asked.warnings
                 self._charge_answer(answer_codec, size, charge)
@@ -98,8 +99,11 @@ class Route:
         """Return the headers that say what an answer is, once it is written."""
         return [(b"content-type", codec.media_type.encode())]
 
-    def _queue_s(self, codec: Codec, charge: Charge) -> float | None:
-        """Charge for what a request took beside its body; return how long it may wait, if told."""
+    def _charge_read(self, codec: Codec, charge: Charge) -> None:
+        """Charge for what a request that is read took beside its body."""
+
+    def _queue_s(self, codec: Codec) -> float | None:
+        """Return how long a request that is read may wait for the device, None: its deadline."""
         return None
 
     async def _receive(

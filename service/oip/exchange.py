@@ -72,6 +72,11 @@ class Exchange:
         return safetensors_codec.prompt_bytes if in_bytes else json_codec.prompt_bytes
 
     @property
+    def text_bytes(self) -> int:
+        """Bytes of memory that a JSON part of known length takes beside those of `expansion`."""
+        return (self._length or 0) * (json_codec.expansion - 1)
+
+    @property
     def expansion(self) -> int:
         """Bytes of memory for each of the request, or of the answer once the request is read."""
         in_text = self._length is None if self.plan is None else self.plan.in_text

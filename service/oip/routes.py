@@ -11,6 +11,7 @@ from service.oip.encoding import inflate
 from service.oip.errors import describe
 from service.oip.exchange import Exchange
 from service.oip.models import MODELS, VERSION, Model
+from service.oip.plan import Plan
 from service.oip.protocol import Protocol
 from service.routes import Route
 from service.wire import Buffer, Codec
@@ -55,8 +56,9 @@ class InferRoute(Route):
     async def _receive(
         self, headers: dict[bytes, bytes], codec: Codec, receive: Receive, charge: Charge
     ) -> Buffer:
-        expansion = codec.expansion
-        if cast(Exchange, codec).coding is None:
+        exchange, expansion = cast(Exchange, codec), codec.expansion
+        charge.add(exchange.text_bytes)
+        if exchange.coding is None:
             return await self._receive_raw(headers, expansion, receive, charge)
         body = await self._receive_raw(headers, 1, receive, charge)
 
@@ -65,11 +67,11 @@ class InferRoute(Route):
 
         return await inflate(body, self._service, self._limit(expansion), charge_piece)
 
-    def _queue_s(self, codec: Codec, charge: Charge) -> float | None:
-        plan = cast(Exchange, codec).plan
-        assert plan is not None, "decoded before"
-        charge.add(plan.region_bytes)
-        return plan.queue_s
+    def _charge_read(self, codec: Codec, charge: Charge) -> None:
+        charge.add(_plan_of(codec).region_bytes)
+
+    def _queue_s(self, codec: Codec) -> float | None:
+        return _plan_of(codec).queue_s
 
     def _named(self, codec: Codec) -> http.Headers:
         exchange = cast(Exchange, codec)
@@ -80,6 +82,12 @@ class InferRoute(Route):
         if exchange.answer_coding is not None:
             named.append((b"content-encoding", exchange.answer_coding))
         return named
+
+
+def _plan_of(codec: Codec) -> Plan:
+    plan = cast(Exchange, codec).plan
+    assert plan is not None, "decoded before"
+    return plan
 
 
 def infer_routes(protocol: Protocol) -> dict[str, Route]:

@@ -191,6 +191,24 @@ async def test_answers_that_nobody_reads_are_charged():
         assert await admitted() == 0
 
 
+@pytest.mark.parametrize("told", [False, True], ids=["no length", "a length"])
+async def test_text_is_charged_for_what_reading_it_takes(client, told):
+    """Also where its length is told, as some clients always do."""
+    admitted = []
+
+    async def body():
+        yield ASKED[:10]
+        page = (await client.get("/metrics")).text
+        admitted.append(float(page.split("\nrope_admitted_bytes ")[1].split("\n")[0]))
+        yield ASKED[10:]
+
+    headers = {"content-length": str(len(ASKED))}
+    if told:
+        headers["inference-header-content-length"] = str(len(ASKED))
+    assert (await client.post(PATH, content=body(), headers=headers)).status_code == 200
+    assert admitted == [32 * len(ASKED)]
+
+
 async def test_very_many_outputs_are_refused_at_once(client):
     body = json.dumps({"inputs": [X], "outputs": [{"name": "rotated"}] * 5000}).encode()
     begun = time.process_time()
@@ -219,13 +237,12 @@ async def test_the_next_request_goes_elsewhere_once_the_end_has_begun(client, li
         assert (await client.get(path)).headers["connection"] == "close"
 
 
-async def test_the_last_answer_of_a_request_says_so_where_it_is_an_error(form):
-    if not isinstance(form, Grpc):
-        pytest.skip("streams are of gRPC")
+async def test_the_last_answer_of_a_request_says_so_where_it_is_an_error():
     name = "triton_enable_empty_final_response"
     asked = ModelInferRequest(model_name="nope", parameters={name: {"bool_param": True}})
     method = METHODS["ModelStreamInfer"]
-    call = form.channel.stream_stream(method.path)(iter([asked.SerializeToString()]), timeout=30)
-    (told,) = [method.response.FromString(each) async for each in call]
+    async with speaking() as spoken:
+        call = spoken["raw"].channel.stream_stream(method.path)(iter([asked.SerializeToString()]))
+        (told,) = [method.response.FromString(each) async for each in call]
     assert told.error_message
     assert told.infer_response.parameters["triton_final_response"].bool_param
