@@ -9,7 +9,7 @@ from service.errors import ClientLeft
 from service.http import Event, Receive, Scope, Send
 from service.oip.encoding import inflate
 from service.oip.errors import describe
-from service.oip.exchange import Exchange
+from service.oip.exchange import LENGTH, Exchange
 from service.oip.models import MODELS, VERSION, Model
 from service.oip.plan import Plan
 from service.oip.protocol import Protocol
@@ -78,7 +78,7 @@ class InferRoute(Route):
         named = super()._named(codec)
         if exchange.json_bytes is not None:
             length = str(exchange.json_bytes).encode()
-            named.append((b"inference-header-content-length", length))
+            named.append((LENGTH, length))
         if exchange.answer_coding is not None:
             named.append((b"content-encoding", exchange.answer_coding))
         return named
