@@ -4,6 +4,7 @@ RopeError
   +- ConfigError   a parameter has a value that no rotation or attention has
   +- ShapeError    a tensor's shape, dtype or contents do not fit the call it is part of
   +- NoBackend     every backend declined the call
+  +- KernelNotBuilt  a kernel that the call needs is being built; try again
 """
 
 
@@ -45,3 +46,12 @@ class NoBackend(RopeError):
     def __init__(self, reasons: dict[str, str]) -> None:
         super().__init__("; ".join(f"backend {name}: {why}" for name, why in reasons.items()))
         self.reasons = reasons
+
+
+class KernelNotBuilt(RopeError):
+    """A kernel that the call needs is still being built."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "a kernel for this call is still being built; send it again in a few seconds"
+        )

@@ -33,6 +33,7 @@ rope_core.reference rope_core.attention rope_core.merge rope_core.accuracy
 rope_core.rotary
 rope_core.backends rope_core.hf
 rope_core.kernels
+rope_core.builds
 rope_core.calls rope_core.length rope_core.positions rope_core.presets
 rope_core.checks
 rope_core.config rope_core.ragged rope_core.inference
