@@ -47,6 +47,13 @@ from service.warm_up import warm_up
 
 log = logging.getLogger("rope.app")
 
+STAGING_THREADS = 4
+"""Threads of torch on the CPU beside a GPU, for which the CPU only copies.
+
+OpenMP makes a team of them for each thread that calls torch: of all cores of a large host, they
+would exceed the limit of processes of a container, at which OpenMP ends the process.
+"""
+
 
 def create_app(settings: Settings, life: Life, driver: Driver | None = None) -> Requests:
     """Return the ASGI application of a service of its own, which lives as its lifespan does.
@@ -112,8 +119,11 @@ def make_service(
 ) -> tuple[Service, ThreadPoolExecutor]:
     """Return what all routes share, and the threads of its device."""
     measured = metrics.Metrics()
-    torch.set_num_threads(settings.threads or host.num_cpus())
     driver = driver or find_driver(settings.device)
+    cpus = host.num_cpus()
+    torch.set_num_threads(
+        settings.threads or (cpus if driver is None else min(STAGING_THREADS, cpus))
+    )
     budget = settings.memory_budget_bytes or min(host.memory_bytes() // 4, 4 * 2**30)
     slabs = Slabs(max_idle_bytes=budget, pins=driver)
     device: Device = Cpu(slabs) if driver is None else Accelerator(driver, slabs)
@@ -148,6 +158,12 @@ def make_service(
     service = Service(settings, engine, choice, batcher, admission, slabs, ropes, readers, measured)
     life.give_up = batcher.close
     return service, device_threads
+
+
+def _num_threads(driver: Driver | None) -> int:
+    """Return how many threads torch computes with, or copies with beside a GPU."""
+    cpus = host.num_cpus()
+    return cpus if driver is None else min(STAGING_THREADS, cpus)
 
 
 def _ropes(folder: Path | None) -> Ropes:

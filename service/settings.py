@@ -70,7 +70,8 @@ class Settings(BaseSettings):
     """Port of gRPC, at the same address; 0 lets the system choose."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where tensors are computed on; `auto` takes the GPU if there is one."""
+    """Where tensors are computed on; `auto` takes the GPU if there is one, and ends with the reason
+    if torch cannot use it."""
 
     backend: Literal["auto", "eager", "sdpa", "fused"] = "auto"
     """Which backend computes; `auto` takes the first that can do a call. What the one named here
@@ -81,7 +82,8 @@ class Settings(BaseSettings):
     """Whether a request may name a backend, which then wins over `ROPE_BACKEND`."""
 
     threads: PositiveInt | None = None
-    """Threads that compute on the CPU; as many as the control group's quota allows where unset."""
+    """Threads of torch on the CPU; as many as the control group's quota allows where unset, at most
+    4 where a GPU computes."""
 
     presets_dir: Path | None = None
     """Folder of config.json files, `<name>.json` or `<name>/config.json`, that are presets, too."""

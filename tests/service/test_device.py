@@ -347,3 +347,9 @@ def test_scores_take_time_however_narrow_heads_are():
     wide, narrow = (torch.zeros(1, 1, 1).expand(4_000, 16, width) for width in (64, 1))
     seconds = [engine.job(Attend(x, x, x, None)).seconds for x in (wide, narrow)]
     assert seconds[1] > seconds[0] / 6
+
+
+def test_an_estimate_has_the_copies_of_a_call_both_ways(engine):
+    fastest_link = 6.4e10  # bytes a second each way: PCI Express 5, 16 lanes
+    job = engine.job(rotation(2000))
+    assert job.seconds > (job.num_bytes + job.answer_bytes) / fastest_link
