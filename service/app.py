@@ -5,7 +5,7 @@ import logging
 import platform
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.routing import Route as StarletteRoute
 
-from rope_core import ConfigError
+from rope_core import ConfigError, Result
 from rope_core.backends import fused
 from rope_core.presets import built_in, from_folder
 from service import __version__, failures, host, metrics, openapi
@@ -26,9 +26,9 @@ from service.admission import Admission
 from service.batcher import Batcher
 from service.calling import Service
 from service.choice import Choice
-from service.device import Accelerator, Cpu, Device, Driver, find_driver
+from service.device import Accelerator, Cpu, Device, Driver, KernelBuilder, find_driver
 from service.endpoints import ENDPOINTS
-from service.engine import Engine
+from service.engine import Engine, Job
 from service.errors import DeviceLost, DeviceStuck
 from service.life import Life, Phase
 from service.local import list_presets, list_variants
@@ -102,12 +102,20 @@ async def living(protocol: Protocol, device_threads: ThreadPoolExecutor) -> Asyn
     service = protocol.service
     if service.engine.device.traits.warms_up_first:
         service.batcher.hold()
+    loop = asyncio.get_running_loop()
+
+    def restart_watchdog() -> None:  # on the builder's thread: a build is a sign of life
+        with suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(service.batcher.restart_watchdog)
+
+    service.builder.on_progress = restart_watchdog
     warming = asyncio.create_task(_warm_up(service, protocol.life))
     try:
         with torch.inference_mode():  # for all that runs on this thread
             yield
     finally:
         warming.cancel()
+        service.builder.close()
         service.batcher.close()
         protocol.regions.close()
         device_threads.shutdown(wait=False)
@@ -126,7 +134,8 @@ def make_service(
     )
     budget = settings.memory_budget_bytes or min(host.memory_bytes() // 4, 4 * 2**30)
     slabs = Slabs(max_idle_bytes=budget, pins=driver)
-    device: Device = Cpu(slabs) if driver is None else Accelerator(driver, slabs)
+    builder = KernelBuilder(measured)
+    device: Device = Cpu(slabs) if driver is None else Accelerator(driver, slabs, builder)
     engine = Engine(
         device,
         max_call_s=settings.max_call_s,
@@ -135,7 +144,7 @@ def make_service(
     )
     lanes = device.traits.lanes
     device_threads = ThreadPoolExecutor(lanes, thread_name_prefix="device")
-    batcher = Batcher(
+    batcher: Batcher[Job, Result] = Batcher(
         engine.run,
         device_threads,
         lanes=lanes,
@@ -149,13 +158,16 @@ def make_service(
     )
     admission = Admission(budget)
     measured.queue_depth.set_function(lambda: len(batcher.waiting))
+    measured.kernel_builds_waiting.set_function(lambda: builder.num_waiting)
     measured.queued_bytes.set_function(lambda: sum(job.num_bytes for job in batcher.waiting))
     measured.admitted_bytes.set_function(lambda: admission.charged_bytes)
     measured.device_memory_bytes.set_function(device.memory_bytes)
     readers = ThreadPoolExecutor(1, thread_name_prefix="reader")
     ropes = _ropes(settings.presets_dir)
     choice = Choice(_backend(settings.backend, device), settings.allow_backend)
-    service = Service(settings, engine, choice, batcher, admission, slabs, ropes, readers, measured)
+    service = Service(
+        *(settings, engine, choice, batcher, admission, slabs, builder, ropes, readers, measured)
+    )
     life.give_up = batcher.close
     return service, device_threads
 

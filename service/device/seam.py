@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from rope_core import Call, Result
+from rope_core.errors import KernelNotBuilt
 from service.batcher import Run
 from service.packing import Load
 from service.slabs import Pins
@@ -52,8 +53,12 @@ class Device(Protocol):
     name: str
     traits: Traits
 
-    def run(self, loads: Sequence[Load], compute: Callable[[Call], Result]) -> Run[Result]:
+    def run(
+        self, loads: Sequence[Load], compute: Callable[[Call], Result]
+    ) -> Run[Result | KernelNotBuilt]:
         """Return the answers of all calls that the loads stand for, on the host, in their order.
+
+        A call that a kernel is missing for, and that nothing else may compute, has KernelNotBuilt.
 
         Raises:
             DeviceFull: its memory does not suffice, though nothing else was run.

@@ -39,14 +39,14 @@ def torch_of_cuda(monkeypatch):
 def test_a_gpu_that_torch_cannot_use_stops_the_start_with_the_reason(
     torch_of_cuda, control_file, wanted
 ):
-    with pytest.raises(SystemExit, match="too old .*Please update"):
+    with pytest.raises(SystemExit, match=r"too old .*Please update"):
         find_driver(wanted, control_file)
 
 
 def test_a_torch_without_cuda_beside_a_gpu_stops_the_start(monkeypatch, control_file):
     monkeypatch.setattr(torch.version, "cuda", None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(SystemExit, match="built without CUDA.*ROPE_DEVICE=cpu"):
+    with pytest.raises(SystemExit, match=r"built without CUDA.*ROPE_DEVICE=cpu"):
         find_driver("auto", control_file)
 
 
