@@ -4,10 +4,12 @@ import asyncio
 import logging
 import platform
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from functools import cache, partial
+from itertools import chain
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import torch
@@ -44,6 +46,7 @@ from service.routes import Route
 from service.settings import Settings, shapes_of
 from service.slabs import Slabs
 from service.warm_up import warm_up
+from service.warm_up_calls import rare_calls, usual_calls
 
 log = logging.getLogger("rope.app")
 
@@ -100,7 +103,7 @@ def app_of(protocol: Protocol, device_threads: ThreadPoolExecutor) -> Requests:
 async def living(protocol: Protocol, device_threads: ThreadPoolExecutor) -> AsyncIterator[None]:
     """Warm up, and be there for requests; at the end, answer who still waits."""
     service = protocol.service
-    if service.engine.device.traits.warms_up_first:
+    if service.engine.device.traits.builds_kernels:
         service.batcher.hold()
     loop = asyncio.get_running_loop()
 
@@ -109,7 +112,7 @@ async def living(protocol: Protocol, device_threads: ThreadPoolExecutor) -> Asyn
             loop.call_soon_threadsafe(service.batcher.restart_watchdog)
 
     service.builder.on_progress = restart_watchdog
-    warming = asyncio.create_task(_warm_up(service, protocol.life))
+    warming = asyncio.create_task(_warm_up(service, protocol.life, device_threads))
     try:
         with torch.inference_mode():  # for all that runs on this thread
             yield
@@ -193,23 +196,38 @@ def _backend(wanted: str, device: Device) -> str | None:
     return None if wanted == "auto" else wanted
 
 
-async def _warm_up(service: Service, life: Life) -> None:
-    thread = ThreadPoolExecutor(1, thread_name_prefix="warm-up")
-    shapes = shapes_of(service.settings.warm_up_shapes)
+async def _warm_up(service: Service, life: Life, device_threads: Executor) -> None:
+    """Make the service ready with the usual kernels, then let the rarer ones be built."""
+    engine, choice, builder = service.engine, service.choice, service.builder
+    traits, listed = engine.device.traits, service.settings.warm_up_shapes
+    shapes = traits.warm_up_shapes if listed is None else shapes_of(listed)
     loop = asyncio.get_running_loop()
+    together = Barrier(traits.lanes)
+
+    def on_lane() -> None:
+        together.wait()  # so that each has a thread: cuDNN, for one, keeps its plans by thread
+        warm_up(engine, choice, builder, chain.from_iterable(usual_calls(*s) for s in shapes))
+
     try:
-        await loop.run_in_executor(thread, warm_up, service.engine, service.choice, shapes)
+        lanes = (loop.run_in_executor(device_threads, on_lane) for _ in range(traits.lanes))
+        await asyncio.gather(*lanes)
     except DeviceLost as lost:
         service.batcher.close(DeviceLost)
         _end(life, lost)
+        return
     except Exception:
         log.exception("warm-up failed; the service will not become ready")
-    else:
-        life.warmed_up()
-        log.info("ready", extra={"fields": {"device": service.engine.device.name}})
+        return
     finally:
         service.batcher.release()
-        thread.shutdown(wait=False)
+    life.warmed_up()
+    log.info("ready", extra={"fields": {"device": engine.device.name}})
+    if traits.builds_kernels:
+        # Requests do not wait for these: what they miss meanwhile is computed by the eager backend.
+        # One thread feeds the builder one call at a time, so that kernels which requests ask for
+        # do not wait behind all of the rarer ones.
+        rarer = chain.from_iterable(rare_calls(*shape) for shape in shapes)
+        await asyncio.to_thread(warm_up, engine, choice, builder, rarer)
 
 
 def _end(life: Life, failure: DeviceLost | DeviceStuck) -> None:

@@ -119,9 +119,10 @@ class Settings(BaseSettings):
     """Time after which a GPU that answers nothing is given up, and the process with it; ten times
     the estimate of what it is at where that is more."""
 
-    warm_up_shapes: Shapes = "4x2x64"
-    """Shapes to be fast from the first request on, `heads x kv_heads x head_dim` of your models:
-    `32x8x128,16x16x64`. What is built for them is built before the service is ready."""
+    warm_up_shapes: Shapes | None = None
+    """Shapes of your models, `heads x kv_heads x head_dim`: `32x8x128,16x16x64`. The kernels that
+    each of them usually needs are there before the service is ready, the rarer ones are built
+    after that. Where unset: 32x8x128 on a GPU; on a CPU no kernels are built."""
 
     default_timeout_s: Seconds = 30.0
     """Time from a request's head to its answer, where the request does not set it."""

@@ -23,7 +23,7 @@ service.warm_up service.calling
 service.http service.failures service.endpoints service.engine
 service.device
 service.asks
-service.local service.index service.choice
+service.local service.index service.choice service.warm_up_calls
 service.params
 service.ropes
 service.packing
@@ -64,7 +64,7 @@ KEPT_IN = {
     "grpc_reflection": {"service.oip.grpc"},
     "google.protobuf": {"service.oip.grpc"},
     "torch": {"rope_core", "service.app", "service.engine", "service.wire", "service.slabs"}
-    | {"service.device", "service.packing", "service.warm_up"}
+    | {"service.device", "service.packing", "service.warm_up_calls"}
     | {"service.metrics", "service.endpoints", "service.local", "service.asks", "service.index"}
     | {"service.oip"},
     "rope_core": {"rope_core", "service.endpoints", "service.engine", "service.failures"}
@@ -82,6 +82,7 @@ KEPT_IN = {
         "service.device",
         "service.packing",
         "service.warm_up",
+        "service.warm_up_calls",
     },
     "service": {"service"},
     "rope_client": set(),

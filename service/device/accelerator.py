@@ -43,13 +43,14 @@ TRAITS = Traits(
     lanes=2,
     bytes_per_s=BYTES_PER_S,
     flops_per_s=1e14,
-    warms_up_first=True,
+    builds_kernels=True,
     may_hang=True,
     quick_s=0.0,
     mixes=True,
     packs=(Rotate, Attend),
     packed_bytes=SMALLEST_BYTES,  # larger bodies lie in slabs, and are not copied to be staged
     batch_bytes=2**26,
+    warm_up_shapes=((32, 8, 128),),  # of Llama 3 8B, Mistral 7B, Qwen3 8B
 )
 
 

@@ -36,7 +36,8 @@ class KernelBuilder:
         self._requested: set[Hashable] = set()  # waiting, being built, or built
         self._retry_at: dict[Hashable, float] = {}
         self._busy = False
-        self._closed = False
+        self.closed = False
+        """Whether nothing more is built."""
 
     @property
     def num_waiting(self) -> int:
@@ -50,7 +51,7 @@ class KernelBuilder:
         than `RETRY_S` ago, or if the queue is full.
         """
         with self._changed:
-            if key in self._requested or len(self._waiting) >= MAX_WAITING or self._closed:
+            if key in self._requested or len(self._waiting) >= MAX_WAITING or self.closed:
                 return
             if self._clock() < self._retry_at.get(key, 0.0):
                 return
@@ -64,15 +65,15 @@ class KernelBuilder:
     def wait(self) -> bool:
         """Wait until nothing is left to build, or until `close`; False if there was nothing."""
         with self._changed:
-            if not self._busy or self._closed:
+            if not self._busy or self.closed:
                 return False
-            self._changed.wait_for(lambda: not self._busy or self._closed)
+            self._changed.wait_for(lambda: not self._busy or self.closed)
             return True
 
     def close(self) -> None:
         """Build nothing more; a build that has begun is left to its thread."""
         with self._changed:
-            self._closed = True
+            self.closed = True
             self._waiting.clear()
             self._changed.notify_all()
 

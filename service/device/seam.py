@@ -25,8 +25,8 @@ class Traits:
     bytes_per_s: float
     flops_per_s: float
 
-    warms_up_first: bool
-    """Whether calls wait until it is warm: what is built then takes long, and one run at a time."""
+    builds_kernels: bool
+    """Whether kernels are built for it: calls wait until the usual ones are there."""
 
     may_hang: bool
     """Whether a run may never come back; where it is slow at most, nobody watches over it."""
@@ -45,6 +45,9 @@ class Traits:
 
     batch_bytes: int
     """Bytes of tensors that a run may hold, where the operator does not say."""
+
+    warm_up_shapes: tuple[tuple[int, int, int], ...]
+    """Shapes to warm up, where the operator does not say: heads, kv_heads, head_dim."""
 
 
 class Device(Protocol):
