@@ -12,42 +12,28 @@ from pathlib import Path
 
 import torch
 import triton
-from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
 from rope_core.kernels import merge, rotary
+from rope_core.kernels.offline import OfflineDriver
 
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 BF16, FLOAT32 = torch.bfloat16, torch.float32
 
 
-class Absent:
-    """A GPU that is not there: enough of one to build kernels for, and to launch them in vain."""
+class Recorder(OfflineDriver):
+    """Keeps what is loaded: code and bytes of shared memory."""
 
     def __init__(self):
-        self.utils, self.loaded = self, []
+        super().__init__(90)
+        self.loaded = []
+        load_binary = self.utils.load_binary
 
-    def get_current_target(self):
-        return GPUTarget("cuda", 90, 32)
+        def load(name, cubin, shared, device):
+            self.loaded.append((cubin, shared))
+            return load_binary(name, cubin, shared, device)
 
-    def get_active_torch_device(self):
-        return torch.device("cpu")
-
-    def get_current_device(self):
-        return 0
-
-    def get_current_stream(self, device):
-        return 0
-
-    def get_device_properties(self, device):
-        return {"max_shared_mem": 232_448}
-
-    def launcher_cls(self, source, metadata):
-        return lambda *args: None
-
-    def load_binary(self, name, cubin, shared, device):
-        self.loaded.append((cubin, shared))
-        return 1, 1, 32, 0, 1024  # module, function, registers, spills, threads of a block
+        self.utils.load_binary = load
 
 
 def what_it_takes(cubin, shared):
@@ -124,7 +110,7 @@ def built_of_calls(gpu):
 
 
 if __name__ == "__main__":
-    gpu = Absent()
+    gpu = Recorder()
     driver.set_active(gpu)
     for name, case in CASES.items():
         case()
