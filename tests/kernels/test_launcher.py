@@ -13,7 +13,7 @@ import torch
 
 from rope_core import Merge, NoBackend, RopeConfig, Rotate, backends, merge, rotate
 from rope_core.builds import deferred_builds
-from rope_core.errors import KernelNotBuilt
+from rope_core.errors import KernelFailed, KernelNotBuilt
 from rope_core.kernels import launcher, rotary
 from rope_core.kernels import merge as merging
 from tests.conftest import ROOT
@@ -169,17 +169,35 @@ def test_a_kernel_that_cannot_be_built_is_declined_for_good(monkeypatch, caplog)
     assert not handed, "nobody is asked to build it again"
 
 
+@pytest.mark.usefixtures("fused_is_a_candidate")
+def test_a_server_is_told_that_its_build_failed(monkeypatch, builds):
+    monkeypatch.setattr(launcher.Launcher, "_compile", lambda *_: 1 / 0)
+    assert rotate(rotation()).backend == "eager"
+    ((_, build),) = builds.items()
+    for _ in range(2):
+        with pytest.raises(KernelFailed, match="division by zero"):
+            build()
+    builds.clear()
+    assert rotate(rotation()).backend == "eager"
+    assert not builds
+
+
+@pytest.mark.parametrize(
+    ("failure", "told"),
+    [
+        (RuntimeError("Triton Error [CUDA]: out of memory"), RuntimeError),
+        (OSError(28, "No space left on device"), NoBackend),
+    ],
+)
 @pytest.mark.usefixtures("interpreted")
-def test_a_kernel_that_found_no_memory_is_tried_again(monkeypatch):
-    compiled = launcher.Launcher._compile
-
+def test_a_build_that_lacks_memory_or_disk_is_tried_again(monkeypatch, failure, told):
     def fail(self, variant):
-        raise RuntimeError("Triton Error [CUDA]: out of memory")
+        raise failure
 
-    monkeypatch.setattr(launcher.Launcher, "_compile", fail)
-    with pytest.raises(RuntimeError, match="out of memory"):
-        rotate(rotation(), backend="fused")
-    monkeypatch.setattr(launcher.Launcher, "_compile", compiled)
+    with monkeypatch.context() as patch:
+        patch.setattr(launcher.Launcher, "_compile", fail)
+        with pytest.raises(told, match=failure.args[-1].partition(": ")[2] or "No space left"):
+            rotate(rotation(), backend="fused")
     assert rotate(rotation(), backend="fused").backend == "fused"
 
 
@@ -262,3 +280,13 @@ def test_variants_are_what_triton_would_compile_or_assume_less():
     unaligned = [pair["ours"]["aligned"] == [] for pair in compared]
     assert any(unaligned)
     assert not all(unaligned)
+
+
+def test_kernels_are_built_for_a_gpu_that_is_not_there():
+    rotation, merging, too_large = run("prebuilt")
+    for first, second in (rotation, merging):
+        assert first.startswith("KernelNotBuilt"), "built, but not launched"
+        assert second == "fused"
+    for told in too_large:
+        assert told.startswith("NoBackend: backend fused: rotary_kernel cannot be built: ")
+        assert "shared memory" in told, "more than this GPU has"
