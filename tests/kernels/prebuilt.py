@@ -20,7 +20,7 @@ def done(call):
 
 
 def rotation(width):
-    x = torch.zeros(3, 4, width, dtype=torch.bfloat16)
+    x = torch.zeros(3, 32, width, dtype=torch.bfloat16)
     return lambda: rotate(Rotate(x, None, RopeConfig.of(width), torch.arange(3)), backend="fused")
 
 
@@ -28,11 +28,21 @@ def merging():
     return merge(Merge(torch.zeros(3, 5, 16), torch.zeros(3, 5)), backend="fused")
 
 
+class Small(OfflineDriver):
+    """A second GPU, without shared memory."""
+
+    def __init__(self):
+        super().__init__(90)
+        self.utils.get_device_properties = lambda device: {"max_shared_mem": 0}
+
+    def get_current_device(self):
+        return 1
+
+
 if __name__ == "__main__":
-    gpu = OfflineDriver(90)
-    driver.set_active(gpu)
+    driver.set_active(OfflineDriver(90))
     with deferred_builds(lambda key, build: build()):
         for call in (rotation(32), merging):
             print(json.dumps([done(call), done(call)]))
-    gpu.utils.get_device_properties = lambda device: {"max_shared_mem": 0}
+    driver.set_active(Small())
     print(json.dumps([done(rotation(128)), done(rotation(128))]))
