@@ -24,6 +24,9 @@ from rope_core.kernels import INTERPRETED
 ALIGNMENT = 16
 """Bytes that memory is aligned to where the widest accesses can be used."""
 
+MAX_VARIANTS = 512
+"""Variants of one kernel in a process: clients that vary what they ask for must not fill memory."""
+
 Number = int | float
 Run = Callable[[int, Sequence[Any], Sequence[Number]], None]
 
@@ -132,9 +135,11 @@ class Launcher:
                 raise KernelFailed(reason) from error
 
     def raise_failed(self, variant: Variant) -> None:
-        """Raise KernelFailed if the build of a variant has failed."""
+        """Raise KernelFailed if a variant that is missing will not be built."""
         if (reason := self.failed.get(variant)) is not None:
             raise KernelFailed(reason)
+        if len(self.built) >= MAX_VARIANTS:
+            raise KernelFailed(f"{self._name} has {MAX_VARIANTS} variants already")
 
     def _compile(self, variant: Variant) -> Run:
         if INTERPRETED:
@@ -173,8 +178,8 @@ def launch_all(launches: Sequence[Launch]) -> None:
 def _ensure_built(launches: Sequence[Launch]) -> None:
     missing: dict[Hashable, Build] = {}
     for launcher, variant, *_ in launches:
-        launcher.raise_failed(variant)
         if variant not in launcher.built:
+            launcher.raise_failed(variant)
             missing[variant] = partial(launcher.build, variant)
     ensure_built(missing)
 

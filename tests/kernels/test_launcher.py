@@ -12,10 +12,13 @@ import pytest
 import torch
 
 from rope_core import Merge, NoBackend, RopeConfig, Rotate, backends, merge, rotate
+from rope_core.backends import fused
 from rope_core.builds import deferred_builds
 from rope_core.errors import KernelFailed, KernelNotBuilt
+from rope_core.hf import resolve
 from rope_core.kernels import launcher, rotary
 from rope_core.kernels import merge as merging
+from rope_core.presets import built_in
 from tests.conftest import ROOT
 from tests.core.oracle import off, randn
 
@@ -244,7 +247,7 @@ def test_numbers_are_no_part_of_a_variant(compiles):
     [
         (RopeConfig.of(24), "heads are 24 wide"),
         (RopeConfig.of(272), "heads are 272 wide"),
-        (RopeConfig.of(32, rotary_dim=30), "30 elements of a head turn"),
+        (RopeConfig.of(32, rotary_dim=30), "30 of 32 elements turn"),
     ],
 )
 @pytest.mark.usefixtures("interpreted")
@@ -252,6 +255,24 @@ def test_odd_widths_have_no_kernels(rope, text):
     """So that clients cannot have kernels built without end."""
     with pytest.raises(NoBackend, match=text):
         rotate(Rotate(randn(2, 1, rope.head_dim), None, rope), backend="fused")
+
+
+def test_widths_of_all_presets_have_kernels():
+    ropes = {name: resolve(preset.config, layer=0).rope for name, preset in built_in().items()}
+    widths = {name: (rope.head_dim, rope.rotary_dim) for name, rope in ropes.items() if rope}
+    assert {name for name, each in widths.items() if fused._why_not_width(*each)} == set()
+    assert len(widths) > 80
+
+
+@pytest.mark.usefixtures("fused_is_a_candidate")
+def test_clients_cannot_have_variants_built_without_end(monkeypatch, builds):
+    monkeypatch.setattr(launcher, "MAX_VARIANTS", 1)
+    rotate(rotation())
+    builds.build()
+    assert rotate(rotation()).backend == "fused"
+    assert rotate(tables()).backend == "eager"
+    assert not builds
+    assert rotate(rotation()).backend == "fused"
 
 
 def run(module):
