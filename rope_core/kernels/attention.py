@@ -8,7 +8,8 @@ from torch import Tensor
 from rope_core.kernels.attention_tiles import TILES, TileTable, tile_of
 from rope_core.kernels.card import card_of
 from rope_core.kernels.decode import decode_launch
-from rope_core.kernels.launch_args import KernelLaunch, attention_args, bound
+from rope_core.kernels.launch_args import attention_args, bound
+from rope_core.kernels.launcher import launch_all
 from rope_core.kernels.masking import FAR
 from rope_core.kernels.prefill import prefill_launch
 from rope_core.kernels.split_kv import STATISTICS, merge_launch
@@ -72,6 +73,8 @@ def attend(
 
     Raises:
         ValueError: no tiles of the table fit the card: see `attention_tiles.why_no_tile`.
+        KernelNotBuilt: a kernel is missing and is being built elsewhere; nothing is launched.
+        KernelFailed: a kernel cannot be built; nothing is launched.
     """
     assert (q_index is None) == (k_index is None), "given together"
     if not out.numel():
@@ -122,16 +125,4 @@ def attend(
         launches.append(decode_launch(args, work, work.some, parts, some))
     if work.merge.total:
         launches.append(merge_launch(args, work, parts))
-    for launch in launches:
-        run(launch)
-
-
-def run(launch: KernelLaunch) -> None:
-    """Launch a kernel."""
-    launch.kernel[launch.grid](
-        *launch.tensors,
-        *launch.numbers,
-        **launch.constants,
-        num_warps=launch.num_warps,
-        num_stages=launch.num_stages,
-    )
+    launch_all(launches)

@@ -1,7 +1,7 @@
 """What a call of attention passes to its kernels, found once for all of them."""
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,22 +10,6 @@ from rope_core.kernels.masking import FAR
 
 ALIGNED = 8
 """Rows that start at multiples of so many elements are read 16 bytes at a time."""
-
-
-class KernelLaunch(NamedTuple):
-    """One kernel, compiled for `constants` and the types of `tensors`, and how it is launched.
-
-    Tensors, numbers and constants are the kernel's arguments, in this order. No number makes
-    another kernel.
-    """
-
-    kernel: Any
-    grid: tuple[int]
-    tensors: tuple[Tensor | None, ...]
-    numbers: tuple[float, ...]
-    constants: dict[str, Any]
-    num_warps: int
-    num_stages: int
 
 
 @dataclass(frozen=True, slots=True)
