@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from rope_core.kernels.attention_tiles import TILES, TileTable, tile_of
+from rope_core.kernels.attention_tiles import TileTable, tile_of, usual_tiles
 from rope_core.kernels.card import card_of
 from rope_core.kernels.decode import decode_launch
 from rope_core.kernels.launch_args import attention_args, bound
@@ -38,7 +38,7 @@ def attend(
     q_index: Tensor | None = None,
     k_index: Tensor | None = None,
     block_table: Tensor | None = None,
-    tiles: TileTable = TILES,
+    tiles: TileTable | None = None,
 ) -> None:
     """Attend within each of N sequences, into `out` and `lse`, every element of which is written.
 
@@ -69,7 +69,7 @@ def attend(
         k_index: int64 `[Tk]`, contiguous, as q_index, in any order.
         block_table: int32 `[N, blocks]`: key j of a sequence is in slot j % page_size of page
             block_table[sequence, j // page_size].
-        tiles: how kernels are cut.
+        tiles: how kernels are cut; as usual where None.
 
     Raises:
         ValueError: no tiles of the table fit the card: see `attention_tiles.why_no_tile`.
@@ -98,10 +98,14 @@ def attend(
         block_table=block_table,
     )
     card, widest = card_of(q.device), max(args.head_dim, args.value_dim)
-    few, some, prefill = (
-        tile_of(kernel, card, q.dtype, widest, block_table is not None, tiles)
-        for kernel in ("few", "some", "prefill")
-    )
+    paged = block_table is not None
+    if tiles is None:
+        few, some, prefill = usual_tiles(card, q.dtype, widest, paged)
+    else:
+        few, some, prefill = (
+            tile_of(kernel, card, q.dtype, widest, paged, tiles)
+            for kernel in ("few", "some", "prefill")
+        )
     if few is None or some is None or prefill is None:
         raise ValueError(f"no tiles for heads of width {widest} on {card}")
     work = work_list(
