@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rope_core import ragged
 from rope_core.axes import Columns, summed
-from rope_core.backends import Rotation, Turning, candidates, eager, fused, run
+from rope_core.backends import Rotation, Turning, eager, fused, run
 from rope_core.backends.rotation import turn_few
 from rope_core.calls import CosSin, Rotate, Rotated, Shift, Table
 from rope_core.config import RopeConfig
@@ -297,7 +297,7 @@ def _table(rope: RopeConfig, rows: int) -> Angles:
 
 def _steps(rope: RopeConfig, device: torch.device, backend: str | None) -> Tensor | None:
     """Return the frequencies where a kernel computes the angles, else None."""
-    asked = fused in candidates(device, backend)
+    asked = backend == fused.name or (backend is None and not fused.only_named(device))
     return _frequencies(rope, device) if asked and fused.unavailable(device) is None else None
 
 

@@ -15,7 +15,7 @@ DEVICE_SCORES = 2**26
 """Scores that exist at a time on a device: few launches, and scratch of 256 MiB in float32."""
 
 
-def why_not(work: Work) -> None:
+def why_not(work: Work, *, named: bool = False) -> None:
     """Nothing stands against it."""
 
 

@@ -151,7 +151,7 @@ def run(
         index,
         out_dtype,
     )
-    skip_declined(backend.name, backend.why_not(work))
+    skip_declined(backend.name, backend.why_not(work, named=True))
     rows = len(q) if q.ndim == 4 else 1
     if backend is fused and q.is_cpu and rows * q.shape[-3] * k.shape[-3] * q.shape[-2] > 2**20:
         pytest.skip("more than 2**20 scores take seconds to interpret")
