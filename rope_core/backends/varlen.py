@@ -42,8 +42,8 @@ def why_not(work: Work, *, named: bool = False) -> str | None:
     if not isinstance(work, Attention):
         return "attends only"
     q, v, config = work.q, work.v, work.config
-    if not q.is_cuda:
-        return f"tensors are on {q.device.type}, not on a GPU"
+    if work.device.type != "cuda":
+        return f"tensors are on {work.device.type}, not on a GPU"
     if q.dtype is torch.float32 or work.out_dtype not in (None, q.dtype):
         return "float32 is not in the operator"
     if config.softcap is not None or config.chunk is not None:
@@ -54,7 +54,7 @@ def why_not(work: Work, *, named: bool = False) -> str | None:
         return f"a value must be as wide as a key, and a multiple of 8 up to {WIDEST}"
     if work.scale <= 0:
         return "a scale of 0 or less"
-    return _unusable(q.device)
+    return _unusable(work.device)
 
 
 @lru_cache(maxsize=16)
