@@ -12,10 +12,13 @@ import pytest
 import torch
 
 from rope_core import Merge, NoBackend, RopeConfig, Rotate, backends, merge, rotate
+from rope_core.backends import fused
 from rope_core.builds import deferred_builds
-from rope_core.errors import KernelNotBuilt
+from rope_core.errors import KernelFailed, KernelNotBuilt
+from rope_core.hf import resolve
 from rope_core.kernels import launcher, rotary
 from rope_core.kernels import merge as merging
+from rope_core.presets import built_in
 from tests.conftest import ROOT
 from tests.core.oracle import off, randn
 
@@ -168,17 +171,35 @@ def test_a_kernel_that_cannot_be_built_is_declined_for_good(monkeypatch, caplog)
     assert not handed, "nobody is asked to build it again"
 
 
+@pytest.mark.usefixtures("fused_is_a_candidate")
+def test_a_server_is_told_that_its_build_failed(monkeypatch, builds):
+    monkeypatch.setattr(launcher.Launcher, "_compile", lambda *_: 1 / 0)
+    assert rotate(rotation()).backend == "eager"
+    ((_, build),) = builds.items()
+    for _ in range(2):
+        with pytest.raises(KernelFailed, match="division by zero"):
+            build()
+    builds.clear()
+    assert rotate(rotation()).backend == "eager"
+    assert not builds
+
+
+@pytest.mark.parametrize(
+    ("failure", "told"),
+    [
+        (RuntimeError("Triton Error [CUDA]: out of memory"), RuntimeError),
+        (OSError(28, "No space left on device"), NoBackend),
+    ],
+)
 @pytest.mark.usefixtures("interpreted")
-def test_a_kernel_that_found_no_memory_is_tried_again(monkeypatch):
-    compiled = launcher.Launcher._compile
-
+def test_a_build_that_lacks_memory_or_disk_is_tried_again(monkeypatch, failure, told):
     def fail(self, variant):
-        raise RuntimeError("Triton Error [CUDA]: out of memory")
+        raise failure
 
-    monkeypatch.setattr(launcher.Launcher, "_compile", fail)
-    with pytest.raises(RuntimeError, match="out of memory"):
-        rotate(rotation(), backend="fused")
-    monkeypatch.setattr(launcher.Launcher, "_compile", compiled)
+    with monkeypatch.context() as patch:
+        patch.setattr(launcher.Launcher, "_compile", fail)
+        with pytest.raises(told, match=failure.args[-1].partition(": ")[2] or "No space left"):
+            rotate(rotation(), backend="fused")
     assert rotate(rotation(), backend="fused").backend == "fused"
 
 
@@ -225,7 +246,7 @@ def test_numbers_are_no_part_of_a_variant(compiles):
     [
         (RopeConfig.of(24), "heads are 24 wide"),
         (RopeConfig.of(272), "heads are 272 wide"),
-        (RopeConfig.of(32, rotary_dim=30), "30 elements of a head turn"),
+        (RopeConfig.of(32, rotary_dim=30), "30 of 32 elements turn"),
     ],
 )
 @pytest.mark.usefixtures("interpreted")
@@ -233,6 +254,24 @@ def test_odd_widths_have_no_kernels(rope, text):
     """So that clients cannot have kernels built without end."""
     with pytest.raises(NoBackend, match=text):
         rotate(Rotate(randn(2, 1, rope.head_dim), None, rope), backend="fused")
+
+
+def test_widths_of_all_presets_have_kernels():
+    ropes = {name: resolve(preset.config, layer=0).rope for name, preset in built_in().items()}
+    widths = {name: (rope.head_dim, rope.rotary_dim) for name, rope in ropes.items() if rope}
+    assert {name for name, each in widths.items() if fused._why_not_width(*each)} == set()
+    assert len(widths) > 80
+
+
+@pytest.mark.usefixtures("fused_is_a_candidate")
+def test_clients_cannot_have_variants_built_without_end(monkeypatch, builds):
+    monkeypatch.setattr(launcher, "MAX_VARIANTS", 1)
+    rotate(rotation())
+    builds.build()
+    assert rotate(rotation()).backend == "fused"
+    assert rotate(tables()).backend == "eager"
+    assert not builds
+    assert rotate(rotation()).backend == "fused"
 
 
 def run(module):
@@ -261,3 +300,13 @@ def test_variants_are_what_triton_would_compile_or_assume_less():
     unaligned = [pair["ours"]["aligned"] == [] for pair in compared]
     assert any(unaligned)
     assert not all(unaligned)
+
+
+def test_kernels_are_built_for_a_gpu_that_is_not_there():
+    rotation, merging, too_large = run("prebuilt")
+    for first, second in (rotation, merging):
+        assert first.startswith("KernelNotBuilt"), "built, but not launched"
+        assert second == "fused"
+    for told in too_large:
+        assert told.startswith("NoBackend: backend fused: rotary_kernel cannot be built: ")
+        assert "shared memory" in told, "more than this GPU has"
