@@ -10,6 +10,7 @@ from rope_core.backends.work import Attention, Merging, Rotation, Turning, Work
 from rope_core.errors import ConfigError, KernelFailed, KernelNotBuilt, NoBackend
 
 __all__ = [
+    "ATTEND_ONLY",
     "BACKENDS",
     "Attention",
     "Backend",
@@ -47,6 +48,9 @@ class Backend(Protocol):
 
 
 BACKENDS: tuple[Backend, ...] = (sdpa, varlen, fused, eager)
+
+ATTEND_ONLY = (sdpa.name, varlen.name)
+"""Names of those that rotate nothing and merge nothing."""
 
 
 @lru_cache

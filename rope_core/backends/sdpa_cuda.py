@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.backends.cuda import SDPAParams, can_use_cudnn_attention, can_use_flash_attention
 
+from rope_core.backends import fused
 from rope_core.backends.agreement import agrees
 from rope_core.backends.plans import MOST_SHAPES, PlannedShapes
 from rope_core.backends.repair import repair
@@ -45,6 +46,8 @@ def why_not(work: Attention, *, named: bool) -> str | None:
         return reason
     if not named and _flops(work) < MIN_FLOPS:
         return f"less work than {MIN_FLOPS:.0e} operations"
+    if (reason := fused.why_not(work, named=True)) is not None:  # for repairs
+        return reason
     if _by_flash(work):
         return None
     shape = _shape(work)

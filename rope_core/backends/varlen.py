@@ -10,6 +10,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from rope_core.backends import fused
 from rope_core.backends.agreement import agrees
 from rope_core.backends.repair import repair
 from rope_core.backends.work import Attention, Work
@@ -42,8 +43,6 @@ def why_not(work: Work, *, named: bool = False) -> str | None:
     if not isinstance(work, Attention):
         return "attends only"
     q, v, config = work.q, work.v, work.config
-    if work.device.type != "cuda":
-        return f"tensors are on {work.device.type}, not on a GPU"
     if q.dtype is torch.float32 or work.out_dtype not in (None, q.dtype):
         return "float32 is not in the operator"
     if config.softcap is not None or config.chunk is not None:
@@ -54,12 +53,14 @@ def why_not(work: Work, *, named: bool = False) -> str | None:
         return f"a value must be as wide as a key, and a multiple of 8 up to {WIDEST}"
     if work.scale <= 0:
         return "a scale of 0 or less"
-    return _unusable(work.device)
+    return unavailable(work.device) or fused.why_not(work, named=True)  # for repairs
 
 
 @lru_cache(maxsize=16)
-def _unusable(device: torch.device) -> str | None:
+def unavailable(device: torch.device) -> str | None:
     """Return why FlashAttention 3 cannot be used on a device; activate it where it can."""
+    if device.type != "cuda":
+        return f"tensors are on {device.type}, not on a GPU"
     if torch.cuda.get_device_capability(device)[0] != HOPPER:
         return "FlashAttention 3 is for Hopper (sm_90) only"
     try:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from rope_core import AttentionConfig, NoBackend, attend, reference
-from rope_core.backends import Attention, fused
+from rope_core.backends import BACKENDS, Attention, fused, varlen
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 LAYOUTS = ("half", "interleaved")
@@ -103,6 +103,10 @@ DECLINED = {
         "each head has angles of its own",
     ),
 }
+
+
+RUN_HERE = tuple(backend for backend in BACKENDS if backend is not varlen)
+"""Backends that run without a GPU, or have a stand-in for it; for the other see test_varlen."""
 
 
 def skip_declined(name, reason):

@@ -94,9 +94,9 @@ def flash(monkeypatch):
     monkeypatch.setattr(
         varlen, "agrees", lambda attend, _, lengths: agreement.agrees(attend, here, lengths)
     )
-    varlen._unusable.cache_clear()
+    varlen.unavailable.cache_clear()
     yield found
-    varlen._unusable.cache_clear()
+    varlen.unavailable.cache_clear()
 
 
 def work(config=None, q_shape=(84, 4, 16), kv_shape=(115, 2, 16), **given):
@@ -200,7 +200,7 @@ def test_what_it_declines():
 
 def test_it_says_what_is_missing(flash, monkeypatch):
     def because():
-        varlen._unusable.cache_clear()
+        varlen.unavailable.cache_clear()
         return varlen.why_not(work(), named=True)
 
     for flash.capability in ((8, 9), (10, 0), (12, 0)):
