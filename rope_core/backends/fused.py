@@ -23,12 +23,19 @@ WIDTHS = frozenset({*range(16, 257, 16), 72, 88})
 """Widths of heads that are rotated: a list, as each is a kernel of its own. 72 and 88 are those of
 Qwen3-VL's and Llama 4's vision."""
 
-PARTIAL_WIDTHS = frozenset((16, 20, 24, 32, 48, 64, 96, 128))
-"""Widths that are rotated of a wider head."""
+PARTIAL_WIDTHS = frozenset({(80, 32), (192, 64)})
+"""Widths of heads, and how many elements turn, where that is no quarter, half or three quarters."""
 
 
-def why_not(work: Work) -> str | None:
+def only_named(device: torch.device) -> bool:
+    """Tell whether kernels run on a device only if asked for: on the CPU an interpreter does it."""
+    return device.type == "cpu"
+
+
+def why_not(work: Work, *, named: bool = False) -> str | None:
     """Everything on CUDA, but the rarer layouts of rotation, and heads of more than 512."""
+    if not named and only_named(work.device):
+        return "it runs on the CPU only when it is named"
     if (missing := unavailable(work.device)) is not None:
         return missing
     match work:
@@ -45,7 +52,7 @@ def why_not(work: Work) -> str | None:
 
 def _most_programs(work: Attention) -> int:
     """Return a bound of the programs of each launch: of parts of keys, and of rows to merge."""
-    from rope_core.kernels.parts import SPLIT
+    from rope_core.kernels.work_list import PART_KEYS as SPLIT
 
     heads = work.q.shape[-2]
     if work.lengths is None:
@@ -86,10 +93,14 @@ def _why_not_layout(rope: RopeConfig) -> str | None:
         return "pairs lie otherwise than in halves, or next to each other"
     if rope.rounding != "once":
         return f"it rounds once, not as {rope.rounding} says"
-    if rope.head_dim not in WIDTHS:
-        return f"heads are {rope.head_dim} wide, not a multiple of 16 up to {max(WIDTHS)}, 72 or 88"
-    if rope.rotary_dim != rope.head_dim and rope.rotary_dim not in PARTIAL_WIDTHS:
-        return f"{rope.rotary_dim} elements of a head turn, not one of {sorted(PARTIAL_WIDTHS)}"
+    return _why_not_width(rope.head_dim, rope.rotary_dim)
+
+
+def _why_not_width(head_dim: int, rotary_dim: int) -> str | None:
+    if head_dim not in WIDTHS:
+        return f"heads are {head_dim} wide, not a multiple of 16 up to {max(WIDTHS)}, 72 or 88"
+    if 4 * rotary_dim % head_dim and (head_dim, rotary_dim) not in PARTIAL_WIDTHS:
+        return f"{rotary_dim} of {head_dim} elements turn, not a quarter, a half or all of them"
     return None
 
 
@@ -131,8 +142,8 @@ def _rotate(work: Rotation | Turning) -> tuple[Tensor, ...]:
     return work.outs
 
 
-def attend(work: Attention, out: Tensor, lse: Tensor, skipped: Tensor | None = None) -> None:
-    """Attend into `out` and `lse`, contiguous; not where `skipped`, on the device, is true."""
+def attend(work: Attention, out: Tensor, lse: Tensor) -> None:
+    """Attend into `out` and `lse`, contiguous."""
     from rope_core.kernels import attention
 
     q, k, v, config = work.q, work.k, work.v, work.config
@@ -141,8 +152,6 @@ def attend(work: Attention, out: Tensor, lse: Tensor, skipped: Tensor | None = N
         rows = len(q)
         lengths = [q.shape[1]] * rows, [k.shape[1]] * rows
         steps = torch.arange(rows + 1, dtype=torch.int32, device=q.device)
-        if skipped is not None:
-            steps = steps * ~skipped
         ends = steps * q.shape[1], steps * k.shape[1]
         q, k, v, out, lse = (x.flatten(0, 1) for x in (q, k, v, out, lse))
         index = None if index is None else (index[0].flatten(), index[1].flatten())
