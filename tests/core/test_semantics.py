@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rope_core import AttentionConfig
-from rope_core.backends import fused
+from rope_core.backends import eager, fused
 from tests.core.oracle import ATTEND_BAR, DTYPES, LSE_BAR, expect, lse_off, off, qkv, randn, run
 
 WIDTHS = (16, 40, 64, 128, 256, 512)
@@ -63,6 +63,12 @@ def test_heads_and_widths(backend, width, heads, given, others):
     num_heads, num_kv_heads, wider = heads
     tensors = qkv((5, num_heads, width), (9, num_kv_heads, width), value_dim=width + wider)
     check(backend, tensors, given, others, torch.float32)
+
+
+@pytest.mark.parametrize("width", [2048, 4096, 8192])
+def test_the_error_of_a_score_does_not_grow_with_the_width(width):
+    """A query that sees one key has its score as the log-sum-exp."""
+    check(eager, qkv((9, 6, width), (9, 2, width)), {"window": 1}, {}, torch.float32)
 
 
 @every_ask
