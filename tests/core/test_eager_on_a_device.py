@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rope_core import AttentionConfig, RopeConfig
-from rope_core.backends import Attention, Merging, Rotation, eager
+from rope_core.backends import Attention, Merging, Rotation, Turning, eager
 from tests.core.launches import META, Launches
 from tests.core.specs import scheme_of
 
@@ -62,6 +62,15 @@ def test_a_rotation_of_many_tokens_is_a_few_launches(fields, dtype, inverse, in_
 def test_a_rotation_by_an_angle_for_each_channel_is_a_few_launches():
     with Launches() as launches:
         eager.run(rotation(scheme_of("xdrope")))
+    assert launches.total <= ROTATION, launches.counts
+
+
+def test_a_rotation_by_position_whose_kernel_is_being_built_is_a_few_launches():
+    rope = RopeConfig.of(128)
+    x, positions = on_device(TOKENS, 32, 128, dtype=BF16), on_device(TOKENS, dtype=torch.int64)
+    frequencies = on_device(64, dtype=torch.float64)
+    with Launches() as launches:
+        eager.run(Turning((x,), positions, frequencies, 1.0, rope, False, (torch.empty_like(x),)))
     assert launches.total <= ROTATION, launches.counts
 
 
