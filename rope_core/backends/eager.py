@@ -124,7 +124,8 @@ def _scores(q: Tensor, k: Tensor) -> Tensor:
 
     The heads of a group are rows of one product, so that k is not copied for each of them.
     """
-    parts = zip(q.flatten(1, 2).split(DOT_WIDTH, -1), k[:, 0].split(DOT_WIDTH, -1), strict=True)
+    blocks = (torch.split(x, DOT_WIDTH, -1) for x in (q.flatten(1, 2), k[:, 0]))
+    parts = zip(*blocks, strict=True)
     first, *others = ((part_q, part_k.mT) for part_q, part_k in parts)
     scores = torch.bmm(*first)
     for part_q, part_k in others:
