@@ -345,7 +345,7 @@ def run(module):
 
 def test_variants_are_what_triton_would_compile_or_assume_less():
     compared = run("variants")
-    assert len(compared) > 200
+    assert len(compared) > 500
     for pair in compared:
         ours, tritons = pair["ours"], pair["triton"]
         for what in ("signature", "constants", "options"):
