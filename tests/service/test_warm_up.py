@@ -97,7 +97,7 @@ async def test_a_cpu_runs_a_tiny_shape_and_nothing_rare(runs):
     async with starting(life, None, None):
         await until(Phase.READY, life)
     assert {call.num_bytes < 2**18 for _, call in runs} == {True}
-    assert len(runs) == len([*usual_calls(4, 2, 64)])
+    assert len(runs) == len([*usual_calls(2, 1, 16)])
 
 
 async def test_the_service_is_ready_when_the_kernels_of_usual_calls_are_built(monkeypatch):
@@ -183,14 +183,17 @@ def test_rare_calls_reach_each_feature_in_each_dtype_and_kernel(shape):
                 assert len({getattr(config, feature) for config in configs}) == 2, feature
 
 
-def test_rotations_are_by_positions_of_each_dtype_and_by_tables_whole_and_partial():
+def test_rotations_are_by_positions_and_by_tables_of_whole_and_of_partial_heads():
     rotations = [c for c in warm_up_calls(4, 2, 64) if isinstance(c, Rotate)]
     for layout in ("half", "interleaved"):
         some = [c for c in rotations if c.rope.layout == layout]
         assert {c.rope.arithmetic for c in some} == {"float64", "hf"}
         assert {c.rope.rotary_dim for c in some} == {32, 64}
+        assert {(c.q is None, c.k is None) for c in some} == {
+            *((False, False), (False, True), (True, False))
+        }
         dtypes = {None if c.positions is None else c.positions.dtype for c in some}
-        assert dtypes == {None, torch.int32, torch.int64, torch.float32, torch.float64}
+        assert dtypes == {None, torch.int64, torch.float64}
 
 
 @pytest.mark.parametrize("shape", [(6, 3, 16), (9, 1, 8)], ids=str)
