@@ -1,15 +1,20 @@
 """The warm-up: what it runs, where, and what keeps the service from becoming ready."""
 
 import asyncio
+import random
 import threading
-from contextlib import asynccontextmanager
+from collections.abc import Hashable, Iterable
+from contextlib import asynccontextmanager, suppress
+from functools import partial
 
 import pytest
 import torch
 
 import rope_core
-from rope_core import Attend, Merge, Rotate, Shift
+from rope_core import Attend, Merge, NoBackend, Rotate, Shift
 from rope_core.backends import eager
+from rope_core.builds import deferred_builds
+from rope_core.errors import KernelNotBuilt
 from service.app import create_app
 from service.device import Cpu
 from service.engine import Engine
@@ -194,6 +199,61 @@ def test_rotations_are_by_positions_and_by_tables_of_whole_and_of_partial_heads(
         }
         dtypes = {None if c.positions is None else c.positions.dtype for c in some}
         assert dtypes == {None, torch.int64, torch.float64}
+
+
+def missed_variants(calls: Iterable[rope_core.Call]) -> set[Hashable]:
+    """Return the kernels that calls would have built; none is built or launched."""
+    functions = {Rotate: rope_core.rotate, Shift: rope_core.shift, Merge: rope_core.merge}
+    missed: dict[Hashable, dict[Hashable, object]] = {}
+
+    def pretend(key: Hashable, build: partial) -> None:
+        missed[key] = build.func.__self__.built
+        missed[key][key] = lambda *_: None
+
+    with deferred_builds(pretend):
+        for call in calls:
+            with suppress(NoBackend):
+                while True:
+                    try:
+                        functions[type(call)](call, backend="fused")
+                        break
+                    except KernelNotBuilt:
+                        continue
+    for key, built in missed.items():
+        del built[key]
+    return {*missed}
+
+
+def moving(rng: random.Random, heads: int, kv_heads: int, head_dim: int) -> rope_core.Call:
+    """Return any rotation, shift or merger that a client of a model may ask for."""
+    dtype, rows, length = rng.choice(DTYPES), rng.choice((1, 1, 2)), rng.randint(1, 40)
+    q, k = (torch.zeros(rows, length, n, head_dim, dtype=dtype) for n in (heads, kv_heads))
+    rope = rope_core.RopeConfig.of(
+        head_dim,
+        rotary_dim=rng.choice((head_dim, head_dim // 2)),
+        layout=rng.choice(("half", "interleaved")),
+        arithmetic=rng.choice(("float64", "hf")),
+    )
+    at = torch.arange(length)
+    positions = rng.choice((None, at, at.int(), at.float(), at.double(), at.expand(rows, -1)))
+    match rng.choice((Rotate, Rotate, Shift, Merge)):
+        case kind if kind is Rotate:
+            some = rng.choice(((q, k), (q, None), (None, k)))
+            return Rotate(*some, rope, positions, inverse=rng.random() < 0.3)
+        case kind if kind is Shift:
+            return Shift(k, rng.choice((torch.tensor(3), at)), rope)
+    parts = q.expand(rng.randint(1, 5), *q.shape).contiguous()
+    return Merge(parts, torch.zeros(parts.shape[:-1]))
+
+
+@pytest.mark.parametrize("shape", [(32, 8, 128), (28, 4, 128), (16, 16, 64)], ids=str)
+def test_no_rotation_shift_or_merger_misses_a_kernel_after_the_warm_up(interpreted, shape):
+    calls = [c for c in warm_up_calls(*shape) if isinstance(c, (Rotate, Shift, Merge))]
+    rng = random.Random(11)
+    asked = [moving(rng, *shape) for _ in range(150)]
+    warm = missed_variants(calls)
+    assert missed_variants(asked) <= warm
+    assert len(warm) > 20
 
 
 @pytest.mark.parametrize("shape", [(6, 3, 16), (9, 1, 8)], ids=str)
