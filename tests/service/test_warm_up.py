@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import rope_core
-from rope_core import Attend, Merge, NoBackend, Rotate, Shift
+from rope_core import Attend, CosSin, Merge, NoBackend, Rotate, Shift
 from rope_core.backends import eager
 from rope_core.builds import deferred_builds
 from rope_core.errors import KernelNotBuilt
@@ -162,7 +162,7 @@ def test_usual_calls_reach_each_kernel_in_each_dtype(shape):
         assert group in rows, "a step of decoding"
         if group <= 64:
             assert any(16 < each <= 64 for each in rows), "decoding of more rows"
-        of_dtype = [c for c in calls if not isinstance(c, rope_core.CosSin)]
+        of_dtype = [c for c in calls if not isinstance(c, CosSin)]
         kinds = {type(c) for c in of_dtype if any_tensor(c).dtype is dtype}
         assert kinds == {Rotate, Attend, Shift, Merge}
 
@@ -203,7 +203,12 @@ def test_rotations_are_by_positions_and_by_tables_of_whole_and_of_partial_heads(
 
 def missed_variants(calls: Iterable[rope_core.Call]) -> set[Hashable]:
     """Return the kernels that calls would have built; none is built or launched."""
-    functions = {Rotate: rope_core.rotate, Shift: rope_core.shift, Merge: rope_core.merge}
+    functions = {
+        Attend: rope_core.attend,
+        Rotate: rope_core.rotate,
+        Shift: rope_core.shift,
+        Merge: rope_core.merge,
+    }
     missed: dict[Hashable, dict[Hashable, object]] = {}
 
     def pretend(key: Hashable, build: partial) -> None:
@@ -254,6 +259,40 @@ def test_no_rotation_shift_or_merger_misses_a_kernel_after_the_warm_up(interpret
     warm = missed_variants(calls)
     assert missed_variants(asked) <= warm
     assert len(warm) > 20
+
+
+def attending(rng: random.Random, heads: int, kv_heads: int, head_dim: int) -> Attend:
+    """Return any attention with at most one feature that some models have."""
+    dtype, rows = rng.choice(DTYPES), rng.choice((1, 1, 2))
+    num_keys = rng.choice((rng.randint(1, 90), rng.randint(200, 3000)))
+    num_queries = rng.choice((1, rng.randint(1, num_keys), min(num_keys, rng.randint(1, 90))))
+    q = torch.zeros(rows, num_queries, heads, head_dim, dtype=dtype)
+    k = torch.zeros(rows, num_keys, kv_heads, head_dim, dtype=dtype)
+    mask = torch.ones(num_queries, num_keys, dtype=torch.bool)
+    index = torch.arange(num_queries)
+    feature = rng.choice(
+        (
+            *({}, {}, {"mask": mask}, {"mask": mask.to(dtype)}, {"mask": mask[None, None]}),
+            *({"sinks": torch.zeros(heads)}, {"q_index": index}, {"out_dtype": torch.float32}),
+            {"q_index": index, "out_dtype": torch.float32},
+        )
+    )
+    bounds = rng.choice(({}, {"window": 9}, {"causal": False}, {"chunk": 12}, {"scale": 1.0}))
+    if not feature:
+        bounds |= rng.choice(({}, {"softcap": 30.0}))
+    rope = rng.choice((None, rope_core.RopeConfig.of(head_dim)))
+    config = rope_core.AttentionConfig(**bounds)
+    return Attend(q, k, k, rope, config, return_lse=rng.random() < 0.5, **feature)
+
+
+@pytest.mark.parametrize("shape", [(32, 8, 128), (7, 1, 64)], ids=str)
+def test_no_attention_misses_a_kernel_after_the_warm_up(interpreted, shape):
+    rng = random.Random(12)
+    asked = [attending(rng, *shape) for _ in range(150)]
+    warm = missed_variants(c for c in warm_up_calls(*shape) if not isinstance(c, CosSin))
+    usual = missed_variants(c for c in usual_calls(*shape) if not isinstance(c, CosSin))
+    assert missed_variants(asked) <= warm
+    assert usual < warm
 
 
 @pytest.mark.parametrize("shape", [(6, 3, 16), (9, 1, 8)], ids=str)

@@ -1,0 +1,145 @@
+"""What a call of attention passes to its kernels, found once for all of them."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from rope_core.kernels.masking import FAR
+
+ALIGNED = 8
+"""Rows that start at multiples of so many elements are read 16 bytes at a time."""
+
+
+class AttentionArgs(NamedTuple):
+    """Arguments that kernels share, in the order in which they take them."""
+
+    tensors: tuple[Tensor | None, ...]
+    """q, k, v, cu_seqlens_q, cu_seqlens_k, block_table, mask, q_index, k_index."""
+
+    numbers: tuple[float, ...]
+    """Heads, strides in units of `unit`, and which keys are seen."""
+
+    output: tuple[Tensor, Tensor, Tensor]
+    """out, lse, sinks."""
+
+    output_numbers: tuple[int, ...]
+    """Whether there are sinks, and strides of out in units of `unit`."""
+
+    unit: int
+    num_kv_heads: int
+    group: int
+    head_dim: int
+    value_dim: int
+    page_size: int
+    softcap: bool
+
+    @property
+    def cu_seqlens_q(self) -> Tensor:
+        """Starts of queries."""
+        assert self.tensors[3] is not None
+        return self.tensors[3]
+
+    @property
+    def mask(self) -> Tensor | None:
+        """Mask of the call."""
+        return self.tensors[6]
+
+    def constants(self) -> dict[str, Any]:
+        """Return constants of prefill and decode, all but those of their tiles."""
+        return {
+            "UNIT": self.unit,
+            "HEAD_DIM": self.head_dim,
+            "VALUE_DIM": self.value_dim,
+            "PAGE_SIZE": self.page_size,
+            "SOFTCAP": self.softcap,
+            "BLOCK_D": block_of(self.head_dim),
+            "BLOCK_DV": block_of(self.value_dim),
+        }
+
+
+def attention_args(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    *,
+    cu_seqlens_q: Tensor,
+    cu_seqlens_k: Tensor,
+    num_seqs: int,
+    scale: float,
+    softcap: float | None,
+    behind: int,
+    ahead: int,
+    chunk: int,
+    sinks: Tensor | None,
+    mask: Tensor | None,
+    q_index: Tensor | None,
+    k_index: Tensor | None,
+    block_table: Tensor | None,
+) -> AttentionArgs:
+    """Return the arguments of kernels for what `attention.attend` takes, bounds as numbers."""
+    q, k, v = _rows_contiguous(q), _rows_contiguous(k), _rows_contiguous(v)
+    if block_table is None:
+        rows = [*_strides(q, 0, 1), 0, *_strides(k, 0, 1), 0, *_strides(v, 0, 1)]
+    else:
+        rows = [*_strides(q, 0, 1), *_strides(k, 0, 2, 1), *_strides(v, 0, 2, 1)]
+    of_out = _strides(out, 0, 1)
+    # packed heads whose width is a multiple of ALIGNED always have the kernel with wide accesses
+    unit = ALIGNED if not any(stride % ALIGNED for stride in rows + of_out) else 1
+    if unit != 1:
+        rows = [stride // unit for stride in rows]
+        of_out = [stride // unit for stride in of_out]
+    of_mask = [0, 0, 0, 0]
+    if mask is not None:
+        mask = _kernel_mask(mask)
+        of_mask = [*_strides(mask, 0, 1, 2), int(len(mask) != num_seqs)]
+    num_heads, head_dim = q.shape[1:]
+    num_kv_heads = k.shape[1]
+    group = num_heads // num_kv_heads
+    return AttentionArgs(
+        tensors=(q, k, v, cu_seqlens_q, cu_seqlens_k, block_table, mask, q_index, k_index),
+        numbers=(
+            *(num_kv_heads, group),
+            *rows,
+            0 if block_table is None else block_table.stride(0),
+            *of_mask,
+            *(scale, softcap or 0.0, behind, ahead, chunk),
+        ),
+        output=(out, lse, lse if sinks is None else sinks.float()),  # lse is never read
+        output_numbers=(int(sinks is not None), *of_out),
+        unit=unit,
+        num_kv_heads=num_kv_heads,
+        group=group,
+        head_dim=head_dim,
+        value_dim=v.shape[-1],
+        page_size=1 if block_table is None else k.shape[2],
+        softcap=softcap is not None,
+    )
+
+
+def bound(window: int | None) -> int:
+    """Return a bound of what is seen as kernels take it."""
+    return FAR if window is None else min(window, FAR - 1)
+
+
+def block_of(width: int) -> int:
+    """Return the power of two that holds `width`, and that the matrix units take."""
+    return max(16, 1 << (width - 1).bit_length())
+
+
+def _kernel_mask(mask: Tensor) -> Tensor:
+    """Return a mask as kernels read it: uint8 for booleans, float32 for what is added."""
+    mask = mask if mask.stride(-1) == 1 else mask.contiguous()
+    return mask.view(torch.uint8) if mask.dtype == torch.bool else mask.float()
+
+
+def _rows_contiguous(x: Tensor) -> Tensor:
+    return x if x.stride(-1) == 1 else x.contiguous()
+
+
+def _strides(x: Tensor, *axes: int) -> list[int]:
+    """Return strides; 0 for an axis of one place, whose stride means nothing."""
+    sizes, strides = x.shape, x.stride()
+    return [0 if sizes[axis] == 1 else strides[axis] for axis in axes]
