@@ -139,7 +139,7 @@ class Recorder:
     def __init__(self) -> None:
         self.works: list = []
 
-    def why_not(self, work: object) -> None:
+    def why_not(self, work: object, named: bool) -> None:
         return None
 
     def run(self, work: Attention | Rotation | Merging) -> tuple[torch.Tensor, ...]:

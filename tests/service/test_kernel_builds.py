@@ -44,7 +44,7 @@ class SlowlyBuilt:
         self.builds: Counter[tuple[int, ...]] = Counter()
         self.built: set[tuple[int, ...]] = set()
 
-    def why_not(self, work: object) -> str | None:
+    def why_not(self, work: object, named: bool) -> str | None:
         return None if isinstance(work, Rotation) else "it rotates only"
 
     def run(self, work: Rotation) -> tuple[torch.Tensor, ...]:
