@@ -1,0 +1,36 @@
+"""How near a recorded vector must be on any processor."""
+
+import torch
+from torch import Tensor
+
+from rope_core import RopeConfig
+from rope_core.axes.columns import summed
+
+
+def within_ulp(
+    actual: Tensor, expected: Tensor, *, size: Tensor | float, angle: Tensor | float = 0.0, ulp=2
+) -> bool:
+    """Tell whether all numbers are within `ulp` units in the last place of the expected ones.
+
+    The unit is that of `size`, the magnitude of the numbers that the result is made of, and not of
+    the result: where x cos(a) - y sin(a) is near 0, the rounding errors of both terms remain.
+    `angle` is such a number, too. It is rounded to float32 whatever the dtype of the result, and
+    one unit of it moves the result by as much, times `size`.
+
+    `size` and `angle` broadcast to the result. NaN is within of nothing.
+    """
+    if actual.shape != expected.shape or actual.dtype != expected.dtype:
+        return False
+    unit = torch.finfo(expected.dtype).eps + torch.finfo(torch.float32).eps * angle
+    distance = (actual.double() - expected.double()).abs()
+    return bool((distance <= ulp * unit * size).all())
+
+
+def radians(rope: RopeConfig, positions: Tensor, frequencies: Tensor | None = None) -> Tensor:
+    """Return the size of all angles `[tokens, pairs]`, or `[tokens, heads, pairs]`, of positions.
+
+    Positions are `[tokens]`, or `[axes, tokens]`.
+    """
+    columns = rope.columns if frequencies is None else summed(frequencies, rope.rotary_dim)
+    rows = positions.reshape(-1, positions.shape[-1]).to(columns.inv_freq.dtype)
+    return columns.angles(rows.expand(columns.num_axes, -1), columns).abs().double()
