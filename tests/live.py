@@ -24,7 +24,7 @@ def _by_transformers(case: Case) -> dict[str, Tensor]:
     if source["apply"] == "multidim":
         positions = [ids[None] for ids in positions]
     layer_type = case.described["result"].get("layer_type")
-    table = model.table(source["rotary_class"], tensors["q"], positions, layer_type)
+    table = model.table(tensors["q"], positions, layer_type)
     q, k = transformers_live.rotated(
         model.module, source["apply"], tensors["q"], tensors["k"], table
     )

@@ -6,8 +6,10 @@ The last bit of a power, a cosine or a sum depends on the instructions that the 
 
 import logging
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import import_module
+from inspect import signature
 from types import ModuleType
 from typing import Any
 
@@ -26,6 +28,7 @@ class Model:
 
     module: ModuleType
     config: Any
+    rotary: torch.nn.Module
 
     @classmethod
     def of(cls, source: dict[str, Any], config: dict[str, Any]) -> "Model":
@@ -33,16 +36,22 @@ class Model:
         family = f"transformers.models.{source['module']}"
         configs = import_module(f"{family}.configuration_{source['module']}")
         module = import_module(f"{family}.modeling_{source['module']}")
-        return cls(module, getattr(configs, source["config_class"])(**config))
+        made = getattr(configs, source["config_class"])(**config)
+        name = source.get("rotary_class")
+        if name is None:  # in files of attention; the class of a text config may leave out "Text"
+            stem = source["config_class"].removesuffix("Config")
+            names = f"{stem}RotaryEmbedding", f"{stem.removesuffix('Text')}RotaryEmbedding"
+            name = next(name for name in names if hasattr(module, name))
+        return cls(module, made, getattr(module, name)(made))
 
     def table(
-        self, rotary_class: str, x: Tensor, positions: list[Tensor], layer_type: str | None
+        self, x: Tensor, positions: Iterable[Tensor], layer_type: str | None
     ) -> Pair | Tensor:
         """Return cosine and sine, or complex numbers, of the last of several calls."""
-        rotary = getattr(self.module, rotary_class)(self.config)
-        of_layer = {} if layer_type is None else {"layer_type": layer_type}
+        by_layer = "layer_type" in signature(self.rotary.forward).parameters
+        of_layer = {"layer_type": layer_type} if by_layer else {}
         for ids in positions:
-            found = rotary(x, ids, **of_layer)
+            found = self.rotary(x, ids, **of_layer)
         return found
 
 

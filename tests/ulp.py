@@ -26,11 +26,30 @@ def within_ulp(
     return bool((distance <= ulp * unit * size).all())
 
 
-def radians(rope: RopeConfig, positions: Tensor, frequencies: Tensor | None = None) -> Tensor:
-    """Return the size of all angles `[tokens, pairs]`, or `[tokens, heads, pairs]`, of positions.
+def rotated_within_ulp(
+    actual: Tensor,
+    expected: Tensor,
+    x: Tensor,
+    rope: RopeConfig,
+    positions: Tensor,
+    frequencies: Tensor | None = None,
+) -> bool:
+    """Tell whether two rotations of x `[B, S, H, D]` are within 2 ulp.
 
-    Positions are `[tokens]`, or `[axes, tokens]`.
+    The unit is that of the largest number of a head and of the largest angle of a token.
+    """
+    size = torch.maximum(x.abs(), expected.abs()).amax(-1, keepdim=True).double()
+    angle = radians(rope, positions, frequencies).amax(-1)  # [T] or, of learned ones, [T, H]
+    angle = angle.view(-1, x.shape[1], angle.shape[1] if angle.ndim == 2 else 1, 1)
+    return within_ulp(actual, expected, size=size, angle=angle)
+
+
+def radians(rope: RopeConfig, positions: Tensor, frequencies: Tensor | None = None) -> Tensor:
+    """Return the size of all angles, `[T, pairs]` or `[T, H, pairs]`, of T tokens.
+
+    Positions are `[S]`, `[B, S]` or `[A, B, S]`.
     """
     columns = rope.columns if frequencies is None else summed(frequencies, rope.rotary_dim)
-    rows = positions.reshape(-1, positions.shape[-1]).to(columns.inv_freq.dtype)
-    return columns.angles(rows.expand(columns.num_axes, -1), columns).abs().double()
+    rows = positions.flatten(1) if positions.ndim == 3 else positions.reshape(1, -1)
+    rows = rows.to(columns.inv_freq.dtype).expand(columns.num_axes, -1)
+    return columns.angles(rows, columns).abs().double()

@@ -18,9 +18,10 @@ from rope_core import (
     shift,
 )
 from rope_core import positions as build
+from tests.core.test_positions_golden import EXPONENT_UNITS
 from tests.golden_cases import load, rotations
 from tests.live import live
-from tests.ulp import radians, within_ulp
+from tests.ulp import radians, rotated_within_ulp, within_ulp
 
 COMPLEX_OFF = 5e-7
 
@@ -60,26 +61,6 @@ def rotated(case):
     return {name: x for name, x in pairs.items() if x is not None}
 
 
-def angles_of(case, rope):
-    """Return the sizes of all angles of a case, tokens first."""
-    positions = case.positions
-    several = positions.ndim == case.heads("q").ndim - 1
-    rows = positions.flatten(1) if several else positions.reshape(-1)
-    return radians(rope, rows, case.tensors.get("pos_frequencies"))
-
-
-def near_recorded(case, x, name):
-    """Tell whether q or k is within 2 ulp of what was recorded.
-
-    The unit is that of the largest number of a head and of the largest angle of a token.
-    """
-    before, expected = case.heads(name.removesuffix("_rot")), case.heads(name)
-    size = torch.maximum(before.abs(), expected.abs()).amax(-1, keepdim=True).double()
-    angle = angles_of(case, rope_of(case)).amax(-1)
-    angle = angle.view(-1, expected.shape[1], angle.shape[1] if angle.ndim == 2 else 1, 1)
-    return within_ulp(x, expected, size=size, angle=angle)
-
-
 @pytest.mark.parametrize("name", rotations())
 def test_rotates_bit_for_bit_as_its_model_does_here(name):
     case = live(load("rope", name))
@@ -91,10 +72,12 @@ def test_rotates_bit_for_bit_as_its_model_does_here(name):
 @pytest.mark.parametrize("name", rotations())
 def test_rotates_as_its_model_did_elsewhere(name):
     case = load("rope", name)
-    here = live(case)
+    here, rope = live(case), rope_of(case)
+    learned = case.tensors.get("pos_frequencies")
     for name_of, x in rotated(case).items():
-        assert near_recorded(case, x, name_of)
-        assert near_recorded(case, here.heads(name_of), name_of), "it is the model of the file"
+        recorded, before = case.heads(name_of), case.heads(name_of.removesuffix("_rot"))
+        for found in (x, here.heads(name_of)):
+            assert rotated_within_ulp(found, recorded, before, rope, case.positions, learned)
 
 
 def native_forms(table, blocks):
@@ -134,7 +117,8 @@ def test_tables_bit_for_bit_as_its_models_are_here(name):
 def test_tables_are_its_models_elsewhere(name):
     case = load("rope", name)
     rope = rope_of(case)
-    angle = angles_of(case, rope).flatten(0, -2)
+    angle = radians(rope, case.positions, case.tensors.get("pos_frequencies")).flatten(0, -2)
+    angle = angle * EXPONENT_UNITS.get(name, 1.0)
     for found, forms in tables(case):
         near = {"size": max(1.0, rope.attention_scaling), "angle": angle[-len(found) :]}
         assert any(within_ulp(found, form, **near) for form in forms)
