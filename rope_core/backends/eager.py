@@ -112,11 +112,10 @@ def _scores(q: Tensor, k: Tensor) -> Tensor:
 
     The heads of a group are rows of one product, so that k is not copied for each of them.
     """
-    parts = zip(q.flatten(1, 2).split(DOT_WIDTH, -1), k[:, 0].split(DOT_WIDTH, -1), strict=True)
-    first, *others = ((part_q, part_k.mT) for part_q, part_k in parts)
-    scores = torch.bmm(*first)
-    for part_q, part_k in others:
-        scores.baddbmm_(part_q, part_k)
+    rows, keys = torch.split(q.flatten(1, 2), DOT_WIDTH, -1), torch.split(k[:, 0], DOT_WIDTH, -1)
+    scores = torch.bmm(rows[0], keys[0].mT)
+    for part_q, part_k in zip(rows[1:], keys[1:], strict=True):
+        scores.baddbmm_(part_q, part_k.mT)
     return scores.view(*q.shape[:3], -1)
 
 
