@@ -14,6 +14,8 @@ from typing import Protocol
 import uvicorn
 from uvicorn.config import STARTUP_FAILURE
 
+from service.listeners import accept_pending, stop_handshakes
+
 log = logging.getLogger("rope.life")
 
 
@@ -185,11 +187,13 @@ class Server(uvicorn.Server):
         patience_s = self.config.timeout_graceful_shutdown or 0
         self._closing = [asyncio.create_task(door.close(patience_s)) for door in self._doors]
         if not self.force_exit:
+            listeners = [listener for server in self.servers for listener in server.sockets]
+            for listener in listeners:
+                stop_handshakes(listener)
             # a connection without a request is closed by what follows: the request that is on its
             # way over it is answered first, and the connection closed by that answer
-            for listener in self.servers:
-                listener.close()
             await asyncio.sleep(LAST_REQUESTS_S)
+            await accept_pending(listeners)
         await super().shutdown(sockets)
         if self._closing and not self.force_exit:
             await asyncio.wait(self._closing)

@@ -7,11 +7,18 @@ uvicorn drops the rest of the packet, and what comes of the body in the next one
 request.
 """
 
+import fcntl
+import termios
+from array import array
+
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 MAX_HEAD_BYTES = 64 * 2**10
 """Of a request, without what came of it in the packet of its begin and in that of its end."""
+
+FIRST_REQUEST_S = 2.0
+"""For a client that is connected when the doors close, and has asked nothing yet."""
 
 
 class Connection(HttpToolsProtocol):
@@ -40,6 +47,33 @@ class Connection(HttpToolsProtocol):
         """Have done with it."""
         self._head_bytes = None
         super().on_headers_complete()
+
+    def shutdown(self) -> None:
+        """Close once no request is under way; called when the service ends.
+
+        A client that has just connected is about to ask, so it gets some time.
+        """
+        if self.cycle is None:
+            self.loop.call_later(FIRST_REQUEST_S, self._close_after_requests)
+        else:
+            self._close_after_requests()
+
+    def _close_after_requests(self) -> None:
+        """Close now, after the answer that is due, or after the answer to what has come."""
+        is_due = self.cycle is not None and not self.cycle.response_complete
+        if is_due or not self._has_come():
+            super().shutdown()
+
+    def _has_come(self) -> bool:
+        """Tell whether there is part of a request, read or not. Its answer closes the connection.
+
+        To close with unread bytes resets the connection: a request would be lost without a word.
+        """
+        if self.transport.is_closing():
+            return False
+        unread = array("i", [0])
+        fcntl.ioctl(self.transport.get_extra_info("socket").fileno(), termios.FIONREAD, unread)
+        return self._head_bytes is not None or unread[0] > 0
 
     def data_received(self, data: bytes) -> None:
         """Parse what came."""

@@ -144,8 +144,11 @@ def grpc_target(server: Started) -> str:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say which of the programs in examples/clients could not be run here."""
+    """Say what could not be run here for want of a tool that .ci/run installs."""
     skipped = terminalreporter.stats.get("skipped", [])
-    reasons = {each.longrepr[2] for each in skipped if "test_examples.py" in each.nodeid}
+    files = ("test_examples.py", "test_metrics.py", "test_benchmarks.py")
+    reasons = {
+        each.longrepr[2] for each in skipped if each.nodeid.partition("::")[0].endswith(files)
+    }
     for reason in sorted(reasons):
         terminalreporter.write_line(f"not run: {reason.removeprefix('Skipped: ')}")

@@ -18,6 +18,7 @@ from rope_core import positions as build
 ROOT = Path(__file__).parent / "golden"
 PACKAGES = {"seq": "rotary_embedding_torch", "axial": "rotary_embedding_torch"}
 PACKAGES |= {"xpos": "rotary_embedding_torch"}
+COMPLEX_PRODUCTS = ("llama4_vision", "lumina_next_2d", "mochi_1", "qwen_image")
 
 
 @dataclass(frozen=True)
@@ -44,13 +45,8 @@ class Case:
     @property
     def is_complex(self) -> bool:
         """Whether the source multiplies complex numbers."""
-        return self.described["source"].get("apply") in ("complex_bhsd", "complex_bshd") or (
-            self.described["layout"] == "interleaved" and self.width("cos") == self.width("q") // 2
-        )
-
-    def width(self, name: str) -> int:
-        """Return the last dimension of a tensor, 0 where there is none."""
-        return self.tensors[name].shape[-1] if name in self.tensors else 0
+        by_name = self.name in COMPLEX_PRODUCTS
+        return by_name or self.described["source"].get("apply") in ("complex_bhsd", "complex_bshd")
 
     def heads(self, name: str) -> Tensor | None:
         """Return a tensor as `[B, S, H, D]`, from `[B, H, S, D]` or from hidden states."""

@@ -18,7 +18,7 @@ service.oip
 service.offers service.middleware service.routes service.openapi
 service.schemas service.examples
 service.life
-service.records
+service.records service.listeners
 service.warm_up service.calling
 service.http service.failures service.endpoints service.engine
 service.device
@@ -58,7 +58,7 @@ KEPT_IN = {
     | {"service.oip"},
     "numpy": {"service.wire", "service.slabs", "service.oip"},
     "asyncio": {"service.app", "service.batcher", "service.life", "service.routes"}
-    | {"service.calling", "service.oip"},
+    | {"service.listeners", "service.calling", "service.oip"},
     "grpc": {"service.oip.grpc"},
     "grpc_health": {"service.oip.grpc"},
     "grpc_reflection": {"service.oip.grpc"},

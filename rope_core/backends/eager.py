@@ -124,12 +124,10 @@ def _scores(q: Tensor, k: Tensor) -> Tensor:
 
     The heads of a group are rows of one product, so that k is not copied for each of them.
     """
-    blocks = (torch.split(x, DOT_WIDTH, -1) for x in (q.flatten(1, 2), k[:, 0]))
-    parts = zip(*blocks, strict=True)
-    first, *others = ((part_q, part_k.mT) for part_q, part_k in parts)
-    scores = torch.bmm(*first)
-    for part_q, part_k in others:
-        scores.baddbmm_(part_q, part_k)
+    rows, keys = torch.split(q.flatten(1, 2), DOT_WIDTH, -1), torch.split(k[:, 0], DOT_WIDTH, -1)
+    scores = torch.bmm(rows[0], keys[0].mT)
+    for part_q, part_k in zip(rows[1:], keys[1:], strict=True):
+        scores.baddbmm_(part_q, part_k.mT)
     return scores.view(*q.shape[:3], -1)
 
 

@@ -7,6 +7,8 @@ from rope_core import Attend, AttentionConfig, Rotate, attend, resolve, rotate
 from rope_core import positions as build
 from tests.core.oracle import attended
 from tests.golden_cases import load, names
+from tests.transformers_live import Model, rotated
+from tests.ulp import rotated_within_ulp
 
 OFF = 1e-5
 LAYERS = [
@@ -14,6 +16,13 @@ LAYERS = [
     for name in names("attention")
     for layer in load("attention", name).described["layers"]
 ]
+
+
+APPLY = {
+    "apply_rotary_pos_emb": "qk",
+    "apply_rotary_pos_emb_interleave": "interleave",
+    "apply_rotary_emb": "complex_bshd",
+}
 
 
 class Layer:
@@ -48,6 +57,17 @@ class Layer:
             every = torch.arange(self.case.tensors["input_ids"].shape[1])
             return every[-num_q:], every[-num_k:]
         return ids[..., -num_q:], ids[..., -num_k:]
+
+    def rotated_here(self):
+        """What the model makes of q and k on this processor, now."""
+        model = Model.of(self.case.described["source"], self.case.described["config"])
+        at, _ = self.positions
+        ids = at if at.ndim > 1 else at[None]
+        q, k = (self.tensor(name).transpose(1, 2) for name in ("q_pre", "k_pre"))
+        table = model.table(q, [ids], self.described["layer_type"])
+        apply = APPLY[self.case.described["source"]["apply_fns"][0]]
+        q, k = (x.transpose(1, 2) for x in rotated(model.module, apply, q, k, table))
+        return {"q": q, "k": k}
 
     @property
     def hidden_keys(self):
@@ -85,11 +105,13 @@ def test_a_layer_rotates_as_its_model(layer):
         assert layer.resolved.rope is None
         assert layer.resolved.nope
         return
-    at, _ = layer.positions
-    found = rotate(Rotate(q, layer.tensor("k_pre"), layer.resolved.rope, at))
-    off = 5e-7 if layer.resolved.rope.rounding == "complex" else 0
-    torch.testing.assert_close(found.q, layer.tensor("q_rot"), rtol=0, atol=off)
-    torch.testing.assert_close(found.k, layer.tensor("k_rot"), rtol=0, atol=off)
+    rope, (at, _) = layer.resolved.rope, layer.positions
+    k = layer.tensor("k_pre")
+    found, here = rotate(Rotate(q, k, rope, at)), layer.rotated_here()
+    off = 5e-7 if rope.rounding == "complex" else 0
+    for name, x, before in (("q", found.q, q), ("k", found.k, k)):
+        torch.testing.assert_close(x, here[name], rtol=0, atol=off)
+        assert rotated_within_ulp(x, layer.tensor(f"{name}_rot"), before, rope, at)
 
 
 def test_what_a_layer_sees_and_the_scale_are_its_models(layer):

@@ -11,7 +11,7 @@ from safetensors.torch import load as from_bytes
 from safetensors.torch import save as to_bytes
 
 from tests.core.test_golden_models import IN_ONE_CALL, LAYERS, Layer, name_of
-from tests.core.test_golden_rope import COMPLEX_OFF, of_warm_up, resolved
+from tests.core.test_golden_rope import of_warm_up, resolved, rotated
 from tests.golden_cases import load, rotations
 
 SAFETENSORS = "application/x-safetensors"
@@ -53,7 +53,8 @@ def post(client, path, tensors, params, codec):
 
 @pytest.mark.parametrize("codec", ["json", "safetensors"])
 @pytest.mark.parametrize("name", rotations())
-def test_rotates_bit_for_bit(name, codec, client):
+def test_rotates_bit_for_bit_as_the_library(name, codec, client):
+    """tests/core/test_golden_rope.py compares the library with models and with what is recorded."""
     case = load("rope", name)
     if (case.described["inputs"] or {}).get("warmup_positions"):
         # the service keeps nothing between calls: the length it would have kept is a parameter
@@ -65,10 +66,10 @@ def test_rotates_bit_for_bit(name, codec, client):
     tensors["frequencies"] = case.tensors.get("pos_frequencies")
     sent = {key: t.contiguous() for key, t in tensors.items() if t is not None}
     answer = post(client, "/v1/rotate", sent, {"rope": model}, codec)
-    off = COMPLEX_OFF if case.is_complex and sent["q"].dtype == torch.float32 else 0
+    expected = rotated(case)
     for key in ("q", "k"):
         if key in sent:
-            torch.testing.assert_close(answer[key], case.heads(f"{key}_rot"), rtol=0, atol=off)
+            torch.testing.assert_close(answer[key], expected[f"{key}_rot"], rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("codec", ["json", "safetensors"])

@@ -1,0 +1,51 @@
+"""Closing a listening socket without resetting a connection that a client already has.
+
+`close` resets what waits to be accepted. Such a client was told that it is connected, and has often
+sent its request. So handshakes are stopped first, then all that waits is accepted, then comes
+`close`: a client is either served, or knows that it was never connected.
+"""
+
+import asyncio
+import ctypes
+import select
+import socket
+import struct
+from collections.abc import Sequence
+from contextlib import suppress
+
+SO_ATTACH_FILTER = 26  # of Linux; the module socket has no name for it
+
+# A classic BPF program: (code, jump if true, jump if false, operand). The filter of a TCP socket
+# sees a segment from its TCP header on.
+DROP_SYN = (
+    (0x30, 0, 0, 13),  # load the byte of flags
+    (0x54, 0, 0, 0x12),  # keep SYN and ACK
+    (0x15, 0, 1, 0x02),  # is it SYN alone?
+    (0x06, 0, 0, 0),  # then drop the segment
+    (0x06, 0, 0, 0xFFFFFFFF),  # else pass all of it
+)
+
+ACCEPT_ROUNDS = 1000
+"""Turns of the event loop that accepting may take, where it fails or handshakes go on."""
+
+
+def stop_handshakes(listener: socket.socket) -> None:
+    """Have the kernel drop requests to connect: clients ask again, and are refused after `close`.
+
+    Handshakes that have begun still end well. Does nothing where the kernel has no such filter.
+    """
+    code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in DROP_SYN))
+    program = struct.pack("HP", len(DROP_SYN), ctypes.addressof(code))
+    with suppress(OSError):
+        listener.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
+
+
+async def accept_pending(listeners: Sequence[socket.socket]) -> None:
+    """Return when the event loop has accepted every connection that waits."""
+    pending = select.poll()
+    for listener in listeners:
+        pending.register(listener.fileno(), select.POLLIN)
+    for _ in range(ACCEPT_ROUNDS):
+        if not pending.poll(0):
+            return
+        await asyncio.sleep(0)  # the loop looks at its sockets once a turn
