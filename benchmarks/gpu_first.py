@@ -14,11 +14,9 @@ import argparse
 import multiprocessing
 import os
 import signal
-import subprocess
-import tempfile
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from benchmarks import table
@@ -40,9 +38,10 @@ STEPS = (
 DRY_LIMIT = 10.0
 """How many times its limit a step may take where it is interpreted."""
 
-COMPILERS = 12
-COMPILE_S = 60.0
-"""Time in which all kernels are built in advance."""
+KILLED_S = 5.0
+"""Time that a killed process gets to be gone: the driver may have a kernel to end."""
+
+PRELOADED = ["benchmarks.first_run.child", "benchmarks.gpu_cases.kernels"]
 
 
 def main() -> None:
@@ -55,8 +54,8 @@ def main() -> None:
     if args.dry_run:
         os.environ["TRITON_INTERPRET"] = "1"  # read when triton is imported
         print("dry run: no figure is a GPU figure, and no time is measured\n", flush=True)
-    args.rows.unlink(missing_ok=True)
-    rows = run(steps, args.rows, dry=args.dry_run)
+    args.json.unlink(missing_ok=True)
+    rows = run(steps, args.json, dry=args.dry_run)
     print()
     table.print_head(COLUMNS)
     for row in rows:
@@ -79,7 +78,7 @@ def run(steps: Sequence[Step], file: Path, *, dry: bool, all_s: float = ALL_S) -
     file.touch()
     # one process imports torch and triton once, and each step is a fork of it
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["benchmarks.first_run.row"])
+    context.set_forkserver_preload(PRELOADED)
     for step in steps:
         left_s = step.limit_s * DRY_LIMIT if dry else min(step.limit_s, until - time.monotonic())
         if left_s <= 0:
@@ -94,3 +93,29 @@ def run(steps: Sequence[Step], file: Path, *, dry: bool, all_s: float = ALL_S) -
         elif process.exitcode:
             write(failure(step.name, f"ended with status {process.exitcode}"), file)
     return read(file)
+
+
+def _kill(process: BaseProcess) -> None:
+    """Kill a step and all processes that it started."""
+    assert process.pid is not None, "it was started"
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:  # it has no group yet
+        process.kill()
+    process.join(KILLED_S)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--dry-run", action="store_true", help="interpreted, tiny, nothing timed")
+    parser.add_argument("--only", default="", help="names of steps, separated by commas")
+    parser.add_argument(
+        "--json", type=Path, default=Path("gpu_first.jsonl"), help="where rows are written"
+    )
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,4 +1,4 @@
-"""Calls of attention for `answers`: every option, width and place of keys, for few and many rows."""
+"""Calls of attention for `answers`: every option, width and place of keys, few and many rows."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -21,16 +21,19 @@ KINDS: dict[str, Lengths] = {
 }
 """Queries and keys of sequences; a decode's keys are of more than one part."""
 
+DRY_KINDS: dict[str, Lengths] = {"decode": ([1, 3], [520, 30]), "prefill": ([40], [50])}
+
 EMPTY: Lengths = ([0, 3, 0, 40, 2], [5, 0, 0, 50, 7])
 WINDOW = 16
 
 
 def groups(sizes: Sizes) -> Iterator[tuple[str, Mapping[str, Callable[[], Side]]]]:
     """Yield calls by name of the group and what is special about each; nothing is made yet."""
-    for (kind, lengths), width, way in product(KINDS.items(), sizes.widths, ("packed", "pages")):
+    kinds = (DRY_KINDS if sizes.dry else KINDS).items()
+    for (kind, lengths), width, way in product(kinds, sizes.widths, ("packed", "pages")):
         make = partial(_side, sizes, lengths, width, paged=way == "pages")
         yield f"{kind} bfloat16, D={width}, {way}", _special(sizes, lengths, make)
-    for (kind, lengths), dtype in product(KINDS.items(), (torch.float32, torch.float16)):
+    for (kind, lengths), dtype in product(kinds, (torch.float32, torch.float16)):
         make = partial(_side, sizes, lengths, sizes.head_dim, dtype=dtype)
         yield f"{kind} {short(dtype)}, D={sizes.head_dim}", {"causal": make}
     yield "empty sequences", {"causal": partial(_side, sizes, EMPTY, sizes.head_dim)}
@@ -109,5 +112,6 @@ def _qkv(
     sizes: Sizes, lengths: Lengths, width: int, dtype: torch.dtype = torch.bfloat16
 ) -> list[Tensor]:
     heads, kv_heads = sizes.heads
-    counts = zip((sum(lengths[0]), sum(lengths[1]), sum(lengths[1])), (heads, kv_heads, kv_heads))
-    return [randn(sizes, count, h, width, dtype=dtype) for count, h in counts]
+    num_q, num_k = map(sum, lengths)
+    shapes = [(num_q, heads, width), *[(num_k, kv_heads, width)] * 2]
+    return [randn(sizes, *shape, dtype=dtype) for shape in shapes]

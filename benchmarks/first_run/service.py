@@ -156,8 +156,6 @@ def _running(driver: object) -> Iterator[Ask]:
             base_url="http://service",
             timeout=TIMEOUT_S,
         )
-        while (await client.get("/readyz")).status_code != 200:
-            await asyncio.sleep(POLL_S)
         return lifespan, client
 
     def ask(path: str, tensors: Mapping[str, Tensor], params: Mapping[str, object]) -> Any:
@@ -166,6 +164,8 @@ def _running(driver: object) -> Iterator[Ask]:
         return wait_for(client.post(path, content=body, headers=headers))
 
     lifespan, client = wait_for(start())
+    while wait_for(client.get("/readyz")).status_code != 200:
+        time.sleep(POLL_S)
     try:
         yield ask
     finally:
@@ -194,11 +194,10 @@ def _one(ask: Ask, request: Request) -> tuple[float, int, str]:
     """Return how far off an answer is, how often it was refused for now, and what is wrong."""
     from service.wire import safetensors as codec
 
-    for tries in range(TRIES):
-        response = ask(request.path, request.tensors, request.params)
-        if response.status_code != 503 or "retry-after" not in response.headers:
-            break
+    tries, response = 0, ask(request.path, request.tensors, request.params)
+    while response.status_code == 503 and "retry-after" in response.headers and tries < TRIES:
         time.sleep(RETRY_S)
+        tries, response = tries + 1, ask(request.path, request.tensors, request.params)
     if response.status_code != 200:
         return 0.0, tries, f"{request.path} {response.status_code} {response.text[:200]}"
     answer, expected = codec.decode(response.content).tensors, request.expected()

@@ -7,6 +7,7 @@ import mmap
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
+from itertools import pairwise
 from statistics import median
 
 import torch
@@ -110,8 +111,8 @@ def _register_once(sizes: Sizes, num_bytes: int, huge: bool) -> dict[str, float]
     for change in () if sizes.dry else (register, unregister):
         change(memory)
         times.append(time.perf_counter())
-    ends = zip(times, times[1:], strict=False)
-    return dict(zip(("register", "unregister"), (end - start for start, end in ends), strict=False))
+    took = [end - start for start, end in pairwise(times)]
+    return dict(zip(("register", "unregister"), took, strict=False))
 
 
 def _pageable(sizes: Sizes, blocking: bool) -> Case:

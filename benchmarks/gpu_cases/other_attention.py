@@ -23,9 +23,7 @@ BACKENDS = {"cudnn": SDPBackend.CUDNN_ATTENTION, "flash": SDPBackend.FLASH_ATTEN
 WORKSPACE = 2**27
 
 
-def sdpa(
-    q: Tensor, k: Tensor, v: Tensor, batch: int, told: Truth, backend: str = "cudnn"
-) -> Side:
+def sdpa(q: Tensor, k: Tensor, v: Tensor, batch: int, told: Truth, backend: str = "cudnn") -> Side:
     """Attend causally within sequences of one length, by one backend of torch's own."""
     qkv = _heads_first(batch, q, k, v)
     gqa = q.shape[1] != k.shape[1]

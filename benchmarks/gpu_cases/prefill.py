@@ -131,9 +131,7 @@ def _fused(sizes: Sizes, length: int, most: float, by_cudnn: bool = False) -> Ca
     outs = poison(q, k)
     rotate = kernels.rotate([q, k], outs, table, positions, "half")
     if by_cudnn:
-        alone, after = (
-            other_attention.sdpa(*qk, v, len(lengths), told) for qk in (turned, outs)
-        )
+        alone, after = (other_attention.sdpa(*qk, v, len(lengths), told) for qk in (turned, outs))
         other_attention.probe(alone)
     else:
         alone = Side("alone", kernels.attend(*turned, v, lengths, lengths), told)

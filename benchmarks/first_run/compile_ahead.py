@@ -1,0 +1,67 @@
+"""Builds, on the CPUs, the kernels that the other steps launch, so that the GPU does not wait.
+
+Triton's cache is shared by all processes: a kernel that was built here is loaded there.
+"""
+
+import multiprocessing
+import os
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import suppress
+from dataclasses import replace
+from multiprocessing.process import BaseProcess
+
+import torch
+
+from benchmarks.first_run import answers, floors, speeds, tiles
+from benchmarks.gpu_cases.case import Run
+from benchmarks.gpu_cases.sizes import DRY, FULL, Sizes
+from rope_core import KernelNotBuilt
+from rope_core.builds import Build, deferred_builds
+
+PROCESSES = 12
+SMALL = replace(DRY, heads=FULL.heads, head_dim=FULL.head_dim, widths=FULL.widths, hidden=1024)
+"""The models of FULL with few tokens: they have the same kernels."""
+
+
+def start(capability: int) -> list[BaseProcess]:
+    """Start to build all kernels for a compute capability (90 is 9.0), before CUDA is used here."""
+    count = max(1, min(PROCESSES, (os.cpu_count() or 1) - 2))
+    context = multiprocessing.get_context("fork")  # torch and triton are imported
+    processes = [
+        context.Process(target=_build_share, args=(capability, index, count))
+        for index in range(count)
+    ]
+    for process in processes:
+        process.start()
+    return processes
+
+
+def missing_kernels(sizes: Sizes) -> dict[Hashable, Build]:
+    """Return what builds each kernel that the calls of the other steps launch."""
+    found: dict[Hashable, Build] = {}
+    with torch.inference_mode(), deferred_builds(found.__setitem__):
+        for make in _calls(sizes):
+            with suppress(KernelNotBuilt):
+                make()()
+    return found
+
+
+def _build_share(capability: int, index: int, count: int) -> None:
+    from triton.runtime import driver
+
+    from rope_core.kernels.offline import OfflineDriver
+
+    driver.set_active(OfflineDriver(capability))
+    torch.set_num_threads(1)
+    for build in [*missing_kernels(SMALL).values()][index::count]:
+        build()
+
+
+def _calls(sizes: Sizes) -> Iterator[Callable[[], Run]]:
+    yield from (lambda run=run: run for run in floors.launches(sizes).values())
+    for _, group in answers.groups(sizes):
+        yield from (lambda make=make: make().run for make in group.values())
+    for _, batch, alone in answers.batches(sizes):
+        yield from (lambda run=run: run for run in (batch, *alone))
+    for cases in (speeds.cases, tiles.cases):
+        yield from (lambda make=make: make().own.run for _, make in cases(sizes))
