@@ -22,8 +22,8 @@ from benchmarks.gpu_cases import card, kernels, truth
 from benchmarks.gpu_cases.case import Side
 from benchmarks.gpu_cases.rotation import frequencies
 from benchmarks.gpu_cases.sizes import Sizes, poison, randn
-from rope_core import KernelNotBuilt
 from rope_core.builds import Build, deferred_builds
+from rope_core.errors import KernelNotBuilt
 
 TOKENS = 4
 BUILT_S = 45.0

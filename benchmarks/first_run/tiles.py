@@ -12,6 +12,9 @@ from benchmarks.gpu_cases.decode import in_pages, uneven
 from benchmarks.gpu_cases.sizes import Sizes, randn
 from rope_core.kernels.attention_tiles import ADA, CANDIDATES, TILES, Tile, TileTable
 
+WIDTH = 128
+"""Of the heads that the candidates are for."""
+
 PACKED = "few", "half", "packed", 128
 TABLES: dict[str, TileTable] = {
     **CANDIDATES,
@@ -42,8 +45,8 @@ def _case(sizes: Sizes, table: TileTable, kernel: str, dtype_name: str, paged: b
     else:
         length = sizes.masked
         lengths_q = lengths_k = [length] * max(1, sizes.tokens // length)
-    q = randn(sizes, sum(lengths_q), heads, sizes.head_dim, dtype=dtype)
-    shape = sum(lengths_k), kv_heads, sizes.head_dim
+    q = randn(sizes, sum(lengths_q), heads, WIDTH, dtype=dtype)
+    shape = sum(lengths_k), kv_heads, WIDTH
     k, v = (randn(sizes, *shape, dtype=dtype) for _ in range(2))
     told = truth.attention(q, k, v, lengths_q, lengths_k)
     keys, blocks = (k, v), None
