@@ -84,7 +84,7 @@ def run(steps: Sequence[Step], file: Path, *, dry: bool, all_s: float = ALL_S) -
         if left_s <= 0:
             write(failure(step.name, f"not begun: {all_s:g} s are over"), file)
             continue
-        process = context.Process(target=run_step, args=(step, dry, file))
+        process = context.Process(target=run_step, args=(step, left_s, dry, file))
         process.start()
         process.join(left_s)
         if process.exitcode is None:

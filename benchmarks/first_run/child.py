@@ -29,10 +29,10 @@ class Step:
     """Where the module of this name is, whose `rows(sizes)` yields the rows."""
 
 
-def run_step(step: Step, dry: bool, file: Path) -> None:
+def run_step(step: Step, limit_s: float, dry: bool, file: Path) -> None:
     """Run a step, and end the process: with 0 where all its rows are there, failed ones or not."""
     os.setsid()  # with all processes that it starts, it can be killed
-    faulthandler.dump_traceback_later(DUMP_AT * step.limit_s)
+    faulthandler.dump_traceback_later(DUMP_AT * limit_s)
     torch.manual_seed(0)
     try:
         with torch.inference_mode():

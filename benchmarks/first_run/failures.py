@@ -38,7 +38,7 @@ def rows(sizes: Sizes) -> Iterator[Row]:
             yield _row(kind, server, sizes.dry)
     finally:
         for server in servers.values():
-            server.process.kill()
+            server.close()
 
 
 class _Server:
@@ -76,6 +76,13 @@ class _Server:
             headers = {"content-type": codec.media_type}
             self._client.post("/v1/rotate", content=body, headers=headers)
 
+    def close(self) -> None:
+        """End the process, whatever it does."""
+        self.process.kill()
+        self.process.wait()
+        self._client.close()
+        self.log.close()
+
     def last_log(self) -> str:
         """Return the end of what the server wrote."""
         self.log.seek(0)
@@ -90,12 +97,16 @@ def _row(kind: str, server: _Server, dry: bool) -> Row:
             return failure(name, f"the server did not become ready: {server.last_log()}")
         time.sleep(POLL_S)
     start = time.monotonic()
-    threading.Thread(target=server.ask, daemon=True).start()
+    asking = threading.Thread(target=server.ask)
+    asking.start()
     told: set[int | None] = set()
     while server.process.poll() is None and time.monotonic() < start + END_S:
         told.add(server.ready())
         time.sleep(POLL_S)
     code = server.process.poll()
+    if code is None:
+        server.process.kill()
+    asking.join()
     took = "" if dry else f" after {time.monotonic() - start:.1f} s"
     note = f"exit code {code}{took}, /readyz 503 {'seen' if 503 in told else 'not seen'}"
     if code != expected or 503 not in told:

@@ -32,6 +32,7 @@ TRIES = 100
 RETRY_S = 0.2
 TIMEOUT_S = 40.0
 POLL_S = 0.05
+END_S = 5.0
 ROUNDS, RUNS = 5, 16
 """Samples of a measurement of lanes, and rotations of each."""
 
@@ -170,9 +171,11 @@ def _running(driver: object) -> Iterator[Ask]:
         yield ask
     finally:
         with suppress(Exception):
-            wait_for(lifespan.__aexit__(None, None, None), 5.0)
+            wait_for(client.aclose(), END_S)
+            wait_for(lifespan.__aexit__(None, None, None), END_S)
         loop.call_soon_threadsafe(loop.stop)
-        thread.join(5.0)
+        thread.join()
+        loop.close()
 
 
 def _asked(name: str, ask: Ask, requests: Sequence[Request], dry: bool) -> Row:
