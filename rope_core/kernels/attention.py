@@ -129,7 +129,8 @@ def attend(
 def run(launch: KernelLaunch) -> None:
     """Launch a kernel."""
     launch.kernel[launch.grid](
-        *launch.args,
+        *launch.tensors,
+        *launch.numbers,
         **launch.constants,
         num_warps=launch.num_warps,
         num_stages=launch.num_stages,

@@ -21,8 +21,8 @@ MLA_WIDTHS = 192, 128
 OLDEST_ARCH = 80
 """Before it there are no matrix units for bfloat16."""
 
-ADA, AMPERE, HOPPER = 101_376, 166_912, 232_448
-"""Shared memory of a block, bytes: of sm_86, 89 and 120; of sm_80; of sm_90 and 100."""
+ADA, AMPERE = 101_376, 166_912
+"""Shared memory of a block, bytes: of sm_86, 89 and 120; of sm_80. Others have more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,7 @@ TILES: TileTable = {
         {
             64: {ADA: Tile(64, 32, 8, 2)},
             128: {ADA: Tile(64, 16, 8, 2)},
-            256: {HOPPER: Tile(64, 16, 8, 2)},
+            256: {ADA: Tile(32, 16, 8, 2), AMPERE: Tile(64, 16, 8, 2)},
         },
     ),
 }

@@ -13,11 +13,16 @@ ALIGNED = 8
 
 
 class KernelLaunch(NamedTuple):
-    """One kernel, compiled for `constants` and the types of `args`, and how it is launched."""
+    """One kernel, compiled for `constants` and the types of `tensors`, and how it is launched.
+
+    Tensors, numbers and constants are the kernel's arguments, in this order. No number makes
+    another kernel.
+    """
 
     kernel: Any
     grid: tuple[int]
-    args: tuple[Any, ...]
+    tensors: tuple[Tensor | None, ...]
+    numbers: tuple[float, ...]
     constants: dict[str, Any]
     num_warps: int
     num_stages: int
@@ -30,11 +35,14 @@ class AttentionArgs:
     tensors: tuple[Tensor | None, ...]
     """q, k, v, cu_seqlens_q, cu_seqlens_k, block_table, mask, q_index, k_index."""
 
-    numbers: tuple[float | None, ...]
+    numbers: tuple[float, ...]
     """Heads, strides in units of `unit`, and which keys are seen."""
 
-    output: tuple[Tensor | int, ...]
-    """out, lse, sinks, whether these are sinks, and strides of out in units of `unit`."""
+    output: tuple[Tensor, Tensor, Tensor]
+    """out, lse, sinks."""
+
+    output_numbers: tuple[int, ...]
+    """Whether there are sinks, and strides of out in units of `unit`."""
 
     unit: int
     num_kv_heads: int
@@ -42,6 +50,13 @@ class AttentionArgs:
     head_dim: int
     value_dim: int
     page_size: int
+    softcap: bool
+
+    @property
+    def cu_seqlens_q(self) -> Tensor:
+        """Starts of queries."""
+        assert self.tensors[3] is not None
+        return self.tensors[3]
 
     @property
     def mask(self) -> Tensor | None:
@@ -55,6 +70,7 @@ class AttentionArgs:
             "HEAD_DIM": self.head_dim,
             "VALUE_DIM": self.value_dim,
             "PAGE_SIZE": self.page_size,
+            "SOFTCAP": self.softcap,
             "BLOCK_D": block_of(self.head_dim),
             "BLOCK_DV": block_of(self.value_dim),
         }
@@ -100,20 +116,17 @@ def attention_args(
             *(stride // unit for stride in rows),
             0 if block_table is None else block_table.stride(0),
             *of_mask,
-            *(scale, softcap, behind, ahead, chunk),
+            *(scale, softcap or 0.0, behind, ahead, chunk),
         ),
-        output=(
-            *(out, lse),
-            lse if sinks is None else sinks.float(),  # lse is never read
-            int(sinks is not None),
-            *(stride // unit for stride in of_out),
-        ),
+        output=(out, lse, lse if sinks is None else sinks.float()),  # lse is never read
+        output_numbers=(int(sinks is not None), *(stride // unit for stride in of_out)),
         unit=unit,
         num_kv_heads=num_kv_heads,
         group=group,
         head_dim=q.shape[-1],
         value_dim=v.shape[-1],
         page_size=1 if block_table is None else k.shape[2],
+        softcap=softcap is not None,
     )
 
 

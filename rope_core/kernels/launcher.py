@@ -17,12 +17,15 @@ from torch import Tensor
 from triton import knobs
 from triton.runtime import driver
 
-from rope_core.builds import ensure_built
+from rope_core.builds import Build, ensure_built
 from rope_core.errors import KernelFailed
 from rope_core.kernels import INTERPRETED
 
 ALIGNMENT = 16
 """Bytes that memory is aligned to where the widest accesses can be used."""
+
+MAX_VARIANTS = 512
+"""Variants of one kernel in a process: clients that vary what they ask for must not fill memory."""
 
 Number = int | float
 Run = Callable[[int, Sequence[Any], Sequence[Number]], None]
@@ -112,18 +115,31 @@ class Launcher:
     def build(self, variant: Variant) -> None:
         """Compile a variant and load it onto its device, in any thread; at most once.
 
-        A failure is remembered and logged. Only a lack of memory is raised instead, as it passes.
+        Raises:
+            KernelFailed: it cannot be built. This is remembered, unless the disk was at fault.
+            RuntimeError: there was too little memory of the device.
         """
         with _building:
-            if variant in self.built or variant in self.failed:
+            if variant in self.built:
                 return
+            self.raise_failed(variant)
             try:
                 self.built[variant] = self._compile(variant)
             except Exception as error:
                 if "out of memory" in str(error).lower():
                     raise
-                self.failed[variant] = f"{self._name} cannot be built: {error}"
-                _log.warning("%s, for %s", self.failed[variant], variant)
+                reason = f"{self._name} cannot be built: {error}"
+                if not isinstance(error, OSError):
+                    self.failed[variant] = reason
+                _log.warning("%s, for %s", reason, variant)
+                raise KernelFailed(reason) from error
+
+    def raise_failed(self, variant: Variant) -> None:
+        """Raise KernelFailed if a variant that is missing will not be built."""
+        if (reason := self.failed.get(variant)) is not None:
+            raise KernelFailed(reason)
+        if len(self.built) >= MAX_VARIANTS:
+            raise KernelFailed(f"{self._name} has {MAX_VARIANTS} variants already")
 
     def _compile(self, variant: Variant) -> Run:
         if INTERPRETED:
@@ -160,21 +176,12 @@ def launch_all(launches: Sequence[Launch]) -> None:
 
 
 def _ensure_built(launches: Sequence[Launch]) -> None:
-    _raise_failed(launches)
-    ensure_built(
-        {
-            launch.variant: partial(launch.launcher.build, launch.variant)
-            for launch in launches
-            if launch.variant not in launch.launcher.built
-        }
-    )
-    _raise_failed(launches)
-
-
-def _raise_failed(launches: Sequence[Launch]) -> None:
-    for launch in launches:
-        if (reason := launch.launcher.failed.get(launch.variant)) is not None:
-            raise KernelFailed(reason)
+    missing: dict[Hashable, Build] = {}
+    for launcher, variant, *_ in launches:
+        if variant not in launcher.built:
+            launcher.raise_failed(variant)
+            missing[variant] = partial(launcher.build, variant)
+    ensure_built(missing)
 
 
 def _runner(compiled: Any, variant: Variant) -> Run:
