@@ -32,8 +32,8 @@ STEPS = (
     Step("libraries", 30),
     Step("speeds", 75),
     Step("tiles", 45),
-    Step("service", 60),
-    Step("failures", 30),
+    Step("service", 75),
+    Step("failures", 45),
 )
 DRY_LIMIT = 10.0
 """How many times its limit a step may take where it is interpreted."""

@@ -10,7 +10,8 @@ import torch
 
 pytest.importorskip("triton")
 
-from benchmarks.gpu_cases import packages, runs, sections, truth
+from benchmarks import gpu
+from benchmarks.gpu_cases import card, packages, runs, sections, truth
 from benchmarks.gpu_cases.case import Case, Over, Side, Truth
 from benchmarks.gpu_cases.clock import Times
 from benchmarks.gpu_cases.rows import COLUMNS, cells, rows_of
@@ -63,6 +64,18 @@ def test_without_a_device_nothing_is_timed():
     assert ran.returncode == 1
     assert "--dry-run" in ran.stderr
     assert not ran.stdout
+
+
+def test_without_a_compiler_one_line_tells_it(monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(card, "found", dict)
+    monkeypatch.setattr(card, "why_no_launch", lambda: "RuntimeError: no C compiler")
+    monkeypatch.setattr(sys, "argv", ["gpu"])
+
+    with pytest.raises(SystemExit, match="nothing is measured: RuntimeError: no C compiler"):
+        gpu.main()
+
+    assert "|" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,10 @@ HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 def rows(sizes: Sizes) -> Iterator[Row]:
     """Yield facts, the first launch, and how many kernels were built in advance."""
     start = time.monotonic()
-    building = [] if sizes.dry else compile_ahead.start(_capability())
+    capability = card.smi("compute_cap").get("compute_cap")
+    building = []
+    if capability is not None and not sizes.dry:
+        building = compile_ahead.start(round(10 * float(str(capability))))
     yield Row(name="software", note=_listed(_software()))
     yield Row(name="host", note=_listed(_host()))
     if not sizes.dry:
@@ -101,10 +104,6 @@ def _empty_cache() -> Iterator[None]:
     del os.environ["TRITON_CACHE_DIR"]
     if kept is not None:
         os.environ["TRITON_CACHE_DIR"] = kept
-
-
-def _capability() -> int:
-    return round(10 * float(str(card.smi("compute_cap")["compute_cap"])))
 
 
 def _software() -> dict[str, object]:

@@ -40,7 +40,7 @@ def cases(sizes: Sizes) -> Iterator[tuple[str, Make]]:
             name = f"{way} {shown_bytes(largest)}, {pages}"
             yield name, partial(_register, sizes, largest, huge, way, most)
     for blocking in (False, True):
-        name = f"1 KB of pageable memory to a busy stream, {'to' if blocking else 'non_blocking'}"
+        name = f"1 KB pageable to a busy stream, {'.to()' if blocking else 'non_blocking'}"
         yield name, partial(_pageable, sizes, blocking)
     yield "wake-up of a blocking event, over a spinning one", partial(_wake_up, sizes)
 
