@@ -56,7 +56,8 @@ def test_a_step_that_hangs_is_killed_and_the_next_one_runs(tmp_path, monkeypatch
     assert [row.failed for row in rows if row.name == "waits"] == [True]
     assert "killed after 2 s" in rows[names.index("waits") - len(names)].note
     assert seen[0][0].name == "a right answer", "it is in the file before the next step ends"
-    assert [json.loads(line)["name"] for line in file.read_text().splitlines()] == [row.name for row in rows]
+    lines = file.read_text().splitlines()
+    assert [json.loads(line)["name"] for line in lines] == [row.name for row in rows]
 
 
 def test_a_step_that_crashes_or_raises_is_a_row(tmp_path):
