@@ -106,8 +106,8 @@ TILES: TileTable = {
         "float32",
         {
             64: {ADA: Tile(64, 32, 8, 2)},
-            128: {ADA: Tile(64, 16, 8, 2)},
-            256: {ADA: Tile(32, 16, 8, 2), AMPERE: Tile(64, 16, 8, 2)},
+            128: {ADA: Tile(32, 16, 8, 2)},
+            256: {ADA: Tile(16, 16, 8, 2)},
         },
     ),
 }
