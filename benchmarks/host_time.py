@@ -23,7 +23,7 @@ import rope_core
 from benchmarks import table
 from rope_core import RopeConfig, Rotate, Rotated
 from rope_core.kernels import merge, rotary
-from rope_core.kernels.launcher import Launch, Launcher
+from rope_core.kernels.launcher import KernelLaunch, Launcher
 from rope_core.kernels.offline import OfflineDriver
 
 BF16 = torch.bfloat16
@@ -61,30 +61,22 @@ class Recorder(OfflineDriver):
 @contextmanager
 def tritons_own_path() -> Iterator[None]:
     """Launch by `kernel[grid](...)` within the block."""
-    kept = Launcher.prepare
+    kept = Launcher.bind
 
-    def prepare(
-        self: Launcher,
-        grid: int,
-        tensors: Sequence[Tensor | None],
-        numbers: Sequence[float],
-        constants: tuple[Any, ...],
-        **options: int,
-    ) -> Launch:
-        options = {"num_warps": 4, "num_stages": 3} | options
-
+    def bind(self: Launcher, launch: KernelLaunch) -> tuple[Any, Sequence[Any]]:
         def run(grid: int, tensors: Sequence[Any], numbers: Sequence[float]) -> None:
-            self.kernel[(grid,)](*tensors, *numbers, *constants, **options)
+            options = {"num_warps": launch.num_warps, "num_stages": launch.num_stages}
+            self.kernel[(grid,)](*tensors, *numbers, **launch.constants, **options)
 
         self.built[variant] = run
-        return Launch(self, variant, grid, tensors, numbers)
+        return variant, launch.tensors
 
     variant: Any = "Triton's own"
-    Launcher.prepare = prepare  # type: ignore[method-assign]
+    Launcher.bind = bind  # type: ignore[method-assign]
     try:
         yield
     finally:
-        Launcher.prepare = kept  # type: ignore[method-assign]
+        Launcher.bind = kept  # type: ignore[method-assign]
 
 
 def cases() -> dict[str, Run]:

@@ -19,7 +19,7 @@ from starlette.requests import Request
 from starlette.routing import Route as StarletteRoute
 
 from rope_core import ConfigError
-from rope_core.backends import fused
+from rope_core.backends import fused, varlen
 from rope_core.presets import built_in, from_folder
 from service import __version__, failures, host, metrics, openapi
 from service.admission import Admission
@@ -159,9 +159,10 @@ def _ropes(folder: Path | None) -> Ropes:
 
 
 def _backend(wanted: str, device: Device) -> str | None:
-    never = fused.unavailable(torch.device(device.name)) if wanted == fused.name else None
-    if never is not None:
-        raise SystemExit(f"backend fused was asked for, but {never}")
+    for backend in (fused, varlen):
+        never = backend.unavailable(torch.device(device.name)) if wanted == backend.name else None
+        if never is not None:
+            raise SystemExit(f"backend {wanted} was asked for, but {never}")
     return None if wanted == "auto" else wanted
 
 

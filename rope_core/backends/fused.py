@@ -27,8 +27,15 @@ PARTIAL_WIDTHS = frozenset({(80, 32), (192, 64)})
 """Widths of heads, and how many elements turn, where that is no quarter, half or three quarters."""
 
 
-def why_not(work: Work) -> str | None:
+def only_named(device: torch.device) -> bool:
+    """Tell whether kernels run on a device only if asked for: on the CPU an interpreter does it."""
+    return device.type == "cpu"
+
+
+def why_not(work: Work, *, named: bool = False) -> str | None:
     """Everything on CUDA, but the rarer layouts of rotation, and heads of more than 512."""
+    if not named and only_named(work.device):
+        return "it runs on the CPU only when it is named"
     if (missing := unavailable(work.device)) is not None:
         return missing
     match work:
@@ -135,8 +142,8 @@ def _rotate(work: Rotation | Turning) -> tuple[Tensor, ...]:
     return work.outs
 
 
-def attend(work: Attention, out: Tensor, lse: Tensor, skipped: Tensor | None = None) -> None:
-    """Attend into `out` and `lse`, contiguous; not where `skipped`, on the device, is true."""
+def attend(work: Attention, out: Tensor, lse: Tensor) -> None:
+    """Attend into `out` and `lse`, contiguous."""
     from rope_core.kernels import attention
 
     q, k, v, config = work.q, work.k, work.v, work.config
@@ -145,8 +152,6 @@ def attend(work: Attention, out: Tensor, lse: Tensor, skipped: Tensor | None = N
         rows = len(q)
         lengths = [q.shape[1]] * rows, [k.shape[1]] * rows
         steps = torch.arange(rows + 1, dtype=torch.int32, device=q.device)
-        if skipped is not None:
-            steps = steps * ~skipped
         ends = steps * q.shape[1], steps * k.shape[1]
         q, k, v, out, lse = (x.flatten(0, 1) for x in (q, k, v, out, lse))
         index = None if index is None else (index[0].flatten(), index[1].flatten())

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from rope_core.kernels.attention_tiles import TILES, TileTable, tile_of
+from rope_core.kernels.attention_tiles import TileTable, tile_of, usual_tiles
 from rope_core.kernels.card import card_of
 from rope_core.kernels.decode import decode_launch
-from rope_core.kernels.launch_args import KernelLaunch, attention_args, bound
+from rope_core.kernels.launch_args import attention_args, bound
+from rope_core.kernels.launcher import launch_all
 from rope_core.kernels.masking import FAR
 from rope_core.kernels.prefill import prefill_launch
 from rope_core.kernels.split_kv import STATISTICS, merge_launch
@@ -37,7 +38,7 @@ def attend(
     q_index: Tensor | None = None,
     k_index: Tensor | None = None,
     block_table: Tensor | None = None,
-    tiles: TileTable = TILES,
+    tiles: TileTable | None = None,
 ) -> None:
     """Attend within each of N sequences, into `out` and `lse`, every element of which is written.
 
@@ -68,10 +69,12 @@ def attend(
         k_index: int64 `[Tk]`, contiguous, as q_index, in any order.
         block_table: int32 `[N, blocks]`: key j of a sequence is in slot j % page_size of page
             block_table[sequence, j // page_size].
-        tiles: how kernels are cut.
+        tiles: how kernels are cut; as usual where None.
 
     Raises:
         ValueError: no tiles of the table fit the card: see `attention_tiles.why_no_tile`.
+        KernelNotBuilt: a kernel is missing and is being built elsewhere; nothing is launched.
+        KernelFailed: a kernel cannot be built; nothing is launched.
     """
     assert (q_index is None) == (k_index is None), "given together"
     if not out.numel():
@@ -95,10 +98,14 @@ def attend(
         block_table=block_table,
     )
     card, widest = card_of(q.device), max(args.head_dim, args.value_dim)
-    few, some, prefill = (
-        tile_of(kernel, card, q.dtype, widest, block_table is not None, tiles)
-        for kernel in ("few", "some", "prefill")
-    )
+    paged = block_table is not None
+    if tiles is None:
+        few, some, prefill = usual_tiles(card, q.dtype, widest, paged)
+    else:
+        few, some, prefill = (
+            tile_of(kernel, card, q.dtype, widest, paged, tiles)
+            for kernel in ("few", "some", "prefill")
+        )
     if few is None or some is None or prefill is None:
         raise ValueError(f"no tiles for heads of width {widest} on {card}")
     work = work_list(
@@ -122,16 +129,4 @@ def attend(
         launches.append(decode_launch(args, work, work.some, parts, some))
     if work.merge.total:
         launches.append(merge_launch(args, work, parts))
-    for launch in launches:
-        run(launch)
-
-
-def run(launch: KernelLaunch) -> None:
-    """Launch a kernel."""
-    launch.kernel[launch.grid](
-        *launch.tensors,
-        *launch.numbers,
-        **launch.constants,
-        num_warps=launch.num_warps,
-        num_stages=launch.num_stages,
-    )
+    launch_all(launches)

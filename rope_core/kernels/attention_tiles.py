@@ -5,6 +5,7 @@ A choice never depends on the batch, so that the bits of an answer do not either
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -132,6 +133,15 @@ def tile_of(
     return None if least is None else fits[least]
 
 
+@lru_cache
+def usual_tiles(card: Card, dtype: torch.dtype, width: int, paged: bool) -> tuple[Tile | None, ...]:
+    """Return the tiles of few, some and prefill by the usual table, as `tile_of` does."""
+    return tuple(
+        tile_of(kernel, card, dtype, width, paged) for kernel in ("few", "some", "prefill")
+    )
+
+
+@lru_cache
 def why_no_tile(card: Card, dtype: torch.dtype, head_dim: int, value_dim: int) -> str | None:
     """Return why kernels of attention do not run on a card, None if they do."""
     if card.arch < OLDEST_ARCH:

@@ -9,7 +9,8 @@ import triton.language as tl
 from torch import Tensor
 
 from rope_core.kernels.attention_tiles import Tile
-from rope_core.kernels.launch_args import AttentionArgs, KernelLaunch
+from rope_core.kernels.launch_args import AttentionArgs
+from rope_core.kernels.launcher import KernelLaunch, Launcher
 from rope_core.kernels.masking import row_key_range
 from rope_core.kernels.online_softmax import accumulate, all_finite, empty, read_rows
 from rope_core.kernels.split_kv import STATISTICS, store_part
@@ -168,6 +169,9 @@ def decode_kernel(
     # fmt: on
 
 
+LAUNCHER = Launcher(decode_kernel, num_tensors=11)
+
+
 def decode_launch(
     args: AttentionArgs, work: WorkList, programs: Programs, parts: Tensor, tile: Tile
 ) -> KernelLaunch:
@@ -181,7 +185,7 @@ def decode_launch(
         tile: how the kernel is cut.
     """
     return KernelLaunch(
-        decode_kernel,
+        LAUNCHER,
         (programs.total * args.num_kv_heads,),
         (*args.tensors, parts, work.table),
         (*args.numbers, programs.at),

@@ -7,7 +7,8 @@ import triton
 import triton.language as tl
 
 from rope_core.kernels.attention_tiles import Tile
-from rope_core.kernels.launch_args import AttentionArgs, KernelLaunch
+from rope_core.kernels.launch_args import AttentionArgs
+from rope_core.kernels.launcher import KernelLaunch, Launcher
 from rope_core.kernels.masking import indexed_key_range, row_key_range, tile_key_range
 from rope_core.kernels.online_softmax import (
     accumulate,
@@ -198,6 +199,9 @@ def prefill_kernel(
     # fmt: on
 
 
+LAUNCHER = Launcher(prefill_kernel, num_tensors=13)
+
+
 def prefill_launch(args: AttentionArgs, work: WorkList, tile: Tile) -> KernelLaunch:
     """Return the launch that attends from all sequences of many rows.
 
@@ -207,7 +211,7 @@ def prefill_launch(args: AttentionArgs, work: WorkList, tile: Tile) -> KernelLau
         tile: how the kernel is cut.
     """
     return KernelLaunch(
-        prefill_kernel,
+        LAUNCHER,
         (work.prefill.total * args.num_kv_heads,),
         (*args.tensors, *args.output, work.table),
         (*args.numbers, *args.output_numbers, work.prefill.at),

@@ -4,7 +4,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from rope_core.kernels.launch_args import AttentionArgs, KernelLaunch, block_of
+from rope_core.kernels.launch_args import AttentionArgs, block_of
+from rope_core.kernels.launcher import KernelLaunch, Launcher
 from rope_core.kernels.online_softmax import empty, power, store_output
 from rope_core.kernels.work_list import (
     FIRST_MERGE,
@@ -119,6 +120,9 @@ def merge_kernel(
     # fmt: on
 
 
+LAUNCHER = Launcher(merge_kernel, num_tensors=6)
+
+
 def merge_launch(args: AttentionArgs, work: WorkList, parts: Tensor) -> KernelLaunch:
     """Return the launch that merges the parts of all sequences whose keys are split.
 
@@ -128,7 +132,7 @@ def merge_launch(args: AttentionArgs, work: WorkList, parts: Tensor) -> KernelLa
         parts: float32 `[slots, Hkv, Dv + 4]`.
     """
     return KernelLaunch(
-        merge_kernel,
+        LAUNCHER,
         (work.merge.total * args.num_kv_heads,),
         (parts, args.cu_seqlens_q, *args.output, work.table),
         (

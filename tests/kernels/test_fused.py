@@ -145,8 +145,8 @@ def test_more_programs_than_a_launch_has_are_not_begun():
         k = torch.zeros(1, 1, 1, 1).expand(rows, num_keys, 8, 16)
         return Attention(q, k, k, AttentionConfig(), None)
 
-    assert fused.why_not(work(512)) is None
-    assert "than a launch has programs" in fused.why_not(work(2**16))
+    assert fused.why_not(work(512), named=True) is None
+    assert "than a launch has programs" in fused.why_not(work(2**16), named=True)
 
 
 def test_on_a_cpu_it_has_to_be_named():

@@ -36,8 +36,7 @@ def kernels_are_missing(monkeypatch):
 @pytest.fixture
 def fused_is_a_candidate(monkeypatch, interpreted):
     """On the CPU, too: as if it were a GPU."""
-    found = backends._candidates
-    monkeypatch.setattr(backends, "_candidates", lambda known, _, name: found(known, "cuda", name))
+    monkeypatch.setattr(backends.fused, "only_named", lambda device: False)
 
 
 class Builds(dict):
@@ -62,13 +61,13 @@ def builds():
 @pytest.fixture
 def compiles(monkeypatch):
     """Count what is compiled."""
-    found, compiled = [], launcher.Launcher._compile
+    found, compiled = [], launcher.Launcher._load
 
     def count(self, variant):
         found.append(variant)
         return compiled(self, variant)
 
-    monkeypatch.setattr(launcher.Launcher, "_compile", count)
+    monkeypatch.setattr(launcher.Launcher, "_load", count)
     return found
 
 
@@ -157,7 +156,7 @@ def test_a_kernel_that_cannot_be_built_is_declined_for_good(monkeypatch, caplog)
         tries.append(variant)
         raise RuntimeError("no such instruction")
 
-    monkeypatch.setattr(launcher.Launcher, "_compile", fail)
+    monkeypatch.setattr(launcher.Launcher, "_load", fail)
     call = rotation()
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
@@ -174,7 +173,7 @@ def test_a_kernel_that_cannot_be_built_is_declined_for_good(monkeypatch, caplog)
 
 @pytest.mark.usefixtures("fused_is_a_candidate")
 def test_a_server_is_told_that_its_build_failed(monkeypatch, builds):
-    monkeypatch.setattr(launcher.Launcher, "_compile", lambda *_: 1 / 0)
+    monkeypatch.setattr(launcher.Launcher, "_load", lambda *_: 1 / 0)
     assert rotate(rotation()).backend == "eager"
     ((_, build),) = builds.items()
     for _ in range(2):
@@ -198,7 +197,7 @@ def test_a_build_that_lacks_memory_or_disk_is_tried_again(monkeypatch, failure, 
         raise failure
 
     with monkeypatch.context() as patch:
-        patch.setattr(launcher.Launcher, "_compile", fail)
+        patch.setattr(launcher.Launcher, "_load", fail)
         with pytest.raises(told, match=failure.args[-1].partition(": ")[2] or "No space left"):
             rotate(rotation(), backend="fused")
     assert rotate(rotation(), backend="fused").backend == "fused"
@@ -215,7 +214,7 @@ def test_threads_build_one_at_a_time_and_each_variant_once(monkeypatch):
         compiled.append(variant)
         return lambda *args: None
 
-    monkeypatch.setattr(launcher.Launcher, "_compile", slow)
+    monkeypatch.setattr(launcher.Launcher, "_load", slow)
     handed = Builds()
     with deferred_builds(handed), pytest.raises(KernelNotBuilt):
         rotate(rotation(), backend="fused")

@@ -15,7 +15,6 @@ from rope_core.kernels.launcher import Launcher
 from rope_core.kernels.offline import OfflineDriver
 
 DTYPES = torch.float32, torch.float16, torch.bfloat16
-LAST = []
 
 
 def keep(kernel, key, signature, device, constants, options, attributes, warmup):
@@ -26,21 +25,26 @@ def keep(kernel, key, signature, device, constants, options, attributes, warmup)
         "aligned": [str(at) for at, found in attributes.items() if found],
         "options": [options.num_warps, options.num_stages],
     }
-    LAST.append(found)
-    return SimpleNamespace(found=found, run=None, function=None, packed_metadata=None)
+    return SimpleNamespace(found=found)
 
 
 class Compared(Launcher):
     """A launcher that asks Triton, too."""
 
-    def prepare(self, grid, tensors, numbers, constants, **options):
-        launch = super().prepare(grid, tensors, numbers, constants, **options)
-        named = {"num_warps": launch.variant.num_warps, "num_stages": launch.variant.num_stages}
-        bound = self.kernel.warmup(*tensors, *numbers, *constants, grid=(1,), **named)
-        self._compile(launch.variant)
-        print(json.dumps({"ours": LAST[-1], "triton": bound.found}), flush=True)
-        self.built[launch.variant] = lambda *args: None
-        return launch
+    def bind(self, launch):
+        variant, args = super().bind(launch)
+        bound = self.kernel.warmup(
+            *launch.tensors,
+            *launch.numbers,
+            grid=(1,),
+            **launch.constants,
+            num_warps=launch.num_warps,
+            num_stages=launch.num_stages,
+        )
+        ours = self.compile(variant)
+        print(json.dumps({"ours": ours.found, "triton": bound.found}), flush=True)
+        self.built[variant] = lambda *args: None
+        return variant, args
 
 
 def tensor(chance, *sizes, dtype):
