@@ -19,6 +19,8 @@ from collections.abc import Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+import torch
+
 from benchmarks import table
 from benchmarks.first_run.child import Step, read, run_step, write
 from benchmarks.first_run.row import COLUMNS, Row, failure
@@ -54,6 +56,8 @@ def main() -> None:
     if args.dry_run:
         os.environ["TRITON_INTERPRET"] = "1"  # read when triton is imported
         print("dry run: no figure is a GPU figure, and no time is measured\n", flush=True)
+    elif not torch.cuda.is_available():
+        raise SystemExit("there is no CUDA device; --dry-run runs every step without one")
     args.json.unlink(missing_ok=True)
     rows = run(steps, args.json, dry=args.dry_run)
     print()

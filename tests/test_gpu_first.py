@@ -100,6 +100,15 @@ def test_a_failed_step_makes_the_exit_status(tmp_path, monkeypatch, capsys, name
     assert "| a right answer | 1.0e-03 |  |  |  |  | right |  |" in printed[head:]
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_without_a_device_no_step_begins(tmp_path, monkeypatch):
+    file = tmp_path / "rows.jsonl"
+    monkeypatch.setattr(sys, "argv", ["gpu_first", "--json", str(file)])
+    with pytest.raises(SystemExit, match="--dry-run"):
+        gpu_first.main()
+    assert not file.exists()
+
+
 def test_an_unknown_step_is_refused(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["gpu_first", "--only", "facts,speed"])
     with pytest.raises(SystemExit, match="no such step: speed"):

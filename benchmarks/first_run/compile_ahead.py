@@ -19,8 +19,18 @@ from rope_core.builds import Build, deferred_builds
 from rope_core.errors import KernelNotBuilt
 
 PROCESSES = 12
-SMALL = replace(DRY, heads=FULL.heads, head_dim=FULL.head_dim, widths=FULL.widths, hidden=1024)
-"""The models of FULL with few tokens: they have the same kernels."""
+SMALL = replace(
+    DRY,
+    heads=FULL.heads,
+    head_dim=FULL.head_dim,
+    widths=FULL.widths,
+    hidden=1024,
+    prompts=(200,),
+    masked=200,
+    appended=(32,),
+    long=1100,
+)
+"""The models of FULL with few tokens, but enough of them that the same kernels are launched."""
 
 
 def start(capability: int) -> list[BaseProcess]:
