@@ -13,9 +13,6 @@ from rope_core.config import RopeConfig
 
 name = "fused"
 
-WIDEST = 512
-"""Elements of a head whose tiles fit into a GPU's shared memory."""
-
 PROGRAMS = 2**31 - 1
 """Programs of a launch, along the one axis of its grid that may be so long."""
 
@@ -33,7 +30,7 @@ def only_named(device: torch.device) -> bool:
 
 
 def why_not(work: Work, *, named: bool = False) -> str | None:
-    """Everything on CUDA, but the rarer layouts of rotation, and heads of more than 512."""
+    """Everything on CUDA, but the rarer layouts of rotation, and widths that no model has."""
     if not named and only_named(work.device):
         return "it runs on the CPU only when it is named"
     if (missing := unavailable(work.device)) is not None:
@@ -43,11 +40,19 @@ def why_not(work: Work, *, named: bool = False) -> str | None:
             return _why_not_rotate(work)
         case Merging() if len(work.out) > PROGRAMS:
             return f"there are more than {PROGRAMS} parts"
-        case Attention() if max(work.q.shape[-1], work.v.shape[-1]) > WIDEST:
-            return f"heads are wider than {WIDEST}"
-        case Attention() if _most_programs(work) > PROGRAMS:
-            return "there are more sequences, heads and keys than a launch has programs"
+        case Attention():
+            return _why_not_attend(work)
     return None
+
+
+def _why_not_attend(work: Attention) -> str | None:
+    from rope_core.kernels.attention_tiles import why_no_tile
+    from rope_core.kernels.card import card_of
+
+    if _most_programs(work) > PROGRAMS:
+        return "there are more sequences, heads and keys than a launch has programs"
+    q, v = work.q, work.v
+    return why_no_tile(card_of(q.device), q.dtype, q.shape[-1], v.shape[-1])
 
 
 def _most_programs(work: Attention) -> int:
@@ -147,26 +152,23 @@ def attend(work: Attention, out: Tensor, lse: Tensor) -> None:
     from rope_core.kernels import attention
 
     q, k, v, config = work.q, work.k, work.v, work.config
-    lengths, ends, index = work.lengths, work.cu_seqlens, work.index
+    lengths, index = work.lengths, work.index
     if lengths is None:
         rows = len(q)
-        lengths = [q.shape[1]] * rows, [k.shape[1]] * rows
-        steps = torch.arange(rows + 1, dtype=torch.int32, device=q.device)
-        ends = steps * q.shape[1], steps * k.shape[1]
-        q, k, v, out, lse = (x.flatten(0, 1) for x in (q, k, v, out, lse))
+        lengths = (q.shape[1],) * rows, (k.shape[1],) * rows
+        q, k, v, out, lse = [x.flatten(0, 1) for x in (q, k, v, out, lse)]
         index = None if index is None else (index[0].flatten(), index[1].flatten())
-    assert ends is not None, "given with lengths"
-    cu_seqlens = [each.to(q.device, torch.int32, non_blocking=True).contiguous() for each in ends]
+    starts = _on_device(work)
     # one row for all of a batch may lie once only, also when it is flattened
     of_q, of_k = (None, None) if index is None else (index[0].contiguous(), index[1].contiguous())
     attention.attend(
         *(q, k, v, out, lse),
-        cu_seqlens_q=cu_seqlens[0],
-        cu_seqlens_k=cu_seqlens[1],
         lengths_q=lengths[0],
         lengths_k=lengths[1],
         scale=work.scale,
         causal=config.causal,
+        cu_seqlens_q=starts[0],
+        cu_seqlens_k=starts[1],
         window=config.window,
         window_ahead=config.window_ahead,
         chunk=config.chunk,
@@ -176,6 +178,16 @@ def attend(work: Attention, out: Tensor, lse: Tensor) -> None:
         q_index=of_q,
         k_index=of_k,
     )
+
+
+def _on_device(work: Attention) -> tuple[Tensor | None, Tensor | None]:
+    """Return where sequences start if kernels can read it: it costs nothing, or they find it."""
+    if work.cu_seqlens is None:
+        return None, None
+    of_q, of_k = work.cu_seqlens
+    if any(t.device != work.q.device or t.dtype is not torch.int32 for t in (of_q, of_k)):
+        return None, None
+    return of_q.contiguous(), of_k.contiguous()
 
 
 def _merge(work: Merging) -> tuple[Tensor, Tensor]:

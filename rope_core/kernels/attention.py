@@ -23,12 +23,12 @@ def attend(
     out: Tensor,
     lse: Tensor,
     *,
-    cu_seqlens_q: Tensor,
-    cu_seqlens_k: Tensor,
     lengths_q: Sequence[int],
     lengths_k: Sequence[int],
     scale: float,
     causal: bool,
+    cu_seqlens_q: Tensor | None = None,
+    cu_seqlens_k: Tensor | None = None,
     window: int | None = None,
     window_ahead: int = 0,
     chunk: int | None = None,
@@ -51,12 +51,13 @@ def attend(
         v: as k, Dv wide.
         out: `[Tq, H, Dv]`, of any of the dtypes, last stride 1.
         lse: `[Tq, H]` float32, contiguous: natural logarithm, sinks included; -inf for none seen.
-        cu_seqlens_q: where each sequence's queries start: int32 `[N + 1]` on the device.
-        cu_seqlens_k: as cu_seqlens_q, of keys; of pages, only how many keys there are counts.
-        lengths_q: queries of each sequence, as in cu_seqlens_q; never read from the device.
+        lengths_q: queries of each sequence.
         lengths_k: as lengths_q, of keys.
         scale: multiplier of the scores, of any sign.
         causal: hide later keys; the last query is at the place of the last key.
+        cu_seqlens_q: where each sequence's queries start: int32 `[N + 1]` on the device, where they
+            are there already. All 0 leaves everything out. Given with cu_seqlens_k or not at all.
+        cu_seqlens_k: as cu_seqlens_q, of keys; of pages, only how many keys there are counts.
         window: how many keys up to its own place a query sees.
         window_ahead: how many keys beyond it, given a window.
         chunk: length of chunks, counted from the first key, beyond which no query sees.
@@ -81,23 +82,7 @@ def attend(
         return
     behind = FAR if window is None else bound(window) - 1
     ahead = bound(window_ahead) if window is not None else 0 if causal else FAR
-    args = attention_args(
-        *(q, k, v, out, lse),
-        cu_seqlens_q=cu_seqlens_q,
-        cu_seqlens_k=cu_seqlens_k,
-        num_seqs=len(lengths_q),
-        scale=scale,
-        softcap=softcap,
-        behind=behind,
-        ahead=ahead,
-        chunk=bound(chunk),
-        sinks=sinks,
-        mask=mask,
-        q_index=q_index,
-        k_index=k_index,
-        block_table=block_table,
-    )
-    card, widest = card_of(q.device), max(args.head_dim, args.value_dim)
+    card, widest = card_of(q.device), max(q.shape[-1], v.shape[-1])
     paged = block_table is not None
     if tiles is None:
         few, some, prefill = usual_tiles(card, q.dtype, widest, paged)
@@ -111,12 +96,31 @@ def attend(
     work = work_list(
         lengths_q,
         lengths_k,
-        group=args.group,
+        group=q.shape[1] // k.shape[1],
         block_m=(few.block_m, some.block_m, prefill.block_m),
         indexed=q_index is not None,
         behind=behind,
         chunk=bound(chunk),
         device=q.device,
+    )
+    num_seqs = len(lengths_q)
+    if cu_seqlens_q is None or cu_seqlens_k is None:
+        cu_seqlens_q, cu_seqlens_k = work.cu_seqlens(num_seqs)
+    args = attention_args(
+        *(q, k, v, out, lse),
+        cu_seqlens_q=cu_seqlens_q,
+        cu_seqlens_k=cu_seqlens_k,
+        num_seqs=num_seqs,
+        scale=scale,
+        softcap=softcap,
+        behind=behind,
+        ahead=ahead,
+        chunk=bound(chunk),
+        sinks=sinks,
+        mask=mask,
+        q_index=q_index,
+        k_index=k_index,
+        block_table=block_table,
     )
     width = args.value_dim + STATISTICS.value
     parts = q.new_empty((work.slots, args.num_kv_heads, width), dtype=torch.float32)

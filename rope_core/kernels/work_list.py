@@ -66,7 +66,8 @@ class WorkList(NamedTuple):
     """Work of a call."""
 
     table: Tensor
-    """int32 on the device: a record for each sequence, then the sequence of each program."""
+    """int32 on the device: a record for each sequence, then the sequence of each program, then
+    where the queries and the keys of each sequence start."""
 
     few: Programs
     some: Programs
@@ -75,6 +76,12 @@ class WorkList(NamedTuple):
 
     slots: int
     """Rows of partial results, each for all heads of keys."""
+
+    def cu_seqlens(self, num_seqs: int) -> tuple[Tensor, Tensor]:
+        """Return where the queries and the keys of each sequence start: `[N + 1]`."""
+        at = self.merge.at + self.merge.total
+        first, last = at + num_seqs + 1, at + 2 * num_seqs + 2
+        return self.table[at:first], self.table[first:last]
 
 
 def work_list(
@@ -144,7 +151,8 @@ def _on_host(
         programs += [seq] * (num_parts * -(-rows // block))
         merge += [seq] * -(-rows // MERGED_ROWS)
         slots += num_parts * rows
-    numbers = array("i", records + few + some + prefill + merge)
+    starts = (*accumulate(lengths_q, initial=0), *accumulate(lengths_k, initial=0))
+    numbers = array("i", (*records, *few, *some, *prefill, *merge, *starts))
     at = [*accumulate(map(len, (records, few, some, prefill)))]
     return WorkList(
         torch.frombuffer(numbers, dtype=torch.int32),

@@ -95,7 +95,7 @@ DECLINED = {
     "eager": (),
     "sdpa": ("attends only", "softcap is not in the operator", "multiplies its mask's -inf"),
     "fused": (
-        "heads are wider than 512",
+        "there are no kernels for heads of width",
         "wide, not a multiple of 16",
         "pairs lie otherwise than in halves",
         "xPos scales each pair",

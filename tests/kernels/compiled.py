@@ -87,8 +87,8 @@ def launches(case, lengths_q, lengths_k, **more):
     heads = kv_heads * case.group
     pages = case.page_size and (keys // case.page_size, kv_heads, case.page_size)
     int64, int32 = torch.int64, torch.int32
-    found, kept = [], attention.run
-    attention.run = found.append
+    found, kept = [], attention.launch_all
+    attention.launch_all = found.extend
     attention.attend(
         empty(tokens, heads, case.head_dim, dtype=dtype),
         empty(*(pages or (keys, kv_heads)), case.head_dim, dtype=dtype),
@@ -107,7 +107,7 @@ def launches(case, lengths_q, lengths_k, **more):
         tiles=CANDIDATES[case.candidate] if case.candidate else TILES,
         **{"scale": case.head_dim**-0.5, "causal": True} | more,
     )
-    attention.run = kept
+    attention.launch_all = kept
     return found
 
 

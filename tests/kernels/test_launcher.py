@@ -11,12 +11,23 @@ import threading
 import pytest
 import torch
 
-from rope_core import Merge, NoBackend, RopeConfig, Rotate, backends, merge, rotate
+from rope_core import (
+    Attend,
+    AttentionConfig,
+    Merge,
+    NoBackend,
+    RopeConfig,
+    Rotate,
+    attend,
+    merge,
+    rotate,
+)
 from rope_core.backends import fused
 from rope_core.builds import deferred_builds
 from rope_core.errors import KernelFailed, KernelNotBuilt
 from rope_core.hf import resolve
-from rope_core.kernels import launcher, rotary
+from rope_core.kernels import attention as attention_kernels
+from rope_core.kernels import decode, launcher, prefill, rotary, split_kv
 from rope_core.kernels import merge as merging
 from rope_core.presets import built_in
 from tests.conftest import ROOT
@@ -28,7 +39,8 @@ PATIENCE_S = 30
 
 @pytest.fixture(autouse=True)
 def kernels_are_missing(monkeypatch):
-    for each in (rotary.LAUNCHER, merging.LAUNCHER):
+    for module in (rotary, merging, decode, prefill, split_kv):
+        each = module.LAUNCHER
         monkeypatch.setattr(each, "built", {})
         monkeypatch.setattr(each, "failed", {})
 
@@ -36,7 +48,7 @@ def kernels_are_missing(monkeypatch):
 @pytest.fixture
 def fused_is_a_candidate(monkeypatch, interpreted):
     """On the CPU, too: as if it were a GPU."""
-    monkeypatch.setattr(backends.fused, "only_named", lambda device: False)
+    monkeypatch.setattr(fused, "only_named", lambda device: False)
 
 
 class Builds(dict):
@@ -81,6 +93,11 @@ def tables():
     return Rotate(call.q, call.k, RopeConfig.of(16, arithmetic="hf"), call.positions)
 
 
+def attention(**more):
+    """Return what two kernels do: attention in parts of the keys, and their merging."""
+    return Attend(randn(1, 4, 16), randn(9, 2, 16, seed=1), randn(9, 2, 16, seed=2), None, **more)
+
+
 def parts():
     return Merge(randn(3, 5, 16), randn(3, 5, seed=1))
 
@@ -115,6 +132,43 @@ def test_merging_goes_on_with_another_backend(builds):
     assert merge(parts()).backend == "eager"
     builds.build()
     assert merge(parts()).backend == "fused"
+
+
+@pytest.mark.usefixtures("fused_is_a_candidate")
+def test_attention_goes_on_with_another_backend_until_all_its_kernels_are_built(builds):
+    call = attention(attention=AttentionConfig(softcap=5.0))  # which sdpa leaves to others
+    expected = attend(call, "eager").out.double()
+    assert attend(call).backend == "eager"
+    assert len(builds) == 2, "both are handed over at once"
+    _, build = builds.popitem()
+    build()
+    assert attend(call).backend == "eager"
+    builds.build()
+    then = attend(call)
+    assert then.backend == "fused"
+    assert off(then.out, expected) <= 1e-6
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_attention_writes_nothing_where_one_kernel_is_missing(builds):
+    q, k = randn(2, 4, 16), randn(9, 2, 16)
+    out, lse = torch.full_like(q, math.nan), torch.full((2, 4), math.nan)
+
+    def run():
+        lengths = {"lengths_q": (1, 1), "lengths_k": (4, 5)}
+        attention_kernels.attend(q, k, k, out, lse, **lengths, scale=1.0, causal=True)
+
+    for left in (2, 1):
+        with pytest.raises(KernelNotBuilt):
+            run()
+        assert len(builds) == left
+        _, build = builds.popitem()
+        build()
+        builds.clear()
+        assert out.isnan().all()
+        assert lse.isnan().all()
+    run()
+    assert not out.isnan().any()
 
 
 @pytest.mark.usefixtures("interpreted")
@@ -291,7 +345,7 @@ def run(module):
 
 def test_variants_are_what_triton_would_compile_or_assume_less():
     compared = run("variants")
-    assert len(compared) > 200
+    assert len(compared) > 500
     for pair in compared:
         ours, tritons = pair["ours"], pair["triton"]
         for what in ("signature", "constants", "options"):
