@@ -92,7 +92,7 @@ def _rotations(sizes: Sizes, dtype: torch.dtype, layout: str, by_table: bool) ->
     def side(first: int = 0, rotary_dim: int = width, in_place: bool = False) -> Side:
         xs = [randn(sizes, TOKENS, h, width, dtype=dtype) for h in sizes.heads]
         ids = torch.randint(TOKENS, (TOKENS,), device=sizes.device)
-        told = truth.rotation(xs, ids + first, layout, rotary_dim)
+        expected = truth.rotation(xs, ids + first, layout, rotary_dim)
         outs = xs if in_place else poison(*xs)
         if by_table:
             positions = torch.arange(first, first + TOKENS, device=sizes.device)
@@ -102,7 +102,7 @@ def _rotations(sizes: Sizes, dtype: torch.dtype, layout: str, by_table: bool) ->
         else:
             frequencies = _frequencies(sizes, rotary_dim)
             run = kernels.rotate_at(xs, outs, ids + first, frequencies, layout)
-        return Side("own", run, told)
+        return Side("own", run, expected)
 
     return {
         "whole heads": side,
@@ -122,9 +122,9 @@ def _mergers(sizes: Sizes, dtype: torch.dtype) -> Group:
         parts = randn(sizes, PARTS, TOKENS, sizes.head_dim, dtype=dtype)
         lse = 3 * randn(sizes, PARTS, TOKENS, dtype=torch.float32)
         change(parts, lse)
-        told = truth.merging(parts, lse)
+        expected = truth.merging(parts, lse)
         run = kernels.merge_parts(parts, lse, *poison(parts[0], lse[0]))
-        return Side("own", run, told)
+        return Side("own", run, expected)
 
     def hide(parts: Tensor, lse: Tensor) -> None:
         lse[1] = -torch.inf

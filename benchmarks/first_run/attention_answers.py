@@ -99,13 +99,13 @@ def _side(
     q, k, v = _qkv(sizes, lengths, width, dtype)
     if spoiled is not None:
         k[spoiled], v[spoiled] = torch.nan, torch.nan
-    told = truth.attention(q, k, v, *lengths, **options)
+    expected = truth.attention(q, k, v, *lengths, **options)
     keys, table = (k, v), None
     if paged:
         slab, table = in_pages(k, v, lengths[1], sizes.page_size)
         keys = slab[:, 0], slab[:, 1]
     run = kernels.attend(q, *keys, *lengths, block_table=table, **options)
-    return Side("own", run, told)
+    return Side("own", run, expected)
 
 
 def _qkv(

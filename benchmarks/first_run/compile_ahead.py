@@ -48,8 +48,8 @@ def start(capability: int) -> list[BaseProcess]:
 
 def missing_kernels(sizes: Sizes) -> dict[Hashable, Build]:
     """Return what builds each kernel that the calls of the other steps launch."""
-    found: dict[Hashable, Build] = {}
-    with torch.inference_mode(), deferred_builds(found.__setitem__):
+    missing: dict[Hashable, Build] = {}
+    with torch.inference_mode(), deferred_builds(missing.__setitem__):
         for make in _calls(sizes):
             try:
                 make()()
@@ -57,7 +57,7 @@ def missing_kernels(sizes: Sizes) -> dict[Hashable, Build]:
                 continue
             except Exception as why:  # the step that makes this call tells of it
                 print(f"not prepared: {type(why).__name__}: {why}", file=sys.stderr)
-    return found
+    return missing
 
 
 def _build_share(capability: int, index: int, count: int) -> None:

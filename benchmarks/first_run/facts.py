@@ -141,8 +141,8 @@ def _gpu() -> dict[str, object]:
     }
 
 
-def _listed(found: dict[str, object]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in found.items())
+def _listed(facts: dict[str, object]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in facts.items())
 
 
 def _synchronize(sizes: Sizes) -> None:

@@ -99,16 +99,16 @@ def _row(kind: str, server: _Server, dry: bool) -> Row:
     start = time.monotonic()
     asking = threading.Thread(target=server.ask)
     asking.start()
-    told: set[int | None] = set()
+    statuses: set[int | None] = set()
     while server.process.poll() is None and time.monotonic() < start + END_S:
-        told.add(server.ready())
+        statuses.add(server.ready())
         time.sleep(POLL_S)
     code = server.process.poll()
     if code is None:
         server.process.kill()
     asking.join()
     took = "" if dry else f" after {time.monotonic() - start:.1f} s"
-    note = f"exit code {code}{took}, /readyz 503 {'seen' if 503 in told else 'not seen'}"
-    if code != expected or 503 not in told:
+    note = f"exit code {code}{took}, /readyz 503 {'seen' if 503 in statuses else 'not seen'}"
+    if code != expected or 503 not in statuses:
         return failure(name, f"{note}: {server.last_log()}")
     return Row(name=name, goal=f"exit code {expected}", verdict="met", note=note)

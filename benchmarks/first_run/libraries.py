@@ -98,19 +98,22 @@ def _side(sizes: Sizes, length: int, heads: tuple[int, int], head_dim: int) -> S
     q_heads, kv_heads = heads
     shapes = [(length, count, head_dim) for count in (q_heads, kv_heads, kv_heads)]
     q, k, v = (randn(sizes, *shape) for shape in shapes)
-    told = truth.attention(q, k, v, [length], [length])
+    expected = truth.attention(q, k, v, [length], [length])
     if sizes.dry:
-        return _stand_in(q, k, v, told)
-    return other_attention.cudnn(q, k, v, 1, told)
+        return _stand_in(q, k, v, expected)
+    return other_attention.cudnn(q, k, v, 1, expected)
 
 
-def _stand_in(q: Tensor, k: Tensor, v: Tensor, told: Truth) -> Side:
+def _stand_in(q: Tensor, k: Tensor, v: Tensor, expected: Truth) -> Side:
     """Return the operator that PyTorch has for the CPU, whose heads must be as many."""
     group = q.shape[1] // k.shape[1]
     qkv = [x[None].transpose(1, 2) for x in (q, *(x.repeat_interleave(group, 1) for x in (k, v)))]
     attend = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     return Side(
-        "stand-in", partial(attend, *qkv, 0.0, True), told, lambda found: _tokens_first(*found)
+        "stand-in",
+        partial(attend, *qkv, 0.0, True),
+        expected,
+        lambda answer: _tokens_first(*answer),
     )
 
 

@@ -14,7 +14,7 @@ FAILED = "FAILED"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """What a step found out; numbers are None where there is none."""
+    """What a step measured out; numbers are None where there is none."""
 
     name: str
     error: float | None = None
@@ -59,32 +59,32 @@ def rows_of_cases(cases: Iterable[tuple[str, Make]], sizes: Sizes) -> Iterator[R
     """Check each case and time it, without other libraries; in a dry run, check it."""
     take_turns = None if sizes.dry else clock.take_turns
     for name, make in cases:
-        for found in rows_of(name, lambda make=make: _alone(make), take_turns):
-            yield _row(found)
+        for measured in rows_of(name, lambda make=make: _alone(make), take_turns):
+            yield _row(measured)
 
 
 def _alone(make: Make) -> Case:
     return replace(make(), others=())
 
 
-def _row(found: dict[str, object]) -> Row:
-    name = str(found["call"])
+def _row(measured: dict[str, object]) -> Row:
+    name = str(measured["call"])
     for key in ("failed", "missing"):
-        if key in found:
-            return failure(name, found[key])
-    if "answer" in found:
-        verdict = "right" if found["answer"] == "right" else ""
-        error = found["error"] if verdict else None
-        return Row(name=name, error=error, verdict=verdict, note=str(found["others"]))
-    host = f"host {found['host_us']:.0f} us" if found["host_us"] != "" else ""
-    notes = [str(found["speed"]), host, str(found["others"])]
+        if key in measured:
+            return failure(name, measured[key])
+    if "answer" in measured:
+        verdict = "right" if measured["answer"] == "right" else ""
+        error = measured["error"] if verdict else None
+        return Row(name=name, error=error, verdict=verdict, note=str(measured["others"]))
+    host = f"host {measured['host_us']:.0f} us" if measured["host_us"] != "" else ""
+    notes = [str(measured["speed"]), host, str(measured["others"])]
     return Row(
         name=name,
-        error=found["error"],
-        us=found["us"],
-        ratio=None if found["ratio"] == "" else found["ratio"],
-        over=str(found["over"]),
-        goal=str(found["goal"]),
-        verdict=str(found["verdict"]),
+        error=measured["error"],
+        us=measured["us"],
+        ratio=None if measured["ratio"] == "" else measured["ratio"],
+        over=str(measured["over"]),
+        goal=str(measured["goal"]),
+        verdict=str(measured["verdict"]),
         note=", ".join(note for note in notes if note),
     )

@@ -77,9 +77,9 @@ def _lanes(sizes: Sizes, lanes: int) -> Case:
         sides = {"own": inputs} if lanes == 1 else {"own": inputs, "one lane": inputs[:1]}
         return {name: [seconds(qs) for _ in range(ROUNDS)] for name, qs in sides.items()}
 
-    told = truth.rotation([inputs[0][0]], torch.arange(shape[1]))
+    expected = truth.rotation([inputs[0][0]], torch.arange(shape[1]))
     run = lambda: [engine.rotate(q) for q in inputs]  # noqa: E731
-    own = Side("own", run, told, lambda found: [found[0][0]])
+    own = Side("own", run, expected, lambda answer: [answer[0][0]])
     alone = Side("one lane", lambda: engine.rotate(inputs[0]))
     over = [] if lanes == 1 else [Over("one lane", [(alone, 1.0)], least=1.7)]
     return Case(own, over, 2.0 * inputs[0].nbytes, "GB/s", measure=measure)
@@ -132,10 +132,10 @@ def _full(sizes: Sizes, driver: Any, ask: Ask) -> Iterator[Row]:
     with _filled(driver, 1.0):
         reply = ask(request.path, request.tensors, request.params)
     name, goal = "the same where no memory is left", "503 device_memory"
-    if (told := f"{reply.status} {reply.code}") == goal:
+    if (answered := f"{reply.status} {reply.code}") == goal:
         yield Row(name=name, goal=goal, verdict="met")
     else:
-        yield failure(name, f"{told}, not {goal}")
+        yield failure(name, f"{answered}, not {goal}")
     yield _asked("the same where memory is free again", ask, [request], sizes.dry)
 
 

@@ -90,8 +90,8 @@ def running(driver: object) -> Iterator[Ask]:
         response = wait_for(client.post(path, content=body, headers=headers))
         if response.status_code == 200:
             return Reply(200, False, "", codec.decode(response.content).tensors)
-        retry, told = "retry-after" in response.headers, response.json()
-        return Reply(response.status_code, retry, f"{told['code']}", {})
+        retry, problem = "retry-after" in response.headers, response.json()
+        return Reply(response.status_code, retry, problem["code"], {})
 
     lifespan, client = wait_for(start())
     while wait_for(client.get("/readyz")).status_code != 200:

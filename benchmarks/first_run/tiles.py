@@ -48,7 +48,7 @@ def _case(sizes: Sizes, table: TileTable, kernel: str, dtype_name: str, paged: b
     q = randn(sizes, sum(lengths_q), heads, WIDTH, dtype=dtype)
     shape = sum(lengths_k), kv_heads, WIDTH
     k, v = (randn(sizes, *shape, dtype=dtype) for _ in range(2))
-    told = truth.attention(q, k, v, lengths_q, lengths_k)
+    expected = truth.attention(q, k, v, lengths_q, lengths_k)
     keys, blocks = (k, v), None
     if paged:
         slab, blocks = in_pages(k, v, lengths_k, sizes.page_size)
@@ -56,7 +56,7 @@ def _case(sizes: Sizes, table: TileTable, kernel: str, dtype_name: str, paged: b
 
     def side(name: str, tiles: TileTable) -> Side:
         run = kernels.attend(q, *keys, lengths_q, lengths_k, blocks, tiles=tiles)
-        return Side(name, run, told)
+        return Side(name, run, expected)
 
     over = Over("the table", [(side("the table", TILES), 1.0)], least=WORTH_IT)
     return Case(side("own", table), [over], 0.0)

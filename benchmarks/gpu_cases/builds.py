@@ -82,11 +82,11 @@ def _attend(sizes: Sizes, queries: int, paged: bool) -> Case:
     return _first(run, truth.attention(q, k, v, *lengths))
 
 
-def _first(run: Run, told: truth.Truth) -> Case:
+def _first(run: Run, expected: truth.Truth) -> Case:
     first = FirstCall(run)
 
     def note() -> str:
         return f"{first.cache_bytes / 1e6:.2f} MB of cache"
 
     measure = lambda: {"own": [first.seconds or 0.0]}  # noqa: E731
-    return Case(Side("own", first, told), [], 0.0, measure=measure, note=note)
+    return Case(Side("own", first, expected), [], 0.0, measure=measure, note=note)
