@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: serve test check format format-check lint types docs bench bench-gpu example-real-model image image-test clean
+.PHONY: serve test check format format-check lint types docs bench bench-gpu bench-gpu-first example-real-model image image-test clean
 
 serve: $(READY)  ## serve on 127.0.0.1:8000
 	$(BIN)/rope-service serve
@@ -39,6 +39,9 @@ bench: $(READY)  ## the tables of docs/performance.md; needs wrk, h2load and tas
 
 bench-gpu:  ## the kernels on a CUDA device, with a PYTHON that has torch and triton for it
 	PYTHONPATH=. $(PYTHON) -m benchmarks.gpu
+
+bench-gpu-first:  ## the first time on a CUDA device: facts, answers, speeds, failures in 330 s
+	PYTHONPATH=. $(PYTHON) -m benchmarks.gpu_first
 
 DOCKER ?= docker
 

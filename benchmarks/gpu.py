@@ -1,9 +1,12 @@
 """The kernels on a CUDA device: `python -m benchmarks.gpu [--dry-run] [--only TEXT] [--json FILE]`.
 
 An answer is compared with float64 before it is timed: `error` is ||answer - truth|| / ||truth||.
-`ratio` is the time that the thing under `over` takes for the same work, over the call's own; where
-the goal is an upper bound, the call's time over its, or microseconds. Times of others are multiples
-of the call's. Each section is a process of its own, so that one that fails takes no other with it.
+`us` is the device's time of a call, or the host's where the host is what is measured; `host us` is
+the time that the host takes to launch it. `ratio` is the time that the thing under `over` takes for
+the same work, over the call's own; where the goal is an upper bound, the call's time over its, or
+microseconds. Times of others are multiples of the call's.
+
+Each section is a process of its own, so that one that fails takes no other with it.
 The exit status is 1 if an answer was wrong or a call failed, and 0 however many goals are missed.
 """
 
@@ -32,6 +35,8 @@ def main() -> None:
         return
     on = card.without() if args.dry_run else card.found()
     table.print_machine(on)
+    if not args.dry_run and (why := card.why_no_launch()):
+        raise SystemExit(f"no kernel can be launched, so nothing is measured: {why}")
     rows = runs.dry(args.only) if args.dry_run else runs.apart(args.only)
     if args.json:
         table.write_json(args.json, rows, on)

@@ -37,19 +37,48 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return attend_lse(q, k, v)[0]
 
 
-def attend_lse(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the same, and the log-sum-exp of each row of scores `[S, H]`."""
+def attend_lse(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    hidden: Tensor | None = None,
+    *,
+    bias: Tensor | None = None,
+    softcap: float | None = None,
+    sinks: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Return attention, and the log-sum-exp of each row of scores `[S, H]`.
+
+    Args:
+        q: `[S, H, D]`.
+        k: `[Sk, Hkv, D]`.
+        v: `[Sk, Hkv, Dv]`, finite.
+        hidden: bool `[S, Sk]`: scores that count for nothing; what is not causal where None.
+        bias: `[S, Sk]`, added to the scores.
+        softcap: scores become softcap * tanh(score / softcap).
+        sinks: `[H]`: a score of each head that brings no value.
+    """
     group = q.shape[1] // k.shape[1]
     lead = k.shape[0] - q.shape[0]
-    hidden = torch.ones(q.shape[0], k.shape[0], dtype=torch.bool, device=q.device).triu(lead + 1)
+    if hidden is None:
+        hidden = torch.ones(q.shape[0], k.shape[0], device=q.device).triu(lead + 1).bool()
     out = q.new_empty(*q.shape[:2], v.shape[-1], dtype=torch.float64)
     lse = q.new_empty(q.shape[:2], dtype=torch.float64)
     for head in range(q.shape[1]):
         keys, values = k[:, head // group].double(), v[:, head // group].double()
         scores = q[:, head].double() @ keys.T * q.shape[-1] ** -0.5
+        if softcap is not None:
+            scores = softcap * (scores / softcap).tanh()
+        if bias is not None:
+            scores += bias
         scores.masked_fill_(hidden, -torch.inf)
-        lse[:, head] = scores.logsumexp(-1)
-        out[:, head] = scores.softmax(-1) @ values
+        total = scores.logsumexp(-1)
+        if sinks is not None:
+            total = torch.logaddexp(total, sinks[head].double())
+        lse[:, head] = total
+        # a row that sees nothing is 0, not exp(-inf + inf)
+        weights = (scores - total.masked_fill(total.isinf(), 0)[:, None]).exp()
+        out[:, head] = weights @ values
     return out, lse
 
 

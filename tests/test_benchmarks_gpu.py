@@ -10,9 +10,11 @@ import torch
 
 pytest.importorskip("triton")
 
-from benchmarks.gpu_cases import packages, runs, sections, truth
+from benchmarks import gpu
+from benchmarks.gpu_cases import card, packages, runs, sections, truth
 from benchmarks.gpu_cases.case import Case, Over, Side, Truth
-from benchmarks.gpu_cases.rows import cells, rows_of
+from benchmarks.gpu_cases.clock import Times
+from benchmarks.gpu_cases.rows import COLUMNS, cells, rows_of
 from tests.conftest import ROOT
 
 RIGHT = torch.tensor([[3.0, 4.0]])
@@ -25,7 +27,7 @@ def own(answer=RIGHT):
 
 
 def clock(**seconds):
-    return lambda sides: {name: [seconds[name]] * 3 for name in sides}
+    return lambda sides: {name: Times([seconds[name]] * 3, seconds[name] / 10) for name in sides}
 
 
 def never(sides):
@@ -46,7 +48,9 @@ def test_a_dry_run_compares_every_call_and_prints_no_figure(tmp_path):
         name for section in sections.SECTIONS for name, _ in sections.wanted(section, "", True)
     ]
     assert [row["call"] for row in rows] == names
-    assert [row["answer"] for row in rows] == ["not asked"] * 2 + ["right"] * (len(rows) - 2)
+    assert {row["answer"] for row in rows} == {"right", "not asked"}
+    without = [row["call"].split()[0] for row in rows if row["answer"] == "not asked"]
+    assert {*without} == {"device", "matmul", "register", "unregister", "1", "wake-up"}
     told = {other for row in rows for other in row["others"].split(", ") if other}
     assert all(other.endswith(" right") for other in told)
     assert told >= {"torch eager right", "SDPA right", "SDPA flash right"}
@@ -60,6 +64,18 @@ def test_without_a_device_nothing_is_timed():
     assert ran.returncode == 1
     assert "--dry-run" in ran.stderr
     assert not ran.stdout
+
+
+def test_without_a_compiler_one_line_tells_it(monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(card, "found", dict)
+    monkeypatch.setattr(card, "why_no_launch", lambda: "RuntimeError: no C compiler")
+    monkeypatch.setattr(sys, "argv", ["gpu"])
+
+    with pytest.raises(SystemExit, match="nothing is measured: RuntimeError: no C compiler"):
+        gpu.main()
+
+    assert "|" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -137,13 +153,63 @@ def test_others_are_compared_first_and_the_missing_are_left_out():
     assert second["others"] == ""
 
 
+def test_host_time_is_a_column_of_its_own():
+    (row,) = rows_of("call", lambda: Case(own(), [], 1e12), clock(own=2.0))
+
+    assert (row["us"], row["host_us"]) == (2e6, pytest.approx(0.2e6))
+    assert len(cells(row)) == len(COLUMNS)
+
+
+def test_what_keeps_the_host_is_timed_by_the_host_and_noted():
+    times = {"own": [3e-6, 1e-6, 2e-6], "one lane": [4e-6]}
+    case = Case(
+        own(),
+        [Over("one lane", [(COPY, 1.0)], least=1.7)],
+        0.0,
+        measure=lambda: {"own": times["own"], "copy": times["one lane"]},
+        note=lambda: "2 MB of cache",
+    )
+    (row,) = rows_of("call", lambda: case, never)
+
+    assert (row["us"], row["host_us"], row["speed"]) == (pytest.approx(2.0), "", "")
+    assert (row["ratio"], row["verdict"]) == (pytest.approx(2.0), "met")
+    assert row["others"] == "2 MB of cache"
+
+
+def test_decode_is_set_over_a_read_and_over_a_copy():
+    ((_, make),) = sections.wanted("decode", "B=2, 20-70 keys, packed", True)
+
+    assert [(over.name, over.least) for over in make().over] == [("read", 0.75), ("copy", 0.75)]
+
+
+def test_products_of_float32_are_set_over_products_of_float32():
+    ((_, make),) = sections.wanted("dense", "float32", True)
+
+    names = {side.name for over in make().over for side, _ in over.sides}
+    assert "matmul float32" in names
+    assert "matmul bfloat16" not in names
+
+
+def test_what_takes_longest_to_build_comes_last():
+    assert [*sections.SECTIONS][-1] == "compiled"
+
+
+def test_what_is_hidden_or_empty_is_compared_too():
+    minus_inf, nan = -torch.inf, torch.nan
+    true = torch.tensor([[minus_inf, 1.0], [nan, 2.0]], dtype=torch.float64)
+
+    assert truth.error(true.float(), true)[0] == 0
+    assert not truth.error(torch.tensor([[0.0, 1.0], [nan, 2.0]]), true)[0] <= 1
+    assert not truth.error(torch.tensor([[minus_inf, nan], [nan, 2.0]]), true)[0] <= 1
+
+
 def test_a_section_that_ends_badly_is_a_row_and_the_next_one_runs(monkeypatch, capsys):
     monkeypatch.setattr(runs, "_process", lambda limit_s, *given: f"ended: {given[1]}")
 
     rows = runs.apart("prefill")
 
     assert rows == [
-        {"call": "section ragged", "failed": "ended: ragged"},
-        {"call": "section dense", "failed": "ended: dense"},
+        {"call": f"section {name}", "failed": f"ended: {name}"}
+        for name in ("builds", "ragged", "masked", "dense", "grouped")
     ]
     assert "| section dense | FAILED: ended: dense |" in capsys.readouterr().out

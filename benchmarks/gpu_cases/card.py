@@ -7,7 +7,7 @@ from datetime import date
 import torch
 
 from benchmarks import table
-from benchmarks.gpu_cases import packages
+from benchmarks.gpu_cases import kernels, packages
 from benchmarks.table import Row
 
 WARM_S = 1.0
@@ -27,14 +27,14 @@ def found() -> Row:
         "gpu": properties.name,
         "multiprocessors": properties.multi_processor_count,
         "l2_mb": properties.L2_cache_size / 1e6,
-        **_smi("driver_version", "clocks.sm", "clocks.max.sm"),
+        **smi("driver_version", "clocks.sm", "clocks.max.sm"),
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version(),
         **packages.found(),
     }
 
 
-def _smi(*names: str) -> Row:
+def smi(*names: str) -> Row:
     """Return what nvidia-smi says, if it does."""
     command = ["nvidia-smi", f"--query-gpu={','.join(names)}", "--format=csv,noheader", "--id=0"]
     try:
@@ -42,6 +42,21 @@ def _smi(*names: str) -> Row:
     except (OSError, subprocess.SubprocessError):
         return {}
     return dict(zip(names, map(str.strip, said.stdout.split(",")), strict=False))
+
+
+def why_no_launch() -> str | None:
+    """Return why no kernel can be launched here, None where one was.
+
+    Triton compiles its own launcher at the first launch, so a missing C compiler fails every call.
+    """
+    x = torch.zeros(1, 1, 16, device="cuda")
+    position, inv_freq = torch.zeros(1, device="cuda"), torch.zeros(8, device="cuda").double()
+    try:
+        kernels.rotate_at([x], [x], position, inv_freq, "half")()
+        torch.cuda.synchronize()
+    except Exception as why:  # whatever it is, it is told once
+        return f"{type(why).__name__}: {why}"
+    return None
 
 
 def warm() -> None:

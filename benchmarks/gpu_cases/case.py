@@ -88,5 +88,12 @@ class Case:
     calls: int = 1
     """Calls of each run."""
 
+    measure: Callable[[], Mapping[str, Sequence[float]]] | None = None
+    """Seconds of several runs of each side by the host's clock; where None, the device's clock
+    times the sides."""
+
+    note: Callable[[], str] = str
+    """What is told of the case after it was measured."""
+
 
 Make = Callable[[], Case]

@@ -8,6 +8,8 @@ goes over as many buffers.
 import random
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
 
 import torch
 
@@ -22,26 +24,47 @@ AHEAD_S = 0.2
 CYCLES_PER_S = 2e9
 """Of the multiprocessors, at most: a sleep is at least as long as it should be."""
 
+HOST_CALLS = 5
 
-def take_turns(runs: Mapping[str, Run]) -> dict[str, list[float]]:
-    """Return seconds per call of each round."""
-    counts = {name: _calls_in_a_sample(run) for name, run in runs.items()}
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """Seconds per call."""
+
+    device_s: Sequence[float]
+    """On the device, one for each round."""
+
+    host_s: float
+    """Time that the host takes to launch a call."""
+
+
+def take_turns(runs: Mapping[str, Run]) -> dict[str, Times]:
+    """Time each of `runs` in several rounds."""
+    hosts = {name: host_seconds(run) for name, run in runs.items()}
+    counts = {name: _calls_per_sample(run, hosts[name]) for name, run in runs.items()}
     samples: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(ROUNDS):
         for name in random.sample(list(runs), len(runs)):
-            samples[name].append(_sample(runs[name], *counts[name]))
-    return samples
+            samples[name].append(_sample(runs[name], counts[name], hosts[name]))
+    return {name: Times(samples[name], hosts[name]) for name in runs}
 
 
-def _calls_in_a_sample(run: Run) -> tuple[int, float]:
-    """Return how many, and seconds that the host takes for each."""
+def host_seconds(run: Run, calls: int = HOST_CALLS) -> float:
+    """Return the median time in which `run` returns, launched while the device is idle."""
     run()
     torch.cuda.synchronize()
-    begun = time.perf_counter()
-    run()
-    host_s = time.perf_counter() - begun
-    took = _sample(run, 3, host_s)
-    return max(1, min(MOST_CALLS, round(SAMPLE_S / took), int(AHEAD_S / host_s))), host_s
+    samples = []
+    for _ in range(calls):
+        start = time.perf_counter()
+        run()
+        samples.append(time.perf_counter() - start)
+    torch.cuda.synchronize()
+    return median(samples)
+
+
+def _calls_per_sample(run: Run, host_s: float) -> int:
+    device_s = _sample(run, 3, host_s)
+    return max(1, min(MOST_CALLS, round(SAMPLE_S / device_s), int(AHEAD_S / host_s)))
 
 
 def _sample(run: Run, count: int, host_s: float) -> float:

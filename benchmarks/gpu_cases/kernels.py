@@ -65,9 +65,12 @@ def attend(
     lengths_q: Sequence[int],
     lengths_k: Sequence[int],
     block_table: Tensor | None = None,
+    out_dtype: torch.dtype | None = None,
+    **options: object,
 ) -> Run:
-    """Attend causally within packed sequences, whose keys may lie in pages."""
-    out = torch.full_like(q, torch.nan)
+    """Attend within packed sequences, causally by default, whose keys may lie in pages."""
+    shape = *q.shape[:2], v.shape[-1]
+    out = torch.full(shape, torch.nan, dtype=out_dtype or q.dtype, device=q.device)
     lse = torch.full(q.shape[:2], torch.nan, device=q.device)
     options = {
         "cu_seqlens_q": cumulative(lengths_q, q.device),
@@ -77,6 +80,7 @@ def attend(
         "scale": q.shape[-1] ** -0.5,
         "causal": True,
         "block_table": block_table,
+        **options,
     }
 
     def run() -> Tensors:

@@ -23,9 +23,9 @@ BACKENDS = {"cudnn": SDPBackend.CUDNN_ATTENTION, "flash": SDPBackend.FLASH_ATTEN
 WORKSPACE = 2**27
 
 
-def sdpa(q: Tensor, k: Tensor, v: Tensor, batch: int, backend: str, told: Truth) -> Side:
+def sdpa(q: Tensor, k: Tensor, v: Tensor, batch: int, told: Truth, backend: str = "cudnn") -> Side:
     """Attend causally within sequences of one length, by one backend of torch's own."""
-    qkv = [x.unflatten(0, (batch, -1)).transpose(1, 2) for x in (q, k, v)]
+    qkv = _heads_first(batch, q, k, v)
     gqa = q.shape[1] != k.shape[1]
 
     def run() -> Tensor:
@@ -33,6 +33,28 @@ def sdpa(q: Tensor, k: Tensor, v: Tensor, batch: int, backend: str, told: Truth)
             return F.scaled_dot_product_attention(*qkv, is_causal=True, enable_gqa=gqa)
 
     return Side(f"SDPA {backend}", run, out_alone(told), _tokens_first, ours=False)
+
+
+def cudnn(q: Tensor, k: Tensor, v: Tensor, batch: int, told: Truth) -> Side:
+    """Attend causally by cuDNN, with the log-sum-exp, which the public function does not return."""
+    qkv = _heads_first(batch, q, k, v)
+
+    def run() -> tuple[Tensor, Tensor]:
+        out, lse, *_ = torch.ops.aten._scaled_dot_product_cudnn_attention(
+            *qkv, None, True, 0.0, True
+        )
+        return out, lse
+
+    def read(answer: tuple[Tensor, Tensor]) -> list[Tensor]:
+        out, lse = answer  # lse is [B, H, S, 1]
+        return [*_tokens_first(out), lse.reshape(out.shape[:3]).transpose(1, 2).flatten(0, 1)]
+
+    return Side("cuDNN, lse", run, told, read, ours=False)
+
+
+def _heads_first(batch: int, *packed: Tensor) -> list[Tensor]:
+    """Return `[B, H, S, D]` of packed sequences of one length."""
+    return [x.unflatten(0, (batch, -1)).transpose(1, 2) for x in packed]
 
 
 def probe(side: Side) -> None:
@@ -61,7 +83,7 @@ def prompts(
         bias = fmha.attn_bias.BlockDiagonalCausalMask.from_seqlens(lengths, device=q.device)
         return _xformers(fmha, q, k, v, bias, told)
 
-    flash = [lambda: sdpa(q, k, v, len(lengths), "flash", told)] if even else []
+    flash = [lambda: sdpa(q, k, v, len(lengths), told, "flash")] if even else []
     return [*flash, xformers] if q.dtype != torch.float32 else []
 
 

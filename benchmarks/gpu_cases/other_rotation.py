@@ -22,16 +22,7 @@ Tensors = Sequence[Tensor]
 
 def rotations(xs: Tensors, ids: Tensor, tables: Tensors, layout: str, told: Truth) -> Makes:
     """Rotate `[T, H, D]` by rows `ids` of tables `[rows, 1, D]`; for Liger they lie in order."""
-    turn = plain.rotate if layout == "half" else plain.rotate_pairs
-
-    def eager() -> list[Tensor]:
-        cos, sin = (t[ids] for t in tables)
-        return [turn(x, cos, sin).to(x.dtype) for x in xs]
-
-    def compiled() -> Side:
-        if not xs[0].is_cuda:
-            raise Missing("not in a dry run")
-        return Side("torch.compile", torch.compile(eager, dynamic=False), told)
+    eager = _eager(xs, ids, tables, layout)
 
     def liger() -> Side:
         if layout != "half":
@@ -41,8 +32,24 @@ def rotations(xs: Tensors, ids: Tensor, tables: Tensors, layout: str, told: Trut
         q, k = (x.clone()[None].transpose(1, 2) for x in xs)  # turned in place
         return Side("Liger", lambda: forward(q, k, cos, sin), told, _of_liger)
 
-    makes = [lambda: Side("torch eager", eager, told), compiled, liger]
+    makes = [lambda: Side("torch eager", eager, told), liger]
     return [*makes, lambda: _flashinfer_rotation(xs, ids, tables, layout, told)]
+
+
+def compiled(xs: Tensors, ids: Tensor, tables: Tensors, layout: str, told: Truth) -> Makes:
+    """Rotate as `rotations` does, by torch.compile, which takes many seconds to build it."""
+    eager = _eager(xs, ids, tables, layout)
+    return [lambda: Side("torch.compile", torch.compile(eager, dynamic=False), told)]
+
+
+def _eager(xs: Tensors, ids: Tensor, tables: Tensors, layout: str) -> Callable[[], list[Tensor]]:
+    turn = plain.rotate if layout == "half" else plain.rotate_pairs
+
+    def eager() -> list[Tensor]:
+        cos, sin = (t[ids] for t in tables)
+        return [turn(x, cos, sin).to(x.dtype) for x in xs]
+
+    return eager
 
 
 def small_rotations(xs: Tensors, ids: Tensor, tables: Tensors, told: Truth) -> Makes:

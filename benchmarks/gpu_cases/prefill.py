@@ -1,4 +1,4 @@
-"""Causal prompts: over cuDNN and the floor, ragged over dense, rotated first over attended alone.
+"""Prompts: over cuDNN and the floor, ragged over dense, rotated first over attended alone.
 
 Floating-point operations are those that causality leaves.
 """
@@ -42,20 +42,66 @@ def dense(sizes: Sizes) -> Iterator[tuple[str, Make]]:
     yield name, partial(_dense, sizes, sizes.prompts[-1] // 8, sizes.head_dim, torch.float32)
 
 
-def _dense(sizes: Sizes, length: int, width: int, dtype: torch.dtype = torch.bfloat16) -> Case:
+def grouped(sizes: Sizes) -> Iterator[tuple[str, Make]]:
+    """Yield those of one length whose heads share keys, as in packs."""
+    heads, kv_heads = sizes.heads
+    for length in sizes.prompts:
+        name = f"prefill S={length}, D={sizes.head_dim}, heads {heads}/{kv_heads}"
+        yield name, partial(_dense, sizes, length, sizes.head_dim, heads=sizes.heads)
+
+
+def masked(sizes: Sizes) -> Iterator[tuple[str, Make]]:
+    """Yield one with a mask, and one with a window."""
+    yield f"prefill S={sizes.masked}, a bool mask", partial(_masked, sizes)
+    name = f"prefill S={sizes.prompts[-1]}, a window of {sizes.window}"
+    yield name, partial(_window, sizes)
+
+
+def _dense(
+    sizes: Sizes,
+    length: int,
+    width: int,
+    dtype: torch.dtype = torch.bfloat16,
+    heads: tuple[int, int] | None = None,
+) -> Case:
     lengths = [length] * max(1, sizes.tokens // length)
-    heads = sizes.hidden // width
-    q, k, v = (randn(sizes, sum(lengths), heads, width, dtype=dtype) for _ in range(3))
+    q_heads, kv_heads = heads or (sizes.hidden // width,) * 2
+    shapes = [(sum(lengths), h, width) for h in (q_heads, kv_heads, kv_heads)]
+    q, k, v = (randn(sizes, *shape, dtype=dtype) for shape in shapes)
     told = truth.attention(q, k, v, lengths, lengths)
-    flops = _flops(lengths, heads, width)
-    over = [floors.over_floor(sizes, flops, 4.0 * q.nbytes)]
+    flops = _flops(lengths, q_heads, width)
+    over = [floors.over_floor(sizes, flops, 2.0 * (q.nbytes + k.nbytes), dtype)]
     if not sizes.dry and dtype == torch.bfloat16:
         least = 0.6 if width == 128 and length >= CUDNN_FROM else None
-        cudnn = other_attention.sdpa(q, k, v, len(lengths), "cudnn", told)
-        over.insert(0, Over("cuDNN", [(cudnn, 1.0)], least))
+        for name, way in (("cuDNN", other_attention.sdpa), ("cuDNN, lse", other_attention.cudnn)):
+            over.append(Over(name, [(way(q, k, v, len(lengths), told), 1.0)], least))
     own = Side("own", kernels.attend(q, k, v, lengths, lengths), told)
     makes = other_attention.prompts(q, k, v, lengths, told)
     return Case(own, over, flops, "TFLOP/s", others=makes)
+
+
+def _masked(sizes: Sizes) -> Case:
+    lengths = [sizes.masked]
+    q, k, v = _qkv(sizes, sizes.masked)
+    mask = torch.rand(1, 1, sizes.masked, sizes.masked, device=sizes.device) < 0.9
+    mask |= torch.eye(sizes.masked, dtype=torch.bool, device=sizes.device)
+    told = truth.attention(q, k, v, lengths, lengths, mask=mask)
+    own = Side("own", kernels.attend(q, k, v, lengths, lengths, mask=mask), told)
+    told = truth.attention(q, k, v, lengths, lengths)
+    plain_call = Side("no mask", kernels.attend(q, k, v, lengths, lengths), told)
+    flops = _flops(lengths, sizes.heads[0], sizes.head_dim)
+    return Case(own, [Over("no mask", [(plain_call, 1.0)])], flops, "TFLOP/s")
+
+
+def _window(sizes: Sizes) -> Case:
+    length, window = sizes.prompts[-1], sizes.window
+    q, k, v = _qkv(sizes, length)
+    told = truth.attention(q, k, v, [length], [length], window=window)
+    own = Side("own", kernels.attend(q, k, v, [length], [length], window=window), told)
+    heads, width = sizes.heads[0], sizes.head_dim
+    flops = _flops([length], heads, width) - _flops([length - window], heads, width)
+    over = floors.over_floor(sizes, flops, 2.0 * (q.nbytes + k.nbytes))
+    return Case(own, [over], flops, "TFLOP/s")
 
 
 def _ragged(sizes: Sizes) -> Case:
@@ -85,9 +131,7 @@ def _fused(sizes: Sizes, length: int, most: float, by_cudnn: bool = False) -> Ca
     outs = poison(q, k)
     rotate = kernels.rotate([q, k], outs, table, positions, "half")
     if by_cudnn:
-        alone, after = (
-            other_attention.sdpa(*qk, v, len(lengths), "cudnn", told) for qk in (turned, outs)
-        )
+        alone, after = (other_attention.sdpa(*qk, v, len(lengths), told) for qk in (turned, outs))
         other_attention.probe(alone)
     else:
         alone = Side("alone", kernels.attend(*turned, v, lengths, lengths), told)

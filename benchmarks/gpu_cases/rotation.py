@@ -3,7 +3,7 @@
 Bytes are those of q and k, read and written; what is read of tables and positions is not counted.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch
@@ -31,6 +31,14 @@ def cases(sizes: Sizes) -> Iterator[tuple[str, Make]]:
     yield "rotate bfloat16, half, by table, back", partial(half, inverse=True)
 
 
+def compiled(sizes: Sizes) -> Iterator[tuple[str, Make]]:
+    """Yield the rotations by a table beside torch.compile; none where nothing is timed."""
+    for dtype in () if sizes.dry else (torch.bfloat16, torch.float32):
+        for layout in ("half", "interleaved"):
+            name = f"rotate {short(dtype)}, {layout}, by table, torch.compile"
+            yield name, partial(_case, sizes, dtype, layout, True, others=other_rotation.compiled)
+
+
 def _case(
     sizes: Sizes,
     dtype: torch.dtype,
@@ -40,6 +48,7 @@ def _case(
     in_place: bool = False,
     inverse: bool = False,
     width: int = 1,
+    others: Callable[..., other_rotation.Makes] = other_rotation.rotations,
 ) -> Case:
     rotary_dim = sizes.head_dim // width
     xs = [randn(sizes, sizes.tokens, h, sizes.head_dim, dtype=dtype) for h in sizes.heads]
@@ -65,7 +74,7 @@ def _case(
     if layout == "interleaved":
         over.append(Over("half", [(side("half"), 1.0)], most=1.05))
     plain_call = by_table and not in_place and not inverse and width == 1
-    makes = other_rotation.rotations(xs, ids, (cos, sin), layout, own.truth) if plain_call else ()
+    makes = others(xs, ids, (cos, sin), layout, own.truth) if plain_call else ()
     return Case(own, over, moved, others=makes)
 
 

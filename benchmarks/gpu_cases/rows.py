@@ -8,15 +8,18 @@ import torch
 
 from benchmarks.gpu_cases import truth
 from benchmarks.gpu_cases.case import Case, Make, Over, Run, Side
+from benchmarks.gpu_cases.clock import Times
 from benchmarks.gpu_cases.packages import Missing
 from benchmarks.table import Row, shown
 
-COLUMNS = ("call", "error", "us", "speed", "over", "ratio", "goal", "", "times of others")
+COLUMNS = ("call", "error", "us", "host us", "speed", "over", "ratio", "goal", "", "notes")
 DRY_COLUMNS = ("call", "answer", "others")
 SLACK_OF_OTHERS = 2.0
 
-Clock = Callable[[Mapping[str, Run]], Mapping[str, Sequence[float]]]
-"""Seconds per call of each run."""
+UNITS = {"TB/s": 1e12, "GB/s": 1e9, "TFLOP/s": 1e12}
+
+Clock = Callable[[Mapping[str, Run]], Mapping[str, Times]]
+"""Times each run."""
 
 
 @torch.inference_mode()
@@ -35,15 +38,23 @@ def rows_of(name: str, make: Make, take_turns: Clock | None) -> Iterator[Row]:
         if take_turns is None:
             told = [f"{side.name} right" for side in others]
             answer = "right" if case.own.truth else "not asked"
-            yield {"call": name, "answer": answer, "others": ", ".join(told + notes)}
+            row = {"call": name, "error": error, "answer": answer}
+            yield {**row, "others": ", ".join(told + notes)}
             return
         sides = [replace(case.own, name="own"), *others]
         sides += [side for each in over for side, _ in each.sides]
         runs = {side.name: side.run for side in sides}
         assert len(runs) == len(sides), "each has a name"
-        took = {key: median(each) / case.calls for key, each in take_turns(runs).items()}
+        if case.measure is None:
+            timed = take_turns(runs)
+            took = {key: median(each.device_s) / case.calls for key, each in timed.items()}
+            host_us: object = timed["own"].host_s * 1e6 / case.calls
+        else:
+            took = {key: median(each) / case.calls for key, each in case.measure().items()}
+            host_us = ""
+        notes = [note for note in (case.note(), *notes) if note]
         times = [f"{side.name} {shown(took[side.name] / took['own'])}" for side in others]
-        for row in _set_over(case, over, took):
+        for row in _set_over(case, over, took, host_us):
             yield {"call": name, "error": error, **row, "others": ", ".join(times + notes)}
             times, notes = [], []
     except Missing as why:
@@ -54,14 +65,16 @@ def rows_of(name: str, make: Make, take_turns: Clock | None) -> Iterator[Row]:
         yield {"call": name, "failed": _told(why)}
 
 
-def _set_over(case: Case, over: Sequence[Over], took: Mapping[str, float]) -> Iterator[Row]:
-    us = took["own"] * 1e6
-    speed = f"{shown(case.work / took['own'] / 1e12)} {case.unit}"
+def _set_over(
+    case: Case, over: Sequence[Over], took: Mapping[str, float], host_us: object
+) -> Iterator[Row]:
+    speed = f"{shown(case.work / took['own'] / UNITS[case.unit])} {case.unit}" if case.work else ""
+    times = {"us": took["own"] * 1e6, "host_us": host_us, "speed": speed}
     if not over:
-        yield {"us": us, "speed": speed, "over": "", "ratio": "", "goal": "", "verdict": ""}
+        yield {**times, "over": "", "ratio": "", "goal": "", "verdict": ""}
     for each in over:
         ratio = each.ratio(took)
-        row = {"us": us, "speed": speed, "over": each.name, "ratio": ratio}
+        row = {**times, "over": each.name, "ratio": ratio}
         yield row | {"goal": each.goal, "verdict": each.verdict(ratio)}
 
 
@@ -104,4 +117,6 @@ def cells(row: Row) -> list[object]:
     for key in ("failed", "missing"):
         if key in row:
             return [row["call"], f"{key.upper()}: {row[key]}"]
+    if "answer" in row:
+        row = {key: cell for key, cell in row.items() if key != "error"}
     return [f"{cell:.1e}" if key == "error" else cell for key, cell in row.items()]

@@ -1,18 +1,38 @@
-"""What runs together, in the order in which it runs; the longest last."""
+"""What runs together, in the order in which it runs; what takes longest to build comes last."""
 
-from benchmarks.gpu_cases import decode, floors, merging, prefill, rotation, small
+from benchmarks.first_run import service
+from benchmarks.gpu_cases import (
+    append,
+    builds,
+    copies,
+    decode,
+    floors,
+    host_waits,
+    merging,
+    prefill,
+    rotation,
+    small,
+)
 from benchmarks.gpu_cases.case import Make
 from benchmarks.gpu_cases.sizes import DRY, FULL
 
 SECTIONS = {
     "floors": floors.cases,
+    "builds": builds.cases,
+    "copies": copies.cases,
+    "host waits": host_waits.cases,
+    "service": service.cases,
     "rotation": rotation.cases,
     "merging": merging.cases,
     "decode": decode.cases,
+    "append": append.cases,
     "small": small.cases,
     "fused": prefill.fused,
     "ragged": prefill.ragged,
+    "masked": prefill.masked,
     "dense": prefill.dense,
+    "grouped": prefill.grouped,
+    "compiled": rotation.compiled,
 }
 
 

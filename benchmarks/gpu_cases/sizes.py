@@ -35,6 +35,16 @@ class Sizes:
     """Least and most keys of a decode."""
 
     long: int = 65_536
+    skewed: tuple[int, int, int] = (63, 1024, 131_072)
+    """How many short sequences of a decode, their keys, and the keys of the one long sequence."""
+
+    appended: tuple[int, ...] = (5, 17, 32, 256)
+    """Queries of one sequence over `long` keys: times the group, 20 to 1,024 rows."""
+
+    masked: int = 4096
+    """Length of a prompt with a mask."""
+
+    window: int = 1024
     prompts: tuple[int, ...] = (512, 1024, 2048, 4096, 8192, 16_384)
     widths: tuple[int, ...] = (64, 128, 256)
     hidden: int = 2048
@@ -49,6 +59,9 @@ class Sizes:
 
     calls: int = 64
     """In a graph."""
+
+    transferred: tuple[int, ...] = (2**16, 2**20, 2**26)
+    """Bytes of copies between host and device; the largest is also pinned and unpinned."""
 
     @property
     def dry(self) -> bool:
@@ -70,6 +83,10 @@ DRY = Sizes(
     batches=(2,),
     cached=(20, 70),
     long=100,
+    skewed=(3, 10, 600),
+    appended=(9,),
+    masked=24,
+    window=12,
     prompts=(48,),
     widths=(32,),
     hidden=64,
@@ -77,6 +94,7 @@ DRY = Sizes(
     fused=((32, 1.15),),
     small=40,
     calls=2,
+    transferred=(64, 4096),
 )
 
 

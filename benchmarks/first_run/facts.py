@@ -1,0 +1,150 @@
+"""What the machine is, and the first launch of a kernel, in its parts.
+
+Meanwhile other processes build the kernels of the steps to come.
+"""
+
+import os
+import platform
+import resource
+import shutil
+import time
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+
+from benchmarks import table
+from benchmarks.first_run import compile_ahead
+from benchmarks.first_run.row import Row
+from benchmarks.gpu_cases import card, kernels, truth
+from benchmarks.gpu_cases.case import Side
+from benchmarks.gpu_cases.rotation import frequencies
+from benchmarks.gpu_cases.sizes import Sizes, poison, randn
+from rope_core.builds import Build, deferred_builds
+from rope_core.errors import KernelNotBuilt
+
+TOKENS = 4
+BUILT_S = 45.0
+"""Time that the other processes get to build all kernels."""
+
+HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+
+
+def rows(sizes: Sizes) -> Iterator[Row]:
+    """Yield facts, the first launch, and how many kernels were built in advance."""
+    start = time.monotonic()
+    capability = card.smi("compute_cap").get("compute_cap")
+    building = []
+    if capability is not None and not sizes.dry:
+        building = compile_ahead.start(round(10 * float(str(capability))))
+    yield Row(name="software", note=_listed(_software()))
+    yield Row(name="host", note=_listed(_host()))
+    if not sizes.dry:
+        yield Row(name="gpu", note=_listed(_gpu()))
+    yield from _first_launch(sizes)
+    if sizes.dry:
+        number = len(compile_ahead.missing_kernels(sizes))
+        yield Row(name="kernels to build in advance", note=f"{number}")
+        return
+    for process in building:
+        process.join(max(0.0, start + BUILT_S - time.monotonic()))
+    late = [process for process in building if process.exitcode is None]
+    for process in late:
+        process.kill()
+    failed = sum(process.exitcode not in (0, None) for process in building)
+    note = f"{len(building)} processes, {len(late)} not ready in time, {failed} failed"
+    yield Row(name="kernels built in advance", us=(time.monotonic() - start) * 1e6, note=note)
+
+
+def _first_launch(sizes: Sizes) -> Iterator[Row]:
+    """Rotate a few tokens with an empty cache: triton's driver, the build, and two launches."""
+    with _empty_cache():
+        times = [time.perf_counter()]
+        if not sizes.dry:
+            from triton.runtime import driver
+
+            driver.active.utils  # noqa: B018 - compiles and loads it
+        times.append(time.perf_counter())
+        xs = [randn(sizes, TOKENS, h, sizes.head_dim) for h in sizes.heads]
+        positions = torch.arange(TOKENS, device=sizes.device)
+        _synchronize(sizes)
+        run = kernels.rotate_at(xs, poison(*xs), positions, frequencies(sizes), "half")
+        times[1:] = [times[1], time.perf_counter()]
+        _build(run)
+        times.append(time.perf_counter())
+        for _ in range(2):
+            run()
+            _synchronize(sizes)
+            times.append(time.perf_counter())
+    error = truth.check(Side("own", run, truth.rotation(xs, positions)))
+    names = "triton's driver", "the CUDA context", "the build", "the first launch", "the second"
+    for name, begun, ended in zip(names, times, times[1:], strict=False):
+        yield Row(name=f"first use: {name}", us=None if sizes.dry else (ended - begun) * 1e6)
+    yield Row(name="first use: the answer", error=error, verdict="right")
+
+
+def _build(run: kernels.Run) -> None:
+    missing: dict[Hashable, Build] = {}
+    try:
+        with deferred_builds(missing.__setitem__):
+            run()
+    except KernelNotBuilt:
+        for build in missing.values():
+            build()
+
+
+@contextmanager
+def _empty_cache() -> Iterator[None]:
+    kept = os.environ.get("TRITON_CACHE_DIR")
+    with TemporaryDirectory() as folder:
+        os.environ["TRITON_CACHE_DIR"] = folder
+        yield
+    del os.environ["TRITON_CACHE_DIR"]
+    if kept is not None:
+        os.environ["TRITON_CACHE_DIR"] = kept
+
+
+def _software() -> dict[str, object]:
+    return {
+        "python": platform.python_version(),
+        **table.versions("torch", "triton"),
+        "CUDA": torch.version.cuda,
+        **{name: shutil.which(name) for name in ("gcc", "cc", "clang")},
+        **{name: os.environ[name] for name in ("CC", "TRITON_LIBCUDA_PATH") if name in os.environ},
+    }
+
+
+def _host() -> dict[str, object]:
+    locked, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    return {
+        "cores": len(os.sched_getaffinity(0)),
+        "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB",
+        "huge pages": HUGE_PAGES.read_text().strip() if HUGE_PAGES.exists() else "none",
+        "memlock": "unlimited" if locked == resource.RLIM_INFINITY else locked,
+    }
+
+
+def _gpu() -> dict[str, object]:
+    properties = torch.cuda.get_device_properties(0)
+    link = "pcie.link.gen.current", "pcie.link.width.current"
+    return {
+        "name": properties.name,
+        "capability": f"{properties.major}.{properties.minor}",
+        "multiprocessors": properties.multi_processor_count,
+        "shared bytes of a block": properties.shared_memory_per_block_optin,
+        "L2 bytes": properties.L2_cache_size,
+        "memory bytes": properties.total_memory,
+        "cuDNN": torch.backends.cudnn.version(),
+        **card.smi("driver_version", "clocks.sm", *link),
+    }
+
+
+def _listed(facts: dict[str, object]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in facts.items())
+
+
+def _synchronize(sizes: Sizes) -> None:
+    if not sizes.dry:
+        torch.cuda.synchronize()

@@ -1,0 +1,125 @@
+"""The first time on a GPU: `python -m benchmarks.gpu_first [--dry-run] [--only STEP,STEP]`.
+
+Each step is a process with a limit of its own: one that hangs or crashes is a row of the table, and
+the next one runs. Answers are compared with float64 before anything of them is timed. The rows are
+in a file of JSON lines as soon as they are found; the whole table comes last. It takes at most
+330 s; steps for which no time is left are rows too. The exit status is 1 if a step or an answer
+failed, and 0 however many goals are missed.
+
+A dry run needs no GPU: kernels are interpreted, sizes are tiny, the service computes on the CPU,
+and no time is measured.
+"""
+
+import argparse
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Sequence
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import torch
+
+from benchmarks import table
+from benchmarks.first_run.child import Step, read, run_step, write
+from benchmarks.first_run.row import COLUMNS, Row, failure
+
+ALL_S = 330.0
+STEPS = (
+    Step("facts", 75),
+    Step("floors", 40),
+    Step("copies", 30),
+    Step("answers", 75),
+    Step("libraries", 30),
+    Step("speeds", 75),
+    Step("tiles", 45),
+    Step("service", 75),
+    Step("failures", 45),
+)
+DRY_LIMIT = 10.0
+"""How many times its limit a step may take where it is interpreted."""
+
+KILLED_S = 5.0
+"""Time that a killed process gets to be gone: the driver may have a kernel to end."""
+
+PRELOADED = ["benchmarks.first_run.child", "benchmarks.gpu_cases.kernels"]
+
+
+def main() -> None:
+    """Run the command line."""
+    args = _arguments()
+    names = args.only.split(",") if args.only else [step.name for step in STEPS]
+    if unknown := set(names) - {step.name for step in STEPS}:
+        raise SystemExit(f"no such step: {', '.join(sorted(unknown))}")
+    steps = [step for step in STEPS if step.name in names]
+    if args.dry_run:
+        os.environ["TRITON_INTERPRET"] = "1"  # read when triton is imported
+        print("dry run: no figure is a GPU figure, and no time is measured\n", flush=True)
+    elif not torch.cuda.is_available():
+        raise SystemExit("there is no CUDA device; --dry-run runs every step without one")
+    args.json.unlink(missing_ok=True)
+    rows = run(steps, args.json, dry=args.dry_run)
+    print()
+    table.print_head(COLUMNS)
+    for row in rows:
+        table.print_row(row.cells)
+    failed = [row.name for row in rows if row.failed]
+    if failed:
+        raise SystemExit(f"{len(failed)} failed: {', '.join(failed)}")
+
+
+def run(steps: Sequence[Step], file: Path, *, dry: bool, all_s: float = ALL_S) -> list[Row]:
+    """Run steps one after the other, each as long as it may; return the rows of all.
+
+    Args:
+        steps: what to run.
+        file: where rows are appended as JSON lines; those of a step are there when it ends.
+        dry: whether kernels are interpreted and nothing is timed.
+        all_s: seconds that all may take together; without a limit in a dry run.
+    """
+    until = time.monotonic() + all_s
+    file.touch()
+    # one process imports torch and triton once, and each step is a fork of it
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    for step in steps:
+        left_s = step.limit_s * DRY_LIMIT if dry else min(step.limit_s, until - time.monotonic())
+        if left_s <= 0:
+            write(failure(step.name, f"not begun: {all_s:g} s are over"), file)
+            continue
+        process = context.Process(target=run_step, args=(step, left_s, dry, file))
+        process.start()
+        process.join(left_s)
+        if process.exitcode is None:
+            _kill(process)
+            write(failure(step.name, f"killed after {left_s:g} s"), file)
+        elif process.exitcode:
+            write(failure(step.name, f"ended with status {process.exitcode}"), file)
+    return read(file)
+
+
+def _kill(process: BaseProcess) -> None:
+    """Kill a step and all processes that it started."""
+    assert process.pid is not None, "it was started"
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:  # it has no group yet
+        process.kill()
+    process.join(KILLED_S)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--dry-run", action="store_true", help="interpreted, tiny, nothing timed")
+    parser.add_argument("--only", default="", help="names of steps, separated by commas")
+    parser.add_argument(
+        "--json", type=Path, default=Path("gpu_first.jsonl"), help="where rows are written"
+    )
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

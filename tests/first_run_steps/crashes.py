@@ -1,0 +1,5 @@
+import os
+
+
+def rows(sizes):
+    yield os._exit(3)
