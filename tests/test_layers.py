@@ -28,7 +28,7 @@ service.params
 service.ropes
 service.packing
 service.batcher service.admission service.slabs service.wire service.host
-service.errors service.metrics service.settings service.logs
+service.errors service.metrics service.settings service.logs service.kernel_cache
 rope_core.reference rope_core.attention rope_core.merge rope_core.accuracy
 rope_core.rotary
 rope_core.backends rope_core.hf
@@ -85,7 +85,7 @@ KEPT_IN = {
     },
     "service": {"service"},
     "rope_client": set(),
-    "triton": {"rope_core.kernels"},
+    "triton": {"rope_core.kernels", "service.kernel_cache"},
 }
 
 
