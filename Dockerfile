@@ -53,10 +53,22 @@ COPY . .
 RUN --mount=type=cache,target=/root/.cache/pip \
     /opt/pip/bin/pip --python /opt/rope/bin/python install --no-deps .
 
+# Kernels for GPUs that the machine of the build does not have.
+FROM service AS kernels
+# service.prebuild's own defaults where not given
+ARG KERNEL_TARGETS
+ARG KERNEL_SHAPES
+RUN mkdir -p /opt/rope/triton; \
+    if [ -d /opt/torch/lib/python*/site-packages/triton ]; then \
+        TRITON_CACHE_DIR=/opt/rope/triton /opt/rope/bin/python -m service.prebuild \
+        ${KERNEL_TARGETS:+--targets="$KERNEL_TARGETS"} ${KERNEL_SHAPES:+--shapes="$KERNEL_SHAPES"}; \
+    fi
+
 FROM base
 COPY --from=torch /opt/torch /opt/torch
 COPY --from=driver /opt/rope/triton /opt/rope/triton
 COPY --from=service /opt/rope /opt/rope
+COPY --from=kernels /opt/rope/triton /opt/rope/triton
 # NVIDIA_*: which libraries the container runtime hands over. LD_LIBRARY_PATH: where the device plugins
 # of some clouds mount them. HOME, USER and the caches: any uid may run this, also one that no file knows.
 # GLIBC_TUNABLES: as service.__main__.MALLOC, which saves starting twice.

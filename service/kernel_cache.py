@@ -29,7 +29,7 @@ MIN_FREE_BYTES = 16 * 2**20
 
 
 DROPPED = {".source", ".ttir", ".ttgir", ".llir", ".ptx"}
-"""Stages of a compilation that are stored empty: nine tenths of the bytes, and no load needs them."""
+"""Stages of a compilation that are stored empty: most of the bytes, and no load needs them."""
 
 
 class KernelCache(FileCacheManager):  # type: ignore[misc]

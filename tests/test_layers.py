@@ -19,6 +19,7 @@ service.offers service.middleware service.routes service.openapi
 service.schemas service.examples
 service.life
 service.records
+service.prebuild
 service.warm_up service.calling
 service.http service.failures service.endpoints service.engine
 service.device
@@ -85,7 +86,7 @@ KEPT_IN = {
     },
     "service": {"service"},
     "rope_client": set(),
-    "triton": {"rope_core.kernels", "service.kernel_cache"},
+    "triton": {"rope_core.kernels", "service.kernel_cache", "service.prebuild"},
 }
 
 

@@ -1,0 +1,93 @@
+"""Compile the kernels that models need for GPUs that this machine does not have.
+
+    TRITON_CACHE_DIR=/opt/rope/triton python -m service.prebuild
+
+The build of the image runs this. The kernels are stored under the keys of a run on such a GPU.
+"""
+
+import sys
+import time
+from argparse import ArgumentParser
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
+from itertools import product
+from multiprocessing import get_context
+from typing import Any
+
+import torch
+from triton import knobs
+from triton.runtime import driver
+
+from rope_core import (
+    Attend,
+    Call,
+    CosSin,
+    Merge,
+    NoBackend,
+    Rotate,
+    Shift,
+    attend,
+    merge,
+    rotate,
+    shift,
+)
+from rope_core.kernels.offline import MAX_SHARED_MEM, OfflineDriver
+from service.settings import shapes_of
+from service.warm_up_calls import usual_calls
+
+Shape = tuple[int, int, int]
+
+SHAPES = "32x8x128,16x16x64,8x4x256,32x32x96,32x32x80"
+"""One of each usual width of heads. Kernels do not depend on the number of heads."""
+
+RUNS: dict[type[Call], Callable[..., Any]] = {
+    Rotate: rotate,
+    Attend: attend,
+    Shift: shift,
+    Merge: merge,
+}
+"""What runs a call. `CosSin` is missing: it has no kernel."""
+
+
+def main() -> None:
+    """Compile for all capabilities and shapes, in one process per CPU."""
+    parser = ArgumentParser(prog="python -m service.prebuild", description=__doc__)
+    parser.add_argument("--targets", default=",".join(map(str, MAX_SHARED_MEM)))
+    parser.add_argument("--shapes", default=SHAPES)
+    arguments = parser.parse_args()
+    targets = [int(target) for target in arguments.targets.split(",")]
+    jobs = list(product(shapes_of(arguments.shapes), targets))
+    # a process for each job: Triton keeps what it has compiled, whatever the target
+    with ProcessPoolExecutor(mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
+        began = time.monotonic()
+        for (shape, target), built in zip(
+            jobs, pool.map(prebuild, *zip(*jobs, strict=True)), strict=True
+        ):
+            name = "x".join(map(str, shape))
+            took_s = time.monotonic() - began
+            sys.stdout.write(f"sm_{target} {name}: {built} kernels, after {took_s:.0f} s\n")
+            sys.stdout.flush()
+
+
+def prebuild(shape: Shape, target: int) -> int:
+    """Compile the usual kernels of one shape for one GPU; return how many were new.
+
+    Args:
+        shape: heads, key/value heads, head_dim.
+        target: ten times the compute capability.
+    """
+    torch.set_num_threads(1)
+    compiled = []
+    knobs.compilation.listener = lambda *, cache_hit, **_: compiled.append(not cache_hit)
+    driver.set_active(OfflineDriver(target))
+    for call in usual_calls(*shape):
+        if isinstance(call, CosSin):
+            continue
+        with suppress(NoBackend):
+            RUNS[type(call)](call, backend="fused")
+    return sum(compiled)
+
+
+if __name__ == "__main__":
+    main()
