@@ -4,10 +4,12 @@ import asyncio
 import logging
 import platform
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
 from functools import cache, partial
+from itertools import chain
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import torch
@@ -18,7 +20,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.routing import Route as StarletteRoute
 
-from rope_core import ConfigError
+from rope_core import ConfigError, Result
 from rope_core.backends import fused
 from rope_core.presets import built_in, from_folder
 from service import __version__, failures, host, metrics, openapi
@@ -26,9 +28,9 @@ from service.admission import Admission
 from service.batcher import Batcher
 from service.calling import Service
 from service.choice import Choice
-from service.device import Accelerator, Cpu, Device, Driver, find_driver
+from service.device import Accelerator, Cpu, Device, Driver, KernelBuilder, find_driver
 from service.endpoints import ENDPOINTS
-from service.engine import Engine
+from service.engine import Engine, Job
 from service.errors import DeviceLost, DeviceStuck
 from service.life import Life, Phase
 from service.local import list_presets, list_variants
@@ -44,8 +46,16 @@ from service.routes import Route
 from service.settings import Settings, shapes_of
 from service.slabs import Slabs
 from service.warm_up import warm_up
+from service.warm_up_calls import rare_calls, usual_calls
 
 log = logging.getLogger("rope.app")
+
+STAGING_THREADS = 4
+"""Threads of torch on the CPU beside a GPU, for which the CPU only copies.
+
+OpenMP makes a team of them for each thread that calls torch: of all cores of a large host, they
+would exceed the limit of processes of a container, at which OpenMP ends the process.
+"""
 
 
 def create_app(settings: Settings, life: Life, driver: Driver | None = None) -> Requests:
@@ -93,14 +103,22 @@ def app_of(protocol: Protocol, device_threads: ThreadPoolExecutor) -> Requests:
 async def living(protocol: Protocol, device_threads: ThreadPoolExecutor) -> AsyncIterator[None]:
     """Warm up, and be there for requests; at the end, answer who still waits."""
     service = protocol.service
-    if service.engine.device.traits.warms_up_first:
+    if service.engine.device.traits.builds_kernels:
         service.batcher.hold()
-    warming = asyncio.create_task(_warm_up(service, protocol.life))
+    loop = asyncio.get_running_loop()
+
+    def restart_watchdog() -> None:  # on the builder's thread: a build is a sign of life
+        with suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(service.batcher.restart_watchdog)
+
+    service.builder.on_progress = restart_watchdog
+    warming = asyncio.create_task(_warm_up(service, protocol.life, device_threads))
     try:
         with torch.inference_mode():  # for all that runs on this thread
             yield
     finally:
         warming.cancel()
+        service.builder.close()
         service.batcher.close()
         protocol.regions.close()
         device_threads.shutdown(wait=False)
@@ -112,11 +130,15 @@ def make_service(
 ) -> tuple[Service, ThreadPoolExecutor]:
     """Return what all routes share, and the threads of its device."""
     measured = metrics.Metrics()
-    torch.set_num_threads(settings.threads or host.num_cpus())
     driver = driver or find_driver(settings.device)
+    cpus = host.num_cpus()
+    torch.set_num_threads(
+        settings.threads or (cpus if driver is None else min(STAGING_THREADS, cpus))
+    )
     budget = settings.memory_budget_bytes or min(host.memory_bytes() // 4, 4 * 2**30)
     slabs = Slabs(max_idle_bytes=budget, pins=driver)
-    device: Device = Cpu(slabs) if driver is None else Accelerator(driver, slabs)
+    builder = KernelBuilder(measured)
+    device: Device = Cpu(slabs) if driver is None else Accelerator(driver, slabs, builder)
     engine = Engine(
         device,
         max_call_s=settings.max_call_s,
@@ -125,7 +147,7 @@ def make_service(
     )
     lanes = device.traits.lanes
     device_threads = ThreadPoolExecutor(lanes, thread_name_prefix="device")
-    batcher = Batcher(
+    batcher: Batcher[Job, Result] = Batcher(
         engine.run,
         device_threads,
         lanes=lanes,
@@ -139,15 +161,24 @@ def make_service(
     )
     admission = Admission(budget)
     measured.queue_depth.set_function(lambda: len(batcher.waiting))
+    measured.kernel_builds_waiting.set_function(lambda: builder.num_waiting)
     measured.queued_bytes.set_function(lambda: sum(job.num_bytes for job in batcher.waiting))
     measured.admitted_bytes.set_function(lambda: admission.charged_bytes)
     measured.device_memory_bytes.set_function(device.memory_bytes)
     readers = ThreadPoolExecutor(1, thread_name_prefix="reader")
     ropes = _ropes(settings.presets_dir)
     choice = Choice(_backend(settings.backend, device), settings.allow_backend)
-    service = Service(settings, engine, choice, batcher, admission, slabs, ropes, readers, measured)
+    service = Service(
+        *(settings, engine, choice, batcher, admission, slabs, builder, ropes, readers, measured)
+    )
     life.give_up = batcher.close
     return service, device_threads
+
+
+def _num_threads(driver: Driver | None) -> int:
+    """Return how many threads torch computes with, or copies with beside a GPU."""
+    cpus = host.num_cpus()
+    return cpus if driver is None else min(STAGING_THREADS, cpus)
 
 
 def _ropes(folder: Path | None) -> Ropes:
@@ -165,23 +196,38 @@ def _backend(wanted: str, device: Device) -> str | None:
     return None if wanted == "auto" else wanted
 
 
-async def _warm_up(service: Service, life: Life) -> None:
-    thread = ThreadPoolExecutor(1, thread_name_prefix="warm-up")
-    shapes = shapes_of(service.settings.warm_up_shapes)
+async def _warm_up(service: Service, life: Life, device_threads: Executor) -> None:
+    """Make the service ready with the usual kernels, then let the rarer ones be built."""
+    engine, choice, builder = service.engine, service.choice, service.builder
+    traits, listed = engine.device.traits, service.settings.warm_up_shapes
+    shapes = traits.warm_up_shapes if listed is None else shapes_of(listed)
     loop = asyncio.get_running_loop()
+    together = Barrier(traits.lanes)
+
+    def on_lane() -> None:
+        together.wait()  # so that each has a thread: cuDNN, for one, keeps its plans by thread
+        warm_up(engine, choice, builder, chain.from_iterable(usual_calls(*s) for s in shapes))
+
     try:
-        await loop.run_in_executor(thread, warm_up, service.engine, service.choice, shapes)
+        lanes = (loop.run_in_executor(device_threads, on_lane) for _ in range(traits.lanes))
+        await asyncio.gather(*lanes)
     except DeviceLost as lost:
         service.batcher.close(DeviceLost)
         _end(life, lost)
+        return
     except Exception:
         log.exception("warm-up failed; the service will not become ready")
-    else:
-        life.warmed_up()
-        log.info("ready", extra={"fields": {"device": service.engine.device.name}})
+        return
     finally:
         service.batcher.release()
-        thread.shutdown(wait=False)
+    life.warmed_up()
+    log.info("ready", extra={"fields": {"device": engine.device.name}})
+    if traits.builds_kernels:
+        # Requests do not wait for these: what they miss meanwhile is computed by the eager backend.
+        # One thread feeds the builder one call at a time, so that kernels which requests ask for
+        # do not wait behind all of the rarer ones.
+        rarer = chain.from_iterable(rare_calls(*shape) for shape in shapes)
+        await asyncio.to_thread(warm_up, engine, choice, builder, rarer)
 
 
 def _end(life: Life, failure: DeviceLost | DeviceStuck) -> None:

@@ -44,7 +44,10 @@ R_co = TypeVar("R_co", covariant=True)
 
 @dataclass(frozen=True, slots=True)
 class Run(Generic[R_co]):
-    """What one go of the device gave: a result for each call, in their order."""
+    """What one go of the device gave: a result for each call, in their order.
+
+    A failure among the results is the answer to its call alone.
+    """
 
     results: Sequence[R_co]
     copy_s: float
@@ -83,7 +86,8 @@ class Batcher(Generic[C, R]):
     """One queue before one device.
 
     Args:
-        run: answers calls of one batch key; raises DeviceLost if it never will again.
+        run: answers calls of one batch key, with a failure in the place of a call that failed
+            alone; raises DeviceLost if it never will again.
         device: the threads that long runs are handed to, one for each lane.
         lanes: runs in flight at a time.
         quick: tells whether a run is shorter than the hand-off, so that it runs on the event loop.
@@ -97,7 +101,7 @@ class Batcher(Generic[C, R]):
 
     def __init__(
         self,
-        run: Callable[[Sequence[C]], Run[R]],
+        run: Callable[[Sequence[C]], Run[R | Exception]],
         device: Executor,
         *,
         lanes: int,
@@ -205,7 +209,7 @@ class Batcher(Generic[C, R]):
         self._running.append(batch)
         for entry in (*batch, *self._queue):
             self._guard(entry)
-        self._watch()
+        self.restart_watchdog()
         tell = asyncio.get_running_loop().call_soon_threadsafe
 
         def hand_back(done: Future[list[Run[R | Exception]]]) -> None:
@@ -214,15 +218,16 @@ class Batcher(Generic[C, R]):
 
         def live() -> None:
             with contextlib.suppress(RuntimeError):
-                tell(self._watch)
+                tell(self.restart_watchdog)
 
         self._device.submit(self._attempt, calls, live).add_done_callback(hand_back)
         self._wake()
 
-    def _watch(self) -> None:
+    def restart_watchdog(self) -> None:
         """Give the device its time from now on: it has more to do, or has just shown that it lives.
 
-        One lane may wait for the other, so that what one does is a sign for both.
+        One lane may wait for the other, so that what one does is a sign for both. To be called on
+        the event loop.
         """
         if self._watchdog is not None:
             self._watchdog.cancel()
@@ -236,7 +241,7 @@ class Batcher(Generic[C, R]):
         self, batch: list[Entry[C, R]], started: float, done: Future[list[Run[R | Exception]]]
     ) -> None:
         self._running.remove(batch)
-        self._watch()
+        self.restart_watchdog()
         self._finish(batch, started, done.result())
 
     def _finish(

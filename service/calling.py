@@ -11,6 +11,7 @@ from service.admission import Admission
 from service.asks import Asked
 from service.batcher import Answer, Batcher, Entry
 from service.choice import Choice
+from service.device import KernelBuilder
 from service.endpoints import PROMPT_PARAMS_BYTES, Endpoint
 from service.engine import Engine, Job
 from service.errors import ClientLeft
@@ -33,6 +34,7 @@ class Service:
     batcher: Batcher[Job, Result]
     admission: Admission
     slabs: Slabs
+    builder: KernelBuilder
     ropes: Ropes
     readers: Executor
     """Threads that read bodies which would hold up the event loop."""

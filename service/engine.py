@@ -9,6 +9,7 @@ from torch import Tensor
 
 import rope_core
 from rope_core import Attend, Call, CosSin, Merge, Result, Rotate, Rotated, Shift
+from rope_core.errors import KernelNotBuilt
 from rope_core.inference import inference
 from service.batcher import Run
 from service.device import Device
@@ -97,8 +98,10 @@ class Engine:
         return max(self._stuck_s, PATIENCE * sum(job.seconds for job in jobs))
 
     @inference
-    def run(self, jobs: Sequence[Job]) -> Run[Result]:
+    def run(self, jobs: Sequence[Job]) -> Run[Result | KernelNotBuilt]:
         """Run jobs of one batch key as one.
+
+        Jobs that name a backend whose kernel is not built yet have KernelNotBuilt for a result.
 
         Raises:
             DeviceFull, DeviceLost: it cannot.

@@ -8,6 +8,7 @@ from http import HTTPStatus
 import orjson
 
 from rope_core import ConfigError, NoBackend, ShapeError
+from rope_core.errors import KernelNotBuilt
 from service import errors
 from service.http import Headers
 
@@ -28,6 +29,7 @@ RESPONSES: tuple[tuple[type[Exception], HTTPStatus, str], ...] = (
     (ConfigError, HTTPStatus.UNPROCESSABLE_ENTITY, "config"),
     (errors.UnknownName, HTTPStatus.UNPROCESSABLE_ENTITY, "unknown"),
     (NoBackend, HTTPStatus.UNPROCESSABLE_ENTITY, "no_backend"),
+    (KernelNotBuilt, HTTPStatus.SERVICE_UNAVAILABLE, "kernel_not_built"),
     (errors.Overloaded, HTTPStatus.SERVICE_UNAVAILABLE, "overloaded"),
     (errors.Expired, HTTPStatus.SERVICE_UNAVAILABLE, "expired"),
     (errors.ShuttingDown, HTTPStatus.SERVICE_UNAVAILABLE, "shutting_down"),

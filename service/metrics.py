@@ -10,6 +10,7 @@ from prometheus_client.metrics import disable_created_metrics
 from service import __version__
 
 _SECONDS = tuple(b * 10.0**e for e in range(-5, 2) for b in (1, 2.5, 5))  # 10 us to 50 s
+_BUILD_SECONDS = tuple(2.0**e for e in range(-6, 7))  # 16 ms, from a cache, to 64 s
 _REQUESTS = tuple(2.0**e for e in range(9))
 _TOKENS = tuple(4.0**e for e in range(10))
 
@@ -48,6 +49,18 @@ class Metrics:
             registry=to,
         )
         self.backend_calls = lru_cache(maxsize=64)(calls.labels)
+        self.kernel_builds = Counter(
+            "rope_kernel_builds", "Kernels built for the device.", ("outcome",), registry=to
+        )
+        self.kernel_build_seconds = Histogram(
+            "rope_kernel_build_seconds",
+            "Building one kernel.",
+            buckets=_BUILD_SECONDS,
+            registry=to,
+        )
+        self.kernel_builds_waiting = Gauge(
+            "rope_kernel_builds_waiting", "Kernels waiting to be built.", registry=to
+        )
         self.queue_depth = Gauge("rope_queue_depth", "Calls waiting for a run.", registry=to)
         self.queued_bytes = Gauge("rope_queued_bytes", "Bytes of calls waiting.", registry=to)
         self.admitted_bytes = Gauge(

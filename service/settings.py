@@ -70,7 +70,8 @@ class Settings(BaseSettings):
     """Port of gRPC, at the same address; 0 lets the system choose."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where tensors are computed on; `auto` takes the GPU if there is one."""
+    """Where tensors are computed on; `auto` takes the GPU if there is one, and ends with the reason
+    if torch cannot use it."""
 
     backend: Literal["auto", "eager", "sdpa", "fused"] = "auto"
     """Which backend computes; `auto` takes the first that can do a call. What the one named here
@@ -81,7 +82,8 @@ class Settings(BaseSettings):
     """Whether a request may name a backend, which then wins over `ROPE_BACKEND`."""
 
     threads: PositiveInt | None = None
-    """Threads that compute on the CPU; as many as the control group's quota allows where unset."""
+    """Threads of torch on the CPU; as many as the control group's quota allows where unset, at most
+    4 where a GPU computes."""
 
     presets_dir: Path | None = None
     """Folder of config.json files, `<name>.json` or `<name>/config.json`, that are presets, too."""
@@ -117,9 +119,10 @@ class Settings(BaseSettings):
     """Time after which a GPU that answers nothing is given up, and the process with it; ten times
     the estimate of what it is at where that is more."""
 
-    warm_up_shapes: Shapes = "4x2x64"
-    """Shapes to be fast from the first request on, `heads x kv_heads x head_dim` of your models:
-    `32x8x128,16x16x64`. What is built for them is built before the service is ready."""
+    warm_up_shapes: Shapes | None = None
+    """Shapes of your models, `heads x kv_heads x head_dim`: `32x8x128,16x16x64`. The kernels that
+    each of them usually needs are there before the service is ready, the rarer ones are built
+    after that. Where unset: 32x8x128 on a GPU; on a CPU no kernels are built."""
 
     default_timeout_s: Seconds = 30.0
     """Time from a request's head to its answer, where the request does not set it."""

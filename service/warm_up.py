@@ -1,38 +1,44 @@
-"""What is loaded or built at its first use, is before the service is ready."""
+"""Trigger lazy imports and kernel builds before requests do."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+import logging
+from collections.abc import Iterable
 
-import torch
-
-from rope_core import Attend, Call, CosSin, Merge, NoBackend, RopeConfig, Rotate, Shift
-from rope_core.checks import DTYPES
+from rope_core import Call, NoBackend
 from service.choice import Choice
+from service.device import KernelBuilder
 from service.engine import Engine
+from service.errors import DeviceLost
 
-LAYOUTS = ("half", "interleaved")
+log = logging.getLogger("rope.warm_up")
 
-TOKENS = 16
-
-
-def warm_up(engine: Engine, choice: Choice, shapes: Sequence[tuple[int, int, int]]) -> None:
-    """Run each operation in each dtype and layout, for each shape: heads, of keys, and width."""
-    for heads, kv_heads, head_dim in shapes:
-        for layout in LAYOUTS:
-            rope = RopeConfig.of(head_dim, layout=layout)
-            for dtype in DTYPES:
-                for call in _calls(heads, kv_heads, rope, dtype):
-                    with suppress(NoBackend):  # the operator's choice, which requests are told
-                        engine.run([engine.job(call, choice.of(call, None))])
+MAX_RUNS = 6
+"""Runs of one call: a backend that is named misses one kernel after the other."""
 
 
-def _calls(heads: int, kv_heads: int, rope: RopeConfig, dtype: torch.dtype) -> Iterator[Call]:
-    head_dim = rope.head_dim
-    q, k = (torch.zeros(1, TOKENS, n, head_dim, dtype=dtype) for n in (heads, kv_heads))
-    last = torch.tensor([TOKENS - 1])
-    yield Rotate(q, k, rope)
-    yield Attend(q, k, k, rope, return_lse=True)
-    yield Attend(q[:, -1:], k, k, rope, q_positions=last, return_lse=True)  # a step of decoding
-    yield Shift(k, torch.tensor(1), rope)
-    yield Merge(q[None], torch.zeros(1, 1, TOKENS, heads))
-    yield CosSin(torch.arange(TOKENS), rope)
+def warm_up(engine: Engine, choice: Choice, builder: KernelBuilder, calls: Iterable[Call]) -> None:
+    """Run each call until the kernels that it needs are built. Waits for the builds.
+
+    A call that fails is logged, as long as the eager backend can do it on the same device.
+
+    Raises:
+        DeviceLost: the device computes no more.
+        Exception: the eager backend fails as well.
+    """
+    for call in calls:
+        if builder.closed:
+            return
+        job = engine.job(call, choice.of(call, None))
+        try:
+            engine.run([job])
+            for _ in range(MAX_RUNS):
+                if not builder.wait():
+                    break
+                engine.run([job])
+        except NoBackend:
+            continue  # the operator has named a backend that declines: requests are told so
+        except DeviceLost:
+            raise
+        except Exception:
+            fields = {"call": type(call).__name__, "num_bytes": job.num_bytes}
+            log.exception("a call of the warm-up failed", extra={"fields": fields})
+            engine.run([engine.job(call, "eager")])

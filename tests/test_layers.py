@@ -24,7 +24,7 @@ service.warm_up service.calling
 service.http service.failures service.endpoints service.engine
 service.device
 service.asks
-service.local service.index service.choice
+service.local service.index service.choice service.warm_up_calls
 service.params
 service.ropes
 service.packing
@@ -65,7 +65,7 @@ KEPT_IN = {
     "grpc_reflection": {"service.oip.grpc"},
     "google.protobuf": {"service.oip.grpc"},
     "torch": {"rope_core", "service.app", "service.engine", "service.wire", "service.slabs"}
-    | {"service.device", "service.packing", "service.warm_up"}
+    | {"service.device", "service.packing", "service.warm_up_calls"}
     | {"service.metrics", "service.endpoints", "service.local", "service.asks", "service.index"}
     | {"service.oip"},
     "rope_core": {"rope_core", "service.endpoints", "service.engine", "service.failures"}
@@ -83,6 +83,7 @@ KEPT_IN = {
         "service.device",
         "service.packing",
         "service.warm_up",
+        "service.warm_up_calls",
     },
     "service": {"service"},
     "rope_client": set(),

@@ -17,8 +17,11 @@ import torch
 from torch import Tensor
 
 from rope_core import Attend, Call, Result, Rotate
+from rope_core.builds import deferred_builds
 from rope_core.calls import moved, tensors_of
+from rope_core.errors import KernelNotBuilt
 from service.batcher import Run
+from service.device.kernel_builder import KernelBuilder
 from service.device.places import Places, span
 from service.device.seam import Driver, Event, Stream, Traits
 from service.device.turns import Turns
@@ -28,17 +31,26 @@ from service.slabs import SMALLEST_BYTES, Slabs
 
 log = logging.getLogger("rope.device")
 
+BYTES_PER_S = 1.25e10
+"""Bytes of a call that are brought and answered in a second.
+
+PCI Express carries 3.2e10 bytes a second each way in its version 4 and 6.3e10 in version 5, at 16
+lanes, of which copies from pinned memory reach some 2.5e10 and 5e10. An answer is about as large as
+what it answers, and comes back after it: so half of the slower figure.
+"""
+
 TRAITS = Traits(
     lanes=2,
-    bytes_per_s=2e11,
+    bytes_per_s=BYTES_PER_S,
     flops_per_s=1e14,
-    warms_up_first=True,
+    builds_kernels=True,
     may_hang=True,
     quick_s=0.0,
     mixes=True,
     packs=(Rotate, Attend),
     packed_bytes=SMALLEST_BYTES,  # larger bodies lie in slabs, and are not copied to be staged
     batch_bytes=2**26,
+    warm_up_shapes=((32, 8, 128),),  # of Llama 3 8B, Mistral 7B, Qwen3 8B
 )
 
 
@@ -48,20 +60,24 @@ class Accelerator:
     Args:
         driver: what to do it with.
         slabs: pinned memory, pooled: runs are staged in it, and answers land in it.
+        builder: builds the kernels that runs miss.
     """
 
     traits = TRAITS
 
-    def __init__(self, driver: Driver, slabs: Slabs) -> None:
+    def __init__(self, driver: Driver, slabs: Slabs, builder: KernelBuilder) -> None:
         self.name = str(driver.device)
         self._driver = driver
         self._slabs = slabs
+        self._builder = builder
         self._bringing, self._computing, self._fetching = (driver.stream() for _ in range(3))
         self._launch = threading.Lock()
         self._turns = Turns()
         self._lost = False
 
-    def run(self, loads: Sequence[Load], compute: Callable[[Call], Result]) -> Run[Result]:
+    def run(
+        self, loads: Sequence[Load], compute: Callable[[Call], Result]
+    ) -> Run[Result | KernelNotBuilt]:
         """Bring, compute, fetch; where memory does not suffice, once more with nobody else."""
         with self._turns.together():
             outcome = self._attempt(loads, compute)
@@ -82,7 +98,7 @@ class Accelerator:
 
     def _attempt(
         self, loads: Sequence[Load], compute: Callable[[Call], Result]
-    ) -> Run[Result] | Exception:
+    ) -> Run[Result | KernelNotBuilt] | Exception:
         """Run once. A failure is returned: only then are the tensors of its frames let go."""
         if self._lost:
             return DeviceLost()
@@ -102,7 +118,9 @@ class Accelerator:
             return DeviceLost()
         return DeviceFull()
 
-    def _go(self, loads: Sequence[Load], compute: Callable[[Call], Result]) -> Run[Result]:
+    def _go(
+        self, loads: Sequence[Load], compute: Callable[[Call], Result]
+    ) -> Run[Result | KernelNotBuilt]:
         begun = time.perf_counter()
         inputs = [load.inputs for load in loads]
         joints = [*{id(joint): joint for each in inputs for joint in each.values()}.values()]
@@ -114,11 +132,13 @@ class Accelerator:
         at = dict(zip(map(id, joints), places.views(brought), strict=True))
         with self._launch:  # one run's work after the other's, and what is fetched in that order
             with self._leg(self._computing, after=bring.end) as work:
-                answers = [
-                    compute(load.call({name: at[id(joint)] for name, joint in each.items()}))
+                calls = [
+                    load.call({name: at[id(joint)] for name, joint in each.items()})
                     for load, each in zip(loads, inputs, strict=True)
                 ]
-                found = [tensors_of(answer) for answer in answers]
+                with deferred_builds(self._builder.start):
+                    answers = [_compute_if_built(call, compute) for call in calls]
+                found = [_tensors_of(answer) for answer in answers]
                 gathered, places = self._gather([t for each in found for t in each.values()])
             landing = self._lease(gathered.numel())
             with self._leg(self._fetching, after=work.end) as fetch:
@@ -126,11 +146,13 @@ class Accelerator:
         fetch.end.synchronize()
         landed = time.perf_counter()
         views = iter(places.views(landing))
-        results = [
-            _own(result)
-            for load, answer, each in zip(loads, answers, found, strict=True)
-            for result in load.split(moved(answer, dict(zip(each, views, strict=False))))
-        ]
+        results: list[Result | KernelNotBuilt] = []
+        for load, answer, each in zip(loads, answers, found, strict=True):
+            if isinstance(answer, KernelNotBuilt):
+                results += [answer] * load.num_calls
+            else:
+                landed_answer = moved(answer, dict(zip(each, views, strict=False)))
+                results += map(_own, load.split(landed_answer))
         split_s = time.perf_counter() - landed
         return Run(results, staged_s + bring.seconds + fetch.seconds + split_s, work.seconds)
 
@@ -183,6 +205,18 @@ class _Leg:
     def seconds(self) -> float:
         """How long it took; it has been waited for."""
         return self.start.elapsed_time(self.end) / 1e3
+
+
+def _compute_if_built(call: Call, compute: Callable[[Call], Result]) -> Result | KernelNotBuilt:
+    """Return the answer to a call, or KernelNotBuilt: other calls of the run have their answers."""
+    try:
+        return compute(call)
+    except KernelNotBuilt:
+        return KernelNotBuilt()  # without the frames of the other, which hold tensors
+
+
+def _tensors_of(answer: Result | KernelNotBuilt) -> dict[str, Tensor]:
+    return {} if isinstance(answer, KernelNotBuilt) else tensors_of(answer)
 
 
 def _own(result: Result) -> Result:

@@ -30,13 +30,14 @@ class Cpu:
             lanes=1,
             bytes_per_s=4e9,
             flops_per_s=3e10 * torch.get_num_threads(),
-            warms_up_first=False,
+            builds_kernels=False,
             may_hang=False,
             quick_s=2e-3,  # a hand-off would cost them a good part
             mixes=False,
             packs=(Rotate,),
             packed_bytes=2**18,
             batch_bytes=2**20,
+            warm_up_shapes=((4, 2, 64),),  # nothing is built: what is loaded has no shape
         )
 
     def run(self, loads: Sequence[Load], compute: Callable[[Call], Result]) -> Run[Result]:

@@ -1,6 +1,7 @@
 """An NVIDIA GPU, by way of torch: verbs alone, as no test without one sees them."""
 
 from contextlib import AbstractContextManager, suppress
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -11,15 +12,43 @@ OUT_OF_MEMORY = 2
 """cudaErrorMemoryAllocation: what an allocator other than torch's says."""
 
 
-def find_driver(wanted: str) -> Driver | None:
-    """Return the driver of the device of a setting, None for the CPU, which needs none."""
-    if wanted == "auto":
-        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+CONTROL_FILE = Path("/dev/nvidiactl")
+"""Exists where NVIDIA's driver has given this system, or this container, a GPU."""
+
+
+def find_driver(wanted: str, control_file: Path = CONTROL_FILE) -> Driver | None:
+    """Return the driver of a device, None for the CPU, which needs none.
+
+    Args:
+        wanted: the setting `device`: `auto`, `cpu` or `cuda`.
+        control_file: file whose existence shows that the system has an NVIDIA GPU.
+
+    Raises:
+        SystemExit: torch cannot use the GPU that is wanted, or that is there and was not declined.
+    """
     if wanted == "cpu":
         return None
-    if not torch.cuda.is_available():
-        raise SystemExit("device cuda was asked for, but torch finds no GPU")
-    return Cuda()
+    if torch.cuda.is_available():
+        return Cuda()
+    if wanted == "cuda":
+        raise SystemExit(f"device cuda was asked for, but torch finds no GPU: {_why_no_gpu()}")
+    if control_file.exists():
+        raise SystemExit(
+            f"there is an NVIDIA GPU, but torch cannot use it: {_why_no_gpu()}. "
+            "Set ROPE_DEVICE=cpu to serve on the CPU"
+        )
+    return None
+
+
+def _why_no_gpu() -> str:
+    """Return torch's own reason for finding no GPU, in one line."""
+    if torch.version.cuda is None:
+        return "this torch was built without CUDA"
+    try:
+        torch.cuda.init()  # type: ignore[no-untyped-call]
+    except Exception as failure:
+        return " ".join(str(failure).split())
+    return "torch gives no reason"
 
 
 class Cuda:
@@ -65,12 +94,15 @@ class Cuda:
         to.copy_(source, non_blocking=True)
 
     def is_full(self, failure: Exception) -> bool:
-        """Tell whether a failure is torch's own, CUDA's or that of a library."""
-        return (
-            isinstance(failure, torch.OutOfMemoryError)
-            or getattr(failure, "error_code", None) == OUT_OF_MEMORY
-            or "STATUS_ALLOC_FAILED" in str(failure)
-        )
+        """Tell whether a failure says so in the words of torch, CUDA, Triton or a library."""
+        if isinstance(failure, torch.OutOfMemoryError):
+            return True
+        if getattr(failure, "error_code", None) == OUT_OF_MEMORY:
+            return True
+        text = str(failure)
+        # Triton: "Triton Error [CUDA]: out of memory"; cuBLAS and cuDNN 8: ..._STATUS_ALLOC_FAILED;
+        # cuDNN 9: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED
+        return "out of memory" in text.lower() or "ALLOC" in text
 
     def empty_cache(self) -> None:
         """Give back what torch's pool holds."""

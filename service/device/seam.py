@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from rope_core import Call, Result
+from rope_core.errors import KernelNotBuilt
 from service.batcher import Run
 from service.packing import Load
 from service.slabs import Pins
@@ -24,8 +25,8 @@ class Traits:
     bytes_per_s: float
     flops_per_s: float
 
-    warms_up_first: bool
-    """Whether calls wait until it is warm: what is built then takes long, and one run at a time."""
+    builds_kernels: bool
+    """Whether kernels are built for it: calls wait until the usual ones are there."""
 
     may_hang: bool
     """Whether a run may never come back; where it is slow at most, nobody watches over it."""
@@ -45,6 +46,9 @@ class Traits:
     batch_bytes: int
     """Bytes of tensors that a run may hold, where the operator does not say."""
 
+    warm_up_shapes: tuple[tuple[int, int, int], ...]
+    """Shapes to warm up, where the operator does not say: heads, kv_heads, head_dim."""
+
 
 class Device(Protocol):
     """Runs calls; several threads may ask it to."""
@@ -52,8 +56,12 @@ class Device(Protocol):
     name: str
     traits: Traits
 
-    def run(self, loads: Sequence[Load], compute: Callable[[Call], Result]) -> Run[Result]:
+    def run(
+        self, loads: Sequence[Load], compute: Callable[[Call], Result]
+    ) -> Run[Result | KernelNotBuilt]:
         """Return the answers of all calls that the loads stand for, on the host, in their order.
+
+        A call that a kernel is missing for, and that nothing else may compute, has KernelNotBuilt.
 
         Raises:
             DeviceFull: its memory does not suffice, though nothing else was run.

@@ -50,7 +50,7 @@ class Attentions(Pack):
 
     def __init__(self, calls: Sequence[Attend]) -> None:
         form = moved(calls[0], dict.fromkeys(NUMBERS) | _sequences(calls))
-        super().__init__(form, _join(calls))
+        super().__init__(form, _join(calls), len(calls))
         self._leading = [call.q.shape[:-2] for call in calls]
 
     def split(self, result: Result) -> list[Result]:

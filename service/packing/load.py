@@ -47,6 +47,10 @@ class Load(Protocol):
     """A call to be run, which may stand for several."""
 
     @property
+    def num_calls(self) -> int:
+        """How many it stands for."""
+
+    @property
     def inputs(self) -> Mapping[str, Joint]:
         """The tensors it needs on the device, by the names of its fields."""
 
@@ -64,6 +68,8 @@ class Alone:
     """One call as it is."""
 
     __slots__ = ("_call",)
+
+    num_calls = 1
 
     def __init__(self, call: Call) -> None:
         self._call = call
@@ -94,8 +100,9 @@ class Alone:
 class Pack:
     """Calls of one kind as one: its fields but for the inputs are those of `form`."""
 
-    def __init__(self, form: Call, inputs: Mapping[str, Joint]) -> None:
+    def __init__(self, form: Call, inputs: Mapping[str, Joint], num_calls: int) -> None:
         self.inputs = inputs
+        self.num_calls = num_calls
         self._form = form
 
     def call(self, tensors: Mapping[str, Tensor]) -> Call:

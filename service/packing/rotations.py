@@ -38,7 +38,7 @@ class Rotations(Pack):
             inputs["q"] = Joint([call.q for call in calls if call.q is not None], SEQUENCE)
         if first.k is not None:
             inputs["k"] = Joint([call.k for call in calls if call.k is not None], SEQUENCE)
-        super().__init__(moved(first, {"cu_seqlens": None}), inputs)
+        super().__init__(moved(first, {"cu_seqlens": None}), inputs, len(calls))
         self._lengths = [call.like.shape[SEQUENCE] for call in calls]
 
     def split(self, result: Result) -> list[Result]:

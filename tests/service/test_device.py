@@ -15,7 +15,7 @@ import rope_core
 from rope_core import Attend, RopeConfig, Rotate
 from rope_core.calls import tensors_of
 from service.batcher import Batcher
-from service.device import Accelerator, Cpu
+from service.device import Accelerator, Cpu, KernelBuilder
 from service.engine import Engine
 from service.errors import DeviceFull, DeviceLost
 from service.metrics import Metrics
@@ -30,6 +30,10 @@ def engine_of(device: Accelerator | Cpu) -> Engine:
     return Engine(device, max_call_s=60, max_answer_bytes=2**30, stuck_s=30)
 
 
+def accelerator(driver: FakeDriver, slabs: Slabs) -> Accelerator:
+    return Accelerator(driver, slabs, KernelBuilder(Metrics()))
+
+
 @pytest.fixture
 def driver() -> FakeDriver:
     return FakeDriver()
@@ -37,7 +41,7 @@ def driver() -> FakeDriver:
 
 @pytest.fixture
 def engine(driver: FakeDriver) -> Engine:
-    return engine_of(Accelerator(driver, Slabs(2**28, driver)))
+    return engine_of(accelerator(driver, Slabs(2**28, driver)))
 
 
 @pytest.fixture
@@ -164,7 +168,7 @@ def test_memory_that_is_not_kept_is_unpinned(driver):
 
 def test_a_large_body_is_copied_from_where_it_lies(driver, on_cpu):
     slabs = Slabs(2**28, driver)
-    engine = engine_of(Accelerator(driver, slabs))
+    engine = engine_of(accelerator(driver, slabs))
     body = torch.frombuffer(slabs.lease(2**22), dtype=torch.float32)
     body.copy_(torch.randn(body.shape))
     q = body[2 : 2 + 2**19].view(1, -1, 8, 64)  # after a header of 8 bytes
@@ -347,3 +351,9 @@ def test_scores_take_time_however_narrow_heads_are():
     wide, narrow = (torch.zeros(1, 1, 1).expand(4_000, 16, width) for width in (64, 1))
     seconds = [engine.job(Attend(x, x, x, None)).seconds for x in (wide, narrow)]
     assert seconds[1] > seconds[0] / 6
+
+
+def test_an_estimate_has_the_copies_of_a_call_both_ways(engine):
+    fastest_link = 6.4e10  # bytes a second each way: PCI Express 5, 16 lanes
+    job = engine.job(rotation(2000))
+    assert job.seconds > (job.num_bytes + job.answer_bytes) / fastest_link

@@ -21,7 +21,7 @@ from tests.service.fake_driver import FakeDriver
 SERVICE = "tests.service.fake_service"
 
 LIMIT = 300_000
-"""Bytes above which the faults of these tests come: more than the warm-up brings."""
+"""Bytes above which the faults of these tests come."""
 
 
 def body(length: int) -> bytes:
@@ -48,6 +48,7 @@ def test_a_failed_device_is_told_at_once_and_ends_the_process(
     serve: Serve, fault, code, status, exit_code
 ):
     settings = {"ROPE_DEVICE_STUCK_S": "1", "ROPE_DRAIN_DELAY_S": "1", "FAKE": f"{fault}:{LIMIT}"}
+    settings["ROPE_WARM_UP_SHAPES"] = ""
     with serve(SERVICE, **settings) as (url, process):
         assert ask(url, 4).status_code == 200
         begun = time.monotonic()
@@ -71,7 +72,7 @@ def test_a_failed_device_is_told_at_once_and_ends_the_process(
 
 
 def test_a_device_that_is_full_refuses_what_is_too_large_and_goes_on(serve: Serve):
-    with serve(SERVICE, FAKE=f"full:{LIMIT}") as (url, process):
+    with serve(SERVICE, FAKE=f"full:{LIMIT}", ROPE_WARM_UP_SHAPES="") as (url, process):
         for _ in range(2):
             full = ask(url, 1000)
             assert code_of(full) == (503, "device_memory")
@@ -100,6 +101,7 @@ def test_a_failed_device_and_a_signal_do_not_undo_each_other():
 
 
 async def client_of(driver: FakeDriver, life: Life, **settings: object):
+    settings = {"warm_up_shapes": "2x1x8", **settings}
     app = create_app(Settings(log_level="error", **settings), life, driver)
     return app, httpx.AsyncClient(
         transport=httpx.ASGITransport(app, raise_app_exceptions=False), base_url="http://service"
@@ -129,7 +131,7 @@ async def test_calls_wait_for_a_long_warm_up_which_is_not_a_stuck_device():
     message = Message({"q": torch.ones(1, 2, 2, 8)})
 
     def fault(step: str, _: int) -> None:
-        if step == "compute" and threading.current_thread().name.startswith("warm-up"):
+        if step == "compute" and life.phase is Phase.WARMING_UP:
             assert warm.wait(10)
 
     driver.fault = fault
@@ -147,14 +149,3 @@ async def test_calls_wait_for_a_long_warm_up_which_is_not_a_stuck_device():
         seen = (await client.get("/metrics")).text
         assert "rope_compute_seconds_count 1.0" in seen
         assert "rope_device_memory_bytes 1.0" in seen
-
-
-@pytest.mark.parametrize("shapes", ["4x2x64", "8x8x32, 6x3x128", ""])
-async def test_the_warm_up_runs_every_kind_in_the_shapes_that_are_listed(shapes):
-    driver, life = FakeDriver(), Life()
-    app, client = await client_of(driver, life, warm_up_shapes=shapes)
-    async with app.app.router.lifespan_context(app.app), client:
-        await until(Phase.READY, life)
-    wanted = len([*filter(None, shapes.split(","))])
-    # rotate, attend, decode, shift, merge, cos_sin; three dtypes, two layouts
-    assert driver.log.count("bring") == 6 * 3 * 2 * wanted

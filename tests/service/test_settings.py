@@ -94,4 +94,3 @@ def test_a_gpu_that_is_not_there_stops_the_start():
 def test_shapes_are_read_as_they_are_listed():
     assert shapes_of("32x8x128, 16x16x64") == [(32, 8, 128), (16, 16, 64)]
     assert shapes_of("") == []
-    assert shapes_of(Settings().warm_up_shapes) == [(4, 2, 64)]

@@ -1,0 +1,123 @@
+"""Calls that reach the kernels which requests of a model can reach.
+
+A kernel is compiled for dtypes, widths and for which features there are, never for numbers of
+tokens, sequences or heads. So a few calls of few tokens reach all of them.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import chain
+
+import torch
+from torch import Tensor
+
+from rope_core import Attend, AttentionConfig, Call, CosSin, Merge, RopeConfig, Rotate, Shift
+from rope_core.checks import DTYPES
+from rope_core.config import Layout
+
+LAYOUTS: tuple[Layout, ...] = ("half", "interleaved")
+
+NUM_TOKENS = 100
+"""Of a prompt: more rows than the kernel for few rows takes, whatever the heads."""
+
+FEW_ROWS = 64
+"""Most rows, queries times heads of one key, that the kernel for few rows takes."""
+
+NUM_FAR_KEYS = 2048
+"""Of a long sequence that some queries more than `FEW_ROWS` are appended to."""
+
+
+def warm_up_calls(heads: int, kv_heads: int, head_dim: int) -> Iterator[Call]:
+    """Yield calls of a model's shape; the usual ones come first."""
+    return chain(usual_calls(heads, kv_heads, head_dim), rare_calls(heads, kv_heads, head_dim))
+
+
+def usual_calls(heads: int, kv_heads: int, head_dim: int) -> Iterator[Call]:
+    """Yield what every model is asked for, in each dtype: prompts, decoding, shifts, mergers."""
+    rope = RopeConfig.of(head_dim)
+    few_queries = _few_queries(heads, kv_heads)
+    for dtype in DTYPES:
+        q, k = (_heads(NUM_TOKENS, n, head_dim, dtype) for n in (heads, kv_heads))
+        for layout in LAYOUTS:
+            yield Rotate(q, k, replace(rope, layout=layout))
+        yield Attend(q, k, k, rope)
+        for num_queries in dict.fromkeys((1, few_queries)):
+            yield _append(q, k, rope, num_queries)
+        yield Shift(k, torch.tensor(1), rope)
+        yield Merge(q.expand(2, -1, -1, -1), torch.zeros(2, NUM_TOKENS, heads))
+    yield CosSin(torch.arange(NUM_TOKENS), rope)
+
+
+def rare_calls(heads: int, kv_heads: int, head_dim: int) -> Iterator[Call]:
+    """Yield what some models are asked for: each feature of rotation and attention alone."""
+    rope = RopeConfig.of(head_dim)
+    for dtype in DTYPES:
+        q, k = (_heads(NUM_TOKENS, n, head_dim, dtype) for n in (heads, kv_heads))
+        yield from _rotations(q, k, rope)
+        for num_queries in dict.fromkeys((NUM_TOKENS, 1, _few_queries(heads, kv_heads))):
+            yield from _attentions(_append(q, k, rope, num_queries))
+        far = _heads(NUM_FAR_KEYS, kv_heads, head_dim, dtype)
+        yield _append(q, far, rope, min(NUM_TOKENS, _few_queries(heads, kv_heads) + 1))
+
+
+def _rotations(q: Tensor, k: Tensor, rope: RopeConfig) -> Iterator[Call]:
+    positions = torch.arange(NUM_TOKENS)
+    partial_dim = max(2, rope.head_dim // 4 * 2)
+    for layout in LAYOUTS:
+        whole = replace(rope, layout=layout)
+        partial = RopeConfig.of(rope.head_dim, rotary_dim=partial_dim, layout=layout)
+        for each in (whole, partial):
+            yield Rotate(q, k, each, positions)
+            yield Rotate(q, k, replace(each, arithmetic="hf"), positions)  # by a table of angles
+            yield Shift(k, positions, each)
+        for dtype in (torch.int32, torch.float32, torch.float64):
+            yield Rotate(q, k, whole, positions.to(dtype))
+
+
+def _attentions(plain: Attend) -> Iterator[Call]:
+    """Yield attention with each feature alone.
+
+    Pairs of features, except those of a part of a sequence, are built when requests ask for them:
+    all of them would keep a CPU busy for the better part of an hour.
+    """
+    num_queries, num_keys = plain.q.shape[1], plain.k.shape[1]
+    mask = torch.ones(num_queries, num_keys, dtype=torch.bool)
+    yield replace(plain, return_lse=True)
+    for config in (
+        AttentionConfig(causal=False),
+        AttentionConfig(window=16),
+        AttentionConfig(chunk=16),
+        AttentionConfig(softcap=50.0),
+    ):
+        yield replace(plain, attention=config)
+    yield replace(plain, sinks=torch.zeros(plain.q.shape[-2]))
+    yield replace(plain, mask=mask)
+    yield replace(plain, mask=torch.zeros(mask.shape))
+    yield replace(plain, out_dtype=torch.float32, return_lse=True)
+    q_index = torch.arange(num_keys - num_queries, num_keys)
+    of_part = replace(plain, q_index=q_index, k_index=torch.arange(num_keys))
+    yield of_part
+    yield replace(of_part, out_dtype=torch.float32, return_lse=True)
+    yield replace(
+        plain,
+        q=plain.q[0],
+        k=plain.k[0],
+        v=plain.v[0],
+        cu_seqlens_q=torch.tensor([0, num_queries]),
+        cu_seqlens_k=torch.tensor([0, num_keys]),
+    )
+
+
+def _append(q: Tensor, k: Tensor, rope: RopeConfig, num_queries: int) -> Attend:
+    """Return attention of the last queries over all keys."""
+    positions = torch.arange(k.shape[1] - num_queries, k.shape[1])
+    return Attend(q[:, :num_queries], k, k, rope, q_positions=positions)
+
+
+def _few_queries(heads: int, kv_heads: int) -> int:
+    """Return the most queries that make few rows."""
+    return max(1, FEW_ROWS * kv_heads // heads)
+
+
+def _heads(num_tokens: int, num_heads: int, head_dim: int, dtype: torch.dtype) -> Tensor:
+    return torch.zeros(1, num_tokens, num_heads, head_dim, dtype=dtype)

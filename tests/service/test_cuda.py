@@ -1,0 +1,122 @@
+"""What is decided about an NVIDIA GPU, where there is none: torch is asked through stand-ins."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from service import __main__, app
+from service.device import find_driver
+from service.device.cuda import Cuda
+from service.life import Life
+from service.settings import Settings
+from tests.service.fake_driver import FakeDriver
+
+TOO_OLD = "The NVIDIA driver on your system is too old (found version 12020)."
+
+
+@pytest.fixture
+def control_file(tmp_path: Path) -> Path:
+    file = tmp_path / "nvidiactl"
+    file.touch()
+    return file
+
+
+@pytest.fixture
+def torch_of_cuda(monkeypatch):
+    """A torch that was built with CUDA and finds a driver that is too old."""
+
+    def init() -> None:
+        raise RuntimeError(f"{TOO_OLD}\nPlease update your GPU driver")
+
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "init", init)
+
+
+@pytest.mark.parametrize("wanted", ["auto", "cuda"])
+def test_a_gpu_that_torch_cannot_use_stops_the_start_with_the_reason(
+    torch_of_cuda, control_file, wanted
+):
+    with pytest.raises(SystemExit, match=r"too old .*Please update"):
+        find_driver(wanted, control_file)
+
+
+def test_a_torch_without_cuda_beside_a_gpu_stops_the_start(monkeypatch, control_file):
+    monkeypatch.setattr(torch.version, "cuda", None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit, match=r"built without CUDA.*ROPE_DEVICE=cpu"):
+        find_driver("auto", control_file)
+
+
+def test_the_cpu_serves_where_it_is_asked_for_or_where_no_gpu_is(torch_of_cuda, control_file):
+    assert find_driver("cpu", control_file) is None
+    assert find_driver("auto", control_file.with_name("none")) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "full"),
+    [
+        ("Triton Error [CUDA]: out of memory", True),
+        ("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED", True),
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", True),
+        ("CUDA out of memory. Tried to allocate 2.00 GiB", True),
+        ("CUDA error: an illegal memory access was encountered", False),
+        ("Triton Error [CUDA]: invalid argument", False),
+        ("out of resource: shared memory, Required: 135168", False),
+    ],
+)
+def test_memory_that_does_not_suffice_is_seen_in_the_words_of_each_library(text, full):
+    driver = object.__new__(Cuda)  # to make one initialises CUDA
+    assert driver.is_full(RuntimeError(text)) is full
+
+
+def test_an_error_code_of_cuda_is_seen():
+    failure = RuntimeError("CUDA error")
+    failure.error_code = 2
+    assert object.__new__(Cuda).is_full(failure)
+
+
+@pytest.mark.parametrize(
+    ("driver", "settings", "threads"),
+    [
+        (FakeDriver(), {}, 4),
+        (FakeDriver(), {"threads": 7}, 7),
+        (None, {}, 64),
+        (None, {"threads": 3}, 3),
+    ],
+)
+def test_beside_a_gpu_torch_has_few_threads_on_a_large_host(monkeypatch, driver, settings, threads):
+    monkeypatch.setattr(app.host, "num_cpus", lambda: 64)
+    asked = []
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    app.make_service(Settings(device="cpu", **settings), Life(), driver)
+    assert asked == [threads]
+
+
+@pytest.mark.parametrize("name", ["PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"])
+@pytest.mark.parametrize("given", [None, "max_split_size_mb:64"])
+def test_segments_of_the_allocator_grow_unless_the_operator_says_otherwise(
+    monkeypatch, name, given
+):
+    for variable in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "GLIBC_TUNABLES"):
+        monkeypatch.delenv(variable, raising=False)
+    if given is not None:
+        monkeypatch.setenv(name, given)
+    environments: list[dict[str, str]] = []
+
+    def replace_process(*_: object) -> None:
+        environments.append({**os.environ})
+        raise SystemExit(0)
+
+    monkeypatch.setattr(os, "execv", replace_process)
+    monkeypatch.setattr("sys.argv", ["rope-service"])
+    with pytest.raises(SystemExit):
+        __main__.main()
+    (environment,) = environments
+    monkeypatch.delenv("GLIBC_TUNABLES")  # which main has set
+    monkeypatch.delenv("PYTORCH_ALLOC_CONF", raising=False)
+    found = {n: v for n, v in environment.items() if n.endswith("ALLOC_CONF")}
+    expected = {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}
+    assert found == (expected if given is None else {name: given})

@@ -1,0 +1,226 @@
+"""Kernels that requests miss are built beside the service, whatever clients send."""
+
+import asyncio
+import json
+import logging
+import threading
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import httpx
+import pytest
+import torch
+
+import rope_core
+from rope_core.backends import Rotation, eager
+from rope_core.builds import ensure_built
+from rope_core.errors import KernelNotBuilt
+from service.app import app_of, living, make_service
+from service.batcher import Batcher
+from service.device import KernelBuilder
+from service.device.kernel_builder import MAX_WAITING, RETRY_S
+from service.life import Life, Phase
+from service.metrics import Metrics
+from service.oip.grpc.errors import status_of
+from service.oip.protocol import Protocol
+from service.settings import Settings
+from service.wire import Message
+from service.wire import safetensors as codec
+from tests.service.conftest import asking, post
+from tests.service.fake_driver import FakeDriver
+
+ODD_SHAPES = [(heads, 2 * width) for heads in (1, 2, 3) for width in range(5, 15)]
+
+
+class SlowlyBuilt:
+    """Stands for the fused backend: a kernel for each shape of heads, which waits for `go`."""
+
+    name = "fused"
+
+    def __init__(self) -> None:
+        self.go = threading.Event()
+        self.begun = threading.Event()
+        self.builds: Counter[tuple[int, ...]] = Counter()
+        self.built: set[tuple[int, ...]] = set()
+
+    def why_not(self, work: object) -> str | None:
+        return None if isinstance(work, Rotation) else "it rotates only"
+
+    def run(self, work: Rotation) -> tuple[torch.Tensor, ...]:
+        key = tuple(work.xs[0].shape[1:])
+        ensure_built({} if key in self.built else {key: partial(self._build, key)})
+        return eager.run(work)
+
+    def _build(self, key: tuple[int, ...]) -> None:
+        self.begun.set()
+        self.builds[key] += 1
+        assert self.go.wait(60)
+        self.built.add(key)
+
+
+@pytest.fixture
+def fused(monkeypatch) -> SlowlyBuilt:
+    backend = SlowlyBuilt()
+    monkeypatch.setattr(rope_core.backends, "BACKENDS", (backend, eager))
+    monkeypatch.setattr(rope_core.backends.fused, "unavailable", lambda _: "there is no GPU")
+    return backend
+
+
+@pytest.fixture
+async def serving(fused):
+    """The service on a device that is stuck if it answers nothing for a fifth of a second."""
+    life = Life()
+    settings = Settings(
+        log_level="error", allow_backend=True, device_stuck_s=0.2, warm_up_shapes=""
+    )
+    service, device_threads = make_service(settings, life, FakeDriver())
+    protocol = Protocol(service, life)
+    async with living(protocol, device_threads), asking(app_of(protocol, device_threads)) as client:
+        yield client, life, service
+        fused.go.set()
+
+
+async def rotate(client: httpx.AsyncClient, shape: tuple[int, int], **params: str):
+    message = Message({"q": torch.ones(1, 3, *shape)}, json.dumps(params).encode())
+    return await post(client, codec, "/v1/rotate", message)
+
+
+def done_by(answer: httpx.Response) -> str:
+    return answer.headers["server-timing"].rpartition("backend;desc=")[2].strip('"')
+
+
+async def test_odd_shapes_neither_stop_nor_stall_the_service(serving, fused):
+    client, life, service = serving
+    named = [rotate(client, shape, backend="fused") for shape in ODD_SHAPES * 2]
+    others = [rotate(client, shape, backend="eager") for shape in ODD_SHAPES]
+    answers = await asyncio.gather(*named, *others)
+    for refused in answers[: len(named)]:
+        assert (refused.status_code, refused.json()["code"]) == (503, "kernel_not_built")
+        assert refused.headers["retry-after"]
+    assert all(answer.status_code == 200 for answer in answers[len(named) :])
+    assert life.phase is Phase.READY
+    assert await asyncio.to_thread(fused.begun.wait, 30)
+    assert fused.built == set(), "no build has ended"
+    seen = (await client.get("/metrics")).text
+    assert f"rope_kernel_builds_waiting {len(ODD_SHAPES) - 1}.0" in seen
+    fused.go.set()
+    await asyncio.to_thread(service.builder.wait)
+    answers = await asyncio.gather(*(rotate(client, s, backend="fused") for s in ODD_SHAPES))
+    assert {(answer.status_code, done_by(answer)) for answer in answers} == {(200, "fused")}
+    assert {*fused.builds.values()} == {1}, "each is built once"
+    seen = (await client.get("/metrics")).text
+    assert f'rope_kernel_builds_total{{outcome="built"}} {len(ODD_SHAPES)}.0' in seen
+    assert f"rope_kernel_build_seconds_count {len(ODD_SHAPES)}.0" in seen
+
+
+async def test_a_missing_kernel_costs_the_neighbours_of_its_run_nothing(serving, fused):
+    _, _, service = serving
+    fused.built.add((2, 16))
+    shapes = [(2, 16), (3, 16), (2, 16)]
+    calls = [
+        rope_core.Rotate(torch.ones(2, 3, *shape), None, rope_core.RopeConfig.of(16))
+        for shape in shapes
+    ]
+    jobs = [service.engine.job(call, "fused") for call in calls]
+    run = await asyncio.to_thread(service.engine.run, jobs)
+    missing = [isinstance(result, KernelNotBuilt) for result in run.results]
+    assert missing == [False, True, False]
+
+
+async def test_the_beginning_and_the_end_of_a_build_are_signs_of_life(serving, fused, monkeypatch):
+    _, _, service = serving
+    threads, both = [], asyncio.Event()
+
+    def record(_: Batcher) -> None:
+        threads.append(threading.get_ident())
+        if len(threads) == 2:
+            both.set()
+
+    monkeypatch.setattr(Batcher, "restart_watchdog", record)
+    service.builder.start("key", lambda: None)
+    await asyncio.wait_for(both.wait(), 30)
+    assert {*threads} == {threading.get_ident()}, "on the event loop"
+
+
+def test_over_grpc_it_is_unavailable():
+    code, text = status_of(KernelNotBuilt())
+    assert code.name == "UNAVAILABLE"
+    assert "being built" in text
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def builder(clock) -> KernelBuilder:
+    return KernelBuilder(Metrics(), clock)
+
+
+def test_what_does_not_fit_into_the_queue_may_be_asked_for_again(builder):
+    go, begun, built = threading.Event(), threading.Event(), []
+
+    def first() -> None:
+        begun.set()
+        assert go.wait(30)
+
+    builder.start("first", first)
+    assert begun.wait(30)
+    for key in range(MAX_WAITING + 5):
+        builder.start(key, partial(built.append, key))
+    assert builder.num_waiting == MAX_WAITING
+    go.set()
+    assert builder.wait()
+    assert built == [*range(MAX_WAITING)]
+    for key in range(MAX_WAITING + 5):
+        builder.start(key, partial(built.append, key))
+    builder.wait()
+    assert built == [*range(MAX_WAITING + 5)]
+    assert not builder.wait(), "there is nothing to wait for"
+
+
+def test_a_build_that_fails_is_not_tried_again_at_once(builder, clock, caplog):
+    tries = []
+
+    def fail() -> None:
+        tries.append(clock.now)
+        raise RuntimeError("Triton Error [CUDA]: out of memory")
+
+    with caplog.at_level(logging.ERROR, "rope.kernels"):
+        for clock.now in (0.0, 1.0, RETRY_S + 1):
+            builder.start("key", fail)
+            builder.wait()
+    assert tries == [0.0, RETRY_S + 1]
+    assert len(caplog.records) == 2
+    assert caplog.records[0].fields["kernel"] == "key"
+
+
+def test_the_end_waits_for_no_build(builder):
+    go, begun, built = threading.Event(), threading.Event(), []
+
+    def build() -> None:
+        begun.set()
+        go.wait(30)
+
+    builder.start("running", build)
+    assert begun.wait(30)
+    builder.start("waiting", lambda: built.append("waiting"))
+    with ThreadPoolExecutor(1) as thread:
+        waiter = thread.submit(builder.wait)
+        builder.close()
+        waiter.result(30)
+    (worker,) = (t for t in threading.enumerate() if t.name == "kernel-builder")
+    assert worker.daemon
+    builder.start("late", lambda: built.append("late"))
+    go.set()
+    worker.join(30)
+    assert built == []
