@@ -209,6 +209,7 @@ async def _warm_up(service: Service, life: Life, device_threads: Executor) -> No
         warm_up(engine, choice, builder, chain.from_iterable(usual_calls(*s) for s in shapes))
 
     try:
+        await asyncio.to_thread(service.slabs.pin_ladder)
         lanes = (loop.run_in_executor(device_threads, on_lane) for _ in range(traits.lanes))
         await asyncio.gather(*lanes)
     except DeviceLost as lost:

@@ -4,6 +4,7 @@ A slab is leased as a memoryview, and goes back by itself when nothing looks at 
 slice, no tensor made from it, and no socket that has yet to send it.
 """
 
+import logging
 import mmap
 import threading
 import weakref
@@ -14,15 +15,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
+log = logging.getLogger("rope.slabs")
+
 SMALLEST_BYTES = 2**20
 """Below this, the allocator's own reuse is as good."""
+
+
+LADDER_BYTES = tuple(4**step * 2**20 for step in range(5))
+"""Sizes that are pinned beforehand, 1 MiB to 256 MiB, each `LADDER_COPIES` times."""
+
+LADDER_COPIES = 2
+"""One for what a request brings, and one for what it is answered."""
 
 
 class Pins(Protocol):
     """Makes memory fit to be copied to and from a device while the processor does other things."""
 
     def pin(self, address: int, num_bytes: int) -> bool:
-        """Pin memory; False where the system does not allow it."""
+        """Pin memory; False where the system does not allow it. Takes milliseconds."""
 
     def unpin(self, address: int) -> None:
         """Undo it, before the memory is given back."""
@@ -31,25 +41,50 @@ class Pins(Protocol):
 class Slabs:
     """A pool of buffers.
 
+    Pinned memory stays pinned as long as the pool exists: to pin or to unpin stalls the copies of
+    the device.
+
     Args:
-        max_idle_bytes: memory kept for later; more is given back to the system.
-        pins: pins each buffer as long as it exists, which takes far longer than to use it again.
+        max_idle_bytes: memory kept for later; unpinned memory beyond it is given back to the
+            system. At most as much is pinned.
+        pins: pins memory for a device; None for the CPU, which needs none.
     """
 
     def __init__(self, max_idle_bytes: int, pins: Pins | None = None) -> None:
         self._max_idle_bytes = max_idle_bytes
         self._pins = pins
         self._idle: list[mmap.mmap] = []  # in the order of their sizes
+        self._idle_pinned: list[mmap.mmap] = []  # as _idle
         self._pinned: list[tuple[int, mmap.mmap]] = []  # in the order of their addresses
+        self._pinned_bytes = 0  # with what is being pinned
+        self._max_pinned_bytes = max_idle_bytes
         # the event loop and the device's threads lease, and a finalizer runs in any one's midst
         self._lock = threading.RLock()
+        if pins is not None:
+            weakref.finalize(self, _unpin_all, pins, self._pinned).atexit = False
 
     def lease(self, num_bytes: int) -> memoryview:
-        """Return writable memory of `num_bytes`; its contents are anything."""
-        slab = self._take(num_bytes) or self._make(num_bytes)
-        owner = np.frombuffer(slab, dtype=np.uint8, count=num_bytes)
-        weakref.finalize(owner, self._give_back, slab).atexit = False
-        return owner.data
+        """Return writable memory of `num_bytes`; its contents are anything.
+
+        Pinned memory if such is idle. Nothing is pinned here, so that the event loop can ask.
+        """
+        return self._lend(self._take_pinned(num_bytes), num_bytes)
+
+    def lease_pinned(self, num_bytes: int) -> memoryview:
+        """As `lease`, but pins memory if none is idle and the limit allows it."""
+        slab = self._take_pinned(num_bytes)
+        return self._lend(slab or self._make_pinned(num_bytes), num_bytes)
+
+    def pin_ladder(self) -> None:
+        """Pin memory of all sizes, at most half of what may be kept. Takes up to a second."""
+        left = self._max_idle_bytes // 2
+        for size in sorted(LADDER_BYTES * LADDER_COPIES):
+            left -= size
+            slab = self._make_pinned(size) if left >= 0 else None
+            if slab is None:
+                return
+            with self._lock:
+                insort(self._idle_pinned, slab, key=len)
 
     def tensor(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """Return a contiguous tensor in leased memory, or in fresh memory if it is small."""
@@ -72,34 +107,62 @@ class Slabs:
             return None
         return torch.frombuffer(slab, dtype=torch.uint8, count=last - first, offset=first - address)
 
-    def _make(self, num_bytes: int) -> mmap.mmap:
-        slab = _allocate(num_bytes)
-        if self._pins is not None:
-            address = _address_of(slab)
-            if self._pins.pin(address, len(slab)):
-                with self._lock:
-                    insort(self._pinned, (address, slab), key=_address)
-        return slab
+    def _lend(self, pinned: mmap.mmap | None, num_bytes: int) -> memoryview:
+        slab = pinned
+        if slab is None:
+            slab = self._take(self._idle, num_bytes, 2 * num_bytes) or _allocate(num_bytes)
+        owner = np.frombuffer(slab, dtype=np.uint8, count=num_bytes)
+        give_back = self._give_back if pinned is None else self._give_back_pinned
+        weakref.finalize(owner, give_back, slab).atexit = False
+        return owner.data
 
-    def _take(self, num_bytes: int) -> mmap.mmap | None:
+    def _take_pinned(self, num_bytes: int) -> mmap.mmap | None:
+        if self._pins is None:
+            return None
+        return self._take(self._idle_pinned, num_bytes, 4 * num_bytes)  # as the ladder's steps
+
+    def _take(self, idle: list[mmap.mmap], num_bytes: int, most: int) -> mmap.mmap | None:
+        """Remove the smallest that suffices; `most`: the largest that is no waste."""
         with self._lock:
-            fit = bisect_left(self._idle, num_bytes, key=len)
-            most = max(2 * num_bytes, SMALLEST_BYTES)
-            if fit < len(self._idle) and len(self._idle[fit]) <= most:
-                return self._idle.pop(fit)
+            fit = bisect_left(idle, num_bytes, key=len)
+            if fit < len(idle) and len(idle[fit]) <= max(most, SMALLEST_BYTES):
+                return idle.pop(fit)
+        return None
+
+    def _make_pinned(self, num_bytes: int) -> mmap.mmap | None:
+        """Return memory that is pinned now; None at the limit, or where the system refuses."""
+        if self._pins is None or self._pinned_bytes + num_bytes > self._max_pinned_bytes:
+            return None
+        slab = _allocate(num_bytes)
+        with self._lock:
+            self._pinned_bytes += len(slab)
+            fits = self._pinned_bytes <= self._max_pinned_bytes
+        address = _address_of(slab)
+        pinned = fits and self._pins.pin(address, len(slab))  # without the lock: it takes long
+        with self._lock:
+            if pinned:
+                insort(self._pinned, (address, slab), key=_address)
+                return slab
+            self._pinned_bytes -= len(slab)
+            if fits:  # refused, as it will be the next time
+                log.warning("no more memory can be pinned than %d bytes", self._pinned_bytes)
+                self._max_pinned_bytes = self._pinned_bytes
         return None
 
     def _give_back(self, slab: mmap.mmap) -> None:
         with self._lock:
-            if sum(map(len, self._idle)) + len(slab) <= self._max_idle_bytes:
+            idle_bytes = sum(map(len, self._idle)) + sum(map(len, self._idle_pinned))
+            if idle_bytes + len(slab) <= self._max_idle_bytes:
                 insort(self._idle, slab, key=len)
-                return
-            index = bisect_left(self._pinned, _address_of(slab), key=_address)
-            if index == len(self._pinned) or self._pinned[index][1] is not slab:
-                return
-            address, _ = self._pinned.pop(index)
-        if self._pins is not None:
-            self._pins.unpin(address)
+
+    def _give_back_pinned(self, slab: mmap.mmap) -> None:
+        with self._lock:
+            insort(self._idle_pinned, slab, key=len)
+
+
+def _unpin_all(pins: Pins, pinned: list[tuple[int, mmap.mmap]]) -> None:
+    for address, _ in pinned:
+        pins.unpin(address)
 
 
 def _address(pinned: tuple[int, mmap.mmap]) -> int:

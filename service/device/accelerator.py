@@ -179,7 +179,7 @@ class Accelerator:
         return gathered, places
 
     def _lease(self, num_bytes: int) -> Tensor:
-        memory = self._slabs.lease(max(1, num_bytes))
+        memory = self._slabs.lease_pinned(max(1, num_bytes))
         return torch.frombuffer(memory, dtype=torch.uint8)[:num_bytes]
 
     @contextmanager

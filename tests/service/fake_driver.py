@@ -79,6 +79,7 @@ class FakeDriver:
         self.sources: list[int] = []
         self.pins: dict[int, int] = {}
         self.num_pins = 0
+        self.pinning_threads: set[int] = set()
         self.num_emptied = 0
         self._streams: list[Stream] = []
         self._now = threading.local()
@@ -86,6 +87,7 @@ class FakeDriver:
     def pin(self, address: int, num_bytes: int) -> bool:
         self.pins[address] = num_bytes
         self.num_pins += 1
+        self.pinning_threads.add(threading.get_ident())
         return True
 
     def unpin(self, address: int) -> None:

@@ -1,14 +1,28 @@
 """Memory: reused buffers, and the budget that all requests share."""
 
+import asyncio
 import gc
+import threading
 
 import pytest
 import torch
 
 from service.admission import Admission, Charge
+from service.app import create_app
 from service.errors import Overloaded
 from service.host import memory_bytes, num_cpus
+from service.life import Life
+from service.settings import Settings
 from service.slabs import SMALLEST_BYTES, Slabs
+from service.wire import Message
+from service.wire import safetensors as codec
+from tests.service.conftest import asking, post
+from tests.service.fake_driver import FakeDriver
+
+
+@pytest.fixture
+def driver() -> FakeDriver:
+    return FakeDriver()
 
 
 def address(memory: memoryview) -> int:
@@ -50,6 +64,79 @@ def test_idle_slabs_are_bounded():
     del leases
     again = [slabs.lease(1) for _ in range(5)]
     assert len(addresses & {address(lease) for lease in again}) >= 2
+
+
+def test_a_lease_never_pins_and_takes_idle_pinned_memory_first(driver):
+    slabs = Slabs(2**30, driver)
+    plain = slabs.lease(2**20)
+    assert driver.num_pins == 0
+    pinned = slabs.lease_pinned(2**20)
+    at = address(pinned)
+    assert [*driver.pins] == [at]
+    del plain, pinned
+    assert address(slabs.lease(2**20)) == at
+    again = slabs.lease_pinned(2**18)
+    assert (address(again), driver.num_pins) == (at, 1)
+
+
+@pytest.mark.parametrize("budget", [2**20, 2**25, 2**28, 2**30, 2**32])
+def test_the_ladder_takes_at_most_half_of_the_memory_and_is_leased_first(driver, budget):
+    slabs = Slabs(budget, driver)
+    slabs.pin_ladder()
+    sizes = sorted(driver.pins.values())
+    whole = sorted(4**step * 2**20 for step in range(5) for _ in range(2))
+    assert sizes == whole[: len(sizes)]
+    assert sum(sizes) <= budget // 2
+    assert sizes == whole or sum(whole[: len(sizes) + 1]) > budget // 2
+    leases = [slabs.lease(size - 100) for size in sizes]
+    assert sorted(map(address, leases)) == sorted(driver.pins)
+
+
+def test_memory_stays_pinned_until_the_pool_is_gone(driver):
+    slabs = Slabs(2 * SMALLEST_BYTES, driver)
+    leases = [slabs.lease_pinned(SMALLEST_BYTES) for _ in range(5)]
+    assert len(driver.pins) == 2, "no more than may be kept"
+    del leases
+    assert len(driver.pins) == 2
+    del slabs
+    gc.collect()
+    assert driver.pins == {}
+
+
+def test_what_is_idle_is_bounded_beside_pinned_memory(driver):
+    slabs = Slabs(3 * SMALLEST_BYTES, driver)
+    leases = [slabs.lease_pinned(SMALLEST_BYTES), *(slabs.lease(SMALLEST_BYTES) for _ in range(4))]
+    first = address(leases[0])
+    del leases
+    again = [slabs.lease(SMALLEST_BYTES) for _ in range(5)]
+    assert first in map(address, again)
+    assert driver.num_pins == 1
+
+
+def test_a_system_that_refuses_to_pin_is_asked_no_more(driver, monkeypatch):
+    refused = []
+
+    def refuse(at, num_bytes):
+        refused.append(at)
+        return False
+
+    monkeypatch.setattr(driver, "pin", refuse)
+    slabs = Slabs(2**30, driver)
+    slabs.pin_ladder()
+    assert len(slabs.lease_pinned(2**20)) == 2**20
+    assert len(refused) == 1
+
+
+async def test_the_event_loop_pins_nothing(driver):
+    life = Life()
+    app = create_app(Settings(log_level="error", warm_up_shapes=""), life, driver)
+    async with app.app.router.lifespan_context(app.app), asking(app) as client:
+        bodies = [Message({"q": torch.ones(1, length, 8, 64)}) for length in range(600, 3000, 400)]
+        for _ in range(2):
+            got = await asyncio.gather(*(post(client, codec, "/v1/rotate", b) for b in bodies * 2))
+            assert {answer.status_code for answer in got} == {200}
+    assert driver.num_pins > 0
+    assert threading.get_ident() not in driver.pinning_threads
 
 
 def test_small_tensors_come_from_the_allocator():
