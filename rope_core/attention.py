@@ -5,7 +5,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from rope_core.backends import Attention, sdpa, select
+from rope_core.backends import Attention, run, sdpa
 from rope_core.calls import Attend, Attended
 from rope_core.config import RopeConfig
 from rope_core.inference import inference
@@ -26,6 +26,7 @@ def attend(call: Attend, backend: str | None = None) -> Attended:
 
     Raises:
         NoBackend: the backend declines the call.
+        KernelNotBuilt: a kernel of the backend named is still being built.
         ConfigError: there is none of that name.
     """
     q, k, v, rope = call.q, call.k, call.v, call.rope
@@ -42,11 +43,11 @@ def attend(call: Attend, backend: str | None = None) -> Attended:
         out_dtype=call.out_dtype,
         return_lse=call.return_lse,
     )
-    chosen = select(work, backend)
-    out, *lse = (x[0] if one else x for x in chosen.run(work))
+    tensors, name = run(work, backend)
+    out, *lse = (x[0] if one else x for x in tensors)
     if rope is not None and rope.values == "and_back":
         (out,), _ = rotate_by((out,), of_q, rope, True, (None,), backend, or_another=True)
-    return Attended(out, lse[0] if call.return_lse else None, chosen.name)
+    return Attended(out, lse[0] if call.return_lse else None, name)
 
 
 def _index(call: Attend) -> tuple[Tensor, Tensor] | None:

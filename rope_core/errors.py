@@ -5,6 +5,7 @@ RopeError
   +- ShapeError    a tensor's shape, dtype or contents do not fit the call it is part of
   +- NoBackend     every backend declined the call
   +- KernelNotBuilt  a kernel that the call needs is being built; try again
+  +- KernelFailed  a kernel that the call needs cannot be built
 """
 
 
@@ -55,3 +56,7 @@ class KernelNotBuilt(RopeError):
         super().__init__(
             "a kernel for this call is still being built; send it again in a few seconds"
         )
+
+
+class KernelFailed(RopeError):
+    """A kernel that the call needs cannot be built here."""

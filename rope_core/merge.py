@@ -1,6 +1,6 @@
 """Attention over parts of the keys, merged into attention over all of them."""
 
-from rope_core.backends import Merging, select
+from rope_core.backends import Merging, run
 from rope_core.calls import Attended, Merge
 from rope_core.inference import inference
 
@@ -18,9 +18,8 @@ def merge(call: Merge, backend: str | None = None) -> Attended:
 
     Raises:
         NoBackend: the backend declines the call.
+        KernelNotBuilt: a kernel of the backend named is still being built.
         ConfigError: there is none of that name.
     """
-    work = Merging(call.out, call.lse)
-    chosen = select(work, backend)
-    out, lse = chosen.run(work)
-    return Attended(out, lse, chosen.name)
+    (out, lse), name = run(Merging(call.out, call.lse), backend)
+    return Attended(out, lse, name)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rope_core import ragged
 from rope_core.axes import Columns, summed
-from rope_core.backends import Rotation, Turning, eager, fused, prefer, select
+from rope_core.backends import Rotation, Turning, candidates, eager, fused, run
 from rope_core.backends.rotation import turn_few
 from rope_core.calls import CosSin, Rotate, Rotated, Shift, Table
 from rope_core.config import RopeConfig
@@ -75,6 +75,7 @@ def rotate(call: Rotate, out: Rotated | None = None, backend: str | None = None)
 
     Raises:
         NoBackend: the backend declines the call.
+        KernelNotBuilt: a kernel of the backend named is still being built.
         ConfigError: there is none of that name.
     """
     if backend is None and (turned := _rotate_token(call, out)) is not None:
@@ -240,8 +241,8 @@ def rotate_by(
         gain = 1 / at.gain if inverse else at.gain
         num_tokens = len(at.positions)
         tokens, turned = _packed(xs, num_tokens), _packed(made, num_tokens, True)
-        fused.run(Turning(tokens, at.positions, at.inv_freq, gain, rope, inverse, turned))
-        return made, fused.name
+        turning = Turning(tokens, at.positions, at.inv_freq, gain, rope, inverse, turned)
+        return made, run(turning, backend, or_another=or_another)[1]
     cos, sin, scale = at
     if inverse:
         scale = None if scale is None else 1 / scale
@@ -252,9 +253,7 @@ def rotate_by(
     work = Rotation(
         _packed(xs, num_tokens), cos, sin, scale, rope, inverse, _packed(made, num_tokens, True)
     )
-    chosen = (prefer if or_another else select)(work, backend)
-    chosen.run(work)
-    return made, chosen.name
+    return made, run(work, backend, or_another=or_another)[1]
 
 
 def _packed(xs: Sequence[Tensor], num_tokens: int, written: bool = False) -> tuple[Tensor, ...]:
@@ -298,7 +297,7 @@ def _table(rope: RopeConfig, rows: int) -> Angles:
 
 def _steps(rope: RopeConfig, device: torch.device, backend: str | None) -> Tensor | None:
     """Return the frequencies where a kernel computes the angles, else None."""
-    asked = backend == fused.name if device.type == "cpu" else backend in (None, fused.name)
+    asked = fused in candidates(device, backend)
     return _frequencies(rope, device) if asked and fused.unavailable(device) is None else None
 
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from rope_core.backends.rotation import rotate
-from rope_core.backends.work import FAR, Attention, Merging, Rotation, Work
+from rope_core.backends.work import FAR, Attention, Merging, Rotation, Turning, Work
 
 name = "eager"
 
@@ -18,6 +18,8 @@ def why_not(work: Work) -> None:
 
 def run(work: Work) -> tuple[Tensor, ...]:
     """Do `work`."""
+    if isinstance(work, Turning):
+        work = work.with_angles()
     if isinstance(work, Rotation):
         rotate(work)
         return work.outs

@@ -2,6 +2,7 @@
 
 from contextlib import nullcontext
 from functools import lru_cache
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -18,8 +19,11 @@ WIDEST = 512
 PROGRAMS = 2**31 - 1
 """Programs of a launch, along the one axis of its grid that may be so long."""
 
-AT_ONCE = 2
-"""Tensors that one launch rotates."""
+WIDTHS = frozenset(range(16, 257, 16))
+"""Widths of heads that are rotated. Each is a kernel of its own, so that they are a list."""
+
+PARTIAL_WIDTHS = frozenset((16, 20, 24, 32, 48, 64, 96, 128))
+"""Widths that are rotated of a wider head."""
 
 
 def why_not(work: Work) -> str | None:
@@ -29,6 +33,8 @@ def why_not(work: Work) -> str | None:
     match work:
         case Rotation():
             return _why_not_rotate(work)
+        case Merging() if len(work.out) > PROGRAMS:
+            return f"there are more than {PROGRAMS} parts"
         case Attention() if max(work.q.shape[-1], work.v.shape[-1]) > WIDEST:
             return f"heads are wider than {WIDEST}"
         case Attention() if _most_programs(work) > PROGRAMS:
@@ -50,10 +56,10 @@ def _most_programs(work: Attention) -> int:
 
 def unavailable(device: torch.device) -> str | None:
     """Return why kernels cannot run on a device, None if they can."""
-    interpreted = _interpreted()
-    if interpreted is None:
+    kernels = _kernels()
+    if kernels is None:
         return "triton is not installed"
-    if device.type != "cuda" and not interpreted:
+    if device.type != "cuda" and device.type != kernels.device_type():
         return f"tensors are on {device.type}, not on a GPU"
     return None
 
@@ -79,10 +85,14 @@ def _why_not_layout(rope: RopeConfig) -> str | None:
         return "pairs lie otherwise than in halves, or next to each other"
     if rope.rounding != "once":
         return f"it rounds once, not as {rope.rounding} says"
+    if rope.head_dim not in WIDTHS:
+        return f"heads are {rope.head_dim} wide, not a multiple of 16 up to {max(WIDTHS)}"
+    if rope.rotary_dim != rope.head_dim and rope.rotary_dim not in PARTIAL_WIDTHS:
+        return f"{rope.rotary_dim} elements of a head turn, not one of {sorted(PARTIAL_WIDTHS)}"
     return None
 
 
-def run(work: Work | Turning) -> tuple[Tensor, ...]:
+def run(work: Work) -> tuple[Tensor, ...]:
     """Do `work`, on its device."""
     with torch.cuda.device(work.device) if work.device.type == "cuda" else nullcontext():
         match work:
@@ -107,14 +117,13 @@ def _rotate(work: Rotation | Turning) -> tuple[Tensor, ...]:
         "inverse": work.inverse,
         "trailing": rope.trailing,
     }
-    for first in range(0, len(xs), AT_ONCE):
-        some = slice(first, first + AT_ONCE)
-        if isinstance(work, Turning):
-            by = work.positions, work.inv_freq
-            rotary.rotate_at(xs[some], outs[some], *by, gain=work.gain, **how)
-        else:
-            cos, sin = work.cos.contiguous(), work.sin.contiguous()
-            rotary.rotate(xs[some], outs[some], cos, sin, **how)
+    if isinstance(work, Turning):
+        positions = work.positions
+        # one dtype of each kind, as each is a kernel of its own
+        positions = positions.double() if positions.is_floating_point() else positions.long()
+        rotary.rotate_at(xs, outs, positions, work.inv_freq, gain=work.gain, **how)
+    else:
+        rotary.rotate(xs, outs, work.cos.contiguous(), work.sin.contiguous(), **how)
     for given, out in zip(work.outs, outs, strict=True):
         if out is not given:
             given.copy_(out)
@@ -176,10 +185,10 @@ def _rows_contiguous(x: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=1)
-def _interpreted() -> bool | None:
-    """Return whether kernels run in the interpreter; None where there is no triton."""
+def _kernels() -> ModuleType | None:
+    """Return the package of kernels; None where there is no triton."""
     try:
         from rope_core import kernels
     except ImportError:
         return None
-    return kernels.INTERPRETED
+    return kernels

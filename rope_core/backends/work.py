@@ -35,7 +35,7 @@ class Rotation:
 class Turning:
     """Rotate each of `xs` into its out by the products of positions and frequencies, in float64.
 
-    For kernels alone, which are asked whether they turn by a rope before there are any angles.
+    Kernels compute the angles themselves; `with_angles` is the same work for other backends.
     """
 
     xs: tuple[Tensor, ...]  # [T, H, D], each with its own H
@@ -50,6 +50,12 @@ class Turning:
     def device(self) -> torch.device:
         """Where the tensors are."""
         return self.positions.device
+
+    def with_angles(self) -> Rotation:
+        """Return the same work with its cosines and sines computed."""
+        radians = self.positions.double()[:, None] * self.inv_freq
+        cos, sin = ((t * self.gain).float() for t in (radians.cos(), radians.sin()))
+        return Rotation(self.xs, cos, sin, None, self.rope, self.inverse, self.outs)
 
 
 @dataclass(slots=True)
@@ -145,4 +151,4 @@ class Merging:
         return self.out.device
 
 
-Work = Rotation | Attention | Merging
+Work = Rotation | Turning | Attention | Merging

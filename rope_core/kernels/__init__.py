@@ -5,6 +5,7 @@ so that no request is the first of its kind to be compiled for. Tokens and strid
 """
 
 from triton import knobs
+from triton.runtime import driver
 
 INTERPRETED: bool = knobs.runtime.interpret
 """Whether kernels run on the CPU, in triton's interpreter: where TRITON_INTERPRET was 1."""
@@ -13,3 +14,17 @@ if INTERPRETED:
     from rope_core.kernels.interpreter import put_right
 
     put_right()
+
+
+def device_type() -> str:
+    """Return where the tensors of kernels must be: "cpu" for the interpreter or a stand-in driver.
+
+    "cuda" also where there is no GPU, so that nothing runs.
+    """
+    if INTERPRETED:
+        return "cpu"
+    try:
+        found: str = driver.active.get_active_torch_device().type
+    except RuntimeError:  # no driver finds its device
+        return "cuda"
+    return found

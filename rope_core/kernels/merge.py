@@ -1,26 +1,32 @@
 """Attention over parts of the keys, merged into attention over all of them."""
 
+from functools import lru_cache
+
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from rope_core.kernels.tiles import strides, unit
+from rope_core.kernels.launcher import Launcher, launch_all
+from rope_core.kernels.tiles import cdiv, next_power_of_2, strides, unit
 
 THREADS = 128
 
 
-@triton.jit(do_not_specialize=["num_parts", "num_rows", "lse_part", "x_part", "x_row", "out_row"])
+@triton.jit(
+    do_not_specialize=["num_parts", "num_rows", "lse_part", "x_part", "x_row", "out_row"],
+    do_not_specialize_on_alignment=["lse_ptr", "out_lse_ptr"],
+)
 def merge_kernel(
     x_ptr,  # [parts, rows, WIDTH], strides in units of UNIT, the last is 1 element
     lse_ptr,  # [parts, rows] float32, rows contiguous
     out_ptr,  # [rows, WIDTH]
     out_lse_ptr,  # [rows] float32
-    num_parts,
-    num_rows,
-    lse_part,  # in elements
-    x_part,
-    x_row,
-    out_row,
+    num_parts: tl.int32,
+    num_rows: tl.int64,
+    lse_part: tl.int64,  # in elements
+    x_part: tl.int64,
+    x_row: tl.int64,
+    out_row: tl.int64,
     WIDTH: tl.constexpr,
     UNIT: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
@@ -66,6 +72,9 @@ def merge_kernel(
     tl.store(out_lse_ptr + row, lse, mask=in_rows & (group == 0))
 
 
+LAUNCHER = Launcher(merge_kernel, num_tensors=4)
+
+
 def merge(parts: Tensor, lse: Tensor, out: Tensor, out_lse: Tensor) -> None:
     """Merge N partial answers, which share no memory with `out` and `out_lse`.
 
@@ -78,28 +87,40 @@ def merge(parts: Tensor, lse: Tensor, out: Tensor, out_lse: Tensor) -> None:
 
     Computes in float32, parts in order. Cost: one launch, each part that counts is read once.
     """
-    num_parts, num_rows, width = parts.shape
-    for t in (parts, lse, out, out_lse):
-        assert t.stride(-1) == 1 or t.shape[-1] == 1, "rows lie contiguous"
+    shapes = [(t.shape, t.stride()) for t in (parts, lse, out)]
+    assert out_lse.is_contiguous(), "rows lie contiguous"
+    grid, numbers, constants = _plan(*shapes, parts.element_size())
+    if grid:
+        launch = LAUNCHER.prepare(
+            grid, (parts, lse, out, out_lse), numbers, constants, num_warps=THREADS // 32
+        )
+        launch_all([launch])
+
+
+Shape = tuple[tuple[int, ...], tuple[int, ...]]
+
+
+@lru_cache(maxsize=4096)
+def _plan(
+    parts: Shape, lse: Shape, out: Shape, element_size: int
+) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
+    """Return grid, numbers and constants for the sizes and strides of the tensors."""
+    for sizes, steps in (parts, lse, out):
+        assert steps[-1] == 1 or sizes[-1] == 1, "rows lie contiguous"
+    num_parts, num_rows, width = parts[0]
     if not num_rows:
-        return
+        return 0, (), ()
     common = unit(parts, out)
-    x_part, x_row = strides(parts)
-    block_width = triton.next_power_of_2(max(1, width))
-    group = min(block_width, 16 // parts.element_size())
+    x_part, x_row = strides(*parts)
+    block_width = next_power_of_2(max(1, width))
+    group = min(block_width, 16 // element_size)
     groups = block_width // group
     block_rows = max(1, THREADS // groups)
-    merge_kernel[(triton.cdiv(num_rows, block_rows),)](
-        *(parts, lse, out, out_lse),
+    numbers = (
         *(num_parts, num_rows),
-        strides(lse)[0],
+        strides(*lse)[0],
         x_part // common,
         x_row // common,
-        strides(out)[0] // common,
-        WIDTH=width,
-        UNIT=common,
-        BLOCK_ROWS=block_rows,
-        GROUPS=groups,
-        GROUP=group,
-        num_warps=THREADS // 32,
+        strides(*out)[0] // common,
     )
+    return cdiv(num_rows, block_rows), numbers, (width, common, block_rows, groups, group)

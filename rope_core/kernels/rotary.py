@@ -1,15 +1,21 @@
 """Rotation of queries and keys in one launch, by angles of a table or by positions."""
 
 from collections.abc import Sequence
-from typing import Literal
+from functools import lru_cache
+from typing import Any, Literal, NamedTuple
 
-import triton
 from torch import Tensor
 
+from rope_core.kernels.launcher import Launcher, launch_all
 from rope_core.kernels.rotary_kernel import rotary_kernel
-from rope_core.kernels.tiles import head_blocks, strides, unit
+from rope_core.kernels.tiles import cdiv, head_blocks, next_power_of_2, strides, unit
 
 Layout = Literal["half", "interleaved"]
+
+LAUNCHER = Launcher(rotary_kernel, num_tensors=9)
+
+AT_ONCE = 2
+"""Tensors that one launch rotates."""
 
 TILE_ELEMENTS = 2048
 """Elements that a program rotates: at most four accesses of 16 bytes for each of its threads."""
@@ -33,8 +39,8 @@ def rotate(
     """Rotate each of `xs` into the one of `outs` by angles of a table.
 
     Args:
-        xs: one tensor or two `[T, H, D]` of the same tokens, device and dtype: float32, float16 or
-            bfloat16. H may differ. Any strides, but the last is 1.
+        xs: tensors `[T, H, D]` of the same tokens, device and dtype: float32, float16 or bfloat16.
+            H may differ. Any strides, but the last is 1.
         outs: of their shapes and dtype, any strides with a last of 1. Each is its own x, exactly,
             or shares no memory with `xs`; elements that do not turn are then copied.
         cos: float32 `[rows, rotary_dim / 2]`, contiguous.
@@ -45,13 +51,18 @@ def rotate(
         inverse: rotate back, by the negative angle.
         trailing: the last elements of a head turn, not the first.
 
-    Computes in float32 and rounds once. Cost: one launch; reads and writes each x once.
+    Computes in float32 and rounds once. Cost: a launch for each two of `xs`; each is read and
+    written once.
+
+    Raises:
+        KernelNotBuilt: a kernel is missing and is being built elsewhere; nothing is launched.
+        KernelFailed: a kernel cannot be built; nothing is launched.
     """
     assert cos.is_contiguous()
     assert sin.is_contiguous()
     _launch(
-        [x[None] for x in xs],
-        [out[None] for out in outs],
+        xs,
+        outs,
         num_tokens=len(xs[0]),
         rotary_dim=rotary_dim,
         layout=layout,
@@ -89,11 +100,12 @@ def rotate_at(
         inverse: as in `rotate`; the gain is not inverted.
         trailing: as in `rotate`.
 
-    Angles are products in float64, their cosines and sines float32 within 1e-7.
+    Angles are products in float64, their cosines and sines float32 within 1e-7. Raises what
+    `rotate` raises.
     """
     _launch(
-        [x[None] for x in xs],
-        [out[None] for out in outs],
+        xs,
+        outs,
         num_tokens=len(positions),
         rotary_dim=rotary_dim,
         layout=layout,
@@ -142,7 +154,7 @@ def shift_pages(
 
 
 def _launch(
-    xs: Sequence[Tensor],  # [pages, page_size, H, D]; without slots, all tokens are one page
+    xs: Sequence[Tensor],  # [T, H, D], or with slots [pages, page_size, H, D]
     outs: Sequence[Tensor],
     *,
     num_tokens: int,
@@ -155,44 +167,72 @@ def _launch(
     slots: Tensor | None = None,
     gains: tuple[float, float] = (1.0, 1.0),
 ) -> None:
-    for t in (*xs, *outs):
-        assert t.stride(-1) == 1 or t.shape[-1] == 1, "heads lie contiguous"
-    heads = [x.shape[2] for x in xs]
+    launches = []
+    for at in range(0, len(xs), AT_ONCE):
+        some, into = xs[at : at + AT_ONCE], outs[at : at + AT_ONCE]
+        sides = some[0], into[0], some[-1], into[-1]
+        copies = rotary_dim < some[0].shape[-1] and not _in_place(some, into)
+        shapes = tuple([(t.shape, t.stride()) for t in sides])
+        plan = _plan(shapes, len(some), num_tokens, rotary_dim, layout, trailing, copies)
+        if plan.grid:
+            tensors = *sides, *table, inv_freq, ids, slots
+            numbers = *gains, *plan.sizes, 0 if ids is None else ids.stride(0), *plan.strides
+            launches.append(LAUNCHER.prepare(plan.grid, tensors, numbers, plan.constants))
+    launch_all(launches)
+
+
+class _Plan(NamedTuple):
+    """What a launch takes from shapes alone."""
+
+    grid: int
+    sizes: tuple[int, ...]
+    strides: tuple[int, ...]
+    constants: tuple[Any, ...]
+
+
+@lru_cache(maxsize=4096)
+def _plan(
+    shapes: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...],  # sizes, strides of x, out, twice
+    num_xs: int,
+    num_tokens: int,
+    rotary_dim: int,
+    layout: Layout,
+    trailing: bool,
+    copies: bool,
+) -> _Plan:
+    for sizes, steps in shapes:
+        assert steps[-1] == 1 or sizes[-1] == 1, "heads lie contiguous"
+    (*leading, q_heads, head_dim), _ = shapes[0]
+    heads = [q_heads] if num_xs == 1 else [q_heads, shapes[2][0][-2]]
     if not num_tokens or not sum(heads):
-        return
-    _, page_size, _, head_dim = xs[0].shape
-    rows = max(1, TILE_ELEMENTS // triton.next_power_of_2(head_dim))
+        return _Plan(0, (), (), ())
+    rows = max(1, TILE_ELEMENTS // next_power_of_2(head_dim))
     block_heads = head_blocks(heads, min(rows, MOST_HEADS))
     block_tokens = rows // block_heads
-    num_blocks = sum(triton.cdiv(h, block_heads) for h in heads)
-    common = unit(*xs, *outs)
-    sides = [xs[0], outs[0], xs[-1], outs[-1]]
-    lying = [[stride // common for stride in strides(t)] for t in sides]
-    rotary_kernel[(triton.cdiv(num_tokens, block_tokens) * num_blocks,)](
-        *sides,
-        *table,
-        inv_freq,
-        ids,
-        slots,
-        *gains,
-        num_tokens,
-        heads[0],
-        heads[1] if len(xs) == 2 else 0,
-        0 if ids is None else ids.stride(0),
-        *(stride for _, *within in lying for stride in within),
-        lying[0][0],
-        lying[1][0],
-        HEAD_DIM=head_dim,
-        ROTARY_DIM=rotary_dim,
-        START=head_dim - rotary_dim if trailing else 0,
-        INTERLEAVED=layout == "interleaved",
-        COPY_KEPT=rotary_dim < head_dim and not _in_place(xs, outs),
-        PAGE_SIZE=1 if slots is None else page_size,
-        UNIT=common,
-        BLOCK_TOKENS=block_tokens,
-        BLOCK_HEADS=block_heads,
-        BLOCK_HALF=triton.next_power_of_2(rotary_dim // 2),
-        BLOCK_KEPT=triton.next_power_of_2(max(1, head_dim - rotary_dim)),
+    num_blocks = sum(cdiv(h, block_heads) for h in heads)
+    common = unit(*shapes)
+    in_units = [[step // common for step in strides(*each)] for each in shapes]
+    paged = len(leading) == 2
+    return _Plan(
+        grid=cdiv(num_tokens, block_tokens) * num_blocks,
+        sizes=(num_tokens, q_heads, heads[1] if num_xs == 2 else 0),
+        strides=(
+            *(step for each in in_units for step in each[-2:]),
+            *((in_units[0][0], in_units[1][0]) if paged else (0, 0)),
+        ),
+        constants=(
+            head_dim,  # HEAD_DIM
+            rotary_dim,  # ROTARY_DIM
+            head_dim - rotary_dim if trailing else 0,  # START
+            layout == "interleaved",  # INTERLEAVED
+            copies,  # COPY_KEPT
+            leading[1] if paged else 1,  # PAGE_SIZE
+            common,  # UNIT
+            block_tokens,  # BLOCK_TOKENS
+            block_heads,  # BLOCK_HEADS
+            next_power_of_2(rotary_dim // 2),  # BLOCK_HALF
+            next_power_of_2(max(1, head_dim - rotary_dim)),  # BLOCK_KEPT
+        ),
     )
 
 

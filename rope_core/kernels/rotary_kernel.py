@@ -5,12 +5,13 @@ import triton.language as tl
 
 from rope_core.kernels.angles import cos_sin
 
-SIZES = ["num_tokens", "q_heads", "k_heads", "ids_stride", "x_page", "out_page"]
+SIZES = ["cos_gain", "sin_gain", "num_tokens", "q_heads", "k_heads", "ids_stride"]
 STRIDES = [f"{t}_{axis}" for t in ("q", "q_out", "k", "k_out") for axis in ("token", "head")]
+PAGES = ["x_page", "out_page"]
 
 
 @triton.jit(
-    do_not_specialize=SIZES + STRIDES,
+    do_not_specialize=SIZES + STRIDES + PAGES,
     do_not_specialize_on_alignment=["ids_ptr", "inv_freq_ptr", "slots_ptr"],
 )
 def rotary_kernel(
@@ -23,22 +24,22 @@ def rotary_kernel(
     inv_freq_ptr,  # [half] float64, or None where a table is
     ids_ptr,  # [tokens]: position of each token, or its row of the table; None: they are in order
     slots_ptr,  # [tokens] int64: where each token lies, page * PAGE_SIZE + place; None: in order
-    cos_gain,  # what cosines are multiplied by
-    sin_gain,
-    num_tokens,
-    q_heads,
-    k_heads,
-    ids_stride,
-    q_token,
-    q_head,
-    q_out_token,
-    q_out_head,
-    k_token,
-    k_head,
-    k_out_token,
-    k_out_head,
-    x_page,
-    out_page,
+    cos_gain: tl.float32,  # what cosines are multiplied by
+    sin_gain: tl.float32,
+    num_tokens: tl.int64,
+    q_heads: tl.int32,
+    k_heads: tl.int32,
+    ids_stride: tl.int64,
+    q_token: tl.int64,
+    q_head: tl.int64,
+    q_out_token: tl.int64,
+    q_out_head: tl.int64,
+    k_token: tl.int64,
+    k_head: tl.int64,
+    k_out_token: tl.int64,
+    k_out_head: tl.int64,
+    x_page: tl.int64,
+    out_page: tl.int64,
     HEAD_DIM: tl.constexpr,
     ROTARY_DIM: tl.constexpr,
     START: tl.constexpr,  # the first element that turns

@@ -1,23 +1,36 @@
-"""How tensors are cut into tiles, by what a model fixes."""
+"""How tensors are cut into tiles, by what a model fixes.
+
+With plain integers: on the host, Triton's own `cdiv` and `next_power_of_2` take 5 us.
+"""
 
 import math
 from collections.abc import Sequence
 
-import triton
-from torch import Tensor
+
+def cdiv(x: int, y: int) -> int:
+    """Return x / y, rounded up."""
+    return -(-x // y)
 
 
-def strides(x: Tensor) -> list[int]:
+def next_power_of_2(x: int) -> int:
+    """Return the least power of two that is at least x, for x of 1 or more."""
+    return 1 << (x - 1).bit_length()
+
+
+def strides(sizes: Sequence[int], steps: Sequence[int]) -> list[int]:
     """Return the strides of all axes but the last: 0 for an axis of one place, which needs none."""
-    return [0 if size == 1 else s for size, s in zip(x.shape[:-1], x.stride()[:-1], strict=True)]
+    return [0 if size == 1 else s for size, s in zip(sizes[:-1], steps[:-1], strict=True)]
 
 
-def unit(*tensors: Tensor) -> int:
-    """Return the largest power of two, up to 16, that divides the strides of all `tensors`.
+def unit(*shapes: tuple[Sequence[int], Sequence[int]]) -> int:
+    """Return the largest power of two, up to 16, that divides the strides of all tensors.
 
     As a constant of a kernel it tells how wide its accesses may be, and few of them occur.
+
+    Args:
+        shapes: sizes and strides of each tensor.
     """
-    return math.gcd(16, *(stride for t in tensors for stride in strides(t)))
+    return math.gcd(16, *(step for shape in shapes for step in strides(*shape)))
 
 
 def head_blocks(num_heads: Sequence[int], most: int) -> int:
@@ -26,6 +39,6 @@ def head_blocks(num_heads: Sequence[int], most: int) -> int:
     A power of two, as `most` is. `num_heads` are those of each tensor that is cut alike.
     """
     block = most
-    while sum(triton.cdiv(heads, block) * block for heads in num_heads) * 8 > sum(num_heads) * 9:
+    while sum(cdiv(heads, block) * block for heads in num_heads) * 8 > sum(num_heads) * 9:
         block //= 2
     return block

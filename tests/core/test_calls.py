@@ -17,7 +17,7 @@ from rope_core import (
     ShapeError,
     Shift,
 )
-from rope_core.backends import BACKENDS, Rotation, select
+from rope_core.backends import BACKENDS, Rotation, run
 from rope_core.calls import moved, tensors_of
 from rope_core.config import MAX_HEAD_DIM
 from rope_core.errors import NoBackend
@@ -285,7 +285,7 @@ def test_a_work_that_every_backend_declines_is_refused_with_their_reasons(monkey
     only = tuple(backend for backend in BACKENDS if backend.name == "sdpa")
     monkeypatch.setattr("rope_core.backends.BACKENDS", only)
     with pytest.raises(NoBackend) as refused:
-        select(work)
+        run(work)
     assert refused.value.reasons == {"sdpa": "attends only"}
 
 

@@ -66,4 +66,4 @@ def test_layouts_differ_in_nothing_that_memory_sees(cases):
 
 
 def test_no_request_is_the_first_of_its_kind(lines):
-    assert lines["calls"]["compiled"] == 2, "one of each kernel"
+    assert lines["calls"]["built"] == 2, "one of each kernel"

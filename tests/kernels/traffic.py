@@ -21,25 +21,24 @@ CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 BF16, FLOAT32 = torch.bfloat16, torch.float32
 
 
-class Compiles:
-    """Takes a kernel's place: compiles it for what it is launched with, if that is news."""
+class Recorder(OfflineDriver):
+    """Keeps what is loaded: code and bytes of shared memory."""
 
-    def __init__(self, kernel):
-        self.kernel, self.compiled = kernel, None
+    def __init__(self):
+        super().__init__(90)
+        self.loaded = []
+        load_binary = self.utils.load_binary
 
-    def __getitem__(self, grid):
-        return self.launch
+        def load(name, cubin, shared, device):
+            self.loaded.append((cubin, shared))
+            return load_binary(name, cubin, shared, device)
 
-    def launch(self, *args, **named):
-        self.compiled = self.kernel.warmup(*args, grid=(1,), **named)
-
-    def how_often(self):
-        return sum(len(cache[0]) for cache in self.kernel.device_caches.values())
+        self.utils.load_binary = load
 
 
-def what_it_takes(compiled):
+def what_it_takes(cubin, shared):
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(compiled.asm["cubin"])
+        file.write(cubin)
         file.flush()
         usage, sass = (
             subprocess.run([CUOBJDUMP, how, file.name], capture_output=True, text=True, check=True)
@@ -50,7 +49,7 @@ def what_it_takes(compiled):
         "registers": int(re.search(r"REG:(\d+)", usage.stdout)[1]),
         "stack": int(re.search(r"STACK:(\d+)", usage.stdout)[1]),
         "local": len(re.findall(r"\b(?:LDL|STL)\b", sass.stdout)),
-        "shared": compiled.metadata.shared,
+        "shared": shared,
         "reads_16": accesses["LDG.E.128"],
         "writes_16": accesses["STG.E.128"],
         "accesses": dict(accesses),
@@ -95,9 +94,9 @@ CASES = {
 }
 
 
-def compiled_of_calls():
-    """Return how often kernels are compiled for calls of one model that differ in all else."""
-    before = sum(kernel.how_often() for kernel in KERNELS)
+def built_of_calls(gpu):
+    """Return how many variants are built for calls of one model that differ in all else."""
+    before = len(gpu.loaded)
     for number in (1, 2, 3, 16, 17, 256):
         packed = torch.empty(number, 48, 64, dtype=BF16)
         xs, ids = [packed[:, :32], packed[:, 32:40]], torch.arange(2 * number)[number:]
@@ -107,15 +106,13 @@ def compiled_of_calls():
         rotation(BF16, "half", head_dim=64, tokens=number)
         for rows in (1, 7, 16):
             merging(BF16, BF16, 64, parts=number, rows=rows)
-    return sum(kernel.how_often() for kernel in KERNELS) - before
+    return len(gpu.loaded) - before
 
 
 if __name__ == "__main__":
-    driver.set_active(OfflineDriver(90))
-    KERNELS = Compiles(rotary.rotary_kernel), Compiles(merge.merge_kernel)
-    rotary.rotary_kernel, merge.merge_kernel = KERNELS
+    gpu = Recorder()
+    driver.set_active(gpu)
     for name, case in CASES.items():
         case()
-        compiled = KERNELS[name.startswith("merge")].compiled
-        print(json.dumps({"case": name, **what_it_takes(compiled)}), flush=True)
-    print(json.dumps({"case": "calls", "compiled": compiled_of_calls()}))
+        print(json.dumps({"case": name, **what_it_takes(*gpu.loaded[-1])}), flush=True)
+    print(json.dumps({"case": "calls", "built": built_of_calls(gpu)}))

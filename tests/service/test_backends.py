@@ -136,6 +136,6 @@ def test_nothing_is_forced_on_cosines():
 
 
 def test_a_backend_that_never_runs_here_stops_the_start(life, monkeypatch):
-    monkeypatch.setattr("rope_core.backends.fused._interpreted", lambda: False)
+    monkeypatch.setattr("rope_core.kernels.device_type", lambda: "cuda")
     with pytest.raises(SystemExit, match="backend fused was asked for, but tensors are on cpu"):
         create_app(Settings(device="cpu", backend="fused"), life)

@@ -1,0 +1,94 @@
+"""Compare the variants of launches with what Triton would compile for the same arguments; a script.
+
+Nothing is compiled: what the compiler is given is kept. Prints a line of JSON for each call.
+"""
+
+import json
+import random
+from types import SimpleNamespace
+
+import torch
+from triton.runtime import JITFunction, driver
+
+from rope_core.kernels import merge, rotary
+from rope_core.kernels.launcher import Launcher
+from rope_core.kernels.offline import OfflineDriver
+
+DTYPES = torch.float32, torch.float16, torch.bfloat16
+LAST = []
+
+
+def keep(kernel, key, signature, device, constants, options, attributes, warmup):
+    """Take the place of the compiler."""
+    found = {
+        "signature": signature,
+        "constants": {str(at): repr(value) for at, value in constants.items()},
+        "aligned": [str(at) for at, found in attributes.items() if found],
+        "options": [options.num_warps, options.num_stages],
+    }
+    LAST.append(found)
+    return SimpleNamespace(found=found, run=None, function=None, packed_metadata=None)
+
+
+class Compared(Launcher):
+    """A launcher that asks Triton, too."""
+
+    def prepare(self, grid, tensors, numbers, constants, **options):
+        launch = super().prepare(grid, tensors, numbers, constants, **options)
+        named = {"num_warps": launch.variant.num_warps, "num_stages": launch.variant.num_stages}
+        bound = self.kernel.warmup(*tensors, *numbers, *constants, grid=(1,), **named)
+        self._compile(launch.variant)
+        print(json.dumps({"ours": LAST[-1], "triton": bound.found}), flush=True)
+        self.built[launch.variant] = lambda *args: None
+        return launch
+
+
+def tensor(chance, *sizes, dtype):
+    """Return a tensor of any strides with a last of 1, at any address."""
+    *leading, width = sizes
+    more = [size + chance.choice((0, 0, 1)) for size in leading]
+    start = chance.choice((0, 0, 0, 1, 8))
+    whole = torch.empty(start + torch.Size(more).numel() * (width + 8), dtype=dtype)
+    lying = whole[start:].unflatten(0, (*more, width + 8))
+    return lying[tuple(slice(size) for size in sizes)]
+
+
+def rotate(chance):
+    dtype, tokens, width = (
+        chance.choice(DTYPES),
+        chance.choice((1, 2, 16, 33)),
+        chance.choice((16, 80)),
+    )
+    heads = [chance.choice((1, 4, 16)) for _ in range(chance.choice((1, 2)))]
+    xs = [tensor(chance, tokens, h, width, dtype=dtype) for h in heads]
+    outs = xs if chance.random() < 0.3 else [torch.empty_like(x) for x in xs]
+    ids_of = chance.choice((torch.int64, torch.float64))
+    ids = torch.zeros(3 * tokens, dtype=ids_of)[:: chance.choice((1, 2, 3))][:tokens]
+    how = {"rotary_dim": 16, "layout": chance.choice(("half", "interleaved"))}
+    how |= {"inverse": chance.random() < 0.5, "trailing": chance.random() < 0.5}
+    if chance.random() < 0.5:
+        freq = torch.empty(8, dtype=torch.float64)
+        rotary.rotate_at(xs, outs, ids, freq, gain=chance.choice((1.0, 2.0)), **how)
+    else:
+        start = chance.choice((0, 1))
+        cos, sin = torch.empty(2, start + 8 * tokens).unbind()
+        rows = None if chance.random() < 0.5 else ids.long()
+        rotary.rotate(xs, outs, *(t[start:].view(-1, 8) for t in (cos, sin)), rows=rows, **how)
+
+
+def merging(chance):
+    dtype, width = chance.choice(DTYPES), chance.choice((1, 16, 72))
+    x = tensor(chance, chance.choice((1, 2, 16)), chance.choice((1, 5, 16)), width, dtype=dtype)
+    out = tensor(chance, *x.shape[1:], dtype=chance.choice(DTYPES))
+    merge.merge(x, tensor(chance, *x.shape[:2], dtype=torch.float32), out, torch.empty(len(out)))
+
+
+if __name__ == "__main__":
+    driver.set_active(OfflineDriver(90))
+    JITFunction._do_compile = keep
+    for module in (rotary, merge):
+        module.LAUNCHER.__class__ = Compared
+    chance = random.Random(0)
+    for _ in range(150):
+        rotate(chance)
+        merging(chance)
