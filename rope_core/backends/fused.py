@@ -44,7 +44,7 @@ def why_not(work: Work) -> str | None:
 
 def _most_programs(work: Attention) -> int:
     """Return a bound of the programs of each launch: of parts of keys, and of rows to merge."""
-    from rope_core.kernels.parts import SPLIT
+    from rope_core.kernels.work_list import PART_KEYS as SPLIT
 
     heads = work.q.shape[-2]
     if work.lengths is None:

@@ -2,13 +2,17 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
-from rope_core.kernels import decode, prefill
-from rope_core.kernels.given import Given
-
-FEW_ROWS = (16, 64)
-"""So many rows, queries times group, share one tile; keys are split between tiles of few rows."""
+from rope_core.kernels.attention_tiles import TILES, TileTable, tile_of
+from rope_core.kernels.card import card_of
+from rope_core.kernels.decode import decode_launch
+from rope_core.kernels.launch_args import KernelLaunch, attention_args, bound
+from rope_core.kernels.masking import FAR
+from rope_core.kernels.prefill import prefill_launch
+from rope_core.kernels.split_kv import STATISTICS, merge_launch
+from rope_core.kernels.work_list import work_list
 
 
 def attend(
@@ -33,6 +37,7 @@ def attend(
     q_index: Tensor | None = None,
     k_index: Tensor | None = None,
     block_table: Tensor | None = None,
+    tiles: TileTable = TILES,
 ) -> None:
     """Attend within each of N sequences, into `out` and `lse`, every element of which is written.
 
@@ -63,41 +68,69 @@ def attend(
         k_index: int64 `[Tk]`, contiguous, as q_index, in any order.
         block_table: int32 `[N, blocks]`: key j of a sequence is in slot j % page_size of page
             block_table[sequence, j // page_size].
+        tiles: how kernels are cut.
+
+    Raises:
+        ValueError: no tiles of the table fit the card: see `attention_tiles.why_no_tile`.
     """
     assert (q_index is None) == (k_index is None), "given together"
     if not out.numel():
         return
-    behind = None if window is None else window - 1
-    ahead = window_ahead if window is not None else 0 if causal else None
-    if mask is not None:
-        mask = mask.expand(-1, q.shape[1], -1, -1)
-    q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
-    given = Given(
-        q=q,
-        k=k,
-        v=v,
-        out=out,
-        lse=lse,
+    behind = FAR if window is None else bound(window) - 1
+    ahead = bound(window_ahead) if window is not None else 0 if causal else FAR
+    args = attention_args(
+        *(q, k, v, out, lse),
         cu_seqlens_q=cu_seqlens_q,
         cu_seqlens_k=cu_seqlens_k,
-        block_table=block_table,
-        sinks=sinks,
-        mask=mask,
-        q_index=q_index,
-        k_index=k_index,
+        num_seqs=len(lengths_q),
         scale=scale,
         softcap=softcap,
         behind=behind,
         ahead=ahead,
-        chunk=chunk,
+        chunk=bound(chunk),
+        sinks=sinks,
+        mask=mask,
+        q_index=q_index,
+        k_index=k_index,
+        block_table=block_table,
     )
-    # by its own rows alone is a sequence's kernel chosen
-    more_than, lengths = 0, [*zip(lengths_q, lengths_k, strict=True)]
-    for tile_rows in FEW_ROWS:
-        up_to = max(tile_rows, given.group) if tile_rows == FEW_ROWS[-1] else tile_rows
-        few = [(i, j) for i, j in lengths if more_than < i * given.group <= up_to]
-        if few:
-            decode.launch(given, more_than, tile_rows, few, sum(lengths_k))
-        more_than = up_to
-    if any(i * given.group > more_than for i, _ in lengths):
-        prefill.launch(given, more_than)
+    card, widest = card_of(q.device), max(args.head_dim, args.value_dim)
+    few, some, prefill = (
+        tile_of(kernel, card, q.dtype, widest, block_table is not None, tiles)
+        for kernel in ("few", "some", "prefill")
+    )
+    if few is None or some is None or prefill is None:
+        raise ValueError(f"no tiles for heads of width {widest} on {card}")
+    work = work_list(
+        lengths_q,
+        lengths_k,
+        group=args.group,
+        block_m=(few.block_m, some.block_m, prefill.block_m),
+        indexed=q_index is not None,
+        behind=behind,
+        chunk=bound(chunk),
+        device=q.device,
+    )
+    width = args.value_dim + STATISTICS.value
+    parts = q.new_empty((work.slots, args.num_kv_heads, width), dtype=torch.float32)
+    launches = []
+    if work.prefill.total:
+        launches.append(prefill_launch(args, work, prefill))
+    if work.few.total:
+        launches.append(decode_launch(args, work, work.few, parts, few))
+    if work.some.total:
+        launches.append(decode_launch(args, work, work.some, parts, some))
+    if work.merge.total:
+        launches.append(merge_launch(args, work, parts))
+    for launch in launches:
+        run(launch)
+
+
+def run(launch: KernelLaunch) -> None:
+    """Launch a kernel."""
+    launch.kernel[launch.grid](
+        *launch.args,
+        **launch.constants,
+        num_warps=launch.num_warps,
+        num_stages=launch.num_stages,
+    )

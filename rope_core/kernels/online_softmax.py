@@ -1,22 +1,22 @@
-"""Softmax in one pass over tiles of keys: what both kernels of attention are made of.
+"""Softmax in one pass over tiles of keys: what the kernels of attention are made of.
 
-Scores are in units of log 2, so that weights are powers of 2; in natural units where a mask is
-added to them, whose lowest number times log2(e) would be infinite.
+Names follow FlashAttention's papers: acc is the weighted sum of values, m_i the greatest score and
+l_i the sum of weights of each row so far. Scores are in units of log 2, so that weights are powers
+of 2; in natural units where a mask is added to them, whose lowest number times log2(e) would be
+infinite.
 """
 
 import triton
 import triton.language as tl
-
-from rope_core.kernels.visible import seen_by_each
 
 LOG2E = tl.constexpr(1.4426950408889634)
 LN2 = tl.constexpr(0.6931471805599453)
 
 
 @triton.jit
-def power(x, NATURAL: tl.constexpr):
-    """Return the weight of a score less the greatest one."""
-    return tl.exp2(x * LOG2E) if NATURAL else tl.exp2(x)
+def power(x, natural):
+    """Return the weight of a score less the greatest one, both natural or both in log 2."""
+    return tl.exp2(x * tl.where(natural, LOG2E, 1.0))
 
 
 @triton.jit
@@ -34,14 +34,22 @@ def soft_capped(x, softcap, PRECISE: tl.constexpr):
 
 
 @triton.jit
-def offsets(key, exists, table_ptr, stride_page, stride_slot, PAGE_SIZE: tl.constexpr):
-    """Return int64 `[N]`: where keys are, from the first one of their head."""
+def offsets(
+    key,
+    exists,
+    table_ptr,
+    stride_page,
+    stride_slot,
+    PAGE_SIZE: tl.constexpr,
+    UNIT: tl.constexpr,
+):
+    """Return int64 `[N]`: elements from the first key of their head to each key."""
     if table_ptr is None:
         at = key.to(tl.int64) * stride_slot
     else:
         page = tl.load(table_ptr + key // PAGE_SIZE, mask=exists, other=0).to(tl.int64)
         at = page * stride_page + (key % PAGE_SIZE).to(tl.int64) * stride_slot
-    return at
+    return at * UNIT
 
 
 @triton.jit
@@ -60,62 +68,65 @@ def read(ptr, rows, exists, WIDTH: tl.constexpr, BLOCK: tl.constexpr, ALL: tl.co
 
 @triton.jit
 def read_rows(
-    row,  # [M]: query * GROUP + which head of the group
+    row,  # [M]: query * group + head of the group
     num_rows,
     q_ptr,  # [Tq, H, HEAD_DIM]
     q_index_ptr,  # [Tq] int64, or None
     q_start,
-    past,  # place of the first query
+    past,  # position of the first query
     kv_head,
-    stride_q_token,
+    group,
+    stride_q_token,  # in units of UNIT elements
     stride_q_head,
     stride_mask_q,
     stride_mask_head,
     scale,
-    GROUP: tl.constexpr,
+    UNIT: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """Return queries `[M, BLOCK_D]`, their places, and where they are in a mask.
+    """Return queries `[M, BLOCK_D]`, their positions, and their offsets in a mask.
 
-    A query is turned where the scale is negative: -q times -scale.
+    Queries change their sign where the scale is negative: -q times -scale.
     """
     exists = row < num_rows
-    query = row // GROUP
+    query = row // group
     token = q_start + query
-    head = kv_head * GROUP + row % GROUP
-    at = token * stride_q_token + head * stride_q_head
+    head = kv_head * group + row % group
+    at = (token * stride_q_token + head * stride_q_head) * UNIT
     q = read(q_ptr, at, exists, HEAD_DIM, BLOCK_D, False)
     q = (q * tl.where(scale < 0, -1.0, 1.0)).to(q.dtype)
     if q_index_ptr is not None:
-        place = tl.load(q_index_ptr + token, mask=exists, other=0)
+        position = tl.load(q_index_ptr + token, mask=exists, other=0)
     else:
-        place = query + past
+        position = query + past
     mask_rows = tl.where(exists, query.to(tl.int64) * stride_mask_q, 0) + head * stride_mask_head
-    return q, place, mask_rows
+    return q, position, mask_rows
 
 
 @triton.jit
 def all_finite(acc):
     """Tell whether all of acc `[M, BLOCK_DV]` is finite."""
     finite = tl.abs(acc) < float("inf")
-    return tl.min(tl.min(finite.to(tl.int32), 1), 0) > 0
+    # one reduction over both axes: two in a row do not compile for a B200's tensor memory
+    return tl.min(finite.to(tl.int32)) > 0
 
 
 @triton.jit
 def empty(BLOCK_M: tl.constexpr, BLOCK_DV: tl.constexpr):
-    """Return acc, top and total of no keys."""
-    total = tl.zeros((BLOCK_M,), tl.float32)
-    return tl.zeros((BLOCK_M, BLOCK_DV), tl.float32), total - float("inf"), total
+    """Return acc, m_i and l_i of no keys."""
+    l_i = tl.zeros((BLOCK_M,), tl.float32)
+    return tl.zeros((BLOCK_M, BLOCK_DV), tl.float32), l_i - float("inf"), l_i
 
 
 @triton.jit
 def accumulate(
-    acc,  # [M, BLOCK_DV] float32: values so far, weighted
-    top,  # [M] float32: greatest score so far, -inf where none
-    total,  # [M] float32: sum of weights so far
+    acc,  # [M, BLOCK_DV] float32
+    m_i,  # [M] float32, -inf where no key was seen
+    l_i,  # [M] float32
     q,  # [M, BLOCK_D]
-    place,  # [M] int32, or int64 where k_index_ptr is given
+    first_key,  # [M]: the first and the last key that each row sees
+    last_key,
     mask_rows,  # [M] int64, from mask_ptr on
     first,  # number of the first tile of BLOCK_N keys
     num_tiles,
@@ -127,36 +138,36 @@ def accumulate(
     table_ptr,  # [blocks] int32, or None
     k_index_ptr,  # [num_keys] int64, or None
     mask_ptr,  # the first query's and key's of this sequence, or None
-    stride_k_page,
+    stride_k_page,  # in units of UNIT elements
     stride_k_slot,
     stride_v_page,
     stride_v_slot,
-    stride_mask,
     scale,  # not negative
-    softcap,
-    behind,
-    ahead,
-    chunk,
+    softcap,  # or None
+    UNIT: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     VALUE_DIM: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_DV: tl.constexpr,
     PAGE_SIZE: tl.constexpr,
+    PRECISION: tl.constexpr,
     EDGES: tl.constexpr,  # some keys of these tiles may be hidden
     SAFE: tl.constexpr,  # and what their values hold may not be finite
 ):
-    """Return acc, top and total with the keys of some tiles more."""
+    """Return acc, m_i and l_i with the keys of some more tiles."""
     NATURAL: tl.constexpr = mask_ptr is not None
     unit = scale if NATURAL else scale * LOG2E
     for step in tl.range(0, num_tiles, num_stages=1 if SAFE else None):
         tile = first + step + tl.where(step < left, 0, skipped)
         key = tile * BLOCK_N + tl.arange(0, BLOCK_N)
         exists = key < num_keys
-        k_rows = offsets(key, exists, table_ptr, stride_k_page, stride_k_slot, PAGE_SIZE)
-        v_rows = offsets(key, exists, table_ptr, stride_v_page, stride_v_slot, PAGE_SIZE)
+        k_rows = offsets(key, exists, table_ptr, stride_k_page, stride_k_slot, PAGE_SIZE, UNIT)
+        v_rows = offsets(key, exists, table_ptr, stride_v_page, stride_v_slot, PAGE_SIZE, UNIT)
+        # [N, BLOCK_D]
         k = read(k_ptr, k_rows, exists, HEAD_DIM, BLOCK_D, not EDGES)
-        s = tl.dot(q, tl.trans(k), input_precision="ieee")
+        # [M, N]
+        s = tl.dot(q, tl.trans(k), input_precision=PRECISION)
 
         factor = unit
         if softcap is not None:
@@ -164,33 +175,38 @@ def accumulate(
             s = soft_capped(s * bend, softcap, q.dtype == tl.float32)
             factor = 1.0 if NATURAL else LOG2E
         if EDGES:
-            index = key
             if k_index_ptr is not None:
                 index = tl.load(k_index_ptr + key, mask=exists, other=0)
-            seen = seen_by_each(place, index, exists, behind, ahead, chunk)
+                seen = (first_key[:, None] <= index[None, :]) & (
+                    index[None, :] <= last_key[:, None]
+                )
+                seen = seen & exists[None, :]
+            else:
+                seen = (first_key[:, None] <= key[None, :]) & (key[None, :] <= last_key[:, None])
             s = s * factor
             if mask_ptr is not None:
-                at = mask_ptr + mask_rows[:, None] + key.to(tl.int64)[None, :] * stride_mask
+                at = mask_ptr + mask_rows[:, None] + key[None, :]
                 if mask_ptr.dtype.element_ty == tl.uint8:
                     seen = seen & (tl.load(at, mask=exists[None, :], other=0) != 0)
                 else:
-                    added = tl.load(at, mask=exists[None, :], other=0.0).to(tl.float32)
+                    added = tl.load(at, mask=exists[None, :], other=0.0)
                     seen = seen & (added != -float("inf"))
                     s += added
             # not by adding -inf: a hidden score may be NaN
             s = tl.where(seen, s, -float("inf"))
-            higher = tl.maximum(top, tl.max(s, 1))
+            higher = tl.maximum(m_i, tl.max(s, 1))
             shift = tl.where(higher == -float("inf"), 0.0, higher)
             p = power(s - shift[:, None], NATURAL)
         else:
-            higher = tl.maximum(top, tl.max(s, 1) * factor)
+            higher = tl.maximum(m_i, tl.max(s, 1) * factor)
             shift = tl.where(higher == -float("inf"), 0.0, higher)
             p = power(s * factor - shift[:, None], NATURAL)
 
-        kept = power(top - shift, NATURAL)
-        top = higher
-        total = total * kept + tl.sum(p, 1)
-        acc = acc * kept[:, None]
+        alpha = power(m_i - shift, NATURAL)
+        m_i = higher
+        l_i = l_i * alpha + tl.sum(p, 1)
+        acc = acc * alpha[:, None]
+        # [N, BLOCK_DV]
         v = read(v_ptr, v_rows, exists, VALUE_DIM, BLOCK_DV, not EDGES)
         if SAFE:
             # 0 * NaN is NaN: what is not finite goes in apart, where seen; NaN is both infinities
@@ -202,24 +218,54 @@ def accumulate(
             acc += tl.where(tl.dot(sees, up) > 0, float("inf"), 0.0)
             acc += tl.where(tl.dot(sees, down) > 0, -float("inf"), 0.0)
             v = tl.where(finite, wide, 0.0).to(v.dtype)
-        acc = tl.dot(p.to(v.dtype), v, acc, input_precision="ieee")
-    return acc, top, total
+        # [M, BLOCK_DV]
+        acc = tl.dot(p.to(v.dtype), v, acc, input_precision=PRECISION)
+    return acc, m_i, l_i
 
 
 @triton.jit
-def finish(acc, top, total, sink, NATURAL: tl.constexpr):
-    """Return out `[M, BLOCK_DV]` and lse `[M]`, float32; `sink` `[M]`, or None."""
-    alone = total == 0.0
-    if sink is not None:
-        higher = tl.maximum(top, sink if NATURAL else sink * LOG2E)
-        shift = tl.where(higher == -float("inf"), 0.0, higher)
-        kept = power(top - shift, NATURAL)
-        total = total * kept + power((sink if NATURAL else sink * LOG2E) - shift, NATURAL)
-        acc = acc * kept[:, None]
-        top = higher
-    out = acc / tl.where(total == 0.0, 1.0, total)[:, None]
-    lse = (top + tl.log2(total) * LN2) if NATURAL else (top + tl.log2(total)) * LN2
-    if sink is not None:
-        # to the last bit
-        lse = tl.where(alone, sink, lse)
-    return out, lse
+def store_output(
+    acc,
+    m_i,
+    l_i,
+    row,  # [M]: query * group + head of the group
+    num_rows,
+    out_ptr,  # [Tq, H, VALUE_DIM]
+    lse_ptr,  # [Tq, H] float32, contiguous
+    sinks_ptr,  # [H] float32; not read where has_sinks is 0
+    has_sinks,
+    natural,
+    q_start,
+    kv_head,
+    num_kv_heads,
+    group,
+    stride_out_token,  # in units of UNIT elements
+    stride_out_head,
+    UNIT: tl.constexpr,
+    VALUE_DIM: tl.constexpr,
+    BLOCK_DV: tl.constexpr,
+):
+    """Let the sinks join, and write out and lse of rows."""
+    exists = row < num_rows
+    token = q_start + row // group
+    head = kv_head * group + row % group
+    # a sink of -inf changes no bit
+    sink = tl.load(sinks_ptr + head, mask=exists & (has_sinks != 0), other=-float("inf"))
+    score = sink * tl.where(natural, 1.0, LOG2E)
+    alone = l_i == 0.0
+    higher = tl.maximum(m_i, score)
+    shift = tl.where(higher == -float("inf"), 0.0, higher)
+    alpha = power(m_i - shift, natural)
+    l_i = l_i * alpha + power(score - shift, natural)
+    acc = acc * alpha[:, None]
+    out = acc / tl.where(l_i == 0.0, 1.0, l_i)[:, None]
+    log2_l = tl.log2(l_i)
+    lse = tl.where(natural, higher + log2_l * LN2, (higher + log2_l) * LN2)
+    lse = tl.where(alone, sink, lse)  # to the last bit
+
+    d = tl.arange(0, BLOCK_DV)
+    out_rows = (token * stride_out_token + head * stride_out_head) * UNIT
+    at = out_ptr + out_rows[:, None] + d[None, :]
+    in_out = exists[:, None] & (d < VALUE_DIM)[None, :]
+    tl.store(at, out.to(out_ptr.dtype.element_ty), mask=in_out)
+    tl.store(lse_ptr + token * num_kv_heads * group + head, lse, mask=exists)

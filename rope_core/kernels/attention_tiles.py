@@ -1,0 +1,158 @@
+"""How the kernels of attention are cut, by the card, the dtype and the width of heads alone.
+
+A choice never depends on the batch, so that the bits of an answer do not either.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from rope_core.kernels.card import Card
+from rope_core.kernels.launch_args import block_of
+
+WIDTHS = frozenset({*range(16, 257, 16), 72, 88})
+"""Widths of heads that have kernels: 72 and 88 are those of SigLIP's and Llama 4's vision."""
+
+MLA_WIDTHS = 192, 128
+"""Widths of keys and of values in multi-head latent attention: the only ones that differ."""
+
+OLDEST_ARCH = 80
+"""Before it there are no matrix units for bfloat16."""
+
+ADA, AMPERE, HOPPER = 101_376, 166_912, 232_448
+"""Shared memory of a block, bytes: of sm_86, 89 and 120; of sm_80; of sm_90 and 100."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """How a kernel is cut and run."""
+
+    block_m: int  # rows: queries times the heads of a group
+    block_n: int  # keys
+    num_warps: int
+    num_stages: int
+    precision: str = "ieee"  # of products of float32
+
+    def constants(self) -> dict[str, Any]:
+        """Return the constants of a kernel that is cut like this."""
+        return {"BLOCK_M": self.block_m, "BLOCK_N": self.block_n, "PRECISION": self.precision}
+
+
+Fits = Mapping[int, Tile]
+"""Tiles by the least shared memory of the cards that they are compiled for and fit."""
+
+TileTable = Mapping[tuple[str, str, str, int], Fits]
+"""By kernel (prefill, few, some), dtype (half, float32), layout (packed, paged), padded width."""
+
+
+def _packed_and_paged(kernel: str, dtype: str, by_width: Mapping[int, Fits]) -> dict[Any, Fits]:
+    return {
+        (kernel, dtype, layout, width): fits
+        for layout in ("packed", "paged")
+        for width, fits in by_width.items()
+    }
+
+
+TILES: TileTable = {
+    **_packed_and_paged(
+        "prefill",
+        "half",
+        {
+            64: {ADA: Tile(128, 128, 8, 3)},
+            128: {ADA: Tile(128, 64, 8, 3)},
+            256: {ADA: Tile(64, 32, 8, 2), AMPERE: Tile(64, 64, 8, 2)},
+        },
+    ),
+    **_packed_and_paged(
+        "few",
+        "half",
+        {
+            64: {ADA: Tile(16, 64, 4, 3)},
+            128: {ADA: Tile(16, 64, 4, 3)},
+            256: {ADA: Tile(16, 32, 8, 3)},
+        },
+    ),
+    **_packed_and_paged(
+        "some",
+        "half",
+        {
+            64: {ADA: Tile(64, 64, 4, 3)},
+            128: {ADA: Tile(64, 64, 4, 3)},
+            256: {ADA: Tile(64, 32, 8, 2), AMPERE: Tile(64, 32, 8, 3)},
+        },
+    ),
+    **_packed_and_paged(
+        "prefill",
+        "float32",
+        {
+            64: {ADA: Tile(32, 32, 8, 2)},
+            128: {ADA: Tile(32, 16, 8, 2)},
+            256: {ADA: Tile(16, 32, 8, 2)},
+        },
+    ),
+    **_packed_and_paged(
+        "few",
+        "float32",
+        {
+            64: {ADA: Tile(16, 32, 8, 2)},
+            128: {ADA: Tile(16, 16, 8, 2)},
+            256: {ADA: Tile(16, 16, 8, 2)},
+        },
+    ),
+    **_packed_and_paged(
+        "some",
+        "float32",
+        {
+            64: {ADA: Tile(64, 32, 8, 2)},
+            128: {ADA: Tile(64, 16, 8, 2)},
+            256: {HOPPER: Tile(64, 16, 8, 2)},
+        },
+    ),
+}
+
+
+def tile_of(
+    kernel: str, card: Card, dtype: torch.dtype, width: int, paged: bool, tiles: TileTable = TILES
+) -> Tile | None:
+    """Return the tile of a kernel: of those that fit the card, the one for the most memory.
+
+    Args:
+        kernel: prefill, few or some.
+        card: where it runs.
+        dtype: of q.
+        width: of keys or of values, whichever are wider.
+        paged: keys lie in pages.
+        tiles: the table.
+    """
+    kind = "float32" if dtype == torch.float32 else "half"
+    fits = tiles.get((kernel, kind, "paged" if paged else "packed", max(64, block_of(width))), {})
+    least = max((least for least in fits if least <= card.shared_bytes), default=None)
+    return None if least is None else fits[least]
+
+
+def why_no_tile(card: Card, dtype: torch.dtype, head_dim: int, value_dim: int) -> str | None:
+    """Return why kernels of attention do not run on a card, None if they do."""
+    if card.arch < OLDEST_ARCH:
+        return f"the GPU is older than compute capability {OLDEST_ARCH / 10}"
+    if (head_dim, value_dim) != MLA_WIDTHS and (head_dim != value_dim or head_dim not in WIDTHS):
+        return f"there are no kernels for heads of width {head_dim} and values of {value_dim}"
+    for kernel in ("prefill", "few", "some"):
+        if tile_of(kernel, card, dtype, max(head_dim, value_dim), paged=False) is None:
+            return f"heads of width {head_dim} in {dtype} do not fit the shared memory of the GPU"
+    return None
+
+
+CANDIDATES: Mapping[str, TileTable] = {
+    name: {**TILES, key: {ADA: tile}}
+    for name, key, tile in (
+        ("pages, 5 stages", ("few", "half", "paged", 128), Tile(16, 64, 4, 5)),
+        ("pages, 128 keys", ("few", "half", "paged", 128), Tile(16, 128, 4, 3)),
+        ("prefill, 64 rows", ("prefill", "half", "packed", 128), Tile(64, 64, 4, 3)),
+        ("prefill, 4 stages", ("prefill", "half", "packed", 128), Tile(128, 64, 8, 4)),
+        ("few, tf32x3", ("few", "float32", "packed", 128), Tile(16, 16, 8, 2, "tf32x3")),
+        ("prefill, tf32x3", ("prefill", "float32", "packed", 128), Tile(32, 16, 8, 2, "tf32x3")),
+    )
+}
+"""Tables that differ from TILES in one tile, for measuring whether it is the better one."""
