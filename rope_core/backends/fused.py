@@ -19,8 +19,9 @@ WIDEST = 512
 PROGRAMS = 2**31 - 1
 """Programs of a launch, along the one axis of its grid that may be so long."""
 
-WIDTHS = frozenset(range(16, 257, 16))
-"""Widths of heads that are rotated. Each is a kernel of its own, so that they are a list."""
+WIDTHS = frozenset({*range(16, 257, 16), 72, 88})
+"""Widths of heads that are rotated: a list, as each is a kernel of its own. 72 and 88 are those of
+Qwen3-VL's and Llama 4's vision."""
 
 PARTIAL_WIDTHS = frozenset((16, 20, 24, 32, 48, 64, 96, 128))
 """Widths that are rotated of a wider head."""
@@ -86,7 +87,7 @@ def _why_not_layout(rope: RopeConfig) -> str | None:
     if rope.rounding != "once":
         return f"it rounds once, not as {rope.rounding} says"
     if rope.head_dim not in WIDTHS:
-        return f"heads are {rope.head_dim} wide, not a multiple of 16 up to {max(WIDTHS)}"
+        return f"heads are {rope.head_dim} wide, not a multiple of 16 up to {max(WIDTHS)}, 72 or 88"
     if rope.rotary_dim != rope.head_dim and rope.rotary_dim not in PARTIAL_WIDTHS:
         return f"{rope.rotary_dim} elements of a head turn, not one of {sorted(PARTIAL_WIDTHS)}"
     return None

@@ -96,6 +96,7 @@ DECLINED = {
     "sdpa": ("attends only", "softcap is not in the operator", "multiplies its mask's -inf"),
     "fused": (
         "heads are wider than 512",
+        "wide, not a multiple of 16",
         "pairs lie otherwise than in halves",
         "xPos scales each pair",
         "it rounds once, not as",

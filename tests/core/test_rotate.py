@@ -180,7 +180,7 @@ def test_out_is_written_in_full_and_answered(layout, dtype):
 
 @pytest.mark.parametrize("inverse", [False, True])
 @pytest.mark.parametrize("shape", [(1, 1, 4), (2, 5, 3), (7, 3), (1, 3), (0, 3)], ids=str)
-@pytest.mark.parametrize("width", [(8, 8), (7, 4), (32, 32)], ids=str)
+@pytest.mark.parametrize("width", [(8, 8), (7, 4), (32, 32), (32, 16)], ids=str)
 def test_in_place_is_the_same_as_beside(backend, shape, width, inverse, layout, dtype):
     head_dim, rotary_dim = width
     rope = RopeConfig.of(head_dim, rotary_dim=rotary_dim, layout=layout)

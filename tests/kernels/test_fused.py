@@ -33,8 +33,8 @@ from tests.core.oracle import (
 @pytest.mark.parametrize("layout", ["half", "interleaved"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_rotation_is_near_the_reference(layout, dtype):
-    rope = RopeConfig.of(24, rotary_dim=12, layout=layout)
-    q, k = randn(2, 5, 4, 24, dtype=dtype), randn(2, 5, 2, 24, dtype=dtype, seed=1)
+    rope = RopeConfig.of(48, rotary_dim=20, layout=layout)
+    q, k = randn(2, 5, 4, 48, dtype=dtype), randn(2, 5, 2, 48, dtype=dtype, seed=1)
     at = torch.tensor([[0, 1, 7, 131_071, 3], [2, 2, -5, 2**33, 1]])
     answer = rotate(Rotate(q, k, rope, at), backend="fused")
     assert answer.backend == "fused"
@@ -47,14 +47,15 @@ def test_rotation_is_near_the_reference(layout, dtype):
     "rope",
     [
         RopeConfig.of(16, theta=5e5),
-        RopeConfig.of(16, rotary_dim=6, trailing=True, negative=True),
+        RopeConfig.of(32, rotary_dim=20, trailing=True, negative=True),
         RopeConfig.of(16, rope_type="yarn", factor=4.0, original_max_position_embeddings=64),
         RopeConfig.of(16, axes="mrope", mrope_section=(3, 3, 2)),
     ],
     ids=lambda rope: rope.axes or rope.rope_type,
 )
 def test_every_rope_is_turned_as_by_the_library(rope, inverse):
-    q, k, at = randn(3, 4, 16), randn(3, 2, 16), torch.tensor([5, 0, 70])
+    width = rope.head_dim
+    q, k, at = randn(3, 4, width), randn(3, 2, width), torch.tensor([5, 0, 70])
     call = Rotate(q, k, rope, at, inverse=inverse)
     found, expected = rotate(call, backend="fused"), rotate(call, backend="eager")
     assert off(found.q, expected.q.double()) <= 2e-7
@@ -125,11 +126,11 @@ def test_merged_parts_are_one_pass_by_name():
 
 
 def test_what_it_declines_says_why():
-    x = randn(2, 2, 8)
+    x = randn(2, 2, 16)
     for rope, text in (
-        (RopeConfig.of(8, rounding="tables"), "it rounds once"),
-        (RopeConfig.of(8, rope_type="xpos"), "xPos"),
-        (RopeConfig.of(8, layout="interleaved_to_half"), "pairs lie otherwise"),
+        (RopeConfig.of(16, rounding="tables"), "it rounds once"),
+        (RopeConfig.of(16, rope_type="xpos"), "xPos"),
+        (RopeConfig.of(16, layout="interleaved_to_half"), "pairs lie otherwise"),
     ):
         with pytest.raises(NoBackend, match=text):
             rotate(Rotate(x, None, rope), backend="fused")
