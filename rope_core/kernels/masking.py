@@ -23,16 +23,20 @@ def key_range(position, behind, ahead, chunk):
 
     Saturates at the ends of int64. Both results grow with `position`.
     """
-    position = position.to(tl.int64)
     behind = behind.to(tl.int64)
     ahead = ahead.to(tl.int64)
     chunk = chunk.to(tl.int64)
-    first = tl.maximum(position, LOWEST + behind) - behind
-    last = tl.minimum(position, HIGHEST - ahead) + ahead
+    at = position.to(tl.int64)
+    first = tl.maximum(at, LOWEST + behind) - behind
+    last = tl.minimum(at, HIGHEST - ahead) + ahead
     if chunk < NO_CHUNK:
-        start = position // chunk * chunk  # rounds towards zero
+        length = chunk
+        if position.dtype == tl.int32:
+            # a division in 64 bits is a call; chunks beyond 2**31 keys hide no key of 32 bits
+            length = tl.minimum(chunk, 2**31 - 1).to(tl.int32)
+        start = (position // length * length).to(tl.int64)  # rounds towards zero
         before = tl.maximum(start, LOWEST + chunk) - chunk
-        start = tl.where(start > position, before, start)
+        start = tl.where(start > at, before, start)
         first = tl.maximum(first, start)
         last = tl.minimum(last, tl.minimum(start, HIGHEST - chunk) + (chunk - 1))
     return first, last

@@ -155,6 +155,9 @@ def prefill_kernel(
             UNIT, HEAD_DIM, VALUE_DIM, BLOCK_N, BLOCK_D, BLOCK_DV, PAGE_SIZE, PRECISION,
             EDGES=False, SAFE=False,
         )
+    # read again, lest what follows from it stays in registers all the time
+    tile = tl.cdiv(num_rows, BLOCK_M) - 1 - (program - tl.load(record_ptr + FIRST_PROGRAM))
+    row = tile * BLOCK_M + tl.arange(0, BLOCK_M)
     if all_finite(acc):
         store_output(
             acc, m_i, l_i, row, num_rows, out_ptr, lse_ptr, sinks_ptr, has_sinks,

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rope_core import AttentionConfig, Merge, merge
-from rope_core.kernels import decode, parts, prefill
+from rope_core.kernels import attention
 from rope_core.reference import visible
 from tests.core.oracle import ATTEND_BAR, DTYPES, LSE_BAR, expect, lse_off, off, randn
 from tests.kernels.attending import packed, paged, run
@@ -157,21 +157,20 @@ def test_strided_shards_merge_into_one_pass(num_queries, config):
     assert lse_off(merged.lse, lse) <= 1e-6
 
 
-class Grids(list):
-    """Stands where a kernel was, and keeps the grids that it is launched with."""
-
-    def __getitem__(self, grid):
-        self.append(grid)
-        return lambda *args, **named: None
+def launches(monkeypatch, lengths_q, lengths_k, config=None, *, heads=2, kv_heads=1, **given):
+    """Return what is launched for packed sequences whose tensors take no memory."""
+    found = []
+    monkeypatch.setattr(attention, "run", found.append)
+    q = torch.zeros(1, 1, 1).expand(sum(lengths_q), heads, 16)
+    k = torch.zeros(1, 1, 1).expand(sum(lengths_k), kv_heads, 16)
+    run(q, k, k, lengths_q, lengths_k, config, **given)
+    monkeypatch.undo()
+    return {f"{each.kernel.__name__} of {each.constants.get('BLOCK_M')}": each for each in found}
 
 
 def test_sequences_are_along_the_axis_of_a_grid_that_is_long(monkeypatch):
     """The others end at 65,535."""
-    grids = Grids()
-    monkeypatch.setattr(decode, "decode_kernel", grids)
-    monkeypatch.setattr(parts, "merge_kernel", grids)
-    monkeypatch.setattr(prefill, "prefill_kernel", grids)
-    q, k, v = (torch.zeros(1, 1, 1).expand(100_000, 2, 16) for _ in range(3))
-    run(q, k, v, *[[1] * 70_000 + [30_000]] * 2)
-    assert len(grids) == 3
-    assert {len(grid) for grid in grids} == {1}
+    lengths = [1] * 70_000 + [30_000]
+    found = launches(monkeypatch, lengths, lengths)
+    assert len(found) == 3
+    assert {len(each.grid) for each in found.values()} == {1}
