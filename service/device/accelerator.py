@@ -39,6 +39,9 @@ lanes, of which copies from pinned memory reach some 2.5e10 and 5e10. An answer 
 what it answers, and comes back after it: so half of the slower figure.
 """
 
+SMALL_BYTES = 2**16
+"""An input below this is staged and copied by itself rather than with a body it does not fit to."""
+
 TRAITS = Traits(
     lanes=2,
     bytes_per_s=BYTES_PER_S,
@@ -124,12 +127,14 @@ class Accelerator:
         begun = time.perf_counter()
         inputs = [load.inputs for load in loads]
         joints = [*{id(joint): joint for each in inputs for joint in each.values()}.values()]
-        source, places = self._stage(joints)
+        staged = self._stage(joints)
         staged_s = time.perf_counter() - begun
+        at: dict[int, Tensor] = {}
         with self._leg(self._bringing) as bring:
-            brought = self._driver.empty(source.numel())
-            self._driver.copy(brought, source)
-        at = dict(zip(map(id, joints), places.views(brought), strict=True))
+            for staging in staged:
+                brought = self._driver.empty(staging.source.numel())
+                self._driver.copy(brought, staging.source)
+                at |= zip(map(id, staging.joints), staging.places.views(brought), strict=True)
         with self._launch:  # one run's work after the other's, and what is fetched in that order
             with self._leg(self._computing, after=bring.end) as work:
                 calls = [
@@ -156,17 +161,30 @@ class Accelerator:
         split_s = time.perf_counter() - landed
         return Run(results, staged_s + bring.seconds + fetch.seconds + split_s, work.seconds)
 
-    def _stage(self, joints: Sequence[Joint]) -> tuple[Tensor, Places]:
-        """Return pinned bytes that hold the inputs: those of a body that is there, or a copy."""
-        if (lie := span(joints)) is not None:
-            first, last, places = lie
-            if (body := self._slabs.pinned(first, last)) is not None:
-                return body, places
+    def _stage(self, joints: Sequence[Joint]) -> list["_Staging"]:
+        """Return what to copy to the device: one buffer, or a body and what lies elsewhere."""
+        if (body := self._body(joints)) is not None:
+            return [body]
+        large = [joint for joint in joints if joint.num_bytes >= SMALL_BYTES]
+        if 0 < len(large) < len(joints) and (body := self._body(large)) is not None:
+            return [body, self._copy_to_pinned([j for j in joints if j.num_bytes < SMALL_BYTES])]
+        return [self._copy_to_pinned(joints)]
+
+    def _body(self, joints: Sequence[Joint]) -> "_Staging | None":
+        """Return where the inputs lie in pinned memory; None where they do not lie together."""
+        if (lie := span(joints)) is None:
+            return None
+        first, last, places = lie
+        body = self._slabs.pinned(first, last)
+        return None if body is None else _Staging(joints, body, places)
+
+    def _copy_to_pinned(self, joints: Sequence[Joint]) -> "_Staging":
+        """Copy the inputs to pinned memory."""
         places = Places(joints)
         staged = self._lease(places.num_bytes)
         for joint, view in zip(joints, places.views(staged), strict=True):
             joint.write(view)
-        return staged, places
+        return _Staging(joints, staged, places)
 
     def _gather(self, tensors: Sequence[Tensor]) -> tuple[Tensor, Places]:
         """Return bytes of the device that hold the tensors: a tensor's own where there is one."""
@@ -192,6 +210,16 @@ class Accelerator:
             leg.start.record(stream)
             yield leg
             leg.end.record(stream)
+
+
+@dataclass(frozen=True, slots=True)
+class _Staging:
+    """Inputs that one copy brings to the device."""
+
+    joints: Sequence[Joint]
+    source: Tensor
+    """Bytes of the host that hold them all."""
+    places: Places
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,12 +1,11 @@
 """Attention as one: heads become packed tokens, and `cu_seqlens` tell all sequences apart.
 
-`cu_seqlens` stay on the host, where they are read. A tensor that tokens do not divide (a mask,
-sinks) keeps a call out of every pack.
+`cu_seqlens` go to the device, where kernels read them; the host reads `lengths`. A tensor that
+tokens do not divide (a mask, sinks) keeps a call out of every pack.
 """
 
 from collections.abc import Hashable, Sequence
 from itertools import accumulate, chain
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,7 +21,7 @@ NUMBERS = ("q_positions", "k_positions", "q_index", "k_index")
 """Tensors of a number for each token of q or k."""
 
 OF_SEQUENCES = ("cu_seqlens_q", "cu_seqlens_k", "lengths")
-"""What is made anew for a pack."""
+"""What a pack has of its own."""
 
 
 def attention_key(call: Attend) -> Hashable | None:
@@ -49,8 +48,14 @@ class Attentions(Pack):
     """Attentions of one key."""
 
     def __init__(self, calls: Sequence[Attend]) -> None:
-        form = moved(calls[0], dict.fromkeys(NUMBERS) | _sequences(calls))
-        super().__init__(form, _join(calls), len(calls))
+        of_calls = [_lengths(call) for call in calls]
+        q, k = (tuple(chain.from_iterable(lengths)) for lengths in zip(*of_calls, strict=True))
+        form = moved(calls[0], dict.fromkeys(NUMBERS) | {"lengths": (q, k)})
+        joints = _join(calls)
+        joints["cu_seqlens_q"] = joints["cu_seqlens_k"] = Joint((_cu_seqlens(q),))
+        if not _is_one_sided(calls[0]):
+            joints["cu_seqlens_k"] = Joint((_cu_seqlens(k),))
+        super().__init__(form, joints, len(calls))
         self._leading = [call.q.shape[:-2] for call in calls]
 
     def split(self, result: Result) -> list[Result]:
@@ -105,16 +110,7 @@ def _numbers(call: Attend, name: str) -> Tensor:
     return ragged.token_positions(heads, given, getattr(call, f"cu_seqlens_{name[0]}"), axes)
 
 
-def _sequences(calls: Sequence[Attend]) -> dict[str, Any]:
-    """Return the lengths of the sequences of all calls, and where they start."""
-    of_calls = [_lengths(call) for call in calls]
-    q, k = (tuple(chain.from_iterable(lengths)) for lengths in zip(*of_calls, strict=True))
-    starts = _starts(q)
-    other = starts if all(map(_is_one_sided, calls)) else _starts(k)
-    return {"cu_seqlens_q": starts, "cu_seqlens_k": other, "lengths": (q, k)}
-
-
-def _starts(lengths: Sequence[int]) -> Tensor:
+def _cu_seqlens(lengths: Sequence[int]) -> Tensor:
     return torch.tensor([0, *accumulate(lengths)], dtype=torch.int32)
 
 

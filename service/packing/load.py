@@ -27,6 +27,11 @@ class Joint:
         self.dtype = dtype
         self.shape = torch.Size(shape)
 
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the tensors as one."""
+        return self.shape.numel() * self.dtype.itemsize
+
     def here(self) -> Tensor:
         """Return the tensors as one, where they are."""
         return self.parts[0] if len(self.parts) == 1 else torch.cat([*self.parts], self.axis)
@@ -81,7 +86,6 @@ class Alone:
         return {
             name: joints.setdefault(id(tensor), Joint((tensor,)))
             for name, tensor in tensors_of(self._call).items()
-            if not name.startswith("cu_seqlens")
         }
 
     def call(self, tensors: Mapping[str, Tensor]) -> Call:

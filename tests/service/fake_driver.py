@@ -161,5 +161,25 @@ class FakeDriver:
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
 
+class MetaDriver(FakeDriver):
+    """A device whose tensors have no values: to read one on the host raises.
+
+    Answers hold anything.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.device = torch.device("meta")
+
+    def empty(self, num_bytes: int) -> Tensor:
+        return torch.empty(num_bytes, dtype=torch.uint8, device=self.device)
+
+    def copy(self, to: Tensor, source: Tensor) -> None:
+        assert {to.device.type, source.device.type} == {"cpu", "meta"}
+        host = source if to.is_meta else to
+        assert self.is_pinned(host), "a copy to or from memory that is not pinned waits"
+        self.sources.append(source.data_ptr())
+
+
 def _copy(to: Tensor, source: Tensor) -> None:
     to.copy_(source)

@@ -13,6 +13,7 @@ import torch
 
 import rope_core
 from rope_core import Attend, RopeConfig, Rotate
+from rope_core.backends import Attention, Merging, Rotation
 from rope_core.calls import tensors_of
 from service.batcher import Batcher
 from service.device import Accelerator, Cpu, KernelBuilder
@@ -21,7 +22,7 @@ from service.errors import DeviceFull, DeviceLost
 from service.metrics import Metrics
 from service.slabs import Slabs
 from tests.service import calls
-from tests.service.fake_driver import FakeDriver
+from tests.service.fake_driver import FakeDriver, MetaDriver
 
 ROPE = RopeConfig.of(64)
 
@@ -128,6 +129,107 @@ def test_what_keeps_a_call_out_of_a_pack_is_its_own(engine):
     assert engine.job(small).pack_key is not None
     assert engine.job(large).pack_key is engine.job(masked).pack_key is None
     assert engine.job(large).batch_key != engine.job(large).batch_key, "runs alone"
+
+
+class Recorder:
+    """Stands for a backend of the device, which reads no value."""
+
+    name = "recorder"
+
+    def __init__(self) -> None:
+        self.works: list = []
+
+    def why_not(self, work: object) -> None:
+        return None
+
+    def run(self, work: Attention | Rotation | Merging) -> tuple[torch.Tensor, ...]:
+        self.works.append(work)
+        match work:
+            case Rotation():
+                return work.outs
+            case Attention():
+                return work.new_out()
+            case Merging():
+                return work.out[0], work.lse[0]
+
+
+@pytest.fixture
+def recorder(monkeypatch) -> Recorder:
+    recorder = Recorder()
+    monkeypatch.setattr(rope_core.backends, "BACKENDS", (recorder,))
+    monkeypatch.setattr(rope_core.backends.fused, "unavailable", lambda _: "there is no GPU")
+    return recorder
+
+
+@pytest.fixture
+def on_meta() -> Engine:
+    driver = MetaDriver()
+    return engine_of(accelerator(driver, Slabs(2**28, driver)))
+
+
+def packed(masked: bool, num_tokens: int = 7) -> Attend:
+    q = torch.randn(num_tokens, 2, 64)
+    ends = torch.tensor([0, 3, num_tokens])
+    mask = torch.ones(num_tokens, num_tokens).bool() if masked else None
+    return Attend(q, q, q, ROPE, cu_seqlens_q=ends, cu_seqlens_k=ends, mask=mask)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [[attention(5), attention(9)], [packed(False), packed(False)], [packed(True)]],
+    ids=["batch", "packed", "alone"],
+)
+def test_cu_seqlens_are_on_the_device_and_no_value_is_read_from_it(on_meta, recorder, asked):
+    answers(on_meta, asked)
+    (work,) = (each for each in recorder.works if isinstance(each, Attention))
+    ends_q, ends_k = work.cu_seqlens
+    assert ends_q.device.type == ends_k.device.type == "meta"
+    assert ends_q is ends_k, "one copy of what is the same"
+    assert len(ends_q) == len(work.lengths[0]) + 1
+
+
+def test_cu_seqlens_of_queries_and_keys_that_differ_are_both_on_the_device(on_meta, recorder):
+    q = torch.randn(1, 3, 2, 64)
+    k = torch.randn(1, 9, 2, 64)
+    answers(on_meta, [Attend(q, k, k, ROPE)] * 2)
+    ends = recorder.works[-1].cu_seqlens
+    assert [each.device.type for each in ends] == ["meta", "meta"]
+    assert ends[0] is not ends[1]
+    assert recorder.works[-1].lengths == ((3, 3), (9, 9))
+
+
+def test_rotations_of_packed_tokens_count_on_the_device(on_meta, recorder, monkeypatch):
+    moved_to = []
+    count_up = rope_core.ragged.count_up
+
+    def record(length, cu_seqlens, device):
+        moved_to.append(cu_seqlens.device.type)
+        return count_up(length, cu_seqlens, device)
+
+    monkeypatch.setattr(rope_core.ragged, "count_up", record)
+    q = torch.zeros(900, 8, 64)  # more than a pack takes
+    answers(on_meta, [Rotate(q, None, ROPE, None, torch.tensor([0, 100, 900]))])
+    assert moved_to == ["meta"]
+
+
+@pytest.mark.parametrize("kind", [*dict.fromkeys(calls.KINDS)], ids=lambda kind: kind.__name__)
+def test_no_kind_of_call_reads_a_value_from_the_device(on_meta, recorder, kind):
+    rng = random.Random(4)
+    for _ in range(4):
+        answers(on_meta, [kind(rng) for _ in range(3)])
+
+
+def test_a_small_input_beside_a_large_body_is_a_copy_of_its_own(driver, on_cpu):
+    slabs = Slabs(2**28, driver)
+    slabs.pin_ladder()
+    engine = engine_of(accelerator(driver, slabs))
+    body = torch.frombuffer(slabs.lease(2**22), dtype=torch.float32)
+    body.copy_(torch.randn(body.shape))
+    q = body[2 : 2 + 2**19].view(-1, 8, 64)
+    call = Rotate(q, None, ROPE, None, torch.tensor([0, 5, len(q)]))
+    assert equal(answers(engine, [call])[0], answers(on_cpu, [call])[0])
+    assert driver.sources[0] == q.data_ptr(), "not staged"
+    assert driver.log.count("bring") == 2
 
 
 def test_moving_a_call_runs_no_check_again(engine, monkeypatch):
