@@ -43,9 +43,10 @@ WHEELS_PORT = 18_765  # always the same: the address is part of what the build's
 DRIVER_FOLDER = "/usr/local/nvidia/lib64"
 """Where device plugins mount the libraries of a GPU's driver."""
 LOAD_EXTENSION = """
-import shutil
+import shutil, torch
 from triton.backends.nvidia.driver import CudaUtils
 assert CudaUtils().load_binary
+assert torch.__file__.startswith("/opt/torch/"), f"there is a second torch: {torch.__file__}"
 assert not any(map(shutil.which, ("cc", "gcc", "clang"))), "there is a compiler"
 """
 FIND_KERNELS = """
