@@ -63,7 +63,7 @@ ARG KERNEL_SHAPES
 RUN mkdir -p /opt/rope/triton; \
     if [ -d /opt/torch/lib/python*/site-packages/triton ]; then \
         TRITON_CACHE_DIR=/opt/rope/triton /opt/rope/bin/python -m service.prebuild \
-        ${KERNEL_TARGETS:+--targets="$KERNEL_TARGETS"} ${KERNEL_SHAPES:+--shapes="$KERNEL_SHAPES"}; \
+        ${KERNEL_TARGETS:+--targets $KERNEL_TARGETS} ${KERNEL_SHAPES:+--shapes "$KERNEL_SHAPES"}; \
     fi
 
 FROM base

@@ -15,7 +15,6 @@ from itertools import product
 from multiprocessing import get_context
 from typing import Any
 
-import torch
 from triton import knobs
 from triton.runtime import driver
 
@@ -53,20 +52,19 @@ RUNS: dict[type[Call], Callable[..., Any]] = {
 def main() -> None:
     """Compile for all capabilities and shapes, in one process per CPU."""
     parser = ArgumentParser(prog="python -m service.prebuild", description=__doc__)
-    parser.add_argument("--targets", default=",".join(map(str, MAX_SHARED_MEM)))
-    parser.add_argument("--shapes", default=SHAPES)
+    targets = list(MAX_SHARED_MEM)
+    parser.add_argument("--targets", type=int, nargs="+", choices=targets, default=targets)
+    parser.add_argument("--shapes", type=shapes_of, default=SHAPES)
     arguments = parser.parse_args()
-    targets = [int(target) for target in arguments.targets.split(",")]
-    jobs = list(product(shapes_of(arguments.shapes), targets))
+    jobs = list(product(arguments.shapes, arguments.targets))
+    began = time.monotonic()
     # a process for each job: Triton keeps what it has compiled, whatever the target
     with ProcessPoolExecutor(mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
-        began = time.monotonic()
-        for (shape, target), built in zip(
-            jobs, pool.map(prebuild, *zip(*jobs, strict=True)), strict=True
-        ):
+        built = pool.map(prebuild, *zip(*jobs, strict=True))
+        for (shape, target), num_built in zip(jobs, built, strict=True):
+            seconds = time.monotonic() - began
             name = "x".join(map(str, shape))
-            took_s = time.monotonic() - began
-            sys.stdout.write(f"sm_{target} {name}: {built} kernels, after {took_s:.0f} s\n")
+            sys.stdout.write(f"sm_{target} {name}: {num_built} kernels after {seconds:.0f} s\n")
             sys.stdout.flush()
 
 
@@ -77,7 +75,6 @@ def prebuild(shape: Shape, target: int) -> int:
         shape: heads, key/value heads, head_dim.
         target: ten times the compute capability.
     """
-    torch.set_num_threads(1)
     compiled = []
     knobs.compilation.listener = lambda *, cache_hit, **_: compiled.append(not cache_hit)
     driver.set_active(OfflineDriver(target))

@@ -84,6 +84,7 @@ KEPT_IN = {
         "service.packing",
         "service.warm_up",
         "service.warm_up_calls",
+        "service.prebuild",
     },
     "service": {"service"},
     "rope_client": set(),

@@ -32,9 +32,8 @@ def run(*arguments, cwd, **variables):
 
 def test_a_service_finds_prebuilt_kernels_wherever_it_is_installed(tmp_path):
     prebuilt, elsewhere = tmp_path / "prebuilt", tmp_path / "elsewhere"
-    flags = f"--targets={TARGET}", f"--shapes={SHAPE}"
     told = run(
-        *("service.prebuild", *flags),
+        *("service.prebuild", "--targets", TARGET, "--shapes", SHAPE),
         cwd=ROOT,
         PYTHONPATH=str(ROOT),
         TRITON_CACHE_DIR=str(prebuilt),
