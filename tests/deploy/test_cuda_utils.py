@@ -14,41 +14,77 @@ pytest.importorskip("triton")
 from deploy import build_cuda_utils
 
 IMPORTED_FROM = f"{ROOT}{os.pathsep}{Path(build_cuda_utils.triton.__file__).parents[1]}"
+MANAGER = "service.kernel_cache:KernelCache"
 needs_gcc = pytest.mark.skipif(shutil.which("gcc") is None, reason="there is no gcc here")
 
 
-@needs_gcc
-def test_extension_loads_without_a_compiler_once_it_is_built(tmp_path, monkeypatch):
-    stub, prebuilt = tmp_path / "stub", tmp_path / "prefix" / "triton"
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(prebuilt))
-    monkeypatch.setenv("PYTHONPATH", IMPORTED_FROM)
-    build_cuda_utils.build_stub(stub)
-    build_cuda_utils.build_extension(stub)
-    assert [file.name.split(".")[0] for file in prebuilt.glob("*/*")] == ["cuda_utils"]
+SCRIPT = (
+    "import sys; sys.prefix = sys.argv[1];"
+    "from triton.backends.nvidia.driver import CudaUtils;"
+    "print(CudaUtils().load_binary)"
+)
+LOADED = "built-in function load_binary"
 
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """Return a folder with a stub and, as in the image, an extension under sys.prefix."""
+    folder = tmp_path_factory.mktemp("built")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRITON_CACHE_DIR", str(folder / "triton"))
+        patch.setenv("PYTHONPATH", IMPORTED_FROM)
+        build_cuda_utils.build_stub(folder / "stub")
+        build_cuda_utils.build_extension(folder / "stub")
+    return folder
+
+
+def load_extension(built, prefix, cache_dir, *, path, mount="true", **variables):
+    """Load the extension in another process, with a stub where device plugins mount a driver."""
+    given = {
+        "PATH": str(path),
+        "PYTHONPATH": IMPORTED_FROM,
+        "LD_LIBRARY_PATH": str(built / "stub"),
+        "TRITON_CACHE_DIR": str(cache_dir),
+        **variables,
+    }
+    settings = " ".join(f"{name}={value}" for name, value in given.items())
+    load = f"{mount} && env {settings} {sys.executable} -c '{SCRIPT}' {prefix}"
+    command = ["sh", "-c", load] if mount == "true" else ["unshare", "-m", "sh", "-c", load]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def without_compiler(tmp_path):
     programs = tmp_path / "programs"
     programs.mkdir()
     if file := shutil.which("file"):  # Triton's key depends on what this program says of Python
         (programs / "file").symlink_to(file)
-    # as in the image: no compiler, a driver where device plugins mount it, and another cache
-    script = (
-        "import sys; sys.prefix = sys.argv[1];"
-        "from triton.backends.nvidia.driver import CudaUtils;"
-        "print(CudaUtils().load_binary)"
-    )
-    variables = {
-        "PATH": str(programs),
-        "PYTHONPATH": IMPORTED_FROM,
-        "LD_LIBRARY_PATH": str(stub),
-        "TRITON_CACHE_DIR": str(tmp_path / "empty"),
-        "TRITON_CACHE_MANAGER": "service.kernel_cache:KernelCache",
-    }
-    command = [sys.executable, "-c", script, str(tmp_path / "prefix")]
-    done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
-    assert "built-in function load_binary" in done.stdout, done.stderr
-    command[-1] = str(tmp_path)
-    done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
+    return programs
+
+
+@needs_gcc
+def test_extension_loads_without_a_compiler_once_it_is_built(built, tmp_path, without_compiler):
+    assert [file.name.split(".")[0] for file in built.glob("triton/*/*")] == ["cuda_utils"]
+    how = {"path": without_compiler, "TRITON_CACHE_MANAGER": MANAGER}
+    done = load_extension(built, built, tmp_path / "cache", **how)
+    assert LOADED in done.stdout, done.stderr
+    done = load_extension(built, tmp_path, tmp_path / "cache", **how)
     assert "Failed to find C compiler" in done.stderr
+
+
+@needs_gcc
+def test_extension_loads_where_the_cache_is_mounted_noexec(built, tmp_path, without_compiler):
+    cache_dir = tmp_path / "cache"
+    cache_dir.mkdir()
+    mount = f"mount -t tmpfs -o noexec none {cache_dir}"
+    if subprocess.run(["unshare", "-m", "sh", "-c", mount], check=False).returncode != 0:
+        pytest.skip("mounting is not permitted here")
+    # even with a compiler, Triton alone cannot load what it has put there
+    done = load_extension(built, tmp_path, cache_dir, path=os.environ["PATH"], mount=mount)
+    assert "failed to map segment from shared object" in done.stderr
+    how = {"path": without_compiler, "TRITON_CACHE_MANAGER": MANAGER}
+    done = load_extension(built, built, cache_dir, mount=mount, **how)
+    assert LOADED in done.stdout, done.stderr
 
 
 @needs_gcc
