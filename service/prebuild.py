@@ -8,10 +8,10 @@ The build of the image runs this. The kernels are stored under the keys of a run
 import sys
 import time
 from argparse import ArgumentParser
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
-from itertools import product
+from itertools import chain, product
 from multiprocessing import get_context
 from typing import Any
 
@@ -37,8 +37,8 @@ from service.warm_up_calls import usual_calls
 
 Shape = tuple[int, int, int]
 
-SHAPES = "32x8x128,16x16x64,8x4x256,32x32x96,32x32x80"
-"""One of each usual width of heads. Kernels do not depend on the number of heads."""
+SHAPES = "32x8x128,28x4x128,32x2x128,16x16x64,12x12x64,8x4x256,16x16x256,4x1x256,32x32x96,32x32x80"
+"""Of each usual width, the numbers of heads by which the kernels of rotation differ in models."""
 
 RUNS: dict[type[Call], Callable[..., Any]] = {
     Rotate: rotate,
@@ -56,29 +56,32 @@ def main() -> None:
     parser.add_argument("--targets", type=int, nargs="+", choices=targets, default=targets)
     parser.add_argument("--shapes", type=shapes_of, default=SHAPES)
     arguments = parser.parse_args()
-    jobs = list(product(arguments.shapes, arguments.targets))
+    # shapes of one width have most kernels in common
+    widths: dict[int, list[Shape]] = {}
+    for shape in arguments.shapes:
+        widths.setdefault(shape[2], []).append(shape)
+    jobs = list(product(widths.values(), arguments.targets))
     began = time.monotonic()
     # a process for each job: Triton keeps what it has compiled, whatever the target
     with ProcessPoolExecutor(mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
         built = pool.map(prebuild, *zip(*jobs, strict=True))
-        for (shape, target), num_built in zip(jobs, built, strict=True):
-            seconds = time.monotonic() - began
-            name = "x".join(map(str, shape))
-            sys.stdout.write(f"sm_{target} {name}: {num_built} kernels after {seconds:.0f} s\n")
+        for (shapes, target), num_built in zip(jobs, built, strict=True):
+            seconds, width = time.monotonic() - began, shapes[0][2]
+            sys.stdout.write(f"sm_{target}, {width}: {num_built} kernels after {seconds:.0f} s\n")
             sys.stdout.flush()
 
 
-def prebuild(shape: Shape, target: int) -> int:
-    """Compile the usual kernels of one shape for one GPU; return how many were new.
+def prebuild(shapes: Sequence[Shape], target: int) -> int:
+    """Compile the usual kernels of some shapes for one GPU; return how many were new.
 
     Args:
-        shape: heads, key/value heads, head_dim.
+        shapes: heads, key/value heads and head_dim of each.
         target: ten times the compute capability.
     """
     compiled = []
     knobs.compilation.listener = lambda *, cache_hit, **_: compiled.append(not cache_hit)
     driver.set_active(OfflineDriver(target))
-    for call in usual_calls(*shape):
+    for call in chain.from_iterable(usual_calls(*shape) for shape in shapes):
         if isinstance(call, CosSin):
             continue
         with suppress(NoBackend):

@@ -52,10 +52,10 @@ assert not any(map(shutil.which, ("cc", "gcc", "clang"))), "there is a compiler"
 FIND_KERNELS = """
 import os
 from service.prebuild import prebuild
-new = prebuild((32, 8, 128), 90)
+new = prebuild([(32, 8, 128)], 90)
 assert new == 0, f"{new} kernels are compiled again"
 assert not os.path.exists("/tmp/triton"), "kernels were stored"
-new = prebuild((4, 4, 48), 90)
+new = prebuild([(4, 4, 48)], 90)
 assert new > 0, "what was not prebuilt is compiled"
 print(f"{new} others were built in {sum(len(files) for *_, files in os.walk('/tmp'))} files")
 """
