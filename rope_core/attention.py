@@ -5,7 +5,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from rope_core.backends import Attention, run, sdpa
+from rope_core.backends import ATTEND_ONLY, Attention, run
 from rope_core.calls import Attend, Attended
 from rope_core.config import RopeConfig
 from rope_core.inference import inference
@@ -78,7 +78,7 @@ def _rotated(
 ) -> tuple[Tensor, Tensor, Tensor, Angles | Products]:
     """Return q, k and v as they attend, and the angles of queries."""
     q, k, v = call.q, call.k, call.v
-    by = None if backend == sdpa.name else backend  # which attends only
+    by = None if backend in ATTEND_ONLY else backend
     at = token_angles(q, call.q_positions, call.cu_seqlens_q, rope, call.frequencies, by)
     turn = partial(rotate_by, rope=rope, inverse=False, backend=by, or_another=True)
     together = (

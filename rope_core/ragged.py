@@ -15,8 +15,20 @@ def count_up(length: int, cu_seqlens: Tensor | None, device: torch.device) -> Te
     counted = torch.arange(length, device=device)
     if cu_seqlens is None:
         return counted
-    starts, lengths = cu_seqlens[:-1].to(device), cu_seqlens.diff().to(device)
-    return counted - starts.repeat_interleave(lengths, output_size=length)
+    if device.type == "cpu":
+        starts = cu_seqlens[:-1].repeat_interleave(cu_seqlens.diff(), output_size=length)
+    else:
+        starts = starts_of(counted, cu_seqlens.to(device, torch.int64, non_blocking=True))
+    return counted - starts
+
+
+def starts_of(tokens: Tensor, cu_seqlens: Tensor) -> Tensor:
+    """Return where the sequence of each of `tokens` starts; the host reads nothing.
+
+    >>> starts_of(torch.arange(5), torch.tensor([0, 2, 2, 5])).tolist()
+    [0, 0, 2, 2, 2]
+    """
+    return cu_seqlens.index_select(0, torch.bucketize(tokens, cu_seqlens, right=True) - 1)
 
 
 def token_positions(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rope_core import ragged
 from rope_core.axes import Columns, summed
-from rope_core.backends import Rotation, Turning, candidates, eager, fused, run
+from rope_core.backends import Rotation, Turning, eager, fused, run
 from rope_core.backends.rotation import turn_few
 from rope_core.calls import CosSin, Rotate, Rotated, Shift, Table
 from rope_core.config import RopeConfig
@@ -297,7 +297,7 @@ def _table(rope: RopeConfig, rows: int) -> Angles:
 
 def _steps(rope: RopeConfig, device: torch.device, backend: str | None) -> Tensor | None:
     """Return the frequencies where a kernel computes the angles, else None."""
-    asked = fused in candidates(device, backend)
+    asked = backend == fused.name or (backend is None and not fused.only_named(device))
     return _frequencies(rope, device) if asked and fused.unavailable(device) is None else None
 
 
@@ -325,11 +325,10 @@ def _compute(
     positions: Tensor, rope: RopeConfig, frequencies: Tensor | None = None, *, pure: bool = False
 ) -> Angles:
     """Return the angles at `positions` `[tokens]` or `[A, tokens]`; `pure`: in float64, no gain."""
-    columns = _columns(rope, frequencies)
+    columns = _columns(rope, frequencies, positions.device)
     dtype = torch.float64 if pure else columns.inv_freq.dtype
     numbers = positions.to(dtype)
     rows = numbers.expand(columns.num_axes, -1) if numbers.ndim == 1 else numbers
-    columns = replace(columns, inv_freq=columns.inv_freq.to(positions.device))
     radians = columns.angles(rows, columns)
     if rope.rounding == "complex" and not pure:
         turn = torch.polar(torch.ones_like(radians), radians)
@@ -343,13 +342,29 @@ def _compute(
     return Angles(cos.float(), sin.float(), _xpos_scale(numbers, rope, pure))
 
 
-def _columns(rope: RopeConfig, frequencies: Tensor | None) -> Columns:
+def _columns(rope: RopeConfig, frequencies: Tensor | None, device: torch.device) -> Columns:
+    """Return the columns of a call, on the device of its positions."""
+    if frequencies is not None and rope.learned == "frequencies":
+        return summed(frequencies.to(device), rope.rotary_dim)
+    columns = rope.columns if device.type == "cpu" else _device_columns(rope, device)
     if frequencies is None:
-        return rope.columns
-    if rope.learned == "frequencies":
-        return summed(frequencies, rope.rotary_dim)
-    factor = frequencies.to(rope.columns.inv_freq).exp()
-    return replace(rope.columns, inv_freq=rope.columns.inv_freq * factor)
+        return columns
+    factor = frequencies.to(columns.inv_freq).exp()
+    return replace(columns, inv_freq=columns.inv_freq * factor)
+
+
+@lru_cache(maxsize=256)
+def _device_columns(rope: RopeConfig, device: torch.device) -> Columns:
+    """Return the columns of a rope on a device. To copy them there makes the host wait."""
+    columns = rope.columns
+    axis = None if columns.axis is None else columns.axis.to(device)
+    return replace(columns, inv_freq=columns.inv_freq.to(device), axis=axis)
+
+
+@lru_cache(maxsize=64)
+def _device_zeta(dim: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return the base of each pair's scale in xPos, on a device."""
+    return xpos_zeta(dim, dtype).to(device)
 
 
 def _xpos_scale(positions: Tensor, rope: RopeConfig, pure: bool) -> Tensor | None:
@@ -358,6 +373,7 @@ def _xpos_scale(positions: Tensor, rope: RopeConfig, pure: bool) -> Tensor | Non
     given: dict[str, Any] = dict(rope.parameters)
     centre = 0 if pure else given.get("length", 0) // 2
     power = (positions - centre) / given.get("scale_base", 512.0)
-    zeta = xpos_zeta(rope.frequency_dim or rope.rotary_dim, positions.dtype).to(positions.device)
+    dim = rope.frequency_dim or rope.rotary_dim
+    zeta = _device_zeta(dim, positions.dtype, positions.device)
     scale: Tensor = zeta ** power[:, None]
     return scale.float()

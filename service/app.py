@@ -21,7 +21,7 @@ from starlette.requests import Request
 from starlette.routing import Route as StarletteRoute
 
 from rope_core import ConfigError, Result
-from rope_core.backends import fused
+from rope_core.backends import fused, varlen
 from rope_core.presets import built_in, from_folder
 from service import __version__, failures, host, metrics, openapi
 from service.admission import Admission
@@ -190,9 +190,10 @@ def _ropes(folder: Path | None) -> Ropes:
 
 
 def _backend(wanted: str, device: Device) -> str | None:
-    never = fused.unavailable(torch.device(device.name)) if wanted == fused.name else None
-    if never is not None:
-        raise SystemExit(f"backend fused was asked for, but {never}")
+    for backend in (fused, varlen):
+        never = backend.unavailable(torch.device(device.name)) if wanted == backend.name else None
+        if never is not None:
+            raise SystemExit(f"backend {wanted} was asked for, but {never}")
     return None if wanted == "auto" else wanted
 
 
@@ -202,33 +203,38 @@ async def _warm_up(service: Service, life: Life, device_threads: Executor) -> No
     traits, listed = engine.device.traits, service.settings.warm_up_shapes
     shapes = traits.warm_up_shapes if listed is None else shapes_of(listed)
     loop = asyncio.get_running_loop()
+    # not asyncio's own threads, for which its end waits, be the device stuck or not
+    thread = ThreadPoolExecutor(1, thread_name_prefix="warm-up")
     together = Barrier(traits.lanes)
 
     def on_lane() -> None:
         together.wait()  # so that each has a thread: cuDNN, for one, keeps its plans by thread
-        warm_up(engine, choice, builder, chain.from_iterable(usual_calls(*s) for s in shapes))
+        usual = chain.from_iterable(usual_calls(*shape) for shape in shapes)
+        warm_up(engine, choice, builder, usual, required=True)
+
+    def build_rarer() -> None:
+        rarer = chain.from_iterable(rare_calls(*shape) for shape in shapes)
+        warm_up(engine, choice, builder, rarer, required=False)
 
     try:
-        await asyncio.to_thread(service.slabs.pin_ladder)
+        await loop.run_in_executor(thread, service.slabs.pin_ladder)
         lanes = (loop.run_in_executor(device_threads, on_lane) for _ in range(traits.lanes))
         await asyncio.gather(*lanes)
+        life.warmed_up()
+        log.info("ready", extra={"fields": {"device": engine.device.name}})
+        service.batcher.release()
+        if traits.builds_kernels:
+            # Requests do not wait for these: what they miss is computed by the eager backend. One
+            # call at a time is given to the builder, so that what requests miss is built next.
+            await loop.run_in_executor(thread, build_rarer)
     except DeviceLost as lost:
         service.batcher.close(DeviceLost)
         _end(life, lost)
-        return
     except Exception:
         log.exception("warm-up failed; the service will not become ready")
-        return
     finally:
         service.batcher.release()
-    life.warmed_up()
-    log.info("ready", extra={"fields": {"device": engine.device.name}})
-    if traits.builds_kernels:
-        # Requests do not wait for these: what they miss meanwhile is computed by the eager backend.
-        # One thread feeds the builder one call at a time, so that kernels which requests ask for
-        # do not wait behind all of the rarer ones.
-        rarer = chain.from_iterable(rare_calls(*shape) for shape in shapes)
-        await asyncio.to_thread(warm_up, engine, choice, builder, rarer)
+        thread.shutdown(wait=False)
 
 
 def _end(life: Life, failure: DeviceLost | DeviceStuck) -> None:

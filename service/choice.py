@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from rope_core import Call, ConfigError, CosSin, Merge, Rotate, Shift
+from rope_core.backends import ATTEND_ONLY
 
-NEVER_DOES: Mapping[str, tuple[type, ...]] = {"sdpa": (Rotate, Shift, Merge)}
+NEVER_DOES: Mapping[str, tuple[type, ...]] = dict.fromkeys(ATTEND_ONLY, (Rotate, Shift, Merge))
 """Kinds of calls that a backend never does: to force it leaves them to the library's choice."""
 
 

@@ -8,7 +8,7 @@ from http import HTTPStatus
 import orjson
 
 from rope_core import ConfigError, NoBackend, ShapeError
-from rope_core.errors import KernelNotBuilt
+from rope_core.errors import KernelFailed, KernelNotBuilt
 from service import errors
 from service.http import Headers
 
@@ -29,6 +29,7 @@ RESPONSES: tuple[tuple[type[Exception], HTTPStatus, str], ...] = (
     (ConfigError, HTTPStatus.UNPROCESSABLE_ENTITY, "config"),
     (errors.UnknownName, HTTPStatus.UNPROCESSABLE_ENTITY, "unknown"),
     (NoBackend, HTTPStatus.UNPROCESSABLE_ENTITY, "no_backend"),
+    (KernelFailed, HTTPStatus.UNPROCESSABLE_ENTITY, "no_backend"),
     (KernelNotBuilt, HTTPStatus.SERVICE_UNAVAILABLE, "kernel_not_built"),
     (errors.Overloaded, HTTPStatus.SERVICE_UNAVAILABLE, "overloaded"),
     (errors.Expired, HTTPStatus.SERVICE_UNAVAILABLE, "expired"),

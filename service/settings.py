@@ -73,10 +73,10 @@ class Settings(BaseSettings):
     """Where tensors are computed on; `auto` takes the GPU if there is one, and ends with the reason
     if torch cannot use it."""
 
-    backend: Literal["auto", "eager", "sdpa", "fused"] = "auto"
+    backend: Literal["auto", "eager", "sdpa", "fused", "varlen"] = "auto"
     """Which backend computes; `auto` takes the first that can do a call. What the one named here
-    declines is answered with 422; `sdpa` attends only, and leaves rotations and mergers to
-    `auto`."""
+    declines is answered with 422; `sdpa` and `varlen` attend only, and leave rotations and mergers
+    to `auto`."""
 
     allow_backend: bool = False
     """Whether a request may name a backend, which then wins over `ROPE_BACKEND`."""

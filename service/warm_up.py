@@ -15,14 +15,28 @@ MAX_RUNS = 6
 """Runs of one call: a backend that is named misses one kernel after the other."""
 
 
-def warm_up(engine: Engine, choice: Choice, builder: KernelBuilder, calls: Iterable[Call]) -> None:
+def warm_up(
+    engine: Engine,
+    choice: Choice,
+    builder: KernelBuilder,
+    calls: Iterable[Call],
+    *,
+    required: bool,
+) -> None:
     """Run each call until the kernels that it needs are built. Waits for the builds.
 
-    A call that fails is logged, as long as the eager backend can do it on the same device.
+    A call that fails is logged.
+
+    Args:
+        engine: what runs the calls.
+        choice: tells the backend of a call, as for requests.
+        builder: builds what is missing.
+        calls: what to run.
+        required: whether a call that fails must be possible for the eager backend at least.
 
     Raises:
         DeviceLost: the device computes no more.
-        Exception: the eager backend fails as well.
+        Exception: a call is required, and the eager backend fails as well.
     """
     for call in calls:
         if builder.closed:
@@ -41,4 +55,5 @@ def warm_up(engine: Engine, choice: Choice, builder: KernelBuilder, calls: Itera
         except Exception:
             fields = {"call": type(call).__name__, "num_bytes": job.num_bytes}
             log.exception("a call of the warm-up failed", extra={"fields": fields})
-            engine.run([engine.job(call, "eager")])
+            if required:
+                engine.run([engine.job(call, "eager")])

@@ -60,18 +60,22 @@ def rare_calls(heads: int, kv_heads: int, head_dim: int) -> Iterator[Call]:
         yield _append(q, far, rope, min(NUM_TOKENS, _few_queries(heads, kv_heads) + 1))
 
 
-def _rotations(q: Tensor, k: Tensor, rope: RopeConfig) -> Iterator[Call]:
+def _rotations(q: Tensor, k: Tensor, usual: RopeConfig) -> Iterator[Call]:
     positions = torch.arange(NUM_TOKENS)
-    partial_dim = max(2, rope.head_dim // 4 * 2)
+    partial_dim = max(2, usual.head_dim // 4 * 2)
     for layout in LAYOUTS:
-        whole = replace(rope, layout=layout)
-        partial = RopeConfig.of(rope.head_dim, rotary_dim=partial_dim, layout=layout)
+        whole = replace(usual, layout=layout)
+        partial = RopeConfig.of(usual.head_dim, rotary_dim=partial_dim, layout=layout)
         for each in (whole, partial):
-            yield Rotate(q, k, each, positions)
-            yield Rotate(q, k, replace(each, arithmetic="hf"), positions)  # by a table of angles
+            by_table = replace(each, arithmetic="hf")
+            for rope in (each, by_table):  # tiles are cut by the heads of a launch
+                yield Rotate(q, k, rope, positions)
+                yield Rotate(q, None, rope, positions)
+                yield Rotate(None, k, rope, positions)
+            yield Rotate(
+                q, k, each, positions.double()
+            )  # whole and fractional ones are two kernels
             yield Shift(k, positions, each)
-        for dtype in (torch.int32, torch.float32, torch.float64):
-            yield Rotate(q, k, whole, positions.to(dtype))
 
 
 def _attentions(plain: Attend) -> Iterator[Call]:

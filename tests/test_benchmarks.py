@@ -18,7 +18,10 @@ ROOT = Path(__file__).parents[1]
 
 def run(module, *arguments):
     command = [sys.executable, "-m", f"benchmarks.{module}", "--quick", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    environment = {n: v for n, v in os.environ.items() if n != "TRITON_INTERPRET"}
+    return subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
+    )
 
 
 def rows_of(printed):
@@ -33,6 +36,14 @@ def test_core_prints_a_row_for_each_case(tmp_path):
     assert len(rows_of(ran.stdout)) == len(written["rows"]) > 10
     assert written["machine"]["torch"] == torch.__version__
     assert all(row["x_floor"] > 0 for row in written["rows"])
+
+
+def test_host_time_prints_a_row_for_each_call():
+    pytest.importorskip("triton")
+    ran = run("host_time")
+
+    assert ran.returncode == 0, ran.stderr
+    assert len(rows_of(ran.stdout)) >= 3
 
 
 @pytest.mark.skipif(load.missing() is not None, reason=str(load.missing()))

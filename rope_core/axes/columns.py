@@ -30,7 +30,7 @@ def product(positions: Tensor, columns: "Columns") -> Tensor:
     """Return position times frequency for each token and column: `[A, T]` -> `[T, n]`."""
     if columns.axis is None:
         return positions[0, :, None] * columns.inv_freq
-    return positions.index_select(0, columns.axis.to(positions.device)).mT * columns.inv_freq
+    return positions.index_select(0, columns.axis).mT * columns.inv_freq
 
 
 @dataclass(frozen=True, slots=True, eq=False)

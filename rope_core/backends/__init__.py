@@ -3,14 +3,14 @@
 from functools import lru_cache
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
-from rope_core.backends import eager, fused, sdpa
+from rope_core.backends import eager, fused, sdpa, varlen
 from rope_core.backends.work import Attention, Merging, Rotation, Turning, Work
 from rope_core.errors import ConfigError, KernelFailed, KernelNotBuilt, NoBackend
 
 __all__ = [
+    "ATTEND_ONLY",
     "BACKENDS",
     "Attention",
     "Backend",
@@ -18,7 +18,6 @@ __all__ = [
     "Rotation",
     "Turning",
     "Work",
-    "candidates",
     "run",
 ]
 
@@ -28,8 +27,13 @@ class Backend(Protocol):
 
     name: str
 
-    def why_not(self, work: Work) -> str | None:
-        """Return None if this backend can do `work`, else what stands against it."""
+    def why_not(self, work: Work, *, named: bool = False) -> str | None:
+        """Return None if this backend does `work`, else what stands against it.
+
+        Args:
+            work: what to do.
+            named: the caller asks for this backend. It may decline to do unasked what it can do.
+        """
 
     def run(self, work: Work) -> tuple[Tensor, ...]:
         """Do `work`: return the outs of a rotation, `out` and `lse` of attention and of a merger.
@@ -43,30 +47,23 @@ class Backend(Protocol):
         """
 
 
-BACKENDS: tuple[Backend, ...] = (sdpa, fused, eager)
+BACKENDS: tuple[Backend, ...] = (sdpa, varlen, fused, eager)
 
-
-def candidates(device: torch.device, name: str | None = None) -> tuple[Backend, ...]:
-    """Return the backends that may do a work on `device`, best first, or the one called `name`.
-
-    On the CPU kernels run in an interpreter, so that there they have to be named.
-
-    Raises:
-        ConfigError: there is no backend of that name.
-    """
-    return _candidates(BACKENDS, device.type, name)
+ATTEND_ONLY = (sdpa.name, varlen.name)
+"""Names of those that rotate nothing and merge nothing."""
 
 
 @lru_cache
 def _candidates(
-    backends: tuple[Backend, ...], device_type: str, name: str | None
+    backends: tuple[Backend, ...], name: str | None, or_another: bool
 ) -> tuple[Backend, ...]:
-    if name is None:
-        return tuple(b for b in backends if b is not fused or device_type != "cpu")
+    """Return the backends that may do a work, in their order; the one called `name` comes first."""
     named = tuple(backend for backend in backends if backend.name == name)
-    if not named:
+    if name is not None and not named:
         raise ConfigError("backend", " or ".join(b.name for b in backends), repr(name))
-    return named
+    if named and not or_another:
+        return named
+    return named + tuple(backend for backend in backends if backend not in named)
 
 
 def run(
@@ -86,12 +83,9 @@ def run(
         KernelNotBuilt: a kernel of the backend named is still being built.
         ConfigError: there is no backend of that name.
     """
-    backends = candidates(work.device, name)
-    if or_another and name is not None:
-        backends += candidates(work.device)
     reasons: dict[str, str] = {}
-    for backend in backends:
-        reason = backend.why_not(work)
+    for backend in _candidates(BACKENDS, name, or_another):
+        reason = backend.why_not(work, named=backend.name == name)
         if reason is None:
             try:
                 return backend.run(work), backend.name

@@ -9,10 +9,13 @@ from rope_core.backends.work import FAR, Attention, Merging, Rotation, Turning, 
 name = "eager"
 
 SCORE_ELEMENTS = 2**24
-"""Scores that exist at a time; 64 MiB in float32."""
+"""Scores that exist at a time on the CPU; 64 MiB in float32."""
+
+DEVICE_SCORES = 2**26
+"""Scores that exist at a time on a device: few launches, and scratch of 256 MiB in float32."""
 
 
-def why_not(work: Work) -> None:
+def why_not(work: Work, *, named: bool = False) -> None:
     """Nothing stands against it."""
 
 
@@ -60,6 +63,12 @@ def attend(
     lse: Tensor,
 ) -> None:
     """Attend from q `[Sq, H, D]` to k and v `[Sk, Hkv, D]` into `out` and `lse`, chunk by chunk."""
+    if index is None and work.config.chunk is not None and not q.is_cpu:
+        # a call may have as many chunks as tokens: a device attends to all of them at once
+        index = (
+            torch.arange(len(k) - len(q), len(k), device=q.device),
+            torch.arange(len(k), device=q.device),
+        )
     if index is not None:
         _attend_in_chunk(work, q, k, v, mask, index, out, lse)
         return
@@ -83,7 +92,8 @@ def _attend_in_chunk(
     num_kv_heads, _, num_keys, head_dim = k.shape
     num_queries, num_heads = q.shape[:2]
     sinks = None if work.sinks is None else work.sinks.float().view(num_kv_heads, -1, 1)
-    step = max(1, SCORE_ELEMENTS // (num_heads * max(1, num_keys)))
+    elements = SCORE_ELEMENTS if q.is_cpu else DEVICE_SCORES
+    step = max(1, elements // (num_heads * max(1, num_keys)))
     for start in range(0, num_queries, step):
         rows = range(start, min(start + step, num_queries))
         part = slice(rows.start, rows.stop)
@@ -168,8 +178,10 @@ def _softmax_times(
     # not by the rounded lse: where scores are all as low as floats go, it is each one of them
     share = total.masked_fill(total == 0, 1)[..., None]
     out = weights @ v / share
+    if hidden is None:
+        return out, total.log() + top
     finite = v.isfinite()
-    if hidden is not None and not bool(finite.all()):
+    if not v.is_cpu or not bool(finite.all()):  # a device is not waited for: it does both
         # 0 * NaN is NaN: what no visible key brought in is computed again without it
         brought = (~hidden).float() @ (~finite).float() > 0  # [Hkv, 1 or G, n, Dv]
         out = torch.where(brought, out, weights @ v.masked_fill(~finite, 0) / share)

@@ -13,9 +13,6 @@ from rope_core.config import RopeConfig
 
 name = "fused"
 
-WIDEST = 512
-"""Elements of a head whose tiles fit into a GPU's shared memory."""
-
 PROGRAMS = 2**31 - 1
 """Programs of a launch, along the one axis of its grid that may be so long."""
 
@@ -23,12 +20,19 @@ WIDTHS = frozenset({*range(16, 257, 16), 72, 88})
 """Widths of heads that are rotated: a list, as each is a kernel of its own. 72 and 88 are those of
 Qwen3-VL's and Llama 4's vision."""
 
-PARTIAL_WIDTHS = frozenset((16, 20, 24, 32, 48, 64, 96, 128))
-"""Widths that are rotated of a wider head."""
+PARTIAL_WIDTHS = frozenset({(80, 32), (192, 64)})
+"""Widths of heads, and how many elements turn, where that is no quarter, half or three quarters."""
 
 
-def why_not(work: Work) -> str | None:
-    """Everything on CUDA, but the rarer layouts of rotation, and heads of more than 512."""
+def only_named(device: torch.device) -> bool:
+    """Tell whether kernels run on a device only if asked for: on the CPU an interpreter does it."""
+    return device.type == "cpu"
+
+
+def why_not(work: Work, *, named: bool = False) -> str | None:
+    """Everything on CUDA, but the rarer layouts of rotation, and widths that no model has."""
+    if not named and only_named(work.device):
+        return "it runs on the CPU only when it is named"
     if (missing := unavailable(work.device)) is not None:
         return missing
     match work:
@@ -36,11 +40,19 @@ def why_not(work: Work) -> str | None:
             return _why_not_rotate(work)
         case Merging() if len(work.out) > PROGRAMS:
             return f"there are more than {PROGRAMS} parts"
-        case Attention() if max(work.q.shape[-1], work.v.shape[-1]) > WIDEST:
-            return f"heads are wider than {WIDEST}"
-        case Attention() if _most_programs(work) > PROGRAMS:
-            return "there are more sequences, heads and keys than a launch has programs"
+        case Attention():
+            return _why_not_attend(work)
     return None
+
+
+def _why_not_attend(work: Attention) -> str | None:
+    from rope_core.kernels.attention_tiles import why_no_tile
+    from rope_core.kernels.card import card_of
+
+    if _most_programs(work) > PROGRAMS:
+        return "there are more sequences, heads and keys than a launch has programs"
+    q, v = work.q, work.v
+    return why_no_tile(card_of(q.device), q.dtype, q.shape[-1], v.shape[-1])
 
 
 def _most_programs(work: Attention) -> int:
@@ -86,10 +98,14 @@ def _why_not_layout(rope: RopeConfig) -> str | None:
         return "pairs lie otherwise than in halves, or next to each other"
     if rope.rounding != "once":
         return f"it rounds once, not as {rope.rounding} says"
-    if rope.head_dim not in WIDTHS:
-        return f"heads are {rope.head_dim} wide, not a multiple of 16 up to {max(WIDTHS)}, 72 or 88"
-    if rope.rotary_dim != rope.head_dim and rope.rotary_dim not in PARTIAL_WIDTHS:
-        return f"{rope.rotary_dim} elements of a head turn, not one of {sorted(PARTIAL_WIDTHS)}"
+    return _why_not_width(rope.head_dim, rope.rotary_dim)
+
+
+def _why_not_width(head_dim: int, rotary_dim: int) -> str | None:
+    if head_dim not in WIDTHS:
+        return f"heads are {head_dim} wide, not a multiple of 16 up to {max(WIDTHS)}, 72 or 88"
+    if 4 * rotary_dim % head_dim and (head_dim, rotary_dim) not in PARTIAL_WIDTHS:
+        return f"{rotary_dim} of {head_dim} elements turn, not a quarter, a half or all of them"
     return None
 
 
@@ -131,33 +147,28 @@ def _rotate(work: Rotation | Turning) -> tuple[Tensor, ...]:
     return work.outs
 
 
-def attend(work: Attention, out: Tensor, lse: Tensor, skipped: Tensor | None = None) -> None:
-    """Attend into `out` and `lse`, contiguous; not where `skipped`, on the device, is true."""
+def attend(work: Attention, out: Tensor, lse: Tensor) -> None:
+    """Attend into `out` and `lse`, contiguous."""
     from rope_core.kernels import attention
 
     q, k, v, config = work.q, work.k, work.v, work.config
-    lengths, ends, index = work.lengths, work.cu_seqlens, work.index
+    lengths, index = work.lengths, work.index
     if lengths is None:
         rows = len(q)
-        lengths = [q.shape[1]] * rows, [k.shape[1]] * rows
-        steps = torch.arange(rows + 1, dtype=torch.int32, device=q.device)
-        if skipped is not None:
-            steps = steps * ~skipped
-        ends = steps * q.shape[1], steps * k.shape[1]
-        q, k, v, out, lse = (x.flatten(0, 1) for x in (q, k, v, out, lse))
+        lengths = (q.shape[1],) * rows, (k.shape[1],) * rows
+        q, k, v, out, lse = [x.flatten(0, 1) for x in (q, k, v, out, lse)]
         index = None if index is None else (index[0].flatten(), index[1].flatten())
-    assert ends is not None, "given with lengths"
-    cu_seqlens = [each.to(q.device, torch.int32, non_blocking=True).contiguous() for each in ends]
+    starts = _on_device(work)
     # one row for all of a batch may lie once only, also when it is flattened
     of_q, of_k = (None, None) if index is None else (index[0].contiguous(), index[1].contiguous())
     attention.attend(
         *(q, k, v, out, lse),
-        cu_seqlens_q=cu_seqlens[0],
-        cu_seqlens_k=cu_seqlens[1],
         lengths_q=lengths[0],
         lengths_k=lengths[1],
         scale=work.scale,
         causal=config.causal,
+        cu_seqlens_q=starts[0],
+        cu_seqlens_k=starts[1],
         window=config.window,
         window_ahead=config.window_ahead,
         chunk=config.chunk,
@@ -167,6 +178,16 @@ def attend(work: Attention, out: Tensor, lse: Tensor, skipped: Tensor | None = N
         q_index=of_q,
         k_index=of_k,
     )
+
+
+def _on_device(work: Attention) -> tuple[Tensor | None, Tensor | None]:
+    """Return where sequences start if kernels can read it: it costs nothing, or they find it."""
+    if work.cu_seqlens is None:
+        return None, None
+    of_q, of_k = work.cu_seqlens
+    if any(t.device != work.q.device or t.dtype is not torch.int32 for t in (of_q, of_k)):
+        return None, None
+    return of_q.contiguous(), of_k.contiguous()
 
 
 def _merge(work: Merging) -> tuple[Tensor, Tensor]:

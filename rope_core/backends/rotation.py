@@ -9,6 +9,9 @@ from rope_core.layouts import halves, neighbours, partners, quarter_turn, spread
 CHUNK_ELEMENTS = 5 * 2**14
 """Elements rotated at a time: they stay in a core's cache."""
 
+DEVICE_ELEMENTS = 2**26
+"""Elements rotated at a time on a device: few launches, and scratch of 256 MiB in float32."""
+
 COMPLEX_ELEMENTS = 2**23
 """Those of a product of complex numbers, which reads and writes its memory once."""
 
@@ -60,7 +63,9 @@ def _rotate(work: Rotation, x: Tensor, out: Tensor, turns: list[Tensor]) -> None
 
 def _step(x: Tensor, elements: int, in_each: int = 1) -> int:
     """Return how many tokens of `x` have about as many elements; operators have `in_each` fewer."""
-    if torch.get_num_threads() > 1:
+    if not x.is_cpu:
+        elements = DEVICE_ELEMENTS
+    elif torch.get_num_threads() > 1:
         elements = min(elements, SERIAL_ELEMENTS * in_each)
     return max(1, elements // (x.shape[1] * x.shape[2]))
 
@@ -138,7 +143,7 @@ def _rotate_halves(
             out1.addcmul_(x2, s, value=-sign)
             out2.addcmul_(x1, s, value=sign)
         return
-    held = torch.empty((2, min(step, tokens), heads, 2, width // 2))
+    held = torch.empty((2, min(step, tokens), heads, 2, width // 2), device=x.device)
     before, after = held.unbind()
     for some, c, s, into in zip(
         *(torch.split(t, step) for t in (pairs, cos, sin, turned)), strict=True
@@ -199,9 +204,9 @@ def _rotate_pairs(
             torch.mul(torch.view_as_complex(pairs), turn, out=torch.view_as_complex(turned))
         return
     most = min(step, tokens)
-    some_turns = torch.empty((most, 1, width // 2), dtype=torch.complex64)
+    some_turns = torch.empty((most, 1, width // 2), dtype=torch.complex64, device=x.device)
     if aside:
-        held = torch.empty((most, heads, width // 2, 2))
+        held = torch.empty((most, heads, width // 2, 2), device=x.device)
     else:
         pairs, turned = torch.view_as_complex(pairs), torch.view_as_complex(turned)
     for some, c, s, into in zip(

@@ -45,12 +45,12 @@ _flash: Callable[..., tuple[Tensor, Tensor]]
 _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
 
 
-def why_not(work: Work) -> str | None:
+def why_not(work: Work, *, named: bool = False) -> str | None:
     """Attention without soft-cap on the CPU; what `sdpa_cuda` says on CUDA."""
     if not isinstance(work, Attention):
         return "attends only"
     if work.q.is_cuda:
-        return sdpa_cuda.why_not(work)
+        return sdpa_cuda.why_not(work, named=named)
     if not work.q.is_cpu:
         return f"tensors are on {work.q.device.type}"
     if work.config.softcap is not None:

@@ -1,10 +1,16 @@
-"""cuDNN's attention and FlashAttention 2, as PyTorch has them on CUDA: long rows of one length.
+"""cuDNN's attention and FlashAttention 2, as PyTorch has them on CUDA: much work of one length.
 
 The operators are called directly: the public function chooses by flags that the whole process
 shares, falls back to the mathematical form without a word, and answers no log-sum-exp.
+
+cuDNN makes a plan for each shape, which takes longer than a call. So a shape is left to `fused`
+until it has come several times, and its later answers are cuDNN's. Both are within the bounds of
+accuracy, but not bit for bit the same: who needs the same bits for the same call at any time names
+a backend. FlashAttention 2 has no plans; on Hopper and later it is slower than `fused`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -12,19 +18,78 @@ from torch import Tensor
 from torch.backends.cuda import SDPAParams, can_use_cudnn_attention, can_use_flash_attention
 
 from rope_core.backends import fused
+from rope_core.backends.agreement import agrees
+from rope_core.backends.plans import MOST_SHAPES, PlannedShapes
+from rope_core.backends.repair import repair
 from rope_core.backends.work import FAR, Attention
 
-MIN_QUERIES = 1024
-"""Shorter sequences gain too little here to be worth a second way."""
+MIN_FLOPS = 5e10
+"""Multiplications and additions from which on the operators gain more than the check of NaN costs;
+those that a causal call does."""
+
+HOPPER = (9, 0)
 
 _cudnn: Callable[..., tuple[Any, ...]]
 _cudnn = torch.ops.aten._scaled_dot_product_cudnn_attention.default
 _flash: Callable[..., tuple[Any, ...]]
 _flash = torch.ops.aten._scaled_dot_product_flash_attention.default
 
+_shapes = PlannedShapes()
 
-def why_not(work: Attention) -> str | None:
-    """Dense attention of long sequences in half precision, causal or not, where the GPU can."""
+
+def why_not(work: Attention, *, named: bool) -> str | None:
+    """Much dense attention in half precision, causal or not, of a shape that comes again.
+
+    Where it is named, work of any size from its first time on, as long as cuDNN gets plans.
+    """
+    if (reason := _why_not_kind(work)) is not None:
+        return reason
+    if not named and _flops(work) < MIN_FLOPS:
+        return f"less work than {MIN_FLOPS:.0e} operations"
+    if (reason := fused.why_not(work, named=True)) is not None:  # for repairs
+        return reason
+    if _by_flash(work):
+        return None
+    shape = _shape(work)
+    if not named and not _shapes.recurs(shape):
+        return "the shape has not come often enough for a plan of cuDNN"
+    if not can_use_cudnn_attention(_params(work)):
+        return "neither cuDNN nor FlashAttention can run here"
+    if work.return_lse and not _lse_agrees(work.device):
+        return "cuDNN's log-sum-exp is not the natural logarithm"
+    if not _shapes.admit(shape):
+        return f"cuDNN has plans for {MOST_SHAPES} other shapes"
+    return None
+
+
+def run(work: Attention) -> tuple[Tensor, ...]:
+    """Do `work`."""
+    causal = _is_causal(work)
+    answer = _run_flash(work) if _by_flash(work) else _run_cudnn(work)
+    if not (causal or work.return_lse):  # nothing is hidden: NaN is the answer
+        return answer
+    out, lse = answer[0].contiguous(), torch.empty(work.q.shape[:-1], device=work.device)
+    decisive: tuple[Tensor, ...] = (work.k, work.v)
+    if work.return_lse:  # of a row of NaN it may be -inf
+        lse, decisive = answer[1].contiguous(), (work.q, work.k, work.v)
+    repair(work.packed(), out.flatten(0, 1), lse.flatten(0, 1), decisive)
+    return (out, lse) if work.return_lse else (out,)
+
+
+def _run_cudnn(work: Attention) -> tuple[Tensor, ...]:
+    q, k, v = _by_heads(work)
+    causal, with_lse = _is_causal(work), work.return_lse
+    out, lse, *_ = _cudnn(q, k, v, None, with_lse, 0.0, causal, scale=work.scale)
+    out = out.transpose(1, 2)
+    return (out, lse.reshape(q.shape[:-1]).transpose(1, 2)) if with_lse else (out,)
+
+
+def _run_flash(work: Attention) -> tuple[Tensor, ...]:
+    out, lse, *_ = _flash(*_by_heads(work), 0.0, _is_causal(work), scale=work.scale)
+    return out.transpose(1, 2), lse.transpose(1, 2)
+
+
+def _why_not_kind(work: Attention) -> str | None:
     q, k, v, config = work.q, work.k, work.v, work.config
     if work.lengths is not None:
         return "packed sequences"
@@ -36,48 +101,57 @@ def why_not(work: Attention) -> str | None:
         return "mask, sinks and index are not in the operators"
     if q.shape[1] != k.shape[1]:
         return "is_causal is aligned top-left"
-    if q.shape[1] < MIN_QUERIES:
-        return f"fewer than {MIN_QUERIES} queries"
     if q.shape[-1] != v.shape[-1] or q.shape[-1] % 8:
         return "a value must be as wide as a key, and a multiple of 8"
+    if not q.numel():
+        return "nothing is asked"
     if work.scale <= 0:
         return "a scale of 0 or less"
-    params = _params(work)
-    if work.return_lse and not can_use_flash_attention(params):
-        return "FlashAttention cannot run here, and cuDNN's log-sum-exp is not public"
-    if not (can_use_cudnn_attention(params) or can_use_flash_attention(params)):
-        return "neither cuDNN nor FlashAttention can run here"
     return None
 
 
-def run(work: Attention) -> tuple[Tensor, ...]:
-    """Do `work`, by cuDNN where nobody wants the log-sum-exp and it can."""
-    q, k, v = (x.transpose(1, 2) for x in (work.q, work.k, work.v))
-    causal, scale = work.reach != (FAR, FAR), work.scale
-    if not work.return_lse and can_use_cudnn_attention(_params(work)):
-        out = _cudnn(q, k, v, None, False, 0.0, causal, scale=scale)[0]
-        answer: tuple[Tensor, ...] = (out.transpose(1, 2),)
-    else:
-        out, lse, *_ = _flash(q, k, v, 0.0, causal, scale=scale)
-        answer = out.transpose(1, 2), lse.transpose(1, 2)
-    return _mended(work, answer) if causal else answer
+def _flops(work: Attention) -> float:
+    """Return the operations of both products; of a causal call those of its visible half."""
+    rows, num_tokens, num_heads, head_dim = work.q.shape
+    full = 4.0 * rows * num_heads * num_tokens**2 * head_dim
+    return full / 2 if _is_causal(work) else full
 
 
-def _mended(work: Attention, answer: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Attend again by `fused` where k or v is not finite, which the host never learns.
+def _shape(work: Attention) -> Hashable:
+    """Return what torch keeps cuDNN's plans by."""
+    q, k, v = work.q, work.k, work.v
+    strides = q.stride(), k.stride(), v.stride()
+    return work.device, q.dtype, q.shape, k.shape, strides, _is_causal(work), work.return_lse
 
-    A product of 0 with what a hidden value holds may be NaN. Sequences are empty, and cost nothing,
-    where all is finite.
-    """
-    finite = (work.k.sum(dtype=torch.float32) + work.v.sum(dtype=torch.float32)).isfinite()
-    out, lse = answer[0].contiguous(), torch.empty(work.q.shape[:-1], device=work.q.device)
-    if work.return_lse:
-        lse = answer[1].contiguous()
-    fused.attend(work, out, lse, skipped=finite)
-    return (out, lse) if work.return_lse else (out,)
+
+def _by_flash(work: Attention) -> bool:
+    """Tell whether FlashAttention 2 does it: before Hopper, with lse or where cuDNN cannot run."""
+    if _capability(work.device) >= HOPPER:
+        return False
+    params = _params(work)
+    wanted = work.return_lse or not can_use_cudnn_attention(params)
+    return wanted and can_use_flash_attention(params)
+
+
+def _capability(device: torch.device) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(device)
+
+
+@lru_cache(maxsize=16)
+def _lse_agrees(device: torch.device) -> bool:
+    """Tell whether cuDNN's log-sum-exp is what ours is; tried out once for each device."""
+    return agrees(_run_cudnn, device, None)
+
+
+def _is_causal(work: Attention) -> bool:
+    return work.reach != (FAR, FAR)
+
+
+def _by_heads(work: Attention) -> tuple[Tensor, Tensor, Tensor]:
+    """Return q, k and v `[B, H, S, D]`, as the operators take them."""
+    return work.q.transpose(1, 2), work.k.transpose(1, 2), work.v.transpose(1, 2)
 
 
 def _params(work: Attention) -> SDPAParams:
-    q, k, v = (x.transpose(1, 2) for x in (work.q, work.k, work.v))
-    grouped, causal = q.shape[1] != k.shape[1], work.reach != (FAR, FAR)
-    return SDPAParams(q, k, v, None, 0.0, causal, grouped)
+    q, k, v = _by_heads(work)
+    return SDPAParams(q, k, v, None, 0.0, _is_causal(work), q.shape[1] != k.shape[1])

@@ -1,7 +1,7 @@
 """What a backend is given. Works are made by the library alone, from calls that are valid."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 
 import torch
@@ -94,6 +94,17 @@ class Attention:
         dtype = self.out_dtype or q.dtype
         out = torch.empty((*q.shape[:-1], v.shape[-1]), dtype=dtype, device=q.device)
         return out, torch.empty(q.shape[:-1], dtype=torch.float32, device=q.device)
+
+    def packed(self) -> "Attention":
+        """Return the same work with rows of a batch laid end to end; it has no mask or index."""
+        if self.lengths is not None:
+            return self
+        rows, num_queries, num_keys = len(self.q), self.q.shape[1], self.k.shape[1]
+        steps = torch.arange(rows + 1, dtype=torch.int32, device=self.q.device)
+        q, k, v = (x.flatten(0, 1) for x in (self.q, self.k, self.v))
+        lengths = [num_queries] * rows, [num_keys] * rows
+        ends = steps * num_queries, steps * num_keys
+        return replace(self, q=q, k=k, v=v, lengths=lengths, cu_seqlens=ends)
 
     @property
     def scale(self) -> float:

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from rope_core.kernels.attention_tiles import TILES, TileTable, tile_of
+from rope_core.kernels.attention_tiles import TileTable, tile_of, usual_tiles
 from rope_core.kernels.card import card_of
 from rope_core.kernels.decode import decode_launch
-from rope_core.kernels.launch_args import KernelLaunch, attention_args, bound
+from rope_core.kernels.launch_args import attention_args, bound
+from rope_core.kernels.launcher import launch_all
 from rope_core.kernels.masking import FAR
 from rope_core.kernels.prefill import prefill_launch
 from rope_core.kernels.split_kv import STATISTICS, merge_launch
@@ -22,12 +23,12 @@ def attend(
     out: Tensor,
     lse: Tensor,
     *,
-    cu_seqlens_q: Tensor,
-    cu_seqlens_k: Tensor,
     lengths_q: Sequence[int],
     lengths_k: Sequence[int],
     scale: float,
     causal: bool,
+    cu_seqlens_q: Tensor | None = None,
+    cu_seqlens_k: Tensor | None = None,
     window: int | None = None,
     window_ahead: int = 0,
     chunk: int | None = None,
@@ -37,7 +38,7 @@ def attend(
     q_index: Tensor | None = None,
     k_index: Tensor | None = None,
     block_table: Tensor | None = None,
-    tiles: TileTable = TILES,
+    tiles: TileTable | None = None,
 ) -> None:
     """Attend within each of N sequences, into `out` and `lse`, every element of which is written.
 
@@ -50,12 +51,13 @@ def attend(
         v: as k, Dv wide.
         out: `[Tq, H, Dv]`, of any of the dtypes, last stride 1.
         lse: `[Tq, H]` float32, contiguous: natural logarithm, sinks included; -inf for none seen.
-        cu_seqlens_q: where each sequence's queries start: int32 `[N + 1]` on the device.
-        cu_seqlens_k: as cu_seqlens_q, of keys; of pages, only how many keys there are counts.
-        lengths_q: queries of each sequence, as in cu_seqlens_q; never read from the device.
+        lengths_q: queries of each sequence.
         lengths_k: as lengths_q, of keys.
         scale: multiplier of the scores, of any sign.
         causal: hide later keys; the last query is at the place of the last key.
+        cu_seqlens_q: where each sequence's queries start: int32 `[N + 1]` on the device, where they
+            are there already. All 0 leaves everything out. Given with cu_seqlens_k or not at all.
+        cu_seqlens_k: as cu_seqlens_q, of keys; of pages, only how many keys there are counts.
         window: how many keys up to its own place a query sees.
         window_ahead: how many keys beyond it, given a window.
         chunk: length of chunks, counted from the first key, beyond which no query sees.
@@ -68,21 +70,47 @@ def attend(
         k_index: int64 `[Tk]`, contiguous, as q_index, in any order.
         block_table: int32 `[N, blocks]`: key j of a sequence is in slot j % page_size of page
             block_table[sequence, j // page_size].
-        tiles: how kernels are cut.
+        tiles: how kernels are cut; as usual where None.
 
     Raises:
         ValueError: no tiles of the table fit the card: see `attention_tiles.why_no_tile`.
+        KernelNotBuilt: a kernel is missing and is being built elsewhere; nothing is launched.
+        KernelFailed: a kernel cannot be built; nothing is launched.
     """
     assert (q_index is None) == (k_index is None), "given together"
     if not out.numel():
         return
     behind = FAR if window is None else bound(window) - 1
     ahead = bound(window_ahead) if window is not None else 0 if causal else FAR
+    card, widest = card_of(q.device), max(q.shape[-1], v.shape[-1])
+    paged = block_table is not None
+    if tiles is None:
+        few, some, prefill = usual_tiles(card, q.dtype, widest, paged)
+    else:
+        few, some, prefill = (
+            tile_of(kernel, card, q.dtype, widest, paged, tiles)
+            for kernel in ("few", "some", "prefill")
+        )
+    if few is None or some is None or prefill is None:
+        raise ValueError(f"no tiles for heads of width {widest} on {card}")
+    work = work_list(
+        lengths_q,
+        lengths_k,
+        group=q.shape[1] // k.shape[1],
+        block_m=(few.block_m, some.block_m, prefill.block_m),
+        indexed=q_index is not None,
+        behind=behind,
+        chunk=bound(chunk),
+        device=q.device,
+    )
+    num_seqs = len(lengths_q)
+    if cu_seqlens_q is None or cu_seqlens_k is None:
+        cu_seqlens_q, cu_seqlens_k = work.cu_seqlens(num_seqs)
     args = attention_args(
         *(q, k, v, out, lse),
         cu_seqlens_q=cu_seqlens_q,
         cu_seqlens_k=cu_seqlens_k,
-        num_seqs=len(lengths_q),
+        num_seqs=num_seqs,
         scale=scale,
         softcap=softcap,
         behind=behind,
@@ -93,23 +121,6 @@ def attend(
         q_index=q_index,
         k_index=k_index,
         block_table=block_table,
-    )
-    card, widest = card_of(q.device), max(args.head_dim, args.value_dim)
-    few, some, prefill = (
-        tile_of(kernel, card, q.dtype, widest, block_table is not None, tiles)
-        for kernel in ("few", "some", "prefill")
-    )
-    if few is None or some is None or prefill is None:
-        raise ValueError(f"no tiles for heads of width {widest} on {card}")
-    work = work_list(
-        lengths_q,
-        lengths_k,
-        group=args.group,
-        block_m=(few.block_m, some.block_m, prefill.block_m),
-        indexed=q_index is not None,
-        behind=behind,
-        chunk=bound(chunk),
-        device=q.device,
     )
     width = args.value_dim + STATISTICS.value
     parts = q.new_empty((work.slots, args.num_kv_heads, width), dtype=torch.float32)
@@ -122,15 +133,4 @@ def attend(
         launches.append(decode_launch(args, work, work.some, parts, some))
     if work.merge.total:
         launches.append(merge_launch(args, work, parts))
-    for launch in launches:
-        run(launch)
-
-
-def run(launch: KernelLaunch) -> None:
-    """Launch a kernel."""
-    launch.kernel[launch.grid](
-        *launch.args,
-        **launch.constants,
-        num_warps=launch.num_warps,
-        num_stages=launch.num_stages,
-    )
+    launch_all(launches)

@@ -5,6 +5,7 @@ A choice never depends on the batch, so that the bits of an answer do not either
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -21,8 +22,8 @@ MLA_WIDTHS = 192, 128
 OLDEST_ARCH = 80
 """Before it there are no matrix units for bfloat16."""
 
-ADA, AMPERE, HOPPER = 101_376, 166_912, 232_448
-"""Shared memory of a block, bytes: of sm_86, 89 and 120; of sm_80; of sm_90 and 100."""
+ADA, AMPERE = 101_376, 166_912
+"""Shared memory of a block, bytes: of sm_86, 89 and 120; of sm_80. Others have more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +107,8 @@ TILES: TileTable = {
         "float32",
         {
             64: {ADA: Tile(64, 32, 8, 2)},
-            128: {ADA: Tile(64, 16, 8, 2)},
-            256: {HOPPER: Tile(64, 16, 8, 2)},
+            128: {ADA: Tile(32, 16, 8, 2)},
+            256: {ADA: Tile(16, 16, 8, 2)},
         },
     ),
 }
@@ -132,6 +133,15 @@ def tile_of(
     return None if least is None else fits[least]
 
 
+@lru_cache
+def usual_tiles(card: Card, dtype: torch.dtype, width: int, paged: bool) -> tuple[Tile | None, ...]:
+    """Return the tiles of few, some and prefill by the usual table, as `tile_of` does."""
+    return tuple(
+        tile_of(kernel, card, dtype, width, paged) for kernel in ("few", "some", "prefill")
+    )
+
+
+@lru_cache
 def why_no_tile(card: Card, dtype: torch.dtype, head_dim: int, value_dim: int) -> str | None:
     """Return why kernels of attention do not run on a card, None if they do."""
     if card.arch < OLDEST_ARCH:

@@ -9,7 +9,8 @@ import triton.language as tl
 from torch import Tensor
 
 from rope_core.kernels.attention_tiles import Tile
-from rope_core.kernels.launch_args import AttentionArgs, KernelLaunch
+from rope_core.kernels.launch_args import AttentionArgs
+from rope_core.kernels.launcher import KernelLaunch, Launcher
 from rope_core.kernels.masking import row_key_range
 from rope_core.kernels.online_softmax import accumulate, all_finite, empty, read_rows
 from rope_core.kernels.split_kv import STATISTICS, store_part
@@ -33,8 +34,12 @@ SAFE_KEYS = tl.constexpr(16)
         *("stride_k_page", "stride_k_slot", "stride_k_head"),
         *("stride_v_page", "stride_v_slot", "stride_v_head", "stride_table"),
         *("stride_mask_seq", "stride_mask_head", "stride_mask_q", "packed_mask"),
-        *("behind", "ahead", "chunk", "programs_at"),
-    ]
+        *("scale", "softcap", "behind", "ahead", "chunk", "programs_at"),
+    ],
+    do_not_specialize_on_alignment=[
+        *("cu_seqlens_q_ptr", "cu_seqlens_k_ptr", "table_ptr", "mask_ptr"),
+        *("q_index_ptr", "k_index_ptr", "work_ptr"),
+    ],
 )
 def decode_kernel(
     q_ptr,  # [Tq, H, HEAD_DIM]
@@ -46,8 +51,10 @@ def decode_kernel(
     mask_ptr,  # uint8 or float32 [sequences, heads, queries, keys], or None
     q_index_ptr,  # [Tq] int64, or None
     k_index_ptr,  # [Tk] int64, or None
-    num_kv_heads,
-    group,
+    part_ptr,  # [slots, Hkv, VALUE_DIM + STATISTICS] float32
+    work_ptr,  # int32: records [N, RECORD], and the sequences of programs
+    num_kv_heads: tl.int32,
+    group: tl.int32,
     stride_q_token: tl.int64,  # these of q, k and v in units of UNIT elements
     stride_q_head: tl.int64,
     stride_k_page: tl.int64,
@@ -60,19 +67,18 @@ def decode_kernel(
     stride_mask_seq: tl.int64,
     stride_mask_head: tl.int64,
     stride_mask_q: tl.int64,
-    packed_mask,  # 1 where all sequences share the axes of the mask, else 0
-    scale,
-    softcap,  # or None
+    packed_mask: tl.int32,  # 1 where all sequences share the axes of the mask, else 0
+    scale: tl.float32,
+    softcap: tl.float32,  # not read without SOFTCAP
     behind: tl.int64,
     ahead: tl.int64,
     chunk: tl.int64,
-    part_ptr,  # [slots, Hkv, VALUE_DIM + STATISTICS] float32
-    work_ptr,  # records [N, RECORD], and the sequences of programs
-    programs_at,
+    programs_at: tl.int32,
     UNIT: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     VALUE_DIM: tl.constexpr,
     PAGE_SIZE: tl.constexpr,
+    SOFTCAP: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_DV: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -128,7 +134,7 @@ def decode_kernel(
         acc, m_i, l_i, q, first_key, last_key, mask_rows, first, tiles, tiles, 0,
         num_keys, k_ptr, v_ptr, table_ptr, k_index_ptr, mask_ptr,
         stride_k_page, stride_k_slot, stride_v_page, stride_v_slot, tl.abs(scale), softcap,
-        UNIT, HEAD_DIM, VALUE_DIM, BLOCK_N, BLOCK_D, BLOCK_DV, PAGE_SIZE, PRECISION,
+        UNIT, HEAD_DIM, VALUE_DIM, BLOCK_N, BLOCK_D, BLOCK_DV, PAGE_SIZE, SOFTCAP, PRECISION,
         EDGES=True, SAFE=False,
     )
     stride_row = num_kv_heads.to(tl.int64) * (VALUE_DIM + STATISTICS)
@@ -154,13 +160,16 @@ def decode_kernel(
                 few_acc, few_m, few_l, few_q, few_first, few_last, few_mask, safe_first, safe,
                 safe, 0, num_keys, k_ptr, v_ptr, table_ptr, k_index_ptr, mask_ptr,
                 stride_k_page, stride_k_slot, stride_v_page, stride_v_slot, tl.abs(scale), softcap,
-                UNIT, HEAD_DIM, VALUE_DIM, SAFE_KEYS, BLOCK_D, BLOCK_DV, PAGE_SIZE, PRECISION,
-                EDGES=True, SAFE=True,
+                UNIT, HEAD_DIM, VALUE_DIM, SAFE_KEYS, BLOCK_D, BLOCK_DV, PAGE_SIZE, SOFTCAP,
+                PRECISION, EDGES=True, SAFE=True,
             )
             store_part(
                 few_acc, few_m, few_l, few, num_rows, part_ptr, stride_row, VALUE_DIM, BLOCK_DV,
             )
     # fmt: on
+
+
+LAUNCHER = Launcher(decode_kernel, num_tensors=11)
 
 
 def decode_launch(
@@ -176,9 +185,10 @@ def decode_launch(
         tile: how the kernel is cut.
     """
     return KernelLaunch(
-        decode_kernel,
+        LAUNCHER,
         (programs.total * args.num_kv_heads,),
-        (*args.tensors, *args.numbers, parts, work.table, programs.at),
+        (*args.tensors, parts, work.table),
+        (*args.numbers, programs.at),
         args.constants() | tile.constants(),
         tile.num_warps,
         tile.num_stages,

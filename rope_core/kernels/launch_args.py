@@ -1,6 +1,5 @@
 """What a call of attention passes to its kernels, found once for all of them."""
 
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -12,29 +11,20 @@ ALIGNED = 8
 """Rows that start at multiples of so many elements are read 16 bytes at a time."""
 
 
-class KernelLaunch(NamedTuple):
-    """One kernel, compiled for `constants` and the types of `args`, and how it is launched."""
-
-    kernel: Any
-    grid: tuple[int]
-    args: tuple[Any, ...]
-    constants: dict[str, Any]
-    num_warps: int
-    num_stages: int
-
-
-@dataclass(frozen=True, slots=True)
-class AttentionArgs:
+class AttentionArgs(NamedTuple):
     """Arguments that kernels share, in the order in which they take them."""
 
     tensors: tuple[Tensor | None, ...]
     """q, k, v, cu_seqlens_q, cu_seqlens_k, block_table, mask, q_index, k_index."""
 
-    numbers: tuple[float | None, ...]
+    numbers: tuple[float, ...]
     """Heads, strides in units of `unit`, and which keys are seen."""
 
-    output: tuple[Tensor | int, ...]
-    """out, lse, sinks, whether these are sinks, and strides of out in units of `unit`."""
+    output: tuple[Tensor, Tensor, Tensor]
+    """out, lse, sinks."""
+
+    output_numbers: tuple[int, ...]
+    """Whether there are sinks, and strides of out in units of `unit`."""
 
     unit: int
     num_kv_heads: int
@@ -42,6 +32,13 @@ class AttentionArgs:
     head_dim: int
     value_dim: int
     page_size: int
+    softcap: bool
+
+    @property
+    def cu_seqlens_q(self) -> Tensor:
+        """Starts of queries."""
+        assert self.tensors[3] is not None
+        return self.tensors[3]
 
     @property
     def mask(self) -> Tensor | None:
@@ -55,6 +52,7 @@ class AttentionArgs:
             "HEAD_DIM": self.head_dim,
             "VALUE_DIM": self.value_dim,
             "PAGE_SIZE": self.page_size,
+            "SOFTCAP": self.softcap,
             "BLOCK_D": block_of(self.head_dim),
             "BLOCK_DV": block_of(self.value_dim),
         }
@@ -82,38 +80,42 @@ def attention_args(
     block_table: Tensor | None,
 ) -> AttentionArgs:
     """Return the arguments of kernels for what `attention.attend` takes, bounds as numbers."""
-    q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
-    rows = (*_strides(q, 0, 1), *_page_slot_head(k), *_page_slot_head(v))
+    q, k, v = _rows_contiguous(q), _rows_contiguous(k), _rows_contiguous(v)
+    if block_table is None:
+        rows = [*_strides(q, 0, 1), 0, *_strides(k, 0, 1), 0, *_strides(v, 0, 1)]
+    else:
+        rows = [*_strides(q, 0, 1), *_strides(k, 0, 2, 1), *_strides(v, 0, 2, 1)]
     of_out = _strides(out, 0, 1)
     # packed heads whose width is a multiple of ALIGNED always have the kernel with wide accesses
-    unit = ALIGNED if all(stride % ALIGNED == 0 for stride in (*rows, *of_out)) else 1
-    of_mask: tuple[int, ...] = (0, 0, 0, 0)
+    unit = ALIGNED if not any(stride % ALIGNED for stride in rows + of_out) else 1
+    if unit != 1:
+        rows = [stride // unit for stride in rows]
+        of_out = [stride // unit for stride in of_out]
+    of_mask = [0, 0, 0, 0]
     if mask is not None:
         mask = _kernel_mask(mask)
-        of_mask = (*_strides(mask, 0, 1, 2), int(len(mask) != num_seqs))
+        of_mask = [*_strides(mask, 0, 1, 2), int(len(mask) != num_seqs)]
+    num_heads, head_dim = q.shape[1:]
     num_kv_heads = k.shape[1]
-    group = q.shape[1] // num_kv_heads
+    group = num_heads // num_kv_heads
     return AttentionArgs(
         tensors=(q, k, v, cu_seqlens_q, cu_seqlens_k, block_table, mask, q_index, k_index),
         numbers=(
             *(num_kv_heads, group),
-            *(stride // unit for stride in rows),
+            *rows,
             0 if block_table is None else block_table.stride(0),
             *of_mask,
-            *(scale, softcap, behind, ahead, chunk),
+            *(scale, softcap or 0.0, behind, ahead, chunk),
         ),
-        output=(
-            *(out, lse),
-            lse if sinks is None else sinks.float(),  # lse is never read
-            int(sinks is not None),
-            *(stride // unit for stride in of_out),
-        ),
+        output=(out, lse, lse if sinks is None else sinks.float()),  # lse is never read
+        output_numbers=(int(sinks is not None), *of_out),
         unit=unit,
         num_kv_heads=num_kv_heads,
         group=group,
-        head_dim=q.shape[-1],
+        head_dim=head_dim,
         value_dim=v.shape[-1],
         page_size=1 if block_table is None else k.shape[2],
+        softcap=softcap is not None,
     )
 
 
@@ -133,10 +135,11 @@ def _kernel_mask(mask: Tensor) -> Tensor:
     return mask.view(torch.uint8) if mask.dtype == torch.bool else mask.float()
 
 
-def _strides(x: Tensor, *axes: int) -> tuple[int, ...]:
+def _rows_contiguous(x: Tensor) -> Tensor:
+    return x if x.stride(-1) == 1 else x.contiguous()
+
+
+def _strides(x: Tensor, *axes: int) -> list[int]:
     """Return strides; 0 for an axis of one place, whose stride means nothing."""
-    return tuple(0 if x.shape[axis] == 1 else x.stride(axis) for axis in axes)
-
-
-def _page_slot_head(x: Tensor) -> tuple[int, ...]:
-    return (0, *_strides(x, 0, 1)) if x.ndim == 3 else _strides(x, 0, 2, 1)
+    sizes, strides = x.shape, x.stride()
+    return [0 if sizes[axis] == 1 else strides[axis] for axis in axes]

@@ -6,7 +6,7 @@ the dtypes of the tensors, and whether their memory is aligned. Numbers are neve
 """
 
 import logging
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from threading import Lock
@@ -17,12 +17,15 @@ from torch import Tensor
 from triton import knobs
 from triton.runtime import driver
 
-from rope_core.builds import ensure_built
+from rope_core.builds import Build, ensure_built
 from rope_core.errors import KernelFailed
 from rope_core.kernels import INTERPRETED
 
 ALIGNMENT = 16
 """Bytes that memory is aligned to where the widest accesses can be used."""
+
+MAX_VARIANTS = 512
+"""Variants of one kernel in a process: clients that vary what they ask for must not fill memory."""
 
 Number = int | float
 Run = Callable[[int, Sequence[Any], Sequence[Number]], None]
@@ -45,21 +48,28 @@ class Variant(NamedTuple):
     num_stages: int
 
 
-class Launch(NamedTuple):
-    """One launch that is ready but for its variant, which may still have to be built."""
+class KernelLaunch(NamedTuple):
+    """One launch of a kernel, whose arguments are the tensors, the numbers and the constants."""
 
     launcher: "Launcher"
-    variant: Variant
-    grid: int
-    tensors: Sequence[Any]  # addresses, or tensors for the interpreter
+    grid: tuple[int]
+    tensors: Sequence[Tensor | None]  # on one device; the first is not None
     numbers: Sequence[Number]
+    constants: Mapping[str, Any]  # in the kernel's order
+    num_warps: int = 4
+    num_stages: int = 3
+
+    @property
+    def kernel(self) -> Any:
+        """The kernel itself."""
+        return self.launcher.kernel
 
 
 class Launcher:
-    """Launches one kernel, whose arguments are tensors, numbers, and constants in this order.
+    """The variants of one kernel.
 
-    Numbers must have an annotation (`tl.int64`, `tl.int32` or `tl.float32`) and must be in the
-    kernel's `do_not_specialize`, so that one variant does for all values.
+    Numbers of the kernel must have an annotation (`tl.int64`, `tl.int32` or `tl.float32`) and must
+    be in its `do_not_specialize`, so that one variant does for all values.
     """
 
     def __init__(self, kernel: Any, num_tensors: int) -> None:
@@ -74,26 +84,9 @@ class Launcher:
             assert all(p.do_not_specialize and p.annotation_type for p in numbers), self._name
             self._aligned = [p.num for p in tensors if not p.do_not_specialize_on_alignment]
 
-    def prepare(
-        self,
-        grid: int,
-        tensors: Sequence[Tensor | None],
-        numbers: Sequence[Number],
-        constants: tuple[Any, ...],
-        *,
-        num_warps: int = 4,
-        num_stages: int = 3,
-    ) -> Launch:
-        """Return a launch of `grid` programs for `launch_all`.
-
-        Args:
-            grid: programs, along one axis.
-            tensors: the kernel's first arguments, all on one device; the first is no None.
-            numbers: the arguments that follow.
-            constants: the last arguments.
-            num_warps: warps of a program.
-            num_stages: stages of a software pipeline.
-        """
+    def bind(self, launch: KernelLaunch) -> tuple[Variant, Sequence[Any]]:
+        """Return the variant of a launch, and what its `run` takes in place of the tensors."""
+        _, _, tensors, _, constants, num_warps, num_stages = launch
         dtypes = tuple([None if t is None else t.dtype for t in tensors])
         first = tensors[0]
         assert first is not None, "it tells the device"
@@ -106,75 +99,83 @@ class Launcher:
             if device < 0:
                 device = driver.active.get_current_device()
         aligned = bits % ALIGNMENT == 0
-        variant = Variant(self._name, device, dtypes, aligned, constants, num_warps, num_stages)
-        return Launch(self, variant, grid, args, numbers)
+        values = tuple(constants.values())
+        return Variant(self._name, device, dtypes, aligned, values, num_warps, num_stages), args
 
     def build(self, variant: Variant) -> None:
         """Compile a variant and load it onto its device, in any thread; at most once.
 
-        A failure is remembered and logged. Only a lack of memory is raised instead, as it passes.
+        Raises:
+            KernelFailed: it cannot be built. This is remembered, unless the disk was at fault.
+            RuntimeError: there was too little memory of the device.
         """
         with _building:
-            if variant in self.built or variant in self.failed:
+            if variant in self.built:
                 return
+            self.raise_failed(variant)
             try:
-                self.built[variant] = self._compile(variant)
+                self.built[variant] = self._load(variant)
             except Exception as error:
                 if "out of memory" in str(error).lower():
                     raise
-                self.failed[variant] = f"{self._name} cannot be built: {error}"
-                _log.warning("%s, for %s", self.failed[variant], variant)
+                reason = f"{self._name} cannot be built: {error}"
+                if not isinstance(error, OSError):
+                    self.failed[variant] = reason
+                _log.warning("%s, for %s", reason, variant)
+                raise KernelFailed(reason) from error
 
-    def _compile(self, variant: Variant) -> Run:
+    def raise_failed(self, variant: Variant) -> None:
+        """Raise KernelFailed if a variant that is missing will not be built."""
+        if (reason := self.failed.get(variant)) is not None:
+            raise KernelFailed(reason)
+        if len(self.built) >= MAX_VARIANTS:
+            raise KernelFailed(f"{self._name} has {MAX_VARIANTS} variants already")
+
+    def _load(self, variant: Variant) -> Run:
         if INTERPRETED:
             return partial(_interpret, self.kernel, variant.constants)
-        num_numbers = len(self.kernel.arg_names) - len(variant.dtypes) - len(variant.constants)
-        stand_in: Callable[[Any], Any] = _same if variant.aligned else _Unaligned
-        tensors = [None if dtype is None else stand_in(dtype) for dtype in variant.dtypes]
         on_cuda = driver.active.get_active_torch_device().type == "cuda"
         with torch.cuda.device(variant.device) if on_cuda else nullcontext():
-            compiled = self.kernel.warmup(
-                *tensors,
-                *[0] * num_numbers,
-                *variant.constants,
-                grid=(1,),
-                num_warps=variant.num_warps,
-                num_stages=variant.num_stages,
-            )
-            return _runner(compiled, variant)
+            return _runner(self.compile(variant), variant)
+
+    def compile(self, variant: Variant) -> Any:
+        """Return the compiled kernel of a variant, for the driver's current device."""
+        num_numbers = len(self.kernel.arg_names) - len(variant.dtypes) - len(variant.constants)
+        stand_in: Callable[[Any], Any] = _same if variant.aligned else _Unaligned
+        return self.kernel.warmup(
+            *[None if dtype is None else stand_in(dtype) for dtype in variant.dtypes],
+            *[0] * num_numbers,
+            *variant.constants,
+            grid=(1,),
+            num_warps=variant.num_warps,
+            num_stages=variant.num_stages,
+        )
 
 
-def launch_all(launches: Sequence[Launch]) -> None:
+def launch_all(launches: Sequence[KernelLaunch]) -> None:
     """Launch in this order; nothing is launched where a variant is missing.
 
     Raises:
         KernelNotBuilt: a variant is missing and is being built elsewhere.
         KernelFailed: a variant cannot be built.
     """
-    runs = [launch.launcher.built.get(launch.variant) for launch in launches]
+    bound = [(launch, *launch.launcher.bind(launch)) for launch in launches]
+    runs = [launch.launcher.built.get(variant) for launch, variant, _ in bound]
     if None in runs:
-        _ensure_built(launches)
-        runs = [launch.launcher.built[launch.variant] for launch in launches]
-    for run, (_, _, grid, tensors, numbers) in zip(runs, launches, strict=True):
-        run(grid, tensors, numbers)  # type: ignore[misc]
+        _ensure_built([(launch.launcher, variant) for launch, variant, _ in bound])
+        runs = [launch.launcher.built[variant] for launch, variant, _ in bound]
+    for run, (launch, _, tensors) in zip(runs, bound, strict=True):
+        assert run is not None, "built"
+        run(launch.grid[0], tensors, launch.numbers)
 
 
-def _ensure_built(launches: Sequence[Launch]) -> None:
-    _raise_failed(launches)
-    ensure_built(
-        {
-            launch.variant: partial(launch.launcher.build, launch.variant)
-            for launch in launches
-            if launch.variant not in launch.launcher.built
-        }
-    )
-    _raise_failed(launches)
-
-
-def _raise_failed(launches: Sequence[Launch]) -> None:
-    for launch in launches:
-        if (reason := launch.launcher.failed.get(launch.variant)) is not None:
-            raise KernelFailed(reason)
+def _ensure_built(variants: Sequence[tuple[Launcher, Variant]]) -> None:
+    missing: dict[Hashable, Build] = {}
+    for launcher, variant in variants:
+        if variant not in launcher.built:
+            launcher.raise_failed(variant)
+            missing[variant] = partial(launcher.build, variant)
+    ensure_built(missing)
 
 
 def _runner(compiled: Any, variant: Variant) -> Run:

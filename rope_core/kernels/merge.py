@@ -1,12 +1,13 @@
 """Attention over parts of the keys, merged into attention over all of them."""
 
+from collections.abc import Mapping
 from functools import lru_cache
 
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from rope_core.kernels.launcher import Launcher, launch_all
+from rope_core.kernels.launcher import KernelLaunch, Launcher, launch_all
 from rope_core.kernels.tiles import cdiv, next_power_of_2, strides, unit
 
 THREADS = 128
@@ -90,11 +91,9 @@ def merge(parts: Tensor, lse: Tensor, out: Tensor, out_lse: Tensor) -> None:
     shapes = [(t.shape, t.stride()) for t in (parts, lse, out)]
     assert out_lse.is_contiguous(), "rows lie contiguous"
     grid, numbers, constants = _plan(*shapes, parts.element_size())
-    if grid:
-        launch = LAUNCHER.prepare(
-            grid, (parts, lse, out, out_lse), numbers, constants, num_warps=THREADS // 32
-        )
-        launch_all([launch])
+    if grid[0]:
+        tensors = parts, lse, out, out_lse
+        launch_all([KernelLaunch(LAUNCHER, grid, tensors, numbers, constants, THREADS // 32)])
 
 
 Shape = tuple[tuple[int, ...], tuple[int, ...]]
@@ -103,13 +102,13 @@ Shape = tuple[tuple[int, ...], tuple[int, ...]]
 @lru_cache(maxsize=4096)
 def _plan(
     parts: Shape, lse: Shape, out: Shape, element_size: int
-) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
+) -> tuple[tuple[int], tuple[int, ...], Mapping[str, int]]:
     """Return grid, numbers and constants for the sizes and strides of the tensors."""
     for sizes, steps in (parts, lse, out):
         assert steps[-1] == 1 or sizes[-1] == 1, "rows lie contiguous"
     num_parts, num_rows, width = parts[0]
     if not num_rows:
-        return 0, (), ()
+        return (0,), (), {}
     common = unit(parts, out)
     x_part, x_row = strides(*parts)
     block_width = next_power_of_2(max(1, width))
@@ -123,4 +122,11 @@ def _plan(
         x_row // common,
         strides(*out)[0] // common,
     )
-    return cdiv(num_rows, block_rows), numbers, (width, common, block_rows, groups, group)
+    constants = {
+        "WIDTH": width,
+        "UNIT": common,
+        "BLOCK_ROWS": block_rows,
+        "GROUPS": groups,
+        "GROUP": group,
+    }
+    return (cdiv(num_rows, block_rows),), numbers, constants

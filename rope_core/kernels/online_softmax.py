@@ -143,7 +143,7 @@ def accumulate(
     stride_v_page,
     stride_v_slot,
     scale,  # not negative
-    softcap,  # or None
+    softcap,
     UNIT: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     VALUE_DIM: tl.constexpr,
@@ -151,6 +151,7 @@ def accumulate(
     BLOCK_D: tl.constexpr,
     BLOCK_DV: tl.constexpr,
     PAGE_SIZE: tl.constexpr,
+    SOFTCAP: tl.constexpr,
     PRECISION: tl.constexpr,
     EDGES: tl.constexpr,  # some keys of these tiles may be hidden
     SAFE: tl.constexpr,  # and what their values hold may not be finite
@@ -170,7 +171,7 @@ def accumulate(
         s = tl.dot(q, tl.trans(k), input_precision=PRECISION)
 
         factor = unit
-        if softcap is not None:
+        if SOFTCAP:
             bend = tl.minimum(scale / softcap, 3e38)
             s = soft_capped(s * bend, softcap, q.dtype == tl.float32)
             factor = 1.0 if NATURAL else LOG2E

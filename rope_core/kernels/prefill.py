@@ -7,7 +7,8 @@ import triton
 import triton.language as tl
 
 from rope_core.kernels.attention_tiles import Tile
-from rope_core.kernels.launch_args import AttentionArgs, KernelLaunch
+from rope_core.kernels.launch_args import AttentionArgs
+from rope_core.kernels.launcher import KernelLaunch, Launcher
 from rope_core.kernels.masking import indexed_key_range, row_key_range, tile_key_range
 from rope_core.kernels.online_softmax import (
     accumulate,
@@ -29,9 +30,13 @@ SAFE_KEYS = tl.constexpr(16)
         *("stride_k_page", "stride_k_slot", "stride_k_head"),
         *("stride_v_page", "stride_v_slot", "stride_v_head", "stride_table"),
         *("stride_mask_seq", "stride_mask_head", "stride_mask_q", "packed_mask"),
-        *("behind", "ahead", "chunk", "programs_at"),
+        *("scale", "softcap", "behind", "ahead", "chunk", "programs_at"),
         *("has_sinks", "stride_out_token", "stride_out_head"),
-    ]
+    ],
+    do_not_specialize_on_alignment=[
+        *("cu_seqlens_q_ptr", "cu_seqlens_k_ptr", "table_ptr", "mask_ptr"),
+        *("q_index_ptr", "k_index_ptr", "lse_ptr", "sinks_ptr", "work_ptr"),
+    ],
 )
 def prefill_kernel(
     q_ptr,  # [Tq, H, HEAD_DIM]
@@ -43,8 +48,12 @@ def prefill_kernel(
     mask_ptr,  # uint8 or float32 [sequences, heads, queries, keys], or None
     q_index_ptr,  # [Tq] int64, or None
     k_index_ptr,  # [Tk] int64, or None
-    num_kv_heads,
-    group,
+    out_ptr,  # [Tq, H, VALUE_DIM]
+    lse_ptr,  # [Tq, H] float32, contiguous
+    sinks_ptr,  # [H] float32
+    work_ptr,  # int32: records [N, RECORD], and the sequences of programs
+    num_kv_heads: tl.int32,
+    group: tl.int32,
     stride_q_token: tl.int64,  # these of q, k, v and out in units of UNIT elements
     stride_q_head: tl.int64,
     stride_k_page: tl.int64,
@@ -57,24 +66,21 @@ def prefill_kernel(
     stride_mask_seq: tl.int64,
     stride_mask_head: tl.int64,
     stride_mask_q: tl.int64,
-    packed_mask,  # 1 where all sequences share the axes of the mask, else 0
-    scale,
-    softcap,  # or None
+    packed_mask: tl.int32,  # 1 where all sequences share the axes of the mask, else 0
+    scale: tl.float32,
+    softcap: tl.float32,  # not read without SOFTCAP
     behind: tl.int64,
     ahead: tl.int64,
     chunk: tl.int64,
-    out_ptr,  # [Tq, H, VALUE_DIM]
-    lse_ptr,  # [Tq, H] float32, contiguous
-    sinks_ptr,  # [H] float32
-    has_sinks,
+    has_sinks: tl.int32,
     stride_out_token: tl.int64,
     stride_out_head: tl.int64,
-    work_ptr,  # records [N, RECORD], and the sequences of programs
-    programs_at,
+    programs_at: tl.int32,
     UNIT: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     VALUE_DIM: tl.constexpr,
     PAGE_SIZE: tl.constexpr,
+    SOFTCAP: tl.constexpr,
     BLOCK_D: tl.constexpr,  # power of two, >= HEAD_DIM
     BLOCK_DV: tl.constexpr,  # power of two, >= VALUE_DIM
     BLOCK_M: tl.constexpr,
@@ -144,7 +150,7 @@ def prefill_kernel(
         acc, m_i, l_i, q, first_key, last_key, mask_rows, first, last - first - whole, left, whole,
         num_keys, k_ptr, v_ptr, table_ptr, k_index_ptr, mask_ptr,
         stride_k_page, stride_k_slot, stride_v_page, stride_v_slot, tl.abs(scale), softcap,
-        UNIT, HEAD_DIM, VALUE_DIM, BLOCK_N, BLOCK_D, BLOCK_DV, PAGE_SIZE, PRECISION,
+        UNIT, HEAD_DIM, VALUE_DIM, BLOCK_N, BLOCK_D, BLOCK_DV, PAGE_SIZE, SOFTCAP, PRECISION,
         EDGES=True, SAFE=False,
     )
     if whole_tiles:
@@ -152,7 +158,7 @@ def prefill_kernel(
             acc, m_i, l_i, q, first_key, last_key, mask_rows, first + left, whole, whole, 0,
             num_keys, k_ptr, v_ptr, table_ptr, k_index_ptr, mask_ptr,
             stride_k_page, stride_k_slot, stride_v_page, stride_v_slot, tl.abs(scale), softcap,
-            UNIT, HEAD_DIM, VALUE_DIM, BLOCK_N, BLOCK_D, BLOCK_DV, PAGE_SIZE, PRECISION,
+            UNIT, HEAD_DIM, VALUE_DIM, BLOCK_N, BLOCK_D, BLOCK_DV, PAGE_SIZE, SOFTCAP, PRECISION,
             EDGES=False, SAFE=False,
         )
     # read again, lest what follows from it stays in registers all the time
@@ -182,8 +188,8 @@ def prefill_kernel(
                 few_acc, few_m, few_l, few_q, few_first, few_last, few_mask, safe_first, safe,
                 safe, 0, num_keys, k_ptr, v_ptr, table_ptr, k_index_ptr, mask_ptr,
                 stride_k_page, stride_k_slot, stride_v_page, stride_v_slot, tl.abs(scale), softcap,
-                UNIT, HEAD_DIM, VALUE_DIM, SAFE_KEYS, BLOCK_D, BLOCK_DV, PAGE_SIZE, PRECISION,
-                EDGES=True, SAFE=True,
+                UNIT, HEAD_DIM, VALUE_DIM, SAFE_KEYS, BLOCK_D, BLOCK_DV, PAGE_SIZE, SOFTCAP,
+                PRECISION, EDGES=True, SAFE=True,
             )
             store_output(
                 few_acc, few_m, few_l, few, num_rows, out_ptr, lse_ptr, sinks_ptr, has_sinks,
@@ -191,6 +197,9 @@ def prefill_kernel(
                 stride_out_head, UNIT, VALUE_DIM, BLOCK_DV,
             )
     # fmt: on
+
+
+LAUNCHER = Launcher(prefill_kernel, num_tensors=13)
 
 
 def prefill_launch(args: AttentionArgs, work: WorkList, tile: Tile) -> KernelLaunch:
@@ -202,9 +211,10 @@ def prefill_launch(args: AttentionArgs, work: WorkList, tile: Tile) -> KernelLau
         tile: how the kernel is cut.
     """
     return KernelLaunch(
-        prefill_kernel,
+        LAUNCHER,
         (work.prefill.total * args.num_kv_heads,),
-        (*args.tensors, *args.numbers, *args.output, work.table, work.prefill.at),
+        (*args.tensors, *args.output, work.table),
+        (*args.numbers, *args.output_numbers, work.prefill.at),
         args.constants() | tile.constants(),
         tile.num_warps,
         tile.num_stages,

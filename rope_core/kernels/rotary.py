@@ -1,12 +1,12 @@
 """Rotation of queries and keys in one launch, by angles of a table or by positions."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from torch import Tensor
 
-from rope_core.kernels.launcher import Launcher, launch_all
+from rope_core.kernels.launcher import KernelLaunch, Launcher, launch_all
 from rope_core.kernels.rotary_kernel import rotary_kernel
 from rope_core.kernels.tiles import cdiv, head_blocks, next_power_of_2, strides, unit
 
@@ -174,20 +174,20 @@ def _launch(
         copies = rotary_dim < some[0].shape[-1] and not _in_place(some, into)
         shapes = tuple([(t.shape, t.stride()) for t in sides])
         plan = _plan(shapes, len(some), num_tokens, rotary_dim, layout, trailing, copies)
-        if plan.grid:
+        if plan.grid[0]:
             tensors = *sides, *table, inv_freq, ids, slots
             numbers = *gains, *plan.sizes, 0 if ids is None else ids.stride(0), *plan.strides
-            launches.append(LAUNCHER.prepare(plan.grid, tensors, numbers, plan.constants))
+            launches.append(KernelLaunch(LAUNCHER, plan.grid, tensors, numbers, plan.constants))
     launch_all(launches)
 
 
 class _Plan(NamedTuple):
     """What a launch takes from shapes alone."""
 
-    grid: int
+    grid: tuple[int]
     sizes: tuple[int, ...]
     strides: tuple[int, ...]
-    constants: tuple[Any, ...]
+    constants: Mapping[str, int]
 
 
 @lru_cache(maxsize=4096)
@@ -205,7 +205,7 @@ def _plan(
     (*leading, q_heads, head_dim), _ = shapes[0]
     heads = [q_heads] if num_xs == 1 else [q_heads, shapes[2][0][-2]]
     if not num_tokens or not sum(heads):
-        return _Plan(0, (), (), ())
+        return _Plan((0,), (), (), {})
     rows = max(1, TILE_ELEMENTS // next_power_of_2(head_dim))
     block_heads = head_blocks(heads, min(rows, MOST_HEADS))
     block_tokens = rows // block_heads
@@ -214,25 +214,25 @@ def _plan(
     in_units = [[step // common for step in strides(*each)] for each in shapes]
     paged = len(leading) == 2
     return _Plan(
-        grid=cdiv(num_tokens, block_tokens) * num_blocks,
+        grid=(cdiv(num_tokens, block_tokens) * num_blocks,),
         sizes=(num_tokens, q_heads, heads[1] if num_xs == 2 else 0),
         strides=(
             *(step for each in in_units for step in each[-2:]),
             *((in_units[0][0], in_units[1][0]) if paged else (0, 0)),
         ),
-        constants=(
-            head_dim,  # HEAD_DIM
-            rotary_dim,  # ROTARY_DIM
-            head_dim - rotary_dim if trailing else 0,  # START
-            layout == "interleaved",  # INTERLEAVED
-            copies,  # COPY_KEPT
-            leading[1] if paged else 1,  # PAGE_SIZE
-            common,  # UNIT
-            block_tokens,  # BLOCK_TOKENS
-            block_heads,  # BLOCK_HEADS
-            next_power_of_2(rotary_dim // 2),  # BLOCK_HALF
-            next_power_of_2(max(1, head_dim - rotary_dim)),  # BLOCK_KEPT
-        ),
+        constants={
+            "HEAD_DIM": head_dim,
+            "ROTARY_DIM": rotary_dim,
+            "START": head_dim - rotary_dim if trailing else 0,
+            "INTERLEAVED": layout == "interleaved",
+            "COPY_KEPT": copies,
+            "PAGE_SIZE": leading[1] if paged else 1,
+            "UNIT": common,
+            "BLOCK_TOKENS": block_tokens,
+            "BLOCK_HEADS": block_heads,
+            "BLOCK_HALF": next_power_of_2(rotary_dim // 2),
+            "BLOCK_KEPT": next_power_of_2(max(1, head_dim - rotary_dim)),
+        },
     )
 
 

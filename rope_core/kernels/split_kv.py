@@ -4,7 +4,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from rope_core.kernels.launch_args import AttentionArgs, KernelLaunch, block_of
+from rope_core.kernels.launch_args import AttentionArgs, block_of
+from rope_core.kernels.launcher import KernelLaunch, Launcher
 from rope_core.kernels.online_softmax import empty, power, store_output
 from rope_core.kernels.work_list import (
     FIRST_MERGE,
@@ -45,24 +46,25 @@ def store_part(
 
 @triton.jit(
     do_not_specialize=[
-        *("has_sinks", "stride_out_token", "stride_out_head", "natural"),
-        *("num_kv_heads", "group", "programs_at"),
-    ]
+        *("num_kv_heads", "group", "natural"),
+        *("has_sinks", "stride_out_token", "stride_out_head", "programs_at"),
+    ],
+    do_not_specialize_on_alignment=["cu_seqlens_q_ptr", "work_ptr", "lse_ptr", "sinks_ptr"],
 )
 def merge_kernel(
     part_ptr,  # [slots, Hkv, VALUE_DIM + STATISTICS] float32
     cu_seqlens_q_ptr,  # [N + 1]
-    work_ptr,  # records [N, RECORD], and the sequences of programs
     out_ptr,  # [Tq, H, VALUE_DIM]
     lse_ptr,  # [Tq, H] float32, contiguous
     sinks_ptr,  # [H] float32
-    has_sinks,
+    work_ptr,  # int32: records [N, RECORD], and the sequences of programs
+    num_kv_heads: tl.int32,
+    group: tl.int32,
+    natural: tl.int32,  # 1 where scores are natural, 0 where they are in log 2
+    has_sinks: tl.int32,
     stride_out_token: tl.int64,  # in units of UNIT elements
     stride_out_head: tl.int64,
-    natural,  # 1 where scores are natural, 0 where they are in log 2
-    num_kv_heads,
-    group,
-    programs_at,
+    programs_at: tl.int32,
     UNIT: tl.constexpr,
     VALUE_DIM: tl.constexpr,
     BLOCK_DV: tl.constexpr,
@@ -118,6 +120,9 @@ def merge_kernel(
     # fmt: on
 
 
+LAUNCHER = Launcher(merge_kernel, num_tensors=6)
+
+
 def merge_launch(args: AttentionArgs, work: WorkList, parts: Tensor) -> KernelLaunch:
     """Return the launch that merges the parts of all sequences whose keys are split.
 
@@ -127,12 +132,13 @@ def merge_launch(args: AttentionArgs, work: WorkList, parts: Tensor) -> KernelLa
         parts: float32 `[slots, Hkv, Dv + 4]`.
     """
     return KernelLaunch(
-        merge_kernel,
+        LAUNCHER,
         (work.merge.total * args.num_kv_heads,),
+        (parts, args.cu_seqlens_q, *args.output, work.table),
         (
-            *(parts, args.tensors[3], work.table, *args.output),
-            int(args.mask is not None),
-            *(args.num_kv_heads, args.group, work.merge.at),
+            *(args.num_kv_heads, args.group, int(args.mask is not None)),
+            *args.output_numbers,
+            work.merge.at,
         ),
         {
             "UNIT": args.unit,

@@ -8,6 +8,7 @@ in any batch.
 
 from array import array
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ import triton.language as tl
 from torch import Tensor
 
 from rope_core.kernels.masking import FAR
+from rope_core.kernels.tiles import cdiv
 
 FEW_ROWS = 16
 """Up to so many rows share the smallest tile."""
@@ -64,7 +66,8 @@ class WorkList(NamedTuple):
     """Work of a call."""
 
     table: Tensor
-    """int32 on the device: a record for each sequence, then the sequence of each program."""
+    """int32 on the device: a record for each sequence, then the sequence of each program, then
+    where the queries and the keys of each sequence start."""
 
     few: Programs
     some: Programs
@@ -73,6 +76,12 @@ class WorkList(NamedTuple):
 
     slots: int
     """Rows of partial results, each for all heads of keys."""
+
+    def cu_seqlens(self, num_seqs: int) -> tuple[Tensor, Tensor]:
+        """Return where the queries and the keys of each sequence start: `[N + 1]`."""
+        at = self.merge.at + self.merge.total
+        first, last = at + num_seqs + 1, at + 2 * num_seqs + 2
+        return self.table[at:first], self.table[first:last]
 
 
 def work_list(
@@ -98,6 +107,22 @@ def work_list(
         chunk: keys of a chunk, FAR for all.
         device: where the work list goes.
     """
+    unbounded = indexed or (behind == FAR and chunk == FAR)
+    work = _on_host(tuple(lengths_q), tuple(lengths_k), group, block_m, unbounded, behind, chunk)
+    return work._replace(table=work.table.to(device, non_blocking=True))
+
+
+@lru_cache(maxsize=32)
+def _on_host(
+    lengths_q: tuple[int, ...],
+    lengths_k: tuple[int, ...],
+    group: int,
+    block_m: tuple[int, int, int],
+    unbounded: bool,
+    behind: int,
+    chunk: int,
+) -> WorkList:
+    """Return a work list whose table is on the CPU. All layers of a model have the same one."""
     of_few, of_some, of_prefill = block_m
     records: list[int] = []
     few: list[int] = []
@@ -105,33 +130,32 @@ def work_list(
     prefill: list[int] = []
     merge: list[int] = []
     slots = 0
-    unbounded = indexed or (behind == FAR and chunk == FAR)
     for seq, (num_queries, num_keys) in enumerate(zip(lengths_q, lengths_k, strict=True)):
         rows = num_queries * group
         start = 0 if unbounded else first_key(num_keys - num_queries, behind, chunk)
         if rows <= FEW_ROWS:
-            programs, block = few, of_few
+            programs, block, part_keys = few, of_few, PART_KEYS
         elif (
             rows <= SOME_ROWS
             or num_queries == 1
             or (rows <= SPLIT_ROWS and num_keys - start >= rows * KEYS_PER_ROW)
         ):
             programs, block = some, of_some
+            part_keys = PART_KEYS * cdiv(rows, SOME_ROWS)
         else:
             records += (len(prefill), 0, 0, 0, 0, 0, 0, 0)
-            prefill += [seq] * -(-rows // of_prefill)
+            prefill += [seq] * cdiv(rows, of_prefill)
             continue
-        part_keys = PART_KEYS * max(1, -(-rows // SOME_ROWS))
         num_parts = -(-num_keys // part_keys) - start // part_keys
         records += (len(programs), len(merge), start, part_keys, num_parts, slots, 0, 0)
         programs += [seq] * (num_parts * -(-rows // block))
         merge += [seq] * -(-rows // MERGED_ROWS)
         slots += num_parts * rows
-    numbers = array("i", records + few + some + prefill + merge)
-    lists = records, few, some, prefill
-    at = [*accumulate(map(len, lists))]
+    starts = (*accumulate(lengths_q, initial=0), *accumulate(lengths_k, initial=0))
+    numbers = array("i", (*records, *few, *some, *prefill, *merge, *starts))
+    at = [*accumulate(map(len, (records, few, some, prefill)))]
     return WorkList(
-        torch.frombuffer(numbers, dtype=torch.int32).to(device, non_blocking=True),
+        torch.frombuffer(numbers, dtype=torch.int32),
         few=Programs(at[0], len(few)),
         some=Programs(at[1], len(some)),
         prefill=Programs(at[2], len(prefill)),

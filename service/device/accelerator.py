@@ -22,11 +22,12 @@ from rope_core.calls import moved, tensors_of
 from rope_core.errors import KernelNotBuilt
 from service.batcher import Run
 from service.device.kernel_builder import KernelBuilder
-from service.device.places import Places, span
+from service.device.places import Places
 from service.device.seam import Driver, Event, Stream, Traits
+from service.device.staging import pinned_bytes, stage
 from service.device.turns import Turns
 from service.errors import DeviceFull, DeviceLost
-from service.packing import Joint, Load
+from service.packing import Load
 from service.slabs import SMALLEST_BYTES, Slabs
 
 log = logging.getLogger("rope.device")
@@ -38,9 +39,6 @@ PCI Express carries 3.2e10 bytes a second each way in its version 4 and 6.3e10 i
 lanes, of which copies from pinned memory reach some 2.5e10 and 5e10. An answer is about as large as
 what it answers, and comes back after it: so half of the slower figure.
 """
-
-SMALL_BYTES = 2**16
-"""An input below this is staged and copied by itself rather than with a body it does not fit to."""
 
 TRAITS = Traits(
     lanes=2,
@@ -127,14 +125,14 @@ class Accelerator:
         begun = time.perf_counter()
         inputs = [load.inputs for load in loads]
         joints = [*{id(joint): joint for each in inputs for joint in each.values()}.values()]
-        staged = self._stage(joints)
+        staged = stage(joints, self._slabs)
         staged_s = time.perf_counter() - begun
         at: dict[int, Tensor] = {}
         with self._leg(self._bringing) as bring:
-            for staging in staged:
-                brought = self._driver.empty(staging.source.numel())
-                self._driver.copy(brought, staging.source)
-                at |= zip(map(id, staging.joints), staging.places.views(brought), strict=True)
+            for part in staged:
+                brought = self._driver.empty(part.source.numel())
+                self._driver.copy(brought, part.source)
+                at |= zip(map(id, part.joints), part.places.views(brought), strict=True)
         with self._launch:  # one run's work after the other's, and what is fetched in that order
             with self._leg(self._computing, after=bring.end) as work:
                 calls = [
@@ -145,7 +143,7 @@ class Accelerator:
                     answers = [_compute_if_built(call, compute) for call in calls]
                 found = [_tensors_of(answer) for answer in answers]
                 gathered, places = self._gather([t for each in found for t in each.values()])
-            landing = self._lease(gathered.numel())
+            landing = pinned_bytes(gathered.numel(), self._slabs)
             with self._leg(self._fetching, after=work.end) as fetch:
                 self._driver.copy(landing, gathered)
         fetch.end.synchronize()
@@ -161,31 +159,6 @@ class Accelerator:
         split_s = time.perf_counter() - landed
         return Run(results, staged_s + bring.seconds + fetch.seconds + split_s, work.seconds)
 
-    def _stage(self, joints: Sequence[Joint]) -> list["_Staging"]:
-        """Return what to copy to the device: one buffer, or a body and what lies elsewhere."""
-        if (body := self._body(joints)) is not None:
-            return [body]
-        large = [joint for joint in joints if joint.num_bytes >= SMALL_BYTES]
-        if 0 < len(large) < len(joints) and (body := self._body(large)) is not None:
-            return [body, self._copy_to_pinned([j for j in joints if j.num_bytes < SMALL_BYTES])]
-        return [self._copy_to_pinned(joints)]
-
-    def _body(self, joints: Sequence[Joint]) -> "_Staging | None":
-        """Return where the inputs lie in pinned memory; None where they do not lie together."""
-        if (lie := span(joints)) is None:
-            return None
-        first, last, places = lie
-        body = self._slabs.pinned(first, last)
-        return None if body is None else _Staging(joints, body, places)
-
-    def _copy_to_pinned(self, joints: Sequence[Joint]) -> "_Staging":
-        """Copy the inputs to pinned memory."""
-        places = Places(joints)
-        staged = self._lease(places.num_bytes)
-        for joint, view in zip(joints, places.views(staged), strict=True):
-            joint.write(view)
-        return _Staging(joints, staged, places)
-
     def _gather(self, tensors: Sequence[Tensor]) -> tuple[Tensor, Places]:
         """Return bytes of the device that hold the tensors: a tensor's own where there is one."""
         places = Places(tensors)
@@ -195,10 +168,6 @@ class Accelerator:
         for tensor, view in zip(tensors, places.views(gathered), strict=True):
             view.copy_(tensor)
         return gathered, places
-
-    def _lease(self, num_bytes: int) -> Tensor:
-        memory = self._slabs.lease_pinned(max(1, num_bytes))
-        return torch.frombuffer(memory, dtype=torch.uint8)[:num_bytes]
 
     @contextmanager
     def _leg(self, stream: Stream, after: Event | None = None) -> Iterator["_Leg"]:
@@ -210,16 +179,6 @@ class Accelerator:
             leg.start.record(stream)
             yield leg
             leg.end.record(stream)
-
-
-@dataclass(frozen=True, slots=True)
-class _Staging:
-    """Inputs that one copy brings to the device."""
-
-    joints: Sequence[Joint]
-    source: Tensor
-    """Bytes of the host that hold them all."""
-    places: Places
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,11 +8,12 @@ from collections import defaultdict
 
 import pytest
 
-from rope_core.backends import BACKENDS, fused
+from rope_core.backends import fused
+from tests.core.oracle import RUN_HERE
 from tests.spread import spread
 
 
-@pytest.fixture(params=BACKENDS, ids=lambda backend: backend.name)
+@pytest.fixture(params=RUN_HERE, ids=lambda backend: backend.name)
 def backend(request):
     if request.param is fused:
         request.getfixturevalue("interpreted")

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from rope_core import AttentionConfig, NoBackend, attend, reference
-from rope_core.backends import Attention, fused
+from rope_core.backends import BACKENDS, Attention, fused, varlen
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 LAYOUTS = ("half", "interleaved")
@@ -95,7 +95,7 @@ DECLINED = {
     "eager": (),
     "sdpa": ("attends only", "softcap is not in the operator", "multiplies its mask's -inf"),
     "fused": (
-        "heads are wider than 512",
+        "there are no kernels for heads of width",
         "wide, not a multiple of 16",
         "pairs lie otherwise than in halves",
         "xPos scales each pair",
@@ -103,6 +103,10 @@ DECLINED = {
         "each head has angles of its own",
     ),
 }
+
+
+RUN_HERE = tuple(backend for backend in BACKENDS if backend is not varlen)
+"""Backends that run without a GPU, or have a stand-in for it; for the other see test_varlen."""
 
 
 def skip_declined(name, reason):
@@ -152,7 +156,7 @@ def run(
         index,
         out_dtype,
     )
-    skip_declined(backend.name, backend.why_not(work))
+    skip_declined(backend.name, backend.why_not(work, named=True))
     rows = len(q) if q.ndim == 4 else 1
     if backend is fused and q.is_cpu and rows * q.shape[-3] * k.shape[-3] * q.shape[-2] > 2**20:
         pytest.skip("more than 2**20 scores take seconds to interpret")

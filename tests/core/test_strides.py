@@ -36,8 +36,8 @@ def test_what_comes_with_attention(backend, given):
 
 @pytest.mark.parametrize("in_place", [False, True])
 def test_heads_that_are_rotated(backend, in_place):
-    lies = randn(5, 4, 32)[..., ::2]
-    even, rope = lies.contiguous(), RopeConfig.of(16, rotary_dim=8)
+    lies = randn(5, 4, 64)[..., ::2]
+    even, rope = lies.contiguous(), RopeConfig.of(32, rotary_dim=16)
     call, expected = Rotate(lies, None, rope), rotated_by(backend, Rotate(even, None, rope))
     out = dataclasses.replace(expected, q=lies) if in_place else None
     assert torch.equal(rotated_by(backend, call, out).q, expected.q)

@@ -27,8 +27,6 @@ def run(q, k, v, lengths_q, lengths_k, config=None, *, out_dtype=None, **given):
     lse = torch.full(q.shape[:2], math.nan)
     attend(
         *(q, k, v, out, lse),
-        cu_seqlens_q=ends(lengths_q),
-        cu_seqlens_k=ends(lengths_k),
         lengths_q=lengths_q,
         lengths_k=lengths_k,
         scale=q.shape[-1] ** -0.5 if config.scale is None else config.scale,

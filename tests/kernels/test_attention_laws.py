@@ -9,7 +9,7 @@ from rope_core import AttentionConfig, Merge, merge
 from rope_core.kernels import attention
 from rope_core.reference import visible
 from tests.core.oracle import ATTEND_BAR, DTYPES, LSE_BAR, expect, lse_off, off, randn
-from tests.kernels.attending import packed, paged, run
+from tests.kernels.attending import ends, packed, paged, run
 
 every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 CONFIGS = {
@@ -157,10 +157,18 @@ def test_strided_shards_merge_into_one_pass(num_queries, config):
     assert lse_off(merged.lse, lse) <= 1e-6
 
 
+def test_starts_on_the_device_are_those_of_the_lengths():
+    lengths = [1, 0, 40, 7], [600, 3, 40, 9]
+    tensors = packed(*lengths)
+    starts = {"cu_seqlens_q": ends(lengths[0]), "cu_seqlens_k": ends(lengths[1])}
+    found, expected = run(*tensors, *lengths, **starts), run(*tensors, *lengths)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
 def launches(monkeypatch, lengths_q, lengths_k, config=None, *, heads=2, kv_heads=1, **given):
     """Return what is launched for packed sequences whose tensors take no memory."""
     found = []
-    monkeypatch.setattr(attention, "run", found.append)
+    monkeypatch.setattr(attention, "launch_all", found.extend)
     q = torch.zeros(1, 1, 1).expand(sum(lengths_q), heads, 16)
     k = torch.zeros(1, 1, 1).expand(sum(lengths_k), kv_heads, 16)
     run(q, k, k, lengths_q, lengths_k, config, **given)

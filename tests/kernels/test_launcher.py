@@ -11,11 +11,25 @@ import threading
 import pytest
 import torch
 
-from rope_core import Merge, NoBackend, RopeConfig, Rotate, backends, merge, rotate
+from rope_core import (
+    Attend,
+    AttentionConfig,
+    Merge,
+    NoBackend,
+    RopeConfig,
+    Rotate,
+    attend,
+    merge,
+    rotate,
+)
+from rope_core.backends import fused
 from rope_core.builds import deferred_builds
-from rope_core.errors import KernelNotBuilt
-from rope_core.kernels import launcher, rotary
+from rope_core.errors import KernelFailed, KernelNotBuilt
+from rope_core.hf import resolve
+from rope_core.kernels import attention as attention_kernels
+from rope_core.kernels import decode, launcher, prefill, rotary, split_kv
 from rope_core.kernels import merge as merging
+from rope_core.presets import built_in
 from tests.conftest import ROOT
 from tests.core.oracle import off, randn
 
@@ -25,7 +39,8 @@ PATIENCE_S = 30
 
 @pytest.fixture(autouse=True)
 def kernels_are_missing(monkeypatch):
-    for each in (rotary.LAUNCHER, merging.LAUNCHER):
+    for module in (rotary, merging, decode, prefill, split_kv):
+        each = module.LAUNCHER
         monkeypatch.setattr(each, "built", {})
         monkeypatch.setattr(each, "failed", {})
 
@@ -33,8 +48,7 @@ def kernels_are_missing(monkeypatch):
 @pytest.fixture
 def fused_is_a_candidate(monkeypatch, interpreted):
     """On the CPU, too: as if it were a GPU."""
-    found = backends._candidates
-    monkeypatch.setattr(backends, "_candidates", lambda known, _, name: found(known, "cuda", name))
+    monkeypatch.setattr(fused, "only_named", lambda device: False)
 
 
 class Builds(dict):
@@ -59,13 +73,13 @@ def builds():
 @pytest.fixture
 def compiles(monkeypatch):
     """Count what is compiled."""
-    found, compiled = [], launcher.Launcher._compile
+    found, compiled = [], launcher.Launcher._load
 
     def count(self, variant):
         found.append(variant)
         return compiled(self, variant)
 
-    monkeypatch.setattr(launcher.Launcher, "_compile", count)
+    monkeypatch.setattr(launcher.Launcher, "_load", count)
     return found
 
 
@@ -77,6 +91,11 @@ def tables():
     """Return a rotation whose angles are a table's, for kernels too."""
     call = rotation()
     return Rotate(call.q, call.k, RopeConfig.of(16, arithmetic="hf"), call.positions)
+
+
+def attention(**more):
+    """Return what two kernels do: attention in parts of the keys, and their merging."""
+    return Attend(randn(1, 4, 16), randn(9, 2, 16, seed=1), randn(9, 2, 16, seed=2), None, **more)
 
 
 def parts():
@@ -113,6 +132,43 @@ def test_merging_goes_on_with_another_backend(builds):
     assert merge(parts()).backend == "eager"
     builds.build()
     assert merge(parts()).backend == "fused"
+
+
+@pytest.mark.usefixtures("fused_is_a_candidate")
+def test_attention_goes_on_with_another_backend_until_all_its_kernels_are_built(builds):
+    call = attention(attention=AttentionConfig(softcap=5.0))  # which sdpa leaves to others
+    expected = attend(call, "eager").out.double()
+    assert attend(call).backend == "eager"
+    assert len(builds) == 2, "both are handed over at once"
+    _, build = builds.popitem()
+    build()
+    assert attend(call).backend == "eager"
+    builds.build()
+    then = attend(call)
+    assert then.backend == "fused"
+    assert off(then.out, expected) <= 1e-6
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_attention_writes_nothing_where_one_kernel_is_missing(builds):
+    q, k = randn(2, 4, 16), randn(9, 2, 16)
+    out, lse = torch.full_like(q, math.nan), torch.full((2, 4), math.nan)
+
+    def run():
+        lengths = {"lengths_q": (1, 1), "lengths_k": (4, 5)}
+        attention_kernels.attend(q, k, k, out, lse, **lengths, scale=1.0, causal=True)
+
+    for left in (2, 1):
+        with pytest.raises(KernelNotBuilt):
+            run()
+        assert len(builds) == left
+        _, build = builds.popitem()
+        build()
+        builds.clear()
+        assert out.isnan().all()
+        assert lse.isnan().all()
+    run()
+    assert not out.isnan().any()
 
 
 @pytest.mark.usefixtures("interpreted")
@@ -154,7 +210,7 @@ def test_a_kernel_that_cannot_be_built_is_declined_for_good(monkeypatch, caplog)
         tries.append(variant)
         raise RuntimeError("no such instruction")
 
-    monkeypatch.setattr(launcher.Launcher, "_compile", fail)
+    monkeypatch.setattr(launcher.Launcher, "_load", fail)
     call = rotation()
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
@@ -169,17 +225,35 @@ def test_a_kernel_that_cannot_be_built_is_declined_for_good(monkeypatch, caplog)
     assert not handed, "nobody is asked to build it again"
 
 
+@pytest.mark.usefixtures("fused_is_a_candidate")
+def test_a_server_is_told_that_its_build_failed(monkeypatch, builds):
+    monkeypatch.setattr(launcher.Launcher, "_load", lambda *_: 1 / 0)
+    assert rotate(rotation()).backend == "eager"
+    ((_, build),) = builds.items()
+    for _ in range(2):
+        with pytest.raises(KernelFailed, match="division by zero"):
+            build()
+    builds.clear()
+    assert rotate(rotation()).backend == "eager"
+    assert not builds
+
+
+@pytest.mark.parametrize(
+    ("failure", "told"),
+    [
+        (RuntimeError("Triton Error [CUDA]: out of memory"), RuntimeError),
+        (OSError(28, "No space left on device"), NoBackend),
+    ],
+)
 @pytest.mark.usefixtures("interpreted")
-def test_a_kernel_that_found_no_memory_is_tried_again(monkeypatch):
-    compiled = launcher.Launcher._compile
-
+def test_a_build_that_lacks_memory_or_disk_is_tried_again(monkeypatch, failure, told):
     def fail(self, variant):
-        raise RuntimeError("Triton Error [CUDA]: out of memory")
+        raise failure
 
-    monkeypatch.setattr(launcher.Launcher, "_compile", fail)
-    with pytest.raises(RuntimeError, match="out of memory"):
-        rotate(rotation(), backend="fused")
-    monkeypatch.setattr(launcher.Launcher, "_compile", compiled)
+    with monkeypatch.context() as patch:
+        patch.setattr(launcher.Launcher, "_load", fail)
+        with pytest.raises(told, match=failure.args[-1].partition(": ")[2] or "No space left"):
+            rotate(rotation(), backend="fused")
     assert rotate(rotation(), backend="fused").backend == "fused"
 
 
@@ -194,7 +268,7 @@ def test_threads_build_one_at_a_time_and_each_variant_once(monkeypatch):
         compiled.append(variant)
         return lambda *args: None
 
-    monkeypatch.setattr(launcher.Launcher, "_compile", slow)
+    monkeypatch.setattr(launcher.Launcher, "_load", slow)
     handed = Builds()
     with deferred_builds(handed), pytest.raises(KernelNotBuilt):
         rotate(rotation(), backend="fused")
@@ -226,7 +300,7 @@ def test_numbers_are_no_part_of_a_variant(compiles):
     [
         (RopeConfig.of(24), "heads are 24 wide"),
         (RopeConfig.of(272), "heads are 272 wide"),
-        (RopeConfig.of(32, rotary_dim=30), "30 elements of a head turn"),
+        (RopeConfig.of(32, rotary_dim=30), "30 of 32 elements turn"),
     ],
 )
 @pytest.mark.usefixtures("interpreted")
@@ -234,6 +308,24 @@ def test_odd_widths_have_no_kernels(rope, text):
     """So that clients cannot have kernels built without end."""
     with pytest.raises(NoBackend, match=text):
         rotate(Rotate(randn(2, 1, rope.head_dim), None, rope), backend="fused")
+
+
+def test_widths_of_all_presets_have_kernels():
+    ropes = {name: resolve(preset.config, layer=0).rope for name, preset in built_in().items()}
+    widths = {name: (rope.head_dim, rope.rotary_dim) for name, rope in ropes.items() if rope}
+    assert {name for name, each in widths.items() if fused._why_not_width(*each)} == set()
+    assert len(widths) > 80
+
+
+@pytest.mark.usefixtures("fused_is_a_candidate")
+def test_clients_cannot_have_variants_built_without_end(monkeypatch, builds):
+    monkeypatch.setattr(launcher, "MAX_VARIANTS", 1)
+    rotate(rotation())
+    builds.build()
+    assert rotate(rotation()).backend == "fused"
+    assert rotate(tables()).backend == "eager"
+    assert not builds
+    assert rotate(rotation()).backend == "fused"
 
 
 def run(module):
@@ -253,7 +345,7 @@ def run(module):
 
 def test_variants_are_what_triton_would_compile_or_assume_less():
     compared = run("variants")
-    assert len(compared) > 200
+    assert len(compared) > 500
     for pair in compared:
         ours, tritons = pair["ours"], pair["triton"]
         for what in ("signature", "constants", "options"):
@@ -262,3 +354,13 @@ def test_variants_are_what_triton_would_compile_or_assume_less():
     unaligned = [pair["ours"]["aligned"] == [] for pair in compared]
     assert any(unaligned)
     assert not all(unaligned)
+
+
+def test_kernels_are_built_for_a_gpu_that_is_not_there():
+    rotation, merging, too_large = run("prebuilt")
+    for first, second in (rotation, merging):
+        assert first.startswith("KernelNotBuilt"), "built, but not launched"
+        assert second == "fused"
+    for told in too_large:
+        assert told.startswith("NoBackend: backend fused: rotary_kernel cannot be built: ")
+        assert "shared memory" in told, "more than this GPU has"

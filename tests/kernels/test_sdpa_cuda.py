@@ -7,11 +7,13 @@ import pytest
 import torch
 
 from rope_core import AttentionConfig, reference
-from rope_core.backends import Attention, sdpa_cuda
+from rope_core.backends import Attention, plans, sdpa_cuda
+from tests.core.launches import META, Launches
 from tests.core.oracle import ATTEND_BAR, LSE_BAR, expect, lse_off, off, qkv
 
 CAUSAL, ALL = AttentionConfig(), AttentionConfig(causal=False)
 BF16 = torch.bfloat16
+AMPERE, ADA, HOPPER, BLACKWELL = (8, 0), (8, 9), (9, 0), (10, 0)
 
 
 def attend(q, k, v, causal, scale):
@@ -22,51 +24,203 @@ def attend(q, k, v, causal, scale):
     return out.to(q.dtype).transpose(1, 2), lse.float().transpose(1, 2)
 
 
-def cudnn(q, k, v, bias, compute_lse, dropout, causal, *, scale):
-    assert (bias, compute_lse, dropout) == (None, False, 0.0)
-    return (attend(q, k, v, causal, scale)[0], None)
+class Operators:
+    """Both operators of a GPU that is not there, and the record of those that were called."""
 
+    def __init__(self):
+        self.called, self.capability, self.lse_factor = [], AMPERE, 1.0
 
-def flash(q, k, v, dropout, causal, *, scale):
-    assert dropout == 0.0
-    return (*attend(q, k, v, causal, scale), None)
+    def cudnn(self, q, k, v, bias, compute_lse, dropout, causal, *, scale):
+        assert (bias, dropout) == (None, 0.0)
+        self.called.append("cudnn")
+        out, lse = attend(q, k, v, causal, scale)
+        return out, lse[..., None] * self.lse_factor if compute_lse else None
+
+    def flash(self, q, k, v, dropout, causal, *, scale):
+        assert dropout == 0.0
+        self.called.append("flash")
+        return (*attend(q, k, v, causal, scale), None)
 
 
 @pytest.fixture(autouse=True)
 def operators(monkeypatch):
-    monkeypatch.setattr(sdpa_cuda, "MIN_QUERIES", 32)
-    monkeypatch.setattr(sdpa_cuda, "_cudnn", cudnn)
-    monkeypatch.setattr(sdpa_cuda, "_flash", flash)
+    found = Operators()
+    monkeypatch.setattr(sdpa_cuda, "MIN_FLOPS", 4 * 2 * 40**2 * 16 / 2)  # those of `work`, causal
+    monkeypatch.setattr(sdpa_cuda, "_cudnn", found.cudnn)
+    monkeypatch.setattr(sdpa_cuda, "_flash", found.flash)
     monkeypatch.setattr(sdpa_cuda, "can_use_cudnn_attention", lambda params: True)
     monkeypatch.setattr(sdpa_cuda, "can_use_flash_attention", lambda params: True)
+    monkeypatch.setattr(sdpa_cuda, "_capability", lambda device: found.capability)
+    monkeypatch.setattr(sdpa_cuda, "_shapes", plans.PlannedShapes())
+    sdpa_cuda._lse_agrees.cache_clear()
+    return found
 
 
-def work(config=CAUSAL, **given):
-    q, k, v = qkv((1, 40, 2, 16), (1, 40, 1, 16), dtype=given.pop("dtype", BF16))
+def work(config=CAUSAL, length=40, **given):
+    q, k, v = qkv((1, length, 2, 16), (1, length, 1, 16), dtype=given.pop("dtype", BF16))
     return Attention(q, k, v, config, None, **given)
+
+
+def run(asked, *, named=False):
+    """Return the answer, None where it declines."""
+    return None if sdpa_cuda.why_not(asked, named=named) else sdpa_cuda.run(asked)
+
+
+def how_often_declined(asked):
+    for times in range(20):
+        if run(asked) is not None:
+            return times
+    return 20
 
 
 @pytest.mark.parametrize("config", [CAUSAL, ALL, AttentionConfig(scale=0.1)], ids=str)
 @pytest.mark.parametrize("return_lse", [True, False])
-def test_it_is_near_the_reference(config, return_lse):
+@pytest.mark.parametrize("capability", [AMPERE, HOPPER])
+def test_it_is_near_the_reference(operators, config, return_lse, capability):
+    operators.capability = capability
     asked = work(config, return_lse=return_lse)
-    assert sdpa_cuda.why_not(asked) is None
-    out, *lse = sdpa_cuda.run(asked)
+    out, *lse = run(asked, named=True)
     expected = expect(asked.q, asked.k, asked.v, config)
     assert off(out, expected[0]) <= ATTEND_BAR[BF16]
     assert len(lse) == return_lse
     assert not lse or lse_off(lse[0], expected[1]) <= LSE_BAR[BF16]
 
 
+@pytest.mark.parametrize("capability", [AMPERE, HOPPER])
+@pytest.mark.parametrize("bad", [math.nan, math.inf, 1e30])
 @pytest.mark.parametrize("where", ["k", "v"])
-def test_what_a_hidden_key_or_value_holds_reaches_no_output(where):
+def test_what_a_hidden_key_or_value_holds_reaches_no_output(operators, where, bad, capability):
+    operators.capability = capability
     asked = work()
     clean = expect(asked.q, asked.k, asked.v, CAUSAL)
-    getattr(asked, where)[0, 30] = math.nan
-    out, lse = sdpa_cuda.run(asked)
+    getattr(asked, where)[0, 30] = bad
+    out, lse = run(asked, named=True)
     assert off(out[:, :30], clean[0][:, :30]) <= ATTEND_BAR[BF16]
     assert lse_off(lse[:, :30], clean[1][:, :30]) <= LSE_BAR[BF16]
-    assert out[:, 30:].isnan().all()
+    if math.isnan(bad):
+        assert out[:, 30:].isnan().all()
+
+
+def test_nothing_is_computed_again_where_all_is_finite(monkeypatch):
+    ends = []
+    monkeypatch.setattr(
+        "rope_core.backends.fused.attend",
+        lambda work, out, lse: ends.extend(each.tolist() for each in work.cu_seqlens),
+    )
+    asked = replace(work(), q=work().q.expand(2, -1, -1, -1))
+    asked = replace(asked, k=asked.k.expand(2, -1, -1, -1), v=asked.v.expand(2, -1, -1, -1))
+    run(asked, named=True)
+    assert ends == [[0, 0, 0]] * 2
+    asked.v[1, 3, 0, 2] = math.inf
+    run(asked, named=True)
+    assert ends[2:] == [[0, 40, 80]] * 2
+
+
+def test_the_check_is_a_few_launches_without_a_host_read(monkeypatch):
+    monkeypatch.setattr("rope_core.backends.fused.attend", lambda work, out, lse: None)
+    q, k = (torch.empty(2, 4096, h, 128, dtype=BF16, device=META) for h in (32, 8))
+    ends = torch.empty(3, dtype=torch.int32, device=META)
+    packed = Attention(
+        *(x.flatten(0, 1) for x in (q, k, k)), CAUSAL, ([4096] * 2,) * 2, (ends,) * 2
+    )
+    lse = torch.empty(packed.q.shape[:-1], device=META)
+    with Launches() as launches:
+        sdpa_cuda.repair(packed, packed.q, lse, (packed.k, packed.v))
+    assert launches.counts["_foreach_norm"] == 1
+    assert launches.total <= 5, launches.counts
+
+
+def test_cudnn_is_for_shapes_that_come_again(operators):
+    asked, other = work(return_lse=False), work(length=48, return_lse=False)
+    for _ in range(plans.SIGHTS):
+        assert run(asked) is None
+        assert run(other) is None
+    assert run(asked) is not None
+    assert operators.called == ["cudnn"]
+    assert "not come often enough" in sdpa_cuda.why_not(work(ALL, return_lse=False), named=False)
+
+
+def test_what_comes_again_is_seen_by_all_that_a_plan_is_made_for(operators):
+    dense = work(return_lse=False)
+    apart = torch.stack((dense.k, dense.v), 3)  # other strides
+    changed = (
+        replace(dense, config=ALL),
+        replace(dense, k=apart[..., 0, :], v=apart[..., 1, :]),
+        work(return_lse=False, dtype=torch.float16),
+        replace(dense, k=dense.q, v=dense.q),
+    )
+    assert how_often_declined(dense) == plans.SIGHTS
+    for asked in changed:
+        assert how_often_declined(asked) == plans.SIGHTS
+    assert how_often_declined(replace(dense, q=dense.q + 1)) == 0, "values do not matter"
+
+
+def test_cudnn_is_named_from_the_first_time_on(operators):
+    assert run(work(return_lse=False), named=True) is not None
+    assert operators.called == ["cudnn"]
+
+
+def test_cudnn_gets_a_bounded_number_of_plans(operators, monkeypatch):
+    monkeypatch.setattr(plans, "MOST_SHAPES", 2)
+    for length in (40, 48):
+        assert how_often_declined(work(length=length, return_lse=False)) == plans.SIGHTS
+    third = work(length=56, return_lse=False)
+    assert how_often_declined(third) == 20
+    assert "plans for" in sdpa_cuda.why_not(third, named=True)
+    assert run(work(return_lse=False)) is not None, "those that have one keep it"
+
+
+def test_it_goes_by_work_and_not_by_length(operators):
+    operators.capability = HOPPER
+    for few in (work(length=39), work(length=24, config=ALL)):
+        assert "less work" in sdpa_cuda.why_not(few, named=False)
+    assert "often" in sdpa_cuda.why_not(work(length=32, config=ALL), named=False)
+    wide = work(length=24)
+    wide = replace(wide, q=wide.q.repeat(1, 1, 3, 1))
+    assert "often" in sdpa_cuda.why_not(wide, named=False)
+
+
+@pytest.mark.parametrize("capability", [AMPERE, ADA])
+def test_before_hopper_flash_answers_the_log_sum_exp_from_the_first_time_on(operators, capability):
+    operators.capability = capability
+    assert run(work()) is not None
+    assert operators.called == ["flash"]
+
+
+@pytest.mark.parametrize("capability", [HOPPER, BLACKWELL])
+def test_from_hopper_on_flash_is_never_called(operators, capability, monkeypatch):
+    operators.capability = capability
+    assert how_often_declined(work()) == plans.SIGHTS
+    assert set(operators.called) == {"cudnn"}
+    monkeypatch.setattr(sdpa_cuda, "can_use_cudnn_attention", lambda params: False)
+    assert "neither" in sdpa_cuda.why_not(work(), named=True)
+
+
+def test_the_log_sum_exp_of_cudnn_is_tried_out_once(operators):
+    operators.capability = HOPPER
+    assert how_often_declined(work()) == plans.SIGHTS
+    assert operators.called == ["cudnn"] * 2, "once for the trial"
+    assert run(work()) is not None
+    assert operators.called == ["cudnn"] * 3
+
+
+@pytest.mark.parametrize("factor", [math.log2(math.e), math.nan], ids=["base 2", "nan"])
+def test_another_log_sum_exp_of_cudnn_is_not_taken(operators, factor):
+    operators.capability, operators.lse_factor = HOPPER, factor
+    assert how_often_declined(work()) == 20
+    assert operators.called == ["cudnn"], "the trial alone"
+    assert "natural logarithm" in sdpa_cuda.why_not(work(), named=True)
+    assert run(work(return_lse=False), named=True) is not None
+
+
+def test_a_trial_that_fails_is_no_agreement(operators, monkeypatch):
+    operators.capability = HOPPER
+
+    def fails(*args, **named):
+        raise RuntimeError("no execution plan")
+
+    monkeypatch.setattr(sdpa_cuda, "_cudnn", fails)
+    assert how_often_declined(work()) == 20
 
 
 def test_what_it_declines():
@@ -82,15 +236,15 @@ def test_what_it_declines():
         (work(out_dtype=torch.float32), "float32"),
         (replace(work(), lengths=([40], [40])), "packed"),
         (replace(work(), v=work().v[..., :8]), "as wide"),
+        (work(length=0), "nothing is asked"),
     ):
-        assert text in sdpa_cuda.why_not(asked)
+        assert text in sdpa_cuda.why_not(asked, named=True)
+        assert text in sdpa_cuda.why_not(asked, named=False)
 
 
-def test_it_says_where_no_operator_can_run(monkeypatch):
-    monkeypatch.setattr(sdpa_cuda, "can_use_flash_attention", lambda params: False)
-    assert "log-sum-exp" in sdpa_cuda.why_not(work())
-    assert sdpa_cuda.why_not(work(return_lse=False)) is None
+def test_it_says_where_no_operator_can_run(operators, monkeypatch):
     monkeypatch.setattr(sdpa_cuda, "can_use_cudnn_attention", lambda params: False)
-    assert "neither" in sdpa_cuda.why_not(work(return_lse=False))
-    monkeypatch.setattr(sdpa_cuda, "MIN_QUERIES", 1024)
-    assert "fewer than 1024 queries" in sdpa_cuda.why_not(work())
+    assert run(work(return_lse=False)) is not None, "FlashAttention 2 needs no plan"
+    assert operators.called == ["flash"]
+    monkeypatch.setattr(sdpa_cuda, "can_use_flash_attention", lambda params: False)
+    assert "neither" in sdpa_cuda.why_not(work(), named=True)

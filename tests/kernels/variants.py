@@ -10,12 +10,11 @@ from types import SimpleNamespace
 import torch
 from triton.runtime import JITFunction, driver
 
-from rope_core.kernels import merge, rotary
+from rope_core.kernels import attention, decode, merge, prefill, rotary, split_kv
 from rope_core.kernels.launcher import Launcher
 from rope_core.kernels.offline import OfflineDriver
 
 DTYPES = torch.float32, torch.float16, torch.bfloat16
-LAST = []
 
 
 def keep(kernel, key, signature, device, constants, options, attributes, warmup):
@@ -26,21 +25,26 @@ def keep(kernel, key, signature, device, constants, options, attributes, warmup)
         "aligned": [str(at) for at, found in attributes.items() if found],
         "options": [options.num_warps, options.num_stages],
     }
-    LAST.append(found)
-    return SimpleNamespace(found=found, run=None, function=None, packed_metadata=None)
+    return SimpleNamespace(found=found)
 
 
 class Compared(Launcher):
     """A launcher that asks Triton, too."""
 
-    def prepare(self, grid, tensors, numbers, constants, **options):
-        launch = super().prepare(grid, tensors, numbers, constants, **options)
-        named = {"num_warps": launch.variant.num_warps, "num_stages": launch.variant.num_stages}
-        bound = self.kernel.warmup(*tensors, *numbers, *constants, grid=(1,), **named)
-        self._compile(launch.variant)
-        print(json.dumps({"ours": LAST[-1], "triton": bound.found}), flush=True)
-        self.built[launch.variant] = lambda *args: None
-        return launch
+    def bind(self, launch):
+        variant, args = super().bind(launch)
+        bound = self.kernel.warmup(
+            *launch.tensors,
+            *launch.numbers,
+            grid=(1,),
+            **launch.constants,
+            num_warps=launch.num_warps,
+            num_stages=launch.num_stages,
+        )
+        ours = self.compile(variant)
+        print(json.dumps({"ours": ours.found, "triton": bound.found}), flush=True)
+        self.built[variant] = lambda *args: None
+        return variant, args
 
 
 def tensor(chance, *sizes, dtype):
@@ -83,12 +87,40 @@ def merging(chance):
     merge.merge(x, tensor(chance, *x.shape[:2], dtype=torch.float32), out, torch.empty(len(out)))
 
 
+def attending(chance):
+    dtype, group, head_dim = chance.choice(DTYPES), chance.choice((1, 4)), chance.choice((16, 64))
+    lengths = [(chance.choice((1, 3, 20, 100)), chance.choice((1, 20, 700))) for _ in range(3)]
+    lengths_q, lengths_k = zip(*lengths, strict=True)
+    tokens, keys = sum(lengths_q), sum(lengths_k)
+    q = tensor(chance, tokens, 2 * group, head_dim, dtype=dtype)
+    k, v = (tensor(chance, keys, 2, head_dim, dtype=dtype) for _ in range(2))
+    out = torch.empty(q.shape, dtype=chance.choice((dtype, torch.float32)))
+    mask = torch.empty(1, 1, tokens, keys, dtype=chance.choice((torch.bool, dtype)))
+    index = [torch.empty(n, dtype=torch.int64) for n in (tokens, keys)]
+    of_q, of_k = index if chance.random() < 0.3 else (None, None)
+    attention.attend(
+        *(q, k, v, out, torch.empty(out.shape[:-1])),
+        lengths_q=lengths_q,
+        lengths_k=lengths_k,
+        scale=chance.choice((1.0, 0.5)),
+        causal=chance.random() < 0.5,
+        window=chance.choice((None, 1, 16, 2**33)),
+        chunk=chance.choice((None, 16, 2**33)),
+        softcap=chance.choice((None, 1.0, 30.0)),
+        sinks=tensor(chance, 1, 2 * group, dtype=dtype)[0] if chance.random() < 0.3 else None,
+        mask=mask if chance.random() < 0.3 else None,
+        q_index=of_q,
+        k_index=of_k,
+    )
+
+
 if __name__ == "__main__":
     driver.set_active(OfflineDriver(90))
     JITFunction._do_compile = keep
-    for module in (rotary, merge):
+    for module in (rotary, merge, decode, prefill, split_kv):
         module.LAUNCHER.__class__ = Compared
     chance = random.Random(0)
     for _ in range(150):
         rotate(chance)
         merging(chance)
+        attending(chance)

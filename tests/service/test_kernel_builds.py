@@ -114,6 +114,33 @@ async def test_odd_shapes_neither_stop_nor_stall_the_service(serving, fused):
     assert f"rope_kernel_build_seconds_count {len(ODD_SHAPES)}.0" in seen
 
 
+async def test_odd_shapes_that_name_no_backend_are_answered_by_eager_until_kernels_are_built(
+    serving, fused
+):
+    client, life, service = serving
+    answers = await asyncio.gather(*(rotate(client, shape) for shape in ODD_SHAPES * 2))
+    assert {(answer.status_code, done_by(answer)) for answer in answers} == {(200, "eager")}
+    assert (life.phase, fused.built) == (Phase.READY, set())
+    fused.go.set()
+    await asyncio.to_thread(service.builder.wait)
+    again = await asyncio.gather(*(rotate(client, shape) for shape in ODD_SHAPES * 2))
+    assert {(answer.status_code, done_by(answer)) for answer in again} == {(200, "fused")}
+    assert [each.content for each in again] == [each.content for each in answers]
+    assert {*fused.builds.values()} == {1}, "each is built once"
+
+
+async def test_a_queue_of_builds_that_is_full_refuses_nobody(serving, fused, monkeypatch):
+    client, _, service = serving
+    monkeypatch.setattr("service.device.kernel_builder.MAX_WAITING", 3)
+    answers = await asyncio.gather(*(rotate(client, shape) for shape in ODD_SHAPES))
+    assert {(answer.status_code, done_by(answer)) for answer in answers} == {(200, "eager")}
+    fused.go.set()
+    while len(fused.built) < len(ODD_SHAPES):
+        await asyncio.to_thread(service.builder.wait)
+        await asyncio.gather(*(rotate(client, shape) for shape in ODD_SHAPES))
+    assert {*fused.builds.values()} == {1}
+
+
 async def test_a_missing_kernel_costs_the_neighbours_of_its_run_nothing(serving, fused):
     _, _, service = serving
     fused.built.add((2, 16))

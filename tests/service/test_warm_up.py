@@ -1,15 +1,20 @@
 """The warm-up: what it runs, where, and what keeps the service from becoming ready."""
 
 import asyncio
+import random
 import threading
-from contextlib import asynccontextmanager
+from collections.abc import Hashable, Iterable
+from contextlib import asynccontextmanager, suppress
+from functools import partial
 
 import pytest
 import torch
 
 import rope_core
-from rope_core import Attend, Merge, Rotate, Shift
+from rope_core import Attend, CosSin, Merge, NoBackend, Rotate, Shift
 from rope_core.backends import eager
+from rope_core.builds import deferred_builds
+from rope_core.errors import KernelNotBuilt
 from service.app import create_app
 from service.device import Cpu
 from service.engine import Engine
@@ -97,7 +102,7 @@ async def test_a_cpu_runs_a_tiny_shape_and_nothing_rare(runs):
     async with starting(life, None, None):
         await until(Phase.READY, life)
     assert {call.num_bytes < 2**18 for _, call in runs} == {True}
-    assert len(runs) == len([*usual_calls(4, 2, 64)])
+    assert len(runs) == len([*usual_calls(2, 1, 16)])
 
 
 async def test_the_service_is_ready_when_the_kernels_of_usual_calls_are_built(monkeypatch):
@@ -157,7 +162,7 @@ def test_usual_calls_reach_each_kernel_in_each_dtype(shape):
         assert group in rows, "a step of decoding"
         if group <= 64:
             assert any(16 < each <= 64 for each in rows), "decoding of more rows"
-        of_dtype = [c for c in calls if not isinstance(c, rope_core.CosSin)]
+        of_dtype = [c for c in calls if not isinstance(c, CosSin)]
         kinds = {type(c) for c in of_dtype if any_tensor(c).dtype is dtype}
         assert kinds == {Rotate, Attend, Shift, Merge}
 
@@ -183,14 +188,111 @@ def test_rare_calls_reach_each_feature_in_each_dtype_and_kernel(shape):
                 assert len({getattr(config, feature) for config in configs}) == 2, feature
 
 
-def test_rotations_are_by_positions_of_each_dtype_and_by_tables_whole_and_partial():
+def test_rotations_are_by_positions_and_by_tables_of_whole_and_of_partial_heads():
     rotations = [c for c in warm_up_calls(4, 2, 64) if isinstance(c, Rotate)]
     for layout in ("half", "interleaved"):
         some = [c for c in rotations if c.rope.layout == layout]
         assert {c.rope.arithmetic for c in some} == {"float64", "hf"}
         assert {c.rope.rotary_dim for c in some} == {32, 64}
+        assert {(c.q is None, c.k is None) for c in some} == {
+            *((False, False), (False, True), (True, False))
+        }
         dtypes = {None if c.positions is None else c.positions.dtype for c in some}
-        assert dtypes == {None, torch.int32, torch.int64, torch.float32, torch.float64}
+        assert dtypes == {None, torch.int64, torch.float64}
+
+
+def missed_variants(calls: Iterable[rope_core.Call]) -> set[Hashable]:
+    """Return the kernels that calls would have built; none is built or launched."""
+    functions = {
+        Attend: rope_core.attend,
+        Rotate: rope_core.rotate,
+        Shift: rope_core.shift,
+        Merge: rope_core.merge,
+    }
+    missed: dict[Hashable, dict[Hashable, object]] = {}
+
+    def pretend(key: Hashable, build: partial) -> None:
+        missed[key] = build.func.__self__.built
+        missed[key][key] = lambda *_: None
+
+    with deferred_builds(pretend):
+        for call in calls:
+            with suppress(NoBackend):
+                while True:
+                    try:
+                        functions[type(call)](call, backend="fused")
+                        break
+                    except KernelNotBuilt:
+                        continue
+    for key, built in missed.items():
+        del built[key]
+    return {*missed}
+
+
+def moving(rng: random.Random, heads: int, kv_heads: int, head_dim: int) -> rope_core.Call:
+    """Return any rotation, shift or merger that a client of a model may ask for."""
+    dtype, rows, length = rng.choice(DTYPES), rng.choice((1, 1, 2)), rng.randint(1, 40)
+    q, k = (torch.zeros(rows, length, n, head_dim, dtype=dtype) for n in (heads, kv_heads))
+    rope = rope_core.RopeConfig.of(
+        head_dim,
+        rotary_dim=rng.choice((head_dim, head_dim // 2)),
+        layout=rng.choice(("half", "interleaved")),
+        arithmetic=rng.choice(("float64", "hf")),
+    )
+    at = torch.arange(length)
+    positions = rng.choice((None, at, at.int(), at.float(), at.double(), at.expand(rows, -1)))
+    match rng.choice((Rotate, Rotate, Shift, Merge)):
+        case kind if kind is Rotate:
+            some = rng.choice(((q, k), (q, None), (None, k)))
+            return Rotate(*some, rope, positions, inverse=rng.random() < 0.3)
+        case kind if kind is Shift:
+            return Shift(k, rng.choice((torch.tensor(3), at)), rope)
+    parts = q.expand(rng.randint(1, 5), *q.shape).contiguous()
+    return Merge(parts, torch.zeros(parts.shape[:-1]))
+
+
+@pytest.mark.parametrize("shape", [(32, 8, 128), (28, 4, 128), (16, 16, 64)], ids=str)
+def test_no_rotation_shift_or_merger_misses_a_kernel_after_the_warm_up(interpreted, shape):
+    calls = [c for c in warm_up_calls(*shape) if isinstance(c, (Rotate, Shift, Merge))]
+    rng = random.Random(11)
+    asked = [moving(rng, *shape) for _ in range(150)]
+    warm = missed_variants(calls)
+    assert missed_variants(asked) <= warm
+    assert len(warm) > 20
+
+
+def attending(rng: random.Random, heads: int, kv_heads: int, head_dim: int) -> Attend:
+    """Return any attention with at most one feature that some models have."""
+    dtype, rows = rng.choice(DTYPES), rng.choice((1, 1, 2))
+    num_keys = rng.choice((rng.randint(1, 90), rng.randint(200, 3000)))
+    num_queries = rng.choice((1, rng.randint(1, num_keys), min(num_keys, rng.randint(1, 90))))
+    q = torch.zeros(rows, num_queries, heads, head_dim, dtype=dtype)
+    k = torch.zeros(rows, num_keys, kv_heads, head_dim, dtype=dtype)
+    mask = torch.ones(num_queries, num_keys, dtype=torch.bool)
+    index = torch.arange(num_queries)
+    feature = rng.choice(
+        (
+            *({}, {}, {"mask": mask}, {"mask": mask.to(dtype)}, {"mask": mask[None, None]}),
+            *({"sinks": torch.zeros(heads)}, {"q_index": index}, {"out_dtype": torch.float32}),
+            {"q_index": index, "out_dtype": torch.float32},
+        )
+    )
+    bounds = rng.choice(({}, {"window": 9}, {"causal": False}, {"chunk": 12}, {"scale": 1.0}))
+    if not feature:
+        bounds |= rng.choice(({}, {"softcap": 30.0}))
+    rope = rng.choice((None, rope_core.RopeConfig.of(head_dim)))
+    config = rope_core.AttentionConfig(**bounds)
+    return Attend(q, k, k, rope, config, return_lse=rng.random() < 0.5, **feature)
+
+
+@pytest.mark.parametrize("shape", [(32, 8, 128), (7, 1, 64)], ids=str)
+def test_no_attention_misses_a_kernel_after_the_warm_up(interpreted, shape):
+    rng = random.Random(12)
+    asked = [attending(rng, *shape) for _ in range(150)]
+    warm = missed_variants(c for c in warm_up_calls(*shape) if not isinstance(c, CosSin))
+    usual = missed_variants(c for c in usual_calls(*shape) if not isinstance(c, CosSin))
+    assert missed_variants(asked) <= warm
+    assert usual < warm
 
 
 @pytest.mark.parametrize("shape", [(6, 3, 16), (9, 1, 8)], ids=str)

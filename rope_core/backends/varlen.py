@@ -1,0 +1,117 @@
+"""PyTorch's attention over packed sequences by FlashAttention 3: on Hopper, and only when named.
+
+FlashAttention 3 is a wheel of its own (flash-attn-3). Its activation is the whole process's: from
+the first call on, PyTorch's own attention uses it on Hopper, too.
+"""
+
+import inspect
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from rope_core.backends import fused
+from rope_core.backends.agreement import agrees
+from rope_core.backends.repair import repair
+from rope_core.backends.work import Attention, Work
+
+name = "varlen"
+
+HOPPER = 9
+"""Major compute capability of the GPUs that FlashAttention 3 is written for."""
+
+WIDEST = 256
+
+SHORTEST = 128
+"""Least length that the operator is told to be the longest of a pack.
+
+It takes other paths where the longest sequence is short, or within the window. The bits of an
+answer must not depend on the pack, so it is never told so.
+"""
+
+UNBOUNDED = 2**30
+"""A window from here on hides nothing: no sequence is so long."""
+
+
+def why_not(work: Work, *, named: bool = False) -> str | None:
+    """Attention in half precision on Hopper, with windows, without softcap, chunk, mask or sinks.
+
+    The text names what is missing where FlashAttention 3 cannot be used.
+    """
+    if not named:
+        return "it runs only when it is named"
+    if not isinstance(work, Attention):
+        return "attends only"
+    q, v, config = work.q, work.v, work.config
+    if q.dtype is torch.float32 or work.out_dtype not in (None, q.dtype):
+        return "float32 is not in the operator"
+    if config.softcap is not None or config.chunk is not None:
+        return "softcap and chunk are not in the operator"
+    if any(given is not None for given in (work.mask, work.sinks, work.index)):
+        return "mask, sinks and index are not in the operator"
+    if q.shape[-1] != v.shape[-1] or q.shape[-1] % 8 or q.shape[-1] > WIDEST:
+        return f"a value must be as wide as a key, and a multiple of 8 up to {WIDEST}"
+    if work.scale <= 0:
+        return "a scale of 0 or less"
+    return unavailable(work.device) or fused.why_not(work, named=True)  # for repairs
+
+
+@lru_cache(maxsize=16)
+def unavailable(device: torch.device) -> str | None:
+    """Return why FlashAttention 3 cannot be used on a device; activate it where it can."""
+    if device.type != "cuda":
+        return f"tensors are on {device.type}, not on a GPU"
+    if torch.cuda.get_device_capability(device)[0] != HOPPER:
+        return "FlashAttention 3 is for Hopper (sm_90) only"
+    try:
+        from torch.nn.attention import activate_flash_attention_impl, current_flash_attention_impl
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return f"torch {torch.__version__} has no varlen_attn with FlashAttention 3"
+    if not {"enable_gqa", "num_splits"} <= inspect.signature(varlen_attn).parameters.keys():
+        return f"varlen_attn of torch {torch.__version__} has no grouped heads or no num_splits"
+    try:
+        if current_flash_attention_impl() != "FA3":
+            activate_flash_attention_impl("FA3")
+    except (ImportError, RuntimeError, ValueError) as error:
+        return f"FlashAttention 3 cannot be activated (is flash-attn-3 installed?): {error}"
+    if not agrees(_attend, device, ([70, 0, 130, 9], [200, 5, 90, 0])):
+        return "varlen_attn answers otherwise than expected"
+    return None
+
+
+def run(work: Work) -> tuple[Tensor, ...]:
+    """Do `work`."""
+    assert isinstance(work, Attention), "why_not has seen it"
+    packed = work.packed()
+    out, lse = _attend(packed)
+    repair(packed, out, lse, (packed.q, packed.k, packed.v))
+    shape = work.q.shape
+    return out.view(shape), lse.view(shape[:-1])
+
+
+def _attend(work: Attention) -> tuple[Tensor, Tensor]:
+    """Return `out` `[Tq, H, D]` and `lse` `[Tq, H]` of packed sequences."""
+    from torch.nn.attention.varlen import AuxRequest, varlen_attn
+
+    q, k, v = work.q, work.k, work.v
+    assert work.lengths is not None, "packed"
+    assert work.cu_seqlens is not None, "packed"
+    if not q.numel() or not k.numel():
+        return torch.zeros_like(q), torch.full(q.shape[:-1], -torch.inf, device=q.device)
+    ends = [each.to(q.device, torch.int32, non_blocking=True) for each in work.cu_seqlens]
+    left, right = (-1 if far >= UNBOUNDED else far for far in work.reach)
+    longest_q, longest_k = (max(each, default=0) for each in work.lengths)
+    out, lse = varlen_attn(
+        *(q, k, v),
+        ends[0],
+        ends[1],
+        max(longest_q, right + 2, SHORTEST),
+        max(longest_k, left + 2, SHORTEST),
+        return_aux=AuxRequest(lse=True),
+        scale=work.scale,
+        window_size=(left, right),
+        enable_gqa=True,
+        num_splits=1,  # its own choice depends on the longest sequence of the pack
+    )
+    return out.contiguous(), lse.mT.contiguous()

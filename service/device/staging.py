@@ -1,0 +1,58 @@
+"""Inputs of a run in pinned memory: where a body lies already, or copied together."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from service.device.places import Places, span
+from service.packing import Joint
+from service.slabs import Slabs
+
+SMALL_BYTES = 2**16
+"""An input below this may be copied apart from a body that holds all larger ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """Inputs that one copy brings to the device."""
+
+    joints: Sequence[Joint]
+    source: Tensor
+    """Bytes of the host that hold them all."""
+    places: Places
+
+
+def stage(joints: Sequence[Joint], slabs: Slabs) -> list[Staged]:
+    """Return what to copy to the device: one buffer, or a body and small inputs beside it."""
+    if (body := _body(joints, slabs)) is not None:
+        return [body]
+    large = [joint for joint in joints if joint.num_bytes >= SMALL_BYTES]
+    if 0 < len(large) < len(joints) and (body := _body(large, slabs)) is not None:
+        return [body, _copied([j for j in joints if j.num_bytes < SMALL_BYTES], slabs)]
+    return [_copied(joints, slabs)]
+
+
+def pinned_bytes(num_bytes: int, slabs: Slabs) -> Tensor:
+    """Return leased bytes, pinned if possible. May take milliseconds."""
+    memory = slabs.lease_pinned(max(1, num_bytes))
+    return torch.frombuffer(memory, dtype=torch.uint8)[:num_bytes]
+
+
+def _body(joints: Sequence[Joint], slabs: Slabs) -> Staged | None:
+    """Return where inputs lie in pinned memory; None if they do not lie together there."""
+    if (lie := span(joints)) is None:
+        return None
+    first, last, places = lie
+    body = slabs.pinned(first, last)
+    return None if body is None else Staged(joints, body, places)
+
+
+def _copied(joints: Sequence[Joint], slabs: Slabs) -> Staged:
+    """Copy inputs to pinned memory."""
+    places = Places(joints)
+    source = pinned_bytes(places.num_bytes, slabs)
+    for joint, view in zip(joints, places.views(source), strict=True):
+        joint.write(view)
+    return Staged(joints, source, places)

@@ -1,0 +1,53 @@
+"""Which shapes are worth a plan: those that come again, of which there are a few."""
+
+import threading
+
+from rope_core.backends import plans
+from rope_core.backends.plans import MOST_SHAPES, REMEMBERED, SIGHTS, PlannedShapes
+
+
+def test_a_shape_recurs_once_it_has_come_several_times():
+    shapes = PlannedShapes()
+    assert [shapes.recurs("a") for _ in range(SIGHTS + 2)] == [False] * SIGHTS + [True] * 2
+    assert not shapes.recurs("b")
+
+
+def test_a_shape_that_has_not_come_for_long_is_forgotten():
+    shapes = PlannedShapes()
+    for _ in range(SIGHTS):
+        shapes.recurs("a")
+    for other in range(REMEMBERED):
+        shapes.recurs(other)
+    assert not shapes.recurs("a")
+    assert len(shapes._counts) == REMEMBERED
+
+
+def test_odd_shapes_between_do_not_hide_one_that_comes_often():
+    shapes = PlannedShapes()
+    found = []
+    for turn in range(SIGHTS + 1):
+        found.append(shapes.recurs("often"))
+        for odd in range(REMEMBERED // 2):
+            shapes.recurs((turn, odd))
+    assert found == [False] * SIGHTS + [True]
+
+
+def test_admitted_shapes_are_bounded_and_stay():
+    shapes = PlannedShapes()
+    assert all(shapes.admit(shape) for shape in range(MOST_SHAPES))
+    assert not shapes.admit("one more")
+    assert shapes.admit(0)
+    assert shapes.recurs(0), "it has a plan"
+
+
+def test_threads_that_ask_at_once_are_all_counted(monkeypatch):
+    monkeypatch.setattr(plans, "SIGHTS", 400)
+    shapes = PlannedShapes()
+    threads = [
+        threading.Thread(target=lambda: [shapes.recurs("a") for _ in range(100)]) for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert shapes.recurs("a")
