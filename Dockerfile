@@ -3,7 +3,13 @@
 ARG PYTHON_VERSION=3.12
 ARG BASE=python:${PYTHON_VERSION}-slim-bookworm
 
-FROM ${BASE} AS torch
+# The keys of Triton's cache depend on TRITON_DISABLE_LINE_INFO, and on whether the program `file` is
+# installed: both must be the same where kernels are built and where they are looked up.
+FROM ${BASE} AS base
+ENV TRITON_CACHE_MANAGER=service.kernel_cache:KernelCache \
+    TRITON_DISABLE_LINE_INFO=1
+
+FROM base AS torch
 ARG TORCH_SPEC=torch==2.13.0
 # mirrors and local wheels; pip's own defaults where not given
 ARG PIP_INDEX_URL
@@ -15,8 +21,24 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 RUN python -m venv /opt/pip && python -m venv --without-pip /opt/torch
 # Modules are compiled here (without, a start takes 7 s, not 3 s); C++ headers and tests are not needed.
 RUN --mount=type=cache,target=/root/.cache/pip \
-    /opt/pip/bin/pip --python /opt/torch/bin/python install "${TORCH_SPEC}" \
+    /opt/pip/bin/pip --python /opt/torch/bin/python install ${TORCH_SPEC} \
     && rm -rf /opt/torch/lib/python*/site-packages/torch/include /opt/torch/lib/python*/site-packages/torch/test
+
+# Triton's C extension, so that the image needs no compiler; nothing where torch brings no Triton.
+# Debian's own Python has its headers in a package of their own.
+FROM torch AS driver
+RUN mkdir -p /opt/rope/triton /opt/stub; \
+    if [ -d /opt/torch/lib/python*/site-packages/triton ]; then \
+        headers=$(python -c "import sysconfig; print(sysconfig.get_path('include', 'posix_prefix'))") \
+        && apt-get update \
+        && apt-get install -y --no-install-recommends gcc libc6-dev $(test -e "$headers/Python.h" || echo python3-dev); \
+    fi
+COPY service/__init__.py service/kernel_cache.py /src/service/
+COPY deploy/build_cuda_utils.py /src/deploy/
+RUN if [ -d /opt/torch/lib/python*/site-packages/triton ]; then \
+        PYTHONPATH=/src TRITON_CACHE_DIR=/opt/rope/triton \
+        /opt/torch/bin/python /src/deploy/build_cuda_utils.py /opt/stub; \
+    fi
 
 # Gigabytes of torch are a layer of their own, which a new release of the service does not change.
 FROM torch AS service
@@ -24,24 +46,39 @@ RUN python -m venv --without-pip /opt/rope \
     && echo /opt/torch/lib/python*/site-packages > "$(echo /opt/rope/lib/python*/site-packages)/torch.pth"
 WORKDIR /src
 COPY pyproject.toml constraints.txt ./
+# Without torch: it is there, and brings another Triton than the one that constraints.txt tests.
 RUN --mount=type=cache,target=/root/.cache/pip \
-    python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" > needed.txt \
+    python -c "import tomllib; print(*(d for d in tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'] if not d.startswith('torch')), sep='\n')" > needed.txt \
     && /opt/pip/bin/pip --python /opt/rope/bin/python install --constraint constraints.txt --requirement needed.txt
 COPY . .
 RUN --mount=type=cache,target=/root/.cache/pip \
-    /opt/pip/bin/pip --python /opt/rope/bin/python install --no-deps .
+    /opt/pip/bin/pip --python /opt/rope/bin/python install --no-deps . \
+    && /opt/pip/bin/pip --python /opt/rope/bin/python check
 
-FROM ${BASE}
+# Kernels for GPUs that the machine of the build does not have.
+FROM service AS kernels
+# service.prebuild's own defaults where not given
+ARG KERNEL_TARGETS
+ARG KERNEL_SHAPES
+RUN mkdir -p /opt/rope/triton; \
+    if [ -d /opt/torch/lib/python*/site-packages/triton ]; then \
+        TRITON_CACHE_DIR=/opt/rope/triton /opt/rope/bin/python -m service.prebuild \
+        ${KERNEL_TARGETS:+--targets $KERNEL_TARGETS} ${KERNEL_SHAPES:+--shapes "$KERNEL_SHAPES"}; \
+    fi
+
+FROM base
 COPY --from=torch /opt/torch /opt/torch
+COPY --from=driver /opt/rope/triton /opt/rope/triton
 COPY --from=service /opt/rope /opt/rope
-# NVIDIA_*: which GPUs and libraries the container runtime hands over; CUDA base images set them.
-# HOME, USER and the caches: any uid may run this, also one that no file knows.
+COPY --from=kernels /opt/rope/triton /opt/rope/triton
+# NVIDIA_*: which libraries the container runtime hands over. LD_LIBRARY_PATH: where the device plugins
+# of some clouds mount them. HOME, USER and the caches: any uid may run this, also one that no file knows.
 # GLIBC_TUNABLES: as service.__main__.MALLOC, which saves starting twice.
 ENV PATH=/opt/rope/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
-    NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility \
+    LD_LIBRARY_PATH=/usr/local/nvidia/lib64:/usr/local/nvidia/lib \
     HOME=/tmp \
     USER=rope \
     TORCHINDUCTOR_CACHE_DIR=/tmp/inductor \

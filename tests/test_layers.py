@@ -19,6 +19,7 @@ service.offers service.middleware service.routes service.openapi
 service.schemas service.examples
 service.life
 service.records service.listeners
+service.prebuild
 service.warm_up service.calling
 service.http service.failures service.endpoints service.engine
 service.device
@@ -28,7 +29,7 @@ service.params
 service.ropes
 service.packing
 service.batcher service.admission service.slabs service.wire service.host
-service.errors service.metrics service.settings service.logs
+service.errors service.metrics service.settings service.logs service.kernel_cache
 rope_core.reference rope_core.attention rope_core.merge rope_core.accuracy
 rope_core.rotary
 rope_core.backends rope_core.hf
@@ -83,10 +84,11 @@ KEPT_IN = {
         "service.packing",
         "service.warm_up",
         "service.warm_up_calls",
+        "service.prebuild",
     },
     "service": {"service"},
     "rope_client": set(),
-    "triton": {"rope_core.kernels"},
+    "triton": {"rope_core.kernels", "service.kernel_cache", "service.prebuild"},
 }
 
 

@@ -11,6 +11,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -27,13 +28,37 @@ import safetensors.numpy
 ROOT = Path(__file__).parents[2]
 DOCKER = os.environ.get("DOCKER", "docker")
 IMAGE = "rope-service:dev"
+BUILD_ARGUMENTS = {
+    "TORCH_SPEC": "torch==2.13.0 triton==3.7.1",  # a torch for CPUs brings no Triton
+    "KERNEL_TARGETS": "90",
+    "KERNEL_SHAPES": "32x8x128",
+}
 LOCKED_DOWN = (
-    *("--read-only", "--tmpfs", "/tmp", "--user", "12345:0"),
+    *("--read-only", "--tmpfs", "/tmp:size=64m", "--user", "12345:0"),
     *("--cap-drop", "ALL", "--security-opt", "no-new-privileges"),
     *("--memory", "4g", "--pids-limit", "256"),
 )
 DRAIN_DELAY_S = 1.0
 WHEELS_PORT = 18_765  # always the same: the address is part of what the build's cache goes by
+DRIVER_FOLDER = "/usr/local/nvidia/lib64"
+"""Where device plugins mount the libraries of a GPU's driver."""
+LOAD_EXTENSION = """
+import shutil, torch
+from triton.backends.nvidia.driver import CudaUtils
+assert CudaUtils().load_binary
+assert torch.__file__.startswith("/opt/torch/"), f"there is a second torch: {torch.__file__}"
+assert not any(map(shutil.which, ("cc", "gcc", "clang"))), "there is a compiler"
+"""
+FIND_KERNELS = """
+import os
+from service.prebuild import prebuild
+new = prebuild([(32, 8, 128)], 90)
+assert new == 0, f"{new} kernels are compiled again"
+assert not os.path.exists("/tmp/triton"), "kernels were stored"
+new = prebuild([(4, 4, 48)], 90)
+assert new > 0, "what was not prebuilt is compiled"
+print(f"{new} others were built in {sum(len(files) for *_, files in os.walk('/tmp'))} files")
+"""
 SLOW_S = 6.0
 """How long the request takes that is in flight at the stop: well over the drain's delay."""
 
@@ -48,6 +73,7 @@ def main() -> None:
     _build()
     num_bytes = int(_docker("image", "inspect", "--format", "{{.Size}}", IMAGE))
     _say(f"built in {time.monotonic() - began:.0f} s: {num_bytes / 1e9:.2f} GB")
+    _check_kernels()
     with _container(ROPE_DRAIN_DELAY_S=str(DRAIN_DELAY_S)) as (name, port):
         _check_health(name, port)
         _check_lock(name)
@@ -64,34 +90,38 @@ def _why_no_engine() -> str | None:
 
 
 def _build() -> None:
-    with _local_wheels() as arguments:
-        subprocess.run(
-            [DOCKER, "build", "--network", "host", *arguments, "--tag", IMAGE, "."],
-            cwd=ROOT,
-            env={**os.environ, "DOCKER_BUILDKIT": "1"},
-            check=True,
-            timeout=3600,
-        )
+    with _local_wheels() as wheels:
+        arguments = BUILD_ARGUMENTS | wheels
+        given = [
+            part for name in arguments for part in ("--build-arg", f"{name}={arguments[name]}")
+        ]
+        for more in (("--tag", IMAGE), ("--tag", f"{IMAGE}-driver", "--target", "driver")):
+            subprocess.run(
+                [DOCKER, "build", "--network", "host", *given, *more, "."],
+                cwd=ROOT,
+                env={**os.environ, "DOCKER_BUILDKIT": "1"},
+                check=True,
+                timeout=3600,
+            )
 
 
 @contextmanager
-def _local_wheels() -> Iterator[list[str]]:
+def _local_wheels() -> Iterator[dict[str, str]]:
     """Serve the folder of pip's `find-links`, if it has one, and yield build arguments for it."""
     pip = [sys.executable, "-m", "pip", "config", "get", "global.find-links"]
     links = subprocess.run(pip, capture_output=True, text=True, check=False).stdout.split()
     folder = next((link for link in links if Path(link).is_dir()), None)
     if folder is None:
-        yield []
+        yield {}
         return
     handler = partial(_Silent, directory=folder)
     with ThreadingHTTPServer(("127.0.0.1", WHEELS_PORT), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        arguments = {
+        yield {
             "PYTHON_VERSION": f"{sys.version_info.major}.{sys.version_info.minor}",
             "PIP_FIND_LINKS": f"http://127.0.0.1:{WHEELS_PORT}/",
             "PIP_TRUSTED_HOST": "127.0.0.1",
         }
-        yield [part for name in arguments for part in ("--build-arg", f"{name}={arguments[name]}")]
         server.shutdown()
 
 
@@ -118,6 +148,20 @@ def _container(**variables: str) -> Iterator[tuple[str, int]]:
         raise
     finally:
         _docker("rm", "--force", name)
+
+
+def _check_kernels() -> None:
+    """Load Triton's extension, and find the prebuilt kernels, as on a node with a GPU."""
+    with tempfile.TemporaryDirectory() as folder:
+        stage = _docker("create", f"{IMAGE}-driver").strip()
+        _docker("cp", f"{stage}:/opt/stub/libcuda.so.1", folder)
+        _docker("rm", stage)
+        os.chmod(folder, 0o755)  # the container runs as another user
+        locked_down = *LOCKED_DOWN, "--volume", f"{folder}:{DRIVER_FOLDER}:ro"
+        for script in (LOAD_EXTENSION, FIND_KERNELS):
+            run = "run", "--rm", *locked_down, "--entrypoint", "python", IMAGE, "-c", script
+            told = _docker(*run, timeout_s=600)
+    _say(f"Triton's extension is loaded, prebuilt kernels are found: {told.strip()}")
 
 
 def _check_health(name: str, port: int) -> None:
@@ -222,9 +266,9 @@ def _state(name: str) -> dict:
     return json.loads(_docker("inspect", "--format", "{{json .State}}", name))
 
 
-def _docker(*arguments: str) -> str:
+def _docker(*arguments: str, timeout_s: float = 120) -> str:
     done = subprocess.run(
-        [DOCKER, *arguments], capture_output=True, text=True, check=False, timeout=120
+        [DOCKER, *arguments], capture_output=True, text=True, check=False, timeout=timeout_s
     )
     _check(done.returncode == 0, f"docker {' '.join(arguments)}: {done.stderr.strip()}")
     return done.stdout + done.stderr if arguments[0] == "logs" else done.stdout

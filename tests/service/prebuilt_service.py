@@ -1,0 +1,40 @@
+"""Run a model's usual calls in a service on a GPU that is not there; run as a script.
+
+Arguments: the folder of prebuilt kernels, the target, and a shape. Prints a line of JSON: whether
+Triton's cache had each kernel that the calls needed.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from triton import knobs
+from triton.runtime import driver
+
+from rope_core.errors import KernelNotBuilt
+from rope_core.kernels.offline import OfflineDriver
+from service import kernel_cache
+from service.app import make_service
+from service.life import Life
+from service.settings import Settings, shapes_of
+from service.warm_up_calls import usual_calls
+from tests.service.fake_driver import FakeDriver
+
+
+def main():
+    folder, target, shape = sys.argv[1:]
+    kernel_cache.PREBUILT = Path(folder)
+    hits = []
+    knobs.compilation.listener = lambda *, cache_hit, **_: hits.append(cache_hit)
+    driver.set_active(OfflineDriver(int(target)))
+    service, threads = make_service(Settings(backend="fused"), Life(), FakeDriver())
+    for call in usual_calls(*shapes_of(shape)[0]):
+        job = service.engine.job(call, "fused")
+        while any(isinstance(r, KernelNotBuilt) for r in service.engine.run([job]).results):
+            service.builder.wait()
+    threads.shutdown()
+    json.dump({"hits": hits, "at": kernel_cache.__file__}, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()
