@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: serve test check format format-check lint types docs bench bench-gpu bench-gpu-first example-real-model image image-test clean
+.PHONY: serve test test-processors check format format-check lint types docs bench bench-gpu bench-gpu-first example-real-model image image-test clean
 
 serve: $(READY)  ## serve on 127.0.0.1:8000
 	$(BIN)/rope-service serve
@@ -12,6 +12,14 @@ serve: $(READY)  ## serve on 127.0.0.1:8000
 # a file of tests stays in one process, in the order in which all are listed: long ones come early
 test: $(READY)  ## run the suite
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+
+# torch has a set of functions for each kind of processor, and each rounds in its own way; kernels
+# are interpreted by NumPy, which asks no such variable
+test-processors: $(READY)  ## the golden and numeric tests as on processors that are not this one
+	for each in default avx2; do \
+		ATEN_CPU_CAPABILITY=$$each $(BIN)/python -m pytest -q -n 2 -k "not fused" \
+			tests/core tests/test_ulp.py || exit 1; \
+	done
 
 check: format-check lint types test  ## everything that CI checks
 
