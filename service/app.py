@@ -131,10 +131,7 @@ def make_service(
     """Return what all routes share, and the threads of its device."""
     measured = metrics.Metrics()
     driver = driver or find_driver(settings.device)
-    cpus = host.num_cpus()
-    torch.set_num_threads(
-        settings.threads or (cpus if driver is None else min(STAGING_THREADS, cpus))
-    )
+    torch.set_num_threads(settings.threads or _num_threads(driver))
     budget = settings.memory_budget_bytes or min(host.memory_bytes() // 4, 4 * 2**30)
     slabs = Slabs(max_idle_bytes=budget, pins=driver)
     builder = KernelBuilder(measured)

@@ -27,7 +27,6 @@ PREBUILT = Path(sys.prefix) / "triton"
 MIN_FREE_BYTES = 16 * 2**20
 """Room for one build: Triton's files, and its assembler's in the temporary folder."""
 
-
 DROPPED = {".source", ".ttir", ".ttgir", ".llir", ".ptx"}
 """Stages of a compilation that are stored empty: most of the bytes, and no load needs them."""
 

@@ -57,14 +57,14 @@ def _why_not_attend(work: Attention) -> str | None:
 
 def _most_programs(work: Attention) -> int:
     """Return a bound of the programs of each launch: of parts of keys, and of rows to merge."""
-    from rope_core.kernels.work_list import PART_KEYS as SPLIT
+    from rope_core.kernels.work_list import PART_KEYS
 
     heads = work.q.shape[-2]
     if work.lengths is None:
         rows, num_keys = work.q.shape[0], work.k.shape[1]
     else:
         rows, num_keys = len(work.lengths[1]), max(work.lengths[1], default=0)
-    return rows * heads * 2 * max(64, num_keys // SPLIT + 1)
+    return rows * heads * 2 * max(64, num_keys // PART_KEYS + 1)
 
 
 def unavailable(device: torch.device) -> str | None:

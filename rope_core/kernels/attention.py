@@ -28,14 +28,6 @@ from rope_core.kernels.split_kv import STATISTICS, merge_launch
 from rope_core.kernels.work_list import work_list
 
 
-def variants(dtype: torch.dtype) -> int:
-    """Return how many kernels all calls of one model can need, whose keys are packed."""
-    of_out = 1 if dtype == torch.float32 else 2
-    of_scores = 3 * 2 * 2  # masks, positions in tensors, soft-cap
-    of_decode = 2 * of_scores
-    return of_scores * of_out + of_decode + of_out
-
-
 def attend(
     q: Tensor,
     k: Tensor,

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from rope_core.kernels.masking import FAR
+from rope_core.kernels.tiles import next_power_of_2
 
 ALIGNED = 8
 """Rows that start at multiples of so many elements are read 16 bytes at a time."""
@@ -126,7 +127,7 @@ def bound(window: int | None) -> int:
 
 def block_of(width: int) -> int:
     """Return the power of two that holds `width`, and that the matrix units take."""
-    return max(16, 1 << (width - 1).bit_length())
+    return max(16, next_power_of_2(width))
 
 
 def _kernel_mask(mask: Tensor) -> Tensor:

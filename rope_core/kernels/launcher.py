@@ -59,11 +59,6 @@ class KernelLaunch(NamedTuple):
     num_warps: int = 4
     num_stages: int = 3
 
-    @property
-    def kernel(self) -> Any:
-        """The kernel itself."""
-        return self.launcher.kernel
-
 
 class Launcher:
     """The variants of one kernel.
@@ -141,9 +136,13 @@ class Launcher:
     def compile(self, variant: Variant) -> Any:
         """Return the compiled kernel of a variant, for the driver's current device."""
         num_numbers = len(self.kernel.arg_names) - len(variant.dtypes) - len(variant.constants)
-        stand_in: Callable[[Any], Any] = _same if variant.aligned else _Unaligned
+        # Triton takes a dtype for an aligned tensor
+        tensors = [
+            dtype if dtype is None or variant.aligned else _Unaligned(dtype)
+            for dtype in variant.dtypes
+        ]
         return self.kernel.warmup(
-            *[None if dtype is None else stand_in(dtype) for dtype in variant.dtypes],
+            *tensors,
             *[0] * num_numbers,
             *variant.constants,
             grid=(1,),
@@ -205,13 +204,8 @@ def _interpret(
     kernel[(grid,)](*tensors, *numbers, *constants)
 
 
-def _same(dtype: torch.dtype) -> torch.dtype:
-    """Return what Triton takes for an aligned tensor of a dtype."""
-    return dtype
-
-
 class _Unaligned:
-    """Stands for a tensor at an address that is no multiple of ALIGNMENT."""
+    """A stand-in for a tensor whose address is not a multiple of ALIGNMENT."""
 
     def __init__(self, dtype: torch.dtype) -> None:
         self.dtype = dtype

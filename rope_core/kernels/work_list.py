@@ -146,10 +146,10 @@ def _on_host(
             records += (len(prefill), 0, 0, 0, 0, 0, 0, 0)
             prefill += [seq] * cdiv(rows, of_prefill)
             continue
-        num_parts = -(-num_keys // part_keys) - start // part_keys
+        num_parts = cdiv(num_keys, part_keys) - start // part_keys
         records += (len(programs), len(merge), start, part_keys, num_parts, slots, 0, 0)
-        programs += [seq] * (num_parts * -(-rows // block))
-        merge += [seq] * -(-rows // MERGED_ROWS)
+        programs += [seq] * (num_parts * cdiv(rows, block))
+        merge += [seq] * cdiv(rows, MERGED_ROWS)
         slots += num_parts * rows
     starts = (*accumulate(lengths_q, initial=0), *accumulate(lengths_k, initial=0))
     numbers = array("i", (*records, *few, *some, *prefill, *merge, *starts))

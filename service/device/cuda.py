@@ -11,7 +11,6 @@ from service.device.seam import Driver, Event, Stream
 OUT_OF_MEMORY = 2
 """cudaErrorMemoryAllocation: what an allocator other than torch's says."""
 
-
 CONTROL_FILE = Path("/dev/nvidiactl")
 """Exists where NVIDIA's driver has given this system, or this container, a GPU."""
 

@@ -173,7 +173,10 @@ def launches(monkeypatch, lengths_q, lengths_k, config=None, *, heads=2, kv_head
     k = torch.zeros(1, 1, 1).expand(sum(lengths_k), kv_heads, 16)
     run(q, k, k, lengths_q, lengths_k, config, **given)
     monkeypatch.undo()
-    return {f"{each.kernel.__name__} of {each.constants.get('BLOCK_M')}": each for each in found}
+    return {
+        f"{each.launcher.kernel.__name__} of {each.constants.get('BLOCK_M')}": each
+        for each in found
+    }
 
 
 def test_sequences_are_along_the_axis_of_a_grid_that_is_long(monkeypatch):
