@@ -1,7 +1,8 @@
-"""Attention from few queries: keys are split, the parts are attended to at once, then merged.
+"""Attention from few queries: keys are split into parts, which are attended to in parallel.
 
 All queries of a sequence times the heads of a group are rows of tiles, so that a key is read once
-for all rows of a tile. A program attends from one tile of rows to one part of the keys.
+for all rows of a tile. A program attends from one tile of rows to one part of the keys; `split_kv`
+merges the parts.
 """
 
 import triton
@@ -12,7 +13,14 @@ from rope_core.kernels.attention_tiles import Tile
 from rope_core.kernels.launch_args import AttentionArgs
 from rope_core.kernels.launcher import KernelLaunch, Launcher
 from rope_core.kernels.masking import row_key_range
-from rope_core.kernels.online_softmax import accumulate, all_finite, empty, read_rows
+from rope_core.kernels.online_softmax import (
+    SAFE_KEYS,
+    SAFE_ROWS,
+    accumulate,
+    all_finite,
+    init_state,
+    load_queries,
+)
 from rope_core.kernels.split_kv import STATISTICS, store_part
 from rope_core.kernels.work_list import (
     FIRST_PROGRAM,
@@ -23,9 +31,6 @@ from rope_core.kernels.work_list import (
     WorkList,
     find_sequence,
 )
-
-SAFE_ROWS = tl.constexpr(16)
-SAFE_KEYS = tl.constexpr(16)
 
 
 @triton.jit(
@@ -45,9 +50,9 @@ def decode_kernel(
     q_ptr,  # [Tq, H, HEAD_DIM]
     k_ptr,  # [Tk, Hkv, HEAD_DIM], or pages [P, Hkv, PAGE_SIZE, HEAD_DIM]
     v_ptr,  # as k, VALUE_DIM wide
-    cu_seqlens_q_ptr,  # [N + 1]
-    cu_seqlens_k_ptr,  # [N + 1]
-    table_ptr,  # [N, blocks], or None
+    cu_seqlens_q_ptr,  # [N + 1] int32
+    cu_seqlens_k_ptr,  # [N + 1] int32
+    table_ptr,  # [N, blocks] int32, or None
     mask_ptr,  # uint8 or float32 [sequences, heads, queries, keys], or None
     q_index_ptr,  # [Tq] int64, or None
     k_index_ptr,  # [Tk] int64, or None
@@ -79,8 +84,8 @@ def decode_kernel(
     VALUE_DIM: tl.constexpr,
     PAGE_SIZE: tl.constexpr,
     SOFTCAP: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    BLOCK_DV: tl.constexpr,
+    BLOCK_D: tl.constexpr,  # power of two, >= HEAD_DIM
+    BLOCK_DV: tl.constexpr,  # power of two, >= VALUE_DIM
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -100,7 +105,7 @@ def decode_kernel(
     num_keys = (tl.load(cu_seqlens_k_ptr + seq + 1) - k_start).to(tl.int32)
     num_rows = num_queries * group
     if num_rows == 0:
-        return  # left out by what the device found
+        return  # its lengths on the device are 0: see `backends.repair`
     num_row_tiles = tl.cdiv(num_rows, BLOCK_M)
     part = program // num_row_tiles
     row_tile = program % num_row_tiles
@@ -118,18 +123,19 @@ def decode_kernel(
     indexed: tl.constexpr = k_index_ptr is not None
     if indexed:
         k_index_ptr += k_start
-    past = num_keys - num_queries
+    context_len = num_keys - num_queries
     row = row_tile * BLOCK_M + tl.arange(0, BLOCK_M)
     # fmt: off
-    q, position, mask_rows = read_rows(
-        row, num_rows, q_ptr, q_index_ptr, q_start, past, kv_head, group, stride_q_token,
-        stride_q_head, stride_mask_q, stride_mask_head, scale, UNIT, HEAD_DIM, BLOCK_D,
+    q, position, mask_rows = load_queries(
+        row, num_rows, q_ptr, q_index_ptr, q_start, context_len, kv_head, group,
+        stride_q_token, stride_q_head, stride_mask_q, stride_mask_head, scale,
+        UNIT, HEAD_DIM, BLOCK_D,
     )
     first_key, last_key = row_key_range(position, num_keys, behind, ahead, chunk, indexed)
     part_start = (start // part_length + part) * part_length
     first = tl.maximum(start, part_start) // BLOCK_N
     tiles = tl.cdiv(tl.minimum(num_keys, part_start + part_length), BLOCK_N) - first
-    acc, m_i, l_i = empty(BLOCK_M, BLOCK_DV)
+    acc, m_i, l_i = init_state(BLOCK_M, BLOCK_DV)
     acc, m_i, l_i = accumulate(
         acc, m_i, l_i, q, first_key, last_key, mask_rows, first, tiles, tiles, 0,
         num_keys, k_ptr, v_ptr, table_ptr, k_index_ptr, mask_ptr,
@@ -143,19 +149,21 @@ def decode_kernel(
     if all_finite(acc):
         store_part(acc, m_i, l_i, row, num_rows, part_ptr, stride_row, VALUE_DIM, BLOCK_DV)
     else:
-        # again with care, in tiles so small that all this takes no registers from the above
+        # once more, safe for values that are not finite; in tiles so small that this branch takes
+        # no more registers than the one above
         safe_first = first * (BLOCK_N // SAFE_KEYS)
         safe = tiles * (BLOCK_N // SAFE_KEYS)
         for at in range(0, BLOCK_M, SAFE_ROWS):
             few = row_tile * BLOCK_M + at + tl.arange(0, SAFE_ROWS)
-            few_q, few_position, few_mask = read_rows(
-                few, num_rows, q_ptr, q_index_ptr, q_start, past, kv_head, group, stride_q_token,
-                stride_q_head, stride_mask_q, stride_mask_head, scale, UNIT, HEAD_DIM, BLOCK_D,
+            few_q, few_position, few_mask = load_queries(
+                few, num_rows, q_ptr, q_index_ptr, q_start, context_len, kv_head, group,
+                stride_q_token, stride_q_head, stride_mask_q, stride_mask_head, scale,
+                UNIT, HEAD_DIM, BLOCK_D,
             )
             few_first, few_last = row_key_range(
                 few_position, num_keys, behind, ahead, chunk, indexed
             )
-            few_acc, few_m, few_l = empty(SAFE_ROWS, BLOCK_DV)
+            few_acc, few_m, few_l = init_state(SAFE_ROWS, BLOCK_DV)
             few_acc, few_m, few_l = accumulate(
                 few_acc, few_m, few_l, few_q, few_first, few_last, few_mask, safe_first, safe,
                 safe, 0, num_keys, k_ptr, v_ptr, table_ptr, k_index_ptr, mask_ptr,
@@ -180,7 +188,7 @@ def decode_launch(
     Args:
         args: arguments of the call.
         work: its work list.
-        programs: those of the work list that are launched.
+        programs: which of its programs are launched, `work.few` or `work.some`.
         parts: float32 `[slots, Hkv, Dv + 4]`, written.
         tile: how the kernel is cut.
     """

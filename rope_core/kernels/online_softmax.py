@@ -1,8 +1,8 @@
-"""Softmax in one pass over tiles of keys: what the kernels of attention are made of.
+"""Online softmax over tiles of keys: the functions that the attention kernels share.
 
 Names follow FlashAttention's papers: acc is the weighted sum of values, m_i the greatest score and
-l_i the sum of weights of each row so far. Scores are in units of log 2, so that weights are powers
-of 2; in natural units where a mask is added to them, whose lowest number times log2(e) would be
+l_i the sum of weights of each row so far. Scores are multiplied by log2(e), so that weights are
+powers of 2. With a mask they stay natural: the lowest number of a mask times log2(e) would be
 infinite.
 """
 
@@ -12,29 +12,35 @@ import triton.language as tl
 LOG2E = tl.constexpr(1.4426950408889634)
 LN2 = tl.constexpr(0.6931471805599453)
 
+SAFE_ROWS = tl.constexpr(16)
+"""Rows of a tile when values that are not finite are attended to again."""
+
+SAFE_KEYS = tl.constexpr(16)
+"""Keys of such a tile."""
+
 
 @triton.jit
-def power(x, natural):
-    """Return the weight of a score less the greatest one, both natural or both in log 2."""
+def exp_score(x, natural):
+    """Return e**x of natural scores, 2**x of scores times log2(e)."""
     return tl.exp2(x * tl.where(natural, LOG2E, 1.0))
 
 
 @triton.jit
-def soft_capped(x, softcap, PRECISE: tl.constexpr):
+def apply_softcap(x, softcap, PRECISE: tl.constexpr):
     """Return softcap * tanh(x), for x of any size."""
-    bent = 1.0 - 2.0 / (tl.exp2(x * (2 * LOG2E)) + 1.0)
+    tanh = 1.0 - 2.0 / (tl.exp2(x * (2 * LOG2E)) + 1.0)
     if PRECISE:
         # where x is small, the difference above has lost its digits
         y = x * x
         series = 0.021869488536155203 + y * (-0.008863235529902197 + y * 0.003592128036572481)
         series = 0.13333333333333333 + y * (-0.05396825396825397 + y * series)
         series = x * (1.0 + y * (-0.3333333333333333 + y * series))
-        bent = tl.where(tl.abs(x) < 0.35, series, bent)
-    return bent * softcap
+        tanh = tl.where(tl.abs(x) < 0.35, series, tanh)
+    return tanh * softcap
 
 
 @triton.jit
-def offsets(
+def key_offsets(
     key,
     exists,
     table_ptr,
@@ -43,7 +49,7 @@ def offsets(
     PAGE_SIZE: tl.constexpr,
     UNIT: tl.constexpr,
 ):
-    """Return int64 `[N]`: elements from the first key of their head to each key."""
+    """Return int64 `[N]`: the offset of each key, in elements, from the first one of its head."""
     if table_ptr is None:
         at = key.to(tl.int64) * stride_slot
     else:
@@ -53,10 +59,10 @@ def offsets(
 
 
 @triton.jit
-def read(ptr, rows, exists, WIDTH: tl.constexpr, BLOCK: tl.constexpr, ALL: tl.constexpr):
-    """Return `[N, BLOCK]`: WIDTH elements at each of `rows`, and 0 beyond and where none exists."""
+def load_rows(ptr, offsets, exists, WIDTH: tl.constexpr, BLOCK: tl.constexpr, ALL: tl.constexpr):
+    """Return `[N, BLOCK]`: WIDTH elements from each offset on; 0 beyond, and in missing rows."""
     d = tl.arange(0, BLOCK)
-    at = ptr + rows[:, None] + d[None, :]
+    at = ptr + offsets[:, None] + d[None, :]
     if ALL and WIDTH == BLOCK:
         x = tl.load(at)
     elif WIDTH == BLOCK:
@@ -67,13 +73,13 @@ def read(ptr, rows, exists, WIDTH: tl.constexpr, BLOCK: tl.constexpr, ALL: tl.co
 
 
 @triton.jit
-def read_rows(
+def load_queries(
     row,  # [M]: query * group + head of the group
     num_rows,
     q_ptr,  # [Tq, H, HEAD_DIM]
     q_index_ptr,  # [Tq] int64, or None
     q_start,
-    past,  # position of the first query
+    context_len,  # position of the first query
     kv_head,
     group,
     stride_q_token,  # in units of UNIT elements
@@ -85,36 +91,36 @@ def read_rows(
     HEAD_DIM: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """Return queries `[M, BLOCK_D]`, their positions, and their offsets in a mask.
+    """Return queries `[M, BLOCK_D]`, their positions `[M]`, and int64 offsets in a mask `[M]`.
 
-    Queries change their sign where the scale is negative: -q times -scale.
+    With a negative scale queries are negated, as scores are multiplied by its absolute value.
     """
     exists = row < num_rows
     query = row // group
     token = q_start + query
     head = kv_head * group + row % group
     at = (token * stride_q_token + head * stride_q_head) * UNIT
-    q = read(q_ptr, at, exists, HEAD_DIM, BLOCK_D, False)
+    q = load_rows(q_ptr, at, exists, HEAD_DIM, BLOCK_D, False)
     q = (q * tl.where(scale < 0, -1.0, 1.0)).to(q.dtype)
     if q_index_ptr is not None:
         position = tl.load(q_index_ptr + token, mask=exists, other=0)
     else:
-        position = query + past
+        position = query + context_len
     mask_rows = tl.where(exists, query.to(tl.int64) * stride_mask_q, 0) + head * stride_mask_head
     return q, position, mask_rows
 
 
 @triton.jit
 def all_finite(acc):
-    """Tell whether all of acc `[M, BLOCK_DV]` is finite."""
+    """Return whether all of acc `[M, BLOCK_DV]` is finite, a scalar."""
     finite = tl.abs(acc) < float("inf")
     # one reduction over both axes: two in a row do not compile for a B200's tensor memory
     return tl.min(finite.to(tl.int32)) > 0
 
 
 @triton.jit
-def empty(BLOCK_M: tl.constexpr, BLOCK_DV: tl.constexpr):
-    """Return acc, m_i and l_i of no keys."""
+def init_state(BLOCK_M: tl.constexpr, BLOCK_DV: tl.constexpr):
+    """Return acc `[BLOCK_M, BLOCK_DV]`, m_i and l_i `[BLOCK_M]` before any key."""
     l_i = tl.zeros((BLOCK_M,), tl.float32)
     return tl.zeros((BLOCK_M, BLOCK_DV), tl.float32), l_i - float("inf"), l_i
 
@@ -130,8 +136,8 @@ def accumulate(
     mask_rows,  # [M] int64, from mask_ptr on
     first,  # number of the first tile of BLOCK_N keys
     num_tiles,
-    left,  # after so many tiles ...
-    skipped,  # ... so many are left out
+    gap_start,  # after so many tiles ...
+    gap_tiles,  # ... so many are left out
     num_keys,
     k_ptr,  # the first key of this sequence and head; pages from the first one of this head
     v_ptr,
@@ -154,26 +160,26 @@ def accumulate(
     SOFTCAP: tl.constexpr,
     PRECISION: tl.constexpr,
     EDGES: tl.constexpr,  # some keys of these tiles may be hidden
-    SAFE: tl.constexpr,  # and what their values hold may not be finite
+    SAFE: tl.constexpr,  # given EDGES: values may be NaN or infinite
 ):
-    """Return acc, m_i and l_i with the keys of some more tiles."""
+    """Return acc, m_i and l_i with the keys of `num_tiles` more tiles."""
     NATURAL: tl.constexpr = mask_ptr is not None
-    unit = scale if NATURAL else scale * LOG2E
+    qk_scale = scale if NATURAL else scale * LOG2E
     for step in tl.range(0, num_tiles, num_stages=1 if SAFE else None):
-        tile = first + step + tl.where(step < left, 0, skipped)
+        tile = first + step + tl.where(step < gap_start, 0, gap_tiles)
         key = tile * BLOCK_N + tl.arange(0, BLOCK_N)
         exists = key < num_keys
-        k_rows = offsets(key, exists, table_ptr, stride_k_page, stride_k_slot, PAGE_SIZE, UNIT)
-        v_rows = offsets(key, exists, table_ptr, stride_v_page, stride_v_slot, PAGE_SIZE, UNIT)
+        k_rows = key_offsets(key, exists, table_ptr, stride_k_page, stride_k_slot, PAGE_SIZE, UNIT)
+        v_rows = key_offsets(key, exists, table_ptr, stride_v_page, stride_v_slot, PAGE_SIZE, UNIT)
         # [N, BLOCK_D]
-        k = read(k_ptr, k_rows, exists, HEAD_DIM, BLOCK_D, not EDGES)
+        k = load_rows(k_ptr, k_rows, exists, HEAD_DIM, BLOCK_D, not EDGES)
         # [M, N]
         s = tl.dot(q, tl.trans(k), input_precision=PRECISION)
 
-        factor = unit
+        factor = qk_scale
         if SOFTCAP:
-            bend = tl.minimum(scale / softcap, 3e38)
-            s = soft_capped(s * bend, softcap, q.dtype == tl.float32)
+            per_cap = tl.minimum(scale / softcap, 3e38)
+            s = apply_softcap(s * per_cap, softcap, q.dtype == tl.float32)
             factor = 1.0 if NATURAL else LOG2E
         if EDGES:
             if k_index_ptr is not None:
@@ -195,30 +201,31 @@ def accumulate(
                     s += added
             # not by adding -inf: a hidden score may be NaN
             s = tl.where(seen, s, -float("inf"))
-            higher = tl.maximum(m_i, tl.max(s, 1))
-            shift = tl.where(higher == -float("inf"), 0.0, higher)
-            p = power(s - shift[:, None], NATURAL)
+            m_new = tl.maximum(m_i, tl.max(s, 1))
+            shift = tl.where(m_new == -float("inf"), 0.0, m_new)
+            p = exp_score(s - shift[:, None], NATURAL)
         else:
-            higher = tl.maximum(m_i, tl.max(s, 1) * factor)
-            shift = tl.where(higher == -float("inf"), 0.0, higher)
-            p = power(s * factor - shift[:, None], NATURAL)
+            m_new = tl.maximum(m_i, tl.max(s, 1) * factor)
+            shift = tl.where(m_new == -float("inf"), 0.0, m_new)
+            p = exp_score(s * factor - shift[:, None], NATURAL)
 
-        alpha = power(m_i - shift, NATURAL)
-        m_i = higher
+        alpha = exp_score(m_i - shift, NATURAL)
+        m_i = m_new
         l_i = l_i * alpha + tl.sum(p, 1)
         acc = acc * alpha[:, None]
         # [N, BLOCK_DV]
-        v = read(v_ptr, v_rows, exists, VALUE_DIM, BLOCK_DV, not EDGES)
+        v = load_rows(v_ptr, v_rows, exists, VALUE_DIM, BLOCK_DV, not EDGES)
         if SAFE:
-            # 0 * NaN is NaN: what is not finite goes in apart, where seen; NaN is both infinities
-            wide = v.to(tl.float32)
-            finite = tl.abs(wide) < float("inf")
-            sees = tl.where(seen, 1.0, 0.0).to(v.dtype)
-            up = tl.where(finite | (wide == -float("inf")), 0.0, 1.0).to(v.dtype)
-            down = tl.where(finite | (wide == float("inf")), 0.0, 1.0).to(v.dtype)
-            acc += tl.where(tl.dot(sees, up) > 0, float("inf"), 0.0)
-            acc += tl.where(tl.dot(sees, down) > 0, -float("inf"), 0.0)
-            v = tl.where(finite, wide, 0.0).to(v.dtype)
+            # 0 * NaN is NaN, so values that are not finite are added only to rows that see them;
+            # NaN counts as inf and as -inf, whose sum is NaN
+            v_float = v.to(tl.float32)
+            finite = tl.abs(v_float) < float("inf")
+            visible = tl.where(seen, 1.0, 0.0).to(v.dtype)
+            has_inf = tl.where(finite | (v_float == -float("inf")), 0.0, 1.0).to(v.dtype)
+            has_neg_inf = tl.where(finite | (v_float == float("inf")), 0.0, 1.0).to(v.dtype)
+            acc += tl.where(tl.dot(visible, has_inf) > 0, float("inf"), 0.0)
+            acc += tl.where(tl.dot(visible, has_neg_inf) > 0, -float("inf"), 0.0)
+            v = tl.where(finite, v_float, 0.0).to(v.dtype)
         # [M, BLOCK_DV]
         acc = tl.dot(p.to(v.dtype), v, acc, input_precision=PRECISION)
     return acc, m_i, l_i
@@ -226,16 +233,16 @@ def accumulate(
 
 @triton.jit
 def store_output(
-    acc,
-    m_i,
-    l_i,
+    acc,  # [M, BLOCK_DV] float32
+    m_i,  # [M] float32
+    l_i,  # [M] float32
     row,  # [M]: query * group + head of the group
     num_rows,
     out_ptr,  # [Tq, H, VALUE_DIM]
     lse_ptr,  # [Tq, H] float32, contiguous
     sinks_ptr,  # [H] float32; not read where has_sinks is 0
     has_sinks,
-    natural,
+    natural,  # whether scores are natural; see above
     q_start,
     kv_head,
     num_kv_heads,
@@ -246,23 +253,23 @@ def store_output(
     VALUE_DIM: tl.constexpr,
     BLOCK_DV: tl.constexpr,
 ):
-    """Let the sinks join, and write out and lse of rows."""
+    """Add the sinks to the softmax, and write out and lse of the rows."""
     exists = row < num_rows
     token = q_start + row // group
     head = kv_head * group + row % group
-    # a sink of -inf changes no bit
+    # without sinks, -inf: it changes no bit
     sink = tl.load(sinks_ptr + head, mask=exists & (has_sinks != 0), other=-float("inf"))
     score = sink * tl.where(natural, 1.0, LOG2E)
-    alone = l_i == 0.0
-    higher = tl.maximum(m_i, score)
-    shift = tl.where(higher == -float("inf"), 0.0, higher)
-    alpha = power(m_i - shift, natural)
-    l_i = l_i * alpha + power(score - shift, natural)
+    sees_none = l_i == 0.0
+    m_new = tl.maximum(m_i, score)
+    shift = tl.where(m_new == -float("inf"), 0.0, m_new)
+    alpha = exp_score(m_i - shift, natural)
+    l_i = l_i * alpha + exp_score(score - shift, natural)
     acc = acc * alpha[:, None]
     out = acc / tl.where(l_i == 0.0, 1.0, l_i)[:, None]
     log2_l = tl.log2(l_i)
-    lse = tl.where(natural, higher + log2_l * LN2, (higher + log2_l) * LN2)
-    lse = tl.where(alone, sink, lse)  # to the last bit
+    lse = tl.where(natural, m_new + log2_l * LN2, (m_new + log2_l) * LN2)
+    lse = tl.where(sees_none, sink, lse)  # exactly, not by way of log2
 
     d = tl.arange(0, BLOCK_DV)
     out_rows = (token * stride_out_token + head * stride_out_head) * UNIT

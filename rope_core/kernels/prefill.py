@@ -1,4 +1,4 @@
-"""Attention from many queries: a tile of a sequence's queries goes over the keys it sees.
+"""Attention from many queries: a program has a tile of a sequence's rows and loops over its keys.
 
 The rows of a tile are queries times the heads of a group, so that a key is read once for its group.
 """
@@ -11,17 +11,18 @@ from rope_core.kernels.launch_args import AttentionArgs
 from rope_core.kernels.launcher import KernelLaunch, Launcher
 from rope_core.kernels.masking import indexed_key_range, row_key_range, tile_key_range
 from rope_core.kernels.online_softmax import (
+    SAFE_KEYS,
+    SAFE_ROWS,
     accumulate,
     all_finite,
-    empty,
-    read_rows,
+    init_state,
+    load_queries,
     store_output,
 )
 from rope_core.kernels.work_list import FIRST_PROGRAM, WorkList, find_sequence
 
 SCAN = tl.constexpr(256)
-SAFE_ROWS = tl.constexpr(16)
-SAFE_KEYS = tl.constexpr(16)
+"""Key positions that are read at a time to find the keys that a tile sees."""
 
 
 @triton.jit(
@@ -42,9 +43,9 @@ def prefill_kernel(
     q_ptr,  # [Tq, H, HEAD_DIM]
     k_ptr,  # [Tk, Hkv, HEAD_DIM], or pages [P, Hkv, PAGE_SIZE, HEAD_DIM]
     v_ptr,  # as k, VALUE_DIM wide
-    cu_seqlens_q_ptr,  # [N + 1]
-    cu_seqlens_k_ptr,  # [N + 1]
-    table_ptr,  # [N, blocks], or None
+    cu_seqlens_q_ptr,  # [N + 1] int32
+    cu_seqlens_k_ptr,  # [N + 1] int32
+    table_ptr,  # [N, blocks] int32, or None
     mask_ptr,  # uint8 or float32 [sequences, heads, queries, keys], or None
     q_index_ptr,  # [Tq] int64, or None
     k_index_ptr,  # [Tk] int64, or None
@@ -100,7 +101,7 @@ def prefill_kernel(
     # the last tiles of a causal sequence are the longest: they go first
     tile = tl.cdiv(num_rows, BLOCK_M) - 1 - (program - tl.load(record_ptr + FIRST_PROGRAM))
     if tile < 0:
-        return  # left out by what the device found
+        return  # its lengths on the device are 0: see `backends.repair`
 
     k_ptr += kv_head * stride_k_head * UNIT
     v_ptr += kv_head * stride_v_head * UNIT
@@ -113,16 +114,17 @@ def prefill_kernel(
         mask_ptr += seq * stride_mask_seq
         mask_ptr += packed_mask * (q_start * stride_mask_q + k_start)
     indexed: tl.constexpr = k_index_ptr is not None
-    past = num_keys - num_queries
+    context_len = num_keys - num_queries
     row = tile * BLOCK_M + tl.arange(0, BLOCK_M)
     # fmt: off
-    q, position, mask_rows = read_rows(
-        row, num_rows, q_ptr, q_index_ptr, q_start, past, kv_head, group, stride_q_token,
-        stride_q_head, stride_mask_q, stride_mask_head, scale, UNIT, HEAD_DIM, BLOCK_D,
+    q, position, mask_rows = load_queries(
+        row, num_rows, q_ptr, q_index_ptr, q_start, context_len, kv_head, group,
+        stride_q_token, stride_q_head, stride_mask_q, stride_mask_head, scale,
+        UNIT, HEAD_DIM, BLOCK_D,
     )
     first_key, last_key = row_key_range(position, num_keys, behind, ahead, chunk, indexed)
 
-    whole_tiles: tl.constexpr = (mask_ptr is None) & (not indexed)
+    has_inner: tl.constexpr = (mask_ptr is None) & (not indexed)
     if indexed:
         k_index_ptr += k_start
         low = tl.min(tl.where(row < num_rows, position, 2**63 - 1), 0)
@@ -131,37 +133,40 @@ def prefill_kernel(
             low, high, k_index_ptr, num_keys, behind, ahead, chunk, SCAN
         )
     else:
-        low = past + tile * BLOCK_M // group
-        high = past + (tl.minimum(tile * BLOCK_M + BLOCK_M, num_rows) - 1) // group
+        low = context_len + tile * BLOCK_M // group
+        high = context_len + (tl.minimum(tile * BLOCK_M + BLOCK_M, num_rows) - 1) // group
         start, end, inner_start, inner_end = tile_key_range(
             low, high, num_keys, behind, ahead, chunk
         )
     first = start // BLOCK_N
     last = tl.cdiv(end, BLOCK_N)
-    left = last - first
-    whole = last * 0
-    if whole_tiles:
+    # tiles of keys: num_before with hidden keys, then num_inner that all rows see, then others
+    num_before = last - first
+    num_inner = last * 0
+    if has_inner:
         inner = tl.minimum(tl.maximum(tl.cdiv(inner_start, BLOCK_N), first), last)
-        left = inner - first
-        whole = tl.maximum(tl.minimum(inner_end // BLOCK_N, last) - inner, 0)
+        num_before = inner - first
+        num_inner = tl.maximum(tl.minimum(inner_end // BLOCK_N, last) - inner, 0)
 
-    acc, m_i, l_i = empty(BLOCK_M, BLOCK_DV)
+    acc, m_i, l_i = init_state(BLOCK_M, BLOCK_DV)
     acc, m_i, l_i = accumulate(
-        acc, m_i, l_i, q, first_key, last_key, mask_rows, first, last - first - whole, left, whole,
+        acc, m_i, l_i, q, first_key, last_key, mask_rows,
+        first, last - first - num_inner, num_before, num_inner,
         num_keys, k_ptr, v_ptr, table_ptr, k_index_ptr, mask_ptr,
         stride_k_page, stride_k_slot, stride_v_page, stride_v_slot, tl.abs(scale), softcap,
         UNIT, HEAD_DIM, VALUE_DIM, BLOCK_N, BLOCK_D, BLOCK_DV, PAGE_SIZE, SOFTCAP, PRECISION,
         EDGES=True, SAFE=False,
     )
-    if whole_tiles:
+    if has_inner:
         acc, m_i, l_i = accumulate(
-            acc, m_i, l_i, q, first_key, last_key, mask_rows, first + left, whole, whole, 0,
+            acc, m_i, l_i, q, first_key, last_key, mask_rows,
+            first + num_before, num_inner, num_inner, 0,
             num_keys, k_ptr, v_ptr, table_ptr, k_index_ptr, mask_ptr,
             stride_k_page, stride_k_slot, stride_v_page, stride_v_slot, tl.abs(scale), softcap,
             UNIT, HEAD_DIM, VALUE_DIM, BLOCK_N, BLOCK_D, BLOCK_DV, PAGE_SIZE, SOFTCAP, PRECISION,
             EDGES=False, SAFE=False,
         )
-    # read again, lest what follows from it stays in registers all the time
+    # loaded again, so that it need not stay in registers during the loops
     tile = tl.cdiv(num_rows, BLOCK_M) - 1 - (program - tl.load(record_ptr + FIRST_PROGRAM))
     row = tile * BLOCK_M + tl.arange(0, BLOCK_M)
     if all_finite(acc):
@@ -171,19 +176,21 @@ def prefill_kernel(
             stride_out_head, UNIT, VALUE_DIM, BLOCK_DV,
         )
     else:
-        # again with care, in tiles so small that all this takes no registers from the above
+        # once more, safe for values that are not finite; in tiles so small that this branch takes
+        # no more registers than the one above
         safe_first = first * (BLOCK_N // SAFE_KEYS)
         safe = (last - first) * (BLOCK_N // SAFE_KEYS)
         for at in range(0, BLOCK_M, SAFE_ROWS):
             few = tile * BLOCK_M + at + tl.arange(0, SAFE_ROWS)
-            few_q, few_position, few_mask = read_rows(
-                few, num_rows, q_ptr, q_index_ptr, q_start, past, kv_head, group, stride_q_token,
-                stride_q_head, stride_mask_q, stride_mask_head, scale, UNIT, HEAD_DIM, BLOCK_D,
+            few_q, few_position, few_mask = load_queries(
+                few, num_rows, q_ptr, q_index_ptr, q_start, context_len, kv_head, group,
+                stride_q_token, stride_q_head, stride_mask_q, stride_mask_head, scale,
+                UNIT, HEAD_DIM, BLOCK_D,
             )
             few_first, few_last = row_key_range(
                 few_position, num_keys, behind, ahead, chunk, indexed
             )
-            few_acc, few_m, few_l = empty(SAFE_ROWS, BLOCK_DV)
+            few_acc, few_m, few_l = init_state(SAFE_ROWS, BLOCK_DV)
             few_acc, few_m, few_l = accumulate(
                 few_acc, few_m, few_l, few_q, few_first, few_last, few_mask, safe_first, safe,
                 safe, 0, num_keys, k_ptr, v_ptr, table_ptr, k_index_ptr, mask_ptr,

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from rope_core.kernels.launch_args import AttentionArgs, block_of
 from rope_core.kernels.launcher import KernelLaunch, Launcher
-from rope_core.kernels.online_softmax import empty, power, store_output
+from rope_core.kernels.online_softmax import exp_score, init_state, store_output
 from rope_core.kernels.work_list import (
     FIRST_MERGE,
     MERGED_ROWS,
@@ -17,7 +17,7 @@ from rope_core.kernels.work_list import (
 )
 
 STATISTICS = tl.constexpr(4)
-"""Numbers behind the values of a partial row: m_i, l_i, and two that align rows to 16 bytes."""
+"""Numbers after the values of a partial row: m_i, l_i, and two that align rows to 16 bytes."""
 
 MERGED_PARTS = tl.constexpr(8)
 """Parts that are merged at a time."""
@@ -25,17 +25,17 @@ MERGED_PARTS = tl.constexpr(8)
 
 @triton.jit
 def store_part(
-    acc,
-    m_i,
-    l_i,
-    row,
+    acc,  # [M, BLOCK_DV] float32
+    m_i,  # [M] float32
+    l_i,  # [M] float32
+    row,  # [M]: query * group + head of the group
     num_rows,
-    part_ptr,  # the first row of the part and the head
-    stride_row,
+    part_ptr,  # to the first row of this part and head
+    stride_row,  # in elements
     VALUE_DIM: tl.constexpr,
     BLOCK_DV: tl.constexpr,
 ):
-    """Write acc, m_i and l_i of rows of a part."""
+    """Write acc, m_i and l_i of the rows of a part."""
     exists = row < num_rows
     at = part_ptr + row.to(tl.int64) * stride_row
     d = tl.arange(0, BLOCK_DV)
@@ -53,7 +53,7 @@ def store_part(
 )
 def merge_kernel(
     part_ptr,  # [slots, Hkv, VALUE_DIM + STATISTICS] float32
-    cu_seqlens_q_ptr,  # [N + 1]
+    cu_seqlens_q_ptr,  # [N + 1] int32
     out_ptr,  # [Tq, H, VALUE_DIM]
     lse_ptr,  # [Tq, H] float32, contiguous
     sinks_ptr,  # [H] float32
@@ -88,27 +88,27 @@ def merge_kernel(
     stride_part = stride_row * num_rows
     rows_ptr = part_ptr + kv_head * (VALUE_DIM + STATISTICS) + (slot + row) * stride_row
 
-    acc, m_i, l_i = empty(MERGED_ROWS, BLOCK_DV)
-    for at in range(0, num_parts, MERGED_PARTS):
-        part = at + tl.arange(0, MERGED_PARTS)
+    acc, m_i, l_i = init_state(MERGED_ROWS, BLOCK_DV)
+    for start in range(0, num_parts, MERGED_PARTS):
+        part = start + tl.arange(0, MERGED_PARTS)
         # [MERGED_ROWS, MERGED_PARTS]
-        found = rows_ptr[:, None] + part[None, :] * stride_part
+        at = rows_ptr[:, None] + part[None, :] * stride_part
         exists = in_rows[:, None] & (part < num_parts)[None, :]
-        part_m = tl.load(found + VALUE_DIM, mask=exists, other=-float("inf"))
+        part_m = tl.load(at + VALUE_DIM, mask=exists, other=-float("inf"))
         m_i = tl.maximum(m_i, tl.max(part_m, 1))
     shift = tl.where(m_i == -float("inf"), 0.0, m_i)
 
     d = tl.arange(0, BLOCK_DV)
-    for at in range(0, num_parts, MERGED_PARTS):
-        part = at + tl.arange(0, MERGED_PARTS)
-        found = rows_ptr[:, None] + part[None, :] * stride_part
+    for start in range(0, num_parts, MERGED_PARTS):
+        part = start + tl.arange(0, MERGED_PARTS)
+        at = rows_ptr[:, None] + part[None, :] * stride_part
         exists = in_rows[:, None] & (part < num_parts)[None, :]
-        part_m = tl.load(found + VALUE_DIM, mask=exists, other=-float("inf"))
-        part_l = tl.load(found + VALUE_DIM + 1, mask=exists, other=0.0)
+        part_m = tl.load(at + VALUE_DIM, mask=exists, other=-float("inf"))
+        part_l = tl.load(at + VALUE_DIM + 1, mask=exists, other=0.0)
         # [MERGED_ROWS, MERGED_PARTS, BLOCK_DV]
         in_part = exists[:, :, None] & (d < VALUE_DIM)[None, None, :]
-        values = tl.load(found[:, :, None] + d[None, None, :], mask=in_part, other=0.0)
-        weights = power(part_m - shift[:, None], natural != 0)
+        values = tl.load(at[:, :, None] + d[None, None, :], mask=in_part, other=0.0)
+        weights = exp_score(part_m - shift[:, None], natural != 0)
         l_i += tl.sum(weights * part_l, 1)
         acc += tl.sum(weights[:, :, None] * values, 1)
     # fmt: off
