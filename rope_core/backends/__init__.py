@@ -1,4 +1,4 @@
-"""Who does the work: backends behind one seam, and the first that can is taken."""
+"""Backends behind one interface: the first that can do a work runs it."""
 
 from functools import lru_cache
 from typing import Protocol
@@ -32,7 +32,7 @@ class Backend(Protocol):
 
         Args:
             work: what to do.
-            named: the caller asks for this backend. It may decline to do unasked what it can do.
+            named: the caller names this backend, which may decline other work that it can do.
         """
 
     def run(self, work: Work) -> tuple[Tensor, ...]:
@@ -50,14 +50,18 @@ class Backend(Protocol):
 BACKENDS: tuple[Backend, ...] = (sdpa, varlen, fused, eager)
 
 ATTEND_ONLY = (sdpa.name, varlen.name)
-"""Names of those that rotate nothing and merge nothing."""
+"""Names of the backends that neither rotate nor merge."""
 
 
 @lru_cache
 def _candidates(
     backends: tuple[Backend, ...], name: str | None, or_another: bool
 ) -> tuple[Backend, ...]:
-    """Return the backends that may do a work, in their order; the one called `name` comes first."""
+    """Return the backends to try, in order: the one called `name` first, others if allowed.
+
+    Raises:
+        ConfigError: there is no backend of that name.
+    """
     named = tuple(backend for backend in backends if backend.name == name)
     if name is not None and not named:
         raise ConfigError("backend", " or ".join(b.name for b in backends), repr(name))
@@ -73,13 +77,13 @@ def run(
 
     Args:
         work: what to do.
-        name: the backend to take; the first that can where None.
-        or_another: take the first that can where the one named declines.
+        name: the backend to try first; None for no preference.
+        or_another: try the other backends where the one named declines.
 
-    Returns the tensors and the name of the backend.
+    Returns the tensors, and the name of the backend that ran.
 
     Raises:
-        NoBackend: none can; the text has each one's reason.
+        NoBackend: no backend can; the text has the reason of each.
         KernelNotBuilt: a kernel of the backend named is still being built.
         ConfigError: there is no backend of that name.
     """

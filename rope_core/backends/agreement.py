@@ -1,4 +1,4 @@
-"""Whether an operator of another library answers what ours do: asked once, at its first use."""
+"""Whether another library's operator answers as our backends do: a trial at its first use."""
 
 import math
 from collections.abc import Callable
@@ -11,8 +11,8 @@ from rope_core.backends import eager
 from rope_core.backends.work import Attention
 from rope_core.config import AttentionConfig
 
-BAR = 2e-2
-"""Most difference of answers in bfloat16; those of another base or alignment differ by more."""
+MAX_DIFFERENCE = 2e-2
+"""Of answers in bfloat16. Another base of logarithms or another alignment differs by more."""
 
 
 def agrees(
@@ -26,19 +26,19 @@ def agrees(
     no key.
 
     Args:
-        attend: the operator, from a work to `out` and `lse`.
+        attend: calls the operator, returns `out` and `lse`.
         device: where it runs. The host waits for the answer.
-        lengths: queries and keys of packed sequences; one row of 64 tokens where None.
+        lengths: queries and keys of packed sequences; None for a batch of one row of 64 tokens.
     """
     num_queries, num_keys = (64, 64) if lengths is None else map(sum, lengths)
     q, k, v = (_heads(*shape, device) for shape in ((num_queries, 4), (num_keys, 2), (num_keys, 2)))
-    ends = None
+    cu_seqlens = None
     if lengths is None:
         q, k, v = q[None], k.repeat_interleave(2, 1)[None], v.repeat_interleave(2, 1)[None]
     else:
         of_q, of_k = ([0, *accumulate(each)] for each in lengths)
-        ends = torch.tensor(of_q, device=device), torch.tensor(of_k, device=device)
-    work = Attention(q, k, v, AttentionConfig(), lengths, ends)
+        cu_seqlens = torch.tensor(of_q, device=device), torch.tensor(of_k, device=device)
+    work = Attention(q, k, v, AttentionConfig(), lengths, cu_seqlens)
     try:
         answer = attend(work)
     except RuntimeError:
@@ -46,13 +46,13 @@ def agrees(
     pairs = zip(answer, eager.run(work), strict=True)
     return all(
         found.shape == expected.shape
-        and torch.allclose(found.float(), expected.float(), rtol=0, atol=BAR)
+        and torch.allclose(found.float(), expected.float(), rtol=0, atol=MAX_DIFFERENCE)
         for found, expected in pairs
     )
 
 
 def _heads(num_tokens: int, num_heads: int, device: torch.device) -> Tensor:
-    """Return heads `[num_tokens, num_heads, 64]` in bfloat16, each element another number."""
+    """Return heads `[num_tokens, num_heads, 64]` in bfloat16, all elements different."""
     count = torch.arange(num_tokens * num_heads * 64, dtype=torch.float64)
     heads = (count * math.sqrt(2) + num_heads).sin().view(num_tokens, num_heads, 64)
     return heads.to(device, torch.bfloat16)

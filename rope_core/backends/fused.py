@@ -21,7 +21,7 @@ WIDTHS = frozenset({*range(16, 257, 16), 72, 88})
 Qwen3-VL's and Llama 4's vision."""
 
 PARTIAL_WIDTHS = frozenset({(80, 32), (192, 64)})
-"""Widths of heads, and how many elements turn, where that is no quarter, half or three quarters."""
+"""Widths of heads with how many elements turn, beside quarters of the width."""
 
 
 def only_named(device: torch.device) -> bool:
@@ -56,7 +56,7 @@ def _why_not_attend(work: Attention) -> str | None:
 
 
 def _most_programs(work: Attention) -> int:
-    """Return a bound of the programs of each launch: of parts of keys, and of rows to merge."""
+    """Return an upper bound of the programs that one launch of a call takes."""
     from rope_core.kernels.work_list import PART_KEYS
 
     heads = work.q.shape[-2]
@@ -148,7 +148,10 @@ def _rotate(work: Rotation | Turning) -> tuple[Tensor, ...]:
 
 
 def attend(work: Attention, out: Tensor, lse: Tensor) -> None:
-    """Attend into `out` and `lse`, contiguous."""
+    """Attend into `out` and `lse` of the shapes of `work.new_out()`, both contiguous.
+
+    Raises what `kernels.attention.attend` raises.
+    """
     from rope_core.kernels import attention
 
     q, k, v, config = work.q, work.k, work.v, work.config
@@ -158,8 +161,8 @@ def attend(work: Attention, out: Tensor, lse: Tensor) -> None:
         lengths = (q.shape[1],) * rows, (k.shape[1],) * rows
         q, k, v, out, lse = [x.flatten(0, 1) for x in (q, k, v, out, lse)]
         index = None if index is None else (index[0].flatten(), index[1].flatten())
-    starts = _on_device(work)
-    # one row for all of a batch may lie once only, also when it is flattened
+    cu_seqlens_q, cu_seqlens_k = _device_cu_seqlens(work)
+    # an index that is one row for the whole batch may be expanded, also after flatten
     of_q, of_k = (None, None) if index is None else (index[0].contiguous(), index[1].contiguous())
     attention.attend(
         *(q, k, v, out, lse),
@@ -167,8 +170,8 @@ def attend(work: Attention, out: Tensor, lse: Tensor) -> None:
         lengths_k=lengths[1],
         scale=work.scale,
         causal=config.causal,
-        cu_seqlens_q=starts[0],
-        cu_seqlens_k=starts[1],
+        cu_seqlens_q=cu_seqlens_q,
+        cu_seqlens_k=cu_seqlens_k,
         window=config.window,
         window_ahead=config.window_ahead,
         chunk=config.chunk,
@@ -180,8 +183,8 @@ def attend(work: Attention, out: Tensor, lse: Tensor) -> None:
     )
 
 
-def _on_device(work: Attention) -> tuple[Tensor | None, Tensor | None]:
-    """Return where sequences start if kernels can read it: it costs nothing, or they find it."""
+def _device_cu_seqlens(work: Attention) -> tuple[Tensor | None, Tensor | None]:
+    """Return `cu_seqlens` if kernels can read them as they are, else None (see `attend`)."""
     if work.cu_seqlens is None:
         return None, None
     of_q, of_k = work.cu_seqlens
@@ -208,7 +211,7 @@ def _rows_contiguous(x: Tensor) -> Tensor:
 
 @lru_cache(maxsize=1)
 def _kernels() -> ModuleType | None:
-    """Return the package of kernels; None where there is no triton."""
+    """Return the package `rope_core.kernels`, None where Triton is not installed."""
     try:
         from rope_core import kernels
     except ImportError:

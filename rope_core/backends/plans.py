@@ -1,22 +1,21 @@
-"""Which shapes cuDNN gets a plan for: those that come again, and not more than a few."""
+"""Which shapes cuDNN gets a plan for: those that recur, up to a limit."""
 
 from collections import OrderedDict
 from collections.abc import Hashable
 from threading import Lock
 
-SIGHTS = 3
-"""How often a shape comes before it recurs: a plan takes up to 0.4 s, and is worth many calls."""
+CALLS_BEFORE_PLAN = 3
+"""Calls of a shape that run without a plan. A plan takes up to 0.4 s, the time of many calls."""
 
-REMEMBERED = 256
-"""Shapes that are counted; the one that has not come for longest is forgotten."""
+MAX_COUNTED = 256
+"""Shapes that are counted at a time; the least recently used one is forgotten."""
 
-MOST_SHAPES = 64
-"""Shapes that get a plan in the life of a process: torch drops no plan, and each thread has its
-own."""
+MAX_SHAPES = 64
+"""Shapes that get a plan in a process. torch never drops a plan, and each thread has its own."""
 
 
 class PlannedShapes:
-    """Counts the shapes of calls, and remembers those that have a plan. Any thread may ask."""
+    """Counts the shapes of calls, and remembers those that have a plan. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = Lock()
@@ -24,20 +23,20 @@ class PlannedShapes:
         self._planned: set[Hashable] = set()
 
     def recurs(self, shape: Hashable) -> bool:
-        """Count that `shape` comes; tell whether it has a plan, or came `SIGHTS` times lately."""
+        """Count a call of `shape`; tell whether it has a plan or is due for one."""
         with self._lock:
             if shape in self._planned:
                 return True
             count = self._counts.pop(shape, 0) + 1
             self._counts[shape] = count
-            if len(self._counts) > REMEMBERED:
+            if len(self._counts) > MAX_COUNTED:
                 self._counts.popitem(last=False)
-            return count > SIGHTS
+            return count > CALLS_BEFORE_PLAN
 
     def admit(self, shape: Hashable) -> bool:
-        """Tell whether `shape` has a plan, or gets one of those that are left."""
+        """Give `shape` a plan if it has none; tell whether it has one now. False at the limit."""
         with self._lock:
-            if shape not in self._planned and len(self._planned) >= MOST_SHAPES:
+            if shape not in self._planned and len(self._planned) >= MAX_SHAPES:
                 return False
             self._planned.add(shape)
             self._counts.pop(shape, None)

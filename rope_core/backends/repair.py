@@ -1,4 +1,4 @@
-"""What is hidden reaches no answer, also where another library's operator multiplies it by 0."""
+"""Attend again where another library's operator let a hidden NaN or Inf reach an answer."""
 
 from contextlib import nullcontext
 from dataclasses import replace
@@ -10,30 +10,32 @@ from torch import Tensor
 from rope_core.backends import fused
 from rope_core.backends.work import Attention
 
-LARGEST_NORM = 2.0**48
-"""Bound of the norm of all elements; below it all of them are finite, and so is every score."""
+MAX_NORM = 2.0**48
+"""If the norm of all elements is below this, they and all scores are finite."""
 
 
 def repair(work: Attention, out: Tensor, lse: Tensor, tensors: tuple[Tensor, ...]) -> None:
     """Attend again by `fused` into `out` and `lse` where `tensors` hold NaN, Inf or huge numbers.
 
-    0 * NaN is NaN, so that operators which multiply a hidden value by a weight of 0 let it through.
-    The device decides, and the host never learns: sequences are empty, and the kernels end at once,
-    where all is finite. One launch reads the tensors.
+    Operators that multiply a hidden value by a weight of 0 let NaN through: 0 * NaN is NaN. The
+    device decides without a synchronization: where all is finite, it sets the lengths of all
+    sequences to 0, and the kernels end at once. One launch reads the tensors.
 
     Args:
         work: packed sequences.
         out: `[Tq, H, Dv]`, contiguous.
         lse: float32 `[Tq, H]`, contiguous.
-        tensors: those of q, k and v that decide.
+        tensors: those of q, k and v that are checked.
+
+    Raises what `fused.attend` raises.
     """
     assert work.cu_seqlens is not None, "packed"
     norms = torch._foreach_norm([t for t in tensors if t.numel()], 2, dtype=torch.float32)
     if not norms:
         return
-    usual = reduce(torch.add, norms) < LARGEST_NORM  # false for NaN
+    all_finite = reduce(torch.add, norms) < MAX_NORM  # false for NaN
     of_q, of_k = (
-        each.to(out.device, torch.int32, non_blocking=True).masked_fill(usual, 0)
+        each.to(out.device, torch.int32, non_blocking=True).masked_fill(all_finite, 0)
         for each in work.cu_seqlens
     )
     with torch.cuda.device(out.device) if out.is_cuda else nullcontext():

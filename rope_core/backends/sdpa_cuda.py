@@ -1,12 +1,12 @@
-"""cuDNN's attention and FlashAttention 2, as PyTorch has them on CUDA: much work of one length.
+"""PyTorch's cuDNN attention and FlashAttention 2 on CUDA, for large calls of one length.
 
-The operators are called directly: the public function chooses by flags that the whole process
-shares, falls back to the mathematical form without a word, and answers no log-sum-exp.
+The operators are called directly: `scaled_dot_product_attention` chooses by flags of the whole
+process, falls back to the math implementation silently, and returns no log-sum-exp.
 
 cuDNN makes a plan for each shape, which takes longer than a call. So a shape is left to `fused`
-until it has come several times, and its later answers are cuDNN's. Both are within the bounds of
-accuracy, but not bit for bit the same: who needs the same bits for the same call at any time names
-a backend. FlashAttention 2 has no plans; on Hopper and later it is slower than `fused`.
+until it has come several times; later calls of it go to cuDNN. Both are within the bounds of
+accuracy, but their bits differ: a caller that needs the same bits every time names a backend.
+FlashAttention 2 has no plans; on Hopper and later it is slower than `fused`.
 """
 
 from collections.abc import Callable, Hashable
@@ -19,13 +19,13 @@ from torch.backends.cuda import SDPAParams, can_use_cudnn_attention, can_use_fla
 
 from rope_core.backends import fused
 from rope_core.backends.agreement import agrees
-from rope_core.backends.plans import MOST_SHAPES, PlannedShapes
+from rope_core.backends.plans import MAX_SHAPES, PlannedShapes
 from rope_core.backends.repair import repair
 from rope_core.backends.work import FAR, Attention
 
 MIN_FLOPS = 5e10
-"""Multiplications and additions from which on the operators gain more than the check of NaN costs;
-those that a causal call does."""
+"""Operations from which on the operators gain more than the check for NaN costs. Of a causal call,
+those of the visible half."""
 
 HOPPER = (9, 0)
 
@@ -38,9 +38,9 @@ _shapes = PlannedShapes()
 
 
 def why_not(work: Attention, *, named: bool) -> str | None:
-    """Much dense attention in half precision, causal or not, of a shape that comes again.
+    """Large dense attention in half precision, causal or not, of a shape that recurs.
 
-    Where it is named, work of any size from its first time on, as long as cuDNN gets plans.
+    When named: of any size, from the first call of a shape on, up to the limit of plans.
     """
     if (reason := _why_not_kind(work)) is not None:
         return reason
@@ -48,7 +48,7 @@ def why_not(work: Attention, *, named: bool) -> str | None:
         return f"less work than {MIN_FLOPS:.0e} operations"
     if (reason := fused.why_not(work, named=True)) is not None:  # for repairs
         return reason
-    if _by_flash(work):
+    if _uses_flash(work):
         return None
     shape = _shape(work)
     if not named and not _shapes.recurs(shape):
@@ -58,26 +58,26 @@ def why_not(work: Attention, *, named: bool) -> str | None:
     if work.return_lse and not _lse_agrees(work.device):
         return "cuDNN's log-sum-exp is not the natural logarithm"
     if not _shapes.admit(shape):
-        return f"cuDNN has plans for {MOST_SHAPES} other shapes"
+        return f"cuDNN has plans for {MAX_SHAPES} other shapes"
     return None
 
 
 def run(work: Attention) -> tuple[Tensor, ...]:
     """Do `work`."""
     causal = _is_causal(work)
-    answer = _run_flash(work) if _by_flash(work) else _run_cudnn(work)
-    if not (causal or work.return_lse):  # nothing is hidden: NaN is the answer
+    answer = _run_flash(work) if _uses_flash(work) else _run_cudnn(work)
+    if not (causal or work.return_lse):  # no key is hidden: NaN is the right answer
         return answer
     out, lse = answer[0].contiguous(), torch.empty(work.q.shape[:-1], device=work.device)
-    decisive: tuple[Tensor, ...] = (work.k, work.v)
-    if work.return_lse:  # of a row of NaN it may be -inf
-        lse, decisive = answer[1].contiguous(), (work.q, work.k, work.v)
-    repair(work.packed(), out.flatten(0, 1), lse.flatten(0, 1), decisive)
+    checked: tuple[Tensor, ...] = (work.k, work.v)
+    if work.return_lse:  # cuDNN may give -inf for a row whose scores are NaN
+        lse, checked = answer[1].contiguous(), (work.q, work.k, work.v)
+    repair(work.packed(), out.flatten(0, 1), lse.flatten(0, 1), checked)
     return (out, lse) if work.return_lse else (out,)
 
 
 def _run_cudnn(work: Attention) -> tuple[Tensor, ...]:
-    q, k, v = _by_heads(work)
+    q, k, v = _heads_first(work)
     causal, with_lse = _is_causal(work), work.return_lse
     out, lse, *_ = _cudnn(q, k, v, None, with_lse, 0.0, causal, scale=work.scale)
     out = out.transpose(1, 2)
@@ -85,7 +85,7 @@ def _run_cudnn(work: Attention) -> tuple[Tensor, ...]:
 
 
 def _run_flash(work: Attention) -> tuple[Tensor, ...]:
-    out, lse, *_ = _flash(*_by_heads(work), 0.0, _is_causal(work), scale=work.scale)
+    out, lse, *_ = _flash(*_heads_first(work), 0.0, _is_causal(work), scale=work.scale)
     return out.transpose(1, 2), lse.transpose(1, 2)
 
 
@@ -104,28 +104,28 @@ def _why_not_kind(work: Attention) -> str | None:
     if q.shape[-1] != v.shape[-1] or q.shape[-1] % 8:
         return "a value must be as wide as a key, and a multiple of 8"
     if not q.numel():
-        return "nothing is asked"
+        return "there are no queries"
     if work.scale <= 0:
         return "a scale of 0 or less"
     return None
 
 
 def _flops(work: Attention) -> float:
-    """Return the operations of both products; of a causal call those of its visible half."""
+    """Return multiplications and additions of both products; of a causal call the visible half."""
     rows, num_tokens, num_heads, head_dim = work.q.shape
     full = 4.0 * rows * num_heads * num_tokens**2 * head_dim
     return full / 2 if _is_causal(work) else full
 
 
 def _shape(work: Attention) -> Hashable:
-    """Return what torch keeps cuDNN's plans by."""
+    """Return the key under which torch keeps cuDNN's plan of a call."""
     q, k, v = work.q, work.k, work.v
     strides = q.stride(), k.stride(), v.stride()
     return work.device, q.dtype, q.shape, k.shape, strides, _is_causal(work), work.return_lse
 
 
-def _by_flash(work: Attention) -> bool:
-    """Tell whether FlashAttention 2 does it: before Hopper, with lse or where cuDNN cannot run."""
+def _uses_flash(work: Attention) -> bool:
+    """Tell whether FlashAttention 2 runs: before Hopper, with lse or where cuDNN cannot."""
     if _capability(work.device) >= HOPPER:
         return False
     params = _params(work)
@@ -139,7 +139,7 @@ def _capability(device: torch.device) -> tuple[int, int]:
 
 @lru_cache(maxsize=16)
 def _lse_agrees(device: torch.device) -> bool:
-    """Tell whether cuDNN's log-sum-exp is what ours is; tried out once for each device."""
+    """Tell whether cuDNN's log-sum-exp is the natural logarithm; tried once for each device."""
     return agrees(_run_cudnn, device, None)
 
 
@@ -147,11 +147,11 @@ def _is_causal(work: Attention) -> bool:
     return work.reach != (FAR, FAR)
 
 
-def _by_heads(work: Attention) -> tuple[Tensor, Tensor, Tensor]:
+def _heads_first(work: Attention) -> tuple[Tensor, Tensor, Tensor]:
     """Return q, k and v `[B, H, S, D]`, as the operators take them."""
     return work.q.transpose(1, 2), work.k.transpose(1, 2), work.v.transpose(1, 2)
 
 
 def _params(work: Attention) -> SDPAParams:
-    q, k, v = _by_heads(work)
+    q, k, v = _heads_first(work)
     return SDPAParams(q, k, v, None, 0.0, _is_causal(work), q.shape[1] != k.shape[1])

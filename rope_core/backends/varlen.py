@@ -1,7 +1,7 @@
-"""PyTorch's attention over packed sequences by FlashAttention 3: on Hopper, and only when named.
+"""PyTorch's `varlen_attn` with FlashAttention 3, for packed sequences: on Hopper, only when named.
 
-FlashAttention 3 is a wheel of its own (flash-attn-3). Its activation is the whole process's: from
-the first call on, PyTorch's own attention uses it on Hopper, too.
+FlashAttention 3 is a separate wheel (flash-attn-3). It is activated for the whole process: from the
+first call on, PyTorch's other attention functions use it on Hopper as well.
 """
 
 import inspect
@@ -20,23 +20,24 @@ name = "varlen"
 HOPPER = 9
 """Major compute capability of the GPUs that FlashAttention 3 is written for."""
 
-WIDEST = 256
+MAX_WIDTH = 256
+"""Of heads, that FlashAttention 3 takes."""
 
-SHORTEST = 128
-"""Least length that the operator is told to be the longest of a pack.
+MIN_MAX_SEQLEN = 128
+"""Least `max_q` and `max_k` that the operator is given.
 
-It takes other paths where the longest sequence is short, or within the window. The bits of an
-answer must not depend on the pack, so it is never told so.
+It takes other code paths where the longest sequence is short or fits into the window. The bits of
+an answer must not depend on the pack, so it always gets greater numbers.
 """
 
 UNBOUNDED = 2**30
-"""A window from here on hides nothing: no sequence is so long."""
+"""Windows from this length on hide nothing, as no sequence is so long."""
 
 
 def why_not(work: Work, *, named: bool = False) -> str | None:
     """Attention in half precision on Hopper, with windows, without softcap, chunk, mask or sinks.
 
-    The text names what is missing where FlashAttention 3 cannot be used.
+    Where FlashAttention 3 cannot be used, the text tells what is missing.
     """
     if not named:
         return "it runs only when it is named"
@@ -49,8 +50,8 @@ def why_not(work: Work, *, named: bool = False) -> str | None:
         return "softcap and chunk are not in the operator"
     if any(given is not None for given in (work.mask, work.sinks, work.index)):
         return "mask, sinks and index are not in the operator"
-    if q.shape[-1] != v.shape[-1] or q.shape[-1] % 8 or q.shape[-1] > WIDEST:
-        return f"a value must be as wide as a key, and a multiple of 8 up to {WIDEST}"
+    if q.shape[-1] != v.shape[-1] or q.shape[-1] % 8 or q.shape[-1] > MAX_WIDTH:
+        return f"a value must be as wide as a key, and a multiple of 8 up to {MAX_WIDTH}"
     if work.scale <= 0:
         return "a scale of 0 or less"
     return unavailable(work.device) or fused.why_not(work, named=True)  # for repairs
@@ -76,7 +77,7 @@ def unavailable(device: torch.device) -> str | None:
     except (ImportError, RuntimeError, ValueError) as error:
         return f"FlashAttention 3 cannot be activated (is flash-attn-3 installed?): {error}"
     if not agrees(_attend, device, ([70, 0, 130, 9], [200, 5, 90, 0])):
-        return "varlen_attn answers otherwise than expected"
+        return "the answers of varlen_attn in a trial differ from those of the eager backend"
     return None
 
 
@@ -99,19 +100,18 @@ def _attend(work: Attention) -> tuple[Tensor, Tensor]:
     assert work.cu_seqlens is not None, "packed"
     if not q.numel() or not k.numel():
         return torch.zeros_like(q), torch.full(q.shape[:-1], -torch.inf, device=q.device)
-    ends = [each.to(q.device, torch.int32, non_blocking=True) for each in work.cu_seqlens]
+    cu_seqlens = [each.to(q.device, torch.int32, non_blocking=True) for each in work.cu_seqlens]
     left, right = (-1 if far >= UNBOUNDED else far for far in work.reach)
     longest_q, longest_k = (max(each, default=0) for each in work.lengths)
     out, lse = varlen_attn(
         *(q, k, v),
-        ends[0],
-        ends[1],
-        max(longest_q, right + 2, SHORTEST),
-        max(longest_k, left + 2, SHORTEST),
+        *cu_seqlens,
+        max(longest_q, right + 2, MIN_MAX_SEQLEN),
+        max(longest_k, left + 2, MIN_MAX_SEQLEN),
         return_aux=AuxRequest(lse=True),
         scale=work.scale,
         window_size=(left, right),
         enable_gqa=True,
-        num_splits=1,  # its own choice depends on the longest sequence of the pack
+        num_splits=1,  # the operator's own choice depends on the longest sequence of the pack
     )
     return out.contiguous(), lse.mT.contiguous()

@@ -54,21 +54,22 @@ def attend(
 ) -> None:
     """Attend within each of N sequences, into `out` and `lse`, every element of which is written.
 
-    A sequence's answer is the same to the last bit whatever it comes with. What a hidden key or
-    value holds, or what lies beyond a sequence's keys, reaches no answer, be it NaN.
+    A sequence's answer has the same bits in any batch. Hidden keys and values, and memory beyond a
+    sequence's keys, never reach an answer, even where they are NaN.
 
     Args:
         q: `[Tq, H, D]`, float32, float16 or bfloat16, any strides.
         k: `[Tk, Hkv, D]`; with a block table pages `[pages, Hkv, page_size, D]`.
         v: as k, Dv wide.
         out: `[Tq, H, Dv]`, of any of the dtypes, last stride 1.
-        lse: `[Tq, H]` float32, contiguous: natural logarithm, sinks included; -inf for none seen.
+        lse: `[Tq, H]` float32, contiguous: natural logarithm, sinks included; -inf where a query
+            sees no key.
         lengths_q: queries of each sequence.
         lengths_k: as lengths_q, of keys.
         scale: multiplier of the scores, of any sign.
         causal: hide later keys; the last query is at the place of the last key.
-        cu_seqlens_q: where each sequence's queries start: int32 `[N + 1]` on the device, where they
-            are there already. All 0 leaves everything out. Given with cu_seqlens_k or not at all.
+        cu_seqlens_q: where each sequence's queries start, int32 `[N + 1]` on the device; copied
+            there where None. If all are 0, nothing is written. Given with cu_seqlens_k, or neither.
         cu_seqlens_k: as cu_seqlens_q, of keys; of pages, only how many keys there are counts.
         window: how many keys up to its own place a query sees.
         window_ahead: how many keys beyond it, given a window.
@@ -82,7 +83,7 @@ def attend(
         k_index: int64 `[Tk]`, contiguous, as q_index, in any order.
         block_table: int32 `[N, blocks]`: key j of a sequence is in slot j % page_size of page
             block_table[sequence, j // page_size].
-        tiles: how kernels are cut; as usual where None.
+        tiles: table of tile sizes, TILES where None.
 
     Memory: up to 4 Hkv (Dv + 4) (keys / 8 + 2 rows) bytes of partial results for each sequence
     whose keys are split, where rows are its queries times H / Hkv; see `work_list` for which.
@@ -138,14 +139,14 @@ def attend(
         block_table=block_table,
     )
     width = args.value_dim + STATISTICS.value
-    parts = q.new_empty((work.slots, args.num_kv_heads, width), dtype=torch.float32)
+    parts = q.new_empty((work.num_part_rows, args.num_kv_heads, width), dtype=torch.float32)
     launches = []
-    if work.prefill.total:
+    if work.prefill.count:
         launches.append(prefill_launch(args, work, prefill))
-    if work.few.total:
+    if work.few.count:
         launches.append(decode_launch(args, work, work.few, parts, few))
-    if work.some.total:
+    if work.some.count:
         launches.append(decode_launch(args, work, work.some, parts, some))
-    if work.merge.total:
+    if work.merge.count:
         launches.append(merge_launch(args, work, parts))
     launch_all(launches)

@@ -1,7 +1,7 @@
-"""How the kernels of attention are cut, by the card, the dtype and the width of heads alone.
+"""Tile sizes of the attention kernels, by GPU, dtype, layout and width of heads alone.
 
-A choice never depends on the batch, so that the bits of an answer do not either. Tiles of a mask
-take registers and shared memory as those of keys do, so that calls with a mask have smaller tiles.
+The choice never depends on the batch, so that the bits of an answer do not either. A tile of a mask
+takes registers and shared memory as a tile of keys does, so calls with a mask have smaller tiles.
 """
 
 from collections.abc import Mapping
@@ -22,15 +22,15 @@ MLA_WIDTHS = 192, 128
 """Widths of keys and of values in multi-head latent attention: the only ones that differ."""
 
 OLDEST_ARCH = 80
-"""Before it there are no matrix units for bfloat16."""
+"""Older GPUs have no matrix units for bfloat16."""
 
-ADA, AMPERE = 101_376, 166_912
-"""Shared memory of a block, bytes: of sm_86, 89 and 120; of sm_80. Others have more."""
+KIB_99, KIB_163 = 101_376, 166_912
+"""Shared memory of a block in bytes: of sm_86, 89 and 120; of sm_80. Other GPUs have more."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """How a kernel is cut and run."""
+    """Tile sizes of a kernel, and how it is compiled."""
 
     block_m: int  # rows: queries times the heads of a group
     block_n: int  # keys
@@ -39,12 +39,12 @@ class Tile:
     precision: str = "ieee"  # of products of float32
 
     def constants(self) -> dict[str, Any]:
-        """Return the constants of a kernel that is cut like this."""
+        """Return the tile as constants of a kernel."""
         return {"BLOCK_M": self.block_m, "BLOCK_N": self.block_n, "PRECISION": self.precision}
 
 
 Fits = Mapping[int, Tile]
-"""Tiles by the least shared memory of the cards that they are compiled for and fit."""
+"""Tiles by the shared memory of a block, in bytes, that a GPU must have for them."""
 
 TileTable = Mapping[tuple[str, str, str, int], Fits]
 """By kernel (prefill, few, some), dtype (half, float32), layout (packed, paged, masked), width."""
@@ -65,84 +65,84 @@ TILES: TileTable = {
         "prefill",
         "half",
         {
-            64: {ADA: Tile(128, 128, 8, 3)},
-            128: {ADA: Tile(128, 64, 8, 3)},
-            256: {ADA: Tile(64, 32, 8, 2), AMPERE: Tile(64, 64, 8, 2)},
+            64: {KIB_99: Tile(128, 128, 8, 3)},
+            128: {KIB_99: Tile(128, 64, 8, 3)},
+            256: {KIB_99: Tile(64, 32, 8, 2), KIB_163: Tile(64, 64, 8, 2)},
         },
         {
-            64: {ADA: Tile(64, 64, 8, 2)},
-            128: {ADA: Tile(64, 32, 8, 2)},
-            256: {ADA: Tile(64, 32, 8, 2)},
+            64: {KIB_99: Tile(64, 64, 8, 2)},
+            128: {KIB_99: Tile(64, 32, 8, 2)},
+            256: {KIB_99: Tile(64, 32, 8, 2)},
         },
     ),
     **_by_layout(
         "few",
         "half",
         {
-            64: {ADA: Tile(16, 64, 4, 3)},
-            128: {ADA: Tile(16, 64, 4, 3)},
-            256: {ADA: Tile(16, 32, 8, 3)},
+            64: {KIB_99: Tile(16, 64, 4, 3)},
+            128: {KIB_99: Tile(16, 64, 4, 3)},
+            256: {KIB_99: Tile(16, 32, 8, 3)},
         },
         {
-            64: {ADA: Tile(16, 64, 4, 3)},
-            128: {ADA: Tile(16, 64, 4, 2)},
-            256: {ADA: Tile(16, 16, 8, 2)},
+            64: {KIB_99: Tile(16, 64, 4, 3)},
+            128: {KIB_99: Tile(16, 64, 4, 2)},
+            256: {KIB_99: Tile(16, 16, 8, 2)},
         },
     ),
     **_by_layout(
         "some",
         "half",
         {
-            64: {ADA: Tile(64, 64, 4, 3)},
-            128: {ADA: Tile(64, 64, 4, 3)},
-            256: {ADA: Tile(64, 32, 8, 2), AMPERE: Tile(64, 32, 8, 3)},
+            64: {KIB_99: Tile(64, 64, 4, 3)},
+            128: {KIB_99: Tile(64, 64, 4, 3)},
+            256: {KIB_99: Tile(64, 32, 8, 2), KIB_163: Tile(64, 32, 8, 3)},
         },
         {
-            64: {ADA: Tile(64, 32, 4, 2)},
-            128: {ADA: Tile(64, 32, 8, 2)},
-            256: {ADA: Tile(64, 32, 8, 2)},
+            64: {KIB_99: Tile(64, 32, 4, 2)},
+            128: {KIB_99: Tile(64, 32, 8, 2)},
+            256: {KIB_99: Tile(64, 32, 8, 2)},
         },
     ),
     **_by_layout(
         "prefill",
         "float32",
         {
-            64: {ADA: Tile(32, 32, 8, 2)},
-            128: {ADA: Tile(32, 16, 8, 2)},
-            256: {ADA: Tile(16, 32, 8, 2)},
+            64: {KIB_99: Tile(32, 32, 8, 2)},
+            128: {KIB_99: Tile(32, 16, 8, 2)},
+            256: {KIB_99: Tile(16, 32, 8, 2)},
         },
         {
-            64: {ADA: Tile(32, 32, 8, 2)},
-            128: {ADA: Tile(32, 16, 8, 2)},
-            256: {ADA: Tile(16, 16, 8, 2)},
+            64: {KIB_99: Tile(32, 32, 8, 2)},
+            128: {KIB_99: Tile(32, 16, 8, 2)},
+            256: {KIB_99: Tile(16, 16, 8, 2)},
         },
     ),
     **_by_layout(
         "few",
         "float32",
         {
-            64: {ADA: Tile(16, 32, 8, 2)},
-            128: {ADA: Tile(16, 16, 8, 2)},
-            256: {ADA: Tile(16, 16, 8, 2)},
+            64: {KIB_99: Tile(16, 32, 8, 2)},
+            128: {KIB_99: Tile(16, 16, 8, 2)},
+            256: {KIB_99: Tile(16, 16, 8, 2)},
         },
         {
-            64: {ADA: Tile(16, 32, 8, 2)},
-            128: {ADA: Tile(16, 16, 8, 2)},
-            256: {ADA: Tile(16, 16, 8, 2)},
+            64: {KIB_99: Tile(16, 32, 8, 2)},
+            128: {KIB_99: Tile(16, 16, 8, 2)},
+            256: {KIB_99: Tile(16, 16, 8, 2)},
         },
     ),
     **_by_layout(
         "some",
         "float32",
         {
-            64: {ADA: Tile(64, 32, 8, 2)},
-            128: {ADA: Tile(32, 16, 8, 2)},
-            256: {ADA: Tile(16, 16, 8, 2)},
+            64: {KIB_99: Tile(64, 32, 8, 2)},
+            128: {KIB_99: Tile(32, 16, 8, 2)},
+            256: {KIB_99: Tile(16, 16, 8, 2)},
         },
         {
-            64: {ADA: Tile(32, 32, 8, 2)},
-            128: {ADA: Tile(32, 16, 8, 2)},
-            256: {ADA: Tile(16, 16, 8, 2)},
+            64: {KIB_99: Tile(32, 32, 8, 2)},
+            128: {KIB_99: Tile(32, 16, 8, 2)},
+            256: {KIB_99: Tile(16, 16, 8, 2)},
         },
     ),
 }
@@ -189,7 +189,7 @@ def why_no_tile(card: Card, dtype: torch.dtype, head_dim: int, value_dim: int) -
 
 
 CANDIDATES: Mapping[str, TileTable] = {
-    name: {**TILES, key: {ADA: tile}}
+    name: {**TILES, key: {KIB_99: tile}}
     for name, key, tile in (
         ("pages, 5 stages", ("few", "half", "paged", 128), Tile(16, 64, 4, 5)),
         ("pages, 128 keys", ("few", "half", "paged", 128), Tile(16, 128, 4, 3)),

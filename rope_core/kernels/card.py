@@ -1,4 +1,4 @@
-"""What a GPU is, as far as the choice of tiles goes."""
+"""What the choice of tiles needs to know about a GPU."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -12,14 +12,14 @@ from rope_core.kernels import INTERPRETED
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """The architecture of a GPU and the shared memory that a block may take."""
+    """A GPU: its architecture and shared memory."""
 
     arch: int  # ten times the compute capability: 80, 86, 89, 90, 100, 120
-    shared_bytes: int
+    shared_bytes: int  # of a block, at most
 
 
 H100 = Card(90, 232_448)
-"""Also stands for the interpreter, so that it runs with the tiles of a Hopper GPU."""
+"""Also used in the interpreter, which so runs with the tiles of a Hopper GPU."""
 
 
 def card_of(device: torch.device) -> Card:
@@ -27,10 +27,10 @@ def card_of(device: torch.device) -> Card:
     if INTERPRETED:
         return H100
     active = driver.active
-    return _ask(active, active.get_current_device() if device.index is None else device.index)
+    return _query(active, active.get_current_device() if device.index is None else device.index)
 
 
 @lru_cache
-def _ask(active: Any, index: int) -> Card:
+def _query(active: Any, index: int) -> Card:
     shared_bytes = active.utils.get_device_properties(index)["max_shared_mem"]
     return Card(active.get_current_target().arch, shared_bytes)

@@ -23,9 +23,9 @@ from rope_core.kernels.online_softmax import (
 )
 from rope_core.kernels.split_kv import STATISTICS, store_part
 from rope_core.kernels.work_list import (
+    FIRST_PART_ROW,
     FIRST_PROGRAM,
     PART_LENGTH,
-    SLOT,
     START,
     Programs,
     WorkList,
@@ -39,7 +39,7 @@ from rope_core.kernels.work_list import (
         *("stride_k_page", "stride_k_slot", "stride_k_head"),
         *("stride_v_page", "stride_v_slot", "stride_v_head", "stride_table"),
         *("stride_mask_seq", "stride_mask_head", "stride_mask_q", "packed_mask"),
-        *("scale", "softcap", "behind", "ahead", "chunk", "programs_at"),
+        *("scale", "softcap", "behind", "ahead", "chunk", "programs_offset"),
     ],
     do_not_specialize_on_alignment=[
         *("cu_seqlens_q_ptr", "cu_seqlens_k_ptr", "table_ptr", "mask_ptr"),
@@ -56,7 +56,7 @@ def decode_kernel(
     mask_ptr,  # uint8 or float32 [sequences, heads, queries, keys], or None
     q_index_ptr,  # [Tq] int64, or None
     k_index_ptr,  # [Tk] int64, or None
-    part_ptr,  # [slots, Hkv, VALUE_DIM + STATISTICS] float32
+    part_ptr,  # [part rows, Hkv, VALUE_DIM + STATISTICS] float32
     work_ptr,  # int32: records [N, RECORD], and the sequences of programs
     num_kv_heads: tl.int32,
     group: tl.int32,
@@ -78,7 +78,7 @@ def decode_kernel(
     behind: tl.int64,
     ahead: tl.int64,
     chunk: tl.int64,
-    programs_at: tl.int32,
+    programs_offset: tl.int32,
     UNIT: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     VALUE_DIM: tl.constexpr,
@@ -94,11 +94,11 @@ def decode_kernel(
     program = tl.program_id(0)
     kv_head = (program % num_kv_heads).to(tl.int64)
     program //= num_kv_heads
-    seq, record_ptr = find_sequence(program, work_ptr, programs_at)
+    seq, record_ptr = find_sequence(program, work_ptr, programs_offset)
     program -= tl.load(record_ptr + FIRST_PROGRAM)
     part_length = tl.load(record_ptr + PART_LENGTH)
     start = tl.load(record_ptr + START)
-    slot = tl.load(record_ptr + SLOT).to(tl.int64)
+    first_part_row = tl.load(record_ptr + FIRST_PART_ROW).to(tl.int64)
     q_start = tl.load(cu_seqlens_q_ptr + seq).to(tl.int64)
     k_start = tl.load(cu_seqlens_k_ptr + seq).to(tl.int64)
     num_queries = (tl.load(cu_seqlens_q_ptr + seq + 1) - q_start).to(tl.int32)
@@ -145,7 +145,7 @@ def decode_kernel(
     )
     stride_row = num_kv_heads.to(tl.int64) * (VALUE_DIM + STATISTICS)
     part_ptr += kv_head * (VALUE_DIM + STATISTICS)
-    part_ptr += (slot + part.to(tl.int64) * num_rows) * stride_row
+    part_ptr += (first_part_row + part.to(tl.int64) * num_rows) * stride_row
     if all_finite(acc):
         store_part(acc, m_i, l_i, row, num_rows, part_ptr, stride_row, VALUE_DIM, BLOCK_DV)
     else:
@@ -189,14 +189,14 @@ def decode_launch(
         args: arguments of the call.
         work: its work list.
         programs: which of its programs are launched, `work.few` or `work.some`.
-        parts: float32 `[slots, Hkv, Dv + 4]`, written.
+        parts: float32 `[part rows, Hkv, Dv + 4]`, written.
         tile: how the kernel is cut.
     """
     return KernelLaunch(
         LAUNCHER,
-        (programs.total * args.num_kv_heads,),
+        (programs.count * args.num_kv_heads,),
         (*args.tensors, parts, work.table),
-        (*args.numbers, programs.at),
+        (*args.numbers, programs.offset),
         args.constants() | tile.constants(),
         tile.num_warps,
         tile.num_stages,

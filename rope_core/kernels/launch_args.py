@@ -1,4 +1,4 @@
-"""What a call of attention passes to its kernels, found once for all of them."""
+"""Arguments that the attention kernels share, computed once per call."""
 
 from typing import Any, NamedTuple
 
@@ -9,7 +9,7 @@ from rope_core.kernels.masking import FAR
 from rope_core.kernels.tiles import next_power_of_2
 
 ALIGNED = 8
-"""Rows that start at multiples of so many elements are read 16 bytes at a time."""
+"""Rows that start at multiples of so many elements are read 16 bytes or more at a time."""
 
 
 class AttentionArgs(NamedTuple):
@@ -19,7 +19,7 @@ class AttentionArgs(NamedTuple):
     """q, k, v, cu_seqlens_q, cu_seqlens_k, block_table, mask, q_index, k_index."""
 
     numbers: tuple[float, ...]
-    """Heads, strides in units of `unit`, and which keys are seen."""
+    """Numbers of heads, strides in units of `unit`, scale, softcap, and which keys are seen."""
 
     output: tuple[Tensor, Tensor, Tensor]
     """out, lse, sinks."""
@@ -37,17 +37,17 @@ class AttentionArgs(NamedTuple):
 
     @property
     def cu_seqlens_q(self) -> Tensor:
-        """Starts of queries."""
+        """Where the queries of each sequence start, int32 `[N + 1]`."""
         assert self.tensors[3] is not None
         return self.tensors[3]
 
     @property
     def mask(self) -> Tensor | None:
-        """Mask of the call."""
+        """Mask as kernels read it, None without one."""
         return self.tensors[6]
 
     def constants(self) -> dict[str, Any]:
-        """Return constants of prefill and decode, all but those of their tiles."""
+        """Return the constants of prefill and decode, except those of their tiles."""
         return {
             "UNIT": self.unit,
             "HEAD_DIM": self.head_dim,
@@ -80,22 +80,25 @@ def attention_args(
     k_index: Tensor | None,
     block_table: Tensor | None,
 ) -> AttentionArgs:
-    """Return the arguments of kernels for what `attention.attend` takes, bounds as numbers."""
+    """Return the kernel arguments of a call.
+
+    Args are those of `attention.attend`; `behind`, `ahead` and `chunk` are FAR for no bound.
+    """
     q, k, v = _rows_contiguous(q), _rows_contiguous(k), _rows_contiguous(v)
     if block_table is None:
-        rows = [*_strides(q, 0, 1), 0, *_strides(k, 0, 1), 0, *_strides(v, 0, 1)]
+        strides = [*_strides(q, 0, 1), 0, *_strides(k, 0, 1), 0, *_strides(v, 0, 1)]
     else:
-        rows = [*_strides(q, 0, 1), *_strides(k, 0, 2, 1), *_strides(v, 0, 2, 1)]
-    of_out = _strides(out, 0, 1)
+        strides = [*_strides(q, 0, 1), *_strides(k, 0, 2, 1), *_strides(v, 0, 2, 1)]
+    out_strides = _strides(out, 0, 1)
     # packed heads whose width is a multiple of ALIGNED always have the kernel with wide accesses
-    unit = ALIGNED if not any(stride % ALIGNED for stride in rows + of_out) else 1
+    unit = ALIGNED if not any(stride % ALIGNED for stride in strides + out_strides) else 1
     if unit != 1:
-        rows = [stride // unit for stride in rows]
-        of_out = [stride // unit for stride in of_out]
-    of_mask = [0, 0, 0, 0]
+        strides = [stride // unit for stride in strides]
+        out_strides = [stride // unit for stride in out_strides]
+    mask_numbers = [0, 0, 0, 0]
     if mask is not None:
         mask = _kernel_mask(mask)
-        of_mask = [*_strides(mask, 0, 1, 2), int(len(mask) != num_seqs)]
+        mask_numbers = [*_strides(mask, 0, 1, 2), int(len(mask) != num_seqs)]
     num_heads, head_dim = q.shape[1:]
     num_kv_heads = k.shape[1]
     group = num_heads // num_kv_heads
@@ -103,13 +106,17 @@ def attention_args(
         tensors=(q, k, v, cu_seqlens_q, cu_seqlens_k, block_table, mask, q_index, k_index),
         numbers=(
             *(num_kv_heads, group),
-            *rows,
+            *strides,
             0 if block_table is None else block_table.stride(0),
-            *of_mask,
+            *mask_numbers,
             *(scale, softcap or 0.0, behind, ahead, chunk),
         ),
-        output=(out, lse, lse if sinks is None else sinks.float()),  # lse is never read
-        output_numbers=(int(sinks is not None), *of_out),
+        output=(
+            out,
+            lse,
+            lse if sinks is None else sinks.float(),
+        ),  # without sinks, lse is not read
+        output_numbers=(int(sinks is not None), *out_strides),
         unit=unit,
         num_kv_heads=num_kv_heads,
         group=group,
@@ -121,17 +128,17 @@ def attention_args(
 
 
 def bound(window: int | None) -> int:
-    """Return a bound of what is seen as kernels take it."""
+    """Return a window or a chunk length as kernels take it: FAR for None."""
     return FAR if window is None else min(window, FAR - 1)
 
 
 def block_of(width: int) -> int:
-    """Return the power of two that holds `width`, and that the matrix units take."""
+    """Return the least power of two that holds `width` and that `tl.dot` takes."""
     return max(16, next_power_of_2(width))
 
 
 def _kernel_mask(mask: Tensor) -> Tensor:
-    """Return a mask as kernels read it: uint8 for booleans, float32 for what is added."""
+    """Return a mask as kernels read it: uint8 for booleans, float32 for an additive mask."""
     mask = mask if mask.stride(-1) == 1 else mask.contiguous()
     return mask.view(torch.uint8) if mask.dtype == torch.bool else mask.float()
 

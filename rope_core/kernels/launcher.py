@@ -2,7 +2,7 @@
 
 `kernel[grid](...)` of Triton binds and inspects all arguments at each launch, which takes longer
 than the rest of a small call. Here a variant is found by what it was compiled for: the constants,
-the dtypes of the tensors, and whether their memory is aligned. Numbers are never a part of it.
+the dtypes of the tensors, and whether their memory is aligned. It never depends on numbers.
 """
 
 import logging
@@ -22,13 +22,14 @@ from rope_core.errors import KernelFailed
 from rope_core.kernels import INTERPRETED
 
 ALIGNMENT = 16
-"""Bytes that memory is aligned to where the widest accesses can be used."""
+"""Tensors at multiples of so many bytes are accessed by the widest instructions."""
 
 MAX_VARIANTS = 512
-"""Variants of one kernel in a process: clients that vary what they ask for must not fill memory."""
+"""Variants of one kernel in a process, so that varying requests cannot fill the memory."""
 
 Number = int | float
 Run = Callable[[int, Sequence[Any], Sequence[Number]], None]
+"""Launches a variant: takes the grid, the tensors as `Launcher.bind` returns them, the numbers."""
 
 _building = Lock()
 """Triton's compiler is not thread-safe: one build at a time in the whole process."""
@@ -64,7 +65,7 @@ class Launcher:
     """The variants of one kernel.
 
     Numbers of the kernel must have an annotation (`tl.int64`, `tl.int32` or `tl.float32`) and must
-    be in its `do_not_specialize`, so that one variant does for all values.
+    be in its `do_not_specialize`, so that one variant serves all values.
     """
 
     def __init__(self, kernel: Any, num_tensors: int) -> None:
@@ -80,20 +81,23 @@ class Launcher:
             self._aligned = [p.num for p in tensors if not p.do_not_specialize_on_alignment]
 
     def bind(self, launch: KernelLaunch) -> tuple[Variant, Sequence[Any]]:
-        """Return the variant of a launch, and what its `run` takes in place of the tensors."""
+        """Return the variant of a launch, and its tensors as the variant takes them.
+
+        These are addresses, or in the interpreter the tensors themselves.
+        """
         _, _, tensors, _, constants, num_warps, num_stages = launch
         dtypes = tuple([None if t is None else t.dtype for t in tensors])
         first = tensors[0]
-        assert first is not None, "it tells the device"
-        device, bits = first.get_device(), 0
+        assert first is not None, "the first tensor tells the device"
+        device, address_bits = first.get_device(), 0
         args: Sequence[Any] = tensors
         if not INTERPRETED:
             args = [None if t is None else t.data_ptr() for t in tensors]
-            for at in self._aligned:
-                bits |= args[at] or 0
+            for index in self._aligned:
+                address_bits |= args[index] or 0
             if device < 0:
                 device = driver.active.get_current_device()
-        aligned = bits % ALIGNMENT == 0
+        aligned = address_bits % ALIGNMENT == 0
         values = tuple(constants.values())
         return Variant(self._name, device, dtypes, aligned, values, num_warps, num_stages), args
 
@@ -101,13 +105,13 @@ class Launcher:
         """Compile a variant and load it onto its device, in any thread; at most once.
 
         Raises:
-            KernelFailed: it cannot be built. This is remembered, unless the disk was at fault.
-            RuntimeError: there was too little memory of the device.
+            KernelFailed: it cannot be built. This is remembered, except for errors of the disk.
+            RuntimeError: the device has too little memory.
         """
         with _building:
             if variant in self.built:
                 return
-            self.raise_failed(variant)
+            self.raise_if_failed(variant)
             try:
                 self.built[variant] = self._load(variant)
             except Exception as error:
@@ -119,8 +123,8 @@ class Launcher:
                 _log.warning("%s, for %s", reason, variant)
                 raise KernelFailed(reason) from error
 
-    def raise_failed(self, variant: Variant) -> None:
-        """Raise KernelFailed if a variant that is missing will not be built."""
+    def raise_if_failed(self, variant: Variant) -> None:
+        """Raise KernelFailed if a missing variant is not to be built."""
         if (reason := self.failed.get(variant)) is not None:
             raise KernelFailed(reason)
         if len(self.built) >= MAX_VARIANTS:
@@ -152,7 +156,7 @@ class Launcher:
 
 
 def launch_all(launches: Sequence[KernelLaunch]) -> None:
-    """Launch in this order; nothing is launched where a variant is missing.
+    """Launch in this order; nothing is launched if a variant is missing.
 
     Raises:
         KernelNotBuilt: a variant is missing and is being built elsewhere.
@@ -161,24 +165,24 @@ def launch_all(launches: Sequence[KernelLaunch]) -> None:
     bound = [(launch, *launch.launcher.bind(launch)) for launch in launches]
     runs = [launch.launcher.built.get(variant) for launch, variant, _ in bound]
     if None in runs:
-        _ensure_built([(launch.launcher, variant) for launch, variant, _ in bound])
+        _build_missing([(launch.launcher, variant) for launch, variant, _ in bound])
         runs = [launch.launcher.built[variant] for launch, variant, _ in bound]
     for run, (launch, _, tensors) in zip(runs, bound, strict=True):
         assert run is not None, "built"
         run(launch.grid[0], tensors, launch.numbers)
 
 
-def _ensure_built(variants: Sequence[tuple[Launcher, Variant]]) -> None:
+def _build_missing(variants: Sequence[tuple[Launcher, Variant]]) -> None:
     missing: dict[Hashable, Build] = {}
     for launcher, variant in variants:
         if variant not in launcher.built:
-            launcher.raise_failed(variant)
+            launcher.raise_if_failed(variant)
             missing[variant] = partial(launcher.build, variant)
     ensure_built(missing)
 
 
 def _runner(compiled: Any, variant: Variant) -> Run:
-    """Load a compiled kernel onto the current device; return what launches it."""
+    """Load a compiled kernel onto the current device, and return a function that launches it."""
     launch = compiled.run  # loads the module
     device, constants = variant.device, variant.constants
     function, metadata = compiled.function, compiled.packed_metadata
@@ -188,8 +192,8 @@ def _runner(compiled: Any, variant: Variant) -> Run:
         stream = get_stream(device)
         args = *tensors, *numbers, *constants
         hooks = runtime.launch_enter_hook, runtime.launch_exit_hook
-        of_hooks = compiled.launch_metadata((grid, 1, 1), stream, *args)
-        launch(grid, 1, 1, stream, function, metadata, of_hooks, *hooks, *args)
+        hook_metadata = compiled.launch_metadata((grid, 1, 1), stream, *args)
+        launch(grid, 1, 1, stream, function, metadata, hook_metadata, *hooks, *args)
 
     return run
 

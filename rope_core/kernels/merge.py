@@ -12,20 +12,23 @@ from rope_core.kernels.tiles import cdiv, next_power_of_2, strides, unit
 
 THREADS = 128
 
+Shape = tuple[tuple[int, ...], tuple[int, ...]]
+"""Sizes and strides of a tensor."""
+
 
 @triton.jit(
     do_not_specialize=["num_parts", "num_rows", "lse_part", "x_part", "x_row", "out_row"],
     do_not_specialize_on_alignment=["lse_ptr", "out_lse_ptr"],
 )
 def merge_kernel(
-    x_ptr,  # [parts, rows, WIDTH], strides in units of UNIT, the last is 1 element
+    x_ptr,  # [parts, rows, WIDTH], last stride 1
     lse_ptr,  # [parts, rows] float32, rows contiguous
     out_ptr,  # [rows, WIDTH]
     out_lse_ptr,  # [rows] float32
     num_parts: tl.int32,
     num_rows: tl.int64,
-    lse_part: tl.int64,  # in elements
-    x_part: tl.int64,
+    lse_part: tl.int64,  # stride in elements
+    x_part: tl.int64,  # these are strides in units of UNIT elements
     x_row: tl.int64,
     out_row: tl.int64,
     WIDTH: tl.constexpr,
@@ -87,6 +90,7 @@ def merge(parts: Tensor, lse: Tensor, out: Tensor, out_lse: Tensor) -> None:
         out_lse: float32 `[R]`, contiguous: -inf where no part counts.
 
     Computes in float32, parts in order. Cost: one launch, each part that counts is read once.
+    Raises what `rotary.rotate` raises.
     """
     shapes = [(t.shape, t.stride()) for t in (parts, lse, out)]
     assert out_lse.is_contiguous(), "rows lie contiguous"
@@ -96,14 +100,11 @@ def merge(parts: Tensor, lse: Tensor, out: Tensor, out_lse: Tensor) -> None:
         launch_all([KernelLaunch(LAUNCHER, grid, tensors, numbers, constants, THREADS // 32)])
 
 
-Shape = tuple[tuple[int, ...], tuple[int, ...]]
-
-
 @lru_cache(maxsize=4096)
 def _plan(
     parts: Shape, lse: Shape, out: Shape, element_size: int
 ) -> tuple[tuple[int], tuple[int, ...], Mapping[str, int]]:
-    """Return grid, numbers and constants for the sizes and strides of the tensors."""
+    """Return grid, numbers and constants for the sizes and strides; grid 0 for no rows."""
     for sizes, steps in (parts, lse, out):
         assert steps[-1] == 1 or sizes[-1] == 1, "rows lie contiguous"
     num_parts, num_rows, width = parts[0]

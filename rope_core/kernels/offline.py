@@ -23,7 +23,11 @@ MAX_SHARED_MEM = {
 
 
 class OfflineDriver:
-    """What Triton asks of its driver, answered for one compute capability without a GPU."""
+    """What Triton asks of its driver, answered for one compute capability without a GPU.
+
+    Args:
+        capability: ten times the compute capability, a key of MAX_SHARED_MEM.
+    """
 
     def __init__(self, capability: int) -> None:
         self.capability = capability
@@ -64,6 +68,8 @@ class _Utils:
 
 
 class _Launcher:
+    """A launch function that does nothing."""
+
     def __init__(self, source: object, metadata: object) -> None:
         pass
 

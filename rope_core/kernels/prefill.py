@@ -31,7 +31,7 @@ SCAN = tl.constexpr(256)
         *("stride_k_page", "stride_k_slot", "stride_k_head"),
         *("stride_v_page", "stride_v_slot", "stride_v_head", "stride_table"),
         *("stride_mask_seq", "stride_mask_head", "stride_mask_q", "packed_mask"),
-        *("scale", "softcap", "behind", "ahead", "chunk", "programs_at"),
+        *("scale", "softcap", "behind", "ahead", "chunk", "programs_offset"),
         *("has_sinks", "stride_out_token", "stride_out_head"),
     ],
     do_not_specialize_on_alignment=[
@@ -76,7 +76,7 @@ def prefill_kernel(
     has_sinks: tl.int32,
     stride_out_token: tl.int64,
     stride_out_head: tl.int64,
-    programs_at: tl.int32,
+    programs_offset: tl.int32,
     UNIT: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     VALUE_DIM: tl.constexpr,
@@ -92,7 +92,7 @@ def prefill_kernel(
     program = tl.program_id(0)
     kv_head = (program % num_kv_heads).to(tl.int64)
     program //= num_kv_heads
-    seq, record_ptr = find_sequence(program, work_ptr, programs_at)
+    seq, record_ptr = find_sequence(program, work_ptr, programs_offset)
     q_start = tl.load(cu_seqlens_q_ptr + seq).to(tl.int64)
     k_start = tl.load(cu_seqlens_k_ptr + seq).to(tl.int64)
     num_queries = (tl.load(cu_seqlens_q_ptr + seq + 1) - q_start).to(tl.int32)
@@ -219,9 +219,9 @@ def prefill_launch(args: AttentionArgs, work: WorkList, tile: Tile) -> KernelLau
     """
     return KernelLaunch(
         LAUNCHER,
-        (work.prefill.total * args.num_kv_heads,),
+        (work.prefill.count * args.num_kv_heads,),
         (*args.tensors, *args.output, work.table),
-        (*args.numbers, *args.output_numbers, work.prefill.at),
+        (*args.numbers, *args.output_numbers, work.prefill.offset),
         args.constants() | tile.constants(),
         tile.num_warps,
         tile.num_stages,

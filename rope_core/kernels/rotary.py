@@ -14,14 +14,15 @@ Layout = Literal["half", "interleaved"]
 
 LAUNCHER = Launcher(rotary_kernel, num_tensors=9)
 
-AT_ONCE = 2
-"""Tensors that one launch rotates."""
+MAX_TENSORS = 2
+"""Tensors that one launch rotates, at most: queries and keys."""
 
 TILE_ELEMENTS = 2048
 """Elements that a program rotates: at most four accesses of 16 bytes for each of its threads."""
 
-MOST_HEADS = 8
-"""Of a token in a tile. More would leave too few tokens for threads to share out their angles."""
+MAX_HEADS = 8
+"""Heads of a token in a tile, at most. With more, its threads share the angles of too few
+tokens."""
 
 
 def rotate(
@@ -137,7 +138,7 @@ def shift_pages(
         layout: as in `rotate`.
         trailing: as in `rotate`.
 
-    Slots that are not named are not touched.
+    Slots that are not named are not touched. Raises what `rotate` raises.
     """
     pages = [k.transpose(1, 2)]
     _launch(
@@ -167,38 +168,39 @@ def _launch(
     slots: Tensor | None = None,
     gains: tuple[float, float] = (1.0, 1.0),
 ) -> None:
+    """Launch the kernel for each two of `xs`; a single one takes the places of both."""
     launches = []
-    for at in range(0, len(xs), AT_ONCE):
-        some, into = xs[at : at + AT_ONCE], outs[at : at + AT_ONCE]
-        sides = some[0], into[0], some[-1], into[-1]
-        copies = rotary_dim < some[0].shape[-1] and not _in_place(some, into)
-        shapes = tuple([(t.shape, t.stride()) for t in sides])
-        plan = _plan(shapes, len(some), num_tokens, rotary_dim, layout, trailing, copies)
+    for start in range(0, len(xs), MAX_TENSORS):
+        pair, pair_out = xs[start : start + MAX_TENSORS], outs[start : start + MAX_TENSORS]
+        heads = pair[0], pair_out[0], pair[-1], pair_out[-1]
+        copy_kept = rotary_dim < pair[0].shape[-1] and not _in_place(pair, pair_out)
+        shapes = tuple([(t.shape, t.stride()) for t in heads])
+        plan = _plan(shapes, len(pair), num_tokens, rotary_dim, layout, trailing, copy_kept)
         if plan.grid[0]:
-            tensors = *sides, *table, inv_freq, ids, slots
+            tensors = *heads, *table, inv_freq, ids, slots
             numbers = *gains, *plan.sizes, 0 if ids is None else ids.stride(0), *plan.strides
             launches.append(KernelLaunch(LAUNCHER, plan.grid, tensors, numbers, plan.constants))
     launch_all(launches)
 
 
 class _Plan(NamedTuple):
-    """What a launch takes from shapes alone."""
+    """Arguments of a launch that follow from shapes alone."""
 
     grid: tuple[int]
-    sizes: tuple[int, ...]
+    sizes: tuple[int, ...]  # tokens, heads of q, heads of k
     strides: tuple[int, ...]
     constants: Mapping[str, int]
 
 
 @lru_cache(maxsize=4096)
 def _plan(
-    shapes: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...],  # sizes, strides of x, out, twice
+    shapes: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...],  # sizes, strides of x, out, x, out
     num_xs: int,
     num_tokens: int,
     rotary_dim: int,
     layout: Layout,
     trailing: bool,
-    copies: bool,
+    copy_kept: bool,
 ) -> _Plan:
     for sizes, steps in shapes:
         assert steps[-1] == 1 or sizes[-1] == 1, "heads lie contiguous"
@@ -207,25 +209,25 @@ def _plan(
     if not num_tokens or not sum(heads):
         return _Plan((0,), (), (), {})
     rows = max(1, TILE_ELEMENTS // next_power_of_2(head_dim))
-    block_heads = head_blocks(heads, min(rows, MOST_HEADS))
+    block_heads = head_blocks(heads, min(rows, MAX_HEADS))
     block_tokens = rows // block_heads
     num_blocks = sum(cdiv(h, block_heads) for h in heads)
     common = unit(*shapes)
-    in_units = [[step // common for step in strides(*each)] for each in shapes]
+    unit_strides = [[step // common for step in strides(*each)] for each in shapes]
     paged = len(leading) == 2
     return _Plan(
         grid=(cdiv(num_tokens, block_tokens) * num_blocks,),
         sizes=(num_tokens, q_heads, heads[1] if num_xs == 2 else 0),
         strides=(
-            *(step for each in in_units for step in each[-2:]),
-            *((in_units[0][0], in_units[1][0]) if paged else (0, 0)),
+            *(step for each in unit_strides for step in each[-2:]),
+            *((unit_strides[0][0], unit_strides[1][0]) if paged else (0, 0)),
         ),
         constants={
             "HEAD_DIM": head_dim,
             "ROTARY_DIM": rotary_dim,
             "START": head_dim - rotary_dim if trailing else 0,
             "INTERLEAVED": layout == "interleaved",
-            "COPY_KEPT": copies,
+            "COPY_KEPT": copy_kept,
             "PAGE_SIZE": leading[1] if paged else 1,
             "UNIT": common,
             "BLOCK_TOKENS": block_tokens,

@@ -83,7 +83,7 @@ def rotary_kernel(
     out_rows = out_ptr + (out_row[:, None] + head[None, :] * out_head)[:, :, None]
     in_rows = (in_tokens[:, None] & (head < num_heads)[None, :])[:, :, None]
 
-    # x is asked for before the angles are found
+    # x is loaded before the angles are computed, which hides the latency
     pair = tl.arange(0, BLOCK_HALF)
     if INTERLEAVED:
         channel = tl.arange(0, 2 * BLOCK_HALF)[None, None, :]

@@ -9,9 +9,9 @@ from rope_core.kernels.launcher import KernelLaunch, Launcher
 from rope_core.kernels.online_softmax import exp_score, init_state, store_output
 from rope_core.kernels.work_list import (
     FIRST_MERGE,
+    FIRST_PART_ROW,
     MERGED_ROWS,
     NUM_PARTS,
-    SLOT,
     WorkList,
     find_sequence,
 )
@@ -47,12 +47,12 @@ def store_part(
 @triton.jit(
     do_not_specialize=[
         *("num_kv_heads", "group", "natural"),
-        *("has_sinks", "stride_out_token", "stride_out_head", "programs_at"),
+        *("has_sinks", "stride_out_token", "stride_out_head", "programs_offset"),
     ],
     do_not_specialize_on_alignment=["cu_seqlens_q_ptr", "work_ptr", "lse_ptr", "sinks_ptr"],
 )
 def merge_kernel(
-    part_ptr,  # [slots, Hkv, VALUE_DIM + STATISTICS] float32
+    part_ptr,  # [part rows, Hkv, VALUE_DIM + STATISTICS] float32
     cu_seqlens_q_ptr,  # [N + 1] int32
     out_ptr,  # [Tq, H, VALUE_DIM]
     lse_ptr,  # [Tq, H] float32, contiguous
@@ -64,20 +64,20 @@ def merge_kernel(
     has_sinks: tl.int32,
     stride_out_token: tl.int64,  # in units of UNIT elements
     stride_out_head: tl.int64,
-    programs_at: tl.int32,
+    programs_offset: tl.int32,
     UNIT: tl.constexpr,
     VALUE_DIM: tl.constexpr,
     BLOCK_DV: tl.constexpr,
     MERGED_ROWS: tl.constexpr,
 ):
-    """Merge the parts of some rows of a sequence and of one head of keys, in their order."""
+    """Merge the parts of MERGED_ROWS rows of a sequence for one head of keys, in their order."""
     program = tl.program_id(0)
     kv_head = (program % num_kv_heads).to(tl.int64)
     program //= num_kv_heads
-    seq, record_ptr = find_sequence(program, work_ptr, programs_at)
+    seq, record_ptr = find_sequence(program, work_ptr, programs_offset)
     first_row = (program - tl.load(record_ptr + FIRST_MERGE)) * MERGED_ROWS
     num_parts = tl.load(record_ptr + NUM_PARTS)
-    slot = tl.load(record_ptr + SLOT).to(tl.int64)
+    first_part_row = tl.load(record_ptr + FIRST_PART_ROW).to(tl.int64)
     q_start = tl.load(cu_seqlens_q_ptr + seq).to(tl.int64)
     num_rows = (tl.load(cu_seqlens_q_ptr + seq + 1) - q_start).to(tl.int32) * group
     if first_row >= num_rows:
@@ -86,7 +86,7 @@ def merge_kernel(
     in_rows = row < num_rows
     stride_row = num_kv_heads.to(tl.int64) * (VALUE_DIM + STATISTICS)
     stride_part = stride_row * num_rows
-    rows_ptr = part_ptr + kv_head * (VALUE_DIM + STATISTICS) + (slot + row) * stride_row
+    rows_ptr = part_ptr + kv_head * (VALUE_DIM + STATISTICS) + (first_part_row + row) * stride_row
 
     acc, m_i, l_i = init_state(MERGED_ROWS, BLOCK_DV)
     for start in range(0, num_parts, MERGED_PARTS):
@@ -129,16 +129,16 @@ def merge_launch(args: AttentionArgs, work: WorkList, parts: Tensor) -> KernelLa
     Args:
         args: arguments of the call.
         work: its work list.
-        parts: float32 `[slots, Hkv, Dv + 4]`.
+        parts: float32 `[part rows, Hkv, Dv + 4]`.
     """
     return KernelLaunch(
         LAUNCHER,
-        (work.merge.total * args.num_kv_heads,),
+        (work.merge.count * args.num_kv_heads,),
         (parts, args.cu_seqlens_q, *args.output, work.table),
         (
             *(args.num_kv_heads, args.group, int(args.mask is not None)),
             *args.output_numbers,
-            work.merge.at,
+            work.merge.offset,
         ),
         {
             "UNIT": args.unit,

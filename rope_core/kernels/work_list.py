@@ -21,49 +21,52 @@ from rope_core.kernels.masking import FAR
 from rope_core.kernels.tiles import cdiv
 
 FEW_ROWS = 16
-"""Up to so many rows share the smallest tile."""
+"""Up to so many rows have the smallest tile, that of the kernel "few"."""
 
 SOME_ROWS = 64
-"""Up to so many rows, and all rows of one query, are always attended to in parts of the keys."""
+"""Up to so many rows, and all rows of one query, always have their keys split into parts."""
 
 SPLIT_ROWS = 1_024
-"""Up to so many rows are attended to in parts where there are KEYS_PER_ROW keys for each."""
+"""Up to so many rows have their keys split if there are at least KEYS_PER_ROW keys for each row."""
 
 KEYS_PER_ROW = 16
 
 PART_KEYS = 512
-"""Keys of a part, for each SOME_ROWS rows: programs and partial results grow with the keys only."""
+"""Keys of a part, for each SOME_ROWS rows of it: the number of programs and the size of partial
+results grow with the keys only."""
 
 MERGED_ROWS = 4
 """Rows that a program merges."""
 
 RECORD = tl.constexpr(8)
-"""Numbers in the record of a sequence, at these places."""
+"""Numbers in the record of a sequence. The constants below are their places in it."""
 
 FIRST_PROGRAM = tl.constexpr(0)  # of its kernel's programs
 FIRST_MERGE = tl.constexpr(1)  # of the merging kernel's programs
 START = tl.constexpr(2)  # the first key that is seen
 PART_LENGTH = tl.constexpr(3)  # keys of a part
 NUM_PARTS = tl.constexpr(4)
-SLOT = tl.constexpr(5)  # its first row among partial results
+FIRST_PART_ROW = tl.constexpr(5)  # its first row among partial results
 
 
 @triton.jit
-def find_sequence(program, work_ptr, programs_at):
-    """Return the sequence of a program, int64, and where its record is."""
-    seq = tl.load(work_ptr + programs_at + program).to(tl.int64)
+def find_sequence(program, work_ptr, programs_offset):
+    """Return the sequence of a program, int64, and the address of its record."""
+    seq = tl.load(work_ptr + programs_offset + program).to(tl.int64)
     return seq, work_ptr + seq * RECORD
 
 
 class Programs(NamedTuple):
-    """Programs of a kernel, for each head of keys: one number each in the work list."""
+    """Programs of a kernel, for each head of keys. The work list names the sequence of each."""
 
-    at: int
-    total: int
+    offset: int
+    """Place of the first one's sequence in the table."""
+
+    count: int
 
 
 class WorkList(NamedTuple):
-    """Work of a call."""
+    """The programs of all kernels that a call launches."""
 
     table: Tensor
     """int32 on the device: a record for each sequence, then the sequence of each program, then
@@ -74,14 +77,14 @@ class WorkList(NamedTuple):
     prefill: Programs
     merge: Programs
 
-    slots: int
+    num_part_rows: int
     """Rows of partial results, each for all heads of keys."""
 
     def cu_seqlens(self, num_seqs: int) -> tuple[Tensor, Tensor]:
         """Return where the queries and the keys of each sequence start: `[N + 1]`."""
-        at = self.merge.at + self.merge.total
-        first, last = at + num_seqs + 1, at + 2 * num_seqs + 2
-        return self.table[at:first], self.table[first:last]
+        start_q = self.merge.offset + self.merge.count
+        start_k = start_q + num_seqs + 1
+        return self.table[start_q:start_k], self.table[start_k : start_k + num_seqs + 1]
 
 
 def work_list(
@@ -95,7 +98,7 @@ def work_list(
     chunk: int,
     device: torch.device,
 ) -> WorkList:
-    """Return the work list of a call, brought to the device in one copy.
+    """Return the work list of a call, copied to the device in one copy.
 
     Args:
         lengths_q: queries of each sequence.
@@ -108,12 +111,14 @@ def work_list(
         device: where the work list goes.
     """
     unbounded = indexed or (behind == FAR and chunk == FAR)
-    work = _on_host(tuple(lengths_q), tuple(lengths_k), group, block_m, unbounded, behind, chunk)
+    work = _build_on_host(
+        tuple(lengths_q), tuple(lengths_k), group, block_m, unbounded, behind, chunk
+    )
     return work._replace(table=work.table.to(device, non_blocking=True))
 
 
 @lru_cache(maxsize=32)
-def _on_host(
+def _build_on_host(
     lengths_q: tuple[int, ...],
     lengths_k: tuple[int, ...],
     group: int,
@@ -123,44 +128,44 @@ def _on_host(
     chunk: int,
 ) -> WorkList:
     """Return a work list whose table is on the CPU. All layers of a model have the same one."""
-    of_few, of_some, of_prefill = block_m
+    few_block, some_block, prefill_block = block_m
     records: list[int] = []
     few: list[int] = []
     some: list[int] = []
     prefill: list[int] = []
     merge: list[int] = []
-    slots = 0
+    num_part_rows = 0
     for seq, (num_queries, num_keys) in enumerate(zip(lengths_q, lengths_k, strict=True)):
         rows = num_queries * group
         start = 0 if unbounded else first_key(num_keys - num_queries, behind, chunk)
         if rows <= FEW_ROWS:
-            programs, block, part_keys = few, of_few, PART_KEYS
+            programs, block, part_keys = few, few_block, PART_KEYS
         elif (
             rows <= SOME_ROWS
             or num_queries == 1
             or (rows <= SPLIT_ROWS and num_keys - start >= rows * KEYS_PER_ROW)
         ):
-            programs, block = some, of_some
+            programs, block = some, some_block
             part_keys = PART_KEYS * cdiv(rows, SOME_ROWS)
         else:
             records += (len(prefill), 0, 0, 0, 0, 0, 0, 0)
-            prefill += [seq] * cdiv(rows, of_prefill)
+            prefill += [seq] * cdiv(rows, prefill_block)
             continue
         num_parts = cdiv(num_keys, part_keys) - start // part_keys
-        records += (len(programs), len(merge), start, part_keys, num_parts, slots, 0, 0)
+        records += (len(programs), len(merge), start, part_keys, num_parts, num_part_rows, 0, 0)
         programs += [seq] * (num_parts * cdiv(rows, block))
         merge += [seq] * cdiv(rows, MERGED_ROWS)
-        slots += num_parts * rows
+        num_part_rows += num_parts * rows
     starts = (*accumulate(lengths_q, initial=0), *accumulate(lengths_k, initial=0))
     numbers = array("i", (*records, *few, *some, *prefill, *merge, *starts))
-    at = [*accumulate(map(len, (records, few, some, prefill)))]
+    offsets = [*accumulate(map(len, (records, few, some, prefill)))]
     return WorkList(
         torch.frombuffer(numbers, dtype=torch.int32),
-        few=Programs(at[0], len(few)),
-        some=Programs(at[1], len(some)),
-        prefill=Programs(at[2], len(prefill)),
-        merge=Programs(at[3], len(merge)),
-        slots=slots,
+        few=Programs(offsets[0], len(few)),
+        some=Programs(offsets[1], len(some)),
+        prefill=Programs(offsets[2], len(prefill)),
+        merge=Programs(offsets[3], len(merge)),
+        num_part_rows=num_part_rows,
     )
 
 

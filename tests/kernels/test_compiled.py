@@ -15,9 +15,9 @@ import torch
 
 from rope_core.kernels.attention_tiles import WIDTHS, why_no_tile
 from rope_core.kernels.card import Card
+from rope_core.kernels.offline import MAX_SHARED_MEM
 from tests.conftest import ROOT
 
-SHARED_BYTES = {80: 166_912, 86: 101_376, 89: 101_376, 90: 232_448, 100: 232_448, 120: 101_376}
 SECOND_TRITON = Path(os.environ.get("ROPE_TRITON", ROOT / ".venv-triton"))
 DTYPES = torch.float32, torch.float16, torch.bfloat16
 
@@ -43,7 +43,7 @@ def test_kernels_compile_for_all_gpus_and_fit_them(folder):
     assert summary["failures"] == 0, lines
     assert summary["too_much_shared"] == 0, lines
     assert summary["spilled"] == 0, lines
-    assert {line["arch"] for line in lines} == {*SHARED_BYTES}
+    assert {line["arch"] for line in lines} == {*MAX_SHARED_MEM}
     for line in lines:
         if line["kernel"] != "merge":
             assert line["copies_16"], f"keys are not copied 16 bytes at a time: {line}"
@@ -58,10 +58,10 @@ def test_calls_of_one_model_compile_no_more_than_the_list():
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("arch", SHARED_BYTES)
+@pytest.mark.parametrize("arch", MAX_SHARED_MEM)
 def test_every_width_of_the_list_has_tiles_on_every_card(arch, dtype):
     for widths in [*((width, width) for width in WIDTHS), (192, 128)]:
-        assert why_no_tile(Card(arch, SHARED_BYTES[arch]), dtype, *widths) is None
+        assert why_no_tile(Card(arch, MAX_SHARED_MEM[arch]), dtype, *widths) is None
 
 
 @pytest.mark.parametrize(

@@ -132,7 +132,7 @@ def test_the_check_is_a_few_launches_without_a_host_read(monkeypatch):
 
 def test_cudnn_is_for_shapes_that_come_again(operators):
     asked, other = work(return_lse=False), work(length=48, return_lse=False)
-    for _ in range(plans.SIGHTS):
+    for _ in range(plans.CALLS_BEFORE_PLAN):
         assert run(asked) is None
         assert run(other) is None
     assert run(asked) is not None
@@ -149,9 +149,9 @@ def test_what_comes_again_is_seen_by_all_that_a_plan_is_made_for(operators):
         work(return_lse=False, dtype=torch.float16),
         replace(dense, k=dense.q, v=dense.q),
     )
-    assert how_often_declined(dense) == plans.SIGHTS
+    assert how_often_declined(dense) == plans.CALLS_BEFORE_PLAN
     for asked in changed:
-        assert how_often_declined(asked) == plans.SIGHTS
+        assert how_often_declined(asked) == plans.CALLS_BEFORE_PLAN
     assert how_often_declined(replace(dense, q=dense.q + 1)) == 0, "values do not matter"
 
 
@@ -161,9 +161,9 @@ def test_cudnn_is_named_from_the_first_time_on(operators):
 
 
 def test_cudnn_gets_a_bounded_number_of_plans(operators, monkeypatch):
-    monkeypatch.setattr(plans, "MOST_SHAPES", 2)
+    monkeypatch.setattr(plans, "MAX_SHAPES", 2)
     for length in (40, 48):
-        assert how_often_declined(work(length=length, return_lse=False)) == plans.SIGHTS
+        assert how_often_declined(work(length=length, return_lse=False)) == plans.CALLS_BEFORE_PLAN
     third = work(length=56, return_lse=False)
     assert how_often_declined(third) == 20
     assert "plans for" in sdpa_cuda.why_not(third, named=True)
@@ -190,7 +190,7 @@ def test_before_hopper_flash_answers_the_log_sum_exp_from_the_first_time_on(oper
 @pytest.mark.parametrize("capability", [HOPPER, BLACKWELL])
 def test_from_hopper_on_flash_is_never_called(operators, capability, monkeypatch):
     operators.capability = capability
-    assert how_often_declined(work()) == plans.SIGHTS
+    assert how_often_declined(work()) == plans.CALLS_BEFORE_PLAN
     assert set(operators.called) == {"cudnn"}
     monkeypatch.setattr(sdpa_cuda, "can_use_cudnn_attention", lambda params: False)
     assert "neither" in sdpa_cuda.why_not(work(), named=True)
@@ -198,7 +198,7 @@ def test_from_hopper_on_flash_is_never_called(operators, capability, monkeypatch
 
 def test_the_log_sum_exp_of_cudnn_is_tried_out_once(operators):
     operators.capability = HOPPER
-    assert how_often_declined(work()) == plans.SIGHTS
+    assert how_often_declined(work()) == plans.CALLS_BEFORE_PLAN
     assert operators.called == ["cudnn"] * 2, "once for the trial"
     assert run(work()) is not None
     assert operators.called == ["cudnn"] * 3
@@ -236,7 +236,7 @@ def test_what_it_declines():
         (work(out_dtype=torch.float32), "float32"),
         (replace(work(), lengths=([40], [40])), "packed"),
         (replace(work(), v=work().v[..., :8]), "as wide"),
-        (work(length=0), "nothing is asked"),
+        (work(length=0), "there are no queries"),
     ):
         assert text in sdpa_cuda.why_not(asked, named=True)
         assert text in sdpa_cuda.why_not(asked, named=False)
