@@ -1,4 +1,16 @@
-"""Attention over packed sequences, whose keys and values may lie in pages."""
+"""Attention over packed sequences, whose keys and values may lie in pages.
+
+A kernel is compiled for each of these, and for nothing else: numbers of tokens, sequences and
+heads, the ratio of heads, strides, scale, windows, chunks, sinks and positions are arguments.
+
+- prefill: dtype of q, k and v; their two widths; no mask, booleans, or numbers that are added;
+  positions in tensors or not; soft-cap or not; out in the dtype of q or in float32.
+- decode of few rows, and of some: as prefill, without the dtype of out.
+- merge: width of v; dtype of out.
+
+Each once more for packed keys and for each size of pages, and for rows that do not start at
+multiples of 16 bytes, which packed heads of the widths in `attention_tiles.WIDTHS` always do.
+"""
 
 from collections.abc import Sequence
 
@@ -14,6 +26,14 @@ from rope_core.kernels.masking import FAR
 from rope_core.kernels.prefill import prefill_launch
 from rope_core.kernels.split_kv import STATISTICS, merge_launch
 from rope_core.kernels.work_list import work_list
+
+
+def variants(dtype: torch.dtype) -> int:
+    """Return how many kernels all calls of one model can need, whose keys are packed."""
+    of_out = 1 if dtype == torch.float32 else 2
+    of_scores = 3 * 2 * 2  # masks, positions in tensors, soft-cap
+    of_decode = 2 * of_scores
+    return of_scores * of_out + of_decode + of_out
 
 
 def attend(
@@ -72,6 +92,9 @@ def attend(
             block_table[sequence, j // page_size].
         tiles: how kernels are cut; as usual where None.
 
+    Memory: up to 4 Hkv (Dv + 4) (keys / 8 + 2 rows) bytes of partial results for each sequence
+    whose keys are split, where rows are its queries times H / Hkv; see `work_list` for which.
+
     Raises:
         ValueError: no tiles of the table fit the card: see `attention_tiles.why_no_tile`.
         KernelNotBuilt: a kernel is missing and is being built elsewhere; nothing is launched.
@@ -83,12 +106,12 @@ def attend(
     behind = FAR if window is None else bound(window) - 1
     ahead = bound(window_ahead) if window is not None else 0 if causal else FAR
     card, widest = card_of(q.device), max(q.shape[-1], v.shape[-1])
-    paged = block_table is not None
+    layout = "masked" if mask is not None else "packed" if block_table is None else "paged"
     if tiles is None:
-        few, some, prefill = usual_tiles(card, q.dtype, widest, paged)
+        few, some, prefill = usual_tiles(card, q.dtype, widest, layout)
     else:
         few, some, prefill = (
-            tile_of(kernel, card, q.dtype, widest, paged, tiles)
+            tile_of(kernel, card, q.dtype, widest, layout, tiles)
             for kernel in ("few", "some", "prefill")
         )
     if few is None or some is None or prefill is None:

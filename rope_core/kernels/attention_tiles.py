@@ -1,11 +1,13 @@
 """How the kernels of attention are cut, by the card, the dtype and the width of heads alone.
 
-A choice never depends on the batch, so that the bits of an answer do not either.
+A choice never depends on the batch, so that the bits of an answer do not either. Tiles of a mask
+take registers and shared memory as those of keys do, so that calls with a mask have smaller tiles.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import product
 from typing import Any
 
 import torch
@@ -45,19 +47,21 @@ Fits = Mapping[int, Tile]
 """Tiles by the least shared memory of the cards that they are compiled for and fit."""
 
 TileTable = Mapping[tuple[str, str, str, int], Fits]
-"""By kernel (prefill, few, some), dtype (half, float32), layout (packed, paged), padded width."""
+"""By kernel (prefill, few, some), dtype (half, float32), layout (packed, paged, masked), width."""
 
 
-def _packed_and_paged(kernel: str, dtype: str, by_width: Mapping[int, Fits]) -> dict[Any, Fits]:
+def _by_layout(
+    kernel: str, dtype: str, plain: Mapping[int, Fits], masked: Mapping[int, Fits]
+) -> Any:
     return {
         (kernel, dtype, layout, width): fits
-        for layout in ("packed", "paged")
+        for layout, by_width in (("packed", plain), ("paged", plain), ("masked", masked))
         for width, fits in by_width.items()
     }
 
 
 TILES: TileTable = {
-    **_packed_and_paged(
+    **_by_layout(
         "prefill",
         "half",
         {
@@ -65,8 +69,13 @@ TILES: TileTable = {
             128: {ADA: Tile(128, 64, 8, 3)},
             256: {ADA: Tile(64, 32, 8, 2), AMPERE: Tile(64, 64, 8, 2)},
         },
+        {
+            64: {ADA: Tile(64, 64, 8, 2)},
+            128: {ADA: Tile(64, 32, 8, 2)},
+            256: {ADA: Tile(64, 32, 8, 2)},
+        },
     ),
-    **_packed_and_paged(
+    **_by_layout(
         "few",
         "half",
         {
@@ -74,8 +83,13 @@ TILES: TileTable = {
             128: {ADA: Tile(16, 64, 4, 3)},
             256: {ADA: Tile(16, 32, 8, 3)},
         },
+        {
+            64: {ADA: Tile(16, 64, 4, 3)},
+            128: {ADA: Tile(16, 64, 4, 2)},
+            256: {ADA: Tile(16, 16, 8, 2)},
+        },
     ),
-    **_packed_and_paged(
+    **_by_layout(
         "some",
         "half",
         {
@@ -83,8 +97,13 @@ TILES: TileTable = {
             128: {ADA: Tile(64, 64, 4, 3)},
             256: {ADA: Tile(64, 32, 8, 2), AMPERE: Tile(64, 32, 8, 3)},
         },
+        {
+            64: {ADA: Tile(64, 32, 4, 2)},
+            128: {ADA: Tile(64, 32, 8, 2)},
+            256: {ADA: Tile(64, 32, 8, 2)},
+        },
     ),
-    **_packed_and_paged(
+    **_by_layout(
         "prefill",
         "float32",
         {
@@ -92,8 +111,13 @@ TILES: TileTable = {
             128: {ADA: Tile(32, 16, 8, 2)},
             256: {ADA: Tile(16, 32, 8, 2)},
         },
+        {
+            64: {ADA: Tile(32, 32, 8, 2)},
+            128: {ADA: Tile(32, 16, 8, 2)},
+            256: {ADA: Tile(16, 16, 8, 2)},
+        },
     ),
-    **_packed_and_paged(
+    **_by_layout(
         "few",
         "float32",
         {
@@ -101,12 +125,22 @@ TILES: TileTable = {
             128: {ADA: Tile(16, 16, 8, 2)},
             256: {ADA: Tile(16, 16, 8, 2)},
         },
+        {
+            64: {ADA: Tile(16, 32, 8, 2)},
+            128: {ADA: Tile(16, 16, 8, 2)},
+            256: {ADA: Tile(16, 16, 8, 2)},
+        },
     ),
-    **_packed_and_paged(
+    **_by_layout(
         "some",
         "float32",
         {
             64: {ADA: Tile(64, 32, 8, 2)},
+            128: {ADA: Tile(32, 16, 8, 2)},
+            256: {ADA: Tile(16, 16, 8, 2)},
+        },
+        {
+            64: {ADA: Tile(32, 32, 8, 2)},
             128: {ADA: Tile(32, 16, 8, 2)},
             256: {ADA: Tile(16, 16, 8, 2)},
         },
@@ -115,7 +149,7 @@ TILES: TileTable = {
 
 
 def tile_of(
-    kernel: str, card: Card, dtype: torch.dtype, width: int, paged: bool, tiles: TileTable = TILES
+    kernel: str, card: Card, dtype: torch.dtype, width: int, layout: str, tiles: TileTable = TILES
 ) -> Tile | None:
     """Return the tile of a kernel: of those that fit the card, the one for the most memory.
 
@@ -124,20 +158,20 @@ def tile_of(
         card: where it runs.
         dtype: of q.
         width: of keys or of values, whichever are wider.
-        paged: keys lie in pages.
+        layout: masked where there is a mask, else paged where keys lie in pages, else packed.
         tiles: the table.
     """
     kind = "float32" if dtype == torch.float32 else "half"
-    fits = tiles.get((kernel, kind, "paged" if paged else "packed", max(64, block_of(width))), {})
+    fits = tiles.get((kernel, kind, layout, max(64, block_of(width))), {})
     least = max((least for least in fits if least <= card.shared_bytes), default=None)
     return None if least is None else fits[least]
 
 
 @lru_cache
-def usual_tiles(card: Card, dtype: torch.dtype, width: int, paged: bool) -> tuple[Tile | None, ...]:
+def usual_tiles(card: Card, dtype: torch.dtype, width: int, layout: str) -> tuple[Tile | None, ...]:
     """Return the tiles of few, some and prefill by the usual table, as `tile_of` does."""
     return tuple(
-        tile_of(kernel, card, dtype, width, paged) for kernel in ("few", "some", "prefill")
+        tile_of(kernel, card, dtype, width, layout) for kernel in ("few", "some", "prefill")
     )
 
 
@@ -148,8 +182,8 @@ def why_no_tile(card: Card, dtype: torch.dtype, head_dim: int, value_dim: int) -
         return f"the GPU is older than compute capability {OLDEST_ARCH / 10}"
     if (head_dim, value_dim) != MLA_WIDTHS and (head_dim != value_dim or head_dim not in WIDTHS):
         return f"there are no kernels for heads of width {head_dim} and values of {value_dim}"
-    for kernel in ("prefill", "few", "some"):
-        if tile_of(kernel, card, dtype, max(head_dim, value_dim), paged=False) is None:
+    for kernel, layout in product(("prefill", "few", "some"), ("packed", "paged", "masked")):
+        if tile_of(kernel, card, dtype, max(head_dim, value_dim), layout) is None:
             return f"heads of width {head_dim} in {dtype} do not fit the shared memory of the GPU"
     return None
 

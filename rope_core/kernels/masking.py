@@ -12,7 +12,7 @@ import triton.language as tl
 FAR = 2**62
 """Value of `behind`, `ahead` and `chunk` where nothing is hidden. Real bounds are smaller."""
 
-NO_CHUNK = tl.constexpr(FAR)
+NO_BOUND = tl.constexpr(FAR)
 LOWEST = tl.constexpr(-(2**63))
 HIGHEST = tl.constexpr(2**63 - 1)
 
@@ -27,9 +27,9 @@ def key_range(position, behind, ahead, chunk):
     ahead = ahead.to(tl.int64)
     chunk = chunk.to(tl.int64)
     at = position.to(tl.int64)
-    first = tl.maximum(at, LOWEST + behind) - behind
-    last = tl.minimum(at, HIGHEST - ahead) + ahead
-    if chunk < NO_CHUNK:
+    first = tl.where(behind < NO_BOUND, tl.maximum(at, LOWEST + behind) - behind, LOWEST)
+    last = tl.where(ahead < NO_BOUND, tl.minimum(at, HIGHEST - ahead) + ahead, HIGHEST)
+    if chunk < NO_BOUND:
         length = chunk
         if position.dtype == tl.int32:
             # a division in 64 bits is a call; chunks beyond 2**31 keys hide no key of 32 bits
@@ -38,7 +38,7 @@ def key_range(position, behind, ahead, chunk):
         before = tl.maximum(start, LOWEST + chunk) - chunk
         start = tl.where(start > at, before, start)
         first = tl.maximum(first, start)
-        last = tl.minimum(last, tl.minimum(start, HIGHEST - chunk) + (chunk - 1))
+        last = tl.minimum(last, tl.minimum(start, HIGHEST - (chunk - 1)) + (chunk - 1))
     return first, last
 
 

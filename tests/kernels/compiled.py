@@ -2,11 +2,13 @@
 
     python -m tests.kernels.compiled few      # what the suite checks
     python -m tests.kernels.compiled all 8    # the whole table, by 8 processes
+    python -m tests.kernels.compiled variants # what many calls of a model would compile
 
 Prints one line of JSON for each kernel, what it takes of a multiprocessor, and a summary.
 """
 
 import json
+import random
 import re
 import subprocess
 import sys
@@ -123,6 +125,16 @@ def build(launch):
     )
 
 
+def key(launch):
+    """Return what Triton compiles for, without doing so."""
+    *_, binder = launch.kernel.device_caches[driver.active.get_current_device()]
+    options = {"num_warps": launch.num_warps, "num_stages": launch.num_stages}
+    _, specialization, options = binder(
+        *launch.tensors, *launch.numbers, **launch.constants, debug=False, **options
+    )
+    return launch.kernel.fn.__name__, str(specialization), str(options)
+
+
 def used(compiled):
     """Return registers of a thread, its bytes of stack, and shared bytes of a block."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
@@ -141,6 +153,15 @@ def used(compiled):
         "mma": ptx.count("mma.sync"),
         "copies_16": ptx.count("cp.async.cg"),
     }
+
+
+def allowed_stack(line):
+    """Return bytes of stack that a thread may use.
+
+    Float32 has no matrix unit: a head of 256 takes all registers, and a few numbers wait in memory
+    outside the loops over keys.
+    """
+    return 128 if line["dtype"] == str(FLOAT32) and line["width"] > 128 else 0
 
 
 def compile_case(case):
@@ -209,7 +230,44 @@ FEW = [
 """What stands for the whole table in the suite."""
 
 
+def variants(dtype, calls=2_000):
+    """Return how many kernels random calls of one model need, and how many they may need."""
+    draw = random.Random(0)
+    far = None, 1, 16, 17, 4_096, 2**31, 2**40, 2**63 - 1
+    found = set()
+    for _ in range(calls):
+        num_seqs = draw.choice((1, 2, 3, 16, 17))
+        case = Case(
+            90,
+            *("prefill", dtype, 128, 128),
+            mask=draw.choice((None, torch.bool, HALF, BF16, FLOAT32)),
+            indexed=draw.random() < 0.5,
+            softcap=draw.choice((None, 1.0, 30.0)),
+            out_float32=draw.random() < 0.5,
+            group=draw.choice((1, 2, 4, 7, 16)),
+        )
+        causal = draw.random() < 0.5
+        lengths = [[draw.choice((0, 1, 2, 16, 33, 400)) for _ in range(num_seqs)] for _ in range(2)]
+        lengths[0][0] = max(1, lengths[0][0])
+        called = launches(
+            case,
+            *lengths,
+            scale=draw.choice((1.0, 0.1, -2.0, 16)),
+            causal=causal,
+            window=draw.choice(far),
+            window_ahead=0 if causal else draw.choice(far[1:]),
+            chunk=draw.choice(far),
+            sinks=draw.choice((None, empty(2 * case.group, dtype=dtype))),
+        )
+        found |= {*map(key, called)}
+    return {"dtype": str(dtype), "found": len(found), "allowed": attention.variants(dtype)}
+
+
 def main(which="few", processes="1"):
+    if which == "variants":
+        for dtype in (BF16, FLOAT32):
+            print(json.dumps(variants(dtype)))
+        return
     cases = {"few": FEW, "all": whole_table() + candidates()}[which]
     begun = time.monotonic()
     with ProcessPoolExecutor(int(processes), get_context("spawn")) as pool:
@@ -218,12 +276,14 @@ def main(which="few", processes="1"):
             print(json.dumps(line), flush=True)
             lines.append(line)
     built = [line for line in lines if "failure" not in line]
+    spilled = [each for each in built if each["stack"] > allowed_stack(each)]
     summary = {
         "triton": triton.__version__,
         "compiled": len(built),
         "failures": len(lines) - len(built),
         "seconds": round(time.monotonic() - begun),
         "too_much_shared": sum(e["shared"] > SHARED_BYTES[e["arch"]] for e in built),
+        "spilled": len(spilled),
         "worst_stack": max(built, key=lambda each: each["stack"], default=None),
         "worst_shared": max(built, key=lambda each: each["shared"], default=None),
     }

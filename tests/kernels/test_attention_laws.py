@@ -182,3 +182,128 @@ def test_sequences_are_along_the_axis_of_a_grid_that_is_long(monkeypatch):
     found = launches(monkeypatch, lengths, lengths)
     assert len(found) == 3
     assert {len(each.grid) for each in found.values()} == {1}
+
+
+def parts_of(launch, lengths_k):
+    """Return sequence, tile of rows and keys of each program of a head, as decode finds them."""
+    work, at = launch.tensors[-1].tolist(), launch.numbers[-1]
+    programs = work[at : at + launch.grid[0] // launch.numbers[0]]
+    for program, seq in enumerate(programs):
+        first, _, start, length, num_parts, slot = work[seq * 8 : seq * 8 + 6]
+        tiles = (len(programs) - programs[::-1].index(seq) - first) // num_parts
+        part, tile = divmod(program - first, tiles)
+        keys = (start // length + part) * length
+        yield seq, tile, slot, max(start, keys), min(lengths_k[seq], keys + length)
+
+
+def test_decode_launches_no_empty_programs(monkeypatch):
+    lengths = [1] * 64, [1_000] * 63 + [128_000]
+    found = launches(monkeypatch, *lengths, heads=8, kv_heads=2)
+    assert {*found} == {"decode_kernel of 16", "merge_kernel of None"}
+    decode = found["decode_kernel of 16"]
+    assert decode.grid == (2 * (63 * 2 + 250),)
+    assert found["merge_kernel of None"].grid == (2 * 64,)
+    each = [*parts_of(decode, lengths[1])]
+    assert len({*each}) == len(each)
+    for seq, num_keys in enumerate(lengths[1]):
+        keys = sorted((start, end) for of, _, _, start, end in each if of == seq)
+        ends = [0, *(end for _, end in keys)]
+        assert ends == [*(start for start, _ in keys), num_keys], "no key twice, none left out"
+
+
+@pytest.mark.parametrize(
+    ("config", "parts"),
+    [
+        (AttentionConfig(window=600), 2),
+        (AttentionConfig(window=1), 1),
+        (AttentionConfig(chunk=1_500), 3),
+        (AttentionConfig(causal=False, window=2**31 - 1), 20),
+    ],
+)
+def test_keys_that_are_not_seen_have_no_programs(monkeypatch, config, parts):
+    (decode,) = (
+        each
+        for name, each in launches(monkeypatch, [1], [10_000], config).items()
+        if name.startswith("decode")
+    )
+    assert decode.grid == (parts,)
+
+
+@pytest.mark.parametrize(("num_queries", "num_keys"), [(16, 65_536), (17, 65_536), (256, 65_536)])
+def test_appends_to_many_keys_fill_the_gpu(monkeypatch, num_queries, num_keys):
+    found = launches(monkeypatch, [num_queries], [num_keys], heads=32, kv_heads=8)
+    assert {*found} == {"decode_kernel of 64", "merge_kernel of None"}
+    programs = found["decode_kernel of 64"].grid[0]
+    assert 8 * 128 <= programs <= 8 * 256, "about as many, however many rows there are"
+
+
+def test_appends_of_more_rows_are_split_by_their_own_lengths(monkeypatch):
+    found = launches(monkeypatch, [32, 33, 512, 513], [1_024, 1_000, 16_384, 65_536])
+    (prefill,) = (each for name, each in found.items() if name.startswith("prefill"))
+    work, at = prefill.tensors[-1].tolist(), prefill.numbers[-1]
+    assert {*work[at : at + prefill.grid[0]]} == {1, 3}, "too few keys for each row; too many rows"
+
+
+def test_partial_results_take_bounded_memory(monkeypatch):
+    for num_queries, num_keys in ((1, 1), (1, 100_000), (32, 100_000), (512, 16_384), (512, 10**6)):
+        found = launches(monkeypatch, [num_queries], [num_keys], heads=4, kv_heads=2)
+        partial = found["merge_kernel of None"].tensors[0]
+        rows = num_queries * 2
+        assert partial.numel() <= 2 * (16 + 4) * (num_keys / 8 + 2 * rows)
+
+
+def test_an_append_in_parts_is_near_the_reference_and_has_its_bits_in_any_batch():
+    lengths = [18, 1, 40, 35], [1_300, 3, 50, 1_200]
+    q, k, v = packed(*lengths)
+    config = AttentionConfig(window=1_250, softcap=3.0)
+    together = run(q, k, v, *lengths, config)
+    out, lse = expect(q, k, v, config, *map(ends, lengths))
+    assert off(together[0], out) <= ATTEND_BAR[torch.float32]
+    assert lse_off(together[1], lse) <= LSE_BAR[torch.float32]
+    alone = run(q[:18], k[:1_300], v[:1_300], [18], [1_300], config)
+    assert all(map(torch.equal, alone, (x[:18] for x in together)))
+
+
+FARTHEST = 2**31 - 1  # that a config takes
+
+
+def test_bounds_beyond_all_keys_hide_nothing():
+    q, k, v = packed(*MIXED)
+    expected = run(q, k, v, *MIXED, AttentionConfig(causal=False))
+    config = AttentionConfig(causal=False, window=FARTHEST, window_ahead=FARTHEST)
+    assert all(map(torch.equal, run(q, k, v, *MIXED, config), expected))
+
+
+def test_the_longest_chunk_hides_what_is_before_the_first_key_only():
+    lengths = [3, 45], [9, 40]
+    q, k, v = packed(*lengths)
+    expected = run(q, k, v, *lengths, AttentionConfig(causal=False))
+    answer = run(q, k, v, *lengths, AttentionConfig(causal=False, chunk=FARTHEST))
+    assert not answer[0][3:8].any(), "the first five of these queries are at negative positions"
+    seen = [0, 1, 2, *range(8, 48)]
+    assert off(answer[0][seen], expected[0][seen].double()) <= 1e-6
+    assert lse_off(answer[1][seen], expected[1][seen].double()) <= 1e-6
+
+
+@pytest.mark.parametrize("num_queries", [1, 40])
+def test_positions_at_the_ends_of_int64_do_not_overflow(num_queries):
+    q, k, v = packed([num_queries], [3])
+    last = 2**63 - 1
+    at = torch.tensor([-(2**63), 0, last])
+    seen = {
+        (-(2**63), AttentionConfig(window=5)): [0],
+        (last, AttentionConfig(window=5)): [2],
+        (-(2**63), AttentionConfig(causal=False, window=5, window_ahead=FARTHEST)): [0],
+        (last, AttentionConfig(causal=False, window=FARTHEST, window_ahead=3)): [2],
+        (last, AttentionConfig(chunk=2**20)): [2],
+        (-(2**63), AttentionConfig(causal=False, chunk=3)): [0],
+        (last, AttentionConfig()): [0, 1, 2],
+    }
+    for (position, config), keys in seen.items():
+        index = {"q_index": torch.full((num_queries,), position), "k_index": at}
+        out, lse = run(q, k, v, [num_queries], [3], config, **index)
+        few = [num_queries], [len(keys)]
+        see_all = AttentionConfig(causal=False)
+        expected = run(q, k[keys], v[keys], *few, see_all)
+        assert off(out, expected[0].double()) <= 1e-6, (position, config)
+        assert lse_off(lse, expected[1].double()) <= 1e-6
