@@ -76,7 +76,7 @@ def test_no_tokens_do_not_end_the_process():
 def test_queries_without_keys_answer_0_and_minus_infinity(
     backend, num_queries, num_keys, lead, config, dtype
 ):
-    q, k, v = qkv((*lead, num_queries, 4, 8), (*lead, num_keys, 2, 8), dtype=dtype)
+    q, k, v = qkv((*lead, num_queries, 4, 16), (*lead, num_keys, 2, 16), dtype=dtype)
     out, lse = run(backend, q, k, v, config)
     assert torch.equal(out, torch.zeros_like(q))
     assert torch.equal(lse, torch.full(q.shape[:-1], -math.inf))
@@ -94,7 +94,7 @@ def test_a_batch_of_nothing():
 
 @pytest.mark.parametrize("given", [{}, {"window": 2}, {"softcap": 1.0}], ids=str)
 def test_a_query_that_sees_no_key_answers_0_and_minus_infinity(backend, given, dtype):
-    q, k, v = qkv((7, 4, 8), (3, 2, 8), dtype=dtype)
+    q, k, v = qkv((7, 4, 16), (3, 2, 16), dtype=dtype)
     out, lse = run(backend, q, k, v, AttentionConfig(**given))
     assert torch.equal(out[:4], torch.zeros_like(out[:4]))
     assert torch.equal(lse[:4], torch.full((4, 4), -math.inf))
@@ -143,7 +143,7 @@ hidden_cases = pytest.mark.parametrize("case", HIDDEN.values(), ids=HIDDEN)
 def test_what_a_hidden_key_or_value_holds_reaches_no_output(attention, case, where, bad, dtype):
     num_queries, num_keys, at, given = case
     config = AttentionConfig(**given)
-    q, k, v = qkv((num_queries, 4, 8), (num_keys, 2, 8), dtype=dtype)
+    q, k, v = qkv((num_queries, 4, 16), (num_keys, 2, 16), dtype=dtype)
     q = q.abs()  # so that the products with the largest number are infinite, not NaN
     clean_out, clean_lse = attention(q, k, v, config)
     (k if where == "k" else v)[at] = torch.finfo(dtype).max if bad == "largest" else bad
@@ -159,7 +159,7 @@ def test_what_a_hidden_key_or_value_holds_reaches_no_output(attention, case, whe
 def test_a_nan_that_is_seen_is_not_lost(attention, case, where, dtype):
     num_queries, num_keys, at, given = case
     config = AttentionConfig(**given)
-    q, k, v = qkv((num_queries, 4, 8), (num_keys, 2, 8), dtype=dtype)
+    q, k, v = qkv((num_queries, 4, 16), (num_keys, 2, 16), dtype=dtype)
     (k if where == "k" else v)[at, 0, 3] = math.nan  # that of heads 0 and 1
     out, lse = attention(q, k, v, config)
     sees = visible(num_queries, num_keys, config)[:, at]
@@ -170,7 +170,7 @@ def test_a_nan_that_is_seen_is_not_lost(attention, case, where, dtype):
 
 
 def test_a_nan_stays_in_its_sequence_and_in_its_query(attention, dtype):
-    q, k, v = qkv((3, 5, 4, 8), (3, 5, 2, 8), dtype=dtype)
+    q, k, v = qkv((3, 5, 4, 16), (3, 5, 2, 16), dtype=dtype)
     for config in (AttentionConfig(), AttentionConfig(causal=False)):
         clean, _ = attention(q, k, v, config)
         for tensor in (q, k, v):

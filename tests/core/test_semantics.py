@@ -73,17 +73,17 @@ def test_the_error_of_a_score_does_not_grow_with_the_width(width):
 
 @every_ask
 @pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
-@pytest.mark.parametrize("width", [16, 40, 128])
-def test_half_precision(backend, width, dtype, given, others):
-    for value_dim in (width, width - 8):
-        tensors = qkv((5, 6, width), (9, 2, width), value_dim=value_dim, dtype=dtype)
-        check(backend, tensors, given, others, dtype)
+@pytest.mark.parametrize("width", [16, 48, 128])
+@pytest.mark.parametrize("narrower", [0, 8])
+def test_half_precision(backend, width, narrower, dtype, given, others):
+    tensors = qkv((5, 6, width), (9, 2, width), value_dim=width - narrower, dtype=dtype)
+    check(backend, tensors, given, others, dtype)
 
 
 @every_ask
 @pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
 def test_half_precision_answered_in_float32_is_never_rounded_to_it(backend, dtype, given, others):
-    tensors = qkv((5, 6, 40), (9, 2, 40), dtype=dtype)
+    tensors = qkv((5, 6, 48), (9, 2, 48), dtype=dtype)
     check(backend, tensors, given, others, dtype, torch.float32)
 
 
@@ -96,7 +96,7 @@ PASTS = [(1, 700), (3, 700), (9, 700), (40, 700), (60, 1_100)]
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(("num_queries", "num_keys"), PASTS)
 def test_a_long_past(backend, num_queries, num_keys, dtype, out_dtype, given):
-    tensors = qkv((2, num_queries, 6, 24), (2, num_keys, 2, 24), dtype=dtype)
+    tensors = qkv((2, num_queries, 6, 32), (2, num_keys, 2, 32), dtype=dtype)
     check(backend, tensors, given, {}, dtype, out_dtype)
     check(backend, tensors, given, {"sinks": True}, dtype, out_dtype)
     flat = tuple(x.flatten(0, 1) for x in tensors)
@@ -106,7 +106,7 @@ def test_a_long_past(backend, num_queries, num_keys, dtype, out_dtype, given):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_caches_that_keep_heads_together(backend, dtype):
-    q, k, v = qkv((2, 1, 6, 24), (2, 300, 2, 24), dtype=dtype)
+    q, k, v = qkv((2, 1, 6, 32), (2, 300, 2, 32), dtype=dtype)
     k, v = (x.transpose(1, 2).contiguous().transpose(1, 2) for x in (k, v))
     for out_dtype in (None, torch.float32):
         check(backend, (q, k, v), {}, {}, dtype, out_dtype)
