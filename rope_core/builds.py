@@ -1,8 +1,8 @@
-"""When a missing kernel is built: at once, or by another thread while the call is done differently.
+"""Build missing kernels: at once in a library call, deferred in a server.
 
-Building a kernel takes seconds. A library call builds what it misses and goes on. A server cannot
-wait: within `deferred_builds` a call that misses a kernel hands the build to the server and raises
-`KernelNotBuilt`, before anything is launched.
+Building a kernel takes seconds. A library call builds the kernels it misses and goes on. A server
+cannot wait: within `deferred_builds`, a call that misses kernels hands their builds over and raises
+`KernelNotBuilt` before it launches anything.
 """
 
 from collections.abc import Callable, Hashable, Iterator, Mapping
@@ -12,7 +12,7 @@ from contextvars import ContextVar
 from rope_core.errors import KernelNotBuilt
 
 Build = Callable[[], None]
-"""Builds one kernel variant and loads it onto the device. May be called in any thread."""
+"""Builds one kernel variant and loads it onto the device. Thread-safe."""
 
 StartBuild = Callable[[Hashable, Build], None]
 """Takes the key of a kernel variant and its build. The same key may come again: build it once."""
@@ -22,7 +22,7 @@ _start_build: ContextVar[StartBuild | None] = ContextVar("start_build", default=
 
 @contextmanager
 def deferred_builds(start_build: StartBuild) -> Iterator[None]:
-    """Hand the builds of this thread to `start_build` within the block, instead of waiting."""
+    """Within the block, hand builds that this thread's calls need to `start_build`."""
     token = _start_build.set(start_build)
     try:
         yield
@@ -31,10 +31,10 @@ def deferred_builds(start_build: StartBuild) -> Iterator[None]:
 
 
 def ensure_built(missing: Mapping[Hashable, Build]) -> None:
-    """Build all kernel variants that a call misses, by their keys.
+    """Build the kernel variants that a call misses.
 
     Raises:
-        KernelNotBuilt: within `deferred_builds`, where any is missing; all of them are handed over.
+        KernelNotBuilt: within `deferred_builds` if any is missing; all are handed over before.
     """
     start_build = _start_build.get()
     for key, build in missing.items():

@@ -51,10 +51,10 @@ from service.warm_up_calls import rare_calls, usual_calls
 log = logging.getLogger("rope.app")
 
 STAGING_THREADS = 4
-"""Threads of torch on the CPU beside a GPU, for which the CPU only copies.
+"""Threads of torch on the CPU where a GPU computes, and the CPU only copies.
 
-OpenMP makes a team of them for each thread that calls torch: of all cores of a large host, they
-would exceed the limit of processes of a container, at which OpenMP ends the process.
+OpenMP makes a team of threads for each thread that calls torch. Teams of all cores of a large host
+would exceed the pid limit of a container, and OpenMP then ends the process.
 """
 
 

@@ -101,7 +101,7 @@ class Engine:
     def run(self, jobs: Sequence[Job]) -> Run[Result | KernelNotBuilt]:
         """Run jobs of one batch key as one.
 
-        Jobs that name a backend whose kernel is not built yet have KernelNotBuilt for a result.
+        The result is KernelNotBuilt for a job that names a backend whose kernel is not built yet.
 
         Raises:
             DeviceFull, DeviceLost: it cannot.

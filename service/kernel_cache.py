@@ -5,7 +5,7 @@ Triton imports this module by the variable TRITON_CACHE_MANAGER, which `service.
 - Kernels that the image brings are read from `PREBUILT`, where they lie read-only and executable;
   the cache's own folder, TRITON_CACHE_DIR, may be mounted noexec.
 - Before a kernel is compiled, the oldest kernels make room for it.
-- What cannot be written to TRITON_CACHE_DIR goes to a temporary folder of this process.
+- Files that cannot be written to TRITON_CACHE_DIR go to a temporary folder of this process.
 """
 
 import functools
@@ -22,13 +22,14 @@ from triton.runtime.cache import FileCacheManager
 log = logging.getLogger("rope.kernel_cache")
 
 PREBUILT = Path(sys.prefix) / "triton"
-"""Where the image has its kernels, by key. Missing outside of the image."""
+"""Prebuilt kernels of the image, by key. Does not exist outside of the image."""
 
 MIN_FREE_BYTES = 16 * 2**20
-"""Room for one build: Triton's files, and its assembler's in the temporary folder."""
+"""Enough for one build: Triton's files, and the temporary files of its assembler."""
 
-DROPPED = {".source", ".ttir", ".ttgir", ".llir", ".ptx"}
-"""Stages of a compilation that are stored empty: most of the bytes, and no load needs them."""
+EMPTY_SUFFIXES = {".source", ".ttir", ".ttgir", ".llir", ".ptx"}
+"""Suffixes of intermediate stages, which are stored empty: they are most of the bytes, and to load a
+kernel takes none of them."""
 
 
 class KernelCache(FileCacheManager):  # type: ignore[misc]
@@ -56,9 +57,9 @@ class KernelCache(FileCacheManager):  # type: ignore[misc]
 
         Raises:
             OSError: neither the cache nor the temporary folder can be written to. Triton's
-                assembler could not work then either.
+                assembler needs the latter as well.
         """
-        if Path(filename).suffix in DROPPED:
+        if Path(filename).suffix in EMPTY_SUFFIXES:
             data = ""
         try:
             return str(super().put(data, filename, binary))

@@ -1,8 +1,8 @@
-"""Closing a listening socket without resetting a connection that a client already has.
+"""Close a listening socket without resetting connections that clients already have.
 
-`close` resets what waits to be accepted. Such a client was told that it is connected, and has often
-sent its request. So handshakes are stopped first, then all that waits is accepted, then comes
-`close`: a client is either served, or knows that it was never connected.
+`close` resets connections that wait to be accepted. Their clients have been told that they are
+connected, and have often sent a request. So stop handshakes first, then accept all waiting
+connections, then call `close`: each client is either served or never connected.
 """
 
 import asyncio
@@ -26,13 +26,13 @@ DROP_SYN = (
 )
 
 ACCEPT_ROUNDS = 1000
-"""Turns of the event loop that accepting may take, where it fails or handshakes go on."""
+"""Iterations of the event loop to wait, at most: accepting may fail, or handshakes may go on."""
 
 
 def stop_handshakes(listener: socket.socket) -> None:
-    """Have the kernel drop requests to connect: clients ask again, and are refused after `close`.
+    """Make the kernel drop SYN segments: clients send them again, and are refused after `close`.
 
-    Handshakes that have begun still end well. Does nothing where the kernel has no such filter.
+    Handshakes that have begun still complete. Does nothing where the kernel has no socket filters.
     """
     code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in DROP_SYN))
     program = struct.pack("HP", len(DROP_SYN), ctypes.addressof(code))
@@ -41,11 +41,11 @@ def stop_handshakes(listener: socket.socket) -> None:
 
 
 async def accept_pending(listeners: Sequence[socket.socket]) -> None:
-    """Return when the event loop has accepted every connection that waits."""
+    """Wait until the event loop has accepted all waiting connections, for ACCEPT_ROUNDS at most."""
     pending = select.poll()
     for listener in listeners:
         pending.register(listener.fileno(), select.POLLIN)
     for _ in range(ACCEPT_ROUNDS):
         if not pending.poll(0):
             return
-        await asyncio.sleep(0)  # the loop looks at its sockets once a turn
+        await asyncio.sleep(0)  # the loop polls its sockets once per iteration

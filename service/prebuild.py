@@ -36,9 +36,10 @@ from service.settings import shapes_of
 from service.warm_up_calls import usual_calls
 
 Shape = tuple[int, int, int]
+"""heads, kv_heads, head_dim"""
 
 SHAPES = "32x8x128,28x4x128,32x2x128,16x16x64,12x12x64,8x4x256,16x16x256,4x1x256,32x32x96,32x32x80"
-"""Of each usual width, the numbers of heads by which the kernels of rotation differ in models."""
+"""Shapes of models: of each usual head width, the numbers of heads that need different kernels."""
 
 RUNS: dict[type[Call], Callable[..., Any]] = {
     Rotate: rotate,
@@ -46,7 +47,7 @@ RUNS: dict[type[Call], Callable[..., Any]] = {
     Shift: shift,
     Merge: merge,
 }
-"""What runs a call. `CosSin` is missing: it has no kernel."""
+"""The function that runs each kind of call. `CosSin` has no kernel."""
 
 
 def main() -> None:
@@ -56,13 +57,13 @@ def main() -> None:
     parser.add_argument("--targets", type=int, nargs="+", choices=targets, default=targets)
     parser.add_argument("--shapes", type=shapes_of, default=SHAPES)
     arguments = parser.parse_args()
-    # shapes of one width have most kernels in common
+    # one job for all shapes of a width, as they share most kernels
     widths: dict[int, list[Shape]] = {}
     for shape in arguments.shapes:
         widths.setdefault(shape[2], []).append(shape)
     jobs = list(product(widths.values(), arguments.targets))
     began = time.monotonic()
-    # a process for each job: Triton keeps what it has compiled, whatever the target
+    # a process for each job: in one process, Triton would reuse kernels of another target
     with ProcessPoolExecutor(mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
         built = pool.map(prebuild, *zip(*jobs, strict=True))
         for (shapes, target), num_built in zip(jobs, built, strict=True):
@@ -75,7 +76,7 @@ def prebuild(shapes: Sequence[Shape], target: int) -> int:
     """Compile the usual kernels of some shapes for one GPU; return how many were new.
 
     Args:
-        shapes: heads, key/value heads and head_dim of each.
+        shapes: shapes of one width.
         target: ten times the compute capability.
     """
     compiled = []

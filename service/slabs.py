@@ -20,12 +20,11 @@ log = logging.getLogger("rope.slabs")
 SMALLEST_BYTES = 2**20
 """Below this, the allocator's own reuse is as good."""
 
-
 LADDER_BYTES = tuple(4**step * 2**20 for step in range(5))
-"""Sizes that are pinned beforehand, 1 MiB to 256 MiB, each `LADDER_COPIES` times."""
+"""Sizes of buffers that are pinned at the start, 1 MiB to 256 MiB, `LADDER_COPIES` of each."""
 
 LADDER_COPIES = 2
-"""One for what a request brings, and one for what it is answered."""
+"""One for the inputs of a request and one for its answer."""
 
 
 class Pins(Protocol):
@@ -41,8 +40,8 @@ class Pins(Protocol):
 class Slabs:
     """A pool of buffers.
 
-    Pinned memory stays pinned as long as the pool exists: to pin or to unpin stalls the copies of
-    the device.
+    Pinned memory stays pinned as long as the pool exists, as pinning and unpinning stall the copies
+    of the device.
 
     Args:
         max_idle_bytes: memory kept for later; unpinned memory beyond it is given back to the
@@ -66,17 +65,17 @@ class Slabs:
     def lease(self, num_bytes: int) -> memoryview:
         """Return writable memory of `num_bytes`; its contents are anything.
 
-        Pinned memory if such is idle. Nothing is pinned here, so that the event loop can ask.
+        The memory is pinned if a pinned buffer is idle. Never pins memory: safe on the event loop.
         """
         return self._lend(self._take_pinned(num_bytes), num_bytes)
 
     def lease_pinned(self, num_bytes: int) -> memoryview:
-        """As `lease`, but pins memory if none is idle and the limit allows it."""
+        """As `lease`, but pins memory, in milliseconds, if none is idle and the limit allows it."""
         slab = self._take_pinned(num_bytes)
         return self._lend(slab or self._make_pinned(num_bytes), num_bytes)
 
     def pin_ladder(self) -> None:
-        """Pin memory of all sizes, at most half of what may be kept. Takes up to a second."""
+        """Pin buffers of the sizes of the ladder, up to half of the limit. Takes up to a second."""
         left = self._max_idle_bytes // 2
         for size in sorted(LADDER_BYTES * LADDER_COPIES):
             left -= size
@@ -130,7 +129,7 @@ class Slabs:
         return None
 
     def _make_pinned(self, num_bytes: int) -> mmap.mmap | None:
-        """Return memory that is pinned now; None at the limit, or where the system refuses."""
+        """Allocate and pin memory; None at the limit, or if the system refuses."""
         if self._pins is None or self._pinned_bytes + num_bytes > self._max_pinned_bytes:
             return None
         slab = _allocate(num_bytes)
@@ -144,8 +143,8 @@ class Slabs:
                 insort(self._pinned, (address, slab), key=_address)
                 return slab
             self._pinned_bytes -= len(slab)
-            if fits:  # refused, as it will be the next time
-                log.warning("no more memory can be pinned than %d bytes", self._pinned_bytes)
+            if fits:  # the system refused, and would the next time
+                log.warning("cannot pin more memory than %d bytes", self._pinned_bytes)
                 self._max_pinned_bytes = self._pinned_bytes
         return None
 

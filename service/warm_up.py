@@ -12,7 +12,7 @@ from service.errors import DeviceLost
 log = logging.getLogger("rope.warm_up")
 
 MAX_RUNS = 6
-"""Runs of one call: a backend that is named misses one kernel after the other."""
+"""Runs of one call at most: each may miss another kernel."""
 
 
 def warm_up(
@@ -29,14 +29,14 @@ def warm_up(
 
     Args:
         engine: what runs the calls.
-        choice: tells the backend of a call, as for requests.
+        choice: chooses the backend of a call, as for requests.
         builder: builds what is missing.
         calls: what to run.
-        required: whether a call that fails must be possible for the eager backend at least.
+        required: whether a call that fails is run again by the eager backend, which must succeed.
 
     Raises:
-        DeviceLost: the device computes no more.
-        Exception: a call is required, and the eager backend fails as well.
+        DeviceLost: the device is lost.
+        Exception: `required`, and the eager backend failed as well.
     """
     for call in calls:
         if builder.closed:
@@ -49,7 +49,7 @@ def warm_up(
                     break
                 engine.run([job])
         except NoBackend:
-            continue  # the operator has named a backend that declines: requests are told so
+            continue  # the backend that the operator named declines, as it will for requests
         except DeviceLost:
             raise
         except Exception:

@@ -1,7 +1,7 @@
-"""Calls that reach the kernels which requests of a model can reach.
+"""Calls that need the kernels which requests of a model can need.
 
-A kernel is compiled for dtypes, widths and for which features there are, never for numbers of
-tokens, sequences or heads. So a few calls of few tokens reach all of them.
+A kernel is compiled for dtypes, widths and features, never for numbers of tokens, sequences or
+heads. So a few calls of few tokens reach all kernels.
 """
 
 from collections.abc import Iterator
@@ -18,13 +18,14 @@ from rope_core.config import Layout
 LAYOUTS: tuple[Layout, ...] = ("half", "interleaved")
 
 NUM_TOKENS = 100
-"""Of a prompt: more rows than the kernel for few rows takes, whatever the heads."""
+"""Tokens of a prompt: more than `SOME_ROWS`, so that prefill attends whatever the heads."""
 
-FEW_ROWS = 64
-"""Most rows, queries times heads of one key, that the kernel for few rows takes."""
+SOME_ROWS = 64
+"""As `rope_core.kernels.work_list.SOME_ROWS`, without importing Triton: a sequence of up to so many
+rows, queries times heads of one key, is attended to by the decode kernel."""
 
 NUM_FAR_KEYS = 2048
-"""Of a long sequence that some queries more than `FEW_ROWS` are appended to."""
+"""Keys of a long sequence, for which the decode kernel takes more than `SOME_ROWS` rows."""
 
 
 def warm_up_calls(heads: int, kv_heads: int, head_dim: int) -> Iterator[Call]:
@@ -33,15 +34,15 @@ def warm_up_calls(heads: int, kv_heads: int, head_dim: int) -> Iterator[Call]:
 
 
 def usual_calls(heads: int, kv_heads: int, head_dim: int) -> Iterator[Call]:
-    """Yield what every model is asked for, in each dtype: prompts, decoding, shifts, mergers."""
+    """Yield calls that every model needs, in each dtype: prompts, decoding, shifts, mergers."""
     rope = RopeConfig.of(head_dim)
-    few_queries = _few_queries(heads, kv_heads)
+    decode_queries = _decode_queries(heads, kv_heads)
     for dtype in DTYPES:
         q, k = (_heads(NUM_TOKENS, n, head_dim, dtype) for n in (heads, kv_heads))
         for layout in LAYOUTS:
             yield Rotate(q, k, replace(rope, layout=layout))
         yield Attend(q, k, k, rope)
-        for num_queries in dict.fromkeys((1, few_queries)):
+        for num_queries in dict.fromkeys((1, decode_queries)):
             yield _append(q, k, rope, num_queries)
         yield Shift(k, torch.tensor(1), rope)
         yield Merge(q.expand(2, -1, -1, -1), torch.zeros(2, NUM_TOKENS, heads))
@@ -49,15 +50,15 @@ def usual_calls(heads: int, kv_heads: int, head_dim: int) -> Iterator[Call]:
 
 
 def rare_calls(heads: int, kv_heads: int, head_dim: int) -> Iterator[Call]:
-    """Yield what some models are asked for: each feature of rotation and attention alone."""
+    """Yield calls that some models need: each feature of rotation and attention alone."""
     rope = RopeConfig.of(head_dim)
     for dtype in DTYPES:
         q, k = (_heads(NUM_TOKENS, n, head_dim, dtype) for n in (heads, kv_heads))
         yield from _rotations(q, k, rope)
-        for num_queries in dict.fromkeys((NUM_TOKENS, 1, _few_queries(heads, kv_heads))):
+        for num_queries in dict.fromkeys((NUM_TOKENS, 1, _decode_queries(heads, kv_heads))):
             yield from _attentions(_append(q, k, rope, num_queries))
         far = _heads(NUM_FAR_KEYS, kv_heads, head_dim, dtype)
-        yield _append(q, far, rope, min(NUM_TOKENS, _few_queries(heads, kv_heads) + 1))
+        yield _append(q, far, rope, min(NUM_TOKENS, _decode_queries(heads, kv_heads) + 1))
 
 
 def _rotations(q: Tensor, k: Tensor, usual: RopeConfig) -> Iterator[Call]:
@@ -72,17 +73,15 @@ def _rotations(q: Tensor, k: Tensor, usual: RopeConfig) -> Iterator[Call]:
                 yield Rotate(q, k, rope, positions)
                 yield Rotate(q, None, rope, positions)
                 yield Rotate(None, k, rope, positions)
-            yield Rotate(
-                q, k, each, positions.double()
-            )  # whole and fractional ones are two kernels
+            yield Rotate(q, k, each, positions.double())  # integers and floats are two kernels
             yield Shift(k, positions, each)
 
 
 def _attentions(plain: Attend) -> Iterator[Call]:
     """Yield attention with each feature alone.
 
-    Pairs of features, except those of a part of a sequence, are built when requests ask for them:
-    all of them would keep a CPU busy for the better part of an hour.
+    Kernels for pairs of features are built when requests need them, as all of them would take most
+    of an hour on one CPU. An index with a float32 answer is the one pair here.
     """
     num_queries, num_keys = plain.q.shape[1], plain.k.shape[1]
     mask = torch.ones(num_queries, num_keys, dtype=torch.bool)
@@ -99,9 +98,9 @@ def _attentions(plain: Attend) -> Iterator[Call]:
     yield replace(plain, mask=torch.zeros(mask.shape))
     yield replace(plain, out_dtype=torch.float32, return_lse=True)
     q_index = torch.arange(num_keys - num_queries, num_keys)
-    of_part = replace(plain, q_index=q_index, k_index=torch.arange(num_keys))
-    yield of_part
-    yield replace(of_part, out_dtype=torch.float32, return_lse=True)
+    indexed = replace(plain, q_index=q_index, k_index=torch.arange(num_keys))
+    yield indexed
+    yield replace(indexed, out_dtype=torch.float32, return_lse=True)
     yield replace(
         plain,
         q=plain.q[0],
@@ -118,9 +117,9 @@ def _append(q: Tensor, k: Tensor, rope: RopeConfig, num_queries: int) -> Attend:
     return Attend(q[:, :num_queries], k, k, rope, q_positions=positions)
 
 
-def _few_queries(heads: int, kv_heads: int) -> int:
-    """Return the most queries that make few rows."""
-    return max(1, FEW_ROWS * kv_heads // heads)
+def _decode_queries(heads: int, kv_heads: int) -> int:
+    """Return the most queries of a sequence that have up to SOME_ROWS rows."""
+    return max(1, SOME_ROWS * kv_heads // heads)
 
 
 def _heads(num_tokens: int, num_heads: int, head_dim: int, dtype: torch.dtype) -> Tensor:

@@ -100,12 +100,15 @@ def _attend(work: Attention) -> tuple[Tensor, Tensor]:
     assert work.cu_seqlens is not None, "packed"
     if not q.numel() or not k.numel():
         return torch.zeros_like(q), torch.full(q.shape[:-1], -torch.inf, device=q.device)
-    cu_seqlens = [each.to(q.device, torch.int32, non_blocking=True) for each in work.cu_seqlens]
+    cu_seqlens_q, cu_seqlens_k = (
+        each.to(q.device, torch.int32, non_blocking=True) for each in work.cu_seqlens
+    )
     left, right = (-1 if far >= UNBOUNDED else far for far in work.reach)
     longest_q, longest_k = (max(each, default=0) for each in work.lengths)
     out, lse = varlen_attn(
         *(q, k, v),
-        *cu_seqlens,
+        cu_seqlens_q,
+        cu_seqlens_k,
         max(longest_q, right + 2, MIN_MAX_SEQLEN),
         max(longest_k, left + 2, MIN_MAX_SEQLEN),
         return_aux=AuxRequest(lse=True),

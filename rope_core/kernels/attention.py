@@ -141,12 +141,12 @@ def attend(
     width = args.value_dim + STATISTICS.value
     parts = q.new_empty((work.num_part_rows, args.num_kv_heads, width), dtype=torch.float32)
     launches = []
-    if work.prefill.count:
+    if work.prefill.total:
         launches.append(prefill_launch(args, work, prefill))
-    if work.few.count:
+    if work.few.total:
         launches.append(decode_launch(args, work, work.few, parts, few))
-    if work.some.count:
+    if work.some.total:
         launches.append(decode_launch(args, work, work.some, parts, some))
-    if work.merge.count:
+    if work.merge.total:
         launches.append(merge_launch(args, work, parts))
     launch_all(launches)

@@ -194,7 +194,7 @@ def decode_launch(
     """
     return KernelLaunch(
         LAUNCHER,
-        (programs.count * args.num_kv_heads,),
+        (programs.total * args.num_kv_heads,),
         (*args.tensors, parts, work.table),
         (*args.numbers, programs.offset),
         args.constants() | tile.constants(),

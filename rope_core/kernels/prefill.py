@@ -219,7 +219,7 @@ def prefill_launch(args: AttentionArgs, work: WorkList, tile: Tile) -> KernelLau
     """
     return KernelLaunch(
         LAUNCHER,
-        (work.prefill.count * args.num_kv_heads,),
+        (work.prefill.total * args.num_kv_heads,),
         (*args.tensors, *args.output, work.table),
         (*args.numbers, *args.output_numbers, work.prefill.offset),
         args.constants() | tile.constants(),

@@ -133,7 +133,7 @@ def merge_launch(args: AttentionArgs, work: WorkList, parts: Tensor) -> KernelLa
     """
     return KernelLaunch(
         LAUNCHER,
-        (work.merge.count * args.num_kv_heads,),
+        (work.merge.total * args.num_kv_heads,),
         (parts, args.cu_seqlens_q, *args.output, work.table),
         (
             *(args.num_kv_heads, args.group, int(args.mask is not None)),

@@ -62,7 +62,7 @@ class Programs(NamedTuple):
     offset: int
     """Place of the first one's sequence in the table."""
 
-    count: int
+    total: int
 
 
 class WorkList(NamedTuple):
@@ -82,7 +82,7 @@ class WorkList(NamedTuple):
 
     def cu_seqlens(self, num_seqs: int) -> tuple[Tensor, Tensor]:
         """Return where the queries and the keys of each sequence start: `[N + 1]`."""
-        start_q = self.merge.offset + self.merge.count
+        start_q = self.merge.offset + self.merge.total
         start_k = start_q + num_seqs + 1
         return self.table[start_q:start_k], self.table[start_k : start_k + num_seqs + 1]
 

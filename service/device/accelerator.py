@@ -33,11 +33,11 @@ from service.slabs import SMALLEST_BYTES, Slabs
 log = logging.getLogger("rope.device")
 
 BYTES_PER_S = 1.25e10
-"""Bytes of a call that are brought and answered in a second.
+"""Input bytes per second of a call that is copied to the device and answered.
 
-PCI Express carries 3.2e10 bytes a second each way in its version 4 and 6.3e10 in version 5, at 16
-lanes, of which copies from pinned memory reach some 2.5e10 and 5e10. An answer is about as large as
-what it answers, and comes back after it: so half of the slower figure.
+PCI Express at 16 lanes carries 3.2e10 bytes a second each way in version 4 and 6.3e10 in version 5;
+copies from pinned memory reach about 2.5e10 and 5e10. An answer is about as large as its inputs and
+is copied after them, so this is half of the slower figure.
 """
 
 TRAITS = Traits(
@@ -61,7 +61,7 @@ class Accelerator:
     Args:
         driver: what to do it with.
         slabs: pinned memory, pooled: runs are staged in it, and answers land in it.
-        builder: builds the kernels that runs miss.
+        builder: builds the kernels that calls miss.
     """
 
     traits = TRAITS
@@ -195,11 +195,11 @@ class _Leg:
 
 
 def _compute_if_built(call: Call, compute: Callable[[Call], Result]) -> Result | KernelNotBuilt:
-    """Return the answer to a call, or KernelNotBuilt: other calls of the run have their answers."""
+    """Return the answer to a call, or KernelNotBuilt, which must not fail the rest of the run."""
     try:
         return compute(call)
     except KernelNotBuilt:
-        return KernelNotBuilt()  # without the frames of the other, which hold tensors
+        return KernelNotBuilt()  # a new one: the frames of the raised one hold tensors
 
 
 def _tensors_of(answer: Result | KernelNotBuilt) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ OUT_OF_MEMORY = 2
 """cudaErrorMemoryAllocation: what an allocator other than torch's says."""
 
 CONTROL_FILE = Path("/dev/nvidiactl")
-"""Exists where NVIDIA's driver has given this system, or this container, a GPU."""
+"""Exists where this system or container has been given a GPU by NVIDIA's driver."""
 
 
 def find_driver(wanted: str, control_file: Path = CONTROL_FILE) -> Driver | None:
@@ -23,7 +23,7 @@ def find_driver(wanted: str, control_file: Path = CONTROL_FILE) -> Driver | None
         control_file: file whose existence shows that the system has an NVIDIA GPU.
 
     Raises:
-        SystemExit: torch cannot use the GPU that is wanted, or that is there and was not declined.
+        SystemExit: torch cannot use the GPU, and the setting is `cuda`, or `auto` beside a GPU.
     """
     if wanted == "cpu":
         return None
@@ -40,7 +40,7 @@ def find_driver(wanted: str, control_file: Path = CONTROL_FILE) -> Driver | None
 
 
 def _why_no_gpu() -> str:
-    """Return torch's own reason for finding no GPU, in one line."""
+    """Return torch's reason for finding no GPU, in one line."""
     if torch.version.cuda is None:
         return "this torch was built without CUDA"
     try:

@@ -12,14 +12,14 @@ from service.metrics import Metrics
 log = logging.getLogger("rope.kernels")
 
 MAX_WAITING = 64
-"""Builds that may wait; what is asked for beyond them has to be asked for again."""
+"""Builds in the queue, at most. Others are dropped until a call asks for them again."""
 
 RETRY_S = 60.0
-"""Time until a build that failed may be asked for again: memory or disk may be free by then."""
+"""Seconds until a failed build may be started again: memory or disk may be free by then."""
 
 
 class KernelBuilder:
-    """A queue of builds and one thread, which lives while there is something to build.
+    """A queue of builds, and one thread that runs while the queue is not empty.
 
     Args:
         metrics: where builds are counted and timed.
@@ -37,7 +37,7 @@ class KernelBuilder:
         self._retry_at: dict[Hashable, float] = {}
         self._busy = False
         self.closed = False
-        """Whether nothing more is built."""
+        """Whether `close` was called."""
 
     @property
     def num_waiting(self) -> int:
@@ -63,7 +63,7 @@ class KernelBuilder:
                 threading.Thread(target=self._work, name="kernel-builder", daemon=True).start()
 
     def wait(self) -> bool:
-        """Wait until nothing is left to build, or until `close`; False if there was nothing."""
+        """Wait until nothing is left to build, or for `close`; False if there was nothing to build."""
         with self._changed:
             if not self._busy or self.closed:
                 return False
@@ -71,7 +71,7 @@ class KernelBuilder:
             return True
 
     def close(self) -> None:
-        """Build nothing more; a build that has begun is left to its thread."""
+        """Drop the queue and take no builds; one that is running is not waited for."""
         with self._changed:
             self.closed = True
             self._waiting.clear()
@@ -94,7 +94,7 @@ class KernelBuilder:
         failure: Exception | None = None
         try:
             build()
-        except Exception as caught:  # calls are computed in another way meanwhile
+        except Exception as caught:  # other backends compute the calls meanwhile
             failure = caught
             with self._changed:
                 self._requested.discard(key)

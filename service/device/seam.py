@@ -26,7 +26,7 @@ class Traits:
     flops_per_s: float
 
     builds_kernels: bool
-    """Whether kernels are built for it: calls wait until the usual ones are there."""
+    """Whether kernels are built for it. Calls then wait until the usual kernels are built."""
 
     may_hang: bool
     """Whether a run may never come back; where it is slow at most, nobody watches over it."""
@@ -47,7 +47,7 @@ class Traits:
     """Bytes of tensors that a run may hold, where the operator does not say."""
 
     warm_up_shapes: tuple[tuple[int, int, int], ...]
-    """Shapes to warm up, where the operator does not say: heads, kv_heads, head_dim."""
+    """Shapes to warm up unless the operator lists some: heads, kv_heads, head_dim."""
 
 
 class Device(Protocol):
@@ -61,7 +61,7 @@ class Device(Protocol):
     ) -> Run[Result | KernelNotBuilt]:
         """Return the answers of all calls that the loads stand for, on the host, in their order.
 
-        A call that a kernel is missing for, and that nothing else may compute, has KernelNotBuilt.
+        The result is KernelNotBuilt for a call that names a backend whose kernel is not built yet.
 
         Raises:
             DeviceFull: its memory does not suffice, though nothing else was run.

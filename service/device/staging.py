@@ -1,4 +1,4 @@
-"""Inputs of a run in pinned memory: where a body lies already, or copied together."""
+"""Inputs of a run in pinned memory: in the request body that holds them, or copied together."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,21 +11,22 @@ from service.packing import Joint
 from service.slabs import Slabs
 
 SMALL_BYTES = 2**16
-"""An input below this may be copied apart from a body that holds all larger ones."""
+"""Inputs smaller than this may be copied separately, beside a body that holds all larger ones."""
 
 
 @dataclass(frozen=True, slots=True)
 class Staged:
-    """Inputs that one copy brings to the device."""
+    """Inputs that are copied to the device in one copy."""
 
     joints: Sequence[Joint]
     source: Tensor
-    """Bytes of the host that hold them all."""
+    """Pinned bytes of the host that hold all of them."""
     places: Places
+    """Where in `source` each of them is."""
 
 
 def stage(joints: Sequence[Joint], slabs: Slabs) -> list[Staged]:
-    """Return what to copy to the device: one buffer, or a body and small inputs beside it."""
+    """Return the copies to make: one, or one of a body and one of the small inputs beside it."""
     if (body := _body(joints, slabs)) is not None:
         return [body]
     large = [joint for joint in joints if joint.num_bytes >= SMALL_BYTES]
@@ -35,13 +36,13 @@ def stage(joints: Sequence[Joint], slabs: Slabs) -> list[Staged]:
 
 
 def pinned_bytes(num_bytes: int, slabs: Slabs) -> Tensor:
-    """Return leased bytes, pinned if possible. May take milliseconds."""
+    """Return a leased uint8 tensor `[num_bytes]`, pinned if possible. May take milliseconds."""
     memory = slabs.lease_pinned(max(1, num_bytes))
     return torch.frombuffer(memory, dtype=torch.uint8)[:num_bytes]
 
 
 def _body(joints: Sequence[Joint], slabs: Slabs) -> Staged | None:
-    """Return where inputs lie in pinned memory; None if they do not lie together there."""
+    """Return the pinned memory that holds the inputs already; None if no single buffer does."""
     if (lie := span(joints)) is None:
         return None
     first, last, places = lie
