@@ -28,8 +28,8 @@ MIN_FREE_BYTES = 16 * 2**20
 """Enough for one build: Triton's files, and the temporary files of its assembler."""
 
 EMPTY_SUFFIXES = {".source", ".ttir", ".ttgir", ".llir", ".ptx"}
-"""Suffixes of intermediate stages, which are stored empty: they are most of the bytes, and to load a
-kernel takes none of them."""
+"""Suffixes of intermediate stages, which are stored empty: they are most of the bytes, and loading
+needs none of them."""
 
 
 class KernelCache(FileCacheManager):  # type: ignore[misc]

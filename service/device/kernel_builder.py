@@ -63,7 +63,7 @@ class KernelBuilder:
                 threading.Thread(target=self._work, name="kernel-builder", daemon=True).start()
 
     def wait(self) -> bool:
-        """Wait until nothing is left to build, or for `close`; False if there was nothing to build."""
+        """Wait until all builds are done, or for `close`; return False if there are none."""
         with self._changed:
             if not self._busy or self.closed:
                 return False
