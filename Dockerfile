@@ -19,7 +19,7 @@ ARG PIP_TRUSTED_HOST
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 # pip stays in this stage
 RUN python -m venv /opt/pip && python -m venv --without-pip /opt/torch
-# Modules are compiled here (without, a start takes 7 s, not 3 s); C++ headers and tests are not needed.
+# pip compiles modules (a start takes 3 s instead of 7 s); C++ headers and tests are not needed.
 RUN --mount=type=cache,target=/root/.cache/pip \
     /opt/pip/bin/pip --python /opt/torch/bin/python install ${TORCH_SPEC} \
     && rm -rf /opt/torch/lib/python*/site-packages/torch/include /opt/torch/lib/python*/site-packages/torch/test
@@ -46,7 +46,7 @@ RUN python -m venv --without-pip /opt/rope \
     && echo /opt/torch/lib/python*/site-packages > "$(echo /opt/rope/lib/python*/site-packages)/torch.pth"
 WORKDIR /src
 COPY pyproject.toml constraints.txt ./
-# Without torch: it is there, and brings another Triton than the one that constraints.txt tests.
+# Not torch: it is installed, and brings another Triton than the one in constraints.txt.
 RUN --mount=type=cache,target=/root/.cache/pip \
     python -c "import tomllib; print(*(d for d in tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'] if not d.startswith('torch')), sep='\n')" > needed.txt \
     && /opt/pip/bin/pip --python /opt/rope/bin/python install --constraint constraints.txt --requirement needed.txt

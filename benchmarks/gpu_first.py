@@ -1,10 +1,10 @@
-"""The first time on a GPU: `python -m benchmarks.gpu_first [--dry-run] [--only STEP,STEP]`.
+"""The first run on a GPU: `python -m benchmarks.gpu_first [--dry-run] [--only STEP,STEP]`.
 
-Each step is a process with a limit of its own: one that hangs or crashes is a row of the table, and
-the next one runs. Answers are compared with float64 before anything of them is timed. The rows are
-in a file of JSON lines as soon as they are found; the whole table comes last. It takes at most
-330 s; steps for which no time is left are rows too. The exit status is 1 if a step or an answer
-failed, and 0 however many goals are missed.
+Each step is a process with a time limit of its own: a step that hangs or crashes becomes a row of
+the table, and the next one runs. Answers are compared with float64 before they are timed. Each row
+is written to a file of JSON lines at once; the whole table is printed last. All steps take at most
+330 s; steps for which no time is left become rows as well. The exit status is 1 if a step or an
+answer failed, and 0 however many goals are missed.
 
 A dry run needs no GPU: kernels are interpreted, sizes are tiny, the service computes on the CPU,
 and no time is measured.
@@ -25,7 +25,7 @@ from benchmarks import table
 from benchmarks.first_run.child import Step, read, run_step, write
 from benchmarks.first_run.row import COLUMNS, Row, failure
 
-ALL_S = 330.0
+TOTAL_S = 330.0
 STEPS = (
     Step("facts", 75),
     Step("floors", 40),
@@ -37,11 +37,11 @@ STEPS = (
     Step("service", 75),
     Step("failures", 45),
 )
-DRY_LIMIT = 10.0
-"""How many times its limit a step may take where it is interpreted."""
+DRY_FACTOR = 10.0
+"""In a dry run a step may take so many times its limit, as kernels are interpreted."""
 
-KILLED_S = 5.0
-"""Time that a killed process gets to be gone: the driver may have a kernel to end."""
+KILL_WAIT_S = 5.0
+"""Seconds to wait for a killed process to end: the driver may have a kernel to end first."""
 
 PRELOADED = ["benchmarks.first_run.child", "benchmarks.gpu_cases.kernels"]
 
@@ -69,24 +69,26 @@ def main() -> None:
         raise SystemExit(f"{len(failed)} failed: {', '.join(failed)}")
 
 
-def run(steps: Sequence[Step], file: Path, *, dry: bool, all_s: float = ALL_S) -> list[Row]:
-    """Run steps one after the other, each as long as it may; return the rows of all.
+def run(steps: Sequence[Step], file: Path, *, dry: bool, total_s: float = TOTAL_S) -> list[Row]:
+    """Run steps one after the other, each within its limit; return the rows of all.
 
     Args:
         steps: what to run.
         file: where rows are appended as JSON lines; those of a step are there when it ends.
         dry: whether kernels are interpreted and nothing is timed.
-        all_s: seconds that all may take together; without a limit in a dry run.
+        total_s: limit of all steps together in seconds; not applied in a dry run.
     """
-    until = time.monotonic() + all_s
+    deadline = time.monotonic() + total_s
     file.touch()
     # one process imports torch and triton once, and each step is a fork of it
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
     for step in steps:
-        left_s = step.limit_s * DRY_LIMIT if dry else min(step.limit_s, until - time.monotonic())
+        left_s = (
+            step.limit_s * DRY_FACTOR if dry else min(step.limit_s, deadline - time.monotonic())
+        )
         if left_s <= 0:
-            write(failure(step.name, f"not begun: {all_s:g} s are over"), file)
+            write(failure(step.name, f"not begun: {total_s:g} s are over"), file)
             continue
         process = context.Process(target=run_step, args=(step, left_s, dry, file))
         process.start()
@@ -106,7 +108,7 @@ def _kill(process: BaseProcess) -> None:
         os.killpg(process.pid, signal.SIGKILL)
     except ProcessLookupError:  # it has no group yet
         process.kill()
-    process.join(KILLED_S)
+    process.join(KILL_WAIT_S)
 
 
 def _arguments() -> argparse.Namespace:

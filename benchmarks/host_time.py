@@ -1,11 +1,11 @@
-"""Time that the host takes for a call of kernels, until the driver would launch them.
+"""Host time of a call of kernels, up to the launch by the driver.
 
     taskset -c 0 python -m benchmarks.host_time
 
-Needs no GPU: kernels are compiled for one that is not there, and the driver's launch does nothing.
-Prints for each call its median time, and what share that is of the time that it takes with
-Triton's own launch path, `kernel[grid](...)`, in the same run. Both pass the same to the driver,
-which is compared first.
+Needs no GPU: kernels are compiled for an absent one, and the driver's launch does nothing. Prints
+the median time of each call, and its ratio to the time with Triton's own launch path,
+`kernel[grid](...)`, in the same run. Checks first that both paths pass the same arguments to the
+driver.
 """
 
 import argparse
@@ -30,15 +30,15 @@ from rope_core.kernels.offline import OfflineDriver
 BF16 = torch.bfloat16
 Run = Callable[[], object]
 
-AT_ONCE = 40
-"""Calls between two changes of the path."""
+CALLS_PER_PATH = 40
+"""Calls that are timed in a row by one launch path."""
 
 FIRST_ARGUMENT = 9
-"""Of a kernel, where Triton launches it: behind the grid, the stream, the function and hooks."""
+"""Index of a kernel's first argument in a launch: after grid, stream, function, metadata, hooks."""
 
 
 class Recorder(OfflineDriver):
-    """Keeps what the driver is asked to launch while a call is recorded."""
+    """An offline driver that records launches."""
 
     def __init__(self, capability: int) -> None:
         super().__init__(capability)
@@ -55,16 +55,16 @@ class Recorder(OfflineDriver):
         return launched
 
     def _tensor(self, arg: Any) -> int:
-        """Return which of the tensors of the call it is, as some are made by the call."""
+        """Return the number of a tensor within the call, as addresses differ from call to call."""
         address = arg.data_ptr() if isinstance(arg, Tensor) else arg
         return self._tensors.setdefault(address, len(self._tensors))
 
     def _launcher(self, source: Any, metadata: object) -> Callable[..., None]:
-        def launch(*given: Any) -> None:
+        def launch(*args: Any) -> None:
             if self._launched is not None:
-                args = zip(given[FIRST_ARGUMENT:], source.signature.values(), strict=True)
-                seen = [self._tensor(arg) if kind[0] == "*" else arg for arg, kind in args]
-                self._launched.append((source, given[:3], *seen))
+                typed = zip(args[FIRST_ARGUMENT:], source.signature.values(), strict=True)
+                recorded = [self._tensor(arg) if kind[0] == "*" else arg for arg, kind in typed]
+                self._launched.append((source, args[:3], *recorded))
 
         return launch
 
@@ -91,7 +91,7 @@ def tritons_own_path() -> Iterator[None]:
 
 
 def cases() -> dict[str, list[Run]]:
-    """Return calls, which take turns, by what they are; outs are made before."""
+    """Return, by name, calls that take turns; their outputs are allocated before."""
     q, k = torch.zeros(4, 32, 128, dtype=BF16), torch.zeros(4, 8, 128, dtype=BF16)
     xs = torch.empty_like(q), torch.empty_like(k)
     outs = Rotated(*xs)
@@ -107,7 +107,7 @@ def cases() -> dict[str, list[Run]]:
         "attention.attend, decode of 1 sequence": attending([(1, 4096)]),
         "attention.attend, decode of 64": attending([(1, 512)] * 64),
         "attention.attend, decode of 64, other lengths each time": attending(
-            *([(1, 512 - at)] * 64 for at in range(AT_ONCE))
+            *([(1, 512 - at)] * 64 for at in range(CALLS_PER_PATH))
         ),
         "attention.attend, prefill of 512": attending([(512, 512)]),
         "attention.attend, decode of 64 and prefill of 512": attending(
@@ -168,7 +168,7 @@ def main() -> None:
         for name, calls in cases().items():
             for call in calls:
                 check(call, gpu)
-            ours, tritons = time_both(calls * AT_ONCE if len(calls) == 1 else calls, rounds)
+            ours, tritons = time_both(calls * CALLS_PER_PATH if len(calls) == 1 else calls, rounds)
             table.print_row((name, ours * 1e6, ours / tritons))
 
 

@@ -18,20 +18,20 @@ import triton
 from triton.backends.nvidia import driver
 
 MIN_TRITON = (3, 7)
-USE = "from triton.backends.nvidia.driver import CudaUtils; CudaUtils()"
-"""Makes Triton load its extension, and compile it where its cache has none."""
+LOAD_EXTENSION = "from triton.backends.nvidia.driver import CudaUtils; CudaUtils()"
+"""Makes Triton load its extension, which it compiles if the cache has none."""
 
 
 def main() -> None:
-    """Build stub and extension."""
-    require(triton.__version__)
+    """Build the stub and the extension."""
+    check_triton(triton.__version__)
     stub = Path(sys.argv[1])
     build_stub(stub)
     build_extension(stub)
 
 
-def require(version: str) -> None:
-    """Stop where Triton is too old for an image without a compiler."""
+def check_triton(version: str) -> None:
+    """Exit if Triton is too old for an image without a compiler."""
     if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < MIN_TRITON:
         needed = ".".join(map(str, MIN_TRITON))
         raise SystemExit(
@@ -41,7 +41,7 @@ def require(version: str) -> None:
 
 
 def build_stub(folder: Path) -> None:
-    """Write a libcuda.so.1 whose functions do nothing."""
+    """Write a libcuda.so.1 whose functions do nothing into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     source = Path(driver.__file__).with_name("driver.c")
     headers = [*driver.include_dirs, sysconfig.get_path("include", "posix_prefix")]
@@ -58,8 +58,8 @@ def build_stub(folder: Path) -> None:
 def build_extension(stub: Path) -> None:
     """Let Triton compile its extension into TRITON_CACHE_DIR and load it."""
     # the loader reads LD_LIBRARY_PATH when a process starts
-    found = {"TRITON_LIBCUDA_PATH": str(stub), "LD_LIBRARY_PATH": str(stub)}
-    subprocess.run([sys.executable, "-c", USE], env=os.environ | found, check=True)
+    variables = {"TRITON_LIBCUDA_PATH": str(stub), "LD_LIBRARY_PATH": str(stub)}
+    subprocess.run([sys.executable, "-c", LOAD_EXTENSION], env=os.environ | variables, check=True)
 
 
 def _run(*command: str | Path, stdin: str = "") -> str:

@@ -66,7 +66,7 @@ def test_without_a_device_nothing_is_timed():
     assert not ran.stdout
 
 
-def test_without_a_compiler_one_line_tells_it(monkeypatch, capsys):
+def test_without_a_compiler_one_line_says_so(monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(card, "found", dict)
     monkeypatch.setattr(card, "why_no_launch", lambda: "RuntimeError: no C compiler")
@@ -190,7 +190,7 @@ def test_products_of_float32_are_set_over_products_of_float32():
     assert "matmul bfloat16" not in names
 
 
-def test_what_takes_longest_to_build_comes_last():
+def test_the_section_that_takes_longest_to_build_comes_last():
     assert [*sections.SECTIONS][-1] == "compiled"
 
 

@@ -65,7 +65,7 @@ def _checked(name: str, group: Group) -> Row:
     for label, make in group.items():
         try:
             errors.append(truth.check(make()))
-        except Exception as why:  # whatever it is, the other calls run
+        except Exception as why:  # any error is a row, and the other calls run
             wrong.append(f"{label}: {type(why).__name__}: {why}")
     if wrong:
         return failure(name, f"{len(wrong)} of {len(group)} calls: {'; '.join(wrong)}")
@@ -79,7 +79,7 @@ def _equal(name: str, batch: Run, alone: Sequence[Run]) -> Row:
         parts = [[part.clone() for part in run()] for run in alone]
         whole = [torch.cat(each) for each in zip(*parts, strict=True)]
         equal = all(torch.equal(one, other) for one, other in zip(together, whole, strict=True))
-    except Exception as why:  # whatever it is, the other calls run
+    except Exception as why:  # any error is a row, and the other calls run
         return failure(name, why)
     if not equal:
         return failure(name, "answers differ in their bits")

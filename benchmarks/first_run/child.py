@@ -1,4 +1,4 @@
-"""The process of a step: it writes a line of JSON for each row as soon as there is one."""
+"""The process of a step: it writes each row as a line of JSON at once."""
 
 import faulthandler
 import json
@@ -16,7 +16,7 @@ from benchmarks.first_run.row import Row, failure
 from benchmarks.gpu_cases.sizes import DRY, FULL
 
 DUMP_AT = 0.9
-"""The part of its time after which a step that still runs shows where it is."""
+"""Fraction of its limit after which a running step prints its stack."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,20 +30,20 @@ class Step:
 
 
 def run_step(step: Step, limit_s: float, dry: bool, file: Path) -> None:
-    """Run a step, and end the process: with 0 where all its rows are there, failed ones or not."""
-    os.setsid()  # with all processes that it starts, it can be killed
+    """Run a step and end the process, with status 0 even if rows or the step failed."""
+    os.setsid()  # a group, which can be killed with all processes that the step starts
     faulthandler.dump_traceback_later(DUMP_AT * limit_s)
     torch.manual_seed(0)
     try:
         with torch.inference_mode():
             for row in import_module(f"{step.package}.{step.name}").rows(DRY if dry else FULL):
                 write(row, file)
-    except Exception as why:  # the step is over, the run goes on
+    except Exception as why:  # becomes a row; the other steps run
         traceback.print_exc()
         write(failure(step.name, why), file)
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(0)  # a kernel or a thread that hangs holds nothing up
+    os._exit(0)  # does not wait for a kernel or a thread that hangs
 
 
 def write(row: Row, file: Path) -> None:

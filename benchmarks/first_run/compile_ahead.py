@@ -1,6 +1,6 @@
-"""Builds, on the CPUs, the kernels that the other steps launch, so that the GPU does not wait.
+"""Build the kernels of the other steps in advance, on the CPUs, so that the GPU does not wait.
 
-Triton's cache is shared by all processes: a kernel that was built here is loaded there.
+All processes share Triton's cache: the other steps load kernels that were built here.
 """
 
 import multiprocessing
@@ -18,7 +18,7 @@ from benchmarks.gpu_cases.sizes import DRY, FULL, Sizes
 from rope_core.builds import Build, deferred_builds
 from rope_core.errors import KernelNotBuilt
 
-PROCESSES = 12
+MAX_PROCESSES = 12
 SMALL = replace(
     DRY,
     heads=FULL.heads,
@@ -30,12 +30,12 @@ SMALL = replace(
     appended=(32,),
     long=1100,
 )
-"""The models of FULL with few tokens, but enough of them that the same kernels are launched."""
+"""The models of FULL with few tokens, but enough to launch the same kernels."""
 
 
 def start(capability: int) -> list[BaseProcess]:
     """Start to build all kernels for a compute capability (90 is 9.0), before CUDA is used here."""
-    count = max(1, min(PROCESSES, (os.cpu_count() or 1) - 2))
+    count = max(1, min(MAX_PROCESSES, (os.cpu_count() or 1) - 2))
     context = multiprocessing.get_context("fork")  # torch and triton are imported
     processes = [
         context.Process(target=_build_share, args=(capability, index, count))
@@ -55,7 +55,7 @@ def missing_kernels(sizes: Sizes) -> dict[Hashable, Build]:
                 make()()
             except KernelNotBuilt:
                 continue
-            except Exception as why:  # the step that makes this call tells of it
+            except Exception as why:  # the step that makes this call reports it
                 print(f"not prepared: {type(why).__name__}: {why}", file=sys.stderr)
     return missing
 
@@ -70,7 +70,7 @@ def _build_share(capability: int, index: int, count: int) -> None:
     for build in [*missing_kernels(SMALL).values()][index::count]:
         try:
             build()
-        except Exception as why:  # the other kernels are built
+        except Exception as why:  # go on with the other kernels
             print(f"not built in advance: {type(why).__name__}: {why}", file=sys.stderr)
 
 

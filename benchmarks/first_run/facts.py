@@ -1,6 +1,6 @@
-"""What the machine is, and the first launch of a kernel, in its parts.
+"""Facts about the machine, and the parts of the first launch of a kernel.
 
-Meanwhile other processes build the kernels of the steps to come.
+Meanwhile other processes build the kernels of the later steps.
 """
 
 import os
@@ -26,8 +26,8 @@ from rope_core.builds import Build, deferred_builds
 from rope_core.errors import KernelNotBuilt
 
 TOKENS = 4
-BUILT_S = 45.0
-"""Time that the other processes get to build all kernels."""
+BUILD_LIMIT_S = 45.0
+"""Seconds that the other processes get to build all kernels."""
 
 HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
@@ -49,7 +49,7 @@ def rows(sizes: Sizes) -> Iterator[Row]:
         yield Row(name="kernels to build in advance", note=f"{number}")
         return
     for process in building:
-        process.join(max(0.0, start + BUILT_S - time.monotonic()))
+        process.join(max(0.0, start + BUILD_LIMIT_S - time.monotonic()))
     late = [process for process in building if process.exitcode is None]
     for process in late:
         process.kill()
@@ -71,7 +71,7 @@ def _first_launch(sizes: Sizes) -> Iterator[Row]:
         positions = torch.arange(TOKENS, device=sizes.device)
         _synchronize(sizes)
         run = kernels.rotate_at(xs, poison(*xs), positions, frequencies(sizes), "half")
-        times[1:] = [times[1], time.perf_counter()]
+        times.append(time.perf_counter())
         _build(run)
         times.append(time.perf_counter())
         for _ in range(2):

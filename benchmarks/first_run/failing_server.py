@@ -1,7 +1,7 @@
 """The service on a device that fails: `python -m benchmarks.first_run.failing_server lost|stuck`.
 
-The first request of more than LIMIT bytes reaches into memory that is not there (lost), or is
-followed by a kernel that runs for 40 s (stuck). Without a GPU, a stand-in fails likewise.
+The first request of more than LIMIT bytes launches a kernel that writes to an illegal address
+(lost) or one that runs for 40 s (stuck). Without a GPU, a stand-in fails in the same ways.
 """
 
 import sys
@@ -19,7 +19,7 @@ from service.serve import serve
 from service.settings import Settings
 
 LIMIT = 300_000
-"""Bytes of a copy to the device that are the fault's; the warm-up copies fewer."""
+"""A copy of more bytes to the device triggers the fault. The warm-up copies fewer."""
 
 SLEEP_CYCLES = 80_000_000_000
 """40 s of a multiprocessor at 2 GHz."""

@@ -1,6 +1,6 @@
-"""A device that fails, in a server each: the exit code, and what /readyz says before.
+"""Servers on a device that fails: the exit code, and what /readyz answers before.
 
-70 is a lost device (an illegal address), 71 one that is stuck (a kernel of 40 s, given up at 5 s).
+70 is a lost device (an illegal address), 71 a stuck one (a kernel of 40 s, with a limit of 5 s).
 """
 
 import os
@@ -24,7 +24,7 @@ EXIT_CODES = {"lost": 70, "stuck": 71}
 STUCK_S = 5
 START_S = 60.0
 END_S = 20.0
-"""Time from the request to the end of the process, at most."""
+"""Seconds from the request to the end of the process, at most."""
 
 POLL_S = 0.05
 ROOT = Path(__file__).parents[2]
@@ -67,7 +67,7 @@ class _Server:
         return None
 
     def ask(self) -> None:
-        """Send the request that the fault comes with, whatever becomes of it."""
+        """Send the request that triggers the fault, and ignore what becomes of it."""
         from service.wire import Message
         from service.wire import safetensors as codec
 
@@ -77,7 +77,7 @@ class _Server:
             self._client.post("/v1/rotate", content=body, headers=headers)
 
     def close(self) -> None:
-        """End the process, whatever it does."""
+        """Kill the process."""
         self.process.kill()
         self.process.wait()
         self._client.close()

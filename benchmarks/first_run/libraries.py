@@ -1,4 +1,4 @@
-"""cuDNN's attention: what a new length costs, in each thread, and what its log-sum-exp is."""
+"""cuDNN's attention: what a new length costs in each thread, and its log-sum-exp."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -15,16 +15,16 @@ from benchmarks.gpu_cases.case import Side, Truth
 from benchmarks.gpu_cases.sizes import Sizes, randn
 
 LENGTHS, DRY_LENGTHS = (520, 1032, 2056, 4104, 8200), (24, 40)
-"""Of sequences that no step before has attended to."""
+"""Lengths of sequences that no earlier step has used."""
 
-CHECKED, DRY_CHECKED = 1024, 16
+CHECK_LENGTH, DRY_CHECK_LENGTH = 1024, 16
 
 
 def rows(sizes: Sizes) -> Iterator[Row]:
     """Yield the cost of new lengths, then answers against float64."""
     for length in DRY_LENGTHS if sizes.dry else LENGTHS:
         yield from _calls(sizes, length)
-    length, width = (DRY_CHECKED if sizes.dry else CHECKED), sizes.head_dim
+    length, width = (DRY_CHECK_LENGTH if sizes.dry else CHECK_LENGTH), sizes.head_dim
     kv_heads = sizes.heads[1]
     for name, heads, head_dim in (
         ("heads 1:1", (kv_heads, kv_heads), width),
@@ -42,7 +42,7 @@ def _calls(sizes: Sizes, length: int) -> Iterator[Row]:
         took = [_seconds(sizes, run) for _ in range(2)]
         with ThreadPoolExecutor(1) as other:
             took.append(other.submit(_seconds, sizes, run).result())
-    except Exception as why:  # whatever it is, the next one runs
+    except Exception as why:  # any error is a row, and the next length runs
         yield _no_answer(f"cuDNN, S={length}", sizes, why)
         return
     names = "first call", "second call", "first call of another thread"
@@ -52,7 +52,7 @@ def _calls(sizes: Sizes, length: int) -> Iterator[Row]:
 
 
 def _seconds(sizes: Sizes, run: Callable[[], object]) -> float:
-    with torch.inference_mode():  # is of a thread
+    with torch.inference_mode():  # set per thread
         start = time.perf_counter()
         run()
         if not sizes.dry:
@@ -66,12 +66,12 @@ def _answer(name: str, sizes: Sizes, length: int, heads: tuple[int, int], head_d
     out = Side(side.name, side.run, truth.out_alone(side.truth), lambda got: side.read(got)[:1])
     try:
         return Row(name=name, error=truth.check(out), verdict="right")
-    except Exception as why:  # whatever it is, the next one runs
+    except Exception as why:  # any error is a row, and the next length runs
         return _no_answer(name, sizes, why)
 
 
 def _no_answer(name: str, sizes: Sizes, why: Exception) -> Row:
-    """Return the row of a library that cannot do it: a fact, but a fault where it is a stand-in."""
+    """Return the row of a library that cannot run: a missed goal, or a failure of the stand-in."""
     row = failure(name, why)
     return row if sizes.dry else replace(row, goal="right", verdict="missed")
 
@@ -105,7 +105,7 @@ def _side(sizes: Sizes, length: int, heads: tuple[int, int], head_dim: int) -> S
 
 
 def _stand_in(q: Tensor, k: Tensor, v: Tensor, expected: Truth) -> Side:
-    """Return the operator that PyTorch has for the CPU, whose heads must be as many."""
+    """Return PyTorch's operator for the CPU, which takes as many heads of k as of q."""
     group = q.shape[1] // k.shape[1]
     qkv = [x[None].transpose(1, 2) for x in (q, *(x.repeat_interleave(group, 1) for x in (k, v)))]
     attend = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu

@@ -14,7 +14,7 @@ FAILED = "FAILED"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """What a step measured out; numbers are None where there is none."""
+    """A result of a step. Numbers are None where they are not measured."""
 
     name: str
     error: float | None = None
@@ -49,21 +49,21 @@ class Row:
 
 
 def failure(name: str, why: object) -> Row:
-    """Return the row of what failed."""
+    """Return the row of a failure: an exception or a reason."""
     text = f"{type(why).__name__}: {why}" if isinstance(why, Exception) else str(why)
     text = " ".join(text.split()).replace("|", "/")
     return Row(name=name, verdict=FAILED, note=text if len(text) <= 300 else f"{text[:300]}...")
 
 
 def rows_of_cases(cases: Iterable[tuple[str, Make]], sizes: Sizes) -> Iterator[Row]:
-    """Check each case and time it, without other libraries; in a dry run, check it."""
+    """Check and time each case, without other libraries; in a dry run only check it."""
     take_turns = None if sizes.dry else clock.take_turns
     for name, make in cases:
-        for measured in rows_of(name, lambda make=make: _alone(make), take_turns):
+        for measured in rows_of(name, lambda make=make: _without_others(make), take_turns):
             yield _row(measured)
 
 
-def _alone(make: Make) -> Case:
+def _without_others(make: Make) -> Case:
     return replace(make(), others=())
 
 

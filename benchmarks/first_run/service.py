@@ -1,4 +1,4 @@
-"""The service on the real driver: mixed calls, odd shapes, memory that is full, one lane and two.
+"""The service on the real driver: mixed calls, odd shapes, full memory, one lane and two.
 
 Its answers over HTTP are compared with what the library computes on the CPU.
 """
@@ -31,7 +31,7 @@ ROUNDS, RUNS = 5, 16
 """Samples of a measurement of lanes, and rotations of each."""
 
 SLACK = 4.0
-"""How many times a bar against float64 two answers may be apart: both are rounded, and so are the
+"""Two answers may differ by so many times the bar against float64: both are rounded, and so are the
 rotated queries and keys of each."""
 
 
@@ -44,9 +44,9 @@ def rows(sizes: Sizes) -> Iterator[Row]:
         took = "" if sizes.dry else f"after {time.perf_counter() - start:.1f} s"
         yield Row(name="the service is ready", note=took)
         name = f"{count} mixed calls from {CLIENTS} threads"
-        yield _asked(name, ask, calls.mixed(count), sizes.dry)
-        yield _asked(f"{odd} odd shapes", ask, calls.odd(odd), sizes.dry)
-        yield from _full(sizes, driver, ask)
+        yield _requests(name, ask, calls.mixed(count), sizes.dry)
+        yield _requests(f"{odd} odd shapes", ask, calls.odd(odd), sizes.dry)
+        yield from _full_memory(sizes, driver, ask)
     yield from rows_of_cases(cases(sizes), sizes)
 
 
@@ -85,11 +85,11 @@ def _lanes(sizes: Sizes, lanes: int) -> Case:
     return Case(own, over, 2.0 * inputs[0].nbytes, "GB/s", measure=measure)
 
 
-def _asked(name: str, ask: Ask, requests: Sequence[Request], dry: bool) -> Row:
-    """Send requests from several threads, and compare their answers."""
+def _requests(name: str, ask: Ask, requests: Sequence[Request], dry: bool) -> Row:
+    """Send requests from several threads, and return a row of how their answers compare."""
     start = time.perf_counter()
     with ThreadPoolExecutor(CLIENTS) as threads:
-        outcomes = [*threads.map(partial(_one, ask), requests)]
+        outcomes = [*threads.map(partial(_ask_until_answered, ask), requests)]
     took = "" if dry else f" in {time.perf_counter() - start:.1f} s"
     if wrong := [why for _, _, why in outcomes if why]:
         return failure(name, f"{len(wrong)} of {len(requests)} wrong: {wrong[0]}")
@@ -100,8 +100,8 @@ def _asked(name: str, ask: Ask, requests: Sequence[Request], dry: bool) -> Row:
     return Row(name=name, error=error, verdict="right", note=note)
 
 
-def _one(ask: Ask, request: Request) -> tuple[float, int, str]:
-    """Return how far off an answer is, how often it was refused for now, and what is wrong."""
+def _ask_until_answered(ask: Ask, request: Request) -> tuple[float, int, str]:
+    """Return the error of an answer, how often the service was busy, and what is wrong."""
     tries, reply = 0, ask(request.path, request.tensors, request.params)
     while reply.retry and tries < TRIES:
         time.sleep(RETRY_S)
@@ -121,14 +121,14 @@ def _one(ask: Ask, request: Request) -> tuple[float, int, str]:
     return max(errors), tries, ""
 
 
-def _full(sizes: Sizes, driver: Any, ask: Ask) -> Iterator[Row]:
-    """Fill the device's memory: to 95 % all goes on, beyond it a call is refused, then right."""
+def _full_memory(sizes: Sizes, driver: Any, ask: Ask) -> Iterator[Row]:
+    """Fill the device's memory: a call succeeds at 95 %, is refused at 100 %, then succeeds."""
     q = torch.randn(1, max(64, sizes.tokens // 4), sizes.heads[0], sizes.head_dim)
     call = Rotate(q, None, RopeConfig.of(sizes.head_dim))
     expected = lambda: calls.named(rope_core.rotate(call))  # noqa: E731
     request = Request("/v1/rotate", {"q": q}, {}, expected)
     with _filled(driver, 0.95):
-        yield _asked("a call where memory is filled to 95 %", ask, [request], sizes.dry)
+        yield _requests("a call where memory is filled to 95 %", ask, [request], sizes.dry)
     with _filled(driver, 1.0):
         reply = ask(request.path, request.tensors, request.params)
     name, goal = "the same where no memory is left", "503 device_memory"
@@ -136,7 +136,7 @@ def _full(sizes: Sizes, driver: Any, ask: Ask) -> Iterator[Row]:
         yield Row(name=name, goal=goal, verdict="met")
     else:
         yield failure(name, f"{answered}, not {goal}")
-    yield _asked("the same where memory is free again", ask, [request], sizes.dry)
+    yield _requests("the same where memory is free again", ask, [request], sizes.dry)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The service in this process: all that the first run uses of its programming interface."""
+"""The service in this process: everything of its Python interface that the first run uses."""
 
 import asyncio
 import json
@@ -19,7 +19,7 @@ from benchmarks.gpu_cases.sizes import Sizes
 from rope_core import RopeConfig, Rotate
 
 TIMEOUT_S = 40.0
-"""Longest that a request, or the start, may take."""
+"""Seconds that a request, or the start, may take."""
 
 END_S = 5.0
 POLL_S = 0.05
@@ -31,10 +31,10 @@ class Reply:
 
     status: int
     retry: bool
-    """Whether it says when to come again."""
+    """Whether there is a Retry-After header."""
 
     code: str
-    """What is wrong, in a word."""
+    """Code of the problem, empty where there is none."""
 
     tensors: Mapping[str, Tensor]
 

@@ -1,4 +1,4 @@
-"""Who builds a missing kernel: the call itself, or a server that was told of it."""
+"""Missing kernels are built by the call itself, or handed to a server."""
 
 import threading
 
@@ -14,7 +14,7 @@ def test_a_call_builds_what_it_misses():
     assert built == ["a", "b"]
 
 
-def test_deferred_builds_are_handed_over_all_at_once_and_the_call_is_told():
+def test_deferred_builds_are_all_handed_over_before_the_call_raises():
     built, handed = [], {}
     with deferred_builds(handed.__setitem__), pytest.raises(KernelNotBuilt):
         ensure_built({"a": lambda: built.append("a"), "b": lambda: built.append("b")})
@@ -28,7 +28,7 @@ def test_a_call_that_misses_nothing_goes_on():
         ensure_built({})
 
 
-def test_other_threads_are_not_concerned():
+def test_builds_of_other_threads_are_not_deferred():
     built = []
     with deferred_builds(lambda key, build: pytest.fail("this thread's alone")):
         other = threading.Thread(target=ensure_built, args=({"a": lambda: built.append("a")},))
@@ -37,7 +37,7 @@ def test_other_threads_are_not_concerned():
     assert built == ["a"]
 
 
-def test_after_the_block_builds_are_the_calls_own_again():
+def test_after_the_block_calls_build_what_they_miss():
     built = []
     with pytest.raises(KernelNotBuilt), deferred_builds(lambda key, build: None):
         ensure_built({"a": lambda: built.append("a")})

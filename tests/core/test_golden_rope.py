@@ -62,7 +62,7 @@ def rotated(case):
 
 
 @pytest.mark.parametrize("name", rotations())
-def test_rotates_bit_for_bit_as_its_model_does_here(name):
+def test_rotations_equal_the_models_on_this_processor(name):
     case = live(load("rope", name))
     off = COMPLEX_OFF if case.is_complex and case.heads("q").dtype == torch.float32 else 0
     for name_of, x in rotated(case).items():
@@ -70,7 +70,7 @@ def test_rotates_bit_for_bit_as_its_model_does_here(name):
 
 
 @pytest.mark.parametrize("name", rotations())
-def test_rotates_as_its_model_did_elsewhere(name):
+def test_rotations_are_within_ulps_of_the_recorded_ones(name):
     case = load("rope", name)
     here, rope = live(case), rope_of(case)
     learned = case.tensors.get("pos_frequencies")
@@ -108,13 +108,13 @@ with_tables = pytest.mark.parametrize(
 
 
 @with_tables
-def test_tables_bit_for_bit_as_its_models_are_here(name):
+def test_tables_equal_the_models_on_this_processor(name):
     for found, forms in tables(live(load("rope", name))):
         assert any(torch.equal(form, found) for form in forms)
 
 
 @with_tables
-def test_tables_are_its_models_elsewhere(name):
+def test_tables_are_within_ulps_of_the_recorded_ones(name):
     case = load("rope", name)
     rope = rope_of(case)
     angle = radians(rope, case.positions, case.tensors.get("pos_frequencies")).flatten(0, -2)

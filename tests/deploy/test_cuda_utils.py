@@ -103,9 +103,9 @@ def test_stub_defines_what_the_extension_needs(tmp_path):
 @pytest.mark.parametrize("version", ["3.6.0", "3.6.0+git1", "2.99"])
 def test_old_triton_stops_the_build(version):
     with pytest.raises(SystemExit, match=r"triton 3\.7 or newer"):
-        build_cuda_utils.require(version)
+        build_cuda_utils.check_triton(version)
 
 
 @pytest.mark.parametrize("version", ["3.7.1", "3.10.0", "4.0"])
 def test_new_triton_does_not(version):
-    build_cuda_utils.require(version)
+    build_cuda_utils.check_triton(version)

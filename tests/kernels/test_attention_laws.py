@@ -157,7 +157,7 @@ def test_strided_shards_merge_into_one_pass(num_queries, config):
     assert lse_off(merged.lse, lse) <= 1e-6
 
 
-def test_starts_on_the_device_are_those_of_the_lengths():
+def test_cu_seqlens_on_the_device_give_the_same_bits_as_lengths():
     lengths = [1, 0, 40, 7], [600, 3, 40, 9]
     tensors = packed(*lengths)
     starts = {"cu_seqlens_q": ends(lengths[0]), "cu_seqlens_k": ends(lengths[1])}

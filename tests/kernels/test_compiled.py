@@ -74,5 +74,5 @@ def test_every_width_of_the_list_has_tiles_on_every_card(arch, dtype):
         (Card(87, 65_536), (128, 128), "do not fit the shared memory"),
     ],
 )
-def test_what_has_no_tiles_is_told(card, widths, text):
+def test_the_reason_says_what_has_no_tiles(card, widths, text):
     assert text in why_no_tile(card, torch.bfloat16, *widths)

@@ -104,7 +104,7 @@ def parts():
 
 @pytest.mark.parametrize("call", [rotation(), rotation(inverse=True), tables()])
 @pytest.mark.usefixtures("fused_is_a_candidate")
-def test_a_rotation_whose_kernel_is_missing_is_done_otherwise_until_it_is_built(call, builds):
+def test_eager_rotates_until_the_missing_kernel_is_built(call, builds):
     meanwhile, expected = rotate(call), rotate(call, backend="eager")
     assert meanwhile.backend == "eager"
     assert off(meanwhile.q, expected.q.double()) <= 2e-7
@@ -172,7 +172,7 @@ def test_attention_writes_nothing_where_one_kernel_is_missing(builds):
 
 
 @pytest.mark.usefixtures("interpreted")
-def test_a_call_that_names_the_backend_is_told_that_it_is_not_ready(builds):
+def test_a_call_that_names_fused_raises_until_its_kernel_is_built(builds):
     for done in (lambda: rotate(rotation(), backend="fused"), lambda: merge(parts(), "fused")):
         with pytest.raises(KernelNotBuilt):
             done()
@@ -226,7 +226,7 @@ def test_a_kernel_that_cannot_be_built_is_declined_for_good(monkeypatch, caplog)
 
 
 @pytest.mark.usefixtures("fused_is_a_candidate")
-def test_a_server_is_told_that_its_build_failed(monkeypatch, builds):
+def test_a_deferred_build_that_fails_raises_in_the_builder(monkeypatch, builds):
     monkeypatch.setattr(launcher.Launcher, "_load", lambda *_: 1 / 0)
     assert rotate(rotation()).backend == "eager"
     ((_, build),) = builds.items()

@@ -76,7 +76,7 @@ def how_often_declined(asked):
 @pytest.mark.parametrize("config", [CAUSAL, ALL, AttentionConfig(scale=0.1)], ids=str)
 @pytest.mark.parametrize("return_lse", [True, False])
 @pytest.mark.parametrize("capability", [AMPERE, HOPPER])
-def test_it_is_near_the_reference(operators, config, return_lse, capability):
+def test_answers_are_near_the_reference(operators, config, return_lse, capability):
     operators.capability = capability
     asked = work(config, return_lse=return_lse)
     out, *lse = run(asked, named=True)
@@ -116,7 +116,7 @@ def test_nothing_is_computed_again_where_all_is_finite(monkeypatch):
     assert ends[2:] == [[0, 40, 80]] * 2
 
 
-def test_the_check_is_a_few_launches_without_a_host_read(monkeypatch):
+def test_the_check_for_nan_is_a_few_launches_without_a_host_read(monkeypatch):
     monkeypatch.setattr("rope_core.backends.fused.attend", lambda work, out, lse: None)
     q, k = (torch.empty(2, 4096, h, 128, dtype=BF16, device=META) for h in (32, 8))
     ends = torch.empty(3, dtype=torch.int32, device=META)
@@ -130,7 +130,7 @@ def test_the_check_is_a_few_launches_without_a_host_read(monkeypatch):
     assert launches.total <= 5, launches.counts
 
 
-def test_cudnn_is_for_shapes_that_come_again(operators):
+def test_cudnn_runs_shapes_that_recur(operators):
     asked, other = work(return_lse=False), work(length=48, return_lse=False)
     for _ in range(plans.CALLS_BEFORE_PLAN):
         assert run(asked) is None
@@ -140,7 +140,7 @@ def test_cudnn_is_for_shapes_that_come_again(operators):
     assert "not come often enough" in sdpa_cuda.why_not(work(ALL, return_lse=False), named=False)
 
 
-def test_what_comes_again_is_seen_by_all_that_a_plan_is_made_for(operators):
+def test_shapes_differ_by_strides_dtype_heads_and_mask_but_not_by_values(operators):
     dense = work(return_lse=False)
     apart = torch.stack((dense.k, dense.v), 3)  # other strides
     changed = (
@@ -155,7 +155,7 @@ def test_what_comes_again_is_seen_by_all_that_a_plan_is_made_for(operators):
     assert how_often_declined(replace(dense, q=dense.q + 1)) == 0, "values do not matter"
 
 
-def test_cudnn_is_named_from_the_first_time_on(operators):
+def test_cudnn_runs_from_the_first_call_on_when_it_is_named(operators):
     assert run(work(return_lse=False), named=True) is not None
     assert operators.called == ["cudnn"]
 
@@ -170,7 +170,7 @@ def test_cudnn_gets_a_bounded_number_of_plans(operators, monkeypatch):
     assert run(work(return_lse=False)) is not None, "those that have one keep it"
 
 
-def test_it_goes_by_work_and_not_by_length(operators):
+def test_the_threshold_is_in_operations_and_not_in_tokens(operators):
     operators.capability = HOPPER
     for few in (work(length=39), work(length=24, config=ALL)):
         assert "less work" in sdpa_cuda.why_not(few, named=False)
@@ -181,7 +181,7 @@ def test_it_goes_by_work_and_not_by_length(operators):
 
 
 @pytest.mark.parametrize("capability", [AMPERE, ADA])
-def test_before_hopper_flash_answers_the_log_sum_exp_from_the_first_time_on(operators, capability):
+def test_before_hopper_flash_runs_calls_with_lse_from_the_first_one_on(operators, capability):
     operators.capability = capability
     assert run(work()) is not None
     assert operators.called == ["flash"]
@@ -196,7 +196,7 @@ def test_from_hopper_on_flash_is_never_called(operators, capability, monkeypatch
     assert "neither" in sdpa_cuda.why_not(work(), named=True)
 
 
-def test_the_log_sum_exp_of_cudnn_is_tried_out_once(operators):
+def test_the_trial_of_cudnns_lse_runs_once(operators):
     operators.capability = HOPPER
     assert how_often_declined(work()) == plans.CALLS_BEFORE_PLAN
     assert operators.called == ["cudnn"] * 2, "once for the trial"
@@ -205,7 +205,7 @@ def test_the_log_sum_exp_of_cudnn_is_tried_out_once(operators):
 
 
 @pytest.mark.parametrize("factor", [math.log2(math.e), math.nan], ids=["base 2", "nan"])
-def test_another_log_sum_exp_of_cudnn_is_not_taken(operators, factor):
+def test_cudnn_is_declined_if_its_lse_is_not_the_natural_logarithm(operators, factor):
     operators.capability, operators.lse_factor = HOPPER, factor
     assert how_often_declined(work()) == 20
     assert operators.called == ["cudnn"], "the trial alone"
@@ -213,7 +213,7 @@ def test_another_log_sum_exp_of_cudnn_is_not_taken(operators, factor):
     assert run(work(return_lse=False), named=True) is not None
 
 
-def test_a_trial_that_fails_is_no_agreement(operators, monkeypatch):
+def test_a_trial_that_raises_does_not_agree(operators, monkeypatch):
     operators.capability = HOPPER
 
     def fails(*args, **named):
@@ -242,7 +242,7 @@ def test_what_it_declines():
         assert text in sdpa_cuda.why_not(asked, named=False)
 
 
-def test_it_says_where_no_operator_can_run(operators, monkeypatch):
+def test_the_reason_says_that_no_operator_can_run(operators, monkeypatch):
     monkeypatch.setattr(sdpa_cuda, "can_use_cudnn_attention", lambda params: False)
     assert run(work(return_lse=False)) is not None, "FlashAttention 2 needs no plan"
     assert operators.called == ["flash"]

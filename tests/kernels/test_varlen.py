@@ -120,7 +120,7 @@ CONFIGS = {
 
 @pytest.mark.parametrize("fields", CONFIGS.values(), ids=CONFIGS)
 @pytest.mark.parametrize("dense", [False, True])
-def test_it_is_near_the_reference(fields, dense):
+def test_answers_are_near_the_reference(fields, dense):
     config = AttentionConfig(**fields)
     asked = work(config, *(((2, 9, 4, 16), (2, 12, 2, 16)) if dense else ()))
     assert varlen.why_not(asked, named=True) is None
@@ -155,12 +155,12 @@ def test_what_a_hidden_key_or_value_holds_reaches_no_output(where, bad):
     ],
     ids=str,
 )
-def test_what_it_is_told_of_the_longest_takes_no_other_path(flash, fields, longest):
+def test_the_longest_length_never_selects_another_code_path(flash, fields, longest):
     varlen.run(work(AttentionConfig(**fields)))
     assert flash.longest == [longest]
 
 
-def test_nothing_to_see_is_no_call(flash):
+def test_the_operator_is_not_called_without_keys(flash):
     none = torch.tensor([0, 0])
     asked = work(q_shape=(3, 4, 16), kv_shape=(0, 2, 16))
     asked = replace(asked, lengths=([3], [0]), cu_seqlens=(torch.tensor([0, 3]), none))
@@ -170,7 +170,7 @@ def test_nothing_to_see_is_no_call(flash):
     assert not flash.longest
 
 
-def test_it_runs_only_when_it_is_named(flash):
+def test_varlen_runs_only_when_it_is_named(flash):
     assert "only when it is named" in varlen.why_not(work())
     assert run(work(), "varlen")[1] == "varlen"
     assert flash.activated == 1
@@ -178,7 +178,7 @@ def test_it_runs_only_when_it_is_named(flash):
     assert flash.activated == 1
 
 
-def test_what_it_declines():
+def test_calls_that_varlen_declines():
     mask = torch.zeros(1, 1, 84, 115)
     index = (torch.arange(84), torch.arange(115))
     for asked, text in (
@@ -198,7 +198,7 @@ def test_what_it_declines():
         assert text in varlen.why_not(asked, named=True)
 
 
-def test_it_says_what_is_missing(flash, monkeypatch):
+def test_the_reason_says_what_is_missing(flash, monkeypatch):
     def because():
         varlen.unavailable.cache_clear()
         return varlen.why_not(work(), named=True)
@@ -228,7 +228,7 @@ def test_it_says_what_is_missing(flash, monkeypatch):
 
 
 @pytest.mark.parametrize("wrong", ["base 2", "transposed", "top-left"])
-def test_the_trial_sees_other_conventions(wrong):
+def test_the_trial_rejects_other_conventions(wrong):
     attend = varlen._attend
 
     def otherwise(asked):
@@ -246,7 +246,7 @@ def test_the_trial_sees_other_conventions(wrong):
     assert not agreement.agrees(otherwise, cpu, lengths)
 
 
-def test_a_call_that_names_it_is_refused_without_it(flash):
+def test_a_call_that_names_varlen_is_refused_where_it_is_unavailable(flash):
     flash.capability = (8, 0)
     q, k, v = qkv((3, 4, 16), (3, 2, 16), dtype=BF16)
     with pytest.raises(NoBackend) as refused:

@@ -174,7 +174,7 @@ async def test_a_connection_without_a_request_is_closed():
 
 
 @on_uvloop
-async def test_a_client_that_has_just_connected_may_ask():
+async def test_a_client_that_has_just_connected_can_send_a_request():
     async with served() as made:
         client, connection = await made.connected()
         with client:
@@ -185,7 +185,7 @@ async def test_a_client_that_has_just_connected_may_ask():
             assert (await received(client)).startswith(b"HTTP/1.1 200")
 
 
-def test_a_client_that_has_just_connected_and_asks_nothing_is_closed(monkeypatch):
+def test_a_client_that_has_just_connected_and_sends_nothing_is_disconnected(monkeypatch):
     monkeypatch.setattr(offers, "FIRST_REQUEST_S", 0)
 
     async def test() -> None:

@@ -129,7 +129,7 @@ async def test_odd_shapes_that_name_no_backend_are_answered_by_eager_until_kerne
     assert {*fused.builds.values()} == {1}, "each is built once"
 
 
-async def test_a_queue_of_builds_that_is_full_refuses_nobody(serving, fused, monkeypatch):
+async def test_a_full_queue_of_builds_refuses_no_request(serving, fused, monkeypatch):
     client, _, service = serving
     monkeypatch.setattr("service.device.kernel_builder.MAX_WAITING", 3)
     answers = await asyncio.gather(*(rotate(client, shape) for shape in ODD_SHAPES))
@@ -155,7 +155,7 @@ async def test_a_missing_kernel_costs_the_neighbours_of_its_run_nothing(serving,
     assert missing == [False, True, False]
 
 
-async def test_the_beginning_and_the_end_of_a_build_are_signs_of_life(serving, fused, monkeypatch):
+async def test_the_watchdog_restarts_when_a_build_begins_and_ends(serving, fused, monkeypatch):
     _, _, service = serving
     threads, both = [], asyncio.Event()
 
@@ -170,7 +170,7 @@ async def test_the_beginning_and_the_end_of_a_build_are_signs_of_life(serving, f
     assert {*threads} == {threading.get_ident()}, "on the event loop"
 
 
-def test_over_grpc_it_is_unavailable():
+def test_a_kernel_that_is_not_built_is_unavailable_over_grpc():
     code, text = status_of(KernelNotBuilt())
     assert code.name == "UNAVAILABLE"
     assert "being built" in text
@@ -193,7 +193,7 @@ def builder(clock) -> KernelBuilder:
     return KernelBuilder(Metrics(), clock)
 
 
-def test_what_does_not_fit_into_the_queue_may_be_asked_for_again(builder):
+def test_a_build_beyond_a_full_queue_can_be_started_again(builder):
     go, begun, built = threading.Event(), threading.Event(), []
 
     def first() -> None:
@@ -231,7 +231,7 @@ def test_a_build_that_fails_is_not_tried_again_at_once(builder, clock, caplog):
     assert caplog.records[0].fields["kernel"] == "key"
 
 
-def test_the_end_waits_for_no_build(builder):
+def test_close_drops_waiting_builds_and_does_not_wait_for_the_running_one(builder):
     go, begun, built = threading.Event(), threading.Event(), []
 
     def build() -> None:

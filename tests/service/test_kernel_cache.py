@@ -69,7 +69,7 @@ def test_a_cache_that_cannot_be_made_is_empty(tmp_path, monkeypatch):
     assert os.path.getsize(group["k.cubin"]) == 10
 
 
-def test_a_disk_that_fills_up_on_the_way_leaves_a_whole_kernel(cache_dir, monkeypatch):
+def test_a_disk_that_fills_up_during_a_write_leaves_a_complete_kernel(cache_dir, monkeypatch):
     put = cache.FileCacheManager.put
 
     def fail_in_cache(self, data, filename, binary=True):
@@ -86,7 +86,7 @@ def test_a_disk_that_fills_up_on_the_way_leaves_a_whole_kernel(cache_dir, monkey
     assert sorted(os.listdir(cache_dir / "A")) == ["k.cubin", "k.ttir"]
 
 
-def test_the_oldest_complete_kernels_make_room(cache_dir, monkeypatch):
+def test_the_oldest_complete_kernels_are_removed_for_a_new_one(cache_dir, monkeypatch):
     for age, key in enumerate(("C", "B", "A")):
         store(key, num_bytes=100)
         os.utime(cache_dir / key / "__grp__k.json", (1_000 - age, 1_000 - age))
@@ -130,18 +130,18 @@ def in_a_mount(tmp_path, size, prepare, check="true", **variables):
 class TestFullDisk:
     FILL = "head -c 2000000 /dev/zero > other || true"
 
-    def test_triton_alone_fails(self, tmp_path):
+    def test_tritons_own_cache_fails(self, tmp_path):
         done = in_a_mount(tmp_path, "1m", self.FILL)
         assert "No space left on device" in done.stderr
 
-    def test_a_kernel_is_built_beside_it(self, tmp_path):
+    def test_a_kernel_is_built_in_the_temporary_folder(self, tmp_path):
         done = in_a_mount(tmp_path, "1m", self.FILL, TRITON_CACHE_MANAGER=MANAGER)
         assert done.returncode == 0, done.stderr
         built = json.loads(done.stdout)
         assert built["hits"] == [False]
         assert built["num_bytes"] > 0
 
-    def test_old_kernels_make_room(self, tmp_path):
+    def test_old_kernels_are_removed_for_a_new_one(self, tmp_path):
         # with the old kernel 10 MiB are free: less than a build wants
         done = in_a_mount(
             tmp_path,
