@@ -75,7 +75,7 @@ def test_a_step_that_crashes_or_raises_is_a_row(tmp_path):
 
 
 def test_steps_without_time_are_rows(tmp_path):
-    rows = gpu_first.run([step("right")], tmp_path / "rows.jsonl", dry=False, all_s=0.0)
+    rows = gpu_first.run([step("right")], tmp_path / "rows.jsonl", dry=False, total_s=0.0)
 
     assert [(row.name, row.failed) for row in rows] == [("right", True)]
     assert "not begun" in rows[0].note

@@ -11,6 +11,21 @@ from rope_core.kernels.tiles import next_power_of_2
 ALIGNED = 8
 """Rows that start at multiples of so many elements are read 16 bytes or more at a time."""
 
+SHARED_NUMBERS = (
+    *("num_kv_heads", "group", "stride_q_token", "stride_q_head"),
+    *("stride_k_page", "stride_k_slot", "stride_k_head"),
+    *("stride_v_page", "stride_v_slot", "stride_v_head", "stride_table"),
+    *("stride_mask_seq", "stride_mask_head", "stride_mask_q", "packed_mask"),
+    *("scale", "softcap", "behind", "ahead", "chunk"),
+)
+"""Names of `AttentionArgs.numbers` in prefill and decode."""
+
+SHARED_UNALIGNED = (
+    *("cu_seqlens_q_ptr", "cu_seqlens_k_ptr", "table_ptr", "mask_ptr"),
+    *("q_index_ptr", "k_index_ptr"),
+)
+"""Names of those of `AttentionArgs.tensors` that may be unaligned."""
+
 
 class AttentionArgs(NamedTuple):
     """Arguments that kernels share, in the order in which they take them."""

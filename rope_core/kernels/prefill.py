@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 
 from rope_core.kernels.attention_tiles import Tile
-from rope_core.kernels.launch_args import AttentionArgs
+from rope_core.kernels.launch_args import SHARED_NUMBERS, SHARED_UNALIGNED, AttentionArgs
 from rope_core.kernels.launcher import KernelLaunch, Launcher
 from rope_core.kernels.masking import indexed_key_range, row_key_range, tile_key_range
 from rope_core.kernels.online_softmax import (
@@ -27,17 +27,10 @@ SCAN = tl.constexpr(256)
 
 @triton.jit(
     do_not_specialize=[
-        *("num_kv_heads", "group", "stride_q_token", "stride_q_head"),
-        *("stride_k_page", "stride_k_slot", "stride_k_head"),
-        *("stride_v_page", "stride_v_slot", "stride_v_head", "stride_table"),
-        *("stride_mask_seq", "stride_mask_head", "stride_mask_q", "packed_mask"),
-        *("scale", "softcap", "behind", "ahead", "chunk", "programs_offset"),
+        *(*SHARED_NUMBERS, "programs_offset"),
         *("has_sinks", "stride_out_token", "stride_out_head"),
     ],
-    do_not_specialize_on_alignment=[
-        *("cu_seqlens_q_ptr", "cu_seqlens_k_ptr", "table_ptr", "mask_ptr"),
-        *("q_index_ptr", "k_index_ptr", "lse_ptr", "sinks_ptr", "work_ptr"),
-    ],
+    do_not_specialize_on_alignment=[*SHARED_UNALIGNED, "lse_ptr", "sinks_ptr", "work_ptr"],
 )
 def prefill_kernel(
     q_ptr,  # [Tq, H, HEAD_DIM]
