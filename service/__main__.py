@@ -15,7 +15,7 @@ MALLOC = (
 """Freed memory is kept and used again: the first touch of fresh memory costs many times a copy."""
 
 ALLOCATOR_VARIABLES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
-"""Where torch reads the options of its allocator, before its first allocation."""
+"""Variables that hold the options of torch's CUDA allocator."""
 
 
 def main() -> None:
@@ -25,9 +25,8 @@ def main() -> None:
         arguments = arguments[1:]
     settings = _read_settings(arguments)
     if not any(name in os.environ for name in ALLOCATOR_VARIABLES):
-        # each of the three streams has a pool of its own: segments that grow and shrink keep one
-        # pool from holding memory that another needs. torch 2.11 reads this name, and calls the
-        # other one deprecated
+        # each of the three streams has its own pool; with segments that can shrink, no pool holds
+        # memory that another one needs. The other name is deprecated since torch 2.11
         os.environ["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"
     if "GLIBC_TUNABLES" not in os.environ:
         # read by the C library when a process starts, and then only

@@ -173,7 +173,7 @@ def make_service(
 
 
 def _num_threads(driver: Driver | None) -> int:
-    """Return how many threads torch computes with, or copies with beside a GPU."""
+    """Return how many threads torch uses on the CPU by default."""
     cpus = host.num_cpus()
     return cpus if driver is None else min(STAGING_THREADS, cpus)
 
@@ -195,17 +195,17 @@ def _backend(wanted: str, device: Device) -> str | None:
 
 
 async def _warm_up(service: Service, life: Life, device_threads: Executor) -> None:
-    """Make the service ready with the usual kernels, then let the rarer ones be built."""
+    """Build the usual kernels, report ready, then build the rarer kernels."""
     engine, choice, builder = service.engine, service.choice, service.builder
     traits, listed = engine.device.traits, service.settings.warm_up_shapes
     shapes = traits.warm_up_shapes if listed is None else shapes_of(listed)
     loop = asyncio.get_running_loop()
-    # not asyncio's own threads, for which its end waits, be the device stuck or not
+    # not asyncio's default executor, whose threads the end of the loop waits for, even if stuck
     thread = ThreadPoolExecutor(1, thread_name_prefix="warm-up")
-    together = Barrier(traits.lanes)
+    barrier = Barrier(traits.lanes)
 
     def on_lane() -> None:
-        together.wait()  # so that each has a thread: cuDNN, for one, keeps its plans by thread
+        barrier.wait()  # so that each thread runs once: cuDNN, for one, keeps its plans per thread
         usual = chain.from_iterable(usual_calls(*shape) for shape in shapes)
         warm_up(engine, choice, builder, usual, required=True)
 
@@ -221,8 +221,8 @@ async def _warm_up(service: Service, life: Life, device_threads: Executor) -> No
         log.info("ready", extra={"fields": {"device": engine.device.name}})
         service.batcher.release()
         if traits.builds_kernels:
-            # Requests do not wait for these: what they miss is computed by the eager backend. One
-            # call at a time is given to the builder, so that what requests miss is built next.
+            # Requests do not wait for these kernels: the eager backend computes their calls. One
+            # call at a time goes to the builder, so what requests miss is built next.
             await loop.run_in_executor(thread, build_rarer)
     except DeviceLost as lost:
         service.batcher.close(DeviceLost)

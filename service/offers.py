@@ -18,7 +18,7 @@ MAX_HEAD_BYTES = 64 * 2**10
 """Of a request, without what came of it in the packet of its begin and in that of its end."""
 
 FIRST_REQUEST_S = 2.0
-"""For a client that is connected when the doors close, and has asked nothing yet."""
+"""Seconds that a client without a request gets to send its first one when the service ends."""
 
 
 class Connection(HttpToolsProtocol):
@@ -49,9 +49,9 @@ class Connection(HttpToolsProtocol):
         super().on_headers_complete()
 
     def shutdown(self) -> None:
-        """Close once no request is under way; called when the service ends.
+        """Close when no request is in flight; called when the service ends.
 
-        A client that has just connected is about to ask, so it gets some time.
+        A client that has just connected is about to send a request, so it gets FIRST_REQUEST_S.
         """
         if self.cycle is None:
             self.loop.call_later(FIRST_REQUEST_S, self._close_after_requests)
@@ -59,15 +59,15 @@ class Connection(HttpToolsProtocol):
             self._close_after_requests()
 
     def _close_after_requests(self) -> None:
-        """Close now, after the answer that is due, or after the answer to what has come."""
+        """Close after the answer to a request in flight or partly received, else now."""
         is_due = self.cycle is not None and not self.cycle.response_complete
-        if is_due or not self._has_come():
+        if is_due or not self._has_partial_request():
             super().shutdown()
 
-    def _has_come(self) -> bool:
-        """Tell whether there is part of a request, read or not. Its answer closes the connection.
+    def _has_partial_request(self) -> bool:
+        """Tell whether part of a request was received, read or not; its answer ends the connection.
 
-        To close with unread bytes resets the connection: a request would be lost without a word.
+        Closing a connection with unread bytes resets it: the request would be lost silently.
         """
         if self.transport.is_closing():
             return False
