@@ -355,7 +355,7 @@ def _columns(rope: RopeConfig, frequencies: Tensor | None, device: torch.device)
 
 @lru_cache(maxsize=256)
 def _device_columns(rope: RopeConfig, device: torch.device) -> Columns:
-    """Return the columns of a rope on a device. To copy them there makes the host wait."""
+    """Return the columns of a rope on a device, copied once, as a copy makes the host wait."""
     columns = rope.columns
     axis = None if columns.axis is None else columns.axis.to(device)
     return replace(columns, inv_freq=columns.inv_freq.to(device), axis=axis)

@@ -9,10 +9,10 @@ from rope_core.backends.work import FAR, Attention, Merging, Rotation, Turning, 
 name = "eager"
 
 SCORE_ELEMENTS = 2**24
-"""Scores that exist at a time on the CPU; 64 MiB in float32."""
+"""Scores in memory at a time on the CPU: 64 MiB in float32."""
 
 DEVICE_SCORES = 2**26
-"""Scores that exist at a time on a device: few launches, and scratch of 256 MiB in float32."""
+"""Scores in memory at a time on a device: 256 MiB in float32, for few launches."""
 
 DOT_WIDTH = 128
 """Channels that one product sums. The BLAS library adds the channels of a small product one by one,
@@ -69,7 +69,7 @@ def attend(
 ) -> None:
     """Attend from q `[Sq, H, D]` to k and v `[Sk, Hkv, D]` into `out` and `lse`, chunk by chunk."""
     if index is None and work.config.chunk is not None and not q.is_cpu:
-        # a call may have as many chunks as tokens: a device attends to all of them at once
+        # a call may have as many chunks as tokens: on a device, attend to all chunks in one pass
         index = (
             torch.arange(len(k) - len(q), len(k), device=q.device),
             torch.arange(len(k), device=q.device),
@@ -198,7 +198,9 @@ def _softmax_times(
     if hidden is None:
         return out, total.log() + top
     finite = v.isfinite()
-    if not v.is_cpu or not bool(finite.all()):  # a device is not waited for: it does both
+    if not v.is_cpu or not bool(
+        finite.all()
+    ):  # a device computes both, so that the host need not wait
         # 0 * NaN is NaN: what no visible key brought in is computed again without it
         brought = (~hidden).float() @ (~finite).float() > 0  # [Hkv, 1 or G, n, Dv]
         out = torch.where(brought, out, weights @ v.masked_fill(~finite, 0) / share)

@@ -35,7 +35,7 @@ class Rotation:
 class Turning:
     """Rotate each of `xs` into its out by the products of positions and frequencies, in float64.
 
-    Kernels compute the angles themselves; `with_angles` is the same work for other backends.
+    Kernels compute the angles themselves; `with_angles` returns the same work for other backends.
     """
 
     xs: tuple[Tensor, ...]  # [T, H, D], each with its own H
