@@ -198,9 +198,7 @@ def _softmax_times(
     if hidden is None:
         return out, total.log() + top
     finite = v.isfinite()
-    if not v.is_cpu or not bool(
-        finite.all()
-    ):  # a device computes both, so that the host need not wait
+    if not v.is_cpu or not bool(finite.all()):  # a device never makes the host wait
         # 0 * NaN is NaN: what no visible key brought in is computed again without it
         brought = (~hidden).float() @ (~finite).float() > 0  # [Hkv, 1 or G, n, Dv]
         out = torch.where(brought, out, weights @ v.masked_fill(~finite, 0) / share)
