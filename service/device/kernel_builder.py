@@ -36,6 +36,8 @@ class KernelBuilder:
         self._requested: set[Hashable] = set()  # waiting, being built, or built
         self._retry_at: dict[Hashable, float] = {}
         self._busy = False
+        self.num_requests = 0
+        """Kernels that calls have missed so far, each as often as it was missed."""
         self.closed = False
         """Whether nothing more is built."""
 
@@ -51,6 +53,7 @@ class KernelBuilder:
         than `RETRY_S` ago, or if the queue is full.
         """
         with self._changed:
+            self.num_requests += 1
             if key in self._requested or len(self._waiting) >= MAX_WAITING or self.closed:
                 return
             if self._clock() < self._retry_at.get(key, 0.0):
@@ -62,13 +65,10 @@ class KernelBuilder:
                 # a daemon: the end of the process does not wait for a build
                 threading.Thread(target=self._work, name="kernel-builder", daemon=True).start()
 
-    def wait(self) -> bool:
-        """Wait until nothing is left to build, or until `close`; False if there was nothing."""
+    def wait(self) -> None:
+        """Wait until nothing is left to build, or until `close`."""
         with self._changed:
-            if not self._busy or self.closed:
-                return False
             self._changed.wait_for(lambda: not self._busy or self.closed)
-            return True
 
     def close(self) -> None:
         """Build nothing more; a build that has begun is left to its thread."""
