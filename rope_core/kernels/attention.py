@@ -117,7 +117,9 @@ def attend(
         k_index=k_index,
         block_table=block_table,
     )
-    layout = "masked" if mask is not None else "packed" if block_table is None else "paged"
+    layout = "packed" if block_table is None else "paged"
+    if mask is not None or q_index is not None:
+        layout = "masked"
     card, widest = card_of(q.device), max(args.head_dim, args.value_dim)
     few, some, prefill = (
         tile_of(kernel, card, q.dtype, widest, layout, tiles)
