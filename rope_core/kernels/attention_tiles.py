@@ -1,7 +1,8 @@
 """How the kernels of attention are cut, by the card, the dtype and the width of heads alone.
 
 A choice never depends on the batch, so that the bits of an answer do not either. Tiles of a mask
-take registers and shared memory as those of keys do, so that calls with a mask have smaller tiles.
+or of positions take registers and shared memory as those of keys do, so that calls with these have
+smaller tiles.
 """
 
 from collections.abc import Mapping
@@ -24,8 +25,8 @@ MLA_WIDTHS = 192, 128
 OLDEST_ARCH = 80
 """Before it there are no matrix units for bfloat16."""
 
-ADA, AMPERE = 101_376, 166_912
-"""Shared memory of a block, bytes: of sm_86, 89 and 120; of sm_80. Others have more."""
+ADA, AMPERE, HOPPER = 101_376, 166_912, 232_448
+"""Shared memory of a block, bytes: of sm_86, 89 and 120; of sm_80; of sm_90 and 100."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +68,12 @@ TILES: TileTable = {
         {
             64: {ADA: Tile(128, 128, 8, 3)},
             128: {ADA: Tile(128, 64, 8, 3)},
-            256: {ADA: Tile(64, 32, 8, 2), AMPERE: Tile(64, 64, 8, 2)},
+            256: {ADA: Tile(64, 32, 8, 2), HOPPER: Tile(64, 64, 8, 2)},
         },
         {
             64: {ADA: Tile(64, 64, 8, 2)},
             128: {ADA: Tile(64, 32, 8, 2)},
-            256: {ADA: Tile(64, 32, 8, 2)},
+            256: {ADA: Tile(32, 32, 8, 2)},
         },
     ),
     **_by_layout(
@@ -109,7 +110,7 @@ TILES: TileTable = {
         {
             64: {ADA: Tile(32, 32, 8, 2)},
             128: {ADA: Tile(32, 16, 8, 2)},
-            256: {ADA: Tile(16, 32, 8, 2)},
+            256: {ADA: Tile(16, 16, 8, 2)},
         },
         {
             64: {ADA: Tile(32, 32, 8, 2)},
@@ -158,7 +159,7 @@ def tile_of(
         card: where it runs.
         dtype: of q.
         width: of keys or of values, whichever are wider.
-        layout: masked where there is a mask, else paged where keys lie in pages, else packed.
+        layout: masked where there is a mask or positions are in tensors; else paged or packed.
         tiles: the table.
     """
     kind = "float32" if dtype == torch.float32 else "half"
