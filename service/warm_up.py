@@ -43,11 +43,12 @@ def warm_up(
             return
         job = engine.job(call, choice.of(call, None))
         try:
-            engine.run([job])
             for _ in range(MAX_RUNS):
-                if not builder.wait():
-                    break
+                requests = builder.num_requests
                 engine.run([job])
+                if builder.num_requests == requests:
+                    break
+                builder.wait()
         except NoBackend:
             continue  # the backend that the operator named declines, as it will for requests
         except DeviceLost:

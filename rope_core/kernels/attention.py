@@ -99,7 +99,9 @@ def attend(
     behind = FAR if window is None else bound(window) - 1
     ahead = bound(window_ahead) if window is not None else 0 if causal else FAR
     card, widest = card_of(q.device), max(q.shape[-1], v.shape[-1])
-    layout = "masked" if mask is not None else "packed" if block_table is None else "paged"
+    layout = "packed" if block_table is None else "paged"
+    if mask is not None or q_index is not None:
+        layout = "masked"
     if tiles is None:
         few, some, prefill = usual_tiles(card, q.dtype, widest, layout)
     else:

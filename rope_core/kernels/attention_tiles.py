@@ -1,7 +1,8 @@
 """Tile sizes of the attention kernels, by GPU, dtype, layout and width of heads alone.
 
 The choice never depends on the batch, so that the bits of an answer do not either. A tile of a mask
-takes registers and shared memory as a tile of keys does, so calls with a mask have smaller tiles.
+or of positions takes registers and shared memory as a tile of keys does, so calls with these have
+smaller tiles.
 """
 
 from collections.abc import Mapping
@@ -24,8 +25,8 @@ MLA_WIDTHS = 192, 128
 OLDEST_ARCH = 80
 """Older GPUs have no matrix units for bfloat16."""
 
-KIB_99, KIB_163 = 101_376, 166_912
-"""Shared memory of a block in bytes: of sm_86, 89 and 120; of sm_80. Other GPUs have more."""
+KIB_99, KIB_163, KIB_227 = 101_376, 166_912, 232_448
+"""Shared memory of a block in bytes: of sm_86, 89 and 120; of sm_80; of sm_90 and 100."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +68,12 @@ TILES: TileTable = {
         {
             64: {KIB_99: Tile(128, 128, 8, 3)},
             128: {KIB_99: Tile(128, 64, 8, 3)},
-            256: {KIB_99: Tile(64, 32, 8, 2), KIB_163: Tile(64, 64, 8, 2)},
+            256: {KIB_99: Tile(64, 32, 8, 2), KIB_227: Tile(64, 64, 8, 2)},
         },
         {
             64: {KIB_99: Tile(64, 64, 8, 2)},
             128: {KIB_99: Tile(64, 32, 8, 2)},
-            256: {KIB_99: Tile(64, 32, 8, 2)},
+            256: {KIB_99: Tile(32, 32, 8, 2)},
         },
     ),
     **_by_layout(
@@ -109,7 +110,7 @@ TILES: TileTable = {
         {
             64: {KIB_99: Tile(32, 32, 8, 2)},
             128: {KIB_99: Tile(32, 16, 8, 2)},
-            256: {KIB_99: Tile(16, 32, 8, 2)},
+            256: {KIB_99: Tile(16, 16, 8, 2)},
         },
         {
             64: {KIB_99: Tile(32, 32, 8, 2)},
@@ -158,7 +159,7 @@ def tile_of(
         card: where it runs.
         dtype: of q.
         width: of keys or of values, whichever are wider.
-        layout: masked where there is a mask, else paged where keys lie in pages, else packed.
+        layout: masked where there is a mask or positions are in tensors; else paged or packed.
         tiles: the table.
     """
     kind = "float32" if dtype == torch.float32 else "half"

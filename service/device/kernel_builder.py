@@ -36,6 +36,8 @@ class KernelBuilder:
         self._requested: set[Hashable] = set()  # waiting, being built, or built
         self._retry_at: dict[Hashable, float] = {}
         self._busy = False
+        self.num_requests = 0
+        """Builds that calls have asked for so far, repeated requests included."""
         self.closed = False
         """Whether `close` was called."""
 
@@ -51,6 +53,7 @@ class KernelBuilder:
         than `RETRY_S` ago, or if the queue is full.
         """
         with self._changed:
+            self.num_requests += 1
             if key in self._requested or len(self._waiting) >= MAX_WAITING or self.closed:
                 return
             if self._clock() < self._retry_at.get(key, 0.0):
@@ -62,13 +65,10 @@ class KernelBuilder:
                 # a daemon: the end of the process does not wait for a build
                 threading.Thread(target=self._work, name="kernel-builder", daemon=True).start()
 
-    def wait(self) -> bool:
-        """Wait until all builds are done, or for `close`; return False if there are none."""
+    def wait(self) -> None:
+        """Wait until all builds are done, or for `close`."""
         with self._changed:
-            if not self._busy or self.closed:
-                return False
             self._changed.wait_for(lambda: not self._busy or self.closed)
-            return True
 
     def close(self) -> None:
         """Drop the queue and take no builds; one that is running is not waited for."""

@@ -146,7 +146,7 @@ def allowed_stack(line):
     Float32 has no matrix unit: a head of 256 takes all registers, and a few numbers wait in memory
     outside the loops over keys.
     """
-    return 128 if line["dtype"] == str(FLOAT32) and line["width"] > 128 else 0
+    return 192 if line["dtype"] == str(FLOAT32) and line["width"] > 128 else 0
 
 
 def compile_case(case):

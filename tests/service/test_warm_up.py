@@ -16,11 +16,14 @@ from rope_core.backends import eager
 from rope_core.builds import deferred_builds
 from rope_core.errors import KernelNotBuilt
 from service.app import create_app
-from service.device import Cpu
+from service.choice import Choice
+from service.device import Cpu, KernelBuilder
 from service.engine import Engine
 from service.life import Life, Phase
+from service.metrics import Metrics
 from service.settings import Settings
 from service.slabs import Slabs
+from service.warm_up import warm_up
 from service.warm_up_calls import rare_calls, usual_calls, warm_up_calls
 from tests.service.fake_driver import FakeDriver
 from tests.service.test_kernel_builds import SlowlyBuilt
@@ -91,6 +94,24 @@ async def test_rare_calls_follow_on_a_device_for_which_kernels_are_built(runs, m
     monkeypatch.setattr(Engine, "run", tell)
     async with starting(life, FakeDriver(), "2x1x16"):
         await asyncio.wait_for(ended.wait(), 60)
+
+
+def test_a_call_is_run_again_after_builds_that_end_before_anybody_waits():
+    builder, built = KernelBuilder(Metrics()), []
+
+    class MissesThreeKernels:
+        """Stands for an engine: each run misses one kernel, whose build is over at once."""
+
+        def job(self, call, backend):
+            return call
+
+        def run(self, jobs):
+            if len(built) < 3:
+                builder.start(len(built), partial(built.append, len(built)))
+                builder.wait()
+
+    warm_up(MissesThreeKernels(), Choice(), builder, [shift_of(3)], required=True)
+    assert built == [0, 1, 2]
 
 
 def shift_of(length: int) -> Shift:
