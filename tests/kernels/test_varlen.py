@@ -215,7 +215,7 @@ def test_the_reason_says_what_is_missing(flash, monkeypatch):
     assert "no grouped heads" in because()
     monkeypatch.setattr(varlen, "agrees", lambda *given: False)
     monkeypatch.setattr(operators, "varlen_attn", flash.attend)
-    assert "otherwise than expected" in because()
+    assert "differ from those of the eager backend" in because()
 
     def missing(name):
         raise ModuleNotFoundError("No module named 'flash_attn_interface'")
