@@ -3,8 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+TRITON := .venv-triton
+JOBS ?= 2
 
-.PHONY: serve test test-processors check format format-check lint types docs bench bench-gpu bench-gpu-first example-real-model image image-test clean
+.PHONY: serve test test-processors compile-kernels check format format-check lint types docs bench bench-gpu bench-gpu-first example-real-model image image-test clean
 
 serve: $(READY)  ## serve on 127.0.0.1:8000
 	$(BIN)/rope-service serve
@@ -21,7 +23,11 @@ test-processors: $(READY)  ## the golden and numeric tests as on processors that
 			tests/core tests/test_ulp.py || exit 1; \
 	done
 
-check: format-check lint types test  ## everything that CI checks
+check: format-check lint types $(TRITON)/.ready test  ## everything that CI checks
+
+compile-kernels: $(READY) $(TRITON)/.ready  ## every kernel of attention for all GPUs, by both tritons: half an hour
+	$(BIN)/python -m tests.kernels.compiled all $(JOBS)
+	PYTHONPATH=$(TRITON) $(BIN)/python -m tests.kernels.compiled all $(JOBS)
 
 format: $(READY)  ## write the code as the formatter wants it
 	$(BIN)/ruff format .
@@ -77,5 +83,10 @@ $(READY): pyproject.toml constraints.txt clients/python/pyproject.toml
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test]' --editable clients/python
 	touch $@
 
+# the triton of torch's CUDA wheels, beside the oldest one that is supported
+$(TRITON)/.ready: Makefile
+	$(PYTHON) -m pip install --quiet --no-deps --upgrade --target $(TRITON) triton==3.7.1
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(EXAMPLE) build dist *.egg-info
+	rm -rf $(VENV) $(TRITON) $(EXAMPLE) build dist *.egg-info
