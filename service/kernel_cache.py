@@ -1,6 +1,6 @@
 """Triton's cache of compiled kernels: prebuilt ones first, and a full disk is no error.
 
-Triton imports this module by the variable TRITON_CACHE_MANAGER, which `service.__main__` sets.
+Triton imports this module by the variable TRITON_CACHE_MANAGER, which the image sets.
 
 - Kernels that the image brings are read from `PREBUILT`, where they lie read-only and executable;
   the cache's own folder, TRITON_CACHE_DIR, may be mounted noexec.

@@ -17,8 +17,8 @@ PROGRAMS = 2**31 - 1
 """Programs of a launch, along the one axis of its grid that may be so long."""
 
 WIDTHS = frozenset({*range(16, 257, 16), 72, 88})
-"""Widths of heads that are rotated: a list, as each is a kernel of its own. 72 and 88 are those of
-Qwen3-VL's and Llama 4's vision."""
+"""Widths of heads that are rotated or merged: a list, as each is a kernel of its own. 72 and 88 are
+those of Qwen3-VL's and Llama 4's vision."""
 
 PARTIAL_WIDTHS = frozenset({(80, 32), (192, 64)})
 """Widths of heads with how many elements turn, beside quarters of the width."""
@@ -40,6 +40,8 @@ def why_not(work: Work, *, named: bool = False) -> str | None:
             return _why_not_rotate(work)
         case Merging() if len(work.out) > PROGRAMS:
             return f"there are more than {PROGRAMS} parts"
+        case Merging() if (width := work.out.shape[-1]) not in WIDTHS:
+            return f"there are no kernels for heads of width {width}"
         case Attention():
             return _why_not_attend(work)
     return None

@@ -38,6 +38,9 @@ results grow with the keys only."""
 MERGED_ROWS = 4
 """Rows that a program merges."""
 
+KEPT_SEQUENCES = 1_024
+"""Sequences of the longest work list that is kept. Each takes 100 bytes; a call may have 10^6."""
+
 RECORD = tl.constexpr(8)
 """Numbers in the record of a sequence. The constants below are their places in it."""
 
@@ -111,9 +114,9 @@ def work_list(
         device: where the work list goes.
     """
     unbounded = indexed or (behind == FAR and chunk == FAR)
-    work = _build_on_host(
-        tuple(lengths_q), tuple(lengths_k), group, block_m, unbounded, behind, chunk
-    )
+    few = len(lengths_q) <= KEPT_SEQUENCES
+    build = _build_on_host if few else _build_on_host.__wrapped__
+    work = build(tuple(lengths_q), tuple(lengths_k), group, block_m, unbounded, behind, chunk)
     return work._replace(table=work.table.to(device, non_blocking=True))
 
 

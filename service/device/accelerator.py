@@ -9,15 +9,16 @@ import logging
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from rope_core import Attend, Call, Result, Rotate
-from rope_core.builds import deferred_builds
+from rope_core.builds import Build, deferred_builds
 from rope_core.calls import moved, tensors_of
 from rope_core.errors import KernelNotBuilt
 from service.batcher import Run
@@ -139,7 +140,7 @@ class Accelerator:
                     load.call({name: at[id(joint)] for name, joint in each.items()})
                     for load, each in zip(loads, inputs, strict=True)
                 ]
-                with deferred_builds(self._builder.start):
+                with deferred_builds(self._start_build):
                     answers = [_compute_if_built(call, compute) for call in calls]
                 found = [_tensors_of(answer) for answer in answers]
                 gathered, places = self._gather([t for each in found for t in each.values()])
@@ -158,6 +159,19 @@ class Accelerator:
                 results += map(_own, load.split(landed_answer))
         split_s = time.perf_counter() - landed
         return Run(results, staged_s + bring.seconds + fetch.seconds + split_s, work.seconds)
+
+    def _start_build(self, key: Hashable, build: Build) -> None:
+        self._builder.start(key, partial(self._build, build))
+
+    def _build(self, build: Build) -> None:
+        """Build a kernel. It is loaded beside torch's pool, which may hold all of the memory."""
+        try:
+            build()
+        except Exception as failure:
+            if not self._driver.is_full(failure):
+                raise
+            self._driver.empty_cache()
+            build()
 
     def _gather(self, tensors: Sequence[Tensor]) -> tuple[Tensor, Places]:
         """Return bytes of the device that hold the tensors: a tensor's own where there is one."""

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rope_core import AttentionConfig, Merge, merge
-from rope_core.kernels import attention
+from rope_core.kernels import attention, work_list
 from rope_core.reference import visible
 from tests.core.oracle import ATTEND_BAR, DTYPES, LSE_BAR, expect, lse_off, off, randn
 from tests.kernels.attending import ends, packed, paged, run
@@ -185,6 +185,14 @@ def test_sequences_are_along_the_axis_of_a_grid_that_is_long(monkeypatch):
     found = launches(monkeypatch, lengths, lengths)
     assert len(found) == 3
     assert {len(each.grid) for each in found.values()} == {1}
+
+
+def test_work_lists_of_few_sequences_are_kept_and_long_ones_are_not(monkeypatch):
+    """One of a million sequences takes 100 MB."""
+    work_list._build_on_host.cache_clear()
+    for num_seqs, kept in ((work_list.KEPT_SEQUENCES, 1), (work_list.KEPT_SEQUENCES + 1, 1)):
+        launches(monkeypatch, [1] * num_seqs, [1] * num_seqs)
+        assert work_list._build_on_host.cache_info().currsize == kept
 
 
 def parts_of(launch, lengths_k):

@@ -310,6 +310,17 @@ def test_odd_widths_have_no_kernels(rope, text):
         rotate(Rotate(randn(2, 1, rope.head_dim), None, rope), backend="fused")
 
 
+@pytest.mark.usefixtures("fused_is_a_candidate")
+def test_parts_of_odd_widths_have_no_kernels(builds):
+    """A kernel for 65,536 elements takes 16 s to compile, and one for 10^6 never ended."""
+    for width in (17, 65_536):
+        odd = Merge(randn(2, 1, width), randn(2, 1))
+        assert merge(odd).backend == "eager"
+        with pytest.raises(NoBackend, match=f"no kernels for heads of width {width}"):
+            merge(odd, backend="fused")
+    assert not builds
+
+
 def test_widths_of_all_presets_have_kernels():
     ropes = {name: resolve(preset.config, layer=0).rope for name, preset in built_in().items()}
     widths = {name: (rope.head_dim, rope.rotary_dim) for name, rope in ropes.items() if rope}

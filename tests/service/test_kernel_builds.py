@@ -155,6 +155,26 @@ async def test_a_missing_kernel_costs_the_neighbours_of_its_run_nothing(serving,
     assert missing == [False, True, False]
 
 
+async def test_a_kernel_that_finds_no_memory_is_loaded_after_the_pool_gave_some_back(
+    serving, fused, monkeypatch
+):
+    client, _, service = serving
+    driver, build, tries = service.engine.device._driver, fused._build, []
+
+    def load(key: tuple[int, ...]) -> None:
+        tries.append(driver.num_emptied)
+        if len(tries) == 1:
+            raise torch.OutOfMemoryError("Triton Error [CUDA]: out of memory")
+        build(key)
+
+    monkeypatch.setattr(fused, "_build", load)
+    fused.go.set()
+    for backend in ("eager", "fused"):
+        assert done_by(await rotate(client, (2, 16))) == backend
+        await asyncio.to_thread(service.builder.wait)
+    assert tries == [0, 1]
+
+
 async def test_the_watchdog_restarts_when_a_build_begins_and_ends(serving, fused, monkeypatch):
     _, _, service = serving
     threads, both = [], asyncio.Event()

@@ -79,6 +79,14 @@ async def test_each_lane_runs_the_usual_calls_of_each_shape_before_the_service_i
         assert mine == [type(call) for call in usual]
 
 
+async def test_memory_is_pinned_before_the_service_is_ready_and_not_on_the_event_loop():
+    life, driver = Life(), FakeDriver()
+    async with starting(life, driver, ""):
+        await until(Phase.READY, life)
+        assert len(driver.pins) >= 2
+        assert threading.get_ident() not in driver.pinning_threads
+
+
 async def test_rare_calls_follow_on_a_device_for_which_kernels_are_built(runs, monkeypatch):
     ended, life = asyncio.Event(), Life()
     monkeypatch.setattr("service.app.rare_calls", lambda *_: iter([shift_of(3)]))
