@@ -131,6 +131,14 @@ def _scores(q: Tensor, k: Tensor) -> Tensor:
     return scores.view(*q.shape[:3], -1)
 
 
+def _weighted_sum(weights: Tensor, v: Tensor) -> Tensor:
+    """Return weights @ v, `[Hkv, G, n, Dv]`, of weights `[Hkv, G, n, Sk]` and v `[Hkv, 1, Sk, Dv]`.
+
+    The heads of a group are rows of one product, so that v is not copied for each of them.
+    """
+    return torch.bmm(weights.flatten(1, 2), v[:, 0]).view(*weights.shape[:3], -1)
+
+
 def _hidden(rows: range, num_queries: int, num_keys: int, work: Attention) -> Tensor | None:
     """Return which keys `[n, Sk]` are out of the queries' reach; None where none is."""
     behind, ahead = work.reach
@@ -194,12 +202,12 @@ def _softmax_times(
         total += (sinks - top).exp()
     # not by the rounded lse: where scores are all as low as floats go, it is each one of them
     share = total.masked_fill(total == 0, 1)[..., None]
-    out = weights @ v / share
+    out = _weighted_sum(weights, v) / share
     if hidden is None:
         return out, total.log() + top
     finite = v.isfinite()
     if not v.is_cpu or not bool(finite.all()):  # a device never makes the host wait
         # 0 * NaN is NaN: what no visible key brought in is computed again without it
         brought = (~hidden).float() @ (~finite).float() > 0  # [Hkv, 1 or G, n, Dv]
-        out = torch.where(brought, out, weights @ v.masked_fill(~finite, 0) / share)
+        out = torch.where(brought, out, _weighted_sum(weights, v.masked_fill(~finite, 0)) / share)
     return out, total.log() + top

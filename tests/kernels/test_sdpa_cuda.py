@@ -13,6 +13,7 @@ from tests.core.oracle import ATTEND_BAR, LSE_BAR, expect, lse_off, off, qkv
 
 CAUSAL, ALL = AttentionConfig(), AttentionConfig(causal=False)
 BF16 = torch.bfloat16
+MIN_FLOPS = sdpa_cuda.MIN_FLOPS
 AMPERE, ADA, HOPPER, BLACKWELL = (8, 0), (8, 9), (9, 0), (10, 0)
 
 
@@ -71,6 +72,18 @@ def how_often_declined(asked):
         if run(asked) is not None:
             return times
     return 20
+
+
+def test_prompts_of_a_thousand_tokens_are_too_short_and_those_of_eight_thousand_are_not(
+    monkeypatch,
+):
+    monkeypatch.setattr(sdpa_cuda, "MIN_FLOPS", MIN_FLOPS)
+    for length, declines in ((1_024, True), (8_192, False)):
+        q = torch.empty(1, length, 32, 128, dtype=BF16, device=META)
+        reasons = [
+            sdpa_cuda.why_not(Attention(q, q, q, CAUSAL, None), named=False) for _ in range(20)
+        ]
+        assert ("operations" in str(reasons[-1])) == declines
 
 
 @pytest.mark.parametrize("config", [CAUSAL, ALL, AttentionConfig(scale=0.1)], ids=str)

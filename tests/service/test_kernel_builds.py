@@ -69,11 +69,9 @@ def fused(monkeypatch) -> SlowlyBuilt:
 
 @pytest.fixture
 async def serving(fused):
-    """The service on a device that is stuck if it answers nothing for a fifth of a second."""
+    """The service on a device that is stuck if it answers nothing for five seconds."""
     life = Life()
-    settings = Settings(
-        log_level="error", allow_backend=True, device_stuck_s=0.2, warm_up_shapes=""
-    )
+    settings = Settings(log_level="error", allow_backend=True, device_stuck_s=5, warm_up_shapes="")
     service, device_threads = make_service(settings, life, FakeDriver())
     protocol = Protocol(service, life)
     async with living(protocol, device_threads), asking(app_of(protocol, device_threads)) as client:
@@ -135,9 +133,11 @@ async def test_a_full_queue_of_builds_refuses_no_request(serving, fused, monkeyp
     answers = await asyncio.gather(*(rotate(client, shape) for shape in ODD_SHAPES))
     assert {(answer.status_code, done_by(answer)) for answer in answers} == {(200, "eager")}
     fused.go.set()
-    while len(fused.built) < len(ODD_SHAPES):
+    for _ in ODD_SHAPES:
         await asyncio.to_thread(service.builder.wait)
-        await asyncio.gather(*(rotate(client, shape) for shape in ODD_SHAPES))
+        answers = await asyncio.gather(*(rotate(client, shape) for shape in ODD_SHAPES))
+        assert {answer.status_code for answer in answers} == {200}
+    assert len(fused.built) == len(ODD_SHAPES)
     assert {*fused.builds.values()} == {1}
 
 
