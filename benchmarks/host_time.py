@@ -3,12 +3,13 @@
     taskset -c 0 python -m benchmarks.host_time
 
 Needs no GPU: kernels are compiled for an absent one, and the driver's launch does nothing. Prints
-the median time of each call, and its ratio to the time with Triton's own launch path,
-`kernel[grid](...)`, in the same run. Checks first that both paths pass the same arguments to the
-driver.
+the median time of each call, how many functions of Python and of C it calls, and the ratio of its
+time to that with Triton's own launch path, `kernel[grid](...)`, in the same run. Checks first that
+both paths pass the same arguments to the driver.
 """
 
 import argparse
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -149,6 +150,17 @@ def time_both(calls: Sequence[Run], rounds: int) -> tuple[float, float]:
     return median(ours), median(tritons)
 
 
+def count_functions(call: Run) -> int:
+    """Return how many functions of Python and of C a call calls."""
+    events: list[str] = []
+    sys.setprofile(lambda frame, event, arg: events.append(event))
+    try:
+        call()
+    finally:
+        sys.setprofile(None)
+    return events.count("call") + events.count("c_call")
+
+
 def _seconds(call: Run) -> float:
     start = time.perf_counter()
     call()
@@ -163,13 +175,14 @@ def main() -> None:
     gpu = Recorder(90)
     driver.set_active(gpu)
     table.print_machine()
-    table.print_head(("call", "us", "of Triton's own path"))
+    table.print_head(("call", "us", "functions", "of Triton's own path"))
     with torch.inference_mode():
         for name, calls in cases().items():
             for call in calls:
                 check(call, gpu)
             ours, tritons = time_both(calls * CALLS_PER_PATH if len(calls) == 1 else calls, rounds)
-            table.print_row((name, ours * 1e6, ours / tritons))
+            functions = count_functions(calls[0])
+            table.print_row((name, ours * 1e6, functions, ours / tritons))
 
 
 if __name__ == "__main__":
