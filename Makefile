@@ -25,7 +25,7 @@ test-processors: $(READY)  ## the golden and numeric tests as on processors that
 
 check: format-check lint types $(TRITON)/.ready test  ## everything that CI checks
 
-compile-kernels: $(READY) $(TRITON)/.ready  ## every kernel of attention for all GPUs, by both tritons: half an hour
+compile-kernels: $(READY) $(TRITON)/.ready  ## every kernel of attention for all GPUs, by both tritons: hours on two cores
 	$(BIN)/python -m tests.kernels.compiled all $(JOBS)
 	PYTHONPATH=$(TRITON) $(BIN)/python -m tests.kernels.compiled all $(JOBS)
 
