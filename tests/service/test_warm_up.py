@@ -14,6 +14,7 @@ import rope_core
 from rope_core import Attend, CosSin, Merge, NoBackend, Rotate, Shift
 from rope_core.backends import eager
 from rope_core.builds import deferred_builds
+from rope_core.calls import tensors_of
 from rope_core.errors import KernelNotBuilt
 from service.app import create_app
 from service.choice import Choice
@@ -328,4 +329,7 @@ def test_no_attention_misses_a_kernel_after_the_warm_up(interpreted, shape):
 def test_every_call_runs(shape):
     engine = Engine(Cpu(Slabs(2**24)), max_call_s=60, max_answer_bytes=2**28, stuck_s=30)
     for call in warm_up_calls(*shape):
-        engine.run([engine.job(call)])
+        (result,) = engine.run([engine.job(call)]).results
+        tensors = tensors_of(result)
+        assert tensors, "an answer"
+        assert not any(tensor.isnan().any() for tensor in tensors.values())
