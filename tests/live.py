@@ -10,7 +10,7 @@ from tests.golden_cases import Case
 
 
 def live(case: Case) -> Case:
-    """Return a case of "rope" whose tables and rotated tensors are computed anew."""
+    """Return a case of "rope" whose tables and rotated tensors are computed now."""
     made = _by_transformers(case) if case.described["source"].get("apply") else _by_formula(case)
     return replace(case, tensors=case.tensors | made)
 

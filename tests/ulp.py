@@ -14,7 +14,7 @@ def within_ulp(
 
     The unit is that of `size`, the magnitude of the numbers that the result is made of, and not of
     the result: where x cos(a) - y sin(a) is near 0, the rounding errors of both terms remain.
-    `angle` is such a number, too. It is rounded to float32 whatever the dtype of the result, and
+    `angle` is such a number as well. It is rounded to float32 whatever the dtype of the result, and
     one unit of it moves the result by as much, times `size`.
 
     `size` and `angle` broadcast to the result. NaN is within of nothing.

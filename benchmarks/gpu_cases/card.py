@@ -54,7 +54,7 @@ def why_no_launch() -> str | None:
     try:
         kernels.rotate_at([x], [x], position, inv_freq, "half")()
         torch.cuda.synchronize()
-    except Exception as why:  # whatever it is, it is told once
+    except Exception as why:  # a launch may raise anything
         return f"{type(why).__name__}: {why}"
     return None
 

@@ -93,7 +93,7 @@ class Case:
     times the sides."""
 
     note: Callable[[], str] = str
-    """What is told of the case after it was measured."""
+    """Returns a note for the row of the case, after it was measured."""
 
 
 Make = Callable[[], Case]

@@ -150,7 +150,7 @@ def test_large_scores_do_not_overflow(backend):
     out, lse = run(backend, q, k, v, config)
     expected_out, expected_lse = expect(q, k, v, config)
     # a score of 2,000 is 1e-4 from the exact one in float32, and so is the weight it gives; a small
-    # score, too, as it is the sum of large terms
+    # score as well, as it is the sum of large terms
     assert off(out, expected_out) <= 1e-4
     size = expected_lse.abs().max().item()
     assert lse_off(lse / size, expected_lse / size) <= LSE_BAR[torch.float32]

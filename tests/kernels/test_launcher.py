@@ -47,7 +47,7 @@ def kernels_are_missing(monkeypatch):
 
 @pytest.fixture
 def fused_is_a_candidate(monkeypatch, interpreted):
-    """On the CPU, too: as if it were a GPU."""
+    """Run on the CPU as on a GPU."""
     monkeypatch.setattr(fused, "only_named", lambda device: False)
 
 

@@ -29,7 +29,7 @@ def keep(kernel, key, signature, device, constants, options, attributes, warmup)
 
 
 class Compared(Launcher):
-    """A launcher that asks Triton, too."""
+    """A launcher that also asks Triton."""
 
     def bind(self, launch):
         variant, args = super().bind(launch)

@@ -80,6 +80,16 @@ async def served() -> AsyncIterator[Served]:
         await made.server.shutdown()
 
 
+@asynccontextmanager
+async def kept_alive(made: Served):
+    """Yield a client that got one answer, and the server's side of its connection."""
+    client, connection = await made.connected()
+    with client:
+        client.sendall(ASKED)
+        assert await received(client, until_closed=False)
+        yield client, connection
+
+
 async def received(client: socket.socket, *, until_closed: bool = True) -> bytes:
     """Return what the server sends until it closes, or until the end of an answer."""
     client.setblocking(False)
@@ -134,43 +144,31 @@ async def test_no_handshake_ends_once_they_are_stopped():
 
 @on_uvloop
 async def test_a_request_that_was_not_read_yet_is_answered():
-    async with served() as made:
-        client, connection = await made.connected()
-        with client:
-            client.sendall(ASKED)
-            assert await received(client, until_closed=False)
-            made.life.drain()
-            client.sendall(ASKED)
-            connection.shutdown()
-            assert (await received(client)).startswith(b"HTTP/1.1 200")
+    async with served() as made, kept_alive(made) as (client, connection):
+        made.life.drain()
+        client.sendall(ASKED)
+        connection.shutdown()
+        assert (await received(client)).startswith(b"HTTP/1.1 200")
 
 
 @on_uvloop
 async def test_a_request_whose_head_was_half_read_is_answered():
-    async with served() as made:
-        client, connection = await made.connected()
-        with client:
-            client.sendall(ASKED)
-            assert await received(client, until_closed=False)
-            client.sendall(ASKED[:9])
-            before = connection.scope
-            await until(lambda: connection.scope is not before)  # of the answered request
-            made.life.drain()
-            connection.shutdown()
-            client.sendall(ASKED[9:])
-            assert (await received(client)).startswith(b"HTTP/1.1 200")
+    async with served() as made, kept_alive(made) as (client, connection):
+        client.sendall(ASKED[:9])
+        before = connection.scope
+        await until(lambda: connection.scope is not before)  # of the answered request
+        made.life.drain()
+        connection.shutdown()
+        client.sendall(ASKED[9:])
+        assert (await received(client)).startswith(b"HTTP/1.1 200")
 
 
 @on_uvloop
 async def test_a_connection_without_a_request_is_closed():
-    async with served() as made:
-        client, connection = await made.connected()
-        with client:
-            client.sendall(ASKED)
-            assert await received(client, until_closed=False)
-            made.life.drain()
-            connection.shutdown()
-            assert await received(client) == b""
+    async with served() as made, kept_alive(made) as (client, connection):
+        made.life.drain()
+        connection.shutdown()
+        assert await received(client) == b""
 
 
 @on_uvloop
