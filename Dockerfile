@@ -6,7 +6,7 @@ ARG BASE=python:${PYTHON_VERSION}-slim-bookworm
 # The keys of Triton's cache depend on TRITON_DISABLE_LINE_INFO, and on whether the program `file` is
 # installed: both must be the same where kernels are built and where they are looked up.
 FROM ${BASE} AS base
-ENV TRITON_CACHE_MANAGER=service.kernel_cache:KernelCache \
+ENV TRITON_CACHE_MANAGER=service.kernel_builds.triton_cache:KernelCache \
     TRITON_DISABLE_LINE_INFO=1
 
 FROM base AS torch
@@ -33,7 +33,7 @@ RUN mkdir -p /opt/rope/triton /opt/stub; \
         && apt-get update \
         && apt-get install -y --no-install-recommends gcc libc6-dev $(test -e "$headers/Python.h" || echo python3-dev); \
     fi
-COPY service/__init__.py service/kernel_cache.py /src/service/
+COPY service/__init__.py service/kernel_builds/triton_cache.py /src/service/
 COPY deploy/build_cuda_utils.py /src/deploy/
 RUN if [ -d /opt/torch/lib/python*/site-packages/triton ]; then \
         PYTHONPATH=/src TRITON_CACHE_DIR=/opt/rope/triton \
@@ -57,12 +57,12 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 
 # Kernels for GPUs that the machine of the build does not have.
 FROM service AS kernels
-# service.prebuild's own defaults where not given
+# service.kernel_builds.prebuild's own defaults where not given
 ARG KERNEL_TARGETS
 ARG KERNEL_SHAPES
 RUN mkdir -p /opt/rope/triton; \
     if [ -d /opt/torch/lib/python*/site-packages/triton ]; then \
-        TRITON_CACHE_DIR=/opt/rope/triton /opt/rope/bin/python -m service.prebuild \
+        TRITON_CACHE_DIR=/opt/rope/triton /opt/rope/bin/python -m service.kernel_builds.prebuild \
         ${KERNEL_TARGETS:+--targets $KERNEL_TARGETS} ${KERNEL_SHAPES:+--shapes "$KERNEL_SHAPES"}; \
     fi
 

@@ -34,7 +34,7 @@ def main() -> None:
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
     # as process 1 of a container, a signal without a handler is ignored
     signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
-    from service.serve import serve  # only now: it takes seconds to load
+    from service.server.serve import serve
 
     serve(settings)
 

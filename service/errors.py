@@ -17,7 +17,7 @@ ServiceError
   +- TimedOut              the deadline passed before the answer
   +- ClientLeft            nobody waits for the answer any more
 
-Their statuses are in `service.failures`. Texts are for the client.
+Their statuses are in `service.asgi.problems`. Texts are for the client.
 """
 
 

@@ -11,7 +11,7 @@ import torch
 
 from benchmarks import forms, h2load, load, oracle, workloads
 from benchmarks.workloads import WORKLOADS
-from service.wire import safetensors as wire
+from service.wire import safetensors_codec as wire
 
 ROOT = Path(__file__).parents[1]
 

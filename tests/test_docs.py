@@ -11,9 +11,9 @@ import pytest
 import rope_core
 import service.errors
 from docs.generate import catalogue_page, clients_page, settings_page
-from service.endpoints import ENDPOINTS
-from service.failures import RESPONSES
-from service.ropes import Model, PresetModel, Rope
+from service.asgi.problems import RESPONSES
+from service.endpoints.rope_resolver import Model, PresetModel, Rope
+from service.endpoints.table import ENDPOINTS
 from tests.conftest import ROOT
 
 README = (ROOT / "README.md").read_text()

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from benchmarks.first_run.stand_in import StandIn
 from service.device import Driver, find_driver
-from service.serve import serve
+from service.server.serve import serve
 from service.settings import Settings
 
 LIMIT = 300_000

@@ -69,7 +69,7 @@ class _Server:
     def ask(self) -> None:
         """Send the request that triggers the fault, and ignore what becomes of it."""
         from service.wire import Message
-        from service.wire import safetensors as codec
+        from service.wire import safetensors_codec as codec
 
         body = b"".join(codec.encode(Message({"q": torch.ones(1, 1000, 8, 64)})))
         with suppress(httpx.TransportError):

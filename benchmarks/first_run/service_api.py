@@ -61,11 +61,11 @@ def running(driver: object) -> Iterator[Ask]:
     """Run the application in an event loop of another thread, and wait until it is ready."""
     import httpx
 
-    from service.app import create_app
-    from service.life import Life
+    from service.lifecycle import Life
+    from service.server.app import create_app
     from service.settings import Settings
     from service.wire import Message
-    from service.wire import safetensors as codec
+    from service.wire import safetensors_codec as codec
 
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
@@ -129,8 +129,8 @@ class Rotator:
 def rotator(sizes: Sizes) -> Rotator:
     """Return the one of this process."""
     driver = driver_of(sizes)
-    from service.app import make_service
-    from service.life import Life
+    from service.lifecycle import Life
+    from service.server.app import make_service
     from service.settings import Settings
 
     return Rotator(make_service(Settings(log_level="warning"), Life(), driver)[0])

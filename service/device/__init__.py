@@ -3,7 +3,7 @@
 from service.device.accelerator import Accelerator
 from service.device.cpu import Cpu
 from service.device.cuda import find_driver
-from service.device.kernel_builder import KernelBuilder
-from service.device.seam import Device, Driver
+from service.device.interface import Device, Driver
+from service.kernel_builds.builder import KernelBuilder
 
 __all__ = ["Accelerator", "Cpu", "Device", "Driver", "KernelBuilder", "find_driver"]

@@ -21,15 +21,15 @@ from rope_core import Attend, Call, Result, Rotate
 from rope_core.builds import Build, deferred_builds
 from rope_core.calls import moved, tensors_of
 from rope_core.errors import KernelNotBuilt
-from service.batcher import Run
-from service.device.kernel_builder import KernelBuilder
-from service.device.places import Places
-from service.device.seam import Driver, Event, Stream, Traits
+from service.batching.batcher import Run
+from service.batching.packing import Load
+from service.buffer_pool import SMALLEST_BYTES, Slabs
+from service.device.buffer_layout import Places
+from service.device.interface import Driver, Event, Stream, Traits
+from service.device.rwlock import Turns
 from service.device.staging import pinned_bytes, stage
-from service.device.turns import Turns
 from service.errors import DeviceFull, DeviceLost
-from service.packing import Load
-from service.slabs import SMALLEST_BYTES, Slabs
+from service.kernel_builds.builder import KernelBuilder
 
 log = logging.getLogger("rope.device")
 

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from rope_core import Call, Result, Rotate
-from service.batcher import Run
-from service.device.seam import Traits
-from service.packing import Load
-from service.slabs import Slabs
+from service.batching.batcher import Run
+from service.batching.packing import Load
+from service.buffer_pool import Slabs
+from service.device.interface import Traits
 
 
 class Cpu:

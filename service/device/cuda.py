@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from service.device.seam import Driver, Event, Stream
+from service.device.interface import Driver, Event, Stream
 
 OUT_OF_MEMORY = 2
 """cudaErrorMemoryAllocation: what an allocator other than torch's says."""

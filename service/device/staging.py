@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from service.device.places import Places, span
-from service.packing import Joint
-from service.slabs import Slabs
+from service.batching.packing import Joint
+from service.buffer_pool import Slabs
+from service.device.buffer_layout import Places, span
 
 SMALL_BYTES = 2**16
 """Inputs smaller than this may be copied separately, beside a body that holds all larger ones."""

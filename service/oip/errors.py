@@ -4,9 +4,9 @@ from collections.abc import Mapping
 
 import orjson
 
-from service import failures
+from service.asgi import problems
+from service.asgi.io import Headers
 from service.errors import ServiceError, printable
-from service.http import Headers
 
 
 class UnknownModel(ServiceError):
@@ -65,8 +65,8 @@ _OTHER_HEADERS: Mapping[int, Headers] = {415: [(b"accept-encoding", b"gzip, defl
 def classify(failure: Exception) -> tuple[int, str]:
     """Return the status of a failure, and the one line that tells it."""
     if type(failure) in STATUSES:
-        return STATUSES[type(failure)], printable(failure, failures.MAX_DETAIL)
-    row = failures.classify(failure)
+        return STATUSES[type(failure)], printable(failure, problems.MAX_DETAIL)
+    row = problems.classify(failure)
     return status_of(row.status), row.detail
 
 
@@ -78,7 +78,7 @@ def status_of(status: int) -> int:
 def describe(failure: Exception) -> tuple[int, Headers, bytes]:
     """Return status, headers and body of the answer to a failure."""
     status, text = classify(failure)
-    more = _OTHER_HEADERS.get(status, failures.MORE_HEADERS.get(status, []))
+    more = _OTHER_HEADERS.get(status, problems.MORE_HEADERS.get(status, []))
     headers, body = refusal(text)
     return status, [*headers, *more], body
 

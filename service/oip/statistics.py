@@ -11,10 +11,10 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from rope_core import Result
-from service.batcher import Answer
+from service.batching.batcher import Answer
 from service.errors import ClientLeft, DeviceFull, DeviceLost, DeviceStuck, Expired, Overloaded
-from service.oip.answers import BatchStatistics, Duration, ModelStatistics
-from service.oip.models import VERSION
+from service.oip.infer.models import VERSION
+from service.oip.types import BatchStatistics, Duration, ModelStatistics
 
 REASONS: Mapping[str, tuple[type[BaseException], ...]] = {
     "REJECTED": (Overloaded, Expired),

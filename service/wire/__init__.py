@@ -3,7 +3,7 @@
 from typing import Protocol
 
 from service.errors import NotAcceptable, UnsupportedMediaType
-from service.wire import json, safetensors
+from service.wire import json_codec, safetensors_codec
 from service.wire.message import Buffer, Message
 
 __all__ = ["CODECS", "Buffer", "Codec", "Message", "codec_for", "codec_of_answer"]
@@ -29,7 +29,7 @@ class Codec(Protocol):
         """Write a body, in parts to be sent one after the other."""
 
 
-CODECS: tuple[Codec, ...] = (json, safetensors)
+CODECS: tuple[Codec, ...] = (json_codec, safetensors_codec)
 
 _BY_TYPE: dict[bytes, Codec] = {codec.media_type.encode(): codec for codec in CODECS}
 _KNOWN = " or ".join(codec.media_type for codec in CODECS)

@@ -14,7 +14,7 @@ pytest.importorskip("triton")
 from deploy import build_cuda_utils
 
 IMPORTED_FROM = f"{ROOT}{os.pathsep}{Path(build_cuda_utils.triton.__file__).parents[1]}"
-MANAGER = "service.kernel_cache:KernelCache"
+MANAGER = "service.kernel_builds.triton_cache:KernelCache"
 needs_gcc = pytest.mark.skipif(shutil.which("gcc") is None, reason="there is no gcc here")
 
 

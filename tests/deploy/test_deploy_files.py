@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from service.__main__ import MALLOC
-from service.life import EXIT_CODES
+from service.lifecycle import EXIT_CODES
 from service.settings import PREFIX, Settings
 from tests.deploy import image
 

@@ -8,9 +8,9 @@ import pytest
 import pytest_asyncio
 import torch
 
-from service.app import create_app
-from service.life import Life
-from service.middleware import Requests
+from service.asgi.middleware import Requests
+from service.lifecycle import Life
+from service.server.app import create_app
 from service.settings import Settings
 from service.wire import CODECS, Codec, Message
 

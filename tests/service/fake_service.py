@@ -8,7 +8,7 @@ import threading
 
 import torch
 
-from service.serve import serve
+from service.server.serve import serve
 from service.settings import Settings
 from tests.service.fake_driver import FakeDriver
 

@@ -13,17 +13,17 @@ from triton.runtime import driver
 
 from rope_core.errors import KernelNotBuilt
 from rope_core.kernels.offline import OfflineDriver
-from service import kernel_cache
-from service.app import make_service
-from service.life import Life
+from service.kernel_builds import triton_cache
+from service.kernel_builds.warm_up_calls import usual_calls
+from service.lifecycle import Life
+from service.server.app import make_service
 from service.settings import Settings, shapes_of
-from service.warm_up_calls import usual_calls
 from tests.service.fake_driver import FakeDriver
 
 
 def main():
     folder, target, shape = sys.argv[1:]
-    kernel_cache.PREBUILT = Path(folder)
+    triton_cache.PREBUILT = Path(folder)
     hits = []
     knobs.compilation.listener = lambda *, cache_hit, **_: hits.append(cache_hit)
     driver.set_active(OfflineDriver(int(target)))
@@ -33,7 +33,7 @@ def main():
         while any(isinstance(r, KernelNotBuilt) for r in service.engine.run([job]).results):
             service.builder.wait()
     threads.shutdown()
-    json.dump({"hits": hits, "at": kernel_cache.__file__}, sys.stdout)
+    json.dump({"hits": hits, "at": triton_cache.__file__}, sys.stdout)
 
 
 if __name__ == "__main__":

@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from rope_core import Attend, CosSin, Merge, NoBackend, RopeConfig, Rotate, Shift
-from service.app import create_app
-from service.choice import NEVER_DOES, Choice
+from service.buffer_pool import Slabs
 from service.device import Cpu
-from service.engine import Engine
+from service.inference.backend_policy import NEVER_DOES, Choice
+from service.inference.engine import Engine
+from service.server.app import create_app
 from service.settings import Settings
-from service.slabs import Slabs
 from service.wire import Message
-from service.wire import safetensors as codec
+from service.wire import safetensors_codec as codec
 from tests.service.conftest import asking, post, running
 from tests.service.test_bad_input import check
 from tests.service.test_metrics import scrape

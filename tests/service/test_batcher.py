@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from service.batcher import Batcher, Run
+from service.batching.batcher import Batcher, Run
 from service.errors import (
     ClientLeft,
     DeviceLost,
@@ -20,7 +20,7 @@ from service.errors import (
     ShuttingDown,
     TimedOut,
 )
-from service.metrics import Metrics
+from service.observability.metrics import Metrics
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from rope_core import Attend, AttentionConfig, Merge, RopeConfig, Rotate
+from service.buffer_pool import Slabs
 from service.device import Cpu
-from service.engine import Engine
-from service.slabs import Slabs
+from service.inference.engine import Engine
 from service.wire import Message
-from service.wire import safetensors as codec
+from service.wire import safetensors_codec as codec
 from tests.service.conftest import post
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)

@@ -13,10 +13,11 @@ import pytest
 import uvicorn
 import uvloop
 
-from service import life as life_module
-from service import offers
-from service.life import Life, Server
-from service.listeners import stop_handshakes
+from service import lifecycle as life_module
+from service.lifecycle import Life
+from service.server import uvicorn_protocol
+from service.server.listeners import stop_handshakes
+from service.server.uvicorn_server import Server
 
 ASKED = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
 
@@ -36,7 +37,7 @@ class Served:
             self._answer,
             port=0,
             interface="asgi3",
-            http=offers.Connection,
+            http=uvicorn_protocol.Connection,
             ws="none",
             lifespan="off",
             log_config=None,
@@ -184,7 +185,7 @@ async def test_a_client_that_has_just_connected_can_send_a_request():
 
 
 def test_a_client_that_has_just_connected_and_sends_nothing_is_disconnected(monkeypatch):
-    monkeypatch.setattr(offers, "FIRST_REQUEST_S", 0)
+    monkeypatch.setattr(uvicorn_protocol, "FIRST_REQUEST_S", 0)
 
     async def test() -> None:
         async with served() as made:

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from service import __main__, app
+from service import __main__
 from service.device import find_driver
 from service.device.cuda import Cuda
-from service.life import Life
+from service.lifecycle import Life
+from service.server import app
 from service.settings import Settings
 from tests.service.fake_driver import FakeDriver
 

@@ -15,12 +15,12 @@ import rope_core
 from rope_core import Attend, RopeConfig, Rotate
 from rope_core.backends import Attention, Merging, Rotation
 from rope_core.calls import tensors_of
-from service.batcher import Batcher
+from service.batching.batcher import Batcher
+from service.buffer_pool import Slabs
 from service.device import Accelerator, Cpu, KernelBuilder
-from service.engine import Engine
 from service.errors import DeviceFull, DeviceLost
-from service.metrics import Metrics
-from service.slabs import Slabs
+from service.inference.engine import Engine
+from service.observability.metrics import Metrics
 from tests.service import calls
 from tests.service.fake_driver import FakeDriver, MetaDriver
 

@@ -9,11 +9,11 @@ import httpx
 import pytest
 import torch
 
-from service.app import create_app
-from service.life import Life, Phase
+from service.lifecycle import Life, Phase
+from service.server.app import create_app
 from service.settings import Settings
 from service.wire import Message
-from service.wire import safetensors as codec
+from service.wire import safetensors_codec as codec
 from tests.conftest import Serve
 from tests.service.conftest import post
 from tests.service.fake_driver import FakeDriver

@@ -16,10 +16,10 @@ from rope_core import SCHEMES, VARIANTS
 from rope_core.hf.families import DIFFUSERS, families
 from rope_core.positions import BUILDERS
 from rope_core.presets import built_in
-from service.app import create_app
-from service.endpoints import ENDPOINTS
-from service.life import Life
-from service.oip.models import MODELS as MODELS_OF_OIP
+from service.endpoints.table import ENDPOINTS
+from service.lifecycle import Life
+from service.oip.infer.models import MODELS as MODELS_OF_OIP
+from service.server.app import create_app
 from service.settings import Settings
 
 NAMES = sorted({name for endpoint in ENDPOINTS for name in endpoint.names})

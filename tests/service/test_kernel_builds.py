@@ -16,17 +16,17 @@ import rope_core
 from rope_core.backends import Rotation, eager
 from rope_core.builds import ensure_built
 from rope_core.errors import KernelNotBuilt
-from service.app import app_of, living, make_service
-from service.batcher import Batcher
+from service.batching.batcher import Batcher
 from service.device import KernelBuilder
-from service.device.kernel_builder import MAX_WAITING, RETRY_S
-from service.life import Life, Phase
-from service.metrics import Metrics
+from service.kernel_builds.builder import MAX_WAITING, RETRY_S
+from service.lifecycle import Life, Phase
+from service.observability.metrics import Metrics
 from service.oip.grpc.errors import status_of
-from service.oip.protocol import Protocol
+from service.oip.state import Protocol
+from service.server.app import app_of, living, make_service
 from service.settings import Settings
 from service.wire import Message
-from service.wire import safetensors as codec
+from service.wire import safetensors_codec as codec
 from tests.service.conftest import asking, post
 from tests.service.fake_driver import FakeDriver
 
@@ -129,7 +129,7 @@ async def test_odd_shapes_that_name_no_backend_are_answered_by_eager_until_kerne
 
 async def test_a_full_queue_of_builds_refuses_no_request(serving, fused, monkeypatch):
     client, _, service = serving
-    monkeypatch.setattr("service.device.kernel_builder.MAX_WAITING", 3)
+    monkeypatch.setattr("service.kernel_builds.builder.MAX_WAITING", 3)
     answers = await asyncio.gather(*(rotate(client, shape) for shape in ODD_SHAPES))
     assert {(answer.status_code, done_by(answer)) for answer in answers} == {(200, "eager")}
     fused.go.set()

@@ -15,19 +15,19 @@ from tests.conftest import ROOT
 pytest.importorskip("triton")
 from triton.runtime import cache
 
-from service import kernel_cache
-from service.kernel_cache import KernelCache
+from service.kernel_builds import triton_cache
+from service.kernel_builds.triton_cache import KernelCache
 
-MANAGER = "service.kernel_cache:KernelCache"
+MANAGER = "service.kernel_builds.triton_cache:KernelCache"
 
 
 @pytest.fixture(autouse=True)
 def cache_dir(tmp_path, monkeypatch):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setattr(kernel_cache, "PREBUILT", tmp_path / "prebuilt")
+    monkeypatch.setattr(triton_cache, "PREBUILT", tmp_path / "prebuilt")
     spare = tmp_path / "spare"
     spare.mkdir()
-    monkeypatch.setattr(kernel_cache, "_spare_folder", lambda: spare)
+    monkeypatch.setattr(triton_cache, "_spare_folder", lambda: spare)
     return tmp_path / "cache"
 
 
@@ -94,7 +94,7 @@ def test_the_oldest_complete_kernels_are_removed_for_a_new_one(cache_dir, monkey
 
     def disk_usage(folder):
         cubins = sum(path.stat().st_size for path in folder.glob("*/*.cubin"))
-        return SimpleNamespace(free=kernel_cache.MIN_FREE_BYTES + 250 - cubins)
+        return SimpleNamespace(free=triton_cache.MIN_FREE_BYTES + 250 - cubins)
 
     monkeypatch.setattr(shutil, "disk_usage", disk_usage)
     KernelCache("new")

@@ -14,9 +14,9 @@ import httpx
 import pytest
 import torch
 
-from service.life import Life, Phase
+from service.lifecycle import Life, Phase
 from service.wire import Message
-from service.wire import safetensors as codec
+from service.wire import safetensors_codec as codec
 from tests.conftest import ROOT, Serve
 
 DRAIN = {"ROPE_DRAIN_DELAY_S": "3", "ROPE_DRAIN_S": "20"}

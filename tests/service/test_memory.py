@@ -7,15 +7,15 @@ import threading
 import pytest
 import torch
 
-from service.admission import Admission, Charge
-from service.app import create_app
+from service.batching.admission import Admission, Charge
+from service.buffer_pool import SMALLEST_BYTES, Slabs
+from service.device.cgroup import memory_bytes, num_cpus
 from service.errors import Overloaded
-from service.host import memory_bytes, num_cpus
-from service.life import Life
+from service.lifecycle import Life
+from service.server.app import create_app
 from service.settings import Settings
-from service.slabs import SMALLEST_BYTES, Slabs
 from service.wire import Message
-from service.wire import safetensors as codec
+from service.wire import safetensors_codec as codec
 from tests.service.conftest import asking, post
 from tests.service.fake_driver import FakeDriver
 

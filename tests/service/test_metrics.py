@@ -6,7 +6,7 @@ import subprocess
 import pytest
 
 from service.wire import Message
-from service.wire import safetensors as codec
+from service.wire import safetensors_codec as codec
 from tests.service.conftest import post
 from tests.service.test_routes import heads
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from uvicorn.server import ServerState
 
-from service.offers import Connection
+from service.server.uvicorn_protocol import Connection
 
 JAVA = {"Connection": "Upgrade, HTTP2-Settings", "Upgrade": "h2c", "HTTP2-Settings": "AAEAAEAA"}
 BROWSER = {"connection": "keep-alive, Upgrade", "upgrade": "websocket", "Sec-WebSocket-Key": "eA=="}

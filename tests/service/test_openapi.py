@@ -6,10 +6,10 @@ import re
 import pytest
 
 from rope_core import SCHEMES, VARIANTS
-from service.endpoints import ENDPOINTS
-from service.examples import EXAMPLES
-from service.params import OF_MODELS
-from service.schemas import ANSWERS
+from service.endpoints.params import OF_MODELS
+from service.endpoints.table import ENDPOINTS
+from service.v1.examples import EXAMPLES
+from service.v1.schemas import ANSWERS
 from service.wire import CODECS
 from tests.service.described import faults
 

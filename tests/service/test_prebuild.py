@@ -18,7 +18,7 @@ TARGET, SHAPE = "90", "2x1x16"
 def run(*arguments, cwd, **variables):
     variables = {
         "TRITON_INTERPRET": "0",
-        "TRITON_CACHE_MANAGER": "service.kernel_cache:KernelCache",
+        "TRITON_CACHE_MANAGER": "service.kernel_builds.triton_cache:KernelCache",
         "TRITON_DISABLE_LINE_INFO": "1",
         **variables,
     }
@@ -33,7 +33,7 @@ def run(*arguments, cwd, **variables):
 def test_a_service_finds_prebuilt_kernels_wherever_it_is_installed(tmp_path):
     prebuilt, elsewhere = tmp_path / "prebuilt", tmp_path / "elsewhere"
     told = run(
-        *("service.prebuild", "--targets", TARGET, "--shapes", SHAPE),
+        *("service.kernel_builds.prebuild", "--targets", TARGET, "--shapes", SHAPE),
         cwd=ROOT,
         PYTHONPATH=str(ROOT),
         TRITON_CACHE_DIR=str(prebuilt),

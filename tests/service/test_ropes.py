@@ -24,9 +24,9 @@ from rope_core import (
     resolve,
 )
 from rope_core.presets import built_in
-from service.app import create_app
-from service.life import Life
-from service.ropes import MAX_KNOWN, Rope, Ropes
+from service.endpoints.rope_resolver import MAX_KNOWN, Rope, Ropes
+from service.lifecycle import Life
+from service.server.app import create_app
 from service.settings import Settings
 from service.wire import CODECS, Codec, Message
 from tests.service.conftest import every_test_in_one_loop, post

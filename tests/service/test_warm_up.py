@@ -16,16 +16,16 @@ from rope_core.backends import eager
 from rope_core.builds import deferred_builds
 from rope_core.calls import tensors_of
 from rope_core.errors import KernelNotBuilt
-from service.app import create_app
-from service.choice import Choice
+from service.buffer_pool import Slabs
 from service.device import Cpu, KernelBuilder
-from service.engine import Engine
-from service.life import Life, Phase
-from service.metrics import Metrics
+from service.inference.backend_policy import Choice
+from service.inference.engine import Engine
+from service.kernel_builds.warm_up_calls import rare_calls, usual_calls, warm_up_calls
+from service.lifecycle import Life, Phase
+from service.observability.metrics import Metrics
+from service.server.app import create_app
+from service.server.warm_up import warm_up
 from service.settings import Settings
-from service.slabs import Slabs
-from service.warm_up import warm_up
-from service.warm_up_calls import rare_calls, usual_calls, warm_up_calls
 from tests.service.fake_driver import FakeDriver
 from tests.service.test_kernel_builds import SlowlyBuilt
 
@@ -90,7 +90,7 @@ async def test_memory_is_pinned_before_the_service_is_ready_and_not_on_the_event
 
 async def test_rare_calls_follow_on_a_device_for_which_kernels_are_built(runs, monkeypatch):
     ended, life = asyncio.Event(), Life()
-    monkeypatch.setattr("service.app.rare_calls", lambda *_: iter([shift_of(3)]))
+    monkeypatch.setattr("service.server.app.rare_calls", lambda *_: iter([shift_of(3)]))
     loop, run = asyncio.get_running_loop(), Engine.run
 
     def tell(engine, jobs):
@@ -140,7 +140,7 @@ async def test_the_service_is_ready_when_the_kernels_of_usual_calls_are_built(mo
     monkeypatch.setattr(rope_core.backends, "BACKENDS", (backend, eager))
     monkeypatch.setattr(rope_core.backends.fused, "unavailable", lambda _: "there is no GPU")
     settings = Settings(log_level="error", warm_up_shapes="2x1x16")
-    monkeypatch.setattr("service.app._backend", lambda *_: "fused")  # as if there were a GPU
+    monkeypatch.setattr("service.server.app._backend", lambda *_: "fused")  # as if there were a GPU
     app = create_app(settings, life, FakeDriver())
     async with app.app.router.lifespan_context(app.app):
         assert await asyncio.to_thread(backend.begun.wait, 30)
@@ -168,7 +168,7 @@ async def test_a_call_that_fails_keeps_the_service_from_being_ready_only_if_eage
     def note(message, **_):
         loop.call_soon_threadsafe(failed.set)
 
-    monkeypatch.setattr("service.app.log.exception", note)
+    monkeypatch.setattr("service.server.app.log.exception", note)
     async with starting(life, FakeDriver(), "2x1x16"):
         if phase is None:
             await asyncio.wait_for(failed.wait(), 60)

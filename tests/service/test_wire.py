@@ -12,9 +12,15 @@ from hypothesis import strategies as st
 from safetensors.torch import load, save
 
 from service.errors import BadMessage, BadTensor, NotAcceptable, UnsupportedMediaType
-from service.wire import CODECS, Codec, Message, codec_for, codec_of_answer
-from service.wire import json as json_codec
-from service.wire import safetensors as safetensors_codec
+from service.wire import (
+    CODECS,
+    Codec,
+    Message,
+    codec_for,
+    codec_of_answer,
+    json_codec,
+    safetensors_codec,
+)
 from service.wire.message import DTYPES
 
 SHAPES = [(2, 3), (1, 2, 3, 4), (0,), (2, 0, 3), (1,), ()]

@@ -15,10 +15,10 @@ from grpc import (
 )
 from grpc.aio import ServicerContext
 
-from service import http
+from service.asgi import io
 from service.errors import ShuttingDown
+from service.observability.request_log import Records
 from service.oip.grpc.errors import status_of
-from service.records import Records
 
 Unary = Callable[[bytes, ServicerContext], Awaitable[bytes]]
 """Answers a serialized request by a serialized response. It raises what it refuses, and does not
@@ -117,7 +117,7 @@ class _Call:
         self._status = StatusCode.OK
         given = context.invocation_metadata() or ()
         self._headers = {n.encode(): v.encode() for n, v in given if n in _READ}
-        self._id = http.request_id(self._headers) or secrets.token_hex(8)
+        self._id = io.request_id(self._headers) or secrets.token_hex(8)
         context.set_trailing_metadata((("x-request-id", self._id),))
 
     async def abort(self, failure: Exception) -> None:

@@ -6,14 +6,14 @@ from typing import Any
 
 from grpc.aio import ServicerContext
 
-from service.life import Phase
-from service.oip import documents
-from service.oip.answers import ModelStatistics
+from service.lifecycle import Phase
+from service.oip import metadata
 from service.oip.errors import NotLoadable, NotServed, UnknownModel, UnknownRegion
 from service.oip.grpc.calls import Unary
 from service.oip.grpc.messages import METHODS
-from service.oip.models import model_of
-from service.oip.protocol import Protocol
+from service.oip.infer.models import model_of
+from service.oip.state import Protocol
+from service.oip.types import ModelStatistics
 
 Tell = Callable[[Any], Mapping[str, Any]]
 """Answers a request by a document that has the response's fields."""
@@ -26,11 +26,11 @@ def control_methods(protocol: Protocol) -> dict[str, Unary]:
         "ServerLive": lambda _: {"live": life.phase not in (Phase.LOST, Phase.STUCK)},
         "ServerReady": lambda _: {"ready": life.phase is Phase.READY},
         "ModelReady": lambda asked: {"ready": life.phase is Phase.READY and _exists(asked)},
-        "ServerMetadata": lambda _: documents.describe_server(protocol.regions.is_on),
-        "ModelMetadata": lambda asked: documents.describe_model(_model(asked)),
-        "ModelConfig": lambda asked: {"config": documents.configure(_model(asked), gpu)},
+        "ServerMetadata": lambda _: metadata.describe_server(protocol.regions.is_on),
+        "ModelMetadata": lambda asked: metadata.describe_model(_model(asked)),
+        "ModelConfig": lambda asked: {"config": metadata.configure(_model(asked), gpu)},
         "ModelStatistics": lambda asked: {"model_stats": _statistics(protocol, asked)},
-        "RepositoryIndex": lambda asked: {"models": documents.list_models(life, asked.ready)},
+        "RepositoryIndex": lambda asked: {"models": metadata.list_models(life, asked.ready)},
         "RepositoryModelLoad": _refuse_control,
         "RepositoryModelUnload": _refuse_control,
     }
@@ -55,11 +55,11 @@ def _memory(protocol: Protocol) -> dict[str, Tell]:
 
     def no_region(asked: Any) -> dict[str, Any]:
         if asked.name:
-            raise UnknownRegion(documents.NO_CUDA_MEMORY)
+            raise UnknownRegion(metadata.NO_CUDA_MEMORY)
         return {}
 
     def refuse(_: Any) -> dict[str, Any]:
-        raise NotServed(documents.NO_CUDA_MEMORY)
+        raise NotServed(metadata.NO_CUDA_MEMORY)
 
     return {
         "SystemSharedMemoryStatus": status,
@@ -72,12 +72,12 @@ def _memory(protocol: Protocol) -> dict[str, Tell]:
 
 
 def _settings(protocol: Protocol) -> dict[str, Tell]:
-    log = documents.describe_log(protocol.service.settings.log_level)
+    log = metadata.describe_log(protocol.service.settings.log_level)
 
     def trace(asked: Any) -> dict[str, Any]:
         if asked.model_name:
             model_of(asked.model_name)
-        return _unchanged(asked, {name: _listed(value) for name, value in documents.TRACE.items()})
+        return _unchanged(asked, {name: _listed(value) for name, value in metadata.TRACE.items()})
 
     def logging(asked: Any) -> dict[str, Any]:
         return _unchanged(asked, {name: _chosen(value) for name, value in log.items()})
@@ -119,7 +119,7 @@ def _refuse_control(_: Any) -> dict[str, Any]:
 
 def _unchanged(asked: Any, told: dict[str, Any]) -> dict[str, Any]:
     if asked.settings:
-        raise NotServed(documents.UNCHANGED)
+        raise NotServed(metadata.UNCHANGED)
     return {"settings": told}
 
 

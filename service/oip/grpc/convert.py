@@ -5,13 +5,13 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from service.errors import BadMessage, BadTensor, printable
-from service.oip import tensors
 from service.oip.grpc.messages import ModelInferRequest, ModelInferResponse
 from service.oip.grpc.wire import MAX_FIELDS, Split, join_response
-from service.oip.models import VERSION, Model
-from service.oip.plan import MAX_HEAD_BYTES, Plan
-from service.oip.request import Input, Planner
-from service.oip.response import Head, describe, tell
+from service.oip.infer import tensors
+from service.oip.infer.models import VERSION, Model
+from service.oip.infer.parse import Input, Planner
+from service.oip.infer.plan import MAX_HEAD_BYTES, Plan
+from service.oip.infer.response import Head, describe, tell
 from service.wire import Buffer, Message
 from service.wire.message import MAX_RANK
 

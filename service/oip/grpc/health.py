@@ -7,7 +7,7 @@ from grpc.aio import ServicerContext
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
 from service.errors import printable
-from service.life import Life, Phase
+from service.lifecycle import Life, Phase
 from service.oip.errors import UnknownService
 from service.oip.grpc import messages
 from service.oip.grpc.calls import Calls

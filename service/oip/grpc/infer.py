@@ -9,9 +9,9 @@ from typing import Any
 from grpc.aio import ServicerContext
 
 from rope_core import Result
-from service import endpoints
-from service.admission import Charge
-from service.batcher import Answer, Entry
+from service.batching.admission import Charge
+from service.batching.batcher import Answer, Entry
+from service.endpoints import table
 from service.errors import ClientLeft, TimedOut
 from service.oip.grpc.convert import (
     Request,
@@ -25,12 +25,12 @@ from service.oip.grpc.errors import status_of
 from service.oip.grpc.messages import ModelStreamInferResponse
 from service.oip.grpc.streams import while_open
 from service.oip.grpc.wire import join_streamed, split_request
-from service.oip.models import Model, model_of
-from service.oip.params import FINAL
-from service.oip.protocol import Protocol
+from service.oip.infer.models import Model, model_of
+from service.oip.infer.params import FINAL
+from service.oip.state import Protocol
 from service.wire import Buffer
 
-PROMPT_HEAD_BYTES = endpoints.PROMPT_PARAMS_BYTES
+PROMPT_HEAD_BYTES = table.PROMPT_PARAMS_BYTES
 """A request whose message, but its raw tensors, is longer takes a thread to be read."""
 
 EXPANSION = 34
@@ -173,7 +173,7 @@ class Infer:
         operation = model.path.removeprefix("/v1/")
         answer = await service.answer(job, operation, deadline, _wait, plan.queue_s)
         begun = time.perf_counter()
-        told = endpoints.write(answer.result, False, warnings)
+        told = table.write(answer.result, False, warnings)
 
         def write() -> bytes:
             return join(write_response(model, plan, told, more))

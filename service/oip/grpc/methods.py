@@ -3,7 +3,7 @@
 from service.oip.grpc.control import control_methods
 from service.oip.grpc.infer import Infer
 from service.oip.grpc.server import Methods
-from service.oip.protocol import Protocol
+from service.oip.state import Protocol
 
 
 def grpc_methods(protocol: Protocol) -> Methods:

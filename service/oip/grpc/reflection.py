@@ -12,7 +12,7 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest
 
-from service.life import Life
+from service.lifecycle import Life
 from service.oip.grpc import health, messages
 from service.oip.grpc.calls import Calls
 from service.oip.grpc.streams import while_open

@@ -8,14 +8,14 @@ from typing import Any
 
 from grpc import RpcMethodHandler, aio, method_handlers_generic_handler
 
-from service.life import LAST_REQUESTS_S, Life
-from service.metrics import Metrics
+from service.lifecycle import LAST_REQUESTS_S, Life
+from service.observability.metrics import Metrics
+from service.observability.request_log import Records
 from service.oip.grpc import health
 from service.oip.grpc.calls import Calls
 from service.oip.grpc.health import Health
 from service.oip.grpc.messages import METHODS, SERVICE
 from service.oip.grpc.reflection import Reflection
-from service.records import Records
 from service.settings import Settings
 
 Methods = Mapping[str, Callable[..., Any]]

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from typing import TypeVar
 
 from service.errors import ShuttingDown
-from service.life import Life
+from service.lifecycle import Life
 
 T = TypeVar("T")
 

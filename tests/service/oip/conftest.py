@@ -8,8 +8,8 @@ from typing import Any
 import grpc
 import pytest
 
-from service.life import Life
-from service.metrics import Metrics
+from service.lifecycle import Life
+from service.observability.metrics import Metrics
 from service.oip.grpc.messages import METHODS
 from service.oip.grpc.server import GrpcDoor, Methods
 from service.settings import Settings

@@ -12,14 +12,14 @@ import httpx
 import torch
 from torch import Tensor
 
-from service.app import app_of, living, make_service
-from service.life import Life
-from service.oip import tensors
+from service.lifecycle import Life
 from service.oip.grpc.convert import CONTENTS, read_params
 from service.oip.grpc.messages import METHODS, InferParameter, ModelInferRequest
 from service.oip.grpc.methods import grpc_methods
 from service.oip.grpc.server import GrpcDoor
-from service.oip.protocol import Protocol
+from service.oip.infer import tensors
+from service.oip.state import Protocol
+from service.server.app import app_of, living, make_service
 from service.settings import Settings
 from tests.service.conftest import asking
 

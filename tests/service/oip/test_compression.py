@@ -7,7 +7,7 @@ import zlib
 import numpy as np
 import pytest
 
-from service.oip.encoding import coding_for
+from service.oip.http.compression import coding_for
 from tests.service.conftest import asking, running
 
 X = {"name": "x", "shape": [1, 2, 1, 4], "datatype": "FP32"}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from service.life import Phase
+from service.lifecycle import Phase
 
 MODELS = ["rope", "rope_attention", "rope_cos_sin"]
 

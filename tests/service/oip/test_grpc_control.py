@@ -10,16 +10,16 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
 from tritonclient.grpc import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
-from service.app import make_service
 from service.errors import Overloaded, TimedOut, TooLarge
-from service.life import Life, Phase
-from service.oip.documents import TRACE, describe_log
+from service.lifecycle import Life, Phase
 from service.oip.errors import NotLoadable
 from service.oip.grpc.control import control_methods
 from service.oip.grpc.errors import CODES, status_of
 from service.oip.grpc.messages import METHODS, SERVICE
-from service.oip.models import MODELS
-from service.oip.protocol import Protocol
+from service.oip.infer.models import MODELS
+from service.oip.metadata import TRACE, describe_log
+from service.oip.state import Protocol
+from service.server.app import make_service
 from service.settings import Settings
 from tests.service.oip.conftest import ask, opened
 

@@ -6,7 +6,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from service.life import Life, Phase
+from service.lifecycle import Life, Phase
 from service.oip.grpc.messages import SERVICE
 from tests.service.oip.conftest import opened
 

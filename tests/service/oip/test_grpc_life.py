@@ -15,7 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2_grpc
 
 from service.errors import Overloaded, ShuttingDown
-from service.life import Life
+from service.lifecycle import Life
 from service.oip.grpc.messages import METHODS, SERVICE
 from service.oip.grpc.server import AROUND_BYTES
 from service.oip.grpc.streams import while_open

@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from service.errors import ServiceError
-from service.oip.exchange import Exchange
 from service.oip.grpc.convert import parse, read_plan
 from service.oip.grpc.messages import ModelInferRequest
 from service.oip.grpc.wire import split_request
-from service.oip.memory import Regions
-from service.oip.models import MODELS
-from service.oip.plan import MAX_HEAD_BYTES, MAX_KNOWN, Heads, Known, Plan
-from service.oip.request import Planner
+from service.oip.http.codec import Exchange
+from service.oip.infer.models import MODELS
+from service.oip.infer.parse import Planner
+from service.oip.infer.plan import MAX_HEAD_BYTES, MAX_KNOWN, Heads, Known, Plan
+from service.oip.shm.registry import Regions
 from service.wire import Message
 
 ROPE = MODELS["rope"]

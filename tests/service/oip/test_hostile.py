@@ -10,7 +10,7 @@ import grpc
 import pytest
 import torch
 
-from service.life import Phase
+from service.lifecycle import Phase
 from service.oip.grpc.messages import METHODS, ModelInferRequest
 from tests.service.oip.speaking import SPOKEN, Asked, Grpc, Refused, speaking
 

@@ -16,16 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.errors import Overloaded
-from service.oip import memory
-from service.oip.errors import (
-    AlreadyExists,
-    BadRegion,
-    SharedMemoryOff,
-    UnknownRegion,
-    describe,
-)
-from service.oip.memory import Region, Regions
-from service.oip.objects import FOLDER
+from service.oip.errors import AlreadyExists, BadRegion, SharedMemoryOff, UnknownRegion, describe
+from service.oip.shm import registry
+from service.oip.shm.posix import FOLDER
+from service.oip.shm.registry import Region, Regions
 
 pytestmark = pytest.mark.skipif(not Path(FOLDER).is_dir(), reason="there is no shared memory here")
 
@@ -391,7 +385,7 @@ def test_a_full_machine_is_an_error_of_the_region(folder, regions, monkeypatch):
 
 
 def test_regions_are_bounded(folder, monkeypatch):
-    monkeypatch.setattr(memory, "MAX_REGIONS", 3)
+    monkeypatch.setattr(registry, "MAX_REGIONS", 3)
     regions, key = Regions(folder.prefix), folder.make()
     for i in range(3):
         regions.register(str(i), key, 0, 1)

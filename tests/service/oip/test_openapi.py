@@ -5,10 +5,10 @@ import re
 
 import pytest
 
-from service.life import Phase
-from service.oip.examples import EXAMPLES
-from service.oip.models import MODELS
-from service.oip.params import NOT_FOR_MODELS, OF_ROPE, OTHER_NAMES
+from service.lifecycle import Phase
+from service.oip.infer.models import MODELS
+from service.oip.infer.params import NOT_FOR_MODELS, OF_ROPE, OTHER_NAMES
+from service.oip.openapi.examples import EXAMPLES
 from tests.service.conftest import asking, running
 from tests.service.described import faults
 

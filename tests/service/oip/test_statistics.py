@@ -5,7 +5,7 @@ import asyncio
 import pytest
 import torch
 
-from service.batcher import Answer
+from service.batching.batcher import Answer
 from service.errors import ClientLeft, DeviceLost, Expired, Overloaded
 from service.oip.statistics import REASONS, Statistics
 from tests.service.oip.speaking import Asked, Refused, speaking

@@ -1,0 +1,69 @@
+"""What an answer tells, whatever form it goes out in."""
+
+from typing import Any, NamedTuple
+
+import orjson
+from torch import Tensor
+
+from service.oip.infer import tensors
+from service.oip.infer.models import VERSION, Model
+from service.oip.infer.plan import Output, Plan
+from service.wire import Message
+
+
+class Head(NamedTuple):
+    """What is told of an output beside its numbers."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    where: tuple[tuple[str, str | int], ...]
+    """Parameters that say where it is in shared memory, if it is."""
+
+
+class Told(NamedTuple):
+    """An output of an answer."""
+
+    head: Head
+    tensor: Tensor
+    output: Output
+
+
+def describe(model: Model, plan: Plan, message: Message) -> dict[str, Any]:
+    """Return what is told beside the outputs."""
+    head: dict[str, Any] = {"model_name": model.name, "model_version": VERSION}
+    if plan.id:
+        head["id"] = plan.id
+    if message.params == b"{}":
+        return head
+    told = orjson.loads(message.params)
+    params = {name: each for name, each in told.items() if isinstance(each, str | int | float)}
+    if warnings := told.get("warnings"):
+        params["warnings"] = "\n".join(warnings)
+    return head | ({"parameters": params} if params else {})
+
+
+def tell(model: Model, plan: Plan, message: Message) -> list[Told]:
+    """Return the outputs of an answer, in their order; those of shared memory are written there.
+
+    Raises:
+        BadRegion: an output has no place where it was to be.
+    """
+    of = {slot.name: slot.tensor for slot in model.outputs}
+    wanted = {name: each for name, each in plan.outputs.items() if of[name] in message.tensors}
+    return [_tell(name, message.tensors[of[name]], each) for name, each in wanted.items()]
+
+
+def _tell(name: str, tensor: Tensor, output: Output) -> Told:
+    datatype, shape = tensors.NAMES[tensor.dtype], tuple(tensor.shape)
+    place = output.place
+    if place is None:
+        return Told(Head(name, datatype, shape, ()), tensor, output)
+    place.span.write(tensors.bytes_of(tensor))
+    where: dict[str, str | int] = {
+        "shared_memory_region": place.region,
+        "shared_memory_byte_size": tensor.nbytes,
+    }
+    if place.offset:
+        where["shared_memory_offset"] = place.offset
+    return Told(Head(name, datatype, shape, tuple(where.items())), tensor, output)

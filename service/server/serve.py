@@ -1,0 +1,61 @@
+"""The application on its ports, until a signal ends it."""
+
+import gc
+import logging
+import os
+
+import uvicorn
+
+from service.device import Driver
+from service.lifecycle import Life
+from service.observability import logs
+from service.oip.grpc.methods import grpc_methods
+from service.oip.grpc.server import GrpcDoor
+from service.oip.state import Protocol
+from service.server import uvicorn_protocol
+from service.server.app import app_of, living, make_service
+from service.server.uvicorn_server import Server
+from service.settings import Settings
+
+
+def serve(settings: Settings, driver: Driver | None = None) -> None:
+    """Serve until a signal comes, or the device fails.
+
+    Args:
+        settings: what the operator wants.
+        driver: of the device to compute on; that of `settings.device` where None.
+    """
+    logs.set_up(settings.log_level)
+    life = Life()
+    service, device_threads = make_service(settings, life, driver)
+    protocol = Protocol(service, life)
+    app = app_of(protocol, device_threads)
+    grpc = GrpcDoor(settings, life, grpc_methods(protocol), service.metrics)
+    gc.freeze()  # what lives as long as the process is not looked at again and again
+    gc.set_threshold(10_000, 20, 20)
+    config = uvicorn.Config(
+        app,
+        host=settings.http_host,
+        port=settings.http_port,
+        loop="uvloop",
+        http=uvicorn_protocol.Connection,
+        ws="none",
+        lifespan="off",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        proxy_headers=False,
+    )
+    server = Server(
+        config,
+        life,
+        needed=living(protocol, device_threads),
+        doors=[grpc],
+        delay_s=settings.drain_delay_s,
+        drain_s=settings.drain_s,
+    )
+    server.run()
+    logging.shutdown()
+    os._exit(
+        life.exit_code
+    )  # a call that is on the device still would keep its thread, and nobody waits for it
