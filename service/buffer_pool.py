@@ -27,7 +27,7 @@ LADDER_COPIES = 2
 """One for the inputs of a request and one for its answer."""
 
 
-class Pins(Protocol):
+class MemoryPinner(Protocol):
     """Makes memory fit to be copied to and from a device while the processor does other things."""
 
     def pin(self, address: int, num_bytes: int) -> bool:
@@ -37,7 +37,7 @@ class Pins(Protocol):
         """Undo it, before the memory is given back."""
 
 
-class Slabs:
+class BufferPool:
     """A pool of buffers.
 
     Pinned memory stays pinned as long as the pool exists, as pinning and unpinning stall the copies
@@ -46,12 +46,12 @@ class Slabs:
     Args:
         max_idle_bytes: memory kept for later; unpinned memory beyond it is given back to the
             system. At most as much is pinned.
-        pins: pins memory for a device; None for the CPU, which needs none.
+        pinner: pins memory for a device; None for the CPU, which needs none.
     """
 
-    def __init__(self, max_idle_bytes: int, pins: Pins | None = None) -> None:
+    def __init__(self, max_idle_bytes: int, pinner: MemoryPinner | None = None) -> None:
         self._max_idle_bytes = max_idle_bytes
-        self._pins = pins
+        self._pinner = pinner
         self._idle: list[mmap.mmap] = []  # in the order of their sizes
         self._idle_pinned: list[mmap.mmap] = []  # as _idle
         self._pinned: list[tuple[int, mmap.mmap]] = []  # in the order of their addresses
@@ -59,8 +59,8 @@ class Slabs:
         self._max_pinned_bytes = max_idle_bytes
         # the event loop and the device's threads lease, and a finalizer runs in any one's midst
         self._lock = threading.RLock()
-        if pins is not None:
-            weakref.finalize(self, _unpin_all, pins, self._pinned).atexit = False
+        if pinner is not None:
+            weakref.finalize(self, _unpin_all, pinner, self._pinned).atexit = False
 
     def lease(self, num_bytes: int) -> memoryview:
         """Return writable memory of `num_bytes`; its contents are anything.
@@ -116,7 +116,7 @@ class Slabs:
         return owner.data
 
     def _take_pinned(self, num_bytes: int) -> mmap.mmap | None:
-        if self._pins is None:
+        if self._pinner is None:
             return None
         return self._take(self._idle_pinned, num_bytes, 4 * num_bytes)  # as the ladder's steps
 
@@ -130,14 +130,14 @@ class Slabs:
 
     def _make_pinned(self, num_bytes: int) -> mmap.mmap | None:
         """Allocate and pin memory; None at the limit, or if the system refuses."""
-        if self._pins is None or self._pinned_bytes + num_bytes > self._max_pinned_bytes:
+        if self._pinner is None or self._pinned_bytes + num_bytes > self._max_pinned_bytes:
             return None
         slab = _allocate(num_bytes)
         with self._lock:
             self._pinned_bytes += len(slab)
             fits = self._pinned_bytes <= self._max_pinned_bytes
         address = _address_of(slab)
-        pinned = fits and self._pins.pin(address, len(slab))  # without the lock: it takes long
+        pinned = fits and self._pinner.pin(address, len(slab))  # without the lock: it takes long
         with self._lock:
             if pinned:
                 insort(self._pinned, (address, slab), key=_address)
@@ -159,9 +159,9 @@ class Slabs:
             insort(self._idle_pinned, slab, key=len)
 
 
-def _unpin_all(pins: Pins, pinned: list[tuple[int, mmap.mmap]]) -> None:
+def _unpin_all(pinner: MemoryPinner, pinned: list[tuple[int, mmap.mmap]]) -> None:
     for address, _ in pinned:
-        pins.unpin(address)
+        pinner.unpin(address)
 
 
 def _address(pinned: tuple[int, mmap.mmap]) -> int:

@@ -23,14 +23,14 @@ EXIT_CODES = {Phase.LOST: 70, Phase.STUCK: 71}
 """What the process exits with, where not with 0."""
 
 
-class Life:
+class Lifecycle:
     """The phase of the service: warming up, then ready, then one of those that end it."""
 
     def __init__(self) -> None:
         self._phase = Phase.WARMING_UP
         self._closing = False
         self._changed = asyncio.Event()
-        self.give_up: Callable[[], None] = lambda: None
+        self.abort_pending: Callable[[], None] = lambda: None
         """Answers whoever still waits when the time to drain is over."""
         self.end: Callable[[], None] = lambda: None
         """Begins the drain."""

@@ -61,7 +61,7 @@ def running(driver: object) -> Iterator[Ask]:
     """Run the application in an event loop of another thread, and wait until it is ready."""
     import httpx
 
-    from service.lifecycle import Life
+    from service.lifecycle import Lifecycle
     from service.server.app import create_app
     from service.settings import Settings
     from service.wire import Message
@@ -75,7 +75,7 @@ def running(driver: object) -> Iterator[Ask]:
         return asyncio.run_coroutine_threadsafe(coroutine, loop).result(timeout_s)
 
     async def start() -> tuple[Any, httpx.AsyncClient]:
-        app = create_app(Settings(log_level="warning"), Life(), driver)
+        app = create_app(Settings(log_level="warning"), Lifecycle(), driver)
         lifespan = app.app.router.lifespan_context(app.app)
         await lifespan.__aenter__()
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
@@ -115,7 +115,7 @@ class Rotator:
 
     def pinned(self, shape: Sequence[int]) -> Tensor:
         """Return random numbers in memory that the device copies from."""
-        memory = self.service.slabs.lease(2 * torch.Size(shape).numel())
+        memory = self.service.buffer_pool.lease(2 * torch.Size(shape).numel())
         return torch.frombuffer(memory, dtype=torch.bfloat16).view(shape).normal_()
 
     def rotate(self, q: Tensor) -> Tensor:
@@ -129,8 +129,8 @@ class Rotator:
 def rotator(sizes: Sizes) -> Rotator:
     """Return the one of this process."""
     driver = driver_of(sizes)
-    from service.lifecycle import Life
-    from service.server.app import make_service
+    from service.lifecycle import Lifecycle
+    from service.server.app import build_service
     from service.settings import Settings
 
-    return Rotator(make_service(Settings(log_level="warning"), Life(), driver)[0])
+    return Rotator(build_service(Settings(log_level="warning"), Lifecycle(), driver)[0])

@@ -4,7 +4,7 @@ import re
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from typing import Any
 
-from service.buffer_pool import SMALLEST_BYTES, Slabs
+from service.buffer_pool import SMALLEST_BYTES, BufferPool
 from service.errors import BadHeader, BadMessage, ClientLeft, TooLarge, UnsupportedMediaType
 from service.wire import Buffer
 
@@ -71,7 +71,7 @@ async def read_body(
     declared: int | None,
     max_bytes: int,
     charge: Callable[[int], None],
-    slabs: Slabs,
+    buffer_pool: BufferPool,
 ) -> Buffer:
     """Return the body; a large one of declared length in a slab, without another copy.
 
@@ -88,7 +88,7 @@ async def read_body(
     if not event.get("more_body", False):
         return whole
     if declared is not None and declared >= SMALLEST_BYTES:
-        return await _fill(receive, event, slabs.lease(declared))
+        return await _fill(receive, event, buffer_pool.lease(declared))
     parts: list[bytes] = []
     received = 0
     while True:

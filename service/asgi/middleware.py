@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from service.asgi import io, problems
 from service.asgi.io import Event, Receive, Scope, Send
 from service.errors import ClientLeft
-from service.observability.request_log import Records
+from service.observability.request_log import RequestLog
 
 CLIENT_LEFT = 499
 """What a log line says where the client did not wait for an answer (nginx's number)."""
@@ -25,7 +25,7 @@ class Requests:
         app: answers what is not hot.
         hot: applications by path, for POST: reached without a walk through the router.
         paths: what a metric may name as a route; the rest is "other".
-        records: where requests are kept.
+        request_log: where requests are kept.
         is_ending: tells whether the next request of a connection should go elsewhere.
     """
 
@@ -35,14 +35,14 @@ class Requests:
         *,
         hot: Mapping[str, App],
         paths: frozenset[str],
-        records: Records,
+        request_log: RequestLog,
         is_ending: Callable[[], bool],
     ) -> None:
         self.app = app
         self._is_ending = is_ending
         self._hot = hot
         self._paths = paths
-        self._records = records
+        self._request_log = request_log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
@@ -75,7 +75,7 @@ class Requests:
                 raise  # the answer had begun: uvicorn breaks the connection off
             told, problem_headers, body = problems.describe(failure)
             await io.send(send_named, told, problem_headers, [body])
-        self._records.keep(
+        self._request_log.keep(
             request_id=request_id,
             method=scope["method"],
             path=path,

@@ -47,7 +47,7 @@ MORE_HEADERS: Mapping[int, Headers] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Described:
+class Problem:
     """A failure, as the client may know it."""
 
     status: int
@@ -56,20 +56,20 @@ class Described:
     detail: str
 
 
-def classify(failure: Exception) -> Described:
+def problem_for(failure: Exception) -> Problem:
     """Return the row of a failure."""
     for kind, status, code in RESPONSES:
         if isinstance(failure, kind):
             title = (kind.__doc__ or code).partition(".")[0]
-            return Described(status.value, code, title, errors.printable(failure, MAX_DETAIL))
+            return Problem(status.value, code, title, errors.printable(failure, MAX_DETAIL))
     # not in the table: our bug, of which the client learns nothing more
     log.error("unexpected failure", exc_info=failure)
-    return Described(500, "internal", "Internal error", "internal error")
+    return Problem(500, "internal", "Internal error", "internal error")
 
 
 def describe(failure: Exception) -> tuple[int, Headers, bytes]:
     """Return status, headers and body of the answer to a failure."""
-    row = classify(failure)
+    row = problem_for(failure)
     return row.status, *problem(row.status, row.code, row.title, row.detail)
 
 

@@ -55,7 +55,7 @@ class Run(Generic[R_co]):
 
 
 @dataclass(frozen=True, slots=True)
-class Answer(Generic[R]):
+class Completed(Generic[R]):
     """The answer to one call, and the times of the run it was part of."""
 
     result: R
@@ -71,7 +71,7 @@ class Entry(Generic[C, R]):
     """A call in the queue or on the device, and its waiter."""
 
     call: C
-    answer: asyncio.Future[Answer[R]]
+    future: asyncio.Future[Completed[R]]
     arrived: float
     deadline: float
     """Time of `time.monotonic` beyond which nobody wants the answer."""
@@ -89,9 +89,9 @@ class Batcher(Generic[C, R]):
         run: answers calls of one batch key, with a failure in the place of a call that failed
             alone; raises DeviceLost if it never will again.
         device: the threads that long runs are handed to, one for each lane.
-        lanes: runs in flight at a time.
-        quick: tells whether a run is shorter than the hand-off, so that it runs on the event loop.
-        patience_s: how long the device may answer nothing, with these calls in flight, before they
+        max_inflight: runs in flight at a time.
+        inline: tells whether a run is shorter than the hand-off, so that it runs on the event loop.
+        watchdog_timeout_s: how long the device may answer nothing, with these calls in flight, before they
             are given up; None: they never are.
         on_failure: told, once, that the device is lost or stuck; all calls have an answer then.
         max_batch_tokens, max_batch_bytes: what a batch may hold; a larger call runs alone.
@@ -104,9 +104,9 @@ class Batcher(Generic[C, R]):
         run: Callable[[Sequence[C]], Run[R | Exception]],
         device: Executor,
         *,
-        lanes: int,
-        quick: Callable[[Sequence[C]], bool],
-        patience_s: Callable[[Sequence[C]], float | None],
+        max_inflight: int,
+        inline: Callable[[Sequence[C]], bool],
+        watchdog_timeout_s: Callable[[Sequence[C]], float | None],
         on_failure: Callable[[DeviceLost | DeviceStuck], None],
         max_batch_tokens: int,
         max_batch_bytes: int,
@@ -115,9 +115,9 @@ class Batcher(Generic[C, R]):
     ) -> None:
         self._run = run
         self._device = device
-        self._lanes = lanes
-        self._quick = quick
-        self._patience_s = patience_s
+        self._max_inflight = max_inflight
+        self._inline = inline
+        self._watchdog_timeout_s = watchdog_timeout_s
         self._on_failure = on_failure
         self._max_batch_tokens = max_batch_tokens
         self._max_batch_bytes = max_batch_bytes
@@ -148,7 +148,7 @@ class Batcher(Generic[C, R]):
             raise self._closed
         if len(self._queue) >= self._max_queue_calls:
             raise Overloaded(f"{len(self._queue)} calls are waiting already")
-        waiter: asyncio.Future[Answer[R]] = asyncio.get_running_loop().create_future()
+        waiter: asyncio.Future[Completed[R]] = asyncio.get_running_loop().create_future()
         entry: Entry[C, R] = Entry(call, waiter, time.monotonic(), deadline, on_wait)
         self._queue.append(entry)
         if self._running or self._held:
@@ -190,7 +190,7 @@ class Batcher(Generic[C, R]):
             self._on_failure(reason())
 
     def _wake(self) -> None:
-        busy = self._held or len(self._running) == self._lanes
+        busy = self._held or len(self._running) == self._max_inflight
         if self._queue and not self._turn_due and not busy:
             self._turn_due = True
             asyncio.get_running_loop().call_soon(self._turn)
@@ -203,7 +203,7 @@ class Batcher(Generic[C, R]):
             return
         calls = [entry.call for entry in batch]
         started = time.monotonic()
-        if self._quick(calls):
+        if self._inline(calls):
             self._finish(batch, started, self._attempt(calls))
             return
         self._running.append(batch)
@@ -233,7 +233,7 @@ class Batcher(Generic[C, R]):
             self._watchdog.cancel()
             self._watchdog = None
         calls = [entry.call for batch in self._running for entry in batch]
-        if calls and (patience := self._patience_s(calls)) is not None:
+        if calls and (patience := self._watchdog_timeout_s(calls)) is not None:
             loop = asyncio.get_running_loop()
             self._watchdog = loop.call_later(patience, self._fail, DeviceStuck)
 
@@ -253,7 +253,7 @@ class Batcher(Generic[C, R]):
                 _settle(entry, result)
             else:
                 waited, calls = started - entry.arrived, len(run.results)
-                _settle(entry, Answer(result, waited, run.copy_s, run.compute_s, calls))
+                _settle(entry, Completed(result, waited, run.copy_s, run.compute_s, calls))
         metrics = self._metrics
         for run in runs:
             metrics.copy_seconds.observe(run.copy_s)
@@ -317,13 +317,13 @@ class Batcher(Generic[C, R]):
             entry.on_wait(entry)
 
 
-def _settle(entry: Entry[C, R], outcome: Answer[R] | Exception) -> None:
+def _settle(entry: Entry[C, R], outcome: Completed[R] | Exception) -> None:
     """Answer an entry, unless it has been answered."""
     if entry.timer is not None:
         entry.timer.cancel()
-    if entry.answer.done():
+    if entry.future.done():
         return
     if isinstance(outcome, Exception):
-        entry.answer.set_exception(outcome)
+        entry.future.set_exception(outcome)
     else:
-        entry.answer.set_result(outcome)
+        entry.future.set_result(outcome)

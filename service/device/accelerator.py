@@ -22,11 +22,11 @@ from rope_core.builds import Build, deferred_builds
 from rope_core.calls import moved, tensors_of
 from rope_core.errors import KernelNotBuilt
 from service.batching.batcher import Run
-from service.batching.packing import Load
-from service.buffer_pool import SMALLEST_BYTES, Slabs
-from service.device.buffer_layout import Places
-from service.device.interface import Driver, Event, Stream, Traits
-from service.device.rwlock import Turns
+from service.batching.packing import DeviceBatch
+from service.buffer_pool import SMALLEST_BYTES, BufferPool
+from service.device.buffer_layout import BufferLayout
+from service.device.interface import DeviceCapabilities, Driver, Event, Stream
+from service.device.rwlock import SharedExclusiveLock
 from service.device.staging import pinned_bytes, stage
 from service.errors import DeviceFull, DeviceLost
 from service.kernel_builds.builder import KernelBuilder
@@ -41,15 +41,15 @@ copies from pinned memory reach about 2.5e10 and 5e10. An answer is about as lar
 is copied after them, so this is half of the slower figure.
 """
 
-TRAITS = Traits(
-    lanes=2,
+TRAITS = DeviceCapabilities(
+    max_inflight=2,
     bytes_per_s=BYTES_PER_S,
     flops_per_s=1e14,
     builds_kernels=True,
     may_hang=True,
-    quick_s=0.0,
-    mixes=True,
-    packs=(Rotate, Attend),
+    inline_limit_s=0.0,
+    batch_mixed_ops=True,
+    packable_ops=(Rotate, Attend),
     packed_bytes=SMALLEST_BYTES,  # larger bodies lie in slabs, and are not copied to be staged
     batch_bytes=2**26,
     warm_up_shapes=((32, 8, 128),),  # of Llama 3 8B, Mistral 7B, Qwen3 8B
@@ -61,24 +61,24 @@ class Accelerator:
 
     Args:
         driver: what to do it with.
-        slabs: pinned memory, pooled: runs are staged in it, and answers land in it.
+        buffer_pool: pinned memory, pooled: runs are staged in it, and answers land in it.
         builder: builds the kernels that calls miss.
     """
 
-    traits = TRAITS
+    capabilities = TRAITS
 
-    def __init__(self, driver: Driver, slabs: Slabs, builder: KernelBuilder) -> None:
+    def __init__(self, driver: Driver, buffer_pool: BufferPool, builder: KernelBuilder) -> None:
         self.name = str(driver.device)
         self._driver = driver
-        self._slabs = slabs
+        self._buffer_pool = buffer_pool
         self._builder = builder
         self._bringing, self._computing, self._fetching = (driver.stream() for _ in range(3))
         self._launch = threading.Lock()
-        self._turns = Turns()
+        self._turns = SharedExclusiveLock()
         self._lost = False
 
     def run(
-        self, loads: Sequence[Load], compute: Callable[[Call], Result]
+        self, loads: Sequence[DeviceBatch], compute: Callable[[Call], Result]
     ) -> Run[Result | KernelNotBuilt]:
         """Bring, compute, fetch; where memory does not suffice, once more with nobody else."""
         with self._turns.together():
@@ -99,7 +99,7 @@ class Accelerator:
         return self._driver.memory_bytes()
 
     def _attempt(
-        self, loads: Sequence[Load], compute: Callable[[Call], Result]
+        self, loads: Sequence[DeviceBatch], compute: Callable[[Call], Result]
     ) -> Run[Result | KernelNotBuilt] | Exception:
         """Run once. A failure is returned: only then are the tensors of its frames let go."""
         if self._lost:
@@ -110,7 +110,7 @@ class Accelerator:
             failure = caught
         try:
             self._driver.synchronize()  # what was begun may use tensors of the failure's frames
-            _let_go(failure)
+            _clear_traceback_frames(failure)
             if not self._driver.is_full(failure):
                 return failure
             self._driver.empty_cache()
@@ -121,21 +121,21 @@ class Accelerator:
         return DeviceFull()
 
     def _go(
-        self, loads: Sequence[Load], compute: Callable[[Call], Result]
+        self, loads: Sequence[DeviceBatch], compute: Callable[[Call], Result]
     ) -> Run[Result | KernelNotBuilt]:
         begun = time.perf_counter()
         inputs = [load.inputs for load in loads]
         joints = [*{id(joint): joint for each in inputs for joint in each.values()}.values()]
-        staged = stage(joints, self._slabs)
+        staged = stage(joints, self._buffer_pool)
         staged_s = time.perf_counter() - begun
         at: dict[int, Tensor] = {}
-        with self._leg(self._bringing) as bring:
+        with self._timed_stage(self._bringing) as bring:
             for part in staged:
                 brought = self._driver.empty(part.source.numel())
                 self._driver.copy(brought, part.source)
                 at |= zip(map(id, part.joints), part.places.views(brought), strict=True)
         with self._launch:  # one run's work after the other's, and what is fetched in that order
-            with self._leg(self._computing, after=bring.end) as work:
+            with self._timed_stage(self._computing, after=bring.end) as work:
                 calls = [
                     load.call({name: at[id(joint)] for name, joint in each.items()})
                     for load, each in zip(loads, inputs, strict=True)
@@ -144,8 +144,8 @@ class Accelerator:
                     answers = [_compute_if_built(call, compute) for call in calls]
                 found = [_tensors_of(answer) for answer in answers]
                 gathered, places = self._gather([t for each in found for t in each.values()])
-            landing = pinned_bytes(gathered.numel(), self._slabs)
-            with self._leg(self._fetching, after=work.end) as fetch:
+            landing = pinned_bytes(gathered.numel(), self._buffer_pool)
+            with self._timed_stage(self._fetching, after=work.end) as fetch:
                 self._driver.copy(landing, gathered)
         fetch.end.synchronize()
         landed = time.perf_counter()
@@ -156,7 +156,7 @@ class Accelerator:
                 results += [answer] * load.num_calls
             else:
                 landed_answer = moved(answer, dict(zip(each, views, strict=False)))
-                results += map(_own, load.split(landed_answer))
+                results += map(_detach_small, load.split(landed_answer))
         split_s = time.perf_counter() - landed
         return Run(results, staged_s + bring.seconds + fetch.seconds + split_s, work.seconds)
 
@@ -173,9 +173,9 @@ class Accelerator:
             self._driver.empty_cache()
             build()
 
-    def _gather(self, tensors: Sequence[Tensor]) -> tuple[Tensor, Places]:
+    def _gather(self, tensors: Sequence[Tensor]) -> tuple[Tensor, BufferLayout]:
         """Return bytes of the device that hold the tensors: a tensor's own where there is one."""
-        places = Places(tensors)
+        places = BufferLayout(tensors)
         if len(tensors) == 1 and tensors[0].is_contiguous():
             return tensors[0].view(-1).view(torch.uint8), places
         gathered = self._driver.empty(places.num_bytes)
@@ -184,19 +184,19 @@ class Accelerator:
         return gathered, places
 
     @contextmanager
-    def _leg(self, stream: Stream, after: Event | None = None) -> Iterator["_Leg"]:
+    def _timed_stage(self, stream: Stream, after: Event | None = None) -> Iterator["_Stage"]:
         """Put what is asked for within the block into a stream, behind an event of another."""
         with self._driver.on(stream):
             if after is not None:
                 stream.wait_event(after)
-            leg = _Leg(self._driver.event(), self._driver.event())
+            leg = _Stage(self._driver.event(), self._driver.event())
             leg.start.record(stream)
             yield leg
             leg.end.record(stream)
 
 
 @dataclass(frozen=True, slots=True)
-class _Leg:
+class _Stage:
     """A stretch of a stream."""
 
     start: Event
@@ -220,7 +220,7 @@ def _tensors_of(answer: Result | KernelNotBuilt) -> dict[str, Tensor]:
     return {} if isinstance(answer, KernelNotBuilt) else tensors_of(answer)
 
 
-def _own(result: Result) -> Result:
+def _detach_small(result: Result) -> Result:
     """Return a small answer in memory of its own: its client may be slow, and hold the others'."""
     tensors = tensors_of(result)
     if sum(tensor.nbytes for tensor in tensors.values()) >= SMALLEST_BYTES:
@@ -228,7 +228,7 @@ def _own(result: Result) -> Result:
     return moved(result, {name: tensor.clone() for name, tensor in tensors.items()})
 
 
-def _let_go(failure: BaseException | None) -> None:
+def _clear_traceback_frames(failure: BaseException | None) -> None:
     """Clear the frames that a failure came through: tensors live as long as they do."""
     while failure is not None:
         traceback.clear_frames(failure.__traceback__)

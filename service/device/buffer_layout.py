@@ -6,7 +6,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from service.batching.packing import Joint
+from service.batching.packing import ConcatInput
 
 ALIGNED_BYTES = 256
 """Where a tensor may begin: no kernel asks for more."""
@@ -27,7 +27,7 @@ class Shaped(Protocol):
         """Its dtype."""
 
 
-class Places:
+class BufferLayout:
     """Places of tensors of these shapes and dtypes, one after the other.
 
     Args:
@@ -52,7 +52,7 @@ class Places:
         ]
 
 
-def span(joints: Sequence[Joint]) -> tuple[int, int, Places] | None:
+def span(joints: Sequence[ConcatInput]) -> tuple[int, int, BufferLayout] | None:
     """Return first and last address and the places of tensors that lie together as they are.
 
     None if they do not, if any has to be joined, or if a copy of the whole would not be aligned.
@@ -68,7 +68,7 @@ def span(joints: Sequence[Joint]) -> tuple[int, int, Places] | None:
         return None
     if 4 * (last - first) > 5 * sum(tensor.nbytes for tensor in tensors):
         return None
-    return first, last, Places(tensors, starts)
+    return first, last, BufferLayout(tensors, starts)
 
 
 def _num_bytes(like: Shaped) -> int:

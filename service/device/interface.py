@@ -11,15 +11,15 @@ from torch import Tensor
 from rope_core import Call, Result
 from rope_core.errors import KernelNotBuilt
 from service.batching.batcher import Run
-from service.batching.packing import Load
-from service.buffer_pool import Pins
+from service.batching.packing import DeviceBatch
+from service.buffer_pool import MemoryPinner
 
 
 @dataclass(frozen=True, slots=True)
-class Traits:
+class DeviceCapabilities:
     """What scheduling has to know of a device."""
 
-    lanes: int
+    max_inflight: int
     """Runs in flight: while one computes, the next is brought."""
 
     bytes_per_s: float
@@ -31,13 +31,13 @@ class Traits:
     may_hang: bool
     """Whether a run may never come back; where it is slow at most, nobody watches over it."""
 
-    quick_s: float
+    inline_limit_s: float
     """Runs estimated below this stay on the event loop."""
 
-    mixes: bool
+    batch_mixed_ops: bool
     """Whether small calls of all kinds share a run, since what a run costs is its copies."""
 
-    packs: tuple[type[Call], ...]
+    packable_ops: tuple[type[Call], ...]
     """Kinds of calls that gain from being run as one."""
 
     packed_bytes: int
@@ -54,10 +54,10 @@ class Device(Protocol):
     """Runs calls; several threads may ask it to."""
 
     name: str
-    traits: Traits
+    capabilities: DeviceCapabilities
 
     def run(
-        self, loads: Sequence[Load], compute: Callable[[Call], Result]
+        self, loads: Sequence[DeviceBatch], compute: Callable[[Call], Result]
     ) -> Run[Result | KernelNotBuilt]:
         """Return the answers of all calls that the loads stand for, on the host, in their order.
 
@@ -95,7 +95,7 @@ class Stream(Protocol):
         """Let what is put in from now on begin after an event of another stream."""
 
 
-class Driver(Pins, Protocol):
+class Driver(MemoryPinner, Protocol):
     """The verbs of a device, and nothing that could be decided elsewhere."""
 
     @property

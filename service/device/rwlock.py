@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
-class Turns:
+class SharedExclusiveLock:
     """Any number at a time, or one alone, for whom newcomers wait."""
 
     def __init__(self) -> None:

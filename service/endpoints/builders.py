@@ -17,7 +17,7 @@ from service.endpoints.params import (
     ShiftParams,
 )
 from service.endpoints.resolve import build_positions, resolve_rope
-from service.endpoints.rope_resolver import Found, Ropes
+from service.endpoints.rope_resolver import ResolvedRope, RopeResolver
 from service.endpoints.token_index import read_index
 from service.wire import Message
 
@@ -28,7 +28,7 @@ EXACT_IN_FLOAT32 = 2**24
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class PreparedCall:
     """What a message asks for."""
 
     call: Call | Message
@@ -41,14 +41,16 @@ class Asked:
     """Name of the one that shall do it."""
 
 
-def ask_rotate(tensors: Tensors, params: RotateParams, ropes: Ropes) -> Asked:
+def build_rotate(
+    tensors: Tensors, params: RotateParams, rope_resolver: RopeResolver
+) -> PreparedCall:
     """Ask for q and k, rotated."""
     q, k = tensors.get("q"), tensors.get("k")
     x = k if q is None else q
     if x is None:
         raise ShapeError("q or k", "a tensor of the message", "neither")
     positions = tensors.get("positions")
-    found = ropes.read(params.rope, _head_dim(x), _num_axes(x, positions))
+    found = rope_resolver.read(params.rope, _head_dim(x), _num_axes(x, positions))
     call = Rotate(
         q,
         k,
@@ -58,16 +60,18 @@ def ask_rotate(tensors: Tensors, params: RotateParams, ropes: Ropes) -> Asked:
         params.inverse,
         tensors.get("frequencies"),
     )
-    return Asked(call, _warnings(found, positions), params.backend)
+    return PreparedCall(call, _warnings(found, positions), params.backend)
 
 
-def ask_attend(tensors: Tensors, params: AttentionParams, ropes: Ropes) -> Asked:
+def build_attend(
+    tensors: Tensors, params: AttentionParams, rope_resolver: RopeResolver
+) -> PreparedCall:
     """Ask for attention."""
     q = tensors["q"]
     q_positions, k_positions = _each(tensors, "positions", "q_positions", "k_positions")
-    found = Found(None)
+    found = ResolvedRope(None)
     if params.rope is not None:
-        found = ropes.read(params.rope, _head_dim(q), _num_axes(q, q_positions))
+        found = rope_resolver.read(params.rope, _head_dim(q), _num_axes(q, q_positions))
     model = found.attention
     if found.resolved is not None and found.resolved.differ:
         expected = "given, or layer_type: layers of this model differ"
@@ -91,42 +95,48 @@ def ask_attend(tensors: Tensors, params: AttentionParams, ropes: Ropes) -> Asked
         k_index,
         torch.float32 if params.out_dtype else None,
     )
-    return Asked(call, _warnings(found, q_positions, k_positions), params.backend)
+    return PreparedCall(call, _warnings(found, q_positions, k_positions), params.backend)
 
 
-def ask_cos_sin(tensors: Tensors, params: CosSinParams, ropes: Ropes) -> Asked:
+def build_cos_sin(
+    tensors: Tensors, params: CosSinParams, rope_resolver: RopeResolver
+) -> PreparedCall:
     """Ask for cosine and sine."""
     positions = tensors["positions"]
-    found = ropes.read(params.rope, None, len(positions) if positions.ndim > 1 else 1)
+    found = rope_resolver.read(params.rope, None, len(positions) if positions.ndim > 1 else 1)
     call = CosSin(positions, found.rope, tensors.get("frequencies"))
-    return Asked(call, _warnings(found, positions))
+    return PreparedCall(call, _warnings(found, positions))
 
 
-def ask_shift(tensors: Tensors, params: ShiftParams, ropes: Ropes) -> Asked:
+def build_shift(tensors: Tensors, params: ShiftParams, rope_resolver: RopeResolver) -> PreparedCall:
     """Ask for keys, moved."""
     k, positions = tensors["k"], tensors.get("positions")
     num_axes = _num_axes(k, positions)
-    found = ropes.read(params.rope, _head_dim(k), num_axes)
-    to = found if params.to is None else ropes.read(params.to, _head_dim(k), num_axes, "to")
+    found = rope_resolver.read(params.rope, _head_dim(k), num_axes)
+    to = found if params.to is None else rope_resolver.read(params.to, _head_dim(k), num_axes, "to")
     moved_to = None if params.to is None else to.rope
     call = Shift(k, tensors["delta"], found.rope, positions, moved_to)
     far = _warnings(found, positions, tensors["delta"])
-    return Asked(call, tuple(dict.fromkeys(far + to.warnings)), params.backend)
+    return PreparedCall(call, tuple(dict.fromkeys(far + to.warnings)), params.backend)
 
 
-def ask_merge(tensors: Tensors, params: MergeParams, ropes: Ropes) -> Asked:
+def build_merge(tensors: Tensors, params: MergeParams, rope_resolver: RopeResolver) -> PreparedCall:
     """Ask for parts, merged."""
-    return Asked(Merge(tensors["out"], tensors["lse"]), backend=params.backend)
+    return PreparedCall(Merge(tensors["out"], tensors["lse"]), backend=params.backend)
 
 
-def ask_resolve(tensors: Tensors, params: ResolveParams, ropes: Ropes) -> Asked:
+def build_resolve(
+    tensors: Tensors, params: ResolveParams, rope_resolver: RopeResolver
+) -> PreparedCall:
     """Ask for what a rope comes to."""
-    return Asked(resolve_rope(ropes.read(params.rope, None, None)))
+    return PreparedCall(resolve_rope(rope_resolver.read(params.rope, None, None)))
 
 
-def ask_positions(tensors: Tensors, params: PositionsParams, ropes: Ropes) -> Asked:
+def build_positions_answer(
+    tensors: Tensors, params: PositionsParams, rope_resolver: RopeResolver
+) -> PreparedCall:
     """Ask for positions."""
-    return Asked(build_positions(params.builder, params.arguments, tensors))
+    return PreparedCall(build_positions(params.builder, params.arguments, tensors))
 
 
 def _each(tensors: Tensors, both: str, of_q: str, of_k: str) -> tuple[Tensor | None, Tensor | None]:
@@ -153,7 +163,7 @@ def _num_axes(x: Tensor, positions: Tensor | None) -> int | None:
     return positions.shape[0] if several else 1
 
 
-def _warnings(found: Found, *positions: Tensor | None) -> tuple[str, ...]:
+def _warnings(found: ResolvedRope, *positions: Tensor | None) -> tuple[str, ...]:
     rope = found.config
     if rope is None or rope.arithmetic == "float64":
         return found.warnings

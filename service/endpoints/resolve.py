@@ -16,7 +16,7 @@ from rope_core import SCHEMES, VARIANTS, ConfigError, ShapeError
 from rope_core.accuracy import angle_errors
 from rope_core.positions import BUILDERS, Builder
 from rope_core.registry import Entry
-from service.endpoints.rope_resolver import Found, Ropes
+from service.endpoints.rope_resolver import ResolvedRope, RopeResolver
 from service.errors import UnknownName, printable
 from service.wire import Message
 
@@ -39,7 +39,7 @@ TENSOR_ARGUMENTS = tuple(
 """Names of the tensors that some builder takes."""
 
 
-def resolve_rope(found: Found) -> Message:
+def resolve_rope(found: ResolvedRope) -> Message:
     """Return what is known of a rope: its frequencies as a tensor, the rest as parameters."""
     rope, resolved = found.config, found.resolved
     told: dict[str, Any] = {"rotates": rope is not None, "provenance": dict(found.provenance)}
@@ -121,9 +121,11 @@ def _model(name: str) -> type[BaseModel]:
     return create_model(name, __config__=config, **fields)
 
 
-def list_presets(ropes: Ropes) -> bytes:
+def list_presets(rope_resolver: RopeResolver) -> bytes:
     """Return every preset as JSON: name, config and source; a file's Infinity becomes null."""
-    return orjson.dumps({"presets": [dataclasses.asdict(p) for p in ropes.presets.values()]})
+    return orjson.dumps(
+        {"presets": [dataclasses.asdict(p) for p in rope_resolver.presets.values()]}
+    )
 
 
 @lru_cache(maxsize=1)

@@ -36,7 +36,7 @@ class Params(BaseModel):
 
 class _Rope(Params):
     @cached_property
-    def known(self) -> "dict[tuple[Ropes, int | None, int | None], Found]":
+    def known(self) -> "dict[tuple[RopeResolver, int | None, int | None], ResolvedRope]":
         """What these very parameters have come to: it lives as long as they do."""
         return {}
 
@@ -143,7 +143,7 @@ AnyRope = Annotated[
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class ResolvedRope:
     """What a request's `rope` comes to."""
 
     config: RopeConfig | None
@@ -183,7 +183,7 @@ class Found:
         return self.resolved.warnings if self.resolved else ()
 
 
-class Ropes:
+class RopeResolver:
     """Reads what requests say of `rope`, and keeps what it has read while parameters live.
 
     Args:
@@ -200,7 +200,7 @@ class Ropes:
         head_dim: int | None,
         num_axes: int | None,
         name: str = "rope",
-    ) -> Found:
+    ) -> ResolvedRope:
         """Return the library's value, for tensors of `head_dim`, or for tables where None.
 
         Args:
@@ -229,9 +229,9 @@ class Ropes:
         head_dim: int | None,
         num_axes: int | None,
         name: str,
-    ) -> Found:
+    ) -> ResolvedRope:
         if isinstance(given, Rope):
-            return Found(_of_parameters(given, head_dim, name), own=_provenance(given))
+            return ResolvedRope(_of_parameters(given, head_dim, name), own=_provenance(given))
         if isinstance(given, PresetModel):
             preset = self.presets.get(given.preset)
             if preset is None:
@@ -262,7 +262,7 @@ class Ropes:
             if given.length < 0:
                 raise ConfigError(f"{name}.length", "0 or more", given.length)
             rope = rope.at(given.length)
-        return Found(rope, resolved)
+        return ResolvedRope(rope, resolved)
 
 
 def _provenance(given: Rope) -> dict[str, str]:

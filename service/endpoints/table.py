@@ -17,7 +17,7 @@ from rope_core import (
     Table,
 )
 from service.endpoints import builders
-from service.endpoints.builders import Asked, Tensors
+from service.endpoints.builders import PreparedCall, Tensors
 from service.endpoints.params import (
     AttentionParams,
     CosSinParams,
@@ -28,13 +28,13 @@ from service.endpoints.params import (
     ShiftParams,
 )
 from service.endpoints.resolve import TENSOR_ARGUMENTS
-from service.endpoints.rope_resolver import FORMS, Ropes
+from service.endpoints.rope_resolver import FORMS, RopeResolver
 from service.errors import BadMessage, TooLarge, UnknownName, printable
 from service.wire import Message
 
 P = TypeVar("P", bound=BaseModel)
 
-PROMPT_PARAMS_BYTES = 2**14
+INLINE_PARAMS_BYTES = 2**14
 """Longer texts of parameters are read anew each time, and beside the event loop."""
 
 MAX_PARAMS_BYTES = 2**18
@@ -52,8 +52,8 @@ class Endpoint(Generic[P]):
     answers: tuple[str, ...]
     """Names of the tensors of the answer."""
     params: type[P]
-    call: Callable[[Tensors, P, Ropes], Asked]
-    aside: bool = False
+    call: Callable[[Tensors, P, RopeResolver], PreparedCall]
+    run_blocking: bool = False
     """Whether `call` may take so long that it must not hold up the event loop."""
     names: frozenset[str] = field(init=False)
     """Names of the tensors it knows."""
@@ -61,7 +61,7 @@ class Endpoint(Generic[P]):
     def __post_init__(self) -> None:
         object.__setattr__(self, "names", frozenset((*self.required, *self.optional)))
 
-    def read(self, message: Message, ropes: Ropes) -> Asked:
+    def read(self, message: Message, rope_resolver: RopeResolver) -> PreparedCall:
         """Return what a message asks for.
 
         Raises:
@@ -78,8 +78,8 @@ class Endpoint(Generic[P]):
         text = message.params
         if len(text) > MAX_PARAMS_BYTES:
             raise TooLarge("parameters, in bytes,", MAX_PARAMS_BYTES, f"{len(text):,}")
-        read = _read_params if len(text) > PROMPT_PARAMS_BYTES else _read_known
-        return self.call(tensors, read(self.params, text), ropes)
+        read = _read_params if len(text) > INLINE_PARAMS_BYTES else _read_known
+        return self.call(tensors, read(self.params, text), rope_resolver)
 
 
 def _read_params(kind: type[P], text: bytes) -> P:
@@ -132,7 +132,7 @@ ENDPOINTS: tuple[Endpoint[Any], ...] = (
         ("q", "k", "positions", "cu_seqlens", "frequencies"),
         ("q", "k"),
         RotateParams,
-        builders.ask_rotate,
+        builders.build_rotate,
     ),
     Endpoint(
         "/v1/attention",
@@ -145,7 +145,7 @@ ENDPOINTS: tuple[Endpoint[Any], ...] = (
         ),
         ("out", "lse"),
         AttentionParams,
-        builders.ask_attend,
+        builders.build_attend,
     ),
     Endpoint(
         "/v1/cos_sin",
@@ -154,7 +154,7 @@ ENDPOINTS: tuple[Endpoint[Any], ...] = (
         ("frequencies",),
         ("cos", "sin"),
         CosSinParams,
-        builders.ask_cos_sin,
+        builders.build_cos_sin,
     ),
     Endpoint(
         "/v1/shift",
@@ -163,7 +163,7 @@ ENDPOINTS: tuple[Endpoint[Any], ...] = (
         ("positions",),
         ("k",),
         ShiftParams,
-        builders.ask_shift,
+        builders.build_shift,
     ),
     Endpoint(
         "/v1/merge",
@@ -172,7 +172,7 @@ ENDPOINTS: tuple[Endpoint[Any], ...] = (
         (),
         ("out", "lse"),
         MergeParams,
-        builders.ask_merge,
+        builders.build_merge,
     ),
     Endpoint(
         "/v1/resolve",
@@ -181,7 +181,7 @@ ENDPOINTS: tuple[Endpoint[Any], ...] = (
         (),
         ("inv_freq",),
         ResolveParams,
-        builders.ask_resolve,
+        builders.build_resolve,
     ),
     Endpoint(
         "/v1/positions",
@@ -190,7 +190,7 @@ ENDPOINTS: tuple[Endpoint[Any], ...] = (
         TENSOR_ARGUMENTS,
         ("positions",),
         PositionsParams,
-        builders.ask_positions,
-        aside=True,
+        builders.build_positions_answer,
+        run_blocking=True,
     ),
 )

@@ -11,7 +11,7 @@ NEVER_DOES: Mapping[str, tuple[type, ...]] = dict.fromkeys(ATTEND_ONLY, (Rotate,
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class BackendPolicy:
     """What the operator has decided."""
 
     forced: str | None = None

@@ -12,7 +12,7 @@ from rope_core import Attend, Call, CosSin, Merge, Result, Rotate, Rotated, Shif
 from rope_core.errors import KernelNotBuilt
 from rope_core.inference import inference
 from service.batching.batcher import Run
-from service.batching.packing import Alone, Load, pack, pack_key
+from service.batching.packing import DeviceBatch, SingleCall, pack, pack_key
 from service.device import Device
 from service.errors import TooLarge
 
@@ -22,7 +22,7 @@ SEQUENCE_S = 50e-6
 SCORE_FLOPS = 64
 """What each score costs beside the products, in operations: exponential, mask, soft-cap."""
 
-PATIENCE = 10
+WATCHDOG_FACTOR = 10
 """How many times its estimate a run may take: estimates are rough."""
 
 
@@ -68,14 +68,14 @@ class Engine:
         Raises:
             TooLarge: it would take too long, or its answer be too large.
         """
-        traits = self.device.traits
+        capabilities = self.device.capabilities
         num_bytes = answer_bytes = call.num_bytes
-        seconds = num_bytes / traits.bytes_per_s
+        seconds = num_bytes / capabilities.bytes_per_s
         if isinstance(call, Attend):
             rows = call.q.numel() // call.q.shape[-1]
             answer_bytes = rows * call.v.shape[-1] * (call.out_dtype or call.q.dtype).itemsize
             answer_bytes += rows * 4 * call.return_lse
-            seconds += _flops(call) / traits.flops_per_s + call.num_sequences * SEQUENCE_S
+            seconds += _flops(call) / capabilities.flops_per_s + call.num_sequences * SEQUENCE_S
         elif isinstance(call, Merge):
             answer_bytes //= len(call.out)
         if answer_bytes > self._max_answer_bytes:
@@ -87,15 +87,15 @@ class Engine:
         key = batch, backend
         return Job(call, key, shared, call.num_tokens, num_bytes, answer_bytes, seconds, backend)
 
-    def quick(self, jobs: Sequence[Job]) -> bool:
+    def inline(self, jobs: Sequence[Job]) -> bool:
         """Tell whether `jobs` together are over before a thread would have begun."""
-        return sum(job.seconds for job in jobs) < self.device.traits.quick_s
+        return sum(job.seconds for job in jobs) < self.device.capabilities.inline_limit_s
 
-    def patience_s(self, jobs: Sequence[Job]) -> float | None:
+    def watchdog_timeout_s(self, jobs: Sequence[Job]) -> float | None:
         """Return how long runs of `jobs`, one after the other, may take; None: as long as it is."""
-        if not self.device.traits.may_hang:
+        if not self.device.capabilities.may_hang:
             return None
-        return max(self._stuck_s, PATIENCE * sum(job.seconds for job in jobs))
+        return max(self._stuck_s, WATCHDOG_FACTOR * sum(job.seconds for job in jobs))
 
     @inference
     def run(self, jobs: Sequence[Job]) -> Run[Result | KernelNotBuilt]:
@@ -116,10 +116,10 @@ class Engine:
 
     def _keys(self, call: Call, num_bytes: int) -> tuple[Hashable, Hashable | None]:
         """Return what calls of one run have in common, and what those of one pack have."""
-        traits = self.device.traits
-        small = num_bytes <= traits.packed_bytes
-        shared = pack_key(call) if small and isinstance(call, traits.packs) else None
-        if traits.mixes:
+        capabilities = self.device.capabilities
+        small = num_bytes <= capabilities.packed_bytes
+        shared = pack_key(call) if small and isinstance(call, capabilities.packable_ops) else None
+        if capabilities.batch_mixed_ops:
             return "small" if small else object(), shared
         if isinstance(call, Rotate):
             return object() if shared is None else shared, shared
@@ -127,7 +127,7 @@ class Engine:
 
     def _groups(self, jobs: Sequence[Job]) -> list[list[int]]:
         """Return which of the jobs become one call."""
-        if not self.device.traits.mixes:
+        if not self.device.capabilities.batch_mixed_ops:
             indices = range(len(jobs))
             return [[*indices]] if jobs[0].pack_key is not None else [[i] for i in indices]
         groups: dict[Hashable, list[int]] = {}
@@ -135,10 +135,12 @@ class Engine:
             groups.setdefault(index if job.pack_key is None else job.pack_key, []).append(index)
         return [*groups.values()]
 
-    def _load(self, jobs: Sequence[Job]) -> Load:
+    def _load(self, jobs: Sequence[Job]) -> DeviceBatch:
         # where kernels might differ, a call is computed in the form of a pack even if it is alone
-        one = len(jobs) == 1 and (jobs[0].pack_key is None or not self.device.traits.mixes)
-        return Alone(jobs[0].call) if one else pack([job.call for job in jobs])
+        one = len(jobs) == 1 and (
+            jobs[0].pack_key is None or not self.device.capabilities.batch_mixed_ops
+        )
+        return SingleCall(jobs[0].call) if one else pack([job.call for job in jobs])
 
     def _compute(self, call: Call, backend: str | None) -> Result:
         match call:

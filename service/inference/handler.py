@@ -8,14 +8,14 @@ from typing import Any, TypeVar
 
 from rope_core import Result, Table
 from service.batching.admission import Admission
-from service.batching.batcher import Answer, Batcher, Entry
-from service.buffer_pool import Slabs
+from service.batching.batcher import Batcher, Completed, Entry
+from service.buffer_pool import BufferPool
 from service.device import KernelBuilder
-from service.endpoints.builders import Asked
-from service.endpoints.rope_resolver import Ropes
-from service.endpoints.table import PROMPT_PARAMS_BYTES, Endpoint
+from service.endpoints.builders import PreparedCall
+from service.endpoints.rope_resolver import RopeResolver
+from service.endpoints.table import INLINE_PARAMS_BYTES, Endpoint
 from service.errors import ClientLeft
-from service.inference.backend_policy import Choice
+from service.inference.backend_policy import BackendPolicy
 from service.inference.engine import Engine, Job
 from service.observability.metrics import Metrics
 from service.settings import Settings
@@ -25,37 +25,37 @@ R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True)
-class Service:
+class InferenceService:
     """What all protocols share, made at start."""
 
     settings: Settings
     engine: Engine
-    choice: Choice
+    choice: BackendPolicy
     batcher: Batcher[Job, Result]
     admission: Admission
-    slabs: Slabs
+    buffer_pool: BufferPool
     builder: KernelBuilder
-    ropes: Ropes
-    readers: Executor
+    rope_resolver: RopeResolver
+    io_executor: Executor
     """Threads that read bodies which would hold up the event loop."""
     metrics: Metrics
 
-    async def aside(self, is_long: bool, work: Callable[..., R], *arguments: Any) -> R:
+    async def run_blocking(self, is_long: bool, work: Callable[..., R], *arguments: Any) -> R:
         """Do some work of reading or writing: on the event loop, or beside it where it is long."""
         if not is_long:
             return work(*arguments)
-        return await asyncio.get_running_loop().run_in_executor(self.readers, work, *arguments)
+        return await asyncio.get_running_loop().run_in_executor(self.io_executor, work, *arguments)
 
-    async def ask(self, endpoint: Endpoint[Any], message: Message) -> Asked:
+    async def prepare(self, endpoint: Endpoint[Any], message: Message) -> PreparedCall:
         """Return what a message asks of `endpoint`.
 
         Raises:
             UnknownName, TooLarge, RopeError: it asks for nothing that there is.
         """
-        is_long = endpoint.aside or len(message.params) > PROMPT_PARAMS_BYTES
-        return await self.aside(is_long, endpoint.read, message, self.ropes)
+        is_long = endpoint.run_blocking or len(message.params) > INLINE_PARAMS_BYTES
+        return await self.run_blocking(is_long, endpoint.read, message, self.rope_resolver)
 
-    def job(self, asked: Asked) -> Job:
+    def job(self, asked: PreparedCall) -> Job:
         """Return the work that a call takes.
 
         Raises:
@@ -65,14 +65,14 @@ class Service:
         assert not isinstance(asked.call, Message), "answered already"
         return self.engine.job(asked.call, self.choice.of(asked.call, asked.backend))
 
-    async def answer(
+    async def run(
         self,
         job: Job,
         operation: str,
         deadline: float,
         on_wait: Callable[[Entry[Job, Result]], None],
         queue_s: float | None = None,
-    ) -> Answer[Result]:
+    ) -> Completed[Result]:
         """Return the answer to a job; where the asker is cancelled, the job leaves the queue.
 
         Args:
@@ -91,16 +91,16 @@ class Service:
             loop = asyncio.get_running_loop()
             expiry = loop.call_later(queue_s, self.batcher.expire, entry)
         try:
-            answer = await entry.answer
+            run = await entry.future
         except asyncio.CancelledError:
             self.batcher.withdraw(entry, ClientLeft())
             raise
         finally:
             if expiry is not None:
                 expiry.cancel()
-        if done_by := backend_of(answer.result):
+        if done_by := backend_of(run.result):
             self.metrics.backend_calls(operation, done_by).inc()
-        return answer
+        return run
 
 
 def backend_of(result: Result) -> str:

@@ -10,7 +10,7 @@ from service.observability import logs
 from service.observability.metrics import Metrics
 
 
-class Records:
+class RequestLog:
     """Counts requests, and writes a line for each.
 
     Args:

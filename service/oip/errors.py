@@ -66,7 +66,7 @@ def classify(failure: Exception) -> tuple[int, str]:
     """Return the status of a failure, and the one line that tells it."""
     if type(failure) in STATUSES:
         return STATUSES[type(failure)], printable(failure, problems.MAX_DETAIL)
-    row = problems.classify(failure)
+    row = problems.problem_for(failure)
     return status_of(row.status), row.detail
 
 

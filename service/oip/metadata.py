@@ -1,7 +1,7 @@
 """What the protocol tells of the service and of its models, as JSON has it."""
 
 from service import __version__
-from service.lifecycle import Life, Phase
+from service.lifecycle import Lifecycle, Phase
 from service.oip.infer.models import MODELS, VERSION, Model, Slot
 from service.oip.types import (
     IndexEntry,
@@ -89,13 +89,13 @@ def describe_log(log_level: str) -> LogSettings:
     }
 
 
-def list_models(life: Life, only_ready: bool) -> list[IndexEntry]:
+def list_models(lifecycle: Lifecycle, only_ready: bool) -> list[IndexEntry]:
     """Return the index of the repository."""
-    if life.phase is Phase.READY:
+    if lifecycle.phase is Phase.READY:
         return [{"name": name, "version": VERSION, "state": "READY"} for name in MODELS]
     if only_ready:
         return []
-    why = life.phase.value
+    why = lifecycle.phase.value
     return [
         {"name": name, "version": VERSION, "state": "UNAVAILABLE", "reason": why} for name in MODELS
     ]

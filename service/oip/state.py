@@ -3,27 +3,27 @@
 from collections.abc import Mapping
 from functools import partial
 
-from service.inference.handler import Service
-from service.lifecycle import Life
+from service.inference.handler import InferenceService
+from service.lifecycle import Lifecycle
 from service.oip.infer.models import MODELS, Model
-from service.oip.infer.parse import Planner
+from service.oip.infer.parse import RequestParser
 from service.oip.shm.registry import Regions
 from service.oip.statistics import Statistics, TritonMetrics
 
 
-class Protocol:
+class OipState:
     """The models, and what is known of them.
 
     Args:
         service: who computes.
-        life: whether it is ready.
+        lifecycle: whether it is ready.
     """
 
-    def __init__(self, service: Service, life: Life) -> None:
+    def __init__(self, service: InferenceService, lifecycle: Lifecycle) -> None:
         self.service = service
-        self.life = life
+        self.lifecycle = lifecycle
         self.regions = Regions(service.settings.shared_memory_prefix)
-        self.planner = Planner(self.regions, service.settings.max_body_bytes)
+        self.parser = RequestParser(self.regions, service.settings.max_body_bytes)
         self.statistics: Mapping[str, Statistics] = {
             model.name: Statistics(model.name, partial(self._num_pending, model))
             for model in MODELS.values()

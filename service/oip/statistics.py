@@ -11,7 +11,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from rope_core import Result
-from service.batching.batcher import Answer
+from service.batching.batcher import Completed
 from service.errors import ClientLeft, DeviceFull, DeviceLost, DeviceStuck, Expired, Overloaded
 from service.oip.infer.models import VERSION
 from service.oip.types import BatchStatistics, Duration, ModelStatistics
@@ -59,7 +59,7 @@ class Statistics:
         self._last_ms = 0
         self._sizes: dict[int, _Size] = {}
 
-    def answered(self, answer: Answer[Result], begun_s: float, write_s: float) -> None:
+    def answered(self, answer: Completed[Result], begun_s: float, write_s: float) -> None:
         """Count a request that was answered well.
 
         Args:

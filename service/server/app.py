@@ -28,24 +28,24 @@ from service.asgi import problems
 from service.asgi.middleware import QUIET, Requests
 from service.batching.admission import Admission
 from service.batching.batcher import Batcher
-from service.buffer_pool import Slabs
+from service.buffer_pool import BufferPool
 from service.device import Accelerator, Cpu, Device, Driver, KernelBuilder, cgroup, find_driver
 from service.endpoints.resolve import list_presets, list_variants
-from service.endpoints.rope_resolver import Ropes
+from service.endpoints.rope_resolver import RopeResolver
 from service.endpoints.table import ENDPOINTS
 from service.errors import DeviceLost, DeviceStuck
-from service.inference.backend_policy import Choice
+from service.inference.backend_policy import BackendPolicy
 from service.inference.engine import Engine, Job
-from service.inference.handler import Service
+from service.inference.handler import InferenceService
 from service.kernel_builds.warm_up_calls import rare_calls, usual_calls
-from service.lifecycle import Life, Phase
+from service.lifecycle import Lifecycle, Phase
 from service.observability import metrics
-from service.observability.request_log import Records
+from service.observability.request_log import RequestLog
 from service.oip.errors import refusal
 from service.oip.http.control import control_routes
 from service.oip.http.routes import infer_routes
 from service.oip.openapi import document as oip_openapi
-from service.oip.state import Protocol
+from service.oip.state import OipState
 from service.server.warm_up import warm_up
 from service.settings import Settings, shapes_of
 from service.v1 import openapi
@@ -61,52 +61,54 @@ would exceed the pid limit of a container, and OpenMP then ends the process.
 """
 
 
-def create_app(settings: Settings, life: Life, driver: Driver | None = None) -> Requests:
+def create_app(settings: Settings, lifecycle: Lifecycle, driver: Driver | None = None) -> Requests:
     """Return the ASGI application of a service of its own, which lives as its lifespan does.
 
     Args:
         settings: what the operator wants.
-        life: what the service tells of itself, and is told.
+        lifecycle: what the service tells of itself, and is told.
         driver: of the device to compute on; that of `settings.device` where None.
     """
-    service, device_threads = make_service(settings, life, driver)
-    return app_of(Protocol(service, life), device_threads)
+    service, device_threads = build_service(settings, lifecycle, driver)
+    return build_app(OipState(service, lifecycle), device_threads)
 
 
-def app_of(protocol: Protocol, device_threads: ThreadPoolExecutor) -> Requests:
+def build_app(oip_state: OipState, device_threads: ThreadPoolExecutor) -> Requests:
     """Return the ASGI application: FastAPI, in `app`, and the hot routes in front of it."""
-    service, life = protocol.service, protocol.life
+    service, lifecycle = oip_state.service, oip_state.lifecycle
     settings, measured = service.settings, service.metrics
     app = FastAPIOffline(
         title="rope-service",
         version=__version__,
         description="Rotary position embedding and attention over HTTP.",
-        lifespan=lambda _: living(protocol, device_threads),
+        lifespan=lambda _: lifespan(oip_state, device_threads),
         redoc_url=None,
         exception_handlers={HTTPException: _refuse},
         telemetry={"auto_configure": False, "tracing": False, "metrics": False, "logs": False},
     )
     routes = {endpoint.path: Route(endpoint, service) for endpoint in ENDPOINTS}
-    routes |= infer_routes(protocol)
+    routes |= infer_routes(oip_state)
     app.router.redirect_slashes = False  # to what the client calls this host
     app.router.routes += [StarletteRoute(p, r, methods=["POST"]) for p, r in routes.items()]
-    _add_status_routes(app, service, life, measured)
-    control = control_routes(protocol)
+    _add_status_routes(app, service, lifecycle, measured)
+    control = control_routes(oip_state)
     app.include_router(control)
     paths = frozenset(getattr(route, "path", "") for route in (*app.routes, *control.routes))
     describe = app.openapi
     app.openapi = cache(  # type: ignore[method-assign]
         lambda: oip_openapi.describe(openapi.describe(describe()))
     )
-    records = Records(measured, logged=settings.logs_requests, quiet=QUIET)
-    return Requests(app, hot=routes, paths=paths, records=records, is_ending=lambda: life.ending)
+    request_log = RequestLog(measured, logged=settings.logs_requests, quiet=QUIET)
+    return Requests(
+        app, hot=routes, paths=paths, request_log=request_log, is_ending=lambda: lifecycle.ending
+    )
 
 
 @asynccontextmanager
-async def living(protocol: Protocol, device_threads: ThreadPoolExecutor) -> AsyncIterator[None]:
+async def lifespan(oip_state: OipState, device_threads: ThreadPoolExecutor) -> AsyncIterator[None]:
     """Warm up, and be there for requests; at the end, answer who still waits."""
-    service = protocol.service
-    if service.engine.device.traits.builds_kernels:
+    service = oip_state.service
+    if service.engine.device.capabilities.builds_kernels:
         service.batcher.hold()
     loop = asyncio.get_running_loop()
 
@@ -115,7 +117,7 @@ async def living(protocol: Protocol, device_threads: ThreadPoolExecutor) -> Asyn
             loop.call_soon_threadsafe(service.batcher.restart_watchdog)
 
     service.builder.on_progress = restart_watchdog
-    warming = asyncio.create_task(_warm_up(service, protocol.life, device_threads))
+    warming = asyncio.create_task(_warm_up(service, oip_state.lifecycle, device_threads))
     try:
         with torch.inference_mode():  # for all that runs on this thread
             yield
@@ -123,39 +125,41 @@ async def living(protocol: Protocol, device_threads: ThreadPoolExecutor) -> Asyn
         warming.cancel()
         service.builder.close()
         service.batcher.close()
-        protocol.regions.close()
+        oip_state.regions.close()
         device_threads.shutdown(wait=False)
-        service.readers.shutdown(wait=False)
+        service.io_executor.shutdown(wait=False)
 
 
-def make_service(
-    settings: Settings, life: Life, driver: Driver | None = None
-) -> tuple[Service, ThreadPoolExecutor]:
+def build_service(
+    settings: Settings, lifecycle: Lifecycle, driver: Driver | None = None
+) -> tuple[InferenceService, ThreadPoolExecutor]:
     """Return what all routes share, and the threads of its device."""
     measured = metrics.Metrics()
     driver = driver or find_driver(settings.device)
     torch.set_num_threads(settings.threads or _num_threads(driver))
     budget = settings.memory_budget_bytes or min(cgroup.memory_bytes() // 4, 4 * 2**30)
-    slabs = Slabs(max_idle_bytes=budget, pins=driver)
+    buffer_pool = BufferPool(max_idle_bytes=budget, pinner=driver)
     builder = KernelBuilder(measured)
-    device: Device = Cpu(slabs) if driver is None else Accelerator(driver, slabs, builder)
+    device: Device = (
+        Cpu(buffer_pool) if driver is None else Accelerator(driver, buffer_pool, builder)
+    )
     engine = Engine(
         device,
         max_call_s=settings.max_call_s,
         max_answer_bytes=settings.max_body_bytes,
         stuck_s=settings.device_stuck_s,
     )
-    lanes = device.traits.lanes
-    device_threads = ThreadPoolExecutor(lanes, thread_name_prefix="device")
+    max_inflight = device.capabilities.max_inflight
+    device_threads = ThreadPoolExecutor(max_inflight, thread_name_prefix="device")
     batcher: Batcher[Job, Result] = Batcher(
         engine.run,
         device_threads,
-        lanes=lanes,
-        quick=engine.quick,
-        patience_s=engine.patience_s,
-        on_failure=partial(_end, life),
+        max_inflight=max_inflight,
+        inline=engine.inline,
+        watchdog_timeout_s=engine.watchdog_timeout_s,
+        on_failure=partial(_end, lifecycle),
         max_batch_tokens=settings.max_batch_tokens,
-        max_batch_bytes=settings.max_batch_bytes or device.traits.batch_bytes,
+        max_batch_bytes=settings.max_batch_bytes or device.capabilities.batch_bytes,
         max_queue_calls=settings.max_queue_calls,
         metrics=measured,
     )
@@ -165,13 +169,24 @@ def make_service(
     measured.queued_bytes.set_function(lambda: sum(job.num_bytes for job in batcher.waiting))
     measured.admitted_bytes.set_function(lambda: admission.charged_bytes)
     measured.device_memory_bytes.set_function(device.memory_bytes)
-    readers = ThreadPoolExecutor(1, thread_name_prefix="reader")
-    ropes = _ropes(settings.presets_dir)
-    choice = Choice(_backend(settings.backend, device), settings.allow_backend)
-    service = Service(
-        *(settings, engine, choice, batcher, admission, slabs, builder, ropes, readers, measured)
+    io_executor = ThreadPoolExecutor(1, thread_name_prefix="reader")
+    rope_resolver = _ropes(settings.presets_dir)
+    choice = BackendPolicy(_backend(settings.backend, device), settings.allow_backend)
+    service = InferenceService(
+        *(
+            settings,
+            engine,
+            choice,
+            batcher,
+            admission,
+            buffer_pool,
+            builder,
+            rope_resolver,
+            io_executor,
+            measured,
+        )
     )
-    life.give_up = batcher.close
+    lifecycle.abort_pending = batcher.close
     return service, device_threads
 
 
@@ -181,12 +196,12 @@ def _num_threads(driver: Driver | None) -> int:
     return cpus if driver is None else min(STAGING_THREADS, cpus)
 
 
-def _ropes(folder: Path | None) -> Ropes:
+def _ropes(folder: Path | None) -> RopeResolver:
     try:
         own = {} if folder is None else from_folder(folder)
     except ConfigError as wrong:
         raise SystemExit(f"presets_dir: {wrong}") from None
-    return Ropes({**built_in(), **own})
+    return RopeResolver({**built_in(), **own})
 
 
 def _backend(wanted: str, device: Device) -> str | None:
@@ -197,15 +212,17 @@ def _backend(wanted: str, device: Device) -> str | None:
     return None if wanted == "auto" else wanted
 
 
-async def _warm_up(service: Service, life: Life, device_threads: Executor) -> None:
+async def _warm_up(
+    service: InferenceService, lifecycle: Lifecycle, device_threads: Executor
+) -> None:
     """Build the usual kernels, report ready, then build the rarer kernels."""
     engine, choice, builder = service.engine, service.choice, service.builder
-    traits, listed = engine.device.traits, service.settings.warm_up_shapes
-    shapes = traits.warm_up_shapes if listed is None else shapes_of(listed)
+    capabilities, listed = engine.device.capabilities, service.settings.warm_up_shapes
+    shapes = capabilities.warm_up_shapes if listed is None else shapes_of(listed)
     loop = asyncio.get_running_loop()
     # not asyncio's default executor, whose threads the end of the loop waits for, even if stuck
     thread = ThreadPoolExecutor(1, thread_name_prefix="warm-up")
-    barrier = Barrier(traits.lanes)
+    barrier = Barrier(capabilities.max_inflight)
 
     def on_lane() -> None:
         barrier.wait()  # so that each thread runs once: cuDNN, for one, keeps its plans per thread
@@ -217,19 +234,21 @@ async def _warm_up(service: Service, life: Life, device_threads: Executor) -> No
         warm_up(engine, choice, builder, rarer, required=False)
 
     try:
-        await loop.run_in_executor(thread, service.slabs.pin_ladder)
-        lanes = (loop.run_in_executor(device_threads, on_lane) for _ in range(traits.lanes))
-        await asyncio.gather(*lanes)
-        life.warmed_up()
+        await loop.run_in_executor(thread, service.buffer_pool.pin_ladder)
+        max_inflight = (
+            loop.run_in_executor(device_threads, on_lane) for _ in range(capabilities.max_inflight)
+        )
+        await asyncio.gather(*max_inflight)
+        lifecycle.warmed_up()
         log.info("ready", extra={"fields": {"device": engine.device.name}})
         service.batcher.release()
-        if traits.builds_kernels:
+        if capabilities.builds_kernels:
             # Requests do not wait for these kernels: the eager backend computes their calls. One
             # call at a time goes to the builder, so what requests miss is built next.
             await loop.run_in_executor(thread, build_rarer)
     except DeviceLost as lost:
         service.batcher.close(DeviceLost)
-        _end(life, lost)
+        _end(lifecycle, lost)
     except Exception:
         log.exception("warm-up failed; the service will not become ready")
     finally:
@@ -237,15 +256,15 @@ async def _warm_up(service: Service, life: Life, device_threads: Executor) -> No
         thread.shutdown(wait=False)
 
 
-def _end(life: Life, failure: DeviceLost | DeviceStuck) -> None:
+def _end(lifecycle: Lifecycle, failure: DeviceLost | DeviceStuck) -> None:
     log.error("ending: %s", failure)
-    life.fail(Phase.LOST if isinstance(failure, DeviceLost) else Phase.STUCK)
+    lifecycle.fail(Phase.LOST if isinstance(failure, DeviceLost) else Phase.STUCK)
 
 
 def _add_status_routes(
-    app: FastAPI, service: Service, life: Life, measured: metrics.Metrics
+    app: FastAPI, service: InferenceService, lifecycle: Lifecycle, measured: metrics.Metrics
 ) -> None:
-    measured.ready.set_function(lambda: life.phase is Phase.READY)
+    measured.ready.set_function(lambda: lifecycle.phase is Phase.READY)
 
     @app.get("/healthz", tags=["status"], summary="200 while the process lives")
     async def healthz() -> dict[str, str]:
@@ -253,8 +272,8 @@ def _add_status_routes(
 
     @app.get("/readyz", tags=["status"], summary="200 when traffic is welcome, else 503")
     async def readyz() -> JSONResponse:
-        ready = life.phase is Phase.READY
-        return JSONResponse({"status": life.phase.value}, 200 if ready else 503)
+        ready = lifecycle.phase is Phase.READY
+        return JSONResponse({"status": lifecycle.phase.value}, 200 if ready else 503)
 
     @app.get(
         "/metrics",
@@ -267,7 +286,7 @@ def _add_status_routes(
 
     @app.get("/v1/presets", tags=["catalogue"], summary="Released models: name, config, source")
     async def presets() -> Response:
-        return Response(list_presets(service.ropes), media_type="application/json")
+        return Response(list_presets(service.rope_resolver), media_type="application/json")
 
     @app.get("/v1/variants", tags=["catalogue"], summary="Variants, schemes, builders of positions")
     async def variants() -> JSONResponse:

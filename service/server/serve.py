@@ -7,13 +7,13 @@ import os
 import uvicorn
 
 from service.device import Driver
-from service.lifecycle import Life
+from service.lifecycle import Lifecycle
 from service.observability import logs
 from service.oip.grpc.methods import grpc_methods
 from service.oip.grpc.server import GrpcDoor
-from service.oip.state import Protocol
+from service.oip.state import OipState
 from service.server import uvicorn_protocol
-from service.server.app import app_of, living, make_service
+from service.server.app import build_app, build_service, lifespan
 from service.server.uvicorn_server import Server
 from service.settings import Settings
 
@@ -26,11 +26,11 @@ def serve(settings: Settings, driver: Driver | None = None) -> None:
         driver: of the device to compute on; that of `settings.device` where None.
     """
     logs.set_up(settings.log_level)
-    life = Life()
-    service, device_threads = make_service(settings, life, driver)
-    protocol = Protocol(service, life)
-    app = app_of(protocol, device_threads)
-    grpc = GrpcDoor(settings, life, grpc_methods(protocol), service.metrics)
+    lifecycle = Lifecycle()
+    service, device_threads = build_service(settings, lifecycle, driver)
+    oip_state = OipState(service, lifecycle)
+    app = build_app(oip_state, device_threads)
+    grpc = GrpcDoor(settings, lifecycle, grpc_methods(oip_state), service.metrics)
     gc.freeze()  # what lives as long as the process is not looked at again and again
     gc.set_threshold(10_000, 20, 20)
     config = uvicorn.Config(
@@ -48,8 +48,8 @@ def serve(settings: Settings, driver: Driver | None = None) -> None:
     )
     server = Server(
         config,
-        life,
-        needed=living(protocol, device_threads),
+        lifecycle,
+        needed=lifespan(oip_state, device_threads),
         doors=[grpc],
         delay_s=settings.drain_delay_s,
         drain_s=settings.drain_s,
@@ -57,5 +57,5 @@ def serve(settings: Settings, driver: Driver | None = None) -> None:
     server.run()
     logging.shutdown()
     os._exit(
-        life.exit_code
+        lifecycle.exit_code
     )  # a call that is on the device still would keep its thread, and nobody waits for it

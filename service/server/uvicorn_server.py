@@ -13,13 +13,13 @@ from typing import Protocol
 import uvicorn
 from uvicorn.config import STARTUP_FAILURE
 
-from service.lifecycle import LAST_REQUESTS_S, Life
+from service.lifecycle import LAST_REQUESTS_S, Lifecycle
 from service.server.listeners import accept_pending, stop_handshakes
 
 log = logging.getLogger("rope.life")
 
 
-class Door(Protocol):
+class Listener(Protocol):
     """Where requests come in, beside HTTP."""
 
     async def open(self) -> None:
@@ -29,7 +29,7 @@ class Door(Protocol):
             OSError: the port cannot be had.
         """
 
-    async def close(self, patience_s: float) -> None:
+    async def close(self, watchdog_timeout_s: float) -> None:
         """Let no more in; those that are in have `patience_s` to finish."""
 
 
@@ -41,7 +41,7 @@ class Server(uvicorn.Server):
 
     Args:
         config: of uvicorn, to which the application's lifespan is no concern.
-        life: told of the signals.
+        lifecycle: told of the signals.
         needed: what all doors need, for as long as one is open.
         doors: those beside HTTP.
         delay_s: from SIGTERM to the closing of the doors.
@@ -51,23 +51,23 @@ class Server(uvicorn.Server):
     def __init__(
         self,
         config: uvicorn.Config,
-        life: Life,
+        lifecycle: Lifecycle,
         *,
         needed: AbstractAsyncContextManager[None],
-        doors: Sequence[Door],
+        doors: Sequence[Listener],
         delay_s: float,
         drain_s: float,
     ) -> None:
         # uvicorn cancels what is left when its own time is over: later than we give up
         config.timeout_graceful_shutdown = math.ceil(drain_s) + 2
         super().__init__(config)
-        self._life = life
+        self._lifecycle = lifecycle
         self._needed = needed
         self._doors = doors
         self._closing: list[asyncio.Task[None]] = []
         self._delay_s = delay_s
         self._drain_s = drain_s
-        life.end = lambda: self._drain(delay_s)
+        lifecycle.end = lambda: self._drain(delay_s)
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         """Serve until the end."""
@@ -86,9 +86,11 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Close all doors at the same time, and wait for who is in."""
-        self._life.close()
-        patience_s = self.config.timeout_graceful_shutdown or 0
-        self._closing = [asyncio.create_task(door.close(patience_s)) for door in self._doors]
+        self._lifecycle.close()
+        watchdog_timeout_s = self.config.timeout_graceful_shutdown or 0
+        self._closing = [
+            asyncio.create_task(door.close(watchdog_timeout_s)) for door in self._doors
+        ]
         if not self.force_exit:
             listeners = [listener for server in self.servers for listener in server.sockets]
             for listener in listeners:
@@ -103,11 +105,11 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin or force the end. Called between two bytecodes of the main thread."""
-        if self._life.ending:
+        if self._lifecycle.ending:
             self.should_exit = self.force_exit = True
             asyncio.get_running_loop().call_soon_threadsafe(self._force)
             return
-        self._life.drain()
+        self._lifecycle.drain()
         delay_s = self._delay_s if sig == signal.SIGTERM else 0.0
         asyncio.get_running_loop().call_soon_threadsafe(self._drain, delay_s)
 
@@ -119,7 +121,7 @@ class Server(uvicorn.Server):
         log.info("draining", extra={"fields": {"delay_s": delay_s, "drain_s": self._drain_s}})
         loop = asyncio.get_running_loop()
         loop.call_later(delay_s, self._stop)
-        loop.call_later(delay_s + self._drain_s, self._life.give_up)
+        loop.call_later(delay_s + self._drain_s, self._lifecycle.abort_pending)
 
     def _stop(self) -> None:
         self.should_exit = True

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from rope_core import Call, NoBackend
 from service.device import KernelBuilder
 from service.errors import DeviceLost
-from service.inference.backend_policy import Choice
+from service.inference.backend_policy import BackendPolicy
 from service.inference.engine import Engine
 
 log = logging.getLogger("rope.warm_up")
@@ -17,7 +17,7 @@ MAX_RUNS = 6
 
 def warm_up(
     engine: Engine,
-    choice: Choice,
+    choice: BackendPolicy,
     builder: KernelBuilder,
     calls: Iterable[Call],
     *,

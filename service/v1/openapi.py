@@ -128,7 +128,7 @@ def _answer(endpoint: Endpoint[Any]) -> dict[str, Any]:
             "warnings": WARNINGS,
         },
     }
-    if endpoint.aside:  # builders have names of their own for what they make
+    if endpoint.run_blocking:  # builders have names of their own for what they make
         answer["additionalProperties"] = flat
     return answer
 

@@ -9,20 +9,20 @@ from rope_core import Result
 from service.asgi import io
 from service.asgi.io import Receive, Scope, Send
 from service.batching.admission import Charge
-from service.batching.batcher import Answer, Entry
+from service.batching.batcher import Completed, Entry
 from service.endpoints import table
 from service.endpoints.table import Endpoint
 from service.errors import ClientLeft, TimedOut, TooLarge
 from service.inference.engine import Job
-from service.inference.handler import Service, backend_of
-from service.wire import Buffer, Codec, Message, codec_for, codec_of_answer
+from service.inference.handler import InferenceService, backend_of
+from service.wire import Buffer, Codec, Message, codec_for, negotiate_response_codec
 
 
 @dataclass(frozen=True, slots=True)
 class Served:
     """What a request has come to."""
 
-    answer: Answer[Result] | None
+    answer: Completed[Result] | None
     """None where it took no device."""
 
     write_s: float
@@ -32,7 +32,7 @@ class Served:
 class Route:
     """One endpoint as an ASGI application."""
 
-    def __init__(self, endpoint: Endpoint[Any], service: Service) -> None:
+    def __init__(self, endpoint: Endpoint[Any], service: InferenceService) -> None:
         self._endpoint = endpoint
         self._service = service
         self._operation = endpoint.path.removeprefix("/v1/")
@@ -61,9 +61,9 @@ class Route:
             try:
                 async with asyncio.timeout(patience):
                     body = await self._receive(headers, codec, receive, charge)
-                    is_long = len(body) > codec.prompt_bytes
-                    message = await service.aside(is_long, codec.decode, body)
-                    asked = await service.ask(self._endpoint, message)
+                    is_long = len(body) > codec.inline_limit_bytes
+                    message = await service.run_blocking(is_long, codec.decode, body)
+                    asked = await service.prepare(self._endpoint, message)
             except TimeoutError:
                 raise TimedOut from None
             in_base64 = message.base64
@@ -84,8 +84,8 @@ class Route:
                 del job
                 told = table.write(answer.result, in_base64, warnings)
             begun = time.perf_counter()
-            is_long = size > answer_codec.prompt_bytes
-            parts = await service.aside(is_long, answer_codec.encode, told)
+            is_long = size > answer_codec.inline_limit_bytes
+            parts = await service.run_blocking(is_long, answer_codec.encode, told)
             served = Served(answer, time.perf_counter() - begun)
             about = [*self._named(answer_codec), *_headers(answer, parts)]
             await io.send(send, 200, about, parts)
@@ -94,7 +94,7 @@ class Route:
     def _codecs(self, headers: dict[bytes, bytes]) -> tuple[Codec, Codec]:
         """Return who reads the request, and who writes the answer."""
         codec = codec_for(headers.get(b"content-type"))
-        return codec, codec_of_answer(headers.get(b"accept"), codec)
+        return codec, negotiate_response_codec(headers.get(b"accept"), codec)
 
     def _named(self, codec: Codec) -> io.Headers:
         """Return the headers that say what an answer is, once it is written."""
@@ -111,37 +111,37 @@ class Route:
         self, headers: dict[bytes, bytes], codec: Codec, receive: Receive, charge: Charge
     ) -> Buffer:
         io.check_not_encoded(headers)
-        return await self._receive_raw(headers, codec.expansion, receive, charge)
+        return await self._receive_raw(headers, codec.memory_factor, receive, charge)
 
     async def _receive_raw(
-        self, headers: dict[bytes, bytes], expansion: int, receive: Receive, charge: Charge
+        self, headers: dict[bytes, bytes], memory_factor: int, receive: Receive, charge: Charge
     ) -> Buffer:
         """Return the body as it came, charged for `expansion` bytes for each of its bytes."""
-        limit = self._limit(expansion)
+        limit = self._limit(memory_factor)
         declared = io.declared_bytes(headers)
         if declared is not None and declared > limit:
             raise TooLarge("the body, in bytes,", limit, f"{declared:,}")
 
         def charge_body(num_bytes: int) -> None:
-            charge.add(num_bytes * expansion)
+            charge.add(num_bytes * memory_factor)
 
         charge_body(declared or 0)
-        return await io.read_body(receive, declared, limit, charge_body, self._service.slabs)
+        return await io.read_body(receive, declared, limit, charge_body, self._service.buffer_pool)
 
-    def _limit(self, expansion: int) -> int:
+    def _limit(self, memory_factor: int) -> int:
         settings = self._service.settings
-        return settings.max_json_bytes if expansion > 1 else settings.max_body_bytes
+        return settings.max_json_bytes if memory_factor > 1 else settings.max_body_bytes
 
     def _charge_answer(self, codec: Codec, num_bytes: int, charge: Charge) -> None:
-        limit = self._limit(codec.expansion)
+        limit = self._limit(codec.memory_factor)
         if num_bytes > limit:
             expected = f"an answer in {codec.media_type}, in bytes,"
             raise TooLarge(expected, limit, f"{num_bytes:,}")
-        charge.add(num_bytes * codec.expansion)
+        charge.add(num_bytes * codec.memory_factor)
 
     async def _wait(
         self, job: Job, deadline: float, receive: Receive, queue_s: float | None
-    ) -> Answer[Result]:
+    ) -> Completed[Result]:
         """Return the answer; if it has to wait, see whether the client does, too."""
         watchers: list[asyncio.Task[None]] = []
 
@@ -150,7 +150,7 @@ class Route:
             watchers.append(asyncio.create_task(leave))
 
         try:
-            return await self._service.answer(job, self._operation, deadline, watch, queue_s)
+            return await self._service.run(job, self._operation, deadline, watch, queue_s)
         finally:
             for watcher in watchers:
                 watcher.cancel()
@@ -162,7 +162,7 @@ class Route:
         self._service.batcher.withdraw(entry, ClientLeft())
 
 
-def _headers(answer: Answer[Result] | None, parts: list[Buffer]) -> io.Headers:
+def _headers(answer: Completed[Result] | None, parts: list[Buffer]) -> io.Headers:
     headers = [(b"content-length", str(sum(map(len, parts))).encode())]
     if answer is not None:  # it took the device
         times = (

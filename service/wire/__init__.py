@@ -15,11 +15,11 @@ class Codec(Protocol):
     media_type: str
 
     @property
-    def expansion(self) -> int:
+    def memory_factor(self) -> int:
         """Bytes of memory that reading a body may take, for each of its bytes."""
 
     @property
-    def prompt_bytes(self) -> int:
+    def inline_limit_bytes(self) -> int:
         """Bodies up to here are read at once; larger ones would hold up the event loop."""
 
     def decode(self, body: Buffer) -> Message:
@@ -51,7 +51,7 @@ def codec_for(content_type: bytes | None) -> Codec:
     return codec
 
 
-def codec_of_answer(accept: bytes | None, codec_of_request: Codec) -> Codec:
+def negotiate_response_codec(accept: bytes | None, codec_of_request: Codec) -> Codec:
     """Return the codec that `Accept` asks for: the first it names, or the request's own.
 
     Raises:

@@ -25,8 +25,8 @@ from service.wire.message import (
 )
 
 media_type = "application/json"
-expansion = 32  # measured on arrays of empty arrays, the worst
-prompt_bytes = 64 * 2**10
+memory_factor = 32  # measured on arrays of empty arrays, the worst
+inline_limit_bytes = 64 * 2**10
 
 _INTEGERS = {"positions", "q_positions", "k_positions", "delta"}
 _INTEGERS |= {"cu_seqlens", "cu_seqlens_q", "cu_seqlens_k", "q_index", "k_index"}

@@ -24,8 +24,8 @@ from service.wire.message import (
 )
 
 media_type = "application/x-safetensors"
-expansion = 1
-prompt_bytes = 2**62
+memory_factor = 1
+inline_limit_bytes = 2**62
 
 MAX_HEADER_BYTES = 2**20  # a config.json may ride in it
 CACHED_HEADER_BYTES = 2**10

@@ -275,9 +275,9 @@ def _docker(*arguments: str, timeout_s: float = 120) -> str:
 
 
 def _wait(what: str, so: Callable[[], bool]) -> None:
-    give_up = time.monotonic() + 120
+    abort_pending = time.monotonic() + 120
     while not so():
-        _check(time.monotonic() < give_up, f"it becomes {what}")
+        _check(time.monotonic() < abort_pending, f"it becomes {what}")
         time.sleep(0.05)
 
 

@@ -9,7 +9,7 @@ import pytest_asyncio
 import torch
 
 from service.asgi.middleware import Requests
-from service.lifecycle import Life
+from service.lifecycle import Lifecycle
 from service.server.app import create_app
 from service.settings import Settings
 from service.wire import CODECS, Codec, Message
@@ -21,13 +21,13 @@ def codec(request: pytest.FixtureRequest) -> Codec:
 
 
 @pytest.fixture
-def life() -> Life:
-    return Life()
+def lifecycle() -> Lifecycle:
+    return Lifecycle()
 
 
 @pytest.fixture
-async def app(life: Life) -> AsyncIterator[Requests]:
-    async with running(life) as app:
+async def app(lifecycle: Lifecycle) -> AsyncIterator[Requests]:
+    async with running(lifecycle) as app:
         yield app
 
 
@@ -43,7 +43,7 @@ async def shared_client() -> AsyncIterator[httpx.AsyncClient]:
 
     To make one takes longer than most tests. The file says `every_test_in_one_loop`.
     """
-    async with running(Life()) as app, asking(app) as client:
+    async with running(Lifecycle()) as app, asking(app) as client:
         yield client
 
 
@@ -51,11 +51,11 @@ every_test_in_one_loop = pytest.mark.asyncio(loop_scope="module")
 
 
 @asynccontextmanager
-async def running(life: Life, **settings: object) -> AsyncIterator[Requests]:
+async def running(lifecycle: Lifecycle, **settings: object) -> AsyncIterator[Requests]:
     """Run an application with settings of one's own."""
     threads = torch.get_num_threads()
     limits = {"max_body_bytes": 2**20, "max_json_bytes": 2**18}
-    app = create_app(Settings(device="cpu", log_level="warning", **limits, **settings), life)
+    app = create_app(Settings(device="cpu", log_level="warning", **limits, **settings), lifecycle)
     async with app.app.router.lifespan_context(app.app):
         yield app
     torch.set_num_threads(threads)

@@ -77,7 +77,7 @@ class FakeDriver:
         self.lost = False
         self.log: list[str] = []
         self.sources: list[int] = []
-        self.pins: dict[int, int] = {}
+        self.pinner: dict[int, int] = {}
         self.num_pins = 0
         self.pinning_threads: set[int] = set()
         self.num_emptied = 0
@@ -85,13 +85,13 @@ class FakeDriver:
         self._now = threading.local()
 
     def pin(self, address: int, num_bytes: int) -> bool:
-        self.pins[address] = num_bytes
+        self.pinner[address] = num_bytes
         self.num_pins += 1
         self.pinning_threads.add(threading.get_ident())
         return True
 
     def unpin(self, address: int) -> None:
-        del self.pins[address]
+        del self.pinner[address]
 
     def stream(self) -> Stream:
         stream = Stream(STREAMS[len(self._streams)])
@@ -133,7 +133,7 @@ class FakeDriver:
         if not host.numel():
             return True
         first, last = host.data_ptr(), host.data_ptr() + host.numel()
-        return any(at <= first and last <= at + size for at, size in [*self.pins.items()])
+        return any(at <= first and last <= at + size for at, size in [*self.pinner.items()])
 
     def is_full(self, failure: Exception) -> bool:
         return isinstance(failure, torch.OutOfMemoryError)

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from rope_core import Attend, CosSin, Merge, NoBackend, RopeConfig, Rotate, Shift
-from service.buffer_pool import Slabs
+from service.buffer_pool import BufferPool
 from service.device import Cpu
-from service.inference.backend_policy import NEVER_DOES, Choice
+from service.inference.backend_policy import NEVER_DOES, BackendPolicy
 from service.inference.engine import Engine
 from service.server.app import create_app
 from service.settings import Settings
@@ -31,8 +31,8 @@ CALLS = (Rotate(Q, K, ROPE), Shift(K, torch.tensor(1), ROPE), Merge(Q[None], Q[N
 
 
 @pytest.fixture
-async def serving(life, request):
-    async with running(life, **request.param) as app, asking(app) as client:
+async def serving(lifecycle, request):
+    async with running(lifecycle, **request.param) as app, asking(app) as client:
         yield client
 
 
@@ -115,7 +115,7 @@ async def test_calls_of_different_backends_at_once_each_get_their_own(serving):
 
 
 def test_calls_of_different_backends_never_share_a_run():
-    engine = Engine(Cpu(Slabs(2**20)), max_call_s=60, max_answer_bytes=2**20, stuck_s=30)
+    engine = Engine(Cpu(BufferPool(2**20)), max_call_s=60, max_answer_bytes=2**20, stuck_s=30)
     for call in (*CALLS, Attend(Q, K, K, ROPE)):
         keys = {name: engine.job(call, name).batch_key for name in (None, "eager", "sdpa")}
         assert len({*keys.values()}) == 3
@@ -125,17 +125,17 @@ def test_calls_of_different_backends_never_share_a_run():
 @pytest.mark.parametrize("call", CALLS, ids=lambda call: type(call).__name__)
 @pytest.mark.parametrize("name", NEVER_DOES)
 def test_what_a_forced_backend_leaves_to_others_it_never_does(name, call):
-    assert (Choice(name).of(call, None) is None) == isinstance(call, NEVER_DOES[name])
-    engine = Engine(Cpu(Slabs(2**20)), max_call_s=60, max_answer_bytes=2**20, stuck_s=30)
+    assert (BackendPolicy(name).of(call, None) is None) == isinstance(call, NEVER_DOES[name])
+    engine = Engine(Cpu(BufferPool(2**20)), max_call_s=60, max_answer_bytes=2**20, stuck_s=30)
     with pytest.raises(NoBackend, match="attends only"):
         engine.run([engine.job(call, name)])
 
 
 def test_nothing_is_forced_on_cosines():
-    assert Choice("eager").of(CosSin(torch.arange(3), ROPE), None) is None
+    assert BackendPolicy("eager").of(CosSin(torch.arange(3), ROPE), None) is None
 
 
-def test_a_backend_that_never_runs_here_stops_the_start(life, monkeypatch):
+def test_a_backend_that_never_runs_here_stops_the_start(lifecycle, monkeypatch):
     monkeypatch.setattr("rope_core.kernels.device_type", lambda: "cuda")
     with pytest.raises(SystemExit, match="backend fused was asked for, but tensors are on cpu"):
-        create_app(Settings(device="cpu", backend="fused"), life)
+        create_app(Settings(device="cpu", backend="fused"), lifecycle)

@@ -14,7 +14,7 @@ import uvicorn
 import uvloop
 
 from service import lifecycle as life_module
-from service.lifecycle import Life
+from service.lifecycle import Lifecycle
 from service.server import uvicorn_protocol
 from service.server.listeners import stop_handshakes
 from service.server.uvicorn_server import Server
@@ -32,7 +32,7 @@ class Served:
     """A server in this event loop, and its clients."""
 
     def __init__(self) -> None:
-        self.life = Life()
+        self.lifecycle = Lifecycle()
         config = uvicorn.Config(
             self._answer,
             port=0,
@@ -44,12 +44,12 @@ class Served:
         )
         config.load()
         self.server = Server(
-            config, self.life, needed=nullcontext(), doors=(), delay_s=0, drain_s=1
+            config, self.lifecycle, needed=nullcontext(), doors=(), delay_s=0, drain_s=1
         )
         self.server.lifespan = config.lifespan_class(config)
 
     async def _answer(self, _scope, _receive, send) -> None:
-        closing = [(b"connection", b"close")] if self.life.ending else []
+        closing = [(b"connection", b"close")] if self.lifecycle.ending else []
         headers = [(b"content-length", b"2"), *closing]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": b"ok"})
@@ -77,7 +77,7 @@ async def served() -> AsyncIterator[Served]:
     try:
         yield made
     finally:
-        made.life.drain()
+        made.lifecycle.drain()
         await made.server.shutdown()
 
 
@@ -120,7 +120,7 @@ async def test_a_connection_that_was_not_accepted_yet_is_served():
         clients = [socket.create_connection(made.address) for _ in range(20)]
         for client in clients:
             client.sendall(ASKED)
-        made.life.drain()
+        made.lifecycle.drain()
         closing = asyncio.create_task(made.server.shutdown())
         for client in clients:
             with client:
@@ -146,7 +146,7 @@ async def test_no_handshake_ends_once_they_are_stopped():
 @on_uvloop
 async def test_a_request_that_was_not_read_yet_is_answered():
     async with served() as made, kept_alive(made) as (client, connection):
-        made.life.drain()
+        made.lifecycle.drain()
         client.sendall(ASKED)
         connection.shutdown()
         assert (await received(client)).startswith(b"HTTP/1.1 200")
@@ -158,7 +158,7 @@ async def test_a_request_whose_head_was_half_read_is_answered():
         client.sendall(ASKED[:9])
         before = connection.scope
         await until(lambda: connection.scope is not before)  # of the answered request
-        made.life.drain()
+        made.lifecycle.drain()
         connection.shutdown()
         client.sendall(ASKED[9:])
         assert (await received(client)).startswith(b"HTTP/1.1 200")
@@ -167,7 +167,7 @@ async def test_a_request_whose_head_was_half_read_is_answered():
 @on_uvloop
 async def test_a_connection_without_a_request_is_closed():
     async with served() as made, kept_alive(made) as (client, connection):
-        made.life.drain()
+        made.lifecycle.drain()
         connection.shutdown()
         assert await received(client) == b""
 
@@ -177,7 +177,7 @@ async def test_a_client_that_has_just_connected_can_send_a_request():
     async with served() as made:
         client, connection = await made.connected()
         with client:
-            made.life.drain()
+            made.lifecycle.drain()
             connection.shutdown()
             await asyncio.sleep(0)
             client.sendall(ASKED)
@@ -191,7 +191,7 @@ def test_a_client_that_has_just_connected_and_sends_nothing_is_disconnected(monk
         async with served() as made:
             client, connection = await made.connected()
             with client:
-                made.life.drain()
+                made.lifecycle.drain()
                 connection.shutdown()
                 assert await received(client) == b""
 

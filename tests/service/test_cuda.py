@@ -9,7 +9,7 @@ import torch
 from service import __main__
 from service.device import find_driver
 from service.device.cuda import Cuda
-from service.lifecycle import Life
+from service.lifecycle import Lifecycle
 from service.server import app
 from service.settings import Settings
 from tests.service.fake_driver import FakeDriver
@@ -92,7 +92,7 @@ def test_beside_a_gpu_torch_has_few_threads_on_a_large_host(monkeypatch, driver,
     monkeypatch.setattr(app.host, "num_cpus", lambda: 64)
     asked = []
     monkeypatch.setattr(torch, "set_num_threads", asked.append)
-    app.make_service(Settings(device="cpu", **settings), Life(), driver)
+    app.build_service(Settings(device="cpu", **settings), Lifecycle(), driver)
     assert asked == [threads]
 
 

@@ -16,7 +16,7 @@ from rope_core import Attend, RopeConfig, Rotate
 from rope_core.backends import Attention, Merging, Rotation
 from rope_core.calls import tensors_of
 from service.batching.batcher import Batcher
-from service.buffer_pool import Slabs
+from service.buffer_pool import BufferPool
 from service.device import Accelerator, Cpu, KernelBuilder
 from service.errors import DeviceFull, DeviceLost
 from service.inference.engine import Engine
@@ -31,8 +31,8 @@ def engine_of(device: Accelerator | Cpu) -> Engine:
     return Engine(device, max_call_s=60, max_answer_bytes=2**30, stuck_s=30)
 
 
-def accelerator(driver: FakeDriver, slabs: Slabs) -> Accelerator:
-    return Accelerator(driver, slabs, KernelBuilder(Metrics()))
+def accelerator(driver: FakeDriver, buffer_pool: BufferPool) -> Accelerator:
+    return Accelerator(driver, buffer_pool, KernelBuilder(Metrics()))
 
 
 @pytest.fixture
@@ -42,12 +42,12 @@ def driver() -> FakeDriver:
 
 @pytest.fixture
 def engine(driver: FakeDriver) -> Engine:
-    return engine_of(accelerator(driver, Slabs(2**28, driver)))
+    return engine_of(accelerator(driver, BufferPool(2**28, driver)))
 
 
 @pytest.fixture
 def on_cpu() -> Engine:
-    return engine_of(Cpu(Slabs(2**28)))
+    return engine_of(Cpu(BufferPool(2**28)))
 
 
 def rotation(length: int, value: float = 1.0) -> Rotate:
@@ -164,7 +164,7 @@ def recorder(monkeypatch) -> Recorder:
 @pytest.fixture
 def on_meta() -> Engine:
     driver = MetaDriver()
-    return engine_of(accelerator(driver, Slabs(2**28, driver)))
+    return engine_of(accelerator(driver, BufferPool(2**28, driver)))
 
 
 def packed(masked: bool, num_tokens: int = 7) -> Attend:
@@ -220,10 +220,10 @@ def test_no_kind_of_call_reads_a_value_from_the_device(on_meta, recorder, kind):
 
 
 def test_a_small_input_beside_a_large_body_is_a_copy_of_its_own(driver, on_cpu):
-    slabs = Slabs(2**28, driver)
-    slabs.pin_ladder()
-    engine = engine_of(accelerator(driver, slabs))
-    body = torch.frombuffer(slabs.lease(2**22), dtype=torch.float32)
+    buffer_pool = BufferPool(2**28, driver)
+    buffer_pool.pin_ladder()
+    engine = engine_of(accelerator(driver, buffer_pool))
+    body = torch.frombuffer(buffer_pool.lease(2**22), dtype=torch.float32)
     body.copy_(torch.randn(body.shape))
     q = body[2 : 2 + 2**19].view(-1, 8, 64)
     call = Rotate(q, None, ROPE, None, torch.tensor([0, 5, len(q)]))
@@ -261,10 +261,10 @@ def test_pinned_memory_is_used_again(engine, driver):
 
 
 def test_a_large_body_is_copied_from_where_it_lies(driver, on_cpu):
-    slabs = Slabs(2**28, driver)
-    slabs.pin_ladder()
-    engine = engine_of(accelerator(driver, slabs))
-    body = torch.frombuffer(slabs.lease(2**22), dtype=torch.float32)
+    buffer_pool = BufferPool(2**28, driver)
+    buffer_pool.pin_ladder()
+    engine = engine_of(accelerator(driver, buffer_pool))
+    body = torch.frombuffer(buffer_pool.lease(2**22), dtype=torch.float32)
     body.copy_(torch.randn(body.shape))
     q = body[2 : 2 + 2**19].view(1, -1, 8, 64)  # after a header of 8 bytes
     k = body[2 + 2**19 : 2 + 2**19 + 2**18].view(1, -1, 4, 64)
@@ -304,10 +304,10 @@ def test_the_next_run_is_brought_while_this_one_computes(engine, driver):
             brought.set()
 
     driver.fault = fault
-    with ThreadPoolExecutor(2) as lanes:
-        first = lanes.submit(answers, engine, [rotation(5, 1)])
+    with ThreadPoolExecutor(2) as max_inflight:
+        first = max_inflight.submit(answers, engine, [rotation(5, 1)])
         assert computing.wait(10)
-        second = lanes.submit(answers, engine, [rotation(5, 2)])
+        second = max_inflight.submit(answers, engine, [rotation(5, 2)])
         assert brought.wait(10), "it does not wait for the first"
         assert driver.log == ["bring", "compute", "bring"]
         go.set()
@@ -321,9 +321,9 @@ async def batching(engine: Engine, asked: list, failures: list) -> list:
         batcher: Batcher = Batcher(
             engine.run,
             threads,
-            lanes=engine.device.traits.lanes,
-            quick=engine.quick,
-            patience_s=engine.patience_s,
+            max_inflight=engine.device.capabilities.max_inflight,
+            inline=engine.inline,
+            watchdog_timeout_s=engine.watchdog_timeout_s,
             on_failure=failures.append,
             max_batch_tokens=2**16,
             max_batch_bytes=2**26,
@@ -332,7 +332,7 @@ async def batching(engine: Engine, asked: list, failures: list) -> list:
         )
         until = time.monotonic() + 60
         entries = [batcher.submit(engine.job(c), until, lambda _: None) for c in asked]
-        waiters = (entry.answer for entry in entries)
+        waiters = (entry.future for entry in entries)
         return await asyncio.gather(*waiters, return_exceptions=True)
 
 
@@ -436,13 +436,13 @@ async def test_a_lost_device_answers_all_calls_once_and_runs_no_more(engine, dri
 
 
 def test_only_a_device_that_may_hang_is_watched_over(engine):
-    on_cpu = engine_of(Cpu(Slabs(2**20)))
-    assert on_cpu.patience_s([on_cpu.job(rotation(5))]) is None
-    assert engine.patience_s([engine.job(rotation(5))]) == 30
+    on_cpu = engine_of(Cpu(BufferPool(2**20)))
+    assert on_cpu.watchdog_timeout_s([on_cpu.job(rotation(5))]) is None
+    assert engine.watchdog_timeout_s([engine.job(rotation(5))]) == 30
 
 
 def test_scores_take_time_however_narrow_heads_are():
-    engine = engine_of(Cpu(Slabs(2**20)))
+    engine = engine_of(Cpu(BufferPool(2**20)))
     wide, narrow = (torch.zeros(1, 1, 1).expand(4_000, 16, width) for width in (64, 1))
     seconds = [engine.job(Attend(x, x, x, None)).seconds for x in (wide, narrow)]
     assert seconds[1] > seconds[0] / 6

@@ -9,7 +9,7 @@ import httpx
 import pytest
 import torch
 
-from service.lifecycle import Life, Phase
+from service.lifecycle import Lifecycle, Phase
 from service.server.app import create_app
 from service.settings import Settings
 from service.wire import Message
@@ -85,14 +85,16 @@ def test_a_device_that_is_full_refuses_what_is_too_large_and_goes_on(serve: Serv
 
 def test_a_failed_device_and_a_signal_do_not_undo_each_other():
     ended = []
-    life = Life()
-    life.end = lambda: ended.append(life.phase)
-    life.drain()
-    life.fail(Phase.LOST)
-    assert (life.phase, life.exit_code, ended) == (Phase.LOST, 70, []), "the drain has begun"
-    life.fail(Phase.STUCK)
-    assert life.exit_code == 70
-    other = Life()
+    lifecycle = Lifecycle()
+    lifecycle.end = lambda: ended.append(lifecycle.phase)
+    lifecycle.drain()
+    lifecycle.fail(Phase.LOST)
+    assert (lifecycle.phase, lifecycle.exit_code, ended) == (Phase.LOST, 70, []), (
+        "the drain has begun"
+    )
+    lifecycle.fail(Phase.STUCK)
+    assert lifecycle.exit_code == 70
+    other = Lifecycle()
     assert (other.exit_code, other.ending) == (0, False)
     other.end = lambda: ended.append(other.phase)
     other.fail(Phase.STUCK)
@@ -100,49 +102,49 @@ def test_a_failed_device_and_a_signal_do_not_undo_each_other():
     assert (other.phase, ended) == (Phase.STUCK, [Phase.STUCK])
 
 
-async def client_of(driver: FakeDriver, life: Life, **settings: object):
+async def client_of(driver: FakeDriver, lifecycle: Lifecycle, **settings: object):
     settings = {"warm_up_shapes": "2x1x8", **settings}
-    app = create_app(Settings(log_level="error", **settings), life, driver)
+    app = create_app(Settings(log_level="error", **settings), lifecycle, driver)
     return app, httpx.AsyncClient(
         transport=httpx.ASGITransport(app, raise_app_exceptions=False), base_url="http://service"
     )
 
 
-async def until(phase: Phase, life: Life) -> None:
+async def until(phase: Phase, lifecycle: Lifecycle) -> None:
     async with asyncio.timeout(30):
-        async for told in life.changes():
+        async for told in lifecycle.changes():
             if told is phase:
                 break
 
 
 async def test_a_device_that_is_lost_in_the_warm_up_ends_the_start():
-    driver, life = FakeDriver(), Life()
+    driver, lifecycle = FakeDriver(), Lifecycle()
     driver.fault = lambda step, _: driver.lose() if step == "compute" else None
-    app, client = await client_of(driver, life)
+    app, client = await client_of(driver, lifecycle)
     async with app.app.router.lifespan_context(app.app), client:
-        await until(Phase.LOST, life)
+        await until(Phase.LOST, lifecycle)
         answer = await post(client, codec, "/v1/rotate", Message({"q": torch.ones(1, 2, 2, 8)}))
         assert code_of(answer) == (503, "device_lost")
-    assert life.exit_code == 70
+    assert lifecycle.exit_code == 70
 
 
 async def test_calls_wait_for_a_long_warm_up_which_is_not_a_stuck_device():
-    warm, driver, life = threading.Event(), FakeDriver(), Life()
+    warm, driver, lifecycle = threading.Event(), FakeDriver(), Lifecycle()
     message = Message({"q": torch.ones(1, 2, 2, 8)})
 
     def fault(step: str, _: int) -> None:
-        if step == "compute" and life.phase is Phase.WARMING_UP:
+        if step == "compute" and lifecycle.phase is Phase.WARMING_UP:
             assert warm.wait(10)
 
     driver.fault = fault
-    app, client = await client_of(driver, life, device_stuck_s=0.1)
+    app, client = await client_of(driver, lifecycle, device_stuck_s=0.1)
     async with app.app.router.lifespan_context(app.app), client:
         early = asyncio.create_task(post(client, codec, "/v1/rotate", message))
         late = await post(client, codec, "/v1/rotate", message, x_request_timeout_ms="300")
         assert code_of(late) == (504, "timed_out")
-        assert (life.phase, early.done()) == (Phase.WARMING_UP, False)
+        assert (lifecycle.phase, early.done()) == (Phase.WARMING_UP, False)
         warm.set()
-        await until(Phase.READY, life)
+        await until(Phase.READY, lifecycle)
         answer = await early
         assert answer.status_code == 200
         assert "compute;dur=" in answer.headers["server-timing"]

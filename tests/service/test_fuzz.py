@@ -17,7 +17,7 @@ from rope_core.hf.families import DIFFUSERS, families
 from rope_core.positions import BUILDERS
 from rope_core.presets import built_in
 from service.endpoints.table import ENDPOINTS
-from service.lifecycle import Life
+from service.lifecycle import Lifecycle
 from service.oip.infer.models import MODELS as MODELS_OF_OIP
 from service.server.app import create_app
 from service.settings import Settings
@@ -176,7 +176,7 @@ def status():
     seen: Counter[int] = Counter()
     with asyncio.Runner() as runner:
         limits = {"max_body_bytes": 2**20, "allow_backend": True}
-        app = create_app(Settings(device="cpu", log_level="error", **limits), Life())
+        app = create_app(Settings(device="cpu", log_level="error", **limits), Lifecycle())
         lifespan = app.app.router.lifespan_context(app.app)
         runner.run(lifespan.__aenter__())
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)

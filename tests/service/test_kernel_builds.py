@@ -19,11 +19,11 @@ from rope_core.errors import KernelNotBuilt
 from service.batching.batcher import Batcher
 from service.device import KernelBuilder
 from service.kernel_builds.builder import MAX_WAITING, RETRY_S
-from service.lifecycle import Life, Phase
+from service.lifecycle import Lifecycle, Phase
 from service.observability.metrics import Metrics
 from service.oip.grpc.errors import status_of
-from service.oip.state import Protocol
-from service.server.app import app_of, living, make_service
+from service.oip.state import OipState
+from service.server.app import build_app, build_service, lifespan
 from service.settings import Settings
 from service.wire import Message
 from service.wire import safetensors_codec as codec
@@ -70,12 +70,15 @@ def fused(monkeypatch) -> SlowlyBuilt:
 @pytest.fixture
 async def serving(fused):
     """The service on a device that is stuck if it answers nothing for five seconds."""
-    life = Life()
+    lifecycle = Lifecycle()
     settings = Settings(log_level="error", allow_backend=True, device_stuck_s=5, warm_up_shapes="")
-    service, device_threads = make_service(settings, life, FakeDriver())
-    protocol = Protocol(service, life)
-    async with living(protocol, device_threads), asking(app_of(protocol, device_threads)) as client:
-        yield client, life, service
+    service, device_threads = build_service(settings, lifecycle, FakeDriver())
+    oip_state = OipState(service, lifecycle)
+    async with (
+        lifespan(oip_state, device_threads),
+        asking(build_app(oip_state, device_threads)) as client,
+    ):
+        yield client, lifecycle, service
         fused.go.set()
 
 
@@ -89,7 +92,7 @@ def done_by(answer: httpx.Response) -> str:
 
 
 async def test_odd_shapes_neither_stop_nor_stall_the_service(serving, fused):
-    client, life, service = serving
+    client, lifecycle, service = serving
     named = [rotate(client, shape, backend="fused") for shape in ODD_SHAPES * 2]
     others = [rotate(client, shape, backend="eager") for shape in ODD_SHAPES]
     answers = await asyncio.gather(*named, *others)
@@ -97,7 +100,7 @@ async def test_odd_shapes_neither_stop_nor_stall_the_service(serving, fused):
         assert (refused.status_code, refused.json()["code"]) == (503, "kernel_not_built")
         assert refused.headers["retry-after"]
     assert all(answer.status_code == 200 for answer in answers[len(named) :])
-    assert life.phase is Phase.READY
+    assert lifecycle.phase is Phase.READY
     assert await asyncio.to_thread(fused.begun.wait, 30)
     assert fused.built == set(), "no build has ended"
     seen = (await client.get("/metrics")).text
@@ -115,10 +118,10 @@ async def test_odd_shapes_neither_stop_nor_stall_the_service(serving, fused):
 async def test_odd_shapes_that_name_no_backend_are_answered_by_eager_until_kernels_are_built(
     serving, fused
 ):
-    client, life, service = serving
+    client, lifecycle, service = serving
     answers = await asyncio.gather(*(rotate(client, shape) for shape in ODD_SHAPES * 2))
     assert {(answer.status_code, done_by(answer)) for answer in answers} == {(200, "eager")}
-    assert (life.phase, fused.built) == (Phase.READY, set())
+    assert (lifecycle.phase, fused.built) == (Phase.READY, set())
     fused.go.set()
     await asyncio.to_thread(service.builder.wait)
     again = await asyncio.gather(*(rotate(client, shape) for shape in ODD_SHAPES * 2))

@@ -14,7 +14,7 @@ import httpx
 import pytest
 import torch
 
-from service.lifecycle import Life, Phase
+from service.lifecycle import Lifecycle, Phase
 from service.wire import Message
 from service.wire import safetensors_codec as codec
 from tests.conftest import ROOT, Serve
@@ -54,8 +54,8 @@ def begin_slow(url: str, body: bytes | None = None) -> Background:
     """Have one slow request computed, or about to be."""
     slow = Background(url, body)
     slow.start()
-    give_up = time.monotonic() + 10
-    while metric(url, "rope_admitted_bytes") == 0 and time.monotonic() < give_up:
+    abort_pending = time.monotonic() + 10
+    while metric(url, "rope_admitted_bytes") == 0 and time.monotonic() < abort_pending:
         time.sleep(0.02)
     time.sleep(0.3)
     return slow
@@ -68,22 +68,22 @@ def metric(url: str, name: str) -> float:
 
 
 def test_phases_go_one_way():
-    life = Life()
-    assert life.phase is Phase.WARMING_UP
-    life.warmed_up()
-    assert life.phase is Phase.READY
-    life.drain()
-    life.warmed_up()
-    assert life.phase is Phase.DRAINING
+    lifecycle = Lifecycle()
+    assert lifecycle.phase is Phase.WARMING_UP
+    lifecycle.warmed_up()
+    assert lifecycle.phase is Phase.READY
+    lifecycle.drain()
+    lifecycle.warmed_up()
+    assert lifecycle.phase is Phase.DRAINING
 
 
-async def test_ready_after_the_warm_up_and_not_while_draining(client, life):
-    while life.phase is not Phase.READY:
+async def test_ready_after_the_warm_up_and_not_while_draining(client, lifecycle):
+    while lifecycle.phase is not Phase.READY:
         assert (await client.get("/readyz")).status_code == 503
         await asyncio.sleep(0.02)
     ready = await client.get("/readyz")
     assert (ready.status_code, ready.json()) == (200, {"status": "ready"})
-    life.drain()
+    lifecycle.drain()
     assert (await client.get("/readyz")).status_code == 503
     assert (await client.get("/healthz")).status_code == 200
 
@@ -234,8 +234,8 @@ def test_one_line_of_json_for_each_request(serve: Serve, tmp_path):
         httpx.post(f"{url}/v1/rotate", json={"q": [[[1, 2]]]}, headers=headers)
         httpx.get(f"{url}/healthz")
         httpx.get(f"{url}/no%0awhere")
-        give_up = time.monotonic() + 10  # a line is written after its answer was sent
-        while "where" not in serve.last_log() and time.monotonic() < give_up:
+        abort_pending = time.monotonic() + 10  # a line is written after its answer was sent
+        while "where" not in serve.last_log() and time.monotonic() < abort_pending:
             time.sleep(0.02)
     lines = [json.loads(line) for line in serve.last_log().splitlines()]
     requests = [line for line in lines if line["message"] == "request"]

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from service.batching.admission import Admission, Charge
-from service.buffer_pool import SMALLEST_BYTES, Slabs
+from service.buffer_pool import SMALLEST_BYTES, BufferPool
 from service.device.cgroup import memory_bytes, num_cpus
 from service.errors import Overloaded
-from service.lifecycle import Life
+from service.lifecycle import Lifecycle
 from service.server.app import create_app
 from service.settings import Settings
 from service.wire import Message
@@ -30,17 +30,17 @@ def address(memory: memoryview) -> int:
 
 
 def test_a_slab_is_used_again_once_nobody_looks_at_it():
-    slabs = Slabs(2**30)
-    memory = slabs.lease(2**20)
+    buffer_pool = BufferPool(2**30)
+    memory = buffer_pool.lease(2**20)
     first = address(memory)
     del memory
-    assert address(slabs.lease(2**20)) == first
+    assert address(buffer_pool.lease(2**20)) == first
 
 
 @pytest.mark.parametrize("hold", ["slice", "tensor", "view", "bytes of a tensor"])
 def test_a_slab_is_not_used_again_while_anything_looks_at_it(hold):
-    slabs = Slabs(2**30)
-    memory = slabs.lease(2**20)
+    buffer_pool = BufferPool(2**30)
+    memory = buffer_pool.lease(2**20)
     first = address(memory)
     tensor = torch.frombuffer(memory, dtype=torch.float32)
     held = {
@@ -51,64 +51,67 @@ def test_a_slab_is_not_used_again_while_anything_looks_at_it(hold):
     }[hold]
     del memory, tensor
     gc.collect()
-    assert address(slabs.lease(2**20)) != first
+    assert address(buffer_pool.lease(2**20)) != first
     del held
-    both = [slabs.lease(2**20) for _ in range(2)]
+    both = [buffer_pool.lease(2**20) for _ in range(2)]
     assert first in map(address, both)
 
 
 def test_idle_slabs_are_bounded():
-    slabs = Slabs(max_idle_bytes=2 * SMALLEST_BYTES)
-    leases = [slabs.lease(1) for _ in range(5)]
+    buffer_pool = BufferPool(max_idle_bytes=2 * SMALLEST_BYTES)
+    leases = [buffer_pool.lease(1) for _ in range(5)]
     addresses = {address(lease) for lease in leases}
     del leases
-    again = [slabs.lease(1) for _ in range(5)]
+    again = [buffer_pool.lease(1) for _ in range(5)]
     assert len(addresses & {address(lease) for lease in again}) >= 2
 
 
 def test_a_lease_never_pins_and_takes_idle_pinned_memory_first(driver):
-    slabs = Slabs(2**30, driver)
-    plain = slabs.lease(2**20)
+    buffer_pool = BufferPool(2**30, driver)
+    plain = buffer_pool.lease(2**20)
     assert driver.num_pins == 0
-    pinned = slabs.lease_pinned(2**20)
+    pinned = buffer_pool.lease_pinned(2**20)
     at = address(pinned)
-    assert [*driver.pins] == [at]
+    assert [*driver.pinner] == [at]
     del plain, pinned
-    assert address(slabs.lease(2**20)) == at
-    again = slabs.lease_pinned(2**18)
+    assert address(buffer_pool.lease(2**20)) == at
+    again = buffer_pool.lease_pinned(2**18)
     assert (address(again), driver.num_pins) == (at, 1)
 
 
 @pytest.mark.parametrize("budget", [2**20, 2**25, 2**28, 2**30, 2**32])
 def test_the_ladder_takes_at_most_half_of_the_memory_and_is_leased_first(driver, budget):
-    slabs = Slabs(budget, driver)
-    slabs.pin_ladder()
-    sizes = sorted(driver.pins.values())
+    buffer_pool = BufferPool(budget, driver)
+    buffer_pool.pin_ladder()
+    sizes = sorted(driver.pinner.values())
     whole = sorted(4**step * 2**20 for step in range(5) for _ in range(2))
     assert sizes == whole[: len(sizes)]
     assert sum(sizes) <= budget // 2
     assert sizes == whole or sum(whole[: len(sizes) + 1]) > budget // 2
-    leases = [slabs.lease(size - 100) for size in sizes]
-    assert sorted(map(address, leases)) == sorted(driver.pins)
+    leases = [buffer_pool.lease(size - 100) for size in sizes]
+    assert sorted(map(address, leases)) == sorted(driver.pinner)
 
 
 def test_memory_stays_pinned_until_the_pool_is_gone(driver):
-    slabs = Slabs(2 * SMALLEST_BYTES, driver)
-    leases = [slabs.lease_pinned(SMALLEST_BYTES) for _ in range(5)]
-    assert len(driver.pins) == 2, "no more than may be kept"
+    buffer_pool = BufferPool(2 * SMALLEST_BYTES, driver)
+    leases = [buffer_pool.lease_pinned(SMALLEST_BYTES) for _ in range(5)]
+    assert len(driver.pinner) == 2, "no more than may be kept"
     del leases
-    assert len(driver.pins) == 2
-    del slabs
+    assert len(driver.pinner) == 2
+    del buffer_pool
     gc.collect()
-    assert driver.pins == {}
+    assert driver.pinner == {}
 
 
 def test_what_is_idle_is_bounded_beside_pinned_memory(driver):
-    slabs = Slabs(3 * SMALLEST_BYTES, driver)
-    leases = [slabs.lease_pinned(SMALLEST_BYTES), *(slabs.lease(SMALLEST_BYTES) for _ in range(4))]
+    buffer_pool = BufferPool(3 * SMALLEST_BYTES, driver)
+    leases = [
+        buffer_pool.lease_pinned(SMALLEST_BYTES),
+        *(buffer_pool.lease(SMALLEST_BYTES) for _ in range(4)),
+    ]
     first = address(leases[0])
     del leases
-    again = [slabs.lease(SMALLEST_BYTES) for _ in range(5)]
+    again = [buffer_pool.lease(SMALLEST_BYTES) for _ in range(5)]
     assert first in map(address, again)
     assert driver.num_pins == 1
 
@@ -121,15 +124,15 @@ def test_a_system_that_refuses_to_pin_is_asked_no_more(driver, monkeypatch):
         return False
 
     monkeypatch.setattr(driver, "pin", refuse)
-    slabs = Slabs(2**30, driver)
-    slabs.pin_ladder()
-    assert len(slabs.lease_pinned(2**20)) == 2**20
+    buffer_pool = BufferPool(2**30, driver)
+    buffer_pool.pin_ladder()
+    assert len(buffer_pool.lease_pinned(2**20)) == 2**20
     assert len(refused) == 1
 
 
 async def test_the_event_loop_pins_nothing(driver):
-    life = Life()
-    app = create_app(Settings(log_level="error", warm_up_shapes=""), life, driver)
+    lifecycle = Lifecycle()
+    app = create_app(Settings(log_level="error", warm_up_shapes=""), lifecycle, driver)
     async with app.app.router.lifespan_context(app.app), asking(app) as client:
         bodies = [Message({"q": torch.ones(1, length, 8, 64)}) for length in range(600, 3000, 400)]
         for _ in range(2):
@@ -140,9 +143,9 @@ async def test_the_event_loop_pins_nothing(driver):
 
 
 def test_small_tensors_come_from_the_allocator():
-    slabs = Slabs(2**30)
-    assert slabs.tensor((2, 3), torch.bfloat16).shape == (2, 3)
-    large = slabs.tensor((2**20,), torch.float32)
+    buffer_pool = BufferPool(2**30)
+    assert buffer_pool.tensor((2, 3), torch.bfloat16).shape == (2, 3)
+    large = buffer_pool.tensor((2**20,), torch.float32)
     assert large.shape == (2**20,)
     assert large.is_contiguous()
 

@@ -41,10 +41,10 @@ async def test_requests_batches_and_times_are_counted(client):
     assert any(name.startswith("rope_build_info{") for name in seen)
 
 
-async def test_ready_is_a_gauge(client, life):
-    life.warmed_up()
+async def test_ready_is_a_gauge(client, lifecycle):
+    lifecycle.warmed_up()
     assert (await scrape(client))["rope_ready"] == 1
-    life.drain()
+    lifecycle.drain()
     assert (await scrape(client))["rope_ready"] == 0
 
 

@@ -24,8 +24,8 @@ from rope_core import (
     resolve,
 )
 from rope_core.presets import built_in
-from service.endpoints.rope_resolver import MAX_KNOWN, Rope, Ropes
-from service.lifecycle import Life
+from service.endpoints.rope_resolver import MAX_KNOWN, Rope, RopeResolver
+from service.lifecycle import Lifecycle
 from service.server.app import create_app
 from service.settings import Settings
 from service.wire import CODECS, Codec, Message
@@ -711,7 +711,7 @@ async def test_every_preset_resolves(client, name):
 
 def in_folder(folder, monkeypatch):
     monkeypatch.setenv("ROPE_PRESETS_DIR", str(folder))
-    return create_app(Settings(device="cpu", log_level="error"), Life())
+    return create_app(Settings(device="cpu", log_level="error"), Lifecycle())
 
 
 async def test_presets_of_the_operator(tmp_path, monkeypatch):
@@ -770,15 +770,17 @@ async def test_the_process_says_so_and_ends(tmp_path, serve):
 
 
 async def test_what_was_read_is_kept_as_long_as_its_parameters(monkeypatch):
-    ropes, given = Ropes(built_in()), Rope(theta=3.0)
-    found = ropes.read(given, 8, None)
-    assert ropes.read(given, 8, None) is found
-    assert ropes.read(given, 4, None) is not found
-    assert ropes.read("llama-3.1-8b", None, None) is ropes.read("llama-3.1-8b", None, None)
+    rope_resolver, given = RopeResolver(built_in()), Rope(theta=3.0)
+    found = rope_resolver.read(given, 8, None)
+    assert rope_resolver.read(given, 8, None) is found
+    assert rope_resolver.read(given, 4, None) is not found
+    assert rope_resolver.read("llama-3.1-8b", None, None) is rope_resolver.read(
+        "llama-3.1-8b", None, None
+    )
     for head_dim in range(2, 1000, 2):
-        ropes.read(given, head_dim, None)
+        rope_resolver.read(given, head_dim, None)
     assert len(given.known) <= MAX_KNOWN
-    other = Ropes({})
+    other = RopeResolver({})
     with pytest.raises(ConfigError):  # presets are those of the service that is asked
         other.read("llama-3.1-8b", None, None)
     key = weakref.ref(given)
@@ -792,9 +794,9 @@ async def test_ropes_of_one_batch_do_not_mix(client):
         body = Message({"q": heads(2)}, params(rope=rope), True)
         return (await answered(client, CODECS[1], "/v1/rotate", body)).tensors["q"]
 
-    ropes = [*PARAMETERS[:10], MODELS["4.x"], MODELS["layer"]]
-    together = await asyncio.gather(*map(rotated, ropes * 3))
-    for rope, answer in zip(ropes * 3, together, strict=True):
+    rope_resolver = [*PARAMETERS[:10], MODELS["4.x"], MODELS["layer"]]
+    together = await asyncio.gather(*map(rotated, rope_resolver * 3))
+    for rope, answer in zip(rope_resolver * 3, together, strict=True):
         expected = rope_core.rotate(Rotate(heads(2), None, library(rope)))
         assert torch.equal(answer, expected.q)
 

@@ -16,12 +16,12 @@ from rope_core.backends import eager
 from rope_core.builds import deferred_builds
 from rope_core.calls import tensors_of
 from rope_core.errors import KernelNotBuilt
-from service.buffer_pool import Slabs
+from service.buffer_pool import BufferPool
 from service.device import Cpu, KernelBuilder
-from service.inference.backend_policy import Choice
+from service.inference.backend_policy import BackendPolicy
 from service.inference.engine import Engine
 from service.kernel_builds.warm_up_calls import rare_calls, usual_calls, warm_up_calls
-from service.lifecycle import Life, Phase
+from service.lifecycle import Lifecycle, Phase
 from service.observability.metrics import Metrics
 from service.server.app import create_app
 from service.server.warm_up import warm_up
@@ -34,17 +34,17 @@ SHAPES = [(32, 8, 128), (4, 2, 64), (8, 8, 32), (71, 1, 64)]
 
 
 @asynccontextmanager
-async def starting(life: Life, driver: FakeDriver | None, shapes: str | None):
+async def starting(lifecycle: Lifecycle, driver: FakeDriver | None, shapes: str | None):
     device = {} if driver is not None else {"device": "cpu"}
     settings = Settings(log_level="error", warm_up_shapes=shapes, **device)
-    app = create_app(settings, life, driver)
+    app = create_app(settings, lifecycle, driver)
     async with app.app.router.lifespan_context(app.app):
         yield
 
 
-async def until(phase: Phase, life: Life) -> None:
+async def until(phase: Phase, lifecycle: Lifecycle) -> None:
     async with asyncio.timeout(60):
-        async for seen in life.changes():
+        async for seen in lifecycle.changes():
             if seen is phase:
                 break
 
@@ -67,9 +67,9 @@ def runs(monkeypatch) -> list[tuple[str, rope_core.Call]]:
 async def test_each_lane_runs_the_usual_calls_of_each_shape_before_the_service_is_ready(
     runs, shapes
 ):
-    life = Life()
-    async with starting(life, FakeDriver(), shapes):
-        await until(Phase.READY, life)
+    lifecycle = Lifecycle()
+    async with starting(lifecycle, FakeDriver(), shapes):
+        await until(Phase.READY, lifecycle)
         before = [(thread, call) for thread, call in runs if thread.startswith("device")]
     listed = [tuple(map(int, shape.split("x"))) for shape in filter(None, shapes.split(","))]
     usual = [call for shape in listed for call in usual_calls(*shape)]
@@ -81,27 +81,27 @@ async def test_each_lane_runs_the_usual_calls_of_each_shape_before_the_service_i
 
 
 async def test_memory_is_pinned_before_the_service_is_ready_and_not_on_the_event_loop():
-    life, driver = Life(), FakeDriver()
-    async with starting(life, driver, ""):
-        await until(Phase.READY, life)
-        assert len(driver.pins) >= 2
+    lifecycle, driver = Lifecycle(), FakeDriver()
+    async with starting(lifecycle, driver, ""):
+        await until(Phase.READY, lifecycle)
+        assert len(driver.pinner) >= 2
         assert threading.get_ident() not in driver.pinning_threads
 
 
 async def test_rare_calls_follow_on_a_device_for_which_kernels_are_built(runs, monkeypatch):
-    ended, life = asyncio.Event(), Life()
+    ended, lifecycle = asyncio.Event(), Lifecycle()
     monkeypatch.setattr("service.server.app.rare_calls", lambda *_: iter([shift_of(3)]))
     loop, run = asyncio.get_running_loop(), Engine.run
 
     def tell(engine, jobs):
         answered = run(engine, jobs)
         if isinstance(jobs[0].call, Shift) and jobs[0].call.k.shape[1] == 3:
-            assert life.phase is Phase.READY
+            assert lifecycle.phase is Phase.READY
             loop.call_soon_threadsafe(ended.set)
         return answered
 
     monkeypatch.setattr(Engine, "run", tell)
-    async with starting(life, FakeDriver(), "2x1x16"):
+    async with starting(lifecycle, FakeDriver(), "2x1x16"):
         await asyncio.wait_for(ended.wait(), 60)
 
 
@@ -119,7 +119,7 @@ def test_a_call_is_run_again_after_builds_that_end_before_anybody_waits():
                 builder.start(len(built), partial(built.append, len(built)))
                 builder.wait()
 
-    warm_up(MissesThreeKernels(), Choice(), builder, [shift_of(3)], required=True)
+    warm_up(MissesThreeKernels(), BackendPolicy(), builder, [shift_of(3)], required=True)
     assert built == [0, 1, 2]
 
 
@@ -128,25 +128,25 @@ def shift_of(length: int) -> Shift:
 
 
 async def test_a_cpu_runs_a_tiny_shape_and_nothing_rare(runs):
-    life = Life()
-    async with starting(life, None, None):
-        await until(Phase.READY, life)
+    lifecycle = Lifecycle()
+    async with starting(lifecycle, None, None):
+        await until(Phase.READY, lifecycle)
     assert {call.num_bytes < 2**18 for _, call in runs} == {True}
     assert len(runs) == len([*usual_calls(2, 1, 16)])
 
 
 async def test_the_service_is_ready_when_the_kernels_of_usual_calls_are_built(monkeypatch):
-    backend, life = SlowlyBuilt(), Life()
+    backend, lifecycle = SlowlyBuilt(), Lifecycle()
     monkeypatch.setattr(rope_core.backends, "BACKENDS", (backend, eager))
     monkeypatch.setattr(rope_core.backends.fused, "unavailable", lambda _: "there is no GPU")
     settings = Settings(log_level="error", warm_up_shapes="2x1x16")
     monkeypatch.setattr("service.server.app._backend", lambda *_: "fused")  # as if there were a GPU
-    app = create_app(settings, life, FakeDriver())
+    app = create_app(settings, lifecycle, FakeDriver())
     async with app.app.router.lifespan_context(app.app):
         assert await asyncio.to_thread(backend.begun.wait, 30)
-        assert life.phase is Phase.WARMING_UP
+        assert lifecycle.phase is Phase.WARMING_UP
         backend.go.set()
-        await until(Phase.READY, life)
+        await until(Phase.READY, lifecycle)
         assert {(2, 16), (1, 16)} <= backend.built
 
 
@@ -162,19 +162,19 @@ async def test_a_call_that_fails_keeps_the_service_from_being_ready_only_if_eage
         return rotate(call, out, backend)
 
     monkeypatch.setattr(rope_core, "rotate", fragile)
-    life, failed = Life(), asyncio.Event()
+    lifecycle, failed = Lifecycle(), asyncio.Event()
     loop = asyncio.get_running_loop()
 
     def note(message, **_):
         loop.call_soon_threadsafe(failed.set)
 
     monkeypatch.setattr("service.server.app.log.exception", note)
-    async with starting(life, FakeDriver(), "2x1x16"):
+    async with starting(lifecycle, FakeDriver(), "2x1x16"):
         if phase is None:
             await asyncio.wait_for(failed.wait(), 60)
-            assert life.phase is Phase.WARMING_UP
+            assert lifecycle.phase is Phase.WARMING_UP
         else:
-            await until(phase, life)
+            await until(phase, lifecycle)
             assert "a call of the warm-up failed" in caplog.text
 
 
@@ -327,7 +327,7 @@ def test_no_attention_misses_a_kernel_after_the_warm_up(interpreted, shape):
 
 @pytest.mark.parametrize("shape", [(6, 3, 16), (9, 1, 8)], ids=str)
 def test_every_call_runs(shape):
-    engine = Engine(Cpu(Slabs(2**24)), max_call_s=60, max_answer_bytes=2**28, stuck_s=30)
+    engine = Engine(Cpu(BufferPool(2**24)), max_call_s=60, max_answer_bytes=2**28, stuck_s=30)
     for call in warm_up_calls(*shape):
         (result,) = engine.run([engine.job(call)]).results
         tensors = tensors_of(result)

@@ -17,8 +17,8 @@ from service.wire import (
     Codec,
     Message,
     codec_for,
-    codec_of_answer,
     json_codec,
+    negotiate_response_codec,
     safetensors_codec,
 )
 from service.wire.message import DTYPES
@@ -261,7 +261,7 @@ def test_other_media_types_are_refused(content_type):
 
 def test_accept_chooses_the_codec_of_the_answer():
     for accept in (None, b"*/*", b"text/html, */*;q=0.1", b"application/*"):
-        assert codec_of_answer(accept, json_codec) is json_codec
-    assert codec_of_answer(b"application/x-safetensors", json_codec) is safetensors_codec
+        assert negotiate_response_codec(accept, json_codec) is json_codec
+    assert negotiate_response_codec(b"application/x-safetensors", json_codec) is safetensors_codec
     with pytest.raises(NotAcceptable):
-        codec_of_answer(b"text/html", json_codec)
+        negotiate_response_codec(b"text/html", json_codec)

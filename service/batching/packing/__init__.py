@@ -4,10 +4,10 @@ from collections.abc import Hashable, Sequence
 
 from rope_core import Attend, Call, Rotate
 from service.batching.packing.attentions import Attentions, attention_key
-from service.batching.packing.device_batch import Alone, Joint, Load
+from service.batching.packing.device_batch import ConcatInput, DeviceBatch, SingleCall
 from service.batching.packing.rotations import Rotations, rotation_key
 
-__all__ = ["Alone", "Joint", "Load", "pack", "pack_key"]
+__all__ = ["ConcatInput", "DeviceBatch", "SingleCall", "pack", "pack_key"]
 
 
 def pack_key(call: Call) -> Hashable | None:
@@ -23,7 +23,7 @@ def pack_key(call: Call) -> Hashable | None:
     return None
 
 
-def pack(calls: Sequence[Call]) -> Load:
+def pack(calls: Sequence[Call]) -> DeviceBatch:
     """Return calls of one key as one."""
     rotations = [call for call in calls if isinstance(call, Rotate)]
     if rotations:

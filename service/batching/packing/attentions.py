@@ -13,7 +13,7 @@ from torch import Tensor
 from rope_core import Attend, Result, RopeConfig, ragged
 from rope_core.calls import moved, names_of, tensors_of
 from rope_core.rotary import has_axes
-from service.batching.packing.device_batch import Joint, Pack
+from service.batching.packing.device_batch import ConcatInput, Pack
 
 HEADS = ("q", "k", "v")
 
@@ -52,9 +52,9 @@ class Attentions(Pack):
         q, k = (tuple(chain.from_iterable(lengths)) for lengths in zip(*of_calls, strict=True))
         form = moved(calls[0], dict.fromkeys(NUMBERS) | {"lengths": (q, k)})
         joints = _join(calls)
-        joints["cu_seqlens_q"] = joints["cu_seqlens_k"] = Joint((_cu_seqlens(q),))
+        joints["cu_seqlens_q"] = joints["cu_seqlens_k"] = ConcatInput((_cu_seqlens(q),))
         if not _is_one_sided(calls[0]):
-            joints["cu_seqlens_k"] = Joint((_cu_seqlens(k),))
+            joints["cu_seqlens_k"] = ConcatInput((_cu_seqlens(k),))
         super().__init__(form, joints, len(calls))
         self._leading = [call.q.shape[:-2] for call in calls]
 
@@ -88,14 +88,14 @@ def _rope_of(call: Attend, name: str) -> RopeConfig | None:
     return None if name.endswith("_index") else call.rope
 
 
-def _join(calls: Sequence[Attend]) -> dict[str, Joint]:
+def _join(calls: Sequence[Attend]) -> dict[str, ConcatInput]:
     first = calls[0]
-    joints = {name: Joint([_tokens(getattr(c, name)) for c in calls]) for name in HEADS}
+    joints = {name: ConcatInput([_tokens(getattr(c, name)) for c in calls]) for name in HEADS}
     for name in NUMBERS:
         if name == "k_positions" and "q_positions" in joints and _is_one_sided(first):
             joints[name] = joints["q_positions"]
         elif _counts(first, name):
-            joints[name] = Joint([_numbers(call, name) for call in calls], -1)
+            joints[name] = ConcatInput([_numbers(call, name) for call in calls], -1)
     return joints
 
 

@@ -10,7 +10,7 @@ from rope_core import Call, Result
 from rope_core.calls import moved, tensors_of
 
 
-class Joint:
+class ConcatInput:
     """Tensors that are to lie end to end along an axis, as one."""
 
     __slots__ = ("axis", "dtype", "parts", "shape")
@@ -48,7 +48,7 @@ class Joint:
             start += length
 
 
-class Load(Protocol):
+class DeviceBatch(Protocol):
     """A call to be run, which may stand for several."""
 
     @property
@@ -56,7 +56,7 @@ class Load(Protocol):
         """How many it stands for."""
 
     @property
-    def inputs(self) -> Mapping[str, Joint]:
+    def inputs(self) -> Mapping[str, ConcatInput]:
         """The tensors it needs on the device, by the names of its fields."""
 
     def call(self, tensors: Mapping[str, Tensor]) -> Call:
@@ -69,7 +69,7 @@ class Load(Protocol):
         """Return the answer of each call that it stands for."""
 
 
-class Alone:
+class SingleCall:
     """One call as it is."""
 
     __slots__ = ("_call",)
@@ -80,11 +80,11 @@ class Alone:
         self._call = call
 
     @property
-    def inputs(self) -> dict[str, Joint]:
+    def inputs(self) -> dict[str, ConcatInput]:
         """Its tensors; one that it has under two names is one."""
-        joints: dict[int, Joint] = {}
+        joints: dict[int, ConcatInput] = {}
         return {
-            name: joints.setdefault(id(tensor), Joint((tensor,)))
+            name: joints.setdefault(id(tensor), ConcatInput((tensor,)))
             for name, tensor in tensors_of(self._call).items()
         }
 
@@ -104,7 +104,7 @@ class Alone:
 class Pack:
     """Calls of one kind as one: its fields but for the inputs are those of `form`."""
 
-    def __init__(self, form: Call, inputs: Mapping[str, Joint], num_calls: int) -> None:
+    def __init__(self, form: Call, inputs: Mapping[str, ConcatInput], num_calls: int) -> None:
         self.inputs = inputs
         self.num_calls = num_calls
         self._form = form

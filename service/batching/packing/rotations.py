@@ -7,7 +7,7 @@ from torch import Tensor
 
 from rope_core import Result, Rotate, Rotated, ragged
 from rope_core.calls import moved
-from service.batching.packing.device_batch import Joint, Pack
+from service.batching.packing.device_batch import ConcatInput, Pack
 
 SEQUENCE = -3
 """The axis of sequence in `[B, S, H, D]` and `[T, H, D]`."""
@@ -33,11 +33,11 @@ class Rotations(Pack):
         at = [_positions(call) for call in calls]
         if first.rope.num_axes == 1 and any(each.ndim == 2 for each in at):
             at = [each.expand(len(first.like), -1) for each in at]
-        inputs = {"positions": Joint(at, -1)}
+        inputs = {"positions": ConcatInput(at, -1)}
         if first.q is not None:
-            inputs["q"] = Joint([call.q for call in calls if call.q is not None], SEQUENCE)
+            inputs["q"] = ConcatInput([call.q for call in calls if call.q is not None], SEQUENCE)
         if first.k is not None:
-            inputs["k"] = Joint([call.k for call in calls if call.k is not None], SEQUENCE)
+            inputs["k"] = ConcatInput([call.k for call in calls if call.k is not None], SEQUENCE)
         super().__init__(moved(first, {"cu_seqlens": None}), inputs, len(calls))
         self._lengths = [call.like.shape[SEQUENCE] for call in calls]
 

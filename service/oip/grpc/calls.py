@@ -17,7 +17,7 @@ from grpc.aio import ServicerContext
 
 from service.asgi import io
 from service.errors import ShuttingDown
-from service.observability.request_log import Records
+from service.observability.request_log import RequestLog
 from service.oip.grpc.errors import status_of
 
 Unary = Callable[[bytes, ServicerContext], Awaitable[bytes]]
@@ -33,8 +33,8 @@ _READ = frozenset(("x-request-id", "traceparent"))
 class Calls:
     """Makes handlers of what answers, and knows how many calls there are."""
 
-    def __init__(self, records: Records) -> None:
-        self._records = records
+    def __init__(self, request_log: RequestLog) -> None:
+        self._request_log = request_log
         self._running = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -101,7 +101,7 @@ class Calls:
             self._running -= 1
             if not self._running:
                 self._idle.set()
-            call.keep(self._records)
+            call.keep(self._request_log)
 
         context.add_done_callback(end)  # called when the status is sent
         return call
@@ -131,9 +131,9 @@ class _Call:
         late = left_s is not None and left_s <= 0
         self._status = StatusCode.DEADLINE_EXCEEDED if late else StatusCode.CANCELLED
 
-    def keep(self, records: Records) -> None:
+    def keep(self, request_log: RequestLog) -> None:
         """Write down what became of it."""
-        records.keep(
+        request_log.keep(
             request_id=self._id,
             method="gRPC",
             path=self._path,

@@ -12,34 +12,34 @@ from service.oip.errors import NotLoadable, NotServed, UnknownModel, UnknownRegi
 from service.oip.grpc.calls import Unary
 from service.oip.grpc.messages import METHODS
 from service.oip.infer.models import model_of
-from service.oip.state import Protocol
+from service.oip.state import OipState
 from service.oip.types import ModelStatistics
 
 Tell = Callable[[Any], Mapping[str, Any]]
 """Answers a request by a document that has the response's fields."""
 
 
-def control_methods(protocol: Protocol) -> dict[str, Unary]:
+def control_methods(oip_state: OipState) -> dict[str, Unary]:
     """Return the methods that do not infer, by name."""
-    life, gpu = protocol.life, protocol.on_gpu
+    lifecycle, gpu = oip_state.lifecycle, oip_state.on_gpu
     told: dict[str, Tell] = {
-        "ServerLive": lambda _: {"live": life.phase not in (Phase.LOST, Phase.STUCK)},
-        "ServerReady": lambda _: {"ready": life.phase is Phase.READY},
-        "ModelReady": lambda asked: {"ready": life.phase is Phase.READY and _exists(asked)},
-        "ServerMetadata": lambda _: metadata.describe_server(protocol.regions.is_on),
+        "ServerLive": lambda _: {"live": lifecycle.phase not in (Phase.LOST, Phase.STUCK)},
+        "ServerReady": lambda _: {"ready": lifecycle.phase is Phase.READY},
+        "ModelReady": lambda asked: {"ready": lifecycle.phase is Phase.READY and _exists(asked)},
+        "ServerMetadata": lambda _: metadata.describe_server(oip_state.regions.is_on),
         "ModelMetadata": lambda asked: metadata.describe_model(_model(asked)),
         "ModelConfig": lambda asked: {"config": metadata.configure(_model(asked), gpu)},
-        "ModelStatistics": lambda asked: {"model_stats": _statistics(protocol, asked)},
-        "RepositoryIndex": lambda asked: {"models": metadata.list_models(life, asked.ready)},
+        "ModelStatistics": lambda asked: {"model_stats": _statistics(oip_state, asked)},
+        "RepositoryIndex": lambda asked: {"models": metadata.list_models(lifecycle, asked.ready)},
         "RepositoryModelLoad": _refuse_control,
         "RepositoryModelUnload": _refuse_control,
     }
-    methods = told | _memory(protocol) | _settings(protocol)
+    methods = told | _memory(oip_state) | _settings(oip_state)
     return {name: _method(name, tell) for name, tell in methods.items()}
 
 
-def _memory(protocol: Protocol) -> dict[str, Tell]:
-    regions = protocol.regions
+def _memory(oip_state: OipState) -> dict[str, Tell]:
+    regions = oip_state.regions
 
     def status(asked: Any) -> dict[str, Any]:
         found = regions.status(asked.name or None)
@@ -71,8 +71,8 @@ def _memory(protocol: Protocol) -> dict[str, Tell]:
     }
 
 
-def _settings(protocol: Protocol) -> dict[str, Tell]:
-    log = metadata.describe_log(protocol.service.settings.log_level)
+def _settings(oip_state: OipState) -> dict[str, Tell]:
+    log = metadata.describe_log(oip_state.service.settings.log_level)
 
     def trace(asked: Any) -> dict[str, Any]:
         if asked.model_name:
@@ -107,8 +107,8 @@ def _exists(asked: Any) -> bool:
     return True
 
 
-def _statistics(protocol: Protocol, asked: Any) -> list[ModelStatistics]:
-    of = protocol.statistics
+def _statistics(oip_state: OipState, asked: Any) -> list[ModelStatistics]:
+    of = oip_state.statistics
     found = [of[_model(asked).name]] if asked.name else of.values()
     return [each.describe() for each in found]
 

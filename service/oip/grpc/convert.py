@@ -9,9 +9,9 @@ from service.oip.grpc.messages import ModelInferRequest, ModelInferResponse
 from service.oip.grpc.wire import MAX_FIELDS, Split, join_response
 from service.oip.infer import tensors
 from service.oip.infer.models import VERSION, Model
-from service.oip.infer.parse import Input, Planner
-from service.oip.infer.plan import MAX_HEAD_BYTES, Plan
-from service.oip.infer.response import Head, describe, tell
+from service.oip.infer.parse import Input, RequestParser
+from service.oip.infer.plan import MAX_HEAD_BYTES, InferPlan
+from service.oip.infer.response import Head, describe, render_outputs
 from service.wire import Buffer, Message
 from service.wire.message import MAX_RANK
 
@@ -55,19 +55,19 @@ def parse(split: Split) -> Request:
 _read_known = lru_cache(maxsize=1024)(ModelInferRequest.FromString)
 
 
-def read_plan(model: Model, planner: Planner, request: Request) -> Plan:
+def read_plan(model: Model, parser: RequestParser, request: Request) -> InferPlan:
     """Return what to do for a request.
 
     Raises:
         BadMessage, BadTensor, UnknownName, ConfigError, ...: as `Planner.plan`.
     """
-    known = planner.heads.find(model.name, request.head)
+    known = parser.heads.find(model.name, request.head)
     plan = known and known.of_pieces(request.id, request.raw)
-    return plan or _read_plan(model, planner, request.message, request)
+    return plan or _read_plan(model, parser, request.message, request)
 
 
-def _read_plan(model: Model, planner: Planner, request: Any, split: Request) -> Plan:
-    return planner.plan(
+def _read_plan(model: Model, parser: RequestParser, request: Any, split: Request) -> InferPlan:
+    return parser.plan(
         model,
         split.head,
         split.id,
@@ -78,10 +78,10 @@ def _read_plan(model: Model, planner: Planner, request: Any, split: Request) -> 
 
 
 def write_response(
-    model: Model, plan: Plan, message: Message, more: Mapping[str, bool]
+    model: Model, plan: InferPlan, message: Message, more: Mapping[str, bool]
 ) -> list[Buffer]:
     """Return the parts of a `ModelInferResponse`; `more` are parameters beside the answer's."""
-    told = tell(model, plan, message)
+    told = render_outputs(model, plan, message)
     head = _head(model.name, tuple(each.head for each in told))
     if params := {**describe(model, plan, message).get("parameters", {}), **more}:
         head += ModelInferResponse(parameters=write_params(params)).SerializeToString()

@@ -7,7 +7,7 @@ from grpc.aio import ServicerContext
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
 from service.errors import printable
-from service.lifecycle import Life, Phase
+from service.lifecycle import Lifecycle, Phase
 from service.oip.errors import UnknownService
 from service.oip.grpc import messages
 from service.oip.grpc.calls import Calls
@@ -22,8 +22,8 @@ KNOWN = ("", messages.SERVICE)
 class Health:
     """Answers for the service's life: it serves while it is ready, and only then."""
 
-    def __init__(self, life: Life) -> None:
-        self._life = life
+    def __init__(self, lifecycle: Lifecycle) -> None:
+        self._lifecycle = lifecycle
 
     def handler(self, calls: Calls) -> GenericRpcHandler:
         """Return the handler of the service's methods."""
@@ -39,13 +39,13 @@ class Health:
         service = HealthCheckRequest.FromString(request).service
         if service not in KNOWN:
             raise UnknownService(f"unknown service {printable(service)}")
-        return _written(self._status(service, self._life.phase))
+        return _written(self._status(service, self._lifecycle.phase))
 
     async def watch(self, request: bytes, _: ServicerContext) -> AsyncIterator[bytes]:
         """Yield how a service is, and again when that changes, until the doors close."""
         service = HealthCheckRequest.FromString(request).service
         told = None
-        async for phase in self._life.changes():
+        async for phase in self._lifecycle.changes():
             status = self._status(service, phase)
             if status != told:
                 yield _written(status)

@@ -10,7 +10,7 @@ from grpc.aio import ServicerContext
 
 from rope_core import Result
 from service.batching.admission import Charge
-from service.batching.batcher import Answer, Entry
+from service.batching.batcher import Completed, Entry
 from service.endpoints import table
 from service.errors import ClientLeft, TimedOut
 from service.oip.grpc.convert import (
@@ -27,17 +27,17 @@ from service.oip.grpc.streams import while_open
 from service.oip.grpc.wire import join_streamed, split_request
 from service.oip.infer.models import Model, model_of
 from service.oip.infer.params import FINAL
-from service.oip.state import Protocol
+from service.oip.state import OipState
 from service.wire import Buffer
 
-PROMPT_HEAD_BYTES = table.PROMPT_PARAMS_BYTES
+INLINE_HEADER_BYTES = table.INLINE_PARAMS_BYTES
 """A request whose message, but its raw tensors, is longer takes a thread to be read."""
 
-EXPANSION = 34
+MEMORY_FACTOR = 34
 """Bytes of memory that reading a message takes for each of its bytes: measured on int64_contents,
 the worst, of small numbers."""
 
-PROMPT_BYTES = 64 * 2**10
+INLINE_LIMIT_BYTES = 64 * 2**10
 """An answer that is longer takes a thread to be written."""
 
 MAX_UNANSWERED = 32
@@ -54,9 +54,9 @@ Join = Callable[[list[Buffer]], bytes]
 class Infer:
     """Answers requests to infer."""
 
-    def __init__(self, protocol: Protocol) -> None:
-        self._protocol = protocol
-        self._service = protocol.service
+    def __init__(self, oip_state: OipState) -> None:
+        self._oip_state = oip_state
+        self._service = oip_state.service
 
     async def one(self, request: bytes, context: ServicerContext) -> bytes:
         """Answer one request."""
@@ -88,7 +88,7 @@ class Infer:
 
         async def read() -> None:
             try:
-                async for request in while_open(requests, self._protocol.life):
+                async for request in while_open(requests, self._oip_state.lifecycle):
                     await room.acquire()
                     answers.put_nowait(begin(request))
             finally:
@@ -126,15 +126,15 @@ class Infer:
 
     async def _parse(self, request: bytes, charge: Charge) -> Request:
         split = split_request(request)
-        charge.add(len(split.head) * EXPANSION + sum(map(len, split.raw)))
-        return await self._service.aside(len(split.head) > PROMPT_HEAD_BYTES, parse, split)
+        charge.add(len(split.head) * MEMORY_FACTOR + sum(map(len, split.raw)))
+        return await self._service.run_blocking(len(split.head) > INLINE_HEADER_BYTES, parse, split)
 
     async def _answer(
         self, asked: Request, patience: float, more: Params, join: Join, charge: Charge
     ) -> bytes:
         """Return the answer to a request, and count it."""
         model = model_of(asked.message.model_name, asked.message.model_version)
-        statistics = self._protocol.statistics[model.name]
+        statistics = self._oip_state.statistics[model.name]
         started = time.perf_counter()
         try:
             answer, write_s, written = await self._infer(model, asked, patience, more, join, charge)
@@ -155,30 +155,30 @@ class Infer:
         more: Params,
         join: Join,
         charge: Charge,
-    ) -> tuple[Answer[Result], float, bytes]:
+    ) -> tuple[Completed[Result], float, bytes]:
         """Return the answer to a call, the time that it took to write it, and what was written."""
         service, deadline = self._service, time.monotonic() + patience
         try:
-            is_long = len(asked.head) > PROMPT_HEAD_BYTES or b"shared_memory_region" in asked.head
+            is_long = len(asked.head) > INLINE_HEADER_BYTES or b"shared_memory_region" in asked.head
             # what is not long takes no thread, so that nothing could end it early
             async with asyncio.timeout(patience) if is_long else nullcontext():
-                planner = self._protocol.planner
-                plan = await service.aside(is_long, read_plan, model, planner, asked)
+                parser = self._oip_state.parser
+                plan = await service.run_blocking(is_long, read_plan, model, parser, asked)
                 charge.add(plan.region_bytes)
-                call = await service.ask(model.endpoint, plan.message)
+                call = await service.prepare(model.endpoint, plan.message)
         except TimeoutError:
             raise TimedOut from None
         job, warnings = service.job(call), call.warnings
         charge.add(job.answer_bytes)
         operation = model.path.removeprefix("/v1/")
-        answer = await service.answer(job, operation, deadline, _wait, plan.queue_s)
+        answer = await service.run(job, operation, deadline, _wait, plan.queue_s)
         begun = time.perf_counter()
         told = table.write(answer.result, False, warnings)
 
         def write() -> bytes:
             return join(write_response(model, plan, told, more))
 
-        written = await service.aside(job.answer_bytes > PROMPT_BYTES, write)
+        written = await service.run_blocking(job.answer_bytes > INLINE_LIMIT_BYTES, write)
         return answer, time.perf_counter() - begun, written
 
     def _patience(self, context: ServicerContext) -> float:

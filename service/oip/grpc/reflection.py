@@ -12,7 +12,7 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest
 
-from service.lifecycle import Life
+from service.lifecycle import Lifecycle
 from service.oip.grpc import health, messages
 from service.oip.grpc.calls import Calls
 from service.oip.grpc.streams import while_open
@@ -24,8 +24,8 @@ METHOD = "ServerReflectionInfo"
 class Reflection:
     """Tells of all services of this server, as both versions: they differ in their name alone."""
 
-    def __init__(self, life: Life) -> None:
-        self._life = life
+    def __init__(self, lifecycle: Lifecycle) -> None:
+        self._lifecycle = lifecycle
         known = (messages.SERVICE, health.SERVICE, *SERVICES)
         self._servicer = reflection.aio.ReflectionServicer(known, _pool())
 
@@ -42,7 +42,7 @@ class Reflection:
         self, requests: AsyncIterator[bytes], context: ServicerContext
     ) -> AsyncIterator[bytes]:
         """Yield the answer to each question, until the doors close."""
-        asked = _parsed(while_open(requests, self._life))
+        asked = _parsed(while_open(requests, self._lifecycle))
         async for told in self._servicer.ServerReflectionInfo(asked, context):
             yield told.SerializeToString()
 

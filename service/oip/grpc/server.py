@@ -8,9 +8,9 @@ from typing import Any
 
 from grpc import RpcMethodHandler, aio, method_handlers_generic_handler
 
-from service.lifecycle import LAST_REQUESTS_S, Life
+from service.lifecycle import LAST_REQUESTS_S, Lifecycle
 from service.observability.metrics import Metrics
-from service.observability.request_log import Records
+from service.observability.request_log import RequestLog
 from service.oip.grpc import health
 from service.oip.grpc.calls import Calls
 from service.oip.grpc.health import Health
@@ -43,7 +43,7 @@ class GrpcDoor:
 
     Args:
         settings: what the operator wants.
-        life: told by the health service; ends streams that would wait for ever.
+        lifecycle: told by the health service; ends streams that would wait for ever.
         methods: those that are implemented.
         metrics: where calls are counted.
     """
@@ -51,16 +51,16 @@ class GrpcDoor:
     def __init__(
         self,
         settings: Settings,
-        life: Life,
+        lifecycle: Lifecycle,
         methods: Methods,
         metrics: Metrics,
     ) -> None:
         self._settings = settings
-        self._calls = Calls(Records(metrics, logged=settings.logs_requests, quiet=QUIET))
+        self._calls = Calls(RequestLog(metrics, logged=settings.logs_requests, quiet=QUIET))
         self._handlers = [
             method_handlers_generic_handler(SERVICE, _handlers(self._calls, methods)),
-            Health(life).handler(self._calls),
-            *Reflection(life).handlers(self._calls),
+            Health(lifecycle).handler(self._calls),
+            *Reflection(lifecycle).handlers(self._calls),
         ]
         self._server: aio.Server | None = None
 
@@ -82,16 +82,16 @@ class GrpcDoor:
         self._server = server
         log.info("gRPC listens", extra={"fields": {"host": host, "port": port}})
 
-    async def close(self, patience_s: float) -> None:
+    async def close(self, watchdog_timeout_s: float) -> None:
         """Let no more calls in; those that are in have `patience_s` to finish."""
         if self._server is None:
             return
-        if patience_s:
+        if watchdog_timeout_s:
             # a stopping server cancels calls that it has not taken up yet, and a client cannot know
             # that nothing was done for them: they are taken up first, to be told
             self._calls.refuse()
             await asyncio.sleep(LAST_REQUESTS_S)
-        stopping = asyncio.create_task(self._server.stop(patience_s))
+        stopping = asyncio.create_task(self._server.stop(watchdog_timeout_s))
         finished = asyncio.create_task(self._calls.finished())
         await asyncio.wait((stopping, finished), return_when=asyncio.FIRST_COMPLETED)
         finished.cancel()

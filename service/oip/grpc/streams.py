@@ -5,18 +5,18 @@ from collections.abc import AsyncIterator
 from typing import TypeVar
 
 from service.errors import ShuttingDown
-from service.lifecycle import Life
+from service.lifecycle import Lifecycle
 
 T = TypeVar("T")
 
 
-async def while_open(requests: AsyncIterator[T], life: Life) -> AsyncIterator[T]:
+async def while_open(requests: AsyncIterator[T], lifecycle: Lifecycle) -> AsyncIterator[T]:
     """Yield requests until there are no more.
 
     Raises:
         ShuttingDown: the doors close; of what comes from then on nothing is done.
     """
-    closing = asyncio.create_task(life.closing())
+    closing = asyncio.create_task(lifecycle.closing())
     reading: asyncio.Future[T] | None = None
     try:
         while not closing.done():

@@ -15,9 +15,9 @@ from service.oip import validate
 from service.oip.http.compression import coding_for, coding_of, compress
 from service.oip.infer import tensors
 from service.oip.infer.models import Model
-from service.oip.infer.parse import Input, Planner
-from service.oip.infer.plan import MAX_HEAD_BYTES, Plan
-from service.oip.infer.response import Head, Told, describe, tell
+from service.oip.infer.parse import Input, RequestParser
+from service.oip.infer.plan import MAX_HEAD_BYTES, InferPlan
+from service.oip.infer.response import Head, OutputTensor, describe, render_outputs
 from service.wire import Buffer, Message, json_codec, safetensors_codec
 
 LENGTH = b"inference-header-content-length"
@@ -26,13 +26,13 @@ _STRING_OR_INF = re.compile(r'"(?:[^"\\]|\\.)*"|\bInf\b')
 _INF = {"Inf": "Infinity"}
 
 
-class Exchange:
+class HttpInferCodec:
     """Reads a request of `model` and writes its answer: a codec that lives as long as it.
 
     Args:
         model: whom it asks.
         headers: of the request.
-        planner: reads it.
+        parser: reads it.
         max_json_bytes: longest JSON part.
 
     Raises:
@@ -40,10 +40,10 @@ class Exchange:
     """
 
     def __init__(
-        self, model: Model, headers: dict[bytes, bytes], planner: Planner, max_json_bytes: int
+        self, model: Model, headers: dict[bytes, bytes], parser: RequestParser, max_json_bytes: int
     ) -> None:
         self._model = model
-        self._planner = planner
+        self._planner = parser
         self._length = _length_of(headers.get(LENGTH))
         self.coding = coding_of(headers.get(b"content-encoding"))
         if self.coding is None:
@@ -54,32 +54,32 @@ class Exchange:
         self.media_type = "application/json"
         self.json_bytes: int | None = None
         """Length of the JSON part of an answer that has binary tensors."""
-        self.plan: Plan | None = None
+        self.plan: InferPlan | None = None
         """What the request asks for, once it is read."""
 
     @property
-    def prompt_bytes(self) -> int:
+    def inline_limit_bytes(self) -> int:
         """Up to here a body is read, or written, at once: all but bytes takes a thread."""
         if self.plan is None and self._planner.reads_regions:
             return 0
         if self.plan is None:
-            in_bytes = self._length is not None and self._length <= json_codec.prompt_bytes
+            in_bytes = self._length is not None and self._length <= json_codec.inline_limit_bytes
         elif self.answer_coding is not None:
             return 0
         else:
             in_bytes = all(each.binary for each in self.plan.outputs.values())
-        return safetensors_codec.prompt_bytes if in_bytes else json_codec.prompt_bytes
+        return safetensors_codec.inline_limit_bytes if in_bytes else json_codec.inline_limit_bytes
 
     @property
     def text_bytes(self) -> int:
         """Bytes of memory that a JSON part of known length takes beside those of `expansion`."""
-        return (self._length or 0) * (json_codec.expansion - 1)
+        return (self._length or 0) * (json_codec.memory_factor - 1)
 
     @property
-    def expansion(self) -> int:
+    def memory_factor(self) -> int:
         """Bytes of memory for each of the request, or of the answer once the request is read."""
         in_text = self._length is None if self.plan is None else self.plan.in_text
-        return json_codec.expansion if in_text else 1
+        return json_codec.memory_factor if in_text else 1
 
     def decode(self, body: Buffer) -> Message:
         """Read a request.
@@ -106,7 +106,7 @@ class Exchange:
         if length is not None and num_bytes is not None and length > num_bytes:
             raise BadHeader(f"Inference-Header-Content-Length is {length}, of {num_bytes} bytes")
 
-    def _plan(self, text: bytes, body: memoryview) -> Plan:
+    def _plan(self, text: bytes, body: memoryview) -> InferPlan:
         read, exactly = _loads(text)
         header = validate.mapping("the request", read)
         head = text if exactly else None
@@ -125,14 +125,14 @@ class Exchange:
             ((each.get("name"), _params(each)) for each in map(_an_output, outputs)),
         )
 
-    def _known(self, head: bytes, request_id: str, body: memoryview) -> Plan | None:
+    def _known(self, head: bytes, request_id: str, body: memoryview) -> InferPlan | None:
         known = self._planner.heads.find(self._model.name, head)
         return known and known.of_body(request_id, body)
 
     def encode(self, message: Message) -> list[Buffer]:
         """Write the answer."""
         assert self.plan is not None, "decoded before"
-        told = tell(self._model, self.plan, message)
+        told = render_outputs(self._model, self.plan, message)
         head = describe(self._model, self.plan, message)
         outputs = b",".join(map(_output, told))
         text = orjson.dumps(head)[:-1] + b',"outputs":[' + outputs + b"]}"
@@ -143,7 +143,7 @@ class Exchange:
         return compress(parts, self.answer_coding) if self.answer_coding else parts
 
 
-def _output(told: Told) -> bytes:
+def _output(told: OutputTensor) -> bytes:
     if told.output.binary:
         return _binary_output(told.head, told.tensor.nbytes)
     text = _described(told.head, dict(told.head.where))

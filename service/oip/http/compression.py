@@ -5,7 +5,7 @@ from collections.abc import Callable
 from functools import lru_cache
 
 from service.errors import BadMessage, TooLarge, UnsupportedMediaType
-from service.inference.handler import Service
+from service.inference.handler import InferenceService
 from service.wire import Buffer
 
 _WINDOWS = {b"gzip": 31, b"deflate": 15}
@@ -53,7 +53,7 @@ def _is_zero(parameter: bytes) -> bool:
 
 
 async def inflate(
-    body: Buffer, service: Service, max_bytes: int, charge: Callable[[int], None]
+    body: Buffer, service: InferenceService, max_bytes: int, charge: Callable[[int], None]
 ) -> bytes:
     """Return what a body was before it was compressed, some of it at a time.
 
@@ -76,7 +76,7 @@ async def inflate(
             rest, at = view[at : at + STEP_BYTES], at + STEP_BYTES
         was_last = at >= len(view)
         try:
-            piece = await service.aside(True, stream.decompress, rest, STEP_BYTES)
+            piece = await service.run_blocking(True, stream.decompress, rest, STEP_BYTES)
         except zlib.error as broken:
             raise BadMessage(f"the compressed body is broken: {broken}") from None
         rest = stream.unconsumed_tail
@@ -89,7 +89,7 @@ async def inflate(
         pieces.append(piece)
     if left := len(stream.unused_data) + max(len(view) - at, 0):
         raise BadMessage(f"{left} bytes are left over behind the compressed body")
-    return await service.aside(True, b"".join, pieces)
+    return await service.run_blocking(True, b"".join, pieces)
 
 
 def compress(parts: list[Buffer], coding: bytes) -> list[Buffer]:

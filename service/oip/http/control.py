@@ -10,12 +10,12 @@ from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 
 from service.errors import BadMessage, ServiceError, TooLarge
-from service.lifecycle import Life, Phase
+from service.lifecycle import Lifecycle, Phase
 from service.oip import metadata, validate
 from service.oip.errors import NotLoadable, NotServed, UnknownRegion, describe
 from service.oip.infer.models import Model, model_of
 from service.oip.shm.registry import Regions
-from service.oip.state import Protocol
+from service.oip.state import OipState
 from service.oip.types import (
     IndexEntry,
     LogSettings,
@@ -50,15 +50,15 @@ class ControlRoute(APIRoute):
         return answer
 
 
-def control_routes(protocol: Protocol) -> APIRouter:
+def control_routes(oip_state: OipState) -> APIRouter:
     """Return all routes of `/v2` that do not infer."""
     router = APIRouter(route_class=ControlRoute, prefix="/v2", tags=["Open Inference Protocol"])
-    _add_server(router, protocol.life, protocol.regions)
-    _add_models(router, protocol)
-    _add_repository(router, protocol.life)
-    _add_system_memory(router, protocol.regions)
+    _add_server(router, oip_state.lifecycle, oip_state.regions)
+    _add_models(router, oip_state)
+    _add_repository(router, oip_state.lifecycle)
+    _add_system_memory(router, oip_state.regions)
     _add_cuda_memory(router)
-    log = metadata.describe_log(protocol.service.settings.log_level)
+    log = metadata.describe_log(oip_state.service.settings.log_level)
     _add_settings(router, "/trace/setting", "tracing", metadata.TRACE)
     _add_settings(router, "/models/{name}/trace/setting", "tracing", metadata.TRACE)
     _add_settings(router, "/logging", "logging", log)
@@ -70,28 +70,28 @@ def _model(request: Request) -> Model:
     return model_of(request.path_params["name"], request.path_params.get("version", ""))
 
 
-def _ready(life: Life, told: dict[str, Any]) -> JSONResponse:
-    is_ready = life.phase is Phase.READY
+def _ready(lifecycle: Lifecycle, told: dict[str, Any]) -> JSONResponse:
+    is_ready = lifecycle.phase is Phase.READY
     return JSONResponse(told | {"ready": is_ready}, 200 if is_ready else 503)
 
 
-def _add_server(router: APIRouter, life: Life, regions: Regions) -> None:
+def _add_server(router: APIRouter, lifecycle: Lifecycle, regions: Regions) -> None:
     @router.get("", summary="Name, version and extensions of the service")
     async def server() -> ServerMetadata:
         return metadata.describe_server(regions.is_on)
 
     @router.get("/health/live", summary="200 while the process can recover")
     async def live() -> JSONResponse:
-        lives = life.phase not in (Phase.LOST, Phase.STUCK)
+        lives = lifecycle.phase not in (Phase.LOST, Phase.STUCK)
         return JSONResponse({"live": lives}, 200 if lives else 503)
 
     @router.get("/health/ready", summary="200 when traffic is welcome, else 503")
     async def ready() -> JSONResponse:
-        return _ready(life, {})
+        return _ready(lifecycle, {})
 
 
-def _add_models(router: APIRouter, protocol: Protocol) -> None:
-    life, statistics = protocol.life, protocol.statistics
+def _add_models(router: APIRouter, oip_state: OipState) -> None:
+    lifecycle, statistics = oip_state.lifecycle, oip_state.statistics
 
     @router.get("/models/stats", summary="What all models have done")
     async def all_stats() -> Statistics:
@@ -106,11 +106,11 @@ def _add_models(router: APIRouter, protocol: Protocol) -> None:
 
         @router.get(path + "/ready", summary="200 when a model can be asked")
         async def model_ready(request: Request) -> JSONResponse:
-            return _ready(life, {"name": _model(request).name})
+            return _ready(lifecycle, {"name": _model(request).name})
 
         @router.get(path + "/config", summary="Configuration of a model, as Triton tells it")
         async def config(request: Request) -> ModelConfiguration:
-            return metadata.configure(_model(request), protocol.on_gpu)
+            return metadata.configure(_model(request), oip_state.on_gpu)
 
         @router.get(path + "/stats", summary="What a model has done")
         async def stats(request: Request) -> Statistics:
@@ -121,11 +121,11 @@ def _add_models(router: APIRouter, protocol: Protocol) -> None:
             _model(request)  # those that exist never come here
 
 
-def _add_repository(router: APIRouter, life: Life) -> None:
+def _add_repository(router: APIRouter, lifecycle: Lifecycle) -> None:
     @router.post("/repository/index", summary="All models")
     async def index(request: Request) -> list[IndexEntry]:
         asked = await _read(request)
-        return metadata.list_models(life, validate.boolean("ready", asked.get("ready", False)))
+        return metadata.list_models(lifecycle, validate.boolean("ready", asked.get("ready", False)))
 
     @router.post("/repository/models/{name}/load", summary="Refused")
     @router.post("/repository/models/{name}/unload", summary="Refused")

@@ -12,7 +12,7 @@ from service.oip import validate
 from service.oip.infer import tensors
 from service.oip.infer.models import Model, Slot
 from service.oip.infer.params import Control, translate
-from service.oip.infer.plan import Heads, Output, Place, Plan
+from service.oip.infer.plan import HeaderCache, InferPlan, Output, ShmRef
 from service.oip.shm.registry import Regions
 from service.wire import Buffer, Message
 
@@ -33,7 +33,7 @@ class Input:
     """Its bytes, or its numbers; None where it has neither."""
 
 
-class Planner:
+class RequestParser:
     """Reads requests of all models.
 
     Args:
@@ -44,7 +44,7 @@ class Planner:
     def __init__(self, regions: Regions, max_bytes: int) -> None:
         self._regions = regions
         self._max_bytes = max_bytes
-        self.heads = Heads()
+        self.heads = HeaderCache()
 
     @property
     def reads_regions(self) -> bool:
@@ -59,7 +59,7 @@ class Planner:
         params: Params,
         inputs: Iterable[Input],
         outputs: Iterable[tuple[object, Params]],
-    ) -> Plan:
+    ) -> InferPlan:
         """Read a request.
 
         Args:
@@ -81,7 +81,7 @@ class Planner:
         found, views, region_bytes = self._read_inputs(model, inputs)
         asked = _with_lse(model, listed, params)
         wanted = listed or {s.name: Output(control.binary_data_output) for s in model.outputs}
-        plan = Plan(
+        plan = InferPlan(
             request_id,
             Message(found, translate(asked, model.endpoint.params)),
             wanted,
@@ -147,13 +147,13 @@ class Planner:
                 _check_rank(slot.name, found[slot.tensor], found)
         return found, views, region_bytes
 
-    def _place(self, name: str, params: Params) -> Place | None:
+    def _place(self, name: str, params: Params) -> ShmRef | None:
         if "shared_memory_region" not in params:
             return None
         region = validate.text(f"shared_memory_region of {name}", params["shared_memory_region"])
         offset = params.get("shared_memory_offset", 0)
         span = self._regions.span(region, offset, params.get("shared_memory_byte_size"))
-        return Place(region, offset, span)
+        return ShmRef(region, offset, span)
 
 
 def _read_tensor(slot: Slot, given: Input, carried: Buffer | list[Any]) -> Tensor:

@@ -14,7 +14,7 @@ from service.wire.message import view
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ShmRef:
     """Where a tensor is in shared memory."""
 
     region: str
@@ -28,10 +28,10 @@ class Output:
     """How an output shall come."""
 
     binary: bool = False
-    place: Place | None = None
+    place: ShmRef | None = None
 
 
-class Plan(NamedTuple):
+class InferPlan(NamedTuple):
     """What to do for a request."""
 
     id: str
@@ -46,7 +46,7 @@ class Plan(NamedTuple):
     """Memory that was copied from regions."""
 
 
-class Blob(NamedTuple):
+class TensorView(NamedTuple):
     """A tensor that is bytes, and nothing but a view of them."""
 
     tensor: str
@@ -56,16 +56,16 @@ class Blob(NamedTuple):
     """Where it begins, if all are one behind the other."""
 
 
-class Known(NamedTuple):
+class CachedHeader(NamedTuple):
     """A head that has been read, of which any bytes of these sizes make a request."""
 
-    plan: Plan
-    blobs: tuple[Blob, ...]
+    plan: InferPlan
+    blobs: tuple[TensorView, ...]
     sizes: list[int]
     """Bytes of each."""
     num_bytes: int
 
-    def of_body(self, request_id: str, body: Buffer) -> Plan | None:
+    def of_body(self, request_id: str, body: Buffer) -> InferPlan | None:
         """Return the plan of a request whose tensors are a body, None where it is not as long."""
         if len(body) != self.num_bytes:
             return None
@@ -74,7 +74,7 @@ class Known(NamedTuple):
             {name: view(body, dtype, shape, start) for name, dtype, shape, start in self.blobs},
         )
 
-    def of_pieces(self, request_id: str, pieces: Sequence[Buffer]) -> Plan | None:
+    def of_pieces(self, request_id: str, pieces: Sequence[Buffer]) -> InferPlan | None:
         """Return the same of tensors that are a piece each."""
         if [*map(len, pieces)] != self.sizes:
             return None
@@ -84,9 +84,9 @@ class Known(NamedTuple):
             {name: view(piece, dtype, shape, 0) for (name, dtype, shape, _), piece in blobs},
         )
 
-    def _of(self, request_id: str, tensors: dict[str, Tensor]) -> Plan:
+    def _of(self, request_id: str, tensors: dict[str, Tensor]) -> InferPlan:
         _, message, outputs, in_text, queue_s, _ = self.plan
-        return Plan(request_id, Message(tensors, message.params), outputs, in_text, queue_s, 0)
+        return InferPlan(request_id, Message(tensors, message.params), outputs, in_text, queue_s, 0)
 
 
 MAX_HEAD_BYTES = 2**10
@@ -95,7 +95,7 @@ MAX_HEAD_BYTES = 2**10
 MAX_KNOWN = 1024
 
 
-class Heads:
+class HeaderCache:
     """Heads that have been read: a service meets the same few again and again.
 
     The head is all of a request but its id and the bytes of its tensors. It is kept where these are
@@ -104,13 +104,13 @@ class Heads:
     """
 
     def __init__(self) -> None:
-        self._known: dict[tuple[str, bytes], Known] = {}
+        self._known: dict[tuple[str, bytes], CachedHeader] = {}
 
-    def find(self, model: str, head: bytes) -> Known | None:
+    def find(self, model: str, head: bytes) -> CachedHeader | None:
         """Return what a head of requests to `model` has come to before."""
         return self._known.get((model, head))
 
-    def keep(self, model: str, head: bytes | None, plan: Plan, names: Sequence[str]) -> None:
+    def keep(self, model: str, head: bytes | None, plan: InferPlan, names: Sequence[str]) -> None:
         """Keep what a head has come to, but its tensors: views of bytes, by `names` in order."""
         if head is None or len(head) > MAX_HEAD_BYTES:
             return
@@ -120,8 +120,8 @@ class Heads:
         sizes = [tensor.nbytes for tensor in found]
         starts = accumulate(sizes, initial=0)
         blobs = tuple(
-            Blob(name, tensor.dtype, tuple(tensor.shape), start)
+            TensorView(name, tensor.dtype, tuple(tensor.shape), start)
             for name, tensor, start in zip(names, found, starts, strict=False)
         )
         bare = plan._replace(message=Message({}, plan.message.params))
-        self._known[model, head] = Known(bare, blobs, sizes, sum(sizes))
+        self._known[model, head] = CachedHeader(bare, blobs, sizes, sum(sizes))

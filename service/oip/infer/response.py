@@ -7,7 +7,7 @@ from torch import Tensor
 
 from service.oip.infer import tensors
 from service.oip.infer.models import VERSION, Model
-from service.oip.infer.plan import Output, Plan
+from service.oip.infer.plan import InferPlan, Output
 from service.wire import Message
 
 
@@ -21,7 +21,7 @@ class Head(NamedTuple):
     """Parameters that say where it is in shared memory, if it is."""
 
 
-class Told(NamedTuple):
+class OutputTensor(NamedTuple):
     """An output of an answer."""
 
     head: Head
@@ -29,7 +29,7 @@ class Told(NamedTuple):
     output: Output
 
 
-def describe(model: Model, plan: Plan, message: Message) -> dict[str, Any]:
+def describe(model: Model, plan: InferPlan, message: Message) -> dict[str, Any]:
     """Return what is told beside the outputs."""
     head: dict[str, Any] = {"model_name": model.name, "model_version": VERSION}
     if plan.id:
@@ -43,7 +43,7 @@ def describe(model: Model, plan: Plan, message: Message) -> dict[str, Any]:
     return head | ({"parameters": params} if params else {})
 
 
-def tell(model: Model, plan: Plan, message: Message) -> list[Told]:
+def render_outputs(model: Model, plan: InferPlan, message: Message) -> list[OutputTensor]:
     """Return the outputs of an answer, in their order; those of shared memory are written there.
 
     Raises:
@@ -54,11 +54,11 @@ def tell(model: Model, plan: Plan, message: Message) -> list[Told]:
     return [_tell(name, message.tensors[of[name]], each) for name, each in wanted.items()]
 
 
-def _tell(name: str, tensor: Tensor, output: Output) -> Told:
+def _tell(name: str, tensor: Tensor, output: Output) -> OutputTensor:
     datatype, shape = tensors.NAMES[tensor.dtype], tuple(tensor.shape)
     place = output.place
     if place is None:
-        return Told(Head(name, datatype, shape, ()), tensor, output)
+        return OutputTensor(Head(name, datatype, shape, ()), tensor, output)
     place.span.write(tensors.bytes_of(tensor))
     where: dict[str, str | int] = {
         "shared_memory_region": place.region,
@@ -66,4 +66,4 @@ def _tell(name: str, tensor: Tensor, output: Output) -> Told:
     }
     if place.offset:
         where["shared_memory_offset"] = place.offset
-    return Told(Head(name, datatype, shape, tuple(where.items())), tensor, output)
+    return OutputTensor(Head(name, datatype, shape, tuple(where.items())), tensor, output)

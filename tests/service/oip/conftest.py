@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 import pytest
 
-from service.lifecycle import Life
+from service.lifecycle import Lifecycle
 from service.observability.metrics import Metrics
 from service.oip.grpc.messages import METHODS
 from service.oip.grpc.server import GrpcDoor, Methods
@@ -29,13 +29,13 @@ class Opened:
 
 
 @asynccontextmanager
-async def opened(life: Life, methods: Methods, **settings: Any) -> AsyncIterator[Opened]:
+async def opened(lifecycle: Lifecycle, methods: Methods, **settings: Any) -> AsyncIterator[Opened]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     chosen = Settings(**{"grpc_port": port, "log_level": "warning", **settings})
     metrics = Metrics()
-    door = GrpcDoor(chosen, life, methods, metrics)
+    door = GrpcDoor(chosen, lifecycle, methods, metrics)
     await door.open()
     there = Opened(door, f"127.0.0.1:{port}", metrics)
     try:

@@ -12,14 +12,14 @@ import httpx
 import torch
 from torch import Tensor
 
-from service.lifecycle import Life
+from service.lifecycle import Lifecycle
 from service.oip.grpc.convert import CONTENTS, read_params
 from service.oip.grpc.messages import METHODS, InferParameter, ModelInferRequest
 from service.oip.grpc.methods import grpc_methods
 from service.oip.grpc.server import GrpcDoor
 from service.oip.infer import tensors
-from service.oip.state import Protocol
-from service.server.app import app_of, living, make_service
+from service.oip.state import OipState
+from service.server.app import build_app, build_service, lifespan
 from service.settings import Settings
 from tests.service.conftest import asking
 
@@ -29,7 +29,7 @@ LIMITS = {"max_body_bytes": 2**20, "max_json_bytes": 2**18}
 
 
 @dataclass(frozen=True)
-class Asked:
+class PreparedCall:
     """A request; `inputs` are tensors, or documents of the protocol with its keys."""
 
     model: str
@@ -41,7 +41,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Told:
+class OutputTensor:
     """An answer."""
 
     outputs: dict[str, Tensor]
@@ -63,13 +63,13 @@ class Http:
         self._client = client
         self._binary = binary
 
-    async def infer(self, asked: Asked) -> Told:
+    async def infer(self, asked: PreparedCall) -> OutputTensor:
         body, headers = self.write(asked)
         version = f"/versions/{asked.version}" if asked.version else ""
         path = f"/v2/models/{asked.model}{version}/infer"
         return self.read(await self._client.post(path, content=body, headers=headers))
 
-    def write(self, asked: Asked) -> tuple[bytes, dict[str, str]]:
+    def write(self, asked: PreparedCall) -> tuple[bytes, dict[str, str]]:
         header: dict[str, Any] = {"inputs": [], "parameters": dict(asked.params)}
         header["parameters"]["binary_data_output"] = self._binary
         if asked.id:
@@ -91,7 +91,7 @@ class Http:
         return b"".join([text, *blobs]), {LENGTH: str(len(text))} if blobs else {}
 
     @staticmethod
-    def read(response: httpx.Response) -> Told:
+    def read(response: httpx.Response) -> OutputTensor:
         if response.status_code != 200:
             assert [*response.json()] == ["error"]
             assert response.headers["content-type"] == "application/json"
@@ -110,7 +110,7 @@ class Http:
                 found[name] = tensors.of_bytes(name, dtype, shape, response.content[at : at + size])
                 at += size
         assert at == len(response.content)
-        return Told(found, header)
+        return OutputTensor(found, header)
 
 
 class Grpc:
@@ -131,7 +131,7 @@ class Grpc:
         )
         self._raw = raw
 
-    async def infer(self, asked: Asked) -> Told:
+    async def infer(self, asked: PreparedCall) -> OutputTensor:
         return self.read(await self.ask(self.write(asked).SerializeToString()))
 
     async def ask(self, request: bytes) -> Any:
@@ -140,7 +140,7 @@ class Grpc:
         except grpc.aio.AioRpcError as refused:
             raise Refused(refused.code(), refused.details() or "") from None
 
-    def write(self, asked: Asked) -> Any:
+    def write(self, asked: PreparedCall) -> Any:
         request = ModelInferRequest(
             model_name=asked.model,
             model_version=asked.version,
@@ -165,7 +165,7 @@ class Grpc:
         return request
 
     @staticmethod
-    def read(response: Any) -> Told:
+    def read(response: Any) -> OutputTensor:
         assert len(response.outputs) == len(response.raw_output_contents)
         found = {
             each.name: tensors.of_bytes(
@@ -182,7 +182,7 @@ class Grpc:
             for each in response.outputs
         ]
         head["parameters"] = read_params(response.parameters)
-        return Told(found, head)
+        return OutputTensor(found, head)
 
 
 def described(tensor: Tensor | dict[str, Any]) -> dict[str, Any]:
@@ -217,11 +217,14 @@ async def speaking(**settings: Any) -> AsyncIterator[dict[str, Http | Grpc]]:
     """Run the service in this process, and speak to it in each way."""
     threads = torch.get_num_threads()
     own = Settings(device="cpu", log_level="warning", grpc_port=free_port(), **LIMITS | settings)
-    life = Life()
-    service, device_threads = make_service(own, life)
-    protocol = Protocol(service, life)
-    door = GrpcDoor(own, life, grpc_methods(protocol), service.metrics)
-    async with living(protocol, device_threads), asking(app_of(protocol, device_threads)) as client:
+    lifecycle = Lifecycle()
+    service, device_threads = build_service(own, lifecycle)
+    oip_state = OipState(service, lifecycle)
+    door = GrpcDoor(own, lifecycle, grpc_methods(oip_state), service.metrics)
+    async with (
+        lifespan(oip_state, device_threads),
+        asking(build_app(oip_state, device_threads)) as client,
+    ):
         await door.open()
         async with grpc.aio.insecure_channel(f"127.0.0.1:{own.grpc_port}") as channel:
             yield {

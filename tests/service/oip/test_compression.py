@@ -109,15 +109,15 @@ async def test_other_codings_are_refused(client, coding):
     assert [*response.json()] == ["error"]
 
 
-async def test_what_a_body_becomes_is_limited_and_charged(life):
+async def test_what_a_body_becomes_is_limited_and_charged(lifecycle):
     bomb = gzip.compress(bytes(2**26))
     assert len(bomb) < 2**18
-    async with running(life) as app, asking(app) as client:
+    async with running(lifecycle) as app, asking(app) as client:
         for headers in ({}, {LENGTH: "10"}):
             encoded = headers | {"content-encoding": "gzip"}
             response = await client.post(PATH, content=bomb, headers=encoded)
             assert response.status_code == 413
             assert "decompressed" in response.json()["error"]
-    async with running(life, memory_budget_bytes=2**16) as app, asking(app) as client:
+    async with running(lifecycle, memory_budget_bytes=2**16) as app, asking(app) as client:
         response = await client.post(PATH, content=GOOD, headers={"content-encoding": "gzip"})
         assert response.status_code == 200, "alone, it gets its share"

@@ -32,14 +32,14 @@ async def test_a_query_has_no_meaning(client):
         assert (plain.status_code, plain.json()) == (asked.status_code, asked.json())
 
 
-async def test_health_is_json_and_follows_the_life(client, life):
+async def test_health_is_json_and_follows_the_life(client, lifecycle):
     path = "/v2/models/rope/ready"
     for phase, live, ready in [
         (Phase.READY, 200, 200),
         (Phase.DRAINING, 200, 503),
         (Phase.LOST, 503, 503),
     ]:
-        life._turn(phase)
+        lifecycle._turn(phase)
         answer = await client.get("/v2/health/live")
         assert (answer.status_code, answer.json()) == (live, {"live": live == 200})
         answer = await client.get("/v2/health/ready")

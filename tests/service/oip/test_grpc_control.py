@@ -11,15 +11,15 @@ from tritonclient.grpc import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
 from service.errors import Overloaded, TimedOut, TooLarge
-from service.lifecycle import Life, Phase
+from service.lifecycle import Lifecycle, Phase
 from service.oip.errors import NotLoadable
 from service.oip.grpc.control import control_methods
 from service.oip.grpc.errors import CODES, status_of
 from service.oip.grpc.messages import METHODS, SERVICE
 from service.oip.infer.models import MODELS
 from service.oip.metadata import TRACE, describe_log
-from service.oip.state import Protocol
-from service.server.app import make_service
+from service.oip.state import OipState
+from service.server.app import build_service
 from service.settings import Settings
 from tests.service.oip.conftest import ask, opened
 
@@ -108,14 +108,14 @@ def test_log_settings_say_what_is_logged(level):
     assert [bool(each) for each in seen] == [i <= rank for i in range(4)]
 
 
-def protocol_of(life: Life) -> Protocol:
-    service, _ = make_service(Settings(device="cpu"), life)
-    return Protocol(service, life)
+def protocol_of(lifecycle: Lifecycle) -> OipState:
+    service, _ = build_service(Settings(device="cpu"), lifecycle)
+    return OipState(service, lifecycle)
 
 
 async def test_nobody_is_ready_before_and_after():
-    life = Life()
-    async with opened(life, control_methods(protocol_of(life))) as there:
+    lifecycle = Lifecycle()
+    async with opened(lifecycle, control_methods(protocol_of(lifecycle))) as there:
 
         async def ready() -> tuple[bool, ...]:
             request = METHODS["ModelReady"].request(name="rope").SerializeToString()
@@ -134,17 +134,17 @@ async def test_nobody_is_ready_before_and_after():
         assert await ready() == (True, False, False)
         assert set(await index()) == {"UNAVAILABLE"}
         assert await index(ready=True) == []
-        life.warmed_up()
+        lifecycle.warmed_up()
         assert await ready() == (True, True, True)
         assert set(await index(ready=True)) == {"READY"}
-        life.fail(Phase.STUCK)
+        lifecycle.fail(Phase.STUCK)
         assert await ready() == (False, False, False)
 
 
 async def test_nonsense_is_an_invalid_argument():
-    life = Life()
-    methods = control_methods(protocol_of(life))
-    async with opened(life, methods) as there:
+    lifecycle = Lifecycle()
+    methods = control_methods(protocol_of(lifecycle))
+    async with opened(lifecycle, methods) as there:
         for name in methods:
             with pytest.raises(grpc.aio.AioRpcError, match="not a message") as refused:
                 await there.ask(name, b"\xff\xff\xff")

@@ -6,7 +6,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from service.lifecycle import Life, Phase
+from service.lifecycle import Lifecycle, Phase
 from service.oip.grpc.messages import SERVICE
 from tests.service.oip.conftest import opened
 
@@ -22,35 +22,35 @@ def asked(service: str = "") -> health_pb2.HealthCheckRequest:
 
 @pytest.mark.parametrize("service", ["", SERVICE])
 async def test_check_says_whether_traffic_is_welcome(service):
-    life = Life()
-    async with opened(life, {}) as there:
+    lifecycle = Lifecycle()
+    async with opened(lifecycle, {}) as there:
         health = health_pb2_grpc.HealthStub(there.channel)
         assert (await health.Check(asked(service))).status == NOT_SERVING
-        life.warmed_up()
+        lifecycle.warmed_up()
         assert (await health.Check(asked(service))).status == SERVING
-        life.drain()
+        lifecycle.drain()
         assert (await health.Check(asked(service))).status == NOT_SERVING
-        life.fail(Phase.LOST)
+        lifecycle.fail(Phase.LOST)
         assert (await health.Check(asked(service))).status == NOT_SERVING
 
 
 async def test_an_unknown_service_is_not_found_but_may_be_watched():
-    life = Life()
-    async with opened(life, {}) as there:
+    lifecycle = Lifecycle()
+    async with opened(lifecycle, {}) as there:
         health = health_pb2_grpc.HealthStub(there.channel)
         with pytest.raises(grpc.aio.AioRpcError, match="unknown service nobody") as refused:
             await health.Check(asked("nobody"))
         assert refused.value.code() is grpc.StatusCode.NOT_FOUND
         watching = health.Watch(asked("nobody"))
         assert (await watching.read()).status == SERVICE_UNKNOWN
-        life.warmed_up()
-        life.close()
+        lifecycle.warmed_up()
+        lifecycle.close()
         assert await watching.read() is grpc.aio.EOF
 
 
 async def test_each_change_is_told_once():
-    life = Life()
-    async with opened(life, {}) as there:
+    lifecycle = Lifecycle()
+    async with opened(lifecycle, {}) as there:
         health = health_pb2_grpc.HealthStub(there.channel)
         watching = [health.Watch(asked(service)) for service in ("", SERVICE)]
 
@@ -58,20 +58,20 @@ async def test_each_change_is_told_once():
             return [(await each.read()).status for each in watching]
 
         assert await told() == [NOT_SERVING] * 2
-        life.warmed_up()
+        lifecycle.warmed_up()
         assert await told() == [SERVING] * 2
-        life.drain()
+        lifecycle.drain()
         assert await told() == [NOT_SERVING] * 2
-        life.fail(Phase.LOST)
-        life.close()
+        lifecycle.fail(Phase.LOST)
+        lifecycle.close()
         for each in watching:
             assert await each.read() is grpc.aio.EOF, "what was told already is not told again"
             assert await each.code() is grpc.StatusCode.OK
 
 
 async def test_a_watcher_that_leaves_is_forgotten():
-    life = Life()
-    async with opened(life, {}) as there:
+    lifecycle = Lifecycle()
+    async with opened(lifecycle, {}) as there:
         watching = health_pb2_grpc.HealthStub(there.channel).Watch(asked())
         await watching.read()
         watching.cancel()
@@ -82,7 +82,7 @@ async def test_a_watcher_that_leaves_is_forgotten():
 
 
 async def test_nonsense_is_an_invalid_argument():
-    async with opened(Life(), {}) as there:
+    async with opened(Lifecycle(), {}) as there:
         for call in (
             there.channel.unary_unary("/grpc.health.v1.Health/Check")(b"\xff"),
             there.channel.unary_stream("/grpc.health.v1.Health/Watch")(b"\xff"),
@@ -92,15 +92,15 @@ async def test_nonsense_is_an_invalid_argument():
 
 
 async def test_a_change_between_the_look_and_the_wait_is_not_missed():
-    life = Life()
+    lifecycle = Lifecycle()
     seen = []
-    async for phase in life.changes():
+    async for phase in lifecycle.changes():
         seen.append(phase)
         match phase:
             case Phase.WARMING_UP:
-                life.warmed_up()
+                lifecycle.warmed_up()
             case Phase.READY:
-                life.drain()
+                lifecycle.drain()
             case Phase.DRAINING:
-                life.close()
+                lifecycle.close()
     assert seen == [Phase.WARMING_UP, Phase.READY, Phase.DRAINING]

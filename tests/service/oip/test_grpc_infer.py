@@ -17,12 +17,12 @@ from service.oip.grpc.messages import (
     ModelStreamInferResponse,
 )
 from service.oip.grpc.wire import join_response, join_streamed, split_request
-from tests.service.oip.speaking import Asked, Grpc, Refused, speaking
+from tests.service.oip.speaking import Grpc, PreparedCall, Refused, speaking
 
 CODE = grpc.StatusCode
 ROTATED = [0, 1, 2, 3, -2.8876166, 4.9297514, 6.607698, 7.0496492]
 X = torch.arange(8.0).view(1, 2, 1, 4)
-ROPE = Asked("rope", {"x": X})
+ROPE = PreparedCall("rope", {"x": X})
 STREAM = METHODS["ModelStreamInfer"].path
 
 
@@ -179,7 +179,7 @@ async def test_what_a_stream_has_unanswered_is_bounded(raw):
 
 async def test_the_deadline_is_the_requests_own(raw):
     big = torch.ones(1, 700, 8, 8)
-    asked = raw.write(Asked("rope_attention", dict.fromkeys("qkv", big)))
+    asked = raw.write(PreparedCall("rope_attention", dict.fromkeys("qkv", big)))
     call = raw.channel.unary_unary(METHODS["ModelInfer"].path)
     with pytest.raises(grpc.aio.AioRpcError) as late:
         await call(asked.SerializeToString(), timeout=0.001)

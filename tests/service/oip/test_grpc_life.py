@@ -15,7 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2_grpc
 
 from service.errors import Overloaded, ShuttingDown
-from service.lifecycle import Life
+from service.lifecycle import Lifecycle
 from service.oip.grpc.messages import METHODS, SERVICE
 from service.oip.grpc.server import AROUND_BYTES
 from service.oip.grpc.streams import while_open
@@ -47,7 +47,7 @@ async def code_of(call) -> grpc.StatusCode:
 
 
 async def test_large_messages_come_and_go_up_to_the_limit():
-    async with opened(Life(), {"ModelInfer": echo}, max_body_bytes=8 * 2**20) as there:
+    async with opened(Lifecycle(), {"ModelInfer": echo}, max_body_bytes=8 * 2**20) as there:
         unlimited = [("grpc.max_receive_message_length", -1)]
         async with grpc.aio.insecure_channel(there.target, options=unlimited) as channel:
             infer = channel.unary_unary(INFER)
@@ -59,7 +59,7 @@ async def test_large_messages_come_and_go_up_to_the_limit():
 
 async def test_many_pings_are_not_too_many():
     """Word by word: clients of this library do not ping that often, others do."""
-    async with opened(Life(), {}) as there:
+    async with opened(Lifecycle(), {}) as there:
         host, _, port = there.target.partition(":")
         reader, writer = await asyncio.open_connection(host, int(port))
         writer.write(PREFACE)
@@ -75,7 +75,7 @@ async def test_many_pings_are_not_too_many():
 
 
 async def test_calls_are_counted_by_method_and_status():
-    async with opened(Life(), {"ModelInfer": slow, "ModelConfig": full}) as there:
+    async with opened(Lifecycle(), {"ModelInfer": slow, "ModelConfig": full}) as there:
         for _ in range(3):
             await there.ask("ModelInfer", b"0")
         assert await code_of(there.ask("ModelConfig")) is CODE.UNAVAILABLE
@@ -97,7 +97,7 @@ async def full(request: bytes, _: object) -> bytes:
 
 
 async def test_a_call_has_an_id():
-    async with opened(Life(), {"ModelInfer": echo, "ModelConfig": full}) as there:
+    async with opened(Lifecycle(), {"ModelInfer": echo, "ModelConfig": full}) as there:
         for method, code in (("ModelInfer", CODE.OK), ("ModelConfig", CODE.UNAVAILABLE)):
             path = METHODS[method].path
             call = there.channel.unary_unary(path)(b"", metadata=[("x-request-id", "me")])
@@ -109,7 +109,7 @@ async def test_a_call_has_an_id():
 
 
 async def test_who_is_in_may_finish_and_who_takes_too_long_may_not():
-    async with opened(Life(), {"ModelInfer": slow}) as there:
+    async with opened(Lifecycle(), {"ModelInfer": slow}) as there:
         calls = [there.channel.unary_unary(INFER)(text) for text in (b"0.3", b"60")]
         await asyncio.sleep(0.1)
         begun = time.monotonic()
@@ -123,7 +123,7 @@ async def test_the_end_comes_with_the_last_answer_and_that_is_whole():
     async def large(request: bytes, _: object) -> bytes:
         return bytes(64 * 2**20)
 
-    async with opened(Life(), {"ModelInfer": large}) as there:
+    async with opened(Lifecycle(), {"ModelInfer": large}) as there:
         unlimited = [("grpc.max_receive_message_length", -1)]
         async with grpc.aio.insecure_channel(there.target, options=unlimited) as channel:
             call = channel.unary_unary(INFER)(b"")
@@ -137,21 +137,21 @@ async def test_doors_close_at_any_moment(monkeypatch):
     """A second word to a server that is stopping has crashed the process."""
     monkeypatch.setattr("service.oip.grpc.server.LAST_REQUESTS_S", 0.01)
     for i in range(50):
-        life = Life()
-        async with opened(life, {"ModelInfer": slow}) as there:
+        lifecycle = Lifecycle()
+        async with opened(lifecycle, {"ModelInfer": slow}) as there:
             watching = health_pb2_grpc.HealthStub(there.channel).Watch(CHECK)
             await watching.read()
             pauses = (b"0", b"0.002", b"0.003", b"60")[: i % 5]
             calls = [there.channel.unary_unary(INFER)(each) for each in pauses]
             await asyncio.sleep(0.001 * (i % 4))
-            life.close()
+            lifecycle.close()
             await there.door.close((0, 0.005, 0.05)[i % 3])
             codes = [await code_of(call) for call in calls]
             assert set(codes) <= {CODE.OK, CODE.CANCELLED, CODE.UNAVAILABLE}
 
 
 async def test_a_silent_stream_ends_when_the_doors_close():
-    life = Life()
+    lifecycle = Lifecycle()
 
     async def silent():
         yield 1
@@ -161,10 +161,10 @@ async def test_a_silent_stream_ends_when_the_doors_close():
     seen = []
 
     async def see() -> None:
-        async for each in while_open(silent(), life):
+        async for each in while_open(silent(), lifecycle):
             seen.append(each)
             if each == 2:
-                asyncio.get_running_loop().call_later(0.05, life.close)
+                asyncio.get_running_loop().call_later(0.05, lifecycle.close)
 
     with pytest.raises(ShuttingDown):
         await see()
@@ -176,7 +176,7 @@ async def test_a_stream_that_ends_by_itself_ends():
         yield 1
         yield 2
 
-    assert [each async for each in while_open(two(), Life())] == [1, 2]
+    assert [each async for each in while_open(two(), Lifecycle())] == [1, 2]
 
 
 async def test_a_failure_of_a_stream_is_passed_on():
@@ -185,7 +185,7 @@ async def test_a_failure_of_a_stream_is_passed_on():
         raise ValueError("broken")
 
     with pytest.raises(ValueError, match="broken"):
-        [each async for each in while_open(broken(), Life())]
+        [each async for each in while_open(broken(), Lifecycle())]
 
 
 class Watcher(threading.Thread):

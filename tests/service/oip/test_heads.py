@@ -10,10 +10,10 @@ from service.errors import ServiceError
 from service.oip.grpc.convert import parse, read_plan
 from service.oip.grpc.messages import ModelInferRequest
 from service.oip.grpc.wire import split_request
-from service.oip.http.codec import Exchange
+from service.oip.http.codec import HttpInferCodec
 from service.oip.infer.models import MODELS
-from service.oip.infer.parse import Planner
-from service.oip.infer.plan import MAX_HEAD_BYTES, MAX_KNOWN, Heads, Known, Plan
+from service.oip.infer.parse import RequestParser
+from service.oip.infer.plan import MAX_HEAD_BYTES, MAX_KNOWN, CachedHeader, HeaderCache, InferPlan
 from service.oip.shm.registry import Regions
 from service.wire import Message
 
@@ -29,7 +29,7 @@ class Http:
     """Reads requests of HTTP; `read` counts as `Planner.plan` does, by what is kept."""
 
     def __init__(self):
-        self.planner = Planner(Regions(None), 2**20)
+        self.parser = RequestParser(Regions(None), 2**20)
 
     def plan(self, x, request_id="", data=None, spaces=0):
         data = x.numpy().tobytes() if data is None else data
@@ -37,7 +37,7 @@ class Http:
         if request_id:
             document["id"] = request_id
         head = json.dumps(document).encode() + b" " * spaces
-        exchange = Exchange(ROPE, length_of(head), self.planner, 2**20)
+        exchange = HttpInferCodec(ROPE, length_of(head), self.parser, 2**20)
         message = exchange.decode(head + data)
         return exchange.plan._replace(message=message)
 
@@ -46,7 +46,7 @@ class Grpc:
     """Reads requests of gRPC."""
 
     def __init__(self):
-        self.planner = Planner(Regions(None), 2**20)
+        self.parser = RequestParser(Regions(None), 2**20)
 
     def plan(self, x, request_id="", data=None, spaces=0):
         request = ModelInferRequest(model_name="rope", id=request_id)
@@ -55,7 +55,7 @@ class Grpc:
         request.raw_input_contents.append(x.numpy().tobytes() if data is None else data)
         if spaces:
             request.parameters["headers"].string_param = " " * spaces
-        return read_plan(ROPE, self.planner, parse(split_request(request.SerializeToString())))
+        return read_plan(ROPE, self.parser, parse(split_request(request.SerializeToString())))
 
 
 @pytest.fixture(params=[Http, Grpc], ids=["http", "grpc"])
@@ -68,7 +68,7 @@ def length_of(head):
 
 
 def num_known(form):
-    return len(form.planner.heads._known)
+    return len(form.parser.heads._known)
 
 
 def test_the_same_head_brings_its_own_tensors_and_its_own_id(form):
@@ -106,11 +106,11 @@ def test_a_long_head_is_not_kept(form):
 
 
 def test_no_more_heads_are_kept_than_have_room():
-    heads, plan = Heads(), Plan("", Message({}), {}, False, None, 0)
+    heads, plan = HeaderCache(), InferPlan("", Message({}), {}, False, None, 0)
     for number in range(MAX_KNOWN + 1):
         heads.keep("rope", str(number).encode(), plan, [])
     assert heads.find("rope", b"0") is None
-    assert heads.find("rope", str(MAX_KNOWN).encode()) == Known(plan, (), [], 0)
+    assert heads.find("rope", str(MAX_KNOWN).encode()) == CachedHeader(plan, (), [], 0)
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_no_more_heads_are_kept_than_have_room():
     ids=["booleans are looked at", "int32 becomes int64"],
 )
 def test_tensors_that_are_not_views_of_any_bytes_are_read_each_time(change):
-    planner = Planner(Regions(None), 2**20)
+    parser = RequestParser(Regions(None), 2**20)
     model = MODELS["rope_attention"]
     x = torch.randn(1, 1, 1, 8)
     inputs = [
@@ -132,27 +132,27 @@ def test_tensors_that_are_not_views_of_any_bytes_are_read_each_time(change):
     inputs.append({**change, "parameters": {"binary_data_size": 4}})
     head = json.dumps({"inputs": inputs}).encode()
     for _ in range(2):
-        Exchange(model, length_of(head), planner, 2**20).decode(
+        HttpInferCodec(model, length_of(head), parser, 2**20).decode(
             head + x.numpy().tobytes() * 3 + bytes(4)
         )
-    assert not planner.heads._known
+    assert not parser.heads._known
 
 
 def test_numbers_in_json_are_read_each_time():
-    planner = Planner(Regions(None), 2**20)
+    parser = RequestParser(Regions(None), 2**20)
     for number in (1.0, 2.0):
         x = torch.full((1, 1, 1, 2), number)
         head = json.dumps(described(x, data=x.flatten().tolist())).encode()
-        message = Exchange(ROPE, {}, planner, 2**20).decode(head)
+        message = HttpInferCodec(ROPE, {}, parser, 2**20).decode(head)
         assert torch.equal(message.tensors["q"], x)
-    assert not planner.heads._known
+    assert not parser.heads._known
 
 
 def test_what_cannot_be_written_again_is_not_kept():
-    planner = Planner(Regions(None), 2**20)
+    parser = RequestParser(Regions(None), 2**20)
     x = torch.randn(1, 1, 1, 2)
     document = described(x, parameters={"binary_data_size": 8}) | {"id": "a"}
     document["parameters"] |= {"timeout": 2**64 - 1, "content_type": math.nan}
     head = json.dumps(document).encode()
-    Exchange(ROPE, length_of(head), planner, 2**20).decode(head + x.numpy().tobytes())
-    assert not planner.heads._known
+    HttpInferCodec(ROPE, length_of(head), parser, 2**20).decode(head + x.numpy().tobytes())
+    assert not parser.heads._known

@@ -12,7 +12,7 @@ import torch
 
 from service.lifecycle import Phase
 from service.oip.grpc.messages import METHODS, ModelInferRequest
-from tests.service.oip.speaking import SPOKEN, Asked, Grpc, Refused, speaking
+from tests.service.oip.speaking import SPOKEN, Grpc, PreparedCall, Refused, speaking
 
 PATH = "/v2/models/rope/infer"
 X = {"name": "x", "shape": [1, 1, 1, 2], "datatype": "FP32", "data": [1, 2]}
@@ -93,7 +93,7 @@ async def test_what_can_be_read_and_not_written_again(client, body, status):
 @pytest.mark.parametrize("name", ["rope", "scale", "softcap", "window", "theta", "backend"])
 async def test_no_parameter_is_without_end(form, name, value):
     with pytest.raises(Refused, match="must be finite") as refused:
-        await form.infer(Asked("rope_attention", HEADS, {name: value}))
+        await form.infer(PreparedCall("rope_attention", HEADS, {name: value}))
     assert refused.value.status == form.statuses[0]
 
 
@@ -107,20 +107,20 @@ async def test_no_parameter_is_without_end(form, name, value):
 )
 async def test_nothing_is_said_twice(form, params):
     with pytest.raises(Refused, match="given twice"):
-        await form.infer(Asked("rope_attention", HEADS, params))
+        await form.infer(PreparedCall("rope_attention", HEADS, params))
 
 
 async def test_the_text_of_a_name_is_json_too(form):
-    asked = Asked("rope_cos_sin", {"positions": torch.arange(2)}, {"rope": '"llama-3.1-8b"'})
+    asked = PreparedCall("rope_cos_sin", {"positions": torch.arange(2)}, {"rope": '"llama-3.1-8b"'})
     assert (await form.infer(asked)).outputs["cos"].shape == (2, 64)
 
 
 async def test_heads_of_three_axes_are_packed_or_wrong(form):
     x = torch.ones(3, 1, 2)
     with pytest.raises(Refused, match="beside cu_seqlens"):
-        await form.infer(Asked("rope", {"x": x}))
+        await form.infer(PreparedCall("rope", {"x": x}))
     packed = {"x": x, "cu_seqlens": torch.tensor([0, 1, 3])}
-    assert (await form.infer(Asked("rope", packed))).outputs["rotated"].shape == (3, 1, 2)
+    assert (await form.infer(PreparedCall("rope", packed))).outputs["rotated"].shape == (3, 1, 2)
 
 
 async def test_a_length_beyond_the_body_is_no_matter_of_size(client):
@@ -229,10 +229,10 @@ def test_a_client_that_sends_too_much_hears_so(server_url):
         connection.close()
 
 
-async def test_the_next_request_goes_elsewhere_once_the_end_has_begun(client, life):
-    life._turn(Phase.READY)
+async def test_the_next_request_goes_elsewhere_once_the_end_has_begun(client, lifecycle):
+    lifecycle._turn(Phase.READY)
     assert "connection" not in (await client.get("/v2")).headers
-    life.drain()
+    lifecycle.drain()
     for path in ("/v2", "/v1/presets", "/nope"):
         assert (await client.get(path)).headers["connection"] == "close"
 

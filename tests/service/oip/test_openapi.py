@@ -155,9 +155,9 @@ async def ask_all(client, document):
     return seen
 
 
-async def test_every_answer_is_described(client, document, life):
+async def test_every_answer_is_described(client, document, lifecycle):
     await client.post("/v2/models/rope/infer", json=EXAMPLES["rope"]["positions"])
-    life._turn(Phase.READY)
+    lifecycle._turn(Phase.READY)
     seen = await ask_all(client, document)
     described = {
         operation["operationId"]
@@ -168,14 +168,14 @@ async def test_every_answer_is_described(client, document, life):
     assert seen.keys() == described
     assert seen["model_metadata"] == {200, 404}
     for phase in (Phase.DRAINING, Phase.LOST):
-        life._turn(phase)
+        lifecycle._turn(phase)
         seen = await ask_all(client, document)
         assert seen["server_ready"] == {503}
         assert seen["model_ready"] == {503, 404}
 
 
-async def test_every_answer_is_described_where_memory_is_shared(life, tmp_path):
-    async with running(life, shared_memory_prefix="rope-test-") as app, asking(app) as client:
+async def test_every_answer_is_described_where_memory_is_shared(lifecycle, tmp_path):
+    async with running(lifecycle, shared_memory_prefix="rope-test-") as app, asking(app) as client:
         document = (await client.get("/openapi.json")).json()
         seen = await ask_all(client, document)
         assert seen["register_system_memory"] == {400, 413}

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.service.oip.speaking import SPOKEN, Asked, Refused, speaking
+from tests.service.oip.speaking import SPOKEN, PreparedCall, Refused, speaking
 
 X = np.arange(8, dtype="<f4")
 ROTATED = [0, 1, 2, 3, -2.8876166, 4.9297514, 6.607698, 7.0496492]
@@ -40,10 +40,10 @@ def place(size: int, offset: int = 0, region: str = "r") -> dict[str, str | int]
     return at | ({"shared_memory_offset": offset} if offset else {})
 
 
-def asked(of_input: dict[str, object], of_output: dict[str, object] | None = None) -> Asked:
+def asked(of_input: dict[str, object], of_output: dict[str, object] | None = None) -> PreparedCall:
     x = {"datatype": "FP32", "shape": [1, 2, 1, 4], "parameters": of_input}
     outputs = None if of_output is None else [{"name": "rotated", "parameters": of_output}]
-    return Asked("rope", {"x": x}, outputs=outputs)
+    return PreparedCall("rope", {"x": x}, outputs=outputs)
 
 
 async def test_an_input_is_read_from_its_place(form):

@@ -5,13 +5,13 @@ import asyncio
 import pytest
 import torch
 
-from service.batching.batcher import Answer
+from service.batching.batcher import Completed
 from service.errors import ClientLeft, DeviceLost, Expired, Overloaded
 from service.oip.statistics import REASONS, Statistics
-from tests.service.oip.speaking import Asked, Refused, speaking
+from tests.service.oip.speaking import PreparedCall, Refused, speaking
 
 ONE = torch.ones(1, 1, 1, 2)
-ROPE = Asked("rope", {"x": ONE})
+ROPE = PreparedCall("rope", {"x": ONE})
 STEPS = ("success", "queue", "compute_input", "compute_infer", "compute_output")
 
 
@@ -45,12 +45,12 @@ async def test_each_good_request_counts_once_in_whatever_form(spoken):
 async def test_each_bad_request_counts_as_a_failure(spoken):
     for count, form in enumerate(spoken.values(), start=1):
         with pytest.raises(Refused):
-            await form.infer(Asked("rope", {"x": ONE}, {"theta": 0}))
+            await form.infer(PreparedCall("rope", {"x": ONE}, {"theta": 0}))
         told = await stats(spoken)
         assert told["inference_stats"]["fail"]["count"] == count
         assert told["inference_count"] == 0
     with pytest.raises(Refused):
-        await form.infer(Asked("nope", {"x": ONE}))
+        await form.infer(PreparedCall("nope", {"x": ONE}))
     every = (await spoken["json"]._client.get("/v2/models/stats")).json()["model_stats"]
     assert sum(each["inference_stats"]["fail"]["count"] for each in every) == 4
 
@@ -58,7 +58,7 @@ async def test_each_bad_request_counts_as_a_failure(spoken):
 async def test_lines_that_dashboards_of_triton_read(spoken):
     await spoken["raw"].infer(ROPE)
     with pytest.raises(Refused):
-        await spoken["raw"].infer(Asked("rope", {"x": ONE}, {"theta": 0}))
+        await spoken["raw"].infer(PreparedCall("rope", {"x": ONE}, {"theta": 0}))
     page = (await spoken["json"]._client.get("/metrics")).text
     of = 'model="rope",version="1"'
     lines = dict(line.rsplit(" ", 1) for line in page.splitlines() if not line.startswith("#"))
@@ -74,7 +74,7 @@ async def test_lines_that_dashboards_of_triton_read(spoken):
 
 async def test_who_leaves_over_grpc_counts_as_cancelled(spoken):
     big = torch.ones(1, 256, 8, 8)
-    asked = Asked("rope_attention", dict.fromkeys("qkv", big), {"causal": False})
+    asked = PreparedCall("rope_attention", dict.fromkeys("qkv", big), {"causal": False})
     calls = [asyncio.create_task(spoken["raw"].infer(asked)) for _ in range(8)]
     await asyncio.sleep(0.005)
     for call in calls:
@@ -96,7 +96,7 @@ def test_counts_of_runs_are_whole_and_no_number_ever_falls():
     statistics = Statistics("m", lambda: 0)
     seen: list[dict[int, tuple[int, int]]] = [{}]
     for index, size in enumerate([3, 3, 3, 1, 2, 3, 2, 3]):
-        statistics.answered(Answer(None, 0.0, 0.1 / (index + 1), 0.2, size), 0.0, 0.3)
+        statistics.answered(Completed(None, 0.0, 0.1 / (index + 1), 0.2, size), 0.0, 0.3)
         told = statistics.describe()
         sizes = {
             each["batch_size"]: (each["compute_input"]["count"], each["compute_input"]["ns"])

@@ -21,7 +21,7 @@ KINDS = ("http", "http.aio", "grpc", "grpc.aio")
 
 
 @dataclass(frozen=True)
-class Answer:
+class Completed:
     """What a request gets."""
 
     tensors: dict[str, Tensor]
@@ -42,18 +42,18 @@ class Client:
         self.is_async = kind.endswith(".aio")
         if self.wire == "http" and not self.is_async:
             options = {"concurrency": 64} | options
-        self._own = self._runner.run(self._made(options))
+        self._detach_small = self._runner.run(self._made(options))
 
     async def _made(self, options: dict[str, Any]) -> Any:
         return self._module.InferenceServerClient(self._address, **options)
 
     def close(self) -> None:
         self._runner.run(asyncio.sleep(0.001))  # what answers left to be done
-        self._wait(self._own.close())
+        self._wait(self._detach_small.close())
         self._runner.close()
 
     def __getattr__(self, name: str) -> Any:
-        method = getattr(self._own, name)
+        method = getattr(self._detach_small, name)
         return lambda *args, **named: plain(self._wait(method(*args, **named)))
 
     def _wait(self, given: Any) -> Any:
@@ -102,26 +102,28 @@ class Client:
         named = more | ({"binary_data": binary} if self.wire == "http" else {})
         return self._module.InferRequestedOutput(name, **named)
 
-    def infer(self, *args: Any, **named: Any) -> Answer:
+    def infer(self, *args: Any, **named: Any) -> Completed:
         """Ask, and wait for the answer."""
-        return answer_of(self._wait(self._own.infer(**self.ask(*args, **named))))
+        return answer_of(self._wait(self._detach_small.infer(**self.ask(*args, **named))))
 
-    def together(self, asks: Sequence[dict[str, Any]]) -> list[Answer | Exception]:
+    def together(self, asks: Sequence[dict[str, Any]]) -> list[Completed | Exception]:
         """Ask all at once; each gets an answer, or what is wrong with it."""
         if self.is_async:
             found = self._runner.run(self._gather(asks))
         elif self.wire == "http":
-            found = [_result(each) for each in [self._own.async_infer(**ask) for ask in asks]]
+            found = [
+                _result(each) for each in [self._detach_small.async_infer(**ask) for ask in asks]
+            ]
         else:
             waiting = [Promise() for _ in asks]
             for ask, promise in zip(asks, waiting, strict=True):
-                self._own.async_infer(callback=promise, **ask)
+                self._detach_small.async_infer(callback=promise, **ask)
             found = [promise.wait() for promise in waiting]
         return [each if isinstance(each, Exception) else answer_of(each) for each in found]
 
     async def _gather(self, asks: Sequence[dict[str, Any]]) -> list[Any]:
         return await asyncio.gather(
-            *(self._own.infer(**ask) for ask in asks), return_exceptions=True
+            *(self._detach_small.infer(**ask) for ask in asks), return_exceptions=True
         )
 
     def leave(self, ask: dict[str, Any], came: Callable[[], bool]) -> BaseException:
@@ -133,7 +135,7 @@ class Client:
                 left = _result(own.async_infer(**ask))
         else:
             promise = Promise()
-            call = self._own.async_infer(callback=promise, **ask)
+            call = self._detach_small.async_infer(callback=promise, **ask)
             _until(came)
             call.cancel()
             left = promise.wait()
@@ -141,25 +143,25 @@ class Client:
         return left
 
     async def _left(self, ask: dict[str, Any], came: Callable[[], bool]) -> Any:
-        task = asyncio.create_task(self._own.infer(**ask))
+        task = asyncio.create_task(self._detach_small.infer(**ask))
         await asyncio.to_thread(_until, came)
         task.cancel()
         return (await asyncio.gather(task, return_exceptions=True))[0]
 
     def stream(
         self, asks: Sequence[dict[str, Any]], headers: dict[str, str] | None = None, **more: Any
-    ) -> list[Answer | Exception]:
+    ) -> list[Completed | Exception]:
         """Ask all on one stream; return what comes, in the order it comes."""
         found: list[Any] = []
         if self.is_async:
             self._runner.run(self._streamed(asks, headers, found))
         else:
-            self._own.start_stream(
+            self._detach_small.start_stream(
                 lambda result, error: found.append(error or result), headers=headers
             )
             for ask in asks:
-                self._own.async_stream_infer(**ask, **more)
-            self._own.stop_stream()
+                self._detach_small.async_stream_infer(**ask, **more)
+            self._detach_small.stop_stream()
         return [each if isinstance(each, Exception) else answer_of(each) for each in found]
 
     async def _streamed(
@@ -170,7 +172,7 @@ class Client:
                 yield dict(ask)
 
         try:
-            async for result, error in self._own.stream_infer(given(), headers=headers):
+            async for result, error in self._detach_small.stream_infer(given(), headers=headers):
                 found.append(error or result)
         except Exception as failure:
             found.append(failure)
@@ -193,8 +195,8 @@ class Promise:
 
 
 def _until(came: Callable[[], bool]) -> None:
-    give_up = time.monotonic() + 10
-    while not came() and time.monotonic() < give_up:
+    abort_pending = time.monotonic() + 10
+    while not came() and time.monotonic() < abort_pending:
         time.sleep(0.005)
 
 
@@ -205,7 +207,7 @@ def _result(request: Any) -> Any:
         return failure
 
 
-def answer_of(result: Any) -> Answer:
+def answer_of(result: Any) -> Completed:
     """Return an answer in one form, by `as_numpy` of the client."""
     head = plain(result.get_response())
     names = [output["name"] for output in head["outputs"]]
@@ -215,7 +217,7 @@ def answer_of(result: Any) -> Answer:
         head["parameters"] = {k: value_of(v) for k, v in head["parameters"].items()}
         for output in head["outputs"]:
             output["parameters"] = {k: value_of(v) for k, v in output["parameters"].items()}
-    return Answer(found, head)
+    return Completed(found, head)
 
 
 def _has_data(result: Any, name: str) -> bool:

@@ -150,9 +150,9 @@ def busy(target: Target) -> Iterator[None]:
 
     with ThreadPoolExecutor() as pool:
         statuses = pool.map(ask, range(2))
-        give_up = time.monotonic() + 10
+        abort_pending = time.monotonic() + 10
         while not target.metric("rope_queue_depth"):  # one is computed, and the other waits
-            assert time.monotonic() < give_up
+            assert time.monotonic() < abort_pending
             time.sleep(0.01)
         yield
         assert [*statuses] == [200, 200]

@@ -66,8 +66,8 @@ def test_clients_that_leave(client, target, busy):
     for _ in range(3):
         client.leave(client.ask("rope", {"x": x}), waits)
     check_rotated(client.infer("rope", {"x": x})["rotated"], turned(x), torch.float32)
-    give_up = time.monotonic() + 5
-    while counted()[1] < gone + 3 and time.monotonic() < give_up:
+    abort_pending = time.monotonic() + 5
+    while counted()[1] < gone + 3 and time.monotonic() < abort_pending:
         time.sleep(0.05)
     assert counted() == (good + 1, gone + 3)
     check_each(client, range(8))
