@@ -1,4 +1,4 @@
-"""`rope-service serve`, or `python -m service`: read the settings, and serve."""
+"""Command line: `rope-service serve`, or `python -m service`."""
 
 import os
 import signal
@@ -12,7 +12,7 @@ MALLOC = (
     "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=17179869184:"
     "glibc.malloc.arena_max=1"
 )
-"""Freed memory is kept and used again: the first touch of fresh memory costs many times a copy."""
+"""Keeps freed memory for reuse: the first touch of fresh memory costs many times a copy."""
 
 ALLOCATOR_VARIABLES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 """Variables that hold the options of torch's CUDA allocator."""
@@ -25,14 +25,14 @@ def main() -> None:
         arguments = arguments[1:]
     settings = _read_settings(arguments)
     if not any(name in os.environ for name in ALLOCATOR_VARIABLES):
-        # each of the three streams has its own pool; with segments that can shrink, no pool holds
-        # memory that another one needs. The other name is deprecated since torch 2.11
+        # Each of the three streams has its own pool. Segments that can shrink leave memory to the
+        # other pools. The second name is deprecated since torch 2.11.
         os.environ["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"
     if "GLIBC_TUNABLES" not in os.environ:
-        # read by the C library when a process starts, and then only
+        # the C library reads the variable only when a process starts
         os.environ["GLIBC_TUNABLES"] = MALLOC
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
-    # as process 1 of a container, a signal without a handler is ignored
+    # process 1 of a container ignores a signal that has no handler
     signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
     from service.server.serve import serve
 
@@ -40,16 +40,16 @@ def main() -> None:
 
 
 def _read_settings(arguments: list[str]) -> Settings:
-    """Return the settings; prints them and exits where `--print-config` is among the arguments."""
+    """Return the settings. `--print-config` prints them and exits."""
     try:
         settings = Settings(
             _cli_parse_args=[a for a in arguments if a != "--print-config"],
             _cli_prog_name="rope-service serve [--print-config]",
         )
-    except ValidationError as wrong:
-        for error in wrong.errors(include_url=False):
-            place = ".".join(str(part) for part in error["loc"]) or "settings"
-            sys.stderr.write(f"rope-service: {place}: {error['msg']}\n")
+    except ValidationError as failure:
+        for error in failure.errors(include_url=False):
+            name = ".".join(str(part) for part in error["loc"]) or "settings"
+            sys.stderr.write(f"rope-service: {name}: {error['msg']}\n")
         raise SystemExit(2) from None
     if "--print-config" in arguments:
         sys.stdout.write(settings.model_dump_json(indent=2) + "\n")

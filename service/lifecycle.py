@@ -7,7 +7,7 @@ from enum import Enum
 
 
 class Phase(Enum):
-    """What `/readyz` says."""
+    """What `/readyz` shows."""
 
     WARMING_UP = "warming up"
     READY = "ready"
@@ -16,28 +16,28 @@ class Phase(Enum):
     STUCK = "device stuck"
 
 
-LAST_REQUESTS_S = 0.3
-"""For requests that are under way when the doors close."""
-
 EXIT_CODES = {Phase.LOST: 70, Phase.STUCK: 71}
-"""What the process exits with, where not with 0."""
+"""Exit codes of the process; 0 for all other phases."""
+
+LAST_REQUESTS_S = 0.3
+"""Seconds for requests that are on their way when the listeners close."""
 
 
 class Lifecycle:
-    """The phase of the service: warming up, then ready, then one of those that end it."""
+    """The phase of the service: warming up, then ready, then one of the phases that end it."""
 
     def __init__(self) -> None:
         self._phase = Phase.WARMING_UP
-        self._closing = False
+        self._listeners_closing = False
         self._changed = asyncio.Event()
         self.abort_pending: Callable[[], None] = lambda: None
-        """Answers whoever still waits when the time to drain is over."""
-        self.end: Callable[[], None] = lambda: None
-        """Begins the drain."""
+        """Answers all calls that still wait when the time to drain is over."""
+        self.begin_drain: Callable[[], None] = lambda: None
+        """Begins the drain; called when the device fails."""
 
     @property
     def phase(self) -> Phase:
-        """Where the service is."""
+        """The current phase."""
         return self._phase
 
     @property
@@ -47,56 +47,56 @@ class Lifecycle:
 
     @property
     def exit_code(self) -> int:
-        """What the process is to exit with."""
+        """Exit code of the process, if it ended now."""
         return EXIT_CODES.get(self._phase, 0)
 
     def warmed_up(self) -> None:
-        """Welcome traffic, unless the end has begun."""
+        """Become ready, unless the end has begun."""
         if self._phase is Phase.WARMING_UP:
-            self._turn(Phase.READY)
+            self._enter(Phase.READY)
 
     def drain(self) -> None:
-        """Tell load balancers to look elsewhere."""
-        self._turn(Phase.DRAINING)
+        """Become unready, so that load balancers send requests to other replicas."""
+        self._enter(Phase.DRAINING)
 
     def fail(self, phase: Phase) -> None:
-        """End, as the device is lost or stuck; the first such word stays."""
+        """End because the device is lost or stuck. The first failure counts."""
         if self._phase in EXIT_CODES:
             return
         ending = self.ending
-        self._turn(phase)
+        self._enter(phase)
         if not ending:
-            self.end()
+            self.begin_drain()
 
-    def close(self) -> None:
-        """Tell who has a door open for long that no door stays open."""
-        self._closing = True
-        self._announce()
+    def close_streams(self) -> None:
+        """Wake long-lived streams: the listeners are closing."""
+        self._listeners_closing = True
+        self._notify()
 
     async def changes(self) -> AsyncIterator[Phase]:
-        """Yield the phase, and every other that follows, until the doors close."""
+        """Yield the current phase and each later one, until the listeners close."""
         shown = None
         while True:
-            changed = self._changed  # before the look: what changes after it is announced here
+            changed = self._changed  # read before the phase, so that no later change is missed
             if self._phase is not shown:
                 shown = self._phase
                 yield shown
-            elif self._closing:
+            elif self._listeners_closing:
                 return
             else:
                 await changed.wait()
 
-    async def closing(self) -> None:
-        """Return when the doors close."""
+    async def wait_for_closing(self) -> None:
+        """Return when the listeners close."""
         async for _ in self.changes():
             pass
 
-    def _turn(self, phase: Phase) -> None:
+    def _enter(self, phase: Phase) -> None:
         self._phase = phase
-        self._announce()
+        self._notify()
 
-    def _announce(self) -> None:
-        """Wake who waits. Called between two bytecodes, too: so the event loop is asked to."""
+    def _notify(self) -> None:
+        """Wake the waiting tasks. A signal handler may call this, so the loop sets the event."""
         changed, self._changed = self._changed, asyncio.Event()
-        with suppress(RuntimeError):  # no event loop runs here, so nobody waits
+        with suppress(RuntimeError):  # no event loop runs here, so no task waits
             asyncio.get_running_loop().call_soon_threadsafe(changed.set)

@@ -1,4 +1,4 @@
-"""Every setting: a field, an environment variable and a command-line flag."""
+"""All settings; each is a field, an environment variable and a command-line flag."""
 
 import os
 import re
@@ -16,11 +16,11 @@ Delay = Annotated[float, Field(ge=0, le=1e6)]
 _SHAPES = re.compile(r"(\d{1,5}x\d{1,5}x\d{1,5}(,(?!$)|$))*")
 
 
-def shapes_of(text: str) -> list[tuple[int, int, int]]:
-    """Return heads, heads of keys and width of each shape of a list.
+def parse_shapes(text: str) -> list[tuple[int, int, int]]:
+    """Return (heads, kv_heads, head_dim) of each shape in a text such as `32x8x128,16x16x64`.
 
     Raises:
-        ValueError: it is not such a list, or no model has these.
+        ValueError: the text is not such a list, or a shape is impossible.
     """
     text = text.replace(" ", "")
     if not _SHAPES.fullmatch(text):
@@ -35,20 +35,20 @@ def shapes_of(text: str) -> list[tuple[int, int, int]]:
 
 
 def _check_shapes(text: str) -> str:
-    shapes_of(text)
+    parse_shapes(text)
     return text
 
 
 Shapes = Annotated[str, AfterValidator(_check_shapes)]
 
-# never an empty one, which would allow every object of the machine
+# an empty prefix would allow all shared memory objects of the machine
 Prefix = Annotated[str, StringConstraints(pattern=r"^/?[A-Za-z0-9_.-]{1,200}$")]
 
 _LINK = re.compile(r"_SERVICE_(HOST|PORT)|^ROPE_PORT$|_PORT_\d+_(TCP|UDP)")
 
 
 class Settings(BaseSettings):
-    """Set as `ROPE_<NAME>` in the environment or as `--<name>`, which wins; frozen once made."""
+    """Set `ROPE_<NAME>` in the environment, or the flag `--<name>`, which wins. Frozen."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
@@ -70,78 +70,77 @@ class Settings(BaseSettings):
     """Port of gRPC, at the same address; 0 lets the system choose."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where tensors are computed on; `auto` takes the GPU if there is one, and ends with the reason
-    if torch cannot use it."""
+    """Device that computes. `auto` takes the GPU if there is one; if torch cannot use it, the service
+    ends with the reason."""
 
     backend: Literal["auto", "eager", "sdpa", "fused", "varlen"] = "auto"
-    """Which backend computes; `auto` takes the first that can do a call. What the one named here
-    declines is answered with 422; `sdpa` and `varlen` attend only, and leave rotations and mergers
-    to `auto`."""
+    """Backend that computes. `auto` takes the first that can run a call. A call that the backend
+    named here cannot run is answered with 422. `sdpa` and `varlen` compute attention only; other
+    calls go to `auto`."""
 
     allow_backend: bool = False
-    """Whether a request may name a backend, which then wins over `ROPE_BACKEND`."""
+    """Whether requests may name a backend, which wins over `ROPE_BACKEND`."""
 
     threads: PositiveInt | None = None
-    """Threads of torch on the CPU; as many as the control group's quota allows where unset, at most
-    4 where a GPU computes."""
+    """CPU threads of torch. If unset: as many as the control group's quota allows, and at most 4
+    with a GPU."""
 
     presets_dir: Path | None = None
-    """Folder of config.json files, `<name>.json` or `<name>/config.json`, that are presets, too."""
+    """Folder with more presets: config.json files named `<name>.json` or `<name>/config.json`."""
 
     shared_memory_prefix: Prefix | None = None
-    """Prefix of the POSIX shared memory names that clients may register; unset: shared memory is
-    off. Whoever can reach the service can then read and write all objects of that prefix."""
+    """Prefix of the POSIX shared memory objects that clients may register. If unset, shared memory
+    is off. All clients can then read and write all objects with that prefix."""
 
     max_body_bytes: PositiveInt = 256 * 2**20
-    """Largest body, asked or answered; a larger one is refused before it is read."""
+    """Largest body of a request or an answer. A larger request is refused before it is read."""
 
     max_json_bytes: PositiveInt = 16 * 2**20
-    """Largest JSON body; reading one takes up to 32 times its size."""
+    """Largest JSON body. Parsing takes up to 32 times its size in memory."""
 
     memory_budget_bytes: PositiveInt | None = None
-    """Memory that all requests together may take, beyond which one is refused with 503; a quarter
-    of the control group's limit, at most 4 GiB, where unset."""
+    """Memory that all requests together may take; a request beyond it is refused with 503. If unset:
+    a quarter of the control group's limit, at most 4 GiB."""
 
     max_queue_calls: PositiveInt = 1024
-    """Calls waiting for the device, beyond which one is refused with 503."""
+    """Calls that may wait for the device; a call beyond them is refused with 503."""
 
     max_batch_tokens: PositiveInt = 65_536
-    """Tokens that one run of the device may hold."""
+    """Most tokens of one run of the device."""
 
     max_batch_bytes: PositiveInt | None = None
-    """Bytes of tensors that one run of the device may hold; 1 MiB on a CPU and 64 MiB on a GPU
-    where unset."""
+    """Most bytes of tensors of one run of the device. If unset: 1 MiB on a CPU, 64 MiB on a GPU."""
 
     max_call_s: Seconds = 60.0
-    """Longest that one call may be estimated to compute; beyond it the answer is 413."""
+    """Longest estimated compute time of a call; a longer call is answered with 413."""
 
     device_stuck_s: Seconds = 30.0
-    """Time after which a GPU that answers nothing is given up, and the process with it; ten times
-    the estimate of what it is at where that is more."""
+    """Time without progress after which the process gives up a GPU and ends; at least ten times the
+    estimated time of its calls."""
 
     warm_up_shapes: Shapes | None = None
-    """Shapes of your models, `heads x kv_heads x head_dim`: `32x8x128,16x16x64`. The kernels that
-    each of them usually needs are there before the service is ready, the rarer ones are built
-    after that. Where unset: 32x8x128 on a GPU; on a CPU no kernels are built."""
+    """Shapes of your models, `heads x kv_heads x head_dim`: `32x8x128,16x16x64`. Their usual kernels
+    are built before the service is ready, the rarer ones after that. If unset: 32x8x128 on a GPU; a
+    CPU needs no kernels."""
 
     default_timeout_s: Seconds = 30.0
-    """Time from a request's head to its answer, where the request does not set it."""
+    """Time from the header of a request to its answer, if the request does not set it."""
 
     max_timeout_s: Seconds = 300.0
-    """Longest time that a request may set."""
+    """Longest timeout that a request may set."""
 
     drain_delay_s: Delay = 5.0
-    """Time after SIGTERM in which requests are still accepted, while /readyz says no."""
+    """Time after SIGTERM in which requests are still accepted, while /readyz answers 503."""
 
     drain_s: Delay = 20.0
-    """Time that accepted requests then get to finish."""
+    """Time that accepted requests get to finish after that."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    """Least level of what is logged; `info` has one line a request."""
+    """Lowest level that is logged; `info` has one line for each request."""
 
     @property
     def logs_requests(self) -> bool:
-        """Whether each request is a line of the log."""
+        """Whether each request gets a log line."""
         return self.log_level in ("debug", "info")
 
     @model_validator(mode="before")
@@ -149,14 +148,16 @@ class Settings(BaseSettings):
     def _know_every_variable(cls, values: dict[str, Any]) -> dict[str, Any]:
         # `extra="forbid"` does not look at the environment
         environment = {name.upper(): value for name, value in os.environ.items()}
-        given = {name: value for name, value in environment.items() if name.startswith(PREFIX)}
-        known = {PREFIX + name.upper() for name in cls.model_fields}
-        for name, value in sorted(given.items()):
-            if "://" in value or (name not in known and _LINK.search(name)):
+        variables = {name: value for name, value in environment.items() if name.startswith(PREFIX)}
+        legal = {PREFIX + name.upper() for name in cls.model_fields}
+        for name, value in sorted(variables.items()):
+            if "://" in value or (name not in legal and _LINK.search(name)):
                 raise ValueError(
                     f"{name}={value} looks like a link that Kubernetes sets for a Service of that "
                     "name: set enableServiceLinks: false in the pod, or rename the Service"
                 )
-            if name not in known:
-                raise ValueError(f"unknown variable {name}; known are {', '.join(sorted(known))}")
+            if name not in legal:
+                raise ValueError(
+                    f"unknown variable {name}; expected one of {', '.join(sorted(legal))}"
+                )
         return values

@@ -14,6 +14,7 @@ LAYERS = """
 service.__main__
 service.server.serve
 service.server.app
+service.server.bootstrap service.server.status
 service.server.uvicorn_protocol service.server.uvicorn_server
 service.server.listeners service.server.warm_up
 service.oip.grpc
@@ -29,7 +30,6 @@ service.lifecycle
 service.inference.handler
 service.inference
 service.asgi.middleware
-service.observability.request_log
 service.asgi.problems service.asgi.io
 service.endpoints
 service.kernel_builds.prebuild

@@ -130,7 +130,7 @@ def rotator(sizes: Sizes) -> Rotator:
     """Return the one of this process."""
     driver = driver_of(sizes)
     from service.lifecycle import Lifecycle
-    from service.server.app import build_service
+    from service.server.bootstrap import build_service
     from service.settings import Settings
 
     return Rotator(build_service(Settings(log_level="warning"), Lifecycle(), driver)[0])

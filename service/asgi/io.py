@@ -1,6 +1,5 @@
 """HTTP's small print: headers read, bodies received and sent, in the terms of ASGI."""
 
-import re
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from typing import Any
 
@@ -19,21 +18,6 @@ JOINED_BYTES = 64 * 2**10
 
 PIECE_BYTES = 256 * 2**10
 """A large answer is sent in pieces of this size, so that a slow reader holds it back."""
-
-_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
-_TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
-
-
-def request_id(headers: dict[bytes, bytes]) -> str | None:
-    """Return the client's name for this request, None where it has none that may be shown."""
-    given = headers.get(b"x-request-id")
-    return given.decode() if given and _REQUEST_ID.fullmatch(given) else None
-
-
-def trace_id(headers: dict[bytes, bytes]) -> str | None:
-    """Return the trace that this request is part of (W3C Trace Context)."""
-    given = _TRACEPARENT.fullmatch(headers.get(b"traceparent", b""))
-    return given[1].decode() if given else None
 
 
 def timeout_s(headers: dict[bytes, bytes], default_s: float, max_s: float) -> float:

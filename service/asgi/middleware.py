@@ -1,32 +1,32 @@
-"""Around every request: its id, the answer to its failure, one line of log and its metrics."""
+"""Around every HTTP request: identifier, error answer, log line and metrics."""
 
-import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping
 
 from service.asgi import io, problems
 from service.asgi.io import Event, Receive, Scope, Send
 from service.errors import ClientLeft
+from service.observability import ids
 from service.observability.request_log import RequestLog
 
 CLIENT_LEFT = 499
-"""What a log line says where the client did not wait for an answer (nginx's number)."""
+"""Logged status of a request whose client left before the answer (nginx's number)."""
 
 QUIET = frozenset(("/healthz", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"))
-"""Routes asked by machines every few seconds."""
+"""Routes that machines call every few seconds."""
 
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
-class Requests:
+class RequestMiddleware:
     """Pure ASGI, outside of FastAPI's own layers.
 
     Args:
-        app: answers what is not hot.
-        hot: applications by path, for POST: reached without a walk through the router.
-        paths: what a metric may name as a route; the rest is "other".
-        request_log: where requests are kept.
-        is_ending: tells whether the next request of a connection should go elsewhere.
+        app: answers all requests that are not hot.
+        hot: applications by path, for POST; they are called without FastAPI's router.
+        paths: names that metrics may show as a route; all others are "other".
+        request_log: records each request.
+        is_ending: returns whether the client's next request should use another connection.
     """
 
     def __init__(
@@ -49,38 +49,38 @@ class Requests:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        begun = time.perf_counter()
+        started = time.perf_counter()
         path = scope["path"]
         headers = dict(scope["headers"])
-        request_id = io.request_id(headers) or secrets.token_hex(8)
+        request_id = ids.request_id(headers)
         status = 0
 
-        async def send_named(event: Event) -> None:
+        async def send_with_id(event: Event) -> None:
             nonlocal status
             if not status:
                 status = event["status"]
-                named = (b"x-request-id", request_id.encode())
-                event["headers"] = [*event.get("headers", ()), named]
+                id_header = (b"x-request-id", request_id.encode())
+                event["headers"] = [*event.get("headers", ()), id_header]
                 if self._is_ending():
                     event["headers"].append((b"connection", b"close"))
             await send(event)
 
         app = (self._hot.get(path) if scope["method"] == "POST" else None) or self.app
         try:
-            await app(scope, receive, send_named)
+            await app(scope, receive, send_with_id)
         except ClientLeft:
             status = CLIENT_LEFT
         except Exception as failure:
             if status:
-                raise  # the answer had begun: uvicorn breaks the connection off
-            told, problem_headers, body = problems.describe(failure)
-            await io.send(send_named, told, problem_headers, [body])
-        self._request_log.keep(
+                raise  # the answer had begun: uvicorn closes the connection
+            failure_status, problem_headers, body = problems.describe(failure)
+            await io.send(send_with_id, failure_status, problem_headers, [body])
+        self._request_log.record(
             request_id=request_id,
             method=scope["method"],
             path=path,
             route=path if path in self._paths else "other",
             status=status,
-            begun=begun,
+            started=started,
             headers=headers,
         )

@@ -90,16 +90,16 @@ class KernelBuilder:
             self.on_progress()
 
     def _build(self, key: Hashable, build: Build) -> None:
-        begun = self._clock()
+        started = self._clock()
         failure: Exception | None = None
         try:
             build()
-        except Exception as caught:  # other backends compute the calls meanwhile
-            failure = caught
+        except Exception as error:  # other backends compute the calls meanwhile
+            failure = error
             with self._changed:
                 self._requested.discard(key)
                 self._retry_at[key] = self._clock() + RETRY_S
-        seconds = self._clock() - begun
+        seconds = self._clock() - started
         self._metrics.kernel_builds.labels("failed" if failure else "built").inc()
         self._metrics.kernel_build_seconds.observe(seconds)
         fields = {"kernel": str(key), "seconds": round(seconds, 3)}

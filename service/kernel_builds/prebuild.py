@@ -1,6 +1,6 @@
 """Compile the kernels that models need for GPUs that this machine does not have.
 
-    TRITON_CACHE_DIR=/opt/rope/triton python -m service.prebuild
+    TRITON_CACHE_DIR=/opt/rope/triton python -m service.kernel_builds.prebuild
 
 The build of the image runs this. The kernels are stored under the keys of a run on such a GPU.
 """
@@ -33,7 +33,7 @@ from rope_core import (
 )
 from rope_core.kernels.offline import MAX_SHARED_MEM, OfflineDriver
 from service.kernel_builds.warm_up_calls import usual_calls
-from service.settings import shapes_of
+from service.settings import parse_shapes
 
 Shape = tuple[int, int, int]
 """heads, kv_heads, head_dim"""
@@ -52,22 +52,22 @@ RUNS: dict[type[Call], Callable[..., Any]] = {
 
 def main() -> None:
     """Compile for all capabilities and shapes, in one process per CPU."""
-    parser = ArgumentParser(prog="python -m service.prebuild", description=__doc__)
+    parser = ArgumentParser(prog="python -m service.kernel_builds.prebuild", description=__doc__)
     targets = list(MAX_SHARED_MEM)
     parser.add_argument("--targets", type=int, nargs="+", choices=targets, default=targets)
-    parser.add_argument("--shapes", type=shapes_of, default=SHAPES)
+    parser.add_argument("--shapes", type=parse_shapes, default=SHAPES)
     arguments = parser.parse_args()
     # one job for all shapes of a width, as they share most kernels
     widths: dict[int, list[Shape]] = {}
     for shape in arguments.shapes:
         widths.setdefault(shape[2], []).append(shape)
     jobs = list(product(widths.values(), arguments.targets))
-    began = time.monotonic()
+    started = time.monotonic()
     # a process for each job: in one process, Triton would reuse kernels of another target
     with ProcessPoolExecutor(mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
         built = pool.map(prebuild, *zip(*jobs, strict=True))
         for (shapes, target), num_built in zip(jobs, built, strict=True):
-            seconds, width = time.monotonic() - began, shapes[0][2]
+            seconds, width = time.monotonic() - started, shapes[0][2]
             sys.stdout.write(f"sm_{target}, {width}: {num_built} kernels after {seconds:.0f} s\n")
             sys.stdout.flush()
 

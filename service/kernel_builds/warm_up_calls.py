@@ -67,14 +67,14 @@ def _rotations(q: Tensor, k: Tensor, usual: RopeConfig) -> Iterator[Call]:
     for layout in LAYOUTS:
         whole = replace(usual, layout=layout)
         partial = RopeConfig.of(usual.head_dim, rotary_dim=partial_dim, layout=layout)
-        for each in (whole, partial):
-            by_table = replace(each, arithmetic="hf")
-            for rope in (each, by_table):  # tiles are cut by the heads of a launch
+        for exact in (whole, partial):
+            by_table = replace(exact, arithmetic="hf")
+            for rope in (exact, by_table):  # the heads of a launch decide its tiles
                 yield Rotate(q, k, rope, positions)
                 yield Rotate(q, None, rope, positions)
                 yield Rotate(None, k, rope, positions)
-            yield Rotate(q, k, each, positions.double())  # integers and floats are two kernels
-            yield Shift(k, positions, each)
+            yield Rotate(q, k, exact, positions.double())  # integers and floats are two kernels
+            yield Shift(k, positions, exact)
 
 
 def _attentions(plain: Attend) -> Iterator[Call]:

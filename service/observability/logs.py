@@ -1,4 +1,4 @@
-"""One JSON object a line, on standard output."""
+"""Log lines on standard output, one JSON object each."""
 
 import logging
 import os
@@ -8,7 +8,7 @@ import orjson
 
 
 class JsonFormatter(logging.Formatter):
-    """Writes a record and the `fields` that came with it; nothing a client sends breaks a line."""
+    """Formats a record and its `fields`. Clients cannot forge lines: JSON escapes line breaks."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
@@ -25,7 +25,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def write(fields: dict[str, object]) -> None:
-    """Write a line straight to standard output: logging takes longer than a small rotation."""
+    """Write a line without the logging module, which takes longer than a small rotation."""
     os.write(sys.stdout.fileno(), orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE))
 
 
@@ -34,8 +34,8 @@ def set_up(level: str) -> None:
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    # grpcio's word for a client that left while it was answered, which is no error of anybody's
-    left = "ExecuteBatchError"
-    logging.getLogger("grpc._cython.cygrpc").addFilter(lambda line: left not in line.getMessage())
+    # grpcio logs this error when a client leaves during the answer, which is not an error here
+    noise = "ExecuteBatchError"
+    logging.getLogger("grpc._cython.cygrpc").addFilter(lambda line: noise not in line.getMessage())
     for name in ("logThreads", "logProcesses", "logMultiprocessing", "logAsyncioTasks"):
-        setattr(logging, name, False)  # shown nowhere, so not looked up for each record
+        setattr(logging, name, False)  # not in the lines, so not computed

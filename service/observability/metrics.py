@@ -1,4 +1,4 @@
-"""Every metric, in one registry of its own: values, not globals."""
+"""All metrics of one service, in a registry of its own."""
 
 import platform
 from functools import lru_cache
@@ -18,7 +18,7 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class Metrics:
-    """The service's measurements."""
+    """The metrics of one service."""
 
     def __init__(self) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]

@@ -1,22 +1,21 @@
-"""What is kept of every answered request, over whatever protocol: metrics, and one line of log."""
+"""Counts every answered request of every protocol, and writes one log line for each."""
 
 import time
 from functools import lru_cache
 
 from prometheus_client import Counter, Histogram
 
-from service.asgi import io
-from service.observability import logs
+from service.observability import ids, logs
 from service.observability.metrics import Metrics
 
 
 class RequestLog:
-    """Counts requests, and writes a line for each.
+    """Metrics and log lines of requests.
 
     Args:
         metrics: where requests are counted.
-        logged: write lines.
-        quiet: routes that machines ask every few seconds: counted, not logged.
+        logged: whether lines are written.
+        quiet: routes that are counted but not logged: machines call them every few seconds.
     """
 
     def __init__(self, metrics: Metrics, *, logged: bool, quiet: frozenset[str]) -> None:
@@ -25,7 +24,7 @@ class RequestLog:
         self._quiet = quiet
         self._labelled = lru_cache(maxsize=512)(self._label)
 
-    def keep(
+    def record(
         self,
         *,
         request_id: str,
@@ -33,24 +32,24 @@ class RequestLog:
         path: str,
         route: str,
         status: int | str,
-        begun: float,
+        started: float,
         headers: dict[bytes, bytes],
     ) -> None:
-        """Keep what an answered request was, and how long it took since `begun`.
+        """Record an answered request.
 
         Args:
-            request_id: its name.
-            method: how it came.
-            path: what it asked for.
-            route: what metrics call that.
-            status: of its answer.
-            begun: what `time.perf_counter` said at its head.
-            headers: of which the trace is read.
+            request_id: its identifier.
+            method: HTTP method, or "gRPC".
+            path: the path that the client wrote.
+            route: the path's name in metrics.
+            status: of the answer.
+            started: time of `time.perf_counter` at the request's header.
+            headers: of the request; `traceparent` is read.
         """
-        took = time.perf_counter() - begun
+        seconds = time.perf_counter() - started
         counter, histogram = self._labelled(route, status)
         counter.inc()
-        histogram.observe(took)
+        histogram.observe(seconds)
         if self._logged and route not in self._quiet:
             line = {
                 "time": time.time(),
@@ -60,10 +59,10 @@ class RequestLog:
                 "method": method,
                 "path": path[:128],
                 "status": status,
-                "ms": round(took * 1e3, 3),
+                "ms": round(seconds * 1e3, 3),
             }
             if b"traceparent" in headers:
-                line["trace_id"] = io.trace_id(headers)
+                line["trace_id"] = ids.trace_id(headers)
             logs.write(line)
 
     def _label(self, route: str, status: int | str) -> tuple[Counter, Histogram]:

@@ -1,4 +1,4 @@
-"""The application on its ports, until a signal ends it."""
+"""Run the HTTP and gRPC servers until a signal ends the process."""
 
 import gc
 import logging
@@ -13,17 +13,18 @@ from service.oip.grpc.methods import grpc_methods
 from service.oip.grpc.server import GrpcDoor
 from service.oip.state import OipState
 from service.server import uvicorn_protocol
-from service.server.app import build_app, build_service, lifespan
+from service.server.app import build_app
+from service.server.bootstrap import build_service, lifespan
 from service.server.uvicorn_server import Server
 from service.settings import Settings
 
 
 def serve(settings: Settings, driver: Driver | None = None) -> None:
-    """Serve until a signal comes, or the device fails.
+    """Serve until a signal comes or the device fails, then end the process.
 
     Args:
-        settings: what the operator wants.
-        driver: of the device to compute on; that of `settings.device` where None.
+        settings: the operator's settings.
+        driver: driver of the device to compute on; that of `settings.device` if None.
     """
     logs.set_up(settings.log_level)
     lifecycle = Lifecycle()
@@ -31,7 +32,7 @@ def serve(settings: Settings, driver: Driver | None = None) -> None:
     oip_state = OipState(service, lifecycle)
     app = build_app(oip_state, device_threads)
     grpc = GrpcDoor(settings, lifecycle, grpc_methods(oip_state), service.metrics)
-    gc.freeze()  # what lives as long as the process is not looked at again and again
+    gc.freeze()  # the collector skips all objects that exist now: they live as long as the process
     gc.set_threshold(10_000, 20, 20)
     config = uvicorn.Config(
         app,
@@ -49,13 +50,12 @@ def serve(settings: Settings, driver: Driver | None = None) -> None:
     server = Server(
         config,
         lifecycle,
-        needed=lifespan(oip_state, device_threads),
-        doors=[grpc],
+        lifespan=lifespan(oip_state, device_threads),
+        listeners=[grpc],
         delay_s=settings.drain_delay_s,
         drain_s=settings.drain_s,
     )
     server.run()
     logging.shutdown()
-    os._exit(
-        lifecycle.exit_code
-    )  # a call that is on the device still would keep its thread, and nobody waits for it
+    # a call that a stuck device still holds would keep its thread, and a usual exit would wait
+    os._exit(lifecycle.exit_code)

@@ -1,10 +1,9 @@
-"""HTTP/1.1 as uvicorn speaks it, with offers to speak something else ignored.
+"""HTTP/1.1 as uvicorn speaks it, but offers of another protocol are ignored.
 
-A client may offer another protocol: `Upgrade: h2c`, in every request of Java's HttpClient, or
-`websocket`. RFC 9110, 7.8 lets a server go on in HTTP/1.1. The parser, though, ends a request that
-offers at its head, and leaves the body to whoever speaks the other protocol; where nobody does,
-uvicorn drops the rest of the packet, and what comes of the body in the next one is read as a
-request.
+A client may offer another protocol with `Upgrade: h2c`, as Java's HttpClient does in every request,
+or `websocket`. RFC 9110, 7.8 allows a server to go on in HTTP/1.1. httptools however ends a request
+with an offer at its header and leaves the body to the other protocol. uvicorn then drops the rest
+of the packet, and reads the part of the body in the next packet as a request.
 """
 
 import fcntl
@@ -14,38 +13,38 @@ from array import array
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-MAX_HEAD_BYTES = 64 * 2**10
-"""Of a request, without what came of it in the packet of its begin and in that of its end."""
+MAX_HEADER_BYTES = 64 * 2**10
+"""Largest header section, without its bytes in the first and in the last packet."""
 
 FIRST_REQUEST_S = 2.0
 """Seconds that a client without a request gets to send its first one when the service ends."""
 
 
 class Connection(HttpToolsProtocol):
-    """A client's. A head that offers is read twice: as it came, then without the offer.
+    """One client's connection. A header with an offer is parsed twice: with it and without it.
 
-    Heads are whole by then, and bodies are never looked into, so neither where packets end nor
-    what a body holds makes a difference.
+    The header is complete by then and bodies are never parsed, so neither the limits of packets nor
+    the contents of a body matter.
     """
 
-    _head_bytes: int | None = None
-    """Of the head that is being read, None while none is."""
-    _is_new = False
-    """Whether it began in the packet that is being read."""
+    _header_bytes: int | None = None
+    """Bytes so far of the header that is being read; None if none is."""
+    _is_new_header = False
+    """Whether this header began in the packet that is being read."""
 
     def _should_upgrade(self) -> bool:
-        """Have uvicorn start nothing for a head that offers; asked about no other."""
+        """Make uvicorn ignore the offer: it starts a protocol only where this is False."""
         return True
 
     def on_message_begin(self) -> None:
-        """Begin to count a head."""
+        """Begin to count the bytes of a header."""
         super().on_message_begin()
-        self._head_bytes = 0
-        self._is_new = True
+        self._header_bytes = 0
+        self._is_new_header = True
 
     def on_headers_complete(self) -> None:
-        """Have done with it."""
-        self._head_bytes = None
+        """Stop counting."""
+        self._header_bytes = None
         super().on_headers_complete()
 
     def shutdown(self) -> None:
@@ -60,12 +59,12 @@ class Connection(HttpToolsProtocol):
 
     def _close_after_requests(self) -> None:
         """Close after the answer to a request in flight or partly received, else now."""
-        is_due = self.cycle is not None and not self.cycle.response_complete
-        if is_due or not self._has_partial_request():
+        in_flight = self.cycle is not None and not self.cycle.response_complete
+        if in_flight or not self._has_partial_request():
             super().shutdown()
 
     def _has_partial_request(self) -> bool:
-        """Tell whether part of a request was received, read or not; its answer ends the connection.
+        """Return whether part of a request was received; its answer closes the connection.
 
         Closing a connection with unread bytes resets it: the request would be lost silently.
         """
@@ -73,41 +72,41 @@ class Connection(HttpToolsProtocol):
             return False
         unread = array("i", [0])
         fcntl.ioctl(self.transport.get_extra_info("socket").fileno(), termios.FIONREAD, unread)
-        return self._head_bytes is not None or unread[0] > 0
+        return self._header_bytes is not None or unread[0] > 0
 
     def data_received(self, data: bytes) -> None:
-        """Parse what came."""
+        """Parse a packet."""
         self._unset_keepalive_if_required()
         parts: list[bytes | memoryview] = [data]
         while parts:
             part = parts.pop()
-            self._is_new = False
+            self._is_new_header = False
             try:
                 self.parser.feed_data(part)
             except httptools.HttpParserUpgrade as offer:
-                if self.scope["method"] == "CONNECT":  # no offer: whatever follows is for elsewhere
+                if self.scope["method"] == "CONNECT":  # what follows is for another host
                     self.send_400_response("CONNECT is for proxies.")
                     return
-                (read,) = offer.args
-                parts += [memoryview(part)[read:], self._head_without_offer()]
-                self._forget()
+                (num_parsed,) = offer.args
+                parts += [memoryview(part)[num_parsed:], self._header_without_offer()]
+                self._reset_parser()
             except httptools.HttpParserError:
-                super().data_received(b"")  # meets the same error again, and answers it
+                super().data_received(b"")  # meets the same error again and answers 400
                 return
-            if self._head_bytes is not None and not self._is_new:
-                self._head_bytes += len(part)
-                if self._head_bytes > MAX_HEAD_BYTES:
-                    self.send_400_response(f"A head may have {MAX_HEAD_BYTES} bytes.")
+            if self._header_bytes is not None and not self._is_new_header:
+                self._header_bytes += len(part)
+                if self._header_bytes > MAX_HEADER_BYTES:
+                    self.send_400_response(f"A header may have at most {MAX_HEADER_BYTES} bytes.")
                     return
 
-    def _head_without_offer(self) -> bytes:
-        """Return the head that was just read."""
+    def _header_without_offer(self) -> bytes:
+        """Return the header that was just read, without `Upgrade`."""
         method, version = self.scope["method"].encode(), self.scope["http_version"].encode()
         lines = [b"%s %s HTTP/%s" % (method, self.url, version)]
         lines += [b"%s: %s" % header for header in self.headers if header[0] != b"upgrade"]
         return b"\r\n".join([*lines, b"", b""])
 
-    def _forget(self) -> None:
-        """Take a parser that has seen nothing: this one's connection may be over with that head."""
+    def _reset_parser(self) -> None:
+        """Replace the parser: `Connection: close` in that header would end the old one."""
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's own

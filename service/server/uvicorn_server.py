@@ -1,4 +1,4 @@
-"""uvicorn, whose end begins at the signal and closes the listeners later."""
+"""uvicorn with a slower end: requests are still accepted for a while after SIGTERM."""
 
 import asyncio
 import logging
@@ -20,32 +20,33 @@ log = logging.getLogger("rope.life")
 
 
 class Listener(Protocol):
-    """Where requests come in, beside HTTP."""
+    """A server beside HTTP, for example gRPC."""
 
     async def open(self) -> None:
-        """Let requests in.
+        """Accept requests.
 
         Raises:
-            OSError: the port cannot be had.
+            OSError: the port is not available.
         """
 
-    async def close(self, watchdog_timeout_s: float) -> None:
-        """Let no more in; those that are in have `patience_s` to finish."""
+    async def close(self, timeout_s: float) -> None:
+        """Accept no more requests; those in flight have `timeout_s` seconds to finish."""
 
 
 class Server(uvicorn.Server):
-    """uvicorn, but SIGTERM closes the door late: first /readyz says no, and requests still come in.
+    """uvicorn, but SIGTERM first makes /readyz answer 503 and closes the listeners later.
 
-    uvicorn alone closes its listener at once, so what a load balancer sends until its next look at
-    /readyz is refused. SIGINT (Ctrl-C) does not wait, and a second signal does not finish requests.
+    uvicorn alone closes its listener at once, so the requests that a load balancer sends until its
+    next look at /readyz are refused. SIGINT (Ctrl-C) closes at once. A second signal cancels
+    requests in flight.
 
     Args:
-        config: of uvicorn, to which the application's lifespan is no concern.
+        config: uvicorn's; the lifespan protocol is off.
         lifecycle: told of the signals.
-        needed: what all doors need, for as long as one is open.
-        doors: those beside HTTP.
-        delay_s: from SIGTERM to the closing of the doors.
-        drain_s: from then on, for those who are in.
+        lifespan: entered before the listeners open, left after they have closed.
+        listeners: servers beside HTTP.
+        delay_s: seconds from SIGTERM until the listeners close.
+        drain_s: seconds from then on for requests in flight.
     """
 
     def __init__(
@@ -53,75 +54,75 @@ class Server(uvicorn.Server):
         config: uvicorn.Config,
         lifecycle: Lifecycle,
         *,
-        needed: AbstractAsyncContextManager[None],
-        doors: Sequence[Listener],
+        lifespan: AbstractAsyncContextManager[None],
+        listeners: Sequence[Listener],
         delay_s: float,
         drain_s: float,
     ) -> None:
-        # uvicorn cancels what is left when its own time is over: later than we give up
+        # uvicorn cancels requests when its own timeout ends: after abort_pending has answered them
         config.timeout_graceful_shutdown = math.ceil(drain_s) + 2
         super().__init__(config)
         self._lifecycle = lifecycle
-        self._needed = needed
-        self._doors = doors
+        self._service_lifespan = lifespan
+        self._listeners = listeners
         self._closing: list[asyncio.Task[None]] = []
         self._delay_s = delay_s
         self._drain_s = drain_s
-        lifecycle.end = lambda: self._drain(delay_s)
+        lifecycle.begin_drain = lambda: self._drain(delay_s)
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         """Serve until the end."""
-        async with self._needed:
+        async with self._service_lifespan:
             await super().serve(sockets)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Open all doors; HTTP's last, as /readyz is behind it."""
+        """Open all listeners; HTTP last, because /readyz is on it."""
         try:
-            for door in self._doors:
-                await door.open()
-        except OSError as refused:
-            log.error("%s", refused)  # noqa: TRY400 - it says all
+            for listener in self._listeners:
+                await listener.open()
+        except OSError as failure:
+            log.error("%s", failure)  # noqa: TRY400 - the message names the port and the cause
             raise SystemExit(STARTUP_FAILURE) from None
         await super().startup(sockets)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Close all doors at the same time, and wait for who is in."""
-        self._lifecycle.close()
-        watchdog_timeout_s = self.config.timeout_graceful_shutdown or 0
+        """Close all listeners at the same time, and wait for requests in flight."""
+        self._lifecycle.close_streams()
+        timeout_s = self.config.timeout_graceful_shutdown or 0
         self._closing = [
-            asyncio.create_task(door.close(watchdog_timeout_s)) for door in self._doors
+            asyncio.create_task(listener.close(timeout_s)) for listener in self._listeners
         ]
         if not self.force_exit:
-            listeners = [listener for server in self.servers for listener in server.sockets]
-            for listener in listeners:
+            http_sockets = [listener for server in self.servers for listener in server.sockets]
+            for listener in http_sockets:
                 stop_handshakes(listener)
-            # a connection without a request is closed by what follows: the request that is on its
-            # way over it is answered first, and the connection closed by that answer
+            # super().shutdown closes idle connections. A request that is on its way over one of
+            # them arrives in this time; its answer then closes the connection.
             await asyncio.sleep(LAST_REQUESTS_S)
-            await accept_pending(listeners)
+            await accept_pending(http_sockets)
         await super().shutdown(sockets)
         if self._closing and not self.force_exit:
             await asyncio.wait(self._closing)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin or force the end. Called between two bytecodes of the main thread."""
+        """Begin or force the end. Runs as a signal handler on the main thread."""
         if self._lifecycle.ending:
             self.should_exit = self.force_exit = True
-            asyncio.get_running_loop().call_soon_threadsafe(self._force)
+            asyncio.get_running_loop().call_soon_threadsafe(self._cancel_closing)
             return
         self._lifecycle.drain()
         delay_s = self._delay_s if sig == signal.SIGTERM else 0.0
         asyncio.get_running_loop().call_soon_threadsafe(self._drain, delay_s)
 
-    def _force(self) -> None:
-        for door in self._closing:
-            door.cancel()
+    def _cancel_closing(self) -> None:
+        for task in self._closing:
+            task.cancel()
 
     def _drain(self, delay_s: float) -> None:
         log.info("draining", extra={"fields": {"delay_s": delay_s, "drain_s": self._drain_s}})
         loop = asyncio.get_running_loop()
-        loop.call_later(delay_s, self._stop)
+        loop.call_later(delay_s, self._exit)
         loop.call_later(delay_s + self._drain_s, self._lifecycle.abort_pending)
 
-    def _stop(self) -> None:
+    def _exit(self) -> None:
         self.should_exit = True

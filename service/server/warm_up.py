@@ -29,9 +29,9 @@ def warm_up(
 
     Args:
         engine: what runs the calls.
-        choice: chooses the backend of a call, as for requests.
-        builder: builds what is missing.
-        calls: what to run.
+        choice: chooses the backend of a call, as for a request.
+        builder: builds missing kernels.
+        calls: the calls to run.
         required: whether a call that fails is run again by the eager backend, which must succeed.
 
     Raises:
@@ -50,7 +50,7 @@ def warm_up(
                     break
                 builder.wait()
         except NoBackend:
-            continue  # the backend that the operator named declines, as it will for requests
+            continue  # the operator's backend declines the call, as it will for requests
         except DeviceLost:
             raise
         except Exception:

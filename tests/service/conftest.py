@@ -8,7 +8,7 @@ import pytest
 import pytest_asyncio
 import torch
 
-from service.asgi.middleware import Requests
+from service.asgi.middleware import RequestMiddleware
 from service.lifecycle import Lifecycle
 from service.server.app import create_app
 from service.settings import Settings
@@ -26,13 +26,13 @@ def lifecycle() -> Lifecycle:
 
 
 @pytest.fixture
-async def app(lifecycle: Lifecycle) -> AsyncIterator[Requests]:
+async def app(lifecycle: Lifecycle) -> AsyncIterator[RequestMiddleware]:
     async with running(lifecycle) as app:
         yield app
 
 
 @pytest.fixture
-async def client(app: Requests) -> AsyncIterator[httpx.AsyncClient]:
+async def client(app: RequestMiddleware) -> AsyncIterator[httpx.AsyncClient]:
     async with asking(app) as client:
         yield client
 
@@ -51,7 +51,7 @@ every_test_in_one_loop = pytest.mark.asyncio(loop_scope="module")
 
 
 @asynccontextmanager
-async def running(lifecycle: Lifecycle, **settings: object) -> AsyncIterator[Requests]:
+async def running(lifecycle: Lifecycle, **settings: object) -> AsyncIterator[RequestMiddleware]:
     """Run an application with settings of one's own."""
     threads = torch.get_num_threads()
     limits = {"max_body_bytes": 2**20, "max_json_bytes": 2**18}
@@ -61,7 +61,7 @@ async def running(lifecycle: Lifecycle, **settings: object) -> AsyncIterator[Req
     torch.set_num_threads(threads)
 
 
-def asking(app: Requests) -> httpx.AsyncClient:
+def asking(app: RequestMiddleware) -> httpx.AsyncClient:
     """Return a client of an application in this process."""
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     return httpx.AsyncClient(transport=transport, base_url="http://service")

@@ -16,8 +16,8 @@ from rope_core.kernels.offline import OfflineDriver
 from service.kernel_builds import triton_cache
 from service.kernel_builds.warm_up_calls import usual_calls
 from service.lifecycle import Lifecycle
-from service.server.app import build_service
-from service.settings import Settings, shapes_of
+from service.server.bootstrap import build_service
+from service.settings import Settings, parse_shapes
 from tests.service.fake_driver import FakeDriver
 
 
@@ -28,7 +28,7 @@ def main():
     knobs.compilation.listener = lambda *, cache_hit, **_: hits.append(cache_hit)
     driver.set_active(OfflineDriver(int(target)))
     service, threads = build_service(Settings(backend="fused"), Lifecycle(), FakeDriver())
-    for call in usual_calls(*shapes_of(shape)[0]):
+    for call in usual_calls(*parse_shapes(shape)[0]):
         job = service.engine.job(call, "fused")
         while any(isinstance(r, KernelNotBuilt) for r in service.engine.run([job]).results):
             service.builder.wait()

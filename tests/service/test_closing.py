@@ -44,7 +44,7 @@ class Served:
         )
         config.load()
         self.server = Server(
-            config, self.lifecycle, needed=nullcontext(), doors=(), delay_s=0, drain_s=1
+            config, self.lifecycle, lifespan=nullcontext(), listeners=(), delay_s=0, drain_s=1
         )
         self.server.lifespan = config.lifespan_class(config)
 

@@ -86,7 +86,7 @@ def test_a_device_that_is_full_refuses_what_is_too_large_and_goes_on(serve: Serv
 def test_a_failed_device_and_a_signal_do_not_undo_each_other():
     ended = []
     lifecycle = Lifecycle()
-    lifecycle.end = lambda: ended.append(lifecycle.phase)
+    lifecycle.begin_drain = lambda: ended.append(lifecycle.phase)
     lifecycle.drain()
     lifecycle.fail(Phase.LOST)
     assert (lifecycle.phase, lifecycle.exit_code, ended) == (Phase.LOST, 70, []), (
@@ -96,7 +96,7 @@ def test_a_failed_device_and_a_signal_do_not_undo_each_other():
     assert lifecycle.exit_code == 70
     other = Lifecycle()
     assert (other.exit_code, other.ending) == (0, False)
-    other.end = lambda: ended.append(other.phase)
+    other.begin_drain = lambda: ended.append(other.phase)
     other.fail(Phase.STUCK)
     other.warmed_up()
     assert (other.phase, ended) == (Phase.STUCK, [Phase.STUCK])

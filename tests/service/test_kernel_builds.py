@@ -23,7 +23,8 @@ from service.lifecycle import Lifecycle, Phase
 from service.observability.metrics import Metrics
 from service.oip.grpc.errors import status_of
 from service.oip.state import OipState
-from service.server.app import build_app, build_service, lifespan
+from service.server.app import build_app
+from service.server.bootstrap import build_service, lifespan
 from service.settings import Settings
 from service.wire import Message
 from service.wire import safetensors_codec as codec

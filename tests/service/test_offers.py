@@ -129,7 +129,7 @@ async def test_wherever_packets_end(offer, chunk, caplog):
     stream = first + request(chunk=chunk, **offer) + last
     for at in range(len(stream)):
         assert told(await answers(stream[:at], stream[at:])) == plain, at
-    assert not [each for each in caplog.request_log if each.levelno > logging.INFO]
+    assert not [each for each in caplog.records if each.levelno > logging.INFO]
 
 
 @given(st.data())

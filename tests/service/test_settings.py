@@ -8,7 +8,7 @@ import sys
 import pytest
 from pydantic import ValidationError
 
-from service.settings import PREFIX, Settings, shapes_of
+from service.settings import PREFIX, Settings, parse_shapes
 from tests.conftest import ROOT
 
 
@@ -92,5 +92,5 @@ def test_a_gpu_that_is_not_there_stops_the_start():
 
 
 def test_shapes_are_read_as_they_are_listed():
-    assert shapes_of("32x8x128, 16x16x64") == [(32, 8, 128), (16, 16, 64)]
-    assert shapes_of("") == []
+    assert parse_shapes("32x8x128, 16x16x64") == [(32, 8, 128), (16, 16, 64)]
+    assert parse_shapes("") == []

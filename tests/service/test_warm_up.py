@@ -90,7 +90,7 @@ async def test_memory_is_pinned_before_the_service_is_ready_and_not_on_the_event
 
 async def test_rare_calls_follow_on_a_device_for_which_kernels_are_built(runs, monkeypatch):
     ended, lifecycle = asyncio.Event(), Lifecycle()
-    monkeypatch.setattr("service.server.app.rare_calls", lambda *_: iter([shift_of(3)]))
+    monkeypatch.setattr("service.server.bootstrap.rare_calls", lambda *_: iter([shift_of(3)]))
     loop, run = asyncio.get_running_loop(), Engine.run
 
     def tell(engine, jobs):
@@ -140,7 +140,9 @@ async def test_the_service_is_ready_when_the_kernels_of_usual_calls_are_built(mo
     monkeypatch.setattr(rope_core.backends, "BACKENDS", (backend, eager))
     monkeypatch.setattr(rope_core.backends.fused, "unavailable", lambda _: "there is no GPU")
     settings = Settings(log_level="error", warm_up_shapes="2x1x16")
-    monkeypatch.setattr("service.server.app._backend", lambda *_: "fused")  # as if there were a GPU
+    monkeypatch.setattr(
+        "service.server.bootstrap._default_backend", lambda *_: "fused"
+    )  # as if there were a GPU
     app = create_app(settings, lifecycle, FakeDriver())
     async with app.app.router.lifespan_context(app.app):
         assert await asyncio.to_thread(backend.begun.wait, 30)
@@ -168,7 +170,7 @@ async def test_a_call_that_fails_keeps_the_service_from_being_ready_only_if_eage
     def note(message, **_):
         loop.call_soon_threadsafe(failed.set)
 
-    monkeypatch.setattr("service.server.app.log.exception", note)
+    monkeypatch.setattr("service.server.bootstrap.log.exception", note)
     async with starting(lifecycle, FakeDriver(), "2x1x16"):
         if phase is None:
             await asyncio.wait_for(failed.wait(), 60)

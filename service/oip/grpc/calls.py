@@ -1,7 +1,6 @@
 """Around every call: its id, the status of its failure, one line of log and its metrics."""
 
 import asyncio
-import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -15,8 +14,8 @@ from grpc import (
 )
 from grpc.aio import ServicerContext
 
-from service.asgi import io
 from service.errors import ShuttingDown
+from service.observability import ids
 from service.observability.request_log import RequestLog
 from service.oip.grpc.errors import status_of
 
@@ -117,7 +116,7 @@ class _Call:
         self._status = StatusCode.OK
         given = context.invocation_metadata() or ()
         self._headers = {n.encode(): v.encode() for n, v in given if n in _READ}
-        self._id = io.request_id(self._headers) or secrets.token_hex(8)
+        self._id = ids.request_id(self._headers)
         context.set_trailing_metadata((("x-request-id", self._id),))
 
     async def abort(self, failure: Exception) -> None:
@@ -133,12 +132,12 @@ class _Call:
 
     def keep(self, request_log: RequestLog) -> None:
         """Write down what became of it."""
-        request_log.keep(
+        request_log.record(
             request_id=self._id,
             method="gRPC",
             path=self._path,
             route=self._path,
             status=self._status.name,
-            begun=self._begun,
+            started=self._begun,
             headers=self._headers,
         )

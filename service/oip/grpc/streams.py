@@ -16,7 +16,7 @@ async def while_open(requests: AsyncIterator[T], lifecycle: Lifecycle) -> AsyncI
     Raises:
         ShuttingDown: the doors close; of what comes from then on nothing is done.
     """
-    closing = asyncio.create_task(lifecycle.closing())
+    closing = asyncio.create_task(lifecycle.wait_for_closing())
     reading: asyncio.Future[T] | None = None
     try:
         while not closing.done():

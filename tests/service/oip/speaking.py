@@ -19,7 +19,8 @@ from service.oip.grpc.methods import grpc_methods
 from service.oip.grpc.server import GrpcDoor
 from service.oip.infer import tensors
 from service.oip.state import OipState
-from service.server.app import build_app, build_service, lifespan
+from service.server.app import build_app
+from service.server.bootstrap import build_service, lifespan
 from service.settings import Settings
 from tests.service.conftest import asking
 

@@ -1,5 +1,7 @@
 """What the protocol tells beside inference, over HTTP."""
 
+from functools import partial
+
 import pytest
 
 from service.lifecycle import Phase
@@ -34,12 +36,12 @@ async def test_a_query_has_no_meaning(client):
 
 async def test_health_is_json_and_follows_the_life(client, lifecycle):
     path = "/v2/models/rope/ready"
-    for phase, live, ready in [
-        (Phase.READY, 200, 200),
-        (Phase.DRAINING, 200, 503),
-        (Phase.LOST, 503, 503),
+    for enter, live, ready in [
+        (lifecycle.warmed_up, 200, 200),
+        (lifecycle.drain, 200, 503),
+        (partial(lifecycle.fail, Phase.LOST), 503, 503),
     ]:
-        lifecycle._turn(phase)
+        enter()
         answer = await client.get("/v2/health/live")
         assert (answer.status_code, answer.json()) == (live, {"live": live == 200})
         answer = await client.get("/v2/health/ready")

@@ -19,7 +19,7 @@ from service.oip.grpc.messages import METHODS, SERVICE
 from service.oip.infer.models import MODELS
 from service.oip.metadata import TRACE, describe_log
 from service.oip.state import OipState
-from service.server.app import build_service
+from service.server.bootstrap import build_service
 from service.settings import Settings
 from tests.service.oip.conftest import ask, opened
 

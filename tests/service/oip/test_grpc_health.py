@@ -44,7 +44,7 @@ async def test_an_unknown_service_is_not_found_but_may_be_watched():
         watching = health.Watch(asked("nobody"))
         assert (await watching.read()).status == SERVICE_UNKNOWN
         lifecycle.warmed_up()
-        lifecycle.close()
+        lifecycle.close_streams()
         assert await watching.read() is grpc.aio.EOF
 
 
@@ -63,7 +63,7 @@ async def test_each_change_is_told_once():
         lifecycle.drain()
         assert await told() == [NOT_SERVING] * 2
         lifecycle.fail(Phase.LOST)
-        lifecycle.close()
+        lifecycle.close_streams()
         for each in watching:
             assert await each.read() is grpc.aio.EOF, "what was told already is not told again"
             assert await each.code() is grpc.StatusCode.OK
@@ -102,5 +102,5 @@ async def test_a_change_between_the_look_and_the_wait_is_not_missed():
             case Phase.READY:
                 lifecycle.drain()
             case Phase.DRAINING:
-                lifecycle.close()
+                lifecycle.close_streams()
     assert seen == [Phase.WARMING_UP, Phase.READY, Phase.DRAINING]

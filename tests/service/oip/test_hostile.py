@@ -10,7 +10,6 @@ import grpc
 import pytest
 import torch
 
-from service.lifecycle import Phase
 from service.oip.grpc.messages import METHODS, ModelInferRequest
 from tests.service.oip.speaking import SPOKEN, Grpc, PreparedCall, Refused, speaking
 
@@ -230,7 +229,7 @@ def test_a_client_that_sends_too_much_hears_so(server_url):
 
 
 async def test_the_next_request_goes_elsewhere_once_the_end_has_begun(client, lifecycle):
-    lifecycle._turn(Phase.READY)
+    lifecycle.warmed_up()
     assert "connection" not in (await client.get("/v2")).headers
     lifecycle.drain()
     for path in ("/v2", "/v1/presets", "/nope"):

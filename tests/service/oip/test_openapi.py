@@ -2,6 +2,7 @@
 
 import json
 import re
+from functools import partial
 
 import pytest
 
@@ -157,7 +158,7 @@ async def ask_all(client, document):
 
 async def test_every_answer_is_described(client, document, lifecycle):
     await client.post("/v2/models/rope/infer", json=EXAMPLES["rope"]["positions"])
-    lifecycle._turn(Phase.READY)
+    lifecycle.warmed_up()
     seen = await ask_all(client, document)
     described = {
         operation["operationId"]
@@ -167,8 +168,8 @@ async def test_every_answer_is_described(client, document, lifecycle):
     }
     assert seen.keys() == described
     assert seen["model_metadata"] == {200, 404}
-    for phase in (Phase.DRAINING, Phase.LOST):
-        lifecycle._turn(phase)
+    for end in (lifecycle.drain, partial(lifecycle.fail, Phase.LOST)):
+        end()
         seen = await ask_all(client, document)
         assert seen["server_ready"] == {503}
         assert seen["model_ready"] == {503, 404}

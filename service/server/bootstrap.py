@@ -1,0 +1,201 @@
+"""Build the service from its settings, warm it up, and close it at the end."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from threading import Barrier
+
+import torch
+
+from rope_core import ConfigError, Result
+from rope_core.backends import fused, varlen
+from rope_core.presets import built_in, from_folder
+from service.batching.admission import Admission
+from service.batching.batcher import Batcher
+from service.buffer_pool import BufferPool
+from service.device import Accelerator, Cpu, Device, Driver, KernelBuilder, cgroup, find_driver
+from service.endpoints.rope_resolver import RopeResolver
+from service.errors import DeviceLost, DeviceStuck
+from service.inference.backend_policy import BackendPolicy
+from service.inference.engine import Engine, Job
+from service.inference.handler import InferenceService
+from service.kernel_builds.warm_up_calls import rare_calls, usual_calls
+from service.lifecycle import Lifecycle, Phase
+from service.observability import metrics
+from service.oip.state import OipState
+from service.server.warm_up import warm_up
+from service.settings import Settings, parse_shapes
+
+log = logging.getLogger("rope.app")
+
+STAGING_THREADS = 4
+"""CPU threads of torch when a GPU computes and the CPU only copies.
+
+OpenMP makes a team of threads for each thread that calls torch. Teams of all cores of a large host
+would exceed the pid limit of a container, and OpenMP then ends the process.
+"""
+
+
+def build_service(
+    settings: Settings, lifecycle: Lifecycle, driver: Driver | None = None
+) -> tuple[InferenceService, ThreadPoolExecutor]:
+    """Return what all routes share, and the threads of the device.
+
+    Args:
+        settings: the operator's settings.
+        lifecycle: the phase of this service.
+        driver: driver of the device to compute on; that of `settings.device` if None.
+    """
+    registry = metrics.Metrics()
+    driver = driver or find_driver(settings.device)
+    torch.set_num_threads(settings.threads or _default_threads(driver))
+    budget = settings.memory_budget_bytes or min(cgroup.memory_bytes() // 4, 4 * 2**30)
+    buffer_pool = BufferPool(max_idle_bytes=budget, pinner=driver)
+    builder = KernelBuilder(registry)
+    device: Device = (
+        Cpu(buffer_pool) if driver is None else Accelerator(driver, buffer_pool, builder)
+    )
+    engine = Engine(
+        device,
+        max_call_s=settings.max_call_s,
+        max_answer_bytes=settings.max_body_bytes,
+        stuck_s=settings.device_stuck_s,
+    )
+    max_inflight = device.capabilities.max_inflight
+    device_threads = ThreadPoolExecutor(max_inflight, thread_name_prefix="device")
+    batcher: Batcher[Job, Result] = Batcher(
+        engine.run,
+        device_threads,
+        max_inflight=max_inflight,
+        inline=engine.inline,
+        watchdog_timeout_s=engine.watchdog_timeout_s,
+        on_failure=partial(_fail, lifecycle),
+        max_batch_tokens=settings.max_batch_tokens,
+        max_batch_bytes=settings.max_batch_bytes or device.capabilities.batch_bytes,
+        max_queue_calls=settings.max_queue_calls,
+        metrics=registry,
+    )
+    admission = Admission(budget)
+    registry.queue_depth.set_function(lambda: len(batcher.waiting))
+    registry.kernel_builds_waiting.set_function(lambda: builder.num_waiting)
+    registry.queued_bytes.set_function(lambda: sum(job.num_bytes for job in batcher.waiting))
+    registry.admitted_bytes.set_function(lambda: admission.charged_bytes)
+    registry.device_memory_bytes.set_function(device.memory_bytes)
+    registry.ready.set_function(lambda: lifecycle.phase is Phase.READY)
+    service = InferenceService(
+        settings=settings,
+        engine=engine,
+        choice=BackendPolicy(_default_backend(settings.backend, device), settings.allow_backend),
+        batcher=batcher,
+        admission=admission,
+        buffer_pool=buffer_pool,
+        builder=builder,
+        rope_resolver=_build_rope_resolver(settings.presets_dir),
+        io_executor=ThreadPoolExecutor(1, thread_name_prefix="io"),
+        metrics=registry,
+    )
+    lifecycle.abort_pending = batcher.close
+    return service, device_threads
+
+
+@asynccontextmanager
+async def lifespan(oip_state: OipState, device_threads: ThreadPoolExecutor) -> AsyncIterator[None]:
+    """Warm up while requests may already arrive; at the end, answer the calls that wait."""
+    service = oip_state.service
+    if service.engine.device.capabilities.builds_kernels:
+        service.batcher.hold()
+    loop = asyncio.get_running_loop()
+
+    def restart_watchdog() -> None:  # on the builder's thread: a build is progress
+        with suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(service.batcher.restart_watchdog)
+
+    service.builder.on_progress = restart_watchdog
+    warming_up = asyncio.create_task(_warm_up(service, oip_state.lifecycle, device_threads))
+    try:
+        with torch.inference_mode():  # for everything on this thread
+            yield
+    finally:
+        warming_up.cancel()
+        service.builder.close()
+        service.batcher.close()
+        oip_state.regions.close()
+        device_threads.shutdown(wait=False)
+        service.io_executor.shutdown(wait=False)
+
+
+async def _warm_up(
+    service: InferenceService, lifecycle: Lifecycle, device_threads: Executor
+) -> None:
+    """Build the usual kernels, report ready, then build the rarer kernels."""
+    engine, choice, builder = service.engine, service.choice, service.builder
+    capabilities, setting = engine.device.capabilities, service.settings.warm_up_shapes
+    shapes = capabilities.warm_up_shapes if setting is None else parse_shapes(setting)
+    loop = asyncio.get_running_loop()
+    # not asyncio's default executor: the end of the loop waits for its threads, even stuck ones
+    thread = ThreadPoolExecutor(1, thread_name_prefix="warm-up")
+    barrier = Barrier(capabilities.max_inflight)
+
+    def on_each_thread() -> None:
+        barrier.wait()  # each thread runs once: cuDNN, for example, keeps its plans per thread
+        usual = chain.from_iterable(usual_calls(*shape) for shape in shapes)
+        warm_up(engine, choice, builder, usual, required=True)
+
+    def build_rarer() -> None:
+        rarer = chain.from_iterable(rare_calls(*shape) for shape in shapes)
+        warm_up(engine, choice, builder, rarer, required=False)
+
+    try:
+        await loop.run_in_executor(thread, service.buffer_pool.pin_ladder)
+        threads = range(capabilities.max_inflight)
+        await asyncio.gather(
+            *(loop.run_in_executor(device_threads, on_each_thread) for _ in threads)
+        )
+        lifecycle.warmed_up()
+        log.info("ready", extra={"fields": {"device": engine.device.name}})
+        service.batcher.release()
+        if capabilities.builds_kernels:
+            # Requests do not wait for these kernels: the eager backend computes their calls. One
+            # call at a time goes to the builder, so what requests miss is built next.
+            await loop.run_in_executor(thread, build_rarer)
+    except DeviceLost as lost:
+        service.batcher.close(DeviceLost)
+        _fail(lifecycle, lost)
+    except Exception:
+        log.exception("warm-up failed; the service will not become ready")
+    finally:
+        service.batcher.release()
+        thread.shutdown(wait=False)
+
+
+def _fail(lifecycle: Lifecycle, failure: DeviceLost | DeviceStuck) -> None:
+    log.error("ending: %s", failure)
+    lifecycle.fail(Phase.LOST if isinstance(failure, DeviceLost) else Phase.STUCK)
+
+
+def _default_threads(driver: Driver | None) -> int:
+    """Return the number of CPU threads of torch where the operator sets none."""
+    cpus = cgroup.num_cpus()
+    return cpus if driver is None else min(STAGING_THREADS, cpus)
+
+
+def _build_rope_resolver(presets_dir: Path | None) -> RopeResolver:
+    try:
+        presets = {} if presets_dir is None else from_folder(presets_dir)
+    except ConfigError as failure:
+        raise SystemExit(f"presets_dir: {failure}") from None
+    return RopeResolver({**built_in(), **presets})
+
+
+def _default_backend(name: str, device: Device) -> str | None:
+    """Return the name of the operator's backend, None for the library's choice."""
+    for backend in (fused, varlen):
+        why_not = backend.unavailable(torch.device(device.name)) if name == backend.name else None
+        if why_not is not None:
+            raise SystemExit(f"backend {name} was asked for, but {why_not}")
+    return None if name == "auto" else name

@@ -1,0 +1,56 @@
+"""Routes for operators, load balancers and Prometheus; lists of presets and variants."""
+
+import platform
+from typing import Any
+
+import torch
+from fastapi import APIRouter, Response
+from fastapi.responses import JSONResponse, PlainTextResponse
+
+from service import __version__
+from service.endpoints.resolve import list_presets, list_variants
+from service.inference.handler import InferenceService
+from service.lifecycle import Lifecycle, Phase
+from service.observability import metrics
+
+
+def status_routes(service: InferenceService, lifecycle: Lifecycle) -> APIRouter:
+    """Return the routes that tell the state of the service and what it knows."""
+    router = APIRouter()
+
+    @router.get("/healthz", tags=["status"], summary="200 while the process lives")
+    async def healthz() -> dict[str, str]:
+        return {"status": "alive"}
+
+    @router.get("/readyz", tags=["status"], summary="200 when traffic is welcome, else 503")
+    async def readyz() -> JSONResponse:
+        ready = lifecycle.phase is Phase.READY
+        return JSONResponse({"status": lifecycle.phase.value}, 200 if ready else 503)
+
+    @router.get(
+        "/metrics",
+        tags=["status"],
+        summary="Measurements, for Prometheus",
+        response_class=PlainTextResponse,
+    )
+    async def show_metrics() -> Response:
+        return Response(service.metrics.render(), media_type=metrics.CONTENT_TYPE)
+
+    @router.get("/v1/presets", tags=["catalogue"], summary="Released models: name, config, source")
+    async def presets() -> Response:
+        return Response(list_presets(service.rope_resolver), media_type="application/json")
+
+    @router.get("/v1/variants", tags=["catalogue"], summary="Variants, schemes, position builders")
+    async def variants() -> JSONResponse:
+        return JSONResponse(list_variants())
+
+    @router.get("/version", tags=["status"], summary="What is running")
+    async def version() -> dict[str, Any]:
+        return {
+            "version": __version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "device": service.engine.device.name,
+        }
+
+    return router
