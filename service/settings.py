@@ -70,8 +70,8 @@ class Settings(BaseSettings):
     """Port of gRPC, at the same address; 0 lets the system choose."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Device that computes. `auto` takes the GPU if there is one; if torch cannot use it, the service
-    ends with the reason."""
+    """Device that computes. `auto` takes the GPU if there is one, and the service ends with the
+    reason if torch cannot use it."""
 
     backend: Literal["auto", "eager", "sdpa", "fused", "varlen"] = "auto"
     """Backend that computes. `auto` takes the first that can run a call. A call that the backend
@@ -99,8 +99,8 @@ class Settings(BaseSettings):
     """Largest JSON body. Parsing takes up to 32 times its size in memory."""
 
     memory_budget_bytes: PositiveInt | None = None
-    """Memory that all requests together may take; a request beyond it is refused with 503. If unset:
-    a quarter of the control group's limit, at most 4 GiB."""
+    """Memory that all requests together may take; a request beyond it is refused with 503. If
+    unset: a quarter of the control group's limit, at most 4 GiB."""
 
     max_queue_calls: PositiveInt = 1024
     """Calls that may wait for the device; a call beyond them is refused with 503."""
@@ -119,9 +119,9 @@ class Settings(BaseSettings):
     estimated time of its calls."""
 
     warm_up_shapes: Shapes | None = None
-    """Shapes of your models, `heads x kv_heads x head_dim`: `32x8x128,16x16x64`. Their usual kernels
-    are built before the service is ready, the rarer ones after that. If unset: 32x8x128 on a GPU; a
-    CPU needs no kernels."""
+    """Shapes of your models, `heads x kv_heads x head_dim`: `32x8x128,16x16x64`. Their usual
+    kernels are built before the service is ready, the rarer ones after that. If unset: 32x8x128 on
+    a GPU; a CPU needs no kernels."""
 
     default_timeout_s: Seconds = 30.0
     """Time from the header of a request to its answer, if the request does not set it."""
