@@ -275,9 +275,9 @@ def _docker(*arguments: str, timeout_s: float = 120) -> str:
 
 
 def _wait(what: str, so: Callable[[], bool]) -> None:
-    abort_pending = time.monotonic() + 120
+    deadline = time.monotonic() + 120
     while not so():
-        _check(time.monotonic() < abort_pending, f"it becomes {what}")
+        _check(time.monotonic() < deadline, f"it becomes {what}")
         time.sleep(0.05)
 
 

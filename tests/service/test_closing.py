@@ -13,7 +13,7 @@ import pytest
 import uvicorn
 import uvloop
 
-from service import lifecycle as life_module
+from service import lifecycle as lifecycle_module
 from service.lifecycle import Lifecycle
 from service.server import uvicorn_protocol
 from service.server.listeners import stop_handshakes
@@ -107,7 +107,7 @@ def on_uvloop(test: Callable[[], Awaitable[None]]) -> Callable[[], None]:
     """Run a test as the service runs."""
 
     def run(monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(life_module, "LAST_REQUESTS_S", 0)
+        monkeypatch.setattr(lifecycle_module, "LAST_REQUESTS_S", 0)
         uvloop.run(asyncio.wait_for(test(), 10))
 
     run.__name__ = test.__name__
