@@ -41,7 +41,7 @@ class SlowlyBuilt:
 
     def __init__(self) -> None:
         self.go = threading.Event()
-        self.begun = threading.Event()
+        self.started = threading.Event()
         self.builds: Counter[tuple[int, ...]] = Counter()
         self.built: set[tuple[int, ...]] = set()
 
@@ -54,7 +54,7 @@ class SlowlyBuilt:
         return eager.run(work)
 
     def _build(self, key: tuple[int, ...]) -> None:
-        self.begun.set()
+        self.started.set()
         self.builds[key] += 1
         assert self.go.wait(60)
         self.built.add(key)
@@ -102,7 +102,7 @@ async def test_odd_shapes_neither_stop_nor_stall_the_service(serving, fused):
         assert refused.headers["retry-after"]
     assert all(answer.status_code == 200 for answer in answers[len(named) :])
     assert lifecycle.phase is Phase.READY
-    assert await asyncio.to_thread(fused.begun.wait, 30)
+    assert await asyncio.to_thread(fused.started.wait, 30)
     assert fused.built == set(), "no build has ended"
     seen = (await client.get("/metrics")).text
     assert f"rope_kernel_builds_waiting {len(ODD_SHAPES) - 1}.0" in seen
@@ -218,14 +218,14 @@ def builder(clock) -> KernelBuilder:
 
 
 def test_a_build_beyond_a_full_queue_can_be_started_again(builder):
-    go, begun, built = threading.Event(), threading.Event(), []
+    go, started, built = threading.Event(), threading.Event(), []
 
     def first() -> None:
-        begun.set()
+        started.set()
         assert go.wait(30)
 
     builder.start("first", first)
-    assert begun.wait(30)
+    assert started.wait(30)
     for key in range(MAX_WAITING + 5):
         builder.start(key, partial(built.append, key))
     assert builder.num_waiting == MAX_WAITING
@@ -256,14 +256,14 @@ def test_a_build_that_fails_is_not_tried_again_at_once(builder, clock, caplog):
 
 
 def test_close_drops_waiting_builds_and_does_not_wait_for_the_running_one(builder):
-    go, begun, built = threading.Event(), threading.Event(), []
+    go, started, built = threading.Event(), threading.Event(), []
 
     def build() -> None:
-        begun.set()
+        started.set()
         go.wait(30)
 
     builder.start("running", build)
-    assert begun.wait(30)
+    assert started.wait(30)
     builder.start("waiting", lambda: built.append("waiting"))
     with ThreadPoolExecutor(1) as thread:
         waiter = thread.submit(builder.wait)
