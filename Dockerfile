@@ -1,5 +1,5 @@
-# One image for CPU and GPU: the torch wheel brings CUDA, the node brings the driver.
-# No "syntax" line and no heredocs, so that the builder inside an older engine takes it, offline.
+# One image for CPU and GPU: the torch wheel contains CUDA, the node has the driver.
+# No "syntax" line and no heredocs, so that the builder of an older engine can build it offline.
 ARG PYTHON_VERSION=3.12
 ARG BASE=python:${PYTHON_VERSION}-slim-bookworm
 
@@ -11,7 +11,7 @@ ENV TRITON_CACHE_MANAGER=service.kernel_builds.triton_cache:KernelCache \
 
 FROM base AS torch
 ARG TORCH_SPEC=torch==2.13.0
-# mirrors and local wheels; pip's own defaults where not given
+# mirrors and local wheels; pip's defaults if unset
 ARG PIP_INDEX_URL
 ARG PIP_EXTRA_INDEX_URL
 ARG PIP_FIND_LINKS
@@ -24,8 +24,8 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     /opt/pip/bin/pip --python /opt/torch/bin/python install ${TORCH_SPEC} \
     && rm -rf /opt/torch/lib/python*/site-packages/torch/include /opt/torch/lib/python*/site-packages/torch/test
 
-# Triton's C extension, so that the image needs no compiler; nothing where torch brings no Triton.
-# Debian's own Python has its headers in a package of their own.
+# Triton's C extension, so that the image needs no compiler; nothing if torch installs no Triton.
+# Debian's own Python has its headers in a separate package.
 FROM torch AS driver
 RUN mkdir -p /opt/rope/triton /opt/stub; \
     if [ -d /opt/torch/lib/python*/site-packages/triton ]; then \
@@ -33,20 +33,21 @@ RUN mkdir -p /opt/rope/triton /opt/stub; \
         && apt-get update \
         && apt-get install -y --no-install-recommends gcc libc6-dev $(test -e "$headers/Python.h" || echo python3-dev); \
     fi
-COPY service/__init__.py service/kernel_builds/triton_cache.py /src/service/
+COPY service/__init__.py /src/service/
+COPY service/kernel_builds/__init__.py service/kernel_builds/triton_cache.py /src/service/kernel_builds/
 COPY deploy/build_cuda_utils.py /src/deploy/
 RUN if [ -d /opt/torch/lib/python*/site-packages/triton ]; then \
         PYTHONPATH=/src TRITON_CACHE_DIR=/opt/rope/triton \
         /opt/torch/bin/python /src/deploy/build_cuda_utils.py /opt/stub; \
     fi
 
-# Gigabytes of torch are a layer of their own, which a new release of the service does not change.
+# Gigabytes of torch are a separate layer, which a new release of the service does not change.
 FROM torch AS service
 RUN python -m venv --without-pip /opt/rope \
     && echo /opt/torch/lib/python*/site-packages > "$(echo /opt/rope/lib/python*/site-packages)/torch.pth"
 WORKDIR /src
 COPY pyproject.toml constraints.txt ./
-# Not torch: it is installed, and brings another Triton than the one in constraints.txt.
+# Not torch: it is installed already, with another Triton than the one in constraints.txt.
 RUN --mount=type=cache,target=/root/.cache/pip \
     python -c "import tomllib; print(*(d for d in tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'] if not d.startswith('torch')), sep='\n')" > needed.txt \
     && /opt/pip/bin/pip --python /opt/rope/bin/python install --constraint constraints.txt --requirement needed.txt
@@ -57,7 +58,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 
 # Kernels for GPUs that the machine of the build does not have.
 FROM service AS kernels
-# service.kernel_builds.prebuild's own defaults where not given
+# the defaults of service.kernel_builds.prebuild if unset
 ARG KERNEL_TARGETS
 ARG KERNEL_SHAPES
 RUN mkdir -p /opt/rope/triton; \
@@ -71,9 +72,9 @@ COPY --from=torch /opt/torch /opt/torch
 COPY --from=driver /opt/rope/triton /opt/rope/triton
 COPY --from=service /opt/rope /opt/rope
 COPY --from=kernels /opt/rope/triton /opt/rope/triton
-# NVIDIA_*: which libraries the container runtime hands over. LD_LIBRARY_PATH: where the device plugins
-# of some clouds mount them. HOME, USER and the caches: any uid may run this, also one that no file knows.
-# GLIBC_TUNABLES: as service.__main__.MALLOC, which saves starting twice.
+# NVIDIA_*: which libraries the container runtime mounts. LD_LIBRARY_PATH: where the device plugins of
+# some clouds mount them. HOME, USER and the caches: any uid may run this, also one without an entry in
+# /etc/passwd. GLIBC_TUNABLES: as service.__main__.MALLOC, which saves starting twice.
 ENV PATH=/opt/rope/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
@@ -89,9 +90,9 @@ ENV PATH=/opt/rope/bin:$PATH \
     ROPE_GRPC_PORT=8001
 USER 10001:0
 EXPOSE 8000 8001
-# /readyz, not /healthz: healthy means that traffic is welcome. A service whose warm-up failed is
-# alive for ever and never healthy; and a drain is over before it counts as unhealthy. It asks without
-# urllib, which would ask a proxy that the environment names.
+# /readyz, not /healthz: healthy means ready for traffic. A service whose warm-up failed stays alive
+# and never becomes healthy; a drain ends before it counts as unhealthy. No urllib, which would use a
+# proxy of the environment.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=120s --retries=3 \
     CMD ["python", "-c", "import http.client, os, sys; c = http.client.HTTPConnection('localhost', int(os.environ['ROPE_HTTP_PORT']), timeout=4); c.request('GET', '/readyz'); sys.exit(c.getresponse().status != 200)"]
 ENTRYPOINT ["rope-service", "serve"]

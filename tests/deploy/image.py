@@ -51,7 +51,7 @@ assert not any(map(shutil.which, ("cc", "gcc", "clang"))), "there is a compiler"
 """
 FIND_KERNELS = """
 import os
-from service.prebuild import prebuild
+from service.kernel_builds.prebuild import prebuild
 new = prebuild([(32, 8, 128)], 90)
 assert new == 0, f"{new} kernels are compiled again"
 assert not os.path.exists("/tmp/triton"), "kernels were stored"
