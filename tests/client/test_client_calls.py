@@ -26,7 +26,7 @@ def sent(request):
     return wire.codec_for(request.headers["content-type"]).decode(request.content)
 
 
-def answered(message, codec=wire.safetensors):
+def answered(message, codec=wire.safetensors_codec):
     headers = {"content-type": codec.MEDIA_TYPE}
     return httpx.Response(200, headers=headers, content=codec.encode(message))
 

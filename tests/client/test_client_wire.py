@@ -80,8 +80,8 @@ def test_a_dtype_that_the_api_lacks_is_named(codec, dtype):
 
 
 def test_arrays_of_an_answer_are_views_of_its_body():
-    body = wire.safetensors.encode(Message({"q": np.ones((2, 3), ml_dtypes.bfloat16)}, {}))
-    q = wire.safetensors.decode(body).tensors["q"]
+    body = wire.safetensors_codec.encode(Message({"q": np.ones((2, 3), ml_dtypes.bfloat16)}, {}))
+    q = wire.safetensors_codec.decode(body).tensors["q"]
     assert np.shares_memory(q, np.frombuffer(body, np.uint8))
     assert not q.flags.writeable
 
@@ -89,7 +89,7 @@ def test_arrays_of_an_answer_are_views_of_its_body():
 @given(message=messages)
 @settings(deadline=None, derandomize=True)
 def test_the_safetensors_library_reads_what_we_write(message):
-    theirs = safetensors.torch.load(wire.safetensors.encode(message))
+    theirs = safetensors.torch.load(wire.safetensors_codec.encode(message))
 
     assert theirs.keys() == message.tensors.keys()
     for name, tensor in theirs.items():
@@ -106,7 +106,7 @@ def test_we_read_what_the_safetensors_library_writes():
         "none": torch.zeros(0, 4, dtype=torch.int32),
     }
     body = safetensors.torch.save(theirs, {"params": '{"attention_scaling": 1.0}'})
-    message = wire.safetensors.decode(body)
+    message = wire.safetensors_codec.decode(body)
 
     assert message.params == {"attention_scaling": 1.0}
     for name, tensor in theirs.items():
@@ -117,18 +117,20 @@ def test_we_read_what_the_safetensors_library_writes():
 @given(message=messages)
 @settings(deadline=None, derandomize=True)
 def test_tensors_start_where_their_elements_are_aligned(message):
-    for array in wire.safetensors.decode(wire.safetensors.encode(message)).tensors.values():
+    for array in wire.safetensors_codec.decode(
+        wire.safetensors_codec.encode(message)
+    ).tensors.values():
         assert array.flags.aligned
 
 
 def test_json_answers_may_be_flat_numbers():
     out = {"shape": [2, 1], "dtype": "bfloat16", "data": [1.5, -2.0]}
-    message = wire.json.decode(json.dumps({"out": out, "attention_scaling": 1.0}).encode())
+    message = wire.json_codec.decode(json.dumps({"out": out, "attention_scaling": 1.0}).encode())
 
     assert message.params == {"attention_scaling": 1.0}
     assert same(message.tensors["out"], np.array([[1.5], [-2.0]], ml_dtypes.bfloat16))
     seen = {"shape": [2, 1], "dtype": "bool", "data": [True, False]}
-    message = wire.json.decode(json.dumps({"mask": seen}).encode())
+    message = wire.json_codec.decode(json.dumps({"mask": seen}).encode())
     assert same(message.tensors["mask"], np.array([[True], [False]]))
 
 

@@ -1,4 +1,4 @@
-"""The client that is awaited."""
+"""The asynchronous client."""
 
 import asyncio
 import time
@@ -8,9 +8,9 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import httpx
 
 from rope_client import calls
+from rope_client.attempts import Answered, Attempts, Request, Settings
 from rope_client.calls import Call, Response
 from rope_client.errors import RopeClientError
-from rope_client.exchange import Answered, Exchange, Request, Settings
 from rope_client.methods import described_by
 from rope_client.retry import RetryPolicy
 from rope_client.transport import arguments, failure_of, outcome_of
@@ -33,16 +33,16 @@ def _sends(
 
 
 class AsyncClient:
-    """Asks a rope-service; tasks of one event loop may share one.
+    """Asynchronous client of a rope-service; tasks of one event loop may share one.
 
     Args:
-        base_url: where the service is.
-        encoding: `"safetensors"`, or `"json"` to read along.
-        timeout_s: deadline of a call, attempts and pauses included.
-        retry: when to try again.
-        transport: httpx's, for TLS of one's own or for tests.
-        clock: seconds that never run back.
-        sleep: how to pause; `trio.sleep` under trio.
+        base_url: address of the service.
+        encoding: `"safetensors"`, or `"json"` for people to read.
+        timeout_s: deadline of a call, with all attempts and pauses.
+        retry: when to retry.
+        transport: httpx's, for custom TLS or for tests.
+        clock: returns monotonic seconds.
+        sleep: pauses for a number of seconds; `trio.sleep` under trio.
     """
 
     def __init__(
@@ -63,13 +63,13 @@ class AsyncClient:
         self._sleep = sleep
 
     async def send(self, call: Call[T]) -> T:
-        """Send a call until it is answered or has failed for good."""
-        exchange = Exchange(call, self._settings)
+        """Send a call, with retries, and return its answer."""
+        attempts = Attempts(call, self._settings)
         while True:
-            verdict = exchange.receive(await self._attempt(exchange.request()))
-            if isinstance(verdict, Answered):
-                return verdict.answer
-            await self._sleep(verdict.seconds)
+            outcome = attempts.receive(await self._attempt(attempts.request()))
+            if isinstance(outcome, Answered):
+                return outcome.answer
+            await self._sleep(outcome.seconds)
 
     rotate = _sends(calls.rotate)
     attention = _sends(calls.attention)
@@ -92,7 +92,7 @@ class AsyncClient:
             return failure_of(error)
 
     async def aclose(self) -> None:
-        """Close the connections; the client is of no use after that."""
+        """Close the connections; the client cannot be used after that."""
         await self._http.aclose()
 
     async def __aenter__(self) -> "AsyncClient":

@@ -1,6 +1,6 @@
-"""What a call is answered with. Arrays are read-only views of the answer's body.
+"""Answers of calls. Arrays are read-only views of the answer's body.
 
-Each has `warnings`: what the service thinks the caller should know.
+Each answer has the `warnings` of the service.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rotated:
-    """The answer to `rotate`; what was not sent is None."""
+    """The answer to `rotate`; a tensor that was not sent is None."""
 
     q: Array | None
     k: Array | None
@@ -26,10 +26,10 @@ class Attended:
     """The answer to `attention` and to `merge`."""
 
     out: Array
-    """`[..., H, Dv]` in q's dtype, or in the `out_dtype` that was asked for."""
+    """`[..., H, Dv]` in q's dtype, or in the `out_dtype` of the call."""
 
     lse: Array | None
-    """float32 `[..., H]`, natural logarithm; None where it was not asked for."""
+    """float32 `[..., H]`, natural logarithm; None if it was not requested."""
 
     warnings: tuple[str, ...] = ()
 
@@ -42,10 +42,10 @@ class Table:
     sin: Array
 
     attention_scaling: float
-    """The gain, which cos and sin include."""
+    """Factor of cos and sin, already applied."""
 
     scale: Array | None = None
-    """xPos alone: what q is multiplied by, and k divided by; not in cos and sin."""
+    """xPos only: factor of q and divisor of k; not in cos and sin."""
 
     warnings: tuple[str, ...] = ()
 
@@ -63,10 +63,10 @@ class Resolved:
     """The answer to `resolve`."""
 
     inv_freq: Array | None
-    """Angular frequency of each angle, radians per position; None where the layer has no RoPE."""
+    """Angular frequency of each angle, radians per position; None if the layer has no RoPE."""
 
     facts: Mapping[str, Any]
-    """All else, by its names in docs/api.md: `rotates`, `parameters`, `provenance`, ..."""
+    """All other members, with the names of docs/api.md: `rotates`, `parameters`, ..."""
 
     warnings: tuple[str, ...] = ()
 
@@ -76,9 +76,9 @@ class Built:
     """The answer to `positions`."""
 
     positions: Array | None
-    """None where a builder makes several, which have names of their own."""
+    """None if the builder makes several tensors with other names."""
 
     tensors: Mapping[str, Array]
-    """All that it made, by name: `positions`, `rope_delta`, `q_near`, ..."""
+    """All tensors of the builder, by name: `positions`, `rope_delta`, `q_near`, ..."""
 
     warnings: tuple[str, ...] = ()

@@ -1,8 +1,7 @@
-"""What can be asked of the service, and how each answer is read. Pure: no network, no clock.
+"""The calls of the service and the readers of their answers. Pure: no network, no clock.
 
-Arguments are named as in docs/api.md and have its defaults; arrays may be anything that
-`numpy.asarray` takes without a copy or with one. What is `UNSET` is left to the service: the
-model's config says it, or the default does.
+Arguments have the names and defaults of docs/api.md; arrays are anything that `numpy.asarray`
+accepts. Arguments that are `UNSET` are not sent: the model's config or the default decides.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class Unset(Enum):
-    """What an argument is that was not given, where None has a meaning."""
+    """Marks a missing argument where None has a meaning."""
 
     UNSET = "unset"
 
@@ -45,22 +44,22 @@ UNSET: Final = Unset.UNSET
 
 
 class Options(TypedDict, total=False):
-    """What every method takes, too."""
+    """Options of every method."""
 
     timeout_s: float
-    """Deadline of this call, attempts and pauses included, in place of the client's.
+    """Deadline of this call, with all attempts and pauses; replaces the client's.
 
-    The service keeps it, too. An attempt takes longer only if its bytes trickle: httpx applies the
-    time that is left to connecting, to each write and to each read.
+    The service keeps the deadline as well. An attempt takes longer only if its bytes trickle: httpx
+    applies the remaining time to connecting, to each write and to each read.
     """
 
     request_id: str
-    """What the service's log calls this call: up to 64 of `[A-Za-z0-9._-]`; random if missing."""
+    """Identifier in the service's log: up to 64 of `[A-Za-z0-9._-]`; random if missing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """What came back for one attempt."""
+    """The HTTP response of one attempt."""
 
     status: int
     headers: Mapping[str, str]
@@ -69,25 +68,25 @@ class Response:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Call(Generic[T]):
-    """One thing asked, in no encoding yet."""
+    """One call, not yet encoded."""
 
     path: str
 
     message: Message | None
-    """What to POST; None for a GET."""
+    """The message to POST; None for a GET."""
 
     read: Callable[[Response], T]
-    """Reads the answer; raises anything if it is not what was asked for."""
+    """Reads the answer; raises any exception if the answer has another form."""
 
     options: Options
 
     read_failure: Callable[[RopeClientError], T] | None = None
-    """Reads a failure that is an answer, too, or raises it; a call with one is attempted once."""
+    """Turns a failure into an answer, or raises it; such a call is attempted once."""
 
     def __post_init__(self) -> None:
-        # `Unpack` is a promise to the type checker only: at run time anything may be in there
+        # `Unpack` binds only the type checker: at run time the options may hold any name
         if unknown := self.options.keys() - Options.__annotations__.keys():
-            raise TypeError(f"{self.path} knows no argument {', '.join(sorted(unknown))}")
+            raise TypeError(f"{self.path} has no argument {', '.join(sorted(unknown))}")
 
 
 def rotate(
@@ -110,7 +109,7 @@ def rotate(
         "cu_seqlens": cu_seqlens,
         "frequencies": frequencies,
     }
-    params = {"rope": _sent(rope), "inverse": inverse, "backend": backend}
+    params = {"rope": _rope_json(rope), "inverse": inverse, "backend": backend}
     return _post("/v1/rotate", tensors, params, _rotated, options)
 
 
@@ -145,7 +144,7 @@ def attention(
     backend: str | None = None,
     **options: Unpack[Options],
 ) -> Call[Attended]:
-    """Rotate `q` and `k` (not if `rope` is None), then attend to `v`."""
+    """Rotate `q` and `k` (not if `rope` is None), then compute attention."""
     tensors = {
         "q": q,
         "k": k,
@@ -163,7 +162,7 @@ def attention(
         "k_index": k_index,
     }
     params = {
-        "rope": None if rope is None else _sent(rope),
+        "rope": None if rope is None else _rope_json(rope),
         "causal": causal,
         "window": window,
         "window_ahead": window_ahead,
@@ -189,7 +188,7 @@ def cos_sin(
 ) -> Call[Table]:
     """Cosine and sine of every pair's angle; parameters need `head_dim` or `rotary_dim` here."""
     tensors = {"positions": positions, "frequencies": frequencies}
-    return _post("/v1/cos_sin", tensors, {"rope": _sent(rope)}, _table, options)
+    return _post("/v1/cos_sin", tensors, {"rope": _rope_json(rope)}, _table, options)
 
 
 def shift(
@@ -202,10 +201,10 @@ def shift(
     backend: str | None = None,
     **options: Unpack[Options],
 ) -> Call[Shifted]:
-    """Move keys, rotated already, `delta` positions on; `to` is what they turn by from now on."""
+    """Move rotated keys by `delta` positions; `to` is their new rope."""
     tensors = {"k": k, "delta": delta, "positions": positions}
-    moved_to = None if to is None else _sent(to)
-    params = {"rope": _sent(rope), "to": moved_to, "backend": backend}
+    moved_to = None if to is None else _rope_json(to)
+    params = {"rope": _rope_json(rope), "to": moved_to, "backend": backend}
     return _post("/v1/shift", tensors, params, _shifted, options)
 
 
@@ -222,8 +221,8 @@ def merge(
 
 
 def resolve(*, rope: Rope, **options: Unpack[Options]) -> Call[Resolved]:
-    """What a model's config, or any other `rope`, comes to: frequencies, parameters, warnings."""
-    return _post("/v1/resolve", {}, {"rope": _sent(rope)}, _resolved, options)
+    """Resolve a model's config, or any other `rope`: frequencies, parameters, warnings."""
+    return _post("/v1/resolve", {}, {"rope": _rope_json(rope)}, _resolved, options)
 
 
 def positions(
@@ -239,7 +238,7 @@ def positions(
 
 
 def presets(**options: Unpack[Options]) -> Call[list[dict[str, Any]]]:
-    """Every preset the service has: its `name`, `config` and `source`."""
+    """All presets of the service, each with `name`, `config` and `source`."""
     return Call("/v1/presets", None, lambda answer: list(_members(answer)["presets"]), options)
 
 
@@ -249,12 +248,12 @@ def variants(**options: Unpack[Options]) -> Call[dict[str, Any]]:
 
 
 def ready(**options: Unpack[Options]) -> Call[bool]:
-    """Whether the service welcomes traffic now; False, too, if it cannot be reached."""
+    """Whether the service is ready for traffic; False if it cannot be reached."""
     return Call("/readyz", None, lambda _: True, options, _not_ready)
 
 
 def version(**options: Unpack[Options]) -> Call[dict[str, Any]]:
-    """What the service says about its version."""
+    """Versions of the service, of torch and of Python, and the device."""
     return Call("/version", None, _members, options)
 
 
@@ -265,17 +264,17 @@ def _post(
     read: Callable[[Message], T],
     options: Options,
 ) -> Call[T]:
-    sent = {name: np.asarray(each) for name, each in tensors.items() if each is not None}
-    set_params = {name: each for name, each in params.items() if each is not UNSET}
+    arrays = {name: np.asarray(x) for name, x in tensors.items() if x is not None}
+    set_params = {name: value for name, value in params.items() if value is not UNSET}
 
     def read_response(response: Response) -> T:
         codec = codec_for(response.headers["content-type"])
         return read(codec.decode(response.content))
 
-    return Call(path, Message(sent, set_params), read_response, options)
+    return Call(path, Message(arrays, set_params), read_response, options)
 
 
-def _sent(rope: Rope) -> dict[str, Any] | str:
+def _rope_json(rope: Rope) -> dict[str, Any] | str:
     return rope if isinstance(rope, str) else dict(rope)
 
 
@@ -302,8 +301,8 @@ def _attended(message: Message) -> Attended:
 
 
 def _table(message: Message) -> Table:
-    tensors, gain = message.tensors, float(message.params["attention_scaling"])
-    return Table(tensors["cos"], tensors["sin"], gain, tensors.get("scale"), _warnings(message))
+    tensors, scaling = message.tensors, float(message.params["attention_scaling"])
+    return Table(tensors["cos"], tensors["sin"], scaling, tensors.get("scale"), _warnings(message))
 
 
 def _shifted(message: Message) -> Shifted:

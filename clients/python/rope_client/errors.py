@@ -1,11 +1,11 @@
-"""Why a call has no answer.
+"""Errors of calls.
 
 RopeClientError
-  +- BadRequest         the service refused the call itself; sent again it would be refused again
-  +- Overloaded         the service has no room or is about to stop, after all attempts
+  +- BadRequest         the service refused the call; a retry would be refused as well
+  +- Overloaded         the service was full or shutting down at all attempts
   +- TimedOut           no answer within the deadline
-  +- ConnectionFailed   the service was not reached or hung up, after all attempts
-  +- UnexpectedAnswer   what answered does not speak the API: another program, or a fault of ours
+  +- ConnectionFailed   no connection, or it was closed, at all attempts
+  +- UnexpectedAnswer   the answer is not of this API: another program, or a bug
 """
 
 
@@ -22,38 +22,38 @@ class RopeClientError(Exception):
     ) -> None:
         super().__init__(detail)
         self.detail = detail
-        """What was wrong, in the service's words where it answered."""
+        """The reason; the service's text if it answered."""
         self.status = status
-        """HTTP status; None where there was no answer."""
+        """HTTP status; None without an answer."""
         self.code = code
-        """The service's name of the failure, such as `shape`; it never changes."""
+        """The service's error code, for example `shape`; codes never change."""
         self.request_id = request_id
-        """What the service's log calls this call."""
+        """Identifier of this call in the service's log."""
 
     def __str__(self) -> str:
         facts = {"status": self.status, "code": self.code, "request": self.request_id}
-        known = ", ".join(f"{name} {fact}" for name, fact in facts.items() if fact is not None)
-        return f"{self.detail} ({known})" if known else self.detail
+        details = ", ".join(f"{name} {fact}" for name, fact in facts.items() if fact is not None)
+        return f"{self.detail} ({details})" if details else self.detail
 
 
 class BadRequest(RopeClientError):
-    """The service refused the call itself (4xx); sent again it would be refused again."""
+    """The service refused the call (4xx); a retry would be refused as well."""
 
 
 class Overloaded(RopeClientError):
-    """The service has no room or is about to stop (503), after all attempts."""
+    """The service was full or shutting down (503) at all attempts."""
 
     retry_after_s: float | None = None
-    """When to come back, if the service said so."""
+    """Seconds until a retry makes sense, if the service sent them."""
 
 
 class TimedOut(RopeClientError):
-    """No answer within the deadline: the service said so (504), or nothing came."""
+    """No answer within the deadline: 504 from the service, or no response."""
 
 
 class ConnectionFailed(RopeClientError):
-    """The service was not reached or hung up before it answered, after all attempts."""
+    """No connection, or it was closed before the answer, at all attempts."""
 
 
 class UnexpectedAnswer(RopeClientError):
-    """What answered does not speak the API: another program, or a fault of ours."""
+    """The answer is not of this API: another program, or a bug."""

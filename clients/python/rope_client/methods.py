@@ -1,4 +1,4 @@
-"""How a function that builds a call becomes a method of a client."""
+"""Gives a method of a client the signature of the function that builds its call."""
 
 import inspect
 from collections.abc import Callable
@@ -11,17 +11,17 @@ F = TypeVar("F", bound=Callable[..., Any])
 def described_by(build: Callable[..., Any]) -> Callable[[F], F]:
     """Return a decorator that gives a method the name, the docstring and the arguments of `build`.
 
-    `functools.wraps` alone will not do: `inspect.signature` and `help` take a bound method's first
-    argument away, and `build` has none to spare.
+    `functools.wraps` does not suffice: `inspect.signature` and `help` remove the first argument of
+    a bound method, and `build` has no `self`.
     """
 
     def describe(method: F) -> F:
         described: Any = update_wrapper(method, build)
         signature = inspect.signature(build)
-        own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
+        self_parameter = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
         described.__signature__ = signature.replace(
-            parameters=[own, *signature.parameters.values()],
-            return_annotation=inspect.Signature.empty,  # the answer, where `build` has the call
+            parameters=[self_parameter, *signature.parameters.values()],
+            return_annotation=inspect.Signature.empty,  # `build` returns a call, not its answer
         )
         return method
 

@@ -1,4 +1,4 @@
-"""The client that blocks."""
+"""The blocking client."""
 
 import time
 from collections.abc import Callable
@@ -7,9 +7,9 @@ from typing import Concatenate, ParamSpec, TypeVar
 import httpx
 
 from rope_client import calls
+from rope_client.attempts import Answered, Attempts, Request, Settings
 from rope_client.calls import Call, Response
 from rope_client.errors import RopeClientError
-from rope_client.exchange import Answered, Exchange, Request, Settings
 from rope_client.methods import described_by
 from rope_client.retry import RetryPolicy
 from rope_client.transport import arguments, failure_of, in_pieces, outcome_of
@@ -30,16 +30,16 @@ def _sends(build: Callable[P, Call[T]]) -> Callable[Concatenate["Client", P], T]
 
 
 class Client:
-    """Asks a rope-service and waits for the answers; threads may share one.
+    """Blocking client of a rope-service; threads may share one.
 
     Args:
-        base_url: where the service is.
-        encoding: `"safetensors"`, or `"json"` to read along.
-        timeout_s: deadline of a call, attempts and pauses included.
-        retry: when to try again.
-        transport: httpx's, for TLS of one's own or for tests.
-        clock: seconds that never run back.
-        sleep: how to pause.
+        base_url: address of the service.
+        encoding: `"safetensors"`, or `"json"` for people to read.
+        timeout_s: deadline of a call, with all attempts and pauses.
+        retry: when to retry.
+        transport: httpx's, for custom TLS or for tests.
+        clock: returns monotonic seconds.
+        sleep: pauses for a number of seconds.
     """
 
     def __init__(
@@ -60,13 +60,13 @@ class Client:
         self._sleep = sleep
 
     def send(self, call: Call[T]) -> T:
-        """Send a call until it is answered or has failed for good."""
-        exchange = Exchange(call, self._settings)
+        """Send a call, with retries, and return its answer."""
+        attempts = Attempts(call, self._settings)
         while True:
-            verdict = exchange.receive(self._attempt(exchange.request()))
-            if isinstance(verdict, Answered):
-                return verdict.answer
-            self._sleep(verdict.seconds)
+            outcome = attempts.receive(self._attempt(attempts.request()))
+            if isinstance(outcome, Answered):
+                return outcome.answer
+            self._sleep(outcome.seconds)
 
     rotate = _sends(calls.rotate)
     attention = _sends(calls.attention)
@@ -89,7 +89,7 @@ class Client:
             return failure_of(error)
 
     def close(self) -> None:
-        """Close the connections; the client is of no use after that."""
+        """Close the connections; the client cannot be used after that."""
         self._http.close()
 
     def __enter__(self) -> "Client":

@@ -1,13 +1,13 @@
-"""Between the pure part and httpx: the one place that knows its exceptions."""
+"""Conversion between the pure calls and httpx; only this module knows httpx's exceptions."""
 
 from collections.abc import Iterator
 from typing import Any
 
 import httpx
 
+from rope_client.attempts import Request
 from rope_client.calls import Response
 from rope_client.errors import ConnectionFailed, RopeClientError, TimedOut, UnexpectedAnswer
-from rope_client.exchange import Request
 
 # the first class that the exception is an instance of wins
 FAILURES: tuple[tuple[type[httpx.RequestError], type[RopeClientError]], ...] = (
@@ -20,7 +20,7 @@ _PIECE_BYTES = 1 << 20
 
 
 def arguments(request: Request) -> dict[str, Any]:
-    """Return what `httpx.Client.request` takes beside the content."""
+    """Return the arguments of `httpx.Client.request`, without the content."""
     return {
         "method": request.method,
         "url": request.path,
@@ -30,9 +30,9 @@ def arguments(request: Request) -> dict[str, Any]:
 
 
 def in_pieces(content: bytes | None) -> Iterator[bytes] | None:
-    """Return the content in slices: of one whole, httpcore copies the rest at each `send`.
+    """Return the content in slices: httpcore copies the rest of one whole body at each `send`.
 
-    That is quadratic: 600 MB took 20 s, and 1 s in slices. Its asynchronous half does not do so.
+    That is quadratic: 600 MB took 20 s, and 1 s in slices. Asynchronous httpcore does not copy.
     """
     if content is None:
         return None
@@ -40,13 +40,13 @@ def in_pieces(content: bytes | None) -> Iterator[bytes] | None:
 
 
 def outcome_of(response: httpx.Response) -> Response:
-    """Return what httpx answered."""
+    """Return the response of httpx as ours."""
     return Response(response.status_code, response.headers, response.content)
 
 
 def failure_of(error: httpx.RequestError) -> RopeClientError:
-    """Return what httpx raised, as an error of ours."""
-    named = next(ours for theirs, ours in FAILURES if isinstance(error, theirs))
-    failure = named(f"{type(error).__name__}: {error}")
+    """Return the exception of httpx as an error of ours."""
+    error_class = next(ours for theirs, ours in FAILURES if isinstance(error, theirs))
+    failure = error_class(f"{type(error).__name__}: {error}")
     failure.__cause__ = error
     return failure

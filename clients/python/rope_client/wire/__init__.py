@@ -1,8 +1,8 @@
-"""The forms in which a message travels: one module each, all of the same two functions."""
+"""Codecs of messages: one module for each media type, with `encode` and `decode`."""
 
 from typing import Literal, Protocol
 
-from rope_client.wire import json, safetensors
+from rope_client.wire import json_codec, safetensors_codec
 from rope_client.wire.message import Message
 
 Encoding = Literal["safetensors", "json"]
@@ -17,10 +17,10 @@ class Codec(Protocol):
         """Return the message's bytes."""
 
     def decode(self, body: bytes) -> Message:
-        """Return the message, its tensors views of `body` where the form allows it."""
+        """Return the message; its tensors are views of `body` if the codec allows it."""
 
 
-CODECS: dict[Encoding, Codec] = {"safetensors": safetensors, "json": json}
+CODECS: dict[Encoding, Codec] = {"safetensors": safetensors_codec, "json": json_codec}
 _BY_MEDIA_TYPE = {codec.MEDIA_TYPE: codec for codec in CODECS.values()}
 
 

@@ -1,4 +1,4 @@
-"""What travels: named tensors and named parameters."""
+"""Messages: named tensors and named parameters."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ DTYPES = {
     "I32": np.dtype(np.int32),
     "BOOL": np.dtype(np.bool_),
 }
-"""The dtypes of the API by their names in safetensors; JSON uses numpy's own names."""
+"""The dtypes of the API by their names in safetensors; JSON uses numpy's names."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -28,8 +28,8 @@ class Message:
     params: Mapping[str, Any]
 
 
-def as_sent(name: str, tensor: npt.ArrayLike) -> npt.NDArray[Any]:
-    """Return `tensor` contiguous and little-endian; not copied if it is so already."""
+def to_wire(name: str, tensor: npt.ArrayLike) -> npt.NDArray[Any]:
+    """Return `tensor` contiguous and little-endian; copied only if it is not."""
     array = np.asarray(tensor)
     if array.dtype.newbyteorder("<") not in DTYPES.values():
         names = ", ".join(dtype.name for dtype in DTYPES.values())
@@ -37,7 +37,7 @@ def as_sent(name: str, tensor: npt.ArrayLike) -> npt.NDArray[Any]:
     return np.asarray(array, dtype=array.dtype.newbyteorder("<"), order="C")
 
 
-def raw(array: npt.NDArray[Any]) -> memoryview:
+def bytes_of(array: npt.NDArray[Any]) -> memoryview:
     """Return the bytes of a contiguous array, without a copy."""
-    # ml_dtypes' bfloat16 has no buffer protocol of its own: bytes and join refuse it
+    # ml_dtypes' bfloat16 has no buffer protocol: bytes and join refuse it
     return array.reshape(-1).view(np.uint8).data

@@ -1,4 +1,4 @@
-"""application/json: parameters as they are, tensors as base64 of their bytes."""
+"""application/json: parameters as members, tensors in base64."""
 
 import json
 from base64 import b64decode, b64encode
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rope_client.wire.message import DTYPES, Message, as_sent, raw
+from rope_client.wire.message import DTYPES, Message, bytes_of, to_wire
 
 MEDIA_TYPE = "application/json"
 
@@ -16,7 +16,7 @@ _BY_NAME = {dtype.name: dtype for dtype in DTYPES.values()}
 
 def encode(message: Message) -> bytes:
     """Return the message's bytes."""
-    tensors = {name: _tensor(as_sent(name, each)) for name, each in message.tensors.items()}
+    tensors = {name: _tensor(to_wire(name, tensor)) for name, tensor in message.tensors.items()}
     return json.dumps({**message.params, **tensors}).encode()
 
 
@@ -36,7 +36,7 @@ def _tensor(array: npt.NDArray[Any]) -> dict[str, Any]:
     return {
         "shape": array.shape,
         "dtype": array.dtype.name,
-        "data": b64encode(raw(array)).decode(),
+        "data": b64encode(bytes_of(array)).decode(),
         "encoding": "base64",
     }
 

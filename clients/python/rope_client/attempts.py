@@ -1,7 +1,7 @@
-"""One call from its first attempt to its answer, without network: the drivers bring that.
+"""The attempts of one call, without network: the clients send and receive.
 
-A driver sends `Exchange.request()`, hands what came to `Exchange.receive()`, and is told to pause
-and start over, or given the answer; a call that failed for good raises.
+A client sends `Attempts.request()` and gives the response to `Attempts.receive()`, which returns
+the answer or a pause before the next request, or raises if there is no other attempt.
 """
 
 import json
@@ -28,18 +28,18 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What the calls of a client have in common."""
+    """Settings of all calls of a client."""
 
     encoding: Encoding
     timeout_s: float
     retry: RetryPolicy
     clock: Callable[[], float]
-    """Seconds since any fixed moment, never running back."""
+    """Returns seconds since a fixed moment; monotonic."""
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One attempt, ready to be sent."""
+    """One attempt, ready to send."""
 
     method: str
     path: str
@@ -57,13 +57,13 @@ class Answered(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """Wait so long, then ask for the next request."""
+    """Wait, then send the next request."""
 
     seconds: float
 
 
-class Exchange(Generic[T]):
-    """The attempts at one call: one id, one deadline, one encoded body."""
+class Attempts(Generic[T]):
+    """The attempts of one call: one identifier, one deadline, one encoded body."""
 
     def __init__(self, call: Call[T], settings: Settings) -> None:
         self._call = call
@@ -75,11 +75,11 @@ class Exchange(Generic[T]):
         self._deadline_s = settings.clock() + timeout_s
         self._codec = CODECS[settings.encoding]
         self._content = None if call.message is None else self._codec.encode(call.message)
-        self._attempts = 0
+        self._count = 0
 
     def request(self) -> Request:
-        """Return the next attempt, which has the time that is left."""
-        self._attempts += 1
+        """Return the next attempt, with the time that is left as its timeout."""
+        self._count += 1
         left_s = max(self._deadline_s - self._settings.clock(), 1e-3)
         headers = {"X-Request-Id": self._request_id, "X-Request-Timeout-Ms": f"{left_s * 1e3:.0f}"}
         if self._content is None:
@@ -92,7 +92,7 @@ class Exchange(Generic[T]):
         return Request("POST", self._call.path, headers, self._content, left_s)
 
     def receive(self, outcome: Response | RopeClientError) -> Answered[T] | Pause:
-        """Judge what an attempt brought.
+        """Return the answer, or a pause before the next attempt.
 
         Raises:
             RopeClientError: the call failed, and there is no other attempt.
@@ -109,26 +109,26 @@ class Exchange(Generic[T]):
         if not isinstance(failure, Overloaded | ConnectionFailed):
             raise failure
         retry = self._settings.retry
-        asked_s = failure.retry_after_s if isinstance(failure, Overloaded) else None
-        pause_s = retry.pause_s(self._attempts, asked_s)
+        retry_after_s = failure.retry_after_s if isinstance(failure, Overloaded) else None
+        pause_s = retry.pause_s(self._count, retry_after_s)
         late = self._settings.clock() + pause_s >= self._deadline_s
-        if late or self._attempts >= retry.max_attempts:
+        if late or self._count >= retry.max_attempts:
             raise failure
         return Pause(pause_s)
 
     def _read(self, response: Response) -> T:
         try:
             return self._call.read(response)
-        except Exception as broken:  # a foreign body can break a parser in any way
+        except Exception as error:  # the body of another program can break a parser in any way
             raise UnexpectedAnswer(
-                f"the answer cannot be read: {broken!r}",
+                f"the answer cannot be read: {error!r}",
                 status=response.status,
                 request_id=self._request_id,
-            ) from broken
+            ) from error
 
 
 def _refusal(response: Response) -> RopeClientError:
-    """Return the error that an answer other than 200 stands for."""
+    """Return the error for an answer other than 200."""
     problem = _problem(response.content)
     failure = _class_of(response.status)(
         problem.get("detail") or f"answered {response.status}",
@@ -142,8 +142,8 @@ def _refusal(response: Response) -> RopeClientError:
 
 
 def _class_of(status: int) -> type[RopeClientError]:
-    named: dict[int, type[RopeClientError]] = {503: Overloaded, 504: TimedOut}
-    return named.get(status, BadRequest if 400 <= status < 500 else UnexpectedAnswer)
+    by_status: dict[int, type[RopeClientError]] = {503: Overloaded, 504: TimedOut}
+    return by_status.get(status, BadRequest if 400 <= status < 500 else UnexpectedAnswer)
 
 
 def _problem(body: bytes) -> dict[str, str]:
@@ -158,5 +158,5 @@ def _problem(body: bytes) -> dict[str, str]:
 
 
 def _seconds(retry_after: str | None) -> float | None:
-    # the API says seconds; the date that HTTP also allows is no reason to fail
+    # the API sends seconds; a date, which HTTP also allows, is ignored
     return float(retry_after) if retry_after and retry_after.isdecimal() else None

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from rope_client.wire.message import DTYPES, Message, as_sent, raw
+from rope_client.wire.message import DTYPES, Message, bytes_of, to_wire
 
 MEDIA_TYPE = "application/x-safetensors"
 
@@ -19,7 +19,7 @@ _LENGTH = struct.Struct("<Q")
 
 def encode(message: Message) -> bytes:
     """Return the message's bytes."""
-    arrays = {name: as_sent(name, tensor) for name, tensor in message.tensors.items()}
+    arrays = {name: to_wire(name, tensor) for name, tensor in message.tensors.items()}
     # widest elements first, so that each tensor starts at a multiple of its element's size
     ordered = sorted(arrays, key=lambda name: -arrays[name].itemsize)
     header: dict[str, Any] = {"__metadata__": {"params": json.dumps(message.params)}}
@@ -33,7 +33,7 @@ def encode(message: Message) -> bytes:
         }
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    return b"".join([_LENGTH.pack(len(text)), text, *(raw(arrays[name]) for name in ordered)])
+    return b"".join([_LENGTH.pack(len(text)), text, *(bytes_of(arrays[name]) for name in ordered)])
 
 
 def decode(body: bytes) -> Message:
