@@ -93,9 +93,9 @@ class _AsgiPending(Pending):
 
     async def outcome(self) -> Outcome:
         await self.task
-        starts = [each for each in self.events if each["type"] == "http.response.start"]
-        bodies = [each for each in self.events if each["type"] == "http.response.body"]
-        ends = [each for each in bodies if not each.get("more_body")]
+        starts = [item for item in self.events if item["type"] == "http.response.start"]
+        bodies = [item for item in self.events if item["type"] == "http.response.body"]
+        ends = [item for item in bodies if not item.get("more_body")]
         assert len(starts) == len(ends), "each answer that begins is whole"
         assert self.events[:1] == starts[:1]
         if not starts:
@@ -103,7 +103,7 @@ class _AsgiPending(Pending):
         headers = dict(starts[0]["headers"])
         code = None
         if headers[b"content-type"] == b"application/problem+json":
-            code = json.loads(b"".join(each["body"] for each in bodies))["code"]
+            code = json.loads(b"".join(item["body"] for item in bodies))["code"]
         return Outcome(starts[0]["status"], code, len(ends))
 
     def leave(self) -> None:
@@ -218,8 +218,8 @@ class _GrpcPending(Pending):
                 responses.append(response)
         status = (await self.call.code()).name
         if self.streams and responses:
-            (told,) = responses
-            message = response_class("ModelStreamInfer").FromString(told)
+            (data,) = responses
+            message = response_class("ModelStreamInfer").FromString(data)
             status = "error message" if message.error_message else status
         return Outcome(status, None, 0 if status == "CANCELLED" else 1)
 
@@ -287,7 +287,7 @@ async def read(service: Outside, path: str) -> bytes:
     """Return the body that a GET is answered with."""
     pending = send_http(service, "GET", path, b"", {})
     await pending.task
-    return b"".join(each.get("body", b"") for each in pending.events[1:])
+    return b"".join(item.get("body", b"") for item in pending.events[1:])
 
 
 async def read_metrics(service: Outside) -> dict[str, float]:

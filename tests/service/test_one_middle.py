@@ -5,29 +5,50 @@ tables of theirs: all that a request says wrongly is 400 in `/v2`, and `CODES` a
 the statuses. Where a protocol does something else, `DIFFERS_TODAY` says what, and why.
 """
 
-import asyncio
 import json
-import threading
-from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
-import torch
 
 from tests.service.fake_driver import FakeDriver
-from tests.service.outside import Outside, whole_service
+from tests.service.outside import whole_service
 from tests.service.protocols import (
     FORMS,
-    V1,
     Call,
     Form,
     Outcome,
-    Pending,
     model_of,
     read,
     read_metrics,
+)
+from tests.service.refusals import (
+    FAILURES,
+    MODELS,
+    ONE_TOKEN,
+    POISON,
+    Act,
+    Stage,
+    ask,
+    be_shut_down,
+    break_down,
+    come_after,
+    come_too_late,
+    fail_large_calls,
+    find_the_memory_full,
+    find_the_queue_full,
+    get_stuck,
+    grown,
+    large_call_fault,
+    leave_the_device,
+    leave_the_queue,
+    poison_a_run,
+    queue_too_long,
+    run_out_of_memory,
+    simply,
+    wait_too_long_by_default,
+    wait_too_long_for_the_client,
 )
 
 CODES = {
@@ -40,56 +61,7 @@ CODES = {
 }
 LIMITS = {"max_body_bytes": 2**20, "max_json_bytes": 2**18}
 BINARY, TEXT = ("v1 x-safetensors", "v2 binary", "grpc", "grpc stream"), ("v1 json", "v2 json")
-MODELS = ("v2", "grpc", "grpc stream")
-"""Protocols that count what models do."""
 LOG_FIELDS = {"time", "level", "message", "request_id", "method", "path", "status", "ms"}
-SMALL_BYTES = 8 * 2**10
-"""More than a call of one token takes on the device, less than one of `POISON`."""
-ONE_TOKEN, POISON = Call(), Call(tokens=32)
-NEIGHBOUR = V1("application/x-safetensors")
-
-
-class Stage:
-    """A service, and the calls of one test to it."""
-
-    def __init__(self, service: Outside, form: Form, driver: FakeDriver | None) -> None:
-        self.service = service
-        self.driver = driver
-        self.counts_failures = form.protocol in MODELS
-        self._form = form
-        self._neighbours: list[Pending] = []
-
-    def begin(self, call: Call, timeout_s: float | None = None) -> Pending:
-        """Send the call that the test is about."""
-        return self._form.begin(self.service, call, "call", timeout_s)
-
-    def begin_neighbour(self, call: Call) -> None:
-        """Send another call, over `/v1`."""
-        name = f"neighbour-{len(self._neighbours)}"
-        self._neighbours.append(NEIGHBOUR.begin(self.service, call, name))
-
-    async def until(self, holds: Callable[[Mapping[str, float]], bool]) -> dict[str, float]:
-        """Return the metrics as soon as `holds` is true of them."""
-        async with asyncio.timeout(10):
-            while not holds(metrics := await read_metrics(self.service)):  # noqa: ASYNC110
-                await asyncio.sleep(0)
-        return metrics
-
-    async def until_waiting(self, count: int) -> None:
-        """Return as soon as that many calls wait in the queue."""
-        await self.until(lambda metrics: metrics["rope_queue_depth"] == count)
-
-    async def end(self) -> list[Outcome]:
-        """Let all calls run that can, and return what the neighbours got."""
-        self.service.release()
-        outcomes = [await each.outcome() for each in self._neighbours]
-        await self.until(
-            lambda metrics: metrics["rope_admitted_bytes"] == 0 and metrics["rope_queue_depth"] == 0
-        )
-        return outcomes
-
-
-Act = Callable[[Stage], Awaitable[Outcome]]
 
 
 @dataclass(frozen=True)
@@ -130,158 +102,6 @@ class Difference:
     why: str
     ways: tuple[Mapping[str, Any], ...]
     """What it changes; more than one where it is a matter of luck."""
-
-
-async def ask(stage: Stage, call: Call, timeout_s: float | None = None) -> Outcome:
-    return await stage.begin(call, timeout_s).outcome()
-
-
-def simply(call: Call) -> Act:
-    async def act(stage: Stage) -> Outcome:
-        return await ask(stage, call)
-
-    return act
-
-
-async def wait_too_long_by_default(stage: Stage) -> Outcome:
-    stage.service.hold()
-    return await ask(stage, Call())
-
-
-async def wait_too_long_for_the_client(stage: Stage) -> Outcome:
-    stage.service.hold()
-    return await ask(stage, Call(), 0.05)
-
-
-async def queue_too_long(stage: Stage) -> Outcome:
-    stage.service.hold()
-    return await ask(stage, Call(queue_us=20_000))
-
-
-async def find_the_queue_full(stage: Stage) -> Outcome:
-    stage.service.hold()
-    stage.begin_neighbour(Call())
-    await stage.until_waiting(1)
-    return await ask(stage, Call())
-
-
-def find_the_memory_full(call: Call) -> Act:
-    async def act(stage: Stage) -> Outcome:
-        stage.service.hold()
-        stage.begin_neighbour(Call(tokens=64))
-        await stage.until_waiting(1)
-        return await ask(stage, call)
-
-    return act
-
-
-async def leave_the_queue(stage: Stage) -> Outcome:
-    stage.service.hold()
-    pending = stage.begin(Call())
-    await stage.until_waiting(1)
-    return await leave(stage, pending)
-
-
-async def leave(stage: Stage, pending: Pending) -> Outcome:
-    """Leave, and return when the service has noticed that."""
-    pending.leave()
-    outcome = await pending.outcome()
-    if stage.counts_failures:
-        await stage.until(lambda metrics: grown({}, metrics, FAILURES).total() == 1)
-    return outcome
-
-
-async def leave_the_device(stage: Stage) -> Outcome:
-    entered, resume = threading.Event(), threading.Event()
-
-    def wait(step: str, _: int) -> None:
-        if step == "compute":
-            entered.set()
-            resume.wait()
-
-    stage.driver.fault = wait
-    pending = stage.begin(Call())
-    await asyncio.to_thread(entered.wait, 10)
-    try:
-        return await leave(stage, pending)
-    finally:
-        resume.set()
-
-
-async def be_shut_down(stage: Stage) -> Outcome:
-    stage.service.hold()
-    pending = stage.begin(Call())
-    await stage.until_waiting(1)
-    stage.service.end_drain()
-    return await pending.outcome()
-
-
-async def come_too_late(stage: Stage) -> Outcome:
-    stage.service.end_drain()
-    return await ask(stage, Call())
-
-
-def fail_large_calls(failure: Callable[[FakeDriver], None]) -> Act:
-    """Return what sends a large call to a device where these fail."""
-
-    async def act(stage: Stage) -> Outcome:
-        stage.driver.fault = _fault(stage.driver, failure)
-        return await ask(stage, POISON)
-
-    return act
-
-
-def come_after(failure: Callable[[FakeDriver], None]) -> Act:
-    """Return what sends a call to a device that has failed before."""
-
-    async def act(stage: Stage) -> Outcome:
-        stage.driver.fault = _fault(stage.driver, failure)
-        stage.begin_neighbour(POISON)
-        await stage.until(lambda metrics: metrics["rope_ready"] == 0)
-        return await ask(stage, Call())
-
-    return act
-
-
-async def get_stuck(stage: Stage) -> Outcome:
-    resume = threading.Event()
-    stage.driver.fault = lambda step, _: resume.wait() if step == "compute" else None
-    try:
-        return await ask(stage, Call())
-    finally:
-        resume.set()
-
-
-def poison_a_run(failure: Callable[[FakeDriver], None]) -> Act:
-    """Return what sends a call that fails, in a run with one that does not."""
-
-    async def act(stage: Stage) -> Outcome:
-        stage.driver.fault = _fault(stage.driver, failure)
-        stage.service.hold()
-        stage.begin_neighbour(Call())
-        await stage.until_waiting(1)
-        pending = stage.begin(POISON)
-        await stage.until_waiting(2)
-        stage.service.release()
-        return await pending.outcome()
-
-    return act
-
-
-def _fault(driver: FakeDriver, failure: Callable[[FakeDriver], None]) -> Callable[[str, int], None]:
-    def fault(step: str, num_bytes: int) -> None:
-        if step == "bring" and num_bytes > SMALL_BYTES:
-            failure(driver)
-
-    return fault
-
-
-def run_out_of_memory(_: FakeDriver) -> None:
-    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 13.37 GiB")
-
-
-def break_down(_: FakeDriver) -> None:
-    raise ValueError("a bug")
 
 
 LOSE = FakeDriver.lose
@@ -481,14 +301,14 @@ async def test_a_refusal(refusal: Refusal, form: Form, capfd: pytest.CaptureFixt
     for other in neighbours:
         requests[f'{counted}{{route="/v1/rotate",status="{other.status}"}}'] -= 1
     ((key, count),) = (+requests).items()
-    labels = {each: f'{counted}{{route="{route}",status="{each}"}}' for each in statuses()}
-    (label,) = [each for each, labelled in labels.items() if labelled == key]
+    labels = {status: f'{counted}{{route="{route}",status="{status}"}}' for status in statuses()}
+    (label,) = [status for status, labelled in labels.items() if labelled == key]
     reasons = grown(before, after, FAILURES)
     seen = Expected(
         outcome.status,
         outcome.code,
         label,
-        {each: reasons[key] for each in REASONS if (key := failures(model, each)) in reasons},
+        {item: reasons[key] for item in REASONS if (key := failures(model, item)) in reasons},
     )
     assert seen in ways
     assert count == 1, "exactly one request is counted"
@@ -520,7 +340,7 @@ async def test_a_good_call_in_a_run_with_one_that_fails(form: Form):
     async with whole_service(driver, **LIMITS) as service:
         stage = Stage(service, form, driver)
         before = await stage.until(lambda metrics: metrics["rope_ready"] == 1)
-        driver.fault = _fault(driver, break_down)
+        driver.fault = large_call_fault(driver, break_down)
         service.hold()
         stage.begin_neighbour(POISON)
         await stage.until_waiting(1)
@@ -528,7 +348,7 @@ async def test_a_good_call_in_a_run_with_one_that_fails(form: Form):
         await stage.until_waiting(2)
         service.release()
         outcome = await pending.outcome()
-        assert [each.status for each in await stage.end()] == [500]
+        assert [item.status for item in await stage.end()] == [500]
         after = await stage.until(
             lambda metrics: sum(grown(before, metrics, "rope_requests_total").values()) == 2
         )
@@ -577,13 +397,12 @@ def test_each_difference_is_one_of_a_case():
     names = {(refusal.name, form.protocol) for refusal in REFUSALS for form in FORMS}
     assert DIFFERS_TODAY.keys() <= names
     for (name, protocol), difference in DIFFERS_TODAY.items():
-        (refusal,) = [each for each in REFUSALS if each.name == name]
-        (form,) = [each for each in FORMS if each.protocol == protocol]
+        (refusal,) = [item for item in REFUSALS if item.name == name]
+        (form,) = [item for item in FORMS if item.protocol == protocol]
         plain = replace(refusal, name="as elsewhere")
         assert expected_of(refusal, form) != expected_of(plain, form), difference.why
 
 
-FAILURES = "nv_inference_request_failure"
 REASONS = ("REJECTED", "CANCELED", "BACKEND", "OTHER")
 
 
@@ -593,15 +412,4 @@ def failures(model: str, reason: str) -> str:
 
 def statuses() -> set[str]:
     codes = {*CODES.values(), "CANCELLED"}
-    return codes | {str(each) for each in (*CODES, 422, 499)}
-
-
-def grown(before: Mapping[str, float], after: Mapping[str, float], name: str) -> Counter[str]:
-    """Return by how much the samples of a counter have grown, those that have not left out."""
-    more: Counter[str] = Counter()
-    for sample, value in after.items():
-        if 'route="/metrics"' in sample:  # asked by the test itself
-            continue
-        if sample.partition("{")[0] == name and value != before.get(sample, 0):
-            more[sample] = int(value - before.get(sample, 0))
-    return more
+    return codes | {str(item) for item in (*CODES, 422, 499)}

@@ -65,8 +65,8 @@ def headers() -> Iterator[Case]:
         "timeout text": {"content_type": JSON, "x_request_timeout_ms": "soon"},
         "timeout long": {"content_type": JSON, "x_request_timeout_ms": "1" * 30},
     }
-    for name, given in bad.items():
-        yield case(f"header {name}", post("/v1/rotate", body, **given))
+    for name, headers in bad.items():
+        yield case(f"header {name}", post("/v1/rotate", body, **headers))
     infer = json.dumps({"inputs": [wire("x", Q)]}).encode()
     bad_infer: dict[str, dict[str, str]] = {
         "coding": {"content_encoding": "br"},
@@ -78,8 +78,8 @@ def headers() -> Iterator[Case]:
         "timeout": {"x_request_timeout_ms": "0"},
         "coding of plain bytes": {"content_encoding": "gzip"},
     }
-    for name, given in bad_infer.items():
-        sent = post(INFER, infer, **given)
+    for name, headers in bad_infer.items():
+        sent = post(INFER, infer, **headers)
         yield case(f"infer header {name}", sent)
     yield case("infer length zero", post(INFER, infer, **{BINARY_LENGTH: "0"}))
     yield case("long head", get("/healthz", x_long="a" * 70_000))

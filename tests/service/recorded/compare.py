@@ -89,14 +89,14 @@ def _compare_http(actual: Answer, expected: Answer, case: dict[str, Any]) -> Non
     # the length of text depends on its numbers, and on what errors say
     loose = "json" in media_type or "content-encoding" in headers
     loose = loose or b'"data":[' in bodies[1] or b"warnings" in bodies[1]
-    shown = [[_header(n, v, loose) for n, v in each["headers"]] for each in (actual, expected)]
+    shown = [[_header(n, v, loose) for n, v in item["headers"]] for item in (actual, expected)]
     _same("headers", *shown)
     if not is_binary and "json" not in media_type:
         _same("body", *bodies)
     elif media_type == "application/x-safetensors":
         _compare_safetensors(*bodies, case)
     elif BINARY_LENGTH in headers:
-        lengths = [int(dict(each["headers"])[BINARY_LENGTH]) for each in (actual, expected)]
+        lengths = [int(dict(item["headers"])[BINARY_LENGTH]) for item in (actual, expected)]
         _compare_blobs(*bodies, *lengths, case)
     else:
         _compare_json(bodies[0].decode(), bodies[1].decode(), case)
@@ -187,9 +187,9 @@ def _compare_texts(
     if not all(is_float(a) == is_float(b) for a, b in zip(actual, expected, strict=True)):
         raise Differs(f"kinds of numbers: got {actual}, recorded {expected}")
     tensors = (
-        torch.tensor([*map(float, each)], dtype=torch.float64) for each in (actual, expected)
+        torch.tensor([*map(float, item)], dtype=torch.float64) for item in (actual, expected)
     )
-    _compare_tensors(*(each.to(dtype) for each in tensors), case)
+    _compare_tensors(*(item.to(dtype) for item in tensors), case)
 
 
 def is_float(text: str) -> bool:
@@ -261,25 +261,25 @@ def _compare_grpc(actual: Answer, expected: Answer, case: dict[str, Any], method
     _same("code", actual["code"], expected["code"])
     _same("whether it has details", bool(actual["details"]), bool(expected["details"]))
     trailing = [
-        sorted(_header(*pair, False) for pair in each["trailing"]) for each in (actual, expected)
+        sorted(_header(*pair, False) for pair in item["trailing"]) for item in (actual, expected)
     ]
     _same("trailing metadata", *trailing)
     _same("number of messages", len(actual["messages"]), len(expected["messages"]))
     for messages in zip(actual["messages"], expected["messages"], strict=True):
         try:
-            a, b = (response_class(method).FromString(decode(each)) for each in messages)
+            a, b = (response_class(method).FromString(decode(item)) for item in messages)
         except DecodeError as broken:
             raise Differs(str(broken)) from None
         if case.get("mask_version"):
             a.version = b.version = "masked"
-        has_texts = [_mask_texts(each) for each in (a, b)][1]
-        blobs = [[*_take_blobs(each)] for each in (a, b)]
+        has_texts = [_mask_texts(item) for item in (a, b)][1]
+        blobs = [[*_take_blobs(item)] for item in (a, b)]
         if case.get("mask_numbers"):
-            a, b = (_without_numbers(each) for each in (a, b))
-        _same("message", *(each.SerializeToString(deterministic=True) for each in (a, b)))
+            a, b = (_without_numbers(item) for item in (a, b))
+        _same("message", *(item.SerializeToString(deterministic=True) for item in (a, b)))
         if not (has_texts or case.get("mask_numbers") or case.get("mask_version")):
             # the order of a map's entries is free, the number of their bytes is not
-            _same("length of the message", *(len(decode(each)) for each in messages))
+            _same("length of the message", *(len(decode(item)) for item in messages))
         for (dtype, shape, x), (_, _, y) in zip(*blobs, strict=True):
             _compare_bytes(x, y, dtype, case, shape)
 
@@ -312,8 +312,8 @@ def _without_numbers(message: Any) -> Any:
             if not isinstance(value, str):
                 setattr(message, field.name, 1)
         elif field.is_repeated:
-            for each in value:
-                _without_numbers(each)
+            for item in value:
+                _without_numbers(item)
         else:
             _without_numbers(value)
     return message

@@ -70,8 +70,8 @@ class Sender:
         return {"responses": [*_responses(self._mask_in(received), is_head)]}
 
     def _send_grpc(self, exchange: dict[str, Any]) -> Answer:
-        requests = [self._mask_out(decode(each)) for each in exchange["requests"]]
-        metadata = [tuple(each) for each in exchange.get("metadata", [])]
+        requests = [self._mask_out(decode(item)) for item in exchange["requests"]]
+        metadata = [tuple(item) for item in exchange.get("metadata", [])]
         path = path_of(exchange["method"])
         with grpc.insecure_channel(self._service.grpc_target) as channel:
             if exchange.get("stream"):
@@ -89,7 +89,7 @@ class Sender:
                 "code": call.code().name,
                 "details": call.details() or "",
                 "trailing": [[n, v] for n, v in call.trailing_metadata() or ()],
-                "messages": [encode(self._mask_in(each)) for each in responses],
+                "messages": [encode(self._mask_in(item)) for item in responses],
             }
 
     def _mask_out(self, data: bytes) -> bytes:

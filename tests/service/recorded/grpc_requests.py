@@ -27,12 +27,12 @@ QKV = {"q": heads(1, 3, 4, 8), "k": heads(1, 3, 2, 8), "v": heads(1, 3, 2, 8)}
 def call(method: str, *requests: Any, **more: Any) -> dict[str, Any]:
     """Return an exchange; a request is a message, or the fields of one."""
     serialized = [
-        each
-        if isinstance(each, bytes)
-        else _message(method, each).SerializeToString(deterministic=True)
-        for each in requests
+        item
+        if isinstance(item, bytes)
+        else _message(method, item).SerializeToString(deterministic=True)
+        for item in requests
     ]
-    return {"method": method, "requests": [encode(each) for each in serialized], **more}
+    return {"method": method, "requests": [encode(item) for item in serialized], **more}
 
 
 def infer(
@@ -108,8 +108,8 @@ def inferences() -> Iterator[Case]:
     yield case("grpc large", call("ModelInfer", large), numbers="exact")
     scaling = {"type": "linear", "factor": 2.0, "x": 1}
     config = {"hidden_size": 32, "num_attention_heads": 4, "rope_scaling": scaling}
-    told = infer("rope", {"x": X}, {"rope": json.dumps({"config": config})})
-    yield case("grpc warning", call("ModelInfer", told))
+    warned_request = infer("rope", {"x": X}, {"rope": json.dumps({"config": config})})
+    yield case("grpc warning", call("ModelInfer", warned_request))
     yarn = {"rope": '{"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}'}
     scaled = infer("rope_cos_sin", {"positions": integers(0, 1)}, {"head_dim": 8, **yarn})
     yield case("grpc cos_sin yarn", call("ModelInfer", scaled))
@@ -147,8 +147,8 @@ def control() -> Iterator[Case]:
     for ready in (False, True):
         yield case(f"grpc index {ready}", call("RepositoryIndex", {"ready": ready}))
     for verb in ("Load", "Unload"):
-        asked = call(f"RepositoryModel{verb}", {"model_name": "rope"})
-        yield case(f"grpc {verb}", asked)
+        request = call(f"RepositoryModel{verb}", {"model_name": "rope"})
+        yield case(f"grpc {verb}", request)
     yield case("grpc trace", call("TraceSetting", {}))
     yield case("grpc trace of a model", call("TraceSetting", {"model_name": "rope"}))
     yield case("grpc logging", call("LogSettings", {}))
@@ -219,10 +219,10 @@ def _from_region() -> dict[str, Any]:
     request = _message("ModelInfer", {"model_name": "rope"})
     head = request.inputs.add(name="x", datatype="FP32", shape=[1, 2, 1, 4])
     output = request.outputs.add(name="rotated")
-    for each, offset in ((head, 0), (output, 56)):
-        each.parameters["shared_memory_region"].string_param = "g"
-        each.parameters["shared_memory_byte_size"].int64_param = 32
-        each.parameters["shared_memory_offset"].int64_param = offset
+    for item, offset in ((head, 0), (output, 56)):
+        item.parameters["shared_memory_region"].string_param = "g"
+        item.parameters["shared_memory_byte_size"].int64_param = 32
+        item.parameters["shared_memory_offset"].int64_param = offset
     return call("ModelInfer", request)
 
 

@@ -21,8 +21,8 @@ def case(name: str, *exchanges: Exchange, **compared: Any) -> Case:
     `compared` says how answers are compared where that is not the default, see `compare.py`.
     """
     encoded = [
-        {**each, "request": encode(each["request"])} if "request" in each else {**each}
-        for each in exchanges
+        {**item, "request": encode(item["request"])} if "request" in item else {**item}
+        for item in exchanges
     ]
     return {"name": name, **compared, "exchanges": encoded}
 
@@ -38,7 +38,7 @@ def request(
     if chunk:
         lines.append("Transfer-Encoding: chunked")
         pieces = [framed[at : at + chunk] for at in range(0, len(framed), chunk)]
-        framed = b"".join(b"%x\r\n%s\r\n" % (len(each), each) for each in pieces) + b"0\r\n\r\n"
+        framed = b"".join(b"%x\r\n%s\r\n" % (len(item), item) for item in pieces) + b"0\r\n\r\n"
     elif body is not None and "content_length" not in headers:
         lines.append(f"Content-Length: {len(body)}")
     return {"request": "\r\n".join([*lines, "", ""]).encode() + framed}

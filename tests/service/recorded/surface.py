@@ -43,8 +43,8 @@ def _operation(operation: dict[str, Any]) -> dict[str, Any]:
         "operationId": operation.get("operationId"),
         "tags": operation.get("tags", []),
         "parameters": [
-            [each.get("in"), each.get("name"), each.get("required", False), each.get("$ref")]
-            for each in operation.get("parameters", [])
+            [item.get("in"), item.get("name"), item.get("required", False), item.get("$ref")]
+            for item in operation.get("parameters", [])
         ],
         "request": {"required": body.get("required", False), **_media_types(body)},
         "responses": {

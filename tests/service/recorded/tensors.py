@@ -91,3 +91,8 @@ def wire(name: str, tensor: Tensor, binary: bool = False) -> dict[str, Any]:
     if binary:
         return described | {"parameters": {"binary_data_size": len(raw(tensor))}}
     return described | {"data": tensor.flatten().tolist()}
+
+
+def matrix(rows: list[Any]) -> Tensor:
+    """Return an int64 tensor of the shape of nested lists."""
+    return torch.tensor(rows, dtype=torch.int64)
