@@ -214,14 +214,19 @@ _STREAM_IS_LEFT = (
 DIFFERS_TODAY: Mapping[tuple[str, str], Difference] = {
     ("deadline of the client", "grpc"): Difference(
         "gRPC cancels the call at its deadline, at the same moment as the batcher's own timer: "
-        "which is first decides whether it counts as CANCELED or as OTHER",
-        ({"reasons": {"CANCELED": 1}}, {"reasons": {"OTHER": 1}}),
+        "which is first decides whether it counts as CANCELED or as OTHER; and see _RECORDED_FIRST",
+        (
+            {"reasons": {"CANCELED": 1}},
+            {"label": "OK", "reasons": {"CANCELED": 1}},
+            {"reasons": {"OTHER": 1}},
+        ),
     ),
     ("deadline of the client", "grpc stream"): Difference(
         "as over gRPC; where the batcher's timer is first, its answer may come before the stream's "
         "end, or the log say OK of a stream whose end the client did not wait for",
         (
             {**_STREAM_ENDS, "reasons": {"CANCELED": 1}},
+            {**_STREAM_ENDS, "label": "OK", "reasons": {"CANCELED": 1}},
             {**_STREAM_ENDS, "reasons": {"OTHER": 1}},
             {**_STREAM_ENDS, "label": "OK", "reasons": {"OTHER": 1}},
             {"reasons": {"OTHER": 1}},
