@@ -11,7 +11,7 @@ import pytest
 import rope_core
 import service.errors
 from docs.generate import catalogue_page, clients_page, settings_page
-from service.asgi.problems import RESPONSES
+from service.asgi.problems import PROBLEMS
 from service.endpoints.rope_resolver import Model, PresetModel, Rope
 from service.endpoints.table import ENDPOINTS
 from tests.conftest import ROOT
@@ -78,7 +78,7 @@ def test_the_page_of_clients_shows_the_programs_as_they_are():
 
 
 def test_every_code_is_in_the_api_page():
-    for _, status, code in RESPONSES:
+    for status, code in PROBLEMS.values():
         assert re.search(rf"\| {status.value} \|[^\n]*`{code}`", API), code
 
 
@@ -123,11 +123,10 @@ def test_the_library_exports_what_its_face_imports():
 
 
 def test_every_failure_has_a_status():
-    named = {kind for kind, _, _ in RESPONSES}
     for module in (rope_core.errors, service.errors):
         for name, kind in vars(module).items():
             if isinstance(kind, type) and kind.__module__ == module.__name__:
-                told = kind in named or name in ("RopeError", "ServiceError", "ClientLeft")
+                told = kind in PROBLEMS or name in ("RopeError", "ServiceError", "ClientLeft")
                 assert told, f"{name} would be answered with 500"
 
 

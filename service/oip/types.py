@@ -1,6 +1,8 @@
 """What the protocol's documents look like, for the compiler and for the description of `/v2`."""
 
-from typing import Literal, NotRequired
+from typing import Annotated, Literal, NotRequired
+
+from pydantic import ConfigDict, Field
 
 # below Python 3.12 pydantic cannot read that of typing
 from typing_extensions import TypedDict
@@ -208,3 +210,23 @@ class Refusal(TypedDict):
     """Why not, in one line."""
 
     error: str
+
+
+class IndexRequest(TypedDict, total=False):
+    """Which models to list."""
+
+    ready: Annotated[bool, Field(description="List only models that are ready.")]
+
+
+class RegisterRequest(TypedDict):
+    """A region of a POSIX shared memory object."""
+
+    key: Annotated[str, Field(description="Name of the POSIX shared memory object.")]
+    offset: NotRequired[Annotated[int, Field(ge=0, description="In bytes; 0 if missing.")]]
+    byte_size: Annotated[int, Field(ge=1)]
+
+
+class NoSettings(TypedDict):
+    """No settings: requests cannot change settings."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]

@@ -8,7 +8,7 @@ import pytest
 from service.lifecycle import Phase
 from service.oip.infer.models import MODELS
 from service.oip.infer.params import NOT_FOR_MODELS, OF_ROPE, OTHER_NAMES
-from service.oip.openapi.examples import EXAMPLES
+from service.oip.openapi.document import EXAMPLES
 from tests.service.conftest import asking, running
 from tests.service.described import faults
 
