@@ -1,6 +1,7 @@
 """What is documented is so."""
 
 import ast
+import dataclasses
 import json
 import re
 import subprocess
@@ -10,10 +11,13 @@ import pytest
 
 import rope_core
 import service.errors
-from docs.generate import catalogue_page, clients_page, settings_page
+import service.oip.errors
+from docs.error_examples import ROWS, Example
+from docs.generate import catalogue_page, clients_page, errors_page, settings_page
 from service.asgi.problems import PROBLEMS
 from service.endpoints.rope_resolver import Model, PresetModel, Rope
 from service.endpoints.table import ENDPOINTS
+from service.oip.errors import STATUSES
 from tests.conftest import ROOT
 
 README = (ROOT / "README.md").read_text()
@@ -122,12 +126,36 @@ def test_the_library_exports_what_its_face_imports():
     assert sorted(rope_core.__all__) == sorted(imported)
 
 
-def test_every_failure_has_a_status():
-    for module in (rope_core.errors, service.errors):
-        for name, kind in vars(module).items():
-            if isinstance(kind, type) and kind.__module__ == module.__name__:
-                told = kind in PROBLEMS or name in ("RopeError", "ServiceError", "ClientLeft")
-                assert told, f"{name} would be answered with 500"
+def error_classes() -> set[type[Exception]]:
+    """Return all classes of errors, but for base classes, and for clients that left."""
+    bases = (rope_core.errors.RopeError, service.errors.ServiceError, service.errors.ClientLeft)
+    return {
+        member
+        for module in (rope_core.errors, service.errors, service.oip.errors)
+        for member in vars(module).values()
+        if isinstance(member, type) and issubclass(member, Exception)
+    }.difference(bases)
+
+
+def test_each_error_class_has_a_status():
+    assert error_classes() == {*PROBLEMS, *STATUSES}
+
+
+def test_each_error_class_has_one_row_in_the_errors_page():
+    assert len(ROWS) == len(error_classes())
+    assert {row.error for row in ROWS} == error_classes()
+
+
+def test_the_errors_page_is_up_to_date():
+    assert (ROOT / "docs" / "errors.md").read_text() == errors_page(), "run `make docs`"
+
+
+def test_an_example_with_another_error_than_its_row_is_refused(monkeypatch):
+    row = ROWS[0]
+    wrong = dataclasses.replace(row, examples=(Example("POST /v1/rotate", {}),))
+    monkeypatch.setattr("docs.error_examples.ROWS", (wrong,))
+    with pytest.raises(AssertionError, match="shape"):
+        errors_page()
 
 
 def test_public_functions_have_docstrings():

@@ -73,7 +73,9 @@ def _request(endpoint: Endpoint[Any]) -> type[BaseModel]:
     tensors |= dict.fromkeys(endpoint.optional, (Tensor, None))
     if "delta" in tensors:
         tensors["delta"] = (Tensor | int, ...)
-    return create_model(f"{_title(endpoint)}Request", __base__=endpoint.params, **tensors)
+    # pydantic puts the fields of the last base first
+    bases = (endpoint.params, create_model("Tensors", **tensors))
+    return create_model(f"{_title(endpoint)}Request", __base__=bases)
 
 
 def _answer(endpoint: Endpoint[Any]) -> type[BaseModel]:

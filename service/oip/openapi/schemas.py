@@ -64,6 +64,7 @@ class InferResponse(Schema):
 
 
 class _InferInput(Schema):
+    name: str
     datatype: Datatype
     shape: Shape
     data: Sequence[Any] = ()
@@ -72,6 +73,7 @@ class _InferInput(Schema):
 
 
 class _RequestedOutput(Schema):
+    name: str
     parameters: OutputParameters = OutputParameters()
 
 
