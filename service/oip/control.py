@@ -76,7 +76,7 @@ class Control:
 
     def server_metadata(self) -> ServerMetadata:
         """Return the name, version and protocol extensions of the service."""
-        return metadata.describe_server(self._state.regions.is_on)
+        return metadata.describe_server(self._state.regions.enabled)
 
     def model_ready(self, name: str, version: str = "") -> ModelReady:
         """Return whether a model accepts requests."""
@@ -114,7 +114,7 @@ class Control:
     def register_system_memory(self, region: str, read_body: ReadBody) -> None:
         """Register a region of system shared memory."""
         regions = self._state.regions
-        regions.check_on()
+        regions.check_enabled()
         body = read_body()
         regions.register(region, body.get("key"), body.get("offset", 0), body.get("byte_size"))
 
