@@ -64,7 +64,7 @@ class Control:
 
     def __init__(self, oip_state: OipState) -> None:
         self._state = oip_state
-        self._log_settings = metadata.describe_log(oip_state.service.settings.log_level)
+        self._log_settings = metadata.log_settings(oip_state.service.settings.log_level)
 
     def server_live(self) -> ServerLive:
         """Return whether the process can recover."""
@@ -76,7 +76,7 @@ class Control:
 
     def server_metadata(self) -> ServerMetadata:
         """Return the name, version and protocol extensions of the service."""
-        return metadata.describe_server(self._state.regions.enabled)
+        return metadata.server_metadata(self._state.regions.enabled)
 
     def model_ready(self, name: str, version: str = "") -> ModelReady:
         """Return whether a model accepts requests."""
@@ -84,11 +84,11 @@ class Control:
 
     def model_metadata(self, name: str, version: str = "") -> ModelMetadata:
         """Return the inputs and outputs of a model."""
-        return metadata.describe_model(model_of(name, version))
+        return metadata.model_metadata(model_of(name, version))
 
     def model_config(self, name: str, version: str = "") -> ModelConfiguration:
         """Return the configuration of a model in Triton's terms."""
-        return metadata.configure(model_of(name, version), self._state.on_gpu)
+        return metadata.model_config(model_of(name, version), self._state.on_gpu)
 
     def model_statistics(self, name: str, version: str = "") -> Statistics:
         """Return the statistics of a model."""
@@ -101,7 +101,7 @@ class Control:
     def repository_index(self, read_body: ReadBody) -> list[IndexEntry]:
         """Return the models and their states."""
         only_ready = validate.boolean("ready", read_body().get("ready", False))
-        return metadata.list_models(self._state.lifecycle, only_ready)
+        return metadata.repository_index(self._state.lifecycle, only_ready)
 
     def system_memory(self) -> list[Region]:
         """Return all regions of system shared memory."""
@@ -138,21 +138,21 @@ class Control:
 
     def trace_settings(self) -> TraceSettings:
         """Return the settings of tracing."""
-        return metadata.TRACE
+        return metadata.TRACE_SETTINGS
 
     def update_trace_settings(self, read_body: ReadBody) -> TraceSettings:
         """Return the settings of tracing; refuse to change a setting."""
-        return _unchanged(metadata.TRACE, read_body)
+        return _unchanged(metadata.TRACE_SETTINGS, read_body)
 
     def model_trace_settings(self, name: str) -> TraceSettings:
         """Return the settings of tracing a model."""
         model_of(name)
-        return metadata.TRACE
+        return metadata.TRACE_SETTINGS
 
     def update_model_trace_settings(self, name: str, read_body: ReadBody) -> TraceSettings:
         """Return the settings of tracing a model; refuse to change a setting."""
         model_of(name)
-        return _unchanged(metadata.TRACE, read_body)
+        return _unchanged(metadata.TRACE_SETTINGS, read_body)
 
     def log_settings(self) -> LogSettings:
         """Return the settings of logging."""

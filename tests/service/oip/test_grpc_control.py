@@ -17,7 +17,7 @@ from service.oip.grpc.control import control_methods
 from service.oip.grpc.errors import CODES, status_of
 from service.oip.grpc.messages import METHODS, SERVICE
 from service.oip.infer.models import MODELS
-from service.oip.metadata import TRACE, describe_log
+from service.oip.metadata import TRACE_SETTINGS, log_settings
 from service.oip.state import OipState
 from service.server.app import build_service
 from service.settings import Settings
@@ -83,7 +83,7 @@ def test_tritons_client_gets_what_it_asks_for(grpc_target):
         assert not client.get_cuda_shared_memory_status().regions
         client.unregister_cuda_shared_memory()
         settings = client.get_trace_settings("rope").settings
-        assert {n: v.value for n, v in settings.items()}.keys() == TRACE.keys()
+        assert {n: v.value for n, v in settings.items()}.keys() == TRACE_SETTINGS.keys()
         assert [*settings["trace_level"].value] == ["OFF"]
         logged = client.get_log_settings().settings
         assert logged["log_info"].bool_param
@@ -102,7 +102,7 @@ def test_tritons_client_gets_what_it_asks_for(grpc_target):
 
 @pytest.mark.parametrize("level", ["error", "warning", "info", "debug"])
 def test_log_settings_say_what_is_logged(level):
-    told = describe_log(level)
+    told = log_settings(level)
     rank = ["error", "warning", "info", "debug"].index(level)
     seen = [told["log_error"], told["log_warning"], told["log_info"], told["log_verbose_level"]]
     assert [bool(each) for each in seen] == [i <= rank for i in range(4)]
