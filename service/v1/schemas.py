@@ -52,11 +52,15 @@ class Problem(Schema):
 
 
 class Answer(Schema):
+    """Tensors and warnings."""
+
     warnings: list[str] = []
     """Warnings for the caller."""
 
 
 class CosSinAnswer(Answer):
+    """Cosine and sine of every pair."""
+
     attention_scaling: float = 1.0
     """Factor that cos and sin contain."""
     scale: FlatTensor = Field(None)  # type: ignore[assignment]
@@ -73,6 +77,8 @@ Attention = create_model(  # type: ignore[call-overload]
 
 
 class ResolveAnswer(Answer):
+    """What a model's config says about rotation."""
+
     rotates: bool = True
     nope: str | None = None
     """Why the layer does not rotate."""
@@ -95,6 +101,8 @@ class ResolveAnswer(Answer):
 
 
 class PositionsAnswer(Answer):
+    """Positions, and other tensors of the builder."""
+
     model_config = ConfigDict(extra="allow")
 
     __pydantic_extra__: dict[str, FlatTensor]
@@ -110,14 +118,20 @@ ANSWERS: Mapping[str, type[Answer]] = {
 
 
 class Healthz(TypedDict):
+    """Whether the process lives."""
+
     status: str
 
 
 class Readyz(TypedDict):
+    """Phase of the service."""
+
     status: Literal[*(phase.value for phase in Phase)]  # type: ignore[valid-type]
 
 
 class Version(TypedDict):
+    """Versions of the software, and the device."""
+
     version: str
     torch: str
     python: str
@@ -125,10 +139,14 @@ class Version(TypedDict):
 
 
 class Presets(TypedDict):
+    """All presets."""
+
     presets: list[Preset]
 
 
 class Argument(TypedDict):
+    """A parameter of a variant or scheme, or an argument of a builder."""
+
     name: str
     type: str
     required: bool
@@ -136,6 +154,8 @@ class Argument(TypedDict):
 
 
 class Variant(TypedDict):
+    """A RoPE variant, or a scheme of several axes."""
+
     name: str
     summary: str
     source: str
@@ -144,6 +164,8 @@ class Variant(TypedDict):
 
 
 class Builder(TypedDict):
+    """A builder of positions."""
+
     name: str
     summary: str
     models: list[str]
@@ -151,6 +173,8 @@ class Builder(TypedDict):
 
 
 class Variants(TypedDict):
+    """Variants, schemes and builders; errors of cos by arithmetic and position."""
+
     variants: list[Variant]
     schemes: list[Variant]
     builders: list[Builder]

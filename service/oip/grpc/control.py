@@ -10,10 +10,12 @@ from service.oip.control import REFUSALS, Control
 from service.oip.errors import UnknownModel
 from service.oip.grpc.calls import Unary
 from service.oip.grpc.messages import METHODS
+from service.oip.shm.registry import Region
 from service.oip.state import OipState
+from service.oip.types import LogSettings, TraceSettings
 
-Answer = Callable[[Any], Mapping[str, Any]]
-"""Takes the request of a method, and returns a document with the fields of the response."""
+Answer = Callable[[Any], Mapping[str, Any] | None]
+"""Takes the request of a method; returns a document with the response's fields, None if empty."""
 
 _PARAM_FIELDS = {bool: "bool_param", int: "uint32_param", str: "string_param"}
 """Fields of a log setting's value, by the type of the value."""
@@ -25,63 +27,36 @@ def control_methods(oip_state: OipState) -> dict[str, Unary]:
     answers: dict[str, Answer] = {
         "ServerLive": lambda _: control.server_live(),
         "ServerReady": lambda _: control.server_ready(),
-        "ModelReady": lambda r: {"ready": _is_ready(control, r.name, r.version)},
         "ServerMetadata": lambda _: control.server_metadata(),
+        "ModelReady": lambda r: {"ready": _is_ready(control, r.name, r.version)},
         "ModelMetadata": lambda r: control.model_metadata(r.name, r.version),
         "ModelConfig": lambda r: {"config": control.model_config(r.name, r.version)},
-        "RepositoryIndex": lambda r: {
-            "models": control.repository_index(lambda: {"ready": r.ready})
-        },
+        "ModelStatistics": lambda r: (
+            control.model_statistics(r.name, r.version) if r.name else control.all_statistics()
+        ),
+        "RepositoryIndex": lambda r: {"models": control.repository_index(lambda: _fields(r))},
         "RepositoryModelLoad": REFUSALS["load_model"],
         "RepositoryModelUnload": REFUSALS["unload_model"],
+        "SystemSharedMemoryStatus": lambda r: _regions(
+            control.system_memory_region(r.name) if r.name else control.system_memory()
+        ),
+        "SystemSharedMemoryRegister": lambda r: control.register_system_memory(
+            r.name, lambda: _fields(r)
+        ),
+        "SystemSharedMemoryUnregister": lambda r: (
+            control.unregister_system_memory(r.name)
+            if r.name
+            else control.unregister_all_system_memory()
+        ),
+        "CudaSharedMemoryStatus": lambda r: REFUSALS["cuda_memory_region"]() if r.name else None,
         "CudaSharedMemoryRegister": REFUSALS["register_cuda_memory"],
-        "CudaSharedMemoryUnregister": lambda _: {},
-    }
-
-    def model_statistics(request: Any) -> Mapping[str, Any]:
-        if request.name:
-            return control.model_statistics(request.name, request.version)
-        return control.all_statistics()
-
-    def system_memory(request: Any) -> Mapping[str, Any]:
-        one = request.name
-        regions = control.system_memory_region(one) if one else control.system_memory()
-        return {"regions": {region.name: dataclasses.asdict(region) for region in regions}}
-
-    def register_system_memory(request: Any) -> Mapping[str, Any]:
-        fields = {name: getattr(request, name) for name in ("key", "offset", "byte_size")}
-        control.register_system_memory(request.name, lambda: fields)
-        return {}
-
-    def unregister_system_memory(request: Any) -> Mapping[str, Any]:
-        if request.name:
-            control.unregister_system_memory(request.name)
-        else:
-            control.unregister_all_system_memory()
-        return {}
-
-    def cuda_memory(request: Any) -> Mapping[str, Any]:
-        return REFUSALS["cuda_memory_region"]() if request.name else {}
-
-    def trace_settings(request: Any) -> Mapping[str, Any]:
-        read, model = (lambda: request.settings), request.model_name
-        update = control.update_model_trace_settings
-        settings = update(model, read) if model else control.update_trace_settings(read)
-        values = {name: v if isinstance(v, list) else [v] for name, v in settings.items()}
-        return {"settings": {name: {"value": value} for name, value in values.items()}}
-
-    def log_settings(request: Any) -> Mapping[str, Any]:
-        settings = control.update_log_settings(lambda: request.settings)
-        return {"settings": {n: {_PARAM_FIELDS[type(v)]: v} for n, v in settings.items()}}
-
-    answers |= {
-        "ModelStatistics": model_statistics,
-        "SystemSharedMemoryStatus": system_memory,
-        "SystemSharedMemoryRegister": register_system_memory,
-        "SystemSharedMemoryUnregister": unregister_system_memory,
-        "CudaSharedMemoryStatus": cuda_memory,
-        "TraceSetting": trace_settings,
-        "LogSettings": log_settings,
+        "CudaSharedMemoryUnregister": lambda _: control.unregister_all_cuda_memory(),
+        "TraceSetting": lambda r: _trace_settings(
+            control.update_model_trace_settings(r.model_name, lambda: r.settings)
+            if r.model_name
+            else control.update_trace_settings(lambda: r.settings)
+        ),
+        "LogSettings": lambda r: _log_settings(control.update_log_settings(lambda: r.settings)),
     }
     return {name: _method(name, answer) for name, answer in answers.items()}
 
@@ -91,9 +66,26 @@ def _method(name: str, answer: Answer) -> Unary:
 
     async def respond(request: bytes, _: ServicerContext) -> bytes:
         document = answer(method.request.FromString(request))
-        return bytes(method.answer(document).SerializeToString())
+        return bytes(method.answer(document or {}).SerializeToString())
 
     return respond
+
+
+def _fields(request: Any) -> dict[str, Any]:
+    return {field.name: getattr(request, field.name) for field in request.DESCRIPTOR.fields}
+
+
+def _regions(regions: list[Region]) -> dict[str, Any]:
+    return {"regions": {region.name: dataclasses.asdict(region) for region in regions}}
+
+
+def _trace_settings(settings: TraceSettings) -> dict[str, Any]:
+    values = {name: v if isinstance(v, list) else [v] for name, v in settings.items()}
+    return {"settings": {name: {"value": value} for name, value in values.items()}}
+
+
+def _log_settings(settings: LogSettings) -> dict[str, Any]:
+    return {"settings": {name: {_PARAM_FIELDS[type(v)]: v} for name, v in settings.items()}}
 
 
 def _is_ready(control: Control, name: str, version: str) -> bool:

@@ -28,16 +28,22 @@ class _Region(Schema):
 
 
 class TensorParameters(_Region):
+    """Where the bytes of an input or output are."""
+
     binary_data_size: NonNegativeInt = 0
     """The tensor is this many bytes after the JSON part."""
 
 
 class OutputParameters(_Region):
+    """How to answer an output."""
+
     binary_data: bool = False
     """Answer the tensor in bytes."""
 
 
 class InferOutput(Schema):
+    """An output."""
+
     name: str
     datatype: Datatype
     shape: Shape
@@ -48,6 +54,8 @@ class InferOutput(Schema):
 
 
 class ResponseParameters(Schema):
+    """Parameters of a response."""
+
     warnings: str = ""
     """Warnings for the caller, one a line."""
     attention_scaling: float = 1.0
@@ -55,6 +63,8 @@ class ResponseParameters(Schema):
 
 
 class InferResponse(Schema):
+    """The response to an inference request."""
+
     id: str = ""
     """The id of the request; absent if the request had none."""
     model_name: str
