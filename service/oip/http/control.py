@@ -26,6 +26,9 @@ from service.oip.types import IndexRequest, NoSettings, RegisterRequest
 
 MAX_BODY_BYTES = 2**16
 
+BODY_ERRORS = (BadMessage, TooLarge)
+"""Errors of all routes with a body."""
+
 
 @dataclass(frozen=True, slots=True)
 class Route:
@@ -36,6 +39,7 @@ class Route:
     answer: Callable[..., Any]
     """Makes the document of the response. The first line of its docstring is the summary."""
     errors: tuple[type[ServiceError], ...] = ()
+    """Errors besides those of a bad body."""
     body: type[Any] | None = None
     """Type of the request's body; None for a route without a body."""
     probe: str | None = None
@@ -52,11 +56,9 @@ class Route:
         return inspect.signature(self.answer, eval_str=True).return_annotation
 
 
-_MODEL, _VERSION = "/models/{name}", "/versions/{version}"
-_SYSTEM, _CUDA = "/systemsharedmemory", "/cudasharedmemory"
-_SYSTEM_REGION, _CUDA_REGION = f"{_SYSTEM}/region/{{region}}", f"{_CUDA}/region/{{region}}"
-_BAD_BODY, _OFF, _NO_MODEL = (BadMessage, TooLarge), (SharedMemoryOff,), (UnknownModel,)
-_FIXED = (*_BAD_BODY, NotServed)
+_MODEL, _VERSION = "/models/{name}", "/models/{name}/versions/{version}"
+_SHM, _CUDA = "/systemsharedmemory", "/cudasharedmemory"
+_SHM_REGION, _CUDA_REGION = f"{_SHM}/region/{{region}}", f"{_CUDA}/region/{{region}}"
 
 ROUTES: tuple[Route, ...] = (
     Route("GET", "", Control.server_metadata),
@@ -64,10 +66,8 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/health/ready", Control.server_ready, probe="ready"),
     Route("GET", "/models/stats", Control.all_statistics),
     *(
-        Route(
-            "GET", f"{_MODEL}{version}{suffix}", answer, _NO_MODEL, None, probe, f"{prefix}{name}"
-        )
-        for version, prefix in (("", "model_"), (_VERSION, "model_version_"))
+        Route("GET", path + suffix, answer, (UnknownModel,), None, probe, prefix + name)
+        for path, prefix in ((_MODEL, "model_"), (_VERSION, "model_version_"))
         for suffix, name, answer, probe in (
             ("", "metadata", Control.model_metadata, None),
             ("/ready", "ready", Control.model_ready, "ready"),
@@ -75,36 +75,35 @@ ROUTES: tuple[Route, ...] = (
             ("/stats", "statistics", Control.model_statistics, None),
         )
     ),
-    Route("POST", "/repository/index", Control.repository_index, _BAD_BODY, IndexRequest),
+    Route("POST", "/repository/index", Control.repository_index, (), IndexRequest),
     Route("POST", "/repository/models/{name}/load", REFUSALS["load_model"], (NotLoadable,)),
     Route("POST", "/repository/models/{name}/unload", REFUSALS["unload_model"], (NotLoadable,)),
-    Route("GET", f"{_SYSTEM}/status", Control.system_memory, _OFF),
-    Route("GET", f"{_SYSTEM_REGION}/status", Control.system_memory_region, (UnknownRegion, *_OFF)),
+    Route("GET", f"{_SHM}/status", Control.system_memory, (SharedMemoryOff,)),
     Route(
-        "POST",
-        f"{_SYSTEM_REGION}/register",
-        Control.register_system_memory,
-        (*_BAD_BODY, *_OFF, Overloaded),
-        RegisterRequest,
+        *("GET", f"{_SHM_REGION}/status", Control.system_memory_region),
+        (UnknownRegion, SharedMemoryOff),
     ),
-    Route("POST", f"{_SYSTEM}/unregister", Control.unregister_all_system_memory, _OFF),
-    Route("POST", f"{_SYSTEM_REGION}/unregister", Control.unregister_system_memory, _OFF),
+    Route(
+        *("POST", f"{_SHM_REGION}/register", Control.register_system_memory),
+        *((SharedMemoryOff, Overloaded), RegisterRequest),
+    ),
+    Route("POST", f"{_SHM}/unregister", Control.unregister_all_system_memory, (SharedMemoryOff,)),
+    Route(
+        "POST", f"{_SHM_REGION}/unregister", Control.unregister_system_memory, (SharedMemoryOff,)
+    ),
     Route("GET", f"{_CUDA}/status", Control.cuda_memory),
     Route("GET", f"{_CUDA_REGION}/status", REFUSALS["cuda_memory_region"], (UnknownRegion,)),
     Route("POST", f"{_CUDA_REGION}/register", REFUSALS["register_cuda_memory"], (NotServed,)),
     Route("POST", f"{_CUDA}/unregister", Control.unregister_all_cuda_memory),
     Route("POST", f"{_CUDA_REGION}/unregister", Control.unregister_cuda_memory),
     Route("GET", "/logging", Control.log_settings),
-    Route("POST", "/logging", Control.update_log_settings, _FIXED, NoSettings),
+    Route("POST", "/logging", Control.update_log_settings, (NotServed,), NoSettings),
     Route("GET", "/trace/setting", Control.trace_settings),
-    Route("POST", "/trace/setting", Control.update_trace_settings, _FIXED, NoSettings),
-    Route("GET", f"{_MODEL}/trace/setting", Control.model_trace_settings, _NO_MODEL),
+    Route("POST", "/trace/setting", Control.update_trace_settings, (NotServed,), NoSettings),
+    Route("GET", f"{_MODEL}/trace/setting", Control.model_trace_settings, (UnknownModel,)),
     Route(
-        "POST",
-        f"{_MODEL}/trace/setting",
-        Control.update_model_trace_settings,
-        (*_NO_MODEL, *_FIXED),
-        NoSettings,
+        *("POST", f"{_MODEL}/trace/setting", Control.update_model_trace_settings),
+        *((UnknownModel, NotServed), NoSettings),
     ),
 )
 """Paths are below `/v2`."""
@@ -116,7 +115,7 @@ def control_routes(oip_state: OipState) -> APIRouter:
     router = APIRouter(prefix="/v2", include_in_schema=False)
     for route in ROUTES:
         router.add_api_route(route.path, _endpoint(route, control), methods=[route.method])
-    for path in (f"{_MODEL}/infer", f"{_MODEL}/versions/{{version}}/infer"):
+    for path in (f"{_MODEL}/infer", f"{_VERSION}/infer"):
         unknown = Route("POST", path, _check_model)
         router.add_api_route(path, _endpoint(unknown, control), methods=["POST"])
     return router

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 
 from service.asgi.problems import PROBLEMS
 from service.oip.errors import STATUSES, SharedMemoryOff, UnknownModel, status_of
-from service.oip.http.control import ROUTES, Route
+from service.oip.http.control import BODY_ERRORS, ROUTES, Route
 from service.oip.infer.models import MODELS, VERSION, Model
 from service.oip.openapi.schemas import (
     ContentEncoding,
@@ -95,7 +95,7 @@ def _control(route: Route, refs: dict[str, Any]) -> dict[str, Any]:
         "operationId": route.operation_id,
         "summary": (inspect.getdoc(route.answer) or "").rstrip("."),
         "parameters": _path_parameters(route.path),
-        "responses": responses | _refusals(route.errors),
+        "responses": responses | _refusals((*route.errors, *(BODY_ERRORS if route.body else ()))),
     }
     if route.body is not None:
         body = refs[f"{route.operation_id} body"]
