@@ -72,14 +72,14 @@ def settings_page() -> str:
 
 def catalogue_page() -> str:
     """Return the text of docs/catalogue.md."""
-    known = list_variants()
+    catalogue = list_variants()
     return (
         VARIANTS
-        + "".join(map(_entry, known["variants"]))
+        + "".join(map(_entry, catalogue["variants"]))
         + SCHEMES
-        + "".join(map(_entry, known["schemes"]))
+        + "".join(map(_entry, catalogue["schemes"]))
         + BUILDERS
-        + "".join(map(_builder, known["builders"]))
+        + "".join(map(_builder, catalogue["builders"]))
     )
 
 
@@ -88,8 +88,8 @@ def _entry(entry: dict[str, Any]) -> str:
 
 
 def _builder(builder: dict[str, Any]) -> str:
-    tensors = [each for each in builder["arguments"] if each["type"] == "tensor"]
-    others = [each for each in builder["arguments"] if each["type"] != "tensor"]
+    tensors = [a for a in builder["arguments"] if a["type"] == "tensor"]
+    others = [a for a in builder["arguments"] if a["type"] != "tensor"]
     text = builder["summary"].removeprefix("Return ")
     return f"| `{builder['name']}` | {_list(tensors)} | {_list(others)} | {text} |\n"
 
@@ -108,12 +108,12 @@ def _parameter(parameter: dict[str, Any]) -> str:
 
 
 def clients_page() -> str:
-    """Return the text of docs/clients.md: as it is, with each program as its file is."""
+    """Return the text of docs/clients.md with the current contents of the example programs."""
     page = (DOCS / "clients.md").read_text()
-    shown = re.compile(
+    programs = re.compile(
         r"(\]\((\.\./examples/clients/[^)]+)\)\n\n```\w+\n).*?^```$", re.DOTALL | re.MULTILINE
     )
-    return shown.sub(lambda found: f"{found[1]}{(DOCS / found[2]).read_text()}```", page)
+    return programs.sub(lambda match: f"{match[1]}{(DOCS / match[2]).read_text()}```", page)
 
 
 ERRORS = """# Errors
