@@ -1,6 +1,7 @@
 """The rows of docs/errors.md: for each class of errors its cause, its remedy, and examples."""
 
 import asyncio
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +21,10 @@ from service.server.app import create_app
 from service.settings import Settings
 
 PREFIX = "rope-docs-"
-"""Keys of the shared memory that the examples use."""
+"""Beginning of the keys of shared memory in the examples."""
+
+OBJECT = f"{PREFIX}object"
+"""The shared memory object of the examples; on the host its name has the process id instead."""
 
 MAX_EXAMPLE = 120
 """Longest request in the table, in characters."""
@@ -274,7 +278,7 @@ ROWS: tuple[Row, ...] = (
         oip.AlreadyExists,
         "A region of that name is registered already.",
         "Unregister the region first, or use another name.",
-        (_register("taken", f"{PREFIX}object", 8),),
+        (_register("taken", OBJECT, 8),),
     ),
     Row(
         oip.BadRegion,
@@ -283,9 +287,9 @@ ROWS: tuple[Row, ...] = (
         (
             _register("r", f"{PREFIX}missing", 8),
             _register("r", "/other", 8),
-            _register("r", f"{PREFIX}object", 0),
-            _register("r", f"{PREFIX}object", 4096),
-            Example(f"{_REGION}/r/register", {"key": f"{PREFIX}object", "byte_size": -1}),
+            _register("r", OBJECT, 0),
+            _register("r", OBJECT, 4096),
+            Example(f"{_REGION}/r/register", {"key": OBJECT, "byte_size": -1}),
         ),
     ),
     Row(
@@ -315,7 +319,7 @@ ROWS: tuple[Row, ...] = (
 def answer_examples() -> list[tuple[Row, list[str]]]:
     """Return each row with the texts of its errors, which a service in this process answers."""
     num_threads = torch.get_num_threads()
-    path = Path(f"/dev/shm/{PREFIX}object")
+    path = Path(f"/dev/shm/{_unique(OBJECT)}")
     try:
         path.write_bytes(bytes(64))
         return asyncio.run(_answer_all())
@@ -333,7 +337,7 @@ async def _answer_all() -> list[tuple[Row, list[str]]]:
         app.app.router.lifespan_context(app.app),
         httpx.AsyncClient(transport=transport, base_url="http://service") as client,
     ):
-        await _send(client, _register("taken", f"{PREFIX}object", 8))
+        await _send(client, _register("taken", OBJECT, 8))
         return [
             (
                 row,
@@ -345,10 +349,15 @@ async def _answer_all() -> list[tuple[Row, list[str]]]:
         ]
 
 
+def _unique(text: str) -> str:
+    return text.replace(OBJECT, f"{PREFIX}{os.getpid()}")
+
+
 async def _send(client: httpx.AsyncClient, example: Example) -> httpx.Response:
     method, path = example.target.split()
     headers = {"content-type": "application/json", **example.headers}
-    return await client.request(method, path, content=example.content, headers=headers)
+    content = _unique(example.content.decode()).encode()
+    return await client.request(method, path, content=content, headers=headers)
 
 
 async def _text(client: httpx.AsyncClient, row: Row, example: Example) -> str:
@@ -360,4 +369,4 @@ async def _text(client: httpx.AsyncClient, row: Row, example: Example) -> str:
         assert (answer["code"], answer["title"]) == (problem.code, problem.title), answer
     else:
         assert response.status_code == classify(error)[0], (example, answer)
-    return str(answer["error"])
+    return str(answer["error"]).replace(_unique(OBJECT), OBJECT)

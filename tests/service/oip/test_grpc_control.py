@@ -116,20 +116,20 @@ def make_state(lifecycle: Lifecycle) -> OipState:
 
 async def test_readiness_follows_the_phase():
     lifecycle = Lifecycle()
-    async with opened(lifecycle, control_methods(make_state(lifecycle))) as there:
+    async with opened(lifecycle, control_methods(make_state(lifecycle))) as server:
 
         async def ready() -> tuple[bool, ...]:
             request = METHODS["ModelReady"].request(name="rope").SerializeToString()
             bodies = {"ServerLive": b"", "ServerReady": b"", "ModelReady": request}
             live, *others = [
-                METHODS[name].response.FromString(await there.ask(name, body))
+                METHODS[name].response.FromString(await server.ask(name, body))
                 for name, body in bodies.items()
             ]
             return live.live, *(response.ready for response in others)
 
         async def index(**fields: bool) -> list[str]:
             method = METHODS["RepositoryIndex"]
-            body = await there.ask("RepositoryIndex", method.request(**fields).SerializeToString())
+            body = await server.ask("RepositoryIndex", method.request(**fields).SerializeToString())
             return [model.state for model in method.response.FromString(body).models]
 
         assert await ready() == (True, False, False)
@@ -145,10 +145,10 @@ async def test_readiness_follows_the_phase():
 async def test_a_malformed_message_is_an_invalid_argument():
     lifecycle = Lifecycle()
     methods = control_methods(make_state(lifecycle))
-    async with opened(lifecycle, methods) as there:
+    async with opened(lifecycle, methods) as server:
         for name in methods:
             with pytest.raises(grpc.aio.AioRpcError, match="not a message") as refused:
-                await there.ask(name, b"\xff\xff\xff")
+                await server.ask(name, b"\xff\xff\xff")
             assert refused.value.code() is CODE.INVALID_ARGUMENT, name
 
 
