@@ -13,6 +13,7 @@ from tritonclient.utils import InferenceServerException
 from service.errors import Overloaded, TimedOut, TooLarge
 from service.lifecycle import Lifecycle, Phase
 from service.oip import metadata
+from service.oip.control import REFUSALS
 from service.oip.errors import NotLoadable
 from service.oip.grpc.control import control_methods
 from service.oip.grpc.errors import CODES, status_of
@@ -68,6 +69,30 @@ def test_loading_is_refused(channel, method, field):
         ask(channel, method, **{field: "rope"})
     assert refused.value.code() is CODE.UNAVAILABLE
     assert refused.value.details() == str(NotLoadable())
+
+
+REGION = "/v2/cudasharedmemory/region/r"
+REFUSED = [
+    ("RepositoryModelLoad", {"model_name": "rope"}, "POST", "/v2/repository/models/rope/load"),
+    ("RepositoryModelUnload", {"model_name": "rope"}, "POST", "/v2/repository/models/rope/unload"),
+    ("CudaSharedMemoryStatus", {"name": "r"}, "GET", f"{REGION}/status"),
+    ("CudaSharedMemoryRegister", {"name": "r"}, "POST", f"{REGION}/register"),
+    ("TraceSetting", {"settings": {"trace_rate": {"value": ["1"]}}}, "POST", "/v2/trace/setting"),
+    ("LogSettings", {"settings": {"log_info": {"bool_param": True}}}, "POST", "/v2/logging"),
+]
+
+
+@pytest.mark.parametrize(("method", "fields", "http_method", "path"), REFUSED)
+def test_refusals_are_the_same_over_http(channel, server_url, method, fields, http_method, path):
+    over_http = httpx.request(http_method, server_url + path, content=b'{"log_info": true}')
+    with pytest.raises(grpc.RpcError) as refused:
+        ask(channel, method, **fields)
+    assert refused.value.code() is CODES[over_http.status_code]
+    assert refused.value.details() == over_http.json()["error"]
+
+
+def test_every_refusal_is_compared_with_http():
+    assert len(REFUSED) == len(REFUSALS) + 1, "two methods refuse to change settings"
 
 
 def test_control_calls_of_tritonclient(grpc_target):
