@@ -48,12 +48,19 @@ STATUS_HEADERS: Mapping[int, Headers] = {
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What a client learns about a failure."""
+    """Why a request failed: a problem document of RFC 9457."""
 
+    type: str
+    title: str
     status: int
     code: str
-    title: str
     detail: str
+    error: str
+
+    @classmethod
+    def of(cls, status: int, code: str, title: str, detail: str) -> "Problem":
+        """Return the document; clients of the Open Inference Protocol read `error`."""
+        return cls(f"urn:rope-service:problem:{code}", title, status, code, detail, detail)
 
 
 def problem_for(failure: Exception) -> Problem:
@@ -65,9 +72,9 @@ def problem_for(failure: Exception) -> Problem:
         if kind in PROBLEMS:
             status, code = PROBLEMS[kind]
             title = (kind.__doc__ or code).partition(".")[0]
-            return Problem(status.value, code, title, errors.printable(failure, MAX_DETAIL))
+            return Problem.of(status.value, code, title, errors.printable(failure, MAX_DETAIL))
     log.error("unexpected failure", exc_info=failure)
-    return Problem(500, "internal", "Internal error", "internal error")
+    return Problem.of(500, "internal", "Internal error", "internal error")
 
 
 def describe(failure: Exception) -> tuple[int, Headers, bytes]:
@@ -79,21 +86,12 @@ def describe(failure: Exception) -> tuple[int, Headers, bytes]:
 def refuse(status: int, detail: str) -> tuple[Headers, bytes]:
     """Return the headers and body for a request that matches no route."""
     code = {404: "not_found", 405: "method_not_allowed"}.get(status, "http")
-    return render(Problem(status, code, HTTPStatus(status).phrase, detail))
+    return render(Problem.of(status, code, HTTPStatus(status).phrase, detail))
 
 
 def render(problem: Problem) -> tuple[Headers, bytes]:
     """Return the headers and body of a problem document."""
-    body = orjson.dumps(
-        {
-            "type": f"urn:rope-service:problem:{problem.code}",
-            "title": problem.title,
-            "status": problem.status,
-            "code": problem.code,
-            "detail": problem.detail,
-            "error": problem.detail,
-        }
-    )
+    body = orjson.dumps(problem)
     headers = [
         (b"content-type", b"application/problem+json"),
         (b"content-length", str(len(body)).encode()),

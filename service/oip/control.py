@@ -32,7 +32,7 @@ ReadBody = Callable[[], Mapping[str, Any]]
 """Return the parsed body of a request, or raise the error that refuses the body."""
 
 
-class Refusal:
+class RefusedOperation:
     """Refuse an operation that this service does not offer."""
 
     def __init__(self, operation_id: str, error: Callable[[], ServiceError]) -> None:
@@ -46,14 +46,14 @@ class Refusal:
 _NO_CUDA_MEMORY = "this service has no CUDA shared memory"
 _FIXED_SETTINGS = "the operator sets tracing and logging; requests cannot change the settings"
 
-REFUSALS: Mapping[str, Refusal] = {
+REFUSALS: Mapping[str, RefusedOperation] = {
     refusal.__name__: refusal
     for refusal in (
-        Refusal("load_model", NotLoadable),
-        Refusal("unload_model", NotLoadable),
-        Refusal("cuda_memory_region", partial(UnknownRegion, _NO_CUDA_MEMORY)),
-        Refusal("register_cuda_memory", partial(NotServed, _NO_CUDA_MEMORY)),
-        Refusal("change_settings", partial(NotServed, _FIXED_SETTINGS)),
+        RefusedOperation("load_model", NotLoadable),
+        RefusedOperation("unload_model", NotLoadable),
+        RefusedOperation("cuda_memory_region", partial(UnknownRegion, _NO_CUDA_MEMORY)),
+        RefusedOperation("register_cuda_memory", partial(NotServed, _NO_CUDA_MEMORY)),
+        RefusedOperation("change_settings", partial(NotServed, _FIXED_SETTINGS)),
     )
 }
 """What HTTP and gRPC refuse, by operation."""

@@ -4,8 +4,7 @@ import json
 from importlib.resources import files
 from typing import Any
 
-from pydantic import BaseModel, create_model
-from pydantic.json_schema import models_json_schema
+from pydantic import BaseModel, TypeAdapter, create_model
 
 from service.asgi.problems import PROBLEMS
 from service.endpoints.params import OF_MODELS
@@ -46,10 +45,9 @@ HEADERS = (
 
 def describe(document: dict[str, Any]) -> dict[str, Any]:
     """Add the routes of ENDPOINTS to an OpenAPI document, and return the document."""
-    requests, answers = map(_request, ENDPOINTS), map(_answer, ENDPOINTS)
-    models: list[type[BaseModel]] = [Problem, *requests, *answers]
-    _, definitions = models_json_schema(
-        [(model, "validation") for model in models], ref_template=REF_TEMPLATE
+    types: list[Any] = [Problem, *map(_request, ENDPOINTS), *map(_answer, ENDPOINTS)]
+    _, definitions = TypeAdapter.json_schemas(
+        [(kind, "validation", TypeAdapter(kind)) for kind in types], ref_template=REF_TEMPLATE
     )
     schemas = definitions["$defs"]
     form_names = {form.__name__ for form in FORMS.values()}

@@ -4,13 +4,14 @@ A default marks a field that some answers do not have.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, RootModel, create_model
 from typing_extensions import TypedDict
 
 from rope_core.presets import Preset
-from service.asgi.problems import PROBLEMS
+from service.asgi import problems
 from service.endpoints.params import OF_MODELS, AttentionParams
 from service.lifecycle import Phase
 from service.wire.message import DTYPES, MAX_RANK
@@ -40,15 +41,12 @@ class Tensor(RootModel[list[Any] | FlatTensor]):
     """Nested lists of numbers or booleans, or a flat tensor."""
 
 
-class Problem(Schema):
+@dataclass(frozen=True)
+class Problem(problems.Problem):
     """Why a request failed: a problem document of RFC 9457."""
 
     type: Annotated[str, Field(json_schema_extra={"format": "uri"})]
-    title: str
-    status: int
-    code: Literal[*sorted({code for _, code in PROBLEMS.values()})]  # type: ignore[valid-type]
-    detail: str
-    error: str
+    code: Literal[*sorted({code for _, code in problems.PROBLEMS.values()})]  # type: ignore[valid-type]
 
 
 class Answer(Schema):

@@ -53,7 +53,7 @@ class InferOutput(Schema):
     parameters: TensorParameters = TensorParameters()
 
 
-class ResponseParameters(Schema):
+class InferResponseParameters(Schema):
     """Parameters of a response."""
 
     warnings: str = ""
@@ -69,7 +69,7 @@ class InferResponse(Schema):
     """The id of the request; absent if the request had none."""
     model_name: str
     model_version: str
-    parameters: ResponseParameters = ResponseParameters()
+    parameters: InferResponseParameters = InferResponseParameters()
     outputs: list[InferOutput]
 
 
