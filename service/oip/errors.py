@@ -78,7 +78,7 @@ def status_of(status: int) -> int:
 def describe(failure: Exception) -> tuple[int, Headers, bytes]:
     """Return status, headers and body of the answer to a failure."""
     status, text = classify(failure)
-    more = _OTHER_HEADERS.get(status, problems.MORE_HEADERS.get(status, []))
+    more = _OTHER_HEADERS.get(status, problems.STATUS_HEADERS.get(status, []))
     headers, body = refusal(text)
     return status, [*headers, *more], body
 

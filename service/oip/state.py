@@ -7,7 +7,7 @@ from service.inference.handler import InferenceService
 from service.lifecycle import Lifecycle
 from service.oip.infer.models import MODELS, Model
 from service.oip.infer.parse import RequestParser
-from service.oip.shm.registry import Regions
+from service.oip.shm.registry import SharedMemoryRegistry
 from service.oip.statistics import Statistics, TritonMetrics
 
 
@@ -22,7 +22,7 @@ class OipState:
     def __init__(self, service: InferenceService, lifecycle: Lifecycle) -> None:
         self.service = service
         self.lifecycle = lifecycle
-        self.regions = Regions(service.settings.shared_memory_prefix)
+        self.regions = SharedMemoryRegistry(service.settings.shared_memory_prefix)
         self.parser = RequestParser(self.regions, service.settings.max_body_bytes)
         self.statistics: Mapping[str, Statistics] = {
             model.name: Statistics(model.name, partial(self._num_pending, model))

@@ -107,12 +107,12 @@ class Statistics:
             "inference_count": good,
             "execution_count": self.num_runs,
             "inference_stats": {
-                "success": _duration(good, ns["success"]),
-                "fail": _duration(self.num_failed.total(), ns["fail"]),
-                "queue": _duration(good, ns["queue"]),
                 "compute_input": _duration(good, ns["compute_input"]),
                 "compute_infer": _duration(good, ns["compute_infer"]),
                 "compute_output": _duration(good, ns["compute_output"]),
+                "success": _duration(good, ns["success"]),
+                "fail": _duration(self.num_failed.total(), ns["fail"]),
+                "queue": _duration(good, ns["queue"]),
                 "cache_hit": _duration(0, 0),
                 "cache_miss": _duration(0, 0),
             },
@@ -125,10 +125,10 @@ class Statistics:
         each = self._sizes[size]
         runs = _num_runs(each, size)
         return {
-            "batch_size": size,
             "compute_input": _duration(runs, each.ns("compute_input") // size),
             "compute_infer": _duration(runs, each.ns("compute_infer") // size),
             "compute_output": _duration(runs, each.ns("compute_output") // size),
+            "batch_size": size,
         }
 
 

@@ -52,6 +52,7 @@ def build_app(oip_state: OipState, device_threads: ThreadPoolExecutor) -> Reques
         lifespan=lambda _: lifespan(oip_state, device_threads),
         redoc_url=None,
         exception_handlers={HTTPException: _refuse},
+        generate_unique_id_function=lambda route: route.path.rpartition("/")[2],
         telemetry={"auto_configure": False, "tracing": False, "metrics": False, "logs": False},
     )
     hot = {endpoint.path: Route(endpoint, service) for endpoint in ENDPOINTS}

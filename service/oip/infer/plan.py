@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from service.oip.shm.posix import Span
+from service.oip.shm.posix import RegionSlice
 from service.wire import Buffer, Message
 from service.wire.message import view
 
@@ -20,7 +20,7 @@ class ShmRef:
     region: str
     offset: int
     """From the region's begin, in bytes."""
-    span: Span
+    span: RegionSlice
 
 
 @dataclass(frozen=True, slots=True)

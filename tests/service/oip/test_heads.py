@@ -14,7 +14,7 @@ from service.oip.http.codec import HttpInferCodec
 from service.oip.infer.models import MODELS
 from service.oip.infer.parse import RequestParser
 from service.oip.infer.plan import MAX_HEAD_BYTES, MAX_KNOWN, CachedHeader, HeaderCache, InferPlan
-from service.oip.shm.registry import Regions
+from service.oip.shm.registry import SharedMemoryRegistry
 from service.wire import Message
 
 ROPE = MODELS["rope"]
@@ -29,7 +29,7 @@ class Http:
     """Reads requests of HTTP; `read` counts as `Planner.plan` does, by what is kept."""
 
     def __init__(self):
-        self.parser = RequestParser(Regions(None), 2**20)
+        self.parser = RequestParser(SharedMemoryRegistry(None), 2**20)
 
     def plan(self, x, request_id="", data=None, spaces=0):
         data = x.numpy().tobytes() if data is None else data
@@ -46,7 +46,7 @@ class Grpc:
     """Reads requests of gRPC."""
 
     def __init__(self):
-        self.parser = RequestParser(Regions(None), 2**20)
+        self.parser = RequestParser(SharedMemoryRegistry(None), 2**20)
 
     def plan(self, x, request_id="", data=None, spaces=0):
         request = ModelInferRequest(model_name="rope", id=request_id)
@@ -122,7 +122,7 @@ def test_no_more_heads_are_kept_than_have_room():
     ids=["booleans are looked at", "int32 becomes int64"],
 )
 def test_tensors_that_are_not_views_of_any_bytes_are_read_each_time(change):
-    parser = RequestParser(Regions(None), 2**20)
+    parser = RequestParser(SharedMemoryRegistry(None), 2**20)
     model = MODELS["rope_attention"]
     x = torch.randn(1, 1, 1, 8)
     inputs = [
@@ -139,7 +139,7 @@ def test_tensors_that_are_not_views_of_any_bytes_are_read_each_time(change):
 
 
 def test_numbers_in_json_are_read_each_time():
-    parser = RequestParser(Regions(None), 2**20)
+    parser = RequestParser(SharedMemoryRegistry(None), 2**20)
     for number in (1.0, 2.0):
         x = torch.full((1, 1, 1, 2), number)
         head = json.dumps(described(x, data=x.flatten().tolist())).encode()
@@ -149,7 +149,7 @@ def test_numbers_in_json_are_read_each_time():
 
 
 def test_what_cannot_be_written_again_is_not_kept():
-    parser = RequestParser(Regions(None), 2**20)
+    parser = RequestParser(SharedMemoryRegistry(None), 2**20)
     x = torch.randn(1, 1, 1, 2)
     document = described(x, parameters={"binary_data_size": 8}) | {"id": "a"}
     document["parameters"] |= {"timeout": 2**64 - 1, "content_type": math.nan}
