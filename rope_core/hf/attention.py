@@ -6,8 +6,8 @@ from typing import Any
 
 from rope_core.config import AttentionConfig, RopeConfig
 from rope_core.errors import ConfigError
-from rope_core.hf.reader import Reader
-from rope_core.hf.stacks import has_window
+from rope_core.hf.config_reader import Reader
+from rope_core.hf.layer_types import has_window
 
 MAX_WINDOW = 2**31 - 1
 

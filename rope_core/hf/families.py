@@ -44,7 +44,7 @@ class Family:
 
     learned: Learned | None = None
     special: str | None = None
-    """Read by a function of its own, a name of `rope_core.hf.special`."""
+    """Read by a function of its own, a name of `rope_core.hf.custom_rotations`."""
 
     first_head: bool = False
     """Only the first head is rotated."""
@@ -54,7 +54,7 @@ class Family:
     """Keys that its class does not read."""
 
     head_dim: Any = None
-    """The key that holds it, one for each layer type, or a rule of `rope_core.hf.width`."""
+    """The key that holds it, one for each layer type, or a rule of `rope_core.hf.head_dim`."""
 
     null_head_dim: bool = False
     """Its class has a head_dim of null, which YaRN, dynamic and LongRoPE fail on."""

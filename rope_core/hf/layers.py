@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from rope_core.errors import ConfigError
-from rope_core.hf.reader import GIVEN, Reader, brief
-from rope_core.hf.stacks import FULL, SLIDING, STACKS, no_rope_layers
+from rope_core.hf.config_reader import GIVEN, Reader, brief
+from rope_core.hf.layer_types import FULL, SLIDING, STACKS, no_rope_layers
 
 MAX_LAYERS = 10_000
 """Most layers a config may claim."""

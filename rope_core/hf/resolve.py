@@ -7,12 +7,12 @@ from typing import Any, get_args
 
 from rope_core.config import Arithmetic, AttentionConfig, RopeConfig
 from rope_core.errors import ConfigError
-from rope_core.hf import blocks, composite, layers
+from rope_core.hf import family_lookup, layers, rope_parameters
 from rope_core.hf.attention import attention
+from rope_core.hf.config_reader import Reader, brief
 from rope_core.hf.families import UNKNOWN
 from rope_core.hf.layers import Layers
-from rope_core.hf.reader import Reader, brief
-from rope_core.hf.rotation import special, standard
+from rope_core.hf.rope_config import special, standard
 
 COMPATS = ("5.23", "4.57")
 """Versions of transformers that can be followed."""
@@ -89,7 +89,7 @@ def resolve(
     ):
         if value is not None and type(value) is not kind:
             raise ConfigError(name, "a text" if kind is str else "a whole number", brief(value))
-    family, inner, prefix, named = composite.find(config, model_type, part, num_axes)
+    family, inner, prefix, named = family_lookup.find(config, model_type, part, num_axes)
     reader = Reader(inner, family, compat, layer)
     reader.given("model_type")
     if family is UNKNOWN:
@@ -102,7 +102,7 @@ def resolve(
     if nope is None and family.special:
         rope, parameters = special(reader, head_dim, arithmetic)
     elif nope is None:
-        block = blocks.find(reader)
+        block = rope_parameters.find(reader)
         if block is None:
             nope = f"rope parameters of {reader.layer_type} are null"
         else:

@@ -5,6 +5,7 @@ axes lead: `[S]`, `[B, S]` on one axis, `[A, T]` or `[A, B, S]` on several. A to
 of all axes is not rotated. All is made on the CPU. `BUILDERS` has all of them by name.
 """
 
+from rope_core.positions.builders import BUILDERS, Builder, Built
 from rope_core.positions.coordinates import (
     area_normalised_positions,
     atom_positions,
@@ -35,10 +36,8 @@ from rope_core.positions.grouped import (
     self_extend_positions,
     streaming_positions,
 )
-from rope_core.positions.limits import MAX_POSITIONS
 from rope_core.positions.mrope import FAMILIES, MropeIds, mrope_index
-from rope_core.positions.omni import omni_mrope_index
-from rope_core.positions.registry import BUILDERS, Builder, Built
+from rope_core.positions.omni_mrope import omni_mrope_index
 from rope_core.positions.sequence import (
     decode_positions,
     document_boundaries,
@@ -48,6 +47,7 @@ from rope_core.positions.sequence import (
     packed_positions,
 )
 from rope_core.positions.tokens import token_types
+from rope_core.positions.validate import MAX_POSITIONS
 from rope_core.positions.xdrope import xdrope_index
 
 __all__ = [

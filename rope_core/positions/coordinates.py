@@ -8,7 +8,7 @@ from torch import Tensor
 
 from rope_core.checks import shape_of
 from rope_core.errors import ConfigError, ShapeError
-from rope_core.positions import limits
+from rope_core.positions import validate
 from rope_core.positions.grids import spread, surround
 
 
@@ -25,7 +25,7 @@ def patch_centre_positions(*, sizes: Sequence[int], first_tokens: int = 0) -> Te
     >>> patch_centre_positions(sizes=[1, 2], first_tokens=1).tolist()
     [[0.0, 0.0, 0.0], [0.0, -0.5, 0.5]]
     """
-    grid = limits.sizes("sizes", sizes, 2)
+    grid = validate.sizes("sizes", sizes, 2)
     centres = [2.0 * ((torch.arange(size) + 0.5) / size) - 1.0 for size in grid]
     return surround(spread(centres), first_tokens, 0)
 
@@ -40,8 +40,8 @@ def window_positions(*, sizes: Sequence[int], window_size: int) -> Tensor:
     Returns:
         float32 `[2, rows * columns]`, axes (x, y), row-major.
     """
-    rows, columns = limits.sizes("sizes", sizes, 2)
-    limits.whole("window_size", window_size, 1, limits.MAX_POSITIONS)
+    rows, columns = validate.sizes("sizes", sizes, 2)
+    validate.whole("window_size", window_size, 1, validate.MAX_POSITIONS)
     row, column = spread([torch.arange(rows), torch.arange(columns)])
     return torch.stack([column, row]) * (window_size / columns)
 
@@ -58,8 +58,8 @@ def pixel_positions(*, sizes: Sequence[int], offsets: Sequence[float] | None = N
     """
     if not isinstance(sizes, list | tuple) or not 1 <= len(sizes) <= 4:
         raise ConfigError("sizes", "a list of 1 to 4 numbers", sizes)
-    grid = limits.sizes("sizes", sizes, len(sizes))
-    added = limits.reals("offsets", offsets, len(grid)) if offsets is not None else (0.0,) * 4
+    grid = validate.sizes("sizes", sizes, len(sizes))
+    added = validate.reals("offsets", offsets, len(grid)) if offsets is not None else (0.0,) * 4
     steps = [torch.linspace(-1, 1, steps=size) for size in grid]
     return spread([step + offset for step, offset in zip(steps, added, strict=False)])
 
@@ -77,9 +77,9 @@ def area_normalised_positions(
     Returns:
         float32 `[3, frames * rows * columns]`, row-major.
     """
-    frames, rows, columns = limits.sizes("sizes", sizes, 3)
-    limits.whole("base_height", base_height, 1, limits.MAX_POSITIONS)
-    limits.whole("base_width", base_width, 1, limits.MAX_POSITIONS)
+    frames, rows, columns = validate.sizes("sizes", sizes, 3)
+    validate.whole("base_height", base_height, 1, validate.MAX_POSITIONS)
+    validate.whole("base_width", base_width, 1, validate.MAX_POSITIONS)
     scale = ((base_height * base_width) / (rows * columns)) ** 0.5
     edges = [
         torch.linspace(-size * scale / 2, size * scale / 2, size + 1) for size in (rows, columns)
@@ -98,13 +98,13 @@ def atom_positions(*, xyz: Tensor, uid: Tensor) -> Tensor:
     Returns:
         float32 `[4, ...]`.
     """
-    xyz = limits.fractions("xyz", xyz, "[atoms, 3] or [B, atoms, 3]", (2, 3, 4))
-    uid = limits.integers("uid", uid, "[atoms] or [B, atoms]", (1, 2, 3))
+    xyz = validate.fractions("xyz", xyz, "[atoms, 3] or [B, atoms, 3]", (2, 3, 4))
+    uid = validate.integers("uid", uid, "[atoms] or [B, atoms]", (1, 2, 3))
     if xyz.shape[-1] != 3:
         raise ShapeError("xyz", "of 3 coordinates in its last dimension", shape_of(xyz))
     if uid.shape != xyz.shape[:-1]:
         raise ShapeError("uid", shape_of(xyz[..., 0]), shape_of(uid))
-    limits.few("uid", 4 * uid.numel())
+    validate.few("uid", 4 * uid.numel())
     return torch.cat([xyz.float().movedim(-1, 0), uid.float()[None]])
 
 
@@ -128,10 +128,10 @@ def audio_time_positions(
     Returns:
         float32 `[3, windows, S]`.
     """
-    timestamps = limits.fractions("timestamps", timestamps, "[windows, S]", (2,))
-    limits.few("timestamps", 3 * timestamps.numel())
-    limits.positive("audio_frame_step", audio_frame_step)
-    most = limits.whole("max_position_embeddings", max_position_embeddings, 1, 2**24)
+    timestamps = validate.fractions("timestamps", timestamps, "[windows, S]", (2,))
+    validate.few("timestamps", 3 * timestamps.numel())
+    validate.positive("audio_frame_step", audio_frame_step)
+    most = validate.whole("max_position_embeddings", max_position_embeddings, 1, 2**24)
     length = timestamps.shape[1]
     if length > most:
         raise ShapeError("timestamps", f"of at most {most} frames", shape_of(timestamps))

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from rope_core.checks import shape_of
 from rope_core.errors import ConfigError, ShapeError
-from rope_core.positions import limits
+from rope_core.positions import validate
 from rope_core.positions.grids import spread, surround
 
 
@@ -28,12 +28,12 @@ def flux_positions(
     >>> flux_positions(sizes=[1, 2], text_tokens=1).tolist()
     [[0, 0, 0], [0, 0, 0], [0, 0, 1]]
     """
-    limits.whole("axes", axes, 3, 4)
-    rows, columns = limits.sizes("sizes", sizes, 2, axes)
-    limits.whole("index", index)
+    validate.whole("axes", axes, 3, 4)
+    rows, columns = validate.sizes("sizes", sizes, 2, axes)
+    validate.whole("index", index)
     row, column = spread([torch.arange(rows), torch.arange(columns)])
     image = torch.stack([torch.full_like(row, index), row, column, torch.zeros_like(row)])
-    limits.whole("text_tokens", text_tokens, 0, limits.MAX_POSITIONS // axes)
+    validate.whole("text_tokens", text_tokens, 0, validate.MAX_POSITIONS // axes)
     points = surround(image[:axes], text_tokens, 0)
     if axes == 4:
         points[3, :text_tokens] = torch.arange(text_tokens)
@@ -67,11 +67,11 @@ def centred_positions(
     """
     if not isinstance(sizes, list | tuple) or not 1 <= len(sizes) <= 2**12:
         raise ConfigError("sizes", "a list of 1 to 4096 images", type(sizes).__name__)
-    grids = [limits.sizes(f"sizes[{i}]", grid, 3) for i, grid in enumerate(sizes)]
-    limits.few("sizes", sum(3 * t * h * w for t, h, w in grids))
-    limits.whole("text_tokens", text_tokens, 0, limits.MAX_POSITIONS // 3)
-    limits.flag("scale_rope", scale_rope)
-    limits.flag("layered", layered)
+    grids = [validate.sizes(f"sizes[{i}]", grid, 3) for i, grid in enumerate(sizes)]
+    validate.few("sizes", sum(3 * t * h * w for t, h, w in grids))
+    validate.whole("text_tokens", text_tokens, 0, validate.MAX_POSITIONS // 3)
+    validate.flag("scale_rope", scale_rope)
+    validate.flag("layered", layered)
     last = len(grids) - 1
     if layered and grids[last][0] != 1:
         raise ConfigError(f"sizes[{last}]", "of one frame, as it is layered", grids[last])
@@ -101,9 +101,9 @@ def crop_positions(
 
     Whole positions from 0 (CogVideoX 1.5, "slice") are `grid_positions`.
     """
-    frames, *sides = limits.sizes("sizes", sizes, 3)
-    starts = limits.reals("crop_start", crop_start, 2)
-    stops = limits.reals("crop_stop", crop_stop, 2)
+    frames, *sides = validate.sizes("sizes", sizes, 3)
+    starts = validate.reals("crop_start", crop_start, 2)
+    stops = validate.reals("crop_stop", crop_stop, 2)
     spans = [
         torch.linspace(start, stop * (side - 1) / side, side)
         for start, stop, side in zip(starts, stops, sides, strict=True)
@@ -128,9 +128,9 @@ def frame_rate_positions(
     >>> frame_rate_positions(sizes=[2, 1, 1], fps=12).tolist()
     [[0.0, 2.0], [0.0, 0.0], [0.0, 0.0]]
     """
-    time, *sides = (torch.arange(size).float() for size in limits.sizes("sizes", sizes, 3))
+    time, *sides = (torch.arange(size).float() for size in validate.sizes("sizes", sizes, 3))
     if fps is not None:
-        time = time / limits.positive("fps", fps) * limits.positive("base_fps", base_fps)
+        time = time / validate.positive("fps", fps) * validate.positive("base_fps", base_fps)
     return spread([time, *sides])
 
 
@@ -159,13 +159,13 @@ def normalised_video_positions(
     Returns:
         float32 `[3, frames * rows * columns]`, row-major.
     """
-    axes = [torch.arange(size).float() for size in limits.sizes("sizes", sizes, 3)]
+    axes = [torch.arange(size).float() for size in validate.sizes("sizes", sizes, 3)]
     bases = {"base_num_frames": base_num_frames, "base_height": base_height}
     bases |= {"base_width": base_width, "patch_size": patch_size, "patch_size_t": patch_size_t}
     for name, base in bases.items():
-        limits.whole(name, base, 1)
+        validate.whole(name, base, 1)
     if rope_interpolation_scale is not None:
-        scales = limits.reals("rope_interpolation_scale", rope_interpolation_scale, 3)
+        scales = validate.reals("rope_interpolation_scale", rope_interpolation_scale, 3)
         patches = (patch_size_t, patch_size, patch_size)
         shares = zip(axes, scales, patches, (base_num_frames, base_height, base_width), strict=True)
         axes = [axis * scale * patch / base for axis, scale, patch, base in shares]
@@ -184,12 +184,12 @@ def caption_positions(*, text_lengths: Tensor, sizes: Sequence[int]) -> Tensor:
     Returns:
         int64 `[3, B, longest caption + rows * columns]`.
     """
-    lengths = limits.integers("text_lengths", text_lengths, "[B]", (1,))[:, None]
-    rows, columns = limits.sizes("sizes", sizes, 2, 3)
-    if not bool(((lengths >= 0) & (lengths <= limits.MAX_POSITIONS)).all()):
-        raise ShapeError("text_lengths", f"from 0 to {limits.MAX_POSITIONS}", shape_of(lengths))
+    lengths = validate.integers("text_lengths", text_lengths, "[B]", (1,))[:, None]
+    rows, columns = validate.sizes("sizes", sizes, 2, 3)
+    if not bool(((lengths >= 0) & (lengths <= validate.MAX_POSITIONS)).all()):
+        raise ShapeError("text_lengths", f"from 0 to {validate.MAX_POSITIONS}", shape_of(lengths))
     longest = int(lengths.max()) + rows * columns
-    limits.few("text_lengths", 3 * len(lengths) * longest)
+    validate.few("text_lengths", 3 * len(lengths) * longest)
     index = torch.arange(longest)
     patch = index - lengths
     text, image = patch < 0, (patch >= 0) & (patch < rows * columns)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from rope_core.checks import shape_of
 from rope_core.errors import ConfigError, ShapeError
-from rope_core.positions import limits
+from rope_core.positions import validate
 
 MAX_GRIDS = 2**14
 """Most images or videos of one call."""
@@ -43,10 +43,10 @@ def grid_positions(
     """
     if not isinstance(sizes, list | tuple) or not 1 <= len(sizes) <= 4:
         raise ConfigError("sizes", "a list of 1 to 4 numbers", sizes)
-    grid = limits.sizes("sizes", sizes, len(sizes))
-    limits.whole("start", start, -limits.FARTHEST)
+    grid = validate.sizes("sizes", sizes, len(sizes))
+    validate.whole("start", start, -validate.FARTHEST)
     points = spread([torch.arange(size) + start for size in grid])
-    if limits.flag("column_first", column_first):
+    if validate.flag("column_first", column_first):
         points = points.flip(0)
     return surround(points, first_tokens, last_tokens)
 
@@ -72,10 +72,10 @@ def merge_block_positions(
     >>> merge_block_positions(grid_thw=grid).tolist()
     [[0, 0, 1, 1, 0, 0, 1, 1], [0, 1, 0, 1, 2, 3, 2, 3]]
     """
-    merge = limits.whole("spatial_merge_size", spatial_merge_size, 1, 2**12)
-    limits.flag("with_time", with_time)
+    merge = validate.whole("spatial_merge_size", spatial_merge_size, 1, 2**12)
+    validate.flag("with_time", with_time)
     blocks = merged("grid_thw", grid_thw, 1, merge)
-    limits.few("grid_thw", int(blocks.prod(-1).sum()) * merge**2 * (2 + with_time))
+    validate.few("grid_thw", int(blocks.prod(-1).sum()) * merge**2 * (2 + with_time))
     parts = []
     for frames, rows, columns in blocks.tolist():
         lengths = (frames, rows, columns, merge, merge)
@@ -98,12 +98,12 @@ def padded_grid_positions(
     Returns:
         int64 `[2, B, length]`.
     """
-    grids = limits.integers("grid_hw", grid_hw, "[B, 2]", (2,))
-    if grids.shape[1] != 2 or not bool(((grids >= 1) & (grids <= limits.MAX_POSITIONS)).all()):
+    grids = validate.integers("grid_hw", grid_hw, "[B, 2]", (2,))
+    if grids.shape[1] != 2 or not bool(((grids >= 1) & (grids <= validate.MAX_POSITIONS)).all()):
         raise ShapeError("grid_hw", "[B, 2] of sizes from 1", grids.tolist()[:8])
-    limits.whole("length", length, 1, limits.MAX_POSITIONS)
-    limits.whole("padding", padding, -1, 0)
-    limits.few("length", 2 * len(grids) * length)
+    validate.whole("length", length, 1, validate.MAX_POSITIONS)
+    validate.whole("padding", padding, -1, 0)
+    validate.few("length", 2 * len(grids) * length)
     longest = int(grids.double().prod(-1).max())
     if longest > length:
         raise ConfigError(
@@ -112,7 +112,7 @@ def padded_grid_positions(
     index, (rows, columns) = torch.arange(length), grids.T[..., None]
     points = torch.stack([index // columns, (index % columns).expand(len(grids), -1)])
     points = points.masked_fill(index >= rows * columns, padding)
-    return points.flip(0) if limits.flag("column_first", column_first) else points
+    return points.flip(0) if validate.flag("column_first", column_first) else points
 
 
 def resampled_positions(*, sizes: Sequence[int], axes_dim: Sequence[int]) -> Tensor:
@@ -128,24 +128,24 @@ def resampled_positions(*, sizes: Sequence[int], axes_dim: Sequence[int]) -> Ten
     >>> resampled_positions(sizes=[2, 2], axes_dim=[256, 256]).tolist()
     [[0, 0, 128, 128], [0, 128, 0, 128]]
     """
-    grid = limits.sizes("sizes", sizes, 2)
-    trained = limits.wholes("axes_dim", axes_dim, 2, 1, limits.MAX_POSITIONS)
+    grid = validate.sizes("sizes", sizes, 2)
+    trained = validate.wholes("axes_dim", axes_dim, 2, 1, validate.MAX_POSITIONS)
     pairs = zip(grid, trained, strict=True)
     return spread([torch.arange(size) * dim // size for size, dim in pairs])
 
 
 def merged(name: str, grids: Tensor, time_merge: int, spatial_merge: int) -> Tensor:
     """Return grids `[N, 3]` in merged patches."""
-    grids = limits.integers(name, grids, "[grids, 3]", (2,))
+    grids = validate.integers(name, grids, "[grids, 3]", (2,))
     if grids.shape[1] != 3 or len(grids) > MAX_GRIDS:
         raise ShapeError(name, f"[grids, 3], of at most {MAX_GRIDS} grids", shape_of(grids))
-    if not bool(((grids >= 1) & (grids <= limits.MAX_POSITIONS)).all()):
-        raise ShapeError(name, f"of sizes from 1 to {limits.MAX_POSITIONS}", "others")
+    if not bool(((grids >= 1) & (grids <= validate.MAX_POSITIONS)).all()):
+        raise ShapeError(name, f"of sizes from 1 to {validate.MAX_POSITIONS}", "others")
     merge = torch.tensor([time_merge, spatial_merge, spatial_merge])
     if bool((grids % merge).any()):
         raise ShapeError(name, f"divisible by the merge {merge.tolist()}", grids.tolist()[:8])
-    if float((grids // merge).double().prod(-1).sum()) > limits.MAX_POSITIONS:
-        raise ShapeError(name, f"of at most {limits.MAX_POSITIONS} tokens", "more")
+    if float((grids // merge).double().prod(-1).sum()) > validate.MAX_POSITIONS:
+        raise ShapeError(name, f"of at most {validate.MAX_POSITIONS} tokens", "more")
     return grids // merge
 
 
@@ -157,6 +157,6 @@ def spread(axes: Sequence[Tensor]) -> Tensor:
 def surround(points: Tensor, first_tokens: int, last_tokens: int) -> Tensor:
     """Return points `[axes, T]` with tokens at position 0 before and behind them."""
     for name, count in (("first_tokens", first_tokens), ("last_tokens", last_tokens)):
-        limits.whole(name, count, 0, limits.MAX_POSITIONS)
-        limits.few(name, len(points) * count)
+        validate.whole(name, count, 0, validate.MAX_POSITIONS)
+        validate.few(name, len(points) * count)
     return torch.nn.functional.pad(points, (first_tokens, last_tokens))

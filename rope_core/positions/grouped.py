@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from rope_core.errors import ConfigError
-from rope_core.positions import limits
+from rope_core.positions import validate
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,8 @@ def self_extend_positions(
         query_length: queries, which are the last tokens; as many as keys where None.
     """
     near = _last(length, query_length)
-    limits.whole("window", window, 1)
-    limits.whole("group", group, 1)
+    validate.whole("window", window, 1)
+    validate.whole("group", group, 1)
     keys = torch.arange(length)
     return GroupedPositions(near, keys, near // group + window - window // group, keys // group)
 
@@ -66,7 +66,7 @@ def rerope_positions(
         query_length: queries, which are the last tokens; as many as keys where None.
     """
     near = _last(length, query_length)
-    limits.whole("window", window, 1)
+    validate.whole("window", window, 1)
     keys = torch.arange(length)
     return GroupedPositions(near, keys, torch.full_like(near, window), torch.zeros_like(keys))
 
@@ -83,8 +83,8 @@ def leaky_rerope_positions(
         query_length: queries, which are the last tokens; as many as keys where None.
     """
     near = _last(length, query_length)
-    limits.whole("window", window, 1)
-    limits.positive("factor", factor)
+    validate.whole("window", window, 1)
+    validate.positive("factor", factor)
     keys = torch.arange(length)
     back = window - window / factor
     return GroupedPositions(
@@ -107,12 +107,12 @@ def streaming_positions(*, length: int, sink_tokens: int, recent_tokens: int) ->
     >>> streaming_positions(length=6, sink_tokens=1, recent_tokens=2).delta.tolist()
     [0, -3, -3]
     """
-    limits.whole("length", length, 1)
-    limits.whole("sink_tokens", sink_tokens, 0, limits.MAX_POSITIONS)
-    limits.whole("recent_tokens", recent_tokens, 1, limits.MAX_POSITIONS)
+    validate.whole("length", length, 1)
+    validate.whole("sink_tokens", sink_tokens, 0, validate.MAX_POSITIONS)
+    validate.whole("recent_tokens", recent_tokens, 1, validate.MAX_POSITIONS)
     sinks = min(sink_tokens, length)
     recent = min(recent_tokens, length - sinks)
-    limits.few("length", 3 * (sinks + recent))
+    validate.few("length", 3 * (sinks + recent))
     kept = torch.cat([torch.arange(sinks), torch.arange(length - recent, length)])
     positions = torch.arange(sinks + recent)
     return StreamedPositions(kept, positions, positions - kept)
@@ -120,8 +120,8 @@ def streaming_positions(*, length: int, sink_tokens: int, recent_tokens: int) ->
 
 def _last(length: int, query_length: int | None) -> Tensor:
     """Return the positions of the last `query_length` of `length` tokens."""
-    limits.whole("length", length, 1, limits.MAX_POSITIONS // 4)
-    queries = length if query_length is None else limits.whole("query_length", query_length, 1)
+    validate.whole("length", length, 1, validate.MAX_POSITIONS // 4)
+    queries = length if query_length is None else validate.whole("query_length", query_length, 1)
     if queries > length:
         raise ConfigError("query_length", f"at most the {length} keys", queries)
     return torch.arange(length - queries, length)

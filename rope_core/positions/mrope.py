@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rope_core.checks import shape_of
 from rope_core.errors import ConfigError, ShapeError
-from rope_core.positions import limits
+from rope_core.positions import validate
 from rope_core.positions.grids import merged
 from rope_core.positions.tokens import IMAGE, VIDEO, check_types, kept_tokens
 
@@ -123,14 +123,14 @@ def mrope_index(
     >>> mrope_index(token_types=types, image_grid_thw=grid).positions.tolist()
     [[0, 1, 1, 3], [0, 1, 1, 3], [0, 1, 2, 3]]
     """
-    limits.one_of("family", family, list(FAMILIES))
-    limits.one_of("compat", compat, COMPAT)
+    validate.one_of("family", family, list(FAMILIES))
+    validate.one_of("compat", compat, COMPAT)
     rule, old = FAMILIES[family], compat == "4.57"
     if old and not rule.in_4_57:
         names = ", ".join(name for name, each in FAMILIES.items() if each.in_4_57)
         raise ConfigError("family", f"one that transformers 4.57 has: {names}", family)
-    limits.whole("spatial_merge_size", spatial_merge_size, 1, 2**12)
-    limits.whole("temporal_merge_size", temporal_merge_size, 1, 2**12)
+    validate.whole("spatial_merge_size", spatial_merge_size, 1, 2**12)
+    validate.whole("temporal_merge_size", temporal_merge_size, 1, 2**12)
     types = check_types(token_types, VIDEO)
     mask = kept_tokens(attention_mask, types)
 
@@ -167,7 +167,7 @@ def given_grids(name: str, grids: Tensor | None, time_merge: int, spatial_merge:
 
 def check_seconds(seconds: Tensor, videos: Tensor) -> Tensor:
     """Return seconds from frame to frame, one for each of `videos`."""
-    seconds = limits.fractions("second_per_grid_ts", seconds, "[videos]", (1,))
+    seconds = validate.fractions("second_per_grid_ts", seconds, "[videos]", (1,))
     if len(seconds) != len(videos):
         raise ShapeError("second_per_grid_ts", f"[{len(videos)}]", shape_of(seconds))
     if not bool(((seconds >= 0) & (seconds <= 2**20)).all()):
@@ -177,7 +177,7 @@ def check_seconds(seconds: Tensor, videos: Tensor) -> Tensor:
 
 def _interval(seconds: Tensor | None, videos: Tensor, rate: float, old: bool) -> Tensor:
     """Return positions from frame to frame, in the arithmetic that transformers does them in."""
-    limits.real("tokens_per_second", rate, 0, 2**20)
+    validate.real("tokens_per_second", rate, 0, 2**20)
     exact = torch.float64 if float(rate).is_integer() else torch.float32
     if seconds is None:
         return torch.full((len(videos),), rate, dtype=exact)

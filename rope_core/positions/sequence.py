@@ -5,7 +5,7 @@ from torch import Tensor
 
 from rope_core.checks import check_cu_seqlens
 from rope_core.errors import ShapeError
-from rope_core.positions import limits
+from rope_core.positions import validate
 from rope_core.positions.tokens import check_mask
 from rope_core.ragged import count_up
 
@@ -23,8 +23,8 @@ def offset_positions(*, length: int, start: int = 0) -> Tensor:
     >>> offset_positions(length=3, start=5).tolist()
     [5, 6, 7]
     """
-    limits.whole("length", length, 1, limits.MAX_POSITIONS)
-    return torch.arange(length) + limits.whole("start", start, -limits.FARTHEST)
+    validate.whole("length", length, 1, validate.MAX_POSITIONS)
+    return torch.arange(length) + validate.whole("start", start, -validate.FARTHEST)
 
 
 def interpolated_positions(*, length: int, start: float = 0.0, factor: float = 1.0) -> Tensor:
@@ -38,9 +38,9 @@ def interpolated_positions(*, length: int, start: float = 0.0, factor: float = 1
     Returns:
         float32 `[length]`.
     """
-    limits.whole("length", length, 1, limits.MAX_POSITIONS)
-    limits.real("start", start)
-    return (torch.arange(length).float() + start) / limits.positive("factor", factor)
+    validate.whole("length", length, 1, validate.MAX_POSITIONS)
+    validate.real("start", start)
+    return (torch.arange(length).float() + start) / validate.positive("factor", factor)
 
 
 def mask_positions(*, attention_mask: Tensor, padding: int = 0) -> Tensor:
@@ -57,7 +57,7 @@ def mask_positions(*, attention_mask: Tensor, padding: int = 0) -> Tensor:
     [0, 0, 0, 1]
     """
     mask = check_mask(attention_mask)
-    limits.whole("padding", padding, -limits.FARTHEST)
+    validate.whole("padding", padding, -validate.FARTHEST)
     return (mask.cumsum(-1) - 1).masked_fill(~mask, padding)
 
 
@@ -73,8 +73,8 @@ def packed_positions(*, cu_seqlens: Tensor) -> Tensor:
     >>> packed_positions(cu_seqlens=torch.tensor([0, 2, 5])).tolist()
     [0, 1, 0, 1, 2]
     """
-    starts = limits.integers("cu_seqlens", cu_seqlens, "[documents + 1]", (1,))
-    tokens = limits.few("cu_seqlens", max(int(starts[-1]), 0))
+    starts = validate.integers("cu_seqlens", cu_seqlens, "[documents + 1]", (1,))
+    tokens = validate.few("cu_seqlens", max(int(starts[-1]), 0))
     check_cu_seqlens("cu_seqlens", starts, torch.empty(tokens, 0, 0))
     return count_up(tokens, starts, starts.device)
 
@@ -93,7 +93,7 @@ def document_boundaries(*, positions: Tensor) -> Tensor:
     >>> document_boundaries(positions=torch.tensor([0, 1, 0, 1, 2])).tolist()
     [0, 2, 5]
     """
-    points = limits.integers("positions", positions, "[S]", (1,))
+    points = validate.integers("positions", positions, "[S]", (1,))
     breaks = (points.diff() != 1).nonzero().flatten() + 1
     return torch.nn.functional.pad(breaks, (1, 1)).index_fill(
         0, torch.tensor([len(breaks) + 1]), len(points)
@@ -115,13 +115,13 @@ def decode_positions(
         `[axes, B, new_tokens]` of the dtype of `rope_delta`, one position on all axes.
     """
     if isinstance(rope_delta, Tensor) and rope_delta.is_floating_point():
-        delta = limits.fractions("rope_delta", rope_delta, "[B]", (1,))
+        delta = validate.fractions("rope_delta", rope_delta, "[B]", (1,))
     else:
-        delta = limits.integers("rope_delta", rope_delta, "[B]", (1,))
-    limits.whole("length", length)
-    limits.whole("new_tokens", new_tokens, 1, limits.MAX_POSITIONS)
-    limits.whole("axes", axes, 1, 16)
-    limits.few("new_tokens", axes * len(delta) * new_tokens)
+        delta = validate.integers("rope_delta", rope_delta, "[B]", (1,))
+    validate.whole("length", length)
+    validate.whole("new_tokens", new_tokens, 1, validate.MAX_POSITIONS)
+    validate.whole("axes", axes, 1, 16)
+    validate.few("new_tokens", axes * len(delta) * new_tokens)
     if bool((delta + length < 0).any()):
         raise ShapeError("rope_delta", f"-{length} or more, as many tokens are before", "less")
     points = torch.arange(new_tokens) + (delta + length)[:, None]

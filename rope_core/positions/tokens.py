@@ -5,7 +5,7 @@ from torch import Tensor
 
 from rope_core.checks import shape_of
 from rope_core.errors import ConfigError, ShapeError
-from rope_core.positions import limits
+from rope_core.positions import validate
 
 TEXT, IMAGE, VIDEO, AUDIO = range(4)
 
@@ -36,14 +36,14 @@ def token_types(
     >>> token_types(input_ids=torch.tensor([9, 151655, 151656])).tolist()
     [0, 1, 2]
     """
-    ids = limits.integers("input_ids", input_ids, "[S] or [B, S]", (1, 2))
+    ids = validate.integers("input_ids", input_ids, "[S] or [B, S]", (1, 2))
     types = torch.zeros_like(ids)
-    limits.whole("image_token_id", image_token_id)
-    limits.whole("video_token_id", video_token_id)
+    validate.whole("image_token_id", image_token_id)
+    validate.whole("video_token_id", video_token_id)
     types[ids == image_token_id] = IMAGE
     types[ids == video_token_id] = VIDEO
     if audio_token_id is not None:
-        types[ids == limits.whole("audio_token_id", audio_token_id)] = AUDIO
+        types[ids == validate.whole("audio_token_id", audio_token_id)] = AUDIO
     if video_start_token_id is not None or video_end_token_id is not None:
         inside = _between(ids, video_start_token_id, video_end_token_id)
         types[inside & (types == IMAGE)] = VIDEO
@@ -55,8 +55,8 @@ def _between(ids: Tensor, start: int | None, end: int | None) -> Tensor:
     if start is None or end is None:
         missing = "video_start_token_id" if start is None else "video_end_token_id"
         raise ConfigError(missing, "given, as the other mark is", None)
-    limits.whole("video_start_token_id", start)
-    limits.whole("video_end_token_id", end)
+    validate.whole("video_start_token_id", start)
+    validate.whole("video_end_token_id", end)
     marked = (ids == start) | (ids == end)
     steps = torch.arange(ids.shape[-1]).expand_as(ids)
     last = torch.where(marked, steps, -1).cummax(-1).values
@@ -65,8 +65,8 @@ def _between(ids: Tensor, start: int | None, end: int | None) -> Tensor:
 
 def check_types(types: Tensor, highest: int) -> Tensor:
     """Return token types as int64 `[S]` or `[B, S]`."""
-    types = limits.integers("token_types", types, "[S] or [B, S]", (1, 2))
-    limits.few("token_types", 3 * types.numel())
+    types = validate.integers("token_types", types, "[S] or [B, S]", (1, 2))
+    validate.few("token_types", 3 * types.numel())
     if not bool(((types >= 0) & (types <= highest)).all()):
         raise ShapeError("token_types", f"of numbers from 0 to {highest}", "others")
     return types
@@ -86,7 +86,7 @@ def check_mask(mask: Tensor) -> Tensor:
     """Return which tokens are no padding: bool `[S]` or `[B, S]`; each row keeps some."""
     if isinstance(mask, Tensor) and mask.dtype == torch.bool:
         mask = mask.long()
-    mask = limits.integers("attention_mask", mask, "[S] or [B, S]", (1, 2))
+    mask = validate.integers("attention_mask", mask, "[S] or [B, S]", (1, 2))
     if not bool(((mask == 0) | (mask == 1)).all()):
         raise ShapeError("attention_mask", "of 0 and 1", "other numbers")
     if not bool(mask.any(-1).all()):

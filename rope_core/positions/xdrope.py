@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from rope_core.errors import ShapeError
-from rope_core.positions import limits
+from rope_core.positions import validate
 from rope_core.positions.mrope import MropeIds, given_grids
 from rope_core.positions.tokens import IMAGE, check_types, kept_tokens
 
@@ -34,10 +34,10 @@ def xdrope_index(
     Returns:
         int64 positions `[axes, B, S]` (`[axes, S]`) and rope_delta `[B]` (`[]`).
     """
-    limits.whole("spatial_merge_size", spatial_merge_size, 1, 2**12)
-    limits.whole("axes", axes, 3, 16)
+    validate.whole("spatial_merge_size", spatial_merge_size, 1, 2**12)
+    validate.whole("axes", axes, 3, 16)
     types = check_types(token_types, IMAGE)
-    limits.few("axes", axes * types.numel())
+    validate.few("axes", axes * types.numel())
     mask = kept_tokens(attention_mask, types)
     grids = given_grids("image_grid_thw", image_grid_thw, 1, spatial_merge_size)
     if bool((grids[:, 0] != 1).any()):

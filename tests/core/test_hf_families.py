@@ -8,9 +8,9 @@ import pytest
 from rope_core.axes import SCHEMES
 from rope_core.errors import ConfigError
 from rope_core.hf import resolve
+from rope_core.hf.custom_rotations import SPECIAL
 from rope_core.hf.families import DIFFUSERS, SAME, families
-from rope_core.hf.special import SPECIAL
-from rope_core.hf.stacks import STACKS
+from rope_core.hf.layer_types import STACKS
 
 LINES = (files("rope_core.hf") / "families.json").read_text().splitlines()
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from rope_core.errors import ConfigError
-from rope_core.hf.reader import CLASS_DEFAULT, DERIVED, Reader
+from rope_core.hf.config_reader import CLASS_DEFAULT, DERIVED, Reader
 
 LATENT = "qk_rope_head_dim"
 """Width of the part of a head that rotates, where keys are latent (MLA)."""

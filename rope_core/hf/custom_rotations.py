@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from rope_core.errors import ConfigError
-from rope_core.hf.reader import Reader, brief, is_number
-from rope_core.hf.width import derived as head_width
+from rope_core.hf.config_reader import Reader, brief, is_number
+from rope_core.hf.head_dim import derived as head_width
 
 Fields = dict[str, Any]
 

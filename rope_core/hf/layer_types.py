@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from rope_core.errors import ConfigError
-from rope_core.hf.reader import Reader, brief
+from rope_core.hf.config_reader import Reader, brief
 
 Stack = Callable[[Reader, int], list[str]]
 """From the number of layers to the type of each."""

@@ -5,8 +5,8 @@ from typing import Any
 
 from rope_core.errors import ConfigError
 from rope_core.frequencies import VARIANTS
-from rope_core.hf.blocks import OTHER_KEYS, Block
-from rope_core.hf.reader import CLASS_DEFAULT, DERIVED, GIVEN, Reader, brief, is_number
+from rope_core.hf.config_reader import CLASS_DEFAULT, DERIVED, GIVEN, Reader, brief, is_number
+from rope_core.hf.rope_parameters import OTHER_KEYS, Block
 from rope_core.registry import Parameter
 
 SPELLINGS = {"su": "longrope", "mrope": "default", "axial": "default", "xdrope": "dynamic"}

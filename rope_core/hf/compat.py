@@ -4,9 +4,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from rope_core.hf.blocks import Block
+from rope_core.hf.config_reader import CLASS_DEFAULT, Reader, is_number
 from rope_core.hf.families import families
-from rope_core.hf.reader import CLASS_DEFAULT, Reader, is_number
+from rope_core.hf.rope_parameters import Block
 
 
 def warn_of_versions(reader: Reader, block: Block, kind: str) -> None:

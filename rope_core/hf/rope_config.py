@@ -4,12 +4,13 @@ from typing import Any
 
 from rope_core.config import Arithmetic, RopeConfig
 from rope_core.errors import ConfigError
-from rope_core.hf import parameters, width
-from rope_core.hf.blocks import Block
+from rope_core.hf import head_dim as width
+from rope_core.hf import variant
+from rope_core.hf.compat import warn_of_ranges, warn_of_versions
+from rope_core.hf.config_reader import GIVEN, Reader, brief
+from rope_core.hf.custom_rotations import SPECIAL
 from rope_core.hf.families import UNKNOWN
-from rope_core.hf.reader import GIVEN, Reader, brief
-from rope_core.hf.special import SPECIAL
-from rope_core.hf.versions import warn_of_ranges, warn_of_versions
+from rope_core.hf.rope_parameters import Block
 
 Built = tuple[RopeConfig, dict[str, Any]]
 
@@ -20,7 +21,7 @@ IN_BLOCK = frozenset(
     (
         *("factor", "short_factor", "long_factor", "alpha", "attention_factor", "mscale"),
         *("low_freq_factor", "high_freq_factor", "beta_fast", "beta_slow", "truncate"),
-        *("mrope_section", "xdrope_section", parameters.ORIGINAL, "short_mscale", "long_mscale"),
+        *("mrope_section", "xdrope_section", variant.ORIGINAL, "short_mscale", "long_mscale"),
     )
 )
 """Parameters that are in the block if they are anywhere."""
@@ -40,12 +41,12 @@ def special(reader: Reader, head_dim: int | None, arithmetic: Arithmetic) -> Bui
 def standard(reader: Reader, block: Block, head_dim: int | None, arithmetic: Arithmetic) -> Built:
     """Return the rotation that a block of rope parameters describes."""
     family = reader.family
-    kind = parameters.rope_type(reader, block)
+    kind = variant.rope_type(reader, block)
     own_dim = width.head_dim(reader, kind)
-    theta = parameters.theta(reader, block)
+    theta = variant.theta(reader, block)
     latent = family.head_dim == width.LATENT  # the width is that of the rotated part itself
-    share = None if latent else parameters.share(reader, block, own_dim, kind)
-    given = parameters.variant(reader, block, kind)
+    share = None if latent else variant.share(reader, block, own_dim, kind)
+    given = variant.variant(reader, block, kind)
     rotated = _rotated(reader, kind, own_dim, share)
     if kind == "proportional" and share is not None:
         given["partial_rotary_factor"] = share
@@ -67,7 +68,7 @@ def standard(reader: Reader, block: Block, head_dim: int | None, arithmetic: Ari
     warn_of_versions(reader, block, kind)
     rope = _build(reader, {**fields, **given}, arithmetic, f"{block.name}.")
     gain = rope.attention_scaling
-    complete = parameters.complete(kind, theta, given, gain, reader.provenance)
+    complete = variant.complete(kind, theta, given, gain, reader.provenance)
     if share is not None:
         complete["partial_rotary_factor"] = share
     for key in ("mrope_section", "xdrope_section"):
@@ -157,7 +158,7 @@ def _axes(reader: Reader, block: Block, rotated: int) -> dict[str, Any]:
         sections = sections or reader.get("mrope_section")
         if not isinstance(sections, list | tuple):
             raise ConfigError(f"{block.name}.mrope_section", "a list of numbers", brief(sections))
-        parameters.check_numbers(f"{block.name}.mrope_section", sections)
+        variant.check_numbers(f"{block.name}.mrope_section", sections)
         key = "xdrope_section" if axes == "xdrope" else "mrope_section"
         return {"axes": axes, key: tuple(sections)}
     fields: dict[str, Any] = {"axes": axes}

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from rope_core.errors import ConfigError
+from rope_core.hf.config_reader import brief
 from rope_core.hf.families import DIFFUSERS, SAME, UNKNOWN, Family, families, parts
-from rope_core.hf.reader import brief
 
 NESTED = {
     "text": ("text_config", "llm_config", "language_config", "thinker_config"),

@@ -10,8 +10,8 @@ from typing import Any
 
 from rope_core.errors import ConfigError
 from rope_core.frequencies import VARIANTS
+from rope_core.hf.config_reader import Reader, brief, is_number
 from rope_core.hf.layers import layer_types
-from rope_core.hf.reader import Reader, brief, is_number
 
 OWN_KEYS = ("rope_theta", "partial_rotary_factor")
 """What 4.57 reads outside of the block."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from rope_core.errors import ConfigError, ShapeError
-from rope_core.positions import limits
+from rope_core.positions import validate
 from rope_core.positions.grids import spread
 from rope_core.positions.mrope import MropeIds, check_seconds, given_grids
 from rope_core.positions.tokens import AUDIO, IMAGE, TEXT, VIDEO, check_types, kept_tokens
@@ -62,11 +62,11 @@ def omni_mrope_index(
     Returns:
         positions `[3, B, S]` (`[3, S]`) and rope_delta `[B]` (`[]`), int64; float32 in Qwen3.
     """
-    limits.one_of("family", family, list(RATES))
-    limits.whole("spatial_merge_size", spatial_merge_size, 1, 2**12)
+    validate.one_of("family", family, list(RATES))
+    validate.whole("spatial_merge_size", spatial_merge_size, 1, 2**12)
     rate = RATES[family] if position_id_per_seconds is None else position_id_per_seconds
-    limits.whole("position_id_per_seconds", rate, 1, 2**12)
-    chunk = int(rate * limits.real("seconds_per_chunk", seconds_per_chunk, 0, 2**12))
+    validate.whole("position_id_per_seconds", rate, 1, 2**12)
+    chunk = int(rate * validate.real("seconds_per_chunk", seconds_per_chunk, 0, 2**12))
     if not chunk:
         raise ConfigError("seconds_per_chunk", "of one position at least", seconds_per_chunk)
     types = check_types(token_types, AUDIO)
