@@ -1,84 +1,89 @@
-"""Reads keys of a config.json, and remembers which, and where each value came from."""
+"""Reads keys of a config.json, and records which were read and where each value came from."""
 
 import reprlib
 from collections.abc import Mapping
 from typing import Any
 
 from rope_core.errors import ConfigError
-from rope_core.hf.families import Family
+from rope_core.hf.family import Family
 
 GIVEN, CLASS_DEFAULT, DERIVED = "given", "class default", "derived"
 
 MAX_NUMBER = 1e12
-"""Largest number taken; larger ones are a mistake, and their powers would overflow."""
+"""Largest number accepted. Larger ones are mistakes, and their powers overflow."""
+
+MAX_LAYERS = 10_000
+"""Largest number of layers accepted."""
 
 
 def brief(value: Any) -> str:
-    """Return what `value` is, short: it may be long, or nested deeply."""
+    """Return a short text of `value`, which can be long or deeply nested."""
     return reprlib.repr(value)
 
 
 def is_number(value: Any) -> bool:
-    """Whether `value` is a finite number of a size that makes sense."""
+    """Return whether `value` is a finite number of a plausible size."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     return abs(value) <= MAX_NUMBER  # false for NaN
 
 
-class Reader:
-    """One config and the family it is read as.
+def is_int(value: Any) -> bool:
+    """Return whether `value` is an int and not a bool."""
+    return type(value) is int
+
+
+class ConfigReader:
+    """One config and the family that says how to read it.
 
     Args:
-        config: the contents of a config.json, or of the part of it that is asked for.
-        family: what its class says where the file is silent.
+        config: the contents of a config.json, or of the nested config of one part.
+        family: the row of the config's class.
         compat: the version of transformers to follow, "5.23" or "4.57".
-        layer: index of the layer that is asked for.
+        layer: index of the layer to resolve.
     """
 
     def __init__(
         self, config: Mapping[str, Any], family: Family, compat: str, layer: int | None = None
     ) -> None:
         self.config = config
-        self.family = family.as_of(compat)
-        self.compat = compat
+        self.family = family.for_version(compat)
         self.layer = layer
         self.layer_type: str | None = None
-        self.keys: set[str] = set()
+        self.keys_read: set[str] = set()
         self.provenance: dict[str, str] = {}
         self.warnings: dict[str, None] = {}
-        self._numbers: dict[str, list[Any] | None] = {}
+        self.is_4_57 = compat == "4.57" and not family.new_in_5
+        self._per_layer: dict[str, list[Any] | None] = {}
 
-    @property
-    def legacy(self) -> bool:
-        """Whether transformers 4.57 is followed."""
-        return self.compat == "4.57" and not self.family.new
+    def key_name(self, key: str) -> str:
+        """Return the name of `key` in the file, or in this family if the file lacks the key."""
+        name = self.family.key_names.get(key, key)
+        return key if name not in self.config and key in self.config else name
 
-    def name(self, key: str) -> str:
-        """Return the name under which the file has `key`, or would have it in this family."""
-        own = self.family.names.get(key, key)
-        return key if own not in self.config and key in self.config else own
-
-    def given(self, key: str) -> Any:
-        """Return what the file says of `key`, by its own name in this family; None if nothing."""
-        for name in dict.fromkeys((self.family.names.get(key, key), key)):
+    def from_file(self, key: str) -> Any:
+        """Return the file's value, None if missing or null. The family's name of `key` is first."""
+        for name in dict.fromkeys((self.family.key_names.get(key, key), key)):
             if name not in self.config:
                 continue
-            if name in self.family.ignores:
+            if name in self.family.ignored_keys:
                 if self.config[name] is not None:
-                    self.warn(f"{name} is ignored: {self.family.name}'s class does not read it")
+                    self.warn(
+                        f"{name} is ignored: the class of {self.family.name} does not read it"
+                    )
                 continue
-            self.keys.add(name)
+            self.keys_read.add(name)
             if self.config[name] is not None:
                 return self.config[name]
         return None
 
     def is_null(self, key: str) -> bool:
-        """Whether the file has `key`, with nothing in it."""
-        return self.name(key) in self.config and self.given(key) is None
+        """Return whether the file has `key` with the value null."""
+        return self.key_name(key) in self.config and self.from_file(key) is None
 
     def get(self, key: str, default: Any = None) -> Any:
         """Return the file's value, else the class's, else `default`."""
-        value = self.given(key)
+        value = self.from_file(key)
         if value is not None:
             self.provenance[key] = GIVEN
             return value
@@ -89,77 +94,95 @@ class Reader:
         return default
 
     def number(self, key: str, default: float | None = None) -> Any:
-        """As `get`, of a number.
+        """Return the value of `get`, which must be a number.
 
         Raises:
-            ConfigError: it is missing and there is no default, or is no number.
+            ConfigError: the value is missing and has no default, or is not a number.
         """
         value = self.get(key, default)
         if value is None:
-            raise ConfigError(self.name(key), "given", "none")
+            raise ConfigError(self.key_name(key), "given", "none")
         if not is_number(value):
-            raise ConfigError(self.name(key), "a number", brief(value))
+            raise ConfigError(self.key_name(key), "a number", brief(value))
         return value
 
     def positive(self, key: str, default: float | None = None) -> float:
-        """As `number`, above 0."""
+        """Return the value of `number` as a float, which must be above 0."""
         value = self.number(key, default)
         if value <= 0:
-            raise ConfigError(self.name(key), "a number above 0", value)
+            raise ConfigError(self.key_name(key), "a number above 0", value)
         return float(value)
 
     def size(self, key: str, default: int | None = None) -> int:
-        """As `number`, of a whole number above 0."""
+        """Return the value of `number` as an int, which must be above 0."""
         value = self.number(key, default)
         if value != int(value) or value < 1:
-            raise ConfigError(self.name(key), "a whole number above 0", value)
+            raise ConfigError(self.key_name(key), "a whole number above 0", value)
         return int(value)
 
     def first_size(self, *keys: str, default: int | None = None) -> int:
-        """As `size`, under the first of `keys` that the file has, or else the last."""
-        found = next((key for key in keys if self.given(key) is not None), keys[-1])
-        return self.size(found, default)
+        """Return the size under the first of `keys` that the file has, or under the last."""
+        key = next((key for key in keys if self.from_file(key) is not None), keys[-1])
+        return self.size(key, default)
 
     def sizes(self, *keys: str) -> tuple[int, ...]:
-        """Return a list of whole numbers above 0, under the first of `keys` that is given."""
-        for read in (self.given, self.get):
+        """Return a list of sizes, under the first of `keys` that the file has, or the class."""
+        for read in (self.from_file, self.get):
             for key in keys:
                 value = read(key)
                 if value is None:
                     continue
                 if not isinstance(value, list | tuple) or not all(
-                    type(item) is int and 0 < item <= MAX_NUMBER for item in value
+                    is_int(item) and 0 < item <= MAX_NUMBER for item in value
                 ):
                     raise ConfigError(key, "a list of whole numbers above 0", brief(value))
                 return tuple(value)
         raise ConfigError(keys[0], "given", "none")
 
-    def numbers(self, key: str) -> list[Any] | None:
-        """Return a list of numbers (or null) with one for each layer; None where there is none.
+    def integers(self, key: str) -> list[int] | None:
+        """Return a list of whole numbers of the file, None if missing or null."""
+        value = self.from_file(key)
+        if value is not None and not (isinstance(value, list) and all(map(is_int, value))):
+            raise ConfigError(key, "a list of whole numbers", brief(value))
+        return value
+
+    def num_layers(self) -> int | None:
+        """Return the number of layers, None if neither the file nor the class has one."""
+        if self.get("num_hidden_layers") is None:
+            return None
+        total = self.size("num_hidden_layers")
+        if total > MAX_LAYERS:
+            raise ConfigError(self.key_name("num_hidden_layers"), f"at most {MAX_LAYERS}", total)
+        return total
+
+    def per_layer(self, key: str) -> list[Any] | None:
+        """Return a list with a number or null for each layer, None if missing.
 
         Raises:
-            ConfigError: it is no such list, or ends before the layer that is asked for.
+            ConfigError: the value is no such list, or ends before the layer to resolve.
         """
-        if key not in self._numbers:
-            self._numbers[key] = self._read_numbers(key)
-        return self._numbers[key]
+        if key not in self._per_layer:
+            self._per_layer[key] = self._read_per_layer(key)
+        return self._per_layer[key]
 
-    def _read_numbers(self, key: str) -> list[Any] | None:
-        value = self.given(key)
+    def _read_per_layer(self, key: str) -> list[Any] | None:
+        value = self.from_file(key)
         if value is None:
             return None
         if not isinstance(value, list) or not all(x is None or is_number(x) for x in value):
-            raise ConfigError(self.name(key), "a list with a number for each layer", brief(value))
+            raise ConfigError(
+                self.key_name(key), "a list with a number for each layer", brief(value)
+            )
         if not value or len(value) <= (self.layer or 0):
             expected = f"a list of more than {self.layer or 0} numbers, one for each layer"
-            raise ConfigError(self.name(key), expected, f"{len(value)}")
+            raise ConfigError(self.key_name(key), expected, f"{len(value)}")
         return value
 
     def warn(self, text: str) -> None:
-        """Note something the caller should know; once."""
+        """Record a warning for the caller, once."""
         self.warnings[text] = None
 
     @property
-    def ignored(self) -> list[str]:
-        """Keys of the file that nothing has read."""
-        return sorted(str(key) for key in self.config if key not in self.keys)
+    def keys_ignored(self) -> list[str]:
+        """Keys of the file that were not read."""
+        return sorted(str(key) for key in self.config if key not in self.keys_read)

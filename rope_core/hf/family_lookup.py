@@ -1,38 +1,38 @@
-"""Which family a config belongs to, and which part of it describes what is asked for."""
+"""The family of a config, and the nested config of the part to resolve."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from rope_core.errors import ConfigError
 from rope_core.hf.config_reader import brief
-from rope_core.hf.families import DIFFUSERS, SAME, UNKNOWN, Family, families, parts
+from rope_core.hf.families import diffusers_classes, families, model_type_aliases, parts
+from rope_core.hf.family import UNKNOWN, Family
 
 NESTED = {
     "text": ("text_config", "llm_config", "language_config", "thinker_config"),
     "vision": ("vision_config",),
     "audio": ("audio_config",),
 }
-"""Where composite configs keep the configs of their parts."""
+"""Keys of composite configs with the configs of their parts."""
 
 VISION_KEYS = frozenset(
     ("patch_size", "image_size", "spatial_merge_size", "in_channels", "num_channels", "in_chans")
 )
 """Keys that only the config of a vision tower has."""
 
-Found = tuple[Family, Mapping[str, Any], str, str | None]
+Lookup = tuple[Family, Mapping[str, Any], str, str | None]
 
 
 def find(
     config: Mapping[str, Any], model_type: str | None, part: str | None, num_axes: int | None
-) -> Found:
-    """Return the family, the config of the part that is asked for, the path to it, and its name."""
+) -> Lookup:
+    """Return the family, the config of the part, the path to that config, and its model_type."""
     if part is not None and part not in NESTED:
         raise ConfigError("part", f"one of {[*NESTED]}", brief(part))
-    named = model_type or _text(config, "model_type")
-    named = named or DIFFUSERS.get(_text(config, "_class_name") or "")
-    config, prefix, named = _descend(config, part or "text", named)
-    family = _pick(_row(named), config, part, num_axes)
-    return family, config, prefix, named
+    name = model_type or _text(config, "model_type")
+    name = name or diffusers_classes().get(_text(config, "_class_name") or "")
+    config, prefix, name = _descend(config, part or "text", name)
+    return _family(name, config, part, num_axes), config, prefix, name
 
 
 def _text(config: Mapping[str, Any], key: str) -> str | None:
@@ -43,54 +43,56 @@ def _text(config: Mapping[str, Any], key: str) -> str | None:
 
 
 def _descend(
-    config: Mapping[str, Any], part: str, named: str | None
+    config: Mapping[str, Any], part: str, name: str | None
 ) -> tuple[Mapping[str, Any], str, str | None]:
-    """Return the config of a part, and what its model is called."""
+    """Return the config of a part, the path to it, and its model_type."""
     prefix = ""
-    for key in (*NESTED[part], *NESTED[part]):  # a thinker's config has a text_config itself
+    for key in NESTED[part] * 2:  # a thinker_config has a text_config inside
         inner = config.get(key)
         if isinstance(inner, Mapping):
-            own = _text(inner, "model_type")
-            named = own if own and (_row(own) or not named) else named
+            inner_name = _text(inner, "model_type")
+            name = inner_name if inner_name and (_module(inner_name) or not name) else name
             config, prefix = inner, f"{prefix}{key}."
-    return config, prefix, named
+    return config, prefix, name
 
 
-def _row(named: str | None) -> Family | str | None:
-    """Return a model type's row, or the module that has one for each part."""
-    for name in (named or "", (named or "").replace("-", "_")):
-        name = SAME.get(name, name)
-        if name in families():
-            return families()[name]
+def _module(model_type: str | None) -> tuple[Family | None, str] | None:
+    """Return a model type's family and module, the module alone if each part has a family."""
+    for name in (model_type or "", (model_type or "").replace("-", "_")):
+        name = model_type_aliases().get(name, name)
+        if family := families().get(name):
+            return family, family.module
         if parts(name):
-            return name
+            return None, name
     return None
 
 
-def _pick(
-    row: Family | str | None, config: Mapping[str, Any], part: str | None, num_axes: int | None
+def _family(
+    model_type: str | None, config: Mapping[str, Any], part: str | None, num_axes: int | None
 ) -> Family:
-    """Return the row of the part that is asked for, or that the config must be of."""
-    if row is None:
+    """Return the family of the part: the named one, or the one that the config looks like."""
+    found = _module(model_type)
+    if found is None:
         return UNKNOWN
-    module = row if isinstance(row, str) else row.module
-    if isinstance(row, Family) and part in (None, row.part) and row.name != module:
-        return row
-    choices = parts(module)
-    wanted = part or _guess(choices, config, num_axes)
-    for family in choices:
-        if family.part == wanted:
-            return family
+    family, module = found
+    if family and part in (None, family.part) and family.name != module:
+        return family
+    members = parts(module)
+    chosen = part or _guess_part(members, config, num_axes)
+    for member in members:
+        if member.part == chosen:
+            return member
     if part is not None:
-        raise ConfigError("part", f"one of {sorted({f.part for f in choices})}", brief(part))
-    return choices[0]
+        raise ConfigError("part", f"one of {sorted({f.part for f in members})}", brief(part))
+    return members[0]
 
 
-def _guess(choices: tuple[Family, ...], config: Mapping[str, Any], num_axes: int | None) -> str:
-    """Return the part that a config, or else the positions, must be of."""
+def _guess_part(
+    members: tuple[Family, ...], config: Mapping[str, Any], num_axes: int | None
+) -> str:
     if VISION_KEYS & config.keys():
         return "vision"
-    if num_axes is not None and num_axes not in (1, choices[0].has_axes):
-        fits = [family.part for family in choices if family.has_axes == num_axes]
-        return fits[0] if fits else choices[0].part
-    return choices[0].part
+    if num_axes is not None and num_axes not in (1, members[0].num_axes):
+        parts_with_axes = [family.part for family in members if family.num_axes == num_axes]
+        return parts_with_axes[0] if parts_with_axes else members[0].part
+    return members[0].part

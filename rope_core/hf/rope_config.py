@@ -1,76 +1,83 @@
-"""From what a config says to a `RopeConfig`, and to the parameters in transformers 5's spelling."""
+"""From the values that a config resolves to, to a `RopeConfig` and to transformers 5's spelling."""
 
 from typing import Any
 
 from rope_core.config import Arithmetic, RopeConfig
 from rope_core.errors import ConfigError
-from rope_core.hf import head_dim as width
+from rope_core.frequencies import VARIANTS
 from rope_core.hf import variant
-from rope_core.hf.compat import warn_of_ranges, warn_of_versions
-from rope_core.hf.config_reader import GIVEN, Reader, brief
-from rope_core.hf.custom_rotations import SPECIAL
-from rope_core.hf.families import UNKNOWN
-from rope_core.hf.rope_parameters import Block
+from rope_core.hf.compat import warn_of_versions
+from rope_core.hf.config_reader import GIVEN, ConfigReader, brief
+from rope_core.hf.family import UNKNOWN
+from rope_core.hf.head_dim import from_config, latent
+from rope_core.hf.rope_parameters import RopeParameters
 
+Fields = dict[str, Any]
 Built = tuple[RopeConfig, dict[str, Any]]
 
-OF_WIDTH = frozenset(("rotary_dim", "axes_dim", "axes_order", "blocks", "num_spatial_pairs"))
+OF_HEAD_DIM = frozenset(("rotary_dim", "axes_dim", "axes_order", "blocks", "num_spatial_pairs"))
 """Fields of a RopeConfig that follow from the width of a head."""
 
-IN_BLOCK = frozenset(
-    (
-        *("factor", "short_factor", "long_factor", "alpha", "attention_factor", "mscale"),
-        *("low_freq_factor", "high_freq_factor", "beta_fast", "beta_slow", "truncate"),
-        *("mrope_section", "xdrope_section", variant.ORIGINAL, "short_mscale", "long_mscale"),
-    )
-)
-"""Parameters that are in the block if they are anywhere."""
+IN_DICTIONARY = {"mrope_section", "xdrope_section"}.union(
+    *(entry.parameters for entry in VARIANTS.values())
+) - {"max_position_embeddings", "partial_rotary_factor"}
+"""Parameters that a config has nowhere but in its rope parameters."""
+
+SECTIONED = ("mrope", "mrope_interleaved", "mrope_hw_t", "xdrope")
+"""Schemes whose axes have sections of the frequencies."""
 
 
-def special(reader: Reader, head_dim: int | None, arithmetic: Arithmetic) -> Built:
-    """Return the rotation of a family whose config has keys of its own."""
+def custom(reader: ConfigReader, head_dim: int | None, arithmetic: Arithmetic) -> Built:
+    """Return the rotation of a family with a rule for its whole config."""
     family = reader.family
-    fields = SPECIAL[family.special or ""](reader)
+    fields: Fields = family.rotation(reader) if family.rotation else {}
     fields.setdefault("head_dim", head_dim or fields.get("rotary_dim"))
     fields.setdefault("layout", family.layout)
-    fields.setdefault("blocks", family.blocks)
-    rope = _build(reader, dict(fields), arithmetic)
+    rope = _build(reader, fields, arithmetic)
     return rope, {"rope_type": rope.rope_type, "rope_theta": rope.theta, **dict(rope.parameters)}
 
 
-def standard(reader: Reader, block: Block, head_dim: int | None, arithmetic: Arithmetic) -> Built:
-    """Return the rotation that a block of rope parameters describes."""
+def standard(
+    reader: ConfigReader, block: RopeParameters, head_dim: int | None, arithmetic: Arithmetic
+) -> Built:
+    """Return the rotation that rope parameters describe, in the order of the list in resolve.py."""
     family = reader.family
     kind = variant.rope_type(reader, block)
-    own_dim = width.head_dim(reader, kind)
+    own_dim: int = (family.head_dim or from_config)(reader, kind)
     theta = variant.theta(reader, block)
-    latent = family.head_dim == width.LATENT  # the width is that of the rotated part itself
-    share = None if latent else variant.share(reader, block, own_dim, kind)
-    given = variant.variant(reader, block, kind)
-    rotated = _rotated(reader, kind, own_dim, share)
-    if kind == "proportional" and share is not None:
-        given["partial_rotary_factor"] = share
+    is_latent = family.head_dim is latent
+    factor = None if is_latent else variant.partial_rotary_factor(reader, block, own_dim, kind)
+    rule = family.step("variant_parameters", variant.variant_parameters)
+    values: Fields = rule(reader, block, kind)
+    rotated = _rotated_channels(reader, kind, own_dim, factor)
+    if kind == "proportional" and factor is not None:
+        values["partial_rotary_factor"] = factor
     axes = _axes(reader, block, rotated)
+    layout = family.layout
+    if layout == "interleaved_to_half" and reader.get("rope_interleave") is False:
+        layout = "half"
     fields = {
         "head_dim": own_dim,
         "rotary_dim": rotated + rotated % 2,
         "frequency_dim": rotated if rotated % 2 else None,
         "theta": theta,
         "rope_type": kind,
-        **_layout(reader),
+        "layout": layout,
+        **family.rope_config,
         **axes,
-        **_within_head(reader, own_dim, head_dim if latent else None),
+        **(_whole_head(reader, own_dim, head_dim) if is_latent else {}),
     }
-    if share is not None and (rotated < 1 or rotated > own_dim):
+    family.step("heads", lambda _: None)(reader)
+    if factor is not None and (rotated < 1 or rotated > own_dim):
         expected = f"such that 1 to {own_dim} channels of a head rotate"
-        raise ConfigError(reader.name("partial_rotary_factor"), expected, share)
-    warn_of_ranges(reader, kind, given)
+        raise ConfigError(reader.key_name("partial_rotary_factor"), expected, factor)
+    variant.warn_of_ranges(reader, kind, values)
     warn_of_versions(reader, block, kind)
-    rope = _build(reader, {**fields, **given}, arithmetic, f"{block.name}.")
-    gain = rope.attention_scaling
-    complete = variant.complete(kind, theta, given, gain, reader.provenance)
-    if share is not None:
-        complete["partial_rotary_factor"] = share
+    rope = _build(reader, {**fields, **values}, arithmetic, f"{block.name}.")
+    attention_factor = rope.attention_scaling
+    complete = variant.complete(kind, theta, values, attention_factor, reader.provenance)
+    if factor is not None:
+        complete["partial_rotary_factor"] = factor
     for key in ("mrope_section", "xdrope_section"):
         if key in axes:
             complete["mrope_section"] = [*axes[key]]
@@ -81,68 +88,28 @@ def standard(reader: Reader, block: Block, head_dim: int | None, arithmetic: Ari
     return rope, complete
 
 
-def _rotated(reader: Reader, kind: str, head_dim: int, share: float | None) -> int:
+def _rotated_channels(reader: ConfigReader, kind: str, head_dim: int, factor: float | None) -> int:
     """Return how many channels of a head have frequencies."""
     family = reader.family
-    if kind == "proportional" or share is None:
+    if kind == "proportional" or factor is None:
         return head_dim
-    if kind == "default" and family.whole_head_by_default and not reader.legacy:
-        if share != 1.0:
+    if kind == "default" and family.whole_head_by_default and not reader.is_4_57:
+        if factor != 1.0:
             text = f"{family.name}'s default frequencies are for the whole head"
-            reader.warn(f"{reader.name('partial_rotary_factor')} {share} is ignored: {text}")
+            reader.warn(f"{reader.key_name('partial_rotary_factor')} {factor} is ignored: {text}")
         return head_dim
-    return int(head_dim * share)
+    return int(head_dim * factor)
 
 
-def _within_head(reader: Reader, own_dim: int, head_dim: int | None) -> dict[str, Any]:
-    """Return the fields of an MLA head that is given with its unrotated part."""
-    if reader.family.first_head:
-        reader.warn(f"{reader.family.name} rotates the first head alone: send no other")
-    if reader.family.by_head:
-        reader.warn(f"{reader.family.name} rotates by the place of the head: send heads as tokens")
+def _whole_head(reader: ConfigReader, own_dim: int, head_dim: int | None) -> Fields:
+    """Return the fields of an MLA head with its part that does not rotate, if tensors have it."""
     if head_dim in (None, own_dim) or reader.get("qk_nope_head_dim") is None:
         return {}
     whole = own_dim + reader.size("qk_nope_head_dim")
     return {"head_dim": whole, "trailing": True} if head_dim == whole else {}
 
 
-def _build(
-    reader: Reader, fields: dict[str, Any], arithmetic: Arithmetic, prefix: str = ""
-) -> RopeConfig:
-    family = reader.family
-    own = "float64" if family.angles == "float64" else fields.pop("arithmetic", "hf")
-    fields |= {
-        "arithmetic": own if arithmetic == "hf" else arithmetic,
-        "rounding": family.rounding if arithmetic == "hf" else "once",
-        "learned": fields.get("learned") or family.learned,
-    }
-    head_dim = fields.pop("head_dim")
-    try:
-        return RopeConfig.of(head_dim, **fields)
-    except ConfigError as wrong:
-        if wrong.parameter in OF_WIDTH:
-            expected = f"such that {wrong.parameter} is {wrong.expected}, not {wrong.got}"
-            raise ConfigError(reader.name("head_dim"), expected, head_dim) from None
-        name = f"{prefix}{wrong.parameter}" if wrong.parameter in IN_BLOCK else wrong.parameter
-        name = reader.name("rope_theta") if name == "theta" else name
-        raise ConfigError(name, wrong.expected, wrong.got) from None
-
-
-def _layout(reader: Reader) -> dict[str, Any]:
-    family = reader.family
-    layout = family.layout
-    if layout == "interleaved_to_half" and reader.get("rope_interleave") is False:
-        layout = "half"
-    return {
-        "layout": layout,
-        "negative": family.negative,
-        "trailing": family.trailing,
-        "blocks": family.blocks,
-        "values": "and_back" if family.trailing else "kept",
-    }
-
-
-def _axes(reader: Reader, block: Block, rotated: int) -> dict[str, Any]:
+def _axes(reader: ConfigReader, block: RopeParameters, rotated: int) -> Fields:
     """Return the fields of the scheme of several axes."""
     family, values = reader.family, block.values
     axes = family.axes
@@ -153,7 +120,7 @@ def _axes(reader: Reader, block: Block, rotated: int) -> dict[str, Any]:
         if sections:
             reader.warn(f"{block.name}.mrope_section is ignored: {family.name} has one axis")
         return {}
-    if axes in ("mrope", "mrope_interleaved", "mrope_hw_t", "xdrope"):
+    if axes in SECTIONED:
         reader.provenance["mrope_section"] = GIVEN
         sections = sections or reader.get("mrope_section")
         if not isinstance(sections, list | tuple):
@@ -161,10 +128,31 @@ def _axes(reader: Reader, block: Block, rotated: int) -> dict[str, Any]:
         variant.check_numbers(f"{block.name}.mrope_section", sections)
         key = "xdrope_section" if axes == "xdrope" else "mrope_section"
         return {"axes": axes, key: tuple(sections)}
-    fields: dict[str, Any] = {"axes": axes}
+    if axes == "axial_thirds":
+        width = 2 * (rotated // 3 // 2)
+        return {"axes": "axial", "axes_dim": (width,) * 3, "rotary_dim": 3 * width}
+    fields: Fields = {"axes": axes}
     if axes == "axial":
-        count = family.num_axes or 2
-        each = 2 * (rotated // count // 2) if family.thirds else rotated // count
-        fields["axes_dim"] = (each,) * count
-        fields |= {"rotary_dim": each * count} if family.thirds else {}
+        fields["axes_dim"] = (rotated // 2,) * 2
     return fields | ({"axes_order": family.axes_order} if family.axes_order else {})
+
+
+def _build(
+    reader: ConfigReader, fields: Fields, arithmetic: Arithmetic, prefix: str = ""
+) -> RopeConfig:
+    is_hf = arithmetic == "hf"
+    own = fields.pop("arithmetic", "hf")
+    fields |= {
+        "arithmetic": own if is_hf else arithmetic,
+        "rounding": reader.family.rounding if is_hf else "once",
+    }
+    head_dim = fields.pop("head_dim")
+    try:
+        return RopeConfig.of(head_dim, **fields)
+    except ConfigError as wrong:
+        if wrong.parameter in OF_HEAD_DIM:
+            expected = f"such that {wrong.parameter} is {wrong.expected}, not {wrong.got}"
+            raise ConfigError(reader.key_name("head_dim"), expected, head_dim) from None
+        name = f"{prefix}{wrong.parameter}" if wrong.parameter in IN_DICTIONARY else wrong.parameter
+        name = reader.key_name("rope_theta") if name == "theta" else name
+        raise ConfigError(name, wrong.expected, wrong.got) from None

@@ -1,8 +1,4 @@
-"""Which block of rope parameters counts for a layer.
-
-Precedence is that of transformers 5: the block, then the config's own keys, then the class.
-transformers 4.57 reads rope_scaling alone, and the base and the share from the config's own keys.
-"""
+"""The dictionary of rope parameters of a layer: the file's `rope_scaling` or `rope_parameters`."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -10,198 +6,183 @@ from typing import Any
 
 from rope_core.errors import ConfigError
 from rope_core.frequencies import VARIANTS
-from rope_core.hf.config_reader import Reader, brief, is_number
-from rope_core.hf.layers import layer_types
+from rope_core.hf.config_reader import ConfigReader, brief, is_number
+from rope_core.hf.layer_types import layer_types
 
-OWN_KEYS = ("rope_theta", "partial_rotary_factor")
-"""What 4.57 reads outside of the block."""
+OUTSIDE_IN_4_57 = ("rope_theta", "partial_rotary_factor")
+"""Keys that transformers 4.57 reads outside of the dictionary only."""
 
-OTHER_KEYS = frozenset(
+COMMON_KEYS = frozenset(
     (
         *("rope_type", "type", "rope_theta", "partial_rotary_factor", "alpha"),
         *("mrope_section", "mrope_interleaved", "xdrope_section", "llama_4_scaling_beta"),
     )
 )
-"""Keys of a block that are no parameters of a variant."""
+"""Keys of the dictionary that are not parameters of a variant."""
 
-PLAIN = OTHER_KEYS.union(*(variant.parameters for variant in VARIANTS.values()))
-"""Keys of a block that are no layer types."""
+NOT_LAYER_TYPES = COMMON_KEYS.union(*(variant.parameters for variant in VARIANTS.values()))
 
 Values = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Block:
+class RopeParameters:
     """The rope parameters of one layer."""
 
     name: str
-    """The key it is under, for errors."""
+    """The key of the dictionary, for errors."""
     values: Values
-    given: frozenset[str]
-    """Those that the file says; the class has the others."""
+    from_file: frozenset[str]
+    """The parameters that the file has; the others are the class's."""
     nested: bool
-    """Whether it is one of several, by layer type."""
+    """Whether other layer types have dictionaries of their own."""
     outer: Values
-    """What it lies in, where it is nested; itself otherwise."""
+    """The dictionary around a nested one; otherwise the dictionary itself."""
 
 
-def find(reader: Reader) -> Block | None:
-    """Return the block for the layer asked for, None where that layer rotates nothing.
+def find(reader: ConfigReader) -> RopeParameters | None:
+    """Return the rope parameters of the reader's layer, None if they are null.
 
     Raises:
-        ConfigError: blocks differ by layer type and none, or an unknown one, is asked for.
+        ConfigError: parameters are nested by layer type, and the layer's type is missing or
+            unknown.
     """
     name, raw, in_file = _raw(reader)
     labels = _labels(reader)
     nested = [
         key
         for key, value in raw.items()
-        if key in labels or (isinstance(value, Mapping) and key not in PLAIN)
+        if key in labels or (isinstance(value, Mapping) and key not in NOT_LAYER_TYPES)
     ]
     if nested:
-        return _nested(reader, name, raw, nested)
-    if not reader.family.types:
-        return Block(name, _unscaled(reader, raw), frozenset(raw if in_file else ()), False, raw)
-    return _typed(reader, name, raw if in_file else {})
+        found = _nested(reader, name, raw, nested)
+    elif reader.family.rope_parameters_by_type:
+        found = reader.family.step("typed_parameters", typed)(reader, name, raw if in_file else {})
+    else:
+        found = RopeParameters(name, raw, frozenset(raw if in_file else ()), False, raw)
+    if found is not None:
+        found = reader.family.step("rope_parameters", lambda _, found: found)(reader, found)
+    return found
 
 
-def _raw(reader: Reader) -> tuple[str, Values, bool]:
-    """Return the key of a block, the block, and whether it is the file's."""
+def _raw(reader: ConfigReader) -> tuple[str, Values, bool]:
+    """Return the key of the dictionary, the dictionary, and whether the file has it."""
     for key in ("rope_scaling", "rope_parameters"):
-        value = reader.given(key)
+        value = reader.from_file(key)
         if value is None:
             continue
         if not isinstance(value, Mapping):
             raise ConfigError(key, "an object or null", brief(value))
-        if reader.legacy and key == "rope_parameters":
+        if reader.is_4_57 and key == "rope_parameters":
             reader.warn("rope_parameters is ignored: transformers 4.57 reads rope_scaling alone")
             continue
         if key == "rope_scaling" and not value:
             continue
-        for own in OWN_KEYS if reader.legacy else ():
-            if own in value:
-                reader.warn(f"{key}.{own} is ignored: transformers 4.57 reads {own} outside of it")
-        return key, _kept(reader, value), True
-    return "rope_parameters", _kept(reader, reader.family.block), False
+        for outside in OUTSIDE_IN_4_57 if reader.is_4_57 else ():
+            if outside in value:
+                why = f"transformers 4.57 reads {outside} outside of it"
+                reader.warn(f"{key}.{outside} is ignored: {why}")
+        return key, _read_by_version(reader, value), True
+    return "rope_parameters", _read_by_version(reader, reader.family.rope_parameters), False
 
 
-def _kept(reader: Reader, values: Values) -> Values:
-    """Return what this version of transformers reads in a block."""
-    if not reader.legacy:
+def _read_by_version(reader: ConfigReader, values: Values) -> Values:
+    """Return the values that this version of transformers reads in the dictionary."""
+    if not reader.is_4_57:
         return values
-    return {key: value for key, value in values.items() if key not in OWN_KEYS}
+    return {key: value for key, value in values.items() if key not in OUTSIDE_IN_4_57}
 
 
-def _nested(reader: Reader, name: str, raw: Values, nested: list[str]) -> Block | None:
-    """Return one of the blocks that the file has by layer type."""
-    family = reader.family
-    chosen = _choose(reader, [*nested, *(family.types if family.fills else ())], name)
-    default = family.types.get(chosen, {}).get("default") or {}
-    values = raw.get(chosen, {} if family.fills else None)
+def _nested(
+    reader: ConfigReader, name: str, raw: Values, nested: list[str]
+) -> RopeParameters | None:
+    """Return the dictionary of a layer type out of those that the file has."""
+    by_type, fills = reader.family.rope_parameters_by_type, reader.family.nested_defaults
+    label = choose(reader, [*nested, *(by_type if fills else ())], name)
+    values = raw.get(label, {} if fills else None)
     if values is None:
         return None
     if not isinstance(values, Mapping):
-        raise ConfigError(f"{name}.{chosen}", "an object or null", brief(values))
-    filled, given = dict(values), set(values)
-    if "rope_theta" not in values:
-        base = _own_theta(reader, chosen)
-        given |= set() if base is None else {"rope_theta"}
-        base = default.get("rope_theta") if base is None else base
-        filled |= {} if base is None else {"rope_theta": base}
-    if family.fills and "partial_rotary_factor" in default:
-        filled.setdefault("partial_rotary_factor", default["partial_rotary_factor"])
-    return Block(f"{name}.{chosen}", filled, frozenset(given), True, raw)
+        raise ConfigError(f"{name}.{label}", "an object or null", brief(values))
+    defaults = by_type.get(label, {}).get("default") or {}
+    kept = OUTSIDE_IN_4_57 if fills else ("rope_theta",)
+    defaults = {key: defaults[key] for key in kept if key in defaults}
+    return complete(reader, f"{name}.{label}", values, defaults, raw, ("rope_theta",))
 
 
-def _typed(reader: Reader, name: str, raw: Values) -> Block | None:
-    """Return the class's block for a layer type, with what the file's one block changes in it."""
-    rules = reader.family.types
-    chosen = _choose(reader, [*rules], "rope parameters")
-    rule = rules[chosen]
-    if rule["default"] is None:
+def typed(reader: ConfigReader, name: str, flat: Values) -> RopeParameters | None:
+    """Return the class's parameters for a layer type, changed by the file's one dictionary."""
+    rules = reader.family.rope_parameters_by_type
+    label = choose(reader, rules, "rope parameters")
+    if rules[label]["default"] is None:
         return None
-    wins = rule.get("theta_wins", False)  # the type's own base, over that of the block
-    any_scaled = any(each.get("scaling") for each in rules.values())
-    if raw and (not any_scaled or (name == "rope_parameters" and not wins)):
+    if flat and (name == "rope_parameters" or not any(r.get("scaling") for r in rules.values())):
         reader.warn(f"{name} is ignored: {reader.family.name} has rope parameters by layer type")
-        raw = {}
-    scaled = raw if rule.get("scaling") else {}
-    values, given = dict(rule["default"]), set(scaled)
-    if scaled and (wins or reader.legacy):
-        del values["rope_type"]
-        given -= {"rope_theta"}
-    elif scaled and "type" in scaled:
-        given -= {"type"}
+        flat = {}
+    unread: tuple[str, ...] = ()
+    defaults, scaled = dict(rules[label]["default"]), flat if rules[label].get("scaling") else {}
+    if scaled and reader.is_4_57:
+        del defaults["rope_type"]
+        unread = ("rope_theta",)
+    elif "type" in scaled:
+        unread = ("type",)
         if "rope_type" not in scaled:
-            reader.warn(f"{name}.type is ignored: {reader.family.name}'s class reads rope_type")
-    values |= {key: scaled[key] for key in scaled if key in given}
-    base = None if "rope_theta" in given else _own_theta(reader, chosen)
-    if base is not None:
-        values["rope_theta"] = base
-        given.add("rope_theta")
-    share = _of_type(reader, reader.family.shares, chosen) if reader.family.shares else None
-    if share is not None and "partial_rotary_factor" not in given:
-        values["partial_rotary_factor"] = share
-        given.add("partial_rotary_factor")
-    for key, forced in rule.get("force", {}).items():
-        if values.get("rope_type", values.get("type")) not in (None, "default"):
-            values.setdefault(key, forced)
-    return Block(f"{name}.{chosen}", values, frozenset(given), True, raw or values)
+            reader.warn(
+                f"{name}.type is ignored: the class of {reader.family.name} reads rope_type"
+            )
+    values = {key: value for key, value in scaled.items() if key not in unread}
+    return complete(reader, f"{name}.{label}", values, defaults, flat, OUTSIDE_IN_4_57)
 
 
-def _unscaled(reader: Reader, raw: Values) -> Values:
-    """Return what is left of a block in the layers that are not to be scaled."""
-    key = reader.family.scaled_layers
-    scaled = reader.given(key) if key else None
-    if scaled is None:
-        return raw
-    if not isinstance(scaled, list) or not all(type(layer) is int for layer in scaled):
-        raise ConfigError(key or "", "a list of whole numbers", brief(scaled))
-    if reader.layer is None:
-        reader.warn(f"{key}: this is for the layers listed, others have default frequencies")
-    if reader.layer is None or reader.layer in scaled:
-        return raw
-    return {key: raw[key] for key in raw if key in OWN_KEYS}
+def complete(
+    reader: ConfigReader,
+    name: str,
+    values: Values,
+    defaults: Values,
+    outer: Values,
+    outside: Iterable[str],
+) -> RopeParameters:
+    """Return a layer type's parameters: `values`, those `outside` of the dictionary, `defaults`."""
+    label, filled = name.rpartition(".")[2], dict(values)
+    keys = reader.family.rope_parameters_by_type.get(label, {}).get("keys", {})
+    for parameter in outside:
+        if parameter in keys and parameter not in values:
+            value = reader.from_file(keys[parameter])
+            if isinstance(value, list):
+                value = values_of_type(reader, keys[parameter], value, label)[0]
+            filled |= {} if value is None else {parameter: value}
+    everything = {**defaults, **filled}
+    return RopeParameters(name, everything, frozenset(filled), True, outer or everything)
 
 
-def _own_theta(reader: Reader, chosen: str) -> Any:
-    """Return the base that the config has for a layer type outside of the block."""
-    key = reader.family.types.get(chosen, {}).get("theta")
-    return None if key is None else _of_type(reader, key, chosen)
+def values_of_type(reader: ConfigReader, key: str, values: list[Any], label: str) -> list[Any]:
+    """Return the values of the layers of one type out of a list with one for each layer."""
+    pairs = zip(values, layer_types(reader) or [], strict=False)
+    of_type = [value for value, layer_type in pairs if layer_type == label]
+    if not of_type or not all(map(is_number, of_type)):
+        expected = f"a list with a number for each layer of type {label}"
+        raise ConfigError(reader.key_name(key), expected, brief(values))
+    return of_type
 
 
-def _of_type(reader: Reader, key: str, chosen: str) -> Any:
-    """Return the value of a key; of a list with one for each layer, that of the type's layer."""
-    value = reader.given(key)
-    if not isinstance(value, list):
-        return value
-    types = layer_types(reader) or []
-    found = [one for one, kind in zip(value, types, strict=False) if kind == chosen]
-    if not found or not all(is_number(one) for one in found):
-        expected = f"a list with a number for each layer of type {chosen}"
-        raise ConfigError(reader.name(key), expected, brief(value))
-    return found[0 if reader.family.each == "first" else -1]
-
-
-def _labels(reader: Reader) -> tuple[str, ...]:
+def _labels(reader: ConfigReader) -> tuple[str, ...]:
     """Return the names under which rope parameters may be nested."""
-    if reader.family.types:
-        return tuple(reader.family.types)
+    if reader.family.rope_parameters_by_type:
+        return tuple(reader.family.rope_parameters_by_type)
     return tuple(dict.fromkeys(layer_types(reader) or ())) if "layer_types" in reader.config else ()
 
 
-def _choose(reader: Reader, names: Iterable[str], where: str) -> str:
-    """Return the one of `names` that the layer's rope parameters are under."""
-    known = list(dict.fromkeys(names))
-    labels, asked = reader.family.labels, reader.layer_type
-    if asked is not None:
-        label = labels.get(asked, labels.get("", asked))
+def choose(reader: ConfigReader, names: Iterable[str], where: str) -> str:
+    """Return the one of `names` under which the layer's rope parameters are."""
+    known, label_of = list(dict.fromkeys(names)), reader.family.parameters_label
+    if reader.layer_type is not None:
+        label = label_of(reader.layer_type)
         if label in known:
             return label
-        raise ConfigError("layer_type", f"one of {sorted(known)}", brief(asked))
-    used = {labels.get(kind, labels.get("", kind)) for kind in layer_types(reader) or ()}
-    fits = [name for name in known if name in used] or known
-    if len(fits) == 1:
-        return fits[0]
-    expected = f"one of {sorted(fits)} (or layer be an index), for {where} differ by it"
+        raise ConfigError("layer_type", f"one of {sorted(known)}", brief(reader.layer_type))
+    used = {label_of(layer_type) for layer_type in layer_types(reader) or ()}
+    candidates = [name for name in known if name in used] or known
+    if len(candidates) == 1:
+        return candidates[0]
+    expected = f"one of {sorted(candidates)} (or layer an index), because {where} differ by it"
     raise ConfigError("layer_type", expected, "none")

@@ -1,68 +1,74 @@
-"""The variant of a block and its parameters, and where each came from."""
+"""The variant, the base, the rotated share and the variant's parameters, and where each is from."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from rope_core.errors import ConfigError
 from rope_core.frequencies import VARIANTS
-from rope_core.hf.config_reader import CLASS_DEFAULT, DERIVED, GIVEN, Reader, brief, is_number
-from rope_core.hf.rope_parameters import OTHER_KEYS, Block
-from rope_core.registry import Parameter
+from rope_core.hf import nope
+from rope_core.hf.config_reader import (
+    CLASS_DEFAULT,
+    DERIVED,
+    GIVEN,
+    ConfigReader,
+    brief,
+    is_number,
+)
+from rope_core.hf.rope_parameters import COMMON_KEYS, RopeParameters
 
 SPELLINGS = {"su": "longrope", "mrope": "default", "axial": "default", "xdrope": "dynamic"}
-"""Names of rope types that mean another."""
+"""Other names of rope types."""
 
-OURS = frozenset(("ntk", "ntk_alpha", "xpos"))
-"""Variants that no rope_type of transformers names."""
+NOT_IN_TRANSFORMERS = frozenset(("ntk", "ntk_alpha", "xpos"))
+"""Variants without a rope_type in transformers."""
+
+NOT_FROM_FILE = frozenset(("length", "alpha"))
+"""Parameters of variants that are not read here; HunYuan's rule reads `alpha`."""
 
 ORIGINAL = "original_max_position_embeddings"
 
-MAX_TOLD = 16
-"""Ignored keys of a block that are told one by one."""
+BETAS = {"beta_fast": 32.0, "beta_slow": 1.0}
+"""YaRN's defaults."""
+
+MAX_WARNED = 16
+"""Largest number of ignored parameters with a warning each."""
 
 
-def rope_type(reader: Reader, block: Block) -> str:
+def rope_type(reader: ConfigReader, block: RopeParameters) -> str:
     """Return the name of the variant.
 
     Raises:
-        ConfigError: it is unknown, or named twice and differently.
+        ConfigError: the name is unknown, or `rope_type` and `type` are different variants.
     """
     new, old = block.values.get("rope_type"), block.values.get("type")
-    spellings = {**SPELLINGS, **reader.family.aliases}
+    spellings = {**SPELLINGS, **reader.family.rope_type_aliases}
     for key, value in (("rope_type", new), ("type", old)):
         if value is not None and not isinstance(value, str):
             raise ConfigError(f"{block.name}.{key}", "a text", brief(value))
     if new and old and spellings.get(new, new) != spellings.get(old, old):
         raise ConfigError(f"{block.name}.type", f"{new!r} as rope_type, or absent", repr(old))
-    named = new or old
-    from_file = {"rope_type", "type"} & block.given
-    reader.provenance["rope_type"] = GIVEN if named and from_file else CLASS_DEFAULT
-    found = spellings.get(named or "default", named or "default")
-    if found == "dynamic" and reader.family.alpha and block.values.get("alpha"):
-        return "dynamic" if reader.legacy else "ntk_alpha"  # 4.57 forgets alpha in long calls
-    if found not in VARIANTS or found in OURS:
-        known = sorted({*VARIANTS, *SPELLINGS} - OURS)
-        raise ConfigError(f"{block.name}.rope_type", f"one of {known}", brief(named))
-    if named == "su" and ORIGINAL not in block.values and not reader.legacy:
-        expected = 'given in the block for type "su" (transformers 4.57 reads it outside)'
+    name = new or old
+    from_file = name and {"rope_type", "type"} & block.from_file
+    reader.provenance["rope_type"] = GIVEN if from_file else CLASS_DEFAULT
+    variant = spellings.get(name or "default", name or "default")
+    if variant not in VARIANTS or variant in NOT_IN_TRANSFORMERS:
+        names = sorted({*VARIANTS, *SPELLINGS} - NOT_IN_TRANSFORMERS)
+        raise ConfigError(f"{block.name}.rope_type", f"one of {names}", brief(name))
+    if name == "su" and ORIGINAL not in block.values and not reader.is_4_57:
+        expected = 'given in the dictionary for type "su" (transformers 4.57 reads it outside)'
         raise ConfigError(f"{block.name}.{ORIGINAL}", expected, "none")
-    return found
+    adjusted: str = reader.family.step("rope_type", lambda *args: args[-1])(reader, block, variant)
+    return adjusted
 
 
-def theta(reader: Reader, block: Block) -> float:
+def theta(reader: ConfigReader, block: RopeParameters) -> float:
     """Return the base.
 
     Raises:
-        ConfigError: it is no number, or of no size that makes sense.
+        ConfigError: the base is not a number of a plausible size.
     """
-    name, source = f"{block.name}.rope_theta", GIVEN
-    value = _layer_theta(reader)
-    if value is None:
-        value = block.values.get("rope_theta")
-        if value is not None and "rope_theta" not in block.given:
-            source = CLASS_DEFAULT
-    if value is None:
-        value, name = reader.given("rope_theta"), reader.name("rope_theta")
+    value, name, source = _value(reader, block, "rope_theta", _layer_theta(reader))
     if value is None:
         value, source = reader.family.defaults.get("rope_theta", 10_000.0), CLASS_DEFAULT
     if not is_number(value) or value < 1e-6:
@@ -71,92 +77,159 @@ def theta(reader: Reader, block: Block) -> float:
     return float(value)
 
 
-def _layer_theta(reader: Reader) -> Any:
-    """Return the base that the file has for each layer, None where it has none."""
-    if not (reader.family.nope or "").startswith("layer_rope_theta"):
+def _value(
+    reader: ConfigReader, block: RopeParameters, key: str, of_layer: Any = None
+) -> tuple[Any, str, str]:
+    """Return a value of the layer, the dictionary or the config, its key and where it is from."""
+    for value in (of_layer, block.values.get(key)):
+        if value is not None:
+            is_given = value is of_layer or key in block.from_file
+            return value, f"{block.name}.{key}", GIVEN if is_given else CLASS_DEFAULT
+    return reader.from_file(key), reader.key_name(key), GIVEN
+
+
+def _layer_theta(reader: ConfigReader) -> Any:
+    """Return the layer's base from a list with one for each layer, None without such a list."""
+    if reader.family.nope not in nope.BY_LAYER_ROPE_THETA:
         return None
-    bases = reader.numbers("layer_rope_theta")
+    bases = reader.per_layer("layer_rope_theta")
     if bases is None:
         return None
     if reader.layer is not None:
         return bases[reader.layer]
     if len(distinct := {base for base in bases if base}) == 1:
         return distinct.pop()
-    raise ConfigError("layer", "given, for layer_rope_theta differs by it", "none")
+    raise ConfigError("layer", "given, because layer_rope_theta differs by layer", "none")
 
 
-def share(reader: Reader, block: Block, head_dim: int, kind: str) -> float | None:
-    """Return the share of a head that rotates, None where nothing says any.
+def partial_rotary_factor(
+    reader: ConfigReader, block: RopeParameters, head_dim: int, variant: str
+) -> float | None:
+    """Return the share of a head that rotates, None if neither file nor class has one.
 
     Raises:
-        ConfigError: it is no number, or leaves nothing to rotate.
+        ConfigError: the share is not a number, or out of range.
     """
-    key, name = "partial_rotary_factor", f"{block.name}.partial_rotary_factor"
-    value, source = block.values.get(key), GIVEN
-    if value is not None and key not in block.given:
-        source = CLASS_DEFAULT
+    key = "partial_rotary_factor"
+    value, name, source = _value(reader, block, key)
     if value is None:
-        value, name = reader.given(key), reader.name(key)
-    absolute = reader.family.absolute
-    if value is None and absolute and reader.get(absolute) is not None:
-        value, source = reader.number(absolute) / head_dim, DERIVED
-    if value is None:
-        value, source = reader.family.defaults.get(key), CLASS_DEFAULT
-    if value is None and kind == "default":
-        value = reader.family.default_share
+        rule = reader.family.step("partial_rotary_factor", _class_factor)
+        value, source = rule(reader, head_dim, variant) or (None, source)
     if value is None:
         return None
-    most = 1 if kind == "proportional" else 4  # EfficientLoFTR has 4
+    most = 1 if variant == "proportional" else 4  # EfficientLoFTR has 4
     if not is_number(value) or not 0 <= value <= most:
         raise ConfigError(name, f"a number in [0, {most}]", brief(value))
     reader.provenance[key] = source
     return float(value)
 
 
-def variant(reader: Reader, block: Block, kind: str) -> dict[str, Any]:
-    """Return the variant's parameters out of the block, and what fills them in."""
-    known = VARIANTS[kind].parameters
-    values = {key: block.values[key] for key in known if block.values.get(key) is not None}
-    values.pop("length", None)
-    if kind == "dynamic" and reader.family.alpha and values.get("alpha"):
-        values.setdefault("factor", 1.0)
-    else:
-        values.pop("alpha", None)
-    foreign = sorted(str(key) for key in block.values if key not in known and key not in OTHER_KEYS)
-    for key in foreign[:MAX_TOLD]:
-        reader.warn(f"{block.name}.{key[:64]} is ignored: {kind} has no such parameter")
-    if len(foreign) > MAX_TOLD:
-        reader.warn(f"{block.name} has {len(foreign) - MAX_TOLD} more keys that are ignored")
-    for key, value in values.items():
-        _check(f"{block.name}.{key}", value, known[key])
-        reader.provenance[key] = GIVEN if key in block.given else CLASS_DEFAULT
-    for key in ("beta_fast", "beta_slow"):
-        if is_number(values.get(key)) and values[key] < 0:
-            raise ConfigError(f"{block.name}.{key}", "0 or more", values[key])
-    if ORIGINAL in known:
-        values[ORIGINAL] = _original(reader, block, kind)
-    if kind == "ntk_alpha":
-        values = {"alpha": block.values["alpha"]}
-        _check(f"{block.name}.alpha", values["alpha"], known["alpha"])
-        reader.provenance["alpha"] = GIVEN
-    if "max_position_embeddings" in known:
+def _class_factor(reader: ConfigReader, _: int, __: str) -> tuple[Any, str] | None:
+    value = reader.family.defaults.get("partial_rotary_factor")
+    return None if value is None else (value, CLASS_DEFAULT)
+
+
+def variant_parameters(reader: ConfigReader, block: RopeParameters, variant: str) -> dict[str, Any]:
+    """Return the parameters of the variant in the dictionary, and the lengths that it needs.
+
+    Raises:
+        ConfigError: a parameter is of another type, or out of range.
+    """
+    values = named_parameters(reader, block, variant)
+    if ORIGINAL in VARIANTS[variant].parameters:
+        inside, outside = original_lengths(reader, block)
+        if reader.is_4_57:
+            inside, outside = (None, outside) if variant == "longrope" else (inside, None)
+        values[ORIGINAL] = original_length(reader, block, inside, outside)
+    if "max_position_embeddings" in VARIANTS[variant].parameters:
         values["max_position_embeddings"] = reader.size("max_position_embeddings")
-    if kind == "yarn" and block.nested and values.get("truncate") is False:
+    if variant == "yarn" and block.nested and values.get("truncate") is False:
         values["truncate"] = bool(block.outer.get("truncate", True))
         if values["truncate"]:
             reader.warn(f"{block.name}.truncate is ignored by transformers 5.23 in a nested block")
-    if reader.family.phimoe and kind not in ("default", "longrope"):
-        raise ConfigError(f"{block.name}.rope_type", "default or longrope for phimoe", kind)
-    if kind == "longrope":
-        _longrope(reader, block, values)
+    if variant == "longrope":
+        choose_longrope_factor(reader, block, values)
+        values = {k: v for k, v in values.items() if k not in ("short_mscale", "long_mscale")}
     return values
 
 
+def named_parameters(reader: ConfigReader, block: RopeParameters, variant: str) -> dict[str, Any]:
+    """Return the parameters of the variant that the dictionary has; warn about its other keys."""
+    known = VARIANTS[variant].parameters
+    other = sorted(str(key) for key in block.values if key not in known and key not in COMMON_KEYS)
+    for key in other[:MAX_WARNED]:
+        reader.warn(f"{block.name}.{key[:64]} is ignored: {variant} has no such parameter")
+    if len(other) > MAX_WARNED:
+        reader.warn(f"{block.name} has {len(other) - MAX_WARNED} more keys that are ignored")
+    values = {
+        key: named_parameter(reader, block, variant, key)
+        for key in known
+        if key not in NOT_FROM_FILE and block.values.get(key) is not None
+    }
+    for key in BETAS:
+        if is_number(values.get(key)) and values[key] < 0:
+            raise ConfigError(f"{block.name}.{key}", "0 or more", values[key])
+    return values
+
+
+def named_parameter(reader: ConfigReader, block: RopeParameters, variant: str, key: str) -> Any:
+    """Return one parameter of the variant from the dictionary."""
+    value = block.values[key]
+    check_parameter(f"{block.name}.{key}", value, variant, key)
+    reader.provenance[key] = GIVEN if key in block.from_file else CLASS_DEFAULT
+    return value
+
+
+def original_lengths(reader: ConfigReader, block: RopeParameters) -> tuple[Any, Any]:
+    """Return the trained length in the dictionary, and that of the config outside of it."""
+    return block.values.get(ORIGINAL), None if block.nested else reader.get(ORIGINAL)
+
+
+def original_length(reader: ConfigReader, block: RopeParameters, inside: Any, outside: Any) -> Any:
+    """Return the trained length: `outside`, else `inside`, else max_position_embeddings."""
+    if outside is not None:
+        check_parameter(ORIGINAL, outside, "yarn", ORIGINAL)
+        if inside is not None and inside != outside:
+            text = f"is {brief(outside)} outside {block.name} and {brief(inside)} in it: the former"
+            reader.warn(f"{ORIGINAL} {text}")
+        return outside
+    if inside is not None:
+        reader.provenance[ORIGINAL] = GIVEN if ORIGINAL in block.from_file else CLASS_DEFAULT
+        return inside
+    reader.provenance[ORIGINAL] = DERIVED
+    return reader.size("max_position_embeddings")
+
+
+def choose_longrope_factor(
+    reader: ConfigReader, block: RopeParameters, values: dict[str, Any]
+) -> None:
+    """Remove LongRoPE's `factor` where transformers 4.57 takes the ratio of lengths instead."""
+    outside = reader.from_file(ORIGINAL)
+    if values.get("factor") is not None and outside is not None and not block.nested:
+        if reader.is_4_57:
+            del values["factor"]
+        reader.warn("longrope: 5.23 takes the explicit factor, 4.57 max / original length")
+
+
+def warn_of_ranges(reader: ConfigReader, variant: str, values: Mapping[str, Any]) -> None:
+    """Warn about numbers that can be computed with but make no sense."""
+    longest = reader.get("max_position_embeddings")
+    numbers = {key: value for key, value in values.items() if is_number(value)}
+    low, high = numbers.get("low_freq_factor", 0), numbers.get("high_freq_factor", math.inf)
+    original = numbers.get(ORIGINAL, 0)
+    if variant == "llama3" and high <= low:
+        reader.warn(f"high_freq_factor {high} is not above low_freq_factor {low}")
+    if variant == "llama3" and is_number(longest) and original >= longest:
+        reader.warn(f"{ORIGINAL} {original} is not below {longest}")
+    if variant == "linear" and numbers.get("factor", 1) < 1:
+        reader.warn("factor is below 1: positions are stretched")
+
+
 def check_numbers(name: str, value: Any) -> None:
-    """Refuse what is no plain value, and numbers that are not finite or of no sensible size.
+    """Check that `value` is a plain value or a list of such, and each number plausible.
 
     Raises:
-        ConfigError: `value` is one of these, or a list with one.
+        ConfigError: it is not.
     """
     for item in value if isinstance(value, list | tuple) else (value,):
         number = isinstance(item, int | float) and not isinstance(item, bool)
@@ -164,73 +237,41 @@ def check_numbers(name: str, value: Any) -> None:
             raise ConfigError(name, "a number of at most 1e12, or a list of such", brief(value))
 
 
-def _check(name: str, value: Any, parameter: Parameter) -> None:
-    """Refuse what is of another type than a parameter of a variant."""
+def check_parameter(name: str, value: Any, variant: str, key: str) -> None:
+    """Check that `value` is of the type of a variant's parameter.
+
+    Raises:
+        ConfigError: it is not.
+    """
     check_numbers(name, value)
     try:
-        parameter.check(value)
+        VARIANTS[variant].parameters[key].check(value)
     except ConfigError as wrong:
         raise ConfigError(name, wrong.expected, brief(value)) from None
 
 
 def complete(
-    kind: str, theta: float, given: Mapping[str, Any], gain: float, provenance: dict[str, str]
+    variant: str,
+    theta: float,
+    values: Mapping[str, Any],
+    attention_factor: float,
+    provenance: dict[str, str],
 ) -> dict[str, Any]:
     """Return all of a variant's parameters in transformers 5's spelling."""
-    values = {"rope_type": "dynamic" if kind == "ntk_alpha" else kind, "rope_theta": theta}
-    longest = given.get("max_position_embeddings")
-    for name, parameter in VARIANTS[kind].parameters.items():
-        value = given.get(name, parameter.default)
+    complete = {"rope_type": "dynamic" if variant == "ntk_alpha" else variant, "rope_theta": theta}
+    longest = values.get("max_position_embeddings")
+    for name, parameter in VARIANTS[variant].parameters.items():
+        value = values.get(name, parameter.default)
         if value is None and name == "factor":
-            value = longest / given[ORIGINAL] if longest else None
-        elif value is None and name in ("beta_fast", "beta_slow"):
-            value = {"beta_fast": 32.0, "beta_slow": 1.0}[name]
-        elif value is None and name == "attention_factor" and given.get("short_mscale") is None:
-            value = gain
+            value = longest / values[ORIGINAL] if longest else None
+        elif value is None and name in BETAS:
+            value = BETAS[name]
+        elif value is None and name == "attention_factor" and values.get("short_mscale") is None:
+            value = attention_factor
         if value is None or name in ("length", "max_position_embeddings"):
             continue
         if name not in provenance:
-            fixed = name in ("beta_fast", "beta_slow") or value == parameter.default
-            provenance[name] = CLASS_DEFAULT if fixed else DERIVED
-        values[name] = [*value] if isinstance(value, tuple) else value
-    return values
-
-
-def _original(reader: Reader, block: Block, kind: str) -> Any:
-    """Return the trained length, wherever this version of transformers looks for it."""
-    inside = block.values.get(ORIGINAL)
-    outside = None if block.nested else reader.get(ORIGINAL)
-    if reader.family.phimoe:  # its class copies the block's to the config, or forgets the config's
-        outside = outside if inside is None and reader.legacy else None
-    elif reader.legacy:
-        inside, outside = (None, outside) if kind == "longrope" else (inside, None)
-    if outside is not None:
-        _check(ORIGINAL, outside, VARIANTS[kind].parameters[ORIGINAL])
-        if inside is not None and inside != outside:
-            text = f"is {brief(outside)} outside {block.name} and {brief(inside)} in it: the former"
-            reader.warn(f"{ORIGINAL} {text}")
-        return outside
-    if inside is not None:
-        reader.provenance[ORIGINAL] = GIVEN if ORIGINAL in block.given else CLASS_DEFAULT
-        return inside
-    reader.provenance[ORIGINAL] = DERIVED
-    return reader.size("max_position_embeddings")
-
-
-def _longrope(reader: Reader, block: Block, values: dict[str, Any]) -> None:
-    """What versions of transformers do to LongRoPE."""
-    outside = reader.given(ORIGINAL)
-    if values.get("factor") is not None and outside is not None and not block.nested:
-        if reader.legacy:
-            del values["factor"]
-        reader.warn("longrope: 5.23 takes the explicit factor, 4.57 max / original length")
-    if not reader.family.phimoe:
-        values.pop("short_mscale", None)
-        values.pop("long_mscale", None)
-        return
-    for key in ("short_mscale", "long_mscale"):
-        if key not in values:
-            raise ConfigError(f"{block.name}.{key}", "given for phimoe", "none")
-    if not reader.legacy:
-        values["long_factor"] = values.get("short_factor")
-    reader.warn("phimoe: 5.23 never uses long_factor, 4.57 does beyond the trained length")
+            constant = name in BETAS or value == parameter.default
+            provenance[name] = CLASS_DEFAULT if constant else DERIVED
+        complete[name] = [*value] if isinstance(value, tuple) else value
+    return complete

@@ -1,16 +1,16 @@
 """The table of families: each row is one, and is read without a word from the file."""
 
 import json
+import re
 from importlib.resources import files
+from pathlib import Path
 
 import pytest
 
 from rope_core.axes import SCHEMES
 from rope_core.errors import ConfigError
-from rope_core.hf import resolve
-from rope_core.hf.custom_rotations import SPECIAL
-from rope_core.hf.families import DIFFUSERS, SAME, families
-from rope_core.hf.layer_types import STACKS
+from rope_core.hf import oddities, resolve
+from rope_core.hf.families import RULES, diffusers_classes, families, model_type_aliases
 
 LINES = (files("rope_core.hf") / "families.json").read_text().splitlines()
 
@@ -35,21 +35,36 @@ def test_one_row_a_line_by_name():
     assert len(LINES) == len(families()) + 2
 
 
-def test_rows_name_what_there_is():
+def test_schemes_and_aliases_of_rows_exist():
     for family in families().values():
-        assert family.special is None or family.special in SPECIAL
-        assert family.axes is None or family.axes in SCHEMES
-        assert family.stack is None or family.stack in STACKS
-        assert family.as_of("4.57").name == family.name
-    assert {*DIFFUSERS.values(), *SAME.values()} <= {*families()}
-    assert not {*SAME} & {*families()}
+        assert family.axes in (None, "axial_thirds", *SCHEMES)
+        assert family.for_version("4.57").name == family.name
+    aliases = {**model_type_aliases(), **diffusers_classes()}
+    assert {*aliases.values()} <= {*families()}
+    assert not {*aliases} & {*families()}
+
+
+def test_every_rule_says_which_family_it_is_of():
+    rules = {getattr(family, name) for family in families().values() for name in RULES} - {None}
+    rules |= {rule for family in families().values() for rule in family.oddities.values()}
+    assert len(rules) > 50
+    assert all(": " in (rule.__doc__ or "").partition("\n")[0] for rule in rules)
+
+
+def test_every_oddity_is_of_a_step_that_is_called():
+    """A step with a wrong name would be left out in silence."""
+    sources = "".join(file.read_text() for file in Path(oddities.__file__).parent.glob("*.py"))
+    called = set(re.findall(r"step\(\s*\"(\w+)\"", sources))
+    listed = set(re.findall(r"^    (\w+) +\w+\.py", oddities.__doc__, re.MULTILINE))
+    used = {step for family in families().values() for step in family.oddities}
+    assert used == listed == called
 
 
 @pytest.mark.parametrize("compat", ["5.23", "4.57"])
 @pytest.mark.parametrize("name", list(families()))
 def test_a_file_that_says_nothing(name, compat):
     family = families()[name]
-    layer_type = next(iter(family.types), None)
+    layer_type = next(iter(family.rope_parameters_by_type), None)
     config = {"model_type": name, "position_embedding_type": "rope", "use_mem_rope": True}
     if name in ALONE:
         with pytest.raises(ConfigError) as caught:
@@ -59,7 +74,7 @@ def test_a_file_that_says_nothing(name, compat):
     found = resolve(config, layer_type=layer_type, compat=compat)
     assert found.model_type == name
     assert found.rope is not None
-    assert found.rope.rounding == family.as_of(compat).rounding
+    assert found.rope.rounding == family.for_version(compat).rounding
     assert found.attention.causal == family.causal
 
 

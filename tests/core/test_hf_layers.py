@@ -119,7 +119,7 @@ def test_the_layers_that_rotate(config, expected):
 def test_a_layer_that_does_not_rotate_says_why():
     found = resolve({"model_type": "llama4_text"}, layer=3)
     assert found.rope is None
-    assert found.nope == "every 4th layer rotates nothing"
+    assert found.nope == "every 4th layer does not rotate"
     assert found.parameters == {}
     assert found.attention.chunk is None
     assert (
@@ -152,7 +152,7 @@ def test_blocks_by_layer_type_that_the_file_has():
 
 def test_one_type_in_use_needs_no_asking():
     assert resolve({"model_type": "laguna"}).rope.theta == 5e5
-    with pytest.raises(ConfigError, match="or layer be an index"):
+    with pytest.raises(ConfigError, match="or layer an index"):
         resolve({"model_type": "modernbert"})
 
 
@@ -163,7 +163,7 @@ def test_a_base_for_each_layer():
         "num_hidden_layers": 4,
     }
     assert [resolve(config, layer=layer).rope.theta for layer in (0, 1, 3)] == [1e4, 5e5, 1e4]
-    with pytest.raises(ConfigError, match="layer must be given, for layer_rope_theta"):
+    with pytest.raises(ConfigError, match="layer must be given, because layer_rope_theta"):
         resolve(config)
     assert resolve({**config, "layer_rope_theta": [5e5, 5e5, 0, 5e5]}).rope.theta == 5e5
     step = {"model_type": "step3p5", "layer_types": ["full_attention", "sliding_attention"] * 2}
