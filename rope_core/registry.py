@@ -114,22 +114,14 @@ def _entry(function: F) -> Entry[F]:
         for name, argument in inspect.signature(function).parameters.items()
         if argument.kind is inspect.Parameter.KEYWORD_ONLY
     }
-    text = inspect.cleandoc(function.__doc__ or "")
-    summary = " ".join(text.split("\n\n", 1)[0].split())
-    parts = {key: _part(text, key) for key in ("Source", "Models")}
-    return Entry(
-        function.__name__,
-        function,
-        summary,
-        parts["Source"],
-        parts["Models"],
-        MappingProxyType(parameters),
-    )
+    summary = " ".join(inspect.cleandoc(function.__doc__ or "").split("\n\n", 1)[0].split())
+    source, models = docstring_part(function, "Source"), docstring_part(function, "Models")
+    return Entry(function.__name__, function, summary, source, models, MappingProxyType(parameters))
 
 
-def _part(text: str, key: str) -> str:
-    """Return what follows `key:` in a docstring, up to the next key or empty line."""
-    _, _, rest = text.partition(f"{key}: ")
+def docstring_part(function: Callable[..., Any], key: str) -> str:
+    """Return the text after `key:` in a docstring, up to the next key or empty line."""
+    _, _, rest = inspect.cleandoc(function.__doc__ or "").partition(f"{key}: ")
     rest = rest.split("\n\n", 1)[0].split("\nModels: ", 1)[0]
     return " ".join(rest.split())
 

@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rope_core.errors import ConfigError, ShapeError
-from rope_core.positions import FAMILIES, decode_positions, mrope_index, token_types
+from rope_core.positions import MROPE_FAMILIES, decode_positions, mrope_index, token_types
 
-OLD = [name for name, rule in FAMILIES.items() if rule.in_4_57]
+OLD = [name for name, rule in MROPE_FAMILIES.items() if rule.in_4_57]
 MIXED = torch.tensor([0, 1, 1, 0])
 ONE_IMAGE = torch.tensor([[1, 2, 4]])
 
@@ -21,7 +21,7 @@ def run(kind, count):
     return [kind] * count
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", MROPE_FAMILIES)
 @given(length=st.integers(1, 50))
 def test_text_counts_up_on_every_axis(family, length):
     made = ids(run(0, length), family=family)
@@ -127,7 +127,7 @@ def test_a_row_of_a_batch_is_as_if_alone():
 @given(
     shapes=st.lists(st.tuples(st.integers(1, 3), st.integers(1, 4), st.integers(1, 4)), max_size=4),
     gaps=st.lists(st.integers(1, 5), min_size=5, max_size=5),
-    family=st.sampled_from(sorted(FAMILIES)),
+    family=st.sampled_from(sorted(MROPE_FAMILIES)),
 )
 def test_texts_go_on_behind_blocks_and_decoding_behind_all(shapes, gaps, family):
     types, grids, text = [], [], []
