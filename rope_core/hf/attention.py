@@ -65,10 +65,10 @@ def _is_windowed(reader: ConfigReader) -> bool:
     """Return whether a query of this layer sees a window of keys only."""
     if not has_window(reader):
         return False
-    kind, family = reader.layer_type, reader.family
-    if kind is None:  # all layers are alike, unless they have types
+    family = reader.family
+    if reader.layer_type is None:  # all layers are alike, unless they have types
         return not (family.layer_cycle or family.layer_types or reader.from_file("layer_types"))
-    return "sliding" in kind
+    return "sliding" in reader.layer_type
 
 
 def _num_keys(reader: ConfigReader, key: str) -> int:

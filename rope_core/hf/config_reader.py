@@ -33,6 +33,10 @@ def is_int(value: Any) -> bool:
     return type(value) is int
 
 
+def _is_size(value: Any) -> bool:
+    return is_int(value) and 0 < value <= MAX_NUMBER
+
+
 class ConfigReader:
     """One config and the family that says how to read it.
 
@@ -54,7 +58,7 @@ class ConfigReader:
         self.provenance: dict[str, str] = {}
         self.warnings: dict[str, None] = {}
         self.is_4_57 = compat == "4.57" and not family.new_in_5
-        self._per_layer: dict[str, list[Any] | None] = {}
+        self._checked: set[str] = set()
 
     def key_name(self, key: str) -> str:
         """Return the name of `key` in the file, or in this family if the file lacks the key."""
@@ -100,10 +104,9 @@ class ConfigReader:
             ConfigError: the value is missing and has no default, or is not a number.
         """
         value = self.get(key, default)
-        if value is None:
-            raise ConfigError(self.key_name(key), "given", "none")
         if not is_number(value):
-            raise ConfigError(self.key_name(key), "a number", brief(value))
+            got = "none" if value is None else brief(value)
+            raise ConfigError(self.key_name(key), "a number", got)
         return value
 
     def positive(self, key: str, default: float | None = None) -> float:
@@ -130,13 +133,10 @@ class ConfigReader:
         for read in (self.from_file, self.get):
             for key in keys:
                 value = read(key)
-                if value is None:
-                    continue
-                if not isinstance(value, list | tuple) or not all(
-                    is_int(item) and 0 < item <= MAX_NUMBER for item in value
-                ):
+                if isinstance(value, list | tuple) and all(map(_is_size, value)):
+                    return tuple(value)
+                if value is not None:
                     raise ConfigError(key, "a list of whole numbers above 0", brief(value))
-                return tuple(value)
         raise ConfigError(keys[0], "given", "none")
 
     def integers(self, key: str) -> list[int] | None:
@@ -161,21 +161,16 @@ class ConfigReader:
         Raises:
             ConfigError: the value is no such list, or ends before the layer to resolve.
         """
-        if key not in self._per_layer:
-            self._per_layer[key] = self._read_per_layer(key)
-        return self._per_layer[key]
-
-    def _read_per_layer(self, key: str) -> list[Any] | None:
-        value = self.from_file(key)
-        if value is None:
-            return None
+        value: list[Any] | None = self.from_file(key)
+        if value is None or key in self._checked:
+            return value
+        name, layer = self.key_name(key), self.layer or 0
         if not isinstance(value, list) or not all(x is None or is_number(x) for x in value):
-            raise ConfigError(
-                self.key_name(key), "a list with a number for each layer", brief(value)
-            )
-        if not value or len(value) <= (self.layer or 0):
-            expected = f"a list of more than {self.layer or 0} numbers, one for each layer"
-            raise ConfigError(self.key_name(key), expected, f"{len(value)}")
+            raise ConfigError(name, "a list with a number for each layer", brief(value))
+        if len(value) <= layer:
+            expected = f"a list of more than {layer} numbers, one for each layer"
+            raise ConfigError(name, expected, f"{len(value)}")
+        self._checked.add(key)
         return value
 
     def warn(self, text: str) -> None:

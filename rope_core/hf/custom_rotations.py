@@ -164,12 +164,12 @@ def rotary_embedding_torch(reader: ConfigReader) -> Fields:
     if reader.get("use_xpos"):
         base = float(reader.number("xpos_scale_base", 512))
         fields |= {"rope_type": "xpos", "scale_base": base}
-    kind = reader.get("freqs_for", "lang")
-    if kind == "pixel":
+    freqs_for = reader.get("freqs_for", "lang")
+    if freqs_for == "pixel":
         max_freq = float(reader.number("max_freq", 10))
         return fields | {"rotary_dim": 2 * rotary_dim, "axes": "axial_pixel", "max_freq": max_freq}
-    if kind != "lang":
-        raise ConfigError("freqs_for", '"lang" or "pixel"', brief(kind))
+    if freqs_for != "lang":
+        raise ConfigError("freqs_for", '"lang" or "pixel"', brief(freqs_for))
     interpolation = reader.number("interpolate_factor", 1.0)
     if interpolation != 1:
         fields |= {"axes": "interpolated", "interpolate_factor": interpolation}

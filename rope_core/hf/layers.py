@@ -27,12 +27,10 @@ def all_layers(reader: ConfigReader) -> tuple[Layers, ...]:
     total = len(types) if types else reader.num_layers()
     groups: dict[tuple[str | None, bool], tuple[str | None, list[int]]] = {}
     for layer in range(total or 0):
-        kind = types[layer] if types else None
-        reason = nope.reason(reader, layer, kind)
-        groups.setdefault((kind, reason is None), (reason, []))[1].append(layer)
-    return tuple(
-        Layers(kind, tuple(layers), reason) for (kind, _), (reason, layers) in groups.items()
-    )
+        layer_type = types[layer] if types else None
+        reason = nope.reason(reader, layer, layer_type)
+        groups.setdefault((layer_type, reason is None), (reason, []))[1].append(layer)
+    return tuple(Layers(key[0], tuple(layers), why) for key, (why, layers) in groups.items())
 
 
 def resolve_layer_type(reader: ConfigReader, name: str | None) -> str | None:

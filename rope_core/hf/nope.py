@@ -99,8 +99,8 @@ BY_LAYER_ROPE_THETA = (layer_rope_theta, layer_rope_theta_or_every_4th)
 
 def position_embedding_type(reader: ConfigReader, _: int | None, __: str | None) -> str | None:
     """Granite-MoE-Hybrid: all layers, unless `position_embedding_type` is "rope"."""
-    kind = reader.get("position_embedding_type")
-    return None if kind == "rope" else f"position_embedding_type is {brief(kind)}, not rope"
+    value = reader.get("position_embedding_type")
+    return None if value == "rope" else f"position_embedding_type is {brief(value)}, not rope"
 
 
 def use_mem_rope(reader: ConfigReader, _: int | None, __: str | None) -> str | None:

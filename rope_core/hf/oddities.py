@@ -112,8 +112,11 @@ def unscaled_layers(reader: ConfigReader, block: RopeParameters) -> RopeParamete
 def theta_of_last_layer(reader: ConfigReader, block: RopeParameters) -> RopeParameters:
     """UltraBERT: of a list of bases, that of the last layer of a type counts for the type."""
     label = block.name.rpartition(".")[2]
-    nested, bases = block.outer.get(label), reader.from_file("rope_theta")
-    if not isinstance(bases, list) or (isinstance(nested, Mapping) and "rope_theta" in nested):
+    nested = block.outer.get(label)
+    if isinstance(nested, Mapping) and "rope_theta" in nested:
+        return block
+    bases = reader.from_file("rope_theta")
+    if not isinstance(bases, list):
         return block
     theta = values_of_type(reader, "rope_theta", bases, label)[-1]
     return replace(block, values={**block.values, "rope_theta": theta})

@@ -38,7 +38,7 @@ from rope_core.config import Arithmetic, AttentionConfig, RopeConfig
 from rope_core.errors import ConfigError
 from rope_core.hf import family_lookup, nope, rope_config, rope_parameters
 from rope_core.hf.attention import attention
-from rope_core.hf.config_reader import ConfigReader, brief
+from rope_core.hf.config_reader import ConfigReader, brief, is_int
 from rope_core.hf.family import UNKNOWN
 from rope_core.hf.layers import Layers, all_layers, resolve_layer_type
 
@@ -111,12 +111,12 @@ def resolve(
         raise ConfigError("config", "an object", type(config).__name__)
     _check_choice("compat", compat, COMPATS)
     _check_choice("arithmetic", arithmetic, get_args(Arithmetic))
-    for name, value, kind in (
-        *(("model_type", model_type, str), ("layer_type", layer_type, str)),
-        *(("layer", layer, int), ("head_dim", head_dim, int), ("num_axes", num_axes, int)),
-    ):
-        if value is not None and type(value) is not kind:
-            raise ConfigError(name, "a text" if kind is str else "a whole number", brief(value))
+    for name, text in (("model_type", model_type), ("layer_type", layer_type)):
+        if text is not None and not isinstance(text, str):
+            raise ConfigError(name, "a text", brief(text))
+    for name, number in (("layer", layer), ("head_dim", head_dim), ("num_axes", num_axes)):
+        if number is not None and not is_int(number):
+            raise ConfigError(name, "a whole number", brief(number))
 
     # 1: the family, and the config of the part
     family, inner, prefix, named = family_lookup.find(config, model_type, part, num_axes)

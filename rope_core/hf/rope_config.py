@@ -42,40 +42,42 @@ def standard(
 ) -> Built:
     """Return the rotation that rope parameters describe, in the order of the list in resolve.py."""
     family = reader.family
-    kind = variant.rope_type(reader, block)
-    own_dim: int = (family.head_dim or from_config)(reader, kind)
+    rope_type = variant.rope_type(reader, block)
+    config_dim: int = (family.head_dim or from_config)(reader, rope_type)
     theta = variant.theta(reader, block)
     is_latent = family.head_dim is latent
-    factor = None if is_latent else variant.partial_rotary_factor(reader, block, own_dim, kind)
+    factor = (
+        None if is_latent else variant.partial_rotary_factor(reader, block, config_dim, rope_type)
+    )
     rule = family.step("variant_parameters", variant.variant_parameters)
-    values: Fields = rule(reader, block, kind)
-    rotated = _rotated_channels(reader, kind, own_dim, factor)
-    if kind == "proportional" and factor is not None:
+    values: Fields = rule(reader, block, rope_type)
+    rotated = _rotated_channels(reader, rope_type, config_dim, factor)
+    if rope_type == "proportional" and factor is not None:
         values["partial_rotary_factor"] = factor
     axes = _axes(reader, block, rotated)
     layout = family.layout
     if layout == "interleaved_to_half" and reader.get("rope_interleave") is False:
         layout = "half"
     fields = {
-        "head_dim": own_dim,
+        "head_dim": config_dim,
         "rotary_dim": rotated + rotated % 2,
         "frequency_dim": rotated if rotated % 2 else None,
         "theta": theta,
-        "rope_type": kind,
+        "rope_type": rope_type,
         "layout": layout,
         **family.rope_config,
         **axes,
-        **(_whole_head(reader, own_dim, head_dim) if is_latent else {}),
+        **(_whole_head(reader, config_dim, head_dim) if is_latent else {}),
     }
     family.step("heads", lambda _: None)(reader)
-    if factor is not None and (rotated < 1 or rotated > own_dim):
-        expected = f"such that 1 to {own_dim} channels of a head rotate"
+    if factor is not None and (rotated < 1 or rotated > config_dim):
+        expected = f"such that 1 to {config_dim} channels of a head rotate"
         raise ConfigError(reader.key_name("partial_rotary_factor"), expected, factor)
-    variant.warn_of_ranges(reader, kind, values)
-    warn_of_versions(reader, block, kind)
+    variant.warn_of_ranges(reader, rope_type, values)
+    warn_of_versions(reader, block, rope_type)
     rope = _build(reader, {**fields, **values}, arithmetic, f"{block.name}.")
     attention_factor = rope.attention_scaling
-    complete = variant.complete(kind, theta, values, attention_factor, reader.provenance)
+    complete = variant.complete(rope_type, theta, values, attention_factor, reader.provenance)
     if factor is not None:
         complete["partial_rotary_factor"] = factor
     for key in ("mrope_section", "xdrope_section"):
@@ -88,12 +90,14 @@ def standard(
     return rope, complete
 
 
-def _rotated_channels(reader: ConfigReader, kind: str, head_dim: int, factor: float | None) -> int:
+def _rotated_channels(
+    reader: ConfigReader, rope_type: str, head_dim: int, factor: float | None
+) -> int:
     """Return how many channels of a head have frequencies."""
     family = reader.family
-    if kind == "proportional" or factor is None:
+    if rope_type == "proportional" or factor is None:
         return head_dim
-    if kind == "default" and family.whole_head_by_default and not reader.is_4_57:
+    if rope_type == "default" and family.whole_head_by_default and not reader.is_4_57:
         if factor != 1.0:
             text = f"{family.name}'s default frequencies are for the whole head"
             reader.warn(f"{reader.key_name('partial_rotary_factor')} {factor} is ignored: {text}")
@@ -101,11 +105,11 @@ def _rotated_channels(reader: ConfigReader, kind: str, head_dim: int, factor: fl
     return int(head_dim * factor)
 
 
-def _whole_head(reader: ConfigReader, own_dim: int, head_dim: int | None) -> Fields:
+def _whole_head(reader: ConfigReader, config_dim: int, head_dim: int | None) -> Fields:
     """Return the fields of an MLA head with its part that does not rotate, if tensors have it."""
-    if head_dim in (None, own_dim) or reader.get("qk_nope_head_dim") is None:
+    if head_dim in (None, config_dim) or reader.get("qk_nope_head_dim") is None:
         return {}
-    whole = own_dim + reader.size("qk_nope_head_dim")
+    whole = config_dim + reader.size("qk_nope_head_dim")
     return {"head_dim": whole, "trailing": True} if head_dim == whole else {}
 
 
@@ -141,9 +145,9 @@ def _build(
     reader: ConfigReader, fields: Fields, arithmetic: Arithmetic, prefix: str = ""
 ) -> RopeConfig:
     is_hf = arithmetic == "hf"
-    own = fields.pop("arithmetic", "hf")
+    of_family = fields.pop("arithmetic", "hf")
     fields |= {
-        "arithmetic": own if is_hf else arithmetic,
+        "arithmetic": of_family if is_hf else arithmetic,
         "rounding": reader.family.rounding if is_hf else "once",
     }
     head_dim = fields.pop("head_dim")

@@ -259,19 +259,18 @@ def complete(
 ) -> dict[str, Any]:
     """Return all of a variant's parameters in transformers 5's spelling."""
     complete = {"rope_type": "dynamic" if variant == "ntk_alpha" else variant, "rope_theta": theta}
-    longest = values.get("max_position_embeddings")
+    fallbacks: dict[str, Any] = dict(BETAS)
+    if longest := values.get("max_position_embeddings"):
+        fallbacks["factor"] = longest / values.get(ORIGINAL, longest)
+    if values.get("short_mscale") is None:
+        fallbacks["attention_factor"] = attention_factor
     for name, parameter in VARIANTS[variant].parameters.items():
         value = values.get(name, parameter.default)
-        if value is None and name == "factor":
-            value = longest / values[ORIGINAL] if longest else None
-        elif value is None and name in BETAS:
-            value = BETAS[name]
-        elif value is None and name == "attention_factor" and values.get("short_mscale") is None:
-            value = attention_factor
+        value = fallbacks.get(name) if value is None else value
         if value is None or name in ("length", "max_position_embeddings"):
             continue
         if name not in provenance:
-            constant = name in BETAS or value == parameter.default
-            provenance[name] = CLASS_DEFAULT if constant else DERIVED
+            is_constant = name in BETAS or value == parameter.default
+            provenance[name] = CLASS_DEFAULT if is_constant else DERIVED
         complete[name] = [*value] if isinstance(value, tuple) else value
     return complete

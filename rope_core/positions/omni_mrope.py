@@ -1,5 +1,7 @@
 """M-RoPE of Qwen-Omni: time in seconds for video and sound, and both interleaved."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -88,39 +90,31 @@ def omni_mrope_index(
     )
 
 
+@dataclass
 class _Walk:
-    """Walks through rows of token types, and takes the grids of their blocks one by one.
+    """Walks through rows of token types, and takes the grids of their blocks one by one."""
 
-    Args:
-        images: frames, rows and columns of each image, in merged patches.
-        videos: the same of each video.
-        seconds: seconds from one frame to the next of each video.
-        rate: positions per second.
-        chunk: positions of a chunk of a video with sound.
-        is_whole: whether positions are whole (Qwen2.5) or fractional (Qwen3).
-    """
-
-    def __init__(
-        self,
-        images: list[list[int]],
-        videos: list[list[int]],
-        seconds: list[Tensor],
-        rate: int,
-        chunk: int,
-        is_whole: bool,
-    ) -> None:
-        self.images, self.videos = images, videos
-        self._seconds = seconds
-        self._rate, self._chunk, self._is_whole = rate, chunk, is_whole
-        self._num_blocks = 0
+    images: list[list[int]]
+    """Frames, rows and columns of each image, in merged patches."""
+    videos: list[list[int]]
+    """The same of each video."""
+    seconds: list[Tensor]
+    """Seconds from one frame to the next of each video."""
+    rate: int
+    """Positions per second."""
+    chunk: int
+    """Positions of a chunk of a video with sound."""
+    is_whole: bool
+    """Whether positions are whole (Qwen2.5) or fractional (Qwen3)."""
+    num_blocks: int = 0
 
     def row(self, types: Tensor) -> Tensor:
         """Return the positions `[3, S]` of a row of types `[S]` without padding."""
         blocks, parts = _blocks(types), []
-        self._num_blocks += len(blocks)
-        if self._num_blocks > MAX_BLOCKS:
+        self.num_blocks += len(blocks)
+        if self.num_blocks > MAX_BLOCKS:
             raise ShapeError("token_types", f"of at most {MAX_BLOCKS} blocks", "more")
-        position, done, marks = torch.tensor(0 if self._is_whole else 0.0), 0, 0
+        position, done, marks = torch.tensor(0 if self.is_whole else 0.0), 0, 0
         for start, end in blocks:
             block = types[start:end]
             end_marks, marks = marks, 1 if bool((block == block[0]).all()) else 2
@@ -141,7 +135,7 @@ class _Walk:
 
     def _marks(self, position: Tensor, count: int) -> tuple[Tensor, Tensor]:
         """Return positions `[3, count]` of the marks beside a block, and the next position."""
-        marks = position.expand(3, count) if self._is_whole else _count(position, count)
+        marks = position.expand(3, count) if self.is_whole else _count(position, count)
         return marks, marks.max() + 1 if count else position
 
     def _block(self, types: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
@@ -153,7 +147,7 @@ class _Walk:
         if kinds == [IMAGE]:
             image = self._vision(self.images, "image", torch.tensor(1), start)
             return _of_length(image, types), image
-        seconds = self._seconds.pop(0) if self._seconds else torch.tensor(1.0)
+        seconds = self.seconds.pop(0) if self.seconds else torch.tensor(1.0)
         video = self._vision(self.videos, "video", seconds, start)
         if kinds == [VIDEO]:
             return _of_length(video, types), video
@@ -170,18 +164,18 @@ class _Walk:
         if not grids:
             raise ShapeError("token_types", f"of as many {name} blocks as {name}_grid_thw", "more")
         frames, rows, columns = grids.pop(0)
-        time = torch.arange(frames) * seconds * self._rate
-        time = time.long() if self._is_whole else time.float()
+        time = torch.arange(frames) * seconds * self.rate
+        time = time.long() if self.is_whole else time.float()
         sides = [torch.arange(side).to(time.dtype) for side in (rows, columns)]
         return grid_points([time, *sides]) + start
 
     def _interleave(self, video: Tensor, sound: Tensor, start: Tensor) -> tuple[Tensor, int]:
         """Return the order of video and sound by their times, and where its last part starts."""
-        if not self._is_whole:
+        if not self.is_whole:
             order = torch.cat([video, sound]).argsort(stable=True)
             is_video = order < len(video)
             return order, int((is_video != is_video[-1]).nonzero()[-1]) + 1
-        chunks = [_chunks(time - start, self._chunk) for time in (video, sound)]
+        chunks = [_chunks(time - start, self.chunk) for time in (video, sound)]
         parts: list[Tensor] = []
         for i in range(max(len(edges) for edges in chunks) - 1):
             for offset, edges in zip((0, len(video)), chunks, strict=True):
