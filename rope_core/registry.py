@@ -15,8 +15,12 @@ Parameters = tuple[tuple[str, Value], ...]
 """Parameters by name, sorted: hashable, so that a configuration as a whole is a key."""
 
 TYPE_NAMES: Mapping[type, str] = {
-    bool: "true or false", int: "a whole number", float: "a number", str: "a text",
-    tuple: "a list of numbers", type(None): "null",
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    tuple: "a list of numbers",
+    type(None): "null",
 }
 
 

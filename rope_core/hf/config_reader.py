@@ -104,9 +104,10 @@ class ConfigReader:
             ConfigError: the value is missing and has no default, or is not a number.
         """
         value = self.get(key, default)
+        if value is None:
+            raise ConfigError(self.key_name(key), "given", "none")
         if not is_number(value):
-            got = "none" if value is None else brief(value)
-            raise ConfigError(self.key_name(key), "a number", got)
+            raise ConfigError(self.key_name(key), "a number", brief(value))
         return value
 
     def positive(self, key: str, default: float | None = None) -> float:
