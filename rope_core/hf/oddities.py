@@ -69,7 +69,7 @@ def scaled_compressed_layers(
     values = {key: value for key, value in flat.items() if key != "rope_theta"}
     if values.get("rope_type", values.get("type")) not in (None, "default"):
         defaults["attention_factor"] = 1.0
-    return complete(reader, f"{name}.{label}", values, defaults, flat, ("rope_theta",))
+    return complete(reader, name, label, values, defaults, flat, ("rope_theta",))
 
 
 def qk_rope_head_dim_of_head(reader: ConfigReader, head_dim: int, _: str) -> Factor:
@@ -111,7 +111,7 @@ def unscaled_layers(reader: ConfigReader, block: RopeParameters) -> RopeParamete
 
 def theta_of_last_layer(reader: ConfigReader, block: RopeParameters) -> RopeParameters:
     """UltraBERT: of a list of bases, that of the last layer of a type counts for the type."""
-    label = block.name.rpartition(".")[2]
+    label = block.label or ""
     nested = block.outer.get(label)
     if isinstance(nested, Mapping) and "rope_theta" in nested:
         return block

@@ -34,10 +34,15 @@ class RopeParameters:
     values: Values
     from_file: frozenset[str]
     """The parameters that the file has; the others are the class's."""
-    nested: bool
-    """Whether other layer types have dictionaries of their own."""
+    label: str | None
+    """The layer type of a nested dictionary; None if all layers have one dictionary."""
     outer: Values
     """The dictionary around a nested one; otherwise the dictionary itself."""
+
+    @property
+    def nested(self) -> bool:
+        """Whether other layer types have dictionaries of their own."""
+        return self.label is not None
 
 
 def find(reader: ConfigReader) -> RopeParameters | None:
@@ -59,7 +64,7 @@ def find(reader: ConfigReader) -> RopeParameters | None:
     elif reader.family.rope_parameters_by_type:
         found = reader.family.step("typed_parameters", typed)(reader, name, raw if in_file else {})
     else:
-        found = RopeParameters(name, raw, frozenset(raw if in_file else ()), False, raw)
+        found = RopeParameters(name, raw, frozenset(raw if in_file else ()), None, raw)
     if found is not None:
         found = reader.family.step("rope_parameters", lambda _, found: found)(reader, found)
     return found
@@ -107,7 +112,7 @@ def _nested(
     defaults = by_type.get(label, {}).get("default") or {}
     kept = OUTSIDE_IN_4_57 if fills else ("rope_theta",)
     defaults = {key: defaults[key] for key in kept if key in defaults}
-    return complete(reader, f"{name}.{label}", values, defaults, raw, ("rope_theta",))
+    return complete(reader, name, label, values, defaults, raw, ("rope_theta",))
 
 
 def typed(reader: ConfigReader, name: str, flat: Values) -> RopeParameters | None:
@@ -131,19 +136,20 @@ def typed(reader: ConfigReader, name: str, flat: Values) -> RopeParameters | Non
                 f"{name}.type is ignored: the class of {reader.family.name} reads rope_type"
             )
     values = {key: value for key, value in scaled.items() if key not in unread}
-    return complete(reader, f"{name}.{label}", values, defaults, flat, OUTSIDE_IN_4_57)
+    return complete(reader, name, label, values, defaults, flat, OUTSIDE_IN_4_57)
 
 
 def complete(
     reader: ConfigReader,
     name: str,
+    label: str,
     values: Values,
     defaults: Values,
     outer: Values,
     outside: Iterable[str],
 ) -> RopeParameters:
     """Return a layer type's parameters: `values`, those `outside` of the dictionary, `defaults`."""
-    label, filled = name.rpartition(".")[2], dict(values)
+    filled = dict(values)
     keys = reader.family.rope_parameters_by_type.get(label, {}).get("keys", {})
     for parameter in outside:
         if parameter in keys and parameter not in values:
@@ -152,7 +158,9 @@ def complete(
                 value = values_of_type(reader, keys[parameter], value, label)[0]
             filled |= {} if value is None else {parameter: value}
     everything = {**defaults, **filled}
-    return RopeParameters(name, everything, frozenset(filled), True, outer or everything)
+    return RopeParameters(
+        f"{name}.{label}", everything, frozenset(filled), label, outer or everything
+    )
 
 
 def values_of_type(reader: ConfigReader, key: str, values: list[Any], label: str) -> list[Any]:

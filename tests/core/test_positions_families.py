@@ -33,7 +33,7 @@ def test_text_starts_after_the_last_frame():
 
 
 def test_chunks_of_a_video_and_its_sound():
-    """One frame per chunk of two positions. Both start marks share a position, and both end marks."""
+    """One frame per chunk of two positions; start marks share a position, end marks another."""
     built = omni(
         [0, 0, 2, 3, 3, 2, 3, 0, 0, 0],
         video_grid_thw=CLIP,
