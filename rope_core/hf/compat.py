@@ -13,7 +13,9 @@ def warn_of_versions(reader: ConfigReader, block: RopeParameters, variant: str) 
         if reader.config.get(key):
             reader.warn(f"{family.name}: transformers 4.57 ignores {key}, 5.23 follows it")
     if variant == "longrope" and "su" in (block.values.get("type"), block.values.get("rope_type")):
-        reader.warn('"su" means longrope; 5.23 needs original_max_position_embeddings beside it')
+        reader.warn(
+            '"su" means longrope; 5.23 needs original_max_position_embeddings in the dictionary'
+        )
     old = family.in_4_57.get("defaults", {}).get("rope_theta")
     new = families()[family.name].defaults.get("rope_theta", 10_000.0) if old is not None else None
     if old != new and reader.provenance.get("rope_theta") == CLASS_DEFAULT:

@@ -1,4 +1,4 @@
-"""Reads keys of a config.json, and records which were read and where each value came from."""
+"""Reads keys of a config.json, and records the keys and where each value comes from."""
 
 import reprlib
 from collections.abc import Mapping

@@ -19,7 +19,7 @@ RULES = {
     "two_sided_window": attention,
     "rotation": custom_rotations,
 }
-"""The module with the functions that a field of a row can name; `oddities` has one of its own."""
+"""The module of the function that a field of a row names; for `oddities` it is oddities.py."""
 
 
 @cache

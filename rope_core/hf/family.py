@@ -1,4 +1,4 @@
-"""What one configuration class of transformers says where a config.json is silent."""
+"""One configuration class of transformers: how to read its config.json, and its defaults."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -45,7 +45,7 @@ class Family:
     rounding: Rounding = "activation"
 
     rope_config: Mapping[str, Any] = field(default_factory=dict)
-    """Other fields of a `RopeConfig`, where they have no usual value."""
+    """Other fields of a `RopeConfig` that do not have their default."""
 
     axes: str | None = None
     """The scheme of several axes; `axial_thirds` is `axial` with three axes of equal width."""
@@ -89,7 +89,7 @@ class Family:
     causal: bool = True
 
     layer_types: Rule | None = None
-    """The type of each layer, where it is not a cycle."""
+    """The type of each layer, if the types are not a cycle."""
 
     nope: Rule | None = None
     """Which layers do not rotate; all do where None."""

@@ -71,10 +71,10 @@ def _family(
     model_type: str | None, config: Mapping[str, Any], part: str | None, num_axes: int | None
 ) -> Family:
     """Return the family of the part: the named one, or the one that the config looks like."""
-    found = _module(model_type)
-    if found is None:
+    match = _module(model_type)
+    if match is None:
         return UNKNOWN
-    family, module = found
+    family, module = match
     if family and part in (None, family.part) and family.name != module:
         return family
     members = parts(module)

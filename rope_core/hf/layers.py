@@ -45,8 +45,8 @@ def resolve_layer_type(reader: ConfigReader, name: str | None) -> str | None:
         return None
     types = layer_types(reader)
     if layer is None:
-        if name not in (known := _known_types(reader, types)):
-            raise ConfigError("layer_type", f"one of {sorted(known)}", brief(name))
+        if name not in (names := _all_types(reader, types)):
+            raise ConfigError("layer_type", f"one of {sorted(names)}", brief(name))
         return name
     total = len(types) if types else reader.num_layers()
     if layer < 0 or (total is not None and layer >= total):
@@ -59,9 +59,9 @@ def resolve_layer_type(reader: ConfigReader, name: str | None) -> str | None:
     return types[layer]
 
 
-def _known_types(reader: ConfigReader, types: list[str] | None) -> set[str]:
+def _all_types(reader: ConfigReader, types: list[str] | None) -> set[str]:
     """Return the layer types that this model, or its family, can have."""
     family = reader.family
-    known = {*family.rope_parameters_by_type, *family.layer_cycle, *(types or ())}
-    known |= {name for name in (family.first_layer, family.last_layer) if name}
-    return known or {FULL, SLIDING}
+    names = {*family.rope_parameters_by_type, *family.layer_cycle, *(types or ())}
+    names |= {name for name in (family.first_layer, family.last_layer) if name}
+    return names or {FULL, SLIDING}

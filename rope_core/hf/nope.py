@@ -66,7 +66,7 @@ def full_attention_beside_sliding(
     """EXAONE-4, EXAONE-MoE, Kolibri: layers with full attention, if others have a window."""
     if layer_type != FULL or reader.is_null("sliding_window"):
         return None
-    return "full-attention layers beside sliding ones do not rotate"
+    return "full-attention layers do not rotate if others have a sliding window"
 
 
 def layer_rope_theta(reader: ConfigReader, layer: int | None, _: str | None) -> str | None:

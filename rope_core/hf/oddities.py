@@ -101,7 +101,7 @@ def unscaled_layers(reader: ConfigReader, block: RopeParameters) -> RopeParamete
         return block
     if reader.layer is None:
         reader.warn(
-            "rope_scaling_layers: this is for the layers listed, others have default frequencies"
+            "rope_scaling_layers: this is for the listed layers, others have default frequencies"
         )
     if reader.layer is None or reader.layer in scaled:
         return block
@@ -149,7 +149,8 @@ def phimoe_parameters(reader: ConfigReader, block: RopeParameters, variant: str)
     """PhiMoE: LongRoPE has one gain for short and one for long calls, and no other variant exists.
 
     transformers 5.23 does not use long_factor, because the call does not pass the length on. The
-    class copies the dictionary's trained length to the config, or 5.23 the maximal length.
+    trained length is that of the dictionary; if it is missing, 4.57 reads that of the config, and
+    5.23 max_position_embeddings.
     """
     if variant == "default":
         return variant_parameters(reader, block, variant)
@@ -190,9 +191,9 @@ def bidirectional_attention(reader: ConfigReader, attention: AttentionConfig) ->
 
 
 def olmo3_theta(reader: ConfigReader, _: str) -> None:
-    """OLMo-3: the base outside of the dictionary."""
+    """OLMo-3: `rope_theta` outside of the dictionary, which 5.23 reads for one layer type only."""
     if reader.from_file("rope_theta") not in (None, 500_000.0):
-        reader.warn("olmo3: rope_theta reaches full-attention layers alone (4.57: every layer)")
+        reader.warn("olmo3: rope_theta reaches full-attention layers only (4.57: every layer)")
 
 
 def olmo2_yarn(reader: ConfigReader, variant: str) -> None:

@@ -1,21 +1,23 @@
 """From a model's config.json to the rotation, and the attention, of one of its layers.
 
-Where each value comes from, the first that there is. The code below and `rope_config.standard`
-follow this list in its order, and each step names the file that does it.
+Where each value comes from: the first of the sources that has it. The code below and
+`rope_config.standard` follow this list in its order. Each step names the file that does it.
 
 1. Family: argument `model_type`; `model_type` or diffusers' `_class_name` of the file; of a
    composite model, the nested config of the `part` (family_lookup.py). All keys below are those of
    the nested config, under the family's own names (families.json: `key_names`).
 2. Type of the layer: `layer_types[layer]`; the class's types; argument `layer_type` (layers.py,
    layer_types.py).
-3. Whether the layer rotates: null as its type's rope parameters; the family's rule (nope.py).
+3. Whether the layer rotates: not if its type has no attention, or null as rope parameters; the
+   family's rule (nope.py).
 4. Rope parameters: `rope_scaling`, unless null or empty; `rope_parameters`; the class's. Of nested
    ones, those of the layer's type (rope_parameters.py).
 5. Variant: `rope_type` in the rope parameters; `type` in them; "default" (variant.py, as 7 to 10).
 6. Width of a head: `head_dim`; the class's; hidden_size / num_attention_heads. Of MLA families,
    `qk_rope_head_dim` (head_dim.py).
-7. Base: `layer_rope_theta[layer]`; `rope_theta` in the rope parameters; a key of the layer's type
-   outside; `rope_theta` outside; the class's; 10,000.
+7. Base: `layer_rope_theta[layer]`; `rope_theta` in the rope parameters; of families with rope
+   parameters by layer type, the key of the type outside and the default of the type; `rope_theta`
+   outside; the class's; 10,000.
 8. Rotated share: `partial_rotary_factor` in the rope parameters; outside; an absolute width, such
    as `rotary_dim`; the class's; the whole head.
 9. Parameters of the variant: those in the rope parameters; the variant's defaults.

@@ -42,19 +42,19 @@ def standard(
 ) -> Built:
     """Return the rotation that rope parameters describe, in the order of the list in resolve.py."""
     family = reader.family
-    rope_type = variant.rope_type(reader, block)
-    config_dim: int = (family.head_dim or from_config)(reader, rope_type)
-    theta = variant.theta(reader, block)
-    is_latent = family.head_dim is latent
+    rope_type = variant.rope_type(reader, block)  # 5
+    config_dim: int = (family.head_dim or from_config)(reader, rope_type)  # 6
+    theta = variant.theta(reader, block)  # 7
+    is_latent = family.head_dim is latent  # 8
     factor = (
         None if is_latent else variant.partial_rotary_factor(reader, block, config_dim, rope_type)
     )
     rule = family.step("variant_parameters", variant.variant_parameters)
-    values: Fields = rule(reader, block, rope_type)
+    values: Fields = rule(reader, block, rope_type)  # 9, 10
     rotated = _rotated_channels(reader, rope_type, config_dim, factor)
     if rope_type == "proportional" and factor is not None:
         values["partial_rotary_factor"] = factor
-    axes = _axes(reader, block, rotated)
+    axes = _axes(reader, block, rotated)  # 11
     layout = family.layout
     if layout == "interleaved_to_half" and reader.get("rope_interleave") is False:
         layout = "half"

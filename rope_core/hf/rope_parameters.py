@@ -60,14 +60,14 @@ def find(reader: ConfigReader) -> RopeParameters | None:
         if key in labels or (isinstance(value, Mapping) and key not in NOT_LAYER_TYPES)
     ]
     if nested:
-        found = _nested(reader, name, raw, nested)
+        block = _nested(reader, name, raw, nested)
     elif reader.family.rope_parameters_by_type:
-        found = reader.family.step("typed_parameters", typed)(reader, name, raw if in_file else {})
+        block = reader.family.step("typed_parameters", typed)(reader, name, raw if in_file else {})
     else:
-        found = RopeParameters(name, raw, frozenset(raw if in_file else ()), None, raw)
-    if found is not None:
-        found = reader.family.step("rope_parameters", lambda _, found: found)(reader, found)
-    return found
+        block = RopeParameters(name, raw, frozenset(raw if in_file else ()), None, raw)
+    if block is not None:
+        block = reader.family.step("rope_parameters", lambda _, block: block)(reader, block)
+    return block
 
 
 def _raw(reader: ConfigReader) -> tuple[str, Values, bool]:
@@ -182,14 +182,14 @@ def _labels(reader: ConfigReader) -> tuple[str, ...]:
 
 def choose(reader: ConfigReader, names: Iterable[str], where: str) -> str:
     """Return the one of `names` under which the layer's rope parameters are."""
-    known, label_of = list(dict.fromkeys(names)), reader.family.parameters_label
+    names, label_of = list(dict.fromkeys(names)), reader.family.parameters_label
     if reader.layer_type is not None:
         label = label_of(reader.layer_type)
-        if label in known:
+        if label in names:
             return label
-        raise ConfigError("layer_type", f"one of {sorted(known)}", brief(reader.layer_type))
+        raise ConfigError("layer_type", f"one of {sorted(names)}", brief(reader.layer_type))
     used = {label_of(layer_type) for layer_type in layer_types(reader) or ()}
-    candidates = [name for name in known if name in used] or known
+    candidates = [name for name in names if name in used] or names
     if len(candidates) == 1:
         return candidates[0]
     expected = f"one of {sorted(candidates)} (or layer an index), because {where} differ by it"

@@ -1,4 +1,4 @@
-"""The variant, the base, the rotated share and the variant's parameters, and where each is from."""
+"""The variant, its parameters, the base and the rotated share, and where each comes from."""
 
 import math
 from collections.abc import Mapping
@@ -155,15 +155,16 @@ def variant_parameters(reader: ConfigReader, block: RopeParameters, variant: str
 
 def named_parameters(reader: ConfigReader, block: RopeParameters, variant: str) -> dict[str, Any]:
     """Return the parameters of the variant that the dictionary has; warn about its other keys."""
-    known = VARIANTS[variant].parameters
-    other = sorted(str(key) for key in block.values if key not in known and key not in COMMON_KEYS)
+    expected = VARIANTS[variant].parameters
+    unknown = {str(key) for key in block.values if key not in expected and key not in COMMON_KEYS}
+    other = sorted(unknown)
     for key in other[:MAX_WARNED]:
         reader.warn(f"{block.name}.{key[:64]} is ignored: {variant} has no such parameter")
     if len(other) > MAX_WARNED:
         reader.warn(f"{block.name} has {len(other) - MAX_WARNED} more keys that are ignored")
     values = {
         key: named_parameter(reader, block, variant, key)
-        for key in known
+        for key in expected
         if key not in NOT_FROM_FILE and block.values.get(key) is not None
     }
     for key in BETAS:
@@ -212,7 +213,7 @@ def choose_longrope_factor(
 
 
 def warn_of_ranges(reader: ConfigReader, variant: str, values: Mapping[str, Any]) -> None:
-    """Warn about numbers that can be computed with but make no sense."""
+    """Warn about numbers that are valid but implausible."""
     longest = reader.get("max_position_embeddings")
     numbers = {key: value for key, value in values.items() if is_number(value)}
     low, high = numbers.get("low_freq_factor", 0), numbers.get("high_freq_factor", math.inf)
@@ -226,10 +227,10 @@ def warn_of_ranges(reader: ConfigReader, variant: str, values: Mapping[str, Any]
 
 
 def check_numbers(name: str, value: Any) -> None:
-    """Check that `value` is a plain value or a list of such, and each number plausible.
+    """Check a plain value, or a list of plain values, for numbers of an implausible size.
 
     Raises:
-        ConfigError: it is not.
+        ConfigError: a number is too large or not finite, or the value is nested.
     """
     for item in value if isinstance(value, list | tuple) else (value,):
         number = isinstance(item, int | float) and not isinstance(item, bool)
@@ -241,7 +242,7 @@ def check_parameter(name: str, value: Any, variant: str, key: str) -> None:
     """Check that `value` is of the type of a variant's parameter.
 
     Raises:
-        ConfigError: it is not.
+        ConfigError: the value is of another type.
     """
     check_numbers(name, value)
     try:

@@ -153,7 +153,8 @@ def mrope_index(
     time_merge = temporal_merge_size if rules.merges_time else 1
     videos = optional_grids("video_grid_thw", video_grid_thw, merge, time_merge)
     if second_per_grid_ts is not None and not rules.uses_seconds:
-        raise ConfigError("second_per_grid_ts", "absent except in family qwen2_5_vl", family)
+        names = ", ".join(name for name, other in MROPE_FAMILIES.items() if other.uses_seconds)
+        raise ConfigError("second_per_grid_ts", f"absent except in family {names}", family)
 
     image_blocks, video_blocks = _Blocks(images), _Blocks(videos)
     if rules.uses_seconds:

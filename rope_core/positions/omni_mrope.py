@@ -154,8 +154,8 @@ class _Walk:
         order, last = self._interleave(video[0], sound[0], start)
         expected = torch.where(order < video.shape[1], VIDEO, AUDIO)
         if kinds != [VIDEO, AUDIO] or not torch.equal(expected, types):
-            wanted = "of video and audio interleaved by time"
-            raise ShapeError("token_types", wanted, "another block")
+            text = "of video and audio interleaved by time"
+            raise ShapeError("token_types", text, "another block")
         both = torch.cat([video, sound], 1)[:, order]
         return both, both[:, last:]
 

@@ -16,7 +16,7 @@ MAX_POSITIONS = 2**24
 """Largest number of positions of one call, counted on every axis. float32 is exact up to here."""
 
 MAX_INT = 2**53
-"""Bound of integers, so that sums of a few of them fit into int64."""
+"""Bound of integers, so that small sums of them fit into int64."""
 
 
 def integer(name: str, value: int, least: int = 0, most: int = MAX_INT) -> int:
@@ -54,7 +54,7 @@ def numbers(name: str, values: Sequence[float], length: int) -> tuple[float, ...
 def sizes(
     values: Sequence[int], length: int, num_axes: int | None = None, name: str = "sizes"
 ) -> tuple[int, ...]:
-    """Return the sizes of a grid of `length` axes, whose positions on `num_axes` are few enough."""
+    """Return the sizes of a grid of `length` axes, with not too many positions on `num_axes`."""
     grid = integers(name, values, length, 1, MAX_POSITIONS)
     count(name, math.prod(grid) * (num_axes or length))
     return grid
