@@ -23,26 +23,10 @@ from typing import Any
 
 from rope_core.config import AttentionConfig
 from rope_core.errors import ConfigError
+from rope_core.hf import rope_parameters, variant
 from rope_core.hf.config_reader import CLASS_DEFAULT, DERIVED, ConfigReader
 from rope_core.hf.family import SLIDING
-from rope_core.hf.rope_parameters import (
-    OUTSIDE_IN_4_57,
-    RopeParameters,
-    Values,
-    choose,
-    complete,
-    typed,
-    values_of_type,
-)
-from rope_core.hf.variant import (
-    ORIGINAL,
-    choose_longrope_factor,
-    named_parameter,
-    named_parameters,
-    original_length,
-    original_lengths,
-    variant_parameters,
-)
+from rope_core.hf.rope_parameters import RopeParameters
 
 Factor = tuple[float, str] | None
 
@@ -53,23 +37,23 @@ def main_or_compress(layer_type: str) -> str:
 
 
 def scaled_compressed_layers(
-    reader: ConfigReader, name: str, flat: Values
+    reader: ConfigReader, name: str, flat: Mapping[str, Any]
 ) -> RopeParameters | None:
     """DeepSeek-V4: one dictionary counts for compressed layers, without its base.
 
     Scaled layers have an attention_factor of 1 if the file has none.
     """
     rules = reader.family.rope_parameters_by_type
-    label = choose(reader, rules, "rope parameters")
+    label = rope_parameters.choose(reader, rules, "rope parameters")
     if label == "main":
-        return typed(reader, name, flat)
+        return rope_parameters.typed(reader, name, flat)
     defaults = dict(rules[label]["default"])
     if flat:
         del defaults["rope_type"]
     values = {key: value for key, value in flat.items() if key != "rope_theta"}
     if values.get("rope_type", values.get("type")) not in (None, "default"):
         defaults["attention_factor"] = 1.0
-    return complete(reader, name, label, values, defaults, flat, ("rope_theta",))
+    return rope_parameters.complete(reader, name, label, values, defaults, flat, ("rope_theta",))
 
 
 def qk_rope_head_dim_of_head(reader: ConfigReader, head_dim: int, _: str) -> Factor:
@@ -89,9 +73,9 @@ def _absolute_width(reader: ConfigReader, key: str, head_dim: int) -> Factor:
     return None if value is None else (value, CLASS_DEFAULT)
 
 
-def mimo_default_factor(_: ConfigReader, __: int, variant: str) -> Factor:
+def mimo_default_factor(_: ConfigReader, __: int, rope_type: str) -> Factor:
     """MiMo-V2: 0.334 of a head rotates, if frequencies are not scaled."""
-    return (0.334, CLASS_DEFAULT) if variant == "default" else None
+    return (0.334, CLASS_DEFAULT) if rope_type == "default" else None
 
 
 def unscaled_layers(reader: ConfigReader, block: RopeParameters) -> RopeParameters:
@@ -105,7 +89,9 @@ def unscaled_layers(reader: ConfigReader, block: RopeParameters) -> RopeParamete
         )
     if reader.layer is None or reader.layer in scaled:
         return block
-    plain = {key: value for key, value in block.values.items() if key in OUTSIDE_IN_4_57}
+    plain = {
+        key: value for key, value in block.values.items() if key in rope_parameters.OUTSIDE_IN_4_57
+    }
     return replace(block, values=plain)
 
 
@@ -118,50 +104,53 @@ def theta_of_last_layer(reader: ConfigReader, block: RopeParameters) -> RopePara
     bases = reader.from_file("rope_theta")
     if not isinstance(bases, list):
         return block
-    theta = values_of_type(reader, "rope_theta", bases, label)[-1]
+    theta = rope_parameters.values_of_type(reader, "rope_theta", bases, label)[-1]
     return replace(block, values={**block.values, "rope_theta": theta})
 
 
-def ntk_alpha_type(reader: ConfigReader, block: RopeParameters, variant: str) -> str:
+def ntk_alpha_type(reader: ConfigReader, block: RopeParameters, rope_type: str) -> str:
     """HunYuan: "dynamic" with `alpha` is NTK scaling by alpha, whatever the length of a call.
 
     transformers 4.57 computes dynamic frequencies, without alpha, for long calls.
     """
-    if variant != "dynamic" or not block.values.get("alpha"):
-        return variant
+    if rope_type != "dynamic" or not block.values.get("alpha"):
+        return rope_type
     reader.warn("hunyuan: beyond max_position_embeddings 4.57 forgets alpha, 5.23 keeps it")
     return "dynamic" if reader.is_4_57 else "ntk_alpha"
 
 
 def ntk_alpha_parameters(
-    reader: ConfigReader, block: RopeParameters, variant: str
+    reader: ConfigReader, block: RopeParameters, rope_type: str
 ) -> dict[str, Any]:
     """HunYuan: see `ntk_alpha_type`."""
-    if variant not in ("dynamic", "ntk_alpha") or not block.values.get("alpha"):
-        return variant_parameters(reader, block, variant)
-    if variant == "dynamic" and block.values.get("factor") is None:
+    if rope_type not in ("dynamic", "ntk_alpha") or not block.values.get("alpha"):
+        return variant.parameters(reader, block, rope_type)
+    if rope_type == "dynamic" and block.values.get("factor") is None:
         block = replace(block, values={**block.values, "factor": 1.0})
-    values = variant_parameters(reader, block, variant)
-    return values | {"alpha": named_parameter(reader, block, variant, "alpha")}
+    values = variant.parameters(reader, block, rope_type)
+    return values | {"alpha": variant.named_parameter(reader, block, rope_type, "alpha")}
 
 
-def phimoe_parameters(reader: ConfigReader, block: RopeParameters, variant: str) -> dict[str, Any]:
-    """PhiMoE: LongRoPE has one gain for short and one for long calls, and no other variant exists.
+def phimoe_parameters(
+    reader: ConfigReader, block: RopeParameters, rope_type: str
+) -> dict[str, Any]:
+    """PhiMoE: LongRoPE has one gain for short and one for long calls, and is the only variant.
 
     transformers 5.23 does not use long_factor, because the call does not pass the length on. The
     trained length is that of the dictionary; if it is missing, 4.57 reads that of the config, and
     5.23 max_position_embeddings.
     """
-    if variant == "default":
-        return variant_parameters(reader, block, variant)
-    if variant != "longrope":
-        raise ConfigError(f"{block.name}.rope_type", "default or longrope for phimoe", variant)
-    values = named_parameters(reader, block, variant)
-    inside, outside = original_lengths(reader, block)
+    if rope_type == "default":
+        return variant.parameters(reader, block, rope_type)
+    if rope_type != "longrope":
+        raise ConfigError(f"{block.name}.rope_type", "default or longrope for phimoe", rope_type)
+    values = variant.named_parameters(reader, block, rope_type)
+    inside = block.values.get(variant.ORIGINAL)
+    outside = None if block.nested else reader.get(variant.ORIGINAL)
     outside = outside if inside is None and reader.is_4_57 else None
-    values[ORIGINAL] = original_length(reader, block, inside, outside)
+    values[variant.ORIGINAL] = variant.original_length(reader, block, inside, outside)
     values["max_position_embeddings"] = reader.size("max_position_embeddings")
-    choose_longrope_factor(reader, block, values)
+    variant.choose_longrope_factor(reader, block, values)
     for key in ("short_mscale", "long_mscale"):
         if key not in values:
             raise ConfigError(f"{block.name}.{key}", "given for phimoe", "none")
@@ -196,7 +185,7 @@ def olmo3_theta(reader: ConfigReader, _: str) -> None:
         reader.warn("olmo3: rope_theta reaches full-attention layers only (4.57: every layer)")
 
 
-def olmo2_yarn(reader: ConfigReader, variant: str) -> None:
+def olmo2_yarn(reader: ConfigReader, rope_type: str) -> None:
     """OLMo-2: transformers 4.57 refuses YaRN."""
-    if variant == "yarn":
+    if rope_type == "yarn":
         reader.warn("olmo2: transformers 4.57 refuses yarn")

@@ -49,7 +49,7 @@ def standard(
     factor = (
         None if is_latent else variant.partial_rotary_factor(reader, block, config_dim, rope_type)
     )
-    rule = family.step("variant_parameters", variant.variant_parameters)
+    rule = family.step("variant_parameters", variant.parameters)
     values: Fields = rule(reader, block, rope_type)  # 9, 10
     rotated = _rotated_channels(reader, rope_type, config_dim, factor)
     if rope_type == "proportional" and factor is not None:

@@ -129,7 +129,7 @@ def _class_factor(reader: ConfigReader, _: int, __: str) -> tuple[Any, str] | No
     return None if value is None else (value, CLASS_DEFAULT)
 
 
-def variant_parameters(reader: ConfigReader, block: RopeParameters, variant: str) -> dict[str, Any]:
+def parameters(reader: ConfigReader, block: RopeParameters, variant: str) -> dict[str, Any]:
     """Return the parameters of the variant in the dictionary, and the lengths that it needs.
 
     Raises:
@@ -137,7 +137,8 @@ def variant_parameters(reader: ConfigReader, block: RopeParameters, variant: str
     """
     values = named_parameters(reader, block, variant)
     if ORIGINAL in VARIANTS[variant].parameters:
-        inside, outside = original_lengths(reader, block)
+        inside = block.values.get(ORIGINAL)
+        outside = None if block.nested else reader.get(ORIGINAL)
         if reader.is_4_57:
             inside, outside = (None, outside) if variant == "longrope" else (inside, None)
         values[ORIGINAL] = original_length(reader, block, inside, outside)
@@ -179,11 +180,6 @@ def named_parameter(reader: ConfigReader, block: RopeParameters, variant: str, k
     check_parameter(f"{block.name}.{key}", value, variant, key)
     reader.provenance[key] = GIVEN if key in block.from_file else CLASS_DEFAULT
     return value
-
-
-def original_lengths(reader: ConfigReader, block: RopeParameters) -> tuple[Any, Any]:
-    """Return the trained length in the dictionary, and that of the config outside of it."""
-    return block.values.get(ORIGINAL), None if block.nested else reader.get(ORIGINAL)
 
 
 def original_length(reader: ConfigReader, block: RopeParameters, inside: Any, outside: Any) -> Any:
