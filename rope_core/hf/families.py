@@ -1,8 +1,12 @@
-"""The table of model families: `families.json`, a row for each, with its rules as functions."""
+"""The table of model families: `families.json`, a row for each, with its rules as functions.
+
+To add a family, add a row with the fields that differ from Llama's (family.py describes them). If
+the family does a step in a way that no field describes, add one function to oddities.py and name it
+in the row under `oddities`.
+"""
 
 import json
 from collections.abc import Mapping
-from dataclasses import fields
 from functools import cache
 from importlib.resources import files
 from types import MappingProxyType
@@ -26,19 +30,27 @@ RULES = {
 def families() -> Mapping[str, Family]:
     """Return all families by model_type."""
     rows = json.loads((files("rope_core.hf") / "families.json").read_text())
-    return MappingProxyType({name: _family(name, row) for name, row in rows.items()})
+    return MappingProxyType(
+        {
+            name: Family(**{"name": name, "module": name, **_fields(row)})
+            for name, row in rows.items()
+        }
+    )
 
 
-def _family(name: str, row: dict[str, Any]) -> Family:
-    values = {"name": name, "module": name, **row}
-    for field in fields(Family):
-        if field.name in RULES and field.name in values:
-            values[field.name] = getattr(RULES[field.name], values[field.name])
-        elif "tuple" in str(field.type) and field.name in values:
-            values[field.name] = tuple(values[field.name])
-    steps = values.get("oddities", {})
-    values["oddities"] = {step: getattr(oddities, rule) for step, rule in steps.items()}
-    return Family(**values)
+def _fields(row: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of a row: rules as functions, lists as tuples."""
+    values = dict(row)
+    for field, value in row.items():
+        if field in RULES:
+            values[field] = getattr(RULES[field], value)
+        elif field == "oddities":
+            values[field] = {step: getattr(oddities, rule) for step, rule in value.items()}
+        elif field == "in_4_57":
+            values[field] = _fields(value)
+        elif isinstance(value, list):
+            values[field] = tuple(value)
+    return values
 
 
 @cache
