@@ -1,4 +1,4 @@
-"""Frequencies that depend on the length of a call, and the cached tables of them."""
+"""Frequencies that depend on the length of a call, and the tables that are kept of them."""
 
 from dataclasses import fields, replace
 
@@ -30,12 +30,12 @@ def unfixed(variant, **changed):
     return RopeConfig.of(16, rope_type=variant, **of_variant(variant) | changed)
 
 
-def test_variants_that_need_the_length():
+def test_which_variants_need_the_length():
     assert [name for name in VARIANTS if unfixed(name).needs_length] == [*OF_LENGTH]
 
 
 @every_variant
-def test_length_is_fixed_once(variant):
+def test_a_length_is_fixed_once(variant):
     rope = unfixed(variant)
     if not rope.needs_length:
         assert rope.at(5) is rope
@@ -47,7 +47,7 @@ def test_length_is_fixed_once(variant):
 
 
 @pytest.mark.parametrize("variant", OF_LENGTH)
-def test_length_is_that_of_the_whole_call(variant):
+def test_the_length_is_that_of_the_call_and_of_all_its_rows(variant):
     rope, length = unfixed(variant), TRAINED + 40
     x = randn(length, 1, 16)
     ends = torch.tensor([0, 30, length])
@@ -80,8 +80,8 @@ def test_length_is_that_of_the_whole_call(variant):
 
 
 @pytest.mark.parametrize("variant", ["dynamic", "longrope"])
-def test_rows_use_the_longest_length_of_the_batch(variant):
-    """In a batch of one a row uses its own length. A fixed length makes both equal."""
+def test_a_row_turns_by_the_longest_of_the_batch(variant):
+    """And by its own length alone in a batch of one: a fixed length makes both alike."""
     rope, x = unfixed(variant), randn(1, 4, 1, 16)
     at = torch.tensor([[0, 1, 2, 3], [200, 201, 202, 203]])
     both = rotate(Rotate(x.repeat(2, 1, 1, 1), None, rope, positions=at)).q[0]
@@ -91,7 +91,7 @@ def test_rows_use_the_longest_length_of_the_batch(variant):
     assert torch.equal(both, fixed)
 
 
-def test_longrope_uses_long_factors_beyond_the_trained_length():
+def test_longrope_is_long_beyond_the_trained_length_and_not_at_it():
     rope, given = unfixed("longrope"), of_variant("longrope")
     plain = RopeConfig.of(16).columns.inv_freq
     for length, name in ((0, "short"), (TRAINED, "short"), (TRAINED + 1, "long"), (9999, "long")):
@@ -106,7 +106,7 @@ def test_longrope_uses_long_factors_beyond_the_trained_length():
 
 @settings(max_examples=50)
 @given(lengths=st.lists(st.integers(0, 300), max_size=12))
-def test_dynamic_keeps_the_longest_length_until_a_short_call(lengths):
+def test_dynamic_keeps_the_longest_until_a_call_is_shorter_than_the_trained(lengths):
     state = DynamicLength.of(unfixed("dynamic"))
     expected = TRAINED
     for length in lengths:
@@ -116,7 +116,7 @@ def test_dynamic_keeps_the_longest_length_until_a_short_call(lengths):
         assert state.trained == TRAINED
 
 
-def test_dynamic_length_grows_stays_and_resets():
+def test_dynamic_grows_sticks_and_resets():
     state = DynamicLength.of(unfixed("dynamic"))
     seen = []
     for length in (10, 200, 150, TRAINED, 201, TRAINED - 1, TRAINED, 5):
@@ -130,18 +130,18 @@ def test_dynamic_length_grows_stays_and_resets():
 
 
 @every_variant
-def test_only_dynamic_has_a_length_state(variant):
+def test_only_dynamic_has_a_state(variant):
     if variant != "dynamic":
         with pytest.raises(ConfigError, match=f"rope_type must be \"dynamic\", got '{variant}'"):
             DynamicLength.of(unfixed(variant))
 
 
-# the cache of tables, and its keys
+# What is kept, and by what
 
 BASE = {"head_dim": 16, "rotary_dim": 12}
 PARTED = {"rope_type": "linear", "parameters": (("factor", 2.0),)}
 SCHEME = {"axes": "mrope", "axes_parameters": (("mrope_section", (2, 2, 2)),)}
-DIFFERENT = {  # for each field, two ropes that differ only in that field
+DIFFERENT = {  # for each field, two ropes that differ there alone
     "head_dim": ({}, {"head_dim": 20}),
     "rotary_dim": ({}, {"rotary_dim": 8}),
     "theta": ({}, {"theta": 10_000.5}),
@@ -160,16 +160,16 @@ DIFFERENT = {  # for each field, two ropes that differ only in that field
     "rounding": ({}, {"rounding": "activation"}),
     "values": ({}, {"values": "rotated"}),
 }
-SAME_ROTATION = {"whole_positions", "learned", "values", "rounding", "arithmetic"}
-"""Fields that do not change the rotation of q in float32."""
+TURN_ALIKE = {"whole_positions", "learned", "values", "rounding", "arithmetic"}
+"""Fields that decide who may ask, or what else turns, or bits, but not where q goes."""
 
 
-def test_every_field_has_a_case():
+def test_every_field_is_tried():
     assert DIFFERENT.keys() == {f.name for f in fields(RopeConfig) if f.compare}
 
 
 @pytest.mark.parametrize("name", DIFFERENT)
-def test_ropes_that_differ_in_a_field_have_different_tables(name):
+def test_two_ropes_that_differ_anywhere_never_share_a_table(name):
     one, other = (RopeConfig(**BASE | given) for given in DIFFERENT[name])
     same = RopeConfig(**BASE | DIFFERENT[name][0])
     assert one == same
@@ -192,12 +192,12 @@ def test_ropes_that_differ_in_a_field_have_different_tables(name):
             assert torch.equal(asked(rope), answer)
     assert rotary._table(one, 256) is rotary._table(same, 256)
     assert rotary._table(one, 256) is not rotary._table(other, 256)
-    if name not in SAME_ROTATION and expected[0].shape == expected[1].shape:
+    if name not in TURN_ALIKE and expected[0].shape == expected[1].shape:
         assert off(*expected) > 1e-7
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_ropes_that_differ_in_a_parameter_have_different_tables(variant):
+def test_two_ropes_that_differ_in_one_parameter_never_share_a_table(variant):
     entry, given = VARIANTS[variant], of_variant(variant)
     for name, value in given.items():
         larger = tuple(2 * v for v in value) if isinstance(value, tuple) else value * 1.5
@@ -213,7 +213,7 @@ def test_ropes_that_differ_in_a_parameter_have_different_tables(variant):
         assert rotary._table(one, 256) is not rotary._table(other, 256)
 
 
-def test_parameter_equal_to_its_default_is_dropped():
+def test_a_parameter_that_equals_its_default_is_none():
     given = {"factor": 4.0, "original_max_position_embeddings": 64}
     one, other = (
         RopeConfig.of(16, rope_type="yarn", **given, **more)
@@ -223,7 +223,7 @@ def test_parameter_equal_to_its_default_is_dropped():
     assert hash(one) == hash(other)
 
 
-def test_caches_are_bounded():
+def test_what_is_kept_is_bounded():
     rope = unfixed("dynamic")
     for length in range(TRAINED, TRAINED + 600):
         rotate(Rotate(randn(1, 1, 16), None, rope, positions=torch.tensor([length])))
@@ -239,7 +239,7 @@ def test_caches_are_bounded():
             assert (rows is None) == (needed > 2**17)
 
 
-def test_shift_needs_a_fixed_length():
+def test_a_shift_knows_its_length_or_refuses():
     keys, delta = randn(3, 1, 16), torch.tensor(2)
     for variant in OF_LENGTH:
         rope = unfixed(variant)
