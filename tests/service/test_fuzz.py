@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rope_core import SCHEMES, VARIANTS
-from rope_core.hf.families import DIFFUSERS, families
+from rope_core.hf.families import diffusers_classes, families
 from rope_core.positions import BUILDERS
 from rope_core.presets import built_in
 from service.endpoints.table import ENDPOINTS
@@ -115,7 +115,10 @@ def configs(draw: st.DrawFn) -> dict[str, object]:
         config = {"hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 4}
         config |= {"model_type": draw(st.sampled_from(sorted(families())))}
         if draw(st.integers(0, 4)) == 0:
-            config |= {"model_type": None, "_class_name": draw(st.sampled_from([*DIFFUSERS]))}
+            config |= {
+                "model_type": None,
+                "_class_name": draw(st.sampled_from([*diffusers_classes()])),
+            }
     block = draw(st.dictionaries(st.sampled_from(IN_BLOCKS), JUNK, max_size=4))
     if draw(st.booleans()):
         block |= {"rope_type": draw(st.sampled_from([*VARIANTS, "su", "mrope", "xdrope"]))}
