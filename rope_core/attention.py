@@ -5,12 +5,13 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from rope_core.angles import Angles, Products, of_key, token_angles
 from rope_core.backends import ATTEND_ONLY, Attention, run
 from rope_core.calls import Attend, Attended
 from rope_core.config import RopeConfig
 from rope_core.inference import inference
 from rope_core.ragged import count_up
-from rope_core.rotary import Angles, Products, of_key, rotate_by, token_angles
+from rope_core.rotary import rotate_by
 
 JOINED_ELEMENTS = 2**17
 """Up to here, copying q and k together costs less than rotating them one after the other."""

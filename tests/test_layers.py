@@ -32,6 +32,7 @@ service.batcher service.admission service.slabs service.wire service.host
 service.errors service.metrics service.settings service.logs service.kernel_cache
 rope_core.reference rope_core.attention rope_core.merge rope_core.accuracy
 rope_core.rotary
+rope_core.angles
 rope_core.backends rope_core.hf
 rope_core.kernels
 rope_core.builds

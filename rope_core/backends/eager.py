@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from rope_core.backends.rotation import rotate
+from rope_core.backends.eager_rotary import rotate
 from rope_core.backends.work import FAR, Attention, Merging, Rotation, Turning, Work
 
 name = "eager"

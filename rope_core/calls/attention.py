@@ -6,16 +6,18 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from rope_core.calls.rope_checks import (
+    check_frequencies,
+    check_positions,
+    check_scale,
+)
 from rope_core.checks import (
     DTYPES,
     bytes_of,
     check_cu_seqlens,
-    check_frequencies,
     check_heads,
     check_index,
     check_mask,
-    check_positions,
-    check_scale,
     check_sinks,
     dtype_of,
     shape_of,

@@ -5,16 +5,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rope_core.calls.rope_checks import (
+    check_frequencies,
+    check_gain,
+    check_position_axes,
+    check_positions,
+    check_scale,
+)
 from rope_core.checks import (
     INTEGERS,
     bytes_of,
     check_cu_seqlens,
-    check_frequencies,
-    check_gain,
     check_heads,
-    check_position_axes,
-    check_positions,
-    check_scale,
     dtype_of,
     shape_of,
     tokens_of,

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from rope_core import Attend, Result, RopeConfig, ragged
+from rope_core.angles import has_axes
 from rope_core.calls import moved, names_of, tensors_of
-from rope_core.rotary import has_axes
 from service.packing.load import Joint, Pack
 
 HEADS = ("q", "k", "v")

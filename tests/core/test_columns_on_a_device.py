@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from rope_core import RopeConfig, ragged
-from rope_core.rotary import angles, token_angles
+from rope_core.angles import angles, token_angles
 from tests.core.launches import META, Launches
 from tests.core.specs import every_scheme, every_variant, rope_of, scheme_of
 

@@ -16,10 +16,10 @@ from rope_core import (
     RopeConfig,
     Rotate,
     Shift,
+    angles,
     attend,
     config,
     cos_sin,
-    rotary,
     rotate,
 )
 from tests.core.oracle import off, randn
@@ -178,7 +178,7 @@ def test_two_ropes_that_differ_anywhere_never_share_a_table(name):
     assert hash(one) != hash(other)
 
     def fresh(rope):
-        rotary._table.cache_clear()
+        angles._table.cache_clear()
         config._spectrum.cache_clear()
         return asked(rope)
 
@@ -190,8 +190,8 @@ def test_two_ropes_that_differ_anywhere_never_share_a_table(name):
     for _ in range(2):
         for rope, answer in zip((one, other), expected, strict=True):
             assert torch.equal(asked(rope), answer)
-    assert rotary._table(one, 256) is rotary._table(same, 256)
-    assert rotary._table(one, 256) is not rotary._table(other, 256)
+    assert angles._table(one, 256) is angles._table(same, 256)
+    assert angles._table(one, 256) is not angles._table(other, 256)
     if name not in TURN_ALIKE and expected[0].shape == expected[1].shape:
         assert off(*expected) > 1e-7
 
@@ -210,7 +210,7 @@ def test_two_ropes_that_differ_in_one_parameter_never_share_a_table(variant):
         )
         assert one != other
         assert hash(one) != hash(other)
-        assert rotary._table(one, 256) is not rotary._table(other, 256)
+        assert angles._table(one, 256) is not angles._table(other, 256)
 
 
 def test_a_parameter_that_equals_its_default_is_none():
@@ -227,15 +227,15 @@ def test_what_is_kept_is_bounded():
     rope = unfixed("dynamic")
     for length in range(TRAINED, TRAINED + 600):
         rotate(Rotate(randn(1, 1, 16), None, rope, positions=torch.tensor([length])))
-    for cache in (rotary._table, config._spectrum, config._at):
+    for cache in (angles._table, config._spectrum, config._at):
         info = cache.cache_info()
         assert info.currsize <= info.maxsize <= 256
-    assert rotary._table.cache_info().maxsize * rotary.TABLE_ELEMENTS * 8 <= 2**27, "128 MiB"
+    assert angles._table.cache_info().maxsize * angles.TABLE_ELEMENTS * 8 <= 2**27, "128 MiB"
     for axes in ({}, {"axes": "xdrope", "xdrope_section": (2, 2, 2, 2)}):
         wide = RopeConfig.of(16, **axes)
         for needed in (1, 2**16, 2**17, 2**17 + 1, 2**40):
-            rows = rotary._rows(needed, wide)
-            assert rows is None or rows * 8 <= rotary.TABLE_ELEMENTS
+            rows = angles._rows(needed, wide)
+            assert rows is None or rows * 8 <= angles.TABLE_ELEMENTS
             assert (rows is None) == (needed > 2**17)
 
 
