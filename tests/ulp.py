@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from rope_core import RopeConfig
-from rope_core.axes.columns import summed
+from rope_core.axes.frequency_table import summed
 
 
 def within_ulp(

@@ -5,29 +5,29 @@ parameters by keyword. It returns `Columns`: the frequency and the axis of each 
 have their axes first, `[A, tokens]`. `SCHEMES` has all schemes by name.
 """
 
-from rope_core.axes import points, spatial, text
-from rope_core.axes.columns import Columns, Spectra, summed
+from rope_core.axes import axial, coordinates, mrope
+from rope_core.axes.frequency_table import Columns, Spectra, summed
 from rope_core.registry import register
 
 __all__ = ["SCHEMES", "Columns", "Spectra", "summed"]
 
 SCHEMES = register(
     (
-        text.mrope,
-        text.mrope_interleaved,
-        text.mrope_hw_t,
-        text.alternating,
-        text.xdrope,
-        spatial.axial,
-        spatial.axial_ntk,
-        spatial.axial_alternating,
-        spatial.axial_split,
-        spatial.axial_centred,
-        spatial.axial_log,
-        spatial.axial_pixel,
-        points.atoms,
-        points.timestamps,
-        points.interpolated,
+        mrope.mrope,
+        mrope.mrope_interleaved,
+        mrope.mrope_hw_t,
+        mrope.alternating,
+        mrope.xdrope,
+        axial.axial,
+        axial.axial_ntk,
+        axial.axial_alternating,
+        axial.axial_split,
+        axial.axial_centred,
+        axial.axial_log,
+        axial.axial_pixel,
+        coordinates.atoms,
+        coordinates.timestamps,
+        coordinates.interpolated,
     )
 )
 """Every scheme by name."""

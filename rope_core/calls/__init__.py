@@ -6,7 +6,7 @@ Every constructor raises `ShapeError` or `ConfigError` for what does not fit.
 """
 
 from rope_core.calls.attention import Attend, Attended, Merge
-from rope_core.calls.moving import moved, names_of, tensors_of
+from rope_core.calls.fields import moved, names_of, tensors_of
 from rope_core.calls.rotation import CosSin, Rotate, Rotated, Shift, Table
 
 __all__ = [

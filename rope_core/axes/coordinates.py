@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from rope_core.axes.columns import Columns, Spectra, product, runs
+from rope_core.axes.frequency_table import Columns, Spectra, product, runs
 from rope_core.errors import ConfigError
 
 

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from rope_core.axes.columns import Columns, Spectra, product
+from rope_core.axes.frequency_table import Columns, Spectra, product
 from rope_core.errors import ConfigError
 from rope_core.frequencies import power_of
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from rope_core.axes.columns import Columns, Spectra, runs
+from rope_core.axes.frequency_table import Columns, Spectra, runs
 from rope_core.errors import ConfigError
 
 
