@@ -1,24 +1,58 @@
-"""What tensors of a call must be, each with an error that names the tensor."""
+"""Checks of numbers and tensors. Each error has the name, the rule and the value."""
 
 import math
+import sys
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from rope_core.errors import ShapeError
+from rope_core.errors import ConfigError, ShapeError
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 INTEGERS = (torch.int64, torch.int32)
 
-
 MAX_EMPTY = 4096
-"""Most sequences of no tokens that a pack may have."""
+"""Most sequences without tokens that a pack may have."""
+
+MAX_INDEX = 2**62
+"""Bound of an index: differences of two fit int64."""
+
+
+def is_number(value: Any, limit: float = sys.float_info.max) -> bool:
+    """Tell whether `value` is an int or a finite float, no boolean, of at most `limit` in size."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return -limit <= value <= limit  # false for NaN
+
+
+def is_whole(value: Any) -> bool:
+    """Tell whether `value` is a whole number that int64 holds, such as 4 or 4.0."""
+    return is_number(value) and -(2**63) <= value < 2**63 and value == int(value)
+
+
+def check_in_range(name: str, value: float | None, low: float, high: float) -> None:
+    """Raise ConfigError unless `value` is None or in [`low`, `high`]."""
+    if value is not None and not low <= value <= high:  # true for NaN
+        bounds = (f"{b:g}" if isinstance(b, float) else str(b) for b in (low, high))
+        raise ConfigError(name, f"in [{', '.join(bounds)}]", value)
+
+
+def check_at_least(name: str, value: float, minimum: float) -> None:
+    """Raise ConfigError unless `value` is finite and at least `minimum`."""
+    if not minimum <= value < math.inf:  # true for NaN
+        raise ConfigError(name, f"a number of at least {minimum}", value)
+
+
+def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    """Raise ConfigError unless `value` is one of `choices`."""
+    if not isinstance(value, str) or value not in choices:
+        raise ConfigError(name, f"one of {[*choices]}", repr(value))
 
 
 def check_heads(name: str, tensor: Tensor, head_dim: int | None = None) -> None:
-    """Heads must be `[B, S, H, D]` or `[T, H, D]`, floating point and not without width."""
-    if tensor.dtype not in DTYPES:
-        raise ShapeError(name, "float32, float16 or bfloat16", dtype_of(tensor))
+    """Raise ShapeError unless `tensor` is `[B, S, H, D]` or `[T, H, D]`, H and D above 0."""
+    check_dtype(name, tensor, *DTYPES)
     shape = tensor.shape
     if len(shape) not in (3, 4):
         raise ShapeError(name, "[B, S, H, D] or packed [T, H, D]", shape_of(tensor))
@@ -29,7 +63,7 @@ def check_heads(name: str, tensor: Tensor, head_dim: int | None = None) -> None:
 
 
 def check_cu_seqlens(name: str, cu_seqlens: Tensor | None, tokens: Tensor) -> None:
-    """Offsets must rise from 0 to the number of packed tokens."""
+    """Raise ShapeError unless `cu_seqlens`, `[N + 1]`, rises from 0 to the number of tokens."""
     if cu_seqlens is None:
         return
     if tokens.ndim != 3:
@@ -41,32 +75,30 @@ def check_cu_seqlens(name: str, cu_seqlens: Tensor | None, tokens: Tensor) -> No
     if len(cu_seqlens) > len(tokens) + MAX_EMPTY:
         expected = f"of at most {len(tokens) + MAX_EMPTY} elements for {len(tokens)} tokens"
         raise ShapeError(name, expected, shape_of(cu_seqlens))
-    ends = int(cu_seqlens[0]), int(cu_seqlens[-1])
-    if ends != (0, len(tokens)):
-        raise ShapeError(name, f"from 0 to {len(tokens)} tokens", f"from {ends[0]} to {ends[1]}")
+    first, last = int(cu_seqlens[0]), int(cu_seqlens[-1])
+    if (first, last) != (0, len(tokens)):
+        raise ShapeError(name, f"from 0 to {len(tokens)} tokens", f"from {first} to {last}")
     if bool((cu_seqlens[1:] < cu_seqlens[:-1]).any()):
         raise ShapeError(name, "non-decreasing", "a sequence that ends before it starts")
 
 
 def check_sinks(name: str, sinks: Tensor | None, num_heads: int) -> None:
-    """Sinks must be one logit for each query head; -inf is none."""
+    """Raise ShapeError unless `sinks` is `[H]`: a logit for each query head, -inf for no sink."""
     if sinks is None:
         return
-    if sinks.dtype not in DTYPES:
-        raise ShapeError(name, "float32, float16 or bfloat16", dtype_of(sinks))
+    check_dtype(name, sinks, *DTYPES)
     if sinks.shape != (num_heads,):
         raise ShapeError(name, f"[{num_heads}], one for each head of q", shape_of(sinks))
     _check_logits(name, sinks)
 
 
 def check_mask(name: str, mask: Tensor | None, q: Tensor, k: Tensor) -> None:
-    """A mask must have the axes of scores, and be of booleans or of what can be added to them."""
+    """Raise ShapeError unless `mask` broadcasts to `[B, H, Sq, Sk]`, boolean or floating point."""
     if mask is None:
         return
     num_rows = q.shape[0] if q.ndim == 4 else 1
     scores = [num_rows, q.shape[-2], q.shape[-3], k.shape[-3]]
-    if mask.dtype not in (torch.bool, *DTYPES):
-        raise ShapeError(name, "bool, float32, float16 or bfloat16", dtype_of(mask))
+    check_dtype(name, mask, torch.bool, *DTYPES)
     shape = mask.shape
     if len(shape) not in (2, 4) or any(
         size not in (1, full) for size, full in zip(shape, scores[-len(shape) :], strict=True)
@@ -78,32 +110,33 @@ def check_mask(name: str, mask: Tensor | None, q: Tensor, k: Tensor) -> None:
 
 
 def check_index(name: str, index: Tensor | None, tokens: Tensor) -> None:
-    """An index must be a whole number for each token, or for each of a row of the batch."""
+    """Raise ShapeError unless `index` is integer `[S]` or `[B, S]`, or `[T]`."""
     if index is None:
         return
     if index.dtype not in INTEGERS:
         raise ShapeError(name, "int64", dtype_of(index))
-    leading = [*tokens.shape[:-2]]
-    if [*index.shape] not in (leading, leading[-1:]):
-        shapes = dict.fromkeys((str(leading[-1:]), str(leading)))
-        raise ShapeError(name, " or ".join(shapes), shape_of(index))
-    if index.numel() and not -(2**62) <= int(index.min()) <= int(index.max()) < 2**62:
+    check_shape(name, index, [*tokens.shape[-3:-2]], [*tokens.shape[:-2]])
+    if index.numel() and not -MAX_INDEX <= int(index.min()) <= int(index.max()) < MAX_INDEX:
         raise ShapeError(name, "in [-2**62, 2**62)", "others")
 
 
+def check_dtype(name: str, tensor: Tensor, *dtypes: torch.dtype) -> None:
+    """Raise ShapeError unless `tensor` has one of `dtypes`."""
+    if tensor.dtype not in dtypes:
+        *others, last = (str(dtype).removeprefix("torch.") for dtype in dtypes)
+        expected = f"{', '.join(others)} or {last}" if others else last
+        raise ShapeError(name, expected, dtype_of(tensor))
+
+
+def check_shape(name: str, tensor: Tensor, *shapes: list[int]) -> None:
+    """Raise ShapeError unless `tensor` has one of `shapes`."""
+    if [*tensor.shape] not in shapes:
+        raise ShapeError(name, " or ".join(dict.fromkeys(map(str, shapes))), shape_of(tensor))
+
+
 def _check_logits(name: str, logits: Tensor) -> None:
-    if logits.numel() and not logits.amax().item() < math.inf:  # NaN, too, is not
+    if logits.numel() and not logits.amax().item() < math.inf:  # true for NaN
         raise ShapeError(name, "of finite numbers or -Infinity", "Infinity, or NaN")
-
-
-def tokens_of(tensor: Tensor) -> int:
-    """Return the number of tokens."""
-    return tensor.shape[:-2].numel()
-
-
-def bytes_of(tensor: Tensor | None) -> int:
-    """Return the bytes of a tensor, 0 where there is none."""
-    return 0 if tensor is None else tensor.nbytes
 
 
 def shape_of(tensor: Tensor) -> str:

@@ -1,4 +1,4 @@
-"""What schemes are made from, and what they make."""
+"""The frequencies that a scheme starts from, and the table that it returns."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,62 +10,68 @@ from rope_core.errors import ShapeError
 
 
 @dataclass(frozen=True, slots=True)
-class Spectra:
-    """The frequencies of one axis, at whatever width a scheme asks for."""
+class AxisFrequencies:
+    """The frequencies of the model's variant for one axis, at any width."""
 
     theta: float
     dtype: torch.dtype
-    at: Callable[[float, int], Tensor]
-    """From base and width to `[width / 2]`."""
+    for_theta: Callable[[float, int], Tensor]
+    """From theta and a width in channels to `[width / 2]`."""
 
     def __call__(self, width: int) -> Tensor:
-        """Return the frequencies of `width` channels."""
-        return self.at(self.theta, width)
+        """Return the frequencies of `width` channels, `[width / 2]`."""
+        return self.for_theta(self.theta, width)
 
 
-Angles = Callable[[Tensor, "Columns"], Tensor]
+AngleFunction = Callable[[Tensor, "FrequencyTable"], Tensor]
+"""From positions `[A, T]` and a table to angles `[T, n]`, in the dtype of the positions."""
 
 
-def product(positions: Tensor, columns: "Columns") -> Tensor:
-    """Return position times frequency for each token and column: `[A, T]` -> `[T, n]`."""
-    if columns.axis is None:
-        return positions[0, :, None] * columns.inv_freq
-    return positions.index_select(0, columns.axis).mT * columns.inv_freq
+def multiply(positions: Tensor, table: "FrequencyTable") -> Tensor:
+    """Return position times frequency: positions `[A, T]` -> angles `[T, n]`."""
+    if table.axis is None:
+        return positions[0, :, None] * table.inv_freq
+    return positions.index_select(0, table.axis).mT * table.inv_freq
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Columns:
-    """What is multiplied to angles."""
+class FrequencyTable:
+    """The frequency and the position axis of each angle."""
 
     inv_freq: Tensor
-    """Angular frequencies `[n]`, radians per unit of position."""
+    """Float64 or float32 `[n]`: angular frequencies, radians per unit of position."""
 
     axis: Tensor | None = None
-    """int64 `[n]`: the axis of each; None where there is one axis."""
+    """int64 `[n]`: the axis of each angle. None if there is one axis."""
 
     num_axes: int = 1
+    """Numbers in the position of a token."""
 
-    of_text: bool = True
-    """Whether one number may stand for all axes, as it does for a token of text."""
+    broadcasts_axes: bool = True
+    """Whether one number may stand for all axes, as for a token of text."""
 
-    angles: Angles = product
+    angles: AngleFunction = multiply
 
     coupled: bool = False
-    """Whether an angle is made of several axes, and not of its own alone."""
+    """Whether one angle depends on several axes."""
 
 
-def summed(frequencies: Tensor, dim: int) -> Columns:
-    """Return the columns of learned frequencies `[A, H, dim / 2]`, summed over axes (Mochi 1)."""
+def learned_frequencies(frequencies: Tensor, dim: int) -> FrequencyTable:
+    """Return the table of learned frequencies `[A, H, dim / 2]`: angles are sums over axes.
+
+    Models: Mochi 1.
+    """
     if frequencies.ndim != 3 or frequencies.shape[-1] != dim // 2:
         expected = f"[axes, heads, {dim // 2}]"
         raise ShapeError("frequencies", expected, list(frequencies.shape))
 
-    def summing(positions: Tensor, columns: Columns) -> Tensor:
-        return torch.einsum("an,ahf->nhf", positions, columns.inv_freq)
+    def sum_over_axes(positions: Tensor, table: FrequencyTable) -> Tensor:
+        return torch.einsum("an,ahf->nhf", positions, table.inv_freq)
 
-    return Columns(frequencies, None, len(frequencies), False, summing, coupled=True)
+    num_axes = len(frequencies)
+    return FrequencyTable(frequencies, None, num_axes, False, sum_over_axes, coupled=True)
 
 
-def runs(lengths: tuple[int, ...]) -> Tensor:
-    """Return 0 as often as the first length says, then 1, ..."""
-    return torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
+def section_axes(sections: tuple[int, ...]) -> Tensor:
+    """Return the axis of each angle, int64 `[sum(sections)]`: axis i has `sections[i]` angles."""
+    return torch.arange(len(sections)).repeat_interleave(torch.tensor(sections))

@@ -1,245 +1,213 @@
-"""Rotation in plain PyTorch: the general operator, and the fast forms of its two usual layouts."""
+"""Rotation in plain PyTorch: the general operator, and fast ones for the two usual layouts."""
+
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
 
-from rope_core.backends.work import Rotation
-from rope_core.layouts import halves, neighbours, partners, quarter_turn, spread
+from rope_core.backends.work import RotaryWork
+from rope_core.layouts import deinterleave, expand_to_channels, interleave, rotate_half, swap_pairs
 
 CHUNK_ELEMENTS = 5 * 2**14
-"""Elements rotated at a time: they stay in a core's cache."""
+"""Elements rotated at a time: they stay in the cache of a core."""
 
 DEVICE_ELEMENTS = 2**26
 """Elements rotated at a time on a device: few launches, and scratch of 256 MiB in float32."""
 
 COMPLEX_ELEMENTS = 2**23
-"""Those of a product of complex numbers, which reads and writes its memory once."""
+"""Elements of one product of complex numbers, which reads and writes its memory once."""
 
 SERIAL_ELEMENTS = 2**15 - 1
-"""Most numbers of an operator that torch, where it has several threads, divides among none: they
-wait for each other longer than they work."""
+"""Most elements that torch does not divide among threads, for which they are too few."""
 
 COMPLEX_LANES = 16
-"""Complex numbers that torch multiplies at a time; those that are left over it rounds otherwise."""
+"""Complex numbers that torch multiplies at a time. It rounds the remainder differently."""
 
 
-def rotate(work: Rotation) -> None:
-    """Do `work`, some tokens at a time."""
-    turns: list[Tensor] = []
-    for x, out in zip(work.xs, work.outs, strict=True):
-        _rotate(work, x, out, turns)
-
-
-def _rotate(work: Rotation, x: Tensor, out: Tensor, turns: list[Tensor]) -> None:
-    """Rotate `x` of `work` into `out`; `turns` keeps what tables become, for the other tensors."""
+def rotary_operator(work: RotaryWork) -> Callable[[RotaryWork], None]:
+    """Return the fastest operator of this module for `work`."""
     rope = work.rope
-    head_dim = x.shape[-1]
-    if rope.rotary_dim < head_dim:
-        start = head_dim - rope.rotary_dim if rope.trailing else 0
-        end = start + rope.rotary_dim
-        for kept in (slice(start), slice(end, None)):
-            out[..., kept].copy_(x[..., kept])
-        x, out = x[..., start:end], out[..., start:end]
-    fast = _FAST.get(rope.layout)
-    if (
-        fast is not None
-        and rope.rounding == "once"
-        and rope.blocks == 1
-        and work.scale is None
-        and work.cos.ndim == 2
-        and rope.axes != "xdrope"
-    ):
-        fast(x, work.cos, work.sin, work.inverse, out, turns)
-        return
-    step = _step(x, CHUNK_ELEMENTS)
-    if x.shape[0] <= step:
-        _rotate_stepwise(x, work.cos, work.sin, work.scale, work, out)
-        return
-    for first in range(0, x.shape[0], step):
-        rows = slice(first, first + step)
-        scale = None if work.scale is None else work.scale[rows]
-        _rotate_stepwise(x[rows], work.cos[rows], work.sin[rows], scale, work, out[rows])
-
-
-def _step(x: Tensor, elements: int, in_each: int = 1) -> int:
-    """Return how many tokens of `x` have about as many elements; operators have `in_each` fewer."""
-    if not x.is_cpu:
-        elements = DEVICE_ELEMENTS
-    elif torch.get_num_threads() > 1:
-        elements = min(elements, SERIAL_ELEMENTS * in_each)
-    return max(1, elements // (x.shape[1] * x.shape[2]))
-
-
-def _rotate_stepwise(
-    x: Tensor, cos: Tensor, sin: Tensor, scale: Tensor | None, work: Rotation, out: Tensor
-) -> None:
-    """Rotate in any layout, each step rounded where the config says: as transformers does."""
-    rope = work.rope
-    layout, blocks = rope.layout, rope.blocks
-    exact = work.inverse and not rope.is_rotation  # nearly singular pairs enlarge each rounding
-    if rope.rounding in ("tables", "activation") and not exact:
-        cos, sin = cos.to(x.dtype), sin.to(x.dtype)
-    work_dtypes = {"activation": x.dtype, "float64": torch.float64}
-    dtype = torch.float64 if exact else work_dtypes.get(rope.rounding, torch.float32)
-    tables = [t if t.ndim == 3 else t[:, None] for t in (cos, sin, scale) if t is not None]
-    x = x.to(dtype)
-    width = rope.rotary_dim // blocks
-    x = x.view(*x.shape[:-1], blocks, width)
-    if layout == "interleaved_to_half" and not work.inverse:
-        x = halves(x)
-    c, s, *scales = (
-        spread(t.to(dtype).view(*t.shape[:-1], blocks, t.shape[-1] // blocks), layout, width)
-        for t in tables
+    is_general = (
+        rope.rounding != "once"
+        or rope.blocks != 1
+        or work.scale is not None
+        or work.cos.ndim != 2
+        or rope.axes == "xdrope"
     )
-    if work.inverse:
-        c, s = _inverted(c, s, work)
-    kept, turned = x * c, quarter_turn(x, layout) * s
-    for z in scales:
-        kept, turned = kept * z, turned * z
-    y = kept + turned
-    if layout == "interleaved_to_half" and work.inverse:
-        y = neighbours(y)
-    out.copy_(y.flatten(-2))
+    if rope.layout == "half" and not is_general:
+        is_small = sum(map(torch.numel, work.xs)) <= SERIAL_ELEMENTS
+        return rotate_small if is_small else rotate_halves
+    return rotate_pairs if rope.layout == "interleaved" and not is_general else rotate_general
 
 
-def _inverted(c: Tensor, s: Tensor, work: Rotation) -> tuple[Tensor, Tensor]:
-    """Return the tables of the inverse of each pair's matrix [[c, -s], [s', c']]."""
-    if work.rope.is_rotation:  # the caller has divided by the square of the gain
-        return c, -s
-    layout = work.rope.layout
-    other_c, other_s = partners(c, layout), partners(s, layout)
-    determinant = c * other_c + s * other_s
-    return other_c / determinant, -s / determinant
+def rotate_small(work: RotaryWork) -> None:
+    """Rotate a few tokens in layout "half", all tensors at once.
 
-
-def _rotate_halves(
-    x: Tensor, cos: Tensor, sin: Tensor, inverse: bool, out: Tensor, _: list[Tensor]
-) -> None:
-    tokens, heads, width = x.shape
-    if not tokens:
-        return
-    step = _step(x, CHUNK_ELEMENTS)
-    wide = out.dtype is torch.float32
-    if tokens <= step:
-        cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
-        if wide:
-            turn_few(x, cos, sin, inverse, out)
-            return
-        x = x.float()
-        few = torch.empty_like(x)
-        turn_few(x, cos, sin, inverse, few)
-        out.copy_(few)
-        return
-    sign = -1 if inverse else 1
-    cos, sin = cos[:, None, None], sin[:, None]
-    pairs, turned = x.view(tokens, heads, 2, width // 2), out.view(tokens, heads, 2, width // 2)
-    aside = not wide or x.data_ptr() == out.data_ptr()
-    if not aside:
-        every = (pairs, cos, sin, turned, *pairs.unbind(2), *turned.unbind(2))
-        for some, c, s, into, x1, x2, out1, out2 in zip(
-            *(torch.split(t, step) for t in every), strict=True
-        ):
-            torch.mul(some, c, out=into)
-            out1.addcmul_(x2, s, value=-sign)
-            out2.addcmul_(x1, s, value=sign)
-        return
-    held = torch.empty((2, min(step, tokens), heads, 2, width // 2), device=x.device)
-    before, after = held.unbind()
-    for some, c, s, into in zip(
-        *(torch.split(t, step) for t in (pairs, cos, sin, turned)), strict=True
-    ):
-        if some.shape[0] < before.shape[0]:
-            before, after = held[:, : some.shape[0]].unbind()
-        x1, x2 = before.unbind(2)
-        made = into if wide else after
-        out1, out2 = made.unbind(2)
-        before.copy_(some)
-        torch.mul(before, c, out=made)
-        out1.addcmul_(x2, s, value=-sign)
-        out2.addcmul_(x1, s, value=sign)
-        if not wide:
-            into.copy_(made)
-
-
-def turn_few(x: Tensor, cos: Tensor, sin: Tensor, inverse: bool, out: Tensor) -> None:
-    """Rotate a few tokens' heads, float32 in halves, by angles that fit them: `[T, 1, half]`."""
-    x1, x2 = x.chunk(2, -1)
-    out1, out2 = out.chunk(2, -1)
-    if out.data_ptr() == x.data_ptr():
-        x1, x2 = x1.clone(), x2.clone()
-    torch.mul(x1, cos, out=out1)
-    torch.mul(x2, cos, out=out2)
-    sign = -1 if inverse else 1
+    Calls of operators take most of the time of a small work, so q and k share them.
+    """
+    xs, outs = _rotated_channels(work)
+    x = xs[0] if len(xs) == 1 else torch.cat(xs, 1)  # [T, H, D], H of all tensors
+    x = x if x.dtype is torch.float32 else x.float()
+    num_tokens, num_heads, width = x.shape
+    x = x.view(num_tokens, num_heads, 2, width // 2)
+    cos, sin = work.cos, work.sin
+    if num_tokens != 1:  # one token broadcasts as it is
+        cos, sin = cos[:, None, None], sin[:, None]
+    rotated = x * cos
+    x1, x2 = x.unbind(2)
+    out1, out2 = rotated.unbind(2)
+    sign = -1 if work.inverse else 1
     out1.addcmul_(x2, sin, value=-sign)
     out2.addcmul_(x1, sin, value=sign)
+    parts = rotated.flatten(2).split_with_sizes([out.shape[1] for out in outs], 1)
+    torch._foreach_copy_(outs, parts)
 
 
-def _rotate_pairs(
-    x: Tensor, cos: Tensor, sin: Tensor, inverse: bool, out: Tensor, turns: list[Tensor]
-) -> None:
-    tokens, heads, width = x.shape
-    if not tokens:
-        return
-    # the shape alone decides how: where tensors lie in memory must not change a bit
-    if (width // 2) % COMPLEX_LANES or heads * width > 2 * SERIAL_ELEMENTS:
-        step = _step(x, CHUNK_ELEMENTS)
-        for some, c, s, into in zip(
-            *(torch.split(t, step) for t in (x, cos, sin, out)), strict=True
-        ):
-            _rotate_neighbours(some, c, s, inverse, into)
-        return
-    pairs, turned = x.view(tokens, heads, width // 2, 2), out.view(tokens, heads, width // 2, 2)
-    aside = out.dtype is not torch.float32 or not (_is_complex(pairs) and _is_complex(turned))
-    step = _step(x, CHUNK_ELEMENTS) if aside else _step(x, COMPLEX_ELEMENTS, 2)
-    if tokens <= step:
-        if not turns:
-            turns.append(torch.complex(cos, -sin if inverse else sin).unsqueeze(1))
-        turn = turns[0]
-        if aside:
-            numbers = torch.view_as_complex(
-                pairs.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
-            )
-            turned.copy_(torch.view_as_real(numbers.mul_(turn)))
-        else:
-            torch.mul(torch.view_as_complex(pairs), turn, out=torch.view_as_complex(turned))
-        return
-    most = min(step, tokens)
-    some_turns = torch.empty((most, 1, width // 2), dtype=torch.complex64, device=x.device)
-    if aside:
-        held = torch.empty((most, heads, width // 2, 2), device=x.device)
-    else:
-        pairs, turned = torch.view_as_complex(pairs), torch.view_as_complex(turned)
-    for some, c, s, into in zip(
-        *(torch.split(t, step) for t in (pairs, cos, sin, turned)), strict=True
-    ):
-        turn = some_turns[: some.shape[0]]
-        torch.complex(c[:, None], -s[:, None] if inverse else s[:, None], out=turn)
-        if aside:
-            wide = held[: some.shape[0]].copy_(some)
-            numbers = torch.view_as_complex(wide)
-            torch.mul(numbers, turn, out=numbers)
-            into.copy_(wide)
-        else:
-            torch.mul(some, turn, out=into)
+def rotate_halves(work: RotaryWork) -> None:
+    """Rotate layout "half", as many tokens at a time as the cache holds."""
+    sign = -1 if work.inverse else 1
+    cos, sin = work.cos[:, None, None], work.sin[:, None]  # [T, 1, 1, n], [T, 1, n]
+    for x, out in zip(*_rotated_channels(work), strict=True):
+        num_tokens, num_heads, width = x.shape
+        step = _tokens_at_a_time(x, CHUNK_ELEMENTS)
+        is_float32 = out.dtype is torch.float32
+        pairs, rotated = (t.view(num_tokens, num_heads, 2, width // 2) for t in (x, out))
+        if is_float32 and x.data_ptr() != out.data_ptr():
+            views = pairs, *pairs.unbind(2), cos, sin, rotated, *rotated.unbind(2)
+            for x_part, x1, x2, c, s, out_part, out1, out2 in _split(step, *views):
+                torch.mul(x_part, c, out=out_part)
+                out1.addcmul_(x2, s, value=-sign)
+                out2.addcmul_(x1, s, value=sign)
+            continue
+        for x_part, c, s, out_part in _split(step, pairs, cos, sin, rotated):
+            copy = x_part.to(torch.float32, copy=True)
+            result = out_part if is_float32 else torch.empty_like(copy)
+            torch.mul(copy, c, out=result)
+            x1, x2 = copy.unbind(2)
+            out1, out2 = result.unbind(2)
+            out1.addcmul_(x2, s, value=-sign)
+            out2.addcmul_(x1, s, value=sign)
+            if not is_float32:
+                out_part.copy_(result)
 
 
-def _rotate_neighbours(x: Tensor, cos: Tensor, sin: Tensor, inverse: bool, out: Tensor) -> None:
-    """Rotate without a product of complex numbers, whose rounding differs at the end of a row."""
-    wide = x.float()
-    pairs = wide.view(*wide.shape[:-1], wide.shape[-1] // 2, 2)
+def rotate_pairs(work: RotaryWork) -> None:
+    """Rotate layout "interleaved": each pair is a complex number, multiplied by e^(i angle)."""
+    cos, sin = work.cos, -work.sin if work.inverse else work.sin
+    turns = torch.complex(cos, sin)[:, None]  # [T, 1, n]
+    for x, out in zip(*_rotated_channels(work), strict=True):
+        num_tokens, num_heads, width = x.shape
+        step = _tokens_at_a_time(x, CHUNK_ELEMENTS)
+        # the shape alone decides: where tensors lie in memory must not change a bit
+        if (width // 2) % COMPLEX_LANES or num_heads * width > 2 * SERIAL_ELEMENTS:
+            for x_part, c, s, out_part in _split(step, x, cos, sin, out):
+                _rotate_neighbours(x_part, c, s, out_part)
+            continue
+        pairs, rotated = (t.view(num_tokens, num_heads, width // 2, 2) for t in (x, out))
+        if out.dtype is torch.float32 and _is_complex(pairs) and _is_complex(rotated):
+            pairs, rotated = torch.view_as_complex(pairs), torch.view_as_complex(rotated)
+            step = _tokens_at_a_time(x, COMPLEX_ELEMENTS, 2)
+            for x_part, turn, out_part in _split(step, pairs, turns, rotated):
+                torch.mul(x_part, turn, out=out_part)
+            continue
+        for x_part, turn, out_part in _split(step, pairs, turns, rotated):
+            copy = x_part.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
+            torch.view_as_complex(copy).mul_(turn)
+            out_part.copy_(copy)
+
+
+def _rotate_neighbours(x: Tensor, cos: Tensor, sin: Tensor, out: Tensor) -> None:
+    """Rotate `[T, H, D]` by real products, which round the last channels as all others."""
+    x = x.float()
+    pairs = x.view(*x.shape[:-1], x.shape[-1] // 2, 2)
     if not _is_complex(pairs):
         pairs = pairs.clone(memory_format=torch.contiguous_format)
-    quarter = torch.view_as_real(torch.view_as_complex(pairs) * 1j).flatten(-2)  # (-x2, x1), exact
-    cos_cos, sin_sin = (torch.stack((t, t), -1).flatten(-2)[:, None] for t in (cos, sin))
-    turned = wide * cos_cos
-    turned.addcmul_(quarter, sin_sin, value=-1 if inverse else 1)
-    out.copy_(turned)
+    turned = torch.view_as_real(torch.view_as_complex(pairs) * 1j).flatten(-2)  # (-x2, x1), exact
+    cos, sin = (torch.stack((t, t), -1).flatten(-2)[:, None] for t in (cos, sin))  # [T, 1, D]
+    out.copy_((x * cos).addcmul_(turned, sin))
 
 
 def _is_complex(pairs: Tensor) -> bool:
-    """Tell whether pairs `[..., 2]` lie as complex numbers do."""
+    """Tell whether pairs `[..., 2]` lie in memory as complex numbers do."""
     *strides, last = pairs.stride()
     return last == 1 and not (pairs.storage_offset() % 2 or any(stride % 2 for stride in strides))
 
 
-_FAST = {"half": _rotate_halves, "interleaved": _rotate_pairs}
+def rotate_general(work: RotaryWork) -> None:
+    """Rotate any layout. Each step is rounded as the config says, as transformers does."""
+    rope, layout, inverse = work.rope, work.rope.layout, work.inverse
+    # the inverse of nearly singular pairs enlarges each rounding error
+    exact = inverse and not rope.is_rotation
+    dtypes = {"activation": work.xs[0].dtype, "float64": torch.float64}
+    dtype = torch.float64 if exact else dtypes.get(rope.rounding, torch.float32)
+    round_tables = rope.rounding in ("tables", "activation") and not exact
+    tables = [t for t in (work.cos, work.sin, work.scale) if t is not None]
+    width = rope.rotary_dim // rope.blocks
+    for x, out in zip(*_rotated_channels(work), strict=True):
+        for x_part, out_part, *parts in _split(
+            _tokens_at_a_time(x, CHUNK_ELEMENTS), x, out, *tables
+        ):
+            if round_tables:
+                parts[:2] = (t.to(x.dtype) for t in parts[:2])
+            c, s, *scales = (_to_channels(t.to(dtype), work, width) for t in parts)
+            if inverse:
+                c, s = _inverted(c, s, work)
+            y = x_part.to(dtype)
+            y = y.view(*y.shape[:-1], rope.blocks, width)  # [T, H, blocks, width]
+            if layout == "interleaved_to_half" and not inverse:
+                y = deinterleave(y)
+            straight, turned = y * c, rotate_half(y, layout) * s
+            for scale in scales:
+                straight, turned = straight * scale, turned * scale
+            y = straight + turned
+            if layout == "interleaved_to_half" and inverse:
+                y = interleave(y)
+            out_part.copy_(y.flatten(-2))
+
+
+def _to_channels(table: Tensor, work: RotaryWork, width: int) -> Tensor:
+    """Return a table `[T, n]` or `[T, H, n]` as `[T, 1 or H, blocks, width]`."""
+    table = table if table.ndim == 3 else table[:, None]
+    blocks = work.rope.blocks
+    table = table.view(*table.shape[:-1], blocks, table.shape[-1] // blocks)
+    return expand_to_channels(table, work.rope.layout, width)
+
+
+def _inverted(c: Tensor, s: Tensor, work: RotaryWork) -> tuple[Tensor, Tensor]:
+    """Return the tables of the inverse of each pair's matrix [[c, -s], [s', c']]."""
+    if work.rope.is_rotation:  # cos and sin are divided by the square of the scaling already
+        return c, -s
+    layout = work.rope.layout
+    other_c, other_s = swap_pairs(c, layout), swap_pairs(s, layout)
+    determinant = c * other_c + s * other_s
+    return other_c / determinant, -s / determinant
+
+
+def _rotated_channels(work: RotaryWork) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """Copy the channels that pass through; return the others of xs and outs, `[T, H, D]`."""
+    rope = work.rope
+    if rope.rotary_dim == rope.head_dim:
+        return work.xs, work.outs
+    start = rope.head_dim - rope.rotary_dim if rope.trailing else 0
+    end = start + rope.rotary_dim
+    for x, out in zip(work.xs, work.outs, strict=True):
+        for kept in (slice(start), slice(end, None)):
+            out[..., kept].copy_(x[..., kept])
+    xs, outs = (tuple(t[..., start:end] for t in ts) for ts in (work.xs, work.outs))
+    return xs, outs
+
+
+def _tokens_at_a_time(x: Tensor, num_elements: int, elements_per_number: int = 1) -> int:
+    """Return how many tokens of `x` `[T, H, D]` have about `num_elements`."""
+    if not x.is_cpu:
+        num_elements = DEVICE_ELEMENTS
+    elif torch.get_num_threads() > 1:
+        num_elements = min(num_elements, SERIAL_ELEMENTS * elements_per_number)
+    return max(1, num_elements // (x.shape[1] * x.shape[2]))
+
+
+def _split(step: int, *tensors: Tensor) -> Iterable[tuple[Tensor, ...]]:
+    """Return the parts of `step` tokens of tensors `[T, ...]`."""
+    if tensors[0].shape[0] <= step:
+        return [tensors]
+    return zip(*(torch.split(t, step) for t in tensors), strict=True)

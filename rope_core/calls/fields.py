@@ -1,36 +1,45 @@
-"""Calls and answers whose tensors lie elsewhere, or are joined from those of others."""
+"""The fields of calls and results: their tensors, their size, and copies with other tensors."""
 
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from torch import Tensor
 
-from rope_core.calls.attention import Attend, Attended, Merge
-from rope_core.calls.rotation import CosSin, Rotate, Rotated, Shift, Table
-
-T = TypeVar("T", bound=Rotate | Attend | CosSin | Shift | Merge | Rotated | Attended | Table)
+T = TypeVar("T", bound="TensorFields")
 
 
-def names_of(value: T) -> tuple[str, ...]:
-    """Return the names of the fields of a call or an answer."""
+class TensorFields:
+    """Base of calls and results, which are dataclasses with slots."""
+
+    __slots__ = ()
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all tensors."""
+        fields = [getattr(self, name) for name in field_names(self)]
+        return sum(field.nbytes for field in fields if isinstance(field, Tensor))
+
+
+def field_names(value: TensorFields) -> tuple[str, ...]:
+    """Return the names of the fields."""
     names: tuple[str, ...] = type(value).__slots__
     return names
 
 
-def tensors_of(value: T) -> dict[str, Tensor]:
-    """Return the tensors of a call or an answer by the names of their fields."""
-    fields = ((name, getattr(value, name)) for name in names_of(value))
+def tensor_fields(value: TensorFields) -> dict[str, Tensor]:
+    """Return the tensors by the names of their fields."""
+    fields = ((name, getattr(value, name)) for name in field_names(value))
     return {name: field for name, field in fields if isinstance(field, Tensor)}
 
 
-def moved(value: T, fields: Mapping[str, Any]) -> T:
-    """Return a call or an answer as `value`, but for some fields; nothing is checked.
+def with_fields(value: T, fields: Mapping[str, Any]) -> T:
+    """Return a copy with some fields replaced. Nothing is checked.
 
-    For whoever moves the tensors of a valid call, or joins those of several: checks read values,
-    for which a GPU would have to end all that it has begun.
+    For code that moves the tensors of a valid call, or joins those of several calls: checks read
+    values, so they would wait until a GPU has finished all its work.
     """
-    made = object.__new__(type(value))
-    for name in names_of(value):
+    copy = object.__new__(type(value))
+    for name in field_names(value):
         field = fields[name] if name in fields else getattr(value, name)
-        object.__setattr__(made, name, field)
-    return made
+        object.__setattr__(copy, name, field)
+    return copy

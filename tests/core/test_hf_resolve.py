@@ -235,7 +235,7 @@ def test_parameters_say_the_same_as_the_file(name):
     for key in ("rope_scaling", "rope_theta", "partial_rotary_factor", "rotary_pct", *LATER):
         config.pop(key, None)
     again = resolve({**config, "rope_parameters": found.parameters})
-    assert again.rope.columns.inv_freq.equal(found.rope.columns.inv_freq)
+    assert again.rope.frequency_table.inv_freq.equal(found.rope.frequency_table.inv_freq)
     assert again.rope.attention_scaling == found.rope.attention_scaling
     assert again.attention == found.attention
     assert again.parameters == found.parameters

@@ -33,9 +33,9 @@ def test_long_factors_that_are_never_used():
     scaling = {"type": "longrope", **FACTORS, "short_mscale": 1.1, "long_mscale": 1.3}
     scaling |= {"original_max_position_embeddings": 64}
     new, old = both({**SMALL, "model_type": "phimoe", "rope_scaling": scaling})
-    long = [each.rope.at(65) for each in (new, old)]
+    long = [each.rope.for_length(65) for each in (new, old)]
     assert [rope.attention_scaling for rope in long] == [1.3, 1.3]
-    assert long[0].columns.inv_freq[1] == 2 * long[1].columns.inv_freq[1]
+    assert long[0].frequency_table.inv_freq[1] == 2 * long[1].frequency_table.inv_freq[1]
     assert told(new, "phimoe: 5.23 never uses long_factor")
     assert told(old, "phimoe: 5.23 never uses long_factor")
 
@@ -44,7 +44,7 @@ def test_the_trained_length_of_phimoe_is_that_of_the_block():
     scaling = {"type": "longrope", **FACTORS, "short_mscale": 1.1, "long_mscale": 1.3}
     config = {**SMALL, "model_type": "phimoe", "rope_scaling": scaling}
     new = resolve({**config, "original_max_position_embeddings": 64})
-    assert new.rope.at(500).attention_scaling == 1.1
+    assert new.rope.for_length(500).attention_scaling == 1.1
 
 
 def test_a_factor_beside_a_trained_length():
@@ -81,8 +81,8 @@ def test_alpha_that_is_forgotten_in_long_calls():
     config["rope_scaling"] = {"type": "dynamic", "alpha": 50.0, "factor": 2.0}
     new, old = both(config)
     assert not new.rope.needs_length
-    short, long = (old.rope.at(length).columns.inv_freq for length in (1024, 1025))
-    assert short.equal(new.rope.columns.inv_freq)
+    short, long = (old.rope.for_length(length).frequency_table.inv_freq for length in (1024, 1025))
+    assert short.equal(new.rope.frequency_table.inv_freq)
     assert not long.equal(short)
     assert told(new, "hunyuan: beyond max_position_embeddings")
     assert told(old, "hunyuan: beyond max_position_embeddings")

@@ -39,7 +39,7 @@ def test_every_variant_has_parameters_here():
 @pytest.mark.parametrize("arithmetic", ["float64", "hf"])
 def test_frequencies_fall_from_the_first_and_are_positive(variant, arithmetic):
     rope = rope_of(variant, arithmetic=arithmetic)
-    w = rope.columns.inv_freq
+    w = rope.frequency_table.inv_freq
     assert w.dtype == (torch.float64 if arithmetic == "float64" else torch.float32)
     assert w.shape == (8,)
     assert w[0].item() == pytest.approx(FIRST.get(variant, 1), rel=1e-6)
@@ -102,8 +102,8 @@ def test_an_odd_width_of_frequencies_rounds_up(variant):
     if variant == "proportional":
         pytest.skip("its exponents run over the head")
     rope = rope_of(variant, 16, frequency_dim=15)
-    assert rope.columns.inv_freq.shape == (8,)
-    assert rope.columns.inv_freq[1] < rope_of(variant).columns.inv_freq[1]
+    assert rope.frequency_table.inv_freq.shape == (8,)
+    assert rope.frequency_table.inv_freq[1] < rope_of(variant).frequency_table.inv_freq[1]
 
 
 # Values: each formula again, in plain Python
@@ -240,7 +240,9 @@ def test_values(name):
     fields = {"theta": theta, "rope_type": variant, **parameters}
     for arithmetic, bar in (("float64", 1e-13), ("hf", 1e-6)):
         rope = RopeConfig.of(width, arithmetic=arithmetic, **fields)
-        torch.testing.assert_close(rope.columns.inv_freq.double(), expected, rtol=bar, atol=0)
+        torch.testing.assert_close(
+            rope.frequency_table.inv_freq.double(), expected, rtol=bar, atol=0
+        )
         assert rope.attention_scaling == pytest.approx(gain, rel=1e-14)
 
 
@@ -267,11 +269,14 @@ def test_figures_of_yarn():
     low, high = bounds(150_000.0, 64, 4096)
     assert (low, high) == pytest.approx((8.0927791, 17.3980245), abs=1e-7)
     # kept up to the pair below `low`, divided from the one above `high`
-    share = frequencies("gpt-oss").columns.inv_freq / doubles(geometric(150_000.0, 64))
+    share = frequencies("gpt-oss").frequency_table.inv_freq / doubles(geometric(150_000.0, 64))
     assert (share > 1 - 1e-6).sum() == 9
     assert (share < 1 / 32 + 1e-6).sum() == 32 - 18
     truncated = RopeConfig.of(64, theta=150_000.0, rope_type="yarn", **GPT_OSS | {"truncate": True})
-    assert off(truncated.columns.inv_freq, frequencies("gpt-oss").columns.inv_freq) > 1e-4
+    assert (
+        off(truncated.frequency_table.inv_freq, frequencies("gpt-oss").frequency_table.inv_freq)
+        > 1e-4
+    )
     derived = {"original_max_position_embeddings": 4096, "max_position_embeddings": 163840}
     assert RopeConfig.of(64, rope_type="yarn", **derived).attention_scaling == pytest.approx(
         1.3688879, abs=1e-7
@@ -279,19 +284,19 @@ def test_figures_of_yarn():
 
 
 def test_figures_of_the_others():
-    one = frequencies("dynamic, long").columns.inv_freq[1].item()
+    one = frequencies("dynamic, long").frequency_table.inv_freq[1].item()
     assert one**-64 == pytest.approx(30527.7, abs=0.05)
     assert frequencies("Phi-3, long").attention_scaling == pytest.approx(1.1902381, abs=1e-7)
-    share = frequencies("Llama 3.1").columns.inv_freq / doubles(geometric(5e5, 128))
+    share = frequencies("Llama 3.1").frequency_table.inv_freq / doubles(geometric(5e5, 128))
     kept, divided = (share > 1 - 1e-9).sum(), (share < 1 / 8 + 1e-9).sum()
     assert (kept, 64 - kept - divided, divided) == (29, 6, 29)
-    assert frequencies("Gemma 4").columns.inv_freq.count_nonzero() == 64
+    assert frequencies("Gemma 4").frequency_table.inv_freq.count_nonzero() == 64
 
 
 def test_phimoe_has_a_gain_for_each_list():
     given = of_variant("longrope") | {"short_mscale": 1.25, "long_mscale": 1.5}
     rope = RopeConfig.of(16, rope_type="longrope", **given)
-    assert [rope.at(n).attention_scaling for n in (TRAINED, TRAINED + 1)] == [1.25, 1.5]
+    assert [rope.for_length(n).attention_scaling for n in (TRAINED, TRAINED + 1)] == [1.25, 1.5]
 
 
 def test_xpos_scales_queries_up_and_keys_down():
@@ -318,7 +323,7 @@ def test_xpos_without_a_length_to_speak_of():
 
 def test_a_model_with_equal_thresholds_has_no_blend():
     """lo == hi, as in Llama-4-Scout: the blend is 0/0 there and must not leak."""
-    share = frequencies("Llama 4 Scout").columns.inv_freq / doubles(geometric(5e5, 128))
+    share = frequencies("Llama 4 Scout").frequency_table.inv_freq / doubles(geometric(5e5, 128))
     assert set(share.mul(16).round(decimals=6).tolist()) == {1.0, 16.0}
 
 

@@ -18,7 +18,7 @@ from rope_core import (
     shift,
 )
 from rope_core.backends import fused
-from rope_core.backends.work import Attention
+from rope_core.backends.work import AttentionWork
 from tests.core.oracle import (
     DTYPES,
     ROTATE_BAR,
@@ -143,7 +143,7 @@ def test_more_programs_than_a_launch_has_are_not_begun():
     def work(num_keys):
         q = torch.zeros(1, 1, 1, 1).expand(rows, 1, 32, 16)
         k = torch.zeros(1, 1, 1, 1).expand(rows, num_keys, 8, 16)
-        return Attention(q, k, k, AttentionConfig(), None)
+        return AttentionWork(q, k, k, AttentionConfig(), None)
 
     assert fused.why_not(work(512), named=True) is None
     assert "than a launch has programs" in fused.why_not(work(2**16), named=True)

@@ -14,7 +14,7 @@ import rope_core
 from rope_core import Attend, CosSin, Merge, NoBackend, Rotate, Shift
 from rope_core.backends import eager
 from rope_core.builds import deferred_builds
-from rope_core.calls import tensors_of
+from rope_core.calls import tensor_fields
 from rope_core.errors import KernelNotBuilt
 from service.app import create_app
 from service.choice import Choice
@@ -157,7 +157,7 @@ async def test_a_call_that_fails_keeps_the_service_from_being_ready_only_if_eage
     rotate = rope_core.rotate
 
     def fragile(call, out, backend):
-        if call.like.dtype is torch.float16 and (broken == "all" or backend != "eager"):
+        if call.q_or_k.dtype is torch.float16 and (broken == "all" or backend != "eager"):
             raise RuntimeError("ptxas says no")
         return rotate(call, out, backend)
 
@@ -330,6 +330,6 @@ def test_every_call_runs(shape):
     engine = Engine(Cpu(Slabs(2**24)), max_call_s=60, max_answer_bytes=2**28, stuck_s=30)
     for call in warm_up_calls(*shape):
         (result,) = engine.run([engine.job(call)]).results
-        tensors = tensors_of(result)
+        tensors = tensor_fields(result)
         assert tensors, "an answer"
         assert not any(tensor.isnan().any() for tensor in tensors.values())
