@@ -250,11 +250,5 @@ def _xpos_scale(positions: Tensor, rope: RopeConfig, is_shift: bool) -> Tensor:
     centre = 0 if is_shift else parameters.get("length", 0) // 2
     power = (positions - centre) / parameters.get("scale_base", 512.0)
     dim = rope.frequency_dim or rope.rotary_dim
-    scale: Tensor = _device_zeta(dim, positions.dtype, positions.device) ** power[:, None]
+    scale: Tensor = xpos_zeta(dim, positions.dtype, positions.device) ** power[:, None]
     return scale.float()
-
-
-@lru_cache(maxsize=64)
-def _device_zeta(dim: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return the base of each pair's scale in xPos, `[n]`, on a device."""
-    return xpos_zeta(dim, dtype).to(device)

@@ -270,9 +270,9 @@ def xpos(
     return geometric(theta, dim, dtype), 1.0
 
 
-def xpos_zeta(dim: int, dtype: torch.dtype) -> Tensor:
+def xpos_zeta(dim: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Return the base of each pair's scale in xPos, `[dim / 2]`."""
-    return (torch.arange(0, dim, 2, dtype=dtype) + 0.4 * dim) / (1.4 * dim)
+    return (torch.arange(0, dim, 2, dtype=dtype, device=device) + 0.4 * dim) / (1.4 * dim)
 
 
 def _magnitude(factor: float, mscale: float) -> float:

@@ -64,9 +64,9 @@ def _candidates(
         raise ConfigError("backend", " or ".join(b.name for b in backends), repr(name))
     if named and not allow_fallback:
         return named
-    others = [backend for backend in backends if backend not in named]
-    others.sort(key=lambda backend: not attends and backend.name in ATTEND_ONLY)
-    return (*named, *others)
+    # those that only attend come last for other works
+    order = sorted(backends, key=lambda backend: not attends and backend.name in ATTEND_ONLY)
+    return named + tuple(backend for backend in order if backend not in named)
 
 
 def run(

@@ -1,5 +1,7 @@
 """Plain PyTorch, in float32: runs every work; the reference of the tests of other backends."""
 
+from functools import reduce
+
 import torch
 from torch import Tensor
 
@@ -83,52 +85,33 @@ def attend(
         out: `[Sq, H, Dv]`, written.
         lse: float32 `[Sq, H]`, written.
     """
-    if index is None and work.config.chunk is not None and not q.is_cpu:
+    num_queries, num_heads, head_dim = q.shape
+    num_keys, num_kv_heads = k.shape[:2]
+    slices = [(slice(0, num_queries), slice(0, num_keys))]
+    if index is None:
         # a call may have as many chunks as tokens: on a device, attend to all chunks in one pass
-        keys = torch.arange(len(k), device=q.device)
-        index = torch.arange(len(k) - len(q), len(k), device=q.device), keys
-    if index is not None:
-        _attend_in_chunk(work, q, k, v, mask, index, out, lse)
-        return
-    for i, j in work.chunk_slices(len(q), len(k)):
-        chunk_mask = None if mask is None else mask[:, i, j]
-        _attend_in_chunk(work, q[i], k[j], v[j], chunk_mask, None, out[i], lse[i])
-
-
-def _attend_in_chunk(
-    work: AttentionWork,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    mask: Tensor | None,
-    index: tuple[Tensor, Tensor] | None,
-    out: Tensor,
-    lse: Tensor,
-) -> None:
-    """Attend to all keys, some queries at a time; arguments as of `attend`."""
-    k, v = (t.float().transpose(0, 1)[:, None] for t in (k, v))  # [Hkv, 1, Sk, D]
-    num_kv_heads, _, num_keys, head_dim = k.shape
-    num_queries, num_heads = q.shape[:2]
+        slices = work.chunk_slices(num_queries, num_keys) if q.is_cpu else slices
+        k_index = torch.arange(num_keys, device=q.device)
+        index = torch.arange(num_keys - num_queries, num_keys, device=q.device), k_index
     sinks = None if work.sinks is None else work.sinks.float().view(num_kv_heads, -1, 1)
     elements = SCORE_ELEMENTS if q.is_cpu else DEVICE_SCORES
-    step = max(1, elements // (num_heads * max(1, num_keys)))
-    for start in range(0, num_queries, step):
-        rows = slice(start, min(start + step, num_queries))
-        q_rows = q[rows].float().reshape(rows.stop - start, num_kv_heads, -1, head_dim)
-        scores = _scores(q_rows.movedim(0, 2), k).mul_(work.scale)  # [Hkv, G, n, Sk]
-        if work.config.softcap is not None:
-            scores = (scores / work.config.softcap).tanh_() * work.config.softcap
-        if index is None:
-            hidden = _hidden(rows, num_queries, num_keys, work)
-        else:
-            hidden = hidden_by_index(index[0][rows, None], index[1], work)
-        if mask is not None:
-            hidden = _apply_mask(mask[:, rows], scores, hidden)
-        if hidden is not None:
-            scores.masked_fill_(hidden, -torch.inf)
-        rows_out, rows_lse = _softmax_times(scores, v, hidden, sinks)
-        out[rows] = rows_out.movedim(2, 0).flatten(1, 2)
-        lse[rows] = rows_lse.movedim(2, 0).flatten(1, 2)
+    for queries, keys in slices:
+        k_part, v_part = (t[keys].float().transpose(0, 1)[:, None] for t in (k, v))
+        step = max(1, elements // (num_heads * max(1, keys.stop - keys.start)))
+        for start in range(queries.start, queries.stop, step):
+            rows = slice(start, min(start + step, queries.stop))
+            q_part = q[rows].float().reshape(rows.stop - start, num_kv_heads, -1, head_dim)
+            scores = _scores(q_part.movedim(0, 2), k_part).mul_(work.scale)  # [Hkv, G, n, Sk]
+            if work.config.softcap is not None:
+                scores = (scores / work.config.softcap).tanh_() * work.config.softcap
+            hidden = hidden_by_index(index[0][rows, None], index[1][keys], work)
+            if mask is not None:
+                hidden = _apply_mask(mask[:, rows, keys], scores, hidden)
+            if hidden is not None:
+                scores.masked_fill_(hidden, -torch.inf)
+            out_part, lse_part = _softmax_times(scores, v_part, hidden, sinks)
+            out[rows] = out_part.movedim(2, 0).flatten(1, 2)
+            lse[rows] = lse_part.movedim(2, 0).flatten(1, 2)
 
 
 def _scores(q: Tensor, k: Tensor) -> Tensor:
@@ -152,32 +135,17 @@ def _weighted_sum(weights: Tensor, v: Tensor) -> Tensor:
     return torch.bmm(weights.flatten(1, 2), v[:, 0]).view(*weights.shape[:3], -1)
 
 
-def _hidden(rows: slice, num_queries: int, num_keys: int, work: AttentionWork) -> Tensor | None:
-    """Return which keys are outside the window of queries, bool `[n, Sk]`; None if none is."""
-    if work.window_size[1] == UNBOUNDED:
-        return None
-    device = work.q.device
-    q_index = torch.arange(rows.start, rows.stop, device=device) + num_keys - num_queries
-    return _outside_window(q_index[:, None] - torch.arange(num_keys, device=device), work)
-
-
-def _outside_window(distance: Tensor, work: AttentionWork) -> Tensor | None:
-    """Return which keys at a distance `[n, Sk]` before the query are outside its window, bool."""
-    left, right = work.window_size
-    after = None if right == UNBOUNDED else distance < -right
-    if left == UNBOUNDED:
-        return after
-    before = distance > left
-    return before if after is None else after | before
-
-
 def hidden_by_index(q_index: Tensor, k_index: Tensor, work: AttentionWork) -> Tensor | None:
-    """Return which keys `[Sk]` the window and chunk hide from queries `[n, 1]`, bool `[n, Sk]`."""
-    hidden, chunk = _outside_window(q_index - k_index, work), work.config.chunk
-    if chunk is None:
-        return hidden
-    q_chunk, k_chunk = (t.div(chunk, rounding_mode="floor") for t in (q_index, k_index))
-    return q_chunk != k_chunk if hidden is None else hidden | (q_chunk != k_chunk)
+    """Return which keys `[Sk]` queries `[n, 1]` do not see, bool `[n, Sk]`, or None."""
+    (left, right), chunk = work.window_size, work.config.chunk
+    distance = q_index - k_index
+    hidden = [] if right == UNBOUNDED else [distance < -right]
+    if left != UNBOUNDED:
+        hidden.append(distance > left)
+    if chunk is not None:
+        q_chunk, k_chunk = (t.div(chunk, rounding_mode="floor") for t in (q_index, k_index))
+        hidden.append(q_chunk != k_chunk)
+    return reduce(torch.bitwise_or, hidden) if hidden else None
 
 
 def _apply_mask(mask: Tensor, scores: Tensor, hidden: Tensor | None) -> Tensor:

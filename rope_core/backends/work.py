@@ -141,8 +141,8 @@ class AttentionWork:
         size = self.config.chunk
         offset = num_queries - num_keys
         if size is None or (offset <= 0 and num_keys <= size):
-            return [(slice(num_queries), slice(num_keys))]
-        slices = [(slice(offset), slice(0))] if offset > 0 else []
+            return [(slice(0, num_queries), slice(0, num_keys))]
+        slices = [(slice(0, offset), slice(0, 0))] if offset > 0 else []
         for start in range(max(0, -offset) // size * size, num_keys, size):
             end = min(start + size, num_keys)
             slices.append((slice(max(0, start + offset), end + offset), slice(start, end)))
