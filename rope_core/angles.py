@@ -129,7 +129,7 @@ def angles_at(positions: Tensor, rope: RopeConfig, frequencies: Tensor | None = 
     if positions.ndim == 1:
         return table.map(lambda t: t.index_select(0, positions))
     axis = rope.frequency_table.axis
-    assert axis is not None, "there are several"
+    assert axis is not None, "positions have several axes"
     whole = positions if positions.dtype is torch.int64 else positions.long()
     index = whole.index_select(0, axis).mT  # [tokens, n]: each column reads the row of its axis
     return table.map(lambda t: t.gather(0, index))
@@ -212,8 +212,8 @@ def compute_angles(
     rows = positions.expand(table.num_axes, -1) if positions.ndim == 1 else positions
     radians = table.angles(rows, table)
     if rope.rounding == "complex" and not is_shift:
-        turn = torch.polar(torch.ones_like(radians), radians)
-        cos, sin = turn.real, turn.imag
+        phasors = torch.polar(torch.ones_like(radians), radians)
+        cos, sin = phasors.real, phasors.imag
     else:
         cos, sin = radians.cos(), radians.sin()
     if rope.attention_scaling != 1 and not is_shift:

@@ -10,7 +10,7 @@ from torch import Tensor
 from rope_core.axes import SCHEMES, AxisFrequencies, FrequencyTable
 from rope_core.checks import check_choice, check_in_range
 from rope_core.errors import ConfigError
-from rope_core.frequencies import VARIANTS
+from rope_core.frequencies import VARIANTS, canonical_length
 from rope_core.registry import Parameters
 
 Layout = Literal["half", "interleaved", "interleaved_to_half", "interleaved_tiled"]
@@ -55,7 +55,7 @@ class RopeConfig:
     layout: Layout = "half"
     """Which elements form a pair: (i, i + rotary_dim/2) as in GPT-NeoX and Hugging Face's Llama,
     or (2i, 2i + 1) as in GPT-J and Meta's Llama. `interleaved_to_half` reads neighbours and writes
-    halves (DeepSeek-V3); `interleaved_tiled` turns neighbours by the angles of halves (V-JEPA 2,
+    halves (DeepSeek-V3); `interleaved_tiled` rotates neighbours by the angles of halves (V-JEPA 2,
     no rotation)."""
 
     rope_type: str = "default"
@@ -81,7 +81,7 @@ class RopeConfig:
     """Rotate the last rotary_dim elements of a head instead of the first."""
 
     blocks: int = 1
-    """Equal parts of the rotated elements, each of which has the layout for itself."""
+    """Equal parts of the rotated elements. The layout applies within each."""
 
     negative: bool = False
     """Rotate by minus the angle (nanochat)."""
@@ -101,7 +101,7 @@ class RopeConfig:
 
     values: Values = "kept"
     """What attention does with v: `rotated`, as the keys (RoFormer's rotary_value, CLVP);
-    `and_back`, rotated, and its output turned back at the query's position (DeepSeek-V4)."""
+    `and_back`, rotated, and its output rotated back at the position of the query (DeepSeek-V4)."""
 
     needs_length: bool = field(init=False, repr=False, compare=False)
     """Whether frequencies depend on the length of the call, and none is fixed."""
@@ -118,7 +118,7 @@ class RopeConfig:
     def of(cls, head_dim: int, *, rotary_dim: int | None = None, **values: Any) -> "RopeConfig":
         """Build a config the short way: `RopeConfig.of(128, theta=5e5)` rotates whole heads.
 
-        Parameters of the variant and of the scheme go by their own names:
+        Parameters of the variant and of the scheme are keywords:
         `RopeConfig.of(128, rope_type="linear", factor=4.0)`.
         """
         fields = {name: values.pop(name) for name in [*values] if name in _KEYWORDS}
@@ -176,7 +176,9 @@ class RopeConfig:
 
     def for_length(self, length: int) -> "RopeConfig":
         """Return the config for a call with positions below `length`."""
-        return _with_length(self, _canonical_length(self, length)) if self.needs_length else self
+        if not self.needs_length:
+            return self
+        return _with_length(self, canonical_length(self.rope_type, self.parameters, length))
 
 
 _COMPARED = tuple(name for name, part in RopeConfig.__dataclass_fields__.items() if part.compare)
@@ -218,21 +220,10 @@ def _check_frequencies(rope: RopeConfig) -> None:
         raise ConfigError("theta", expected, rope.theta)
     low, high = MIN_ATTENTION_SCALING, 1 / MIN_ATTENTION_SCALING
     if rope.attention_scaling and not low <= abs(rope.attention_scaling) <= high:
-        expected = f"0, or such that the gain is in [{low:g}, {high:g}]"
+        expected = f"0, or such that the attention scaling is in [{low:g}, {high:g}]"
         raise ConfigError("attention_factor", expected, rope.attention_scaling)
     if rope.rope_type == "xpos" and (rope.num_axes > 1 or not rope.is_rotation):
         raise ConfigError("rope_type", "another one than xpos, whose axis is one", "xpos")
-
-
-def _canonical_length(rope: RopeConfig, length: int) -> int:
-    """Return one length for all lengths with the same frequencies."""
-    parameters: dict[str, Any] = dict(rope.parameters)
-    if rope.rope_type == "longrope":
-        trained: int = parameters["original_max_position_embeddings"]
-        return trained + 1 if length > trained else trained
-    if rope.rope_type == "dynamic":
-        return max(length, int(parameters["max_position_embeddings"]))
-    return length
 
 
 @lru_cache(maxsize=256)

@@ -8,6 +8,7 @@ sine. `VARIANTS` has all variants by name.
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from torch import Tensor
 from rope_core.checks import check_at_least, check_in_range
 from rope_core.errors import ConfigError
 from rope_core.progression import exponents, geometric, ntk_power, ntk_scale, power_of
-from rope_core.registry import register
+from rope_core.registry import Parameters, register
 
 Frequencies = tuple[Tensor, float]
 
@@ -82,7 +83,7 @@ def dynamic(
         return ntk_alpha(theta, dim, dtype, alpha=alpha)
     longest = max(length, max_position_embeddings)
     if dtype == torch.float32 and length > max_position_embeddings:
-        # transformers has the length in a tensor there: the base becomes float32
+        # transformers has this length in a tensor, so the base becomes float32
         growth = factor * torch.tensor(longest) / max_position_embeddings - (factor - 1)
         return geometric(theta * growth**power, dim, dtype), 1.0
     grown = factor * longest / max_position_embeddings - (factor - 1)
@@ -107,8 +108,8 @@ def yarn(
     """YaRN: fast pairs keep their frequency, slow ones are divided by `factor`, a ramp between.
 
     The ramp lies between the pairs that turn `beta_fast` (32) and `beta_slow` (1) times over the
-    trained length, rounded outwards unless `truncate` is false. The gain is `attention_factor`;
-    else M(factor, mscale) / M(factor, mscale_all_dim) where both are given and not 0; else
+    trained length, rounded outwards unless `truncate` is false. The scaling is `attention_factor`;
+    else M(factor, mscale) / M(factor, mscale_all_dim) if both are set and not 0; else
     M(factor, 1), with M(s, m) = 0.1 m ln(s) + 1. `factor` missing: max / original length.
 
     Source: Peng et al., 2023, "YaRN", sections 3.2-3.4; the mscale pair is DeepSeek's.
@@ -125,20 +126,22 @@ def yarn(
     if scaling is None and mscale and mscale_all_dim:
         divisor = _magnitude(factor, mscale_all_dim)
         if not divisor:
-            raise ConfigError("mscale_all_dim", "such that the gain is finite", mscale_all_dim)
+            raise ConfigError(
+                "mscale_all_dim", "such that the attention scaling is finite", mscale_all_dim
+            )
         scaling = _magnitude(factor, mscale) / divisor
     elif scaling is None:
         scaling = _magnitude(factor, 1.0)
     if theta == 1.0:
         raise ConfigError("theta", "other than 1 for yarn", theta)
 
-    for name, turns in (("beta_fast", beta_fast), ("beta_slow", beta_slow)):
-        check_at_least(name, turns or 1, 1e-6)
+    for name, beta in (("beta_fast", beta_fast), ("beta_slow", beta_slow)):
+        check_at_least(name, beta or 1, 1e-6)
 
     powers = theta ** exponents(dim, dtype)
     low, high = (
-        dim * math.log(original / (turns * 2 * math.pi)) / (2 * math.log(theta))
-        for turns in (beta_fast or 32, beta_slow or 1)
+        dim * math.log(original / (beta * 2 * math.pi)) / (2 * math.log(theta))
+        for beta in (beta_fast or 32, beta_slow or 1)
     )
     if truncate:
         low, high = math.floor(low), math.ceil(high)
@@ -167,7 +170,7 @@ def longrope(
 ) -> Frequencies:
     """LongRoPE: each pair's frequency divided by its own factor, one list for short, one for long.
 
-    The whole call uses `long_factor` where its length exceeds the trained one. The gain is
+    The whole call uses `long_factor` where its length exceeds the trained one. The scaling is
     `attention_factor`, else sqrt(1 + ln(factor) / ln(original)) for both lists, with `factor`
     missing: max / original length; PhiMoE has `short_mscale` and `long_mscale` instead.
 
@@ -268,6 +271,17 @@ def xpos(
     """
     check_at_least("scale_base", scale_base, 1.0)
     return geometric(theta, dim, dtype), 1.0
+
+
+def canonical_length(rope_type: str, parameters: Parameters, length: int) -> int:
+    """Return one length for all lengths with the same frequencies."""
+    by_name: dict[str, Any] = dict(parameters)
+    if rope_type == "longrope":
+        trained = int(by_name["original_max_position_embeddings"])
+        return trained + 1 if length > trained else trained
+    if rope_type == "dynamic":
+        return max(length, int(by_name["max_position_embeddings"]))
+    return length
 
 
 def xpos_zeta(dim: int, dtype: torch.dtype, device: torch.device) -> Tensor:

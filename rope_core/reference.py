@@ -7,8 +7,9 @@ the first `rotary_dim` are rotated, in pairs; the rest passes through. In all fu
 float64 of the shape of x.
 
 >>> rope = RopeConfig.of(4, layout="interleaved")
->>> x, there = torch.randn(3, 1, 4), torch.tensor([0, 1, 2])
->>> bool((rotate_complex(x, there, rope) - rotate_matrix(x, there, rope)).norm() < 1e-14)
+>>> x, positions = torch.randn(3, 1, 4), torch.tensor([0, 1, 2])
+>>> difference = rotate_complex(x, positions, rope) - rotate_matrix(x, positions, rope)
+>>> bool(difference.norm() < 1e-14)
 True
 """
 
@@ -80,7 +81,7 @@ def rotate_matrix(x: Tensor, positions: Tensor, rope: RopeConfig) -> Tensor:
 def rotation_matrix(position: float, rope: RopeConfig) -> Tensor:
     """Return R_m `[head_dim, head_dim]`: 2x2 blocks on the diagonal where pairs are neighbours.
 
-    Pairs of the layout "half" lie apart: there it is P R_m P^T, with P of `permutation`.
+    Pairs of the layout "half" lie apart: R_m is then P R_m P^T, with P of `permutation`.
     """
     angles = (position * frequencies(rope)).tolist()
     blocks = [[[math.cos(a), -math.sin(a)], [math.sin(a), math.cos(a)]] for a in angles]

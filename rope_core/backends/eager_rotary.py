@@ -18,7 +18,7 @@ COMPLEX_ELEMENTS = 2**23
 """Elements of one product of complex numbers, which reads and writes its memory once."""
 
 SERIAL_ELEMENTS = 2**15 - 1
-"""Most elements that torch does not divide among threads, for which they are too few."""
+"""Most elements that torch works on in one thread: dividing them would take longer."""
 
 COMPLEX_LANES = 16
 """Complex numbers that torch multiplies at a time. It rounds the remainder differently."""
@@ -94,7 +94,7 @@ def rotate_halves(work: RotaryWork) -> None:
 def rotate_pairs(work: RotaryWork) -> None:
     """Rotate layout "interleaved": each pair is a complex number, multiplied by e^(i angle)."""
     cos, sin = work.cos, -work.sin if work.inverse else work.sin
-    turns = torch.complex(cos, sin)[:, None]  # [T, 1, n]
+    phasors = torch.complex(cos, sin)[:, None]  # [T, 1, n]
     for x, out in zip(*_rotated_channels(work), strict=True):
         num_tokens, num_heads, width = x.shape
         step = _tokens_at_a_time(x, CHUNK_ELEMENTS)
@@ -107,12 +107,12 @@ def rotate_pairs(work: RotaryWork) -> None:
         if out.dtype is torch.float32 and _is_complex(pairs) and _is_complex(rotated):
             pairs, rotated = torch.view_as_complex(pairs), torch.view_as_complex(rotated)
             step = _tokens_at_a_time(x, COMPLEX_ELEMENTS, 2)
-            for x_part, turn, out_part in _split(step, pairs, turns, rotated):
-                torch.mul(x_part, turn, out=out_part)
+            for x_part, phasor, out_part in _split(step, pairs, phasors, rotated):
+                torch.mul(x_part, phasor, out=out_part)
             continue
-        for x_part, turn, out_part in _split(step, pairs, turns, rotated):
+        for x_part, phasor, out_part in _split(step, pairs, phasors, rotated):
             copy = x_part.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
-            torch.view_as_complex(copy).mul_(turn)
+            torch.view_as_complex(copy).mul_(phasor)
             out_part.copy_(copy)
 
 
@@ -122,9 +122,9 @@ def _rotate_neighbours(x: Tensor, cos: Tensor, sin: Tensor, out: Tensor) -> None
     pairs = x.view(*x.shape[:-1], x.shape[-1] // 2, 2)
     if not _is_complex(pairs):
         pairs = pairs.clone(memory_format=torch.contiguous_format)
-    turned = torch.view_as_real(torch.view_as_complex(pairs) * 1j).flatten(-2)  # (-x2, x1), exact
+    swapped = torch.view_as_real(torch.view_as_complex(pairs) * 1j).flatten(-2)  # (-x2, x1), exact
     cos, sin = (torch.stack((t, t), -1).flatten(-2)[:, None] for t in (cos, sin))  # [T, 1, D]
-    out.copy_((x * cos).addcmul_(turned, sin))
+    out.copy_((x * cos).addcmul_(swapped, sin))
 
 
 def _is_complex(pairs: Tensor) -> bool:
@@ -156,10 +156,10 @@ def rotate_general(work: RotaryWork) -> None:
             y = y.view(*y.shape[:-1], rope.blocks, width)  # [T, H, blocks, width]
             if layout == "interleaved_to_half" and not inverse:
                 y = deinterleave(y)
-            straight, turned = y * c, rotate_half(y, layout) * s
+            cos_part, sin_part = y * c, rotate_half(y, layout) * s
             for scale in scales:
-                straight, turned = straight * scale, turned * scale
-            y = straight + turned
+                cos_part, sin_part = cos_part * scale, sin_part * scale
+            y = cos_part + sin_part
             if layout == "interleaved_to_half" and inverse:
                 y = interleave(y)
             out_part.copy_(y.flatten(-2))

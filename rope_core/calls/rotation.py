@@ -77,7 +77,7 @@ class Rotate(TensorFields):
     def q_or_k(self) -> Tensor:
         """q, or k if there is no q: both have the same tokens."""
         x = self.k if self.q is None else self.q
-        assert x is not None, "checked: one of them is given"
+        assert x is not None, "a valid call has one"
         return x
 
     @property

@@ -63,7 +63,7 @@ FIELDS = {  # fields and what the error says
     ),
 }
 
-GAIN = "attention_factor must be 0, or such that the gain is in [1e-06, 1e+06], got"
+GAIN = "attention_factor must be 0, or such that the attention scaling is in [1e-06, 1e+06], got"
 PARAMETERS = {  # variant, what is changed of its parameters, and what the error says
     "linear": [
         ({"factor": 0}, "factor must be a number of at least 1e-06, got 0"),
@@ -116,7 +116,7 @@ PARAMETERS = {  # variant, what is changed of its parameters, and what the error
         ({"attention_factor": -1e300}, f"{GAIN} -1e+300"),
         (
             {"factor": math.e, "mscale": 1.0, "mscale_all_dim": -10.0},
-            "mscale_all_dim must be such that the gain is finite, got -10.0",
+            "mscale_all_dim must be such that the attention scaling is finite, got -10.0",
         ),
     ],
     "longrope": [
