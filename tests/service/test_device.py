@@ -206,7 +206,7 @@ def test_rotations_of_packed_tokens_count_on_the_device(on_meta, recorder, monke
         moved_to.append(cu_seqlens.device.type)
         return sequence_positions(length, cu_seqlens, device)
 
-    monkeypatch.setattr(rope_core.ragged, "count_up", record)
+    monkeypatch.setattr(rope_core.ragged, "sequence_positions", record)
     q = torch.zeros(900, 8, 64)  # more than a pack takes
     answers(on_meta, [Rotate(q, None, ROPE, None, torch.tensor([0, 100, 900]))])
     assert moved_to == ["meta"]
