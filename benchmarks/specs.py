@@ -16,7 +16,19 @@ from torch import Tensor
 from benchmarks import oracle
 from benchmarks.case import Case, Sizes
 from benchmarks.timing import Run
-from rope_core import CosSin, RopeConfig, Rotate, Rotated, Table, cos_sin, resolve, rotary, rotate
+from rope_core import (
+    CosSin,
+    RopeConfig,
+    Rotate,
+    Rotated,
+    Table,
+    angles,
+    backends,
+    cos_sin,
+    resolve,
+    rotary,
+    rotate,
+)
 from rope_core.presets import built_in
 
 SHAPE = (1, 16, 8, 64)
@@ -97,13 +109,14 @@ class _Asked:
     def by_tables(self) -> Run:
         with torch.inference_mode():
             rope = Rotate(self.q, None, self.rope, self.at).rope
-            angles = rotary.token_angles(self.q, self.at, None, rope)
-        rotate_by = torch.inference_mode()(rotary.rotate_by)
-        return lambda: rotate_by((self.q,), angles, rope, False, (self.out.q,))
+            table = angles.token_angles(self.q, self.at, None, rope)
+            work, _ = rotary.rotary_work((self.q,), (self.out.q,), table, rope)
+        run_work = torch.inference_mode()(backends.run)
+        return lambda: run_work(work)
 
     def check(self) -> None:
         rope = Rotate(self.q, None, self.rope, self.at).rope
-        columns = rope.columns
+        columns = rope.frequency_table
         at = self.at.double().view(-1, SHAPE[1])
         own = at[0][:, None] if columns.axis is None or len(at) == 1 else at[columns.axis].mT
         assert self.out.q is not None

@@ -42,15 +42,16 @@ service.buffer_pool service.wire
 service.errors service.observability service.settings
 rope_core.reference rope_core.attention rope_core.merge rope_core.accuracy
 rope_core.rotary
+rope_core.angles
 rope_core.backends rope_core.hf
 rope_core.kernels
 rope_core.builds
 rope_core.calls rope_core.length rope_core.positions rope_core.presets
-rope_core.checks
 rope_core.config rope_core.ragged rope_core.inference
 rope_core.axes rope_core.layouts
 rope_core.frequencies
-rope_core.registry
+rope_core.progression rope_core.registry
+rope_core.checks
 rope_core.errors
 """
 

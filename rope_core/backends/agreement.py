@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from rope_core.backends import eager
-from rope_core.backends.work import Attention
+from rope_core.backends.work import AttentionWork
 from rope_core.config import AttentionConfig
 
 MAX_DIFFERENCE = 2e-2
@@ -16,7 +16,7 @@ MAX_DIFFERENCE = 2e-2
 
 
 def agrees(
-    attend: Callable[[Attention], tuple[Tensor, ...]],
+    attend: Callable[[AttentionWork], tuple[Tensor, ...]],
     device: torch.device,
     lengths: tuple[list[int], list[int]] | None,
 ) -> bool:
@@ -38,7 +38,7 @@ def agrees(
     else:
         of_q, of_k = ([0, *accumulate(each)] for each in lengths)
         cu_seqlens = torch.tensor(of_q, device=device), torch.tensor(of_k, device=device)
-    work = Attention(q, k, v, AttentionConfig(), lengths, cu_seqlens)
+    work = AttentionWork(q, k, v, AttentionConfig(), lengths, cu_seqlens)
     try:
         answer = attend(work)
     except RuntimeError:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rope_core.backends.work import Attention, Merging, Rotation, Turning, Work
+from rope_core.backends.work import AttentionWork, FusedRotaryWork, MergeWork, RotaryWork, Work
 from rope_core.config import RopeConfig
 
 name = "fused"
@@ -36,18 +36,18 @@ def why_not(work: Work, *, named: bool = False) -> str | None:
     if (missing := unavailable(work.device)) is not None:
         return missing
     match work:
-        case Rotation():
+        case RotaryWork():
             return _why_not_rotate(work)
-        case Merging() if len(work.out) > PROGRAMS:
+        case MergeWork() if len(work.out) > PROGRAMS:
             return f"there are more than {PROGRAMS} parts"
-        case Merging() if (width := work.out.shape[-1]) not in WIDTHS:
+        case MergeWork() if (width := work.out.shape[-1]) not in WIDTHS:
             return f"there are no kernels for heads of width {width}"
-        case Attention():
+        case AttentionWork():
             return _why_not_attend(work)
     return None
 
 
-def _why_not_attend(work: Attention) -> str | None:
+def _why_not_attend(work: AttentionWork) -> str | None:
     from rope_core.kernels.attention_tiles import why_no_tile
     from rope_core.kernels.card import card_of
 
@@ -57,7 +57,7 @@ def _why_not_attend(work: Attention) -> str | None:
     return why_no_tile(card_of(q.device), q.dtype, q.shape[-1], v.shape[-1])
 
 
-def _most_programs(work: Attention) -> int:
+def _most_programs(work: AttentionWork) -> int:
     """Return an upper bound of the programs that one launch of a call takes."""
     from rope_core.kernels.work_list import PART_KEYS
 
@@ -85,7 +85,7 @@ def turns(rope: RopeConfig) -> bool:
     return products and rope.arithmetic == "float64" and _why_not_layout(rope) is None
 
 
-def _why_not_rotate(work: Rotation) -> str | None:
+def _why_not_rotate(work: RotaryWork) -> str | None:
     if (reason := _why_not_layout(work.rope)) is not None:
         return reason
     if work.scale is not None:
@@ -115,17 +115,17 @@ def run(work: Work) -> tuple[Tensor, ...]:
     """Do `work`, on its device."""
     with torch.cuda.device(work.device) if work.device.type == "cuda" else nullcontext():
         match work:
-            case Rotation() | Turning():
+            case RotaryWork() | FusedRotaryWork():
                 return _rotate(work)
-            case Attention():
-                out, lse = work.new_out()
+            case AttentionWork():
+                out, lse = work.empty_outputs()
                 attend(work, out, lse)
                 return out, lse
-            case Merging():
+            case MergeWork():
                 return _merge(work)
 
 
-def _rotate(work: Rotation | Turning) -> tuple[Tensor, ...]:
+def _rotate(work: RotaryWork | FusedRotaryWork) -> tuple[Tensor, ...]:
     from rope_core.kernels import rotary
 
     rope = work.rope
@@ -136,11 +136,11 @@ def _rotate(work: Rotation | Turning) -> tuple[Tensor, ...]:
         "inverse": work.inverse,
         "trailing": rope.trailing,
     }
-    if isinstance(work, Turning):
+    if isinstance(work, FusedRotaryWork):
         positions = work.positions
         # one dtype of each kind, as each is a kernel of its own
         positions = positions.double() if positions.is_floating_point() else positions.long()
-        rotary.rotate_at(xs, outs, positions, work.inv_freq, gain=work.gain, **how)
+        rotary.rotate_at(xs, outs, positions, work.inv_freq, gain=work.attention_scaling, **how)
     else:
         rotary.rotate(xs, outs, work.cos.contiguous(), work.sin.contiguous(), **how)
     for given, out in zip(work.outs, outs, strict=True):
@@ -149,8 +149,8 @@ def _rotate(work: Rotation | Turning) -> tuple[Tensor, ...]:
     return work.outs
 
 
-def attend(work: Attention, out: Tensor, lse: Tensor) -> None:
-    """Attend into `out` and `lse` of the shapes of `work.new_out()`, both contiguous.
+def attend(work: AttentionWork, out: Tensor, lse: Tensor) -> None:
+    """Attend into `out` and `lse` of the shapes of `work.empty_outputs()`, both contiguous.
 
     Raises what `kernels.attention.attend` raises.
     """
@@ -185,7 +185,7 @@ def attend(work: Attention, out: Tensor, lse: Tensor) -> None:
     )
 
 
-def _device_cu_seqlens(work: Attention) -> tuple[Tensor | None, Tensor | None]:
+def _device_cu_seqlens(work: AttentionWork) -> tuple[Tensor | None, Tensor | None]:
     """Return `cu_seqlens` if kernels can read them as they are, else None (see `attend`)."""
     if work.cu_seqlens is None:
         return None, None
@@ -195,7 +195,7 @@ def _device_cu_seqlens(work: Attention) -> tuple[Tensor | None, Tensor | None]:
     return of_q.contiguous(), of_k.contiguous()
 
 
-def _merge(work: Merging) -> tuple[Tensor, Tensor]:
+def _merge(work: MergeWork) -> tuple[Tensor, Tensor]:
     from rope_core.kernels import merge
 
     parts, lse = work.out, work.lse

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from rope_core.backends import fused
-from rope_core.backends.work import Attention
+from rope_core.backends.work import AttentionWork
 
 MAX_NORM = 2.0**48
 """If the norm of all elements is below this, they and all scores are finite."""
 
 
-def repair(work: Attention, out: Tensor, lse: Tensor, tensors: tuple[Tensor, ...]) -> None:
+def repair(work: AttentionWork, out: Tensor, lse: Tensor, tensors: tuple[Tensor, ...]) -> None:
     """Attend again by `fused` into `out` and `lse` where `tensors` hold NaN, Inf or huge numbers.
 
     Operators that multiply a hidden value by a weight of 0 let NaN through: 0 * NaN is NaN. The

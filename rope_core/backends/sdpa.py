@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rope_core.backends import eager, sdpa_cuda
-from rope_core.backends.work import Attention, Merging, Work
+from rope_core.backends.work import AttentionWork, MergeWork, Work
 
 name = "sdpa"
 
@@ -47,7 +47,7 @@ _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
 
 def why_not(work: Work, *, named: bool = False) -> str | None:
     """Attention without soft-cap on the CPU; what `sdpa_cuda` says on CUDA."""
-    if not isinstance(work, Attention):
+    if not isinstance(work, AttentionWork):
         return "attends only"
     if work.q.is_cuda:
         return sdpa_cuda.why_not(work, named=named)
@@ -55,14 +55,14 @@ def why_not(work: Work, *, named: bool = False) -> str | None:
         return f"tensors are on {work.q.device.type}"
     if work.config.softcap is not None:
         return "softcap is not in the operator"
-    if work.masked and work.scale <= 0:
+    if work.may_mask and work.scale <= 0:
         return "the operator multiplies its mask's -inf by the scale"
     return None
 
 
 def run(work: Work) -> tuple[Tensor, ...]:
     """Do `work`."""
-    assert isinstance(work, Attention), "why_not has seen it"
+    assert isinstance(work, AttentionWork), "why_not has seen it"
     if work.q.is_cuda:
         return sdpa_cuda.run(work)
     q, k, v = (_in_lines(x) for x in (work.q, work.k, work.v))
@@ -71,11 +71,11 @@ def run(work: Work) -> tuple[Tensor, ...]:
     if not packed and safe and _at_once(work):
         out, lse = _answer(work, q, k, v, mask, index)
         return _with_sinks(work, out, lse)
-    out, lse = work.new_out()
-    spans = work.spans
-    if spans is None:  # each row of a batch for itself
-        spans = [(slice(row, row + 1),) * 2 for row in range(len(q))]
-    for i, j in spans:
+    out, lse = work.empty_outputs()
+    seq_slices = work.seq_slices
+    if seq_slices is None:  # each row of a batch for itself
+        seq_slices = [(slice(row, row + 1),) * 2 for row in range(len(q))]
+    for i, j in seq_slices:
         some_q, some_k, some_v = q[i], k[j], v[j]
         seen, at = mask, None if index is None else (index[0][i], index[1][j])
         if packed:
@@ -95,7 +95,7 @@ def run(work: Work) -> tuple[Tensor, ...]:
     return _with_sinks(work, out, lse)
 
 
-def _at_once(work: Attention) -> bool:
+def _at_once(work: AttentionWork) -> bool:
     """Tell whether rows of a batch are answered together as each is alone, to the last bit."""
     num_rows, num_queries, num_heads = work.q.shape[:3]
     if num_rows == 1:
@@ -107,7 +107,7 @@ def _at_once(work: Attention) -> bool:
     return not half or (work.out_dtype is not torch.float32 and most < PACKED_ROWS)
 
 
-def _safe(work: Attention, q: Tensor, k: Tensor, v: Tensor) -> bool:
+def _safe(work: AttentionWork, q: Tensor, k: Tensor, v: Tensor) -> bool:
     """Tell whether all scores are finite, and so is what may be hidden.
 
     The operator may make 0 of a NaN, and NaN of what it hides.
@@ -116,10 +116,10 @@ def _safe(work: Attention, q: Tensor, k: Tensor, v: Tensor) -> bool:
     if not bound < LARGEST:  # as with NaN
         return False
     if q.ndim == 4:
-        hidden = work.hides(q.shape[1], k.shape[1])
+        hidden = work.is_masked(q.shape[1], k.shape[1])
     else:
         assert work.lengths is not None, "packed"
-        hidden = any(work.hides(*each) for each in zip(*work.lengths, strict=True))
+        hidden = any(work.is_masked(*each) for each in zip(*work.lengths, strict=True))
     return not hidden or math.isfinite(_largest(v))
 
 
@@ -133,7 +133,7 @@ def _largest(x: Tensor) -> float:
     return max(-least, most)
 
 
-def _with_sinks(work: Attention, out: Tensor, lse: Tensor) -> tuple[Tensor, Tensor]:
+def _with_sinks(work: AttentionWork, out: Tensor, lse: Tensor) -> tuple[Tensor, Tensor]:
     """Return out and lse as if each head had its sink: a score more, of a value of 0."""
     if work.sinks is None:
         return out, lse
@@ -146,7 +146,7 @@ Index = tuple[Tensor, Tensor]
 
 
 def _answer(
-    work: Attention,
+    work: AttentionWork,
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -159,7 +159,7 @@ def _answer(
     wide = work.out_dtype is torch.float32 and q.dtype is not torch.float32
     few = num_queries * q.shape[2] // k.shape[2] <= WIDE_ROWS
     in_blocks = wide and few and mask is None and index is None and value_dim == head_dim
-    in_blocks = in_blocks and num_keys > 0 and not work.hides(num_queries, num_keys)
+    in_blocks = in_blocks and num_keys > 0 and not work.is_masked(num_queries, num_keys)
     if wide and not in_blocks:
         q, k, v = q.float(), k.float(), v.float()
     if value_dim < head_dim:
@@ -176,18 +176,20 @@ def _answer(
     elif work.config.chunk is None:
         out, lse = _attend_in_chunk(work, q, k, v)
     else:
-        chunks = work.chunks(num_queries, num_keys)
-        parts = [_attend_in_chunk(work, q[:, :, i], k[:, :, j], v[:, :, j]) for i, j in chunks]
+        chunk_slices = work.chunk_slices(num_queries, num_keys)
+        parts = [
+            _attend_in_chunk(work, q[:, :, i], k[:, :, j], v[:, :, j]) for i, j in chunk_slices
+        ]
         out, lse = _joined(parts)
     return out.transpose(1, 2)[..., :value_dim], lse.transpose(1, 2)
 
 
-def _attend_in_chunk(work: Attention, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+def _attend_in_chunk(work: AttentionWork, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     """Attend from q `[B, H, Sq, D]` to k and v `[B, Hkv, Sk, D]`; return out and lse likewise."""
     num_queries, num_keys = q.shape[2], k.shape[2]
     if not num_keys:
         return _see_nothing(q)
-    behind, ahead = work.reach
+    behind, ahead = work.window_size
     blind = num_queries - num_keys - ahead
     if blind > 0:
         parts = _see_nothing(q[:, :, :blind]), _attend_in_chunk(work, q[:, :, blind:], k, v)
@@ -202,7 +204,7 @@ def _attend_in_chunk(work: Attention, q: Tensor, k: Tensor, v: Tensor) -> tuple[
             before = _attend_to_all(work, q, k[:, :, :past], v[:, :, :past])
             own = _flash(q, k[:, :, past:], v[:, :, past:], 0.0, True, scale=work.scale)
             out, lse = (torch.stack(each) for each in zip(before, own, strict=True))
-            merged = eager.run(Merging(out, lse))
+            merged = eager.run(MergeWork(out, lse))
             return merged[0], merged[1]
     starts = range(0, num_queries, MASKED_ROWS)
     groups = [range(start, min(start + MASKED_ROWS, num_queries)) for start in starts]
@@ -219,7 +221,7 @@ def _joined(parts: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
 
 
 def _attend_to_all(
-    work: Attention, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None
+    work: AttentionWork, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Attend from all queries to all keys: the heads of a group become its rows.
 
@@ -230,7 +232,7 @@ def _attend_to_all(
     return out.reshape(q.shape), lse.reshape(q.shape[:-1])
 
 
-def _attend_widened(work: Attention, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+def _attend_widened(work: AttentionWork, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     """Attend from a few queries of half precision to all keys, in float32, some keys at a time."""
     _, num_heads, num_queries, head_dim = q.shape
     num_kv_heads, num_keys = k.shape[1:3]
@@ -255,10 +257,10 @@ def _attend_widened(work: Attention, q: Tensor, k: Tensor, v: Tensor) -> tuple[T
 
 
 def _attend_masked(
-    work: Attention, rows: range, q: Tensor, k: Tensor, v: Tensor
+    work: AttentionWork, rows: range, q: Tensor, k: Tensor, v: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Attend from some of the queries to the keys that one of them may see."""
-    behind, ahead = work.reach
+    behind, ahead = work.window_size
     end = k.shape[2] - q.shape[2] + rows.stop  # beyond the place of the last of them
     places = torch.arange(end - len(rows), end)
     near = slice(max(0, end - len(rows) - behind), min(k.shape[2], end + ahead))
@@ -272,7 +274,7 @@ def _attend_masked(
 
 
 def _attend_by_mask(
-    work: Attention, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, index: Index | None
+    work: AttentionWork, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, index: Index | None
 ) -> tuple[Tensor, Tensor]:
     """Attend where a mask `[1, 1 or H, Sq, Sk]` or an index `[1, S]` says what is seen."""
     num_queries, num_keys = q.shape[2], k.shape[2]
@@ -297,7 +299,7 @@ def _attend_by_mask(
 
 
 def _attend_with(
-    work: Attention, q: Tensor, k: Tensor, v: Tensor, mask: Tensor
+    work: AttentionWork, q: Tensor, k: Tensor, v: Tensor, mask: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Attend with a mask that is added to the scores, `[1 or H, n, Sk]` with or without a batch."""
     if not mask.ndim:

@@ -21,7 +21,7 @@ from rope_core.backends import fused
 from rope_core.backends.agreement import agrees
 from rope_core.backends.plans import MAX_SHAPES, PlannedShapes
 from rope_core.backends.repair import repair
-from rope_core.backends.work import FAR, Attention
+from rope_core.backends.work import UNBOUNDED, AttentionWork
 
 MIN_FLOPS = 5e10
 """Operations from which on the operators gain more than the check for NaN costs. Of a causal call,
@@ -37,7 +37,7 @@ _flash = torch.ops.aten._scaled_dot_product_flash_attention.default
 _shapes = PlannedShapes()
 
 
-def why_not(work: Attention, *, named: bool) -> str | None:
+def why_not(work: AttentionWork, *, named: bool) -> str | None:
     """Large dense attention in half precision, causal or not, of a shape that recurs.
 
     When named: of any size, from the first call of a shape on, up to the limit of plans.
@@ -62,7 +62,7 @@ def why_not(work: Attention, *, named: bool) -> str | None:
     return None
 
 
-def run(work: Attention) -> tuple[Tensor, ...]:
+def run(work: AttentionWork) -> tuple[Tensor, ...]:
     """Do `work`."""
     causal = _is_causal(work)
     answer = _run_flash(work) if _uses_flash(work) else _run_cudnn(work)
@@ -76,7 +76,7 @@ def run(work: Attention) -> tuple[Tensor, ...]:
     return (out, lse) if work.return_lse else (out,)
 
 
-def _run_cudnn(work: Attention) -> tuple[Tensor, ...]:
+def _run_cudnn(work: AttentionWork) -> tuple[Tensor, ...]:
     q, k, v = _heads_first(work)
     causal, with_lse = _is_causal(work), work.return_lse
     out, lse, *_ = _cudnn(q, k, v, None, with_lse, 0.0, causal, scale=work.scale)
@@ -84,12 +84,12 @@ def _run_cudnn(work: Attention) -> tuple[Tensor, ...]:
     return (out, lse.reshape(q.shape[:-1]).transpose(1, 2)) if with_lse else (out,)
 
 
-def _run_flash(work: Attention) -> tuple[Tensor, ...]:
+def _run_flash(work: AttentionWork) -> tuple[Tensor, ...]:
     out, lse, *_ = _flash(*_heads_first(work), 0.0, _is_causal(work), scale=work.scale)
     return out.transpose(1, 2), lse.transpose(1, 2)
 
 
-def _why_not_kind(work: Attention) -> str | None:
+def _why_not_kind(work: AttentionWork) -> str | None:
     q, k, v, config = work.q, work.k, work.v, work.config
     if work.lengths is not None:
         return "packed sequences"
@@ -110,21 +110,21 @@ def _why_not_kind(work: Attention) -> str | None:
     return None
 
 
-def _flops(work: Attention) -> float:
+def _flops(work: AttentionWork) -> float:
     """Return multiplications and additions of both products; of a causal call the visible half."""
     rows, num_tokens, num_heads, head_dim = work.q.shape
     full = 4.0 * rows * num_heads * num_tokens**2 * head_dim
     return full / 2 if _is_causal(work) else full
 
 
-def _shape(work: Attention) -> Hashable:
+def _shape(work: AttentionWork) -> Hashable:
     """Return the key under which torch keeps cuDNN's plan of a call."""
     q, k, v = work.q, work.k, work.v
     strides = q.stride(), k.stride(), v.stride()
     return work.device, q.dtype, q.shape, k.shape, strides, _is_causal(work), work.return_lse
 
 
-def _uses_flash(work: Attention) -> bool:
+def _uses_flash(work: AttentionWork) -> bool:
     """Tell whether FlashAttention 2 runs: before Hopper, with lse or where cuDNN cannot."""
     if _capability(work.device) >= HOPPER:
         return False
@@ -143,15 +143,15 @@ def _lse_agrees(device: torch.device) -> bool:
     return agrees(_run_cudnn, device, None)
 
 
-def _is_causal(work: Attention) -> bool:
-    return work.reach != (FAR, FAR)
+def _is_causal(work: AttentionWork) -> bool:
+    return work.window_size != (UNBOUNDED, UNBOUNDED)
 
 
-def _heads_first(work: Attention) -> tuple[Tensor, Tensor, Tensor]:
+def _heads_first(work: AttentionWork) -> tuple[Tensor, Tensor, Tensor]:
     """Return q, k and v `[B, H, S, D]`, as the operators take them."""
     return work.q.transpose(1, 2), work.k.transpose(1, 2), work.v.transpose(1, 2)
 
 
-def _params(work: Attention) -> SDPAParams:
+def _params(work: AttentionWork) -> SDPAParams:
     q, k, v = _heads_first(work)
     return SDPAParams(q, k, v, None, 0.0, _is_causal(work), q.shape[1] != k.shape[1])

@@ -13,7 +13,7 @@ from torch import Tensor
 from rope_core.backends import fused
 from rope_core.backends.agreement import agrees
 from rope_core.backends.repair import repair
-from rope_core.backends.work import Attention, Work
+from rope_core.backends.work import AttentionWork, Work
 
 name = "varlen"
 
@@ -41,7 +41,7 @@ def why_not(work: Work, *, named: bool = False) -> str | None:
     """
     if not named:
         return "it runs only when it is named"
-    if not isinstance(work, Attention):
+    if not isinstance(work, AttentionWork):
         return "attends only"
     q, v, config = work.q, work.v, work.config
     if q.dtype is torch.float32 or work.out_dtype not in (None, q.dtype):
@@ -83,7 +83,7 @@ def unavailable(device: torch.device) -> str | None:
 
 def run(work: Work) -> tuple[Tensor, ...]:
     """Do `work`."""
-    assert isinstance(work, Attention), "why_not has seen it"
+    assert isinstance(work, AttentionWork), "why_not has seen it"
     packed = work.packed()
     out, lse = _attend(packed)
     repair(packed, out, lse, (packed.q, packed.k, packed.v))
@@ -91,7 +91,7 @@ def run(work: Work) -> tuple[Tensor, ...]:
     return out.view(shape), lse.view(shape[:-1])
 
 
-def _attend(work: Attention) -> tuple[Tensor, Tensor]:
+def _attend(work: AttentionWork) -> tuple[Tensor, Tensor]:
     """Return `out` `[Tq, H, D]` and `lse` `[Tq, H]` of packed sequences."""
     from torch.nn.attention.varlen import AuxRequest, varlen_attn
 
@@ -103,7 +103,7 @@ def _attend(work: Attention) -> tuple[Tensor, Tensor]:
     cu_seqlens_q, cu_seqlens_k = (
         each.to(q.device, torch.int32, non_blocking=True) for each in work.cu_seqlens
     )
-    left, right = (-1 if far >= UNBOUNDED else far for far in work.reach)
+    left, right = (-1 if far >= UNBOUNDED else far for far in work.window_size)
     longest_q, longest_k = (max(each, default=0) for each in work.lengths)
     out, lse = varlen_attn(
         *(q, k, v),

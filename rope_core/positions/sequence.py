@@ -7,7 +7,7 @@ from rope_core.checks import check_cu_seqlens
 from rope_core.errors import ShapeError
 from rope_core.positions import validate
 from rope_core.positions.tokens import read_mask
-from rope_core.ragged import count_up
+from rope_core.ragged import sequence_positions
 
 
 def offset_positions(*, length: int, start: int = 0) -> Tensor:
@@ -84,7 +84,7 @@ def packed_positions(*, cu_seqlens: Tensor) -> Tensor:
     starts = validate.int_tensor("cu_seqlens", cu_seqlens, "[documents + 1]", 1)
     tokens = validate.count("cu_seqlens", max(int(starts[-1]), 0))
     check_cu_seqlens("cu_seqlens", starts, torch.empty(tokens, 0, 0))
-    return count_up(tokens, starts, starts.device)
+    return sequence_positions(tokens, starts, starts.device)
 
 
 def document_boundaries(*, positions: Tensor) -> Tensor:

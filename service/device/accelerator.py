@@ -19,7 +19,7 @@ from torch import Tensor
 
 from rope_core import Attend, Call, Result, Rotate
 from rope_core.builds import Build, deferred_builds
-from rope_core.calls import moved, tensors_of
+from rope_core.calls import tensor_fields, with_fields
 from rope_core.errors import KernelNotBuilt
 from service.batching.batcher import Run
 from service.batching.packing import DeviceBatch
@@ -155,7 +155,7 @@ class Accelerator:
             if isinstance(answer, KernelNotBuilt):
                 results += [answer] * load.num_calls
             else:
-                landed_answer = moved(answer, dict(zip(each, views, strict=False)))
+                landed_answer = with_fields(answer, dict(zip(each, views, strict=False)))
                 results += map(_detach_small, load.split(landed_answer))
         split_s = time.perf_counter() - landed
         return Run(results, staged_s + bring.seconds + fetch.seconds + split_s, work.seconds)
@@ -217,15 +217,15 @@ def _compute_if_built(call: Call, compute: Callable[[Call], Result]) -> Result |
 
 
 def _tensors_of(answer: Result | KernelNotBuilt) -> dict[str, Tensor]:
-    return {} if isinstance(answer, KernelNotBuilt) else tensors_of(answer)
+    return {} if isinstance(answer, KernelNotBuilt) else tensor_fields(answer)
 
 
 def _detach_small(result: Result) -> Result:
     """Return a small answer in memory of its own: its client may be slow, and hold the others'."""
-    tensors = tensors_of(result)
+    tensors = tensor_fields(result)
     if sum(tensor.nbytes for tensor in tensors.values()) >= SMALLEST_BYTES:
         return result
-    return moved(result, {name: tensor.clone() for name, tensor in tensors.items()})
+    return with_fields(result, {name: tensor.clone() for name, tensor in tensors.items()})
 
 
 def _clear_traceback_frames(failure: BaseException | None) -> None:

@@ -60,7 +60,7 @@ def resolve_rope(found: ResolvedRope) -> Message:
             "attention_scaling": rope.attention_scaling,
             "num_axes": rope.num_axes,
         }
-        tensors["inv_freq"] = rope.columns.inv_freq
+        tensors["inv_freq"] = rope.frequency_table.inv_freq
         scale = resolved.attention.scale if resolved is not None else None
         told["softmax_scale"] = rope.head_dim**-0.5 if scale is None else scale
     text = json.dumps(told, default=dict)  # orjson ends at 64 bits

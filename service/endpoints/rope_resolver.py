@@ -253,7 +253,7 @@ class RopeResolver:
                 num_axes=num_axes,
             )
         except ConfigError as wrong:
-            raise wrong.within(name) from None
+            raise wrong.nested_in(name) from None
         rope = resolved.rope
         if rope is not None and given.length is not None:
             if not rope.needs_length:
@@ -261,7 +261,7 @@ class RopeResolver:
                 raise ConfigError(f"{name}.length", expected, given.length)
             if given.length < 0:
                 raise ConfigError(f"{name}.length", "0 or more", given.length)
-            rope = rope.at(given.length)
+            rope = rope.for_length(given.length)
         return ResolvedRope(rope, resolved)
 
 
@@ -288,4 +288,4 @@ def _of_parameters(given: Rope, head_dim: int | None, name: str) -> RopeConfig:
     try:
         return RopeConfig.of(width, **fields, **extra)
     except ConfigError as wrong:
-        raise wrong.within(name) from None
+        raise wrong.nested_in(name) from None

@@ -44,8 +44,8 @@ def _read(
         raise ConfigError(f"{side}_{name}", where, value)
     check_heads(side, tokens)
     check_cu_seqlens(f"cu_seqlens_{side}", cu_seqlens, tokens)
-    first, steps = offset or 0, max(0, ragged.reach(tokens, None, cu_seqlens) - 1)
+    first, steps = offset or 0, max(0, ragged.call_length(tokens, None, cu_seqlens) - 1)
     if first + stride * steps > MAX_INDEX:
         which = f"the index of the last of {side}, {first} + {stride} * {steps},"
         raise ConfigError(which, f"at most {MAX_INDEX}", first + stride * steps)
-    return first + stride * ragged.count_up(tokens.shape[-3], cu_seqlens, tokens.device)
+    return first + stride * ragged.sequence_positions(tokens.shape[-3], cu_seqlens, tokens.device)

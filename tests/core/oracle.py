@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from rope_core import AttentionConfig, NoBackend, attend, reference
-from rope_core.backends import BACKENDS, Attention, fused, varlen
+from rope_core.backends import BACKENDS, AttentionWork, fused, varlen
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 LAYOUTS = ("half", "interleaved")
@@ -146,7 +146,7 @@ def run(
     ends = (cu_seqlens_q, cu_seqlens_k) if packed else None
     if index is not None and not packed:
         index = tuple(i.expand(len(q) if q.ndim == 4 else 1, -1) for i in index)
-    work = Attention(
+    work = AttentionWork(
         *(t[None] if one else t for t in (q, k, v)),
         config or AttentionConfig(),
         None if ends is None else tuple(each.diff().tolist() for each in ends),

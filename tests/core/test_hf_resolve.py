@@ -235,7 +235,7 @@ def test_resolved_parameters_resolve_to_the_same(name):
     for key in ("rope_scaling", "rope_theta", "partial_rotary_factor", "rotary_pct", *LATER):
         config.pop(key, None)
     again = resolve({**config, "rope_parameters": resolved.parameters})
-    assert again.rope.columns.inv_freq.equal(resolved.rope.columns.inv_freq)
+    assert again.rope.frequency_table.inv_freq.equal(resolved.rope.frequency_table.inv_freq)
     assert again.rope.attention_scaling == resolved.rope.attention_scaling
     assert again.attention == resolved.attention
     assert again.parameters == resolved.parameters

@@ -36,9 +36,9 @@ def test_phimoe_long_factor():
     scaling = {"type": "longrope", **FACTORS, "short_mscale": 1.1, "long_mscale": 1.3}
     scaling |= {"original_max_position_embeddings": 64}
     new, old = both({**SMALL, "model_type": "phimoe", "rope_scaling": scaling})
-    long = [resolved.rope.at(65) for resolved in (new, old)]
+    long = [resolved.rope.for_length(65) for resolved in (new, old)]
     assert [rope.attention_scaling for rope in long] == [1.3, 1.3]
-    assert long[0].columns.inv_freq[1] == 2 * long[1].columns.inv_freq[1]
+    assert long[0].frequency_table.inv_freq[1] == 2 * long[1].frequency_table.inv_freq[1]
     assert warns(new, "phimoe: 5.23 never uses long_factor")
     assert warns(old, "phimoe: 5.23 never uses long_factor")
 
@@ -47,7 +47,7 @@ def test_phimoe_trained_length_is_that_of_rope_scaling():
     scaling = {"type": "longrope", **FACTORS, "short_mscale": 1.1, "long_mscale": 1.3}
     config = {**SMALL, "model_type": "phimoe", "rope_scaling": scaling}
     new = resolve({**config, "original_max_position_embeddings": 64})
-    assert new.rope.at(500).attention_scaling == 1.1
+    assert new.rope.for_length(500).attention_scaling == 1.1
 
 
 def test_longrope_factor_with_a_trained_length():
@@ -84,8 +84,8 @@ def test_hunyuan_alpha_in_long_calls():
     config["rope_scaling"] = {"type": "dynamic", "alpha": 50.0, "factor": 2.0}
     new, old = both(config)
     assert not new.rope.needs_length
-    short, long = (old.rope.at(length).columns.inv_freq for length in (1024, 1025))
-    assert short.equal(new.rope.columns.inv_freq)
+    short, long = (old.rope.for_length(length).frequency_table.inv_freq for length in (1024, 1025))
+    assert short.equal(new.rope.frequency_table.inv_freq)
     assert not long.equal(short)
     assert warns(new, "hunyuan: beyond max_position_embeddings")
     assert warns(old, "hunyuan: beyond max_position_embeddings")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rope_core import AttentionConfig
-from rope_core.reference import visible
+from rope_core.reference import attention_mask
 from tests.core.oracle import ATTEND_BAR, DTYPES, LSE_BAR, expect, lse_off, off, randn
 from tests.kernels.attending import ends, packed, run
 
@@ -208,7 +208,7 @@ def test_indices_say_where_tokens_are(config, far):
     seen = torch.zeros(1, 1, *map(sum, lengths), dtype=torch.bool)
     start_q = start_k = 0
     for place, key in zip(places, keys, strict=True):
-        whole = visible(len(key), len(key), config)
+        whole = attention_mask(len(key), len(key), config)
         rows = slice(start_q, start_q + len(place)), slice(start_k, start_k + len(key))
         seen[0, 0][rows] = whole[place][:, key]
         start_q, start_k = start_q + len(place), start_k + len(key)

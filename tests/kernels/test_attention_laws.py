@@ -7,7 +7,7 @@ import torch
 
 from rope_core import AttentionConfig, Merge, merge
 from rope_core.kernels import attention, work_list
-from rope_core.reference import visible
+from rope_core.reference import attention_mask
 from tests.core.oracle import ATTEND_BAR, DTYPES, LSE_BAR, expect, lse_off, off, randn
 from tests.kernels.attending import ends, packed, paged, run
 
@@ -79,7 +79,7 @@ def bad_answer(case, where, bad, dtype, **given):
     clean = run(q, k, v, [num_queries], [num_keys], config, **given)
     (k if where == "k" else v)[at, 0, 3] = bad
     answer = run(q, k, v, [num_queries], [num_keys], config, **given)
-    return clean, answer, visible(num_queries, num_keys, config)[:, at]
+    return clean, answer, attention_mask(num_queries, num_keys, config)[:, at]
 
 
 @pytest.mark.parametrize(

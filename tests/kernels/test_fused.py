@@ -18,7 +18,7 @@ from rope_core import (
     shift,
 )
 from rope_core.backends import fused
-from rope_core.backends.work import Attention
+from rope_core.backends.work import AttentionWork
 from tests.core.oracle import (
     DTYPES,
     ROTATE_BAR,
@@ -63,7 +63,7 @@ def test_every_rope_is_turned_as_by_the_library(rope, inverse):
 
 
 def test_rows_that_are_large_are_turned_alike(monkeypatch):
-    monkeypatch.setattr("rope_core.rotary.SHARED_ELEMENTS", 1)
+    monkeypatch.setattr("rope_core.angles.ROW_ELEMENTS", 1)
     q, k = randn(3, 5, 4, 16), randn(3, 5, 2, 16)
     for rope in (RopeConfig.of(16), RopeConfig.of(16, arithmetic="hf")):
         call = Rotate(q, k, rope, torch.arange(5))
@@ -83,7 +83,7 @@ def test_keys_are_moved(far):
 
 @pytest.mark.parametrize("values", ["kept", "rotated", "and_back"])
 def test_attention_rotates_by_it_too(values, monkeypatch):
-    monkeypatch.setattr("rope_core.backends.eager.rotate", None)
+    monkeypatch.setattr("rope_core.backends.eager.rotary_operator", None)
     rope = RopeConfig.of(16, values=values)
     q, k, v = qkv((2, 3, 4, 16), (2, 5, 2, 16))
     alike = q[:, :, :2], k[:, :3, :1], v[:, :3, :1]
@@ -143,7 +143,7 @@ def test_more_programs_than_a_launch_has_are_not_begun():
     def work(num_keys):
         q = torch.zeros(1, 1, 1, 1).expand(rows, 1, 32, 16)
         k = torch.zeros(1, 1, 1, 1).expand(rows, num_keys, 8, 16)
-        return Attention(q, k, k, AttentionConfig(), None)
+        return AttentionWork(q, k, k, AttentionConfig(), None)
 
     assert fused.why_not(work(512), named=True) is None
     assert "than a launch has programs" in fused.why_not(work(2**16), named=True)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from rope_core import AttentionConfig
-from rope_core.backends import Attention
+from rope_core.backends import AttentionWork
 from rope_core.backends.repair import repair
 from tests.core.oracle import ATTEND_BAR, LSE_BAR, expect, lse_off, off, qkv
 
@@ -20,7 +20,7 @@ def work(device):
     q, k, v = qkv((94, 4, 16), (2294, 2, 16), dtype=torch.bfloat16)
     ends = tuple(torch.tensor([0, *accumulate(each)], dtype=torch.int32) for each in LENGTHS)
     q, k, v, *ends = (t.to(device) for t in (q, k, v, *ends))
-    return Attention(q, k, v, AttentionConfig(), LENGTHS, tuple(ends))
+    return AttentionWork(q, k, v, AttentionConfig(), LENGTHS, tuple(ends))
 
 
 def repaired(work):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from rope_core import AttentionConfig, reference
-from rope_core.backends import Attention, plans, sdpa_cuda
+from rope_core.backends import AttentionWork, plans, sdpa_cuda
 from tests.core.launches import META, Launches
 from tests.core.oracle import ATTEND_BAR, LSE_BAR, expect, lse_off, off, qkv
 
@@ -59,7 +59,7 @@ def operators(monkeypatch):
 
 def work(config=CAUSAL, length=40, **given):
     q, k, v = qkv((1, length, 2, 16), (1, length, 1, 16), dtype=given.pop("dtype", BF16))
-    return Attention(q, k, v, config, None, **given)
+    return AttentionWork(q, k, v, config, None, **given)
 
 
 def run(asked, *, named=False):
@@ -81,7 +81,7 @@ def test_prompts_of_a_thousand_tokens_are_too_short_and_those_of_eight_thousand_
     for length, declines in ((1_024, True), (8_192, False)):
         q = torch.empty(1, length, 32, 128, dtype=BF16, device=META)
         reasons = [
-            sdpa_cuda.why_not(Attention(q, q, q, CAUSAL, None), named=False) for _ in range(20)
+            sdpa_cuda.why_not(AttentionWork(q, q, q, CAUSAL, None), named=False) for _ in range(20)
         ]
         assert ("operations" in str(reasons[-1])) == declines
 
@@ -133,7 +133,7 @@ def test_the_check_for_nan_is_a_few_launches_without_a_host_read(monkeypatch):
     monkeypatch.setattr("rope_core.backends.fused.attend", lambda work, out, lse: None)
     q, k = (torch.empty(2, 4096, h, 128, dtype=BF16, device=META) for h in (32, 8))
     ends = torch.empty(3, dtype=torch.int32, device=META)
-    packed = Attention(
+    packed = AttentionWork(
         *(x.flatten(0, 1) for x in (q, k, k)), CAUSAL, ([4096] * 2,) * 2, (ends,) * 2
     )
     lse = torch.empty(packed.q.shape[:-1], device=META)

@@ -13,7 +13,7 @@ import torch.nn.attention
 import torch.nn.attention.varlen as operators
 
 from rope_core import Attend, AttentionConfig, NoBackend, attend
-from rope_core.backends import Attention, Merging, agreement, run, varlen
+from rope_core.backends import AttentionWork, MergeWork, agreement, run, varlen
 from tests.core.oracle import ATTEND_BAR, LSE_BAR, expect, lse_off, off, qkv
 
 BF16 = torch.bfloat16
@@ -86,7 +86,7 @@ class FlashAttention:
 def flash(monkeypatch):
     found = FlashAttention()
     here = torch.device("cpu")
-    monkeypatch.setattr(Attention, "device", torch.device("cuda"))
+    monkeypatch.setattr(AttentionWork, "device", torch.device("cuda"))
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: found.capability)
     monkeypatch.setattr(torch.nn.attention, "activate_flash_attention_impl", found.activate)
     monkeypatch.setattr(torch.nn.attention, "current_flash_attention_impl", lambda: found.active)
@@ -104,7 +104,7 @@ def work(config=None, q_shape=(84, 4, 16), kv_shape=(115, 2, 16), **given):
     packed = q.ndim == 3
     ends = (ENDS_Q, ENDS_K) if packed else None
     lengths = tuple(each.diff().tolist() for each in ends) if packed else None
-    return Attention(q, k, v, config or AttentionConfig(), lengths, ends, **given)
+    return AttentionWork(q, k, v, config or AttentionConfig(), lengths, ends, **given)
 
 
 CONFIGS = {
@@ -193,7 +193,7 @@ def test_calls_that_varlen_declines():
         (replace(work(), v=work().v[..., :8]), "as wide"),
         (work(None, (84, 4, 12), (115, 2, 12)), "multiple of 8"),
         (work(None, (84, 4, 264), (115, 2, 264)), "up to 256"),
-        (Merging(torch.zeros(1, 2, 3), torch.zeros(1, 2)), "attends only"),
+        (MergeWork(torch.zeros(1, 2, 3), torch.zeros(1, 2)), "attends only"),
     ):
         assert text in varlen.why_not(asked, named=True)
 

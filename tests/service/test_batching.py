@@ -134,7 +134,7 @@ async def test_one_that_breaks_the_run_does_not_break_its_neighbours(app, client
     rotate = rope_core.rotate
 
     def fragile(call, out, backend):
-        if (call.like == 13).any():
+        if (call.q_or_k == 13).any():
             raise RuntimeError("the device does not like 13")
         return rotate(call, out, backend)
 

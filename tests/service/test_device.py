@@ -13,8 +13,8 @@ import torch
 
 import rope_core
 from rope_core import Attend, RopeConfig, Rotate
-from rope_core.backends import Attention, Merging, Rotation
-from rope_core.calls import tensors_of
+from rope_core.backends import AttentionWork, MergeWork, RotaryWork
+from rope_core.calls import tensor_fields
 from service.batching.batcher import Batcher
 from service.buffer_pool import BufferPool
 from service.device import Accelerator, Cpu, KernelBuilder
@@ -64,7 +64,7 @@ def answers(engine: Engine, asked: list) -> list:
 
 
 def equal(one: object, other: object) -> bool:
-    mine, theirs = tensors_of(one), tensors_of(other)
+    mine, theirs = tensor_fields(one), tensor_fields(other)
     return mine.keys() == theirs.keys() and all(
         mine[name].dtype is theirs[name].dtype and torch.equal(mine[name], theirs[name])
         for name in mine
@@ -142,14 +142,14 @@ class Recorder:
     def why_not(self, work: object, named: bool) -> None:
         return None
 
-    def run(self, work: Attention | Rotation | Merging) -> tuple[torch.Tensor, ...]:
+    def run(self, work: AttentionWork | RotaryWork | MergeWork) -> tuple[torch.Tensor, ...]:
         self.works.append(work)
         match work:
-            case Rotation():
+            case RotaryWork():
                 return work.outs
-            case Attention():
-                return work.new_out()
-            case Merging():
+            case AttentionWork():
+                return work.empty_outputs()
+            case MergeWork():
                 return work.out[0], work.lse[0]
 
 
@@ -181,7 +181,7 @@ def packed(masked: bool, num_tokens: int = 7) -> Attend:
 )
 def test_cu_seqlens_are_on_the_device_and_no_value_is_read_from_it(on_meta, recorder, asked):
     answers(on_meta, asked)
-    (work,) = (each for each in recorder.works if isinstance(each, Attention))
+    (work,) = (each for each in recorder.works if isinstance(each, AttentionWork))
     ends_q, ends_k = work.cu_seqlens
     assert ends_q.device.type == ends_k.device.type == "meta"
     assert ends_q is ends_k, "one copy of what is the same"
@@ -200,13 +200,13 @@ def test_cu_seqlens_of_queries_and_keys_that_differ_are_both_on_the_device(on_me
 
 def test_rotations_of_packed_tokens_count_on_the_device(on_meta, recorder, monkeypatch):
     moved_to = []
-    count_up = rope_core.ragged.count_up
+    sequence_positions = rope_core.ragged.sequence_positions
 
     def record(length, cu_seqlens, device):
         moved_to.append(cu_seqlens.device.type)
-        return count_up(length, cu_seqlens, device)
+        return sequence_positions(length, cu_seqlens, device)
 
-    monkeypatch.setattr(rope_core.ragged, "count_up", record)
+    monkeypatch.setattr(rope_core.ragged, "sequence_positions", record)
     q = torch.zeros(900, 8, 64)  # more than a pack takes
     answers(on_meta, [Rotate(q, None, ROPE, None, torch.tensor([0, 100, 900]))])
     assert moved_to == ["meta"]

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import rope_core
-from rope_core.backends import Rotation, eager
+from rope_core.backends import RotaryWork, eager
 from rope_core.builds import ensure_built
 from rope_core.errors import KernelNotBuilt
 from service.batching.batcher import Batcher
@@ -46,9 +46,9 @@ class SlowlyBuilt:
         self.built: set[tuple[int, ...]] = set()
 
     def why_not(self, work: object, named: bool) -> str | None:
-        return None if isinstance(work, Rotation) else "it rotates only"
+        return None if isinstance(work, RotaryWork) else "it rotates only"
 
-    def run(self, work: Rotation) -> tuple[torch.Tensor, ...]:
+    def run(self, work: RotaryWork) -> tuple[torch.Tensor, ...]:
         key = tuple(work.xs[0].shape[1:])
         ensure_built({} if key in self.built else {key: partial(self._build, key)})
         return eager.run(work)

@@ -121,7 +121,7 @@ def library(given: dict, num_axes: int | None = None) -> RopeConfig:
         return RopeConfig.of(D, **given, **rounding)
     asked = {name: each for name, each in given.items() if name != "length"}
     rope = resolve(asked.pop("config"), **asked, head_dim=D, num_axes=num_axes).rope
-    return rope.at(given["length"]) if "length" in given else rope
+    return rope.for_length(given["length"]) if "length" in given else rope
 
 
 def heads(num_heads: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -201,7 +201,7 @@ async def test_every_form_answers_the_librarys_bits(client, codec, given, dtype)
 
     answer = await answered(client, codec, "/v1/resolve", Message({}, params(rope=wide)))
     resolved = library(given)  # of no call: its length is none
-    assert torch.equal(answer.tensors["inv_freq"], resolved.columns.inv_freq)
+    assert torch.equal(answer.tensors["inv_freq"], resolved.frequency_table.inv_freq)
 
 
 @pytest.mark.parametrize("name", ["llama-3.1-8b", "qwen3-8b", "qwen2.5-7b-instruct-yarn"])

@@ -151,7 +151,7 @@ async def test_a_failing_call_keeps_the_service_unready_only_if_eager_fails_as_w
     rotate = rope_core.rotate
 
     def fragile(call, out, backend):
-        if call.like.dtype is torch.float16 and (broken == "all" or backend != "eager"):
+        if call.q_or_k.dtype is torch.float16 and (broken == "all" or backend != "eager"):
             raise RuntimeError("ptxas says no")
         return rotate(call, out, backend)
 

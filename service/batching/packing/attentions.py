@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from rope_core import Attend, Result, RopeConfig, ragged
-from rope_core.calls import moved, names_of, tensors_of
-from rope_core.rotary import has_axes
+from rope_core.angles import has_axes
+from rope_core.calls import field_names, tensor_fields, with_fields
 from service.batching.packing.device_batch import ConcatInput, Pack
 
 HEADS = ("q", "k", "v")
@@ -27,7 +27,7 @@ OF_SEQUENCES = ("cu_seqlens_q", "cu_seqlens_k", "lengths")
 def attention_key(call: Attend) -> Hashable | None:
     """Return what attentions of one pack have in common, None for one that is in none."""
     key: list[Hashable] = [_is_one_sided(call)]
-    for name in names_of(call):
+    for name in field_names(call):
         value = getattr(call, name)
         if name in HEADS:
             key += [value.dtype, value.shape[-2:]]
@@ -50,7 +50,7 @@ class Attentions(Pack):
     def __init__(self, calls: Sequence[Attend]) -> None:
         of_calls = [_lengths(call) for call in calls]
         q, k = (tuple(chain.from_iterable(lengths)) for lengths in zip(*of_calls, strict=True))
-        form = moved(calls[0], dict.fromkeys(NUMBERS) | {"lengths": (q, k)})
+        form = with_fields(calls[0], dict.fromkeys(NUMBERS) | {"lengths": (q, k)})
         joints = _join(calls)
         joints["cu_seqlens_q"] = joints["cu_seqlens_k"] = ConcatInput((_cu_seqlens(q),))
         if not _is_one_sided(calls[0]):
@@ -61,10 +61,10 @@ class Attentions(Pack):
     def split(self, result: Result) -> list[Result]:
         """Return each call's part of the answer, as views."""
         lengths = [leading.numel() for leading in self._leading]
-        tensors = tensors_of(result).items()
+        tensors = tensor_fields(result).items()
         parts = {name: torch.split(tensor, lengths) for name, tensor in tensors}
         return [
-            moved(result, {name: _lead(part[i], leading) for name, part in parts.items()})
+            with_fields(result, {name: _lead(part[i], leading) for name, part in parts.items()})
             for i, leading in enumerate(self._leading)
         ]
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from rope_core import Call, Result
-from rope_core.calls import moved, tensors_of
+from rope_core.calls import tensor_fields, with_fields
 
 
 class ConcatInput:
@@ -85,12 +85,12 @@ class SingleCall:
         joints: dict[int, ConcatInput] = {}
         return {
             name: joints.setdefault(id(tensor), ConcatInput((tensor,)))
-            for name, tensor in tensors_of(self._call).items()
+            for name, tensor in tensor_fields(self._call).items()
         }
 
     def call(self, tensors: Mapping[str, Tensor]) -> Call:
         """Return the call with other tensors."""
-        return moved(self._call, tensors)
+        return with_fields(self._call, tensors)
 
     def here(self) -> Call:
         """Return the call."""
@@ -111,7 +111,7 @@ class Pack:
 
     def call(self, tensors: Mapping[str, Tensor]) -> Call:
         """Return one call for the tokens of all."""
-        return moved(self._form, tensors)
+        return with_fields(self._form, tensors)
 
     def here(self) -> Call:
         """Return one call for the tokens of all, copied together where they are."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from rope_core import Result, Rotate, Rotated, ragged
-from rope_core.calls import moved
+from rope_core.calls import with_fields
 from service.batching.packing.device_batch import ConcatInput, Pack
 
 SEQUENCE = -3
@@ -32,14 +32,14 @@ class Rotations(Pack):
         first = calls[0]
         at = [_positions(call) for call in calls]
         if first.rope.num_axes == 1 and any(each.ndim == 2 for each in at):
-            at = [each.expand(len(first.like), -1) for each in at]
+            at = [each.expand(len(first.q_or_k), -1) for each in at]
         inputs = {"positions": ConcatInput(at, -1)}
         if first.q is not None:
             inputs["q"] = ConcatInput([call.q for call in calls if call.q is not None], SEQUENCE)
         if first.k is not None:
             inputs["k"] = ConcatInput([call.k for call in calls if call.k is not None], SEQUENCE)
-        super().__init__(moved(first, {"cu_seqlens": None}), inputs, len(calls))
-        self._lengths = [call.like.shape[SEQUENCE] for call in calls]
+        super().__init__(with_fields(first, {"cu_seqlens": None}), inputs, len(calls))
+        self._lengths = [call.q_or_k.shape[SEQUENCE] for call in calls]
 
     def split(self, result: Result) -> list[Result]:
         """Return each call's part of the answer, as views."""
@@ -58,4 +58,6 @@ def _without_tokens(x: Tensor) -> Hashable:
 def _positions(call: Rotate) -> Tensor:
     if call.positions is not None:
         return call.positions
-    return ragged.count_up(call.like.shape[SEQUENCE], call.cu_seqlens, call.like.device)
+    return ragged.sequence_positions(
+        call.q_or_k.shape[SEQUENCE], call.cu_seqlens, call.q_or_k.device
+    )

@@ -58,7 +58,7 @@ class Model:
         """Return a failure as it is to be told: of the tensor by the name that it has here."""
         if isinstance(failure, ShapeError):
             names = {slot.tensor: slot.name for slot in self.inputs}
-            return failure.of(names.get(failure.tensor, failure.tensor))
+            return failure.renamed(names.get(failure.tensor, failure.tensor))
         return failure
 
 

@@ -1,22 +1,24 @@
-"""Schemes of text between images and videos: M-RoPE and its kin. One number does for a word."""
+"""M-RoPE and related schemes, for text with images and videos. Text has one number for all axes."""
 
 import torch
 
-from rope_core.axes.columns import Columns, Spectra, runs
+from rope_core.axes.frequency_table import AxisFrequencies, FrequencyTable, section_axes
 from rope_core.errors import ConfigError
 
 
-def mrope(spectra: Spectra, dim: int, *, mrope_section: tuple[int, ...]) -> Columns:
+def mrope(freqs: AxisFrequencies, dim: int, *, mrope_section: tuple[int, ...]) -> FrequencyTable:
     """M-RoPE: the first frequencies by time, the next by height, the last by width.
 
     Source: Qwen2-VL, Wang et al., 2024, section 2.1.
     Models: Qwen2-VL, Qwen2.5-VL, Qwen2.5-Omni, PaddleOCR-VL, GLM-4V (interleaved), GLM-4.5V.
     """
     _check_sections("mrope_section", mrope_section, 3, dim)
-    return Columns(spectra(dim), runs(mrope_section), 3)
+    return FrequencyTable(freqs(dim), section_axes(mrope_section), 3)
 
 
-def mrope_interleaved(spectra: Spectra, dim: int, *, mrope_section: tuple[int, ...]) -> Columns:
+def mrope_interleaved(
+    freqs: AxisFrequencies, dim: int, *, mrope_section: tuple[int, ...]
+) -> FrequencyTable:
     """Interleaved M-RoPE: axes take turns t, h, w, t, h, w, and the slow tail is time's.
 
     Source: Qwen3-VL technical report, 2025.
@@ -24,12 +26,14 @@ def mrope_interleaved(spectra: Spectra, dim: int, *, mrope_section: tuple[int, .
     """
     _check_sections("mrope_section", mrope_section, 3, dim)
     axis = torch.zeros(dim // 2, dtype=torch.int64)
-    for turn in (1, 2):
-        axis[turn : 3 * mrope_section[turn] : 3] = turn
-    return Columns(spectra(dim), axis, 3)
+    for offset in (1, 2):
+        axis[offset : 3 * mrope_section[offset] : 3] = offset
+    return FrequencyTable(freqs(dim), axis, 3)
 
 
-def mrope_hw_t(spectra: Spectra, dim: int, *, mrope_section: tuple[int, ...]) -> Columns:
+def mrope_hw_t(
+    freqs: AxisFrequencies, dim: int, *, mrope_section: tuple[int, ...]
+) -> FrequencyTable:
     """ERNIE's M-RoPE, sections [h, w, t]: fast frequencies take turns h, w; the slow are time's.
 
     Source: ERNIE 4.5 technical report, 2025.
@@ -39,20 +43,19 @@ def mrope_hw_t(spectra: Spectra, dim: int, *, mrope_section: tuple[int, ...]) ->
     height, width, time = mrope_section
     if height != width:
         raise ConfigError("mrope_section", "of equal h and w", list(mrope_section))
-    axis = torch.tensor([1, 2] * height + [0] * time)
-    return Columns(spectra(dim), axis, 3)
+    return FrequencyTable(freqs(dim), torch.tensor([1, 2] * height + [0] * time), 3)
 
 
-def alternating(spectra: Spectra, dim: int) -> Columns:
+def alternating(freqs: AxisFrequencies, dim: int) -> FrequencyTable:
     """Even frequencies of one list by row, odd ones by column.
 
     Source: NeoMME's code in transformers.
     Models: NeoMME.
     """
-    return Columns(spectra(dim), torch.arange(dim // 2) % 2, 2)
+    return FrequencyTable(freqs(dim), torch.arange(dim // 2) % 2, 2)
 
 
-def xdrope(spectra: Spectra, dim: int, *, xdrope_section: tuple[int, ...]) -> Columns:
+def xdrope(freqs: AxisFrequencies, dim: int, *, xdrope_section: tuple[int, ...]) -> FrequencyTable:
     """XD-RoPE: sections of twice their length cut the list of angles written twice over.
 
     Two members of a pair may turn by different axes, so this is no rotation.
@@ -61,12 +64,12 @@ def xdrope(spectra: Spectra, dim: int, *, xdrope_section: tuple[int, ...]) -> Co
     Models: HunyuanVL, HunyuanOCR.
     """
     _check_sections("xdrope_section", xdrope_section, len(xdrope_section), dim)
-    doubled = tuple(2 * section for section in xdrope_section)
-    return Columns(spectra(dim).repeat(2), runs(doubled), len(xdrope_section))
+    axis = section_axes(tuple(2 * section for section in xdrope_section))
+    return FrequencyTable(freqs(dim).repeat(2), axis, len(xdrope_section))
 
 
 def _check_sections(name: str, sections: tuple[int, ...], count: int, dim: int) -> None:
-    natural = all(section >= 0 for section in sections)
-    if not sections or len(sections) != count or not natural or sum(sections) != dim // 2:
+    valid = len(sections) == count > 0 and min(sections) >= 0 and sum(sections) == dim // 2
+    if not valid:
         expected = f"{count} whole numbers that add up to {dim // 2} pairs"
         raise ConfigError(name, expected, list(sections))

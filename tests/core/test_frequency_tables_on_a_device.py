@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from rope_core import RopeConfig, ragged
-from rope_core.rotary import angles, token_angles
+from rope_core.angles import angles_at, token_angles
 from tests.core.launches import META, Launches
 from tests.core.specs import every_scheme, every_variant, rope_of, scheme_of
 
@@ -16,9 +16,9 @@ def positions(rope, tokens=64):
 
 def check_second_call(first, second):
     """Fail where the angles of an equal rope copy anything to the device again."""
-    angles(positions(first), first)
+    angles_at(positions(first), first)
     with Launches() as launches:
-        at = angles(positions(second), second)
+        at = angles_at(positions(second), second)
     assert at.cos.device == META
     assert launches.total <= 15, launches.counts
 
@@ -47,9 +47,9 @@ def test_learned_frequencies_stay_on_their_device(learned):
     shape = (3, 4, 32) if learned == "frequencies" else (32,)
     frequencies = torch.empty(shape, device=META)
     at = torch.empty((3, 10) if learned == "frequencies" else (10,), device=META)
-    angles(at, rope, frequencies)
+    angles_at(at, rope, frequencies)
     with Launches() as launches:  # raises at a copy between devices
-        assert angles(at, rope, frequencies).cos.device == META
+        assert angles_at(at, rope, frequencies).cos.device == META
     assert launches.total <= 15, launches.counts
 
 
@@ -59,7 +59,7 @@ def test_a_pack_without_positions_counts_on_the_device():
     rope = RopeConfig.of(64, layout="interleaved_tiled")
     token_angles(x, None, ends, rope)
     with Launches() as launches:
-        counted = ragged.count_up(4096, ends, META)
+        counted = ragged.sequence_positions(4096, ends, META)
         token_angles(x, None, ends, rope)
     assert counted.dtype is torch.int64
     assert launches.total <= 20, launches.counts
@@ -69,5 +69,5 @@ def test_a_pack_without_positions_counts_on_the_device():
 def test_where_sequences_start_is_found_as_on_the_cpu(ends):
     ends = torch.tensor(ends)
     tokens = torch.arange(int(ends[-1]))
-    counted = tokens - ragged.starts_of(tokens, ends)
-    assert torch.equal(counted, ragged.count_up(len(tokens), ends, tokens.device))
+    counted = tokens - ragged.sequence_starts(tokens, ends)
+    assert torch.equal(counted, ragged.sequence_positions(len(tokens), ends, tokens.device))
