@@ -3,9 +3,9 @@
 from collections.abc import Hashable, Sequence
 
 from rope_core import Attend, Call, Rotate
-from service.batching.packing.attentions import Attentions, attention_key
+from service.batching.packing.attention import Attentions, attention_key
 from service.batching.packing.device_batch import ConcatInput, DeviceBatch, SingleCall
-from service.batching.packing.rotations import Rotations, rotation_key
+from service.batching.packing.rotation import Rotations, rotation_key
 
 __all__ = ["ConcatInput", "DeviceBatch", "SingleCall", "pack", "pack_key"]
 
