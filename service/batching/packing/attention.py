@@ -1,7 +1,6 @@
-"""Attention as one: heads become packed tokens, and `cu_seqlens` tell all sequences apart.
+"""Packing of attention: tokens are concatenated, and `cu_seqlens` mark where each sequence begins.
 
-`cu_seqlens` go to the device, where kernels read them; the host reads `lengths`. A tensor that
-tokens do not divide (a mask, sinks) keeps a call out of every pack.
+Kernels read `cu_seqlens` on the device; the host reads the same numbers as `lengths`.
 """
 
 from collections.abc import Hashable, Sequence
@@ -10,67 +9,83 @@ from itertools import accumulate, chain
 import torch
 from torch import Tensor
 
-from rope_core import Attend, Result, RopeConfig, ragged
+from rope_core import Attend, Result, ragged
 from rope_core.calls import moved, names_of, tensors_of
 from rope_core.rotary import has_axes
-from service.batching.packing.device_batch import ConcatInput, Pack
+from service.batching.packing.device_batch import ConcatInput, PackedCalls
 
-HEADS = ("q", "k", "v")
+HEAD_FIELDS = ("q", "k", "v")
 
-NUMBERS = ("q_positions", "k_positions", "q_index", "k_index")
-"""Tensors of a number for each token of q or k."""
+TOKEN_FIELDS = ("q_positions", "k_positions", "q_index", "k_index")
+"""Fields with a number for each token of q or of k."""
 
-OF_SEQUENCES = ("cu_seqlens_q", "cu_seqlens_k", "lengths")
-"""What a pack has of its own."""
+SEQUENCE_FIELDS = ("cu_seqlens_q", "cu_seqlens_k", "lengths")
+"""Fields that are made new for a pack."""
 
 
 def attention_key(call: Attend) -> Hashable | None:
-    """Return what attentions of one pack have in common, None for one that is in none."""
-    key: list[Hashable] = [_is_one_sided(call)]
+    """Return all that decides attention but numbers of tokens and sequences.
+
+    None: the call is never packed, as a tensor of it is not divided by tokens (mask, sinks,
+    frequencies).
+    """
+    key: list[Hashable] = [_is_self_attention(call)]
     for name in names_of(call):
         value = getattr(call, name)
-        if name in HEADS:
+        if name in HEAD_FIELDS:
             key += [value.dtype, value.shape[-2:]]
-        elif name in NUMBERS:
-            key.append(_counts(call, name))
-            if _counts(call, name) and value is not None:
-                rope = _rope_of(call, name)
-                axes = rope is not None and has_axes(getattr(call, name[0]), value, rope)
-                key += [value.is_floating_point(), axes]
-        elif isinstance(value, Tensor) and name not in OF_SEQUENCES:
-            return None
-        elif name not in OF_SEQUENCES:
+        elif name in TOKEN_FIELDS:
+            key.append(_is_needed(call, name))
+            if _is_needed(call, name) and value is not None:
+                key += [value.is_floating_point(), _has_axes(call, name)]
+        elif name not in SEQUENCE_FIELDS:
+            if isinstance(value, Tensor):
+                return None
             key.append(value)
     return tuple(key)
 
 
-class Attentions(Pack):
-    """Attentions of one key."""
+def pack_attention(calls: Sequence[Attend]) -> PackedCalls:
+    """Return attention calls with equal keys as one, of packed tokens.
 
-    def __init__(self, calls: Sequence[Attend]) -> None:
-        of_calls = [_lengths(call) for call in calls]
-        q, k = (tuple(chain.from_iterable(lengths)) for lengths in zip(*of_calls, strict=True))
-        form = moved(calls[0], dict.fromkeys(NUMBERS) | {"lengths": (q, k)})
-        joints = _join(calls)
-        joints["cu_seqlens_q"] = joints["cu_seqlens_k"] = ConcatInput((_cu_seqlens(q),))
-        if not _is_one_sided(calls[0]):
-            joints["cu_seqlens_k"] = ConcatInput((_cu_seqlens(k),))
-        super().__init__(form, joints, len(calls))
-        self._leading = [call.q.shape[:-2] for call in calls]
+    q: `[Tq, H, D]`; k: `[Tk, Hkv, D]`; v: `[Tk, Hkv, Dv]`.
+    q_positions, q_index: `[Tq]`, k_positions, k_index: `[Tk]`; positions with axes: `[A, T]`.
+    cu_seqlens_q, cu_seqlens_k: int32 `[sequences + 1]`.
+    """
+    lengths = [_lengths(call) for call in calls]
+    q_lengths, k_lengths = (tuple(chain.from_iterable(side)) for side in zip(*lengths, strict=True))
+    is_self_attention = _is_self_attention(calls[0])
+    inputs = {
+        name: ConcatInput([_flatten_batch(getattr(call, name)) for call in calls])
+        for name in HEAD_FIELDS
+    }
+    for name in TOKEN_FIELDS:
+        if name == "k_positions" and "q_positions" in inputs and is_self_attention:
+            inputs[name] = inputs["q_positions"]  # so that q and k share their angles
+        elif _is_needed(calls[0], name):
+            inputs[name] = ConcatInput([_token_numbers(call, name) for call in calls], -1)
+    inputs["cu_seqlens_q"] = inputs["cu_seqlens_k"] = ConcatInput((_cu_seqlens(q_lengths),))
+    if not is_self_attention:
+        inputs["cu_seqlens_k"] = ConcatInput((_cu_seqlens(k_lengths),))
+    template = moved(calls[0], dict.fromkeys(TOKEN_FIELDS) | {"lengths": (q_lengths, k_lengths)})
+    leading_shapes = [call.q.shape[:-2] for call in calls]
+    num_tokens = [shape.numel() for shape in leading_shapes]
 
-    def split(self, result: Result) -> list[Result]:
-        """Return each call's part of the answer, as views."""
-        lengths = [leading.numel() for leading in self._leading]
+    def split(result: Result) -> list[Result]:
         tensors = tensors_of(result).items()
-        parts = {name: torch.split(tensor, lengths) for name, tensor in tensors}
+        parts = {name: torch.split(whole, num_tokens) for name, whole in tensors}
         return [
-            moved(result, {name: _lead(part[i], leading) for name, part in parts.items()})
-            for i, leading in enumerate(self._leading)
+            moved(
+                result, {name: torch.unflatten(part[i], 0, shape) for name, part in parts.items()}
+            )
+            for i, shape in enumerate(leading_shapes)
         ]
 
+    return PackedCalls(template, inputs, len(calls), split)
 
-def _is_one_sided(call: Attend) -> bool:
-    """Tell whether queries and keys are of the same tokens, so that their angles are the same."""
+
+def _is_self_attention(call: Attend) -> bool:
+    """Tell whether queries and keys are the same tokens at the same positions."""
     return (
         call.k_positions is call.q_positions
         and call.cu_seqlens_k is call.cu_seqlens_q
@@ -78,53 +93,41 @@ def _is_one_sided(call: Attend) -> bool:
     )
 
 
-def _counts(call: Attend, name: str) -> bool:
-    """Tell whether numbers matter to a call; those that are not given are counted."""
+def _is_needed(call: Attend, name: str) -> bool:
+    """Tell whether a call reads a field of TOKEN_FIELDS; if it is None, tokens are counted."""
     return call.q_index is not None if name.endswith("_index") else call.rope is not None
 
 
-def _rope_of(call: Attend, name: str) -> RopeConfig | None:
-    """Return what says how many axes numbers have."""
-    return None if name.endswith("_index") else call.rope
+def _has_axes(call: Attend, name: str) -> bool:
+    """Tell whether the first axis of a field of TOKEN_FIELDS is that of position axes."""
+    if name.endswith("_index") or call.rope is None:
+        return False
+    return has_axes(getattr(call, name[0]), getattr(call, name), call.rope)
 
 
-def _join(calls: Sequence[Attend]) -> dict[str, ConcatInput]:
-    first = calls[0]
-    joints = {name: ConcatInput([_tokens(getattr(c, name)) for c in calls]) for name in HEADS}
-    for name in NUMBERS:
-        if name == "k_positions" and "q_positions" in joints and _is_one_sided(first):
-            joints[name] = joints["q_positions"]
-        elif _counts(first, name):
-            joints[name] = ConcatInput([_numbers(call, name) for call in calls], -1)
-    return joints
-
-
-def _numbers(call: Attend, name: str) -> Tensor:
-    """Return a number for each token, `[T]` or `[A, T]`."""
-    heads: Tensor = getattr(call, name[0])
-    given: Tensor | None = getattr(call, name)
-    if given is not None and heads.ndim == 3:
-        return given
-    rope = _rope_of(call, name)
-    axes = rope is not None and has_axes(heads, given, rope)
-    return ragged.token_positions(heads, given, getattr(call, f"cu_seqlens_{name[0]}"), axes)
+def _token_numbers(call: Attend, name: str) -> Tensor:
+    """Return a field of TOKEN_FIELDS: a number for each token, `[T]` or `[A, T]`."""
+    x: Tensor = getattr(call, name[0])
+    numbers: Tensor | None = getattr(call, name)
+    if numbers is not None and x.ndim == 3:
+        return numbers
+    cu_seqlens = getattr(call, f"cu_seqlens_{name[0]}")
+    return ragged.token_positions(x, numbers, cu_seqlens, _has_axes(call, name))
 
 
 def _cu_seqlens(lengths: Sequence[int]) -> Tensor:
+    """Return where each sequence begins and the last one ends, int32 `[sequences + 1]`."""
     return torch.tensor([0, *accumulate(lengths)], dtype=torch.int32)
 
 
 def _lengths(call: Attend) -> tuple[Sequence[int], Sequence[int]]:
+    """Return the number of queries and of keys of each sequence."""
     if call.lengths is not None:
         return call.lengths
-    q, k = call.q, call.k
-    rows = q.shape[0] if q.ndim == 4 else 1
-    return [q.shape[-3]] * rows, [k.shape[-3]] * rows
+    batch_size = call.q.shape[0] if call.q.ndim == 4 else 1
+    return [call.q.shape[-3]] * batch_size, [call.k.shape[-3]] * batch_size
 
 
-def _tokens(heads: Tensor) -> Tensor:
-    return heads if heads.ndim == 3 else heads.flatten(0, 1)
-
-
-def _lead(part: Tensor, leading: torch.Size) -> Tensor:
-    return part if len(leading) == 1 else part.view(*leading, *part.shape[1:])
+def _flatten_batch(x: Tensor) -> Tensor:
+    """Return x `[T, H, D]` as it is, and `[B, S, H, D]` as `[B * S, H, D]`."""
+    return x if x.ndim == 3 else x.flatten(0, 1)

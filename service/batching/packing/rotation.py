@@ -1,4 +1,4 @@
-"""Rotations as one: tokens are laid end to end along the axis of sequence."""
+"""Packing of rotations: tokens are concatenated along the sequence axis."""
 
 from collections.abc import Hashable, Sequence
 
@@ -7,55 +7,59 @@ from torch import Tensor
 
 from rope_core import Result, Rotate, Rotated, ragged
 from rope_core.calls import moved
-from service.batching.packing.device_batch import ConcatInput, Pack
+from service.batching.packing.device_batch import ConcatInput, PackedCalls
 
-SEQUENCE = -3
-"""The axis of sequence in `[B, S, H, D]` and `[T, H, D]`."""
+SEQUENCE_AXIS = -3
+"""The axis of S in `[B, S, H, D]` and of T in `[T, H, D]`."""
 
 
 def rotation_key(call: Rotate) -> Hashable | None:
-    """Return what rotations of one pack have in common: all but the number of tokens."""
+    """Return all that decides a rotation but the number of tokens; None: it is never packed."""
     if call.frequencies is not None:
         return None
-    q = None if call.q is None else _without_tokens(call.q)
-    k = None if call.k is None else _without_tokens(call.k)
-    positions, several = call.positions, call.rope.num_axes > 1
-    fractional = positions is not None and positions.is_floating_point()
-    rows = positions.shape[:-1] if several and positions is not None else None
-    return call.rope, call.inverse, q, k, fractional, rows
+    q = None if call.q is None else _without_sequence(call.q)
+    k = None if call.k is None else _without_sequence(call.k)
+    positions = call.positions
+    is_fractional = positions is not None and positions.is_floating_point()
+    has_axes = call.rope.num_axes > 1
+    leading = positions.shape[:-1] if positions is not None and has_axes else None
+    return call.rope, call.inverse, q, k, is_fractional, leading
 
 
-class Rotations(Pack):
-    """Rotations of one key."""
+def pack_rotations(calls: Sequence[Rotate]) -> PackedCalls:
+    """Return rotations with equal keys as one.
 
-    def __init__(self, calls: Sequence[Rotate]) -> None:
-        first = calls[0]
-        at = [_positions(call) for call in calls]
-        if first.rope.num_axes == 1 and any(each.ndim == 2 for each in at):
-            at = [each.expand(len(first.like), -1) for each in at]
-        inputs = {"positions": ConcatInput(at, -1)}
-        if first.q is not None:
-            inputs["q"] = ConcatInput([call.q for call in calls if call.q is not None], SEQUENCE)
-        if first.k is not None:
-            inputs["k"] = ConcatInput([call.k for call in calls if call.k is not None], SEQUENCE)
-        super().__init__(moved(first, {"cu_seqlens": None}), inputs, len(calls))
-        self._lengths = [call.like.shape[SEQUENCE] for call in calls]
+    q, k: `[B, S, H, D]` or `[T, H, D]`, where S or T is the sum over the calls.
+    positions: `[S]` or `[B, S]`; `[A, S]` or `[A, B, S]` where positions have A axes.
+    """
+    first = calls[0]
+    positions = [_positions(call) for call in calls]
+    if first.rope.num_axes == 1 and any(part.ndim == 2 for part in positions):
+        positions = [part.expand(len(first.like), -1) for part in positions]
+    inputs = {"positions": ConcatInput(positions, -1)}
+    if first.q is not None:
+        inputs["q"] = ConcatInput([call.q for call in calls if call.q is not None], SEQUENCE_AXIS)
+    if first.k is not None:
+        inputs["k"] = ConcatInput([call.k for call in calls if call.k is not None], SEQUENCE_AXIS)
+    lengths = [call.like.shape[SEQUENCE_AXIS] for call in calls]
 
-    def split(self, result: Result) -> list[Result]:
-        """Return each call's part of the answer, as views."""
-        assert isinstance(result, Rotated), "it is the answer to a rotation"
-        lengths = self._lengths
+    def split(result: Result) -> list[Result]:
+        assert isinstance(result, Rotated), "the result of a rotation"
         nothing = [None] * len(lengths)
-        qs = nothing if result.q is None else torch.split(result.q, lengths, SEQUENCE)
-        ks = nothing if result.k is None else torch.split(result.k, lengths, SEQUENCE)
+        qs = nothing if result.q is None else torch.split(result.q, lengths, SEQUENCE_AXIS)
+        ks = nothing if result.k is None else torch.split(result.k, lengths, SEQUENCE_AXIS)
         return [Rotated(q, k, result.backend) for q, k in zip(qs, ks, strict=True)]
 
+    return PackedCalls(moved(first, {"cu_seqlens": None}), inputs, len(calls), split)
 
-def _without_tokens(x: Tensor) -> Hashable:
+
+def _without_sequence(x: Tensor) -> Hashable:
+    """Return what x `[..., S, H, D]` has in common with the other tensors of its pack."""
     return x.dtype, x.shape[:-3], x.shape[-2]
 
 
 def _positions(call: Rotate) -> Tensor:
+    """Return the call's positions; int64 `[S]` that count from 0 if the call has none."""
     if call.positions is not None:
         return call.positions
-    return ragged.count_up(call.like.shape[SEQUENCE], call.cu_seqlens, call.like.device)
+    return ragged.count_up(call.like.shape[SEQUENCE_AXIS], call.cu_seqlens, call.like.device)
