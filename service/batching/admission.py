@@ -1,14 +1,16 @@
 """Admission control: each request is charged for its memory before its body is read."""
 
+from dataclasses import dataclass
+
 from service.errors import Overloaded
 
 
+@dataclass(slots=True)
 class Admission:
     """The memory budget that all requests share, in bytes."""
 
-    def __init__(self, max_bytes: int) -> None:
-        self.max_bytes = max_bytes
-        self.charged_bytes = 0
+    max_bytes: int
+    charged_bytes: int = 0
 
 
 class Charge:

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import suppress
+from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
 from itertools import chain
 from typing import Generic
@@ -26,55 +27,48 @@ Runs = Sequence[Run[R | Exception]]
 """The run of a batch, or the runs of its parts if the batch was divided after a failure."""
 
 
+@dataclass(eq=False)
 class Batcher(Generic[C, R]):
-    """One queue before one device. All methods are for the event loop's thread.
+    """One queue before one device. All methods are for the event loop's thread."""
 
-    Args:
-        run: computes calls of one batch key. An exception among the results belongs to its call
-            alone. Raises DeviceLost if the device has failed for good.
-        executor: threads for long runs, one for each run in flight.
-        max_inflight: how many runs may be in flight at a time.
-        inline: tells whether calls take less time than a hand-off to a thread, so that they run
-            on the event loop.
-        watchdog_timeout_s: how long the device may show no progress while these calls are in
-            flight. After it the device counts as stuck. None: there is no limit.
-        on_failure: called once if the device is lost or stuck, after all calls have failed.
-        max_batch_tokens, max_batch_bytes: limits of a batch; a larger call runs alone.
-        max_queue_calls: how many calls may wait.
-        metrics: where sizes and times are recorded.
-    """
+    run: Callable[[Sequence[C]], Run[R | Exception]]
+    """Computes calls of one batch key. An exception among the results belongs to its call alone.
+    Raises DeviceLost if the device has failed for good."""
 
-    def __init__(
-        self,
-        run: Callable[[Sequence[C]], Run[R | Exception]],
-        executor: Executor,
-        *,
-        max_inflight: int,
-        inline: Callable[[Sequence[C]], bool],
-        watchdog_timeout_s: Callable[[Sequence[C]], float | None],
-        on_failure: Callable[[DeviceLost | DeviceStuck], None],
-        max_batch_tokens: int,
-        max_batch_bytes: int,
-        max_queue_calls: int,
-        metrics: Metrics,
-    ) -> None:
-        self._run = run
-        self._executor = executor
-        self._max_inflight = max_inflight
-        self._inline = inline
-        self._watchdog_timeout_s = watchdog_timeout_s
-        self._on_failure = on_failure
-        self._next_batch = partial(
-            next_batch, max_tokens=max_batch_tokens, max_bytes=max_batch_bytes
-        )
-        self._max_queue_calls = max_queue_calls
-        self._metrics = metrics
-        self._queue: deque[Entry[C, R]] = deque()
-        self._running: list[list[Entry[C, R]]] = []
-        self._watchdog: asyncio.TimerHandle | None = None
-        self._is_dispatch_scheduled = False
-        self._is_paused = False
-        self._close_reason: CloseReason | None = None
+    executor: Executor
+    """Threads for long runs, one for each run in flight."""
+
+    _: KW_ONLY
+
+    max_inflight: int
+    """How many runs may be in flight at a time."""
+
+    inline: Callable[[Sequence[C]], bool]
+    """Tells whether calls take less time than a hand-off to a thread: they run on the loop."""
+
+    watchdog_timeout_s: Callable[[Sequence[C]], float | None]
+    """How long the device may show no progress while these calls are in flight, before it counts as
+    stuck. None: there is no limit."""
+
+    on_failure: Callable[[DeviceLost | DeviceStuck], None]
+    """Called once if the device is lost or stuck, after all calls have failed."""
+
+    max_batch_tokens: int
+    max_batch_bytes: int
+    """Limits of a batch; a larger call runs alone."""
+
+    max_queue_calls: int
+    """How many calls may wait."""
+
+    metrics: Metrics
+    """Where sizes and times are recorded."""
+
+    _queue: deque[Entry[C, R]] = field(default_factory=deque, init=False)
+    _running: list[list[Entry[C, R]]] = field(default_factory=list, init=False)
+    _watchdog: asyncio.TimerHandle | None = field(default=None, init=False)
+    _is_dispatch_scheduled: bool = field(default=False, init=False)
+    _is_paused: bool = field(default=False, init=False)
+    _close_reason: CloseReason | None = field(default=None, init=False)
 
     @property
     def waiting(self) -> list[C]:
@@ -92,7 +86,7 @@ class Batcher(Generic[C, R]):
         """
         if self._close_reason is not None:
             raise self._close_reason
-        if len(self._queue) >= self._max_queue_calls:
+        if len(self._queue) >= self.max_queue_calls:
             raise Overloaded(f"{len(self._queue)} calls are waiting already")
         future: asyncio.Future[Completed[R]] = asyncio.get_running_loop().create_future()
         entry = Entry(call, future, time.monotonic(), deadline, on_wait)
@@ -141,13 +135,13 @@ class Batcher(Generic[C, R]):
             self._watchdog.cancel()
             self._watchdog = None
         calls = [entry.call for entry in chain.from_iterable(self._running)]
-        if calls and (timeout := self._watchdog_timeout_s(calls)) is not None:
+        if calls and (timeout := self.watchdog_timeout_s(calls)) is not None:
             loop = asyncio.get_running_loop()
             self._watchdog = loop.call_later(timeout, self._fail, DeviceStuck)
 
     def _schedule_dispatch(self) -> None:
         """Run `_dispatch` once all sockets that are readable now have been read."""
-        is_busy = self._is_paused or len(self._running) == self._max_inflight
+        is_busy = self._is_paused or len(self._running) == self.max_inflight
         if self._queue and not self._is_dispatch_scheduled and not is_busy:
             self._is_dispatch_scheduled = True
             asyncio.get_running_loop().call_soon(self._dispatch)
@@ -155,12 +149,14 @@ class Batcher(Generic[C, R]):
     def _dispatch(self) -> None:
         """Start the next run: on the event loop if it is short, else on a thread."""
         self._is_dispatch_scheduled = False
-        batch = self._next_batch(self._queue)
+        batch = next_batch(
+            self._queue, max_tokens=self.max_batch_tokens, max_bytes=self.max_batch_bytes
+        )
         if not batch:
             return
         calls = [entry.call for entry in batch]
         started = time.monotonic()
-        if self._inline(calls):
+        if self.inline(calls):
             self._complete(batch, started, self._run_bisecting(calls, self.restart_watchdog))
             return
         self._running.append(batch)
@@ -174,14 +170,14 @@ class Batcher(Generic[C, R]):
                 loop.call_soon_threadsafe(callback, *arguments)
 
         on_progress = partial(call_on_loop, self.restart_watchdog)
-        work = self._executor.submit(self._run_bisecting, calls, on_progress)
+        work = self.executor.submit(self._run_bisecting, calls, on_progress)
         work.add_done_callback(partial(call_on_loop, self._on_run_done, batch, started))
         self._schedule_dispatch()
 
     def _run_bisecting(self, calls: Sequence[C], on_progress: Callable[[], None]) -> Runs[R]:
         """Run calls; if the run raises, run each half, so that only the faulty call fails."""
         try:
-            return [self._run(calls)]
+            return [self.run(calls)]
         except DeviceLost:
             return [Run([DeviceLost() for _ in calls], 0.0, 0.0)]
         except Exception as failure:
@@ -201,17 +197,17 @@ class Batcher(Generic[C, R]):
         results = [(result, run) for run in runs for result in run.results]
         for entry, (result, run) in zip(batch, results, strict=True):
             queue_s = started - entry.arrived
-            self._metrics.queue_seconds.observe(queue_s)
+            self.metrics.queue_seconds.observe(queue_s)
             if isinstance(result, Exception):
                 entry.resolve(result)
             else:
                 num_calls = len(run.results)
                 entry.resolve(Completed(result, queue_s, run.copy_s, run.compute_s, num_calls))
         for run in runs:
-            self._metrics.copy_seconds.observe(run.copy_s)
-            self._metrics.compute_seconds.observe(run.compute_s)
-        self._metrics.batch_requests.observe(len(batch))
-        self._metrics.batch_tokens.observe(sum(entry.call.num_tokens for entry in batch))
+            self.metrics.copy_seconds.observe(run.copy_s)
+            self.metrics.compute_seconds.observe(run.compute_s)
+        self.metrics.batch_requests.observe(len(batch))
+        self.metrics.batch_tokens.observe(sum(entry.call.num_tokens for entry in batch))
         if isinstance(results[-1][0], DeviceLost):  # the last one, as no run succeeds after a loss
             self._fail(DeviceLost)
         self._schedule_dispatch()
@@ -221,7 +217,7 @@ class Batcher(Generic[C, R]):
         if self._close_reason in (None, ShuttingDown):
             self._close_reason = reason
             self.close(reason)
-            self._on_failure(reason())
+            self.on_failure(reason())
 
     def _arm_timer(self, entry: Entry[C, R]) -> None:
         """Limit the wait of a call by its deadline, and call `on_wait`; once for each entry."""

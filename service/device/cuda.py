@@ -92,14 +92,12 @@ class Cuda:
 
     def is_full(self, failure: Exception) -> bool:
         """Recognise what torch, CUDA, Triton, cuBLAS and cuDNN raise when memory runs out."""
-        if isinstance(failure, torch.OutOfMemoryError):
-            return True
-        if getattr(failure, "error_code", None) == OUT_OF_MEMORY:
-            return True
-        text = str(failure)
         # Triton: "Triton Error [CUDA]: out of memory"; cuBLAS and cuDNN 8: ..._STATUS_ALLOC_FAILED;
         # cuDNN 9: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED
-        return "out of memory" in text.lower() or "ALLOC" in text
+        text = str(failure)
+        is_allocation = "out of memory" in text.lower() or "ALLOC" in text
+        has_code = getattr(failure, "error_code", None) == OUT_OF_MEMORY
+        return is_allocation or has_code or isinstance(failure, torch.OutOfMemoryError)
 
     def empty_cache(self) -> None:
         """Release the memory that torch caches."""

@@ -55,8 +55,8 @@ def pack_attention(calls: Sequence[Attend]) -> PackedCalls:
     lengths = [_lengths(call) for call in calls]
     q_lengths, k_lengths = (tuple(chain.from_iterable(side)) for side in zip(*lengths, strict=True))
     is_self_attention = _is_self_attention(calls[0])
-    inputs = {
-        name: ConcatInput([_flatten_batch(getattr(call, name)) for call in calls])
+    inputs = {  # `[B, S, H, D]` as `[B * S, H, D]`
+        name: ConcatInput([getattr(call, name).flatten(0, -3) for call in calls])
         for name in HEAD_FIELDS
     }
     for name in TOKEN_FIELDS:
@@ -107,12 +107,8 @@ def _has_axes(call: Attend, name: str) -> bool:
 
 def _token_numbers(call: Attend, name: str) -> Tensor:
     """Return a field of TOKEN_FIELDS: a number for each token, `[T]` or `[A, T]`."""
-    x: Tensor = getattr(call, name[0])
-    numbers: Tensor | None = getattr(call, name)
-    if numbers is not None and x.ndim == 3:
-        return numbers
-    cu_seqlens = getattr(call, f"cu_seqlens_{name[0]}")
-    return ragged.token_positions(x, numbers, cu_seqlens, _has_axes(call, name))
+    x, cu_seqlens = getattr(call, name[0]), getattr(call, f"cu_seqlens_{name[0]}")
+    return ragged.token_positions(x, getattr(call, name), cu_seqlens, _has_axes(call, name))
 
 
 def _cu_seqlens(lengths: Sequence[int]) -> Tensor:
@@ -126,8 +122,3 @@ def _lengths(call: Attend) -> tuple[Sequence[int], Sequence[int]]:
         return call.lengths
     batch_size = call.q.shape[0] if call.q.ndim == 4 else 1
     return [call.q.shape[-3]] * batch_size, [call.k.shape[-3]] * batch_size
-
-
-def _flatten_batch(x: Tensor) -> Tensor:
-    """Return x `[T, H, D]` as it is, and `[B, S, H, D]` as `[B * S, H, D]`."""
-    return x if x.ndim == 3 else x.flatten(0, 1)

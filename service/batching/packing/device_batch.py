@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -47,15 +48,12 @@ class ConcatInput:
             torch.cat([*self.parts], self.axis, out=out)
 
 
+@dataclass(frozen=True, slots=True)
 class SingleCall:
     """A request's call, as it is."""
 
-    __slots__ = ("_call",)
-
-    num_calls = 1
-
-    def __init__(self, call: Call) -> None:
-        self._call = call
+    call: Call
+    num_calls: ClassVar = 1
 
     @property
     def inputs(self) -> dict[str, ConcatInput]:
@@ -63,16 +61,16 @@ class SingleCall:
         by_id: dict[int, ConcatInput] = {}
         return {
             name: by_id.setdefault(id(tensor), ConcatInput((tensor,)))
-            for name, tensor in tensors_of(self._call).items()
+            for name, tensor in tensors_of(self.call).items()
         }
 
     def with_tensors(self, tensors: Mapping[str, Tensor]) -> Call:
         """Return the call with its inputs replaced, by field name."""
-        return moved(self._call, tensors)
+        return moved(self.call, tensors)
 
     def on_host(self) -> Call:
         """Return the call."""
-        return self._call
+        return self.call
 
     def split(self, result: Result) -> Sequence[Result]:
         """Return the result in a tuple."""

@@ -17,8 +17,8 @@ def rotation_key(call: Rotate) -> Hashable | None:
     """Return all that decides a rotation but the number of tokens; None: it is never packed."""
     if call.frequencies is not None:
         return None
-    q = None if call.q is None else _without_sequence(call.q)
-    k = None if call.k is None else _without_sequence(call.k)
+    # of q and k `[..., S, H, D]` all but S and D, as the rope has D
+    q, k = (x if x is None else (x.dtype, x.shape[:-3], x.shape[-2]) for x in (call.q, call.k))
     positions = call.positions
     is_fractional = positions is not None and positions.is_floating_point()
     has_axes = call.rope.num_axes > 1
@@ -51,11 +51,6 @@ def pack_rotations(calls: Sequence[Rotate]) -> PackedCalls:
         return [Rotated(q, k, result.backend) for q, k in zip(qs, ks, strict=True)]
 
     return PackedCalls(moved(first, {"cu_seqlens": None}), inputs, len(calls), split)
-
-
-def _without_sequence(x: Tensor) -> Hashable:
-    """Return what x `[..., S, H, D]` has in common with the other tensors of its pack."""
-    return x.dtype, x.shape[:-3], x.shape[-2]
 
 
 def _positions(call: Rotate) -> Tensor:
