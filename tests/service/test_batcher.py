@@ -1,12 +1,15 @@
 """Which calls share a run, which wait, and when a waiting call fails."""
 
 import asyncio
+import gc
 import threading
+import time
+import weakref
 
 import pytest
 
 from service.errors import ClientLeft, Expired, Overloaded, ShuttingDown, TimedOut
-from tests.service.fake_run import Doubler, HeldDoubler, LoopClock, batching
+from tests.service.fake_run import COMPUTE_S, COPY_S, Doubler, HeldDoubler, LoopClock, batching
 
 
 @pytest.fixture
@@ -77,6 +80,54 @@ async def test_a_large_call_of_another_key_does_not_end_a_batch(run):
     assert run.runs == [[2, 4], [3]]
 
 
+async def test_calls_left_out_of_the_first_batch_wait_with_a_deadline(held, clock):
+    async with batching(held) as calls:
+        running, left_out = calls.submit(1, timeout_s=60), calls.submit(2, batch_key="two")
+        await held.started()
+        assert calls.told_to_wait == [1, 2]
+        await clock.advance(11)
+        with pytest.raises(TimedOut):
+            await left_out.future
+        held.release()
+        assert (await running.future).result == 2
+    assert held.runs == [[1]]
+
+
+async def test_each_call_reports_its_wait_and_the_times_of_its_run(run):
+    async with batching(run, inline=True) as calls:
+        calls.batcher.pause()
+        submitted = time.monotonic()
+        entries = [calls.submit(value, num_tokens=3) for value in (1, 2)]
+        calls.batcher.resume()
+        completed = [await entry.future for entry in entries]
+        elapsed = time.monotonic() - submitted
+        metrics = calls.batcher.metrics.render().decode()
+    assert all(0 < one.queue_s < elapsed for one in completed)
+    assert {(one.copy_s, one.compute_s, one.num_calls) for one in completed} == {
+        (COPY_S, COMPUTE_S, 2)
+    }
+    for line in (
+        "rope_queue_wait_seconds_count 2.0",
+        f"rope_copy_seconds_sum {COPY_S}",
+        f"rope_compute_seconds_sum {COMPUTE_S}",
+        "rope_batch_requests_sum 2.0",
+        "rope_batch_tokens_sum 6.0",
+    ):
+        assert line in metrics
+
+
+async def test_a_completed_call_is_not_kept_until_its_deadline(run):
+    async with batching(run, inline=True) as calls:
+        calls.batcher.pause()
+        entry = calls.submit(1, timeout_s=1000)
+        calls.batcher.resume()
+        assert (await entry.future).result == 2
+        call = weakref.ref(entry.call)
+        del entry
+        gc.collect()
+        assert call() is None
+
+
 async def test_a_full_queue_refuses_calls(held):
     async with batching(held, max_queue_calls=2) as calls:
         running = calls.submit(0)
@@ -134,13 +185,13 @@ async def test_a_call_expires_in_the_queue_and_not_on_the_device(held):
 
 async def test_the_deadline_passes_in_the_queue_and_on_the_device(held, clock):
     async with batching(held) as calls:
-        running = calls.submit(1, timeout_s=5)
+        running = calls.submit(1, timeout_s=60)
         await held.started()
-        waiting = calls.submit(2, timeout_s=5)
-        await clock.advance(4)
+        waiting = calls.submit(2, timeout_s=60)
+        await clock.advance(30)
         assert not running.future.done()
         assert not waiting.future.done()
-        await clock.advance(2)
+        await clock.advance(31)
         for entry in (running, waiting):
             with pytest.raises(TimedOut):
                 await entry.future

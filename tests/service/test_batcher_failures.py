@@ -105,15 +105,19 @@ async def test_progress_of_one_run_restarts_the_watchdog_for_all_runs(clock):
 
 async def test_a_lost_device_runs_nothing_more():
     held = HeldDoubler(DeviceLost)
-    async with batching(held) as calls:
+    async with batching(held, max_inflight=2) as calls:
         batch = [calls.submit(value) for value in (-1, 2, 3, 4)]
         await held.started()
-        waiting = calls.submit(5)
+        beside = calls.submit(-5)
+        await held.started()
+        waiting = calls.submit(6)
         held.end(-1)
-        for entry in (*batch, waiting):
+        for entry in (*batch, beside, waiting):
             with pytest.raises(DeviceLost):
                 await entry.future
         with pytest.raises(DeviceLost):
-            calls.submit(6)
-    assert held.runs == [[-1, 2, 3, 4]], "neither halves of the batch nor the waiting call run"
+            calls.submit(7)
+    assert held.runs == [[-1, 2, 3, 4], [-5]], (
+        "neither halves of the batch nor the waiting call run"
+    )
     assert [type(failure) for failure in calls.failures] == [DeviceLost]
