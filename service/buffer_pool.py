@@ -44,12 +44,12 @@ class BufferPool:
 
         The memory is pinned if a pinned buffer is idle. Never pins memory: safe on the event loop.
         """
-        return self._lend(self._take_pinned(num_bytes), num_bytes)
+        return self._lease(self._take_pinned(num_bytes), num_bytes)
 
     def lease_pinned(self, num_bytes: int) -> memoryview:
         """As `lease`, but pins memory, in milliseconds, if none is idle and the limit allows it."""
         buffer = self._take_pinned(num_bytes) or self._allocate_pinned(num_bytes)
-        return self._lend(buffer, num_bytes)
+        return self._lease(buffer, num_bytes)
 
     def preallocate_pinned(self) -> None:
         """Pin buffers of PREALLOCATED_BYTES, up to half of the limit. Takes up to a second."""
@@ -68,13 +68,13 @@ class BufferPool:
             return torch.empty(shape, dtype=dtype)
         return torch.frombuffer(self.lease(num_bytes), dtype=dtype).view(shape)
 
-    def _lend(self, pinned: mmap.mmap | None, num_bytes: int) -> memoryview:
-        buffer, give_back = pinned, self._return_pinned
+    def _lease(self, pinned: mmap.mmap | None, num_bytes: int) -> memoryview:
+        buffer, return_buffer = pinned, self._return_pinned
         if buffer is None:
             buffer = self._take(self._idle, num_bytes, 2 * num_bytes) or _allocate(num_bytes)
-            give_back = self._return
+            return_buffer = self._return
         owner = np.frombuffer(buffer, dtype=np.uint8, count=num_bytes)
-        weakref.finalize(owner, give_back, buffer).atexit = False
+        weakref.finalize(owner, return_buffer, buffer).atexit = False
         return owner.data
 
     def _take_pinned(self, num_bytes: int) -> mmap.mmap | None:

@@ -29,7 +29,7 @@ class PinnedMemory:
     Buffers stay pinned while this object exists: to pin and to unpin stalls the device's copies.
 
     Args:
-        pinner: None refuses every buffer.
+        pinner: pins the buffers; None for a device that needs no pinned memory.
         max_bytes: how much may be pinned.
     """
 

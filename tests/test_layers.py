@@ -76,7 +76,8 @@ KEPT_IN = {
     "google.protobuf": {"service.oip.grpc"},
     "torch": {"rope_core", "service.server", "service.inference", "service.endpoints"}
     | {"service.device", "service.kernel_builds", "service.batching.packing", "service.oip"}
-    | {"service.wire", "service.buffer_pool", "service.pinned_memory", "service.observability.metrics"},
+    | {"service.wire", "service.buffer_pool", "service.pinned_memory"}
+    | {"service.observability.metrics"},
     "rope_core": {"rope_core", "service.server", "service.v1", "service.oip", "service.inference"}
     | {"service.endpoints", "service.device", "service.kernel_builds", "service.batching.packing"}
     | {"service.asgi.problems"},

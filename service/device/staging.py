@@ -46,14 +46,15 @@ def _find_in_pinned_memory(
     inputs: Sequence[ConcatInput], buffer_pool: BufferPool
 ) -> StagedInputs | None:
     """Return inputs that are in one pinned buffer already, as they are; None if they are not."""
-    if (found := find_layout(inputs)) is None:
+    if (placed := find_layout(inputs)) is None:
         return None
-    address, layout = found
+    address, layout = placed
     source = buffer_pool.pinned.find(address, layout.num_bytes)
     return None if source is None else StagedInputs(inputs, source, layout)
 
 
 def _copy_to_pinned_memory(inputs: Sequence[ConcatInput], buffer_pool: BufferPool) -> StagedInputs:
+    """Return inputs copied to one leased buffer."""
     layout = BufferLayout(inputs)
     source = pinned_bytes(layout.num_bytes, buffer_pool)
     for part, view in zip(inputs, layout.views(source), strict=True):

@@ -43,8 +43,8 @@ def run(engine: Engine, calls: list[Call]) -> list[Result]:
 
 def equal(one: Result, other: Result) -> bool:
     """Tell whether all tensors of two results have the same dtypes and the same bits."""
-    ours, theirs = tensors_of(one), tensors_of(other)
-    return ours.keys() == theirs.keys() and all(
-        ours[name].dtype is theirs[name].dtype and torch.equal(ours[name], theirs[name])
-        for name in ours
+    left, right = tensors_of(one), tensors_of(other)
+    return left.keys() == right.keys() and all(
+        left[name].dtype is right[name].dtype and torch.equal(left[name], right[name])
+        for name in left
     )

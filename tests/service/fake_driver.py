@@ -1,7 +1,7 @@
 """Drivers for tests: tensors of the CPU (or without values) behind the interface of a device.
 
-The fake device is as lazy as a real one may be. Work in a stream runs only when somebody waits for
-an event behind it, so that code that forgets to wait reads POISON.
+The fake device is as late as a real one may be: work in a stream runs only when the host waits for
+a later event, so that code that does not wait reads POISON.
 """
 
 import threading

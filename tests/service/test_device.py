@@ -72,7 +72,9 @@ def test_small_attention_calls_of_one_key_become_one_call(engine, monkeypatch):
     assert len(packed.cu_seqlens_q) == 8
     for call, result in zip(batch, results, strict=True):
         assert equal(result, run(engine, [call])[0])
-    assert all(call.cu_seqlens_q is not None for call in computed), "a single call is packed too"
+    assert all(call.cu_seqlens_q is not None for call in computed), (
+        "a single call is packed as well"
+    )
 
 
 def test_nan_in_one_call_does_not_change_its_neighbours(engine, monkeypatch):

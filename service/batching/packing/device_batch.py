@@ -53,7 +53,7 @@ class SingleCall:
     """A request's call, as it is."""
 
     call: Call
-    num_calls: ClassVar = 1
+    num_calls: ClassVar[int] = 1
 
     @property
     def inputs(self) -> dict[str, ConcatInput]:
