@@ -11,8 +11,8 @@ import rope_core
 from rope_core import Attend, Call, CosSin, Merge, Result, Rotate, Rotated, Shift
 from rope_core.errors import KernelNotBuilt
 from rope_core.inference import inference
-from service.batching.batcher import Run
 from service.batching.packing import DeviceBatch, SingleCall, pack, pack_key
+from service.batching.run import Run
 from service.device import Device
 from service.errors import TooLarge
 
@@ -157,7 +157,7 @@ class Engine:
                 return rope_core.merge(call, backend)
 
     def _like(self, tensor: Tensor | None) -> Tensor | None:
-        return None if tensor is None else self.device.new(tensor.shape, tensor.dtype)
+        return None if tensor is None else self.device.empty(tensor.shape, tensor.dtype)
 
 
 def _flops(call: Attend) -> float:

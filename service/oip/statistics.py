@@ -11,7 +11,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from rope_core import Result
-from service.batching.batcher import Completed
+from service.batching.run import Completed
 from service.errors import ClientLeft, DeviceFull, DeviceLost, DeviceStuck, Expired, Overloaded
 from service.oip.infer.models import VERSION
 from service.oip.types import BatchStatistics, Duration, ModelStatistics

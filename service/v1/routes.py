@@ -9,7 +9,8 @@ from rope_core import Result
 from service.asgi import io
 from service.asgi.io import Receive, Scope, Send
 from service.batching.admission import Charge
-from service.batching.batcher import Completed, Entry
+from service.batching.call_queue import Entry
+from service.batching.run import Completed
 from service.endpoints import table
 from service.endpoints.table import Endpoint
 from service.errors import ClientLeft, TimedOut, TooLarge

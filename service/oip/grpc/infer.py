@@ -10,7 +10,8 @@ from grpc.aio import ServicerContext
 
 from rope_core import Result
 from service.batching.admission import Charge
-from service.batching.batcher import Completed, Entry
+from service.batching.call_queue import Entry
+from service.batching.run import Completed
 from service.endpoints import table
 from service.errors import ClientLeft, TimedOut
 from service.oip.grpc.convert import (
@@ -61,7 +62,7 @@ class Infer:
     async def one(self, request: bytes, context: ServicerContext) -> bytes:
         """Answer one request."""
         charge = Charge(self._service.admission)
-        context.add_done_callback(lambda _: charge.give_back())  # called when all is sent
+        context.add_done_callback(lambda _: charge.release())  # called when all is sent
         asked = await self._parse(request, charge)
         return await self._answer(asked, self._patience(context), {}, b"".join, charge)
 
@@ -98,14 +99,14 @@ class Infer:
         try:
             while (answer := await answers.get()) is not None:
                 yield await answer
-                charges.pop(answer).give_back()  # what has been sent
+                charges.pop(answer).release()  # what has been sent
                 room.release()
             await reader
         finally:
             reader.cancel()
             for task, charge in charges.items():
                 task.cancel()
-                charge.give_back()
+                charge.release()
 
     async def _streamed(
         self, request: bytes, patience: float, fails: bool, charge: Charge

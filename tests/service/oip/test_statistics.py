@@ -5,7 +5,7 @@ import asyncio
 import pytest
 import torch
 
-from service.batching.batcher import Completed
+from service.batching.run import Completed
 from service.errors import ClientLeft, DeviceLost, Expired, Overloaded
 from service.oip.statistics import REASONS, Statistics
 from tests.service.oip.speaking import PreparedCall, Refused, speaking
