@@ -11,20 +11,16 @@ import torch
 from torch import Tensor
 
 from service.errors import BadMessage, BadTensor, printable
-from service.wire.elements import read_elements
-from service.wire.message import (
+from service.wire.elements import (
     DTYPES,
     MAX_RANK,
-    MAX_TENSORS,
-    Buffer,
-    Decoded,
-    Message,
-    Parameters,
     check_booleans,
     check_shape,
     raw,
+    read_elements,
     view,
 )
+from service.wire.message import MAX_TENSORS, Buffer, Decoded, Message, Parameters
 
 media_type = "application/json"
 memory_factor = 32  # measured on arrays of empty arrays, the worst

@@ -13,17 +13,8 @@ import orjson
 import torch
 
 from service.errors import BadMessage, BadTensor, printable
-from service.wire.message import (
-    MAX_TENSORS,
-    Buffer,
-    Decoded,
-    Message,
-    Parameters,
-    check_booleans,
-    check_shape,
-    raw,
-    view,
-)
+from service.wire.elements import check_booleans, check_shape, raw, view
+from service.wire.message import MAX_TENSORS, Buffer, Decoded, Message, Parameters
 
 media_type = "application/x-safetensors"
 memory_factor = 1

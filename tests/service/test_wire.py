@@ -22,7 +22,7 @@ from service.wire import (
     negotiate_response_codec,
     safetensors_codec,
 )
-from service.wire.message import DTYPES
+from service.wire.elements import DTYPES
 
 SHAPES = [(2, 3), (1, 2, 3, 4), (0,), (2, 0, 3), (1,), ()]
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from service.oip.shm.posix import Span
 from service.wire import Buffer, Message
-from service.wire.message import view
+from service.wire.elements import view
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from service.errors import BadTensor, printable
-from service.wire.elements import read_elements
-from service.wire.message import Buffer, check_booleans, check_shape, raw, view
+from service.wire import Buffer
+from service.wire.elements import check_booleans, check_shape, raw, read_elements, view
 
 DATATYPES = {
     "FP32": torch.float32,
