@@ -1,4 +1,4 @@
-"""What is on the wire: named tensors and plain parameters, whatever bytes carry them."""
+"""A message: named tensors and plain parameters, whatever bytes carry them."""
 
 import json
 from collections.abc import Mapping
@@ -43,7 +43,7 @@ class Message:
 
 
 class Decoded(NamedTuple):
-    """A request body that was read."""
+    """A request body that was decoded."""
 
     message: Message
 
