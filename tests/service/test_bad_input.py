@@ -26,7 +26,7 @@ def cu(*values: int) -> torch.Tensor:
 
 
 ROTATE = [  # tensors, params, status, code, what the detail names
-    ({}, {}, 422, "shape", "q or k"),
+    ({}, {}, 422, "shape", "missing required tensor 'q' or 'k'"),
     ({"q": torch.zeros(8)}, {}, 422, "shape", "q must be [B, S, H, D]"),
     ({"q": torch.zeros(())}, {}, 422, "config", "head_dim"),
     (
@@ -77,7 +77,7 @@ ROTATE = [  # tensors, params, status, code, what the detail names
 ]
 QKV = {"q": Q, "k": K, "v": K}
 ATTENTION = [
-    ({"q": Q}, {}, 422, "shape", "k must be a tensor"),
+    ({"q": Q}, {}, 422, "shape", "missing required tensor 'k'"),
     ({**QKV, "v": K[:, :1]}, {}, 422, "shape", "v must be of k's shape"),
     ({**QKV, "k": torch.zeros(1, 2, 3, 8)}, {}, 422, "shape", "v must be"),
     (
@@ -97,7 +97,13 @@ ATTENTION = [
         "k must be of batch",
     ),
     ({**QKV, "v": K.half()}, {}, 422, "shape", "q, k and v"),
-    ({**QKV, "positions": cu(0, 1), "q_positions": cu(0, 1)}, {}, 422, "shape", "positions"),
+    (
+        {**QKV, "positions": cu(0, 1), "q_positions": cu(0, 1)},
+        {},
+        422,
+        "shape",
+        "'positions' cannot be combined with 'q_positions' or 'k_positions'",
+    ),
     ({**QKV, "cu_seqlens_q": cu(0, 2)}, {}, 422, "shape", "cu_seqlens"),
     (QKV, {"causal": "yes"}, 422, "config", "causal"),
     (QKV, {"window": 0}, 422, "config", "window"),
@@ -136,28 +142,28 @@ ATTENTION = [
     ({**QKV, "q_index": torch.zeros(2)}, {}, 422, "shape", "q_index must be int64, got float32"),
     ({**QKV, "q_index": cu(0, 1) > 0}, {}, 422, "shape", "q_index must be int64, got bool"),
     ({**QKV, "q_index": cu(0, 2**62)}, {}, 422, "shape", "q_index must be in [-2**62, 2**62)"),
-    (QKV, {"k_offset": 1}, 422, "config", "q_offset must be given where k_offset or k_stride is"),
-    (QKV, {"k_stride": 2}, 422, "config", "q_offset must be given where k_offset or k_stride is"),
+    (QKV, {"k_offset": 1}, 422, "config", "q_offset must be given if k_offset or k_stride is"),
+    (QKV, {"k_stride": 2}, 422, "config", "q_offset must be given if k_offset or k_stride is"),
     (
         {**QKV, "k_index": cu(0, 4)},
         {"k_offset": 1},
         422,
         "config",
-        "k_offset must be absent where the tensor k_index is given, got 1",
+        "k_offset must be absent if there is a tensor k_index, got 1",
     ),
     (
         {**QKV, "q_index": cu(0, 1), "k_index": cu(0, 4)},
         {"k_stride": 4},
         422,
         "config",
-        "k_stride must be absent where the tensor k_index is given, got 4",
+        "k_stride must be absent if there is a tensor k_index, got 4",
     ),
     (
         {**QKV, "q_index": cu(0, 1)},
         {"q_offset": 0},
         422,
         "config",
-        "q_offset must be absent where the tensor q_index is given, got 0",
+        "q_offset must be absent if there is a tensor q_index, got 0",
     ),
     (
         QKV,
@@ -231,7 +237,7 @@ OTHERS = [
         {"rope": "x"},
         422,
         "unknown",
-        "unknown tensor q; this route knows none",
+        "unknown tensor q; this route has none",
     ),
     ("/v1/resolve", {}, {"rope": "x", "layer": 1}, 422, "unknown", "unknown parameter layer"),
     ("/v1/positions", {"q": Q}, {"builder": "x"}, 422, "unknown", "unknown tensor q"),

@@ -25,7 +25,7 @@ from rope_core import (
 )
 from rope_core.presets import built_in
 from service.endpoints.rope_params import Rope
-from service.endpoints.rope_resolver import MAX_KNOWN, RopeResolver
+from service.endpoints.rope_resolver import MAX_CACHED, RopeResolver
 from service.lifecycle import Lifecycle
 from service.server.app import create_app
 from service.settings import Settings
@@ -582,7 +582,7 @@ async def test_positions_that_were_built_rotate(client, codec):
         ({}, ["builder must be given"]),
         ({"builder": "grid"}, ["builder must be", "grid"]),
         ({"builder": "grid_positions"}, ["sizes must be given for grid_positions"]),
-        ({"builder": "packed_positions"}, ["cu_seqlens must be a tensor of the message"]),
+        ({"builder": "packed_positions"}, ["missing required tensor 'cu_seqlens'"]),
         (
             {"builder": "grid_positions", "arguments": {"sizes": [2], "size": 3}},
             ["unknown argument size", "sizes, start"],
@@ -621,7 +621,7 @@ async def test_positions_that_were_built_rotate(client, codec):
         ),
         (
             {"builder": "mrope_index", "token_types": [0.5]},
-            ["token_types must be of integers"],
+            ["token_types must be made of integers"],
         ),
         ({"builder": "grid_positions", "arguments": None}, ["arguments must be an object", "null"]),
     ],
@@ -772,18 +772,18 @@ async def test_the_process_says_so_and_ends(tmp_path, serve):
 
 async def test_what_was_read_is_kept_as_long_as_its_parameters(monkeypatch):
     rope_resolver, given = RopeResolver(built_in()), Rope(theta=3.0)
-    found = rope_resolver.read(given, 8, None)
-    assert rope_resolver.read(given, 8, None) is found
-    assert rope_resolver.read(given, 4, None) is not found
-    assert rope_resolver.read("llama-3.1-8b", None, None) is rope_resolver.read(
+    found = rope_resolver.resolve(given, 8, None)
+    assert rope_resolver.resolve(given, 8, None) is found
+    assert rope_resolver.resolve(given, 4, None) is not found
+    assert rope_resolver.resolve("llama-3.1-8b", None, None) is rope_resolver.resolve(
         "llama-3.1-8b", None, None
     )
     for head_dim in range(2, 1000, 2):
-        rope_resolver.read(given, head_dim, None)
-    assert len(given.known) <= MAX_KNOWN
+        rope_resolver.resolve(given, head_dim, None)
+    assert len(given.resolved) <= MAX_CACHED
     other = RopeResolver({})
     with pytest.raises(ConfigError):  # presets are those of the service that is asked
-        other.read("llama-3.1-8b", None, None)
+        other.resolve("llama-3.1-8b", None, None)
     key = weakref.ref(given)
     del given
     gc.collect()
