@@ -37,15 +37,13 @@ class PreparedCall:
     """Name of the backend that the request chooses; None leaves the choice to the service."""
 
 
-def build_rotate(
-    tensors: Tensors, params: RotateParams, rope_resolver: RopeResolver
-) -> PreparedCall:
+def build_rotate(tensors: Tensors, params: RotateParams, resolver: RopeResolver) -> PreparedCall:
     """Build the rotation of `q`, `k` or both."""
     q, k, positions = tensors.get("q"), tensors.get("k"), tensors.get("positions")
     heads = k if q is None else q
     if heads is None:
         raise MissingTensor("q", "k")
-    resolved = rope_resolver.resolve(params.rope, *_widths(heads, positions))
+    resolved = resolver.resolve(params.rope, *_widths(heads, positions))
     call = Rotate(
         q,
         k,
@@ -58,15 +56,13 @@ def build_rotate(
     return PreparedCall(call, _warnings(resolved, positions), params.backend)
 
 
-def build_attend(
-    tensors: Tensors, params: AttentionParams, rope_resolver: RopeResolver
-) -> PreparedCall:
+def build_attend(tensors: Tensors, params: AttentionParams, resolver: RopeResolver) -> PreparedCall:
     """Build the attention of `q` over `k` and `v`."""
     q = tensors["q"]
     q_positions, k_positions = _of_q_and_k(tensors, "positions", "q_positions", "k_positions")
     resolved = ResolvedRope(None)
     if params.rope is not None:
-        resolved = rope_resolver.resolve(params.rope, *_widths(q, q_positions))
+        resolved = resolver.resolve(params.rope, *_widths(q, q_positions))
     if resolved.model is not None and resolved.model.differ:
         expected = "given, or layer_type: the layers of this model differ"
         raise ConfigError("rope.layer", expected, "none")
@@ -92,31 +88,29 @@ def build_attend(
     return PreparedCall(call, _warnings(resolved, q_positions, k_positions), params.backend)
 
 
-def build_cos_sin(
-    tensors: Tensors, params: CosSinParams, rope_resolver: RopeResolver
-) -> PreparedCall:
+def build_cos_sin(tensors: Tensors, params: CosSinParams, resolver: RopeResolver) -> PreparedCall:
     """Build the table of cosines and sines of `positions`."""
     positions = tensors["positions"]
     num_axes = len(positions) if positions.ndim > 1 else 1
-    resolved = rope_resolver.resolve(params.rope, None, num_axes)
+    resolved = resolver.resolve(params.rope, None, num_axes)
     call = CosSin(positions, resolved.rope, tensors.get("frequencies"))
     return PreparedCall(call, _warnings(resolved, positions))
 
 
-def build_shift(tensors: Tensors, params: ShiftParams, rope_resolver: RopeResolver) -> PreparedCall:
+def build_shift(tensors: Tensors, params: ShiftParams, resolver: RopeResolver) -> PreparedCall:
     """Build the move of rotated keys by `delta`."""
     k, positions, delta = tensors["k"], tensors.get("positions"), tensors["delta"]
     widths = _widths(k, positions)
-    resolved = rope_resolver.resolve(params.rope, *widths)
+    resolved = resolver.resolve(params.rope, *widths)
     warnings = _warnings(resolved, positions, delta)
     to = None
     if params.to is not None:
-        resolved_to = rope_resolver.resolve(params.to, *widths, "to")
+        resolved_to = resolver.resolve(params.to, *widths, "to")
         to, warnings = resolved_to.rope, tuple(dict.fromkeys(warnings + resolved_to.warnings))
     return PreparedCall(Shift(k, delta, resolved.rope, positions, to), warnings, params.backend)
 
 
-def build_merge(tensors: Tensors, params: MergeParams, rope_resolver: RopeResolver) -> PreparedCall:
+def build_merge(tensors: Tensors, params: MergeParams, resolver: RopeResolver) -> PreparedCall:
     """Build the merge of attention over parts of the keys."""
     return PreparedCall(Merge(tensors["out"], tensors["lse"]), backend=params.backend)
 

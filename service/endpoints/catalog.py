@@ -17,9 +17,9 @@ from service.endpoints.position_builders import is_tensor
 from service.endpoints.rope_resolver import RopeResolver
 
 
-def list_presets(rope_resolver: RopeResolver) -> bytes:
+def list_presets(resolver: RopeResolver) -> bytes:
     """Return every preset as JSON: name, config and source. Infinity in a config becomes null."""
-    return orjson.dumps({"presets": [asdict(each) for each in rope_resolver.presets.values()]})
+    return orjson.dumps({"presets": [asdict(each) for each in resolver.presets.values()]})
 
 
 @lru_cache(maxsize=1)
@@ -34,15 +34,10 @@ def list_variants() -> dict[str, Any]:
 
 
 def _describe_entry(entry: Entry[Any]) -> dict[str, Any]:
-    parameters = [
-        {
-            "name": parameter.name,
-            "type": " or ".join(map(_type_name, parameter.kinds)),
-            "required": parameter.required,
-            "default": parameter.default,
-        }
-        for parameter in entry.parameters.values()
-    ]
+    parameters = []
+    for each in entry.parameters.values():
+        type_name = " or ".join(map(_type_name, each.kinds))
+        parameters.append(_argument(each.name, type_name, each.required, each.default))
     fields = {name: getattr(entry, name) for name in ("name", "summary", "source", "models")}
     return fields | {"parameters": parameters}
 
@@ -53,12 +48,13 @@ def _describe_builder(builder: Builder) -> dict[str, Any]:
     for name, parameter in inspect.signature(builder.function).parameters.items():
         required = parameter.default is parameter.empty
         default = None if required else parameter.default
-        type_name = _type_name(hints[name])
-        arguments.append(
-            {"name": name, "type": type_name, "required": required, "default": default}
-        )
+        arguments.append(_argument(name, _type_name(hints[name]), required, default))
     fields = {name: getattr(builder, name) for name in ("name", "summary", "models")}
     return fields | {"arguments": arguments}
+
+
+def _argument(name: str, type_name: str, required: bool, default: object) -> dict[str, Any]:
+    return {"name": name, "type": type_name, "required": required, "default": default}
 
 
 _TYPE_NAMES: Mapping[Any, str] = {

@@ -33,7 +33,7 @@ TENSOR_ARGUMENTS = tuple(
 
 
 def answer_positions(
-    tensors: Mapping[str, Tensor], params: PositionsParams, rope_resolver: RopeResolver
+    tensors: Mapping[str, Tensor], params: PositionsParams, resolver: RopeResolver
 ) -> Message:
     """Return what a builder makes of its arguments and tensors.
 

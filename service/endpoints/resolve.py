@@ -17,10 +17,10 @@ _MODEL_FIELDS = (
 
 
 def answer_resolve(
-    tensors: Mapping[str, Tensor], params: ResolveParams, rope_resolver: RopeResolver
+    tensors: Mapping[str, Tensor], params: ResolveParams, resolver: RopeResolver
 ) -> Message:
     """Return `inv_freq` as a tensor, and everything else about the rope as parameters."""
-    resolved = rope_resolver.resolve(params.rope, None, None)
+    resolved = resolver.resolve(params.rope, None, None)
     config, model = resolved.config, resolved.model
     values: dict[str, Any] = {
         "rotates": config is not None,

@@ -2,8 +2,8 @@
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from functools import lru_cache
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -39,7 +39,7 @@ MAX_PARAMS_DEPTH = 200
 """Most objects and lists that parameters nest, one within the other."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Endpoint(Generic[P]):
     """One route: `POST path`."""
 
@@ -66,13 +66,12 @@ class Endpoint(Generic[P]):
     is_slow: bool = False
     """Whether `build` may run too long for the event loop."""
 
-    names: frozenset[str] = field(init=False)
-    """Names of all tensors that a message may have."""
+    @cached_property
+    def names(self) -> frozenset[str]:
+        """Names of all tensors that a message may have."""
+        return frozenset((*self.required, *self.optional))
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "names", frozenset((*self.required, *self.optional)))
-
-    def read(self, message: Message, rope_resolver: RopeResolver) -> PreparedCall | Message:
+    def read(self, message: Message, resolver: RopeResolver) -> PreparedCall | Message:
         """Return the call that a message describes, or the answer where it needs no device.
 
         Raises:
@@ -91,7 +90,7 @@ class Endpoint(Generic[P]):
         if num_bytes > MAX_PARAMS_BYTES:
             raise TooLarge("parameters, in bytes,", MAX_PARAMS_BYTES, f"{num_bytes:,}")
         parse = _parse_params if num_bytes > INLINE_PARAMS_BYTES else _parse_params_cached
-        return self.build(tensors, parse(self.params, message.params), rope_resolver)
+        return self.build(tensors, parse(self.params, message.params), resolver)
 
 
 def _parse_params(model: type[P], params: Parameters) -> P:
