@@ -5,7 +5,8 @@ import torch
 
 from rope_core import Attend, AttentionConfig, RopeConfig, attend
 from service.wire import Message
-from tests.service.test_routes import answered, heads, params
+from tests.service.messages import answered, params
+from tests.service.test_routes import heads
 
 ROWS = torch.tensor([[0, 4, 8, 12, 16], [1, 2, 3, 5, 40]])
 ENDS = torch.tensor([0, 2, 2, 5])
