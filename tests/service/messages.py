@@ -1,11 +1,14 @@
 """Messages to the application of a test, and its answers."""
 
 import json
+import re
 
 import httpx
 
 from service.wire import Codec, Message, Parameters
 from tests.service.conftest import post
+
+INTERNALS = re.compile(r"Traceback|File \"|/site-packages|torch\.|0x[0-9a-f]{6}|\.py")
 
 
 def params(**values: object) -> Parameters:
@@ -34,3 +37,16 @@ async def answered(
 
 def warnings_of(message: Message) -> list[str]:
     return message.params.values.get("warnings", [])
+
+
+def check_problem(response: httpx.Response, status: int, code: str, words: str) -> None:
+    """The answer is a problem document of this status and code, whose detail has the words."""
+    problem = response.json()
+    assert (response.status_code, problem["code"]) == (status, code), problem
+    assert words in problem["detail"]
+    assert response.headers["content-type"] == "application/problem+json"
+    assert problem["type"] == f"urn:rope-service:problem:{code}"
+    assert problem["status"] == status
+    assert problem["error"] == problem["detail"]
+    assert len(response.content) < 4096
+    assert not INTERNALS.search(response.text)
