@@ -109,7 +109,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("rope", "names"), [(each[0], each[1:]) for each in REFUSED], ids=case_id)
-async def test_what_is_refused_is_named_with_its_value_and_the_rule(client, rope, names):
+async def test_a_refusal_names_the_key_its_value_and_the_rule(client, rope, names):
     check_refused(await resolved(client, rope), *names)
 
 
@@ -123,7 +123,7 @@ WARNED = [
 
 
 @pytest.mark.parametrize(("block", "names"), WARNED, ids=case_id)
-async def test_what_is_warned_of_is_in_every_answer(client, codec, block, names):
+async def test_a_warning_is_in_every_answer(client, codec, block, names):
     rope = {"config": {**LLAMA, "rope_scaling": block}}
     at = torch.arange(TOKENS)
     for path, tensors in (
@@ -138,7 +138,7 @@ async def test_what_is_warned_of_is_in_every_answer(client, codec, block, names)
         assert names in warning
 
 
-async def test_an_unknown_model_is_read_as_a_llama_and_said_so(client):
+async def test_an_unknown_model_is_read_as_a_llama_with_a_warning(client):
     answer = (await resolved(client, {"config": {**LLAMA, "model_type": "newest"}})).json()
     assert answer["rotates"]
     assert "'newest' is unknown" in answer["warnings"][0]
@@ -147,9 +147,7 @@ async def test_an_unknown_model_is_read_as_a_llama_and_said_so(client):
 @pytest.mark.parametrize(
     ("dtype", "most"), [(torch.float16, "2048"), (torch.bfloat16, "256")], ids=str
 )
-async def test_positions_in_half_precision_are_refused_with_what_is_lost(
-    client, codec, dtype, most
-):
+async def test_positions_in_half_precision_are_refused(client, codec, dtype, most):
     at = torch.arange(TOKENS).to(dtype)
     for path, tensors in (
         ("/v1/rotate", {"q": heads(2), "positions": at}),
@@ -162,7 +160,7 @@ async def test_positions_in_half_precision_are_refused_with_what_is_lost(
 
 
 @pytest.mark.parametrize(("most", "warned"), [(2**24, False), (2**24 + 1, True), (2**31, True)])
-async def test_far_positions_are_exact_or_warned_of(client, codec, most, warned):
+async def test_far_positions_are_exact_or_have_a_warning(client, codec, most, warned):
     at = torch.tensor([0, 1, most])
     exact = at.double()[:, None] * 5e5 ** -(torch.arange(0, D, 2).double() / D)
     for arithmetic in ("hf", "float64"):
@@ -180,12 +178,12 @@ async def test_far_positions_are_exact_or_warned_of(client, codec, most, warned)
                 torch.testing.assert_close(answer.tensors["sin"], sines, **off)
 
 
-async def test_the_lowest_position_there_is_is_warned_of(client):
+async def test_the_lowest_position_has_a_warning(client):
     body = {"positions": [-(2**63)], "rope": {"config": LLAMA}}
     assert (await client.post("/v1/cos_sin", json=body)).json()["warnings"]
 
 
-async def test_positions_that_a_table_has_not_are_refused(client, codec):
+async def test_positions_outside_of_a_table_are_refused(client, codec):
     rope = {"config": {"model_type": "gptj", "n_embd": 64, "n_head": 4, "rotary_dim": 8}}
     at = torch.tensor([0, 1, 2, 3.5, 4])
     body = Message({"q": heads(2), "positions": at}, params(rope=rope))
@@ -193,13 +191,14 @@ async def test_positions_that_a_table_has_not_are_refused(client, codec):
 
 
 @pytest.mark.parametrize("preset", ["gpt-oss-20b", "gemma-2-9b", "command-r7b-12-2024"])
-async def test_attention_of_a_model_whose_layers_differ_needs_to_know_which(client, preset):
-    told = await client.post("/v1/resolve", json={"rope": preset})
-    assert "layers differ" in str(told.json()["warnings"])
-    width = told.json()["rope"]["head_dim"]
+async def test_attention_needs_the_layer_of_a_model_whose_layers_differ(client, preset):
+    resolved = (await client.post("/v1/resolve", json={"rope": preset})).json()
+    assert "layers differ" in str(resolved["warnings"])
+    width = resolved["rope"]["head_dim"]
     heads = {name: [[[0.5] * width]] for name in "qkv"}
     refused = await client.post("/v1/attention", json={**heads, "rope": preset})
     assert refused.status_code == 422
     assert "rope.layer must be given, or layer_type" in refused.json()["detail"]
     model = {"preset": preset, "layer": 0}
-    assert (await client.post("/v1/attention", json={**heads, "rope": model})).status_code == 200
+    answer = (await client.post("/v1/attention", json={**heads, "rope": model})).json()
+    assert answer["out"]["data"] == [0.5] * width  # one key: its value
