@@ -23,7 +23,7 @@ def cu(*values: int) -> torch.Tensor:
     return torch.tensor(values)
 
 
-ROTATE = [  # tensors, params, status, code, what the detail names
+ROTATE = [  # tensors, params, status, code, words of the detail
     ({}, {}, 422, "shape", "missing required tensor 'q' or 'k'"),
     ({"q": torch.zeros(8)}, {}, 422, "shape", "q must be [B, S, H, D]"),
     ({"q": torch.zeros(())}, {}, 422, "config", "head_dim"),
@@ -267,9 +267,7 @@ CASES = [("/v1/rotate", *case) for case in ROTATE]
 CASES += [("/v1/attention", *case) for case in ATTENTION] + OTHERS
 
 
-@pytest.mark.parametrize(("path", "tensors", "params", "status", "code", "names"), CASES)
-async def test_what_does_not_fit_is_named(
-    client, codec, path, tensors, params, status, code, names
-):
+@pytest.mark.parametrize(("path", "tensors", "params", "status", "code", "words"), CASES)
+async def test_a_call_that_does_not_fit(client, codec, path, tensors, params, status, code, words):
     message = Message(tensors, Parameters.of(params))
-    check_problem(await post(client, codec, path, message, as_base64=True), status, code, names)
+    check_problem(await post(client, codec, path, message, as_base64=True), status, code, words)

@@ -1,11 +1,11 @@
-"""Bad input: a problem document that names what is wrong, and never a 500."""
+"""A request that is not valid gets a problem document that names what is wrong, and never a 500."""
 
 import pytest
 import torch
 
 from service.wire import CODECS, Message, Parameters
 from tests.service.conftest import every_test_in_one_loop, post
-from tests.service.messages import check_problem
+from tests.service.messages import answered, check_problem
 
 pytestmark = every_test_in_one_loop
 
@@ -17,48 +17,58 @@ def client(shared_client):
     return shared_client
 
 
+JSON = {"content-type": "application/json"}
+CONTENT_TYPES = "Content-Type must be application/json or application/x-safetensors"
+
+
 @pytest.mark.parametrize(
-    ("headers", "status", "code"),
+    ("headers", "status", "code", "words"),
     [
-        ({}, 415, "unsupported_media_type"),
-        ({"content-type": "text/plain"}, 415, "unsupported_media_type"),
-        ({"content-type": "application/octet-stream"}, 415, "unsupported_media_type"),
+        ({}, 415, "unsupported_media_type", CONTENT_TYPES),
+        ({"content-type": "text/plain"}, 415, "unsupported_media_type", CONTENT_TYPES),
         (
-            {"content-type": "application/json", "content-encoding": "gzip"},
+            {"content-type": "application/octet-stream"},
             415,
             "unsupported_media_type",
+            CONTENT_TYPES,
         ),
-        ({"content-type": "application/json", "accept": "text/html"}, 406, "not_acceptable"),
-        ({"content-type": "application/json", "x-request-timeout-ms": "0"}, 400, "bad_header"),
-        ({"content-type": "application/json", "x-request-timeout-ms": "-1"}, 400, "bad_header"),
-        ({"content-type": "application/json", "x-request-timeout-ms": "nan"}, 400, "bad_header"),
-        ({"content-type": "application/json", "x-request-timeout-ms": "1" * 30}, 400, "bad_header"),
+        ({**JSON, "content-encoding": "gzip"}, 415, "unsupported_media_type", "identity"),
+        ({**JSON, "accept": "text/html"}, 406, "not_acceptable", "Accept must allow"),
+        *(
+            ({**JSON, "x-request-timeout-ms": text}, 400, "bad_header", "X-Request-Timeout-Ms")
+            for text in ("0", "-1", "nan", "1" * 30)
+        ),
     ],
 )
-async def test_headers_that_cannot_be(client, headers, status, code):
+async def test_bad_headers(client, headers, status, code, words):
     response = await client.post("/v1/rotate", content=b'{"q": [[[1, 2]]]}', headers=headers)
-    check_problem(response, status, code, "")
+    check_problem(response, status, code, words)
     if status == 415:
         assert response.headers["accept-encoding"] == "identity"
 
 
-async def test_other_routes_and_methods_are_refused_in_the_same_form(client):
-    check_problem(await client.get("/nowhere"), 404, "not_found", "")
-    for path in ("/v1/rotate", "/v1/merge", "/v1/resolve", "/v1/positions"):
-        refusal = await client.get(path)
-        check_problem(refusal, 405, "method_not_allowed", "")
-        assert refusal.headers["allow"] == "POST"
-    for path in ("/healthz", "/v1/presets", "/v1/variants"):
-        check_problem(await client.post(path), 405, "method_not_allowed", "")
-    check_problem(await client.post("/v1/rotate/"), 404, "not_found", "")
-    check_problem(await client.post("http://service//v1/rotate"), 404, "not_found", "")
+@pytest.mark.parametrize("path", ["/nowhere", "/v1/rotate/", "http://service//v1/rotate"])
+async def test_an_unknown_path_is_not_found(client, path):
+    check_problem(await client.post(path), 404, "not_found", "Not Found")
 
 
-async def test_a_body_over_the_limit_is_refused_unread(client):
+@pytest.mark.parametrize("path", ["/v1/rotate", "/v1/merge", "/v1/resolve", "/v1/positions"])
+async def test_a_route_that_computes_has_only_post(client, path):
+    refusal = await client.get(path)
+    check_problem(refusal, 405, "method_not_allowed", "Method Not Allowed")
+    assert refusal.headers["allow"] == "POST"
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/v1/presets", "/v1/variants"])
+async def test_a_route_that_lists_has_only_get(client, path):
+    check_problem(await client.post(path), 405, "method_not_allowed", "Method Not Allowed")
+
+
+async def test_a_body_over_the_limit_is_not_read(client):
     async def endless():
         for _ in range(1000):
             yield b" " * 2**16
-        raise AssertionError("all of it was read")
+        raise AssertionError("the whole body was read")
 
     for codec, limit in zip(CODECS, (2**18, 2**20), strict=True):
         declared = {"content-type": codec.media_type, "content-length": str(limit + 1)}
@@ -69,76 +79,81 @@ async def test_a_body_over_the_limit_is_refused_unread(client):
         check_problem(refusal, 413, "too_large", f"{limit:,}")
 
 
-async def test_a_number_beyond_any_float_is_no_message(client):
+async def test_a_number_beyond_any_float_is_a_bad_message(client):
     params = b'{"rope": {"theta": 1' + b"0" * 400 + b"}}"
     refusal = await post(client, CODECS[1], "/v1/rotate", Message({"q": Q}, Parameters({}, params)))
     check_problem(refusal, 400, "bad_message", "params")
     body = b'{"q": [[[1, 2]]], ' + params[1:]
-    headers = {"content-type": "application/json"}
-    refusal = await client.post("/v1/rotate", content=body, headers=headers)
-    check_problem(refusal, 400, "bad_message", "JSON")
+    refusal = await client.post("/v1/rotate", content=body, headers=JSON)
+    check_problem(refusal, 400, "bad_message", "the body is not valid JSON")
 
 
-async def test_a_bare_number_that_is_no_integer_is_named_for_what_it_is(client):
-    for delta in (1.5, 2**64):
-        body = f'{{"k": [[[1, 2]]], "delta": {delta}}}'
-        headers = {"content-type": "application/json"}
-        refusal = await client.post("/v1/shift", content=body, headers=headers)
-        check_problem(refusal, 422, "shape", "delta must be made of integers")
+@pytest.mark.parametrize("delta", [1.5, 2**64])
+async def test_a_bare_number_must_be_an_integer_of_64_bits(client, delta):
+    body = f'{{"k": [[[1, 2]]], "delta": {delta}}}'
+    refusal = await client.post("/v1/shift", content=body, headers=JSON)
+    check_problem(refusal, 422, "shape", "delta must be made of integers")
 
 
-async def test_an_answer_that_would_be_too_much_json(client):
+async def test_an_answer_over_the_limit_of_json(client):
     message = Message({"q": torch.zeros(1, 2**11, 1, 64)})
     refusal = await post(client, CODECS[1], "/v1/rotate", message, accept="application/json")
     check_problem(refusal, 413, "too_large", "application/json")
 
 
 @pytest.mark.parametrize(
-    ("dtype", "asked"),
+    ("dtype", "values"),
     [(torch.bfloat16, {"out_dtype": "float32"}), (torch.float32, {"return_lse": True})],
     ids=["out in float32", "lse"],
 )
-async def test_an_answer_that_is_larger_for_what_was_asked(client, dtype, asked):
+async def test_parameters_that_make_an_answer_too_large(client, dtype, values):
     q = torch.zeros(1, 2**20 // dtype.itemsize // 256 - 8, 4, 64, dtype=dtype)
-    tensors = {"q": q, **dict.fromkeys("kv", q[:, :1])}
+    tensors = {"q": q, "k": q[:, :1], "v": torch.ones_like(q[:, :1])}
     message = Message(tensors, Parameters.of({"causal": False}))
-    assert (await post(client, CODECS[1], "/v1/attention", message)).status_code == 200
-    message = Message(tensors, Parameters.of({"causal": False, **asked}))
+    out = (await answered(client, CODECS[1], "/v1/attention", message)).tensors["out"]
+    assert torch.equal(out, torch.ones_like(q)), "the value of the only key"
+    message = Message(tensors, Parameters.of({"causal": False, **values}))
     refusal = await post(client, CODECS[1], "/v1/attention", message)
     check_problem(refusal, 413, "too_large", "an answer, in bytes, may be at most 1,048,576")
 
 
-async def test_a_body_that_is_not_as_long_as_it_says(client):
-    headers = {"content-type": "application/x-safetensors"}
-    check_problem(
-        await client.post("/v1/rotate", content=b"", headers=headers), 400, "bad_message", ""
-    )
-    json_headers = {"content-type": "application/json"}
-    check_problem(
-        await client.post("/v1/rotate", content=b"{", headers=json_headers), 400, "bad_message", ""
-    )
+@pytest.mark.parametrize(
+    ("media_type", "body", "words"),
+    [
+        ("application/x-safetensors", b"", "must begin with 8 bytes"),
+        (
+            "application/x-safetensors",
+            b"\x09" + bytes(7) + b"{}",
+            "ends after the body of 10 bytes",
+        ),
+        ("application/json", b"{", "not valid JSON"),
+    ],
+)
+async def test_a_body_that_ends_early(client, media_type, body, words):
+    refusal = await client.post("/v1/rotate", content=body, headers={"content-type": media_type})
+    check_problem(refusal, 400, "bad_message", words)
 
 
-async def test_what_a_client_sends_is_shown_short_and_plain(client):
+async def test_an_error_shows_a_name_short_and_without_control_characters(client):
     name = "\u202e\x1b[31m\n" + "x" * 2**16
     refusal = await client.post("/v1/rotate", json={"q": [[[1, 2]]], name: 1})
-    check_problem(refusal, 422, "unknown", "unknown parameter")
+    check_problem(refusal, 422, "unknown", "unknown parameter ??[31m?xxx")
     assert refusal.json()["detail"].isprintable()
 
 
-async def test_a_config_in_an_error_is_shown_short(client, codec):
-    for block in ({"rope_type": "x" * 2**16}, {"factor": "x" * 2**16, "rope_type": "linear"}):
-        config = {"hidden_size": 8, "num_attention_heads": 1, "rope_scaling": block}
-        params = Parameters.of({"rope": {"config": config}})
-        refusal = await post(client, codec, "/v1/resolve", Message({}, params))
-        check_problem(refusal, 422, "config", "rope.rope_scaling")
+@pytest.mark.parametrize("key", ["rope_type", "factor"])
+async def test_an_error_shows_a_config_short(client, codec, key):
+    block = {"rope_type": "linear", key: "x" * 2**16}
+    config = {"hidden_size": 8, "num_attention_heads": 1, "rope_scaling": block}
+    params = Parameters.of({"rope": {"config": config}})
+    refusal = await post(client, codec, "/v1/resolve", Message({}, params))
+    check_problem(refusal, 422, "config", f"rope.rope_scaling.{key}")
 
 
 async def test_parameters_that_are_nested_too_deep(client, codec):
     params = b'{"rope": ' + b'{"config": ' * 240 + b"1" + b"}" * 241
     if codec.media_type == "application/json":
-        headers = {"content-type": codec.media_type}
-        refusal = await client.post("/v1/resolve", content=params, headers=headers)
+        refusal = await client.post("/v1/resolve", content=params, headers=JSON)
     else:
         refusal = await post(client, codec, "/v1/resolve", Message({}, Parameters({}, params)))
     check_problem(refusal, 400, "bad_message", "nested too deep")

@@ -195,10 +195,10 @@ async def test_attention_needs_the_layer_of_a_model_whose_layers_differ(client, 
     resolved = (await client.post("/v1/resolve", json={"rope": preset})).json()
     assert "layers differ" in str(resolved["warnings"])
     width = resolved["rope"]["head_dim"]
-    heads = {name: [[[0.5] * width]] for name in "qkv"}
+    heads = {"q": [[[0.5] * width]], "k": [[[0.5] * width]], "v": [[[0.25] * width]]}
     refused = await client.post("/v1/attention", json={**heads, "rope": preset})
     assert refused.status_code == 422
     assert "rope.layer must be given, or layer_type" in refused.json()["detail"]
     model = {"preset": preset, "layer": 0}
     answer = (await client.post("/v1/attention", json={**heads, "rope": model})).json()
-    assert answer["out"]["data"] == [0.5] * width  # one key: its value
+    assert answer["out"]["data"] == [0.25] * width, "the value of the only key"
