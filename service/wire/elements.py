@@ -1,8 +1,8 @@
 """The elements of a tensor as little-endian bytes, or as a list of JSON numbers or booleans."""
 
 import math
+import struct
 import warnings
-from array import array
 from typing import Any
 
 import numpy as np
@@ -68,23 +68,25 @@ def parse_elements(name: str, elements: list[Any], dtype: torch.dtype, dtype_nam
     """
     types: set[type]
     if dtype is torch.bool:
-        content, types, typecode = "booleans", {bool}, "b"
+        content, types, code = "booleans", {bool}, "b"
     elif dtype.is_floating_point:
-        content, types, typecode = "numbers", {int, float}, "d"
+        content, types, code = "numbers", {int, float}, "d"
     else:
-        content, types, typecode = "integers", {int}, "q"
+        content, types, code = "integers", {int}, "q"
     if others := set(map(type, elements)) - types:
         raise BadTensor(name, f"made of {content}", min(each.__name__ for each in others))
-    expected = f"made of {content} in the range of {dtype_name}"
-    try:
-        wide = torch.from_numpy(np.asarray(array(typecode, elements)))
-    except OverflowError:
-        raise BadTensor(name, expected, "others") from None
-    tensor = wide.to(dtype)
-    is_float = dtype.is_floating_point
-    in_range = tensor.isfinite() | ~wide.isfinite() if is_float else tensor == wide
-    if not bool(in_range.all()):
-        raise BadTensor(name, expected, "others")
+    try:  # numpy takes twice as long to read a list
+        packed = struct.pack(f"{len(elements)}{code}", *elements)
+    except struct.error:
+        in_range = False
+    else:
+        wide = torch.from_numpy(np.frombuffer(packed, f"<{code}"))
+        tensor = wide.to(dtype)
+        in_range = bool((tensor.isfinite() if dtype.is_floating_point else tensor == wide).all())
+        if not in_range and dtype.is_floating_point:  # NaN and Infinity are in range
+            in_range = bool((tensor.isfinite() | ~wide.isfinite()).all())
+    if not in_range:
+        raise BadTensor(name, f"made of {content} in the range of {dtype_name}", "others")
     return tensor
 
 
