@@ -1,4 +1,4 @@
-"""Strategies of hypothesis: bodies of every route, good and spoilt."""
+"""Strategies of hypothesis: bodies of every route, good and broken."""
 
 import math
 
@@ -8,10 +8,10 @@ from rope_core import SCHEMES, VARIANTS
 from rope_core.hf.families import DIFFUSERS, families
 from rope_core.presets import built_in
 from service.endpoints.table import ENDPOINTS
-from service.oip.infer.models import MODELS as MODELS_OF_OIP
+from service.oip.infer.models import MODELS as OIP_MODELS
 
-NAMES = sorted({name for endpoint in ENDPOINTS for name in endpoint.names})
-PARAMS = sorted({name for endpoint in ENDPOINTS for name in endpoint.params.model_fields})
+TENSOR_NAMES = sorted({name for endpoint in ENDPOINTS for name in endpoint.names})
+PARAM_NAMES = sorted({name for endpoint in ENDPOINTS for name in endpoint.params.model_fields})
 PATHS = st.sampled_from([endpoint.path for endpoint in ENDPOINTS])
 NUMBERS = st.one_of(
     st.integers(-3, 9),
@@ -24,7 +24,7 @@ SMALL = st.integers(0, 3)
 def tensors(draw: st.DrawFn) -> object:
     """Something like a tensor: nested, flat or in base64; mostly of shapes that may fit."""
     shape = draw(st.lists(SMALL, min_size=0, max_size=5) | st.just([1, 2, 2, 4]))
-    if draw(st.integers(0, 9)) == 0:  # as large as a shape can be told, and empty
+    if draw(st.integers(0, 9)) == 0:  # empty, with the largest sizes that a shape may have
         huge = st.sampled_from([0, 1, 2**31, 2**62, 2**63, 2**64 - 1])
         shape = [0, *draw(st.lists(huge, max_size=3))]
         return {"shape": shape, "dtype": "float32", "data": []}
@@ -65,8 +65,10 @@ JUNK = (
     | st.dictionaries(st.sampled_from(["rope_type", "factor", "full_attention"]), NUMBERS)
     | ANYTHING
 )
-OWN = sorted({p for e in (*VARIANTS.values(), *SCHEMES.values()) for p in e.parameters})
-PARAMETERS = st.fixed_dictionaries(
+VARIANT_PARAM_NAMES = sorted(
+    {p for e in (*VARIANTS.values(), *SCHEMES.values()) for p in e.parameters}
+)
+PARAMETER_ROPES = st.fixed_dictionaries(
     {},
     optional={
         "theta": NUMBERS,
@@ -79,16 +81,20 @@ PARAMETERS = st.fixed_dictionaries(
         "trailing": st.booleans(),
     },
 ).flatmap(
-    lambda given: st.dictionaries(
-        st.sampled_from(OWN), NUMBERS | st.lists(SMALL, max_size=4) | JUNK, max_size=4
-    ).map(lambda own: given | own)
+    lambda params: st.dictionaries(
+        st.sampled_from(VARIANT_PARAM_NAMES),
+        NUMBERS | st.lists(SMALL, max_size=4) | JUNK,
+        max_size=4,
+    ).map(lambda more: params | more)
 )
 PRESETS = built_in()
-IN_BLOCKS = sorted({*OWN, "type", "rope_type", "rope_theta", "llama_4_scaling_beta"})
-DEFAULTS = {key for family in families().values() for key in family.defaults}
-KEYS = sorted(
+BLOCK_KEYS = sorted(
+    {*VARIANT_PARAM_NAMES, "type", "rope_type", "rope_theta", "llama_4_scaling_beta"}
+)
+DEFAULT_KEYS = {key for family in families().values() for key in family.defaults}
+CONFIG_KEYS = sorted(
     {key for preset in PRESETS.values() for key in preset.config}
-    | {*DEFAULTS, "no_rope_layers", "layer_rope_theta", "rope_parameters", "rope_scaling"}
+    | {*DEFAULT_KEYS, "no_rope_layers", "layer_rope_theta", "rope_parameters", "rope_scaling"}
     | {"text_config", "vision_config", "thinker_config", "model_type", "_class_name", "head_dim"}
     | {"partial_rotary_factor", "rotary_pct", "rotary_dim", "dim", "axes_dim", "axes_dims_rope"}
 )
@@ -96,7 +102,7 @@ KEYS = sorted(
 
 @st.composite
 def configs(draw: st.DrawFn) -> dict[str, object]:
-    """A config that a model may have, with some of its keys spoilt."""
+    """A config that a model may have, with some of its keys broken."""
     if draw(st.booleans()):
         config: dict[str, object] = dict(PRESETS[draw(st.sampled_from(sorted(PRESETS)))].config)
     else:
@@ -104,7 +110,7 @@ def configs(draw: st.DrawFn) -> dict[str, object]:
         config |= {"model_type": draw(st.sampled_from(sorted(families())))}
         if draw(st.integers(0, 4)) == 0:
             config |= {"model_type": None, "_class_name": draw(st.sampled_from([*DIFFUSERS]))}
-    block = draw(st.dictionaries(st.sampled_from(IN_BLOCKS), JUNK, max_size=4))
+    block = draw(st.dictionaries(st.sampled_from(BLOCK_KEYS), JUNK, max_size=4))
     if draw(st.booleans()):
         block |= {"rope_type": draw(st.sampled_from([*VARIANTS, "su", "mrope", "xdrope"]))}
     match draw(st.integers(0, 4)):
@@ -117,10 +123,10 @@ def configs(draw: st.DrawFn) -> dict[str, object]:
             config["rope_parameters"] = draw(st.dictionaries(kinds, st.just(block) | JUNK))
     if draw(st.integers(0, 4)) == 0:
         config = {draw(st.sampled_from(["text_config", "vision_config"])): config}
-    return config | draw(st.dictionaries(st.sampled_from(KEYS), JUNK, max_size=3))
+    return config | draw(st.dictionaries(st.sampled_from(CONFIG_KEYS), JUNK, max_size=3))
 
 
-BESIDE = st.fixed_dictionaries(
+CONFIG_OPTIONS = st.fixed_dictionaries(
     {},
     optional={
         "layer": st.integers(-1, 5) | JUNK,
@@ -131,12 +137,16 @@ BESIDE = st.fixed_dictionaries(
         "length": NUMBERS,
     },
 )
-MODELS = st.builds(lambda config, beside: {"config": config} | beside, configs(), BESIDE)
-NAMED = st.sampled_from([*PRESETS, "x"])
-OF_PRESETS = NAMED | st.builds(lambda name, beside: {"preset": name} | beside, NAMED, BESIDE)
-ROPES = PARAMETERS | MODELS | OF_PRESETS | JUNK
+CONFIG_ROPES = st.builds(
+    lambda config, options: {"config": config} | options, configs(), CONFIG_OPTIONS
+)
+PRESET_NAMES = st.sampled_from([*PRESETS, "x"])
+PRESET_ROPES = PRESET_NAMES | st.builds(
+    lambda name, options: {"preset": name} | options, PRESET_NAMES, CONFIG_OPTIONS
+)
+ROPES = PARAMETER_ROPES | CONFIG_ROPES | PRESET_ROPES | JUNK
 HEADS = [[[[1, 2, 3, 4]], [[5, 6, 7, 8]]]]  # [1, 2, 1, 4]
-GOOD = {
+GOOD_BODIES = {
     "/v1/rotate": {"q": HEADS, "k": HEADS},
     "/v1/attention": {**dict.fromkeys("qkv", HEADS), "sinks": [1], "mask": [[True, False]]},
     "/v1/cos_sin": {"positions": [0, 1], "rope": {"head_dim": 4}},
@@ -145,21 +155,21 @@ GOOD = {
     "/v1/resolve": {"rope": "llama-3.1-8b"},
     "/v1/positions": {"builder": "grid_positions", "arguments": {"sizes": [2, 2]}},
 }
-CHANGES = st.just({}) | st.dictionaries(
-    st.sampled_from(NAMES), tensors() | st.just(HEADS) | st.just([0, 2]), max_size=2
+TENSOR_CHANGES = st.just({}) | st.dictionaries(
+    st.sampled_from(TENSOR_NAMES), tensors() | st.just(HEADS) | st.just([0, 2]), max_size=2
 )
-MORE_PARAMS = st.just({}) | st.dictionaries(
-    st.sampled_from(PARAMS), ANYTHING | ROPES | NUMBERS | st.booleans(), max_size=2
+EXTRA_PARAMS = st.just({}) | st.dictionaries(
+    st.sampled_from(PARAM_NAMES), ANYTHING | ROPES | NUMBERS | st.booleans(), max_size=2
 )
 
 
-PLACES = st.integers(-3, 9) | st.sampled_from([-(2**63), -(2**62), 2**62 - 1, 2**62, 2**63 - 1])
+INDICES = st.integers(-3, 9) | st.sampled_from([-(2**63), -(2**62), 2**62 - 1, 2**62, 2**63 - 1])
 
 
 @st.composite
 def inferences(draw: st.DrawFn) -> tuple[str, dict[str, object]]:
-    """A request of the Open Inference Protocol, of which some members are spoilt."""
-    model = draw(st.sampled_from([*MODELS_OF_OIP.values()]))
+    """A request of the Open Inference Protocol, some of its members broken."""
+    model = draw(st.sampled_from([*OIP_MODELS.values()]))
     inputs = []
     for slot in model.inputs:
         if slot.optional and draw(st.integers(0, 5)):
@@ -171,13 +181,15 @@ def inferences(draw: st.DrawFn) -> tuple[str, dict[str, object]]:
             "datatype": slot.datatype,
             "data": [slot.datatype == "BOOL" or 1] * math.prod(shape),
         }
-        spoilt = st.sampled_from(["name", "shape", "datatype", "data", "parameters"])
+        broken = st.sampled_from(["name", "shape", "datatype", "data", "parameters"])
         if draw(st.integers(0, 4)) == 0:
-            good[draw(spoilt)] = draw(JUNK | NUMBERS | tensors())
+            good[draw(broken)] = draw(JUNK | NUMBERS | tensors())
         inputs.append(good)
     body: dict[str, object] = {"inputs": inputs, "parameters": {"head_dim": 4}}
     members = st.sampled_from(["inputs", "outputs", "parameters", "id"])
-    more = st.dictionaries(st.sampled_from([*PARAMS, *OWN]), NUMBERS | JUNK, max_size=2)
+    more = st.dictionaries(
+        st.sampled_from([*PARAM_NAMES, *VARIANT_PARAM_NAMES]), NUMBERS | JUNK, max_size=2
+    )
     if draw(st.integers(0, 2)) == 0:
         body["parameters"] = draw(more)
     if draw(st.integers(0, 4)) == 0:

@@ -1,4 +1,4 @@
-"""No body, whatever it holds, is answered with a 500."""
+"""No body, whatever it holds, gets a 500."""
 
 import asyncio
 import inspect
@@ -17,20 +17,20 @@ from service.server.app import create_app
 from service.settings import Settings
 from tests.service.fuzz_strategies import (
     ANYTHING,
-    CHANGES,
-    GOOD,
+    CONFIG_ROPES,
+    EXTRA_PARAMS,
+    GOOD_BODIES,
     HEADS,
+    INDICES,
     JUNK,
-    MODELS,
-    MORE_PARAMS,
-    NAMES,
     NUMBERS,
-    OF_PRESETS,
-    PARAMETERS,
+    PARAMETER_ROPES,
     PATHS,
-    PLACES,
+    PRESET_ROPES,
     ROPES,
     SMALL,
+    TENSOR_CHANGES,
+    TENSOR_NAMES,
     inferences,
 )
 
@@ -43,7 +43,7 @@ def arguments_of(builder):
 def status():
     """Post bytes to a path, and return the status of the answer."""
     threads = torch.get_num_threads()
-    seen: Counter[int] = Counter()
+    counts: Counter[int] = Counter()
     with asyncio.Runner() as runner:
         limits = {"max_body_bytes": 2**20, "allow_backend": True}
         app = create_app(Settings(device="cpu", log_level="error", **limits), Lifecycle())
@@ -54,12 +54,12 @@ def status():
 
         def post(path: str, body: bytes, media_type: str) -> int:
             sending = client.post(path, content=body, headers={"content-type": media_type})
-            answered = runner.run(sending).status_code
-            seen[answered] += 1
-            return answered
+            code = runner.run(sending).status_code
+            counts[code] += 1
+            return code
 
         yield post
-        assert seen[200] > 100, f"too few bodies were good ones: {seen}"
+        assert counts[200] > 100, f"too few bodies were good: {counts}"
         runner.run(lifespan.__aexit__(None, None, None))
     torch.set_num_threads(threads)
 
@@ -69,9 +69,14 @@ FUZZ = settings(max_examples=600, suppress_health_check=[HealthCheck.too_slow])
 
 
 @FUZZ
-@given(path=PATHS, without=st.sampled_from([None, *NAMES]), changes=CHANGES, params=MORE_PARAMS)
+@given(
+    path=PATHS,
+    without=st.sampled_from([None, *TENSOR_NAMES]),
+    changes=TENSOR_CHANGES,
+    params=EXTRA_PARAMS,
+)
 def test_json_of_any_shape(status, path, without, changes, params):
-    body = {name: member for name, member in GOOD[path].items() if name != without}
+    body = {name: member for name, member in GOOD_BODIES[path].items() if name != without}
     text = json.dumps({**body, **changes, **params}).encode()
     assert status(path, text, "application/json") in LEGAL
 
@@ -86,16 +91,18 @@ def test_any_bytes(status, path, body):
 @FUZZ
 @given(
     path=PATHS,
-    changed=st.just(set()) | st.sets(st.sampled_from(NAMES), max_size=2),
+    changed=st.just(set()) | st.sets(st.sampled_from(TENSOR_NAMES), max_size=2),
     dtype=st.sampled_from(["F32", "F16", "BF16", "F64", "I64", "I32", "BOOL"]),
     shape=st.just([1, 2, 1, 4]) | st.lists(st.integers(0, 4), max_size=5),
-    params=MORE_PARAMS,
+    params=EXTRA_PARAMS,
     surplus=st.sampled_from([0, 0, 0, 1, -1]),
     fill=st.integers(0, 255),
 )
 def test_safetensors_of_any_shape(status, path, changed, dtype, shape, params, surplus, fill):
-    names = sorted((GOOD[path].keys() & set(NAMES)) ^ changed)
-    params = {name: each for name, each in GOOD[path].items() if name not in NAMES} | params
+    names = sorted((GOOD_BODIES[path].keys() & set(TENSOR_NAMES)) ^ changed)
+    params = {
+        name: each for name, each in GOOD_BODIES[path].items() if name not in TENSOR_NAMES
+    } | params
     size = {"F32": 4, "F16": 2, "BF16": 2, "F64": 8, "I64": 8, "I32": 4, "BOOL": 1}[dtype]
     for axis in shape:
         size *= axis
@@ -110,8 +117,8 @@ def test_safetensors_of_any_shape(status, path, changed, dtype, shape, params, s
 
 
 @settings(FUZZ, max_examples=2000)
-@given(rope=MODELS | PARAMETERS | OF_PRESETS)
-def test_any_config_comes_to_something(status, rope):
+@given(rope=CONFIG_ROPES | PARAMETER_ROPES | PRESET_ROPES)
+def test_any_config_is_resolved_or_refused(status, rope):
     text = json.dumps({"rope": rope}).encode()
     assert status("/v1/resolve", text, "application/json") in LEGAL
 
@@ -126,9 +133,9 @@ def test_any_config_comes_to_something(status, rope):
     dtype=st.sampled_from(["int64", "float32", "float64", "bfloat16"]),
     numbers=NUMBERS,
 )
-def test_any_rope_rotates_or_says_why_not(status, path, rope, to, width, axes, dtype, numbers):
+def test_any_rope_rotates_or_is_refused(status, path, rope, to, width, axes, dtype, numbers):
     heads = {"shape": [1, 2, 1, width], "dtype": "float32", "data": [0.5] * 2 * width}
-    tensors = {name: heads for name in GOOD[path] if name in "qkv"}
+    tensors = {name: heads for name in GOOD_BODIES[path] if name in "qkv"}
     body = tensors | {"rope": rope}
     if path == "/v1/shift":
         body |= {"delta": 3} | ({} if to is None else {"to": to})
@@ -141,16 +148,16 @@ def test_any_rope_rotates_or_says_why_not(status, path, rope, to, width, axes, d
 @FUZZ
 @given(
     params=st.dictionaries(
-        st.sampled_from(["q_offset", "k_offset", "k_stride"]), PLACES | NUMBERS | ANYTHING
+        st.sampled_from(["q_offset", "k_offset", "k_stride"]), INDICES | NUMBERS | ANYTHING
     ),
-    index=st.dictionaries(st.sampled_from(["q_index", "k_index"]), st.lists(PLACES, max_size=3)),
+    index=st.dictionaries(st.sampled_from(["q_index", "k_index"]), st.lists(INDICES, max_size=3)),
     masks=st.fixed_dictionaries(
-        {}, optional={"causal": st.booleans(), "window": PLACES, "chunk": PLACES}
+        {}, optional={"causal": st.booleans(), "window": INDICES, "chunk": INDICES}
     ),
     backend=st.sampled_from([None, "eager", "sdpa", "x"]),
     ends=st.sampled_from([None, [0, 2], [0, 1, 2], [0, 0, 2], [0, 3, 2], []]),
 )
-def test_any_place_is_seen_or_refused(status, params, index, masks, backend, ends):
+def test_any_index_is_accepted_or_refused(status, params, index, masks, backend, ends):
     heads = HEADS if ends is None else HEADS[0]
     body = {**dict.fromkeys("qkv", heads), **params, **index, **masks, "backend": backend}
     text = json.dumps(body if ends is None else body | {"cu_seqlens": ends}).encode()
@@ -165,18 +172,18 @@ def test_any_place_is_seen_or_refused(status, params, index, masks, backend, end
         NUMBERS | st.lists(SMALL, max_size=3) | JUNK,
         max_size=4,
     ),
-    given_tensors=CHANGES,
+    changes=TENSOR_CHANGES,
 )
-def test_any_arguments_of_a_builder(status, builder, arguments, given_tensors):
-    known = arguments_of(BUILDERS[builder])
-    own = {name: each for name, each in arguments.items() if name in known or len(arguments) == 1}
-    body = {"builder": builder, "arguments": own, **given_tensors}
+def test_any_arguments_of_a_builder(status, builder, arguments, changes):
+    valid = arguments_of(BUILDERS[builder])
+    chosen = {name: a for name, a in arguments.items() if name in valid or len(arguments) == 1}
+    body = {"builder": builder, "arguments": chosen, **changes}
     assert status("/v1/positions", json.dumps(body).encode(), "application/json") in LEGAL
 
 
 @FUZZ
 @given(inferences())
-def test_any_inference(status, asked):
-    model, body = asked
+def test_any_inference(status, inference):
+    model, body = inference
     path = f"/v2/models/{model}/infer"
     assert status(path, json.dumps(body).encode(), "") in LEGAL - {422}
