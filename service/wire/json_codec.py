@@ -139,10 +139,10 @@ def _parse_base64(name: str, data: Any, encoding: object, dtype: torch.dtype) ->
 
 
 def _format_flat(tensor: Tensor, as_base64: bool) -> dict[str, object]:
-    flat = tensor.reshape(-1)
+    flat = tensor.contiguous().view(-1)  # orjson writes only contiguous arrays
     fields: dict[str, object] = {"shape": list(tensor.shape), "dtype": _DTYPE_NAMES[tensor.dtype]}
     if as_base64 or not bool(flat.isfinite().all()):  # JSON has no NaN and no Infinity
-        text = base64.b64encode(view_as_bytes(tensor.contiguous())).decode()
+        text = base64.b64encode(view_as_bytes(flat)).decode()
         return fields | {"data": text, "encoding": "base64"}
     # numpy has no bfloat16; float32 holds each of its numbers
     numbers = flat.float() if tensor.dtype is torch.bfloat16 else flat

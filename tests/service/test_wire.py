@@ -68,10 +68,19 @@ def test_safetensors_are_views_of_the_body():
     assert q[-1] == 7
 
 
-def test_a_strided_answer_is_written_in_order(codec):
-    transposed = torch.arange(6.0).view(2, 3).T
-    read = codec.decode(encode(codec, Message({"q": transposed}))).message
-    assert torch.equal(read.tensors["q"], transposed)
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.arange(6.0).view(2, 3).T,
+        torch.arange(6.0)[::2],
+        torch.ones(1).expand(3),
+        torch.ones(()).expand(2, 3),
+    ],
+    ids=["transposed", "every other", "one repeated", "scalar repeated"],
+)
+def test_a_strided_answer_is_written_in_order(codec, tensor):
+    read = codec.decode(encode(codec, Message({"q": tensor}))).message
+    assert torch.equal(read.tensors["q"], tensor)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
