@@ -1,4 +1,4 @@
-"""What each route reads from a message, and what it writes to one."""
+"""The table of routes: what each reads from a message, and the message of its answer."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -198,7 +198,7 @@ ENDPOINTS: tuple[Endpoint[Any], ...] = (
     ),
     Endpoint(
         path="/v1/resolve",
-        summary="What a model's config says of its rotation",
+        summary="Resolve a rope: parameters, frequencies, provenance, ignored keys, warnings",
         outputs=("inv_freq",),
         params=ResolveParams,
         build=answer_resolve,
