@@ -143,8 +143,8 @@ ROWS: tuple[Row, ...] = (
     ),
     Row(
         common.BadTensor,
-        "A tensor of the body is malformed.",
-        "Send as many elements as the shape says, in a dtype that the text names.",
+        "A tensor of the message is missing or malformed, or excludes another one.",
+        "Send the tensors of docs/api.md, with the elements of their shape, in a dtype of the text.",
         (
             Example(_ROTATE, {"q": [[1.0], [1.0, 2.0]]}),
             Example(_ROTATE, {"q": {"shape": [2], "dtype": "float32", "data": [1.0]}}),
@@ -153,17 +153,21 @@ ROWS: tuple[Row, ...] = (
             Example(_INFER, {"inputs": [_X | {"shape": [1, 1, 1, 6]}]}),
             Example(_INFER, {"inputs": [_X | {"datatype": "FLOAT"}]}),
             Example(_INFER, {"inputs": [{**_X, "name": "positions"}]}),
+            Example(_ROTATE, {}),
+            Example(_ATTENTION, {"q": _Q, "k": _Q}),
+            Example(
+                _ATTENTION,
+                {"q": _Q, "k": _Q, "v": _Q, "positions": [0], "q_positions": [0]},
+            ),
         ),
     ),
     Row(
         core.ShapeError,
-        "A tensor does not fit the other tensors of the call, or a required tensor is missing.",
+        "A tensor does not fit the other tensors of the call.",
         "Send the tensors with the shapes of docs/api.md.",
         (
-            Example(_ROTATE, {}),
             Example(_ROTATE, {"q": _Q, "k": [[[1.0, 2.0]]]}),
             Example(_ROTATE, {"q": _Q, "positions": [0, 1]}),
-            Example(_ATTENTION, {"q": _Q, "k": _Q}),
         ),
     ),
     Row(

@@ -8,7 +8,7 @@ from pydantic_core import PydanticUndefined
 
 from docs.error_examples import Row, answer_examples
 from service.asgi.problems import PROBLEMS, problem_for
-from service.endpoints.resolve import list_variants
+from service.endpoints.catalog import list_variants
 from service.oip.errors import classify
 from service.oip.grpc.errors import status_of
 from service.settings import PREFIX, Settings

@@ -15,7 +15,7 @@ import service.oip.errors
 from docs.error_examples import ROWS, Example
 from docs.generate import catalogue_page, clients_page, errors_page, settings_page
 from service.asgi.problems import PROBLEMS
-from service.endpoints.rope_resolver import Model, PresetModel, Rope
+from service.endpoints.rope_params import Model, PresetModel, Rope
 from service.endpoints.table import ENDPOINTS
 from service.oip.errors import STATUSES
 from tests.conftest import ROOT
@@ -90,7 +90,7 @@ def test_the_api_page_has_every_error_code():
 def test_the_api_page_has_every_route_tensor_and_parameter():
     for endpoint in ENDPOINTS:
         assert f"POST {endpoint.path}`" in API
-        for name in (*endpoint.names, *endpoint.answers, *endpoint.params.model_fields):
+        for name in (*endpoint.names, *endpoint.outputs, *endpoint.params.model_fields):
             assert f"`{name}`" in API + CATALOGUE, name
     for form in (Rope, Model, PresetModel):
         for name in form.model_fields:
@@ -128,14 +128,15 @@ def test_the_library_exports_what_its_package_imports():
 
 
 def error_classes() -> set[type[Exception]]:
-    """Return all classes of errors, but for base classes, and for clients that left."""
+    """Return the classes of errors with a status of their own."""
     bases = (rope_core.errors.RopeError, service.errors.ServiceError, service.errors.ClientLeft)
+    same_status = (service.errors.MissingTensor, service.errors.ConflictingTensors)
     return {
         member
         for module in (rope_core.errors, service.errors, service.oip.errors)
         for member in vars(module).values()
         if isinstance(member, type) and issubclass(member, Exception)
-    }.difference(bases)
+    }.difference(bases, same_status)
 
 
 def test_each_error_class_has_a_status():

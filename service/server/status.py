@@ -7,7 +7,7 @@ from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 
 from service import __version__
-from service.endpoints.resolve import list_presets, list_variants
+from service.endpoints.catalog import list_presets, list_variants
 from service.inference.handler import InferenceService
 from service.lifecycle import Lifecycle, Phase
 from service.observability import metrics

@@ -7,9 +7,9 @@ from typing import Any
 from pydantic import BaseModel, TypeAdapter, create_model
 
 from service.asgi.problems import PROBLEMS
-from service.endpoints.params import OF_MODELS
-from service.endpoints.resolve import list_variants
-from service.endpoints.rope_resolver import FORMS
+from service.endpoints.catalog import list_variants
+from service.endpoints.params import MODEL_PARAMS
+from service.endpoints.rope_params import FORMS
 from service.endpoints.table import ENDPOINTS, Endpoint
 from service.v1.schemas import ANSWERS, Answer, FlatTensor, Problem, Tensor
 from service.wire import CODECS, json_codec
@@ -77,7 +77,7 @@ def _request(endpoint: Endpoint[Any]) -> type[BaseModel]:
 
 
 def _answer(endpoint: Endpoint[Any]) -> type[BaseModel]:
-    tensors: dict[str, Any] = dict.fromkeys(endpoint.answers, (FlatTensor, None))
+    tensors: dict[str, Any] = dict.fromkeys(endpoint.outputs, (FlatTensor, None))
     base = ANSWERS.get(endpoint.path, Answer)
     return create_model(f"{_title(endpoint)}Answer", __base__=base, **tensors)
 
@@ -94,7 +94,7 @@ def remove_defaults(properties: dict[str, dict[str, Any]]) -> dict[str, Any]:
 def _append_defaults(properties: dict[str, dict[str, Any]], defaults: dict[str, Any]) -> None:
     """Append the defaults of parameters to their descriptions."""
     for name, default in defaults.items():
-        sources = ["as the model's config says"] if name in OF_MODELS else []
+        sources = ["as the model's config says"] if name in MODEL_PARAMS else []
         if default is not None and name != "rope":
             sources.append(json.dumps(default))
         if sources:

@@ -12,9 +12,9 @@ from typing_extensions import TypedDict
 
 from rope_core.presets import Preset
 from service.asgi import problems
-from service.endpoints.params import OF_MODELS, AttentionParams
+from service.endpoints.params import MODEL_PARAMS, AttentionParams
 from service.lifecycle import Phase
-from service.wire.message import DTYPES, MAX_RANK
+from service.wire.elements import DTYPES, MAX_RANK
 
 
 class Schema(BaseModel):
@@ -69,7 +69,7 @@ Attention = create_model(  # type: ignore[call-overload]
     **{
         name: (f.annotation, f)
         for name, f in AttentionParams.model_fields.items()
-        if name in OF_MODELS
+        if name in MODEL_PARAMS
     },
 )
 

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from rope_core import SCHEMES, VARIANTS
-from service.endpoints.params import OF_MODELS
+from service.endpoints.params import MODEL_PARAMS
 from service.endpoints.table import ENDPOINTS
 from service.v1.openapi import EXAMPLES
 from service.wire import CODECS
@@ -84,7 +84,7 @@ async def test_defaults_are_in_descriptions_only(document):
         for key, value in schema.get("properties", {}).items():
             assert "default" not in value, f"{name}.{key}"
     properties = document["components"]["schemas"]["AttentionRequest"]["properties"]
-    for name in OF_MODELS:
+    for name in MODEL_PARAMS:
         assert "Default: as the model's config says" in properties[name]["description"]
     assert properties["k_stride"]["description"].endswith("Default: 1.")
 

@@ -13,7 +13,7 @@ from service.oip.infer.parse import Input, RequestParser
 from service.oip.infer.plan import MAX_HEAD_BYTES, InferPlan
 from service.oip.infer.response import Head, describe, render_outputs
 from service.wire import Buffer, Message
-from service.wire.message import MAX_RANK
+from service.wire.elements import MAX_RANK
 
 CONTENTS = {
     "BOOL": "bool_contents",

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from service.oip.shm.posix import RegionSlice
 from service.wire import Buffer, Message
-from service.wire.message import view
+from service.wire.elements import view_as_tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,10 @@ class CachedHeader(NamedTuple):
             return None
         return self._of(
             request_id,
-            {name: view(body, dtype, shape, start) for name, dtype, shape, start in self.blobs},
+            {
+                name: view_as_tensor(body, dtype, shape, start)
+                for name, dtype, shape, start in self.blobs
+            },
         )
 
     def of_pieces(self, request_id: str, pieces: Sequence[Buffer]) -> InferPlan | None:
@@ -81,7 +84,10 @@ class CachedHeader(NamedTuple):
         blobs = zip(self.blobs, pieces, strict=True)
         return self._of(
             request_id,
-            {name: view(piece, dtype, shape, 0) for (name, dtype, shape, _), piece in blobs},
+            {
+                name: view_as_tensor(piece, dtype, shape, 0)
+                for (name, dtype, shape, _), piece in blobs
+            },
         )
 
     def _of(self, request_id: str, tensors: dict[str, Tensor]) -> InferPlan:

@@ -10,7 +10,7 @@ from service.oip.infer.models import MODELS, Model, Slot
 from service.oip.infer.params import OTHER_NAMES
 from service.oip.infer.tensors import DATATYPES
 from service.v1.schemas import Schema
-from service.wire.message import MAX_RANK
+from service.wire.elements import MAX_RANK
 
 JsonSchema = dict[str, Any]
 Datatype = TypeAliasType("Datatype", Literal[*DATATYPES])  # type: ignore[valid-type]

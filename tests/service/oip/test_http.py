@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from service.oip.infer import tensors
-from service.wire import Message, safetensors_codec
+from service.wire import Message, Parameters, safetensors_codec
 from tests.service.conftest import post
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
@@ -55,11 +55,9 @@ def answered(response):
 
 
 async def of_v1(client, path, inputs, **params):
-    response = await post(
-        client, safetensors_codec, path, Message(inputs, json.dumps(params).encode())
-    )
+    response = await post(client, safetensors_codec, path, Message(inputs, Parameters.of(params)))
     assert response.status_code == 200, response.text
-    return safetensors_codec.decode(response.content).tensors
+    return safetensors_codec.decode(response.content).message.tensors
 
 
 @pytest.mark.parametrize("binary_out", [False, True])
@@ -148,19 +146,19 @@ WRONG = {
     "a datatype in small letters": ({"inputs": [X | {"datatype": "fp32"}]}, {}, "of datatype"),
     "too few numbers": ({"inputs": [X | {"data": [1]}]}, {}, "x must be 2 elements"),
     "too many numbers": ({"inputs": [X | {"data": [1, 2, 3]}]}, {}, "x must be 2 elements"),
-    "booleans": ({"inputs": [X | {"data": [True, 2]}]}, {}, "x must be of numbers"),
-    "text": ({"inputs": [X | {"data": ["1", 2]}]}, {}, "x must be of numbers"),
+    "booleans": ({"inputs": [X | {"data": [True, 2]}]}, {}, "x must be made of numbers"),
+    "text": ({"inputs": [X | {"data": ["1", 2]}]}, {}, "x must be made of numbers"),
     "data that is an object": ({"inputs": [X | {"data": {}}]}, {}, "data of x must be a list"),
-    "a negative dim": ({"inputs": [X | {"shape": [-1]}]}, {}, "natural numbers"),
-    "a dim that is no integer": ({"inputs": [X | {"shape": [1.5]}]}, {}, "natural numbers"),
-    "a dim that is true": ({"inputs": [X | {"shape": [True]}]}, {}, "natural numbers"),
+    "a negative dim": ({"inputs": [X | {"shape": [-1]}]}, {}, "non-negative integers"),
+    "a dim that is no integer": ({"inputs": [X | {"shape": [1.5]}]}, {}, "non-negative integers"),
+    "a dim that is true": ({"inputs": [X | {"shape": [True]}]}, {}, "non-negative integers"),
     "a product that overflows": ({"inputs": [X | {"shape": [2**40, 2**40]}]}, {}, "2**63"),
     "a huge sibling of 0": ({"inputs": [X | {"shape": [2**62, 0, 1, 8]}]}, {}, "2**63"),
     "a wrong rank": ({"inputs": [X | {"shape": [2]}]}, {}, "[B, S, H, D]"),
     "positions of floats": (
         {"inputs": [X, {"name": "positions", "shape": [1], "datatype": "INT64", "data": [0.5]}]},
         {},
-        "positions must be of integers",
+        "positions must be made of integers",
     ),
     "both kinds of data": (
         {"inputs": [X | {"parameters": {"binary_data_size": 8}}]},
