@@ -10,7 +10,7 @@ from benchmarks.gpu_cases import kernels, truth
 from benchmarks.gpu_cases.case import Case, Make, Over, Side
 from benchmarks.gpu_cases.decode import in_pages, uneven
 from benchmarks.gpu_cases.sizes import Sizes, randn
-from rope_core.kernels.attention_tiles import CANDIDATES, KIB_99, TILES, Tile, TileTable
+from rope_core.kernels.tile_configs import CANDIDATES, KIB_99, TILES, Tile, TileTable
 
 WIDTH = 128
 """Of the heads that the candidates are for."""

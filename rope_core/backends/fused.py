@@ -48,8 +48,8 @@ def why_not(work: Work, *, named: bool = False) -> str | None:
 
 
 def _why_not_attend(work: Attention) -> str | None:
-    from rope_core.kernels.attention_tiles import why_no_tile
-    from rope_core.kernels.card import card_of
+    from rope_core.kernels.tile_configs import why_no_tile
+    from rope_core.kernels.device_properties import card_of
 
     if _most_programs(work) > PROGRAMS:
         return "there are more sequences, heads and keys than a launch has programs"
@@ -59,7 +59,7 @@ def _why_not_attend(work: Attention) -> str | None:
 
 def _most_programs(work: Attention) -> int:
     """Return an upper bound of the programs that one launch of a call takes."""
-    from rope_core.kernels.work_list import PART_KEYS
+    from rope_core.kernels.tile_scheduler import PART_KEYS
 
     heads = work.q.shape[-2]
     if work.lengths is None:

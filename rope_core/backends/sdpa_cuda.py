@@ -19,7 +19,7 @@ from torch.backends.cuda import SDPAParams, can_use_cudnn_attention, can_use_fla
 
 from rope_core.backends import fused
 from rope_core.backends.agreement import agrees
-from rope_core.backends.plans import MAX_SHAPES, PlannedShapes
+from rope_core.backends.cudnn_plans import MAX_SHAPES, PlannedShapes
 from rope_core.backends.repair import repair
 from rope_core.backends.work import FAR, Attention
 

@@ -11,7 +11,7 @@ INTERPRETED: bool = knobs.runtime.interpret
 """Whether kernels run on the CPU, in triton's interpreter: where TRITON_INTERPRET was 1."""
 
 if INTERPRETED:
-    from rope_core.kernels.interpreter import put_right
+    from tests.kernels.interpreter import put_right
 
     put_right()
 

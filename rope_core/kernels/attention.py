@@ -9,7 +9,7 @@ heads, the ratio of heads, strides, scale, windows, chunks, sinks and positions 
 - merge: width of v; dtype of out.
 
 Each once more for packed keys and for each size of pages, and for rows that do not start at
-multiples of 16 bytes, which packed heads of the widths in `attention_tiles.WIDTHS` always do.
+multiples of 16 bytes, which packed heads of the widths in `tile_configs.WIDTHS` always do.
 """
 
 from collections.abc import Sequence
@@ -17,15 +17,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from rope_core.kernels.attention_tiles import TileTable, tile_of, usual_tiles
-from rope_core.kernels.card import card_of
+from rope_core.kernels.tile_configs import TileTable, tile_of, usual_tiles
+from rope_core.kernels.device_properties import card_of
 from rope_core.kernels.decode import decode_launch
 from rope_core.kernels.launch_args import attention_args, bound
 from rope_core.kernels.launcher import launch_all
 from rope_core.kernels.masking import FAR
 from rope_core.kernels.prefill import prefill_launch
 from rope_core.kernels.split_kv import STATISTICS, merge_launch
-from rope_core.kernels.work_list import work_list
+from rope_core.kernels.tile_scheduler import work_list
 
 
 def attend(
@@ -89,7 +89,7 @@ def attend(
     whose keys are split, where rows are its queries times H / Hkv; see `work_list` for which.
 
     Raises:
-        ValueError: no tiles of the table fit the card: see `attention_tiles.why_no_tile`.
+        ValueError: no tiles of the table fit the card: see `tile_configs.why_no_tile`.
         KernelNotBuilt: a kernel is missing and is being built elsewhere; nothing is launched.
         KernelFailed: a kernel cannot be built; nothing is launched.
     """

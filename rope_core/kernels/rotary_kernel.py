@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from rope_core.kernels.angles import cos_sin
+from rope_core.kernels.trig import cos_sin
 
 SIZES = ["cos_gain", "sin_gain", "num_tokens", "q_heads", "k_heads", "ids_stride"]
 STRIDES = [f"{t}_{axis}" for t in ("q", "q_out", "k", "k_out") for axis in ("token", "head")]

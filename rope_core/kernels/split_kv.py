@@ -7,7 +7,7 @@ from torch import Tensor
 from rope_core.kernels.launch_args import AttentionArgs, block_of
 from rope_core.kernels.launcher import KernelLaunch, Launcher
 from rope_core.kernels.online_softmax import exp_score, init_state, store_output
-from rope_core.kernels.work_list import (
+from rope_core.kernels.tile_scheduler import (
     FIRST_MERGE,
     FIRST_PART_ROW,
     MERGED_ROWS,

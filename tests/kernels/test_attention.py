@@ -8,7 +8,7 @@ import torch
 from rope_core import AttentionConfig
 from rope_core.reference import visible
 from tests.core.oracle import ATTEND_BAR, DTYPES, LSE_BAR, expect, lse_off, off, randn
-from tests.kernels.attending import ends, packed, run
+from tests.kernels.attention_calls import ends, packed, run
 
 CONFIGS = {
     "causal": AttentionConfig(),

@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from rope_core import AttentionConfig, Merge, merge
-from rope_core.kernels import attention, work_list
+from rope_core.kernels import attention
+from rope_core.kernels import tile_scheduler as work_list
 from rope_core.reference import visible
 from tests.core.oracle import ATTEND_BAR, DTYPES, LSE_BAR, expect, lse_off, off, randn
-from tests.kernels.attending import ends, packed, paged, run
+from tests.kernels.attention_calls import ends, packed, paged, run
 
 every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 CONFIGS = {

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from rope_core.kernels.attention_tiles import WIDTHS, why_no_tile
-from rope_core.kernels.card import Card
+from rope_core.kernels.tile_configs import WIDTHS, why_no_tile
+from rope_core.kernels.device_properties import Card
 from rope_core.kernels.offline import MAX_SHARED_MEM
 from tests.conftest import ROOT
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from rope_core import AttentionConfig, reference
-from rope_core.backends import Attention, plans, sdpa_cuda
+from rope_core.backends import Attention, sdpa_cuda
+from rope_core.backends import cudnn_plans as plans
 from tests.core.launches import META, Launches
 from tests.core.oracle import ATTEND_BAR, LSE_BAR, expect, lse_off, off, qkv
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from rope_core.kernels.card import Card
+from rope_core.kernels.device_properties import Card
 from rope_core.kernels.launch_args import block_of
 
 WIDTHS = frozenset({*range(16, 257, 16), 72, 88})

@@ -19,7 +19,7 @@ def lines(tmp_path_factory):
     environment = {n: v for n, v in os.environ.items() if n != "TRITON_INTERPRET"}
     environment["TRITON_CACHE_DIR"] = str(tmp_path_factory.mktemp("triton"))
     printed = subprocess.run(
-        [sys.executable, "-m", "tests.kernels.traffic"],
+        [sys.executable, "-m", "tests.kernels.memory_traffic"],
         cwd=ROOT,
         env=environment,
         capture_output=True,

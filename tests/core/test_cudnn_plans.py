@@ -2,8 +2,8 @@
 
 import threading
 
-from rope_core.backends import plans
-from rope_core.backends.plans import CALLS_BEFORE_PLAN, MAX_COUNTED, MAX_SHAPES, PlannedShapes
+from rope_core.backends import cudnn_plans as plans
+from rope_core.backends.cudnn_plans import CALLS_BEFORE_PLAN, MAX_COUNTED, MAX_SHAPES, PlannedShapes
 
 
 def test_a_shape_recurs_once_it_has_come_several_times():
