@@ -48,8 +48,8 @@ def why_not(work: Work, *, named: bool = False) -> str | None:
 
 
 def _why_not_attend(work: Attention) -> str | None:
-    from rope_core.kernels.tile_configs import why_no_tile
     from rope_core.kernels.device_properties import card_of
+    from rope_core.kernels.tile_configs import why_no_tile
 
     if _most_programs(work) > PROGRAMS:
         return "there are more sequences, heads and keys than a launch has programs"

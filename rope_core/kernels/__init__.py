@@ -1,30 +1,24 @@
-"""Kernels for GPUs, written in Triton: the only package that imports it; loaded when first needed.
+"""Triton kernels for GPUs: the only package that imports Triton; imported at first use.
 
-A kernel's constants are what a model fixes (widths, layout) and block sizes that follow from it,
-so that no request is the first of its kind to be compiled for. Tokens and strides are arguments.
+Constants of a kernel are what a model fixes (head width, layout) and the block sizes that follow
+from these, so no request compiles a kernel of its own. Token counts and strides are arguments.
 """
 
 from triton import knobs
 from triton.runtime import driver
 
 INTERPRETED: bool = knobs.runtime.interpret
-"""Whether kernels run on the CPU, in triton's interpreter: where TRITON_INTERPRET was 1."""
-
-if INTERPRETED:
-    from tests.kernels.interpreter import put_right
-
-    put_right()
+"""Whether kernels run on the CPU in Triton's interpreter (TRITON_INTERPRET=1)."""
 
 
 def device_type() -> str:
-    """Return where the tensors of kernels must be: "cpu" for the interpreter or a stand-in driver.
+    """Return the device type that kernel arguments must have.
 
-    "cuda" also where there is no GPU, so that nothing runs.
+    "cpu" for the interpreter and for the offline driver; "cuda" otherwise, with or without a GPU.
     """
     if INTERPRETED:
         return "cpu"
     try:
-        found: str = driver.active.get_active_torch_device().type
+        return str(driver.active.get_active_torch_device().type)
     except RuntimeError:  # no driver finds its device
         return "cuda"
-    return found

@@ -17,14 +17,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from rope_core.kernels.tile_configs import TileTable, tile_of, usual_tiles
-from rope_core.kernels.device_properties import card_of
 from rope_core.kernels.decode import decode_launch
+from rope_core.kernels.device_properties import card_of
 from rope_core.kernels.launch_args import attention_args, bound
 from rope_core.kernels.launcher import launch_all
 from rope_core.kernels.masking import FAR
 from rope_core.kernels.prefill import prefill_launch
 from rope_core.kernels.split_kv import STATISTICS, merge_launch
+from rope_core.kernels.tile_configs import TileTable, tile_of, usual_tiles
 from rope_core.kernels.tile_scheduler import work_list
 
 

@@ -9,7 +9,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from rope_core.kernels.tile_configs import Tile
 from rope_core.kernels.launch_args import SHARED_NUMBERS, SHARED_UNALIGNED, AttentionArgs
 from rope_core.kernels.launcher import KernelLaunch, Launcher
 from rope_core.kernels.masking import row_key_range
@@ -22,6 +21,7 @@ from rope_core.kernels.online_softmax import (
     load_queries,
 )
 from rope_core.kernels.split_kv import STATISTICS, store_part
+from rope_core.kernels.tile_configs import Tile
 from rope_core.kernels.tile_scheduler import (
     FIRST_PART_ROW,
     FIRST_PROGRAM,

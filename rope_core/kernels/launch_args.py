@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from rope_core.kernels.masking import FAR
 from rope_core.kernels.block_sizes import next_power_of_2
+from rope_core.kernels.masking import FAR
 
 ALIGNED = 8
 """Rows that start at multiples of so many elements are read 16 bytes or more at a time."""

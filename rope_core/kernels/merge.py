@@ -7,8 +7,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from rope_core.kernels.launcher import KernelLaunch, Launcher, launch_all
 from rope_core.kernels.block_sizes import cdiv, next_power_of_2, strides, unit
+from rope_core.kernels.launcher import KernelLaunch, Launcher, launch_all
 
 THREADS = 128
 

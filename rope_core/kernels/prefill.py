@@ -6,7 +6,6 @@ The rows of a tile are queries times the heads of a group, so that a key is read
 import triton
 import triton.language as tl
 
-from rope_core.kernels.tile_configs import Tile
 from rope_core.kernels.launch_args import SHARED_NUMBERS, SHARED_UNALIGNED, AttentionArgs
 from rope_core.kernels.launcher import KernelLaunch, Launcher
 from rope_core.kernels.masking import indexed_key_range, row_key_range, tile_key_range
@@ -19,6 +18,7 @@ from rope_core.kernels.online_softmax import (
     load_queries,
     store_output,
 )
+from rope_core.kernels.tile_configs import Tile
 from rope_core.kernels.tile_scheduler import FIRST_PROGRAM, WorkList, find_sequence
 
 SCAN = tl.constexpr(256)

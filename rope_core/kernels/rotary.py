@@ -6,9 +6,9 @@ from typing import Literal, NamedTuple
 
 from torch import Tensor
 
+from rope_core.kernels.block_sizes import cdiv, head_blocks, next_power_of_2, strides, unit
 from rope_core.kernels.launcher import KernelLaunch, Launcher, launch_all
 from rope_core.kernels.rotary_kernel import rotary_kernel
-from rope_core.kernels.block_sizes import cdiv, head_blocks, next_power_of_2, strides, unit
 
 Layout = Literal["half", "interleaved"]
 

@@ -17,8 +17,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from rope_core.kernels.masking import FAR
 from rope_core.kernels.block_sizes import cdiv
+from rope_core.kernels.masking import FAR
 
 FEW_ROWS = 16
 """Up to so many rows have the smallest tile, that of the kernel "few"."""

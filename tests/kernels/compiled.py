@@ -25,8 +25,8 @@ import triton
 from triton.runtime import driver
 
 from rope_core.kernels import attention
-from rope_core.kernels.tile_configs import CANDIDATES, TILES
 from rope_core.kernels.offline import MAX_SHARED_MEM, OfflineDriver
+from rope_core.kernels.tile_configs import CANDIDATES, TILES
 
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 

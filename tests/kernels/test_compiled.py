@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from rope_core.kernels.tile_configs import WIDTHS, why_no_tile
 from rope_core.kernels.device_properties import Card
 from rope_core.kernels.offline import MAX_SHARED_MEM
+from rope_core.kernels.tile_configs import WIDTHS, why_no_tile
 from tests.conftest import ROOT
 
 SECOND_TRITON = Path(os.environ.get("ROPE_TRITON", ROOT / ".venv-triton"))
