@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from rope_core.backends.rotation import rotate
-from rope_core.backends.work import FAR, Attention, Merging, Rotation, Turning, Work
+from rope_core.backends.work import UNBOUNDED, Attention, Merging, Rotation, Turning, Work
 
 name = "eager"
 
@@ -35,7 +35,7 @@ def run(work: Work) -> tuple[Tensor, ...]:
         return _merge(work)
     q, k, v = work.q, work.k, work.v
     out, lse = work.new_out()
-    mask, spans = work.mask, work.spans
+    mask, spans = work.mask, work.seq_slices
     if spans is None:
         for row in range(len(q)):
             seen = None if mask is None else mask[row]
@@ -141,19 +141,19 @@ def _weighted_sum(weights: Tensor, v: Tensor) -> Tensor:
 
 def _hidden(rows: range, num_queries: int, num_keys: int, work: Attention) -> Tensor | None:
     """Return which keys `[n, Sk]` are out of the queries' reach; None where none is."""
-    behind, ahead = work.reach
-    if ahead == FAR:
+    behind, ahead = work.window_size
+    if ahead == UNBOUNDED:
         return None
     device = work.q.device
     place = torch.arange(rows.start, rows.stop, device=device) + num_keys - num_queries
     distance = place[:, None] - torch.arange(num_keys, device=device)
     hidden = distance < -ahead
-    return hidden if behind == FAR else hidden | (distance > behind)
+    return hidden if behind == UNBOUNDED else hidden | (distance > behind)
 
 
 def hidden_by_index(i: Tensor, j: Tensor, work: Attention) -> Tensor | None:
     """Return which keys of index `[Sk]` are out of the reach of queries of index `[n, 1]`."""
-    behind, ahead = work.reach
+    behind, ahead = work.window_size
     distance, chunk = i - j, work.config.chunk
     hidden = (
         None
@@ -161,8 +161,8 @@ def hidden_by_index(i: Tensor, j: Tensor, work: Attention) -> Tensor | None:
         else i.div(chunk, rounding_mode="floor") != j.div(chunk, rounding_mode="floor")
     )
     for far in (
-        None if ahead == FAR else distance < -ahead,
-        None if behind == FAR else distance > behind,
+        None if ahead == UNBOUNDED else distance < -ahead,
+        None if behind == UNBOUNDED else distance > behind,
     ):
         if far is not None:
             hidden = far if hidden is None else hidden | far

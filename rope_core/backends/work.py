@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rope_core.config import AttentionConfig, RopeConfig
 
-FAR = 2**31
+UNBOUNDED = 2**31
 """A distance beyond all others."""
 
 
@@ -80,7 +80,7 @@ class Attention:
         return self.q.device
 
     @property
-    def spans(self) -> list[tuple[slice, slice]] | None:
+    def seq_slices(self) -> list[tuple[slice, slice]] | None:
         """Queries and keys of each packed sequence that has queries."""
         if self.lengths is None:
             return None
@@ -113,23 +113,27 @@ class Attention:
         return float(self.q.shape[-1] ** -0.5) if given is None else given
 
     @property
-    def reach(self) -> tuple[int, int]:
+    def window_size(self) -> tuple[int, int]:
         """How many keys behind its own place a query sees, and how many ahead of it."""
         config = self.config
         if config.window is not None:
             return config.window - 1, config.window_ahead
-        return FAR, 0 if config.causal else FAR
+        return UNBOUNDED, 0 if config.causal else UNBOUNDED
 
     @property
     def masked(self) -> bool:
         """Whether a key may be hidden from a query."""
-        return self.reach != (FAR, FAR) or self.config.chunk is not None or self.mask is not None
+        return (
+            self.window_size != (UNBOUNDED, UNBOUNDED)
+            or self.config.chunk is not None
+            or self.mask is not None
+        )
 
-    def hides(self, num_queries: int, num_keys: int) -> bool:
+    def is_masked(self, num_queries: int, num_keys: int) -> bool:
         """Tell whether a key of a sequence of these lengths may be hidden from a query."""
         if self.mask is not None or self.index is not None or self.config.chunk is not None:
             return True
-        behind, ahead = self.reach
+        behind, ahead = self.window_size
         return behind < num_keys - 1 or ahead < num_queries - 1
 
     def chunks(self, num_queries: int, num_keys: int) -> list[tuple[slice, slice]]:
