@@ -304,7 +304,7 @@ def _steps(rope: RopeConfig, device: torch.device, backend: str | None) -> Tenso
 @lru_cache(maxsize=64)
 def _frequencies(rope: RopeConfig, device: torch.device) -> Tensor | None:
     """Return float64 `[half]` on the device; None where angles are more than products."""
-    if not fused.turns(rope):
+    if not fused.computes_angles(rope):
         return None
     inv_freq = rope.columns.inv_freq.to(device)
     return -inv_freq if rope.negative else inv_freq.contiguous()

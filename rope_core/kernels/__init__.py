@@ -1,24 +1,5 @@
-"""Triton kernels for GPUs: the only package that imports Triton; imported at first use.
+"""Triton kernels for GPUs: the only package that imports Triton; loaded at first use.
 
 Constants of a kernel are what a model fixes (head width, layout) and the block sizes that follow
 from these, so no request compiles a kernel of its own. Token counts and strides are arguments.
 """
-
-from triton import knobs
-from triton.runtime import driver
-
-INTERPRETED: bool = knobs.runtime.interpret
-"""Whether kernels run on the CPU in Triton's interpreter (TRITON_INTERPRET=1)."""
-
-
-def device_type() -> str:
-    """Return the device type that kernel arguments must have.
-
-    "cpu" for the interpreter and for the offline driver; "cuda" otherwise, with or without a GPU.
-    """
-    if INTERPRETED:
-        return "cpu"
-    try:
-        return str(driver.active.get_active_torch_device().type)
-    except RuntimeError:  # no driver finds its device
-        return "cuda"

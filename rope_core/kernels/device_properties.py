@@ -1,4 +1,4 @@
-"""What the choice of tiles needs to know about a GPU."""
+"""The properties of a GPU that decide the tiles of a kernel."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -7,23 +7,23 @@ from typing import Any
 import torch
 from triton.runtime import driver
 
-from rope_core.kernels import INTERPRETED
+from rope_core.kernels.runtime import INTERPRETED
 
 
 @dataclass(frozen=True, slots=True)
-class Card:
-    """A GPU: its architecture and shared memory."""
+class DeviceProperties:
+    """Architecture and shared memory of a GPU."""
 
     arch: int  # ten times the compute capability: 80, 86, 89, 90, 100, 120
-    shared_bytes: int  # of a block, at most
+    max_shared_mem: int  # bytes of a block
 
 
-H100 = Card(90, 232_448)
-"""Also used in the interpreter, which so runs with the tiles of a Hopper GPU."""
+H100 = DeviceProperties(90, 232_448)
+"""Also used in the interpreter, which then runs with the tiles of a Hopper GPU."""
 
 
-def card_of(device: torch.device) -> Card:
-    """Return the card of a device. The driver is asked once for each device."""
+def device_properties(device: torch.device) -> DeviceProperties:
+    """Return the properties of a device; the driver is queried once for each device."""
     if INTERPRETED:
         return H100
     active = driver.active
@@ -31,6 +31,6 @@ def card_of(device: torch.device) -> Card:
 
 
 @lru_cache
-def _query(active: Any, index: int) -> Card:
-    shared_bytes = active.utils.get_device_properties(index)["max_shared_mem"]
-    return Card(active.get_current_target().arch, shared_bytes)
+def _query(active: Any, index: int) -> DeviceProperties:
+    max_shared_mem = active.utils.get_device_properties(index)["max_shared_mem"]
+    return DeviceProperties(active.get_current_target().arch, max_shared_mem)

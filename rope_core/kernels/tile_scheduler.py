@@ -1,9 +1,10 @@
 """Which programs attend to which sequence, decided on the host from the lengths alone.
 
-A sequence has `rows` of work: its queries times the heads that share a key. Few rows, or some rows
-over many keys, are attended to in parts of the keys by `decode`, and then merged; the others by
-`prefill`. All of this follows from the sequence's own lengths, so that its answer has the same bits
-in any batch.
+A sequence has `rows` of work: its queries times the heads that share a key. Short sequences of
+queries, and longer ones over many keys, are split along their keys (FlashDecoding): the decode
+kernel attends to each split, and the merge kernel merges the splits. All other sequences go to the
+prefill kernel. The choice depends on the sequence's own lengths only, so that its answer has the
+same bits in any batch.
 """
 
 from array import array
@@ -18,161 +19,171 @@ import triton.language as tl
 from torch import Tensor
 
 from rope_core.kernels.block_sizes import cdiv
-from rope_core.kernels.masking import FAR
+from rope_core.kernels.masking import UNBOUNDED, KeyLimits
 
-FEW_ROWS = 16
-"""Up to so many rows have the smallest tile, that of the kernel "few"."""
+DECODE_ROWS = 16
+"""Sequences of up to this many rows take the tile "decode", the smallest."""
 
-SOME_ROWS = 64
-"""Up to so many rows, and all rows of one query, always have their keys split into parts."""
+APPEND_ROWS = 64
+"""Sequences of up to this many rows, and all of one query, are always split along their keys."""
 
-SPLIT_ROWS = 1_024
-"""Up to so many rows have their keys split if there are at least KEYS_PER_ROW keys for each row."""
+MAX_SPLIT_ROWS = 1_024
+"""Sequences of up to this many rows are split if they have MIN_KEYS_PER_ROW keys for each row."""
 
-KEYS_PER_ROW = 16
+MIN_KEYS_PER_ROW = 16
 
-PART_KEYS = 512
-"""Keys of a part, for each SOME_ROWS rows of it: the number of programs and the size of partial
+SPLIT_KEYS = 512
+"""Keys of a split, for each APPEND_ROWS rows: the number of programs and the size of the partial
 results grow with the keys only."""
 
-MERGED_ROWS = 4
+MERGE_ROWS = 4
 """Rows that a program merges."""
 
-KEPT_SEQUENCES = 1_024
-"""Sequences of the longest work list that is kept. Each takes 100 bytes; a call may have 10^6."""
+MAX_CACHED_SEQUENCES = 1_024
+"""Sequences of the longest schedule that is cached. A sequence takes 100 bytes; a call may have
+10^6."""
 
 RECORD = tl.constexpr(8)
-"""Numbers in the record of a sequence. The constants below are their places in it."""
+"""Numbers in the record of a sequence. The constants below are indices into the record."""
 
-FIRST_PROGRAM = tl.constexpr(0)  # of its kernel's programs
-FIRST_MERGE = tl.constexpr(1)  # of the merging kernel's programs
-START = tl.constexpr(2)  # the first key that is seen
-PART_LENGTH = tl.constexpr(3)  # keys of a part
-NUM_PARTS = tl.constexpr(4)
-FIRST_PART_ROW = tl.constexpr(5)  # its first row among partial results
+FIRST_PROGRAM = tl.constexpr(0)  # of the kernel that attends
+FIRST_MERGE_PROGRAM = tl.constexpr(1)
+FIRST_KEY = tl.constexpr(2)  # the first key that a query sees
+SPLIT_LENGTH = tl.constexpr(3)  # keys of a split
+NUM_SPLITS = tl.constexpr(4)
+FIRST_PARTIAL_ROW = tl.constexpr(5)  # in the buffer of partial results
 
 
 @triton.jit
-def find_sequence(program, work_ptr, programs_offset):
-    """Return the sequence of a program, int64, and the address of its record."""
+def find_program(work_ptr, programs_offset, num_kv_heads):
+    """Return program, head of keys (int64), sequence (int64) and record pointer of this program.
+
+    The program number is that of one head of keys.
+    """
+    program = tl.program_id(0)
+    kv_head = (program % num_kv_heads).to(tl.int64)
+    program //= num_kv_heads
     seq = tl.load(work_ptr + programs_offset + program).to(tl.int64)
-    return seq, work_ptr + seq * RECORD
+    return program, kv_head, seq, work_ptr + seq * RECORD
 
 
-class Programs(NamedTuple):
-    """Programs of a kernel, for each head of keys. The work list names the sequence of each."""
+class ProgramRange(NamedTuple):
+    """Programs of a kernel, for each head of keys."""
 
     offset: int
-    """Place of the first one's sequence in the table."""
+    """Index in the table of the first program's sequence; those of the others follow."""
 
-    total: int
+    num_programs: int
 
 
-class WorkList(NamedTuple):
+class Schedule(NamedTuple):
     """The programs of all kernels that a call launches."""
 
     table: Tensor
-    """int32 on the device: a record for each sequence, then the sequence of each program, then
-    where the queries and the keys of each sequence start."""
+    """int32 on the device: the record of each sequence, the sequence of each program, then where
+    the queries and the keys of each sequence start."""
 
-    few: Programs
-    some: Programs
-    prefill: Programs
-    merge: Programs
+    decode: ProgramRange
+    append: ProgramRange
+    prefill: ProgramRange
+    merge: ProgramRange
 
-    num_part_rows: int
+    num_partial_rows: int
     """Rows of partial results, each for all heads of keys."""
 
     def cu_seqlens(self, num_seqs: int) -> tuple[Tensor, Tensor]:
-        """Return where the queries and the keys of each sequence start: `[N + 1]`."""
-        start_q = self.merge.offset + self.merge.total
+        """Return where the queries and the keys of each sequence start, int32 `[N + 1]`."""
+        start_q = self.merge.offset + self.merge.num_programs
         start_k = start_q + num_seqs + 1
         return self.table[start_q:start_k], self.table[start_k : start_k + num_seqs + 1]
 
 
-def work_list(
+def schedule(
     lengths_q: Sequence[int],
     lengths_k: Sequence[int],
     *,
-    group: int,
+    group_size: int,
     block_m: tuple[int, int, int],
     indexed: bool,
-    behind: int,
-    chunk: int,
+    limits: KeyLimits,
     device: torch.device,
-) -> WorkList:
-    """Return the work list of a call, copied to the device in one copy.
+) -> Schedule:
+    """Return the schedule of a call, copied to the device in one copy.
 
     Args:
         lengths_q: queries of each sequence.
         lengths_k: keys of each sequence.
-        group: heads of q that share one of k.
-        block_m: rows of a tile of few rows, of some rows, and of prefill.
-        indexed: positions are in tensors, so that any key may be seen.
-        behind: keys before its position that a query sees, FAR for all.
-        chunk: keys of a chunk, FAR for all.
-        device: where the work list goes.
+        group_size: heads of q that share one of k.
+        block_m: rows of the tiles of decode, append and prefill.
+        indexed: positions are in tensors, so that a query may see any key.
+        limits: which keys a query sees.
+        device: where the schedule is used.
     """
-    unbounded = indexed or (behind == FAR and chunk == FAR)
-    few = len(lengths_q) <= KEPT_SEQUENCES
-    build = _build_on_host if few else _build_on_host.__wrapped__
-    work = build(tuple(lengths_q), tuple(lengths_k), group, block_m, unbounded, behind, chunk)
-    return work._replace(table=work.table.to(device, non_blocking=True))
+    # positions in tensors are in any order: a query may see any key
+    window_left, chunk = (UNBOUNDED, UNBOUNDED) if indexed else (limits.window_left, limits.chunk)
+    is_cached = len(lengths_q) <= MAX_CACHED_SEQUENCES
+    build = _build_on_host if is_cached else _build_on_host.__wrapped__
+    on_host = build(tuple(lengths_q), tuple(lengths_k), group_size, block_m, window_left, chunk)
+    return on_host._replace(table=on_host.table.to(device, non_blocking=True))
 
 
 @lru_cache(maxsize=32)
 def _build_on_host(
     lengths_q: tuple[int, ...],
     lengths_k: tuple[int, ...],
-    group: int,
+    group_size: int,
     block_m: tuple[int, int, int],
-    unbounded: bool,
-    behind: int,
+    window_left: int,
     chunk: int,
-) -> WorkList:
-    """Return a work list whose table is on the CPU. All layers of a model have the same one."""
-    few_block, some_block, prefill_block = block_m
+) -> Schedule:
+    """Return a schedule whose table is on the CPU. All layers of a model share one."""
+    decode_block, append_block, prefill_block = block_m
     records: list[int] = []
-    few: list[int] = []
-    some: list[int] = []
+    decode: list[int] = []
+    append: list[int] = []
     prefill: list[int] = []
     merge: list[int] = []
-    num_part_rows = 0
+    num_partial_rows = 0
     for seq, (num_queries, num_keys) in enumerate(zip(lengths_q, lengths_k, strict=True)):
-        rows = num_queries * group
-        start = 0 if unbounded else first_key(num_keys - num_queries, behind, chunk)
-        if rows <= FEW_ROWS:
-            programs, block, part_keys = few, few_block, PART_KEYS
+        rows = num_queries * group_size
+        start = first_visible_key(num_keys - num_queries, window_left, chunk)
+        if rows <= DECODE_ROWS:
+            programs, block, split_keys = decode, decode_block, SPLIT_KEYS
         elif (
-            rows <= SOME_ROWS
+            rows <= APPEND_ROWS
             or num_queries == 1
-            or (rows <= SPLIT_ROWS and num_keys - start >= rows * KEYS_PER_ROW)
+            or (rows <= MAX_SPLIT_ROWS and num_keys - start >= rows * MIN_KEYS_PER_ROW)
         ):
-            programs, block = some, some_block
-            part_keys = PART_KEYS * cdiv(rows, SOME_ROWS)
+            programs, block = append, append_block
+            split_keys = SPLIT_KEYS * cdiv(rows, APPEND_ROWS)
         else:
             records += (len(prefill), 0, 0, 0, 0, 0, 0, 0)
             prefill += [seq] * cdiv(rows, prefill_block)
             continue
-        num_parts = cdiv(num_keys, part_keys) - start // part_keys
-        records += (len(programs), len(merge), start, part_keys, num_parts, num_part_rows, 0, 0)
-        programs += [seq] * (num_parts * cdiv(rows, block))
-        merge += [seq] * cdiv(rows, MERGED_ROWS)
-        num_part_rows += num_parts * rows
+        num_splits = cdiv(num_keys, split_keys) - start // split_keys
+        records += (
+            *(len(programs), len(merge), start, split_keys),
+            *(num_splits, num_partial_rows, 0, 0),
+        )
+        programs += [seq] * (num_splits * cdiv(rows, block))
+        merge += [seq] * cdiv(rows, MERGE_ROWS)
+        num_partial_rows += num_splits * rows
     starts = (*accumulate(lengths_q, initial=0), *accumulate(lengths_k, initial=0))
-    numbers = array("i", (*records, *few, *some, *prefill, *merge, *starts))
-    offsets = [*accumulate(map(len, (records, few, some, prefill)))]
-    return WorkList(
+    numbers = array("i", (*records, *decode, *append, *prefill, *merge, *starts))
+    offsets = [*accumulate(map(len, (records, decode, append, prefill)))]
+    return Schedule(
         torch.frombuffer(numbers, dtype=torch.int32),
-        few=Programs(offsets[0], len(few)),
-        some=Programs(offsets[1], len(some)),
-        prefill=Programs(offsets[2], len(prefill)),
-        merge=Programs(offsets[3], len(merge)),
-        num_part_rows=num_part_rows,
+        decode=ProgramRange(offsets[0], len(decode)),
+        append=ProgramRange(offsets[1], len(append)),
+        prefill=ProgramRange(offsets[2], len(prefill)),
+        merge=ProgramRange(offsets[3], len(merge)),
+        num_partial_rows=num_partial_rows,
     )
 
 
-def first_key(position: int, behind: int, chunk: int) -> int:
-    """Return the first key that a query at `position` sees, and all queries after it."""
-    first = position - behind if chunk == FAR else max(position - behind, position // chunk * chunk)
+def first_visible_key(position: int, window_left: int, chunk: int) -> int:
+    """Return the first key that the query at `position`, or a later one, sees."""
+    first = position - window_left
+    if chunk != UNBOUNDED:
+        first = max(first, position // chunk * chunk)
     return max(0, first)
