@@ -183,11 +183,9 @@ def _device_cu_seqlens(work: Attention) -> tuple[Tensor | None, Tensor | None]:
     """Return `cu_seqlens` if kernels can read them as they are, else None for each."""
     if work.cu_seqlens is None:
         return None, None
-    cu_seqlens_q, cu_seqlens_k = work.cu_seqlens
-    for t in work.cu_seqlens:
-        if t.device != work.q.device or t.dtype is not torch.int32:
-            return None, None
-    return cu_seqlens_q.contiguous(), cu_seqlens_k.contiguous()
+    if any(t.device != work.q.device or t.dtype is not torch.int32 for t in work.cu_seqlens):
+        return None, None
+    return work.cu_seqlens[0].contiguous(), work.cu_seqlens[1].contiguous()
 
 
 def _merge(work: Merging) -> tuple[Tensor, Tensor]:

@@ -67,17 +67,9 @@ def rotate(
     """
     assert cos.is_contiguous()
     assert sin.is_contiguous()
-    _launch(
-        xs,
-        outs,
-        num_tokens=len(xs[0]),
-        rotary_dim=rotary_dim,
-        layout=layout,
-        trailing=trailing,
-        table=(cos, sin),
-        index=rows,
-        scales=(1.0, -1.0 if inverse else 1.0),
-    )
+    rotated = rotary_dim, layout, trailing
+    scales = 1.0, -1.0 if inverse else 1.0
+    _launch(xs, outs, len(xs[0]), rotated, table=(cos, sin), index=rows, scales=scales)
 
 
 def rotate_at(
@@ -110,17 +102,9 @@ def rotate_at(
     Angles are products in float64; the errors of their float32 cosines and sines are below 1e-7.
     Raises what `rotate` raises.
     """
-    _launch(
-        xs,
-        outs,
-        num_tokens=len(positions),
-        rotary_dim=rotary_dim,
-        layout=layout,
-        trailing=trailing,
-        inv_freq=inv_freq,
-        index=positions,
-        scales=(attention_scaling, -attention_scaling if inverse else attention_scaling),
-    )
+    rotated = rotary_dim, layout, trailing
+    scales = attention_scaling, -attention_scaling if inverse else attention_scaling
+    _launch(xs, outs, len(positions), rotated, inv_freq=inv_freq, index=positions, scales=scales)
 
 
 def shift_pages(
@@ -147,27 +131,16 @@ def shift_pages(
     Other slots are not written. Raises what `rotate` raises.
     """
     pages = [k.transpose(1, 2)]
-    _launch(
-        pages,
-        pages,
-        num_tokens=len(slots),
-        rotary_dim=rotary_dim,
-        layout=layout,
-        trailing=trailing,
-        inv_freq=inv_freq,
-        index=delta,
-        slots=slots,
-    )
+    rotated = rotary_dim, layout, trailing
+    _launch(pages, pages, len(slots), rotated, inv_freq=inv_freq, index=delta, slots=slots)
 
 
 def _launch(
     xs: Sequence[Tensor],  # [T, H, D], or with slots [pages, page_size, H, D]
     outs: Sequence[Tensor],
-    *,
     num_tokens: int,
-    rotary_dim: int,
-    layout: Layout,
-    trailing: bool,
+    rotated: tuple[int, Layout, bool],  # rotary_dim, layout, trailing
+    *,
     table: tuple[Tensor | None, Tensor | None] = (None, None),
     inv_freq: Tensor | None = None,
     index: Tensor | None = None,
@@ -179,9 +152,9 @@ def _launch(
     for start in range(0, len(xs), MAX_TENSORS):
         pair, pair_out = xs[start : start + MAX_TENSORS], outs[start : start + MAX_TENSORS]
         heads = pair[0], pair_out[0], pair[-1], pair_out[-1]
-        copy_rest = rotary_dim < pair[0].shape[-1] and not _in_place(pair, pair_out)
+        copy_rest = rotated[0] < pair[0].shape[-1] and not _in_place(pair, pair_out)
         shapes = tuple([(t.shape, t.stride()) for t in heads])
-        plan = _plan(shapes, len(pair), num_tokens, rotary_dim, layout, trailing, copy_rest)
+        plan = _plan(shapes, len(pair), num_tokens, *rotated, copy_rest)
         if plan.grid[0]:
             tensors = *heads, *table, inv_freq, index, slots
             stride_index = 0 if index is None else index.stride(0)

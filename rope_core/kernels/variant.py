@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import nullcontext
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -31,7 +30,9 @@ class Variant(NamedTuple):
 def load_variant(kernel: Any, variant: Variant) -> Run:
     """Compile a variant of a kernel, load it onto its device, and return what launches it."""
     if INTERPRETED:
-        return partial(_interpret, kernel, variant.constants)
+        return lambda grid, tensors, numbers: kernel[(grid,)](
+            *tensors, *numbers, *variant.constants
+        )
     on_cuda = driver.active.get_active_torch_device().type == "cuda"
     with torch.cuda.device(variant.device) if on_cuda else nullcontext():
         return _runner(compile_variant(kernel, variant), variant)
@@ -68,16 +69,6 @@ def _runner(compiled: Any, variant: Variant) -> Run:
         launch(grid, 1, 1, stream, function, metadata, hook_metadata, *hooks, *args)
 
     return run
-
-
-def _interpret(
-    kernel: Any,
-    constants: tuple[Any, ...],
-    grid: int,
-    tensors: Sequence[Any],
-    numbers: Sequence[Number],
-) -> None:
-    kernel[(grid,)](*tensors, *numbers, *constants)
 
 
 class _Unaligned:
