@@ -7,6 +7,9 @@ import triton.language as tl
 
 from rope_core.kernels.online_softmax import LN2, LOG2E, exp_score
 
+OUTPUT_NUMBERS = "has_sinks", "stride_out_token", "stride_out_head"
+"""Fields of `AttentionOutput` that a kernel takes as numbers."""
+
 
 class AttentionOutput(NamedTuple):
     """Where out and lse are written. Strides of out are in units of STRIDE_UNIT elements."""

@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from rope_core.kernels.attention_output import AttentionOutput, store_output
+from rope_core.kernels.attention_output import OUTPUT_NUMBERS, AttentionOutput, store_output
 from rope_core.kernels.block_sizes import cdiv, next_power_of_2, stride_unit, strides
 from rope_core.kernels.launch_args import AttentionArgs
 from rope_core.kernels.launcher import KernelLaunch, Launcher, LaunchPlan, launch_all
@@ -38,8 +38,7 @@ Shape = tuple[tuple[int, ...], tuple[int, ...]]
 @triton.jit(
     do_not_specialize=[
         *("num_parts", "num_rows", "stride_lse_part", "stride_x_part", "stride_x_row"),
-        *("num_kv_heads", "group_size", "natural", "has_sinks"),
-        *("stride_out_token", "stride_out_head", "programs_offset"),
+        *("num_kv_heads", "group_size", "natural", *OUTPUT_NUMBERS, "programs_offset"),
     ],
     do_not_specialize_on_alignment=[
         *("lse_ptr", "out_lse_ptr", "sinks_ptr", "cu_seqlens_q_ptr", "work_ptr")

@@ -14,7 +14,7 @@ from rope_core.kernels.attention_inputs import (
     load_sequence,
     token_and_head,
 )
-from rope_core.kernels.attention_output import AttentionOutput, store_output
+from rope_core.kernels.attention_output import OUTPUT_NUMBERS, AttentionOutput, store_output
 from rope_core.kernels.launch_args import AttentionArgs
 from rope_core.kernels.launcher import KernelLaunch, Launcher
 from rope_core.kernels.masking import indexed_key_range, row_key_range, tile_key_range
@@ -130,9 +130,7 @@ def attend_tile(
 
 # fmt: off
 @triton.jit(
-    do_not_specialize=[
-        *(*NUMBERS, "has_sinks", "stride_out_token", "stride_out_head", "programs_offset")
-    ],
+    do_not_specialize=[*NUMBERS, *OUTPUT_NUMBERS, "programs_offset"],
     do_not_specialize_on_alignment=[*UNALIGNED, "lse_ptr", "sinks_ptr", "work_ptr"],
 )
 def prefill_kernel(

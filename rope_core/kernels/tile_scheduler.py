@@ -161,10 +161,8 @@ def _build_on_host(
             prefill += [seq] * cdiv(rows, prefill_block)
             continue
         num_splits = cdiv(num_keys, split_keys) - start // split_keys
-        records += (
-            *(len(programs), len(merge), start, split_keys),
-            *(num_splits, num_partial_rows, 0, 0),
-        )
+        record = len(programs), len(merge), start, split_keys, num_splits, num_partial_rows
+        records += (*record, 0, 0)
         programs += [seq] * (num_splits * cdiv(rows, block))
         merge += [seq] * cdiv(rows, MERGE_ROWS)
         num_partial_rows += num_splits * rows
