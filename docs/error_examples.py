@@ -144,7 +144,7 @@ ROWS: tuple[Row, ...] = (
     Row(
         common.BadTensor,
         "A tensor of the message is missing or malformed, or excludes another one.",
-        "Send the tensors of docs/api.md, with the elements of their shape, in a dtype of the text.",
+        "Send the tensors of docs/api.md, with as many elements as the shape says.",
         (
             Example(_ROTATE, {"q": [[1.0], [1.0, 2.0]]}),
             Example(_ROTATE, {"q": {"shape": [2], "dtype": "float32", "data": [1.0]}}),

@@ -190,7 +190,7 @@ def _device_inv_freq(rope: RopeConfig, device: torch.device, backend: str | None
 @lru_cache(maxsize=64)
 def _inv_freq_on(rope: RopeConfig, device: torch.device) -> Tensor | None:
     """Return the frequencies on the device, `[n]`; None if angles are more than products."""
-    if not fused.turns(rope):
+    if not fused.computes_angles(rope):
         return None
     inv_freq = rope.frequency_table.inv_freq.to(device)
     return -inv_freq if rope.negative else inv_freq.contiguous()

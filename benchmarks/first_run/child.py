@@ -34,6 +34,10 @@ def run_step(step: Step, limit_s: float, dry: bool, file: Path) -> None:
     os.setsid()  # a group, which can be killed with all processes that the step starts
     faulthandler.dump_traceback_later(DUMP_AT * limit_s)
     torch.manual_seed(0)
+    if dry:
+        from tests.kernels import interpreter
+
+        interpreter.install()
     try:
         with torch.inference_mode():
             for row in import_module(f"{step.package}.{step.name}").rows(DRY if dry else FULL):

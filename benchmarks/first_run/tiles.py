@@ -10,16 +10,26 @@ from benchmarks.gpu_cases import kernels, truth
 from benchmarks.gpu_cases.case import Case, Make, Over, Side
 from benchmarks.gpu_cases.decode import in_pages, uneven
 from benchmarks.gpu_cases.sizes import Sizes, randn
-from rope_core.kernels.attention_tiles import CANDIDATES, KIB_99, TILES, Tile, TileTable
+from rope_core.kernels.device_properties import device_properties
+from rope_core.kernels.tile_configs import KIB_99, TILES, Tile, TileTable, select_tiles
 
 WIDTH = 128
 """Of the heads that the candidates are for."""
 
-PACKED = "few", "half", "packed", 128
 TABLES: dict[str, TileTable] = {
-    **CANDIDATES,
-    "packed, 4 stages": {**TILES, PACKED: {KIB_99: Tile(16, 64, 4, 4)}},
+    name: {**TILES, key: {KIB_99: tile}}
+    for name, key, tile in (
+        ("pages, 5 stages", ("decode", "half", "paged", 128), Tile(16, 64, 4, 5)),
+        ("pages, 128 keys", ("decode", "half", "paged", 128), Tile(16, 128, 4, 3)),
+        ("prefill, 64 rows", ("prefill", "half", "packed", 128), Tile(64, 64, 4, 3)),
+        ("prefill, 4 stages", ("prefill", "half", "packed", 128), Tile(128, 64, 8, 4)),
+        ("decode, tf32x3", ("decode", "float32", "packed", 128), Tile(16, 16, 8, 2, "tf32x3")),
+        ("prefill, tf32x3", ("prefill", "float32", "packed", 128), Tile(32, 16, 8, 2, "tf32x3")),
+        ("packed, 4 stages", ("decode", "half", "packed", 128), Tile(16, 64, 4, 4)),
+    )
 }
+"""Tables that differ from TILES in one tile."""
+
 WORTH_IT = 1.05
 """Least gain for which a tile would be changed."""
 
@@ -39,7 +49,7 @@ def cases(sizes: Sizes) -> Iterator[tuple[str, Make]]:
 def _case(sizes: Sizes, table: TileTable, kernel: str, dtype_name: str, paged: bool) -> Case:
     dtype = torch.float32 if dtype_name == "float32" else torch.bfloat16
     heads, kv_heads = sizes.heads
-    if kernel == "few":
+    if kernel == "decode":
         lengths_k = uneven(sizes.batches[0], *sizes.cached)
         lengths_q = [1] * len(lengths_k)
     else:
@@ -54,7 +64,9 @@ def _case(sizes: Sizes, table: TileTable, kernel: str, dtype_name: str, paged: b
         slab, blocks = in_pages(k, v, lengths_k, sizes.page_size)
         keys = slab[:, 0], slab[:, 1]
 
-    def side(name: str, tiles: TileTable) -> Side:
+    def side(name: str, table: TileTable) -> Side:
+        layout = "paged" if paged else "packed"
+        tiles = select_tiles(table, device_properties(q.device), dtype, WIDTH, layout)
         run = kernels.attend(q, *keys, lengths_q, lengths_k, blocks, tiles=tiles)
         return Side(name, run, expected)
 

@@ -93,14 +93,18 @@ def every_axis(mask, q, k):
 # what docs/kernels.md says that a backend leaves to others on the CPU, of what is asked here
 DECLINED = {
     "eager": (),
-    "sdpa": ("attends only", "softcap is not in the operator", "multiplies its mask's -inf"),
+    "sdpa": (
+        "it computes attention only",
+        "softcap is not in the operator",
+        "multiplies its mask's -inf",
+    ),
     "fused": (
         "there are no kernels for heads of width",
         "wide, not a multiple of 16",
-        "pairs lie otherwise than in halves",
+        "the layout is neither half nor interleaved",
         "xPos scales each pair",
         "it rounds once, not as",
-        "each head has angles of its own",
+        "the angles differ by head",
     ),
 }
 

@@ -81,5 +81,5 @@ def test_one_token_goes_to_the_backend_that_the_others_go_to(fields, monkeypatch
     call = token(**fields)
     only = tuple(backend for backend in rope_core.backends.BACKENDS if backend.name == "sdpa")
     monkeypatch.setattr("rope_core.backends.BACKENDS", only)
-    with pytest.raises(rope_core.NoBackend, match="backend sdpa: attends only"):
+    with pytest.raises(rope_core.NoBackend, match="backend sdpa: it computes attention only"):
         rotate(call)

@@ -232,7 +232,7 @@ def test_a_work_that_every_backend_declines_is_refused_with_their_reasons(monkey
     monkeypatch.setattr("rope_core.backends.BACKENDS", only)
     with pytest.raises(NoBackend) as refused:
         run(work)
-    assert refused.value.reasons == {"sdpa": "attends only"}
+    assert refused.value.reasons == {"sdpa": "it computes attention only"}
 
 
 def test_a_call_is_moved_without_being_checked_again():

@@ -1,4 +1,4 @@
-"""Which shapes cuDNN gets a plan for: those that recur, up to a limit."""
+"""Which shapes get a plan of cuDNN: those that recur, up to a limit."""
 
 from collections import OrderedDict
 from collections.abc import Hashable
@@ -8,22 +8,22 @@ CALLS_BEFORE_PLAN = 3
 """Calls of a shape that run without a plan. A plan takes up to 0.4 s, the time of many calls."""
 
 MAX_COUNTED = 256
-"""Shapes that are counted at a time; the least recently used one is forgotten."""
+"""Shapes that are counted at a time; the least recently used one is dropped."""
 
-MAX_SHAPES = 64
+MAX_PLANNED = 64
 """Shapes that get a plan in a process. torch never drops a plan, and each thread has its own."""
 
 
 class PlannedShapes:
-    """Counts the shapes of calls, and remembers those that have a plan. Thread-safe."""
+    """Counts the calls of each shape, and records which shapes have a plan. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = Lock()
         self._counts: OrderedDict[Hashable, int] = OrderedDict()
         self._planned: set[Hashable] = set()
 
-    def recurs(self, shape: Hashable) -> bool:
-        """Count a call of `shape`; tell whether it has a plan or is due for one."""
+    def count_call(self, shape: Hashable) -> bool:
+        """Count a call of `shape`; tell whether the shape has a plan or may get one."""
         with self._lock:
             if shape in self._planned:
                 return True
@@ -36,7 +36,7 @@ class PlannedShapes:
     def admit(self, shape: Hashable) -> bool:
         """Give `shape` a plan if it has none; tell whether it has one now. False at the limit."""
         with self._lock:
-            if shape not in self._planned and len(self._planned) >= MAX_SHAPES:
+            if shape not in self._planned and len(self._planned) >= MAX_PLANNED:
                 return False
             self._planned.add(shape)
             self._counts.pop(shape, None)

@@ -1,6 +1,6 @@
-"""Compile the kernels that memory bounds for a GPU that need not be there; run as a script.
+"""Compile the memory-bound kernels for a GPU that is not there; run as a script.
 
-Prints a line of JSON for each case: what a thread takes, and how wide it reads and writes.
+Prints a line of JSON for each case: registers, shared memory, and widths of accesses.
 """
 
 import json
@@ -22,7 +22,7 @@ BF16, FLOAT32 = torch.bfloat16, torch.float32
 
 
 class Recorder(OfflineDriver):
-    """Keeps what is loaded: code and bytes of shared memory."""
+    """Records what is loaded: code and bytes of shared memory."""
 
     def __init__(self):
         super().__init__(90)
@@ -36,13 +36,15 @@ class Recorder(OfflineDriver):
         self.utils.load_binary = load
 
 
-def what_it_takes(cubin, shared):
+def resources(cubin, shared):
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
         usage, sass = (
-            subprocess.run([CUOBJDUMP, how, file.name], capture_output=True, text=True, check=True)
-            for how in ("--dump-resource-usage", "--dump-sass")
+            subprocess.run(
+                [CUOBJDUMP, option, file.name], capture_output=True, text=True, check=True
+            )
+            for option in ("--dump-resource-usage", "--dump-sass")
         )
     accesses = Counter(re.findall(r"\b(?:LDG|STG)\.E[.\w]*", sass.stdout))
     return {
@@ -61,11 +63,11 @@ def rotation(dtype, layout, heads=(32, 8), head_dim=128, rotary_dim=None, *, tab
     xs = [torch.empty(tokens, h, head_dim, dtype=dtype) for h in heads]
     outs = [torch.empty_like(x) for x in xs]
     ids, half = torch.zeros(tokens, dtype=torch.int64), rotary_dim // 2
-    how = {"rotary_dim": rotary_dim, "layout": layout}
+    options = {"rotary_dim": rotary_dim, "layout": layout}
     if table:
-        rotary.rotate(xs, outs, *torch.empty(2, 16, half), rows=ids, **how)
+        rotary.rotate(xs, outs, *torch.empty(2, 16, half), rows=ids, **options)
     else:
-        rotary.rotate_at(xs, outs, ids, torch.empty(half, dtype=torch.float64), **how)
+        rotary.rotate_at(xs, outs, ids, torch.empty(half, dtype=torch.float64), **options)
 
 
 def pages():
@@ -95,7 +97,7 @@ CASES = {
 
 
 def built_of_calls(gpu):
-    """Return how many variants are built for calls of one model that differ in all else."""
+    """Return how many variants calls of one model build, with many token counts and strides."""
     before = len(gpu.loaded)
     for number in (1, 2, 3, 16, 17, 256):
         packed = torch.empty(number, 48, 64, dtype=BF16)
@@ -114,5 +116,5 @@ if __name__ == "__main__":
     driver.set_active(gpu)
     for name, case in CASES.items():
         case()
-        print(json.dumps({"case": name, **what_it_takes(*gpu.loaded[-1])}), flush=True)
+        print(json.dumps({"case": name, **resources(*gpu.loaded[-1])}), flush=True)
     print(json.dumps({"case": "calls", "built": built_of_calls(gpu)}))

@@ -1,4 +1,4 @@
-"""Compiled for a GPU, kernels that memory bounds keep it busy: wide accesses, many threads."""
+"""Memory-bound kernels, compiled for a GPU: wide accesses, many threads."""
 
 import json
 import os
@@ -19,7 +19,7 @@ def lines(tmp_path_factory):
     environment = {n: v for n, v in os.environ.items() if n != "TRITON_INTERPRET"}
     environment["TRITON_CACHE_DIR"] = str(tmp_path_factory.mktemp("triton"))
     printed = subprocess.run(
-        [sys.executable, "-m", "tests.kernels.traffic"],
+        [sys.executable, "-m", "tests.kernels.memory_traffic"],
         cwd=ROOT,
         env=environment,
         capture_output=True,
@@ -42,7 +42,9 @@ def test_threads_read_and_write_16_bytes_at_a_time(cases):
         narrow = {
             n for n in case["accesses"] if n.startswith("STG") and n[-3:] not in (".64", "128")
         }
-        assert narrow == ({"STG.E"} if name.startswith("merge") else set()), f"{name}: but for lse"
+        assert narrow == ({"STG.E"} if name.startswith("merge") else set()), (
+            f"{name}: only lse is narrow"
+        )
 
 
 def test_nothing_is_spilled(cases):
@@ -50,20 +52,20 @@ def test_nothing_is_spilled(cases):
         assert case["stack"] == case["local"] == 0, name
 
 
-def test_reads_that_are_on_their_way_cover_the_latency_of_memory(cases):
+def test_reads_in_flight_cover_the_latency_of_memory(cases):
     for name, case in cases.items():
         threads = min(2048, REGISTERS // case["registers"])
-        at_once = 1 if name.startswith("merge") else case["reads_16"]
-        assert threads * 16 * at_once >= 2**15, name
+        reads_at_once = 1 if name.startswith("merge") else case["reads_16"]
+        assert threads * 16 * reads_at_once >= 2**15, name
         assert case["shared"] <= 2048, name
 
 
-def test_layouts_differ_in_nothing_that_memory_sees(cases):
+def test_layouts_have_the_same_accesses(cases):
     for kind in ("bf16", "fp32", "bf16 table"):
         half, interleaved = cases[f"half {kind}"], cases[f"interleaved {kind}"]
-        for what in ("reads_16", "writes_16", "accesses", "shared"):
-            assert half[what] == interleaved[what], (kind, what)
+        for key in ("reads_16", "writes_16", "accesses", "shared"):
+            assert half[key] == interleaved[key], (kind, key)
 
 
-def test_no_request_is_the_first_of_its_kind(lines):
+def test_token_counts_and_strides_need_no_kernel_of_their_own(lines):
     assert lines["calls"]["built"] == 2, "one of each kernel"

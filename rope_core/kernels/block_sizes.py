@@ -1,6 +1,6 @@
-"""How tensors are cut into tiles, by what a model fixes.
+"""Block sizes and strides of launches, computed on the host from what a model fixes.
 
-With plain integers: on the host, Triton's own `cdiv` and `next_power_of_2` take 5 us.
+Triton's own `cdiv` and `next_power_of_2` take 5 us on the host.
 """
 
 import math
@@ -18,14 +18,14 @@ def next_power_of_2(x: int) -> int:
 
 
 def strides(sizes: Sequence[int], steps: Sequence[int]) -> list[int]:
-    """Return the strides of all axes but the last: 0 for an axis of one place, which needs none."""
+    """Return the strides of all axes but the last: 0 for an axis of one element."""
     return [0 if size == 1 else s for size, s in zip(sizes[:-1], steps[:-1], strict=True)]
 
 
-def unit(*shapes: tuple[Sequence[int], Sequence[int]]) -> int:
+def stride_unit(*shapes: tuple[Sequence[int], Sequence[int]]) -> int:
     """Return the largest power of two, up to 16, that divides the strides of all tensors.
 
-    As a constant of a kernel it tells how wide its accesses may be, and few of them occur.
+    As a constant of a kernel it bounds the width of accesses, and it has few values.
 
     Args:
         shapes: sizes and strides of each tensor.
@@ -33,12 +33,12 @@ def unit(*shapes: tuple[Sequence[int], Sequence[int]]) -> int:
     return math.gcd(16, *(step for shape in shapes for step in strides(*shape)))
 
 
-def head_blocks(num_heads: Sequence[int], most: int) -> int:
-    """Return how many heads a tile has: the most, up to `most`, that leave an eighth idle at most.
+def head_blocks(num_heads: Sequence[int], max_block: int) -> int:
+    """Return how many heads a tile has: the most that leave at most an eighth of the tile idle.
 
-    A power of two, as `most` is. `num_heads` are those of each tensor that is cut alike.
+    A power of two up to `max_block`, which is one. `num_heads` are those of each tensor.
     """
-    block = most
+    block = max_block
     while sum(cdiv(heads, block) * block for heads in num_heads) * 8 > sum(num_heads) * 9:
         block //= 2
     return block
