@@ -9,7 +9,7 @@ from grpc.aio import ServicerContext
 from service.lifecycle import Phase
 from service.oip import metadata
 from service.oip.errors import NotLoadable, NotServed, UnknownModel, UnknownRegion
-from service.oip.grpc.calls import Unary
+from service.oip.grpc.rpc_handlers import Unary
 from service.oip.grpc.messages import METHODS
 from service.oip.infer.models import model_of
 from service.oip.state import OipState

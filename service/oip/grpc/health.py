@@ -10,7 +10,7 @@ from service.errors import printable
 from service.lifecycle import Lifecycle, Phase
 from service.oip.errors import UnknownService
 from service.oip.grpc import messages
-from service.oip.grpc.calls import Calls
+from service.oip.grpc.rpc_handlers import Calls
 
 SERVICE = "grpc.health.v1.Health"
 CHECK, WATCH = f"/{SERVICE}/Check", f"/{SERVICE}/Watch"

@@ -13,7 +13,7 @@ from service.batching.admission import Charge
 from service.batching.batcher import Completed, Entry
 from service.endpoints import table
 from service.errors import ClientLeft, TimedOut
-from service.oip.grpc.convert import (
+from service.oip.grpc.codec import (
     Request,
     parse,
     read_params,
@@ -24,7 +24,7 @@ from service.oip.grpc.convert import (
 from service.oip.grpc.errors import status_of
 from service.oip.grpc.messages import ModelStreamInferResponse
 from service.oip.grpc.streams import while_open
-from service.oip.grpc.wire import join_streamed, split_request
+from service.oip.grpc.protobuf_wire import join_streamed, split_request
 from service.oip.infer.models import Model, model_of
 from service.oip.infer.params import FINAL
 from service.oip.state import OipState

@@ -14,7 +14,7 @@ from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest
 
 from service.lifecycle import Lifecycle
 from service.oip.grpc import health, messages
-from service.oip.grpc.calls import Calls
+from service.oip.grpc.rpc_handlers import Calls
 from service.oip.grpc.streams import while_open
 
 SERVICES = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")

@@ -12,14 +12,14 @@ from service.lifecycle import LAST_REQUESTS_S, Lifecycle
 from service.observability.metrics import Metrics
 from service.observability.request_log import RequestLog
 from service.oip.grpc import health
-from service.oip.grpc.calls import Calls
+from service.oip.grpc.rpc_handlers import Calls
 from service.oip.grpc.health import Health
 from service.oip.grpc.messages import METHODS, SERVICE
 from service.oip.grpc.reflection import Reflection
 from service.settings import Settings
 
 Methods = Mapping[str, Callable[..., Any]]
-"""What answers, by the method's name: a `Unary` of `service.oip.grpc.calls`, or a `Stream`."""
+"""What answers, by the method's name: a `Unary` of `service.oip.grpc.rpc_handlers`, or a `Stream`."""
 
 log = logging.getLogger("rope.grpc")
 

@@ -16,8 +16,8 @@ from service.oip.grpc.messages import (
     ModelInferResponse,
     ModelStreamInferResponse,
 )
-from service.oip.grpc.wire import join_response, join_streamed, split_request
-from tests.service.oip.speaking import Grpc, PreparedCall, Refused, speaking
+from service.oip.grpc.protobuf_wire import join_response, join_streamed, split_request
+from tests.service.oip.protocols import Grpc, PreparedCall, Refused, speaking
 
 CODE = grpc.StatusCode
 ROTATED = [0, 1, 2, 3, -2.8876166, 4.9297514, 6.607698, 7.0496492]

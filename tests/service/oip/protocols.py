@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from service.lifecycle import Lifecycle
-from service.oip.grpc.convert import CONTENTS, read_params
+from service.oip.grpc.codec import CONTENTS, read_params
 from service.oip.grpc.messages import METHODS, InferParameter, ModelInferRequest
 from service.oip.grpc.methods import grpc_methods
 from service.oip.grpc.server import GrpcDoor

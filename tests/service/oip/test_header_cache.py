@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from service.errors import ServiceError
-from service.oip.grpc.convert import parse, read_plan
+from service.oip.grpc.codec import parse, read_plan
 from service.oip.grpc.messages import ModelInferRequest
-from service.oip.grpc.wire import split_request
+from service.oip.grpc.protobuf_wire import split_request
 from service.oip.http.codec import HttpInferCodec
 from service.oip.infer.models import MODELS
 from service.oip.infer.parse import RequestParser

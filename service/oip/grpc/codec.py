@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from service.errors import BadMessage, BadTensor, printable
 from service.oip.grpc.messages import ModelInferRequest, ModelInferResponse
-from service.oip.grpc.wire import MAX_FIELDS, Split, join_response
+from service.oip.grpc.protobuf_wire import MAX_FIELDS, Split, join_response
 from service.oip.infer import tensors
 from service.oip.infer.models import VERSION, Model
 from service.oip.infer.parse import Input, RequestParser
