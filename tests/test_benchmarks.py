@@ -96,7 +96,7 @@ def test_a_wrong_answer_ends_it_before_it_is_timed(workload):
     length = workload.lengths[0]
     asked = workloads.tensors(workload, length)
     name = "out" if workload.kv_heads else "q"
-    answer = b"".join(wire.encode(wire.Message({name: asked["q"]}, b"{}")))
+    answer = b"".join(wire.encode(wire.Message({name: asked["q"]})))
 
     with pytest.raises(SystemExit, match="wrong, so not timed"):
         workloads.check(workload, length, answer)
@@ -108,7 +108,7 @@ def test_the_bare_call_does_the_work_of_the_request(workload):
     got = workloads.bare_call(workload, length, 1)()
 
     name = "out" if workload.kv_heads else "q"
-    answer = b"".join(wire.encode(wire.Message({name: got.contiguous()}, b"{}")))
+    answer = b"".join(wire.encode(wire.Message({name: got.contiguous()})))
     workloads.check(workload, length, answer)
 
 

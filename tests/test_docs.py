@@ -85,7 +85,7 @@ def test_every_code_is_in_the_api_page():
 def test_every_route_tensor_and_parameter_is_in_the_api_page():
     for endpoint in ENDPOINTS:
         assert f"POST {endpoint.path}`" in API
-        for name in (*endpoint.names, *endpoint.answers, *endpoint.params.model_fields):
+        for name in (*endpoint.names, *endpoint.outputs, *endpoint.params.model_fields):
             assert f"`{name}`" in API + CATALOGUE, name
     for form in (Rope, Model, PresetModel):
         for name in form.model_fields:

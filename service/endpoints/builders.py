@@ -29,16 +29,15 @@ EXACT_IN_FLOAT32 = 2**24
 
 @dataclass(frozen=True, slots=True)
 class PreparedCall:
-    """What a message asks for."""
+    """A call for the device, made from a message."""
 
-    call: Call | Message
-    """Or the answer itself, where it takes no device."""
+    call: Call
 
     warnings: tuple[str, ...] = ()
-    """What the client should know."""
+    """What the answer tells the client beside the result."""
 
     backend: str | None = None
-    """Name of the one that shall do it."""
+    """Name of the backend that the request chooses; None leaves the choice to the service."""
 
 
 def build_rotate(
@@ -125,18 +124,16 @@ def build_merge(tensors: Tensors, params: MergeParams, rope_resolver: RopeResolv
     return PreparedCall(Merge(tensors["out"], tensors["lse"]), backend=params.backend)
 
 
-def build_resolve(
-    tensors: Tensors, params: ResolveParams, rope_resolver: RopeResolver
-) -> PreparedCall:
-    """Ask for what a rope comes to."""
-    return PreparedCall(resolve_rope(rope_resolver.read(params.rope, None, None)))
+def answer_resolve(tensors: Tensors, params: ResolveParams, rope_resolver: RopeResolver) -> Message:
+    """Return what a rope resolves to."""
+    return resolve_rope(rope_resolver.read(params.rope, None, None))
 
 
-def build_positions_answer(
+def answer_positions(
     tensors: Tensors, params: PositionsParams, rope_resolver: RopeResolver
-) -> PreparedCall:
-    """Ask for positions."""
-    return PreparedCall(build_positions(params.builder, params.arguments, tensors))
+) -> Message:
+    """Return the positions that a builder makes."""
+    return build_positions(params.builder, params.arguments, tensors)
 
 
 def _each(tensors: Tensors, both: str, of_q: str, of_k: str) -> tuple[Tensor | None, Tensor | None]:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import inspect
-import json
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from types import NoneType
@@ -18,7 +17,7 @@ from rope_core.positions import BUILDERS, Builder
 from rope_core.registry import Entry
 from service.endpoints.rope_resolver import ResolvedRope, RopeResolver
 from service.errors import UnknownName, printable
-from service.wire import Message
+from service.wire import Message, Parameters
 
 _TOLD: tuple[str, ...] = ("nope", "model_type", "layer_type", "parameters")
 _TOLD += ("keys_read", "keys_ignored", "warnings")
@@ -63,8 +62,7 @@ def resolve_rope(found: ResolvedRope) -> Message:
         tensors["inv_freq"] = rope.columns.inv_freq
         scale = resolved.attention.scale if resolved is not None else None
         told["softmax_scale"] = rope.head_dim**-0.5 if scale is None else scale
-    text = json.dumps(told, default=dict)  # orjson ends at 64 bits
-    return Message(tensors, text.encode())
+    return Message(tensors, Parameters.of(told))
 
 
 def build_positions(

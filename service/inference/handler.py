@@ -46,13 +46,13 @@ class InferenceService:
             return work(*arguments)
         return await asyncio.get_running_loop().run_in_executor(self.io_executor, work, *arguments)
 
-    async def prepare(self, endpoint: Endpoint[Any], message: Message) -> PreparedCall:
-        """Return what a message asks of `endpoint`.
+    async def prepare(self, endpoint: Endpoint[Any], message: Message) -> PreparedCall | Message:
+        """Return the call that a message describes, or the answer where it needs no device.
 
         Raises:
             UnknownName, TooLarge, RopeError: it asks for nothing that there is.
         """
-        is_long = endpoint.run_blocking or len(message.params) > INLINE_PARAMS_BYTES
+        is_long = endpoint.is_slow or len(message.params.key) > INLINE_PARAMS_BYTES
         return await self.run_blocking(is_long, endpoint.read, message, self.rope_resolver)
 
     def job(self, asked: PreparedCall) -> Job:
@@ -62,7 +62,6 @@ class InferenceService:
             ConfigError: it names a backend, and must not.
             TooLarge: it would take too long, or its answer be too large.
         """
-        assert not isinstance(asked.call, Message), "answered already"
         return self.engine.job(asked.call, self.choice.of(asked.call, asked.backend))
 
     async def run(

@@ -123,12 +123,12 @@ def _answer(endpoint: Endpoint[Any]) -> dict[str, Any]:
     answer: dict[str, Any] = {
         "type": "object",
         "properties": {
-            **dict.fromkeys(endpoint.answers, flat),
+            **dict.fromkeys(endpoint.outputs, flat),
             **TOLD.get(endpoint.path, {}),
             "warnings": WARNINGS,
         },
     }
-    if endpoint.run_blocking:  # builders have names of their own for what they make
+    if endpoint.has_other_outputs:
         answer["additionalProperties"] = flat
     return answer
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from rope_core import Result
@@ -62,14 +62,13 @@ class Route:
                 async with asyncio.timeout(patience):
                     body = await self._receive(headers, codec, receive, charge)
                     is_long = len(body) > codec.inline_limit_bytes
-                    message = await service.run_blocking(is_long, codec.decode, body)
+                    message, as_base64 = await service.run_blocking(is_long, codec.decode, body)
                     asked = await service.prepare(self._endpoint, message)
             except TimeoutError:
                 raise TimedOut from None
-            in_base64 = message.base64
             answer = None
-            if isinstance(asked.call, Message):
-                told = replace(asked.call, base64=in_base64)
+            if isinstance(asked, Message):
+                told = asked
                 size = sum(tensor.nbytes for tensor in told.tensors.values())
                 self._charge_answer(answer_codec, size, charge)
             else:
@@ -82,10 +81,10 @@ class Route:
                 del body, message, asked
                 answer = await self._wait(job, deadline, receive, queue_s)
                 del job
-                told = table.write(answer.result, in_base64, warnings)
+                told = table.write(answer.result, warnings)
             begun = time.perf_counter()
             is_long = size > answer_codec.inline_limit_bytes
-            parts = await service.run_blocking(is_long, answer_codec.encode, told)
+            parts = await service.run_blocking(is_long, answer_codec.encode, told, as_base64)
             served = Served(answer, time.perf_counter() - begun)
             about = [*self._named(answer_codec), *_headers(answer, parts)]
             await io.send(send, 200, about, parts)

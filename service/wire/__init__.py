@@ -4,9 +4,19 @@ from typing import Protocol
 
 from service.errors import NotAcceptable, UnsupportedMediaType
 from service.wire import json_codec, safetensors_codec
-from service.wire.message import Buffer, Message
+from service.wire.message import NO_PARAMETERS, Buffer, Decoded, Message, Parameters
 
-__all__ = ["CODECS", "Buffer", "Codec", "Message", "codec_for", "codec_of_answer"]
+__all__ = [
+    "CODECS",
+    "NO_PARAMETERS",
+    "Buffer",
+    "Codec",
+    "Decoded",
+    "Message",
+    "Parameters",
+    "codec_for",
+    "negotiate_response_codec",
+]
 
 
 class Codec(Protocol):
@@ -22,11 +32,16 @@ class Codec(Protocol):
     def inline_limit_bytes(self) -> int:
         """Bodies up to here are read at once; larger ones would hold up the event loop."""
 
-    def decode(self, body: Buffer) -> Message:
+    def decode(self, body: Buffer) -> Decoded:
         """Read a body; the tensors of the message are views of it where they can be."""
 
-    def encode(self, message: Message) -> list[Buffer]:
-        """Write a body, in parts to be sent one after the other."""
+    def encode(self, message: Message, as_base64: bool = False) -> list[Buffer]:
+        """Write a body, in parts to be sent one after the other.
+
+        Args:
+            message: what to write.
+            as_base64: write tensors in base64, where the format has numbers as text.
+        """
 
 
 CODECS: tuple[Codec, ...] = (json_codec, safetensors_codec)

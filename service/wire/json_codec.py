@@ -17,7 +17,9 @@ from service.wire.message import (
     MAX_RANK,
     MAX_TENSORS,
     Buffer,
+    Decoded,
     Message,
+    Parameters,
     check_booleans,
     check_shape,
     raw,
@@ -40,7 +42,7 @@ _SCALARS = {"delta"}
 _TEXT_DTYPES = {dtype: name for name, dtype in DTYPES.items()}
 
 
-def decode(body: Buffer) -> Message:
+def decode(body: Buffer) -> Decoded:
     """Read a body."""
     try:
         members = orjson.loads(body)
@@ -50,30 +52,29 @@ def decode(body: Buffer) -> Message:
         raise BadMessage("the body must be an object")
     tensors: dict[str, Tensor] = {}
     params: dict[str, object] = {}
-    in_base64 = False
+    as_base64 = False
     for name, member in members.items():
         if isinstance(member, list) or (name in _SCALARS and type(member) in (int, float)):
             tensors[name] = _from_nested(name, member)
         elif isinstance(member, dict) and "data" in member:
             tensors[name] = _from_object(name, member)
-            in_base64 = in_base64 or "encoding" in member
+            as_base64 = as_base64 or "encoding" in member
         else:
             params[name] = member
     if len(tensors) > MAX_TENSORS:
         raise BadMessage(f"a message may have {MAX_TENSORS} tensors, got {len(tensors)}")
     try:
-        return Message(tensors, orjson.dumps(params), in_base64)
+        key = orjson.dumps(params)
     except orjson.JSONEncodeError:
         raise BadMessage("parameters are nested too deep") from None
+    return Decoded(Message(tensors, Parameters(params, key)), as_base64)
 
 
-def encode(message: Message) -> list[Buffer]:
+def encode(message: Message, as_base64: bool = False) -> list[Buffer]:
     """Write a body."""
-    members: dict[str, object] = {
-        n: _to_object(t, message.base64) for n, t in message.tensors.items()
-    }
-    members |= orjson.loads(message.params)
-    return [orjson.dumps(members, option=orjson.OPT_SERIALIZE_NUMPY)]
+    members = {name: _to_object(t, as_base64) for name, t in message.tensors.items()}
+    members |= message.params.values
+    return [orjson.dumps(members, dict, orjson.OPT_SERIALIZE_NUMPY)]
 
 
 def _from_nested(name: str, nested: object) -> Tensor:
@@ -127,10 +128,10 @@ def _from_base64(name: str, data: object, encoding: object, dtype: torch.dtype) 
     return tensor
 
 
-def _to_object(tensor: Tensor, in_base64: bool) -> dict[str, Any]:
+def _to_object(tensor: Tensor, as_base64: bool) -> dict[str, Any]:
     flat = tensor.reshape(-1)
     described: dict[str, Any] = {"shape": list(tensor.shape), "dtype": _TEXT_DTYPES[tensor.dtype]}
-    if in_base64 or not bool(flat.isfinite().all()):  # JSON has no NaN and no Infinity
+    if as_base64 or not bool(flat.isfinite().all()):  # JSON has no NaN and no Infinity
         text = base64.b64encode(raw(tensor.contiguous())).decode()
         return described | {"data": text, "encoding": "base64"}
     # numpy has no bfloat16; float32 holds each of its numbers

@@ -1,10 +1,11 @@
 """What is on the wire: named tensors and plain parameters, whatever bytes carry them."""
 
+import json
 import math
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -48,17 +49,42 @@ def check_shape(name: str, shape: object, dtype: torch.dtype) -> tuple[int, ...]
     return tuple(shape)
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """The parameters of a message: plain values, which nobody changes.
+
+    Two are equal, and have the same hash, if their keys are equal.
+    """
+
+    values: Mapping[str, Any] = field(compare=False)
+
+    key: bytes
+    """The values as JSON text: a key for caches, and what a codec may write. Nothing parses it."""
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> "Parameters":
+        """Return the parameters of an answer; mappings within `values` become JSON objects."""
+        return cls(values, json.dumps(values, default=dict).encode())
+
+
+NO_PARAMETERS = Parameters({}, b"{}")
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
-    """A request or an answer."""
+    """A request or an answer: tensors and parameters by name."""
 
     tensors: Mapping[str, Tensor]
+    params: Parameters = NO_PARAMETERS
 
-    params: bytes = b"{}"
-    """The parameters, one JSON object: text, so that what is read from it can be looked up."""
 
-    base64: bool = False
-    """Where tensors travel as text: bytes in base64, not decimal numbers."""
+class Decoded(NamedTuple):
+    """A request body that was read."""
+
+    message: Message
+
+    as_base64: bool = False
+    """Whether a JSON answer carries tensors in base64, as the request did, not as numbers."""
 
 
 _NUMPY: dict[torch.dtype, np.dtype[Any]] = {

@@ -16,7 +16,9 @@ from service.errors import BadMessage, BadTensor, printable
 from service.wire.message import (
     MAX_TENSORS,
     Buffer,
+    Decoded,
     Message,
+    Parameters,
     check_booleans,
     check_shape,
     raw,
@@ -53,11 +55,11 @@ class _Entry(NamedTuple):
 class _Header(NamedTuple):
     entries: tuple[_Entry, ...]
     num_bytes: int  # of all tensors
-    params: bytes
+    params: Parameters
     booleans: tuple[str, ...]  # names of tensors
 
 
-def decode(body: Buffer) -> Message:
+def decode(body: Buffer) -> Decoded:
     """Read a body."""
     size = int.from_bytes(body[:8], "little")
     if len(body) < 8 or size > len(body) - 8:
@@ -73,23 +75,23 @@ def decode(body: Buffer) -> Message:
     tensors = {e.name: view(body, e.dtype, e.shape, start + e.offset) for e in header.entries}
     for name in header.booleans:
         check_booleans(name, tensors[name])
-    return Message(tensors, header.params)
+    return Decoded(Message(tensors, header.params))
 
 
-def encode(message: Message) -> list[Buffer]:
+def encode(message: Message, as_base64: bool = False) -> list[Buffer]:
     """Write a body."""
     tensors = [tensor.contiguous() for tensor in message.tensors.values()]
     described = tuple(
         (name, tensor.dtype, tensor.shape)
         for name, tensor in zip(message.tensors, tensors, strict=True)
     )
-    known = len(message.params) <= CACHED_HEADER_BYTES
+    known = len(message.params.key) <= CACHED_HEADER_BYTES
     head = (_known_head if known else _head)(described, message.params)
     return [head, *map(raw, tensors)]
 
 
-def _head(described: tuple[tuple[str, torch.dtype, torch.Size], ...], params: bytes) -> bytes:
-    header: dict[str, object] = {"__metadata__": {"params": params.decode()}}
+def _head(described: tuple[tuple[str, torch.dtype, torch.Size], ...], params: Parameters) -> bytes:
+    header: dict[str, object] = {"__metadata__": {"params": params.key.decode()}}
     offset = 0
     for name, dtype, shape in described:
         end = offset + math.prod(shape) * dtype.itemsize
@@ -146,7 +148,7 @@ def _entry(name: str, told: object) -> _Entry:
     return _Entry(name, _DTYPES[dtype], shape, start, num_bytes)
 
 
-def _params(metadata: object) -> bytes:
+def _params(metadata: object) -> Parameters:
     if not isinstance(metadata, dict) or not isinstance(metadata.get("params", ""), str):
         raise BadMessage("__metadata__ must be an object, and params in it a text")
     text = str(metadata.get("params", "{}"))
@@ -156,4 +158,4 @@ def _params(metadata: object) -> bytes:
         raise BadMessage(f"params in __metadata__ are not JSON: {broken}") from None
     if not isinstance(params, dict):
         raise BadMessage("params in __metadata__ must be an object")
-    return text.encode()
+    return Parameters(params, text.encode())

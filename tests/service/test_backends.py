@@ -1,7 +1,6 @@
 """Who computes: as the library chooses, as the operator forces, as a request asks if it may."""
 
 import asyncio
-import json
 
 import pytest
 import torch
@@ -13,7 +12,7 @@ from service.inference.backend_policy import NEVER_DOES, BackendPolicy
 from service.inference.engine import Engine
 from service.server.app import create_app
 from service.settings import Settings
-from service.wire import Message
+from service.wire import Message, Parameters
 from service.wire import safetensors_codec as codec
 from tests.service.conftest import asking, post, running
 from tests.service.test_bad_input import check
@@ -41,7 +40,7 @@ def with_settings(**settings):
 
 
 async def ask(client, path, tensors=None, **params):
-    message = Message(ASKED[path] if tensors is None else tensors, json.dumps(params).encode())
+    message = Message(ASKED[path] if tensors is None else tensors, Parameters.of(params))
     return await post(client, codec, path, message)
 
 

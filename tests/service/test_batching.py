@@ -11,7 +11,7 @@ from rope_core import Attend, AttentionConfig, Merge, RopeConfig, Rotate
 from service.buffer_pool import BufferPool
 from service.device import Cpu
 from service.inference.engine import Engine
-from service.wire import Message
+from service.wire import Message, Parameters
 from service.wire import safetensors_codec as codec
 from tests.service.conftest import post
 
@@ -102,12 +102,17 @@ def test_a_merger_is_charged_for_one_of_its_parts(engine):
 async def test_good_neighbours_of_bad_requests_are_answered_byte_for_byte_as_alone(client):
     rng = random.Random(3)
     good = [
-        Message({"q": tensor(rng, torch.float32, 1, 4 + i, 2, 8)}, b'{"rope":{"theta":100}}')
+        Message(
+            {"q": tensor(rng, torch.float32, 1, 4 + i, 2, 8)},
+            Parameters.of({"rope": {"theta": 100}}),
+        )
         for i in range(8)
     ]
     bad = [
         Message({"q": torch.zeros(1, 4, 2, 7)}),
-        Message({"q": torch.full((1, 4, 2, 8), torch.nan)}, b'{"rope":{"theta":100}}'),
+        Message(
+            {"q": torch.full((1, 4, 2, 8), torch.nan)}, Parameters.of({"rope": {"theta": 100}})
+        ),
         Message({"q": torch.zeros(1, 4, 2, 8), "positions": torch.zeros(3)}),
         Message({"x": torch.zeros(1)}),
     ]

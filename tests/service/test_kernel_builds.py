@@ -1,7 +1,6 @@
 """Kernels that requests miss are built beside the service, whatever clients send."""
 
 import asyncio
-import json
 import logging
 import threading
 from collections import Counter
@@ -25,7 +24,7 @@ from service.oip.grpc.errors import status_of
 from service.oip.state import OipState
 from service.server.app import build_app, build_service, lifespan
 from service.settings import Settings
-from service.wire import Message
+from service.wire import Message, Parameters
 from service.wire import safetensors_codec as codec
 from tests.service.conftest import asking, post
 from tests.service.fake_driver import FakeDriver
@@ -83,7 +82,7 @@ async def serving(fused):
 
 
 async def rotate(client: httpx.AsyncClient, shape: tuple[int, int], **params: str):
-    message = Message({"q": torch.ones(1, 3, *shape)}, json.dumps(params).encode())
+    message = Message({"q": torch.ones(1, 3, *shape)}, Parameters.of(params))
     return await post(client, codec, "/v1/rotate", message)
 
 

@@ -28,7 +28,7 @@ from service.endpoints.rope_resolver import MAX_KNOWN, Rope, RopeResolver
 from service.lifecycle import Lifecycle
 from service.server.app import create_app
 from service.settings import Settings
-from service.wire import CODECS, Codec, Message
+from service.wire import CODECS, Codec, Message, Parameters
 from tests.service.conftest import every_test_in_one_loop, post
 from tests.service.test_routes import params
 
@@ -141,15 +141,17 @@ def named(given: object) -> str:
 def read(codec: Codec, content: bytes) -> Message:
     """Read an answer; what is a list in JSON is no tensor, but a parameter."""
     if codec.media_type != "application/json":
-        return codec.decode(content)
+        return codec.decode(content).message
     members = json.loads(content)
     tensors = {n: each for n, each in members.items() if isinstance(each, dict) and "data" in each}
     others = {n: each for n, each in members.items() if n not in tensors}
-    return Message(codec.decode(params(**tensors)).tensors, params(**others))
+    return Message(codec.decode(params(**tensors).key).message.tensors, params(**others))
 
 
-async def answered(client: httpx.AsyncClient, codec: Codec, path: str, message: Message) -> Message:
-    response = await post(client, codec, path, message)
+async def answered(
+    client: httpx.AsyncClient, codec: Codec, path: str, message: Message, as_base64: bool = False
+) -> Message:
+    response = await post(client, codec, path, message, as_base64)
     assert response.status_code == 200, response.text
     assert response.headers["content-type"] == codec.media_type
     return read(codec, response.content)
@@ -161,7 +163,7 @@ def client(shared_client):
 
 
 def warnings(message: Message) -> list[str]:
-    return json.loads(message.params).get("warnings", [])
+    return message.params.values.get("warnings", [])
 
 
 async def test_each_variant_and_each_scheme_has_a_case():
@@ -177,19 +179,19 @@ async def test_every_form_answers_the_librarys_bits(client, codec, given, dtype)
     tensors = {"q": q, "k": k, "positions": at}
     for inverse in (False, True):
         text = params(rope=given, inverse=inverse)
-        answer = await answered(client, codec, "/v1/rotate", Message(tensors, text, True))
+        answer = await answered(client, codec, "/v1/rotate", Message(tensors, text), True)
         expected = rope_core.rotate(Rotate(q, k, rope, at, inverse=inverse))
         assert torch.equal(answer.tensors["q"], expected.q)
         assert torch.equal(answer.tensors["k"], expected.k)
 
     told = {"rope": given, "causal": True, "window": None, "scale": 0.3}
-    message = Message(tensors | {"v": k}, params(**told), True)
+    message = Message(tensors | {"v": k}, params(**told))
     answer = await answered(client, codec, "/v1/attention", message)
     expected = rope_core.attend(Attend(q, k, k, rope, AttentionConfig(scale=0.3), at, at))
     assert torch.equal(answer.tensors["out"], expected.out)
 
     wide = given if "config" in given else {"head_dim": D, **given}
-    message = Message({"positions": at}, params(rope=wide), True)
+    message = Message({"positions": at}, params(rope=wide))
     answer = await answered(client, codec, "/v1/cos_sin", message)
     table = rope_core.cos_sin(CosSin(at, rope))
     assert torch.equal(answer.tensors["cos"], table.cos)
@@ -197,7 +199,7 @@ async def test_every_form_answers_the_librarys_bits(client, codec, given, dtype)
     assert ("scale" in answer.tensors) == (table.scale is not None)
     if table.scale is not None:
         assert torch.equal(answer.tensors["scale"], table.scale)
-    assert json.loads(answer.params)["attention_scaling"] == table.attention_scaling
+    assert answer.params.values["attention_scaling"] == table.attention_scaling
 
     answer = await answered(client, codec, "/v1/resolve", Message({}, params(rope=wide)))
     resolved = library(given)  # of no call: its length is none
@@ -221,17 +223,17 @@ async def test_learned_frequencies(client, codec):
     learned = torch.randn(3, 4, D // 2, generator=torch.Generator().manual_seed(0))
     q, at = heads(4), torch.randint(0, 9, (3, TOKENS)).float()
     tensors = {"q": q, "positions": at, "frequencies": learned}
-    answer = await answered(client, codec, "/v1/rotate", Message(tensors, params(rope=rope), True))
+    answer = await answered(client, codec, "/v1/rotate", Message(tensors, params(rope=rope)))
     config = resolve(rope["config"], head_dim=D, num_axes=3).rope
     expected = rope_core.rotate(Rotate(q, None, config, at, frequencies=learned))
     assert torch.equal(answer.tensors["q"], expected.q)
     table = {"positions": at, "frequencies": learned}
-    answer = await answered(client, codec, "/v1/cos_sin", Message(table, params(rope=rope), True))
+    answer = await answered(client, codec, "/v1/cos_sin", Message(table, params(rope=rope)))
     expected = rope_core.cos_sin(CosSin(at, config, learned))
     assert torch.equal(answer.tensors["cos"], expected.cos)
 
     del tensors["frequencies"]
-    refusal = await post(client, codec, "/v1/rotate", Message(tensors, params(rope=rope), True))
+    refusal = await post(client, codec, "/v1/rotate", Message(tensors, params(rope=rope)))
     check(refusal, "frequencies must be given")
     unasked = {"q": q, "frequencies": learned}
     check(await post(client, codec, "/v1/rotate", Message(unasked)), "frequencies must be absent")
@@ -241,7 +243,7 @@ async def test_keys_move_to_the_frequencies_of_another_rope(client, codec):
     k, at, delta = heads(2), torch.arange(TOKENS) + 50, torch.tensor(-7)
     to = {"rope_type": "yarn", "factor": 4, **ORIGINAL}
     tensors = {"k": k, "delta": delta, "positions": at}
-    answer = await answered(client, codec, "/v1/shift", Message(tensors, params(to=to), True))
+    answer = await answered(client, codec, "/v1/shift", Message(tensors, params(to=to)))
     expected = rope_core.shift(Shift(k, delta, RopeConfig.of(D), at, library(to)))
     assert torch.equal(answer.tensors["k"], expected.k)
     for wrong, names in (
@@ -251,7 +253,7 @@ async def test_keys_move_to_the_frequencies_of_another_rope(client, codec):
         ({"theta": "x"}, "to.theta"),
         (5, "to must be an object or the name of a preset"),
     ):
-        refusal = await post(client, codec, "/v1/shift", Message(tensors, params(to=wrong), True))
+        refusal = await post(client, codec, "/v1/shift", Message(tensors, params(to=wrong)))
         check(refusal, names)
 
 
@@ -388,7 +390,7 @@ NOPE = {"preset": "smollm3-3b", "layer": 3}
 
 
 async def test_a_layer_without_rope(client, codec):
-    said = json.loads((await answered(client, codec, "/v1/resolve", message(rope=NOPE))).params)
+    said = (await answered(client, codec, "/v1/resolve", message(rope=NOPE))).params.values
     assert (said["rotates"], said["nope"]) == (False, "no_rope_layers[3] is 0")
     q, k = heads(4), heads(2)
     for path, tensors in (
@@ -396,13 +398,11 @@ async def test_a_layer_without_rope(client, codec):
         ("/v1/cos_sin", {"positions": torch.arange(3)}),
         ("/v1/shift", {"k": k, "delta": torch.tensor(1)}),
     ):
-        refusal = await post(client, codec, path, Message(tensors, params(rope=NOPE), True))
+        refusal = await post(client, codec, path, Message(tensors, params(rope=NOPE)))
         check(refusal, "rope must be of a layer that rotates", "no_rope_layers[3] is 0")
 
     tensors = {"q": q, "k": k, "v": k}
-    answer = await answered(
-        client, codec, "/v1/attention", Message(tensors, params(rope=NOPE), True)
-    )
+    answer = await answered(client, codec, "/v1/attention", Message(tensors, params(rope=NOPE)))
     expected = rope_core.attend(Attend(q, k, k, None))
     assert torch.equal(answer.tensors["out"], expected.out)
 
@@ -414,7 +414,7 @@ def message(**named: object) -> Message:
 async def test_what_resolve_tells(client, codec):
     config = {**LLAMA, "rope_theta": 5e5, "rope_scaling": SCALED | ORIGINAL, "use_cache": True}
     answer = await answered(client, codec, "/v1/resolve", message(rope={"config": config}))
-    told = json.loads(answer.params)
+    told = answer.params.values
     expected = resolve(config)
     assert told["parameters"] == dict(expected.parameters)
     assert told["parameters"]["rope_theta"] == 5e5
@@ -432,11 +432,11 @@ async def test_what_resolve_tells(client, codec):
 
     silent = {name: each for name, each in config.items() if name != "rope_theta"}
     answer = await answered(client, codec, "/v1/resolve", message(rope={"config": silent}))
-    told = json.loads(answer.params)
+    told = answer.params.values
     assert told["provenance"]["rope_theta"] == "class default"
 
     compact = {"head_dim": D, "rope_type": "linear", "factor": 4}
-    told = json.loads((await answered(client, codec, "/v1/resolve", message(rope=compact))).params)
+    told = (await answered(client, codec, "/v1/resolve", message(rope=compact))).params.values
     assert told["provenance"]["factor"] == told["provenance"]["head_dim"] == "given"
     assert told["provenance"]["theta"] == "default"
     assert (told["rope"]["factor"], told["rope"]["theta"]) == (4, 10_000.0)
@@ -454,7 +454,7 @@ async def test_attention_is_as_the_model_has_it_unless_told(client, codec):
         ({"scale": None, "causal": False}, AttentionConfig(causal=False, window=3)),
         ({"softcap": 5.0}, AttentionConfig(window=3, scale=0.125, softcap=5.0)),
     ):
-        body = Message({"q": q, "k": k, "v": k}, params(rope=rope, **asked), True)
+        body = Message({"q": q, "k": k, "v": k}, params(rope=rope, **asked))
         answer = await answered(client, codec, "/v1/attention", body)
         expected = rope_core.attend(Attend(q, k, k, own.rope, attention))
         assert torch.equal(answer.tensors["out"], expected.out)
@@ -473,7 +473,7 @@ async def test_positions_in_half_precision_are_refused_with_what_is_lost(
         ("/v1/cos_sin", {"positions": at}),
     ):
         rope = {"head_dim": D}
-        refusal = await post(client, codec, path, Message(tensors, params(rope=rope), True))
+        refusal = await post(client, codec, path, Message(tensors, params(rope=rope)))
         check(refusal, "positions must be int64", f"whole numbers apart only up to {most}")
 
 
@@ -514,7 +514,7 @@ async def test_negative_positions_turn_back(client, codec):
 async def test_positions_that_a_table_has_not_are_refused(client, codec):
     rope = {"config": {"model_type": "gptj", "n_embd": 64, "n_head": 4, "rotary_dim": 8}}
     at = torch.tensor([0, 1, 2, 3.5, 4])
-    body = Message({"q": heads(2), "positions": at}, params(rope=rope), True)
+    body = Message({"q": heads(2), "positions": at}, params(rope=rope))
     check(await post(client, codec, "/v1/rotate", body), "positions must be whole", "table")
 
 
@@ -547,7 +547,7 @@ BUILT = [
 @pytest.mark.parametrize(("name", "arguments", "tensors"), BUILT, ids=[each[0] for each in BUILT])
 async def test_builders_build_as_the_library_does(client, codec, name, arguments, tensors):
     tensors = {n: torch.as_tensor(each) for n, each in tensors.items()}
-    body = Message(tensors, params(builder=name, arguments=arguments), True)
+    body = Message(tensors, params(builder=name, arguments=arguments))
     answer = await answered(client, codec, "/v1/positions", body)
     built = positions.BUILDERS[name].function(**arguments, **tensors)
     expected = {"positions": built} if isinstance(built, torch.Tensor) else vars(built)
@@ -570,7 +570,7 @@ async def test_positions_that_were_built_rotate(client, codec):
     built = await answered(client, codec, "/v1/positions", body)
     rope = {"axes": "axial", "axes_dim": [8, 8]}
     tensors = {"q": heads(2), **built.tensors}
-    answer = await answered(client, codec, "/v1/rotate", Message(tensors, params(rope=rope), True))
+    answer = await answered(client, codec, "/v1/rotate", Message(tensors, params(rope=rope)))
     expected = rope_core.rotate(Rotate(heads(2), None, library(rope), built.tensors["positions"]))
     assert torch.equal(answer.tensors["q"], expected.q)
 
@@ -651,10 +651,10 @@ async def test_deep_configs(client, codec, depth):
         headers = {"content-type": codec.media_type}
         answer = await client.post("/v1/resolve", content=text, headers=headers)
     else:
-        answer = await post(client, codec, "/v1/resolve", Message({}, text))
+        answer = await post(client, codec, "/v1/resolve", Message({}, Parameters({}, text)))
     if depth < 200:
         assert answer.status_code == 200
-        assert "deep" in json.loads(read(codec, answer.content).params)["keys_ignored"]
+        assert "deep" in read(codec, answer.content).params.values["keys_ignored"]
     else:
         assert (answer.status_code, answer.json()["code"]) == (400, "bad_message")
 
@@ -662,7 +662,7 @@ async def test_deep_configs(client, codec, depth):
 async def test_large_configs(client, codec):
     huge = {f"key_{i}": i for i in range(5_000)}
     answer = await answered(client, codec, "/v1/resolve", message(rope={"config": LLAMA | huge}))
-    assert len(json.loads(answer.params)["keys_ignored"]) >= 5_000
+    assert len(answer.params.values["keys_ignored"]) >= 5_000
     for spoilt in (
         {"rope_scaling": {"rope_type": "x" * 50_000}},
         {"rope_scaling": ["x" * 50_000]},
@@ -791,7 +791,7 @@ async def test_what_was_read_is_kept_as_long_as_its_parameters(monkeypatch):
 
 async def test_ropes_of_one_batch_do_not_mix(client):
     async def rotated(rope):
-        body = Message({"q": heads(2)}, params(rope=rope), True)
+        body = Message({"q": heads(2)}, params(rope=rope))
         return (await answered(client, CODECS[1], "/v1/rotate", body)).tensors["q"]
 
     rope_resolver = [*PARAMETERS[:10], MODELS["4.x"], MODELS["layer"]]

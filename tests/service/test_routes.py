@@ -1,13 +1,11 @@
 """Each route answers as the library does, in each codec."""
 
-import json
-
 import pytest
 import torch
 
 import rope_core.reference
 from rope_core import AttentionConfig, RopeConfig
-from service.wire import CODECS, Message
+from service.wire import CODECS, Message, Parameters
 from tests.service.conftest import post
 
 ROPE = RopeConfig.of(8, rotary_dim=4, theta=500.0, layout="interleaved")
@@ -19,23 +17,23 @@ def heads(num_heads: int, *, tokens: int = 5, dtype: torch.dtype = torch.float32
     return torch.randn(2, tokens, num_heads, 8, generator=generator).to(dtype)
 
 
-def params(**named: object) -> bytes:
-    return json.dumps(named).encode()
+def params(**values: object) -> Parameters:
+    return Parameters.of(values)
 
 
-async def answered(client, codec, path, message):
-    response = await post(client, codec, path, message)
+async def answered(client, codec, path, message, as_base64=False):
+    response = await post(client, codec, path, message, as_base64)
     assert response.status_code == 200, response.text
     assert response.headers["content-type"] == codec.media_type
-    return codec.decode(response.content)
+    return codec.decode(response.content).message
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 async def test_rotate(client, codec, dtype):
     q, k, positions = heads(4, dtype=dtype), heads(2, dtype=dtype), torch.tensor([9, 3, 4, 5, -1])
-    message = Message({"q": q, "k": k, "positions": positions}, params(rope=ROPE_PARAM), True)
+    message = Message({"q": q, "k": k, "positions": positions}, params(rope=ROPE_PARAM))
 
-    answer = await answered(client, codec, "/v1/rotate", message)
+    answer = await answered(client, codec, "/v1/rotate", message, as_base64=True)
 
     expected = rope_core.rotate(rope_core.Rotate(q, k, ROPE, positions))
     assert torch.equal(answer.tensors["q"], expected.q)
@@ -83,8 +81,8 @@ async def test_attention_with_a_mask_and_sinks(client, codec, kind, base64):
     if base64 and kind != torch.bool:
         mask = mask.masked_fill(~seen, -torch.inf)
     tensors = {"q": q, "k": k, "v": k, "sinks": sinks, "mask": mask}
-    text = params(rope=None, return_lse=True)
-    answer = await answered(client, codec, "/v1/attention", Message(tensors, text, base64))
+    asked = params(rope=None, return_lse=True)
+    answer = await answered(client, codec, "/v1/attention", Message(tensors, asked), base64)
     out, lse = rope_core.reference.attention(q, k, k, AttentionConfig(), sinks, mask)
     torch.testing.assert_close(answer.tensors["out"], out.float())
     torch.testing.assert_close(answer.tensors["lse"], lse.float())
@@ -179,7 +177,7 @@ async def test_cos_sin(client, codec):
     angles = positions.double()[..., None] * 10_000.0 ** -(torch.arange(0, 8, 2).double() / 8)
     torch.testing.assert_close(answer.tensors["cos"], angles.cos().float(), rtol=0, atol=1e-7)
     torch.testing.assert_close(answer.tensors["sin"], angles.sin().float(), rtol=0, atol=1e-7)
-    assert json.loads(answer.params) == {"attention_scaling": 1.0}
+    assert answer.params.values == {"attention_scaling": 1.0}
 
 
 @pytest.mark.parametrize("delta", [torch.tensor(-3), torch.tensor([1, 2, 3, 4, 5])], ids=str)
@@ -223,7 +221,7 @@ async def test_accept_chooses_the_answers_codec(client, codec):
         message = Message({"q": heads(2)})
         response = await post(client, codec, "/v1/rotate", message, accept=other.media_type)
         assert response.headers["content-type"] == other.media_type
-        assert other.decode(response.content).tensors["q"].shape == (2, 5, 2, 8)
+        assert other.decode(response.content).message.tensors["q"].shape == (2, 5, 2, 8)
 
 
 async def test_headers_name_and_time_the_request(client, codec):

@@ -12,6 +12,7 @@ from rope_core import Result
 from service.batching.admission import Charge
 from service.batching.batcher import Completed, Entry
 from service.endpoints import table
+from service.endpoints.builders import PreparedCall
 from service.errors import ClientLeft, TimedOut
 from service.oip.grpc.codec import (
     Request,
@@ -168,12 +169,13 @@ class Infer:
                 call = await service.prepare(model.endpoint, plan.message)
         except TimeoutError:
             raise TimedOut from None
+        assert isinstance(call, PreparedCall), "all models need the device"
         job, warnings = service.job(call), call.warnings
         charge.add(job.answer_bytes)
         operation = model.path.removeprefix("/v1/")
         answer = await service.run(job, operation, deadline, _wait, plan.queue_s)
         begun = time.perf_counter()
-        told = table.write(answer.result, False, warnings)
+        told = table.write(answer.result, warnings)
 
         def write() -> bytes:
             return join(write_response(model, plan, told, more))

@@ -18,7 +18,7 @@ from service.oip.infer.models import Model
 from service.oip.infer.parse import Input, RequestParser
 from service.oip.infer.plan import MAX_HEAD_BYTES, InferPlan
 from service.oip.infer.response import Head, OutputTensor, describe, render_outputs
-from service.wire import Buffer, Message, json_codec, safetensors_codec
+from service.wire import Buffer, Decoded, Message, json_codec, safetensors_codec
 
 LENGTH = b"inference-header-content-length"
 
@@ -81,7 +81,7 @@ class HttpInferCodec:
         in_text = self._length is None if self.plan is None else self.plan.in_text
         return json_codec.memory_factor if in_text else 1
 
-    def decode(self, body: Buffer) -> Message:
+    def decode(self, body: Buffer) -> Decoded:
         """Read a request.
 
         Raises:
@@ -99,7 +99,7 @@ class HttpInferCodec:
         known = self._known(text, "", body)
         plan = self._plan(text, body) if known is None else known
         self.plan = plan._replace(message=Message({}))  # its tensors are the call's alone
-        return plan.message
+        return Decoded(plan.message)
 
     def _check_length(self, num_bytes: int | None) -> None:
         length = self._length
@@ -129,7 +129,7 @@ class HttpInferCodec:
         known = self._planner.heads.find(self._model.name, head)
         return known and known.of_body(request_id, body)
 
-    def encode(self, message: Message) -> list[Buffer]:
+    def encode(self, message: Message, as_base64: bool = False) -> list[Buffer]:
         """Write the answer."""
         assert self.plan is not None, "decoded before"
         told = render_outputs(self._model, self.plan, message)

@@ -12,6 +12,7 @@ from rope_core import SCHEMES, VARIANTS, ConfigError
 from service.endpoints.rope_resolver import FORMS
 from service.errors import BadMessage, UnknownName, printable
 from service.oip import validate
+from service.wire import Parameters
 
 OTHER_NAMES = {"lse": "return_lse", "base": "theta"}
 
@@ -61,8 +62,8 @@ NOT_FOR_MODELS = frozenset(
 """Those, and what proxies add."""
 
 
-def translate(given: Mapping[str, Any], known: type[BaseModel]) -> bytes:
-    """Return the JSON text of an endpoint's parameters.
+def translate(given: Mapping[str, Any], known: type[BaseModel]) -> Parameters:
+    """Return the parameters of an endpoint.
 
     Raises:
         BadMessage: a value is not of a kind that the protocol has.
@@ -91,7 +92,7 @@ def translate(given: Mapping[str, Any], known: type[BaseModel]) -> bytes:
     if of_rope:
         own["rope"] = _within(own.get("rope", {}), of_rope)
     try:
-        return orjson.dumps(own)
+        return Parameters(own, orjson.dumps(own))
     except orjson.JSONEncodeError as broken:  # nested too deep, or a number of too many digits
         raise BadMessage(f"parameters: {broken}") from None
 

@@ -2,7 +2,6 @@
 
 from typing import Any, NamedTuple
 
-import orjson
 from torch import Tensor
 
 from service.oip.infer import tensors
@@ -34,9 +33,7 @@ def describe(model: Model, plan: InferPlan, message: Message) -> dict[str, Any]:
     head: dict[str, Any] = {"model_name": model.name, "model_version": VERSION}
     if plan.id:
         head["id"] = plan.id
-    if message.params == b"{}":
-        return head
-    told = orjson.loads(message.params)
+    told = message.params.values
     params = {name: each for name, each in told.items() if isinstance(each, str | int | float)}
     if warnings := told.get("warnings"):
         params["warnings"] = "\n".join(warnings)

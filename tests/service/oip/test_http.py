@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from service.oip.infer import tensors
-from service.wire import Message, safetensors_codec
+from service.wire import Message, Parameters, safetensors_codec
 from tests.service.conftest import post
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
@@ -55,11 +55,9 @@ def answered(response):
 
 
 async def of_v1(client, path, inputs, **params):
-    response = await post(
-        client, safetensors_codec, path, Message(inputs, json.dumps(params).encode())
-    )
+    response = await post(client, safetensors_codec, path, Message(inputs, Parameters.of(params)))
     assert response.status_code == 200, response.text
-    return safetensors_codec.decode(response.content).tensors
+    return safetensors_codec.decode(response.content).message.tensors
 
 
 @pytest.mark.parametrize("binary_out", [False, True])
