@@ -20,6 +20,7 @@ service.oip.grpc
 service.oip.http service.oip.openapi
 service.oip.state
 service.oip.metadata service.oip.statistics
+service.oip.infer.run
 service.oip.infer
 service.oip.shm
 service.oip.types service.oip.validate
@@ -67,7 +68,7 @@ KEPT_IN = {
     | {"service.asgi.problems", "service.observability.logs"},
     "numpy": {"service.wire", "service.buffer_pool", "service.oip"},
     "asyncio": {"service.server", "service.lifecycle", "service.inference.handler"}
-    | {"service.batching.batcher", "service.v1.routes", "service.oip.http", "service.oip.grpc"},
+    | {"service.batching.batcher", "service.asgi.io", "service.oip.grpc", "service.oip.statistics"},
     "grpc": {"service.oip.grpc"},
     "grpc_health": {"service.oip.grpc"},
     "grpc_reflection": {"service.oip.grpc"},

@@ -51,7 +51,7 @@ class Requests:
             return
         begun = time.perf_counter()
         path = scope["path"]
-        headers = dict(scope["headers"])
+        headers = scope[io.HEADERS_BY_NAME] = dict(scope["headers"])
         request_id = io.request_id(headers) or secrets.token_hex(8)
         status = 0
 

@@ -1,20 +1,21 @@
-"""What every request goes through, whatever protocol brought it: message, call, answer."""
+"""The path of every request, whatever its protocol: message, call, run on the device, answer."""
 
 import asyncio
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from rope_core import Result, Table
-from service.batching.admission import Admission
+from service.batching.admission import Admission, Charge
 from service.batching.batcher import Batcher, Completed, Entry
 from service.buffer_pool import BufferPool
 from service.device import KernelBuilder
-from service.endpoints.builders import PreparedCall
+from service.endpoints import table
 from service.endpoints.rope_resolver import RopeResolver
 from service.endpoints.table import INLINE_PARAMS_BYTES, Endpoint
-from service.errors import ClientLeft
+from service.errors import ClientLeft, TimedOut, TooLarge
 from service.inference.backend_policy import BackendPolicy
 from service.inference.engine import Engine, Job
 from service.observability.metrics import Metrics
@@ -23,85 +24,151 @@ from service.wire import Message
 
 R = TypeVar("R")
 
+Disconnected = Callable[[], Coroutine[Any, Any, None]]
+"""Returns when the client has disconnected."""
+
 
 @dataclass(frozen=True, slots=True)
-class InferenceService:
-    """What all protocols share, made at start."""
+class Served:
+    """The answer to a request, before an adapter writes it."""
+
+    message: Message
+    num_bytes: int
+    """Upper bound of the bytes of its tensors."""
+
+    completed: Completed[Result] | None = None
+    """The run on the device; None where the request needed no device."""
+
+    backend: str = ""
+    """Name of the backend that computed; empty where none did."""
+
+
+@dataclass(frozen=True, slots=True)
+class InferenceHandler:
+    """Answers the requests of all protocols. An adapter decodes, calls `infer`, and encodes."""
 
     settings: Settings
     engine: Engine
-    choice: BackendPolicy
+    backend_policy: BackendPolicy
     batcher: Batcher[Job, Result]
     admission: Admission
     buffer_pool: BufferPool
     builder: KernelBuilder
     rope_resolver: RopeResolver
     io_executor: Executor
-    """Threads that read bodies which would hold up the event loop."""
+    """Threads for reading and writing that would block the event loop."""
     metrics: Metrics
 
-    async def run_blocking(self, is_long: bool, work: Callable[..., R], *arguments: Any) -> R:
-        """Do some work of reading or writing: on the event loop, or beside it where it is long."""
-        if not is_long:
-            return work(*arguments)
-        return await asyncio.get_running_loop().run_in_executor(self.io_executor, work, *arguments)
-
-    async def prepare(self, endpoint: Endpoint[Any], message: Message) -> PreparedCall | Message:
-        """Return the call that a message describes, or the answer where it needs no device.
-
-        Raises:
-            UnknownName, TooLarge, RopeError: it asks for nothing that there is.
-        """
-        is_long = endpoint.is_slow or len(message.params.key) > INLINE_PARAMS_BYTES
-        return await self.run_blocking(is_long, endpoint.read, message, self.rope_resolver)
-
-    def job(self, asked: PreparedCall) -> Job:
-        """Return the work that a call takes.
-
-        Raises:
-            ConfigError: it names a backend, and must not.
-            TooLarge: it would take too long, or its answer be too large.
-        """
-        return self.engine.job(asked.call, self.choice.of(asked.call, asked.backend))
-
-    async def run(
+    async def infer(
         self,
-        job: Job,
-        operation: str,
+        endpoint: Endpoint[Any],
+        message: Message,
+        *,
         deadline: float,
-        on_wait: Callable[[Entry[Job, Result]], None],
+        charge: Charge,
+        memory_factor: int,
         queue_s: float | None = None,
-    ) -> Completed[Result]:
-        """Return the answer to a job; where the asker is cancelled, the job leaves the queue.
+        disconnected: Disconnected | None = None,
+    ) -> Served:
+        """Answer a request.
+
+        The caller must not keep `message`: its tensors are freed as soon as the call has run.
 
         Args:
-            job: what to do.
-            operation: what metrics call it.
-            deadline: time of `time.monotonic` beyond which nobody wants the answer.
-            on_wait: told of the job's entry if it has to wait.
-            queue_s: longest that it may wait for its run.
+            endpoint: what the request asks for.
+            message: its tensors and parameters.
+            deadline: time of `time.monotonic` after which the answer is of no use.
+            charge: the request's share of the memory budget; the answer is added to it.
+            memory_factor: bytes of memory for each byte of the answer, when it is written.
+            queue_s: longest wait for the device; None: until the deadline.
+            disconnected: awaited while the call waits for the device, to withdraw the call when
+                the client disconnects; None where the protocol cancels this coroutine instead.
 
         Raises:
-            Overloaded, Expired, TimedOut, ShuttingDown, DeviceLost, ...: there is no answer.
+            UnknownName, RopeError: a tensor or a parameter does not fit the endpoint.
+            TooLarge: the call or its answer is over a limit.
+            TimedOut, Expired: the deadline has passed, or `queue_s`.
+            Overloaded, ShuttingDown, DeviceFull, DeviceLost, DeviceStuck: it cannot be run.
+            ClientLeft: the client has disconnected.
         """
-        entry = self.batcher.submit(job, deadline, on_wait)
+        if endpoint.is_slow or len(message.params.key) > INLINE_PARAMS_BYTES:
+            prepared = await self.to_thread(deadline, endpoint.read, message, self.rope_resolver)
+        else:
+            prepared = endpoint.read(message, self.rope_resolver)
+        del message
+        if isinstance(prepared, Message):
+            num_bytes = sum(tensor.nbytes for tensor in prepared.tensors.values())
+            self._charge_answer(charge, num_bytes, memory_factor)
+            return Served(prepared, num_bytes)
+        backend = self.backend_policy.choose(prepared.call, prepared.backend)
+        job = self.engine.job(prepared.call, backend)
+        num_bytes, warnings = job.answer_bytes, prepared.warnings
+        del prepared
+        self._charge_answer(charge, num_bytes, memory_factor)
+        completed = await self._run(job, deadline, queue_s, disconnected)
+        result = completed.result
+        backend = "" if isinstance(result, Table) else result.backend
+        if backend:
+            self.metrics.backend_calls(endpoint.path.removeprefix("/v1/"), backend).inc()
+        return Served(table.write(result, warnings), num_bytes, completed, backend)
+
+    def max_bytes(self, memory_factor: int) -> int:
+        """Return the limit of a body or an answer that takes so much memory for each byte."""
+        settings = self.settings
+        return settings.max_json_bytes if memory_factor > 1 else settings.max_body_bytes
+
+    async def to_thread(self, deadline: float | None, work: Callable[..., R], *arguments: Any) -> R:
+        """Run work that would block the event loop on a thread.
+
+        Raises:
+            TimedOut: the deadline passed before the work was done.
+        """
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(None if deadline is None else deadline - time.monotonic()):
+                return await loop.run_in_executor(self.io_executor, work, *arguments)
+        except TimeoutError:
+            raise TimedOut from None
+
+    def _charge_answer(self, charge: Charge, num_bytes: int, memory_factor: int) -> None:
+        limit = self.max_bytes(memory_factor)
+        if num_bytes > limit:
+            what = "an answer in JSON, in bytes," if memory_factor > 1 else "an answer, in bytes,"
+            raise TooLarge(what, limit, f"{num_bytes:,}")
+        charge.add(num_bytes * memory_factor)
+
+    async def _run(
+        self,
+        job: Job,
+        deadline: float,
+        queue_s: float | None,
+        disconnected: Disconnected | None,
+    ) -> Completed[Result]:
+        """Return the answer to a job, and withdraw the job when this coroutine is cancelled."""
+        watchers: list[asyncio.Task[None]] = []
+
+        def watch(entry: Entry[Job, Result]) -> None:
+            if disconnected is not None:
+                withdrawal = self._withdraw_after(disconnected, entry)
+                watchers.append(asyncio.create_task(withdrawal))
+
+        entry = self.batcher.submit(job, deadline, watch)
         expiry = None
         if queue_s is not None:
             loop = asyncio.get_running_loop()
             expiry = loop.call_later(queue_s, self.batcher.expire, entry)
         try:
-            run = await entry.future
+            return await entry.future
         except asyncio.CancelledError:
             self.batcher.withdraw(entry, ClientLeft())
             raise
         finally:
             if expiry is not None:
                 expiry.cancel()
-        if done_by := backend_of(run.result):
-            self.metrics.backend_calls(operation, done_by).inc()
-        return run
+            for watcher in watchers:
+                watcher.cancel()
+            watchers.clear()  # breaks the cycle with the entry: its tensors are freed at once
 
-
-def backend_of(result: Result) -> str:
-    """Return the name of the backend, "" where it took none."""
-    return "" if isinstance(result, Table) else result.backend
+    async def _withdraw_after(self, disconnected: Disconnected, entry: Entry[Job, Result]) -> None:
+        await disconnected()
+        self.batcher.withdraw(entry, ClientLeft())

@@ -25,7 +25,7 @@ from rope_core.backends import fused, varlen
 from rope_core.presets import built_in, from_folder
 from service import __version__
 from service.asgi import problems
-from service.asgi.middleware import QUIET, Requests
+from service.asgi.middleware import QUIET, App, Requests
 from service.batching.admission import Admission
 from service.batching.batcher import Batcher
 from service.buffer_pool import BufferPool
@@ -36,7 +36,7 @@ from service.endpoints.table import ENDPOINTS
 from service.errors import DeviceLost, DeviceStuck
 from service.inference.backend_policy import BackendPolicy
 from service.inference.engine import Engine, Job
-from service.inference.handler import InferenceService
+from service.inference.handler import InferenceHandler
 from service.kernel_builds.warm_up_calls import rare_calls, usual_calls
 from service.lifecycle import Lifecycle, Phase
 from service.observability import metrics
@@ -75,7 +75,7 @@ def create_app(settings: Settings, lifecycle: Lifecycle, driver: Driver | None =
 
 def build_app(oip_state: OipState, device_threads: ThreadPoolExecutor) -> Requests:
     """Return the ASGI application: FastAPI, in `app`, and the hot routes in front of it."""
-    service, lifecycle = oip_state.service, oip_state.lifecycle
+    service, lifecycle = oip_state.handler, oip_state.lifecycle
     settings, measured = service.settings, service.metrics
     app = FastAPIOffline(
         title="rope-service",
@@ -86,7 +86,7 @@ def build_app(oip_state: OipState, device_threads: ThreadPoolExecutor) -> Reques
         exception_handlers={HTTPException: _refuse},
         telemetry={"auto_configure": False, "tracing": False, "metrics": False, "logs": False},
     )
-    routes = {endpoint.path: Route(endpoint, service) for endpoint in ENDPOINTS}
+    routes: dict[str, App] = {each.path: Route(each, service) for each in ENDPOINTS}
     routes |= infer_routes(oip_state)
     app.router.redirect_slashes = False  # to what the client calls this host
     app.router.routes += [StarletteRoute(p, r, methods=["POST"]) for p, r in routes.items()]
@@ -107,7 +107,7 @@ def build_app(oip_state: OipState, device_threads: ThreadPoolExecutor) -> Reques
 @asynccontextmanager
 async def lifespan(oip_state: OipState, device_threads: ThreadPoolExecutor) -> AsyncIterator[None]:
     """Warm up, and be there for requests; at the end, answer who still waits."""
-    service = oip_state.service
+    service = oip_state.handler
     if service.engine.device.capabilities.builds_kernels:
         service.batcher.hold()
     loop = asyncio.get_running_loop()
@@ -132,7 +132,7 @@ async def lifespan(oip_state: OipState, device_threads: ThreadPoolExecutor) -> A
 
 def build_service(
     settings: Settings, lifecycle: Lifecycle, driver: Driver | None = None
-) -> tuple[InferenceService, ThreadPoolExecutor]:
+) -> tuple[InferenceHandler, ThreadPoolExecutor]:
     """Return what all routes share, and the threads of its device."""
     measured = metrics.Metrics()
     driver = driver or find_driver(settings.device)
@@ -146,7 +146,6 @@ def build_service(
     engine = Engine(
         device,
         max_call_s=settings.max_call_s,
-        max_answer_bytes=settings.max_body_bytes,
         stuck_s=settings.device_stuck_s,
     )
     max_inflight = device.capabilities.max_inflight
@@ -172,7 +171,7 @@ def build_service(
     io_executor = ThreadPoolExecutor(1, thread_name_prefix="reader")
     rope_resolver = _ropes(settings.presets_dir)
     choice = BackendPolicy(_backend(settings.backend, device), settings.allow_backend)
-    service = InferenceService(
+    service = InferenceHandler(
         *(
             settings,
             engine,
@@ -213,10 +212,10 @@ def _backend(wanted: str, device: Device) -> str | None:
 
 
 async def _warm_up(
-    service: InferenceService, lifecycle: Lifecycle, device_threads: Executor
+    service: InferenceHandler, lifecycle: Lifecycle, device_threads: Executor
 ) -> None:
     """Build the usual kernels, report ready, then build the rarer kernels."""
-    engine, choice, builder = service.engine, service.choice, service.builder
+    engine, choice, builder = service.engine, service.backend_policy, service.builder
     capabilities, listed = engine.device.capabilities, service.settings.warm_up_shapes
     shapes = capabilities.warm_up_shapes if listed is None else shapes_of(listed)
     loop = asyncio.get_running_loop()
@@ -262,7 +261,7 @@ def _end(lifecycle: Lifecycle, failure: DeviceLost | DeviceStuck) -> None:
 
 
 def _add_status_routes(
-    app: FastAPI, service: InferenceService, lifecycle: Lifecycle, measured: metrics.Metrics
+    app: FastAPI, service: InferenceHandler, lifecycle: Lifecycle, measured: metrics.Metrics
 ) -> None:
     measured.ready.set_function(lambda: lifecycle.phase is Phase.READY)
 

@@ -41,7 +41,7 @@ def warm_up(
     for call in calls:
         if builder.closed:
             return
-        job = engine.job(call, choice.of(call, None))
+        job = engine.job(call, choice.choose(call, None))
         try:
             for _ in range(MAX_RUNS):
                 requests = builder.num_requests

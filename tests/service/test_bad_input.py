@@ -356,7 +356,7 @@ async def test_a_bare_number_that_is_no_integer_is_named_for_what_it_is(client):
 async def test_an_answer_that_would_be_too_much_json(client):
     message = Message({"q": torch.zeros(1, 2**11, 1, 64)})
     refusal = await post(client, CODECS[1], "/v1/rotate", message, accept="application/json")
-    check(refusal, 413, "too_large", "application/json")
+    check(refusal, 413, "too_large", "an answer in JSON")
 
 
 @pytest.mark.parametrize(

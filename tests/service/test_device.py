@@ -28,7 +28,7 @@ ROPE = RopeConfig.of(64)
 
 
 def engine_of(device: Accelerator | Cpu) -> Engine:
-    return Engine(device, max_call_s=60, max_answer_bytes=2**30, stuck_s=30)
+    return Engine(device, max_call_s=60, stuck_s=30)
 
 
 def accelerator(driver: FakeDriver, buffer_pool: BufferPool) -> Accelerator:

@@ -1,4 +1,4 @@
-"""Messages of gRPC as plans, and answers as messages."""
+"""Read and write inference over gRPC: a message, and raw tensors beside it."""
 
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 
 from service.errors import BadMessage, BadTensor, printable
 from service.oip.grpc.messages import ModelInferRequest, ModelInferResponse
-from service.oip.grpc.protobuf_wire import MAX_FIELDS, Split, join_response
+from service.oip.grpc.protobuf_wire import MAX_FIELDS, SplitRequest, join_response
 from service.oip.infer import tensors
 from service.oip.infer.models import VERSION, Model
 from service.oip.infer.parse import Input, RequestParser
-from service.oip.infer.plan import MAX_HEAD_BYTES, InferPlan
-from service.oip.infer.response import Head, describe, render_outputs
+from service.oip.infer.plan import MAX_HEADER_BYTES, InferPlan, InferRequest
+from service.oip.infer.response import OutputHeader, render_outputs, response_params
 from service.wire import Buffer, Message
 from service.wire.message import MAX_RANK
 
@@ -22,131 +22,130 @@ CONTENTS = {
     "FP32": "fp32_contents",
     "FP64": "fp64_contents",
 }
-"""Where typed numbers are, by datatype; those of 16 bits are raw only."""
+"""Fields of typed numbers by datatype. Numbers of 16 bits have none: they are raw."""
 
-_OF_HTTP = frozenset(("binary_data", "binary_data_size", "binary_data_output"))
-"""Parameters that have no meaning here."""
+_HTTP_PARAMS = frozenset(("binary_data", "binary_data_size", "binary_data_output"))
+"""Parameters that gRPC does not have."""
 
-_PARAMETER = {bool: "bool_param", int: "int64_param", float: "double_param", str: "string_param"}
+_PARAM_FIELDS = {bool: "bool_param", int: "int64_param", float: "double_param", str: "string_param"}
 
 
-class Request(NamedTuple):
-    """A `ModelInferRequest`."""
+class ParsedRequest(NamedTuple):
+    """A `ModelInferRequest`, parsed but not checked."""
 
     message: Any
-    """All of it but what follows."""
-    head: bytes
-    """That, serialized."""
-    id: str
-    raw: list[memoryview]
-    """Its raw tensors."""
+    """The message without its id and its raw tensors."""
+    split: SplitRequest
 
 
-def parse(split: Split) -> Request:
-    """Read a request.
+def parse(split: SplitRequest) -> ParsedRequest:
+    """Parse a request.
 
     Raises:
-        DecodeError: it is none.
+        DecodeError: it is no `ModelInferRequest`.
     """
-    read = _read_known if len(split.head) <= MAX_HEAD_BYTES else ModelInferRequest.FromString
-    return Request(read(split.head), *split)
+    short = len(split.header) <= MAX_HEADER_BYTES
+    message = (_parse_cached if short else ModelInferRequest.FromString)(split.header)
+    return ParsedRequest(message, split)
 
 
-_read_known = lru_cache(maxsize=1024)(ModelInferRequest.FromString)
+_parse_cached = lru_cache(maxsize=1024)(ModelInferRequest.FromString)
 
 
-def read_plan(model: Model, parser: RequestParser, request: Request) -> InferPlan:
-    """Return what to do for a request.
+def decode(model: Model, parser: RequestParser, request: ParsedRequest) -> InferRequest:
+    """Check a request to `model`, and read its tensors.
 
     Raises:
-        BadMessage, BadTensor, UnknownName, ConfigError, ...: as `Planner.plan`.
+        ServiceError, RopeError: as `RequestParser.parse`.
     """
-    known = parser.heads.find(model.name, request.head)
-    plan = known and known.of_pieces(request.id, request.raw)
-    return plan or _read_plan(model, parser, request.message, request)
-
-
-def _read_plan(model: Model, parser: RequestParser, request: Any, split: Request) -> InferPlan:
-    return parser.plan(
+    message, (header, request_id, raw) = request
+    cached = parser.header_cache.get(model.name, header)
+    if cached and (known := cached.read_pieces(request_id, raw)):
+        return known
+    return parser.parse(
         model,
-        split.head,
-        split.id,
-        read_params(request.parameters),
-        _inputs(request.inputs, split.raw),
-        ((each.name, read_params(each.parameters)) for each in request.outputs),
+        header,
+        request_id,
+        {**read_params(message.parameters), "binary_data_output": True},
+        _inputs(message.inputs, raw),
+        ((output.name, read_params(output.parameters)) for output in message.outputs),
     )
 
 
-def write_response(
-    model: Model, plan: InferPlan, message: Message, more: Mapping[str, bool]
+def encode(
+    model: Model, request_id: str, plan: InferPlan, message: Message, params: Mapping[str, Any]
 ) -> list[Buffer]:
-    """Return the parts of a `ModelInferResponse`; `more` are parameters beside the answer's."""
-    told = render_outputs(model, plan, message)
-    head = _head(model.name, tuple(each.head for each in told))
-    if params := {**describe(model, plan, message).get("parameters", {}), **more}:
-        head += ModelInferResponse(parameters=write_params(params)).SerializeToString()
-    # one for each output: clients count on their places
-    raw = [b"" if each.output.place else tensors.bytes_of(each.tensor) for each in told]
-    return join_response(head, plan.id, raw)
+    """Return the parts of a `ModelInferResponse` with `params` beside those of the answer.
+
+    Raises:
+        BadRegion: an output does not fit its place in shared memory.
+    """
+    outputs = render_outputs(model, plan, message)
+    header = _write_header(model.name, tuple(each.header for each in outputs))
+    if params := {**response_params(message), **params}:
+        header += ModelInferResponse(parameters=write_params(params)).SerializeToString()
+    # one for each output: clients find an output's bytes by its index
+    raw = [b"" if each.output.shm else tensors.to_bytes(each.tensor) for each in outputs]
+    return join_response(header, request_id, raw)
 
 
 @lru_cache(maxsize=1024)
-def _head(model: str, outputs: tuple[Head, ...]) -> bytes:
-    told = [
+def _write_header(model: str, outputs: tuple[OutputHeader, ...]) -> bytes:
+    described = [
         {
-            "name": each.name,
-            "datatype": each.datatype,
-            "shape": each.shape,
-            "parameters": write_params(dict(each.where)),
+            "name": output.name,
+            "datatype": output.datatype,
+            "shape": output.shape,
+            "parameters": write_params(dict(output.shm_params)),
         }
-        for each in outputs
+        for output in outputs
     ]
-    response = ModelInferResponse(model_name=model, model_version=VERSION, outputs=told)
+    response = ModelInferResponse(model_name=model, model_version=VERSION, outputs=described)
     return bytes(response.SerializeToString())
 
 
-def read_params(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return parameters as JSON has them; None for a kind that is unknown here."""
-    if len(given) > MAX_FIELDS:
-        raise BadMessage(f"there may be {MAX_FIELDS} parameters, got {len(given)}")
-    found: dict[str, Any] = {}
-    for name, each in given.items():
-        kind = each.WhichOneof("parameter_choice")
-        if name not in _OF_HTTP:
-            found[name] = None if kind is None else getattr(each, kind)
-    return found
+def read_params(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of parameters; None for one of an unknown type."""
+    if len(params) > MAX_FIELDS:
+        raise BadMessage(f"there may be {MAX_FIELDS} parameters, got {len(params)}")
+    values: dict[str, Any] = {}
+    for name, param in params.items():
+        field = param.WhichOneof("parameter_choice")
+        if name not in _HTTP_PARAMS:
+            values[name] = None if field is None else getattr(param, field)
+    return values
 
 
-def write_params(given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return parameters as messages have them."""
-    return {name: {_PARAMETER[type(each)]: each} for name, each in given.items()}
+def write_params(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return values as messages of parameters have them."""
+    return {name: {_PARAM_FIELDS[type(value)]: value} for name, value in values.items()}
 
 
 def _inputs(inputs: Any, raw: list[memoryview]) -> Iterator[Input]:
+    """Yield the inputs: all raw tensors, or all typed numbers."""
     rest = iter(raw)
-    for each in inputs:
-        params = read_params(each.parameters)
-        carried: Buffer | list[Any] | None = None
-        if raw and each.HasField("contents"):
-            raise BadTensor(each.name, "without contents where raw_input_contents are", "both")
+    for item in inputs:
+        params = read_params(item.parameters)
+        data: Buffer | list[Any] | None = None
+        if raw and item.HasField("contents"):
+            raise BadTensor(item.name, "without contents where raw_input_contents are", "both")
         if raw and "shared_memory_region" not in params:
-            carried = next(rest, None)
-            if carried is None:
+            data = next(rest, None)
+            if data is None:
                 expected = "in raw_input_contents, one for each input not in shared memory"
-                raise BadTensor(each.name, expected, f"{len(raw)} of them")
-        elif each.HasField("contents") or 0 in each.shape[:MAX_RANK]:
-            carried = _numbers(each)
-        yield Input(each.name, each.datatype, [*each.shape[: MAX_RANK + 1]], params, carried)
-    if left := len([*rest]):
-        raise BadMessage(f"raw_input_contents has {left} more than there are inputs")
+                raise BadTensor(item.name, expected, f"{len(raw)} of them")
+        elif item.HasField("contents") or 0 in item.shape[:MAX_RANK]:
+            data = _read_contents(item)
+        yield Input(item.name, item.datatype, [*item.shape[: MAX_RANK + 1]], params, data)
+    if extra := len([*rest]):
+        raise BadMessage(f"raw_input_contents has {extra} more than there are inputs")
 
 
-def _numbers(given: Any) -> list[Any]:
-    """Return the typed numbers of an input: of the field that is its datatype's, and no other."""
-    name, datatype = given.name, printable(given.datatype)
-    own = CONTENTS.get(given.datatype)
-    filled = [field.name for field, _ in given.contents.ListFields()]
-    if others := [each for each in filled if each != own]:
-        where = f"in {own}" if own else "in raw_input_contents"
-        raise BadTensor(name, f"{where}, as {datatype} is", f"{others[0]}")
-    return [*getattr(given.contents, own)] if own else []
+def _read_contents(item: Any) -> list[Any]:
+    """Return the typed numbers of an input, which must be in the field of its datatype."""
+    field = CONTENTS.get(item.datatype)
+    for filled, _ in item.contents.ListFields():
+        if filled.name != field:
+            expected = f"in {field or 'raw_input_contents'}, as {printable(item.datatype)} is"
+            raise BadTensor(item.name, expected, filled.name)
+    return [*getattr(item.contents, field)] if field else []

@@ -9,8 +9,8 @@ from grpc.aio import ServicerContext
 from service.lifecycle import Phase
 from service.oip import metadata
 from service.oip.errors import NotLoadable, NotServed, UnknownModel, UnknownRegion
-from service.oip.grpc.rpc_handlers import Unary
 from service.oip.grpc.messages import METHODS
+from service.oip.grpc.rpc_handlers import Unary
 from service.oip.infer.models import model_of
 from service.oip.state import OipState
 from service.oip.types import ModelStatistics
@@ -72,7 +72,7 @@ def _memory(oip_state: OipState) -> dict[str, Tell]:
 
 
 def _settings(oip_state: OipState) -> dict[str, Tell]:
-    log = metadata.describe_log(oip_state.service.settings.log_level)
+    log = metadata.describe_log(oip_state.handler.settings.log_level)
 
     def trace(asked: Any) -> dict[str, Any]:
         if asked.model_name:

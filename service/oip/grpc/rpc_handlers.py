@@ -1,4 +1,4 @@
-"""Around every call: its id, the status of its failure, one line of log and its metrics."""
+"""Wrap each method: id, status of a failure, a line of log, metrics, and the count of RPCs."""
 
 import asyncio
 import secrets
@@ -21,69 +21,71 @@ from service.observability.request_log import RequestLog
 from service.oip.grpc.errors import status_of
 
 Unary = Callable[[bytes, ServicerContext], Awaitable[bytes]]
-"""Answers a serialized request by a serialized response. It raises what it refuses, and does not
-abort; where the client leaves, or its deadline passes, it is cancelled."""
+"""Answers a serialized request with a serialized response.
+
+It raises a failure and does not abort. It is cancelled when the client leaves, and at its deadline.
+"""
 
 Stream = Callable[[Any, ServicerContext], AsyncIterator[bytes]]
-"""The same for streams of responses, to one request or to an iterator of them."""
+"""The same for streams of responses, to one request or to an iterator of requests."""
 
-_READ = frozenset(("x-request-id", "traceparent"))
+_LOGGED_METADATA = frozenset(("x-request-id", "traceparent"))
 
 
-class Calls:
-    """Makes handlers of what answers, and knows how many calls there are."""
+class RpcHandlers:
+    """Makes gRPC's handlers of methods, and counts the RPCs in progress."""
 
     def __init__(self, request_log: RequestLog) -> None:
         self._request_log = request_log
-        self._running = 0
+        self._num_running = 0
         self._idle = asyncio.Event()
         self._idle.set()
         self._refusing = False
 
     def refuse(self) -> None:
-        """Answer calls that come from now on with `UNAVAILABLE`: nothing was done for them."""
+        """Answer RPCs that begin from now on with `UNAVAILABLE`: nothing was done for them."""
         self._refusing = True
 
-    async def finished(self) -> None:
-        """Return when there is no call whose status is not sent."""
+    async def wait_until_idle(self) -> None:
+        """Return when the status of every RPC has been sent."""
         await self._idle.wait()
 
-    def unary(self, path: str, answer: Unary) -> RpcMethodHandler:
-        """Return the handler of one request and one response."""
+    def unary_unary(self, path: str, method: Unary) -> RpcMethodHandler:
+        """Return the handler of a method with one request and one response."""
 
         async def handle(request: bytes, context: ServicerContext) -> bytes:
-            call = self._begin(path, context)
+            rpc = self._begin(path, context)
             try:
                 self._check_open()
-                return await answer(request, context)
+                return await method(request, context)
             except Exception as failure:
-                await call.abort(failure)
-                raise  # never: an abort raises
+                await rpc.abort(failure)
+                raise  # never reached: an abort raises
             except asyncio.CancelledError:
-                call.leave()
+                rpc.cancelled()
                 raise
 
         return unary_unary_rpc_method_handler(handle)
 
-    def watch(self, path: str, answer: Stream) -> RpcMethodHandler:
-        """Return the handler of one request and any number of responses."""
-        return unary_stream_rpc_method_handler(self._stream(path, answer))
+    def unary_stream(self, path: str, method: Stream) -> RpcMethodHandler:
+        """Return the handler of a method with one request and a stream of responses."""
+        return unary_stream_rpc_method_handler(self._stream(path, method))
 
-    def stream(self, path: str, answer: Stream) -> RpcMethodHandler:
-        """Return the handler of any number of requests and responses."""
-        return stream_stream_rpc_method_handler(self._stream(path, answer))
+    def stream_stream(self, path: str, method: Stream) -> RpcMethodHandler:
+        """Return the handler of a method with streams of requests and responses."""
+        return stream_stream_rpc_method_handler(self._stream(path, method))
 
-    def _stream(self, path: str, answer: Stream) -> Stream:
+    def _stream(self, path: str, method: Stream) -> Stream:
         async def handle(requests: Any, context: ServicerContext) -> AsyncIterator[bytes]:
-            call = self._begin(path, context)
+            rpc = self._begin(path, context)
             try:
                 self._check_open()
-                async for response in answer(requests, context):
+                async for response in method(requests, context):
                     yield response
             except Exception as failure:
-                await call.abort(failure)
+                await rpc.abort(failure)
             except (asyncio.CancelledError, GeneratorExit):
-                call.leave()
+                rpc.cancelled()
                 raise
 
         return handle
@@ -92,47 +94,47 @@ class Calls:
         if self._refusing:
             raise ShuttingDown
 
-    def _begin(self, path: str, context: ServicerContext) -> "_Call":
-        call = _Call(path, context)
-        self._running += 1
+    def _begin(self, path: str, context: ServicerContext) -> "_Rpc":
+        rpc = _Rpc(path, context)
+        self._num_running += 1
         self._idle.clear()
 
         def end(_: ServicerContext) -> None:
-            self._running -= 1
-            if not self._running:
+            self._num_running -= 1
+            if not self._num_running:
                 self._idle.set()
-            call.keep(self._request_log)
+            rpc.log(self._request_log)
 
         context.add_done_callback(end)  # called when the status is sent
-        return call
+        return rpc
 
 
-class _Call:
-    """One call, from its head to its status."""
+class _Rpc:
+    """One RPC, from its metadata to its status."""
 
     def __init__(self, path: str, context: ServicerContext) -> None:
         self._begun = time.perf_counter()
         self._path = path
         self._context = context
         self._status = StatusCode.OK
-        given = context.invocation_metadata() or ()
-        self._headers = {n.encode(): v.encode() for n, v in given if n in _READ}
+        metadata = context.invocation_metadata() or ()
+        self._headers = {k.encode(): v.encode() for k, v in metadata if k in _LOGGED_METADATA}
         self._id = io.request_id(self._headers) or secrets.token_hex(8)
         context.set_trailing_metadata((("x-request-id", self._id),))
 
     async def abort(self, failure: Exception) -> None:
-        """End the call with the status of a failure."""
+        """End the RPC with the status of a failure."""
         self._status, text = status_of(failure)
         await self._context.abort(self._status, text)
 
-    def leave(self) -> None:
-        """Note that nobody waits for the answer any more."""
+    def cancelled(self) -> None:
+        """Note why gRPC has cancelled the RPC: its deadline has passed, or the client left."""
         left_s = self._context.time_remaining()
-        late = left_s is not None and left_s <= 0
-        self._status = StatusCode.DEADLINE_EXCEEDED if late else StatusCode.CANCELLED
+        is_late = left_s is not None and left_s <= 0
+        self._status = StatusCode.DEADLINE_EXCEEDED if is_late else StatusCode.CANCELLED
 
-    def keep(self, request_log: RequestLog) -> None:
-        """Write down what became of it."""
+    def log(self, request_log: RequestLog) -> None:
+        """Record the RPC in the log and the metrics."""
         request_log.keep(
             request_id=self._id,
             method="gRPC",

@@ -58,7 +58,7 @@ def control_routes(oip_state: OipState) -> APIRouter:
     _add_repository(router, oip_state.lifecycle)
     _add_system_memory(router, oip_state.regions)
     _add_cuda_memory(router)
-    log = metadata.describe_log(oip_state.service.settings.log_level)
+    log = metadata.describe_log(oip_state.handler.settings.log_level)
     _add_settings(router, "/trace/setting", "tracing", metadata.TRACE)
     _add_settings(router, "/models/{name}/trace/setting", "tracing", metadata.TRACE)
     _add_settings(router, "/logging", "logging", log)

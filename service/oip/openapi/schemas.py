@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from service.oip.infer.models import Model, Slot
-from service.oip.infer.params import FINAL, NOT_FOR_MODELS, OTHER_NAMES
+from service.oip.infer.params import ALIASES, EMPTY_FINAL_RESPONSE, REQUEST_PARAMS
 from service.oip.infer.tensors import DATATYPES
 from service.v1.schemas import ref
 from service.wire.message import MAX_RANK
@@ -30,8 +30,10 @@ _RETURN_LSE: Schema = {
 }
 _IGNORED: Schema = {"description": "Accepted, without effect."}
 _CONTROL: dict[str, Schema] = {
-    **dict.fromkeys(sorted(NOT_FOR_MODELS), _IGNORED),
-    **dict.fromkeys(("sequence_start", "sequence_end", FINAL), _IGNORED | {"type": "boolean"}),
+    **dict.fromkeys(sorted(REQUEST_PARAMS), _IGNORED),
+    **dict.fromkeys(
+        ("sequence_start", "sequence_end", EMPTY_FINAL_RESPONSE), _IGNORED | {"type": "boolean"}
+    ),
     "priority": _IGNORED | _NATURAL,
     "sequence_id": _IGNORED | {"anyOf": [_NATURAL, _TEXT]},
     "timeout": _NATURAL | {"description": "Longest wait for the device, in microseconds; 0: any."},
@@ -172,7 +174,7 @@ def _parameters(model: Model, of_v1: Mapping[str, Schema]) -> dict[str, Schema]:
     found = {name: _in_protocol(schema) for name, schema in given.items()}
     if "return_lse" in found:
         found["return_lse"] = _RETURN_LSE
-    for alias, name in OTHER_NAMES.items():
+    for alias, name in ALIASES.items():
         if name in found:
             found[alias] = found[name] | {"description": f"Another name of {name}."}
     return found | {"rope": _ROPE} | _CONTROL

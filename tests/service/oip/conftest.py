@@ -11,14 +11,14 @@ import pytest
 from service.lifecycle import Lifecycle
 from service.observability.metrics import Metrics
 from service.oip.grpc.messages import METHODS
-from service.oip.grpc.server import GrpcDoor, Methods
+from service.oip.grpc.server import GrpcServer, Methods
 from service.settings import Settings
 
 
 class Opened:
     """An open door, a channel to it, and what it counts."""
 
-    def __init__(self, door: GrpcDoor, target: str, metrics: Metrics) -> None:
+    def __init__(self, door: GrpcServer, target: str, metrics: Metrics) -> None:
         self.door = door
         self.target = target
         self.metrics = metrics
@@ -35,7 +35,7 @@ async def opened(lifecycle: Lifecycle, methods: Methods, **settings: Any) -> Asy
         port = free.getsockname()[1]
     chosen = Settings(**{"grpc_port": port, "log_level": "warning", **settings})
     metrics = Metrics()
-    door = GrpcDoor(chosen, lifecycle, methods, metrics)
+    door = GrpcServer(chosen, lifecycle, methods, metrics)
     await door.open()
     there = Opened(door, f"127.0.0.1:{port}", metrics)
     try:

@@ -16,7 +16,7 @@ from service.lifecycle import Lifecycle
 from service.oip.grpc.codec import CONTENTS, read_params
 from service.oip.grpc.messages import METHODS, InferParameter, ModelInferRequest
 from service.oip.grpc.methods import grpc_methods
-from service.oip.grpc.server import GrpcDoor
+from service.oip.grpc.server import GrpcServer
 from service.oip.infer import tensors
 from service.oip.state import OipState
 from service.server.app import build_app, build_service, lifespan
@@ -82,7 +82,7 @@ class Http:
         for name, tensor in asked.inputs.items():
             head: dict[str, Any] = {"name": name, **described(tensor)}
             if isinstance(tensor, Tensor) and self._binary:
-                blobs.append(bytes(tensors.bytes_of(tensor)))
+                blobs.append(bytes(tensors.to_bytes(tensor)))
                 head["parameters"] = {"binary_data_size": len(blobs[-1])}
             elif isinstance(tensor, Tensor):
                 head["data"] = tensor.tolist()
@@ -107,7 +107,9 @@ class Http:
             if size is None:
                 found[name] = torch.tensor(output["data"], dtype=dtype).view(shape)
             else:
-                found[name] = tensors.of_bytes(name, dtype, shape, response.content[at : at + size])
+                found[name] = tensors.from_bytes(
+                    name, dtype, shape, response.content[at : at + size]
+                )
                 at += size
         assert at == len(response.content)
         return OutputTensor(found, header)
@@ -159,7 +161,7 @@ class Grpc:
                     head.parameters[key].MergeFrom(InferParameter(**parameter(value)))
                 continue
             if raw:
-                request.raw_input_contents.append(bytes(tensors.bytes_of(tensor)))
+                request.raw_input_contents.append(bytes(tensors.to_bytes(tensor)))
             else:
                 getattr(head.contents, CONTENTS[head.datatype]).extend(tensor.flatten().tolist())
         return request
@@ -168,7 +170,7 @@ class Grpc:
     def read(response: Any) -> OutputTensor:
         assert len(response.outputs) == len(response.raw_output_contents)
         found = {
-            each.name: tensors.of_bytes(
+            each.name: tensors.from_bytes(
                 each.name, tensors.DATATYPES[each.datatype], [*each.shape], blob
             )
             for each, blob in zip(response.outputs, response.raw_output_contents, strict=True)
@@ -220,7 +222,7 @@ async def speaking(**settings: Any) -> AsyncIterator[dict[str, Http | Grpc]]:
     lifecycle = Lifecycle()
     service, device_threads = build_service(own, lifecycle)
     oip_state = OipState(service, lifecycle)
-    door = GrpcDoor(own, lifecycle, grpc_methods(oip_state), service.metrics)
+    door = GrpcServer(own, lifecycle, grpc_methods(oip_state), service.metrics)
     async with (
         lifespan(oip_state, device_threads),
         asking(build_app(oip_state, device_threads)) as client,

@@ -7,7 +7,7 @@ import zlib
 import numpy as np
 import pytest
 
-from service.oip.http.compression import coding_for
+from service.oip.http.compression import response_coding
 from tests.service.conftest import asking, running
 
 X = {"name": "x", "shape": [1, 2, 1, 4], "datatype": "FP32"}
@@ -70,7 +70,7 @@ async def test_an_answer_is_compressed_where_one_coding_is_asked_for(
     ],
 )
 def test_who_names_several_codings_names_what_its_library_reads(accepted, coding):
-    assert coding_for(accepted) == coding
+    assert response_coding(accepted) == coding
 
 
 async def test_nothing_else_is_compressed(client):
@@ -90,7 +90,7 @@ BROKEN = {
     "cut short": (GOOD[:-9], "ends early"),
     "without its end": (GOOD[:-1], "ends early"),
     "a wrong sum": (GOOD[:-8] + bytes(4) + GOOD[-4:], "broken"),
-    "more behind": (GOOD + b"x", "left over"),
+    "more behind": (GOOD + b"x", "trailing bytes"),
 }
 
 

@@ -16,7 +16,7 @@ from service.oip.grpc.messages import (
     ModelInferResponse,
     ModelStreamInferResponse,
 )
-from service.oip.grpc.protobuf_wire import join_response, join_streamed, split_request
+from service.oip.grpc.protobuf_wire import join_response, join_stream_response, split_request
 from tests.service.oip.protocols import Grpc, PreparedCall, Refused, speaking
 
 CODE = grpc.StatusCode
@@ -232,7 +232,7 @@ def test_answers_are_written_as_the_messages_that_they_are(name, request_id, blo
     head.id = request_id
     head.raw_output_contents.extend(blobs)
     assert ModelInferResponse.FromString(b"".join(parts)) == head
-    streamed = ModelStreamInferResponse.FromString(b"".join(join_streamed(parts)))
+    streamed = ModelStreamInferResponse.FromString(b"".join(join_stream_response(parts)))
     assert streamed == ModelStreamInferResponse(infer_response=head)
 
 

@@ -17,7 +17,7 @@ from grpc_reflection.v1alpha import reflection_pb2_grpc
 from service.errors import Overloaded, ShuttingDown
 from service.lifecycle import Lifecycle
 from service.oip.grpc.messages import METHODS, SERVICE
-from service.oip.grpc.server import AROUND_BYTES
+from service.oip.grpc.server import HEADER_BYTES
 from service.oip.grpc.streams import while_open
 from tests.conftest import Serve
 from tests.service.oip.conftest import opened
@@ -51,7 +51,7 @@ async def test_large_messages_come_and_go_up_to_the_limit():
         unlimited = [("grpc.max_receive_message_length", -1)]
         async with grpc.aio.insecure_channel(there.target, options=unlimited) as channel:
             infer = channel.unary_unary(INFER)
-            body = bytes(8 * 2**20 + AROUND_BYTES)
+            body = bytes(8 * 2**20 + HEADER_BYTES)
             assert await infer(body) == body
             assert await code_of(infer(body + b"x")) is CODE.RESOURCE_EXHAUSTED
             assert await infer(b"x") == b"x"

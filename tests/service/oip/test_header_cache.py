@@ -1,4 +1,4 @@
-"""A head that has been read is looked up: nothing of one request is ever seen in another."""
+"""A header that was parsed before is looked up: nothing of one request is seen in another."""
 
 import json
 import math
@@ -7,110 +7,103 @@ import pytest
 import torch
 
 from service.errors import ServiceError
-from service.oip.grpc.codec import parse, read_plan
+from service.oip.grpc import codec as grpc_codec
 from service.oip.grpc.messages import ModelInferRequest
 from service.oip.grpc.protobuf_wire import split_request
-from service.oip.http.codec import HttpInferCodec
+from service.oip.http import codec as http_codec
 from service.oip.infer.models import MODELS
 from service.oip.infer.parse import RequestParser
-from service.oip.infer.plan import MAX_HEAD_BYTES, MAX_KNOWN, CachedHeader, HeaderCache, InferPlan
+from service.oip.infer.plan import (
+    MAX_CACHED_HEADERS,
+    MAX_HEADER_BYTES,
+    HeaderCache,
+    InferPlan,
+    InferRequest,
+)
 from service.oip.shm.registry import Regions
 from service.wire import Message
 
 ROPE = MODELS["rope"]
 
 
-def described(x, **more):
-    inputs = [{"name": "x", "datatype": "FP32", "shape": [*x.shape], **more}]
+@pytest.fixture
+def parser():
+    return RequestParser(Regions(None), 2**20)
+
+
+def document(x, **fields):
+    inputs = [{"name": "x", "datatype": "FP32", "shape": [*x.shape], **fields}]
     return {"inputs": inputs, "parameters": {"theta": 500.0}}
 
 
-class Http:
-    """Reads requests of HTTP; `read` counts as `Planner.plan` does, by what is kept."""
-
-    def __init__(self):
-        self.parser = RequestParser(Regions(None), 2**20)
-
-    def plan(self, x, request_id="", data=None, spaces=0):
-        data = x.numpy().tobytes() if data is None else data
-        document = described(x, parameters={"binary_data_size": x.nbytes})
-        if request_id:
-            document["id"] = request_id
-        head = json.dumps(document).encode() + b" " * spaces
-        exchange = HttpInferCodec(ROPE, length_of(head), self.parser, 2**20)
-        message = exchange.decode(head + data).message
-        return exchange.plan._replace(message=message)
+def decode_http(parser, x, request_id="", data=None, spaces=0):
+    data = x.numpy().tobytes() if data is None else data
+    request = document(x, parameters={"binary_data_size": x.nbytes})
+    if request_id:
+        request["id"] = request_id
+    header = json.dumps(request).encode() + b" " * spaces
+    return http_codec.decode(ROPE, parser, len(header), header + data)
 
 
-class Grpc:
-    """Reads requests of gRPC."""
-
-    def __init__(self):
-        self.parser = RequestParser(Regions(None), 2**20)
-
-    def plan(self, x, request_id="", data=None, spaces=0):
-        request = ModelInferRequest(model_name="rope", id=request_id)
-        request.parameters["theta"].double_param = 500.0
-        request.inputs.add(name="x", datatype="FP32", shape=x.shape)
-        request.raw_input_contents.append(x.numpy().tobytes() if data is None else data)
-        if spaces:
-            request.parameters["headers"].string_param = " " * spaces
-        return read_plan(ROPE, self.parser, parse(split_request(request.SerializeToString())))
+def decode_grpc(parser, x, request_id="", data=None, spaces=0):
+    request = ModelInferRequest(model_name="rope", id=request_id)
+    request.parameters["theta"].double_param = 500.0
+    request.inputs.add(name="x", datatype="FP32", shape=x.shape)
+    request.raw_input_contents.append(x.numpy().tobytes() if data is None else data)
+    if spaces:
+        request.parameters["headers"].string_param = " " * spaces
+    parsed = grpc_codec.parse(split_request(request.SerializeToString()))
+    return grpc_codec.decode(ROPE, parser, parsed)
 
 
-@pytest.fixture(params=[Http, Grpc], ids=["http", "grpc"])
-def form(request):
-    return request.param()
+both_protocols = pytest.mark.parametrize("decode", [decode_http, decode_grpc], ids=["http", "grpc"])
 
 
-def length_of(head):
-    return {b"inference-header-content-length": str(len(head)).encode()}
-
-
-def num_known(form):
-    return len(form.parser.heads._known)
-
-
-def test_the_same_head_brings_its_own_tensors_and_its_own_id(form):
+@both_protocols
+def test_a_cached_header_brings_its_own_tensors_and_its_own_id(parser, decode):
     for request_id in ("", "a", "", "b", "ü"):
         x = torch.randn(1, 2, 4, 8)
-        plan = form.plan(x, request_id)
-        assert plan.id == request_id
-        assert torch.equal(plan.message.tensors["q"], x)
-        assert plan.message.params.values == {"rope": {"theta": 500.0}}
-    assert num_known(form) <= 2
+        request = decode(parser, x, request_id)
+        assert request.id == request_id
+        assert torch.equal(request.message.tensors["q"], x)
+        assert request.message.params.values == {"rope": {"theta": 500.0}}
+    assert 1 <= len(parser.header_cache) <= 2
 
 
-def test_other_shapes_are_other_heads(form):
+@both_protocols
+def test_other_shapes_are_other_headers(parser, decode):
     for shape in ((1, 2, 4, 8), (1, 4, 2, 8), (2, 1, 4, 8), (1, 2, 4, 8)):
         x = torch.randn(shape)
-        assert torch.equal(form.plan(x).message.tensors["q"], x)
+        assert torch.equal(decode(parser, x).message.tensors["q"], x)
 
 
+@both_protocols
 @pytest.mark.parametrize("data", [b"", b"1234", bytes(257)])
-def test_a_known_head_with_other_bytes_is_refused_as_an_unknown_one_is(form, data):
+def test_a_cached_header_with_other_bytes_is_refused_like_a_new_one(parser, decode, data):
     x = torch.randn(1, 2, 4, 8)
-    with pytest.raises(ServiceError) as unknown:
-        form.plan(x, data=data)
-    assert num_known(form) == 0
-    form.plan(x)
-    assert num_known(form) == 1
-    with pytest.raises(ServiceError) as known:
-        form.plan(x, data=data)
-    assert str(known.value) == str(unknown.value)
+    with pytest.raises(ServiceError) as uncached:
+        decode(parser, x, data=data)
+    assert len(parser.header_cache) == 0
+    decode(parser, x)
+    assert len(parser.header_cache) == 1
+    with pytest.raises(ServiceError) as cached:
+        decode(parser, x, data=data)
+    assert str(cached.value) == str(uncached.value)
 
 
-def test_a_long_head_is_not_kept(form):
-    form.plan(torch.randn(1, 2, 4, 8), spaces=MAX_HEAD_BYTES)
-    assert num_known(form) == 0
+@both_protocols
+def test_a_long_header_is_not_cached(parser, decode):
+    decode(parser, torch.randn(1, 2, 4, 8), spaces=MAX_HEADER_BYTES)
+    assert len(parser.header_cache) == 0
 
 
-def test_no_more_heads_are_kept_than_have_room():
-    heads, plan = HeaderCache(), InferPlan("", Message({}), {}, False, None, 0)
-    for number in range(MAX_KNOWN + 1):
-        heads.keep("rope", str(number).encode(), plan, [])
-    assert heads.find("rope", b"0") is None
-    assert heads.find("rope", str(MAX_KNOWN).encode()) == CachedHeader(plan, (), [], 0)
+def test_the_cache_is_cleared_when_it_is_full():
+    cache = HeaderCache()
+    request = InferRequest("", InferPlan({}, None, 1, True), Message({}))
+    for number in range(MAX_CACHED_HEADERS + 1):
+        cache.add("rope", str(number).encode(), request, [])
+    assert cache.get("rope", b"0") is None
+    assert cache.get("rope", str(MAX_CACHED_HEADERS).encode()).plan == request.plan
 
 
 @pytest.mark.parametrize(
@@ -119,40 +112,35 @@ def test_no_more_heads_are_kept_than_have_room():
         {"datatype": "BOOL", "name": "mask", "shape": [1, 1, 1, 4]},
         {"datatype": "INT32", "name": "positions", "shape": [1]},
     ],
-    ids=["booleans are looked at", "int32 becomes int64"],
+    ids=["booleans are checked", "int32 becomes int64"],
 )
-def test_tensors_that_are_not_views_of_any_bytes_are_read_each_time(change):
-    parser = RequestParser(Regions(None), 2**20)
-    model = MODELS["rope_attention"]
+def test_tensors_that_are_not_views_of_any_bytes_are_parsed_each_time(parser, change):
     x = torch.randn(1, 1, 1, 8)
     inputs = [
         {"name": n, "datatype": "FP32", "shape": [*x.shape], "parameters": {"binary_data_size": 32}}
         for n in "qkv"
     ]
     inputs.append({**change, "parameters": {"binary_data_size": 4}})
-    head = json.dumps({"inputs": inputs}).encode()
+    header = json.dumps({"inputs": inputs}).encode()
+    body = header + x.numpy().tobytes() * 3 + bytes(4)
     for _ in range(2):
-        HttpInferCodec(model, length_of(head), parser, 2**20).decode(
-            head + x.numpy().tobytes() * 3 + bytes(4)
-        )
-    assert not parser.heads._known
+        http_codec.decode(MODELS["rope_attention"], parser, len(header), body)
+    assert len(parser.header_cache) == 0
 
 
-def test_numbers_in_json_are_read_each_time():
-    parser = RequestParser(Regions(None), 2**20)
+def test_numbers_in_json_are_parsed_each_time(parser):
     for number in (1.0, 2.0):
         x = torch.full((1, 1, 1, 2), number)
-        head = json.dumps(described(x, data=x.flatten().tolist())).encode()
-        message = HttpInferCodec(ROPE, {}, parser, 2**20).decode(head).message
-        assert torch.equal(message.tensors["q"], x)
-    assert not parser.heads._known
+        body = json.dumps(document(x, data=x.flatten().tolist())).encode()
+        request = http_codec.decode(ROPE, parser, None, body)
+        assert torch.equal(request.message.tensors["q"], x)
+    assert len(parser.header_cache) == 0
 
 
-def test_what_cannot_be_written_again_is_not_kept():
-    parser = RequestParser(Regions(None), 2**20)
+def test_json_with_nan_is_not_cached(parser):
     x = torch.randn(1, 1, 1, 2)
-    document = described(x, parameters={"binary_data_size": 8}) | {"id": "a"}
-    document["parameters"] |= {"timeout": 2**64 - 1, "content_type": math.nan}
-    head = json.dumps(document).encode()
-    HttpInferCodec(ROPE, length_of(head), parser, 2**20).decode(head + x.numpy().tobytes())
-    assert not parser.heads._known
+    request = document(x, parameters={"binary_data_size": 8}) | {"id": "a"}
+    request["parameters"] |= {"timeout": 2**64 - 1, "content_type": math.nan}
+    header = json.dumps(request).encode()
+    http_codec.decode(ROPE, parser, len(header), header + x.numpy().tobytes())
+    assert len(parser.header_cache) == 0

@@ -27,7 +27,7 @@ def asked(inputs, binary, outputs=None, **more):
     for name, tensor in inputs.items():
         head = {"name": name, "shape": [*tensor.shape], "datatype": tensors.NAMES[tensor.dtype]}
         if name in binary:
-            blobs.append(bytes(tensors.bytes_of(tensor)))
+            blobs.append(bytes(tensors.to_bytes(tensor)))
             head["parameters"] = {"binary_data_size": len(blobs[-1])}
         else:
             head["data"] = tensor.tolist()
@@ -48,7 +48,7 @@ def answered(response):
             found[output["name"]] = torch.tensor(output["data"], dtype=dtype).view(shape)
         else:
             data = response.content[at : at + size]
-            found[output["name"]] = tensors.of_bytes(output["name"], dtype, shape, data)
+            found[output["name"]] = tensors.from_bytes(output["name"], dtype, shape, data)
             at += size
     assert at == len(response.content)
     return found, header
@@ -171,7 +171,7 @@ WRONG = {
     "an output twice": (
         {"inputs": [X], "outputs": [{"name": "rotated"}] * 2},
         {},
-        "rotated is asked for twice",
+        "rotated is listed twice",
     ),
     "classification": (
         {"inputs": [X], "outputs": [{"name": "rotated", "parameters": {"classification": 1}}]},

@@ -7,7 +7,7 @@ import pytest
 
 from service.lifecycle import Phase
 from service.oip.infer.models import MODELS
-from service.oip.infer.params import NOT_FOR_MODELS, OF_ROPE, OTHER_NAMES
+from service.oip.infer.params import ALIASES, REQUEST_PARAMS, ROPE_PARAMS
 from service.oip.openapi.examples import EXAMPLES
 from tests.service.conftest import asking, running
 from tests.service.described import faults
@@ -96,9 +96,9 @@ async def test_all_inputs_outputs_and_parameters_are_described(document, model):
         told = schemas[f"{title}{kind}"]["properties"]["name"]["enum"]
         assert told == [slot.name for slot in slots]
     told = schemas[f"{title}Parameters"]["properties"]
-    of_model = model.endpoint.params.model_fields.keys() | OF_ROPE
-    others = {alias for alias, name in OTHER_NAMES.items() if name in of_model}
-    assert told.keys() == of_model | others | NOT_FOR_MODELS
+    of_model = model.endpoint.params.model_fields.keys() | ROPE_PARAMS
+    others = {alias for alias, name in ALIASES.items() if name in of_model}
+    assert told.keys() == of_model | others | REQUEST_PARAMS
     assert all("description" in each for each in told.values())
     assert not any("default" in each for each in told.values())
 

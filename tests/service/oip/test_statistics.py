@@ -88,7 +88,7 @@ async def test_who_leaves_over_grpc_counts_as_cancelled(spoken):
 def test_reasons_of_failures():
     statistics = Statistics("m", lambda: 0)
     for failure in (Overloaded("full"), Expired(), ClientLeft(), DeviceLost(), ValueError("x")):
-        statistics.failed(failure, 0.0)
+        statistics.add_failure(failure, 0.0)
     assert dict(statistics.num_failed) == {"REJECTED": 2, "CANCELED": 1, "BACKEND": 1, "OTHER": 1}
 
 
@@ -96,7 +96,7 @@ def test_counts_of_runs_are_whole_and_no_number_ever_falls():
     statistics = Statistics("m", lambda: 0)
     seen: list[dict[int, tuple[int, int]]] = [{}]
     for index, size in enumerate([3, 3, 3, 1, 2, 3, 2, 3]):
-        statistics.answered(Completed(None, 0.0, 0.1 / (index + 1), 0.2, size), 0.0, 0.3)
+        statistics.add_success(Completed(None, 0.0, 0.1 / (index + 1), 0.2, size), 0.0, 0.3)
         told = statistics.describe()
         sizes = {
             each["batch_size"]: (each["compute_input"]["count"], each["compute_input"]["ns"])
