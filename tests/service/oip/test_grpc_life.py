@@ -120,15 +120,17 @@ async def test_who_is_in_may_finish_and_who_takes_too_long_may_not():
 
 
 async def test_the_end_comes_with_the_last_answer_and_that_is_whole():
+    begun = asyncio.Event()
+
     async def large(request: bytes, _: object) -> bytes:
+        begun.set()
         return bytes(64 * 2**20)
 
     async with opened(Lifecycle(), {"ModelInfer": large}) as there:
         unlimited = [("grpc.max_receive_message_length", -1)]
         async with grpc.aio.insecure_channel(there.target, options=unlimited) as channel:
             call = channel.unary_unary(INFER)(b"")
-            while not there.door._calls._running:  # noqa: ASYNC110
-                await asyncio.sleep(0.001)
+            await begun.wait()
             await there.door.close(60)
             assert len(await call) == 64 * 2**20
 
