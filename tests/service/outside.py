@@ -1,0 +1,71 @@
+"""The whole service in this process, as its clients and its operator see it.
+
+The only file of the tests of refusals that imports from the service: a change of the inside of the
+service changes this file alone.
+"""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import torch
+
+from service.app import app_of, living, make_service
+from service.life import Life
+from service.oip.grpc.methods import grpc_methods
+from service.oip.grpc.server import GrpcDoor
+from service.oip.protocol import Protocol
+from service.settings import Settings
+
+Event = MutableMapping[str, Any]
+App = Callable[
+    [MutableMapping[str, Any], Callable[[], Awaitable[Event]], Callable[[Event], Awaitable[None]]],
+    Awaitable[None],
+]
+
+
+@dataclass(frozen=True)
+class Outside:
+    """A running service."""
+
+    app: App
+    """The ASGI application."""
+    channel: grpc.aio.Channel
+    hold: Callable[[], None]
+    """Let no call run: calls wait in the queue until `release`."""
+    release: Callable[[], None]
+    end_drain: Callable[[], None]
+    """Do what the service does when the time to drain is over."""
+
+
+@asynccontextmanager
+async def whole_service(driver: Any = None, **settings: Any) -> AsyncIterator[Outside]:
+    """Run a service over HTTP and gRPC; `driver` is that of the device, None for the CPU."""
+    threads = torch.get_num_threads()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    chosen = Settings(device="cpu", grpc_port=port, warm_up_shapes="", **settings)
+    lifecycle = Life()
+    service, device_threads = make_service(chosen, lifecycle, driver)
+    state = Protocol(service, lifecycle)
+    listener = GrpcDoor(chosen, lifecycle, grpc_methods(state), service.metrics)
+    app = app_of(state, device_threads)
+    others = asyncio.all_tasks()
+    async with living(state, device_threads):
+        await asyncio.wait(asyncio.all_tasks() - others)  # the warm-up, whose end releases calls
+        await listener.open()
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            yield Outside(
+                app,
+                channel,
+                hold=service.batcher.hold,
+                release=service.batcher.release,
+                end_drain=lifecycle.give_up,
+            )
+        await listener.close(0)
+    torch.set_num_threads(threads)
