@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic_core import PydanticUndefined
 
-from service.endpoints.resolve import list_variants
+from service.endpoints.catalog import list_variants
 from service.settings import PREFIX, Settings
 
 DOCS = Path(__file__).parent

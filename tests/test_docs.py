@@ -12,7 +12,7 @@ import rope_core
 import service.errors
 from docs.generate import catalogue_page, clients_page, settings_page
 from service.asgi.problems import RESPONSES
-from service.endpoints.rope_resolver import Model, PresetModel, Rope
+from service.endpoints.rope_params import Model, PresetModel, Rope
 from service.endpoints.table import ENDPOINTS
 from tests.conftest import ROOT
 

@@ -16,7 +16,8 @@ from service.endpoints.params import (
     RotateParams,
     ShiftParams,
 )
-from service.endpoints.resolve import build_positions, resolve_rope
+from service.endpoints.position_builders import build_positions
+from service.endpoints.resolve import resolve_rope
 from service.endpoints.rope_resolver import ResolvedRope, RopeResolver
 from service.endpoints.token_index import read_index
 from service.wire import Message

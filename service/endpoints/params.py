@@ -9,7 +9,7 @@ from pydantic import Field
 from rope_core import AttentionConfig
 from rope_core.backends import BACKENDS
 from rope_core.positions import BUILDERS
-from service.endpoints.rope_resolver import AnyRope, Params, Rope
+from service.endpoints.rope_params import AnyRope, Params, Rope
 
 MAX_INDEX = 2**62 - 1
 """Of a token; two of them are no further apart than int64 can tell."""

@@ -27,8 +27,9 @@ from service.endpoints.params import (
     RotateParams,
     ShiftParams,
 )
-from service.endpoints.resolve import TENSOR_ARGUMENTS
-from service.endpoints.rope_resolver import FORMS, RopeResolver
+from service.endpoints.position_builders import TENSOR_ARGUMENTS
+from service.endpoints.rope_params import FORMS
+from service.endpoints.rope_resolver import RopeResolver
 from service.errors import BadMessage, TooLarge, UnknownName, printable
 from service.wire import NO_PARAMETERS, Message, Parameters
 

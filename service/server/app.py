@@ -30,7 +30,7 @@ from service.batching.admission import Admission
 from service.batching.batcher import Batcher
 from service.buffer_pool import BufferPool
 from service.device import Accelerator, Cpu, Device, Driver, KernelBuilder, cgroup, find_driver
-from service.endpoints.resolve import list_presets, list_variants
+from service.endpoints.catalog import list_presets, list_variants
 from service.endpoints.rope_resolver import RopeResolver
 from service.endpoints.table import ENDPOINTS
 from service.errors import DeviceLost, DeviceStuck

@@ -6,8 +6,8 @@ from typing import Any
 from pydantic.json_schema import models_json_schema
 
 from service.asgi.problems import RESPONSES
+from service.endpoints.catalog import list_variants
 from service.endpoints.params import OF_MODELS
-from service.endpoints.resolve import list_variants
 from service.endpoints.table import ENDPOINTS, Endpoint
 from service.v1.examples import EXAMPLES
 from service.v1.schemas import ANSWERS, FLAT_TENSOR, NUMBER, PROBLEM, TENSOR, TOLD, WARNINGS, ref

@@ -4,7 +4,7 @@ from typing import Any
 
 from service.asgi.problems import RESPONSES
 from service.lifecycle import Phase
-from service.wire.message import DTYPES, MAX_RANK
+from service.wire.elements import DTYPES, MAX_RANK
 
 
 def ref(name: str) -> dict[str, Any]:

@@ -350,7 +350,7 @@ async def test_a_bare_number_that_is_no_integer_is_named_for_what_it_is(client):
         body = f'{{"k": [[[1, 2]]], "delta": {delta}}}'
         headers = {"content-type": "application/json"}
         refusal = await client.post("/v1/shift", content=body, headers=headers)
-        check(refusal, 422, "shape", "delta must be of integers")
+        check(refusal, 422, "shape", "delta must be made of integers")
 
 
 async def test_an_answer_that_would_be_too_much_json(client):

@@ -24,7 +24,8 @@ from rope_core import (
     resolve,
 )
 from rope_core.presets import built_in
-from service.endpoints.rope_resolver import MAX_KNOWN, Rope, RopeResolver
+from service.endpoints.rope_params import Rope
+from service.endpoints.rope_resolver import MAX_KNOWN, RopeResolver
 from service.lifecycle import Lifecycle
 from service.server.app import create_app
 from service.settings import Settings

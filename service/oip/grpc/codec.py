@@ -13,7 +13,7 @@ from service.oip.infer.parse import Input, RequestParser
 from service.oip.infer.plan import MAX_HEADER_BYTES, InferPlan, InferRequest
 from service.oip.infer.response import OutputHeader, render_outputs, response_params
 from service.wire import Buffer, Message
-from service.wire.message import MAX_RANK
+from service.wire.elements import MAX_RANK
 
 CONTENTS = {
     "BOOL": "bool_contents",

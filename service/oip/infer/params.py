@@ -13,7 +13,7 @@ import orjson
 from pydantic import BaseModel
 
 from rope_core import SCHEMES, VARIANTS, ConfigError
-from service.endpoints.rope_resolver import FORMS
+from service.endpoints.rope_params import FORMS
 from service.errors import BadMessage, UnknownName, printable
 from service.oip import validate
 from service.wire import Parameters

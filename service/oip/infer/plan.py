@@ -8,7 +8,7 @@ import torch
 
 from service.oip.shm.posix import Span
 from service.wire import Buffer, Message, Parameters
-from service.wire.message import view
+from service.wire.elements import view_as_tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ class CachedHeader(NamedTuple):
         if [*map(len, pieces)] != self.sizes:
             return None
         tensors = {
-            name: view(piece, dtype, shape, 0)
+            name: view_as_tensor(piece, dtype, shape, 0)
             for (name, dtype, shape), piece in zip(self.views, pieces, strict=True)
         }
         return InferRequest(request_id, self.plan, Message(tensors, self.params))

@@ -9,8 +9,14 @@ import torch
 from torch import Tensor
 
 from service.errors import BadTensor, printable
-from service.wire.elements import read_elements
-from service.wire.message import Buffer, check_booleans, check_shape, raw, view
+from service.wire import Buffer
+from service.wire.elements import (
+    check_booleans,
+    check_shape,
+    parse_elements,
+    view_as_bytes,
+    view_as_tensor,
+)
 
 DATATYPES = {
     "FP32": torch.float32,
@@ -50,7 +56,7 @@ def from_bytes(name: str, dtype: torch.dtype, shape: object, data: Buffer) -> Te
     expected = math.prod(sizes) * dtype.itemsize
     if len(data) != expected:
         raise BadTensor(name, f"of {expected} bytes for its shape", len(data))
-    tensor = view(data, dtype, sizes, 0)
+    tensor = view_as_tensor(data, dtype, sizes, 0)
     if dtype is torch.bool:
         check_booleans(name, tensor)
     return tensor
@@ -66,7 +72,7 @@ def from_numbers(name: str, dtype: torch.dtype, shape: object, data: list[Any]) 
     elements = _flat(name, data)
     if len(elements) != math.prod(sizes):
         raise BadTensor(name, f"{math.prod(sizes)} elements for its shape", len(elements))
-    return read_elements(name, elements, dtype, NAMES[dtype]).view(sizes)
+    return parse_elements(name, elements, dtype, NAMES[dtype]).view(sizes)
 
 
 def to_json(tensor: Tensor) -> bytes:
@@ -81,7 +87,7 @@ def to_json(tensor: Tensor) -> bytes:
 
 def to_bytes(tensor: Tensor) -> memoryview:
     """Return a tensor's little-endian elements, uncopied where it is contiguous."""
-    return raw(tensor.contiguous())
+    return view_as_bytes(tensor.contiguous())
 
 
 def _flat(name: str, data: list[Any]) -> list[Any]:

@@ -7,7 +7,7 @@ from service.oip.infer.models import Model, Slot
 from service.oip.infer.params import ALIASES, EMPTY_FINAL_RESPONSE, REQUEST_PARAMS
 from service.oip.infer.tensors import DATATYPES
 from service.v1.schemas import ref
-from service.wire.message import MAX_RANK
+from service.wire.elements import MAX_RANK
 
 Schema = dict[str, Any]
 
