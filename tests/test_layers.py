@@ -27,6 +27,7 @@ service.oip.types service.oip.validate
 service.oip.errors
 service.v1
 service.lifecycle
+service.asgi.body
 service.inference.handler
 service.inference
 service.asgi.middleware
@@ -68,7 +69,12 @@ KEPT_IN = {
     | {"service.asgi.problems", "service.observability.logs"},
     "numpy": {"service.wire", "service.buffer_pool", "service.oip"},
     "asyncio": {"service.server", "service.lifecycle", "service.inference.handler"}
-    | {"service.batching.batcher", "service.asgi.io", "service.oip.grpc", "service.oip.statistics"},
+    | {
+        "service.batching.batcher",
+        "service.asgi.body",
+        "service.oip.grpc",
+        "service.oip.statistics",
+    },
     "grpc": {"service.oip.grpc"},
     "grpc_health": {"service.oip.grpc"},
     "grpc_reflection": {"service.oip.grpc"},

@@ -95,13 +95,13 @@ class Engine:
 
     def inline(self, jobs: Sequence[Job]) -> bool:
         """Tell whether running `jobs` takes less time than handing them to a thread."""
-        return _total_seconds(jobs) < self.device.capabilities.inline_limit_s
+        return sum([job.seconds for job in jobs]) < self.device.capabilities.inline_limit_s
 
     def watchdog_timeout_s(self, jobs: Sequence[Job]) -> float | None:
         """Return how long runs of `jobs`, one after the other, may take; None: no limit."""
         if not self.device.capabilities.may_hang:
             return None
-        return max(self._stuck_s, WATCHDOG_FACTOR * _total_seconds(jobs))
+        return max(self._stuck_s, WATCHDOG_FACTOR * sum([job.seconds for job in jobs]))
 
     @inference
     def run(self, jobs: Sequence[Job]) -> Run[Result | KernelNotBuilt]:
@@ -160,13 +160,6 @@ class Engine:
                 return rope_core.cos_sin(call)
             case Merge():
                 return rope_core.merge(call, backend)
-
-
-def _total_seconds(jobs: Sequence[Job]) -> float:
-    seconds = 0.0
-    for job in jobs:
-        seconds += job.seconds
-    return seconds
 
 
 def _flops(call: Attend) -> float:

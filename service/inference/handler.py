@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from rope_core import Result, Table
 from service.batching.admission import Admission, Charge
@@ -24,8 +24,19 @@ from service.wire import Message
 
 R = TypeVar("R")
 
-Disconnected = Callable[[], Coroutine[Any, Any, None]]
-"""Returns when the client has disconnected."""
+
+class RequestContext(NamedTuple):
+    """What belongs to a request from its arrival to its answer."""
+
+    deadline: float
+    """Time of `time.monotonic` after which the answer is of no use."""
+
+    charge: Charge
+    """The request's share of the memory budget."""
+
+    disconnected: Callable[[], Coroutine[Any, Any, None]] | None = None
+    """Awaited while the call waits for the device; returns when the client has disconnected. None
+    where the protocol cancels the request instead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +74,9 @@ class InferenceHandler:
         self,
         endpoint: Endpoint[Any],
         message: Message,
-        *,
-        deadline: float,
-        charge: Charge,
+        context: RequestContext,
         memory_factor: int,
         queue_s: float | None = None,
-        disconnected: Disconnected | None = None,
     ) -> Served:
         """Answer a request.
 
@@ -77,12 +85,9 @@ class InferenceHandler:
         Args:
             endpoint: what the request asks for.
             message: its tensors and parameters.
-            deadline: time of `time.monotonic` after which the answer is of no use.
-            charge: the request's share of the memory budget; the answer is added to it.
-            memory_factor: bytes of memory for each byte of the answer, when it is written.
+            context: of the request; the memory of the answer is added to its charge.
+            memory_factor: bytes of memory for each byte of the answer, when it is encoded.
             queue_s: longest wait for the device; None: until the deadline.
-            disconnected: awaited while the call waits for the device, to withdraw the call when
-                the client disconnects; None where the protocol cancels this coroutine instead.
 
         Raises:
             UnknownName, RopeError: a tensor or a parameter does not fit the endpoint.
@@ -92,25 +97,33 @@ class InferenceHandler:
             ClientLeft: the client has disconnected.
         """
         if endpoint.is_slow or len(message.params.key) > INLINE_PARAMS_BYTES:
-            prepared = await self.to_thread(deadline, endpoint.read, message, self.rope_resolver)
+            read, deadline = endpoint.read, context.deadline
+            prepared = await self.to_thread(deadline, read, message, self.rope_resolver)
         else:
             prepared = endpoint.read(message, self.rope_resolver)
         del message
         if isinstance(prepared, Message):
             num_bytes = sum(tensor.nbytes for tensor in prepared.tensors.values())
-            self._charge_answer(charge, num_bytes, memory_factor)
+            self._charge_answer(context.charge, num_bytes, memory_factor)
             return Served(prepared, num_bytes)
         backend = self.backend_policy.choose(prepared.call, prepared.backend)
         job = self.engine.job(prepared.call, backend)
         num_bytes, warnings = job.answer_bytes, prepared.warnings
         del prepared
-        self._charge_answer(charge, num_bytes, memory_factor)
-        completed = await self._run(job, deadline, queue_s, disconnected)
+        self._charge_answer(context.charge, num_bytes, memory_factor)
+        completed = await self._run(job, context, queue_s)
         result = completed.result
         backend = "" if isinstance(result, Table) else result.backend
         if backend:
             self.metrics.backend_calls(endpoint.path.removeprefix("/v1/"), backend).inc()
         return Served(table.write(result, warnings), num_bytes, completed, backend)
+
+    def deadline(self, timeout_s: float | None) -> float:
+        """Return the time of `time.monotonic` until which the client of a new request waits."""
+        settings = self.settings
+        if timeout_s is None:
+            return time.monotonic() + settings.default_timeout_s
+        return time.monotonic() + min(timeout_s, settings.max_timeout_s)
 
     def max_bytes(self, memory_factor: int) -> int:
         """Return the limit of a body or an answer that takes so much memory for each byte."""
@@ -138,21 +151,16 @@ class InferenceHandler:
         charge.add(num_bytes * memory_factor)
 
     async def _run(
-        self,
-        job: Job,
-        deadline: float,
-        queue_s: float | None,
-        disconnected: Disconnected | None,
+        self, job: Job, context: RequestContext, queue_s: float | None
     ) -> Completed[Result]:
         """Return the answer to a job, and withdraw the job when this coroutine is cancelled."""
         watchers: list[asyncio.Task[None]] = []
 
         def watch(entry: Entry[Job, Result]) -> None:
-            if disconnected is not None:
-                withdrawal = self._withdraw_after(disconnected, entry)
-                watchers.append(asyncio.create_task(withdrawal))
+            if context.disconnected is not None:
+                watchers.append(asyncio.create_task(self._withdraw_after(context, entry)))
 
-        entry = self.batcher.submit(job, deadline, watch)
+        entry = self.batcher.submit(job, context.deadline, watch)
         expiry = None
         if queue_s is not None:
             loop = asyncio.get_running_loop()
@@ -169,6 +177,7 @@ class InferenceHandler:
                 watcher.cancel()
             watchers.clear()  # breaks the cycle with the entry: its tensors are freed at once
 
-    async def _withdraw_after(self, disconnected: Disconnected, entry: Entry[Job, Result]) -> None:
-        await disconnected()
+    async def _withdraw_after(self, context: RequestContext, entry: Entry[Job, Result]) -> None:
+        assert context.disconnected is not None, "checked by the caller"
+        await context.disconnected()
         self.batcher.withdraw(entry, ClientLeft())

@@ -5,24 +5,23 @@ import math
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from types import TracebackType
 
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from rope_core import Result
+from service import errors
 from service.batching.batcher import Completed
-from service.errors import ClientLeft, DeviceFull, DeviceLost, DeviceStuck, Expired, Overloaded
-from service.inference.handler import Served
 from service.oip.infer.models import VERSION
 from service.oip.types import BatchStatistics, Duration, ModelStatistics
 
 REASONS: Mapping[str, tuple[type[BaseException], ...]] = {
-    "REJECTED": (Overloaded, Expired),
-    "CANCELED": (ClientLeft, asyncio.CancelledError),
-    "BACKEND": (DeviceFull, DeviceLost, DeviceStuck),
+    "REJECTED": (errors.Overloaded, errors.Expired),
+    "CANCELED": (errors.ClientLeft,),
+    "BACKEND": (errors.DeviceFull, errors.DeviceLost, errors.DeviceStuck),
     "OTHER": (BaseException,),
 }
 """Reasons of failures by the type of the exception; the first that matches counts."""
@@ -62,26 +61,44 @@ class Statistics:
         self._last_ms = 0
         self._by_size: defaultdict[int, _RunTimes] = defaultdict(_RunTimes)
 
-    def count(self) -> "RequestCount":
-        """Return the `with` block in which a request is answered."""
-        return RequestCount(self)
+    @contextmanager
+    def count(self, deadline: float = math.inf) -> Iterator[float]:
+        """Count a request that fails in the `with` block; `add_success` counts one that does not.
 
-    def add_success(self, completed: Completed[Result], started: float, write_s: float) -> None:
-        """Count an answered request.
+        Yields the time of `time.perf_counter`. A request that is cancelled has failed because its
+        client left, or because its deadline, a time of `time.monotonic`, has passed.
+        """
+        started = time.perf_counter()
+        try:
+            yield started
+        except asyncio.CancelledError:
+            is_late = time.monotonic() >= deadline
+            self.add_failure(errors.TimedOut() if is_late else errors.ClientLeft(), started)
+            raise
+        except Exception as failure:
+            self.add_failure(failure, started)
+            raise
+
+    def add_success(
+        self, completed: Completed[Result] | None, started: float, written_from: float
+    ) -> None:
+        """Count a request that is answered: its answer has just been written.
 
         Args:
             completed: its run.
             started: time of `time.perf_counter` at its arrival.
-            write_s: seconds that writing the answer took.
+            written_from: the same when writing the answer began.
         """
+        assert completed is not None, "all models need the device"
+        now = time.perf_counter()
         self.num_answered += 1
-        self._success_ns += int((time.perf_counter() - started) * 1e9)
+        self._success_ns += int((now - started) * 1e9)
         times = self._by_size[completed.num_calls]
         times.num_requests += 1
         times.queue_s += completed.queue_s
         times.compute_input_s += completed.copy_s
         times.compute_infer_s += completed.compute_s
-        times.compute_output_s += write_s
+        times.compute_output_s += now - written_from
         self._last_ms = int(time.time() * 1e3)
 
     def add_failure(self, failure: BaseException, started: float) -> None:
@@ -135,33 +152,6 @@ class Statistics:
             "compute_infer": _duration(runs, times.ns("compute_infer") // size),
             "compute_output": _duration(runs, times.ns("compute_output") // size),
         }
-
-
-class RequestCount:
-    """Counts a request of any protocol: as answered, or as failed by what leaves its block."""
-
-    def __init__(self, statistics: Statistics) -> None:
-        self._statistics = statistics
-        self._started = time.perf_counter()
-        self._answered = False
-
-    def __enter__(self) -> "RequestCount":
-        return self
-
-    def answered(self, served: Served, write_s: float) -> None:
-        """Count the request as answered; writing the answer took `write_s` seconds."""
-        assert served.completed is not None, "all models need the device"
-        self._answered = True
-        self._statistics.add_success(served.completed, self._started, write_s)
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        failure: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if failure is not None and not self._answered:
-            self._statistics.add_failure(failure, self._started)
 
 
 def _num_runs(times: _RunTimes, size: int) -> int:

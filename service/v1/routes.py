@@ -4,10 +4,11 @@ from functools import partial
 from typing import Any
 
 from service.asgi import io
+from service.asgi.body import disconnected, read_body
 from service.asgi.io import Receive, Scope, Send
 from service.batching.admission import Charge
 from service.endpoints.table import Endpoint
-from service.inference.handler import InferenceHandler
+from service.inference.handler import InferenceHandler, RequestContext
 from service.wire import codec_for, negotiate_response_codec
 
 
@@ -28,31 +29,17 @@ class Route:
         codec = codec_for(headers.get(b"content-type"))
         response_codec = negotiate_response_codec(headers.get(b"accept"), codec)
         handler = self._handler
-        settings = handler.settings
-        deadline = io.deadline(headers, settings.default_timeout_s, settings.max_timeout_s)
+        deadline = handler.deadline(io.timeout_s(headers))
         io.check_not_encoded(headers)
         with Charge(handler.admission) as charge:
-            body = await io.read_body(
-                receive,
-                headers,
-                deadline=deadline,
-                max_bytes=handler.max_bytes(codec.memory_factor),
-                charge=charge,
-                memory_factor=codec.memory_factor,
-                buffer_pool=handler.buffer_pool,
-            )
+            context = RequestContext(deadline, charge, partial(disconnected, receive))
+            body = await read_body(handler, context, receive, headers, codec.memory_factor)
             if len(body) > codec.inline_limit_bytes:
                 message, as_base64 = await handler.to_thread(deadline, codec.decode, body)
             else:
                 message, as_base64 = codec.decode(body)
-            serving = handler.infer(
-                self._endpoint,
-                message,
-                deadline=deadline,
-                charge=charge,
-                memory_factor=response_codec.memory_factor,
-                disconnected=partial(io.disconnected, receive),
-            )
+            memory_factor = response_codec.memory_factor
+            serving = handler.infer(self._endpoint, message, context, memory_factor)
             del body, message  # the handler frees the tensors as soon as the call has run
             served = await serving
             if served.num_bytes > response_codec.inline_limit_bytes:

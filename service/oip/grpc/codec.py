@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 from service.errors import BadMessage, BadTensor, printable
 from service.oip.grpc.messages import ModelInferRequest, ModelInferResponse
 from service.oip.grpc.protobuf_wire import MAX_FIELDS, SplitRequest, join_response
-from service.oip.infer import tensors
+from service.oip.infer import response, tensors
 from service.oip.infer.models import VERSION, Model
 from service.oip.infer.parse import Input, RequestParser
 from service.oip.infer.plan import MAX_HEADER_BYTES, InferPlan, InferRequest
-from service.oip.infer.response import OutputHeader, render_outputs, response_params
+from service.oip.infer.response import OutputHeader
 from service.wire import Buffer, Message
 from service.wire.elements import MAX_RANK
 
@@ -80,9 +80,9 @@ def encode(
     Raises:
         BadRegion: an output does not fit its place in shared memory.
     """
-    outputs = render_outputs(model, plan, message)
+    outputs = response.render_outputs(model, plan, message)
     header = _write_header(model.name, tuple(each.header for each in outputs))
-    if params := {**response_params(message), **params}:
+    if params := {**response.read_params(message), **params}:
         header += ModelInferResponse(parameters=write_params(params)).SerializeToString()
     # one for each output: clients find an output's bytes by its index
     raw = [b"" if each.output.shm else tensors.to_bytes(each.tensor) for each in outputs]
@@ -100,8 +100,8 @@ def _write_header(model: str, outputs: tuple[OutputHeader, ...]) -> bytes:
         }
         for output in outputs
     ]
-    response = ModelInferResponse(model_name=model, model_version=VERSION, outputs=described)
-    return bytes(response.SerializeToString())
+    message = ModelInferResponse(model_name=model, model_version=VERSION, outputs=described)
+    return bytes(message.SerializeToString())
 
 
 def read_params(params: Mapping[str, Any]) -> dict[str, Any]:

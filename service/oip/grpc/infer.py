@@ -9,14 +9,8 @@ from grpc.aio import ServicerContext
 
 from service.batching.admission import Charge
 from service.endpoints.table import INLINE_PARAMS_BYTES
-from service.oip.grpc.codec import (
-    ParsedRequest,
-    decode,
-    encode,
-    parse,
-    read_params,
-    write_params,
-)
+from service.inference.handler import RequestContext
+from service.oip.grpc import codec
 from service.oip.grpc.errors import status_of
 from service.oip.grpc.messages import ModelStreamInferResponse
 from service.oip.grpc.protobuf_wire import join_stream_response, split_request
@@ -48,16 +42,15 @@ class InferMethods:
         self._oip_state = oip_state
         self._handler = oip_state.handler
 
-    async def unary(self, body: bytes, context: ServicerContext) -> bytes:
+    async def unary(self, body: bytes, servicer: ServicerContext) -> bytes:
         """Answer one request."""
-        charge = Charge(self._handler.admission)
-        context.add_done_callback(lambda _: charge.give_back())  # when the response is sent
-        deadline = self._deadline(context)
-        request = await self._parse(body, deadline, charge)
-        return await self._infer(request, deadline, charge, {}, b"".join)
+        context = self._context(servicer)
+        servicer.add_done_callback(lambda _: context.charge.give_back())  # the response is sent
+        request = await self._parse(context, body)
+        return await self._infer(context, request, {}, b"".join)
 
     async def stream(
-        self, bodies: AsyncIterator[bytes], context: ServicerContext
+        self, bodies: AsyncIterator[bytes], servicer: ServicerContext
     ) -> AsyncIterator[bytes]:
         """Answer requests in their order. A request that fails does not end the stream.
 
@@ -65,25 +58,21 @@ class InferMethods:
             ServiceError, RopeError: a request failed, and the client's metadata says that the
                 first failure ends the stream.
         """
-        metadata = dict(context.invocation_metadata() or ())
+        metadata = dict(servicer.invocation_metadata() or ())
         ends_on_failure = metadata.get("triton_grpc_error") == "true"
         free = asyncio.Semaphore(MAX_PENDING)
         responses: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue()
         charges: dict[asyncio.Task[bytes], Charge] = {}
 
-        def start(body: bytes) -> asyncio.Task[bytes]:
-            charge = Charge(self._handler.admission)
-            deadline = self._deadline(context)
-            response = self._stream_response(body, deadline, charge, ends_on_failure)
-            task = asyncio.create_task(response)
-            charges[task] = charge
-            return task
-
         async def read() -> None:
             try:
                 async for body in while_open(bodies, self._oip_state.lifecycle):
                     await free.acquire()
-                    responses.put_nowait(start(body))
+                    context = self._context(servicer)
+                    response = self._stream_response(context, body, ends_on_failure)
+                    task = asyncio.create_task(response)
+                    charges[task] = context.charge
+                    responses.put_nowait(task)
             finally:
                 responses.put_nowait(None)
 
@@ -100,19 +89,17 @@ class InferMethods:
                 task.cancel()
                 charge.give_back()
 
-    async def _stream_response(
-        self, body: bytes, deadline: float, charge: Charge, raises: bool
-    ) -> bytes:
+    async def _stream_response(self, context: RequestContext, body: bytes, raises: bool) -> bytes:
         """Return the response to one request of a stream: its answer, or its failure."""
         described: dict[str, Any] = {}
         try:
-            request = await self._parse(body, deadline, charge)
+            request = await self._parse(context, body)
             described = {"id": request.split.id, "model_name": request.message.model_name}
-            options = read_params(request.message.parameters)
+            options = codec.read_params(request.message.parameters)
             is_final = options.get(EMPTY_FINAL_RESPONSE) is True
             params = {"triton_final_response": True} if is_final else {}
-            described["parameters"] = write_params(params)
-            return await self._infer(request, deadline, charge, params, _join_stream)
+            described["parameters"] = codec.write_params(params)
+            return await self._infer(context, request, params, _join_stream)
         except Exception as failure:
             if raises:
                 raise
@@ -120,54 +107,50 @@ class InferMethods:
             response = ModelStreamInferResponse(error_message=text, infer_response=described)
             return bytes(response.SerializeToString())
 
-    async def _parse(self, body: bytes, deadline: float, charge: Charge) -> ParsedRequest:
+    def _context(self, servicer: ServicerContext) -> RequestContext:
+        """Return the context of a request that has just arrived."""
+        deadline = self._handler.deadline(servicer.time_remaining())
+        return RequestContext(deadline, Charge(self._handler.admission))
+
+    async def _parse(self, context: RequestContext, body: bytes) -> codec.ParsedRequest:
         split = split_request(body)
-        charge.add(len(split.header) * MEMORY_FACTOR + sum(map(len, split.raw)))
+        context.charge.add(len(split.header) * MEMORY_FACTOR + sum(map(len, split.raw)))
         if len(split.header) > INLINE_PARAMS_BYTES:
-            return await self._handler.to_thread(deadline, parse, split)
-        return parse(split)
+            return await self._handler.to_thread(context.deadline, codec.parse, split)
+        return codec.parse(split)
 
     async def _infer(
         self,
-        request: ParsedRequest,
-        deadline: float,
-        charge: Charge,
+        context: RequestContext,
+        request: codec.ParsedRequest,
         params: Mapping[str, bool],
         join: Join,
     ) -> bytes:
         """Return the response to a request, with `params` beside those of the answer."""
-        message = request.message
+        message, handler = request.message, self._handler
         model = model_of(message.model_name, message.model_version)
-        with self._oip_state.statistics[model.name].count() as counted:
-            request_id, plan, served = await run_model(
-                self._handler,
-                model,
-                self._decode(model, request, deadline),
-                deadline=deadline,
-                charge=charge,
-            )
-            begun = time.perf_counter()
+        statistics = self._oip_state.statistics[model.name]
+        with statistics.count(context.deadline) as started:
+            reading = self._decode(context, model, request)
+            request_id, plan, served = await run_model(handler, model, context, reading)
+            written_from = time.perf_counter()
 
             def write() -> bytes:
-                return join(encode(model, request_id, plan, served.message, params))
+                return join(codec.encode(model, request_id, plan, served.message, params))
 
             is_long = served.num_bytes > INLINE_WRITE_BYTES
-            response = await self._handler.to_thread(None, write) if is_long else write()
-            counted.answered(served, time.perf_counter() - begun)
+            response = await handler.to_thread(None, write) if is_long else write()
+            statistics.add_success(served.completed, started, written_from)
         return response
 
-    async def _decode(self, model: Model, request: ParsedRequest, deadline: float) -> InferRequest:
+    async def _decode(
+        self, context: RequestContext, model: Model, request: codec.ParsedRequest
+    ) -> InferRequest:
         parser, header = self._oip_state.parser, request.split.header
         if len(header) > INLINE_PARAMS_BYTES or b"shared_memory_region" in header:
-            return await self._handler.to_thread(deadline, decode, model, parser, request)
-        return decode(model, parser, request)
-
-    def _deadline(self, context: ServicerContext) -> float:
-        settings = self._handler.settings
-        left_s: float | None = context.time_remaining()
-        if left_s is None:
-            return time.monotonic() + settings.default_timeout_s
-        return time.monotonic() + min(left_s, settings.max_timeout_s)
+            deadline = context.deadline
+            return await self._handler.to_thread(deadline, codec.decode, model, parser, request)
+        return codec.decode(model, parser, request)
 
 
 def _join_stream(parts: list[Buffer]) -> bytes:

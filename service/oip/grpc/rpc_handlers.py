@@ -4,15 +4,10 @@ import asyncio
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from types import TracebackType
 from typing import Any
 
-from grpc import (
-    RpcMethodHandler,
-    StatusCode,
-    stream_stream_rpc_method_handler,
-    unary_stream_rpc_method_handler,
-    unary_unary_rpc_method_handler,
-)
+import grpc
 from grpc.aio import ServicerContext
 
 from service.asgi import io
@@ -50,43 +45,30 @@ class RpcHandlers:
         """Return when the status of every RPC has been sent."""
         await self._idle.wait()
 
-    def unary_unary(self, path: str, method: Unary) -> RpcMethodHandler:
+    def unary_unary(self, path: str, method: Unary) -> grpc.RpcMethodHandler:
         """Return the handler of a method with one request and one response."""
 
         async def handle(request: bytes, context: ServicerContext) -> bytes:
-            rpc = self._begin(path, context)
-            try:
+            async with self._begin(path, context):
                 self._check_open()
                 return await method(request, context)
-            except Exception as failure:
-                await rpc.abort(failure)
-                raise  # never reached: an abort raises
-            except asyncio.CancelledError:
-                rpc.cancelled()
-                raise
 
-        return unary_unary_rpc_method_handler(handle)
+        return grpc.unary_unary_rpc_method_handler(handle)
 
-    def unary_stream(self, path: str, method: Stream) -> RpcMethodHandler:
+    def unary_stream(self, path: str, method: Stream) -> grpc.RpcMethodHandler:
         """Return the handler of a method with one request and a stream of responses."""
-        return unary_stream_rpc_method_handler(self._stream(path, method))
+        return grpc.unary_stream_rpc_method_handler(self._stream(path, method))
 
-    def stream_stream(self, path: str, method: Stream) -> RpcMethodHandler:
+    def stream_stream(self, path: str, method: Stream) -> grpc.RpcMethodHandler:
         """Return the handler of a method with streams of requests and responses."""
-        return stream_stream_rpc_method_handler(self._stream(path, method))
+        return grpc.stream_stream_rpc_method_handler(self._stream(path, method))
 
     def _stream(self, path: str, method: Stream) -> Stream:
         async def handle(requests: Any, context: ServicerContext) -> AsyncIterator[bytes]:
-            rpc = self._begin(path, context)
-            try:
+            async with self._begin(path, context):
                 self._check_open()
                 async for response in method(requests, context):
                     yield response
-            except Exception as failure:
-                await rpc.abort(failure)
-            except (asyncio.CancelledError, GeneratorExit):
-                rpc.cancelled()
-                raise
 
         return handle
 
@@ -116,22 +98,29 @@ class _Rpc:
         self._begun = time.perf_counter()
         self._path = path
         self._context = context
-        self._status = StatusCode.OK
+        self._status = grpc.StatusCode.OK
         metadata = context.invocation_metadata() or ()
         self._headers = {k.encode(): v.encode() for k, v in metadata if k in _LOGGED_METADATA}
         self._id = io.request_id(self._headers) or secrets.token_hex(8)
         context.set_trailing_metadata((("x-request-id", self._id),))
 
-    async def abort(self, failure: Exception) -> None:
-        """End the RPC with the status of a failure."""
-        self._status, text = status_of(failure)
-        await self._context.abort(self._status, text)
+    async def __aenter__(self) -> None:
+        """Begin; a failure that leaves the block ends the RPC with its status."""
 
-    def cancelled(self) -> None:
-        """Note why gRPC has cancelled the RPC: its deadline has passed, or the client left."""
-        left_s = self._context.time_remaining()
-        is_late = left_s is not None and left_s <= 0
-        self._status = StatusCode.DEADLINE_EXCEEDED if is_late else StatusCode.CANCELLED
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        failure: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if isinstance(failure, Exception):
+            self._status, text = status_of(failure)
+            await self._context.abort(self._status, text)
+        elif failure is not None:  # gRPC has cancelled it: the deadline passed, or the client left
+            left_s = self._context.time_remaining()
+            is_late = left_s is not None and left_s <= 0
+            code = grpc.StatusCode
+            self._status = code.DEADLINE_EXCEEDED if is_late else code.CANCELLED
 
     def log(self, request_log: RequestLog) -> None:
         """Record the RPC in the log and the metrics."""

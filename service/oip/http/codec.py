@@ -14,16 +14,11 @@ from service.asgi import io
 from service.errors import BadHeader, BadMessage, BadTensor, TooLarge, printable
 from service.oip import validate
 from service.oip.http.compression import compress, request_coding, response_coding
-from service.oip.infer import tensors
+from service.oip.infer import response, tensors
 from service.oip.infer.models import Model
 from service.oip.infer.parse import Input, RequestParser
 from service.oip.infer.plan import MAX_HEADER_BYTES, InferPlan, InferRequest
-from service.oip.infer.response import (
-    OutputHeader,
-    OutputTensor,
-    describe_response,
-    render_outputs,
-)
+from service.oip.infer.response import OutputHeader, OutputTensor
 from service.wire import Buffer, Message, json_codec
 
 JSON_LENGTH = b"inference-header-content-length"
@@ -105,8 +100,8 @@ def encode(
     Raises:
         BadRegion: an output does not fit its place in shared memory.
     """
-    outputs = render_outputs(model, plan, message)
-    text = orjson.dumps(describe_response(model, request_id, message))[:-1]
+    outputs = response.render_outputs(model, plan, message)
+    text = orjson.dumps(response.describe(model, request_id, message))[:-1]
     text += b',"outputs":[' + b",".join(map(_write_output, outputs)) + b"]}"
     binary = [tensors.to_bytes(each.tensor) for each in outputs if each.output.binary]
     parts: list[Buffer] = [text, *binary]

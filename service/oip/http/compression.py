@@ -3,9 +3,8 @@
 import zlib
 from functools import lru_cache
 
-from service.batching.admission import Charge
 from service.errors import BadMessage, TooLarge, UnsupportedMediaType
-from service.inference.handler import InferenceHandler
+from service.inference.handler import InferenceHandler, RequestContext
 from service.wire import Buffer
 
 _WINDOW_BITS = {b"gzip": 31, b"deflate": 15}
@@ -54,20 +53,14 @@ def _is_zero(parameter: bytes) -> bool:
 
 
 async def inflate(
-    body: Buffer,
-    handler: InferenceHandler,
-    *,
-    deadline: float,
-    charge: Charge,
-    memory_factor: int,
+    handler: InferenceHandler, context: RequestContext, body: Buffer, memory_factor: int
 ) -> bytes:
     """Return a decompressed body, decompressed step by step on a thread.
 
     Args:
-        body: in the format of gzip or of zlib.
         handler: has the threads and the limits.
-        deadline: time of `time.monotonic` until which the body must be decompressed.
-        charge: the memory of each step is added to it.
+        context: of the request; the memory of each step is added to its charge.
+        body: in the format of gzip or of zlib.
         memory_factor: bytes of memory for each byte of the result, when it is decoded.
 
     Raises:
@@ -86,7 +79,7 @@ async def inflate(
             rest, start = view[start : start + STEP_BYTES], start + STEP_BYTES
         was_last = start >= len(view)
         try:
-            part = await handler.to_thread(deadline, stream.decompress, rest, STEP_BYTES)
+            part = await handler.to_thread(context.deadline, stream.decompress, rest, STEP_BYTES)
         except zlib.error as error:
             raise BadMessage(f"the compressed body is broken: {error}") from None
         rest = stream.unconsumed_tail
@@ -95,11 +88,11 @@ async def inflate(
             raise TooLarge("the body, decompressed, in bytes,", max_bytes, "more")
         if not part and was_last and not rest and not stream.eof:
             raise BadMessage("the compressed body ends early")
-        charge.add(len(part) * memory_factor)
+        context.charge.add(len(part) * memory_factor)
         parts.append(part)
     if trailing := len(stream.unused_data) + max(len(view) - start, 0):
         raise BadMessage(f"{trailing} trailing bytes after the compressed body")
-    return await handler.to_thread(deadline, b"".join, parts)
+    return await handler.to_thread(context.deadline, b"".join, parts)
 
 
 def compress(parts: list[Buffer], coding: bytes) -> list[Buffer]:

@@ -5,9 +5,11 @@ from collections.abc import Mapping
 from functools import partial
 
 from service.asgi import io
+from service.asgi.body import disconnected, read_body
 from service.asgi.io import Receive, Scope, Send
 from service.batching.admission import Charge
 from service.errors import ClientLeft
+from service.inference.handler import RequestContext
 from service.oip.errors import describe
 from service.oip.http.codec import InferHeaders, decode, encode, parse_headers
 from service.oip.http.compression import inflate
@@ -45,58 +47,42 @@ class InferRoute:
     ) -> tuple[io.Headers, list[Buffer]]:
         """Return headers and body of the answer."""
         handler, model = self._handler, self._model
-        settings = handler.settings
-        with self._statistics.count() as counted:
-            infer_headers = parse_headers(headers, settings.max_json_bytes)
-            deadline = io.deadline(headers, settings.default_timeout_s, settings.max_timeout_s)
-            request_id, plan, served = await run_model(
-                handler,
-                model,
-                self._read(infer_headers, headers, receive, deadline, charge),
-                deadline=deadline,
-                charge=charge,
-                disconnected=partial(io.disconnected, receive),
-            )
-            begun = time.perf_counter()
+        with self._statistics.count() as started:
+            infer_headers = parse_headers(headers, handler.settings.max_json_bytes)
+            deadline = handler.deadline(io.timeout_s(headers))
+            context = RequestContext(deadline, charge, partial(disconnected, receive))
+            reading = self._read(context, infer_headers, receive, headers)
+            request_id, plan, served = await run_model(handler, model, context, reading)
+            written_from = time.perf_counter()
             coding = infer_headers.response_coding
             write = partial(encode, model, request_id, plan, coding, served.message)
             if coding or not (plan.is_binary or served.num_bytes <= INLINE_WRITE_BYTES):
                 response_headers, parts = await handler.to_thread(None, write)
             else:
                 response_headers, parts = write()
-            counted.answered(served, time.perf_counter() - begun)
+            self._statistics.add_success(served.completed, started, written_from)
         response_headers += io.server_timing(served.completed, served.backend)
         return response_headers, parts
 
     async def _read(
         self,
+        context: RequestContext,
         infer_headers: InferHeaders,
-        headers: Mapping[bytes, bytes],
         receive: Receive,
-        deadline: float,
-        charge: Charge,
+        headers: Mapping[bytes, bytes],
     ) -> InferRequest:
-        handler, parser = self._handler, self._parser
+        handler, model, parser = self._handler, self._model, self._parser
         json_bytes, memory_factor = infer_headers.json_bytes, infer_headers.memory_factor
-        charge.add((json_bytes or 0) * (json_codec.memory_factor - 1))
-        wire_factor = memory_factor if infer_headers.coding is None else 1
-        body = await io.read_body(
-            receive,
-            headers,
-            deadline=deadline,
-            max_bytes=handler.max_bytes(wire_factor),
-            charge=charge,
-            memory_factor=wire_factor,
-            buffer_pool=handler.buffer_pool,
-        )
-        if infer_headers.coding is not None:
-            body = await inflate(
-                body, handler, deadline=deadline, charge=charge, memory_factor=memory_factor
-            )
+        context.charge.add((json_bytes or 0) * (json_codec.memory_factor - 1))
+        if infer_headers.coding is None:
+            body = await read_body(handler, context, receive, headers, memory_factor)
+        else:
+            compressed = await read_body(handler, context, receive, headers, 1)
+            body = await inflate(handler, context, compressed, memory_factor)
         is_short = infer_headers.is_inline or len(body) <= json_codec.inline_limit_bytes
         if is_short and not parser.reads_regions:
-            return decode(self._model, parser, json_bytes, body)
-        return await handler.to_thread(deadline, decode, self._model, parser, json_bytes, body)
+            return decode(model, parser, json_bytes, body)
+        return await handler.to_thread(context.deadline, decode, model, parser, json_bytes, body)
 
 
 def infer_routes(oip_state: OipState) -> dict[str, InferRoute]:

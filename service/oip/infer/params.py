@@ -6,7 +6,6 @@ written one by one, or as JSON in the text of `rope`.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -38,32 +37,23 @@ REQUEST_PARAMS = frozenset(
 """Parameters of the protocol, and those that proxies add: models do not get them."""
 
 
-@dataclass(frozen=True, slots=True)
-class RequestOptions:
-    """Parameters that say how to answer."""
+def read_options(params: Mapping[str, Any]) -> tuple[bool, float | None]:
+    """Return whether outputs are sent as bytes, and the longest wait for the device in seconds.
 
-    binary_data_output: bool = False
-    timeout_us: int = 0
-    """Longest time in the queue; 0 is no limit."""
+    None is no limit. Options of sequences and priorities have no effect.
 
-    @classmethod
-    def from_params(cls, params: Mapping[str, Any]) -> "RequestOptions":
-        """Read the options of a request; those of sequences and priorities have no effect.
-
-        Raises:
-            BadMessage: the value of an option has a wrong type.
-        """
-        for name in ("sequence_start", "sequence_end", EMPTY_FINAL_RESPONSE):
-            validate.boolean(f"parameter {name}", params.get(name, False))
-        validate.natural("parameter priority", params.get("priority", 0))
-        if not isinstance(params.get("sequence_id"), str):
-            validate.natural("parameter sequence_id", params.get("sequence_id", 0))
-        return cls(
-            validate.boolean(
-                "parameter binary_data_output", params.get("binary_data_output", False)
-            ),
-            validate.natural("parameter timeout", params.get("timeout", 0)),
-        )
+    Raises:
+        BadMessage: the value of an option has a wrong type.
+    """
+    for name in ("sequence_start", "sequence_end", EMPTY_FINAL_RESPONSE):
+        validate.boolean(f"parameter {name}", params.get(name, False))
+    validate.natural("parameter priority", params.get("priority", 0))
+    if not isinstance(params.get("sequence_id"), str):
+        validate.natural("parameter sequence_id", params.get("sequence_id", 0))
+    binary = params.get("binary_data_output", False)
+    validate.boolean("parameter binary_data_output", binary)
+    timeout_us = validate.natural("parameter timeout", params.get("timeout", 0))
+    return binary, timeout_us / 1e6 if timeout_us else None
 
 
 def translate(params: Mapping[str, Any], endpoint_params: type[BaseModel]) -> Parameters:

@@ -11,7 +11,7 @@ from service.errors import BadMessage, BadTensor, TooLarge, UnknownName
 from service.oip import validate
 from service.oip.infer import tensors
 from service.oip.infer.models import Model, Slot
-from service.oip.infer.params import RequestOptions, translate
+from service.oip.infer.params import read_options, translate
 from service.oip.infer.plan import HeaderCache, InferPlan, InferRequest, Output, ShmRef
 from service.oip.shm.registry import Regions
 from service.wire import Buffer, Message, json_codec
@@ -75,15 +75,15 @@ class RequestParser:
             UnknownRegion, BadRegion, SharedMemoryOff: its shared memory is not there.
             TooLarge: its inputs in shared memory are too large.
         """
-        options = RequestOptions.from_params(params)
-        listed = self._list_outputs(model, outputs, options.binary_data_output)
+        binary, queue_s = read_options(params)
+        listed = self._list_outputs(model, outputs, binary)
         tensors_by_name, views, region_bytes = self._read_inputs(model, inputs)
         params = _with_lse(model, listed, params)
-        wanted = listed or {s.name: Output(options.binary_data_output) for s in model.outputs}
+        wanted = listed or {s.name: Output(binary) for s in model.outputs}
         in_text = not all(output.binary or output.shm for output in wanted.values())
         plan = InferPlan(
             wanted,
-            options.timeout_us / 1e6 if options.timeout_us else None,
+            queue_s,
             json_codec.memory_factor if in_text else 1,
             all(output.binary for output in wanted.values()),
             region_bytes,

@@ -28,17 +28,17 @@ class OutputTensor(NamedTuple):
     output: Output
 
 
-def describe_response(model: Model, request_id: str, message: Message) -> dict[str, Any]:
+def describe(model: Model, request_id: str, message: Message) -> dict[str, Any]:
     """Return the members of an answer beside its outputs."""
     header: dict[str, Any] = {"model_name": model.name, "model_version": VERSION}
     if request_id:
         header["id"] = request_id
-    if params := response_params(message):
+    if params := read_params(message):
         header["parameters"] = params
     return header
 
 
-def response_params(message: Message) -> dict[str, str | int | float]:
+def read_params(message: Message) -> dict[str, str | int | float]:
     """Return the parameters of an answer: numbers and texts, for the protocol has no others."""
     values = message.params.values
     params = {name: v for name, v in values.items() if isinstance(v, str | int | float)}

@@ -9,14 +9,7 @@ import torch
 from torch import Tensor
 
 from service.errors import BadTensor, printable
-from service.wire import Buffer
-from service.wire.elements import (
-    check_booleans,
-    check_shape,
-    parse_elements,
-    view_as_bytes,
-    view_as_tensor,
-)
+from service.wire import Buffer, elements
 
 DATATYPES = {
     "FP32": torch.float32,
@@ -52,13 +45,13 @@ def from_bytes(name: str, dtype: torch.dtype, shape: object, data: Buffer) -> Te
     Raises:
         BadTensor: the shape needs another number of bytes.
     """
-    sizes = check_shape(name, shape, dtype)
+    sizes = elements.check_shape(name, shape, dtype)
     expected = math.prod(sizes) * dtype.itemsize
     if len(data) != expected:
         raise BadTensor(name, f"of {expected} bytes for its shape", len(data))
-    tensor = view_as_tensor(data, dtype, sizes, 0)
+    tensor = elements.view_as_tensor(data, dtype, sizes, 0)
     if dtype is torch.bool:
-        check_booleans(name, tensor)
+        elements.check_booleans(name, tensor)
     return tensor
 
 
@@ -68,11 +61,11 @@ def from_numbers(name: str, dtype: torch.dtype, shape: object, data: list[Any]) 
     Raises:
         BadTensor: the dtype has no such numbers, or the shape needs another number of them.
     """
-    sizes = check_shape(name, shape, dtype)
-    elements = _flat(name, data)
-    if len(elements) != math.prod(sizes):
-        raise BadTensor(name, f"{math.prod(sizes)} elements for its shape", len(elements))
-    return parse_elements(name, elements, dtype, NAMES[dtype]).view(sizes)
+    sizes = elements.check_shape(name, shape, dtype)
+    flat = _flat(name, data)
+    if len(flat) != math.prod(sizes):
+        raise BadTensor(name, f"{math.prod(sizes)} elements for its shape", len(flat))
+    return elements.parse_elements(name, flat, dtype, NAMES[dtype]).view(sizes)
 
 
 def to_json(tensor: Tensor) -> bytes:
@@ -87,7 +80,7 @@ def to_json(tensor: Tensor) -> bytes:
 
 def to_bytes(tensor: Tensor) -> memoryview:
     """Return a tensor's little-endian elements, uncopied where it is contiguous."""
-    return view_as_bytes(tensor.contiguous())
+    return elements.view_as_bytes(tensor.contiguous())
 
 
 def _flat(name: str, data: list[Any]) -> list[Any]:
