@@ -80,7 +80,8 @@ class InferenceHandler:
     ) -> Served:
         """Answer a request.
 
-        The caller must not keep `message`: its tensors are freed as soon as the call has run.
+        A caller that goes on with the answer must not keep `message`: the tensors of a request are
+        freed when its call has run.
 
         Args:
             endpoint: what the request asks for.
@@ -101,22 +102,20 @@ class InferenceHandler:
             prepared = await self.to_thread(deadline, read, message, self.rope_resolver)
         else:
             prepared = endpoint.read(message, self.rope_resolver)
-        del message
         if isinstance(prepared, Message):
             num_bytes = sum(tensor.nbytes for tensor in prepared.tensors.values())
             self._charge_answer(context.charge, num_bytes, memory_factor)
             return Served(prepared, num_bytes)
         backend = self.backend_policy.choose(prepared.call, prepared.backend)
         job = self.engine.job(prepared.call, backend)
-        num_bytes, warnings = job.answer_bytes, prepared.warnings
-        del prepared
+        num_bytes = job.answer_bytes
         self._charge_answer(context.charge, num_bytes, memory_factor)
         completed = await self._run(job, context, queue_s)
         result = completed.result
         backend = "" if isinstance(result, Table) else result.backend
         if backend:
             self.metrics.backend_calls(endpoint.path.removeprefix("/v1/"), backend).inc()
-        return Served(table.write(result, warnings), num_bytes, completed, backend)
+        return Served(table.write(result, prepared.warnings), num_bytes, completed, backend)
 
     def deadline(self, timeout_s: float | None) -> float:
         """Return the time of `time.monotonic` until which the client of a new request waits."""

@@ -40,7 +40,7 @@ class Route:
                 message, as_base64 = codec.decode(body)
             memory_factor = response_codec.memory_factor
             serving = handler.infer(self._endpoint, message, context, memory_factor)
-            del body, message  # the handler frees the tensors as soon as the call has run
+            del body, message  # the tensors are freed when the call has run
             served = await serving
             if served.num_bytes > response_codec.inline_limit_bytes:
                 encode = response_codec.encode

@@ -31,9 +31,9 @@ async def run_model(
     """
     request_id, plan, message = await reading
     context.charge.add(plan.region_bytes)
-    serving = handler.infer(model.endpoint, message, context, plan.memory_factor, plan.queue_s)
-    del message  # the handler frees the tensors as soon as the call has run
+    memory_factor, queue_s = plan.memory_factor, plan.queue_s
     try:
-        return request_id, plan, await serving
+        served = await handler.infer(model.endpoint, message, context, memory_factor, queue_s)
     except ShapeError as failure:
         raise model.with_input_name(failure) from None
+    return request_id, plan, served
