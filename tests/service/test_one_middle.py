@@ -55,6 +55,7 @@ class Stage:
     def __init__(self, service: Outside, form: Form, driver: FakeDriver | None) -> None:
         self.service = service
         self.driver = driver
+        self.counts_failures = form.protocol in MODELS
         self._form = form
         self._neighbours: list[Pending] = []
 
@@ -178,29 +179,33 @@ async def leave_the_queue(stage: Stage) -> Outcome:
     stage.service.hold()
     pending = stage.begin(Call())
     await stage.until_waiting(1)
+    return await leave(stage, pending)
+
+
+async def leave(stage: Stage, pending: Pending) -> Outcome:
+    """Leave, and return when the service has noticed that."""
     pending.leave()
-    return await pending.outcome()
+    outcome = await pending.outcome()
+    if stage.counts_failures:
+        await stage.until(lambda metrics: grown({}, metrics, FAILURES).total() == 1)
+    return outcome
 
 
 async def leave_the_device(stage: Stage) -> Outcome:
-    entered, leave = threading.Event(), threading.Event()
+    entered, resume = threading.Event(), threading.Event()
 
     def wait(step: str, _: int) -> None:
         if step == "compute":
             entered.set()
-            leave.wait()
+            resume.wait()
 
     stage.driver.fault = wait
     pending = stage.begin(Call())
     await asyncio.to_thread(entered.wait, 10)
-    before = await read_metrics(stage.service)
-    pending.leave()
     try:
-        outcome = await pending.outcome()
-        await stage.until(lambda metrics: bool(grown(before, metrics, "rope_requests_total")))
+        return await leave(stage, pending)
     finally:
-        leave.set()
-    return outcome
+        resume.set()
 
 
 async def be_shut_down(stage: Stage) -> Outcome:
@@ -239,12 +244,12 @@ def come_after(failure: Callable[[FakeDriver], None]) -> Act:
 
 
 async def get_stuck(stage: Stage) -> Outcome:
-    leave = threading.Event()
-    stage.driver.fault = lambda step, _: leave.wait() if step == "compute" else None
+    resume = threading.Event()
+    stage.driver.fault = lambda step, _: resume.wait() if step == "compute" else None
     try:
         return await ask(stage, Call())
     finally:
-        leave.set()
+        resume.set()
 
 
 def poison_a_run(failure: Callable[[FakeDriver], None]) -> Act:
@@ -376,9 +381,9 @@ REFUSALS = (
 )
 
 _NOT_COUNTED = "the model of a gRPC request is looked up after its message is read and charged for"
-_CANCELLED = "a stream that the client cancels is a call that is cancelled, not a message"
+_CANCELLED = "a stream that the client leaves ends with a status, not with a message"
 _STREAM_ENDS = {"status": "DEADLINE_EXCEEDED", "label": "DEADLINE_EXCEEDED"}
-_STREAM_IS_CANCELLED = {"status": "CANCELLED", "label": "CANCELLED"}
+_STREAM_IS_LEFT = {"status": "CANCELLED", "label": "CANCELLED"}
 
 DIFFERENCES: Mapping[tuple[str, str], Difference] = {
     ("deadline of the client", "grpc stream"): Difference(
@@ -391,8 +396,8 @@ DIFFERENCES: Mapping[tuple[str, str], Difference] = {
     ("memory full for the request", "grpc stream"): Difference(_NOT_COUNTED, ({"reasons": {}},)),
     ("bad message", "grpc"): Difference(_NOT_COUNTED, ({"reasons": {}},)),
     ("bad message", "grpc stream"): Difference(_NOT_COUNTED, ({"reasons": {}},)),
-    ("left the queue", "grpc stream"): Difference(_CANCELLED, (_STREAM_IS_CANCELLED,)),
-    ("left the device", "grpc stream"): Difference(_CANCELLED, (_STREAM_IS_CANCELLED,)),
+    ("left the queue", "grpc stream"): Difference(_CANCELLED, (_STREAM_IS_LEFT,)),
+    ("left the device", "grpc stream"): Difference(_CANCELLED, (_STREAM_IS_LEFT,)),
 }
 """By name of the refusal and protocol; docs/decisions/0010-one-middle.md says why. Beside these:
 
@@ -438,14 +443,18 @@ CASES = [
 async def test_a_refusal(refusal: Refusal, form: Form, capfd: pytest.CaptureFixture[str]):
     driver = FakeDriver() if refusal.on_device else None
     model, route = model_of(refusal.call), form.route(refusal.call)
+    ways = expected_of(refusal, form)
     async with whole_service(driver, **{**LIMITS, **refusal.settings}) as service:
         stage = Stage(service, form, driver)
         before = await stage.until(lambda metrics: metrics["rope_ready"] == 1)
         outcome = await refusal.act(stage)
         neighbours = await stage.end()
-        counted = "rope_requests_total"
+        counted, num_failed = "rope_requests_total", sum(ways[0].reasons.values())
         after = await stage.until(
-            lambda metrics: sum(grown(before, metrics, counted).values()) == 1 + len(neighbours)
+            lambda metrics: (
+                grown(before, metrics, counted).total() == 1 + len(neighbours)
+                and grown(before, metrics, FAILURES).total() >= num_failed
+            )
         )
         stats = json.loads(await read(service, f"/v2/models/{model}/stats"))["model_stats"][0]
     lines = [json.loads(line) for line in capfd.readouterr().out.splitlines() if line[:1] == "{"]
@@ -457,14 +466,14 @@ async def test_a_refusal(refusal: Refusal, form: Form, capfd: pytest.CaptureFixt
     ((key, count),) = (+requests).items()
     labels = {each: f'{counted}{{route="{route}",status="{each}"}}' for each in statuses()}
     (label,) = [each for each, labelled in labels.items() if labelled == key]
-    reasons = grown(before, after, "nv_inference_request_failure")
+    reasons = grown(before, after, FAILURES)
     seen = Expected(
         outcome.status,
         outcome.code,
         label,
         {each: reasons[key] for each in REASONS if (key := failures(model, each)) in reasons},
     )
-    assert seen in expected_of(refusal, form)
+    assert seen in ways
     assert count == 1, "exactly one request is counted"
     assert outcome.num_answers == (0 if outcome.status in (None, "CANCELLED") else 1)
 
@@ -511,7 +520,7 @@ async def test_a_good_call_in_a_run_with_one_that_fails(form: Form):
     assert after["rope_batch_requests_sum"] - before["rope_batch_requests_sum"] == 2
     counts = 1 if form.protocol in MODELS else 0
     assert grown(before, after, "nv_inference_request_success").total() == counts
-    assert grown(before, after, "nv_inference_request_failure").total() == 0
+    assert grown(before, after, FAILURES).total() == 0
     assert grown(before, after, "rope_backend_calls_total").total() == 1
 
 
@@ -541,7 +550,8 @@ async def test_a_call_that_waits_is_charged_for_what_it_brings_and_what_it_takes
         await stage.end()
     both = 2 * call.tensor.nbytes
     if form.name in TEXT:
-        assert charged > 32 * call.tensor.nbytes
+        text = json.dumps(call.tensor.tolist())
+        assert charged > 32 * (len(text) + call.tensor.nbytes)
     else:
         assert both < charged < both + 32 * 512, "a header of less than 512 bytes"
 
@@ -556,11 +566,12 @@ def test_each_difference_is_one_of_a_case():
         assert expected_of(refusal, form) != expected_of(plain, form), difference.why
 
 
+FAILURES = "nv_inference_request_failure"
 REASONS = ("REJECTED", "CANCELED", "BACKEND", "OTHER")
 
 
 def failures(model: str, reason: str) -> str:
-    return f'nv_inference_request_failure{{model="{model}",reason="{reason}",version="1"}}'
+    return f'{FAILURES}{{model="{model}",reason="{reason}",version="1"}}'
 
 
 def statuses() -> set[str]:

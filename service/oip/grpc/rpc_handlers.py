@@ -98,7 +98,7 @@ class _Rpc:
         self._begun = time.perf_counter()
         self._path = path
         self._context = context
-        self._status = grpc.StatusCode.OK
+        self._status: grpc.StatusCode | None = None
         metadata = context.invocation_metadata() or ()
         self._headers = {k.encode(): v.encode() for k, v in metadata if k in _LOGGED_METADATA}
         self._id = io.request_id(self._headers) or secrets.token_hex(8)
@@ -113,23 +113,29 @@ class _Rpc:
         failure: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if isinstance(failure, Exception):
+        if failure is None:
+            self._status = grpc.StatusCode.OK
+        elif isinstance(failure, Exception):
             self._status, text = status_of(failure)
             await self._context.abort(self._status, text)
-        elif failure is not None:  # gRPC has cancelled it: the deadline passed, or the client left
-            left_s = self._context.time_remaining()
-            is_late = left_s is not None and left_s <= 0
-            code = grpc.StatusCode
-            self._status = code.DEADLINE_EXCEEDED if is_late else code.CANCELLED
 
     def log(self, request_log: RequestLog) -> None:
-        """Record the RPC in the log and the metrics."""
+        """Record the RPC in the log and the metrics, when it is done.
+
+        An RPC that is done before its method has ended is cancelled: its deadline has passed, or
+        its client has left. gRPC says so before it cancels the method, or after.
+        """
+        status = self._status
+        if status is None:
+            left_s = self._context.time_remaining()
+            code = grpc.StatusCode
+            status = code.CANCELLED if left_s is None or left_s > 0 else code.DEADLINE_EXCEEDED
         request_log.keep(
             request_id=self._id,
             method="gRPC",
             path=self._path,
             route=self._path,
-            status=self._status.name,
+            status=status.name,
             begun=self._begun,
             headers=self._headers,
         )
