@@ -1,8 +1,8 @@
-"""Lists of presets, variants and builders."""
+"""`/v1/presets` and `/v1/variants`: lists of presets, variants, schemes and builders."""
 
-import dataclasses
 import inspect
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from functools import lru_cache
 from types import NoneType
 from typing import Any, get_args, get_origin, get_type_hints
@@ -17,51 +17,44 @@ from service.endpoints.position_builders import is_tensor
 from service.endpoints.rope_resolver import RopeResolver
 
 
-def list_presets(rope_resolver: RopeResolver) -> bytes:
-    """Return every preset as JSON: name, config and source; a file's Infinity becomes null."""
-    return orjson.dumps(
-        {"presets": [dataclasses.asdict(p) for p in rope_resolver.presets.values()]}
-    )
+def list_presets(resolver: RopeResolver) -> bytes:
+    """Return every preset as JSON: name, config and source. Infinity in a config becomes null."""
+    return orjson.dumps({"presets": [asdict(each) for each in resolver.presets.values()]})
 
 
 @lru_cache(maxsize=1)
 def list_variants() -> dict[str, Any]:
-    """Return variants, schemes and builders, and how far each arithmetic is from the truth."""
+    """Return variants, schemes and builders, and the largest error of each arithmetic."""
     return {
-        "variants": [_describe(entry) for entry in VARIANTS.values()],
-        "schemes": [_describe(entry) for entry in SCHEMES.values()],
+        "variants": [_describe_entry(entry) for entry in VARIANTS.values()],
+        "schemes": [_describe_entry(entry) for entry in SCHEMES.values()],
         "builders": [_describe_builder(builder) for builder in BUILDERS.values()],
         "largest_error_of_cos": angle_errors(),
     }
 
 
-def _describe(entry: Entry[Any]) -> dict[str, Any]:
-    told = {key: getattr(entry, key) for key in ("name", "summary", "source", "models")}
-    parameters = [
-        {
-            "name": parameter.name,
-            "type": " or ".join(map(_type_name, parameter.kinds)),
-            "required": parameter.required,
-            "default": parameter.default,
-        }
-        for parameter in entry.parameters.values()
-    ]
-    return told | {"parameters": parameters}
+def _describe_entry(entry: Entry[Any]) -> dict[str, Any]:
+    parameters = []
+    for each in entry.parameters.values():
+        type_name = " or ".join(map(_type_name, each.kinds))
+        parameters.append(_argument(each.name, type_name, each.required, each.default))
+    fields = {name: getattr(entry, name) for name in ("name", "summary", "source", "models")}
+    return fields | {"parameters": parameters}
 
 
 def _describe_builder(builder: Builder) -> dict[str, Any]:
     hints = get_type_hints(builder.function)
-    arguments = [
-        {
-            "name": name,
-            "type": _type_name(hints[name]),
-            "required": given.default is inspect.Parameter.empty,
-            "default": None if given.default is inspect.Parameter.empty else given.default,
-        }
-        for name, given in inspect.signature(builder.function).parameters.items()
-    ]
-    told = {key: getattr(builder, key) for key in ("name", "summary", "models")}
-    return told | {"arguments": arguments}
+    arguments = []
+    for name, parameter in inspect.signature(builder.function).parameters.items():
+        required = parameter.default is parameter.empty
+        default = None if required else parameter.default
+        arguments.append(_argument(name, _type_name(hints[name]), required, default))
+    fields = {name: getattr(builder, name) for name in ("name", "summary", "models")}
+    return fields | {"arguments": arguments}
+
+
+def _argument(name: str, type_name: str, required: bool, default: object) -> dict[str, Any]:
+    return {"name": name, "type": type_name, "required": required, "default": default}
 
 
 _TYPE_NAMES: Mapping[Any, str] = {
@@ -75,7 +68,7 @@ _TYPE_NAMES: Mapping[Any, str] = {
 }
 
 
-def _type_name(kind: Any) -> str:
-    """Return what JSON, or this API, calls a type."""
-    name = "tensor" if is_tensor(kind) else _TYPE_NAMES.get(get_origin(kind) or kind)
-    return name or " or ".join(map(_type_name, get_args(kind)))
+def _type_name(hint: Any) -> str:
+    """Return the name that JSON, or this API, has for a type hint."""
+    name = "tensor" if is_tensor(hint) else _TYPE_NAMES.get(get_origin(hint) or hint)
+    return name or " or ".join(map(_type_name, get_args(hint)))

@@ -1,6 +1,5 @@
-"""Positions, made by the library's builders."""
+"""`/v1/positions`: positions of images, videos, packs and groups, made by the library."""
 
-import dataclasses
 import inspect
 from collections.abc import Mapping
 from functools import lru_cache
@@ -11,75 +10,77 @@ from torch import Tensor
 
 from rope_core import ConfigError, ShapeError
 from rope_core.positions import BUILDERS
-from service.errors import UnknownName, printable
+from service.endpoints.params import PositionsParams
+from service.endpoints.rope_resolver import RopeResolver
+from service.errors import BadTensor, MissingTensor, UnknownName, printable
 from service.wire import Message
 
 
-def is_tensor(kind: Any) -> bool:
+def is_tensor(hint: Any) -> bool:
     """Tell whether a type hint is a tensor, or a tensor or None."""
-    return kind is Tensor or Tensor in get_args(kind)
+    return hint is Tensor or Tensor in get_args(hint)
 
 
 TENSOR_ARGUMENTS = tuple(
     dict.fromkeys(
         name
         for builder in BUILDERS.values()
-        for name, kind in get_type_hints(builder.function).items()
-        if name != "return" and is_tensor(kind)
+        for name, hint in get_type_hints(builder.function).items()
+        if name != "return" and is_tensor(hint)
     )
 )
-"""Names of the tensors that some builder takes."""
+"""Names of the tensors that the builders take."""
 
 
-def build_positions(
-    name: str, arguments: Mapping[str, Any], tensors: Mapping[str, Tensor]
+def answer_positions(
+    tensors: Mapping[str, Tensor], params: PositionsParams, resolver: RopeResolver
 ) -> Message:
-    """Return what a builder makes of its arguments.
+    """Return what a builder makes of its arguments and tensors.
 
     Raises:
-        UnknownName: it has no such argument.
-        ConfigError, ShapeError: an argument is missing, or has a value that it cannot have.
+        UnknownName: the builder has no such argument.
+        BadTensor, ConfigError, ShapeError: an argument is missing or not valid.
     """
-    builder = BUILDERS[name]
-    expected = inspect.signature(builder.function).parameters
-    if unknown := sorted({*arguments, *tensors} - set(expected)):
-        raise UnknownName("argument", unknown[0], list(expected))
-    for argument in arguments:
-        if argument in TENSOR_ARGUMENTS:
-            where = "a tensor of the message, not one of arguments"
-            raise ShapeError(argument, where, printable(arguments[argument]))
-    for argument, parameter in expected.items():
-        missing = parameter.default is inspect.Parameter.empty
-        if missing and argument not in arguments and argument not in tensors:
-            wanted = "a tensor of the message" if argument in TENSOR_ARGUMENTS else "given"
-            raise ShapeError(argument, f"{wanted} for {name}", "none")
-    built = builder.function(**_plain(name, arguments), **tensors)
-    if isinstance(built, Tensor):
-        return Message({"positions": built})
-    named = {field.name: getattr(built, field.name) for field in dataclasses.fields(built)}
-    return Message({key: value for key, value in named.items() if value is not None})
+    function, arguments = BUILDERS[params.builder].function, params.arguments
+    signature = inspect.signature(function).parameters
+    if unknown := sorted({*arguments, *tensors} - set(signature)):
+        raise UnknownName("argument", unknown[0], list(signature))
+    for name in arguments:
+        if name in TENSOR_ARGUMENTS:
+            expected = "a tensor of the message, not one of arguments"
+            raise BadTensor(name, expected, printable(arguments[name]))
+    for name, parameter in signature.items():
+        if parameter.default is parameter.empty and name not in {*arguments, *tensors}:
+            if name in TENSOR_ARGUMENTS:
+                raise MissingTensor(name)
+            raise ShapeError(name, f"given for {params.builder}", "none")
+    positions = function(**_validate(params.builder, arguments), **tensors)
+    if isinstance(positions, Tensor):
+        return Message({"positions": positions})
+    return Message({name: t for name, t in vars(positions).items() if t is not None})
 
 
-def _plain(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+def _validate(builder: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments that are not tensors, with the types of the builder's signature."""
     try:
-        checked = _model(name).model_validate(arguments)
-    except ValidationError as wrong:
-        first = wrong.errors(include_url=False, include_context=False)[0]
-        where = "arguments." + ".".join(map(str, first["loc"]))
-        expected = first["msg"].removeprefix("Input should be ")
+        model = _arguments_model(builder).model_validate(arguments)
+    except ValidationError as invalid:
+        error = invalid.errors(include_url=False, include_context=False)[0]
+        name = "arguments." + ".".join(map(str, error["loc"]))
+        expected = error["msg"].removeprefix("Input should be ")
         expected = "a list" if "Sequence" in expected else expected
-        raise ConfigError(where, expected, printable(first["input"])) from None
-    return {key: getattr(checked, key) for key in checked.model_fields_set}
+        raise ConfigError(name, expected, printable(error["input"])) from None
+    return {name: getattr(model, name) for name in model.model_fields_set}
 
 
 @lru_cache(maxsize=64)
-def _model(name: str) -> type[BaseModel]:
-    function = BUILDERS[name].function
+def _arguments_model(builder: str) -> type[BaseModel]:
+    function = BUILDERS[builder].function
     hints = get_type_hints(function)
     fields: dict[str, Any] = {
-        key: (hints[key], ... if given.default is inspect.Parameter.empty else given.default)
-        for key, given in inspect.signature(function).parameters.items()
-        if not is_tensor(hints[key])
+        name: (hints[name], ... if parameter.default is parameter.empty else parameter.default)
+        for name, parameter in inspect.signature(function).parameters.items()
+        if not is_tensor(hints[name])
     }
     config = ConfigDict(strict=True, extra="forbid")
-    return create_model(name, __config__=config, **fields)
+    return create_model(builder, __config__=config, **fields)

@@ -1,37 +1,44 @@
-"""What a config says of its rotation."""
+"""`/v1/resolve`: the parameters that a rope resolves to, and where each comes from."""
 
-import dataclasses
+from collections.abc import Mapping
+from dataclasses import asdict, fields
 from typing import Any
 
-from service.endpoints.rope_resolver import ResolvedRope
+from torch import Tensor
+
+from service.endpoints.params import ResolveParams
+from service.endpoints.rope_resolver import RopeResolver
 from service.wire import Message, Parameters
 
-_TOLD: tuple[str, ...] = ("nope", "model_type", "layer_type", "parameters")
-_TOLD += ("keys_read", "keys_ignored", "warnings")
+_MODEL_FIELDS = (
+    *("nope", "model_type", "layer_type", "parameters"),
+    *("keys_read", "keys_ignored", "warnings"),
+)
 
 
-def resolve_rope(found: ResolvedRope) -> Message:
-    """Return what is known of a rope: its frequencies as a tensor, the rest as parameters."""
-    rope, resolved = found.config, found.resolved
-    told: dict[str, Any] = {"rotates": rope is not None, "provenance": dict(found.provenance)}
-    if resolved is not None:
-        attention = dataclasses.asdict(resolved.attention)
-        layers = [dataclasses.asdict(each) for each in resolved.layers]
-        told |= {name: getattr(resolved, name) for name in _TOLD}
-        told |= {"attention": attention, "layers": layers}
-    tensors = {}
-    if rope is not None:
-        described = {
-            field.name: getattr(rope, field.name)
-            for field in dataclasses.fields(rope)
-            if field.init and field.name not in ("parameters", "axes_parameters")
-        }
-        told |= {
-            "rope": described | dict(rope.parameters) | dict(rope.axes_parameters),
-            "attention_scaling": rope.attention_scaling,
-            "num_axes": rope.num_axes,
-        }
-        tensors["inv_freq"] = rope.columns.inv_freq
-        scale = resolved.attention.scale if resolved is not None else None
-        told["softmax_scale"] = rope.head_dim**-0.5 if scale is None else scale
-    return Message(tensors, Parameters.of(told))
+def answer_resolve(
+    tensors: Mapping[str, Tensor], params: ResolveParams, resolver: RopeResolver
+) -> Message:
+    """Return `inv_freq` as a tensor, and everything else about the rope as parameters."""
+    resolved = resolver.resolve(params.rope, None, None)
+    config, model = resolved.config, resolved.model
+    values: dict[str, Any] = {
+        "rotates": config is not None,
+        "provenance": dict(resolved.provenance),
+    }
+    if model is not None:
+        values |= {name: getattr(model, name) for name in _MODEL_FIELDS}
+        values["attention"] = asdict(model.attention)
+        values["layers"] = [asdict(layers) for layers in model.layers]
+    if config is None:
+        return Message({}, Parameters.of(values))
+    rope = {field.name: getattr(config, field.name) for field in fields(config) if field.init}
+    rope |= dict(rope.pop("parameters")) | dict(rope.pop("axes_parameters"))
+    scale = model.attention.scale if model is not None else None
+    values |= {
+        "rope": rope,
+        "attention_scaling": config.attention_scaling,
+        "num_axes": config.num_axes,
+        "softmax_scale": config.head_dim**-0.5 if scale is None else scale,
+    }
+    return Message({"inv_freq": config.columns.inv_freq}, Parameters.of(values))

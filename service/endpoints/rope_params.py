@@ -1,15 +1,12 @@
-"""How a request says what to rotate by: parameters, a model's config, or a preset's name."""
+"""The forms of a rope in a request: parameters, a model's config, or the name of a preset."""
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Tag
 
 from rope_core import SCHEMES, VARIANTS, Arithmetic, Layout, Rounding
-
-if TYPE_CHECKING:
-    from service.endpoints.rope_resolver import ResolvedRope, RopeResolver
 
 
 class Params(BaseModel):
@@ -20,33 +17,35 @@ class Params(BaseModel):
     )
 
 
-class _Rope(Params):
+class RopeForm(Params):
+    """Base of the forms of a rope."""
+
     @cached_property
-    def known(self) -> "dict[tuple[RopeResolver, int | None, int | None], ResolvedRope]":
-        """What these very parameters have come to: it lives as long as they do."""
+    def resolved(self) -> dict[Hashable, Any]:
+        """Cache of `RopeResolver` for this rope, freed with it."""
         return {}
 
 
-class Rope(_Rope):
+class Rope(RopeForm):
     """How to rotate, by parameters.
 
-    Those of the variant and of the scheme go by their own names beside these; `/v1/variants` lists
-    them.
+    The parameters of the variant and of the scheme stand beside these, under their own names;
+    `/v1/variants` lists them.
     """
 
     model_config = ConfigDict(extra="allow")
 
     head_dim: int | None = None
-    """Width of one head; that of the tensor where missing."""
+    """Width of one head; by default that of the tensor."""
 
     rotary_dim: int | None = None
-    """Elements of a head that are rotated, even; all of them where missing."""
+    """Elements of a head that are rotated, an even number; by default all."""
 
     theta: float = 10_000.0
     """Base of the geometric progression of wavelengths."""
 
     layout: Layout = "half"
-    """Pairs are (i, i + rotary_dim/2), or (2i, 2i + 1); two more are of single models."""
+    """Pairs are (i, i + rotary_dim/2), or (2i, 2i + 1); two other layouts are of single models."""
 
     rope_type: Literal[*VARIANTS] = "default"  # type: ignore[valid-type]
     """Name of the variant."""
@@ -55,74 +54,72 @@ class Rope(_Rope):
     """Name of the scheme of several axes."""
 
     rounding: Rounding | None = None
-    """Where float16 and bfloat16 are rounded: `once`, at the end, is the default of float64;
-    `activation`, after each step, that of hf; other families of transformers: docs/variants.md."""
+    """Where float16 and bfloat16 are rounded. `once`, at the end, is the default of float64;
+    `activation`, after each step, is that of hf; docs/variants.md has the others."""
 
     trailing: bool = False
-    """Rotate the last rotary_dim elements of a head."""
+    """Rotate the last rotary_dim elements of a head, and not the first."""
 
     negative: bool = False
-    """Rotate by minus the angle."""
+    """Rotate by the negative angle."""
 
     arithmetic: Arithmetic = "float64"
-    """`float64`, the truth, or `hf`, transformers' own operations in float32."""
+    """`float64` for exact angles, or `hf` for the float32 operations of transformers."""
 
 
-class _Chosen(_Rope):
+class _ModelRope(RopeForm):
     part: Literal["text", "vision", "audio"] | None = None
-    """Part of a composite model; text where nothing tells."""
+    """Part of a composite model; by default text."""
 
     layer: int | None = None
     """Index of the layer, where layers differ."""
 
     layer_type: str | None = None
-    """Its type, such as sliding_attention."""
+    """Type of the layer, such as sliding_attention."""
 
     compat: Literal["5.23", "4.57"] = "5.23"
     """Version of transformers to follow where they differ."""
 
     arithmetic: Arithmetic = "hf"
-    """`hf`, transformers' own operations, or `float64`, the truth."""
+    """`hf` for the operations of transformers, or `float64` for exact angles."""
 
     length: int | None = None
-    """Length that dynamic and LongRoPE frequencies are for; that of the call where missing."""
+    """Length that dynamic and LongRoPE frequencies are for; by default that of the call."""
 
 
-class Model(_Chosen):
+class Model(_ModelRope):
     """How to rotate, by a model's own config.json."""
 
     config: dict[str, Any]
-    """Its contents, in the spelling of transformers 4 or 5, or of diffusers."""
+    """Contents of the file, in the spelling of transformers 4 or 5, or of diffusers."""
 
     model_type: str | None = None
     """The family, where the config does not say it."""
 
 
-class PresetModel(_Chosen):
+class PresetModel(_ModelRope):
     """How to rotate, by a preset."""
 
     preset: str
-    """Its name: `/v1/presets` lists all."""
+    """Name of the preset; `/v1/presets` lists all."""
 
 
-def _kind(given: Any) -> str:
-    if isinstance(given, str):
+def _form_tag(value: Any) -> str:
+    if isinstance(value, str):
         return "name"
-    if isinstance(given, dict):
-        return "config" if "config" in given else "preset" if "preset" in given else "parameters"
-    if isinstance(given, Model):
-        return "config"
-    return "preset" if isinstance(given, PresetModel) else "parameters"
+    if isinstance(value, dict):
+        return "config" if "config" in value else "preset" if "preset" in value else "parameters"
+    return next((tag for tag, form in FORMS.items() if isinstance(value, form)), "parameters")
 
 
-FORMS: Mapping[str, type[_Rope]] = {"parameters": Rope, "config": Model, "preset": PresetModel}
-"""What an object may be, by the tags of the union below."""
+FORMS: Mapping[str, type[RopeForm]] = {"parameters": Rope, "config": Model, "preset": PresetModel}
+"""The forms that are objects, by the tags of the union below."""
 
 AnyRope = Annotated[
     Annotated[Rope, Tag("parameters")]
     | Annotated[Model, Tag("config")]
     | Annotated[PresetModel, Tag("preset")]
     | Annotated[str, Tag("name")],
-    Discriminator(_kind),
+    Discriminator(_form_tag),
 ]
-"""What `rope` may be; a bare text is a preset's name."""
+"""A rope in any form; a string is the name of a preset."""

@@ -2,20 +2,13 @@
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from functools import lru_cache
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from rope_core import (
-    Attended,
-    ConfigError,
-    Result,
-    Rotated,
-    ShapeError,
-    Table,
-)
+from rope_core import Attended, ConfigError, Result, Rotated, Table
 from service.endpoints import builders
 from service.endpoints.builders import PreparedCall, Tensors
 from service.endpoints.params import (
@@ -27,10 +20,11 @@ from service.endpoints.params import (
     RotateParams,
     ShiftParams,
 )
-from service.endpoints.position_builders import TENSOR_ARGUMENTS
+from service.endpoints.position_builders import TENSOR_ARGUMENTS, answer_positions
+from service.endpoints.resolve import answer_resolve
 from service.endpoints.rope_params import FORMS
 from service.endpoints.rope_resolver import RopeResolver
-from service.errors import BadMessage, TooLarge, UnknownName, printable
+from service.errors import BadMessage, MissingTensor, TooLarge, UnknownName, printable
 from service.wire import NO_PARAMETERS, Message, Parameters
 
 P = TypeVar("P", bound=BaseModel)
@@ -45,7 +39,7 @@ MAX_PARAMS_DEPTH = 200
 """Most objects and lists that parameters nest, one within the other."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Endpoint(Generic[P]):
     """One route: `POST path`."""
 
@@ -72,13 +66,12 @@ class Endpoint(Generic[P]):
     is_slow: bool = False
     """Whether `build` may run too long for the event loop."""
 
-    names: frozenset[str] = field(init=False)
-    """Names of all tensors that a message may have."""
+    @cached_property
+    def names(self) -> frozenset[str]:
+        """Names of all tensors that a message may have."""
+        return frozenset((*self.required, *self.optional))
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "names", frozenset((*self.required, *self.optional)))
-
-    def read(self, message: Message, rope_resolver: RopeResolver) -> PreparedCall | Message:
+    def read(self, message: Message, resolver: RopeResolver) -> PreparedCall | Message:
         """Return the call that a message describes, or the answer where it needs no device.
 
         Raises:
@@ -89,7 +82,7 @@ class Endpoint(Generic[P]):
         tensors = message.tensors
         for name in self.required:
             if name not in tensors:
-                raise ShapeError(name, "a tensor of the message", "none")
+                raise MissingTensor(name)
         if not tensors.keys() <= self.names:
             name = min(tensors.keys() - self.names)
             raise UnknownName("tensor", name, [*self.required, *self.optional])
@@ -97,7 +90,7 @@ class Endpoint(Generic[P]):
         if num_bytes > MAX_PARAMS_BYTES:
             raise TooLarge("parameters, in bytes,", MAX_PARAMS_BYTES, f"{num_bytes:,}")
         parse = _parse_params if num_bytes > INLINE_PARAMS_BYTES else _parse_params_cached
-        return self.build(tensors, parse(self.params, message.params), rope_resolver)
+        return self.build(tensors, parse(self.params, message.params), resolver)
 
 
 def _parse_params(model: type[P], params: Parameters) -> P:
@@ -106,21 +99,19 @@ def _parse_params(model: type[P], params: Parameters) -> P:
         return model.model_validate(params.values)
     except ValidationError as invalid:
         first = invalid.errors(include_url=False, include_context=False)[0]
-    loc = [str(part) for part in first["loc"] or ("params",)]
-    known = list(model.model_fields)
+    kind, path = first["type"], [str(part) for part in first["loc"] or ("params",)]
+    form: type[BaseModel] = model
     expected = first["msg"].removeprefix("Input should be ")
-    if first["type"] in ("dict_type", "model_type"):
+    if kind in ("dict_type", "model_type"):
         expected = "an object"
-    if loc[0] in ("rope", "to") and len(loc) > 1:
-        form = loc.pop(1)  # the tag of a union, which the client did not write
-        known = list(FORMS[form].model_fields)
-        expected = expected if len(loc) > 1 else "an object or the name of a preset"
-    name = ".".join(loc)
-    match first["type"]:
-        case "extra_forbidden":
-            raise UnknownName("parameter", name, known)
-        case "missing":
-            raise ConfigError(name, "given", "none")
+    if path[0] in ("rope", "to") and len(path) > 1:
+        form = FORMS[path.pop(1)]  # the tag of a union, which the client did not write
+        expected = expected if len(path) > 1 else "an object or the name of a preset"
+    name = ".".join(path)
+    if kind == "extra_forbidden":
+        raise UnknownName("parameter", name, list(form.model_fields))
+    if kind == "missing":
+        raise ConfigError(name, "given", "none")
     got = json.dumps(first["input"], default=repr)
     raise ConfigError(name, expected, printable(got))
 
@@ -210,7 +201,7 @@ ENDPOINTS: tuple[Endpoint[Any], ...] = (
         summary="What a model's config says of its rotation",
         outputs=("inv_freq",),
         params=ResolveParams,
-        build=builders.answer_resolve,
+        build=answer_resolve,
     ),
     Endpoint(
         path="/v1/positions",
@@ -219,7 +210,7 @@ ENDPOINTS: tuple[Endpoint[Any], ...] = (
         outputs=("positions",),
         has_other_outputs=True,
         params=PositionsParams,
-        build=builders.answer_positions,
+        build=answer_positions,
         is_slow=True,
     ),
 )

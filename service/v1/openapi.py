@@ -7,7 +7,7 @@ from pydantic.json_schema import models_json_schema
 
 from service.asgi.problems import RESPONSES
 from service.endpoints.catalog import list_variants
-from service.endpoints.params import OF_MODELS
+from service.endpoints.params import MODEL_PARAMS
 from service.endpoints.table import ENDPOINTS, Endpoint
 from service.v1.examples import EXAMPLES
 from service.v1.schemas import ANSWERS, FLAT_TENSOR, NUMBER, PROBLEM, TENSOR, TOLD, WARNINGS, ref
@@ -39,7 +39,7 @@ def describe(document: dict[str, Any]) -> dict[str, Any]:
     schemas["Rope"]["properties"] |= _own_parameters()
     schemas["Rope"]["additionalProperties"] = False
     of_attention = schemas["AttentionParams"]["properties"]
-    of_models = {name: dict(each) for name, each in of_attention.items() if name in OF_MODELS}
+    of_models = {name: dict(each) for name, each in of_attention.items() if name in MODEL_PARAMS}
     for each in of_models.values():
         del each["default"]
     schemas["Attention"] = {"type": "object", "properties": of_models}
@@ -95,7 +95,7 @@ def _tell_defaults(properties: dict[str, dict[str, Any]]) -> None:
     for name, schema in properties.items():
         default = schema.pop("default", None)
         told = [] if default is None else [json.dumps(default)]
-        if name in OF_MODELS:
+        if name in MODEL_PARAMS:
             told = ["as the model's config says", *told]
         if told:
             text = schema.get("description", "")

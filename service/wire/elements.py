@@ -26,14 +26,9 @@ DTYPES = {
 MAX_RANK = 8
 """Most axes of a tensor."""
 
-_NUMPY: dict[torch.dtype, np.dtype[Any]] = {
-    torch.float32: np.dtype("<f4"),
-    torch.float16: np.dtype("<f2"),
-    torch.bfloat16: np.dtype("<i2"),  # numpy has no bfloat16
-    torch.float64: np.dtype("<f8"),
-    torch.int64: np.dtype("<i8"),
-    torch.int32: np.dtype("<i4"),
-    torch.bool: np.dtype("?"),
+# numpy has no bfloat16
+_NUMPY_DTYPES = {
+    dtype: np.dtype("int16" if dtype is torch.bfloat16 else name) for name, dtype in DTYPES.items()
 }
 
 with warnings.catch_warnings():
@@ -108,7 +103,7 @@ def view_as_tensor(body: Buffer, dtype: torch.dtype, shape: tuple[int, ...], off
     if 0 in shape:
         return torch.empty(shape, dtype=dtype)
     # numpy makes a view of bytes in a fraction of the time of torch.frombuffer
-    view: np.ndarray[Any, Any] = np.ndarray(shape, _NUMPY[dtype], body, offset)
+    view: np.ndarray[Any, Any] = np.ndarray(shape, _NUMPY_DTYPES[dtype], body, offset)
     tensor = torch.from_numpy(view)
     return tensor.view(torch.bfloat16) if dtype is torch.bfloat16 else tensor
 

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from rope_core import SCHEMES, VARIANTS
-from service.endpoints.params import OF_MODELS
+from service.endpoints.params import MODEL_PARAMS
 from service.endpoints.table import ENDPOINTS
 from service.v1.examples import EXAMPLES
 from service.v1.schemas import ANSWERS
@@ -82,7 +82,7 @@ async def test_defaults_are_told_in_words(document):
     """Generated clients send them otherwise, and what is sent wins over the model's config."""
     assert '"default": ' not in json.dumps(document).replace('"default": {}', "")
     told = document["components"]["schemas"]["AttentionRequest"]["properties"]
-    for name in OF_MODELS:
+    for name in MODEL_PARAMS:
         assert "Default: as the model's config says" in told[name]["description"]
     assert told["k_stride"]["description"].endswith("Default: 1.")
 

@@ -5,8 +5,9 @@ import torch
 
 import rope_core.reference
 from rope_core import AttentionConfig, RopeConfig
-from service.wire import CODECS, Message, Parameters
+from service.wire import CODECS, Message
 from tests.service.conftest import post
+from tests.service.messages import answered, params
 
 ROPE = RopeConfig.of(8, rotary_dim=4, theta=500.0, layout="interleaved")
 ROPE_PARAM = {"theta": 500, "rotary_dim": 4, "layout": "interleaved"}
@@ -15,17 +16,6 @@ ROPE_PARAM = {"theta": 500, "rotary_dim": 4, "layout": "interleaved"}
 def heads(num_heads: int, *, tokens: int = 5, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     generator = torch.Generator().manual_seed(num_heads)
     return torch.randn(2, tokens, num_heads, 8, generator=generator).to(dtype)
-
-
-def params(**values: object) -> Parameters:
-    return Parameters.of(values)
-
-
-async def answered(client, codec, path, message, as_base64=False):
-    response = await post(client, codec, path, message, as_base64)
-    assert response.status_code == 200, response.text
-    assert response.headers["content-type"] == codec.media_type
-    return codec.decode(response.content).message
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)

@@ -1,4 +1,4 @@
-"""The codecs: what is written is read again, and what is no message is refused with a reason."""
+"""The codecs: a decoded body is the encoded message, and other bodies are refused with a reason."""
 
 import contextlib
 import json
@@ -28,19 +28,19 @@ from service.wire.elements import DTYPES
 SHAPES = [(2, 3), (1, 2, 3, 4), (0,), (2, 0, 3), (1,), ()]
 
 
-def encoded(codec: Codec, message: Message) -> bytes:
+def encode(codec: Codec, message: Message) -> bytes:
     return b"".join(codec.encode(message))
 
 
-def some(dtype: torch.dtype, shape: tuple[int, ...]) -> torch.Tensor:
+def random_tensor(dtype: torch.dtype, shape: tuple[int, ...]) -> torch.Tensor:
     return (torch.randn(shape) * 100).to(dtype)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("dtype", DTYPES.values(), ids=str)
 @pytest.mark.parametrize("base64", [False, True])
-def test_what_is_written_is_read_again(codec, dtype, shape, base64):
-    tensors = {"q": some(dtype, shape), "positions": torch.arange(4)}
+def test_a_decoded_body_is_the_encoded_message(codec, dtype, shape, base64):
+    tensors = {"q": random_tensor(dtype, shape), "positions": torch.arange(4)}
     params = {"rope": {"theta": 500.0}, "causal": True}
 
     body = b"".join(codec.encode(Message(tensors, Parameters.of(params)), base64))
@@ -52,17 +52,17 @@ def test_what_is_written_is_read_again(codec, dtype, shape, base64):
 
 
 @pytest.mark.parametrize("dtype", DTYPES.values(), ids=str)
-def test_safetensors_agrees_with_the_library(dtype):
-    tensors = {"q": some(dtype, (2, 3)), "k": some(dtype, (5,))}
+def test_safetensors_agrees_with_the_safetensors_library(dtype):
+    tensors = {"q": random_tensor(dtype, (2, 3)), "k": random_tensor(dtype, (5,))}
 
-    torch.testing.assert_close(load(encoded(safetensors_codec, Message(tensors))), tensors)
+    torch.testing.assert_close(load(encode(safetensors_codec, Message(tensors))), tensors)
     read, _ = safetensors_codec.decode(save(tensors, metadata={"params": '{"a":1}'}))
     torch.testing.assert_close(dict(read.tensors), tensors)
     assert read.params.values == {"a": 1}
 
 
 def test_safetensors_are_views_of_the_body():
-    body = bytearray(encoded(safetensors_codec, Message({"q": torch.ones(8)})))
+    body = bytearray(encode(safetensors_codec, Message({"q": torch.ones(8)})))
     q = safetensors_codec.decode(body).message.tensors["q"]
     body[-4:] = struct.pack("<f", 7.0)
     assert q[-1] == 7
@@ -70,14 +70,14 @@ def test_safetensors_are_views_of_the_body():
 
 def test_a_strided_answer_is_written_in_order(codec):
     transposed = torch.arange(6.0).view(2, 3).T
-    read = codec.decode(encoded(codec, Message({"q": transposed}))).message
+    read = codec.decode(encode(codec, Message({"q": transposed}))).message
     assert torch.equal(read.tensors["q"], transposed)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_what_json_has_no_number_for_travels_in_base64(value):
+def test_a_number_that_json_lacks_is_written_in_base64(value):
     lse = torch.tensor([1.0, value])
-    body = encoded(json_codec, Message({"lse": lse}))
+    body = encode(json_codec, Message({"lse": lse}))
     assert json.loads(body)["lse"]["encoding"] == "base64"
     assert torch.equal(json_codec.decode(body).message.tensors["lse"], lse) or value != value
 
@@ -101,14 +101,14 @@ def test_lists_of_true_and_false_are_booleans():
         assert torch.equal(read, torch.eye(2, dtype=torch.bool))
 
 
-def test_a_byte_that_is_no_boolean_is_refused():
+def test_a_byte_that_is_not_a_boolean_is_refused():
     """Whatever torch would make of it."""
     for good, byte in ((True, b"\1"), (False, b"\2"), (False, b"\xff")):
         data = b"\0" + byte
-        told_of = {"shape": [2], "dtype": "bool", "data": b64encode(data).decode()}
-        text = json.dumps({"q": told_of | {"encoding": "base64"}}).encode()
-        headed_by = headed(told([2], 0, 2, "BOOL"), data)
-        for codec, body in ((json_codec, text), (safetensors_codec, headed_by)):
+        flat = {"shape": [2], "dtype": "bool", "data": b64encode(data).decode()}
+        text = json.dumps({"q": flat | {"encoding": "base64"}}).encode()
+        safetensors_body = with_header(entry([2], 0, 2, "BOOL"), data)
+        for codec, body in ((json_codec, text), (safetensors_codec, safetensors_body)):
             if good:
                 assert codec.decode(body).message.tensors["q"].tolist() == [False, True]
                 continue
@@ -117,7 +117,7 @@ def test_a_byte_that_is_no_boolean_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("tensor", "says"),
+    ("tensor", "words"),
     [
         ("[true, 1]", "made of booleans, got int"),
         ("[[true], [null]]", "made of booleans, got NoneType"),
@@ -158,8 +158,8 @@ def test_a_byte_that_is_no_boolean_is_refused():
         ('{"shape": [1], "dtype": "float32", "data": "", "encoding": "hex"}', "hex"),
     ],
 )
-def test_json_refuses_what_is_no_tensor(tensor, says):
-    with pytest.raises(BadTensor, match=says) as refusal:
+def test_json_that_is_not_a_tensor_is_refused(tensor, words):
+    with pytest.raises(BadTensor, match=words) as refusal:
         json_codec.decode(f'{{"q": {tensor}}}'.encode())
     assert re.match("((shape|dtype|data|encoding) of )?q must be ", str(refusal.value))
 
@@ -176,61 +176,67 @@ def test_json_refuses_what_is_no_tensor(tensor, says):
     ],
     ids=lambda body: repr(body[:16]),
 )
-def test_json_refuses_what_is_no_message(body):
+def test_json_that_is_not_a_message_is_refused(body):
     with pytest.raises(BadMessage):
         json_codec.decode(body)
 
 
-def headed(header: object, data: bytes = b"") -> bytes:
+def with_header(header: object, data: bytes = b"") -> bytes:
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     return len(text).to_bytes(8, "little") + text + data
 
 
-def told(shape: object, start: object, end: object, dtype: object = "F32") -> dict[str, object]:
+def entry(shape: object, start: object, end: object, dtype: object = "F32") -> dict[str, object]:
     return {"q": {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}}
 
 
 @pytest.mark.parametrize(
     "body",
     [
-        *(b"", b"\x01", (2**64 - 1).to_bytes(8, "little"), headed(b"{")[:-1], headed(b"[]")),
-        *(headed(b"{"), headed(b"\xff\xfe"), headed(b" " * 70_000)),
-        headed({"q": 1}),
-        headed({"q": {"dtype": "F32", "shape": [1]}}),
-        headed(told([1], 0, 4, "F8_E4M3"), bytes(4)),
-        headed(told([1], 0, 4, "BOOL"), bytes(4)),
-        headed(told([-1], 0, 4), bytes(4)),
-        headed(told([1.5], 0, 4), bytes(4)),
-        headed(told([True], 0, 4), bytes(4)),
-        headed(told([1] * 9, 0, 4), bytes(4)),
-        headed(told([2], 0, 4), bytes(4)),
-        headed(told([1], 0, 8), bytes(8)),
-        headed(told([2**62, 4], 0, 0)),
-        headed(told([0, 2**62, 2**62], 0, 0)),
-        headed(told([2**64 - 1, 0], 0, 0)),
-        headed(told([2**32, 2**32], 0, 4), bytes(4)),
-        headed(told([1], -4, 0), bytes(4)),
-        headed(told([1], 4, 8), bytes(8)),
-        headed(told([1], 0, 4), bytes(3)),
-        headed(told([1], 0, 4), bytes(5)),
-        headed(told([1], "0", 4), bytes(4)),
-        headed(told([1], 0, 4) | {"k": told([1], 2, 6)["q"]}, bytes(6)),
-        headed({f"t{i}": told([0], 0, 0)["q"] for i in range(17)}),
-        headed({"__metadata__": []}),
-        headed({"__metadata__": {"params": 1}}),
-        headed({"__metadata__": {"params": "{"}}),
-        headed({"__metadata__": {"params": "[]"}}),
+        *(
+            b"",
+            b"\x01",
+            (2**64 - 1).to_bytes(8, "little"),
+            with_header(b"{")[:-1],
+            with_header(b"[]"),
+        ),
+        *(with_header(b"{"), with_header(b"\xff\xfe"), with_header(b" " * 70_000)),
+        with_header({"q": 1}),
+        with_header({"q": {"dtype": "F32", "shape": [1]}}),
+        with_header(entry([1], 0, 4, "F8_E4M3"), bytes(4)),
+        with_header(entry([1], 0, 4, "BOOL"), bytes(4)),
+        with_header(entry([-1], 0, 4), bytes(4)),
+        with_header(entry([1.5], 0, 4), bytes(4)),
+        with_header(entry([True], 0, 4), bytes(4)),
+        with_header(entry([1] * 9, 0, 4), bytes(4)),
+        with_header(entry([2], 0, 4), bytes(4)),
+        with_header(entry([1], 0, 8), bytes(8)),
+        with_header(entry([2**62, 4], 0, 0)),
+        with_header(entry([0, 2**62, 2**62], 0, 0)),
+        with_header(entry([2**64 - 1, 0], 0, 0)),
+        with_header(entry([2**32, 2**32], 0, 4), bytes(4)),
+        with_header(entry([1], -4, 0), bytes(4)),
+        with_header(entry([1], 4, 8), bytes(8)),
+        with_header(entry([1], 0, 4), bytes(3)),
+        with_header(entry([1], 0, 4), bytes(5)),
+        with_header(entry([1], "0", 4), bytes(4)),
+        with_header(entry([1], 0, 4) | {"k": entry([1], 2, 6)["q"]}, bytes(6)),
+        with_header({f"t{i}": entry([0], 0, 0)["q"] for i in range(17)}),
+        with_header({"__metadata__": []}),
+        with_header({"__metadata__": {"params": 1}}),
+        with_header({"__metadata__": {"params": "{"}}),
+        with_header({"__metadata__": {"params": "[]"}}),
     ],
     ids=lambda body: repr(body[8:48]),
 )
-def test_safetensors_refuses_what_is_no_message(body):
+def test_safetensors_that_are_not_a_message_are_refused(body):
     with pytest.raises((BadMessage, BadTensor)):
         safetensors_codec.decode(body)
 
 
 @given(body=st.binary(max_size=200), cut=st.integers(0, 120), flip=st.integers(0, 10_000))
-def test_no_body_raises_anything_else(body, cut, flip):
-    good = bytearray(headed(told([3], 0, 12) | {"__metadata__": {"params": "{}"}}, bytes(12)))
+def test_no_body_raises_another_error(body, cut, flip):
+    good = bytearray(with_header(entry([3], 0, 12) | {"__metadata__": {"params": "{}"}}, bytes(12)))
     good[flip % len(good)] ^= 1 + flip % 255
     for each in CODECS:
         for candidate in (body, bytes(good), bytes(good[:cut])):
