@@ -60,8 +60,8 @@ def decode(model: Model, parser: RequestParser, request: ParsedRequest) -> Infer
     """
     message, (header, request_id, raw) = request
     cached = parser.header_cache.get(model.name, header)
-    if cached and (known := cached.read_pieces(request_id, raw)):
-        return known
+    if cached and (decoded := cached.read_pieces(request_id, raw)):
+        return decoded
     return parser.parse(
         model,
         header,
@@ -81,11 +81,11 @@ def encode(
         BadRegion: an output does not fit its place in shared memory.
     """
     outputs = response.render_outputs(model, plan, message)
-    header = _write_header(model.name, tuple(each.header for each in outputs))
+    header = _write_header(model.name, tuple(output.header for output in outputs))
     if params := {**response.read_params(message), **params}:
         header += ModelInferResponse(parameters=write_params(params)).SerializeToString()
     # one for each output: clients find an output's bytes by its index
-    raw = [b"" if each.output.shm else tensors.to_bytes(each.tensor) for each in outputs]
+    raw = [b"" if o.output.shm else tensors.to_bytes(o.tensor) for o in outputs]
     return join_response(header, request_id, raw)
 
 

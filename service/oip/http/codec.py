@@ -103,7 +103,7 @@ def encode(
     outputs = response.render_outputs(model, plan, message)
     text = orjson.dumps(response.describe(model, request_id, message))[:-1]
     text += b',"outputs":[' + b",".join(map(_write_output, outputs)) + b"]}"
-    binary = [tensors.to_bytes(each.tensor) for each in outputs if each.output.binary]
+    binary = [tensors.to_bytes(o.tensor) for o in outputs if o.output.binary]
     parts: list[Buffer] = [text, *binary]
     headers = [(b"content-type", b"application/octet-stream" if binary else b"application/json")]
     if binary:

@@ -17,7 +17,7 @@ from service.oip.grpc.messages import (
     ModelStreamInferResponse,
 )
 from service.oip.grpc.protobuf_wire import join_response, join_stream_response, split_request
-from tests.service.oip.protocols import Grpc, PreparedCall, Refused, speaking
+from tests.service.oip.encodings import Grpc, PreparedCall, Refused, speaking
 
 CODE = grpc.StatusCode
 ROTATED = [0, 1, 2, 3, -2.8876166, 4.9297514, 6.607698, 7.0496492]

@@ -12,7 +12,7 @@ import torch
 
 from service.lifecycle import Phase
 from service.oip.grpc.messages import METHODS, ModelInferRequest
-from tests.service.oip.protocols import SPOKEN, Grpc, PreparedCall, Refused, speaking
+from tests.service.oip.encodings import SPOKEN, Grpc, PreparedCall, Refused, speaking
 
 PATH = "/v2/models/rope/infer"
 X = {"name": "x", "shape": [1, 1, 1, 2], "datatype": "FP32", "data": [1, 2]}

@@ -8,7 +8,7 @@ import torch
 
 from rope_core import Attend, AttentionConfig, CosSin, RopeConfig, Rotate, attend, cos_sin, rotate
 from rope_core.presets import built_in
-from tests.service.oip.protocols import SPOKEN, PreparedCall, Refused, speaking
+from tests.service.oip.encodings import SPOKEN, PreparedCall, Refused, speaking
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 Q, K, V = (

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.service.oip.protocols import SPOKEN, PreparedCall, Refused, speaking
+from tests.service.oip.encodings import SPOKEN, PreparedCall, Refused, speaking
 
 X = np.arange(8, dtype="<f4")
 ROTATED = [0, 1, 2, 3, -2.8876166, 4.9297514, 6.607698, 7.0496492]

@@ -8,7 +8,7 @@ import torch
 from service.batching.batcher import Completed
 from service.errors import ClientLeft, DeviceLost, Expired, Overloaded
 from service.oip.statistics import REASONS, Statistics
-from tests.service.oip.protocols import PreparedCall, Refused, speaking
+from tests.service.oip.encodings import PreparedCall, Refused, speaking
 
 ONE = torch.ones(1, 1, 1, 2)
 ROPE = PreparedCall("rope", {"x": ONE})

@@ -486,7 +486,7 @@ def test_objects_of_tritonclient(folder, regions):
 def test_the_clients_object_is_there_after_the_end_of_the_service(folder):
     key = folder.make("kept")
     program = (
-        "import sys; from service.oip.memory import Regions; r = Regions(sys.argv[1]);"
+        "import sys; from service.oip.shm.registry import Regions; r = Regions(sys.argv[1]);"
         "r.register('r', sys.argv[2], 0, 100); r.span('r', 0, 3).write(b'end')"
     )
     command = [sys.executable, "-c", program, folder.prefix, key]
