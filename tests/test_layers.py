@@ -17,7 +17,9 @@ service.server.app
 service.server.uvicorn_protocol service.server.uvicorn_server
 service.server.listeners service.server.warm_up
 service.oip.grpc
-service.oip.http service.oip.openapi
+service.oip.openapi
+service.oip.http
+service.oip.control
 service.oip.state
 service.oip.metadata service.oip.statistics
 service.oip.infer.run
@@ -63,7 +65,8 @@ KEPT_IN = {
     "httptools": {"service.server.uvicorn_protocol"},
     "prometheus_client": {"service.observability", "service.oip.statistics"},
     "pydantic": {"service.__main__", "service.settings", "service.endpoints"}
-    | {"service.v1.openapi", "service.oip.openapi", "service.oip.types", "service.oip.infer"},
+    | {"service.v1", "service.oip.openapi", "service.oip.types", "service.oip.control"}
+    | {"service.oip.infer"},
     "pydantic_settings": {"service.settings"},
     "orjson": {"service.wire", "service.endpoints", "service.oip"}
     | {"service.asgi.problems", "service.observability.logs"},

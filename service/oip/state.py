@@ -7,7 +7,7 @@ from service.inference.handler import InferenceHandler
 from service.lifecycle import Lifecycle
 from service.oip.infer.models import MODELS, Model
 from service.oip.infer.parse import RequestParser
-from service.oip.shm.registry import Regions
+from service.oip.shm.registry import SharedMemoryRegistry
 from service.oip.statistics import Statistics, TritonMetrics
 
 
@@ -22,7 +22,7 @@ class OipState:
     def __init__(self, handler: InferenceHandler, lifecycle: Lifecycle) -> None:
         self.handler = handler
         self.lifecycle = lifecycle
-        self.regions = Regions(handler.settings.shared_memory_prefix)
+        self.regions = SharedMemoryRegistry(handler.settings.shared_memory_prefix)
         self.parser = RequestParser(self.regions, handler.settings.max_body_bytes)
         self.statistics: Mapping[str, Statistics] = {
             model.name: Statistics(model.name, partial(self._num_pending, model))

@@ -10,7 +10,6 @@ from functools import cache, partial
 from itertools import chain
 from pathlib import Path
 from threading import Barrier
-from typing import Any
 
 import torch
 from fastapi import FastAPI, Response
@@ -50,6 +49,7 @@ from service.server.warm_up import warm_up
 from service.settings import Settings, shapes_of
 from service.v1 import openapi
 from service.v1.routes import Route
+from service.v1.schemas import Healthz, Presets, Readyz, Variants, Version
 
 log = logging.getLogger("rope.app")
 
@@ -84,6 +84,7 @@ def build_app(oip_state: OipState, device_threads: ThreadPoolExecutor) -> Reques
         lifespan=lambda _: lifespan(oip_state, device_threads),
         redoc_url=None,
         exception_handlers={HTTPException: _refuse},
+        generate_unique_id_function=lambda route: route.path.rpartition("/")[2],
         telemetry={"auto_configure": False, "tracing": False, "metrics": False, "logs": False},
     )
     routes: dict[str, App] = {each.path: Route(each, service) for each in ENDPOINTS}
@@ -266,10 +267,16 @@ def _add_status_routes(
     measured.ready.set_function(lambda: lifecycle.phase is Phase.READY)
 
     @app.get("/healthz", tags=["status"], summary="200 while the process lives")
-    async def healthz() -> dict[str, str]:
+    async def healthz() -> Healthz:
         return {"status": "alive"}
 
-    @app.get("/readyz", tags=["status"], summary="200 when traffic is welcome, else 503")
+    @app.get(
+        "/readyz",
+        tags=["status"],
+        summary="200 when traffic is welcome, else 503",
+        response_model=Readyz,
+        responses={503: {"model": Readyz, "description": "Not yet, or no longer"}},
+    )
     async def readyz() -> JSONResponse:
         ready = lifecycle.phase is Phase.READY
         return JSONResponse({"status": lifecycle.phase.value}, 200 if ready else 503)
@@ -283,16 +290,26 @@ def _add_status_routes(
     async def show_metrics() -> Response:
         return Response(measured.render(), media_type=metrics.CONTENT_TYPE)
 
-    @app.get("/v1/presets", tags=["catalogue"], summary="Released models: name, config, source")
+    @app.get(
+        "/v1/presets",
+        tags=["catalogue"],
+        summary="Released models: name, config, source",
+        response_model=Presets,
+    )
     async def presets() -> Response:
         return Response(list_presets(service.rope_resolver), media_type="application/json")
 
-    @app.get("/v1/variants", tags=["catalogue"], summary="Variants, schemes, builders of positions")
+    @app.get(
+        "/v1/variants",
+        tags=["catalogue"],
+        summary="Variants, schemes, builders of positions",
+        response_model=Variants,
+    )
     async def variants() -> JSONResponse:
         return JSONResponse(list_variants())
 
     @app.get("/version", tags=["status"], summary="What is running")
-    async def version() -> dict[str, Any]:
+    async def version() -> Version:
         return {
             "version": __version__,
             "torch": torch.__version__,

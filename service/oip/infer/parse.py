@@ -13,7 +13,7 @@ from service.oip.infer import tensors
 from service.oip.infer.models import Model, Slot
 from service.oip.infer.params import read_options, translate
 from service.oip.infer.plan import HeaderCache, InferPlan, InferRequest, Output, ShmRef
-from service.oip.shm.registry import Regions
+from service.oip.shm.registry import SharedMemoryRegistry
 from service.wire import Buffer, Message, json_codec
 
 Params = Mapping[str, Any]
@@ -41,7 +41,7 @@ class RequestParser:
         max_bytes: largest sum of the inputs in shared memory.
     """
 
-    def __init__(self, regions: Regions, max_bytes: int) -> None:
+    def __init__(self, regions: SharedMemoryRegistry, max_bytes: int) -> None:
         self._regions = regions
         self._max_bytes = max_bytes
         self.header_cache = HeaderCache()
@@ -49,7 +49,7 @@ class RequestParser:
     @property
     def reads_regions(self) -> bool:
         """Whether the inputs of a short request may be long, in shared memory."""
-        return self._regions.is_on
+        return self._regions.enabled
 
     def parse(
         self,
@@ -158,7 +158,7 @@ class RequestParser:
             return None
         region = validate.text(f"shared_memory_region of {name}", params["shared_memory_region"])
         offset = params.get("shared_memory_offset", 0)
-        span = self._regions.span(region, offset, params.get("shared_memory_byte_size"))
+        span = self._regions.slice(region, offset, params.get("shared_memory_byte_size"))
         return ShmRef(region, offset, span)
 
 

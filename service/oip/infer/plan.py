@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 
-from service.oip.shm.posix import Span
+from service.oip.shm.posix import RegionSlice
 from service.wire import Buffer, Message, Parameters
 from service.wire.elements import view_as_tensor
 
@@ -18,7 +18,7 @@ class ShmRef:
     region: str
     offset: int
     """Bytes from the start of the region."""
-    span: Span
+    span: RegionSlice
 
 
 @dataclass(frozen=True, slots=True)

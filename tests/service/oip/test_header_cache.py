@@ -20,7 +20,7 @@ from service.oip.infer.plan import (
     InferPlan,
     InferRequest,
 )
-from service.oip.shm.registry import Regions
+from service.oip.shm.registry import SharedMemoryRegistry
 from service.wire import Message
 
 ROPE = MODELS["rope"]
@@ -28,7 +28,7 @@ ROPE = MODELS["rope"]
 
 @pytest.fixture
 def parser():
-    return RequestParser(Regions(None), 2**20)
+    return RequestParser(SharedMemoryRegistry(None), 2**20)
 
 
 def document(x, **fields):

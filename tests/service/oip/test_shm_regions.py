@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from service.errors import Overloaded
 from service.oip.errors import AlreadyExists, BadRegion, SharedMemoryOff, UnknownRegion, describe
 from service.oip.shm import registry
-from service.oip.shm.posix import FOLDER
-from service.oip.shm.registry import Region, Regions
+from service.oip.shm.posix import SHM_DIR
+from service.oip.shm.registry import Region, SharedMemoryRegistry
 
-pytestmark = pytest.mark.skipif(not Path(FOLDER).is_dir(), reason="there is no shared memory here")
+pytestmark = pytest.mark.skipif(not Path(SHM_DIR).is_dir(), reason="there is no shared memory here")
 
 SIZE = 4096 * 3
 BYTES = random.Random(0).randbytes(SIZE)
@@ -34,19 +34,19 @@ class Folder:
         self.prefix = f"rope_test_{uuid.uuid4().hex[:12]}_"
 
     def path(self, name: str = "x") -> Path:
-        return Path(FOLDER) / (self.prefix + name)
+        return Path(SHM_DIR) / (self.prefix + name)
 
     def make(self, name: str = "x", content: bytes = BYTES) -> str:
         self.path(name).write_bytes(content)
         return "/" + self.prefix + name
 
     def clear(self) -> None:
-        for path in Path(FOLDER).glob(f"*{self.prefix}*"):
+        for path in Path(SHM_DIR).glob(f"*{self.prefix}*"):
             path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def write(regions, name, offset, data):
-    regions.span(name, offset, len(data)).write(data)
+    regions.slice(name, offset, len(data)).write(data)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def folder():
 
 @pytest.fixture
 def regions(folder):
-    made = Regions(folder.prefix)
+    made = SharedMemoryRegistry(folder.prefix)
     yield made
     made.close()
 
@@ -81,11 +81,11 @@ def test_what_is_written_is_read_and_nothing_beside_it_changes(folder, offset, d
     size = data.draw(st.integers(1, SIZE - offset))
     at = data.draw(st.integers(0, size))
     new = data.draw(st.binary(max_size=min(size - at, 64)))
-    regions = Regions(folder.prefix)
+    regions = SharedMemoryRegistry(folder.prefix)
     regions.register("r", folder.prefix + "x", offset, size)
-    assert regions.span("r", 0, size).read() == BYTES[offset : offset + size]
+    assert regions.slice("r", 0, size).read() == BYTES[offset : offset + size]
     write(regions, "r", at, kind(new))
-    assert regions.span("r", at, len(new)).read() == new
+    assert regions.slice("r", at, len(new)).read() == new
     whole = BYTES[: offset + at] + new + BYTES[offset + at + len(new) :]
     assert folder.path().read_bytes() == whole
     regions.close()
@@ -99,17 +99,17 @@ def test_what_is_written_is_read_and_nothing_beside_it_changes(folder, offset, d
 )
 def test_nothing_outside_of_a_region_is_read_or_written(folder, offset, size, at, length):
     folder.make()
-    regions = Regions(folder.prefix)
+    regions = SharedMemoryRegistry(folder.prefix)
     if offset + size > SIZE:
         with pytest.raises(BadRegion, match="too small"):
             regions.register("r", folder.prefix + "x", offset, size)
         return
     regions.register("r", folder.prefix + "x", offset, size)
     if at >= 0 and length >= 0 and at + length <= size:
-        assert regions.span("r", at, length).read() == BYTES[offset + at : offset + at + length]
+        assert regions.slice("r", at, length).read() == BYTES[offset + at : offset + at + length]
     else:
         with pytest.raises(BadRegion, match=r"within|from 0"):
-            regions.span("r", at, length).read()
+            regions.slice("r", at, length).read()
         with pytest.raises(BadRegion, match=r"within|from 0"):
             write(regions, "r", at, bytes(max(size + 1 - max(at, 0), 1)))
     assert folder.path().read_bytes() == BYTES
@@ -119,28 +119,28 @@ def test_nothing_outside_of_a_region_is_read_or_written(folder, offset, size, at
 def test_what_is_read_is_a_copy(folder, regions):
     key = folder.make()
     regions.register("r", key, 0, SIZE)
-    read = regions.span("r", 0, SIZE).read()
+    read = regions.slice("r", 0, SIZE).read()
     with folder.path().open("r+b") as file:
         file.write(bytes(SIZE))
     assert read == BYTES
-    assert regions.span("r", 0, SIZE).read() == bytes(SIZE)
+    assert regions.slice("r", 0, SIZE).read() == bytes(SIZE)
 
 
 def test_off_is_off(folder):
     key = folder.make()
     for prefix in (None, "", "/"):
-        regions = Regions(prefix)
-        assert not regions.is_on
+        regions = SharedMemoryRegistry(prefix)
+        assert not regions.enabled
         for call in (
             lambda regions=regions: regions.register("r", key, 0, 1),
             lambda regions=regions: regions.unregister(None),
             lambda regions=regions: regions.status(None),
-            lambda regions=regions: regions.span("r", 0, 1).read(),
+            lambda regions=regions: regions.slice("r", 0, 1).read(),
             lambda regions=regions: write(regions, "r", 0, b"1"),
         ):
             with pytest.raises(SharedMemoryOff):
                 call()
-    assert Regions(folder.prefix).is_on
+    assert SharedMemoryRegistry(folder.prefix).enabled
 
 
 def test_status_tells_what_was_registered(folder, regions):
@@ -154,7 +154,7 @@ def test_status_tells_what_was_registered(folder, regions):
     regions.unregister("b")
     regions.unregister("never there")
     assert regions.status(None) == [a]
-    for call in (regions.status, lambda name: regions.span(name, 0, 1).read()):
+    for call in (regions.status, lambda name: regions.slice(name, 0, 1).read()):
         with pytest.raises(UnknownRegion, match="b"):
             call("b")
     regions.unregister(None)
@@ -168,7 +168,7 @@ def test_a_name_is_used_once(folder, regions):
     for arguments in ((key, 0, SIZE), (key, 1, 1), ("/not allowed", 0, 1)):
         with pytest.raises(AlreadyExists, match="r is registered already"):
             regions.register("r", *arguments)
-    assert regions.span("r", 0, SIZE).read() == BYTES
+    assert regions.slice("r", 0, SIZE).read() == BYTES
 
 
 @pytest.mark.parametrize("name", ["", "x" * 257, "a\nb", "a\0", "\ud800", None, 1, ["r"], {}])
@@ -188,7 +188,7 @@ def test_sizes_and_offsets_are_natural_numbers(folder, regions, number):
     regions.register("r", key, 0, SIZE)
     for arguments in ((number, 1), (0, number)):
         with pytest.raises(BadRegion, match="must be a number of bytes"):
-            regions.span("r", *arguments)
+            regions.slice("r", *arguments)
 
 
 def test_a_region_has_bytes_and_its_object_has_them_all(folder, regions):
@@ -239,7 +239,7 @@ def test_a_key_is_text(regions, wrong):
 
 def test_nothing_is_learned_of_objects_of_other_names(folder):
     """Whether they exist or not, and what they are: the same words."""
-    regions = Regions(folder.prefix + "mine")
+    regions = SharedMemoryRegistry(folder.prefix + "mine")
     there, link = folder.make("other"), folder.path("link")
     link.symlink_to("/etc/passwd")
     folder.path("folder").mkdir(exist_ok=True)
@@ -301,10 +301,10 @@ def test_an_object_cut_short_is_an_error_and_is_not_made_longer(folder, regions)
     key = folder.make("cut")
     regions.register("r", key, 0, SIZE)
     os.truncate(folder.path("cut"), 100)
-    assert regions.span("r", 0, 100).read() == BYTES[:100]
+    assert regions.slice("r", 0, 100).read() == BYTES[:100]
     for call in (
-        lambda: regions.span("r", 0, 101).read(),
-        lambda: regions.span("r", 5000, 1).read(),
+        lambda: regions.slice("r", 0, 101).read(),
+        lambda: regions.slice("r", 5000, 1).read(),
         lambda: write(regions, "r", 90, bytes(11)),
         lambda: write(regions, "r", SIZE - 1, b"1"),
     ):
@@ -312,7 +312,7 @@ def test_an_object_cut_short_is_an_error_and_is_not_made_longer(folder, regions)
             call()
     assert folder.path("cut").read_bytes() == BYTES[:100]
     os.truncate(folder.path("cut"), SIZE)
-    assert regions.span("r", 0, SIZE).read() == BYTES[:100] + bytes(SIZE - 100)
+    assert regions.slice("r", 0, SIZE).read() == BYTES[:100] + bytes(SIZE - 100)
 
 
 def test_an_object_cut_short_again_and_again_is_read_whole_or_not_at_all(folder, regions):
@@ -330,7 +330,7 @@ def test_an_object_cut_short_again_and_again_is_read_whole_or_not_at_all(folder,
         outcomes = set()
         for _ in range(300):
             try:
-                outcomes.add(regions.span("r", 0, 2**20).read() == bytes(2**20))
+                outcomes.add(regions.slice("r", 0, 2**20).read() == bytes(2**20))
                 write(regions, "r", 0, bytes(2**20))
             except BadRegion:
                 outcomes.add("cut")
@@ -344,16 +344,16 @@ def test_an_unlinked_object_is_still_the_regions(folder, regions):
     regions.register("r", key, 0, SIZE)
     folder.path("gone").unlink()
     folder.make("gone", bytes(SIZE))
-    assert regions.span("r", 0, SIZE).read() == BYTES
+    assert regions.slice("r", 0, SIZE).read() == BYTES
     write(regions, "r", 0, b"new")
-    assert regions.span("r", 0, 4).read() == b"new" + BYTES[3:4]
+    assert regions.slice("r", 0, 4).read() == b"new" + BYTES[3:4]
     assert folder.path("gone").read_bytes() == bytes(SIZE)
 
 
 def test_a_span_outlives_its_registration(folder, regions):
     key = folder.make("span")
     regions.register("r", key, 10, 100)
-    span = regions.span("r", 5, 20)
+    span = regions.slice("r", 5, 20)
     with pytest.raises(BadRegion, match="20 bytes are too small for 21"):
         span.write(bytes(21))
     regions.unregister("r")
@@ -368,7 +368,7 @@ def test_short_reads_and_writes_go_on(folder, regions, monkeypatch):
     pread, pwrite = os.pread, os.pwrite
     monkeypatch.setattr(os, "pread", lambda fd, n, at: pread(fd, min(n, 1000), at))
     monkeypatch.setattr(os, "pwrite", lambda fd, data, at: pwrite(fd, data[:1000], at))
-    assert regions.span("r", 1, SIZE - 1).read() == BYTES[1:]
+    assert regions.slice("r", 1, SIZE - 1).read() == BYTES[1:]
     write(regions, "r", 1, BYTES[:-1])
     assert folder.path("short").read_bytes() == BYTES[:1] + BYTES[:-1]
 
@@ -386,7 +386,7 @@ def test_a_full_machine_is_an_error_of_the_region(folder, regions, monkeypatch):
 
 def test_regions_are_bounded(folder, monkeypatch):
     monkeypatch.setattr(registry, "MAX_REGIONS", 3)
-    regions, key = Regions(folder.prefix), folder.make()
+    regions, key = SharedMemoryRegistry(folder.prefix), folder.make()
     for i in range(3):
         regions.register(str(i), key, 0, 1)
     with pytest.raises(Overloaded, match="3 regions"):
@@ -399,7 +399,7 @@ def test_regions_are_bounded(folder, monkeypatch):
 def test_no_descriptor_leaks(folder):
     key = folder.make()
     before = num_open()
-    regions = Regions(folder.prefix)
+    regions = SharedMemoryRegistry(folder.prefix)
     for i in range(20):
         regions.register(str(i), key, 0, SIZE)
     assert num_open() == before + 20
@@ -409,7 +409,7 @@ def test_no_descriptor_leaks(folder):
     for i in range(20):
         with pytest.raises(AlreadyExists):
             regions.register(str(i), key, 0, SIZE)
-        regions.span(str(i), 0, SIZE).read()
+        regions.slice(str(i), 0, SIZE).read()
         write(regions, str(i), 0, BYTES)
     assert num_open() == before + 20
     regions.unregister("3")
@@ -434,7 +434,7 @@ def test_threads_read_what_they_registered_while_others_unregister(folder):
     num_threads, rounds = 8, 150
     contents = [bytes([i + 1]) * 50_000 for i in range(num_threads)]
     keys = [folder.make(f"thread{i}", content) for i, content in enumerate(contents)]
-    before, regions = num_open(), Regions(folder.prefix)
+    before, regions = num_open(), SharedMemoryRegistry(folder.prefix)
 
     def work(i: int) -> int:
         chance, answered = random.Random(i), 0
@@ -449,7 +449,7 @@ def test_threads_read_what_they_registered_while_others_unregister(folder):
                     case 2:
                         write(regions, str(j), 100, contents[j][:1000])
                     case _:
-                        assert regions.span(str(j), 0, len(contents[j])).read() == contents[j]
+                        assert regions.slice(str(j), 0, len(contents[j])).read() == contents[j]
                         answered += 1
             except (UnknownRegion, AlreadyExists):
                 pass
@@ -473,21 +473,22 @@ def test_objects_of_tritonclient(folder, regions):
     try:
         shm.set_shared_memory_region(region, [asked])
         regions.register("input", key, 0, 2 * asked.nbytes)
-        assert regions.span("input", 0, asked.nbytes).read() == asked.tobytes()
+        assert regions.slice("input", 0, asked.nbytes).read() == asked.tobytes()
         write(regions, "input", asked.nbytes, memoryview(asked * 2).cast("B"))
         answer = shm.get_contents_as_numpy(region, np.float32, [3, 4], asked.nbytes)
         assert (answer == asked * 2).all()
         del answer
     finally:
         shm.destroy_shared_memory_region(region)
-    assert regions.span("input", 0, asked.nbytes).read() == asked.tobytes()
+    assert regions.slice("input", 0, asked.nbytes).read() == asked.tobytes()
 
 
 def test_the_clients_object_is_there_after_the_end_of_the_service(folder):
     key = folder.make("kept")
     program = (
-        "import sys; from service.oip.shm.registry import Regions; r = Regions(sys.argv[1]);"
-        "r.register('r', sys.argv[2], 0, 100); r.span('r', 0, 3).write(b'end')"
+        "import sys; from service.oip.shm.registry import SharedMemoryRegistry;"
+        "r = SharedMemoryRegistry(sys.argv[1]);"
+        "r.register('r', sys.argv[2], 0, 100); r.slice('r', 0, 3).write(b'end')"
     )
     command = [sys.executable, "-c", program, folder.prefix, key]
     ran = subprocess.run(command, capture_output=True, text=True, check=True)
