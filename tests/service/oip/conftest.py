@@ -12,7 +12,9 @@ from service.lifecycle import Lifecycle
 from service.observability.metrics import Metrics
 from service.oip.grpc.messages import METHODS
 from service.oip.grpc.server import GrpcServer, Methods
+from service.oip.shm.registry import SharedMemoryRegistry
 from service.settings import Settings
+from tests.service.oip.shared_objects import SharedObjects
 
 
 class Opened:
@@ -61,3 +63,19 @@ def ask(channel: grpc.Channel, name: str, /, **fields: Any) -> Any:
         response_deserializer=method.response.FromString,
     )
     return call(method.request(**fields), timeout=30)
+
+
+@pytest.fixture(scope="module")
+def folder() -> Iterator[SharedObjects]:
+    """Objects of shared memory, removed after the tests of the file."""
+    objects = SharedObjects()
+    yield objects
+    objects.clear()
+
+
+@pytest.fixture
+def regions(folder: SharedObjects) -> Iterator[SharedMemoryRegistry]:
+    """The registry of regions in objects of `folder`."""
+    registry = SharedMemoryRegistry(folder.prefix)
+    yield registry
+    registry.close()
