@@ -12,7 +12,7 @@ import torch
 
 from service.lifecycle import Phase
 from service.oip.grpc.messages import METHODS, ModelInferRequest
-from tests.service.oip.encodings import SPOKEN, Grpc, PreparedCall, Refused, speaking
+from tests.service.oip.encodings import ENCODINGS, Grpc, InferCall, Refused, all_encodings
 
 PATH = "/v2/models/rope/infer"
 X = {"name": "x", "shape": [1, 1, 1, 2], "datatype": "FP32", "data": [1, 2]}
@@ -20,10 +20,10 @@ ONE = torch.ones(1, 1, 1, 2)
 HEADS = dict.fromkeys("qkv", torch.ones(1, 2, 1, 2))
 
 
-@pytest.fixture(params=SPOKEN)
+@pytest.fixture(params=ENCODINGS)
 async def form(request):
-    async with speaking() as spoken:
-        yield spoken[request.param]
+    async with all_encodings() as encodings:
+        yield encodings[request.param]
 
 
 ASKED = json.dumps({"inputs": [X], "id": "ID", "parameters": {"layout": "half"}}).encode()
@@ -93,7 +93,7 @@ async def test_what_can_be_read_and_not_written_again(client, body, status):
 @pytest.mark.parametrize("name", ["rope", "scale", "softcap", "window", "theta", "backend"])
 async def test_no_parameter_is_without_end(form, name, value):
     with pytest.raises(Refused, match="must be finite") as refused:
-        await form.infer(PreparedCall("rope_attention", HEADS, {name: value}))
+        await form.infer(InferCall("rope_attention", HEADS, {name: value}))
     assert refused.value.status == form.statuses[0]
 
 
@@ -107,20 +107,22 @@ async def test_no_parameter_is_without_end(form, name, value):
 )
 async def test_nothing_is_said_twice(form, params):
     with pytest.raises(Refused, match="given twice"):
-        await form.infer(PreparedCall("rope_attention", HEADS, params))
+        await form.infer(InferCall("rope_attention", HEADS, params))
 
 
 async def test_the_text_of_a_name_is_json_too(form):
-    asked = PreparedCall("rope_cos_sin", {"positions": torch.arange(2)}, {"rope": '"llama-3.1-8b"'})
-    assert (await form.infer(asked)).outputs["cos"].shape == (2, 64)
+    infer_call = InferCall(
+        "rope_cos_sin", {"positions": torch.arange(2)}, {"rope": '"llama-3.1-8b"'}
+    )
+    assert (await form.infer(infer_call)).outputs["cos"].shape == (2, 64)
 
 
 async def test_heads_of_three_axes_are_packed_or_wrong(form):
     x = torch.ones(3, 1, 2)
     with pytest.raises(Refused, match="beside cu_seqlens"):
-        await form.infer(PreparedCall("rope", {"x": x}))
+        await form.infer(InferCall("rope", {"x": x}))
     packed = {"x": x, "cu_seqlens": torch.tensor([0, 1, 3])}
-    assert (await form.infer(PreparedCall("rope", packed))).outputs["rotated"].shape == (3, 1, 2)
+    assert (await form.infer(InferCall("rope", packed))).outputs["rotated"].shape == (3, 1, 2)
 
 
 async def test_a_length_beyond_the_body_is_no_matter_of_size(client):
@@ -151,8 +153,8 @@ SPAM = {
 
 @pytest.mark.parametrize("spam", SPAM.values(), ids=SPAM)
 async def test_a_message_of_very_many_parts_is_refused_at_once(spam):
-    async with speaking(max_body_bytes=2**26) as spoken:
-        raw = spoken["raw"]
+    async with all_encodings(max_body_bytes=2**26) as encodings:
+        raw = encodings["raw"]
         assert isinstance(raw, Grpc)
         begun = time.process_time()
         with pytest.raises(Refused) as refused:
@@ -162,14 +164,14 @@ async def test_a_message_of_very_many_parts_is_refused_at_once(spam):
 
 
 async def test_answers_that_nobody_reads_are_charged():
-    asked = ModelInferRequest(
+    infer_call = ModelInferRequest(
         model_name="rope_cos_sin",
         parameters={"head_dim": {"int64_param": 128}},
         inputs=[{"name": "positions", "datatype": "INT64", "shape": [2**11]}],
         raw_input_contents=[bytes(2**14)],
     ).SerializeToString()
-    async with speaking(max_body_bytes=2**24, memory_budget_bytes=2**23) as spoken:
-        http_client, raw = spoken["json"]._client, spoken["raw"]
+    async with all_encodings(max_body_bytes=2**24, memory_budget_bytes=2**23) as encodings:
+        http_client, raw = encodings["json"]._client, encodings["raw"]
 
         async def admitted() -> float:
             page = (await http_client.get("/metrics")).text
@@ -177,7 +179,7 @@ async def test_answers_that_nobody_reads_are_charged():
 
         call = raw.channel.stream_stream(METHODS["ModelStreamInfer"].path)()
         for _ in range(30):
-            await call.write(asked)
+            await call.write(infer_call)
         await asyncio.sleep(0.5)
         assert await admitted() > 2**20
         told = [
@@ -239,10 +241,12 @@ async def test_the_next_request_goes_elsewhere_once_the_end_has_begun(client, li
 
 async def test_the_last_answer_of_a_request_says_so_where_it_is_an_error():
     name = "triton_enable_empty_final_response"
-    asked = ModelInferRequest(model_name="nope", parameters={name: {"bool_param": True}})
+    infer_call = ModelInferRequest(model_name="nope", parameters={name: {"bool_param": True}})
     method = METHODS["ModelStreamInfer"]
-    async with speaking() as spoken:
-        call = spoken["raw"].channel.stream_stream(method.path)(iter([asked.SerializeToString()]))
+    async with all_encodings() as encodings:
+        call = encodings["raw"].channel.stream_stream(method.path)(
+            iter([infer_call.SerializeToString()])
+        )
         (told,) = [method.response.FromString(each) async for each in call]
     assert told.error_message
     assert told.infer_response.parameters["triton_final_response"].bool_param
