@@ -6,7 +6,6 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -29,21 +28,6 @@ REASONS: Mapping[str, tuple[type[BaseException], ...]] = {
 _STEPS = ("queue", "compute_input", "compute_infer", "compute_output")
 
 
-@dataclass(slots=True)
-class _RunTimes:
-    """Sums over the requests that were part of runs of one size."""
-
-    num_requests: int = 0
-    queue_s: float = 0.0
-    compute_input_s: float = 0.0
-    compute_infer_s: float = 0.0
-    compute_output_s: float = 0.0
-
-    def ns(self, step: str) -> int:
-        """Return the sum of a step's times."""
-        return int(getattr(self, f"{step}_s") * 1e9)
-
-
 class Statistics:
     """Counts of one model. They only grow.
 
@@ -59,7 +43,8 @@ class Statistics:
         self.num_failed = Counter(dict.fromkeys(REASONS, 0))
         self._success_ns = self._fail_ns = 0
         self._last_ms = 0
-        self._by_size: defaultdict[int, _RunTimes] = defaultdict(_RunTimes)
+        self._by_size: defaultdict[int, Counter[str]] = defaultdict(Counter)
+        """By the number of calls in a run: nanoseconds of each step, and the number of requests."""
 
     @contextmanager
     def count(self, deadline: float = math.inf) -> Iterator[float]:
@@ -93,12 +78,11 @@ class Statistics:
         now = time.perf_counter()
         self.num_answered += 1
         self._success_ns += int((now - started) * 1e9)
-        times = self._by_size[completed.num_calls]
-        times.num_requests += 1
-        times.queue_s += completed.queue_s
-        times.compute_input_s += completed.copy_s
-        times.compute_infer_s += completed.compute_s
-        times.compute_output_s += now - written_from
+        seconds = (completed.queue_s, completed.copy_s, completed.compute_s, now - written_from)
+        sums = self._by_size[completed.num_calls]
+        sums["requests"] += 1
+        for step, step_s in zip(_STEPS, seconds, strict=True):
+            sums[step] += int(step_s * 1e9)
         self._last_ms = int(time.time() * 1e3)
 
     def add_failure(self, failure: BaseException, started: float) -> None:
@@ -111,13 +95,13 @@ class Statistics:
     @property
     def ns(self) -> dict[str, int]:
         """Time of answered requests, of failed ones, and of each step of the answered ones."""
-        steps = {n: sum(times.ns(n) for times in self._by_size.values()) for n in _STEPS}
+        steps = {step: sum(sums[step] for sums in self._by_size.values()) for step in _STEPS}
         return {"success": self._success_ns, "fail": self._fail_ns, **steps}
 
     @property
     def num_runs(self) -> int:
         """Runs of the device, if all calls of each run were of this model."""
-        return sum(_num_runs(times, size) for size, times in self._by_size.items())
+        return sum(_num_runs(sums, size) for size, sums in self._by_size.items())
 
     def describe(self) -> ModelStatistics:
         """Return the protocol's document."""
@@ -144,18 +128,18 @@ class Statistics:
         }
 
     def _describe_size(self, size: int) -> BatchStatistics:
-        times = self._by_size[size]
-        runs = _num_runs(times, size)
+        sums = self._by_size[size]
+        runs = _num_runs(sums, size)
         return {
             "batch_size": size,
-            "compute_input": _duration(runs, times.ns("compute_input") // size),
-            "compute_infer": _duration(runs, times.ns("compute_infer") // size),
-            "compute_output": _duration(runs, times.ns("compute_output") // size),
+            "compute_input": _duration(runs, sums["compute_input"] // size),
+            "compute_infer": _duration(runs, sums["compute_infer"] // size),
+            "compute_output": _duration(runs, sums["compute_output"] // size),
         }
 
 
-def _num_runs(times: _RunTimes, size: int) -> int:
-    return math.ceil(times.num_requests / size)
+def _num_runs(sums: Counter[str], size: int) -> int:
+    return math.ceil(sums["requests"] / size)
 
 
 def _microseconds(step: str, statistics: Statistics) -> int:

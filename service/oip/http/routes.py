@@ -87,9 +87,8 @@ class InferRoute:
 
 def infer_routes(oip_state: OipState) -> dict[str, InferRoute]:
     """Return the routes that infer, by path."""
-    routes: dict[str, InferRoute] = {}
-    for model in MODELS.values():
-        route = InferRoute(model, oip_state)
-        for version in ("", f"/versions/{VERSION}"):
-            routes[f"/v2/models/{model.name}{version}/infer"] = route
-    return routes
+    return {
+        f"/v2/models/{model.name}{version}/infer": InferRoute(model, oip_state)
+        for model in MODELS.values()
+        for version in ("", f"/versions/{VERSION}")
+    }

@@ -17,11 +17,11 @@ from service.settings import Settings
 from tests.service.oip.shared_objects import SharedObjects
 
 
-class Opened:
-    """An open door, a channel to it, and what it counts."""
+class RunningGrpc:
+    """A listening gRPC server, a channel to it, and its metrics."""
 
-    def __init__(self, door: GrpcServer, target: str, metrics: Metrics) -> None:
-        self.door = door
+    def __init__(self, server: GrpcServer, target: str, metrics: Metrics) -> None:
+        self.server = server
         self.target = target
         self.metrics = metrics
         self.channel = grpc.aio.insecure_channel(target)
@@ -31,20 +31,22 @@ class Opened:
 
 
 @asynccontextmanager
-async def opened(lifecycle: Lifecycle, methods: Methods, **settings: Any) -> AsyncIterator[Opened]:
+async def run_grpc(
+    lifecycle: Lifecycle, methods: Methods, **settings: Any
+) -> AsyncIterator[RunningGrpc]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     chosen = Settings(**{"grpc_port": port, "log_level": "warning", **settings})
     metrics = Metrics()
-    door = GrpcServer(chosen, lifecycle, methods, metrics)
-    await door.open()
-    there = Opened(door, f"127.0.0.1:{port}", metrics)
+    server = GrpcServer(chosen, lifecycle, methods, metrics)
+    await server.open()
+    running = RunningGrpc(server, f"127.0.0.1:{port}", metrics)
     try:
-        yield there
+        yield running
     finally:
-        await there.channel.close()
-        await door.close(0)
+        await running.channel.close()
+        await server.close(0)
 
 
 @pytest.fixture

@@ -81,7 +81,7 @@ async def test_wrong_tensors_are_invalid_arguments(raw, infer_call, text):
     assert text in str(refused.value)
 
 
-async def test_typed_numbers_of_every_kind(raw):
+async def test_typed_numbers_of_every_datatype(raw):
     positions = {"name": "positions", "datatype": "INT32", "shape": [2]}
     infer_call = request()
     infer_call.inputs.add(**positions, contents={"int_contents": [0, 1]})
@@ -98,7 +98,7 @@ async def test_typed_numbers_of_every_kind(raw):
     assert told.outputs["output"].flatten().tolist() == [1.0, 1.0]
 
 
-async def test_parameters_of_http_have_no_meaning(raw):
+async def test_parameters_of_http_have_no_effect(raw):
     params = {"binary_data_output": {"string_param": "x"}}
     outputs = [{"name": "rotated", "parameters": {"binary_data": {"bool_param": False}}}]
     infer_call = request(parameters=params, outputs=outputs)
@@ -123,12 +123,12 @@ async def test_a_stream_is_answered_in_order_and_goes_on_after_an_error(raw):
     assert good.flatten().tolist() == pytest.approx(ROTATED, rel=1e-6)
 
 
-async def test_nonsense_in_a_stream_is_an_error_of_its_own(raw):
+async def test_a_broken_message_in_a_stream_is_one_error(raw):
     told = await stream(raw, [b"\xff\xff", request().SerializeToString()])
     assert ["not a message" in each.error_message for each in told] == [True, False]
 
 
-async def test_the_last_answer_says_so_where_it_is_asked_to(raw):
+async def test_the_final_response_is_marked_on_request(raw):
     name = "triton_enable_empty_final_response"
     infer_call = [request(parameters={name: {"bool_param": flag}}) for flag in (True, False)]
     told = await stream(raw, [each.SerializeToString() for each in infer_call])
@@ -137,7 +137,7 @@ async def test_the_last_answer_says_so_where_it_is_asked_to(raw):
     assert finals[1] == {}
 
 
-async def test_a_stream_ends_at_the_first_error_where_it_is_asked_to(raw):
+async def test_a_stream_ends_at_the_first_error_on_request(raw):
     infer_call = [request(), request(model_name="nope"), request()]
     bodies = [each.SerializeToString() for each in infer_call]
     with pytest.raises(grpc.aio.AioRpcError) as ended:
@@ -145,7 +145,7 @@ async def test_a_stream_ends_at_the_first_error_where_it_is_asked_to(raw):
     assert ended.value.code() is CODE.NOT_FOUND
 
 
-async def test_a_stream_that_its_client_leaves_disturbs_nobody(raw):
+async def test_a_client_that_leaves_its_stream_disturbs_no_other(raw):
     call = raw.channel.stream_stream(STREAM)()
     for _ in range(5):
         await call.write(request().SerializeToString())
@@ -154,7 +154,7 @@ async def test_a_stream_that_its_client_leaves_disturbs_nobody(raw):
     assert (await raw.infer(ROPE)).outputs
 
 
-async def test_what_a_stream_has_unanswered_is_bounded(raw):
+async def test_the_unanswered_requests_of_a_stream_are_limited(raw):
     """The client is held back, and all is answered once it reads."""
     call = raw.channel.stream_stream(STREAM)()
     big = request(inputs=[x(shape=[1, 8192, 1, 4])], raw_input_contents=[bytes(2**17)])
@@ -177,7 +177,7 @@ async def test_what_a_stream_has_unanswered_is_bounded(raw):
     call.cancel()
 
 
-async def test_the_deadline_is_the_requests_own(raw):
+async def test_the_deadline_of_an_rpc_is_that_of_its_client(raw):
     big = torch.ones(1, 700, 8, 8)
     infer_call = raw.write(InferCall("rope_attention", dict.fromkeys("qkv", big)))
     call = raw.channel.unary_unary(METHODS["ModelInfer"].path)
@@ -201,7 +201,7 @@ FIELDS = st.one_of(
 
 
 @given(st.lists(FIELDS, max_size=6))
-def test_raw_tensors_are_cut_out_wherever_they_are(parts):
+def test_raw_tensors_are_split_off_at_any_place(parts):
     """Serialized messages, one behind the other, are the serialized message of them all."""
     text = b"".join(part.SerializeToString() for part in parts)
     whole = ModelInferRequest.FromString(text)
@@ -214,7 +214,7 @@ def test_raw_tensors_are_cut_out_wherever_they_are(parts):
 
 
 @given(st.binary(max_size=40))
-def test_any_bytes_are_cut_or_refused(text):
+def test_any_bytes_are_split_or_refused(text):
     try:
         head, request_id, raw = split_request(text)
         told = ModelInferRequest.FromString(head)
@@ -226,7 +226,7 @@ def test_any_bytes_are_cut_or_refused(text):
 
 
 @given(st.text(max_size=300), st.text(max_size=9), st.lists(st.binary(max_size=300), max_size=3))
-def test_answers_are_written_as_the_messages_that_they_are(name, request_id, blobs):
+def test_joined_responses_are_valid_messages(name, request_id, blobs):
     head = ModelInferResponse(model_name=name)
     parts = join_response(head.SerializeToString(), request_id, blobs)
     head.id = request_id

@@ -51,7 +51,7 @@ async def test_rope_attention_attends(infer, dtype):
     assert torch.equal(answer.outputs["lse"], expected.lse)
 
 
-async def test_outputs_are_those_that_are_listed_as_listed(infer):
+async def test_listed_outputs_are_answered_in_the_order_of_the_list(infer):
     inputs = {"q": Q, "k": K, "v": V}
     for outputs in (["lse", "output"], ["output"], ["lse"]):
         answer = await infer(InferCall("rope_attention", inputs, outputs=outputs))
@@ -61,7 +61,7 @@ async def test_outputs_are_those_that_are_listed_as_listed(infer):
         assert [*answer.outputs] == ["output"]
 
 
-async def test_packed_sequences_and_places_of_queries_and_keys(infer):
+async def test_packed_sequences_and_indices_of_queries_and_keys(infer):
     q, k, v = (each.flatten(0, 1) for each in (Q, K, V))
     of_q, of_k = torch.tensor([0, 4, 6], dtype=torch.int32), torch.tensor([0, 5, 6])
     positions = torch.arange(6)
@@ -83,7 +83,7 @@ SAID = {
 
 
 @pytest.mark.parametrize("params", SAID.values(), ids=SAID)
-async def test_cosines_by_every_way_to_say_a_rope(infer, params):
+async def test_cos_sin_of_each_form_of_rope(infer, params):
     positions = torch.arange(4, dtype=torch.int32)
     answer = await infer(InferCall("rope_cos_sin", {"positions": positions}, params))
     expected = cos_sin(CosSin(positions.long(), RopeConfig.of(128, rope_type="linear", factor=4.0)))
@@ -106,7 +106,7 @@ async def test_tensors_without_elements(infer):
     assert answer.outputs["rotated"].shape == (2, 0, 4, 8)
 
 
-async def test_what_clients_add_has_no_effect(infer):
+async def test_parameters_that_clients_add_have_no_effect(infer):
     params = {"priority": 1, "timeout": 0, "sequence_id": 7, "sequence_start": True}
     params |= {"sequence_end": False, "headers": "x", "content_type": "y"}
     answer = await infer(InferCall("rope", {"x": Q}, params))
@@ -174,7 +174,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("call", "text"), WRONG.values(), ids=WRONG)
-async def test_bad_input_is_told_in_one_line(encodings, call, text):
+async def test_bad_input_is_an_error_of_one_line(encodings, call, text):
     for name, form in encodings.items():
         with pytest.raises(Refused) as refused:
             await form.infer(call)
@@ -190,7 +190,7 @@ async def encodings():
 
 
 @pytest.mark.parametrize(("model", "version"), [("nope", ""), ("rope", "2"), ("rope", "x")])
-async def test_models_that_there_are_not(encodings, model, version):
+async def test_unknown_models_and_versions(encodings, model, version):
     for form in encodings.values():
         with pytest.raises(Refused) as refused:
             await form.infer(InferCall(model, {"x": ONE}, version=version))
@@ -198,14 +198,14 @@ async def test_models_that_there_are_not(encodings, model, version):
         assert model in str(refused.value)
 
 
-async def test_what_is_too_large_is_refused(encodings):
+async def test_requests_and_answers_over_a_limit_are_refused(encodings):
     for form in encodings.values():
         with pytest.raises(Refused) as refused:
             await form.infer(InferCall("rope", {"x": torch.zeros(1, 2**13, 1, 128)}))
         assert refused.value.status == form.statuses[2]
 
 
-async def test_64_different_requests_at_a_time_each_get_their_own_answer(encodings):
+async def test_64_concurrent_requests_get_their_own_answers(encodings):
     async def check(index: int) -> None:
         x = torch.full((1, index % 5 + 1, 2, 8), float(index))
         positions = torch.full((1, x.shape[1]), index)
