@@ -135,8 +135,8 @@ class Engine:
     def _load(self, jobs: Sequence[Job]) -> DeviceBatch:
         """Return jobs of one pack key as one batch.
 
-        On a device whose kernels depend on the form of a call, a packable call that is alone is
-        computed in the form of a pack too: its answer does not depend on its neighbours.
+        On a device whose kernels depend on the form of a call, a packable call is packed even when
+        it is alone, so that its answer does not depend on its neighbours.
         """
         alone = len(jobs) == 1
         if alone and (jobs[0].pack_key is None or not self.device.capabilities.batch_mixed_ops):
