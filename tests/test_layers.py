@@ -41,6 +41,7 @@ service.device
 service.kernel_builds
 service.batching
 service.buffer_pool service.wire
+service.pinned_memory
 service.errors service.observability service.settings
 rope_core.reference rope_core.attention rope_core.merge rope_core.accuracy
 rope_core.rotary
@@ -72,19 +73,16 @@ KEPT_IN = {
     | {"service.asgi.problems", "service.observability.logs"},
     "numpy": {"service.wire", "service.buffer_pool", "service.oip"},
     "asyncio": {"service.server", "service.lifecycle", "service.inference.handler"}
-    | {
-        "service.batching.batcher",
-        "service.asgi.body",
-        "service.oip.grpc",
-        "service.oip.statistics",
-    },
+    | {"service.batching.batcher", "service.batching.call_queue", "service.asgi.body"}
+    | {"service.oip.grpc", "service.oip.statistics"},
     "grpc": {"service.oip.grpc"},
     "grpc_health": {"service.oip.grpc"},
     "grpc_reflection": {"service.oip.grpc"},
     "google.protobuf": {"service.oip.grpc"},
     "torch": {"rope_core", "service.server", "service.inference", "service.endpoints"}
     | {"service.device", "service.kernel_builds", "service.batching.packing", "service.oip"}
-    | {"service.wire", "service.buffer_pool", "service.observability.metrics"},
+    | {"service.wire", "service.buffer_pool", "service.pinned_memory"}
+    | {"service.observability.metrics"},
     "rope_core": {"rope_core", "service.server", "service.v1", "service.oip", "service.inference"}
     | {"service.endpoints", "service.device", "service.kernel_builds", "service.batching.packing"}
     | {"service.asgi.problems"},

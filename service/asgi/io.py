@@ -4,7 +4,7 @@ import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
 from typing import Any
 
-from service.batching.batcher import Completed
+from service.batching.run import Completed
 from service.errors import BadHeader, UnsupportedMediaType
 from service.wire import Buffer
 

@@ -9,8 +9,8 @@ import rope_core
 from rope_core import Attend, Call, CosSin, Merge, Result, Rotate, Rotated, Shift
 from rope_core.errors import KernelNotBuilt
 from rope_core.inference import inference
-from service.batching.batcher import Run
 from service.batching.packing import DeviceBatch, SingleCall, pack, pack_key
+from service.batching.run import Run
 from service.device import Device
 from service.errors import TooLarge
 
@@ -144,18 +144,18 @@ class Engine:
         return pack([job.call for job in jobs])
 
     def _compute(self, call: Call, backend: str | None) -> Result:
-        new = self.device.new
+        empty = self.device.empty
         match call:
             case Rotate(q, k):
                 out = Rotated(
-                    None if q is None else new(q.shape, q.dtype),
-                    None if k is None else new(k.shape, k.dtype),
+                    None if q is None else empty(q.shape, q.dtype),
+                    None if k is None else empty(k.shape, k.dtype),
                 )
                 return rope_core.rotate(call, out, backend)
             case Attend():
                 return rope_core.attend(call, backend)
             case Shift(k):
-                return rope_core.shift(call, Rotated(None, new(k.shape, k.dtype)), backend)
+                return rope_core.shift(call, Rotated(None, empty(k.shape, k.dtype)), backend)
             case CosSin():
                 return rope_core.cos_sin(call)
             case Merge():

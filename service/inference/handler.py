@@ -9,15 +9,17 @@ from typing import Any, NamedTuple, TypeVar
 
 from rope_core import Result, Table
 from service.batching.admission import Admission, Charge
-from service.batching.batcher import Batcher, Completed, Entry
+from service.batching.batcher import Batcher
+from service.batching.call_queue import Entry
+from service.batching.run import Completed
 from service.buffer_pool import BufferPool
-from service.device import KernelBuilder
 from service.endpoints import table
 from service.endpoints.rope_resolver import RopeResolver
 from service.endpoints.table import INLINE_PARAMS_BYTES, Endpoint
 from service.errors import ClientLeft, TimedOut, TooLarge
 from service.inference.backend_policy import BackendPolicy
 from service.inference.engine import Engine, Job
+from service.kernel_builds.builder import KernelBuilder
 from service.observability.metrics import Metrics
 from service.settings import Settings
 from service.wire import Message

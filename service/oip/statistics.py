@@ -13,7 +13,7 @@ from prometheus_client.registry import Collector
 
 from rope_core import Result
 from service import errors
-from service.batching.batcher import Completed
+from service.batching.run import Completed
 from service.oip.infer.models import VERSION
 from service.oip.types import BatchStatistics, Duration, ModelStatistics
 

@@ -28,7 +28,7 @@ from service.asgi.middleware import QUIET, App, Requests
 from service.batching.admission import Admission
 from service.batching.batcher import Batcher
 from service.buffer_pool import BufferPool
-from service.device import Accelerator, Cpu, Device, Driver, KernelBuilder, cgroup, find_driver
+from service.device import Accelerator, Cpu, Device, Driver, cgroup, find_driver
 from service.endpoints.catalog import list_presets, list_variants
 from service.endpoints.rope_resolver import RopeResolver
 from service.endpoints.table import ENDPOINTS
@@ -36,6 +36,7 @@ from service.errors import DeviceLost, DeviceStuck
 from service.inference.backend_policy import BackendPolicy
 from service.inference.engine import Engine, Job
 from service.inference.handler import InferenceHandler
+from service.kernel_builds.builder import KernelBuilder
 from service.kernel_builds.warm_up_calls import rare_calls, usual_calls
 from service.lifecycle import Lifecycle, Phase
 from service.observability import metrics
@@ -110,7 +111,7 @@ async def lifespan(oip_state: OipState, device_threads: ThreadPoolExecutor) -> A
     """Warm up, and be there for requests; at the end, answer who still waits."""
     service = oip_state.handler
     if service.engine.device.capabilities.builds_kernels:
-        service.batcher.hold()
+        service.batcher.pause()
     loop = asyncio.get_running_loop()
 
     def restart_watchdog() -> None:  # on the builder's thread: a build is a sign of life
@@ -234,14 +235,14 @@ async def _warm_up(
         warm_up(engine, choice, builder, rarer, required=False)
 
     try:
-        await loop.run_in_executor(thread, service.buffer_pool.pin_ladder)
+        await loop.run_in_executor(thread, service.buffer_pool.preallocate_pinned)
         max_inflight = (
             loop.run_in_executor(device_threads, on_lane) for _ in range(capabilities.max_inflight)
         )
         await asyncio.gather(*max_inflight)
         lifecycle.warmed_up()
         log.info("ready", extra={"fields": {"device": engine.device.name}})
-        service.batcher.release()
+        service.batcher.resume()
         if capabilities.builds_kernels:
             # Requests do not wait for these kernels: the eager backend computes their calls. One
             # call at a time goes to the builder, so what requests miss is built next.
@@ -252,7 +253,7 @@ async def _warm_up(
     except Exception:
         log.exception("warm-up failed; the service will not become ready")
     finally:
-        service.batcher.release()
+        service.batcher.resume()
         thread.shutdown(wait=False)
 
 

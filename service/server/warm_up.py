@@ -4,10 +4,10 @@ import logging
 from collections.abc import Iterable
 
 from rope_core import Call, NoBackend
-from service.device import KernelBuilder
 from service.errors import DeviceLost
 from service.inference.backend_policy import BackendPolicy
 from service.inference.engine import Engine
+from service.kernel_builds.builder import KernelBuilder
 
 log = logging.getLogger("rope.warm_up")
 

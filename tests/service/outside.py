@@ -63,8 +63,8 @@ async def whole_service(driver: Any = None, **settings: Any) -> AsyncIterator[Ou
             yield Outside(
                 app,
                 channel,
-                hold=handler.batcher.hold,
-                release=handler.batcher.release,
+                hold=handler.batcher.pause,
+                release=handler.batcher.resume,
                 end_drain=lifecycle.abort_pending,
             )
         await listener.close(0)

@@ -15,7 +15,7 @@ from service.settings import Settings
 from service.wire import Message, Parameters
 from service.wire import safetensors_codec as codec
 from tests.service.conftest import asking, post, running
-from tests.service.test_bad_input import check
+from tests.service.messages import check_problem
 from tests.service.test_metrics import scrape
 from tests.service.test_routes import heads
 
@@ -88,7 +88,7 @@ async def test_one_that_attends_only_is_forced_on_attention_alone(serving):
     answer = await ask(serving, "/v1/cos_sin", {"positions": Q[0, 0, 0]}, rope={"head_dim": 8})
     assert answer.status_code == 200
     refusal = await ask(serving, "/v1/attention", softcap=1.0)
-    check(refusal, 422, "no_backend", "backend sdpa: softcap is not in the operator")
+    check_problem(refusal, 422, "no_backend", "backend sdpa: softcap is not in the operator")
 
 
 @with_settings(backend="eager", allow_backend=True)
@@ -101,7 +101,7 @@ async def test_a_request_chooses_over_what_is_forced(serving):
         "merge": "no_backend",
     }
     refusal = await ask(serving, "/v1/rotate", backend="sdpa")
-    check(refusal, 422, "no_backend", "backend sdpa: attends only")
+    check_problem(refusal, 422, "no_backend", "backend sdpa: attends only")
 
 
 @with_settings(allow_backend=True)

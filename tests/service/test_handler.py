@@ -52,12 +52,12 @@ async def test_the_tensors_of_a_request_are_freed_when_its_call_has_run(handler)
     refs = [weakref.ref(q)]
     serving = handler.infer(ROTATE, Message({"q": q}), context_of(handler), 1)
     del q
-    handler.batcher.hold()
+    handler.batcher.pause()
     task = asyncio.create_task(serving)
     del serving
     await asyncio.sleep(0)
     assert alive(refs) == 1, "the call waits"
-    handler.batcher.release()
+    handler.batcher.resume()
     served = await task
     assert served.message.tensors["q"].shape == (1, 3, 2, 8)
     assert alive(refs) == 0
@@ -141,16 +141,16 @@ async def test_an_answer_has_one_limit_for_each_memory_factor(handler):
 
 
 async def test_an_answer_is_charged_before_its_call_waits(handler):
-    handler.batcher.hold()
+    handler.batcher.pause()
     context = context_of(handler)
     task = asyncio.create_task(
         handler.infer(ROTATE, Message({"q": torch.ones(1, 3, 2, 8)}), context, 32)
     )
     await asyncio.sleep(0)
     assert handler.admission.charged_bytes >= 32 * 3 * 2 * 8 * 4
-    handler.batcher.release()
+    handler.batcher.resume()
     await task
-    context.charge.give_back()
+    context.charge.release()
     assert handler.admission.charged_bytes == 0
 
 

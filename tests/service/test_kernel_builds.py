@@ -16,8 +16,7 @@ from rope_core.backends import Rotation, eager
 from rope_core.builds import ensure_built
 from rope_core.errors import KernelNotBuilt
 from service.batching.batcher import Batcher
-from service.device import KernelBuilder
-from service.kernel_builds.builder import MAX_WAITING, RETRY_S
+from service.kernel_builds.builder import MAX_WAITING, RETRY_S, KernelBuilder
 from service.lifecycle import Lifecycle, Phase
 from service.observability.metrics import Metrics
 from service.oip.grpc.errors import status_of
@@ -164,7 +163,7 @@ async def test_a_kernel_that_finds_no_memory_is_loaded_after_the_pool_gave_some_
     driver, build, tries = service.engine.device._driver, fused._build, []
 
     def load(key: tuple[int, ...]) -> None:
-        tries.append(driver.num_emptied)
+        tries.append(driver.num_cache_clears)
         if len(tries) == 1:
             raise torch.OutOfMemoryError("Triton Error [CUDA]: out of memory")
         build(key)

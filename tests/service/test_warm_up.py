@@ -17,9 +17,10 @@ from rope_core.builds import deferred_builds
 from rope_core.calls import tensors_of
 from rope_core.errors import KernelNotBuilt
 from service.buffer_pool import BufferPool
-from service.device import Cpu, KernelBuilder
+from service.device import Cpu
 from service.inference.backend_policy import BackendPolicy
 from service.inference.engine import Engine
+from service.kernel_builds.builder import KernelBuilder
 from service.kernel_builds.warm_up_calls import rare_calls, usual_calls, warm_up_calls
 from service.lifecycle import Lifecycle, Phase
 from service.observability.metrics import Metrics
@@ -84,7 +85,7 @@ async def test_memory_is_pinned_before_the_service_is_ready_and_not_on_the_event
     lifecycle, driver = Lifecycle(), FakeDriver()
     async with starting(lifecycle, driver, ""):
         await until(Phase.READY, lifecycle)
-        assert len(driver.pinner) >= 2
+        assert len(driver.pinned) >= 2
         assert threading.get_ident() not in driver.pinning_threads
 
 

@@ -45,7 +45,7 @@ class InferMethods:
     async def unary(self, body: bytes, servicer: ServicerContext) -> bytes:
         """Answer one request."""
         context = self._context(servicer)
-        servicer.add_done_callback(lambda _: context.charge.give_back())  # the response is sent
+        servicer.add_done_callback(lambda _: context.charge.release())  # the response is sent
         request = await self._parse(context, body)
         return await self._infer(context, request, {}, b"".join)
 
@@ -80,14 +80,14 @@ class InferMethods:
         try:
             while (response := await responses.get()) is not None:
                 yield await response
-                charges.pop(response).give_back()  # the response is sent
+                charges.pop(response).release()  # the response is sent
                 free.release()
             await reader
         finally:
             reader.cancel()
             for task, charge in charges.items():
                 task.cancel()
-                charge.give_back()
+                charge.release()
 
     async def _stream_response(self, context: RequestContext, body: bytes, raises: bool) -> bytes:
         """Return the response to one request of a stream: its answer, or its failure."""

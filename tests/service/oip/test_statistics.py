@@ -6,7 +6,7 @@ import time
 import pytest
 import torch
 
-from service.batching.batcher import Completed
+from service.batching.run import Completed
 from service.errors import ClientLeft, DeviceLost, Expired, Overloaded
 from service.oip.statistics import REASONS, Statistics
 from tests.service.oip.encodings import InferCall, Refused, all_encodings
