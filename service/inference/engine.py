@@ -4,6 +4,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
+from operator import attrgetter
 
 import rope_core
 from rope_core import Attend, Call, CosSin, Merge, Result, Rotate, Rotated, Shift
@@ -41,6 +42,9 @@ class Job:
     """Estimated time of the call when it runs alone."""
     backend: str | None
     """Name of the backend that runs the call; the library chooses where None."""
+
+
+_seconds = attrgetter("seconds")
 
 
 class Engine:
@@ -95,13 +99,15 @@ class Engine:
 
     def inline(self, jobs: Sequence[Job]) -> bool:
         """Tell whether running `jobs` takes less time than handing them to a thread."""
-        return sum([job.seconds for job in jobs]) < self.device.capabilities.inline_limit_s
+        seconds: float = sum(map(_seconds, jobs))
+        return seconds < self.device.capabilities.inline_limit_s
 
     def watchdog_timeout_s(self, jobs: Sequence[Job]) -> float | None:
         """Return how long runs of `jobs`, one after the other, may take; None: no limit."""
         if not self.device.capabilities.may_hang:
             return None
-        return max(self._stuck_s, WATCHDOG_FACTOR * sum([job.seconds for job in jobs]))
+        seconds: float = sum(map(_seconds, jobs))
+        return max(self._stuck_s, WATCHDOG_FACTOR * seconds)
 
     @inference
     def run(self, jobs: Sequence[Job]) -> Run[Result | KernelNotBuilt]:

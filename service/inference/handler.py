@@ -106,12 +106,17 @@ class InferenceHandler:
             prepared = endpoint.read(message, self.rope_resolver)
         if isinstance(prepared, Message):
             num_bytes = sum(tensor.nbytes for tensor in prepared.tensors.values())
-            self._charge_answer(context.charge, num_bytes, memory_factor)
+        else:
+            backend = self.backend_policy.choose(prepared.call, prepared.backend)
+            job = self.engine.job(prepared.call, backend)
+            num_bytes = job.answer_bytes
+        limit = self.max_bytes(memory_factor)
+        if num_bytes > limit:
+            what = "an answer in JSON, in bytes," if memory_factor > 1 else "an answer, in bytes,"
+            raise TooLarge(what, limit, f"{num_bytes:,}")
+        context.charge.add(num_bytes * memory_factor)
+        if isinstance(prepared, Message):
             return Served(prepared, num_bytes)
-        backend = self.backend_policy.choose(prepared.call, prepared.backend)
-        job = self.engine.job(prepared.call, backend)
-        num_bytes = job.answer_bytes
-        self._charge_answer(context.charge, num_bytes, memory_factor)
         completed = await self._run(job, context, queue_s)
         result = completed.result
         backend = "" if isinstance(result, Table) else result.backend
@@ -143,13 +148,6 @@ class InferenceHandler:
                 return await loop.run_in_executor(self.io_executor, work, *arguments)
         except TimeoutError:
             raise TimedOut from None
-
-    def _charge_answer(self, charge: Charge, num_bytes: int, memory_factor: int) -> None:
-        limit = self.max_bytes(memory_factor)
-        if num_bytes > limit:
-            what = "an answer in JSON, in bytes," if memory_factor > 1 else "an answer, in bytes,"
-            raise TooLarge(what, limit, f"{num_bytes:,}")
-        charge.add(num_bytes * memory_factor)
 
     async def _run(
         self, job: Job, context: RequestContext, queue_s: float | None

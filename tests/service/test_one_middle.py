@@ -270,7 +270,7 @@ def poison_a_run(failure: Callable[[FakeDriver], None]) -> Act:
 
 def _fault(driver: FakeDriver, failure: Callable[[FakeDriver], None]) -> Callable[[str, int], None]:
     def fault(step: str, num_bytes: int) -> None:
-        if step == "bring" and num_bytes > SMALL_BYTES:
+        if step == "copy_to_device" and num_bytes > SMALL_BYTES:
             failure(driver)
 
     return fault
