@@ -23,12 +23,14 @@ service.oip.http
 service.oip.control
 service.oip.state
 service.oip.metadata service.oip.statistics
+service.oip.infer.run
 service.oip.infer
 service.oip.shm
 service.oip.types service.oip.validate
 service.oip.errors
 service.v1
 service.lifecycle
+service.asgi.body
 service.inference.handler
 service.inference
 service.asgi.middleware
@@ -72,8 +74,8 @@ KEPT_IN = {
     | {"service.asgi.problems", "service.observability.logs"},
     "numpy": {"service.wire", "service.buffer_pool", "service.oip"},
     "asyncio": {"service.server", "service.lifecycle", "service.inference.handler"}
-    | {"service.batching.batcher", "service.batching.call_queue"}
-    | {"service.v1.routes", "service.oip.http", "service.oip.grpc"},
+    | {"service.batching.batcher", "service.batching.call_queue", "service.asgi.body"}
+    | {"service.oip.grpc", "service.oip.statistics"},
     "grpc": {"service.oip.grpc"},
     "grpc_health": {"service.oip.grpc"},
     "grpc_reflection": {"service.oip.grpc"},

@@ -64,7 +64,7 @@ class Control:
 
     def __init__(self, oip_state: OipState) -> None:
         self._state = oip_state
-        self._log_settings = metadata.log_settings(oip_state.service.settings.log_level)
+        self._log_settings = metadata.log_settings(oip_state.handler.settings.log_level)
 
     def server_live(self) -> ServerLive:
         """Return whether the process can recover."""

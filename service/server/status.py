@@ -8,13 +8,13 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 
 from service import __version__
 from service.endpoints.catalog import list_presets, list_variants
-from service.inference.handler import InferenceService
+from service.inference.handler import InferenceHandler
 from service.lifecycle import Lifecycle, Phase
 from service.observability import metrics
 from service.v1.schemas import Healthz, Presets, Readyz, Variants, Version
 
 
-def status_routes(service: InferenceService, lifecycle: Lifecycle) -> APIRouter:
+def status_routes(service: InferenceHandler, lifecycle: Lifecycle) -> APIRouter:
     """Return the routes that tell the state of the service and what it knows."""
     router = APIRouter()
 

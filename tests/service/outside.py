@@ -14,11 +14,12 @@ from typing import Any
 import grpc
 import torch
 
-from service.app import app_of, living, make_service
-from service.life import Life
+from service.lifecycle import Lifecycle
 from service.oip.grpc.methods import grpc_methods
-from service.oip.grpc.server import GrpcDoor
-from service.oip.protocol import Protocol
+from service.oip.grpc.server import GrpcServer
+from service.oip.state import OipState
+from service.server.app import build_app
+from service.server.bootstrap import build_service, lifespan
 from service.settings import Settings
 
 Event = MutableMapping[str, Any]
@@ -50,22 +51,22 @@ async def whole_service(driver: Any = None, **settings: Any) -> AsyncIterator[Ou
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     chosen = Settings(device="cpu", grpc_port=port, warm_up_shapes="", **settings)
-    lifecycle = Life()
-    service, device_threads = make_service(chosen, lifecycle, driver)
-    state = Protocol(service, lifecycle)
-    listener = GrpcDoor(chosen, lifecycle, grpc_methods(state), service.metrics)
-    app = app_of(state, device_threads)
+    lifecycle = Lifecycle()
+    handler, device_threads = build_service(chosen, lifecycle, driver)
+    state = OipState(handler, lifecycle)
+    listener = GrpcServer(chosen, lifecycle, grpc_methods(state), handler.metrics)
+    app = build_app(state, device_threads)
     others = asyncio.all_tasks()
-    async with living(state, device_threads):
+    async with lifespan(state, device_threads):
         await asyncio.wait(asyncio.all_tasks() - others)  # the warm-up, whose end releases calls
         await listener.open()
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
             yield Outside(
                 app,
                 channel,
-                hold=service.batcher.hold,
-                release=service.batcher.release,
-                end_drain=lifecycle.give_up,
+                hold=handler.batcher.pause,
+                release=handler.batcher.resume,
+                end_drain=lifecycle.abort_pending,
             )
         await listener.close(0)
     torch.set_num_threads(threads)

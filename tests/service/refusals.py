@@ -203,7 +203,7 @@ def large_call_fault(
     driver: FakeDriver, failure: Callable[[FakeDriver], None]
 ) -> Callable[[str, int], None]:
     def fault(step: str, num_bytes: int) -> None:
-        if step == "bring" and num_bytes > SMALL_BYTES:
+        if step == "copy_to_device" and num_bytes > SMALL_BYTES:
             failure(driver)
 
     return fault

@@ -8,7 +8,7 @@ import torch
 from rope_core import Attend, CosSin, Merge, NoBackend, RopeConfig, Rotate, Shift
 from service.buffer_pool import BufferPool
 from service.device import Cpu
-from service.inference.backend_policy import NEVER_DOES, BackendPolicy
+from service.inference.backend_policy import UNSUPPORTED_CALLS, BackendPolicy
 from service.inference.engine import Engine
 from service.server.app import create_app
 from service.settings import Settings
@@ -101,7 +101,7 @@ async def test_a_request_chooses_over_what_is_forced(serving):
         "merge": "no_backend",
     }
     refusal = await ask(serving, "/v1/rotate", backend="sdpa")
-    check_problem(refusal, 422, "no_backend", "backend sdpa: it computes attention only")
+    check_problem(refusal, 422, "no_backend", "backend sdpa: attends only")
 
 
 @with_settings(allow_backend=True)
@@ -114,7 +114,7 @@ async def test_calls_of_different_backends_at_once_each_get_their_own(serving):
 
 
 def test_calls_of_different_backends_never_share_a_run():
-    engine = Engine(Cpu(BufferPool(2**20)), max_call_s=60, max_answer_bytes=2**20, stuck_s=30)
+    engine = Engine(Cpu(BufferPool(2**20)), max_call_s=60, stuck_s=30)
     for call in (*CALLS, Attend(Q, K, K, ROPE)):
         keys = {name: engine.job(call, name).batch_key for name in (None, "eager", "sdpa")}
         assert len({*keys.values()}) == 3
@@ -122,19 +122,21 @@ def test_calls_of_different_backends_never_share_a_run():
 
 
 @pytest.mark.parametrize("call", CALLS, ids=lambda call: type(call).__name__)
-@pytest.mark.parametrize("name", NEVER_DOES)
+@pytest.mark.parametrize("name", UNSUPPORTED_CALLS)
 def test_what_a_forced_backend_leaves_to_others_it_never_does(name, call):
-    assert (BackendPolicy(name).of(call, None) is None) == isinstance(call, NEVER_DOES[name])
-    engine = Engine(Cpu(BufferPool(2**20)), max_call_s=60, max_answer_bytes=2**20, stuck_s=30)
-    with pytest.raises(NoBackend, match="it computes attention only"):
+    assert (BackendPolicy(name).choose(call, None) is None) == isinstance(
+        call, UNSUPPORTED_CALLS[name]
+    )
+    engine = Engine(Cpu(BufferPool(2**20)), max_call_s=60, stuck_s=30)
+    with pytest.raises(NoBackend, match="attends only"):
         engine.run([engine.job(call, name)])
 
 
 def test_nothing_is_forced_on_cosines():
-    assert BackendPolicy("eager").of(CosSin(torch.arange(3), ROPE), None) is None
+    assert BackendPolicy("eager").choose(CosSin(torch.arange(3), ROPE), None) is None
 
 
 def test_a_backend_that_never_runs_here_stops_the_start(lifecycle, monkeypatch):
-    monkeypatch.setattr("rope_core.kernels.runtime.device_type", lambda: "cuda")
+    monkeypatch.setattr("rope_core.kernels.device_type", lambda: "cuda")
     with pytest.raises(SystemExit, match="backend fused was asked for, but tensors are on cpu"):
         create_app(Settings(device="cpu", backend="fused"), lifecycle)

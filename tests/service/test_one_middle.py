@@ -2,7 +2,7 @@
 
 `REFUSALS` says what a client gets over `/v1`. What the other protocols make of it follows from two
 tables of theirs: all that a request says wrongly is 400 in `/v2`, and `CODES` are gRPC's names of
-the statuses. Where a protocol does something else, `DIFFERS_TODAY` says what, and why.
+the statuses. Where a protocol does something else, `DIFFERENCES` says what, and why.
 """
 
 import json
@@ -97,7 +97,7 @@ class Expected:
 
 @dataclass(frozen=True)
 class Difference:
-    """What a protocol does differently today, and why."""
+    """What a protocol does differently on purpose, and why."""
 
     why: str
     ways: tuple[Mapping[str, Any], ...]
@@ -201,47 +201,25 @@ REFUSALS = (
 )
 
 _NOT_COUNTED = "the model of a gRPC request is looked up after its message is read and charged for"
-_RECORDED_FIRST = (
-    "gRPC tells that a call is done before it cancels the call's handler, or after: the first "
-    "writes OK into the log and the metrics. A stream that is left ends with the call's status"
-)
+_CANCELLED = "a stream that the client leaves ends with a status, not with a message"
 _STREAM_ENDS = {"status": "DEADLINE_EXCEEDED", "label": "DEADLINE_EXCEEDED"}
-_STREAM_IS_LEFT = (
-    {"status": "CANCELLED", "label": "CANCELLED"},
-    {"status": "CANCELLED", "label": "OK"},
-)
+_STREAM_IS_LEFT = {"status": "CANCELLED", "label": "CANCELLED"}
 
-DIFFERS_TODAY: Mapping[tuple[str, str], Difference] = {
-    ("deadline of the client", "grpc"): Difference(
-        "gRPC cancels the call at its deadline, at the same moment as the batcher's own timer: "
-        "which is first decides whether it counts as CANCELED or as OTHER; and see _RECORDED_FIRST",
-        (
-            {"reasons": {"CANCELED": 1}},
-            {"label": "OK", "reasons": {"CANCELED": 1}},
-            {"reasons": {"OTHER": 1}},
-        ),
-    ),
+DIFFERENCES: Mapping[tuple[str, str], Difference] = {
     ("deadline of the client", "grpc stream"): Difference(
-        "as over gRPC; where the batcher's timer is first, its answer may come before the stream's "
-        "end, or the log say OK of a stream whose end the client did not wait for",
-        (
-            {**_STREAM_ENDS, "reasons": {"CANCELED": 1}},
-            {**_STREAM_ENDS, "label": "OK", "reasons": {"CANCELED": 1}},
-            {**_STREAM_ENDS, "reasons": {"OTHER": 1}},
-            {**_STREAM_ENDS, "label": "OK", "reasons": {"OTHER": 1}},
-            {"reasons": {"OTHER": 1}},
-        ),
+        "gRPC cancels the stream at its deadline, at the same moment as the batcher's own timer. "
+        "Where the timer is first, its answer may come before the stream's end, or the log say OK "
+        "of a stream whose end the client did not wait for",
+        (_STREAM_ENDS, {**_STREAM_ENDS, "label": "OK"}, {}),
     ),
     ("memory full for the request", "grpc"): Difference(_NOT_COUNTED, ({"reasons": {}},)),
     ("memory full for the request", "grpc stream"): Difference(_NOT_COUNTED, ({"reasons": {}},)),
     ("bad message", "grpc"): Difference(_NOT_COUNTED, ({"reasons": {}},)),
     ("bad message", "grpc stream"): Difference(_NOT_COUNTED, ({"reasons": {}},)),
-    ("left the queue", "grpc"): Difference(_RECORDED_FIRST, ({}, {"label": "OK"})),
-    ("left the device", "grpc"): Difference(_RECORDED_FIRST, ({}, {"label": "OK"})),
-    ("left the queue", "grpc stream"): Difference(_RECORDED_FIRST, _STREAM_IS_LEFT),
-    ("left the device", "grpc stream"): Difference(_RECORDED_FIRST, _STREAM_IS_LEFT),
+    ("left the queue", "grpc stream"): Difference(_CANCELLED, (_STREAM_IS_LEFT,)),
+    ("left the device", "grpc stream"): Difference(_CANCELLED, (_STREAM_IS_LEFT,)),
 }
-"""By name of the refusal and protocol. Beside these:
+"""By name of the refusal and protocol; docs/decisions/0010-one-middle.md says why. Beside these:
 
 - `/v1` counts nothing in the statistics of models: they are `/v2`'s, also where the same endpoint
   answers both;
@@ -267,7 +245,7 @@ def expected_of(refusal: Refusal, form: Form) -> list[Expected]:
         expected = Expected(name, None, name, counted)
     if form.protocol == "grpc stream":
         expected = replace(expected, status="error message", label="OK")
-    difference = DIFFERS_TODAY.get((refusal.name, form.protocol))
+    difference = DIFFERENCES.get((refusal.name, form.protocol))
     if difference is None:
         return [expected]
     return [replace(expected, **way) for way in difference.ways]
@@ -400,8 +378,8 @@ async def test_a_call_that_waits_is_charged_for_what_it_brings_and_what_it_takes
 
 def test_each_difference_is_one_of_a_case():
     names = {(refusal.name, form.protocol) for refusal in REFUSALS for form in FORMS}
-    assert DIFFERS_TODAY.keys() <= names
-    for (name, protocol), difference in DIFFERS_TODAY.items():
+    assert DIFFERENCES.keys() <= names
+    for (name, protocol), difference in DIFFERENCES.items():
         (refusal,) = [item for item in REFUSALS if item.name == name]
         (form,) = [item for item in FORMS if item.protocol == protocol]
         plain = replace(refusal, name="as elsewhere")

@@ -91,7 +91,7 @@ async def test_attention_in_chunks_and_in_windows_to_both_sides(client, codec, a
     torch.testing.assert_close(answer.tensors["out"], out.float())
 
 
-async def test_masks_and_sinks_as_a_person_writes_them(client):
+async def test_masks_and_sinks_as_json_lists(client):
     token = [[[1.0, 2.0]], [[3.0, 4.0]]]
     body = {"q": token, "k": token, "v": token, "rope": None, "return_lse": True}
     for mask in (
@@ -107,7 +107,7 @@ async def test_masks_and_sinks_as_a_person_writes_them(client):
     assert answer["lse"]["data"][0] < -1e29
 
 
-async def test_attention_with_positions_apart_and_without_rotation(client, codec):
+async def test_attention_with_positions_of_q_and_k_and_without_rotation(client, codec):
     q, k = heads(4, tokens=1), heads(2)
     apart = {"q": q, "k": k, "v": k, "q_positions": torch.tensor([4])}
     rotated = await answered(client, codec, "/v1/attention", Message(apart))
@@ -135,7 +135,7 @@ async def test_attention_over_ragged_sequences(client, codec):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-async def test_attention_answers_in_float32_where_that_is_asked(client, codec, dtype):
+async def test_attention_answers_in_float32_on_request(client, codec, dtype):
     q, k, v = heads(4, dtype=dtype), heads(2, dtype=dtype), heads(2, dtype=dtype) + 1
     message = Message({"q": q, "k": k, "v": v}, params(out_dtype="float32"))
     answer = await answered(client, codec, "/v1/attention", message)
@@ -199,14 +199,14 @@ async def test_merge_of_two_halves_of_the_keys(client, codec):
 
 
 @pytest.mark.parametrize("path", ["/v1/rotate", "/v1/attention"])
-async def test_no_tokens_in_no_tokens_out(client, codec, path):
+async def test_requests_without_tokens(client, codec, path):
     names = "qk" if path == "/v1/rotate" else "qkv"
     empty = {name: torch.empty(1, 0, 2, 8) for name in names}
     answer = await answered(client, codec, path, Message(empty))
     assert all(tensor.shape == (1, 0, 2, 8) for tensor in answer.tensors.values())
 
 
-async def test_accept_chooses_the_answers_codec(client, codec):
+async def test_accept_chooses_the_codec_of_the_answer(client, codec):
     for other in CODECS:
         message = Message({"q": heads(2)})
         response = await post(client, codec, "/v1/rotate", message, accept=other.media_type)
@@ -214,7 +214,7 @@ async def test_accept_chooses_the_answers_codec(client, codec):
         assert other.decode(response.content).message.tensors["q"].shape == (2, 5, 2, 8)
 
 
-async def test_headers_name_and_time_the_request(client, codec):
+async def test_headers_have_the_id_and_the_times_of_a_request(client, codec):
     message = Message({"q": heads(2)})
     named = await post(client, codec, "/v1/rotate", message, x_request_id="my-id.1")
     assert named.headers["x-request-id"] == "my-id.1"

@@ -8,8 +8,8 @@ from grpc.aio import ServicerContext
 
 from service.oip.control import REFUSALS, Control
 from service.oip.errors import UnknownModel
-from service.oip.grpc.calls import Unary
 from service.oip.grpc.messages import METHODS
+from service.oip.grpc.rpc_handlers import Unary
 from service.oip.shm.registry import Region
 from service.oip.state import OipState
 from service.oip.types import LogSettings, TraceSettings

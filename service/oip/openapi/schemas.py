@@ -7,7 +7,7 @@ from pydantic import BaseModel, Field, NonNegativeInt, WithJsonSchema, create_mo
 from typing_extensions import TypeAliasType
 
 from service.oip.infer.models import MODELS, Model, Slot
-from service.oip.infer.params import OTHER_NAMES
+from service.oip.infer.params import ALIASES
 from service.oip.infer.tensors import DATATYPES
 from service.v1.schemas import Schema
 from service.wire.elements import MAX_RANK
@@ -161,7 +161,7 @@ def parameters_schema(model: Model, schemas: Mapping[str, JsonSchema]) -> JsonSc
     if "return_lse" in properties:
         text = "Answer lse if the request lists no outputs. Default: true."
         properties["return_lse"] = {"type": "boolean", "description": text}
-    for alias, name in OTHER_NAMES.items():
+    for alias, name in ALIASES.items():
         if name in properties:
             properties[alias] = properties[name] | {"description": f"Another name of {name}."}
     properties |= _ProtocolParameters.model_json_schema()["properties"]

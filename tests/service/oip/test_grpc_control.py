@@ -22,7 +22,7 @@ from service.oip.infer.models import MODELS
 from service.oip.state import OipState
 from service.server.bootstrap import build_service
 from service.settings import Settings
-from tests.service.oip.conftest import ask, opened
+from tests.service.oip.conftest import ask, run_grpc
 
 CODE = grpc.StatusCode
 
@@ -141,7 +141,7 @@ def make_state(lifecycle: Lifecycle) -> OipState:
 
 async def test_readiness_follows_the_phase():
     lifecycle = Lifecycle()
-    async with opened(lifecycle, control_methods(make_state(lifecycle))) as server:
+    async with run_grpc(lifecycle, control_methods(make_state(lifecycle))) as server:
 
         async def ready() -> tuple[bool, ...]:
             request = METHODS["ModelReady"].request(name="rope").SerializeToString()
@@ -170,7 +170,7 @@ async def test_readiness_follows_the_phase():
 async def test_a_malformed_message_is_an_invalid_argument():
     lifecycle = Lifecycle()
     methods = control_methods(make_state(lifecycle))
-    async with opened(lifecycle, methods) as server:
+    async with run_grpc(lifecycle, methods) as server:
         for name in methods:
             with pytest.raises(grpc.aio.AioRpcError, match="not a message") as refused:
                 await server.ask(name, b"\xff\xff\xff")

@@ -27,7 +27,7 @@ def asked(inputs, binary, outputs=None, **more):
     for name, tensor in inputs.items():
         head = {"name": name, "shape": [*tensor.shape], "datatype": tensors.NAMES[tensor.dtype]}
         if name in binary:
-            blobs.append(bytes(tensors.bytes_of(tensor)))
+            blobs.append(bytes(tensors.to_bytes(tensor)))
             head["parameters"] = {"binary_data_size": len(blobs[-1])}
         else:
             head["data"] = tensor.tolist()
@@ -48,7 +48,7 @@ def answered(response):
             found[output["name"]] = torch.tensor(output["data"], dtype=dtype).view(shape)
         else:
             data = response.content[at : at + size]
-            found[output["name"]] = tensors.of_bytes(output["name"], dtype, shape, data)
+            found[output["name"]] = tensors.from_bytes(output["name"], dtype, shape, data)
             at += size
     assert at == len(response.content)
     return found, header
@@ -85,7 +85,7 @@ async def test_rope_rotates_as_v1(client, dtype, binary, binary_out):
     assert response.headers["content-type"] == kind
 
 
-async def test_what_is_not_finite_is_read_and_written(client):
+async def test_numbers_that_are_not_finite_are_read_and_written(client):
     x = torch.tensor([math.nan, math.inf, 1.0, -math.inf]).view(1, 1, 1, 4)
     body, _ = asked({"x": x}, ())
     response = await client.post("/v2/models/rope/infer", content=body)
@@ -108,7 +108,7 @@ async def test_the_worked_example_of_the_protocol(client):
     assert found == pytest.approx(expected, rel=1e-6)
 
 
-async def test_what_the_service_and_its_models_are(client):
+async def test_metadata_of_the_service_and_its_models(client):
     assert (await client.get("/v2")).json()["name"] == "rope-service"
     assert (await client.get("/v2/health/live")).json() == {"live": True}
     for name in ("rope", "rope_attention", "rope_cos_sin"):
@@ -171,7 +171,7 @@ WRONG = {
     "an output twice": (
         {"inputs": [X], "outputs": [{"name": "rotated"}] * 2},
         {},
-        "rotated is asked for twice",
+        "rotated is listed twice",
     ),
     "classification": (
         {"inputs": [X], "outputs": [{"name": "rotated", "parameters": {"classification": 1}}]},
@@ -202,7 +202,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("body", "headers", "text"), WRONG.values(), ids=WRONG)
-async def test_bad_input_is_told_in_one_line(client, body, headers, text):
+async def test_bad_input_is_an_error_of_one_line(client, body, headers, text):
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     response = await client.post("/v2/models/rope/infer", content=content, headers=headers)
     assert response.status_code == 400, response.text
@@ -235,13 +235,13 @@ async def test_bytes_that_do_not_fit_their_shape_are_refused(client):
         ("POST", "/v2/systemsharedmemory/region/r/register", 501),
     ],
 )
-async def test_what_there_is_not(client, method, path, status):
+async def test_unknown_routes_and_methods(client, method, path, status):
     response = await client.request(method, path)
     assert response.status_code == status
     assert [*response.json()] == ["error"]
 
 
-async def test_what_is_too_large_is_refused(client):
+async def test_requests_and_answers_over_a_limit_are_refused(client):
     """Of a JSON part and of an answer in JSON: the tests' limit is 2**18 bytes."""
     x = torch.zeros(1, 2**10, 1, 128)
     binary = [{"name": "rotated", "parameters": {"binary_data": True}}]

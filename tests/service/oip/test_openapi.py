@@ -8,7 +8,7 @@ import pytest
 
 from service.lifecycle import Phase
 from service.oip.infer.models import MODELS
-from service.oip.infer.params import NOT_FOR_MODELS, OF_ROPE, OTHER_NAMES
+from service.oip.infer.params import ALIASES, REQUEST_PARAMS, ROPE_PARAMS
 from service.oip.openapi.document import EXAMPLES
 from tests.service.conftest import asking, running
 from tests.service.json_schema import schema_errors
@@ -97,9 +97,9 @@ async def test_schemas_have_all_inputs_outputs_and_parameters(document, model):
         names = schemas[f"{title}{kind}"]["properties"]["name"]["enum"]
         assert names == [slot.name for slot in slots]
     properties = schemas[f"{title}Parameters"]["properties"]
-    params = model.endpoint.params.model_fields.keys() | OF_ROPE
-    aliases = {alias for alias, name in OTHER_NAMES.items() if name in params}
-    assert properties.keys() == params | aliases | NOT_FOR_MODELS
+    params = model.endpoint.params.model_fields.keys() | ROPE_PARAMS
+    aliases = {alias for alias, name in ALIASES.items() if name in params}
+    assert properties.keys() == params | aliases | REQUEST_PARAMS
     assert all("description" in schema for schema in properties.values())
     assert not any("default" in schema for schema in properties.values())
 

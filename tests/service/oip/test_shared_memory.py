@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.service.oip.speaking import SPOKEN, PreparedCall, Refused, speaking
+from tests.service.oip.encodings import ENCODINGS, InferCall, Refused, all_encodings
 
 X = np.arange(8, dtype="<f4")
 ROTATED = [0, 1, 2, 3, -2.8876166, 4.9297514, 6.607698, 7.0496492]
@@ -22,17 +22,17 @@ def shared() -> Iterator[Path]:
     path.unlink()
 
 
-@pytest.fixture(params=SPOKEN)
+@pytest.fixture(params=ENCODINGS)
 async def form(request, shared):
-    async with speaking(shared_memory_prefix="rope-test-") as spoken:
-        client = spoken["json"]._client
+    async with all_encodings(shared_memory_prefix="rope-test-") as encodings:
+        client = encodings["json"]._client
         region = {"key": f"/{shared.name}", "offset": 8, "byte_size": 120}
         path = "/v2/systemsharedmemory/region/r/register"
         assert (await client.post(path, json=region)).content == b""
         assert (await client.post(path, json=region)).status_code == 400, "registered already"
         status = (await client.get("/v2/systemsharedmemory/status")).json()
         assert status == [{"name": "r", **region}]
-        yield spoken[request.param]
+        yield encodings[request.param]
 
 
 def in_region(size: int, offset: int = 0, region: str = "r") -> dict[str, str | int]:
@@ -42,10 +42,10 @@ def in_region(size: int, offset: int = 0, region: str = "r") -> dict[str, str | 
 
 def rotate_call(
     input_parameters: dict[str, object], output_parameters: dict[str, object] | None = None
-) -> PreparedCall:
+) -> InferCall:
     x = {"datatype": "FP32", "shape": [1, 2, 1, 4], "parameters": input_parameters}
     outputs = [{"name": "rotated", "parameters": output_parameters}] if output_parameters else None
-    return PreparedCall("rope", {"x": x}, outputs=outputs)
+    return InferCall("rope", {"x": x}, outputs=outputs)
 
 
 async def test_an_input_is_read_from_its_region(form):
@@ -57,7 +57,7 @@ async def test_an_output_is_written_to_its_region_and_nowhere_else(form, shared)
     before = shared.read_bytes()
     answer = await form.infer(rotate_call(in_region(32), in_region(48, offset=56)))
     assert answer.outputs == {}
-    assert answer.head["outputs"][0]["parameters"] == in_region(32, offset=56)
+    assert answer.header["outputs"][0]["parameters"] == in_region(32, offset=56)
     after = shared.read_bytes()
     assert np.frombuffer(after[64:96], "<f4").tolist() == pytest.approx(ROTATED, rel=1e-6)
     assert after[:64] + after[96:] == before[:64] + before[96:]

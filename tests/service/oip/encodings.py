@@ -1,4 +1,4 @@
-"""Every form of the protocol, by one face: `infer` of a model with tensors, and its answer."""
+"""Each encoding of the protocol behind one method: `infer` takes tensors and returns tensors."""
 
 import json
 import socket
@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from service.lifecycle import Lifecycle
-from service.oip.grpc.convert import CONTENTS, read_params
+from service.oip.grpc.codec import CONTENTS, read_params
 from service.oip.grpc.messages import METHODS, InferParameter, ModelInferRequest
 from service.oip.grpc.methods import grpc_methods
-from service.oip.grpc.server import GrpcDoor
+from service.oip.grpc.server import GrpcServer
 from service.oip.infer import tensors
 from service.oip.state import OipState
 from service.server.app import build_app
@@ -30,8 +30,8 @@ LIMITS = {"max_body_bytes": 2**20, "max_json_bytes": 2**18}
 
 
 @dataclass(frozen=True)
-class PreparedCall:
-    """A request; `inputs` are tensors, or documents of the protocol with its keys."""
+class InferCall:
+    """A request; an input is a tensor, or the JSON object of the protocol."""
 
     model: str
     inputs: Mapping[str, Tensor | dict[str, Any]]
@@ -42,11 +42,11 @@ class PreparedCall:
 
 
 @dataclass(frozen=True)
-class OutputTensor:
-    """An answer."""
+class InferAnswer:
+    """The answer to a request: its outputs, and everything beside their numbers."""
 
     outputs: dict[str, Tensor]
-    head: dict[str, Any]
+    header: dict[str, Any]
 
 
 class Refused(Exception):
@@ -64,41 +64,41 @@ class Http:
         self._client = client
         self._binary = binary
 
-    async def infer(self, asked: PreparedCall) -> OutputTensor:
-        body, headers = self.write(asked)
-        version = f"/versions/{asked.version}" if asked.version else ""
-        path = f"/v2/models/{asked.model}{version}/infer"
+    async def infer(self, call: InferCall) -> InferAnswer:
+        body, headers = self.write(call)
+        version = f"/versions/{call.version}" if call.version else ""
+        path = f"/v2/models/{call.model}{version}/infer"
         return self.read(await self._client.post(path, content=body, headers=headers))
 
-    def write(self, asked: PreparedCall) -> tuple[bytes, dict[str, str]]:
-        header: dict[str, Any] = {"inputs": [], "parameters": dict(asked.params)}
+    def write(self, call: InferCall) -> tuple[bytes, dict[str, str]]:
+        header: dict[str, Any] = {"inputs": [], "parameters": dict(call.params)}
         header["parameters"]["binary_data_output"] = self._binary
-        if asked.id:
-            header["id"] = asked.id
-        if asked.outputs is not None:
+        if call.id:
+            header["id"] = call.id
+        if call.outputs is not None:
             header["outputs"] = [
-                each if isinstance(each, dict) else {"name": each} for each in asked.outputs
+                output if isinstance(output, dict) else {"name": output} for output in call.outputs
             ]
         blobs = []
-        for name, tensor in asked.inputs.items():
-            head: dict[str, Any] = {"name": name, **described(tensor)}
+        for name, tensor in call.inputs.items():
+            item: dict[str, Any] = {"name": name, **described(tensor)}
             if isinstance(tensor, Tensor) and self._binary:
-                blobs.append(bytes(tensors.bytes_of(tensor)))
-                head["parameters"] = {"binary_data_size": len(blobs[-1])}
+                blobs.append(bytes(tensors.to_bytes(tensor)))
+                item["parameters"] = {"binary_data_size": len(blobs[-1])}
             elif isinstance(tensor, Tensor):
-                head["data"] = tensor.tolist()
-            header["inputs"].append(head)
+                item["data"] = tensor.tolist()
+            header["inputs"].append(item)
         text = json.dumps(header).encode()
         return b"".join([text, *blobs]), {LENGTH: str(len(text))} if blobs else {}
 
     @staticmethod
-    def read(response: httpx.Response) -> OutputTensor:
+    def read(response: httpx.Response) -> InferAnswer:
         if response.status_code != 200:
             assert [*response.json()] == ["error"]
             assert response.headers["content-type"] == "application/json"
             raise Refused(response.status_code, response.json()["error"])
         at = int(response.headers.get(LENGTH, len(response.content)))
-        header, found = json.loads(response.content[:at]), {}
+        header, outputs = json.loads(response.content[:at]), {}
         for output in header["outputs"]:
             name, datatype, shape = output["name"], output["datatype"], output["shape"]
             dtype = tensors.DATATYPES[datatype]
@@ -106,12 +106,14 @@ class Http:
             if "data" not in output and size is None:
                 continue
             if size is None:
-                found[name] = torch.tensor(output["data"], dtype=dtype).view(shape)
+                outputs[name] = torch.tensor(output["data"], dtype=dtype).view(shape)
             else:
-                found[name] = tensors.of_bytes(name, dtype, shape, response.content[at : at + size])
+                outputs[name] = tensors.from_bytes(
+                    name, dtype, shape, response.content[at : at + size]
+                )
                 at += size
         assert at == len(response.content)
-        return OutputTensor(found, header)
+        return InferAnswer(outputs, header)
 
 
 class Grpc:
@@ -132,8 +134,8 @@ class Grpc:
         )
         self._raw = raw
 
-    async def infer(self, asked: PreparedCall) -> OutputTensor:
-        return self.read(await self.ask(self.write(asked).SerializeToString()))
+    async def infer(self, call: InferCall) -> InferAnswer:
+        return self.read(await self.ask(self.write(call).SerializeToString()))
 
     async def ask(self, request: bytes) -> Any:
         try:
@@ -141,49 +143,49 @@ class Grpc:
         except grpc.aio.AioRpcError as refused:
             raise Refused(refused.code(), refused.details() or "") from None
 
-    def write(self, asked: PreparedCall) -> Any:
+    def write(self, call: InferCall) -> Any:
         request = ModelInferRequest(
-            model_name=asked.model,
-            model_version=asked.version,
-            id=asked.id,
-            parameters={name: parameter(each) for name, each in asked.params.items()},
-            outputs=[in_grpc(each) for each in asked.outputs or ()],
+            model_name=call.model,
+            model_version=call.version,
+            id=call.id,
+            parameters={name: parameter(value) for name, value in call.params.items()},
+            outputs=[in_grpc(output) for output in call.outputs or ()],
         )
-        kinds = [described(each)["datatype"] for each in asked.inputs.values()]
-        raw = self._raw or not CONTENTS.keys() >= {*kinds}
-        for name, tensor in asked.inputs.items():
-            head = request.inputs.add(name=name)
-            head.datatype = described(tensor)["datatype"]
-            head.shape.extend(described(tensor)["shape"])
+        datatypes = {described(tensor)["datatype"] for tensor in call.inputs.values()}
+        raw = self._raw or not CONTENTS.keys() >= datatypes
+        for name, tensor in call.inputs.items():
+            item = request.inputs.add(name=name)
+            item.datatype = described(tensor)["datatype"]
+            item.shape.extend(described(tensor)["shape"])
             if not isinstance(tensor, Tensor):
                 for key, value in tensor.get("parameters", {}).items():
-                    head.parameters[key].MergeFrom(InferParameter(**parameter(value)))
+                    item.parameters[key].MergeFrom(InferParameter(**parameter(value)))
                 continue
             if raw:
-                request.raw_input_contents.append(bytes(tensors.bytes_of(tensor)))
+                request.raw_input_contents.append(bytes(tensors.to_bytes(tensor)))
             else:
-                getattr(head.contents, CONTENTS[head.datatype]).extend(tensor.flatten().tolist())
+                getattr(item.contents, CONTENTS[item.datatype]).extend(tensor.flatten().tolist())
         return request
 
     @staticmethod
-    def read(response: Any) -> OutputTensor:
+    def read(response: Any) -> InferAnswer:
         assert len(response.outputs) == len(response.raw_output_contents)
-        found = {
-            each.name: tensors.of_bytes(
-                each.name, tensors.DATATYPES[each.datatype], [*each.shape], blob
+        outputs = {
+            output.name: tensors.from_bytes(
+                output.name, tensors.DATATYPES[output.datatype], [*output.shape], data
             )
-            for each, blob in zip(response.outputs, response.raw_output_contents, strict=True)
-            if not each.parameters
+            for output, data in zip(response.outputs, response.raw_output_contents, strict=True)
+            if not output.parameters
         }
-        head: dict[str, Any] = {
-            n: getattr(response, n) for n in ("model_name", "model_version", "id")
+        header: dict[str, Any] = {
+            name: getattr(response, name) for name in ("model_name", "model_version", "id")
         }
-        head["outputs"] = [
-            {"name": each.name, "parameters": read_params(each.parameters)}
-            for each in response.outputs
+        header["outputs"] = [
+            {"name": output.name, "parameters": read_params(output.parameters)}
+            for output in response.outputs
         ]
-        head["parameters"] = read_params(response.parameters)
-        return OutputTensor(found, head)
+        header["parameters"] = read_params(response.parameters)
+        return InferAnswer(outputs, header)
 
 
 def described(tensor: Tensor | dict[str, Any]) -> dict[str, Any]:
@@ -193,18 +195,18 @@ def described(tensor: Tensor | dict[str, Any]) -> dict[str, Any]:
 
 
 def parameter(value: bool | int | float | str) -> dict[str, Any]:
-    kinds = {bool: "bool_param", int: "int64_param", float: "double_param", str: "string_param"}
-    return {kinds[type(value)]: value}
+    fields = {bool: "bool_param", int: "int64_param", float: "double_param", str: "string_param"}
+    return {fields[type(value)]: value}
 
 
 def in_grpc(output: str | dict[str, Any]) -> dict[str, Any]:
     if isinstance(output, str):
         return {"name": output}
-    given = {name: parameter(each) for name, each in output.get("parameters", {}).items()}
-    return {"name": output["name"], "parameters": given}
+    params = {name: parameter(value) for name, value in output.get("parameters", {}).items()}
+    return {"name": output["name"], "parameters": params}
 
 
-SPOKEN = ("json", "binary", "raw", "typed")
+ENCODINGS = ("json", "binary", "raw", "typed")
 
 
 def free_port() -> int:
@@ -214,25 +216,25 @@ def free_port() -> int:
 
 
 @asynccontextmanager
-async def speaking(**settings: Any) -> AsyncIterator[dict[str, Http | Grpc]]:
-    """Run the service in this process, and speak to it in each way."""
+async def all_encodings(**settings: Any) -> AsyncIterator[dict[str, Http | Grpc]]:
+    """Run the service in this process, with a client of each encoding."""
     threads = torch.get_num_threads()
-    own = Settings(device="cpu", log_level="warning", grpc_port=free_port(), **LIMITS | settings)
+    chosen = Settings(device="cpu", log_level="warning", grpc_port=free_port(), **LIMITS | settings)
     lifecycle = Lifecycle()
-    service, device_threads = build_service(own, lifecycle)
-    oip_state = OipState(service, lifecycle)
-    door = GrpcDoor(own, lifecycle, grpc_methods(oip_state), service.metrics)
+    handler, device_threads = build_service(chosen, lifecycle)
+    oip_state = OipState(handler, lifecycle)
+    server = GrpcServer(chosen, lifecycle, grpc_methods(oip_state), handler.metrics)
     async with (
         lifespan(oip_state, device_threads),
         asking(build_app(oip_state, device_threads)) as client,
     ):
-        await door.open()
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{own.grpc_port}") as channel:
+        await server.open()
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{chosen.grpc_port}") as channel:
             yield {
                 "json": Http(client, binary=False),
                 "binary": Http(client, binary=True),
                 "raw": Grpc(channel, raw=True),
                 "typed": Grpc(channel, raw=False),
             }
-        await door.close(0)
+        await server.close(0)
     torch.set_num_threads(threads)
