@@ -113,12 +113,12 @@ class Statistics:
             "inference_count": answered,
             "execution_count": self.num_runs,
             "inference_stats": {
-                "success": _duration(answered, ns["success"]),
-                "fail": _duration(self.num_failed.total(), ns["fail"]),
-                "queue": _duration(answered, ns["queue"]),
                 "compute_input": _duration(answered, ns["compute_input"]),
                 "compute_infer": _duration(answered, ns["compute_infer"]),
                 "compute_output": _duration(answered, ns["compute_output"]),
+                "success": _duration(answered, ns["success"]),
+                "fail": _duration(self.num_failed.total(), ns["fail"]),
+                "queue": _duration(answered, ns["queue"]),
                 "cache_hit": _duration(0, 0),
                 "cache_miss": _duration(0, 0),
             },
@@ -131,10 +131,10 @@ class Statistics:
         sums = self._by_size[size]
         runs = _num_runs(sums, size)
         return {
-            "batch_size": size,
             "compute_input": _duration(runs, sums["compute_input"] // size),
             "compute_infer": _duration(runs, sums["compute_infer"] // size),
             "compute_output": _duration(runs, sums["compute_output"] // size),
+            "batch_size": size,
         }
 
 
