@@ -5,7 +5,6 @@ import math
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from functools import partial
 
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -46,23 +45,9 @@ class Statistics:
         self._by_size: defaultdict[int, Counter[str]] = defaultdict(Counter)
         """By the number of calls in a run: nanoseconds of each step, and the number of requests."""
 
-    @contextmanager
-    def count(self, deadline: float = math.inf) -> Iterator[float]:
-        """Count a request that fails in the `with` block; `add_success` counts one that does not.
-
-        Yields the time of `time.perf_counter`. A request that is cancelled has failed because its
-        client left, or because its deadline, a time of `time.monotonic`, has passed.
-        """
-        started = time.perf_counter()
-        try:
-            yield started
-        except asyncio.CancelledError:
-            is_late = time.monotonic() >= deadline
-            self.add_failure(errors.TimedOut() if is_late else errors.ClientLeft(), started)
-            raise
-        except Exception as failure:
-            self.add_failure(failure, started)
-            raise
+    def count(self, deadline: float = math.inf) -> "FailureCount":
+        """Return the `with` block of a request; `deadline` is a time of `time.monotonic`."""
+        return FailureCount(self, deadline)
 
     def add_success(
         self, completed: Completed[Result] | None, started: float, written_from: float
@@ -136,6 +121,29 @@ class Statistics:
             "compute_output": _duration(runs, sums["compute_output"] // size),
             "batch_size": size,
         }
+
+
+class FailureCount:
+    """A `with` block that counts a request that fails in it. `add_success` counts the others.
+
+    Gives the time of `time.perf_counter` at its begin. A request that is cancelled has failed
+    because its client left, or because its deadline has passed.
+    """
+
+    def __init__(self, statistics: Statistics, deadline: float) -> None:
+        self._statistics = statistics
+        self._deadline = deadline
+        self._started = time.perf_counter()
+
+    def __enter__(self) -> float:
+        return self._started
+
+    def __exit__(self, _: object, failure: BaseException | None, __: object) -> None:
+        if isinstance(failure, asyncio.CancelledError):
+            is_late = time.monotonic() >= self._deadline
+            failure = errors.TimedOut() if is_late else errors.ClientLeft()
+        if isinstance(failure, Exception):
+            self._statistics.add_failure(failure, self._started)
 
 
 def _num_runs(sums: Counter[str], size: int) -> int:
