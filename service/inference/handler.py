@@ -41,8 +41,7 @@ class RequestContext(NamedTuple):
     where the protocol cancels the request instead."""
 
 
-@dataclass(frozen=True, slots=True)
-class Served:
+class Served(NamedTuple):
     """The answer to a request, before an adapter writes it."""
 
     message: Message

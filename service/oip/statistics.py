@@ -5,7 +5,6 @@ import math
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from functools import partial
 
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -46,23 +45,9 @@ class Statistics:
         self._by_size: defaultdict[int, Counter[str]] = defaultdict(Counter)
         """By the number of calls in a run: nanoseconds of each step, and the number of requests."""
 
-    @contextmanager
-    def count(self, deadline: float = math.inf) -> Iterator[float]:
-        """Count a request that fails in the `with` block; `add_success` counts one that does not.
-
-        Yields the time of `time.perf_counter`. A request that is cancelled has failed because its
-        client left, or because its deadline, a time of `time.monotonic`, has passed.
-        """
-        started = time.perf_counter()
-        try:
-            yield started
-        except asyncio.CancelledError:
-            is_late = time.monotonic() >= deadline
-            self.add_failure(errors.TimedOut() if is_late else errors.ClientLeft(), started)
-            raise
-        except Exception as failure:
-            self.add_failure(failure, started)
-            raise
+    def count(self, deadline: float = math.inf) -> "FailureCount":
+        """Return the `with` block of a request; `deadline` is a time of `time.monotonic`."""
+        return FailureCount(self, deadline)
 
     def add_success(
         self, completed: Completed[Result] | None, started: float, written_from: float
@@ -113,12 +98,12 @@ class Statistics:
             "inference_count": answered,
             "execution_count": self.num_runs,
             "inference_stats": {
-                "success": _duration(answered, ns["success"]),
-                "fail": _duration(self.num_failed.total(), ns["fail"]),
-                "queue": _duration(answered, ns["queue"]),
                 "compute_input": _duration(answered, ns["compute_input"]),
                 "compute_infer": _duration(answered, ns["compute_infer"]),
                 "compute_output": _duration(answered, ns["compute_output"]),
+                "success": _duration(answered, ns["success"]),
+                "fail": _duration(self.num_failed.total(), ns["fail"]),
+                "queue": _duration(answered, ns["queue"]),
                 "cache_hit": _duration(0, 0),
                 "cache_miss": _duration(0, 0),
             },
@@ -131,11 +116,34 @@ class Statistics:
         sums = self._by_size[size]
         runs = _num_runs(sums, size)
         return {
-            "batch_size": size,
             "compute_input": _duration(runs, sums["compute_input"] // size),
             "compute_infer": _duration(runs, sums["compute_infer"] // size),
             "compute_output": _duration(runs, sums["compute_output"] // size),
+            "batch_size": size,
         }
+
+
+class FailureCount:
+    """A `with` block that counts a request that fails in it. `add_success` counts the others.
+
+    Gives the time of `time.perf_counter` at its begin. A request that is cancelled has failed
+    because its client left, or because its deadline has passed.
+    """
+
+    def __init__(self, statistics: Statistics, deadline: float) -> None:
+        self._statistics = statistics
+        self._deadline = deadline
+        self._started = time.perf_counter()
+
+    def __enter__(self) -> float:
+        return self._started
+
+    def __exit__(self, _: object, failure: BaseException | None, __: object) -> None:
+        if isinstance(failure, asyncio.CancelledError):
+            is_late = time.monotonic() >= self._deadline
+            failure = errors.TimedOut() if is_late else errors.ClientLeft()
+        if isinstance(failure, Exception):
+            self._statistics.add_failure(failure, self._started)
 
 
 def _num_runs(sums: Counter[str], size: int) -> int:

@@ -98,7 +98,7 @@ async def test_a_bare_number_must_be_an_integer_of_64_bits(client, delta):
 async def test_an_answer_over_the_limit_of_json(client):
     message = Message({"q": torch.zeros(1, 2**11, 1, 64)})
     refusal = await post(client, CODECS[1], "/v1/rotate", message, accept="application/json")
-    check_problem(refusal, 413, "too_large", "application/json")
+    check_problem(refusal, 413, "too_large", "an answer in JSON")
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,8 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -28,8 +27,7 @@ _STRING_OR_INF = re.compile(r'"(?:[^"\\]|\\.)*"|\bInf\b')
 _INF = {"Inf": "Infinity"}
 
 
-@dataclass(frozen=True, slots=True)
-class InferHeaders:
+class InferHeaders(NamedTuple):
     """The headers of a request that say how to read its body and how to write the answer."""
 
     json_bytes: int | None
