@@ -6,7 +6,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from benchmarks import oracle, plain
+from benchmarks import oracle, torch_baseline
 from benchmarks.case import Case, Sizes
 from rope_core import Attend, RopeConfig, attend
 
@@ -72,7 +72,7 @@ def _ragged(count: int, least: int, most: int, rope: RopeConfig | None) -> Case:
     cu_seqlens = torch.tensor(ends)
     call = Attend(q, k, v, rope, cu_seqlens_q=cu_seqlens, cu_seqlens_k=cu_seqlens)
     spans = [slice(*span) for span in pairwise(ends)]
-    cos, sin = plain.tables(torch.arange(most), HEAD_DIM)
+    cos, sin = torch_baseline.tables(torch.arange(most), HEAD_DIM)
 
     @torch.inference_mode()
     def loop() -> list[Tensor]:  # kept until all are there, as the call does
@@ -81,9 +81,9 @@ def _ragged(count: int, least: int, most: int, rope: RopeConfig | None) -> Case:
             qkv = (q[None, span], k[None, span], v[None, span])
             length = span.stop - span.start
             if rope is None:
-                answers.append(plain.sdpa(*qkv))
+                answers.append(torch_baseline.sdpa(*qkv))
             else:
-                answers.append(plain.attend(*qkv, cos[:length], sin[:length]))
+                answers.append(torch_baseline.attend(*qkv, cos[:length], sin[:length]))
         return answers
 
     how = "rotated before" if rope is None else "rotation included"

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import attention, rotation, specs, table
+from benchmarks import attention, rope_variants, rotation, table
 from benchmarks.case import QUICK, Case, Sizes
 from benchmarks.table import Row
 from benchmarks.timing import take_turns
@@ -36,7 +36,7 @@ def main() -> None:
     torch.manual_seed(0)
     table.print_machine()
     sizes = QUICK if args.quick else Sizes()
-    cases = chain(rotation.cases(sizes), specs.cases(sizes), attention.cases(sizes))
+    cases = chain(rotation.cases(sizes), rope_variants.cases(sizes), attention.cases(sizes))
     rows = _measure(
         (case for case in cases if args.only in case.name),
         rounds=2 if args.quick else 11,

@@ -26,18 +26,18 @@ def main() -> None:
         os.environ["TRITON_INTERPRET"] = "1"  # read when triton is imported
     elif not torch.cuda.is_available():
         raise SystemExit("there is no CUDA device; --dry-run compares the answers without one")
-    from benchmarks.gpu_cases import card, runs
+    from benchmarks.gpu_cases import gpu_info, runner
 
     torch.manual_seed(0)
     if args.section:
-        card.warm()
-        runs.section(args.section, args.only, args.json)
+        gpu_info.warm()
+        runner.section(args.section, args.only, args.json)
         return
-    on = card.without() if args.dry_run else card.found()
+    on = gpu_info.without() if args.dry_run else gpu_info.found()
     table.print_machine(on)
-    if not args.dry_run and (why := card.why_no_launch()):
+    if not args.dry_run and (why := gpu_info.why_no_launch()):
         raise SystemExit(f"no kernel can be launched, so nothing is measured: {why}")
-    rows = runs.dry(args.only) if args.dry_run else runs.apart(args.only)
+    rows = runner.dry(args.only) if args.dry_run else runner.apart(args.only)
     if args.json:
         table.write_json(args.json, rows, on)
     failed = ", ".join(str(row["call"]) for row in rows if "failed" in row)

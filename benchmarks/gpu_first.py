@@ -22,8 +22,8 @@ from pathlib import Path
 import torch
 
 from benchmarks import table
-from benchmarks.first_run.child import Step, read, run_step, write
 from benchmarks.first_run.row import COLUMNS, Row, failure
+from benchmarks.first_run.step_process import Step, read, run_step, write
 
 TOTAL_S = 330.0
 STEPS = (
@@ -43,7 +43,7 @@ DRY_FACTOR = 10.0
 KILL_WAIT_S = 5.0
 """Seconds to wait for a killed process to end: the driver may have a kernel to end first."""
 
-PRELOADED = ["benchmarks.first_run.child", "benchmarks.gpu_cases.kernels"]
+PRELOADED = ["benchmarks.first_run.step_process", "benchmarks.gpu_cases.kernels"]
 
 
 def main() -> None:

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from benchmarks.forms import Form
-from benchmarks.load import Failed
+from benchmarks.encodings import Form
 from benchmarks.servers import Server
+from benchmarks.wrk import Failed
 
 _SAID = re.compile(
     r"([\d.]+) req/s.*?"

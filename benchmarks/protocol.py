@@ -21,12 +21,12 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks import h2load, servers, table, workloads
-from benchmarks.forms import WORKLOADS, Form, ask, forms
+from benchmarks.encodings import WORKLOADS, Form, ask, forms
 from benchmarks.h2load import Load, Measured
-from benchmarks.load import Failed
 from benchmarks.servers import Server
 from benchmarks.table import Row
 from benchmarks.workloads import Workload
+from benchmarks.wrk import Failed
 
 COLUMNS = (
     "workload, form",
@@ -59,7 +59,7 @@ def main() -> None:
         raise SystemExit("no row")
     rows: list[Row] = []
     with (
-        servers.started("benchmarks.echo", cores[0], grpc=True) as echo,
+        servers.started("benchmarks.echo_server", cores[0], grpc=True) as echo,
         servers.started("service", cores[0], grpc=True) as service,
     ):
         table.print_head(COLUMNS)

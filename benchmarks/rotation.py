@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from benchmarks import oracle, plain
+from benchmarks import oracle, torch_baseline
 from benchmarks.case import Case, Sizes
 from benchmarks.timing import Run
 from rope_core import Layout, RopeConfig, Rotate, Rotated, rotate
@@ -50,5 +50,5 @@ def _case(name: str, shape: tuple[int, ...], dtype: torch.dtype, layout: Layout)
 
 def _bare(shape: tuple[int, ...]) -> Run:
     x = torch.randn(shape)
-    cos, sin = plain.tables(torch.arange(shape[1]), shape[-1])
-    return torch.inference_mode()(lambda: plain.rotate(x, cos, sin))
+    cos, sin = torch_baseline.tables(torch.arange(shape[1]), shape[-1])
+    return torch.inference_mode()(lambda: torch_baseline.rotate(x, cos, sin))

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from benchmarks.floor import ENVIRONMENT
+from benchmarks.floor_worker import ENVIRONMENT
 from benchmarks.workloads import MEDIA_TYPE
 
 START_S = 60

@@ -18,8 +18,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks import floor, load, memory, servers, table
-from benchmarks.rounds import Bench
+from benchmarks import floor_worker, memory, servers, table, wrk
+from benchmarks.service_rounds import Bench
 from benchmarks.table import Row
 from benchmarks.workloads import WORKLOADS, Workload
 
@@ -60,7 +60,7 @@ def main() -> None:
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) < 2:
         raise SystemExit("needs two cores: one to serve, one to load")
-    if why_not := load.missing():
+    if why_not := wrk.missing():
         raise SystemExit(why_not)
     table.print_machine()
     rows: list[Row] = []
@@ -81,9 +81,9 @@ def _measure(
     wanted: list[Workload], serve_core: int, load_core: int, rounds: int, quick: bool
 ) -> Iterator[Row]:
     with (
-        servers.started("benchmarks.echo", serve_core) as echo,
+        servers.started("benchmarks.echo_server", serve_core) as echo,
         servers.started("service", serve_core) as service,
-        floor.started(serve_core) as worker,
+        floor_worker.started(serve_core) as worker,
     ):
         bench = Bench(echo, service, worker, load_core, 1 if quick else rounds, quick)
         table.print_head(COLUMNS)

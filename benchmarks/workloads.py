@@ -9,7 +9,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from benchmarks import oracle, plain
+from benchmarks import oracle, torch_baseline
 
 MEDIA_TYPE = "application/x-safetensors"
 
@@ -109,10 +109,10 @@ def bare(workload: Workload, batch: int) -> Callable[[], object]:
 
 def bare_call(workload: Workload, length: int, batch: int) -> Callable[[], object]:
     asked = tensors(workload, length)
-    cos, sin = plain.tables(torch.arange(length), workload.head_dim)
+    cos, sin = torch_baseline.tables(torch.arange(length), workload.head_dim)
     if workload.kv_heads:
-        return partial(plain.attend, asked["q"], asked["k"], asked["v"], cos, sin)
+        return partial(torch_baseline.attend, asked["q"], asked["k"], asked["v"], cos, sin)
     if batch == 1:
-        return partial(plain.rotate, asked["q"], cos, sin)
+        return partial(torch_baseline.rotate, asked["q"], cos, sin)
     apart = [asked["q"].clone() for _ in range(batch)]
-    return partial(plain.rotate_batch, apart, cos, sin)
+    return partial(torch_baseline.rotate_batch, apart, cos, sin)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import forms, h2load, load, oracle, workloads
+from benchmarks import encodings, h2load, oracle, workloads, wrk
 from benchmarks.workloads import WORKLOADS
 from service.wire import safetensors_codec as wire
 
@@ -50,7 +50,7 @@ def test_a_launch_takes_few_functions_on_the_host():
     assert functions["attention.attend, decode of 1 sequence"] <= 150
 
 
-@pytest.mark.skipif(load.missing() is not None, reason=str(load.missing()))
+@pytest.mark.skipif(wrk.missing() is not None, reason=str(wrk.missing()))
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
 def test_service_prints_a_row_for_a_workload(tmp_path):
     ran = run("service", "--only", WORKLOADS[0].name, "--json", str(tmp_path / "service.json"))
@@ -66,7 +66,7 @@ def test_service_prints_a_row_for_a_workload(tmp_path):
 @pytest.mark.skipif(h2load.missing() is not None, reason=str(h2load.missing()))
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
 def test_protocol_prints_a_row_for_each_form(tmp_path):
-    name = forms.WORKLOADS[0].name
+    name = encodings.WORKLOADS[0].name
     ran = run("protocol", "--only", name, "--json", str(tmp_path / "protocol.json"))
 
     assert ran.returncode == 0, ran.stderr
@@ -77,13 +77,13 @@ def test_protocol_prints_a_row_for_each_form(tmp_path):
     assert all(0 < row["x_http_echo_cpu"] <= 1.5 for row in rows)
 
 
-@pytest.mark.parametrize("workload", forms.WORKLOADS, ids=lambda workload: workload.name)
+@pytest.mark.parametrize("workload", encodings.WORKLOADS, ids=lambda workload: workload.name)
 def test_every_form_asks_for_the_same(workload):
-    native, binary, grpc = forms.forms(workload)
+    native, binary, grpc = encodings.forms(workload)
     length = int(binary.headers["Inference-Header-Content-Length"])
     blobs = binary.body[length:]
-    asked = forms.INFER.request.FromString(grpc.body[5:])
-    assert grpc.body == forms.framed(grpc.body[5:])
+    asked = encodings.INFER.request.FromString(grpc.body[5:])
+    assert grpc.body == encodings.framed(grpc.body[5:])
     assert b"".join(asked.raw_input_contents) == blobs
     tensors = workloads.tensors(workload, workload.lengths[0])
     for each in tensors.values():

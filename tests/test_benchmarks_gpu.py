@@ -11,10 +11,10 @@ import torch
 pytest.importorskip("triton")
 
 from benchmarks import gpu
-from benchmarks.gpu_cases import card, packages, runs, sections, truth
+from benchmarks.gpu_cases import gpu_info, packages, reference, runner, sections
 from benchmarks.gpu_cases.case import Case, Over, Side, Truth
-from benchmarks.gpu_cases.clock import Times
-from benchmarks.gpu_cases.rows import COLUMNS, cells, rows_of
+from benchmarks.gpu_cases.cuda_timing import Times
+from benchmarks.gpu_cases.measure import COLUMNS, cells, rows_of
 from tests.conftest import ROOT
 
 RIGHT = torch.tensor([[3.0, 4.0]])
@@ -68,8 +68,8 @@ def test_without_a_device_nothing_is_timed():
 
 def test_without_a_compiler_one_line_says_so(monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(card, "found", dict)
-    monkeypatch.setattr(card, "why_no_launch", lambda: "RuntimeError: no C compiler")
+    monkeypatch.setattr(gpu_info, "found", dict)
+    monkeypatch.setattr(gpu_info, "why_no_launch", lambda: "RuntimeError: no C compiler")
     monkeypatch.setattr(sys, "argv", ["gpu"])
 
     with pytest.raises(SystemExit, match="nothing is measured: RuntimeError: no C compiler"):
@@ -103,8 +103,8 @@ def test_one_row_that_is_off_among_many_is_wrong():
     got = true.clone()
     got[77] *= 1.2
 
-    with pytest.raises(truth.Wrong, match="a row by"):
-        truth.check(Side("own", lambda: [got], Truth(lambda: [true], [1e-3])))
+    with pytest.raises(reference.Wrong, match="a row by"):
+        reference.check(Side("own", lambda: [got], Truth(lambda: [true], [1e-3])))
 
 
 def test_a_call_that_raises_is_a_row():
@@ -198,15 +198,15 @@ def test_what_is_hidden_or_empty_is_compared_too():
     minus_inf, nan = -torch.inf, torch.nan
     true = torch.tensor([[minus_inf, 1.0], [nan, 2.0]], dtype=torch.float64)
 
-    assert truth.error(true.float(), true)[0] == 0
-    assert not truth.error(torch.tensor([[0.0, 1.0], [nan, 2.0]]), true)[0] <= 1
-    assert not truth.error(torch.tensor([[minus_inf, nan], [nan, 2.0]]), true)[0] <= 1
+    assert reference.error(true.float(), true)[0] == 0
+    assert not reference.error(torch.tensor([[0.0, 1.0], [nan, 2.0]]), true)[0] <= 1
+    assert not reference.error(torch.tensor([[minus_inf, nan], [nan, 2.0]]), true)[0] <= 1
 
 
 def test_a_section_that_ends_badly_is_a_row_and_the_next_one_runs(monkeypatch, capsys):
-    monkeypatch.setattr(runs, "_process", lambda limit_s, *given: f"ended: {given[1]}")
+    monkeypatch.setattr(runner, "_process", lambda limit_s, *given: f"ended: {given[1]}")
 
-    rows = runs.apart("prefill")
+    rows = runner.apart("prefill")
 
     assert rows == [
         {"call": f"section {name}", "failed": f"ended: {name}"}

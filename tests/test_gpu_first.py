@@ -12,8 +12,8 @@ import torch
 pytest.importorskip("triton")
 
 from benchmarks import gpu_first
-from benchmarks.first_run.child import Step, read
 from benchmarks.first_run.row import COLUMNS
+from benchmarks.first_run.step_process import Step, read
 from benchmarks.gpu_cases.sizes import DRY
 
 STEPS = "tests.first_run_steps"

@@ -9,10 +9,10 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from benchmarks import plain
-from benchmarks.first_run import attention_answers
+from benchmarks import torch_baseline
+from benchmarks.first_run import attention_groups
 from benchmarks.first_run.row import Row, failure
-from benchmarks.gpu_cases import kernels, truth
+from benchmarks.gpu_cases import kernels, reference
 from benchmarks.gpu_cases.case import Run, Side
 from benchmarks.gpu_cases.sizes import Sizes, poison, randn, short
 
@@ -40,7 +40,7 @@ def groups(sizes: Sizes) -> Iterator[tuple[str, Group]]:
         yield name, _rotations(sizes, dtype, layout, way == "table")
     for dtype in DTYPES:
         yield f"merge {short(dtype)}", _mergers(sizes, dtype)
-    yield from attention_answers.groups(sizes)
+    yield from attention_groups.groups(sizes)
 
 
 def batches(sizes: Sizes) -> Iterator[tuple[str, Run, Sequence[Run]]]:
@@ -55,16 +55,16 @@ def batches(sizes: Sizes) -> Iterator[tuple[str, Run, Sequence[Run]]]:
             some, poison(*some), ids[at], _frequencies(sizes, sizes.head_dim), "half"
         )
 
-    alone = [rotation(span) for span in truth.spans(lengths)]
+    alone = [rotation(span) for span in reference.spans(lengths)]
     yield "rotate", rotation(slice(None)), alone
-    yield from attention_answers.batches(sizes, BATCH)
+    yield from attention_groups.batches(sizes, BATCH)
 
 
 def _checked(name: str, group: Group) -> Row:
     errors, wrong = [], []
     for label, make in group.items():
         try:
-            errors.append(truth.check(make()))
+            errors.append(reference.check(make()))
         except Exception as why:  # any error is a row, and the other calls run
             wrong.append(f"{label}: {type(why).__name__}: {why}")
     if wrong:
@@ -92,12 +92,14 @@ def _rotations(sizes: Sizes, dtype: torch.dtype, layout: str, by_table: bool) ->
     def side(first: int = 0, rotary_dim: int = width, in_place: bool = False) -> Side:
         xs = [randn(sizes, TOKENS, h, width, dtype=dtype) for h in sizes.heads]
         ids = torch.randint(TOKENS, (TOKENS,), device=sizes.device)
-        expected = truth.rotation(xs, ids + first, layout, rotary_dim)
+        expected = reference.rotation(xs, ids + first, layout, rotary_dim)
         outs = xs if in_place else poison(*xs)
         if by_table:
             positions = torch.arange(first, first + TOKENS, device=sizes.device)
             half = rotary_dim // 2
-            table = [t[:, 0, :half].contiguous() for t in plain.tables(positions, rotary_dim)]
+            table = [
+                t[:, 0, :half].contiguous() for t in torch_baseline.tables(positions, rotary_dim)
+            ]
             run = kernels.rotate(xs, outs, table, ids, layout)
         else:
             frequencies = _frequencies(sizes, rotary_dim)
@@ -122,7 +124,7 @@ def _mergers(sizes: Sizes, dtype: torch.dtype) -> Group:
         parts = randn(sizes, PARTS, TOKENS, sizes.head_dim, dtype=dtype)
         lse = 3 * randn(sizes, PARTS, TOKENS, dtype=torch.float32)
         change(parts, lse)
-        expected = truth.merging(parts, lse)
+        expected = reference.merging(parts, lse)
         run = kernels.merge_parts(parts, lse, *poison(parts[0], lse[0]))
         return Side("own", run, expected)
 

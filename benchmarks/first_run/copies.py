@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 
 from benchmarks.first_run.row import Row, rows_of_cases
-from benchmarks.gpu_cases import copies, host_waits
+from benchmarks.gpu_cases import copies, host_blocking
 from benchmarks.gpu_cases.sizes import Sizes
 
 
 def rows(sizes: Sizes) -> Iterator[Row]:
     """Yield what `benchmarks.gpu` measures of them."""
     yield from rows_of_cases(copies.cases(sizes), sizes)
-    yield from rows_of_cases(host_waits.cases(sizes), sizes)
+    yield from rows_of_cases(host_blocking.cases(sizes), sizes)

@@ -18,7 +18,7 @@ import torch
 from benchmarks import table
 from benchmarks.first_run import compile_ahead
 from benchmarks.first_run.row import Row
-from benchmarks.gpu_cases import card, kernels, truth
+from benchmarks.gpu_cases import gpu_info, kernels, reference
 from benchmarks.gpu_cases.case import Side
 from benchmarks.gpu_cases.rotation import frequencies
 from benchmarks.gpu_cases.sizes import Sizes, poison, randn
@@ -35,7 +35,7 @@ HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 def rows(sizes: Sizes) -> Iterator[Row]:
     """Yield facts, the first launch, and how many kernels were built in advance."""
     start = time.monotonic()
-    capability = card.smi("compute_cap").get("compute_cap")
+    capability = gpu_info.smi("compute_cap").get("compute_cap")
     building = []
     if capability is not None and not sizes.dry:
         building = compile_ahead.start(round(10 * float(str(capability))))
@@ -78,7 +78,7 @@ def _first_launch(sizes: Sizes) -> Iterator[Row]:
             run()
             _synchronize(sizes)
             times.append(time.perf_counter())
-    error = truth.check(Side("own", run, truth.rotation(xs, positions)))
+    error = reference.check(Side("own", run, reference.rotation(xs, positions)))
     names = "triton's driver", "the CUDA context", "the build", "the first launch", "the second"
     for name, begun, ended in zip(names, times, times[1:], strict=False):
         yield Row(name=f"first use: {name}", us=None if sizes.dry else (ended - begun) * 1e6)
@@ -137,7 +137,7 @@ def _gpu() -> dict[str, object]:
         "L2 bytes": properties.L2_cache_size,
         "memory bytes": properties.total_memory,
         "cuDNN": torch.backends.cudnn.version(),
-        **card.smi("driver_version", "clocks.sm", *link),
+        **gpu_info.smi("driver_version", "clocks.sm", *link),
     }
 
 

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from benchmarks.first_run.stand_in import StandIn
+from benchmarks.first_run.fake_driver import StandIn
 from service.device import Driver, find_driver
 from service.server.serve import serve
 from service.settings import Settings

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 
 from benchmarks.first_run.row import Row, rows_of_cases
-from benchmarks.gpu_cases import clock, floors, kernels
+from benchmarks.gpu_cases import cuda_timing, floors, kernels
 from benchmarks.gpu_cases.case import Run
 from benchmarks.gpu_cases.rotation import frequencies
 from benchmarks.gpu_cases.sizes import Sizes, poison, randn
@@ -25,7 +25,7 @@ def rows(sizes: Sizes) -> Iterator[Row]:
         if sizes.dry:
             yield Row(name=title, goal=goal)
             continue
-        us = clock.host_seconds(run, CALLS) * 1e6
+        us = cuda_timing.host_seconds(run, CALLS) * 1e6
         verdict = "met" if us <= GOALS_US[name] else "missed"
         yield Row(name=title, us=us, goal=goal, verdict=verdict)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.first_run.row import Row, failure
-from benchmarks.gpu_cases import other_attention, truth
+from benchmarks.gpu_cases import library_attention, reference
 from benchmarks.gpu_cases.case import Side, Truth
 from benchmarks.gpu_cases.sizes import Sizes, randn
 
@@ -63,9 +63,9 @@ def _seconds(sizes: Sizes, run: Callable[[], object]) -> float:
 def _answer(name: str, sizes: Sizes, length: int, heads: tuple[int, int], head_dim: int) -> Row:
     side = _side(sizes, length, heads, head_dim)
     assert side.truth is not None
-    out = Side(side.name, side.run, truth.out_alone(side.truth), lambda got: side.read(got)[:1])
+    out = Side(side.name, side.run, reference.out_alone(side.truth), lambda got: side.read(got)[:1])
     try:
-        return Row(name=name, error=truth.check(out), verdict="right")
+        return Row(name=name, error=reference.check(out), verdict="right")
     except Exception as why:  # any error is a row, and the next length runs
         return _no_answer(name, sizes, why)
 
@@ -83,9 +83,11 @@ def _log_sum_exp(sizes: Sizes, length: int) -> Row:
     assert side.truth is not None
     answer = side.run()
     got, true = side.read(answer)[1], side.truth.tensors()[1]
-    bar = truth.LSE[torch.bfloat16]
+    bar = reference.LSE[torch.bfloat16]
     scales = {"natural": 1.0, "of base 2": torch.tensor(2.0).log().item()}
-    errors = {base: truth.error(got.double() * scale, true)[0] for base, scale in scales.items()}
+    errors = {
+        base: reference.error(got.double() * scale, true)[0] for base, scale in scales.items()
+    }
     base = min(errors, key=lambda name: errors[name])
     shape, like = [*answer[1].shape], [*answer[0].shape[:3], 1]
     note = f"shape {shape}, {base if errors[base] <= bar else 'neither natural nor of base 2'}"
@@ -98,10 +100,10 @@ def _side(sizes: Sizes, length: int, heads: tuple[int, int], head_dim: int) -> S
     q_heads, kv_heads = heads
     shapes = [(length, count, head_dim) for count in (q_heads, kv_heads, kv_heads)]
     q, k, v = (randn(sizes, *shape) for shape in shapes)
-    expected = truth.attention(q, k, v, [length], [length])
+    expected = reference.attention(q, k, v, [length], [length])
     if sizes.dry:
         return _stand_in(q, k, v, expected)
-    return other_attention.cudnn(q, k, v, 1, expected)
+    return library_attention.cudnn(q, k, v, 1, expected)
 
 
 def _stand_in(q: Tensor, k: Tensor, v: Tensor, expected: Truth) -> Side:

@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from benchmarks.gpu_cases import clock
+from benchmarks.gpu_cases import cuda_timing
 from benchmarks.gpu_cases.case import Case, Make
-from benchmarks.gpu_cases.rows import rows_of
+from benchmarks.gpu_cases.measure import rows_of
 from benchmarks.gpu_cases.sizes import Sizes
 
 COLUMNS = ("name", "error", "us", "ratio", "over", "goal", "verdict", "note")
@@ -57,7 +57,7 @@ def failure(name: str, why: object) -> Row:
 
 def rows_of_cases(cases: Iterable[tuple[str, Make]], sizes: Sizes) -> Iterator[Row]:
     """Check and time each case, without other libraries; in a dry run only check it."""
-    take_turns = None if sizes.dry else clock.take_turns
+    take_turns = None if sizes.dry else cuda_timing.take_turns
     for name, make in cases:
         for measured in rows_of(name, lambda make=make: _without_others(make), take_turns):
             yield _row(measured)

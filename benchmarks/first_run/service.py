@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 import rope_core
-from benchmarks.first_run import calls
-from benchmarks.first_run.calls import Request
+from benchmarks.first_run import service_requests
+from benchmarks.first_run.fake_driver import StandIn
 from benchmarks.first_run.row import Row, failure, rows_of_cases
 from benchmarks.first_run.service_api import Ask, driver_of, rotator, running
-from benchmarks.first_run.stand_in import StandIn
-from benchmarks.gpu_cases import truth
+from benchmarks.first_run.service_requests import Request
+from benchmarks.gpu_cases import reference
 from benchmarks.gpu_cases.case import Case, Make, Over, Side
 from benchmarks.gpu_cases.sizes import Sizes
 from rope_core import RopeConfig, Rotate
@@ -44,8 +44,8 @@ def rows(sizes: Sizes) -> Iterator[Row]:
         took = "" if sizes.dry else f"after {time.perf_counter() - start:.1f} s"
         yield Row(name="the service is ready", note=took)
         name = f"{count} mixed calls from {CLIENTS} threads"
-        yield _requests(name, ask, calls.mixed(count), sizes.dry)
-        yield _requests(f"{odd} odd shapes", ask, calls.odd(odd), sizes.dry)
+        yield _requests(name, ask, service_requests.mixed(count), sizes.dry)
+        yield _requests(f"{odd} odd shapes", ask, service_requests.odd(odd), sizes.dry)
         yield from _full_memory(sizes, driver, ask)
     yield from rows_of_cases(cases(sizes), sizes)
 
@@ -77,7 +77,7 @@ def _lanes(sizes: Sizes, lanes: int) -> Case:
         sides = {"own": inputs} if lanes == 1 else {"own": inputs, "one lane": inputs[:1]}
         return {name: [seconds(qs) for _ in range(ROUNDS)] for name, qs in sides.items()}
 
-    expected = truth.rotation([inputs[0][0]], torch.arange(shape[1]))
+    expected = reference.rotation([inputs[0][0]], torch.arange(shape[1]))
     run = lambda: [engine.rotate(q) for q in inputs]  # noqa: E731
     own = Side("own", run, expected, lambda answer: [answer[0][0]])
     alone = Side("one lane", lambda: engine.rotate(inputs[0]))
@@ -113,8 +113,8 @@ def _ask_until_answered(ask: Ask, request: Request) -> tuple[float, int, str]:
         return 0.0, tries, f"{request.path} answers {', '.join(reply.tensors)}"
     errors = []
     for name, tensor in expected.items():
-        bar = SLACK * truth.ATTENDED[dtype] * (1 + 4 * max(1, tensor.numel()) ** -0.5)
-        errors.append(truth.error(reply.tensors[name], tensor.double())[0])
+        bar = SLACK * reference.ATTENDED[dtype] * (1 + 4 * max(1, tensor.numel()) ** -0.5)
+        errors.append(reference.error(reply.tensors[name], tensor.double())[0])
         if not errors[-1] <= bar:
             why = f"{request.path} {name} off by {errors[-1]:.2g}, not {bar:.2g}"
             return errors[-1], tries, why
@@ -125,7 +125,7 @@ def _full_memory(sizes: Sizes, driver: Any, ask: Ask) -> Iterator[Row]:
     """Fill the device's memory: a call succeeds at 95 %, is refused at 100 %, then succeeds."""
     q = torch.randn(1, max(64, sizes.tokens // 4), sizes.heads[0], sizes.head_dim)
     call = Rotate(q, None, RopeConfig.of(sizes.head_dim))
-    expected = lambda: calls.named(rope_core.rotate(call))  # noqa: E731
+    expected = lambda: service_requests.named(rope_core.rotate(call))  # noqa: E731
     request = Request("/v1/rotate", {"q": q}, {}, expected)
     with _filled(driver, 0.95):
         yield _requests("a call where memory is filled to 95 %", ask, [request], sizes.dry)

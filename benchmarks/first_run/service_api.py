@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.first_run.stand_in import StandIn
+from benchmarks.first_run.fake_driver import StandIn
 from benchmarks.gpu_cases.packages import Missing
 from benchmarks.gpu_cases.sizes import Sizes
 from rope_core import RopeConfig, Rotate

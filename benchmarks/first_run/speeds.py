@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from benchmarks.first_run.row import Row, rows_of_cases
-from benchmarks.gpu_cases import append, decode, merging, prefill, rotation
+from benchmarks.gpu_cases import append, decode, merge, prefill, rotation
 from benchmarks.gpu_cases.case import Make
 from benchmarks.gpu_cases.sizes import Sizes
 
@@ -21,7 +21,7 @@ def cases(sizes: Sizes) -> Iterator[tuple[str, Make]]:
     if not sizes.dry:
         sizes = replace(sizes, prompts=PROMPTS, batches=sizes.batches[:1], appended=(32,))
     yield from _first(4, rotation.cases(sizes))
-    yield from _first(2, merging.cases(sizes))
+    yield from _first(2, merge.cases(sizes))
     yield from _first(5, decode.cases(sizes))
     yield from append.cases(sizes)
     yield from _first(len(sizes.widths) * len(sizes.prompts), prefill.dense(sizes))

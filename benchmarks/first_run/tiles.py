@@ -6,7 +6,7 @@ from functools import partial
 import torch
 
 from benchmarks.first_run.row import Row, rows_of_cases
-from benchmarks.gpu_cases import kernels, truth
+from benchmarks.gpu_cases import kernels, reference
 from benchmarks.gpu_cases.case import Case, Make, Over, Side
 from benchmarks.gpu_cases.decode import in_pages, uneven
 from benchmarks.gpu_cases.sizes import Sizes, randn
@@ -48,7 +48,7 @@ def _case(sizes: Sizes, table: TileTable, kernel: str, dtype_name: str, paged: b
     q = randn(sizes, sum(lengths_q), heads, WIDTH, dtype=dtype)
     shape = sum(lengths_k), kv_heads, WIDTH
     k, v = (randn(sizes, *shape, dtype=dtype) for _ in range(2))
-    expected = truth.attention(q, k, v, lengths_q, lengths_k)
+    expected = reference.attention(q, k, v, lengths_q, lengths_k)
     keys, blocks = (k, v), None
     if paged:
         slab, blocks = in_pages(k, v, lengths_k, sizes.page_size)

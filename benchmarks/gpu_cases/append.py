@@ -6,7 +6,7 @@ The floor is the slower of a read of K and V and a product of as many operations
 from collections.abc import Iterator
 from functools import partial
 
-from benchmarks.gpu_cases import floors, kernels, truth
+from benchmarks.gpu_cases import floors, kernels, reference
 from benchmarks.gpu_cases.case import Case, Make, Side
 from benchmarks.gpu_cases.sizes import Sizes, randn
 
@@ -22,7 +22,7 @@ def _case(sizes: Sizes, queries: int) -> Case:
     q = randn(sizes, queries, heads, sizes.head_dim)
     k, v = (randn(sizes, sizes.long, kv_heads, sizes.head_dim) for _ in range(2))
     lengths = [queries], [sizes.long]
-    own = Side("own", kernels.attend(q, k, v, *lengths), truth.attention(q, k, v, *lengths))
+    own = Side("own", kernels.attend(q, k, v, *lengths), reference.attention(q, k, v, *lengths))
     moved = float(k.nbytes + v.nbytes)
     seen = queries * (sizes.long - (queries - 1) / 2)
     flops = 4.0 * sizes.head_dim * heads * seen

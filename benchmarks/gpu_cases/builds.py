@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu_cases import kernels, truth
+from benchmarks.gpu_cases import kernels, reference
 from benchmarks.gpu_cases.case import Case, Make, Run, Side
 from benchmarks.gpu_cases.decode import in_pages
 from benchmarks.gpu_cases.rotation import frequencies
@@ -59,14 +59,14 @@ def _rotate(sizes: Sizes) -> Case:
     xs = [randn(sizes, TOKENS, h, sizes.head_dim) for h in sizes.heads]
     positions = torch.arange(TOKENS, device=sizes.device)
     run = kernels.rotate_at(xs, poison(*xs), positions, frequencies(sizes), "half")
-    return _first(run, truth.rotation(xs, positions))
+    return _first(run, reference.rotation(xs, positions))
 
 
 def _merge(sizes: Sizes) -> Case:
     parts = randn(sizes, 4, TOKENS, sizes.head_dim)
     lse = randn(sizes, 4, TOKENS, dtype=torch.float32)
     run = kernels.merge_parts(parts, lse, *poison(parts[0], lse[0]))
-    return _first(run, truth.merging(parts, lse))
+    return _first(run, reference.merging(parts, lse))
 
 
 def _attend(sizes: Sizes, queries: int, paged: bool) -> Case:
@@ -79,10 +79,10 @@ def _attend(sizes: Sizes, queries: int, paged: bool) -> Case:
         slab, table = in_pages(k, v, [len(k)], sizes.page_size)
         keys = slab[:, 0], slab[:, 1]
     run = kernels.attend(q, *keys, *lengths, block_table=table)
-    return _first(run, truth.attention(q, k, v, *lengths))
+    return _first(run, reference.attention(q, k, v, *lengths))
 
 
-def _first(run: Run, expected: truth.Truth) -> Case:
+def _first(run: Run, expected: reference.Truth) -> Case:
     first = FirstCall(run)
 
     def note() -> str:

@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from benchmarks.gpu_cases import floors, kernels, other_attention, truth
+from benchmarks.gpu_cases import floors, kernels, library_attention, reference
 from benchmarks.gpu_cases.case import Case, Make, Over, Side
 from benchmarks.gpu_cases.sizes import Sizes, randn, short
 
@@ -50,7 +50,7 @@ def _case(
     q = randn(sizes, len(lengths), heads, width, dtype=dtype)
     k, v = (randn(sizes, sum(lengths), kv_heads, width, dtype=dtype) for _ in range(2))
     ones = [1] * len(lengths)
-    told = truth.attention(q, k, v, ones, lengths)
+    told = reference.attention(q, k, v, ones, lengths)
     moved = float(k.nbytes + v.nbytes)
     over: list[Over] = [
         floors.over_read(sizes, moved, least),
@@ -59,10 +59,10 @@ def _case(
     if paged:
         slab, table = in_pages(k, v, lengths, sizes.page_size)
         run = kernels.attend(q, slab[:, 0], slab[:, 1], ones, lengths, table)
-        makes = other_attention.paged_decodes(q, slab, table, lengths, told)
+        makes = library_attention.paged_decodes(q, slab, table, lengths, told)
     else:
         run = kernels.attend(q, k, v, ones, lengths)
-        makes = other_attention.packed_decodes(q, k, v, lengths, told)
+        makes = library_attention.packed_decodes(q, k, v, lengths, told)
     return Case(Side("own", run, told), over, moved, others=makes)
 
 
@@ -82,7 +82,7 @@ def in_pages(k: Tensor, v: Tensor, lengths: Sequence[int], page_size: int) -> tu
     table = order.new_full((len(lengths), max(counts)), -1)
     shape = (len(order), 2, k.shape[1], page_size, k.shape[2])
     slab = k.new_full(shape, torch.nan)
-    blocks, tokens = truth.spans(counts), truth.spans(lengths)
+    blocks, tokens = reference.spans(counts), reference.spans(lengths)
     for row, block, span in zip(table, blocks, tokens, strict=True):
         row[: block.stop - block.start] = order[block]
         at = torch.arange(span.stop - span.start, device=k.device)

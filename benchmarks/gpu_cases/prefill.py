@@ -9,8 +9,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from benchmarks import plain
-from benchmarks.gpu_cases import decode, floors, kernels, other_attention, truth
+from benchmarks import torch_baseline
+from benchmarks.gpu_cases import decode, floors, kernels, library_attention, reference
 from benchmarks.gpu_cases.case import Case, Make, Over, Side
 from benchmarks.gpu_cases.sizes import Sizes, poison, randn
 
@@ -68,15 +68,18 @@ def _dense(
     q_heads, kv_heads = heads or (sizes.hidden // width,) * 2
     shapes = [(sum(lengths), h, width) for h in (q_heads, kv_heads, kv_heads)]
     q, k, v = (randn(sizes, *shape, dtype=dtype) for shape in shapes)
-    told = truth.attention(q, k, v, lengths, lengths)
+    told = reference.attention(q, k, v, lengths, lengths)
     flops = _flops(lengths, q_heads, width)
     over = [floors.over_floor(sizes, flops, 2.0 * (q.nbytes + k.nbytes), dtype)]
     if not sizes.dry and dtype == torch.bfloat16:
         least = 0.6 if width == 128 and length >= CUDNN_FROM else None
-        for name, way in (("cuDNN", other_attention.sdpa), ("cuDNN, lse", other_attention.cudnn)):
+        for name, way in (
+            ("cuDNN", library_attention.sdpa),
+            ("cuDNN, lse", library_attention.cudnn),
+        ):
             over.append(Over(name, [(way(q, k, v, len(lengths), told), 1.0)], least))
     own = Side("own", kernels.attend(q, k, v, lengths, lengths), told)
-    makes = other_attention.prompts(q, k, v, lengths, told)
+    makes = library_attention.prompts(q, k, v, lengths, told)
     return Case(own, over, flops, "TFLOP/s", others=makes)
 
 
@@ -85,9 +88,9 @@ def _masked(sizes: Sizes) -> Case:
     q, k, v = _qkv(sizes, sizes.masked)
     mask = torch.rand(1, 1, sizes.masked, sizes.masked, device=sizes.device) < 0.9
     mask |= torch.eye(sizes.masked, dtype=torch.bool, device=sizes.device)
-    told = truth.attention(q, k, v, lengths, lengths, mask=mask)
+    told = reference.attention(q, k, v, lengths, lengths, mask=mask)
     own = Side("own", kernels.attend(q, k, v, lengths, lengths, mask=mask), told)
-    told = truth.attention(q, k, v, lengths, lengths)
+    told = reference.attention(q, k, v, lengths, lengths)
     plain_call = Side("no mask", kernels.attend(q, k, v, lengths, lengths), told)
     flops = _flops(lengths, sizes.heads[0], sizes.head_dim)
     return Case(own, [Over("no mask", [(plain_call, 1.0)])], flops, "TFLOP/s")
@@ -96,7 +99,7 @@ def _masked(sizes: Sizes) -> Case:
 def _window(sizes: Sizes) -> Case:
     length, window = sizes.prompts[-1], sizes.window
     q, k, v = _qkv(sizes, length)
-    told = truth.attention(q, k, v, [length], [length], window=window)
+    told = reference.attention(q, k, v, [length], [length], window=window)
     own = Side("own", kernels.attend(q, k, v, [length], [length], window=window), told)
     heads, width = sizes.heads[0], sizes.head_dim
     flops = _flops([length], heads, width) - _flops([length - window], heads, width)
@@ -110,11 +113,11 @@ def _ragged(sizes: Sizes) -> Case:
     flops, longest = _flops(lengths, heads, width), max(lengths)
     dense = [longest] * max(1, round(flops / _flops([longest], heads, width)))
     q, k, v = _qkv(sizes, sum(lengths))
-    told = truth.attention(q, k, v, lengths, lengths)
+    told = reference.attention(q, k, v, lengths, lengths)
     own = Side("own", kernels.attend(q, k, v, lengths, lengths), told)
-    makes = other_attention.prompts(q, k, v, lengths, told, even=False)
+    makes = library_attention.prompts(q, k, v, lengths, told, even=False)
     name, qkv = f"{len(dense)} x {longest}", _qkv(sizes, sum(dense))
-    told = truth.attention(*qkv, dense, dense)
+    told = reference.attention(*qkv, dense, dense)
     even = Side(name, kernels.attend(*qkv, dense, dense), told)
     over = Over(name, [(even, flops / _flops(dense, heads, width))], least=0.85)
     return Case(own, [over], flops, "TFLOP/s", others=makes)
@@ -124,15 +127,15 @@ def _fused(sizes: Sizes, length: int, most: float, by_cudnn: bool = False) -> Ca
     lengths = [length] * max(1, sizes.tokens // length)
     q, k, v = _qkv(sizes, sum(lengths))
     positions = torch.arange(length, device=sizes.device).repeat(len(lengths))
-    tables = plain.tables(torch.arange(length, device=sizes.device), sizes.head_dim)
+    tables = torch_baseline.tables(torch.arange(length, device=sizes.device), sizes.head_dim)
     table = [t[:, 0, : sizes.head_dim // 2].contiguous() for t in tables]
-    turned = [x.to(q.dtype) for x in truth.rotation([q, k], positions).tensors()]
-    told = truth.attention(*turned, v, lengths, lengths)
+    turned = [x.to(q.dtype) for x in reference.rotation([q, k], positions).tensors()]
+    told = reference.attention(*turned, v, lengths, lengths)
     outs = poison(q, k)
     rotate = kernels.rotate([q, k], outs, table, positions, "half")
     if by_cudnn:
-        alone, after = (other_attention.sdpa(*qk, v, len(lengths), told) for qk in (turned, outs))
-        other_attention.probe(alone)
+        alone, after = (library_attention.sdpa(*qk, v, len(lengths), told) for qk in (turned, outs))
+        library_attention.probe(alone)
     else:
         alone = Side("alone", kernels.attend(*turned, v, lengths, lengths), told)
         after = Side("after", kernels.attend(*outs, v, lengths, lengths), told)

@@ -9,8 +9,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from benchmarks import plain
-from benchmarks.gpu_cases import floors, kernels, other_rotation, truth
+from benchmarks import torch_baseline
+from benchmarks.gpu_cases import floors, kernels, library_rotation, reference
 from benchmarks.gpu_cases.case import Case, Make, Over, Side
 from benchmarks.gpu_cases.sizes import Sizes, poison, randn, short
 
@@ -36,7 +36,10 @@ def compiled(sizes: Sizes) -> Iterator[tuple[str, Make]]:
     for dtype in () if sizes.dry else (torch.bfloat16, torch.float32):
         for layout in ("half", "interleaved"):
             name = f"rotate {short(dtype)}, {layout}, by table, torch.compile"
-            yield name, partial(_case, sizes, dtype, layout, True, others=other_rotation.compiled)
+            yield (
+                name,
+                partial(_case, sizes, dtype, layout, True, others=library_rotation.compiled),
+            )
 
 
 def _case(
@@ -48,18 +51,18 @@ def _case(
     in_place: bool = False,
     inverse: bool = False,
     width: int = 1,
-    others: Callable[..., other_rotation.Makes] = other_rotation.rotations,
+    others: Callable[..., library_rotation.Makes] = library_rotation.rotations,
 ) -> Case:
     rotary_dim = sizes.head_dim // width
     xs = [randn(sizes, sizes.tokens, h, sizes.head_dim, dtype=dtype) for h in sizes.heads]
     last = sizes.table if by_table else FAR
     ids = torch.randint(last, (sizes.tokens,), device=sizes.device)
     at = -ids if inverse else ids
-    cos, sin = plain.tables(torch.arange(sizes.table, device=sizes.device), rotary_dim)
+    cos, sin = torch_baseline.tables(torch.arange(sizes.table, device=sizes.device), rotary_dim)
     table = [t[:, 0, : rotary_dim // 2].contiguous() for t in (cos, sin)]
 
     def side(layout: str) -> Side:
-        told = truth.rotation(xs, at, layout, rotary_dim)
+        told = reference.rotation(xs, at, layout, rotary_dim)
         outs = [x.clone() for x in xs] if in_place else poison(*xs)
         inputs = outs if in_place else xs
         if by_table:

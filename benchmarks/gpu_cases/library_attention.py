@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from benchmarks.gpu_cases import clock
+from benchmarks.gpu_cases import cuda_timing
 from benchmarks.gpu_cases.case import Side, Truth
 from benchmarks.gpu_cases.kernels import cumulative
 from benchmarks.gpu_cases.packages import Missing, load
-from benchmarks.gpu_cases.truth import out_alone, together
+from benchmarks.gpu_cases.reference import out_alone, together
 
 Makes = Sequence[Callable[[], Side]]
 
@@ -110,7 +110,7 @@ def small_decodes(q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int], told:
     def graph() -> Side:
         ones = zip(q.split(1), ks, vs, strict=True)
         sides = [_sdpa_decode(*one, told) for one in ones]
-        run = clock.graphed([side.run for side in sides])
+        run = cuda_timing.graphed([side.run for side in sides])
         return Side("SDPA", run, out_alone(told), lambda got: together(map(_tokens_first, got)))
 
     return [graph]

@@ -6,9 +6,9 @@ from statistics import median
 
 import torch
 
-from benchmarks.gpu_cases import truth
+from benchmarks.gpu_cases import reference
 from benchmarks.gpu_cases.case import Case, Make, Over, Run, Side
-from benchmarks.gpu_cases.clock import Times
+from benchmarks.gpu_cases.cuda_timing import Times
 from benchmarks.gpu_cases.packages import Missing
 from benchmarks.table import Row, shown
 
@@ -31,7 +31,7 @@ def rows_of(name: str, make: Make, take_turns: Clock | None) -> Iterator[Row]:
     """
     try:
         case = make()
-        error = truth.check(case.own)
+        error = reference.check(case.own)
         notes: list[str] = []
         over = [each for each in case.over if all(_right(side, notes) for side, _ in each.sides)]
         others = [side for made in case.others if (side := _made(made, notes)) is not None]
@@ -59,7 +59,7 @@ def rows_of(name: str, make: Make, take_turns: Clock | None) -> Iterator[Row]:
             times, notes = [], []
     except Missing as why:
         yield {"call": name, "missing": str(why)}
-    except truth.Wrong as why:
+    except reference.Wrong as why:
         yield {"call": name, "failed": f"wrong, so not timed: {why}"}
     except Exception as why:  # whatever it is, the other cases shall run
         yield {"call": name, "failed": _told(why)}
@@ -81,8 +81,8 @@ def _set_over(
 def _right(side: Side, notes: list[str]) -> bool:
     """Tell whether a side may be timed, and note why not; raise where the fault is ours."""
     try:
-        truth.check(side, 1.0 if side.ours else SLACK_OF_OTHERS)
-    except truth.Wrong as why:
+        reference.check(side, 1.0 if side.ours else SLACK_OF_OTHERS)
+    except reference.Wrong as why:
         if side.ours:
             raise
         notes.append(f"{side.name} wrong: {why}")

@@ -7,7 +7,7 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from benchmarks.gpu_cases import kernels, truth
+from benchmarks.gpu_cases import kernels, reference
 from benchmarks.gpu_cases.case import Run, Side
 from benchmarks.gpu_cases.decode import in_pages
 from benchmarks.gpu_cases.sizes import Sizes, randn, short
@@ -47,7 +47,7 @@ def batches(sizes: Sizes, count: int) -> Iterator[tuple[str, Run, Sequence[Run]]
     }
     for kind, (lengths_q, lengths_k) in kinds.items():
         q, k, v = _qkv(sizes, (lengths_q, lengths_k), sizes.head_dim)
-        spans = zip(truth.spans(lengths_q), truth.spans(lengths_k), strict=True)
+        spans = zip(reference.spans(lengths_q), reference.spans(lengths_k), strict=True)
         alone = [
             kernels.attend(q[i], k[j], v[j], [i.stop - i.start], [j.stop - j.start])
             for i, j in spans
@@ -67,7 +67,7 @@ def _special(
     q_index = torch.cat([torch.arange(n, device=device) + 20 for n in lengths_q])
     k_index = torch.cat([torch.randperm(n, device=device) for n in lengths_k])
     column_hidden = torch.arange(num_k, device=device) % 7 == 0
-    ends = [(span.start, n) for span, n in zip(truth.spans(lengths_k), lengths_k, strict=True)]
+    ends = [(span.start, n) for span, n in zip(reference.spans(lengths_k), lengths_k, strict=True)]
     behind = torch.zeros(num_k, dtype=torch.bool, device=device)
     for (start, keys), queries in zip(ends, lengths_q, strict=True):
         behind[start : start + max(0, keys - queries - WINDOW)] = True
@@ -99,7 +99,7 @@ def _side(
     q, k, v = _qkv(sizes, lengths, width, dtype)
     if spoiled is not None:
         k[spoiled], v[spoiled] = torch.nan, torch.nan
-    expected = truth.attention(q, k, v, *lengths, **options)
+    expected = reference.attention(q, k, v, *lengths, **options)
     keys, table = (k, v), None
     if paged:
         slab, table = in_pages(k, v, lengths[1], sizes.page_size)

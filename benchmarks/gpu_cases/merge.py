@@ -5,7 +5,7 @@ from functools import partial
 
 import torch
 
-from benchmarks.gpu_cases import floors, kernels, other_rotation, truth
+from benchmarks.gpu_cases import floors, kernels, library_rotation, reference
 from benchmarks.gpu_cases.case import Case, Make, Side
 from benchmarks.gpu_cases.rotation import frequencies
 from benchmarks.gpu_cases.sizes import Sizes, poison, randn, short
@@ -23,11 +23,11 @@ def _merge(sizes: Sizes, num_parts: int, dtype: torch.dtype) -> Case:
     parts = randn(sizes, num_parts, sizes.merged, sizes.head_dim, dtype=dtype)
     lse = 3 * randn(sizes, num_parts, sizes.merged, dtype=torch.float32)
     out = poison(parts[0], lse[0])
-    told = truth.merging(parts, lse)
+    told = reference.merging(parts, lse)
     own = Side("own", kernels.merge_parts(parts, lse, *out), told)
     moved = float(sum(x.nbytes for x in (parts, lse, *out)))
     over = [floors.over_copy(sizes, moved, least=0.8)]
-    makes = other_rotation.merges(parts, lse, sizes.heads[0], told)
+    makes = library_rotation.merges(parts, lse, sizes.heads[0], told)
     return Case(own, over, moved, others=makes)
 
 
@@ -39,7 +39,7 @@ def _shift(sizes: Sizes, dtype: torch.dtype) -> Case:
     slots = (slots + torch.arange(sizes.page_size, device=sizes.device)).flatten()[: sizes.moved]
     delta = torch.randint(-1000, 1000, (len(slots),), device=sizes.device)
     page, place = slots // sizes.page_size, slots % sizes.page_size
-    told = truth.rotation([k[page, :, place]], delta)
+    told = reference.rotation([k[page, :, place]], delta)
     run = kernels.shift_pages(k, slots, delta, frequencies(sizes))
     own = Side("own", run, told, lambda found: [found[0][page, :, place]])
     moved = 2.0 * len(slots) * kv_heads * sizes.head_dim * k.element_size()

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from benchmarks import load, workloads
-from benchmarks.floor import Floor, Worker
-from benchmarks.load import Failed, Measured
+from benchmarks import workloads, wrk
+from benchmarks.floor_worker import Floor, Worker
 from benchmarks.servers import Server
 from benchmarks.table import Row
 from benchmarks.workloads import Workload
+from benchmarks.wrk import Failed, Measured
 
 Round = tuple[Floor, Measured, Measured]
 """The bare call, the echo, the service."""
@@ -33,7 +33,7 @@ class Bench:
         Raises:
             SystemExit: an answer is wrong; nothing is timed then.
         """
-        with load.prepared(workload) as files:
+        with wrk.prepared(workload) as files:
             bodies = [path.read_bytes() for path in files[1:]]
             answers = [
                 self._check(workload, length, body)
@@ -55,7 +55,7 @@ class Bench:
     ) -> Round:
         seconds = workload.seconds // 2 if self.quick else workload.seconds
         bare = self.worker.measure(workload.name, min(1.0, seconds / 4))
-        sent = load.Load(self.load_core, workload.path, files, connections, seconds)
+        sent = wrk.Load(self.load_core, workload.path, files, connections, seconds)
         return bare, sent.measure(self.echo, least[0]), sent.measure(self.service, least[1])
 
     def _check(self, workload: Workload, length: int, body: bytes) -> int:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import workloads
-from benchmarks.echo import METHOD
+from benchmarks.echo_server import METHOD
 from benchmarks.servers import HEADERS, Server
 from benchmarks.workloads import Workload
 from service.oip.grpc.messages import METHODS

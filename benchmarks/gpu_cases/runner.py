@@ -11,8 +11,8 @@ from tempfile import TemporaryDirectory
 import torch
 
 from benchmarks import table
-from benchmarks.gpu_cases import clock
-from benchmarks.gpu_cases.rows import COLUMNS, DRY_COLUMNS, cells, rows_of
+from benchmarks.gpu_cases import cuda_timing
+from benchmarks.gpu_cases.measure import COLUMNS, DRY_COLUMNS, cells, rows_of
 from benchmarks.gpu_cases.sections import SECTIONS, wanted
 from benchmarks.table import Row
 
@@ -32,7 +32,7 @@ def section(name: str, only: str, found: Path) -> None:
     """Run a section, and write the rows so far after each case."""
     so_far: list[Row] = []
     for case, make in wanted(name, only, dry=False):
-        so_far += map(_printed, rows_of(case, make, clock.take_turns))
+        so_far += map(_printed, rows_of(case, make, cuda_timing.take_turns))
         found.write_text(json.dumps(so_far))
         with suppress(RuntimeError):  # once a kernel has failed, so do all calls of CUDA
             torch.cuda.empty_cache()

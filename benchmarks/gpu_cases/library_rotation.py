@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks import plain
-from benchmarks.gpu_cases import clock
+from benchmarks import torch_baseline
+from benchmarks.gpu_cases import cuda_timing
 from benchmarks.gpu_cases.case import Side, Truth
 from benchmarks.gpu_cases.packages import Missing, load
-from benchmarks.gpu_cases.truth import together
+from benchmarks.gpu_cases.reference import together
 
 Makes = Sequence[Callable[[], Side]]
 Tensors = Sequence[Tensor]
@@ -43,7 +43,7 @@ def compiled(xs: Tensors, ids: Tensor, tables: Tensors, layout: str, told: Truth
 
 
 def _eager(xs: Tensors, ids: Tensor, tables: Tensors, layout: str) -> Callable[[], list[Tensor]]:
-    turn = plain.rotate if layout == "half" else plain.rotate_pairs
+    turn = torch_baseline.rotate if layout == "half" else torch_baseline.rotate_pairs
 
     def eager() -> list[Tensor]:
         cos, sin = (t[ids] for t in tables)
@@ -58,7 +58,7 @@ def small_rotations(xs: Tensors, ids: Tensor, tables: Tensors, told: Truth) -> M
 
     def graph(of: int) -> Side:
         sides = [rotations(*one, tables, "half", told)[of]() for one in ones]
-        run = clock.graphed([side.run for side in sides])
+        run = cuda_timing.graphed([side.run for side in sides])
         return Side(sides[0].name, run, told, lambda got: together([sides[0].read(x) for x in got]))
 
     return [lambda: graph(0), lambda: graph(-1)]

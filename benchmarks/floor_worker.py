@@ -52,7 +52,7 @@ class Worker:
 @contextmanager
 def started(core: int) -> Iterator[Worker]:
     """Start the process on a core, and end it."""
-    command = ["taskset", "-c", str(core), sys.executable, "-m", "benchmarks.floor"]
+    command = ["taskset", "-c", str(core), sys.executable, "-m", "benchmarks.floor_worker"]
     pipe = subprocess.PIPE
     process = subprocess.Popen(command, stdin=pipe, stdout=pipe, env=ENVIRONMENT, text=True)
     try:
