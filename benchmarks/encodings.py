@@ -1,4 +1,4 @@
-"""The forms of one request: as each protocol writes it, where it goes, and what its answer says."""
+"""One request encoded for each protocol, and how to decode the response."""
 
 import json
 import struct
@@ -25,110 +25,117 @@ THETA = 10_000.0
 INFER = METHODS["ModelInfer"]
 GRPC_PATH = "/" + "/".join(METHOD)
 GRPC_HEADERS = {"Content-Type": "application/grpc", "TE": "trailers"}
+GRPC_PREFIX_BYTES = 5
 DATATYPES = {torch.float32: "FP32", torch.int64: "INT64"}
 
 
 @dataclass(frozen=True, slots=True)
-class Form:
-    """A request, written."""
+class EncodedRequest:
+    """A request in one protocol."""
 
     name: str
     path: str
     headers: Mapping[str, str]
     body: bytes
-    """As a load generator sends it."""
-    read: Callable[[bytes], Tensor]
-    """Returns the tensor of an answer."""
+    """The bytes that a load generator sends."""
+
+    decode: Callable[[bytes], Tensor]
+    """Returns the tensor of a response body."""
+
     grpc: bool = False
 
 
-def forms(workload: Workload) -> list[Form]:
-    """Return the request in every form."""
+def encode(workload: Workload) -> list[EncodedRequest]:
+    """Encode the request of a workload for every protocol."""
     (length,) = workload.lengths
-    native = workloads.body(workload, length)
+    native = workloads.request_body(workload, length)
     name = "out" if workload.kv_heads else "q"
     model = "rope_attention" if workload.kv_heads else "rope"
-    asked = {**workloads.tensors(workload, length), "positions": torch.arange(length)}
+    inputs = {**workloads.tensors(workload, length), "positions": torch.arange(length)}
     if not workload.kv_heads:
-        asked["x"] = asked.pop("q")
+        inputs["x"] = inputs.pop("q")
     output = "output" if workload.kv_heads else "rotated"
-    head, binary = _binary(asked, output)
+    json_length, binary = _encode_binary(inputs, output)
     headers = {
         "Content-Type": "application/octet-stream",
-        "Inference-Header-Content-Length": str(head),
+        "Inference-Header-Content-Length": str(json_length),
     }
-    message = _message(model, asked, output)
+    message = _encode_message(model, inputs, output)
     return [
-        Form(
+        EncodedRequest(
             "/v1 safetensors",
             workload.path,
             HEADERS,
             native,
-            lambda answer: safetensors.torch.load(answer)[name],
+            lambda body: safetensors.torch.load(body)[name],
         ),
-        Form("/v2 binary", f"/v2/models/{model}/infer", headers, binary, _read_binary),
-        Form("gRPC", GRPC_PATH, GRPC_HEADERS, framed(message), _read_message, grpc=True),
+        EncodedRequest("/v2 binary", f"/v2/models/{model}/infer", headers, binary, _decode_binary),
+        EncodedRequest(
+            "gRPC", GRPC_PATH, GRPC_HEADERS, grpc_frame(message), _decode_message, grpc=True
+        ),
     ]
 
 
-def framed(message: bytes) -> bytes:
-    """Return a message as gRPC sends it: uncompressed, behind its length."""
+def grpc_frame(message: bytes) -> bytes:
+    """Return a message with gRPC's prefix: no compression, and the length."""
     return struct.pack(">BI", 0, len(message)) + message
 
 
-def ask(server: Server, form: Form) -> bytes:
-    """Return the answer to a request, of gRPC without its frame.
+def send(server: Server, request: EncodedRequest) -> bytes:
+    """Send a request; return the body of the response, for gRPC without its prefix.
 
     Raises:
-        SystemExit: there is none.
+        SystemExit: the status is not 200.
     """
-    if form.grpc:
+    if request.grpc:
         with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
-            return bytes(channel.unary_unary(form.path)(form.body[5:], timeout=60))
-    status, answer = server.ask("POST", form.path, form.body, form.headers)
+            return bytes(
+                channel.unary_unary(request.path)(request.body[GRPC_PREFIX_BYTES:], timeout=60)
+            )
+    status, body = server.request("POST", request.path, request.body, request.headers)
     if status != 200:
-        raise SystemExit(f"{form.name}: {status} {answer[:500]!r}")
-    return answer
+        raise SystemExit(f"{request.name}: {status} {body[:500]!r}")
+    return body
 
 
-def _binary(asked: Mapping[str, Tensor], output: str) -> tuple[int, bytes]:
-    """Return a request of the binary extension, and the length of its JSON."""
-    blobs = {name: each.numpy().tobytes() for name, each in asked.items()}
-    inputs = [
+def _encode_binary(inputs: Mapping[str, Tensor], output: str) -> tuple[int, bytes]:
+    """Return the length of the JSON, and a body with binary tensors."""
+    data = {name: tensor.numpy().tobytes() for name, tensor in inputs.items()}
+    entries = [
         {
             "name": name,
-            "datatype": DATATYPES[each.dtype],
-            "shape": [*each.shape],
-            "parameters": {"binary_data_size": len(blobs[name])},
+            "datatype": DATATYPES[tensor.dtype],
+            "shape": [*tensor.shape],
+            "parameters": {"binary_data_size": len(data[name])},
         }
-        for name, each in asked.items()
+        for name, tensor in inputs.items()
     ]
     outputs = [{"name": output, "parameters": {"binary_data": True}}]
-    document = {"inputs": inputs, "outputs": outputs, "parameters": {"theta": THETA}}
+    document = {"inputs": entries, "outputs": outputs, "parameters": {"theta": THETA}}
     text = json.dumps(document).encode()
-    return len(text), b"".join((text, *blobs.values()))
+    return len(text), b"".join((text, *data.values()))
 
 
-def _read_binary(answer: bytes) -> Tensor:
-    document, end = json.JSONDecoder().raw_decode(answer.decode("latin-1"))
+def _decode_binary(body: bytes) -> Tensor:
+    document, end = json.JSONDecoder().raw_decode(body.decode("latin-1"))
     (output,) = document["outputs"]
     size = output["parameters"]["binary_data_size"]
-    return _tensor(answer[end : end + size], output["shape"])
+    return _tensor(body[end : end + size], output["shape"])
 
 
-def _message(model: str, asked: Mapping[str, Tensor], output: str) -> bytes:
+def _encode_message(model: str, inputs: Mapping[str, Tensor], output: str) -> bytes:
     request = INFER.request(model_name=model)
     request.outputs.add(name=output)
     request.parameters["theta"].double_param = THETA
-    for name, each in asked.items():
-        request.inputs.add(name=name, datatype=DATATYPES[each.dtype], shape=each.shape)
-        request.raw_input_contents.append(each.numpy().tobytes())
+    for name, tensor in inputs.items():
+        request.inputs.add(name=name, datatype=DATATYPES[tensor.dtype], shape=tensor.shape)
+        request.raw_input_contents.append(tensor.numpy().tobytes())
     return bytes(request.SerializeToString())
 
 
-def _read_message(answer: bytes) -> Tensor:
-    told = INFER.response.FromString(answer)
-    return _tensor(told.raw_output_contents[0], told.outputs[0].shape)
+def _decode_message(body: bytes) -> Tensor:
+    response = INFER.response.FromString(body)
+    return _tensor(response.raw_output_contents[0], response.outputs[0].shape)
 
 
 def _tensor(data: bytes, shape: list[int]) -> Tensor:

@@ -1,7 +1,7 @@
-"""What a variant of RoPE costs: kept as a value, made anew for each call, and its tables.
+"""The cost of each RoPE variant: with a config that is reused, with a new config, and its tables.
 
-A small rotation by each spec takes turns with the same call of a plain default spec, and with the
-same rotation by tables made beforehand: `adds us` is what the spec adds to either.
+A small rotation with each config is interleaved with the same call with a plain default config, and
+with the same rotation by precomputed angles. `adds us` is what the config costs beyond either.
 """
 
 import itertools
@@ -15,14 +15,15 @@ from torch import Tensor
 
 from benchmarks import oracle
 from benchmarks.case import Case, Sizes
-from benchmarks.timing import Run
+from benchmarks.timing import Function
 from rope_core import CosSin, RopeConfig, Rotate, Rotated, Table, cos_sin, resolve, rotary, rotate
 from rope_core.presets import built_in
 
 SHAPE = (1, 16, 8, 64)
+FIRST_POSITION = 20
 LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 LONGROPE = {"factor": 32.0, "short_factor": (1.0,) * 32, "long_factor": (2.0,) * 32}
-SCALED: dict[str, dict[str, Any]] = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "default": {},
     "llama3": {"rope_type": "llama3", **LLAMA3, "original_max_position_embeddings": 8192},
     "yarn": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768},
@@ -34,112 +35,134 @@ SCALED: dict[str, dict[str, Any]] = {
 
 def cases(sizes: Sizes) -> Iterator[Case]:
     """Yield the cases."""
-    plain = RopeConfig.of(SHAPE[-1])
-    for name, given in SCALED.items():
-        yield from _kept(name, RopeConfig.of(SHAPE[-1], **given), plain)
-    config = built_in()["llama-3.2-1b"].config
-    read = resolve(config).rope
-    assert read is not None
-    hf = replace(plain, arithmetic=read.arithmetic, rounding=read.rounding)
-    yield from _kept("llama3 from config.json, hf", read, hf)
-    yield from _anew(config)
-    yield _tables(sizes.table)
+    default = RopeConfig.of(SHAPE[-1])
+    for name, params in VARIANTS.items():
+        yield from _reused_config(name, RopeConfig.of(SHAPE[-1], **params), default)
+    config_json = built_in()["llama-3.2-1b"].config
+    rope = _resolve(config_json)
+    hf_default = replace(default, arithmetic=rope.arithmetic, rounding=rope.rounding)
+    yield from _reused_config("llama3 from config.json, hf", rope, hf_default)
+    yield from _new_config(config_json)
+    yield _tables(sizes.table_length)
 
 
-def _kept(name: str, rope: RopeConfig, plain: RopeConfig) -> Iterator[Case]:
-    asked = _Asked(rope, 3 if name == "M-RoPE, 3 axes" else 1)
-    title = f"rotate {list(SHAPE)}, {name}"
-    case = Case(title, asked.run(rope), asked.check, "plain default", asked.run(plain), asked.bytes)
-    if rope != plain:
-        text = _Asked(plain)
-        yield replace(case, floor=text.run(plain))
-    yield replace(case, floor_name="tables beforehand", floor=asked.by_tables())
+def _resolve(config_json: dict[str, object]) -> RopeConfig:
+    rope = resolve(config_json).rope
+    assert rope is not None
+    return rope
 
 
-def _anew(config: dict[str, object]) -> Iterator[Case]:
-    given = SCALED["llama3"]
-    kept = RopeConfig.of(SHAPE[-1], **given)
-    asked, theta = _Asked(kept), itertools.count(500_000)
+def _reused_config(name: str, rope: RopeConfig, default: RopeConfig) -> Iterator[Case]:
+    rotation = _SmallRotation(rope, 3 if name == "M-RoPE, 3 axes" else 1)
+    case = Case(
+        f"rotate {list(SHAPE)}, {name}",
+        rotation.with_config(rope),
+        rotation.check,
+        "plain default",
+        rotation.with_config(default),
+        rotation.num_bytes,
+    )
+    if rope != default:
+        yield replace(case, floor=_SmallRotation(default).with_config(default))
+    yield replace(case, floor_name="precomputed angles", floor=rotation.with_precomputed_angles())
 
-    def read() -> RopeConfig:
-        rope = resolve(config).rope
-        assert rope is not None
-        return rope
 
-    hf = _Asked(read())
-    for name, make, on in (
-        ("llama3 made anew", lambda: RopeConfig.of(SHAPE[-1], **given), asked),
-        ("llama3 never seen", lambda: RopeConfig.of(SHAPE[-1], theta=next(theta), **given), asked),
-        ("config.json read anew", read, hf),
+def _new_config(config_json: dict[str, object]) -> Iterator[Case]:
+    params = VARIANTS["llama3"]
+    theta = itertools.count(500_000)
+    llama3 = _SmallRotation(RopeConfig.of(SHAPE[-1], **params))
+    for name, create, rotation in (
+        ("llama3, new equal config", lambda: RopeConfig.of(SHAPE[-1], **params), llama3),
+        (
+            "llama3, new theta",
+            lambda: RopeConfig.of(SHAPE[-1], theta=next(theta), **params),
+            llama3,
+        ),
+        (
+            "config.json resolved again",
+            lambda: _resolve(config_json),
+            _SmallRotation(_resolve(config_json)),
+        ),
     ):
-        title = f"rotate {list(SHAPE)}, {name}"
-        yield Case(title, on.made_by(make), on.check, "kept", on.run(on.rope), on.bytes)
+        yield Case(
+            f"rotate {list(SHAPE)}, {name}",
+            rotation.with_new_config(create),
+            rotation.check,
+            "reused config",
+            rotation.with_config(rotation.rope),
+            rotation.num_bytes,
+        )
 
 
-class _Asked:
-    """A small rotation, and what it shall come to."""
+class _SmallRotation:
+    """A rotation of q `SHAPE`, its expected result, and ways to call it."""
 
     def __init__(self, rope: RopeConfig, num_axes: int = 1) -> None:
         self.rope = rope
         self.q = torch.randn(SHAPE, generator=torch.Generator().manual_seed(0))
-        self.at = torch.arange(20, 20 + SHAPE[1])
+        self.positions = torch.arange(FIRST_POSITION, FIRST_POSITION + SHAPE[1])
         if num_axes > 1:
-            self.at = torch.stack([self.at + axis for axis in range(num_axes)])[:, None]
+            axes = [self.positions + axis for axis in range(num_axes)]
+            self.positions = torch.stack(axes)[:, None]
         self.out = Rotated(torch.empty_like(self.q), None)
-        self.bytes = 2.0 * self.q.nbytes
+        self.num_bytes = 2.0 * self.q.nbytes
 
-    def run(self, rope: RopeConfig) -> Run:
-        return lambda: rotate(Rotate(self.q, None, rope, self.at), self.out)
+    def with_config(self, rope: RopeConfig) -> Function:
+        return lambda: rotate(Rotate(self.q, None, rope, self.positions), self.out)
 
-    def made_by(self, make: Callable[[], RopeConfig]) -> Run:
-        return lambda: rotate(Rotate(self.q, None, make(), self.at), self.out)
+    def with_new_config(self, create: Callable[[], RopeConfig]) -> Function:
+        return lambda: rotate(Rotate(self.q, None, create(), self.positions), self.out)
 
-    def by_tables(self) -> Run:
+    def with_precomputed_angles(self) -> Function:
         with torch.inference_mode():
-            rope = Rotate(self.q, None, self.rope, self.at).rope
-            angles = rotary.token_angles(self.q, self.at, None, rope)
+            rope = Rotate(self.q, None, self.rope, self.positions).rope
+            angles = rotary.token_angles(self.q, self.positions, None, rope)
         rotate_by = torch.inference_mode()(rotary.rotate_by)
         return lambda: rotate_by((self.q,), angles, rope, False, (self.out.q,))
 
     def check(self) -> None:
-        rope = Rotate(self.q, None, self.rope, self.at).rope
+        rope = Rotate(self.q, None, self.rope, self.positions).rope
         columns = rope.columns
-        at = self.at.double().view(-1, SHAPE[1])
-        own = at[0][:, None] if columns.axis is None or len(at) == 1 else at[columns.axis].mT
+        positions = self.positions.double().view(-1, SHAPE[1])  # [axes, S]
+        if columns.axis is None or len(positions) == 1:
+            pair_positions = positions[0][:, None]
+        else:
+            pair_positions = positions[columns.axis].mT  # [S, pairs]
+        radians = pair_positions * columns.inv_freq
+        expected = oracle.rotate_by_angles(self.q[0], radians) * rope.attention_scaling
         assert self.out.q is not None
-        for run in (self.run(self.rope), self.by_tables()):
+        for run in (self.with_config(self.rope), self.with_precomputed_angles()):
             self.out.q.fill_(torch.nan)
             run()
-            expected = oracle.turn(self.q[0], own * columns.inv_freq) * rope.attention_scaling
             oracle.check(f"rotate by {self.rope}", self.out.q[0], expected)
 
 
 def _tables(length: int) -> Case:
-    rope = RopeConfig.of(128, theta=500_000.0, **SCALED["llama3"])
+    rope = RopeConfig.of(128, theta=500_000.0, **VARIANTS["llama3"])
     call = CosSin(torch.arange(length), rope)
+    inv_freq = torch.tensor(_llama3_inv_freq(), dtype=torch.float64)
 
     @torch.inference_mode()
-    def bare() -> tuple[Tensor, Tensor]:
-        radians = torch.outer(call.positions.double(), frequencies)
+    def plain() -> tuple[Tensor, Tensor]:
+        radians = torch.outer(call.positions.double(), inv_freq)
         return radians.cos(), radians.sin()
 
     def check() -> None:
-        found: Table = cos_sin(call)
-        for table, expected in zip((found.cos, found.sin), bare(), strict=True):
-            oracle.check("tables of llama3", table, expected)
+        table: Table = cos_sin(call)
+        for actual, expected in zip((table.cos, table.sin), plain(), strict=True):
+            oracle.check("tables of llama3", actual, expected)
 
-    frequencies = torch.tensor(_llama3_frequencies(), dtype=torch.float64)
     title = f"tables of llama3 [{length}, 64]"
     work = 8.0 * length * rope.half
-    return Case(title, lambda: cos_sin(call), check, "outer, cos, sin", bare, work)
+    return Case(title, lambda: cos_sin(call), check, "outer, cos, sin", plain, work)
 
 
-def _llama3_frequencies() -> list[float]:
-    """Return what the model card's formula gives, without the library."""
-    found = []
+def _llama3_inv_freq() -> list[float]:
+    """Return the frequencies by the formula of the model card; does not call the library."""
+    inv_freq = []
     for pair in range(64):
-        plain = 500_000.0 ** (-pair / 64)
-        turns = 8192 * plain / (2 * math.pi)
-        kept = min(1.0, max(0.0, (turns - 1) / (4 - 1)))
-        found.append(kept * plain + (1 - kept) * plain / 8)
-    return found
+        unscaled = 500_000.0 ** (-pair / 64)
+        rotations = 8192 * unscaled / (2 * math.pi)
+        smooth = min(1.0, max(0.0, (rotations - 1) / (4 - 1)))
+        inv_freq.append(smooth * unscaled + (1 - smooth) * unscaled / 8)
+    return inv_freq

@@ -1,4 +1,4 @@
-"""wrk, on a core of its own, and what it says."""
+"""Load from wrk on its own core."""
 
 import json
 import resource
@@ -16,13 +16,13 @@ from benchmarks.servers import Server
 from benchmarks.workloads import MEDIA_TYPE, Workload
 
 SCRIPT = """
-local requests, at = {}, 0
+local requests, index = {}, 0
 
 local function read(path)
   local file = assert(io.open(path, "rb"))
-  local all = file:read("*a")
+  local content = file:read("*a")
   file:close()
-  return all
+  return content
 end
 
 wrk.method = "POST"
@@ -37,8 +37,8 @@ function init(paths)
     requests[i] = wrk.format(nil, nil, nil, read(path))
   end
   function request()
-    at = at %% #requests + 1
-    return requests[at]
+    index = index %% #requests + 1
+    return requests[index]
   end
 end
 
@@ -55,41 +55,41 @@ end
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
-    """What some seconds of load gave."""
+class Measurement:
+    """Result of one measurement of load."""
 
     rate: float
-    """Answers per second."""
+    """Responses per second."""
 
     cpu_s: float
-    """Processor time of the server for one answer."""
+    """Processor time of the server per response."""
 
     load_busy: float
-    """Share of its core that wrk took; near 1, it measured itself."""
+    """Share of its core that wrk used. Near 1, wrk is the bottleneck."""
 
     p50_ms: float
     p99_ms: float
 
 
-class Failed(Exception):
-    """An answer was not 2xx, did not come, or was too short."""
+class LoadError(Exception):
+    """A response was not 2xx, too short, or missing."""
 
 
 @contextmanager
-def prepared(workload: Workload) -> Iterator[list[Path]]:
-    """Write script and bodies to a folder; returns the script's path, then the bodies'."""
+def load_files(workload: Workload) -> Iterator[list[Path]]:
+    """Write the script and the bodies to a folder; yield the script's path, then the bodies'."""
     with TemporaryDirectory(prefix="rope-bench-") as folder:
         script = Path(folder, "post.lua")
         script.write_text(SCRIPT % MEDIA_TYPE)
         bodies = [Path(folder, str(i)) for i in range(len(workload.lengths))]
         for path, length in zip(bodies, workload.lengths, strict=True):
-            path.write_bytes(workloads.body(workload, length))
+            path.write_bytes(workloads.request_body(workload, length))
         yield [script, *bodies]
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """A closed loop of connections, from a core of its own."""
+    """A closed loop of requests on several connections, from its own core."""
 
     core: int
     path: str
@@ -97,40 +97,49 @@ class Load:
     connections: int
     seconds: int
 
-    def measure(self, server: Server, least_bytes: int) -> Measured:
-        """Put it on a server whose answers have `least_bytes` or more.
+    def measure(self, server: Server, min_bytes: int) -> Measurement:
+        """Send requests to a server whose responses have at least `min_bytes`.
 
         Raises:
-            Failed: one answer at least was none.
+            LoadError: a request failed.
         """
-        begun, served, loaded = time.perf_counter(), server.cpu_s(), _children_s()
+        start, server_cpu_s, load_cpu_s = time.perf_counter(), server.cpu_s(), _children_cpu_s()
         run = subprocess.run(self._command(server.port), capture_output=True, text=True)
-        took = time.perf_counter() - begun
-        served, loaded = server.cpu_s() - served, _children_s() - loaded
+        elapsed_s = time.perf_counter() - start
+        server_cpu_s = server.cpu_s() - server_cpu_s
+        load_cpu_s = _children_cpu_s() - load_cpu_s
         if run.returncode:
-            raise Failed(f"wrk: {run.stderr.strip() or run.stdout.strip()}")
-        said = json.loads(run.stdout.splitlines()[-1])
-        requests = said["requests"]
-        if said["refused"] or said["broken"] or not requests:
-            raise Failed("{requests} answers, {refused} not 2xx, {broken} broken".format(**said))
-        if said["bytes"] < requests * least_bytes:
-            raise Failed("{requests} answers have {bytes} bytes in all".format(**said))
-        rate = requests / said["seconds"]
-        return Measured(rate, served / requests, loaded / took, said["p50_ms"], said["p99_ms"])
+            raise LoadError(f"wrk: {run.stderr.strip() or run.stdout.strip()}")
+        summary = json.loads(run.stdout.splitlines()[-1])
+        requests = summary["requests"]
+        if summary["refused"] or summary["broken"] or not requests:
+            raise LoadError(
+                "{requests} responses, {refused} not 2xx, {broken} broken".format(**summary)
+            )
+        if summary["bytes"] < requests * min_bytes:
+            raise LoadError("{requests} responses have {bytes} bytes in total".format(**summary))
+        rate = requests / summary["seconds"]
+        return Measurement(
+            rate,
+            server_cpu_s / requests,
+            load_cpu_s / elapsed_s,
+            summary["p50_ms"],
+            summary["p99_ms"],
+        )
 
     def _command(self, port: int) -> list[str]:
         script, *bodies = map(str, self.files)
-        pinned = ["taskset", "-c", str(self.core), "wrk", "--timeout", "60s", "-s", script]
-        much = ["-t1", f"-c{self.connections}", f"-d{self.seconds}s"]
-        return [*pinned, *much, f"http://127.0.0.1:{port}{self.path}", "--", *bodies]
+        command = ["taskset", "-c", str(self.core), "wrk", "--timeout", "60s", "-s", script]
+        options = ["-t1", f"-c{self.connections}", f"-d{self.seconds}s"]
+        return [*command, *options, f"http://127.0.0.1:{port}{self.path}", "--", *bodies]
 
 
-def missing() -> str | None:
-    """Return what stands against measuring here."""
+def missing_programs() -> str | None:
+    """Return which programs are missing and how to install them, or None."""
     absent = [name for name in ("wrk", "taskset") if not shutil.which(name)]
     return f"needs {' and '.join(absent)}: apt-get install wrk util-linux" if absent else None
 
 
-def _children_s() -> float:
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+def _children_cpu_s() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime

@@ -1,4 +1,4 @@
-"""Copies between host and device, page-locking, and whether the host waits."""
+"""Copies between host and device, page-locking, and calls that may block the host."""
 
 from collections.abc import Iterator
 
@@ -8,6 +8,6 @@ from benchmarks.gpu_cases.sizes import Sizes
 
 
 def rows(sizes: Sizes) -> Iterator[Row]:
-    """Yield what `benchmarks.gpu` measures of them."""
+    """Yield the rows of the same cases of `benchmarks.gpu`."""
     yield from rows_of_cases(copies.cases(sizes), sizes)
     yield from rows_of_cases(host_blocking.cases(sizes), sizes)

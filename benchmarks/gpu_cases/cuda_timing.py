@@ -1,8 +1,8 @@
-"""Seconds per call on a CUDA device: sides take turns, in random order, with the host ahead of it.
+"""Seconds per call on a CUDA device. Functions are interleaved in random order.
 
-A sample is several calls in a row after one that is not timed, so that each call finds the caches
-as the one before left them. Nothing is flushed: a case moves several times what the L2 holds, or
-goes over as many buffers.
+A sample is several calls in a row after one untimed call, so each call finds the caches as the
+previous call left them. Caches are not flushed: a case moves several times the size of the L2
+cache, or uses that many buffers. Launches are queued ahead of the device, so the host is not timed.
 """
 
 import random
@@ -13,16 +13,16 @@ from statistics import median
 
 import torch
 
-from benchmarks.gpu_cases.case import Run
+from benchmarks.gpu_cases.case import Function
 
 ROUNDS = 11
 SAMPLE_S = 2e-3
-MOST_CALLS = 40
-AHEAD_S = 0.2
-"""How far ahead of the device the host may have to be."""
+MAX_CALLS = 40
+MAX_QUEUED_S = 0.2
+"""Limit of the host time of the launches that are queued in advance."""
 
 CYCLES_PER_S = 2e9
-"""Of the multiprocessors, at most: a sleep is at least as long as it should be."""
+"""Upper bound of the clock of the multiprocessors: a sleep takes at least the requested time."""
 
 HOST_CALLS = 5
 
@@ -32,25 +32,25 @@ class Times:
     """Seconds per call."""
 
     device_s: Sequence[float]
-    """On the device, one for each round."""
+    """Time on the device, one sample per round."""
 
     host_s: float
     """Time that the host takes to launch a call."""
 
 
-def take_turns(runs: Mapping[str, Run]) -> dict[str, Times]:
-    """Time each of `runs` in several rounds."""
-    hosts = {name: host_seconds(run) for name, run in runs.items()}
-    counts = {name: _calls_per_sample(run, hosts[name]) for name, run in runs.items()}
+def time_interleaved(runs: Mapping[str, Function]) -> dict[str, Times]:
+    """Time every function once per round, in random order."""
+    host_s = {name: host_time_s(run) for name, run in runs.items()}
+    counts = {name: _calls_per_sample(run, host_s[name]) for name, run in runs.items()}
     samples: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(ROUNDS):
         for name in random.sample(list(runs), len(runs)):
-            samples[name].append(_sample(runs[name], counts[name], hosts[name]))
-    return {name: Times(samples[name], hosts[name]) for name in runs}
+            samples[name].append(_sample(runs[name], counts[name], host_s[name]))
+    return {name: Times(samples[name], host_s[name]) for name in runs}
 
 
-def host_seconds(run: Run, calls: int = HOST_CALLS) -> float:
-    """Return the median time in which `run` returns, launched while the device is idle."""
+def host_time_s(run: Function, calls: int = HOST_CALLS) -> float:
+    """Return the median time until `run` returns, launched on an idle device."""
     run()
     torch.cuda.synchronize()
     samples = []
@@ -62,15 +62,15 @@ def host_seconds(run: Run, calls: int = HOST_CALLS) -> float:
     return median(samples)
 
 
-def _calls_per_sample(run: Run, host_s: float) -> int:
+def _calls_per_sample(run: Function, host_s: float) -> int:
     device_s = _sample(run, 3, host_s)
-    return max(1, min(MOST_CALLS, round(SAMPLE_S / device_s), int(AHEAD_S / host_s)))
+    return max(1, min(MAX_CALLS, round(SAMPLE_S / device_s), int(MAX_QUEUED_S / host_s)))
 
 
-def _sample(run: Run, count: int, host_s: float) -> float:
+def _sample(run: Function, count: int, host_s: float) -> float:
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     torch.cuda.synchronize()
-    # until all is queued the device sleeps, or a slow host would be timed
+    # the device sleeps until all launches are queued; otherwise a slow host would be timed
     torch.cuda._sleep(int((1e-4 + 1.5 * (count + 1) * host_s) * CYCLES_PER_S))
     run()
     start.record()
@@ -81,22 +81,22 @@ def _sample(run: Run, count: int, host_s: float) -> float:
     return start.elapsed_time(end) * 1e-3 / count
 
 
-def graphed(runs: Sequence[Run]) -> Run:
-    """Return one run that replays a graph of all of `runs`, and returns what they return.
+def capture_graph(runs: Sequence[Function]) -> Function:
+    """Capture all of `runs` in one CUDA graph; return a function that replays it.
 
-    Where there is no CUDA device, it runs them.
+    The function returns the list of results. Without a CUDA device it calls `runs` directly.
     """
     if not torch.cuda.is_available():
         return lambda: [run() for run in runs]
-    for run in runs[:2]:  # compiled and loaded, of addresses more and less aligned
+    for run in runs[:2]:  # compile for both alignments: the buffers of one call are less aligned
         run()
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        found = [run() for run in runs]
+        results = [run() for run in runs]
 
     def replay() -> list[object]:
         graph.replay()
-        return found
+        return results
 
     return replay

@@ -1,4 +1,4 @@
-"""What is measured on."""
+"""The GPU and the software of a run."""
 
 import subprocess
 import time
@@ -10,60 +10,60 @@ from benchmarks import table
 from benchmarks.gpu_cases import kernels, packages
 from benchmarks.table import Row
 
-WARM_S = 1.0
+WARM_UP_S = 1.0
 
 
-def without() -> Row:
-    """Return what there is without a card."""
+def software_versions() -> Row:
+    """Return the date and the versions of torch and triton; needs no GPU."""
     return {"date": date.today().isoformat(), **table.versions("torch", "triton")}
 
 
-def found() -> Row:
-    """Return the card, its clock when it is warm, and the libraries to compare with."""
-    warm()
+def describe() -> Row:
+    """Return the GPU, its clock after a warm-up, and the versions of the compared libraries."""
+    warm_up()
     properties = torch.cuda.get_device_properties(0)
     return {
-        **without(),
+        **software_versions(),
         "gpu": properties.name,
         "multiprocessors": properties.multi_processor_count,
         "l2_mb": properties.L2_cache_size / 1e6,
-        **smi("driver_version", "clocks.sm", "clocks.max.sm"),
+        **query_nvidia_smi("driver_version", "clocks.sm", "clocks.max.sm"),
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version(),
-        **packages.found(),
+        **packages.describe(),
     }
 
 
-def smi(*names: str) -> Row:
-    """Return what nvidia-smi says, if it does."""
-    command = ["nvidia-smi", f"--query-gpu={','.join(names)}", "--format=csv,noheader", "--id=0"]
+def query_nvidia_smi(*fields: str) -> Row:
+    """Return fields of `nvidia-smi --query-gpu`; empty if the program is missing or fails."""
+    command = ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader", "--id=0"]
     try:
-        said = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
     except (OSError, subprocess.SubprocessError):
         return {}
-    return dict(zip(names, map(str.strip, said.stdout.split(",")), strict=False))
+    return dict(zip(fields, map(str.strip, done.stdout.split(",")), strict=False))
 
 
-def why_no_launch() -> str | None:
-    """Return why no kernel can be launched here, None where one was.
+def launch_error() -> str | None:
+    """Launch one kernel. Return the error, or None if the launch succeeded.
 
-    Triton compiles its own launcher at the first launch, so a missing C compiler fails every call.
+    Triton compiles its launcher at the first launch, so without a C compiler every call fails.
     """
     x = torch.zeros(1, 1, 16, device="cuda")
     position, inv_freq = torch.zeros(1, device="cuda"), torch.zeros(8, device="cuda").double()
     try:
         kernels.rotate_at([x], [x], position, inv_freq, "half")()
         torch.cuda.synchronize()
-    except Exception as why:  # a launch may raise anything
-        return f"{type(why).__name__}: {why}"
+    except Exception as exc:  # a launch may raise anything
+        return f"{type(exc).__name__}: {exc}"
     return None
 
 
-def warm() -> None:
-    """Multiply until the clocks are up."""
+def warm_up() -> None:
+    """Multiply matrices until the GPU has raised its clock."""
     x = torch.randn(4096, 4096, device="cuda").bfloat16()
-    until = time.monotonic() + WARM_S
-    while time.monotonic() < until:
+    deadline = time.monotonic() + WARM_UP_S
+    while time.monotonic() < deadline:
         for _ in range(20):
             x @ x
         torch.cuda.synchronize()

@@ -1,122 +1,149 @@
-"""A case, checked and then timed, as rows of the table."""
+"""Check a case, measure it, and yield its rows of the table."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from statistics import median
 
 import torch
 
 from benchmarks.gpu_cases import reference
-from benchmarks.gpu_cases.case import Case, Make, Over, Run, Side
+from benchmarks.gpu_cases.case import (
+    Case,
+    CaseFactory,
+    Comparison,
+    Function,
+    Provider,
+    ProviderFactory,
+)
 from benchmarks.gpu_cases.cuda_timing import Times
-from benchmarks.gpu_cases.packages import Missing
-from benchmarks.table import Row, shown
+from benchmarks.gpu_cases.packages import Unavailable
+from benchmarks.table import Row, format_cell
 
 COLUMNS = ("call", "error", "us", "host us", "speed", "over", "ratio", "goal", "", "notes")
-DRY_COLUMNS = ("call", "answer", "others")
-SLACK_OF_OTHERS = 2.0
+DRY_RUN_COLUMNS = ("call", "answer", "others")
+LIBRARY_SLACK = 2.0
+"""Factor on the tolerances of other libraries."""
 
+MAX_NOTE_CHARS = 160
 UNITS = {"TB/s": 1e12, "GB/s": 1e9, "TFLOP/s": 1e12}
 
-Clock = Callable[[Mapping[str, Run]], Mapping[str, Times]]
-"""Times each run."""
+Timer = Callable[[Mapping[str, Function]], Mapping[str, Times]]
 
 
 @torch.inference_mode()
-def rows_of(name: str, make: Make, take_turns: Clock | None) -> Iterator[Row]:
-    """Yield the rows of a case, one for each thing that it is set over; without a clock, one.
+def measure_case(name: str, factory: CaseFactory, timer: Timer | None) -> Iterator[Row]:
+    """Yield one row per comparison of a case; without a timer, check only and yield one row.
 
-    Of a case that fails there is one, whose `failed` tells why; of one that is about a library
-    that is not there, `missing`.
+    A case that fails yields one row with the key `failed`, and a case that needs a library that is
+    not available one with the key `missing`. Both values are the reason.
     """
     try:
-        case = make()
-        error = reference.check(case.own)
+        case = factory()
+        error = reference.check(case.ours)
         notes: list[str] = []
-        over = [each for each in case.over if all(_right(side, notes) for side, _ in each.sides)]
-        others = [side for made in case.others if (side := _made(made, notes)) is not None]
-        if take_turns is None:
-            told = [f"{side.name} right" for side in others]
-            answer = "right" if case.own.truth else "not asked"
-            row = {"call": name, "error": error, "answer": answer}
-            yield {**row, "others": ", ".join(told + notes)}
+        comparisons = [
+            comparison
+            for comparison in case.comparisons
+            if all(_is_correct(provider, notes) for provider, _ in comparison.baselines)
+        ]
+        libraries = [
+            provider
+            for library in case.libraries
+            if (provider := _create_library(library, notes)) is not None
+        ]
+        if timer is None:
+            notes = [f"{provider.name} right" for provider in libraries] + notes
+            answer = "right" if case.ours.expected else "not checked"
+            yield {"call": name, "error": error, "answer": answer, "others": ", ".join(notes)}
             return
-        sides = [replace(case.own, name="own"), *others]
-        sides += [side for each in over for side, _ in each.sides]
-        runs = {side.name: side.run for side in sides}
-        assert len(runs) == len(sides), "each has a name"
-        if case.measure is None:
-            timed = take_turns(runs)
-            took = {key: median(each.device_s) / case.calls for key, each in timed.items()}
-            host_us: object = timed["own"].host_s * 1e6 / case.calls
-        else:
-            took = {key: median(each) / case.calls for key, each in case.measure().items()}
-            host_us = ""
+        seconds, host_us = _time(case, comparisons, libraries, timer)
         notes = [note for note in (case.note(), *notes) if note]
-        times = [f"{side.name} {shown(took[side.name] / took['own'])}" for side in others]
-        for row in _set_over(case, over, took, host_us):
-            yield {"call": name, "error": error, **row, "others": ", ".join(times + notes)}
-            times, notes = [], []
-    except Missing as why:
-        yield {"call": name, "missing": str(why)}
-    except reference.Wrong as why:
-        yield {"call": name, "failed": f"wrong, so not timed: {why}"}
-    except Exception as why:  # whatever it is, the other cases shall run
-        yield {"call": name, "failed": _told(why)}
+        ratios = ((lib.name, seconds[lib.name] / seconds["ours"]) for lib in libraries)
+        notes = [f"{library} {format_cell(ratio)}" for library, ratio in ratios] + notes
+        for row in _compare(case, comparisons, seconds, host_us):
+            yield {"call": name, "error": error, **row, "others": ", ".join(notes)}
+            notes = []
+    except Unavailable as exc:
+        yield {"call": name, "missing": str(exc)}
+    except reference.WrongAnswer as exc:
+        yield {"call": name, "failed": f"wrong, so not timed: {exc}"}
+    except Exception as exc:  # any error is a row, and the other cases run
+        yield {"call": name, "failed": _describe(exc)}
 
 
-def _set_over(
-    case: Case, over: Sequence[Over], took: Mapping[str, float], host_us: object
+def _time(
+    case: Case, comparisons: list[Comparison], libraries: list[Provider], timer: Timer
+) -> tuple[dict[str, float], object]:
+    """Return the seconds per call of each provider, and the host's microseconds if measured."""
+    if case.measure is not None:
+        samples = case.measure()
+        return {name: median(values) / case.calls for name, values in samples.items()}, ""
+    providers = [replace(case.ours, name="ours"), *libraries]
+    providers += [provider for comparison in comparisons for provider, _ in comparison.baselines]
+    runs = {provider.name: provider.run for provider in providers}
+    assert len(runs) == len(providers), "names of providers are unique"
+    times = timer(runs)
+    seconds = {name: median(t.device_s) / case.calls for name, t in times.items()}
+    return seconds, times["ours"].host_s * 1e6 / case.calls
+
+
+def _compare(
+    case: Case, comparisons: list[Comparison], seconds: Mapping[str, float], host_us: object
 ) -> Iterator[Row]:
-    speed = f"{shown(case.work / took['own'] / UNITS[case.unit])} {case.unit}" if case.work else ""
-    times = {"us": took["own"] * 1e6, "host_us": host_us, "speed": speed}
-    if not over:
+    speed = ""
+    if case.work:
+        speed = f"{format_cell(case.work / seconds['ours'] / UNITS[case.unit])} {case.unit}"
+    times = {"us": seconds["ours"] * 1e6, "host_us": host_us, "speed": speed}
+    if not comparisons:
         yield {**times, "over": "", "ratio": "", "goal": "", "verdict": ""}
-    for each in over:
-        ratio = each.ratio(took)
-        row = {**times, "over": each.name, "ratio": ratio}
-        yield row | {"goal": each.goal, "verdict": each.verdict(ratio)}
+    for comparison in comparisons:
+        ratio = comparison.ratio(seconds)
+        row = {**times, "over": comparison.name, "ratio": ratio}
+        yield row | {"goal": comparison.goal, "verdict": comparison.verdict(ratio)}
 
 
-def _right(side: Side, notes: list[str]) -> bool:
-    """Tell whether a side may be timed, and note why not; raise where the fault is ours."""
+def _is_correct(provider: Provider, notes: list[str]) -> bool:
+    """Check a provider. Add a note if another library is wrong or fails; raise if ours does."""
     try:
-        reference.check(side, 1.0 if side.ours else SLACK_OF_OTHERS)
-    except reference.Wrong as why:
-        if side.ours:
+        reference.check(provider, 1.0 if provider.is_ours else LIBRARY_SLACK)
+    except reference.WrongAnswer as exc:
+        if provider.is_ours:
             raise
-        notes.append(f"{side.name} wrong: {why}")
-    except Exception as why:  # of another library: any
-        if side.ours:
+        notes.append(f"{provider.name} wrong: {exc}")
+    except Exception as exc:  # another library may raise anything
+        if provider.is_ours:
             raise
-        notes.append(f"{side.name} failed: {_told(why)}")
+        notes.append(f"{provider.name} failed: {_describe(exc)}")
     else:
         return True
     return False
 
 
-def _made(make: Callable[[], Side], notes: list[str]) -> Side | None:
-    """Return a side that may be timed; note why there is none, unless it is merely missing."""
+def _create_library(factory: ProviderFactory, notes: list[str]) -> Provider | None:
+    """Create and check another library's provider; return None if it cannot be timed.
+
+    Add a note with the reason, except for a library that is not available.
+    """
     try:
-        side = make()
-    except Missing:
+        provider = replace(factory(), is_ours=False)
+    except Unavailable:
         return None
-    except Exception as why:  # of another library: any
-        notes.append(f"failed: {_told(why)}")
+    except Exception as exc:  # another library may raise anything
+        notes.append(f"failed: {_describe(exc)}")
         return None
-    return side if _right(replace(side, ours=False), notes) else None
+    return provider if _is_correct(provider, notes) else None
 
 
-def _told(why: Exception) -> str:
-    text = " ".join(f"{type(why).__name__}: {why}".split()).replace("|", "/")
-    return text if len(text) <= 160 else f"{text[:160]}..."
+def _describe(exc: Exception) -> str:
+    text = " ".join(f"{type(exc).__name__}: {exc}".split()).replace("|", "/")
+    return text if len(text) <= MAX_NOTE_CHARS else f"{text[:MAX_NOTE_CHARS]}..."
 
 
 def cells(row: Row) -> list[object]:
-    """Return what is printed of a row."""
+    """Return the printed cells of a row."""
     for key in ("failed", "missing"):
         if key in row:
             return [row["call"], f"{key.upper()}: {row[key]}"]
     if "answer" in row:
-        row = {key: cell for key, cell in row.items() if key != "error"}
-    return [f"{cell:.1e}" if key == "error" else cell for key, cell in row.items()]
+        row = {key: value for key, value in row.items() if key != "error"}
+    return [f"{value:.1e}" if key == "error" else value for key, value in row.items()]

@@ -1,4 +1,4 @@
-"""Sections run: each in a process of its own on a GPU, all in this one in a dry run."""
+"""Run the sections: each in its own process on a GPU, all in this process in a dry run."""
 
 import json
 import subprocess
@@ -12,54 +12,53 @@ import torch
 
 from benchmarks import table
 from benchmarks.gpu_cases import cuda_timing
-from benchmarks.gpu_cases.measure import COLUMNS, DRY_COLUMNS, cells, rows_of
-from benchmarks.gpu_cases.sections import SECTIONS, wanted
+from benchmarks.gpu_cases.measure import COLUMNS, DRY_RUN_COLUMNS, cells, measure_case
+from benchmarks.gpu_cases.sections import SECTIONS, select_cases
 from benchmarks.table import Row
 
-SECTION_S, ALL_S = 150, 460
-"""How long a section, and all of them, may take."""
+SECTION_LIMIT_S, TOTAL_LIMIT_S = 150, 460
 
 
-def dry(only: str) -> list[Row]:
-    """Check all that there is, interpreted."""
+def run_dry(only: str) -> list[Row]:
+    """Check all cases with interpreted kernels, without timing."""
     print("dry run: no figure is a GPU figure, and none is printed\n")
-    table.print_head(DRY_COLUMNS)
-    cases = (case for name in SECTIONS for case in wanted(name, only, dry=True))
-    return [_printed(row) for name, make in cases for row in rows_of(name, make, None)]
+    table.print_header(DRY_RUN_COLUMNS)
+    cases = (case for name in SECTIONS for case in select_cases(name, only, dry_run=True))
+    return [_print(row) for name, factory in cases for row in measure_case(name, factory, None)]
 
 
-def section(name: str, only: str, found: Path) -> None:
-    """Run a section, and write the rows so far after each case."""
-    so_far: list[Row] = []
-    for case, make in wanted(name, only, dry=False):
-        so_far += map(_printed, rows_of(case, make, cuda_timing.take_turns))
-        found.write_text(json.dumps(so_far))
-        with suppress(RuntimeError):  # once a kernel has failed, so do all calls of CUDA
+def run_section(section: str, only: str, file: Path) -> None:
+    """Run one section. Write the rows so far to `file` after each case."""
+    rows: list[Row] = []
+    for name, factory in select_cases(section, only, dry_run=False):
+        rows += map(_print, measure_case(name, factory, cuda_timing.time_interleaved))
+        file.write_text(json.dumps(rows))
+        with suppress(RuntimeError):  # after a failed kernel, every call of CUDA fails
             torch.cuda.empty_cache()
 
 
-def apart(only: str) -> list[Row]:
-    """Run each section in a process, and return the rows of all."""
-    table.print_head(COLUMNS)
-    so_far: list[Row] = []
-    begun = time.monotonic()
+def run_in_processes(only: str) -> list[Row]:
+    """Run each section in its own process; return the rows of all sections."""
+    table.print_header(COLUMNS)
+    rows: list[Row] = []
+    start = time.monotonic()
     with TemporaryDirectory() as folder:
         for name in SECTIONS:
-            if not wanted(name, only, dry=False):
+            if not select_cases(name, only, dry_run=False):
                 continue
-            found = Path(folder, f"{name}.json")
-            left_s = min(SECTION_S, ALL_S - (time.monotonic() - begun))
-            why = _process(left_s, "--section", name, "--only", only, "--json", str(found))
-            so_far += json.loads(found.read_text()) if found.exists() else []
-            if why:
-                so_far.append(_printed({"call": f"section {name}", "failed": why}))
-    return so_far
+            file = Path(folder, f"{name}.json")
+            limit_s = min(SECTION_LIMIT_S, TOTAL_LIMIT_S - (time.monotonic() - start))
+            error = _run_process(limit_s, "--section", name, "--only", only, "--json", str(file))
+            rows += json.loads(file.read_text()) if file.exists() else []
+            if error:
+                rows.append(_print({"call": f"section {name}", "failed": error}))
+    return rows
 
 
-def _process(limit_s: float, *arguments: str) -> str | None:
-    """Run the command for a section, and return what went wrong."""
+def _run_process(limit_s: float, *arguments: str) -> str | None:
+    """Run `benchmarks.gpu` in a new process; return the error, or None on success."""
     if limit_s <= 0:
-        return f"not begun: {ALL_S} s are over"
+        return f"not started: the limit of {TOTAL_LIMIT_S} s was reached"
     command = [sys.executable, "-m", "benchmarks.gpu", *arguments]
     try:
         status = subprocess.run(command, timeout=limit_s).returncode
@@ -68,6 +67,6 @@ def _process(limit_s: float, *arguments: str) -> str | None:
     return f"ended with status {status}" if status else None
 
 
-def _printed(row: Row) -> Row:
+def _print(row: Row) -> Row:
     table.print_row(cells(row))
     return row
