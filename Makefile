@@ -44,7 +44,7 @@ types: $(READY)
 
 docs: $(READY)  ## generate the documentation and the gRPC descriptors
 	$(BIN)/python docs/protocol.py
-	$(BIN)/python docs/generate.py
+	$(BIN)/python -m docs.generate
 
 bench: $(READY)  ## the tables of docs/performance.md; needs wrk, h2load and taskset
 	$(BIN)/python -m benchmarks.core

@@ -27,6 +27,9 @@ def main() -> None:
     args = _arguments()
     if args.dry_run:
         os.environ["TRITON_INTERPRET"] = "1"  # read when triton is imported
+        from tests.kernels import interpreter
+
+        interpreter.install()
     elif not torch.cuda.is_available():
         raise SystemExit("there is no CUDA device; --dry-run checks the results without one")
     from benchmarks.gpu_cases import gpu_info, runner

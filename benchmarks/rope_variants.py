@@ -16,7 +16,19 @@ from torch import Tensor
 from benchmarks import oracle
 from benchmarks.case import Case, Sizes
 from benchmarks.timing import Function
-from rope_core import CosSin, RopeConfig, Rotate, Rotated, Table, cos_sin, resolve, rotary, rotate
+from rope_core import (
+    CosSin,
+    RopeConfig,
+    Rotate,
+    Rotated,
+    Table,
+    angles,
+    backends,
+    cos_sin,
+    resolve,
+    rotary,
+    rotate,
+)
 from rope_core.presets import built_in
 
 SHAPE = (1, 16, 8, 64)
@@ -116,19 +128,20 @@ class _SmallRotation:
     def with_precomputed_angles(self) -> Function:
         with torch.inference_mode():
             rope = Rotate(self.q, None, self.rope, self.positions).rope
-            angles = rotary.token_angles(self.q, self.positions, None, rope)
-        rotate_by = torch.inference_mode()(rotary.rotate_by)
-        return lambda: rotate_by((self.q,), angles, rope, False, (self.out.q,))
+            table = angles.token_angles(self.q, self.positions, None, rope)
+            work, _ = rotary.rotary_work((self.q,), (self.out.q,), table, rope)
+        run_work = torch.inference_mode()(backends.run)
+        return lambda: run_work(work)
 
     def check(self) -> None:
         rope = Rotate(self.q, None, self.rope, self.positions).rope
-        columns = rope.columns
+        table = rope.frequency_table
         positions = self.positions.double().view(-1, SHAPE[1])  # [axes, S]
-        if columns.axis is None or len(positions) == 1:
+        if table.axis is None or len(positions) == 1:
             pair_positions = positions[0][:, None]
         else:
-            pair_positions = positions[columns.axis].mT  # [S, pairs]
-        radians = pair_positions * columns.inv_freq
+            pair_positions = positions[table.axis].mT  # [S, pairs]
+        radians = pair_positions * table.inv_freq
         expected = oracle.rotate_by_angles(self.q[0], radians) * rope.attention_scaling
         assert self.out.q is not None
         for run in (self.with_config(self.rope), self.with_precomputed_angles()):

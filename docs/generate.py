@@ -1,4 +1,4 @@
-"""Writes the generated pages of the documentation: `python docs/generate.py`."""
+"""Write the generated pages of the documentation: `python -m docs.generate`."""
 
 import re
 from pathlib import Path
@@ -6,7 +6,11 @@ from typing import Any
 
 from pydantic_core import PydanticUndefined
 
-from service.endpoints.resolve import list_variants
+from docs.error_examples import Row, answer_examples
+from service.asgi.problems import PROBLEMS, problem_for
+from service.endpoints.catalog import list_variants
+from service.oip.errors import classify
+from service.oip.grpc.errors import status_of
 from service.settings import PREFIX, Settings
 
 DOCS = Path(__file__).parent
@@ -68,14 +72,14 @@ def settings_page() -> str:
 
 def catalogue_page() -> str:
     """Return the text of docs/catalogue.md."""
-    known = list_variants()
+    catalogue = list_variants()
     return (
         VARIANTS
-        + "".join(map(_entry, known["variants"]))
+        + "".join(map(_entry, catalogue["variants"]))
         + SCHEMES
-        + "".join(map(_entry, known["schemes"]))
+        + "".join(map(_entry, catalogue["schemes"]))
         + BUILDERS
-        + "".join(map(_builder, known["builders"]))
+        + "".join(map(_builder, catalogue["builders"]))
     )
 
 
@@ -84,8 +88,8 @@ def _entry(entry: dict[str, Any]) -> str:
 
 
 def _builder(builder: dict[str, Any]) -> str:
-    tensors = [each for each in builder["arguments"] if each["type"] == "tensor"]
-    others = [each for each in builder["arguments"] if each["type"] != "tensor"]
+    tensors = [a for a in builder["arguments"] if a["type"] == "tensor"]
+    others = [a for a in builder["arguments"] if a["type"] != "tensor"]
     text = builder["summary"].removeprefix("Return ")
     return f"| `{builder['name']}` | {_list(tensors)} | {_list(others)} | {text} |\n"
 
@@ -104,15 +108,57 @@ def _parameter(parameter: dict[str, Any]) -> str:
 
 
 def clients_page() -> str:
-    """Return the text of docs/clients.md: as it is, with each program as its file is."""
+    """Return the text of docs/clients.md with the current contents of the example programs."""
     page = (DOCS / "clients.md").read_text()
-    shown = re.compile(
+    programs = re.compile(
         r"(\]\((\.\./examples/clients/[^)]+)\)\n\n```\w+\n).*?^```$", re.DOTALL | re.MULTILINE
     )
-    return shown.sub(lambda found: f"{found[1]}{(DOCS / found[2]).read_text()}```", page)
+    return programs.sub(lambda match: f"{match[1]}{(DOCS / match[2]).read_text()}```", page)
 
 
-PAGES = {"settings": settings_page, "catalogue": catalogue_page, "clients": clients_page}
+ERRORS = """# Errors
+
+Made by `make docs` from `docs/error_examples.py`: the service answered each example request below.
+
+Over HTTP, `/v1` answers a problem document with a `code`; `/v2` answers `{"error": text}`. Over
+gRPC the text is in the status. The text is for people; programs read the code and the status,
+which do not change. A column without a value means that the protocol does not have the error.
+
+The router answers 404 (`/v1`: `not_found`) if no route has the path, and 405 (`method_not_allowed`)
+if the route has another method; gRPC answers `UNIMPLEMENTED`. A bug of the service is answered with
+500 (`internal`) or `INTERNAL`, and the text `internal error`; the log has the rest.
+
+| error | `/v1` | `/v2` | gRPC | example | cause | remedy |
+|---|---|---|---|---|---|---|
+"""
+
+
+def errors_page() -> str:
+    """Return the text of docs/errors.md."""
+    return ERRORS + "".join(_error(row, texts) for row, texts in answer_examples())
+
+
+def _error(row: Row, texts: list[str]) -> str:
+    error = row.error.__new__(row.error, texts[0])
+    statuses = {"/v2": str(classify(error)[0])}
+    if row.error in PROBLEMS:
+        problem = problem_for(error)
+        statuses["/v1"] = f"{problem.status} `{problem.code}`"
+    if "gRPC" in row.protocols:
+        statuses["gRPC"] = f"`{status_of(error)[0].name}`"
+    columns = [statuses.get(p, "") if p in row.protocols else "" for p in ("/v1", "/v2", "gRPC")]
+    requests = [f"`{example}`: " for example in row.examples] or [""]
+    examples = [f"{request}{text}" for request, text in zip(requests, texts, strict=True)]
+    cells = [row.error.__name__, *columns, "<br>".join(examples), row.cause, row.remedy]
+    return f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |\n"
+
+
+PAGES = {
+    "errors": errors_page,
+    "settings": settings_page,
+    "catalogue": catalogue_page,
+    "clients": clients_page,
+}
 
 if __name__ == "__main__":
     for name, page in PAGES.items():

@@ -1,4 +1,4 @@
-"""Rotary position embedding, and attention over what it rotates.
+"""Rotary position embedding, and attention with it.
 
 Axis names: B batch, S sequence, T tokens of packed sequences, H query heads, Hkv key/value heads,
 D head_dim, Dv width of a value, A axes of a position. `resolve` reads a model's config.json.

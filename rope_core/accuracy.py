@@ -1,4 +1,4 @@
-"""How far the arithmetic of transformers is from the truth, measured."""
+"""The error of the arithmetic of transformers, measured."""
 
 from dataclasses import replace
 
@@ -12,17 +12,17 @@ POSITIONS = (1_000, 4_095, 32_767, 131_071, 1_048_575, 10_485_759)
 
 
 def angle_errors(rope: RopeConfig | None = None) -> dict[str, dict[int, float]]:
-    """Return the largest error of cosines at some positions, for each arithmetic.
+    """Return the largest error of the cosines at each of `POSITIONS`, for each arithmetic.
 
-    Against float64 throughout; Llama 3's frequencies where no rope is given.
+    The reference is float64 throughout. Without a rope the frequencies are those of Llama 3.
     """
     rope = rope or RopeConfig.of(128, theta=500_000.0)
-    truth_w = replace(rope, arithmetic="float64").columns.inv_freq
-    at = torch.tensor(POSITIONS)
-    truth = (at.double()[:, None] * truth_w).cos()
+    positions = torch.tensor(POSITIONS)
+    inv_freq = replace(rope, arithmetic="float64").frequency_table.inv_freq
+    expected = (positions.double()[:, None] * inv_freq).cos()
     errors = {}
     for arithmetic in ("hf", "float64"):
-        found = cos_sin(CosSin(at, replace(rope, arithmetic=arithmetic))).cos.double()
-        worst = (found - truth).abs().amax(-1).tolist()
-        errors[arithmetic] = dict(zip(POSITIONS, worst, strict=True))
+        table = cos_sin(CosSin(positions, replace(rope, arithmetic=arithmetic)))
+        largest = (table.cos.double() - expected).abs().amax(-1).tolist()
+        errors[arithmetic] = dict(zip(POSITIONS, largest, strict=True))
     return errors

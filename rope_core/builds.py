@@ -1,8 +1,8 @@
 """Build missing kernels: at once in a library call, deferred in a server.
 
-Building a kernel takes seconds. A library call builds the kernels it misses and goes on. A server
-cannot wait: within `deferred_builds`, a call that misses kernels hands their builds over and raises
-`KernelNotBuilt` before it launches anything.
+Building a kernel takes seconds. A library call builds the kernels that it needs and continues. A
+server cannot wait: within `deferred_builds`, a call whose kernels are missing hands the builds over
+and raises `KernelNotBuilt` before it launches anything.
 """
 
 from collections.abc import Callable, Hashable, Iterator, Mapping
@@ -15,14 +15,14 @@ Build = Callable[[], None]
 """Builds one kernel variant and loads it onto the device. Thread-safe."""
 
 StartBuild = Callable[[Hashable, Build], None]
-"""Takes the key of a kernel variant and its build. The same key may come again: build it once."""
+"""Takes the key of a kernel variant and its build. A key may come again: build it once."""
 
 _start_build: ContextVar[StartBuild | None] = ContextVar("start_build", default=None)
 
 
 @contextmanager
 def deferred_builds(start_build: StartBuild) -> Iterator[None]:
-    """Within the block, hand builds that this thread's calls need to `start_build`."""
+    """Within the block, hand the builds that calls of this thread need to `start_build`."""
     token = _start_build.set(start_build)
     try:
         yield
@@ -31,10 +31,10 @@ def deferred_builds(start_build: StartBuild) -> Iterator[None]:
 
 
 def ensure_built(missing: Mapping[Hashable, Build]) -> None:
-    """Build the kernel variants that a call misses.
+    """Build the missing kernel variants of a call.
 
     Raises:
-        KernelNotBuilt: within `deferred_builds` if any is missing; all are handed over before.
+        KernelNotBuilt: there are missing variants within `deferred_builds`; all are handed over.
     """
     start_build = _start_build.get()
     for key, build in missing.items():

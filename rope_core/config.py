@@ -7,9 +7,10 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from rope_core.axes import SCHEMES, Columns, Spectra
+from rope_core.axes import SCHEMES, AxisFrequencies, FrequencyTable
+from rope_core.checks import check_choice, check_in_range
 from rope_core.errors import ConfigError
-from rope_core.frequencies import VARIANTS
+from rope_core.frequencies import VARIANTS, canonical_length
 from rope_core.registry import Parameters
 
 Layout = Literal["half", "interleaved", "interleaved_to_half", "interleaved_tiled"]
@@ -21,11 +22,14 @@ Learned = Literal["frequencies", "log_scale"]
 MAX_HEAD_DIM = 8_192
 """Widest head accepted, in elements; wider ones are a client's mistake, not a model."""
 
-FASTEST = 1e18
+MAX_DISTANCE = 2**31 - 1
+"""Largest window or chunk, in tokens."""
+
+MAX_INV_FREQ = 1e18
 """Greatest frequency: float32 holds its product with any position."""
 
-LEAST_GAIN = 1e-6
-"""Least gain of cosine and sine that can be undone in float32; its inverse is the greatest."""
+MIN_ATTENTION_SCALING = 1e-6
+"""Least scaling of cosine and sine that float32 can undo. Its inverse is the greatest."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,39 +55,39 @@ class RopeConfig:
     layout: Layout = "half"
     """Which elements form a pair: (i, i + rotary_dim/2) as in GPT-NeoX and Hugging Face's Llama,
     or (2i, 2i + 1) as in GPT-J and Meta's Llama. `interleaved_to_half` reads neighbours and writes
-    halves (DeepSeek-V3); `interleaved_tiled` turns neighbours by the angles of halves (V-JEPA 2,
+    halves (DeepSeek-V3); `interleaved_tiled` rotates neighbours by the angles of halves (V-JEPA 2,
     no rotation)."""
 
     rope_type: str = "default"
     """The variant: a name of `VARIANTS`."""
 
     parameters: Parameters = ()
-    """The variant's own."""
+    """Parameters of the variant."""
 
     axes: str | None = None
     """The scheme of several axes: a name of `SCHEMES`, or None for one axis."""
 
     axes_parameters: Parameters = ()
-    """The scheme's own."""
+    """Parameters of the scheme."""
 
     learned: Learned | None = None
-    """What a call brings along: `frequencies` themselves (Mochi), or the logarithm of a factor for
+    """What a call passes in `frequencies`: the frequencies (Mochi), or the logarithm of a factor of
     each (Mistral-Large-4)."""
 
     frequency_dim: int | None = None
-    """Width that exponents run over where that is not rotary_dim (it may be odd)."""
+    """Width that the exponents run over, if not rotary_dim. It may be odd."""
 
     trailing: bool = False
     """Rotate the last rotary_dim elements of a head instead of the first."""
 
     blocks: int = 1
-    """Equal parts of the rotated elements, each of which has the layout for itself."""
+    """Equal parts of the rotated elements. The layout applies within each."""
 
     negative: bool = False
     """Rotate by minus the angle (nanochat)."""
 
     whole_positions: bool = False
-    """Positions look up a table (GPT-J, RoFormer): they are whole, and none is negative."""
+    """Positions are indices of a table (GPT-J, RoFormer): whole and not negative."""
 
     arithmetic: Arithmetic = "float64"
     """How angles are computed: `float64` is the truth; `hf` follows transformers operation by
@@ -92,82 +96,60 @@ class RopeConfig:
     rounding: Rounding = "once"
     """Where numbers are rounded. `once`: at the end, products and sums may be fused. The others are
     what transformers does, unfused: `float32`, tables and sums in it (`complex`: tables from a
-    complex exponential); `tables`, cosine and sine are rounded to the dtype of q, too;
-    `activation`, every product and sum is; `float64`, all in float64."""
+    complex exponential); `tables`, also rounds cosine and sine to the dtype of q; `activation`,
+    also rounds every product and sum; `float64`, all in float64."""
 
     values: Values = "kept"
     """What attention does with v: `rotated`, as the keys (RoFormer's rotary_value, CLVP);
-    `and_back`, rotated, and its output turned back at the query's position (DeepSeek-V4)."""
+    `and_back`, rotated, and its output rotated back at the position of the query (DeepSeek-V4)."""
 
     needs_length: bool = field(init=False, repr=False, compare=False)
     """Whether frequencies depend on the length of the call, and none is fixed."""
 
-    columns: Columns = field(init=False, repr=False, compare=False)
-    """Frequencies, and axes, of every angle."""
+    frequency_table: FrequencyTable = field(init=False, repr=False, compare=False)
+    """Frequency and axis of every angle."""
 
     attention_scaling: float = field(init=False, repr=False, compare=False)
-    """Gain of cosine and sine: 1, or what YaRN and LongRoPE say."""
+    """Factor of cosine and sine: 1, or that of YaRN and LongRoPE."""
 
     _hash: int = field(init=False, repr=False, compare=False)
 
     @classmethod
-    def of(cls, head_dim: int, *, rotary_dim: int | None = None, **given: Any) -> "RopeConfig":
+    def of(cls, head_dim: int, *, rotary_dim: int | None = None, **values: Any) -> "RopeConfig":
         """Build a config the short way: `RopeConfig.of(128, theta=5e5)` rotates whole heads.
 
-        Parameters of the variant and of the scheme go by their own names:
+        Parameters of the variant and of the scheme are keywords:
         `RopeConfig.of(128, rope_type="linear", factor=4.0)`.
         """
-        fields = {name: given.pop(name) for name in [*given] if name in _PLAIN}
+        fields = {name: values.pop(name) for name in [*values] if name in _KEYWORDS}
         scheme = SCHEMES.get(fields.get("axes") or "")
-        of_scheme = {
-            name: given.pop(name) for name in [*given] if scheme and name in scheme.parameters
-        }
+        names = [name for name in values if scheme and name in scheme.parameters]
+        axes_parameters = tuple((name, values.pop(name)) for name in names)
         return cls(
             head_dim=head_dim,
             rotary_dim=head_dim if rotary_dim is None else rotary_dim,
-            parameters=tuple(given.items()),
-            axes_parameters=tuple(of_scheme.items()),
+            parameters=tuple(values.items()),
+            axes_parameters=axes_parameters,
             **fields,
         )
 
     def __post_init__(self) -> None:
-        _check_kinds(self)
-        if not 0 < self.head_dim <= MAX_HEAD_DIM:
-            raise ConfigError("head_dim", f"in [1, {MAX_HEAD_DIM}]", self.head_dim)
-        if self.rotary_dim % 2 or not 0 < self.rotary_dim <= self.head_dim:
-            expected = f"even and in [2, head_dim = {self.head_dim}]"
-            raise ConfigError("rotary_dim", expected, self.rotary_dim)
-        if not 1e-6 <= self.theta <= 1e12:  # false for NaN
-            raise ConfigError("theta", "finite and in [1e-6, 1e12]", self.theta)
-        if self.blocks < 1 or self.rotary_dim % (2 * self.blocks):
-            raise ConfigError("blocks", f"a divisor of {self.rotary_dim // 2} pairs", self.blocks)
-        if self.frequency_dim is not None and not 0 < self.frequency_dim <= MAX_HEAD_DIM:
-            raise ConfigError("frequency_dim", f"in [1, {MAX_HEAD_DIM}]", self.frequency_dim)
-        if self.learned is not None and self.learned not in get_args(Learned):
-            raise ConfigError("learned", f"one of {get_args(Learned)}", repr(self.learned))
-        for name, kind in _CHOICES.items():
-            if getattr(self, name) not in get_args(kind):
-                choices = " or ".join(f'"{choice}"' for choice in get_args(kind))
-                raise ConfigError(name, choices, repr(getattr(self, name)))
-        if self.rope_type not in VARIANTS:
-            raise ConfigError("rope_type", f"one of {[*VARIANTS]}", repr(self.rope_type))
-        if self.axes is not None and self.axes not in SCHEMES:
-            raise ConfigError("axes", f"one of {[*SCHEMES]}", repr(self.axes))
-        bound = VARIANTS[self.rope_type].bind(dict(self.parameters))
-        object.__setattr__(self, "parameters", bound)
-        given = dict(self.axes_parameters)
-        of_axes = SCHEMES[self.axes].bind(given) if self.axes else _no_parameters(given)
-        object.__setattr__(self, "axes_parameters", of_axes)
-        waits = "length" in VARIANTS[self.rope_type].parameters and "length" not in dict(bound)
-        object.__setattr__(self, "needs_length", waits)
-        values = (getattr(self, name) for name in _COMPARED)
-        object.__setattr__(self, "_hash", hash(tuple(values)))
-        columns, gain = _spectrum(self)
-        object.__setattr__(self, "columns", columns)
-        object.__setattr__(self, "attention_scaling", gain)
-        _check_columns(self)
-        if self.rope_type == "xpos" and (self.num_axes > 1 or not self.is_rotation):
-            raise ConfigError("rope_type", "another one than xpos, whose axis is one", "xpos")
+        _check_fields(self)
+        variant = VARIANTS[self.rope_type]
+        parameters = variant.bind(dict(self.parameters))
+        axes_parameters = dict(self.axes_parameters)
+        if axes_parameters and self.axes is None:
+            raise ConfigError("axes", f"given for {sorted(axes_parameters)}", "none")
+        bound_axes = () if self.axes is None else SCHEMES[self.axes].bind(axes_parameters)
+        needs_length = "length" in variant.parameters and "length" not in dict(parameters)
+        object.__setattr__(self, "parameters", parameters)
+        object.__setattr__(self, "axes_parameters", bound_axes)
+        object.__setattr__(self, "needs_length", needs_length)
+        object.__setattr__(self, "_hash", hash(tuple(getattr(self, name) for name in _COMPARED)))
+        table, scaling = _frequencies(self)
+        object.__setattr__(self, "frequency_table", table)
+        object.__setattr__(self, "attention_scaling", scaling)
+        _check_frequencies(self)
 
     def __hash__(self) -> int:
         return self._hash
@@ -179,103 +161,99 @@ class RopeConfig:
 
     @property
     def num_axes(self) -> int:
-        """Numbers that make up a position."""
-        return self.columns.num_axes
+        """Numbers in the position of a token."""
+        return self.frequency_table.num_axes
 
     @property
     def is_rotation(self) -> bool:
-        """Whether each pair turns as one: norms stay."""
+        """Whether both members of each pair turn by one angle, so that norms stay."""
         return self.layout != "interleaved_tiled" and self.axes != "xdrope"
 
     @property
-    def adds_up(self) -> bool:
-        """Whether R_m R_n = R_(m + n): a shift is one rotation, wherever the keys are."""
-        return self.is_rotation and not self.columns.coupled
+    def is_composable(self) -> bool:
+        """Whether R_m R_n = R_(m + n): a shift is one rotation at any position of the keys."""
+        return self.is_rotation and not self.frequency_table.coupled
 
-    def at(self, length: int) -> "RopeConfig":
-        """Return the config for a call that reaches over `length` positions."""
-        return _at(self, _settled(self, length)) if self.needs_length else self
+    def for_length(self, length: int) -> "RopeConfig":
+        """Return the config for a call with positions below `length`."""
+        if not self.needs_length:
+            return self
+        return _with_length(self, canonical_length(self.rope_type, self.parameters, length))
 
 
 _COMPARED = tuple(name for name, part in RopeConfig.__dataclass_fields__.items() if part.compare)
-_PLAIN = frozenset(_COMPARED) - {"parameters", "axes_parameters"}
-_WHOLE = ("head_dim", "rotary_dim", "blocks", "frequency_dim")
+_KEYWORDS = frozenset(_COMPARED) - {"parameters", "axes_parameters"}
 _CHOICES = {"layout": Layout, "arithmetic": Arithmetic, "rounding": Rounding, "values": Values}
 
 
-def _settled(rope: RopeConfig, length: int) -> int:
-    """Return one length for all that give the same frequencies."""
-    given: dict[str, Any] = dict(rope.parameters)
-    match rope.rope_type:
-        case "longrope":
-            trained: int = given["original_max_position_embeddings"]
-            return trained + 1 if length > trained else trained
-        case "dynamic":
-            longest: int = max(length, given["max_position_embeddings"])
-            return longest
-    return length
-
-
-@lru_cache(maxsize=256)
-def _at(rope: RopeConfig, length: int) -> RopeConfig:
-    return replace(rope, parameters=(*rope.parameters, ("length", length)))
-
-
-@lru_cache(maxsize=256)
-def _spectrum(rope: RopeConfig) -> tuple[Columns, float]:
-    """Return frequencies in the dtype of the config's arithmetic, and the gain."""
-    variant, given = VARIANTS[rope.rope_type].function, dict(rope.parameters)
-    dtype = torch.float32 if rope.arithmetic == "hf" else torch.float64
-    dim = rope.frequency_dim or rope.rotary_dim
-    if rope.axes is None:
-        inv_freq, gain = variant(rope.theta, dim, dtype, **given)
-        return Columns(inv_freq), gain
-    found: float | None = None
-
-    def at(theta: float, width: int) -> Tensor:
-        nonlocal found
-        inv_freq: Tensor
-        inv_freq, found = variant(theta, width, dtype, **given)
-        return inv_freq
-
-    scheme = SCHEMES[rope.axes].function
-    columns = scheme(Spectra(rope.theta, dtype, at), dim, **dict(rope.axes_parameters))
-    if found is None and rope.rope_type != "default":
-        expected = f'"default" with {rope.axes}, whose frequencies are its own'
-        raise ConfigError("rope_type", expected, repr(rope.rope_type))
-    return columns, 1.0 if found is None else found
-
-
-def _check_kinds(rope: RopeConfig) -> None:
-    for name in _WHOLE:
+def _check_fields(rope: RopeConfig) -> None:
+    for name in ("head_dim", "rotary_dim", "blocks", "frequency_dim"):
         value = getattr(rope, name)
         if type(value) is not int and not (name == "frequency_dim" and value is None):
             raise ConfigError(name, "a whole number", repr(value))
     if isinstance(rope.theta, bool) or not isinstance(rope.theta, int | float):
         raise ConfigError("theta", "a number", repr(rope.theta))
-    if not isinstance(rope.rope_type, str):
-        raise ConfigError("rope_type", f"one of {[*VARIANTS]}", repr(rope.rope_type))
-    if rope.axes is not None and not isinstance(rope.axes, str):
-        raise ConfigError("axes", f"one of {[*SCHEMES]}", repr(rope.axes))
+    check_in_range("head_dim", rope.head_dim, 1, MAX_HEAD_DIM)
+    if rope.rotary_dim % 2 or not 0 < rope.rotary_dim <= rope.head_dim:
+        expected = f"even and in [2, head_dim = {rope.head_dim}]"
+        raise ConfigError("rotary_dim", expected, rope.rotary_dim)
+    if not 1e-6 <= rope.theta <= 1e12:  # true for NaN
+        raise ConfigError("theta", "finite and in [1e-6, 1e12]", rope.theta)
+    if rope.blocks < 1 or rope.rotary_dim % (2 * rope.blocks):
+        raise ConfigError("blocks", f"a divisor of {rope.half} pairs", rope.blocks)
+    check_in_range("frequency_dim", rope.frequency_dim, 1, MAX_HEAD_DIM)
+    if rope.learned is not None:
+        check_choice("learned", rope.learned, get_args(Learned))
+    for name, choices in _CHOICES.items():
+        check_choice(name, getattr(rope, name), get_args(choices))
+    check_choice("rope_type", rope.rope_type, tuple(VARIANTS))
+    if rope.axes is not None:
+        check_choice("axes", rope.axes, tuple(SCHEMES))
 
 
-def _check_columns(rope: RopeConfig) -> None:
-    inv_freq = rope.columns.inv_freq
+def _check_frequencies(rope: RopeConfig) -> None:
+    inv_freq = rope.frequency_table.inv_freq
     if len(inv_freq) not in (rope.half, rope.rotary_dim) or len(inv_freq) % rope.blocks:
         raise ConfigError("rotary_dim", f"twice the {len(inv_freq)} angles", rope.rotary_dim)
-    if not bool((inv_freq.abs() <= FASTEST).all()):  # false for NaN
-        expected = f"such that no frequency is above {FASTEST:g}, scaled as it is"
+    if not bool((inv_freq.abs() <= MAX_INV_FREQ).all()):  # true for NaN
+        expected = f"such that no frequency is above {MAX_INV_FREQ:g}, scaled as it is"
         raise ConfigError("theta", expected, rope.theta)
-    gain = abs(rope.attention_scaling)
-    if gain and not LEAST_GAIN <= gain <= 1 / LEAST_GAIN:
-        expected = f"0, or such that the gain is in [{LEAST_GAIN:g}, {1 / LEAST_GAIN:g}]"
+    low, high = MIN_ATTENTION_SCALING, 1 / MIN_ATTENTION_SCALING
+    if rope.attention_scaling and not low <= abs(rope.attention_scaling) <= high:
+        expected = f"0, or such that the attention scaling is in [{low:g}, {high:g}]"
         raise ConfigError("attention_factor", expected, rope.attention_scaling)
+    if rope.rope_type == "xpos" and (rope.num_axes > 1 or not rope.is_rotation):
+        raise ConfigError("rope_type", "another one than xpos, whose axis is one", "xpos")
 
 
-def _no_parameters(given: dict[str, Any]) -> Parameters:
-    if given:
-        raise ConfigError("axes", f"given for {sorted(given)}", "none")
-    return ()
+@lru_cache(maxsize=256)
+def _with_length(rope: RopeConfig, length: int) -> RopeConfig:
+    return replace(rope, parameters=(*rope.parameters, ("length", length)))
+
+
+@lru_cache(maxsize=256)
+def _frequencies(rope: RopeConfig) -> tuple[FrequencyTable, float]:
+    """Return the table in the dtype of the config's arithmetic, and the attention scaling."""
+    variant, parameters = VARIANTS[rope.rope_type].function, dict(rope.parameters)
+    dtype = torch.float32 if rope.arithmetic == "hf" else torch.float64
+    dim = rope.frequency_dim or rope.rotary_dim
+    scalings: list[float] = []
+
+    def inv_freq_for(theta: float, width: int) -> Tensor:
+        inv_freq: Tensor
+        inv_freq, scaling = variant(theta, width, dtype, **parameters)
+        scalings.append(scaling)
+        return inv_freq
+
+    if rope.axes is None:
+        return FrequencyTable(inv_freq_for(rope.theta, dim)), scalings[0]
+    scheme = SCHEMES[rope.axes].function
+    frequencies = AxisFrequencies(rope.theta, dtype, inv_freq_for)
+    table: FrequencyTable = scheme(frequencies, dim, **dict(rope.axes_parameters))
+    if not scalings and rope.rope_type != "default":
+        expected = f'"default" with {rope.axes}, whose frequencies are its own'
+        raise ConfigError("rope_type", expected, repr(rope.rope_type))
+    return table, scalings[-1] if scalings else 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -294,7 +272,7 @@ class AttentionConfig:
     token."""
 
     window_ahead: int = 0
-    """How many later keys a window shows (ModernBERT); needs a window, and `causal` to be false."""
+    """Later keys that a window shows (ModernBERT). Needs a window and `causal=False`."""
 
     chunk: int | None = None
     """Key j is visible to query i only in its own chunk: i // chunk == j // chunk, both counted
@@ -307,17 +285,12 @@ class AttentionConfig:
     """Multiplier of the scores; head_dim ** -0.5 where None."""
 
     def __post_init__(self) -> None:
-        if self.window is not None and not 0 < self.window < 2**31:
-            raise ConfigError("window", "in [1, 2**31 - 1]", self.window)
-        if not 0 <= self.window_ahead < 2**31:
-            raise ConfigError("window_ahead", "in [0, 2**31 - 1]", self.window_ahead)
+        check_in_range("window", self.window, 1, MAX_DISTANCE)
+        check_in_range("window_ahead", self.window_ahead, 0, MAX_DISTANCE)
         if self.window_ahead and (self.causal or self.window is None):
             expected = "0 unless there is a window and causal is false"
             raise ConfigError("window_ahead", expected, self.window_ahead)
-        if self.chunk is not None and not 0 < self.chunk < 2**31:
-            raise ConfigError("chunk", "in [1, 2**31 - 1]", self.chunk)
-        # bounds that leave float32, in which scores are, room on both sides
-        if self.softcap is not None and not 1e-30 <= self.softcap <= 1e30:
-            raise ConfigError("softcap", "in [1e-30, 1e30]", self.softcap)
-        if self.scale is not None and not abs(self.scale) <= 1e30:
-            raise ConfigError("scale", "in [-1e30, 1e30]", self.scale)
+        check_in_range("chunk", self.chunk, 1, MAX_DISTANCE)
+        # scores are float32: these bounds leave room on both sides
+        check_in_range("softcap", self.softcap, 1e-30, 1e30)
+        check_in_range("scale", self.scale, -1e30, 1e30)

@@ -1,16 +1,16 @@
-"""What can be wrong with a call.
+"""Errors of the library. Their texts are for the caller.
 
 RopeError
-  +- ConfigError   a parameter has a value that no rotation or attention has
-  +- ShapeError    a tensor's shape, dtype or contents do not fit the call it is part of
-  +- NoBackend     every backend declined the call
-  +- KernelNotBuilt  a kernel that the call needs is being built; try again
-  +- KernelFailed  a kernel that the call needs cannot be built
+  +- ConfigError     a parameter has a value that no rotation or attention has
+  +- ShapeError      the shape, dtype or contents of a tensor do not fit its call
+  +- NoBackend       every backend declined the call
+  +- KernelNotBuilt  a kernel that the call needs is still being built; try again
+  +- KernelFailed    a kernel that the call needs cannot be built
 """
 
 
 class RopeError(Exception):
-    """Base of all errors of this library; its text is meant for the caller."""
+    """Base of all errors of this library."""
 
 
 class ConfigError(RopeError):
@@ -22,13 +22,13 @@ class ConfigError(RopeError):
         self.expected = expected
         self.got = got
 
-    def within(self, name: str) -> "ConfigError":
-        """Return this error for a parameter that is a part of `name`."""
+    def nested_in(self, name: str) -> "ConfigError":
+        """Return the same error for the parameter `name.parameter`."""
         return ConfigError(f"{name}.{self.parameter}", self.expected, self.got)
 
 
 class ShapeError(RopeError):
-    """A tensor's shape, dtype or contents do not fit the call it is part of."""
+    """The shape, dtype or contents of a tensor do not fit its call."""
 
     def __init__(self, tensor: str, expected: str, got: object) -> None:
         super().__init__(f"{tensor} must be {expected}, got {got}")
@@ -36,8 +36,8 @@ class ShapeError(RopeError):
         self.expected = expected
         self.got = got
 
-    def of(self, tensor: str) -> "ShapeError":
-        """Return this error for a tensor that the caller knows by another name."""
+    def renamed(self, tensor: str) -> "ShapeError":
+        """Return the same error with the name that the caller has for the tensor."""
         return ShapeError(tensor, self.expected, self.got)
 
 
@@ -59,4 +59,11 @@ class KernelNotBuilt(RopeError):
 
 
 class KernelFailed(RopeError):
-    """A kernel that the call needs cannot be built here."""
+    """A kernel that the call needs cannot be built on this machine."""
+
+
+def printable(text: object, limit: int = 64) -> str:
+    """Return `text` for an error: at most `limit` characters, control characters as "?"."""
+    shown = str(text)
+    shown = shown if len(shown) <= limit else shown[: limit - 3] + "..."
+    return "".join(c if c.isprintable() else "?" for c in shown)

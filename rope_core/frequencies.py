@@ -1,57 +1,61 @@
-"""The variants of RoPE: one function each, from parameters to angular frequencies and gain.
+"""The variants of RoPE: one function each, from parameters to frequencies.
 
 A variant takes the base `theta`, the width `dim` that its exponents run over, the dtype to compute
-in (float64 is the truth; float32, in this very order of operations, is what Hugging Face's models
-compute), and its own parameters by keyword. It returns the angular step of each pair in radians per
-position, `[ceil(dim / 2)]`, and the gain of cosine and sine. `VARIANTS` has all of them by name.
+in (float64 is the truth; float32, in the same order of operations, is what Hugging Face's models
+compute), and its own parameters by keyword. It returns inv_freq `[ceil(dim / 2)]`, the angular
+frequency of each pair in radians per position, and the attention scaling, a factor of cosine and
+sine. `VARIANTS` has all variants by name.
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from rope_core.checks import check_at_least, check_in_range
 from rope_core.errors import ConfigError
-from rope_core.registry import register
+from rope_core.progression import exponents, geometric, ntk_power, ntk_scale, power_of
+from rope_core.registry import Parameters, register
 
-Spectrum = tuple[Tensor, float]
+Frequencies = tuple[Tensor, float]
 
 
-def default(theta: float, dim: int, dtype: torch.dtype) -> Spectrum:
+def default(theta: float, dim: int, dtype: torch.dtype) -> Frequencies:
     """Plain frequencies: theta ** (-2i / dim).
 
     Source: RoFormer, Su et al., 2021, section 3.2.2.
     Models: Llama 1-3, Mistral, Mixtral, Qwen2, Qwen3, Gemma, OLMo, Falcon, Phi-2, GPT-NeoX, GPT-J.
     """
-    return _geometric(theta, dim, dtype), 1.0
+    return geometric(theta, dim, dtype), 1.0
 
 
-def linear(theta: float, dim: int, dtype: torch.dtype, *, factor: float) -> Spectrum:
+def linear(theta: float, dim: int, dtype: torch.dtype, *, factor: float) -> Frequencies:
     """Position interpolation: plain frequencies divided by `factor`.
 
     Source: Chen et al., 2023, "Extending context window ... via positional interpolation".
     Models: Vicuna-16k, LongChat, Gemma 3 (global layers).
     """
-    _at_least("factor", factor, 1e-6)
-    return _geometric(theta, dim, dtype) / factor, 1.0
+    check_at_least("factor", factor, 1e-6)
+    return geometric(theta, dim, dtype) / factor, 1.0
 
 
-def ntk(theta: float, dim: int, dtype: torch.dtype, *, factor: float) -> Spectrum:
+def ntk(theta: float, dim: int, dtype: torch.dtype, *, factor: float) -> Frequencies:
     """NTK-aware scaling, static: base theta * factor ** (dim / (dim - 2)).
 
     Source: bloc97, 2023, "NTK-aware scaled RoPE".
     Models: rotary-embedding-torch (`theta_rescale_factor`), Cosmos (for each axis).
     """
-    return _geometric(theta * _stretched("factor", factor, dim), dim, dtype), 1.0
+    return geometric(theta * ntk_scale("factor", factor, dim), dim, dtype), 1.0
 
 
-def ntk_alpha(theta: float, dim: int, dtype: torch.dtype, *, alpha: float) -> Spectrum:
+def ntk_alpha(theta: float, dim: int, dtype: torch.dtype, *, alpha: float) -> Frequencies:
     """HunYuan's NTK-aware scaling: base theta * alpha ** (dim / (dim - 2)) at every length.
 
     Source: HunYuan's files say rope_type "dynamic" and have `alpha`.
     Models: HunYuan dense and MoE, HunyuanVL.
     """
-    return _geometric(theta * _stretched("alpha", alpha, dim), dim, dtype), 1.0
+    return geometric(theta * ntk_scale("alpha", alpha, dim), dim, dtype), 1.0
 
 
 def dynamic(
@@ -63,7 +67,7 @@ def dynamic(
     max_position_embeddings: int,
     alpha: float | None = None,
     length: int = 0,
-) -> Spectrum:
+) -> Frequencies:
     """Dynamic NTK: the base grows with the call's length beyond `max_position_embeddings`.
 
     With L the greater of both, base theta * (factor * L / max - (factor - 1)) ** (dim / (dim - 2)).
@@ -72,18 +76,18 @@ def dynamic(
     Source: emozilla, 2023; transformers keeps the largest length seen (`rope_core.DynamicLength`).
     Models: InternLM-2, and Llama with `"rope_type": "dynamic"`.
     """
-    _at_least("factor", factor, 1.0)
-    _at_least("max_position_embeddings", max_position_embeddings, 1)
-    power = dim / (_wider("dynamic", dim) - 2)
+    check_at_least("factor", factor, 1.0)
+    check_at_least("max_position_embeddings", max_position_embeddings, 1)
+    power = ntk_power("dynamic", dim)
     if alpha is not None and length <= max_position_embeddings:
         return ntk_alpha(theta, dim, dtype, alpha=alpha)
     longest = max(length, max_position_embeddings)
     if dtype == torch.float32 and length > max_position_embeddings:
-        # transformers has the length in a tensor there: the base becomes float32
+        # transformers has this length in a tensor, so the base becomes float32
         growth = factor * torch.tensor(longest) / max_position_embeddings - (factor - 1)
-        return _geometric(theta * growth**power, dim, dtype), 1.0
+        return geometric(theta * growth**power, dim, dtype), 1.0
     grown = factor * longest / max_position_embeddings - (factor - 1)
-    return _geometric(theta * power_of("factor", grown, power), dim, dtype), 1.0
+    return geometric(theta * power_of("factor", grown, power), dim, dtype), 1.0
 
 
 def yarn(
@@ -100,49 +104,53 @@ def yarn(
     attention_factor: float | None = None,
     mscale: float | None = None,
     mscale_all_dim: float | None = None,
-) -> Spectrum:
+) -> Frequencies:
     """YaRN: fast pairs keep their frequency, slow ones are divided by `factor`, a ramp between.
 
     The ramp lies between the pairs that turn `beta_fast` (32) and `beta_slow` (1) times over the
-    trained length, rounded outwards unless `truncate` is false. The gain is `attention_factor`;
-    else M(factor, mscale) / M(factor, mscale_all_dim) where both are given and not 0; else
+    trained length, rounded outwards unless `truncate` is false. The scaling is `attention_factor`;
+    else M(factor, mscale) / M(factor, mscale_all_dim) if both are set and not 0; else
     M(factor, 1), with M(s, m) = 0.1 m ln(s) + 1. `factor` missing: max / original length.
 
     Source: Peng et al., 2023, "YaRN", sections 3.2-3.4; the mscale pair is DeepSeek's.
     Models: Qwen2.5 and Qwen3 (long), gpt-oss, OLMo-3, Ministral-3, Kimi-K2, DeepSeek V2 and V3.
     """
-    original = _at_least("original_max_position_embeddings", original_max_position_embeddings, 1)
+    original = original_max_position_embeddings
+    check_at_least("original_max_position_embeddings", original, 1)
     if factor is None:
         if max_position_embeddings is None:
             raise ConfigError("factor", "given, or max_position_embeddings", "neither")
         factor = max_position_embeddings / original
-    _at_least("factor", factor, 1.0)
-    gain = attention_factor
-    if gain is None and mscale and mscale_all_dim:
+    check_at_least("factor", factor, 1.0)
+    scaling = attention_factor
+    if scaling is None and mscale and mscale_all_dim:
         divisor = _magnitude(factor, mscale_all_dim)
         if not divisor:
-            raise ConfigError("mscale_all_dim", "such that the gain is finite", mscale_all_dim)
-        gain = _magnitude(factor, mscale) / divisor
-    elif gain is None:
-        gain = _magnitude(factor, 1.0)
+            raise ConfigError(
+                "mscale_all_dim", "such that the attention scaling is finite", mscale_all_dim
+            )
+        scaling = _magnitude(factor, mscale) / divisor
+    elif scaling is None:
+        scaling = _magnitude(factor, 1.0)
     if theta == 1.0:
         raise ConfigError("theta", "other than 1 for yarn", theta)
 
-    for name, turns in (("beta_fast", beta_fast), ("beta_slow", beta_slow)):
-        _at_least(name, turns or 1, 1e-6)
+    for name, beta in (("beta_fast", beta_fast), ("beta_slow", beta_slow)):
+        check_at_least(name, beta or 1, 1e-6)
 
-    powers = theta ** (torch.arange(0, dim, 2, dtype=dtype) / dim)
+    powers = theta ** exponents(dim, dtype)
     low, high = (
-        dim * math.log(original / (turns * 2 * math.pi)) / (2 * math.log(theta))
-        for turns in (beta_fast or 32, beta_slow or 1)
+        dim * math.log(original / (beta * 2 * math.pi)) / (2 * math.log(theta))
+        for beta in (beta_fast or 32, beta_slow or 1)
     )
     if truncate:
         low, high = math.floor(low), math.ceil(high)
     low, high = max(low, 0), min(high, dim - 1)
     high += 0.001 if low == high else 0
     ramp = ((torch.arange(len(powers), dtype=dtype) - low) / (high - low)).clamp(0, 1)
-    kept = 1 - ramp
-    return 1.0 / (factor * powers) * (1 - kept) + 1.0 / powers * kept, float(gain)
+    extrapolated = 1 - ramp
+    inv_freq = 1.0 / (factor * powers) * (1 - extrapolated) + 1.0 / powers * extrapolated
+    return inv_freq, float(scaling)
 
 
 def longrope(
@@ -159,17 +167,18 @@ def longrope(
     short_mscale: float | None = None,
     long_mscale: float | None = None,
     length: int = 0,
-) -> Spectrum:
+) -> Frequencies:
     """LongRoPE: each pair's frequency divided by its own factor, one list for short, one for long.
 
-    The whole call uses `long_factor` where its length exceeds the trained one. The gain is
+    The whole call uses `long_factor` where its length exceeds the trained one. The scaling is
     `attention_factor`, else sqrt(1 + ln(factor) / ln(original)) for both lists, with `factor`
     missing: max / original length; PhiMoE has `short_mscale` and `long_mscale` instead.
 
     Source: Ding et al., 2024, "LongRoPE"; Phi-3 technical report.
     Models: Phi-3, Phi-3.5, Phi-4-mini, Phi-4-multimodal, PhiMoE, MiniCPM-3.
     """
-    original = _at_least("original_max_position_embeddings", original_max_position_embeddings, 1)
+    original = original_max_position_embeddings
+    check_at_least("original_max_position_embeddings", original, 1)
     pairs = (dim + 1) // 2
     for name, factors in (("short_factor", short_factor), ("long_factor", long_factor)):
         if len(factors) != pairs:
@@ -177,20 +186,20 @@ def longrope(
         if not all(0 < value < math.inf for value in factors):
             raise ConfigError(name, "of positive numbers", "others")
     if factor is not None:
-        _at_least("factor", factor, 1.0)
+        check_at_least("factor", factor, 1.0)
     elif max_position_embeddings is not None:
         factor = max_position_embeddings / original
     is_long = length > original
-    gain = long_mscale if is_long else short_mscale
-    gain = attention_factor if gain is None else gain
-    if gain is None:
+    scaling = long_mscale if is_long else short_mscale
+    scaling = attention_factor if scaling is None else scaling
+    if scaling is None:
         if factor is None:
             raise ConfigError("factor", "given, or max_position_embeddings", "neither")
         if factor > 1 and original == 1:
             raise ConfigError("original_max_position_embeddings", "above 1", original)
-        gain = 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(original))
-    each = torch.tensor(long_factor if is_long else short_factor, dtype=dtype)
-    return 1.0 / (each * theta ** (torch.arange(0, dim, 2, dtype=dtype) / dim)), float(gain)
+        scaling = 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(original))
+    divisors = torch.tensor(long_factor if is_long else short_factor, dtype=dtype)
+    return 1.0 / (divisors * theta ** exponents(dim, dtype)), float(scaling)
 
 
 def llama3(
@@ -202,7 +211,7 @@ def llama3(
     low_freq_factor: float,
     high_freq_factor: float,
     original_max_position_embeddings: int,
-) -> Spectrum:
+) -> Frequencies:
     """Llama 3.1: long wavelengths divided by `factor`, short ones kept, a blend between.
 
     Kept below original / high_freq_factor, divided above original / low_freq_factor.
@@ -210,20 +219,21 @@ def llama3(
     Source: Llama 3.1 model card and reference code, Meta, 2024.
     Models: Llama 3.1, 3.2, 3.3, Llama-4-Scout.
     """
-    original = _at_least("original_max_position_embeddings", original_max_position_embeddings, 1)
-    _at_least("factor", factor, 1.0)
-    _at_least("low_freq_factor", low_freq_factor, 1e-6)
-    _at_least("high_freq_factor", high_freq_factor, 1e-6)
-    plain = _geometric(theta, dim, dtype)
+    original = original_max_position_embeddings
+    check_at_least("original_max_position_embeddings", original, 1)
+    check_at_least("factor", factor, 1.0)
+    check_at_least("low_freq_factor", low_freq_factor, 1e-6)
+    check_at_least("high_freq_factor", high_freq_factor, 1e-6)
+    plain = geometric(theta, dim, dtype)
     wavelength = 2 * math.pi / plain
     longest, shortest = original / low_freq_factor, original / high_freq_factor
     scaled = torch.where(wavelength > longest, plain / factor, plain)
-    if low_freq_factor == high_freq_factor:  # the band of the blend is empty
+    if low_freq_factor == high_freq_factor:  # no frequency is blended
         return scaled, 1.0
-    share = (original / wavelength - low_freq_factor) / (high_freq_factor - low_freq_factor)
-    blend = (1 - share) * scaled / factor + share * scaled
-    between = (wavelength >= shortest) & (wavelength <= longest)
-    return torch.where(between, blend, scaled), 1.0
+    smooth = (original / wavelength - low_freq_factor) / (high_freq_factor - low_freq_factor)
+    blend = (1 - smooth) * scaled / factor + smooth * scaled
+    is_medium = (wavelength >= shortest) & (wavelength <= longest)
+    return torch.where(is_medium, blend, scaled), 1.0
 
 
 def proportional(
@@ -233,7 +243,7 @@ def proportional(
     *,
     partial_rotary_factor: float = 1.0,
     factor: float = 1.0,
-) -> Spectrum:
+) -> Frequencies:
     """p-RoPE: a leading share of the pairs rotates, exponents running over the whole head.
 
     The rest has frequency 0. All are divided by `factor`.
@@ -241,9 +251,8 @@ def proportional(
     Source: Barbero et al., 2024, "Round and round we go"; Gemma 4.
     Models: Gemma 4, Diffusion-Gemma (full-attention layers).
     """
-    if not 0 <= partial_rotary_factor <= 1:
-        raise ConfigError("partial_rotary_factor", "in [0, 1]", partial_rotary_factor)
-    _at_least("factor", factor, 1e-6)
+    check_in_range("partial_rotary_factor", partial_rotary_factor, 0, 1)
+    check_at_least("factor", factor, 1e-6)
     rotated = int(partial_rotary_factor * dim // 2)
     fast = 1.0 / theta ** (torch.arange(0, 2 * rotated, 2, dtype=dtype) / dim)
     return torch.cat((fast, fast.new_zeros(dim // 2 - rotated))) / factor, 1.0
@@ -251,7 +260,7 @@ def proportional(
 
 def xpos(
     theta: float, dim: int, dtype: torch.dtype, *, scale_base: float = 512.0, length: int = 0
-) -> Spectrum:
+) -> Frequencies:
     """xPos: plain frequencies, and a scale of q and k by position that makes scores decay.
 
     q is scaled by zeta_i ** ((t - length // 2) / scale_base), k by its inverse, with
@@ -260,17 +269,24 @@ def xpos(
     Source: Sun et al., 2022, "A length-extrapolatable transformer", section 3.
     Models: none in transformers; rotary-embedding-torch (`use_xpos`).
     """
-    _at_least("scale_base", scale_base, 1.0)
-    return _geometric(theta, dim, dtype), 1.0
+    check_at_least("scale_base", scale_base, 1.0)
+    return geometric(theta, dim, dtype), 1.0
 
 
-def xpos_zeta(dim: int, dtype: torch.dtype) -> Tensor:
+def canonical_length(rope_type: str, parameters: Parameters, length: int) -> int:
+    """Return one length for all lengths with the same frequencies."""
+    by_name: dict[str, Any] = dict(parameters)
+    if rope_type == "longrope":
+        trained = int(by_name["original_max_position_embeddings"])
+        return trained + 1 if length > trained else trained
+    if rope_type == "dynamic":
+        return max(length, int(by_name["max_position_embeddings"]))
+    return length
+
+
+def xpos_zeta(dim: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Return the base of each pair's scale in xPos, `[dim / 2]`."""
-    return (torch.arange(0, dim, 2, dtype=dtype) + 0.4 * dim) / (1.4 * dim)
-
-
-def _geometric(theta: float | Tensor, dim: int, dtype: torch.dtype) -> Tensor:
-    return 1.0 / theta ** (torch.arange(0, dim, 2, dtype=dtype) / dim)
+    return (torch.arange(0, dim, 2, dtype=dtype, device=device) + 0.4 * dim) / (1.4 * dim)
 
 
 def _magnitude(factor: float, mscale: float) -> float:
@@ -278,38 +294,7 @@ def _magnitude(factor: float, mscale: float) -> float:
     return 1.0 if factor <= 1 else 0.1 * mscale * math.log(factor) + 1.0
 
 
-def _stretched(name: str, factor: float, dim: int) -> float:
-    _at_least(name, factor, 1e-6)
-    return power_of(name, factor, dim / (_wider(name, dim) - 2))
-
-
-def power_of(name: str, base: float, power: float) -> float:
-    """Return `base` ** `power`.
-
-    Raises:
-        ConfigError: no float holds it; it names the parameter that `base` comes from.
-    """
-    try:
-        raised: float = base**power
-    except OverflowError:
-        raise ConfigError(name, f"small enough to be raised to {power:.3g}", base) from None
-    return raised
-
-
-def _wider(name: str, dim: int) -> int:
-    if dim <= 2:
-        raise ConfigError(
-            "rotary_dim", f"above 2 with {name}, whose exponent divides by it - 2", dim
-        )
-    return dim
-
-
-def _at_least(name: str, value: float, least: float) -> float:
-    if not least <= value < math.inf:  # false for NaN
-        raise ConfigError(name, f"a number of at least {least}", value)
-    return value
-
-
-_ALL = (default, linear, ntk, ntk_alpha, dynamic, yarn, longrope, llama3, proportional, xpos)
-VARIANTS = register(_ALL)
+VARIANTS = register(
+    (default, linear, ntk, ntk_alpha, dynamic, yarn, longrope, llama3, proportional, xpos)
+)
 """Every variant by name."""

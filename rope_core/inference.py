@@ -1,4 +1,4 @@
-"""Nothing of this library is differentiated."""
+"""Inference mode: the library computes no gradients."""
 
 from collections.abc import Callable
 from functools import wraps
@@ -11,15 +11,14 @@ R = TypeVar("R")
 
 
 def inference(function: Callable[P, R]) -> Callable[P, R]:
-    """Run `function` in torch's inference mode; at no cost where that is on already."""
+    """Run `function` in torch's inference mode. Costs nothing if the mode is already on."""
 
     @wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         if torch.is_inference_mode_enabled():
             return function(*args, **kwargs)
-        with torch._C._InferenceMode(
-            True
-        ):  # what torch.inference_mode enters, without its own calls
+        # what torch.inference_mode enters, without its Python calls
+        with torch._C._InferenceMode(True):
             return function(*args, **kwargs)
 
     return run

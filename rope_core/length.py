@@ -1,4 +1,4 @@
-"""Dynamic NTK as transformers runs it: frequencies that remember the longest call."""
+"""Dynamic NTK as in transformers: frequencies depend on the longest call so far."""
 
 from dataclasses import dataclass, replace
 
@@ -8,10 +8,10 @@ from rope_core.errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class DynamicLength:
-    """The length that a model's frequencies are for, after some calls.
+    """The length that decides the frequencies of a model after some calls.
 
-    transformers keeps the largest table: a shorter call goes on using it, until one is shorter
-    than the trained length. A pure function of the call needs none of this.
+    transformers keeps the largest table: shorter calls use it, until a call is shorter than the
+    trained length. Frequencies that depend on the call alone need no state.
 
     >>> rope = RopeConfig.of(64, rope_type="dynamic", factor=2.0, max_position_embeddings=4096)
     >>> state = DynamicLength.of(rope).after(8192).after(5000)
@@ -25,14 +25,14 @@ class DynamicLength:
     """max_position_embeddings."""
 
     length: int
-    """The longest call since the last one that was shorter than that."""
+    """Length of the longest call since the last call shorter than `trained`."""
 
     @classmethod
     def of(cls, rope: RopeConfig) -> "DynamicLength":
-        """Return the state of a model that has seen no call.
+        """Return the state before the first call.
 
         Raises:
-            ConfigError: the variant is not dynamic.
+            ConfigError: the variant is not "dynamic".
         """
         if rope.rope_type != "dynamic":
             raise ConfigError("rope_type", '"dynamic"', repr(rope.rope_type))
@@ -40,7 +40,7 @@ class DynamicLength:
         return cls(trained, trained)
 
     def after(self, length: int) -> "DynamicLength":
-        """Return the state after a call that reaches over `length` positions."""
+        """Return the state after a call of `length` positions."""
         if length > self.length:
             return replace(self, length=length)
         if length < self.trained:

@@ -1,4 +1,4 @@
-"""Packed sequences of different lengths: where each starts, and its tokens' positions."""
+"""Packed sequences of different lengths: where each starts, and the positions of its tokens."""
 
 import math
 
@@ -6,26 +6,26 @@ import torch
 from torch import Tensor
 
 
-def count_up(length: int, cu_seqlens: Tensor | None, device: torch.device) -> Tensor:
-    """Return 0, 1, 2, ... for `length` tokens, starting anew with each sequence: int64 `[length]`.
+def sequence_positions(length: int, cu_seqlens: Tensor | None, device: torch.device) -> Tensor:
+    """Return 0, 1, 2, ... for the tokens of each sequence, int64 `[length]`.
 
-    >>> count_up(5, torch.tensor([0, 2, 5]), torch.device("cpu")).tolist()
+    >>> sequence_positions(5, torch.tensor([0, 2, 5]), torch.device("cpu")).tolist()
     [0, 1, 0, 1, 2]
     """
-    counted = torch.arange(length, device=device)
+    tokens = torch.arange(length, device=device)
     if cu_seqlens is None:
-        return counted
+        return tokens
     if device.type == "cpu":
         starts = cu_seqlens[:-1].repeat_interleave(cu_seqlens.diff(), output_size=length)
     else:
-        starts = starts_of(counted, cu_seqlens.to(device, torch.int64, non_blocking=True))
-    return counted - starts
+        starts = sequence_starts(tokens, cu_seqlens.to(device, torch.int64, non_blocking=True))
+    return tokens - starts
 
 
-def starts_of(tokens: Tensor, cu_seqlens: Tensor) -> Tensor:
-    """Return where the sequence of each of `tokens` starts; the host reads nothing.
+def sequence_starts(tokens: Tensor, cu_seqlens: Tensor) -> Tensor:
+    """Return the start of the sequence of each token, int64 `[tokens]`, without a device sync.
 
-    >>> starts_of(torch.arange(5), torch.tensor([0, 2, 2, 5])).tolist()
+    >>> sequence_starts(torch.arange(5), torch.tensor([0, 2, 2, 5])).tolist()
     [0, 0, 2, 2, 2]
     """
     return cu_seqlens.index_select(0, torch.bucketize(tokens, cu_seqlens, right=True) - 1)
@@ -34,21 +34,20 @@ def starts_of(tokens: Tensor, cu_seqlens: Tensor) -> Tensor:
 def token_positions(
     x: Tensor, positions: Tensor | None, cu_seqlens: Tensor | None, has_axes: bool = False
 ) -> Tensor:
-    """Return the position of each token of `x`, batch and sequence laid end to end.
+    """Return the position of each token of `x`, rows of a batch one after the other.
 
-    `[tokens]`, or `[A, tokens]` where positions have several axes, which come first.
+    `[tokens]`, or `[A, tokens]` if positions have several axes, which come first.
     """
     if positions is None:
-        positions = count_up(x.shape[-3], cu_seqlens, x.device)
-    leading = x.shape[:-2]
+        positions = sequence_positions(x.shape[-3], cu_seqlens, x.device)
     flat = positions.flatten(1) if has_axes else positions.reshape(-1)
-    # one row of positions may stand for every row of the batch
-    rows = leading.numel() // flat.shape[-1] if flat.shape[-1] else 1
+    # one row of positions may stand for all rows of the batch
+    rows = x.shape[:-2].numel() // flat.shape[-1] if flat.shape[-1] else 1
     return flat if rows == 1 else flat.repeat(*([1] * (flat.ndim - 1)), rows)
 
 
-def reach(x: Tensor, positions: Tensor | None, cu_seqlens: Tensor | None) -> int:
-    """Return the length that a call reaches over: its last position, over all rows, plus 1."""
+def call_length(x: Tensor, positions: Tensor | None, cu_seqlens: Tensor | None) -> int:
+    """Return the length of a call: the last position of all rows, plus 1."""
     if positions is not None:
         return max(0, math.ceil(float(positions.max())) + 1) if positions.numel() else 0
     if cu_seqlens is None:

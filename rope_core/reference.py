@@ -1,13 +1,15 @@
-"""The classical forms of rotary position embedding, in float64: what the library is tested against.
+"""The classical forms of rotary position embedding, in float64: the reference of the tests.
 
-Written to be read next to the papers, not to be fast, and shares no code with the rest of the
-library. RoFormer is Su et al., 2021, https://arxiv.org/abs/2104.09864. Of a head's `head_dim`
-elements the leading `rotary_dim` are turned, in pairs; the rest passes through. In the functions
-here x is `[..., tokens, heads, head_dim]` and positions are `[..., tokens]`, whole or fractional.
+Written to be read next to the papers, not to be fast. Shares no code with the rest of the library.
+RoFormer is Su et al., 2021, https://arxiv.org/abs/2104.09864. Of the `head_dim` elements of a head
+the first `rotary_dim` are rotated, in pairs; the rest passes through. In all functions x is
+`[..., tokens, heads, head_dim]` and positions are `[..., tokens]`, whole or fractional. Results are
+float64 of the shape of x.
 
 >>> rope = RopeConfig.of(4, layout="interleaved")
->>> x, there = torch.randn(3, 1, 4), torch.tensor([0, 1, 2])
->>> bool((rotate_complex(x, there, rope) - rotate_matrix(x, there, rope)).norm() < 1e-14)
+>>> x, positions = torch.randn(3, 1, 4), torch.tensor([0, 1, 2])
+>>> difference = rotate_complex(x, positions, rope) - rotate_matrix(x, positions, rope)
+>>> bool(difference.norm() < 1e-14)
 True
 """
 
@@ -26,50 +28,50 @@ def frequencies(rope: RopeConfig) -> Tensor:
     return torch.tensor([rope.theta**exponent for exponent in exponents], dtype=torch.float64)
 
 
-def split(x: Tensor, rope: RopeConfig) -> tuple[Tensor, Tensor, Tensor]:
-    """Return first and second members of all pairs `[..., rotary_dim / 2]`, and what is left."""
+def split_pairs(x: Tensor, rope: RopeConfig) -> tuple[Tensor, Tensor, Tensor]:
+    """Return first and second members of all pairs `[..., rotary_dim / 2]`, and the rest."""
     x, d = x.double(), rope.rotary_dim
     if rope.layout == "interleaved":
         return x[..., 0:d:2], x[..., 1:d:2], x[..., d:]
     return x[..., : d // 2], x[..., d // 2 : d], x[..., d:]
 
 
-def join(first: Tensor, second: Tensor, rest: Tensor, rope: RopeConfig) -> Tensor:
-    """Undo `split`."""
+def join_pairs(first: Tensor, second: Tensor, rest: Tensor, rope: RopeConfig) -> Tensor:
+    """Undo `split_pairs`."""
     if rope.layout == "interleaved":
         return torch.cat((torch.stack((first, second), -1).flatten(-2), rest), -1)
     return torch.cat((first, second, rest), -1)
 
 
 def rotate_complex(x: Tensor, positions: Tensor, rope: RopeConfig) -> Tensor:
-    """Euler's form: z = x1 + i x2 of each pair becomes e^(i m w) z (RoFormer, 3.2.1)."""
-    first, second, rest = split(x, rope)
-    turn = (1j * _radians(positions, rope)).exp()
-    z = turn * torch.complex(first, second)
-    return join(z.real, z.imag, rest, rope)
+    """Complex form: z = x1 + i x2 of each pair becomes e^(i m w) z (RoFormer, 3.2.1)."""
+    first, second, rest = split_pairs(x, rope)
+    rotor = (1j * _radians(positions, rope)).exp()
+    z = rotor * torch.complex(first, second)
+    return join_pairs(z.real, z.imag, rest, rope)
 
 
 def rotate_pairs(x: Tensor, positions: Tensor, rope: RopeConfig) -> Tensor:
-    """The matrix [[cos, -sin], [sin, cos]] times each pair as a column (RoFormer, 3.2.1)."""
-    first, second, rest = split(x, rope)
+    """Pair form: [[cos, -sin], [sin, cos]] times each pair as a column (RoFormer, 3.2.1)."""
+    first, second, rest = split_pairs(x, rope)
     a = _radians(positions, rope)
     rows = torch.stack((a.cos(), -a.sin())), torch.stack((a.sin(), a.cos()))
     pair = torch.stack((first, second))
-    return join((rows[0] * pair).sum(0), (rows[1] * pair).sum(0), rest, rope)
+    return join_pairs((rows[0] * pair).sum(0), (rows[1] * pair).sum(0), rest, rope)
 
 
 def rotate_elementwise(x: Tensor, positions: Tensor, rope: RopeConfig) -> Tensor:
-    """Element by element: x * C + J(x) * S, J makes (x1, x2) into (-x2, x1) (RoFormer, 3.4.2)."""
-    first, second, rest = split(x, rope)
+    """Elementwise form: x * C + J(x) * S with J(x1, x2) = (-x2, x1) (RoFormer, 3.4.2)."""
+    first, second, rest = split_pairs(x, rope)
     a = _radians(positions, rope)
-    passed = torch.zeros(*a.shape[:-1], rest.shape[-1])  # the angle of what does not turn
-    c = join(a.cos(), a.cos(), passed.cos(), rope)
-    s = join(a.sin(), a.sin(), passed.sin(), rope)
-    return x.double() * c + join(-second, first, rest, rope) * s
+    passed = torch.zeros(*a.shape[:-1], rest.shape[-1])  # angle 0: the rest is not rotated
+    c = join_pairs(a.cos(), a.cos(), passed.cos(), rope)
+    s = join_pairs(a.sin(), a.sin(), passed.sin(), rope)
+    return x.double() * c + join_pairs(-second, first, rest, rope) * s
 
 
 def rotate_matrix(x: Tensor, positions: Tensor, rope: RopeConfig) -> Tensor:
-    """The whole matrix times each head: R_m x (RoFormer, 3.2.2)."""
+    """Matrix form: R_m x of each head (RoFormer, 3.2.2)."""
     matrices = torch.empty(*positions.shape, rope.head_dim, rope.head_dim, dtype=torch.float64)
     for token in product(*(range(n) for n in positions.shape)):
         matrices[token] = rotation_matrix(positions[token].item(), rope)
@@ -79,7 +81,7 @@ def rotate_matrix(x: Tensor, positions: Tensor, rope: RopeConfig) -> Tensor:
 def rotation_matrix(position: float, rope: RopeConfig) -> Tensor:
     """Return R_m `[head_dim, head_dim]`: 2x2 blocks on the diagonal where pairs are neighbours.
 
-    Pairs of the layout "half" lie apart: there it is P R_m P^T, with P of `permutation`.
+    Pairs of the layout "half" lie apart: R_m is then P R_m P^T, with P of `permutation`.
     """
     angles = (position * frequencies(rope)).tolist()
     blocks = [[[math.cos(a), -math.sin(a)], [math.sin(a), math.cos(a)]] for a in angles]
@@ -87,7 +89,7 @@ def rotation_matrix(position: float, rope: RopeConfig) -> Tensor:
 
 
 def generator(rope: RopeConfig) -> Tensor:
-    """Return A `[head_dim, head_dim]` with dR_m/dm = A R_m, hence R_m = exp(m A).
+    """Return A `[head_dim, head_dim]` with dR_m/dm = A R_m, so R_m = exp(m A).
 
     Its blocks are w_i [[0, -1], [1, 0]].
     """
@@ -98,7 +100,7 @@ def generator(rope: RopeConfig) -> Tensor:
 def permutation(rope: RopeConfig) -> Tensor:
     """Return P `[head_dim, head_dim]`: from interleaved order (x0, x1, ...) to (x0, x2, .. x1, ..).
 
-    rope_half(P x) = P rope_interleaved(x); scores are kept where q and k are permuted alike.
+    rope_half(P x) = P rope_interleaved(x); scores do not change if q and k are both permuted.
     """
     d = rope.rotary_dim
     order = [*range(0, d, 2), *range(1, d, 2), *range(d, rope.head_dim)]
@@ -111,11 +113,11 @@ def relative_score(q: Tensor, k: Tensor, distance: float, rope: RopeConfig) -> T
     It is the score <R_m q, R_n k> of a query at m and a key at n, `distance` = m - n.
     q and k are `[..., head_dim]`; the answer is `[...]`.
     """
-    q1, q2, q_rest = split(q, rope)
-    k1, k2, k_rest = split(k, rope)
+    q1, q2, q_rest = split_pairs(q, rope)
+    k1, k2, k_rest = split_pairs(k, rope)
     products = torch.complex(q1, q2) * torch.complex(k1, k2).conj()
-    turn = (1j * distance * frequencies(rope)).exp()
-    return (products * turn).sum(-1).real + (q_rest * k_rest).sum(-1)
+    rotor = (1j * distance * frequencies(rope)).exp()
+    return (products * rotor).sum(-1).real + (q_rest * k_rest).sum(-1)
 
 
 def rotation_x(angle: float) -> Tensor:
@@ -137,18 +139,18 @@ def rotation_z(angle: float) -> Tensor:
 
 
 def rotation_xyz(x: float, y: float, z: float) -> Tensor:
-    """Return R_z(z) R_y(y) R_x(x): about x first, then y, then z, axes that stay (extrinsic).
+    """Return R_z(z) R_y(y) R_x(x): about x, then y, then z, fixed axes (extrinsic): `[3, 3]`.
 
-    The same as turning about z, then the new y, then the newest x (intrinsic z-y'-x''). Unlike the
-    planes of rotary embedding, turns about different axes do not commute.
+    The same as about z, then the new y, then the new x (intrinsic z-y'-x''). Unlike the planes of
+    rotary embedding, rotations about different axes do not commute.
     """
     return rotation_z(z) @ rotation_y(y) @ rotation_x(x)
 
 
 def angles_xyz(matrix: Tensor) -> tuple[float, float, float]:
-    """Return the angles of which `rotation_xyz` makes `matrix`; y is in [-pi/2, pi/2].
+    """Return the angles x, y, z with `rotation_xyz(x, y, z)` = `matrix`; y is in [-pi/2, pi/2].
 
-    At y = +-pi/2 (gimbal lock) x and z turn about one axis; only x -+ z is then defined.
+    At y = +-pi/2 (gimbal lock) x and z rotate about one axis, and only x -+ z is defined.
     """
     r = matrix.tolist()
     x, z = math.atan2(r[2][1], r[2][2]), math.atan2(r[1][0], r[0][0])
@@ -170,10 +172,10 @@ def attention(
         q: `[..., Sq, H, D]`.
         k: `[..., Sk, Hkv, D]`: head j serves the queries' heads j * H / Hkv and those after it.
         v: `[..., Sk, Hkv, Dv]`.
-        config: which keys are seen. The last query is at the place of the last key.
-        sinks: `[H]`: scores of one key more, which everyone sees and whose value is 0.
-        mask: `[..., H, Sq, Sk]`: which keys may be seen, or what is added to the scores.
-        index: places of queries `[Sq]` and keys `[Sk]` in their whole sequence.
+        config: which keys are visible. The last query has the index of the last key.
+        sinks: `[H]`: the score of one more key with value 0, visible to every query.
+        mask: `[..., H, Sq, Sk]`: bool, which keys are visible, or numbers added to the scores.
+        index: indices of queries `[Sq]` and keys `[Sk]` in their whole sequence.
 
     Returns:
         `[..., Sq, H, Dv]` and `[..., Sq, H]`; 0 and -inf for a query that sees no key.
@@ -184,13 +186,13 @@ def attention(
     scores = scale * torch.einsum("...qhd,...khd->...hqk", q.double(), k)
     if config.softcap is not None:
         scores = config.softcap * torch.tanh(scores / config.softcap)
-    seen = visible(q.shape[-3], k.shape[-3], config, index)
+    visible = attention_mask(q.shape[-3], k.shape[-3], config, index)
     if mask is not None and mask.dtype != torch.bool:
         scores = scores + mask
-        seen = seen & (mask > -math.inf)
+        visible = visible & (mask > -math.inf)
     elif mask is not None:
-        seen = seen & mask
-    scores = scores.masked_fill(~seen, -math.inf)
+        visible = visible & mask
+    scores = scores.masked_fill(~visible, -math.inf)
     if sinks is not None:
         sink = sinks.double()[:, None, None].expand(*scores.shape[:-1], 1)
         scores = torch.cat((scores, sink), -1)
@@ -199,25 +201,25 @@ def attention(
     return out, scores.logsumexp(-1).transpose(-1, -2)
 
 
-def visible(
+def attention_mask(
     num_queries: int,
     num_keys: int,
     config: AttentionConfig,
     index: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
-    """Return which key each query sees: bool `[Sq, Sk]`."""
+    """Return which keys are visible to each query: bool `[Sq, Sk]`."""
     if index is None:
         index = torch.arange(num_queries) + (num_keys - num_queries), torch.arange(num_keys)
     i, j = index[0][:, None], index[1]
     distance = i - j
-    seen = torch.ones_like(distance, dtype=torch.bool)
+    visible = torch.ones_like(distance, dtype=torch.bool)
     if config.causal:
-        seen &= distance >= 0
+        visible &= distance >= 0
     if config.window is not None:
-        seen &= (-config.window_ahead <= distance) & (distance < config.window)
+        visible &= (-config.window_ahead <= distance) & (distance < config.window)
     if config.chunk is not None:
-        seen &= i // config.chunk == j // config.chunk
-    return seen
+        visible &= i // config.chunk == j // config.chunk
+    return visible
 
 
 def _radians(positions: Tensor, rope: RopeConfig) -> Tensor:

@@ -1,11 +1,11 @@
-"""Functions by name, with what their signature and docstring say of them."""
+"""Functions by name, with their parameters and the parts of their docstrings."""
 
 import inspect
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Generic, TypeVar, get_args, get_type_hints
+from typing import Any, Generic, TypeVar, get_args, get_origin, get_type_hints
 
 from rope_core.errors import ConfigError
 
@@ -14,51 +14,49 @@ Value = bool | int | float | str | tuple[int | float | str, ...] | None
 Parameters = tuple[tuple[str, Value], ...]
 """Parameters by name, sorted: hashable, so that a configuration as a whole is a key."""
 
-MOST = sys.float_info.max
+TYPE_NAMES: Mapping[type, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    tuple: "a list of numbers",
+    type(None): "null",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """A keyword of a registered function."""
+    """A keyword argument of a registered function."""
 
     name: str
     kinds: tuple[type, ...]
     required: bool
     default: Value
     item: type = float
-    """That of a list's items."""
+    """Type of the items of a list."""
 
     def check(self, value: Any) -> Value:
-        """Return `value` as the function takes it.
+        """Return `value` as the type that the function takes.
 
         Raises:
-            ConfigError: it is of another type.
+            ConfigError: the value is of another type.
         """
         if value is None and type(None) in self.kinds:
             return None
         if isinstance(value, list | tuple) and tuple in self.kinds:
             return tuple(self._item(item) for item in value)
-        if isinstance(value, bool | str):
-            if type(value) in self.kinds:
-                return value
-        elif float in self.kinds and _is_number(value):
-            return value  # type: ignore[no-any-return]
-        elif int in self.kinds and _is_whole(value):
-            return int(value)
-        names = " or ".join(_NAMES[kind] for kind in self.kinds)
-        raise ConfigError(self.name, names, repr(value))
+        cast: Value = _cast(value, self.kinds)
+        if cast is None:
+            names = " or ".join(TYPE_NAMES[kind] for kind in self.kinds)
+            raise ConfigError(self.name, names, repr(value))
+        return cast
 
     def _item(self, value: Any) -> int | float:
-        if self.item is int and _is_whole(value):
-            return int(value)
-        if self.item is float and _is_number(value):
-            return value  # type: ignore[no-any-return]
-        kind = "whole" if self.item is int else "finite"
-        raise ConfigError(self.name, f"a list of {kind} numbers", repr(value))
-
-
-_NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
-_NAMES |= {tuple: "a list of numbers", type(None): "null"}
+        cast: int | float | None = _cast(value, (self.item,))
+        if cast is None:
+            kind = "whole" if self.item is int else "finite"
+            raise ConfigError(self.name, f"a list of {kind} numbers", repr(value))
+        return cast
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,25 +66,25 @@ class Entry(Generic[F]):
     name: str
     function: F
     summary: str
-    """First paragraph of its docstring."""
+    """The first paragraph of the docstring."""
     source: str
     models: str
     parameters: Mapping[str, Parameter]
 
-    def bind(self, given: Mapping[str, Any]) -> Parameters:
-        """Return `given` checked, sorted and without what equals a default.
+    def bind(self, values: Mapping[str, Any]) -> Parameters:
+        """Return `values` checked, sorted by name, and without those that equal a default.
 
         Raises:
             ConfigError: a parameter is unknown, missing or of another type.
         """
-        for name in given:
+        for name in values:
             if name not in self.parameters:
                 expected = f"one of {sorted(self.parameters)} for {self.name}"
                 raise ConfigError("a parameter", expected, repr(name))
         for parameter in self.parameters.values():
-            if parameter.required and parameter.name not in given:
+            if parameter.required and parameter.name not in values:
                 raise ConfigError(parameter.name, f"given for {self.name}", "none")
-        checked = {name: self.parameters[name].check(value) for name, value in given.items()}
+        checked = {name: self.parameters[name].check(value) for name, value in values.items()}
         return tuple(
             (name, value)
             for name, value in sorted(checked.items())
@@ -101,46 +99,43 @@ def register(functions: Iterable[F]) -> Mapping[str, Entry[F]]:
 
 def _entry(function: F) -> Entry[F]:
     hints = get_type_hints(function)
+    arguments = inspect.signature(function).parameters.values()
     parameters = {
-        name: Parameter(
-            name,
-            tuple(getattr(kind, "__origin__", kind) for kind in get_args(hints[name]))
-            if type(None) in get_args(hints[name])
-            else (getattr(hints[name], "__origin__", hints[name]),),
-            argument.default is inspect.Parameter.empty,
-            None if argument.default is inspect.Parameter.empty else argument.default,
-            int if "tuple[int" in str(hints[name]) else float,
-        )
-        for name, argument in inspect.signature(function).parameters.items()
-        if argument.kind is inspect.Parameter.KEYWORD_ONLY
+        argument.name: _parameter(argument, hints[argument.name])
+        for argument in arguments
+        if argument.kind is argument.KEYWORD_ONLY
     }
-    text = inspect.cleandoc(function.__doc__ or "")
-    summary = " ".join(text.split("\n\n", 1)[0].split())
-    parts = {key: _part(text, key) for key in ("Source", "Models")}
-    return Entry(
-        function.__name__,
-        function,
-        summary,
-        parts["Source"],
-        parts["Models"],
-        MappingProxyType(parameters),
+    summary = " ".join(inspect.cleandoc(function.__doc__ or "").split("\n\n", 1)[0].split())
+    source, models = docstring_part(function, "Source"), docstring_part(function, "Models")
+    return Entry(function.__name__, function, summary, source, models, MappingProxyType(parameters))
+
+
+def _parameter(argument: inspect.Parameter, hint: Any) -> Parameter:
+    kinds = get_args(hint) if type(None) in get_args(hint) else (hint,)
+    required = argument.default is argument.empty
+    return Parameter(
+        argument.name,
+        tuple(get_origin(kind) or kind for kind in kinds),
+        required,
+        None if required else argument.default,
+        int if "tuple[int" in str(hint) else float,
     )
 
 
-def _part(text: str, key: str) -> str:
-    """Return what follows `key:` in a docstring, up to the next key or empty line."""
-    _, _, rest = text.partition(f"{key}: ")
+def docstring_part(function: Callable[..., Any], key: str) -> str:
+    """Return the text after `key:` in a docstring, up to the next key or empty line."""
+    _, _, rest = inspect.cleandoc(function.__doc__ or "").partition(f"{key}: ")
     rest = rest.split("\n\n", 1)[0].split("\nModels: ", 1)[0]
     return " ".join(rest.split())
 
 
-def _is_number(value: Any) -> bool:
-    """Return whether `value` is a finite number that a float can hold."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    return -MOST <= value <= MOST  # false for NaN
-
-
-def _is_whole(value: Any) -> bool:
-    """Return whether `value` is a whole number that 64 bits can hold."""
-    return _is_number(value) and -(2**63) <= value < 2**63 and value == int(value)
+def _cast(value: Any, kinds: tuple[type, ...]) -> Any:
+    """Return `value` as one of `kinds`, None if it is of none: 2.0 is an int, NaN is no float."""
+    if isinstance(value, bool | str):
+        return value if type(value) in kinds else None
+    if not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
+        return None
+    if float in kinds:
+        return value
+    is_int64 = value == int(value) and -(2**63) <= value < 2**63
+    return int(value) if int in kinds and is_int64 else None

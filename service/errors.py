@@ -1,28 +1,30 @@
-"""What can go wrong with a request, apart from the library's own errors.
+"""Errors of the service, beside those of the library. Their texts are for the client.
 
 ServiceError
-  +- BadMessage            the body is not what its content type says
-  +- BadTensor             a tensor of the body has no legal form
-  +- BadHeader             a header has a value that it cannot have
-  +- UnknownName           a tensor or a parameter that the route does not know
-  +- UnsupportedMediaType  no codec for the body
-  +- NotAcceptable         no codec for the answer
-  +- TooLarge              the body, or what it takes to answer it, is over a limit
-  +- Overloaded            too much is waiting already
-  +- Expired               the call waited for the device for longer than it may
-  +- ShuttingDown          the service accepts no more
-  +- DeviceFull            the device has too little memory for the call
-  +- DeviceLost            the device computes no more
-  +- DeviceStuck           the device has not come back from a run
-  +- TimedOut              the deadline passed before the answer
-  +- ClientLeft            nobody waits for the answer any more
+  +- BadMessage              the body is not what its content type says
+  +- BadTensor               a tensor of the message is missing or not valid
+  |    +- MissingTensor      the message lacks a tensor that the route requires
+  |    +- ConflictingTensors the message has tensors that exclude each other
+  +- BadHeader               a header has a value that is not valid
+  +- UnknownName             the route has no tensor or parameter of this name
+  +- UnsupportedMediaType    no codec reads the body
+  +- NotAcceptable           no codec writes an answer that the client accepts
+  +- TooLarge                the request or its answer is over a limit
+  +- Overloaded              too many requests wait already
+  +- Expired                 the request waited in the queue for longer than it allows
+  +- ShuttingDown            the service accepts no more requests
+  +- DeviceFull              the device has too little free memory for the call
+  +- DeviceLost              the device has failed
+  +- DeviceStuck             the device does not return from a run
+  +- TimedOut                the deadline passed before the answer
+  +- ClientLeft              the client closed the connection before the answer
 
-Their statuses are in `service.asgi.problems`. Texts are for the client.
+`service.asgi.problems` maps them to statuses; the docstring of a class there is a problem's title.
 """
 
 
 class ServiceError(Exception):
-    """Base of the service's own failures."""
+    """Base of the service's own errors."""
 
 
 class BadMessage(ServiceError):
@@ -30,91 +32,109 @@ class BadMessage(ServiceError):
 
 
 class BadTensor(ServiceError):
-    """A tensor of the body has no legal form."""
+    """A tensor of the message is missing or not valid."""
 
     def __init__(self, name: str, expected: str, got: object) -> None:
         super().__init__(f"{printable(name)} must be {expected}, got {got}")
 
 
+class MissingTensor(BadTensor):
+    """The message lacks a tensor that the route requires."""
+
+    def __init__(self, *names: str) -> None:
+        ServiceError.__init__(self, f"missing required tensor {_quoted(names)}")
+
+
+class ConflictingTensors(BadTensor):
+    """The message has tensors that exclude each other."""
+
+    def __init__(self, name: str, *others: str) -> None:
+        ServiceError.__init__(self, f"'{name}' cannot be combined with {_quoted(others)}")
+
+
 class BadHeader(ServiceError):
-    """A header has a value that it cannot have."""
+    """A header has a value that is not valid."""
 
 
 class UnknownName(ServiceError):
-    """A tensor or a parameter that the route does not know."""
+    """The route has no tensor or parameter of this name."""
 
-    def __init__(self, kind: str, name: str, known: list[str]) -> None:
-        legal = ", ".join(known) or "none"
-        super().__init__(f"unknown {kind} {printable(name)}; this route knows {legal}")
+    def __init__(self, kind: str, name: str, valid: list[str]) -> None:
+        names = ", ".join(valid) or "none"
+        super().__init__(f"unknown {kind} {printable(name)}; this route has {names}")
 
 
 class UnsupportedMediaType(ServiceError):
-    """No codec for the body."""
+    """No codec reads the body."""
 
 
 class NotAcceptable(ServiceError):
-    """No codec for the answer."""
+    """No codec writes an answer that the client accepts."""
 
 
 class TooLarge(ServiceError):
-    """The body, or what it takes to answer it, is over a limit."""
+    """The request or its answer is over a limit."""
 
     def __init__(self, what: str, limit: float, got: float | str) -> None:
         super().__init__(f"{what} may be at most {limit:,}, got {got}")
 
 
 class Overloaded(ServiceError):
-    """Too much is waiting already."""
+    """Too many requests wait already."""
 
 
 class Expired(ServiceError):
-    """The call waited for the device for longer than it may."""
+    """The request waited in the queue for longer than it allows."""
 
     def __init__(self) -> None:
-        super().__init__("the request's timeout expired while it waited")
+        super().__init__("the request's timeout expired in the queue")
 
 
 class ShuttingDown(ServiceError):
-    """The service accepts no more."""
+    """The service accepts no more requests."""
 
     def __init__(self) -> None:
         super().__init__("the service is shutting down")
 
 
 class DeviceFull(ServiceError):
-    """The device has too little memory for the call."""
+    """The device has too little free memory for the call."""
 
     def __init__(self) -> None:
-        super().__init__("the device has too little memory for this call now")
+        super().__init__("the device has too little free memory for this call")
 
 
 class DeviceLost(ServiceError):
-    """The device computes no more."""
+    """The device has failed."""
 
     def __init__(self) -> None:
-        super().__init__("the device has failed; the service starts anew")
+        super().__init__("the device has failed; the service restarts")
 
 
 class DeviceStuck(ServiceError):
-    """The device has not come back from a run."""
+    """The device does not return from a run."""
 
     def __init__(self) -> None:
-        super().__init__("the device does not answer; the service starts anew")
+        super().__init__("the device does not answer; the service restarts")
 
 
 class TimedOut(ServiceError):
     """The deadline passed before the answer."""
 
     def __init__(self) -> None:
-        super().__init__("the deadline passed before there was an answer")
+        super().__init__("the deadline passed before the answer")
 
 
 class ClientLeft(ServiceError):
-    """Nobody waits for the answer any more."""
+    """The client closed the connection before the answer."""
 
 
 def printable(text: object, limit: int = 64) -> str:
-    """Return what a client sent, fit to be shown: short, and without control characters."""
+    """Return `text` for an error: at most `limit` characters, control characters as "?"."""
     shown = str(text)
     shown = shown if len(shown) <= limit else shown[: limit - 3] + "..."
     return "".join(c if c.isprintable() else "?" for c in shown)
+
+
+def _quoted(names: tuple[str, ...]) -> str:
+    return " or ".join(f"'{name}'" for name in names)

@@ -8,6 +8,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,6 +28,11 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)  # beside other processes of tests
 
 ROOT = Path(__file__).parents[1]
+
+if os.environ.get("TRITON_INTERPRET") == "1" and find_spec("triton"):
+    from tests.kernels import interpreter
+
+    interpreter.install()
 
 settings.register_profile("suite", deadline=None, derandomize=True)
 settings.load_profile("suite")

@@ -97,7 +97,7 @@ def test_wrong_response_ends_the_benchmark(workload):
     length = workload.lengths[0]
     inputs = workloads.tensors(workload, length)
     name = "out" if workload.kv_heads else "q"
-    body = b"".join(codec.encode(Message({name: inputs["q"]}, b"{}")))
+    body = b"".join(codec.encode(Message({name: inputs["q"]})))
 
     with pytest.raises(SystemExit, match="wrong, so not timed"):
         workloads.check_body(workload, length, body)
@@ -109,7 +109,7 @@ def test_plain_torch_does_the_work_of_the_request(workload):
     out = workloads.torch_call(workload, length, 1)()
 
     name = "out" if workload.kv_heads else "q"
-    body = b"".join(codec.encode(Message({name: out.contiguous()}, b"{}")))
+    body = b"".join(codec.encode(Message({name: out.contiguous()})))
     workloads.check_body(workload, length, body)
 
 

@@ -1,6 +1,7 @@
-"""What is documented is so."""
+"""The documentation agrees with the code."""
 
 import ast
+import dataclasses
 import json
 import re
 import subprocess
@@ -10,10 +11,13 @@ import pytest
 
 import rope_core
 import service.errors
-from docs.generate import catalogue_page, clients_page, settings_page
-from service.asgi.problems import RESPONSES
-from service.endpoints.rope_resolver import Model, PresetModel, Rope
+import service.oip.errors
+from docs.error_examples import ROWS, Example
+from docs.generate import catalogue_page, clients_page, errors_page, settings_page
+from service.asgi.problems import PROBLEMS
+from service.endpoints.rope_params import Model, PresetModel, Rope
 from service.endpoints.table import ENDPOINTS
+from service.oip.errors import STATUSES
 from tests.conftest import ROOT
 
 README = (ROOT / "README.md").read_text()
@@ -26,20 +30,20 @@ CURLS = re.findall(r"^    (curl .*(?:\n      .*)*)", API, re.MULTILINE)
 SNIPPET_IDS = ["rotate", "attention", "config", "preset", "resolve"]
 
 
-def numbers(answer: object) -> object:
-    """Round all numbers: their last digits are the processor's."""
+def rounded(answer: object) -> object:
+    """Round all numbers: their last digits depend on the processor."""
     if isinstance(answer, dict):
-        return {name: numbers(value) for name, value in answer.items()}
+        return {name: rounded(value) for name, value in answer.items()}
     if isinstance(answer, list):
-        return [numbers(value) for value in answer]
+        return [rounded(value) for value in answer]
     return round(answer, 5) if isinstance(answer, float) else answer
 
 
 @pytest.mark.parametrize(("command", "printed"), SNIPPETS, ids=SNIPPET_IDS)
-def test_the_readmes_commands_print_what_it_says(server_url, command, printed):
+def test_the_commands_of_the_readme_print_its_answers(server_url, command, printed):
     command = command.replace("http://127.0.0.1:8000", server_url)
     ran = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
-    assert numbers(json.loads(ran.stdout)) == numbers(json.loads(printed))
+    assert rounded(json.loads(ran.stdout)) == rounded(json.loads(printed))
 
 
 @pytest.mark.parametrize("command", CURLS)
@@ -56,36 +60,37 @@ def test_the_example_of_a_config_runs(server_url):
     assert "rope_theta" in ran.stdout
 
 
-def test_the_readmes_python_runs(server_url):
+def test_the_python_program_of_the_readme_runs(server_url):
     (program,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     program = program.replace("http://127.0.0.1:8000", server_url)
+    assert "assert" in program
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
-def test_the_page_of_settings_is_up_to_date():
+def test_the_settings_page_is_up_to_date():
     assert (ROOT / "docs" / "settings.md").read_text() == settings_page(), "run `make docs`"
 
 
-def test_the_catalogue_is_up_to_date():
+def test_the_catalogue_page_is_up_to_date():
     assert catalogue_page() == CATALOGUE, "run `make docs`"
 
 
-def test_the_page_of_clients_shows_the_programs_as_they_are():
+def test_the_clients_page_contains_the_example_programs():
     page = (ROOT / "docs" / "clients.md").read_text()
     assert page == clients_page(), "run `make docs`"
     for program in (ROOT / "examples" / "clients").iterdir():
         assert program.read_text() in page, program.name
 
 
-def test_every_code_is_in_the_api_page():
-    for _, status, code in RESPONSES:
+def test_the_api_page_has_every_error_code():
+    for status, code in PROBLEMS.values():
         assert re.search(rf"\| {status.value} \|[^\n]*`{code}`", API), code
 
 
-def test_every_route_tensor_and_parameter_is_in_the_api_page():
+def test_the_api_page_has_every_route_tensor_and_parameter():
     for endpoint in ENDPOINTS:
         assert f"POST {endpoint.path}`" in API
-        for name in (*endpoint.names, *endpoint.answers, *endpoint.params.model_fields):
+        for name in (*endpoint.names, *endpoint.outputs, *endpoint.params.model_fields):
             assert f"`{name}`" in API + CATALOGUE, name
     for form in (Rope, Model, PresetModel):
         for name in form.model_fields:
@@ -94,13 +99,13 @@ def test_every_route_tensor_and_parameter_is_in_the_api_page():
         assert f"`GET {path}`" in API
 
 
-def test_every_make_target_of_the_documentation_exists():
+def test_every_documented_make_target_exists():
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for page in (README, (ROOT / "CONTRIBUTING.md").read_text(), *docs()):
         assert set(re.findall(r"\bmake ([a-z-]+)\b(?=`|\s+#)", page)) <= targets
 
 
-def test_links_lead_somewhere():
+def test_links_resolve():
     for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
         for link in re.findall(r"\]\((?!http)([^)#]+)", page.read_text()):
             assert (page.parent / link).exists(), f"{page.name}: {link}"
@@ -110,25 +115,49 @@ def docs() -> list[str]:
     return [page.read_text() for page in (ROOT / "docs").rglob("*.md")]
 
 
-def test_the_changelog_knows_the_version():
+def test_the_changelog_has_the_version():
     changelog = (ROOT / "CHANGELOG.md").read_text()
     assert "## [Unreleased]" in changelog
     assert service.__version__ == "0.1.0" or f"## [{service.__version__}]" in changelog
 
 
-def test_the_library_exports_what_its_face_imports():
+def test_the_library_exports_what_its_package_imports():
     tree = ast.parse((ROOT / "rope_core" / "__init__.py").read_text())
     imported = [a.name for n in tree.body if isinstance(n, ast.ImportFrom) for a in n.names]
     assert sorted(rope_core.__all__) == sorted(imported)
 
 
-def test_every_failure_has_a_status():
-    named = {kind for kind, _, _ in RESPONSES}
-    for module in (rope_core.errors, service.errors):
-        for name, kind in vars(module).items():
-            if isinstance(kind, type) and kind.__module__ == module.__name__:
-                told = kind in named or name in ("RopeError", "ServiceError", "ClientLeft")
-                assert told, f"{name} would be answered with 500"
+def error_classes() -> set[type[Exception]]:
+    """Return the classes of errors with a status of their own."""
+    bases = (rope_core.errors.RopeError, service.errors.ServiceError, service.errors.ClientLeft)
+    same_status = (service.errors.MissingTensor, service.errors.ConflictingTensors)
+    return {
+        member
+        for module in (rope_core.errors, service.errors, service.oip.errors)
+        for member in vars(module).values()
+        if isinstance(member, type) and issubclass(member, Exception)
+    }.difference(bases, same_status)
+
+
+def test_each_error_class_has_a_status():
+    assert error_classes() == {*PROBLEMS, *STATUSES}
+
+
+def test_each_error_class_has_one_row_in_the_errors_page():
+    assert len(ROWS) == len(error_classes())
+    assert {row.error for row in ROWS} == error_classes()
+
+
+def test_the_errors_page_is_up_to_date():
+    assert (ROOT / "docs" / "errors.md").read_text() == errors_page(), "run `make docs`"
+
+
+def test_an_example_with_another_error_than_its_row_is_refused(monkeypatch):
+    row = ROWS[0]
+    wrong = dataclasses.replace(row, examples=(Example("POST /v1/rotate", {}),))
+    monkeypatch.setattr("docs.error_examples.ROWS", (wrong,))
+    with pytest.raises(AssertionError, match="shape"):
+        errors_page()
 
 
 def test_public_functions_have_docstrings():

@@ -1,4 +1,4 @@
-"""A client that a generator makes of the description imports, and gets right answers."""
+"""A client that openapi-python-client generates from the OpenAPI document works."""
 
 import importlib
 import io
@@ -13,7 +13,7 @@ import pytest
 
 NAME = "generated_rope_client"
 CONFIG = {
-    # which the generator does not know
+    # the generator does not know this media type
     "content_type_overrides": {"application/x-safetensors": "application/octet-stream"},
     "post_hooks": [],
 }
@@ -47,19 +47,19 @@ def client(generated, server_url):
         yield client
 
 
-def test_all_of_it_imports_and_no_operation_is_missing(generated, server_url):
+def test_all_modules_import_and_every_operation_has_one(generated, server_url):
     package = generated("api")
-    found = {each.name for each in pkgutil.walk_packages(package.__path__, f"{NAME}.api.")}
-    for name in found:
+    modules = {module.name for module in pkgutil.walk_packages(package.__path__, f"{NAME}.api.")}
+    for name in modules:
         importlib.import_module(name)
     document = httpx.get(f"{server_url}/openapi.json").json()
     for methods in document["paths"].values():
         for operation in methods.values():
             tag = operation["tags"][0].lower().replace(" ", "_")
-            assert f"{NAME}.api.{tag}.{operation['operationId']}" in found
+            assert f"{NAME}.api.{tag}.{operation['operationId']}" in modules
 
 
-def test_it_rotates_by_v1(generated, models, client):
+def test_rotate_over_v1(generated, models, client):
     rotate = generated("api.rope.rotate")
     body = models.RotateRequest(q=X, rope=models.Rope(theta=10000.0))
     answer = rotate.sync(client=client, body=body)
@@ -68,8 +68,8 @@ def test_it_rotates_by_v1(generated, models, client):
     assert answer.q.data == pytest.approx(ROTATED, rel=1e-6)
 
 
-async def test_it_attends_as_a_model_does(generated, models, server_url):
-    """What is not set is not sent: `causal` is what the model's config says."""
+async def test_attention_with_the_config_of_a_model(generated, models, server_url):
+    """Unset parameters are not sent: the model's config decides `causal`."""
     attention = generated("api.rope.attention")
     config = {"model_type": "modernbert", "hidden_size": 4, "num_attention_heads": 1}
     rope = models.Model.from_dict({"config": config | {"global_rope_theta": 1e4}, "layer": 0})
@@ -80,7 +80,7 @@ async def test_it_attends_as_a_model_does(generated, models, server_url):
     assert answer.out.data[:4] != pytest.approx(X[0][0][0]), "the first query sees the second key"
 
 
-def test_it_is_told_why_not(generated, models, client):
+def test_errors_have_their_text(generated, models, client):
     rotate = generated("api.rope.rotate")
     body = models.RotateRequest(q=X, rope=models.Rope(theta=0.0))
     problem = rotate.sync(client=client, body=body)
@@ -90,7 +90,7 @@ def test_it_is_told_why_not(generated, models, client):
     assert "x must be an input" in refusal.error
 
 
-def test_it_infers_by_v2(generated, models, client):
+def test_inference_over_v2(generated, models, client):
     for name in ("infer_rope", "infer_rope_version"):
         infer = generated(f"api.open_inference_protocol.{name}")
         x = models.RopeInput(
@@ -106,7 +106,7 @@ def test_it_infers_by_v2(generated, models, client):
         assert answer.outputs[0].data == pytest.approx(ROTATED, rel=1e-6)
 
 
-def test_it_sends_tensors_as_bytes(generated, models, client):
+def test_tensors_are_sent_as_bytes(generated, models, client):
     infer = generated("api.open_inference_protocol.infer_rope")
     parameters = models.TensorParameters(binary_data_size=32)
     x = models.RopeInput(
@@ -118,13 +118,13 @@ def test_it_sends_tensors_as_bytes(generated, models, client):
     assert answer.outputs[0].data == pytest.approx(ROTATED, rel=1e-6)
 
 
-def test_it_asks_how_the_service_is(generated, models, client):
+def test_status_and_control_routes(generated, models, client):
     assert generated("api.status.healthz").sync(client=client).status == "alive"
     assert "rope_requests_total" in generated("api.status.metrics").sync(client=client)
     protocol = "api.open_inference_protocol"
     assert generated(f"{protocol}.server_live").sync(client=client).live
     assert generated(f"{protocol}.server_ready").sync(client=client).ready
-    told = generated(f"{protocol}.model_config").sync(models.ModelName.ROPE, client=client)
-    assert [each.name for each in told.output] == ["rotated"]
+    config = generated(f"{protocol}.model_config").sync(models.ModelName.ROPE, client=client)
+    assert [output.name for output in config.output] == ["rotated"]
     index = generated(f"{protocol}.repository_index").sync(client=client)
-    assert {each.name for each in index} == {*models.ModelName}
+    assert {entry.name for entry in index} == {*models.ModelName}

@@ -18,15 +18,19 @@ service.server.bootstrap service.server.status
 service.server.uvicorn_protocol service.server.uvicorn_server
 service.server.listeners service.server.warm_up
 service.oip.grpc
-service.oip.http service.oip.openapi
+service.oip.openapi
+service.oip.http
+service.oip.control
 service.oip.state
 service.oip.metadata service.oip.statistics
+service.oip.infer.run
 service.oip.infer
 service.oip.shm
 service.oip.types service.oip.validate
 service.oip.errors
 service.v1
 service.lifecycle
+service.asgi.body
 service.inference.handler
 service.inference
 service.asgi.middleware
@@ -37,18 +41,20 @@ service.device
 service.kernel_builds
 service.batching
 service.buffer_pool service.wire
+service.pinned_memory
 service.errors service.observability service.settings
 rope_core.reference rope_core.attention rope_core.merge rope_core.accuracy
 rope_core.rotary
+rope_core.angles
 rope_core.backends rope_core.hf
 rope_core.kernels
 rope_core.builds
 rope_core.calls rope_core.length rope_core.positions rope_core.presets
-rope_core.checks
 rope_core.config rope_core.ragged rope_core.inference
 rope_core.axes rope_core.layouts
 rope_core.frequencies
-rope_core.registry
+rope_core.progression rope_core.registry
+rope_core.checks
 rope_core.errors
 """
 
@@ -61,20 +67,23 @@ KEPT_IN = {
     "httptools": {"service.server.uvicorn_protocol"},
     "prometheus_client": {"service.observability", "service.oip.statistics"},
     "pydantic": {"service.__main__", "service.settings", "service.endpoints"}
-    | {"service.v1.openapi", "service.oip.openapi", "service.oip.types", "service.oip.infer"},
+    | {"service.v1", "service.oip.openapi", "service.oip.types", "service.oip.control"}
+    | {"service.oip.infer"},
     "pydantic_settings": {"service.settings"},
     "orjson": {"service.wire", "service.endpoints", "service.oip"}
     | {"service.asgi.problems", "service.observability.logs"},
     "numpy": {"service.wire", "service.buffer_pool", "service.oip"},
     "asyncio": {"service.server", "service.lifecycle", "service.inference.handler"}
-    | {"service.batching.batcher", "service.v1.routes", "service.oip.http", "service.oip.grpc"},
+    | {"service.batching.batcher", "service.batching.call_queue", "service.asgi.body"}
+    | {"service.oip.grpc", "service.oip.statistics"},
     "grpc": {"service.oip.grpc"},
     "grpc_health": {"service.oip.grpc"},
     "grpc_reflection": {"service.oip.grpc"},
     "google.protobuf": {"service.oip.grpc"},
     "torch": {"rope_core", "service.server", "service.inference", "service.endpoints"}
     | {"service.device", "service.kernel_builds", "service.batching.packing", "service.oip"}
-    | {"service.wire", "service.buffer_pool", "service.observability.metrics"},
+    | {"service.wire", "service.buffer_pool", "service.pinned_memory"}
+    | {"service.observability.metrics"},
     "rope_core": {"rope_core", "service.server", "service.v1", "service.oip", "service.inference"}
     | {"service.endpoints", "service.device", "service.kernel_builds", "service.batching.packing"}
     | {"service.asgi.problems"},

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from rope_core import RopeConfig
-from rope_core.axes.columns import summed
+from rope_core.axes.frequency_table import learned_frequencies
 
 
 def within_ulp(
@@ -49,7 +49,11 @@ def radians(rope: RopeConfig, positions: Tensor, frequencies: Tensor | None = No
 
     Positions are `[S]`, `[B, S]` or `[A, B, S]`.
     """
-    columns = rope.columns if frequencies is None else summed(frequencies, rope.rotary_dim)
+    table = (
+        rope.frequency_table
+        if frequencies is None
+        else learned_frequencies(frequencies, rope.rotary_dim)
+    )
     rows = positions.flatten(1) if positions.ndim == 3 else positions.reshape(1, -1)
-    rows = rows.to(columns.inv_freq.dtype).expand(columns.num_axes, -1)
-    return columns.angles(rows, columns).abs().double()
+    rows = rows.to(table.inv_freq.dtype).expand(table.num_axes, -1)
+    return table.angles(rows, table).abs().double()

@@ -1,7 +1,6 @@
 """The service in this process. The only module of the first run that uses its Python interface."""
 
 import asyncio
-import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -64,7 +63,7 @@ def running_service(driver: object) -> Iterator[Send]:
     from service.lifecycle import Lifecycle
     from service.server.app import create_app
     from service.settings import Settings
-    from service.wire import Message
+    from service.wire import Message, Parameters
     from service.wire import safetensors_codec as codec
 
     loop = asyncio.new_event_loop()
@@ -85,11 +84,11 @@ def running_service(driver: object) -> Iterator[Send]:
         return lifespan, client
 
     def send(path: str, tensors: Mapping[str, Tensor], params: Mapping[str, object]) -> Response:
-        body = b"".join(codec.encode(Message(dict(tensors), json.dumps(params).encode())))
+        body = b"".join(codec.encode(Message(dict(tensors), Parameters.of(params))))
         headers = {"content-type": codec.media_type}
         response = wait_for(client.post(path, content=body, headers=headers))
         if response.status_code == 200:
-            return Response(200, False, "", codec.decode(response.content).tensors)
+            return Response(200, False, "", codec.decode(response.content).message.tensors)
         retry, problem = "retry-after" in response.headers, response.json()
         return Response(response.status_code, retry, problem["code"], {})
 

@@ -34,6 +34,10 @@ def run_step(step: Step, limit_s: float, dry_run: bool, file: Path) -> None:
     os.setsid()  # a process group, to be killed with all processes that the step starts
     faulthandler.dump_traceback_later(STACK_DUMP_FRACTION * limit_s)
     torch.manual_seed(0)
+    if dry_run:
+        from tests.kernels import interpreter
+
+        interpreter.install()
     try:
         module = import_module(f"{step.package}.{step.name}")
         with torch.inference_mode():

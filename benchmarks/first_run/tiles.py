@@ -10,16 +10,26 @@ from benchmarks.gpu_cases import kernels, reference
 from benchmarks.gpu_cases.case import Case, CaseFactory, Comparison, Provider
 from benchmarks.gpu_cases.decode import to_pages, uneven_lengths
 from benchmarks.gpu_cases.sizes import Sizes, randn
-from rope_core.kernels.attention_tiles import CANDIDATES, KIB_99, TILES, Tile, TileTable
+from rope_core.kernels.device_properties import device_properties
+from rope_core.kernels.tile_configs import KIB_99, TILES, Tile, TileTable, select_tiles
 
 HEAD_DIM = 128
 """The candidates are for heads of this size."""
 
-PACKED = "few", "half", "packed", 128
 TABLES: dict[str, TileTable] = {
-    **CANDIDATES,
-    "packed, 4 stages": {**TILES, PACKED: {KIB_99: Tile(16, 64, 4, 4)}},
+    name: {**TILES, key: {KIB_99: tile}}
+    for name, key, tile in (
+        ("pages, 5 stages", ("decode", "half", "paged", 128), Tile(16, 64, 4, 5)),
+        ("pages, 128 keys", ("decode", "half", "paged", 128), Tile(16, 128, 4, 3)),
+        ("prefill, 64 rows", ("prefill", "half", "packed", 128), Tile(64, 64, 4, 3)),
+        ("prefill, 4 stages", ("prefill", "half", "packed", 128), Tile(128, 64, 8, 4)),
+        ("decode, tf32x3", ("decode", "float32", "packed", 128), Tile(16, 16, 8, 2, "tf32x3")),
+        ("prefill, tf32x3", ("prefill", "float32", "packed", 128), Tile(32, 16, 8, 2, "tf32x3")),
+        ("packed, 4 stages", ("decode", "half", "packed", 128), Tile(16, 64, 4, 4)),
+    )
 }
+"""Tables that differ from TILES in one tile."""
+
 MIN_SPEEDUP = 1.05
 """Smallest speedup that justifies a change of the table."""
 
@@ -39,7 +49,7 @@ def cases(sizes: Sizes) -> Iterator[tuple[str, CaseFactory]]:
 def _case(sizes: Sizes, table: TileTable, kernel: str, dtype_name: str, paged: bool) -> Case:
     dtype = torch.float32 if dtype_name == "float32" else torch.bfloat16
     heads, kv_heads = sizes.heads
-    if kernel == "few":
+    if kernel == "decode":
         lengths_k = uneven_lengths(sizes.decode_batches[0], *sizes.decode_keys)
         lengths_q = [1] * len(lengths_k)
     else:
@@ -54,7 +64,9 @@ def _case(sizes: Sizes, table: TileTable, kernel: str, dtype_name: str, paged: b
         pages, block_table = to_pages(k, v, lengths_k, sizes.page_size)
         keys_values = pages[:, 0], pages[:, 1]
 
-    def provider(name: str, tiles: TileTable) -> Provider:
+    def provider(name: str, table: TileTable) -> Provider:
+        layout = "paged" if paged else "packed"
+        tiles = select_tiles(table, device_properties(q.device), dtype, HEAD_DIM, layout)
         run = kernels.attend(q, *keys_values, lengths_q, lengths_k, block_table, tiles=tiles)
         return Provider(name, run, expected)
 

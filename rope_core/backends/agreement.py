@@ -1,4 +1,4 @@
-"""Whether another library's operator answers as our backends do: a trial at its first use."""
+"""A trial at the first use: does another library's operator answer as our backends do?"""
 
 import math
 from collections.abc import Callable
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from rope_core.backends import eager
-from rope_core.backends.work import Attention
+from rope_core.backends.work import AttentionWork
 from rope_core.config import AttentionConfig
 
 MAX_DIFFERENCE = 2e-2
@@ -16,18 +16,18 @@ MAX_DIFFERENCE = 2e-2
 
 
 def agrees(
-    attend: Callable[[Attention], tuple[Tensor, ...]],
+    attend: Callable[[AttentionWork], tuple[Tensor, ...]],
     device: torch.device,
     lengths: tuple[list[int], list[int]] | None,
 ) -> bool:
-    """Tell whether `attend` answers `out` and `lse` as eager does, for a few causal tokens.
+    """Tell whether `attend` returns the `out` and `lse` of eager, for some causal tokens.
 
     `lse` is the natural logarithm, one number for each query and head, -inf for a query that sees
     no key.
 
     Args:
         attend: calls the operator, returns `out` and `lse`.
-        device: where it runs. The host waits for the answer.
+        device: where the operator runs. The host waits for the answer.
         lengths: queries and keys of packed sequences; None for a batch of one row of 64 tokens.
     """
     num_queries, num_keys = (64, 64) if lengths is None else map(sum, lengths)
@@ -36,18 +36,18 @@ def agrees(
     if lengths is None:
         q, k, v = q[None], k.repeat_interleave(2, 1)[None], v.repeat_interleave(2, 1)[None]
     else:
-        of_q, of_k = ([0, *accumulate(each)] for each in lengths)
-        cu_seqlens = torch.tensor(of_q, device=device), torch.tensor(of_k, device=device)
-    work = Attention(q, k, v, AttentionConfig(), lengths, cu_seqlens)
+        starts_q, starts_k = ([0, *accumulate(n)] for n in lengths)
+        cu_seqlens = torch.tensor(starts_q, device=device), torch.tensor(starts_k, device=device)
+    work = AttentionWork(q, k, v, AttentionConfig(), lengths, cu_seqlens)
     try:
         answer = attend(work)
     except RuntimeError:
         return False
     pairs = zip(answer, eager.run(work), strict=True)
     return all(
-        found.shape == expected.shape
-        and torch.allclose(found.float(), expected.float(), rtol=0, atol=MAX_DIFFERENCE)
-        for found, expected in pairs
+        x.shape == expected.shape
+        and torch.allclose(x.float(), expected.float(), rtol=0, atol=MAX_DIFFERENCE)
+        for x, expected in pairs
     )
 
 

@@ -1,10 +1,19 @@
-"""Plain PyTorch, in float32: runs everything; what the other backends are tested against."""
+"""Plain PyTorch, in float32: runs every work; the reference of the tests of other backends."""
+
+from functools import reduce
 
 import torch
 from torch import Tensor
 
-from rope_core.backends.rotation import rotate
-from rope_core.backends.work import FAR, Attention, Merging, Rotation, Turning, Work
+from rope_core.backends.eager_rotary import rotary_operator
+from rope_core.backends.work import (
+    UNBOUNDED,
+    AttentionWork,
+    FusedRotaryWork,
+    MergeWork,
+    RotaryWork,
+    Work,
+)
 
 name = "eager"
 
@@ -16,49 +25,46 @@ DEVICE_SCORES = 2**26
 
 DOT_WIDTH = 128
 """Channels that one product sums. The BLAS library adds the channels of a small product one by one,
-and the rounding error grows with their number: 2e-6 at 512 channels, 7e-6 at 2,048. Shorter sums
-that are added up keep the error of a score below 1e-6 at every head width."""
+and the rounding error grows with their number: 2e-6 at 512 channels, 7e-6 at 2,048. Sums of shorter
+products keep the error of a score below 1e-6 at every head width."""
 
 
 def why_not(work: Work, *, named: bool = False) -> None:
-    """Nothing stands against it."""
+    """Return None: this backend runs every work."""
 
 
 def run(work: Work) -> tuple[Tensor, ...]:
-    """Do `work`."""
-    if isinstance(work, Turning):
-        work = work.with_angles()
-    if isinstance(work, Rotation):
-        rotate(work)
+    """Run `work`."""
+    if isinstance(work, FusedRotaryWork):
+        work = work.with_tables()
+    if isinstance(work, RotaryWork):
+        rotary_operator(work)(work)
         return work.outs
-    if isinstance(work, Merging):
+    if isinstance(work, MergeWork):
         return _merge(work)
-    q, k, v = work.q, work.k, work.v
-    out, lse = work.new_out()
-    mask, spans = work.mask, work.spans
-    if spans is None:
-        for row in range(len(q)):
-            seen = None if mask is None else mask[row]
-            index = None if work.index is None else (work.index[0][row], work.index[1][row])
-            attend(work, q[row], k[row], v[row], seen, index, out[row], lse[row])
-    else:
-        for i, j in spans:
-            seen = None if mask is None else mask[0, :, i, j]
-            index = None if work.index is None else (work.index[0][i], work.index[1][j])
-            attend(work, q[i], k[j], v[j], seen, index, out[i], lse[i])
+    out, lse = work.empty_outputs()
+    mask, index = work.mask, work.index
+    slices = work.seq_slices
+    for i, j in [(row, row) for row in range(len(work.q))] if slices is None else slices:
+        seq_mask = seq_index = None
+        if mask is not None:
+            seq_mask = mask[i] if slices is None else mask[0, :, i, j]
+        if index is not None:
+            seq_index = index[0][i], index[1][j]
+        attend(work, work.q[i], work.k[j], work.v[j], seq_mask, seq_index, out[i], lse[i])
     return out, lse
 
 
-def _merge(work: Merging) -> tuple[Tensor, Tensor]:
-    """Weigh each part by exp(lse of the part - lse of all)."""
+def _merge(work: MergeWork) -> tuple[Tensor, Tensor]:
+    """Return the sum of the parts, weighted by exp(lse of the part - lse of all)."""
     lse = work.lse.logsumexp(0)
-    share = (work.lse - lse.masked_fill(lse == -torch.inf, 0)).exp()[..., None]
-    parts = work.out.float().masked_fill(share == 0, 0)  # 0 * NaN would be NaN
-    return (parts * share).sum(0).to(work.out.dtype), lse
+    weights = (work.lse - lse.masked_fill(lse == -torch.inf, 0)).exp()[..., None]  # [N, ..., 1]
+    parts = work.out.float().masked_fill(weights == 0, 0)  # 0 * NaN would be NaN
+    return (parts * weights).sum(0).to(work.out.dtype), lse
 
 
 def attend(
-    work: Attention,
+    work: AttentionWork,
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -67,56 +73,45 @@ def attend(
     out: Tensor,
     lse: Tensor,
 ) -> None:
-    """Attend from q `[Sq, H, D]` to k and v `[Sk, Hkv, D]` into `out` and `lse`, chunk by chunk."""
-    if index is None and work.config.chunk is not None and not q.is_cpu:
+    """Attend within one sequence, chunk by chunk.
+
+    Args:
+        work: the config, the scale and the sinks.
+        q: `[Sq, H, D]`.
+        k: `[Sk, Hkv, D]`.
+        v: `[Sk, Hkv, Dv]`.
+        mask: `[1 or H, Sq, Sk]`.
+        index: of queries `[Sq]` and of keys `[Sk]`.
+        out: `[Sq, H, Dv]`, written.
+        lse: float32 `[Sq, H]`, written.
+    """
+    num_queries, num_heads, head_dim = q.shape
+    num_keys, num_kv_heads = k.shape[:2]
+    slices = [(slice(0, num_queries), slice(0, num_keys))]
+    if index is None:
         # a call may have as many chunks as tokens: on a device, attend to all chunks in one pass
-        index = (
-            torch.arange(len(k) - len(q), len(k), device=q.device),
-            torch.arange(len(k), device=q.device),
-        )
-    if index is not None:
-        _attend_in_chunk(work, q, k, v, mask, index, out, lse)
-        return
-    for i, j in work.chunks(len(q), len(k)):
-        seen = None if mask is None else mask[:, i, j]
-        _attend_in_chunk(work, q[i], k[j], v[j], seen, None, out[i], lse[i])
-
-
-def _attend_in_chunk(
-    work: Attention,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    mask: Tensor | None,
-    index: tuple[Tensor, Tensor] | None,
-    out: Tensor,
-    lse: Tensor,
-) -> None:
-    """Attend within one chunk, or over all keys where they have an index, some of q at a time."""
-    k, v = (t.float().transpose(0, 1)[:, None] for t in (k, v))  # [Hkv, 1, Sk, D]
-    num_kv_heads, _, num_keys, head_dim = k.shape
-    num_queries, num_heads = q.shape[:2]
+        slices = work.chunk_slices(num_queries, num_keys) if q.is_cpu else slices
+        k_index = torch.arange(num_keys, device=q.device)
+        index = torch.arange(num_keys - num_queries, num_keys, device=q.device), k_index
     sinks = None if work.sinks is None else work.sinks.float().view(num_kv_heads, -1, 1)
     elements = SCORE_ELEMENTS if q.is_cpu else DEVICE_SCORES
-    step = max(1, elements // (num_heads * max(1, num_keys)))
-    for start in range(0, num_queries, step):
-        rows = range(start, min(start + step, num_queries))
-        part = slice(rows.start, rows.stop)
-        some = q[part].float().reshape(len(rows), num_kv_heads, -1, head_dim).movedim(0, 2)
-        scores = _scores(some, k).mul_(work.scale)  # [Hkv, G, n, Sk]
-        if work.config.softcap is not None:
-            scores = (scores / work.config.softcap).tanh_() * work.config.softcap
-        if index is None:
-            hidden = _hidden(rows, num_queries, num_keys, work)
-        else:
-            hidden = hidden_by_index(index[0][part, None], index[1], work)
-        if mask is not None:
-            hidden = _put_mask(mask[:, part], scores, hidden)
-        if hidden is not None:
-            scores.masked_fill_(hidden, -torch.inf)
-        found, found_lse = _softmax_times(scores, v, hidden, sinks)
-        out[part] = found.movedim(2, 0).flatten(1, 2)
-        lse[part] = found_lse.movedim(2, 0).flatten(1, 2)
+    for queries, keys in slices:
+        k_part, v_part = (t[keys].float().transpose(0, 1)[:, None] for t in (k, v))
+        step = max(1, elements // (num_heads * max(1, keys.stop - keys.start)))
+        for start in range(queries.start, queries.stop, step):
+            rows = slice(start, min(start + step, queries.stop))
+            q_part = q[rows].float().reshape(rows.stop - start, num_kv_heads, -1, head_dim)
+            scores = _scores(q_part.movedim(0, 2), k_part).mul_(work.scale)  # [Hkv, G, n, Sk]
+            if work.config.softcap is not None:
+                scores = (scores / work.config.softcap).tanh_() * work.config.softcap
+            hidden = hidden_by_index(index[0][rows, None], index[1][keys], work)
+            if mask is not None:
+                hidden = _apply_mask(mask[:, rows, keys], scores, hidden)
+            if hidden is not None:
+                scores.masked_fill_(hidden, -torch.inf)
+            out_part, lse_part = _softmax_times(scores, v_part, hidden, sinks)
+            out[rows] = out_part.movedim(2, 0).flatten(1, 2)
+            lse[rows] = lse_part.movedim(2, 0).flatten(1, 2)
 
 
 def _scores(q: Tensor, k: Tensor) -> Tensor:
@@ -124,10 +119,11 @@ def _scores(q: Tensor, k: Tensor) -> Tensor:
 
     The heads of a group are rows of one product, so that k is not copied for each of them.
     """
-    rows, keys = torch.split(q.flatten(1, 2), DOT_WIDTH, -1), torch.split(k[:, 0], DOT_WIDTH, -1)
-    scores = torch.bmm(rows[0], keys[0].mT)
-    for part_q, part_k in zip(rows[1:], keys[1:], strict=True):
-        scores.baddbmm_(part_q, part_k.mT)
+    q_parts = torch.split(q.flatten(1, 2), DOT_WIDTH, -1)
+    k_parts = torch.split(k[:, 0], DOT_WIDTH, -1)
+    scores = torch.bmm(q_parts[0], k_parts[0].mT)
+    for q_part, k_part in zip(q_parts[1:], k_parts[1:], strict=True):
+        scores.baddbmm_(q_part, k_part.mT)
     return scores.view(*q.shape[:3], -1)
 
 
@@ -139,75 +135,67 @@ def _weighted_sum(weights: Tensor, v: Tensor) -> Tensor:
     return torch.bmm(weights.flatten(1, 2), v[:, 0]).view(*weights.shape[:3], -1)
 
 
-def _hidden(rows: range, num_queries: int, num_keys: int, work: Attention) -> Tensor | None:
-    """Return which keys `[n, Sk]` are out of the queries' reach; None where none is."""
-    behind, ahead = work.reach
-    if ahead == FAR:
-        return None
-    device = work.q.device
-    place = torch.arange(rows.start, rows.stop, device=device) + num_keys - num_queries
-    distance = place[:, None] - torch.arange(num_keys, device=device)
-    hidden = distance < -ahead
-    return hidden if behind == FAR else hidden | (distance > behind)
+def hidden_by_index(q_index: Tensor, k_index: Tensor, work: AttentionWork) -> Tensor | None:
+    """Return which keys `[Sk]` queries `[n, 1]` do not see, bool `[n, Sk]`, or None."""
+    (left, right), chunk = work.window_size, work.config.chunk
+    distance = q_index - k_index
+    hidden = [] if right == UNBOUNDED else [distance < -right]
+    if left != UNBOUNDED:
+        hidden.append(distance > left)
+    if chunk is not None:
+        q_chunk, k_chunk = (t.div(chunk, rounding_mode="floor") for t in (q_index, k_index))
+        hidden.append(q_chunk != k_chunk)
+    return reduce(torch.bitwise_or, hidden) if hidden else None
 
 
-def hidden_by_index(i: Tensor, j: Tensor, work: Attention) -> Tensor | None:
-    """Return which keys of index `[Sk]` are out of the reach of queries of index `[n, 1]`."""
-    behind, ahead = work.reach
-    distance, chunk = i - j, work.config.chunk
-    hidden = (
-        None
-        if chunk is None
-        else i.div(chunk, rounding_mode="floor") != j.div(chunk, rounding_mode="floor")
-    )
-    for far in (
-        None if ahead == FAR else distance < -ahead,
-        None if behind == FAR else distance > behind,
-    ):
-        if far is not None:
-            hidden = far if hidden is None else hidden | far
-    return hidden
-
-
-def _put_mask(mask: Tensor, scores: Tensor, hidden: Tensor | None) -> Tensor:
-    """Add a mask `[1 or H, n, Sk]` of numbers to `scores`; return which keys any mask hides."""
+def _apply_mask(mask: Tensor, scores: Tensor, hidden: Tensor | None) -> Tensor:
+    """Add a mask `[1 or H, n, Sk]` of numbers to `scores`; return which keys are hidden."""
     groups = (1, 1) if len(mask) == 1 else scores.shape[:2]
     mask = mask.view(*groups, *mask.shape[1:])
     if mask.dtype is torch.bool:
-        unseen = ~mask
+        masked = ~mask
     else:
         scores.add_(mask)
-        unseen = mask == -torch.inf
-    return unseen if hidden is None else unseen | hidden
+        masked = mask == -torch.inf
+    return masked if hidden is None else masked | hidden
 
 
 def _softmax_times(
     scores: Tensor, v: Tensor, hidden: Tensor | None, sinks: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Return softmax(scores) @ v, 0 where all scores are -inf, and their log-sum-exp.
+    """Return softmax(scores) @ v and the log-sum-exp of scores; 0 and -inf if all are -inf.
 
-    A sink `[Hkv, G, 1]` is one score more, of a value of 0.
+    Args:
+        scores: `[Hkv, G, n, Sk]`, overwritten.
+        v: `[Hkv, 1, Sk, Dv]`.
+        hidden: bool `[n, Sk]` or `[Hkv, G, n, Sk]`, broadcast: which scores are -inf.
+        sinks: `[Hkv, G, 1]`: one more score with a value of 0.
+
+    Returns:
+        `[Hkv, G, n, Dv]` and `[Hkv, G, n]`.
     """
     if not scores.shape[-1]:
         lse = scores.new_full(scores.shape[:-1], -torch.inf)
         out = lse.new_zeros((*lse.shape, v.shape[-1]))
         return out, lse if sinks is None else lse.maximum(sinks)
-    top = scores.amax(-1)  # [Hkv, G, n]
+    m_i = scores.amax(-1)  # [Hkv, G, n]: the names of FlashAttention
     if sinks is not None:
-        top = top.maximum(sinks)
-    top.masked_fill_(top == -torch.inf, 0)
-    weights = scores.sub_(top[..., None]).exp_()
-    total = weights.sum(-1)
+        m_i = m_i.maximum(sinks)
+    m_i.masked_fill_(m_i == -torch.inf, 0)
+    weights = scores.sub_(m_i[..., None]).exp_()
+    l_i = weights.sum(-1)
     if sinks is not None:
-        total += (sinks - top).exp()
-    # not by the rounded lse: where scores are all as low as floats go, it is each one of them
-    share = total.masked_fill(total == 0, 1)[..., None]
-    out = _weighted_sum(weights, v) / share
+        l_i += (sinks - m_i).exp()
+    # divide by the sum: exp(-lse) is off by the rounding of lse if scores are near the lowest float
+    divisor = l_i.masked_fill(l_i == 0, 1)[..., None]
+    out = _weighted_sum(weights, v) / divisor
+    lse = l_i.log() + m_i
     if hidden is None:
-        return out, total.log() + top
+        return out, lse
     finite = v.isfinite()
-    if not v.is_cpu or not bool(finite.all()):  # a device never makes the host wait
-        # 0 * NaN is NaN: what no visible key brought in is computed again without it
-        brought = (~hidden).float() @ (~finite).float() > 0  # [Hkv, 1 or G, n, Dv]
-        out = torch.where(brought, out, _weighted_sum(weights, v.masked_fill(~finite, 0)) / share)
-    return out, total.log() + top
+    if not v.is_cpu or not bool(finite.all()):  # no read of a device, which would wait for it
+        # 0 * NaN is NaN: outs that no visible key made NaN are computed without NaN
+        visible_nan = (~hidden).float() @ (~finite).float() > 0  # [Hkv, 1 or G, n, Dv]
+        finite_out = _weighted_sum(weights, v.masked_fill(~finite, 0)) / divisor
+        out = torch.where(visible_nan, out, finite_out)
+    return out, lse

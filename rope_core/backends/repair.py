@@ -1,4 +1,4 @@
-"""Attend again where another library's operator let a hidden NaN or Inf reach an answer."""
+"""Attend again where another library's operator let a hidden NaN or Inf change an answer."""
 
 from contextlib import nullcontext
 from dataclasses import replace
@@ -8,18 +8,18 @@ import torch
 from torch import Tensor
 
 from rope_core.backends import fused
-from rope_core.backends.work import Attention
+from rope_core.backends.work import AttentionWork
 
 MAX_NORM = 2.0**48
 """If the norm of all elements is below this, they and all scores are finite."""
 
 
-def repair(work: Attention, out: Tensor, lse: Tensor, tensors: tuple[Tensor, ...]) -> None:
-    """Attend again by `fused` into `out` and `lse` where `tensors` hold NaN, Inf or huge numbers.
+def repair(work: AttentionWork, out: Tensor, lse: Tensor, tensors: tuple[Tensor, ...]) -> None:
+    """Attend again by `fused` into `out` and `lse` where `tensors` have NaN, Inf or huge numbers.
 
     Operators that multiply a hidden value by a weight of 0 let NaN through: 0 * NaN is NaN. The
-    device decides without a synchronization: where all is finite, it sets the lengths of all
-    sequences to 0, and the kernels end at once. One launch reads the tensors.
+    device decides without a synchronization: where all is finite, the lengths of all sequences
+    become 0, and the kernels return at once. One launch reads the tensors.
 
     Args:
         work: packed sequences.
@@ -34,9 +34,9 @@ def repair(work: Attention, out: Tensor, lse: Tensor, tensors: tuple[Tensor, ...
     if not norms:
         return
     all_finite = reduce(torch.add, norms) < MAX_NORM  # false for NaN
-    of_q, of_k = (
-        each.to(out.device, torch.int32, non_blocking=True).masked_fill(all_finite, 0)
-        for each in work.cu_seqlens
+    cu_seqlens_q, cu_seqlens_k = (
+        t.to(out.device, torch.int32, non_blocking=True).masked_fill(all_finite, 0)
+        for t in work.cu_seqlens
     )
     with torch.cuda.device(out.device) if out.is_cuda else nullcontext():
-        fused.attend(replace(work, cu_seqlens=(of_q, of_k)), out, lse)
+        fused.attend(replace(work, cu_seqlens=(cu_seqlens_q, cu_seqlens_k)), out, lse)

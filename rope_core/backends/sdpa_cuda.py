@@ -19,12 +19,12 @@ from torch.backends.cuda import SDPAParams, can_use_cudnn_attention, can_use_fla
 
 from rope_core.backends import fused
 from rope_core.backends.agreement import agrees
-from rope_core.backends.plans import MAX_SHAPES, PlannedShapes
+from rope_core.backends.cudnn_plans import MAX_PLANNED, PlannedShapes
 from rope_core.backends.repair import repair
-from rope_core.backends.work import FAR, Attention
+from rope_core.backends.work import UNBOUNDED, AttentionWork
 
 MIN_FLOPS = 5e10
-"""Operations from which on the operators gain more than the check for NaN costs. Of a causal call,
+"""Operations from which on the operators gain more than the check for NaN costs; of a causal call,
 those of the visible half."""
 
 HOPPER = (9, 0)
@@ -34,70 +34,69 @@ _cudnn = torch.ops.aten._scaled_dot_product_cudnn_attention.default
 _flash: Callable[..., tuple[Any, ...]]
 _flash = torch.ops.aten._scaled_dot_product_flash_attention.default
 
-_shapes = PlannedShapes()
+_planned_shapes = PlannedShapes()
 
 
-def why_not(work: Attention, *, named: bool) -> str | None:
+def why_not(work: AttentionWork, *, named: bool) -> str | None:
     """Large dense attention in half precision, causal or not, of a shape that recurs.
 
     When named: of any size, from the first call of a shape on, up to the limit of plans.
     """
-    if (reason := _why_not_kind(work)) is not None:
+    if (reason := _why_not_supported(work)) is not None:
         return reason
     if not named and _flops(work) < MIN_FLOPS:
         return f"less work than {MIN_FLOPS:.0e} operations"
-    if (reason := fused.why_not(work, named=True)) is not None:  # for repairs
+    if (reason := fused.why_not(work, named=True)) is not None:  # repairs run on fused
         return reason
     if _uses_flash(work):
         return None
     shape = _shape(work)
-    if not named and not _shapes.recurs(shape):
+    if not named and not _planned_shapes.count_call(shape):
         return "the shape has not come often enough for a plan of cuDNN"
     if not can_use_cudnn_attention(_params(work)):
         return "neither cuDNN nor FlashAttention can run here"
     if work.return_lse and not _lse_agrees(work.device):
         return "cuDNN's log-sum-exp is not the natural logarithm"
-    if not _shapes.admit(shape):
-        return f"cuDNN has plans for {MAX_SHAPES} other shapes"
+    if not _planned_shapes.admit(shape):
+        return f"cuDNN has plans for {MAX_PLANNED} other shapes"
     return None
 
 
-def run(work: Attention) -> tuple[Tensor, ...]:
+def run(work: AttentionWork) -> tuple[Tensor, ...]:
     """Do `work`."""
-    causal = _is_causal(work)
     answer = _run_flash(work) if _uses_flash(work) else _run_cudnn(work)
-    if not (causal or work.return_lse):  # no key is hidden: NaN is the right answer
+    if not (_is_causal(work) or work.return_lse):  # no key is hidden: NaN is the right answer
         return answer
     out, lse = answer[0].contiguous(), torch.empty(work.q.shape[:-1], device=work.device)
     checked: tuple[Tensor, ...] = (work.k, work.v)
-    if work.return_lse:  # cuDNN may give -inf for a row whose scores are NaN
+    if work.return_lse:  # cuDNN may return -inf for a row whose scores are NaN
         lse, checked = answer[1].contiguous(), (work.q, work.k, work.v)
     repair(work.packed(), out.flatten(0, 1), lse.flatten(0, 1), checked)
     return (out, lse) if work.return_lse else (out,)
 
 
-def _run_cudnn(work: Attention) -> tuple[Tensor, ...]:
+def _run_cudnn(work: AttentionWork) -> tuple[Tensor, ...]:
     q, k, v = _heads_first(work)
-    causal, with_lse = _is_causal(work), work.return_lse
-    out, lse, *_ = _cudnn(q, k, v, None, with_lse, 0.0, causal, scale=work.scale)
+    with_lse = work.return_lse
+    out, lse, *_ = _cudnn(q, k, v, None, with_lse, 0.0, _is_causal(work), scale=work.scale)
     out = out.transpose(1, 2)
     return (out, lse.reshape(q.shape[:-1]).transpose(1, 2)) if with_lse else (out,)
 
 
-def _run_flash(work: Attention) -> tuple[Tensor, ...]:
+def _run_flash(work: AttentionWork) -> tuple[Tensor, ...]:
     out, lse, *_ = _flash(*_heads_first(work), 0.0, _is_causal(work), scale=work.scale)
     return out.transpose(1, 2), lse.transpose(1, 2)
 
 
-def _why_not_kind(work: Attention) -> str | None:
+def _why_not_supported(work: AttentionWork) -> str | None:
     q, k, v, config = work.q, work.k, work.v, work.config
     if work.lengths is not None:
-        return "packed sequences"
+        return "packed sequences are not in the operators"
     if q.dtype is torch.float32 or work.out_dtype not in (None, q.dtype):
         return "float32 is not in the operators"
     if config.softcap is not None or config.chunk is not None or config.window is not None:
         return "softcap, chunk and window are not in the operators"
-    if any(given is not None for given in (work.mask, work.sinks, work.index)):
+    if any(x is not None for x in (work.mask, work.sinks, work.index)):
         return "mask, sinks and index are not in the operators"
     if q.shape[1] != k.shape[1]:
         return "is_causal is aligned top-left"
@@ -106,31 +105,31 @@ def _why_not_kind(work: Attention) -> str | None:
     if not q.numel():
         return "there are no queries"
     if work.scale <= 0:
-        return "a scale of 0 or less"
+        return "the scale is 0 or less"
     return None
 
 
-def _flops(work: Attention) -> float:
+def _flops(work: AttentionWork) -> float:
     """Return multiplications and additions of both products; of a causal call the visible half."""
-    rows, num_tokens, num_heads, head_dim = work.q.shape
-    full = 4.0 * rows * num_heads * num_tokens**2 * head_dim
+    num_rows, num_tokens, num_heads, head_dim = work.q.shape
+    full = 4.0 * num_rows * num_heads * num_tokens**2 * head_dim
     return full / 2 if _is_causal(work) else full
 
 
-def _shape(work: Attention) -> Hashable:
+def _shape(work: AttentionWork) -> Hashable:
     """Return the key under which torch keeps cuDNN's plan of a call."""
     q, k, v = work.q, work.k, work.v
     strides = q.stride(), k.stride(), v.stride()
     return work.device, q.dtype, q.shape, k.shape, strides, _is_causal(work), work.return_lse
 
 
-def _uses_flash(work: Attention) -> bool:
+def _uses_flash(work: AttentionWork) -> bool:
     """Tell whether FlashAttention 2 runs: before Hopper, with lse or where cuDNN cannot."""
     if _capability(work.device) >= HOPPER:
         return False
     params = _params(work)
-    wanted = work.return_lse or not can_use_cudnn_attention(params)
-    return wanted and can_use_flash_attention(params)
+    prefers_flash = work.return_lse or not can_use_cudnn_attention(params)
+    return prefers_flash and can_use_flash_attention(params)
 
 
 def _capability(device: torch.device) -> tuple[int, int]:
@@ -143,15 +142,15 @@ def _lse_agrees(device: torch.device) -> bool:
     return agrees(_run_cudnn, device, None)
 
 
-def _is_causal(work: Attention) -> bool:
-    return work.reach != (FAR, FAR)
+def _is_causal(work: AttentionWork) -> bool:
+    return work.window_size != (UNBOUNDED, UNBOUNDED)
 
 
-def _heads_first(work: Attention) -> tuple[Tensor, Tensor, Tensor]:
+def _heads_first(work: AttentionWork) -> tuple[Tensor, Tensor, Tensor]:
     """Return q, k and v `[B, H, S, D]`, as the operators take them."""
     return work.q.transpose(1, 2), work.k.transpose(1, 2), work.v.transpose(1, 2)
 
 
-def _params(work: Attention) -> SDPAParams:
+def _params(work: AttentionWork) -> SDPAParams:
     q, k, v = _heads_first(work)
     return SDPAParams(q, k, v, None, 0.0, _is_causal(work), q.shape[1] != k.shape[1])

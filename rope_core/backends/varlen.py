@@ -1,7 +1,7 @@
 """PyTorch's `varlen_attn` with FlashAttention 3, for packed sequences: on Hopper, only when named.
 
-FlashAttention 3 is a separate wheel (flash-attn-3). It is activated for the whole process: from the
-first call on, PyTorch's other attention functions use it on Hopper as well.
+FlashAttention 3 is a separate wheel (flash-attn-3). It is activated for the whole process: after
+the first call, PyTorch's other attention functions use it on Hopper as well.
 """
 
 import inspect
@@ -13,48 +13,48 @@ from torch import Tensor
 from rope_core.backends import fused
 from rope_core.backends.agreement import agrees
 from rope_core.backends.repair import repair
-from rope_core.backends.work import Attention, Work
+from rope_core.backends.work import AttentionWork, Work
 
 name = "varlen"
 
 HOPPER = 9
 """Major compute capability of the GPUs that FlashAttention 3 is written for."""
 
-MAX_WIDTH = 256
-"""Of heads, that FlashAttention 3 takes."""
+MAX_HEAD_DIM = 256
+"""Widest heads of FlashAttention 3."""
 
 MIN_MAX_SEQLEN = 128
-"""Least `max_q` and `max_k` that the operator is given.
+"""Least `max_q` and `max_k` that are passed to the operator.
 
 It takes other code paths where the longest sequence is short or fits into the window. The bits of
-an answer must not depend on the pack, so it always gets greater numbers.
+an answer must not depend on the pack, so greater numbers are always passed.
 """
 
-UNBOUNDED = 2**30
+MAX_WINDOW = 2**30
 """Windows from this length on hide nothing, as no sequence is so long."""
 
 
 def why_not(work: Work, *, named: bool = False) -> str | None:
     """Attention in half precision on Hopper, with windows, without softcap, chunk, mask or sinks.
 
-    Where FlashAttention 3 cannot be used, the text tells what is missing.
+    Where FlashAttention 3 cannot be used, the reason says what is missing.
     """
     if not named:
         return "it runs only when it is named"
-    if not isinstance(work, Attention):
-        return "attends only"
+    if not isinstance(work, AttentionWork):
+        return "it computes attention only"
     q, v, config = work.q, work.v, work.config
     if q.dtype is torch.float32 or work.out_dtype not in (None, q.dtype):
         return "float32 is not in the operator"
     if config.softcap is not None or config.chunk is not None:
         return "softcap and chunk are not in the operator"
-    if any(given is not None for given in (work.mask, work.sinks, work.index)):
+    if any(x is not None for x in (work.mask, work.sinks, work.index)):
         return "mask, sinks and index are not in the operator"
-    if q.shape[-1] != v.shape[-1] or q.shape[-1] % 8 or q.shape[-1] > MAX_WIDTH:
-        return f"a value must be as wide as a key, and a multiple of 8 up to {MAX_WIDTH}"
+    if q.shape[-1] != v.shape[-1] or q.shape[-1] % 8 or q.shape[-1] > MAX_HEAD_DIM:
+        return f"a value must be as wide as a key, and a multiple of 8 up to {MAX_HEAD_DIM}"
     if work.scale <= 0:
-        return "a scale of 0 or less"
-    return unavailable(work.device) or fused.why_not(work, named=True)  # for repairs
+        return "the scale is 0 or less"
+    return unavailable(work.device) or fused.why_not(work, named=True)  # repairs run on fused
 
 
 @lru_cache(maxsize=16)
@@ -83,7 +83,7 @@ def unavailable(device: torch.device) -> str | None:
 
 def run(work: Work) -> tuple[Tensor, ...]:
     """Do `work`."""
-    assert isinstance(work, Attention), "why_not has seen it"
+    assert isinstance(work, AttentionWork), "checked by why_not"
     packed = work.packed()
     out, lse = _attend(packed)
     repair(packed, out, lse, (packed.q, packed.k, packed.v))
@@ -91,7 +91,7 @@ def run(work: Work) -> tuple[Tensor, ...]:
     return out.view(shape), lse.view(shape[:-1])
 
 
-def _attend(work: Attention) -> tuple[Tensor, Tensor]:
+def _attend(work: AttentionWork) -> tuple[Tensor, Tensor]:
     """Return `out` `[Tq, H, D]` and `lse` `[Tq, H]` of packed sequences."""
     from torch.nn.attention.varlen import AuxRequest, varlen_attn
 
@@ -101,16 +101,16 @@ def _attend(work: Attention) -> tuple[Tensor, Tensor]:
     if not q.numel() or not k.numel():
         return torch.zeros_like(q), torch.full(q.shape[:-1], -torch.inf, device=q.device)
     cu_seqlens_q, cu_seqlens_k = (
-        each.to(q.device, torch.int32, non_blocking=True) for each in work.cu_seqlens
+        t.to(q.device, torch.int32, non_blocking=True) for t in work.cu_seqlens
     )
-    left, right = (-1 if far >= UNBOUNDED else far for far in work.reach)
-    longest_q, longest_k = (max(each, default=0) for each in work.lengths)
+    left, right = (-1 if size >= MAX_WINDOW else size for size in work.window_size)
+    max_q, max_k = (max(lengths, default=0) for lengths in work.lengths)
     out, lse = varlen_attn(
         *(q, k, v),
         cu_seqlens_q,
         cu_seqlens_k,
-        max(longest_q, right + 2, MIN_MAX_SEQLEN),
-        max(longest_k, left + 2, MIN_MAX_SEQLEN),
+        max(max_q, right + 2, MIN_MAX_SEQLEN),
+        max(max_k, left + 2, MIN_MAX_SEQLEN),
         return_aux=AuxRequest(lse=True),
         scale=work.scale,
         window_size=(left, right),

@@ -1,4 +1,4 @@
-"""What a backend is given. Works are made by the library alone, from calls that are valid."""
+"""The work of a backend. Only the library makes works, from valid calls."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -9,148 +9,148 @@ from torch import Tensor
 
 from rope_core.config import AttentionConfig, RopeConfig
 
-FAR = 2**31
-"""A distance beyond all others."""
+UNBOUNDED = 2**31
+"""Window size without a bound: larger than any distance."""
 
 
 @dataclass(slots=True)
-class Rotation:
+class RotaryWork:
     """Rotate each of `xs` into its out: heads of the same tokens, by the same angles."""
 
     xs: tuple[Tensor, ...]  # [T, H, D], each with its own H
     cos: Tensor  # [T, n] float32, or [T, H, n]
     sin: Tensor  # as cos
-    scale: Tensor | None  # as cos: a factor of its own
+    scale: Tensor | None  # as cos: xPos's factor
     rope: RopeConfig
     inverse: bool
-    outs: tuple[Tensor, ...]  # as xs; or the very xs, to rotate in place
+    outs: tuple[Tensor, ...]  # as xs; or xs themselves, to rotate in place
 
     @property
     def device(self) -> torch.device:
-        """Where the tensors are."""
+        """The device of the tensors."""
         return self.cos.device
 
 
 @dataclass(slots=True)
-class Turning:
+class FusedRotaryWork:
     """Rotate each of `xs` into its out by the products of positions and frequencies, in float64.
 
-    Kernels compute the angles themselves; `with_angles` returns the same work for other backends.
+    Kernels compute the angles themselves; other backends take the same work `with_tables`.
     """
 
     xs: tuple[Tensor, ...]  # [T, H, D], each with its own H
     positions: Tensor  # [T]
     inv_freq: Tensor  # float64 [n], radians per position
-    gain: float  # of cosine and sine
+    attention_scaling: float  # factor of cosine and sine; if inverse, that of the inverse
     rope: RopeConfig
-    inverse: bool  # the gain is that of the way back already
-    outs: tuple[Tensor, ...]  # as xs: themselves, or what shares no memory with them
+    inverse: bool
+    outs: tuple[Tensor, ...]  # as xs; or xs themselves, to rotate in place
 
     @property
     def device(self) -> torch.device:
-        """Where the tensors are."""
+        """The device of the tensors."""
         return self.positions.device
 
-    def with_angles(self) -> Rotation:
-        """Return the same work with its cosines and sines computed."""
+    def with_tables(self) -> RotaryWork:
+        """Return the same work with cosines and sines `[T, n]`."""
         radians = self.positions.double()[:, None] * self.inv_freq
-        cos, sin = ((t * self.gain).float() for t in (radians.cos(), radians.sin()))
-        return Rotation(self.xs, cos, sin, None, self.rope, self.inverse, self.outs)
+        cos, sin = ((t * self.attention_scaling).float() for t in (radians.cos(), radians.sin()))
+        return RotaryWork(self.xs, cos, sin, None, self.rope, self.inverse, self.outs)
 
 
 @dataclass(slots=True)
-class Attention:
-    """Attend within each sequence: rows of a batch, or spans of packed tokens."""
+class AttentionWork:
+    """Attend within each sequence: a row of a batch, or a slice of packed tokens."""
 
     q: Tensor  # [B, Sq, H, D], or packed [Tq, H, D]; rotated
     k: Tensor  # [B, Sk, Hkv, D], or packed [Tk, Hkv, D]; rotated
     v: Tensor  # [B, Sk, Hkv, Dv], or packed [Tk, Hkv, Dv]
     config: AttentionConfig
     lengths: tuple[Sequence[int], Sequence[int]] | None  # queries, keys of each packed sequence
-    cu_seqlens: tuple[Tensor, Tensor] | None = None  # the same, added up: [N + 1]
+    cu_seqlens: tuple[Tensor, Tensor] | None = None  # of queries, of keys: [N + 1]
     sinks: Tensor | None = None  # [H]
     mask: Tensor | None = None  # [B, 1 or H, Sq, Sk], or packed [1, 1 or H, Tq, Tk]
-    index: tuple[Tensor, Tensor] | None = None  # of queries and keys, int64 [B, S] or packed [T]
-    out_dtype: torch.dtype | None = None  # q's where None
+    index: tuple[Tensor, Tensor] | None = None  # of queries, of keys: int64 [B, S] or packed [T]
+    out_dtype: torch.dtype | None = None  # that of q if None
     return_lse: bool = True
 
     @property
     def device(self) -> torch.device:
-        """Where the tensors are."""
+        """The device of the tensors."""
         return self.q.device
 
     @property
-    def spans(self) -> list[tuple[slice, slice]] | None:
-        """Queries and keys of each packed sequence that has queries."""
+    def seq_slices(self) -> list[tuple[slice, slice]] | None:
+        """Slices of queries and keys of each packed sequence that has queries; None of a batch."""
         if self.lengths is None:
             return None
-        ends = (pairwise(accumulate(each, initial=0)) for each in self.lengths)
-        spans = zip(*ends, strict=True)
-        return [(slice(*queries), slice(*keys)) for queries, keys in spans if len({*queries}) > 1]
+        bounds = (pairwise(accumulate(lengths, initial=0)) for lengths in self.lengths)
+        slices = [(slice(*queries), slice(*keys)) for queries, keys in zip(*bounds, strict=True)]
+        return [(queries, keys) for queries, keys in slices if queries.start < queries.stop]
 
-    def new_out(self) -> tuple[Tensor, Tensor]:
-        """Return memory for `out` and `lse`."""
+    def empty_outputs(self) -> tuple[Tensor, Tensor]:
+        """Return uninitialized `out`, `[..., H, Dv]`, and `lse`, float32 `[..., H]`."""
         q, v = self.q, self.v
         dtype = self.out_dtype or q.dtype
         out = torch.empty((*q.shape[:-1], v.shape[-1]), dtype=dtype, device=q.device)
         return out, torch.empty(q.shape[:-1], dtype=torch.float32, device=q.device)
 
-    def packed(self) -> "Attention":
-        """Return the same work with rows of a batch laid end to end; it has no mask or index."""
+    def packed(self) -> "AttentionWork":
+        """Return the same work with rows of a batch as packed sequences, no mask, no index."""
         if self.lengths is not None:
             return self
-        rows, num_queries, num_keys = len(self.q), self.q.shape[1], self.k.shape[1]
-        steps = torch.arange(rows + 1, dtype=torch.int32, device=self.q.device)
+        num_rows, num_queries, num_keys = len(self.q), self.q.shape[1], self.k.shape[1]
+        rows = torch.arange(num_rows + 1, dtype=torch.int32, device=self.q.device)
         q, k, v = (x.flatten(0, 1) for x in (self.q, self.k, self.v))
-        lengths = [num_queries] * rows, [num_keys] * rows
-        ends = steps * num_queries, steps * num_keys
-        return replace(self, q=q, k=k, v=v, lengths=lengths, cu_seqlens=ends)
+        lengths = [num_queries] * num_rows, [num_keys] * num_rows
+        cu_seqlens = rows * num_queries, rows * num_keys
+        return replace(self, q=q, k=k, v=v, lengths=lengths, cu_seqlens=cu_seqlens)
 
     @property
     def scale(self) -> float:
-        """Multiplier of the scores."""
-        given = self.config.scale
-        return float(self.q.shape[-1] ** -0.5) if given is None else given
+        """Factor of the scores."""
+        scale = self.config.scale
+        return float(self.q.shape[-1] ** -0.5) if scale is None else scale
 
     @property
-    def reach(self) -> tuple[int, int]:
-        """How many keys behind its own place a query sees, and how many ahead of it."""
+    def window_size(self) -> tuple[int, int]:
+        """How many keys before its own index a query sees, and how many after it."""
         config = self.config
         if config.window is not None:
             return config.window - 1, config.window_ahead
-        return FAR, 0 if config.causal else FAR
+        return UNBOUNDED, 0 if config.causal else UNBOUNDED
 
     @property
-    def masked(self) -> bool:
-        """Whether a key may be hidden from a query."""
-        return self.reach != (FAR, FAR) or self.config.chunk is not None or self.mask is not None
+    def may_mask(self) -> bool:
+        """Whether a key may be hidden from a query of some sequence."""
+        unbounded = self.window_size == (UNBOUNDED, UNBOUNDED)
+        return not unbounded or self.config.chunk is not None or self.mask is not None
 
-    def hides(self, num_queries: int, num_keys: int) -> bool:
+    def is_masked(self, num_queries: int, num_keys: int) -> bool:
         """Tell whether a key of a sequence of these lengths may be hidden from a query."""
         if self.mask is not None or self.index is not None or self.config.chunk is not None:
             return True
-        behind, ahead = self.reach
-        return behind < num_keys - 1 or ahead < num_queries - 1
+        left, right = self.window_size
+        return left < num_keys - 1 or right < num_queries - 1
 
-    def chunks(self, num_queries: int, num_keys: int) -> list[tuple[slice, slice]]:
-        """Return queries and keys of each chunk of a sequence, in which all else applies alike.
+    def chunk_slices(self, num_queries: int, num_keys: int) -> list[tuple[slice, slice]]:
+        """Return slices of queries and keys of each chunk of a sequence.
 
-        The last query is at the place of the last key; those before the first key see none.
+        The last query has the index of the last key; queries before the first key see none.
         """
         size = self.config.chunk
-        before = num_queries - num_keys
-        if size is None or (before <= 0 and num_keys <= size):
-            return [(slice(num_queries), slice(num_keys))]
-        found = [(slice(before), slice(0))] if before > 0 else []
-        first = max(0, -before) // size * size
-        for start in range(first, num_keys, size):
+        offset = num_queries - num_keys
+        if size is None or (offset <= 0 and num_keys <= size):
+            return [(slice(0, num_queries), slice(0, num_keys))]
+        slices = [(slice(0, offset), slice(0, 0))] if offset > 0 else []
+        for start in range(max(0, -offset) // size * size, num_keys, size):
             end = min(start + size, num_keys)
-            found.append((slice(max(0, start + before), end + before), slice(start, end)))
-        return found
+            slices.append((slice(max(0, start + offset), end + offset), slice(start, end)))
+        return slices
 
 
 @dataclass(slots=True)
-class Merging:
+class MergeWork:
     """Merge attention over N disjoint sets of keys."""
 
     out: Tensor  # [N, ..., Dv]
@@ -158,8 +158,8 @@ class Merging:
 
     @property
     def device(self) -> torch.device:
-        """Where the tensors are."""
+        """The device of the tensors."""
         return self.out.device
 
 
-Work = Rotation | Turning | Attention | Merging
+Work = RotaryWork | FusedRotaryWork | AttentionWork | MergeWork

@@ -1,12 +1,12 @@
-"""What can be asked of the library. A call that exists is valid.
+"""The calls of the library and their results. A call that exists is valid.
 
 Tensors are `[B, S, H, D]` (batch, sequence, heads, head_dim) or packed `[T, H, D]`, T tokens of one
-sequence or of those that `cu_seqlens` tells apart. Floating point is float32, float16 or bfloat16.
-Every constructor raises `ShapeError` or `ConfigError` for what does not fit.
+sequence or of those that `cu_seqlens` separates. Floating point is float32, float16 or bfloat16.
+Every constructor raises `ShapeError` or `ConfigError` if tensors and parameters do not fit.
 """
 
 from rope_core.calls.attention import Attend, Attended, Merge
-from rope_core.calls.moving import moved, names_of, tensors_of
+from rope_core.calls.fields import field_names, tensor_fields, with_fields
 from rope_core.calls.rotation import CosSin, Rotate, Rotated, Shift, Table
 
 __all__ = [
@@ -20,9 +20,9 @@ __all__ = [
     "Rotated",
     "Shift",
     "Table",
-    "moved",
-    "names_of",
-    "tensors_of",
+    "field_names",
+    "tensor_fields",
+    "with_fields",
 ]
 
 Call = Rotate | Attend | CosSin | Shift | Merge

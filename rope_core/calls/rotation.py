@@ -1,31 +1,32 @@
-"""What can be asked of rotation."""
+"""Calls that rotate, and their results."""
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from rope_core.checks import (
-    INTEGERS,
-    bytes_of,
-    check_cu_seqlens,
+from rope_core.calls.fields import TensorFields
+from rope_core.calls.rope_checks import (
     check_frequencies,
-    check_gain,
-    check_heads,
+    check_invertible,
     check_position_axes,
     check_positions,
     check_scale,
+)
+from rope_core.checks import (
+    INTEGERS,
+    check_cu_seqlens,
+    check_heads,
     dtype_of,
     shape_of,
-    tokens_of,
 )
 from rope_core.config import RopeConfig
 from rope_core.errors import ConfigError, ShapeError
-from rope_core.ragged import reach
+from rope_core.ragged import call_length
 
 
 @dataclass(frozen=True, slots=True)
-class Rotate:
+class Rotate(TensorFields):
     """Rotate `q` and `k` by the positions of their tokens."""
 
     q: Tensor | None
@@ -44,56 +45,50 @@ class Rotate:
     """int32 or int64 `[N + 1]`: where each packed sequence starts, and the number of tokens."""
 
     inverse: bool = False
-    """Rotate back: the exact inverse, the gain included."""
+    """Rotate back: the exact inverse, with the attention scaling."""
 
     frequencies: Tensor | None = None
-    """What a model has learned, where `rope.learned` asks for it: float32 `[A, H, rotary_dim / 2]`
-    in radians per position (Mochi), or `[rotary_dim / 2]`, logarithms of factors."""
+    """Learned by the model, if `rope.learned` is set: float32 `[A, H, rotary_dim / 2]` in radians
+    per position (Mochi), or `[rotary_dim / 2]`, logarithms of factors."""
 
     def __post_init__(self) -> None:
-        q, k = self.q, self.k
+        q, k, rope = self.q, self.k, self.rope
         x = k if q is None else q
         if x is None:
             raise ShapeError("q or k", "given", "neither")
         if q is not None:
-            check_heads("q", q, self.rope.head_dim)
+            check_heads("q", q, rope.head_dim)
         if k is not None:
-            check_heads("k", k, self.rope.head_dim)
+            check_heads("k", k, rope.head_dim)
         if q is not None and k is not None and (q.shape[:-2], q.dtype) != (k.shape[:-2], k.dtype):
             expected = f"of q's tokens and dtype, {shape_of(q)} {dtype_of(q)}"
             raise ShapeError("k", expected, f"{shape_of(k)} {dtype_of(k)}")
-        check_frequencies(self.frequencies, self.rope, q, k)
-        check_positions("positions", self.positions, x, self.rope, self.frequencies)
+        check_frequencies(self.frequencies, rope, q, k)
+        check_positions("positions", self.positions, x, rope, self.frequencies)
         check_cu_seqlens("cu_seqlens", self.cu_seqlens, x)
         if self.inverse:
-            check_gain("rope", self.rope)
-        if self.rope.needs_length:
-            length = reach(x, self.positions, self.cu_seqlens)
-            object.__setattr__(self, "rope", self.rope.at(length))
-        check_scale("positions", self.positions, x, self.rope)
+            check_invertible("rope", rope)
+        if rope.needs_length:
+            rope = rope.for_length(call_length(x, self.positions, self.cu_seqlens))
+            object.__setattr__(self, "rope", rope)
+        check_scale("positions", self.positions, x, rope)
 
     @property
-    def like(self) -> Tensor:
-        """One of q and k: both have the same tokens."""
+    def q_or_k(self) -> Tensor:
+        """q, or k if there is no q: both have the same tokens."""
         x = self.k if self.q is None else self.q
-        assert x is not None, "one of them is given"
+        assert x is not None, "a valid call has one"
         return x
 
     @property
     def num_tokens(self) -> int:
-        """Tokens in all."""
-        return tokens_of(self.like)
-
-    @property
-    def num_bytes(self) -> int:
-        """Bytes of its tensors."""
-        tensors = self.q, self.k, self.positions, self.cu_seqlens, self.frequencies
-        return sum(map(bytes_of, tensors))
+        """Number of tokens."""
+        return self.q_or_k.shape[:-2].numel()
 
 
 @dataclass(frozen=True, slots=True)
-class Rotated:
-    """The answer to `Rotate`: tensors of the shapes and dtypes that were asked."""
+class Rotated(TensorFields):
+    """Result of `Rotate` and `Shift`: tensors of the shapes and dtypes of the call."""
 
     q: Tensor | None
     k: Tensor | None
@@ -102,12 +97,12 @@ class Rotated:
 
 
 @dataclass(frozen=True, slots=True)
-class CosSin:
-    """Cosine and sine of every pair's angle at `positions`."""
+class CosSin(TensorFields):
+    """Compute cosine and sine of the angle of every pair at `positions`."""
 
     positions: Tensor
-    """Of any shape; int64, or fractional in float32 or float64. Axes come first where there are
-    several; `[S]` is one number for all of them."""
+    """Any shape; int64, or fractional in float32 or float64. Several axes come first; `[S]` is one
+    number for all of them."""
 
     rope: RopeConfig
 
@@ -118,16 +113,16 @@ class CosSin:
         check_frequencies(self.frequencies, self.rope)
         check_position_axes("positions", self.positions, self.rope, self.frequencies)
         if self.rope.needs_length:
-            length = reach(self.positions, self.positions, None)
-            object.__setattr__(self, "rope", self.rope.at(length))
+            length = call_length(self.positions, self.positions, None)
+            object.__setattr__(self, "rope", self.rope.for_length(length))
 
     @property
     def has_axes(self) -> bool:
-        """Whether the first dimension of positions is that of axes."""
+        """Whether the first dimension of positions is the axes."""
         if self.frequencies is not None and self.rope.learned == "frequencies":
             return True
-        columns = self.rope.columns
-        return columns.num_axes > 1 and not (columns.of_text and self.positions.ndim < 2)
+        table = self.rope.frequency_table
+        return table.num_axes > 1 and not (table.broadcasts_axes and self.positions.ndim < 2)
 
     @property
     def shape(self) -> torch.Size:
@@ -136,101 +131,102 @@ class CosSin:
 
     @property
     def num_tokens(self) -> int:
-        """Positions in all."""
+        """Number of positions."""
         return self.shape.numel()
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of the answer."""
-        each_head = self.frequencies is not None and self.frequencies.ndim == 3
-        heads = len(self.frequencies[0]) if each_head and self.frequencies is not None else 1
-        widest = self.rope.rotary_dim if self.rope.axes == "xdrope" else self.rope.half
-        return self.num_tokens * heads * widest * (12 if self.rope.rope_type == "xpos" else 8)
+        """Bytes of the result."""
+        frequencies, rope = self.frequencies, self.rope
+        heads = 1 if frequencies is None or frequencies.ndim < 3 else frequencies.shape[1]
+        width = rope.rotary_dim if rope.axes == "xdrope" else rope.half
+        return self.num_tokens * heads * width * (12 if rope.rope_type == "xpos" else 8)
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
-    """The answer to `CosSin`: float32 `[..., rotary_dim / 2]`, the gain included.
+class Table(TensorFields):
+    """Result of `CosSin`: float32 `[..., rotary_dim / 2]`, with the attention scaling.
 
-    `[..., rotary_dim]` where both members of a pair have angles of their own (XD-RoPE).
+    `[..., rotary_dim]` if both members of a pair have an angle (XD-RoPE).
     """
 
     cos: Tensor
     sin: Tensor
     attention_scaling: float = 1.0
-    """The gain."""
+    """The factor in cos and sin."""
     scale: Tensor | None = None
-    """xPos: what q is multiplied by, and k divided by; not in cos and sin."""
+    """xPos: factor of q, divisor of k, as cos; not in cos and sin."""
 
 
 @dataclass(frozen=True, slots=True)
-class Shift:
-    """Move keys, rotated already, `delta` positions on (negative: back) by a pure rotation."""
+class Shift(TensorFields):
+    """Move rotated keys by `delta` positions, by a pure rotation."""
 
     k: Tensor
     """`[B, S, H, D]` or `[T, H, D]`."""
 
     delta: Tensor
-    """int64: one number, or `[S]`, `[B, S]` or `[T]`."""
+    """int64, negative to move back: one number, or `[S]`, `[B, S]` or `[T]`."""
 
     rope: RopeConfig
-    """What the keys are rotated by."""
+    """How the keys were rotated."""
 
     positions: Tensor | None = None
-    """Where the keys are, as `Rotate.positions`."""
+    """Positions of the keys, as `Rotate.positions`."""
 
     to: RopeConfig | None = None
-    """What they shall be rotated by, where frequencies change (a longer context): needs
-    `positions`."""
+    """How to rotate the keys if frequencies change (a longer context). Needs `positions`."""
 
     def __post_init__(self) -> None:
-        check_heads("k", self.k, self.rope.head_dim)
+        k, positions = self.k, self.positions
+        check_heads("k", k, self.rope.head_dim)
         if self.delta.dtype not in INTEGERS:
             raise ShapeError("delta", "int64", dtype_of(self.delta))
         if self.delta.ndim:
-            check_positions("delta", self.delta, self.k)
-        if self.positions is not None:
-            check_positions("positions", self.positions, self.k, self.rope)
+            check_positions("delta", self.delta, k)
+        if positions is not None:
+            check_positions("positions", positions, k, self.rope)
         for name in ("rope", "to"):
             rope: RopeConfig | None = getattr(self, name)
-            if rope is not None and rope.learned is not None:
+            if rope is None:
+                continue
+            if rope.learned is not None:
                 raise ConfigError(name, "one whose frequencies are not learned", "one")
-            if rope is not None and rope.head_dim != self.k.shape[-1]:
-                raise ConfigError(
-                    f"{name}.head_dim", f"that of k, {self.k.shape[-1]}", rope.head_dim
-                )
-            if rope is not None and rope.needs_length and self.positions is not None:
-                here = rope.at(reach(self.k, self.positions, None))
-                there = rope.at(reach(self.k, self.moved, None))
-                if self.to is None and here != there and rope.rope_type != "xpos":
-                    expected = f"given, or length: {rope.rope_type} has other frequencies there"
-                    raise ConfigError("to", expected, "neither")
-                object.__setattr__(self, name, here if name == "rope" else there)
-            elif rope is not None and rope.needs_length:
-                raise ConfigError("length", f"given for {rope.rope_type}, or positions", "neither")
-        if self.to is None and self.rope.adds_up:
+            if rope.head_dim != k.shape[-1]:
+                expected = f"that of k, {k.shape[-1]}"
+                raise ConfigError(f"{name}.head_dim", expected, rope.head_dim)
+            if rope.needs_length:
+                object.__setattr__(self, name, self._for_length(rope, name))
+        if self.to is None and self.rope.is_composable:
             return
+        if positions is None:
+            expected = "given where frequencies change, or turns do not add up"
+            raise ShapeError("positions", expected, "none")
+        check_invertible("rope", self.rope)
+        check_positions("positions + delta", self.shifted_positions, k, self.to or self.rope)
+
+    def _for_length(self, rope: RopeConfig, name: str) -> RopeConfig:
+        """Return `rope` for the length before the shift; `to` for the length after it."""
         if self.positions is None:
-            why = "where frequencies change, or turns do not add up"
-            raise ShapeError("positions", f"given {why}", "none")
-        check_gain("rope", self.rope)
-        check_positions("positions + delta", self.moved, self.k, self.to or self.rope)
+            raise ConfigError("length", f"given for {rope.rope_type}, or positions", "neither")
+        before = rope.for_length(call_length(self.k, self.positions, None))
+        after = rope.for_length(call_length(self.k, self.shifted_positions, None))
+        if self.to is None and before != after and rope.rope_type != "xpos":
+            expected = f"given, or length: {rope.rope_type} has other frequencies there"
+            raise ConfigError("to", expected, "neither")
+        return before if name == "rope" else after
 
     @property
-    def moved(self) -> Tensor:
-        """Where the keys go. It needs `positions`."""
-        at, delta = self.positions, self.delta
-        assert at is not None, "asked for only where they are given"
-        if delta.ndim == self.k.ndim - 2 == at.ndim == 2 and not self.rope.columns.of_text:
-            at = at[:, None]  # [A, S], the same for all rows
-        return at + delta
+    def shifted_positions(self) -> Tensor:
+        """Positions of the keys after the shift. Needs `positions`."""
+        positions, delta = self.positions, self.delta
+        assert positions is not None, "read only if they are given"
+        has_rows = delta.ndim == self.k.ndim - 2 == positions.ndim == 2
+        if has_rows and not self.rope.frequency_table.broadcasts_axes:
+            positions = positions[:, None]  # [A, S], the same for all rows
+        return positions + delta
 
     @property
     def num_tokens(self) -> int:
-        """Tokens in all."""
-        return tokens_of(self.k)
-
-    @property
-    def num_bytes(self) -> int:
-        """Bytes of its tensors."""
-        return sum(map(bytes_of, (self.k, self.delta, self.positions)))
+        """Number of tokens."""
+        return self.k.shape[:-2].numel()

@@ -1,4 +1,4 @@
-"""Reading a model's own config.json, as Hugging Face's libraries read it."""
+"""Reads a model's config.json as Hugging Face's libraries read it. Start with resolve.py."""
 
 from rope_core.hf.layers import Layers
 from rope_core.hf.resolve import COMPATS, Resolved, resolve

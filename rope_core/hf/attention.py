@@ -1,4 +1,10 @@
-"""How a layer attends: what it sees, and the multiplier of its scores."""
+"""How a layer attends: which keys it sees, and its softmax scale.
+
+The rules of softmax scales and of two-sided windows are named in the rows of `families.json`. A
+rule of a scale takes the reader, the rope parameters and the rotation. A rule of a window takes
+the reader and `sliding_window`, and returns how many keys a query sees up to its own, and how many
+after it.
+"""
 
 import math
 from collections.abc import Mapping
@@ -6,113 +12,128 @@ from typing import Any
 
 from rope_core.config import AttentionConfig, RopeConfig
 from rope_core.errors import ConfigError
-from rope_core.hf.reader import Reader
-from rope_core.hf.stacks import has_window
+from rope_core.hf.config_reader import ConfigReader
+from rope_core.hf.family import SLIDING
+from rope_core.hf.layer_types import has_window
 
 MAX_WINDOW = 2**31 - 1
 
+Parameters = Mapping[str, Any]
+
 
 def attention(
-    reader: Reader, parameters: Mapping[str, Any], rope: RopeConfig | None
+    reader: ConfigReader, parameters: Parameters, rope: RopeConfig | None
 ) -> AttentionConfig:
-    """Return how the layer asked for attends."""
+    """Return how the reader's layer attends."""
     family = reader.family
-    both_sides = bool(family.bidirectional and reader.given(family.bidirectional))
-    causal = family.causal and not both_sides
     chunk = None
     if reader.layer_type == "chunked_attention":
-        chunk = _seen(reader, "attention_chunk_size")
-    size, ahead = None, 0
-    if _is_windowed(reader):
-        size = _seen(reader, "sliding_window")
-    if not causal and reader.layer_type == "sliding_attention":
-        size, ahead = _two_sided(reader, size, "halved" if both_sides else family.two_sided)
-    softcap = None
-    if "attn_logit_softcapping" in family.defaults and not reader.is_null("attn_logit_softcapping"):
-        softcap = reader.positive("attn_logit_softcapping")
+        chunk = _num_keys(reader, "attention_chunk_size")
+    window, ahead = _num_keys(reader, "sliding_window") if _is_windowed(reader) else None, 0
+    if reader.layer_type == SLIDING and family.two_sided_window:
+        window, ahead = family.two_sided_window(reader, window)
+    softcap, key = None, "attn_logit_softcapping"
+    if key in family.defaults and not reader.is_null(key):
+        softcap = reader.positive(key)
     _warn_of_temperature(reader, parameters, rope)
-    return AttentionConfig(
-        causal=causal,
-        window=size if causal or ahead else None,
+    config = AttentionConfig(
+        causal=family.causal,
+        window=window if family.causal or ahead else None,
         window_ahead=ahead,
         chunk=chunk,
         softcap=softcap,
-        scale=_scale(reader, parameters, rope),
+        scale=family.softmax_scale(reader, parameters, rope) if family.softmax_scale else None,
     )
+    adjusted: AttentionConfig = family.step("attention", lambda _, config: config)(reader, config)
+    return adjusted
 
 
 def _warn_of_temperature(
-    reader: Reader, parameters: Mapping[str, Any], rope: RopeConfig | None
+    reader: ConfigReader, parameters: Parameters, rope: RopeConfig | None
 ) -> None:
-    """Say where a model scales queries by their position, which is left to the caller."""
+    """Warn where a model scales queries by their position, which the caller has to do."""
     tuned = rope is None and reader.family.defaults.get("attn_temperature_tuning")
     if tuned and reader.get("attn_temperature_tuning"):
         rule = "1 + attn_scale * ln(1 + floor((position + 1) / floor_scale))"
-        reader.warn(f"queries of this layer are to be multiplied by {rule}")
+        reader.warn(f"the caller has to multiply queries of this layer by {rule}")
     if parameters.get("llama_4_scaling_beta"):
         rule = "1 + llama_4_scaling_beta * ln(1 + floor(position / original length))"
-        reader.warn(f"queries are to be multiplied by {rule}, before or after rotation")
+        reader.warn(f"the caller has to multiply queries by {rule}, before or after rotation")
 
 
-def _is_windowed(reader: Reader) -> bool:
-    """Whether a query of this layer sees a window of keys only."""
+def _is_windowed(reader: ConfigReader) -> bool:
+    """Return whether a query of this layer sees a window of keys only."""
     if not has_window(reader):
         return False
-    kind, family = reader.layer_type, reader.family
-    if kind is None:  # all layers alike, unless something tells them apart
-        return not (family.cycle or family.stack or reader.given("layer_types"))
-    return "sliding" in kind
+    family = reader.family
+    if reader.layer_type is None:  # all layers are alike, unless they have types
+        return not (family.layer_cycle or family.layer_types or reader.from_file("layer_types"))
+    return "sliding" in reader.layer_type
 
 
-def _two_sided(reader: Reader, size: int | None, rule: str | None) -> tuple[int | None, int]:
-    """Return how many keys back a query sees, its own included, and how many ahead."""
-    match rule:
-        case "local_attention":
-            size = reader.size("local_attention", 128) // 2
-            return size + 1, size
-        case "radius" if size is not None:
-            return size + 1, size
-        case "halved" if size is not None:
-            return size // 2 + 1, size // 2
-        case "halves" if size is not None:
-            return (size + 1) // 2, size // 2
-    return size, 0
-
-
-def _seen(reader: Reader, key: str) -> int:
-    """Return a number of keys."""
+def _num_keys(reader: ConfigReader, key: str) -> int:
     size = reader.size(key)
     if size >= MAX_WINDOW:
-        raise ConfigError(reader.name(key), f"below {MAX_WINDOW}", size)
+        raise ConfigError(reader.key_name(key), f"below {MAX_WINDOW}", size)
     return size
 
 
-def _scale(reader: Reader, parameters: Mapping[str, Any], rope: RopeConfig | None) -> float | None:
-    """Return the softmax scale, None where it is head_dim ** -0.5 of whatever is given."""
-    rule = reader.family.scale
-    match rule:
-        case float() | int():
-            return float(rule)
-        case "query_pre_attn_scalar":
-            return float(reader.positive("query_pre_attn_scalar") ** -0.5)
-        case "attention_multiplier":
-            return float(reader.number("attention_multiplier"))
-        case "half_head_dim" if rope is not None:
-            return float((rope.head_dim / 2) ** -0.5)
-        case "mla":
-            return _latent_scale(reader, parameters)
-    return None
+def window_on_each_side(_: ConfigReader, window: int | None) -> tuple[int | None, int]:
+    """NeoMME, UltraBERT, Privacy-Filter: `sliding_window` keys before and after a query."""
+    return (None, 0) if window is None else (window + 1, window)
 
 
-def _latent_scale(reader: Reader, parameters: Mapping[str, Any]) -> float:
-    """Return MLA's scale, by the whole head, times the square of YaRN's M for mscale_all_dim."""
+def local_attention(reader: ConfigReader, _: int | None) -> tuple[int, int]:
+    """ModernBERT: half of `local_attention` keys before and after a query."""
+    side = reader.size("local_attention", 128) // 2
+    return side + 1, side
+
+
+def window_split(_: ConfigReader, window: int | None) -> tuple[int | None, int]:
+    """T5Gemma-2's encoder: a window of `sliding_window` keys in all, around a query."""
+    return (None, 0) if window is None else ((window + 1) // 2, window // 2)
+
+
+def unscaled(*_: object) -> float:
+    """Gemma-3n, Gemma-4, Dia: queries are normalised instead."""
+    return 1.0
+
+
+def query_pre_attn_scalar(reader: ConfigReader, *_: object) -> float:
+    """Gemma 2 and 3, T5Gemma, Step-3.7: query_pre_attn_scalar ** -0.5."""
+    return float(reader.positive("query_pre_attn_scalar") ** -0.5)
+
+
+def attention_multiplier(reader: ConfigReader, *_: object) -> float:
+    """Granite, HyperCLOVA X: `attention_multiplier`."""
+    return float(reader.number("attention_multiplier"))
+
+
+def half_head_dim(_: ConfigReader, __: Parameters, rope: RopeConfig | None) -> float | None:
+    """Zamba-2: (head_dim / 2) ** -0.5."""
+    return None if rope is None else float((rope.head_dim / 2) ** -0.5)
+
+
+def latent(reader: ConfigReader, parameters: Parameters, _: RopeConfig | None) -> float:
+    """DeepSeek-V3 and other MLA families: that of the whole head, times M ** 2.
+
+    M is YaRN's 0.1 * mscale_all_dim * ln(factor) + 1, of scaled rope types with `mscale_all_dim`.
+    """
     scale = float((reader.size("qk_nope_head_dim") + reader.size("qk_rope_head_dim")) ** -0.5)
-    every, factor = parameters.get("mscale_all_dim"), parameters.get("factor")
-    if not every or not factor or parameters.get("rope_type") == "default":
-        return scale
-    if reader.family.name == "deepseek_v2":
-        reader.warn("deepseek_v2: 5.23 multiplies the softmax scale by mscale, 4.57 does not")
-        if reader.legacy:
-            return scale
-    mscale = 0.1 * every * math.log(factor) + 1.0 if factor > 1 else 1.0
-    return scale * mscale * mscale
+    m = _mscale(parameters)
+    return scale if m is None else scale * m * m
+
+
+def latent_since_5(reader: ConfigReader, parameters: Parameters, rope: RopeConfig | None) -> float:
+    """DeepSeek-V2: that of DeepSeek-V3, but without M in transformers 4.57."""
+    if _mscale(parameters) is not None:
+        name = reader.family.name
+        reader.warn(f"{name}: 5.23 multiplies the softmax scale by mscale, 4.57 does not")
+    return latent(reader, {} if reader.is_4_57 else parameters, rope)
+
+
+def _mscale(parameters: Parameters) -> float | None:
+    mscale, factor = parameters.get("mscale_all_dim"), parameters.get("factor")
+    if not mscale or not factor or parameters.get("rope_type") == "default":
+        return None
+    return 0.1 * mscale * math.log(factor) + 1.0 if factor > 1 else 1.0

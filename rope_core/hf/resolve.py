@@ -1,4 +1,35 @@
-"""From a model's own config.json to the rotation, and the attention, of one of its layers."""
+"""From a model's config.json to the rotation, and the attention, of one of its layers.
+
+Where each value comes from: the first of the sources that has it. The code below and
+`rope_config.standard` follow this list in its order. Each step names the file that does it.
+
+1. Family: argument `model_type`; `model_type` or diffusers' `_class_name` of the file; of a
+   composite model, the nested config of the `part` (family_lookup.py). All keys below are those of
+   the nested config, under the family's own names (families.json: `key_names`).
+2. Type of the layer: `layer_types[layer]`; the class's types; argument `layer_type` (layers.py,
+   layer_types.py).
+3. Whether the layer rotates: not if its type has no attention, or null as rope parameters; the
+   family's rule (nope.py).
+4. Rope parameters: `rope_scaling`, unless null or empty; `rope_parameters`; the class's. Of nested
+   ones, those of the layer's type (rope_parameters.py).
+5. Variant: `rope_type` in the rope parameters; `type` in them; "default" (variant.py, as 7 to 10).
+6. Width of a head: `head_dim`; the class's; hidden_size / num_attention_heads. Of MLA families,
+   `qk_rope_head_dim` (head_dim.py).
+7. Base: `layer_rope_theta[layer]`; `rope_theta` in the rope parameters; of families with rope
+   parameters by layer type, the key of the type outside and the default of the type; `rope_theta`
+   outside; the class's; 10,000.
+8. Rotated share: `partial_rotary_factor` in the rope parameters; outside; an absolute width, such
+   as `rotary_dim`; the class's; the whole head.
+9. Parameters of the variant: those in the rope parameters; the variant's defaults.
+10. Trained length: `original_max_position_embeddings` outside; in the rope parameters;
+    `max_position_embeddings`.
+11. Several axes: `mrope_section` in the rope parameters; outside; the class's (rope_config.py).
+12. Attention: the layer's type, the config's keys, the class's (attention.py).
+
+transformers 4.57 (`compat`) reads `rope_scaling` and not `rope_parameters` (4), base and share
+outside of it only (7, 8), and the trained length of LongRoPE outside only, that of other variants
+inside only (10). Families that do a step in their own way have a function in oddities.py.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,15 +38,14 @@ from typing import Any, get_args
 
 from rope_core.config import Arithmetic, AttentionConfig, RopeConfig
 from rope_core.errors import ConfigError
-from rope_core.hf import blocks, composite, layers
+from rope_core.hf import family_lookup, nope, rope_config, rope_parameters
 from rope_core.hf.attention import attention
-from rope_core.hf.families import UNKNOWN
-from rope_core.hf.layers import Layers
-from rope_core.hf.reader import Reader, brief
-from rope_core.hf.rotation import special, standard
+from rope_core.hf.config_reader import ConfigReader, brief, is_int
+from rope_core.hf.family import UNKNOWN
+from rope_core.hf.layers import Layers, all_layers, resolve_layer_type
 
 COMPATS = ("5.23", "4.57")
-"""Versions of transformers that can be followed."""
+"""Versions of transformers to follow."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +53,7 @@ class Resolved:
     """What a config says of one layer."""
 
     rope: RopeConfig | None
-    """None for a layer that rotates nothing."""
+    """None for a layer that does not rotate."""
 
     nope: str | None
     """Why it does not."""
@@ -31,19 +61,19 @@ class Resolved:
     model_type: str
     layer_type: str | None
     parameters: Mapping[str, Any]
-    """Rope parameters in transformers 5's spelling, complete."""
+    """All rope parameters in transformers 5's spelling."""
 
     provenance: Mapping[str, str]
-    """Where each value came from: `given`, `class default` or `derived`."""
+    """Where each value comes from: `given`, `class default` or `derived`."""
 
     attention: AttentionConfig
 
     layers: tuple[Layers, ...]
-    """All layers of the model, by type and by whether they rotate; () where nothing tells."""
+    """All layers of the model, by type and by whether they rotate; () if unknown."""
 
     differ: bool
-    """Whether layers differ, and none was asked for: rotation and attention are of those that
-    rotate and see all."""
+    """Whether layers differ and the request names none. The rotation and the attention are then
+    those of the layers that rotate and see all keys."""
 
     keys_read: tuple[str, ...]
     keys_ignored: tuple[str, ...]
@@ -66,70 +96,75 @@ def resolve(
 
     Args:
         config: its contents, in the spelling of transformers 4 or 5, or of diffusers.
-        model_type: the family, where the file does not say it.
-        part: "text", "vision" or "audio" of a composite model; text where nothing tells.
-        layer: index of the layer, where layers differ.
+        model_type: the family, instead of the file's.
+        part: "text", "vision" or "audio" of a composite model; text if nothing tells the part.
+        layer: index of the layer, if layers differ.
         layer_type: its type, such as "sliding_attention".
-        compat: the version to follow where they differ, "5.23" or "4.57".
-        arithmetic: "hf", transformers' own operations, or "float64", the truth.
-        head_dim: width of the tensors to rotate, where it is not the config's: MLA heads with
-            their unrotated part, hidden states that are rotated as a whole.
-        num_axes: numbers that make up a position, which tell text from vision where nothing does.
+        compat: the version of transformers to follow, "5.23" or "4.57".
+        arithmetic: "hf", transformers' own operations, or "float64", the exact ones.
+        head_dim: width of the tensors to rotate, if the config's differs: MLA heads with the part
+            that does not rotate, or hidden states that rotate as a whole.
+        num_axes: number of coordinates in a position, which can tell text from vision.
 
     Raises:
-        ConfigError: something is missing, unknown or contradictory; it names the key.
+        ConfigError: a key is missing, unknown or contradicts another; the error names the key.
     """
     if not isinstance(config, Mapping):
         raise ConfigError("config", "an object", type(config).__name__)
-    _check("compat", compat, COMPATS)
-    _check("arithmetic", arithmetic, get_args(Arithmetic))
-    for name, value, kind in (
-        *(("model_type", model_type, str), ("layer_type", layer_type, str)),
-        *(("layer", layer, int), ("head_dim", head_dim, int), ("num_axes", num_axes, int)),
-    ):
-        if value is not None and type(value) is not kind:
-            raise ConfigError(name, "a text" if kind is str else "a whole number", brief(value))
-    family, inner, prefix, named = composite.find(config, model_type, part, num_axes)
-    reader = Reader(inner, family, compat, layer)
-    reader.given("model_type")
+    _check_choice("compat", compat, COMPATS)
+    _check_choice("arithmetic", arithmetic, get_args(Arithmetic))
+    for name, text in (("model_type", model_type), ("layer_type", layer_type)):
+        if text is not None and not isinstance(text, str):
+            raise ConfigError(name, "a text", brief(text))
+    for name, number in (("layer", layer), ("head_dim", head_dim), ("num_axes", num_axes)):
+        if number is not None and not is_int(number):
+            raise ConfigError(name, "a whole number", brief(number))
+
+    # 1: the family, and the config of the part
+    family, inner, prefix, named = family_lookup.find(config, model_type, part, num_axes)
+    reader = ConfigReader(inner, family, compat, layer)
+    reader.from_file("model_type")
     if family is UNKNOWN:
         reader.warn(f"model_type {brief(named)} is unknown: read as a Llama, without defaults")
-    if compat == "4.57" and family.new:
+    if compat == "4.57" and family.new_in_5:
         reader.warn(f"{family.name}: transformers 4.57 has no such class, it is read as by 5.23")
-    reader.layer_type = layers.layer_type(reader, layer_type)
-    nope = layers.nope(reader, layer, reader.layer_type)
+
+    # 2, 3: the layer
+    reader.layer_type = resolve_layer_type(reader, layer_type)
+    reason = nope.reason(reader, layer, reader.layer_type)
+
+    # 4 to 11: the rotation
     rope, parameters = None, dict[str, Any]()
-    if nope is None and family.special:
-        rope, parameters = special(reader, head_dim, arithmetic)
-    elif nope is None:
-        block = blocks.find(reader)
+    if reason is None and family.rotation:
+        rope, parameters = rope_config.custom(reader, head_dim, arithmetic)
+    elif reason is None:
+        block = rope_parameters.find(reader)
         if block is None:
-            nope = f"rope parameters of {reader.layer_type} are null"
+            reason = f"rope parameters of {reader.layer_type} are null"
         else:
-            rope, parameters = standard(reader, block, head_dim, arithmetic)
-    every = layers.all_layers(reader)
-    differ = layer is None and reader.layer_type is None and len(every) > 1
+            rope, parameters = rope_config.standard(reader, block, head_dim, arithmetic)
+
+    # 12: the attention
+    layers = all_layers(reader)
+    differ = layer is None and reader.layer_type is None and len(layers) > 1
     if differ:
-        reader.warn(
-            "layers differ, in what they see or in whether they rotate: ask for one of them"
-        )
-    seen = attention(reader, parameters, rope)
+        reader.warn("layers differ, in the keys they see or in whether they rotate: name one")
     return Resolved(
         rope=rope,
-        nope=nope,
+        nope=reason,
         model_type=family.name,
         layer_type=reader.layer_type,
         parameters=MappingProxyType(parameters),
+        attention=attention(reader, parameters, rope),
         provenance=MappingProxyType(reader.provenance),
-        attention=seen,
-        layers=every,
+        layers=layers,
         differ=differ,
-        keys_read=tuple(sorted(prefix + key for key in reader.keys)),
-        keys_ignored=tuple(prefix + key for key in reader.ignored),
+        keys_read=tuple(sorted(prefix + key for key in reader.keys_read)),
+        keys_ignored=tuple(prefix + key for key in reader.keys_ignored),
         warnings=tuple(reader.warnings),
     )
 
 
-def _check(name: str, value: object, choices: tuple[str, ...]) -> None:
+def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise ConfigError(name, " or ".join(f'"{choice}"' for choice in choices), brief(value))

@@ -5,73 +5,43 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from rope_core.kernels.masking import FAR
-from rope_core.kernels.tiles import next_power_of_2
+from rope_core.kernels.block_sizes import next_power_of_2
+from rope_core.kernels.masking import KeyLimits
 
-ALIGNED = 8
-"""Rows that start at multiples of so many elements are read 16 bytes or more at a time."""
-
-SHARED_NUMBERS = (
-    *("num_kv_heads", "group", "stride_q_token", "stride_q_head"),
-    *("stride_k_page", "stride_k_slot", "stride_k_head"),
-    *("stride_v_page", "stride_v_slot", "stride_v_head", "stride_table"),
-    *("stride_mask_seq", "stride_mask_head", "stride_mask_q", "packed_mask"),
-    *("scale", "softcap", "behind", "ahead", "chunk"),
-)
-"""Names of `AttentionArgs.numbers` in prefill and decode."""
-
-SHARED_UNALIGNED = (
-    *("cu_seqlens_q_ptr", "cu_seqlens_k_ptr", "table_ptr", "mask_ptr"),
-    *("q_index_ptr", "k_index_ptr"),
-)
-"""Names of those of `AttentionArgs.tensors` that may be unaligned."""
+ALIGNED_ELEMENTS = 8
+"""Rows that start at multiples of this many elements are read at least 16 bytes at a time."""
 
 
 class AttentionArgs(NamedTuple):
-    """Arguments that kernels share, in the order in which they take them."""
+    """Arguments that the kernels share, in the order in which they take them."""
 
     tensors: tuple[Tensor | None, ...]
-    """q, k, v, cu_seqlens_q, cu_seqlens_k, block_table, mask, q_index, k_index."""
+    """Those of `attention_inputs.AttentionInputs`."""
 
     numbers: tuple[float, ...]
-    """Numbers of heads, strides in units of `unit`, scale, softcap, and which keys are seen."""
+    """Those of `AttentionInputs`."""
 
     output: tuple[Tensor, Tensor, Tensor]
     """out, lse, sinks."""
 
     output_numbers: tuple[int, ...]
-    """Whether there are sinks, and strides of out in units of `unit`."""
+    """Whether there are sinks, and strides of out in units of STRIDE_UNIT."""
 
-    unit: int
+    constants: dict[str, Any]
+    """Those of `AttentionInputs`."""
+
     num_kv_heads: int
-    group: int
-    head_dim: int
-    value_dim: int
-    page_size: int
-    softcap: bool
+    group_size: int
 
     @property
-    def cu_seqlens_q(self) -> Tensor:
+    def cu_seqlens_q(self) -> Tensor | None:
         """Where the queries of each sequence start, int32 `[N + 1]`."""
-        assert self.tensors[3] is not None
         return self.tensors[3]
 
     @property
-    def mask(self) -> Tensor | None:
-        """Mask as kernels read it, None without one."""
-        return self.tensors[6]
-
-    def constants(self) -> dict[str, Any]:
-        """Return the constants of prefill and decode, except those of their tiles."""
-        return {
-            "UNIT": self.unit,
-            "HEAD_DIM": self.head_dim,
-            "VALUE_DIM": self.value_dim,
-            "PAGE_SIZE": self.page_size,
-            "SOFTCAP": self.softcap,
-            "BLOCK_D": block_of(self.head_dim),
-            "BLOCK_DV": block_of(self.value_dim),
-        }
+    def has_mask(self) -> bool:
+        """Whether there is a mask, boolean or additive."""
+        return self.tensors[6] is not None
 
 
 def attention_args(
@@ -86,9 +56,7 @@ def attention_args(
     num_seqs: int,
     scale: float,
     softcap: float | None,
-    behind: int,
-    ahead: int,
-    chunk: int,
+    limits: KeyLimits,
     sinks: Tensor | None,
     mask: Tensor | None,
     q_index: Tensor | None,
@@ -97,7 +65,7 @@ def attention_args(
 ) -> AttentionArgs:
     """Return the kernel arguments of a call.
 
-    Args are those of `attention.attend`; `behind`, `ahead` and `chunk` are FAR for no bound.
+    Args are those of `attention.attend`.
     """
     q, k, v = _rows_contiguous(q), _rows_contiguous(k), _rows_contiguous(v)
     if block_table is None:
@@ -105,46 +73,42 @@ def attention_args(
     else:
         strides = [*_strides(q, 0, 1), *_strides(k, 0, 2, 1), *_strides(v, 0, 2, 1)]
     out_strides = _strides(out, 0, 1)
-    # packed heads whose width is a multiple of ALIGNED always have the kernel with wide accesses
-    unit = ALIGNED if not any(stride % ALIGNED for stride in strides + out_strides) else 1
-    if unit != 1:
-        strides = [stride // unit for stride in strides]
-        out_strides = [stride // unit for stride in out_strides]
+    # packed heads whose width is a multiple of ALIGNED_ELEMENTS always have wide accesses
+    is_aligned = not any(stride % ALIGNED_ELEMENTS for stride in strides + out_strides)
+    stride_unit = ALIGNED_ELEMENTS if is_aligned else 1
     mask_numbers = [0, 0, 0, 0]
     if mask is not None:
         mask = _kernel_mask(mask)
         mask_numbers = [*_strides(mask, 0, 1, 2), int(len(mask) != num_seqs)]
     num_heads, head_dim = q.shape[1:]
     num_kv_heads = k.shape[1]
-    group = num_heads // num_kv_heads
+    group_size = num_heads // num_kv_heads
+    # without sinks the kernels take lse in their place and do not read it: a None would be a
+    # kernel of its own
+    sinks_or_lse = lse if sinks is None else sinks.float()
     return AttentionArgs(
         tensors=(q, k, v, cu_seqlens_q, cu_seqlens_k, block_table, mask, q_index, k_index),
         numbers=(
-            *(num_kv_heads, group),
-            *strides,
+            *(num_kv_heads, group_size),
+            *(stride // stride_unit for stride in strides),
             0 if block_table is None else block_table.stride(0),
             *mask_numbers,
-            *(scale, softcap or 0.0, behind, ahead, chunk),
+            *(scale, softcap or 0.0, *limits),
         ),
-        output=(
-            out,
-            lse,
-            lse if sinks is None else sinks.float(),
-        ),  # without sinks, lse is not read
-        output_numbers=(int(sinks is not None), *out_strides),
-        unit=unit,
+        output=(out, lse, sinks_or_lse),
+        output_numbers=(int(sinks is not None), *(s // stride_unit for s in out_strides)),
+        constants={
+            "STRIDE_UNIT": stride_unit,
+            "HEAD_DIM": head_dim,
+            "VALUE_DIM": v.shape[-1],
+            "PAGE_SIZE": 1 if block_table is None else k.shape[2],
+            "SOFTCAP": softcap is not None,
+            "BLOCK_D": block_of(head_dim),
+            "BLOCK_DV": block_of(v.shape[-1]),
+        },
         num_kv_heads=num_kv_heads,
-        group=group,
-        head_dim=head_dim,
-        value_dim=v.shape[-1],
-        page_size=1 if block_table is None else k.shape[2],
-        softcap=softcap is not None,
+        group_size=group_size,
     )
-
-
-def bound(window: int | None) -> int:
-    """Return a window or a chunk length as kernels take it: FAR for None."""
-    return FAR if window is None else min(window, FAR - 1)
 
 
 def block_of(width: int) -> int:
@@ -154,7 +118,7 @@ def block_of(width: int) -> int:
 
 def _kernel_mask(mask: Tensor) -> Tensor:
     """Return a mask as kernels read it: uint8 for booleans, float32 for an additive mask."""
-    mask = mask if mask.stride(-1) == 1 else mask.contiguous()
+    mask = _rows_contiguous(mask)
     return mask.view(torch.uint8) if mask.dtype == torch.bool else mask.float()
 
 
@@ -163,6 +127,6 @@ def _rows_contiguous(x: Tensor) -> Tensor:
 
 
 def _strides(x: Tensor, *axes: int) -> list[int]:
-    """Return strides; 0 for an axis of one place, whose stride means nothing."""
+    """Return the strides of axes; 0 for an axis of one element, whose stride has no meaning."""
     sizes, strides = x.shape, x.stride()
     return [0 if sizes[axis] == 1 else strides[axis] for axis in axes]

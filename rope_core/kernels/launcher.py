@@ -1,52 +1,34 @@
 """Launch kernels through variants that are built once and looked up by a cheap key.
 
 `kernel[grid](...)` of Triton binds and inspects all arguments at each launch, which takes longer
-than the rest of a small call. Here a variant is found by what it was compiled for: the constants,
-the dtypes of the tensors, and whether their memory is aligned. It never depends on numbers.
+than the rest of a small call. The key here is what a variant is compiled for: the constants, the
+dtypes of the tensors, and whether their memory is aligned. Numbers are not part of the key.
 """
 
 import logging
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Mapping, Sequence
 from functools import partial
 from threading import Lock
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
-from triton import knobs
 from triton.runtime import driver
 
-from rope_core.builds import Build, ensure_built
+from rope_core.builds import ensure_built
 from rope_core.errors import KernelFailed
-from rope_core.kernels import INTERPRETED
+from rope_core.kernels.runtime import INTERPRETED
+from rope_core.kernels.variant import Number, Run, Variant, load_variant
 
 ALIGNMENT = 16
-"""Tensors at multiples of so many bytes are accessed by the widest instructions."""
+"""Tensors at multiples of this many bytes are accessed by the widest instructions."""
 
 MAX_VARIANTS = 512
 """Variants of one kernel in a process, so that varying requests cannot fill the memory."""
 
-Number = int | float
-Run = Callable[[int, Sequence[Any], Sequence[Number]], None]
-"""Launches a variant: takes the grid, the tensors as `Launcher.bind` returns them, the numbers."""
-
-_building = Lock()
+_build_lock = Lock()
 """Triton's compiler is not thread-safe: one build at a time in the whole process."""
 
 _log = logging.getLogger(__name__)
-
-
-class Variant(NamedTuple):
-    """What a kernel is compiled for."""
-
-    kernel: str
-    device: Hashable
-    dtypes: tuple[torch.dtype | None, ...]  # of the tensors, None where there is none
-    aligned: bool  # all tensors whose alignment counts are at multiples of ALIGNMENT
-    constants: tuple[Any, ...]
-    num_warps: int
-    num_stages: int
 
 
 class KernelLaunch(NamedTuple):
@@ -59,6 +41,14 @@ class KernelLaunch(NamedTuple):
     constants: Mapping[str, Any]  # in the kernel's order
     num_warps: int = 4
     num_stages: int = 3
+
+
+class LaunchPlan(NamedTuple):
+    """Arguments of a launch that follow from shapes alone, so that they can be cached."""
+
+    grid: tuple[int]  # (0,) where there is nothing to do
+    numbers: tuple[int, ...]
+    constants: Mapping[str, Any]
 
 
 class Launcher:
@@ -88,7 +78,7 @@ class Launcher:
         _, _, tensors, _, constants, num_warps, num_stages = launch
         dtypes = tuple([None if t is None else t.dtype for t in tensors])
         first = tensors[0]
-        assert first is not None, "the first tensor tells the device"
+        assert first is not None, "its device is that of the launch"
         device, address_bits = first.get_device(), 0
         args: Sequence[Any] = tensors
         if not INTERPRETED:
@@ -108,12 +98,12 @@ class Launcher:
             KernelFailed: it cannot be built. This is remembered, except for errors of the disk.
             RuntimeError: the device has too little memory.
         """
-        with _building:
+        with _build_lock:
             if variant in self.built:
                 return
             self.raise_if_failed(variant)
             try:
-                self.built[variant] = self._load(variant)
+                self.built[variant] = load_variant(self.kernel, variant)
             except Exception as error:
                 if "out of memory" in str(error).lower():
                     raise
@@ -124,35 +114,11 @@ class Launcher:
                 raise KernelFailed(reason) from error
 
     def raise_if_failed(self, variant: Variant) -> None:
-        """Raise KernelFailed if a missing variant is not to be built."""
+        """Raise KernelFailed if a missing variant cannot be built."""
         if (reason := self.failed.get(variant)) is not None:
             raise KernelFailed(reason)
         if len(self.built) >= MAX_VARIANTS:
             raise KernelFailed(f"{self._name} has {MAX_VARIANTS} variants already")
-
-    def _load(self, variant: Variant) -> Run:
-        if INTERPRETED:
-            return partial(_interpret, self.kernel, variant.constants)
-        on_cuda = driver.active.get_active_torch_device().type == "cuda"
-        with torch.cuda.device(variant.device) if on_cuda else nullcontext():
-            return _runner(self.compile(variant), variant)
-
-    def compile(self, variant: Variant) -> Any:
-        """Return the compiled kernel of a variant, for the driver's current device."""
-        num_numbers = len(self.kernel.arg_names) - len(variant.dtypes) - len(variant.constants)
-        # Triton takes a dtype for an aligned tensor
-        tensors = [
-            dtype if dtype is None or variant.aligned else _Unaligned(dtype)
-            for dtype in variant.dtypes
-        ]
-        return self.kernel.warmup(
-            *tensors,
-            *[0] * num_numbers,
-            *variant.constants,
-            grid=(1,),
-            num_warps=variant.num_warps,
-            num_stages=variant.num_stages,
-        )
 
 
 def launch_all(launches: Sequence[KernelLaunch]) -> None:
@@ -173,47 +139,7 @@ def launch_all(launches: Sequence[KernelLaunch]) -> None:
 
 
 def _build_missing(variants: Sequence[tuple[Launcher, Variant]]) -> None:
-    missing: dict[Hashable, Build] = {}
-    for launcher, variant in variants:
-        if variant not in launcher.built:
-            launcher.raise_if_failed(variant)
-            missing[variant] = partial(launcher.build, variant)
-    ensure_built(missing)
-
-
-def _runner(compiled: Any, variant: Variant) -> Run:
-    """Load a compiled kernel onto the current device, and return a function that launches it."""
-    launch = compiled.run  # loads the module
-    device, constants = variant.device, variant.constants
-    function, metadata = compiled.function, compiled.packed_metadata
-    get_stream, runtime = driver.active.get_current_stream, knobs.runtime
-
-    def run(grid: int, tensors: Sequence[Any], numbers: Sequence[Number]) -> None:
-        stream = get_stream(device)
-        args = *tensors, *numbers, *constants
-        hooks = runtime.launch_enter_hook, runtime.launch_exit_hook
-        hook_metadata = compiled.launch_metadata((grid, 1, 1), stream, *args)
-        launch(grid, 1, 1, stream, function, metadata, hook_metadata, *hooks, *args)
-
-    return run
-
-
-def _interpret(
-    kernel: Any,
-    constants: tuple[Any, ...],
-    grid: int,
-    tensors: Sequence[Any],
-    numbers: Sequence[Number],
-) -> None:
-    kernel[(grid,)](*tensors, *numbers, *constants)
-
-
-class _Unaligned:
-    """A stand-in for a tensor whose address is not a multiple of ALIGNMENT."""
-
-    def __init__(self, dtype: torch.dtype) -> None:
-        self.dtype = dtype
-
-    @staticmethod
-    def data_ptr() -> int:
-        return 1
+    missing = [pair for pair in variants if pair[1] not in pair[0].built]
+    for launcher, variant in missing:
+        launcher.raise_if_failed(variant)
+    ensure_built({variant: partial(launcher.build, variant) for launcher, variant in missing})

@@ -1,54 +1,76 @@
-"""Which keys a query sees: a range of key positions, found once for each row.
+"""Which keys a query sees: a range of key positions for each row of a tile.
 
-The position of a query counts from the first key: the last query has the position of the last key,
-and queries before the first key have negative ones. A query sees `behind` keys before its position,
-`ahead` keys after it, and nothing beyond its chunk of `chunk` keys. FAR stands for "no bound", so
-that all calls share one compiled kernel.
+Positions count from the first key: the last query has the position of the last key, and queries
+before the first key have negative positions. A query sees `window_left` keys before its position,
+`window_right` keys after it, and nothing outside its chunk of `chunk` keys. UNBOUNDED stands for
+"no limit", so that all calls share one compiled kernel.
 """
+
+from typing import NamedTuple
 
 import triton
 import triton.language as tl
 
-FAR = 2**62
-"""Value of `behind`, `ahead` and `chunk` where nothing is hidden. Real bounds are smaller."""
+UNBOUNDED = 2**62
+"""Value of `window_left`, `window_right` and `chunk` that hides nothing; limits are smaller."""
 
-NO_BOUND = tl.constexpr(FAR)
-LOWEST = tl.constexpr(-(2**63))
-HIGHEST = tl.constexpr(2**63 - 1)
+
+class KeyLimits(NamedTuple):
+    """Which keys a query sees, as the kernels take it."""
+
+    window_left: int
+    window_right: int
+    chunk: int
+
+
+def key_limits(causal: bool, window: int | None, window_ahead: int, chunk: int | None) -> KeyLimits:
+    """Return the limits of a call, whose arguments are those of `attention.attend`."""
+    if window is None:
+        window_left, window_right = UNBOUNDED, 0 if causal else UNBOUNDED
+    else:
+        window_left, window_right = min(window - 1, UNBOUNDED - 2), min(window_ahead, UNBOUNDED - 1)
+    return KeyLimits(
+        window_left, window_right, UNBOUNDED if chunk is None else min(chunk, UNBOUNDED - 1)
+    )
+
+
+NO_LIMIT = tl.constexpr(UNBOUNDED)
+INT64_MIN = tl.constexpr(-(2**63))
+INT64_MAX = tl.constexpr(2**63 - 1)
 
 
 @triton.jit
-def key_range(position, behind, ahead, chunk):
-    """Return the first and the last key position, int64, that a query at `position` may see.
+def key_range(position, window_left, window_right, chunk):
+    """Return the first and the last key position, int64, that a query at `position` sees.
 
-    Saturates at the ends of int64. Both results grow with `position`.
+    The results saturate at the ends of int64 and grow with `position`.
     """
-    behind = behind.to(tl.int64)
-    ahead = ahead.to(tl.int64)
+    left = window_left.to(tl.int64)
+    right = window_right.to(tl.int64)
     chunk = chunk.to(tl.int64)
-    at = position.to(tl.int64)
-    first = tl.where(behind < NO_BOUND, tl.maximum(at, LOWEST + behind) - behind, LOWEST)
-    last = tl.where(ahead < NO_BOUND, tl.minimum(at, HIGHEST - ahead) + ahead, HIGHEST)
-    if chunk < NO_BOUND:
+    pos = position.to(tl.int64)
+    first = tl.where(left < NO_LIMIT, tl.maximum(pos, INT64_MIN + left) - left, INT64_MIN)
+    last = tl.where(right < NO_LIMIT, tl.minimum(pos, INT64_MAX - right) + right, INT64_MAX)
+    if chunk < NO_LIMIT:
         length = chunk
         if position.dtype == tl.int32:
-            # a division in 64 bits is a call; chunks beyond 2**31 keys hide no key of 32 bits
+            # a 64-bit division is a function call; longer chunks hide no key of 32 bits
             length = tl.minimum(chunk, 2**31 - 1).to(tl.int32)
         start = (position // length * length).to(tl.int64)  # rounds towards zero
-        before = tl.maximum(start, LOWEST + chunk) - chunk
-        start = tl.where(start > at, before, start)
+        previous = tl.maximum(start, INT64_MIN + chunk) - chunk
+        start = tl.where(start > pos, previous, start)
         first = tl.maximum(first, start)
-        last = tl.minimum(last, tl.minimum(start, HIGHEST - (chunk - 1)) + (chunk - 1))
+        last = tl.minimum(last, tl.minimum(start, INT64_MAX - (chunk - 1)) + (chunk - 1))
     return first, last
 
 
 @triton.jit
-def row_key_range(position, num_keys, behind, ahead, chunk, INDEXED: tl.constexpr):
-    """Return the first and the last key `[M]` that rows see.
+def row_key_range(position, num_keys, window_left, window_right, chunk, INDEXED: tl.constexpr):
+    """Return the first and the last key `[M]` that rows at `position` `[M]` see.
 
-    These are key numbers, int32, within `num_keys`; with INDEXED, key positions, int64.
+    These are int32 key numbers below `num_keys`; with INDEXED, int64 key positions.
     """
-    first, last = key_range(position, behind, ahead, chunk)
+    first, last = key_range(position, window_left, window_right, chunk)
     if not INDEXED:
         first = tl.maximum(first, 0).to(tl.int32)
         last = tl.minimum(last, num_keys - 1).to(tl.int32)
@@ -56,13 +78,13 @@ def row_key_range(position, num_keys, behind, ahead, chunk, INDEXED: tl.constexp
 
 
 @triton.jit
-def tile_key_range(low, high, num_keys, behind, ahead, chunk):
-    """Return the keys that rows at positions from `low` to `high` see, int32 numbers.
+def tile_key_range(low, high, num_keys, window_left, window_right, chunk):
+    """Return the key numbers, int32, that rows at positions from `low` to `high` see.
 
     These are start and end of the keys that some row sees, then of those that all rows see.
     """
-    low_first, low_last = key_range(low, behind, ahead, chunk)
-    high_first, high_last = key_range(high, behind, ahead, chunk)
+    low_first, low_last = key_range(low, window_left, window_right, chunk)
+    high_first, high_last = key_range(high, window_left, window_right, chunk)
     keys = num_keys.to(tl.int64)
     start = tl.minimum(tl.maximum(low_first, 0), keys)
     end = tl.maximum(tl.minimum(high_last, keys - 1) + 1, start)
@@ -72,20 +94,23 @@ def tile_key_range(low, high, num_keys, behind, ahead, chunk):
 
 
 @triton.jit
-def indexed_key_range(low, high, k_index_ptr, num_keys, behind, ahead, chunk, SCAN: tl.constexpr):
+def indexed_key_range(
+    low, high, k_index_ptr, num_keys, window_left, window_right, chunk, BLOCK: tl.constexpr
+):
     """Return start and end, int32, of the keys that rows at positions from `low` to `high` see.
 
-    The positions of the keys int64 `[num_keys]` are in any order; all of them are read.
+    Reads all key positions, int64 `[num_keys]` in any order, BLOCK at a time.
     """
-    first, _ = key_range(low, behind, ahead, chunk)
-    _, last = key_range(high, behind, ahead, chunk)
+    first, _ = key_range(low, window_left, window_right, chunk)
+    _, last = key_range(high, window_left, window_right, chunk)
     start = num_keys
     end = num_keys * 0
-    for at in range(0, num_keys, SCAN):
-        key = at + tl.arange(0, SCAN)
+    for block_start in range(0, num_keys, BLOCK):
+        # [BLOCK]
+        key = block_start + tl.arange(0, BLOCK)
         exists = key < num_keys
-        index = tl.load(k_index_ptr + key, mask=exists, other=0)
-        near = exists & (index >= first) & (index <= last)
-        start = tl.minimum(start, tl.min(tl.where(near, key, num_keys), 0))
-        end = tl.maximum(end, tl.max(tl.where(near, key + 1, 0), 0))
+        k_index = tl.load(k_index_ptr + key, mask=exists, other=0)
+        visible = exists & (k_index >= first) & (k_index <= last)
+        start = tl.minimum(start, tl.min(tl.where(visible, key, num_keys), 0))
+        end = tl.maximum(end, tl.max(tl.where(visible, key + 1, 0), 0))
     return start, tl.maximum(start, end)

@@ -1,221 +1,189 @@
 """Attention from many queries: a program has a tile of a sequence's rows and loops over its keys.
 
-The rows of a tile are queries times the heads of a group, so that a key is read once for its group.
+FlashAttention-2 (Dao, 2023) over packed sequences; see `attention_inputs` for the rows of a tile.
 """
 
 import triton
 import triton.language as tl
 
-from rope_core.kernels.attention_tiles import Tile
-from rope_core.kernels.launch_args import SHARED_NUMBERS, SHARED_UNALIGNED, AttentionArgs
+from rope_core.kernels.attention_inputs import (
+    NUMBERS,
+    UNALIGNED,
+    AttentionInputs,
+    load_queries,
+    load_sequence,
+    token_and_head,
+)
+from rope_core.kernels.attention_output import OUTPUT_NUMBERS, AttentionOutput, store_output
+from rope_core.kernels.launch_args import AttentionArgs
 from rope_core.kernels.launcher import KernelLaunch, Launcher
 from rope_core.kernels.masking import indexed_key_range, row_key_range, tile_key_range
 from rope_core.kernels.online_softmax import (
-    SAFE_KEYS,
-    SAFE_ROWS,
+    NONFINITE_BLOCK,
     accumulate,
     all_finite,
+    attend_rows_nonfinite,
     init_state,
-    load_queries,
-    store_output,
 )
-from rope_core.kernels.work_list import FIRST_PROGRAM, WorkList, find_sequence
+from rope_core.kernels.tile_configs import Tile
+from rope_core.kernels.tile_scheduler import FIRST_PROGRAM, Schedule, find_program
 
-SCAN = tl.constexpr(256)
+INDEX_BLOCK = tl.constexpr(256)
 """Key positions that are read at a time to find the keys that a tile sees."""
 
 
-@triton.jit(
-    do_not_specialize=[
-        *(*SHARED_NUMBERS, "programs_offset"),
-        *("has_sinks", "stride_out_token", "stride_out_head"),
-    ],
-    do_not_specialize_on_alignment=[*SHARED_UNALIGNED, "lse_ptr", "sinks_ptr", "work_ptr"],
-)
-def prefill_kernel(
-    q_ptr,  # [Tq, H, HEAD_DIM]
-    k_ptr,  # [Tk, Hkv, HEAD_DIM], or pages [P, Hkv, PAGE_SIZE, HEAD_DIM]
-    v_ptr,  # as k, VALUE_DIM wide
-    cu_seqlens_q_ptr,  # [N + 1] int32
-    cu_seqlens_k_ptr,  # [N + 1] int32
-    table_ptr,  # [N, blocks] int32, or None
-    mask_ptr,  # uint8 or float32 [sequences, heads, queries, keys], or None
-    q_index_ptr,  # [Tq] int64, or None
-    k_index_ptr,  # [Tk] int64, or None
-    out_ptr,  # [Tq, H, VALUE_DIM]
-    lse_ptr,  # [Tq, H] float32, contiguous
-    sinks_ptr,  # [H] float32
-    work_ptr,  # int32: records [N, RECORD], and the sequences of programs
-    num_kv_heads: tl.int32,
-    group: tl.int32,
-    stride_q_token: tl.int64,  # these of q, k, v and out in units of UNIT elements
-    stride_q_head: tl.int64,
-    stride_k_page: tl.int64,
-    stride_k_slot: tl.int64,
-    stride_k_head: tl.int64,
-    stride_v_page: tl.int64,
-    stride_v_slot: tl.int64,
-    stride_v_head: tl.int64,
-    stride_table: tl.int64,
-    stride_mask_seq: tl.int64,
-    stride_mask_head: tl.int64,
-    stride_mask_q: tl.int64,
-    packed_mask: tl.int32,  # 1 where all sequences share the axes of the mask, else 0
-    scale: tl.float32,
-    softcap: tl.float32,  # not read without SOFTCAP
-    behind: tl.int64,
-    ahead: tl.int64,
-    chunk: tl.int64,
-    has_sinks: tl.int32,
-    stride_out_token: tl.int64,
-    stride_out_head: tl.int64,
-    programs_offset: tl.int32,
-    UNIT: tl.constexpr,
-    HEAD_DIM: tl.constexpr,
-    VALUE_DIM: tl.constexpr,
-    PAGE_SIZE: tl.constexpr,
-    SOFTCAP: tl.constexpr,
-    BLOCK_D: tl.constexpr,  # power of two, >= HEAD_DIM
-    BLOCK_DV: tl.constexpr,  # power of two, >= VALUE_DIM
+@triton.jit
+def store_rows(acc, m_i, l_i, row, seq, inputs, output):
+    """Write out and lse of the rows `[M]` of a sequence."""
+    exists = row < seq.num_rows
+    token, head = token_and_head(row, seq, inputs.group_size)
+    d = tl.arange(0, inputs.BLOCK_DV)[None, :]
+    natural: tl.constexpr = inputs.mask_ptr is not None
+    store_output(acc, m_i, l_i, natural, token, head, d, exists, exists, output)
+
+
+@triton.jit
+def attend_tile(
+    inputs,
+    output,
+    work_ptr,
+    programs_offset,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Attend from one tile of rows, queries times the heads of a group, to their keys."""
-    program = tl.program_id(0)
-    kv_head = (program % num_kv_heads).to(tl.int64)
-    program //= num_kv_heads
-    seq, record_ptr = find_sequence(program, work_ptr, programs_offset)
-    q_start = tl.load(cu_seqlens_q_ptr + seq).to(tl.int64)
-    k_start = tl.load(cu_seqlens_k_ptr + seq).to(tl.int64)
-    num_queries = (tl.load(cu_seqlens_q_ptr + seq + 1) - q_start).to(tl.int32)
-    num_keys = (tl.load(cu_seqlens_k_ptr + seq + 1) - k_start).to(tl.int32)
-    num_rows = num_queries * group
-    # the last tiles of a causal sequence are the longest: they go first
-    tile = tl.cdiv(num_rows, BLOCK_M) - 1 - (program - tl.load(record_ptr + FIRST_PROGRAM))
-    if tile < 0:
-        return  # its lengths on the device are 0: see `backends.repair`
-
-    k_ptr += kv_head * stride_k_head * UNIT
-    v_ptr += kv_head * stride_v_head * UNIT
-    if table_ptr is not None:
-        table_ptr += seq * stride_table
-    else:
-        k_ptr += k_start * stride_k_slot * UNIT
-        v_ptr += k_start * stride_v_slot * UNIT
-    if mask_ptr is not None:
-        mask_ptr += seq * stride_mask_seq
-        mask_ptr += packed_mask * (q_start * stride_mask_q + k_start)
-    indexed: tl.constexpr = k_index_ptr is not None
-    context_len = num_keys - num_queries
-    row = tile * BLOCK_M + tl.arange(0, BLOCK_M)
-    # fmt: off
-    q, position, mask_rows = load_queries(
-        row, num_rows, q_ptr, q_index_ptr, q_start, context_len, kv_head, group,
-        stride_q_token, stride_q_head, stride_mask_q, stride_mask_head, scale,
-        UNIT, HEAD_DIM, BLOCK_D,
+    """Attend from the tile of rows of this program to the keys that they see."""
+    program, kv_head, index, record_ptr = find_program(
+        work_ptr, programs_offset, inputs.num_kv_heads
     )
-    first_key, last_key = row_key_range(position, num_keys, behind, ahead, chunk, indexed)
+    seq = load_sequence(inputs, index, kv_head)
+    # the last tiles of a causal sequence are the longest: they go first
+    tile = tl.cdiv(seq.num_rows, BLOCK_M) - 1 - (program - tl.load(record_ptr + FIRST_PROGRAM))
+    if tile < 0:
+        return  # `backends.repair` sets the lengths on the device to 0
 
-    has_inner: tl.constexpr = (mask_ptr is None) & (not indexed)
-    if indexed:
-        k_index_ptr += k_start
-        low = tl.min(tl.where(row < num_rows, position, 2**63 - 1), 0)
-        high = tl.max(tl.where(row < num_rows, position, -(2**63)), 0)
+    INDEXED: tl.constexpr = inputs.k_index_ptr is not None
+    HAS_INNER: tl.constexpr = (inputs.mask_ptr is None) & (not INDEXED)
+    # [BLOCK_M]
+    row = tile * BLOCK_M + tl.arange(0, BLOCK_M)
+    # [BLOCK_M, BLOCK_D], [BLOCK_M], [BLOCK_M]
+    q, position, mask_row = load_queries(inputs, seq, row)
+    # [BLOCK_M]
+    first_key, last_key = row_key_range(
+        position, seq.num_keys, inputs.window_left, inputs.window_right, inputs.chunk, INDEXED
+    )
+    # fmt: off
+    if INDEXED:
+        low = tl.min(tl.where(row < seq.num_rows, position, 2**63 - 1), 0)
+        high = tl.max(tl.where(row < seq.num_rows, position, -(2**63)), 0)
         start, end = indexed_key_range(
-            low, high, k_index_ptr, num_keys, behind, ahead, chunk, SCAN
+            low, high, inputs.k_index_ptr + seq.k_start, seq.num_keys,
+            inputs.window_left, inputs.window_right, inputs.chunk, INDEX_BLOCK,
         )
     else:
-        low = context_len + tile * BLOCK_M // group
-        high = context_len + (tl.minimum(tile * BLOCK_M + BLOCK_M, num_rows) - 1) // group
+        context_len = seq.num_keys - seq.num_queries
+        last_row = tl.minimum(tile * BLOCK_M + BLOCK_M, seq.num_rows) - 1
+        low = context_len + tile * BLOCK_M // inputs.group_size
+        high = context_len + last_row // inputs.group_size
         start, end, inner_start, inner_end = tile_key_range(
-            low, high, num_keys, behind, ahead, chunk
+            low, high, seq.num_keys, inputs.window_left, inputs.window_right, inputs.chunk
         )
     first = start // BLOCK_N
     last = tl.cdiv(end, BLOCK_N)
-    # tiles of keys: num_before with hidden keys, then num_inner that all rows see, then others
+    # tiles of keys: num_before with hidden keys, num_inner that all rows see, the others
     num_before = last - first
     num_inner = last * 0
-    if has_inner:
+    if HAS_INNER:
         inner = tl.minimum(tl.maximum(tl.cdiv(inner_start, BLOCK_N), first), last)
         num_before = inner - first
         num_inner = tl.maximum(tl.minimum(inner_end // BLOCK_N, last) - inner, 0)
 
-    acc, m_i, l_i = init_state(BLOCK_M, BLOCK_DV)
+    # [BLOCK_M, BLOCK_DV], [BLOCK_M], [BLOCK_M]
+    acc, m_i, l_i = init_state(BLOCK_M, inputs.BLOCK_DV)
     acc, m_i, l_i = accumulate(
-        acc, m_i, l_i, q, first_key, last_key, mask_rows,
+        acc, m_i, l_i, inputs, seq, q, first_key, last_key, mask_row,
         first, last - first - num_inner, num_before, num_inner,
-        num_keys, k_ptr, v_ptr, table_ptr, k_index_ptr, mask_ptr,
-        stride_k_page, stride_k_slot, stride_v_page, stride_v_slot, tl.abs(scale), softcap,
-        UNIT, HEAD_DIM, VALUE_DIM, BLOCK_N, BLOCK_D, BLOCK_DV, PAGE_SIZE, SOFTCAP, PRECISION,
-        EDGES=True, SAFE=False,
+        BLOCK_N, PRECISION, MASKED=True, NONFINITE=False,
     )
-    if has_inner:
+    if HAS_INNER:
         acc, m_i, l_i = accumulate(
-            acc, m_i, l_i, q, first_key, last_key, mask_rows,
+            acc, m_i, l_i, inputs, seq, q, first_key, last_key, mask_row,
             first + num_before, num_inner, num_inner, 0,
-            num_keys, k_ptr, v_ptr, table_ptr, k_index_ptr, mask_ptr,
-            stride_k_page, stride_k_slot, stride_v_page, stride_v_slot, tl.abs(scale), softcap,
-            UNIT, HEAD_DIM, VALUE_DIM, BLOCK_N, BLOCK_D, BLOCK_DV, PAGE_SIZE, SOFTCAP, PRECISION,
-            EDGES=False, SAFE=False,
+            BLOCK_N, PRECISION, MASKED=False, NONFINITE=False,
         )
-    # loaded again, so that it need not stay in registers during the loops
-    tile = tl.cdiv(num_rows, BLOCK_M) - 1 - (program - tl.load(record_ptr + FIRST_PROGRAM))
+    # load again, so that the tile number need not stay in a register during the loops
+    tile = tl.cdiv(seq.num_rows, BLOCK_M) - 1 - (program - tl.load(record_ptr + FIRST_PROGRAM))
+    # [BLOCK_M]
     row = tile * BLOCK_M + tl.arange(0, BLOCK_M)
     if all_finite(acc):
-        store_output(
-            acc, m_i, l_i, row, num_rows, out_ptr, lse_ptr, sinks_ptr, has_sinks,
-            mask_ptr is not None, q_start, kv_head, num_kv_heads, group, stride_out_token,
-            stride_out_head, UNIT, VALUE_DIM, BLOCK_DV,
-        )
+        store_rows(acc, m_i, l_i, row, seq, inputs, output)
     else:
-        # once more, safe for values that are not finite; in tiles so small that this branch takes
-        # no more registers than the one above
-        safe_first = first * (BLOCK_N // SAFE_KEYS)
-        safe = (last - first) * (BLOCK_N // SAFE_KEYS)
-        for at in range(0, BLOCK_M, SAFE_ROWS):
-            few = tile * BLOCK_M + at + tl.arange(0, SAFE_ROWS)
-            few_q, few_position, few_mask = load_queries(
-                few, num_rows, q_ptr, q_index_ptr, q_start, context_len, kv_head, group,
-                stride_q_token, stride_q_head, stride_mask_q, stride_mask_head, scale,
-                UNIT, HEAD_DIM, BLOCK_D,
+        for block_start in range(0, BLOCK_M, NONFINITE_BLOCK):
+            # [NONFINITE_BLOCK]
+            row_block = tile * BLOCK_M + block_start + tl.arange(0, NONFINITE_BLOCK)
+            acc_block, m_block, l_block = attend_rows_nonfinite(
+                inputs, seq, row_block, first, last - first, BLOCK_N, PRECISION
             )
-            few_first, few_last = row_key_range(
-                few_position, num_keys, behind, ahead, chunk, indexed
-            )
-            few_acc, few_m, few_l = init_state(SAFE_ROWS, BLOCK_DV)
-            few_acc, few_m, few_l = accumulate(
-                few_acc, few_m, few_l, few_q, few_first, few_last, few_mask, safe_first, safe,
-                safe, 0, num_keys, k_ptr, v_ptr, table_ptr, k_index_ptr, mask_ptr,
-                stride_k_page, stride_k_slot, stride_v_page, stride_v_slot, tl.abs(scale), softcap,
-                UNIT, HEAD_DIM, VALUE_DIM, SAFE_KEYS, BLOCK_D, BLOCK_DV, PAGE_SIZE, SOFTCAP,
-                PRECISION, EDGES=True, SAFE=True,
-            )
-            store_output(
-                few_acc, few_m, few_l, few, num_rows, out_ptr, lse_ptr, sinks_ptr, has_sinks,
-                mask_ptr is not None, q_start, kv_head, num_kv_heads, group, stride_out_token,
-                stride_out_head, UNIT, VALUE_DIM, BLOCK_DV,
-            )
+            store_rows(acc_block, m_block, l_block, row_block, seq, inputs, output)
     # fmt: on
+
+
+# fmt: off
+@triton.jit(
+    do_not_specialize=[*NUMBERS, *OUTPUT_NUMBERS, "programs_offset"],
+    do_not_specialize_on_alignment=[*UNALIGNED, "lse_ptr", "sinks_ptr", "work_ptr"],
+)
+def prefill_kernel(
+    # the arguments of AttentionInputs and AttentionOutput, in their order
+    q_ptr, k_ptr, v_ptr, cu_seqlens_q_ptr, cu_seqlens_k_ptr, block_table_ptr, mask_ptr,
+    q_index_ptr, k_index_ptr,
+    out_ptr, lse_ptr, sinks_ptr,
+    work_ptr,  # int32, see Schedule.table
+    num_kv_heads: tl.int32, group_size: tl.int32,
+    stride_q_token: tl.int64, stride_q_head: tl.int64,
+    stride_k_page: tl.int64, stride_k_slot: tl.int64, stride_k_head: tl.int64,
+    stride_v_page: tl.int64, stride_v_slot: tl.int64, stride_v_head: tl.int64,
+    stride_block_table: tl.int64,
+    stride_mask_seq: tl.int64, stride_mask_head: tl.int64, stride_mask_q: tl.int64,
+    is_packed_mask: tl.int32, scale: tl.float32, softcap: tl.float32,
+    window_left: tl.int64, window_right: tl.int64, chunk: tl.int64,
+    has_sinks: tl.int32, stride_out_token: tl.int64, stride_out_head: tl.int64,
+    programs_offset: tl.int32,
+    STRIDE_UNIT: tl.constexpr, HEAD_DIM: tl.constexpr, VALUE_DIM: tl.constexpr,
+    PAGE_SIZE: tl.constexpr, SOFTCAP: tl.constexpr,
+    BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, PRECISION: tl.constexpr,
+):
+    """Pass the arguments to `attend_tile`: Triton 3.6 keeps constants in a tuple only in a call."""
+    attend_tile(
+        AttentionInputs(
+            q_ptr, k_ptr, v_ptr, cu_seqlens_q_ptr, cu_seqlens_k_ptr, block_table_ptr, mask_ptr,
+            q_index_ptr, k_index_ptr, num_kv_heads, group_size, stride_q_token, stride_q_head,
+            stride_k_page, stride_k_slot, stride_k_head, stride_v_page, stride_v_slot,
+            stride_v_head, stride_block_table, stride_mask_seq, stride_mask_head, stride_mask_q,
+            is_packed_mask, scale, softcap, window_left, window_right, chunk,
+            STRIDE_UNIT, HEAD_DIM, VALUE_DIM, PAGE_SIZE, SOFTCAP, BLOCK_D, BLOCK_DV,
+        ),
+        AttentionOutput(
+            out_ptr, lse_ptr, sinks_ptr, has_sinks, num_kv_heads * group_size,
+            stride_out_token, stride_out_head, STRIDE_UNIT, VALUE_DIM,
+        ),
+        work_ptr, programs_offset, BLOCK_M, BLOCK_N, PRECISION,
+    )
+# fmt: on
 
 
 LAUNCHER = Launcher(prefill_kernel, num_tensors=13)
 
 
-def prefill_launch(args: AttentionArgs, work: WorkList, tile: Tile) -> KernelLaunch:
-    """Return the launch that attends from all sequences of many rows.
-
-    Args:
-        args: arguments of the call.
-        work: its work list.
-        tile: how the kernel is cut.
-    """
+def prefill_launch(args: AttentionArgs, schedule: Schedule, tile: Tile) -> KernelLaunch:
+    """Return the launch that attends from all sequences of many rows."""
     return KernelLaunch(
         LAUNCHER,
-        (work.prefill.total * args.num_kv_heads,),
-        (*args.tensors, *args.output, work.table),
-        (*args.numbers, *args.output_numbers, work.prefill.offset),
-        args.constants() | tile.constants(),
+        (schedule.prefill.num_programs * args.num_kv_heads,),
+        (*args.tensors, *args.output, schedule.table),
+        (*args.numbers, *args.output_numbers, schedule.prefill.offset),
+        args.constants | tile.constants(),
         tile.num_warps,
         tile.num_stages,
     )

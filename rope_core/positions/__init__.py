@@ -1,9 +1,15 @@
-"""Builders of positions: from grids, lengths and coordinates to what a rotation takes.
+"""Builders of positions: from grids, lengths and coordinates to the positions of a rotation.
 
-Each is a function of keyword arguments. Positions are int64, or float32 where fractional, and
-axes lead: `[S]`, `[B, S]` on one axis, `[A, T]` or `[A, B, S]` on several. A token at position 0
-of all axes is not rotated. All is made on the CPU. `BUILDERS` has all of them by name.
+Each is a function of keyword arguments. Positions are int64, or float32 if fractional. Axes are
+first: `[S]` or `[B, S]` on one axis, `[A, T]` or `[A, B, S]` on several. A token at position 0 of
+all axes does not rotate. Tensors are on the CPU. `BUILDERS` has all builders by name.
 """
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from torch import Tensor
 
 from rope_core.positions.coordinates import (
     area_normalised_positions,
@@ -29,16 +35,14 @@ from rope_core.positions.grids import (
 )
 from rope_core.positions.grouped import (
     GroupedPositions,
-    StreamedPositions,
+    StreamingPositions,
     leaky_rerope_positions,
     rerope_positions,
     self_extend_positions,
     streaming_positions,
 )
-from rope_core.positions.limits import MAX_POSITIONS
-from rope_core.positions.mrope import FAMILIES, MropeIds, mrope_index
-from rope_core.positions.omni import omni_mrope_index
-from rope_core.positions.registry import BUILDERS, Builder, Built
+from rope_core.positions.mrope import MROPE_FAMILIES, MropePositions, mrope_index
+from rope_core.positions.omni_mrope import omni_mrope_index
 from rope_core.positions.sequence import (
     decode_positions,
     document_boundaries,
@@ -48,45 +52,47 @@ from rope_core.positions.sequence import (
     packed_positions,
 )
 from rope_core.positions.tokens import token_types
+from rope_core.positions.validate import MAX_POSITIONS
 from rope_core.positions.xdrope import xdrope_index
+from rope_core.registry import docstring_part
 
-__all__ = [
-    "BUILDERS",
-    "FAMILIES",
-    "MAX_POSITIONS",
-    "Builder",
-    "Built",
-    "GroupedPositions",
-    "MropeIds",
-    "StreamedPositions",
-    "area_normalised_positions",
-    "atom_positions",
-    "audio_time_positions",
-    "caption_positions",
-    "centred_positions",
-    "crop_positions",
-    "decode_positions",
-    "document_boundaries",
-    "flux_positions",
-    "frame_rate_positions",
-    "grid_positions",
-    "interpolated_positions",
-    "leaky_rerope_positions",
-    "mask_positions",
-    "merge_block_positions",
-    "mrope_index",
-    "normalised_video_positions",
-    "offset_positions",
-    "omni_mrope_index",
-    "packed_positions",
-    "padded_grid_positions",
-    "patch_centre_positions",
-    "pixel_positions",
-    "rerope_positions",
-    "resampled_positions",
-    "self_extend_positions",
-    "streaming_positions",
-    "token_types",
-    "window_positions",
-    "xdrope_index",
-]
+Built = Tensor | MropePositions | GroupedPositions | StreamingPositions
+"""What builders return: one tensor, or a frozen dataclass of tensors."""
+
+
+@dataclass(frozen=True)
+class Builder:
+    """A function of keyword arguments that makes positions."""
+
+    name: str
+    function: Callable[..., Built]
+
+    @property
+    def summary(self) -> str:
+        """The first line of the function's docstring."""
+        return (self.function.__doc__ or "").partition("\n")[0]
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Models and methods with these positions, from the function's docstring."""
+        return tuple(docstring_part(self.function, "Models").rstrip(".").split(", "))
+
+
+_FUNCTIONS: tuple[Callable[..., Built], ...] = (
+    *(token_types, mrope_index, omni_mrope_index, xdrope_index, decode_positions),
+    *(grid_positions, merge_block_positions, padded_grid_positions, resampled_positions),
+    *(patch_centre_positions, window_positions, pixel_positions, area_normalised_positions),
+    *(atom_positions, audio_time_positions),
+    *(flux_positions, centred_positions, crop_positions, frame_rate_positions),
+    *(normalised_video_positions, caption_positions),
+    *(offset_positions, interpolated_positions, mask_positions),
+    *(packed_positions, document_boundaries),
+    *(self_extend_positions, rerope_positions, leaky_rerope_positions, streaming_positions),
+)
+
+BUILDERS: Mapping[str, Builder] = MappingProxyType(
+    {function.__name__: Builder(function.__name__, function) for function in _FUNCTIONS}
+)
+"""Every builder, by the name of its function."""
+
+__all__ = ["BUILDERS", "MAX_POSITIONS", "MROPE_FAMILIES", "Builder", "Built", *BUILDERS]

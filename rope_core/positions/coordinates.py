@@ -1,4 +1,4 @@
-"""Fractional positions: float32 coordinates, in the arithmetic of the package that has them."""
+"""Fractional positions in float32, in the arithmetic of the package that defines them."""
 
 import math
 from collections.abc import Sequence
@@ -7,17 +7,19 @@ import torch
 from torch import Tensor
 
 from rope_core.checks import shape_of
-from rope_core.errors import ConfigError, ShapeError
-from rope_core.positions import limits
-from rope_core.positions.grids import spread, surround
+from rope_core.errors import ShapeError
+from rope_core.positions import validate
+from rope_core.positions.grids import grid_points, pad_with_zeros
 
 
 def patch_centre_positions(*, sizes: Sequence[int], first_tokens: int = 0) -> Tensor:
-    """Return centres of patches, 2 (j + 0.5) / n - 1, of an image from -1 to 1 (DINOv3, EoMT).
+    """Return the centres of patches, 2 (j + 0.5) / n - 1, of an image from -1 to 1 (DINOv3, EoMT).
+
+    Models: DINOv3, EoMT, Sapiens-2.
 
     Args:
         sizes: rows and columns, in patches.
-        first_tokens: class and register tokens before the patches, at 0: not rotated.
+        first_tokens: number of class and register tokens before the patches, at position 0.
 
     Returns:
         float32 `[2, first_tokens + rows * columns]`, row-major.
@@ -25,13 +27,15 @@ def patch_centre_positions(*, sizes: Sequence[int], first_tokens: int = 0) -> Te
     >>> patch_centre_positions(sizes=[1, 2], first_tokens=1).tolist()
     [[0.0, 0.0, 0.0], [0.0, -0.5, 0.5]]
     """
-    grid = limits.sizes("sizes", sizes, 2)
+    grid = validate.sizes(sizes, 2)
     centres = [2.0 * ((torch.arange(size) + 0.5) / size) - 1.0 for size in grid]
-    return surround(spread(centres), first_tokens, 0)
+    return pad_with_zeros(grid_points(centres), first_tokens, 0)
 
 
 def window_positions(*, sizes: Sequence[int], window_size: int) -> Tensor:
     """Return columns and rows of a grid, scaled to the window of the windowed layers (SAM 3).
+
+    Models: SAM 3.
 
     Args:
         sizes: rows and columns of the layer: of the window, or of the image in global layers.
@@ -40,28 +44,28 @@ def window_positions(*, sizes: Sequence[int], window_size: int) -> Tensor:
     Returns:
         float32 `[2, rows * columns]`, axes (x, y), row-major.
     """
-    rows, columns = limits.sizes("sizes", sizes, 2)
-    limits.whole("window_size", window_size, 1, limits.MAX_POSITIONS)
-    row, column = spread([torch.arange(rows), torch.arange(columns)])
+    rows, columns = validate.sizes(sizes, 2)
+    validate.integer("window_size", window_size, 1, validate.MAX_POSITIONS)
+    row, column = grid_points([torch.arange(rows), torch.arange(columns)])
     return torch.stack([column, row]) * (window_size / columns)
 
 
 def pixel_positions(*, sizes: Sequence[int], offsets: Sequence[float] | None = None) -> Tensor:
     """Return `size` steps from -1 to 1 on each axis (rotary-embedding-torch "pixel", EVA).
 
+    Models: rotary-embedding-torch, EVA.
+
     Args:
-        sizes: 1 to 4 lengths, of the axis that moves slowest first.
-        offsets: what is added on each axis; nothing where None.
+        sizes: 1 to 4 sizes, that of the slowest axis first.
+        offsets: a number to add on each axis; none if None.
 
     Returns:
         float32 `[axes, product of sizes]`.
     """
-    if not isinstance(sizes, list | tuple) or not 1 <= len(sizes) <= 4:
-        raise ConfigError("sizes", "a list of 1 to 4 numbers", sizes)
-    grid = limits.sizes("sizes", sizes, len(sizes))
-    added = limits.reals("offsets", offsets, len(grid)) if offsets is not None else (0.0,) * 4
+    grid = validate.any_sizes(sizes)
+    added = validate.numbers("offsets", offsets, len(grid)) if offsets is not None else (0.0,) * 4
     steps = [torch.linspace(-1, 1, steps=size) for size in grid]
-    return spread([step + offset for step, offset in zip(steps, added, strict=False)])
+    return grid_points([step + offset for step, offset in zip(steps, added, strict=False)])
 
 
 def area_normalised_positions(
@@ -69,42 +73,46 @@ def area_normalised_positions(
 ) -> Tensor:
     """Return frames, and rows and columns centred on 0 and scaled to one area (Mochi).
 
+    Models: Mochi.
+
     Args:
         sizes: frames, rows, columns.
-        base_height: with `base_width`, the area that rows times columns are scaled to.
-        base_width: see `base_height`.
+        base_height: height of the area to which rows times columns are scaled.
+        base_width: width of that area.
 
     Returns:
         float32 `[3, frames * rows * columns]`, row-major.
     """
-    frames, rows, columns = limits.sizes("sizes", sizes, 3)
-    limits.whole("base_height", base_height, 1, limits.MAX_POSITIONS)
-    limits.whole("base_width", base_width, 1, limits.MAX_POSITIONS)
+    frames, rows, columns = validate.sizes(sizes, 3)
+    validate.integer("base_height", base_height, 1, validate.MAX_POSITIONS)
+    validate.integer("base_width", base_width, 1, validate.MAX_POSITIONS)
     scale = ((base_height * base_width) / (rows * columns)) ** 0.5
     edges = [
         torch.linspace(-size * scale / 2, size * scale / 2, size + 1) for size in (rows, columns)
     ]
     centres = [(edge[:-1] + edge[1:]) / 2 for edge in edges]
-    return spread([torch.arange(frames).float(), *centres])
+    return grid_points([torch.arange(frames).float(), *centres])
 
 
 def atom_positions(*, xyz: Tensor, uid: Tensor) -> Tensor:
     """Return x, y, z and the molecule's number of each atom as four axes (ESMFold-2).
 
+    Models: ESMFold-2.
+
     Args:
-        xyz: float `[..., 3]`, up to 4 dimensions; coordinates in the unit of the model's file.
-        uid: int64, of the shape of `xyz` without its last dimension.
+        xyz: float `[..., 3]` of 2 to 4 dimensions: coordinates in the unit of the model's file.
+        uid: int64 `[...]`: the molecule of each atom.
 
     Returns:
         float32 `[4, ...]`.
     """
-    xyz = limits.fractions("xyz", xyz, "[atoms, 3] or [B, atoms, 3]", (2, 3, 4))
-    uid = limits.integers("uid", uid, "[atoms] or [B, atoms]", (1, 2, 3))
+    xyz = validate.float_tensor("xyz", xyz, "[atoms, 3] or [B, atoms, 3]", 2, 3, 4)
+    uid = validate.int_tensor("uid", uid, "[atoms] or [B, atoms]", 1, 2, 3)
     if xyz.shape[-1] != 3:
         raise ShapeError("xyz", "of 3 coordinates in its last dimension", shape_of(xyz))
     if uid.shape != xyz.shape[:-1]:
         raise ShapeError("uid", shape_of(xyz[..., 0]), shape_of(uid))
-    limits.few("uid", 4 * uid.numel())
+    validate.count("uid", 4 * uid.numel())
     return torch.cat([xyz.float().movedim(-1, 0), uid.float()[None]])
 
 
@@ -116,22 +124,24 @@ def audio_time_positions(
 ) -> Tensor:
     """Return the three coordinates of Music Flamingo's angles: time, window, frame.
 
-    At t seconds, in frame j of a window that starts at s and lasts d: time is -2 pi t, window is
-    round(s / d) / M, frame is 2 pi j / M. The angle of pair i is time * (window * w_i) in the
-    first half of the rotated channels and time * (frame * w_i) in the second, all in float32.
+    At t seconds, in frame j of a window that starts at s and lasts d seconds: time is -2 pi t,
+    window is round(s / d) / M, frame is 2 pi j / M. The angle of pair i is time * (window * w_i) in
+    the first half of the rotated channels and time * (frame * w_i) in the second, all in float32.
+
+    Models: Music Flamingo.
 
     Args:
         timestamps: float `[windows, S]`, seconds.
-        audio_frame_step: seconds from a feature to the next; four make a frame.
-        max_position_embeddings: M, which also bounds S.
+        audio_frame_step: seconds from one feature to the next; a frame has four features.
+        max_position_embeddings: M, the largest S.
 
     Returns:
         float32 `[3, windows, S]`.
     """
-    timestamps = limits.fractions("timestamps", timestamps, "[windows, S]", (2,))
-    limits.few("timestamps", 3 * timestamps.numel())
-    limits.positive("audio_frame_step", audio_frame_step)
-    most = limits.whole("max_position_embeddings", max_position_embeddings, 1, 2**24)
+    timestamps = validate.float_tensor("timestamps", timestamps, "[windows, S]", 2)
+    validate.count("timestamps", 3 * timestamps.numel())
+    validate.positive("audio_frame_step", audio_frame_step)
+    most = validate.integer("max_position_embeddings", max_position_embeddings, 1, 2**24)
     length = timestamps.shape[1]
     if length > most:
         raise ShapeError("timestamps", f"of at most {most} frames", shape_of(timestamps))

@@ -1,4 +1,4 @@
-"""Positions of schemes that see far tokens otherwise than near ones, or drop the middle ones."""
+"""Positions of schemes with other positions for distant tokens, or without the middle ones."""
 
 from dataclasses import dataclass
 
@@ -6,53 +6,55 @@ import torch
 from torch import Tensor
 
 from rope_core.errors import ConfigError
-from rope_core.positions import limits
+from rope_core.positions import validate
 
 
 @dataclass(frozen=True)
 class GroupedPositions:
-    """Two pairs of positions: scores at a distance below the window are of the near pair."""
+    """Two pairs of positions. Scores at a distance below the window are those of the near pair."""
 
     q_near: Tensor
-    """`[Q]`, int64."""
+    """int64 `[Q]`."""
     k_near: Tensor
-    """`[K]`, int64."""
+    """int64 `[K]`."""
     q_far: Tensor
-    """`[Q]`, int64, or float32 where fractional."""
+    """int64 `[Q]`; float32 if fractional."""
     k_far: Tensor
-    """`[K]`, as `q_far`."""
+    """`[K]`, of the dtype of `q_far`."""
 
 
 @dataclass(frozen=True)
-class StreamedPositions:
-    """What a cache keeps of its keys, and where they are now."""
+class StreamingPositions:
+    """The keys that a cache keeps, and their positions."""
 
     kept: Tensor
-    """int64 `[N]`: index of each key that is kept, among those there were."""
+    """int64 `[N]`: index of each kept key among all keys."""
     positions: Tensor
-    """int64 `[N]`: position of each inside the cache, 0 to N - 1."""
+    """int64 `[N]`: position of each kept key inside the cache, 0 to N - 1."""
     delta: Tensor
-    """int64 `[N]`: positions - kept, what keys that were rotated there have to be moved by."""
+    """int64 `[N]`: positions - kept, the shift of keys that were rotated at their index."""
 
 
 def self_extend_positions(
     *, length: int, window: int, group: int, query_length: int | None = None
 ) -> GroupedPositions:
-    """Return SelfExtend's positions: `group` far tokens share one.
+    """Return SelfExtend's positions: `group` distant tokens share one.
 
-    Far, a query at i is at i // group + window - window // group, a key at j // group.
+    Far positions are i // group + window - window // group for a query at i, and j // group for a
+    key at j.
+
+    Models: SelfExtend.
 
     Args:
-        length: keys.
+        length: number of keys.
         window: distances below it are near.
-        group: tokens that have one far position.
-        query_length: queries, which are the last tokens; as many as keys where None.
+        group: number of tokens with one far position.
+        query_length: number of queries, which are the last tokens; `length` if None.
     """
-    near = _last(length, query_length)
-    limits.whole("window", window, 1)
-    limits.whole("group", group, 1)
-    keys = torch.arange(length)
-    return GroupedPositions(near, keys, near // group + window - window // group, keys // group)
+    queries, keys = _near(length, window, query_length)
+    validate.integer("group", group, 1)
+    shift = window - window // group
+    return GroupedPositions(queries, keys, queries // group + shift, keys // group)
 
 
 def rerope_positions(
@@ -60,15 +62,17 @@ def rerope_positions(
 ) -> GroupedPositions:
     """Return ReRoPE's positions: every distance from the window on counts as the window.
 
+    Far positions are `window` for queries and 0 for keys.
+
+    Models: ReRoPE.
+
     Args:
-        length: keys.
-        window: distances below it are near; far, queries are at `window`, keys at 0.
-        query_length: queries, which are the last tokens; as many as keys where None.
+        length: number of keys.
+        window: distances below it are near.
+        query_length: number of queries, which are the last tokens; `length` if None.
     """
-    near = _last(length, query_length)
-    limits.whole("window", window, 1)
-    keys = torch.arange(length)
-    return GroupedPositions(near, keys, torch.full_like(near, window), torch.zeros_like(keys))
+    queries, keys = _near(length, window, query_length)
+    return GroupedPositions(queries, keys, torch.full_like(queries, window), torch.zeros_like(keys))
 
 
 def leaky_rerope_positions(
@@ -76,52 +80,53 @@ def leaky_rerope_positions(
 ) -> GroupedPositions:
     """Return Leaky ReRoPE's positions: a far distance d is window + (d - window) / factor.
 
+    Models: Leaky ReRoPE.
+
     Args:
-        length: keys.
+        length: number of keys.
         window: distances below it are near.
-        factor: far positions are this much closer together; fractional, float32.
-        query_length: queries, which are the last tokens; as many as keys where None.
+        factor: divides far positions, which are float32.
+        query_length: number of queries, which are the last tokens; `length` if None.
     """
-    near = _last(length, query_length)
-    limits.whole("window", window, 1)
-    limits.positive("factor", factor)
-    keys = torch.arange(length)
-    back = window - window / factor
-    return GroupedPositions(
-        near, keys, (near.double() / factor + back).float(), (keys.double() / factor).float()
-    )
+    queries, keys = _near(length, window, query_length)
+    shift = window - window / validate.positive("factor", factor)
+    q_far, k_far = queries.double() / factor + shift, keys.double() / factor
+    return GroupedPositions(queries, keys, q_far.float(), k_far.float())
 
 
-def streaming_positions(*, length: int, sink_tokens: int, recent_tokens: int) -> StreamedPositions:
-    """Return what StreamingLLM's cache keeps of `length` tokens, at positions inside the cache.
+def streaming_positions(*, length: int, sink_tokens: int, recent_tokens: int) -> StreamingPositions:
+    """Return the tokens that StreamingLLM's cache keeps, at positions inside the cache.
 
-    It keeps the first `sink_tokens` and the last `recent_tokens`. A new token's position is the
-    number of the kept ones, and not the number of all.
+    The cache keeps the first `sink_tokens` and the last `recent_tokens`. The position of a new
+    token is the number of kept tokens, not the number of all tokens.
+
+    Models: StreamingLLM, attention sinks.
 
     Args:
-        length: tokens so far; or keys of a cache and new ones, all at positions inside it, in
-            which case `delta` moves the kept ones after this eviction.
-        sink_tokens: first tokens, which stay.
-        recent_tokens: last tokens, which stay.
+        length: number of tokens so far. If keys of a cache and new keys all have positions inside
+            the cache, the number of both: `delta` then is the shift by this eviction.
+        sink_tokens: number of first tokens to keep.
+        recent_tokens: number of last tokens to keep.
 
     >>> streaming_positions(length=6, sink_tokens=1, recent_tokens=2).delta.tolist()
     [0, -3, -3]
     """
-    limits.whole("length", length, 1)
-    limits.whole("sink_tokens", sink_tokens, 0, limits.MAX_POSITIONS)
-    limits.whole("recent_tokens", recent_tokens, 1, limits.MAX_POSITIONS)
+    validate.integer("length", length, 1)
+    validate.integer("sink_tokens", sink_tokens, 0, validate.MAX_POSITIONS)
+    validate.integer("recent_tokens", recent_tokens, 1, validate.MAX_POSITIONS)
     sinks = min(sink_tokens, length)
     recent = min(recent_tokens, length - sinks)
-    limits.few("length", 3 * (sinks + recent))
+    validate.count("length", 3 * (sinks + recent))
     kept = torch.cat([torch.arange(sinks), torch.arange(length - recent, length)])
     positions = torch.arange(sinks + recent)
-    return StreamedPositions(kept, positions, positions - kept)
+    return StreamingPositions(kept, positions, positions - kept)
 
 
-def _last(length: int, query_length: int | None) -> Tensor:
-    """Return the positions of the last `query_length` of `length` tokens."""
-    limits.whole("length", length, 1, limits.MAX_POSITIONS // 4)
-    queries = length if query_length is None else limits.whole("query_length", query_length, 1)
+def _near(length: int, window: int, query_length: int | None) -> tuple[Tensor, Tensor]:
+    """Return near positions of queries, the last `query_length` tokens, and of `length` keys."""
+    validate.integer("length", length, 1, validate.MAX_POSITIONS // 4)
+    queries = length if query_length is None else validate.integer("query_length", query_length, 1)
     if queries > length:
         raise ConfigError("query_length", f"at most the {length} keys", queries)
-    return torch.arange(length - queries, length)
+    validate.integer("window", window, 1)
+    return torch.arange(length - queries, length), torch.arange(length)

@@ -1,21 +1,23 @@
-"""Positions in sequences: behind a cache, beside padding, in packed documents."""
+"""Positions in sequences: after a cache, with padding, in packed documents."""
 
 import torch
 from torch import Tensor
 
 from rope_core.checks import check_cu_seqlens
 from rope_core.errors import ShapeError
-from rope_core.positions import limits
-from rope_core.positions.tokens import check_mask
-from rope_core.ragged import count_up
+from rope_core.positions import validate
+from rope_core.positions.tokens import read_mask
+from rope_core.ragged import sequence_positions
 
 
 def offset_positions(*, length: int, start: int = 0) -> Tensor:
-    """Return start, start + 1, ...: the positions of new tokens behind a cache.
+    """Return start, start + 1, ...: the positions of new tokens after a cache.
+
+    Models: KV cache.
 
     Args:
-        length: new tokens.
-        start: tokens before them, as they were counted, not as many as a cache kept of them.
+        length: number of new tokens.
+        start: number of tokens before them, evicted ones included.
 
     Returns:
         int64 `[length]`.
@@ -23,49 +25,55 @@ def offset_positions(*, length: int, start: int = 0) -> Tensor:
     >>> offset_positions(length=3, start=5).tolist()
     [5, 6, 7]
     """
-    limits.whole("length", length, 1, limits.MAX_POSITIONS)
-    return torch.arange(length) + limits.whole("start", start, -limits.FARTHEST)
+    validate.integer("length", length, 1, validate.MAX_POSITIONS)
+    return torch.arange(length) + validate.integer("start", start, -validate.MAX_INT)
 
 
 def interpolated_positions(*, length: int, start: float = 0.0, factor: float = 1.0) -> Tensor:
     """Return (i + start) / factor: linear position interpolation (rotary-embedding-torch).
 
+    Models: position interpolation, rotary-embedding-torch.
+
     Args:
-        length: tokens.
-        start: added to each index.
-        factor: positions are this much closer together.
+        length: number of tokens.
+        start: a number to add to each index.
+        factor: divides positions.
 
     Returns:
         float32 `[length]`.
     """
-    limits.whole("length", length, 1, limits.MAX_POSITIONS)
-    limits.real("start", start)
-    return (torch.arange(length).float() + start) / limits.positive("factor", factor)
+    validate.integer("length", length, 1, validate.MAX_POSITIONS)
+    validate.number("start", start)
+    return (torch.arange(length).float() + start) / validate.positive("factor", factor)
 
 
 def mask_positions(*, attention_mask: Tensor, padding: int = 0) -> Tensor:
-    """Return positions that count tokens and not padding, on whichever side it is.
+    """Return positions that count tokens and leave out padding, on whichever side it is.
+
+    Models: left padding.
 
     Args:
-        attention_mask: 1 for tokens, 0 for padding: int64 `[S]` or `[B, S]`.
-        padding: position of padding; generate() of transformers has 1, M-RoPE's 5.23 has 0.
+        attention_mask: int64 `[S]` or `[B, S]`: 1 for tokens, 0 for padding.
+        padding: position of padding; 1 in generate() of transformers, 0 in M-RoPE of 5.23.
 
     Returns:
-        int64, of the shape of `attention_mask`.
+        int64 of the shape of `attention_mask`.
 
     >>> mask_positions(attention_mask=torch.tensor([0, 0, 1, 1])).tolist()
     [0, 0, 0, 1]
     """
-    mask = check_mask(attention_mask)
-    limits.whole("padding", padding, -limits.FARTHEST)
+    mask = read_mask(attention_mask)
+    validate.integer("padding", padding, -validate.MAX_INT)
     return (mask.cumsum(-1) - 1).masked_fill(~mask, padding)
 
 
 def packed_positions(*, cu_seqlens: Tensor) -> Tensor:
-    """Return positions that start anew with each packed document.
+    """Return positions that start from 0 in each packed document.
+
+    Models: packed documents.
 
     Args:
-        cu_seqlens: int64 or int32 `[documents + 1]`, where each starts; from 0 to all tokens.
+        cu_seqlens: int64 or int32 `[documents + 1]`: the start of each, from 0 to all tokens.
 
     Returns:
         int64 `[tokens]`.
@@ -73,16 +81,18 @@ def packed_positions(*, cu_seqlens: Tensor) -> Tensor:
     >>> packed_positions(cu_seqlens=torch.tensor([0, 2, 5])).tolist()
     [0, 1, 0, 1, 2]
     """
-    starts = limits.integers("cu_seqlens", cu_seqlens, "[documents + 1]", (1,))
-    tokens = limits.few("cu_seqlens", max(int(starts[-1]), 0))
+    starts = validate.int_tensor("cu_seqlens", cu_seqlens, "[documents + 1]", 1)
+    tokens = validate.count("cu_seqlens", max(int(starts[-1]), 0))
     check_cu_seqlens("cu_seqlens", starts, torch.empty(tokens, 0, 0))
-    return count_up(tokens, starts, starts.device)
+    return sequence_positions(tokens, starts, starts.device)
 
 
 def document_boundaries(*, positions: Tensor) -> Tensor:
     """Return where documents start in packed positions: a step other than 1 starts one.
 
-    This is how transformers 5 reads `position_ids` without a mask: a gap starts a document too.
+    transformers 5 reads `position_ids` without a mask in this way: a gap starts a document also.
+
+    Models: packed documents.
 
     Args:
         positions: int64 `[S]`.
@@ -93,36 +103,39 @@ def document_boundaries(*, positions: Tensor) -> Tensor:
     >>> document_boundaries(positions=torch.tensor([0, 1, 0, 1, 2])).tolist()
     [0, 2, 5]
     """
-    points = limits.integers("positions", positions, "[S]", (1,))
-    breaks = (points.diff() != 1).nonzero().flatten() + 1
-    return torch.nn.functional.pad(breaks, (1, 1)).index_fill(
-        0, torch.tensor([len(breaks) + 1]), len(points)
-    )
+    points = validate.int_tensor("positions", positions, "[S]", 1)
+    starts = (points.diff() != 1).nonzero().flatten() + 1
+    return torch.cat([torch.tensor([0]), starts, torch.tensor([len(points)])])
 
 
 def decode_positions(
     *, rope_delta: Tensor, length: int, new_tokens: int = 1, axes: int = 3
 ) -> Tensor:
-    """Return positions of tokens that are decoded behind M-RoPE's prompt: length + delta on.
+    """Return positions of tokens that are decoded after M-RoPE's prompt, from length + delta on.
+
+    Models: qwen2_vl, paddleocr_vl, qwen2_5_vl, ernie4_5_vl_moe, qwen3_vl, qwen3_vl_moe, glm4v,
+    glm4v_moe, glm46v, glm_ocr, qwen3_5, qwen3_5_moe, qwen4_exp, cohere_compass, cosmos3_edge,
+    cosmos3_omni, qwen2_5_omni, qwen3_omni_moe, hunyuan_vl.
 
     Args:
-        rope_delta: `[B]`, as `mrope_index` gives it.
-        length: tokens before them, padding as `rope_delta` counts it.
-        new_tokens: tokens of each row.
-        axes: of the prompt's positions.
+        rope_delta: int64 or float32 `[B]`, from `mrope_index`.
+        length: number of tokens before the new ones, with padding if `rope_delta` counts padding.
+        new_tokens: number of new tokens of each row.
+        axes: number of axes of the prompt's positions.
 
     Returns:
-        `[axes, B, new_tokens]` of the dtype of `rope_delta`, one position on all axes.
+        `[axes, B, new_tokens]` of the dtype of `rope_delta`, equal on all axes.
     """
-    if isinstance(rope_delta, Tensor) and rope_delta.is_floating_point():
-        delta = limits.fractions("rope_delta", rope_delta, "[B]", (1,))
-    else:
-        delta = limits.integers("rope_delta", rope_delta, "[B]", (1,))
-    limits.whole("length", length)
-    limits.whole("new_tokens", new_tokens, 1, limits.MAX_POSITIONS)
-    limits.whole("axes", axes, 1, 16)
-    limits.few("new_tokens", axes * len(delta) * new_tokens)
+    is_float = isinstance(rope_delta, Tensor) and rope_delta.is_floating_point()
+    delta = (validate.float_tensor if is_float else validate.int_tensor)(
+        "rope_delta", rope_delta, "[B]", 1
+    )
+    validate.integer("length", length)
+    validate.integer("new_tokens", new_tokens, 1, validate.MAX_POSITIONS)
+    validate.integer("axes", axes, 1, 16)
+    validate.count("new_tokens", axes * len(delta) * new_tokens)
     if bool((delta + length < 0).any()):
-        raise ShapeError("rope_delta", f"-{length} or more, as many tokens are before", "less")
+        expected = f"-{length} or more, because {length} tokens are before"
+        raise ShapeError("rope_delta", expected, "less")
     points = torch.arange(new_tokens) + (delta + length)[:, None]
     return points.expand(axes, -1, -1)

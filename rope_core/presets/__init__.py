@@ -1,4 +1,4 @@
-"""Configurations of released models: each model's own config.json, less what has no part here."""
+"""Configurations of released models: their config.json without the keys that have no use here."""
 
 import json
 import re
@@ -13,7 +13,7 @@ from typing import Any
 from rope_core.errors import ConfigError
 
 MAX_BYTES = 2**20
-"""Longest config.json read; a longer one is some other file."""
+"""Largest config.json to read, in bytes. Released ones are far smaller."""
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 
@@ -25,58 +25,59 @@ class Preset:
     name: str
 
     config: Mapping[str, Any]
-    """In the spelling of the file, transformers 4.x or 5.x; shared by all, not to be changed."""
+    """Contents of the file, in the spelling of transformers 4 or 5. Shared: do not change it."""
 
     source: str
-    """Where the numbers come from: a URL, or a file relative to the operator's folder."""
+    """Where the numbers come from: a URL, or a path relative to the operator's folder."""
 
 
 @cache
 def built_in() -> Mapping[str, Preset]:
-    """Return the presets that come with the library, by name."""
-    found = {}
-    for file in files(__name__).iterdir():
-        name, _, kind = file.name.rpartition(".")
-        if kind == "json":
-            found[name] = Preset(name, **json.loads(file.read_text("utf-8")))
-    return MappingProxyType(dict(sorted(found.items())))
+    """Return the presets of the library by name."""
+    texts = {
+        file.name.removesuffix(".json"): file.read_text("utf-8")
+        for file in files(__name__).iterdir()
+        if file.name.endswith(".json")
+    }
+    return MappingProxyType(
+        {name: Preset(name, **json.loads(texts[name])) for name in sorted(texts)}
+    )
 
 
 def from_folder(folder: Path) -> dict[str, Preset]:
-    """Read an operator's presets: `<name>.json` files and `<name>/config.json`, by name.
+    """Read an operator's presets, `<name>.json` files and `<name>/config.json`, by name.
 
-    Hidden entries, and files and folders of another form, are left alone.
+    Hidden entries, and other files and folders, are ignored.
 
     Raises:
-        ConfigError: a file is no configuration, or has a name that no preset has.
+        ConfigError: a file is not a configuration, or its name is invalid or a duplicate.
     """
-    found: dict[str, Preset] = {}
+    presets: dict[str, Preset] = {}
     for name, file in _files(folder):
         source = file.relative_to(folder).as_posix()
         if not NAME.fullmatch(name):
             raise ConfigError(source, f"named like {NAME.pattern}", repr(name))
-        if name in found:
-            raise ConfigError(source, "the only preset of its name", f"also {found[name].source}")
-        found[name] = Preset(name, _read(file, source), source)
-    return found
+        if name in presets:
+            raise ConfigError(source, "the only preset of its name", f"also {presets[name].source}")
+        presets[name] = Preset(name, _read(file, source), source)
+    return presets
 
 
 def _files(folder: Path) -> list[tuple[str, Path]]:
-    """List the files of presets, each with the preset's name."""
+    """Return the name and the file of each preset."""
     try:
-        entries = sorted(folder.iterdir())
+        entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
     except OSError as error:
         raise ConfigError("the folder of presets", "readable", error.strerror) from None
-    seen = [entry for entry in entries if not entry.name.startswith(".")]
-    plain = [(file.stem, file) for file in seen if file.suffix == ".json"]
-    nested = [(path.name, path / "config.json") for path in seen]
-    return [(name, file) for name, file in plain + nested if _is_there(name, file)]
+    flat = [(entry.stem, entry) for entry in entries if entry.suffix == ".json"]
+    nested = [(entry.name, entry / "config.json") for entry in entries]
+    return [(name, file) for name, file in flat + nested if _is_file(name, file)]
 
 
-def _is_there(name: str, file: Path) -> bool:
+def _is_file(name: str, file: Path) -> bool:
     try:
         return file.is_file()
-    except OSError:  # in a folder that is closed to us: lost+found, or one that reading will name
+    except OSError:  # in a closed folder: lost+found, or one whose name `_read` reports
         return NAME.fullmatch(name) is not None
 
 

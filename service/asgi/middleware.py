@@ -51,7 +51,7 @@ class RequestMiddleware:
             return
         started = time.perf_counter()
         path = scope["path"]
-        headers = dict(scope["headers"])
+        headers = scope[io.HEADERS_BY_NAME] = dict(scope["headers"])
         request_id = ids.request_id(headers)
         status = 0
 

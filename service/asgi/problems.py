@@ -1,4 +1,4 @@
-"""The table: which failure is answered with which status and code."""
+"""Problem documents (RFC 9457): the status and the code that answer each exception."""
 
 import logging
 from collections.abc import Mapping
@@ -15,32 +15,32 @@ from service.asgi.io import Headers
 log = logging.getLogger("rope.failures")
 
 MAX_DETAIL = 1024
-"""Characters of a detail, which may show what a client sent."""
+"""Longest detail, in characters; a detail may contain what a client sent."""
 
-# the first class that the failure is an instance of wins; codes never change
-RESPONSES: tuple[tuple[type[Exception], HTTPStatus, str], ...] = (
-    (errors.BadMessage, HTTPStatus.BAD_REQUEST, "bad_message"),
-    (errors.BadHeader, HTTPStatus.BAD_REQUEST, "bad_header"),
-    (errors.NotAcceptable, HTTPStatus.NOT_ACCEPTABLE, "not_acceptable"),
-    (errors.TooLarge, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too_large"),
-    (errors.UnsupportedMediaType, HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type"),
-    (errors.BadTensor, HTTPStatus.UNPROCESSABLE_ENTITY, "shape"),
-    (ShapeError, HTTPStatus.UNPROCESSABLE_ENTITY, "shape"),
-    (ConfigError, HTTPStatus.UNPROCESSABLE_ENTITY, "config"),
-    (errors.UnknownName, HTTPStatus.UNPROCESSABLE_ENTITY, "unknown"),
-    (NoBackend, HTTPStatus.UNPROCESSABLE_ENTITY, "no_backend"),
-    (KernelFailed, HTTPStatus.UNPROCESSABLE_ENTITY, "no_backend"),
-    (KernelNotBuilt, HTTPStatus.SERVICE_UNAVAILABLE, "kernel_not_built"),
-    (errors.Overloaded, HTTPStatus.SERVICE_UNAVAILABLE, "overloaded"),
-    (errors.Expired, HTTPStatus.SERVICE_UNAVAILABLE, "expired"),
-    (errors.ShuttingDown, HTTPStatus.SERVICE_UNAVAILABLE, "shutting_down"),
-    (errors.DeviceFull, HTTPStatus.SERVICE_UNAVAILABLE, "device_memory"),
-    (errors.DeviceLost, HTTPStatus.SERVICE_UNAVAILABLE, "device_lost"),
-    (errors.DeviceStuck, HTTPStatus.SERVICE_UNAVAILABLE, "device_stuck"),
-    (errors.TimedOut, HTTPStatus.GATEWAY_TIMEOUT, "timed_out"),
-)
+PROBLEMS: Mapping[type[Exception], tuple[HTTPStatus, str]] = {
+    errors.BadMessage: (HTTPStatus.BAD_REQUEST, "bad_message"),
+    errors.BadHeader: (HTTPStatus.BAD_REQUEST, "bad_header"),
+    errors.NotAcceptable: (HTTPStatus.NOT_ACCEPTABLE, "not_acceptable"),
+    errors.TooLarge: (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too_large"),
+    errors.UnsupportedMediaType: (HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type"),
+    errors.BadTensor: (HTTPStatus.UNPROCESSABLE_ENTITY, "shape"),
+    ShapeError: (HTTPStatus.UNPROCESSABLE_ENTITY, "shape"),
+    ConfigError: (HTTPStatus.UNPROCESSABLE_ENTITY, "config"),
+    errors.UnknownName: (HTTPStatus.UNPROCESSABLE_ENTITY, "unknown"),
+    NoBackend: (HTTPStatus.UNPROCESSABLE_ENTITY, "no_backend"),
+    KernelFailed: (HTTPStatus.UNPROCESSABLE_ENTITY, "no_backend"),
+    KernelNotBuilt: (HTTPStatus.SERVICE_UNAVAILABLE, "kernel_not_built"),
+    errors.Overloaded: (HTTPStatus.SERVICE_UNAVAILABLE, "overloaded"),
+    errors.Expired: (HTTPStatus.SERVICE_UNAVAILABLE, "expired"),
+    errors.ShuttingDown: (HTTPStatus.SERVICE_UNAVAILABLE, "shutting_down"),
+    errors.DeviceFull: (HTTPStatus.SERVICE_UNAVAILABLE, "device_memory"),
+    errors.DeviceLost: (HTTPStatus.SERVICE_UNAVAILABLE, "device_lost"),
+    errors.DeviceStuck: (HTTPStatus.SERVICE_UNAVAILABLE, "device_stuck"),
+    errors.TimedOut: (HTTPStatus.GATEWAY_TIMEOUT, "timed_out"),
+}
+"""Status and code by class; codes never change. A subclass has the row of its base class."""
 
-MORE_HEADERS: Mapping[int, Headers] = {
+STATUS_HEADERS: Mapping[int, Headers] = {
     HTTPStatus.UNSUPPORTED_MEDIA_TYPE: [(b"accept-encoding", b"identity")],
     HTTPStatus.SERVICE_UNAVAILABLE: [(b"retry-after", b"1")],
 }
@@ -48,52 +48,53 @@ MORE_HEADERS: Mapping[int, Headers] = {
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A failure, as the client may know it."""
+    """Why a request failed: a problem document of RFC 9457."""
 
+    type: str
+    title: str
     status: int
     code: str
-    title: str
     detail: str
+    error: str
+
+    @classmethod
+    def of(cls, status: int, code: str, title: str, detail: str) -> "Problem":
+        """Return the document; clients of the Open Inference Protocol read `error`."""
+        return cls(f"urn:rope-service:problem:{code}", title, status, code, detail, detail)
 
 
 def problem_for(failure: Exception) -> Problem:
-    """Return the row of a failure."""
-    for kind, status, code in RESPONSES:
-        if isinstance(failure, kind):
+    """Return the problem that answers a failure.
+
+    A class without a row is a bug of the service: the client learns no more than that.
+    """
+    for kind in type(failure).__mro__:
+        if kind in PROBLEMS:
+            status, code = PROBLEMS[kind]
             title = (kind.__doc__ or code).partition(".")[0]
-            return Problem(status.value, code, title, errors.printable(failure, MAX_DETAIL))
-    # not in the table: our bug, of which the client learns nothing more
+            return Problem.of(status.value, code, title, errors.printable(failure, MAX_DETAIL))
     log.error("unexpected failure", exc_info=failure)
-    return Problem(500, "internal", "Internal error", "internal error")
+    return Problem.of(500, "internal", "Internal error", "internal error")
 
 
 def describe(failure: Exception) -> tuple[int, Headers, bytes]:
-    """Return status, headers and body of the answer to a failure."""
-    row = problem_for(failure)
-    return row.status, *problem(row.status, row.code, row.title, row.detail)
+    """Return the status, headers and body that answer a failure."""
+    problem = problem_for(failure)
+    return problem.status, *render(problem)
 
 
 def refuse(status: int, detail: str) -> tuple[Headers, bytes]:
-    """Return headers and body of the answer to what the router refuses."""
+    """Return the headers and body for a request that matches no route."""
     code = {404: "not_found", 405: "method_not_allowed"}.get(status, "http")
-    return problem(status, code, HTTPStatus(status).phrase, detail)
+    return render(Problem.of(status, code, HTTPStatus(status).phrase, detail))
 
 
-def problem(status: int, code: str, title: str, detail: str) -> tuple[Headers, bytes]:
-    """Return headers and body of an RFC 9457 problem document."""
-    body = orjson.dumps(
-        {
-            "type": f"urn:rope-service:problem:{code}",
-            "title": title,
-            "status": status,
-            "code": code,
-            "detail": detail,
-            "error": detail,
-        }
-    )
+def render(problem: Problem) -> tuple[Headers, bytes]:
+    """Return the headers and body of a problem document."""
+    body = orjson.dumps(problem)
     headers = [
         (b"content-type", b"application/problem+json"),
         (b"content-length", str(len(body)).encode()),
-        *MORE_HEADERS.get(status, ()),
+        *STATUS_HEADERS.get(problem.status, ()),
     ]
     return headers, body

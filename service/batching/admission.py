@@ -1,20 +1,20 @@
-"""Memory is bounded before a body is read: each request is charged for what it may take."""
+"""Admission control: each request is charged for its memory before its body is read."""
 
-from types import TracebackType
+from dataclasses import dataclass
 
 from service.errors import Overloaded
 
 
+@dataclass(slots=True)
 class Admission:
-    """The budget of bytes that all requests share."""
+    """The memory budget that all requests share, in bytes."""
 
-    def __init__(self, max_bytes: int) -> None:
-        self.max_bytes = max_bytes
-        self.charged_bytes = 0
+    max_bytes: int
+    charged_bytes: int = 0
 
 
 class Charge:
-    """A request's share of the budget, given back at the end of its `with` block."""
+    """The bytes charged for one request; released at the end of a `with` block."""
 
     def __init__(self, admission: Admission) -> None:
         self._admission = admission
@@ -23,30 +23,26 @@ class Charge:
     def __enter__(self) -> "Charge":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        failure: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.give_back()
-
-    def give_back(self) -> None:
-        """Charge for nothing any more."""
-        self._admission.charged_bytes -= self._num_bytes
-        self._num_bytes = 0
+    def __exit__(self, *_: object) -> None:
+        self.release()
 
     def add(self, num_bytes: int) -> None:
         """Charge for `num_bytes` more.
 
         Raises:
-            Overloaded: the others leave too little. A request that is alone always gets its share,
-                as the limits of a single request are told apart.
+            Overloaded: other requests leave too little of the budget. A request that is alone is
+                never refused: other limits bound the size of a single request.
         """
-        budget, others = self._admission, self._admission.charged_bytes - self._num_bytes
-        if others and budget.charged_bytes + num_bytes > budget.max_bytes:
+        admission = self._admission
+        is_alone = admission.charged_bytes == self._num_bytes
+        if not is_alone and admission.charged_bytes + num_bytes > admission.max_bytes:
             raise Overloaded(
-                f"requests hold {budget.charged_bytes:,} of {budget.max_bytes:,} bytes"
+                f"requests hold {admission.charged_bytes:,} of {admission.max_bytes:,} bytes"
             )
-        budget.charged_bytes += num_bytes
+        admission.charged_bytes += num_bytes
         self._num_bytes += num_bytes
+
+    def release(self) -> None:
+        """Return all charged bytes to the budget."""
+        self._admission.charged_bytes -= self._num_bytes
+        self._num_bytes = 0

@@ -1,134 +1,74 @@
-"""Calls that may run together, run together.
+"""Batch while busy: an idle device starts a call at once, and calls that arrive meanwhile wait.
 
-Batch while busy: an idle device starts at once, what arrives meanwhile forms the next batch.
-Three promises: a call's answer does not depend on its neighbours, every call is answered once, and
-nothing polls. Knows no tensors and no HTTP.
+Three promises: the other calls of a batch do not change the result of a call, each call gets one
+result or exception, and nothing polls. This file knows neither tensors nor HTTP.
 """
 
 import asyncio
-import contextlib
 import time
 from collections import deque
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
-from dataclasses import dataclass, field
-from typing import Generic, Protocol, TypeVar
+from contextlib import suppress
+from dataclasses import KW_ONLY, dataclass, field
+from functools import partial
+from itertools import chain
+from typing import Generic
 
+from service.batching.call_queue import C, Entry, R, next_batch
+from service.batching.run import Completed, Run
 from service.errors import DeviceLost, DeviceStuck, Expired, Overloaded, ShuttingDown, TimedOut
 from service.observability.metrics import Metrics
 
+CloseReason = type[ShuttingDown] | type[DeviceLost] | type[DeviceStuck]
+"""Why the batcher accepts no more calls."""
 
-class Batchable(Protocol):
-    """What the batcher has to know of a call."""
-
-    @property
-    def batch_key(self) -> Hashable:
-        """Calls of equal keys may share a run."""
-
-    @property
-    def num_tokens(self) -> int:
-        """Its share of a batch's budget of tokens."""
-
-    @property
-    def num_bytes(self) -> int:
-        """Its share of a batch's budget of bytes."""
+Runs = Sequence[Run[R | Exception]]
+"""The run of a batch, or the runs of its parts if the batch was divided after a failure."""
 
 
-Reason = type[ShuttingDown] | type[DeviceLost] | type[DeviceStuck]
-"""Why no more calls are accepted."""
-
-C = TypeVar("C", bound=Batchable)
-R = TypeVar("R")
-R_co = TypeVar("R_co", covariant=True)
-
-
-@dataclass(frozen=True, slots=True)
-class Run(Generic[R_co]):
-    """What one go of the device gave: a result for each call, in their order.
-
-    A failure among the results is the answer to its call alone.
-    """
-
-    results: Sequence[R_co]
-    copy_s: float
-    compute_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Completed(Generic[R]):
-    """The answer to one call, and the times of the run it was part of."""
-
-    result: R
-    queue_s: float
-    copy_s: float
-    compute_s: float
-    num_calls: int
-    """Calls of that run."""
-
-
-@dataclass(slots=True, eq=False)
-class Entry(Generic[C, R]):
-    """A call in the queue or on the device, and its waiter."""
-
-    call: C
-    future: asyncio.Future[Completed[R]]
-    arrived: float
-    deadline: float
-    """Time of `time.monotonic` beyond which nobody wants the answer."""
-
-    on_wait: Callable[["Entry[C, R]"], None]
-    """Called once, if the call has to wait for a device at work."""
-
-    timer: asyncio.TimerHandle | None = field(default=None)
-
-
+@dataclass(eq=False)
 class Batcher(Generic[C, R]):
-    """One queue before one device.
+    """One queue before one device. All methods are for the event loop's thread."""
 
-    Args:
-        run: answers calls of one batch key, with a failure in the place of a call that failed
-            alone; raises DeviceLost if it never will again.
-        device: the threads that long runs are handed to, one for each lane.
-        max_inflight: runs in flight at a time.
-        inline: tells whether a run is shorter than the hand-off, so that it runs on the event loop.
-        watchdog_timeout_s: how long the device may answer nothing, with these calls in flight, before they
-            are given up; None: they never are.
-        on_failure: told, once, that the device is lost or stuck; all calls have an answer then.
-        max_batch_tokens, max_batch_bytes: what a batch may hold; a larger call runs alone.
-        max_queue_calls: calls waiting, beyond which one is refused.
-        metrics: where sizes and times are counted.
-    """
+    run: Callable[[Sequence[C]], Run[R | Exception]]
+    """Computes calls of one batch key. An exception among the results belongs to its call alone.
+    Raises DeviceLost if the device has failed for good."""
 
-    def __init__(
-        self,
-        run: Callable[[Sequence[C]], Run[R | Exception]],
-        device: Executor,
-        *,
-        max_inflight: int,
-        inline: Callable[[Sequence[C]], bool],
-        watchdog_timeout_s: Callable[[Sequence[C]], float | None],
-        on_failure: Callable[[DeviceLost | DeviceStuck], None],
-        max_batch_tokens: int,
-        max_batch_bytes: int,
-        max_queue_calls: int,
-        metrics: Metrics,
-    ) -> None:
-        self._run = run
-        self._device = device
-        self._max_inflight = max_inflight
-        self._inline = inline
-        self._watchdog_timeout_s = watchdog_timeout_s
-        self._on_failure = on_failure
-        self._max_batch_tokens = max_batch_tokens
-        self._max_batch_bytes = max_batch_bytes
-        self._max_queue_calls = max_queue_calls
-        self._metrics = metrics
-        self._queue: deque[Entry[C, R]] = deque()
-        self._running: list[list[Entry[C, R]]] = []
-        self._watchdog: asyncio.TimerHandle | None = None
-        self._turn_due = False
-        self._held = False
-        self._closed: Reason | None = None
+    executor: Executor
+    """Threads for long runs, one for each run in flight."""
+
+    _: KW_ONLY
+
+    max_inflight: int
+    """How many runs may be in flight at a time."""
+
+    inline: Callable[[Sequence[C]], bool]
+    """Tells whether calls take less time than a hand-off to a thread: they run on the loop."""
+
+    watchdog_timeout_s: Callable[[Sequence[C]], float | None]
+    """How long the device may show no progress while these calls are in flight, before it counts as
+    stuck. None: there is no limit."""
+
+    on_failure: Callable[[DeviceLost | DeviceStuck], None]
+    """Called once if the device is lost or stuck, after all calls have failed."""
+
+    max_batch_tokens: int
+    max_batch_bytes: int
+    """Limits of a batch; a larger call runs alone."""
+
+    max_queue_calls: int
+    """How many calls may wait."""
+
+    metrics: Metrics
+    """Where sizes and times are recorded."""
+
+    _queue: deque[Entry[C, R]] = field(default_factory=deque, init=False)
+    _running: list[list[Entry[C, R]]] = field(default_factory=list, init=False)
+    _watchdog: asyncio.TimerHandle | None = field(default=None, init=False)
+    _is_dispatch_scheduled: bool = field(default=False, init=False)
+    _is_paused: bool = field(default=False, init=False)
+    _close_reason: CloseReason | None = field(default=None, init=False)
 
     @property
     def waiting(self) -> list[C]:
@@ -138,192 +78,151 @@ class Batcher(Generic[C, R]):
     def submit(
         self, call: C, deadline: float, on_wait: Callable[[Entry[C, R]], None]
     ) -> Entry[C, R]:
-        """Queue a call; the entry's `answer` is set once.
+        """Put a call into the queue, and return an entry with the future of its result.
 
         Raises:
             Overloaded: too many calls are waiting.
-            ShuttingDown, DeviceLost, DeviceStuck: no more are accepted.
+            ShuttingDown, DeviceLost, DeviceStuck: the batcher is closed.
         """
-        if self._closed is not None:
-            raise self._closed
-        if len(self._queue) >= self._max_queue_calls:
+        if self._close_reason is not None:
+            raise self._close_reason
+        if len(self._queue) >= self.max_queue_calls:
             raise Overloaded(f"{len(self._queue)} calls are waiting already")
-        waiter: asyncio.Future[Completed[R]] = asyncio.get_running_loop().create_future()
-        entry: Entry[C, R] = Entry(call, waiter, time.monotonic(), deadline, on_wait)
+        future: asyncio.Future[Completed[R]] = asyncio.get_running_loop().create_future()
+        entry = Entry(call, future, time.monotonic(), deadline, on_wait)
         self._queue.append(entry)
-        if self._running or self._held:
-            self._guard(entry)
-        self._wake()
+        if self._running or self._is_paused:
+            self._arm_timer(entry)
+        self._schedule_dispatch()
         return entry
 
-    def hold(self) -> None:
-        """Run nothing until `release`: calls wait in the queue."""
-        self._held = True
+    def pause(self) -> None:
+        """Start no runs until `resume`; calls wait in the queue."""
+        self._is_paused = True
 
-    def release(self) -> None:
-        """Run what waits, and what comes."""
-        self._held = False
-        self._wake()
+    def resume(self) -> None:
+        """Start runs again after `pause`."""
+        self._is_paused = False
+        self._schedule_dispatch()
 
     def withdraw(self, entry: Entry[C, R], reason: Exception) -> None:
-        """Answer a call with `reason`, and take it from the queue if it is still there."""
-        _settle(entry, reason)
-        if entry in self._queue:
+        """Fail a call with `reason`, and remove it from the queue if it waits there."""
+        entry.resolve(reason)
+        with suppress(ValueError):  # the call is in a run
             self._queue.remove(entry)
 
     def expire(self, entry: Entry[C, R]) -> None:
-        """Give up a call that has waited as long as it may, unless it is in a run."""
+        """Fail a call that has waited too long; a call in a run goes on."""
         if entry in self._queue:
             self.withdraw(entry, Expired())
 
-    def close(self, reason: Reason = ShuttingDown) -> None:
-        """Accept no more, and answer whoever still waits; the first reason stays."""
-        self._closed = self._closed or reason
-        for entry in (*self._queue, *(entry for batch in self._running for entry in batch)):
-            _settle(entry, reason())
+    def close(self, reason: CloseReason = ShuttingDown) -> None:
+        """Accept no more calls, and fail those that have no result yet.
+
+        If the batcher is closed twice, `submit` keeps the first reason.
+        """
+        self._close_reason = self._close_reason or reason
+        for entry in (*self._queue, *chain.from_iterable(self._running)):
+            entry.resolve(reason())
         self._queue.clear()
 
-    def _fail(self, reason: type[DeviceLost] | type[DeviceStuck]) -> None:
-        if self._closed in (None, ShuttingDown):
-            self._closed = reason
-            self.close(reason)
-            self._on_failure(reason())
-
-    def _wake(self) -> None:
-        busy = self._held or len(self._running) == self._max_inflight
-        if self._queue and not self._turn_due and not busy:
-            self._turn_due = True
-            asyncio.get_running_loop().call_soon(self._turn)
-
-    def _turn(self) -> None:
-        """Run the next batch: here if it is quick, else on one of the device's threads."""
-        self._turn_due = False
-        batch = self._take()
-        if not batch:
-            return
-        calls = [entry.call for entry in batch]
-        started = time.monotonic()
-        if self._inline(calls):
-            self._finish(batch, started, self._attempt(calls))
-            return
-        self._running.append(batch)
-        for entry in (*batch, *self._queue):
-            self._guard(entry)
-        self.restart_watchdog()
-        tell = asyncio.get_running_loop().call_soon_threadsafe
-
-        def hand_back(done: Future[list[Run[R | Exception]]]) -> None:
-            with contextlib.suppress(RuntimeError):  # the loop has ended, and all have an answer
-                tell(self._returned, batch, started, done)
-
-        def live() -> None:
-            with contextlib.suppress(RuntimeError):
-                tell(self.restart_watchdog)
-
-        self._device.submit(self._attempt, calls, live).add_done_callback(hand_back)
-        self._wake()
-
     def restart_watchdog(self) -> None:
-        """Give the device its time from now on: it has more to do, or has just shown that it lives.
+        """Let the device's time start again: it has a new run, or has shown progress.
 
-        One lane may wait for the other, so that what one does is a sign for both. To be called on
-        the event loop.
+        Progress of one run counts for all in flight, as one may wait for another.
         """
         if self._watchdog is not None:
             self._watchdog.cancel()
             self._watchdog = None
-        calls = [entry.call for batch in self._running for entry in batch]
-        if calls and (patience := self._watchdog_timeout_s(calls)) is not None:
+        calls = [entry.call for entry in chain.from_iterable(self._running)]
+        if calls and (timeout := self.watchdog_timeout_s(calls)) is not None:
             loop = asyncio.get_running_loop()
-            self._watchdog = loop.call_later(patience, self._fail, DeviceStuck)
+            self._watchdog = loop.call_later(timeout, self._fail, DeviceStuck)
 
-    def _returned(
-        self, batch: list[Entry[C, R]], started: float, done: Future[list[Run[R | Exception]]]
-    ) -> None:
-        self._running.remove(batch)
+    def _schedule_dispatch(self) -> None:
+        """Run `_dispatch` once all sockets that are readable now have been read."""
+        is_busy = self._is_paused or len(self._running) == self.max_inflight
+        if self._queue and not self._is_dispatch_scheduled and not is_busy:
+            self._is_dispatch_scheduled = True
+            asyncio.get_running_loop().call_soon(self._dispatch)
+
+    def _dispatch(self) -> None:
+        """Start the next run: on the event loop if it is short, else on a thread."""
+        self._is_dispatch_scheduled = False
+        batch = next_batch(
+            self._queue, max_tokens=self.max_batch_tokens, max_bytes=self.max_batch_bytes
+        )
+        if not batch:
+            return
+        calls = [entry.call for entry in batch]
+        started = time.monotonic()
+        if self.inline(calls):
+            self._complete(batch, started, self._run_bisecting(calls, self.restart_watchdog))
+            return
+        self._running.append(batch)
+        for entry in (*batch, *self._queue):
+            self._arm_timer(entry)
         self.restart_watchdog()
-        self._finish(batch, started, done.result())
+        loop = asyncio.get_running_loop()
 
-    def _finish(
-        self, batch: list[Entry[C, R]], started: float, runs: Sequence[Run[R | Exception]]
-    ) -> None:
-        answered = [(result, run) for run in runs for result in run.results]
-        for entry, (result, run) in zip(batch, answered, strict=True):
-            if isinstance(result, Exception):
-                _settle(entry, result)
-            else:
-                waited, calls = started - entry.arrived, len(run.results)
-                _settle(entry, Completed(result, waited, run.copy_s, run.compute_s, calls))
-        metrics = self._metrics
-        for run in runs:
-            metrics.copy_seconds.observe(run.copy_s)
-            metrics.compute_seconds.observe(run.compute_s)
-        metrics.batch_requests.observe(len(batch))
-        metrics.batch_tokens.observe(sum(entry.call.num_tokens for entry in batch))
-        for entry in batch:
-            metrics.queue_seconds.observe(started - entry.arrived)
-        if isinstance(runs[-1].results[-1], DeviceLost):  # as all are that come after one
-            self._fail(DeviceLost)
-        self._wake()
+        def call_on_loop(callback: Callable[..., None], *arguments: object) -> None:
+            with suppress(RuntimeError):  # the loop has ended, and no call waits for a result
+                loop.call_soon_threadsafe(callback, *arguments)
 
-    def _attempt(
-        self, calls: Sequence[C], live: Callable[[], None] | None = None
-    ) -> list[Run[R | Exception]]:
-        """Run calls; where that raises, halves of them, so that only the culprit fails."""
+        on_progress = partial(call_on_loop, self.restart_watchdog)
+        work = self.executor.submit(self._run_bisecting, calls, on_progress)
+        work.add_done_callback(partial(call_on_loop, self._on_run_done, batch, started))
+        self._schedule_dispatch()
+
+    def _run_bisecting(self, calls: Sequence[C], on_progress: Callable[[], None]) -> Runs[R]:
+        """Run calls; if the run raises, run each half, so that only the faulty call fails."""
         try:
-            return [self._run(calls)]
+            return [self.run(calls)]
         except DeviceLost:
             return [Run([DeviceLost() for _ in calls], 0.0, 0.0)]
-        except Exception as failure:  # whatever it is, it is this call's answer
+        except Exception as failure:
             if len(calls) == 1:
                 return [Run([failure], 0.0, 0.0)]
-        if live is not None:
-            live()
-        middle = len(calls) // 2
-        return self._attempt(calls[:middle], live) + self._attempt(calls[middle:], live)
+        on_progress()
+        halves = calls[: len(calls) // 2], calls[len(calls) // 2 :]
+        return [run for half in halves for run in self._run_bisecting(half, on_progress)]
 
-    def _take(self) -> list[Entry[C, R]]:
-        """Remove the next batch from the queue: the oldest call, and those that fit with it."""
-        batch: list[Entry[C, R]] = []
-        others: list[Entry[C, R]] = []
-        tokens = num_bytes = 0
-        now = time.monotonic()
-        while self._queue:
-            entry = self._queue.popleft()
-            if entry.deadline <= now:
-                _settle(entry, TimedOut())
-                continue
-            call = entry.call
-            if not batch:
-                key = call.batch_key
-            elif call.batch_key != key:
-                others.append(entry)
-                continue
-            tokens += call.num_tokens
-            num_bytes += call.num_bytes
-            if batch and (tokens > self._max_batch_tokens or num_bytes > self._max_batch_bytes):
-                others.append(entry)
-                break
-            batch.append(entry)
-        self._queue.extendleft(reversed(others))
-        return batch
+    def _on_run_done(self, batch: list[Entry[C, R]], started: float, done: Future[Runs[R]]) -> None:
+        self._running.remove(batch)
+        self.restart_watchdog()
+        self._complete(batch, started, done.result())
 
-    def _guard(self, entry: Entry[C, R]) -> None:
-        """Watch over a call that has to wait: its deadline, and whatever its asker adds."""
+    def _complete(self, batch: list[Entry[C, R]], started: float, runs: Runs[R]) -> None:
+        """Give each call its result, record metrics, and start the next run."""
+        results = [(result, run) for run in runs for result in run.results]
+        for entry, (result, run) in zip(batch, results, strict=True):
+            queue_s = started - entry.arrived
+            self.metrics.queue_seconds.observe(queue_s)
+            if isinstance(result, Exception):
+                entry.resolve(result)
+            else:
+                num_calls = len(run.results)
+                entry.resolve(Completed(result, queue_s, run.copy_s, run.compute_s, num_calls))
+        for run in runs:
+            self.metrics.copy_seconds.observe(run.copy_s)
+            self.metrics.compute_seconds.observe(run.compute_s)
+        self.metrics.batch_requests.observe(len(batch))
+        self.metrics.batch_tokens.observe(sum(entry.call.num_tokens for entry in batch))
+        if isinstance(results[-1][0], DeviceLost):  # the last one, as no run succeeds after a loss
+            self._fail(DeviceLost)
+        self._schedule_dispatch()
+
+    def _fail(self, reason: type[DeviceLost] | type[DeviceStuck]) -> None:
+        """Close because the device has failed, unless this was done before."""
+        if self._close_reason in (None, ShuttingDown):
+            self._close_reason = reason
+            self.close(reason)
+            self.on_failure(reason())
+
+    def _arm_timer(self, entry: Entry[C, R]) -> None:
+        """Limit the wait of a call by its deadline, and call `on_wait`; once for each entry."""
         if entry.timer is None:
             loop = asyncio.get_running_loop()
-            left = entry.deadline - time.monotonic()
-            entry.timer = loop.call_later(max(0, left), self.withdraw, entry, TimedOut())
+            left_s = max(0, entry.deadline - time.monotonic())
+            entry.timer = loop.call_later(left_s, self.withdraw, entry, TimedOut())
             entry.on_wait(entry)
-
-
-def _settle(entry: Entry[C, R], outcome: Completed[R] | Exception) -> None:
-    """Answer an entry, unless it has been answered."""
-    if entry.timer is not None:
-        entry.timer.cancel()
-    if entry.future.done():
-        return
-    if isinstance(outcome, Exception):
-        entry.future.set_exception(outcome)
-    else:
-        entry.future.set_result(outcome)

@@ -1,75 +1,63 @@
-"""Where tensors lie in one buffer, so that one copy brings them all."""
+"""Layout of several tensors in one buffer, so that a single copy moves them all."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from itertools import accumulate
 
-import torch
 from torch import Tensor
 
 from service.batching.packing import ConcatInput
 
 ALIGNED_BYTES = 256
-"""Where a tensor may begin: no kernel asks for more."""
+"""Alignment of each tensor: no kernel needs more."""
 
 VECTOR_BYTES = 16
-"""What the widest load of a kernel asks for."""
+"""Alignment that the widest vector load of a kernel needs."""
 
-
-class Shaped(Protocol):
-    """A tensor, or what will be one."""
-
-    @property
-    def shape(self) -> torch.Size:
-        """Its shape."""
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Its dtype."""
+TensorLike = Tensor | ConcatInput
+"""Something with the shape and dtype of a tensor."""
 
 
 class BufferLayout:
-    """Places of tensors of these shapes and dtypes, one after the other.
+    """Offsets of tensors in a buffer.
 
     Args:
-        likes: what the tensors are like.
-        starts: bytes from the beginning of the buffer; aligned, without gaps, where None.
+        tensors: the tensors, or what has their shapes and dtypes.
+        offsets: the first byte of each. None: one after another, aligned.
     """
 
-    def __init__(self, likes: Sequence[Shaped], starts: Sequence[int] | None = None) -> None:
-        self._likes = likes
-        self._starts: list[int] = [] if starts is None else [*starts]
-        end = 0
-        for like in likes if starts is None else ():
-            self._starts.append(end)
-            end += -(-_num_bytes(like) // ALIGNED_BYTES) * ALIGNED_BYTES
-        self.num_bytes = end
+    def __init__(self, tensors: Sequence[TensorLike], offsets: Sequence[int] | None = None) -> None:
+        sizes = [tensor.shape.numel() * tensor.dtype.itemsize for tensor in tensors]
+        if offsets is None:
+            aligned = (-(-size // ALIGNED_BYTES) * ALIGNED_BYTES for size in sizes)
+            *offsets, _ = accumulate(aligned, initial=0)
+        ends = [offset + size for offset, size in zip(offsets, sizes, strict=True)]
+        self.num_bytes = max(ends, default=0)
+        self._slices = [*map(slice, offsets, ends)]
+        self._likes = [(tensor.dtype, tensor.shape) for tensor in tensors]
 
     def views(self, buffer: Tensor) -> list[Tensor]:
-        """Return the tensors in a buffer of bytes."""
+        """Return the tensors as views of a buffer, uint8 `[num_bytes]`."""
         return [
-            buffer[start : start + _num_bytes(like)].view(like.dtype).view(like.shape)
-            for start, like in zip(self._starts, self._likes, strict=True)
+            buffer[part].view(dtype).view(shape)
+            for part, (dtype, shape) in zip(self._slices, self._likes, strict=True)
         ]
 
 
-def span(joints: Sequence[ConcatInput]) -> tuple[int, int, BufferLayout] | None:
-    """Return first and last address and the places of tensors that lie together as they are.
+def find_layout(inputs: Sequence[ConcatInput]) -> tuple[int, BufferLayout] | None:
+    """Return the address of the first of the inputs, and how all lie in memory from there.
 
-    None if they do not, if any has to be joined, or if a copy of the whole would not be aligned.
+    None if one copy of that memory would not do: an input has several parts, is not contiguous or
+    not aligned, or the gaps between inputs are more than a fifth of the memory.
     """
-    if any(len(joint.parts) > 1 or not joint.parts[0].is_contiguous() for joint in joints):
+    if any(len(part.parts) > 1 or not part.parts[0].is_contiguous() for part in inputs):
         return None
-    tensors = [joint.parts[0] for joint in joints]
+    tensors = [part.parts[0] for part in inputs]
     addresses = [tensor.data_ptr() for tensor in tensors]
-    first = min(addresses)
-    last = max(a + t.nbytes for a, t in zip(addresses, tensors, strict=True))
-    starts = [address - first for address in addresses]
-    if any(start % VECTOR_BYTES for start in starts):
+    start = min(addresses)
+    offsets = [address - start for address in addresses]
+    layout = BufferLayout(tensors, offsets)
+    if any(offset % VECTOR_BYTES for offset in offsets):
         return None
-    if 4 * (last - first) > 5 * sum(tensor.nbytes for tensor in tensors):
+    if 4 * layout.num_bytes > 5 * sum(tensor.nbytes for tensor in tensors):
         return None
-    return first, last, BufferLayout(tensors, starts)
-
-
-def _num_bytes(like: Shaped) -> int:
-    return like.shape.numel() * like.dtype.itemsize
+    return start, layout

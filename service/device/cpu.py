@@ -1,4 +1,4 @@
-"""The CPU: nothing is moved."""
+"""The CPU: calls are computed where their tensors are."""
 
 import resource
 import time
@@ -9,17 +9,17 @@ import torch
 from torch import Tensor
 
 from rope_core import Call, Result, Rotate
-from service.batching.batcher import Run
 from service.batching.packing import DeviceBatch
+from service.batching.run import Run
 from service.buffer_pool import BufferPool
 from service.device.interface import DeviceCapabilities
 
 
 class Cpu:
-    """Computes on tensors where they lie.
+    """Computes on the CPU.
 
     Args:
-        buffer_pool: where large answers are put.
+        buffer_pool: holds large results.
     """
 
     name = "cpu"
@@ -32,30 +32,30 @@ class Cpu:
             flops_per_s=3e10 * torch.get_num_threads(),
             builds_kernels=False,
             may_hang=False,
-            inline_limit_s=2e-3,  # a hand-off would cost them a good part
+            inline_limit_s=2e-3,  # below it, a hand-off to a thread is a large part of the time
             batch_mixed_ops=False,
             packable_ops=(Rotate,),
             packed_bytes=2**18,
             batch_bytes=2**20,
-            warm_up_shapes=((2, 1, 16),),  # nothing is built, and what is loaded has no shape
+            warm_up_shapes=((2, 1, 16),),  # any shape: it loads libraries, and builds no kernels
         )
 
-    def run(self, loads: Sequence[DeviceBatch], compute: Callable[[Call], Result]) -> Run[Result]:
-        """Compute."""
-        begun = time.perf_counter()
-        calls = [load.here() for load in loads]
+    def run(self, batches: Sequence[DeviceBatch], compute: Callable[[Call], Result]) -> Run[Result]:
+        """Return the results of all calls in the batches."""
+        started = time.perf_counter()
+        calls = [batch.on_host() for batch in batches]
         packed = time.perf_counter()
-        answers = [compute(call) for call in calls]
+        results = [compute(call) for call in calls]
         computed = time.perf_counter()
-        results = [r for load, a in zip(loads, answers, strict=True) for r in load.split(a)]
+        split = [part for b, whole in zip(batches, results, strict=True) for part in b.split(whole)]
         ended = time.perf_counter()
-        return Run(results, packed - begun + ended - computed, computed - packed)
+        return Run(split, packed - started + ended - computed, computed - packed)
 
-    def new(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-        """Return a tensor in memory that has been used before."""
+    def empty(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """Return an uninitialised tensor; a large one in a pooled buffer."""
         return self._buffer_pool.tensor(tuple(shape), dtype)
 
     def memory_bytes(self) -> int:
-        """Return the memory of the process."""
+        """Return the resident memory of the process."""
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         return pages * resource.getpagesize()

@@ -1,4 +1,4 @@
-"""An NVIDIA GPU, by way of torch: verbs alone, as no test without one sees them."""
+"""An NVIDIA GPU, driven by torch. No decisions: tests without a GPU cannot cover this file."""
 
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
@@ -6,31 +6,31 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from service.device.interface import Driver, Event, Stream
+from service.device.interface import Driver
 
 OUT_OF_MEMORY = 2
-"""cudaErrorMemoryAllocation: what an allocator other than torch's says."""
+"""cudaErrorMemoryAllocation, the error code of allocators other than torch's."""
 
 CONTROL_FILE = Path("/dev/nvidiactl")
-"""Exists where this system or container has been given a GPU by NVIDIA's driver."""
+"""Exists if NVIDIA's driver has given this system or container a GPU."""
 
 
-def find_driver(wanted: str, control_file: Path = CONTROL_FILE) -> Driver | None:
-    """Return the driver of a device, None for the CPU, which needs none.
+def find_driver(setting: str, control_file: Path = CONTROL_FILE) -> Driver | None:
+    """Return the driver of the device; None for the CPU, which needs none.
 
     Args:
-        wanted: the setting `device`: `auto`, `cpu` or `cuda`.
-        control_file: file whose existence shows that the system has an NVIDIA GPU.
+        setting: the setting `device`: `auto`, `cpu` or `cuda`.
+        control_file: exists if the system has an NVIDIA GPU.
 
     Raises:
-        SystemExit: torch cannot use the GPU, and the setting is `cuda`, or `auto` beside a GPU.
+        SystemExit: torch cannot use a GPU, although `cuda` is set, or `auto` beside a GPU.
     """
-    if wanted == "cpu":
+    if setting == "cpu":
         return None
     if torch.cuda.is_available():
         return Cuda()
-    if wanted == "cuda":
-        raise SystemExit(f"device cuda was asked for, but torch finds no GPU: {_why_no_gpu()}")
+    if setting == "cuda":
+        raise SystemExit(f"ROPE_DEVICE is cuda, but torch finds no GPU: {_why_no_gpu()}")
     if control_file.exists():
         raise SystemExit(
             f"there is an NVIDIA GPU, but torch cannot use it: {_why_no_gpu()}. "
@@ -51,7 +51,7 @@ def _why_no_gpu() -> str:
 
 
 class Cuda:
-    """The current GPU."""
+    """The current CUDA device."""
 
     def __init__(self) -> None:
         torch.cuda.init()  # type: ignore[no-untyped-call]
@@ -59,52 +59,48 @@ class Cuda:
         self._runtime = torch.cuda.cudart()  # type: ignore[no-untyped-call]
 
     def pin(self, address: int, num_bytes: int) -> bool:
-        """Register memory with CUDA."""
+        """Register memory with CUDA. Returns False if the system refuses."""
         if int(self._runtime.cudaHostRegister(address, num_bytes, 0)) == 0:
             return True
-        with suppress(RuntimeError):  # CUDA's next call would be told of it, whoever makes it
+        with suppress(RuntimeError):  # take CUDA's error, which the next call would report
             torch.zeros(1, device=self.device)
         return False
 
     def unpin(self, address: int) -> None:
-        """Undo it."""
+        """Undo `pin`."""
         self._runtime.cudaHostUnregister(address)
 
-    def stream(self) -> Stream:
-        """Return a stream of its own."""
-        stream: Stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        return stream
+    def stream(self) -> torch.Stream:
+        """Return a new stream."""
+        return torch.cuda.Stream()  # type: ignore[no-untyped-call]
 
-    def on(self, stream: Stream) -> AbstractContextManager[None]:
-        """Make a stream this thread's."""
+    def on(self, stream: torch.Stream) -> AbstractContextManager[None]:
+        """Make the stream this thread's current one."""
         return torch.cuda.stream(stream)  # type: ignore[arg-type]
 
-    def event(self) -> Event:
-        """Return an event with a time; a thread that waits for it sleeps."""
-        event: Event = torch.cuda.Event(enable_timing=True, blocking=True)  # type: ignore[no-untyped-call]
-        return event
+    def event(self) -> torch.Event:
+        """Return a timed event. A thread that waits for the event sleeps."""
+        return torch.cuda.Event(enable_timing=True, blocking=True)  # type: ignore[no-untyped-call]
 
     def empty(self, num_bytes: int) -> Tensor:
-        """Return bytes from torch's pool, that of this thread's stream."""
+        """Return memory of the current stream in torch's cache: uint8 `[num_bytes]`."""
         return torch.empty(num_bytes, dtype=torch.uint8, device=self.device)
 
     def copy(self, to: Tensor, source: Tensor) -> None:
-        """Copy, and do not wait."""
+        """Enqueue a copy."""
         to.copy_(source, non_blocking=True)
 
     def is_full(self, failure: Exception) -> bool:
-        """Tell whether a failure says so in the words of torch, CUDA, Triton or a library."""
-        if isinstance(failure, torch.OutOfMemoryError):
-            return True
-        if getattr(failure, "error_code", None) == OUT_OF_MEMORY:
-            return True
-        text = str(failure)
+        """Recognise what torch, CUDA, Triton, cuBLAS and cuDNN raise when memory runs out."""
         # Triton: "Triton Error [CUDA]: out of memory"; cuBLAS and cuDNN 8: ..._STATUS_ALLOC_FAILED;
         # cuDNN 9: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED
-        return "out of memory" in text.lower() or "ALLOC" in text
+        text = str(failure)
+        is_allocation = "out of memory" in text.lower() or "ALLOC" in text
+        has_code = getattr(failure, "error_code", None) == OUT_OF_MEMORY
+        return is_allocation or has_code or isinstance(failure, torch.OutOfMemoryError)
 
     def empty_cache(self) -> None:
-        """Give back what torch's pool holds."""
+        """Release the memory that torch caches."""
         torch.cuda.empty_cache()
 
     def synchronize(self) -> None:
@@ -112,5 +108,5 @@ class Cuda:
         torch.cuda.synchronize(self.device)
 
     def memory_bytes(self) -> int:
-        """Return what tensors have of torch's pool."""
+        """Return the bytes of all tensors."""
         return torch.cuda.memory_allocated(self.device)

@@ -1,18 +1,18 @@
-"""What the engine wants of a device, and what a device that is not the CPU wants of its driver."""
+"""What the engine needs of a device, and what an accelerator needs of its driver."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from rope_core import Call, Result
 from rope_core.errors import KernelNotBuilt
-from service.batching.batcher import Run
 from service.batching.packing import DeviceBatch
-from service.buffer_pool import MemoryPinner
+from service.batching.run import Run
+from service.pinned_memory import MemoryPinner
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,111 +20,93 @@ class DeviceCapabilities:
     """What scheduling has to know of a device."""
 
     max_inflight: int
-    """Runs in flight: while one computes, the next is brought."""
+    """Runs in flight at a time; above 1, the next run is copied in while one computes."""
 
     bytes_per_s: float
+    """Input bytes per second of a call that is copied to the device, computed and copied back."""
+
     flops_per_s: float
 
     builds_kernels: bool
-    """Whether kernels are built for it. Calls then wait until the usual kernels are built."""
+    """Whether kernels are built for the device. Calls wait until the usual kernels are built."""
 
     may_hang: bool
-    """Whether a run may never come back; where it is slow at most, nobody watches over it."""
+    """Whether a run may never return, so that a watchdog is needed."""
 
     inline_limit_s: float
-    """Runs estimated below this stay on the event loop."""
+    """Runs with a lower estimated time run on the event loop."""
 
     batch_mixed_ops: bool
-    """Whether small calls of all kinds share a run, since what a run costs is its copies."""
+    """Whether small calls of all operations share a run: worthwhile where copies dominate."""
 
     packable_ops: tuple[type[Call], ...]
-    """Kinds of calls that gain from being run as one."""
+    """Operations whose calls are faster if they are computed as one."""
 
     packed_bytes: int
-    """Calls larger than this are not put into a pack, and run alone."""
+    """Size limit of a call in a pack. A larger call runs alone."""
 
     batch_bytes: int
-    """Bytes of tensors that a run may hold, where the operator does not say."""
+    """Default limit for the bytes of a batch."""
 
     warm_up_shapes: tuple[tuple[int, int, int], ...]
-    """Shapes to warm up unless the operator lists some: heads, kv_heads, head_dim."""
+    """Default shapes to warm up: heads, kv_heads, head_dim."""
 
 
 class Device(Protocol):
-    """Runs calls; several threads may ask it to."""
+    """Computes calls. Thread-safe."""
 
     name: str
     capabilities: DeviceCapabilities
 
     def run(
-        self, loads: Sequence[DeviceBatch], compute: Callable[[Call], Result]
+        self, batches: Sequence[DeviceBatch], compute: Callable[[Call], Result]
     ) -> Run[Result | KernelNotBuilt]:
-        """Return the answers of all calls that the loads stand for, on the host, in their order.
+        """Return the results of all calls in the batches, in order, with tensors on the host.
 
         The result is KernelNotBuilt for a call that names a backend whose kernel is not built yet.
 
         Raises:
-            DeviceFull: its memory does not suffice, though nothing else was run.
-            DeviceLost: nothing will run on it any more.
+            DeviceFull: the memory does not suffice, although no other run used it.
+            DeviceLost: the device has failed for good.
         """
 
-    def new(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-        """Return a tensor to compute into."""
+    def empty(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """Return an uninitialised tensor on the device, for a result."""
 
     def memory_bytes(self) -> int:
-        """Return the memory in use: of tensors on a GPU, of the process on the CPU."""
-
-
-class Event(Protocol):
-    """A point in a stream. Those of torch are some; each driver knows its own alone."""
-
-    def record(self, stream: Any) -> None:
-        """Put it behind what the stream has to do now."""
-
-    def synchronize(self) -> None:
-        """Wait until the stream has come to it; other threads run meanwhile."""
-
-    def elapsed_time(self, end_event: Any) -> float:
-        """Return the milliseconds from this to a later event; both have come."""
-
-
-class Stream(Protocol):
-    """Work that a device does in order."""
-
-    def wait_event(self, event: Any) -> None:
-        """Let what is put in from now on begin after an event of another stream."""
+        """Return the memory in use: by tensors on a GPU, by the process on the CPU."""
 
 
 class Driver(MemoryPinner, Protocol):
-    """The verbs of a device, and nothing that could be decided elsewhere."""
+    """Primitive operations of a device, without decisions."""
 
     @property
     def device(self) -> torch.device:
-        """Where its tensors are."""
+        """The device of its tensors."""
 
-    def stream(self) -> Stream:
-        """Return a stream of its own."""
+    def stream(self) -> torch.Stream:
+        """Return a new stream: work that the device does in order."""
 
-    def on(self, stream: Stream) -> AbstractContextManager[None]:
-        """Put what this thread asks for within the block into a stream."""
+    def on(self, stream: torch.Stream) -> AbstractContextManager[None]:
+        """Within the block, enqueue this thread's work in a stream."""
 
-    def event(self) -> Event:
-        """Return an event that has a time."""
+    def event(self) -> torch.Event:
+        """Return a new event that records its time."""
 
     def empty(self, num_bytes: int) -> Tensor:
-        """Return bytes on the device; their memory is used again in the order of the stream."""
+        """Return uninitialised uint8 `[num_bytes]`. Its memory is reused in stream order."""
 
     def copy(self, to: Tensor, source: Tensor) -> None:
-        """Put a copy of bytes into the stream, to or from pinned memory, and do not wait."""
+        """Enqueue a copy of bytes to or from pinned memory. Does not wait for it."""
 
     def is_full(self, failure: Exception) -> bool:
-        """Tell whether a failure says that memory does not suffice."""
+        """Tell whether an exception means that memory does not suffice."""
 
     def empty_cache(self) -> None:
-        """Give back the memory that no tensor has."""
+        """Release memory that is cached and in no tensor."""
 
     def synchronize(self) -> None:
-        """Wait for all streams; raises where the device is lost."""
+        """Wait for all streams. Raises an exception if the device is lost."""
 
     def memory_bytes(self) -> int:
         """Return the bytes of all tensors on the device."""

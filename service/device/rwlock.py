@@ -1,4 +1,4 @@
-"""Who may be on the device together, and who has it alone."""
+"""A lock for runs that share the device's memory, and for one that needs all of it."""
 
 import threading
 from collections.abc import Iterator
@@ -6,38 +6,29 @@ from contextlib import contextmanager
 
 
 class SharedExclusiveLock:
-    """Any number at a time, or one alone, for whom newcomers wait."""
+    """Shared/exclusive lock that prefers the exclusive waiter."""
 
     def __init__(self) -> None:
+        self._gate = threading.Lock()  # held by the exclusive holder, from its wait on
         self._changed = threading.Condition()
-        self._together = 0
-        self._wanting_alone = 0
-        self._alone = False
+        self._num_shared = 0
 
     @contextmanager
-    def together(self) -> Iterator[None]:
-        """Be there with others."""
-        with self._changed:
-            self._changed.wait_for(lambda: not self._wanting_alone)
-            self._together += 1
+    def shared(self) -> Iterator[None]:
+        """Hold the lock together with other shared holders."""
+        with self._gate, self._changed:
+            self._num_shared += 1
         try:
             yield
         finally:
             with self._changed:
-                self._together -= 1
+                self._num_shared -= 1
                 self._changed.notify_all()
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Be there with nobody else. Not from within `together`."""
-        with self._changed:
-            self._wanting_alone += 1
-            self._changed.wait_for(lambda: not self._together and not self._alone)
-            self._alone = True
-        try:
-            yield
-        finally:
+    def exclusive(self) -> Iterator[None]:
+        """Hold the lock alone. Deadlocks within `shared`."""
+        with self._gate:
             with self._changed:
-                self._alone = False
-                self._wanting_alone -= 1
-                self._changed.notify_all()
+                self._changed.wait_for(lambda: not self._num_shared)
+            yield

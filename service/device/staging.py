@@ -1,4 +1,4 @@
-"""Inputs of a run in pinned memory: in the request body that holds them, or copied together."""
+"""Inputs of a run in pinned memory: where the request body already is, or copied together."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,52 +8,55 @@ from torch import Tensor
 
 from service.batching.packing import ConcatInput
 from service.buffer_pool import BufferPool
-from service.device.buffer_layout import BufferLayout, span
+from service.device.buffer_layout import BufferLayout, find_layout
 
 SMALL_BYTES = 2**16
-"""Inputs smaller than this may be copied separately, beside a body that holds all larger ones."""
+"""Smaller inputs may be copied separately if one request body holds all larger ones."""
 
 
 @dataclass(frozen=True, slots=True)
-class Staged:
-    """Inputs that are copied to the device in one copy."""
+class StagedInputs:
+    """Inputs that one copy moves to the device."""
 
-    joints: Sequence[ConcatInput]
+    inputs: Sequence[ConcatInput]
     source: Tensor
-    """Pinned bytes of the host that hold all of them."""
-    places: BufferLayout
-    """Where in `source` each of them is."""
+    """Pinned host memory that holds the inputs: uint8 `[num_bytes]`."""
+    layout: BufferLayout
+    """Where each input is in `source`."""
 
 
-def stage(joints: Sequence[ConcatInput], buffer_pool: BufferPool) -> list[Staged]:
+def stage(inputs: Sequence[ConcatInput], buffer_pool: BufferPool) -> list[StagedInputs]:
     """Return the copies to make: one, or one of a body and one of the small inputs beside it."""
-    if (body := _body(joints, buffer_pool)) is not None:
+    if (body := _find_in_pinned_memory(inputs, buffer_pool)) is not None:
         return [body]
-    large = [joint for joint in joints if joint.num_bytes >= SMALL_BYTES]
-    if 0 < len(large) < len(joints) and (body := _body(large, buffer_pool)) is not None:
-        return [body, _copied([j for j in joints if j.num_bytes < SMALL_BYTES], buffer_pool)]
-    return [_copied(joints, buffer_pool)]
+    large = [part for part in inputs if part.num_bytes >= SMALL_BYTES]
+    small = [part for part in inputs if part.num_bytes < SMALL_BYTES]
+    if large and small and (body := _find_in_pinned_memory(large, buffer_pool)) is not None:
+        return [body, _copy_to_pinned_memory(small, buffer_pool)]
+    return [_copy_to_pinned_memory(inputs, buffer_pool)]
 
 
 def pinned_bytes(num_bytes: int, buffer_pool: BufferPool) -> Tensor:
-    """Return a leased uint8 tensor `[num_bytes]`, pinned if possible. May take milliseconds."""
+    """Return leased memory, uint8 `[num_bytes]`, pinned if possible. May take milliseconds."""
     memory = buffer_pool.lease_pinned(max(1, num_bytes))
     return torch.frombuffer(memory, dtype=torch.uint8)[:num_bytes]
 
 
-def _body(joints: Sequence[ConcatInput], buffer_pool: BufferPool) -> Staged | None:
-    """Return the pinned memory that holds the inputs already; None if no single buffer does."""
-    if (lie := span(joints)) is None:
+def _find_in_pinned_memory(
+    inputs: Sequence[ConcatInput], buffer_pool: BufferPool
+) -> StagedInputs | None:
+    """Return inputs that are in one pinned buffer already, as they are; None if they are not."""
+    if (placed := find_layout(inputs)) is None:
         return None
-    first, last, places = lie
-    body = buffer_pool.pinned(first, last)
-    return None if body is None else Staged(joints, body, places)
+    address, layout = placed
+    source = buffer_pool.pinned.find(address, layout.num_bytes)
+    return None if source is None else StagedInputs(inputs, source, layout)
 
 
-def _copied(joints: Sequence[ConcatInput], buffer_pool: BufferPool) -> Staged:
-    """Copy inputs to pinned memory."""
-    places = BufferLayout(joints)
-    source = pinned_bytes(places.num_bytes, buffer_pool)
-    for joint, view in zip(joints, places.views(source), strict=True):
-        joint.write(view)
-    return Staged(joints, source, places)
+def _copy_to_pinned_memory(inputs: Sequence[ConcatInput], buffer_pool: BufferPool) -> StagedInputs:
+    """Return inputs copied to one leased buffer."""
+    layout = BufferLayout(inputs)
+    source = pinned_bytes(layout.num_bytes, buffer_pool)
+    for part, view in zip(inputs, layout.views(source), strict=True):
+        part.copy_to(view)
+    return StagedInputs(inputs, source, layout)

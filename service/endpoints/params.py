@@ -9,24 +9,24 @@ from pydantic import Field
 from rope_core import AttentionConfig
 from rope_core.backends import BACKENDS
 from rope_core.positions import BUILDERS
-from service.endpoints.rope_resolver import AnyRope, Params, Rope
+from service.endpoints.rope_params import AnyRope, Params, Rope
 
 MAX_INDEX = 2**62 - 1
-"""Of a token; two of them are no further apart than int64 can tell."""
+"""Largest index of a token: the difference of two fits into int64."""
 
 Offset = Annotated[int, Field(ge=-MAX_INDEX - 1, le=MAX_INDEX)]
 Stride = Annotated[int, Field(ge=1, le=MAX_INDEX)]
 
 
-class Computed(Params):
-    """Parameters of what backends do."""
+class BackendParams(Params):
+    """Base of the parameters of calls that a backend runs."""
 
-    backend: Literal[*(each.name for each in BACKENDS)] | None = None  # type: ignore[valid-type]
-    """Which backend shall do it, where the operator lets requests choose; the service chooses
-    where missing."""
+    backend: Literal[*(backend.name for backend in BACKENDS)] | None = None  # type: ignore[valid-type]
+    """Backend that runs the call, where the operator lets requests choose; by default the service
+    chooses."""
 
 
-class RotateParams(Computed):
+class RotateParams(BackendParams):
     """Parameters of `/v1/rotate`."""
 
     rope: AnyRope = Rope()
@@ -41,13 +41,13 @@ class CosSinParams(Params):
     rope: AnyRope = Rope()
 
 
-class ShiftParams(Computed):
+class ShiftParams(BackendParams):
     """Parameters of `/v1/shift`."""
 
     rope: AnyRope = Rope()
 
     to: AnyRope | None = None
-    """What the keys shall be rotated by from now on, where frequencies change; needs positions."""
+    """New rope of the keys, where frequencies change; needs positions."""
 
 
 class ResolveParams(Params):
@@ -60,13 +60,13 @@ class PositionsParams(Params):
     """Parameters of `/v1/positions`."""
 
     builder: Literal[*BUILDERS]  # type: ignore[valid-type]
-    """Name of the builder; `/v1/variants` lists them."""
+    """Name of the builder; `/v1/variants` lists all."""
 
     arguments: dict[str, Any] = Field(default={})
-    """Its arguments that are no tensors."""
+    """Arguments of the builder that are not tensors."""
 
 
-class AttentionParams(Computed):
+class AttentionParams(BackendParams):
     """Parameters of `/v1/attention`."""
 
     rope: AnyRope | None = Rope()
@@ -79,7 +79,7 @@ class AttentionParams(Computed):
     """Key j is visible to query i when -window_ahead <= i - j < window."""
 
     window_ahead: int = 0
-    """Later keys that a window shows; needs a window, and causal to be false."""
+    """Number of later keys that a window shows; needs a window, and causal false."""
 
     chunk: int | None = None
     """Key j is visible to query i only in its own chunk: i // chunk == j // chunk."""
@@ -88,39 +88,38 @@ class AttentionParams(Computed):
     """Scores become softcap * tanh(score / softcap)."""
 
     scale: float | None = None
-    """Multiplier of the scores; head_dim ** -0.5 where missing."""
+    """Multiplier of the scores; by default head_dim ** -0.5."""
 
     return_lse: bool = False
-    """Answer the log-sum-exp of each query's scores, too."""
+    """Return also the log-sum-exp of the scores of each query."""
 
     out_dtype: Literal["float32"] | None = None
-    """Answer out in float32, to be merged; in q's dtype where missing."""
+    """Return out in float32, to be merged; by default in the dtype of q."""
 
     q_offset: Offset | None = None
-    """Query i of each sequence is at place q_offset + i of it; the last at the last key's where
-    missing."""
+    """Query i of each sequence has the index q_offset + i; by default the last query has the index
+    of the last key."""
 
     k_offset: Offset | None = None
-    """Key i of each sequence is at place k_offset + k_stride * i of it; 0 where missing."""
+    """Key i of each sequence has the index k_offset + k_stride * i; by default k_offset is 0."""
 
     k_stride: Stride = 1
-    """Places from one key to the next."""
+    """Difference between the indices of one key and the next."""
 
     @cached_property
     def config(self) -> AttentionConfig:
-        """The library's value."""
-        return self.over(AttentionConfig())
+        """The library's value, where no model's config has one."""
+        return self.override(AttentionConfig())
 
-    def over(self, model: AttentionConfig) -> AttentionConfig:
-        """Return how a model attends, with what the request says instead."""
-        return replace(
-            model, **{name: getattr(self, name) for name in self.model_fields_set & OF_MODELS}
-        )
-
-
-OF_MODELS = frozenset(field.name for field in fields(AttentionConfig))
-"""Parameters that a model's config may say."""
+    def override(self, model: AttentionConfig) -> AttentionConfig:
+        """Return the value of a model's config, replaced where the request has parameters."""
+        names = self.model_fields_set & MODEL_PARAMS
+        return replace(model, **{name: getattr(self, name) for name in names})
 
 
-class MergeParams(Computed):
+MODEL_PARAMS = frozenset(field.name for field in fields(AttentionConfig))
+"""Parameters that a model's config may have."""
+
+
+class MergeParams(BackendParams):
     """Parameters of `/v1/merge`."""

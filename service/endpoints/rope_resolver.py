@@ -1,291 +1,159 @@
-"""How a request says what to rotate by: parameters, a model's config, or a preset's name."""
+"""Turns the rope of a request into the library's value."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Annotated, Any, Literal
-
-from pydantic import BaseModel, ConfigDict, Discriminator, Tag
+from typing import Any
 
 from rope_core import (
     SCHEMES,
     VARIANTS,
-    Arithmetic,
     AttentionConfig,
     ConfigError,
-    Layout,
     Resolved,
     RopeConfig,
-    Rounding,
     resolve,
 )
 from rope_core.presets import Preset
+from service.endpoints.rope_params import Model, PresetModel, Rope
 from service.errors import UnknownName
 
-MAX_KNOWN = 64
-"""Shapes of tensors for which a rope is kept read; beyond it all are read anew."""
-
-
-class Params(BaseModel):
-    """Base of all parameters."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True
-    )
-
-
-class _Rope(Params):
-    @cached_property
-    def known(self) -> "dict[tuple[RopeResolver, int | None, int | None], ResolvedRope]":
-        """What these very parameters have come to: it lives as long as they do."""
-        return {}
-
-
-class Rope(_Rope):
-    """How to rotate, by parameters.
-
-    Those of the variant and of the scheme go by their own names beside these; `/v1/variants` lists
-    them.
-    """
-
-    model_config = ConfigDict(extra="allow")
-
-    head_dim: int | None = None
-    """Width of one head; that of the tensor where missing."""
-
-    rotary_dim: int | None = None
-    """Elements of a head that are rotated, even; all of them where missing."""
-
-    theta: float = 10_000.0
-    """Base of the geometric progression of wavelengths."""
-
-    layout: Layout = "half"
-    """Pairs are (i, i + rotary_dim/2), or (2i, 2i + 1); two more are of single models."""
-
-    rope_type: Literal[*VARIANTS] = "default"  # type: ignore[valid-type]
-    """Name of the variant."""
-
-    axes: Literal[*SCHEMES] | None = None  # type: ignore[valid-type]
-    """Name of the scheme of several axes."""
-
-    rounding: Rounding | None = None
-    """Where float16 and bfloat16 are rounded: `once`, at the end, is the default of float64;
-    `activation`, after each step, that of hf; other families of transformers: docs/variants.md."""
-
-    trailing: bool = False
-    """Rotate the last rotary_dim elements of a head."""
-
-    negative: bool = False
-    """Rotate by minus the angle."""
-
-    arithmetic: Arithmetic = "float64"
-    """`float64`, the truth, or `hf`, transformers' own operations in float32."""
-
-
-class _Chosen(_Rope):
-    part: Literal["text", "vision", "audio"] | None = None
-    """Part of a composite model; text where nothing tells."""
-
-    layer: int | None = None
-    """Index of the layer, where layers differ."""
-
-    layer_type: str | None = None
-    """Its type, such as sliding_attention."""
-
-    compat: Literal["5.23", "4.57"] = "5.23"
-    """Version of transformers to follow where they differ."""
-
-    arithmetic: Arithmetic = "hf"
-    """`hf`, transformers' own operations, or `float64`, the truth."""
-
-    length: int | None = None
-    """Length that dynamic and LongRoPE frequencies are for; that of the call where missing."""
-
-
-class Model(_Chosen):
-    """How to rotate, by a model's own config.json."""
-
-    config: dict[str, Any]
-    """Its contents, in the spelling of transformers 4 or 5, or of diffusers."""
-
-    model_type: str | None = None
-    """The family, where the config does not say it."""
-
-
-class PresetModel(_Chosen):
-    """How to rotate, by a preset."""
-
-    preset: str
-    """Its name: `/v1/presets` lists all."""
-
-
-def _kind(given: Any) -> str:
-    if isinstance(given, str):
-        return "name"
-    if isinstance(given, dict):
-        return "config" if "config" in given else "preset" if "preset" in given else "parameters"
-    if isinstance(given, Model):
-        return "config"
-    return "preset" if isinstance(given, PresetModel) else "parameters"
-
-
-FORMS: Mapping[str, type[_Rope]] = {"parameters": Rope, "config": Model, "preset": PresetModel}
-"""What an object may be, by the tags of the union below."""
-
-AnyRope = Annotated[
-    Annotated[Rope, Tag("parameters")]
-    | Annotated[Model, Tag("config")]
-    | Annotated[PresetModel, Tag("preset")]
-    | Annotated[str, Tag("name")],
-    Discriminator(_kind),
-]
-"""What `rope` may be; a bare text is a preset's name."""
+MAX_CACHED = 64
+"""Combinations of head_dim and num_axes that are cached for one rope; then its cache is cleared."""
 
 
 @dataclass(frozen=True, slots=True)
 class ResolvedRope:
-    """What a request's `rope` comes to."""
+    """The library's value for the rope of a request."""
 
     config: RopeConfig | None
-    """None rotates nothing: a NoPE layer."""
+    """None for a layer that rotates nothing (NoPE)."""
 
-    resolved: Resolved | None = None
-    """What a model's config says besides."""
+    model: Resolved | None = None
+    """What the config of a model says; None for a rope that is given by parameters."""
 
-    own: Mapping[str, str] = field(default_factory=dict)
-    """Where parameters come from, where there is no config: `given`, `default` or `derived`."""
+    provenance: Mapping[str, str] = field(default_factory=dict)
+    """Where each value comes from: `given`, `class default`, `default` or `derived`."""
+
+    warnings: tuple[str, ...] = ()
 
     @property
     def rope(self) -> RopeConfig:
-        """The config, of a request that must rotate.
+        """The config of a request that must rotate.
 
         Raises:
             ConfigError: the layer does not rotate.
         """
         if self.config is None:
-            nope = self.resolved.nope if self.resolved else "null rotates nothing"
-            raise ConfigError("rope", "of a layer that rotates", f"none: {nope}")
+            reason = self.model.nope if self.model else "null rotates nothing"
+            raise ConfigError("rope", "of a layer that rotates", f"none: {reason}")
         return self.config
 
     @property
     def attention(self) -> AttentionConfig | None:
-        """How that layer attends, where a model says it."""
-        return self.resolved.attention if self.resolved else None
-
-    @property
-    def provenance(self) -> Mapping[str, str]:
-        """Where each value comes from."""
-        return self.resolved.provenance if self.resolved else self.own
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """What the caller should know."""
-        return self.resolved.warnings if self.resolved else ()
+        """How the layer attends, where the config of a model says it."""
+        return self.model.attention if self.model else None
 
 
 class RopeResolver:
-    """Reads what requests say of `rope`, and keeps what it has read while parameters live.
+    """Resolves ropes, and caches the results in the ropes themselves.
 
     Args:
-        presets: configs by name.
+        presets: configs of models by name.
     """
 
     def __init__(self, presets: Mapping[str, Preset]) -> None:
         self.presets = presets
-        self._named = {name: PresetModel(preset=name) for name in presets}
+        self._ropes_by_name = {name: PresetModel(preset=name) for name in presets}
 
-    def read(
+    def resolve(
         self,
-        given: "Rope | Model | PresetModel | str",
+        rope: Rope | Model | PresetModel | str,
         head_dim: int | None,
         num_axes: int | None,
         name: str = "rope",
     ) -> ResolvedRope:
-        """Return the library's value, for tensors of `head_dim`, or for tables where None.
+        """Return the library's value for a rope.
 
         Args:
-            given: how the request says it.
-            head_dim: width of the tensors' heads.
-            num_axes: numbers that make up a position, as far as tensors tell.
-            name: the parameter, for errors.
+            rope: the rope in any form.
+            head_dim: width of the heads to rotate; None where there are no heads.
+            num_axes: how many numbers make up a position; None where the tensors do not tell.
+            name: the parameter that holds the rope, for errors.
 
         Raises:
-            ConfigError, UnknownName: the request says something that no rotation has.
+            ConfigError, UnknownName: the rope has a value or a name that no rotation has.
         """
-        if isinstance(given, str):
-            given = self._named.get(given) or PresetModel(preset=given)
-        known, key = given.known, (self, head_dim, num_axes)
-        found = known.get(key)
-        if found is None:
-            found = self._read(given, head_dim, num_axes, name)
-            if len(known) >= MAX_KNOWN:
-                known.clear()
-            known[key] = found
-        return found
+        if isinstance(rope, str):
+            rope = self._ropes_by_name.get(rope) or PresetModel(preset=rope)
+        cache, key = rope.resolved, (self, head_dim, num_axes)
+        resolved: ResolvedRope | None = cache.get(key)
+        if resolved is None:
+            try:
+                resolved = self._resolve(rope, head_dim, num_axes, name)
+            except ConfigError as error:
+                raise error.nested_in(name) from None
+            if len(cache) >= MAX_CACHED:
+                cache.clear()
+            cache[key] = resolved
+        return resolved
 
-    def _read(
+    def _resolve(
         self,
-        given: "Rope | Model | PresetModel",
+        rope: Rope | Model | PresetModel,
         head_dim: int | None,
         num_axes: int | None,
         name: str,
     ) -> ResolvedRope:
-        if isinstance(given, Rope):
-            return ResolvedRope(_of_parameters(given, head_dim, name), own=_provenance(given))
-        if isinstance(given, PresetModel):
-            preset = self.presets.get(given.preset)
-            if preset is None:
-                expected = "the name of a preset, which /v1/presets lists"
-                raise ConfigError(f"{name}.preset", expected, repr(given.preset[:64]))
-            config, model_type = preset.config, None
+        if isinstance(rope, Rope):
+            return ResolvedRope(_build_config(rope, head_dim, name), None, _provenance(rope))
+        source: Mapping[str, Any]
+        if isinstance(rope, Model):
+            source, model_type = rope.config, rope.model_type
+        elif rope.preset in self.presets:
+            source, model_type = self.presets[rope.preset].config, None
         else:
-            config, model_type = given.config, given.model_type
-        try:
-            resolved = resolve(
-                config,
-                model_type=model_type,
-                part=given.part,
-                layer=given.layer,
-                layer_type=given.layer_type,
-                compat=given.compat,
-                arithmetic=given.arithmetic,
-                head_dim=head_dim,
-                num_axes=num_axes,
-            )
-        except ConfigError as wrong:
-            raise wrong.within(name) from None
-        rope = resolved.rope
-        if rope is not None and given.length is not None:
-            if not rope.needs_length:
-                expected = "absent: frequencies of this model depend on none"
-                raise ConfigError(f"{name}.length", expected, given.length)
-            if given.length < 0:
-                raise ConfigError(f"{name}.length", "0 or more", given.length)
-            rope = rope.at(given.length)
-        return ResolvedRope(rope, resolved)
+            expected = "the name of a preset, which /v1/presets lists"
+            raise ConfigError("preset", expected, repr(rope.preset[:64]))
+        model = resolve(
+            source,
+            model_type=model_type,
+            part=rope.part,
+            layer=rope.layer,
+            layer_type=rope.layer_type,
+            compat=rope.compat,
+            arithmetic=rope.arithmetic,
+            head_dim=head_dim,
+            num_axes=num_axes,
+        )
+        config = model.rope
+        if config is not None and rope.length is not None:
+            if not config.needs_length:
+                expected = "absent: the frequencies of this model do not depend on a length"
+                raise ConfigError("length", expected, rope.length)
+            if rope.length < 0:
+                raise ConfigError("length", "0 or more", rope.length)
+            config = config.for_length(rope.length)
+        return ResolvedRope(config, model, model.provenance, model.warnings)
 
 
-def _provenance(given: Rope) -> dict[str, str]:
-    told = dict.fromkeys((*given.model_fields_set, *(given.model_extra or {})), "given")
-    widths = dict.fromkeys(("head_dim", "rotary_dim"), "derived")
-    return dict.fromkeys(Rope.model_fields, "default") | widths | told
+def _provenance(rope: Rope) -> dict[str, str]:
+    given = dict.fromkeys((*rope.model_fields_set, *(rope.model_extra or {})), "given")
+    derived = dict.fromkeys(("head_dim", "rotary_dim"), "derived")
+    return dict.fromkeys(Rope.model_fields, "default") | derived | given
 
 
-def _of_parameters(given: Rope, head_dim: int | None, name: str) -> RopeConfig:
-    widths = (given.head_dim, head_dim, given.rotary_dim)
-    width = next((width for width in widths if width is not None), None)
-    if width is None:
-        raise ConfigError(f"{name}.head_dim", "given where no tensor has it", "none")
-    own = set(VARIANTS[given.rope_type].parameters)
-    own |= SCHEMES[given.axes].parameters.keys() if given.axes else set()
-    extra = given.model_extra or {}
-    if unknown := sorted(extra.keys() - own):
-        known = [*Rope.model_fields, *sorted(own)]
-        raise UnknownName("parameter", f"{name}.{unknown[0]}", known)
-    fields = given.model_dump(exclude={"head_dim", *extra})
-    usual = "activation" if given.arithmetic == "hf" else "once"
-    fields["rounding"] = given.rounding or usual
-    try:
-        return RopeConfig.of(width, **fields, **extra)
-    except ConfigError as wrong:
-        raise wrong.within(name) from None
+def _build_config(rope: Rope, tensor_head_dim: int | None, name: str) -> RopeConfig:
+    widths = (rope.head_dim, tensor_head_dim, rope.rotary_dim)
+    head_dim = next((width for width in widths if width is not None), None)
+    if head_dim is None:
+        raise ConfigError("head_dim", "given where no tensor has it", "none")
+    extra = rope.model_extra or {}
+    valid = set(VARIANTS[rope.rope_type].parameters)
+    valid |= SCHEMES[rope.axes].parameters.keys() if rope.axes else set()
+    if unknown := sorted(extra.keys() - valid):
+        names = [*Rope.model_fields, *sorted(valid)]
+        raise UnknownName("parameter", f"{name}.{unknown[0]}", names)
+    fields = rope.model_dump(exclude={"head_dim", *extra})
+    default_rounding = "activation" if rope.arithmetic == "hf" else "once"
+    fields["rounding"] = rope.rounding or default_rounding
+    return RopeConfig.of(head_dim, **fields, **extra)

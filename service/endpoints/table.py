@@ -1,21 +1,14 @@
-"""What each route reads from a message, and what it writes to one."""
+"""The table of routes: what each reads from a message, and the message of its answer."""
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import lru_cache
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from rope_core import (
-    Attended,
-    ConfigError,
-    Result,
-    Rotated,
-    ShapeError,
-    Table,
-)
+from rope_core import Attended, ConfigError, Result, Rotated, Table
 from service.endpoints import builders
 from service.endpoints.builders import PreparedCall, Tensors
 from service.endpoints.params import (
@@ -27,170 +20,197 @@ from service.endpoints.params import (
     RotateParams,
     ShiftParams,
 )
-from service.endpoints.resolve import TENSOR_ARGUMENTS
-from service.endpoints.rope_resolver import FORMS, RopeResolver
-from service.errors import BadMessage, TooLarge, UnknownName, printable
-from service.wire import Message
+from service.endpoints.position_builders import TENSOR_ARGUMENTS, answer_positions
+from service.endpoints.resolve import answer_resolve
+from service.endpoints.rope_params import FORMS
+from service.endpoints.rope_resolver import RopeResolver
+from service.errors import BadMessage, MissingTensor, TooLarge, UnknownName, printable
+from service.wire import NO_PARAMETERS, Message, Parameters
 
 P = TypeVar("P", bound=BaseModel)
 
 INLINE_PARAMS_BYTES = 2**14
-"""Longer texts of parameters are read anew each time, and beside the event loop."""
+"""Longer texts of parameters are parsed in a thread, and the result is not cached."""
 
 MAX_PARAMS_BYTES = 2**18
 """Longest text of parameters: many times what the config.json of any model takes."""
 
+MAX_PARAMS_DEPTH = 200
+"""Most objects and lists that parameters nest, one within the other."""
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True, kw_only=True)
 class Endpoint(Generic[P]):
     """One route: `POST path`."""
 
     path: str
     summary: str
-    required: tuple[str, ...]
-    optional: tuple[str, ...]
-    answers: tuple[str, ...]
+
+    required: tuple[str, ...] = ()
+    """Names of the tensors that a message must have."""
+
+    optional: tuple[str, ...] = ()
+    """Names of the tensors that a message may have."""
+
+    outputs: tuple[str, ...]
     """Names of the tensors of the answer."""
+
+    has_other_outputs: bool = False
+    """Whether an answer may have tensors of other names."""
+
     params: type[P]
-    call: Callable[[Tensors, P, RopeResolver], PreparedCall]
-    run_blocking: bool = False
-    """Whether `call` may take so long that it must not hold up the event loop."""
-    names: frozenset[str] = field(init=False)
-    """Names of the tensors it knows."""
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "names", frozenset((*self.required, *self.optional)))
+    build: Callable[[Tensors, P, RopeResolver], PreparedCall | Message]
+    """Returns a call for the device, or the answer where the endpoint needs no device."""
 
-    def read(self, message: Message, rope_resolver: RopeResolver) -> PreparedCall:
-        """Return what a message asks for.
+    is_slow: bool = False
+    """Whether `build` may run too long for the event loop."""
+
+    @cached_property
+    def names(self) -> frozenset[str]:
+        """Names of all tensors that a message may have."""
+        return frozenset((*self.required, *self.optional))
+
+    def read(self, message: Message, resolver: RopeResolver) -> PreparedCall | Message:
+        """Return the call that a message describes, or the answer where it needs no device.
 
         Raises:
-            UnknownName: a tensor or a parameter that this route does not have.
-            RopeError: a tensor or a parameter does not fit.
+            UnknownName: the message has a tensor or a parameter that this route does not have.
+            TooLarge: its parameters are too long.
+            BadMessage, RopeError: a tensor or a parameter does not fit.
         """
         tensors = message.tensors
         for name in self.required:
             if name not in tensors:
-                raise ShapeError(name, "a tensor of the message", "none")
+                raise MissingTensor(name)
         if not tensors.keys() <= self.names:
             name = min(tensors.keys() - self.names)
             raise UnknownName("tensor", name, [*self.required, *self.optional])
-        text = message.params
-        if len(text) > MAX_PARAMS_BYTES:
-            raise TooLarge("parameters, in bytes,", MAX_PARAMS_BYTES, f"{len(text):,}")
-        read = _read_params if len(text) > INLINE_PARAMS_BYTES else _read_known
-        return self.call(tensors, read(self.params, text), rope_resolver)
+        num_bytes = len(message.params.key)
+        if num_bytes > MAX_PARAMS_BYTES:
+            raise TooLarge("parameters, in bytes,", MAX_PARAMS_BYTES, f"{num_bytes:,}")
+        parse = _parse_params if num_bytes > INLINE_PARAMS_BYTES else _parse_params_cached
+        return self.build(tensors, parse(self.params, message.params), resolver)
 
 
-def _read_params(kind: type[P], text: bytes) -> P:
+def _parse_params(model: type[P], params: Parameters) -> P:
+    _check_depth(params.values)
     try:
-        return kind.model_validate_json(text)
-    except ValidationError as wrong:
-        first = wrong.errors(include_url=False, include_context=False)[0]
-    if first["type"] == "json_invalid":  # pydantic's parser goes less deep than that of the codecs
-        raise BadMessage("parameters are nested too deep")
-    loc = [str(part) for part in first["loc"] or ("params",)]
-    known = list(kind.model_fields)
+        return model.model_validate(params.values)
+    except ValidationError as invalid:
+        first = invalid.errors(include_url=False, include_context=False)[0]
+    kind, path = first["type"], [str(part) for part in first["loc"] or ("params",)]
+    form: type[BaseModel] = model
     expected = first["msg"].removeprefix("Input should be ")
-    if loc[0] in ("rope", "to") and len(loc) > 1:
-        form = loc.pop(1)  # a tag, which the client did not write
-        known = list(FORMS[form].model_fields)
-        expected = expected if len(loc) > 1 else "an object or the name of a preset"
-    name = ".".join(loc)
-    match first["type"]:
-        case "extra_forbidden":
-            raise UnknownName("parameter", name, known)
-        case "missing":
-            raise ConfigError(name, "given", "none")
+    if kind in ("dict_type", "model_type"):
+        expected = "an object"
+    if path[0] in ("rope", "to") and len(path) > 1:
+        form = FORMS[path.pop(1)]  # the tag of a union, which the client did not write
+        expected = expected if len(path) > 1 else "an object or the name of a preset"
+    name = ".".join(path)
+    if kind == "extra_forbidden":
+        raise UnknownName("parameter", name, list(form.model_fields))
+    if kind == "missing":
+        raise ConfigError(name, "given", "none")
     got = json.dumps(first["input"], default=repr)
     raise ConfigError(name, expected, printable(got))
 
 
-_read_known = lru_cache(maxsize=256)(_read_params)
+_parse_params_cached = lru_cache(maxsize=256)(_parse_params)
 
 
-def write(result: Result, base64: bool, warnings: tuple[str, ...] = ()) -> Message:
+def _check_depth(values: Mapping[str, Any]) -> None:
+    level: list[Any] = [values]
+    for _ in range(MAX_PARAMS_DEPTH + 1):
+        level = [
+            child
+            for node in level
+            if isinstance(node, dict | list)
+            for child in (node.values() if isinstance(node, dict) else node)
+        ]
+        if not level:
+            return
+    raise BadMessage("parameters are nested too deep")
+
+
+def write(result: Result, warnings: tuple[str, ...] = ()) -> Message:
     """Return the message that answers with `result`."""
-    told: dict[str, Any] = {"warnings": warnings} if warnings else {}
+    values: dict[str, Any] = {"warnings": warnings} if warnings else {}
     match result:
         case Rotated(q, k):
             tensors = {"q": q, "k": k}
         case Attended(out, lse):
             tensors = {"out": out, "lse": lse}
-        case Table(cos, sin, gain, scale):
+        case Table(cos, sin, attention_scaling, scale):
             tensors = {"cos": cos, "sin": sin, "scale": scale}
-            told["attention_scaling"] = gain
-    text = json.dumps(told).encode() if told else b"{}"
-    return Message({name: t for name, t in tensors.items() if t is not None}, text, base64)
+            values["attention_scaling"] = attention_scaling
+    params = Parameters.of(values) if values else NO_PARAMETERS
+    return Message({name: t for name, t in tensors.items() if t is not None}, params)
 
 
 ENDPOINTS: tuple[Endpoint[Any], ...] = (
     Endpoint(
-        "/v1/rotate",
-        "Rotate q and k by the positions of their tokens",
-        (),
-        ("q", "k", "positions", "cu_seqlens", "frequencies"),
-        ("q", "k"),
-        RotateParams,
-        builders.build_rotate,
+        path="/v1/rotate",
+        summary="Rotate q and k by the positions of their tokens",
+        optional=("q", "k", "positions", "cu_seqlens", "frequencies"),
+        outputs=("q", "k"),
+        params=RotateParams,
+        build=builders.build_rotate,
     ),
     Endpoint(
-        "/v1/attention",
-        "Rotate q and k, then attend",
-        ("q", "k", "v"),
-        (
+        path="/v1/attention",
+        summary="Rotate q and k, then attend",
+        required=("q", "k", "v"),
+        optional=(
             *("positions", "q_positions", "k_positions"),
             *("cu_seqlens", "cu_seqlens_q", "cu_seqlens_k"),
             *("sinks", "mask", "frequencies", "q_index", "k_index"),
         ),
-        ("out", "lse"),
-        AttentionParams,
-        builders.build_attend,
+        outputs=("out", "lse"),
+        params=AttentionParams,
+        build=builders.build_attend,
     ),
     Endpoint(
-        "/v1/cos_sin",
-        "Cosine and sine of every pair's angle",
-        ("positions",),
-        ("frequencies",),
-        ("cos", "sin"),
-        CosSinParams,
-        builders.build_cos_sin,
+        path="/v1/cos_sin",
+        summary="Cosine and sine of every pair's angle",
+        required=("positions",),
+        optional=("frequencies",),
+        outputs=("cos", "sin"),
+        params=CosSinParams,
+        build=builders.build_cos_sin,
     ),
     Endpoint(
-        "/v1/shift",
-        "Move rotated keys to other positions",
-        ("k", "delta"),
-        ("positions",),
-        ("k",),
-        ShiftParams,
-        builders.build_shift,
+        path="/v1/shift",
+        summary="Move rotated keys to other positions",
+        required=("k", "delta"),
+        optional=("positions",),
+        outputs=("k",),
+        params=ShiftParams,
+        build=builders.build_shift,
     ),
     Endpoint(
-        "/v1/merge",
-        "Merge attention over parts of the keys",
-        ("out", "lse"),
-        (),
-        ("out", "lse"),
-        MergeParams,
-        builders.build_merge,
+        path="/v1/merge",
+        summary="Merge attention over parts of the keys",
+        required=("out", "lse"),
+        outputs=("out", "lse"),
+        params=MergeParams,
+        build=builders.build_merge,
     ),
     Endpoint(
-        "/v1/resolve",
-        "What a model's config says of its rotation",
-        (),
-        (),
-        ("inv_freq",),
-        ResolveParams,
-        builders.build_resolve,
+        path="/v1/resolve",
+        summary="Resolve a rope: parameters, frequencies, provenance, ignored keys, warnings",
+        outputs=("inv_freq",),
+        params=ResolveParams,
+        build=answer_resolve,
     ),
     Endpoint(
-        "/v1/positions",
-        "Build the positions of images, videos, packs and groups",
-        (),
-        TENSOR_ARGUMENTS,
-        ("positions",),
-        PositionsParams,
-        builders.build_positions_answer,
-        run_blocking=True,
+        path="/v1/positions",
+        summary="Build the positions of images, videos, packs and groups",
+        optional=TENSOR_ARGUMENTS,
+        outputs=("positions",),
+        has_other_outputs=True,
+        params=PositionsParams,
+        build=answer_positions,
+        is_slow=True,
     ),
 )

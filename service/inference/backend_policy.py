@@ -1,4 +1,4 @@
-"""Which backend shall do a call: the request's choice, the operator's, or the library's."""
+"""Choose the backend of a call: named by the request, forced by the operator, or left open."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,31 +6,35 @@ from dataclasses import dataclass
 from rope_core import Call, ConfigError, CosSin, Merge, Rotate, Shift
 from rope_core.backends import ATTEND_ONLY
 
-NEVER_DOES: Mapping[str, tuple[type, ...]] = dict.fromkeys(ATTEND_ONLY, (Rotate, Shift, Merge))
-"""Kinds of calls that a backend never does: to force it leaves them to the library's choice."""
+UNSUPPORTED_CALLS: Mapping[str, tuple[type, ...]] = dict.fromkeys(
+    ATTEND_ONLY, (Rotate, Shift, Merge)
+)
+"""Types of calls that a backend cannot run: to force the backend has no effect on them."""
 
 
 @dataclass(frozen=True, slots=True)
 class BackendPolicy:
-    """What the operator has decided."""
+    """The operator's settings of backends."""
 
     forced: str | None = None
-    """Name of the backend that does what requests leave open; the library's choice where None."""
+    """Backend of calls whose request names none; None: the library chooses."""
 
-    by_request: bool = False
-    """Whether a request may name one."""
+    allow_requests: bool = False
+    """Whether a request may name a backend."""
 
-    def of(self, call: Call, asked: str | None) -> str | None:
-        """Return the name of the backend for `call`, None where the library is to choose.
+    def choose(self, call: Call, requested: str | None) -> str | None:
+        """Return the name of the backend for `call`, None where the library chooses.
 
         Raises:
-            ConfigError: a request names one, and must not.
+            ConfigError: the request names a backend and may not.
         """
-        if asked is not None:
-            if not self.by_request:
-                where = "absent: the operator of this service does not let requests choose one"
-                raise ConfigError("backend", where, asked)
-            return asked
-        if self.forced is None or isinstance(call, (CosSin, *NEVER_DOES.get(self.forced, ()))):
+        if requested is not None:
+            if not self.allow_requests:
+                expected = "absent: the operator of this service does not let requests choose it"
+                raise ConfigError("backend", expected, requested)
+            return requested
+        if self.forced is None or isinstance(
+            call, (CosSin, *UNSUPPORTED_CALLS.get(self.forced, ()))
+        ):
             return None
         return self.forced

@@ -1,22 +1,25 @@
-"""What every request goes through, whatever protocol brought it: message, call, answer."""
+"""The path of every request, whatever its protocol: message, call, run on the device, answer."""
 
 import asyncio
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from rope_core import Result, Table
-from service.batching.admission import Admission
-from service.batching.batcher import Batcher, Completed, Entry
+from service.batching.admission import Admission, Charge
+from service.batching.batcher import Batcher
+from service.batching.call_queue import Entry
+from service.batching.run import Completed
 from service.buffer_pool import BufferPool
-from service.device import KernelBuilder
-from service.endpoints.builders import PreparedCall
+from service.endpoints import table
 from service.endpoints.rope_resolver import RopeResolver
 from service.endpoints.table import INLINE_PARAMS_BYTES, Endpoint
-from service.errors import ClientLeft
+from service.errors import ClientLeft, TimedOut, TooLarge
 from service.inference.backend_policy import BackendPolicy
 from service.inference.engine import Engine, Job
+from service.kernel_builds.builder import KernelBuilder
 from service.observability.metrics import Metrics
 from service.settings import Settings
 from service.wire import Message
@@ -24,85 +27,156 @@ from service.wire import Message
 R = TypeVar("R")
 
 
+class RequestContext(NamedTuple):
+    """What belongs to a request from its arrival to its answer."""
+
+    deadline: float
+    """Time of `time.monotonic` after which the answer is of no use."""
+
+    charge: Charge
+    """The request's share of the memory budget."""
+
+    disconnected: Callable[[], Coroutine[Any, Any, None]] | None = None
+    """Awaited while the call waits for the device; returns when the client has disconnected. None
+    where the protocol cancels the request instead."""
+
+
 @dataclass(frozen=True, slots=True)
-class InferenceService:
-    """What all protocols share, made at start."""
+class Served:
+    """The answer to a request, before an adapter writes it."""
+
+    message: Message
+    num_bytes: int
+    """Upper bound of the bytes of its tensors."""
+
+    completed: Completed[Result] | None = None
+    """The run on the device; None where the request needed no device."""
+
+    backend: str = ""
+    """Name of the backend that computed; empty where none did."""
+
+
+@dataclass(frozen=True, slots=True)
+class InferenceHandler:
+    """Answers the requests of all protocols. An adapter decodes, calls `infer`, and encodes."""
 
     settings: Settings
     engine: Engine
-    choice: BackendPolicy
+    backend_policy: BackendPolicy
     batcher: Batcher[Job, Result]
     admission: Admission
     buffer_pool: BufferPool
     builder: KernelBuilder
     rope_resolver: RopeResolver
     io_executor: Executor
-    """Threads that read bodies which would hold up the event loop."""
+    """Threads for reading and writing that would block the event loop."""
     metrics: Metrics
 
-    async def run_blocking(self, is_long: bool, work: Callable[..., R], *arguments: Any) -> R:
-        """Do some work of reading or writing: on the event loop, or beside it where it is long."""
-        if not is_long:
-            return work(*arguments)
-        return await asyncio.get_running_loop().run_in_executor(self.io_executor, work, *arguments)
-
-    async def prepare(self, endpoint: Endpoint[Any], message: Message) -> PreparedCall:
-        """Return what a message asks of `endpoint`.
-
-        Raises:
-            UnknownName, TooLarge, RopeError: it asks for nothing that there is.
-        """
-        is_long = endpoint.run_blocking or len(message.params) > INLINE_PARAMS_BYTES
-        return await self.run_blocking(is_long, endpoint.read, message, self.rope_resolver)
-
-    def job(self, asked: PreparedCall) -> Job:
-        """Return the work that a call takes.
-
-        Raises:
-            ConfigError: it names a backend, and must not.
-            TooLarge: it would take too long, or its answer be too large.
-        """
-        assert not isinstance(asked.call, Message), "answered already"
-        return self.engine.job(asked.call, self.choice.of(asked.call, asked.backend))
-
-    async def run(
+    async def infer(
         self,
-        job: Job,
-        operation: str,
-        deadline: float,
-        on_wait: Callable[[Entry[Job, Result]], None],
+        endpoint: Endpoint[Any],
+        message: Message,
+        context: RequestContext,
+        memory_factor: int,
         queue_s: float | None = None,
-    ) -> Completed[Result]:
-        """Return the answer to a job; where the asker is cancelled, the job leaves the queue.
+    ) -> Served:
+        """Answer a request.
+
+        A caller that goes on with the answer must not keep `message`: the tensors of a request are
+        freed when its call has run.
 
         Args:
-            job: what to do.
-            operation: what metrics call it.
-            deadline: time of `time.monotonic` beyond which nobody wants the answer.
-            on_wait: told of the job's entry if it has to wait.
-            queue_s: longest that it may wait for its run.
+            endpoint: what the request asks for.
+            message: its tensors and parameters.
+            context: of the request; the memory of the answer is added to its charge.
+            memory_factor: bytes of memory for each byte of the answer, when it is encoded.
+            queue_s: longest wait for the device; None: until the deadline.
 
         Raises:
-            Overloaded, Expired, TimedOut, ShuttingDown, DeviceLost, ...: there is no answer.
+            UnknownName, RopeError: a tensor or a parameter does not fit the endpoint.
+            TooLarge: the call or its answer is over a limit.
+            TimedOut, Expired: the deadline has passed, or `queue_s`.
+            Overloaded, ShuttingDown, DeviceFull, DeviceLost, DeviceStuck: it cannot be run.
+            ClientLeft: the client has disconnected.
         """
-        entry = self.batcher.submit(job, deadline, on_wait)
+        if endpoint.is_slow or len(message.params.key) > INLINE_PARAMS_BYTES:
+            read, deadline = endpoint.read, context.deadline
+            prepared = await self.to_thread(deadline, read, message, self.rope_resolver)
+        else:
+            prepared = endpoint.read(message, self.rope_resolver)
+        if isinstance(prepared, Message):
+            num_bytes = sum(tensor.nbytes for tensor in prepared.tensors.values())
+        else:
+            backend = self.backend_policy.choose(prepared.call, prepared.backend)
+            job = self.engine.job(prepared.call, backend)
+            num_bytes = job.answer_bytes
+        limit = self.max_bytes(memory_factor)
+        if num_bytes > limit:
+            what = "an answer in JSON, in bytes," if memory_factor > 1 else "an answer, in bytes,"
+            raise TooLarge(what, limit, f"{num_bytes:,}")
+        context.charge.add(num_bytes * memory_factor)
+        if isinstance(prepared, Message):
+            return Served(prepared, num_bytes)
+        completed = await self._run(job, context, queue_s)
+        result = completed.result
+        backend = "" if isinstance(result, Table) else result.backend
+        if backend:
+            self.metrics.backend_calls(endpoint.path.removeprefix("/v1/"), backend).inc()
+        return Served(table.write(result, prepared.warnings), num_bytes, completed, backend)
+
+    def deadline(self, timeout_s: float | None) -> float:
+        """Return the time of `time.monotonic` until which the client of a new request waits."""
+        settings = self.settings
+        if timeout_s is None:
+            return time.monotonic() + settings.default_timeout_s
+        return time.monotonic() + min(timeout_s, settings.max_timeout_s)
+
+    def max_bytes(self, memory_factor: int) -> int:
+        """Return the limit of a body or an answer that takes so much memory for each byte."""
+        settings = self.settings
+        return settings.max_json_bytes if memory_factor > 1 else settings.max_body_bytes
+
+    async def to_thread(self, deadline: float | None, work: Callable[..., R], *arguments: Any) -> R:
+        """Run work that would block the event loop on a thread.
+
+        Raises:
+            TimedOut: the deadline passed before the work was done.
+        """
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(None if deadline is None else deadline - time.monotonic()):
+                return await loop.run_in_executor(self.io_executor, work, *arguments)
+        except TimeoutError:
+            raise TimedOut from None
+
+    async def _run(
+        self, job: Job, context: RequestContext, queue_s: float | None
+    ) -> Completed[Result]:
+        """Return the answer to a job, and withdraw the job when this coroutine is cancelled."""
+        watchers: list[asyncio.Task[None]] = []
+
+        def watch(entry: Entry[Job, Result]) -> None:
+            if context.disconnected is not None:
+                watchers.append(asyncio.create_task(self._withdraw_after(context, entry)))
+
+        entry = self.batcher.submit(job, context.deadline, watch)
         expiry = None
         if queue_s is not None:
             loop = asyncio.get_running_loop()
             expiry = loop.call_later(queue_s, self.batcher.expire, entry)
         try:
-            run = await entry.future
+            return await entry.future
         except asyncio.CancelledError:
             self.batcher.withdraw(entry, ClientLeft())
             raise
         finally:
             if expiry is not None:
                 expiry.cancel()
-        if done_by := backend_of(run.result):
-            self.metrics.backend_calls(operation, done_by).inc()
-        return run
+            for watcher in watchers:
+                watcher.cancel()
+            watchers.clear()  # breaks the cycle with the entry: its tensors are freed at once
 
-
-def backend_of(result: Result) -> str:
-    """Return the name of the backend, "" where it took none."""
-    return "" if isinstance(result, Table) else result.backend
+    async def _withdraw_after(self, context: RequestContext, entry: Entry[Job, Result]) -> None:
+        assert context.disconnected is not None, "checked by the caller"
+        await context.disconnected()
+        self.batcher.withdraw(entry, ClientLeft())

@@ -18,14 +18,16 @@ from rope_core.config import Layout
 LAYOUTS: tuple[Layout, ...] = ("half", "interleaved")
 
 NUM_TOKENS = 100
-"""Tokens of a prompt: more than `SOME_ROWS`, so that prefill attends whatever the heads."""
+"""Tokens of a prompt: more than `APPEND_ROWS`, so that the prefill kernel computes it."""
 
-SOME_ROWS = 64
-"""As `rope_core.kernels.work_list.SOME_ROWS`, without importing Triton: a sequence of up to so many
-rows, queries times heads of one key, is attended to by the decode kernel."""
+APPEND_ROWS = 64
+"""Rows of a sequence, queries times heads per key head, up to which the decode kernel computes it.
+
+The same number as `rope_core.kernels.tile_scheduler.APPEND_ROWS`, which needs Triton.
+"""
 
 NUM_FAR_KEYS = 2048
-"""Keys of a long sequence, for which the decode kernel takes more than `SOME_ROWS` rows."""
+"""Keys of a long sequence, for which the decode kernel takes more than `APPEND_ROWS` rows."""
 
 
 def warm_up_calls(heads: int, kv_heads: int, head_dim: int) -> Iterator[Call]:
@@ -118,8 +120,8 @@ def _append(q: Tensor, k: Tensor, rope: RopeConfig, num_queries: int) -> Attend:
 
 
 def _decode_queries(heads: int, kv_heads: int) -> int:
-    """Return the most queries of a sequence that have up to SOME_ROWS rows."""
-    return max(1, SOME_ROWS * kv_heads // heads)
+    """Return the most queries of a sequence that have up to APPEND_ROWS rows."""
+    return max(1, APPEND_ROWS * kv_heads // heads)
 
 
 def _heads(num_tokens: int, num_heads: int, head_dim: int, dtype: torch.dtype) -> Tensor:

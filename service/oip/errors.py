@@ -1,4 +1,4 @@
-"""Failures in the form of the protocol: one status, and a body that is `{"error": text}`."""
+"""Failures as the protocol answers them: a status, and the body `{"error": text}`."""
 
 from collections.abc import Mapping
 
@@ -10,23 +10,23 @@ from service.errors import ServiceError, printable
 
 
 class UnknownModel(ServiceError):
-    """There is no model of that name or version."""
+    """No model has that name or version."""
 
 
 class UnknownService(ServiceError):
-    """There is no service of gRPC of that name."""
+    """No gRPC service has that name."""
 
 
 class UnknownRegion(ServiceError):
-    """No region of shared memory is registered by that name."""
+    """No region of shared memory is registered under that name."""
 
 
 class AlreadyExists(ServiceError):
-    """A region of shared memory is registered by that name already."""
+    """A region of shared memory is already registered under that name."""
 
 
 class BadRegion(ServiceError):
-    """A region of shared memory is not there, not allowed, or too small."""
+    """A region of shared memory is missing, not allowed, or too small."""
 
 
 class NotServed(ServiceError):
@@ -34,17 +34,17 @@ class NotServed(ServiceError):
 
 
 class NotLoadable(ServiceError):
-    """A model that shall be loaded or unloaded."""
+    """A request to load or unload a model."""
 
     def __init__(self) -> None:
-        super().__init__("models are loaded with the service, and not by requests")
+        super().__init__("models are loaded when the service starts, not by requests")
 
 
 class SharedMemoryOff(ServiceError):
-    """The operator has not turned shared memory on."""
+    """The operator has not enabled shared memory."""
 
     def __init__(self) -> None:
-        super().__init__("shared memory is not served here")
+        super().__init__("shared memory is not enabled on this service")
 
 
 STATUSES: Mapping[type[Exception], int] = {
@@ -57,13 +57,13 @@ STATUSES: Mapping[type[Exception], int] = {
     SharedMemoryOff: 501,
     NotLoadable: 503,
 }
-"""Statuses of the protocol's own failures."""
+"""Statuses of the failures that only this protocol has."""
 
 _OTHER_HEADERS: Mapping[int, Headers] = {415: [(b"accept-encoding", b"gzip, deflate")]}
 
 
 def classify(failure: Exception) -> tuple[int, str]:
-    """Return the status of a failure, and the one line that tells it."""
+    """Return the status of a failure and its text, one line."""
     if type(failure) in STATUSES:
         return STATUSES[type(failure)], printable(failure, problems.MAX_DETAIL)
     row = problems.problem_for(failure)
@@ -71,20 +71,20 @@ def classify(failure: Exception) -> tuple[int, str]:
 
 
 def status_of(status: int) -> int:
-    """Return what a status of `/v1` is here, where all that a request says wrongly is 400."""
+    """Return the status that a status of `/v1` has here: all wrong requests are 400."""
     return 400 if status in (406, 422) else status
 
 
 def describe(failure: Exception) -> tuple[int, Headers, bytes]:
     """Return status, headers and body of the answer to a failure."""
     status, text = classify(failure)
-    more = _OTHER_HEADERS.get(status, problems.MORE_HEADERS.get(status, []))
     headers, body = refusal(text)
-    return status, [*headers, *more], body
+    headers += _OTHER_HEADERS.get(status, problems.STATUS_HEADERS.get(status, []))
+    return status, headers, body
 
 
 def refusal(text: str) -> tuple[Headers, bytes]:
-    """Return headers and body of an answer that says why not."""
+    """Return headers and body of the answer to a refused request."""
     body = orjson.dumps({"error": text})
     length = str(len(body)).encode()
     return [(b"content-type", b"application/json"), (b"content-length", length)], body

@@ -1,4 +1,4 @@
-"""What the protocol tells of the service and of its models, as JSON has it."""
+"""Documents of the protocol about the service and its models, in JSON's terms."""
 
 from service import __version__
 from service.lifecycle import Lifecycle, Phase
@@ -6,7 +6,6 @@ from service.oip.infer.models import MODELS, VERSION, Model, Slot
 from service.oip.types import (
     IndexEntry,
     InputConfig,
-    InstanceGroup,
     LogSettings,
     ModelConfiguration,
     ModelMetadata,
@@ -21,10 +20,7 @@ EXTENSIONS = (
     *("binary_tensor_data", "parameters", "statistics"),
 )
 
-NO_CUDA_MEMORY = "CUDA shared memory is not served here"
-UNCHANGED = "tracing and logging are set by the operator, and not changed by requests"
-
-TRACE: TraceSettings = {
+TRACE_SETTINGS: TraceSettings = {
     "trace_level": ["OFF"],
     "trace_rate": "1000",
     "trace_count": "-1",
@@ -32,43 +28,44 @@ TRACE: TraceSettings = {
     "trace_file": "",
     "trace_mode": "triton",
 }
-"""Settings of Triton's own tracing, which is not here."""
+"""Settings of Triton's tracing: always off, because the service has no such tracing."""
 
 
-def describe_server(shares_memory: bool) -> ServerMetadata:
-    """Return what the service is."""
-    more = ["system_shared_memory"] if shares_memory else []
-    return {"name": "rope-service", "version": __version__, "extensions": [*EXTENSIONS, *more]}
+def server_metadata(shared_memory: bool) -> ServerMetadata:
+    """Return the metadata of the service; `shared_memory` adds the extension."""
+    extensions = [*EXTENSIONS, *(["system_shared_memory"] if shared_memory else [])]
+    return {"name": "rope-service", "version": __version__, "extensions": extensions}
 
 
-def describe_model(model: Model) -> ModelMetadata:
+def model_metadata(model: Model) -> ModelMetadata:
     """Return the metadata of a model."""
     return {
         "name": model.name,
         "versions": [VERSION],
         "platform": "rope-service",
-        "inputs": [_described(slot) for slot in model.inputs],
-        "outputs": [_described(slot) for slot in model.outputs],
+        "inputs": [_tensor_metadata(slot) for slot in model.inputs],
+        "outputs": [_tensor_metadata(slot) for slot in model.outputs],
     }
 
 
-def configure(model: Model, on_gpu: bool) -> ModelConfiguration:
-    """Return the configuration of a model: batches are a dimension that callers choose."""
-    group: InstanceGroup = {
-        "name": f"{model.name}_0",
-        "count": 1,
-        "kind": "KIND_GPU" if on_gpu else "KIND_CPU",
-        "gpus": [0] if on_gpu else [],
-    }
+def model_config(model: Model, on_gpu: bool) -> ModelConfiguration:
+    """Return the configuration of a model; max_batch_size is 0, as batches are a dimension."""
     return {
         "name": model.name,
         "platform": "",
         "backend": "rope-service",
         "max_batch_size": 0,
         "version_policy": {"latest": {"num_versions": 1}},
-        "input": [_input(slot) for slot in model.inputs],
-        "output": [_output(slot) for slot in model.outputs],
-        "instance_group": [group],
+        "input": [_input_config(slot) for slot in model.inputs],
+        "output": [_output_config(slot) for slot in model.outputs],
+        "instance_group": [
+            {
+                "name": f"{model.name}_0",
+                "count": 1,
+                "kind": "KIND_GPU" if on_gpu else "KIND_CPU",
+                "gpus": [0] if on_gpu else [],
+            }
+        ],
         "dynamic_batching": {"preferred_batch_size": [], "max_queue_delay_microseconds": 0},
         "parameters": {},
         "model_transaction_policy": {"decoupled": False},
@@ -76,8 +73,8 @@ def configure(model: Model, on_gpu: bool) -> ModelConfiguration:
     }
 
 
-def describe_log(log_level: str) -> LogSettings:
-    """Return what is logged: all goes to standard output, at the operator's level."""
+def log_settings(log_level: str) -> LogSettings:
+    """Return the settings of logging: everything goes to standard output."""
     rank = ("error", "warning", "info", "debug").index(log_level)
     return {
         "log_file": "",
@@ -89,25 +86,26 @@ def describe_log(log_level: str) -> LogSettings:
     }
 
 
-def list_models(lifecycle: Lifecycle, only_ready: bool) -> list[IndexEntry]:
-    """Return the index of the repository."""
+def repository_index(lifecycle: Lifecycle, only_ready: bool) -> list[IndexEntry]:
+    """Return the models and their states; `only_ready` leaves out models that are not ready."""
     if lifecycle.phase is Phase.READY:
         return [{"name": name, "version": VERSION, "state": "READY"} for name in MODELS]
     if only_ready:
         return []
-    why = lifecycle.phase.value
+    reason = lifecycle.phase.value
     return [
-        {"name": name, "version": VERSION, "state": "UNAVAILABLE", "reason": why} for name in MODELS
+        {"name": name, "version": VERSION, "state": "UNAVAILABLE", "reason": reason}
+        for name in MODELS
     ]
 
 
-def _described(slot: Slot) -> TensorMetadata:
+def _tensor_metadata(slot: Slot) -> TensorMetadata:
     return {"name": slot.name, "datatype": slot.datatype, "shape": [*slot.dims]}
 
 
-def _output(slot: Slot) -> OutputConfig:
+def _output_config(slot: Slot) -> OutputConfig:
     return {"name": slot.name, "data_type": f"TYPE_{slot.datatype}", "dims": [*slot.dims]}
 
 
-def _input(slot: Slot) -> InputConfig:
-    return {**_output(slot), "optional": slot.optional}
+def _input_config(slot: Slot) -> InputConfig:
+    return {**_output_config(slot), "optional": slot.optional}

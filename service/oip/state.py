@@ -1,39 +1,39 @@
-"""What all forms of the protocol share, made at start."""
+"""What HTTP and gRPC share of the protocol: made once, when the service starts."""
 
 from collections.abc import Mapping
 from functools import partial
 
-from service.inference.handler import InferenceService
+from service.inference.handler import InferenceHandler
 from service.lifecycle import Lifecycle
 from service.oip.infer.models import MODELS, Model
 from service.oip.infer.parse import RequestParser
-from service.oip.shm.registry import Regions
+from service.oip.shm.registry import SharedMemoryRegistry
 from service.oip.statistics import Statistics, TritonMetrics
 
 
 class OipState:
-    """The models, and what is known of them.
+    """The state of the protocol.
 
     Args:
-        service: who computes.
-        lifecycle: whether it is ready.
+        handler: answers requests.
+        lifecycle: says whether the service is ready.
     """
 
-    def __init__(self, service: InferenceService, lifecycle: Lifecycle) -> None:
-        self.service = service
+    def __init__(self, handler: InferenceHandler, lifecycle: Lifecycle) -> None:
+        self.handler = handler
         self.lifecycle = lifecycle
-        self.regions = Regions(service.settings.shared_memory_prefix)
-        self.parser = RequestParser(self.regions, service.settings.max_body_bytes)
+        self.regions = SharedMemoryRegistry(handler.settings.shared_memory_prefix)
+        self.parser = RequestParser(self.regions, handler.settings.max_body_bytes)
         self.statistics: Mapping[str, Statistics] = {
             model.name: Statistics(model.name, partial(self._num_pending, model))
             for model in MODELS.values()
         }
-        service.metrics.registry.register(TritonMetrics(self.statistics))
+        handler.metrics.registry.register(TritonMetrics(self.statistics))
 
     @property
     def on_gpu(self) -> bool:
-        """Where models run."""
-        return self.service.engine.device.name != "cpu"
+        """Whether models run on a GPU."""
+        return self.handler.engine.device.name != "cpu"
 
     def _num_pending(self, model: Model) -> int:
-        return sum(isinstance(job.call, model.call) for job in self.service.batcher.waiting)
+        return sum(isinstance(job.call, model.call) for job in self.handler.batcher.waiting)

@@ -1,53 +1,39 @@
-"""What the models have done: the protocol's statistics, and Triton's lines of metrics."""
+"""Count the requests of models: the protocol's statistics, and the metrics of Triton."""
 
+import asyncio
 import math
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import contextmanager
 from functools import partial
 
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from rope_core import Result
-from service.batching.batcher import Completed
-from service.errors import ClientLeft, DeviceFull, DeviceLost, DeviceStuck, Expired, Overloaded
+from service import errors
+from service.batching.run import Completed
 from service.oip.infer.models import VERSION
 from service.oip.types import BatchStatistics, Duration, ModelStatistics
 
 REASONS: Mapping[str, tuple[type[BaseException], ...]] = {
-    "REJECTED": (Overloaded, Expired),
-    "CANCELED": (ClientLeft,),
-    "BACKEND": (DeviceFull, DeviceLost, DeviceStuck),
+    "REJECTED": (errors.Overloaded, errors.Expired),
+    "CANCELED": (errors.ClientLeft,),
+    "BACKEND": (errors.DeviceFull, errors.DeviceLost, errors.DeviceStuck),
     "OTHER": (BaseException,),
 }
-"""Why a request failed: the first that fits."""
+"""Reasons of failures by the type of the exception; the first that matches counts."""
 
 _STEPS = ("queue", "compute_input", "compute_infer", "compute_output")
 
 
-@dataclass(slots=True)
-class _Size:
-    """Runs of one size, as the requests of a model saw them."""
-
-    num_requests: int = 0
-    queue_s: float = 0.0
-    compute_input_s: float = 0.0
-    compute_infer_s: float = 0.0
-    compute_output_s: float = 0.0
-
-    def ns(self, step: str) -> int:
-        """Return the sum of what a step took."""
-        return int(getattr(self, f"{step}_s") * 1e9)
-
-
 class Statistics:
-    """Counts of one model, which only grow.
+    """Counts of one model. They only grow.
 
     Args:
         name: of the model.
-        num_pending: tells how many of its calls wait now.
+        num_pending: returns how many of its calls wait now.
     """
 
     def __init__(self, name: str, num_pending: Callable[[], int]) -> None:
@@ -57,87 +43,107 @@ class Statistics:
         self.num_failed = Counter(dict.fromkeys(REASONS, 0))
         self._success_ns = self._fail_ns = 0
         self._last_ms = 0
-        self._sizes: dict[int, _Size] = {}
+        self._by_size: defaultdict[int, Counter[str]] = defaultdict(Counter)
+        """By the number of calls in a run: nanoseconds of each step, and the number of requests."""
 
-    def answered(self, answer: Completed[Result], begun_s: float, write_s: float) -> None:
-        """Count a request that was answered well.
+    @contextmanager
+    def count(self, deadline: float = math.inf) -> Iterator[float]:
+        """Count a request that fails in the `with` block; `add_success` counts one that does not.
+
+        Yields the time of `time.perf_counter`. A request that is cancelled has failed because its
+        client left, or because its deadline, a time of `time.monotonic`, has passed.
+        """
+        started = time.perf_counter()
+        try:
+            yield started
+        except asyncio.CancelledError:
+            is_late = time.monotonic() >= deadline
+            self.add_failure(errors.TimedOut() if is_late else errors.ClientLeft(), started)
+            raise
+        except Exception as failure:
+            self.add_failure(failure, started)
+            raise
+
+    def add_success(
+        self, completed: Completed[Result] | None, started: float, written_from: float
+    ) -> None:
+        """Count a request that is answered: its answer has just been written.
 
         Args:
-            answer: to its call.
-            begun_s: time of `time.perf_counter` at its head.
-            write_s: time that it took to write the answer.
+            completed: its run.
+            started: time of `time.perf_counter` at its arrival.
+            written_from: the same when writing the answer began.
         """
+        assert completed is not None, "all models need the device"
+        now = time.perf_counter()
         self.num_answered += 1
-        self._success_ns += int((time.perf_counter() - begun_s) * 1e9)
-        size = self._sizes.get(answer.num_calls)
-        if size is None:
-            size = self._sizes[answer.num_calls] = _Size()
-        size.num_requests += 1
-        size.queue_s += answer.queue_s
-        size.compute_input_s += answer.copy_s
-        size.compute_infer_s += answer.compute_s
-        size.compute_output_s += write_s
+        self._success_ns += int((now - started) * 1e9)
+        seconds = (completed.queue_s, completed.copy_s, completed.compute_s, now - written_from)
+        sums = self._by_size[completed.num_calls]
+        sums["requests"] += 1
+        for step, step_s in zip(_STEPS, seconds, strict=True):
+            sums[step] += int(step_s * 1e9)
         self._last_ms = int(time.time() * 1e3)
 
-    def failed(self, failure: BaseException, begun_s: float) -> None:
-        """Count a request that was not."""
-        fits = (name for name, kinds in REASONS.items() if isinstance(failure, kinds))
-        self.num_failed[next(fits)] += 1
-        self._fail_ns += int((time.perf_counter() - begun_s) * 1e9)
+    def add_failure(self, failure: BaseException, started: float) -> None:
+        """Count a failed request."""
+        reasons = (name for name, types in REASONS.items() if isinstance(failure, types))
+        self.num_failed[next(reasons)] += 1
+        self._fail_ns += int((time.perf_counter() - started) * 1e9)
         self._last_ms = int(time.time() * 1e3)
 
     @property
     def ns(self) -> dict[str, int]:
-        """Time of good requests, of others, and of each step of the good ones."""
-        steps = {n: sum(size.ns(n) for size in self._sizes.values()) for n in _STEPS}
+        """Time of answered requests, of failed ones, and of each step of the answered ones."""
+        steps = {step: sum(sums[step] for sums in self._by_size.values()) for step in _STEPS}
         return {"success": self._success_ns, "fail": self._fail_ns, **steps}
 
     @property
     def num_runs(self) -> int:
-        """Runs of the device; what others had in the same ones is taken for equal."""
-        return sum(_num_runs(each, size) for size, each in self._sizes.items())
+        """Runs of the device, if all calls of each run were of this model."""
+        return sum(_num_runs(sums, size) for size, sums in self._by_size.items())
 
     def describe(self) -> ModelStatistics:
         """Return the protocol's document."""
-        good, ns = self.num_answered, self.ns
+        answered, ns = self.num_answered, self.ns
         return {
             "name": self.name,
             "version": VERSION,
             "last_inference": self._last_ms,
-            "inference_count": good,
+            "inference_count": answered,
             "execution_count": self.num_runs,
             "inference_stats": {
-                "success": _duration(good, ns["success"]),
+                "success": _duration(answered, ns["success"]),
                 "fail": _duration(self.num_failed.total(), ns["fail"]),
-                "queue": _duration(good, ns["queue"]),
-                "compute_input": _duration(good, ns["compute_input"]),
-                "compute_infer": _duration(good, ns["compute_infer"]),
-                "compute_output": _duration(good, ns["compute_output"]),
+                "queue": _duration(answered, ns["queue"]),
+                "compute_input": _duration(answered, ns["compute_input"]),
+                "compute_infer": _duration(answered, ns["compute_infer"]),
+                "compute_output": _duration(answered, ns["compute_output"]),
                 "cache_hit": _duration(0, 0),
                 "cache_miss": _duration(0, 0),
             },
             "response_stats": {},
-            "batch_stats": [self._of_size(size) for size in sorted(self._sizes)],
+            "batch_stats": [self._describe_size(size) for size in sorted(self._by_size)],
             "memory_usage": [],
         }
 
-    def _of_size(self, size: int) -> BatchStatistics:
-        each = self._sizes[size]
-        runs = _num_runs(each, size)
+    def _describe_size(self, size: int) -> BatchStatistics:
+        sums = self._by_size[size]
+        runs = _num_runs(sums, size)
         return {
             "batch_size": size,
-            "compute_input": _duration(runs, each.ns("compute_input") // size),
-            "compute_infer": _duration(runs, each.ns("compute_infer") // size),
-            "compute_output": _duration(runs, each.ns("compute_output") // size),
+            "compute_input": _duration(runs, sums["compute_input"] // size),
+            "compute_infer": _duration(runs, sums["compute_infer"] // size),
+            "compute_output": _duration(runs, sums["compute_output"] // size),
         }
 
 
-def _num_runs(each: _Size, size: int) -> int:
-    return math.ceil(each.num_requests / size)
+def _num_runs(sums: Counter[str], size: int) -> int:
+    return math.ceil(sums["requests"] / size)
 
 
-def _microseconds(step: str, each: Statistics) -> int:
-    return each.ns[step] // 1000
+def _microseconds(step: str, statistics: Statistics) -> int:
+    return statistics.ns[step] // 1000
 
 
 def _duration(count: int, ns: int) -> Duration:
@@ -145,30 +151,33 @@ def _duration(count: int, ns: int) -> Duration:
 
 
 class TritonMetrics(Collector):
-    """Lines that dashboards of Triton read: counters there, without the suffix of counters here."""
+    """The metrics that dashboards of Triton read.
+
+    They are gauges here, because Triton's counters lack the suffix `_total` of Prometheus.
+    """
 
     def __init__(self, models: Mapping[str, Statistics]) -> None:
         self._models = models
 
     def collect(self) -> Iterator[Metric]:
-        """Return the families."""
+        """Yield the metrics."""
         numbers: dict[str, tuple[str, Callable[[Statistics], float]]] = {
-            "request_success": ("Requests answered well.", lambda each: each.num_answered),
-            "count": ("Inferences.", lambda each: each.num_answered),
-            "exec_count": ("Runs of the device.", lambda each: each.num_runs),
-            "pending_request_count": ("Calls waiting.", lambda each: each.num_pending()),
+            "request_success": ("Requests answered well.", lambda model: model.num_answered),
+            "count": ("Inferences.", lambda model: model.num_answered),
+            "exec_count": ("Runs of the device.", lambda model: model.num_runs),
+            "pending_request_count": ("Calls waiting.", lambda model: model.num_pending()),
             "request_duration_us": ("Of good requests.", partial(_microseconds, "success")),
         }
         for step in _STEPS:
             numbers[f"{step}_duration_us"] = "Part of it.", partial(_microseconds, step)
         for name, (text, number) in numbers.items():
             family = GaugeMetricFamily(f"nv_inference_{name}", text, labels=("model", "version"))
-            for each in self._models.values():
-                family.add_metric((each.name, VERSION), number(each))
+            for model in self._models.values():
+                family.add_metric((model.name, VERSION), number(model))
             yield family
         labels = ("model", "version", "reason")
         family = GaugeMetricFamily("nv_inference_request_failure", "Others.", labels=labels)
-        for each in self._models.values():
-            for reason, count in each.num_failed.items():
-                family.add_metric((each.name, VERSION, reason), count)
+        for model in self._models.values():
+            for reason, count in model.num_failed.items():
+                family.add_metric((model.name, VERSION, reason), count)
         yield family

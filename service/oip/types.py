@@ -1,13 +1,15 @@
-"""What the protocol's documents look like, for the compiler and for the description of `/v2`."""
+"""Types of the protocol's documents, for mypy and for the OpenAPI description of `/v2`."""
 
-from typing import Literal, NotRequired
+from typing import Annotated, Literal, NotRequired
 
-# below Python 3.12 pydantic cannot read that of typing
+from pydantic import ConfigDict, Field
+
+# before Python 3.12 pydantic needs the TypedDict of typing_extensions
 from typing_extensions import TypedDict
 
 
 class ServerMetadata(TypedDict):
-    """What the service is."""
+    """Name, version and protocol extensions of the service."""
 
     name: str
     version: str
@@ -21,20 +23,20 @@ class ServerLive(TypedDict):
 
 
 class ServerReady(TypedDict):
-    """Whether traffic is welcome."""
+    """Whether the service accepts requests."""
 
     ready: bool
 
 
 class ModelReady(TypedDict):
-    """Whether a model can be asked."""
+    """Whether a model accepts requests."""
 
     name: str
     ready: bool
 
 
 class TensorMetadata(TypedDict):
-    """A tensor that a model reads or answers; -1 in its shape is any size."""
+    """An input or output of a model; -1 in the shape is any size."""
 
     name: str
     datatype: str
@@ -42,7 +44,7 @@ class TensorMetadata(TypedDict):
 
 
 class ModelMetadata(TypedDict):
-    """What a model reads and answers."""
+    """Inputs and outputs of a model."""
 
     name: str
     versions: list[str]
@@ -52,7 +54,7 @@ class ModelMetadata(TypedDict):
 
 
 class OutputConfig(TypedDict):
-    """A tensor that a model answers, as Triton tells it."""
+    """An output of a model, in Triton's terms."""
 
     name: str
     data_type: str
@@ -60,7 +62,7 @@ class OutputConfig(TypedDict):
 
 
 class InputConfig(OutputConfig):
-    """A tensor that a model reads, as Triton tells it."""
+    """An input of a model, in Triton's terms."""
 
     optional: bool
 
@@ -87,26 +89,26 @@ class VersionPolicy(TypedDict):
 
 
 class DynamicBatching(TypedDict):
-    """How requests are batched, as far as Triton has words for it."""
+    """How requests are batched, in Triton's terms."""
 
     preferred_batch_size: list[int]
     max_queue_delay_microseconds: int
 
 
 class TransactionPolicy(TypedDict):
-    """Whether a request may have several answers."""
+    """Whether a request may have several responses."""
 
     decoupled: bool
 
 
 class ResponseCache(TypedDict):
-    """Whether answers are kept."""
+    """Whether responses are cached."""
 
     enable: bool
 
 
 class ModelConfiguration(TypedDict):
-    """Configuration of a model, as Triton tells it."""
+    """Configuration of a model, in Triton's terms."""
 
     name: str
     platform: str
@@ -123,14 +125,14 @@ class ModelConfiguration(TypedDict):
 
 
 class Duration(TypedDict):
-    """How often something was done, and how long it took in all."""
+    """How often a step ran, and its total time."""
 
     count: int
     ns: int
 
 
 class ComputeStatistics(TypedDict):
-    """Steps of a computation."""
+    """Durations of the steps of a computation."""
 
     compute_input: Duration
     compute_infer: Duration
@@ -138,13 +140,13 @@ class ComputeStatistics(TypedDict):
 
 
 class BatchStatistics(ComputeStatistics):
-    """Runs of one size."""
+    """Batches of one size."""
 
     batch_size: int
 
 
 class InferStatistics(ComputeStatistics):
-    """Requests of a model."""
+    """Durations of the requests of a model."""
 
     success: Duration
     fail: Duration
@@ -154,7 +156,7 @@ class InferStatistics(ComputeStatistics):
 
 
 class ModelStatistics(TypedDict):
-    """What a model has done; `last_inference` is in milliseconds since 1970."""
+    """Statistics of a model; `last_inference` is in milliseconds since 1970."""
 
     name: str
     version: str
@@ -168,13 +170,13 @@ class ModelStatistics(TypedDict):
 
 
 class Statistics(TypedDict):
-    """What models have done."""
+    """Statistics of models."""
 
     model_stats: list[ModelStatistics]
 
 
 class IndexEntry(TypedDict):
-    """A model of the repository."""
+    """State of a model."""
 
     name: str
     version: str
@@ -183,7 +185,7 @@ class IndexEntry(TypedDict):
 
 
 class TraceSettings(TypedDict):
-    """Settings of Triton's own tracing."""
+    """Settings of Triton's tracing."""
 
     trace_level: list[str]
     trace_rate: str
@@ -194,7 +196,7 @@ class TraceSettings(TypedDict):
 
 
 class LogSettings(TypedDict):
-    """What is logged."""
+    """Settings of logging."""
 
     log_file: str
     log_info: bool
@@ -205,6 +207,26 @@ class LogSettings(TypedDict):
 
 
 class Refusal(TypedDict):
-    """Why not, in one line."""
+    """The answer to a failed request."""
 
     error: str
+
+
+class IndexRequest(TypedDict, total=False):
+    """Which models to list."""
+
+    ready: Annotated[bool, Field(description="List only models that are ready.")]
+
+
+class RegisterRequest(TypedDict):
+    """A region of a POSIX shared memory object."""
+
+    key: Annotated[str, Field(description="Name of the POSIX shared memory object.")]
+    offset: NotRequired[Annotated[int, Field(ge=0, description="In bytes; 0 if missing.")]]
+    byte_size: Annotated[int, Field(ge=1)]
+
+
+class NoSettings(TypedDict):
+    """No settings: requests cannot change settings."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]

@@ -11,7 +11,7 @@ from starlette.routing import Route as StarletteRoute
 
 from service import __version__
 from service.asgi import problems
-from service.asgi.middleware import QUIET, RequestMiddleware
+from service.asgi.middleware import QUIET, App, RequestMiddleware
 from service.device import Driver
 from service.endpoints.table import ENDPOINTS
 from service.lifecycle import Lifecycle
@@ -44,7 +44,7 @@ def create_app(
 
 def build_app(oip_state: OipState, device_threads: ThreadPoolExecutor) -> RequestMiddleware:
     """Return the ASGI application of a service; FastAPI is its attribute `app`."""
-    service, lifecycle = oip_state.service, oip_state.lifecycle
+    service, lifecycle = oip_state.handler, oip_state.lifecycle
     app = FastAPIOffline(
         title="rope-service",
         version=__version__,
@@ -52,9 +52,10 @@ def build_app(oip_state: OipState, device_threads: ThreadPoolExecutor) -> Reques
         lifespan=lambda _: lifespan(oip_state, device_threads),
         redoc_url=None,
         exception_handlers={HTTPException: _refuse},
+        generate_unique_id_function=lambda route: route.path.rpartition("/")[2],
         telemetry={"auto_configure": False, "tracing": False, "metrics": False, "logs": False},
     )
-    hot = {endpoint.path: Route(endpoint, service) for endpoint in ENDPOINTS}
+    hot: dict[str, App] = {endpoint.path: Route(endpoint, service) for endpoint in ENDPOINTS}
     hot |= infer_routes(oip_state)
     app.router.redirect_slashes = False  # a redirect would name the host as the client does
     app.router.routes += [StarletteRoute(path, hot[path], methods=["POST"]) for path in hot]

@@ -18,12 +18,13 @@ from rope_core.presets import built_in, from_folder
 from service.batching.admission import Admission
 from service.batching.batcher import Batcher
 from service.buffer_pool import BufferPool
-from service.device import Accelerator, Cpu, Device, Driver, KernelBuilder, cgroup, find_driver
+from service.device import Accelerator, Cpu, Device, Driver, cgroup, find_driver
 from service.endpoints.rope_resolver import RopeResolver
 from service.errors import DeviceLost, DeviceStuck
 from service.inference.backend_policy import BackendPolicy
 from service.inference.engine import Engine, Job
-from service.inference.handler import InferenceService
+from service.inference.handler import InferenceHandler
+from service.kernel_builds.builder import KernelBuilder
 from service.kernel_builds.warm_up_calls import rare_calls, usual_calls
 from service.lifecycle import Lifecycle, Phase
 from service.observability import metrics
@@ -43,7 +44,7 @@ would exceed the pid limit of a container, and OpenMP then ends the process.
 
 def build_service(
     settings: Settings, lifecycle: Lifecycle, driver: Driver | None = None
-) -> tuple[InferenceService, ThreadPoolExecutor]:
+) -> tuple[InferenceHandler, ThreadPoolExecutor]:
     """Return what all routes share, and the threads of the device.
 
     Args:
@@ -63,7 +64,6 @@ def build_service(
     engine = Engine(
         device,
         max_call_s=settings.max_call_s,
-        max_answer_bytes=settings.max_body_bytes,
         stuck_s=settings.device_stuck_s,
     )
     max_inflight = device.capabilities.max_inflight
@@ -87,10 +87,12 @@ def build_service(
     registry.admitted_bytes.set_function(lambda: admission.charged_bytes)
     registry.device_memory_bytes.set_function(device.memory_bytes)
     registry.ready.set_function(lambda: lifecycle.phase is Phase.READY)
-    service = InferenceService(
+    service = InferenceHandler(
         settings=settings,
         engine=engine,
-        choice=BackendPolicy(_default_backend(settings.backend, device), settings.allow_backend),
+        backend_policy=BackendPolicy(
+            _default_backend(settings.backend, device), settings.allow_backend
+        ),
         batcher=batcher,
         admission=admission,
         buffer_pool=buffer_pool,
@@ -106,9 +108,9 @@ def build_service(
 @asynccontextmanager
 async def lifespan(oip_state: OipState, device_threads: ThreadPoolExecutor) -> AsyncIterator[None]:
     """Warm up while requests may already arrive; at the end, answer the calls that wait."""
-    service = oip_state.service
+    service = oip_state.handler
     if service.engine.device.capabilities.builds_kernels:
-        service.batcher.hold()
+        service.batcher.pause()
     loop = asyncio.get_running_loop()
 
     def restart_watchdog() -> None:  # on the builder's thread: a build is progress
@@ -130,10 +132,10 @@ async def lifespan(oip_state: OipState, device_threads: ThreadPoolExecutor) -> A
 
 
 async def _warm_up(
-    service: InferenceService, lifecycle: Lifecycle, device_threads: Executor
+    service: InferenceHandler, lifecycle: Lifecycle, device_threads: Executor
 ) -> None:
     """Build the usual kernels, report ready, then build the rarer kernels."""
-    engine, choice, builder = service.engine, service.choice, service.builder
+    engine, policy, builder = service.engine, service.backend_policy, service.builder
     capabilities, setting = engine.device.capabilities, service.settings.warm_up_shapes
     shapes = capabilities.warm_up_shapes if setting is None else parse_shapes(setting)
     loop = asyncio.get_running_loop()
@@ -144,21 +146,21 @@ async def _warm_up(
     def on_each_thread() -> None:
         barrier.wait()  # each thread runs once: cuDNN, for example, keeps its plans per thread
         usual = chain.from_iterable(usual_calls(*shape) for shape in shapes)
-        warm_up(engine, choice, builder, usual, required=True)
+        warm_up(engine, policy, builder, usual, required=True)
 
     def build_rarer() -> None:
         rarer = chain.from_iterable(rare_calls(*shape) for shape in shapes)
-        warm_up(engine, choice, builder, rarer, required=False)
+        warm_up(engine, policy, builder, rarer, required=False)
 
     try:
-        await loop.run_in_executor(thread, service.buffer_pool.pin_ladder)
+        await loop.run_in_executor(thread, service.buffer_pool.preallocate_pinned)
         threads = range(capabilities.max_inflight)
         await asyncio.gather(
             *(loop.run_in_executor(device_threads, on_each_thread) for _ in threads)
         )
         lifecycle.warmed_up()
         log.info("ready", extra={"fields": {"device": engine.device.name}})
-        service.batcher.release()
+        service.batcher.resume()
         if capabilities.builds_kernels:
             # Requests do not wait for these kernels: the eager backend computes their calls. One
             # call at a time goes to the builder, so what requests miss is built next.
@@ -169,7 +171,7 @@ async def _warm_up(
     except Exception:
         log.exception("warm-up failed; the service will not become ready")
     finally:
-        service.batcher.release()
+        service.batcher.resume()
         thread.shutdown(wait=False)
 
 

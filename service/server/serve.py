@@ -10,7 +10,7 @@ from service.device import Driver
 from service.lifecycle import Lifecycle
 from service.observability import logs
 from service.oip.grpc.methods import grpc_methods
-from service.oip.grpc.server import GrpcDoor
+from service.oip.grpc.server import GrpcServer
 from service.oip.state import OipState
 from service.server import uvicorn_protocol
 from service.server.app import build_app
@@ -31,7 +31,7 @@ def serve(settings: Settings, driver: Driver | None = None) -> None:
     service, device_threads = build_service(settings, lifecycle, driver)
     oip_state = OipState(service, lifecycle)
     app = build_app(oip_state, device_threads)
-    grpc = GrpcDoor(settings, lifecycle, grpc_methods(oip_state), service.metrics)
+    grpc = GrpcServer(settings, lifecycle, grpc_methods(oip_state), service.metrics)
     gc.freeze()  # the collector skips all objects that exist now: they live as long as the process
     gc.set_threshold(10_000, 20, 20)
     config = uvicorn.Config(

@@ -1,28 +1,34 @@
 """Routes for operators, load balancers and Prometheus; lists of presets and variants."""
 
 import platform
-from typing import Any
 
 import torch
 from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 
 from service import __version__
-from service.endpoints.resolve import list_presets, list_variants
-from service.inference.handler import InferenceService
+from service.endpoints.catalog import list_presets, list_variants
+from service.inference.handler import InferenceHandler
 from service.lifecycle import Lifecycle, Phase
 from service.observability import metrics
+from service.v1.schemas import Healthz, Presets, Readyz, Variants, Version
 
 
-def status_routes(service: InferenceService, lifecycle: Lifecycle) -> APIRouter:
+def status_routes(service: InferenceHandler, lifecycle: Lifecycle) -> APIRouter:
     """Return the routes that tell the state of the service and what it knows."""
     router = APIRouter()
 
     @router.get("/healthz", tags=["status"], summary="200 while the process lives")
-    async def healthz() -> dict[str, str]:
+    async def healthz() -> Healthz:
         return {"status": "alive"}
 
-    @router.get("/readyz", tags=["status"], summary="200 when traffic is welcome, else 503")
+    @router.get(
+        "/readyz",
+        tags=["status"],
+        summary="200 when ready for traffic, else 503",
+        response_model=Readyz,
+        responses={503: {"model": Readyz, "description": "Not ready"}},
+    )
     async def readyz() -> JSONResponse:
         ready = lifecycle.phase is Phase.READY
         return JSONResponse({"status": lifecycle.phase.value}, 200 if ready else 503)
@@ -36,16 +42,26 @@ def status_routes(service: InferenceService, lifecycle: Lifecycle) -> APIRouter:
     async def show_metrics() -> Response:
         return Response(service.metrics.render(), media_type=metrics.CONTENT_TYPE)
 
-    @router.get("/v1/presets", tags=["catalogue"], summary="Released models: name, config, source")
+    @router.get(
+        "/v1/presets",
+        tags=["catalogue"],
+        summary="Released models: name, config, source",
+        response_model=Presets,
+    )
     async def presets() -> Response:
         return Response(list_presets(service.rope_resolver), media_type="application/json")
 
-    @router.get("/v1/variants", tags=["catalogue"], summary="Variants, schemes, position builders")
+    @router.get(
+        "/v1/variants",
+        tags=["catalogue"],
+        summary="Variants, schemes, position builders",
+        response_model=Variants,
+    )
     async def variants() -> JSONResponse:
         return JSONResponse(list_variants())
 
     @router.get("/version", tags=["status"], summary="What is running")
-    async def version() -> dict[str, Any]:
+    async def version() -> Version:
         return {
             "version": __version__,
             "torch": torch.__version__,

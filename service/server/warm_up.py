@@ -4,10 +4,10 @@ import logging
 from collections.abc import Iterable
 
 from rope_core import Call, NoBackend
-from service.device import KernelBuilder
 from service.errors import DeviceLost
 from service.inference.backend_policy import BackendPolicy
 from service.inference.engine import Engine
+from service.kernel_builds.builder import KernelBuilder
 
 log = logging.getLogger("rope.warm_up")
 
@@ -17,7 +17,7 @@ MAX_RUNS = 6
 
 def warm_up(
     engine: Engine,
-    choice: BackendPolicy,
+    policy: BackendPolicy,
     builder: KernelBuilder,
     calls: Iterable[Call],
     *,
@@ -29,7 +29,7 @@ def warm_up(
 
     Args:
         engine: what runs the calls.
-        choice: chooses the backend of a call, as for a request.
+        policy: chooses the backend of a call, as for a request.
         builder: builds missing kernels.
         calls: the calls to run.
         required: whether a call that fails is run again by the eager backend, which must succeed.
@@ -41,7 +41,7 @@ def warm_up(
     for call in calls:
         if builder.closed:
             return
-        job = engine.job(call, choice.of(call, None))
+        job = engine.job(call, policy.choose(call, None))
         try:
             for _ in range(MAX_RUNS):
                 requests = builder.num_requests

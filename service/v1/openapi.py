@@ -1,165 +1,158 @@
-"""The OpenAPI description of all but `/v2`, made from the table of endpoints."""
+"""The OpenAPI description of the routes of `/v1` that compute, made from the table of endpoints."""
 
 import json
+from importlib.resources import files
 from typing import Any
 
-from pydantic.json_schema import models_json_schema
+from pydantic import BaseModel, TypeAdapter, create_model
 
-from service.asgi.problems import RESPONSES
-from service.endpoints.params import OF_MODELS
-from service.endpoints.resolve import list_variants
+from service.asgi.problems import PROBLEMS
+from service.endpoints.catalog import list_variants
+from service.endpoints.params import MODEL_PARAMS
+from service.endpoints.rope_params import FORMS
 from service.endpoints.table import ENDPOINTS, Endpoint
-from service.v1.examples import EXAMPLES
-from service.v1.schemas import ANSWERS, FLAT_TENSOR, NUMBER, PROBLEM, TENSOR, TOLD, WARNINGS, ref
+from service.v1.schemas import ANSWERS, Answer, FlatTensor, Problem, Tensor
 from service.wire import CODECS, json_codec
 
+EXAMPLES = json.loads((files(__package__) / "examples.json").read_text())
+"""Example requests by path and name."""
 
-def header(name: str, schema: dict[str, Any], text: str = "") -> dict[str, Any]:
-    """Return a header that a request may have."""
-    described = {"description": text} if text else {}
-    return {"name": name, "in": "header", "required": False, "schema": schema} | described
+REF_TEMPLATE = "#/components/schemas/{model}"
 
 
-HEADERS: tuple[dict[str, Any], ...] = (
+def ref(name: str) -> dict[str, Any]:
+    """Return a reference to a schema of the components."""
+    return {"$ref": REF_TEMPLATE.format(model=name)}
+
+
+def json_content(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return the description of a JSON body."""
+    return {"application/json": {"schema": schema}}
+
+
+def header(name: str, schema: dict[str, Any], description: str = "") -> dict[str, Any]:
+    """Return the description of an optional header."""
+    text = {"description": description} if description else {}
+    return {"name": name, "in": "header", "required": False, "schema": schema} | text
+
+
+HEADERS = (
     header("X-Request-Id", {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,64}$"}),
     header("X-Request-Timeout-Ms", {"type": "integer", "minimum": 1}),
 )
-"""Of all requests that compute."""
+"""Headers of all requests that compute."""
 
 
 def describe(document: dict[str, Any]) -> dict[str, Any]:
-    """Complete what an OpenAPI document says of all but `/v2`, and return it."""
-    _, definitions = models_json_schema(
-        [(endpoint.params, "validation") for endpoint in ENDPOINTS],
-        ref_template="#/components/schemas/{model}",
+    """Add the routes of ENDPOINTS to an OpenAPI document, and return the document."""
+    types: list[Any] = [Problem, *map(_request, ENDPOINTS), *map(_answer, ENDPOINTS)]
+    _, definitions = TypeAdapter.json_schemas(
+        [(kind, "validation", TypeAdapter(kind)) for kind in types], ref_template=REF_TEMPLATE
     )
-    schemas = document.setdefault("components", {}).setdefault("schemas", {})
-    schemas |= definitions["$defs"]
-    schemas |= {"Tensor": TENSOR, "FlatTensor": FLAT_TENSOR, "Problem": PROBLEM}
-    schemas["Rope"]["properties"] |= _own_parameters()
+    schemas = definitions["$defs"]
+    form_names = {form.__name__ for form in FORMS.values()}
+    for name, schema in schemas.items():
+        defaults = remove_defaults(schema.get("properties", {}))
+        if name.endswith("Request") or name in form_names:
+            _append_defaults(schema["properties"], defaults)
+    schemas["Rope"]["properties"] |= _variant_parameters()
     schemas["Rope"]["additionalProperties"] = False
-    of_attention = schemas["AttentionParams"]["properties"]
-    of_models = {name: dict(each) for name, each in of_attention.items() if name in OF_MODELS}
-    for each in of_models.values():
-        del each["default"]
-    schemas["Attention"] = {"type": "object", "properties": of_models}
-    for name in definitions["$defs"]:
-        schemas[name]["properties"].get("rope", {}).pop("default", None)
-        _tell_defaults(schemas[name]["properties"])
-    for endpoint in ENDPOINTS:
-        title = endpoint.params.__name__.removesuffix("Params")
-        params = schemas.pop(endpoint.params.__name__)
-        schemas[f"{title}Request"] = _request(endpoint, params)
-        schemas[f"{title}Answer"] = _answer(endpoint)
-        document["paths"][endpoint.path] = {"post": _operation(endpoint, title)}
-    for path, methods in document["paths"].items():
-        for operation in methods.values():
-            if not path.startswith("/v2"):
-                operation["operationId"] = path.rpartition("/")[2]
-    for path, schema in ANSWERS.items():
-        name = path.rpartition("/")[2].title()
-        schemas[name] = schema
-        answer = {"content": {"application/json": {"schema": ref(name)}}}
-        told = {"200": {"description": "The answer"} | answer}
-        if path == "/readyz":
-            told["503"] = {"description": "Not yet, or no longer"} | answer
-        document["paths"][path]["get"]["responses"] = told
+    document["components"]["schemas"] |= schemas
+    document["paths"] |= {endpoint.path: {"post": _operation(endpoint)} for endpoint in ENDPOINTS}
     return document
 
 
-def _own_parameters() -> dict[str, dict[str, Any]]:
-    """Return the parameters of all variants and schemes, each with those it belongs to."""
-    known = list_variants()
-    found: dict[str, tuple[set[str], list[str]]] = {}
-    for entry in (*known["variants"], *known["schemes"]):
+def _title(endpoint: Endpoint[Any]) -> str:
+    return str(endpoint.params.__name__).removesuffix("Params")
+
+
+def _request(endpoint: Endpoint[Any]) -> type[BaseModel]:
+    tensors: dict[str, Any] = dict.fromkeys(endpoint.required, (Tensor, ...))
+    tensors |= dict.fromkeys(endpoint.optional, (Tensor, None))
+    if "delta" in tensors:
+        tensors["delta"] = (Tensor | int, ...)
+    # pydantic puts the fields of the last base first
+    bases = (endpoint.params, create_model("Tensors", **tensors))
+    return create_model(f"{_title(endpoint)}Request", __base__=bases)
+
+
+def _answer(endpoint: Endpoint[Any]) -> type[BaseModel]:
+    tensors: dict[str, Any] = dict.fromkeys(endpoint.outputs, (FlatTensor, None))
+    base = ANSWERS.get(endpoint.path, Answer)
+    return create_model(f"{_title(endpoint)}Answer", __base__=base, **tensors)
+
+
+def remove_defaults(properties: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Remove the defaults from schemas, and return the defaults by name.
+
+    Generated clients in Python send defaults, which would override the model's config. The types
+    of generated clients in TypeScript require properties that have a default.
+    """
+    return {name: schema.pop("default", None) for name, schema in properties.items()}
+
+
+def _append_defaults(properties: dict[str, dict[str, Any]], defaults: dict[str, Any]) -> None:
+    """Append the defaults of parameters to their descriptions."""
+    for name, default in defaults.items():
+        sources = ["as the model's config says"] if name in MODEL_PARAMS else []
+        if default is not None and name != "rope":
+            sources.append(json.dumps(default))
+        if sources:
+            text = properties[name].get("description", "")
+            properties[name]["description"] = (
+                f"{text} Default: {', or else '.join(sources)}.".strip()
+            )
+
+
+def _variant_parameters() -> dict[str, dict[str, Any]]:
+    """Return schemas for the parameters of all variants and schemes."""
+    catalogue = list_variants()
+    types: dict[str, set[str]] = {}
+    entries: dict[str, list[str]] = {}
+    for entry in (*catalogue["variants"], *catalogue["schemes"]):
         for parameter in entry["parameters"]:
-            kinds, owners = found.setdefault(parameter["name"], (set(), []))
-            kinds |= set(parameter["type"].split(" or "))
-            owners.append(entry["name"])
+            types.setdefault(parameter["name"], set()).update(parameter["type"].split(" or "))
+            entries.setdefault(parameter["name"], []).append(entry["name"])
     return {
         name: {
-            "type": sorted(kinds) if len(kinds) > 1 else min(kinds),
-            "description": f"Of {', '.join(owners)}.",
-            **({"items": NUMBER} if "array" in kinds else {}),
+            "type": sorted(types[name]) if len(types[name]) > 1 else min(types[name]),
+            "description": f"Parameter of {', '.join(entries[name])}.",
+            **({"items": {"type": "number"}} if "array" in types[name] else {}),
         }
-        for name, (kinds, owners) in sorted(found.items())
+        for name in sorted(types)
     }
 
 
-def _tell_defaults(properties: dict[str, dict[str, Any]]) -> None:
-    """Say in words what holds where a parameter is missing.
-
-    What a schema calls a default is sent by clients that are generated in Python, where it would
-    win over what a model's config says, and demanded by the types of those in TypeScript.
-    """
-    for name, schema in properties.items():
-        default = schema.pop("default", None)
-        told = [] if default is None else [json.dumps(default)]
-        if name in OF_MODELS:
-            told = ["as the model's config says", *told]
-        if told:
-            text = schema.get("description", "")
-            schema["description"] = f"{text} Default: {', or else '.join(told)}.".strip()
-
-
-def _request(endpoint: Endpoint[Any], params: dict[str, Any]) -> dict[str, Any]:
-    tensor = ref("Tensor")
-    body: dict[str, Any] = {
-        "type": "object",
-        "required": [*endpoint.required, *params.get("required", [])],
-        "properties": {
-            **dict.fromkeys((*endpoint.required, *endpoint.optional), tensor),
-            **params["properties"],
-        },
-        "additionalProperties": False,
+def _operation(endpoint: Endpoint[Any]) -> dict[str, Any]:
+    title = _title(endpoint)
+    request = _content(ref(f"{title}Request"))
+    request[json_codec.media_type]["examples"] = {
+        name: {"value": value} for name, value in EXAMPLES[endpoint.path].items()
     }
-    if "delta" in endpoint.required:
-        body["properties"]["delta"] = {"anyOf": [tensor, {"type": "integer"}]}
-    return body
-
-
-def _answer(endpoint: Endpoint[Any]) -> dict[str, Any]:
-    flat = ref("FlatTensor")
-    answer: dict[str, Any] = {
-        "type": "object",
-        "properties": {
-            **dict.fromkeys(endpoint.answers, flat),
-            **TOLD.get(endpoint.path, {}),
-            "warnings": WARNINGS,
-        },
+    problem = {
+        "description": "The problem",
+        "content": {"application/problem+json": {"schema": ref("Problem")}},
     }
-    if endpoint.run_blocking:  # builders have names of their own for what they make
-        answer["additionalProperties"] = flat
-    return answer
-
-
-def _operation(endpoint: Endpoint[Any], title: str) -> dict[str, Any]:
-    statuses = sorted({status.value for _, status, _ in RESPONSES})
-    problem = {"application/problem+json": {"schema": ref("Problem")}}
+    statuses = sorted({status.value for status, _ in PROBLEMS.values()})
     return {
         "tags": ["rope"],
+        "operationId": endpoint.path.rpartition("/")[2],
         "summary": endpoint.summary,
         "parameters": [*HEADERS],
-        "requestBody": {
-            "required": True,
-            "content": _content(ref(f"{title}Request"), EXAMPLES[endpoint.path]),
-        },
+        "requestBody": {"required": True, "content": request},
         "responses": {
-            "200": {"description": "The answer", "content": _content(ref(f"{title}Answer"), None)},
-            **{str(s): {"description": "A problem", "content": problem} for s in statuses},
+            "200": {"description": "The answer", "content": _content(ref(f"{title}Answer"))},
+            **dict.fromkeys(map(str, statuses), problem),
         },
     }
 
 
-def _content(schema: dict[str, Any], examples: dict[str, Any] | None) -> dict[str, Any]:
-    as_json: dict[str, Any] = {"schema": schema}
-    if examples is not None:
-        as_json["examples"] = {name: {"value": value} for name, value in examples.items()}
+def _content(schema: dict[str, Any]) -> dict[str, Any]:
     binary = {
         "type": "string",
         "format": "binary",
-        "description": "The same tensors; params of __metadata__ is the parameters' JSON text.",
+        "description": "The same tensors; __metadata__.params is the JSON text of the parameters.",
     }
-    return {
-        codec.media_type: as_json if codec is json_codec else {"schema": binary} for codec in CODECS
+    return json_content(schema) | {
+        codec.media_type: {"schema": binary} for codec in CODECS if codec is not json_codec
     }

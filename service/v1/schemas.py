@@ -1,139 +1,179 @@
-"""Schemas of what is no parameter: tensors, problems, and what routes tell."""
+"""Types of what `/v1` exchanges besides parameters; OpenAPI describes them by pydantic's schemas.
 
-from typing import Any
+A default marks a field that some answers do not have.
+"""
 
-from service.asgi.problems import RESPONSES
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, RootModel, create_model
+from typing_extensions import TypedDict
+
+from rope_core.presets import Preset
+from service.asgi import problems
+from service.endpoints.params import MODEL_PARAMS, AttentionParams
 from service.lifecycle import Phase
-from service.wire.message import DTYPES, MAX_RANK
+from service.wire.elements import DTYPES, MAX_RANK
 
 
-def ref(name: str) -> dict[str, Any]:
-    """Return what refers to a schema by its name."""
-    return {"$ref": f"#/components/schemas/{name}"}
+class Schema(BaseModel):
+    """Base of the models that only describe."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
 
-def record(properties: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Return the schema of an object that has all of `properties`."""
-    return {"type": "object", "required": [*properties], "properties": properties}
+class FlatTensor(Schema):
+    """A tensor with its shape and dtype."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    shape: Annotated[list[NonNegativeInt], Field(max_length=MAX_RANK)]
+    dtype: Literal[*DTYPES]  # type: ignore[valid-type]
+    data: (
+        list[float | bool] | Annotated[str, Field(json_schema_extra={"contentEncoding": "base64"})]
+    )
+    """Elements in row-major order, or their little-endian bytes in base64."""
+    encoding: Annotated[str, Field(json_schema_extra={"enum": ["base64"]})] = "base64"
 
 
-def _list_of(properties: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    return {"type": "array", "items": record(properties)}
+class Tensor(RootModel[list[Any] | FlatTensor]):
+    """Nested lists of numbers or booleans, or a flat tensor."""
 
 
-TENSOR: dict[str, Any] = {
-    "title": "Tensor",
-    "oneOf": [
-        {"type": "array", "items": {}, "description": "Nested lists of numbers or booleans."},
-        ref("FlatTensor"),
-    ],
-}
-FLAT_TENSOR: dict[str, Any] = {
-    "title": "FlatTensor",
-    "type": "object",
-    "required": ["shape", "dtype", "data"],
-    "properties": {
-        "shape": {
-            "type": "array",
-            "items": {"type": "integer", "minimum": 0},
-            "maxItems": MAX_RANK,
-        },
-        "dtype": {"type": "string", "enum": list(DTYPES)},
-        "data": {
-            "oneOf": [
-                {"type": "array", "items": {"type": ["number", "boolean"]}},
-                {"type": "string", "contentEncoding": "base64"},
-            ],
-            "description": "Elements in row-major order, or their little-endian bytes in base64.",
-        },
-        "encoding": {"type": "string", "enum": ["base64"]},
+@dataclass(frozen=True)
+class Problem(problems.Problem):
+    """Why a request failed: a problem document of RFC 9457."""
+
+    type: Annotated[str, Field(json_schema_extra={"format": "uri"})]
+    code: Literal[*sorted({code for _, code in problems.PROBLEMS.values()})]  # type: ignore[valid-type]
+
+
+class Answer(Schema):
+    """Tensors and warnings."""
+
+    warnings: list[str] = []
+    """Warnings for the caller."""
+
+
+class CosSinAnswer(Answer):
+    """Cosine and sine of every pair."""
+
+    attention_scaling: float = 1.0
+    """Factor that cos and sin contain."""
+    scale: FlatTensor = Field(None)  # type: ignore[assignment]
+
+
+Attention = create_model(  # type: ignore[call-overload]
+    "Attention",
+    **{
+        name: (f.annotation, f)
+        for name, f in AttentionParams.model_fields.items()
+        if name in MODEL_PARAMS
     },
-    "additionalProperties": False,
-}
-PROBLEM: dict[str, Any] = {
-    "title": "Problem",
-    "type": "object",
-    "required": ["type", "title", "status", "code", "detail", "error"],
-    "properties": {
-        "type": {"type": "string", "format": "uri"},
-        "title": {"type": "string"},
-        "status": {"type": "integer"},
-        "code": {"type": "string", "enum": sorted({code for _, _, code in RESPONSES})},
-        "detail": {"type": "string"},
-        "error": {"type": "string"},
-    },
-}
+)
 
 
-TEXT: dict[str, Any] = {"type": "string"}
-TEXTS: dict[str, Any] = {"type": "array", "items": TEXT}
-_OBJECT: dict[str, Any] = {"type": "object"}
-NUMBER: dict[str, Any] = {"type": "number"}
-WARNINGS = TEXTS | {"description": "What the caller should know; absent where there is nothing."}
-TOLD: dict[str, dict[str, Any]] = {
-    "/v1/cos_sin": {
-        "attention_scaling": NUMBER | {"description": "In cos and sin already."},
-        "scale": ref("FlatTensor"),
-    },
-    "/v1/resolve": {
-        "rotates": {"type": "boolean"},
-        "nope": {"type": ["string", "null"], "description": "Why the layer does not rotate."},
-        "model_type": TEXT,
-        "layer_type": {"type": ["string", "null"]},
-        "parameters": _OBJECT | {"description": "As transformers 5 spells them, complete."},
-        "provenance": {
-            "type": "object",
-            "additionalProperties": {"enum": ["given", "class default", "default", "derived"]},
-        },
-        "attention": ref("Attention"),
-        "layers": {"type": "array", "items": _OBJECT, "description": "All layers, by type."},
-        "keys_read": TEXTS,
-        "keys_ignored": TEXTS,
-        "rope": _OBJECT | {"description": "The library's value: what rotates."},
-        "attention_scaling": NUMBER,
-        "num_axes": {"type": "integer", "description": "Numbers that make up a position."},
-        "softmax_scale": NUMBER,
-    },
-}
-"""What answers tell beside the tensors that each has, and warnings."""
+class ResolveAnswer(Answer):
+    """What a model's config says about rotation."""
 
-_ARGUMENT: dict[str, Any] = {
-    "type": "object",
-    "required": ["name", "type", "required", "default"],
-    "properties": {
-        "name": TEXT,
-        "type": TEXT | {"description": "Kinds of JSON, or a tensor; joined by or."},
-        "required": {"type": "boolean"},
-        "default": {},
-    },
+    rotates: bool = True
+    nope: str | None = None
+    """Why the layer does not rotate."""
+    model_type: str = ""
+    layer_type: str | None = None
+    parameters: dict[str, Any] = {}
+    """All parameters, in the spelling of transformers 5."""
+    provenance: dict[str, Literal["given", "class default", "default", "derived"]] = {}
+    attention: Attention = Attention()
+    layers: list[dict[str, Any]] = []
+    """All layers, by type."""
+    keys_read: list[str] = []
+    keys_ignored: list[str] = []
+    rope: dict[str, Any] = {}
+    """The value of `rope_core.RopeConfig` that rotates."""
+    attention_scaling: float = 1.0
+    num_axes: int = 1
+    """Numbers in one position."""
+    softmax_scale: float = 1.0
+
+
+class PositionsAnswer(Answer):
+    """Positions, and other tensors of the builder."""
+
+    model_config = ConfigDict(extra="allow")
+
+    __pydantic_extra__: dict[str, FlatTensor]
+    """Each builder names its tensors."""
+
+
+ANSWERS: Mapping[str, type[Answer]] = {
+    "/v1/cos_sin": CosSinAnswer,
+    "/v1/resolve": ResolveAnswer,
+    "/v1/positions": PositionsAnswer,
 }
-_ARGUMENTS: dict[str, Any] = {"type": "array", "items": _ARGUMENT}
-_VARIANT: dict[str, dict[str, Any]] = {
-    **dict.fromkeys(("name", "summary", "source", "models"), TEXT),
-    "parameters": _ARGUMENTS,
-}
-_BUILDER: dict[str, dict[str, Any]] = {
-    **dict.fromkeys(("name", "summary"), TEXT),
-    "models": TEXTS,
-    "arguments": _ARGUMENTS,
-}
-_PRESET: dict[str, dict[str, Any]] = {"name": TEXT, "config": _OBJECT, "source": TEXT}
-ANSWERS: dict[str, dict[str, Any]] = {
-    "/healthz": record({"status": TEXT}),
-    "/readyz": record({"status": TEXT | {"enum": [phase.value for phase in Phase]}}),
-    "/version": record(dict.fromkeys(("version", "torch", "python", "device"), TEXT)),
-    "/v1/presets": record({"presets": _list_of(_PRESET)}),
-    "/v1/variants": record(
-        {
-            "variants": _list_of(_VARIANT),
-            "schemes": _list_of(_VARIANT),
-            "builders": _list_of(_BUILDER),
-            "largest_error_of_cos": {
-                "type": "object",
-                "description": "By arithmetic, then by position, for the frequencies of Llama 3.",
-                "additionalProperties": {"type": "object", "additionalProperties": NUMBER},
-            },
-        }
-    ),
-}
-"""What the routes without a body answer."""
+"""Types of the answers that have more than tensors and warnings, by path."""
+
+
+class Healthz(TypedDict):
+    """Whether the process lives."""
+
+    status: str
+
+
+class Readyz(TypedDict):
+    """Phase of the service."""
+
+    status: Literal[*(phase.value for phase in Phase)]  # type: ignore[valid-type]
+
+
+class Version(TypedDict):
+    """Versions of the software, and the device."""
+
+    version: str
+    torch: str
+    python: str
+    device: str
+
+
+class Presets(TypedDict):
+    """All presets."""
+
+    presets: list[Preset]
+
+
+class Argument(TypedDict):
+    """A parameter of a variant or scheme, or an argument of a builder."""
+
+    name: str
+    type: str
+    required: bool
+    default: Any
+
+
+class Variant(TypedDict):
+    """A RoPE variant, or a scheme of several axes."""
+
+    name: str
+    summary: str
+    source: str
+    models: str
+    parameters: list[Argument]
+
+
+class Builder(TypedDict):
+    """A builder of positions."""
+
+    name: str
+    summary: str
+    models: list[str]
+    arguments: list[Argument]
+
+
+class Variants(TypedDict):
+    """Variants, schemes and builders; errors of cos by arithmetic and position."""
+
+    variants: list[Variant]
+    schemes: list[Variant]
+    builders: list[Builder]
+    largest_error_of_cos: dict[str, dict[str, float]]

@@ -4,42 +4,57 @@ from typing import Protocol
 
 from service.errors import NotAcceptable, UnsupportedMediaType
 from service.wire import json_codec, safetensors_codec
-from service.wire.message import Buffer, Message
+from service.wire.message import NO_PARAMETERS, Buffer, Decoded, Message, Parameters
 
-__all__ = ["CODECS", "Buffer", "Codec", "Message", "codec_for", "codec_of_answer"]
+__all__ = [
+    "CODECS",
+    "NO_PARAMETERS",
+    "Buffer",
+    "Codec",
+    "Decoded",
+    "Message",
+    "Parameters",
+    "codec_for",
+    "negotiate_response_codec",
+]
 
 
 class Codec(Protocol):
-    """What a module of this package provides."""
+    """The interface of a codec: a module of this package. It keeps no state."""
 
     media_type: str
 
     @property
     def memory_factor(self) -> int:
-        """Bytes of memory that reading a body may take, for each of its bytes."""
+        """Most bytes of memory that decoding takes for each byte of a body."""
 
     @property
     def inline_limit_bytes(self) -> int:
-        """Bodies up to here are read at once; larger ones would hold up the event loop."""
+        """Longest body that is decoded or encoded on the event loop, and not in a thread."""
 
-    def decode(self, body: Buffer) -> Message:
-        """Read a body; the tensors of the message are views of it where they can be."""
+    def decode(self, body: Buffer) -> Decoded:
+        """Read a body; the tensors of the message are views of the body where possible."""
 
-    def encode(self, message: Message) -> list[Buffer]:
-        """Write a body, in parts to be sent one after the other."""
+    def encode(self, message: Message, as_base64: bool = False) -> list[Buffer]:
+        """Write a body, in parts to be sent one after the other.
+
+        Args:
+            message: what to write.
+            as_base64: write tensors in base64, where the format has numbers as text.
+        """
 
 
 CODECS: tuple[Codec, ...] = (json_codec, safetensors_codec)
 
 _BY_TYPE: dict[bytes, Codec] = {codec.media_type.encode(): codec for codec in CODECS}
-_KNOWN = " or ".join(codec.media_type for codec in CODECS)
+_MEDIA_TYPES = " or ".join(codec.media_type for codec in CODECS)
 
 
 def codec_for(content_type: bytes | None) -> Codec:
     """Return the codec of a Content-Type.
 
     Raises:
-        UnsupportedMediaType: there is none.
+        UnsupportedMediaType: no codec has this media type, or the charset is not UTF-8.
     """
     codec = _BY_TYPE.get(content_type or b"")
     if codec is not None:
@@ -47,22 +62,24 @@ def codec_for(content_type: bytes | None) -> Codec:
     essence, _, parameters = (content_type or b"").lower().partition(b";")
     codec = _BY_TYPE.get(essence.strip())
     if codec is None or parameters.strip() not in (b"", b"charset=utf-8", b'charset="utf-8"'):
-        raise UnsupportedMediaType(f"Content-Type must be {_KNOWN}")
+        raise UnsupportedMediaType(f"Content-Type must be {_MEDIA_TYPES}")
     return codec
 
 
-def negotiate_response_codec(accept: bytes | None, codec_of_request: Codec) -> Codec:
-    """Return the codec that `Accept` asks for: the first it names, or the request's own.
+def negotiate_response_codec(accept: bytes | None, request_codec: Codec) -> Codec:
+    """Return the codec of the first media type in `Accept` that is served.
+
+    Without the header, or for a wildcard, that is the codec of the request.
 
     Raises:
-        NotAcceptable: it names others only.
+        NotAcceptable: `Accept` names only other media types.
     """
     if accept is None or accept == b"*/*":
-        return codec_of_request
-    named = [item.partition(b";")[0].strip() for item in accept.lower().split(b",")]
-    for media_type in named:
+        return request_codec
+    for item in accept.lower().split(b","):
+        media_type = item.partition(b";")[0].strip()
         if media_type in (b"*/*", b"application/*"):
-            return codec_of_request
+            return request_codec
         if codec := _BY_TYPE.get(media_type):
             return codec
-    raise NotAcceptable(f"Accept must admit {_KNOWN}")
+    raise NotAcceptable(f"Accept must allow {_MEDIA_TYPES}")

@@ -1,7 +1,6 @@
 """`application/json`: one object, in which lists and objects with `data` are tensors."""
 
 import base64
-import binascii
 import itertools
 import math
 from typing import Any
@@ -11,128 +10,140 @@ import torch
 from torch import Tensor
 
 from service.errors import BadMessage, BadTensor, printable
-from service.wire.elements import read_elements
-from service.wire.message import (
+from service.wire.elements import (
     DTYPES,
     MAX_RANK,
-    MAX_TENSORS,
-    Buffer,
-    Message,
     check_booleans,
     check_shape,
-    raw,
-    view,
+    parse_elements,
+    view_as_bytes,
+    view_as_tensor,
 )
+from service.wire.message import MAX_TENSORS, Buffer, Decoded, Message, Parameters
 
 media_type = "application/json"
-memory_factor = 32  # measured on arrays of empty arrays, the worst
+memory_factor = 32  # measured on lists of empty lists, the worst case
 inline_limit_bytes = 64 * 2**10
 
-_INTEGERS = {"positions", "q_positions", "k_positions", "delta"}
-_INTEGERS |= {"cu_seqlens", "cu_seqlens_q", "cu_seqlens_k", "q_index", "k_index"}
-_INTEGERS |= {"token_types", "input_ids", "attention_mask", "rope_delta", "text_lengths", "uid"}
-_INTEGERS |= {"grid_thw", "grid_hw", "image_grid_thw", "video_grid_thw"}
-"""Names whose bare lists of numbers hold int64; those of other names hold float32."""
+_INT64_NAMES = frozenset(
+    (
+        *("positions", "q_positions", "k_positions", "delta"),
+        *("cu_seqlens", "cu_seqlens_q", "cu_seqlens_k", "q_index", "k_index"),
+        *("token_types", "input_ids", "attention_mask", "rope_delta", "text_lengths", "uid"),
+        *("grid_thw", "grid_hw", "image_grid_thw", "video_grid_thw"),
+    )
+)
+"""Tensors whose nested lists of numbers are int64; those of other names are float32."""
 
-_SCALARS = {"delta"}
-"""Names that may be one bare number."""
+_SCALAR_NAMES = frozenset(("delta",))
+"""Tensors that may be a single number."""
 
-_TEXT_DTYPES = {dtype: name for name, dtype in DTYPES.items()}
+_DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
-def decode(body: Buffer) -> Message:
-    """Read a body."""
+def decode(body: Buffer) -> Decoded:
+    """Read a body.
+
+    Raises:
+        BadMessage: the body is not a JSON object, has too many tensors or is nested too deep.
+        BadTensor: a list or an object with `data` is not a tensor.
+    """
     try:
         members = orjson.loads(body)
-    except orjson.JSONDecodeError as broken:
-        raise BadMessage(f"not JSON: {broken}") from None
+    except orjson.JSONDecodeError as error:
+        raise BadMessage(f"the body is not valid JSON: {error}") from None
     if not isinstance(members, dict):
-        raise BadMessage("the body must be an object")
+        raise BadMessage("the body must be a JSON object")
     tensors: dict[str, Tensor] = {}
     params: dict[str, object] = {}
-    in_base64 = False
-    for name, member in members.items():
-        if isinstance(member, list) or (name in _SCALARS and type(member) in (int, float)):
-            tensors[name] = _from_nested(name, member)
-        elif isinstance(member, dict) and "data" in member:
-            tensors[name] = _from_object(name, member)
-            in_base64 = in_base64 or "encoding" in member
+    as_base64 = False
+    for name, value in members.items():
+        if isinstance(value, list) or (name in _SCALAR_NAMES and type(value) in (int, float)):
+            tensors[name] = _parse_nested(name, value)
+        elif isinstance(value, dict) and "data" in value:
+            tensors[name] = _parse_flat(name, value)
+            as_base64 = as_base64 or "encoding" in value
         else:
-            params[name] = member
+            params[name] = value
     if len(tensors) > MAX_TENSORS:
-        raise BadMessage(f"a message may have {MAX_TENSORS} tensors, got {len(tensors)}")
+        raise BadMessage(f"a message may have at most {MAX_TENSORS} tensors, got {len(tensors)}")
     try:
-        return Message(tensors, orjson.dumps(params), in_base64)
+        key = orjson.dumps(params)
     except orjson.JSONEncodeError:
         raise BadMessage("parameters are nested too deep") from None
+    return Decoded(Message(tensors, Parameters(params, key)), as_base64)
 
 
-def encode(message: Message) -> list[Buffer]:
-    """Write a body."""
-    members: dict[str, object] = {
-        n: _to_object(t, message.base64) for n, t in message.tensors.items()
-    }
-    members |= orjson.loads(message.params)
-    return [orjson.dumps(members, option=orjson.OPT_SERIALIZE_NUMPY)]
+def encode(message: Message, as_base64: bool = False) -> list[Buffer]:
+    """Write a body; tensors are objects with `shape`, `dtype` and flat `data`."""
+    members: dict[str, object] = {}
+    for name, tensor in message.tensors.items():
+        members[name] = _format_flat(tensor, as_base64)
+    members |= message.params.values
+    return [orjson.dumps(members, dict, orjson.OPT_SERIALIZE_NUMPY)]
 
 
-def _from_nested(name: str, nested: object) -> Tensor:
+def _parse_nested(name: str, nested: object) -> Tensor:
     shape: list[int] = []
     level: list[Any] = [nested]
     while level and isinstance(level[0], list):
         if set(map(type, level)) != {list} or len(set(map(len, level))) != 1:
-            raise BadTensor(name, "a list of lists of equal lengths", "ragged ones")
+            raise BadTensor(name, "a list of lists of equal lengths", "a ragged list")
         shape.append(len(level[0]))
         if len(shape) > MAX_RANK:
-            raise BadTensor(name, f"of at most {MAX_RANK} axes", "more")
+            raise BadTensor(name, f"a list of at most {MAX_RANK} axes", "more")
         level = list(itertools.chain.from_iterable(level))
-    dtype = "int64" if name in _INTEGERS else "float32"
+    dtype_name = "int64" if name in _INT64_NAMES else "float32"
     if level and type(level[0]) is bool:
-        dtype = "bool"
-    return read_elements(name, level, DTYPES[dtype], dtype).view(shape)
+        dtype_name = "bool"
+    return parse_elements(name, level, DTYPES[dtype_name], dtype_name).view(shape)
 
 
-def _from_object(name: str, member: dict[str, Any]) -> Tensor:
-    if unknown := set(member) - {"shape", "dtype", "data", "encoding"}:
-        raise BadTensor(name, "of shape, dtype, data and encoding", printable(min(unknown)))
-    shape, dtype, data = member.get("shape"), member.get("dtype"), member["data"]
-    if type(dtype) is not str or dtype not in DTYPES:
-        raise BadTensor(name, f"of dtype {', '.join(DTYPES)}", printable(dtype))
-    shape = check_shape(name, shape, DTYPES[dtype])
-    if "encoding" in member:
-        tensor = _from_base64(name, data, member["encoding"], DTYPES[dtype])
+def _parse_flat(name: str, value: dict[str, Any]) -> Tensor:
+    if unknown := value.keys() - {"shape", "dtype", "data", "encoding"}:
+        keys = "an object with the keys shape, dtype, data and encoding"
+        raise BadTensor(name, keys, printable(min(unknown)))
+    dtype_name, data = value.get("dtype"), value["data"]
+    if not isinstance(dtype_name, str) or dtype_name not in DTYPES:
+        raise BadTensor(f"dtype of {name}", f"one of {', '.join(DTYPES)}", printable(dtype_name))
+    dtype = DTYPES[dtype_name]
+    shape = check_shape(name, value.get("shape"), dtype)
+    if "encoding" in value:
+        tensor = _parse_base64(name, data, value["encoding"], dtype)
     elif isinstance(data, list):
-        tensor = read_elements(name, data, DTYPES[dtype], dtype)
+        tensor = parse_elements(name, data, dtype, dtype_name)
     else:
-        raise BadTensor(name, "a list in data, or base64 with its encoding", "neither")
+        expected = 'a list, or text with "encoding": "base64"'
+        raise BadTensor(f"data of {name}", expected, type(data).__name__)
     if math.prod(shape) != tensor.numel():
-        expected = f"{math.prod(shape)} elements for shape {printable(shape)}"
-        raise BadTensor(name, expected, tensor.numel())
+        expected = f"a list of {math.prod(shape)} elements for shape {printable(shape)}"
+        raise BadTensor(f"data of {name}", expected, tensor.numel())
     return tensor.view(shape)
 
 
-def _from_base64(name: str, data: object, encoding: object, dtype: torch.dtype) -> Tensor:
-    if encoding != "base64" or not isinstance(data, str):
-        raise BadTensor(name, 'text in data with "encoding": "base64"', printable(encoding))
+def _parse_base64(name: str, data: Any, encoding: object, dtype: torch.dtype) -> Tensor:
+    """Return the elements of `data` as a tensor `[elements]` of `dtype`."""
+    if encoding != "base64":
+        raise BadTensor(f"encoding of {name}", "base64", printable(encoding))
     try:
         decoded = base64.b64decode(data, validate=True)
-    except (binascii.Error, ValueError):
-        raise BadTensor(name, "base64", "other characters, or a wrong length") from None
+    except (TypeError, ValueError):
+        raise BadTensor(f"data of {name}", "valid base64 text", printable(data)) from None
     if len(decoded) % dtype.itemsize:
         expected = f"whole elements of {dtype.itemsize} bytes"
-        raise BadTensor(name, expected, f"{len(decoded)} bytes")
-    tensor = view(decoded, dtype, (len(decoded) // dtype.itemsize,), 0)
+        raise BadTensor(f"data of {name}", expected, f"{len(decoded)} bytes")
+    tensor = view_as_tensor(decoded, dtype, (len(decoded) // dtype.itemsize,), 0)
     if dtype is torch.bool:
         check_booleans(name, tensor)
     return tensor
 
 
-def _to_object(tensor: Tensor, in_base64: bool) -> dict[str, Any]:
-    flat = tensor.reshape(-1)
-    described: dict[str, Any] = {"shape": list(tensor.shape), "dtype": _TEXT_DTYPES[tensor.dtype]}
-    if in_base64 or not bool(flat.isfinite().all()):  # JSON has no NaN and no Infinity
-        text = base64.b64encode(raw(tensor.contiguous())).decode()
-        return described | {"data": text, "encoding": "base64"}
+def _format_flat(tensor: Tensor, as_base64: bool) -> dict[str, object]:
+    flat = tensor.contiguous().view(-1)  # orjson writes only contiguous arrays
+    fields: dict[str, object] = {"shape": list(tensor.shape), "dtype": _DTYPE_NAMES[tensor.dtype]}
+    if as_base64 or not bool(flat.isfinite().all()):  # JSON has no NaN and no Infinity
+        text = base64.b64encode(view_as_bytes(flat)).decode()
+        return fields | {"data": text, "encoding": "base64"}
     # numpy has no bfloat16; float32 holds each of its numbers
     numbers = flat.float() if tensor.dtype is torch.bfloat16 else flat
-    return described | {"data": numbers.numpy()}
+    return fields | {"data": numbers.numpy()}

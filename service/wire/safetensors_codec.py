@@ -1,8 +1,8 @@
 """`application/x-safetensors`: raw little-endian tensors behind a JSON header.
 
-The params ride in the header's `__metadata__`, which holds strings only, as one JSON text. The
-format is read by hand: a service meets the same few headers again and again, so what a header says
-is looked up, and tensors are views of the body.
+The `__metadata__` of the header holds strings only. Parameters are one JSON text in it, under the
+key `params`. Headers are parsed here and not by the safetensors library: requests repeat a few
+headers, so a parsed header is cached, and tensors are views of the body.
 """
 
 import math
@@ -13,22 +13,18 @@ import orjson
 import torch
 
 from service.errors import BadMessage, BadTensor, printable
-from service.wire.message import (
-    MAX_TENSORS,
-    Buffer,
-    Message,
-    check_booleans,
-    check_shape,
-    raw,
-    view,
-)
+from service.wire.elements import check_booleans, check_shape, view_as_bytes, view_as_tensor
+from service.wire.message import MAX_TENSORS, Buffer, Decoded, Message, Parameters
 
 media_type = "application/x-safetensors"
 memory_factor = 1
 inline_limit_bytes = 2**62
 
-MAX_HEADER_BYTES = 2**20  # a config.json may ride in it
-CACHED_HEADER_BYTES = 2**10
+MAX_HEADER_BYTES = 2**20
+"""Longest header. It may have a config.json among its parameters."""
+
+MAX_CACHED_BYTES = 2**10
+"""Longest header of a request, and longest parameters of an answer, whose header is cached."""
 
 _DTYPES = {
     "F32": torch.float32,
@@ -39,10 +35,12 @@ _DTYPES = {
     "I32": torch.int32,
     "BOOL": torch.bool,
 }
-_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+_DTYPE_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
 
 class _Entry(NamedTuple):
+    """A tensor in a header."""
+
     name: str
     dtype: torch.dtype
     shape: tuple[int, ...]
@@ -53,48 +51,61 @@ class _Entry(NamedTuple):
 class _Header(NamedTuple):
     entries: tuple[_Entry, ...]
     num_bytes: int  # of all tensors
-    params: bytes
-    booleans: tuple[str, ...]  # names of tensors
+    params: Parameters
+    bool_names: tuple[str, ...]  # names of the tensors of booleans
 
 
-def decode(body: Buffer) -> Message:
-    """Read a body."""
+def decode(body: Buffer) -> Decoded:
+    """Read a body.
+
+    Raises:
+        BadMessage: the header is not one of safetensors, or the body has not the described length.
+        BadTensor: the header describes a tensor that cannot be.
+    """
+    if len(body) < 8:
+        raise BadMessage(f"the body must begin with 8 bytes of length, got {len(body)} bytes")
     size = int.from_bytes(body[:8], "little")
-    if len(body) < 8 or size > len(body) - 8:
-        raise BadMessage(f"the header ends beyond the body of {len(body)} bytes")
-    if size > MAX_HEADER_BYTES:
-        raise BadMessage(f"the header may have {MAX_HEADER_BYTES} bytes, got {size}")
-    text = bytes(body[8 : 8 + size])
-    header = _read_known(text) if size <= CACHED_HEADER_BYTES else _read(text)
     start = 8 + size
-    if len(body) - start != header.num_bytes:
-        got = len(body) - start
-        raise BadMessage(f"the header tells of {header.num_bytes} bytes of tensors, got {got}")
-    tensors = {e.name: view(body, e.dtype, e.shape, start + e.offset) for e in header.entries}
-    for name in header.booleans:
+    if start > len(body):
+        raise BadMessage(f"the header of {size} bytes ends after the body of {len(body)} bytes")
+    if size > MAX_HEADER_BYTES:
+        raise BadMessage(f"the header may be at most {MAX_HEADER_BYTES} bytes long, got {size}")
+    text = bytes(body[8:start])
+    header = _parse_header_cached(text) if size <= MAX_CACHED_BYTES else _parse_header(text)
+    extra = len(body) - start - header.num_bytes
+    if extra > 0:
+        raise BadMessage(f"{extra} trailing bytes after the tensors of the header")
+    if extra < 0:
+        raise BadMessage(f"the body ends {-extra} bytes before the tensors of the header")
+    tensors = {}
+    for name, dtype, shape, offset, _ in header.entries:
+        tensors[name] = view_as_tensor(body, dtype, shape, start + offset)
+    for name in header.bool_names:
         check_booleans(name, tensors[name])
-    return Message(tensors, header.params)
+    return Decoded(Message(tensors, header.params))
 
 
-def encode(message: Message) -> list[Buffer]:
-    """Write a body."""
+def encode(message: Message, as_base64: bool = False) -> list[Buffer]:
+    """Write a body; this format has no text for tensors, so `as_base64` changes nothing."""
     tensors = [tensor.contiguous() for tensor in message.tensors.values()]
-    described = tuple(
+    layout = tuple(
         (name, tensor.dtype, tensor.shape)
         for name, tensor in zip(message.tensors, tensors, strict=True)
     )
-    known = len(message.params) <= CACHED_HEADER_BYTES
-    head = (_known_head if known else _head)(described, message.params)
-    return [head, *map(raw, tensors)]
+    is_short = len(message.params.key) <= MAX_CACHED_BYTES
+    header = (_format_header_cached if is_short else _format_header)(layout, message.params)
+    return [header, *map(view_as_bytes, tensors)]
 
 
-def _head(described: tuple[tuple[str, torch.dtype, torch.Size], ...], params: bytes) -> bytes:
-    header: dict[str, object] = {"__metadata__": {"params": params.decode()}}
+def _format_header(
+    layout: tuple[tuple[str, torch.dtype, torch.Size], ...], params: Parameters
+) -> bytes:
+    header: dict[str, object] = {"__metadata__": {"params": params.key.decode()}}
     offset = 0
-    for name, dtype, shape in described:
+    for name, dtype, shape in layout:
         end = offset + math.prod(shape) * dtype.itemsize
         header[name] = {
-            "dtype": _NAMES[dtype],
+            "dtype": _DTYPE_NAMES[dtype],
             "shape": tuple(shape),
             "data_offsets": (offset, end),
         }
@@ -104,56 +115,59 @@ def _head(described: tuple[tuple[str, torch.dtype, torch.Size], ...], params: by
     return len(text).to_bytes(8, "little") + text
 
 
-_known_head = lru_cache(maxsize=1024)(_head)
+_format_header_cached = lru_cache(maxsize=1024)(_format_header)
 
 
-def _read(text: bytes) -> _Header:
+def _parse_header(text: bytes) -> _Header:
     try:
         header = orjson.loads(text)
-    except orjson.JSONDecodeError as broken:
-        raise BadMessage(f"the header is not JSON: {broken}") from None
+    except orjson.JSONDecodeError as error:
+        raise BadMessage(f"the header is not valid JSON: {error}") from None
     if not isinstance(header, dict):
-        raise BadMessage("the header must be an object")
-    params = _params(header.pop("__metadata__", {}))
+        raise BadMessage("the header must be a JSON object")
+    params = _parse_params(header.pop("__metadata__", {}))
     if len(header) > MAX_TENSORS:
-        raise BadMessage(f"a message may have {MAX_TENSORS} tensors, got {len(header)}")
-    entries = sorted((_entry(n, told) for n, told in header.items()), key=lambda e: e.offset)
+        raise BadMessage(f"a message may have at most {MAX_TENSORS} tensors, got {len(header)}")
+    entries = [_parse_entry(name, value) for name, value in header.items()]
+    entries.sort(key=lambda entry: entry.offset)
     end = 0
     for entry in entries:
         if entry.offset != end:
-            raise BadMessage(f"{printable(entry.name)} does not begin where the last tensor ends")
+            name = printable(entry.name)
+            raise BadMessage(f"data_offsets of {name} must begin at {end}, got {entry.offset}")
         end += entry.num_bytes
-    booleans = tuple(e.name for e in entries if e.dtype is torch.bool)
-    return _Header(tuple(entries), end, params, booleans)
+    bool_names = tuple(entry.name for entry in entries if entry.dtype is torch.bool)
+    return _Header(tuple(entries), end, params, bool_names)
 
 
-_read_known = lru_cache(maxsize=1024)(_read)
+_parse_header_cached = lru_cache(maxsize=1024)(_parse_header)
 
 
-def _entry(name: str, told: object) -> _Entry:
-    match told:
-        case {"dtype": str(dtype), "shape": shape, "data_offsets": [int(start), int(end)]}:
+def _parse_entry(name: str, value: object) -> _Entry:
+    match value:
+        case {"dtype": str(dtype_name), "shape": shape, "data_offsets": [int(start), int(end)]}:
             pass
         case _:
-            raise BadMessage(f"{printable(name)} needs dtype, shape and data_offsets")
-    if dtype not in _DTYPES:
-        raise BadTensor(name, f"one of {', '.join(_DTYPES)}", printable(dtype))
-    shape = check_shape(name, shape, _DTYPES[dtype])
-    num_bytes = math.prod(shape) * _DTYPES[dtype].itemsize
+            raise BadMessage(f"{printable(name)} must have dtype, shape and data_offsets")
+    if dtype_name not in _DTYPES:
+        raise BadTensor(f"dtype of {name}", f"one of {', '.join(_DTYPES)}", printable(dtype_name))
+    dtype = _DTYPES[dtype_name]
+    shape = check_shape(name, shape, dtype)
+    num_bytes = math.prod(shape) * dtype.itemsize
     if not 0 <= start <= end or end - start != num_bytes:
-        expected = f"{num_bytes} bytes for shape {printable(shape)}"
-        raise BadTensor(name, expected, f"offsets {start} to {end}")
-    return _Entry(name, _DTYPES[dtype], shape, start, num_bytes)
+        expected = f"{num_bytes} bytes apart for shape {printable(shape)}"
+        raise BadTensor(f"data_offsets of {name}", expected, f"{start} and {end}")
+    return _Entry(name, dtype, shape, start, num_bytes)
 
 
-def _params(metadata: object) -> bytes:
-    if not isinstance(metadata, dict) or not isinstance(metadata.get("params", ""), str):
-        raise BadMessage("__metadata__ must be an object, and params in it a text")
-    text = str(metadata.get("params", "{}"))
+def _parse_params(metadata: object) -> Parameters:
+    text = metadata.get("params", "{}") if isinstance(metadata, dict) else None
+    if not isinstance(text, str):
+        raise BadMessage("__metadata__ must be an object, and params in it a string")
     try:
         params = orjson.loads(text)
-    except orjson.JSONDecodeError as broken:
-        raise BadMessage(f"params in __metadata__ are not JSON: {broken}") from None
+    except orjson.JSONDecodeError as error:
+        raise BadMessage(f"params in __metadata__ is not valid JSON: {error}") from None
     if not isinstance(params, dict):
-        raise BadMessage("params in __metadata__ must be an object")
-    return text.encode()
+        raise BadMessage("params in __metadata__ must be a JSON object")
+    return Parameters(params, text.encode())

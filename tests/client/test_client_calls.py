@@ -50,7 +50,7 @@ def test_arguments_are_those_of_the_api(client, route, tensors, params):
 
 
 DOCUMENTED = dict(re.findall(r"^\| `(\w+)` \| `(\w+)` \|", API, re.MULTILINE))
-OF_MODELS = ("causal", "window", "window_ahead", "chunk", "softcap", "scale")
+MODEL_PARAMS = ("causal", "window", "window_ahead", "chunk", "softcap", "scale")
 """What a model's config says where the request does not."""
 
 
@@ -79,11 +79,11 @@ async def test_what_a_model_may_say_is_sent_only_where_it_is_given(connect, answ
     await ask("attention", q=Q, k=Q, v=Q)
     await ask("attention", q=Q, k=Q, v=Q, window=None, causal=False, scale=0.5)
     one, other = (sent(request).params for request in server.requests)
-    assert one.keys().isdisjoint(OF_MODELS)
+    assert one.keys().isdisjoint(MODEL_PARAMS)
     assert one["rope"] == {}
     assert other == {**one, "window": None, "causal": False, "scale": 0.5}
-    assert all(arguments(calls.attention)[name].default is calls.UNSET for name in OF_MODELS)
-    assert DOCUMENTED.keys() >= set(OF_MODELS)
+    assert all(arguments(calls.attention)[name].default is calls.UNSET for name in MODEL_PARAMS)
+    assert DOCUMENTED.keys() >= set(MODEL_PARAMS)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -1,4 +1,4 @@
-"""What a device is asked to do, counted on "meta": tensors of a device that hold no data."""
+"""Count the operators of a call on "meta", a device whose tensors have no data."""
 
 from collections import Counter
 
@@ -42,9 +42,9 @@ class Launches(TorchDispatchMode):
         assert len(devices) <= 1, f"{name} of tensors on {devices}"
         if not _is_view(func) and not name.startswith(("empty", "_unsafe_view")):
             self.counts[name] += 1
-            known = {id(t) for t in inputs}  # written in place
-            made = [t.numel() for t in outputs if id(t) not in known]
-            self.most_elements = max([self.most_elements, *made])
+            inputs_by_id = {id(t) for t in inputs}  # written in place
+            new_sizes = [t.numel() for t in outputs if id(t) not in inputs_by_id]
+            self.most_elements = max([self.most_elements, *new_sizes])
         return result
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from rope_core import AttentionConfig, NoBackend, attend, reference
-from rope_core.backends import BACKENDS, Attention, fused, varlen
+from rope_core.backends import BACKENDS, AttentionWork, fused, varlen
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 LAYOUTS = ("half", "interleaved")
@@ -93,14 +93,18 @@ def every_axis(mask, q, k):
 # what docs/kernels.md says that a backend leaves to others on the CPU, of what is asked here
 DECLINED = {
     "eager": (),
-    "sdpa": ("attends only", "softcap is not in the operator", "multiplies its mask's -inf"),
+    "sdpa": (
+        "it computes attention only",
+        "softcap is not in the operator",
+        "multiplies its mask's -inf",
+    ),
     "fused": (
         "there are no kernels for heads of width",
         "wide, not a multiple of 16",
-        "pairs lie otherwise than in halves",
+        "the layout is neither half nor interleaved",
         "xPos scales each pair",
         "it rounds once, not as",
-        "each head has angles of its own",
+        "the angles differ by head",
     ),
 }
 
@@ -146,7 +150,7 @@ def run(
     ends = (cu_seqlens_q, cu_seqlens_k) if packed else None
     if index is not None and not packed:
         index = tuple(i.expand(len(q) if q.ndim == 4 else 1, -1) for i in index)
-    work = Attention(
+    work = AttentionWork(
         *(t[None] if one else t for t in (q, k, v)),
         config or AttentionConfig(),
         None if ends is None else tuple(each.diff().tolist() for each in ends),

@@ -62,7 +62,7 @@ def rope_of(variant, dim=16, *, length=2 * TRAINED, **fields):
     given = of_variant(variant, fields.get("frequency_dim") or dim)
     head_dim = fields.pop("head_dim", dim)
     rope = RopeConfig.of(head_dim, rotary_dim=dim, rope_type=variant, **fields, **given)
-    return rope.at(length)
+    return rope.for_length(length)
 
 
 def scheme_of(name, **fields):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rope_core import Attend, AttentionConfig, RopeConfig, attend, reference
-from rope_core.backends import BACKENDS, Attention
+from rope_core.backends import BACKENDS, AttentionWork
 from tests.core.oracle import (
     ATTEND_BAR,
     DTYPES,
@@ -160,7 +160,7 @@ def test_eager_accepts_everything_and_is_asked_last():
     q, k, v = qkv((3, 4, 16), (3, 2, 16), value_dim=7)
     everything = AttentionConfig(softcap=1.0, window=2)
     mask = torch.zeros(1, 1, 3, 3)
-    work = Attention(
+    work = AttentionWork(
         q[None], k[None], v[None] * torch.nan, everything, None, None, mask[0, 0, 0], mask
     )
     assert BACKENDS[-1].name == "eager"

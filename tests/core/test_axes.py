@@ -182,7 +182,7 @@ def test_a_token_of_text_is_as_on_one_axis(scheme, m):
 
 
 def test_which_schemes_take_text():
-    assert [name for name in SCHEMES if scheme_of(name).columns.of_text] == [
+    assert [name for name in SCHEMES if scheme_of(name).frequency_table.broadcasts_axes] == [
         *OF_TEXT,
         "interpolated",
     ]
@@ -195,7 +195,7 @@ def test_turns_add_up_axis_by_axis(scheme, m, n):
     rope, x = scheme_of(scheme), head()
     twice = turned(turned(x, place(scheme, *m), rope).float(), place(scheme, *n), rope)
     together = [a + b for a, b in zip(m, n, strict=True)]
-    assert rope.adds_up
+    assert rope.is_composable
     assert off(twice, turned(x, place(scheme, *together), rope)) < 1e-6
 
 
@@ -232,7 +232,7 @@ def test_the_inverse_undoes(scheme, p):
 def test_xdrope_is_no_rotation_where_axes_differ():
     rope, x = scheme_of("xdrope"), head()
     assert not rope.is_rotation
-    assert not rope.adds_up
+    assert not rope.is_composable
     there = turned(x, torch.tensor([[3], [10], [70], [2]]), rope)
     assert abs(there.norm().item() / x.norm().item() - 1) > 0.01
     q, k = head(seed=1), head(seed=2)
@@ -247,7 +247,7 @@ def test_xdrope_is_no_rotation_where_axes_differ():
 def test_timestamps_do_not_add_up():
     rope, x = scheme_of("timestamps"), head()
     assert rope.is_rotation
-    assert not rope.adds_up
+    assert not rope.is_composable
     one, other = place("timestamps", 1, 2, 3), place("timestamps", 2, 2, 1)
     twice = turned(turned(x, one, rope).float(), other, rope)
     assert off(twice, turned(x, one + other, rope)) > 0.1
@@ -270,7 +270,9 @@ def test_variants_that_are_scaled_scale_every_axis(scheme):
             RopeConfig.of(24, axes=scheme, rope_type="linear", factor=4.0, **given)
         return
     scaled = RopeConfig.of(24, axes=scheme, rope_type="linear", factor=4.0, **given)
-    torch.testing.assert_close(scaled.columns.inv_freq, scheme_of(scheme).columns.inv_freq / 4)
+    torch.testing.assert_close(
+        scaled.frequency_table.inv_freq, scheme_of(scheme).frequency_table.inv_freq / 4
+    )
 
 
 def test_the_gain_of_a_variant_holds_on_several_axes():
@@ -284,7 +286,7 @@ def test_dynamic_frequencies_look_at_all_axes():
     given = {"factor": 2.0, "max_position_embeddings": 8, **of_scheme("mrope")}
     rope = RopeConfig.of(24, axes="mrope", rope_type="dynamic", **given)
     at = torch.tensor([[0, 1], [0, 30], [0, 2]])
-    assert Rotate(randn(2, 1, 24), None, rope, positions=at).rope == rope.at(31)
+    assert Rotate(randn(2, 1, 24), None, rope, positions=at).rope == rope.for_length(31)
 
 
 @pytest.mark.parametrize(
@@ -295,5 +297,5 @@ def test_interleaved_sections_take_turns(sections, counts):
     """Where time has less than a third, the others have what turns there are."""
     half = sum(sections)
     rope = RopeConfig.of(2 * half, axes="mrope_interleaved", mrope_section=sections)
-    assert tuple(rope.columns.axis.bincount().tolist()) == counts
-    assert rope.columns.axis[:4].tolist() == [0, 1, 2, 0]
+    assert tuple(rope.frequency_table.axis.bincount().tolist()) == counts
+    assert rope.frequency_table.axis[:4].tolist() == [0, 1, 2, 0]

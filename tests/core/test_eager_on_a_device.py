@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rope_core import AttentionConfig, RopeConfig
-from rope_core.backends import Attention, Merging, Rotation, Turning, eager
+from rope_core.backends import AttentionWork, FusedRotaryWork, MergeWork, RotaryWork, eager
 from tests.core.launches import META, Launches
 from tests.core.specs import scheme_of
 
@@ -27,7 +27,7 @@ def rotation(rope, *, tokens=TOKENS, heads=(32, 8), dtype=BF16, inverse=False, i
     cos, sin = on_device(tokens, width), on_device(tokens, width)
     scale = on_device(tokens, width) if rope.rope_type == "xpos" else None
     outs = xs if in_place else tuple(map(torch.empty_like, xs))
-    return Rotation(xs, cos, sin, scale, rope, inverse, outs)
+    return RotaryWork(xs, cos, sin, scale, rope, inverse, outs)
 
 
 LAYOUTS = {
@@ -70,7 +70,9 @@ def test_a_rotation_by_position_whose_kernel_is_being_built_is_a_few_launches():
     x, positions = on_device(TOKENS, 32, 128, dtype=BF16), on_device(TOKENS, dtype=torch.int64)
     frequencies = on_device(64, dtype=torch.float64)
     with Launches() as launches:
-        eager.run(Turning((x,), positions, frequencies, 1.0, rope, False, (torch.empty_like(x),)))
+        eager.run(
+            FusedRotaryWork((x,), positions, frequencies, 1.0, rope, False, (torch.empty_like(x),))
+        )
     assert launches.total <= ROTATION, launches.counts
 
 
@@ -108,7 +110,7 @@ def attention(config, given, *, q_len=2048, k_len=2048, heads=(32, 8), widths=(1
         "numbers": {"mask": on_device(1, heads[0], q_len, k_len, dtype=BF16)},
         "index": {"index": (torch.empty(1, q_len, **count), torch.empty(1, k_len, **count))},
     }[given]
-    return Attention(q, k, v, AttentionConfig(**config), None, **tensors, **more)
+    return AttentionWork(q, k, v, AttentionConfig(**config), None, **tensors, **more)
 
 
 @pytest.mark.parametrize(
@@ -149,11 +151,11 @@ def test_packed_attention_waits_for_nothing(q_lengths):
     ends = torch.empty(4, dtype=torch.int32, device=META)
     config = AttentionConfig(window=64)
     with Launches() as launches:
-        eager.run(Attention(q, kv, kv, config, (q_lengths, k_lengths), (ends, ends)))
+        eager.run(AttentionWork(q, kv, kv, config, (q_lengths, k_lengths), (ends, ends)))
     assert launches.total <= 3 * BLOCK
 
 
 def test_a_merger_is_a_few_launches():
     with Launches() as launches:
-        eager.run(Merging(on_device(4, TOKENS, 32, 128, dtype=BF16), on_device(4, TOKENS, 32)))
+        eager.run(MergeWork(on_device(4, TOKENS, 32, 128, dtype=BF16), on_device(4, TOKENS, 32)))
     assert launches.total <= 15

@@ -9,7 +9,7 @@ import torch
 
 from rope_core import Attend, AttentionConfig, RopeConfig, attend
 from rope_core.backends import fused
-from rope_core.reference import visible
+from rope_core.reference import attention_mask
 from tests.core.oracle import (
     ATTEND_BAR,
     DTYPES,
@@ -148,7 +148,7 @@ def test_what_a_hidden_key_or_value_holds_reaches_no_output(attention, case, whe
     clean_out, clean_lse = attention(q, k, v, config)
     (k if where == "k" else v)[at] = torch.finfo(dtype).max if bad == "largest" else bad
     out, lse = attention(q, k, v, config)
-    blind = ~visible(num_queries, num_keys, config)[:, at]
+    blind = ~attention_mask(num_queries, num_keys, config)[:, at]
     assert blind.any()
     assert off(out[blind], clean_out[blind]) <= ATTEND_BAR[dtype]
     assert lse_off(lse[blind], clean_lse[blind].double()) <= LSE_BAR[dtype]
@@ -162,7 +162,7 @@ def test_a_nan_that_is_seen_is_not_lost(attention, case, where, dtype):
     q, k, v = qkv((num_queries, 4, 16), (num_keys, 2, 16), dtype=dtype)
     (k if where == "k" else v)[at, 0, 3] = math.nan  # that of heads 0 and 1
     out, lse = attention(q, k, v, config)
-    sees = visible(num_queries, num_keys, config)[:, at]
+    sees = attention_mask(num_queries, num_keys, config)[:, at]
     assert torch.equal(
         out.isnan().any(-1), sees[:, None] & torch.tensor([True, True, False, False])
     )

@@ -39,7 +39,7 @@ def of_warm_up(rope, case):
     state = DynamicLength.of(rope)
     for ids in (*case.described["inputs"]["warmup_positions"], case.tensors["position_ids"]):
         state = state.after(int(torch.as_tensor(ids).max()) + 1)
-    return rope.at(state.length)
+    return rope.for_length(state.length)
 
 
 def rope_of(case):

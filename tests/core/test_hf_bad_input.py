@@ -1,4 +1,4 @@
-"""Whatever a config.json has in it: an answer, or a ConfigError that names the key."""
+"""Invalid configs: every config.json leads to an answer or to a ConfigError that names the key."""
 
 import copy
 import json
@@ -15,9 +15,9 @@ LLAMA = {"model_type": "llama", "hidden_size": 128, "num_attention_heads": 4}
 LONG = {"rope_type": "longrope", "short_factor": [1.0] * 16, "long_factor": [2.0] * 16}
 
 
-def refused(config, **asked):
+def error_of(config, **arguments):
     with pytest.raises(ConfigError) as caught:
-        resolve(config, **asked)
+        resolve(config, **arguments)
     assert len(str(caught.value)) < 600
     return caught.value
 
@@ -57,11 +57,11 @@ def refused(config, **asked):
         ("partial_rotary_factor", 1.5),
     ],
 )
-def test_a_value_of_the_config(key, value):
+def test_invalid_config_value_is_named(key, value):
     config = {**LLAMA, "model_type": "phi", key: value}
     if key == "sliding_window":
         config["model_type"] = "mistral"
-    assert refused(config).parameter == key
+    assert error_of(config).parameter == key
 
 
 @pytest.mark.parametrize(
@@ -96,9 +96,9 @@ def test_a_value_of_the_config(key, value):
     ],
     ids=str,
 )
-def test_a_value_of_the_block(block, key):
-    wrong = refused({**LLAMA, "rope_parameters": block})
-    assert wrong.parameter == f"rope_parameters.{key or 'original_max_position_embeddings'}"
+def test_invalid_rope_parameter_is_named(block, key):
+    error = error_of({**LLAMA, "rope_parameters": block})
+    assert error.parameter == f"rope_parameters.{key or 'original_max_position_embeddings'}"
 
 
 @pytest.mark.parametrize(
@@ -124,12 +124,12 @@ def test_a_value_of_the_block(block, key):
     ],
     ids=str,
 )
-def test_families_with_keys_of_their_own(config, key):
-    assert refused(config).parameter == key
+def test_invalid_key_of_one_family_is_named(config, key):
+    assert error_of(config).parameter == key
 
 
 @pytest.mark.parametrize(
-    ("asked", "key"),
+    ("arguments", "key"),
     [
         ({"layer": -1}, "layer"),
         ({"layer": 2}, "layer"),
@@ -145,31 +145,31 @@ def test_families_with_keys_of_their_own(config, key):
     ],
     ids=str,
 )
-def test_what_is_asked_for(asked, key):
+def test_invalid_argument_is_named(arguments, key):
     config = {**LLAMA, "layer_types": ["sliding_attention", "full_attention"]}
-    assert refused(config, **asked).parameter == key
+    assert error_of(config, **arguments).parameter == key
 
 
 @pytest.mark.parametrize("config", [None, [], "llama", 7])
-def test_what_is_no_config(config):
-    assert refused(config).parameter == "config"
+def test_config_must_be_an_object(config):
+    assert error_of(config).parameter == "config"
 
 
-def test_a_layer_type_that_is_not_asked_for_is_named_with_its_choices():
-    wrong = refused({"model_type": "gemma3_text"})
-    assert wrong.parameter == "layer_type"
-    assert "'full_attention', 'sliding_attention'" in str(wrong)
-    assert "layer" in wrong.expected
+def test_missing_layer_type_lists_the_choices():
+    error = error_of({"model_type": "gemma3_text"})
+    assert error.parameter == "layer_type"
+    assert "'full_attention', 'sliding_attention'" in str(error)
+    assert "layer" in error.expected
 
 
-def test_long_and_deep_values_are_told_short():
+def test_errors_abbreviate_long_and_nested_values():
     deep = []
     for _ in range(900):
         deep = [deep]
     for value in (deep, "x" * 10**6, [1] * 10**6, {"a" * 1000: deep}):
-        refused({**LLAMA, "rope_theta": value})
-        refused({**LLAMA, "rope_scaling": {"rope_type": "linear", "factor": value}})
-        refused({**LLAMA, "rope_scaling": {"rope_type": value}})
+        error_of({**LLAMA, "rope_theta": value})
+        error_of({**LLAMA, "rope_scaling": {"rope_type": "linear", "factor": value}})
+        error_of({**LLAMA, "rope_scaling": {"rope_type": value}})
 
 
 JUNK = [
@@ -205,45 +205,43 @@ IN_BLOCK = [
 ]
 
 
-def spoilt(config, chance):
-    """Return a copy with one to three of its values replaced, or others added."""
+def mutate(config, rng):
+    """Return a copy with one to three values replaced or added."""
     config = copy.deepcopy(config)
     keys = sorted({key for family in families().values() for key in family.defaults})
     keys += ["rope_scaling", "rope_parameters", "rope_theta", "layer_types", "no_rope_layers"]
-    for _ in range(chance.randint(1, 3)):
+    for _ in range(rng.randint(1, 3)):
         node = config
-        while (
-            inner := [v for v in node.values() if isinstance(v, dict)]
-        ) and chance.random() < 0.6:
-            node = chance.choice(inner)
-        fresh = chance.choice(keys if node is config else IN_BLOCK)
-        key = chance.choice(list(node)) if node and chance.random() < 0.55 else fresh
-        value = chance.choice(JUNK)
-        if chance.random() < 0.2:
-            value = {chance.choice(IN_BLOCK): chance.choice(JUNK) for _ in range(4)}
+        while (inner := [v for v in node.values() if isinstance(v, dict)]) and rng.random() < 0.6:
+            node = rng.choice(inner)
+        fresh = rng.choice(keys if node is config else IN_BLOCK)
+        key = rng.choice(list(node)) if node and rng.random() < 0.55 else fresh
+        value = rng.choice(JUNK)
+        if rng.random() < 0.2:
+            value = {rng.choice(IN_BLOCK): rng.choice(JUNK) for _ in range(4)}
         node[key] = copy.deepcopy(value)
     return config
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_no_other_error_whatever_comes(seed):
-    chance = random.Random(seed)
+def test_mutated_configs_raise_only_config_errors(seed):
+    rng = random.Random(seed)
     seeds = [json.loads(json.dumps(dict(preset.config))) for preset in built_in().values()]
     seeds += [{"model_type": name} for name in families()]
     answers, errors = 0, []
     for _ in range(1500):
-        config = spoilt(chance.choice(seeds), chance)
-        asked = {
-            "compat": chance.choice(["5.23", "4.57"]),
-            "layer": chance.choice([None, None, None, 0, 1]),
-            "layer_type": chance.choice([None, None, None, "full_attention"]),
+        config = mutate(rng.choice(seeds), rng)
+        arguments = {
+            "compat": rng.choice(["5.23", "4.57"]),
+            "layer": rng.choice([None, None, None, 0, 1]),
+            "layer_type": rng.choice([None, None, None, "full_attention"]),
         }
         try:
-            found = resolve(config, **asked)
-        except ConfigError as wrong:
-            errors.append(wrong)
+            resolved = resolve(config, **arguments)
+        except ConfigError as error:
+            errors.append(error)
         else:
-            assert (found.rope is None) == (found.nope is not None), config
+            assert (resolved.rope is None) == (resolved.nope is not None), config
             answers += 1
     assert answers > 300
-    assert all(wrong.parameter and len(str(wrong)) < 2000 for wrong in errors)
+    assert all(error.parameter and len(str(error)) < 2000 for error in errors)

@@ -1,20 +1,20 @@
-"""The table of families: each row is one, and is read without a word from the file."""
+"""The table of families: its rows, their rules, and an empty config of each."""
 
 import json
+import re
 from importlib.resources import files
+from pathlib import Path
 
 import pytest
 
 from rope_core.axes import SCHEMES
 from rope_core.errors import ConfigError
-from rope_core.hf import resolve
-from rope_core.hf.families import DIFFUSERS, SAME, families
-from rope_core.hf.special import SPECIAL
-from rope_core.hf.stacks import STACKS
+from rope_core.hf import oddities, resolve
+from rope_core.hf.families import RULES, diffusers_classes, families, model_type_aliases
 
 LINES = (files("rope_core.hf") / "families.json").read_text().splitlines()
 
-ALONE = {
+INCOMPLETE = {
     "glm4_moe": "head_dim",
     "glm4v_moe_text": "head_dim",
     "glm4v_text": "rope_parameters.mrope_section",
@@ -25,46 +25,61 @@ ALONE = {
     "qwen4_exp_text": "rope_parameters.mrope_section",
     "rotary_embedding_torch": "dim",
 }
-"""Rows whose class is refused where the file is silent, and for which key."""
+"""Families that refuse an empty config, and the key that is missing."""
 
 
-def test_one_row_a_line_by_name():
+def test_table_has_one_row_per_line_sorted_by_name():
     assert (LINES[0], LINES[-1]) == ("{", "}")
     names = [json.loads("{" + line.strip().rstrip(",") + "}") for line in LINES[1:-1]]
     assert [*families()] == sorted(name for row in names for name in row)
     assert len(LINES) == len(families()) + 2
 
 
-def test_rows_name_what_there_is():
+def test_schemes_and_aliases_of_rows_exist():
     for family in families().values():
-        assert family.special is None or family.special in SPECIAL
-        assert family.axes is None or family.axes in SCHEMES
-        assert family.stack is None or family.stack in STACKS
-        assert family.as_of("4.57").name == family.name
-    assert {*DIFFUSERS.values(), *SAME.values()} <= {*families()}
-    assert not {*SAME} & {*families()}
+        assert family.axes in (None, "axial_thirds", *SCHEMES)
+        assert family.for_version("4.57").name == family.name
+    aliases = {**model_type_aliases(), **diffusers_classes()}
+    assert {*aliases.values()} <= {*families()}
+    assert not {*aliases} & {*families()}
+
+
+def test_every_rule_names_its_family():
+    rules = {getattr(family, name) for family in families().values() for name in RULES} - {None}
+    rules |= {rule for family in families().values() for rule in family.oddities.values()}
+    assert len(rules) > 50
+    assert all(": " in (rule.__doc__ or "").partition("\n")[0] for rule in rules)
+
+
+def test_every_oddity_belongs_to_a_step_that_is_called():
+    """A step with a wrong name would never be called."""
+    sources = "".join(file.read_text() for file in Path(oddities.__file__).parent.glob("*.py"))
+    called = set(re.findall(r"step\(\s*\"(\w+)\"", sources))
+    listed = set(re.findall(r"^    (\w+) +\w+\.py", oddities.__doc__, re.MULTILINE))
+    used = {step for family in families().values() for step in family.oddities}
+    assert used == listed == called
 
 
 @pytest.mark.parametrize("compat", ["5.23", "4.57"])
 @pytest.mark.parametrize("name", list(families()))
-def test_a_file_that_says_nothing(name, compat):
+def test_empty_config_of_every_family(name, compat):
     family = families()[name]
-    layer_type = next(iter(family.types), None)
+    layer_type = next(iter(family.rope_parameters_by_type), None)
     config = {"model_type": name, "position_embedding_type": "rope", "use_mem_rope": True}
-    if name in ALONE:
+    if name in INCOMPLETE:
         with pytest.raises(ConfigError) as caught:
             resolve(config, compat=compat)
-        assert caught.value.parameter == ALONE[name]
+        assert caught.value.parameter == INCOMPLETE[name]
         return
-    found = resolve(config, layer_type=layer_type, compat=compat)
-    assert found.model_type == name
-    assert found.rope is not None
-    assert found.rope.rounding == family.as_of(compat).rounding
-    assert found.attention.causal == family.causal
+    resolved = resolve(config, layer_type=layer_type, compat=compat)
+    assert resolved.model_type == name
+    assert resolved.rope is not None
+    assert resolved.rope.rounding == family.for_version(compat).rounding
+    assert resolved.attention.causal == family.causal
 
 
 @pytest.mark.parametrize(
-    ("model_type", "given", "width"),
+    ("model_type", "config", "width"),
     [
         ("hrm_text", {}, 128),
         ("higgs_audio_v2", {}, 128),
@@ -74,30 +89,30 @@ def test_a_file_that_says_nothing(name, compat):
         ("unlimited_ocr_text", {"head_dim": 32}, 48),
     ],
 )
-def test_a_class_has_its_own_head_dim_or_none(model_type, given, width):
-    """Defaults that equal hidden_size // heads of the class itself are defaults all the same."""
+def test_head_dim_default_of_a_class(model_type, config, width):
+    """A default head_dim counts even if it equals hidden_size // heads of the class."""
     sizes = {"hidden_size": 384, "num_attention_heads": 8}
-    assert resolve(sizes | given, model_type=model_type).rope.head_dim == width
+    assert resolve(sizes | config, model_type=model_type).rope.head_dim == width
 
 
 @pytest.mark.parametrize("model_type", ["ministral3", "pe_video_encoder", "idefics"])
-def test_default_frequencies_of_some_classes_ignore_the_share(model_type):
+def test_default_frequencies_of_some_classes_ignore_partial_rotary_factor(model_type):
     block = {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}
-    found = resolve(
+    resolved = resolve(
         {"head_dim": 128, "hidden_size": 256, "num_attention_heads": 2, "rope_parameters": block},
         model_type=model_type,
     )
-    assert found.rope.rotary_dim == 128
-    assert "ignored" in str(found.warnings)
+    assert resolved.rope.rotary_dim == 128
+    assert "ignored" in str(resolved.warnings)
 
 
 @pytest.mark.parametrize("model_type", ["gptj", "roformer", "clvp_encoder", "vjepa2", "lumina2d"])
-def test_heads_must_divide_the_width_in_every_family(model_type):
+def test_heads_must_divide_hidden_size(model_type):
     with pytest.raises(ConfigError, match="no multiple of 7 heads"):
         resolve({"hidden_size": 1000, "num_attention_heads": 7}, model_type=model_type)
 
 
-def test_a_class_whose_head_dim_is_null_is_told_of_with_yarn():
+def test_null_head_dim_with_yarn_warns():
     block = {"rope_type": "yarn", "factor": 2.0}
     assert "head_dim is null" in str(
         resolve({"rope_scaling": block}, model_type="mixtral").warnings

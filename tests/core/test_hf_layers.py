@@ -1,4 +1,4 @@
-"""Layers: of which type each is, which of them rotate, and how they attend."""
+"""Layers: their types, which of them rotate, and how they attend."""
 
 import pytest
 
@@ -17,9 +17,9 @@ def types_of(config):
     return [types[layer] for layer in sorted(types)], sorted(rotating)
 
 
-def short(config):
+def initials(config):
     """Return the first letter of each layer's type."""
-    return "".join((kind or "-")[0] for kind in types_of(config)[0])
+    return "".join((layer_type or "-")[0] for layer_type in types_of(config)[0])
 
 
 @pytest.mark.parametrize(
@@ -73,8 +73,8 @@ def short(config):
     ],
     ids=str,
 )
-def test_the_type_of_each_layer(config, expected):
-    assert short(config) == expected
+def test_layer_types(config, expected):
+    assert initials(config) == expected
 
 
 @pytest.mark.parametrize(
@@ -112,16 +112,16 @@ def test_the_type_of_each_layer(config, expected):
     ],
     ids=str,
 )
-def test_the_layers_that_rotate(config, expected):
+def test_rotating_layers(config, expected):
     assert types_of(config)[1] == expected
 
 
-def test_a_layer_that_does_not_rotate_says_why():
-    found = resolve({"model_type": "llama4_text"}, layer=3)
-    assert found.rope is None
-    assert found.nope == "every 4th layer rotates nothing"
-    assert found.parameters == {}
-    assert found.attention.chunk is None
+def test_nope_reasons():
+    resolved = resolve({"model_type": "llama4_text"}, layer=3)
+    assert resolved.rope is None
+    assert resolved.nope == "every 4th layer does not rotate"
+    assert resolved.parameters == {}
+    assert resolved.attention.chunk is None
     assert (
         resolve({"model_type": "beam"}, layer=5).nope
         == "rope parameters of full_attention are null"
@@ -138,7 +138,7 @@ def test_rope_parameters_by_layer_type():
     assert resolve(scaled, layer_type="full_attention").rope.rope_type == "linear"
 
 
-def test_blocks_by_layer_type_that_the_file_has():
+def test_nested_rope_parameters_of_the_file():
     block = {"full_attention": {"rope_type": "linear", "factor": 4.0, "rope_theta": 2e5}}
     config = {**GEMMA3, "rope_parameters": block}
     assert resolve(config, layer=5).rope.theta == 2e5
@@ -150,20 +150,20 @@ def test_blocks_by_layer_type_that_the_file_has():
     assert resolve(config, layer=0).nope == "rope parameters of sliding_attention are null"
 
 
-def test_one_type_in_use_needs_no_asking():
+def test_layer_type_is_optional_if_all_layers_have_one():
     assert resolve({"model_type": "laguna"}).rope.theta == 5e5
-    with pytest.raises(ConfigError, match="or layer be an index"):
+    with pytest.raises(ConfigError, match="or layer an index"):
         resolve({"model_type": "modernbert"})
 
 
-def test_a_base_for_each_layer():
+def test_layer_rope_theta():
     config = {
         "model_type": "granite_swa",
         "layer_rope_theta": [1e4, 5e5, 0, 1e4],
         "num_hidden_layers": 4,
     }
     assert [resolve(config, layer=layer).rope.theta for layer in (0, 1, 3)] == [1e4, 5e5, 1e4]
-    with pytest.raises(ConfigError, match="layer must be given, for layer_rope_theta"):
+    with pytest.raises(ConfigError, match="layer must be given, because layer_rope_theta"):
         resolve(config)
     assert resolve({**config, "layer_rope_theta": [5e5, 5e5, 0, 5e5]}).rope.theta == 5e5
     step = {"model_type": "step3p5", "layer_types": ["full_attention", "sliding_attention"] * 2}
@@ -173,7 +173,7 @@ def test_a_base_for_each_layer():
     assert resolve(ultra, layer=0).rope.theta == 2.0, "the last layer of a type counts"
 
 
-def test_layers_that_are_not_scaled():
+def test_rope_scaling_layers():
     scaling = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128}
     config = {"model_type": "molmo2_text", "rope_scaling": scaling, "rope_scaling_layers": [0]}
     assert resolve(config, layer=0).rope.rope_type == "yarn"
@@ -209,32 +209,36 @@ def test_layers_that_are_not_scaled():
     ],
     ids=str,
 )
-def test_how_a_layer_attends(config, layer, expected):
-    found = resolve(config, layer=layer).attention
+def test_attention_of_a_layer(config, layer, expected):
+    attention = resolve(config, layer=layer).attention
     usual = {"causal": True, "window": None, "window_ahead": 0, "chunk": None}
     expected = {**usual, "softcap": None, "scale": None, **expected}
-    assert {key: getattr(found, key) for key in expected} == expected
+    assert {key: getattr(attention, key) for key in expected} == expected
 
 
-def test_the_softmax_scale_of_yarn_in_latent_attention():
-    found = resolve(built_in()["deepseek-v3"].config)
-    assert found.attention.scale == pytest.approx(192**-0.5 * 1.8738542)
-    assert found.rope.attention_scaling == 1.0
+def test_softmax_scale_of_mla_with_yarn():
+    resolved = resolve(built_in()["deepseek-v3"].config)
+    assert resolved.attention.scale == pytest.approx(192**-0.5 * 1.8738542)
+    assert resolved.rope.attention_scaling == 1.0
 
 
-def test_a_latent_head_with_its_unrotated_part():
-    found = resolve({"model_type": "deepseek_v3"}, head_dim=192)
-    assert (found.rope.head_dim, found.rope.rotary_dim, found.rope.trailing) == (192, 64, True)
+def test_mla_head_with_its_unrotated_part():
+    resolved = resolve({"model_type": "deepseek_v3"}, head_dim=192)
+    assert (resolved.rope.head_dim, resolved.rope.rotary_dim, resolved.rope.trailing) == (
+        192,
+        64,
+        True,
+    )
 
 
-@pytest.mark.parametrize("named", ["slidng_attention", "sliding", "bananas"])
+@pytest.mark.parametrize("layer_type", ["slidng_attention", "sliding", "bananas"])
 @pytest.mark.parametrize("model_type", ["gemma2", "cohere2", "llama", "gpt_oss"])
-def test_a_layer_type_that_a_model_has_not_is_refused(model_type, named):
+def test_unknown_layer_type_is_refused(model_type, layer_type):
     with pytest.raises(ConfigError, match=r"layer_type must be one of .*attention"):
-        resolve({}, model_type=model_type, layer_type=named)
+        resolve({}, model_type=model_type, layer_type=layer_type)
 
 
-def test_layers_that_differ_are_told_of_where_none_is_asked_for():
+def test_missing_layer_warns_if_layers_differ():
     assert resolve({}, model_type="cohere2").differ
     assert "layers differ" in str(resolve({}, model_type="gpt_oss").warnings)
     assert not resolve({}, model_type="gpt_oss", layer=1).differ

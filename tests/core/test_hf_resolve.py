@@ -1,4 +1,4 @@
-"""A config.json read: what counts, where it came from, and what was left unread."""
+"""A resolved config.json: which key counts, where values come from, which keys are ignored."""
 
 import dataclasses
 
@@ -19,17 +19,17 @@ LLAMA3 = {
 }
 
 
-def test_a_model_as_it_is_published():
-    found = resolve(built_in()["llama-3.1-8b"].config)
-    assert found.rope == RopeConfig.of(
+def test_published_config():
+    resolved = resolve(built_in()["llama-3.1-8b"].config)
+    assert resolved.rope == RopeConfig.of(
         128, theta=500_000.0, arithmetic="hf", rounding="activation", **LLAMA3
     )
-    assert found.parameters == {**LLAMA3, "rope_theta": 500_000.0}
-    assert (found.model_type, found.nope, found.layer_type) == ("llama", None, None)
-    assert [group.layers for group in found.layers] == [tuple(range(32))]
+    assert resolved.parameters == {**LLAMA3, "rope_theta": 500_000.0}
+    assert (resolved.model_type, resolved.nope, resolved.layer_type) == ("llama", None, None)
+    assert [group.layers for group in resolved.layers] == [tuple(range(32))]
 
 
-def test_float64_is_the_truth_and_rounds_once():
+def test_float64_rounds_once():
     rope = resolve(LLAMA, arithmetic="float64").rope
     assert rope == RopeConfig.of(128)
     assert resolve(LLAMA).rope == dataclasses.replace(rope, arithmetic="hf", rounding="activation")
@@ -72,10 +72,10 @@ def test_float64_is_the_truth_and_rounds_once():
     ],
     ids=str,
 )
-def test_where_a_parameter_comes_from(config, key, value, source):
-    found = resolve({**LLAMA, **config})
-    assert found.parameters[key] == value
-    assert found.provenance[key] == source
+def test_provenance_of_rope_parameters(config, key, value, source):
+    resolved = resolve({**LLAMA, **config})
+    assert resolved.parameters[key] == value
+    assert resolved.provenance[key] == source
 
 
 @pytest.mark.parametrize(
@@ -103,13 +103,13 @@ def test_where_a_parameter_comes_from(config, key, value, source):
     ],
     ids=str,
 )
-def test_where_the_width_of_a_head_comes_from(config, width, source):
-    found = resolve({**LLAMA, **config})
-    assert found.rope.head_dim == width
-    assert found.provenance["head_dim"] == source
+def test_provenance_of_head_dim(config, width, source):
+    resolved = resolve({**LLAMA, **config})
+    assert resolved.rope.head_dim == width
+    assert resolved.provenance["head_dim"] == source
 
 
-def test_a_block_wins_over_the_config_and_that_over_the_class():
+def test_rope_parameters_win_over_config_keys_and_those_over_the_class():
     block = {"rope_type": "default", "rope_theta": 7.0}
     config = {**LLAMA, "rope_theta": 8.0, "rope_parameters": block}
     assert resolve(config).rope.theta == 7.0
@@ -126,7 +126,7 @@ def test_rope_scaling_wins_over_rope_parameters():
         assert resolve({**config, "rope_scaling": nothing}).rope.rope_type == "default"
 
 
-def test_an_empty_block_is_not_the_block_of_the_class():
+def test_empty_rope_parameters_are_not_those_of_the_class():
     assert resolve({"model_type": "gpt_oss"}).rope.rope_type == "yarn"
     empty = resolve({"model_type": "gpt_oss", "rope_parameters": {}})
     assert (empty.rope.rope_type, empty.rope.theta) == ("default", 150_000.0)
@@ -136,19 +136,19 @@ def test_an_empty_block_is_not_the_block_of_the_class():
     ("family", "key"),
     [("gpt_neox", "rope_theta"), ("bamba", "partial_rotary_factor"), ("esm", "rope_scaling")],
 )
-def test_a_key_that_the_class_does_not_read(family, key):
+def test_ignored_key_warns(family, key):
     value = {"rope_scaling": YARN, "rope_theta": 5e5}.get(key, 0.125)
-    found = resolve({"model_type": family, key: value})
-    assert found.rope == resolve({"model_type": family}).rope
-    assert key in found.keys_ignored
-    assert any(text.startswith(f"{key} is ignored") for text in found.warnings)
+    resolved = resolve({"model_type": family, key: value})
+    assert resolved.rope == resolve({"model_type": family}).rope
+    assert key in resolved.keys_ignored
+    assert any(text.startswith(f"{key} is ignored") for text in resolved.warnings)
 
 
-def test_keys_that_were_read_and_those_that_were_not():
+def test_keys_read_and_ignored():
     config = {**LLAMA, "rope_scaling": None, "vocab_size": 9, "rope_ratio": 3.0}
-    found = resolve(config)
-    assert {"hidden_size", "num_attention_heads", "rope_scaling"} <= set(found.keys_read)
-    assert found.keys_ignored == ("rope_ratio", "vocab_size")
+    resolved = resolve(config)
+    assert {"hidden_size", "num_attention_heads", "rope_scaling"} <= set(resolved.keys_read)
+    assert resolved.keys_ignored == ("rope_ratio", "vocab_size")
     inner = resolve(
         {"model_type": "gemma3", "text_config": config, "x": 1}, layer_type="full_attention"
     )
@@ -156,21 +156,21 @@ def test_keys_that_were_read_and_those_that_were_not():
     assert "text_config.rope_ratio" in inner.keys_ignored
 
 
-def test_an_unknown_key_of_a_block_is_told():
+def test_unknown_rope_parameter_warns():
     (text,) = resolve({**LLAMA, "rope_scaling": {**YARN, "finetuned": True}}).warnings
     assert text == "rope_scaling.finetuned is ignored: yarn has no such parameter"
 
 
-def test_an_unknown_model_is_read_as_a_llama_and_says_so():
+def test_unknown_model_type_is_read_as_llama_with_a_warning():
     config = {**LLAMA, "model_type": "my_llama", "rope_theta": 5e5}
-    found = resolve(config)
-    assert found.rope == resolve({**config, "model_type": "llama"}).rope
-    assert found.model_type == "unknown"
-    assert any("'my_llama' is unknown" in text for text in found.warnings)
+    resolved = resolve(config)
+    assert resolved.rope == resolve({**config, "model_type": "llama"}).rope
+    assert resolved.model_type == "unknown"
+    assert any("'my_llama' is unknown" in text for text in resolved.warnings)
 
 
 @pytest.mark.parametrize(
-    ("named", "family"),
+    ("model_type", "family"),
     [
         ("kimi_k2", "deepseek_v3"),
         ("internlm2", "llama"),
@@ -180,13 +180,13 @@ def test_an_unknown_model_is_read_as_a_llama_and_says_so():
         ("modernbert_decoder", "modernbert-decoder"),
     ],
 )
-def test_names_that_mean_a_family(named, family):
-    found = resolve({"model_type": named}, layer_type="full_attention")
-    assert found.model_type == family
-    assert not any("unknown" in text for text in found.warnings)
+def test_model_type_aliases(model_type, family):
+    resolved = resolve({"model_type": model_type}, layer_type="full_attention")
+    assert resolved.model_type == family
+    assert not any("unknown" in text for text in resolved.warnings)
 
 
-def test_parts_of_a_composite_model():
+def test_composite_model():
     config = {
         "model_type": "qwen2_vl",
         "text_config": {"hidden_size": 3584, "num_attention_heads": 28},
@@ -203,7 +203,7 @@ def test_parts_of_a_composite_model():
     assert resolve(omni).rope.theta == 3e6
 
 
-def test_a_transformer_of_diffusers():
+def test_diffusers_class_name():
     rope = resolve({"_class_name": "FluxTransformer2DModel"}).rope
     assert (rope.head_dim, rope.num_axes, rope.arithmetic) == (128, 3, "float64")
     assert resolve({"_class_name": "Flux2Transformer2DModel"}).rope.num_axes == 4
@@ -211,12 +211,12 @@ def test_a_transformer_of_diffusers():
 
 @pytest.mark.parametrize("compat", ["5.23", "4.57"])
 @pytest.mark.parametrize("name", list(built_in()))
-def test_every_layer_of_every_preset(name, compat):
+def test_every_layer_of_every_preset_resolves(name, compat):
     config = built_in()[name].config
     groups = resolve(config, layer=0, compat=compat).layers or resolve(config).layers
     for group in groups:
-        found = resolve(config, layer=group.layers[-1], compat=compat)
-        assert (found.nope is None) == (found.rope is not None) == (group.nope is None)
+        resolved = resolve(config, layer=group.layers[-1], compat=compat)
+        assert (resolved.nope is None) == (resolved.rope is not None) == (group.nope is None)
     if "vision_config" in config:
         assert resolve(config, part="vision", compat=compat).rope.num_axes == 2
 
@@ -226,23 +226,23 @@ LATER = ("original_max_position_embeddings", "rotary_emb_base", "rotary_emb_frac
 
 
 @pytest.mark.parametrize("name", list(built_in()))
-def test_parameters_say_the_same_as_the_file(name):
+def test_resolved_parameters_resolve_to_the_same(name):
     config = dict(built_in()[name].config)
     config = dict(config.get("text_config", config))
     if config.get("model_type") in (None, "gptj", *BY_TYPE):
         pytest.skip("keys of its own, or a block for each layer type")
-    found = resolve(config)
+    resolved = resolve(config)
     for key in ("rope_scaling", "rope_theta", "partial_rotary_factor", "rotary_pct", *LATER):
         config.pop(key, None)
-    again = resolve({**config, "rope_parameters": found.parameters})
-    assert again.rope.columns.inv_freq.equal(found.rope.columns.inv_freq)
-    assert again.rope.attention_scaling == found.rope.attention_scaling
-    assert again.attention == found.attention
-    assert again.parameters == found.parameters
+    again = resolve({**config, "rope_parameters": resolved.parameters})
+    assert again.rope.frequency_table.inv_freq.equal(resolved.rope.frequency_table.inv_freq)
+    assert again.rope.attention_scaling == resolved.rope.attention_scaling
+    assert again.attention == resolved.attention
+    assert again.parameters == resolved.parameters
 
 
-def test_queries_that_a_model_scales_by_position_are_told():
-    """Attention leaves that to the caller, who may do it before the rotation."""
+def test_query_scaling_by_position_warns():
+    """The caller has to scale queries, before or after the rotation."""
     assert "1 + attn_scale" in str(resolve({"model_type": "llama4_text"}, layer=3).warnings)
     assert not resolve({"model_type": "llama4_text"}, layer=0).warnings
     assert "llama_4_scaling_beta" in str(resolve({"model_type": "ministral3"}).warnings)

@@ -1,4 +1,4 @@
-"""Queries and keys that say where in their sequence they are: shards of keys, strided or any."""
+"""Queries and keys with an index in their sequence: shards of keys, strided or any order."""
 
 import math
 
@@ -36,13 +36,13 @@ SHARDS = {
 
 @every_config
 @pytest.mark.parametrize("shards", SHARDS.values(), ids=SHARDS)
-def test_shards_merged_are_one_pass(backend, shards, config):
+def test_merged_shards_equal_one_pass(backend, shards, config):
     q, k, v = qkv((6, 4, 16), (24, 2, 16))
     at = torch.arange(24)
     parts = [
         run(backend, q, k[part], v[part], config, index=(at[-6:], at[part])) for part in shards
     ]
-    merged = merge(Merge(*(torch.stack(each) for each in zip(*parts, strict=True))))
+    merged = merge(Merge(*(torch.stack(tensors) for tensors in zip(*parts, strict=True))))
     out, lse = expect(q, k, v, config)
     assert off(merged.out, out) <= 1e-6
     assert lse_off(merged.lse, lse) <= 1e-6
@@ -50,7 +50,7 @@ def test_shards_merged_are_one_pass(backend, shards, config):
 
 @every_config
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_any_index_is_near_the_reference(backend, config, dtype):
+def test_any_index_matches_the_reference(backend, config, dtype):
     q, k, v = qkv((7, 6, 16), (9, 2, 16), dtype=dtype)
     index = torch.tensor([5, 2, 2, -3, 2**40, 7, 0]), torch.tensor([4, -5, 2, 0, 7, 7, 1, 9, 2**40])
     sinks = randn(6)
@@ -61,7 +61,7 @@ def test_any_index_is_near_the_reference(backend, config, dtype):
         assert lse_off(lse, expected[1]) <= LSE_BAR[dtype]
 
 
-def test_the_bottom_right_is_an_index_like_others(backend):
+def test_index_of_the_bottom_right_equals_no_index(backend):
     q, k, v = qkv((2, 5, 4, 16), (2, 9, 2, 16))
     at = torch.arange(9)
     out, lse = run(backend, q, k, v)
@@ -71,7 +71,7 @@ def test_the_bottom_right_is_an_index_like_others(backend):
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_what_an_index_hides_reaches_no_output(backend, bad):
+def test_hidden_keys_do_not_reach_the_output(backend, bad):
     q, k, v = qkv((4, 4, 8), (6, 2, 8))
     index = torch.tensor([3, 0, 7, 3]), torch.tensor([6, 2, 5, 0, 4, 1])
     clean = run(backend, q, k, v, index=index)
@@ -82,7 +82,7 @@ def test_what_an_index_hides_reaches_no_output(backend, bad):
     assert lse_off(lse[blind], clean[1][blind].double()) <= 1e-6
 
 
-def test_a_query_before_all_keys_sees_nothing(backend):
+def test_query_before_all_keys_sees_nothing(backend):
     q, k, v = qkv((3, 4, 8), (5, 2, 8))
     out, lse = run(backend, q, k, v, index=(torch.tensor([9, 10, 99]), torch.arange(10, 15)))
     assert not out[0].any()
@@ -90,7 +90,7 @@ def test_a_query_before_all_keys_sees_nothing(backend):
     assert lse[1:].isfinite().all()
 
 
-def test_rows_and_packed_sequences_have_indices_of_their_own():
+def test_index_per_row_and_per_packed_sequence():
     rope = RopeConfig.of(16)
     q, k, v = qkv((2, 3, 4, 16), (2, 6, 2, 16))
     of_q, of_k = torch.tensor([[3, 4, 5], [0, 9, 2]]), torch.arange(12).view(2, 6) % 7
@@ -115,7 +115,7 @@ def test_rows_and_packed_sequences_have_indices_of_their_own():
 
 
 @pytest.mark.parametrize("num_keys", [1, 5])
-def test_one_index_serves_all_rows_of_a_batch(backend, num_keys):
+def test_index_is_broadcast_over_the_batch(backend, num_keys):
     q, k, v = qkv((3, 1, 4, 16), (3, num_keys, 2, 16))
     of_q, of_k = torch.tensor([70]), torch.arange(70, 70 + num_keys)
     found = attend(Attend(q, k, v, None, q_index=of_q, k_index=of_k), backend=backend.name)
@@ -126,7 +126,7 @@ def test_one_index_serves_all_rows_of_a_batch(backend, num_keys):
         )
 
 
-def test_keys_without_an_index_count_from_0():
+def test_keys_without_index_count_from_0():
     q, k, v = qkv((2, 2, 4, 16), (2, 6, 2, 16))
     one = attend(Attend(q, k, v, None, q_index=torch.tensor([2, 3])))
     seen = attend(Attend(q, k[:, :4], v[:, :4], None))
@@ -134,7 +134,7 @@ def test_keys_without_an_index_count_from_0():
 
 
 @pytest.mark.parametrize(
-    ("given", "text"),
+    ("tensors", "text"),
     [
         ({"k_index": torch.arange(6)}, "q_index must be given where k_index is, got none"),
         ({"q_index": torch.arange(3)}, r"q_index must be \[2\] or \[1, 2\], got \[3\]"),
@@ -142,7 +142,7 @@ def test_keys_without_an_index_count_from_0():
         ({"q_index": torch.tensor([0, 2**62])}, r"q_index must be in \[-2\*\*62, 2\*\*62\)"),
     ],
 )
-def test_an_index_that_does_not_fit_is_refused(given, text):
+def test_invalid_index_is_refused(tensors, text):
     q, k, v = qkv((1, 2, 4, 16), (1, 6, 2, 16))
     with pytest.raises(ShapeError, match=text):
-        Attend(q, k, v, None, **given)
+        Attend(q, k, v, None, **tensors)

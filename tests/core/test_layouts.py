@@ -46,7 +46,7 @@ def rope_at(place, layout):
 def by_definition(x, position, rope):
     """Rotate one head, a list of numbers, channel by channel."""
     d, start = rope.rotary_dim, len(x) - rope.rotary_dim if rope.trailing else 0
-    w, sign = rope.columns.inv_freq.tolist(), -1 if rope.negative else 1
+    w, sign = rope.frequency_table.inv_freq.tolist(), -1 if rope.negative else 1
     width, out = d // rope.blocks, list(x)
     pairs = width // 2
     for block in range(rope.blocks):
@@ -93,7 +93,7 @@ def test_the_inverse_undoes_and_the_gain_with_it(place, layout, m):
     if layout == "interleaved_tiled":
         if place == "xPos":
             return  # refused
-        angles = m * rope_at(place, layout).columns.inv_freq
+        angles = m * rope_at(place, layout).frequency_table.inv_freq
         blocks = angles.unflatten(-1, (rope_at(place, layout).blocks, -1))
         tiled = torch.cat((blocks, blocks), -1).unflatten(-1, (-1, 2))
         if (tiled[..., 0] - tiled[..., 1]).cos().abs().min() < 0.05:
@@ -126,7 +126,7 @@ def test_norms_are_kept_but_for_the_gain(place, layout, m):
 def test_tiled_angles_are_no_rotation():
     rope = rope_at("whole head", "interleaved_tiled")
     assert not rope.is_rotation
-    assert not rope.adds_up
+    assert not rope.is_composable
     x = randn(50, 1, 24)
     ratio = rotate(Rotate(x, None, rope)).q.norm(dim=-1) / x.norm(dim=-1)
     assert ratio.max() > 1.05
@@ -223,7 +223,7 @@ def test_converted_weights_give_converted_heads_and_the_same_scores(model, names
 def test_what_conversion_refuses():
     x = torch.empty(2, 6)
     for wrong, message in (
-        ((x, "neox", "half"), r'source must be "half" or "interleaved", got \'neox\''),
+        ((x, "neox", "half"), r"source must be one of \['half', 'interleaved'\], got 'neox'"),
         ((x, "half", "interleaved_to_half"), "target must be .* got 'interleaved_to_half'"),
     ):
         with pytest.raises(ConfigError, match=message):

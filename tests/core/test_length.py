@@ -1,5 +1,6 @@
 """Frequencies that depend on the length of a call, and the tables that are kept of them."""
 
+import gc
 from dataclasses import fields, replace
 
 import pytest
@@ -17,11 +18,11 @@ from rope_core import (
     Rotate,
     Shift,
     attend,
-    config,
     cos_sin,
-    rotary,
     rotate,
 )
+from rope_core.angles import TABLE_ELEMENTS, angles_at, compute_angles
+from rope_core.axes import FrequencyTable
 from tests.core.oracle import off, randn
 from tests.core.specs import OF_LENGTH, TRAINED, every_variant, of_variant
 
@@ -38,11 +39,11 @@ def test_which_variants_need_the_length():
 def test_a_length_is_fixed_once(variant):
     rope = unfixed(variant)
     if not rope.needs_length:
-        assert rope.at(5) is rope
+        assert rope.for_length(5) is rope
         return
-    fixed = rope.at(2 * TRAINED)
+    fixed = rope.for_length(2 * TRAINED)
     assert not fixed.needs_length
-    assert fixed.at(7) is fixed
+    assert fixed.for_length(7) is fixed
     assert fixed == unfixed(variant, length=dict(fixed.parameters)["length"])
 
 
@@ -70,8 +71,8 @@ def test_the_length_is_that_of_the_call_and_of_all_its_rows(variant):
         ),
     }
     for name, (call, expected) in calls.items():
-        assert call.rope == rope.at(expected), name
-        given = replace(call, rope=rope.at(expected))
+        assert call.rope == rope.for_length(expected), name
+        given = replace(call, rope=rope.for_length(expected))
         run = {Rotate: rotate, CosSin: cos_sin, Attend: attend}[type(call)]
         answers = [run(asked) for asked in (call, given)]
         for part in (f for f in fields(answers[0]) if f.name != "backend"):
@@ -86,21 +87,23 @@ def test_a_row_turns_by_the_longest_of_the_batch(variant):
     at = torch.tensor([[0, 1, 2, 3], [200, 201, 202, 203]])
     both = rotate(Rotate(x.repeat(2, 1, 1, 1), None, rope, positions=at)).q[0]
     alone = rotate(Rotate(x, None, rope, positions=at[:1])).q[0]
-    fixed = rotate(Rotate(x, None, rope.at(204), positions=at[:1])).q[0]
+    fixed = rotate(Rotate(x, None, rope.for_length(204), positions=at[:1])).q[0]
     assert off(both, alone) > 1e-3
     assert torch.equal(both, fixed)
 
 
 def test_longrope_is_long_beyond_the_trained_length_and_not_at_it():
     rope, given = unfixed("longrope"), of_variant("longrope")
-    plain = RopeConfig.of(16).columns.inv_freq
+    plain = RopeConfig.of(16).frequency_table.inv_freq
     for length, name in ((0, "short"), (TRAINED, "short"), (TRAINED + 1, "long"), (9999, "long")):
         factors = torch.tensor(given[f"{name}_factor"], dtype=torch.float64)
-        torch.testing.assert_close(rope.at(length).columns.inv_freq, plain / factors)
-    assert rope.at(1) is rope.at(TRAINED), "they share what is kept"
-    assert rope.at(TRAINED + 1) is rope.at(10**6)
+        torch.testing.assert_close(
+            rope.for_length(length).frequency_table.inv_freq, plain / factors
+        )
+    assert rope.for_length(1) is rope.for_length(TRAINED), "they share what is kept"
+    assert rope.for_length(TRAINED + 1) is rope.for_length(10**6)
     whole = rotate(Rotate(randn(TRAINED + 1, 1, 16), None, rope)).q
-    short = rotate(Rotate(randn(TRAINED + 1, 1, 16), None, rope.at(TRAINED))).q
+    short = rotate(Rotate(randn(TRAINED + 1, 1, 16), None, rope.for_length(TRAINED))).q
     assert off(whole[1:3], short[1:3]) > 1e-3, "early positions take the long list, too"
 
 
@@ -124,9 +127,9 @@ def test_dynamic_grows_sticks_and_resets():
         seen.append(state.length)
     assert seen == [TRAINED, 200, 200, 200, 201, TRAINED, TRAINED, TRAINED]
     rope = unfixed("dynamic")
-    assert rope.at(5) == rope.at(TRAINED)
-    first = rope.at(200).columns.inv_freq
-    assert not torch.equal(first, rope.at(201).columns.inv_freq)
+    assert rope.for_length(5) == rope.for_length(TRAINED)
+    first = rope.for_length(200).frequency_table.inv_freq
+    assert not torch.equal(first, rope.for_length(201).frequency_table.inv_freq)
 
 
 @every_variant
@@ -168,6 +171,16 @@ def test_every_field_is_tried():
     assert DIFFERENT.keys() == {f.name for f in fields(RopeConfig) if f.compare}
 
 
+def check_cached(*ropes):
+    """Fail where the cached angles of a rope are not those that are computed for it."""
+    for rope in ropes * 2:
+        at = torch.arange(12).view(rope.num_axes, -1) if rope.num_axes > 1 else torch.arange(4)
+        for positions in (at, torch.tensor([3])):
+            cached, computed = angles_at(positions, rope), compute_angles(positions, rope)
+            assert torch.equal(cached.cos, computed.cos)
+            assert torch.equal(cached.sin, computed.sin)
+
+
 @pytest.mark.parametrize("name", DIFFERENT)
 def test_two_ropes_that_differ_anywhere_never_share_a_table(name):
     one, other = (RopeConfig(**BASE | given) for given in DIFFERENT[name])
@@ -176,24 +189,16 @@ def test_two_ropes_that_differ_anywhere_never_share_a_table(name):
     assert hash(one) == hash(same)
     assert one != other
     assert hash(one) != hash(other)
+    check_cached(one, other)
 
-    def fresh(rope):
-        rotary._table.cache_clear()
-        config._spectrum.cache_clear()
-        return asked(rope)
-
-    def asked(rope):
+    def rotated(rope):
         at = torch.arange(12).view(rope.num_axes, -1) if rope.num_axes > 1 else torch.arange(4)
         return rotate(Rotate(randn(at.shape[-1], 2, rope.head_dim), None, rope, positions=at)).q
 
-    expected = [fresh(rope) for rope in (one, other)]
-    for _ in range(2):
-        for rope, answer in zip((one, other), expected, strict=True):
-            assert torch.equal(asked(rope), answer)
-    assert rotary._table(one, 256) is rotary._table(same, 256)
-    assert rotary._table(one, 256) is not rotary._table(other, 256)
-    if name not in TURN_ALIKE and expected[0].shape == expected[1].shape:
-        assert off(*expected) > 1e-7
+    first, second = rotated(one), rotated(other)
+    assert torch.equal(rotated(same), first)
+    if name not in TURN_ALIKE and first.shape == second.shape:
+        assert off(first, second) > 1e-7
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -205,12 +210,12 @@ def test_two_ropes_that_differ_in_one_parameter_never_share_a_table(variant):
         if name == "partial_rotary_factor":
             larger = 0.9
         one, other = (
-            RopeConfig.of(16, rope_type=variant, **g).at(2 * TRAINED)
+            RopeConfig.of(16, rope_type=variant, **g).for_length(2 * TRAINED)
             for g in (given, given | {name: larger})
         )
         assert one != other
         assert hash(one) != hash(other)
-        assert rotary._table(one, 256) is not rotary._table(other, 256)
+        check_cached(one, other)
 
 
 def test_a_parameter_that_equals_its_default_is_none():
@@ -223,20 +228,34 @@ def test_a_parameter_that_equals_its_default_is_none():
     assert hash(one) == hash(other)
 
 
-def test_what_is_kept_is_bounded():
-    rope = unfixed("dynamic")
+def live(kind):
+    gc.collect()
+    return [item for item in gc.get_objects() if type(item) is kind]
+
+
+def test_cached_tables_are_bounded_in_number():
+    rope, before = unfixed("dynamic"), len(live(FrequencyTable))
     for length in range(TRAINED, TRAINED + 600):
-        rotate(Rotate(randn(1, 1, 16), None, rope, positions=torch.tensor([length])))
-    for cache in (rotary._table, config._spectrum, config._at):
-        info = cache.cache_info()
-        assert info.currsize <= info.maxsize <= 256
-    assert rotary._table.cache_info().maxsize * rotary.TABLE_ELEMENTS * 8 <= 2**27, "128 MiB"
-    for axes in ({}, {"axes": "xdrope", "xdrope_section": (2, 2, 2, 2)}):
-        wide = RopeConfig.of(16, **axes)
-        for needed in (1, 2**16, 2**17, 2**17 + 1, 2**40):
-            rows = rotary._rows(needed, wide)
-            assert rows is None or rows * 8 <= rotary.TABLE_ELEMENTS
-            assert (rows is None) == (needed > 2**17)
+        rotate(Rotate(randn(2, 1, 16), None, rope, positions=torch.tensor([0, length])))
+    assert len(live(FrequencyTable)) - before <= 2 * 256 + 16, "of 600 ropes"
+    tables = [t for t in live(torch.Tensor) if t.shape in ((256, 8), (1024, 8))]
+    assert 0 < len(tables) <= 2 * 16, "cosines and sines of 16 ropes"
+
+
+@pytest.mark.parametrize("axes", [{}, {"axes": "xdrope", "xdrope_section": (2, 2, 2, 2)}])
+def test_cached_tables_are_bounded_in_size(axes):
+    farthest = 2**17 // (2 if axes else 1) - 1
+    for theta in range(1000, 1018):
+        rope = RopeConfig.of(16, theta=theta, **axes)
+        for last in (farthest, farthest + 1, 2**40):
+            positions = torch.arange(2100)
+            positions[-1] = last
+            positions = positions.expand(rope.num_axes, -1) if axes else positions
+            cached, computed = angles_at(positions, rope), compute_angles(positions, rope)
+            assert torch.equal(cached.cos, computed.cos)
+    tables = [t for t in live(torch.Tensor) if t.numel() > 2**16]
+    assert max(t.numel() for t in tables) <= TABLE_ELEMENTS * (2 if axes else 1)
+    assert sum(t.nbytes for t in tables) <= 2**28
 
 
 def test_a_shift_knows_its_length_or_refuses():
@@ -246,4 +265,4 @@ def test_a_shift_knows_its_length_or_refuses():
         with pytest.raises(ConfigError, match=f"length must be given for {variant}, or positions"):
             Shift(keys, delta, rope)
         call = Shift(keys, delta - 2, rope, positions=torch.tensor([0, 1, 90]))
-        assert call.rope == rope.at(91)
+        assert call.rope == rope.for_length(91)

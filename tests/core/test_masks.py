@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from rope_core import Attend, AttentionConfig, RopeConfig, attend
 from rope_core.backends import eager
-from rope_core.reference import visible
+from rope_core.reference import attention_mask
 from tests.core.oracle import ATTEND_BAR, DTYPES, LSE_BAR, expect, lse_off, off, qkv, randn, run
 
 SEE_ALL = AttentionConfig(causal=False)
@@ -25,7 +25,7 @@ every_config = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 
 
 def pattern(num_queries, num_keys, **config):
-    seen = visible(num_queries, num_keys, AttentionConfig(**config))
+    seen = attention_mask(num_queries, num_keys, AttentionConfig(**config))
     return ["".join(".x"[key] for key in row) for row in seen.int().tolist()]
 
 
@@ -61,7 +61,7 @@ SEEING = st.builds(
 def test_what_is_seen_is_a_mask_of_it(num_queries, num_keys, config):
     q, k, v = qkv((2, num_queries, 4, 8), (2, num_keys, 2, 8))
     answer = attend(Attend(q, k, v, None, config, return_lse=True))
-    seen = visible(num_queries, num_keys, config)
+    seen = attention_mask(num_queries, num_keys, config)
     masked = attend(Attend(q, k, v, None, SEE_ALL, return_lse=True, mask=seen))
     assert off(answer.out, masked.out.double()) <= 1e-6
     assert lse_off(answer.lse, masked.lse.double()) <= 1e-6
@@ -197,7 +197,7 @@ def test_what_a_masked_key_or_value_holds_reaches_no_output(heads, kind, where, 
     clean = attend(Attend(q, k, v, None, return_lse=True, mask=mask))
     (k if where == "k" else v)[1] = torch.finfo(dtype).max if bad == "largest" else bad
     answer = attend(Attend(q, k, v, None, return_lse=True, mask=mask))
-    blind = ~(seen & visible(6, 6, AttentionConfig()))[0, :, :, 1].T.expand(6, 4)
+    blind = ~(seen & attention_mask(6, 6, AttentionConfig()))[0, :, :, 1].T.expand(6, 4)
     assert off(answer.out[blind], clean.out[blind]) <= ATTEND_BAR[dtype]
     assert lse_off(answer.lse[blind], clean.lse[blind].double()) <= LSE_BAR[dtype]
     if bad is math.nan:

@@ -1,4 +1,4 @@
-"""Positions of Qwen-Omni and HunyuanVL: cases worked by hand, and what is refused."""
+"""Positions of Qwen-Omni and HunyuanVL: examples and invalid arguments."""
 
 import pytest
 import torch
@@ -16,13 +16,13 @@ def omni(types, **options):
 
 @pytest.mark.parametrize("family", ["qwen2_5_omni", "qwen3_omni_moe"])
 def test_sound_counts_as_text(family):
-    made = omni([0, 0, 3, 3, 0], family=family)
-    assert made.positions.tolist() == [[0, 1, 2, 3, 4]] * 3
-    assert made.rope_delta == 0
-    assert made.positions.is_floating_point() == (family == "qwen3_omni_moe")
+    built = omni([0, 0, 3, 3, 0], family=family)
+    assert built.positions.tolist() == [[0, 1, 2, 3, 4]] * 3
+    assert built.rope_delta == 0
+    assert built.positions.is_floating_point() == (family == "qwen3_omni_moe")
 
 
-def test_text_starts_behind_the_last_frame():
+def test_text_starts_after_the_last_frame():
     options = {"video_grid_thw": CLIP, "second_per_grid_ts": torch.tensor([0.3])}
     whole = omni([0, 2, 2, 0, 0], **options)
     assert whole.positions[0].tolist() == [0, 1, 8, 9, 10]  # 1 + int(7.5)
@@ -33,38 +33,38 @@ def test_text_starts_behind_the_last_frame():
 
 
 def test_chunks_of_a_video_and_its_sound():
-    """A frame a chunk of two positions; both start marks share a position, as do both end marks."""
-    made = omni(
+    """One frame per chunk of two positions; start marks share a position, end marks another."""
+    built = omni(
         [0, 0, 2, 3, 3, 2, 3, 0, 0, 0],
         video_grid_thw=CLIP,
         second_per_grid_ts=SECOND,
         position_id_per_seconds=2,
         seconds_per_chunk=1.0,
     )
-    assert made.positions[0].tolist() == [0, 0, 1, 1, 2, 3, 3, 4, 4, 5]
-    assert made.positions[2].tolist() == [0, 0, 1, 1, 2, 1, 3, 4, 4, 5]
+    assert built.positions[0].tolist() == [0, 0, 1, 1, 2, 3, 3, 4, 4, 5]
+    assert built.positions[2].tolist() == [0, 0, 1, 1, 2, 1, 3, 4, 4, 5]
 
 
 def test_a_video_and_its_sound_by_time():
-    made = omni(
+    built = omni(
         [0, 0, 2, 3, 3, 2, 3, 0, 0],
         video_grid_thw=CLIP,
         second_per_grid_ts=SECOND,
         position_id_per_seconds=2,
         family="qwen3_omni_moe",
     )
-    assert made.positions[0].tolist() == [0, 1, 2, 2, 3, 4, 4, 5, 6]
+    assert built.positions[0].tolist() == [0, 1, 2, 2, 3, 4, 4, 5, 6]
 
 
-def test_text_starts_behind_what_comes_last_of_a_video_and_its_sound():
-    """Columns reach 5 and sound 3; transformers goes on behind the sound."""
-    made = omni(
+def test_text_starts_after_the_last_part_of_a_video_with_sound():
+    """Columns reach 5 and sound 3; transformers continues after the sound."""
+    built = omni(
         [0, 0, 2, 2, 2, 2, 3, 3, 0, 0],
         video_grid_thw=torch.tensor([[1, 2, 8]]),
         second_per_grid_ts=SECOND,
         family="qwen3_omni_moe",
     )
-    assert made.positions[2].tolist() == [0, 1, 2, 3, 4, 5, 2, 3, 4, 5]
+    assert built.positions[2].tolist() == [0, 1, 2, 3, 4, 5, 2, 3, 4, 5]
 
 
 @pytest.mark.parametrize(
@@ -77,29 +77,29 @@ def test_text_starts_behind_what_comes_last_of_a_video_and_its_sound():
     ],
 )
 def test_padding_of_omni(family, grid, padding):
-    made = omni(
+    built = omni(
         [[0, 0, 0, 1, 0, 0]] if grid else [[0] * 6],
         image_grid_thw=torch.tensor([[1, 2, 2]]) if grid else None,
         attention_mask=torch.tensor([[0, 0, 1, 1, 1, 1]]),
         family=family,
     )
-    assert made.positions[1].tolist() == [[padding] * 2 + [0, 1, 2, 3]]
-    assert made.rope_delta.tolist() == [0]
+    assert built.positions[1].tolist() == [[padding] * 2 + [0, 1, 2, 3]]
+    assert built.rope_delta.tolist() == [0]
 
 
 @pytest.mark.parametrize(
-    ("error", "says", "types", "options"),
+    ("error", "match", "types", "options"),
     [
         (ConfigError, "family", [0], {"family": "qwen2_vl"}),
         (ConfigError, "seconds_per_chunk", [0], {"seconds_per_chunk": 0.01}),
         (ConfigError, "second_per_grid_ts", [0, 2, 2, 0], {"video_grid_thw": CLIP}),
-        (ShapeError, "text before and behind", [3, 0], {}),
-        (ShapeError, "text behind", [0, 3], {}),
-        (ShapeError, "text before and behind", [0, 3, 0, 3, 0], {}),
+        (ShapeError, "text before and after", [3, 0], {}),
+        (ShapeError, "text after", [0, 3], {}),
+        (ShapeError, "text before and after", [0, 3, 0, 3, 0], {}),
         (ShapeError, "image_grid_thw", [0, 1, 0], {}),
         (
             ShapeError,
-            "as long as grids",
+            "as long as their grids",
             [0, 1, 1, 0],
             {"image_grid_thw": torch.tensor([[1, 2, 2]])},
         ),
@@ -113,30 +113,30 @@ def test_padding_of_omni(family, grid, padding):
         (ShapeError, "0 to 3", [0, 4], {}),
     ],
 )
-def test_what_is_wrong_with_omni_is_named(error, says, types, options):
-    with pytest.raises(error, match=says):
+def test_invalid_argument_of_omni_is_named(error, match, types, options):
+    with pytest.raises(error, match=match):
         omni(types, **options)
 
 
 @pytest.mark.parametrize("marked", [False, True])
-def test_patches_of_hunyuan_and_their_line_breaks(marked):
+def test_hunyuan_patches_and_line_breaks(marked):
     grids = torch.tensor([[1, 4, 2], [1, 2, 2]])
     marks = [1 if marked else 0]
     types = [0, *marks, 1, 1, 1, 1, *marks, 0, *marks, 1, 1, *marks, 0]
-    made = xdrope_index(token_types=torch.tensor([types]), image_grid_thw=grids)
-    assert made.positions[:, 0].tolist() == [
+    built = xdrope_index(token_types=torch.tensor([types]), image_grid_thw=grids)
+    assert built.positions[:, 0].tolist() == [
         list(range(13)),
         [0, 1, 0, 1, 0, 1, 6, 7, 8, 0, 1, 11, 12],
         [0, 1, 0, 0, 1, 1, 6, 7, 8, 0, 0, 11, 12],
         [0, 1, 0, 0, 0, 0, 6, 7, 8, 1, 1, 11, 12],
     ]
-    assert made.rope_delta.tolist() == [0]
+    assert built.rope_delta.tolist() == [0]
     three = xdrope_index(token_types=torch.tensor([types]), image_grid_thw=grids, axes=3)
-    assert torch.equal(three.positions, made.positions[1:])
+    assert torch.equal(three.positions, built.positions[1:])
 
 
 @pytest.mark.parametrize(
-    ("error", "says", "options"),
+    ("error", "match", "options"),
     [
         (ConfigError, "axes", {"axes": 2}),
         (ShapeError, "1 runs", {"token_types": torch.tensor([0, 0])}),
@@ -145,7 +145,7 @@ def test_patches_of_hunyuan_and_their_line_breaks(marked):
         (ShapeError, "0 to 1", {"token_types": torch.tensor([0, 2])}),
     ],
 )
-def test_what_is_wrong_with_hunyuan_is_named(error, says, options):
+def test_invalid_argument_of_hunyuan_is_named(error, match, options):
     valid = {"token_types": torch.tensor([0, 1, 1]), "image_grid_thw": torch.tensor([[1, 2, 2]])}
-    with pytest.raises(error, match=says):
+    with pytest.raises(error, match=match):
         xdrope_index(**valid | options)

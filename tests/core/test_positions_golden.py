@@ -28,7 +28,7 @@ def inv_freq(theta, dim, dtype=torch.float32):
 
 
 def axes_concat(points, dims, theta, dtype=torch.float32):
-    """Angles `[T, pairs]` of axes that follow each other."""
+    """Return angles `[T, pairs]`, the axes one after the other."""
     thetas = theta if isinstance(theta, list) else [theta] * len(dims)
     each = zip(points.float(), dims, thetas, strict=True)
     return torch.cat([torch.outer(p, inv_freq(base, d, dtype)) for p, d, base in each], -1)
@@ -196,7 +196,7 @@ def test_positions(name, points):
 
 @pytest.mark.parametrize("name", ["flux_dev", "sam2_memory"])
 def test_positions_of_single_patches(name):
-    """The files have some patches of a large grid."""
+    """The golden files have some patches of a large grid."""
     _, case = golden(name)
     expected = case["position_ids"].long()
     if name == "flux_dev":

@@ -1,4 +1,4 @@
-"""M-RoPE ids: laws, cases worked by hand, and what is refused."""
+"""M-RoPE positions: properties, examples and invalid arguments."""
 
 import pytest
 import torch
@@ -6,14 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rope_core.errors import ConfigError, ShapeError
-from rope_core.positions import FAMILIES, decode_positions, mrope_index, token_types
+from rope_core.positions import MROPE_FAMILIES, decode_positions, mrope_index, token_types
 
-OLD = [name for name, rule in FAMILIES.items() if rule.in_4_57]
+OLD = [name for name, rule in MROPE_FAMILIES.items() if rule.in_4_57]
 MIXED = torch.tensor([0, 1, 1, 0])
 ONE_IMAGE = torch.tensor([[1, 2, 4]])
 
 
-def ids(types, **options):
+def index(types, **options):
     return mrope_index(token_types=torch.tensor(types), **options)
 
 
@@ -21,22 +21,22 @@ def run(kind, count):
     return [kind] * count
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", MROPE_FAMILIES)
 @given(length=st.integers(1, 50))
 def test_text_counts_up_on_every_axis(family, length):
-    made = ids(run(0, length), family=family)
-    assert torch.equal(made.positions, torch.arange(length).expand(3, -1))
-    assert made.rope_delta == 0
+    built = index(run(0, length), family=family)
+    assert torch.equal(built.positions, torch.arange(length).expand(3, -1))
+    assert built.rope_delta == 0
 
 
-def test_an_image_worked_by_hand():
-    made = ids([0, 0, 1, 1, 1, 1, 1, 1, 0], image_grid_thw=torch.tensor([[1, 4, 6]]))
-    assert made.positions.tolist() == [
+def test_image_example():
+    built = index([0, 0, 1, 1, 1, 1, 1, 1, 0], image_grid_thw=torch.tensor([[1, 4, 6]]))
+    assert built.positions.tolist() == [
         [0, 1, 2, 2, 2, 2, 2, 2, 5],
         [0, 1, 2, 2, 2, 3, 3, 3, 5],
         [0, 1, 2, 3, 4, 2, 3, 4, 5],
     ]
-    assert made.rope_delta.item() == 6 - 9
+    assert built.rope_delta.item() == 6 - 9
 
 
 VIDEO = [0, 2, 2, 2, 0]
@@ -54,23 +54,23 @@ VIDEO = [0, 2, 2, 2, 0]
         ("qwen3_vl", {}, [1, 2, 3], 4),
     ],
 )
-def test_a_video_of_three_frames_worked_by_hand(family, options, time, after):
+def test_video_example(family, options, time, after):
     seconds = options.pop("seconds", None)
-    made = ids(
+    built = index(
         VIDEO,
         video_grid_thw=torch.tensor([[3, 2, 2]]),
         family=family,
         second_per_grid_ts=None if seconds is None else torch.tensor(seconds),
         **options,
     )
-    assert made.positions[0].tolist() == [0, *time, after]
+    assert built.positions[0].tolist() == [0, *time, after]
     space = time if family == "qwen3_vl" else [1, 1, 1]
-    assert made.positions[1].tolist() == made.positions[2].tolist() == [0, *space, after]
+    assert built.positions[1].tolist() == built.positions[2].tolist() == [0, *space, after]
 
 
-def test_frames_have_timestamps_between_them():
-    made = ids([0, 2, 2, 0, 0, 2, 2], video_grid_thw=torch.tensor([[2, 2, 4]]), family="glm4v")
-    assert made.positions.tolist() == [
+def test_timestamps_between_frames():
+    built = index([0, 2, 2, 0, 0, 2, 2], video_grid_thw=torch.tensor([[2, 2, 4]]), family="glm4v")
+    assert built.positions.tolist() == [
         [0, 1, 1, 3, 4, 5, 5],
         [0, 1, 1, 3, 4, 5, 5],
         [0, 1, 2, 3, 4, 5, 6],
@@ -78,48 +78,48 @@ def test_frames_have_timestamps_between_them():
 
 
 def test_ernie_merges_frames():
-    made = ids([2, 2, 0], video_grid_thw=torch.tensor([[4, 2, 2]]), family="ernie4_5_vl_moe")
-    assert made.positions[0].tolist() == [0, 1, 1]
+    built = index([2, 2, 0], video_grid_thw=torch.tensor([[4, 2, 2]]), family="ernie4_5_vl_moe")
+    assert built.positions[0].tolist() == [0, 1, 1]
 
 
 @pytest.mark.parametrize(
     ("compat", "padding", "delta"), [("5.23", 0, [-1, 0]), ("4.57", 1, [-2, 0])]
 )
 def test_padding_does_not_count(compat, padding, delta):
-    """The second image is the second row's."""
+    """The second image is in the second row."""
     types = torch.tensor([[0, 0, 0, 1, 1, 1, 0], [1, 1, 0, 0, 0, 0, 0]])
     mask = torch.tensor([[0, 0, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1, 1]])
     grids = torch.tensor([[3, 2, 2], [1, 2, 4]])
-    made = mrope_index(token_types=types, image_grid_thw=grids, attention_mask=mask, compat=compat)
+    built = mrope_index(token_types=types, image_grid_thw=grids, attention_mask=mask, compat=compat)
     after = 2 if compat == "5.23" else 4
-    assert made.positions[:, 0, :2].eq(padding).all()
-    assert made.positions[0, 0, 2:].tolist() == [0, 1, 2, 3, after]
-    assert made.positions[2, 1].tolist() == [0, 1, 2, 3, 4, 5, 6]
-    assert made.rope_delta.tolist() == delta
+    assert built.positions[:, 0, :2].eq(padding).all()
+    assert built.positions[0, 0, 2:].tolist() == [0, 1, 2, 3, after]
+    assert built.positions[2, 1].tolist() == [0, 1, 2, 3, 4, 5, 6]
+    assert built.rope_delta.tolist() == delta
 
 
 @pytest.mark.parametrize(("compat", "padding", "delta"), [("5.23", 0, 0), ("4.57", 1, -1)])
 def test_padding_of_text_alone(compat, padding, delta):
-    """4.57 counts the position of padding where there are no grids."""
-    made = ids([0, 0, 0], attention_mask=torch.tensor([0, 0, 1]), compat=compat)
-    assert made.positions.tolist() == [[padding, padding, 0]] * 3
-    assert made.rope_delta == delta
+    """4.57 counts the position of padding if there are no grids."""
+    built = index([0, 0, 0], attention_mask=torch.tensor([0, 0, 1]), compat=compat)
+    assert built.positions.tolist() == [[padding, padding, 0]] * 3
+    assert built.rope_delta == delta
 
 
 @pytest.mark.parametrize(("compat", "time"), [("5.23", [0, 1]), ("4.57", [0, 0])])
-def test_an_image_of_two_frames(compat, time):
-    """Images have no seconds, which 4.57 took for 0."""
+def test_image_with_two_frames(compat, time):
+    """Images have no seconds; 4.57 takes 0."""
     grids = torch.tensor([[2, 2, 2]])
-    made = ids([1, 1, 0], image_grid_thw=grids, family="qwen2_5_vl", compat=compat)
-    assert made.positions[0].tolist() == [*time, 1]
+    built = index([1, 1, 0], image_grid_thw=grids, family="qwen2_5_vl", compat=compat)
+    assert built.positions[0].tolist() == [*time, 1]
 
 
-def test_a_row_of_a_batch_is_as_if_alone():
+def test_batch_equals_rows_one_by_one():
     grids = torch.tensor([[1, 4, 4], [1, 2, 2]])
     rows = [[0, 1, 1, 1, 1, 0, 0], [0, 0, 0, 1, 0, 0, 0]]
-    both = ids(rows, image_grid_thw=grids)
+    both = index(rows, image_grid_thw=grids)
     for i, row in enumerate(rows):
-        alone = ids(row, image_grid_thw=grids[i : i + 1])
+        alone = index(row, image_grid_thw=grids[i : i + 1])
         assert torch.equal(both.positions[:, i], alone.positions)
         assert torch.equal(both.rope_delta[i], alone.rope_delta)
 
@@ -127,39 +127,39 @@ def test_a_row_of_a_batch_is_as_if_alone():
 @given(
     shapes=st.lists(st.tuples(st.integers(1, 3), st.integers(1, 4), st.integers(1, 4)), max_size=4),
     gaps=st.lists(st.integers(1, 5), min_size=5, max_size=5),
-    family=st.sampled_from(sorted(FAMILIES)),
+    family=st.sampled_from(sorted(MROPE_FAMILIES)),
 )
-def test_texts_go_on_behind_blocks_and_decoding_behind_all(shapes, gaps, family):
+def test_text_continues_after_blocks_and_decoding_after_the_prompt(shapes, gaps, family):
     types, grids, text = [], [], []
     for gap, (frames, rows, columns) in zip(gaps, shapes, strict=False):
         types += run(0, gap) + run(1, frames * rows * columns)
         grids.append([frames, 2 * rows, 2 * columns])
         text += [gap, max(rows, columns)]
     types += run(0, gaps[-1])
-    made = ids(types, image_grid_thw=torch.tensor(grids) if grids else None, family=family)
+    built = index(types, image_grid_thw=torch.tensor(grids) if grids else None, family=family)
     is_text = torch.tensor(types) == 0
-    assert (made.positions[:, is_text] == made.positions[0, is_text]).all()
-    assert made.positions[0, -1] == sum(text) + gaps[-1] - 1
-    following = made.rope_delta + len(types)
-    assert following == made.positions.max() + 1
-    decoded = decode_positions(rope_delta=made.rope_delta[None], length=len(types), new_tokens=2)
+    assert (built.positions[:, is_text] == built.positions[0, is_text]).all()
+    assert built.positions[0, -1] == sum(text) + gaps[-1] - 1
+    following = built.rope_delta + len(types)
+    assert following == built.positions.max() + 1
+    decoded = decode_positions(rope_delta=built.rope_delta[None], length=len(types), new_tokens=2)
     assert decoded.flatten(1).tolist() == [[following, following + 1]] * 3
 
 
-def test_types_come_from_ids():
+def test_token_types():
     ids_ = torch.tensor([[5, 151655, 151656], [151656, 6, 7]])
     assert token_types(input_ids=ids_).tolist() == [[0, 1, 2], [2, 0, 0]]
     assert token_types(input_ids=ids_, audio_token_id=6).tolist()[1] == [2, 3, 0]
 
 
-def test_glm_images_between_video_marks_are_frames():
+def test_glm_image_tokens_between_video_tokens_are_video():
     marks = {"image_token_id": 9, "video_start_token_id": 1, "video_end_token_id": 2}
     ids_ = torch.tensor([9, 1, 9, 5, 9, 2, 9])
     assert token_types(input_ids=ids_, **marks).tolist() == [1, 0, 2, 0, 2, 0, 1]
 
 
 @pytest.mark.parametrize(
-    ("error", "says", "options"),
+    ("error", "match", "options"),
     [
         (ConfigError, "family must be one of", {"family": "qwen9"}),
         (ConfigError, "transformers 4.57 has", {"family": "qwen3_5", "compat": "4.57"}),
@@ -187,13 +187,13 @@ def test_glm_images_between_video_marks_are_frames():
         (ShapeError, "row of padding", {"attention_mask": torch.zeros(4).long()}),
     ],
 )
-def test_what_is_wrong_is_named(error, says, options):
-    with pytest.raises(error, match=says):
+def test_invalid_argument_is_named(error, match, options):
+    with pytest.raises(error, match=match):
         mrope_index(**{"token_types": MIXED, "image_grid_thw": ONE_IMAGE} | options)
 
 
 @pytest.mark.parametrize(
-    ("seconds", "says"),
+    ("seconds", "match"),
     [
         (torch.ones(2), r"\[1\]"),
         (torch.tensor([-1.0]), "seconds"),
@@ -201,7 +201,7 @@ def test_what_is_wrong_is_named(error, says, options):
         (torch.ones(1, dtype=torch.float16), "float32"),
     ],
 )
-def test_wrong_seconds_are_named(seconds, says):
+def test_invalid_seconds_are_named(seconds, match):
     grids = torch.tensor([[3, 2, 2]])
-    with pytest.raises(ShapeError, match=says):
-        ids(VIDEO, video_grid_thw=grids, family="qwen2_5_vl", second_per_grid_ts=seconds)
+    with pytest.raises(ShapeError, match=match):
+        index(VIDEO, video_grid_thw=grids, family="qwen2_5_vl", second_per_grid_ts=seconds)

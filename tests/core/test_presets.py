@@ -1,4 +1,4 @@
-"""Presets: what comes with the library, and what an operator puts in a folder."""
+"""Presets: those of the library, and those of an operator's folder."""
 
 import errno
 import json
@@ -31,14 +31,14 @@ def leaves(value):
     return [leaf for part in value for leaf in leaves(part)] if isinstance(value, list) else [value]
 
 
-def test_there_are_many_and_they_are_read_once():
+def test_built_in_presets_are_cached():
     assert len(built_in()) >= 60
     assert built_in() is built_in()
     assert list(built_in()) == sorted(built_in())
 
 
 @pytest.mark.parametrize("name", list(built_in()))
-def test_a_built_in_names_its_model_and_its_source(name):
+def test_built_in_has_a_model_and_a_source(name):
     preset = built_in()[name]
     assert preset.name == name
     assert NAME.fullmatch(name)
@@ -49,7 +49,7 @@ def test_a_built_in_names_its_model_and_its_source(name):
 
 
 @pytest.mark.parametrize("name", list(built_in()))
-def test_the_numbers_of_a_built_in_agree_with_each_other(name):
+def test_sizes_of_a_built_in_are_consistent(name):
     config = built_in()[name].config
     text = config.get("text_config", config)
     layers = text.get("num_hidden_layers")
@@ -65,12 +65,12 @@ def test_the_numbers_of_a_built_in_agree_with_each_other(name):
 
 
 def text_share(text):
-    """Return the part of a head that is rotated."""
+    """Return the rotated share of a head."""
     block = text.get("rope_parameters") or {}
     return text.get("partial_rotary_factor", block.get("partial_rotary_factor", 1))
 
 
-def test_numbers_known_by_heart():
+def test_well_known_values():
     presets = built_in()
     llama = presets["llama-3.1-8b"].config
     assert llama["rope_theta"] == 500_000
@@ -81,14 +81,14 @@ def test_numbers_known_by_heart():
     assert presets["qwen2.5-vl-7b-instruct"].config["rope_scaling"]["mrope_section"] == [16, 24, 24]
 
 
-def test_a_preset_is_a_value():
+def test_preset_is_frozen():
     with pytest.raises(FrozenInstanceError):
         built_in()["llama-3-8b"].name = "other"
     with pytest.raises(TypeError):
         built_in()["mine"] = Preset("mine", {}, "")
 
 
-def test_an_empty_folder_has_none(tmp_path):
+def test_empty_folder(tmp_path):
     assert from_folder(tmp_path) == {}
 
 
@@ -101,7 +101,7 @@ def test_files_and_folders_are_presets(write):
     }
 
 
-def test_a_name_that_is_built_in_may_be_used(write):
+def test_folder_can_reuse_a_built_in_name(write):
     folder = write("llama-3-8b.json")
     assert from_folder(folder)["llama-3-8b"].config == MODEL
     assert built_in()["llama-3-8b"].config != MODEL
@@ -110,7 +110,7 @@ def test_a_name_that_is_built_in_may_be_used(write):
 @pytest.mark.parametrize(
     "name", ["README.md", ".hidden.json", "..data/config.json", "lost+found/x"]
 )
-def test_other_entries_are_left_alone(write, name):
+def test_other_entries_are_ignored(write, name):
     assert from_folder(write(name, b"no JSON")) == {}
 
 
@@ -120,20 +120,20 @@ def test_other_entries_are_left_alone(write, name):
     ids=["empty", "cut", "list", "text", "null", "bytes", "deep", "long number"],
 )
 @pytest.mark.parametrize("name", ["mine.json", "mine/config.json"])
-def test_a_file_that_is_no_object_is_named(write, name, content):
+def test_invalid_file_is_named(write, name, content):
     folder = write(name, content)
     with pytest.raises(ConfigError, match=f"^{name} must be a JSON object, got ") as caught:
         from_folder(folder)
     assert str(folder) not in str(caught.value)
 
 
-def test_a_file_that_is_too_long(write):
+def test_file_above_the_limit_is_refused(write):
     folder = write("mine.json", {"text": "a" * MAX_BYTES})
     with pytest.raises(ConfigError, match=r"^mine.json must be of at most 1048576 bytes"):
         from_folder(folder)
 
 
-def test_the_longest_file(write):
+def test_file_at_the_limit_is_read(write):
     folder = write("mine.json", b"{}".ljust(MAX_BYTES))
     assert from_folder(folder)["mine"].config == {}
 
@@ -141,20 +141,20 @@ def test_the_longest_file(write):
 @pytest.mark.parametrize(
     "name", ["Mine.json", "my model.json", "-x.json", "ä.json", "A/config.json"]
 )
-def test_names_no_preset_has(write, name):
+def test_invalid_preset_name_is_refused(write, name):
     folder = write(name)
     with pytest.raises(ConfigError, match="must be named like"):
         from_folder(folder)
 
 
-def test_one_name_twice(write):
+def test_duplicate_name_is_refused(write):
     write("mine.json")
     folder = write("mine/config.json")
     with pytest.raises(ConfigError, match=r"mine/config.json must be the only .* also mine.json"):
         from_folder(folder)
 
 
-def test_a_folder_that_is_not_there(tmp_path):
+def test_missing_folder_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="must be readable, got No such file") as caught:
         from_folder(tmp_path / "none")
     assert str(tmp_path) not in str(caught.value)
@@ -165,14 +165,14 @@ def closed(*_):
 
 
 @pytest.mark.parametrize("file", ["mine.json", "mine/config.json"])
-def test_a_file_that_may_not_be_read(write, monkeypatch, file):
+def test_unreadable_file_is_named(write, monkeypatch, file):
     folder = write(file)
     monkeypatch.setattr(Path, "open", closed)
     with pytest.raises(ConfigError, match=f"^{file} must be readable, got Permission denied$"):
         from_folder(folder)
 
 
-def test_a_folder_that_may_not_be_entered(write, monkeypatch):
+def test_unreadable_folder_is_named(write, monkeypatch):
     folder = write("mine/config.json")
     monkeypatch.setattr(Path, "is_file", closed)
     monkeypatch.setattr(Path, "open", closed)
@@ -180,7 +180,7 @@ def test_a_folder_that_may_not_be_entered(write, monkeypatch):
         from_folder(folder)
 
 
-def test_a_closed_folder_of_the_file_system_is_left_alone(write, monkeypatch):
+def test_unreadable_lost_and_found_is_ignored(write, monkeypatch):
     folder = write("lost+found/x")
     monkeypatch.setattr(Path, "is_file", closed)
     assert from_folder(folder) == {}

@@ -36,11 +36,11 @@ FIELDS = {  # fields and what the error says
     "theta infinite": ({"theta": math.inf}, "theta must be finite and in [1e-6, 1e12], got inf"),
     "theta a text": ({"theta": "10000"}, "theta must be a number, got '10000'"),
     "theta a boolean": ({"theta": True}, "theta must be a number, got True"),
-    "layout": ({"layout": "neox"}, 'layout must be "half" or "interleaved" or'),
-    "arithmetic": ({"arithmetic": "f32"}, 'arithmetic must be "float64" or "hf", got \'f32\''),
-    "rounding": ({"rounding": None}, 'rounding must be "once" or'),
-    "values": ({"values": "none"}, 'values must be "kept" or "rotated" or "and_back"'),
-    "learned": ({"learned": "all"}, "learned must be one of ('frequencies', 'log_scale')"),
+    "layout": ({"layout": "neox"}, "layout must be one of ['half', 'interleaved',"),
+    "arithmetic": ({"arithmetic": "f32"}, "arithmetic must be one of ['float64', 'hf'], got 'f32'"),
+    "rounding": ({"rounding": None}, "rounding must be one of ['once',"),
+    "values": ({"values": "none"}, "values must be one of ['kept', 'rotated', 'and_back']"),
+    "learned": ({"learned": "all"}, "learned must be one of ['frequencies', 'log_scale']"),
     "no blocks": ({"blocks": 0}, "blocks must be a divisor of 8 pairs, got 0"),
     "blocks that split pairs": ({"blocks": 3}, "blocks must be a divisor of 8 pairs, got 3"),
     "blocks a text": ({"blocks": "2"}, "blocks must be a whole number, got '2'"),
@@ -63,7 +63,7 @@ FIELDS = {  # fields and what the error says
     ),
 }
 
-GAIN = "attention_factor must be 0, or such that the gain is in [1e-06, 1e+06], got"
+GAIN = "attention_factor must be 0, or such that the attention scaling is in [1e-06, 1e+06], got"
 PARAMETERS = {  # variant, what is changed of its parameters, and what the error says
     "linear": [
         ({"factor": 0}, "factor must be a number of at least 1e-06, got 0"),
@@ -116,7 +116,7 @@ PARAMETERS = {  # variant, what is changed of its parameters, and what the error
         ({"attention_factor": -1e300}, f"{GAIN} -1e+300"),
         (
             {"factor": math.e, "mscale": 1.0, "mscale_all_dim": -10.0},
-            "mscale_all_dim must be such that the gain is finite, got -10.0",
+            "mscale_all_dim must be such that the attention scaling is finite, got -10.0",
         ),
     ],
     "longrope": [

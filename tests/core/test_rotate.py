@@ -11,9 +11,9 @@ from rope_core import (
     RopeConfig,
     Rotate,
     Rotated,
+    angles,
     cos_sin,
     reference,
-    rotary,
     rotate,
 )
 from tests.core.oracle import DTYPES, LAYOUTS, ROTATE_BAR, off, randn, skip_declined
@@ -226,7 +226,7 @@ def test_in_place_of_what_is_no_row_of_tokens_is_refused():
 
 
 def test_large_rows_at_the_same_positions_are_rotated_as_if_alone(monkeypatch, layout, dtype):
-    monkeypatch.setattr(rotary, "SHARED_ELEMENTS", 1)
+    monkeypatch.setattr(angles, "ROW_ELEMENTS", 1)
     rope, at = RopeConfig.of(32, layout=layout), torch.tensor([4, 0, 9])
     q, k = randn(2, 3, 4, 32, dtype=dtype), randn(2, 3, 1, 32, dtype=dtype, seed=1)
     for positions in (at, None):
@@ -247,6 +247,10 @@ def test_answers_never_share_memory(dtype):
     with torch.inference_mode():
         table.cos.zero_()
     assert cos_sin(CosSin(torch.arange(3), rope)).cos[0, 0] == 1, "a cached table is never lent"
+    one = cos_sin(CosSin(torch.tensor([0]), rope))
+    with torch.inference_mode():
+        one.cos.zero_()
+    assert cos_sin(CosSin(torch.tensor([0]), rope)).cos[0, 0] == 1, "nor that of one token"
 
 
 @pytest.mark.parametrize("shape", [(0, 2, 8), (2, 0, 2, 8), (0, 3, 2, 8), (0, 0, 2, 8)])
@@ -267,19 +271,14 @@ def test_two_ropes_never_share_a_table():
             assert off(rotate(Rotate(x, None, rope)).q, expect(x, at, rope)) <= 1e-7
 
 
-def test_tables_are_bounded_and_answers_beyond_them_are_right():
-    rotary._table.cache_clear()
+def test_answers_beyond_the_cached_tables_are_right():
     for head_dim in range(2, 100, 2):
-        rope, far = RopeConfig.of(head_dim), torch.tensor([0, 2 * rotary.TABLE_ELEMENTS])
+        rope, far = RopeConfig.of(head_dim), torch.tensor([0, 2**21])
         assert off(cos_sin(CosSin(far, rope)).sin, (far[:, None] * freqs(rope)).sin()) <= 1e-7
         rotate(Rotate(None, randn(3, 1, head_dim), rope))
-    assert rotary._table.cache_info().currsize <= 16
     widest = RopeConfig.of(8_192)
     counted = cos_sin(CosSin(torch.arange(400), widest))
     assert off(counted.cos, (torch.arange(400)[:, None] * freqs(widest)).cos()) <= 1e-7
-    rows = rotary._rows(2**20 // 32, RopeConfig.of(64))
-    assert rows * 32 <= rotary.TABLE_ELEMENTS
-    assert rotary._rows(2**20 // 32 + 1, RopeConfig.of(64)) is None
 
 
 def freqs(rope):

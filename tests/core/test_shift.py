@@ -121,7 +121,7 @@ def fields_but(given, name):
     return {key: value for key, value in given.items() if key != name}
 
 
-@pytest.mark.parametrize("scheme", [name for name in SCHEMES if scheme_of(name).adds_up])
+@pytest.mark.parametrize("scheme", [name for name in SCHEMES if scheme_of(name).is_composable])
 def test_on_several_axes_a_shift_is_the_same_on_all(scheme):
     rope, k = scheme_of(scheme), randn(2, 1, 24)
     at = torch.tensor([[1, 4], [2, 0], [7, 3], [5, 5]])[: rope.num_axes]
@@ -164,10 +164,16 @@ def test_positions_of_all_rows_move_by_a_delta_of_each():
 LONG = {name: RopeConfig.of(16, rope_type=name, **of_variant(name)) for name in OF_LENGTH}
 YARN, PLAIN = rope_of("yarn"), rope_of("default")
 CHANGES = {  # from, to, both for good
-    "longrope, short to long": (LONG["longrope"].at(TRAINED), LONG["longrope"].at(TRAINED + 1)),
-    "longrope, long to short": (LONG["longrope"].at(TRAINED + 1), LONG["longrope"].at(1)),
-    "dynamic growth": (LONG["dynamic"].at(200), LONG["dynamic"].at(300)),
-    "xPos, another length": (LONG["xpos"].at(10), LONG["xpos"].at(80)),
+    "longrope, short to long": (
+        LONG["longrope"].for_length(TRAINED),
+        LONG["longrope"].for_length(TRAINED + 1),
+    ),
+    "longrope, long to short": (
+        LONG["longrope"].for_length(TRAINED + 1),
+        LONG["longrope"].for_length(1),
+    ),
+    "dynamic growth": (LONG["dynamic"].for_length(200), LONG["dynamic"].for_length(300)),
+    "xPos, another length": (LONG["xpos"].for_length(10), LONG["xpos"].for_length(80)),
     "plain to yarn": (PLAIN, YARN),
     "yarn to plain": (YARN, PLAIN),
     "to another layout": (PLAIN, rope_of("default", layout="interleaved_to_half")),
@@ -196,14 +202,14 @@ def test_frequencies_that_depend_on_the_length_are_those_of_where_keys_are_and_g
     at, delta = torch.tensor([60, 61, 62, 63]), torch.tensor(40)
     stored = rotate(Rotate(None, k, rope, positions=at)).k
     asked = Shift(stored, delta, rope, positions=at, to=rope)
-    assert (asked.rope, asked.to) == (rope.at(64), rope.at(104))
+    assert (asked.rope, asked.to) == (rope.for_length(64), rope.for_length(104))
     expected = rotate(Rotate(None, k, rope, positions=at + delta)).k
     assert off(shift(asked).k, expected) < 1e-6
     if variant != "xpos":
         with pytest.raises(ConfigError, match=f"to must be given, or length: {variant} has other"):
             Shift(stored, delta, rope, positions=at)
-    stay = Shift(stored, delta, rope.at(64), positions=at)
-    kept = rotate(Rotate(None, k, rope.at(64), positions=at + delta)).k
+    stay = Shift(stored, delta, rope.for_length(64), positions=at)
+    kept = rotate(Rotate(None, k, rope.for_length(64), positions=at + delta)).k
     assert off(shift(stay).k, kept) < 2e-6, "a length that is given stays"
 
 

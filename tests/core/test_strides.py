@@ -45,7 +45,7 @@ def test_heads_that_are_rotated(backend, in_place):
 
 def test_parts_that_are_merged(backend):
     if backend.name == "sdpa":
-        pytest.skip("sdpa: attends only")
+        pytest.skip("sdpa: it computes attention only")
     parts, lse = randn(3, 6, 4, 32)[..., ::2], randn(3, 4, 6, seed=1).transpose(1, 2)
     found = merge(Merge(parts, lse), backend.name)
     even = merge(Merge(parts.contiguous(), lse.contiguous()), "eager")

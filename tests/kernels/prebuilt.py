@@ -1,4 +1,4 @@
-"""Build kernels for a GPU that need not be there, by calls of the library; a script."""
+"""Build kernels for a GPU that is not there, by calls of the library; a script."""
 
 import json
 
@@ -11,12 +11,12 @@ from rope_core.errors import KernelNotBuilt
 from rope_core.kernels.offline import OfflineDriver
 
 
-def done(call):
-    """Return who does a call, or why it is not done."""
+def backend_of(call):
+    """Return the backend that computes a call, or the error."""
     try:
         return call().backend
-    except (KernelNotBuilt, NoBackend) as why:
-        return f"{type(why).__name__}: {why}"
+    except (KernelNotBuilt, NoBackend) as error:
+        return f"{type(error).__name__}: {error}"
 
 
 def rotation(width):
@@ -43,6 +43,6 @@ if __name__ == "__main__":
     driver.set_active(OfflineDriver(90))
     with deferred_builds(lambda key, build: build()):
         for call in (rotation(32), merging):
-            print(json.dumps([done(call), done(call)]))
+            print(json.dumps([backend_of(call), backend_of(call)]))
     driver.set_active(Small())
-    print(json.dumps([done(rotation(128)), done(rotation(128))]))
+    print(json.dumps([backend_of(rotation(128)), backend_of(rotation(128))]))

@@ -1,4 +1,4 @@
-"""The kernels of attention against float64: what they see, how wide they are, what is added."""
+"""The kernels of attention against float64: visibility, widths, masks, sinks."""
 
 import math
 
@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from rope_core import AttentionConfig
-from rope_core.reference import visible
+from rope_core.reference import attention_mask
 from tests.core.oracle import ATTEND_BAR, DTYPES, LSE_BAR, expect, lse_off, off, randn
-from tests.kernels.attending import ends, packed, run
+from tests.kernels.attention_calls import ends, packed, run
 
 CONFIGS = {
     "causal": AttentionConfig(),
@@ -32,10 +32,10 @@ def check(answer, expected, dtype):
     assert lse_off(answer[1], expected[1]) <= LSE_BAR[torch.float32]
 
 
-def near(lengths, q, k, v, config, **given):
+def check_near(lengths, q, k, v, config, **options):
     """Assert that the answer is that of the reference."""
-    answer = run(q, k, v, *lengths, config, **given)
-    expected = expect(q, k, v, config, *map(ends, lengths), **given)
+    answer = run(q, k, v, *lengths, config, **options)
+    expected = expect(q, k, v, config, *map(ends, lengths), **options)
     check(answer, expected, q.dtype)
     return answer
 
@@ -43,15 +43,15 @@ def near(lengths, q, k, v, config, **given):
 @every_config
 @every_dtype
 def test_sequences_of_all_lengths(config, dtype):
-    near(MIXED, *packed(*MIXED, dtype=dtype), config)
+    check_near(MIXED, *packed(*MIXED, dtype=dtype), config)
 
 
 @pytest.mark.parametrize(
-    ("given", "dtype"), [*zip(({}, {"window": 600}, {"chunk": 600}), DTYPES, strict=True)], ids=str
+    ("fields", "dtype"), [*zip(({}, {"window": 600}, {"chunk": 600}), DTYPES, strict=True)], ids=str
 )
-def test_keys_of_many_tiles_and_parts(given, dtype):
+def test_keys_of_many_tiles_and_parts(fields, dtype):
     lengths = [1, 9, 45], [1_100, 700, 515]
-    near(lengths, *packed(*lengths, kv_heads=1, dtype=dtype), AttentionConfig(**given))
+    check_near(lengths, *packed(*lengths, kv_heads=1, dtype=dtype), AttentionConfig(**fields))
 
 
 WIDTHS = [(8, 8), (16, 40), (80, 80), (96, 64), (192, 128), (256, 256)]
@@ -62,26 +62,26 @@ WIDTHS = [(8, 8), (16, 40), (80, 80), (96, 64), (192, 128), (256, 256)]
 def test_heads_of_all_widths(head_dim, value_dim, dtype):
     lengths = [1, 33], [5, 40]
     widths = {"head_dim": head_dim, "value_dim": value_dim, "kv_heads": 1, "heads": 2}
-    near(lengths, *packed(*lengths, **widths, dtype=dtype), AttentionConfig())
+    check_near(lengths, *packed(*lengths, **widths, dtype=dtype), AttentionConfig())
 
 
 @pytest.mark.parametrize("group", [1, 3, 20, 71])
 def test_groups_of_all_sizes(group):
     lengths = [1, 2, 11], [20, 3, 30]
     shape = {"heads": group, "kv_heads": 1} if group > 7 else {"heads": 2 * group}
-    near(lengths, *packed(*lengths, **shape), AttentionConfig())
+    check_near(lengths, *packed(*lengths, **shape), AttentionConfig())
 
 
 @pytest.mark.parametrize("scale", [0.0, -0.3, 2.0])
-@pytest.mark.parametrize("given", [{}, {"softcap": 3.0}, {"window": 8}], ids=str)
-def test_a_scale_of_any_sign(scale, given):
-    near(MIXED, *packed(*MIXED), AttentionConfig(scale=scale, **given))
+@pytest.mark.parametrize("fields", [{}, {"softcap": 3.0}, {"window": 8}], ids=str)
+def test_a_scale_of_any_sign(scale, fields):
+    check_near(MIXED, *packed(*MIXED), AttentionConfig(scale=scale, **fields))
 
 
 def test_a_soft_cap_keeps_the_digits_of_small_scores():
     lengths = [1, 40], [70, 80]
     for softcap in (1e-30, 50.0, 1e30):
-        near(lengths, *packed(*lengths), AttentionConfig(softcap=softcap))
+        check_near(lengths, *packed(*lengths), AttentionConfig(softcap=softcap))
 
 
 SINKS = [2 * randn(4), 2 * randn(4).bfloat16(), randn(4) + 20, randn(4) - 30]
@@ -91,7 +91,7 @@ SINKS = [2 * randn(4), 2 * randn(4).bfloat16(), randn(4) + 20, randn(4) - 30]
 @pytest.mark.parametrize("config", [AttentionConfig(), AttentionConfig(window=3, softcap=0.5)])
 def test_sinks(config, sinks):
     dtype = sinks.dtype
-    _, lse = near(MIXED, *packed(*MIXED, dtype=dtype), config, sinks=sinks)
+    _, lse = check_near(MIXED, *packed(*MIXED, dtype=dtype), config, sinks=sinks)
     assert torch.equal(lse[1:4], sinks.float().expand(3, 4)), "without keys"
 
 
@@ -101,7 +101,7 @@ def test_a_sink_of_minus_infinity_is_none():
     assert all(map(torch.equal, run(q, k, v, *MIXED), run(q, k, v, *MIXED, sinks=none)))
 
 
-def some(*shape, dtype):
+def random_mask(*shape, dtype):
     seen = randn(*shape, seed=7) > -0.4
     if dtype == torch.bool:
         return seen
@@ -112,21 +112,21 @@ def some(*shape, dtype):
 @pytest.mark.parametrize("config", [AttentionConfig(), AttentionConfig(causal=False, softcap=1.0)])
 def test_masks_of_packed_tokens(kind, config):
     heads = 4 if config.causal else 1
-    mask = some(1, heads, sum(MIXED[0]), sum(MIXED[1]), dtype=kind)
-    near(MIXED, *packed(*MIXED), config, mask=mask, sinks=randn(4))
+    mask = random_mask(1, heads, sum(MIXED[0]), sum(MIXED[1]), dtype=kind)
+    check_near(MIXED, *packed(*MIXED), config, mask=mask, sinks=randn(4))
 
 
 @pytest.mark.parametrize("kind", [torch.bool, torch.bfloat16], ids=str)
 def test_masks_of_rows_of_a_batch(kind):
     q, k, v = packed([6] * 3, [30] * 3)
-    mask = some(3, 1, 6, 30, dtype=kind)
+    mask = random_mask(3, 1, 6, 30, dtype=kind)
     answer = run(q, k, v, [6] * 3, [30] * 3, mask=mask)
     rows = (x.unflatten(0, (3, -1)) for x in (q, k, v))
     out, lse = expect(*rows, AttentionConfig(), mask=mask)
     check(answer, (out.flatten(0, 1), lse.flatten(0, 1)), torch.float32)
 
 
-def test_a_finite_number_hides_nothing():
+def test_a_finite_bias_hides_no_key():
     q, k, v = packed([1, 40], [3, 50])
     lowest = torch.finfo(torch.float32).min
     mask = torch.full((1, 1, 41, 53), lowest)
@@ -155,8 +155,8 @@ def test_out_in_float32(dtype):
     assert torch.equal(wide.to(dtype), narrow)
 
 
-def uneven(x):
-    """Return x as it may lie in memory, too."""
+def strided_views(x):
+    """Yield views with the values of x and other strides."""
     num_tokens, heads, width = x.shape
     for empty, view in (
         (x.new_empty(num_tokens, heads, 2 * width), lambda y: y[..., ::2]),
@@ -168,15 +168,15 @@ def uneven(x):
         yield view(empty)
 
 
-def test_strides_do_not_matter():
+def test_any_strides_give_the_same_bits():
     lengths = [1, 40], [30, 50]
     q, k, v = packed(*lengths, value_dim=24)
     even = run(q, k, v, *lengths)
-    for views in zip(*map(uneven, (q, k, v)), strict=True):
+    for views in zip(*map(strided_views, (q, k, v)), strict=True):
         assert all(map(torch.equal, run(*views, *lengths), even))
 
 
-def test_nothing_at_all():
+def test_empty_sequences():
     for lengths in (([], []), ([0], [0]), ([0, 0], [3, 0])):
         out, lse = run(*packed(*lengths), *lengths)
         assert not out.numel() + lse.numel()
@@ -192,26 +192,28 @@ INDEXED = {
 
 
 @pytest.mark.parametrize("config", INDEXED.values(), ids=INDEXED)
-@pytest.mark.parametrize("far", [0, 2**40])
-def test_indices_say_where_tokens_are(config, far):
+@pytest.mark.parametrize("shift_by", [0, 2**40])
+def test_an_index_gives_the_positions_of_tokens(config, shift_by):
     """Queries and keys in any order answer as those in order do, of a sequence that goes on."""
     lengths = [3, 45], [150, 140]
     q, k, v = packed(*lengths)
-    places, keys = [], []
+    q_index, keys = [], []
     for num_queries, num_keys in zip(*lengths, strict=True):
-        places.append(torch.randperm(num_queries) + num_keys - num_queries)
+        q_index.append(torch.randperm(num_queries) + num_keys - num_queries)
         keys.append(torch.randperm(num_keys))
     chunk = config.chunk or 1
-    shift = far // chunk * chunk
-    answer = run(q, k, v, *lengths, config, q_index=torch.cat(places) + shift,
+    shift = shift_by // chunk * chunk
+    answer = run(q, k, v, *lengths, config, q_index=torch.cat(q_index) + shift,
                  k_index=torch.cat(keys) + shift)  # fmt: skip
-    seen = torch.zeros(1, 1, *map(sum, lengths), dtype=torch.bool)
+    mask = torch.zeros(1, 1, *map(sum, lengths), dtype=torch.bool)
     start_q = start_k = 0
-    for place, key in zip(places, keys, strict=True):
-        whole = visible(len(key), len(key), config)
-        rows = slice(start_q, start_q + len(place)), slice(start_k, start_k + len(key))
-        seen[0, 0][rows] = whole[place][:, key]
-        start_q, start_k = start_q + len(place), start_k + len(key)
+    for of_seq, keys_of_seq in zip(q_index, keys, strict=True):
+        all_visible = attention_mask(len(keys_of_seq), len(keys_of_seq), config)
+        queries = slice(start_q, start_q + len(of_seq))
+        mask[0, 0, queries, start_k : start_k + len(keys_of_seq)] = all_visible[of_seq][
+            :, keys_of_seq
+        ]
+        start_q, start_k = queries.stop, start_k + len(keys_of_seq)
     see_all = AttentionConfig(causal=False)
-    expected = expect(q, k, v, see_all, *map(ends, lengths), mask=seen)
+    expected = expect(q, k, v, see_all, *map(ends, lengths), mask=mask)
     check(answer, expected, torch.float32)

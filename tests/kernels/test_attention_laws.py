@@ -1,4 +1,4 @@
-"""Laws of the kernels of attention: whom an answer depends on, and whom it does not."""
+"""Laws of the attention kernels: what an answer depends on, and what it does not."""
 
 import math
 
@@ -6,10 +6,9 @@ import pytest
 import torch
 
 from rope_core import AttentionConfig, Merge, merge
-from rope_core.kernels import attention, work_list
-from rope_core.reference import visible
+from rope_core.reference import attention_mask
 from tests.core.oracle import ATTEND_BAR, DTYPES, LSE_BAR, expect, lse_off, off, randn
-from tests.kernels.attending import ends, packed, paged, run
+from tests.kernels.attention_calls import ends, packed, paged, run
 
 every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 CONFIGS = {
@@ -18,7 +17,7 @@ CONFIGS = {
     "chunks": AttentionConfig(chunk=64),
 }
 every_config = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
-# one row of a group, many and some; no queries
+# rows of each tile; no queries
 MIXED = [1, 33, 0, 7], [530, 150, 9, 12]
 
 
@@ -26,7 +25,7 @@ MIXED = [1, 33, 0, 7], [530, 150, 9, 12]
 @pytest.mark.parametrize(
     ("page_size", "dtype"), [*zip((16, 10, 256), DTYPES, strict=True)], ids=str
 )
-def test_keys_in_pages_answer_as_packed_keys_to_the_last_bit(page_size, dtype, config):
+def test_paged_and_packed_keys_give_the_same_bits(page_size, dtype, config):
     q, k, v = packed(*MIXED, kv_heads=1, dtype=dtype)
     k_pages, v_pages, table = paged(k, v, MIXED[1], page_size)
     sinks = randn(4)
@@ -34,7 +33,7 @@ def test_keys_in_pages_answer_as_packed_keys_to_the_last_bit(page_size, dtype, c
     assert all(map(torch.equal, answer, run(q, k, v, *MIXED, config, sinks=sinks)))
 
 
-def test_one_pool_holds_keys_and_values():
+def test_keys_and_values_may_share_one_pool():
     q, k, v = packed(*MIXED)
     k_pages, v_pages, table = paged(k, v, MIXED[1], 16)
     pool = torch.stack((k_pages, v_pages), 1)  # [pages, 2, Hkv, 16, D]
@@ -44,7 +43,7 @@ def test_one_pool_holds_keys_and_values():
 
 @every_config
 @every_dtype
-def test_a_sequence_is_answered_as_if_alone_to_the_last_bit(config, dtype):
+def test_a_sequence_has_the_same_bits_alone_and_in_a_batch(config, dtype):
     q, k, v = packed(*MIXED, kv_heads=1, dtype=dtype)
     together = run(q, k, v, *MIXED, config)
     start_q = start_k = 0
@@ -70,16 +69,16 @@ HIDDEN = {
 hidden_cases = pytest.mark.parametrize("case", HIDDEN.values(), ids=HIDDEN)
 
 
-def bad_answer(case, where, bad, dtype, **given):
-    """Return the answer without and with a bad number, and which queries see it."""
+def answers_with(case, where, bad, dtype, **options):
+    """Return the answers without and with a bad number, and which queries see the number."""
     num_queries, num_keys, at, config = case
     config = AttentionConfig(**config)
     q, k, v = packed([num_queries], [num_keys], dtype=dtype)
     q = q.abs()  # so that the products with the largest number are infinite, not NaN
-    clean = run(q, k, v, [num_queries], [num_keys], config, **given)
+    clean = run(q, k, v, [num_queries], [num_keys], config, **options)
     (k if where == "k" else v)[at, 0, 3] = bad
-    answer = run(q, k, v, [num_queries], [num_keys], config, **given)
-    return clean, answer, visible(num_queries, num_keys, config)[:, at]
+    answer = run(q, k, v, [num_queries], [num_keys], config, **options)
+    return clean, answer, attention_mask(num_queries, num_keys, config)[:, at]
 
 
 @pytest.mark.parametrize(
@@ -87,8 +86,8 @@ def bad_answer(case, where, bad, dtype, **given):
 )
 @pytest.mark.parametrize("where", ["k", "v"])
 @hidden_cases
-def test_what_a_hidden_key_or_value_holds_reaches_no_output(case, where, bad, dtype):
-    clean, answer, sees = bad_answer(case, where, bad, dtype)
+def test_nan_and_inf_in_a_hidden_key_or_value_do_not_change_an_answer(case, where, bad, dtype):
+    clean, answer, sees = answers_with(case, where, bad, dtype)
     assert not sees.all()
     assert off(answer[0][~sees], clean[0][~sees]) <= ATTEND_BAR[dtype]
     assert lse_off(answer[1][~sees], clean[1][~sees].double()) <= LSE_BAR[dtype]
@@ -96,8 +95,8 @@ def test_what_a_hidden_key_or_value_holds_reaches_no_output(case, where, bad, dt
 
 @pytest.mark.parametrize("where", ["k", "v"])
 @hidden_cases
-def test_a_nan_that_is_seen_is_not_lost(case, where):
-    _, (out, lse), sees = bad_answer(case, where, math.nan, torch.float16)
+def test_a_visible_nan_is_in_the_answer(case, where):
+    _, (out, lse), sees = answers_with(case, where, math.nan, torch.float16)
     rows = sees[:, None] & torch.tensor([True, True, False, False])
     assert torch.equal(out.isnan().any(-1), rows)
     assert torch.equal(out.isnan().any(-1), out.isnan()[..., 3])
@@ -105,14 +104,14 @@ def test_a_nan_that_is_seen_is_not_lost(case, where):
 
 
 @pytest.mark.parametrize("bad", [math.inf, -math.inf])
-def test_an_infinite_value_that_is_seen_is_infinite(bad):
-    _, (out, _), sees = bad_answer(HIDDEN["later, of many"], "v", bad, torch.bfloat16)
+def test_a_visible_infinite_value_is_in_the_answer(bad):
+    _, (out, _), sees = answers_with(HIDDEN["later, of many"], "v", bad, torch.bfloat16)
     assert (out[sees][:, :2, 3] == bad).all()
     assert out[~sees].isfinite().all()
 
 
 @pytest.mark.parametrize("dtype", [torch.bool, torch.float32], ids=str)
-def test_what_a_mask_hides_reaches_no_output(dtype):
+def test_nan_that_a_mask_hides_does_not_change_an_answer(dtype):
     for where in ("k", "v"):
         seen = torch.ones(1, 1, 70, 70, dtype=torch.bool)
         seen[..., 30:, 1] = False
@@ -120,36 +119,36 @@ def test_what_a_mask_hides_reaches_no_output(dtype):
             seen if dtype == torch.bool else torch.zeros(seen.shape).masked_fill(~seen, -math.inf)
         )
         case = (70, 70, 1, {})
-        clean, answer, sees = bad_answer(case, where, math.nan, torch.float32, mask=mask)
+        clean, answer, sees = answers_with(case, where, math.nan, torch.float32, mask=mask)
         sees &= seen[0, 0, :, 1]
         assert off(answer[0][~sees], clean[0][~sees]) <= 1e-6
         assert answer[0][sees][:, :2, 3].isnan().all()
 
 
-def test_a_neighbour_in_the_packing_reaches_nobody():
+def test_nan_in_a_sequence_does_not_change_the_others():
     lengths = [5, 40, 1], [9, 70, 20]
     q, k, v = packed(*lengths)
     clean = run(q, k, v, *lengths, AttentionConfig(causal=False))
     for x, rows in ((q, slice(5, 45)), (k, slice(9, 79)), (v, slice(9, 79))):
-        kept = x.clone()
+        original = x.clone()
         x[rows] = math.nan
         answer = run(q, k, v, *lengths, AttentionConfig(causal=False))
-        for each, expected in zip(answer, clean, strict=True):
-            assert torch.equal(each[:5], expected[:5])
-            assert torch.equal(each[45:], expected[45:])
+        for after, before in zip(answer, clean, strict=True):
+            assert torch.equal(after[:5], before[:5])
+            assert torch.equal(after[45:], before[45:])
         assert answer[0][5:45].isnan().all()
-        x.copy_(kept)
+        x.copy_(original)
 
 
 @pytest.mark.parametrize("config", [AttentionConfig(), AttentionConfig(window=30)], ids=str)
 @pytest.mark.parametrize("num_queries", [1, 9, 40])
 def test_strided_shards_merge_into_one_pass(num_queries, config):
     q, k, v = packed([num_queries], [150])
-    place, sinks = torch.arange(150)[-num_queries:], randn(4)
+    positions, sinks = torch.arange(150)[-num_queries:], randn(4)
     parts = []
     for shard in range(3):
         at = torch.arange(shard, 150, 3)
-        index = {"q_index": place, "k_index": at, "sinks": sinks if shard == 1 else None}
+        index = {"q_index": positions, "k_index": at, "sinks": sinks if shard == 1 else None}
         parts.append(run(q, k[at], v[at], [num_queries], [50], config, **index))
     merged = merge(Merge(*(torch.stack(x) for x in zip(*parts, strict=True))))
     out, lse = expect(q, k, v, config, sinks=sinks)
@@ -161,109 +160,10 @@ def test_cu_seqlens_on_the_device_give_the_same_bits_as_lengths():
     lengths = [1, 0, 40, 7], [600, 3, 40, 9]
     tensors = packed(*lengths)
     starts = {"cu_seqlens_q": ends(lengths[0]), "cu_seqlens_k": ends(lengths[1])}
-    found, expected = run(*tensors, *lengths, **starts), run(*tensors, *lengths)
-    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    assert all(map(torch.equal, run(*tensors, *lengths, **starts), run(*tensors, *lengths)))
 
 
-def launches(monkeypatch, lengths_q, lengths_k, config=None, *, heads=2, kv_heads=1, **given):
-    """Return what is launched for packed sequences whose tensors take no memory."""
-    found = []
-    monkeypatch.setattr(attention, "launch_all", found.extend)
-    q = torch.zeros(1, 1, 1).expand(sum(lengths_q), heads, 16)
-    k = torch.zeros(1, 1, 1).expand(sum(lengths_k), kv_heads, 16)
-    run(q, k, k, lengths_q, lengths_k, config, **given)
-    monkeypatch.undo()
-    return {
-        f"{each.launcher.kernel.__name__} of {each.constants.get('BLOCK_M')}": each
-        for each in found
-    }
-
-
-def test_sequences_are_along_the_axis_of_a_grid_that_is_long(monkeypatch):
-    """The others end at 65,535."""
-    lengths = [1] * 70_000 + [30_000]
-    found = launches(monkeypatch, lengths, lengths)
-    assert len(found) == 3
-    assert {len(each.grid) for each in found.values()} == {1}
-
-
-def test_work_lists_of_few_sequences_are_kept_and_long_ones_are_not(monkeypatch):
-    """One of a million sequences takes 100 MB."""
-    work_list._build_on_host.cache_clear()
-    for num_seqs, kept in ((work_list.KEPT_SEQUENCES, 1), (work_list.KEPT_SEQUENCES + 1, 1)):
-        launches(monkeypatch, [1] * num_seqs, [1] * num_seqs)
-        assert work_list._build_on_host.cache_info().currsize == kept
-
-
-def parts_of(launch, lengths_k):
-    """Return sequence, tile of rows and keys of each program of a head, as decode finds them."""
-    work, at = launch.tensors[-1].tolist(), launch.numbers[-1]
-    programs = work[at : at + launch.grid[0] // launch.numbers[0]]
-    for program, seq in enumerate(programs):
-        first, _, start, length, num_parts, slot = work[seq * 8 : seq * 8 + 6]
-        tiles = (len(programs) - programs[::-1].index(seq) - first) // num_parts
-        part, tile = divmod(program - first, tiles)
-        keys = (start // length + part) * length
-        yield seq, tile, slot, max(start, keys), min(lengths_k[seq], keys + length)
-
-
-def test_decode_launches_no_empty_programs(monkeypatch):
-    lengths = [1] * 64, [1_000] * 63 + [128_000]
-    found = launches(monkeypatch, *lengths, heads=8, kv_heads=2)
-    assert {*found} == {"decode_kernel of 16", "merge_kernel of None"}
-    decode = found["decode_kernel of 16"]
-    assert decode.grid == (2 * (63 * 2 + 250),)
-    assert found["merge_kernel of None"].grid == (2 * 64,)
-    each = [*parts_of(decode, lengths[1])]
-    assert len({*each}) == len(each)
-    for seq, num_keys in enumerate(lengths[1]):
-        keys = sorted((start, end) for of, _, _, start, end in each if of == seq)
-        ends = [0, *(end for _, end in keys)]
-        assert ends == [*(start for start, _ in keys), num_keys], "no key twice, none left out"
-
-
-@pytest.mark.parametrize(
-    ("config", "parts"),
-    [
-        (AttentionConfig(window=600), 2),
-        (AttentionConfig(window=1), 1),
-        (AttentionConfig(chunk=1_500), 3),
-        (AttentionConfig(causal=False, window=2**31 - 1), 20),
-    ],
-)
-def test_keys_that_are_not_seen_have_no_programs(monkeypatch, config, parts):
-    (decode,) = (
-        each
-        for name, each in launches(monkeypatch, [1], [10_000], config).items()
-        if name.startswith("decode")
-    )
-    assert decode.grid == (parts,)
-
-
-@pytest.mark.parametrize(("num_queries", "num_keys"), [(16, 65_536), (17, 65_536), (256, 65_536)])
-def test_appends_to_many_keys_fill_the_gpu(monkeypatch, num_queries, num_keys):
-    found = launches(monkeypatch, [num_queries], [num_keys], heads=32, kv_heads=8)
-    assert {*found} == {"decode_kernel of 64", "merge_kernel of None"}
-    programs = found["decode_kernel of 64"].grid[0]
-    assert 8 * 128 <= programs <= 8 * 256, "about as many, however many rows there are"
-
-
-def test_appends_of_more_rows_are_split_by_their_own_lengths(monkeypatch):
-    found = launches(monkeypatch, [32, 33, 512, 513], [1_024, 1_000, 16_384, 65_536])
-    (prefill,) = (each for name, each in found.items() if name.startswith("prefill"))
-    work, at = prefill.tensors[-1].tolist(), prefill.numbers[-1]
-    assert {*work[at : at + prefill.grid[0]]} == {1, 3}, "too few keys for each row; too many rows"
-
-
-def test_partial_results_take_bounded_memory(monkeypatch):
-    for num_queries, num_keys in ((1, 1), (1, 100_000), (32, 100_000), (512, 16_384), (512, 10**6)):
-        found = launches(monkeypatch, [num_queries], [num_keys], heads=4, kv_heads=2)
-        partial = found["merge_kernel of None"].tensors[0]
-        rows = num_queries * 2
-        assert partial.numel() <= 2 * (16 + 4) * (num_keys / 8 + 2 * rows)
-
-
-def test_an_append_in_parts_is_near_the_reference_and_has_its_bits_in_any_batch():
+def test_a_split_append_is_near_the_reference_and_has_the_same_bits_in_any_batch():
     lengths = [18, 1, 40, 35], [1_300, 3, 50, 1_200]
     q, k, v = packed(*lengths)
     config = AttentionConfig(window=1_250, softcap=3.0)
@@ -275,21 +175,21 @@ def test_an_append_in_parts_is_near_the_reference_and_has_its_bits_in_any_batch(
     assert all(map(torch.equal, alone, (x[:18] for x in together)))
 
 
-FARTHEST = 2**31 - 1  # that a config takes
+MAX_WINDOW = 2**31 - 1  # that a config takes
 
 
 def test_bounds_beyond_all_keys_hide_nothing():
     q, k, v = packed(*MIXED)
     expected = run(q, k, v, *MIXED, AttentionConfig(causal=False))
-    config = AttentionConfig(causal=False, window=FARTHEST, window_ahead=FARTHEST)
+    config = AttentionConfig(causal=False, window=MAX_WINDOW, window_ahead=MAX_WINDOW)
     assert all(map(torch.equal, run(q, k, v, *MIXED, config), expected))
 
 
-def test_the_longest_chunk_hides_what_is_before_the_first_key_only():
+def test_the_longest_chunk_hides_keys_only_from_queries_before_the_first_key():
     lengths = [3, 45], [9, 40]
     q, k, v = packed(*lengths)
     expected = run(q, k, v, *lengths, AttentionConfig(causal=False))
-    answer = run(q, k, v, *lengths, AttentionConfig(causal=False, chunk=FARTHEST))
+    answer = run(q, k, v, *lengths, AttentionConfig(causal=False, chunk=MAX_WINDOW))
     assert not answer[0][3:8].any(), "the first five of these queries are at negative positions"
     seen = [0, 1, 2, *range(8, 48)]
     assert off(answer[0][seen], expected[0][seen].double()) <= 1e-6
@@ -304,8 +204,8 @@ def test_positions_at_the_ends_of_int64_do_not_overflow(num_queries):
     seen = {
         (-(2**63), AttentionConfig(window=5)): [0],
         (last, AttentionConfig(window=5)): [2],
-        (-(2**63), AttentionConfig(causal=False, window=5, window_ahead=FARTHEST)): [0],
-        (last, AttentionConfig(causal=False, window=FARTHEST, window_ahead=3)): [2],
+        (-(2**63), AttentionConfig(causal=False, window=5, window_ahead=MAX_WINDOW)): [0],
+        (last, AttentionConfig(causal=False, window=MAX_WINDOW, window_ahead=3)): [2],
         (last, AttentionConfig(chunk=2**20)): [2],
         (-(2**63), AttentionConfig(causal=False, chunk=3)): [0],
         (last, AttentionConfig()): [0, 1, 2],
@@ -313,8 +213,8 @@ def test_positions_at_the_ends_of_int64_do_not_overflow(num_queries):
     for (position, config), keys in seen.items():
         index = {"q_index": torch.full((num_queries,), position), "k_index": at}
         out, lse = run(q, k, v, [num_queries], [3], config, **index)
-        few = [num_queries], [len(keys)]
+        lengths = [num_queries], [len(keys)]
         see_all = AttentionConfig(causal=False)
-        expected = run(q, k[keys], v[keys], *few, see_all)
+        expected = run(q, k[keys], v[keys], *lengths, see_all)
         assert off(out, expected[0].double()) <= 1e-6, (position, config)
         assert lse_off(lse, expected[1].double()) <= 1e-6

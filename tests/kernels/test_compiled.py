@@ -13,21 +13,22 @@ from pathlib import Path
 import pytest
 import torch
 
-from rope_core.kernels.attention_tiles import WIDTHS, why_no_tile
-from rope_core.kernels.card import Card
+from rope_core.kernels.device_properties import H100, DeviceProperties
+from rope_core.kernels.head_dims import HEAD_DIMS
 from rope_core.kernels.offline import MAX_SHARED_MEM
+from rope_core.kernels.tile_configs import why_no_tile
 from tests.conftest import ROOT
 
 SECOND_TRITON = Path(os.environ.get("ROPE_TRITON", ROOT / ".venv-triton"))
 DTYPES = torch.float32, torch.float16, torch.bfloat16
 
 
-def lines_of(which, folder=None):
-    """Return what the script of compilations prints, by this triton or that of a folder."""
+def lines_of(script, *arguments, folder=None):
+    """Return the lines of a script, run with this triton or with that of a folder."""
     environment = {n: v for n, v in os.environ.items() if n != "TRITON_INTERPRET"}
     if folder is not None:
         environment["PYTHONPATH"] = str(folder)
-    command = [sys.executable, "-m", "tests.kernels.compiled", which, "2"]
+    command = [sys.executable, "-m", f"tests.kernels.{script}", *arguments]
     done = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600
     )
@@ -39,7 +40,7 @@ def lines_of(which, folder=None):
 def test_kernels_compile_for_all_gpus_and_fit_them(folder):
     if folder is not None and not folder.exists():
         pytest.skip(f"there is no second triton in {folder}")
-    *lines, summary = lines_of("few", folder)
+    *lines, summary = lines_of("compiled", "suite", "2", folder=folder)
     assert summary["failures"] == 0, lines
     assert summary["too_much_shared"] == 0, lines
     assert summary["spilled"] == 0, lines
@@ -47,31 +48,35 @@ def test_kernels_compile_for_all_gpus_and_fit_them(folder):
     for line in lines:
         if line["kernel"] != "merge":
             assert line["copies_16"], f"keys are not copied 16 bytes at a time: {line}"
-        if line["kernel"] in ("prefill", "some") and line["dtype"] == "torch.bfloat16":
+        if line["kernel"] in ("prefill", "append") and line["dtype"] == "torch.bfloat16":
             unit = {90: "wgmma", 100: "tcgen05"}.get(line["arch"], "mma")
             assert line[unit], line
 
 
 def test_calls_of_one_model_compile_no_more_than_the_list():
-    for line in lines_of("variants"):
-        assert line["found"] == line["allowed"] <= 50, line
+    for line in lines_of("variant_counts"):
+        assert line["compiled"] == line["allowed"] <= 50, line
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("arch", MAX_SHARED_MEM)
 def test_every_width_of_the_list_has_tiles_on_every_card(arch, dtype):
-    for widths in [*((width, width) for width in WIDTHS), (192, 128)]:
-        assert why_no_tile(Card(arch, MAX_SHARED_MEM[arch]), dtype, *widths) is None
+    for widths in [*((width, width) for width in HEAD_DIMS), (192, 128)]:
+        assert why_no_tile(DeviceProperties(arch, MAX_SHARED_MEM[arch]), dtype, *widths) is None
 
 
 @pytest.mark.parametrize(
     ("card", "widths", "text"),
     [
-        (Card(75, 65_536), (64, 64), "older than compute capability 8.0"),
-        (Card(90, 232_448), (272, 272), "no kernels for heads of width 272"),
-        (Card(90, 232_448), (60, 60), "no kernels for heads of width 60"),
-        (Card(90, 232_448), (128, 64), "no kernels for heads of width 128 and values of 64"),
-        (Card(87, 65_536), (128, 128), "do not fit the shared memory"),
+        (DeviceProperties(75, 65_536), (64, 64), "older than compute capability 8.0"),
+        (H100, (272, 272), "no kernels for heads of width 272"),
+        (H100, (60, 60), "no kernels for heads of width 60"),
+        (
+            H100,
+            (128, 64),
+            "no kernels for heads of width 128 and values of 64",
+        ),
+        (DeviceProperties(87, 65_536), (128, 128), "do not fit the shared memory"),
     ],
 )
 def test_the_reason_says_what_has_no_tiles(card, widths, text):

@@ -1,4 +1,4 @@
-"""The backend `fused`: kernels behind the seam; what it shares with others is in tests/core."""
+"""The backend `fused`: its kernels; tests of all backends are in tests/core."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ from rope_core import (
     shift,
 )
 from rope_core.backends import fused
-from rope_core.backends.work import Attention
+from rope_core.backends.work import AttentionWork
 from tests.core.oracle import (
     DTYPES,
     ROTATE_BAR,
@@ -53,37 +53,37 @@ def test_rotation_is_near_the_reference(layout, dtype):
     ],
     ids=lambda rope: rope.axes or rope.rope_type,
 )
-def test_every_rope_is_turned_as_by_the_library(rope, inverse):
+def test_fused_rotates_as_eager_does(rope, inverse):
     width = rope.head_dim
     q, k, at = randn(3, 4, width), randn(3, 2, width), torch.tensor([5, 0, 70])
     call = Rotate(q, k, rope, at, inverse=inverse)
-    found, expected = rotate(call, backend="fused"), rotate(call, backend="eager")
-    assert off(found.q, expected.q.double()) <= 2e-7
-    assert off(found.k, expected.k.double()) <= 2e-7
+    answer, expected = rotate(call, backend="fused"), rotate(call, backend="eager")
+    assert off(answer.q, expected.q.double()) <= 2e-7
+    assert off(answer.k, expected.k.double()) <= 2e-7
 
 
-def test_rows_that_are_large_are_turned_alike(monkeypatch):
-    monkeypatch.setattr("rope_core.rotary.SHARED_ELEMENTS", 1)
+def test_large_rows_are_rotated_as_by_eager(monkeypatch):
+    monkeypatch.setattr("rope_core.rotary.ROW_ELEMENTS", 1)
     q, k = randn(3, 5, 4, 16), randn(3, 5, 2, 16)
     for rope in (RopeConfig.of(16), RopeConfig.of(16, arithmetic="hf")):
         call = Rotate(q, k, rope, torch.arange(5))
-        found, expected = rotate(call, backend="fused"), rotate(call, backend="eager")
-        assert off(found.q, expected.q.double()) <= 2e-7
-        assert off(found.k, expected.k.double()) <= 2e-7
+        answer, expected = rotate(call, backend="fused"), rotate(call, backend="eager")
+        assert off(answer.q, expected.q.double()) <= 2e-7
+        assert off(answer.k, expected.k.double()) <= 2e-7
 
 
-@pytest.mark.parametrize("far", [3, -2, 2**20])
-def test_keys_are_moved(far):
+@pytest.mark.parametrize("distance", [3, -2, 2**20])
+def test_keys_are_shifted(distance):
     k = randn(5, 2, 16)
-    call = Shift(k, torch.tensor(far), RopeConfig.of(16))
+    call = Shift(k, torch.tensor(distance), RopeConfig.of(16))
     moved = shift(call, backend="fused")
     assert moved.backend == "fused"
     assert off(moved.k, shift(call).k.double()) <= 2e-7
 
 
 @pytest.mark.parametrize("values", ["kept", "rotated", "and_back"])
-def test_attention_rotates_by_it_too(values, monkeypatch):
-    monkeypatch.setattr("rope_core.backends.eager.rotate", None)
+def test_attention_by_fused_also_rotates_by_fused(values, monkeypatch):
+    monkeypatch.setattr("rope_core.backends.eager.rotary_operator", None)
     rope = RopeConfig.of(16, values=values)
     q, k, v = qkv((2, 3, 4, 16), (2, 5, 2, 16))
     alike = q[:, :, :2], k[:, :3, :1], v[:, :3, :1]
@@ -91,14 +91,14 @@ def test_attention_rotates_by_it_too(values, monkeypatch):
         Attend(q, k, v, rope, q_positions=torch.arange(2, 5), return_lse=True),
         Attend(*alike, rope),
     ]
-    found = [attend(call, backend="fused") for call in calls]
+    answers = [attend(call, backend="fused") for call in calls]
     monkeypatch.undo()
-    for call, answer in zip(calls, found, strict=True):
+    for call, answer in zip(calls, answers, strict=True):
         assert answer.backend == "fused"
         assert off(answer.out, attend(call, backend="eager").out.double()) <= 1e-6
 
 
-def test_attention_rotates_otherwise_where_it_declines_to():
+def test_attention_rotates_by_another_backend_where_fused_declines():
     q, k, v = qkv((3, 4, 16), (3, 2, 16))
     for rope in (RopeConfig.of(16, layout="interleaved_to_half"), RopeConfig.of(16)):
         for backend in ("fused", "sdpa"):
@@ -107,11 +107,11 @@ def test_attention_rotates_otherwise_where_it_declines_to():
             assert off(answer.out, attend(Attend(q, k, v, rope), backend="eager").out) <= 1e-6
 
 
-def test_merged_parts_are_one_pass_by_name():
+def test_merged_parts_are_attention_over_all_keys():
     q, k, v = qkv((5, 4, 16), (9, 2, 16))
-    whole = AttentionConfig(causal=False)
+    config = AttentionConfig(causal=False)
     calls = [
-        Attend(q, k[part], v[part], None, whole, return_lse=True)
+        Attend(q, k[part], v[part], None, config, return_lse=True)
         for part in (slice(4), slice(4, None))
     ]
     parts = [attend(call, backend="fused") for call in calls]
@@ -120,35 +120,35 @@ def test_merged_parts_are_one_pass_by_name():
         backend="fused",
     )
     assert {merged.backend, *(part.backend for part in parts)} == {"fused"}
-    out, lse = expect(q, k, v, whole)
+    out, lse = expect(q, k, v, config)
     assert off(merged.out, out) <= 1e-6
     assert lse_off(merged.lse, lse) <= 1e-6
 
 
-def test_what_it_declines_says_why():
+def test_a_declined_rotation_has_a_reason():
     x = randn(2, 2, 16)
     for rope, text in (
         (RopeConfig.of(16, rounding="tables"), "it rounds once"),
         (RopeConfig.of(16, rope_type="xpos"), "xPos"),
-        (RopeConfig.of(16, layout="interleaved_to_half"), "pairs lie otherwise"),
+        (RopeConfig.of(16, layout="interleaved_to_half"), "neither half nor interleaved"),
     ):
         with pytest.raises(NoBackend, match=text):
             rotate(Rotate(x, None, rope), backend="fused")
 
 
-def test_more_programs_than_a_launch_has_are_not_begun():
-    """By what a call's sequences and heads are; nothing of that size is computed."""
+def test_calls_of_more_programs_than_a_launch_has_are_declined():
+    """The bound follows from the shapes; nothing is computed."""
     rows = 2**18
 
     def work(num_keys):
         q = torch.zeros(1, 1, 1, 1).expand(rows, 1, 32, 16)
         k = torch.zeros(1, 1, 1, 1).expand(rows, num_keys, 8, 16)
-        return Attention(q, k, k, AttentionConfig(), None)
+        return AttentionWork(q, k, k, AttentionConfig(), None)
 
     assert fused.why_not(work(512), named=True) is None
     assert "than a launch has programs" in fused.why_not(work(2**16), named=True)
 
 
-def test_on_a_cpu_it_has_to_be_named():
+def test_fused_runs_on_a_cpu_only_when_named():
     q, k, v = qkv((3, 4, 16), (3, 2, 16))
     assert attend(Attend(q, k, v, None, AttentionConfig(softcap=1.0))).backend == "eager"

@@ -1,4 +1,4 @@
-"""Parts of attention merged in one launch: against float64, and what counts for nothing."""
+"""Parts of attention merged in one launch: against float64, and parts without weight."""
 
 import math
 
@@ -16,13 +16,13 @@ ROUNDING = {torch.float32: 3e-7, torch.float16: 2.9e-4, torch.bfloat16: 2.3e-3}
 
 @pytest.fixture(autouse=True)
 def quiet():
-    """Infinities are what some tests are about, and the interpreter is numpy."""
+    """Silence NumPy, as some tests compute with infinities."""
     with np.errstate(all="ignore"):
         yield
 
 
 def merged(parts, lse, dtype=None):
-    """Merge into memory that held NaN."""
+    """Merge into memory that holds NaN."""
     rows, width = parts.shape[1:]
     out = torch.full((rows, width), math.nan, dtype=dtype or parts.dtype, device=parts.device)
     out_lse = torch.full((rows,), math.nan, device=parts.device)
@@ -31,36 +31,36 @@ def merged(parts, lse, dtype=None):
 
 
 def expect(parts, lse):
-    whole = lse.double().logsumexp(0)
-    return ((lse.double() - whole).exp()[..., None] * parts.double()).sum(0), whole
+    total = lse.double().logsumexp(0)
+    return ((lse.double() - total).exp()[..., None] * parts.double()).sum(0), total
 
 
-def given(num_parts, rows, width, device, dtype=torch.float32):
+def random_parts(num_parts, rows, width, device, dtype=torch.float32):
     parts = randn(num_parts, rows, width, dtype=dtype).to(device)
     return parts, (3 * randn(num_parts, rows, seed=1)).to(device)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("width", [1, 3, 64, 72, 130, 600])
-def test_is_attention_over_all_keys(width, dtype, device):
+def test_merged_parts_are_attention_over_all_keys(width, dtype, device):
     for num_parts, rows in ((1, 5), (2, 9), (7, 3)):
-        parts, lse = given(num_parts, rows, width, device, dtype)
+        parts, lse = random_parts(num_parts, rows, width, device, dtype)
         out, out_lse = merged(parts, lse)
-        expected, whole = expect(parts, lse)
+        expected, total = expect(parts, lse)
         assert off(out, expected) <= ROUNDING[dtype]
-        assert lse_off(out_lse, whole) <= 1e-6
+        assert lse_off(out_lse, total) <= 1e-6
 
 
-def test_partial_answers_in_float32_may_be_rounded_at_the_end(device):
-    parts, lse = given(4, 6, 32, device)
+def test_the_answer_is_rounded_once(device):
+    parts, lse = random_parts(4, 6, 32, device)
     for dtype in DTYPES:
         out, _ = merged(parts, lse, dtype)
         assert torch.equal(out, merged(parts, lse)[0].to(dtype))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_one_part_is_itself(dtype, device):
-    parts, lse = given(1, 6, 16, device, dtype)
+def test_one_part_is_returned_unchanged(dtype, device):
+    parts, lse = random_parts(1, 6, 16, device, dtype)
     out, out_lse = merged(parts, lse)
     assert torch.equal(out, parts[0])
     assert torch.equal(out_lse, lse[0])
@@ -68,16 +68,16 @@ def test_one_part_is_itself(dtype, device):
 
 @pytest.mark.parametrize("first", [1, 2, 4])
 def test_merging_is_associative(first, device):
-    parts, lse = given(5, 6, 16, device)
+    parts, lse = random_parts(5, 6, 16, device)
     flat, flat_lse = merged(parts, lse)
-    some = [merged(parts[part], lse[part]) for part in (slice(first), slice(first, 5))]
-    nested, nested_lse = merged(*(torch.stack(t) for t in zip(*some, strict=True)))
+    pairs = [merged(parts[part], lse[part]) for part in (slice(first), slice(first, 5))]
+    nested, nested_lse = merged(*(torch.stack(t) for t in zip(*pairs, strict=True)))
     assert off(nested, flat) <= 3e-7
     assert lse_off(nested_lse, flat_lse.double()) <= 1e-6
 
 
-def test_neighbours_do_not_matter_by_a_bit(device):
-    parts, lse = given(3, 9, 16, device)
+def test_a_row_has_the_same_bits_alone_and_in_a_batch(device):
+    parts, lse = random_parts(3, 9, 16, device)
     out, out_lse = merged(parts, lse)
     for i in range(9):
         alone, alone_lse = merged(parts[:, i : i + 1], lse[:, i : i + 1])
@@ -85,8 +85,8 @@ def test_neighbours_do_not_matter_by_a_bit(device):
         assert torch.equal(alone_lse[0], out_lse[i])
 
 
-def test_a_part_that_saw_no_key_counts_for_nothing_whatever_it_holds(device):
-    parts, lse = given(4, 3, 16, device)
+def test_a_part_without_keys_is_not_read(device):
+    parts, lse = random_parts(4, 3, 16, device)
     lse[1] = lse[3, 0] = -math.inf
     expected, _ = expect(parts, lse)
     for junk in (0.0, math.nan, math.inf):
@@ -96,16 +96,16 @@ def test_a_part_that_saw_no_key_counts_for_nothing_whatever_it_holds(device):
         assert lse_off(out_lse, lse.double().logsumexp(0)) <= 1e-6
 
 
-def test_nor_does_one_that_is_too_small(device):
-    parts, lse = given(2, 3, 16, device)
+def test_a_part_whose_weight_underflows_is_not_read(device):
+    parts, lse = random_parts(2, 3, 16, device)
     parts[1], lse[1] = math.nan, -200.0
     out, out_lse = merged(parts, lse)
     assert torch.equal(out, parts[0])
     assert torch.equal(out_lse, lse[0])
 
 
-def test_where_no_part_saw_a_key_there_is_nothing(device):
-    parts, lse = given(3, 4, 16, device)
+def test_a_row_without_keys_is_0_with_lse_minus_infinity(device):
+    parts, lse = random_parts(3, 4, 16, device)
     lse[:, 2], parts[:, 2] = -math.inf, math.nan
     out, out_lse = merged(parts, lse)
     assert torch.equal(out[2], torch.zeros(16, device=device))
@@ -113,16 +113,16 @@ def test_where_no_part_saw_a_key_there_is_nothing(device):
     assert not out.isnan().any()
 
 
-@pytest.mark.parametrize("far", [-1e4, 1e4])
-def test_large_log_sum_exps_do_not_overflow(far, device):
-    parts, lse = given(3, 4, 16, device)
-    out, out_lse = merged(parts, lse + far)
-    assert off(out, expect(parts, lse + far)[0]) <= 3e-7
-    torch.testing.assert_close(out_lse, (lse + far).logsumexp(0))
+@pytest.mark.parametrize("offset", [-1e4, 1e4])
+def test_large_log_sum_exps_do_not_overflow(offset, device):
+    parts, lse = random_parts(3, 4, 16, device)
+    out, out_lse = merged(parts, lse + offset)
+    assert off(out, expect(parts, lse + offset)[0]) <= 3e-7
+    torch.testing.assert_close(out_lse, (lse + offset).logsumexp(0))
 
 
-def test_what_is_not_a_number_is_told_as_the_library_tells_it(device):
-    parts, lse = given(3, 7, 8, device)
+def test_nan_and_inf_are_handled_as_by_eager(device):
+    parts, lse = random_parts(3, 7, 8, device)
     inf, nan = math.inf, math.nan
     rows = [(inf, 1, 2), (inf, inf, 0), (nan, 1, 2), (-inf, nan, 1), (inf, nan, 1), (-inf, inf, 0)]
     for row, values in enumerate(rows):
@@ -134,8 +134,8 @@ def test_what_is_not_a_number_is_told_as_the_library_tells_it(device):
     torch.testing.assert_close(out_lse, answer.lse, equal_nan=True)
 
 
-def test_strides_do_not_matter_and_nothing_beside_is_written(device):
-    parts, lse = given(3, 5, 12, device)
+def test_any_strides_give_the_same_bits_and_nothing_else_is_written(device):
+    parts, lse = random_parts(3, 5, 12, device)
     expected, expected_lse = merged(parts, lse)
     by_row = torch.stack((parts, parts)).permute(2, 1, 0, 3).contiguous()[:, :, 1].transpose(0, 1)
     padded_lse = torch.full((3, 8), math.nan, device=device)
@@ -150,9 +150,9 @@ def test_strides_do_not_matter_and_nothing_beside_is_written(device):
     assert out_lse.isnan().all()
 
 
-def test_no_rows_give_no_rows(device):
-    out, out_lse = merged(*given(3, 0, 8, device))
+def test_empty_tensors(device):
+    out, out_lse = merged(*random_parts(3, 0, 8, device))
     assert out.shape == (0, 8)
     assert out_lse.shape == (0,)
-    out, out_lse = merged(*given(3, 2, 0, device))
+    out, out_lse = merged(*random_parts(3, 2, 0, device))
     assert not out_lse.isnan().any(), "an answer without width has a log-sum-exp"

@@ -7,20 +7,20 @@ import pytest
 import torch
 
 from rope_core import AttentionConfig
-from rope_core.backends import Attention
+from rope_core.backends import AttentionWork
 from rope_core.backends.repair import repair
 from tests.core.oracle import ATTEND_BAR, LSE_BAR, expect, lse_off, off, qkv
 
 LENGTHS = [1, 0, 70, 20, 3], [1500, 4, 90, 700, 0]
-"""Queries and keys: rows of each kernel, keys in several parts, none at all."""
+"""Queries and keys: rows of each tile, keys in several splits, none."""
 
 
 @pytest.fixture
 def work(device):
     q, k, v = qkv((94, 4, 16), (2294, 2, 16), dtype=torch.bfloat16)
-    ends = tuple(torch.tensor([0, *accumulate(each)], dtype=torch.int32) for each in LENGTHS)
+    ends = tuple(torch.tensor([0, *accumulate(n)], dtype=torch.int32) for n in LENGTHS)
     q, k, v, *ends = (t.to(device) for t in (q, k, v, *ends))
-    return Attention(q, k, v, AttentionConfig(), LENGTHS, tuple(ends))
+    return AttentionWork(q, k, v, AttentionConfig(), LENGTHS, tuple(ends))
 
 
 def repaired(work):
@@ -37,9 +37,9 @@ def test_nothing_is_written_where_all_is_finite(work):
 
 @pytest.mark.parametrize("bad", [math.nan, -math.inf, 2.0**50], ids=str)
 @pytest.mark.parametrize("where", ["q", "k", "v"])
-def test_all_is_written_where_something_is_not(work, where, bad):
+def test_all_is_written_where_a_number_is_not_finite(work, where, bad):
     expected = expect(work.q, work.k, work.v, work.config, *work.cu_seqlens)
-    getattr(work, where)[0] = bad  # seen by the first sequence alone
+    getattr(work, where)[0] = bad  # the first sequence sees it
     out, lse = repaired(work)
     assert off(out[1:], expected[0][1:]) <= ATTEND_BAR[torch.bfloat16]
     assert lse_off(lse[1:], expected[1][1:]) <= LSE_BAR[torch.bfloat16]

@@ -1,4 +1,4 @@
-"""PyTorch's attention over packed sequences, in whose place a function of its conventions stands.
+"""PyTorch's attention over packed sequences, replaced by a function with the same conventions.
 
 Those of FlashAttention: the last query is at the place of the last key, a window counts keys to
 the left and to the right, -1 is none, and `lse` is `[H, T]`.
@@ -13,7 +13,7 @@ import torch.nn.attention
 import torch.nn.attention.varlen as operators
 
 from rope_core import Attend, AttentionConfig, NoBackend, attend
-from rope_core.backends import Attention, Merging, agreement, run, varlen
+from rope_core.backends import AttentionWork, MergeWork, agreement, run, varlen
 from tests.core.oracle import ATTEND_BAR, LSE_BAR, expect, lse_off, off, qkv
 
 BF16 = torch.bfloat16
@@ -84,27 +84,27 @@ class FlashAttention:
 
 @pytest.fixture(autouse=True)
 def flash(monkeypatch):
-    found = FlashAttention()
-    here = torch.device("cpu")
-    monkeypatch.setattr(Attention, "device", torch.device("cuda"))
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: found.capability)
-    monkeypatch.setattr(torch.nn.attention, "activate_flash_attention_impl", found.activate)
-    monkeypatch.setattr(torch.nn.attention, "current_flash_attention_impl", lambda: found.active)
-    monkeypatch.setattr(operators, "varlen_attn", found.attend)
+    absent = FlashAttention()
+    cpu = torch.device("cpu")
+    monkeypatch.setattr(AttentionWork, "device", torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: absent.capability)
+    monkeypatch.setattr(torch.nn.attention, "activate_flash_attention_impl", absent.activate)
+    monkeypatch.setattr(torch.nn.attention, "current_flash_attention_impl", lambda: absent.active)
+    monkeypatch.setattr(operators, "varlen_attn", absent.attend)
     monkeypatch.setattr(
-        varlen, "agrees", lambda attend, _, lengths: agreement.agrees(attend, here, lengths)
+        varlen, "agrees", lambda attend, _, lengths: agreement.agrees(attend, cpu, lengths)
     )
     varlen.unavailable.cache_clear()
-    yield found
+    yield absent
     varlen.unavailable.cache_clear()
 
 
-def work(config=None, q_shape=(84, 4, 16), kv_shape=(115, 2, 16), **given):
-    q, k, v = qkv(q_shape, kv_shape, dtype=given.pop("dtype", BF16))
+def work(config=None, q_shape=(84, 4, 16), kv_shape=(115, 2, 16), **options):
+    q, k, v = qkv(q_shape, kv_shape, dtype=options.pop("dtype", BF16))
     packed = q.ndim == 3
     ends = (ENDS_Q, ENDS_K) if packed else None
-    lengths = tuple(each.diff().tolist() for each in ends) if packed else None
-    return Attention(q, k, v, config or AttentionConfig(), lengths, ends, **given)
+    lengths = tuple(t.diff().tolist() for t in ends) if packed else None
+    return AttentionWork(q, k, v, config or AttentionConfig(), lengths, ends, **options)
 
 
 CONFIGS = {
@@ -113,7 +113,7 @@ CONFIGS = {
     "window": {"window": 7},
     "window of one": {"window": 1},
     "both sides": {"causal": False, "window": 5, "window_ahead": 3},
-    "far": {"window": 2**31 - 1},
+    "a window beyond all keys": {"window": 2**31 - 1},
     "scaled": {"scale": 0.5},
 }
 
@@ -122,23 +122,23 @@ CONFIGS = {
 @pytest.mark.parametrize("dense", [False, True])
 def test_answers_are_near_the_reference(fields, dense):
     config = AttentionConfig(**fields)
-    asked = work(config, *(((2, 9, 4, 16), (2, 12, 2, 16)) if dense else ()))
-    assert varlen.why_not(asked, named=True) is None
-    out, lse = varlen.run(asked)
+    call = work(config, *(((2, 9, 4, 16), (2, 12, 2, 16)) if dense else ()))
+    assert varlen.why_not(call, named=True) is None
+    out, lse = varlen.run(call)
     ends = () if dense else (ENDS_Q, ENDS_K)
-    expected = expect(asked.q, asked.k, asked.v, config, *ends)
+    expected = expect(call.q, call.k, call.v, config, *ends)
     assert off(out, expected[0]) <= ATTEND_BAR[BF16]
     assert lse_off(lse, expected[1]) <= LSE_BAR[BF16]
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, 1e30])
 @pytest.mark.parametrize("where", ["k", "v"])
-def test_what_a_hidden_key_or_value_holds_reaches_no_output(where, bad):
+def test_nan_and_inf_in_a_hidden_key_or_value_do_not_change_an_answer(where, bad):
     config = AttentionConfig(window=7)
-    asked = work(config)
-    clean = expect(asked.q, asked.k, asked.v, config, ENDS_Q, ENDS_K)
-    getattr(asked, where)[30] = bad
-    out, lse = varlen.run(asked)
+    call = work(config)
+    clean = expect(call.q, call.k, call.v, config, ENDS_Q, ENDS_K)
+    getattr(call, where)[30] = bad
+    out, lse = varlen.run(call)
     seen = [token for token in range(84) if not 30 <= token < 37]
     assert off(out[seen], clean[0][seen]) <= ATTEND_BAR[BF16]
     assert lse_off(lse[seen], clean[1][seen]) <= LSE_BAR[BF16]
@@ -162,9 +162,9 @@ def test_the_longest_length_never_selects_another_code_path(flash, fields, longe
 
 def test_the_operator_is_not_called_without_keys(flash):
     none = torch.tensor([0, 0])
-    asked = work(q_shape=(3, 4, 16), kv_shape=(0, 2, 16))
-    asked = replace(asked, lengths=([3], [0]), cu_seqlens=(torch.tensor([0, 3]), none))
-    out, lse = varlen.run(asked)
+    call = work(q_shape=(3, 4, 16), kv_shape=(0, 2, 16))
+    call = replace(call, lengths=([3], [0]), cu_seqlens=(torch.tensor([0, 3]), none))
+    out, lse = varlen.run(call)
     assert not out.any()
     assert lse.eq(-math.inf).all()
     assert not flash.longest
@@ -181,7 +181,7 @@ def test_varlen_runs_only_when_it_is_named(flash):
 def test_calls_that_varlen_declines():
     mask = torch.zeros(1, 1, 84, 115)
     index = (torch.arange(84), torch.arange(115))
-    for asked, text in (
+    for call, text in (
         (work(dtype=torch.float32), "float32"),
         (work(out_dtype=torch.float32), "float32"),
         (work(AttentionConfig(softcap=1.0)), "softcap"),
@@ -193,9 +193,9 @@ def test_calls_that_varlen_declines():
         (replace(work(), v=work().v[..., :8]), "as wide"),
         (work(None, (84, 4, 12), (115, 2, 12)), "multiple of 8"),
         (work(None, (84, 4, 264), (115, 2, 264)), "up to 256"),
-        (Merging(torch.zeros(1, 2, 3), torch.zeros(1, 2)), "attends only"),
+        (MergeWork(torch.zeros(1, 2, 3), torch.zeros(1, 2)), "it computes attention only"),
     ):
-        assert text in varlen.why_not(asked, named=True)
+        assert text in varlen.why_not(call, named=True)
 
 
 def test_the_reason_says_what_is_missing(flash, monkeypatch):
@@ -213,7 +213,7 @@ def test_the_reason_says_what_is_missing(flash, monkeypatch):
 
     monkeypatch.setattr(operators, "varlen_attn", older)
     assert "no grouped heads" in because()
-    monkeypatch.setattr(varlen, "agrees", lambda *given: False)
+    monkeypatch.setattr(varlen, "agrees", lambda *args: False)
     monkeypatch.setattr(operators, "varlen_attn", flash.attend)
     assert "differ from those of the eager backend" in because()
 
@@ -231,19 +231,19 @@ def test_the_reason_says_what_is_missing(flash, monkeypatch):
 def test_the_trial_rejects_other_conventions(wrong):
     attend = varlen._attend
 
-    def otherwise(asked):
-        out, lse = attend(asked)
+    def other_convention(call):
+        out, lse = attend(call)
         if wrong == "base 2":
             return out, lse * math.log2(math.e)
         if wrong == "transposed":
             return out, lse.mT.reshape(lse.shape)
-        q_lengths, k_lengths = asked.lengths
+        q_lengths, k_lengths = call.lengths
         short = [min(pair) for pair in zip(q_lengths, k_lengths, strict=True)]
-        return attend(replace(asked, lengths=(q_lengths, short)))[0].roll(1, 0), lse
+        return attend(replace(call, lengths=(q_lengths, short)))[0].roll(1, 0), lse
 
     cpu, lengths = torch.device("cpu"), ([70, 0, 130, 9], [200, 5, 90, 0])
     assert agreement.agrees(attend, cpu, lengths)
-    assert not agreement.agrees(otherwise, cpu, lengths)
+    assert not agreement.agrees(other_convention, cpu, lengths)
 
 
 def test_a_call_that_names_varlen_is_refused_where_it_is_unavailable(flash):

@@ -1,6 +1,7 @@
 """Compare the variants of launches with what Triton would compile for the same arguments; a script.
 
-Nothing is compiled: what the compiler is given is kept. Prints a line of JSON for each call.
+Nothing is compiled: the arguments of the compiler are recorded. Prints a line of JSON for each
+call.
 """
 
 import json
@@ -10,26 +11,27 @@ from types import SimpleNamespace
 import torch
 from triton.runtime import JITFunction, driver
 
-from rope_core.kernels import attention, decode, merge, prefill, rotary, split_kv
+from rope_core.kernels import attention, decode, merge, prefill, rotary
 from rope_core.kernels.launcher import Launcher
 from rope_core.kernels.offline import OfflineDriver
+from rope_core.kernels.variant import compile_variant
 
 DTYPES = torch.float32, torch.float16, torch.bfloat16
 
 
-def keep(kernel, key, signature, device, constants, options, attributes, warmup):
-    """Take the place of the compiler."""
-    found = {
+def record(kernel, key, signature, device, constants, options, attributes, warmup):
+    """Replace the compiler."""
+    arguments = {
         "signature": signature,
         "constants": {str(at): repr(value) for at, value in constants.items()},
-        "aligned": [str(at) for at, found in attributes.items() if found],
+        "aligned": [str(at) for at, attribute in attributes.items() if attribute],
         "options": [options.num_warps, options.num_stages],
     }
-    return SimpleNamespace(found=found)
+    return SimpleNamespace(arguments=arguments)
 
 
 class Compared(Launcher):
-    """A launcher that also asks Triton."""
+    """A launcher that also binds by Triton."""
 
     def bind(self, launch):
         variant, args = super().bind(launch)
@@ -41,86 +43,86 @@ class Compared(Launcher):
             num_warps=launch.num_warps,
             num_stages=launch.num_stages,
         )
-        ours = self.compile(variant)
-        print(json.dumps({"ours": ours.found, "triton": bound.found}), flush=True)
+        ours = compile_variant(self.kernel, variant)
+        print(json.dumps({"ours": ours.arguments, "triton": bound.arguments}), flush=True)
         self.built[variant] = lambda *args: None
         return variant, args
 
 
-def tensor(chance, *sizes, dtype):
+def tensor(rng, *sizes, dtype):
     """Return a tensor of any strides with a last of 1, at any address."""
     *leading, width = sizes
-    more = [size + chance.choice((0, 0, 1)) for size in leading]
-    start = chance.choice((0, 0, 0, 1, 8))
-    whole = torch.empty(start + torch.Size(more).numel() * (width + 8), dtype=dtype)
-    lying = whole[start:].unflatten(0, (*more, width + 8))
-    return lying[tuple(slice(size) for size in sizes)]
+    sizes_in_memory = [size + rng.choice((0, 0, 1)) for size in leading]
+    start = rng.choice((0, 0, 0, 1, 8))
+    memory = torch.empty(start + torch.Size(sizes_in_memory).numel() * (width + 8), dtype=dtype)
+    view = memory[start:].unflatten(0, (*sizes_in_memory, width + 8))
+    return view[tuple(slice(size) for size in sizes)]
 
 
-def rotate(chance):
+def rotate(rng):
     dtype, tokens, width = (
-        chance.choice(DTYPES),
-        chance.choice((1, 2, 16, 33)),
-        chance.choice((16, 80)),
+        rng.choice(DTYPES),
+        rng.choice((1, 2, 16, 33)),
+        rng.choice((16, 80)),
     )
-    heads = [chance.choice((1, 4, 16)) for _ in range(chance.choice((1, 2)))]
-    xs = [tensor(chance, tokens, h, width, dtype=dtype) for h in heads]
-    outs = xs if chance.random() < 0.3 else [torch.empty_like(x) for x in xs]
-    ids_of = chance.choice((torch.int64, torch.float64))
-    ids = torch.zeros(3 * tokens, dtype=ids_of)[:: chance.choice((1, 2, 3))][:tokens]
-    how = {"rotary_dim": 16, "layout": chance.choice(("half", "interleaved"))}
-    how |= {"inverse": chance.random() < 0.5, "trailing": chance.random() < 0.5}
-    if chance.random() < 0.5:
+    heads = [rng.choice((1, 4, 16)) for _ in range(rng.choice((1, 2)))]
+    xs = [tensor(rng, tokens, h, width, dtype=dtype) for h in heads]
+    outs = xs if rng.random() < 0.3 else [torch.empty_like(x) for x in xs]
+    ids_dtype = rng.choice((torch.int64, torch.float64))
+    ids = torch.zeros(3 * tokens, dtype=ids_dtype)[:: rng.choice((1, 2, 3))][:tokens]
+    options = {"rotary_dim": 16, "layout": rng.choice(("half", "interleaved"))}
+    options |= {"inverse": rng.random() < 0.5, "trailing": rng.random() < 0.5}
+    if rng.random() < 0.5:
         freq = torch.empty(8, dtype=torch.float64)
-        rotary.rotate_at(xs, outs, ids, freq, gain=chance.choice((1.0, 2.0)), **how)
+        rotary.rotate_at(xs, outs, ids, freq, attention_scaling=rng.choice((1.0, 2.0)), **options)
     else:
-        start = chance.choice((0, 1))
+        start = rng.choice((0, 1))
         cos, sin = torch.empty(2, start + 8 * tokens).unbind()
-        rows = None if chance.random() < 0.5 else ids.long()
-        rotary.rotate(xs, outs, *(t[start:].view(-1, 8) for t in (cos, sin)), rows=rows, **how)
+        rows = None if rng.random() < 0.5 else ids.long()
+        rotary.rotate(xs, outs, *(t[start:].view(-1, 8) for t in (cos, sin)), rows=rows, **options)
 
 
-def merging(chance):
-    dtype, width = chance.choice(DTYPES), chance.choice((1, 16, 72))
-    x = tensor(chance, chance.choice((1, 2, 16)), chance.choice((1, 5, 16)), width, dtype=dtype)
-    out = tensor(chance, *x.shape[1:], dtype=chance.choice(DTYPES))
-    merge.merge(x, tensor(chance, *x.shape[:2], dtype=torch.float32), out, torch.empty(len(out)))
+def merging(rng):
+    dtype, width = rng.choice(DTYPES), rng.choice((1, 16, 72))
+    x = tensor(rng, rng.choice((1, 2, 16)), rng.choice((1, 5, 16)), width, dtype=dtype)
+    out = tensor(rng, *x.shape[1:], dtype=rng.choice(DTYPES))
+    merge.merge(x, tensor(rng, *x.shape[:2], dtype=torch.float32), out, torch.empty(len(out)))
 
 
-def attending(chance):
-    dtype, group, head_dim = chance.choice(DTYPES), chance.choice((1, 4)), chance.choice((16, 64))
-    lengths = [(chance.choice((1, 3, 20, 100)), chance.choice((1, 20, 700))) for _ in range(3)]
+def attending(rng):
+    dtype, group, head_dim = rng.choice(DTYPES), rng.choice((1, 4)), rng.choice((16, 64))
+    lengths = [(rng.choice((1, 3, 20, 100)), rng.choice((1, 20, 700))) for _ in range(3)]
     lengths_q, lengths_k = zip(*lengths, strict=True)
     tokens, keys = sum(lengths_q), sum(lengths_k)
-    q = tensor(chance, tokens, 2 * group, head_dim, dtype=dtype)
-    k, v = (tensor(chance, keys, 2, head_dim, dtype=dtype) for _ in range(2))
-    out = torch.empty(q.shape, dtype=chance.choice((dtype, torch.float32)))
-    mask = torch.empty(1, 1, tokens, keys, dtype=chance.choice((torch.bool, dtype)))
+    q = tensor(rng, tokens, 2 * group, head_dim, dtype=dtype)
+    k, v = (tensor(rng, keys, 2, head_dim, dtype=dtype) for _ in range(2))
+    out = torch.empty(q.shape, dtype=rng.choice((dtype, torch.float32)))
+    mask = torch.empty(1, 1, tokens, keys, dtype=rng.choice((torch.bool, dtype)))
     index = [torch.empty(n, dtype=torch.int64) for n in (tokens, keys)]
-    of_q, of_k = index if chance.random() < 0.3 else (None, None)
+    q_index, k_index = index if rng.random() < 0.3 else (None, None)
     attention.attend(
         *(q, k, v, out, torch.empty(out.shape[:-1])),
         lengths_q=lengths_q,
         lengths_k=lengths_k,
-        scale=chance.choice((1.0, 0.5)),
-        causal=chance.random() < 0.5,
-        window=chance.choice((None, 1, 16, 2**33)),
-        chunk=chance.choice((None, 16, 2**33)),
-        softcap=chance.choice((None, 1.0, 30.0)),
-        sinks=tensor(chance, 1, 2 * group, dtype=dtype)[0] if chance.random() < 0.3 else None,
-        mask=mask if chance.random() < 0.3 else None,
-        q_index=of_q,
-        k_index=of_k,
+        scale=rng.choice((1.0, 0.5)),
+        causal=rng.random() < 0.5,
+        window=rng.choice((None, 1, 16, 2**33)),
+        chunk=rng.choice((None, 16, 2**33)),
+        softcap=rng.choice((None, 1.0, 30.0)),
+        sinks=tensor(rng, 1, 2 * group, dtype=dtype)[0] if rng.random() < 0.3 else None,
+        mask=mask if rng.random() < 0.3 else None,
+        q_index=q_index,
+        k_index=k_index,
     )
 
 
 if __name__ == "__main__":
     driver.set_active(OfflineDriver(90))
-    JITFunction._do_compile = keep
-    for module in (rotary, merge, decode, prefill, split_kv):
+    JITFunction._do_compile = record
+    for module in (rotary, merge, decode, prefill):
         module.LAUNCHER.__class__ = Compared
-    chance = random.Random(0)
+    rng = random.Random(0)
     for _ in range(150):
-        rotate(chance)
-        merging(chance)
-        attending(chance)
+        rotate(rng)
+        merging(rng)
+        attending(rng)

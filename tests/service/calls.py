@@ -32,9 +32,9 @@ def rotation(rng: random.Random) -> Rotate:
     rows, length = rng.choice((1, 1, 2)), rng.randint(0, 70)
     q = tensor(rng, dtype, rows, length, 4, HEAD_DIM)
     k = rng.choice((None, tensor(rng, dtype, rows, length, 2, HEAD_DIM)))
-    positions = integers(rng, -5, 200_000, rows, length)
-    given = rng.choice((None, positions[0], positions, positions.double() + 0.5))
-    return Rotate(q, k, rope, given, inverse=rng.random() < 0.2)
+    whole = integers(rng, -5, 200_000, rows, length)
+    positions = rng.choice((None, whole[0], whole, whole.double() + 0.5))
+    return Rotate(q, k, rope, positions, inverse=rng.random() < 0.2)
 
 
 def packed_rotation(rng: random.Random) -> Rotate:
@@ -47,8 +47,8 @@ def rotation_of_axes(rng: random.Random) -> Rotate:
     rope = RopeConfig.of(HEAD_DIM, axes="mrope", mrope_section=(2, 3, 3))
     length = rng.randint(1, 30)
     q = tensor(rng, torch.float32, 1, length, 2, HEAD_DIM)
-    at = integers(rng, 0, 99, 3, 1, length)
-    return Rotate(q, None, rope, rng.choice((None, at, at[0, 0])))
+    of_axes = integers(rng, 0, 99, 3, 1, length)
+    return Rotate(q, None, rope, rng.choice((None, of_axes, of_axes[0, 0])))
 
 
 def attention(rng: random.Random) -> Attend:
@@ -60,15 +60,15 @@ def attention(rng: random.Random) -> Attend:
     k, v = (tensor(rng, dtype, rows, keys, 2, HEAD_DIM) for _ in range(2))
     index = rng.choice((None, integers(rng, -5, 60, queries), integers(rng, 0, 60, rows, queries)))
     key_index = integers(rng, 0, 60, rows, keys)
-    at_q, at_k = integers(rng, 0, 9999, queries), integers(rng, 0, 9999, rows, keys)
+    q_positions, k_positions = integers(rng, 0, 9999, queries), integers(rng, 0, 9999, rows, keys)
     return Attend(
         q,
         k,
         v,
         rope,
         AttentionConfig(causal=rng.random() < 0.7, window=rng.choice((None, None, 7))),
-        q_positions=rng.choice((None, at_q)),
-        k_positions=rng.choice((None, at_k)),
+        q_positions=rng.choice((None, q_positions)),
+        k_positions=rng.choice((None, k_positions)),
         return_lse=rng.random() < 0.5,
         q_index=index,
         k_index=None if index is None else rng.choice((None, key_index)),
@@ -89,9 +89,10 @@ def attention_of_axes(rng: random.Random) -> Attend:
     rope = RopeConfig.of(HEAD_DIM, axes="mrope", mrope_section=(2, 3, 3))
     rows, length = rng.choice((1, 2)), rng.randint(1, 30)
     q = tensor(rng, torch.float32, rows, length, 4, HEAD_DIM)
-    at = integers(rng, 0, 99, 3, rows, length)
-    given = rng.choice((None, at, at[0, 0], at[0]))
-    return Attend(q, q, q, rope, q_positions=given, k_positions=rng.choice((given, at)))
+    of_axes = integers(rng, 0, 99, 3, rows, length)
+    positions = rng.choice((None, of_axes, of_axes[0, 0], of_axes[0]))
+    k_positions = rng.choice((positions, of_axes))
+    return Attend(q, q, q, rope, q_positions=positions, k_positions=k_positions)
 
 
 def masked_attention(rng: random.Random) -> Attend:

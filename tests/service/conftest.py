@@ -68,12 +68,17 @@ def asking(app: RequestMiddleware) -> httpx.AsyncClient:
 
 
 async def post(
-    client: httpx.AsyncClient, codec: Codec, path: str, message: Message, **headers: str
+    client: httpx.AsyncClient,
+    codec: Codec,
+    path: str,
+    message: Message,
+    as_base64: bool = False,
+    **headers: str,
 ) -> httpx.Response:
     """Send a message; header names have underscores for hyphens."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     return await client.post(
         path,
-        content=b"".join(codec.encode(message)),
+        content=b"".join(codec.encode(message, as_base64)),
         headers={"content-type": codec.media_type, **named},
     )

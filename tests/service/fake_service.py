@@ -18,7 +18,7 @@ def main() -> None:
     driver = FakeDriver()
 
     def fault(step: str, num_bytes: int) -> None:
-        if step != "bring" or num_bytes <= int(limit):
+        if step != "copy_to_device" or num_bytes <= int(limit):
             return
         match kind:
             case "lost":

@@ -1,7 +1,6 @@
 """Who computes: as the library chooses, as the operator forces, as a request asks if it may."""
 
 import asyncio
-import json
 
 import pytest
 import torch
@@ -9,14 +8,14 @@ import torch
 from rope_core import Attend, CosSin, Merge, NoBackend, RopeConfig, Rotate, Shift
 from service.buffer_pool import BufferPool
 from service.device import Cpu
-from service.inference.backend_policy import NEVER_DOES, BackendPolicy
+from service.inference.backend_policy import UNSUPPORTED_CALLS, BackendPolicy
 from service.inference.engine import Engine
 from service.server.app import create_app
 from service.settings import Settings
-from service.wire import Message
+from service.wire import Message, Parameters
 from service.wire import safetensors_codec as codec
 from tests.service.conftest import asking, post, running
-from tests.service.test_bad_input import check
+from tests.service.messages import check_problem
 from tests.service.test_metrics import scrape
 from tests.service.test_routes import heads
 
@@ -41,7 +40,7 @@ def with_settings(**settings):
 
 
 async def ask(client, path, tensors=None, **params):
-    message = Message(ASKED[path] if tensors is None else tensors, json.dumps(params).encode())
+    message = Message(ASKED[path] if tensors is None else tensors, Parameters.of(params))
     return await post(client, codec, path, message)
 
 
@@ -89,7 +88,7 @@ async def test_one_that_attends_only_is_forced_on_attention_alone(serving):
     answer = await ask(serving, "/v1/cos_sin", {"positions": Q[0, 0, 0]}, rope={"head_dim": 8})
     assert answer.status_code == 200
     refusal = await ask(serving, "/v1/attention", softcap=1.0)
-    check(refusal, 422, "no_backend", "backend sdpa: softcap is not in the operator")
+    check_problem(refusal, 422, "no_backend", "backend sdpa: softcap is not in the operator")
 
 
 @with_settings(backend="eager", allow_backend=True)
@@ -102,7 +101,7 @@ async def test_a_request_chooses_over_what_is_forced(serving):
         "merge": "no_backend",
     }
     refusal = await ask(serving, "/v1/rotate", backend="sdpa")
-    check(refusal, 422, "no_backend", "backend sdpa: attends only")
+    check_problem(refusal, 422, "no_backend", "backend sdpa: attends only")
 
 
 @with_settings(allow_backend=True)
@@ -115,7 +114,7 @@ async def test_calls_of_different_backends_at_once_each_get_their_own(serving):
 
 
 def test_calls_of_different_backends_never_share_a_run():
-    engine = Engine(Cpu(BufferPool(2**20)), max_call_s=60, max_answer_bytes=2**20, stuck_s=30)
+    engine = Engine(Cpu(BufferPool(2**20)), max_call_s=60, stuck_s=30)
     for call in (*CALLS, Attend(Q, K, K, ROPE)):
         keys = {name: engine.job(call, name).batch_key for name in (None, "eager", "sdpa")}
         assert len({*keys.values()}) == 3
@@ -123,16 +122,18 @@ def test_calls_of_different_backends_never_share_a_run():
 
 
 @pytest.mark.parametrize("call", CALLS, ids=lambda call: type(call).__name__)
-@pytest.mark.parametrize("name", NEVER_DOES)
+@pytest.mark.parametrize("name", UNSUPPORTED_CALLS)
 def test_what_a_forced_backend_leaves_to_others_it_never_does(name, call):
-    assert (BackendPolicy(name).of(call, None) is None) == isinstance(call, NEVER_DOES[name])
-    engine = Engine(Cpu(BufferPool(2**20)), max_call_s=60, max_answer_bytes=2**20, stuck_s=30)
+    assert (BackendPolicy(name).choose(call, None) is None) == isinstance(
+        call, UNSUPPORTED_CALLS[name]
+    )
+    engine = Engine(Cpu(BufferPool(2**20)), max_call_s=60, stuck_s=30)
     with pytest.raises(NoBackend, match="attends only"):
         engine.run([engine.job(call, name)])
 
 
 def test_nothing_is_forced_on_cosines():
-    assert BackendPolicy("eager").of(CosSin(torch.arange(3), ROPE), None) is None
+    assert BackendPolicy("eager").choose(CosSin(torch.arange(3), ROPE), None) is None
 
 
 def test_a_backend_that_never_runs_here_stops_the_start(lifecycle, monkeypatch):

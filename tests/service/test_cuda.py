@@ -1,4 +1,4 @@
-"""What is decided about an NVIDIA GPU, where there is none: torch is asked through stand-ins."""
+"""Decisions about an NVIDIA GPU, tested without one: stand-ins replace torch's functions."""
 
 import os
 from pathlib import Path
@@ -10,7 +10,7 @@ from service import __main__
 from service.device import find_driver
 from service.device.cuda import Cuda
 from service.lifecycle import Lifecycle
-from service.server import app
+from service.server import bootstrap
 from service.settings import Settings
 from tests.service.fake_driver import FakeDriver
 
@@ -25,8 +25,8 @@ def control_file(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def torch_of_cuda(monkeypatch):
-    """A torch that was built with CUDA and finds a driver that is too old."""
+def torch_with_old_driver(monkeypatch):
+    """A torch that is built with CUDA, and finds an NVIDIA driver that is too old."""
 
     def init() -> None:
         raise RuntimeError(f"{TOO_OLD}\nPlease update your GPU driver")
@@ -36,22 +36,22 @@ def torch_of_cuda(monkeypatch):
     monkeypatch.setattr(torch.cuda, "init", init)
 
 
-@pytest.mark.parametrize("wanted", ["auto", "cuda"])
+@pytest.mark.parametrize("setting", ["auto", "cuda"])
 def test_a_gpu_that_torch_cannot_use_stops_the_start_with_the_reason(
-    torch_of_cuda, control_file, wanted
+    torch_with_old_driver, control_file, setting
 ):
     with pytest.raises(SystemExit, match=r"too old .*Please update"):
-        find_driver(wanted, control_file)
+        find_driver(setting, control_file)
 
 
-def test_a_torch_without_cuda_beside_a_gpu_stops_the_start(monkeypatch, control_file):
+def test_a_torch_built_without_cuda_stops_the_start_beside_a_gpu(monkeypatch, control_file):
     monkeypatch.setattr(torch.version, "cuda", None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SystemExit, match=r"built without CUDA.*ROPE_DEVICE=cpu"):
         find_driver("auto", control_file)
 
 
-def test_the_cpu_serves_where_it_is_asked_for_or_where_no_gpu_is(torch_of_cuda, control_file):
+def test_the_cpu_serves_if_it_is_set_or_if_there_is_no_gpu(torch_with_old_driver, control_file):
     assert find_driver("cpu", control_file) is None
     assert find_driver("auto", control_file.with_name("none")) is None
 
@@ -68,12 +68,12 @@ def test_the_cpu_serves_where_it_is_asked_for_or_where_no_gpu_is(torch_of_cuda, 
         ("out of resource: shared memory, Required: 135168", False),
     ],
 )
-def test_memory_that_does_not_suffice_is_seen_in_the_words_of_each_library(text, full):
-    driver = object.__new__(Cuda)  # to make one initialises CUDA
+def test_full_memory_is_recognised_by_the_message_of_each_library(text, full):
+    driver = object.__new__(Cuda)  # the constructor initialises CUDA
     assert driver.is_full(RuntimeError(text)) is full
 
 
-def test_an_error_code_of_cuda_is_seen():
+def test_full_memory_is_recognised_by_the_error_code_of_cuda():
     failure = RuntimeError("CUDA error")
     failure.error_code = 2
     assert object.__new__(Cuda).is_full(failure)
@@ -88,23 +88,23 @@ def test_an_error_code_of_cuda_is_seen():
         (None, {"threads": 3}, 3),
     ],
 )
-def test_beside_a_gpu_torch_has_few_threads_on_a_large_host(monkeypatch, driver, settings, threads):
-    monkeypatch.setattr(app.host, "num_cpus", lambda: 64)
-    asked = []
-    monkeypatch.setattr(torch, "set_num_threads", asked.append)
-    app.build_service(Settings(device="cpu", **settings), Lifecycle(), driver)
-    assert asked == [threads]
+def test_torch_uses_few_cpu_threads_beside_a_gpu(monkeypatch, driver, settings, threads):
+    monkeypatch.setattr(bootstrap.cgroup, "num_cpus", lambda: 64)
+    num_threads = []
+    monkeypatch.setattr(torch, "set_num_threads", num_threads.append)
+    bootstrap.build_service(Settings(device="cpu", **settings), Lifecycle(), driver)
+    assert num_threads == [threads]
 
 
 @pytest.mark.parametrize("name", ["PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"])
-@pytest.mark.parametrize("given", [None, "max_split_size_mb:64"])
-def test_segments_of_the_allocator_grow_unless_the_operator_says_otherwise(
-    monkeypatch, name, given
+@pytest.mark.parametrize("preset", [None, "max_split_size_mb:64"])
+def test_the_allocator_uses_expandable_segments_unless_the_operator_configures_it(
+    monkeypatch, name, preset
 ):
     for variable in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "GLIBC_TUNABLES"):
         monkeypatch.delenv(variable, raising=False)
-    if given is not None:
-        monkeypatch.setenv(name, given)
+    if preset is not None:
+        monkeypatch.setenv(name, preset)
     environments: list[dict[str, str]] = []
 
     def replace_process(*_: object) -> None:
@@ -118,6 +118,6 @@ def test_segments_of_the_allocator_grow_unless_the_operator_says_otherwise(
     (environment,) = environments
     monkeypatch.delenv("GLIBC_TUNABLES")  # which main has set
     monkeypatch.delenv("PYTORCH_ALLOC_CONF", raising=False)
-    found = {n: v for n, v in environment.items() if n.endswith("ALLOC_CONF")}
+    configured = {n: v for n, v in environment.items() if n.endswith("ALLOC_CONF")}
     expected = {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}
-    assert found == (expected if given is None else {name: given})
+    assert configured == (expected if preset is None else {name: preset})

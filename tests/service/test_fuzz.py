@@ -1,9 +1,8 @@
-"""No body, whatever it holds, is answered with a 500."""
+"""No body, whatever it holds, gets a 500."""
 
 import asyncio
 import inspect
 import json
-import math
 from collections import Counter
 
 import httpx
@@ -12,156 +11,27 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rope_core import SCHEMES, VARIANTS
-from rope_core.hf.families import DIFFUSERS, families
 from rope_core.positions import BUILDERS
-from rope_core.presets import built_in
-from service.endpoints.table import ENDPOINTS
 from service.lifecycle import Lifecycle
-from service.oip.infer.models import MODELS as MODELS_OF_OIP
 from service.server.app import create_app
 from service.settings import Settings
-
-NAMES = sorted({name for endpoint in ENDPOINTS for name in endpoint.names})
-PARAMS = sorted({name for endpoint in ENDPOINTS for name in endpoint.params.model_fields})
-PATHS = st.sampled_from([endpoint.path for endpoint in ENDPOINTS])
-NUMBERS = st.one_of(
-    st.integers(-3, 9),
-    st.sampled_from([0, 2**31, 2**53 + 1, 2**62, 2**63 - 1, 2**63, 2**64, 1e-320, 1e308, -1, 0.5]),
-)
-SMALL = st.integers(0, 3)
-
-
-@st.composite
-def tensors(draw: st.DrawFn) -> object:
-    """Something like a tensor: nested, flat or in base64; mostly of shapes that may fit."""
-    shape = draw(st.lists(SMALL, min_size=0, max_size=5) | st.just([1, 2, 2, 4]))
-    if draw(st.integers(0, 9)) == 0:  # as large as a shape can be told, and empty
-        huge = st.sampled_from([0, 1, 2**31, 2**62, 2**63, 2**64 - 1])
-        shape = [0, *draw(st.lists(huge, max_size=3))]
-        return {"shape": shape, "dtype": "float32", "data": []}
-    count = 1
-    for size in shape:
-        count *= size
-    if draw(st.booleans()):
-        nested: object = draw(NUMBERS | st.booleans())
-        for size in reversed(shape):
-            nested = [nested] * size
-        return nested
-    dtype = draw(
-        st.sampled_from(
-            ["float32", "float16", "bfloat16", "float64", "int64", "int32", "bool", "x"]
-        )
-    )
-    flat = {"shape": shape, "dtype": dtype}
-    if draw(st.booleans()):
-        return flat | {
-            "data": [draw(NUMBERS | st.booleans())] * (count + draw(st.sampled_from([0, 0, 0, 1])))
-        }
-    size = {"float16": 4, "bfloat16": 4, "float64": 11, "int64": 11, "bool": 4}.get(dtype, 6)
-    return flat | {"data": "A" * (size * count // 4 * 4), "encoding": "base64"}
-
-
-ANYTHING = st.recursive(
-    st.none() | st.booleans() | NUMBERS | st.text(max_size=5),
-    lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(st.sampled_from(["shape", "data", "dtype", "theta", "head_dim"]), inner)
-    ),
-    max_leaves=6,
-)
-JUNK = (
-    NUMBERS
-    | st.sampled_from([None, True, False, "", "x", "half", 1e30, 10**7, 2.5, [], {}, [[]], [None]])
-    | st.lists(st.integers(-1, 4) | st.just("x"), max_size=4)
-    | st.dictionaries(st.sampled_from(["rope_type", "factor", "full_attention"]), NUMBERS)
-    | ANYTHING
-)
-OWN = sorted({p for e in (*VARIANTS.values(), *SCHEMES.values()) for p in e.parameters})
-PARAMETERS = st.fixed_dictionaries(
-    {},
-    optional={
-        "theta": NUMBERS,
-        "head_dim": NUMBERS,
-        "rotary_dim": NUMBERS,
-        "layout": st.sampled_from(["half", "interleaved", "interleaved_tiled", "x"]),
-        "rope_type": st.sampled_from([*VARIANTS, "x"]),
-        "axes": st.sampled_from([*SCHEMES, "x"]),
-        "arithmetic": st.sampled_from(["hf", "float64"]),
-        "trailing": st.booleans(),
-    },
-).flatmap(
-    lambda given: st.dictionaries(
-        st.sampled_from(OWN), NUMBERS | st.lists(SMALL, max_size=4) | JUNK, max_size=4
-    ).map(lambda own: given | own)
-)
-PRESETS = built_in()
-IN_BLOCKS = sorted({*OWN, "type", "rope_type", "rope_theta", "llama_4_scaling_beta"})
-DEFAULTS = {key for family in families().values() for key in family.defaults}
-KEYS = sorted(
-    {key for preset in PRESETS.values() for key in preset.config}
-    | {*DEFAULTS, "no_rope_layers", "layer_rope_theta", "rope_parameters", "rope_scaling"}
-    | {"text_config", "vision_config", "thinker_config", "model_type", "_class_name", "head_dim"}
-    | {"partial_rotary_factor", "rotary_pct", "rotary_dim", "dim", "axes_dim", "axes_dims_rope"}
-)
-
-
-@st.composite
-def configs(draw: st.DrawFn) -> dict[str, object]:
-    """A config that a model may have, with some of its keys spoilt."""
-    if draw(st.booleans()):
-        config: dict[str, object] = dict(PRESETS[draw(st.sampled_from(sorted(PRESETS)))].config)
-    else:
-        config = {"hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 4}
-        config |= {"model_type": draw(st.sampled_from(sorted(families())))}
-        if draw(st.integers(0, 4)) == 0:
-            config |= {"model_type": None, "_class_name": draw(st.sampled_from([*DIFFUSERS]))}
-    block = draw(st.dictionaries(st.sampled_from(IN_BLOCKS), JUNK, max_size=4))
-    if draw(st.booleans()):
-        block |= {"rope_type": draw(st.sampled_from([*VARIANTS, "su", "mrope", "xdrope"]))}
-    match draw(st.integers(0, 4)):
-        case 0:
-            config["rope_scaling"] = block
-        case 1:
-            config["rope_parameters"] = block
-        case 2:
-            kinds = st.sampled_from(["full_attention", "sliding_attention", "x"])
-            config["rope_parameters"] = draw(st.dictionaries(kinds, st.just(block) | JUNK))
-    if draw(st.integers(0, 4)) == 0:
-        config = {draw(st.sampled_from(["text_config", "vision_config"])): config}
-    return config | draw(st.dictionaries(st.sampled_from(KEYS), JUNK, max_size=3))
-
-
-BESIDE = st.fixed_dictionaries(
-    {},
-    optional={
-        "layer": st.integers(-1, 5) | JUNK,
-        "layer_type": st.sampled_from(["full_attention", "sliding_attention", "x"]) | JUNK,
-        "part": st.sampled_from(["text", "vision", "audio"]),
-        "compat": st.sampled_from(["5.23", "4.57"]),
-        "arithmetic": st.sampled_from(["hf", "float64"]),
-        "length": NUMBERS,
-    },
-)
-MODELS = st.builds(lambda config, beside: {"config": config} | beside, configs(), BESIDE)
-NAMED = st.sampled_from([*PRESETS, "x"])
-OF_PRESETS = NAMED | st.builds(lambda name, beside: {"preset": name} | beside, NAMED, BESIDE)
-ROPES = PARAMETERS | MODELS | OF_PRESETS | JUNK
-HEADS = [[[[1, 2, 3, 4]], [[5, 6, 7, 8]]]]  # [1, 2, 1, 4]
-GOOD = {
-    "/v1/rotate": {"q": HEADS, "k": HEADS},
-    "/v1/attention": {**dict.fromkeys("qkv", HEADS), "sinks": [1], "mask": [[True, False]]},
-    "/v1/cos_sin": {"positions": [0, 1], "rope": {"head_dim": 4}},
-    "/v1/shift": {"k": HEADS, "delta": 1},
-    "/v1/merge": {"out": HEADS, "lse": [[[1], [2]]]},
-    "/v1/resolve": {"rope": "llama-3.1-8b"},
-    "/v1/positions": {"builder": "grid_positions", "arguments": {"sizes": [2, 2]}},
-}
-CHANGES = st.just({}) | st.dictionaries(
-    st.sampled_from(NAMES), tensors() | st.just(HEADS) | st.just([0, 2]), max_size=2
-)
-MORE_PARAMS = st.just({}) | st.dictionaries(
-    st.sampled_from(PARAMS), ANYTHING | ROPES | NUMBERS | st.booleans(), max_size=2
+from tests.service.fuzz_strategies import (
+    ANYTHING,
+    CONFIG_ROPES,
+    EXTRA_PARAMS,
+    GOOD_BODIES,
+    HEADS,
+    INDICES,
+    JUNK,
+    NUMBERS,
+    PARAMETER_ROPES,
+    PATHS,
+    PRESET_ROPES,
+    ROPES,
+    SMALL,
+    TENSOR_CHANGES,
+    TENSOR_NAMES,
+    inferences,
 )
 
 
@@ -173,7 +43,7 @@ def arguments_of(builder):
 def status():
     """Post bytes to a path, and return the status of the answer."""
     threads = torch.get_num_threads()
-    seen: Counter[int] = Counter()
+    counts: Counter[int] = Counter()
     with asyncio.Runner() as runner:
         limits = {"max_body_bytes": 2**20, "allow_backend": True}
         app = create_app(Settings(device="cpu", log_level="error", **limits), Lifecycle())
@@ -184,12 +54,12 @@ def status():
 
         def post(path: str, body: bytes, media_type: str) -> int:
             sending = client.post(path, content=body, headers={"content-type": media_type})
-            answered = runner.run(sending).status_code
-            seen[answered] += 1
-            return answered
+            code = runner.run(sending).status_code
+            counts[code] += 1
+            return code
 
         yield post
-        assert seen[200] > 100, f"too few bodies were good ones: {seen}"
+        assert counts[200] > 100, f"too few bodies were good: {counts}"
         runner.run(lifespan.__aexit__(None, None, None))
     torch.set_num_threads(threads)
 
@@ -199,9 +69,14 @@ FUZZ = settings(max_examples=600, suppress_health_check=[HealthCheck.too_slow])
 
 
 @FUZZ
-@given(path=PATHS, without=st.sampled_from([None, *NAMES]), changes=CHANGES, params=MORE_PARAMS)
+@given(
+    path=PATHS,
+    without=st.sampled_from([None, *TENSOR_NAMES]),
+    changes=TENSOR_CHANGES,
+    params=EXTRA_PARAMS,
+)
 def test_json_of_any_shape(status, path, without, changes, params):
-    body = {name: member for name, member in GOOD[path].items() if name != without}
+    body = {name: member for name, member in GOOD_BODIES[path].items() if name != without}
     text = json.dumps({**body, **changes, **params}).encode()
     assert status(path, text, "application/json") in LEGAL
 
@@ -216,16 +91,18 @@ def test_any_bytes(status, path, body):
 @FUZZ
 @given(
     path=PATHS,
-    changed=st.just(set()) | st.sets(st.sampled_from(NAMES), max_size=2),
+    changed=st.just(set()) | st.sets(st.sampled_from(TENSOR_NAMES), max_size=2),
     dtype=st.sampled_from(["F32", "F16", "BF16", "F64", "I64", "I32", "BOOL"]),
     shape=st.just([1, 2, 1, 4]) | st.lists(st.integers(0, 4), max_size=5),
-    params=MORE_PARAMS,
+    params=EXTRA_PARAMS,
     surplus=st.sampled_from([0, 0, 0, 1, -1]),
     fill=st.integers(0, 255),
 )
 def test_safetensors_of_any_shape(status, path, changed, dtype, shape, params, surplus, fill):
-    names = sorted((GOOD[path].keys() & set(NAMES)) ^ changed)
-    params = {name: each for name, each in GOOD[path].items() if name not in NAMES} | params
+    names = sorted((GOOD_BODIES[path].keys() & set(TENSOR_NAMES)) ^ changed)
+    params = {
+        name: each for name, each in GOOD_BODIES[path].items() if name not in TENSOR_NAMES
+    } | params
     size = {"F32": 4, "F16": 2, "BF16": 2, "F64": 8, "I64": 8, "I32": 4, "BOOL": 1}[dtype]
     for axis in shape:
         size *= axis
@@ -240,8 +117,8 @@ def test_safetensors_of_any_shape(status, path, changed, dtype, shape, params, s
 
 
 @settings(FUZZ, max_examples=2000)
-@given(rope=MODELS | PARAMETERS | OF_PRESETS)
-def test_any_config_comes_to_something(status, rope):
+@given(rope=CONFIG_ROPES | PARAMETER_ROPES | PRESET_ROPES)
+def test_any_config_is_resolved_or_refused(status, rope):
     text = json.dumps({"rope": rope}).encode()
     assert status("/v1/resolve", text, "application/json") in LEGAL
 
@@ -256,9 +133,9 @@ def test_any_config_comes_to_something(status, rope):
     dtype=st.sampled_from(["int64", "float32", "float64", "bfloat16"]),
     numbers=NUMBERS,
 )
-def test_any_rope_rotates_or_says_why_not(status, path, rope, to, width, axes, dtype, numbers):
+def test_any_rope_rotates_or_is_refused(status, path, rope, to, width, axes, dtype, numbers):
     heads = {"shape": [1, 2, 1, width], "dtype": "float32", "data": [0.5] * 2 * width}
-    tensors = {name: heads for name in GOOD[path] if name in "qkv"}
+    tensors = {name: heads for name in GOOD_BODIES[path] if name in "qkv"}
     body = tensors | {"rope": rope}
     if path == "/v1/shift":
         body |= {"delta": 3} | ({} if to is None else {"to": to})
@@ -268,22 +145,19 @@ def test_any_rope_rotates_or_says_why_not(status, path, rope, to, width, axes, d
     assert status(path, json.dumps(body).encode(), "application/json") in LEGAL
 
 
-PLACES = st.integers(-3, 9) | st.sampled_from([-(2**63), -(2**62), 2**62 - 1, 2**62, 2**63 - 1])
-
-
 @FUZZ
 @given(
     params=st.dictionaries(
-        st.sampled_from(["q_offset", "k_offset", "k_stride"]), PLACES | NUMBERS | ANYTHING
+        st.sampled_from(["q_offset", "k_offset", "k_stride"]), INDICES | NUMBERS | ANYTHING
     ),
-    index=st.dictionaries(st.sampled_from(["q_index", "k_index"]), st.lists(PLACES, max_size=3)),
+    index=st.dictionaries(st.sampled_from(["q_index", "k_index"]), st.lists(INDICES, max_size=3)),
     masks=st.fixed_dictionaries(
-        {}, optional={"causal": st.booleans(), "window": PLACES, "chunk": PLACES}
+        {}, optional={"causal": st.booleans(), "window": INDICES, "chunk": INDICES}
     ),
     backend=st.sampled_from([None, "eager", "sdpa", "x"]),
     ends=st.sampled_from([None, [0, 2], [0, 1, 2], [0, 0, 2], [0, 3, 2], []]),
 )
-def test_any_place_is_seen_or_refused(status, params, index, masks, backend, ends):
+def test_any_index_is_accepted_or_refused(status, params, index, masks, backend, ends):
     heads = HEADS if ends is None else HEADS[0]
     body = {**dict.fromkeys("qkv", heads), **params, **index, **masks, "backend": backend}
     text = json.dumps(body if ends is None else body | {"cu_seqlens": ends}).encode()
@@ -298,47 +172,18 @@ def test_any_place_is_seen_or_refused(status, params, index, masks, backend, end
         NUMBERS | st.lists(SMALL, max_size=3) | JUNK,
         max_size=4,
     ),
-    given_tensors=CHANGES,
+    changes=TENSOR_CHANGES,
 )
-def test_any_arguments_of_a_builder(status, builder, arguments, given_tensors):
-    known = arguments_of(BUILDERS[builder])
-    own = {name: each for name, each in arguments.items() if name in known or len(arguments) == 1}
-    body = {"builder": builder, "arguments": own, **given_tensors}
+def test_any_arguments_of_a_builder(status, builder, arguments, changes):
+    valid = arguments_of(BUILDERS[builder])
+    chosen = {name: a for name, a in arguments.items() if name in valid or len(arguments) == 1}
+    body = {"builder": builder, "arguments": chosen, **changes}
     assert status("/v1/positions", json.dumps(body).encode(), "application/json") in LEGAL
-
-
-@st.composite
-def inferences(draw: st.DrawFn) -> tuple[str, dict[str, object]]:
-    """A request of the Open Inference Protocol, of which some members are spoilt."""
-    model = draw(st.sampled_from([*MODELS_OF_OIP.values()]))
-    inputs = []
-    for slot in model.inputs:
-        if slot.optional and draw(st.integers(0, 5)):
-            continue
-        shape = [1, 2, 1, 4][: len(slot.dims)] if len(slot.dims) > 1 else [2]
-        good = {
-            "name": slot.name,
-            "shape": shape,
-            "datatype": slot.datatype,
-            "data": [slot.datatype == "BOOL" or 1] * math.prod(shape),
-        }
-        spoilt = st.sampled_from(["name", "shape", "datatype", "data", "parameters"])
-        if draw(st.integers(0, 4)) == 0:
-            good[draw(spoilt)] = draw(JUNK | NUMBERS | tensors())
-        inputs.append(good)
-    body: dict[str, object] = {"inputs": inputs, "parameters": {"head_dim": 4}}
-    members = st.sampled_from(["inputs", "outputs", "parameters", "id"])
-    more = st.dictionaries(st.sampled_from([*PARAMS, *OWN]), NUMBERS | JUNK, max_size=2)
-    if draw(st.integers(0, 2)) == 0:
-        body["parameters"] = draw(more)
-    if draw(st.integers(0, 4)) == 0:
-        body[draw(members)] = draw(JUNK | ANYTHING)
-    return model.name, body
 
 
 @FUZZ
 @given(inferences())
-def test_any_inference(status, asked):
-    model, body = asked
+def test_any_inference(status, inference):
+    model, body = inference
     path = f"/v2/models/{model}/infer"
     assert status(path, json.dumps(body).encode(), "") in LEGAL - {422}

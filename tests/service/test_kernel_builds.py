@@ -1,7 +1,6 @@
 """Kernels that requests miss are built beside the service, whatever clients send."""
 
 import asyncio
-import json
 import logging
 import threading
 from collections import Counter
@@ -13,12 +12,11 @@ import pytest
 import torch
 
 import rope_core
-from rope_core.backends import Rotation, eager
+from rope_core.backends import RotaryWork, eager
 from rope_core.builds import ensure_built
 from rope_core.errors import KernelNotBuilt
 from service.batching.batcher import Batcher
-from service.device import KernelBuilder
-from service.kernel_builds.builder import MAX_WAITING, RETRY_S
+from service.kernel_builds.builder import MAX_WAITING, RETRY_S, KernelBuilder
 from service.lifecycle import Lifecycle, Phase
 from service.observability.metrics import Metrics
 from service.oip.grpc.errors import status_of
@@ -26,7 +24,7 @@ from service.oip.state import OipState
 from service.server.app import build_app
 from service.server.bootstrap import build_service, lifespan
 from service.settings import Settings
-from service.wire import Message
+from service.wire import Message, Parameters
 from service.wire import safetensors_codec as codec
 from tests.service.conftest import asking, post
 from tests.service.fake_driver import FakeDriver
@@ -46,9 +44,9 @@ class SlowlyBuilt:
         self.built: set[tuple[int, ...]] = set()
 
     def why_not(self, work: object, named: bool) -> str | None:
-        return None if isinstance(work, Rotation) else "it rotates only"
+        return None if isinstance(work, RotaryWork) else "it rotates only"
 
-    def run(self, work: Rotation) -> tuple[torch.Tensor, ...]:
+    def run(self, work: RotaryWork) -> tuple[torch.Tensor, ...]:
         key = tuple(work.xs[0].shape[1:])
         ensure_built({} if key in self.built else {key: partial(self._build, key)})
         return eager.run(work)
@@ -84,7 +82,7 @@ async def serving(fused):
 
 
 async def rotate(client: httpx.AsyncClient, shape: tuple[int, int], **params: str):
-    message = Message({"q": torch.ones(1, 3, *shape)}, json.dumps(params).encode())
+    message = Message({"q": torch.ones(1, 3, *shape)}, Parameters.of(params))
     return await post(client, codec, "/v1/rotate", message)
 
 
@@ -166,7 +164,7 @@ async def test_a_kernel_that_finds_no_memory_is_loaded_after_the_pool_gave_some_
     driver, build, tries = service.engine.device._driver, fused._build, []
 
     def load(key: tuple[int, ...]) -> None:
-        tries.append(driver.num_emptied)
+        tries.append(driver.num_cache_clears)
         if len(tries) == 1:
             raise torch.OutOfMemoryError("Triton Error [CUDA]: out of memory")
         build(key)

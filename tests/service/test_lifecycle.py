@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from service.lifecycle import Lifecycle, Phase
-from service.wire import Message
+from service.wire import Message, Parameters
 from service.wire import safetensors_codec as codec
 from tests.conftest import ROOT, Serve
 from tests.waiting import wait_until
@@ -26,7 +26,9 @@ DRAIN = {"ROPE_DRAIN_DELAY_S": "3", "ROPE_DRAIN_S": "20"}
 def slow_body(length: int = 3000) -> bytes:
     """Attention that takes a second or so."""
     q = torch.randn(1, length, 8, 64)
-    return b"".join(codec.encode(Message({"q": q, "k": q, "v": q}, b'{"softcap":5.0}')))
+    return b"".join(
+        codec.encode(Message({"q": q, "k": q, "v": q}, Parameters.of({"softcap": 5.0})))
+    )
 
 
 def post(url: str, body: bytes) -> httpx.Response:

@@ -1,7 +1,8 @@
-"""Memory: reused buffers, and the budget that all requests share."""
+"""Memory: pooled buffers, pinned memory, the budget of all requests, and the limits of a cgroup."""
 
 import asyncio
 import gc
+import mmap
 import threading
 
 import pytest
@@ -25,11 +26,25 @@ def driver() -> FakeDriver:
     return FakeDriver()
 
 
+@pytest.fixture
+def allocations(monkeypatch) -> list[int]:
+    """Sizes of the buffers that pools take from the system."""
+    sizes: list[int] = []
+    allocate = mmap.mmap
+
+    def record(descriptor: int, num_bytes: int, **options: int) -> mmap.mmap:
+        sizes.append(num_bytes)
+        return allocate(descriptor, num_bytes, **options)
+
+    monkeypatch.setattr(mmap, "mmap", record)
+    return sizes
+
+
 def address(memory: memoryview) -> int:
     return torch.frombuffer(memory, dtype=torch.uint8).data_ptr()
 
 
-def test_a_slab_is_used_again_once_nobody_looks_at_it():
+def test_a_buffer_is_reused_once_nothing_refers_to_it():
     buffer_pool = BufferPool(2**30)
     memory = buffer_pool.lease(2**20)
     first = address(memory)
@@ -37,8 +52,8 @@ def test_a_slab_is_used_again_once_nobody_looks_at_it():
     assert address(buffer_pool.lease(2**20)) == first
 
 
-@pytest.mark.parametrize("hold", ["slice", "tensor", "view", "bytes of a tensor"])
-def test_a_slab_is_not_used_again_while_anything_looks_at_it(hold):
+@pytest.mark.parametrize("holder", ["slice", "tensor", "view", "bytes of a tensor"])
+def test_a_buffer_is_not_reused_while_something_refers_to_it(holder):
     buffer_pool = BufferPool(2**30)
     memory = buffer_pool.lease(2**20)
     first = address(memory)
@@ -48,7 +63,7 @@ def test_a_slab_is_not_used_again_while_anything_looks_at_it(hold):
         "tensor": tensor,
         "view": tensor[5:].view(-1, 1),
         "bytes of a tensor": tensor[5:9].numpy().data.cast("B")[1:],
-    }[hold]
+    }[holder]
     del memory, tensor
     gc.collect()
     assert address(buffer_pool.lease(2**20)) != first
@@ -57,13 +72,13 @@ def test_a_slab_is_not_used_again_while_anything_looks_at_it(hold):
     assert first in map(address, both)
 
 
-def test_idle_slabs_are_bounded():
+def test_idle_buffers_are_bounded(allocations):
     buffer_pool = BufferPool(max_idle_bytes=2 * SMALLEST_BYTES)
     leases = [buffer_pool.lease(1) for _ in range(5)]
-    addresses = {address(lease) for lease in leases}
     del leases
     again = [buffer_pool.lease(1) for _ in range(5)]
-    assert len(addresses & {address(lease) for lease in again}) >= 2
+    assert len(again) == 5
+    assert len(allocations) == 5 + 3, "two were kept"
 
 
 def test_a_lease_never_pins_and_takes_idle_pinned_memory_first(driver):
@@ -71,61 +86,61 @@ def test_a_lease_never_pins_and_takes_idle_pinned_memory_first(driver):
     plain = buffer_pool.lease(2**20)
     assert driver.num_pins == 0
     pinned = buffer_pool.lease_pinned(2**20)
-    at = address(pinned)
-    assert [*driver.pinner] == [at]
+    pinned_address = address(pinned)
+    assert [*driver.pinned] == [pinned_address]
     del plain, pinned
-    assert address(buffer_pool.lease(2**20)) == at
+    assert address(buffer_pool.lease(2**20)) == pinned_address
     again = buffer_pool.lease_pinned(2**18)
-    assert (address(again), driver.num_pins) == (at, 1)
+    assert (address(again), driver.num_pins) == (pinned_address, 1)
 
 
 @pytest.mark.parametrize("budget", [2**20, 2**25, 2**28, 2**30, 2**32])
-def test_the_ladder_takes_at_most_half_of_the_memory_and_is_leased_first(driver, budget):
+def test_preallocated_buffers_take_at_most_half_of_the_memory_and_are_leased_first(driver, budget):
     buffer_pool = BufferPool(budget, driver)
-    buffer_pool.pin_ladder()
-    sizes = sorted(driver.pinner.values())
-    whole = sorted(4**step * 2**20 for step in range(5) for _ in range(2))
-    assert sizes == whole[: len(sizes)]
+    buffer_pool.preallocate_pinned()
+    sizes = sorted(driver.pinned.values())
+    all_sizes = sorted(4**step * 2**20 for step in range(5) for _ in range(2))
+    assert sizes == all_sizes[: len(sizes)]
     assert sum(sizes) <= budget // 2
-    assert sizes == whole or sum(whole[: len(sizes) + 1]) > budget // 2
+    assert sizes == all_sizes or sum(all_sizes[: len(sizes) + 1]) > budget // 2
     leases = [buffer_pool.lease(size - 100) for size in sizes]
-    assert sorted(map(address, leases)) == sorted(driver.pinner)
+    assert sorted(map(address, leases)) == sorted(driver.pinned)
 
 
 def test_memory_stays_pinned_until_the_pool_is_gone(driver):
     buffer_pool = BufferPool(2 * SMALLEST_BYTES, driver)
     leases = [buffer_pool.lease_pinned(SMALLEST_BYTES) for _ in range(5)]
-    assert len(driver.pinner) == 2, "no more than may be kept"
+    assert len(driver.pinned) == 2, "the limit"
     del leases
-    assert len(driver.pinner) == 2
+    assert len(driver.pinned) == 2
     del buffer_pool
     gc.collect()
-    assert driver.pinner == {}
+    assert driver.pinned == {}
 
 
-def test_what_is_idle_is_bounded_beside_pinned_memory(driver):
+def test_idle_pinned_memory_counts_against_the_limit_of_idle_memory(driver, allocations):
     buffer_pool = BufferPool(3 * SMALLEST_BYTES, driver)
-    leases = [
-        buffer_pool.lease_pinned(SMALLEST_BYTES),
-        *(buffer_pool.lease(SMALLEST_BYTES) for _ in range(4)),
-    ]
-    first = address(leases[0])
-    del leases
+    pinned = buffer_pool.lease_pinned(SMALLEST_BYTES)
+    others = [buffer_pool.lease(SMALLEST_BYTES) for _ in range(4)]
+    pinned_address = address(pinned)
+    del pinned
+    del others
     again = [buffer_pool.lease(SMALLEST_BYTES) for _ in range(5)]
-    assert first in map(address, again)
+    assert pinned_address in map(address, again)
     assert driver.num_pins == 1
+    assert len(allocations) == 5 + 2, "the pinned one and two others were kept"
 
 
-def test_a_system_that_refuses_to_pin_is_asked_no_more(driver, monkeypatch):
+def test_no_memory_is_pinned_after_the_system_has_refused(driver, monkeypatch):
     refused = []
 
-    def refuse(at, num_bytes):
-        refused.append(at)
+    def refuse(pinned_address, num_bytes):
+        refused.append(pinned_address)
         return False
 
     monkeypatch.setattr(driver, "pin", refuse)
     buffer_pool = BufferPool(2**30, driver)
-    buffer_pool.pin_ladder()
+    buffer_pool.preallocate_pinned()
     assert len(buffer_pool.lease_pinned(2**20)) == 2**20
     assert len(refused) == 1
 
@@ -136,21 +151,24 @@ async def test_the_event_loop_pins_nothing(driver):
     async with app.app.router.lifespan_context(app.app), asking(app) as client:
         bodies = [Message({"q": torch.ones(1, length, 8, 64)}) for length in range(600, 3000, 400)]
         for _ in range(2):
-            got = await asyncio.gather(*(post(client, codec, "/v1/rotate", b) for b in bodies * 2))
-            assert {answer.status_code for answer in got} == {200}
+            requests = (post(client, codec, "/v1/rotate", body) for body in bodies * 2)
+            responses = await asyncio.gather(*requests)
+            assert {response.status_code for response in responses} == {200}
     assert driver.num_pins > 0
     assert threading.get_ident() not in driver.pinning_threads
 
 
-def test_small_tensors_come_from_the_allocator():
+def test_large_tensors_take_a_buffer_and_small_ones_do_not(allocations):
     buffer_pool = BufferPool(2**30)
     assert buffer_pool.tensor((2, 3), torch.bfloat16).shape == (2, 3)
+    assert allocations == []
     large = buffer_pool.tensor((2**20,), torch.float32)
     assert large.shape == (2**20,)
     assert large.is_contiguous()
+    assert allocations == [2**22]
 
 
-def test_a_charge_is_given_back_and_a_full_budget_refuses():
+def test_a_charge_is_released_and_a_full_budget_refuses():
     admission = Admission(max_bytes=100)
     with Charge(admission) as one:
         one.add(60)
@@ -163,7 +181,7 @@ def test_a_charge_is_given_back_and_a_full_budget_refuses():
     assert admission.charged_bytes == 0
 
 
-def test_a_request_that_is_alone_gets_its_share_however_large():
+def test_a_single_request_is_never_refused():
     admission = Admission(max_bytes=100)
     with Charge(admission) as alone:
         alone.add(90)
@@ -192,7 +210,7 @@ def test_a_request_that_is_alone_gets_its_share_however_large():
         ({}, 64),
     ],
 )
-def test_threads_follow_the_quota(tmp_path, monkeypatch, files, cpus):
+def test_the_number_of_cpus_follows_the_quota(tmp_path, monkeypatch, files, cpus):
     monkeypatch.setattr("os.sched_getaffinity", lambda _: range(64))
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -201,7 +219,7 @@ def test_threads_follow_the_quota(tmp_path, monkeypatch, files, cpus):
 
 
 @pytest.mark.parametrize("name", ["memory.max", "memory/memory.limit_in_bytes"])
-def test_memory_follows_the_limit(tmp_path, name):
+def test_memory_follows_the_limit_of_the_cgroup(tmp_path, name):
     unlimited = memory_bytes(tmp_path)
     assert unlimited > 2**28
     (tmp_path / name).parent.mkdir(exist_ok=True)

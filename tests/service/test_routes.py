@@ -1,7 +1,5 @@
 """Each route answers as the library does, in each codec."""
 
-import json
-
 import pytest
 import torch
 
@@ -9,6 +7,7 @@ import rope_core.reference
 from rope_core import AttentionConfig, RopeConfig
 from service.wire import CODECS, Message
 from tests.service.conftest import post
+from tests.service.messages import answered, params
 
 ROPE = RopeConfig.of(8, rotary_dim=4, theta=500.0, layout="interleaved")
 ROPE_PARAM = {"theta": 500, "rotary_dim": 4, "layout": "interleaved"}
@@ -19,23 +18,12 @@ def heads(num_heads: int, *, tokens: int = 5, dtype: torch.dtype = torch.float32
     return torch.randn(2, tokens, num_heads, 8, generator=generator).to(dtype)
 
 
-def params(**named: object) -> bytes:
-    return json.dumps(named).encode()
-
-
-async def answered(client, codec, path, message):
-    response = await post(client, codec, path, message)
-    assert response.status_code == 200, response.text
-    assert response.headers["content-type"] == codec.media_type
-    return codec.decode(response.content)
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 async def test_rotate(client, codec, dtype):
     q, k, positions = heads(4, dtype=dtype), heads(2, dtype=dtype), torch.tensor([9, 3, 4, 5, -1])
-    message = Message({"q": q, "k": k, "positions": positions}, params(rope=ROPE_PARAM), True)
+    message = Message({"q": q, "k": k, "positions": positions}, params(rope=ROPE_PARAM))
 
-    answer = await answered(client, codec, "/v1/rotate", message)
+    answer = await answered(client, codec, "/v1/rotate", message, as_base64=True)
 
     expected = rope_core.rotate(rope_core.Rotate(q, k, ROPE, positions))
     assert torch.equal(answer.tensors["q"], expected.q)
@@ -83,8 +71,8 @@ async def test_attention_with_a_mask_and_sinks(client, codec, kind, base64):
     if base64 and kind != torch.bool:
         mask = mask.masked_fill(~seen, -torch.inf)
     tensors = {"q": q, "k": k, "v": k, "sinks": sinks, "mask": mask}
-    text = params(rope=None, return_lse=True)
-    answer = await answered(client, codec, "/v1/attention", Message(tensors, text, base64))
+    asked = params(rope=None, return_lse=True)
+    answer = await answered(client, codec, "/v1/attention", Message(tensors, asked), base64)
     out, lse = rope_core.reference.attention(q, k, k, AttentionConfig(), sinks, mask)
     torch.testing.assert_close(answer.tensors["out"], out.float())
     torch.testing.assert_close(answer.tensors["lse"], lse.float())
@@ -103,7 +91,7 @@ async def test_attention_in_chunks_and_in_windows_to_both_sides(client, codec, a
     torch.testing.assert_close(answer.tensors["out"], out.float())
 
 
-async def test_masks_and_sinks_as_a_person_writes_them(client):
+async def test_masks_and_sinks_as_json_lists(client):
     token = [[[1.0, 2.0]], [[3.0, 4.0]]]
     body = {"q": token, "k": token, "v": token, "rope": None, "return_lse": True}
     for mask in (
@@ -119,7 +107,7 @@ async def test_masks_and_sinks_as_a_person_writes_them(client):
     assert answer["lse"]["data"][0] < -1e29
 
 
-async def test_attention_with_positions_apart_and_without_rotation(client, codec):
+async def test_attention_with_positions_of_q_and_k_and_without_rotation(client, codec):
     q, k = heads(4, tokens=1), heads(2)
     apart = {"q": q, "k": k, "v": k, "q_positions": torch.tensor([4])}
     rotated = await answered(client, codec, "/v1/attention", Message(apart))
@@ -147,7 +135,7 @@ async def test_attention_over_ragged_sequences(client, codec):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-async def test_attention_answers_in_float32_where_that_is_asked(client, codec, dtype):
+async def test_attention_answers_in_float32_on_request(client, codec, dtype):
     q, k, v = heads(4, dtype=dtype), heads(2, dtype=dtype), heads(2, dtype=dtype) + 1
     message = Message({"q": q, "k": k, "v": v}, params(out_dtype="float32"))
     answer = await answered(client, codec, "/v1/attention", message)
@@ -179,7 +167,7 @@ async def test_cos_sin(client, codec):
     angles = positions.double()[..., None] * 10_000.0 ** -(torch.arange(0, 8, 2).double() / 8)
     torch.testing.assert_close(answer.tensors["cos"], angles.cos().float(), rtol=0, atol=1e-7)
     torch.testing.assert_close(answer.tensors["sin"], angles.sin().float(), rtol=0, atol=1e-7)
-    assert json.loads(answer.params) == {"attention_scaling": 1.0}
+    assert answer.params.values == {"attention_scaling": 1.0}
 
 
 @pytest.mark.parametrize("delta", [torch.tensor(-3), torch.tensor([1, 2, 3, 4, 5])], ids=str)
@@ -211,22 +199,22 @@ async def test_merge_of_two_halves_of_the_keys(client, codec):
 
 
 @pytest.mark.parametrize("path", ["/v1/rotate", "/v1/attention"])
-async def test_no_tokens_in_no_tokens_out(client, codec, path):
+async def test_requests_without_tokens(client, codec, path):
     names = "qk" if path == "/v1/rotate" else "qkv"
     empty = {name: torch.empty(1, 0, 2, 8) for name in names}
     answer = await answered(client, codec, path, Message(empty))
     assert all(tensor.shape == (1, 0, 2, 8) for tensor in answer.tensors.values())
 
 
-async def test_accept_chooses_the_answers_codec(client, codec):
+async def test_accept_chooses_the_codec_of_the_answer(client, codec):
     for other in CODECS:
         message = Message({"q": heads(2)})
         response = await post(client, codec, "/v1/rotate", message, accept=other.media_type)
         assert response.headers["content-type"] == other.media_type
-        assert other.decode(response.content).tensors["q"].shape == (2, 5, 2, 8)
+        assert other.decode(response.content).message.tensors["q"].shape == (2, 5, 2, 8)
 
 
-async def test_headers_name_and_time_the_request(client, codec):
+async def test_headers_have_the_id_and_the_times_of_a_request(client, codec):
     message = Message({"q": heads(2)})
     named = await post(client, codec, "/v1/rotate", message, x_request_id="my-id.1")
     assert named.headers["x-request-id"] == "my-id.1"

@@ -11,9 +11,9 @@ import torch
 import rope_core
 from rope_core import Shift
 from rope_core.backends import eager
-from service.device import KernelBuilder
 from service.inference.backend_policy import BackendPolicy
 from service.inference.engine import Engine
+from service.kernel_builds.builder import KernelBuilder
 from service.kernel_builds.warm_up_calls import usual_calls
 from service.lifecycle import Lifecycle, Phase
 from service.observability.metrics import Metrics
@@ -76,7 +76,7 @@ async def test_memory_is_pinned_before_the_service_is_ready_and_not_on_the_event
     lifecycle, driver = Lifecycle(), FakeDriver()
     async with starting(lifecycle, driver, ""):
         await until(Phase.READY, lifecycle)
-        assert len(driver.pinner) >= 2
+        assert len(driver.pinned) >= 2
         assert threading.get_ident() not in driver.pinning_threads
 
 
@@ -151,7 +151,7 @@ async def test_a_failing_call_keeps_the_service_unready_only_if_eager_fails_as_w
     rotate = rope_core.rotate
 
     def fragile(call, out, backend):
-        if call.like.dtype is torch.float16 and (broken == "all" or backend != "eager"):
+        if call.q_or_k.dtype is torch.float16 and (broken == "all" or backend != "eager"):
             raise RuntimeError("ptxas says no")
         return rotate(call, out, backend)
 

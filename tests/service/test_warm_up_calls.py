@@ -11,7 +11,7 @@ import torch
 import rope_core
 from rope_core import Attend, CosSin, Merge, NoBackend, Rotate, Shift
 from rope_core.builds import deferred_builds
-from rope_core.calls import tensors_of
+from rope_core.calls import tensor_fields
 from rope_core.errors import KernelNotBuilt
 from service.buffer_pool import BufferPool
 from service.device import Cpu
@@ -178,6 +178,6 @@ def test_every_call_runs(shape):
     engine = Engine(Cpu(BufferPool(2**24)), max_call_s=60, max_answer_bytes=2**28, stuck_s=30)
     for call in warm_up_calls(*shape):
         (result,) = engine.run([engine.job(call)]).results
-        tensors = tensors_of(result)
+        tensors = tensor_fields(result)
         assert tensors, "an answer"
         assert not any(tensor.isnan().any() for tensor in tensors.values())

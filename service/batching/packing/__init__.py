@@ -1,19 +1,28 @@
-"""Calls of one kind become one call, and its answer theirs; on which device is open."""
+"""Packing: calls with equal pack keys become one call, and its result is split again.
+
+Devices read `ConcatInput`s, so that each concatenates where it copies the tensors anyway.
+"""
 
 from collections.abc import Hashable, Sequence
+from typing import cast
 
 from rope_core import Attend, Call, Rotate
-from service.batching.packing.attentions import Attentions, attention_key
-from service.batching.packing.device_batch import ConcatInput, DeviceBatch, SingleCall
-from service.batching.packing.rotations import Rotations, rotation_key
+from service.batching.packing.attention import attention_key, pack_attention
+from service.batching.packing.device_batch import (
+    ConcatInput,
+    DeviceBatch,
+    PackedCalls,
+    SingleCall,
+)
+from service.batching.packing.rotation import pack_rotations, rotation_key
 
 __all__ = ["ConcatInput", "DeviceBatch", "SingleCall", "pack", "pack_key"]
 
 
 def pack_key(call: Call) -> Hashable | None:
-    """Return what calls of one pack have in common, None for a call that is in none.
+    """Return a key that is equal for calls that may be packed together; None if none may.
 
-    It depends on the call alone, and lengths have no part in it.
+    The key depends on the call alone and not on its lengths.
     """
     match call:
         case Rotate():
@@ -23,9 +32,8 @@ def pack_key(call: Call) -> Hashable | None:
     return None
 
 
-def pack(calls: Sequence[Call]) -> DeviceBatch:
-    """Return calls of one key as one."""
-    rotations = [call for call in calls if isinstance(call, Rotate)]
-    if rotations:
-        return Rotations(rotations)
-    return Attentions([call for call in calls if isinstance(call, Attend)])
+def pack(calls: Sequence[Call]) -> PackedCalls:
+    """Return calls with equal pack keys as one."""
+    if isinstance(calls[0], Rotate):
+        return pack_rotations(cast(Sequence[Rotate], calls))
+    return pack_attention(cast(Sequence[Attend], calls))

@@ -1,17 +1,21 @@
-"""A call as it is brought to a device: which tensors, and which of them are to become one."""
+"""The calls that a device computes: one request's call, or one that stands for several."""
 
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from rope_core import Call, Result
-from rope_core.calls import moved, tensors_of
+from rope_core.calls import tensor_fields, with_fields
 
 
 class ConcatInput:
-    """Tensors that are to lie end to end along an axis, as one."""
+    """An input of a call: tensors to concatenate along `axis`. They differ in that axis alone.
+
+    If dtypes differ, the result has the dtype that torch promotes them to.
+    """
 
     __slots__ = ("axis", "dtype", "parts", "shape")
 
@@ -29,90 +33,74 @@ class ConcatInput:
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of the tensors as one."""
+        """Bytes of the concatenated tensor."""
         return self.shape.numel() * self.dtype.itemsize
 
-    def here(self) -> Tensor:
-        """Return the tensors as one, where they are."""
+    def on_host(self) -> Tensor:
+        """Return the concatenated tensor; the tensor itself if there is one."""
         return self.parts[0] if len(self.parts) == 1 else torch.cat([*self.parts], self.axis)
 
-    def write(self, out: Tensor) -> None:
-        """Write them to a tensor of their shape and dtype."""
+    def copy_to(self, out: Tensor) -> None:
+        """Concatenate into `out`, a tensor of this shape and dtype."""
         if len(self.parts) == 1:
             out.copy_(self.parts[0])
-            return
-        start = 0
-        for part in self.parts:
-            length = part.shape[self.axis]
-            out.narrow(self.axis, start, length).copy_(part)
-            start += length
+        else:
+            torch.cat([*self.parts], self.axis, out=out)
 
 
-class DeviceBatch(Protocol):
-    """A call to be run, which may stand for several."""
-
-    @property
-    def num_calls(self) -> int:
-        """How many it stands for."""
-
-    @property
-    def inputs(self) -> Mapping[str, ConcatInput]:
-        """The tensors it needs on the device, by the names of its fields."""
-
-    def call(self, tensors: Mapping[str, Tensor]) -> Call:
-        """Return the call, with its inputs where they are now."""
-
-    def here(self) -> Call:
-        """Return the call, with its inputs where they have been."""
-
-    def split(self, result: Result) -> Sequence[Result]:
-        """Return the answer of each call that it stands for."""
-
-
+@dataclass(frozen=True, slots=True)
 class SingleCall:
-    """One call as it is."""
+    """A request's call, as it is."""
 
-    __slots__ = ("_call",)
-
-    num_calls = 1
-
-    def __init__(self, call: Call) -> None:
-        self._call = call
+    call: Call
+    num_calls: ClassVar[int] = 1
 
     @property
     def inputs(self) -> dict[str, ConcatInput]:
-        """Its tensors; one that it has under two names is one."""
-        joints: dict[int, ConcatInput] = {}
+        """The call's tensors by field name. A tensor in two fields is one input."""
+        by_id: dict[int, ConcatInput] = {}
         return {
-            name: joints.setdefault(id(tensor), ConcatInput((tensor,)))
-            for name, tensor in tensors_of(self._call).items()
+            name: by_id.setdefault(id(tensor), ConcatInput((tensor,)))
+            for name, tensor in tensor_fields(self.call).items()
         }
 
-    def call(self, tensors: Mapping[str, Tensor]) -> Call:
-        """Return the call with other tensors."""
-        return moved(self._call, tensors)
+    def with_tensors(self, tensors: Mapping[str, Tensor]) -> Call:
+        """Return the call with its inputs replaced, by field name."""
+        return with_fields(self.call, tensors)
 
-    def here(self) -> Call:
+    def on_host(self) -> Call:
         """Return the call."""
-        return self._call
+        return self.call
 
-    def split(self, result: Result) -> tuple[Result]:
-        """Return the answer."""
+    def split(self, result: Result) -> Sequence[Result]:
+        """Return the result in a tuple."""
         return (result,)
 
 
-class Pack:
-    """Calls of one kind as one: its fields but for the inputs are those of `form`."""
+@dataclass(frozen=True, slots=True)
+class PackedCalls:
+    """Several calls as one."""
 
-    def __init__(self, form: Call, inputs: Mapping[str, ConcatInput], num_calls: int) -> None:
-        self.inputs = inputs
-        self.num_calls = num_calls
-        self._form = form
+    template: Call
+    """Has the fields that are not tensors."""
 
-    def call(self, tensors: Mapping[str, Tensor]) -> Call:
-        """Return one call for the tokens of all."""
-        return moved(self._form, tensors)
+    inputs: Mapping[str, ConcatInput]
+    """The tensors by field name."""
 
-    def here(self) -> Call:
-        """Return one call for the tokens of all, copied together where they are."""
-        return self.call({name: joint.here() for name, joint in self.inputs.items()})
+    num_calls: int
+    """Number of calls in the pack."""
+
+    split: Callable[[Result], Sequence[Result]]
+    """Returns the result of each call, as views of the pack's result."""
+
+    def with_tensors(self, tensors: Mapping[str, Tensor]) -> Call:
+        """Return one call for the tokens of all, with these inputs by field name."""
+        return with_fields(self.template, tensors)
+
+    def on_host(self) -> Call:
+        """Return one call for the tokens of all, with inputs concatenated on the host."""
+        return self.with_tensors({name: part.on_host() for name, part in self.inputs.items()})
+
+
+DeviceBatch = SingleCall | PackedCalls
+"""One call to compute on a device."""

@@ -1,4 +1,4 @@
-"""What the protocol tells of the service and of its models, from the documents of HTTP."""
+"""The methods of gRPC that do not infer."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -6,127 +6,90 @@ from typing import Any
 
 from grpc.aio import ServicerContext
 
-from service.lifecycle import Phase
-from service.oip import metadata
-from service.oip.errors import NotLoadable, NotServed, UnknownModel, UnknownRegion
-from service.oip.grpc.calls import Unary
+from service.oip.control import REFUSALS, Control
+from service.oip.errors import UnknownModel
 from service.oip.grpc.messages import METHODS
-from service.oip.infer.models import model_of
+from service.oip.grpc.rpc_handlers import Unary
+from service.oip.shm.registry import Region
 from service.oip.state import OipState
-from service.oip.types import ModelStatistics
+from service.oip.types import LogSettings, TraceSettings
 
-Tell = Callable[[Any], Mapping[str, Any]]
-"""Answers a request by a document that has the response's fields."""
+Answer = Callable[[Any], Mapping[str, Any] | None]
+"""Takes the request of a method; returns a document with the response's fields, None if empty."""
+
+_PARAM_FIELDS = {bool: "bool_param", int: "uint32_param", str: "string_param"}
+"""Fields of a log setting's value, by the type of the value."""
 
 
 def control_methods(oip_state: OipState) -> dict[str, Unary]:
     """Return the methods that do not infer, by name."""
-    lifecycle, gpu = oip_state.lifecycle, oip_state.on_gpu
-    told: dict[str, Tell] = {
-        "ServerLive": lambda _: {"live": lifecycle.phase not in (Phase.LOST, Phase.STUCK)},
-        "ServerReady": lambda _: {"ready": lifecycle.phase is Phase.READY},
-        "ModelReady": lambda asked: {"ready": lifecycle.phase is Phase.READY and _exists(asked)},
-        "ServerMetadata": lambda _: metadata.describe_server(oip_state.regions.is_on),
-        "ModelMetadata": lambda asked: metadata.describe_model(_model(asked)),
-        "ModelConfig": lambda asked: {"config": metadata.configure(_model(asked), gpu)},
-        "ModelStatistics": lambda asked: {"model_stats": _statistics(oip_state, asked)},
-        "RepositoryIndex": lambda asked: {"models": metadata.list_models(lifecycle, asked.ready)},
-        "RepositoryModelLoad": _refuse_control,
-        "RepositoryModelUnload": _refuse_control,
+    control = Control(oip_state)
+    answers: dict[str, Answer] = {
+        "ServerLive": lambda _: control.server_live(),
+        "ServerReady": lambda _: control.server_ready(),
+        "ServerMetadata": lambda _: control.server_metadata(),
+        "ModelReady": lambda r: {"ready": _is_ready(control, r.name, r.version)},
+        "ModelMetadata": lambda r: control.model_metadata(r.name, r.version),
+        "ModelConfig": lambda r: {"config": control.model_config(r.name, r.version)},
+        "ModelStatistics": lambda r: (
+            control.model_statistics(r.name, r.version) if r.name else control.all_statistics()
+        ),
+        "RepositoryIndex": lambda r: {"models": control.repository_index(lambda: _fields(r))},
+        "RepositoryModelLoad": REFUSALS["load_model"],
+        "RepositoryModelUnload": REFUSALS["unload_model"],
+        "SystemSharedMemoryStatus": lambda r: _regions(
+            control.system_memory_region(r.name) if r.name else control.system_memory()
+        ),
+        "SystemSharedMemoryRegister": lambda r: control.register_system_memory(
+            r.name, lambda: _fields(r)
+        ),
+        "SystemSharedMemoryUnregister": lambda r: (
+            control.unregister_system_memory(r.name)
+            if r.name
+            else control.unregister_all_system_memory()
+        ),
+        "CudaSharedMemoryStatus": lambda r: REFUSALS["cuda_memory_region"]() if r.name else None,
+        "CudaSharedMemoryRegister": REFUSALS["register_cuda_memory"],
+        "CudaSharedMemoryUnregister": lambda _: control.unregister_all_cuda_memory(),
+        "TraceSetting": lambda r: _trace_settings(
+            control.update_model_trace_settings(r.model_name, lambda: r.settings)
+            if r.model_name
+            else control.update_trace_settings(lambda: r.settings)
+        ),
+        "LogSettings": lambda r: _log_settings(control.update_log_settings(lambda: r.settings)),
     }
-    methods = told | _memory(oip_state) | _settings(oip_state)
-    return {name: _method(name, tell) for name, tell in methods.items()}
+    return {name: _method(name, answer) for name, answer in answers.items()}
 
 
-def _memory(oip_state: OipState) -> dict[str, Tell]:
-    regions = oip_state.regions
-
-    def status(asked: Any) -> dict[str, Any]:
-        found = regions.status(asked.name or None)
-        return {"regions": {each.name: dataclasses.asdict(each) for each in found}}
-
-    def register(asked: Any) -> dict[str, Any]:
-        regions.register(asked.name, asked.key, asked.offset, asked.byte_size)
-        return {}
-
-    def unregister(asked: Any) -> dict[str, Any]:
-        regions.unregister(asked.name or None)
-        return {}
-
-    def no_region(asked: Any) -> dict[str, Any]:
-        if asked.name:
-            raise UnknownRegion(metadata.NO_CUDA_MEMORY)
-        return {}
-
-    def refuse(_: Any) -> dict[str, Any]:
-        raise NotServed(metadata.NO_CUDA_MEMORY)
-
-    return {
-        "SystemSharedMemoryStatus": status,
-        "SystemSharedMemoryRegister": register,
-        "SystemSharedMemoryUnregister": unregister,
-        "CudaSharedMemoryStatus": no_region,
-        "CudaSharedMemoryRegister": refuse,
-        "CudaSharedMemoryUnregister": lambda _: {},
-    }
-
-
-def _settings(oip_state: OipState) -> dict[str, Tell]:
-    log = metadata.describe_log(oip_state.service.settings.log_level)
-
-    def trace(asked: Any) -> dict[str, Any]:
-        if asked.model_name:
-            model_of(asked.model_name)
-        return _unchanged(asked, {name: _listed(value) for name, value in metadata.TRACE.items()})
-
-    def logging(asked: Any) -> dict[str, Any]:
-        return _unchanged(asked, {name: _chosen(value) for name, value in log.items()})
-
-    return {"TraceSetting": trace, "LogSettings": logging}
-
-
-def _method(name: str, tell: Tell) -> Unary:
+def _method(name: str, answer: Answer) -> Unary:
     method = METHODS[name]
 
-    async def answer(request: bytes, _: ServicerContext) -> bytes:
-        asked = method.request.FromString(request)
-        return bytes(method.answer(tell(asked)).SerializeToString())
+    async def respond(request: bytes, _: ServicerContext) -> bytes:
+        document = answer(method.request.FromString(request))
+        return bytes(method.answer(document or {}).SerializeToString())
 
-    return answer
-
-
-def _model(asked: Any) -> Any:
-    return model_of(asked.name, asked.version)
+    return respond
 
 
-def _exists(asked: Any) -> bool:
+def _fields(request: Any) -> dict[str, Any]:
+    return {field.name: getattr(request, field.name) for field in request.DESCRIPTOR.fields}
+
+
+def _regions(regions: list[Region]) -> dict[str, Any]:
+    return {"regions": {region.name: dataclasses.asdict(region) for region in regions}}
+
+
+def _trace_settings(settings: TraceSettings) -> dict[str, Any]:
+    values = {name: v if isinstance(v, list) else [v] for name, v in settings.items()}
+    return {"settings": {name: {"value": value} for name, value in values.items()}}
+
+
+def _log_settings(settings: LogSettings) -> dict[str, Any]:
+    return {"settings": {name: {_PARAM_FIELDS[type(v)]: v} for name, v in settings.items()}}
+
+
+def _is_ready(control: Control, name: str, version: str) -> bool:
     try:
-        _model(asked)
+        return control.model_ready(name, version)["ready"]
     except UnknownModel:
         return False
-    return True
-
-
-def _statistics(oip_state: OipState, asked: Any) -> list[ModelStatistics]:
-    of = oip_state.statistics
-    found = [of[_model(asked).name]] if asked.name else of.values()
-    return [each.describe() for each in found]
-
-
-def _refuse_control(_: Any) -> dict[str, Any]:
-    raise NotLoadable
-
-
-def _unchanged(asked: Any, told: dict[str, Any]) -> dict[str, Any]:
-    if asked.settings:
-        raise NotServed(metadata.UNCHANGED)
-    return {"settings": told}
-
-
-def _listed(value: object) -> dict[str, object]:
-    return {"value": value if isinstance(value, list) else [value]}
-
-
-def _chosen(value: object) -> dict[str, object]:
-    kinds = {bool: "bool_param", int: "uint32_param", str: "string_param"}
-    return {kinds[type(value)]: value}

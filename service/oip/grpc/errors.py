@@ -1,4 +1,4 @@
-"""Failures as statuses of gRPC: those of HTTP, by one table."""
+"""Failures as statuses of gRPC, from the statuses of HTTP by one table."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -20,16 +20,16 @@ CODES: Mapping[int, StatusCode] = MappingProxyType(
         504: StatusCode.DEADLINE_EXCEEDED,
     }
 )
-"""What the statuses of `/v2` are over gRPC."""
+"""The status of gRPC for each status of `/v2`."""
 
-MAX_BYTES = 1024
-"""Of a text, each of which may take three in a header; clients take headers of 8 KiB."""
+MAX_DETAILS_BYTES = 1024
+"""Longest text of a failure. Escaped, it may take three times as much of a client's 8 KiB."""
 
 
 def status_of(failure: Exception) -> tuple[StatusCode, str]:
-    """Return the status and the text that answer a failure."""
+    """Return the status and the text of the answer to a failure."""
     if isinstance(failure, DecodeError):
         failure = BadMessage("the request is not a message of this method")
     status, text = classify(failure)
     code = StatusCode.ALREADY_EXISTS if isinstance(failure, AlreadyExists) else CODES[status]
-    return code, text.encode()[:MAX_BYTES].decode(errors="ignore")
+    return code, text.encode()[:MAX_DETAILS_BYTES].decode(errors="ignore")

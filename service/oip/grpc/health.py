@@ -1,4 +1,4 @@
-"""The health service of gRPC: whether traffic is welcome, and each change of that."""
+"""The health service of gRPC: whether the service is ready, and each change of that."""
 
 from collections.abc import AsyncIterator
 
@@ -10,53 +10,56 @@ from service.errors import printable
 from service.lifecycle import Lifecycle, Phase
 from service.oip.errors import UnknownService
 from service.oip.grpc import messages
-from service.oip.grpc.calls import Calls
+from service.oip.grpc.rpc_handlers import RpcHandlers
 
 SERVICE = "grpc.health.v1.Health"
 CHECK, WATCH = f"/{SERVICE}/Check", f"/{SERVICE}/Watch"
 
-KNOWN = ("", messages.SERVICE)
-"""Who may be asked for; the empty name is the whole server."""
+SERVICES = ("", messages.SERVICE)
+"""Names of services with a status; the empty name is the whole server."""
 
 
 class Health:
-    """Answers for the service's life: it serves while it is ready, and only then."""
+    """Answers with the phase of the service: `SERVING` while it is ready, and only then."""
 
     def __init__(self, lifecycle: Lifecycle) -> None:
         self._lifecycle = lifecycle
 
-    def handler(self, calls: Calls) -> GenericRpcHandler:
+    def handler(self, handlers: RpcHandlers) -> GenericRpcHandler:
         """Return the handler of the service's methods."""
-        methods = {"Check": calls.unary(CHECK, self.check), "Watch": calls.watch(WATCH, self.watch)}
+        methods = {
+            "Check": handlers.unary_unary(CHECK, self.check),
+            "Watch": handlers.unary_stream(WATCH, self.watch),
+        }
         return method_handlers_generic_handler(SERVICE, methods)
 
     async def check(self, request: bytes, _: ServicerContext) -> bytes:
-        """Return how a service is.
+        """Return the status of a service.
 
         Raises:
-            UnknownService: there is no such service.
+            UnknownService: no service has that name.
         """
         service = HealthCheckRequest.FromString(request).service
-        if service not in KNOWN:
+        if service not in SERVICES:
             raise UnknownService(f"unknown service {printable(service)}")
-        return _written(self._status(service, self._lifecycle.phase))
+        return _serialize(self._status(service, self._lifecycle.phase))
 
     async def watch(self, request: bytes, _: ServicerContext) -> AsyncIterator[bytes]:
-        """Yield how a service is, and again when that changes, until the doors close."""
+        """Yield the status of a service and each change, until the service stops listening."""
         service = HealthCheckRequest.FromString(request).service
-        told = None
+        last = None
         async for phase in self._lifecycle.changes():
             status = self._status(service, phase)
-            if status != told:
-                yield _written(status)
-                told = status
+            if status != last:
+                yield _serialize(status)
+                last = status
 
     def _status(self, service: str, phase: Phase) -> int:
-        if service not in KNOWN:
+        if service not in SERVICES:
             return int(HealthCheckResponse.SERVICE_UNKNOWN)
-        serves = phase is Phase.READY
-        return int(HealthCheckResponse.SERVING if serves else HealthCheckResponse.NOT_SERVING)
+        is_ready = phase is Phase.READY
+        return int(HealthCheckResponse.SERVING if is_ready else HealthCheckResponse.NOT_SERVING)
 
 
-def _written(status: int) -> bytes:
+def _serialize(status: int) -> bytes:
     return bytes(HealthCheckResponse(status=status).SerializeToString())

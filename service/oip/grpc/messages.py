@@ -1,8 +1,8 @@
-"""Messages and methods of the protocol, from `protos/`, in a pool of descriptors of their own.
+"""Messages and methods of the protocol, from `protos/`, in a descriptor pool of their own.
 
-All who speak the protocol call their messages `inference.*`, and the pool that generated code
-registers itself in takes a name once: here nothing is registered there, so that a client of the
-protocol may be imported beside the service.
+Generated code registers messages in protobuf's default pool, which takes a name once, and every
+client of the protocol has messages named `inference.*`. Nothing is registered there from here, so
+that a client can be imported beside the service.
 """
 
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ DESCRIPTORS = PROTOS / "protocol.binpb"
 
 
 def make_pool() -> DescriptorPool:
-    """Return a new pool that knows the protocol, and nothing else."""
+    """Return a new pool with the protocol's descriptors only."""
     pool = DescriptorPool()
     for file in FileDescriptorSet.FromString(DESCRIPTORS.read_bytes()).file:
         pool.AddSerializedFile(file.SerializeToString())
@@ -32,7 +32,7 @@ def make_pool() -> DescriptorPool:
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """A method of the service: its name on the wire, and the classes of what it exchanges."""
+    """A method of the service: its path, and the classes of its messages."""
 
     path: str
     request: Any
@@ -41,7 +41,7 @@ class Method:
     """Whether both sides send any number of messages."""
 
     def answer(self, document: Mapping[str, Any]) -> Any:
-        """Return the response that says the same as a document in JSON's terms.
+        """Return the response with the fields of a JSON document.
 
         Raises:
             ParseError: the response has no such fields.
@@ -58,16 +58,16 @@ def message(name: str) -> Any:
 
 
 def _methods() -> Mapping[str, Method]:
-    described = _POOL.FindServiceByName(SERVICE).methods
+    descriptors = _POOL.FindServiceByName(SERVICE).methods
     return MappingProxyType(
         {
-            each.name: Method(
-                path=f"/{SERVICE}/{each.name}",
-                request=GetMessageClass(each.input_type),
-                response=GetMessageClass(each.output_type),
-                streams=each.client_streaming and each.server_streaming,
+            method.name: Method(
+                path=f"/{SERVICE}/{method.name}",
+                request=GetMessageClass(method.input_type),
+                response=GetMessageClass(method.output_type),
+                streams=method.client_streaming and method.server_streaming,
             )
-            for each in described
+            for method in descriptors
         }
     )
 

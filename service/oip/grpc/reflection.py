@@ -1,4 +1,4 @@
-"""The reflection service of gRPC: tools such as grpcurl ask it for what others have from files."""
+"""The reflection service of gRPC: tools such as grpcurl ask it for the protocol's descriptors."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -14,7 +14,7 @@ from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest
 
 from service.lifecycle import Lifecycle
 from service.oip.grpc import health, messages
-from service.oip.grpc.calls import Calls
+from service.oip.grpc.rpc_handlers import RpcHandlers
 from service.oip.grpc.streams import while_open
 
 SERVICES = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")
@@ -22,40 +22,40 @@ METHOD = "ServerReflectionInfo"
 
 
 class Reflection:
-    """Tells of all services of this server, as both versions: they differ in their name alone."""
+    """Describes all services of this server. Both versions of it differ in their name alone."""
 
     def __init__(self, lifecycle: Lifecycle) -> None:
         self._lifecycle = lifecycle
-        known = (messages.SERVICE, health.SERVICE, *SERVICES)
-        self._servicer = reflection.aio.ReflectionServicer(known, _pool())
+        names = (messages.SERVICE, health.SERVICE, *SERVICES)
+        self._servicer = reflection.aio.ReflectionServicer(names, _pool())
 
-    def handlers(self, calls: Calls) -> list[GenericRpcHandler]:
+    def handlers(self, handlers: RpcHandlers) -> list[GenericRpcHandler]:
         """Return the handlers of the services' one method."""
         return [
             method_handlers_generic_handler(
-                service, {METHOD: calls.stream(f"/{service}/{METHOD}", self.tell)}
+                service, {METHOD: handlers.stream_stream(f"/{service}/{METHOD}", self.describe)}
             )
             for service in SERVICES
         ]
 
-    async def tell(
+    async def describe(
         self, requests: AsyncIterator[bytes], context: ServicerContext
     ) -> AsyncIterator[bytes]:
-        """Yield the answer to each question, until the doors close."""
-        asked = _parsed(while_open(requests, self._lifecycle))
-        async for told in self._servicer.ServerReflectionInfo(asked, context):
-            yield told.SerializeToString()
+        """Yield the answer to each request, until the service stops listening."""
+        parsed = _parse(while_open(requests, self._lifecycle))
+        async for response in self._servicer.ServerReflectionInfo(parsed, context):
+            yield response.SerializeToString()
 
 
-async def _parsed(requests: AsyncIterator[bytes]) -> AsyncIterator[Any]:
+async def _parse(requests: AsyncIterator[bytes]) -> AsyncIterator[Any]:
     async for request in requests:
         yield ServerReflectionRequest.FromString(request)
 
 
 def _pool() -> DescriptorPool:
     pool = messages.make_pool()
-    alpha = FileDescriptorProto.FromString(reflection_pb2.DESCRIPTOR.serialized_pb)
-    first = Parse(MessageToJson(alpha).replace("v1alpha", "v1"), FileDescriptorProto())
-    for file in (alpha, first, FileDescriptorProto.FromString(health_pb2.DESCRIPTOR.serialized_pb)):
+    v1alpha = FileDescriptorProto.FromString(reflection_pb2.DESCRIPTOR.serialized_pb)
+    v1 = Parse(MessageToJson(v1alpha).replace("v1alpha", "v1"), FileDescriptorProto())
+    for file in (v1alpha, v1, FileDescriptorProto.FromString(health_pb2.DESCRIPTOR.serialized_pb)):
         pool.AddSerializedFile(file.SerializeToString())
     return pool

@@ -1,4 +1,4 @@
-"""The server of gRPC: its port, its limits, and who answers which method."""
+"""The gRPC server: its port, its limits and its methods."""
 
 import asyncio
 import logging
@@ -12,40 +12,39 @@ from service.lifecycle import LAST_REQUESTS_S, Lifecycle
 from service.observability.metrics import Metrics
 from service.observability.request_log import RequestLog
 from service.oip.grpc import health
-from service.oip.grpc.calls import Calls
 from service.oip.grpc.health import Health
 from service.oip.grpc.messages import METHODS, SERVICE
 from service.oip.grpc.reflection import Reflection
+from service.oip.grpc.rpc_handlers import RpcHandlers
 from service.settings import Settings
 
 Methods = Mapping[str, Callable[..., Any]]
-"""What answers, by the method's name: a `Unary` of `service.oip.grpc.calls`, or a `Stream`."""
+"""Functions that answer, by the method's name: `Unary` or `Stream` of `rpc_handlers`."""
 
 log = logging.getLogger("rope.grpc")
 
-AROUND_BYTES = 2**20
-"""Of a message, for all that is not tensors."""
+HEADER_BYTES = 2**20
+"""Longest message without its tensors."""
 
-MOST_BYTES = 2**31 - 1
-
+MAX_MESSAGE_BYTES = 2**31 - 1
 
 GOODBYE_S = 1.0
-"""For peers to close their connections once no call is left."""
+"""Time for peers to close their connections after the last RPC."""
 
 QUIET = frozenset(
     (health.CHECK, health.WATCH, METHODS["ServerLive"].path, METHODS["ServerReady"].path)
 )
-"""Methods asked by machines every few seconds."""
+"""Methods that probes call every few seconds: counted, not logged."""
 
 
-class GrpcDoor:
-    """gRPC on a port.
+class GrpcServer:
+    """Listens for gRPC on a port.
 
     Args:
-        settings: what the operator wants.
-        lifecycle: told by the health service; ends streams that would wait for ever.
-        methods: those that are implemented.
-        metrics: where calls are counted.
+        settings: of the operator.
+        lifecycle: its phases are the answers of the health service, and it ends open streams.
+        methods: all that are implemented.
+        metrics: counts RPCs.
     """
 
     def __init__(
@@ -56,24 +55,24 @@ class GrpcDoor:
         metrics: Metrics,
     ) -> None:
         self._settings = settings
-        self._calls = Calls(RequestLog(metrics, logged=settings.logs_requests, quiet=QUIET))
+        self._rpcs = RpcHandlers(RequestLog(metrics, logged=settings.logs_requests, quiet=QUIET))
         self._handlers = [
-            method_handlers_generic_handler(SERVICE, _handlers(self._calls, methods)),
-            Health(lifecycle).handler(self._calls),
-            *Reflection(lifecycle).handlers(self._calls),
+            method_handlers_generic_handler(SERVICE, _handlers(self._rpcs, methods)),
+            Health(lifecycle).handler(self._rpcs),
+            *Reflection(lifecycle).handlers(self._rpcs),
         ]
         self._server: aio.Server | None = None
 
     async def open(self) -> None:
-        """Let calls in.
+        """Listen.
 
         Raises:
-            OSError: the port cannot be had.
+            OSError: the port is taken or not allowed.
         """
         host, port = self._settings.http_host, self._settings.grpc_port
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         try:
-            _try(host, port)
+            _check_port(host, port)
             server = aio.server(handlers=self._handlers, options=_options(self._settings))
             port = server.add_insecure_port(address)
         except (OSError, RuntimeError) as refused:
@@ -82,48 +81,45 @@ class GrpcDoor:
         self._server = server
         log.info("gRPC listens", extra={"fields": {"host": host, "port": port}})
 
-    async def close(self, watchdog_timeout_s: float) -> None:
-        """Let no more calls in; those that are in have `patience_s` to finish."""
+    async def close(self, grace_s: float) -> None:
+        """Stop listening. RPCs in progress have `grace_s` seconds to finish."""
         if self._server is None:
             return
-        if watchdog_timeout_s:
-            # a stopping server cancels calls that it has not taken up yet, and a client cannot know
-            # that nothing was done for them: they are taken up first, to be told
-            self._calls.refuse()
+        if grace_s:
+            # A stopping server cancels RPCs that it has received but not begun, and their clients
+            # cannot know that nothing was done for them. So begin them first, and refuse them.
+            self._rpcs.refuse()
             await asyncio.sleep(LAST_REQUESTS_S)
-        stopping = asyncio.create_task(self._server.stop(watchdog_timeout_s))
-        finished = asyncio.create_task(self._calls.finished())
-        await asyncio.wait((stopping, finished), return_when=asyncio.FIRST_COMPLETED)
-        finished.cancel()
-        # a peer without calls that does not answer the goodbye is not waited for; another `stop(0)`
-        # would say so, too, but two at a time crash the process (grpcio 1.85)
+        stopping = asyncio.create_task(self._server.stop(grace_s))
+        idle = asyncio.create_task(self._rpcs.wait_until_idle())
+        await asyncio.wait((stopping, idle), return_when=asyncio.FIRST_COMPLETED)
+        idle.cancel()
+        # Do not wait longer for peers that keep their connection open. Another `stop(0)` would
+        # close these, but two stops at a time crash the process (grpcio 1.85).
         await asyncio.wait((stopping,), timeout=GOODBYE_S)
         stopping.cancel()
 
 
-def _try(host: str, port: int) -> None:
-    """Raise the very OSError for which gRPC could not have a port: it does not tell itself."""
+def _check_port(host: str, port: int) -> None:
+    """Raise the OSError of a port that cannot be opened, because gRPC does not say the reason."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     socket.create_server((host, port), family=family).close()
 
 
-def _handlers(calls: Calls, methods: Methods) -> dict[str, RpcMethodHandler]:
+def _handlers(rpcs: RpcHandlers, methods: Methods) -> dict[str, RpcMethodHandler]:
     return {
-        name: (calls.stream if METHODS[name].streams else calls.unary)(METHODS[name].path, answer)
-        for name, answer in methods.items()
+        name: (rpcs.stream_stream if METHODS[name].streams else rpcs.unary_unary)(
+            METHODS[name].path, method
+        )
+        for name, method in methods.items()
     }
 
 
 def _options(settings: Settings) -> list[tuple[str, int]]:
+    max_bytes = min(settings.max_body_bytes + HEADER_BYTES, MAX_MESSAGE_BYTES)
     return [
-        (
-            "grpc.max_receive_message_length",
-            min(settings.max_body_bytes + AROUND_BYTES, MOST_BYTES),
-        ),
+        ("grpc.max_receive_message_length", max_bytes),
         ("grpc.max_send_message_length", -1),
-        ("grpc.http2.max_ping_strikes", 0),  # keepalive is the client's choice: no ping is too many
-        (
-            "grpc.so_reuseport",
-            0,
-        ),  # a port that is taken is an error, not a share of its connections
+        ("grpc.http2.max_ping_strikes", 0),  # no number of keepalive pings is too many
+        ("grpc.so_reuseport", 0),  # a port that is taken is an error
     ]

@@ -1,4 +1,4 @@
-"""Streams that a client leaves open: they end when the doors close, and hold up no end."""
+"""End streams that clients leave open when the service stops listening."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -14,7 +14,7 @@ async def while_open(requests: AsyncIterator[T], lifecycle: Lifecycle) -> AsyncI
     """Yield requests until there are no more.
 
     Raises:
-        ShuttingDown: the doors close; of what comes from then on nothing is done.
+        ShuttingDown: the service stops listening; requests that come later are not run.
     """
     closing = asyncio.create_task(lifecycle.wait_for_closing())
     reading: asyncio.Future[T] | None = None

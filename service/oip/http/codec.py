@@ -1,9 +1,10 @@
-"""One inference over HTTP: JSON, then the bytes of its binary tensors; and the same back."""
+"""Read and write inference over HTTP: a JSON part, then the bytes of binary tensors."""
 
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -12,224 +13,220 @@ import orjson
 from service.asgi import io
 from service.errors import BadHeader, BadMessage, BadTensor, TooLarge, printable
 from service.oip import validate
-from service.oip.http.compression import coding_for, coding_of, compress
-from service.oip.infer import tensors
+from service.oip.http.compression import compress, request_coding, response_coding
+from service.oip.infer import response, tensors
 from service.oip.infer.models import Model
 from service.oip.infer.parse import Input, RequestParser
-from service.oip.infer.plan import MAX_HEAD_BYTES, InferPlan
-from service.oip.infer.response import Head, OutputTensor, describe, render_outputs
-from service.wire import Buffer, Message, json_codec, safetensors_codec
+from service.oip.infer.plan import MAX_HEADER_BYTES, InferPlan, InferRequest
+from service.oip.infer.response import OutputHeader, OutputTensor
+from service.wire import Buffer, Message, json_codec
 
-LENGTH = b"inference-header-content-length"
+JSON_LENGTH = b"inference-header-content-length"
+"""Header that says how long the JSON part of a body is; without it the whole body is JSON."""
 
 _STRING_OR_INF = re.compile(r'"(?:[^"\\]|\\.)*"|\bInf\b')
 _INF = {"Inf": "Infinity"}
 
 
-class HttpInferCodec:
-    """Reads a request of `model` and writes its answer: a codec that lives as long as it.
+@dataclass(frozen=True, slots=True)
+class InferHeaders:
+    """The headers of a request that say how to read its body and how to write the answer."""
 
-    Args:
-        model: whom it asks.
-        headers: of the request.
-        parser: reads it.
-        max_json_bytes: longest JSON part.
-
-    Raises:
-        BadHeader, TooLarge, UnsupportedMediaType: headers that no request can have.
-    """
-
-    def __init__(
-        self, model: Model, headers: dict[bytes, bytes], parser: RequestParser, max_json_bytes: int
-    ) -> None:
-        self._model = model
-        self._planner = parser
-        self._length = _length_of(headers.get(LENGTH))
-        self.coding = coding_of(headers.get(b"content-encoding"))
-        if self.coding is None:
-            self._check_length(io.declared_bytes(headers))
-        if self._length is not None and self._length > max_json_bytes:
-            raise TooLarge("the JSON part, in bytes,", max_json_bytes, f"{self._length:,}")
-        self.answer_coding = coding_for(headers.get(b"accept-encoding"))
-        self.media_type = "application/json"
-        self.json_bytes: int | None = None
-        """Length of the JSON part of an answer that has binary tensors."""
-        self.plan: InferPlan | None = None
-        """What the request asks for, once it is read."""
-
-    @property
-    def inline_limit_bytes(self) -> int:
-        """Up to here a body is read, or written, at once: all but bytes takes a thread."""
-        if self.plan is None and self._planner.reads_regions:
-            return 0
-        if self.plan is None:
-            in_bytes = self._length is not None and self._length <= json_codec.inline_limit_bytes
-        elif self.answer_coding is not None:
-            return 0
-        else:
-            in_bytes = all(each.binary for each in self.plan.outputs.values())
-        return safetensors_codec.inline_limit_bytes if in_bytes else json_codec.inline_limit_bytes
-
-    @property
-    def text_bytes(self) -> int:
-        """Bytes of memory that a JSON part of known length takes beside those of `expansion`."""
-        return (self._length or 0) * (json_codec.memory_factor - 1)
+    json_bytes: int | None
+    """Length of the JSON part; None: the whole body."""
+    coding: bytes | None
+    """Compression of the body."""
+    response_coding: bytes | None
+    """Compression of the answer."""
 
     @property
     def memory_factor(self) -> int:
-        """Bytes of memory for each of the request, or of the answer once the request is read."""
-        in_text = self._length is None if self.plan is None else self.plan.in_text
-        return json_codec.memory_factor if in_text else 1
+        """Bytes of memory for each byte of the body; those of the JSON part take more."""
+        return json_codec.memory_factor if self.json_bytes is None else 1
 
-    def decode(self, body: Buffer) -> Message:
-        """Read a request.
-
-        Raises:
-            BadMessage, BadTensor, UnknownName, ConfigError: it is not as the protocol says.
-        """
-        length = len(body) if self._length is None else self._length
-        self._check_length(len(body))
-        if not length:
-            name = self._model.name
-            raise BadMessage(
-                f"model {name} takes parameters and several inputs: JSON must name them"
-            )
-        view = memoryview(body)
-        text, body = bytes(view[:length]), view[length:]
-        known = self._known(text, "", body)
-        plan = self._plan(text, body) if known is None else known
-        self.plan = plan._replace(message=Message({}))  # its tensors are the call's alone
-        return plan.message
-
-    def _check_length(self, num_bytes: int | None) -> None:
-        length = self._length
-        if length is not None and num_bytes is not None and length > num_bytes:
-            raise BadHeader(f"Inference-Header-Content-Length is {length}, of {num_bytes} bytes")
-
-    def _plan(self, text: bytes, body: memoryview) -> InferPlan:
-        read, exactly = _loads(text)
-        header = validate.mapping("the request", read)
-        head = text if exactly else None
-        request_id = validate.text("id", header.pop("id", ""))
-        if request_id and exactly and len(text) <= MAX_HEAD_BYTES:
-            head = _written(header)
-            if head and (known := self._known(head, request_id, body)):
-                return known
-        outputs = validate.sequence("outputs", header.get("outputs", []))
-        return self._planner.plan(
-            self._model,
-            head,
-            request_id,
-            validate.mapping("parameters", header.get("parameters", {})),
-            _inputs(header.get("inputs"), body),
-            ((each.get("name"), _params(each)) for each in map(_an_output, outputs)),
-        )
-
-    def _known(self, head: bytes, request_id: str, body: memoryview) -> InferPlan | None:
-        known = self._planner.heads.find(self._model.name, head)
-        return known and known.of_body(request_id, body)
-
-    def encode(self, message: Message) -> list[Buffer]:
-        """Write the answer."""
-        assert self.plan is not None, "decoded before"
-        told = render_outputs(self._model, self.plan, message)
-        head = describe(self._model, self.plan, message)
-        outputs = b",".join(map(_output, told))
-        text = orjson.dumps(head)[:-1] + b',"outputs":[' + outputs + b"]}"
-        blobs = [tensors.bytes_of(each.tensor) for each in told if each.output.binary]
-        if blobs:
-            self.media_type, self.json_bytes = "application/octet-stream", len(text)
-        parts: list[Buffer] = [text, *blobs]
-        return compress(parts, self.answer_coding) if self.answer_coding else parts
+    @property
+    def is_inline(self) -> bool:
+        """Whether a body of any length is decoded without blocking: little of it is JSON."""
+        return self.json_bytes is not None and self.json_bytes <= json_codec.inline_limit_bytes
 
 
-def _output(told: OutputTensor) -> bytes:
-    if told.output.binary:
-        return _binary_output(told.head, told.tensor.nbytes)
-    text = _described(told.head, dict(told.head.where))
-    return (
-        text if told.head.where else text[:-1] + b',"data":' + tensors.json_of(told.tensor) + b"}"
-    )
+def parse_headers(headers: Mapping[bytes, bytes], max_json_bytes: int) -> InferHeaders:
+    """Parse the headers of a request.
+
+    Raises:
+        BadHeader, TooLarge, UnsupportedMediaType: no request may have such headers.
+    """
+    json_bytes = _parse_json_length(headers.get(JSON_LENGTH))
+    coding = request_coding(headers.get(b"content-encoding"))
+    if coding is None:
+        _check_json_length(json_bytes, io.content_length(headers))
+    if json_bytes is not None and json_bytes > max_json_bytes:
+        raise TooLarge("the JSON part, in bytes,", max_json_bytes, f"{json_bytes:,}")
+    return InferHeaders(json_bytes, coding, response_coding(headers.get(b"accept-encoding")))
 
 
-@lru_cache(maxsize=1024)
-def _binary_output(head: Head, num_bytes: int) -> bytes:
-    return _described(head, {"binary_data_size": num_bytes})
+def decode(
+    model: Model, parser: RequestParser, json_bytes: int | None, body: Buffer
+) -> InferRequest:
+    """Read a request.
+
+    Args:
+        model: the model that the request names.
+        parser: checks the request.
+        json_bytes: length of the JSON part; None: the whole body.
+        body: the request, decompressed.
+
+    Raises:
+        BadHeader, BadMessage, BadTensor, UnknownName, ConfigError: it is not one of the protocol.
+        UnknownRegion, BadRegion, SharedMemoryOff, TooLarge: its shared memory is not usable.
+    """
+    length = len(body) if json_bytes is None else json_bytes
+    _check_json_length(json_bytes, len(body))
+    if not length:
+        expected = "JSON must name them"
+        raise BadMessage(f"model {model.name} takes parameters and several inputs: {expected}")
+    view = memoryview(body)
+    text, data = bytes(view[:length]), view[length:]
+    cached = parser.header_cache.get(model.name, text)
+    request = cached and cached.read_body("", data)
+    return request or _parse(model, parser, text, data)
 
 
-def _described(head: Head, params: dict[str, str | int]) -> bytes:
-    told = {"name": head.name, "datatype": head.datatype, "shape": head.shape}
-    return orjson.dumps(told | {"parameters": params} if params else told)
+def encode(
+    model: Model, request_id: str, plan: InferPlan, coding: bytes | None, message: Message
+) -> tuple[io.Headers, list[Buffer]]:
+    """Write an answer: its headers and the parts of its body.
+
+    Raises:
+        BadRegion: an output does not fit its place in shared memory.
+    """
+    outputs = response.render_outputs(model, plan, message)
+    text = orjson.dumps(response.describe(model, request_id, message))[:-1]
+    text += b',"outputs":[' + b",".join(map(_write_output, outputs)) + b"]}"
+    binary = [tensors.to_bytes(o.tensor) for o in outputs if o.output.binary]
+    parts: list[Buffer] = [text, *binary]
+    headers = [(b"content-type", b"application/octet-stream" if binary else b"application/json")]
+    if binary:
+        headers.append((JSON_LENGTH, str(len(text)).encode()))
+    if coding:
+        headers.append((b"content-encoding", coding))
+        parts = compress(parts, coding)
+    headers.append((b"content-length", str(sum(map(len, parts))).encode()))
+    return headers, parts
 
 
-def _an_output(each: object) -> dict[str, Any]:
-    return validate.mapping("an output", each)
+def _check_json_length(json_bytes: int | None, num_bytes: int | None) -> None:
+    if json_bytes is not None and num_bytes is not None and json_bytes > num_bytes:
+        raise BadHeader(f"Inference-Header-Content-Length is {json_bytes}, of {num_bytes} bytes")
 
 
-def _params(given: dict[str, Any]) -> dict[str, Any]:
-    return validate.mapping(
-        f"parameters of {printable(given.get('name'))}", given.get("parameters", {})
-    )
-
-
-def _inputs(inputs: object, blobs: memoryview) -> Iterator[Input]:
-    """Cut the bytes behind the JSON part into those of each input that has some."""
-    at = 0
-    for each in validate.sequence("inputs", inputs):
-        given = validate.mapping("an input", each)
-        params = _params(given)
-        name, size = printable(given.get("name")), params.get("binary_data_size")
-        carried: Buffer | list[Any] | None = None
-        if size is not None and "data" in given:
-            raise BadTensor(name, "given once, as data or as binary_data_size", "both")
-        if size is not None:
-            if type(size) is not int or not 0 <= size <= len(blobs) - at:
-                left = f"of a binary_data_size within the {len(blobs) - at} bytes left"
-                raise BadTensor(name, left, printable(size))
-            carried = blobs[at : at + size]
-            at += size
-        if "data" in given:
-            carried = validate.sequence(f"data of {name}", given["data"])
-        yield Input(given.get("name"), given.get("datatype"), given.get("shape"), params, carried)
-    if at < len(blobs):
-        raise BadMessage(f"{len(blobs) - at} bytes are left over behind the inputs")
-
-
-def _length_of(header: bytes | None) -> int | None:
-    if header is None:
+def _parse_json_length(value: bytes | None) -> int | None:
+    if value is None:
         return None
-    digits = header.strip(b" \t")
+    digits = value.strip(b" \t")
     if not digits.isdigit() or len(digits) > 10 or int(digits) >= 2**31:
         raise BadHeader("Inference-Header-Content-Length must be a number of bytes, below 2**31")
     return int(digits)
 
 
-def _loads(text: bytes) -> tuple[Any, bool]:
-    """Return what a text says, and whether it can be written again as it was."""
+def _parse(model: Model, parser: RequestParser, text: bytes, data: memoryview) -> InferRequest:
+    """Parse a request; where it has an id, its header is cached without the id."""
+    loaded, can_cache = _load_json(text)
+    document = validate.mapping("the request", loaded)
+    header = text if can_cache else None
+    request_id = validate.text("id", document.pop("id", ""))
+    if request_id and can_cache and len(text) <= MAX_HEADER_BYTES:
+        header = _dump(document)
+        cached = parser.header_cache.get(model.name, header) if header else None
+        if cached and (request := cached.read_body(request_id, data)):
+            return request
+    outputs = validate.sequence("outputs", document.get("outputs", []))
+    return parser.parse(
+        model,
+        header,
+        request_id,
+        validate.mapping("parameters", document.get("parameters", {})),
+        _inputs(document.get("inputs"), data),
+        (
+            (item.get("name"), _params(item))
+            for item in (validate.mapping("an output", output) for output in outputs)
+        ),
+    )
+
+
+def _params(item: dict[str, Any]) -> dict[str, Any]:
+    what = f"parameters of {printable(item.get('name'))}"
+    return validate.mapping(what, item.get("parameters", {}))
+
+
+def _inputs(inputs: object, data: memoryview) -> Iterator[Input]:
+    """Yield the inputs; those of binary data get their part of the bytes behind the JSON part."""
+    start = 0
+    for raw_item in validate.sequence("inputs", inputs):
+        item = validate.mapping("an input", raw_item)
+        params = _params(item)
+        name, size = printable(item.get("name")), params.get("binary_data_size")
+        carried: Buffer | list[Any] | None = None
+        if size is not None and "data" in item:
+            raise BadTensor(name, "given once, as data or as binary_data_size", "both")
+        if size is not None:
+            if type(size) is not int or not 0 <= size <= len(data) - start:
+                expected = f"of a binary_data_size within the {len(data) - start} bytes left"
+                raise BadTensor(name, expected, printable(size))
+            carried = data[start : start + size]
+            start += size
+        if "data" in item:
+            carried = validate.sequence(f"data of {name}", item["data"])
+        yield Input(item.get("name"), item.get("datatype"), item.get("shape"), params, carried)
+    if start < len(data):
+        raise BadMessage(f"{len(data) - start} trailing bytes after the inputs")
+
+
+def _write_output(output: OutputTensor) -> bytes:
+    if output.output.binary:
+        return _write_binary_output(output.header, output.tensor.nbytes)
+    text = _write_output_header(output.header, dict(output.header.shm_params))
+    if output.header.shm_params:
+        return text
+    return text[:-1] + b',"data":' + tensors.to_json(output.tensor) + b"}"
+
+
+@lru_cache(maxsize=1024)
+def _write_binary_output(header: OutputHeader, num_bytes: int) -> bytes:
+    return _write_output_header(header, {"binary_data_size": num_bytes})
+
+
+def _write_output_header(header: OutputHeader, params: dict[str, str | int]) -> bytes:
+    document = {"name": header.name, "datatype": header.datatype, "shape": header.shape}
+    return orjson.dumps(document | {"parameters": params} if params else document)
+
+
+def _load_json(text: bytes) -> tuple[Any, bool]:
+    """Return the value of a JSON text, and whether orjson can read it."""
     try:
         return orjson.loads(text), True
-    except orjson.JSONDecodeError as broken:
-        wrong = str(broken)
+    except orjson.JSONDecodeError as error:
+        reason = str(error)
     try:
-        return _loads_more(str(text, "utf-8")), False
+        return _load_extended_json(str(text, "utf-8")), False
     except (ValueError, RecursionError):
-        raise BadMessage(f"not JSON: {wrong}") from None
+        raise BadMessage(f"not JSON: {reason}") from None
 
 
-def _loads_more(text: str) -> Any:
-    """Read JSON with the numbers that some clients write beside: NaN, Infinity and Inf."""
+def _load_extended_json(text: str) -> Any:
+    """Read JSON that may have NaN, Infinity and Inf, as some clients write them."""
     if "Inf" in text:
-        text = _STRING_OR_INF.sub(lambda found: _INF.get(found[0], found[0]), text)
-    read = json.loads(text, parse_float=_finite)
+        text = _STRING_OR_INF.sub(lambda match: _INF.get(match[0], match[0]), text)
+    loaded = json.loads(text, parse_float=_finite)
     if "\\u" in text:
-        json.dumps(read, ensure_ascii=False).encode()  # fails where half of a pair is alone
-    return read
+        json.dumps(loaded, ensure_ascii=False).encode()  # fails at a surrogate that is alone
+    return loaded
 
 
-def _written(header: dict[str, Any]) -> bytes | None:
+def _dump(document: dict[str, Any]) -> bytes | None:
     try:
-        return orjson.dumps(header)
-    except orjson.JSONEncodeError:  # nested deeper than it writes, though not than it reads
+        return orjson.dumps(document)
+    except orjson.JSONEncodeError:  # it is nested deeper than orjson writes, but not than it reads
         return None
 
 

@@ -1,50 +1,50 @@
-"""Compression of bodies that infer, and of no others: gzip, and deflate in zlib's wrapping."""
+"""Compression of the bodies of inference, and of no others: gzip, and deflate as zlib has it."""
 
 import zlib
-from collections.abc import Callable
 from functools import lru_cache
 
 from service.errors import BadMessage, TooLarge, UnsupportedMediaType
-from service.inference.handler import InferenceService
+from service.inference.handler import InferenceHandler, RequestContext
 from service.wire import Buffer
 
-_WINDOWS = {b"gzip": 31, b"deflate": 15}
-"""What zlib calls each coding."""
+_WINDOW_BITS = {b"gzip": 31, b"deflate": 15}
+"""zlib's number for each coding."""
 
-_EITHER = 47
-"""Reads both: clients mistake one for the other."""
+_GZIP_OR_ZLIB = 47
+"""zlib's number for reading both: clients send one where they name the other."""
 
 STEP_BYTES = 2**20
+"""Bytes that are decompressed at a time."""
 
 
-def coding_of(content_encoding: bytes | None) -> bytes | None:
-    """Return the coding of a body, None where it has none.
+def request_coding(content_encoding: bytes | None) -> bytes | None:
+    """Return the coding of a body, None where it is not compressed.
 
     Raises:
-        UnsupportedMediaType: it is another than gzip and deflate.
+        UnsupportedMediaType: the coding is neither gzip nor deflate.
     """
     coding = (content_encoding or b"identity").strip().lower()
     if coding == b"identity":
         return None
-    if coding not in _WINDOWS:
+    if coding not in _WINDOW_BITS:
         raise UnsupportedMediaType("Content-Encoding must be gzip, deflate or identity")
     return coding
 
 
 @lru_cache(maxsize=64)
-def coding_for(accept_encoding: bytes | None) -> bytes | None:
-    """Return the coding of an answer: the one of ours that a client names, if it is just one.
+def response_coding(accept_encoding: bytes | None) -> bytes | None:
+    """Return the coding of an answer: gzip or deflate where a client accepts just one of them.
 
-    Tensors compress by a tenth, at a hundredth of a network's speed: who names several names what
-    its library can read, and not what it wants.
+    Tensors shrink by a tenth only, at a hundredth of a network's speed. A client that accepts both
+    lists what its library can read, not what it wants.
     """
-    named = [item.lower().split(b";") for item in (accept_encoding or b"").split(b",")]
-    wanted = {
+    items = [item.lower().split(b";") for item in (accept_encoding or b"").split(b",")]
+    accepted = {
         coding.strip()
-        for coding, *parameters in named
-        if coding.strip() in _WINDOWS and not any(map(_is_zero, parameters))
+        for coding, *parameters in items
+        if coding.strip() in _WINDOW_BITS and not any(map(_is_zero, parameters))
     }
-    return wanted.pop() if len(wanted) == 1 else None
+    return accepted.pop() if len(accepted) == 1 else None
 
 
 def _is_zero(parameter: bytes) -> bool:
@@ -53,46 +53,49 @@ def _is_zero(parameter: bytes) -> bool:
 
 
 async def inflate(
-    body: Buffer, service: InferenceService, max_bytes: int, charge: Callable[[int], None]
+    handler: InferenceHandler, context: RequestContext, body: Buffer, memory_factor: int
 ) -> bytes:
-    """Return what a body was before it was compressed, some of it at a time.
+    """Return a decompressed body, decompressed step by step on a thread.
 
     Args:
-        body: in gzip or zlib's form.
-        service: whose threads do it.
-        max_bytes: longest result.
-        charge: called for each piece.
+        handler: has the threads and the limits.
+        context: of the request; the memory of each step is added to its charge.
+        body: in the format of gzip or of zlib.
+        memory_factor: bytes of memory for each byte of the result, when it is decoded.
 
     Raises:
-        BadMessage: it is not such a body, or ends early.
-        TooLarge: there is more in it.
+        BadMessage: the body has another format, or ends early.
+        TooLarge: the result is larger than a body may be.
+        Overloaded: there is too little memory for it now.
+        TimedOut: the deadline has passed.
     """
-    stream, view = zlib.decompressobj(_EITHER), memoryview(body)
-    pieces: list[bytes] = []
-    length = at = 0
+    stream, view = zlib.decompressobj(_GZIP_OR_ZLIB), memoryview(body)
+    max_bytes = handler.max_bytes(memory_factor)
+    parts: list[bytes] = []
+    num_bytes = start = 0
     rest: Buffer = b""
     while not stream.eof:
-        if not rest:  # a piece at a time: what is left of it is copied at each step
-            rest, at = view[at : at + STEP_BYTES], at + STEP_BYTES
-        was_last = at >= len(view)
+        if not rest:  # a slice at a time, because zlib copies what it has not read at each step
+            rest, start = view[start : start + STEP_BYTES], start + STEP_BYTES
+        was_last = start >= len(view)
         try:
-            piece = await service.run_blocking(True, stream.decompress, rest, STEP_BYTES)
-        except zlib.error as broken:
-            raise BadMessage(f"the compressed body is broken: {broken}") from None
+            part = await handler.to_thread(context.deadline, stream.decompress, rest, STEP_BYTES)
+        except zlib.error as error:
+            raise BadMessage(f"the compressed body is broken: {error}") from None
         rest = stream.unconsumed_tail
-        length += len(piece)
-        if length > max_bytes:
+        num_bytes += len(part)
+        if num_bytes > max_bytes:
             raise TooLarge("the body, decompressed, in bytes,", max_bytes, "more")
-        if not piece and was_last and not rest and not stream.eof:
+        if not part and was_last and not rest and not stream.eof:
             raise BadMessage("the compressed body ends early")
-        charge(len(piece))
-        pieces.append(piece)
-    if left := len(stream.unused_data) + max(len(view) - at, 0):
-        raise BadMessage(f"{left} bytes are left over behind the compressed body")
-    return await service.run_blocking(True, b"".join, pieces)
+        context.charge.add(len(part) * memory_factor)
+        parts.append(part)
+    if trailing := len(stream.unused_data) + max(len(view) - start, 0):
+        raise BadMessage(f"{trailing} trailing bytes after the compressed body")
+    return await handler.to_thread(context.deadline, b"".join, parts)
 
 
 def compress(parts: list[Buffer], coding: bytes) -> list[Buffer]:
-    """Return an answer in a coding, quickly rather than small."""
-    stream = zlib.compressobj(1, wbits=_WINDOWS[coding])
+    """Return an answer in a coding, compressed fast rather than well."""
+    stream = zlib.compressobj(1, wbits=_WINDOW_BITS[coding])
     return [*(stream.compress(part) for part in parts), stream.flush()]

@@ -1,100 +1,94 @@
-"""The routes of `/v2` that infer: the exchange of the protocol around that of `/v1`."""
+"""The routes of `/v2` that infer: decode, infer, encode. Plain ASGI, without FastAPI's cost."""
 
 import time
-from typing import cast
+from collections.abc import Mapping
+from functools import partial
 
 from service.asgi import io
-from service.asgi.io import Event, Receive, Scope, Send
+from service.asgi.body import disconnected, read_body
+from service.asgi.io import Receive, Scope, Send
 from service.batching.admission import Charge
 from service.errors import ClientLeft
+from service.inference.handler import RequestContext
 from service.oip.errors import describe
-from service.oip.http.codec import LENGTH, HttpInferCodec
+from service.oip.http.codec import InferHeaders, decode, encode, parse_headers
 from service.oip.http.compression import inflate
 from service.oip.infer.models import MODELS, VERSION, Model
-from service.oip.infer.plan import InferPlan
+from service.oip.infer.plan import InferRequest
+from service.oip.infer.run import INLINE_WRITE_BYTES, run_model
 from service.oip.state import OipState
-from service.v1.routes import Route
-from service.wire import Buffer, Codec
+from service.wire import Buffer, json_codec
 
 
-class InferRoute(Route):
-    """Inference by one model, as an ASGI application that answers its failures itself."""
+class InferRoute:
+    """Inference by one model as an ASGI application that answers its own failures."""
 
     def __init__(self, model: Model, oip_state: OipState) -> None:
-        super().__init__(model.endpoint, oip_state.service)
         self._model = model
-        self._planner = oip_state.parser
+        self._handler = oip_state.handler
+        self._parser = oip_state.parser
         self._statistics = oip_state.statistics[model.name]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
-        begun = False
-
-        async def watched(event: Event) -> None:
-            nonlocal begun
-            begun = True
-            await send(event)
-
-        started = time.perf_counter()
-        try:
-            served = await self.serve(scope, receive, watched)
-        except Exception as failure:
-            self._statistics.failed(failure, started)
-            if begun or isinstance(failure, ClientLeft):
+        with Charge(self._handler.admission) as charge:
+            status = 200
+            try:
+                headers, parts = await self._infer(scope[io.HEADERS_BY_NAME], receive, charge)
+            except ClientLeft:
                 raise
-            status, headers, body = describe(self._model.told(failure))
-            await io.send(send, status, headers, [body])
+            except Exception as failure:
+                status, headers, body = describe(failure)
+                parts = [body]
+            await io.send(send, status, headers, parts)
+
+    async def _infer(
+        self, headers: Mapping[bytes, bytes], receive: Receive, charge: Charge
+    ) -> tuple[io.Headers, list[Buffer]]:
+        """Return headers and body of the answer."""
+        handler, model = self._handler, self._model
+        with self._statistics.count() as started:
+            infer_headers = parse_headers(headers, handler.settings.max_json_bytes)
+            deadline = handler.deadline(io.timeout_s(headers))
+            context = RequestContext(deadline, charge, partial(disconnected, receive))
+            reading = self._read(context, infer_headers, receive, headers)
+            request_id, plan, served = await run_model(handler, model, context, reading)
+            written_from = time.perf_counter()
+            coding = infer_headers.response_coding
+            write = partial(encode, model, request_id, plan, coding, served.message)
+            if coding or not (plan.is_binary or served.num_bytes <= INLINE_WRITE_BYTES):
+                response_headers, parts = await handler.to_thread(None, write)
+            else:
+                response_headers, parts = write()
+            self._statistics.add_success(served.completed, started, written_from)
+        response_headers += io.server_timing(served.completed, served.backend)
+        return response_headers, parts
+
+    async def _read(
+        self,
+        context: RequestContext,
+        infer_headers: InferHeaders,
+        receive: Receive,
+        headers: Mapping[bytes, bytes],
+    ) -> InferRequest:
+        handler, model, parser = self._handler, self._model, self._parser
+        json_bytes, memory_factor = infer_headers.json_bytes, infer_headers.memory_factor
+        context.charge.add((json_bytes or 0) * (json_codec.memory_factor - 1))
+        if infer_headers.coding is None:
+            body = await read_body(handler, context, receive, headers, memory_factor)
         else:
-            assert served.answer is not None, "all models take the device"
-            self._statistics.answered(served.answer, started, served.write_s)
-
-    def _codecs(self, headers: dict[bytes, bytes]) -> tuple[Codec, Codec]:
-        limit = self._service.settings.max_json_bytes
-        exchange = HttpInferCodec(self._model, headers, self._planner, limit)
-        return exchange, exchange
-
-    async def _receive(
-        self, headers: dict[bytes, bytes], codec: Codec, receive: Receive, charge: Charge
-    ) -> Buffer:
-        exchange, memory_factor = cast(HttpInferCodec, codec), codec.memory_factor
-        charge.add(exchange.text_bytes)
-        if exchange.coding is None:
-            return await self._receive_raw(headers, memory_factor, receive, charge)
-        body = await self._receive_raw(headers, 1, receive, charge)
-
-        def charge_piece(num_bytes: int) -> None:
-            charge.add(num_bytes * memory_factor)
-
-        return await inflate(body, self._service, self._limit(memory_factor), charge_piece)
-
-    def _charge_read(self, codec: Codec, charge: Charge) -> None:
-        charge.add(_plan_of(codec).region_bytes)
-
-    def _queue_s(self, codec: Codec) -> float | None:
-        return _plan_of(codec).queue_s
-
-    def _named(self, codec: Codec) -> io.Headers:
-        exchange = cast(HttpInferCodec, codec)
-        named = super()._named(codec)
-        if exchange.json_bytes is not None:
-            length = str(exchange.json_bytes).encode()
-            named.append((LENGTH, length))
-        if exchange.answer_coding is not None:
-            named.append((b"content-encoding", exchange.answer_coding))
-        return named
+            compressed = await read_body(handler, context, receive, headers, 1)
+            body = await inflate(handler, context, compressed, memory_factor)
+        is_short = infer_headers.is_inline or len(body) <= json_codec.inline_limit_bytes
+        if is_short and not parser.reads_regions:
+            return decode(model, parser, json_bytes, body)
+        return await handler.to_thread(context.deadline, decode, model, parser, json_bytes, body)
 
 
-def _plan_of(codec: Codec) -> InferPlan:
-    plan = cast(HttpInferCodec, codec).plan
-    assert plan is not None, "decoded before"
-    return plan
-
-
-def infer_routes(oip_state: OipState) -> dict[str, Route]:
+def infer_routes(oip_state: OipState) -> dict[str, InferRoute]:
     """Return the routes that infer, by path."""
-    routes: dict[str, Route] = {}
-    for model in MODELS.values():
-        route = InferRoute(model, oip_state)
-        for version in ("", f"/versions/{VERSION}"):
-            routes[f"/v2/models/{model.name}{version}/infer"] = route
-    return routes
+    return {
+        f"/v2/models/{model.name}{version}/infer": InferRoute(model, oip_state)
+        for model in MODELS.values()
+        for version in ("", f"/versions/{VERSION}")
+    }

@@ -1,4 +1,4 @@
-"""The models of the protocol: what their tensors are called, and which endpoint answers."""
+"""The models of the protocol: their tensors, and the endpoint that answers."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,28 +11,28 @@ from service.oip.errors import UnknownModel
 
 VERSION = "1"
 
-ROWS = (-1, -1, -1, -1)
-"""Dimensions of heads `[B, S, H, D]`; packed ones have one less."""
+BSHD = (-1, -1, -1, -1)
+"""Dimensions of a tensor of heads, `[B, S, H, D]`; packed ones have one dimension less."""
 
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """A tensor of a model."""
+    """An input or an output of a model."""
 
     name: str
     datatype: str
-    """The one that metadata tells; heads may be FP16 and BF16, too."""
+    """The datatype in the metadata; a tensor of heads may also be FP16 or BF16."""
 
     dims: tuple[int, ...]
-    tensor: str
-    """What the endpoint calls it."""
+    endpoint_name: str
+    """The endpoint's name of the tensor."""
 
     optional: bool = False
 
     @property
-    def is_heads(self) -> bool:
-        """Whether it holds numbers of heads."""
-        return self.datatype == "FP32" and self.dims == ROWS
+    def has_heads(self) -> bool:
+        """Whether the tensor is `[B, S, H, D]`: one row of numbers for each head."""
+        return self.datatype == "FP32" and self.dims == BSHD
 
 
 _ENDPOINTS = {endpoint.path: endpoint for endpoint in ENDPOINTS}
@@ -45,21 +45,19 @@ class Model:
     name: str
     path: str
     call: type[Call]
-    """What it asks the library for."""
+    """Type of the calls that the endpoint makes."""
     inputs: tuple[Slot, ...]
     outputs: tuple[Slot, ...]
 
     @property
     def endpoint(self) -> Endpoint[Any]:
-        """Who answers."""
+        """The endpoint that answers."""
         return _ENDPOINTS[self.path]
 
-    def told(self, failure: Exception) -> Exception:
-        """Return a failure as it is to be told: of the tensor by the name that it has here."""
-        if isinstance(failure, ShapeError):
-            names = {slot.tensor: slot.name for slot in self.inputs}
-            return failure.of(names.get(failure.tensor, failure.tensor))
-        return failure
+    def with_input_name(self, failure: ShapeError) -> ShapeError:
+        """Return a failure of the endpoint, about the tensor by the model's name of it."""
+        names = {slot.endpoint_name: slot.name for slot in self.inputs}
+        return failure.renamed(names.get(failure.tensor, failure.tensor))
 
 
 def _integers(*names: str, dims: tuple[int, ...] = (-1,)) -> tuple[Slot, ...]:
@@ -77,28 +75,28 @@ MODELS: Mapping[str, Model] = MappingProxyType(
                 "/v1/rotate",
                 Rotate,
                 (
-                    Slot("x", "FP32", ROWS, "q"),
+                    Slot("x", "FP32", BSHD, "q"),
                     *_integers("positions", dims=(-1, -1)),
                     *_integers("cu_seqlens"),
                     FREQUENCIES,
                 ),
-                (Slot("rotated", "FP32", ROWS, "q"),),
+                (Slot("rotated", "FP32", BSHD, "q"),),
             ),
             Model(
                 "rope_attention",
                 "/v1/attention",
                 Attend,
                 (
-                    *(Slot(name, "FP32", ROWS, name) for name in ("q", "k", "v")),
+                    *(Slot(name, "FP32", BSHD, name) for name in ("q", "k", "v")),
                     *_integers("positions", "q_positions", "k_positions", dims=(-1, -1)),
                     *_integers("cu_seqlens", "cu_seqlens_q", "cu_seqlens_k"),
                     Slot("sinks", "FP32", (-1,), "sinks", optional=True),
-                    Slot("mask", "BOOL", ROWS, "mask", optional=True),
+                    Slot("mask", "BOOL", BSHD, "mask", optional=True),
                     *_integers("q_index", "k_index", dims=(-1, -1)),
                     FREQUENCIES,
                 ),
                 (
-                    Slot("output", "FP32", ROWS, "out"),
+                    Slot("output", "FP32", BSHD, "out"),
                     Slot("lse", "FP32", (-1, -1, -1), "lse", optional=True),
                 ),
             ),
@@ -115,10 +113,10 @@ MODELS: Mapping[str, Model] = MappingProxyType(
 
 
 def model_of(name: str, version: str = "") -> Model:
-    """Return a model; every version that is not told is the one there is.
+    """Return a model; an empty version is the only one there is.
 
     Raises:
-        UnknownModel: there is none of that name, or of that version.
+        UnknownModel: no model has that name, or that version.
     """
     if name not in MODELS:
         raise UnknownModel(f"unknown model {name!r}; there are {', '.join(MODELS)}")

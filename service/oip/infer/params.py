@@ -1,118 +1,115 @@
-"""Parameters of the protocol, one by one or in JSON text, as those of the endpoints."""
+"""Parameters of a request of the protocol, as the parameters of an endpoint.
+
+The protocol has flat parameters: text, booleans and numbers. What an endpoint has within `rope` is
+written one by one, or as JSON in the text of `rope`.
+"""
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import orjson
 from pydantic import BaseModel
 
 from rope_core import SCHEMES, VARIANTS, ConfigError
-from service.endpoints.rope_resolver import FORMS
+from service.endpoints.rope_params import FORMS
 from service.errors import BadMessage, UnknownName, printable
 from service.oip import validate
+from service.wire import Parameters
 
-OTHER_NAMES = {"lse": "return_lse", "base": "theta"}
+ALIASES = {"lse": "return_lse", "base": "theta"}
+"""Other names of parameters of the endpoints."""
 
-FINAL = "triton_enable_empty_final_response"
+EMPTY_FINAL_RESPONSE = "triton_enable_empty_final_response"
 
-OF_ROPE = frozenset(
+ROPE_PARAMS = frozenset(
     [name for form in FORMS.values() for name in form.model_fields]
-    + [name for each in (*VARIANTS.values(), *SCHEMES.values()) for name in each.parameters]
+    + [name for scaling in (*VARIANTS.values(), *SCHEMES.values()) for name in scaling.parameters]
 )
 """Parameters that the endpoints have within `rope`."""
 
-
-@dataclass(frozen=True, slots=True)
-class Control:
-    """Parameters that say how to answer, and not what."""
-
-    binary_data_output: bool = False
-    timeout_us: int = 0
-    """Longest time in the queue; 0 is no limit."""
-
-    @classmethod
-    def of(cls, params: Mapping[str, Any]) -> "Control":
-        """Return what parameters say of it; those that clients and proxies add have no effect.
-
-        Raises:
-            BadMessage: one has a value of a wrong kind.
-        """
-        for name in ("sequence_start", "sequence_end", FINAL):
-            validate.boolean(f"parameter {name}", params.get(name, False))
-        validate.natural("parameter priority", params.get("priority", 0))
-        if not isinstance(params.get("sequence_id"), str):
-            validate.natural("parameter sequence_id", params.get("sequence_id", 0))
-        return cls(
-            validate.boolean(
-                "parameter binary_data_output", params.get("binary_data_output", False)
-            ),
-            validate.natural("parameter timeout", params.get("timeout", 0)),
-        )
-
-
-NOT_FOR_MODELS = frozenset(
+REQUEST_PARAMS = frozenset(
     (
         *("priority", "timeout", "sequence_id", "sequence_start", "sequence_end"),
-        *("binary_data_output", "content_type", "headers", FINAL),
+        *("binary_data_output", "content_type", "headers", EMPTY_FINAL_RESPONSE),
     )
 )
-"""Those, and what proxies add."""
+"""Parameters of the protocol, and those that proxies add: models do not get them."""
 
 
-def translate(given: Mapping[str, Any], known: type[BaseModel]) -> bytes:
-    """Return the JSON text of an endpoint's parameters.
+def read_options(params: Mapping[str, Any]) -> tuple[bool, float | None]:
+    """Return whether outputs are sent as bytes, and the longest wait for the device in seconds.
+
+    None is no limit. Options of sequences and priorities have no effect.
 
     Raises:
-        BadMessage: a value is not of a kind that the protocol has.
-        UnknownName: the model has no such parameter.
-        ConfigError: `rope` is not what it may be.
+        BadMessage: the value of an option has a wrong type.
     """
-    own: dict[str, Any] = {}
-    of_rope: dict[str, Any] = {}
-    for name, value in given.items():
-        if name in NOT_FOR_MODELS:
+    for name in ("sequence_start", "sequence_end", EMPTY_FINAL_RESPONSE):
+        validate.boolean(f"parameter {name}", params.get(name, False))
+    validate.natural("parameter priority", params.get("priority", 0))
+    if not isinstance(params.get("sequence_id"), str):
+        validate.natural("parameter sequence_id", params.get("sequence_id", 0))
+    binary = params.get("binary_data_output", False)
+    validate.boolean("parameter binary_data_output", binary)
+    timeout_us = validate.natural("parameter timeout", params.get("timeout", 0))
+    return binary, timeout_us / 1e6 if timeout_us else None
+
+
+def translate(params: Mapping[str, Any], endpoint_params: type[BaseModel]) -> Parameters:
+    """Return the parameters of an endpoint.
+
+    Args:
+        params: of a request of the protocol.
+        endpoint_params: the schema of the endpoint's parameters.
+
+    Raises:
+        BadMessage: the protocol has no parameters of such a type.
+        UnknownName: the model has no such parameter.
+        ConfigError: a text is not the JSON that it begins as, or `rope` is null beside others.
+    """
+    names = endpoint_params.model_fields
+    values: dict[str, Any] = {}
+    rope: dict[str, Any] = {}
+    for raw_name, value in params.items():
+        if raw_name in REQUEST_PARAMS:
             continue
         if not isinstance(value, str | bool | int | float):
-            raise BadMessage(f"parameter {printable(name)} must be text, a boolean or a number")
+            raise BadMessage(f"parameter {printable(raw_name)} must be text, a boolean or a number")
         if isinstance(value, float) and not math.isfinite(value):
-            raise BadMessage(f"parameter {printable(name)} must be finite, got {value}")
-        called = OTHER_NAMES.get(name, name)
-        if called in own or called in of_rope:
-            raise BadMessage(f"parameter {called} is given twice")
-        if called in known.model_fields:
-            own[called] = _read(called, value)
-        elif called in OF_ROPE and "rope" in known.model_fields:
-            of_rope[called] = _read(called, value)
+            raise BadMessage(f"parameter {printable(raw_name)} must be finite, got {value}")
+        name = ALIASES.get(raw_name, raw_name)
+        if name in values or name in rope:
+            raise BadMessage(f"parameter {name} is given twice")
+        if name in names:
+            values[name] = _parse_text(name, value)
+        elif name in ROPE_PARAMS and "rope" in names:
+            rope[name] = _parse_text(name, value)
         else:
-            legal = {*known.model_fields, *OTHER_NAMES} | OF_ROPE
-            raise UnknownName("parameter", name, sorted(legal))
-    if of_rope:
-        own["rope"] = _within(own.get("rope", {}), of_rope)
+            raise UnknownName("parameter", raw_name, sorted({*names, *ALIASES} | ROPE_PARAMS))
+    if rope:
+        values["rope"] = _merge_rope(values.get("rope", {}), rope)
     try:
-        return orjson.dumps(own)
-    except orjson.JSONEncodeError as broken:  # nested too deep, or a number of too many digits
-        raise BadMessage(f"parameters: {broken}") from None
+        return Parameters(values, orjson.dumps(values))
+    except orjson.JSONEncodeError as error:  # nested too deep, or a number of too many digits
+        raise BadMessage(f"parameters: {error}") from None
 
 
-_JSON = frozenset('{["')
-
-
-def _read(name: str, value: str | float) -> Any:
-    """Return what a text stands for: JSON, where it begins as an object, list or text, or null."""
-    if not isinstance(value, str) or not (value.lstrip()[:1] in _JSON or value == "null"):
+def _parse_text(name: str, value: str | float) -> Any:
+    """Return a value, parsed where it is the text of a JSON object, list, string or null."""
+    if not isinstance(value, str) or not (value.lstrip()[:1] in set('{["') or value == "null"):
         return value
     try:
         return orjson.loads(value)
-    except orjson.JSONDecodeError as broken:
-        raise ConfigError(name, "JSON", str(broken)) from None
+    except orjson.JSONDecodeError as error:
+        raise ConfigError(name, "JSON", str(error)) from None
 
 
-def _within(rope: Any, more: dict[str, Any]) -> dict[str, Any]:
+def _merge_rope(rope: Any, others: dict[str, Any]) -> dict[str, Any]:
+    """Return `rope`, an object or a preset's name, with the parameters written beside it."""
     if rope is None:
-        raise ConfigError("rope", f"not null beside {min(more)}", "null")
-    given = rope if isinstance(rope, dict) else {"preset": rope}
-    if twice := sorted(given.keys() & more.keys()):
-        raise BadMessage(f"parameter {twice[0]} is given twice, within rope, too")
-    return given | more
+        raise ConfigError("rope", f"not null beside {min(others)}", "null")
+    base = rope if isinstance(rope, dict) else {"preset": rope}
+    if twice := sorted(base.keys() & others.keys()):
+        raise BadMessage(f"parameter {twice[0]} is given twice: beside rope and within it")
+    return base | others

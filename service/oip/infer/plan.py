@@ -1,127 +1,140 @@
-"""What a request comes to, and how it comes to the same again for others of its head."""
+"""Parsed inference requests, and a cache of request headers that were parsed before."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
-from service.oip.shm.posix import Span
-from service.wire import Buffer, Message
-from service.wire.message import view
+from service.oip.shm.posix import RegionSlice
+from service.wire import Buffer, Message, Parameters
+from service.wire.elements import view_as_tensor
 
 
 @dataclass(frozen=True, slots=True)
 class ShmRef:
-    """Where a tensor is in shared memory."""
+    """The place of a tensor in shared memory."""
 
     region: str
     offset: int
-    """From the region's begin, in bytes."""
-    span: Span
+    """Bytes from the start of the region."""
+    span: RegionSlice
 
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """How an output shall come."""
+    """How the client wants an output."""
 
     binary: bool = False
-    place: ShmRef | None = None
+    shm: ShmRef | None = None
 
 
-class InferPlan(NamedTuple):
-    """What to do for a request."""
+@dataclass(frozen=True, slots=True)
+class InferPlan:
+    """How to run and answer every request with the same header."""
 
-    id: str
-    message: Message
     outputs: Mapping[str, Output]
     """By name, in the order of the answer."""
-    in_text: bool
-    """Whether one of them comes neither as bytes nor in shared memory."""
+
     queue_s: float | None
-    """How long it may wait for the device, None: until its deadline."""
-    region_bytes: int
-    """Memory that was copied from regions."""
+    """Longest wait for the device; None: until the deadline."""
+
+    memory_factor: int
+    """Bytes of memory for each byte of the answer, when it is written."""
+
+    is_binary: bool
+    """Whether all outputs are sent as bytes: then the answer is written without a copy."""
+
+    region_bytes: int = 0
+    """Bytes of the inputs that were copied from shared memory."""
+
+
+class InferRequest(NamedTuple):
+    """A parsed request."""
+
+    id: str
+    """The client's name of the request; empty where it has none."""
+    plan: InferPlan
+    message: Message
 
 
 class TensorView(NamedTuple):
-    """A tensor that is bytes, and nothing but a view of them."""
+    """How bytes of a request are read as a tensor: as a view of them."""
 
-    tensor: str
+    name: str
     dtype: torch.dtype
     shape: tuple[int, ...]
-    start: int
-    """Where it begins, if all are one behind the other."""
 
 
 class CachedHeader(NamedTuple):
-    """A head that has been read, of which any bytes of these sizes make a request."""
+    """A parsed header. With any bytes of these sizes it makes a valid request."""
 
     plan: InferPlan
-    blobs: tuple[TensorView, ...]
+    params: Parameters
+    views: tuple[TensorView, ...]
     sizes: list[int]
-    """Bytes of each."""
-    num_bytes: int
+    """Bytes of each tensor."""
 
-    def of_body(self, request_id: str, body: Buffer) -> InferPlan | None:
-        """Return the plan of a request whose tensors are a body, None where it is not as long."""
-        if len(body) != self.num_bytes:
-            return None
-        return self._of(
-            request_id,
-            {name: view(body, dtype, shape, start) for name, dtype, shape, start in self.blobs},
-        )
+    def read_body(self, request_id: str, body: memoryview) -> InferRequest | None:
+        """Return the request whose tensors are one behind the other in `body`.
 
-    def of_pieces(self, request_id: str, pieces: Sequence[Buffer]) -> InferPlan | None:
-        """Return the same of tensors that are a piece each."""
+        None where the body has another length.
+        """
+        pieces, start = [], 0
+        for size in self.sizes:
+            pieces.append(body[start : start + size])
+            start += size
+        return self.read_pieces(request_id, pieces) if start == len(body) else None
+
+    def read_pieces(self, request_id: str, pieces: Sequence[Buffer]) -> InferRequest | None:
+        """Return the request whose tensors are `pieces`, None where their sizes differ."""
         if [*map(len, pieces)] != self.sizes:
             return None
-        blobs = zip(self.blobs, pieces, strict=True)
-        return self._of(
-            request_id,
-            {name: view(piece, dtype, shape, 0) for (name, dtype, shape, _), piece in blobs},
-        )
-
-    def _of(self, request_id: str, tensors: dict[str, Tensor]) -> InferPlan:
-        _, message, outputs, in_text, queue_s, _ = self.plan
-        return InferPlan(request_id, Message(tensors, message.params), outputs, in_text, queue_s, 0)
+        tensors = {
+            name: view_as_tensor(piece, dtype, shape, 0)
+            for (name, dtype, shape), piece in zip(self.views, pieces, strict=True)
+        }
+        return InferRequest(request_id, self.plan, Message(tensors, self.params))
 
 
-MAX_HEAD_BYTES = 2**10
-"""Longest head that is kept."""
+MAX_HEADER_BYTES = 2**10
+"""Longest header that is cached."""
 
-MAX_KNOWN = 1024
+MAX_CACHED_HEADERS = 1024
 
 
 class HeaderCache:
-    """Heads that have been read: a service meets the same few again and again.
+    """Headers that were parsed before: clients send the same few again and again.
 
-    The head is all of a request but its id and the bytes of its tensors. It is kept where these are
-    all that may differ, which shared memory does, too. Forms do not meet: JSON begins with a brace,
-    and no message of protobuf does.
+    A header is all of a request but its id and the bytes of its tensors. It is cached where nothing
+    else can differ; the content of shared memory can. Headers of JSON and of protobuf are never
+    equal: JSON begins with a brace, and no message of protobuf does.
     """
 
     def __init__(self) -> None:
-        self._known: dict[tuple[str, bytes], CachedHeader] = {}
+        self._headers: dict[tuple[str, bytes], CachedHeader] = {}
 
-    def find(self, model: str, head: bytes) -> CachedHeader | None:
-        """Return what a head of requests to `model` has come to before."""
-        return self._known.get((model, head))
+    def __len__(self) -> int:
+        """Return how many headers are cached."""
+        return len(self._headers)
 
-    def keep(self, model: str, head: bytes | None, plan: InferPlan, names: Sequence[str]) -> None:
-        """Keep what a head has come to, but its tensors: views of bytes, by `names` in order."""
-        if head is None or len(head) > MAX_HEAD_BYTES:
+    def get(self, model: str, header: bytes) -> CachedHeader | None:
+        """Return the parsed header of a request to `model`, None where it is not cached."""
+        return self._headers.get((model, header))
+
+    def add(self, model: str, header: bytes, request: InferRequest, views: Sequence[str]) -> None:
+        """Cache the header of a request whose tensors, `views` in order, are views of its bytes."""
+        if len(header) > MAX_HEADER_BYTES:
             return
-        if len(self._known) >= MAX_KNOWN:
-            self._known.clear()
-        found = [plan.message.tensors[name] for name in names]
-        sizes = [tensor.nbytes for tensor in found]
-        starts = accumulate(sizes, initial=0)
-        blobs = tuple(
-            TensorView(name, tensor.dtype, tuple(tensor.shape), start)
-            for name, tensor, start in zip(names, found, starts, strict=False)
+        if len(self._headers) >= MAX_CACHED_HEADERS:
+            self._headers.clear()
+        tensors = [request.message.tensors[name] for name in views]
+        self._headers[model, header] = CachedHeader(
+            request.plan,
+            request.message.params,
+            tuple(
+                TensorView(name, tensor.dtype, tuple(tensor.shape))
+                for name, tensor in zip(views, tensors, strict=True)
+            ),
+            [tensor.nbytes for tensor in tensors],
         )
-        bare = plan._replace(message=Message({}, plan.message.params))
-        self._known[model, head] = CachedHeader(bare, blobs, sizes, sum(sizes))

@@ -1,8 +1,7 @@
-"""What an answer tells, whatever form it goes out in."""
+"""The content of an answer, in whatever format it is written."""
 
 from typing import Any, NamedTuple
 
-import orjson
 from torch import Tensor
 
 from service.oip.infer import tensors
@@ -11,59 +10,66 @@ from service.oip.infer.plan import InferPlan, Output
 from service.wire import Message
 
 
-class Head(NamedTuple):
-    """What is told of an output beside its numbers."""
+class OutputHeader(NamedTuple):
+    """The description of an output, without its numbers."""
 
     name: str
     datatype: str
     shape: tuple[int, ...]
-    where: tuple[tuple[str, str | int], ...]
-    """Parameters that say where it is in shared memory, if it is."""
+    shm_params: tuple[tuple[str, str | int], ...]
+    """Its parameters that name its place in shared memory; empty where it is not there."""
 
 
 class OutputTensor(NamedTuple):
     """An output of an answer."""
 
-    head: Head
+    header: OutputHeader
     tensor: Tensor
     output: Output
 
 
-def describe(model: Model, plan: InferPlan, message: Message) -> dict[str, Any]:
-    """Return what is told beside the outputs."""
-    head: dict[str, Any] = {"model_name": model.name, "model_version": VERSION}
-    if plan.id:
-        head["id"] = plan.id
-    if message.params == b"{}":
-        return head
-    told = orjson.loads(message.params)
-    params = {name: each for name, each in told.items() if isinstance(each, str | int | float)}
-    if warnings := told.get("warnings"):
+def describe(model: Model, request_id: str, message: Message) -> dict[str, Any]:
+    """Return the members of an answer beside its outputs."""
+    header: dict[str, Any] = {"model_name": model.name, "model_version": VERSION}
+    if request_id:
+        header["id"] = request_id
+    if params := read_params(message):
+        header["parameters"] = params
+    return header
+
+
+def read_params(message: Message) -> dict[str, str | int | float]:
+    """Return the parameters of an answer: numbers and texts, for the protocol has no others."""
+    values = message.params.values
+    params = {name: v for name, v in values.items() if isinstance(v, str | int | float)}
+    if warnings := values.get("warnings"):
         params["warnings"] = "\n".join(warnings)
-    return head | ({"parameters": params} if params else {})
+    return params
 
 
 def render_outputs(model: Model, plan: InferPlan, message: Message) -> list[OutputTensor]:
-    """Return the outputs of an answer, in their order; those of shared memory are written there.
+    """Return the outputs of an answer in order, and write those in shared memory there.
 
     Raises:
-        BadRegion: an output has no place where it was to be.
+        BadRegion: an output does not fit its place.
     """
-    of = {slot.name: slot.tensor for slot in model.outputs}
-    wanted = {name: each for name, each in plan.outputs.items() if of[name] in message.tensors}
-    return [_tell(name, message.tensors[of[name]], each) for name, each in wanted.items()]
+    endpoint_names = {slot.name: slot.endpoint_name for slot in model.outputs}
+    return [
+        _render(name, message.tensors[endpoint_names[name]], output)
+        for name, output in plan.outputs.items()
+        if endpoint_names[name] in message.tensors
+    ]
 
 
-def _tell(name: str, tensor: Tensor, output: Output) -> OutputTensor:
-    datatype, shape = tensors.NAMES[tensor.dtype], tuple(tensor.shape)
-    place = output.place
-    if place is None:
-        return OutputTensor(Head(name, datatype, shape, ()), tensor, output)
-    place.span.write(tensors.bytes_of(tensor))
-    where: dict[str, str | int] = {
-        "shared_memory_region": place.region,
-        "shared_memory_byte_size": tensor.nbytes,
-    }
-    if place.offset:
-        where["shared_memory_offset"] = place.offset
-    return OutputTensor(Head(name, datatype, shape, tuple(where.items())), tensor, output)
+def _render(name: str, tensor: Tensor, output: Output) -> OutputTensor:
+    datatype, shape, shm = tensors.NAMES[tensor.dtype], tuple(tensor.shape), output.shm
+    if shm is None:
+        return OutputTensor(OutputHeader(name, datatype, shape, ()), tensor, output)
+    shm.span.write(tensors.to_bytes(tensor))
+    params: list[tuple[str, str | int]] = [
+        ("shared_memory_region", shm.region),
+        ("shared_memory_byte_size", tensor.nbytes),
+    ]
+    if shm.offset:
+        params.append(("shared_memory_offset", shm.offset))
+    return OutputTensor(OutputHeader(name, datatype, shape, tuple(params)), tensor, output)

@@ -1,4 +1,4 @@
-"""Tensors of the protocol: its names of dtypes, and their numbers in JSON or as bytes."""
+"""Tensors in the formats of the protocol: its datatypes, and elements as numbers or bytes."""
 
 import json
 import math
@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from service.errors import BadTensor, printable
-from service.wire.elements import read_elements
-from service.wire.message import Buffer, check_booleans, check_shape, raw, view
+from service.wire import Buffer, elements
 
 DATATYPES = {
     "FP32": torch.float32,
@@ -21,7 +20,10 @@ DATATYPES = {
     "INT32": torch.int32,
     "BOOL": torch.bool,
 }
-"""Those that some input may have."""
+"""Datatypes that an input may have."""
+
+MAX_DEPTH = 100
+"""Deepest nesting of lists of numbers."""
 
 NAMES = {dtype: name for name, dtype in DATATYPES.items()}
 
@@ -30,44 +32,44 @@ def dtype_of(name: str, datatype: object) -> torch.dtype:
     """Return the dtype of an input.
 
     Raises:
-        BadTensor: there is no such.
+        BadTensor: the protocol has no such datatype here.
     """
     if not isinstance(datatype, str) or datatype not in DATATYPES:
         raise BadTensor(name, f"of datatype {', '.join(DATATYPES)}", printable(datatype))
     return DATATYPES[datatype]
 
 
-def of_bytes(name: str, dtype: torch.dtype, shape: object, data: Buffer) -> Tensor:
-    """Return a tensor whose little-endian elements are `data`.
+def from_bytes(name: str, dtype: torch.dtype, shape: object, data: Buffer) -> Tensor:
+    """Return the tensor of `shape` whose little-endian elements are `data`.
 
     Raises:
-        BadTensor: shape and length do not agree.
+        BadTensor: the shape needs another number of bytes.
     """
-    sizes = check_shape(name, shape, dtype)
+    sizes = elements.check_shape(name, shape, dtype)
     expected = math.prod(sizes) * dtype.itemsize
     if len(data) != expected:
-        raise BadTensor(name, f"of {expected} bytes, by its shape", len(data))
-    tensor = view(data, dtype, sizes, 0)
+        raise BadTensor(name, f"of {expected} bytes for its shape", len(data))
+    tensor = elements.view_as_tensor(data, dtype, sizes, 0)
     if dtype is torch.bool:
-        check_booleans(name, tensor)
+        elements.check_booleans(name, tensor)
     return tensor
 
 
-def of_numbers(name: str, dtype: torch.dtype, shape: object, data: list[Any]) -> Tensor:
-    """Return a tensor of a list of numbers, flat or nested.
+def from_numbers(name: str, dtype: torch.dtype, shape: object, data: list[Any]) -> Tensor:
+    """Return the tensor of `shape` whose elements are a list of numbers, flat or nested.
 
     Raises:
-        BadTensor: they are not numbers that the dtype has, or not as many as the shape says.
+        BadTensor: the dtype has no such numbers, or the shape needs another number of them.
     """
-    sizes = check_shape(name, shape, dtype)
-    elements = _flat(name, data)
-    if len(elements) != math.prod(sizes):
-        raise BadTensor(name, f"{math.prod(sizes)} elements, by its shape", len(elements))
-    return read_elements(name, elements, dtype, NAMES[dtype]).view(sizes)
+    sizes = elements.check_shape(name, shape, dtype)
+    flat = _flat(name, data)
+    if len(flat) != math.prod(sizes):
+        raise BadTensor(name, f"{math.prod(sizes)} elements for its shape", len(flat))
+    return elements.parse_elements(name, flat, dtype, NAMES[dtype]).view(sizes)
 
 
-def json_of(tensor: Tensor) -> bytes:
-    """Return the JSON text of the flat list of a tensor's numbers."""
+def to_json(tensor: Tensor) -> bytes:
+    """Return a tensor's numbers as JSON text: one flat list."""
     flat = tensor.reshape(-1)
     if tensor.dtype in (torch.float16, torch.bfloat16):
         flat = flat.float()
@@ -76,15 +78,15 @@ def json_of(tensor: Tensor) -> bytes:
     return orjson.dumps(flat.numpy(), option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def bytes_of(tensor: Tensor) -> memoryview:
-    """Return a tensor's little-endian elements."""
-    return raw(tensor.contiguous())
+def to_bytes(tensor: Tensor) -> memoryview:
+    """Return a tensor's little-endian elements, uncopied where it is contiguous."""
+    return elements.view_as_bytes(tensor.contiguous())
 
 
 def _flat(name: str, data: list[Any]) -> list[Any]:
     level = data
-    for _ in range(100):
+    for _ in range(MAX_DEPTH):
         if list not in set(map(type, level)):
             return level
-        level = [x for each in level for x in (each if type(each) is list else [each])]
-    raise BadTensor(name, "of lists in at most 100 lists", "more")
+        level = [x for item in level for x in (item if type(item) is list else [item])]
+    raise BadTensor(name, f"nested at most {MAX_DEPTH} lists deep", "more")

@@ -1,143 +1,145 @@
-"""The OpenAPI description of `/v2`, from the models, the documents and the failures."""
+"""The OpenAPI description of `/v2`, made from the table of routes and the table of models."""
 
+import inspect
+import json
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable
+from importlib.resources import files
+from typing import Any, NoReturn
 
 from pydantic import TypeAdapter
 
-from service.asgi.problems import RESPONSES
-from service.oip import types
+from service.asgi.problems import PROBLEMS
 from service.oip.errors import STATUSES, SharedMemoryOff, UnknownModel, status_of
+from service.oip.http.control import BODY_ERRORS, ROUTES, Route
 from service.oip.infer.models import MODELS, VERSION, Model
-from service.oip.openapi.examples import EXAMPLES
-from service.oip.openapi.operations import ASKED, ROWS, Row
-from service.oip.openapi.schemas import COMMON, Schema, schemas_of, title
-from service.oip.shm.registry import Region
-from service.v1.openapi import HEADERS, header
-from service.v1.schemas import ref
+from service.oip.openapi.schemas import (
+    ContentEncoding,
+    InferResponse,
+    ModelName,
+    infer_request,
+    parameters_schema,
+    title,
+)
+from service.oip.types import Refusal
+from service.v1.openapi import HEADERS, REF_TEMPLATE, header, json_content, ref, remove_defaults
+
+EXAMPLES = json.loads((files(__package__) / "examples.json").read_text())
+"""Example requests by model and name."""
 
 _TAG = "Open Inference Protocol"
-
-_TOLD: tuple[type[Any], ...] = (
-    *(types.ServerMetadata, types.ServerLive, types.ServerReady),
-    *(types.ModelMetadata, types.ModelReady, types.ModelConfiguration),
-    *(types.Statistics, types.IndexEntry, types.TraceSettings, types.LogSettings),
-    *(types.Refusal, Region),
-)
-_IN_PATHS: Mapping[str, Schema] = {
+_PATH_PARAMETERS: dict[str, Any] = {
     "name": ref("ModelName"),
-    "version": {"type": "string", "description": f"{VERSION} is the only one."},
+    "version": {"type": "string", "description": f"{VERSION} is the only version."},
     "region": {"type": "string", "description": "A name that clients choose."},
 }
-
-_NAMED: Mapping[str, Schema] = {
-    "ModelName": {"type": "string", "enum": [*MODELS]},
-    "ContentEncoding": {"type": "string", "enum": ["gzip", "deflate", "identity"]},
-}
-
 _LENGTH = "Inference-Header-Content-Length"
-_BYTES: Schema = {"type": "integer", "minimum": 0, "exclusiveMaximum": 2**31}
+_BYTES = {"type": "integer", "minimum": 0, "exclusiveMaximum": 2**31}
 _INFER_HEADERS = (
     *HEADERS,
-    header(_LENGTH, _BYTES, "Length of the JSON part, in bytes; needed where tensors follow it."),
+    header(_LENGTH, _BYTES, "Length of the JSON part in bytes; required if tensors follow it."),
     header("Content-Encoding", ref("ContentEncoding")),
     header(
         "Accept-Encoding",
         {"type": "string"},
-        "The answer is compressed where this names just one of gzip and deflate.",
+        "The answer is compressed if the header names exactly one of gzip and deflate.",
     ),
 )
-_INFER_REFUSALS = sorted(
-    {status_of(status.value) for _, status, _ in RESPONSES}
-    | {STATUSES[UnknownModel], STATUSES[SharedMemoryOff]}
-)
-_BINARY: Schema = {
+_BINARY: dict[str, Any] = {
     "type": "string",
     "format": "binary",
-    "description": "The same in JSON, then the bytes of those tensors that have a "
-    "binary_data_size, in their order, little-endian and without gaps.",
+    "description": "The JSON part, then the bytes of the tensors that have a binary_data_size, "
+    "in their order, little-endian and without gaps.",
 }
 
 
 def describe(document: dict[str, Any]) -> dict[str, Any]:
-    """Complete what a document that tells of `/v1` already says of `/v2`, and return it."""
-    schemas, paths = document["components"]["schemas"], document["paths"]
-    _, told = TypeAdapter.json_schemas(
-        [(kind.__name__, "serialization", TypeAdapter(kind)) for kind in _TOLD],
-        ref_template="#/components/schemas/{model}",
+    """Add `/v2` to an OpenAPI document that has `/v1`, and return the document."""
+    types: dict[str, Any] = {f"infer_{m.name}": infer_request(m) for m in MODELS.values()}
+    types |= {kind.__name__: kind for kind in (ModelName, ContentEncoding, InferResponse, Refusal)}
+    types |= {f"{route.operation_id} body": route.body for route in ROUTES if route.body}
+    types |= {route.operation_id: route.response for route in ROUTES if _has_document(route)}
+    references, definitions = TypeAdapter.json_schemas(
+        [(name, "validation", TypeAdapter(kind)) for name, kind in types.items()],
+        ref_template=REF_TEMPLATE,
     )
-    schemas |= {**told["$defs"], **ASKED, **COMMON, **_NAMED}
-    for (method, path), row in ROWS.items():
-        known = paths[f"/v2{path}"][method]
-        paths[f"/v2{path}"][method] = _control(path, row, known["summary"])
+    refs = {name: schema for (name, _), schema in references.items()}
+    components, paths = document["components"]["schemas"], document["paths"]
+    for schema in definitions["$defs"].values():
+        remove_defaults(schema.get("properties", {}))
+    components |= definitions["$defs"]
+    for route in ROUTES:
+        methods = paths.setdefault(f"/v2{route.path}", {})
+        methods[route.method.lower()] = _control(route, refs)
     for model in MODELS.values():
-        schemas |= schemas_of(model, schemas)
-        for version, of in (("", ""), ("/versions/{version}", "_version")):
-            path = f"/models/{model.name}{version}/infer"
-            paths[f"/v2{path}"] = {"post": _infer(model, path, f"infer_{model.name}{of}")}
-            # which answers that there is no such model
-            paths.pop(f"/v2/models/{{name}}{version}/infer", None)
-    for unused in ("HTTPValidationError", "ValidationError"):
-        schemas.pop(unused, None)
+        components[f"{title(model)}Parameters"] = parameters_schema(model, components)
+        for version, suffix in (("", ""), ("/versions/{version}", "_version")):
+            path = f"/v2/models/{model.name}{version}/infer"
+            paths[path] = {"post": _infer(model, path, suffix)}
     return document
 
 
-def _control(path: str, row: Row, summary: str) -> dict[str, Any]:
-    content = {} if row.answer is None else {"content": _json(row.answer)}
-    told = {"200": {"description": "The answer", **content}} if row.served else {}
-    if row.unready:
-        told["503"] = {"description": "Not so, as the answer says", **content}
-    body: dict[str, Any] = {}
-    if row.asked is not None:
-        required = "required" in ASKED[row.asked]
-        body["requestBody"] = {"required": required, "content": _json(ref(row.asked))}
-    return {
+def _has_document(route: Route) -> bool:
+    return route.response not in (None, NoReturn)
+
+
+def _control(route: Route, refs: dict[str, Any]) -> dict[str, Any]:
+    answer = {"content": json_content(refs[route.operation_id])} if _has_document(route) else {}
+    responses: dict[str, Any] = {}
+    if route.response is not NoReturn:
+        responses["200"] = {"description": "The answer", **answer}
+    if route.probe is not None:
+        responses["503"] = {"description": f"{route.probe} is false", **answer}
+    operation = {
         "tags": [_TAG],
-        "operationId": row.id,
-        "summary": summary,
-        "parameters": _parameters(path),
-        **body,
-        "responses": told | _refusals(row.refusals),
+        "operationId": route.operation_id,
+        "summary": (inspect.getdoc(route.answer) or "").rstrip("."),
+        "parameters": _path_parameters(route.path),
+        "responses": responses | _refusals((*route.errors, *(BODY_ERRORS if route.body else ()))),
     }
+    if route.body is not None:
+        body = refs[f"{route.operation_id} body"]
+        required = bool(route.body.__required_keys__)
+        operation["requestBody"] = {"required": required, "content": json_content(body)}
+    return operation
 
 
-def _infer(model: Model, path: str, name: str) -> dict[str, Any]:
+def _infer(model: Model, path: str, suffix: str) -> dict[str, Any]:
     binary = {"application/octet-stream": {"schema": _BINARY}}
-    examples = {name: {"value": each} for name, each in EXAMPLES[model.name].items()}
-    asked = {"schema": ref(f"{title(model)}InferRequest"), "examples": examples}
-    told = {
-        "description": "The answer; in bytes where an output is asked for in bytes",
-        "headers": {
-            _LENGTH: {"schema": _BYTES, "description": "Length of the JSON part of one in bytes."}
-        },
-        "content": _json(ref("InferResponse")) | binary,
+    request = json_content(ref(f"{title(model)}InferRequest"))
+    request["application/json"]["examples"] = {
+        name: {"value": value} for name, value in EXAMPLES[model.name].items()
+    }
+    answer = {
+        "description": "The answer; in bytes if the request asks for an output in bytes",
+        "headers": {_LENGTH: {"schema": _BYTES, "description": "Length of the JSON part."}},
+        "content": json_content(ref("InferResponse")) | binary,
     }
     return {
         "tags": [_TAG],
-        "operationId": name,
+        "operationId": f"infer_{model.name}{suffix}",
         "summary": f"{model.endpoint.summary}, as {model.endpoint.path} does",
-        "parameters": [*_parameters(path), *_INFER_HEADERS],
+        "parameters": [*_path_parameters(path), *_INFER_HEADERS],
         "requestBody": {
             "required": True,
-            "description": "Read as its headers say, whatever its content type.",
-            "content": {"application/json": asked} | binary,
+            "description": "Read by its headers; the content type does not matter.",
+            "content": request | binary,
         },
-        "responses": {"200": told} | _refusals(_INFER_REFUSALS),
+        "responses": {"200": answer} | _refusals((*PROBLEMS, UnknownModel, SharedMemoryOff)),
     }
 
 
-def _parameters(path: str) -> list[dict[str, Any]]:
+def _path_parameters(path: str) -> list[dict[str, Any]]:
     return [
-        {"name": name, "in": "path", "required": True, "schema": _IN_PATHS[name]}
+        {"name": name, "in": "path", "required": True, "schema": _PATH_PARAMETERS[name]}
         for name in re.findall(r"{(\w+)}", path)
     ]
 
 
-def _json(schema: Schema) -> dict[str, Any]:
-    return {"application/json": {"schema": schema}}
-
-
-def _refusals(statuses: tuple[int, ...] | list[int]) -> dict[str, Any]:
-    told = {"description": "Why not", "content": _json(ref("Refusal"))}
-    return {str(status): told for status in sorted(statuses)}
+def _refusals(errors: Iterable[type[Exception]]) -> dict[str, Any]:
+    refusal = {"description": "Why not", "content": json_content(ref("Refusal"))}
+    statuses = {
+        STATUSES[error] if error in STATUSES else status_of(PROBLEMS[error][0].value)
+        for error in errors
+    }
+    return {str(status): refusal for status in sorted(statuses)}

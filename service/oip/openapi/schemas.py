@@ -1,200 +1,187 @@
-"""Schemas of inference: what each model reads, and what all of them answer."""
+"""Types of inference requests and responses; OpenAPI describes them by pydantic's schemas."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
 
-from service.oip.infer.models import Model, Slot
-from service.oip.infer.params import FINAL, NOT_FOR_MODELS, OTHER_NAMES
+from pydantic import BaseModel, Field, NonNegativeInt, WithJsonSchema, create_model
+from typing_extensions import TypeAliasType
+
+from service.oip.infer.models import MODELS, Model, Slot
+from service.oip.infer.params import ALIASES
 from service.oip.infer.tensors import DATATYPES
-from service.v1.schemas import ref
-from service.wire.message import MAX_RANK
+from service.v1.schemas import Schema
+from service.wire.elements import MAX_RANK
 
-Schema = dict[str, Any]
+JsonSchema = dict[str, Any]
+Datatype = TypeAliasType("Datatype", Literal[*DATATYPES])  # type: ignore[valid-type]
+ModelName = TypeAliasType("ModelName", Literal[*MODELS])  # type: ignore[valid-type]
+ContentEncoding = TypeAliasType("ContentEncoding", Literal["gzip", "deflate", "identity"])
+Shape = Annotated[list[NonNegativeInt], Field(max_length=MAX_RANK)]
 
-_NATURAL: Schema = {"type": "integer", "minimum": 0}
-_TEXT: Schema = {"type": "string"}
-_NUMBERS = {"type": "array", "items": {}}
-_SHAPE: Schema = {"type": "array", "items": _NATURAL, "maxItems": MAX_RANK}
-_REGION: dict[str, Schema] = {
-    "shared_memory_region": _TEXT | {"description": "Name of a registered region."},
-    "shared_memory_offset": _NATURAL | {"description": "From its begin, in bytes."},
-    "shared_memory_byte_size": _NATURAL,
-}
-_ROPE: Schema = {
-    "type": "string",
-    "description": "Name of a preset, or the JSON text of what rope is in `/v1`.",
-}
-_RETURN_LSE: Schema = {
-    "type": "boolean",
-    "description": "Answer lse, too, where the request lists no outputs. Default: true.",
-}
-_IGNORED: Schema = {"description": "Accepted, without effect."}
-_CONTROL: dict[str, Schema] = {
-    **dict.fromkeys(sorted(NOT_FOR_MODELS), _IGNORED),
-    **dict.fromkeys(("sequence_start", "sequence_end", FINAL), _IGNORED | {"type": "boolean"}),
-    "priority": _IGNORED | _NATURAL,
-    "sequence_id": _IGNORED | {"anyOf": [_NATURAL, _TEXT]},
-    "timeout": _NATURAL | {"description": "Longest wait for the device, in microseconds; 0: any."},
-    "binary_data_output": {
-        "type": "boolean",
-        "description": "Answer all outputs in bytes that do not say otherwise.",
-    },
-}
 
-COMMON: Mapping[str, Schema] = {
-    "Datatype": {"type": "string", "enum": [*DATATYPES]},
-    "TensorParameters": {
-        "type": "object",
-        "properties": {
-            "binary_data_size": _NATURAL
-            | {"description": "The tensor is this many bytes behind the JSON part."},
-            **_REGION,
-        },
-    },
-    "OutputParameters": {
-        "type": "object",
-        "properties": {
-            "binary_data": {"type": "boolean", "description": "Answer it in bytes."},
-            **_REGION,
-        },
-    },
-    "InferOutput": {
-        "type": "object",
-        "required": ["name", "datatype", "shape"],
-        "properties": {
-            "name": _TEXT,
-            "datatype": ref("Datatype"),
-            "shape": _SHAPE,
-            "data": {
-                "type": "array",
-                "items": {"type": "number"},
-                "description": "In row-major order; absent where they are bytes or in a region. "
-                "What is not finite is written NaN and Infinity, which is more than JSON has.",
-            },
-            "parameters": ref("TensorParameters"),
-        },
-    },
-    "InferResponse": {
-        "type": "object",
-        "required": ["model_name", "model_version", "outputs"],
-        "properties": {
-            "id": _TEXT | {"description": "That of the request; absent where it had none."},
-            "model_name": _TEXT,
-            "model_version": _TEXT,
-            "parameters": {
-                "type": "object",
-                "properties": {
-                    "warnings": _TEXT | {"description": "What the caller should know, by lines."},
-                    "attention_scaling": {
-                        "type": "number",
-                        "description": "In cos and sin already.",
-                    },
-                },
-            },
-            "outputs": {"type": "array", "items": ref("InferOutput")},
-        },
-    },
-}
-"""Those that all models share."""
+class _Region(Schema):
+    shared_memory_region: str = ""
+    """Name of a registered region."""
+    shared_memory_offset: NonNegativeInt = 0
+    """Where the tensor begins in the region, in bytes."""
+    shared_memory_byte_size: NonNegativeInt = 0
+
+
+class TensorParameters(_Region):
+    """Where the bytes of an input or output are."""
+
+    binary_data_size: NonNegativeInt = 0
+    """The tensor is this many bytes after the JSON part."""
+
+
+class OutputParameters(_Region):
+    """How to answer an output."""
+
+    binary_data: bool = False
+    """Answer the tensor in bytes."""
+
+
+class InferOutput(Schema):
+    """An output."""
+
+    name: str
+    datatype: Datatype
+    shape: Shape
+    data: Sequence[float] = ()
+    """In row-major order; absent if the elements are bytes or in a region. Elements that are not
+    finite are NaN and Infinity, which JSON does not have."""
+    parameters: TensorParameters = TensorParameters()
+
+
+class InferResponseParameters(Schema):
+    """Parameters of a response."""
+
+    warnings: str = ""
+    """Warnings for the caller, one a line."""
+    attention_scaling: float = 1.0
+    """Factor that cos and sin contain."""
+
+
+class InferResponse(Schema):
+    """The response to an inference request."""
+
+    id: str = ""
+    """The id of the request; absent if the request had none."""
+    model_name: str
+    model_version: str
+    parameters: InferResponseParameters = InferResponseParameters()
+    outputs: list[InferOutput]
+
+
+class _InferInput(Schema):
+    name: str
+    datatype: Datatype
+    shape: Shape
+    data: Sequence[Any] = ()
+    """Numbers in row-major order, flat or nested, or booleans."""
+    parameters: TensorParameters = TensorParameters()
+
+
+class _RequestedOutput(Schema):
+    name: str
+    parameters: OutputParameters = OutputParameters()
+
+
+class _InferRequest(Schema):
+    id: str = ""
+    """The response has the same id."""
+
+
+def infer_request(model: Model) -> type[BaseModel]:
+    """Return the type of a model's requests; `parameters_schema` has the parameters."""
+    name = title(model)
+    tensor = create_model(f"{name}Input", __base__=_InferInput, name=_names(model.inputs))
+    output = create_model(f"{name}Output", __base__=_RequestedOutput, name=_names(model.outputs))
+    text = "The outputs to answer, in this order; all outputs if the list is empty."
+    return create_model(
+        f"{name}InferRequest",
+        __base__=_InferRequest,
+        inputs=(list[tensor], Field(min_length=1)),
+        outputs=(list[output], Field([], description=text)),
+        parameters=(create_model(f"{name}Parameters"), None),
+    )
 
 
 def title(model: Model) -> str:
-    """Return what a model is called in names of schemas."""
+    """Return the name of a model in names of schemas."""
     return "".join(part.title() for part in model.name.split("_"))
 
 
-def schemas_of(model: Model, of_v1: Mapping[str, Schema]) -> dict[str, Schema]:
-    """Return the schemas of a model's requests, by name.
+def _names(slots: tuple[Slot, ...]) -> Any:
+    names = [f"{slot.name} ({'optional' if slot.optional else 'needed'})" for slot in slots]
+    field = Field(description=f"{', '.join(names)}.")
+    return (
+        Annotated[str, WithJsonSchema({"type": "string", "enum": [s.name for s in slots]})],
+        field,
+    )
+
+
+_NoEffect = Field(description="Accepted, without effect.")
+
+
+class _ProtocolParameters(Schema):
+    """Parameters that all models have."""
+
+    rope: str
+    """Name of a preset, or the JSON text of `rope` in `/v1`."""
+    timeout: NonNegativeInt
+    """Longest wait for the device, in microseconds; 0 is no limit."""
+    binary_data_output: bool
+    """Answer in bytes all outputs that do not say otherwise."""
+    priority: Annotated[NonNegativeInt, _NoEffect]
+    sequence_id: Annotated[NonNegativeInt | str, _NoEffect]
+    sequence_start: Annotated[bool, _NoEffect]
+    sequence_end: Annotated[bool, _NoEffect]
+    triton_enable_empty_final_response: Annotated[bool, _NoEffect]
+    content_type: Annotated[Any, _NoEffect]
+    headers: Annotated[Any, _NoEffect]
+
+
+def parameters_schema(model: Model, schemas: Mapping[str, JsonSchema]) -> JsonSchema:
+    """Return the schema of a model's parameters.
 
     Args:
-        model: whose.
-        of_v1: schemas of `/v1`, which its parameters are from.
+        model: the model.
+        schemas: the components of `/v1`; its parameters become scalars or JSON text.
     """
-    name = title(model)
-    return {
-        f"{name}InferRequest": {
-            "type": "object",
-            "required": ["inputs"],
-            "properties": {
-                "id": _TEXT | {"description": "Echoed by the answer."},
-                "parameters": ref(f"{name}Parameters"),
-                "inputs": {"type": "array", "minItems": 1, "items": ref(f"{name}Input")},
-                "outputs": {
-                    "type": "array",
-                    "items": ref(f"{name}Output"),
-                    "description": "Those to answer, in this order; all where it is empty.",
-                },
-            },
-        },
-        f"{name}Input": {
-            "type": "object",
-            "required": ["name", "datatype", "shape"],
-            "properties": {
-                "name": _name(model.inputs),
-                "datatype": ref("Datatype"),
-                "shape": _SHAPE,
-                "data": _NUMBERS
-                | {"description": "Numbers in row-major order, flat or nested; or booleans."},
-                "parameters": ref("TensorParameters"),
-            },
-        },
-        f"{name}Output": {
-            "type": "object",
-            "required": ["name"],
-            "properties": {"name": _name(model.outputs), "parameters": ref("OutputParameters")},
-        },
-        f"{name}Parameters": {
-            "type": "object",
-            "properties": _parameters(model, of_v1),
-            "additionalProperties": False,
-        },
-    }
-
-
-def _name(slots: tuple[Slot, ...]) -> Schema:
-    lines = [f"{each.name} ({'optional' if each.optional else 'needed'})" for each in slots]
-    return {
-        "type": "string",
-        "enum": [each.name for each in slots],
-        "description": f"{', '.join(lines)}.",
-    }
-
-
-def _parameters(model: Model, of_v1: Mapping[str, Schema]) -> dict[str, Schema]:
     params = model.endpoint.params
-    own = of_v1[f"{params.__name__.removesuffix('Params')}Request"]["properties"]
-    by_config = {**of_v1["PresetModel"]["properties"], **of_v1["Model"]["properties"]}
-    given = {**by_config, **of_v1["Rope"]["properties"]}
-    for name in by_config.keys() & of_v1["Rope"]["properties"].keys():
-        text = f"{given[name]['description']} By a config or preset: "
-        given[name] = given[name] | {"description": text + by_config[name]["description"]}
-    given |= {name: own[name] for name in params.model_fields if name != "rope"}
-    found = {name: _in_protocol(schema) for name, schema in given.items()}
-    if "return_lse" in found:
-        found["return_lse"] = _RETURN_LSE
-    for alias, name in OTHER_NAMES.items():
-        if name in found:
-            found[alias] = found[name] | {"description": f"Another name of {name}."}
-    return found | {"rope": _ROPE} | _CONTROL
+    endpoint = schemas[f"{params.__name__.removesuffix('Params')}Request"]["properties"]
+    rope = dict(schemas["Rope"]["properties"])
+    config = {**schemas["PresetModel"]["properties"], **schemas["Model"]["properties"]}
+    for name in config.keys() & rope.keys():
+        text = f"{rope[name]['description']} By a config or preset: {config[name]['description']}"
+        rope[name] = rope[name] | {"description": text}
+    endpoint = {name: endpoint[name] for name in params.model_fields if name != "rope"}
+    properties = {n: _as_scalar(schema) for n, schema in {**config, **rope, **endpoint}.items()}
+    if "return_lse" in properties:
+        text = "Answer lse if the request lists no outputs. Default: true."
+        properties["return_lse"] = {"type": "boolean", "description": text}
+    for alias, name in ALIASES.items():
+        if name in properties:
+            properties[alias] = properties[name] | {"description": f"Another name of {name}."}
+    properties |= _ProtocolParameters.model_json_schema()["properties"]
+    return {"type": "object", "properties": properties, "additionalProperties": False}
 
 
-def _in_protocol(schema: Schema) -> Schema:
-    """Return a schema of `/v1` as that of a parameter here, which is no list, object or null."""
-    kinds = schema.get("anyOf") or [schema | {"type": kind} for kind in _listed(schema["type"])]
-    told = [_scalar(kind) for kind in kinds]
-    text = {name: each for name, each in schema.items() if name == "description"}
-    return (told[0] if len(told) == 1 else {"anyOf": told}) | text
+def _as_scalar(schema: JsonSchema) -> JsonSchema:
+    """Return the schema of a parameter of `/v1` in this protocol: no list, object or null."""
+    types = schema.get("type", [])
+    types = [types] if isinstance(types, str) else types
+    options = [_scalar(one) for one in schema.get("anyOf") or [schema | {"type": t} for t in types]]
+    text = {"description": schema["description"]}
+    return (options[0] if len(options) == 1 else {"anyOf": options}) | text
 
 
-def _listed(kinds: str | list[str]) -> list[str]:
-    return [kinds] if isinstance(kinds, str) else kinds
-
-
-def _scalar(schema: Schema) -> Schema:
+def _scalar(schema: JsonSchema) -> JsonSchema:
     match schema["type"]:
         case "array" | "object":
             return {"type": "string", "contentMediaType": "application/json"}
         case "null":
             return {"type": "string", "const": "null"}
-    kept = ("type", "enum", "const", "minimum", "maximum")
-    return {name: each for name, each in schema.items() if name in kept}
+    keys = ("type", "enum", "const", "minimum", "maximum")
+    return {key: schema[key] for key in keys if key in schema}

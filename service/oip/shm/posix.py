@@ -1,8 +1,8 @@
-"""Objects of POSIX shared memory, opened once, and copied from and to; never mapped.
+"""POSIX shared memory objects: opened once, read with pread and written with pwrite.
 
-Clients change them at any time, so that only what is checked in a copy is so; and they may cut one
-short, of which a process that has it mapped dies by SIGBUS. Hence pread and pwrite. None is ever
-made, resized or unlinked here.
+Objects are never mapped: a client may truncate an object at any time, and access to a mapping
+beyond the end kills the process with SIGBUS. Clients may also change the bytes at any time, so
+validate a copy. The service never creates, resizes or unlinks an object.
 """
 
 import errno
@@ -14,108 +14,107 @@ from service.errors import Overloaded, printable
 from service.oip.errors import BadRegion
 from service.wire import Buffer
 
-FOLDER = "/dev/shm/"
-"""Where Linux keeps them."""
+SHM_DIR = "/dev/shm/"
+"""Directory of the objects on Linux."""
 
-_NONE = "is not a shared memory object"
-_DENIED = "may not be opened: the service has no permission to read and write it"
-_WHY = {
-    errno.ENOENT: "is missing: there is no such object where the service runs",
-    errno.EACCES: _DENIED,
-    errno.EPERM: _DENIED,
-    errno.ELOOP: _NONE,
-    errno.EISDIR: _NONE,
-    errno.ENXIO: _NONE,
+_NOT_AN_OBJECT = "is not a shared memory object"
+_NO_PERMISSION = "cannot be opened: the service has no permission to read and write it"
+_REASONS = {
+    errno.ENOENT: "is missing: no such object exists on the host of the service",
+    errno.EACCES: _NO_PERMISSION,
+    errno.EPERM: _NO_PERMISSION,
+    errno.ELOOP: _NOT_AN_OBJECT,
+    errno.EISDIR: _NOT_AN_OBJECT,
+    errno.ENXIO: _NOT_AN_OBJECT,
 }
 
 
-class File:
-    """A descriptor, closed once nobody refers to it: so never under a read or a write."""
+class SharedMemoryFile:
+    """A file descriptor that is closed with the last reference, so never during an access."""
 
-    def __init__(self, number: int) -> None:
-        self.number = number
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
 
     def __del__(self) -> None:
-        os.close(self.number)
+        os.close(self.fd)
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
-    """Bytes of a region: there for as long as anybody refers to this, registered or not."""
+class RegionSlice:
+    """Bytes of a region; usable also after the region is unregistered."""
 
     region: str
     byte_size: int
     start: int
-    """Where it begins in the object."""
-    file: File
+    """Offset in the object."""
+    file: SharedMemoryFile
 
     def read(self) -> bytes:
-        """Return a private copy; that there is memory for it is the caller's to know.
+        """Return a copy of the bytes; the caller accounts for its memory.
 
         Raises:
-            BadRegion: the object has been cut short.
+            BadRegion: the object was truncated.
         """
         pieces: list[bytes] = []
-        at, end = self.start, self.start + self.byte_size
+        offset, end = self.start, self.start + self.byte_size
         try:
-            while at < end and (piece := os.pread(self.file.number, end - at, at)):
+            while offset < end and (piece := os.pread(self.file.fd, end - offset, offset)):
                 pieces.append(piece)
-                at += len(piece)
-        except OSError as failure:
-            raise self._failed("read", failure) from None
-        if at < end:
-            raise self._cut_short()
+                offset += len(piece)
+        except OSError as error:
+            raise self._failed("read", error) from None
+        if offset < end:
+            raise self._truncated()
         return b"".join(pieces)
 
     def write(self, data: Buffer) -> None:
-        """Write all of `data`, from the beginning on.
+        """Write all of `data` to the beginning of the slice.
 
         Raises:
-            BadRegion: it is more than fits, or the object has been cut short.
+            BadRegion: the slice is smaller than `data`, or the object was truncated.
         """
         if len(data) > self.byte_size:
-            has = f"{self.byte_size} bytes are too small for {len(data)}"
-            raise BadRegion(f"region {printable(self.region)}: {has}")
-        left, at = memoryview(data), self.start
+            sizes = f"{self.byte_size} bytes are too small for {len(data)}"
+            raise BadRegion(f"region {printable(self.region)}: {sizes}")
+        rest, offset = memoryview(data), self.start
         try:
-            # what is written behind the end would make the object longer
-            if os.fstat(self.file.number).st_size < at + len(left):
-                raise self._cut_short()
-            while left:
-                written = os.pwrite(self.file.number, left, at)
-                left, at = left[written:], at + written
-        except OSError as failure:
-            raise self._failed("written", failure) from None
+            # a write beyond the end would extend the object
+            if os.fstat(self.file.fd).st_size < offset + len(rest):
+                raise self._truncated()
+            while rest:
+                written = os.pwrite(self.file.fd, rest, offset)
+                rest, offset = rest[written:], offset + written
+        except OSError as error:
+            raise self._failed("written", error) from None
 
-    def _cut_short(self) -> BadRegion:
+    def _truncated(self) -> BadRegion:
         return BadRegion(f"region {printable(self.region)}: its object has become too small")
 
-    def _failed(self, done: str, failure: OSError) -> BadRegion:
-        name = printable(self.region)
-        return BadRegion(f"region {name} cannot be {done}: {failure.strerror}")
+    def _failed(self, access: str, error: OSError) -> BadRegion:
+        return BadRegion(f"region {printable(self.region)} cannot be {access}: {error.strerror}")
 
 
-def open_object(name: str, end: int) -> File:
-    """Return the file of an object of at least `end` bytes.
+def open_shared_memory(name: str, min_bytes: int) -> SharedMemoryFile:
+    """Open an object of at least `min_bytes` bytes.
 
     Raises:
-        BadRegion: it is missing, closed to us, no shared memory, or smaller.
+        BadRegion: the object is missing, not accessible, not shared memory, or smaller.
         Overloaded: too many files are open.
     """
-    told = f"the object {printable(name)}"
-    # O_NONBLOCK: a lease that the client holds on it, or a pipe, must not hold us
+    text = f"the object {printable(name)}"
+    # O_NONBLOCK: a pipe, or a lease that a client holds on the file, must not block the service
     flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
     try:
-        file = File(os.open(f"{FOLDER}{name}".encode(), flags))
-    except OSError as failure:
-        if failure.errno in (errno.EMFILE, errno.ENFILE):
+        file = SharedMemoryFile(os.open(f"{SHM_DIR}{name}".encode(), flags))
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
             raise Overloaded("too many files are open") from None
-        why = _WHY.get(failure.errno or 0, f"cannot be opened: {failure.strerror}")
-        raise BadRegion(f"{told} {why}") from None
-    found = os.fstat(file.number)
-    # a second link is another name, which the prefix may not allow
-    if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
-        raise BadRegion(f"{told} {_NONE}")
-    if found.st_size < end:
-        raise BadRegion(f"{told} is too small: it has {found.st_size} bytes, not {end}")
+        reason = _REASONS.get(error.errno or 0, f"cannot be opened: {error.strerror}")
+        raise BadRegion(f"{text} {reason}") from None
+    status = os.fstat(file.fd)
+    # a second hard link is another name, which the prefix may not allow
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+        raise BadRegion(f"{text} {_NOT_AN_OBJECT}")
+    if status.st_size < min_bytes:
+        raise BadRegion(f"{text} is too small: it has {status.st_size} bytes, not {min_bytes}")
     return file

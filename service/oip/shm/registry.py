@@ -1,22 +1,22 @@
-"""Regions: parts of shared memory objects, which clients register by name and lend to tensors."""
+"""The registry of regions: parts of shared memory objects that clients name and use for tensors."""
 
 from dataclasses import dataclass
 from threading import Lock
 
 from service.errors import Overloaded, printable
 from service.oip.errors import AlreadyExists, BadRegion, SharedMemoryOff, UnknownRegion
-from service.oip.shm.posix import File, Span, open_object
+from service.oip.shm.posix import RegionSlice, SharedMemoryFile, open_shared_memory
 
 MAX_REGIONS = 512
-"""Most regions at a time: each holds a file descriptor."""
+"""Most regions at a time; each region holds a file descriptor."""
 
-MAX_NAME = 256
-"""Characters of a region's name."""
+MAX_NAME_LENGTH = 256
+"""Longest name of a region, in characters."""
 
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """Part of a shared memory object, by the name that a client gave it; in bytes."""
+    """A part of a shared memory object, by a name that a client chose; sizes in bytes."""
 
     name: str
     key: str
@@ -24,115 +24,124 @@ class Region:
     byte_size: int
 
 
-class Regions:
-    """Regions by name; any thread may call.
+class SharedMemoryRegistry:
+    """Registered regions by name. All methods are safe to call from any thread.
 
     Args:
-        prefix: beginning of the keys that may be registered; None or empty turns all off.
-
-    Every method raises SharedMemoryOff where it is off.
+        prefix: beginning of the keys that clients may register; None or empty disables shared
+            memory, and every method raises SharedMemoryOff.
     """
 
     def __init__(self, prefix: str | None) -> None:
         self._prefix = (prefix or "").removeprefix("/")
         self._lock = Lock()
-        self._held: dict[str, tuple[Region, File]] = {}
+        self._regions: dict[str, tuple[Region, SharedMemoryFile]] = {}
 
     @property
-    def is_on(self) -> bool:
-        """Whether regions may be registered at all."""
+    def enabled(self) -> bool:
+        """Whether clients may register regions."""
         return bool(self._prefix)
 
+    def check_enabled(self) -> None:
+        """Raise SharedMemoryOff unless clients may register regions."""
+        if not self.enabled:
+            raise SharedMemoryOff
+
     def register(self, name: object, key: object, offset: object, byte_size: object) -> None:
-        """Open an object, and take a part of it for a region; all as the client sent it.
+        """Open an object and register a part of it; the arguments are unchecked client input.
 
         Raises:
-            AlreadyExists: there is a region of that name, be it the same.
-            BadRegion: the key is not allowed, or its object is missing, closed to us or too small.
-            Overloaded: there are too many.
+            AlreadyExists: a region of that name exists.
+            BadRegion: the key is not allowed, or its object is missing, not accessible or too
+                small.
+            Overloaded: too many regions are registered.
         """
-        self.check_on()
-        if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME or not name.isprintable():
-            raise BadRegion(f"a region's name must be 1 to {MAX_NAME} printable characters")
+        self.check_enabled()
+        if (
+            not isinstance(name, str)
+            or not 0 < len(name) <= MAX_NAME_LENGTH
+            or not name.isprintable()
+        ):
+            raise BadRegion(f"a region's name must be 1 to {MAX_NAME_LENGTH} printable characters")
         start, size = _natural("offset", offset), _natural("byte_size", byte_size)
         if not size:
-            raise BadRegion("byte_size must be more than 0")
+            raise BadRegion("byte_size must be more than 0, got 0")
         with self._lock:
-            if name in self._held:
+            if name in self._regions:
                 raise AlreadyExists(f"region {printable(name)} is registered already")
-            object_name = self._object_name(key)  # nothing is looked for that has not passed this
-            if len(self._held) >= MAX_REGIONS:
-                raise Overloaded(f"{MAX_REGIONS} regions are registered, the most that can be")
-            file = open_object(object_name, start + size)
-            self._held[name] = Region(name, str(key), start, size), file
+            object_name = self._object_name(key)  # before any access to the file system
+            if len(self._regions) >= MAX_REGIONS:
+                raise Overloaded(f"{MAX_REGIONS} regions are registered, which is the limit")
+            file = open_shared_memory(object_name, start + size)
+            self._regions[name] = Region(name, str(key), start, size), file
 
     def unregister(self, name: str | None) -> None:
-        """Forget a region, or all; whoever reads or writes it still ends in peace."""
-        self.check_on()
+        """Remove one region, or all regions; slices that are in use stay usable."""
+        self.check_enabled()
         with self._lock:
-            gone = [*self._held] if name is None else [name]
-            dropped = [self._held.pop(each, None) for each in gone]
-        del dropped  # which closes them, where no thread waits
+            names = [*self._regions] if name is None else [name]
+            removed = [self._regions.pop(region, None) for region in names]
+        del removed  # closes the files outside of the lock
 
     def status(self, name: str | None) -> list[Region]:
-        """Return a region, or all.
+        """Return one region, or all regions.
 
         Raises:
-            UnknownRegion: there is none of that name.
+            UnknownRegion: no region has that name.
         """
-        self.check_on()
+        self.check_enabled()
         if name is not None:
-            return [self._of(name)[0]]
+            return [self._find(name)[0]]
         with self._lock:
-            return [region for region, _ in self._held.values()]
+            return [region for region, _ in self._regions.values()]
 
-    def span(self, name: str, offset: object, byte_size: object) -> Span:
-        """Return a part of a region, to be read or written later.
+    def slice(self, name: str, offset: object, byte_size: object) -> RegionSlice:
+        """Return a part of a region.
 
         Raises:
-            UnknownRegion: there is none of that name.
-            BadRegion: the part is not within it.
+            UnknownRegion: no region has that name.
+            BadRegion: the part is not within the region.
         """
-        self.check_on()
-        region, file = self._of(name)
+        self.check_enabled()
+        region, file = self._find(name)
         start = _natural("shared_memory_offset", offset)
         size = _natural("shared_memory_byte_size", byte_size)
         if start + size > region.byte_size:
-            asked = f"bytes {start} to {start + size} are not within its {region.byte_size}"
-            raise BadRegion(f"region {printable(name)} is too small: {asked}")
-        return Span(name, size, region.offset + start, file)
+            text = f"bytes {start} to {start + size} are not within its {region.byte_size} bytes"
+            raise BadRegion(f"region {printable(name)} is too small: {text}")
+        return RegionSlice(name, size, region.offset + start, file)
 
     def close(self) -> None:
-        """Forget all, at the end of the service."""
+        """Remove all regions, when the service ends."""
         with self._lock:
-            self._held = {}
+            self._regions = {}
 
-    def check_on(self) -> None:
-        """Refuse whatever is asked where it is off."""
-        if not self.is_on:
-            raise SharedMemoryOff
-
-    def _of(self, name: str) -> tuple[Region, File]:
+    def _find(self, name: str) -> tuple[Region, SharedMemoryFile]:
         with self._lock:
-            held = self._held.get(name)
-        if held is None:
+            entry = self._regions.get(name)
+        if entry is None:
             raise UnknownRegion(f"no region {printable(name)} is registered")
-        return held
+        return entry
 
     def _object_name(self, key: object) -> str:
-        # before anything is looked for, so that nothing is learned of what has other names
+        """Return the name of an object, if the prefix allows the key.
+
+        The check precedes all access to the file system, so that clients cannot learn which other
+        objects exist.
+        """
         if not isinstance(key, str):
-            raise BadRegion("a key must be text")
+            raise BadRegion(f"a key must be text, got {type(key).__name__}")
         name = key.removeprefix("/")
-        is_one = name.isprintable() and "/" not in name and ".." not in name
-        if not is_one or not name.startswith(self._prefix):
-            must = f"one name, without .., that begins with {self._prefix}"
-            raise BadRegion(f"key {printable(key)} is not allowed: it must be {must}")
+        is_one_name = name.isprintable() and "/" not in name and ".." not in name
+        if not is_one_name or not name.startswith(self._prefix):
+            expected = f"one name without .. that begins with {self._prefix}"
+            raise BadRegion(f"key {printable(key)} is not allowed: it must be {expected}")
         return name
 
 
-def _natural(what: str, value: object) -> int:
-    # no bool, and none so long that writing it into a text would take its time
+def _natural(field: str, value: object) -> int:
+    # bool is a subclass of int; a huge integer would take long to print
     if type(value) is not int or not 0 <= value < 2**63:
-        raise BadRegion(f"{what} must be a number of bytes from 0 to below 2**63")
+        kind = "" if type(value) is int else f", got {type(value).__name__}"
+        raise BadRegion(f"{field} must be a number of bytes from 0 to below 2**63{kind}")
     return value

@@ -11,15 +11,17 @@ import pytest
 from service.lifecycle import Lifecycle
 from service.observability.metrics import Metrics
 from service.oip.grpc.messages import METHODS
-from service.oip.grpc.server import GrpcDoor, Methods
+from service.oip.grpc.server import GrpcServer, Methods
+from service.oip.shm.registry import SharedMemoryRegistry
 from service.settings import Settings
+from tests.service.oip.shared_objects import SharedObjects
 
 
-class Opened:
-    """An open door, a channel to it, and what it counts."""
+class RunningGrpc:
+    """A listening gRPC server, a channel to it, and its metrics."""
 
-    def __init__(self, door: GrpcDoor, target: str, metrics: Metrics) -> None:
-        self.door = door
+    def __init__(self, server: GrpcServer, target: str, metrics: Metrics) -> None:
+        self.server = server
         self.target = target
         self.metrics = metrics
         self.channel = grpc.aio.insecure_channel(target)
@@ -29,20 +31,22 @@ class Opened:
 
 
 @asynccontextmanager
-async def opened(lifecycle: Lifecycle, methods: Methods, **settings: Any) -> AsyncIterator[Opened]:
+async def run_grpc(
+    lifecycle: Lifecycle, methods: Methods, **settings: Any
+) -> AsyncIterator[RunningGrpc]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     chosen = Settings(**{"grpc_port": port, "log_level": "warning", **settings})
     metrics = Metrics()
-    door = GrpcDoor(chosen, lifecycle, methods, metrics)
-    await door.open()
-    there = Opened(door, f"127.0.0.1:{port}", metrics)
+    server = GrpcServer(chosen, lifecycle, methods, metrics)
+    await server.open()
+    running = RunningGrpc(server, f"127.0.0.1:{port}", metrics)
     try:
-        yield there
+        yield running
     finally:
-        await there.channel.close()
-        await door.close(0)
+        await running.channel.close()
+        await server.close(0)
 
 
 @pytest.fixture
@@ -61,3 +65,19 @@ def ask(channel: grpc.Channel, name: str, /, **fields: Any) -> Any:
         response_deserializer=method.response.FromString,
     )
     return call(method.request(**fields), timeout=30)
+
+
+@pytest.fixture(scope="module")
+def folder() -> Iterator[SharedObjects]:
+    """Objects of shared memory, removed after the tests of the file."""
+    objects = SharedObjects()
+    yield objects
+    objects.clear()
+
+
+@pytest.fixture
+def regions(folder: SharedObjects) -> Iterator[SharedMemoryRegistry]:
+    """The registry of regions in objects of `folder`."""
+    registry = SharedMemoryRegistry(folder.prefix)
+    yield registry
+    registry.close()

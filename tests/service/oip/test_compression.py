@@ -7,7 +7,7 @@ import zlib
 import numpy as np
 import pytest
 
-from service.oip.http.compression import coding_for
+from service.oip.http.compression import response_coding
 from tests.service.conftest import asking, running
 
 X = {"name": "x", "shape": [1, 2, 1, 4], "datatype": "FP32"}
@@ -39,7 +39,7 @@ async def test_a_compressed_request_is_answered_as_a_plain_one(client, coding, e
 
 @pytest.mark.parametrize("binary", [False, True])
 @pytest.mark.parametrize(("coding", "window"), [("gzip", 31), ("deflate", 15)])
-async def test_an_answer_is_compressed_where_one_coding_is_asked_for(
+async def test_an_answer_is_compressed_if_the_client_accepts_one_coding(
     client, coding, window, binary
 ):
     plain, headers = body(binary)
@@ -69,11 +69,11 @@ async def test_an_answer_is_compressed_where_one_coding_is_asked_for(
         (b"", None),
     ],
 )
-def test_who_names_several_codings_names_what_its_library_reads(accepted, coding):
-    assert coding_for(accepted) == coding
+def test_a_client_that_accepts_several_codings_gets_no_compression(accepted, coding):
+    assert response_coding(accepted) == coding
 
 
-async def test_nothing_else_is_compressed(client):
+async def test_other_routes_do_not_compress(client):
     for path in ("/v2", "/v2/models/rope/stats", "/v2/models/nope"):
         response = await client.get(path, headers={"accept-encoding": "gzip"})
         assert "content-encoding" not in response.headers
@@ -90,7 +90,7 @@ BROKEN = {
     "cut short": (GOOD[:-9], "ends early"),
     "without its end": (GOOD[:-1], "ends early"),
     "a wrong sum": (GOOD[:-8] + bytes(4) + GOOD[-4:], "broken"),
-    "more behind": (GOOD + b"x", "left over"),
+    "more behind": (GOOD + b"x", "trailing bytes"),
 }
 
 
@@ -109,7 +109,7 @@ async def test_other_codings_are_refused(client, coding):
     assert [*response.json()] == ["error"]
 
 
-async def test_what_a_body_becomes_is_limited_and_charged(lifecycle):
+async def test_a_decompressed_body_is_limited_and_charged(lifecycle):
     bomb = gzip.compress(bytes(2**26))
     assert len(bomb) < 2**18
     async with running(lifecycle) as app, asking(app) as client:

@@ -1,4 +1,4 @@
-"""What the protocol tells beside inference, over HTTP."""
+"""The routes of `/v2` that do not infer."""
 
 from functools import partial
 
@@ -9,32 +9,39 @@ from service.lifecycle import Phase
 MODELS = ["rope", "rope_attention", "rope_cos_sin"]
 
 
-async def test_what_the_service_and_its_models_are(client):
-    told = (await client.get("/v2")).json()
-    assert [*told] == ["name", "version", "extensions"]
-    assert told["name"] == "rope-service"
-    assert {"binary_tensor_data", "statistics", "schedule_policy"} <= {*told["extensions"]}
-    assert "system_shared_memory" not in told["extensions"]
-    for name in MODELS:
-        for version in ("", "/versions/1"):
-            told = (await client.get(f"/v2/models/{name}{version}")).json()
-            config = (await client.get(f"/v2/models/{name}{version}/config")).json()
-            for of, kind in (("inputs", "input"), ("outputs", "output")):
-                for one, other in zip(told[of], config[kind], strict=True):
-                    assert one["name"] == other["name"]
-                    assert f"TYPE_{one['datatype']}" == other["data_type"]
-                    assert one["shape"] == other["dims"]
-            assert told["versions"] == ["1"]
-            assert config["max_batch_size"] == 0
+async def test_server_metadata_lists_only_what_is_served(client):
+    server = (await client.get("/v2")).json()
+    assert [*server] == ["name", "version", "extensions"]
+    assert server["name"] == "rope-service"
+    assert {"binary_tensor_data", "statistics", "schedule_policy"} <= {*server["extensions"]}
+    assert "system_shared_memory" not in server["extensions"]
 
 
-async def test_a_query_has_no_meaning(client):
+@pytest.mark.parametrize("version", ["", "/versions/1"])
+@pytest.mark.parametrize("name", MODELS)
+async def test_metadata_and_configuration_of_a_model_agree(client, name, version):
+    metadata = (await client.get(f"/v2/models/{name}{version}")).json()
+    config = (await client.get(f"/v2/models/{name}{version}/config")).json()
+    assert metadata["name"] == config["name"] == name
+    assert metadata["inputs"]
+    assert metadata["outputs"]
+    for key, config_key in (("inputs", "input"), ("outputs", "output")):
+        for tensor, tensor_config in zip(metadata[key], config[config_key], strict=True):
+            assert tensor["name"] == tensor_config["name"]
+            assert f"TYPE_{tensor['datatype']}" == tensor_config["data_type"]
+            assert tensor["shape"] == tensor_config["dims"]
+    assert metadata["versions"] == ["1"]
+    assert config["max_batch_size"] == 0
+
+
+async def test_the_query_string_is_ignored(client):
     for path in ("/v2/models/rope", "/v2/models/rope/ready", "/v2/trace/setting"):
-        plain, asked = await client.get(path), await client.get(path + "?version=9&name=nope")
-        assert (plain.status_code, plain.json()) == (asked.status_code, asked.json())
+        plain, with_query = await client.get(path), await client.get(path + "?version=9&name=nope")
+        assert (plain.status_code, plain.json()) == (with_query.status_code, with_query.json())
+        assert "error" not in plain.json()
 
 
-async def test_health_is_json_and_follows_the_life(client, lifecycle):
+async def test_health_and_index_follow_the_phase(client, lifecycle):
     path = "/v2/models/rope/ready"
     for enter, live, ready in [
         (lifecycle.warmed_up, 200, 200),
@@ -52,24 +59,25 @@ async def test_health_is_json_and_follows_the_life(client, lifecycle):
             {"name": "rope", "ready": ready == 200},
         )
         index = (await client.post("/v2/repository/index")).json()
-        assert [each["name"] for each in index] == MODELS
-        assert {each["state"] for each in index} == {"READY" if ready == 200 else "UNAVAILABLE"}
-        only = (await client.post("/v2/repository/index", json={"ready": True})).json()
-        assert len(only) == (3 if ready == 200 else 0)
+        assert [entry["name"] for entry in index] == MODELS
+        assert {entry["state"] for entry in index} == {"READY" if ready == 200 else "UNAVAILABLE"}
+        ready_only = (await client.post("/v2/repository/index", json={"ready": True})).json()
+        assert len(ready_only) == (3 if ready == 200 else 0)
 
 
-async def test_settings_of_traces_and_of_the_log_are_told_and_not_changed(client):
+async def test_settings_of_tracing_and_logging_are_read_only(client):
     for path in ("/v2/trace/setting", "/v2/models/rope/trace/setting", "/v2/logging"):
-        told = (await client.get(path)).json()
-        assert told
-        assert (await client.post(path, content=b"{}")).json() == told
+        settings = (await client.get(path)).json()
+        assert settings
+        assert (await client.post(path, content=b"{}")).json() == settings
         refused = await client.post(path, json={"log_verbose_level": 1})
         assert refused.status_code == 501
         assert [*refused.json()] == ["error"]
+        assert (await client.get(path)).json() == settings
     assert (await client.get("/v2/trace/setting")).json()["trace_level"] == ["OFF"]
 
 
-NOT_THERE = [
+REFUSED = [
     ("GET", "/v2/models/nope", 404),
     ("GET", "/v2/models/rope/versions/2", 404),
     ("GET", "/v2/models/rope/versions/x/ready", 404),
@@ -96,8 +104,8 @@ NOT_THERE = [
 ]
 
 
-@pytest.mark.parametrize(("method", "path", "status"), NOT_THERE)
-async def test_what_there_is_not(client, method, path, status):
+@pytest.mark.parametrize(("method", "path", "status"), REFUSED)
+async def test_unknown_and_unsupported_requests_are_refused(client, method, path, status):
     response = await client.request(method, path)
     assert response.status_code == status
     if path != "/V2":
@@ -106,18 +114,26 @@ async def test_what_there_is_not(client, method, path, status):
 
 
 @pytest.mark.parametrize("content", [b"{", b"[]", b'{"ready": 1}', b"\xff", b"[" * 10_000])
-async def test_a_broken_body_is_refused(client, content):
+async def test_a_malformed_body_is_refused(client, content):
     response = await client.post("/v2/repository/index", content=content)
     assert response.status_code == 400
     assert [*response.json()] == ["error"]
 
 
-async def test_a_huge_body_is_refused(client):
+async def test_a_body_above_the_limit_is_refused(client):
     response = await client.post("/v2/repository/index", content=b" " * 2**17)
     assert response.status_code == 413
 
 
-async def test_cuda_memory_has_no_regions(client):
+async def test_there_are_no_regions_of_cuda_memory(client):
     assert (await client.get("/v2/cudasharedmemory/status")).json() == []
     assert (await client.post("/v2/cudasharedmemory/unregister")).content == b""
     assert (await client.post("/v2/cudasharedmemory/region/r/unregister")).status_code == 200
+    assert (await client.get("/v2/cudasharedmemory/region/r/status")).status_code == 404
+
+
+async def test_a_refusal_precedes_the_body(client):
+    """Shared memory is off, so whether the body is good does not matter."""
+    path = "/v2/systemsharedmemory/region/r/register"
+    for content in (b"", b"{", b" " * 2**17):
+        assert (await client.post(path, content=content)).status_code == 501

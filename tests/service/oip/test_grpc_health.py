@@ -8,7 +8,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from service.lifecycle import Lifecycle, Phase
 from service.oip.grpc.messages import SERVICE
-from tests.service.oip.conftest import opened
+from tests.service.oip.conftest import run_grpc
 
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -21,10 +21,10 @@ def asked(service: str = "") -> health_pb2.HealthCheckRequest:
 
 
 @pytest.mark.parametrize("service", ["", SERVICE])
-async def test_check_says_whether_traffic_is_welcome(service):
+async def test_check_says_whether_the_service_is_ready(service):
     lifecycle = Lifecycle()
-    async with opened(lifecycle, {}) as there:
-        health = health_pb2_grpc.HealthStub(there.channel)
+    async with run_grpc(lifecycle, {}) as running:
+        health = health_pb2_grpc.HealthStub(running.channel)
         assert (await health.Check(asked(service))).status == NOT_SERVING
         lifecycle.warmed_up()
         assert (await health.Check(asked(service))).status == SERVING
@@ -36,8 +36,8 @@ async def test_check_says_whether_traffic_is_welcome(service):
 
 async def test_an_unknown_service_is_not_found_but_may_be_watched():
     lifecycle = Lifecycle()
-    async with opened(lifecycle, {}) as there:
-        health = health_pb2_grpc.HealthStub(there.channel)
+    async with run_grpc(lifecycle, {}) as running:
+        health = health_pb2_grpc.HealthStub(running.channel)
         with pytest.raises(grpc.aio.AioRpcError, match="unknown service nobody") as refused:
             await health.Check(asked("nobody"))
         assert refused.value.code() is grpc.StatusCode.NOT_FOUND
@@ -48,10 +48,10 @@ async def test_an_unknown_service_is_not_found_but_may_be_watched():
         assert await watching.read() is grpc.aio.EOF
 
 
-async def test_each_change_is_told_once():
+async def test_each_change_is_sent_once():
     lifecycle = Lifecycle()
-    async with opened(lifecycle, {}) as there:
-        health = health_pb2_grpc.HealthStub(there.channel)
+    async with run_grpc(lifecycle, {}) as running:
+        health = health_pb2_grpc.HealthStub(running.channel)
         watching = [health.Watch(asked(service)) for service in ("", SERVICE)]
 
         async def told() -> list[int]:
@@ -71,27 +71,27 @@ async def test_each_change_is_told_once():
 
 async def test_a_watcher_that_leaves_is_forgotten():
     lifecycle = Lifecycle()
-    async with opened(lifecycle, {}) as there:
-        watching = health_pb2_grpc.HealthStub(there.channel).Watch(asked())
+    async with run_grpc(lifecycle, {}) as running:
+        watching = health_pb2_grpc.HealthStub(running.channel).Watch(asked())
         await watching.read()
         watching.cancel()
         async with asyncio.timeout(5):
-            await there.door.close(60)
-        text = there.metrics.render().decode()
+            await running.server.close(60)
+        text = running.metrics.render().decode()
         assert 'route="/grpc.health.v1.Health/Watch",status="CANCELLED"} 1.0' in text
 
 
-async def test_nonsense_is_an_invalid_argument():
-    async with opened(Lifecycle(), {}) as there:
+async def test_a_broken_message_is_an_invalid_argument():
+    async with run_grpc(Lifecycle(), {}) as running:
         for call in (
-            there.channel.unary_unary("/grpc.health.v1.Health/Check")(b"\xff"),
-            there.channel.unary_stream("/grpc.health.v1.Health/Watch")(b"\xff"),
-            there.channel.stream_stream(REFLECTION)(iter([b"\xff"])),
+            running.channel.unary_unary("/grpc.health.v1.Health/Check")(b"\xff"),
+            running.channel.unary_stream("/grpc.health.v1.Health/Watch")(b"\xff"),
+            running.channel.stream_stream(REFLECTION)(iter([b"\xff"])),
         ):
             assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
-async def test_a_change_between_the_look_and_the_wait_is_not_missed():
+async def test_a_change_before_the_wait_is_not_missed():
     lifecycle = Lifecycle()
     seen = []
     async for phase in lifecycle.changes():

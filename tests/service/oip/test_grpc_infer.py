@@ -16,20 +16,20 @@ from service.oip.grpc.messages import (
     ModelInferResponse,
     ModelStreamInferResponse,
 )
-from service.oip.grpc.wire import join_response, join_streamed, split_request
-from tests.service.oip.speaking import Grpc, PreparedCall, Refused, speaking
+from service.oip.grpc.protobuf_wire import join_response, join_stream_response, split_request
+from tests.service.oip.encodings import Grpc, InferCall, Refused, all_encodings
 
 CODE = grpc.StatusCode
 ROTATED = [0, 1, 2, 3, -2.8876166, 4.9297514, 6.607698, 7.0496492]
 X = torch.arange(8.0).view(1, 2, 1, 4)
-ROPE = PreparedCall("rope", {"x": X})
+ROPE = InferCall("rope", {"x": X})
 STREAM = METHODS["ModelStreamInfer"].path
 
 
 @pytest.fixture
 async def raw():
-    async with speaking() as spoken:
-        yield spoken["raw"]
+    async with all_encodings() as encodings:
+        yield encodings["raw"]
 
 
 def request(**fields: Any) -> Any:
@@ -73,19 +73,19 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize(("asked", "text"), WRONG.values(), ids=WRONG)
-async def test_wrong_tensors_are_invalid_arguments(raw, asked, text):
+@pytest.mark.parametrize(("infer_call", "text"), WRONG.values(), ids=WRONG)
+async def test_wrong_tensors_are_invalid_arguments(raw, infer_call, text):
     with pytest.raises(Refused) as refused:
-        await raw.ask(asked.SerializeToString())
+        await raw.ask(infer_call.SerializeToString())
     assert refused.value.status is CODE.INVALID_ARGUMENT
     assert text in str(refused.value)
 
 
-async def test_typed_numbers_of_every_kind(raw):
+async def test_typed_numbers_of_every_datatype(raw):
     positions = {"name": "positions", "datatype": "INT32", "shape": [2]}
-    asked = request()
-    asked.inputs.add(**positions, contents={"int_contents": [0, 1]})
-    told = raw.read(await raw.ask(asked.SerializeToString()))
+    infer_call = request()
+    infer_call.inputs.add(**positions, contents={"int_contents": [0, 1]})
+    told = raw.read(await raw.ask(infer_call.SerializeToString()))
     assert told.outputs["rotated"].flatten().tolist() == pytest.approx(ROTATED, rel=1e-6)
     heads = {n: {"name": n, "datatype": "FP32", "shape": [1, 1, 1, 2]} for n in "qkv"}
     ones = {"fp32_contents": [1.0, 1.0]}
@@ -98,11 +98,11 @@ async def test_typed_numbers_of_every_kind(raw):
     assert told.outputs["output"].flatten().tolist() == [1.0, 1.0]
 
 
-async def test_parameters_of_http_have_no_meaning(raw):
+async def test_parameters_of_http_have_no_effect(raw):
     params = {"binary_data_output": {"string_param": "x"}}
     outputs = [{"name": "rotated", "parameters": {"binary_data": {"bool_param": False}}}]
-    asked = request(parameters=params, outputs=outputs)
-    assert raw.read(await raw.ask(asked.SerializeToString())).outputs
+    infer_call = request(parameters=params, outputs=outputs)
+    assert raw.read(await raw.ask(infer_call.SerializeToString())).outputs
 
 
 async def stream(raw: Grpc, requests: list[bytes], **more: Any) -> list[Any]:
@@ -111,10 +111,10 @@ async def stream(raw: Grpc, requests: list[bytes], **more: Any) -> list[Any]:
 
 
 async def test_a_stream_is_answered_in_order_and_goes_on_after_an_error(raw):
-    asked = [request(id=str(index)) for index in range(100)]
-    asked[7].model_name = "nope"
-    asked[8].parameters["theta"].int64_param = 0
-    told = await stream(raw, [each.SerializeToString() for each in asked])
+    infer_call = [request(id=str(index)) for index in range(100)]
+    infer_call[7].model_name = "nope"
+    infer_call[8].parameters["theta"].int64_param = 0
+    told = await stream(raw, [each.SerializeToString() for each in infer_call])
     assert [each.infer_response.id for each in told] == [str(index) for index in range(100)]
     assert {index for index, each in enumerate(told) if each.error_message} == {7, 8}
     assert told[7].infer_response.model_name == "nope"
@@ -123,29 +123,29 @@ async def test_a_stream_is_answered_in_order_and_goes_on_after_an_error(raw):
     assert good.flatten().tolist() == pytest.approx(ROTATED, rel=1e-6)
 
 
-async def test_nonsense_in_a_stream_is_an_error_of_its_own(raw):
+async def test_a_broken_message_in_a_stream_is_one_error(raw):
     told = await stream(raw, [b"\xff\xff", request().SerializeToString()])
     assert ["not a message" in each.error_message for each in told] == [True, False]
 
 
-async def test_the_last_answer_says_so_where_it_is_asked_to(raw):
+async def test_the_final_response_is_marked_on_request(raw):
     name = "triton_enable_empty_final_response"
-    asked = [request(parameters={name: {"bool_param": flag}}) for flag in (True, False)]
-    told = await stream(raw, [each.SerializeToString() for each in asked])
+    infer_call = [request(parameters={name: {"bool_param": flag}}) for flag in (True, False)]
+    told = await stream(raw, [each.SerializeToString() for each in infer_call])
     finals = [dict(each.infer_response.parameters) for each in told]
     assert finals[0]["triton_final_response"].bool_param
     assert finals[1] == {}
 
 
-async def test_a_stream_ends_at_the_first_error_where_it_is_asked_to(raw):
-    asked = [request(), request(model_name="nope"), request()]
-    bodies = [each.SerializeToString() for each in asked]
+async def test_a_stream_ends_at_the_first_error_on_request(raw):
+    infer_call = [request(), request(model_name="nope"), request()]
+    bodies = [each.SerializeToString() for each in infer_call]
     with pytest.raises(grpc.aio.AioRpcError) as ended:
         await stream(raw, bodies, metadata=(("triton_grpc_error", "true"),))
     assert ended.value.code() is CODE.NOT_FOUND
 
 
-async def test_a_stream_that_its_client_leaves_disturbs_nobody(raw):
+async def test_a_client_that_leaves_its_stream_disturbs_no_other(raw):
     call = raw.channel.stream_stream(STREAM)()
     for _ in range(5):
         await call.write(request().SerializeToString())
@@ -154,7 +154,7 @@ async def test_a_stream_that_its_client_leaves_disturbs_nobody(raw):
     assert (await raw.infer(ROPE)).outputs
 
 
-async def test_what_a_stream_has_unanswered_is_bounded(raw):
+async def test_the_unanswered_requests_of_a_stream_are_limited(raw):
     """The client is held back, and all is answered once it reads."""
     call = raw.channel.stream_stream(STREAM)()
     big = request(inputs=[x(shape=[1, 8192, 1, 4])], raw_input_contents=[bytes(2**17)])
@@ -169,7 +169,7 @@ async def test_what_a_stream_has_unanswered_is_bounded(raw):
     writing, before = asyncio.create_task(write()), -1
     while before < sent:
         before = sent
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(0.5)  # nothing else tells a client that is held back from a slow one
     assert 0 < sent < 1000, "somebody holds the client back"
     for _ in range(sent):
         assert not ModelStreamInferResponse.FromString(await call.read()).error_message
@@ -177,12 +177,12 @@ async def test_what_a_stream_has_unanswered_is_bounded(raw):
     call.cancel()
 
 
-async def test_the_deadline_is_the_requests_own(raw):
+async def test_the_deadline_of_an_rpc_is_that_of_its_client(raw):
     big = torch.ones(1, 700, 8, 8)
-    asked = raw.write(PreparedCall("rope_attention", dict.fromkeys("qkv", big)))
+    infer_call = raw.write(InferCall("rope_attention", dict.fromkeys("qkv", big)))
     call = raw.channel.unary_unary(METHODS["ModelInfer"].path)
     with pytest.raises(grpc.aio.AioRpcError) as late:
-        await call(asked.SerializeToString(), timeout=0.001)
+        await call(infer_call.SerializeToString(), timeout=0.001)
     assert late.value.code() is CODE.DEADLINE_EXCEEDED
     assert (await raw.infer(ROPE)).outputs
 
@@ -201,7 +201,7 @@ FIELDS = st.one_of(
 
 
 @given(st.lists(FIELDS, max_size=6))
-def test_raw_tensors_are_cut_out_wherever_they_are(parts):
+def test_raw_tensors_are_split_off_at_any_place(parts):
     """Serialized messages, one behind the other, are the serialized message of them all."""
     text = b"".join(part.SerializeToString() for part in parts)
     whole = ModelInferRequest.FromString(text)
@@ -214,7 +214,7 @@ def test_raw_tensors_are_cut_out_wherever_they_are(parts):
 
 
 @given(st.binary(max_size=40))
-def test_any_bytes_are_cut_or_refused(text):
+def test_any_bytes_are_split_or_refused(text):
     try:
         head, request_id, raw = split_request(text)
         told = ModelInferRequest.FromString(head)
@@ -226,13 +226,13 @@ def test_any_bytes_are_cut_or_refused(text):
 
 
 @given(st.text(max_size=300), st.text(max_size=9), st.lists(st.binary(max_size=300), max_size=3))
-def test_answers_are_written_as_the_messages_that_they_are(name, request_id, blobs):
+def test_joined_responses_are_valid_messages(name, request_id, blobs):
     head = ModelInferResponse(model_name=name)
     parts = join_response(head.SerializeToString(), request_id, blobs)
     head.id = request_id
     head.raw_output_contents.extend(blobs)
     assert ModelInferResponse.FromString(b"".join(parts)) == head
-    streamed = ModelStreamInferResponse.FromString(b"".join(join_streamed(parts)))
+    streamed = ModelStreamInferResponse.FromString(b"".join(join_stream_response(parts)))
     assert streamed == ModelStreamInferResponse(infer_response=head)
 
 

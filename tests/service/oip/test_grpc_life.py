@@ -17,10 +17,10 @@ from grpc_reflection.v1alpha import reflection_pb2_grpc
 from service.errors import Overloaded, ShuttingDown
 from service.lifecycle import Lifecycle
 from service.oip.grpc.messages import METHODS, SERVICE
-from service.oip.grpc.server import AROUND_BYTES
+from service.oip.grpc.server import HEADER_BYTES
 from service.oip.grpc.streams import while_open
 from tests.conftest import Serve
-from tests.service.oip.conftest import opened
+from tests.service.oip.conftest import run_grpc
 
 CODE = grpc.StatusCode
 INFER = METHODS["ModelInfer"].path
@@ -46,21 +46,21 @@ async def code_of(call) -> grpc.StatusCode:
     return CODE.OK
 
 
-async def test_large_messages_come_and_go_up_to_the_limit():
-    async with opened(Lifecycle(), {"ModelInfer": echo}, max_body_bytes=8 * 2**20) as there:
+async def test_messages_up_to_the_limit_are_received_and_sent():
+    async with run_grpc(Lifecycle(), {"ModelInfer": echo}, max_body_bytes=8 * 2**20) as running:
         unlimited = [("grpc.max_receive_message_length", -1)]
-        async with grpc.aio.insecure_channel(there.target, options=unlimited) as channel:
+        async with grpc.aio.insecure_channel(running.target, options=unlimited) as channel:
             infer = channel.unary_unary(INFER)
-            body = bytes(8 * 2**20 + AROUND_BYTES)
+            body = bytes(8 * 2**20 + HEADER_BYTES)
             assert await infer(body) == body
             assert await code_of(infer(body + b"x")) is CODE.RESOURCE_EXHAUSTED
             assert await infer(b"x") == b"x"
 
 
-async def test_many_pings_are_not_too_many():
+async def test_any_number_of_pings_is_answered():
     """Word by word: clients of this library do not ping that often, others do."""
-    async with opened(Lifecycle(), {}) as there:
-        host, _, port = there.target.partition(":")
+    async with run_grpc(Lifecycle(), {}) as running:
+        host, _, port = running.target.partition(":")
         reader, writer = await asyncio.open_connection(host, int(port))
         writer.write(PREFACE)
         for _ in range(2):
@@ -74,18 +74,25 @@ async def test_many_pings_are_not_too_many():
         writer.close()
 
 
-async def test_calls_are_counted_by_method_and_status():
-    async with opened(Lifecycle(), {"ModelInfer": slow, "ModelConfig": full}) as there:
+async def test_rpcs_are_counted_by_method_and_status():
+    begun = asyncio.Event()
+
+    async def begin(request: bytes, context: object) -> bytes:
+        begun.set()
+        return await slow(request, context)
+
+    async with run_grpc(Lifecycle(), {"ModelInfer": begin, "ModelConfig": full}) as running:
         for _ in range(3):
-            await there.ask("ModelInfer", b"0")
-        assert await code_of(there.ask("ModelConfig")) is CODE.UNAVAILABLE
-        assert await code_of(there.ask("ModelInfer", b"9", timeout=0.1)) is CODE.DEADLINE_EXCEEDED
-        leaving = there.channel.unary_unary(INFER)(b"9")
-        await asyncio.sleep(0.1)
+            await running.ask("ModelInfer", b"0")
+        assert await code_of(running.ask("ModelConfig")) is CODE.UNAVAILABLE
+        assert await code_of(running.ask("ModelInfer", b"9", timeout=0.1)) is CODE.DEADLINE_EXCEEDED
+        begun.clear()
+        leaving = running.channel.unary_unary(INFER)(b"9")
+        await begun.wait()
         leaving.cancel()
-        assert await code_of(there.ask("ModelInfer", b"no number")) is CODE.INTERNAL
-        await there.door.close(5)
-        text = there.metrics.render().decode()
+        assert await code_of(running.ask("ModelInfer", b"no number")) is CODE.INTERNAL
+        await running.server.close(5)
+        text = running.metrics.render().decode()
     for status, count in (("OK", 3), ("CANCELLED", 1), ("DEADLINE_EXCEEDED", 1), ("INTERNAL", 1)):
         assert f'rope_requests_total{{route="{INFER}",status="{status}"}} {count}.0' in text
     assert f'rope_requests_total{{route="/{SERVICE}/ModelConfig",status="UNAVAILABLE"}} 1.0' in text
@@ -96,61 +103,69 @@ async def full(request: bytes, _: object) -> bytes:
     raise Overloaded("full")
 
 
-async def test_a_call_has_an_id():
-    async with opened(Lifecycle(), {"ModelInfer": echo, "ModelConfig": full}) as there:
+async def test_each_rpc_has_an_id():
+    async with run_grpc(Lifecycle(), {"ModelInfer": echo, "ModelConfig": full}) as running:
         for method, code in (("ModelInfer", CODE.OK), ("ModelConfig", CODE.UNAVAILABLE)):
             path = METHODS[method].path
-            call = there.channel.unary_unary(path)(b"", metadata=[("x-request-id", "me")])
+            call = running.channel.unary_unary(path)(b"", metadata=[("x-request-id", "me")])
             assert await call.code() is code
             assert ("x-request-id", "me") in [*await call.trailing_metadata()]
-        call = there.channel.unary_unary(INFER)(b"", metadata=[("x-request-id", "not me!")])
+        call = running.channel.unary_unary(INFER)(b"", metadata=[("x-request-id", "not me!")])
         (own,) = [v for n, v in await call.trailing_metadata() if n == "x-request-id"]
         assert len(own) == 16
 
 
-async def test_who_is_in_may_finish_and_who_takes_too_long_may_not():
-    async with opened(Lifecycle(), {"ModelInfer": slow}) as there:
-        calls = [there.channel.unary_unary(INFER)(text) for text in (b"0.3", b"60")]
-        await asyncio.sleep(0.1)
+async def test_an_rpc_may_finish_within_the_grace_period_only():
+    both_begun = asyncio.Barrier(3)
+
+    async def begin(request: bytes, context: object) -> bytes:
+        await both_begun.wait()
+        return await slow(request, context)
+
+    async with run_grpc(Lifecycle(), {"ModelInfer": begin}) as running:
+        calls = [running.channel.unary_unary(INFER)(text) for text in (b"0.3", b"60")]
+        await both_begun.wait()
         begun = time.monotonic()
-        await there.door.close(1)
+        await running.server.close(1)
         assert 0.9 < time.monotonic() - begun < 3
         assert await calls[0] == b"0.3"
         assert await code_of(calls[1]) in (CODE.CANCELLED, CODE.UNAVAILABLE)
 
 
-async def test_the_end_comes_with_the_last_answer_and_that_is_whole():
+async def test_the_server_stops_after_the_last_answer_is_sent_whole():
+    begun = asyncio.Event()
+
     async def large(request: bytes, _: object) -> bytes:
+        begun.set()
         return bytes(64 * 2**20)
 
-    async with opened(Lifecycle(), {"ModelInfer": large}) as there:
+    async with run_grpc(Lifecycle(), {"ModelInfer": large}) as running:
         unlimited = [("grpc.max_receive_message_length", -1)]
-        async with grpc.aio.insecure_channel(there.target, options=unlimited) as channel:
+        async with grpc.aio.insecure_channel(running.target, options=unlimited) as channel:
             call = channel.unary_unary(INFER)(b"")
-            while not there.door._calls._running:  # noqa: ASYNC110
-                await asyncio.sleep(0.001)
-            await there.door.close(60)
+            await begun.wait()
+            await running.server.close(60)
             assert len(await call) == 64 * 2**20
 
 
-async def test_doors_close_at_any_moment(monkeypatch):
+async def test_the_server_stops_at_any_moment(monkeypatch):
     """A second word to a server that is stopping has crashed the process."""
     monkeypatch.setattr("service.oip.grpc.server.LAST_REQUESTS_S", 0.01)
     for i in range(50):
         lifecycle = Lifecycle()
-        async with opened(lifecycle, {"ModelInfer": slow}) as there:
-            watching = health_pb2_grpc.HealthStub(there.channel).Watch(CHECK)
+        async with run_grpc(lifecycle, {"ModelInfer": slow}) as running:
+            watching = health_pb2_grpc.HealthStub(running.channel).Watch(CHECK)
             await watching.read()
             pauses = (b"0", b"0.002", b"0.003", b"60")[: i % 5]
-            calls = [there.channel.unary_unary(INFER)(each) for each in pauses]
+            calls = [running.channel.unary_unary(INFER)(each) for each in pauses]
             await asyncio.sleep(0.001 * (i % 4))
-            lifecycle.close_streams()
-            await there.door.close((0, 0.005, 0.05)[i % 3])
+            lifecycle.close()
+            await running.server.close((0, 0.005, 0.05)[i % 3])
             codes = [await code_of(call) for call in calls]
             assert set(codes) <= {CODE.OK, CODE.CANCELLED, CODE.UNAVAILABLE}
 
 
-async def test_a_silent_stream_ends_when_the_doors_close():
+async def test_a_silent_stream_ends_when_the_server_stops_listening():
     lifecycle = Lifecycle()
 
     async def silent():
@@ -164,14 +179,14 @@ async def test_a_silent_stream_ends_when_the_doors_close():
         async for each in while_open(silent(), lifecycle):
             seen.append(each)
             if each == 2:
-                asyncio.get_running_loop().call_later(0.05, lifecycle.close_streams)
+                asyncio.get_running_loop().call_soon(lifecycle.close)
 
     with pytest.raises(ShuttingDown):
         await see()
     assert seen == [1, 2]
 
 
-async def test_a_stream_that_ends_by_itself_ends():
+async def test_a_stream_ends_when_its_client_ends_it():
     async def two():
         yield 1
         yield 2
@@ -179,7 +194,7 @@ async def test_a_stream_that_ends_by_itself_ends():
     assert [each async for each in while_open(two(), Lifecycle())] == [1, 2]
 
 
-async def test_a_failure_of_a_stream_is_passed_on():
+async def test_a_failure_of_a_stream_is_raised():
     async def broken():
         yield 1
         raise ValueError("broken")
@@ -189,22 +204,25 @@ async def test_a_failure_of_a_stream_is_passed_on():
 
 
 class Watcher(threading.Thread):
-    """Watches a service, and notes what it is told and when."""
+    """Watches the status of a service, and notes each status with its time."""
 
     def __init__(self, channel: grpc.Channel) -> None:
         super().__init__()
         self._watching = health_pb2_grpc.HealthStub(channel).Watch(CHECK)
-        self.told: list[tuple[str, float]] = []
+        self.statuses: list[tuple[str, float]] = []
+        self.watching = threading.Event()
+        """Set at the first status."""
         self.start()
 
     def run(self) -> None:
         name = health_pb2.HealthCheckResponse.ServingStatus.Name
         for response in self._watching:
-            self.told.append((name(response.status), time.monotonic()))
-        self.told.append((self._watching.code().name, time.monotonic()))
+            self.statuses.append((name(response.status), time.monotonic()))
+            self.watching.set()
+        self.statuses.append((self._watching.code().name, time.monotonic()))
 
 
-def test_sigterm_drains_and_no_idle_peer_holds_it_up(serve: Serve):
+def test_sigterm_drains_without_waiting_for_idle_peers(serve: Serve):
     with serve(ROPE_DRAIN_DELAY_S="1.5", ROPE_DRAIN_S="20") as started:
         port = int(started.grpc_target.rpartition(":")[2])
         with (
@@ -222,7 +240,7 @@ def test_sigterm_drains_and_no_idle_peer_holds_it_up(serve: Serve):
 
             reflected = reflection_pb2_grpc.ServerReflectionStub(channel)
             idle = reflected.ServerReflectionInfo(nothing())
-            time.sleep(0.3)
+            assert watcher.watching.wait(10)
             begun = time.monotonic()
             started.process.send_signal(signal.SIGTERM)
             time.sleep(0.3)
@@ -234,18 +252,18 @@ def test_sigterm_drains_and_no_idle_peer_holds_it_up(serve: Serve):
             stop.set()
             assert idle.code() is CODE.UNAVAILABLE
     assert 1.4 < took < 4
-    assert [said for said, _ in watcher.told] == ["SERVING", "NOT_SERVING", "OK"]
-    assert watcher.told[1][1] - begun < 1, "told at the signal, not at the end"
-    assert watcher.told[2][1] - begun > 1.3
+    assert [said for said, _ in watcher.statuses] == ["SERVING", "NOT_SERVING", "OK"]
+    assert watcher.statuses[1][1] - begun < 1, "sent at the signal, not at the end"
+    assert watcher.statuses[2][1] - begun > 1.3
 
 
-def test_a_second_signal_forces_the_end(serve: Serve):
+def test_a_second_signal_ends_the_process(serve: Serve):
     with (
         serve(ROPE_DRAIN_DELAY_S="30") as started,
         grpc.insecure_channel(started.grpc_target) as channel,
     ):
         watcher = Watcher(channel)
-        time.sleep(0.2)
+        assert watcher.watching.wait(10)
         for _ in range(2):
             started.process.send_signal(signal.SIGTERM)
             time.sleep(0.3)
@@ -253,7 +271,7 @@ def test_a_second_signal_forces_the_end(serve: Serve):
         watcher.join(10)
 
 
-def test_a_port_that_is_taken_ends_the_start(serve: Serve):
+def test_the_start_fails_if_the_port_is_taken(serve: Serve):
     with serve() as started:
         port = started.grpc_target.rpartition(":")[2]
         second = subprocess.run(
@@ -271,7 +289,7 @@ def test_a_port_that_is_taken_ends_the_start(serve: Serve):
         assert second.stderr == ""
 
 
-def test_one_line_of_json_for_each_call_but_not_for_health(serve: Serve):
+def test_each_rpc_but_health_is_one_line_of_json(serve: Serve):
     with serve() as started, grpc.insecure_channel(started.grpc_target) as channel:
         trace = "0af7651916cd43dd8448eb211c80319c"
         metadata = (

@@ -59,7 +59,7 @@ def ours() -> dict[str, FileDescriptorProto]:
     return {file.name: file for file in FileDescriptorSet.FromString(DESCRIPTORS.read_bytes()).file}
 
 
-def test_the_descriptors_are_those_of_the_texts():
+def test_the_descriptors_match_the_proto_files():
     made, kept = (
         FileDescriptorSet.FromString(b) for b in (descriptors(), DESCRIPTORS.read_bytes())
     )
@@ -110,7 +110,7 @@ def test_methods_are_those_of_triton():
 
 @pytest.mark.parametrize("names", [TRITON, KSERVE], ids=lambda names: names[0])
 @pytest.mark.parametrize("first", ["ours", "theirs"])
-def test_clients_of_the_protocol_may_be_in_the_same_process(names, first):
+def test_a_client_of_the_protocol_can_be_imported_beside_it(names, first):
     """In a process of its own: of those clients, only one may."""
     lines = SERVICE_PB2.format(module=names[0], name=names[1]).strip().splitlines()
     if first == "theirs":
@@ -118,7 +118,7 @@ def test_clients_of_the_protocol_may_be_in_the_same_process(names, first):
     subprocess.run([sys.executable, "-c", "\n".join(lines)], cwd=ROOT, check=True)
 
 
-def test_kserve_reads_what_we_write_and_writes_what_we_read():
+def test_messages_of_kserve_are_interchangeable_with_ours():
     """What it shares with us has the same numbers and types, but for loading and unloading."""
     script = """
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as module
@@ -161,7 +161,7 @@ def test_a_request_of_triton_is_read_whole():
     )
 
 
-def test_a_document_that_does_not_fit_is_an_error():
+def test_a_document_with_unknown_fields_is_an_error():
     assert METHODS["ServerLive"].answer({"live": True}).live is True
     with pytest.raises(ParseError, match="alive"):
         METHODS["ServerLive"].answer({"alive": True})

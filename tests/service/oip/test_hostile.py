@@ -10,8 +10,9 @@ import grpc
 import pytest
 import torch
 
+from service.lifecycle import Phase
 from service.oip.grpc.messages import METHODS, ModelInferRequest
-from tests.service.oip.speaking import SPOKEN, Grpc, PreparedCall, Refused, speaking
+from tests.service.oip.encodings import ENCODINGS, Grpc, InferCall, Refused, all_encodings
 
 PATH = "/v2/models/rope/infer"
 X = {"name": "x", "shape": [1, 1, 1, 2], "datatype": "FP32", "data": [1, 2]}
@@ -19,10 +20,10 @@ ONE = torch.ones(1, 1, 1, 2)
 HEADS = dict.fromkeys("qkv", torch.ones(1, 2, 1, 2))
 
 
-@pytest.fixture(params=SPOKEN)
+@pytest.fixture(params=ENCODINGS)
 async def form(request):
-    async with speaking() as spoken:
-        yield spoken[request.param]
+    async with all_encodings() as encodings:
+        yield encodings[request.param]
 
 
 ASKED = json.dumps({"inputs": [X], "id": "ID", "parameters": {"layout": "half"}}).encode()
@@ -41,13 +42,13 @@ NO_TEXT = {
 
 
 @pytest.mark.parametrize("body", NO_TEXT.values(), ids=NO_TEXT)
-async def test_what_is_no_json_is_refused(client, body):
+async def test_invalid_json_is_refused(client, body):
     response = await client.post(PATH, content=body)
     assert response.status_code == 400
     assert [*response.json()] == ["error"]
 
 
-async def test_every_token_of_clients_is_a_number_and_no_text_is_changed(client):
+async def test_nan_and_infinity_are_read_and_texts_are_unchanged(client):
     body = ASKED.replace(b"[1, 2]", b"[-Inf, Infinity]").replace(
         b"ID", rb"[Inf,\"Inf\" \ud83d\ude00"
     )
@@ -83,16 +84,16 @@ NOT_WRITTEN = {
 
 
 @pytest.mark.parametrize(("body", "status"), NOT_WRITTEN.values(), ids=NOT_WRITTEN)
-async def test_what_can_be_read_and_not_written_again(client, body, status):
+async def test_json_that_orjson_reads_but_does_not_write(client, body, status):
     response = await client.post(PATH, content=body)
     assert response.status_code == status, response.text
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("name", ["rope", "scale", "softcap", "window", "theta", "backend"])
-async def test_no_parameter_is_without_end(form, name, value):
+async def test_parameters_must_be_finite(form, name, value):
     with pytest.raises(Refused, match="must be finite") as refused:
-        await form.infer(PreparedCall("rope_attention", HEADS, {name: value}))
+        await form.infer(InferCall("rope_attention", HEADS, {name: value}))
     assert refused.value.status == form.statuses[0]
 
 
@@ -104,25 +105,27 @@ async def test_no_parameter_is_without_end(form, name, value):
         {"lse": True, "return_lse": False},
     ],
 )
-async def test_nothing_is_said_twice(form, params):
+async def test_a_parameter_is_given_once(form, params):
     with pytest.raises(Refused, match="given twice"):
-        await form.infer(PreparedCall("rope_attention", HEADS, params))
+        await form.infer(InferCall("rope_attention", HEADS, params))
 
 
-async def test_the_text_of_a_name_is_json_too(form):
-    asked = PreparedCall("rope_cos_sin", {"positions": torch.arange(2)}, {"rope": '"llama-3.1-8b"'})
-    assert (await form.infer(asked)).outputs["cos"].shape == (2, 64)
+async def test_the_text_of_rope_may_be_a_json_string(form):
+    infer_call = InferCall(
+        "rope_cos_sin", {"positions": torch.arange(2)}, {"rope": '"llama-3.1-8b"'}
+    )
+    assert (await form.infer(infer_call)).outputs["cos"].shape == (2, 64)
 
 
-async def test_heads_of_three_axes_are_packed_or_wrong(form):
+async def test_tensors_of_three_axes_need_cu_seqlens(form):
     x = torch.ones(3, 1, 2)
     with pytest.raises(Refused, match="beside cu_seqlens"):
-        await form.infer(PreparedCall("rope", {"x": x}))
+        await form.infer(InferCall("rope", {"x": x}))
     packed = {"x": x, "cu_seqlens": torch.tensor([0, 1, 3])}
-    assert (await form.infer(PreparedCall("rope", packed))).outputs["rotated"].shape == (3, 1, 2)
+    assert (await form.infer(InferCall("rope", packed))).outputs["rotated"].shape == (3, 1, 2)
 
 
-async def test_a_length_beyond_the_body_is_no_matter_of_size(client):
+async def test_a_json_length_beyond_the_body_is_a_bad_header(client):
     headers = {"inference-header-content-length": "2147483647"}
     response = await client.post(PATH, content=ASKED, headers=headers)
     assert response.status_code == 400
@@ -149,9 +152,9 @@ SPAM = {
 
 
 @pytest.mark.parametrize("spam", SPAM.values(), ids=SPAM)
-async def test_a_message_of_very_many_parts_is_refused_at_once(spam):
-    async with speaking(max_body_bytes=2**26) as spoken:
-        raw = spoken["raw"]
+async def test_a_message_of_very_many_fields_is_refused_at_once(spam):
+    async with all_encodings(max_body_bytes=2**26) as encodings:
+        raw = encodings["raw"]
         assert isinstance(raw, Grpc)
         begun = time.process_time()
         with pytest.raises(Refused) as refused:
@@ -160,15 +163,15 @@ async def test_a_message_of_very_many_parts_is_refused_at_once(spam):
         assert refused.value.status is grpc.StatusCode.INVALID_ARGUMENT
 
 
-async def test_answers_that_nobody_reads_are_charged():
-    asked = ModelInferRequest(
+async def test_answers_that_the_client_does_not_read_are_charged():
+    infer_call = ModelInferRequest(
         model_name="rope_cos_sin",
         parameters={"head_dim": {"int64_param": 128}},
         inputs=[{"name": "positions", "datatype": "INT64", "shape": [2**11]}],
         raw_input_contents=[bytes(2**14)],
     ).SerializeToString()
-    async with speaking(max_body_bytes=2**24, memory_budget_bytes=2**23) as spoken:
-        http_client, raw = spoken["json"]._client, spoken["raw"]
+    async with all_encodings(max_body_bytes=2**24, memory_budget_bytes=2**23) as encodings:
+        http_client, raw = encodings["json"]._client, encodings["raw"]
 
         async def admitted() -> float:
             page = (await http_client.get("/metrics")).text
@@ -176,7 +179,7 @@ async def test_answers_that_nobody_reads_are_charged():
 
         call = raw.channel.stream_stream(METHODS["ModelStreamInfer"].path)()
         for _ in range(30):
-            await call.write(asked)
+            await call.write(infer_call)
         await asyncio.sleep(0.5)
         assert await admitted() > 2**20
         told = [
@@ -191,7 +194,7 @@ async def test_answers_that_nobody_reads_are_charged():
 
 
 @pytest.mark.parametrize("told", [False, True], ids=["no length", "a length"])
-async def test_text_is_charged_for_what_reading_it_takes(client, told):
+async def test_json_is_charged_for_the_memory_of_reading_it(client, told):
     """Also where its length is told, as some clients always do."""
     admitted = []
 
@@ -215,7 +218,7 @@ async def test_very_many_outputs_are_refused_at_once(client):
     assert time.process_time() - begun < 0.5
 
 
-def test_a_client_that_sends_too_much_hears_so(server_url):
+def test_a_client_that_sends_too_much_gets_an_answer(server_url):
     """http.client reads the answer once all is sent: the connection must bear that."""
     host = server_url.removeprefix("http://")
     for path in ("/v1/rotate", PATH, "/v2/repository/index"):
@@ -228,20 +231,22 @@ def test_a_client_that_sends_too_much_hears_so(server_url):
         connection.close()
 
 
-async def test_the_next_request_goes_elsewhere_once_the_end_has_begun(client, lifecycle):
-    lifecycle.warmed_up()
+async def test_connections_are_closed_while_draining(client, lifecycle):
+    lifecycle._turn(Phase.READY)
     assert "connection" not in (await client.get("/v2")).headers
     lifecycle.drain()
     for path in ("/v2", "/v1/presets", "/nope"):
         assert (await client.get(path)).headers["connection"] == "close"
 
 
-async def test_the_last_answer_of_a_request_says_so_where_it_is_an_error():
+async def test_an_error_is_marked_as_the_final_response_on_request():
     name = "triton_enable_empty_final_response"
-    asked = ModelInferRequest(model_name="nope", parameters={name: {"bool_param": True}})
+    infer_call = ModelInferRequest(model_name="nope", parameters={name: {"bool_param": True}})
     method = METHODS["ModelStreamInfer"]
-    async with speaking() as spoken:
-        call = spoken["raw"].channel.stream_stream(method.path)(iter([asked.SerializeToString()]))
+    async with all_encodings() as encodings:
+        call = encodings["raw"].channel.stream_stream(method.path)(
+            iter([infer_call.SerializeToString()])
+        )
         (told,) = [method.response.FromString(each) async for each in call]
     assert told.error_message
     assert told.infer_response.parameters["triton_final_response"].bool_param

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from service.oip.infer import tensors
-from service.wire import Message, safetensors_codec
+from service.wire import Message, Parameters, safetensors_codec
 from tests.service.conftest import post
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
@@ -27,7 +27,7 @@ def asked(inputs, binary, outputs=None, **more):
     for name, tensor in inputs.items():
         head = {"name": name, "shape": [*tensor.shape], "datatype": tensors.NAMES[tensor.dtype]}
         if name in binary:
-            blobs.append(bytes(tensors.bytes_of(tensor)))
+            blobs.append(bytes(tensors.to_bytes(tensor)))
             head["parameters"] = {"binary_data_size": len(blobs[-1])}
         else:
             head["data"] = tensor.tolist()
@@ -48,18 +48,16 @@ def answered(response):
             found[output["name"]] = torch.tensor(output["data"], dtype=dtype).view(shape)
         else:
             data = response.content[at : at + size]
-            found[output["name"]] = tensors.of_bytes(output["name"], dtype, shape, data)
+            found[output["name"]] = tensors.from_bytes(output["name"], dtype, shape, data)
             at += size
     assert at == len(response.content)
     return found, header
 
 
 async def of_v1(client, path, inputs, **params):
-    response = await post(
-        client, safetensors_codec, path, Message(inputs, json.dumps(params).encode())
-    )
+    response = await post(client, safetensors_codec, path, Message(inputs, Parameters.of(params)))
     assert response.status_code == 200, response.text
-    return safetensors_codec.decode(response.content).tensors
+    return safetensors_codec.decode(response.content).message.tensors
 
 
 @pytest.mark.parametrize("binary_out", [False, True])
@@ -87,7 +85,7 @@ async def test_rope_rotates_as_v1(client, dtype, binary, binary_out):
     assert response.headers["content-type"] == kind
 
 
-async def test_what_is_not_finite_is_read_and_written(client):
+async def test_numbers_that_are_not_finite_are_read_and_written(client):
     x = torch.tensor([math.nan, math.inf, 1.0, -math.inf]).view(1, 1, 1, 4)
     body, _ = asked({"x": x}, ())
     response = await client.post("/v2/models/rope/infer", content=body)
@@ -110,7 +108,7 @@ async def test_the_worked_example_of_the_protocol(client):
     assert found == pytest.approx(expected, rel=1e-6)
 
 
-async def test_what_the_service_and_its_models_are(client):
+async def test_metadata_of_the_service_and_its_models(client):
     assert (await client.get("/v2")).json()["name"] == "rope-service"
     assert (await client.get("/v2/health/live")).json() == {"live": True}
     for name in ("rope", "rope_attention", "rope_cos_sin"):
@@ -148,19 +146,19 @@ WRONG = {
     "a datatype in small letters": ({"inputs": [X | {"datatype": "fp32"}]}, {}, "of datatype"),
     "too few numbers": ({"inputs": [X | {"data": [1]}]}, {}, "x must be 2 elements"),
     "too many numbers": ({"inputs": [X | {"data": [1, 2, 3]}]}, {}, "x must be 2 elements"),
-    "booleans": ({"inputs": [X | {"data": [True, 2]}]}, {}, "x must be of numbers"),
-    "text": ({"inputs": [X | {"data": ["1", 2]}]}, {}, "x must be of numbers"),
+    "booleans": ({"inputs": [X | {"data": [True, 2]}]}, {}, "x must be made of numbers"),
+    "text": ({"inputs": [X | {"data": ["1", 2]}]}, {}, "x must be made of numbers"),
     "data that is an object": ({"inputs": [X | {"data": {}}]}, {}, "data of x must be a list"),
-    "a negative dim": ({"inputs": [X | {"shape": [-1]}]}, {}, "natural numbers"),
-    "a dim that is no integer": ({"inputs": [X | {"shape": [1.5]}]}, {}, "natural numbers"),
-    "a dim that is true": ({"inputs": [X | {"shape": [True]}]}, {}, "natural numbers"),
+    "a negative dim": ({"inputs": [X | {"shape": [-1]}]}, {}, "non-negative integers"),
+    "a dim that is no integer": ({"inputs": [X | {"shape": [1.5]}]}, {}, "non-negative integers"),
+    "a dim that is true": ({"inputs": [X | {"shape": [True]}]}, {}, "non-negative integers"),
     "a product that overflows": ({"inputs": [X | {"shape": [2**40, 2**40]}]}, {}, "2**63"),
     "a huge sibling of 0": ({"inputs": [X | {"shape": [2**62, 0, 1, 8]}]}, {}, "2**63"),
     "a wrong rank": ({"inputs": [X | {"shape": [2]}]}, {}, "[B, S, H, D]"),
     "positions of floats": (
         {"inputs": [X, {"name": "positions", "shape": [1], "datatype": "INT64", "data": [0.5]}]},
         {},
-        "positions must be of integers",
+        "positions must be made of integers",
     ),
     "both kinds of data": (
         {"inputs": [X | {"parameters": {"binary_data_size": 8}}]},
@@ -173,7 +171,7 @@ WRONG = {
     "an output twice": (
         {"inputs": [X], "outputs": [{"name": "rotated"}] * 2},
         {},
-        "rotated is asked for twice",
+        "rotated is listed twice",
     ),
     "classification": (
         {"inputs": [X], "outputs": [{"name": "rotated", "parameters": {"classification": 1}}]},
@@ -204,7 +202,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("body", "headers", "text"), WRONG.values(), ids=WRONG)
-async def test_bad_input_is_told_in_one_line(client, body, headers, text):
+async def test_bad_input_is_an_error_of_one_line(client, body, headers, text):
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     response = await client.post("/v2/models/rope/infer", content=content, headers=headers)
     assert response.status_code == 400, response.text
@@ -237,13 +235,13 @@ async def test_bytes_that_do_not_fit_their_shape_are_refused(client):
         ("POST", "/v2/systemsharedmemory/region/r/register", 501),
     ],
 )
-async def test_what_there_is_not(client, method, path, status):
+async def test_unknown_routes_and_methods(client, method, path, status):
     response = await client.request(method, path)
     assert response.status_code == status
     assert [*response.json()] == ["error"]
 
 
-async def test_what_is_too_large_is_refused(client):
+async def test_requests_and_answers_over_a_limit_are_refused(client):
     """Of a JSON part and of an answer in JSON: the tests' limit is 2**18 bytes."""
     x = torch.zeros(1, 2**10, 1, 128)
     binary = [{"name": "rotated", "parameters": {"binary_data": True}}]

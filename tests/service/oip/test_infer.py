@@ -8,7 +8,7 @@ import torch
 
 from rope_core import Attend, AttentionConfig, CosSin, RopeConfig, Rotate, attend, cos_sin, rotate
 from rope_core.presets import built_in
-from tests.service.oip.speaking import SPOKEN, PreparedCall, Refused, speaking
+from tests.service.oip.encodings import ENCODINGS, InferCall, Refused, all_encodings
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 Q, K, V = (
@@ -19,23 +19,23 @@ V = V.expand(2, 3, 2, 8).contiguous()
 POSITIONS = torch.tensor([[0, 5, 2], [9, 9, 1]])
 
 
-@pytest.fixture(params=SPOKEN)
+@pytest.fixture(params=ENCODINGS)
 async def infer(request):
-    async with speaking() as spoken:
-        yield spoken[request.param].infer
+    async with all_encodings() as encodings:
+        yield encodings[request.param].infer
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 async def test_rope_rotates(infer, dtype):
     x = Q.to(dtype)
     params = {"layout": "interleaved", "theta": 500.0, "rotary_dim": 4, "inverse": True}
-    told = await infer(
-        PreparedCall("rope", {"x": x, "positions": POSITIONS}, params, id="a b\u2028")
+    answer = await infer(
+        InferCall("rope", {"x": x, "positions": POSITIONS}, params, id="a b\u2028")
     )
     rope = RopeConfig.of(8, layout="interleaved", theta=500.0, rotary_dim=4)
     expected = rotate(Rotate(x, None, rope, POSITIONS, inverse=True)).q
-    assert torch.equal(told.outputs["rotated"], expected)
-    head = told.head
+    assert torch.equal(answer.outputs["rotated"], expected)
+    head = answer.header
     assert [head[n] for n in ("id", "model_name", "model_version")] == ["a b\u2028", "rope", "1"]
 
 
@@ -43,36 +43,34 @@ async def test_rope_rotates(infer, dtype):
 async def test_rope_attention_attends(infer, dtype):
     q, k, v = (each.to(dtype) for each in (Q, K, V))
     params = {"causal": False, "softcap": 2.0, "scale": 0.25, "window": 2}
-    told = await infer(
-        PreparedCall("rope_attention", {"q": q, "k": k, "v": v}, params, version="1")
-    )
+    answer = await infer(InferCall("rope_attention", {"q": q, "k": k, "v": v}, params, version="1"))
     config = AttentionConfig(causal=False, softcap=2.0, scale=0.25, window=2)
     expected = attend(Attend(q, k, v, RopeConfig.of(8), config, return_lse=True))
-    assert [*told.outputs] == ["output", "lse"]
-    assert torch.equal(told.outputs["output"], expected.out)
-    assert torch.equal(told.outputs["lse"], expected.lse)
+    assert [*answer.outputs] == ["output", "lse"]
+    assert torch.equal(answer.outputs["output"], expected.out)
+    assert torch.equal(answer.outputs["lse"], expected.lse)
 
 
-async def test_outputs_are_those_that_are_listed_as_listed(infer):
+async def test_listed_outputs_are_answered_in_the_order_of_the_list(infer):
     inputs = {"q": Q, "k": K, "v": V}
     for outputs in (["lse", "output"], ["output"], ["lse"]):
-        told = await infer(PreparedCall("rope_attention", inputs, outputs=outputs))
-        assert [each["name"] for each in told.head["outputs"]] == outputs
+        answer = await infer(InferCall("rope_attention", inputs, outputs=outputs))
+        assert [each["name"] for each in answer.header["outputs"]] == outputs
     for name in ("lse", "return_lse"):
-        told = await infer(PreparedCall("rope_attention", inputs, {name: False}))
-        assert [*told.outputs] == ["output"]
+        answer = await infer(InferCall("rope_attention", inputs, {name: False}))
+        assert [*answer.outputs] == ["output"]
 
 
-async def test_packed_sequences_and_places_of_queries_and_keys(infer):
+async def test_packed_sequences_and_indices_of_queries_and_keys(infer):
     q, k, v = (each.flatten(0, 1) for each in (Q, K, V))
     of_q, of_k = torch.tensor([0, 4, 6], dtype=torch.int32), torch.tensor([0, 5, 6])
     positions = torch.arange(6)
     inputs = {"q": q, "k": k, "v": v, "cu_seqlens_q": of_q, "cu_seqlens_k": of_k}
     inputs |= {"q_positions": positions, "k_positions": positions + 3}
-    told = await infer(PreparedCall("rope_attention", inputs, {"rope": "null"}))
+    answer = await infer(InferCall("rope_attention", inputs, {"rope": "null"}))
     cu_seqlens = of_q.int(), of_k.int()
     call = Attend(q, k, v, None, AttentionConfig(), positions, positions + 3, *cu_seqlens)
-    assert torch.equal(told.outputs["output"], attend(call).out)
+    assert torch.equal(answer.outputs["output"], attend(call).out)
 
 
 PRESET = min(built_in())
@@ -85,136 +83,136 @@ SAID = {
 
 
 @pytest.mark.parametrize("params", SAID.values(), ids=SAID)
-async def test_cosines_by_every_way_to_say_a_rope(infer, params):
+async def test_cos_sin_of_each_form_of_rope(infer, params):
     positions = torch.arange(4, dtype=torch.int32)
-    told = await infer(PreparedCall("rope_cos_sin", {"positions": positions}, params))
+    answer = await infer(InferCall("rope_cos_sin", {"positions": positions}, params))
     expected = cos_sin(CosSin(positions.long(), RopeConfig.of(128, rope_type="linear", factor=4.0)))
-    assert torch.equal(told.outputs["cos"], expected.cos)
-    assert torch.equal(told.outputs["sin"], expected.sin)
-    assert told.head["parameters"]["attention_scaling"] == 1.0
+    assert torch.equal(answer.outputs["cos"], expected.cos)
+    assert torch.equal(answer.outputs["sin"], expected.sin)
+    assert answer.header["parameters"]["attention_scaling"] == 1.0
 
 
 async def test_a_preset_and_its_warnings(infer):
     x = torch.ones(1, 1, 1, 128)
     inputs = {"x": x, "positions": torch.tensor([[2**24 + 1]])}
-    told = await infer(PreparedCall("rope", inputs, {"rope": PRESET}))
-    assert "2**24" in told.head["parameters"]["warnings"]
-    quiet = await infer(PreparedCall("rope", inputs, {"rope": PRESET, "arithmetic": "float64"}))
-    assert "warnings" not in quiet.head.get("parameters", {})
+    answer = await infer(InferCall("rope", inputs, {"rope": PRESET}))
+    assert "2**24" in answer.header["parameters"]["warnings"]
+    quiet = await infer(InferCall("rope", inputs, {"rope": PRESET, "arithmetic": "float64"}))
+    assert "warnings" not in quiet.header.get("parameters", {})
 
 
 async def test_tensors_without_elements(infer):
-    told = await infer(PreparedCall("rope", {"x": torch.empty(2, 0, 4, 8)}))
-    assert told.outputs["rotated"].shape == (2, 0, 4, 8)
+    answer = await infer(InferCall("rope", {"x": torch.empty(2, 0, 4, 8)}))
+    assert answer.outputs["rotated"].shape == (2, 0, 4, 8)
 
 
-async def test_what_clients_add_has_no_effect(infer):
+async def test_parameters_that_clients_add_have_no_effect(infer):
     params = {"priority": 1, "timeout": 0, "sequence_id": 7, "sequence_start": True}
     params |= {"sequence_end": False, "headers": "x", "content_type": "y"}
-    told = await infer(PreparedCall("rope", {"x": Q}, params))
-    assert torch.equal(told.outputs["rotated"], rotate(Rotate(Q, None, RopeConfig.of(8))).q)
+    answer = await infer(InferCall("rope", {"x": Q}, params))
+    assert torch.equal(answer.outputs["rotated"], rotate(Rotate(Q, None, RopeConfig.of(8))).q)
 
 
 X = {"datatype": "FP32", "shape": [1, 1, 1, 2]}
 ONE = torch.ones(1, 1, 1, 2)
 HEADS = dict.fromkeys("qkv", ONE)
 WRONG = {
-    "no inputs": (PreparedCall("rope", {}), "x must be an input"),
-    "an unknown input": (PreparedCall("rope", {"x": ONE, "y": ONE}), "unknown input y"),
-    "no data": (PreparedCall("rope", {"x": X}), "x must be given once"),
-    "a datatype of no tensor": (PreparedCall("rope", {"x": X | {"datatype": "fp32"}}), "x must be"),
-    "integers to be rotated": (PreparedCall("rope", {"x": ONE.int()}), "x must be"),
-    "a negative dim": (PreparedCall("rope", {"x": X | {"shape": [-1]}}), "x must be"),
+    "no inputs": (InferCall("rope", {}), "x must be an input"),
+    "an unknown input": (InferCall("rope", {"x": ONE, "y": ONE}), "unknown input y"),
+    "no data": (InferCall("rope", {"x": X}), "x must be given once"),
+    "a datatype of no tensor": (InferCall("rope", {"x": X | {"datatype": "fp32"}}), "x must be"),
+    "integers to be rotated": (InferCall("rope", {"x": ONE.int()}), "x must be"),
+    "a negative dim": (InferCall("rope", {"x": X | {"shape": [-1]}}), "x must be"),
     "a product that overflows": (
-        PreparedCall("rope", {"x": X | {"shape": [2**40, 2**40, 0]}}),
+        InferCall("rope", {"x": X | {"shape": [2**40, 2**40, 0]}}),
         "x must be",
     ),
-    "nine axes": (PreparedCall("rope", {"x": X | {"shape": [1] * 9}}), "x must be"),
-    "a wrong rank": (PreparedCall("rope", {"x": torch.ones(2)}), "[B, S, H, D]"),
-    "an odd head_dim": (PreparedCall("rope", {"x": torch.ones(1, 1, 1, 3)}), "head_dim"),
+    "nine axes": (InferCall("rope", {"x": X | {"shape": [1] * 9}}), "x must be"),
+    "a wrong rank": (InferCall("rope", {"x": torch.ones(2)}), "[B, S, H, D]"),
+    "an odd head_dim": (InferCall("rope", {"x": torch.ones(1, 1, 1, 3)}), "head_dim"),
     "positions of another length": (
-        PreparedCall("rope", {"x": ONE, "positions": torch.arange(2)}),
+        InferCall("rope", {"x": ONE, "positions": torch.arange(2)}),
         "positions",
     ),
-    "an unknown output": (PreparedCall("rope", {"x": ONE}, outputs=["y"]), "unknown output y"),
-    "an output twice": (PreparedCall("rope", {"x": ONE}, outputs=["rotated"] * 2), "twice"),
-    "an unknown parameter": (PreparedCall("rope", {"x": ONE}, {"bse": 1}), "unknown parameter bse"),
+    "an unknown output": (InferCall("rope", {"x": ONE}, outputs=["y"]), "unknown output y"),
+    "an output twice": (InferCall("rope", {"x": ONE}, outputs=["rotated"] * 2), "twice"),
+    "an unknown parameter": (InferCall("rope", {"x": ONE}, {"bse": 1}), "unknown parameter bse"),
     "a reserved parameter": (
-        PreparedCall("rope", {"x": ONE}, {"triton_x": 1}),
+        InferCall("rope", {"x": ONE}, {"triton_x": 1}),
         "unknown parameter",
     ),
-    "a parameter of another model": (PreparedCall("rope", {"x": ONE}, {"causal": True}), "causal"),
-    "a theta of 0": (PreparedCall("rope", {"x": ONE}, {"theta": 0}), "theta must be"),
-    "a theta of text": (PreparedCall("rope", {"x": ONE}, {"theta": "ten"}), "theta"),
+    "a parameter of another model": (InferCall("rope", {"x": ONE}, {"causal": True}), "causal"),
+    "a theta of 0": (InferCall("rope", {"x": ONE}, {"theta": 0}), "theta must be"),
+    "a theta of text": (InferCall("rope", {"x": ONE}, {"theta": "ten"}), "theta"),
     "a rope that is no JSON": (
-        PreparedCall("rope", {"x": ONE}, {"rope": "{"}),
+        InferCall("rope", {"x": ONE}, {"rope": "{"}),
         "rope must be JSON",
     ),
-    "a preset that there is not": (PreparedCall("rope", {"x": ONE}, {"rope": "gpt-9"}), "gpt-9"),
-    "a timeout below 0": (PreparedCall("rope", {"x": ONE}, {"timeout": -1}), "timeout must be"),
-    "a priority of text": (PreparedCall("rope", {"x": ONE}, {"priority": "1"}), "priority must be"),
+    "a preset that there is not": (InferCall("rope", {"x": ONE}, {"rope": "gpt-9"}), "gpt-9"),
+    "a timeout below 0": (InferCall("rope", {"x": ONE}, {"timeout": -1}), "timeout must be"),
+    "a priority of text": (InferCall("rope", {"x": ONE}, {"priority": "1"}), "priority must be"),
     "a sequence_start of 1": (
-        PreparedCall("rope", {"x": ONE}, {"sequence_start": 1}),
+        InferCall("rope", {"x": ONE}, {"sequence_start": 1}),
         "sequence_start",
     ),
     "a window of half a token": (
-        PreparedCall("rope_attention", HEADS, {"window": 0.5}),
+        InferCall("rope_attention", HEADS, {"window": 0.5}),
         "window must be",
     ),
     "heads that do not divide": (
-        PreparedCall(
+        InferCall(
             "rope_attention",
             {"q": torch.ones(1, 1, 3, 2), **dict.fromkeys("kv", torch.ones(1, 1, 2, 2))},
         ),
         "k",
     ),
     "cosines of no width": (
-        PreparedCall("rope_cos_sin", {"positions": torch.arange(2)}),
+        InferCall("rope_cos_sin", {"positions": torch.arange(2)}),
         "head_dim",
     ),
 }
 
 
-@pytest.mark.parametrize(("asked", "text"), WRONG.values(), ids=WRONG)
-async def test_bad_input_is_told_in_one_line(spoken, asked, text):
-    for name, form in spoken.items():
+@pytest.mark.parametrize(("call", "text"), WRONG.values(), ids=WRONG)
+async def test_bad_input_is_an_error_of_one_line(encodings, call, text):
+    for name, form in encodings.items():
         with pytest.raises(Refused) as refused:
-            await form.infer(asked)
+            await form.infer(call)
         assert refused.value.status == form.statuses[0], name
         assert text in str(refused.value), name
         assert "\n" not in str(refused.value)
 
 
 @pytest.fixture
-async def spoken():
-    async with speaking() as spoken:
-        yield spoken
+async def encodings():
+    async with all_encodings() as encodings:
+        yield encodings
 
 
 @pytest.mark.parametrize(("model", "version"), [("nope", ""), ("rope", "2"), ("rope", "x")])
-async def test_models_that_there_are_not(spoken, model, version):
-    for form in spoken.values():
+async def test_unknown_models_and_versions(encodings, model, version):
+    for form in encodings.values():
         with pytest.raises(Refused) as refused:
-            await form.infer(PreparedCall(model, {"x": ONE}, version=version))
+            await form.infer(InferCall(model, {"x": ONE}, version=version))
         assert refused.value.status == form.statuses[1]
         assert model in str(refused.value)
 
 
-async def test_what_is_too_large_is_refused(spoken):
-    for form in spoken.values():
+async def test_requests_and_answers_over_a_limit_are_refused(encodings):
+    for form in encodings.values():
         with pytest.raises(Refused) as refused:
-            await form.infer(PreparedCall("rope", {"x": torch.zeros(1, 2**13, 1, 128)}))
+            await form.infer(InferCall("rope", {"x": torch.zeros(1, 2**13, 1, 128)}))
         assert refused.value.status == form.statuses[2]
 
 
-async def test_64_different_requests_at_a_time_each_get_their_own_answer(spoken):
+async def test_64_concurrent_requests_get_their_own_answers(encodings):
     async def check(index: int) -> None:
         x = torch.full((1, index % 5 + 1, 2, 8), float(index))
         positions = torch.full((1, x.shape[1]), index)
-        told = await [*spoken.values()][index % 4].infer(
-            PreparedCall("rope", {"x": x, "positions": positions}, {"theta": 1000.0 + index % 3})
+        answer = await [*encodings.values()][index % 4].infer(
+            InferCall("rope", {"x": x, "positions": positions}, {"theta": 1000.0 + index % 3})
         )
         rope = RopeConfig.of(8, theta=1000.0 + index % 3)
-        assert torch.equal(told.outputs["rotated"], rotate(Rotate(x, None, rope, positions)).q)
+        assert torch.equal(answer.outputs["rotated"], rotate(Rotate(x, None, rope, positions)).q)
 
     await asyncio.gather(*map(check, range(64)))

@@ -13,7 +13,7 @@ import httpx
 import pytest
 import torch
 
-from service.wire import Message, safetensors_codec
+from service.wire import Message, Parameters, safetensors_codec
 from tests.conftest import Serve, Started
 from tests.service.oip.clients.adapters import KINDS, Client
 
@@ -141,7 +141,9 @@ def refused(kind: str) -> Callable[[str], AbstractContextManager[list[str]]]:
 def busy(target: Target) -> Iterator[None]:
     """The service computes for some tenths of a second, and what comes meanwhile waits."""
     q = torch.zeros(1, 2000, 8, 64)
-    body = b"".join(safetensors_codec.encode(Message({"q": q, "k": q, "v": q}, b'{"softcap":5.0}')))
+    body = b"".join(
+        safetensors_codec.encode(Message({"q": q, "k": q, "v": q}, Parameters.of({"softcap": 5.0})))
+    )
     headers = {"content-type": safetensors_codec.media_type}
 
     def ask(_: int) -> int:

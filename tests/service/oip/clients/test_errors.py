@@ -1,4 +1,4 @@
-"""What tritonclient's clients are told when they ask wrongly."""
+"""Invalid requests by the clients of tritonclient."""
 
 import numpy as np
 import pytest
@@ -7,27 +7,33 @@ import torch
 from tests.service.oip.clients.expected import check_rotated, turned
 
 X = torch.ones(1, 3, 2, 8)
-THERE = torch.arange(3)[None]
+POSITIONS = torch.arange(3)[None]
 HEADS = {"q": X, "k": X, "v": X}
 
-WRONG = {  # model, inputs, other arguments; status and words
+INVALID = {  # model, inputs, other arguments; status, words of the text
     "a model": ("nope", {"x": X}, {}, "404", ["nope"]),
     "a version": ("rope", {"x": X}, {"model_version": "2"}, "404", ["2"]),
     "an input": ("rope", {"x": X, "y": X}, {}, "400", ["y"]),
     "an input of another model": ("rope_attention", {"x": X}, {}, "400", ["x"]),
     "no inputs": ("rope", {}, {}, "400", ["x"]),
     "a missing input": ("rope_attention", {"q": X, "k": X}, {}, "400", ["v"]),
-    "only what is optional": ("rope", {"positions": THERE}, {}, "400", ["x"]),
+    "only what is optional": ("rope", {"positions": POSITIONS}, {}, "400", ["x"]),
     "an output": ("rope", {"x": X}, {"outputs": ["turned"]}, "400", ["turned"]),
     "an output twice": ("rope", {"x": X}, {"outputs": ["rotated"] * 2}, "400", ["rotated"]),
     "a datatype": ("rope", {"x": X.double()}, {}, "400", ["x"]),
     "heads of integers": ("rope", {"x": X.long()}, {}, "400", ["x"]),
     "heads of two datatypes": ("rope_attention", HEADS | {"v": X.half()}, {}, "400", ["v"]),
-    "positions of booleans": ("rope", {"x": X, "positions": THERE > 0}, {}, "400", ["positions"]),
+    "positions of booleans": (
+        "rope",
+        {"x": X, "positions": POSITIONS > 0},
+        {},
+        "400",
+        ["positions"],
+    ),
     "a rank": ("rope", {"x": X[0, 0]}, {}, "400", ["x"]),
     "an odd width": ("rope", {"x": X[..., :7]}, {}, "400", []),
     "positions of another length": (
-        *("rope", {"x": X, "positions": THERE[:, :2]}),
+        *("rope", {"x": X, "positions": POSITIONS[:, :2]}),
         *({}, "400", ["positions"]),
     ),
     "heads that do not divide": (
@@ -44,14 +50,16 @@ WRONG = {  # model, inputs, other arguments; status and words
 }
 
 
-@pytest.mark.parametrize(("model", "inputs", "more", "status", "words"), WRONG.values(), ids=WRONG)
-def test_it_is_told_in_one_line(client, refused, model, inputs, more, status, words):
+@pytest.mark.parametrize(
+    ("model", "inputs", "arguments", "status", "words"), INVALID.values(), ids=INVALID
+)
+def test_an_invalid_request_is_refused(client, refused, model, inputs, arguments, status, words):
     with refused(status, *words):
-        client.infer(model, inputs, **more)
+        client.infer(model, inputs, **arguments)
     assert client.is_server_ready()
 
 
-def test_an_input_twice(client, refused):
+def test_a_duplicate_input_is_refused(client, refused):
     x = client.input("x", X)
     with refused("400", "x"):
         client.infer("rope", {"x": x, "again": x})
@@ -59,14 +67,14 @@ def test_an_input_twice(client, refused):
 
 @pytest.mark.parametrize("binary", [True, False])
 @pytest.mark.parametrize("shape", [[1, 3, 2, 9], [1, 3, 2, 4], [2**40, 2**40, 1, 8], [-1, 3, 2, 8]])
-def test_a_shape_that_disagrees_with_the_data(client, refused, shape, binary):
+def test_a_shape_that_does_not_fit_the_data_is_refused(client, refused, shape, binary):
     x = client.input("x", X, binary).set_shape(shape)
     with refused("400", "x"):
         client.infer("rope", {"x": x})
 
 
 @pytest.mark.parametrize("datatype", ["FP16", "FP64", "fp32", "FLOAT", "TYPE_FP32", "BYTES", ""])
-def test_a_datatype_that_disagrees_with_the_data(client, refused, datatype):
+def test_a_datatype_that_does_not_fit_the_data_is_refused(client, refused, datatype):
     x = client.input("x", X)
     if client.wire == "http":
         x._datatype = datatype
@@ -76,17 +84,17 @@ def test_a_datatype_that_disagrees_with_the_data(client, refused, datatype):
         client.infer("rope", {"x": x})
 
 
-def test_classification(client, refused):
+def test_classification_is_refused(client, refused):
     with refused("400", "rotated"):
         client.infer("rope", {"x": X}, [client.output("rotated", class_count=3)])
 
 
-def test_no_data(client, refused):
+def test_an_input_without_data_is_refused(client, refused):
     with refused("400"):
         client.infer("rope", {"x": client.empty_input("x", X)})
 
 
-def test_texts(client, refused):
+def test_an_input_of_texts_is_refused(client, refused):
     x = client.empty_input("x", X)
     if client.wire == "http":
         x._datatype = "BYTES"
@@ -97,7 +105,7 @@ def test_texts(client, refused):
         client.infer("rope", {"x": x})
 
 
-def test_a_region_that_there_is_not(client, refused):
+def test_an_unknown_region_is_refused(client, refused):
     x = client.empty_input("x", X).set_shared_memory("nowhere", X.nbytes)
     with pytest.raises(Exception, match=r"(?i)shared|nowhere") as failure:
         client.infer("rope", {"x": x})
@@ -105,17 +113,17 @@ def test_a_region_that_there_is_not(client, refused):
     assert failure.value.status().rpartition(".")[2] in codes
 
 
-def test_one_wrong_request_of_many_is_no_matter_to_others(client):
+def test_an_invalid_request_does_not_affect_concurrent_requests(client):
     good = client.ask("rope", {"x": X})
-    wrong = client.ask("rope", {"x": X[0, 0]})
-    answers = client.together([good, wrong] * 8)
+    invalid = client.ask("rope", {"x": X[0, 0]})
+    answers = client.together([good, invalid] * 8)
     for answer in answers[::2]:
         check_rotated(answer["rotated"], turned(X), torch.float32)
     assert all(isinstance(answer, Exception) for answer in answers[1::2])
 
 
 @pytest.mark.parametrize("kind", ["http", "http.aio"], indirect=True)
-def test_a_stale_length_in_headers_of_ones_own(client, refused):
+def test_a_stale_header_length_is_refused(client, refused):
     """The clients write the length of the JSON part into the caller's own dict."""
     for request_id in ("", "long" * 500):  # the stale length is within the next body, and beyond
         headers: dict[str, str] = {}

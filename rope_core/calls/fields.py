@@ -1,0 +1,45 @@
+"""The fields of calls and results: their tensors, their size, and copies with other tensors."""
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from torch import Tensor
+
+T = TypeVar("T", bound="TensorFields")
+
+
+class TensorFields:
+    """Base of calls and results, which are dataclasses with slots."""
+
+    __slots__ = ()
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all tensors."""
+        fields = [getattr(self, name) for name in field_names(self)]
+        return sum(field.nbytes for field in fields if isinstance(field, Tensor))
+
+
+def field_names(value: TensorFields) -> tuple[str, ...]:
+    """Return the names of the fields."""
+    names: tuple[str, ...] = type(value).__slots__
+    return names
+
+
+def tensor_fields(value: TensorFields) -> dict[str, Tensor]:
+    """Return the tensors by the names of their fields."""
+    fields = ((name, getattr(value, name)) for name in field_names(value))
+    return {name: field for name, field in fields if isinstance(field, Tensor)}
+
+
+def with_fields(value: T, fields: Mapping[str, Any]) -> T:
+    """Return a copy with some fields replaced. Nothing is checked.
+
+    For code that moves the tensors of a valid call, or joins those of several calls: checks read
+    values, so they would wait until a GPU has finished all its work.
+    """
+    copy = object.__new__(type(value))
+    for name in field_names(value):
+        field = fields[name] if name in fields else getattr(value, name)
+        object.__setattr__(copy, name, field)
+    return copy

@@ -1,0 +1,184 @@
+"""Reads keys of a config.json, and records the keys and where each value comes from."""
+
+import reprlib
+from collections.abc import Mapping
+from typing import Any
+
+from rope_core.errors import ConfigError
+from rope_core.hf.family import Family
+
+GIVEN, CLASS_DEFAULT, DERIVED = "given", "class default", "derived"
+
+MAX_NUMBER = 1e12
+"""Largest number accepted. Larger ones are mistakes, and their powers overflow."""
+
+MAX_LAYERS = 10_000
+"""Largest number of layers accepted."""
+
+
+def brief(value: Any) -> str:
+    """Return a short text of `value`, which can be long or deeply nested."""
+    return reprlib.repr(value)
+
+
+def is_number(value: Any) -> bool:
+    """Return whether `value` is a finite number of a plausible size."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return abs(value) <= MAX_NUMBER  # false for NaN
+
+
+def is_int(value: Any) -> bool:
+    """Return whether `value` is an int and not a bool."""
+    return type(value) is int
+
+
+def _is_size(value: Any) -> bool:
+    return is_int(value) and 0 < value <= MAX_NUMBER
+
+
+class ConfigReader:
+    """One config and the family that says how to read it.
+
+    Args:
+        config: the contents of a config.json, or of the nested config of one part.
+        family: the row of the config's class.
+        compat: the version of transformers to follow, "5.23" or "4.57".
+        layer: index of the layer to resolve.
+    """
+
+    def __init__(
+        self, config: Mapping[str, Any], family: Family, compat: str, layer: int | None = None
+    ) -> None:
+        self.config = config
+        self.family = family.for_version(compat)
+        self.layer = layer
+        self.layer_type: str | None = None
+        self.keys_read: set[str] = set()
+        self.provenance: dict[str, str] = {}
+        self.warnings: dict[str, None] = {}
+        self.is_4_57 = compat == "4.57" and not family.new_in_5
+        self._checked: set[str] = set()
+
+    def key_name(self, key: str) -> str:
+        """Return the name of `key` in the file, or in this family if the file lacks the key."""
+        name = self.family.key_names.get(key, key)
+        return key if name not in self.config and key in self.config else name
+
+    def from_file(self, key: str) -> Any:
+        """Return the file's value, None if missing or null. The family's name of `key` is first."""
+        for name in dict.fromkeys((self.family.key_names.get(key, key), key)):
+            if name not in self.config:
+                continue
+            if name in self.family.ignored_keys:
+                if self.config[name] is not None:
+                    self.warn(
+                        f"{name} is ignored: the class of {self.family.name} does not read it"
+                    )
+                continue
+            self.keys_read.add(name)
+            if self.config[name] is not None:
+                return self.config[name]
+        return None
+
+    def is_null(self, key: str) -> bool:
+        """Return whether the file has `key` with the value null."""
+        return self.key_name(key) in self.config and self.from_file(key) is None
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """Return the file's value, else the class's, else `default`."""
+        value = self.from_file(key)
+        if value is not None:
+            self.provenance[key] = GIVEN
+            return value
+        value = self.family.defaults.get(key)
+        if value is not None:
+            self.provenance[key] = CLASS_DEFAULT
+            return value
+        return default
+
+    def number(self, key: str, default: float | None = None) -> Any:
+        """Return the value of `get`, which must be a number.
+
+        Raises:
+            ConfigError: the value is missing and has no default, or is not a number.
+        """
+        value = self.get(key, default)
+        if value is None:
+            raise ConfigError(self.key_name(key), "given", "none")
+        if not is_number(value):
+            raise ConfigError(self.key_name(key), "a number", brief(value))
+        return value
+
+    def positive(self, key: str, default: float | None = None) -> float:
+        """Return the value of `number` as a float, which must be above 0."""
+        value = self.number(key, default)
+        if value <= 0:
+            raise ConfigError(self.key_name(key), "a number above 0", value)
+        return float(value)
+
+    def size(self, key: str, default: int | None = None) -> int:
+        """Return the value of `number` as an int, which must be above 0."""
+        value = self.number(key, default)
+        if value != int(value) or value < 1:
+            raise ConfigError(self.key_name(key), "a whole number above 0", value)
+        return int(value)
+
+    def first_size(self, *keys: str, default: int | None = None) -> int:
+        """Return the size under the first of `keys` that the file has, or under the last."""
+        key = next((key for key in keys if self.from_file(key) is not None), keys[-1])
+        return self.size(key, default)
+
+    def sizes(self, *keys: str) -> tuple[int, ...]:
+        """Return a list of sizes, under the first of `keys` that the file has, or the class."""
+        for read in (self.from_file, self.get):
+            for key in keys:
+                value = read(key)
+                if isinstance(value, list | tuple) and all(map(_is_size, value)):
+                    return tuple(value)
+                if value is not None:
+                    raise ConfigError(key, "a list of whole numbers above 0", brief(value))
+        raise ConfigError(keys[0], "given", "none")
+
+    def integers(self, key: str) -> list[int] | None:
+        """Return a list of whole numbers of the file, None if missing or null."""
+        value = self.from_file(key)
+        if value is not None and not (isinstance(value, list) and all(map(is_int, value))):
+            raise ConfigError(key, "a list of whole numbers", brief(value))
+        return value
+
+    def num_layers(self) -> int | None:
+        """Return the number of layers, None if neither the file nor the class has one."""
+        if self.get("num_hidden_layers") is None:
+            return None
+        total = self.size("num_hidden_layers")
+        if total > MAX_LAYERS:
+            raise ConfigError(self.key_name("num_hidden_layers"), f"at most {MAX_LAYERS}", total)
+        return total
+
+    def per_layer(self, key: str) -> list[Any] | None:
+        """Return a list with a number or null for each layer, None if missing.
+
+        Raises:
+            ConfigError: the value is no such list, or ends before the layer to resolve.
+        """
+        value: list[Any] | None = self.from_file(key)
+        if value is None or key in self._checked:
+            return value
+        name, layer = self.key_name(key), self.layer or 0
+        if not isinstance(value, list) or not all(x is None or is_number(x) for x in value):
+            raise ConfigError(name, "a list with a number for each layer", brief(value))
+        if len(value) <= layer:
+            expected = f"a list of more than {layer} numbers, one for each layer"
+            raise ConfigError(name, expected, f"{len(value)}")
+        self._checked.add(key)
+        return value
+
+    def warn(self, text: str) -> None:
+        """Record a warning for the caller, once."""
+        self.warnings[text] = None
+
+    @property
+    def keys_ignored(self) -> list[str]:
+        """Keys of the file that were not read."""
+        return sorted(str(key) for key in self.config if key not in self.keys_read)

@@ -1,0 +1,137 @@
+"""The type of each layer. The rules are named in the rows of `families.json`.
+
+A rule takes the reader and the number of layers, and returns the type of each.
+"""
+
+from collections.abc import Callable
+
+from rope_core.errors import ConfigError
+from rope_core.hf.config_reader import GIVEN, MAX_LAYERS, ConfigReader, brief, is_int
+from rope_core.hf.family import FULL, SLIDING
+from rope_core.hf.nope import no_rope_layers
+
+OLD_NAMES = {
+    "attention": FULL,
+    "mamba": "linear_attention",
+    "deepseek_sparse_attention": "indexed_attention",
+    "qwen_sparse_attention": "indexed_attention",
+}
+"""Layer types that transformers has renamed."""
+
+
+def layer_types(reader: ConfigReader) -> list[str] | None:
+    """Return the type of each layer: the file's, else the class's. None if neither has any."""
+    value = reader.from_file("layer_types")
+    if value is not None:
+        return _of_file(reader, value)
+    family = reader.family
+    if not family.layer_types and not family.layer_cycle:
+        return None
+    total = reader.num_layers()
+    if total is None:
+        return None
+    types: list[str] = (family.layer_types or _cycle)(reader, total)
+    types[0] = family.first_layer or types[0]
+    types[-1] = family.last_layer or types[-1]
+    return types
+
+
+def _of_file(reader: ConfigReader, types: object) -> list[str]:
+    name = reader.key_name("layer_types")
+    if not isinstance(types, list) or not types or not all(isinstance(t, str) for t in types):
+        raise ConfigError(name, "a list of texts", brief(types))
+    if len(types) > MAX_LAYERS:
+        raise ConfigError(name, f"at most {MAX_LAYERS}", len(types))
+    reader.provenance["layer_types"] = GIVEN
+    total = reader.from_file("num_hidden_layers")
+    if isinstance(total, int) and total != len(types):
+        reader.warn(f"layer_types has {len(types)} layers, num_hidden_layers is {total}")
+    return [OLD_NAMES.get(layer_type, layer_type) for layer_type in map(str, types)]
+
+
+def _cycle(reader: ConfigReader, total: int) -> list[str]:
+    """Return the family's cycle, in the length that the file gives it."""
+    cycle, key = list(reader.family.layer_cycle), reader.family.cycle_length_key or ""
+    length = reader.from_file(key) if key else None
+    if isinstance(length, str):  # EXAONE's "LLLG": local and global
+        if not length or set(length) - set("LG"):
+            raise ConfigError(key, "a text of L and G, or a whole number", brief(length))
+        cycle = [SLIDING if letter == "L" else FULL for letter in length]
+    elif length is not None:
+        others = min(reader.size(key), MAX_LAYERS) - 1
+        if cycle[0] == FULL:
+            cycle = [FULL] + [SLIDING] * others
+        else:
+            cycle = [cycle[0]] * others + [cycle[-1]]
+    return [cycle[layer % len(cycle)] for layer in range(total)]
+
+
+def cycle_from_last(reader: ConfigReader, total: int) -> list[str]:
+    """Muse: the last layer ends a cycle."""
+    cycle = reader.family.layer_cycle
+    return [cycle[(layer - total) % len(cycle)] for layer in range(total)]
+
+
+def has_window(reader: ConfigReader) -> bool:
+    """Return whether the config has a sliding window and does not switch it off."""
+    off = reader.get("use_sliding_window") is False or reader.is_null("sliding_window")
+    return not off and reader.get("sliding_window") is not None
+
+
+def max_window_layers(reader: ConfigReader, total: int) -> list[str]:
+    """Qwen-2, Dots-1: windows from layer `max_window_layers` on."""
+    first = reader.number("max_window_layers") if has_window(reader) else total
+    return _sliding_where(total, lambda layer: layer >= first)
+
+
+def even_layers_below_max_window_layers(reader: ConfigReader, total: int) -> list[str]:
+    """Qwen-2-MoE: windows in layers 0, 2, 4, ... below `max_window_layers`."""
+    end = reader.number("max_window_layers") if has_window(reader) else 0
+    return _sliding_where(total, lambda layer: layer % 2 == 0 and layer < end)
+
+
+def all_sliding(reader: ConfigReader, total: int) -> list[str]:
+    """Ministral, Unlimited-OCR: windows in all layers."""
+    windowed = has_window(reader)
+    return _sliding_where(total, lambda _: windowed)
+
+
+def sliding_without_rope(reader: ConfigReader, total: int) -> list[str]:
+    """SmolLM3: windows in the layers that do not rotate."""
+    windowed = has_window(reader)
+    return _sliding_where(total, lambda layer: windowed and bool(no_rope_layers(reader, layer)))
+
+
+def _sliding_where(total: int, is_sliding: Callable[[int], bool]) -> list[str]:
+    return [SLIDING if is_sliding(layer) else FULL for layer in range(total)]
+
+
+def chunked_with_rope(reader: ConfigReader, total: int) -> list[str]:
+    """Llama 4: chunks in the layers that rotate."""
+    nope = [no_rope_layers(reader, layer) for layer in range(total)]
+    return [FULL if reason else "chunked_attention" for reason in nope]
+
+
+def full_attn_idxs(reader: ConfigReader, total: int) -> list[str]:
+    """LFM2: `full_attn_idxs` lists the layers with attention, the others are convolutions."""
+    listed = reader.integers("full_attn_idxs")
+    full = set(range(total) if listed is None else listed)
+    return [FULL if layer in full else "conv" for layer in range(total)]
+
+
+COMPRESSED = {0: SLIDING, 4: "compressed_sparse_attention", 128: "heavily_compressed_attention"}
+
+
+def compress_ratios(reader: ConfigReader, total: int) -> list[str]:
+    """DeepSeek-V4: `compress_ratios`, the factor by which keys are compressed.
+
+    Without that list: two layers with 128, then layers with 128 and 4 in turns.
+    """
+    ratios = reader.from_file("compress_ratios")
+    if ratios is None:
+        ratios = [128 if layer < 2 or layer % 2 == 0 else 4 for layer in range(total)]
+    if not isinstance(ratios, list) or not all(is_int(x) and x in COMPRESSED for x in ratios):
+        raise ConfigError("compress_ratios", f"a list of {[*COMPRESSED]}", brief(ratios))
+    if len(ratios) < total:
+        raise ConfigError("compress_ratios", f"a list of {total} numbers", f"{len(ratios)}")
+    return [COMPRESSED[ratio] for ratio in ratios[:total]]

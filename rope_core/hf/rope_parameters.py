@@ -1,0 +1,196 @@
+"""The dictionary of rope parameters of a layer: the file's `rope_scaling` or `rope_parameters`."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rope_core.errors import ConfigError
+from rope_core.frequencies import VARIANTS
+from rope_core.hf.config_reader import ConfigReader, brief, is_number
+from rope_core.hf.layer_types import layer_types
+
+OUTSIDE_IN_4_57 = ("rope_theta", "partial_rotary_factor")
+"""Keys that transformers 4.57 reads outside of the dictionary only."""
+
+COMMON_KEYS = frozenset(
+    (
+        *("rope_type", "type", "rope_theta", "partial_rotary_factor", "alpha"),
+        *("mrope_section", "mrope_interleaved", "xdrope_section", "llama_4_scaling_beta"),
+    )
+)
+"""Keys of the dictionary that are not parameters of a variant."""
+
+NOT_LAYER_TYPES = COMMON_KEYS.union(*(variant.parameters for variant in VARIANTS.values()))
+
+Values = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class RopeParameters:
+    """The rope parameters of one layer."""
+
+    name: str
+    """The key of the dictionary, for errors."""
+    values: Values
+    from_file: frozenset[str]
+    """The parameters that the file has; the others are the class's."""
+    label: str | None
+    """The layer type of a nested dictionary; None if all layers have one dictionary."""
+    outer: Values
+    """The dictionary around a nested one; otherwise the dictionary itself."""
+
+    @property
+    def nested(self) -> bool:
+        """Whether other layer types have dictionaries of their own."""
+        return self.label is not None
+
+
+def find(reader: ConfigReader) -> RopeParameters | None:
+    """Return the rope parameters of the reader's layer, None if they are null.
+
+    Raises:
+        ConfigError: parameters are nested by layer type, and the layer's type is missing or
+            unknown.
+    """
+    name, raw, in_file = _raw(reader)
+    labels = _labels(reader)
+    nested = [
+        key
+        for key, value in raw.items()
+        if key in labels or (isinstance(value, Mapping) and key not in NOT_LAYER_TYPES)
+    ]
+    if nested:
+        block = _nested(reader, name, raw, nested)
+    elif reader.family.rope_parameters_by_type:
+        block = reader.family.step("typed_parameters", typed)(reader, name, raw if in_file else {})
+    else:
+        block = RopeParameters(name, raw, frozenset(raw if in_file else ()), None, raw)
+    if block is not None:
+        block = reader.family.step("rope_parameters", lambda _, block: block)(reader, block)
+    return block
+
+
+def _raw(reader: ConfigReader) -> tuple[str, Values, bool]:
+    """Return the key of the dictionary, the dictionary, and whether the file has it."""
+    for key in ("rope_scaling", "rope_parameters"):
+        value = reader.from_file(key)
+        if value is None:
+            continue
+        if not isinstance(value, Mapping):
+            raise ConfigError(key, "an object or null", brief(value))
+        if reader.is_4_57 and key == "rope_parameters":
+            reader.warn("rope_parameters is ignored: transformers 4.57 reads rope_scaling alone")
+            continue
+        if key == "rope_scaling" and not value:
+            continue
+        for outside in OUTSIDE_IN_4_57 if reader.is_4_57 else ():
+            if outside in value:
+                why = f"transformers 4.57 reads {outside} outside of it"
+                reader.warn(f"{key}.{outside} is ignored: {why}")
+        return key, _read_by_version(reader, value), True
+    return "rope_parameters", _read_by_version(reader, reader.family.rope_parameters), False
+
+
+def _read_by_version(reader: ConfigReader, values: Values) -> Values:
+    """Return the values that this version of transformers reads in the dictionary."""
+    if not reader.is_4_57:
+        return values
+    return {key: value for key, value in values.items() if key not in OUTSIDE_IN_4_57}
+
+
+def _nested(
+    reader: ConfigReader, name: str, raw: Values, nested: list[str]
+) -> RopeParameters | None:
+    """Return the dictionary of a layer type out of those that the file has."""
+    by_type, fills = reader.family.rope_parameters_by_type, reader.family.nested_defaults
+    label = choose(reader, [*nested, *(by_type if fills else ())], name)
+    values = raw.get(label, {} if fills else None)
+    if values is None:
+        return None
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{name}.{label}", "an object or null", brief(values))
+    defaults = by_type.get(label, {}).get("default") or {}
+    kept = OUTSIDE_IN_4_57 if fills else ("rope_theta",)
+    defaults = {key: defaults[key] for key in kept if key in defaults}
+    return complete(reader, name, label, values, defaults, raw, ("rope_theta",))
+
+
+def typed(reader: ConfigReader, name: str, flat: Values) -> RopeParameters | None:
+    """Return the class's parameters for a layer type, changed by the file's one dictionary."""
+    rules = reader.family.rope_parameters_by_type
+    label = choose(reader, rules, "rope parameters")
+    if rules[label]["default"] is None:
+        return None
+    if flat and (name == "rope_parameters" or not any(r.get("scaling") for r in rules.values())):
+        reader.warn(f"{name} is ignored: {reader.family.name} has rope parameters by layer type")
+        flat = {}
+    unread: tuple[str, ...] = ()
+    defaults, scaled = dict(rules[label]["default"]), flat if rules[label].get("scaling") else {}
+    if scaled and reader.is_4_57:
+        del defaults["rope_type"]
+        unread = ("rope_theta",)
+    elif "type" in scaled:
+        unread = ("type",)
+        if "rope_type" not in scaled:
+            reader.warn(
+                f"{name}.type is ignored: the class of {reader.family.name} reads rope_type"
+            )
+    values = {key: value for key, value in scaled.items() if key not in unread}
+    return complete(reader, name, label, values, defaults, flat, OUTSIDE_IN_4_57)
+
+
+def complete(
+    reader: ConfigReader,
+    name: str,
+    label: str,
+    values: Values,
+    defaults: Values,
+    outer: Values,
+    outside: Iterable[str],
+) -> RopeParameters:
+    """Return a layer type's parameters: `values`, those `outside` of the dictionary, `defaults`."""
+    filled = dict(values)
+    keys = reader.family.rope_parameters_by_type.get(label, {}).get("keys", {})
+    for parameter in outside:
+        if parameter in keys and parameter not in values:
+            value = reader.from_file(keys[parameter])
+            if isinstance(value, list):
+                value = values_of_type(reader, keys[parameter], value, label)[0]
+            filled |= {} if value is None else {parameter: value}
+    everything = {**defaults, **filled}
+    return RopeParameters(
+        f"{name}.{label}", everything, frozenset(filled), label, outer or everything
+    )
+
+
+def values_of_type(reader: ConfigReader, key: str, values: list[Any], label: str) -> list[Any]:
+    """Return the values of the layers of one type out of a list with one for each layer."""
+    pairs = zip(values, layer_types(reader) or [], strict=False)
+    of_type = [value for value, layer_type in pairs if layer_type == label]
+    if not of_type or not all(map(is_number, of_type)):
+        expected = f"a list with a number for each layer of type {label}"
+        raise ConfigError(reader.key_name(key), expected, brief(values))
+    return of_type
+
+
+def _labels(reader: ConfigReader) -> tuple[str, ...]:
+    """Return the names under which rope parameters may be nested."""
+    if reader.family.rope_parameters_by_type:
+        return tuple(reader.family.rope_parameters_by_type)
+    return tuple(dict.fromkeys(layer_types(reader) or ())) if "layer_types" in reader.config else ()
+
+
+def choose(reader: ConfigReader, names: Iterable[str], where: str) -> str:
+    """Return the one of `names` under which the layer's rope parameters are."""
+    names, label_of = list(dict.fromkeys(names)), reader.family.parameters_label
+    if reader.layer_type is not None:
+        label = label_of(reader.layer_type)
+        if label in names:
+            return label
+        raise ConfigError("layer_type", f"one of {sorted(names)}", brief(reader.layer_type))
+    used = {label_of(layer_type) for layer_type in layer_types(reader) or ()}
+    candidates = [name for name in names if name in used] or names
+    if len(candidates) == 1:
+        return candidates[0]
+    expected = f"one of {sorted(candidates)} (or layer an index), because {where} differ by it"
+    raise ConfigError("layer_type", expected, "none")

@@ -1,0 +1,125 @@
+"""The forms of a rope in a request: parameters, a model's config, or the name of a preset."""
+
+from collections.abc import Hashable, Mapping
+from functools import cached_property
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Tag
+
+from rope_core import SCHEMES, VARIANTS, Arithmetic, Layout, Rounding
+
+
+class Params(BaseModel):
+    """Base of all parameters."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True
+    )
+
+
+class RopeForm(Params):
+    """Base of the forms of a rope."""
+
+    @cached_property
+    def resolved(self) -> dict[Hashable, Any]:
+        """Cache of `RopeResolver` for this rope, freed with it."""
+        return {}
+
+
+class Rope(RopeForm):
+    """How to rotate, by parameters.
+
+    The parameters of the variant and of the scheme stand beside these, under their own names;
+    `/v1/variants` lists them.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    head_dim: int | None = None
+    """Width of one head; by default that of the tensor."""
+
+    rotary_dim: int | None = None
+    """Elements of a head that are rotated, an even number; by default all."""
+
+    theta: float = 10_000.0
+    """Base of the geometric progression of wavelengths."""
+
+    layout: Layout = "half"
+    """Pairs are (i, i + rotary_dim/2), or (2i, 2i + 1); two other layouts are of single models."""
+
+    rope_type: Literal[*VARIANTS] = "default"  # type: ignore[valid-type]
+    """Name of the variant."""
+
+    axes: Literal[*SCHEMES] | None = None  # type: ignore[valid-type]
+    """Name of the scheme of several axes."""
+
+    rounding: Rounding | None = None
+    """Where float16 and bfloat16 are rounded. `once`, at the end, is the default of float64;
+    `activation`, after each step, is that of hf; docs/variants.md has the others."""
+
+    trailing: bool = False
+    """Rotate the last rotary_dim elements of a head, and not the first."""
+
+    negative: bool = False
+    """Rotate by the negative angle."""
+
+    arithmetic: Arithmetic = "float64"
+    """`float64` for exact angles, or `hf` for the float32 operations of transformers."""
+
+
+class _ModelRope(RopeForm):
+    part: Literal["text", "vision", "audio"] | None = None
+    """Part of a composite model; by default text."""
+
+    layer: int | None = None
+    """Index of the layer, where layers differ."""
+
+    layer_type: str | None = None
+    """Type of the layer, such as sliding_attention."""
+
+    compat: Literal["5.23", "4.57"] = "5.23"
+    """Version of transformers to follow where they differ."""
+
+    arithmetic: Arithmetic = "hf"
+    """`hf` for the operations of transformers, or `float64` for exact angles."""
+
+    length: int | None = None
+    """Length that dynamic and LongRoPE frequencies are for; by default that of the call."""
+
+
+class Model(_ModelRope):
+    """How to rotate, by a model's own config.json."""
+
+    config: dict[str, Any]
+    """Contents of the file, in the spelling of transformers 4 or 5, or of diffusers."""
+
+    model_type: str | None = None
+    """The family, where the config does not say it."""
+
+
+class PresetModel(_ModelRope):
+    """How to rotate, by a preset."""
+
+    preset: str
+    """Name of the preset; `/v1/presets` lists all."""
+
+
+def _form_tag(value: Any) -> str:
+    if isinstance(value, str):
+        return "name"
+    if isinstance(value, dict):
+        return "config" if "config" in value else "preset" if "preset" in value else "parameters"
+    return next((tag for tag, form in FORMS.items() if isinstance(value, form)), "parameters")
+
+
+FORMS: Mapping[str, type[RopeForm]] = {"parameters": Rope, "config": Model, "preset": PresetModel}
+"""The forms that are objects, by the tags of the union below."""
+
+AnyRope = Annotated[
+    Annotated[Rope, Tag("parameters")]
+    | Annotated[Model, Tag("config")]
+    | Annotated[PresetModel, Tag("preset")]
+    | Annotated[str, Tag("name")],
+    Discriminator(_form_tag),
+]
+"""A rope in any form; a string is the name of a preset."""

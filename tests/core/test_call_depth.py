@@ -1,0 +1,85 @@
+"""How many Python calls lie between `rotate` and the operators of torch."""
+
+import sys
+
+import pytest
+import torch
+
+import rope_core
+from rope_core import RopeConfig, Rotate, rotate
+from tests.core.oracle import DTYPES, LAYOUTS, randn
+
+PACKAGE = rope_core.__path__[0]
+
+MAX_DEPTH = 5
+"""`rotate`, its inference mode, the choice of a backend, the backend, its operator."""
+
+MAX_CALLS = {"half": 28, "interleaved": 54}
+"""Calls for one token, with some slack: 22 and 47."""
+
+
+def profiled(run):
+    """Return the number of calls of functions of ours, and their depth where torch works."""
+    stack, depths, calls = [], [], 0
+
+    def record(frame, event, arg):
+        nonlocal calls
+        if event == "call":
+            ours = frame.f_code.co_filename.startswith(PACKAGE)
+            stack.append(ours)
+            calls += ours
+        elif event == "return" and stack:
+            stack.pop()
+        elif event == "c_call" and arg.__name__ in ("mul", "mul_", "addcmul_", "copy_"):
+            depths.append(sum(stack))
+
+    sys.setprofile(record)
+    try:
+        run()
+    finally:
+        sys.setprofile(None)
+    return calls, max(depths)
+
+
+def token(layout="half", dtype=torch.float32, **fields):
+    q, k = randn(1, 32, 128, dtype=dtype), randn(1, 8, 128, dtype=dtype)
+    return Rotate(q, k, RopeConfig.of(128, layout=layout, **fields), torch.tensor([7]))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("backend", [None, "eager"])
+def test_one_token_is_rotated_after_a_few_calls(layout, dtype, backend):
+    call = token(layout, dtype)
+    rotate(call, backend=backend)  # fills the caches
+    calls, depth = profiled(lambda: rotate(call, backend=backend))
+    assert depth <= MAX_DEPTH
+    assert calls <= MAX_CALLS[layout]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("tokens", [2, 300])
+@pytest.mark.parametrize("rounding", ["once", "tables"])
+def test_many_tokens_are_rotated_as_deep(layout, rounding, tokens):
+    call = Rotate(randn(tokens, 4, 128), None, RopeConfig.of(128, layout=layout, rounding=rounding))
+    rotate(call)
+    _, depth = profiled(lambda: rotate(call))
+    assert depth <= MAX_DEPTH + 1, "neighbours take one call more"
+
+
+def test_calls_of_the_library_are_counted():
+    """The tests above can fail."""
+    x = randn(1, 2, 8)
+    assert profiled(lambda: x.mul_(1)) == (0, 0)
+    positions, rope = torch.tensor([0.5]), RopeConfig.of(8, negative=True, rope_type="xpos")
+    calls, _ = profiled(lambda: (rotate(Rotate(x, None, rope, positions)), x.mul_(1)))
+    assert calls > MAX_CALLS["half"]
+
+
+@pytest.mark.parametrize("fields", [{}, {"layout": "interleaved"}])
+def test_one_token_goes_to_the_backend_that_the_others_go_to(fields, monkeypatch):
+    call = token(**fields)
+    only = tuple(backend for backend in rope_core.backends.BACKENDS if backend.name == "sdpa")
+    monkeypatch.setattr("rope_core.backends.BACKENDS", only)
+    with pytest.raises(rope_core.NoBackend, match="backend sdpa: it computes attention only"):
+        rotate(call)

@@ -1,0 +1,97 @@
+"""Fixes of Triton's interpreter where it differs from a compiled kernel, and a faster setup.
+
+Import this module with TRITON_INTERPRET=1 in the environment, then call `install` once.
+"""
+
+import math
+from functools import cached_property, lru_cache
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+import triton.language as tl
+from triton.runtime import interpreter
+
+BUILDER = interpreter.InterpreterBuilder
+_patch_lang, _patch_lang_tensor, _cast, _dot, _np_dtype = (
+    interpreter._patch_lang,
+    interpreter._patch_lang_tensor,
+    BUILDER.cast_impl,
+    BUILDER.create_dot,
+    lru_cache(interpreter._get_np_dtype),
+)
+
+
+def install() -> None:
+    """Patch the interpreter for the whole process."""
+    interpreter._patch_lang = _patch_whole_language
+    interpreter._patch_lang_tensor = _patch_tensor
+    BUILDER.cast_impl = _cast_with_rounding
+    BUILDER.create_dot = _dot_of_bfloat16
+    interpreter.InterpretedFunction.__call__ = _call
+    # the overflow check computes each integer sum and product a second time in 64 bits
+    options = interpreter.InterpreterOptions(sanitize_overflow=False)
+    interpreter.interpreter_builder.options = options
+    interpreter._get_np_dtype = _get_np_dtype
+    tl.core.tensor.__init__ = _init_tensor
+    tl.core.tuple.__init__ = _init_tuple
+    tl.core.tuple.type = _type_of_tuple
+
+
+def _patch_whole_language(kernel: Any) -> Any:
+    # patching takes a millisecond: patch the whole language once per launch
+    return _patch_lang(SimpleNamespace(__globals__={"tl": tl, "core": tl.core}))
+
+
+def _call(self: Any, *args: Any, **kwargs: Any) -> Any:
+    # do not patch again in each function that a kernel calls
+    return self.rewrite()(*args, **kwargs)
+
+
+def _patch_tensor(tensor: Any, scope: Any) -> None:
+    # loop bounds may be loaded values: NumPy 2.4 does not convert an array of one element to int
+    _patch_lang_tensor(tensor, scope)
+    scope.set_attr(tensor, "__index__", lambda self: self.handle.data.item())
+
+
+def _cast_with_rounding(self: Any, x: Any, dtype: Any) -> Any:
+    # round to the nearest bfloat16; the interpreter truncates
+    if x.dtype.scalar == tl.float32 and dtype.scalar == tl.bfloat16:
+        rounded = torch.tensor(x.data).bfloat16().view(torch.int16).numpy()
+        return interpreter.TensorHandle(rounded.view("uint16"), tl.bfloat16)
+    return _cast(self, x, dtype)
+
+
+def _dot_of_bfloat16(self: Any, a: Any, b: Any, c: Any, *options: Any) -> Any:
+    # multiply bfloat16 values; the interpreter multiplies their bit patterns as integers
+    if a.dtype.scalar == tl.bfloat16:
+        wide = ((x.data.astype("uint32") << 16).view("float32") for x in (a, b))
+        a, b = (interpreter.TensorHandle(data, tl.float32) for data in wide)
+    return _dot(self, a, b, c, *options)
+
+
+def _get_np_dtype(dtype: Any) -> Any:
+    # the original builds a table of all dtypes at each call
+    return _np_dtype(tl.uint64 if dtype.scalar.is_ptr() else dtype.scalar)
+
+
+def _init_tensor(self: Any, handle: Any, type: Any) -> None:
+    self.handle, self.type, self.dtype = handle, type, type.scalar
+    self.shape, self.numel = _shape(type.shape if type.is_block() else ())
+
+
+@lru_cache
+def _shape(sizes: tuple[int, ...]) -> tuple[Any, Any]:
+    # cached, because neither value is modified
+    return tl.core.tuple([tl.constexpr(size) for size in sizes]), tl.constexpr(math.prod(sizes))
+
+
+def _init_tuple(self: Any, args: Any, type: Any = None) -> None:
+    self.values = [*args]
+    if type is not None:
+        self.type = type if isinstance(type, tl.core.tuple_type) else tl.core.tuple_type(type)
+
+
+# computed on demand: the type of a shape is never read
+_type_of_tuple = cached_property(lambda self: tl.core._type_for_tuple_values(self.values))
+_type_of_tuple.__set_name__(tl.core.tuple, "type")

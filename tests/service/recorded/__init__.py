@@ -1,0 +1,1 @@
+"""Recorded requests and answers: the bytes that clients rely on."""

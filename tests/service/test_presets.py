@@ -1,0 +1,134 @@
+"""Presets, built in and of the operator, and the lists of presets and variants."""
+
+import json
+import math
+
+import httpx
+import pytest
+import torch
+
+import rope_core
+from rope_core import SCHEMES, VARIANTS, CosSin, positions, resolve
+from rope_core.presets import built_in
+from service.lifecycle import Lifecycle
+from service.server.app import create_app
+from service.settings import Settings
+from service.wire import Message
+from tests.service import rope_formulas
+from tests.service.conftest import every_test_in_one_loop
+from tests.service.messages import answered, params
+from tests.service.rope_cases import LLAMA, D, resolved
+
+pytestmark = every_test_in_one_loop
+
+
+@pytest.fixture
+def client(shared_client):
+    return shared_client
+
+
+async def test_presets_and_variants_are_listed(client):
+    presets = (await client.get("/v1/presets")).json()["presets"]
+    assert [each["name"] for each in presets] == list(built_in())
+    catalog = (await client.get("/v1/variants")).json()
+    assert [each["name"] for each in catalog["variants"]] == list(VARIANTS)
+    assert [each["name"] for each in catalog["schemes"]] == list(SCHEMES)
+    assert [each["name"] for each in catalog["builders"]] == list(positions.BUILDERS)
+    (yarn,) = [each for each in catalog["variants"] if each["name"] == "yarn"]
+    (factor,) = [each for each in yarn["parameters"] if each["name"] == "factor"]
+    assert (factor["type"], factor["required"]) == ("number or null", False)
+    (grid,) = [each for each in catalog["builders"] if each["name"] == "grid_positions"]
+    start = {"name": "start", "type": "integer", "required": False, "default": 0}
+    assert start in grid["arguments"]
+    float64, hf = (catalog["largest_error_of_cos"][name] for name in ("float64", "hf"))
+    assert max(float64.values()) < 1e-7 < hf["131071"]
+
+
+@pytest.mark.parametrize("name", ["llama-3.1-8b", "qwen3-8b", "qwen2.5-7b-instruct-yarn"])
+async def test_a_preset_is_its_config(client, codec, name):
+    at = torch.tensor([0, 3, 40_000])
+    resolved = resolve(built_in()[name].config)
+    expected = rope_core.cos_sin(CosSin(at, resolved.rope))
+    gain = 0.1 * math.log(4) + 1 if name.endswith("yarn") else 1.0
+    for rope in (name, {"preset": name}, {"config": dict(built_in()[name].config)}):
+        message = Message({"positions": at}, params(rope=rope))
+        answer = await answered(client, codec, "/v1/cos_sin", message)
+        assert torch.equal(answer.tensors["cos"], expected.cos)
+        assert torch.equal(answer.tensors["sin"], expected.sin)
+        # the frequencies of the fastest pair, 1 radian per position, are never scaled
+        torch.testing.assert_close(answer.tensors["cos"][:2, 0] / gain, at[:2].cos())
+
+
+@pytest.mark.parametrize("name", built_in())
+async def test_every_preset_resolves(client, name):
+    answer = await resolved(client, {"preset": name, "layer": 0})
+    if answer.status_code == 422 and "layer" in answer.json()["detail"]:
+        answer = await resolved(client, name)
+    values, config = answer.json(), built_in()[name].config
+    config = config.get("text_config", config)
+    if not values["rotates"]:
+        assert values["nope"]
+        return
+    rope, inv_freq = values["rope"], values["inv_freq"]["data"]
+    assert len(inv_freq) == rope["rotary_dim"] / 2 <= rope["head_dim"] / 2
+    if "rope_theta" in config and not values["layer_type"]:
+        assert rope["theta"] == config["rope_theta"]
+    if rope["rope_type"] == "default" and rope["axes"] is None:
+        expected = rope_formulas.inv_freq(rope["head_dim"], rope)
+        torch.testing.assert_close(torch.tensor(inv_freq).double(), expected, rtol=1e-6, atol=0)
+
+
+def create_app_with_presets(folder, monkeypatch):
+    monkeypatch.setenv("ROPE_PRESETS_DIR", str(folder))
+    return create_app(Settings(device="cpu", log_level="error"), Lifecycle())
+
+
+async def test_presets_of_the_operator(tmp_path, monkeypatch):
+    (tmp_path / "mine.json").write_text(json.dumps(LLAMA | {"rope_theta": 77.0}))
+    (tmp_path / "ours").mkdir()
+    infinite = {"time_step_limit": [0.0, float("inf")]}  # as the files of Mamba have it
+    (tmp_path / "ours" / "config.json").write_text(json.dumps(LLAMA | infinite))
+    (tmp_path / "llama-3.1-8b.json").write_text(json.dumps(LLAMA))
+    app = create_app_with_presets(tmp_path, monkeypatch)
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with (
+        app.app.router.lifespan_context(app.app),
+        httpx.AsyncClient(transport=transport, base_url="http://service") as client,
+    ):
+        assert (await resolved(client, "mine")).json()["rope"]["theta"] == 77.0
+        assert (await resolved(client, {"preset": "ours"})).json()["rope"]["head_dim"] == D
+        values = (await resolved(client, "llama-3.1-8b")).json()
+        assert values["rope"]["head_dim"] == D, "the operator's preset replaces the built-in one"
+        listed = (await client.get("/v1/presets")).json()["presets"]
+        presets = {each["name"]: each for each in listed}
+        assert presets["mine"]["config"]["rope_theta"] == 77.0
+        assert presets["ours"]["config"]["time_step_limit"] == [0.0, None]
+        assert presets["ours"]["source"] == "ours/config.json"
+        assert presets.keys() > built_in().keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "reason"),
+    [
+        ("bad.json", "{", "bad.json must be a JSON object"),
+        ("list.json", "[]", "list.json must be a JSON object"),
+        ("Bad Name.json", "{}", "named like"),
+        (".json/config.json", "{}", None),
+    ],
+)
+async def test_a_bad_folder_of_presets_stops_the_start(tmp_path, monkeypatch, name, text, reason):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text(text)
+    if reason is None:
+        create_app_with_presets(tmp_path, monkeypatch)
+        return
+    with pytest.raises(SystemExit, match=f"presets_dir: .*{reason}"):
+        create_app_with_presets(tmp_path, monkeypatch)
+    with pytest.raises(SystemExit, match=r"presets_dir: .* must be readable"):
+        create_app_with_presets(tmp_path / "nowhere", monkeypatch)
+
+
+async def test_the_process_ends_at_a_bad_preset(tmp_path, serve):
+    (tmp_path / "bad.json").write_text("{")
+    with pytest.raises(RuntimeError, match=r"presets_dir: bad.json must be"):
+        serve(ROPE_PRESETS_DIR=str(tmp_path)).__enter__()
