@@ -23,7 +23,7 @@ def cases(sizes: Sizes) -> Iterator[Case]:
     for name, shape in (("tiny", (1, 16, 8, 64)), ("one token", (1, 1, 32, 128))):
         case = _case(f"rotate, {name}", shape, torch.float32, "half")
         yield case
-        yield replace(case, floor_name="bare call", floor=_plain_rotation(shape))
+        yield replace(case, floor_name="plain torch call", floor=_plain_rotation(shape))
 
 
 def _case(name: str, shape: tuple[int, ...], dtype: torch.dtype, layout: Layout) -> Case:
