@@ -52,7 +52,7 @@ def main() -> None:
         rotated = client.rotate(q=q.astype(np.float32), positions=positions, rope=rope).q
         print("norms before:", np.linalg.norm(q, axis=-1).ravel())
         print(
-            f"norms at {positions}, gain {resolved.facts['attention_scaling']:.4f}:",
+            f"norms at {positions}, attention scaling {resolved.facts['attention_scaling']:.4f}:",
             np.linalg.norm(rotated, axis=-1).ravel(),
         )
 

@@ -82,7 +82,7 @@ def _first_launch(sizes: Sizes) -> Iterator[Row]:
     phases = "triton's driver", "the CUDA context", "the build", "the first launch", "the second"
     for phase, start, end in zip(phases, times, times[1:], strict=False):
         yield Row(name=f"first use: {phase}", us=None if sizes.dry_run else (end - start) * 1e6)
-    yield Row(name="first use: the answer", error=error, verdict="right")
+    yield Row(name="first use: the result", error=error, verdict="right")
 
 
 def _build(run: Function) -> None:

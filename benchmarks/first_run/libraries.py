@@ -76,7 +76,7 @@ def _check(name: str, sizes: Sizes, length: int, heads: tuple[int, int], head_di
 
 
 def _failure(name: str, sizes: Sizes, exc: Exception) -> Row:
-    """Return the row of a failed call: a missed goal of cuDNN, in a dry run a failure of ours."""
+    """Return the row of a failed call: a missed goal of cuDNN, in a dry run a failure."""
     row = failure(name, exc)
     return row if sizes.dry_run else replace(row, goal="right", verdict="missed")
 

@@ -119,7 +119,7 @@ def packed_decodes(
 def graph_decodes(
     q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int], expected: Reference
 ) -> Sequence[ProviderFactory]:
-    """List providers that decode each sequence with a call of its own, all in one CUDA graph."""
+    """List providers that decode each sequence with a separate call, all in one CUDA graph."""
     ks, vs = k.split(list(lengths)), v.split(list(lengths))
 
     def graph() -> Provider:

@@ -67,7 +67,7 @@ def _eager(
 def graph_rotations(
     xs: Tensors, positions: Tensor, tables: Tensors, expected: Reference
 ) -> Sequence[ProviderFactory]:
-    """List providers that rotate each token with a call of its own, all in one CUDA graph."""
+    """List providers that rotate each token with a separate call, all in one CUDA graph."""
     tokens = [([x[i : i + 1] for x in xs], positions[i : i + 1]) for i in range(len(positions))]
 
     def graph(index: int) -> Provider:
