@@ -106,7 +106,7 @@ def _entry(function: F) -> Entry[F]:
         if argument.kind is argument.KEYWORD_ONLY
     }
     summary = " ".join(inspect.cleandoc(function.__doc__ or "").split("\n\n", 1)[0].split())
-    source, models = docstring_part(function, "Source"), docstring_part(function, "Models")
+    source, models = _docstring_part(function, "Source"), _docstring_part(function, "Models")
     return Entry(function.__name__, function, summary, source, models, MappingProxyType(parameters))
 
 
@@ -122,7 +122,7 @@ def _parameter(argument: inspect.Parameter, hint: Any) -> Parameter:
     )
 
 
-def docstring_part(function: Callable[..., Any], key: str) -> str:
+def _docstring_part(function: Callable[..., Any], key: str) -> str:
     """Return the text after `key:` in a docstring, up to the next key or empty line."""
     _, _, rest = inspect.cleandoc(function.__doc__ or "").partition(f"{key}: ")
     rest = rest.split("\n\n", 1)[0].split("\nModels: ", 1)[0]
