@@ -7,8 +7,8 @@ a `RopeConfig`. Their sources are the classes of transformers or diffusers, unle
 from collections.abc import Mapping
 from typing import Any
 
-from rope_core.errors import ConfigError
-from rope_core.hf.config_reader import ConfigReader, brief, is_number
+from rope_core.errors import ConfigError, brief
+from rope_core.hf.config_reader import ConfigReader, is_number
 from rope_core.hf.head_dim import derived as derived_head_dim
 
 Fields = dict[str, Any]

@@ -3,11 +3,11 @@
 from typing import Any
 
 from rope_core.config import Arithmetic, RopeConfig
-from rope_core.errors import ConfigError
+from rope_core.errors import ConfigError, brief
 from rope_core.frequencies import VARIANTS
 from rope_core.hf import variant
 from rope_core.hf.compat import warn_of_versions
-from rope_core.hf.config_reader import GIVEN, ConfigReader, brief
+from rope_core.hf.config_reader import GIVEN, ConfigReader
 from rope_core.hf.family import UNKNOWN
 from rope_core.hf.head_dim import from_config, latent
 from rope_core.hf.rope_parameters import RopeParameters
