@@ -91,8 +91,10 @@ def token_angles(
     ):
         x, rows = x[0], 1
     if positions is not None and rows == 1 and x.is_cpu:
-        if positions.ndim == 1 or positions.numel() == 1:
-            return angles_at(positions.reshape(-1), rope, frequencies)
+        if positions.ndim == 1:
+            return angles_at(positions, rope, frequencies)
+        if positions.numel() == 1:
+            return angles_at(positions.reshape(1), rope, frequencies)
     if positions is None and cu_seqlens is None and frequencies is None:
         angles = _first_angles(x.shape[-3], rope, x.device)
         return angles if rows == 1 else angles.map(lambda t: t.repeat(rows, 1))
