@@ -3,7 +3,7 @@
 import math
 import sys
 from collections.abc import Collection
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -20,14 +20,14 @@ MAX_INDEX = 2**62
 """Bound of an index: differences of two fit int64."""
 
 
-def is_number(value: Any, limit: float = sys.float_info.max) -> bool:
+def is_number(value: object, limit: float = sys.float_info.max) -> TypeGuard[int | float]:
     """Tell whether `value` is an int or a finite float, no boolean, of at most `limit` in size."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     return -limit <= value <= limit  # false for NaN
 
 
-def is_whole(value: Any) -> bool:
+def is_whole(value: object) -> TypeGuard[int | float]:
     """Tell whether `value` is a whole number that int64 holds, such as 4 or 4.0."""
     return is_number(value) and -(2**63) <= value < 2**63 and value == int(value)
 

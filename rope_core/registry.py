@@ -48,7 +48,9 @@ class Parameter:
             return tuple(self._cast(item, (self.item,), expected) for item in value)
         return self._cast(value, self.kinds, " or ".join(TYPE_NAMES[kind] for kind in self.kinds))
 
-    def _cast(self, value: Any, kinds: tuple[type, ...], expected: str) -> Any:
+    def _cast(
+        self, value: object, kinds: tuple[type, ...], expected: str
+    ) -> bool | int | float | str:
         """Return `value` as one of `kinds`: 2.0 is an int, NaN is no float."""
         if type(value) in kinds and isinstance(value, bool | str):
             return value

@@ -26,10 +26,6 @@ def is_int(value: Any) -> bool:
     return type(value) is int
 
 
-def _is_size(value: Any) -> bool:
-    return is_int(value) and 0 < value <= MAX_NUMBER
-
-
 class ConfigReader:
     """One config and the family that says how to read it.
 
@@ -127,7 +123,9 @@ class ConfigReader:
         for read in (self.from_file, self.get):
             for key in keys:
                 value = read(key)
-                if isinstance(value, list | tuple) and all(map(_is_size, value)):
+                if isinstance(value, list | tuple) and all(
+                    is_int(x) and 0 < x <= MAX_NUMBER for x in value
+                ):
                     return tuple(value)
                 if value is not None:
                     raise ConfigError(key, "a list of whole numbers above 0", brief(value))

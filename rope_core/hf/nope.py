@@ -14,7 +14,7 @@ NO_ATTENTION = ("linear_attention", "conv", "recurrent")
 """Types of layers without queries and keys."""
 
 
-def reason(reader: ConfigReader, layer: int | None, layer_type: str | None) -> str | None:
+def nope_reason(reader: ConfigReader, layer: int | None, layer_type: str | None) -> str | None:
     """Return why a layer does not rotate, None if it does."""
     if layer_type in NO_ATTENTION:
         return f"{layer_type} has no queries and keys"
