@@ -99,7 +99,7 @@ class InferMethods:
             is_final = options.get(EMPTY_FINAL_RESPONSE) is True
             params = {"triton_final_response": True} if is_final else {}
             described["parameters"] = codec.write_params(params)
-            return await self._infer(context, request, params, _join_stream)
+            return await self._infer(context, request, params, join_stream_response)
         except Exception as failure:
             if raises:
                 raise
@@ -151,7 +151,3 @@ class InferMethods:
             deadline = context.deadline
             return await self._handler.to_thread(deadline, codec.decode, model, parser, request)
         return codec.decode(model, parser, request)
-
-
-def _join_stream(parts: list[Buffer]) -> bytes:
-    return b"".join(join_stream_response(parts))
