@@ -27,6 +27,7 @@ class InferRoute:
         self._model = model
         self._handler = oip_state.handler
         self._parser = oip_state.parser
+        self._regions = oip_state.regions
         self._statistics = oip_state.statistics[model.name]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -80,7 +81,7 @@ class InferRoute:
             compressed = await read_body(handler, context, receive, headers, 1)
             body = await inflate(handler, context, compressed, memory_factor)
         is_short = infer_headers.is_inline or len(body) <= json_codec.inline_limit_bytes
-        if is_short and not parser.reads_regions:
+        if is_short and not self._regions.enabled:  # a region may be long
             return decode(model, parser, json_bytes, body)
         return await handler.to_thread(context.deadline, decode, model, parser, json_bytes, body)
 

@@ -43,16 +43,11 @@ class Model:
     """A model, answered by an endpoint of `/v1`."""
 
     name: str
-    path: str
+    endpoint: Endpoint[Any]
     call: type[Call]
     """Type of the calls that the endpoint makes."""
     inputs: tuple[Slot, ...]
     outputs: tuple[Slot, ...]
-
-    @property
-    def endpoint(self) -> Endpoint[Any]:
-        """The endpoint that answers."""
-        return _ENDPOINTS[self.path]
 
     def with_input_name(self, failure: ShapeError) -> ShapeError:
         """Return a failure of the endpoint, about the tensor by the model's name of it."""
@@ -72,7 +67,7 @@ MODELS: Mapping[str, Model] = MappingProxyType(
         for model in (
             Model(
                 "rope",
-                "/v1/rotate",
+                _ENDPOINTS["/v1/rotate"],
                 Rotate,
                 (
                     Slot("x", "FP32", BSHD, "q"),
@@ -84,7 +79,7 @@ MODELS: Mapping[str, Model] = MappingProxyType(
             ),
             Model(
                 "rope_attention",
-                "/v1/attention",
+                _ENDPOINTS["/v1/attention"],
                 Attend,
                 (
                     *(Slot(name, "FP32", BSHD, name) for name in ("q", "k", "v")),
@@ -102,7 +97,7 @@ MODELS: Mapping[str, Model] = MappingProxyType(
             ),
             Model(
                 "rope_cos_sin",
-                "/v1/cos_sin",
+                _ENDPOINTS["/v1/cos_sin"],
                 CosSin,
                 (Slot("positions", "INT64", (-1,), "positions"), FREQUENCIES),
                 (Slot("cos", "FP32", (-1, -1), "cos"), Slot("sin", "FP32", (-1, -1), "sin")),

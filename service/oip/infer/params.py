@@ -46,12 +46,12 @@ def read_options(params: Mapping[str, Any]) -> tuple[bool, float | None]:
         BadMessage: the value of an option has a wrong type.
     """
     for name in ("sequence_start", "sequence_end", EMPTY_FINAL_RESPONSE):
-        validate.boolean(f"parameter {name}", params.get(name, False))
+        validate.instance(f"parameter {name}", params.get(name, False), bool)
     validate.natural("parameter priority", params.get("priority", 0))
     if not isinstance(params.get("sequence_id"), str):
         validate.natural("parameter sequence_id", params.get("sequence_id", 0))
     binary = params.get("binary_data_output", False)
-    validate.boolean("parameter binary_data_output", binary)
+    validate.instance("parameter binary_data_output", binary, bool)
     timeout_us = validate.natural("parameter timeout", params.get("timeout", 0))
     return binary, timeout_us / 1e6 if timeout_us else None
 

@@ -112,7 +112,7 @@ class SharedMemoryRegistry:
         if start + size > region.byte_size:
             text = f"bytes {start} to {start + size} are not within its {region.byte_size} bytes"
             raise BadRegion(f"region {printable(name)} is too small: {text}")
-        return RegionSlice(name, size, region.offset + start, file)
+        return RegionSlice(name, start, size, region.offset + start, file)
 
     def close(self) -> None:
         """Remove all regions, when the service ends."""
