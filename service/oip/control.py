@@ -4,7 +4,6 @@ The answers are documents in JSON's terms. An empty name stands for all models o
 """
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Annotated, Any, NoReturn, TypeVar
 
 from pydantic import Field
@@ -42,26 +41,23 @@ TRACE_SETTINGS: types.TraceSettings = {
 class RefusedOperation:
     """Refuse an operation that this service does not offer."""
 
-    def __init__(self, operation_id: str, error: Callable[[], ServiceError]) -> None:
-        self.__name__ = operation_id
+    def __init__(self, error: type[ServiceError], *text: str) -> None:
         self.error = error
+        self._text = text
 
     def __call__(self, *_: object, **arguments: object) -> NoReturn:
-        raise self.error()
+        raise self.error(*self._text)
 
 
 _NO_CUDA_MEMORY = "this service has no CUDA shared memory"
 _FIXED_SETTINGS = "the operator sets tracing and logging; requests cannot change the settings"
 
 REFUSALS: Mapping[str, RefusedOperation] = {
-    refusal.__name__: refusal
-    for refusal in (
-        RefusedOperation("load_model", NotLoadable),
-        RefusedOperation("unload_model", NotLoadable),
-        RefusedOperation("cuda_memory_region", partial(UnknownRegion, _NO_CUDA_MEMORY)),
-        RefusedOperation("register_cuda_memory", partial(NotServed, _NO_CUDA_MEMORY)),
-        RefusedOperation("change_settings", partial(NotServed, _FIXED_SETTINGS)),
-    )
+    "load_model": RefusedOperation(NotLoadable),
+    "unload_model": RefusedOperation(NotLoadable),
+    "cuda_memory_region": RefusedOperation(UnknownRegion, _NO_CUDA_MEMORY),
+    "register_cuda_memory": RefusedOperation(NotServed, _NO_CUDA_MEMORY),
+    "change_settings": RefusedOperation(NotServed, _FIXED_SETTINGS),
 }
 """What HTTP and gRPC refuse, by operation."""
 
@@ -103,7 +99,8 @@ class Control:
 
     def model_config(self, name: str, version: str = "") -> types.ModelConfiguration:
         """Return the configuration of a model in Triton's terms."""
-        model, on_gpu = model_of(name, version), self._state.on_gpu
+        model = model_of(name, version)
+        on_gpu = self._state.handler.engine.device.name != "cpu"
         return {
             "name": model.name,
             "platform": "",
@@ -134,7 +131,7 @@ class Control:
 
     def repository_index(self, read_body: ReadBody) -> list[types.IndexEntry]:
         """Return the models and their states."""
-        only_ready = validate.boolean("ready", read_body().get("ready", False))
+        only_ready = validate.instance("ready", read_body().get("ready", False), bool)
         phase = self._state.lifecycle.phase
         if phase is Phase.READY:
             return [{"name": name, "version": VERSION, "state": "READY"} for name in MODELS]

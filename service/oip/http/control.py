@@ -10,16 +10,8 @@ import orjson
 from fastapi import APIRouter, Request, Response
 
 from service.errors import BadMessage, Overloaded, ServiceError, TooLarge
-from service.oip import validate
+from service.oip import errors, validate
 from service.oip.control import REFUSALS, Control
-from service.oip.errors import (
-    NotLoadable,
-    NotServed,
-    SharedMemoryOff,
-    UnknownModel,
-    UnknownRegion,
-    describe,
-)
 from service.oip.infer.models import model_of
 from service.oip.state import OipState
 from service.oip.types import IndexRequest, NoSettings, RegisterRequest
@@ -52,13 +44,16 @@ class Route:
         return inspect.signature(self.answer, eval_str=True).return_annotation
 
 
+def _refused(method: str, name: str, path: str) -> Route:
+    return Route(method, name, path, REFUSALS[name], (REFUSALS[name].error,))
+
+
 _get, _post = partial(Route, "GET"), partial(Route, "POST")
 _MODEL, _VERSION = "/models/{name}", "/models/{name}/versions/{version}"
 _SHM, _CUDA = "/systemsharedmemory", "/cudasharedmemory"
 _REGION, _CUDA_REGION = f"{_SHM}/region/{{region}}", f"{_CUDA}/region/{{region}}"
-_REPOSITORY = "/repository/models/{name}"
 _UNREGISTER, _TRACE = Control.unregister_system_memory, Control.trace_settings
-_OFF = (SharedMemoryOff,)
+_OFF = (errors.SharedMemoryOff,)
 
 ROUTES: tuple[Route, ...] = (
     _get("server_metadata", "", Control.server_metadata),
@@ -66,7 +61,7 @@ ROUTES: tuple[Route, ...] = (
     _get("server_ready", "/health/ready", Control.server_ready, probe="ready"),
     _get("all_statistics", "/models/stats", Control.model_statistics),
     *(
-        _get(prefix + name, path + suffix, answer, (UnknownModel,), probe=probe)
+        _get(prefix + name, path + suffix, answer, (errors.UnknownModel,), probe=probe)
         for path, prefix in ((_MODEL, "model_"), (_VERSION, "model_version_"))
         for suffix, name, answer, probe in (
             ("", "metadata", Control.model_metadata, None),
@@ -76,49 +71,39 @@ ROUTES: tuple[Route, ...] = (
         )
     ),
     _post("repository_index", "/repository/index", Control.repository_index, (), IndexRequest),
-    _post("load_model", f"{_REPOSITORY}/load", REFUSALS["load_model"], (NotLoadable,)),
-    _post("unload_model", f"{_REPOSITORY}/unload", REFUSALS["unload_model"], (NotLoadable,)),
+    _refused("POST", "load_model", "/repository/models/{name}/load"),
+    _refused("POST", "unload_model", "/repository/models/{name}/unload"),
     _get("system_memory", f"{_SHM}/status", Control.system_memory, _OFF),
     _get(
         "system_memory_region",
         f"{_REGION}/status",
         Control.system_memory,
-        (UnknownRegion, SharedMemoryOff),
+        (errors.UnknownRegion, errors.SharedMemoryOff),
     ),
     _post(
         "register_system_memory",
         f"{_REGION}/register",
         Control.register_system_memory,
-        (SharedMemoryOff, Overloaded),
+        (errors.SharedMemoryOff, Overloaded),
         RegisterRequest,
     ),
     _post("unregister_all_system_memory", f"{_SHM}/unregister", _UNREGISTER, _OFF),
     _post("unregister_system_memory", f"{_REGION}/unregister", _UNREGISTER, _OFF),
     _get("cuda_memory", f"{_CUDA}/status", Control.cuda_memory),
-    _get(
-        "cuda_memory_region",
-        f"{_CUDA_REGION}/status",
-        REFUSALS["cuda_memory_region"],
-        (UnknownRegion,),
-    ),
-    _post(
-        "register_cuda_memory",
-        f"{_CUDA_REGION}/register",
-        REFUSALS["register_cuda_memory"],
-        (NotServed,),
-    ),
+    _refused("GET", "cuda_memory_region", f"{_CUDA_REGION}/status"),
+    _refused("POST", "register_cuda_memory", f"{_CUDA_REGION}/register"),
     _post("unregister_all_cuda_memory", f"{_CUDA}/unregister", Control.unregister_cuda_memory),
     _post("unregister_cuda_memory", f"{_CUDA_REGION}/unregister", Control.unregister_cuda_memory),
     _get("log_settings", "/logging", Control.log_settings),
-    _post("update_log_settings", "/logging", Control.log_settings, (NotServed,), NoSettings),
+    _post("update_log_settings", "/logging", Control.log_settings, (errors.NotServed,), NoSettings),
     _get("trace_settings", "/trace/setting", _TRACE),
-    _post("update_trace_settings", "/trace/setting", _TRACE, (NotServed,), NoSettings),
-    _get("model_trace_settings", f"{_MODEL}/trace/setting", _TRACE, (UnknownModel,)),
+    _post("update_trace_settings", "/trace/setting", _TRACE, (errors.NotServed,), NoSettings),
+    _get("model_trace_settings", f"{_MODEL}/trace/setting", _TRACE, (errors.UnknownModel,)),
     _post(
         "update_model_trace_settings",
         f"{_MODEL}/trace/setting",
         _TRACE,
-        (UnknownModel, NotServed),
+        (errors.UnknownModel, errors.NotServed),
         NoSettings,
     ),
 )
@@ -149,7 +134,7 @@ def _endpoint(route: Route, control: Control) -> Callable[[Request], Coroutine[A
         try:
             document = route.answer(control, **arguments)
         except ServiceError as error:
-            status, headers, body = describe(error)
+            status, headers, body = errors.describe(error)
             response = Response(body, status)
             response.raw_headers = headers
             return response
@@ -177,6 +162,6 @@ def _parse(body: bytes) -> dict[str, Any]:
     if len(body) > MAX_BODY_BYTES:
         raise TooLarge("the body, in bytes,", MAX_BODY_BYTES, "more")
     try:
-        return validate.mapping("the body", orjson.loads(body) if body.strip() else {})
+        return validate.instance("the body", orjson.loads(body) if body.strip() else {}, dict)
     except orjson.JSONDecodeError as error:
         raise BadMessage(f"not JSON: {error}") from None
