@@ -21,7 +21,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class RequestMiddleware:
-    """Pure ASGI, outside of FastAPI's own layers."""
+    """The outermost ASGI application, around FastAPI's layers."""
 
     app: App
     """Answers all requests that are not hot."""

@@ -1,8 +1,8 @@
-"""Messages and methods of the protocol, from `protos/`, in a descriptor pool of their own.
+"""Messages and methods of the protocol, from `protos/`, in a separate descriptor pool.
 
 Generated code registers messages in protobuf's default pool, which takes a name once, and every
-client of the protocol has messages named `inference.*`. Nothing is registered there from here, so
-that a client can be imported beside the service.
+client of the protocol has messages named `inference.*`. This module registers nothing there, so
+that a client and the service can be imported into one process.
 """
 
 from collections.abc import Mapping

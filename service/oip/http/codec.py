@@ -18,7 +18,7 @@ from service.oip.infer.models import Model
 from service.oip.infer.parse import Input, RequestParser
 from service.oip.infer.plan import MAX_HEADER_BYTES, InferPlan, InferRequest
 from service.oip.infer.response import OutputHeader, OutputTensor
-from service.wire import Buffer, Message, json_codec
+from service.wire import Buffer, Message
 
 JSON_LENGTH = b"inference-header-content-length"
 """Header that says how long the JSON part of a body is; without it the whole body is JSON."""
@@ -36,16 +36,6 @@ class InferHeaders(NamedTuple):
     """Compression of the body."""
     response_coding: bytes | None
     """Compression of the answer."""
-
-    @property
-    def memory_factor(self) -> int:
-        """Bytes of memory for each byte of the body; those of the JSON part take more."""
-        return json_codec.memory_factor if self.json_bytes is None else 1
-
-    @property
-    def is_inline(self) -> bool:
-        """Whether a body of any length is decoded without blocking: little of it is JSON."""
-        return self.json_bytes is not None and self.json_bytes <= json_codec.inline_limit_bytes
 
 
 def parse_headers(headers: Mapping[bytes, bytes], max_json_bytes: int) -> InferHeaders:

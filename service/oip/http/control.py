@@ -32,7 +32,7 @@ class Route:
     answer: Callable[..., Any]
     """Makes the document of the response. The first line of its docstring is the summary."""
     errors: tuple[type[ServiceError], ...] = ()
-    """Errors besides those of a bad body."""
+    """Errors of the operation, without those of a bad body."""
     body: type[Any] | None = None
     """Type of the request's body; None for a route without a body."""
     probe: str | None = None

@@ -49,7 +49,7 @@ class Model:
     outputs: tuple[Slot, ...]
 
     def with_input_name(self, failure: ShapeError) -> ShapeError:
-        """Return a failure of the endpoint, about the tensor by the model's name of it."""
+        """Return a failure of the endpoint, with the model's name of the tensor."""
         names = {slot.endpoint_name: slot.name for slot in self.inputs}
         return failure.renamed(names.get(failure.tensor, failure.tensor))
 

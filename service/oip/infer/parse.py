@@ -75,18 +75,18 @@ class RequestParser:
         listed = self._list_outputs(model, outputs, binary)
         tensors_by_name, views, region_bytes = self._read_inputs(model, inputs)
         params = _with_lse(model, listed, params)
-        wanted = listed or {s.name: Output(binary) for s in model.outputs}
-        in_text = not all(output.binary or output.shm for output in wanted.values())
+        planned = listed or {s.name: Output(binary) for s in model.outputs}
+        in_text = not all(output.binary or output.shm for output in planned.values())
         plan = InferPlan(
-            wanted,
+            planned,
             queue_s,
             json_codec.memory_factor if in_text else 1,
-            all(output.binary for output in wanted.values()),
+            all(output.binary for output in planned.values()),
             region_bytes,
         )
         message = Message(tensors_by_name, translate(params, model.endpoint.params))
         request = InferRequest(request_id, plan, message)
-        in_regions = any(output.shm for output in wanted.values())
+        in_regions = any(output.shm for output in planned.values())
         if header is not None and len(views) == len(tensors_by_name) and not in_regions:
             self.header_cache.add(model.name, header, request, views)
         return request

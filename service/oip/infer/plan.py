@@ -60,7 +60,7 @@ class CachedHeader(NamedTuple):
     """Bytes of each tensor."""
 
     def read_body(self, request_id: str, body: memoryview) -> InferRequest | None:
-        """Return the request whose tensors are one behind the other in `body`.
+        """Return the request whose tensors follow one another in `body`.
 
         None where the body has another length.
         """

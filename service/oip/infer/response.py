@@ -29,7 +29,7 @@ class OutputTensor(NamedTuple):
 
 
 def describe(model: Model, request_id: str, message: Message) -> dict[str, Any]:
-    """Return the members of an answer beside its outputs."""
+    """Return the members of an answer, without its outputs."""
     header: dict[str, Any] = {"model_name": model.name, "model_version": VERSION}
     if request_id:
         header["id"] = request_id
