@@ -22,7 +22,7 @@ service.oip.openapi
 service.oip.http
 service.oip.control
 service.oip.state
-service.oip.metadata service.oip.statistics
+service.oip.statistics
 service.oip.infer.run
 service.oip.infer
 service.oip.shm

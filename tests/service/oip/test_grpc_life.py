@@ -159,7 +159,7 @@ async def test_the_server_stops_at_any_moment(monkeypatch):
             pauses = (b"0", b"0.002", b"0.003", b"60")[: i % 5]
             calls = [running.channel.unary_unary(INFER)(each) for each in pauses]
             await asyncio.sleep(0.001 * (i % 4))
-            lifecycle.close()
+            lifecycle.close_streams()
             await running.server.close((0, 0.005, 0.05)[i % 3])
             codes = [await code_of(call) for call in calls]
             assert set(codes) <= {CODE.OK, CODE.CANCELLED, CODE.UNAVAILABLE}
@@ -179,7 +179,7 @@ async def test_a_silent_stream_ends_when_the_server_stops_listening():
         async for each in while_open(silent(), lifecycle):
             seen.append(each)
             if each == 2:
-                asyncio.get_running_loop().call_soon(lifecycle.close)
+                asyncio.get_running_loop().call_soon(lifecycle.close_streams)
 
     with pytest.raises(ShuttingDown):
         await see()
