@@ -23,7 +23,7 @@ from triton.runtime import driver
 
 import rope_core
 from benchmarks import table
-from rope_core import RopeConfig, Rotate, Rotated
+from rope_core import AttentionConfig, RopeConfig, Rotate, Rotated
 from rope_core.kernels import attention, merge, rotary
 from rope_core.kernels.launcher import KernelLaunch, Launcher
 from rope_core.kernels.offline import OfflineDriver
@@ -124,8 +124,8 @@ def attending(*batches: Sequence[tuple[int, int]]) -> list[Run]:
         num_queries, num_keys = sum(lengths_q), sum(lengths_k)
         q, k = (torch.empty(n, h, 128, dtype=BF16) for n, h in ((num_queries, 32), (num_keys, 8)))
         tensors = q, k, k, torch.empty_like(q), torch.empty(num_queries, 32)
-        lengths = {"lengths_q": lengths_q, "lengths_k": lengths_k}
-        calls.append(partial(attention.attend, *tensors, **lengths, scale=1.0, causal=True))
+        lengths = lengths_q, lengths_k
+        calls.append(partial(attention.attend, *tensors, AttentionConfig(), lengths=lengths))
     return calls
 
 

@@ -11,6 +11,7 @@ from benchmarks.gpu_cases import kernels, truth
 from benchmarks.gpu_cases.case import Run, Side
 from benchmarks.gpu_cases.decode import in_pages
 from benchmarks.gpu_cases.sizes import Sizes, randn, short
+from rope_core import AttentionConfig
 
 Lengths = tuple[Sequence[int], Sequence[int]]
 Options = dict[str, object]
@@ -73,16 +74,18 @@ def _special(
         behind[start : start + max(0, keys - queries - WINDOW)] = True
     return {
         "causal": make,
-        "not causal": partial(make, causal=False),
-        "a window": partial(make, window=WINDOW),
-        "a softcap": partial(make, softcap=2.0),
+        "not causal": partial(make, config=AttentionConfig(causal=False)),
+        "a window": partial(make, config=AttentionConfig(window=WINDOW)),
+        "a softcap": partial(make, config=AttentionConfig(softcap=2.0)),
         "sinks": partial(make, sinks=randn(sizes, sizes.heads[0], dtype=torch.float32)),
-        "a bool mask": partial(make, mask=seen, causal=False),
+        "a bool mask": partial(make, mask=seen, config=AttentionConfig(causal=False)),
         "an added mask": partial(make, mask=bias),
-        "an index": partial(make, q_index=q_index, k_index=k_index),
+        "an index": partial(make, index=(q_index, k_index)),
         "out in float32": partial(make, out_dtype=torch.float32),
-        "NaN beyond a window": partial(make, spoiled=behind, window=WINDOW),
-        "NaN behind a mask": partial(make, spoiled=column_hidden, mask=seen, causal=False),
+        "NaN beyond a window": partial(make, spoiled=behind, config=AttentionConfig(window=WINDOW)),
+        "NaN behind a mask": partial(
+            make, spoiled=column_hidden, mask=seen, config=AttentionConfig(causal=False)
+        ),
     }
 
 

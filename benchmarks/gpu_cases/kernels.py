@@ -7,9 +7,12 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu_cases.case import Run
+from rope_core import AttentionConfig
 from rope_core.kernels import attention, merge, rotary
 
 Tensors = Sequence[Tensor]
+
+CAUSAL = AttentionConfig()
 
 
 def rotate(
@@ -66,6 +69,7 @@ def attend(
     lengths_k: Sequence[int],
     block_table: Tensor | None = None,
     out_dtype: torch.dtype | None = None,
+    config: AttentionConfig = CAUSAL,
     **options: object,
 ) -> Run:
     """Attend within packed sequences, causally by default, whose keys may lie in pages."""
@@ -73,18 +77,14 @@ def attend(
     out = torch.full(shape, torch.nan, dtype=out_dtype or q.dtype, device=q.device)
     lse = torch.full(q.shape[:2], torch.nan, device=q.device)
     options = {
-        "cu_seqlens_q": cumulative(lengths_q, q.device),
-        "cu_seqlens_k": cumulative(lengths_k, q.device),
-        "lengths_q": lengths_q,
-        "lengths_k": lengths_k,
-        "scale": q.shape[-1] ** -0.5,
-        "causal": True,
+        "lengths": (lengths_q, lengths_k),
+        "cu_seqlens": (cumulative(lengths_q, q.device), cumulative(lengths_k, q.device)),
         "block_table": block_table,
         **options,
     }
 
     def run() -> Tensors:
-        attention.attend(q, k, v, out, lse, **options)
+        attention.attend(q, k, v, out, lse, config, **options)
         return out, lse
 
     return run

@@ -13,6 +13,7 @@ from benchmarks import plain
 from benchmarks.gpu_cases import decode, floors, kernels, other_attention, truth
 from benchmarks.gpu_cases.case import Case, Make, Over, Side
 from benchmarks.gpu_cases.sizes import Sizes, poison, randn
+from rope_core import AttentionConfig
 
 CUDNN_FROM = 4096
 """Least length that the goal is set for."""
@@ -96,8 +97,9 @@ def _masked(sizes: Sizes) -> Case:
 def _window(sizes: Sizes) -> Case:
     length, window = sizes.prompts[-1], sizes.window
     q, k, v = _qkv(sizes, length)
-    told = truth.attention(q, k, v, [length], [length], window=window)
-    own = Side("own", kernels.attend(q, k, v, [length], [length], window=window), told)
+    config = AttentionConfig(window=window)
+    told = truth.attention(q, k, v, [length], [length], config=config)
+    own = Side("own", kernels.attend(q, k, v, [length], [length], config=config), told)
     heads, width = sizes.heads[0], sizes.head_dim
     flops = _flops([length], heads, width) - _flops([length - window], heads, width)
     over = floors.over_floor(sizes, flops, 2.0 * (q.nbytes + k.nbytes))

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from benchmarks import oracle
 from benchmarks.gpu_cases.case import Side, Truth
+from rope_core import AttentionConfig
 
 ROTATED = {torch.float32: 1e-7, torch.float16: 2.3e-4, torch.bfloat16: 1.8e-3}
 ATTENDED = {torch.float32: 1e-6, torch.float16: 6e-4, torch.bfloat16: 4e-3}
@@ -19,6 +20,8 @@ ROW = 8
 """How many times as far off as all of an answer may be, may each row of it."""
 
 CHUNK = 4096
+
+CAUSAL = AttentionConfig()
 
 
 class Wrong(Exception):
@@ -81,13 +84,10 @@ def attention(
     lengths_q: Sequence[int],
     lengths_k: Sequence[int],
     *,
-    causal: bool = True,
-    window: int | None = None,
-    softcap: float | None = None,
+    config: AttentionConfig = CAUSAL,
     sinks: Tensor | None = None,
     mask: Tensor | None = None,
-    q_index: Tensor | None = None,
-    k_index: Tensor | None = None,
+    index: tuple[Tensor, Tensor] | None = None,
     out_dtype: torch.dtype | None = None,
 ) -> Truth:
     """Tell attention within packed sequences, and its log-sum-exp.
@@ -100,14 +100,14 @@ def attention(
         num_q, num_k = i.stop - i.start, j.stop - j.start
         at_q = torch.arange(num_q, device=q.device) + num_k - num_q
         at_k = torch.arange(num_k, device=q.device)
-        if q_index is not None and k_index is not None:
-            at_q, at_k = q_index[i], k_index[j]
+        if index is not None:
+            at_q, at_k = index[0][i], index[1][j]
         hidden = torch.zeros(num_q, num_k, dtype=torch.bool, device=q.device)
         distance = at_q[:, None] - at_k
-        if causal:
+        if config.causal:
             hidden |= distance < 0
-        if window is not None:
-            hidden |= distance >= window
+        if config.window is not None:
+            hidden |= distance >= config.window
         bias = None
         if mask is not None and mask.dtype == torch.bool:
             hidden |= ~mask[0, 0, i, j]
@@ -115,7 +115,7 @@ def attention(
             bias = mask[0, 0, i, j].double()
         keys, values = k[j].nan_to_num(0), v[j].nan_to_num(0)
         return oracle.attend_lse(
-            q[i], keys, values, hidden, bias=bias, softcap=softcap, sinks=sinks
+            q[i], keys, values, hidden, bias=bias, softcap=config.softcap, sinks=sinks
         )
 
     def found() -> list[Tensor]:

@@ -153,41 +153,27 @@ def attend(work: AttentionWork, out: Tensor, lse: Tensor) -> None:
     """
     from rope_core.kernels import attention
 
-    q, k, v, config = work.q, work.k, work.v, work.config
-    lengths, index = work.lengths, work.index
+    q, k, v, lengths, index = work.q, work.k, work.v, work.lengths, work.index
     if lengths is None:
         num_rows = len(q)
         lengths = (q.shape[1],) * num_rows, (k.shape[1],) * num_rows
         q, k, v, out, lse = [x.flatten(0, 1) for x in (q, k, v, out, lse)]
-        index = None if index is None else (index[0].flatten(), index[1].flatten())
-    cu_seqlens_q, cu_seqlens_k = _device_cu_seqlens(work)
+    if index is not None:
+        # one row for the whole batch may be expanded, also after flatten
+        index = index[0].flatten().contiguous(), index[1].flatten().contiguous()
+    cu_seqlens = work.cu_seqlens
+    if cu_seqlens is not None:
+        is_readable = all(t.device == q.device and t.dtype is torch.int32 for t in cu_seqlens)
+        starts_q, starts_k = cu_seqlens
+        cu_seqlens = (starts_q.contiguous(), starts_k.contiguous()) if is_readable else None
     attention.attend(
-        *(q, k, v, out, lse),
-        lengths_q=lengths[0],
-        lengths_k=lengths[1],
-        scale=work.scale,
-        causal=config.causal,
-        cu_seqlens_q=cu_seqlens_q,
-        cu_seqlens_k=cu_seqlens_k,
-        window=config.window,
-        window_ahead=config.window_ahead,
-        chunk=config.chunk,
-        softcap=config.softcap,
+        *(q, k, v, out, lse, work.config),
+        lengths=lengths,
+        cu_seqlens=cu_seqlens,
         sinks=None if work.sinks is None else work.sinks.contiguous(),
         mask=work.mask,
-        # an index that is one row for the whole batch may be expanded, also after flatten
-        q_index=None if index is None else index[0].contiguous(),
-        k_index=None if index is None else index[1].contiguous(),
+        index=index,
     )
-
-
-def _device_cu_seqlens(work: AttentionWork) -> tuple[Tensor | None, Tensor | None]:
-    """Return `cu_seqlens` if kernels can read them as they are, else None for each."""
-    if work.cu_seqlens is None:
-        return None, None
-    if any(t.device != work.q.device or t.dtype is not torch.int32 for t in work.cu_seqlens):
-        return None, None
-    return work.cu_seqlens[0].contiguous(), work.cu_seqlens[1].contiguous()
 
 
 def _merge(work: MergeWork) -> tuple[Tensor, Tensor]:

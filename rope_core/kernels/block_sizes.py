@@ -17,6 +17,11 @@ def next_power_of_2(x: int) -> int:
     return 1 << (x - 1).bit_length()
 
 
+def block_of(width: int) -> int:
+    """Return the least power of two that holds `width` and that `tl.dot` takes."""
+    return max(16, next_power_of_2(width))
+
+
 def strides(sizes: Sequence[int], steps: Sequence[int]) -> list[int]:
     """Return the strides of all axes but the last: 0 for an axis of one element."""
     return [0 if size == 1 else s for size, s in zip(sizes[:-1], steps[:-1], strict=True)]

@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
+from rope_core.kernels.block_sizes import block_of
 from rope_core.kernels.device_properties import DeviceProperties
 from rope_core.kernels.head_dims import HEAD_DIMS, MLA_HEAD_DIMS
-from rope_core.kernels.launch_args import block_of
 
 MIN_ARCH = 80
 """Older GPUs have no matrix units for bfloat16."""

@@ -68,8 +68,8 @@ def test_attention_writes_nothing_where_one_kernel_is_missing(builds):
     out, lse = torch.full_like(q, math.nan), torch.full((2, 4), math.nan)
 
     def run():
-        lengths = {"lengths_q": (1, 1), "lengths_k": (4, 5)}
-        attention_kernels.attend(q, k, k, out, lse, **lengths, scale=1.0, causal=True)
+        lengths = (1, 1), (4, 5)
+        attention_kernels.attend(q, k, k, out, lse, AttentionConfig(), lengths=lengths)
 
     for num_missing in (2, 1):
         with pytest.raises(KernelNotBuilt):
