@@ -97,11 +97,12 @@ def cases() -> dict[str, list[Run]]:
     xs = torch.empty_like(q), torch.empty_like(k)
     outs = Rotated(*xs)
     at, inv_freq = torch.arange(4), torch.ones(64, dtype=torch.float64)
+    options: dict[str, Any] = {"rotary_dim": 128, "layout": "half"}
     rotation = Rotate(q, k, RopeConfig.of(128), at)
     parts, lse = torch.zeros(4, 32, 128, dtype=BF16), torch.zeros(4, 32)
     return {
-        "rotary.rotate_at, 4 tokens of 32 + 8 heads of 128": [
-            partial(rotary.rotate_at, (q, k), xs, at, inv_freq, rotary_dim=128, layout="half")
+        "rotary.rotate, 4 tokens of 32 + 8 heads of 128": [
+            partial(rotary.rotate, (q, k), xs, inv_freq=inv_freq, index=at, **options)
         ],
         "rope_core.rotate, the same": [partial(rope_core.rotate, rotation, outs, "fused")],
         "merge.merge, 4 parts of 32 rows": [partial(merge.merge, parts, lse, parts[0], lse[0])],

@@ -46,7 +46,7 @@ def test_a_launch_takes_few_functions_on_the_host():
     assert ran.returncode == 0, ran.stderr
     cells = [row.strip("| ").split(" | ") for row in rows_of(ran.stdout)]
     functions = {name: int(number) for name, _, number, _ in cells}
-    assert functions["rotary.rotate_at, 4 tokens of 32 + 8 heads of 128"] <= 55
+    assert functions["rotary.rotate, 4 tokens of 32 + 8 heads of 128"] <= 55
     assert functions["attention.attend, decode of 1 sequence"] <= 150
 
 

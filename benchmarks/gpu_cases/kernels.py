@@ -19,10 +19,10 @@ def rotate(
     xs: Tensors, outs: Tensors, table: Tensors, rows: Tensor, layout: str, **options: object
 ) -> Run:
     """Rotate by rows of a table of cosines and sines `[rows, half]`."""
-    options = {"rotary_dim": 2 * table[0].shape[-1], "layout": layout, "rows": rows, **options}
+    options = {"rotary_dim": 2 * table[0].shape[-1], "layout": layout, **options}
 
     def run() -> Tensors:
-        rotary.rotate(xs, outs, *table, **options)
+        rotary.rotate(xs, outs, table=tuple(table), index=rows, **options)
         return outs
 
     return run
@@ -35,7 +35,7 @@ def rotate_at(
     options = {"rotary_dim": 2 * len(inv_freq), "layout": layout, **options}
 
     def run() -> Tensors:
-        rotary.rotate_at(xs, outs, positions, inv_freq, **options)
+        rotary.rotate(xs, outs, inv_freq=inv_freq, index=positions, **options)
         return outs
 
     return run
@@ -43,9 +43,11 @@ def rotate_at(
 
 def shift_pages(k: Tensor, slots: Tensor, delta: Tensor, inv_freq: Tensor) -> Run:
     """Move keys in pages `[pages, Hkv, page_size, D]`, in place."""
+    pages = [k.transpose(1, 2)]
+    options = {"rotary_dim": 2 * len(inv_freq), "layout": "half", "inv_freq": inv_freq}
 
     def run() -> Tensors:
-        rotary.shift_pages(k, slots, delta, inv_freq, rotary_dim=2 * len(inv_freq), layout="half")
+        rotary.rotate(pages, pages, index=delta, slots=slots, **options)
         return [k]
 
     return run

@@ -135,11 +135,11 @@ def _rotate(work: RotaryWork | FusedRotaryWork) -> tuple[Tensor, ...]:
         positions = work.positions
         # one dtype of each kind, as each dtype is a kernel of its own
         positions = positions.double() if positions.is_floating_point() else positions.long()
-        rotary.rotate_at(
-            xs, outs, positions, work.inv_freq, attention_scaling=work.attention_scaling, **options
-        )
+        options |= {"inv_freq": work.inv_freq, "index": positions}
+        options["attention_scaling"] = work.attention_scaling
     else:
-        rotary.rotate(xs, outs, work.cos.contiguous(), work.sin.contiguous(), **options)
+        options["table"] = work.cos.contiguous(), work.sin.contiguous()
+    rotary.rotate(xs, outs, **options)
     for work_out, out in zip(work.outs, outs, strict=True):
         if out is not work_out:
             work_out.copy_(out)

@@ -75,12 +75,13 @@ def rotate(rng):
     options |= {"inverse": rng.random() < 0.5, "trailing": rng.random() < 0.5}
     if rng.random() < 0.5:
         freq = torch.empty(8, dtype=torch.float64)
-        rotary.rotate_at(xs, outs, ids, freq, attention_scaling=rng.choice((1.0, 2.0)), **options)
+        options |= {"inv_freq": freq, "index": ids, "attention_scaling": rng.choice((1.0, 2.0))}
     else:
         start = rng.choice((0, 1))
         cos, sin = torch.empty(2, start + 8 * tokens).unbind()
         rows = None if rng.random() < 0.5 else ids.long()
-        rotary.rotate(xs, outs, *(t[start:].view(-1, 8) for t in (cos, sin)), rows=rows, **options)
+        options |= {"table": (cos[start:].view(-1, 8), sin[start:].view(-1, 8)), "index": rows}
+    rotary.rotate(xs, outs, **options)
 
 
 def merging(rng):
