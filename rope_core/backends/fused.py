@@ -10,6 +10,7 @@ from torch import Tensor
 
 from rope_core.backends.work import AttentionWork, FusedRotaryWork, MergeWork, RotaryWork, Work
 from rope_core.config import RopeConfig
+from rope_core.kernels.block_sizes import rows_contiguous
 from rope_core.kernels.head_dims import HEAD_DIMS, PARTIAL_ROTARY_DIMS
 
 name = "fused"
@@ -124,7 +125,7 @@ def _rotate(work: RotaryWork | FusedRotaryWork) -> tuple[Tensor, ...]:
     from rope_core.kernels import rotary
 
     rope = work.rope
-    xs, outs = ([*map(_rows_contiguous, tensors)] for tensors in (work.xs, work.outs))
+    xs, outs = ([*map(rows_contiguous, tensors)] for tensors in (work.xs, work.outs))
     options: dict[str, Any] = {
         "rotary_dim": rope.rotary_dim,
         "layout": rope.layout,
@@ -183,13 +184,9 @@ def _merge(work: MergeWork) -> tuple[Tensor, Tensor]:
     out = torch.empty(parts.shape[1:], dtype=parts.dtype, device=parts.device)
     out_lse = torch.empty(lse.shape[1:], dtype=torch.float32, device=lse.device)
     lse = lse.flatten(1) if lse.ndim > 1 else lse[:, None]
-    parts = _rows_contiguous(parts.reshape(*lse.shape, parts.shape[-1]))
-    merge(parts, _rows_contiguous(lse), out.view(parts.shape[1:]), out_lse.view(lse.shape[1:]))
+    parts = rows_contiguous(parts.reshape(*lse.shape, parts.shape[-1]))
+    merge(parts, rows_contiguous(lse), out.view(parts.shape[1:]), out_lse.view(lse.shape[1:]))
     return out, out_lse
-
-
-def _rows_contiguous(x: Tensor) -> Tensor:
-    return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
 
 
 @lru_cache(maxsize=1)

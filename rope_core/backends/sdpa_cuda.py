@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.backends.cuda import SDPAParams, can_use_cudnn_attention, can_use_flash_attention
 
 from rope_core.backends import fused
-from rope_core.backends.agreement import agrees
+from rope_core.backends.agreement import agrees, why_not_operator
 from rope_core.backends.cudnn_plans import MAX_PLANNED, PlannedShapes
 from rope_core.backends.repair import repair
 from rope_core.backends.work import UNBOUNDED, AttentionWork
@@ -89,24 +89,15 @@ def _run_flash(work: AttentionWork) -> tuple[Tensor, ...]:
 
 
 def _why_not_supported(work: AttentionWork) -> str | None:
-    q, k, v, config = work.q, work.k, work.v, work.config
     if work.lengths is not None:
         return "packed sequences are not in the operators"
-    if q.dtype is torch.float32 or work.out_dtype not in (None, q.dtype):
-        return "float32 is not in the operators"
-    if config.softcap is not None or config.chunk is not None or config.window is not None:
-        return "softcap, chunk and window are not in the operators"
-    if any(x is not None for x in (work.mask, work.sinks, work.index)):
-        return "mask, sinks and index are not in the operators"
-    if q.shape[1] != k.shape[1]:
+    if work.config.window is not None:
+        return "windows are not in the operators"
+    if work.q.shape[1] != work.k.shape[1]:
         return "is_causal is aligned top-left"
-    if q.shape[-1] != v.shape[-1] or q.shape[-1] % 8:
-        return "a value must be as wide as a key, and a multiple of 8"
-    if not q.numel():
+    if not work.q.numel():
         return "there are no queries"
-    if work.scale <= 0:
-        return "the scale is 0 or less"
-    return None
+    return why_not_operator(work)
 
 
 def _flops(work: AttentionWork) -> float:
@@ -125,15 +116,11 @@ def _shape(work: AttentionWork) -> Hashable:
 
 def _uses_flash(work: AttentionWork) -> bool:
     """Tell whether FlashAttention 2 runs: before Hopper, with lse or where cuDNN cannot."""
-    if _capability(work.device) >= HOPPER:
+    if torch.cuda.get_device_capability(work.device) >= HOPPER:
         return False
     params = _params(work)
     prefers_flash = work.return_lse or not can_use_cudnn_attention(params)
     return prefers_flash and can_use_flash_attention(params)
-
-
-def _capability(device: torch.device) -> tuple[int, int]:
-    return torch.cuda.get_device_capability(device)
 
 
 @lru_cache(maxsize=16)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from rope_core.backends import fused
-from rope_core.backends.agreement import agrees
+from rope_core.backends.agreement import agrees, why_not_operator
 from rope_core.backends.repair import repair
 from rope_core.backends.work import AttentionWork, Work
 
@@ -43,17 +43,10 @@ def why_not(work: Work, *, named: bool = False) -> str | None:
         return "it runs only when it is named"
     if not isinstance(work, AttentionWork):
         return "it computes attention only"
-    q, v, config = work.q, work.v, work.config
-    if q.dtype is torch.float32 or work.out_dtype not in (None, q.dtype):
-        return "float32 is not in the operator"
-    if config.softcap is not None or config.chunk is not None:
-        return "softcap and chunk are not in the operator"
-    if any(x is not None for x in (work.mask, work.sinks, work.index)):
-        return "mask, sinks and index are not in the operator"
-    if q.shape[-1] != v.shape[-1] or q.shape[-1] % 8 or q.shape[-1] > MAX_HEAD_DIM:
-        return f"a value must be as wide as a key, and a multiple of 8 up to {MAX_HEAD_DIM}"
-    if work.scale <= 0:
-        return "the scale is 0 or less"
+    if (reason := why_not_operator(work)) is not None:
+        return reason
+    if work.q.shape[-1] > MAX_HEAD_DIM:
+        return f"heads are wider than {MAX_HEAD_DIM}"
     return unavailable(work.device) or fused.why_not(work, named=True)  # repairs run on fused
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from rope_core.config import AttentionConfig
-from rope_core.kernels.block_sizes import block_of
+from rope_core.kernels.block_sizes import block_of, rows_contiguous
 from rope_core.kernels.masking import KeyLimits
 
 ALIGNED_ELEMENTS = 8
@@ -60,7 +60,7 @@ def attention_args(
 
     Args are those of `attention.attend`, and the limits of the config.
     """
-    q, k, v = _rows_contiguous(q), _rows_contiguous(k), _rows_contiguous(v)
+    q, k, v = rows_contiguous(q), rows_contiguous(k), rows_contiguous(v)
     if block_table is None:
         strides = [*_strides(q, 0, 1), 0, *_strides(k, 0, 1), 0, *_strides(v, 0, 1)]
     else:
@@ -109,12 +109,8 @@ def attention_args(
 
 def _kernel_mask(mask: Tensor) -> Tensor:
     """Return a mask as kernels read it: uint8 for booleans, float32 for an additive mask."""
-    mask = _rows_contiguous(mask)
+    mask = rows_contiguous(mask)
     return mask.view(torch.uint8) if mask.dtype == torch.bool else mask.float()
-
-
-def _rows_contiguous(x: Tensor) -> Tensor:
-    return x if x.stride(-1) == 1 else x.contiguous()
 
 
 def _strides(x: Tensor, *axes: int) -> list[int]:
