@@ -80,10 +80,11 @@ def tritons_own_path() -> Iterator[None]:
             options = {"num_warps": launch.num_warps, "num_stages": launch.num_stages}
             self.kernel[(grid,)](*tensors, *numbers, **launch.constants, **options)
 
+        # a call may launch a kernel more than once, with other tiles
+        variant: Any = "Triton's own", *launch.constants.values()
         self.built[variant] = run
         return variant, launch.tensors
 
-    variant: Any = "Triton's own"
     Launcher.bind = bind  # type: ignore[method-assign]
     try:
         yield

@@ -46,7 +46,7 @@ def count(dtype, calls=2_000):
             out_float32=draw.random() < 0.5,
             group=draw.choice((1, 2, 4, 7, 16)),
         )
-        causal = draw.random() < 0.5
+        causal, window = draw.random() < 0.5, draw.choice(limits)
         lengths = [[draw.choice((0, 1, 2, 16, 33, 400)) for _ in range(num_seqs)] for _ in range(2)]
         lengths[0][0] = max(1, lengths[0][0])
         launched = launches(
@@ -54,8 +54,8 @@ def count(dtype, calls=2_000):
             *lengths,
             scale=draw.choice((1.0, 0.1, -2.0, 16)),
             causal=causal,
-            window=draw.choice(limits),
-            window_ahead=0 if causal else draw.choice(limits[1:]),
+            window=window,
+            window_ahead=0 if causal or window is None else draw.choice(limits[1:]),
             chunk=draw.choice(limits),
             sinks=draw.choice((None, empty(2 * case.group, dtype=dtype))),
         )
