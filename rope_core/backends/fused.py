@@ -43,25 +43,18 @@ def why_not(work: Work, *, named: bool = False) -> str | None:
 
 
 def _why_not_attend(work: AttentionWork) -> str | None:
-    from rope_core.kernels.device_properties import device_properties
+    from rope_core.kernels.runtime import device_properties
     from rope_core.kernels.tile_configs import why_no_tile
-
-    if _max_programs(work) > MAX_PROGRAMS:
-        return "there are more sequences, heads and keys than a launch has programs"
-    q, v = work.q, work.v
-    return why_no_tile(device_properties(q.device), q.dtype, q.shape[-1], v.shape[-1])
-
-
-def _max_programs(work: AttentionWork) -> int:
-    """Return an upper bound of the programs that one launch of a call takes."""
     from rope_core.kernels.tile_scheduler import SPLIT_KEYS
 
-    num_heads = work.q.shape[-2]
-    if work.lengths is None:
-        num_seqs, num_keys = work.q.shape[0], work.k.shape[1]
-    else:
+    q, k, v = work.q, work.k, work.v
+    num_seqs, num_keys = len(q), k.shape[1]
+    if work.lengths is not None:
         num_seqs, num_keys = len(work.lengths[1]), max(work.lengths[1], default=0)
-    return num_seqs * num_heads * 2 * max(64, num_keys // SPLIT_KEYS + 1)
+    # an upper bound of the programs that one launch takes
+    if num_seqs * q.shape[-2] * 2 * max(64, num_keys // SPLIT_KEYS + 1) > MAX_PROGRAMS:
+        return "there are more sequences, heads and keys than a launch has programs"
+    return why_no_tile(device_properties(q.device), q.dtype, q.shape[-1], v.shape[-1])
 
 
 def unavailable(device: torch.device) -> str | None:

@@ -30,8 +30,8 @@ It takes other code paths where the longest sequence is short or fits into the w
 an answer must not depend on the pack, so greater numbers are always passed.
 """
 
-MAX_WINDOW = 2**30
-"""Windows from this length on hide nothing, as no sequence is so long."""
+MAX_SEQLEN = 2**30
+"""No sequence is longer: windows of this length hide nothing."""
 
 
 def why_not(work: Work, *, named: bool = False) -> str | None:
@@ -96,7 +96,7 @@ def _attend(work: AttentionWork) -> tuple[Tensor, Tensor]:
     cu_seqlens_q, cu_seqlens_k = (
         t.to(q.device, torch.int32, non_blocking=True) for t in work.cu_seqlens
     )
-    left, right = (-1 if size >= MAX_WINDOW else size for size in work.window_size)
+    left, right = (-1 if size >= MAX_SEQLEN else size for size in work.window_size)
     max_q, max_k = (max(lengths, default=0) for lengths in work.lengths)
     out, lse = varlen_attn(
         *(q, k, v),

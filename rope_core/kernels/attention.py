@@ -20,11 +20,11 @@ from torch import Tensor
 
 from rope_core.config import AttentionConfig
 from rope_core.kernels.attention_kernel import attention_launch
-from rope_core.kernels.device_properties import device_properties
 from rope_core.kernels.launch_args import attention_args
 from rope_core.kernels.launcher import launch_all
-from rope_core.kernels.masking import key_limits
+from rope_core.kernels.masking import ANY_KEY, key_limits
 from rope_core.kernels.merge import merge_launch
+from rope_core.kernels.runtime import device_properties
 from rope_core.kernels.split_kv import STATISTICS
 from rope_core.kernels.tile_configs import Tiles, default_tiles
 from rope_core.kernels.tile_scheduler import schedule as make_schedule
@@ -91,12 +91,11 @@ def attend(
         raise ValueError(f"no tiles for heads of width {width} on {properties}")
     decode, append, prefill = tiles
     schedule = make_schedule(
-        *lengths,
-        group_size=q.shape[1] // k.shape[1],
-        block_m=(decode.block_m, append.block_m, prefill.block_m),
-        indexed=index is not None,
-        limits=limits,
-        device=q.device,
+        lengths,
+        q.shape[1] // k.shape[1],
+        (decode.block_m, append.block_m, prefill.block_m),
+        limits if index is None else ANY_KEY,  # an index is in any order
+        q.device,
     )
     args = attention_args(
         *(q, k, v, out, lse, config, limits),

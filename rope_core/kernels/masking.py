@@ -2,7 +2,7 @@
 
 Positions count from the first key: the last query has the position of the last key, and queries
 before the first key have negative positions. A query sees `window_left` keys before its position,
-`window_right` keys after it, and nothing outside its chunk of `chunk` keys. UNBOUNDED stands for
+`window_right` keys after it, and nothing outside its chunk of `chunk` keys. UNLIMITED stands for
 "no limit", so that all calls share one compiled kernel.
 """
 
@@ -13,7 +13,7 @@ import triton.language as tl
 
 from rope_core.config import AttentionConfig
 
-UNBOUNDED = 2**62
+UNLIMITED = 2**62
 """Value of `window_left`, `window_right` and `chunk` that hides nothing; limits are smaller."""
 
 
@@ -27,13 +27,16 @@ class KeyLimits(NamedTuple):
 
 def key_limits(config: AttentionConfig) -> KeyLimits:
     """Return the limits that a config sets."""
-    chunk = UNBOUNDED if config.chunk is None else config.chunk
+    chunk = UNLIMITED if config.chunk is None else config.chunk
     if config.window is not None:
         return KeyLimits(config.window - 1, config.window_ahead, chunk)
-    return KeyLimits(UNBOUNDED, 0 if config.causal else UNBOUNDED, chunk)
+    return KeyLimits(UNLIMITED, 0 if config.causal else UNLIMITED, chunk)
 
 
-NO_LIMIT = tl.constexpr(UNBOUNDED)
+ANY_KEY = KeyLimits(UNLIMITED, UNLIMITED, UNLIMITED)
+"""Limits that hide nothing."""
+
+NO_LIMIT = tl.constexpr(UNLIMITED)
 INT64_MIN = tl.constexpr(-(2**63))
 INT64_MAX = tl.constexpr(2**63 - 1)
 

@@ -9,8 +9,8 @@ from triton.runtime import driver
 from benchmarks.first_run.tiles import TABLES
 from rope_core import AttentionConfig
 from rope_core.kernels import attention
-from rope_core.kernels.device_properties import DeviceProperties
 from rope_core.kernels.offline import MAX_SHARED_MEM, OfflineDriver
+from rope_core.kernels.runtime import DeviceProperties
 from rope_core.kernels.tile_configs import TILES, select_tiles
 
 HALF, BF16, FLOAT32 = torch.float16, torch.bfloat16, torch.float32

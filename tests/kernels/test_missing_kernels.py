@@ -102,14 +102,14 @@ def test_nothing_is_launched_where_one_kernel_is_missing(builds):
     xs[2] = randn(3, 8, 16)
     outs[2] = torch.full_like(xs[2], math.nan)
     with pytest.raises(KernelNotBuilt):
-        rotary.rotate(xs, outs, *table, **options)
+        rotary.rotate(xs, outs, table=table, **options)
     assert len(builds) == 2, "both at once"
     key, build = builds.popitem()
     build()
     with pytest.raises(KernelNotBuilt):
-        rotary.rotate(xs, outs, *table, **options)
+        rotary.rotate(xs, outs, table=table, **options)
     assert key not in builds
     assert all(out.isnan().all() for out in outs)
     builds.build()
-    rotary.rotate(xs, outs, *table, **options)
+    rotary.rotate(xs, outs, table=table, **options)
     assert all(torch.equal(out, x) for out, x in zip(outs, xs, strict=True))
