@@ -101,7 +101,7 @@ async def test_a_request_chooses_over_what_is_forced(serving):
         "merge": "no_backend",
     }
     refusal = await ask(serving, "/v1/rotate", backend="sdpa")
-    check_problem(refusal, 422, "no_backend", "backend sdpa: attends only")
+    check_problem(refusal, 422, "no_backend", "backend sdpa: it computes attention only")
 
 
 @with_settings(allow_backend=True)
@@ -128,7 +128,7 @@ def test_what_a_forced_backend_leaves_to_others_it_never_does(name, call):
         call, UNSUPPORTED_CALLS[name]
     )
     engine = Engine(Cpu(BufferPool(2**20)), max_call_s=60, stuck_s=30)
-    with pytest.raises(NoBackend, match="attends only"):
+    with pytest.raises(NoBackend, match="it computes attention only"):
         engine.run([engine.job(call, name)])
 
 
