@@ -4,6 +4,7 @@ import random
 from collections.abc import Hashable, Iterable
 from contextlib import suppress
 from functools import partial
+from itertools import chain
 
 import pytest
 import torch
@@ -16,10 +17,14 @@ from rope_core.errors import KernelNotBuilt
 from service.buffer_pool import BufferPool
 from service.device import Cpu
 from service.inference.engine import Engine
-from service.kernel_builds.warm_up_calls import rare_calls, usual_calls, warm_up_calls
+from service.kernel_builds.warm_up_calls import rare_calls, usual_calls
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 SHAPES = [(32, 8, 128), (4, 2, 64), (8, 8, 32), (71, 1, 64)]
+
+
+def warm_up_calls(*shape: int) -> Iterable[rope_core.Call]:
+    return chain(usual_calls(*shape), rare_calls(*shape))
 
 
 def num_rows(call: Attend) -> int:
