@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from service.asgi import io, problems
 from service.asgi.io import Event, Receive, Scope, Send
 from service.errors import ClientLeft
+from service.lifecycle import Lifecycle
 from service.observability import ids
 from service.observability.request_log import RequestLog
 
@@ -26,7 +27,7 @@ class RequestMiddleware:
         hot: applications by path, for POST; they are called without FastAPI's router.
         paths: names that metrics may show as a route; all others are "other".
         request_log: records each request.
-        is_ending: returns whether the client's next request should use another connection.
+        lifecycle: once the service is ending, clients are told to close their connections.
     """
 
     def __init__(
@@ -36,10 +37,10 @@ class RequestMiddleware:
         hot: Mapping[str, App],
         paths: frozenset[str],
         request_log: RequestLog,
-        is_ending: Callable[[], bool],
+        lifecycle: Lifecycle,
     ) -> None:
         self.app = app
-        self._is_ending = is_ending
+        self._lifecycle = lifecycle
         self._hot = hot
         self._paths = paths
         self._request_log = request_log
@@ -61,7 +62,7 @@ class RequestMiddleware:
                 status = event["status"]
                 id_header = (b"x-request-id", request_id.encode())
                 event["headers"] = [*event.get("headers", ()), id_header]
-                if self._is_ending():
+                if self._lifecycle.ending:
                     event["headers"].append((b"connection", b"close"))
             await send(event)
 

@@ -10,7 +10,7 @@ import rope_core
 from rope_core import Attend, Call, CosSin, Merge, Result, Rotate, Rotated, Shift
 from rope_core.errors import KernelNotBuilt
 from rope_core.inference import inference
-from service.batching.packing import DeviceBatch, SingleCall, pack, pack_key
+from service.batching.packing import PACK_KEYS, DeviceBatch, SingleCall, pack
 from service.batching.run import Run
 from service.device import Device
 from service.errors import TooLarge
@@ -86,7 +86,8 @@ class Engine:
             what = "the estimated time of a call, in seconds,"
             raise TooLarge(what, self._max_call_s, f"{seconds:,.0f}")
         small = num_bytes <= capabilities.packed_bytes
-        packs = pack_key(call) if small and isinstance(call, capabilities.packable_ops) else None
+        may_pack = small and isinstance(call, capabilities.packable_ops)
+        packs = PACK_KEYS[type(call)](call) if may_pack else None
         batch: Hashable
         if capabilities.batch_mixed_ops:
             batch = "small" if small else object()
@@ -96,11 +97,6 @@ class Engine:
             batch = type(call).__name__
         key = batch, backend
         return Job(call, key, packs, call.num_tokens, num_bytes, answer_bytes, seconds, backend)
-
-    def inline(self, jobs: Sequence[Job]) -> bool:
-        """Tell whether running `jobs` takes less time than handing them to a thread."""
-        seconds: float = sum(map(_seconds, jobs))
-        return seconds < self.device.capabilities.inline_limit_s
 
     def watchdog_timeout_s(self, jobs: Sequence[Job]) -> float | None:
         """Return how long runs of `jobs`, one after the other, may take; None: no limit."""
@@ -119,35 +115,23 @@ class Engine:
             DeviceFull, DeviceLost: the device cannot run them.
         """
         compute = partial(self._compute, backend=jobs[0].backend)
-        if len(jobs) == 1:
-            return self.device.run([self._load(jobs)], compute)
-        groups = self._groups(jobs)
-        run = self.device.run([self._load([jobs[i] for i in group]) for group in groups], compute)
-        if len(groups) == 1 or len(groups) == len(jobs):
-            return run
-        by_index = dict(zip(chain.from_iterable(groups), run.results, strict=True))
-        return replace(run, results=[by_index[index] for index in range(len(jobs))])
-
-    def _groups(self, jobs: Sequence[Job]) -> list[list[int]]:
-        """Return the indices of jobs that are packed into one call."""
-        if not self.device.capabilities.batch_mixed_ops:  # then all have one pack key, or none
-            indices = range(len(jobs))
-            return [[*indices]] if jobs[0].pack_key is not None else [[i] for i in indices]
+        if len(jobs) == 1 and not self.device.capabilities.batch_mixed_ops:
+            return self.device.run([SingleCall(jobs[0].call)], compute)
+        # On a device whose kernels depend on the form of a call, a packable call is packed even
+        # when it is alone, so that its answer does not depend on its neighbours.
         groups: dict[Hashable, list[int]] = {}
         for index, job in enumerate(jobs):
             groups.setdefault(index if job.pack_key is None else job.pack_key, []).append(index)
-        return [*groups.values()]
-
-    def _load(self, jobs: Sequence[Job]) -> DeviceBatch:
-        """Return jobs of one pack key as one batch.
-
-        On a device whose kernels depend on the form of a call, a packable call is packed even when
-        it is alone, so that its answer does not depend on its neighbours.
-        """
-        alone = len(jobs) == 1
-        if alone and (jobs[0].pack_key is None or not self.device.capabilities.batch_mixed_ops):
-            return SingleCall(jobs[0].call)
-        return pack([job.call for job in jobs])
+        batches: list[DeviceBatch] = []
+        for indices in groups.values():
+            calls = [jobs[index].call for index in indices]
+            is_packed = jobs[indices[0]].pack_key is not None
+            batches.append(pack(calls) if is_packed else SingleCall(calls[0]))
+        run = self.device.run(batches, compute)
+        if len(groups) == 1 or len(groups) == len(jobs):
+            return run
+        by_index = dict(zip(chain.from_iterable(groups.values()), run.results, strict=True))
+        return replace(run, results=[by_index[index] for index in range(len(jobs))])
 
     def _compute(self, call: Call, backend: str | None) -> Result:
         empty = self.device.empty

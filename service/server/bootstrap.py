@@ -72,7 +72,7 @@ def build_service(
         engine.run,
         device_threads,
         max_inflight=max_inflight,
-        inline=engine.inline,
+        inline_limit_s=device.capabilities.inline_limit_s,
         watchdog_timeout_s=engine.watchdog_timeout_s,
         on_failure=partial(_fail, lifecycle),
         max_batch_tokens=settings.max_batch_tokens,

@@ -1,6 +1,7 @@
 """What the tests of the batcher run: integers for calls, doubled, by a device that can be held."""
 
 import asyncio
+import math
 import threading
 import time
 from collections import defaultdict
@@ -24,6 +25,7 @@ class Call:
     batch_key: str = "one"
     num_tokens: int = 1
     num_bytes: int = 1
+    seconds: float = 1.0
 
 
 class Doubler:
@@ -114,7 +116,7 @@ async def batching(
             run,
             threads,
             max_inflight=max_inflight,
-            inline=lambda _: inline,
+            inline_limit_s=math.inf if inline else 0.0,
             watchdog_timeout_s=lambda _: watchdog_timeout_s,
             on_failure=failures.append,
             metrics=Metrics(),

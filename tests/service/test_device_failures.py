@@ -38,7 +38,7 @@ async def run_batched(engine: Engine, calls: list, failures: list) -> list:
             engine.run,
             threads,
             max_inflight=engine.device.capabilities.max_inflight,
-            inline=engine.inline,
+            inline_limit_s=engine.device.capabilities.inline_limit_s,
             watchdog_timeout_s=engine.watchdog_timeout_s,
             on_failure=failures.append,
             max_batch_tokens=2**16,

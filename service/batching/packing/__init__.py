@@ -3,8 +3,8 @@
 Devices read `ConcatInput`s, so that each concatenates where it copies the tensors anyway.
 """
 
-from collections.abc import Hashable, Sequence
-from typing import cast
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any, cast
 
 from rope_core import Attend, Call, Rotate
 from service.batching.packing.attention import attention_key, pack_attention
@@ -16,20 +16,17 @@ from service.batching.packing.device_batch import (
 )
 from service.batching.packing.rotation import pack_rotations, rotation_key
 
-__all__ = ["ConcatInput", "DeviceBatch", "SingleCall", "pack", "pack_key"]
+__all__ = ["PACK_KEYS", "ConcatInput", "DeviceBatch", "SingleCall", "pack"]
 
 
-def pack_key(call: Call) -> Hashable | None:
-    """Return a key that is equal for calls that may be packed together; None if none may.
+PACK_KEYS: Mapping[type[Call], Callable[[Any], Hashable | None]] = {
+    Rotate: rotation_key,
+    Attend: attention_key,
+}
+"""By type of call: returns a key that is equal for calls that may be packed together; None: never.
 
-    The key depends on the call alone and not on its lengths.
-    """
-    match call:
-        case Rotate():
-            return rotation_key(call)
-        case Attend():
-            return attention_key(call)
-    return None
+The key depends on the call alone and not on its lengths.
+"""
 
 
 def pack(calls: Sequence[Call]) -> PackedCalls:
