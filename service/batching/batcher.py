@@ -24,6 +24,9 @@ from service.observability.metrics import Metrics
 CloseReason = type[ShuttingDown] | type[DeviceLost] | type[DeviceStuck]
 """Why the batcher accepts no more calls."""
 
+WATCHDOG_FACTOR = 10
+"""A run may take this many times its estimate, because estimates are rough."""
+
 _call, _seconds = attrgetter("call"), attrgetter("seconds")
 
 Runs = Sequence[Run[R | Exception]]
@@ -49,9 +52,9 @@ class Batcher(Generic[C, R]):
     inline_limit_s: float
     """Calls that are estimated to take less time run on the loop: a hand-off costs too much."""
 
-    watchdog_timeout_s: Callable[[Sequence[C]], float | None]
-    """How long the device may show no progress while these calls are in flight, before it counts as
-    stuck. None: there is no limit."""
+    stuck_s: float | None
+    """How long the device may show no progress while calls are in flight, and at least
+    WATCHDOG_FACTOR times their estimates, before it counts as stuck. None: there is no limit."""
 
     on_failure: Callable[[DeviceLost | DeviceStuck], None]
     """Called once if the device is lost or stuck, after all calls have failed."""
@@ -138,7 +141,8 @@ class Batcher(Generic[C, R]):
             self._watchdog.cancel()
             self._watchdog = None
         calls = list(map(_call, chain.from_iterable(self._running)))
-        if calls and (timeout := self.watchdog_timeout_s(calls)) is not None:
+        if calls and self.stuck_s is not None:
+            timeout = max(self.stuck_s, WATCHDOG_FACTOR * sum(map(_seconds, calls)))
             loop = asyncio.get_running_loop()
             self._watchdog = loop.call_later(timeout, self._fail, DeviceStuck)
 

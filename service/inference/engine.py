@@ -4,7 +4,6 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
-from operator import attrgetter
 
 import rope_core
 from rope_core import Attend, Call, CosSin, Merge, Result, Rotate, Rotated, Shift
@@ -20,9 +19,6 @@ SECONDS_PER_SEQUENCE = 50e-6
 
 OVERHEAD_FLOPS = 64
 """Operations of each score beside the two products: exponential, mask, soft-cap."""
-
-WATCHDOG_FACTOR = 10
-"""A run may take this many times its estimate, because estimates are rough."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,22 +40,13 @@ class Job:
     """Name of the backend that runs the call; the library chooses where None."""
 
 
-_seconds = attrgetter("seconds")
-
-
+@dataclass(frozen=True, slots=True)
 class Engine:
-    """Runs calls on `device`.
+    """Runs calls on a device."""
 
-    Args:
-        device: computes.
-        max_call_s: largest estimated time of one call.
-        stuck_s: a run may take this long even where its estimate is much shorter.
-    """
-
-    def __init__(self, device: Device, *, max_call_s: float, stuck_s: float) -> None:
-        self.device = device
-        self._max_call_s = max_call_s
-        self._stuck_s = stuck_s
+    device: Device
+    max_call_s: float
+    """Largest estimated time of one call."""
 
     def job(self, call: Call, backend: str | None = None) -> Job:
         """Return `call` with its costs.
@@ -82,9 +69,9 @@ class Engine:
             seconds += call.num_sequences * SECONDS_PER_SEQUENCE
         elif isinstance(call, Merge):
             answer_bytes //= len(call.out)
-        if seconds > self._max_call_s:
+        if seconds > self.max_call_s:
             what = "the estimated time of a call, in seconds,"
-            raise TooLarge(what, self._max_call_s, f"{seconds:,.0f}")
+            raise TooLarge(what, self.max_call_s, f"{seconds:,.0f}")
         small = num_bytes <= capabilities.packed_bytes
         may_pack = small and isinstance(call, capabilities.packable_ops)
         packs = PACK_KEYS[type(call)](call) if may_pack else None
@@ -97,13 +84,6 @@ class Engine:
             batch = type(call).__name__
         key = batch, backend
         return Job(call, key, packs, call.num_tokens, num_bytes, answer_bytes, seconds, backend)
-
-    def watchdog_timeout_s(self, jobs: Sequence[Job]) -> float | None:
-        """Return how long runs of `jobs`, one after the other, may take; None: no limit."""
-        if not self.device.capabilities.may_hang:
-            return None
-        seconds: float = sum(map(_seconds, jobs))
-        return max(self._stuck_s, WATCHDOG_FACTOR * seconds)
 
     @inference
     def run(self, jobs: Sequence[Job]) -> Run[Result | KernelNotBuilt]:

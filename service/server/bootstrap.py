@@ -61,22 +61,18 @@ def build_service(
     device: Device = (
         Cpu(buffer_pool) if driver is None else Accelerator(driver, buffer_pool, builder)
     )
-    engine = Engine(
-        device,
-        max_call_s=settings.max_call_s,
-        stuck_s=settings.device_stuck_s,
-    )
-    max_inflight = device.capabilities.max_inflight
-    device_threads = ThreadPoolExecutor(max_inflight, thread_name_prefix="device")
+    engine = Engine(device, settings.max_call_s)
+    capabilities = device.capabilities
+    device_threads = ThreadPoolExecutor(capabilities.max_inflight, thread_name_prefix="device")
     batcher: Batcher[Job, Result] = Batcher(
         engine.run,
         device_threads,
-        max_inflight=max_inflight,
-        inline_limit_s=device.capabilities.inline_limit_s,
-        watchdog_timeout_s=engine.watchdog_timeout_s,
+        max_inflight=capabilities.max_inflight,
+        inline_limit_s=capabilities.inline_limit_s,
+        stuck_s=settings.device_stuck_s if capabilities.may_hang else None,
         on_failure=partial(_fail, lifecycle),
         max_batch_tokens=settings.max_batch_tokens,
-        max_batch_bytes=settings.max_batch_bytes or device.capabilities.batch_bytes,
+        max_batch_bytes=settings.max_batch_bytes or capabilities.batch_bytes,
         max_queue_calls=settings.max_queue_calls,
         metrics=registry,
     )

@@ -25,7 +25,7 @@ class Call:
     batch_key: str = "one"
     num_tokens: int = 1
     num_bytes: int = 1
-    seconds: float = 1.0
+    seconds: float = 0.01
 
 
 class Doubler:
@@ -106,7 +106,7 @@ async def batching(
     *,
     inline: bool = False,
     max_inflight: int = 1,
-    watchdog_timeout_s: float | None = 60,
+    stuck_s: float | None = 60,
     **limits: int,
 ) -> AsyncIterator[Submitter]:
     limits = {"max_batch_tokens": 64, "max_batch_bytes": 64, "max_queue_calls": 64, **limits}
@@ -117,7 +117,7 @@ async def batching(
             threads,
             max_inflight=max_inflight,
             inline_limit_s=math.inf if inline else 0.0,
-            watchdog_timeout_s=lambda _: watchdog_timeout_s,
+            stuck_s=stuck_s,
             on_failure=failures.append,
             metrics=Metrics(),
             **limits,

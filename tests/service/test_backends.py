@@ -114,7 +114,7 @@ async def test_calls_of_different_backends_at_once_each_get_their_own(serving):
 
 
 def test_calls_of_different_backends_never_share_a_run():
-    engine = Engine(Cpu(BufferPool(2**20)), max_call_s=60, stuck_s=30)
+    engine = Engine(Cpu(BufferPool(2**20)), max_call_s=60)
     for call in (*CALLS, Attend(Q, K, K, ROPE)):
         keys = {name: engine.job(call, name).batch_key for name in (None, "eager", "sdpa")}
         assert len({*keys.values()}) == 3
@@ -127,7 +127,7 @@ def test_what_a_forced_backend_leaves_to_others_it_never_does(name, call):
     assert (BackendPolicy(name).choose(call, None) is None) == isinstance(
         call, UNSUPPORTED_CALLS[name]
     )
-    engine = Engine(Cpu(BufferPool(2**20)), max_call_s=60, stuck_s=30)
+    engine = Engine(Cpu(BufferPool(2**20)), max_call_s=60)
     with pytest.raises(NoBackend, match="attends only"):
         engine.run([engine.job(call, name)])
 

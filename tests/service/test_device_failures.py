@@ -39,7 +39,7 @@ async def run_batched(engine: Engine, calls: list, failures: list) -> list:
             threads,
             max_inflight=engine.device.capabilities.max_inflight,
             inline_limit_s=engine.device.capabilities.inline_limit_s,
-            watchdog_timeout_s=engine.watchdog_timeout_s,
+            stuck_s=30,
             on_failure=failures.append,
             max_batch_tokens=2**16,
             max_batch_bytes=2**26,

@@ -32,7 +32,7 @@ class ConcatInput:
         self.shape = torch.Size(shape)
 
     @property
-    def num_bytes(self) -> int:
+    def nbytes(self) -> int:
         """Bytes of the concatenated tensor."""
         return self.shape.numel() * self.dtype.itemsize
 
