@@ -9,7 +9,7 @@ import rope_core
 from rope_core import Attend, Call, CosSin, Merge, Result, Rotate, Rotated, Shift
 from rope_core.errors import KernelNotBuilt
 from rope_core.inference import inference
-from service.batching.packing import PACK_KEYS, DeviceBatch, SingleCall, pack
+from service.batching.packing import PACK_KEYS, PACKERS, DeviceBatch, SingleCall
 from service.batching.run import Run
 from service.device import Device
 from service.errors import TooLarge
@@ -105,8 +105,10 @@ class Engine:
         batches: list[DeviceBatch] = []
         for indices in groups.values():
             calls = [jobs[index].call for index in indices]
-            is_packed = jobs[indices[0]].pack_key is not None
-            batches.append(pack(calls) if is_packed else SingleCall(calls[0]))
+            if jobs[indices[0]].pack_key is None:
+                batches.append(SingleCall(calls[0]))
+            else:
+                batches.append(PACKERS[type(calls[0])](calls))
         run = self.device.run(batches, compute)
         if len(groups) == 1 or len(groups) == len(jobs):
             return run

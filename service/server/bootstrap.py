@@ -54,7 +54,9 @@ def build_service(
     """
     registry = metrics.Metrics()
     driver = driver or find_driver(settings.device)
-    torch.set_num_threads(settings.threads or _default_threads(driver))
+    num_cpus = cgroup.num_cpus()
+    default_threads = num_cpus if driver is None else min(STAGING_THREADS, num_cpus)
+    torch.set_num_threads(settings.threads or default_threads)
     budget = settings.memory_budget_bytes or min(cgroup.memory_bytes() // 4, 4 * 2**30)
     buffer_pool = BufferPool(max_idle_bytes=budget, pinner=driver)
     builder = KernelBuilder(registry)
@@ -174,12 +176,6 @@ async def _warm_up(
 def _fail(lifecycle: Lifecycle, failure: DeviceLost | DeviceStuck) -> None:
     log.error("ending: %s", failure)
     lifecycle.fail(Phase.LOST if isinstance(failure, DeviceLost) else Phase.STUCK)
-
-
-def _default_threads(driver: Driver | None) -> int:
-    """Return the number of CPU threads of torch where the operator sets none."""
-    cpus = cgroup.num_cpus()
-    return cpus if driver is None else min(STAGING_THREADS, cpus)
 
 
 def _build_rope_resolver(presets_dir: Path | None) -> RopeResolver:
