@@ -1,5 +1,6 @@
-"""How fast, over which floor: `python -m benchmarks.core` and `python -m benchmarks.service`.
+"""Benchmarks: `python -m benchmarks.core`, `.service`, `.protocol`, `.gpu` and `.gpu_first`.
 
-A number is printed after the answer it belongs to has been compared with `oracle`, and beside the
-floor it is measured against in the same run.
+Every result is compared with float64 before it is timed, and every time is printed beside a floor
+that was measured in the same run. A floor is the time of simpler work of the same size, such as a
+copy of the same bytes.
 """

@@ -1,4 +1,4 @@
-"""Attention over a matrix product, over a copy of what it reads, and over a loop of plain calls."""
+"""Attention, compared with a matrix product, a copy of K and V, and a loop of plain torch calls."""
 
 from collections.abc import Iterator
 from itertools import pairwise
@@ -6,7 +6,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from benchmarks import oracle, plain
+from benchmarks import oracle, torch_baseline
 from benchmarks.case import Case, Sizes
 from rope_core import Attend, RopeConfig, attend
 
@@ -15,46 +15,46 @@ ROPE = RopeConfig.of(HEAD_DIM)
 
 
 def cases(sizes: Sizes) -> Iterator[Case]:
-    """Yield the cases; tensors of one are gone before the next ones are made."""
+    """Yield the cases one by one, so that only the tensors of one case are in memory."""
     for dtype in (torch.float32, torch.bfloat16):
-        for length in sizes.prompts:
-            yield _prefill(length, sizes.matrix, dtype)
+        for length in sizes.prompt_lengths:
+            yield _prefill(length, sizes.matmul_size, dtype)
     for dtype in (torch.float32, torch.bfloat16):
         for heads_first in (False, True):
-            yield _decode(sizes.cached, None, dtype, heads_first)
-        yield _decode(sizes.cached, ROPE, dtype)
+            yield _decode(sizes.cached_keys, None, dtype, heads_first)
+        yield _decode(sizes.cached_keys, ROPE, dtype)
     for rope in (None, ROPE):
-        yield _ragged(*sizes.ragged, rope)
+        yield _ragged(*sizes.ragged_lengths, rope)
 
 
-def _prefill(length: int, matrix: int, dtype: torch.dtype) -> Case:
+def _prefill(length: int, matmul_size: int, dtype: torch.dtype) -> Case:
     q, k, v = _tensors(length, length, dtype)
     call = Attend(q, k, v, ROPE)
-    a, b = torch.randn(2, matrix, matrix).to(dtype).unbind()
+    a, b = torch.randn(2, matmul_size, matmul_size).to(dtype).unbind()
     title = f"prefill S={length} {_name(dtype)}, rotation included"
     product = torch.empty_like(a)
     return Case(
         title,
         lambda: attend(call),
         lambda: _check(title, call),
-        f"mm {matrix}^3",
+        f"mm {matmul_size}^3",
         lambda: torch.mm(a, b, out=product),
-        2.0 * HEAD_DIM * HEADS * length * (length + 1),  # what causality leaves of q @ k.T and @ v
+        2.0 * HEAD_DIM * HEADS * length * (length + 1),  # visible pairs of q @ k.T and @ v
         "GFLOP/s",
-        2.0 * matrix**3,
+        2.0 * matmul_size**3,
     )
 
 
 def _decode(
-    cached: int, rope: RopeConfig | None, dtype: torch.dtype, heads_first: bool = False
+    num_keys: int, rope: RopeConfig | None, dtype: torch.dtype, heads_first: bool = False
 ) -> Case:
-    q, k, v = _tensors(1, cached, dtype)
-    if heads_first:  # in memory, as caches lie that keep each head's keys together
+    q, k, v = _tensors(1, num_keys, dtype)
+    if heads_first:  # memory layout of a cache that stores the keys of a head together
         k, v = (x.transpose(1, 2).contiguous().transpose(1, 2) for x in (k, v))
-    call = Attend(q, k, v, rope, q_positions=torch.tensor([cached - 1]))
+    call = Attend(q, k, v, rope, q_positions=torch.tensor([num_keys - 1]))
     k_copy, v_copy = torch.empty_like(k), torch.empty_like(v)
-    how = "rotating" if rope is not None else "heads first" if heads_first else "rotated before"
-    title = f"decode Sk={cached} {_name(dtype)}, {how}"
+    kind = "rotating" if rope is not None else "heads first" if heads_first else "rotated before"
+    title = f"decode Sk={num_keys} {_name(dtype)}, {kind}"
     return Case(
         title,
         lambda: attend(call),
@@ -65,53 +65,53 @@ def _decode(
     )
 
 
-def _ragged(count: int, least: int, most: int, rope: RopeConfig | None) -> Case:
-    lengths = torch.linspace(least, most, count).long()[torch.randperm(count)]
-    ends = [0, *lengths.cumsum(0).tolist()]
-    q, k, v = (t[0] for t in _tensors(ends[-1], ends[-1], torch.float32))
-    cu_seqlens = torch.tensor(ends)
-    call = Attend(q, k, v, rope, cu_seqlens_q=cu_seqlens, cu_seqlens_k=cu_seqlens)
-    spans = [slice(*span) for span in pairwise(ends)]
-    cos, sin = plain.tables(torch.arange(most), HEAD_DIM)
+def _ragged(count: int, shortest: int, longest: int, rope: RopeConfig | None) -> Case:
+    lengths = torch.linspace(shortest, longest, count).long()[torch.randperm(count)]
+    cu_seqlens = [0, *lengths.cumsum(0).tolist()]
+    q, k, v = (t[0] for t in _tensors(cu_seqlens[-1], cu_seqlens[-1], torch.float32))
+    offsets = torch.tensor(cu_seqlens)
+    call = Attend(q, k, v, rope, cu_seqlens_q=offsets, cu_seqlens_k=offsets)
+    sequences = [slice(*ends) for ends in pairwise(cu_seqlens)]
+    cos, sin = torch_baseline.tables(torch.arange(longest), HEAD_DIM)
 
     @torch.inference_mode()
-    def loop() -> list[Tensor]:  # kept until all are there, as the call does
-        answers = []
-        for span in spans:
-            qkv = (q[None, span], k[None, span], v[None, span])
-            length = span.stop - span.start
+    def loop() -> list[Tensor]:  # keeps all outputs in memory, like the call
+        outs = []
+        for tokens in sequences:
+            qkv = (q[None, tokens], k[None, tokens], v[None, tokens])
+            length = tokens.stop - tokens.start
             if rope is None:
-                answers.append(plain.sdpa(*qkv))
+                outs.append(torch_baseline.sdpa(*qkv))
             else:
-                answers.append(plain.attend(*qkv, cos[:length], sin[:length]))
-        return answers
+                outs.append(torch_baseline.attend(*qkv, cos[:length], sin[:length]))
+        return outs
 
-    how = "rotated before" if rope is None else "rotation included"
-    title = f"ragged {count} x {least}-{most} float32, {how}"
+    kind = "rotated before" if rope is None else "rotation included"
+    title = f"ragged {count} x {shortest}-{longest} float32, {kind}"
     flops = 2.0 * HEAD_DIM * HEADS * float((lengths * (lengths + 1)).sum())
     run, check = lambda: attend(call), lambda: _check(title, call)
     return Case(title, run, check, "plain loop", loop, flops, "GFLOP/s")
 
 
 def _check(title: str, call: Attend) -> None:
-    got = attend(call).out
+    out = attend(call).out
     q, k, v = (t.flatten(0, 1) if t.ndim == 4 else t for t in (call.q, call.k, call.v))
     q_ends = [0, len(q)] if call.cu_seqlens_q is None else call.cu_seqlens_q.tolist()
     k_ends = [0, len(k)] if call.cu_seqlens_k is None else call.cu_seqlens_k.tolist()
     for q_span, k_span in zip(pairwise(q_ends), pairwise(k_ends), strict=True):
         q_part, k_part, v_part = q[slice(*q_span)], k[slice(*k_span)], v[slice(*k_span)]
         if call.rope is not None:
-            at = torch.arange(len(k_part))
-            q_part = oracle.rotate(q_part, at[len(k_part) - len(q_part) :])
-            k_part = oracle.rotate(k_part, at)
+            positions = torch.arange(len(k_part))
+            q_part = oracle.rotate(q_part, positions[len(k_part) - len(q_part) :])
+            k_part = oracle.rotate(k_part, positions)
         expected = oracle.attend(q_part, k_part, v_part)
-        oracle.check(title, got.view(-1, *got.shape[-2:])[slice(*q_span)], expected)
+        oracle.check(title, out.view(-1, *out.shape[-2:])[slice(*q_span)], expected)
 
 
 def _tensors(queries: int, keys: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    seeded = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     shapes = ((queries, HEADS), (keys, KV_HEADS), (keys, KV_HEADS))
-    q, k, v = (torch.randn(1, *shape, HEAD_DIM, generator=seeded).to(dtype) for shape in shapes)
+    q, k, v = (torch.randn(1, *shape, HEAD_DIM, generator=generator).to(dtype) for shape in shapes)
     return q, k, v
 
 

@@ -1,46 +1,48 @@
-"""One thing that `core` times, and the floor under it."""
+"""A case of `benchmarks.core`: a call of the library and its floor."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from benchmarks.timing import Run
+from benchmarks.timing import Function
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A call of the library."""
+    """A call of the library, and the floor that its time is compared with."""
 
     name: str
-    run: Run
+    run: Function
     check: Callable[[], None]
-    """Leaves the program if the answer is wrong."""
+    """Exits the program if the result is wrong."""
 
     floor_name: str
-    floor: Run
+    floor: Function
     work: float
-    """Bytes or floating-point operations of a run."""
+    """Bytes or floating-point operations of a call."""
 
     unit: str = "GB/s"
     floor_work: float | None = None
-    """Those of the floor, where it does not do the same work."""
+    """Bytes or operations of the floor; None if they are the same as `work`."""
 
     @property
-    def share(self) -> float:
-        """How much of the floor's work a run is."""
+    def floor_share(self) -> float:
+        """The work of a call as a fraction of the work of the floor."""
         return 1.0 if self.floor_work is None else self.work / self.floor_work
 
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """How large the cases are."""
+    """Sizes of the cases."""
 
-    large: tuple[int, int, int, int] = (8, 2048, 32, 128)
-    prompts: tuple[int, ...] = (512, 2048)
-    matrix: int = 2048
-    cached: int = 8192
-    table: int = 131_072
-    ragged: tuple[int, int, int] = (32, 16, 512)
-    """Sequences, and their least and largest length."""
+    large_shape: tuple[int, int, int, int] = (8, 2048, 32, 128)
+    """`[B, S, H, D]` of the large rotation."""
+
+    prompt_lengths: tuple[int, ...] = (512, 2048)
+    matmul_size: int = 2048
+    cached_keys: int = 8192
+    table_length: int = 131_072
+    ragged_lengths: tuple[int, int, int] = (32, 16, 512)
+    """Number of sequences, and their shortest and longest length."""
 
 
 QUICK = Sizes((1, 64, 4, 32), (32,), 128, 128, 1024, (4, 4, 32))

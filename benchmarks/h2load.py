@@ -1,4 +1,4 @@
-"""h2load, on a core of its own: one generator for HTTP/1.1 and, with framed messages, for gRPC."""
+"""Load from h2load on its own core: HTTP/1.1, and gRPC with framed messages over HTTP/2."""
 
 import re
 import resource
@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from benchmarks.forms import Form
-from benchmarks.load import Failed
+from benchmarks.encodings import EncodedRequest
 from benchmarks.servers import Server
+from benchmarks.wrk import LoadError
 
-_SAID = re.compile(
+_SUMMARY = re.compile(
     r"([\d.]+) req/s.*?"
     r"(\d+) done, (\d+) succeeded, (\d+) failed, (\d+) errored, (\d+) timeout.*?"
     r"\((\d+)\) data",
@@ -22,71 +22,72 @@ _SAID = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
-    """What some seconds of load gave."""
+class Measurement:
+    """Result of one measurement of load."""
 
     rate: float
-    """Answers per second."""
+    """Responses per second."""
 
     cpu_s: float
-    """Processor time of the server for one answer."""
+    """Processor time of the server per response."""
 
     load_busy: float
-    """Share of its core that h2load took; near 1, it measured itself."""
+    """Share of its core that h2load used. Near 1, h2load is the bottleneck."""
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """Requests of one form in a closed loop, `at_once` of them: of gRPC, eight on a connection."""
+    """A closed loop of one request, `concurrency` at a time; gRPC has eight per connection."""
 
     core: int
-    form: Form
-    at_once: int
+    request: EncodedRequest
+    concurrency: int
     seconds: int
 
-    def measure(self, server: Server, least_bytes: int) -> Measured:
-        """Put it on a server whose answers have `least_bytes` or more.
+    def measure(self, server: Server, min_bytes: int) -> Measurement:
+        """Send requests to a server whose responses have at least `min_bytes`.
 
-        A failure of gRPC is an answer without data, which the sum of the bytes shows.
+        A failed gRPC call is a response without data, so it is found by the number of bytes.
 
         Raises:
-            Failed: one answer at least was none.
+            LoadError: a request failed.
         """
         with TemporaryDirectory(prefix="rope-bench-") as folder:
             body = Path(folder, "body")
-            body.write_bytes(self.form.body)
-            begun, served, loaded = time.perf_counter(), server.cpu_s(), _children_s()
+            body.write_bytes(self.request.body)
+            start, server_cpu_s, load_cpu_s = time.perf_counter(), server.cpu_s(), _children_cpu_s()
             run = subprocess.run(self._command(server, body), capture_output=True, text=True)
-            took = time.perf_counter() - begun
-            served, loaded = server.cpu_s() - served, _children_s() - loaded
-        said = _SAID.search(run.stdout)
-        if run.returncode or said is None:
-            raise Failed(f"h2load: {run.stderr.strip() or run.stdout.strip()}")
-        rate, *numbers = said.groups()
+            elapsed_s = time.perf_counter() - start
+            server_cpu_s = server.cpu_s() - server_cpu_s
+            load_cpu_s = _children_cpu_s() - load_cpu_s
+        summary = _SUMMARY.search(run.stdout)
+        if run.returncode or summary is None:
+            raise LoadError(f"h2load: {run.stderr.strip() or run.stdout.strip()}")
+        rate, *numbers = summary.groups()
         done, succeeded, *others, num_bytes = map(int, numbers)
-        if not done or succeeded < done or any(others) or num_bytes < done * least_bytes:
-            raise Failed(f"{done} answers, {succeeded} good, {num_bytes} bytes in all")
-        return Measured(float(rate), served / done, loaded / took)
+        if not done or succeeded < done or any(others) or num_bytes < done * min_bytes:
+            raise LoadError(f"{done} responses, {succeeded} succeeded, {num_bytes} bytes in total")
+        return Measurement(float(rate), server_cpu_s / done, load_cpu_s / elapsed_s)
 
     def _command(self, server: Server, body: Path) -> list[str]:
-        form = self.form
-        pinned = ["taskset", "-c", str(self.core), "h2load", "-D", str(self.seconds)]
-        streams = min(8, self.at_once) if form.grpc else 1
-        much = [f"-c{self.at_once // streams}", f"-m{streams}", "-d", str(body)]
-        for name, value in form.headers.items():
-            much += ["-H", f"{name.lower()}: {value}"]
-        port = server.grpc_port if form.grpc else server.port
-        version = [] if form.grpc else ["--h1"]
-        return [*pinned, *version, *much, f"http://127.0.0.1:{port}{form.path}"]
+        request = self.request
+        command = ["taskset", "-c", str(self.core), "h2load", "-D", str(self.seconds)]
+        streams = min(8, self.concurrency) if request.grpc else 1
+        options = [f"-c{self.concurrency // streams}", f"-m{streams}", "-d", str(body)]
+        for name, value in request.headers.items():
+            options += ["-H", f"{name.lower()}: {value}"]
+        port = server.grpc_port if request.grpc else server.port
+        version = [] if request.grpc else ["--h1"]
+        return [*command, *version, *options, f"http://127.0.0.1:{port}{request.path}"]
 
 
-def missing() -> str | None:
-    """Return what stands against measuring here."""
+def missing_programs() -> str | None:
+    """Return which programs are missing and how to install them, or None."""
     absent = [name for name in ("h2load", "taskset") if not shutil.which(name)]
-    needed = "apt-get install nghttp2-client util-linux"
-    return f"needs {' and '.join(absent)}: {needed}" if absent else None
+    install = "apt-get install nghttp2-client util-linux"
+    return f"needs {' and '.join(absent)}: {install}" if absent else None
 
 
-def _children_s() -> float:
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+def _children_cpu_s() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime

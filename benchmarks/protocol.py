@@ -1,17 +1,17 @@
 """One request in each protocol: `python -m benchmarks.protocol`, with `--help` for more.
 
-The server has one core, h2load another, and all rows of a workload take turns in every round: two
-floors, which send back what they read (a minimal uvicorn application, and a bare handler of
-grpc.aio in the same process), then `/v1` with safetensors, `/v2` with binary tensors, and gRPC with
-raw ones. 64 requests are under way at a time: on as many connections of HTTP/1.1, on 8 of gRPC.
+The servers run on one core and h2load on another. Every round measures all rows of a workload: two
+floors that echo the request body (a minimal uvicorn application, and a minimal grpc.aio handler in
+the same process), then `/v1` with safetensors, `/v2` with binary tensors, and gRPC with raw
+tensors. 64 requests are concurrent: on 64 connections of HTTP/1.1, or on 8 of gRPC.
 
-- CPU us: processor time of the server for a request, which neighbours disturb least.
-- x HTTP echo: requests/s over those of the HTTP echo; "CPU" is the same of processor time.
-- x own echo, CPU: over the echo of the same protocol.
-- x /v1, CPU: over the safetensors row; what is left of its eta.
-- load: the share of its core that h2load took; near 100 %, the row measured h2load.
+- CPU us: processor time of the server per request, which depends least on other load.
+- x HTTP echo: requests/s divided by those of the HTTP echo; "CPU" is the ratio of processor times.
+- x same-protocol echo, CPU: the ratio to the echo of the same protocol.
+- x /v1, CPU: the ratio to the safetensors row, that is, of their eta.
+- load: the share of its core that h2load used; near 100 %, h2load is the bottleneck.
 
-Medians of the rounds, ratios within each round.
+Figures are medians of the rounds; ratios are taken within each round.
 """
 
 import argparse
@@ -21,28 +21,34 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks import h2load, servers, table, workloads
-from benchmarks.forms import WORKLOADS, Form, ask, forms
-from benchmarks.h2load import Load, Measured
-from benchmarks.load import Failed
+from benchmarks.encodings import (
+    GRPC_PREFIX_BYTES,
+    WORKLOADS,
+    EncodedRequest,
+    encode,
+    send,
+)
+from benchmarks.h2load import Load, Measurement
 from benchmarks.servers import Server
 from benchmarks.table import Row
 from benchmarks.workloads import Workload
+from benchmarks.wrk import LoadError
 
 COLUMNS = (
-    "workload, form",
+    "workload, protocol",
     "requests/s",
     "CPU us",
     "x HTTP echo",
     "x HTTP echo, CPU",
-    "x own echo, CPU",
+    "x same-protocol echo, CPU",
     "x /v1, CPU",
     "load",
 )
-AT_ONCE = 64
+CONCURRENCY = 64
 HTTP_ECHO, GRPC_ECHO = "HTTP echo", "gRPC echo"
 
-Round = Mapping[str, Measured]
-"""By name of the row."""
+Round = Mapping[str, Measurement]
+"""Measurements by the name of the row."""
 
 
 def main() -> None:
@@ -50,20 +56,20 @@ def main() -> None:
     args = _arguments()
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) < 2:
-        raise SystemExit("needs two cores: one to serve, one to load")
-    if why_not := h2load.missing():
-        raise SystemExit(why_not)
+        raise SystemExit("needs two cores: one for the servers, one for the load")
+    if missing := h2load.missing_programs():
+        raise SystemExit(missing)
     table.print_machine(table.machine() | table.versions("grpcio"))
-    wanted = [workload for workload in WORKLOADS if args.only in workload.name]
-    if not wanted:
+    selected = [workload for workload in WORKLOADS if args.only in workload.name]
+    if not selected:
         raise SystemExit("no row")
     rows: list[Row] = []
     with (
-        servers.started("benchmarks.echo", cores[0], grpc=True) as echo,
+        servers.started("benchmarks.echo_server", cores[0], grpc=True) as echo,
         servers.started("service", cores[0], grpc=True) as service,
     ):
-        table.print_head(COLUMNS)
-        for workload in wanted:
+        table.print_header(COLUMNS)
+        for workload in selected:
             for row in _rows(workload, echo, service, cores[1], 1 if args.quick else args.rounds):
                 table.print_row(_cells(row))
                 rows.append(row)
@@ -74,58 +80,61 @@ def main() -> None:
 def _rows(
     workload: Workload, echo: Server, service: Server, core: int, rounds: int
 ) -> Iterator[Row]:
-    """Yield a row for each form.
+    """Yield a row for each protocol.
 
     Raises:
-        SystemExit: an answer is wrong, or none; nothing is timed then, or printed.
+        SystemExit: a request fails, or a response is wrong.
     """
-    asked = forms(workload)
-    least = {form.name: _check(workload, form, echo, service) for form in asked}
+    requests = encode(workload)
+    min_bytes = {request.name: _check(workload, request, echo, service) for request in requests}
     seconds = 1 if rounds == 1 else workload.seconds
-    native, grpc = asked[0], asked[-1]
+    native, grpc = requests[0], requests[-1]
 
-    def measure(form: Form, server: Server, least_bytes: int) -> Measured:
-        return Load(core, form, AT_ONCE, seconds).measure(server, least_bytes)
+    def measure(request: EncodedRequest, server: Server, num_bytes: int) -> Measurement:
+        return Load(core, request, CONCURRENCY, seconds).measure(server, num_bytes)
 
     try:
         measured = [
             {
                 HTTP_ECHO: measure(native, echo, len(native.body)),
                 GRPC_ECHO: measure(grpc, echo, len(grpc.body)),
-                **{form.name: measure(form, service, least[form.name]) for form in asked},
+                **{
+                    request.name: measure(request, service, min_bytes[request.name])
+                    for request in requests
+                },
             }
             for _ in range(rounds)
         ]
-    except Failed as failed:
-        raise SystemExit(f"{workload.name}: {failed}") from None
+    except LoadError as exc:
+        raise SystemExit(f"{workload.name}: {exc}") from None
     for name in measured[0]:
-        of_grpc = name in (GRPC_ECHO, grpc.name)
-        own = GRPC_ECHO if of_grpc else HTTP_ECHO
-        yield {"workload": f"{workload.name}, {name}"} | _medians(measured, name, own, native.name)
+        same_echo = GRPC_ECHO if name in (GRPC_ECHO, grpc.name) else HTTP_ECHO
+        row = _medians(measured, name, same_echo, native.name)
+        yield {"workload": f"{workload.name}, {name}"} | row
 
 
-def _check(workload: Workload, form: Form, echo: Server, service: Server) -> int:
-    """Return the bytes of a good answer."""
-    sent = form.body[5:] if form.grpc else form.body
-    if ask(echo, form) != sent:
-        raise SystemExit(f"{form.name}: the echo answers something else")
-    answer = ask(service, form)
-    workloads.check_tensor(workload, workload.lengths[0], form.read(answer))
-    return len(answer)
+def _check(workload: Workload, request: EncodedRequest, echo: Server, service: Server) -> int:
+    """Check the responses of the echo and the service; return the size of the latter in bytes."""
+    body = request.body[GRPC_PREFIX_BYTES:] if request.grpc else request.body
+    if send(echo, request) != body:
+        raise SystemExit(f"{request.name}: the echo does not return the request body")
+    response = send(service, request)
+    workloads.check_tensor(workload, workload.lengths[0], request.decode(response))
+    return len(response)
 
 
-def _medians(rounds: list[Round], name: str, own: str, native: str) -> Row:
-    def over(other: str) -> float:
-        return median(each[other].cpu_s / each[name].cpu_s for each in rounds)
+def _medians(rounds: list[Round], name: str, same_echo: str, native: str) -> Row:
+    def cpu_ratio(other: str) -> float:
+        return median(r[other].cpu_s / r[name].cpu_s for r in rounds)
 
     return {
-        "rate": median(each[name].rate for each in rounds),
-        "cpu_us": median(each[name].cpu_s for each in rounds) * 1e6,
-        "x_http_echo": median(each[name].rate / each[HTTP_ECHO].rate for each in rounds),
-        "x_http_echo_cpu": over(HTTP_ECHO),
-        "x_own_echo_cpu": over(own),
-        "x_native_cpu": over(native),
-        "load_busy": max(each[name].load_busy for each in rounds),
+        "rate": median(r[name].rate for r in rounds),
+        "cpu_us": median(r[name].cpu_s for r in rounds) * 1e6,
+        "x_http_echo": median(r[name].rate / r[HTTP_ECHO].rate for r in rounds),
+        "x_http_echo_cpu": cpu_ratio(HTTP_ECHO),
+        "x_own_echo_cpu": cpu_ratio(same_echo),
+        "x_native_cpu": cpu_ratio(native),
+        "load_busy": max(r[name].load_busy for r in rounds),
     }
 
 
@@ -138,9 +147,9 @@ def _arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="one short round")
-    parser.add_argument("--rounds", type=int, default=7, help="7 where missing")
-    parser.add_argument("--only", default="", help="workloads whose name has this in it")
-    parser.add_argument("--json", type=Path, help="also write the rows here")
+    parser.add_argument("--rounds", type=int, default=7, help="default: 7")
+    parser.add_argument("--only", default="", help="only workloads whose name contains this")
+    parser.add_argument("--json", type=Path, help="also write the rows to this file")
     return parser.parse_args()
 
 

@@ -1,4 +1,4 @@
-"""Servers under load: started on one core, looked at through /proc, and stopped."""
+"""Servers under load: started on one core, observed through /proc, and stopped."""
 
 import http.client
 import os
@@ -12,15 +12,16 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from benchmarks.floor import ENVIRONMENT
+from benchmarks.floor_worker import ENVIRONMENT
 from benchmarks.workloads import MEDIA_TYPE
 
-START_S = 60
+START_TIMEOUT_S = 60
+STOP_TIMEOUT_S = 20
 HEADERS = {"Content-Type": MEDIA_TYPE}
 
 
 class Server:
-    """A process that listens on a port, or on one of HTTP and one of gRPC."""
+    """A process that serves HTTP and, if `grpc_port` is not None, gRPC."""
 
     def __init__(self, pid: int, port: int, grpc_port: int | None) -> None:
         self.port = port
@@ -28,20 +29,20 @@ class Server:
         self._proc = Path(f"/proc/{pid}")
 
     def cpu_s(self) -> float:
-        """Return the processor time that all its threads have taken so far."""
+        """Return the processor time of all threads so far."""
         fields = (self._proc / "stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def peak_bytes(self) -> int:
-        """Return the most memory that it has ever had resident."""
+        """Return the peak of its resident memory."""
         lines = (self._proc / "status").read_text().splitlines()
         (peak,) = (line.split()[1] for line in lines if line.startswith("VmHWM:"))
         return int(peak) * 1024
 
-    def ask(
+    def request(
         self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] = HEADERS
     ) -> tuple[int, bytes]:
-        """Return status and body of an answer."""
+        """Send a request over HTTP; return the status and the body of the response."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         try:
             connection.request(method, path, body, headers)
@@ -53,7 +54,7 @@ class Server:
 
 @contextmanager
 def started(module: str, core: int, *, grpc: bool = False) -> Iterator[Server]:
-    """Start `python -m module` on a core, with gRPC, too; wait until it is ready, and end it."""
+    """Start `python -m module` on a core, wait until it is ready, and stop it at the end."""
     port = _free_port()
     grpc_port = _free_port() if grpc else None
     command = ["taskset", "-c", str(core), sys.executable, "-m", module, "--http-port", str(port)]
@@ -71,17 +72,17 @@ def started(module: str, core: int, *, grpc: bool = False) -> Iterator[Server]:
         finally:
             process.send_signal(signal.SIGINT)
             try:
-                process.wait(20)
+                process.wait(STOP_TIMEOUT_S)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
 
 
 def _wait_until_ready(server: Server, process: subprocess.Popen[bytes]) -> None:
-    end = time.monotonic() + START_S
-    while time.monotonic() < end and process.poll() is None:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline and process.poll() is None:
         try:
-            if server.ask("GET", "/readyz")[0] == 200:
+            if server.request("GET", "/readyz")[0] == 200:
                 return
         except OSError:
             pass

@@ -1,4 +1,4 @@
-"""Tables in Markdown, and what they were measured on."""
+"""Markdown tables, and a description of the machine."""
 
 import json
 import os
@@ -12,21 +12,21 @@ from pathlib import Path
 Row = dict[str, object]
 
 
-def print_head(columns: Sequence[str]) -> None:
-    """Print the first two lines of a table."""
+def print_header(columns: Sequence[str]) -> None:
+    """Print the header and the separator of a table."""
     print("| " + " | ".join(columns) + " |")
     print("|---|" + "---:|" * (len(columns) - 1), flush=True)
 
 
 def print_row(cells: Iterable[object]) -> None:
-    """Print a line of it."""
-    print("| " + " | ".join(map(shown, cells)) + " |", flush=True)
+    """Print a row of a table."""
+    print("| " + " | ".join(map(format_cell, cells)) + " |", flush=True)
 
 
-def shown(cell: object) -> str:
-    """Return a number with three digits, anything else as it is.
+def format_cell(cell: object) -> str:
+    """Format a number with three digits, and anything else with `str`.
 
-    >>> [shown(x) for x in (0.12345, 12.345, 123456.7, "x")]
+    >>> [format_cell(x) for x in (0.12345, 12.345, 123456.7, "x")]
     ['0.123', '12.3', '123,457', 'x']
     """
     if not isinstance(cell, float):
@@ -36,7 +36,7 @@ def shown(cell: object) -> str:
 
 
 def machine() -> Row:
-    """Return what was measured on."""
+    """Return the date, the processor and versions of the software."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     models = {line.partition(":")[2].strip() for line in lines if line.startswith("model name")}
     return {
@@ -50,21 +50,23 @@ def machine() -> Row:
 
 
 def versions(*names: str) -> dict[str, str]:
-    """Return those of the distributions that are installed."""
-    found = {}
+    """Return the version of each distribution that is installed."""
+    versions = {}
     for name in names:
         with suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found
+            versions[name] = version(name)
+    return versions
 
 
-def print_machine(on: Row | None = None) -> None:
-    """Print a line of what was measured on: `machine` where None."""
-    on = machine() if on is None else on
-    print(", ".join(f"{name} {shown(value)}" for name, value in on.items()) + "\n", flush=True)
+def print_machine(info: Row | None = None) -> None:
+    """Print a line that describes the machine; by default that of `machine`."""
+    info = machine() if info is None else info
+    print(
+        ", ".join(f"{name} {format_cell(value)}" for name, value in info.items()) + "\n", flush=True
+    )
 
 
-def write_json(path: Path, rows: list[Row], on: Row | None = None) -> None:
-    """Write rows, and what was measured on: `machine` where None."""
-    on = machine() if on is None else on
-    path.write_text(json.dumps({"machine": on, "rows": rows}, indent=1) + "\n")
+def write_json(path: Path, rows: list[Row], info: Row | None = None) -> None:
+    """Write the rows and the machine as JSON; by default that of `machine`."""
+    info = machine() if info is None else info
+    path.write_text(json.dumps({"machine": info, "rows": rows}, indent=1) + "\n")

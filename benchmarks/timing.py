@@ -1,34 +1,36 @@
-"""Seconds per call: things that are compared take turns, so that a slow moment slows them all."""
+"""Seconds per call. Compared functions are interleaved, so a slow phase of the machine hits all."""
 
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from statistics import median
 
-Run = Callable[[], object]
+Function = Callable[[], object]
 
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """Seconds per call of several samples."""
+    """Seconds per call, one value per sample."""
 
     wall: list[float]
     cpu: list[float]
-    """Of all threads of this process."""
+    """Processor time of all threads of this process."""
 
     @property
-    def least(self) -> float:
-        """What the machine can do."""
+    def fastest(self) -> float:
+        """The fastest sample in wall-clock time."""
         return min(self.wall)
 
     @property
     def median(self) -> float:
-        """What it did."""
+        """The median sample in wall-clock time."""
         return median(self.wall)
 
 
-def take_turns(runs: Mapping[str, Run], rounds: int, sample_s: float) -> dict[str, Times]:
-    """Time each of `runs` in `rounds` samples of at least one call and about `sample_s`."""
+def time_interleaved(
+    runs: Mapping[str, Function], rounds: int, sample_s: float
+) -> dict[str, Times]:
+    """Time every function once per round; a sample takes about `sample_s` and at least one call."""
     counts = {name: _calls_within(sample_s, run) for name, run in runs.items()}
     times = {name: Times([], []) for name in runs}
     for _ in range(rounds):
@@ -39,16 +41,16 @@ def take_turns(runs: Mapping[str, Run], rounds: int, sample_s: float) -> dict[st
     return times
 
 
-def _sample(run: Run, count: int) -> tuple[float, float]:
+def _sample(run: Function, count: int) -> tuple[float, float]:
     wall, cpu = time.perf_counter(), time.process_time()
     for _ in range(count):
         run()
     return (time.perf_counter() - wall) / count, (time.process_time() - cpu) / count
 
 
-def _calls_within(seconds: float, run: Run) -> int:
+def _calls_within(seconds: float, run: Function) -> int:
     run()
     count = 1
-    while (took := _sample(run, count)[0] * count) < seconds / 4:
+    while (elapsed := _sample(run, count)[0] * count) < seconds / 4:
         count *= 4
-    return max(1, round(count * seconds / took))
+    return max(1, round(count * seconds / elapsed))

@@ -1,4 +1,4 @@
-"""What is asked of the service: bodies, the answers they must get, and the bare calls of torch."""
+"""Workloads of the service: requests, checks of responses, and the same work in plain torch."""
 
 import json
 from collections.abc import Callable
@@ -9,36 +9,36 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from benchmarks import oracle, plain
+from benchmarks import oracle, torch_baseline
 
 MEDIA_TYPE = "application/x-safetensors"
 
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """Requests that are sent in turn."""
+    """A request for each of `lengths`. Load generators send them in rotation."""
 
     name: str
     path: str
     lengths: tuple[int, ...]
-    """Tokens of each body."""
+    """Tokens of each request."""
 
     heads: int
     kv_heads: int = 0
-    """0: rotation."""
+    """0 means rotation."""
 
     head_dim: int = 64
     connections: tuple[int, ...] = (1, 8, 64)
     seconds: int = 3
-    """Of one measurement."""
+    """Duration of one measurement."""
 
     batch: int = 1
-    """Calls that the bare one of torch runs as one, as the service's batcher does."""
+    """Calls that plain torch runs as one batch, like the service's batcher."""
 
 
 def _mixed_lengths() -> tuple[int, ...]:
-    seeded = torch.Generator().manual_seed(0)
-    return tuple(torch.randint(16, 257, (16,), generator=seeded).tolist())
+    generator = torch.Generator().manual_seed(0)
+    return tuple(torch.randint(16, 257, (16,), generator=generator).tolist())
 
 
 WORKLOADS = (
@@ -61,44 +61,43 @@ LARGE = BY_NAME["rotate [1,2048,32,128]"]
 
 
 def tensors(workload: Workload, length: int) -> dict[str, Tensor]:
-    """Return the tensors of the request of `length` tokens, the same in every process."""
-    seeded = torch.Generator().manual_seed(length)
-    wanted = {"q": workload.heads}
+    """Return the tensors `[1, S, H, D]` of the request with `length` tokens; deterministic."""
+    generator = torch.Generator().manual_seed(length)
+    num_heads = {"q": workload.heads}
     if workload.kv_heads:
-        wanted |= {"k": workload.kv_heads, "v": workload.kv_heads}
+        num_heads |= {"k": workload.kv_heads, "v": workload.kv_heads}
     return {
-        name: torch.randn(1, length, heads, workload.head_dim, generator=seeded)
-        for name, heads in wanted.items()
+        name: torch.randn(1, length, heads, workload.head_dim, generator=generator)
+        for name, heads in num_heads.items()
     }
 
 
-def body(workload: Workload, length: int) -> bytes:
-    """Return a request's body, positions included, written by the format's own library."""
-    sent = {**tensors(workload, length), "positions": torch.arange(length)}
-    params = {"params": json.dumps({"rope": {"theta": 10_000}})}
-    return safetensors.torch.save(sent, params)
+def request_body(workload: Workload, length: int) -> bytes:
+    """Return the body of a request with positions, encoded by the safetensors library."""
+    payload = {**tensors(workload, length), "positions": torch.arange(length)}
+    metadata = {"params": json.dumps({"rope": {"theta": 10_000}})}
+    return safetensors.torch.save(payload, metadata)
 
 
-def check(workload: Workload, length: int, answer: bytes) -> None:
-    """Compare an answer with the float64 one; leaves the program if it is wrong."""
+def check_body(workload: Workload, length: int, body: bytes) -> None:
+    """Check the safetensors body of a response against float64; exit the program if it is wrong."""
     name = "out" if workload.kv_heads else "q"
-    check_tensor(workload, length, safetensors.torch.load(answer)[name])
+    check_tensor(workload, length, safetensors.torch.load(body)[name])
 
 
-def check_tensor(workload: Workload, length: int, got: Tensor) -> None:
-    """Compare the tensor of an answer with the float64 one; leaves the program if it is wrong."""
-    asked, at = tensors(workload, length), torch.arange(length)
-    q = oracle.rotate(asked["q"][0], at)
+def check_tensor(workload: Workload, length: int, actual: Tensor) -> None:
+    """Check the tensor of a response against float64; exit the program if it is wrong."""
+    inputs, positions = tensors(workload, length), torch.arange(length)
+    expected = oracle.rotate(inputs["q"][0], positions)
     if workload.kv_heads:
-        expected = oracle.attend(q, oracle.rotate(asked["k"][0], at), asked["v"][0])
-    else:
-        expected = q
-    oracle.check(workload.name, got[0], expected)
+        k = oracle.rotate(inputs["k"][0], positions)
+        expected = oracle.attend(expected, k, inputs["v"][0])
+    oracle.check(workload.name, actual[0], expected)
 
 
-def bare(workload: Workload, batch: int) -> Callable[[], object]:
-    """Return the work of `batch` times all bodies as plain calls of torch, `batch` calls as one."""
-    calls = [bare_call(workload, length, batch) for length in workload.lengths]
+def torch_calls(workload: Workload, batch: int) -> Callable[[], object]:
+    """Return a function that does the work of `batch` copies of all requests in plain torch."""
+    calls = [torch_call(workload, length, batch) for length in workload.lengths]
 
     def run() -> None:
         for call in calls:
@@ -107,12 +106,13 @@ def bare(workload: Workload, batch: int) -> Callable[[], object]:
     return run if len(calls) > 1 else calls[0]
 
 
-def bare_call(workload: Workload, length: int, batch: int) -> Callable[[], object]:
-    asked = tensors(workload, length)
-    cos, sin = plain.tables(torch.arange(length), workload.head_dim)
+def torch_call(workload: Workload, length: int, batch: int) -> Callable[[], object]:
+    """Return a function that does `batch` requests of `length` tokens in plain torch."""
+    inputs = tensors(workload, length)
+    cos, sin = torch_baseline.tables(torch.arange(length), workload.head_dim)
     if workload.kv_heads:
-        return partial(plain.attend, asked["q"], asked["k"], asked["v"], cos, sin)
+        return partial(torch_baseline.attend, inputs["q"], inputs["k"], inputs["v"], cos, sin)
     if batch == 1:
-        return partial(plain.rotate, asked["q"], cos, sin)
-    apart = [asked["q"].clone() for _ in range(batch)]
-    return partial(plain.rotate_batch, apart, cos, sin)
+        return partial(torch_baseline.rotate, inputs["q"], cos, sin)
+    batch_inputs = [inputs["q"].clone() for _ in range(batch)]
+    return partial(torch_baseline.rotate_batch, batch_inputs, cos, sin)

@@ -1,6 +1,6 @@
-"""Run a program beside a service of its own: `with_service.py PROGRAM ARGUMENT...`.
+"""Start a service, run a program, stop the service: `with_service.py PROGRAM ARGUMENT...`.
 
-The program is given `--url http://127.0.0.1:PORT`, and its exit status is passed on.
+The program gets the argument `--url http://127.0.0.1:PORT`. The exit status is the program's.
 """
 
 import os
@@ -14,10 +14,10 @@ import urllib.request
 
 
 def main() -> int:
-    """Start the service, run the program, end the service."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    """Start the service, run the program, stop the service."""
+    with socket.socket() as free_socket:
+        free_socket.bind(("127.0.0.1", 0))
+        port = free_socket.getsockname()[1]
     settings = {"ROPE_HTTP_PORT": str(port), "ROPE_GRPC_PORT": "0", "ROPE_LOG_LEVEL": "warning"}
     service = subprocess.Popen([sys.executable, "-m", "service"], env={**os.environ, **settings})
     url = f"http://127.0.0.1:{port}"
@@ -25,12 +25,12 @@ def main() -> int:
         wait_until_ready(url, service)
         return subprocess.run([*sys.argv[1:], "--url", url], check=False).returncode
     finally:
-        service.send_signal(signal.SIGINT)  # SIGTERM would first wait for load balancers
+        service.send_signal(signal.SIGINT)  # SIGTERM waits for load balancers first
         service.wait()
 
 
 def wait_until_ready(url: str, service: subprocess.Popen[bytes]) -> None:
-    """Return once the service answers; exit where it has ended or takes longer than a minute."""
+    """Return when the service is ready; exit if it has stopped or takes more than a minute."""
     for _ in range(300):
         try:
             with urllib.request.urlopen(f"{url}/readyz"):

@@ -7,14 +7,7 @@ import torch
 from torch import Tensor
 
 from rope_core import ragged
-from rope_core.angles import (
-    Angles,
-    FusedAngles,
-    angles_at,
-    key_angles,
-    shift_angles,
-    token_angles,
-)
+from rope_core.angles import Angles, FusedAngles, angles_at, key_angles, shift_angles, token_angles
 from rope_core.backends import FusedRotaryWork, RotaryWork, run
 from rope_core.calls import CosSin, Rotate, Rotated, Shift, Table
 from rope_core.config import RopeConfig

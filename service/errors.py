@@ -22,8 +22,6 @@ ServiceError
 `service.asgi.problems` maps them to statuses; the docstring of a class there is a problem's title.
 """
 
-from rope_core.errors import printable as printable
-
 
 class ServiceError(Exception):
     """Base of the service's own errors."""
@@ -129,6 +127,13 @@ class TimedOut(ServiceError):
 
 class ClientLeft(ServiceError):
     """The client closed the connection before the answer."""
+
+
+def printable(text: object, limit: int = 64) -> str:
+    """Return `text` for an error: at most `limit` characters, control characters as "?"."""
+    shown = str(text)
+    shown = shown if len(shown) <= limit else shown[: limit - 3] + "..."
+    return "".join(c if c.isprintable() else "?" for c in shown)
 
 
 def _quoted(names: tuple[str, ...]) -> str:

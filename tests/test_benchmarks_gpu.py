@@ -1,4 +1,4 @@
-"""What the benchmark of kernels does without a GPU: compare, refuse, and set times over others."""
+"""`benchmarks.gpu` without a GPU: checks of results, errors, and ratios of times."""
 
 import json
 import os
@@ -11,65 +11,68 @@ import torch
 pytest.importorskip("triton")
 
 from benchmarks import gpu
-from benchmarks.gpu_cases import card, packages, runs, sections, truth
-from benchmarks.gpu_cases.case import Case, Over, Side, Truth
-from benchmarks.gpu_cases.clock import Times
-from benchmarks.gpu_cases.rows import COLUMNS, cells, rows_of
+from benchmarks.gpu_cases import gpu_info, packages, reference, runner, sections
+from benchmarks.gpu_cases.case import Case, Comparison, Provider, Reference
+from benchmarks.gpu_cases.cuda_timing import Times
+from benchmarks.gpu_cases.measure import COLUMNS, cells, measure_case
 from tests.conftest import ROOT
 
-RIGHT = torch.tensor([[3.0, 4.0]])
-ANSWER = Truth(lambda: [RIGHT.double()], [1e-3])
-COPY = Side("copy", lambda: None)
+RESULT = torch.tensor([[3.0, 4.0]])
+EXPECTED = Reference(lambda: [RESULT.double()], [1e-3])
+COPY = Provider("copy", lambda: None)
 
 
-def own(answer=RIGHT):
-    return Side("own", lambda: [answer], ANSWER)
+def our_provider(result=RESULT):
+    return Provider("ours", lambda: [result], EXPECTED)
 
 
-def clock(**seconds):
-    return lambda sides: {name: Times([seconds[name]] * 3, seconds[name] / 10) for name in sides}
+def fake_timer(**seconds):
+    """Return a timer that reports fixed seconds; host time is a tenth of them."""
+    return lambda runs: {name: Times([seconds[name]] * 3, seconds[name] / 10) for name in runs}
 
 
-def never(sides):
+def unused_timer(runs):
     raise AssertionError("timed")
 
 
-def test_a_dry_run_compares_every_call_and_prints_no_figure(tmp_path):
+def test_dry_run_checks_every_case_and_prints_no_figure(tmp_path):
     command = [sys.executable, "-m", "benchmarks.gpu", "--dry-run", "--json", tmp_path / "x.json"]
     environment = {name: x for name, x in os.environ.items() if name != "TRITON_INTERPRET"}
-    ran = subprocess.run(
+    done = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
     )
 
-    assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert "dry run: no figure is a GPU figure" in ran.stdout
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "dry run: no figure is a GPU figure" in done.stdout
     rows = json.loads((tmp_path / "x.json").read_text())["rows"]
-    names = [
-        name for section in sections.SECTIONS for name, _ in sections.wanted(section, "", True)
+    cases = [
+        case
+        for section in sections.SECTIONS
+        for case in sections.select_cases(section, "", dry_run=True)
     ]
-    assert [row["call"] for row in rows] == names
-    assert {row["answer"] for row in rows} == {"right", "not asked"}
-    without = [row["call"].split()[0] for row in rows if row["answer"] == "not asked"]
-    assert {*without} == {"device", "matmul", "register", "unregister", "1", "wake-up"}
-    told = {other for row in rows for other in row["others"].split(", ") if other}
-    assert all(other.endswith(" right") for other in told)
-    assert told >= {"torch eager right", "SDPA right", "SDPA flash right"}
+    assert [row["call"] for row in rows] == [name for name, _ in cases]
+    assert {row["answer"] for row in rows} == {"right", "not checked"}
+    unchecked = {row["call"].split()[0] for row in rows if row["answer"] == "not checked"}
+    assert unchecked == {"device", "matmul", "register", "unregister", "1", "wake-up"}
+    libraries = {library for row in rows for library in row["others"].split(", ") if library}
+    assert all(library.endswith(" right") for library in libraries)
+    assert libraries >= {"torch eager right", "SDPA right", "SDPA flash right"}
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_without_a_device_nothing_is_timed():
+def test_without_a_device_the_program_exits_and_suggests_a_dry_run():
     command = [sys.executable, "-m", "benchmarks.gpu"]
-    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
 
-    assert ran.returncode == 1
-    assert "--dry-run" in ran.stderr
-    assert not ran.stdout
+    assert done.returncode == 1
+    assert "--dry-run" in done.stderr
+    assert not done.stdout
 
 
-def test_without_a_compiler_one_line_says_so(monkeypatch, capsys):
+def test_launch_error_stops_the_program_before_the_table(monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(card, "found", dict)
-    monkeypatch.setattr(card, "why_no_launch", lambda: "RuntimeError: no C compiler")
+    monkeypatch.setattr(gpu_info, "describe", dict)
+    monkeypatch.setattr(gpu_info, "launch_error", lambda: "RuntimeError: no C compiler")
     monkeypatch.setattr(sys, "argv", ["gpu"])
 
     with pytest.raises(SystemExit, match="nothing is measured: RuntimeError: no C compiler"):
@@ -79,134 +82,148 @@ def test_without_a_compiler_one_line_says_so(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    "answer", [RIGHT + 1, RIGHT * torch.nan, RIGHT[0]], ids=["off", "nan", "of another shape"]
+    "result", [RESULT + 1, RESULT * torch.nan, RESULT[0]], ids=["wrong value", "NaN", "wrong shape"]
 )
-def test_a_wrong_answer_is_not_timed(answer):
-    case = Case(own(answer), [Over("copy", [(COPY, 1.0)])], 1.0)
-    (row,) = rows_of("call", lambda: case, never)
+def test_wrong_result_is_not_timed(result):
+    case = Case(our_provider(result), [Comparison("copy", [(COPY, 1.0)])], 1.0)
+    (row,) = measure_case("call", lambda: case, unused_timer)
 
     assert row["failed"].startswith("wrong, so not timed")
     assert cells(row) == ["call", f"FAILED: {row['failed']}"]
 
 
-@pytest.mark.parametrize("ours", [True, False])
-def test_what_is_timed_beside_a_call_is_compared_too(ours):
-    half = Side("half", lambda: [RIGHT + 1], ANSWER, ours=ours)
-    case = Case(own(), [Over("half", [(half, 1.0)], most=1.05)], 1.0)
-    (row,) = rows_of("call", lambda: case, clock(own=1.0))
+@pytest.mark.parametrize("is_ours", [True, False])
+def test_wrong_baseline_fails_the_case_if_ours_and_is_a_note_otherwise(is_ours):
+    half = Provider("half", lambda: [RESULT + 1], EXPECTED, is_ours=is_ours)
+    case = Case(our_provider(), [Comparison("half", [(half, 1.0)], max_ratio=1.05)], 1.0)
+    (row,) = measure_case("call", lambda: case, fake_timer(ours=1.0))
 
-    assert "wrong" in row["failed" if ours else "others"]
-
-
-def test_one_row_that_is_off_among_many_is_wrong():
-    true = torch.ones(100_000, 2, dtype=torch.float64)
-    got = true.clone()
-    got[77] *= 1.2
-
-    with pytest.raises(truth.Wrong, match="a row by"):
-        truth.check(Side("own", lambda: [got], Truth(lambda: [true], [1e-3])))
+    assert "wrong" in row["failed" if is_ours else "others"]
 
 
-def test_a_call_that_raises_is_a_row():
-    def make():
+def test_one_wrong_row_among_many_is_found():
+    expected = torch.ones(100_000, 2, dtype=torch.float64)
+    actual = expected.clone()
+    actual[77] *= 1.2
+    provider = Provider("ours", lambda: [actual], Reference(lambda: [expected], [1e-3]))
+
+    with pytest.raises(reference.WrongAnswer, match="worst row"):
+        reference.check(provider)
+
+
+def test_exception_becomes_a_row():
+    def create():
         raise RuntimeError("no | memory")
 
-    assert list(rows_of("call", make, never)) == [
+    assert list(measure_case("call", create, unused_timer)) == [
         {"call": "call", "failed": "RuntimeError: no / memory"}
     ]
 
 
 @pytest.mark.parametrize(
-    ("over", "ratio", "goal", "verdict"),
+    ("comparison", "ratio", "goal", "verdict"),
     [
-        (Over("copy", [(COPY, 0.5)], least=0.8), 1.0, ">= 0.8", "met"),
-        (Over("copy", [(COPY, 0.25)], least=0.8), 0.5, ">= 0.8", "missed"),
-        (Over("copy", [(COPY, 1.0)], most=1.05), 0.5, "<= 1.05", "met"),
-        (Over("us", (), most=6.0), 1e6, "<= 6", "missed"),
-        (Over("floor", [(COPY, 0.1), (Side("matmul", lambda: None), 0.1)]), 0.4, "", ""),
+        (Comparison("copy", [(COPY, 0.5)], min_ratio=0.8), 1.0, ">= 0.8", "met"),
+        (Comparison("copy", [(COPY, 0.25)], min_ratio=0.8), 0.5, ">= 0.8", "missed"),
+        (Comparison("copy", [(COPY, 1.0)], max_ratio=1.05), 0.5, "<= 1.05", "met"),
+        (Comparison("us", (), max_ratio=6.0), 1e6, "<= 6", "missed"),
+        (
+            Comparison("floor", [(COPY, 0.1), (Provider("matmul", lambda: None), 0.1)]),
+            0.4,
+            "",
+            "",
+        ),
     ],
-    ids=["rate", "low rate", "time", "microseconds", "the slower floor"],
+    ids=["min ratio met", "min ratio missed", "max ratio met", "microseconds", "slower floor"],
 )
-def test_times_are_set_over_what_they_are_held_against(over, ratio, goal, verdict):
-    took = clock(own=1.0, copy=2.0, matmul=4.0)
-    (row,) = rows_of("call", lambda: Case(own(), [over], 1e12), took)
+def test_ratio_and_verdict_of_a_comparison(comparison, ratio, goal, verdict):
+    timer = fake_timer(ours=1.0, copy=2.0, matmul=4.0)
+    (row,) = measure_case("call", lambda: Case(our_provider(), [comparison], 1e12), timer)
 
     assert row["ratio"] == pytest.approx(ratio)
     assert (row["goal"], row["verdict"]) == (goal, verdict)
     assert row["speed"] == "1.00 TB/s"
 
 
-def test_others_are_compared_first_and_the_missing_are_left_out():
-    def missing():
-        raise packages.Missing("not there")
+def test_libraries_are_checked_first_and_unavailable_ones_are_left_out():
+    def unavailable():
+        raise packages.Unavailable("not installed")
 
-    makes = [
-        lambda: Side("fast", lambda: [RIGHT], ANSWER),
-        lambda: Side("wrong", lambda: [RIGHT + 1], ANSWER),
-        missing,
+    libraries = [
+        lambda: Provider("fast", lambda: [RESULT], EXPECTED),
+        lambda: Provider("wrong", lambda: [RESULT + 1], EXPECTED),
+        unavailable,
     ]
-    over = [Over("copy", [(COPY, 1.0)]), Over("us", (), most=6.0)]
-    case = Case(own(), over, 1.0, others=makes)
-    first, second = rows_of("call", lambda: case, clock(own=1.0, copy=1.0, fast=0.5))
+    comparisons = [Comparison("copy", [(COPY, 1.0)]), Comparison("us", (), max_ratio=6.0)]
+    case = Case(our_provider(), comparisons, 1.0, libraries=libraries)
+    timer = fake_timer(ours=1.0, copy=1.0, fast=0.5)
+    first, second = measure_case("call", lambda: case, timer)
 
-    assert first["others"].startswith("fast 0.500, wrong wrong: off by")
+    assert first["others"].startswith("fast 0.500, wrong wrong: relative error")
     assert second["others"] == ""
 
 
-def test_host_time_is_a_column_of_its_own():
-    (row,) = rows_of("call", lambda: Case(own(), [], 1e12), clock(own=2.0))
+def test_host_time_has_its_own_column():
+    (row,) = measure_case("call", lambda: Case(our_provider(), [], 1e12), fake_timer(ours=2.0))
 
     assert (row["us"], row["host_us"]) == (2e6, pytest.approx(0.2e6))
     assert len(cells(row)) == len(COLUMNS)
 
 
-def test_what_keeps_the_host_is_timed_by_the_host_and_noted():
-    times = {"own": [3e-6, 1e-6, 2e-6], "one lane": [4e-6]}
+def test_case_with_its_own_measurement_uses_those_times_and_its_note():
     case = Case(
-        own(),
-        [Over("one lane", [(COPY, 1.0)], least=1.7)],
+        our_provider(),
+        [Comparison("one run in flight", [(COPY, 1.0)], min_ratio=1.7)],
         0.0,
-        measure=lambda: {"own": times["own"], "copy": times["one lane"]},
+        measure=lambda: {"ours": [3e-6, 1e-6, 2e-6], "copy": [4e-6]},
         note=lambda: "2 MB of cache",
     )
-    (row,) = rows_of("call", lambda: case, never)
+    (row,) = measure_case("call", lambda: case, unused_timer)
 
     assert (row["us"], row["host_us"], row["speed"]) == (pytest.approx(2.0), "", "")
     assert (row["ratio"], row["verdict"]) == (pytest.approx(2.0), "met")
     assert row["others"] == "2 MB of cache"
 
 
-def test_decode_is_set_over_a_read_and_over_a_copy():
-    ((_, make),) = sections.wanted("decode", "B=2, 20-70 keys, packed", True)
+def test_decode_is_compared_with_a_read_and_with_a_copy():
+    ((_, factory),) = sections.select_cases("decode", "B=2, 20-70 keys, packed", dry_run=True)
 
-    assert [(over.name, over.least) for over in make().over] == [("read", 0.75), ("copy", 0.75)]
+    goals = [(comparison.name, comparison.min_ratio) for comparison in factory().comparisons]
+    assert goals == [("read", 0.75), ("copy", 0.75)]
 
 
-def test_products_of_float32_are_set_over_products_of_float32():
-    ((_, make),) = sections.wanted("dense", "float32", True)
+def test_float32_prefill_is_compared_with_a_float32_matmul():
+    ((_, factory),) = sections.select_cases("dense", "float32", dry_run=True)
 
-    names = {side.name for over in make().over for side, _ in over.sides}
+    names = {
+        provider.name
+        for comparison in factory().comparisons
+        for provider, _ in comparison.baselines
+    }
     assert "matmul float32" in names
     assert "matmul bfloat16" not in names
 
 
-def test_the_section_that_takes_longest_to_build_comes_last():
+def test_slowest_section_to_compile_is_last():
     assert [*sections.SECTIONS][-1] == "compiled"
 
 
-def test_what_is_hidden_or_empty_is_compared_too():
+def test_error_requires_equal_infinities_and_nan():
     minus_inf, nan = -torch.inf, torch.nan
-    true = torch.tensor([[minus_inf, 1.0], [nan, 2.0]], dtype=torch.float64)
+    expected = torch.tensor([[minus_inf, 1.0], [nan, 2.0]], dtype=torch.float64)
 
-    assert truth.error(true.float(), true)[0] == 0
-    assert not truth.error(torch.tensor([[0.0, 1.0], [nan, 2.0]]), true)[0] <= 1
-    assert not truth.error(torch.tensor([[minus_inf, nan], [nan, 2.0]]), true)[0] <= 1
+    def total_error(*rows):
+        return reference.error(torch.tensor(rows), expected)[0]
+
+    assert total_error([minus_inf, 1.0], [nan, 2.0]) == 0
+    assert not total_error([0.0, 1.0], [nan, 2.0]) <= 1
+    assert not total_error([minus_inf, nan], [nan, 2.0]) <= 1
 
 
-def test_a_section_that_ends_badly_is_a_row_and_the_next_one_runs(monkeypatch, capsys):
-    monkeypatch.setattr(runs, "_process", lambda limit_s, *given: f"ended: {given[1]}")
+def test_failed_section_is_a_row_and_the_next_section_runs(monkeypatch, capsys):
+    monkeypatch.setattr(runner, "_run_process", lambda limit_s, *args: f"ended: {args[1]}")
 
-    rows = runs.apart("prefill")
+    rows = runner.run_in_processes("prefill")
 
     assert rows == [
         {"call": f"section {name}", "failed": f"ended: {name}"}

@@ -1,4 +1,4 @@
-"""The programs in examples/clients, against the service: over a good line and over bad ones."""
+"""The programs in examples/clients against the service, directly and through faulty proxies."""
 
 import re
 import shutil
@@ -23,14 +23,14 @@ EXPECTED = [0, 1, 2, 3, -2.8876166, 4.9297514, 6.607698, 7.0496492]
 
 @dataclass(frozen=True)
 class Program:
-    """How to run one, and to see whether what it needs is there: by a command and its input."""
+    """A program, its commands, and a command that succeeds if its requirements are installed."""
 
     file: str
     needs: str
     run: str
     build: str = ""
     probe: str = ""
-    probed: str = ""
+    probe_input: str = ""
 
 
 PROGRAMS = [
@@ -39,17 +39,17 @@ PROGRAMS = [
         "rope_client",
         "python {file}",
         probe="python -",
-        probed="import rope_client",
+        probe_input="import rope_client",
     ),
     Program(
         "with_tritonclient.py",
         "tritonclient[http]",
         "python {file}",
         probe="python -",
-        probed="import tritonclient.http",
+        probe_input="import tritonclient.http",
     ),
     Program("rope.sh", "curl", "sh {file}", probe="curl --version"),
-    Program("rope.mjs", "Node 18", "node {file}", probe="node -", probed="fetch"),
+    Program("rope.mjs", "Node 18", "node {file}", probe="node -", probe_input="fetch"),
     Program("rope.go", "Go", "{out}", build="go build -o {out} {file}", probe="go version"),
     Program(
         "Rope.java",
@@ -63,7 +63,7 @@ PROGRAMS = [
         "{out}",
         build="g++ -std=c++20 -Wall {file} -lcurl -o {out}",
         probe="g++ -std=c++20 -x c++ -fsyntax-only -",
-        probed="#include <bit>\n#include <curl/curl.h>",
+        probe_input="#include <bit>\n#include <curl/curl.h>",
     ),
     Program(
         "rope.rs",
@@ -71,44 +71,47 @@ PROGRAMS = [
         "{out}",
         build="rustc {file} -o {out}",
         probe="rustc - -o {out}",
-        probed='fn main() { let here = 1; println!("{here}"); }',
+        probe_input='fn main() { let x = 1; println!("{x}"); }',
     ),
 ]
 
 
-def run(command: str, given: str = "", **places: object) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end; that there is no such program is an end, too."""
-    words = [word.format(**places) for word in command.split()]
+def run(command: str, stdin: str = "", **paths: object) -> subprocess.CompletedProcess[str]:
+    """Run a command. A missing program is reported as exit status 127."""
+    words = [word.format(**paths) for word in command.split()]
     if words[0] == "python":
         words[0] = sys.executable
     if shutil.which(words[0]) is None:
         return subprocess.CompletedProcess(words, 127, "", f"no {words[0]}")
     return subprocess.run(
-        words, cwd=ROOT, input=given, capture_output=True, text=True, timeout=300, check=False
+        words, cwd=ROOT, input=stdin, capture_output=True, text=True, timeout=300, check=False
     )
 
 
 @pytest.fixture(scope="module", params=PROGRAMS, ids=lambda program: program.file)
-def ask(request, tmp_path_factory) -> Callable[[str], subprocess.CompletedProcess[str]]:
-    """Return a function that runs the program, with the address of the service."""
+def run_program(request, tmp_path_factory) -> Callable[[str], subprocess.CompletedProcess[str]]:
+    """Return a function that runs the program with the address of the service."""
     program = request.param
-    places = {"file": CLIENTS / program.file, "out": tmp_path_factory.mktemp("client") / "program"}
-    if run(program.probe, program.probed, **places).returncode:
+    paths = {"file": CLIENTS / program.file, "out": tmp_path_factory.mktemp("client") / "program"}
+    if run(program.probe, program.probe_input, **paths).returncode:
         pytest.skip(f"{program.file} needs {program.needs}")
     if program.build:
-        built = run(program.build, **places)
+        built = run(program.build, **paths)
         assert built.returncode == 0, built.stderr
-    return lambda url: run(f"{program.run} {url}", **places)
+    return lambda url: run(f"{program.run} {url}", **paths)
 
 
 Change = Callable[[bytes], bytes]
+CHUNK_BYTES = 7
 
 
 @contextmanager
-def line_to(url: str, ask: Change = bytes, answer: Change = bytes) -> Iterator[str]:
-    """Make an address whose answers come in small pieces, and what passes is changed.
+def proxy(
+    url: str, change_request: Change = bytes, change_response: Change = bytes
+) -> Iterator[str]:
+    """Start a proxy that changes requests and responses; yield its address.
 
-    Where a change shortens the answer, the line breaks after it.
+    It sends responses in small chunks. A change that shortens a response closes the connection.
     """
     host, port = url.removeprefix("http://").split(":")
 
@@ -117,18 +120,18 @@ def line_to(url: str, ask: Change = bytes, answer: Change = bytes) -> Iterator[s
             with socket.create_connection((host, int(port))) as service, suppress(OSError):
                 self.request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 threading.Thread(target=self.forward, args=[service], daemon=True).start()
-                while told := service.recv(2**16):
-                    changed = answer(told)
-                    for at in range(0, len(changed), 7):
-                        self.request.sendall(changed[at : at + 7])
-                        time.sleep(0.0005)
-                    if len(changed) < len(told):
+                while received := service.recv(2**16):
+                    changed = change_response(received)
+                    for start in range(0, len(changed), CHUNK_BYTES):
+                        self.request.sendall(changed[start : start + CHUNK_BYTES])
+                        time.sleep(0.0005)  # so that the client receives chunks one by one
+                    if len(changed) < len(received):
                         return
 
         def forward(self, service: socket.socket) -> None:
             with suppress(OSError):
-                while asked := self.request.recv(2**16):
-                    service.sendall(ask(asked))
+                while received := self.request.recv(2**16):
+                    service.sendall(change_request(received))
                 service.shutdown(socket.SHUT_WR)
 
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
@@ -138,44 +141,47 @@ def line_to(url: str, ask: Change = bytes, answer: Change = bytes) -> Iterator[s
         server.shutdown()
 
 
-def check(ran: subprocess.CompletedProcess[str]) -> None:
-    assert ran.returncode == 0, ran.stderr
-    (printed,) = re.findall(r"^rotated(.*)", ran.stdout, re.MULTILINE)
+def check_output(done: subprocess.CompletedProcess[str]) -> None:
+    assert done.returncode == 0, done.stderr
+    (printed,) = re.findall(r"^rotated(.*)", done.stdout, re.MULTILINE)
     numbers = re.findall(r"-?\d+\.?\d*", printed.rpartition(" ]")[2])
     assert [float(number) for number in numbers] == pytest.approx(EXPECTED, abs=1e-5)
 
 
-def test_it_prints_the_numbers(ask, server_url):
-    check(ask(server_url))
+def test_prints_the_expected_numbers(run_program, server_url):
+    check_output(run_program(server_url))
 
 
-def test_it_reads_what_comes_in_pieces(ask, server_url):
-    with line_to(server_url) as url:
-        check(ask(url))
+def test_reads_a_response_in_small_chunks(run_program, server_url):
+    with proxy(server_url) as url:
+        check_output(run_program(url))
 
 
-def test_it_shows_an_error(ask, server_url):
-    def mistyped(asked: bytes) -> bytes:
-        return asked.replace(b"/rope/infer", b"/tope/infer").replace(b"/v1/rotate", b"/v1/totate")
+def test_shows_the_error_of_the_service(run_program, server_url):
+    def misspell(request: bytes) -> bytes:
+        return request.replace(b"/rope/infer", b"/tope/infer").replace(b"/v1/rotate", b"/v1/totate")
 
-    with line_to(server_url, ask=mistyped) as url:
-        ran = ask(url)
-    assert ran.returncode != 0
-    assert re.search("unknown model 'tope'|Not Found", ran.stderr), ran.stderr
-
-
-def test_it_sees_a_wrong_number(ask, server_url):
-    with line_to(server_url, answer=lambda told: told.replace(b"\0\0@@", b"\0\0@A")) as url:
-        ran = ask(url)
-    assert ran.returncode != 0
-    assert "not the numbers expected" in ran.stderr
+    with proxy(server_url, change_request=misspell) as url:
+        done = run_program(url)
+    assert done.returncode != 0
+    assert re.search("unknown model 'tope'|Not Found", done.stderr), done.stderr
 
 
-def test_it_sees_a_broken_line(ask, server_url):
-    with line_to(server_url, answer=lambda told: told[:-5]) as url:
-        assert ask(url).returncode != 0
+def test_detects_a_wrong_number(run_program, server_url):
+    def change_number(response: bytes) -> bytes:
+        return response.replace(b"\0\0@@", b"\0\0@A")
+
+    with proxy(server_url, change_response=change_number) as url:
+        done = run_program(url)
+    assert done.returncode != 0
+    assert "not the numbers expected" in done.stderr
 
 
-def test_every_program_is_run():
+def test_detects_a_closed_connection(run_program, server_url):
+    with proxy(server_url, change_response=lambda response: response[:-5]) as url:
+        assert run_program(url).returncode != 0
+
+
+def test_every_program_is_tested():
     files = {path.name for path in Path(CLIENTS).iterdir() if path.is_file()}
     assert files == {program.file for program in PROGRAMS}

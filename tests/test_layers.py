@@ -85,7 +85,7 @@ KEPT_IN = {
     | {"service.observability.metrics"},
     "rope_core": {"rope_core", "service.server", "service.v1", "service.oip", "service.inference"}
     | {"service.endpoints", "service.device", "service.kernel_builds", "service.batching.packing"}
-    | {"service.asgi.problems", "service.errors"},
+    | {"service.asgi.problems"},
     "service": {"service"},
     "rope_client": set(),
     "triton": {"rope_core.kernels", "service.kernel_builds"},

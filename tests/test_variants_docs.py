@@ -44,7 +44,7 @@ def test_each_has_a_section_with_its_parameters_models_and_source(name):
 
 def shown(parameter):
     if parameter.required:
-        return "needed"
+        return "required"
     default = parameter.default
     return "none" if default is None else str(default).lower().replace("'", "")
 

@@ -1,5 +1,5 @@
-"""The steps of the first run on a GPU, one file each: `rows(sizes)` yields the rows of a table.
+"""Steps of the first run on a GPU, one module each: `rows(sizes)` yields the rows of a table.
 
-A step runs in a process of its own, which `child` starts it in. What is checked and timed comes
-from `gpu_cases` where `benchmarks.gpu` measures the same.
+`step_process` runs each step in its own process. Steps reuse the cases of `gpu_cases` where
+`benchmarks.gpu` measures the same.
 """

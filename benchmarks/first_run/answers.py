@@ -1,6 +1,6 @@
-"""Every kind of call of our kernels against float64, at the bars of `gpu_cases.truth`.
+"""Every kind of call of our kernels against float64, with the tolerances of `gpu_cases.reference`.
 
-A row is a group of calls that differ in one thing each: the worst error, and the calls that failed.
+A row is a group of calls that differ in one option each: the largest error, and the failed calls.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -9,106 +9,105 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from benchmarks import plain
-from benchmarks.first_run import attention_answers
+from benchmarks import torch_baseline
+from benchmarks.first_run import attention_groups
 from benchmarks.first_run.row import Row, failure
-from benchmarks.gpu_cases import kernels, truth
-from benchmarks.gpu_cases.case import Run, Side
-from benchmarks.gpu_cases.sizes import Sizes, poison, randn, short
+from benchmarks.gpu_cases import kernels, reference
+from benchmarks.gpu_cases.case import Function, Provider, ProviderFactory
+from benchmarks.gpu_cases.sizes import Sizes, dtype_name, nan_like, randn
 
-Group = Mapping[str, Callable[[], Side]]
-"""Calls by what is special about each."""
+Group = Mapping[str, ProviderFactory]
+"""Calls by the name of the option that each of them tests."""
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-TOKENS, PARTS = 100, 5
-FAR = 1_000_000
-BATCH = 7
+NUM_TOKENS, NUM_PARTS = 100, 5
+MAX_POSITION = 1_000_000
+BATCH_SIZE = 7
 
 
 def rows(sizes: Sizes) -> Iterator[Row]:
     """Yield a row for each group of calls."""
     for name, group in groups(sizes):
-        yield _checked(name, group)
-    for name, batch, alone in batches(sizes):
-        yield _equal(name, batch, alone)
+        yield _check_group(name, group)
+    for name, batch, singles in batches(sizes):
+        yield _check_batch(name, batch, singles)
 
 
 def groups(sizes: Sizes) -> Iterator[tuple[str, Group]]:
-    """Yield calls that are compared with float64; nothing is made yet."""
-    for dtype, layout, way in product(DTYPES, ("half", "interleaved"), ("table", "positions")):
-        name = f"rotate {short(dtype)}, {layout}, by {way}"
-        yield name, _rotations(sizes, dtype, layout, way == "table")
+    """Yield groups that are compared with float64. Tensors are created by the factories."""
+    for dtype, layout, source in product(DTYPES, ("half", "interleaved"), ("table", "positions")):
+        name = f"rotate {dtype_name(dtype)}, {layout}, by {source}"
+        yield name, _rotations(sizes, dtype, layout, source == "table")
     for dtype in DTYPES:
-        yield f"merge {short(dtype)}", _mergers(sizes, dtype)
-    yield from attention_answers.groups(sizes)
+        yield f"merge {dtype_name(dtype)}", _merges(sizes, dtype)
+    yield from attention_groups.groups(sizes)
 
 
-def batches(sizes: Sizes) -> Iterator[tuple[str, Run, Sequence[Run]]]:
-    """Yield calls of BATCH sequences, and the same sequences in calls of their own."""
-    lengths = [1 + 5 * i for i in range(BATCH)]
+def batches(sizes: Sizes) -> Iterator[tuple[str, Function, Sequence[Function]]]:
+    """Yield a name, a call with BATCH_SIZE sequences, and a separate call for each sequence."""
+    lengths = [1 + 5 * i for i in range(BATCH_SIZE)]
     xs = [randn(sizes, sum(lengths), h, sizes.head_dim) for h in sizes.heads]
-    ids = torch.randint(FAR, (sum(lengths),), device=sizes.device)
+    positions = torch.randint(MAX_POSITION, (sum(lengths),), device=sizes.device)
+    inv_freq = _frequencies(sizes, sizes.head_dim)
 
-    def rotation(at: slice) -> Run:
-        some = [x[at] for x in xs]
-        return kernels.rotate_at(
-            some, poison(*some), ids[at], _frequencies(sizes, sizes.head_dim), "half"
-        )
+    def rotation(tokens: slice) -> Function:
+        inputs = [x[tokens] for x in xs]
+        outs = nan_like(*inputs)
+        return kernels.rotate_at(inputs, outs, positions[tokens], inv_freq, "half")
 
-    alone = [rotation(span) for span in truth.spans(lengths)]
-    yield "rotate", rotation(slice(None)), alone
-    yield from attention_answers.batches(sizes, BATCH)
+    singles = [rotation(tokens) for tokens in reference.seq_slices(lengths)]
+    yield "rotate", rotation(slice(None)), singles
+    yield from attention_groups.batches(sizes, BATCH_SIZE)
 
 
-def _checked(name: str, group: Group) -> Row:
-    errors, wrong = [], []
-    for label, make in group.items():
+def _check_group(name: str, group: Group) -> Row:
+    errors, failed = [], []
+    for label, factory in group.items():
         try:
-            errors.append(truth.check(make()))
-        except Exception as why:  # any error is a row, and the other calls run
-            wrong.append(f"{label}: {type(why).__name__}: {why}")
-    if wrong:
-        return failure(name, f"{len(wrong)} of {len(group)} calls: {'; '.join(wrong)}")
+            errors.append(reference.check(factory()))
+        except Exception as exc:  # any error is a row, and the other calls run
+            failed.append(f"{label}: {type(exc).__name__}: {exc}")
+    if failed:
+        return failure(name, f"{len(failed)} of {len(group)} calls: {'; '.join(failed)}")
     return Row(name=name, error=max(errors), verdict="right", note=f"{len(group)} calls")
 
 
-def _equal(name: str, batch: Run, alone: Sequence[Run]) -> Row:
-    name = f"{name}, alone and in a batch of {len(alone)}"
+def _check_batch(name: str, batch: Function, singles: Sequence[Function]) -> Row:
+    name = f"{name}, alone and in a batch of {len(singles)}"
     try:
-        together = batch()
-        parts = [[part.clone() for part in run()] for run in alone]
-        whole = [torch.cat(each) for each in zip(*parts, strict=True)]
-        equal = all(torch.equal(one, other) for one, other in zip(together, whole, strict=True))
-    except Exception as why:  # any error is a row, and the other calls run
-        return failure(name, why)
+        batched = batch()
+        separate = reference.concatenate([[x.clone() for x in single()] for single in singles])
+        equal = all(torch.equal(a, b) for a, b in zip(batched, separate, strict=True))
+    except Exception as exc:  # any error is a row, and the other calls run
+        return failure(name, exc)
     if not equal:
-        return failure(name, "answers differ in their bits")
+        return failure(name, "results are not bit-equal")
     return Row(name=name, verdict="right", note="bit-equal")
 
 
-def _rotations(sizes: Sizes, dtype: torch.dtype, layout: str, by_table: bool) -> Group:
-    width = sizes.head_dim
+def _rotations(sizes: Sizes, dtype: torch.dtype, layout: str, from_table: bool) -> Group:
+    head_dim = sizes.head_dim
 
-    def side(first: int = 0, rotary_dim: int = width, in_place: bool = False) -> Side:
-        xs = [randn(sizes, TOKENS, h, width, dtype=dtype) for h in sizes.heads]
-        ids = torch.randint(TOKENS, (TOKENS,), device=sizes.device)
-        expected = truth.rotation(xs, ids + first, layout, rotary_dim)
-        outs = xs if in_place else poison(*xs)
-        if by_table:
-            positions = torch.arange(first, first + TOKENS, device=sizes.device)
-            half = rotary_dim // 2
-            table = [t[:, 0, :half].contiguous() for t in plain.tables(positions, rotary_dim)]
-            run = kernels.rotate(xs, outs, table, ids, layout)
+    def rotation(first: int = 0, rotary_dim: int = head_dim, in_place: bool = False) -> Provider:
+        xs = [randn(sizes, NUM_TOKENS, h, head_dim, dtype=dtype) for h in sizes.heads]
+        rows = torch.randint(NUM_TOKENS, (NUM_TOKENS,), device=sizes.device)
+        expected = reference.rotation(xs, rows + first, layout, rotary_dim)
+        outs = xs if in_place else nan_like(*xs)
+        if from_table:
+            positions = torch.arange(first, first + NUM_TOKENS, device=sizes.device)
+            tables = torch_baseline.tables(positions, rotary_dim)
+            table = [t[:, 0, : rotary_dim // 2].contiguous() for t in tables]
+            run = kernels.rotate(xs, outs, table, rows, layout)
         else:
-            frequencies = _frequencies(sizes, rotary_dim)
-            run = kernels.rotate_at(xs, outs, ids + first, frequencies, layout)
-        return Side("own", run, expected)
+            inv_freq = _frequencies(sizes, rotary_dim)
+            run = kernels.rotate_at(xs, outs, rows + first, inv_freq, layout)
+        return Provider("ours", run, expected)
 
     return {
-        "whole heads": side,
-        "a part of each head": lambda: side(rotary_dim=width // 2),
-        "in place": lambda: side(in_place=True),
-        "at 1e6": lambda: side(first=FAR),
+        "whole heads": rotation,
+        "a part of each head": lambda: rotation(rotary_dim=head_dim // 2),
+        "in place": lambda: rotation(in_place=True),
+        "at 1e6": lambda: rotation(first=MAX_POSITION),
     }
 
 
@@ -117,29 +116,29 @@ def _frequencies(sizes: Sizes, rotary_dim: int) -> Tensor:
     return 1e4 ** -(pairs / rotary_dim)
 
 
-def _mergers(sizes: Sizes, dtype: torch.dtype) -> Group:
-    def side(change: Callable[[Tensor, Tensor], None]) -> Side:
-        parts = randn(sizes, PARTS, TOKENS, sizes.head_dim, dtype=dtype)
-        lse = 3 * randn(sizes, PARTS, TOKENS, dtype=torch.float32)
+def _merges(sizes: Sizes, dtype: torch.dtype) -> Group:
+    def merge(change: Callable[[Tensor, Tensor], None]) -> Provider:
+        parts = randn(sizes, NUM_PARTS, NUM_TOKENS, sizes.head_dim, dtype=dtype)
+        lse = 3 * randn(sizes, NUM_PARTS, NUM_TOKENS, dtype=torch.float32)
         change(parts, lse)
-        expected = truth.merging(parts, lse)
-        run = kernels.merge_parts(parts, lse, *poison(parts[0], lse[0]))
-        return Side("own", run, expected)
+        expected = reference.merge(parts, lse)
+        run = kernels.merge_parts(parts, lse, *nan_like(parts[0], lse[0]))
+        return Provider("ours", run, expected)
 
     def hide(parts: Tensor, lse: Tensor) -> None:
-        lse[1] = -torch.inf
-        lse[:, 3] = -torch.inf  # nothing of this row counts
+        lse[1] = -torch.inf  # one part of every row
+        lse[:, 3] = -torch.inf  # every part of one row
 
     def hide_nan(parts: Tensor, lse: Tensor) -> None:
         hide(parts, lse)
         parts[1], parts[:, 3] = torch.nan, torch.nan
 
-    def spoil(parts: Tensor, lse: Tensor) -> None:
+    def set_nan_lse(parts: Tensor, lse: Tensor) -> None:
         lse[2, 5] = torch.nan
 
     return {
-        "all count": lambda: side(lambda *_: None),
-        "-inf": lambda: side(hide),
-        "NaN behind -inf": lambda: side(hide_nan),
-        "a log-sum-exp of NaN": lambda: side(spoil),
+        "all parts": lambda: merge(lambda *_: None),
+        "-inf": lambda: merge(hide),
+        "NaN where the log-sum-exp is -inf": lambda: merge(hide_nan),
+        "a log-sum-exp of NaN": lambda: merge(set_nan_lse),
     }

@@ -1,7 +1,8 @@
 """The service on a device that fails: `python -m benchmarks.first_run.failing_server lost|stuck`.
 
-The first request of more than LIMIT bytes launches a kernel that writes to an illegal address
-(lost) or one that runs for 40 s (stuck). Without a GPU, a stand-in fails in the same ways.
+The first copy of more than LIMIT_BYTES to the device launches a kernel that writes to an illegal
+address (lost) or a kernel that runs for 40 s (stuck). `--dry-run` uses a fake driver that fails in
+the same ways, without a GPU.
 """
 
 import sys
@@ -13,43 +14,43 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from benchmarks.first_run.stand_in import StandIn
+from benchmarks.first_run.fake_driver import FakeDriver
 from service.device import Driver, find_driver
 from service.server.serve import serve
 from service.settings import Settings
 
-LIMIT = 300_000
-"""A copy of more bytes to the device triggers the fault. The warm-up copies fewer."""
+LIMIT_BYTES = 300_000
+"""The warm-up copies fewer bytes."""
 
 SLEEP_CYCLES = 80_000_000_000
 """40 s of a multiprocessor at 2 GHz."""
 
-FAR = 2**40
+ILLEGAL_OFFSET = 2**40
 
 
 @triton.jit
-def _reach_too_far(x_ptr, far) -> None:  # noqa: ANN001 - typed when it is compiled
-    tl.store(x_ptr + far, 1)
+def _write_illegal_address(x_ptr, offset) -> None:  # noqa: ANN001 - Triton infers the types
+    tl.store(x_ptr + offset, 1)
 
 
-def _lose() -> None:
-    _reach_too_far[(1,)](torch.empty(16, dtype=torch.int32, device="cuda"), FAR)
+def _lose_device() -> None:
+    _write_illegal_address[(1,)](torch.empty(16, dtype=torch.int32, device="cuda"), ILLEGAL_OFFSET)
 
 
 def _sleep() -> None:
     torch.cuda._sleep(SLEEP_CYCLES)
 
 
-def _driver(kind: str, dry: bool) -> Driver:
-    driver: Driver | None = StandIn() if dry else find_driver("cuda")
-    assert driver is not None, "cuda has a driver"
-    faults: dict[str, Callable[[], object]] = {"lost": _lose, "stuck": _sleep}
-    if isinstance(driver, StandIn):
+def _failing_driver(kind: str, dry_run: bool) -> Driver:
+    driver: Driver | None = FakeDriver() if dry_run else find_driver("cuda")
+    assert driver is not None, "there is a driver for cuda"
+    faults: dict[str, Callable[[], object]] = {"lost": _lose_device, "stuck": _sleep}
+    if isinstance(driver, FakeDriver):
         faults = {"lost": driver.lose, "stuck": threading.Event().wait}
     copy = driver.copy
 
     def failing_copy(to: Tensor, source: Tensor) -> None:
-        if source.numel() > LIMIT:
+        if source.numel() > LIMIT_BYTES:
             faults[kind]()
         copy(to, source)
 
@@ -58,4 +59,4 @@ def _driver(kind: str, dry: bool) -> Driver:
 
 
 if __name__ == "__main__":
-    serve(Settings(), _driver(sys.argv[1], "--dry-run" in sys.argv))
+    serve(Settings(), _failing_driver(sys.argv[1], "--dry-run" in sys.argv))

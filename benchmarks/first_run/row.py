@@ -3,31 +3,32 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from benchmarks.gpu_cases import clock
-from benchmarks.gpu_cases.case import Case, Make
-from benchmarks.gpu_cases.rows import rows_of
+from benchmarks.gpu_cases import cuda_timing
+from benchmarks.gpu_cases.case import Case, CaseFactory
+from benchmarks.gpu_cases.measure import measure_case
 from benchmarks.gpu_cases.sizes import Sizes
 
 COLUMNS = ("name", "error", "us", "ratio", "over", "goal", "verdict", "note")
 FAILED = "FAILED"
+MAX_NOTE_CHARS = 300
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """A result of a step. Numbers are None where they are not measured."""
+    """A result of a step. Numbers are None if they are not measured."""
 
     name: str
     error: float | None = None
-    """||answer - truth|| / ||truth||, the largest of a row of several calls."""
+    """||actual - expected|| / ||expected||, the largest if a row has several calls."""
 
     us: float | None = None
     """Time of a call in microseconds."""
 
     ratio: float | None = None
-    """What the goal is about: the time of `over` over `us`, or `us` over it for an upper bound."""
+    """Time of `over` divided by `us`; the inverse if the goal is an upper bound."""
 
     over: str = ""
-    """The floor of the same run, or the call, that `ratio` is about."""
+    """What the call is compared with: a floor, or another call in the same step."""
 
     goal: str = ""
     verdict: str = ""
@@ -37,34 +38,36 @@ class Row:
 
     @property
     def failed(self) -> bool:
-        """Whether an answer was wrong, or there was none."""
+        """Whether a result was wrong, or a call failed."""
         return self.verdict == FAILED
 
     @property
     def cells(self) -> list[object]:
-        """What is printed, in the order of COLUMNS."""
+        """The printed cells, in the order of COLUMNS."""
         error = "" if self.error is None else f"{self.error:.1e}"
         numbers = ("" if number is None else number for number in (self.us, self.ratio))
         return [self.name, error, *numbers, self.over, self.goal, self.verdict, self.note]
 
 
-def failure(name: str, why: object) -> Row:
-    """Return the row of a failure: an exception or a reason."""
-    text = f"{type(why).__name__}: {why}" if isinstance(why, Exception) else str(why)
-    text = " ".join(text.split()).replace("|", "/")
-    return Row(name=name, verdict=FAILED, note=text if len(text) <= 300 else f"{text[:300]}...")
+def failure(name: str, reason: object) -> Row:
+    """Return the row of a failure; the reason is an exception or a text."""
+    if isinstance(reason, Exception):
+        reason = f"{type(reason).__name__}: {reason}"
+    text = " ".join(str(reason).split()).replace("|", "/")
+    note = text if len(text) <= MAX_NOTE_CHARS else f"{text[:MAX_NOTE_CHARS]}..."
+    return Row(name=name, verdict=FAILED, note=note)
 
 
-def rows_of_cases(cases: Iterable[tuple[str, Make]], sizes: Sizes) -> Iterator[Row]:
-    """Check and time each case, without other libraries; in a dry run only check it."""
-    take_turns = None if sizes.dry else clock.take_turns
-    for name, make in cases:
-        for measured in rows_of(name, lambda make=make: _without_others(make), take_turns):
+def rows_of_cases(cases: Iterable[tuple[str, CaseFactory]], sizes: Sizes) -> Iterator[Row]:
+    """Check and time each case, without other libraries; in a dry run, only check it."""
+    timer = None if sizes.dry_run else cuda_timing.time_interleaved
+    for name, factory in cases:
+        for measured in measure_case(name, lambda f=factory: _without_libraries(f), timer):
             yield _row(measured)
 
 
-def _without_others(make: Make) -> Case:
-    return replace(make(), others=())
+def _without_libraries(factory: CaseFactory) -> Case:
+    return replace(factory(), libraries=())
 
 
 def _row(measured: dict[str, object]) -> Row:

@@ -1,12 +1,13 @@
-"""The service on the real driver: mixed calls, odd shapes, full memory, one lane and two.
+"""The service on the GPU: mixed calls, odd shapes, full memory, one and two runs in flight.
 
-Its answers over HTTP are compared with what the library computes on the CPU.
+Responses are compared with the results that the library computes on the CPU.
 """
 
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -14,148 +15,161 @@ import torch
 from torch import Tensor
 
 import rope_core
-from benchmarks.first_run import calls
-from benchmarks.first_run.calls import Request
+from benchmarks.first_run import service_requests
+from benchmarks.first_run.fake_driver import FakeDriver
 from benchmarks.first_run.row import Row, failure, rows_of_cases
-from benchmarks.first_run.service_api import Ask, driver_of, rotator, running
-from benchmarks.first_run.stand_in import StandIn
-from benchmarks.gpu_cases import truth
-from benchmarks.gpu_cases.case import Case, Make, Over, Side
+from benchmarks.first_run.service_api import Send, find_driver, rotator, running_service
+from benchmarks.first_run.service_requests import Request
+from benchmarks.gpu_cases import reference
+from benchmarks.gpu_cases.case import Case, CaseFactory, Comparison, Provider
 from benchmarks.gpu_cases.sizes import Sizes
 from rope_core import RopeConfig, Rotate
 
-CLIENTS = 8
-TRIES = 100
-RETRY_S = 0.2
-ROUNDS, RUNS = 5, 16
-"""Samples of a measurement of lanes, and rotations of each."""
+NUM_CLIENTS = 8
+MAX_RETRIES = 100
+RETRY_DELAY_S = 0.2
+NUM_SAMPLES, ROTATIONS_PER_SAMPLE = 5, 16
+SINGLE = "one run in flight"
 
 SLACK = 4.0
-"""Two answers may differ by so many times the bar against float64: both are rounded, and so are the
-rotated queries and keys of each."""
+"""Factor on the tolerance against float64: here both results, and the rotated queries and keys of
+both, are rounded."""
 
 
 def rows(sizes: Sizes) -> Iterator[Row]:
-    """Yield rows of mixed calls, odd shapes, memory that is full, and lanes."""
-    driver = driver_of(sizes)
-    count, odd = (40, 6) if sizes.dry else (200, 30)
+    """Yield rows of mixed calls, odd shapes, full memory, and runs in flight."""
+    driver = find_driver(sizes)
+    num_mixed, num_odd = (40, 6) if sizes.dry_run else (200, 30)
     start = time.perf_counter()
-    with running(driver) as ask:
-        took = "" if sizes.dry else f"after {time.perf_counter() - start:.1f} s"
-        yield Row(name="the service is ready", note=took)
-        name = f"{count} mixed calls from {CLIENTS} threads"
-        yield _requests(name, ask, calls.mixed(count), sizes.dry)
-        yield _requests(f"{odd} odd shapes", ask, calls.odd(odd), sizes.dry)
-        yield from _full_memory(sizes, driver, ask)
+    with running_service(driver) as send:
+        note = "" if sizes.dry_run else f"after {time.perf_counter() - start:.1f} s"
+        yield Row(name="the service is ready", note=note)
+        name = f"{num_mixed} mixed calls from {NUM_CLIENTS} threads"
+        mixed = service_requests.mixed_requests(num_mixed)
+        odd = service_requests.odd_requests(num_odd)
+        yield _check_requests(name, send, mixed, sizes.dry_run)
+        yield _check_requests(f"{num_odd} odd shapes", send, odd, sizes.dry_run)
+        yield from _full_memory(sizes, driver, send)
     yield from rows_of_cases(cases(sizes), sizes)
 
 
-def cases(sizes: Sizes) -> Iterator[tuple[str, Make]]:
-    """Yield large rotations from host to host, by one thread and by two."""
-    size = "64 MB" if not sizes.dry else "small"
-    yield f"rotate {size} by the accelerator, one lane", partial(_lanes, sizes, 1)
-    yield f"rotate {size} by the accelerator, two lanes", partial(_lanes, sizes, 2)
+def cases(sizes: Sizes) -> Iterator[tuple[str, CaseFactory]]:
+    """Yield large rotations from host to host, called by one thread and by two."""
+    size = "64 MB" if not sizes.dry_run else "small"
+    yield f"rotate {size} by the accelerator, one run in flight", partial(_inflight, sizes, 1)
+    yield f"rotate {size} by the accelerator, two runs in flight", partial(_inflight, sizes, 2)
 
 
-def _lanes(sizes: Sizes, lanes: int) -> Case:
+def _inflight(sizes: Sizes, num_inflight: int) -> Case:
     engine = rotator(sizes)
-    # 64 MB in bfloat16 where sizes are full
+    # 64 MB in bfloat16 with the full sizes
     shape = (1, sizes.tokens // 2, sizes.heads[0], sizes.head_dim)
-    inputs = [engine.pinned(shape) for _ in range(lanes)]
+    inputs = [engine.pinned(shape) for _ in range(num_inflight)]
 
     def seconds(inputs: Sequence[Tensor]) -> float:
-        def again(q: Tensor) -> None:
-            for _ in range(RUNS // len(inputs)):
+        def rotate(q: Tensor) -> None:
+            for _ in range(ROTATIONS_PER_SAMPLE // len(inputs)):
                 engine.rotate(q)
 
         with ThreadPoolExecutor(len(inputs)) as threads:
             start = time.perf_counter()
-            list(threads.map(again, inputs))
-            return (time.perf_counter() - start) / RUNS
+            list(threads.map(rotate, inputs))
+            return (time.perf_counter() - start) / ROTATIONS_PER_SAMPLE
 
     def measure() -> dict[str, list[float]]:
-        sides = {"own": inputs} if lanes == 1 else {"own": inputs, "one lane": inputs[:1]}
-        return {name: [seconds(qs) for _ in range(ROUNDS)] for name, qs in sides.items()}
+        providers = {"ours": inputs} | ({SINGLE: inputs[:1]} if num_inflight > 1 else {})
+        return {name: [seconds(qs) for _ in range(NUM_SAMPLES)] for name, qs in providers.items()}
 
-    expected = truth.rotation([inputs[0][0]], torch.arange(shape[1]))
+    expected = reference.rotation([inputs[0][0]], torch.arange(shape[1]))
     run = lambda: [engine.rotate(q) for q in inputs]  # noqa: E731
-    own = Side("own", run, expected, lambda answer: [answer[0][0]])
-    alone = Side("one lane", lambda: engine.rotate(inputs[0]))
-    over = [] if lanes == 1 else [Over("one lane", [(alone, 1.0)], least=1.7)]
-    return Case(own, over, 2.0 * inputs[0].nbytes, "GB/s", measure=measure)
+    ours = Provider("ours", run, expected, lambda results: [results[0][0]])
+    comparisons = []
+    if num_inflight > 1:
+        single = Provider(SINGLE, lambda: engine.rotate(inputs[0]))
+        comparisons.append(Comparison(SINGLE, [(single, 1.0)], min_ratio=1.7))
+    return Case(ours, comparisons, 2.0 * inputs[0].nbytes, "GB/s", measure=measure)
 
 
-def _requests(name: str, ask: Ask, requests: Sequence[Request], dry: bool) -> Row:
-    """Send requests from several threads, and return a row of how their answers compare."""
+def _check_requests(name: str, send: Send, requests: Sequence[Request], dry_run: bool) -> Row:
+    """Send requests from several threads; return a row with the largest error of the responses."""
     start = time.perf_counter()
-    with ThreadPoolExecutor(CLIENTS) as threads:
-        outcomes = [*threads.map(partial(_ask_until_answered, ask), requests)]
-    took = "" if dry else f" in {time.perf_counter() - start:.1f} s"
-    if wrong := [why for _, _, why in outcomes if why]:
-        return failure(name, f"{len(wrong)} of {len(requests)} wrong: {wrong[0]}")
-    note = f"all answered{took}"
-    if refused := sum(tries for _, tries, _ in outcomes):
+    with ThreadPoolExecutor(NUM_CLIENTS) as threads:
+        outcomes = [*threads.map(partial(_send_with_retries, send), requests)]
+    duration = "" if dry_run else f" in {time.perf_counter() - start:.1f} s"
+    if failures := [outcome.failure for outcome in outcomes if outcome.failure]:
+        return failure(name, f"{len(failures)} of {len(requests)} wrong: {failures[0]}")
+    note = f"all answered{duration}"
+    if refused := sum(outcome.retries for outcome in outcomes):
         note += f", {refused} x 503 with Retry-After first"
-    error = max(error for error, _, _ in outcomes)
+    error = max(outcome.error for outcome in outcomes)
     return Row(name=name, error=error, verdict="right", note=note)
 
 
-def _ask_until_answered(ask: Ask, request: Request) -> tuple[float, int, str]:
-    """Return the error of an answer, how often the service was busy, and what is wrong."""
-    tries, reply = 0, ask(request.path, request.tensors, request.params)
-    while reply.retry and tries < TRIES:
-        time.sleep(RETRY_S)
-        tries, reply = tries + 1, ask(request.path, request.tensors, request.params)
-    if reply.status != 200:
-        return 0.0, tries, f"{request.path} {reply.status} {reply.code}"
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    error: float
+    retries: int
+    failure: str = ""
+
+
+def _send_with_retries(send: Send, request: Request) -> _Outcome:
+    """Send a request, again while the service is busy, and compare the response."""
+    retries, response = 0, send(request.path, request.tensors, request.params)
+    while response.retry and retries < MAX_RETRIES:
+        time.sleep(RETRY_DELAY_S)
+        retries, response = retries + 1, send(request.path, request.tensors, request.params)
+    if response.status != 200:
+        return _Outcome(0.0, retries, f"{request.path} {response.status} {response.code}")
     expected, dtype = request.expected(), next(iter(request.tensors.values())).dtype
-    if reply.tensors.keys() != expected.keys():
-        return 0.0, tries, f"{request.path} answers {', '.join(reply.tensors)}"
+    if response.tensors.keys() != expected.keys():
+        return _Outcome(0.0, retries, f"{request.path} returns {', '.join(response.tensors)}")
     errors = []
     for name, tensor in expected.items():
-        bar = SLACK * truth.ATTENDED[dtype] * (1 + 4 * max(1, tensor.numel()) ** -0.5)
-        errors.append(truth.error(reply.tensors[name], tensor.double())[0])
-        if not errors[-1] <= bar:
-            why = f"{request.path} {name} off by {errors[-1]:.2g}, not {bar:.2g}"
-            return errors[-1], tries, why
-    return max(errors), tries, ""
+        tolerance = SLACK * reference.ATTENTION_TOLERANCE[dtype]
+        tolerance *= 1 + 4 * max(1, tensor.numel()) ** -0.5
+        error, _ = reference.error(response.tensors[name], tensor.double())
+        if not error <= tolerance:
+            text = f"{request.path} {name}: relative error {error:.2g}, tolerance {tolerance:.2g}"
+            return _Outcome(error, retries, text)
+        errors.append(error)
+    return _Outcome(max(errors), retries)
 
 
-def _full_memory(sizes: Sizes, driver: Any, ask: Ask) -> Iterator[Row]:
-    """Fill the device's memory: a call succeeds at 95 %, is refused at 100 %, then succeeds."""
+def _full_memory(sizes: Sizes, driver: Any, send: Send) -> Iterator[Row]:
+    """Fill the device's memory: a call succeeds at 95 %, fails at 100 %, then succeeds again."""
     q = torch.randn(1, max(64, sizes.tokens // 4), sizes.heads[0], sizes.head_dim)
     call = Rotate(q, None, RopeConfig.of(sizes.head_dim))
-    expected = lambda: calls.named(rope_core.rotate(call))  # noqa: E731
+    expected = lambda: service_requests.result_tensors(rope_core.rotate(call))  # noqa: E731
     request = Request("/v1/rotate", {"q": q}, {}, expected)
     with _filled(driver, 0.95):
-        yield _requests("a call where memory is filled to 95 %", ask, [request], sizes.dry)
+        yield _check_requests("a call with memory filled to 95 %", send, [request], sizes.dry_run)
     with _filled(driver, 1.0):
-        reply = ask(request.path, request.tensors, request.params)
-    name, goal = "the same where no memory is left", "503 device_memory"
-    if (answered := f"{reply.status} {reply.code}") == goal:
+        response = send(request.path, request.tensors, request.params)
+    name, goal = "the same with no memory left", "503 device_memory"
+    if (status := f"{response.status} {response.code}") == goal:
         yield Row(name=name, goal=goal, verdict="met")
     else:
-        yield failure(name, f"{answered}, not {goal}")
-    yield _requests("the same where memory is free again", ask, [request], sizes.dry)
+        yield failure(name, f"{status}, not {goal}")
+    yield _check_requests("the same with free memory again", send, [request], sizes.dry_run)
 
 
 @contextmanager
 def _filled(driver: Any, share: float) -> Iterator[None]:
-    """Take memory of the device until `share` of it is in use."""
-    if isinstance(driver, StandIn):
+    """Allocate device memory until `share` of it is in use."""
+    if isinstance(driver, FakeDriver):
         driver.full = share == 1.0
         yield
         driver.full = False
         return
     torch.cuda.empty_cache()
-    held, size = [], 2**33
+    blocks, size = [], 2**33
     while size >= 2**21:
         free, total = torch.cuda.mem_get_info()
         if free - size >= (1 - share) * total:
             with suppress(torch.OutOfMemoryError):
-                held.append(torch.empty(size, dtype=torch.uint8, device=driver.device))
+                blocks.append(torch.empty(size, dtype=torch.uint8, device=driver.device))
                 continue
         size //= 2
     yield
-    held.clear()
+    blocks.clear()
     torch.cuda.empty_cache()

@@ -1,4 +1,4 @@
-"""The service in this process: everything of its Python interface that the first run uses."""
+"""The service in this process. The only module of the first run that uses its Python interface."""
 
 import asyncio
 import threading
@@ -12,52 +12,52 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.first_run.stand_in import StandIn
-from benchmarks.gpu_cases.packages import Missing
+from benchmarks.first_run.fake_driver import FakeDriver
+from benchmarks.gpu_cases.packages import Unavailable
 from benchmarks.gpu_cases.sizes import Sizes
 from rope_core import RopeConfig, Rotate
 
 TIMEOUT_S = 40.0
-"""Seconds that a request, or the start, may take."""
+"""Limit of a request, and of the start."""
 
-END_S = 5.0
-POLL_S = 0.05
+SHUTDOWN_TIMEOUT_S = 5.0
+POLL_INTERVAL_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
-    """What the service answers."""
+class Response:
+    """A response of the service."""
 
     status: int
     retry: bool
-    """Whether there is a Retry-After header."""
+    """Whether there is a `Retry-After` header."""
 
     code: str
-    """Code of the problem, empty where there is none."""
+    """Code of the problem, empty if there is none."""
 
     tensors: Mapping[str, Tensor]
 
 
-Ask = Callable[[str, Mapping[str, Tensor], Mapping[str, object]], Reply]
-"""Sends tensors and parameters to a path, from any thread."""
+Send = Callable[[str, Mapping[str, Tensor], Mapping[str, object]], Response]
+"""Sends tensors and parameters to a path. Thread-safe."""
 
 
-def driver_of(sizes: Sizes) -> Any:
-    """Return the driver of the GPU, or a stand-in for it.
+def find_driver(sizes: Sizes) -> Any:
+    """Return the driver of the GPU, in a dry run a fake driver.
 
     Raises:
-        Missing: the service cannot be imported.
+        Unavailable: the service cannot be imported.
     """
     try:
-        from service.device import find_driver
-    except ImportError as why:
-        raise Missing(f"the service needs its dependencies: {why}") from None
-    return StandIn() if sizes.dry else find_driver("cuda")
+        from service import device
+    except ImportError as exc:
+        raise Unavailable(f"the service needs its dependencies: {exc}") from None
+    return FakeDriver() if sizes.dry_run else device.find_driver("cuda")
 
 
 @contextmanager
-def running(driver: object) -> Iterator[Ask]:
-    """Run the application in an event loop of another thread, and wait until it is ready."""
+def running_service(driver: object) -> Iterator[Send]:
+    """Run the application in the event loop of another thread, and wait until it is ready."""
     import httpx
 
     from service.lifecycle import Lifecycle
@@ -83,24 +83,24 @@ def running(driver: object) -> Iterator[Ask]:
         )
         return lifespan, client
 
-    def ask(path: str, tensors: Mapping[str, Tensor], params: Mapping[str, object]) -> Reply:
+    def send(path: str, tensors: Mapping[str, Tensor], params: Mapping[str, object]) -> Response:
         body = b"".join(codec.encode(Message(dict(tensors), Parameters.of(params))))
         headers = {"content-type": codec.media_type}
         response = wait_for(client.post(path, content=body, headers=headers))
         if response.status_code == 200:
-            return Reply(200, False, "", codec.decode(response.content).message.tensors)
+            return Response(200, False, "", codec.decode(response.content).message.tensors)
         retry, problem = "retry-after" in response.headers, response.json()
-        return Reply(response.status_code, retry, problem["code"], {})
+        return Response(response.status_code, retry, problem["code"], {})
 
     lifespan, client = wait_for(start())
     while wait_for(client.get("/readyz")).status_code != 200:
-        time.sleep(POLL_S)
+        time.sleep(POLL_INTERVAL_S)
     try:
-        yield ask
+        yield send
     finally:
         with suppress(Exception):
-            wait_for(client.aclose(), END_S)
-            wait_for(lifespan.__aexit__(None, None, None), END_S)
+            wait_for(client.aclose(), SHUTDOWN_TIMEOUT_S)
+            wait_for(lifespan.__aexit__(None, None, None), SHUTDOWN_TIMEOUT_S)
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()
@@ -108,17 +108,17 @@ def running(driver: object) -> Iterator[Ask]:
 
 @dataclass(frozen=True, slots=True)
 class Rotator:
-    """Rotates tensors from host to host by the engine, in the thread that asks for it."""
+    """Rotates tensors from host to host with the engine, in the calling thread."""
 
     service: Any
 
     def pinned(self, shape: Sequence[int]) -> Tensor:
-        """Return random numbers in memory that the device copies from."""
+        """Return random numbers, bfloat16, in page-locked memory."""
         memory = self.service.buffer_pool.lease(2 * torch.Size(shape).numel())
         return torch.frombuffer(memory, dtype=torch.bfloat16).view(shape).normal_()
 
     def rotate(self, q: Tensor) -> Tensor:
-        """Return q `[1, S, H, D]`, rotated."""
+        """Rotate q `[1, S, H, D]`."""
         engine = self.service.engine
         job = engine.job(Rotate(q, None, RopeConfig.of(q.shape[-1])))
         return engine.run([job]).results[0].q
@@ -126,8 +126,8 @@ class Rotator:
 
 @cache
 def rotator(sizes: Sizes) -> Rotator:
-    """Return the one of this process."""
-    driver = driver_of(sizes)
+    """Return the rotator of this process."""
+    driver = find_driver(sizes)
     from service.lifecycle import Lifecycle
     from service.server.bootstrap import build_service
     from service.settings import Settings

@@ -1,4 +1,4 @@
-"""Other tiles of the kernels of attention, over those of the table."""
+"""Candidate tiles of the attention kernels, compared with the tiles in use."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -6,15 +6,15 @@ from functools import partial
 import torch
 
 from benchmarks.first_run.row import Row, rows_of_cases
-from benchmarks.gpu_cases import kernels, truth
-from benchmarks.gpu_cases.case import Case, Make, Over, Side
-from benchmarks.gpu_cases.decode import in_pages, uneven
+from benchmarks.gpu_cases import kernels, reference
+from benchmarks.gpu_cases.case import Case, CaseFactory, Comparison, Provider
+from benchmarks.gpu_cases.decode import to_pages, uneven_lengths
 from benchmarks.gpu_cases.sizes import Sizes, randn
 from rope_core.kernels.device_properties import device_properties
 from rope_core.kernels.tile_configs import KIB_99, TILES, Tile, TileTable, select_tiles
 
-WIDTH = 128
-"""Of the heads that the candidates are for."""
+HEAD_DIM = 128
+"""The candidates are for heads of this size."""
 
 TABLES: dict[str, TileTable] = {
     name: {**TILES, key: {KIB_99: tile}}
@@ -30,17 +30,17 @@ TABLES: dict[str, TileTable] = {
 }
 """Tables that differ from TILES in one tile."""
 
-WORTH_IT = 1.05
-"""Least gain for which a tile would be changed."""
+MIN_SPEEDUP = 1.05
+"""Smallest speedup that justifies a change of the table."""
 
 
 def rows(sizes: Sizes) -> Iterator[Row]:
-    """Yield a row for each candidate; a ratio over 1 means that it is faster than the table's."""
+    """Yield a row for each candidate; a ratio above 1 means that it is faster than the table."""
     yield from rows_of_cases(cases(sizes), sizes)
 
 
-def cases(sizes: Sizes) -> Iterator[tuple[str, Make]]:
-    """Yield a call of the kernel of each candidate."""
+def cases(sizes: Sizes) -> Iterator[tuple[str, CaseFactory]]:
+    """Yield the name and the factory of each candidate's case."""
     for name, table in TABLES.items():
         ((kernel, dtype, layout, _),) = (key for key in table if table[key] is not TILES[key])
         yield f"tiles: {name}", partial(_case, sizes, table, kernel, dtype, layout == "paged")
@@ -50,25 +50,26 @@ def _case(sizes: Sizes, table: TileTable, kernel: str, dtype_name: str, paged: b
     dtype = torch.float32 if dtype_name == "float32" else torch.bfloat16
     heads, kv_heads = sizes.heads
     if kernel == "decode":
-        lengths_k = uneven(sizes.batches[0], *sizes.cached)
+        lengths_k = uneven_lengths(sizes.decode_batches[0], *sizes.decode_keys)
         lengths_q = [1] * len(lengths_k)
     else:
-        length = sizes.masked
+        length = sizes.masked_length
         lengths_q = lengths_k = [length] * max(1, sizes.tokens // length)
-    q = randn(sizes, sum(lengths_q), heads, WIDTH, dtype=dtype)
-    shape = sum(lengths_k), kv_heads, WIDTH
+    q = randn(sizes, sum(lengths_q), heads, HEAD_DIM, dtype=dtype)
+    shape = sum(lengths_k), kv_heads, HEAD_DIM
     k, v = (randn(sizes, *shape, dtype=dtype) for _ in range(2))
-    expected = truth.attention(q, k, v, lengths_q, lengths_k)
-    keys, blocks = (k, v), None
+    expected = reference.attention(q, k, v, lengths_q, lengths_k)
+    keys_values, block_table = (k, v), None
     if paged:
-        slab, blocks = in_pages(k, v, lengths_k, sizes.page_size)
-        keys = slab[:, 0], slab[:, 1]
+        pages, block_table = to_pages(k, v, lengths_k, sizes.page_size)
+        keys_values = pages[:, 0], pages[:, 1]
 
-    def side(name: str, table: TileTable) -> Side:
+    def provider(name: str, table: TileTable) -> Provider:
         layout = "paged" if paged else "packed"
-        tiles = select_tiles(table, device_properties(q.device), dtype, WIDTH, layout)
-        run = kernels.attend(q, *keys, lengths_q, lengths_k, blocks, tiles=tiles)
-        return Side(name, run, expected)
+        tiles = select_tiles(table, device_properties(q.device), dtype, HEAD_DIM, layout)
+        run = kernels.attend(q, *keys_values, lengths_q, lengths_k, block_table, tiles=tiles)
+        return Provider(name, run, expected)
 
-    over = Over("the table", [(side("the table", TILES), 1.0)], least=WORTH_IT)
-    return Case(side("own", table), [over], 0.0)
+    baseline = provider("the table", TILES)
+    comparison = Comparison("the table", [(baseline, 1.0)], min_ratio=MIN_SPEEDUP)
+    return Case(provider("ours", table), [comparison], 0.0)

@@ -1,4 +1,4 @@
-"""What `benchmarks.gpu` checks and times: a file for each kind of work.
+"""Cases that `benchmarks.gpu` checks and times, one module per kind of work.
 
-`kernels` alone knows how our kernels are called, and `other_*` how other libraries' are.
+Only `kernels` calls our kernels, and only `library_*` call other libraries.
 """

@@ -1,30 +1,32 @@
-"""Some queries of one sequence over many cached keys: more rows than a decode, fewer than a prompt.
+"""A few new queries of one sequence over many cached keys, as in chunked prefill.
 
-The floor is the slower of a read of K and V and a product of as many operations.
+The floor is the slower of reading K and V and a matrix product with the same number of operations.
 """
 
 from collections.abc import Iterator
 from functools import partial
 
-from benchmarks.gpu_cases import floors, kernels, truth
-from benchmarks.gpu_cases.case import Case, Make, Side
+from benchmarks.gpu_cases import floors, kernels, reference
+from benchmarks.gpu_cases.case import Case, CaseFactory, Provider
 from benchmarks.gpu_cases.sizes import Sizes, randn
 
 
-def cases(sizes: Sizes) -> Iterator[tuple[str, Make]]:
-    """Yield names of cases, and what makes them."""
-    for queries in sizes.appended:
-        yield f"append {queries} to {sizes.long} keys", partial(_case, sizes, queries)
+def cases(sizes: Sizes) -> Iterator[tuple[str, CaseFactory]]:
+    """Yield the name and the factory of each case."""
+    for num_queries in sizes.append_queries:
+        name = f"append {num_queries} to {sizes.long_keys} keys"
+        yield name, partial(_case, sizes, num_queries)
 
 
-def _case(sizes: Sizes, queries: int) -> Case:
+def _case(sizes: Sizes, num_queries: int) -> Case:
     heads, kv_heads = sizes.heads
-    q = randn(sizes, queries, heads, sizes.head_dim)
-    k, v = (randn(sizes, sizes.long, kv_heads, sizes.head_dim) for _ in range(2))
-    lengths = [queries], [sizes.long]
-    own = Side("own", kernels.attend(q, k, v, *lengths), truth.attention(q, k, v, *lengths))
-    moved = float(k.nbytes + v.nbytes)
-    seen = queries * (sizes.long - (queries - 1) / 2)
-    flops = 4.0 * sizes.head_dim * heads * seen
-    over = [floors.over_read_floor(sizes, flops, moved)]
-    return Case(own, over, moved)
+    num_keys = sizes.long_keys
+    q = randn(sizes, num_queries, heads, sizes.head_dim)
+    k, v = (randn(sizes, num_keys, kv_heads, sizes.head_dim) for _ in range(2))
+    lengths = [num_queries], [num_keys]
+    expected = reference.attention(q, k, v, *lengths)
+    ours = Provider("ours", kernels.attend(q, k, v, *lengths), expected)
+    num_bytes = float(k.nbytes + v.nbytes)
+    mean_visible_keys = num_keys - (num_queries - 1) / 2
+    flops = 4.0 * sizes.head_dim * heads * num_queries * mean_visible_keys
+    return Case(ours, [floors.read_roofline(sizes, flops, num_bytes)], num_bytes)

@@ -1,4 +1,4 @@
-"""One thing that is checked and timed, and what it is held against."""
+"""A case: a call of our kernels, its float64 reference, and what its time is compared with."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -7,93 +7,97 @@ from typing import Any
 
 from torch import Tensor
 
-Run = Callable[[], Any]
+Function = Callable[[], Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Truth:
-    """What a run must come to."""
+class Reference:
+    """The expected tensors of a provider."""
 
     tensors: Callable[[], Sequence[Tensor]]
-    """In float64."""
+    """Computes the tensors in float64."""
 
-    bars: Sequence[float]
-    """Of each tensor: how far off an answer may be, ||answer - truth|| / ||truth||."""
-
-
-@dataclass(frozen=True, slots=True)
-class Side:
-    """A way to do the work of a case, or a floor under it."""
-
-    name: str
-    run: Run
-    truth: Truth | None = None
-    """What its first run must come to; None for a floor."""
-
-    read: Callable[[Any], Sequence[Tensor]] = tuple
-    """Makes what a run returns into the tensors that `truth` tells of."""
-
-    ours: bool = True
-    """Whether a wrong answer is a fault of ours."""
+    tolerances: Sequence[float]
+    """Largest relative error of each tensor: ||actual - expected|| / ||expected||."""
 
 
 @dataclass(frozen=True, slots=True)
-class Over:
-    """What the time of a case is set over, and the goal."""
+class Provider:
+    """One implementation that is timed: our kernel, another library's, or a floor."""
 
     name: str
-    sides: Sequence[tuple[Side, float]]
-    """The slowest counts, each with how much of its work a run of the case is."""
+    run: Function
+    expected: Reference | None = None
+    """The result of `run`; None for a floor, which is not checked."""
 
-    least: float | None = None
-    """Goal: its time over ours, at least."""
+    to_tensors: Callable[[Any], Sequence[Tensor]] = tuple
+    """Converts the result of `run` to the tensors and shapes of `expected`."""
 
-    most: float | None = None
-    """Goal: our time over its, at most; without sides, our time in microseconds."""
+    is_ours: bool = True
+    """Whether a wrong result fails the case. Wrong results of other libraries become notes."""
 
-    def ratio(self, took: Mapping[str, float]) -> float:
-        """Return what the goal is about, by the seconds of each side and of `own`."""
-        if not self.sides:
-            return took["own"] * 1e6
-        its = max(took[side.name] * share for side, share in self.sides)
-        return its / took["own"] if self.most is None else took["own"] / its
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """The baselines of a case, and the goal for the ratio of their time to ours."""
+
+    name: str
+    baselines: Sequence[tuple[Provider, float]]
+    """Each baseline, and the work of the case as a fraction of its work. The slowest counts."""
+
+    min_ratio: float | None = None
+    """Goal: the baseline's time over ours is at least this."""
+
+    max_ratio: float | None = None
+    """Goal: our time over the baseline's is at most this; without baselines, in microseconds."""
+
+    def ratio(self, seconds: Mapping[str, float]) -> float:
+        """Return the ratio that the goal limits, from the seconds of each provider."""
+        if not self.baselines:
+            return seconds["ours"] * 1e6
+        baseline = max(seconds[provider.name] * share for provider, share in self.baselines)
+        if self.max_ratio is None:
+            return baseline / seconds["ours"]
+        return seconds["ours"] / baseline
 
     @property
     def goal(self) -> str:
-        """Return it in words."""
-        if self.least is not None:
-            return f">= {self.least:g}"
-        return "" if self.most is None else f"<= {self.most:g}"
+        """The goal as text, empty if there is none."""
+        if self.min_ratio is not None:
+            return f">= {self.min_ratio:g}"
+        return "" if self.max_ratio is None else f"<= {self.max_ratio:g}"
 
     def verdict(self, ratio: float) -> str:
-        """Return whether it is met."""
+        """Return "met" or "missed", empty if there is no goal."""
         if not self.goal:
             return ""
-        return "met" if (self.least or 0) <= ratio <= (self.most or math.inf) else "missed"
+        met = (self.min_ratio or 0) <= ratio <= (self.max_ratio or math.inf)
+        return "met" if met else "missed"
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A call of our kernels."""
+    """A call of our kernels, with its comparisons."""
 
-    own: Side
-    over: Sequence[Over]
+    ours: Provider
+    comparisons: Sequence[Comparison]
     work: float
     """Bytes or floating-point operations of a call."""
 
     unit: str = "TB/s"
-    others: Sequence[Callable[[], Side]] = ()
-    """Make other libraries' ways to do it; `others.Missing` where there is none."""
+    libraries: Sequence[Callable[[], Provider]] = ()
+    """Factories of other libraries' providers; they raise `Unavailable` if one cannot be used."""
 
     calls: int = 1
-    """Calls of each run."""
+    """Calls in each run."""
 
     measure: Callable[[], Mapping[str, Sequence[float]]] | None = None
-    """Seconds of several runs of each side by the host's clock; where None, the device's clock
-    times the sides."""
+    """Returns samples in seconds of each provider, timed on the host; if None, providers are timed
+    on the device."""
 
     note: Callable[[], str] = str
-    """Returns a note for the row of the case, after it was measured."""
+    """Returns a note for the row of the case. Called after the measurement."""
 
 
-Make = Callable[[], Case]
+CaseFactory = Callable[[], Case]
+ProviderFactory = Callable[[], Provider]

@@ -1,6 +1,6 @@
 """Copies between host and device.
 
-Host memory is registered with CUDA as the service's buffers are: mapped, then page-locked.
+Host memory is mapped and then registered with CUDA, like the buffers of the service.
 """
 
 import mmap
@@ -10,28 +10,28 @@ from functools import cache, partial
 import torch
 from torch import Tensor
 
-from benchmarks.gpu_cases.case import Case, Make, Over, Side, Truth
+from benchmarks.gpu_cases.case import Case, CaseFactory, Comparison, Provider, Reference
 from benchmarks.gpu_cases.sizes import Sizes
 
-WIDTH = 16
-BOTH_WAYS = 1.6
-"""Least speed of copies both ways at once, over one way."""
+ROW_ELEMENTS = 16
+MIN_DUPLEX_RATIO = 1.6
+"""Goal for the throughput of copies in both directions at once, relative to one direction."""
 
 
-def cases(sizes: Sizes) -> Iterator[tuple[str, Make]]:
-    """Yield names of cases, and what makes them."""
-    for num_bytes in sizes.transferred:
-        size = shown_bytes(num_bytes)
+def cases(sizes: Sizes) -> Iterator[tuple[str, CaseFactory]]:
+    """Yield the name and the factory of each case."""
+    for num_bytes in sizes.transfer_bytes:
+        size = format_bytes(num_bytes)
         yield f"copy {size} to the device", partial(_one_way, sizes, num_bytes, True)
         yield f"copy {size} to the host", partial(_one_way, sizes, num_bytes, False)
-        least = BOTH_WAYS if num_bytes == sizes.transferred[-1] else None
-        yield f"copy {size} both ways at once", partial(_both_ways, sizes, num_bytes, least)
+        min_ratio = MIN_DUPLEX_RATIO if num_bytes == sizes.transfer_bytes[-1] else None
+        yield f"copy {size} both ways at once", partial(_both_ways, sizes, num_bytes, min_ratio)
 
 
-def shown_bytes(num_bytes: int) -> str:
-    """Return a size in words.
+def format_bytes(num_bytes: int) -> str:
+    """Format a size with its unit.
 
-    >>> [shown_bytes(n) for n in (64, 2**16, 2**26)]
+    >>> [format_bytes(n) for n in (64, 2**16, 2**26)]
     ['64 B', '64 KB', '64 MB']
     """
     for unit, size in (("MB", 2**20), ("KB", 2**10)):
@@ -44,70 +44,72 @@ def _one_way(sizes: Sizes, num_bytes: int, to_device: bool) -> Case:
     return Case(_copy(sizes, num_bytes, to_device), [], float(num_bytes), "GB/s")
 
 
-def _copy(sizes: Sizes, num_bytes: int, to_device: bool, name: str = "own") -> Side:
-    host, device = _pair(sizes, num_bytes, to_device)
+def _copy(sizes: Sizes, num_bytes: int, to_device: bool, name: str = "ours") -> Provider:
+    host, device = _buffers(sizes, num_bytes, to_device)
     target, source = (device, host) if to_device else (host, device)
     source.normal_()
     target.fill_(torch.nan)
 
-    def read(answer: Sequence[Tensor]) -> Sequence[Tensor]:
+    def wait(result: Sequence[Tensor]) -> Sequence[Tensor]:
         _synchronize(sizes)
-        return answer
+        return result
 
-    truth = Truth(lambda: [source.to(target.device).double()], [0.0])
-    return Side(name, lambda: [target.copy_(source, non_blocking=True)], truth, read)
+    expected = Reference(lambda: [source.to(target.device).double()], [0.0])
+    return Provider(name, lambda: [target.copy_(source, non_blocking=True)], expected, wait)
 
 
-def _both_ways(sizes: Sizes, num_bytes: int, least: float | None) -> Case:
-    there, back = (_copy(sizes, num_bytes, way, "one way") for way in (True, False))
-    assert there.truth is not None
-    assert back.truth is not None
-    stream = None if sizes.dry else torch.cuda.Stream()
+def _both_ways(sizes: Sizes, num_bytes: int, min_ratio: float | None) -> Case:
+    upload = _copy(sizes, num_bytes, to_device=True, name="one way")
+    download = _copy(sizes, num_bytes, to_device=False, name="one way")
+    assert upload.expected is not None
+    assert download.expected is not None
+    stream = None if sizes.dry_run else torch.cuda.Stream()
 
     def run() -> list[Tensor]:
         if stream is None:
-            return [*there.run(), *back.run()]
+            return [*upload.run(), *download.run()]
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
-            found = back.run()
-        found = [*there.run(), *found]
+            downloaded = download.run()
+        uploaded = upload.run()
         torch.cuda.current_stream().wait_stream(stream)
-        return found
+        return [*uploaded, *downloaded]
 
-    tensors = there.truth.tensors, back.truth.tensors
-    truth = Truth(lambda: [tensor for each in tensors for tensor in each()], [0.0, 0.0])
-    over = [Over("one way", [(there, 2.0)], least)]
-    return Case(Side("own", run, truth, there.read), over, 2.0 * num_bytes, "GB/s")
+    references = upload.expected, download.expected
+    tensors = lambda: [tensor for reference in references for tensor in reference.tensors()]  # noqa: E731
+    ours = Provider("ours", run, Reference(tensors, [0.0, 0.0]), upload.to_tensors)
+    comparison = Comparison("one way", [(upload, 2.0)], min_ratio)
+    return Case(ours, [comparison], 2.0 * num_bytes, "GB/s")
 
 
-@cache  # what is registered stays mapped
-def _pair(sizes: Sizes, num_bytes: int, to_device: bool) -> tuple[Tensor, Tensor]:
-    """Return registered memory of the host, and memory of the device, of random numbers."""
-    memory = map_memory(num_bytes, huge=True)
-    if not sizes.dry:
+@cache  # registered memory stays mapped
+def _buffers(sizes: Sizes, num_bytes: int, to_device: bool) -> tuple[Tensor, Tensor]:
+    """Return registered host memory and device memory, float32 `[rows, ROW_ELEMENTS]` each."""
+    memory = map_memory(num_bytes, huge_pages=True)
+    if not sizes.dry_run:
         register(memory)
-    host = memory.view(torch.float32).view(-1, WIDTH)
+    host = memory.view(torch.float32).view(-1, ROW_ELEMENTS)
     return host, torch.empty(host.shape, device=sizes.device)
 
 
-def map_memory(num_bytes: int, huge: bool) -> Tensor:
-    """Return fresh memory of the host, whose pages are huge ones or small ones."""
+def map_memory(num_bytes: int, huge_pages: bool) -> Tensor:
+    """Map anonymous host memory; return it as uint8 `[num_bytes]`."""
     memory = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    memory.madvise(mmap.MADV_HUGEPAGE if huge else mmap.MADV_NOHUGEPAGE)
+    memory.madvise(mmap.MADV_HUGEPAGE if huge_pages else mmap.MADV_NOHUGEPAGE)
     return torch.frombuffer(memory, dtype=torch.uint8)
 
 
 def register(memory: Tensor) -> None:
-    """Lock the pages of memory, and let CUDA copy from and to it by itself."""
+    """Page-lock host memory so that CUDA copies without a staging buffer."""
     runtime = torch.cuda.cudart()
     torch.cuda.check_error(runtime.cudaHostRegister(memory.data_ptr(), memory.nbytes, 0))
 
 
 def unregister(memory: Tensor) -> None:
-    """Undo it."""
+    """Undo `register`."""
     torch.cuda.check_error(torch.cuda.cudart().cudaHostUnregister(memory.data_ptr()))
 
 
 def _synchronize(sizes: Sizes) -> None:
-    if not sizes.dry:
+    if not sizes.dry_run:
         torch.cuda.synchronize()

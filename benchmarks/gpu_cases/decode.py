@@ -1,7 +1,7 @@
-"""One query of each sequence over its cached keys: K and V count once, as read.
+"""Decode: one query of each sequence over its cached keys. Work is the bytes of K and V, read once.
 
-The goal is set over a read of as many bytes. Over the copy, which also writes, it is easier to
-meet; both are stated.
+The goal is relative to a read of as many bytes. The ratio to a copy, which also writes, is printed
+too; it is easier to reach.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,83 +10,91 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from benchmarks.gpu_cases import floors, kernels, other_attention, truth
-from benchmarks.gpu_cases.case import Case, Make, Over, Side
-from benchmarks.gpu_cases.sizes import Sizes, randn, short
+from benchmarks.gpu_cases import floors, kernels, library_attention, reference
+from benchmarks.gpu_cases.case import Case, CaseFactory, Provider
+from benchmarks.gpu_cases.sizes import Sizes, dtype_name, randn
 
 
-def cases(sizes: Sizes) -> Iterator[tuple[str, Make]]:
-    """Yield names of cases, and what makes them."""
-    least, most = sizes.cached
-    for batch in sizes.batches:
-        lengths = uneven(batch, least, most)
-        for way in ("pages", "packed"):
-            name = f"decode B={batch}, {least}-{most} keys, {way}"
-            yield name, partial(_case, sizes, lengths, way == "pages", 0.75)
-    for way in ("pages", "packed"):
-        name = f"decode B=1, {sizes.long} keys, {way}"
-        yield name, partial(_case, sizes, [sizes.long], way == "pages", 0.6)
-    many, short_length, long_length = sizes.skewed
-    lengths = [short_length] * (many // 2) + [long_length] + [short_length] * (many - many // 2)
-    name = f"decode {many} x {short_length} and 1 x {long_length} keys, packed"
+def cases(sizes: Sizes) -> Iterator[tuple[str, CaseFactory]]:
+    """Yield the name and the factory of each case."""
+    shortest, longest = sizes.decode_keys
+    for batch in sizes.decode_batches:
+        lengths = uneven_lengths(batch, shortest, longest)
+        for kv_layout in ("pages", "packed"):
+            name = f"decode B={batch}, {shortest}-{longest} keys, {kv_layout}"
+            yield name, partial(_case, sizes, lengths, kv_layout == "pages", 0.75)
+    for kv_layout in ("pages", "packed"):
+        name = f"decode B=1, {sizes.long_keys} keys, {kv_layout}"
+        yield name, partial(_case, sizes, [sizes.long_keys], kv_layout == "pages", 0.6)
+    count, short, long = sizes.skewed_decode
+    lengths = [short] * (count // 2) + [long] + [short] * (count - count // 2)
+    name = f"decode {count} x {short} and 1 x {long} keys, packed"
     yield name, partial(_case, sizes, lengths, False, None)
-    lengths = uneven(sizes.batches[0] // 2, least, most)
-    name = f"decode B={len(lengths)}, {least}-{most} keys, packed"
-    for dtype, width in ((torch.float32, sizes.head_dim), (torch.bfloat16, sizes.head_dim // 2)):
-        title = f"{name}, {short(dtype)}, D={width}"
-        yield title, partial(_case, sizes, lengths, False, None, dtype, width)
+    lengths = uneven_lengths(sizes.decode_batches[0] // 2, shortest, longest)
+    name = f"decode B={len(lengths)}, {shortest}-{longest} keys, packed"
+    for dtype, head_dim in ((torch.float32, sizes.head_dim), (torch.bfloat16, sizes.head_dim // 2)):
+        title = f"{name}, {dtype_name(dtype)}, D={head_dim}"
+        yield title, partial(_case, sizes, lengths, False, None, dtype, head_dim)
 
 
 def _case(
     sizes: Sizes,
     lengths: Sequence[int],
     paged: bool,
-    least: float | None,
+    min_ratio: float | None,
     dtype: torch.dtype = torch.bfloat16,
-    width: int | None = None,
+    head_dim: int | None = None,
 ) -> Case:
-    width = width or sizes.head_dim
+    head_dim = head_dim or sizes.head_dim
     heads, kv_heads = sizes.heads
-    q = randn(sizes, len(lengths), heads, width, dtype=dtype)
-    k, v = (randn(sizes, sum(lengths), kv_heads, width, dtype=dtype) for _ in range(2))
+    q = randn(sizes, len(lengths), heads, head_dim, dtype=dtype)
+    k, v = (randn(sizes, sum(lengths), kv_heads, head_dim, dtype=dtype) for _ in range(2))
     ones = [1] * len(lengths)
-    told = truth.attention(q, k, v, ones, lengths)
-    moved = float(k.nbytes + v.nbytes)
-    over: list[Over] = [
-        floors.over_read(sizes, moved, least),
-        floors.over_copy(sizes, moved, least),
+    expected = reference.attention(q, k, v, ones, lengths)
+    num_bytes = float(k.nbytes + v.nbytes)
+    comparisons = [
+        floors.read_comparison(sizes, num_bytes, min_ratio),
+        floors.copy_comparison(sizes, num_bytes, min_ratio),
     ]
     if paged:
-        slab, table = in_pages(k, v, lengths, sizes.page_size)
-        run = kernels.attend(q, slab[:, 0], slab[:, 1], ones, lengths, table)
-        makes = other_attention.paged_decodes(q, slab, table, lengths, told)
+        pages, block_table = to_pages(k, v, lengths, sizes.page_size)
+        run = kernels.attend(q, pages[:, 0], pages[:, 1], ones, lengths, block_table)
+        libraries = library_attention.paged_decodes(q, pages, block_table, lengths, expected)
     else:
         run = kernels.attend(q, k, v, ones, lengths)
-        makes = other_attention.packed_decodes(q, k, v, lengths, told)
-    return Case(Side("own", run, told), over, moved, others=makes)
+        libraries = library_attention.packed_decodes(q, k, v, lengths, expected)
+    return Case(Provider("ours", run, expected), comparisons, num_bytes, libraries=libraries)
 
 
-def uneven(count: int, least: int, most: int) -> list[int]:
-    """Return lengths from `least` to `most`, in an order of their own."""
+def uneven_lengths(count: int, shortest: int, longest: int) -> list[int]:
+    """Return evenly spaced lengths in a shuffled order, the same in every call."""
     order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
-    return torch.linspace(least, most, count).long()[order].tolist()
+    return torch.linspace(shortest, longest, count).long()[order].tolist()
 
 
-def in_pages(k: Tensor, v: Tensor, lengths: Sequence[int], page_size: int) -> tuple[Tensor, Tensor]:
-    """Return keys and values in pages that lie anywhere in a slab, and the table of blocks.
+def to_pages(k: Tensor, v: Tensor, lengths: Sequence[int], page_size: int) -> tuple[Tensor, Tensor]:
+    """Copy packed keys and values to pages in random order.
 
-    The slab is `[pages, 2, Hkv, page_size, D]`; what no key fills is NaN.
+    Args:
+        k: keys `[T, Hkv, D]` of all sequences.
+        v: values `[T, Hkv, D]`.
+        lengths: tokens of each sequence.
+        page_size: tokens of a page.
+
+    Returns:
+        Pages `[pages, 2, Hkv, page_size, D]`, NaN where there is no token, and the block table
+        `[sequences, blocks]`, -1 beyond the end of a sequence.
     """
     counts = [-(-length // page_size) for length in lengths]
     order = torch.randperm(sum(counts)).int().to(k.device)
-    table = order.new_full((len(lengths), max(counts)), -1)
+    block_table = order.new_full((len(lengths), max(counts)), -1)
     shape = (len(order), 2, k.shape[1], page_size, k.shape[2])
-    slab = k.new_full(shape, torch.nan)
-    blocks, tokens = truth.spans(counts), truth.spans(lengths)
-    for row, block, span in zip(table, blocks, tokens, strict=True):
-        row[: block.stop - block.start] = order[block]
-        at = torch.arange(span.stop - span.start, device=k.device)
-        page, place = order[block][at // page_size], at % page_size
-        slab[page, 0, :, place] = k[span]
-        slab[page, 1, :, place] = v[span]
-    return slab, table
+    pages = k.new_full(shape, torch.nan)
+    block_slices, token_slices = reference.seq_slices(counts), reference.seq_slices(lengths)
+    for row, blocks, tokens in zip(block_table, block_slices, token_slices, strict=True):
+        row[: blocks.stop - blocks.start] = order[blocks]
+        index = torch.arange(tokens.stop - tokens.start, device=k.device)
+        page, offset = order[blocks][index // page_size], index % page_size
+        pages[page, 0, :, offset] = k[tokens]
+        pages[page, 1, :, offset] = v[tokens]
+    return pages, block_table

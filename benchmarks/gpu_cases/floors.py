@@ -1,73 +1,75 @@
-"""What a card can do: copy many bytes, read them, and multiply large matrices."""
+"""Floors: what the GPU can do at best when it copies, reads, and multiplies large matrices."""
 
 from collections.abc import Iterator
 from functools import cache, partial
 
 import torch
 
-from benchmarks.gpu_cases.case import Case, Make, Over, Side
-from benchmarks.gpu_cases.sizes import Sizes, randn, short
+from benchmarks.gpu_cases.case import Case, CaseFactory, Comparison, Provider
+from benchmarks.gpu_cases.sizes import Sizes, dtype_name, randn
 
 
-def cases(sizes: Sizes) -> Iterator[tuple[str, Make]]:
-    """Yield the floors themselves."""
-    yield "device copy", lambda: Case(copy(sizes), [], 2.0 * sizes.copied)
-    yield "device read (sum)", lambda: Case(read(sizes), [], float(sizes.copied))
+def cases(sizes: Sizes) -> Iterator[tuple[str, CaseFactory]]:
+    """Yield the name and the factory of each floor."""
+    yield "device copy", lambda: Case(copy(sizes), [], 2.0 * sizes.copy_bytes)
+    yield "device read (sum)", lambda: Case(read(sizes), [], float(sizes.copy_bytes))
     for dtype in (torch.bfloat16, torch.float32):
-        yield f"matmul {short(dtype)} {sizes.matrix}^3", partial(_product_case, sizes, dtype)
+        name = f"matmul {dtype_name(dtype)} {sizes.matmul_size}^3"
+        yield name, partial(_matmul_case, sizes, dtype)
 
 
-def _product_case(sizes: Sizes, dtype: torch.dtype) -> Case:
-    return Case(product(sizes, dtype), [], 2.0 * sizes.matrix**3, "TFLOP/s")
+def _matmul_case(sizes: Sizes, dtype: torch.dtype) -> Case:
+    return Case(matmul(sizes, dtype), [], 2.0 * sizes.matmul_size**3, "TFLOP/s")
 
 
 @cache
-def copy(sizes: Sizes) -> Side:
-    """Return a copy on the device; counted as bytes read and bytes written."""
-    source = torch.randint(0, 255, (sizes.copied,), dtype=torch.uint8, device=sizes.device)
+def copy(sizes: Sizes) -> Provider:
+    """Return a copy on the device. Its bytes are those read plus those written."""
+    source = torch.randint(0, 255, (sizes.copy_bytes,), dtype=torch.uint8, device=sizes.device)
     target = torch.empty_like(source)
-    return Side("copy", lambda: target.copy_(source))
+    return Provider("copy", lambda: target.copy_(source))
 
 
 @cache
-def read(sizes: Sizes) -> Side:
-    """Return a sum over as many bytes as the copy reads: what a kernel that writes little can do.
+def read(sizes: Sizes) -> Provider:
+    """Return a sum over as many bytes as the copy reads: the floor of a kernel that writes little.
 
-    A copy writes as much as it reads, which memory does more slowly than reading alone.
+    Memory reads faster than it copies.
     """
-    source = randn(sizes, sizes.copied // 4, dtype=torch.float32)
+    source = randn(sizes, sizes.copy_bytes // 4, dtype=torch.float32)
     total = torch.empty((), device=sizes.device)
-    return Side("read", lambda: torch.sum(source, 0, out=total))
+    return Provider("read", lambda: torch.sum(source, 0, out=total))
 
 
 @cache
-def product(sizes: Sizes, dtype: torch.dtype = torch.bfloat16) -> Side:
-    """Return a product of square matrices; float32 without TF32, as torch computes by default."""
-    a, b = (randn(sizes, sizes.matrix, sizes.matrix, dtype=dtype) for _ in range(2))
+def matmul(sizes: Sizes, dtype: torch.dtype = torch.bfloat16) -> Provider:
+    """Return a product of square matrices. float32 is computed without TF32, torch's default."""
+    a, b = (randn(sizes, sizes.matmul_size, sizes.matmul_size, dtype=dtype) for _ in range(2))
     out = torch.empty_like(a)
-    return Side(f"matmul {short(dtype)}", lambda: torch.mm(a, b, out=out))
+    return Provider(f"matmul {dtype_name(dtype)}", lambda: torch.mm(a, b, out=out))
 
 
-def over_copy(sizes: Sizes, moved: float, least: float | None = None) -> Over:
-    """Set `moved` bytes, read or written, over the copy."""
-    return Over("copy", [(copy(sizes), moved / (2 * sizes.copied))], least)
+def copy_comparison(sizes: Sizes, num_bytes: float, min_ratio: float | None = None) -> Comparison:
+    """Compare a case that reads and writes `num_bytes` in total with the copy."""
+    return Comparison("copy", [(copy(sizes), num_bytes / (2 * sizes.copy_bytes))], min_ratio)
 
 
-def over_read(sizes: Sizes, num_bytes: float, least: float | None = None) -> Over:
-    """Set `num_bytes` that are read over the sum."""
-    return Over("read", [(read(sizes), num_bytes / sizes.copied)], least)
+def read_comparison(sizes: Sizes, num_bytes: float, min_ratio: float | None = None) -> Comparison:
+    """Compare a case that reads `num_bytes` with the read."""
+    return Comparison("read", [(read(sizes), num_bytes / sizes.copy_bytes)], min_ratio)
 
 
-def over_floor(
-    sizes: Sizes, flops: float, moved: float, dtype: torch.dtype = torch.bfloat16
-) -> Over:
-    """Set a call over the slower of the product of its dtype and the copy that it cannot avoid."""
-    share = flops / (2 * sizes.matrix**3)
-    sides = [(product(sizes, dtype), share), (copy(sizes), moved / (2 * sizes.copied))]
-    return Over("floor", sides)
+def copy_roofline(
+    sizes: Sizes, flops: float, num_bytes: float, dtype: torch.dtype = torch.bfloat16
+) -> Comparison:
+    """Compare with the slower of the matrix product in `dtype` and the copy of `num_bytes`."""
+    compute = matmul(sizes, dtype), flops / (2 * sizes.matmul_size**3)
+    memory = copy(sizes), num_bytes / (2 * sizes.copy_bytes)
+    return Comparison("floor", [compute, memory])
 
 
-def over_read_floor(sizes: Sizes, flops: float, num_bytes: float) -> Over:
-    """Set a call that writes little over the slower of the product in bfloat16 and the read."""
-    share = flops / (2 * sizes.matrix**3)
-    return Over("floor", [(product(sizes), share), (read(sizes), num_bytes / sizes.copied)])
+def read_roofline(sizes: Sizes, flops: float, num_bytes: float) -> Comparison:
+    """Compare with the slower of the matrix product in bfloat16 and the read of `num_bytes`."""
+    compute = matmul(sizes), flops / (2 * sizes.matmul_size**3)
+    memory = read(sizes), num_bytes / sizes.copy_bytes
+    return Comparison("floor", [compute, memory])

@@ -1,4 +1,7 @@
-"""How our kernels are called: each returns a run, which returns the tensors that it has written."""
+"""Calls of our kernels. Each function here binds the arguments and returns the call.
+
+A call launches the kernel and returns the tensors that the kernel has written.
+"""
 
 from collections.abc import Sequence
 from itertools import accumulate
@@ -6,7 +9,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from benchmarks.gpu_cases.case import Run
+from benchmarks.gpu_cases.case import Function
 from rope_core.kernels import attention, merge, rotary
 
 Tensors = Sequence[Tensor]
@@ -14,8 +17,8 @@ Tensors = Sequence[Tensor]
 
 def rotate(
     xs: Tensors, outs: Tensors, table: Tensors, rows: Tensor, layout: str, **options: object
-) -> Run:
-    """Rotate by rows of a table of cosines and sines `[rows, half]`."""
+) -> Function:
+    """Rotate `[T, H, D]` with tables of cosines and sines `[rows, half]`; `rows` is `[T]`."""
     options = {"rotary_dim": 2 * table[0].shape[-1], "layout": layout, "rows": rows, **options}
 
     def run() -> Tensors:
@@ -27,8 +30,8 @@ def rotate(
 
 def rotate_at(
     xs: Tensors, outs: Tensors, positions: Tensor, inv_freq: Tensor, layout: str, **options: object
-) -> Run:
-    """Rotate by positions, whose angles the kernel finds."""
+) -> Function:
+    """Rotate `[T, H, D]`; the kernel computes the angles of `positions` `[T]`."""
     options = {"rotary_dim": 2 * len(inv_freq), "layout": layout, **options}
 
     def run() -> Tensors:
@@ -38,8 +41,8 @@ def rotate_at(
     return run
 
 
-def shift_pages(k: Tensor, slots: Tensor, delta: Tensor, inv_freq: Tensor) -> Run:
-    """Move keys in pages `[pages, Hkv, page_size, D]`, in place."""
+def shift_pages(k: Tensor, slots: Tensor, delta: Tensor, inv_freq: Tensor) -> Function:
+    """Rotate keys in pages `[pages, Hkv, page_size, D]` by `delta` positions, in place."""
 
     def run() -> Tensors:
         rotary.shift_pages(k, slots, delta, inv_freq, rotary_dim=2 * len(inv_freq), layout="half")
@@ -48,8 +51,8 @@ def shift_pages(k: Tensor, slots: Tensor, delta: Tensor, inv_freq: Tensor) -> Ru
     return run
 
 
-def merge_parts(parts: Tensor, lse: Tensor, out: Tensor, out_lse: Tensor) -> Run:
-    """Merge `[N, R, D]`."""
+def merge_parts(parts: Tensor, lse: Tensor, out: Tensor, out_lse: Tensor) -> Function:
+    """Merge N partial results `[N, R, D]` by their log-sum-exp `[N, R]`."""
 
     def run() -> Tensors:
         merge.merge(parts, lse, out, out_lse)
@@ -67,14 +70,14 @@ def attend(
     block_table: Tensor | None = None,
     out_dtype: torch.dtype | None = None,
     **options: object,
-) -> Run:
-    """Attend within packed sequences, causally by default, whose keys may lie in pages."""
+) -> Function:
+    """Attend within packed sequences, causal by default; keys may be in pages."""
     shape = *q.shape[:2], v.shape[-1]
     out = torch.full(shape, torch.nan, dtype=out_dtype or q.dtype, device=q.device)
     lse = torch.full(q.shape[:2], torch.nan, device=q.device)
     options = {
-        "cu_seqlens_q": cumulative(lengths_q, q.device),
-        "cu_seqlens_k": cumulative(lengths_k, q.device),
+        "cu_seqlens_q": cu_seqlens(lengths_q, q.device),
+        "cu_seqlens_k": cu_seqlens(lengths_k, q.device),
         "lengths_q": lengths_q,
         "lengths_k": lengths_k,
         "scale": q.shape[-1] ** -0.5,
@@ -90,6 +93,6 @@ def attend(
     return run
 
 
-def cumulative(lengths: Sequence[int], device: torch.device) -> Tensor:
-    """Return where each sequence starts, and the end."""
+def cu_seqlens(lengths: Sequence[int], device: torch.device) -> Tensor:
+    """Return the offsets of packed sequences, int32 `[sequences + 1]`."""
     return torch.tensor([*accumulate(lengths, initial=0)], dtype=torch.int32, device=device)

@@ -1,4 +1,4 @@
-"""Libraries that a comparison may find installed."""
+"""Optional libraries that our kernels are compared with."""
 
 from importlib import import_module
 from typing import Any
@@ -12,30 +12,30 @@ MODULES = {
 }
 
 
-class Missing(Exception):
-    """There is no such thing here."""
+class Unavailable(Exception):
+    """A library is missing, or does not support a call."""
 
 
-def found() -> dict[str, str]:
-    """Return the version of each, or why it is not taken."""
-    return {name: _found(name) for name in MODULES}
+def describe() -> dict[str, str]:
+    """Return the version of each library, or why it cannot be used."""
+    return {name: _version_or_reason(name) for name in MODULES}
 
 
 def load(name: str) -> Any:
-    """Return its module.
+    """Import the module of a library.
 
     Raises:
-        Missing: it cannot be imported.
+        Unavailable: the import fails.
     """
     try:
         return import_module(MODULES[name])
-    except Exception as why:  # a package may fail in any way where it does not fit the machine
-        raise Missing(f"{type(why).__name__}: {why}".splitlines()[0]) from None
+    except Exception as exc:  # an import may raise anything on a machine that does not suit it
+        raise Unavailable(f"{type(exc).__name__}: {exc}".splitlines()[0]) from None
 
 
-def _found(name: str) -> str:
+def _version_or_reason(name: str) -> str:
     try:
         load(name)
-    except Missing as why:
-        return f"missing ({why})"
-    return table.versions(name).get(name, "of no version")
+    except Unavailable as exc:
+        return f"missing ({exc})"
+    return table.versions(name).get(name, "unknown version")

@@ -1,6 +1,6 @@
-"""Prompts: over cuDNN and the floor, ragged over dense, rotated first over attended alone.
+"""Prompts: compared with cuDNN and a floor, ragged with equal lengths, rotated with not rotated.
 
-Floating-point operations are those that causality leaves.
+Floating-point operations are those of the pairs that the causal mask keeps.
 """
 
 from collections.abc import Iterator, Sequence
@@ -9,141 +9,151 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from benchmarks import plain
-from benchmarks.gpu_cases import decode, floors, kernels, other_attention, truth
-from benchmarks.gpu_cases.case import Case, Make, Over, Side
-from benchmarks.gpu_cases.sizes import Sizes, poison, randn
+from benchmarks import torch_baseline
+from benchmarks.gpu_cases import decode, floors, kernels, library_attention, reference
+from benchmarks.gpu_cases.case import Case, CaseFactory, Comparison, Provider
+from benchmarks.gpu_cases.sizes import Sizes, nan_like, randn
 
-CUDNN_FROM = 4096
-"""Least length that the goal is set for."""
-
-
-def ragged(sizes: Sizes) -> Iterator[tuple[str, Make]]:
-    """Yield the one of many lengths."""
-    count, least, most = sizes.ragged
-    yield f"prefill {count} x {least}-{most}, ragged", partial(_ragged, sizes)
+MIN_GOAL_LENGTH = 4096
+"""Shortest prompt that has a goal relative to cuDNN."""
 
 
-def fused(sizes: Sizes) -> Iterator[tuple[str, Make]]:
-    """Yield those that rotate first."""
-    for length, most in sizes.fused:
-        yield f"rotate and attend S={length}", partial(_fused, sizes, length, most)
-        if not sizes.dry:
+def ragged(sizes: Sizes) -> Iterator[tuple[str, CaseFactory]]:
+    """Yield the case of a batch with many lengths."""
+    count, shortest, longest = sizes.ragged_lengths
+    yield f"prefill {count} x {shortest}-{longest}, ragged", partial(_ragged, sizes)
+
+
+def fused(sizes: Sizes) -> Iterator[tuple[str, CaseFactory]]:
+    """Yield the cases that rotate q and k before attention."""
+    for length, max_ratio in sizes.fused_lengths:
+        yield f"rotate and attend S={length}", partial(_fused, sizes, length, max_ratio)
+        if not sizes.dry_run:
             name = f"rotate, and attend by cuDNN S={length}"
-            yield name, partial(_fused, sizes, length, most, by_cudnn=True)
+            yield name, partial(_fused, sizes, length, max_ratio, with_cudnn=True)
 
 
-def dense(sizes: Sizes) -> Iterator[tuple[str, Make]]:
-    """Yield those of one length."""
-    for width in sizes.widths:
-        for length in sizes.prompts:
-            yield f"prefill S={length}, D={width}", partial(_dense, sizes, length, width)
-    name = f"prefill S={sizes.prompts[-1] // 8}, D={sizes.head_dim}, float32"
-    yield name, partial(_dense, sizes, sizes.prompts[-1] // 8, sizes.head_dim, torch.float32)
+def dense(sizes: Sizes) -> Iterator[tuple[str, CaseFactory]]:
+    """Yield the cases of batches with equal lengths."""
+    for head_dim in sizes.head_dims:
+        for length in sizes.prompt_lengths:
+            yield f"prefill S={length}, D={head_dim}", partial(_dense, sizes, length, head_dim)
+    length = sizes.prompt_lengths[-1] // 8
+    name = f"prefill S={length}, D={sizes.head_dim}, float32"
+    yield name, partial(_dense, sizes, length, sizes.head_dim, torch.float32)
 
 
-def grouped(sizes: Sizes) -> Iterator[tuple[str, Make]]:
-    """Yield those of one length whose heads share keys, as in packs."""
+def grouped(sizes: Sizes) -> Iterator[tuple[str, CaseFactory]]:
+    """Yield the cases of equal lengths with grouped-query attention."""
     heads, kv_heads = sizes.heads
-    for length in sizes.prompts:
+    for length in sizes.prompt_lengths:
         name = f"prefill S={length}, D={sizes.head_dim}, heads {heads}/{kv_heads}"
         yield name, partial(_dense, sizes, length, sizes.head_dim, heads=sizes.heads)
 
 
-def masked(sizes: Sizes) -> Iterator[tuple[str, Make]]:
-    """Yield one with a mask, and one with a window."""
-    yield f"prefill S={sizes.masked}, a bool mask", partial(_masked, sizes)
-    name = f"prefill S={sizes.prompts[-1]}, a window of {sizes.window}"
+def masked(sizes: Sizes) -> Iterator[tuple[str, CaseFactory]]:
+    """Yield a case with a mask and a case with a window."""
+    yield f"prefill S={sizes.masked_length}, a bool mask", partial(_masked, sizes)
+    name = f"prefill S={sizes.prompt_lengths[-1]}, a window of {sizes.window_size}"
     yield name, partial(_window, sizes)
 
 
 def _dense(
     sizes: Sizes,
     length: int,
-    width: int,
+    head_dim: int,
     dtype: torch.dtype = torch.bfloat16,
     heads: tuple[int, int] | None = None,
 ) -> Case:
     lengths = [length] * max(1, sizes.tokens // length)
-    q_heads, kv_heads = heads or (sizes.hidden // width,) * 2
-    shapes = [(sum(lengths), h, width) for h in (q_heads, kv_heads, kv_heads)]
+    q_heads, kv_heads = heads or (sizes.hidden_size // head_dim,) * 2
+    shapes = [(sum(lengths), h, head_dim) for h in (q_heads, kv_heads, kv_heads)]
     q, k, v = (randn(sizes, *shape, dtype=dtype) for shape in shapes)
-    told = truth.attention(q, k, v, lengths, lengths)
-    flops = _flops(lengths, q_heads, width)
-    over = [floors.over_floor(sizes, flops, 2.0 * (q.nbytes + k.nbytes), dtype)]
-    if not sizes.dry and dtype == torch.bfloat16:
-        least = 0.6 if width == 128 and length >= CUDNN_FROM else None
-        for name, way in (("cuDNN", other_attention.sdpa), ("cuDNN, lse", other_attention.cudnn)):
-            over.append(Over(name, [(way(q, k, v, len(lengths), told), 1.0)], least))
-    own = Side("own", kernels.attend(q, k, v, lengths, lengths), told)
-    makes = other_attention.prompts(q, k, v, lengths, told)
-    return Case(own, over, flops, "TFLOP/s", others=makes)
+    expected = reference.attention(q, k, v, lengths, lengths)
+    flops = _flops(lengths, q_heads, head_dim)
+    comparisons = [floors.copy_roofline(sizes, flops, 2.0 * (q.nbytes + k.nbytes), dtype)]
+    if not sizes.dry_run and dtype == torch.bfloat16:
+        min_ratio = 0.6 if head_dim == 128 and length >= MIN_GOAL_LENGTH else None
+        providers = {"cuDNN": library_attention.sdpa, "cuDNN, lse": library_attention.cudnn}
+        for name, create in providers.items():
+            provider = create(q, k, v, len(lengths), expected)
+            comparisons.append(Comparison(name, [(provider, 1.0)], min_ratio))
+    ours = Provider("ours", kernels.attend(q, k, v, lengths, lengths), expected)
+    libraries = library_attention.prefills(q, k, v, lengths, expected)
+    return Case(ours, comparisons, flops, "TFLOP/s", libraries=libraries)
 
 
 def _masked(sizes: Sizes) -> Case:
-    lengths = [sizes.masked]
-    q, k, v = _qkv(sizes, sizes.masked)
-    mask = torch.rand(1, 1, sizes.masked, sizes.masked, device=sizes.device) < 0.9
-    mask |= torch.eye(sizes.masked, dtype=torch.bool, device=sizes.device)
-    told = truth.attention(q, k, v, lengths, lengths, mask=mask)
-    own = Side("own", kernels.attend(q, k, v, lengths, lengths, mask=mask), told)
-    told = truth.attention(q, k, v, lengths, lengths)
-    plain_call = Side("no mask", kernels.attend(q, k, v, lengths, lengths), told)
+    lengths = [sizes.masked_length]
+    q, k, v = _qkv(sizes, sizes.masked_length)
+    shape = 1, 1, sizes.masked_length, sizes.masked_length
+    mask = torch.rand(shape, device=sizes.device) < 0.9
+    mask |= torch.eye(sizes.masked_length, dtype=torch.bool, device=sizes.device)
+    expected = reference.attention(q, k, v, lengths, lengths, mask=mask)
+    ours = Provider("ours", kernels.attend(q, k, v, lengths, lengths, mask=mask), expected)
+    expected = reference.attention(q, k, v, lengths, lengths)
+    unmasked = Provider("no mask", kernels.attend(q, k, v, lengths, lengths), expected)
     flops = _flops(lengths, sizes.heads[0], sizes.head_dim)
-    return Case(own, [Over("no mask", [(plain_call, 1.0)])], flops, "TFLOP/s")
+    return Case(ours, [Comparison("no mask", [(unmasked, 1.0)])], flops, "TFLOP/s")
 
 
 def _window(sizes: Sizes) -> Case:
-    length, window = sizes.prompts[-1], sizes.window
+    length, window = sizes.prompt_lengths[-1], sizes.window_size
     q, k, v = _qkv(sizes, length)
-    told = truth.attention(q, k, v, [length], [length], window=window)
-    own = Side("own", kernels.attend(q, k, v, [length], [length], window=window), told)
-    heads, width = sizes.heads[0], sizes.head_dim
-    flops = _flops([length], heads, width) - _flops([length - window], heads, width)
-    over = floors.over_floor(sizes, flops, 2.0 * (q.nbytes + k.nbytes))
-    return Case(own, [over], flops, "TFLOP/s")
+    expected = reference.attention(q, k, v, [length], [length], window=window)
+    ours = Provider("ours", kernels.attend(q, k, v, [length], [length], window=window), expected)
+    heads, head_dim = sizes.heads[0], sizes.head_dim
+    flops = _flops([length], heads, head_dim) - _flops([length - window], heads, head_dim)
+    comparison = floors.copy_roofline(sizes, flops, 2.0 * (q.nbytes + k.nbytes))
+    return Case(ours, [comparison], flops, "TFLOP/s")
 
 
 def _ragged(sizes: Sizes) -> Case:
-    lengths = decode.uneven(*sizes.ragged)
-    (heads, _), width = sizes.heads, sizes.head_dim
-    flops, longest = _flops(lengths, heads, width), max(lengths)
-    dense = [longest] * max(1, round(flops / _flops([longest], heads, width)))
+    lengths = decode.uneven_lengths(*sizes.ragged_lengths)
+    (heads, _), head_dim = sizes.heads, sizes.head_dim
+    flops, longest = _flops(lengths, heads, head_dim), max(lengths)
+    dense = [longest] * max(1, round(flops / _flops([longest], heads, head_dim)))
     q, k, v = _qkv(sizes, sum(lengths))
-    told = truth.attention(q, k, v, lengths, lengths)
-    own = Side("own", kernels.attend(q, k, v, lengths, lengths), told)
-    makes = other_attention.prompts(q, k, v, lengths, told, even=False)
+    expected = reference.attention(q, k, v, lengths, lengths)
+    ours = Provider("ours", kernels.attend(q, k, v, lengths, lengths), expected)
+    libraries = library_attention.prefills(q, k, v, lengths, expected, equal_lengths=False)
     name, qkv = f"{len(dense)} x {longest}", _qkv(sizes, sum(dense))
-    told = truth.attention(*qkv, dense, dense)
-    even = Side(name, kernels.attend(*qkv, dense, dense), told)
-    over = Over(name, [(even, flops / _flops(dense, heads, width))], least=0.85)
-    return Case(own, [over], flops, "TFLOP/s", others=makes)
+    expected = reference.attention(*qkv, dense, dense)
+    baseline = Provider(name, kernels.attend(*qkv, dense, dense), expected)
+    share = flops / _flops(dense, heads, head_dim)
+    comparison = Comparison(name, [(baseline, share)], min_ratio=0.85)
+    return Case(ours, [comparison], flops, "TFLOP/s", libraries=libraries)
 
 
-def _fused(sizes: Sizes, length: int, most: float, by_cudnn: bool = False) -> Case:
+def _fused(sizes: Sizes, length: int, max_ratio: float, with_cudnn: bool = False) -> Case:
     lengths = [length] * max(1, sizes.tokens // length)
     q, k, v = _qkv(sizes, sum(lengths))
-    positions = torch.arange(length, device=sizes.device).repeat(len(lengths))
-    tables = plain.tables(torch.arange(length, device=sizes.device), sizes.head_dim)
+    positions = torch.arange(length, device=sizes.device)
+    tables = torch_baseline.tables(positions, sizes.head_dim)
     table = [t[:, 0, : sizes.head_dim // 2].contiguous() for t in tables]
-    turned = [x.to(q.dtype) for x in truth.rotation([q, k], positions).tensors()]
-    told = truth.attention(*turned, v, lengths, lengths)
-    outs = poison(q, k)
+    positions = positions.repeat(len(lengths))
+    rotated = [x.to(q.dtype) for x in reference.rotation([q, k], positions).tensors()]
+    expected = reference.attention(*rotated, v, lengths, lengths)
+    outs = nan_like(q, k)
     rotate = kernels.rotate([q, k], outs, table, positions, "half")
-    if by_cudnn:
-        alone, after = (other_attention.sdpa(*qk, v, len(lengths), told) for qk in (turned, outs))
-        other_attention.probe(alone)
-    else:
-        alone = Side("alone", kernels.attend(*turned, v, lengths, lengths), told)
-        after = Side("after", kernels.attend(*outs, v, lengths, lengths), told)
+
+    def attention(q: Tensor, k: Tensor) -> Provider:
+        if with_cudnn:
+            return library_attention.sdpa(q, k, v, len(lengths), expected)
+        return Provider("attend", kernels.attend(q, k, v, lengths, lengths), expected)
+
+    attend_only, attend_outs = attention(*rotated), attention(*outs)
+    if with_cudnn:
+        library_attention.check_available(attend_only)
 
     def run() -> Sequence[Tensor]:
         rotate()
-        return after.run()
+        return attend_outs.run()
 
-    own = Side("own", run, after.truth, after.read)
+    ours = Provider("ours", run, attend_outs.expected, attend_outs.to_tensors)
     flops = _flops(lengths, sizes.heads[0], sizes.head_dim)
-    return Case(own, [Over("attend alone", [(alone, 1.0)], most=most)], flops, "TFLOP/s")
+    comparison = Comparison("attend alone", [(attend_only, 1.0)], max_ratio=max_ratio)
+    return Case(ours, [comparison], flops, "TFLOP/s")
 
 
 def _qkv(sizes: Sizes, tokens: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -152,5 +162,5 @@ def _qkv(sizes: Sizes, tokens: int) -> tuple[Tensor, Tensor, Tensor]:
     return q, k, v
 
 
-def _flops(lengths: Sequence[int], heads: int, width: int) -> float:
-    return 2.0 * width * heads * sum(n * (n + 1) for n in lengths)
+def _flops(lengths: Sequence[int], heads: int, head_dim: int) -> float:
+    return 2.0 * head_dim * heads * sum(n * (n + 1) for n in lengths)

@@ -1,4 +1,4 @@
-"""What runs together, in the order in which it runs; what takes longest to build comes last."""
+"""Sections of `benchmarks.gpu` in the order in which they run; the slowest to compile is last."""
 
 from benchmarks.first_run import service
 from benchmarks.gpu_cases import (
@@ -7,26 +7,26 @@ from benchmarks.gpu_cases import (
     copies,
     decode,
     floors,
-    host_waits,
-    merging,
+    host_blocking,
+    merge,
     prefill,
     rotation,
-    small,
+    single_token,
 )
-from benchmarks.gpu_cases.case import Make
-from benchmarks.gpu_cases.sizes import DRY, FULL
+from benchmarks.gpu_cases.case import CaseFactory
+from benchmarks.gpu_cases.sizes import DRY_RUN, FULL
 
 SECTIONS = {
     "floors": floors.cases,
     "builds": builds.cases,
     "copies": copies.cases,
-    "host waits": host_waits.cases,
+    "host blocking": host_blocking.cases,
     "service": service.cases,
     "rotation": rotation.cases,
-    "merging": merging.cases,
+    "merge": merge.cases,
     "decode": decode.cases,
     "append": append.cases,
-    "small": small.cases,
+    "single token": single_token.cases,
     "fused": prefill.fused,
     "ragged": prefill.ragged,
     "masked": prefill.masked,
@@ -36,6 +36,7 @@ SECTIONS = {
 }
 
 
-def wanted(section: str, only: str, dry: bool) -> list[tuple[str, Make]]:
-    """Return the cases of a section whose name has `only` in it; nothing is made yet."""
-    return [(name, make) for name, make in SECTIONS[section](DRY if dry else FULL) if only in name]
+def select_cases(section: str, only: str, dry_run: bool) -> list[tuple[str, CaseFactory]]:
+    """Return the cases of a section whose name contains `only`. Tensors are not created yet."""
+    cases = SECTIONS[section](DRY_RUN if dry_run else FULL)
+    return [(name, factory) for name, factory in cases if only in name]

@@ -1,4 +1,4 @@
-"""How large the cases are, and tensors for them."""
+"""Sizes of the cases, and helpers that create tensors."""
 
 from dataclasses import dataclass
 
@@ -8,106 +8,106 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """How large the cases are: several times what the L2 cache holds, or as many buffers."""
+    """Sizes of the cases: several times the L2 cache, or as many buffers."""
 
     device: str = "cuda"
-    copied: int = 2**30
-    """Bytes of the copy."""
+    copy_bytes: int = 2**30
+    matmul_size: int = 8192
+    """Rows and columns of the matrices."""
 
-    matrix: int = 8192
     heads: tuple[int, int] = (32, 8)
+    """Query heads and key/value heads."""
+
     head_dim: int = 128
     tokens: int = 16_384
-    """That are rotated, and of dense prompts."""
+    """Tokens of a rotation, and of a batch of prompts."""
 
-    table: int = 131_072
-    """Positions of a table."""
+    table_length: int = 131_072
+    """Positions of a table of cosines and sines."""
 
-    merged: int = 262_144
-    """Rows, tokens times heads."""
+    merge_rows: int = 262_144
+    """Tokens times heads."""
 
-    moved: int = 131_072
-    """Keys that are re-positioned."""
-
+    shifted_keys: int = 131_072
     page_size: int = 16
-    batches: tuple[int, ...] = (32, 64)
-    cached: tuple[int, int] = (1024, 16_384)
-    """Least and most keys of a decode."""
+    decode_batches: tuple[int, ...] = (32, 64)
+    decode_keys: tuple[int, int] = (1024, 16_384)
+    """Fewest and most keys of a sequence."""
 
-    long: int = 65_536
-    skewed: tuple[int, int, int] = (63, 1024, 131_072)
-    """How many short sequences of a decode, their keys, and the keys of the one long sequence."""
+    long_keys: int = 65_536
+    """Keys of a single long sequence."""
 
-    appended: tuple[int, ...] = (5, 17, 32, 256)
-    """Queries of one sequence over `long` keys: times the group, 20 to 1,024 rows."""
+    skewed_decode: tuple[int, int, int] = (63, 1024, 131_072)
+    """Number of short sequences, keys of each, and keys of the one long sequence."""
 
-    masked: int = 4096
-    """Length of a prompt with a mask."""
+    append_queries: tuple[int, ...] = (5, 17, 32, 256)
+    """New queries over `long_keys` keys; times the heads of a group, 20 to 1,024 rows."""
 
-    window: int = 1024
-    prompts: tuple[int, ...] = (512, 1024, 2048, 4096, 8192, 16_384)
-    widths: tuple[int, ...] = (64, 128, 256)
-    hidden: int = 2048
-    """Heads times width of prompts that are held against other libraries."""
+    masked_length: int = 4096
+    window_size: int = 1024
+    prompt_lengths: tuple[int, ...] = (512, 1024, 2048, 4096, 8192, 16_384)
+    head_dims: tuple[int, ...] = (64, 128, 256)
+    hidden_size: int = 2048
+    """Heads times head_dim of the prompts that are compared with other libraries."""
 
-    ragged: tuple[int, int, int] = (64, 64, 4096)
-    fused: tuple[tuple[int, float], ...] = ((2048, 1.15), (8192, 1.06))
-    """Lengths of prompts that are rotated and attended, and the goal."""
+    ragged_lengths: tuple[int, int, int] = (64, 64, 4096)
+    """Number of sequences, and their shortest and longest length."""
 
-    small: int = 1024
-    """Keys of a small decode."""
+    fused_lengths: tuple[tuple[int, float], ...] = ((2048, 1.15), (8192, 1.06))
+    """Lengths of prompts that are rotated and attended, and the goal of each."""
 
-    calls: int = 64
-    """In a graph."""
+    short_keys: int = 1024
+    """Keys of a decode in a CUDA graph."""
 
-    transferred: tuple[int, ...] = (2**16, 2**20, 2**26)
-    """Bytes of copies between host and device; the largest is also pinned and unpinned."""
+    graph_calls: int = 64
+    transfer_bytes: tuple[int, ...] = (2**16, 2**20, 2**26)
+    """Sizes of copies between host and device. The largest is also page-locked and released."""
 
     @property
-    def dry(self) -> bool:
-        """Whether kernels are interpreted."""
+    def dry_run(self) -> bool:
+        """Whether kernels are interpreted on the CPU."""
         return self.device == "cpu"
 
 
 FULL = Sizes()
-DRY = Sizes(
+DRY_RUN = Sizes(
     device="cpu",
-    copied=1024,
-    matrix=16,
+    copy_bytes=1024,
+    matmul_size=16,
     heads=(4, 2),
     head_dim=32,
     tokens=48,
-    table=512,
-    merged=40,
-    moved=40,
-    batches=(2,),
-    cached=(20, 70),
-    long=100,
-    skewed=(3, 10, 600),
-    appended=(9,),
-    masked=24,
-    window=12,
-    prompts=(48,),
-    widths=(32,),
-    hidden=64,
-    ragged=(3, 5, 40),
-    fused=((32, 1.15),),
-    small=40,
-    calls=2,
-    transferred=(64, 4096),
+    table_length=512,
+    merge_rows=40,
+    shifted_keys=40,
+    decode_batches=(2,),
+    decode_keys=(20, 70),
+    long_keys=100,
+    skewed_decode=(3, 10, 600),
+    append_queries=(9,),
+    masked_length=24,
+    window_size=12,
+    prompt_lengths=(48,),
+    head_dims=(32,),
+    hidden_size=64,
+    ragged_lengths=(3, 5, 40),
+    fused_lengths=((32, 1.15),),
+    short_keys=40,
+    graph_calls=2,
+    transfer_bytes=(64, 4096),
 )
 
 
 def randn(sizes: Sizes, *shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
-    """Return random numbers; zeros are faster to multiply than what a model computes."""
+    """Return random numbers. Zeros would multiply faster than the values of a model."""
     return torch.randn(shape, device=sizes.device).to(dtype)
 
 
-def poison(*like: Tensor) -> tuple[Tensor, ...]:
-    """Return tensors for an answer, every element NaN until it is written."""
-    return tuple(torch.full_like(x, torch.nan) for x in like)
+def nan_like(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Return output tensors filled with NaN, so that an element that is not written is noticed."""
+    return tuple(torch.full_like(x, torch.nan) for x in tensors)
 
 
-def short(dtype: torch.dtype) -> str:
-    """Return its name."""
+def dtype_name(dtype: torch.dtype) -> str:
+    """Return the name of a dtype without the prefix `torch.`."""
     return str(dtype).removeprefix("torch.")

@@ -25,31 +25,31 @@ public class Rope {
         float[] x = {0, 1, 2, 3, 4, 5, 6, 7};
         long[] positions = {0, 1};
 
-        // a ByteBuffer is big-endian until told otherwise
+        // a ByteBuffer is big-endian by default
         var body = ByteBuffer.allocate(HEADER.length + 32 + 16).order(ByteOrder.LITTLE_ENDIAN);
         body.put(HEADER);
-        for (float each : x) body.putFloat(each);
-        for (long each : positions) body.putLong(each);
+        for (float value : x) body.putFloat(value);
+        for (long position : positions) body.putLong(position);
 
         var request = HttpRequest.newBuilder(URI.create(url + "/v2/models/rope/infer"))
             .header("Inference-Header-Content-Length", String.valueOf(HEADER.length))
             .POST(BodyPublishers.ofByteArray(body.array()))
             .build();
-        // the default client offers HTTP/2, and gets its answer over HTTP/1.1
+        // the default client offers HTTP/2; the response comes over HTTP/1.1
         var response = HttpClient.newHttpClient().send(request, BodyHandlers.ofByteArray());
-        byte[] answer = response.body(); // all of it, in however many pieces it comes
+        byte[] data = response.body();
         if (response.statusCode() != 200) {
             // {"error": "what is wrong"}
-            fail(response.statusCode() + ": " + new String(answer, StandardCharsets.UTF_8));
+            fail(response.statusCode() + ": " + new String(data, StandardCharsets.UTF_8));
         }
 
-        // one output was asked for, so all that follows the JSON is its numbers
+        // one output was requested, so its numbers are everything after the JSON
         int length = (int) response.headers().firstValueAsLong("Inference-Header-Content-Length").orElseThrow();
-        var numbers = ByteBuffer.wrap(answer, length, answer.length - length).order(ByteOrder.LITTLE_ENDIAN);
+        var numbers = ByteBuffer.wrap(data, length, data.length - length).order(ByteOrder.LITTLE_ENDIAN);
         float[] rotated = new float[numbers.remaining() / 4];
         numbers.asFloatBuffer().get(rotated);
 
-        System.out.println(new String(answer, 0, length, StandardCharsets.UTF_8));
+        System.out.println(new String(data, 0, length, StandardCharsets.UTF_8));
         System.out.println("rotated " + Arrays.toString(rotated));
         for (int i = 0; i < EXPECTED.length; i++) {
             if (rotated.length != EXPECTED.length || !(Math.abs(rotated[i] - EXPECTED[i]) < 1e-5)) {
@@ -58,8 +58,8 @@ public class Rope {
         }
     }
 
-    static void fail(String why) {
-        System.err.println(why);
+    static void fail(String message) {
+        System.err.println(message);
         System.exit(1);
     }
 }

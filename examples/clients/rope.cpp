@@ -22,27 +22,27 @@ const int64_t positions[] = {0, 1};
 const float expected[] = {0, 1, 2, 3, -2.8876166f, 4.9297514f, 6.607698f, 7.0496492f};
 const std::string length_header = "Inference-Header-Content-Length: ";
 
-// the protocol's numbers are little-endian, so that here they can go as they lie
+// the protocol is little-endian, so these arrays can be sent without conversion
 static_assert(std::endian::native == std::endian::little);
 
-struct Answer {
+struct Response {
     std::string body;
-    size_t length = 0;  // of the JSON in it
+    size_t json_length = 0;
 };
 
-size_t on_header(char* line, size_t, size_t size, void* answer) {
+size_t on_header(char* line, size_t, size_t size, void* response) {
     if (strncasecmp(line, length_header.c_str(), length_header.size()) == 0)
-        static_cast<Answer*>(answer)->length = std::strtoul(line + length_header.size(), nullptr, 10);
+        static_cast<Response*>(response)->json_length = std::strtoul(line + length_header.size(), nullptr, 10);
     return size;
 }
 
-size_t on_body(char* piece, size_t, size_t size, void* answer) {  // called for every piece
-    static_cast<Answer*>(answer)->body.append(piece, size);
+size_t on_body(char* chunk, size_t, size_t size, void* response) {  // called for every chunk
+    static_cast<Response*>(response)->body.append(chunk, size);
     return size;
 }
 
-int fail(const std::string& why) {
-    std::cerr << why << '\n';
+int fail(const std::string& message) {
+    std::cerr << message << '\n';
     return 1;
 }
 
@@ -52,18 +52,18 @@ int main(int count, char** arguments) {
     body.append(reinterpret_cast<const char*>(x), sizeof x);
     body.append(reinterpret_cast<const char*>(positions), sizeof positions);
 
-    Answer answer;
+    Response response;
     CURL* curl = curl_easy_init();
     auto headers = curl_slist_append(nullptr, (length_header + std::to_string(header.size())).c_str());
     headers = curl_slist_append(headers, "Content-Type: application/octet-stream");
     curl_easy_setopt(curl, CURLOPT_URL, (url + "/v2/models/rope/infer").c_str());
     curl_easy_setopt(curl, CURLOPT_HTTPHEADER, headers);
-    curl_easy_setopt(curl, CURLOPT_POSTFIELDS, body.data());  // not copied, and zeros may be in it
+    curl_easy_setopt(curl, CURLOPT_POSTFIELDS, body.data());  // not copied; may contain zeros
     curl_easy_setopt(curl, CURLOPT_POSTFIELDSIZE_LARGE, curl_off_t(body.size()));
     curl_easy_setopt(curl, CURLOPT_HEADERFUNCTION, on_header);
-    curl_easy_setopt(curl, CURLOPT_HEADERDATA, &answer);
+    curl_easy_setopt(curl, CURLOPT_HEADERDATA, &response);
     curl_easy_setopt(curl, CURLOPT_WRITEFUNCTION, on_body);
-    curl_easy_setopt(curl, CURLOPT_WRITEDATA, &answer);
+    curl_easy_setopt(curl, CURLOPT_WRITEDATA, &response);
     CURLcode code = curl_easy_perform(curl);
     long status = 0;
     curl_easy_getinfo(curl, CURLINFO_RESPONSE_CODE, &status);
@@ -71,15 +71,15 @@ int main(int count, char** arguments) {
     curl_easy_cleanup(curl);
 
     if (code != CURLE_OK) return fail(curl_easy_strerror(code));
-    if (status != 200) return fail(std::to_string(status) + ": " + answer.body);  // {"error": "..."}
-    // one output was asked for, so all that follows the JSON is its numbers
-    if (answer.length == 0 || answer.body.size() != answer.length + sizeof expected)
-        return fail("not the answer expected: " + answer.body);
+    if (status != 200) return fail(std::to_string(status) + ": " + response.body);  // {"error": "..."}
+    // one output was requested, so its numbers are everything after the JSON
+    if (response.json_length == 0 || response.body.size() != response.json_length + sizeof expected)
+        return fail("unexpected response: " + response.body);
     float rotated[8];
-    std::memcpy(rotated, answer.body.data() + answer.length, sizeof rotated);  // need not be aligned
+    std::memcpy(rotated, response.body.data() + response.json_length, sizeof rotated);  // may be unaligned
 
     std::cout.precision(8);
-    std::cout << answer.body.substr(0, answer.length) << "\nrotated";
+    std::cout << response.body.substr(0, response.json_length) << "\nrotated";
     bool right = true;
     for (int i = 0; i < 8; i++) {
         std::cout << ' ' << rotated[i];

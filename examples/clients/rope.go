@@ -20,7 +20,7 @@ const header = `{"inputs": [
 	{"name": "positions", "shape": [1, 2], "datatype": "INT64", "parameters": {"binary_data_size": 16}}],
 	"outputs": [{"name": "rotated", "parameters": {"binary_data": true}}]}`
 
-// by default a client asks for gzip, which takes long, and hardly makes tensors smaller
+// by default a client requests gzip, which is slow and hardly makes tensors smaller
 var client = &http.Client{Transport: &http.Transport{DisableCompression: true}}
 
 var expected = []float32{0, 1, 2, 3, -2.8876166, 4.9297514, 6.607698, 7.0496492}
@@ -58,26 +58,26 @@ func rotate(url string, x []float32, positions []int64) ([]float32, error) {
 		return nil, err
 	}
 	defer response.Body.Close()
-	answer, err := io.ReadAll(response.Body) // one Read may return less
+	data, err := io.ReadAll(response.Body) // one Read may return less
 	if err != nil {
 		return nil, err
 	}
 	if response.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("%s: %s", response.Status, answer) // {"error": "what is wrong"}
+		return nil, fmt.Errorf("%s: %s", response.Status, data) // {"error": "what is wrong"}
 	}
 
 	length, err := strconv.Atoi(response.Header.Get("Inference-Header-Content-Length"))
-	if err != nil || length > len(answer) {
-		return nil, fmt.Errorf("no binary answer: %s", answer)
+	if err != nil || length > len(data) {
+		return nil, fmt.Errorf("not a binary response: %s", data)
 	}
-	var told struct{ Outputs []struct{ Shape []int } }
-	if err := json.Unmarshal(answer[:length], &told); err != nil {
+	var result struct{ Outputs []struct{ Shape []int } }
+	if err := json.Unmarshal(data[:length], &result); err != nil {
 		return nil, err
 	}
 	size := 1
-	for _, each := range told.Outputs[0].Shape {
-		size *= each
+	for _, dim := range result.Outputs[0].Shape {
+		size *= dim
 	}
 	rotated := make([]float32, size)
-	return rotated, binary.Read(bytes.NewReader(answer[length:]), binary.LittleEndian, rotated)
+	return rotated, binary.Read(bytes.NewReader(data[length:]), binary.LittleEndian, rotated)
 }

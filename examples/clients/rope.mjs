@@ -12,30 +12,30 @@ const header = Buffer.from(JSON.stringify({
   outputs: [{ name: "rotated", parameters: { binary_data: true } }],
 }));
 
-// a Float32Array would have the byte order of this machine; the protocol's is little-endian
+// the protocol is little-endian; a Float32Array has the byte order of this machine
 const x = Buffer.alloc(32);
 for (let i = 0; i < 8; i++) x.writeFloatLE(i, 4 * i);
 const positions = Buffer.alloc(16);
 for (let i = 0; i < 2; i++) positions.writeBigInt64LE(BigInt(i), 8 * i);
 
-const answer = await fetch(`${url}/v2/models/rope/infer`, {
+const response = await fetch(`${url}/v2/models/rope/infer`, {
   method: "POST",
   headers: { "Inference-Header-Content-Length": String(header.length) },
   body: Buffer.concat([header, x, positions]),
 });
-const body = Buffer.from(await answer.arrayBuffer()); // all of it, in however many pieces it comes
-if (!answer.ok) {
-  console.error(`${answer.status}: ${body}`); // {"error": "what is wrong"}
+const body = Buffer.from(await response.arrayBuffer()); // reads until the end of the body
+if (!response.ok) {
+  console.error(`${response.status}: ${body}`); // {"error": "what is wrong"}
   process.exit(1);
 }
 
-const length = Number(answer.headers.get("Inference-Header-Content-Length"));
+const length = Number(response.headers.get("Inference-Header-Content-Length"));
 const [{ name, shape, parameters }] = JSON.parse(body.subarray(0, length)).outputs;
 const bytes = body.subarray(length, length + parameters.binary_data_size);
 const rotated = Array.from({ length: bytes.length / 4 }, (_, i) => bytes.readFloatLE(4 * i));
 
 console.log(name, shape, ...rotated);
-const close = rotated.length === 8 && expected.every((each, i) => Math.abs(each - rotated[i]) < 1e-5);
+const close = rotated.length === 8 && expected.every((value, i) => Math.abs(value - rotated[i]) < 1e-5);
 if (!close) {
   console.error("these are not the numbers expected:", expected);
   process.exit(1);

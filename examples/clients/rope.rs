@@ -17,8 +17,8 @@ fn main() {
     let url = std::env::args()
         .nth(1)
         .unwrap_or("http://127.0.0.1:8000".into());
-    if let Err(why) = rotate(&url) {
-        eprintln!("{why}");
+    if let Err(error) = rotate(&url) {
+        eprintln!("{error}");
         std::process::exit(1);
     }
 }
@@ -35,18 +35,18 @@ fn rotate(url: &str) -> Result<(), Box<dyn Error>> {
     for position in 0..2i64 {
         body.extend(position.to_le_bytes());
     }
-    let head = format!(
+    let headers = format!(
         "POST /v2/models/rope/infer HTTP/1.1\r\nHost: {host}\r\nContent-Length: {}\r\n\
          Inference-Header-Content-Length: {}\r\n\r\n",
         body.len(),
         HEADER.len()
     );
     let mut stream = TcpStream::connect(host)?;
-    stream.write_all(&[head.as_bytes(), &body].concat())?; // one packet, where it fits
+    stream.write_all(&[headers.as_bytes(), &body].concat())?; // one packet, if it fits
 
     let mut reader = BufReader::new(stream);
     let mut lines = reader.by_ref().lines();
-    let status = lines.next().ok_or("no answer")??;
+    let status = lines.next().ok_or("no response")??;
     let (mut size, mut length) = (0, 0);
     for line in lines {
         match line?.to_ascii_lowercase().split_once(':') {
@@ -56,15 +56,15 @@ fn rotate(url: &str) -> Result<(), Box<dyn Error>> {
             None => break, // the empty line
         }
     }
-    let mut answer = vec![0; size];
-    reader.read_exact(&mut answer)?; // one read may return less
+    let mut data = vec![0; size];
+    reader.read_exact(&mut data)?; // one read may return less
     if status.split(' ').nth(1) != Some("200") {
         // {"error": "what is wrong"}
-        return Err(format!("{status}: {}", String::from_utf8_lossy(&answer)).into());
+        return Err(format!("{status}: {}", String::from_utf8_lossy(&data)).into());
     }
 
-    // one output was asked for, so all that follows the JSON is its numbers
-    let (json, numbers) = answer.split_at(length);
+    // one output was requested, so its numbers are everything after the JSON
+    let (json, numbers) = data.split_at(length);
     let float = |b: &[u8]| f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
     let rotated: Vec<f32> = numbers.chunks_exact(4).map(float).collect();
     println!("{}", String::from_utf8_lossy(json));

@@ -20,20 +20,20 @@ header='{"inputs": [
     printf '\0\0\0\0\0\0\0\0\1\0\0\0\0\0\0\0' # int64: 0, 1
 } >body
 
-# --data-binary: --data would drop line ends and stop at a zero
-status=$(curl -sS -D headers -o answer -w '%{http_code}' "$url/v2/models/rope/infer" \
+# --data would remove line ends and stop at a zero byte
+status=$(curl -sS -D headers -o response -w '%{http_code}' "$url/v2/models/rope/infer" \
     -H 'Content-Type: application/octet-stream' \
     -H "Inference-Header-Content-Length: ${#header}" --data-binary @body)
 if [ "$status" != 200 ]; then
-    echo "$status: $(cat answer)" >&2 # {"error": "what is wrong"}
+    echo "$status: $(cat response)" >&2 # {"error": "what is wrong"}
     exit 1
 fi
 
-# one output was asked for, so all that follows the JSON is its numbers
+# one output was requested, so its numbers are everything after the JSON
 length=$(tr -d '\r' <headers | awk -F': ' 'tolower($1) == "inference-header-content-length" {print $2}')
-head -c "$length" answer && echo
-# od reads float32 in the order of this machine: little-endian, nearly everywhere
-rotated=$(tail -c +$((length + 1)) answer | od -A n -v -t f4 | tr -s ' \n' ' ')
+head -c "$length" response && echo
+# od reads float32 in the byte order of this machine, which is nearly always little-endian
+rotated=$(tail -c +$((length + 1)) response | od -A n -v -t f4 | tr -s ' \n' ' ')
 echo "rotated$rotated"
 echo "$expected $rotated" | awk '
     NF != 16 {exit 1}

@@ -13,8 +13,8 @@ q = np.arange(8, dtype=np.float32).reshape(1, 2, 1, 4)  # [batch, sequence, head
 with Client(URL) as client:
     try:
         rotated = client.rotate(q=q, positions=[0, 1]).q
-    except RopeClientError as refused:
-        sys.exit(str(refused))
+    except RopeClientError as exc:
+        sys.exit(str(exc))
 
 print("rotated", *rotated.ravel())
 if not np.allclose(rotated.ravel(), EXPECTED, atol=1e-5):

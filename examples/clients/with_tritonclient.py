@@ -18,8 +18,8 @@ outputs = [InferRequestedOutput("rotated", binary_data=True)]
 with InferenceServerClient(URL.removeprefix("http://")) as client:
     try:
         rotated = client.infer("rope", [x, positions], outputs=outputs).as_numpy("rotated")
-    except InferenceServerException as refused:
-        sys.exit(str(refused))
+    except InferenceServerException as exc:
+        sys.exit(str(exc))
 
 print("rotated", *rotated.ravel())
 if not np.allclose(rotated.ravel(), EXPECTED, atol=1e-5):

@@ -1,10 +1,10 @@
 """Reads keys of a config.json, and records the keys and where each value comes from."""
 
-import reprlib
 from collections.abc import Mapping
 from typing import Any
 
-from rope_core.errors import ConfigError
+from rope_core import checks
+from rope_core.errors import ConfigError, brief
 from rope_core.hf.family import Family
 
 GIVEN, CLASS_DEFAULT, DERIVED = "given", "class default", "derived"
@@ -16,16 +16,9 @@ MAX_LAYERS = 10_000
 """Largest number of layers accepted."""
 
 
-def brief(value: Any) -> str:
-    """Return a short text of `value`, which can be long or deeply nested."""
-    return reprlib.repr(value)
-
-
 def is_number(value: Any) -> bool:
     """Return whether `value` is a finite number of a plausible size."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    return abs(value) <= MAX_NUMBER  # false for NaN
+    return checks.is_number(value, MAX_NUMBER)
 
 
 def is_int(value: Any) -> bool:

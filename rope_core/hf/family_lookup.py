@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from rope_core.errors import ConfigError
-from rope_core.hf.config_reader import brief
+from rope_core.checks import check_choice
+from rope_core.errors import ConfigError, brief
 from rope_core.hf.families import diffusers_classes, families, model_type_aliases, parts
 from rope_core.hf.family import UNKNOWN, Family
 
@@ -27,8 +27,8 @@ def find(
     config: Mapping[str, Any], model_type: str | None, part: str | None, num_axes: int | None
 ) -> Lookup:
     """Return the family, the config of the part, the path to that config, and its model_type."""
-    if part is not None and part not in NESTED:
-        raise ConfigError("part", f"one of {[*NESTED]}", brief(part))
+    if part is not None:
+        check_choice("part", part, NESTED)
     name = model_type or _text(config, "model_type")
     name = name or diffusers_classes().get(_text(config, "_class_name") or "")
     config, prefix, name = _descend(config, part or "text", name)

@@ -5,8 +5,8 @@ A rule takes the reader and the number of layers, and returns the type of each.
 
 from collections.abc import Callable
 
-from rope_core.errors import ConfigError
-from rope_core.hf.config_reader import GIVEN, MAX_LAYERS, ConfigReader, brief, is_int
+from rope_core.errors import ConfigError, brief
+from rope_core.hf.config_reader import GIVEN, MAX_LAYERS, ConfigReader, is_int
 from rope_core.hf.family import FULL, SLIDING
 from rope_core.hf.nope import no_rope_layers
 

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from rope_core.errors import ConfigError
+from rope_core.errors import ConfigError, brief
 from rope_core.hf import nope
-from rope_core.hf.config_reader import ConfigReader, brief
+from rope_core.hf.config_reader import ConfigReader
 from rope_core.hf.family import FULL, SLIDING
 from rope_core.hf.layer_types import layer_types
 

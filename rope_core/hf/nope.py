@@ -6,8 +6,8 @@ rotate, or None if it does. Without an index, a rule that needs one says that th
 
 from collections.abc import Mapping
 
-from rope_core.errors import ConfigError
-from rope_core.hf.config_reader import ConfigReader, brief
+from rope_core.errors import ConfigError, brief
+from rope_core.hf.config_reader import ConfigReader
 from rope_core.hf.family import FULL
 
 NO_ATTENTION = ("linear_attention", "conv", "recurrent")

@@ -36,11 +36,12 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, get_args
 
+from rope_core.checks import check_choice
 from rope_core.config import Arithmetic, AttentionConfig, RopeConfig
-from rope_core.errors import ConfigError
+from rope_core.errors import ConfigError, brief
 from rope_core.hf import family_lookup, nope, rope_config, rope_parameters
 from rope_core.hf.attention import attention
-from rope_core.hf.config_reader import ConfigReader, brief, is_int
+from rope_core.hf.config_reader import ConfigReader, is_int
 from rope_core.hf.family import UNKNOWN
 from rope_core.hf.layers import Layers, all_layers, resolve_layer_type
 
@@ -111,8 +112,8 @@ def resolve(
     """
     if not isinstance(config, Mapping):
         raise ConfigError("config", "an object", type(config).__name__)
-    _check_choice("compat", compat, COMPATS)
-    _check_choice("arithmetic", arithmetic, get_args(Arithmetic))
+    check_choice("compat", compat, COMPATS)
+    check_choice("arithmetic", arithmetic, get_args(Arithmetic))
     for name, text in (("model_type", model_type), ("layer_type", layer_type)):
         if text is not None and not isinstance(text, str):
             raise ConfigError(name, "a text", brief(text))
@@ -163,8 +164,3 @@ def resolve(
         keys_ignored=tuple(prefix + key for key in reader.keys_ignored),
         warnings=tuple(reader.warnings),
     )
-
-
-def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ConfigError(name, " or ".join(f'"{choice}"' for choice in choices), brief(value))

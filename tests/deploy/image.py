@@ -1,7 +1,7 @@
-"""Build the image, run it locked down, and stop it under a request: what `make image-test` does.
+"""Build the image, run it with all restrictions, and stop it during a request: `make image-test`.
 
-Needs a Docker engine and says so where none answers. `DOCKER` names the client. Wheels that pip is
-configured to find in a local folder are lent to the build, over loopback.
+Needs a Docker engine; without one, it prints SKIPPED. `DOCKER` is the name of the client. If pip is
+configured with a local folder of wheels, the build gets these wheels over loopback.
 """
 
 import json
@@ -29,19 +29,19 @@ ROOT = Path(__file__).parents[2]
 DOCKER = os.environ.get("DOCKER", "docker")
 IMAGE = "rope-service:dev"
 BUILD_ARGUMENTS = {
-    "TORCH_SPEC": "torch==2.13.0 triton==3.7.1",  # a torch for CPUs brings no Triton
+    "TORCH_SPEC": "torch==2.13.0 triton==3.7.1",  # torch for CPUs does not depend on Triton
     "KERNEL_TARGETS": "90",
     "KERNEL_SHAPES": "32x8x128",
 }
-LOCKED_DOWN = (
+RESTRICTIONS = (
     *("--read-only", "--tmpfs", "/tmp:size=64m", "--user", "12345:0"),
     *("--cap-drop", "ALL", "--security-opt", "no-new-privileges"),
     *("--memory", "4g", "--pids-limit", "256"),
 )
 DRAIN_DELAY_S = 1.0
-WHEELS_PORT = 18_765  # always the same: the address is part of what the build's cache goes by
+WHEELS_PORT = 18_765  # fixed, since the address is part of the key of the build cache
 DRIVER_FOLDER = "/usr/local/nvidia/lib64"
-"""Where device plugins mount the libraries of a GPU's driver."""
+"""Device plugins mount the libraries of a GPU's driver here."""
 LOAD_EXTENSION = """
 import shutil, torch
 from triton.backends.nvidia.driver import CudaUtils
@@ -56,48 +56,48 @@ new = prebuild([(32, 8, 128)], 90)
 assert new == 0, f"{new} kernels are compiled again"
 assert not os.path.exists("/tmp/triton"), "kernels were stored"
 new = prebuild([(4, 4, 48)], 90)
-assert new > 0, "what was not prebuilt is compiled"
+assert new > 0, "a kernel that was not prebuilt is compiled"
 print(f"{new} others were built in {sum(len(files) for *_, files in os.walk('/tmp'))} files")
 """
-SLOW_S = 6.0
-"""How long the request takes that is in flight at the stop: well over the drain's delay."""
+SLOW_REQUEST_S = 6.0
+"""Time of the request in flight at the stop: much longer than the delay of the drain."""
 
 
 def main() -> None:
-    """Build, run, ask, stop."""
-    why_not = _why_no_engine()
-    if why_not:
-        _say(f"image test SKIPPED: {why_not}")
+    """Build, run, send requests, stop."""
+    reason = _engine_error()
+    if reason:
+        _print(f"image test SKIPPED: {reason}")
         return
-    began = time.monotonic()
+    start = time.monotonic()
     _build()
     num_bytes = int(_docker("image", "inspect", "--format", "{{.Size}}", IMAGE))
-    _say(f"built in {time.monotonic() - began:.0f} s: {num_bytes / 1e9:.2f} GB")
+    _print(f"built in {time.monotonic() - start:.0f} s: {num_bytes / 1e9:.2f} GB")
     _check_kernels()
     with _container(ROPE_DRAIN_DELAY_S=str(DRAIN_DELAY_S)) as (name, port):
         _check_health(name, port)
-        _check_lock(name)
+        _check_restrictions(name)
         _check_rotate(port)
         _check_stop(name, port)
-    _say("image test passed")
+    _print("image test passed")
 
 
-def _why_no_engine() -> str | None:
+def _engine_error() -> str | None:
     if shutil.which(DOCKER) is None:
-        return f"there is no {DOCKER} here"
-    asked = subprocess.run([DOCKER, "version"], capture_output=True, text=True, check=False)
-    return f"no engine answers {DOCKER}: {asked.stderr.strip()}" if asked.returncode else None
+        return f"{DOCKER} is not installed"
+    done = subprocess.run([DOCKER, "version"], capture_output=True, text=True, check=False)
+    return f"{DOCKER} version failed: {done.stderr.strip()}" if done.returncode else None
 
 
 def _build() -> None:
     with _local_wheels() as wheels:
         arguments = BUILD_ARGUMENTS | wheels
-        given = [
+        build_args = [
             part for name in arguments for part in ("--build-arg", f"{name}={arguments[name]}")
         ]
-        for more in (("--tag", IMAGE), ("--tag", f"{IMAGE}-driver", "--target", "driver")):
+        for target in (("--tag", IMAGE), ("--tag", f"{IMAGE}-driver", "--target", "driver")):
             subprocess.run(
-                [DOCKER, "build", "--network", "host", *given, *more, "."],
+                [DOCKER, "build", "--network", "host", *build_args, *target, "."],
                 cwd=ROOT,
                 env={**os.environ, "DOCKER_BUILDKIT": "1"},
                 check=True,
@@ -107,14 +107,14 @@ def _build() -> None:
 
 @contextmanager
 def _local_wheels() -> Iterator[dict[str, str]]:
-    """Serve the folder of pip's `find-links`, if it has one, and yield build arguments for it."""
+    """Serve the folder of pip's `find-links`, if configured; yield the build arguments for it."""
     pip = [sys.executable, "-m", "pip", "config", "get", "global.find-links"]
     links = subprocess.run(pip, capture_output=True, text=True, check=False).stdout.split()
     folder = next((link for link in links if Path(link).is_dir()), None)
     if folder is None:
         yield {}
         return
-    handler = partial(_Silent, directory=folder)
+    handler = partial(_QuietHandler, directory=folder)
     with ThreadingHTTPServer(("127.0.0.1", WHEELS_PORT), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield {
@@ -125,118 +125,127 @@ def _local_wheels() -> Iterator[dict[str, str]]:
         server.shutdown()
 
 
-class _Silent(SimpleHTTPRequestHandler):
+class _QuietHandler(SimpleHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
         pass
 
 
 @contextmanager
 def _container(**variables: str) -> Iterator[tuple[str, int]]:
-    """Run the image locked down, on a free port of this machine; show its log if that fails."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    """Run the image with all restrictions on a free port; print its log on an error."""
+    with socket.socket() as free_socket:
+        free_socket.bind(("127.0.0.1", 0))
+        port = free_socket.getsockname()[1]
     name = f"rope-image-test-{os.getpid()}"
     variables |= {"ROPE_HTTP_HOST": "127.0.0.1", "ROPE_HTTP_PORT": str(port), "ROPE_GRPC_PORT": "0"}
-    given = [part for key, value in variables.items() for part in ("--env", f"{key}={value}")]
+    environment = [part for key, value in variables.items() for part in ("--env", f"{key}={value}")]
     host = ("--network", "host")
-    _docker("run", "--detach", "--name", name, *host, *LOCKED_DOWN, *given, IMAGE)
+    _docker("run", "--detach", "--name", name, *host, *RESTRICTIONS, *environment, IMAGE)
     try:
         yield name, port
     except BaseException:
-        _say(_docker("logs", name))
+        _print(_docker("logs", name))
         raise
     finally:
         _docker("rm", "--force", name)
 
 
 def _check_kernels() -> None:
-    """Load Triton's extension, and find the prebuilt kernels, as on a node with a GPU."""
+    """Load Triton's extension and find the prebuilt kernels, as on a node with a GPU."""
     with tempfile.TemporaryDirectory() as folder:
         stage = _docker("create", f"{IMAGE}-driver").strip()
         _docker("cp", f"{stage}:/opt/stub/libcuda.so.1", folder)
         _docker("rm", stage)
         os.chmod(folder, 0o755)  # the container runs as another user
-        locked_down = *LOCKED_DOWN, "--volume", f"{folder}:{DRIVER_FOLDER}:ro"
+        options = *RESTRICTIONS, "--volume", f"{folder}:{DRIVER_FOLDER}:ro"
         for script in (LOAD_EXTENSION, FIND_KERNELS):
-            run = "run", "--rm", *locked_down, "--entrypoint", "python", IMAGE, "-c", script
-            told = _docker(*run, timeout_s=600)
-    _say(f"Triton's extension is loaded, prebuilt kernels are found: {told.strip()}")
+            run = "run", "--rm", *options, "--entrypoint", "python", IMAGE, "-c", script
+            output = _docker(*run, timeout_s=600)
+    _print(f"Triton's extension is loaded, prebuilt kernels are found: {output.strip()}")
 
 
 def _check_health(name: str, port: int) -> None:
-    began = time.monotonic()
-    _wait("ready", lambda: _get(port, "/readyz") == 200)
+    start = time.monotonic()
+    _wait("the service is ready", lambda: _get(port, "/readyz") == 200)
     ready = time.monotonic()
-    _wait("healthy", lambda: _state(name)["Health"]["Status"] == "healthy")
-    _say(f"ready {ready - began:.1f} s after its start, healthy {time.monotonic() - began:.1f} s")
+    _wait("the container is healthy", lambda: _state(name)["Health"]["Status"] == "healthy")
+    _print(f"ready {ready - start:.1f} s after its start, healthy {time.monotonic() - start:.1f} s")
 
 
-def _check_lock(name: str) -> None:
+def _check_restrictions(name: str) -> None:
     status = _docker("exec", name, "cat", "/proc/1/status")
     facts = dict(line.split(":\t", 1) for line in status.splitlines())
-    seen = {key: facts[key] for key in ("Uid", "Gid", "CapEff", "NoNewPrivs", "Seccomp")}
-    _check(facts["Uid"].split() == ["12345"] * 4, f"it runs as the uid given: {seen}")
-    _check(int(facts["CapEff"], 16) == 0, f"it has no capability: {seen}")
-    _check(facts["NoNewPrivs"] == "1", f"it cannot gain any: {seen}")
+    shown = {key: facts[key] for key in ("Uid", "Gid", "CapEff", "NoNewPrivs", "Seccomp")}
+    _check(facts["Uid"].split() == ["12345"] * 4, f"the process has the given uid: {shown}")
+    _check(int(facts["CapEff"], 16) == 0, f"the process has no capabilities: {shown}")
+    _check(facts["NoNewPrivs"] == "1", f"the process cannot gain privileges: {shown}")
     command = _docker("exec", name, "cat", "/proc/1/cmdline").replace("\0", " ")
-    _check("rope-service serve" in command, f"it has not started itself again: {command}")
+    _check("rope-service serve" in command, f"process 1 is the service itself: {command}")
     touch = [DOCKER, "exec", name, "touch", "/opt/rope/x"]
-    wrote = subprocess.run(touch, capture_output=True, text=True, check=False)
-    _check("Read-only file system" in wrote.stderr, f"its root is read-only: {wrote.stderr}")
-    _say(f"locked down: {seen}, root read-only")
+    done = subprocess.run(touch, capture_output=True, text=True, check=False)
+    _check(
+        "Read-only file system" in done.stderr, f"the root file system is read-only: {done.stderr}"
+    )
+    _print(f"restrictions: {shown}, root read-only")
 
 
 def _check_rotate(port: int) -> None:
     body = {"q": [[[[1, 2, 3, 4]]]], "positions": [7], "rope": {"theta": 10_000}}
-    status, answer = _post(port, "/v1/rotate", "application/json", json.dumps(body).encode())
-    _check(status == 200, f"rotate is answered: {status} {answer[:500]!r}")
-    got = json.loads(answer)["q"]["data"]
-    turns = [complex(math.cos(a), math.sin(a)) for a in (7.0, 0.07)]
-    first, second = (1 + 3j) * turns[0], (2 + 4j) * turns[1]
-    wanted = [first.real, second.real, first.imag, second.imag]
-    _check(bool(np.allclose(got, wanted, rtol=1e-6)), f"rotate is right: {got}, not {wanted}")
-    _say(f"rotate: {got}")
+    status, response = _post(port, "/v1/rotate", "application/json", json.dumps(body).encode())
+    _check(status == 200, f"rotate succeeds: {status} {response[:500]!r}")
+    actual = json.loads(response)["q"]["data"]
+    factors = [complex(math.cos(a), math.sin(a)) for a in (7.0, 0.07)]
+    first, second = (1 + 3j) * factors[0], (2 + 4j) * factors[1]
+    expected = [first.real, second.real, first.imag, second.imag]
+    _check(
+        bool(np.allclose(actual, expected, rtol=1e-6)),
+        f"rotate is correct: {actual}, expected {expected}",
+    )
+    _print(f"rotate: {actual}")
 
 
 def _check_stop(name: str, port: int) -> None:
     num_tokens = 2048
-    took_s = _attend(port, num_tokens)
-    took_s = _attend(port, num_tokens)  # the first one was slow for other reasons, too
-    num_tokens = int(num_tokens * math.sqrt(SLOW_S / took_s))
+    _attend(port, num_tokens)  # warm-up
+    seconds = _attend(port, num_tokens)
+    num_tokens = int(num_tokens * math.sqrt(SLOW_REQUEST_S / seconds))
     with ThreadPoolExecutor(2) as threads:
-        asked = time.monotonic()
+        request_start = time.monotonic()
         slow = threads.submit(_attend, port, num_tokens)
-        _wait("taken", lambda: _metric(port, "rope_admitted_bytes") > 0)
-        begun = time.monotonic()
+        _wait("a request is admitted", lambda: _metric(port, "rope_admitted_bytes") > 0)
+        stop_start = time.monotonic()
         stop = threads.submit(_docker, "stop", "--time", "60", name)
-        _wait("draining", lambda: _get(port, "/readyz") == 503)
+        _wait("the service drains", lambda: _get(port, "/readyz") == 503)
         _check(_get(port, "/healthz") == 200, "a draining service is alive")
-        answered_s = asked + slow.result() - begun
+        response_s = request_start + slow.result() - stop_start
         stop.result()
-    stopped_s = time.monotonic() - begun
+    stopped_s = time.monotonic() - stop_start
     state = _state(name)
-    _check(answered_s > DRAIN_DELAY_S, f"the answer came after the door closed: {answered_s:.1f} s")
-    _check(state["ExitCode"] != 137 and not state["OOMKilled"], f"it ended by itself: {state}")
-    _say(
-        f"stop, with attention over {num_tokens} tokens in flight: its right answer came after "
-        f"{answered_s:.1f} s, the end after {stopped_s:.1f} s, exit code {state['ExitCode']}"
+    _check(
+        response_s > DRAIN_DELAY_S, f"the response comes after the drain began: {response_s:.1f} s"
+    )
+    _check(
+        state["ExitCode"] != 137 and not state["OOMKilled"], f"the service exits by itself: {state}"
+    )
+    _print(
+        f"stop with attention over {num_tokens} tokens in flight: correct response after "
+        f"{response_s:.1f} s, exit after {stopped_s:.1f} s, exit code {state['ExitCode']}"
     )
 
 
 def _attend(port: int, num_tokens: int) -> float:
-    """Ask for the mean of 0, 1, ... up to each token, as attention; return the seconds it took."""
-    q = np.zeros((1, num_tokens, 8, 64), np.float32)  # zeros look at every key alike
+    """Request attention that is the mean of 0, 1, ... up to each token; return the seconds."""
+    q = np.zeros((1, num_tokens, 8, 64), np.float32)  # zeros weight all keys equally
     v = np.broadcast_to(np.arange(num_tokens, dtype=np.float32)[:, None, None], q.shape[1:])[None]
     tensors = {"q": q, "k": q[:, :, :1], "v": v[:, :, :1]}
     body = safetensors.numpy.save({n: np.ascontiguousarray(t) for n, t in tensors.items()})
-    began = time.monotonic()
-    status, answer = _post(port, "/v1/attention", "application/x-safetensors", body)
-    took_s = time.monotonic() - began
-    _check(status == 200, f"attention is answered: {status} {answer[:500]!r}")
-    out = safetensors.numpy.load(answer)["out"]
-    _check(bool(np.allclose(out, v / 2, rtol=1e-4)), "attention is right")
-    return took_s
+    start = time.monotonic()
+    status, response = _post(port, "/v1/attention", "application/x-safetensors", body)
+    seconds = time.monotonic() - start
+    _check(status == 200, f"attention succeeds: {status} {response[:500]!r}")
+    out = safetensors.numpy.load(response)["out"]
+    _check(bool(np.allclose(out, v / 2, rtol=1e-4)), "attention is correct")
+    return seconds
 
 
 def _post(port: int, path: str, content_type: str, body: bytes) -> tuple[int, bytes]:
@@ -274,19 +283,19 @@ def _docker(*arguments: str, timeout_s: float = 120) -> str:
     return done.stdout + done.stderr if arguments[0] == "logs" else done.stdout
 
 
-def _wait(what: str, so: Callable[[], bool]) -> None:
+def _wait(condition: str, is_met: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 120
-    while not so():
-        _check(time.monotonic() < deadline, f"it becomes {what}")
+    while not is_met():
+        _check(time.monotonic() < deadline, condition)
         time.sleep(0.05)
 
 
-def _check(so: bool, promise: str) -> None:
-    if not so:
-        raise SystemExit(f"image test FAILED: {promise}")
+def _check(is_met: bool, condition: str) -> None:
+    if not is_met:
+        raise SystemExit(f"image test FAILED: {condition}")
 
 
-def _say(line: str) -> None:
+def _print(line: str) -> None:
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
 

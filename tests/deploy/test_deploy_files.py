@@ -1,4 +1,4 @@
-"""What Dockerfile and compose file promise, as far as they can be held to it without an engine."""
+"""Properties of the Dockerfile and the compose file that can be checked without an engine."""
 
 import re
 import shlex
@@ -21,130 +21,130 @@ COMPOSE = ROOT / "deploy" / "compose.yaml"
 
 @pytest.fixture(scope="module")
 def instructions():
-    """Return (instruction, arguments) of each step."""
+    """The (instruction, arguments) of each step."""
     lines = [line for line in DOCKERFILE.splitlines() if line and not line.startswith("#")]
     steps = "\n".join(lines).replace("\\\n", " ").splitlines()
     return [tuple(step.split(maxsplit=1)) for step in steps]
 
 
 @pytest.fixture(scope="module")
-def final(instructions):
-    """Return what the last stage says, by instruction."""
+def last_stage(instructions):
+    """The arguments of the last stage by instruction."""
     last = max(i for i, (name, _) in enumerate(instructions) if name == "FROM")
-    said = {}
+    by_instruction = {}
     for name, arguments in instructions[last + 1 :]:
-        said.setdefault(name, []).append(arguments)
-    return said
+        by_instruction.setdefault(name, []).append(arguments)
+    return by_instruction
 
 
 @pytest.fixture(scope="module")
-def variables(instructions, final):
-    """Return the environment of the last stage, with that of the stage it begins from."""
+def variables(instructions, last_stage):
+    """The environment of the last stage, including that of its base stage."""
     first = instructions.index(("FROM", "${BASE} AS base"))
     base = [arguments for name, arguments in instructions[first : first + 2] if name == "ENV"]
-    return dict(part.split("=", 1) for env in base + final["ENV"] for part in shlex.split(env))
+    return dict(part.split("=", 1) for env in base + last_stage["ENV"] for part in shlex.split(env))
 
 
 @pytest.fixture(params=["cpu", "gpu"])
 def profile(request):
-    """Return the one service that a profile of the compose file starts."""
+    """The service that a profile of the compose file starts."""
     services = yaml.safe_load(COMPOSE.read_text())["services"].values()
     (service,) = [s for s in services if request.param in s["profiles"]]
     return service
 
 
-def test_image_runs_as_a_numbered_user_that_is_not_root(final):
-    # Kubernetes' runAsNonRoot cannot judge a name; group 0 is what OpenShift gives any uid
-    (user,) = final["USER"]
+def test_image_runs_as_a_numeric_user_that_is_not_root(last_stage):
+    # Kubernetes' runAsNonRoot needs a number; OpenShift runs any uid with group 0
+    (user,) = last_stage["USER"]
     assert re.fullmatch(r"[1-9]\d*:0", user)
 
 
-def test_image_has_a_health_check_that_asks_for_readiness(final):
-    (check,) = final["HEALTHCHECK"]
+def test_health_check_of_the_image_requests_readiness(last_stage):
+    (check,) = last_stage["HEALTHCHECK"]
     assert "/readyz" in check
     assert "ROPE_HTTP_PORT" in check
 
 
-def test_entrypoint_takes_signals_and_flags(final):
-    assert final["ENTRYPOINT"] == ['["rope-service", "serve"]']
-    assert "CMD" not in final
+def test_entrypoint_receives_signals_and_flags(last_stage):
+    assert last_stage["ENTRYPOINT"] == ['["rope-service", "serve"]']
+    assert "CMD" not in last_stage
 
 
-def test_exposed_ports_are_the_default_ones(final, variables):
+def test_exposed_ports_are_the_default_ones(last_stage, variables):
     ports = [str(Settings.model_fields[name].default) for name in ("http_port", "grpc_port")]
-    assert final["EXPOSE"] == [" ".join(ports)]
+    assert last_stage["EXPOSE"] == [" ".join(ports)]
     assert [variables["ROPE_HTTP_PORT"], variables["ROPE_GRPC_PORT"]] == ports
 
 
-def test_image_sets_the_allocator_as_the_service_would(variables):
+def test_image_sets_the_allocator_like_the_service(variables):
     assert variables["GLIBC_TUNABLES"] == MALLOC
 
 
-def test_image_leaves_the_choice_of_gpus_to_the_runtime_and_finds_the_driver(variables):
+def test_image_does_not_select_gpus_and_finds_the_driver(variables):
     assert "NVIDIA_VISIBLE_DEVICES" not in variables
     assert variables["NVIDIA_DRIVER_CAPABILITIES"] == "compute,utility"
     assert variables["LD_LIBRARY_PATH"] == "/usr/local/nvidia/lib64:/usr/local/nvidia/lib"
     assert image.DRIVER_FOLDER in variables["LD_LIBRARY_PATH"].split(":")
 
 
-def test_final_stage_has_no_compiler_and_no_package_manager_runs_in_it(instructions, final):
-    assert "RUN" not in final
-    origins = {arguments.split()[0] for arguments in final["COPY"]}
-    assert origins == {f"--from={stage}" for stage in ("torch", "driver", "service", "kernels")}
-    copied = {path for arguments in final["COPY"] for path in arguments.split()[1:]}
+def test_last_stage_only_copies_from_earlier_stages(instructions, last_stage):
+    assert "RUN" not in last_stage
+    sources = {arguments.split()[0] for arguments in last_stage["COPY"]}
+    assert sources == {f"--from={stage}" for stage in ("torch", "driver", "service", "kernels")}
+    copied = {path for arguments in last_stage["COPY"] for path in arguments.split()[1:]}
     assert copied == {"/opt/torch", "/opt/rope", "/opt/rope/triton"}
 
 
-def test_kernels_are_built_under_the_keys_of_the_final_stage(instructions, final):
-    # variables that Triton's keys depend on are set in the stage that all others begin from
-    assert [env for env in final["ENV"] if "TRITON_DISABLE_LINE_INFO" in env] == []
+def test_kernels_are_built_with_the_environment_of_the_last_stage(instructions, last_stage):
+    # variables that Triton's cache keys depend on are set in the stage that all others start from
+    assert [env for env in last_stage["ENV"] if "TRITON_DISABLE_LINE_INFO" in env] == []
     bases = {arguments for name, arguments in instructions if name == "FROM"}
     assert {"base AS torch", "torch AS driver", "torch AS service", "service AS kernels"} <= bases
     assert "base" in bases
 
 
-def test_image_uses_the_cache_that_finds_prebuilt_kernels(variables):
+def test_image_uses_the_cache_manager_for_prebuilt_kernels(variables):
     pytest.importorskip("triton")
     module, name = variables["TRITON_CACHE_MANAGER"].split(":")
     assert getattr(import_module(module), name)
     assert variables["TRITON_CACHE_DIR"].startswith("/tmp/")
 
 
-def test_image_needs_no_home(variables):
+def test_image_needs_no_home_folder(variables):
     for name in ("HOME", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"):
-        assert variables[name].startswith("/tmp")  # the only place that can be written to
+        assert variables[name].startswith("/tmp")  # the only writable folder
     assert variables["USER"]
 
 
 def test_mirrors_are_arguments_without_a_default(instructions):
-    arguments = [given for name, given in instructions if name == "ARG"]
+    arguments = [argument for name, argument in instructions if name == "ARG"]
     for name in ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS", "PIP_TRUSTED_HOST"):
         assert name in arguments
 
 
 @pytest.mark.parametrize("name", ["Dockerfile", ".dockerignore", "deploy/compose.yaml"])
-def test_no_host_of_a_registry_and_no_tag_that_moves(name):
+def test_no_registry_host_and_no_latest_tag(name):
     text = (ROOT / name).read_text()
     assert "://" not in text
     assert ":latest" not in text
     assert not re.search(r"\b[\w-]+\.(com|io|org|dev)/", text)
 
 
-def test_bases_are_stages_or_the_argument(instructions):
-    stages = {given.split(" AS ")[-1] for name, given in instructions if name == "FROM"}
-    for name, given in instructions:
+def test_base_images_are_stages_or_the_argument(instructions):
+    stages = {arguments.split(" AS ")[-1] for name, arguments in instructions if name == "FROM"}
+    for name, arguments in instructions:
         if name == "FROM":
-            assert given.split()[0] in stages | {"${BASE}"}
+            assert arguments.split()[0] in stages | {"${BASE}"}
     assert ("ARG", "BASE=python:${PYTHON_VERSION}-slim-bookworm") in instructions
 
 
-def test_builder_of_old_engines_understands_it():
+def test_dockerfile_needs_no_new_builder_features():
     assert not DOCKERFILE.startswith("# syntax")
     assert "<<" not in DOCKERFILE
     assert "--link" not in DOCKERFILE
 
 
-def test_compose_locks_the_container_down(profile):
+def test_compose_restricts_the_container(profile):
     assert profile["read_only"] is True
     assert [mount.split(":")[0] for mount in profile["tmpfs"]] == ["/tmp"]
     assert profile["cap_drop"] == ["ALL"]
@@ -158,7 +158,7 @@ def test_compose_locks_the_container_down(profile):
     assert not {"privileged", "user", "cap_add", "network_mode"} & profile.keys()
 
 
-def test_compose_waits_longer_than_a_drain_takes(profile):
+def test_compose_waits_longer_than_a_drain(profile):
     drain_s = sum(Settings.model_fields[name].default for name in ("drain_delay_s", "drain_s"))
     assert int(profile["stop_grace_period"].removesuffix("s")) > drain_s
 
@@ -178,25 +178,25 @@ def test_only_the_gpu_profile_reserves_a_gpu(profile):
 
 
 @pytest.mark.parametrize("name", ["Dockerfile", "deploy/compose.yaml", "docs/deploy.md"])
-def test_settings_named_are_settings(name):
-    named = set(re.findall(rf"\b{PREFIX}[A-Z_]*[A-Z]\b", (ROOT / name).read_text()))
-    assert named
-    assert named <= {PREFIX + field.upper() for field in Settings.model_fields}
+def test_settings_in_the_files_exist(name):
+    names = set(re.findall(rf"\b{PREFIX}[A-Z_]*[A-Z]\b", (ROOT / name).read_text()))
+    assert names
+    assert names <= {PREFIX + field.upper() for field in Settings.model_fields}
 
 
-def test_image_test_says_so_where_no_engine_is(monkeypatch, capsys):
+def test_image_test_is_skipped_without_docker(monkeypatch, capsys):
     monkeypatch.setattr(image, "DOCKER", "no-such-docker")
     image.main()
     assert "SKIPPED" in capsys.readouterr().out
 
 
-def test_image_test_says_so_where_no_engine_answers(monkeypatch, capsys):
-    monkeypatch.setattr(image, "DOCKER", sys.executable)  # which knows no `version`
+def test_image_test_is_skipped_if_docker_fails(monkeypatch, capsys):
+    monkeypatch.setattr(image, "DOCKER", sys.executable)  # has no command `version`
     image.main()
     assert "SKIPPED" in capsys.readouterr().out
 
 
-def test_a_failed_device_is_started_anew_and_its_codes_are_documented(profile):
+def test_compose_restarts_after_a_device_failure_and_exit_codes_are_documented(profile):
     assert profile["restart"] == "unless-stopped"
     page = (ROOT / "docs" / "deploy.md").read_text()
     for code in EXIT_CODES.values():

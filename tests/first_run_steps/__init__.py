@@ -1,1 +1,1 @@
-"""Steps of a first run that end in every way there is, each in a file of its name."""
+"""Steps for tests of `benchmarks.gpu_first`, one module per way to end."""

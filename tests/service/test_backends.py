@@ -102,7 +102,7 @@ async def test_a_request_chooses_over_what_is_forced(serving):
         "merge": "no_backend",
     }
     refusal = await ask(serving, "/v1/rotate", backend="sdpa")
-    check_problem(refusal, 422, "no_backend", "backend sdpa: attends only")
+    check_problem(refusal, 422, "no_backend", "backend sdpa: it computes attention only")
 
 
 @with_settings(allow_backend=True)
@@ -129,7 +129,7 @@ def test_what_a_forced_backend_leaves_to_others_it_never_does(name, call):
     assert policy.choose(call, None) is None
     assert policy.choose(Attend(Q, K, K, ROPE), None) == name
     engine = Engine(Cpu(BufferPool(2**20)), max_call_s=60)
-    with pytest.raises(NoBackend, match="attends only"):
+    with pytest.raises(NoBackend, match="it computes attention only"):
         engine.run([engine.job(call, name)])
 
 
@@ -138,6 +138,6 @@ def test_nothing_is_forced_on_cosines():
 
 
 def test_a_backend_that_never_runs_here_stops_the_start(lifecycle, monkeypatch):
-    monkeypatch.setattr("rope_core.kernels.device_type", lambda: "cuda")
+    monkeypatch.setattr("rope_core.kernels.runtime.device_type", lambda: "cuda")
     with pytest.raises(SystemExit, match="backend fused was asked for, but tensors are on cpu"):
         create_app(Settings(device="cpu", backend="fused"), lifecycle)

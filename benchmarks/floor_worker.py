@@ -1,4 +1,4 @@
-"""A process that times bare calls of torch: reads names of workloads, answers a line for each."""
+"""A process that times plain torch calls: reads names of workloads, writes a line for each."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from statistics import median
 import torch
 
 from benchmarks import workloads
-from benchmarks.timing import take_turns
+from benchmarks.timing import time_interleaved
 from service.__main__ import MALLOC
 
 ENVIRONMENT = {
@@ -20,28 +20,27 @@ ENVIRONMENT = {
     "GLIBC_TUNABLES": MALLOC,
     "ROPE_GRPC_PORT": "0",
 }
-"""Of all three processes. With glibc's own settings the floors would be fresh pages, not work: the
-bare rotation of 32 MiB takes three times as long."""
+"""Environment of all servers and of the worker. With glibc's defaults, page faults would dominate
+the floors: the plain rotation of 32 MiB takes three times as long."""
 
 
 @dataclass(frozen=True, slots=True)
 class Floor:
-    """Seconds of one request's work."""
+    """Seconds of plain torch per request."""
 
     wall_s: float
     cpu_s: float
-    one_by_one_s: float
-    """Wall-clock time without batches."""
+    unbatched_wall_s: float
 
 
 class Worker:
-    """The process, seen from outside."""
+    """Handle of the worker process."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
 
     def measure(self, name: str, seconds: float) -> Floor:
-        """Return what the workload takes now."""
+        """Time a workload for about `seconds`."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps([name, seconds]) + "\n")
@@ -51,18 +50,18 @@ class Worker:
 
 @contextmanager
 def started(core: int) -> Iterator[Worker]:
-    """Start the process on a core, and end it."""
-    command = ["taskset", "-c", str(core), sys.executable, "-m", "benchmarks.floor"]
+    """Start the worker on a core, and stop it at the end."""
+    command = ["taskset", "-c", str(core), sys.executable, "-m", "benchmarks.floor_worker"]
     pipe = subprocess.PIPE
     process = subprocess.Popen(command, stdin=pipe, stdout=pipe, env=ENVIRONMENT, text=True)
     try:
         yield Worker(process)
     finally:
-        process.communicate()  # the end of its input ends it
+        process.communicate()  # closes its input, which ends the worker
 
 
 def main() -> None:
-    """Answer each line."""
+    """Measure the workload of each line of the input."""
     torch.set_num_threads(1)
     for line in sys.stdin:
         name, seconds = json.loads(line)
@@ -72,9 +71,9 @@ def main() -> None:
 @torch.inference_mode()
 def _measure(workload: workloads.Workload, seconds: float) -> Floor:
     batches = sorted({1, workload.batch})
-    runs = {str(batch): workloads.bare(workload, batch) for batch in batches}
+    runs = {str(batch): workloads.torch_calls(workload, batch) for batch in batches}
     rounds = 10
-    times = take_turns(runs, rounds, seconds / rounds / len(runs))
+    times = time_interleaved(runs, rounds, seconds / rounds / len(runs))
     requests = len(workload.lengths)
     batched = times[str(workload.batch)]
     return Floor(

@@ -1,4 +1,4 @@
-"""The least that uvicorn can do with a body: read it, and send as many bytes back; so of gRPC."""
+"""Minimal servers that echo the request body: uvicorn over HTTP, and grpc.aio."""
 
 import argparse
 from collections.abc import Awaitable, Callable
@@ -9,7 +9,7 @@ import uvicorn
 import uvloop
 
 METHOD = "inference.GRPCInferenceService", "ModelInfer"
-"""The method that echoes: a service's name, and its own."""
+"""Service and method that the gRPC server implements."""
 
 
 async def app(
@@ -17,15 +17,15 @@ async def app(
     receive: Callable[[], Awaitable[dict[str, Any]]],
     send: Callable[[dict[str, Any]], Awaitable[None]],
 ) -> None:
-    """Echo."""
+    """Echo the body over HTTP."""
     chunks = []
-    more = True
-    while more:
+    more_body = True
+    while more_body:
         event = await receive()
         if event["type"] == "http.disconnect":
             return
         chunks.append(event["body"])
-        more = event["more_body"]
+        more_body = event["more_body"]
     body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
     length = (b"content-length", str(len(body)).encode())
     await send({"type": "http.response.start", "status": 200, "headers": [length]})
@@ -33,12 +33,12 @@ async def app(
 
 
 async def echo(request: bytes, _: grpc.aio.ServicerContext) -> bytes:
-    """Echo a message."""
+    """Echo the message over gRPC."""
     return request
 
 
 async def serve(http_port: int, grpc_port: int | None) -> None:
-    """Serve until a signal comes."""
+    """Serve until a signal arrives."""
     if grpc_port is not None:
         service, method = METHOD
         methods = {method: grpc.unary_unary_rpc_method_handler(echo)}
@@ -63,7 +63,7 @@ def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--http-port", type=int, required=True)
-    parser.add_argument("--grpc-port", type=int, help="none where missing")
+    parser.add_argument("--grpc-port", type=int, help="no gRPC server by default")
     args = parser.parse_args()
     uvloop.run(serve(args.http_port, args.grpc_port))
 

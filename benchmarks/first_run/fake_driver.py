@@ -1,4 +1,4 @@
-"""A driver of a device that is not there, for dry runs: tensors of the CPU, and no stream waits."""
+"""A fake driver for dry runs: tensors are on the CPU, and streams run at once."""
 
 from contextlib import AbstractContextManager, nullcontext
 
@@ -10,28 +10,28 @@ FAULT = "CUDA error: an illegal memory access was encountered"
 
 class _Stream:
     def wait_event(self, event: object) -> None:
-        """Return at once: what was put into a stream is done."""
+        """Do nothing: all work of a stream is done."""
 
 
 class _Event:
     def record(self, stream: object) -> None:
-        """Return at once."""
+        """Do nothing."""
 
     def synchronize(self) -> None:
-        """Return at once."""
+        """Do nothing."""
 
     def elapsed_time(self, end_event: object) -> float:
-        """Return no time: nothing is measured."""
+        """Return 0: a dry run measures no time."""
         return 0.0
 
 
-class StandIn:
-    """Every verb of a device's driver, done by the CPU at once."""
+class FakeDriver:
+    """Implements the driver's methods on the CPU."""
 
     def __init__(self) -> None:
         self.device = torch.device("cpu")
         self.full = False
-        """Whether no memory is left."""
+        """Set it to make `empty` raise an out-of-memory error."""
 
         self.lost = False
 
@@ -43,7 +43,7 @@ class StandIn:
         """Do nothing."""
 
     def stream(self) -> _Stream:
-        """Return a stream that does all at once."""
+        """Return a stream whose work is always done."""
         return _Stream()
 
     def on(self, stream: object) -> AbstractContextManager[None]:
@@ -51,36 +51,36 @@ class StandIn:
         return nullcontext()
 
     def event(self) -> _Event:
-        """Return an event that has come."""
+        """Return an event that is always complete."""
         return _Event()
 
     def empty(self, num_bytes: int) -> Tensor:
-        """Return bytes of the CPU."""
+        """Return uninitialized CPU memory, uint8 `[num_bytes]`."""
         if self.full:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return torch.empty(num_bytes, dtype=torch.uint8)
 
     def copy(self, to: Tensor, source: Tensor) -> None:
-        """Copy at once."""
+        """Copy synchronously."""
         to.copy_(source)
 
     def is_full(self, failure: Exception) -> bool:
-        """Tell whether no memory was left."""
+        """Return whether an exception means that memory is full."""
         return isinstance(failure, torch.OutOfMemoryError)
 
     def empty_cache(self) -> None:
         """Do nothing."""
 
     def synchronize(self) -> None:
-        """Raise where the device is lost."""
+        """Raise if the device is lost."""
         if self.lost:
             raise RuntimeError(FAULT)
 
     def memory_bytes(self) -> int:
-        """Return none."""
+        """Return 0."""
         return 0
 
     def lose(self) -> None:
-        """Fail as a GPU does whose memory was reached into: now and ever after."""
+        """Fail like a GPU after an illegal memory access: now, and in every later `synchronize`."""
         self.lost = True
         raise RuntimeError(FAULT)

@@ -1,5 +1,0 @@
-from benchmarks.first_run.row import Row
-
-
-def rows(sizes):
-    yield Row(name="a right answer", error=1e-3, verdict="right")
