@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from service.asgi import io, problems
 from service.asgi.io import Event, Receive, Scope, Send
 from service.errors import ClientLeft
+from service.lifecycle import Lifecycle
 from service.observability import ids
 from service.observability.request_log import RequestLog
 
@@ -21,17 +22,17 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class RequestMiddleware:
-    """The outermost ASGI application, around FastAPI's layers."""
+    """Wraps every HTTP request, outside of FastAPI's layers. Hot routes bypass FastAPI."""
 
     app: App
-    """Answers all requests that are not hot."""
+    """FastAPI: answers all requests that no hot route answers."""
     hot: Mapping[str, App]
     """Applications by path, for POST; they are called without FastAPI's router."""
     paths: frozenset[str]
     """Names that metrics may show as a route; all others are "other"."""
     request_log: RequestLog
-    is_ending: Callable[[], bool]
-    """Returns whether the client's next request should use another connection."""
+    lifecycle: Lifecycle
+    """Once the service is ending, answers tell clients to close their connections."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
@@ -50,7 +51,7 @@ class RequestMiddleware:
                 status = event["status"]
                 id_header = (b"x-request-id", request_id.encode())
                 event["headers"] = [*event.get("headers", ()), id_header]
-                if self.is_ending():
+                if self.lifecycle.ending:
                     event["headers"].append((b"connection", b"close"))
             await send(event)
 

@@ -180,7 +180,7 @@ def test_no_attention_misses_a_kernel_after_the_warm_up(interpreted, shape):
 
 @pytest.mark.parametrize("shape", [(6, 3, 16), (9, 1, 8)], ids=str)
 def test_every_call_runs(shape):
-    engine = Engine(Cpu(BufferPool(2**24)), max_call_s=60, stuck_s=30)
+    engine = Engine(Cpu(BufferPool(2**24)), max_call_s=60)
     for call in warm_up_calls(*shape):
         (result,) = engine.run([engine.job(call)]).results
         tensors = tensor_fields(result)

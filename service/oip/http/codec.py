@@ -46,8 +46,8 @@ def parse_headers(headers: Mapping[bytes, bytes], max_json_bytes: int) -> InferH
     """
     json_bytes = _parse_json_length(headers.get(JSON_LENGTH))
     coding = request_coding(headers.get(b"content-encoding"))
-    if coding is None:
-        _check_json_length(json_bytes, io.content_length(headers))
+    if coding is None and b"content-length" in headers:
+        _check_json_length(json_bytes, int(headers[b"content-length"]))
     if json_bytes is not None and json_bytes > max_json_bytes:
         raise TooLarge("the JSON part, in bytes,", max_json_bytes, f"{json_bytes:,}")
     return InferHeaders(json_bytes, coding, response_coding(headers.get(b"accept-encoding")))
@@ -103,8 +103,8 @@ def encode(
     return headers, parts
 
 
-def _check_json_length(json_bytes: int | None, num_bytes: int | None) -> None:
-    if json_bytes is not None and num_bytes is not None and json_bytes > num_bytes:
+def _check_json_length(json_bytes: int | None, num_bytes: int) -> None:
+    if json_bytes is not None and json_bytes > num_bytes:
         raise BadHeader(f"Inference-Header-Content-Length is {json_bytes}, of {num_bytes} bytes")
 
 
