@@ -49,11 +49,7 @@ class GrpcServer:
     """
 
     def __init__(
-        self,
-        settings: Settings,
-        lifecycle: Lifecycle,
-        methods: Methods,
-        metrics: Metrics,
+        self, settings: Settings, lifecycle: Lifecycle, methods: Methods, metrics: Metrics
     ) -> None:
         self._settings = settings
         self._rpcs = RpcHandlers(RequestLog(metrics, logged=settings.logs_requests, quiet=QUIET))

@@ -12,7 +12,6 @@ from fastapi import APIRouter, Request, Response
 from service.errors import BadMessage, Overloaded, ServiceError, TooLarge
 from service.oip import errors, validate
 from service.oip.control import REFUSALS, Control
-from service.oip.infer.models import model_of
 from service.oip.state import OipState
 from service.oip.types import IndexRequest, NoSettings, RegisterRequest
 
@@ -117,13 +116,9 @@ def control_routes(oip_state: OipState) -> APIRouter:
     for route in ROUTES:
         router.add_api_route(route.path, _endpoint(route, control), methods=[route.method])
     for path in (f"{_MODEL}/infer", f"{_VERSION}/infer"):
-        unknown = _post("infer", path, _check_model)
+        unknown = _post("infer", path, Control.model_ready)  # raises UnknownModel
         router.add_api_route(path, _endpoint(unknown, control), methods=["POST"])
     return router
-
-
-def _check_model(control: Control, name: str, version: str = "") -> None:
-    model_of(name, version)
 
 
 def _endpoint(route: Route, control: Control) -> Callable[[Request], Coroutine[Any, Any, Response]]:
