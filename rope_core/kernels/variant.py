@@ -2,13 +2,16 @@
 
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import nullcontext
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
 from triton import knobs
 from triton.runtime import driver
+from triton.runtime.errors import InterpreterError
 
+from rope_core.errors import KernelFailed
 from rope_core.kernels.runtime import INTERPRETED
 
 Number = int | float
@@ -31,12 +34,19 @@ class Variant(NamedTuple):
 def load_variant(kernel: Any, variant: Variant) -> Run:
     """Compile a variant of a kernel, load it onto its device, and return what launches it."""
     if INTERPRETED:
-        return lambda grid, tensors, numbers: kernel[(grid,)](
-            *tensors, *numbers, *variant.constants
-        )
+        return partial(_interpret, kernel, variant)
     on_cuda = driver.active.get_active_torch_device().type == "cuda"
     with torch.cuda.device(variant.device) if on_cuda else nullcontext():
         return _runner(compile_variant(kernel, variant), variant)
+
+
+def _interpret(
+    kernel: Any, variant: Variant, grid: int, tensors: Sequence[Any], numbers: Sequence[Number]
+) -> None:
+    try:
+        kernel[(grid,)](*tensors, *numbers, *variant.constants)
+    except InterpreterError as error:  # Triton's interpreter lacks some features of the kernels
+        raise KernelFailed(f"{variant.kernel} cannot be interpreted: {error}") from error
 
 
 def compile_variant(kernel: Any, variant: Variant) -> Any:

@@ -118,10 +118,17 @@ class Statistics:
         }
 
 
+DEADLINE_TOLERANCE_S = 0.05
+"""A request that is cancelled in this time before its deadline has passed the client's deadline.
+
+A client cancels its request by its own clock, which may be a little early.
+"""
+
+
 class FailureCount:
     """A `with` block that counts a request that fails in it. `add_success` counts the others.
 
-    Gives the time of `time.perf_counter` at its begin. A request that is cancelled has failed
+    `as` gives the time of `time.perf_counter` at the start. A request that is cancelled has failed
     because its client left, or because its deadline has passed.
     """
 
@@ -135,7 +142,7 @@ class FailureCount:
 
     def __exit__(self, _: object, failure: BaseException | None, __: object) -> None:
         if isinstance(failure, asyncio.CancelledError):
-            is_late = time.monotonic() >= self._deadline
+            is_late = time.monotonic() >= self._deadline - DEADLINE_TOLERANCE_S
             failure = errors.TimedOut() if is_late else errors.ClientLeft()
         if isinstance(failure, Exception):
             self._statistics.add_failure(failure, self._started)

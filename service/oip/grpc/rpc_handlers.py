@@ -13,6 +13,7 @@ from service.errors import ShuttingDown
 from service.observability import ids
 from service.observability.request_log import RequestLog
 from service.oip.grpc.errors import status_of
+from service.oip.statistics import DEADLINE_TOLERANCE_S
 
 Unary = Callable[[bytes, ServicerContext], Awaitable[bytes]]
 """Answers a serialized request with a serialized response.
@@ -109,9 +110,10 @@ class RpcHandlers:
 def _cancelled(context: ServicerContext) -> grpc.StatusCode:
     """Return the status of an RPC that is done before its method has ended.
 
-    Its deadline has passed, or its client has left. gRPC says so before it cancels the method, or
-    after.
+    Its deadline has passed, or its client has left. The callback of gRPC may run before or after
+    the method is cancelled.
     """
     left_s = context.time_remaining()
     code = grpc.StatusCode
-    return code.CANCELLED if left_s is None or left_s > 0 else code.DEADLINE_EXCEEDED
+    is_early = left_s is None or left_s > DEADLINE_TOLERANCE_S
+    return code.CANCELLED if is_early else code.DEADLINE_EXCEEDED
