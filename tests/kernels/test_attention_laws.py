@@ -148,8 +148,8 @@ def test_strided_shards_merge_into_one_pass(num_queries, config):
     parts = []
     for shard in range(3):
         at = torch.arange(shard, 150, 3)
-        index = {"q_index": positions, "k_index": at, "sinks": sinks if shard == 1 else None}
-        parts.append(run(q, k[at], v[at], [num_queries], [50], config, **index))
+        options = {"index": (positions, at), "sinks": sinks if shard == 1 else None}
+        parts.append(run(q, k[at], v[at], [num_queries], [50], config, **options))
     merged = merge(Merge(*(torch.stack(x) for x in zip(*parts, strict=True))))
     out, lse = expect(q, k, v, config, sinks=sinks)
     assert off(merged.out, out) <= 1e-6
@@ -159,8 +159,10 @@ def test_strided_shards_merge_into_one_pass(num_queries, config):
 def test_cu_seqlens_on_the_device_give_the_same_bits_as_lengths():
     lengths = [1, 0, 40, 7], [600, 3, 40, 9]
     tensors = packed(*lengths)
-    starts = {"cu_seqlens_q": ends(lengths[0]), "cu_seqlens_k": ends(lengths[1])}
-    assert all(map(torch.equal, run(*tensors, *lengths, **starts), run(*tensors, *lengths)))
+    starts = ends(lengths[0]), ends(lengths[1])
+    assert all(
+        map(torch.equal, run(*tensors, *lengths, cu_seqlens=starts), run(*tensors, *lengths))
+    )
 
 
 def test_a_split_append_is_near_the_reference_and_has_the_same_bits_in_any_batch():
@@ -211,8 +213,8 @@ def test_positions_at_the_ends_of_int64_do_not_overflow(num_queries):
         (last, AttentionConfig()): [0, 1, 2],
     }
     for (position, config), keys in seen.items():
-        index = {"q_index": torch.full((num_queries,), position), "k_index": at}
-        out, lse = run(q, k, v, [num_queries], [3], config, **index)
+        index = torch.full((num_queries,), position), at
+        out, lse = run(q, k, v, [num_queries], [3], config, index=index)
         lengths = [num_queries], [len(keys)]
         see_all = AttentionConfig(causal=False)
         expected = run(q, k[keys], v[keys], *lengths, see_all)
