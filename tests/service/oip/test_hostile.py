@@ -10,7 +10,6 @@ import grpc
 import pytest
 import torch
 
-from service.lifecycle import Phase
 from service.oip.grpc.messages import METHODS, ModelInferRequest
 from tests.service.oip.encodings import ENCODINGS, Grpc, InferCall, Refused, all_encodings
 
@@ -232,7 +231,7 @@ def test_a_client_that_sends_too_much_gets_an_answer(server_url):
 
 
 async def test_connections_are_closed_while_draining(client, lifecycle):
-    lifecycle._turn(Phase.READY)
+    lifecycle.warmed_up()
     assert "connection" not in (await client.get("/v2")).headers
     lifecycle.drain()
     for path in ("/v2", "/v1/presets", "/nope"):
