@@ -9,8 +9,10 @@ from pydantic_core import PydanticUndefined
 from docs.error_examples import Row, answer_examples
 from service.asgi.problems import PROBLEMS, problem_for
 from service.endpoints.catalog import list_variants
+from service.observability.metrics import Metrics
 from service.oip.errors import classify
 from service.oip.grpc.errors import status_of
+from service.oip.statistics import Statistics, TritonMetrics
 from service.settings import PREFIX, Settings
 
 DOCS = Path(__file__).parent
@@ -153,8 +155,60 @@ def _error(row: Row, texts: list[str]) -> str:
     return f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |\n"
 
 
+METRICS = """# Metrics and logs
+
+The table is made from the code by `make docs`.
+
+`GET /metrics` has the metrics in the text format of Prometheus. Counters have the suffix `_total`
+there, histograms `_bucket`, `_sum` and `_count`. `rope_build_info` has the versions as labels.
+
+| metric | type | labels | |
+|---|---|---|---|
+"""
+
+LOGS = """
+The names `nv_inference_*` are those of Triton, for its dashboards; times are microseconds.
+
+## Logs
+
+Each line of standard output is one JSON object. A request is logged when its answer is sent:
+
+    {"time": 1764446400.1, "level": "info", "message": "request", "request_id": "me",
+     "method": "POST", "path": "/v1/rotate", "status": 200, "ms": 0.512,
+     "trace_id": "0af7651916cd43dd8448eb211c80319c"}
+
+`trace_id` is there if the request has a `traceparent`. Over gRPC, `method` is `gRPC` and `status`
+is the name of the gRPC status. Health checks and `/metrics` are counted but not logged. Other lines
+have `logger`, `message`, further fields such as `kernel` and `seconds`, and `exception` after an
+error.
+"""
+
+
+def metrics_page() -> str:
+    """Return the text of docs/metrics.md."""
+    metrics = Metrics()
+    labels = {m._name: m._labelnames for m in metrics.registry._collector_to_names}
+    models = {"rope": Statistics("rope", lambda: 0)}
+    rows = [
+        f"| `{family.name}` | {family.type} | {_names(labels.get(family.name, ()))} | "
+        f"{family.documentation} |\n"
+        for family in metrics.registry.collect()
+    ]
+    for family in TritonMetrics(models).collect():
+        names = tuple(family.samples[0].labels)
+        rows.append(
+            f"| `{family.name}` | {family.type} | {_names(names)} | {family.documentation} |\n"
+        )
+    return METRICS + "".join(rows) + LOGS
+
+
+def _names(labels: tuple[str, ...]) -> str:
+    return ", ".join(f"`{label}`" for label in labels)
+
+
 PAGES = {
     "errors": errors_page,
+    "metrics": metrics_page,
     "settings": settings_page,
     "catalogue": catalogue_page,
     "clients": clients_page,
