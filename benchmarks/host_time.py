@@ -23,7 +23,7 @@ from triton.runtime import driver
 
 import rope_core
 from benchmarks import table
-from rope_core import RopeConfig, Rotate, Rotated
+from rope_core import AttentionConfig, RopeConfig, Rotate, Rotated
 from rope_core.kernels import attention, merge, rotary
 from rope_core.kernels.launcher import KernelLaunch, Launcher
 from rope_core.kernels.offline import OfflineDriver
@@ -82,10 +82,11 @@ def triton_launch_path() -> Iterator[None]:
             options = {"num_warps": launch.num_warps, "num_stages": launch.num_stages}
             self.kernel[(grid,)](*tensors, *numbers, **launch.constants, **options)
 
+        # a call may launch a kernel more than once, with other tiles
+        variant: Any = "Triton", *launch.constants.values()
         self.built[variant] = run
         return variant, launch.tensors
 
-    variant: Any = "Triton"
     Launcher.bind = bind  # type: ignore[method-assign]
     try:
         yield
@@ -99,13 +100,12 @@ def cases() -> dict[str, list[Function]]:
     xs = torch.empty_like(q), torch.empty_like(k)
     outs = Rotated(*xs)
     positions, inv_freq = torch.arange(4), torch.ones(64, dtype=torch.float64)
+    options: dict[str, Any] = {"rotary_dim": 128, "layout": "half"}
     rotation = Rotate(q, k, RopeConfig.of(128), positions)
     parts, lse = torch.zeros(4, 32, 128, dtype=BF16), torch.zeros(4, 32)
     return {
-        "rotary.rotate_at, 4 tokens of 32 + 8 heads of 128": [
-            partial(
-                rotary.rotate_at, (q, k), xs, positions, inv_freq, rotary_dim=128, layout="half"
-            )
+        "rotary.rotate, 4 tokens of 32 + 8 heads of 128": [
+            partial(rotary.rotate, (q, k), xs, inv_freq=inv_freq, index=positions, **options)
         ],
         "rope_core.rotate, 4 tokens of 32 + 8 heads of 128": [
             partial(rope_core.rotate, rotation, outs, "fused")
@@ -130,8 +130,8 @@ def attend_calls(*batches: Sequence[tuple[int, int]]) -> list[Function]:
         num_queries, num_keys = sum(lengths_q), sum(lengths_k)
         q, k = (torch.empty(n, h, 128, dtype=BF16) for n, h in ((num_queries, 32), (num_keys, 8)))
         tensors = q, k, k, torch.empty_like(q), torch.empty(num_queries, 32)
-        lengths = {"lengths_q": lengths_q, "lengths_k": lengths_k}
-        calls.append(partial(attention.attend, *tensors, **lengths, scale=1.0, causal=True))
+        lengths = lengths_q, lengths_k
+        calls.append(partial(attention.attend, *tensors, AttentionConfig(), lengths=lengths))
     return calls
 
 

@@ -229,7 +229,7 @@ def _frequency_table(
 ) -> FrequencyTable:
     """Return the frequencies of a call on the device of its positions."""
     if frequencies is not None and rope.learned == "frequencies":
-        return learned_frequencies(frequencies.to(device), rope.rotary_dim)
+        return learned_frequencies(frequencies.to(device))
     table = rope.frequency_table if device.type == "cpu" else _device_table(rope, device)
     if frequencies is None:
         return table

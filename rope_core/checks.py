@@ -2,12 +2,13 @@
 
 import math
 import sys
-from typing import Any
+from collections.abc import Collection
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
 
-from rope_core.errors import ConfigError, ShapeError
+from rope_core.errors import ConfigError, ShapeError, brief
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 INTEGERS = (torch.int64, torch.int32)
@@ -19,14 +20,14 @@ MAX_INDEX = 2**62
 """Bound of an index: differences of two fit int64."""
 
 
-def is_number(value: Any, limit: float = sys.float_info.max) -> bool:
+def is_number(value: object, limit: float = sys.float_info.max) -> TypeGuard[int | float]:
     """Tell whether `value` is an int or a finite float, no boolean, of at most `limit` in size."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     return -limit <= value <= limit  # false for NaN
 
 
-def is_whole(value: Any) -> bool:
+def is_whole(value: object) -> TypeGuard[int | float]:
     """Tell whether `value` is a whole number that int64 holds, such as 4 or 4.0."""
     return is_number(value) and -(2**63) <= value < 2**63 and value == int(value)
 
@@ -44,15 +45,16 @@ def check_at_least(name: str, value: float, minimum: float) -> None:
         raise ConfigError(name, f"a number of at least {minimum}", value)
 
 
-def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+def check_choice(name: str, value: Any, choices: Collection[str]) -> None:
     """Raise ConfigError unless `value` is one of `choices`."""
     if not isinstance(value, str) or value not in choices:
-        raise ConfigError(name, f"one of {[*choices]}", repr(value))
+        raise ConfigError(name, f"one of {[*choices]}", brief(value))
 
 
 def check_heads(name: str, tensor: Tensor, head_dim: int | None = None) -> None:
     """Raise ShapeError unless `tensor` is `[B, S, H, D]` or `[T, H, D]`, H and D above 0."""
-    check_dtype(name, tensor, *DTYPES)
+    if tensor.dtype not in DTYPES:
+        check_dtype(name, tensor, *DTYPES)
     shape = tensor.shape
     if len(shape) not in (3, 4):
         raise ShapeError(name, "[B, S, H, D] or packed [T, H, D]", shape_of(tensor))
@@ -62,10 +64,8 @@ def check_heads(name: str, tensor: Tensor, head_dim: int | None = None) -> None:
         raise ShapeError(name, f"of head_dim {head_dim}", shape_of(tensor))
 
 
-def check_cu_seqlens(name: str, cu_seqlens: Tensor | None, tokens: Tensor) -> None:
+def check_cu_seqlens(name: str, cu_seqlens: Tensor, tokens: Tensor) -> None:
     """Raise ShapeError unless `cu_seqlens`, `[N + 1]`, rises from 0 to the number of tokens."""
-    if cu_seqlens is None:
-        return
     if tokens.ndim != 3:
         raise ShapeError(name, "absent where tensors are [B, S, H, D]", shape_of(cu_seqlens))
     if cu_seqlens.dtype not in INTEGERS:

@@ -112,6 +112,12 @@ class RopeConfig:
     attention_scaling: float = field(init=False, repr=False, compare=False)
     """Factor of cosine and sine: 1, or that of YaRN and LongRoPE."""
 
+    half: int = field(init=False, repr=False, compare=False)
+    """Number of rotated pairs."""
+
+    num_axes: int = field(init=False, repr=False, compare=False)
+    """Numbers in the position of a token."""
+
     _hash: int = field(init=False, repr=False, compare=False)
 
     @classmethod
@@ -135,6 +141,7 @@ class RopeConfig:
 
     def __post_init__(self) -> None:
         _check_fields(self)
+        object.__setattr__(self, "half", self.rotary_dim // 2)
         variant = VARIANTS[self.rope_type]
         parameters = variant.bind(dict(self.parameters))
         axes_parameters = dict(self.axes_parameters)
@@ -148,21 +155,12 @@ class RopeConfig:
         object.__setattr__(self, "_hash", hash(tuple(getattr(self, name) for name in _COMPARED)))
         table, scaling = _frequencies(self)
         object.__setattr__(self, "frequency_table", table)
+        object.__setattr__(self, "num_axes", table.num_axes)
         object.__setattr__(self, "attention_scaling", scaling)
         _check_frequencies(self)
 
     def __hash__(self) -> int:
         return self._hash
-
-    @property
-    def half(self) -> int:
-        """Number of rotated pairs."""
-        return self.rotary_dim // 2
-
-    @property
-    def num_axes(self) -> int:
-        """Numbers in the position of a token."""
-        return self.frequency_table.num_axes
 
     @property
     def is_rotation(self) -> bool:
@@ -200,7 +198,7 @@ def _check_fields(rope: RopeConfig) -> None:
     if not 1e-6 <= rope.theta <= 1e12:  # true for NaN
         raise ConfigError("theta", "finite and in [1e-6, 1e12]", rope.theta)
     if rope.blocks < 1 or rope.rotary_dim % (2 * rope.blocks):
-        raise ConfigError("blocks", f"a divisor of {rope.half} pairs", rope.blocks)
+        raise ConfigError("blocks", f"a divisor of {rope.rotary_dim // 2} pairs", rope.blocks)
     check_in_range("frequency_dim", rope.frequency_dim, 1, MAX_HEAD_DIM)
     if rope.learned is not None:
         check_choice("learned", rope.learned, get_args(Learned))

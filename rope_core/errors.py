@@ -8,6 +8,8 @@ RopeError
   +- KernelFailed    a kernel that the call needs cannot be built
 """
 
+import reprlib
+
 
 class RopeError(Exception):
     """Base of all errors of this library."""
@@ -62,8 +64,6 @@ class KernelFailed(RopeError):
     """A kernel that the call needs cannot be built on this machine."""
 
 
-def printable(text: object, limit: int = 64) -> str:
-    """Return `text` for an error: at most `limit` characters, control characters as "?"."""
-    shown = str(text)
-    shown = shown if len(shown) <= limit else shown[: limit - 3] + "..."
-    return "".join(c if c.isprintable() else "?" for c in shown)
+def brief(value: object) -> str:
+    """Return a short text of `value`, which can be long or deeply nested."""
+    return reprlib.repr(value)

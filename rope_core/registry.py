@@ -1,13 +1,13 @@
 """Functions by name, with their parameters and the parts of their docstrings."""
 
 import inspect
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Generic, TypeVar, get_args, get_origin, get_type_hints
 
-from rope_core.errors import ConfigError
+from rope_core.checks import is_number, is_whole
+from rope_core.errors import ConfigError, brief
 
 F = TypeVar("F", bound=Callable[..., Any])
 Value = bool | int | float | str | tuple[int | float | str, ...] | None
@@ -44,19 +44,21 @@ class Parameter:
         if value is None and type(None) in self.kinds:
             return None
         if isinstance(value, list | tuple) and tuple in self.kinds:
-            return tuple(self._item(item) for item in value)
-        cast: Value = _cast(value, self.kinds)
-        if cast is None:
-            names = " or ".join(TYPE_NAMES[kind] for kind in self.kinds)
-            raise ConfigError(self.name, names, repr(value))
-        return cast
+            expected = f"a list of {'whole' if self.item is int else 'finite'} numbers"
+            return tuple(self._cast(item, (self.item,), expected) for item in value)
+        return self._cast(value, self.kinds, " or ".join(TYPE_NAMES[kind] for kind in self.kinds))
 
-    def _item(self, value: Any) -> int | float:
-        cast: int | float | None = _cast(value, (self.item,))
-        if cast is None:
-            kind = "whole" if self.item is int else "finite"
-            raise ConfigError(self.name, f"a list of {kind} numbers", repr(value))
-        return cast
+    def _cast(
+        self, value: object, kinds: tuple[type, ...], expected: str
+    ) -> bool | int | float | str:
+        """Return `value` as one of `kinds`: 2.0 is an int, NaN is no float."""
+        if type(value) in kinds and isinstance(value, bool | str):
+            return value
+        if float in kinds and is_number(value):
+            return value
+        if int in kinds and is_whole(value):
+            return int(value)
+        raise ConfigError(self.name, expected, brief(value))
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +108,7 @@ def _entry(function: F) -> Entry[F]:
         if argument.kind is argument.KEYWORD_ONLY
     }
     summary = " ".join(inspect.cleandoc(function.__doc__ or "").split("\n\n", 1)[0].split())
-    source, models = docstring_part(function, "Source"), docstring_part(function, "Models")
+    source, models = _docstring_part(function, "Source"), _docstring_part(function, "Models")
     return Entry(function.__name__, function, summary, source, models, MappingProxyType(parameters))
 
 
@@ -122,20 +124,8 @@ def _parameter(argument: inspect.Parameter, hint: Any) -> Parameter:
     )
 
 
-def docstring_part(function: Callable[..., Any], key: str) -> str:
+def _docstring_part(function: Callable[..., Any], key: str) -> str:
     """Return the text after `key:` in a docstring, up to the next key or empty line."""
     _, _, rest = inspect.cleandoc(function.__doc__ or "").partition(f"{key}: ")
     rest = rest.split("\n\n", 1)[0].split("\nModels: ", 1)[0]
     return " ".join(rest.split())
-
-
-def _cast(value: Any, kinds: tuple[type, ...]) -> Any:
-    """Return `value` as one of `kinds`, None if it is of none: 2.0 is an int, NaN is no float."""
-    if isinstance(value, bool | str):
-        return value if type(value) in kinds else None
-    if not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
-        return None
-    if float in kinds:
-        return value
-    is_int64 = value == int(value) and -(2**63) <= value < 2**63
-    return int(value) if int in kinds and is_int64 else None

@@ -7,14 +7,7 @@ import torch
 from torch import Tensor
 
 from rope_core import ragged
-from rope_core.angles import (
-    Angles,
-    FusedAngles,
-    angles_at,
-    key_angles,
-    shift_angles,
-    token_angles,
-)
+from rope_core.angles import Angles, FusedAngles, angles_at, key_angles, shift_angles, token_angles
 from rope_core.backends import FusedRotaryWork, RotaryWork, run
 from rope_core.calls import CosSin, Rotate, Rotated, Shift, Table
 from rope_core.config import RopeConfig
@@ -114,26 +107,7 @@ def rotary_work(
     Raises:
         RuntimeError: rows of an out cannot be viewed as packed tokens.
     """
-    if isinstance(angles, FusedAngles):
-        positions, inv_freq, scaling, _ = angles
-        packed_xs, packed_outs, outs = _packed(xs, outs, positions.shape[0])
-        scaling = 1 / scaling if inverse else scaling
-        fused = FusedRotaryWork(packed_xs, positions, inv_freq, scaling, rope, inverse, packed_outs)
-        return fused, outs
-    cos, sin, scale = angles
-    if inverse:
-        scale = None if scale is None else 1 / scale
-        if rope.attention_scaling != 1 and rope.is_rotation:
-            factor = rope.attention_scaling**-2
-            cos, sin = cos * factor, sin * factor
-    packed_xs, packed_outs, outs = _packed(xs, outs, cos.shape[0])
-    return RotaryWork(packed_xs, cos, sin, scale, rope, inverse, packed_outs), outs
-
-
-def _packed(
-    xs: Sequence[Tensor], outs: Sequence[Tensor | None], num_tokens: int
-) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], list[Tensor]]:
-    """Return xs and outs as `[T, H, D]` of all rows of a batch or of each row, and the outs."""
+    num_tokens = angles[0].shape[0]
     packed_xs: list[Tensor] = []
     packed_outs: list[Tensor] = []
     written: list[Tensor] = []
@@ -144,10 +118,22 @@ def _packed(
         if x.ndim == 3:
             packed_xs.append(x)
             packed_outs.append(out)
-        elif x.shape[0] * x.shape[1] == num_tokens:
+        elif x.shape[0] * x.shape[1] == num_tokens:  # of all rows of the batch
             packed_xs.append(x.flatten(0, 1))
             packed_outs.append(out.view(num_tokens, *x.shape[2:]))  # a copy would not be written
-        else:
+        else:  # of each row
             packed_xs.extend(x.unbind())
             packed_outs.extend(out.unbind())
-    return tuple(packed_xs), tuple(packed_outs), written
+    inputs, outputs = tuple(packed_xs), tuple(packed_outs)  # [T, H, D]
+    if isinstance(angles, FusedAngles):
+        positions, inv_freq, scaling, _ = angles
+        scaling = 1 / scaling if inverse else scaling
+        fused = FusedRotaryWork(inputs, positions, inv_freq, scaling, rope, inverse, outputs)
+        return fused, written
+    cos, sin, scale = angles
+    if inverse:
+        scale = None if scale is None else 1 / scale
+        if rope.attention_scaling != 1 and rope.is_rotation:
+            factor = rope.attention_scaling**-2
+            cos, sin = cos * factor, sin * factor
+    return RotaryWork(inputs, cos, sin, scale, rope, inverse, outputs), written

@@ -4,6 +4,7 @@ A buffer is leased as a memoryview. It returns to the pool once nothing refers t
 tensor made from it, and no socket that has yet to send it.
 """
 
+import math
 import mmap
 import threading
 import weakref
@@ -63,7 +64,7 @@ class BufferPool:
 
     def tensor(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """Return a contiguous tensor in leased memory; a small one in new memory."""
-        num_bytes = torch.Size(shape).numel() * dtype.itemsize
+        num_bytes = math.prod(shape) * dtype.itemsize
         if num_bytes < SMALLEST_BYTES:
             return torch.empty(shape, dtype=dtype)
         return torch.frombuffer(self.lease(num_bytes), dtype=dtype).view(shape)

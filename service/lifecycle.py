@@ -27,7 +27,9 @@ class Lifecycle:
     """The phase of the service: warming up, then ready, then one of the phases that end it."""
 
     def __init__(self) -> None:
-        self._phase = Phase.WARMING_UP
+        self.phase = Phase.WARMING_UP
+        self.ending = False
+        """Whether the end has begun."""
         self._listeners_closing = False
         self._changed = asyncio.Event()
         self.abort_pending: Callable[[], None] = lambda: None
@@ -36,23 +38,13 @@ class Lifecycle:
         """Begins the drain; called when the device fails."""
 
     @property
-    def phase(self) -> Phase:
-        """The current phase."""
-        return self._phase
-
-    @property
-    def ending(self) -> bool:
-        """Whether the end has begun."""
-        return self._phase not in (Phase.WARMING_UP, Phase.READY)
-
-    @property
     def exit_code(self) -> int:
         """Exit code of the process, if it ended now."""
-        return EXIT_CODES.get(self._phase, 0)
+        return EXIT_CODES.get(self.phase, 0)
 
     def warmed_up(self) -> None:
         """Become ready, unless the end has begun."""
-        if self._phase is Phase.WARMING_UP:
+        if self.phase is Phase.WARMING_UP:
             self._enter(Phase.READY)
 
     def drain(self) -> None:
@@ -61,7 +53,7 @@ class Lifecycle:
 
     def fail(self, phase: Phase) -> None:
         """End because the device is lost or stuck. The first failure counts."""
-        if self._phase in EXIT_CODES:
+        if self.phase in EXIT_CODES:
             return
         ending = self.ending
         self._enter(phase)
@@ -78,8 +70,8 @@ class Lifecycle:
         shown = None
         while True:
             changed = self._changed  # read before the phase, so that no later change is missed
-            if self._phase is not shown:
-                shown = self._phase
+            if self.phase is not shown:
+                shown = self.phase
                 yield shown
             elif self._listeners_closing:
                 return
@@ -92,7 +84,8 @@ class Lifecycle:
             pass
 
     def _enter(self, phase: Phase) -> None:
-        self._phase = phase
+        self.phase = phase
+        self.ending = phase is not Phase.READY
         self._notify()
 
     def _notify(self) -> None:

@@ -47,7 +47,7 @@ def test_launch_calls_few_functions_on_the_host():
     assert done.returncode == 0, done.stderr
     cells = [row.strip("| ").split(" | ") for row in table_rows(done.stdout)]
     functions = {name: int(number) for name, _, number, _ in cells}
-    assert functions["rotary.rotate_at, 4 tokens of 32 + 8 heads of 128"] <= 55
+    assert functions["rotary.rotate, 4 tokens of 32 + 8 heads of 128"] <= 55
     assert functions["attention.attend, decode of 1 sequence"] <= 150
 
 

@@ -22,14 +22,13 @@ service.oip.openapi
 service.oip.http
 service.oip.control
 service.oip.state
-service.oip.metadata service.oip.statistics
+service.oip.statistics
 service.oip.infer.run
 service.oip.infer
 service.oip.shm
 service.oip.types service.oip.validate
 service.oip.errors
 service.v1
-service.lifecycle
 service.asgi.body
 service.inference.handler
 service.inference
@@ -42,7 +41,7 @@ service.kernel_builds
 service.batching
 service.buffer_pool service.wire
 service.pinned_memory
-service.errors service.observability service.settings
+service.errors service.lifecycle service.observability service.settings
 rope_core.reference rope_core.attention rope_core.merge rope_core.accuracy
 rope_core.rotary
 rope_core.angles

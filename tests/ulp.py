@@ -49,11 +49,7 @@ def radians(rope: RopeConfig, positions: Tensor, frequencies: Tensor | None = No
 
     Positions are `[S]`, `[B, S]` or `[A, B, S]`.
     """
-    table = (
-        rope.frequency_table
-        if frequencies is None
-        else learned_frequencies(frequencies, rope.rotary_dim)
-    )
+    table = rope.frequency_table if frequencies is None else learned_frequencies(frequencies)
     rows = positions.flatten(1) if positions.ndim == 3 else positions.reshape(1, -1)
     rows = rows.to(table.inv_freq.dtype).expand(table.num_axes, -1)
     return table.angles(rows, table).abs().double()

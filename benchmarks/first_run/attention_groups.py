@@ -11,6 +11,7 @@ from benchmarks.gpu_cases import kernels, reference
 from benchmarks.gpu_cases.case import Function, Provider, ProviderFactory
 from benchmarks.gpu_cases.decode import to_pages
 from benchmarks.gpu_cases.sizes import Sizes, dtype_name, randn
+from rope_core import AttentionConfig
 
 Lengths = tuple[Sequence[int], Sequence[int]]
 """Queries and keys of each sequence."""
@@ -72,16 +73,20 @@ def _options(
         outside_window[keys.start : keys.start + num_hidden] = True
     return {
         "causal": attend,
-        "not causal": partial(attend, causal=False),
-        "a window": partial(attend, window=WINDOW),
-        "a softcap": partial(attend, softcap=2.0),
+        "not causal": partial(attend, config=AttentionConfig(causal=False)),
+        "a window": partial(attend, config=AttentionConfig(window=WINDOW)),
+        "a softcap": partial(attend, config=AttentionConfig(softcap=2.0)),
         "sinks": partial(attend, sinks=randn(sizes, sizes.heads[0], dtype=torch.float32)),
-        "a bool mask": partial(attend, mask=mask, causal=False),
+        "a bool mask": partial(attend, mask=mask, config=AttentionConfig(causal=False)),
         "an additive mask": partial(attend, mask=bias),
-        "an index": partial(attend, q_index=q_index, k_index=k_index),
+        "an index": partial(attend, index=(q_index, k_index)),
         "out in float32": partial(attend, out_dtype=torch.float32),
-        "NaN outside the window": partial(attend, nan_keys=outside_window, window=WINDOW),
-        "NaN under the mask": partial(attend, nan_keys=masked_keys, mask=mask, causal=False),
+        "NaN outside the window": partial(
+            attend, nan_keys=outside_window, config=AttentionConfig(window=WINDOW)
+        ),
+        "NaN under the mask": partial(
+            attend, nan_keys=masked_keys, mask=mask, config=AttentionConfig(causal=False)
+        ),
     }
 
 

@@ -10,7 +10,7 @@ from benchmarks.gpu_cases import kernels, reference
 from benchmarks.gpu_cases.case import Case, CaseFactory, Comparison, Provider
 from benchmarks.gpu_cases.decode import to_pages, uneven_lengths
 from benchmarks.gpu_cases.sizes import Sizes, randn
-from rope_core.kernels.device_properties import device_properties
+from rope_core.kernels.runtime import device_properties
 from rope_core.kernels.tile_configs import KIB_99, TILES, Tile, TileTable, select_tiles
 
 HEAD_DIM = 128

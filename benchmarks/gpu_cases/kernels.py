@@ -10,19 +10,22 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu_cases.case import Function
+from rope_core import AttentionConfig
 from rope_core.kernels import attention, merge, rotary
 
 Tensors = Sequence[Tensor]
+
+CAUSAL = AttentionConfig()
 
 
 def rotate(
     xs: Tensors, outs: Tensors, table: Tensors, rows: Tensor, layout: str, **options: object
 ) -> Function:
     """Rotate `[T, H, D]` with tables of cosines and sines `[rows, half]`; `rows` is `[T]`."""
-    options = {"rotary_dim": 2 * table[0].shape[-1], "layout": layout, "rows": rows, **options}
+    options = {"rotary_dim": 2 * table[0].shape[-1], "layout": layout, **options}
 
     def run() -> Tensors:
-        rotary.rotate(xs, outs, *table, **options)
+        rotary.rotate(xs, outs, table=tuple(table), index=rows, **options)
         return outs
 
     return run
@@ -35,7 +38,7 @@ def rotate_at(
     options = {"rotary_dim": 2 * len(inv_freq), "layout": layout, **options}
 
     def run() -> Tensors:
-        rotary.rotate_at(xs, outs, positions, inv_freq, **options)
+        rotary.rotate(xs, outs, inv_freq=inv_freq, index=positions, **options)
         return outs
 
     return run
@@ -43,9 +46,11 @@ def rotate_at(
 
 def shift_pages(k: Tensor, slots: Tensor, delta: Tensor, inv_freq: Tensor) -> Function:
     """Rotate keys in pages `[pages, Hkv, page_size, D]` by `delta` positions, in place."""
+    pages = [k.transpose(1, 2)]
+    options = {"rotary_dim": 2 * len(inv_freq), "layout": "half", "inv_freq": inv_freq}
 
     def run() -> Tensors:
-        rotary.shift_pages(k, slots, delta, inv_freq, rotary_dim=2 * len(inv_freq), layout="half")
+        rotary.rotate(pages, pages, index=delta, slots=slots, **options)
         return [k]
 
     return run
@@ -69,6 +74,7 @@ def attend(
     lengths_k: Sequence[int],
     block_table: Tensor | None = None,
     out_dtype: torch.dtype | None = None,
+    config: AttentionConfig = CAUSAL,
     **options: object,
 ) -> Function:
     """Attend within packed sequences, causal by default; keys may be in pages."""
@@ -76,18 +82,14 @@ def attend(
     out = torch.full(shape, torch.nan, dtype=out_dtype or q.dtype, device=q.device)
     lse = torch.full(q.shape[:2], torch.nan, device=q.device)
     options = {
-        "cu_seqlens_q": cu_seqlens(lengths_q, q.device),
-        "cu_seqlens_k": cu_seqlens(lengths_k, q.device),
-        "lengths_q": lengths_q,
-        "lengths_k": lengths_k,
-        "scale": q.shape[-1] ** -0.5,
-        "causal": True,
+        "lengths": (lengths_q, lengths_k),
+        "cu_seqlens": (cu_seqlens(lengths_q, q.device), cu_seqlens(lengths_k, q.device)),
         "block_table": block_table,
         **options,
     }
 
     def run() -> Tensors:
-        attention.attend(q, k, v, out, lse, **options)
+        attention.attend(q, k, v, out, lse, config, **options)
         return out, lse
 
     return run

@@ -13,6 +13,7 @@ from benchmarks import torch_baseline
 from benchmarks.gpu_cases import decode, floors, kernels, library_attention, reference
 from benchmarks.gpu_cases.case import Case, CaseFactory, Comparison, Provider
 from benchmarks.gpu_cases.sizes import Sizes, nan_like, randn
+from rope_core import AttentionConfig
 
 MIN_GOAL_LENGTH = 4096
 """Shortest prompt that has a goal relative to cuDNN."""
@@ -100,8 +101,9 @@ def _masked(sizes: Sizes) -> Case:
 def _window(sizes: Sizes) -> Case:
     length, window = sizes.prompt_lengths[-1], sizes.window_size
     q, k, v = _qkv(sizes, length)
-    expected = reference.attention(q, k, v, [length], [length], window=window)
-    ours = Provider("ours", kernels.attend(q, k, v, [length], [length], window=window), expected)
+    config = AttentionConfig(window=window)
+    expected = reference.attention(q, k, v, [length], [length], config=config)
+    ours = Provider("ours", kernels.attend(q, k, v, [length], [length], config=config), expected)
     heads, head_dim = sizes.heads[0], sizes.head_dim
     flops = _flops([length], heads, head_dim) - _flops([length - window], heads, head_dim)
     comparison = floors.copy_roofline(sizes, flops, 2.0 * (q.nbytes + k.nbytes))

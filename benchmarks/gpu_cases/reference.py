@@ -9,6 +9,7 @@ from torch import Tensor
 
 from benchmarks import oracle
 from benchmarks.gpu_cases.case import Provider, Reference
+from rope_core import AttentionConfig
 
 ROTATION_TOLERANCE = {torch.float32: 1e-7, torch.float16: 2.3e-4, torch.bfloat16: 1.8e-3}
 ATTENTION_TOLERANCE = {torch.float32: 1e-6, torch.float16: 6e-4, torch.bfloat16: 4e-3}
@@ -19,6 +20,8 @@ ROW_FACTOR = 8
 """The error of one row may be this many times the tolerance of the whole tensor."""
 
 CHUNK_ROWS = 4096
+
+CAUSAL = AttentionConfig()
 
 
 class WrongAnswer(Exception):
@@ -101,13 +104,10 @@ def attention(
     lengths_q: Sequence[int],
     lengths_k: Sequence[int],
     *,
-    causal: bool = True,
-    window: int | None = None,
-    softcap: float | None = None,
+    config: AttentionConfig = CAUSAL,
     sinks: Tensor | None = None,
     mask: Tensor | None = None,
-    q_index: Tensor | None = None,
-    k_index: Tensor | None = None,
+    index: tuple[Tensor, Tensor] | None = None,
     out_dtype: torch.dtype | None = None,
 ) -> Reference:
     """Reference of attention within packed sequences, and of its log-sum-exp.
@@ -121,14 +121,14 @@ def attention(
         num_q, num_k = queries.stop - queries.start, keys.stop - keys.start
         index_q = torch.arange(num_q, device=q.device) + num_k - num_q
         index_k = torch.arange(num_k, device=q.device)
-        if q_index is not None and k_index is not None:
-            index_q, index_k = q_index[queries], k_index[keys]
+        if index is not None:
+            index_q, index_k = index[0][queries], index[1][keys]
         hidden = torch.zeros(num_q, num_k, dtype=torch.bool, device=q.device)
         distance = index_q[:, None] - index_k
-        if causal:
+        if config.causal:
             hidden |= distance < 0
-        if window is not None:
-            hidden |= distance >= window
+        if config.window is not None:
+            hidden |= distance >= config.window
         bias = None
         if mask is not None and mask.dtype == torch.bool:
             hidden |= ~mask[0, 0, queries, keys]
@@ -136,7 +136,7 @@ def attention(
             bias = mask[0, 0, queries, keys].double()
         finite_k, finite_v = k[keys].nan_to_num(0), v[keys].nan_to_num(0)
         return oracle.attend_lse(
-            q[queries], finite_k, finite_v, hidden, bias=bias, softcap=softcap, sinks=sinks
+            q[queries], finite_k, finite_v, hidden, bias=bias, softcap=config.softcap, sinks=sinks
         )
 
     @cache

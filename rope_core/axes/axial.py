@@ -6,12 +6,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from rope_core.axes.frequency_table import (
-    AxisFrequencies,
-    FrequencyTable,
-    multiply,
-    section_axes,
-)
+from rope_core.axes.frequency_table import AxisFrequencies, FrequencyTable, multiply, section_axes
 from rope_core.errors import ConfigError
 from rope_core.progression import power_of
 

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rope_core.errors import ShapeError
-
 
 @dataclass(frozen=True, slots=True)
 class AxisFrequencies:
@@ -56,20 +54,16 @@ class FrequencyTable:
     """Whether one angle depends on several axes."""
 
 
-def learned_frequencies(frequencies: Tensor, dim: int) -> FrequencyTable:
-    """Return the table of learned frequencies `[A, H, dim / 2]`: angles are sums over axes.
+def learned_frequencies(frequencies: Tensor) -> FrequencyTable:
+    """Return the table of learned frequencies `[A, H, n]`: angles are sums over axes.
 
     Models: Mochi 1.
     """
-    if frequencies.ndim != 3 or frequencies.shape[-1] != dim // 2:
-        expected = f"[axes, heads, {dim // 2}]"
-        raise ShapeError("frequencies", expected, list(frequencies.shape))
 
     def sum_over_axes(positions: Tensor, table: FrequencyTable) -> Tensor:
         return torch.einsum("an,ahf->nhf", positions, table.inv_freq)
 
-    num_axes = len(frequencies)
-    return FrequencyTable(frequencies, None, num_axes, False, sum_over_axes, coupled=True)
+    return FrequencyTable(frequencies, None, len(frequencies), False, sum_over_axes, coupled=True)
 
 
 def section_axes(sections: tuple[int, ...]) -> Tensor:

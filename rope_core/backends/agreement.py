@@ -1,4 +1,4 @@
-"""A trial at the first use: does another library's operator answer as our backends do?"""
+"""Operators of other libraries: what they can compute, and a trial of their answers."""
 
 import math
 from collections.abc import Callable
@@ -13,6 +13,22 @@ from rope_core.config import AttentionConfig
 
 MAX_DIFFERENCE = 2e-2
 """Of answers in bfloat16. Another base of logarithms or another alignment differs by more."""
+
+
+def why_not_operator(work: AttentionWork) -> str | None:
+    """Return why no FlashAttention and no cuDNN computes a call, None if one may."""
+    q, v, config = work.q, work.v, work.config
+    if q.dtype is torch.float32 or work.out_dtype not in (None, q.dtype):
+        return "float32 is not in the operator"
+    if config.softcap is not None or config.chunk is not None:
+        return "softcap and chunk are not in the operator"
+    if any(x is not None for x in (work.mask, work.sinks, work.index)):
+        return "mask, sinks and index are not in the operator"
+    if q.shape[-1] != v.shape[-1] or q.shape[-1] % 8:
+        return "a value must be as wide as a key, and a multiple of 8"
+    if work.scale <= 0:
+        return "the scale is 0 or less"
+    return None
 
 
 def agrees(

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from rope_core.backends.work import AttentionWork, FusedRotaryWork, MergeWork, RotaryWork, Work
 from rope_core.config import RopeConfig
+from rope_core.kernels.block_sizes import rows_contiguous
 from rope_core.kernels.head_dims import HEAD_DIMS, PARTIAL_ROTARY_DIMS
 
 name = "fused"
@@ -42,25 +43,18 @@ def why_not(work: Work, *, named: bool = False) -> str | None:
 
 
 def _why_not_attend(work: AttentionWork) -> str | None:
-    from rope_core.kernels.device_properties import device_properties
+    from rope_core.kernels.runtime import device_properties
     from rope_core.kernels.tile_configs import why_no_tile
-
-    if _max_programs(work) > MAX_PROGRAMS:
-        return "there are more sequences, heads and keys than a launch has programs"
-    q, v = work.q, work.v
-    return why_no_tile(device_properties(q.device), q.dtype, q.shape[-1], v.shape[-1])
-
-
-def _max_programs(work: AttentionWork) -> int:
-    """Return an upper bound of the programs that one launch of a call takes."""
     from rope_core.kernels.tile_scheduler import SPLIT_KEYS
 
-    num_heads = work.q.shape[-2]
-    if work.lengths is None:
-        num_seqs, num_keys = work.q.shape[0], work.k.shape[1]
-    else:
+    q, k, v = work.q, work.k, work.v
+    num_seqs, num_keys = len(q), k.shape[1]
+    if work.lengths is not None:
         num_seqs, num_keys = len(work.lengths[1]), max(work.lengths[1], default=0)
-    return num_seqs * num_heads * 2 * max(64, num_keys // SPLIT_KEYS + 1)
+    # an upper bound of the programs that one launch takes
+    if num_seqs * q.shape[-2] * 2 * max(64, num_keys // SPLIT_KEYS + 1) > MAX_PROGRAMS:
+        return "there are more sequences, heads and keys than a launch has programs"
+    return why_no_tile(device_properties(q.device), q.dtype, q.shape[-1], v.shape[-1])
 
 
 def unavailable(device: torch.device) -> str | None:
@@ -124,7 +118,7 @@ def _rotate(work: RotaryWork | FusedRotaryWork) -> tuple[Tensor, ...]:
     from rope_core.kernels import rotary
 
     rope = work.rope
-    xs, outs = ([*map(_rows_contiguous, tensors)] for tensors in (work.xs, work.outs))
+    xs, outs = ([*map(rows_contiguous, tensors)] for tensors in (work.xs, work.outs))
     options: dict[str, Any] = {
         "rotary_dim": rope.rotary_dim,
         "layout": rope.layout,
@@ -135,11 +129,11 @@ def _rotate(work: RotaryWork | FusedRotaryWork) -> tuple[Tensor, ...]:
         positions = work.positions
         # one dtype of each kind, as each dtype is a kernel of its own
         positions = positions.double() if positions.is_floating_point() else positions.long()
-        rotary.rotate_at(
-            xs, outs, positions, work.inv_freq, attention_scaling=work.attention_scaling, **options
-        )
+        options |= {"inv_freq": work.inv_freq, "index": positions}
+        options["attention_scaling"] = work.attention_scaling
     else:
-        rotary.rotate(xs, outs, work.cos.contiguous(), work.sin.contiguous(), **options)
+        options["table"] = work.cos.contiguous(), work.sin.contiguous()
+    rotary.rotate(xs, outs, **options)
     for work_out, out in zip(work.outs, outs, strict=True):
         if out is not work_out:
             work_out.copy_(out)
@@ -153,41 +147,27 @@ def attend(work: AttentionWork, out: Tensor, lse: Tensor) -> None:
     """
     from rope_core.kernels import attention
 
-    q, k, v, config = work.q, work.k, work.v, work.config
-    lengths, index = work.lengths, work.index
+    q, k, v, lengths, index = work.q, work.k, work.v, work.lengths, work.index
     if lengths is None:
         num_rows = len(q)
         lengths = (q.shape[1],) * num_rows, (k.shape[1],) * num_rows
         q, k, v, out, lse = [x.flatten(0, 1) for x in (q, k, v, out, lse)]
-        index = None if index is None else (index[0].flatten(), index[1].flatten())
-    cu_seqlens_q, cu_seqlens_k = _device_cu_seqlens(work)
+    if index is not None:
+        # one row for the whole batch may be expanded, also after flatten
+        index = index[0].flatten().contiguous(), index[1].flatten().contiguous()
+    cu_seqlens = work.cu_seqlens
+    if cu_seqlens is not None:
+        is_readable = all(t.device == q.device and t.dtype is torch.int32 for t in cu_seqlens)
+        starts_q, starts_k = cu_seqlens
+        cu_seqlens = (starts_q.contiguous(), starts_k.contiguous()) if is_readable else None
     attention.attend(
-        *(q, k, v, out, lse),
-        lengths_q=lengths[0],
-        lengths_k=lengths[1],
-        scale=work.scale,
-        causal=config.causal,
-        cu_seqlens_q=cu_seqlens_q,
-        cu_seqlens_k=cu_seqlens_k,
-        window=config.window,
-        window_ahead=config.window_ahead,
-        chunk=config.chunk,
-        softcap=config.softcap,
+        *(q, k, v, out, lse, work.config),
+        lengths=lengths,
+        cu_seqlens=cu_seqlens,
         sinks=None if work.sinks is None else work.sinks.contiguous(),
         mask=work.mask,
-        # an index that is one row for the whole batch may be expanded, also after flatten
-        q_index=None if index is None else index[0].contiguous(),
-        k_index=None if index is None else index[1].contiguous(),
+        index=index,
     )
-
-
-def _device_cu_seqlens(work: AttentionWork) -> tuple[Tensor | None, Tensor | None]:
-    """Return `cu_seqlens` if kernels can read them as they are, else None for each."""
-    if work.cu_seqlens is None:
-        return None, None
-    if any(t.device != work.q.device or t.dtype is not torch.int32 for t in work.cu_seqlens):
-        return None, None
-    return work.cu_seqlens[0].contiguous(), work.cu_seqlens[1].contiguous()
 
 
 def _merge(work: MergeWork) -> tuple[Tensor, Tensor]:
@@ -197,13 +177,9 @@ def _merge(work: MergeWork) -> tuple[Tensor, Tensor]:
     out = torch.empty(parts.shape[1:], dtype=parts.dtype, device=parts.device)
     out_lse = torch.empty(lse.shape[1:], dtype=torch.float32, device=lse.device)
     lse = lse.flatten(1) if lse.ndim > 1 else lse[:, None]
-    parts = _rows_contiguous(parts.reshape(*lse.shape, parts.shape[-1]))
-    merge(parts, _rows_contiguous(lse), out.view(parts.shape[1:]), out_lse.view(lse.shape[1:]))
+    parts = rows_contiguous(parts.reshape(*lse.shape, parts.shape[-1]))
+    merge(parts, rows_contiguous(lse), out.view(parts.shape[1:]), out_lse.view(lse.shape[1:]))
     return out, out_lse
-
-
-def _rows_contiguous(x: Tensor) -> Tensor:
-    return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
 
 
 @lru_cache(maxsize=1)

@@ -18,10 +18,10 @@ from torch import Tensor
 from torch.backends.cuda import SDPAParams, can_use_cudnn_attention, can_use_flash_attention
 
 from rope_core.backends import fused
-from rope_core.backends.agreement import agrees
+from rope_core.backends.agreement import agrees, why_not_operator
 from rope_core.backends.cudnn_plans import MAX_PLANNED, PlannedShapes
 from rope_core.backends.repair import repair
-from rope_core.backends.work import UNBOUNDED, AttentionWork
+from rope_core.backends.work import AttentionWork
 
 MIN_FLOPS = 5e10
 """Operations from which on the operators gain more than the check for NaN costs; of a causal call,
@@ -65,7 +65,7 @@ def why_not(work: AttentionWork, *, named: bool) -> str | None:
 def run(work: AttentionWork) -> tuple[Tensor, ...]:
     """Do `work`."""
     answer = _run_flash(work) if _uses_flash(work) else _run_cudnn(work)
-    if not (_is_causal(work) or work.return_lse):  # no key is hidden: NaN is the right answer
+    if not (work.config.causal or work.return_lse):  # no key is hidden: NaN is the right answer
         return answer
     out, lse = answer[0].contiguous(), torch.empty(work.q.shape[:-1], device=work.device)
     checked: tuple[Tensor, ...] = (work.k, work.v)
@@ -78,72 +78,55 @@ def run(work: AttentionWork) -> tuple[Tensor, ...]:
 def _run_cudnn(work: AttentionWork) -> tuple[Tensor, ...]:
     q, k, v = _heads_first(work)
     with_lse = work.return_lse
-    out, lse, *_ = _cudnn(q, k, v, None, with_lse, 0.0, _is_causal(work), scale=work.scale)
+    out, lse, *_ = _cudnn(q, k, v, None, with_lse, 0.0, work.config.causal, scale=work.scale)
     out = out.transpose(1, 2)
     return (out, lse.reshape(q.shape[:-1]).transpose(1, 2)) if with_lse else (out,)
 
 
 def _run_flash(work: AttentionWork) -> tuple[Tensor, ...]:
-    out, lse, *_ = _flash(*_heads_first(work), 0.0, _is_causal(work), scale=work.scale)
+    out, lse, *_ = _flash(*_heads_first(work), 0.0, work.config.causal, scale=work.scale)
     return out.transpose(1, 2), lse.transpose(1, 2)
 
 
 def _why_not_supported(work: AttentionWork) -> str | None:
-    q, k, v, config = work.q, work.k, work.v, work.config
     if work.lengths is not None:
         return "packed sequences are not in the operators"
-    if q.dtype is torch.float32 or work.out_dtype not in (None, q.dtype):
-        return "float32 is not in the operators"
-    if config.softcap is not None or config.chunk is not None or config.window is not None:
-        return "softcap, chunk and window are not in the operators"
-    if any(x is not None for x in (work.mask, work.sinks, work.index)):
-        return "mask, sinks and index are not in the operators"
-    if q.shape[1] != k.shape[1]:
+    if work.config.window is not None:
+        return "windows are not in the operators"
+    if work.q.shape[1] != work.k.shape[1]:
         return "is_causal is aligned top-left"
-    if q.shape[-1] != v.shape[-1] or q.shape[-1] % 8:
-        return "a value must be as wide as a key, and a multiple of 8"
-    if not q.numel():
+    if not work.q.numel():
         return "there are no queries"
-    if work.scale <= 0:
-        return "the scale is 0 or less"
-    return None
+    return why_not_operator(work)
 
 
 def _flops(work: AttentionWork) -> float:
     """Return multiplications and additions of both products; of a causal call the visible half."""
     num_rows, num_tokens, num_heads, head_dim = work.q.shape
     full = 4.0 * num_rows * num_heads * num_tokens**2 * head_dim
-    return full / 2 if _is_causal(work) else full
+    return full / 2 if work.config.causal else full
 
 
 def _shape(work: AttentionWork) -> Hashable:
     """Return the key under which torch keeps cuDNN's plan of a call."""
     q, k, v = work.q, work.k, work.v
     strides = q.stride(), k.stride(), v.stride()
-    return work.device, q.dtype, q.shape, k.shape, strides, _is_causal(work), work.return_lse
+    return work.device, q.dtype, q.shape, k.shape, strides, work.config.causal, work.return_lse
 
 
 def _uses_flash(work: AttentionWork) -> bool:
     """Tell whether FlashAttention 2 runs: before Hopper, with lse or where cuDNN cannot."""
-    if _capability(work.device) >= HOPPER:
+    if torch.cuda.get_device_capability(work.device) >= HOPPER:
         return False
     params = _params(work)
     prefers_flash = work.return_lse or not can_use_cudnn_attention(params)
     return prefers_flash and can_use_flash_attention(params)
 
 
-def _capability(device: torch.device) -> tuple[int, int]:
-    return torch.cuda.get_device_capability(device)
-
-
 @lru_cache(maxsize=16)
 def _lse_agrees(device: torch.device) -> bool:
     """Tell whether cuDNN's log-sum-exp is the natural logarithm; tried once for each device."""
     return agrees(_run_cudnn, device, None)
-
-
-def _is_causal(work: AttentionWork) -> bool:
-    return work.window_size != (UNBOUNDED, UNBOUNDED)
 
 
 def _heads_first(work: AttentionWork) -> tuple[Tensor, Tensor, Tensor]:
@@ -153,4 +136,4 @@ def _heads_first(work: AttentionWork) -> tuple[Tensor, Tensor, Tensor]:
 
 def _params(work: AttentionWork) -> SDPAParams:
     q, k, v = _heads_first(work)
-    return SDPAParams(q, k, v, None, 0.0, _is_causal(work), q.shape[1] != k.shape[1])
+    return SDPAParams(q, k, v, None, 0.0, work.config.causal, q.shape[1] != k.shape[1])

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from rope_core.backends import fused
-from rope_core.backends.agreement import agrees
+from rope_core.backends.agreement import agrees, why_not_operator
 from rope_core.backends.repair import repair
 from rope_core.backends.work import AttentionWork, Work
 
@@ -30,8 +30,8 @@ It takes other code paths where the longest sequence is short or fits into the w
 an answer must not depend on the pack, so greater numbers are always passed.
 """
 
-MAX_WINDOW = 2**30
-"""Windows from this length on hide nothing, as no sequence is so long."""
+MAX_SEQLEN = 2**30
+"""No sequence is longer: windows of this length hide nothing."""
 
 
 def why_not(work: Work, *, named: bool = False) -> str | None:
@@ -43,17 +43,10 @@ def why_not(work: Work, *, named: bool = False) -> str | None:
         return "it runs only when it is named"
     if not isinstance(work, AttentionWork):
         return "it computes attention only"
-    q, v, config = work.q, work.v, work.config
-    if q.dtype is torch.float32 or work.out_dtype not in (None, q.dtype):
-        return "float32 is not in the operator"
-    if config.softcap is not None or config.chunk is not None:
-        return "softcap and chunk are not in the operator"
-    if any(x is not None for x in (work.mask, work.sinks, work.index)):
-        return "mask, sinks and index are not in the operator"
-    if q.shape[-1] != v.shape[-1] or q.shape[-1] % 8 or q.shape[-1] > MAX_HEAD_DIM:
-        return f"a value must be as wide as a key, and a multiple of 8 up to {MAX_HEAD_DIM}"
-    if work.scale <= 0:
-        return "the scale is 0 or less"
+    if (reason := why_not_operator(work)) is not None:
+        return reason
+    if work.q.shape[-1] > MAX_HEAD_DIM:
+        return f"heads are wider than {MAX_HEAD_DIM}"
     return unavailable(work.device) or fused.why_not(work, named=True)  # repairs run on fused
 
 
@@ -103,7 +96,7 @@ def _attend(work: AttentionWork) -> tuple[Tensor, Tensor]:
     cu_seqlens_q, cu_seqlens_k = (
         t.to(q.device, torch.int32, non_blocking=True) for t in work.cu_seqlens
     )
-    left, right = (-1 if size >= MAX_WINDOW else size for size in work.window_size)
+    left, right = (-1 if size >= MAX_SEQLEN else size for size in work.window_size)
     max_q, max_k = (max(lengths, default=0) for lengths in work.lengths)
     out, lse = varlen_attn(
         *(q, k, v),

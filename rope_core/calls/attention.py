@@ -98,7 +98,7 @@ class Attend(TensorFields):
                 call_length(k, self.k_positions, self.cu_seqlens_k),
             )
             object.__setattr__(self, "rope", self.rope.for_length(length))
-        if self.rope is not None:
+        if self.rope is not None and self.rope.rope_type == "xpos":
             check_scale("q_positions", self.q_positions, q, self.rope)
             check_scale("k_positions", self.k_positions, k, self.rope)
         check_sinks("sinks", self.sinks, q.shape[-2])
@@ -135,10 +135,10 @@ class Attend(TensorFields):
         of_q, of_k = self.cu_seqlens_q, self.cu_seqlens_k
         if (of_q is None) != (of_k is None):
             raise ShapeError("cu_seqlens_q and cu_seqlens_k", "given together", "one of them")
-        check_cu_seqlens("cu_seqlens_q", of_q, self.q)
-        check_cu_seqlens("cu_seqlens_k", of_k, self.k)
         if of_q is None or of_k is None:
             return None
+        check_cu_seqlens("cu_seqlens_q", of_q, self.q)
+        check_cu_seqlens("cu_seqlens_k", of_k, self.k)
         if len(of_k) != len(of_q):
             expected = f"of {len(of_q)} elements as cu_seqlens_q"
             raise ShapeError("cu_seqlens_k", expected, shape_of(of_k))

@@ -11,13 +11,16 @@ T = TypeVar("T", bound="TensorFields")
 class TensorFields:
     """Base of calls and results, which are dataclasses with slots."""
 
-    __slots__ = ()
+    __slots__: tuple[str, ...] = ()
 
     @property
     def num_bytes(self) -> int:
         """Bytes of all tensors."""
-        fields = [getattr(self, name) for name in field_names(self)]
-        return sum(field.nbytes for field in fields if isinstance(field, Tensor))
+        total = 0  # a loop: a generator would be one call more for each tensor of a request
+        for name in field_names(self):
+            field = getattr(self, name)
+            total += field.nbytes if isinstance(field, Tensor) else 0
+        return total
 
 
 def field_names(value: TensorFields) -> tuple[str, ...]:
@@ -28,8 +31,12 @@ def field_names(value: TensorFields) -> tuple[str, ...]:
 
 def tensor_fields(value: TensorFields) -> dict[str, Tensor]:
     """Return the tensors by the names of their fields."""
-    fields = ((name, getattr(value, name)) for name in field_names(value))
-    return {name: field for name, field in fields if isinstance(field, Tensor)}
+    tensors: dict[str, Tensor] = {}
+    for name in type(value).__slots__:
+        field = getattr(value, name)
+        if isinstance(field, Tensor):
+            tensors[name] = field
+    return tensors
 
 
 def with_fields(value: T, fields: Mapping[str, Any]) -> T:

@@ -122,17 +122,13 @@ def check_frequencies(frequencies: Tensor | None, rope: RopeConfig, *heads: Tens
             raise ShapeError(name, f"[axes, {num_heads}, {pairs}]", shape_of(frequencies))
 
 
-def check_scale(
-    name: str, positions: Tensor | None, tokens: Tensor | None, rope: RopeConfig
-) -> None:
-    """Raise ShapeError if a position of xPos is too far from the middle of the call for float32."""
-    if rope.rope_type != "xpos":
-        return
+def check_scale(name: str, positions: Tensor | None, tokens: Tensor, rope: RopeConfig) -> None:
+    """Raise ShapeError if a position is too far from the middle of a call with xPos for float32."""
     parameters: dict[str, Any] = dict(rope.parameters)
     centre = parameters.get("length", 0) // 2
     distance = MAX_XPOS_POWER * parameters.get("scale_base", 512.0)
     if positions is None:
-        ends = [0.0, 0.0 if tokens is None else float(tokens.shape[-3])]
+        ends = [0.0, float(tokens.shape[-3])]
     else:
         ends = [float(end) for end in positions.aminmax()] if positions.numel() else []
     if any(abs(end - centre) > distance for end in ends):

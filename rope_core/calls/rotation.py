@@ -13,13 +13,7 @@ from rope_core.calls.rope_checks import (
     check_positions,
     check_scale,
 )
-from rope_core.checks import (
-    INTEGERS,
-    check_cu_seqlens,
-    check_heads,
-    dtype_of,
-    shape_of,
-)
+from rope_core.checks import INTEGERS, check_cu_seqlens, check_heads, dtype_of, shape_of
 from rope_core.config import RopeConfig
 from rope_core.errors import ConfigError, ShapeError
 from rope_core.ragged import call_length
@@ -63,15 +57,18 @@ class Rotate(TensorFields):
         if q is not None and k is not None and (q.shape[:-2], q.dtype) != (k.shape[:-2], k.dtype):
             expected = f"of q's tokens and dtype, {shape_of(q)} {dtype_of(q)}"
             raise ShapeError("k", expected, f"{shape_of(k)} {dtype_of(k)}")
-        check_frequencies(self.frequencies, rope, q, k)
+        if rope.learned is not None or self.frequencies is not None:
+            check_frequencies(self.frequencies, rope, q, k)
         check_positions("positions", self.positions, x, rope, self.frequencies)
-        check_cu_seqlens("cu_seqlens", self.cu_seqlens, x)
+        if self.cu_seqlens is not None:
+            check_cu_seqlens("cu_seqlens", self.cu_seqlens, x)
         if self.inverse:
             check_invertible("rope", rope)
         if rope.needs_length:
             rope = rope.for_length(call_length(x, self.positions, self.cu_seqlens))
             object.__setattr__(self, "rope", rope)
-        check_scale("positions", self.positions, x, rope)
+        if rope.rope_type == "xpos":
+            check_scale("positions", self.positions, x, rope)
 
     @property
     def q_or_k(self) -> Tensor:

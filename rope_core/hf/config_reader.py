@@ -1,10 +1,10 @@
 """Reads keys of a config.json, and records the keys and where each value comes from."""
 
-import reprlib
 from collections.abc import Mapping
 from typing import Any
 
-from rope_core.errors import ConfigError
+from rope_core import checks
+from rope_core.errors import ConfigError, brief
 from rope_core.hf.family import Family
 
 GIVEN, CLASS_DEFAULT, DERIVED = "given", "class default", "derived"
@@ -16,25 +16,14 @@ MAX_LAYERS = 10_000
 """Largest number of layers accepted."""
 
 
-def brief(value: Any) -> str:
-    """Return a short text of `value`, which can be long or deeply nested."""
-    return reprlib.repr(value)
-
-
 def is_number(value: Any) -> bool:
     """Return whether `value` is a finite number of a plausible size."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    return abs(value) <= MAX_NUMBER  # false for NaN
+    return checks.is_number(value, MAX_NUMBER)
 
 
 def is_int(value: Any) -> bool:
     """Return whether `value` is an int and not a bool."""
     return type(value) is int
-
-
-def _is_size(value: Any) -> bool:
-    return is_int(value) and 0 < value <= MAX_NUMBER
 
 
 class ConfigReader:
@@ -134,7 +123,9 @@ class ConfigReader:
         for read in (self.from_file, self.get):
             for key in keys:
                 value = read(key)
-                if isinstance(value, list | tuple) and all(map(_is_size, value)):
+                if isinstance(value, list | tuple) and all(
+                    is_int(x) and 0 < x <= MAX_NUMBER for x in value
+                ):
                     return tuple(value)
                 if value is not None:
                     raise ConfigError(key, "a list of whole numbers above 0", brief(value))

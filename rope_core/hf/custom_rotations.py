@@ -1,14 +1,15 @@
 """Families whose configs have other keys than Llama's, and no rope parameters.
 
-The functions are named in the rows of `families.json`. Each takes the reader, and returns fields of
-a `RopeConfig`. Their sources are the classes of transformers or diffusers, unless another is named.
+The functions are named in the rows of `families.json`. Each takes the reader, and returns the
+fields of a `RopeConfig` that depend on the config; `rope_config` of the row has the others. Their
+sources are the classes of transformers or diffusers, unless another is named.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
-from rope_core.errors import ConfigError
-from rope_core.hf.config_reader import ConfigReader, brief, is_number
+from rope_core.errors import ConfigError, brief
+from rope_core.hf.config_reader import ConfigReader, is_number
 from rope_core.hf.head_dim import derived as derived_head_dim
 
 Fields = dict[str, Any]
@@ -18,16 +19,14 @@ def gptj(reader: ConfigReader) -> Fields:
     """GPT-J, CodeGen: `rotary_dim` channels, angles from a table."""
     head_dim = derived_head_dim(reader)
     rotary_dim = head_dim if reader.is_null("rotary_dim") else reader.size("rotary_dim", head_dim)
-    return {"head_dim": head_dim, "rotary_dim": rotary_dim, "whole_positions": True}
+    return {"head_dim": head_dim, "rotary_dim": rotary_dim}
 
 
 def roformer(reader: ConfigReader) -> Fields:
     """RoFormer: angles in float64 from a table; `rotary_value` rotates values also."""
     return {
         "head_dim": derived_head_dim(reader),
-        "arithmetic": "float64",
         "values": "rotated" if reader.get("rotary_value") else "kept",
-        "whole_positions": True,
     }
 
 
@@ -35,7 +34,7 @@ def clvp(reader: ConfigReader) -> Fields:
     """CLVP: half of projection_dim / num_attention_heads, at least 32; values rotate also."""
     num_heads = reader.size("num_attention_heads")
     rotary_dim = max(reader.size("projection_dim") // (num_heads * 2), 32)
-    return {"head_dim": derived_head_dim(reader), "rotary_dim": rotary_dim, "values": "rotated"}
+    return {"head_dim": derived_head_dim(reader), "rotary_dim": rotary_dim}
 
 
 def esmfold2(reader: ConfigReader) -> Fields:
@@ -43,7 +42,6 @@ def esmfold2(reader: ConfigReader) -> Fields:
     derived = derived_head_dim(reader)
     return {
         "head_dim": reader.size("head_dim", derived),
-        "axes": "atoms",
         "num_spatial_pairs": reader.size("num_spatial_rope_pairs_per_axis"),
         "num_uid_pairs": reader.size("num_uid_rope_pairs"),
         "spatial_theta": reader.positive("spatial_rope_base_frequency"),
@@ -58,34 +56,27 @@ def musicflamingo(reader: ConfigReader) -> Fields:
     if not is_number(width):
         raise ConfigError("audio_config.hidden_size", "a number", brief(width))
     frequency_dim = int(width * reader.number("partial_rotary_factor"))
-    return {**_theta(reader), "rotary_dim": 2 * frequency_dim, "axes": "timestamps"}
+    return {**_theta(reader), "rotary_dim": 2 * frequency_dim}
 
 
 def vjepa2(reader: ConfigReader) -> Fields:
     """V-JEPA 2: frame, row and column have an equal third of the head each."""
     head_dim = derived_head_dim(reader)
     width = 2 * (head_dim // 3 // 2)
-    fields = {"head_dim": head_dim, "rotary_dim": 3 * width, "blocks": 3}
-    return {**fields, "axes": "axial", "axes_dim": (width,) * 3}
+    return {"head_dim": head_dim, "rotary_dim": 3 * width, "axes_dim": (width,) * 3}
 
 
 def axes_dims(reader: ConfigReader) -> Fields:
-    """Qwen-Image: the config has the width of each axis."""
+    """Qwen-Image, Flux, Lumina-2: the config has the width of each axis."""
     widths = reader.sizes("axes_dims_rope", "axes_dim_rope", "axes_dim")
     return _axial(reader, sum(widths), widths)
 
 
-def axes_dims_in_float64(reader: ConfigReader) -> Fields:
-    """Flux, Lumina-2: the config has the width of each axis; angles are computed in float64."""
-    return {**axes_dims(reader), "arithmetic": "float64"}
-
-
 def wan(reader: ConfigReader) -> Fields:
-    """Wan, SkyReels-V2: rows and columns have a third of the head each, in float64."""
+    """Wan, SkyReels-V2: rows and columns have a third of the head each."""
     head_dim = reader.size("attention_head_dim", 128)
     side = 2 * (head_dim // 6)
-    fields = _axial(reader, head_dim, (head_dim - 2 * side, side, side))
-    return {**fields, "arithmetic": "float64"}
+    return _axial(reader, head_dim, (head_dim - 2 * side, side, side))
 
 
 def hunyuan_video(reader: ConfigReader) -> Fields:
@@ -109,7 +100,6 @@ def cosmos(reader: ConfigReader) -> Fields:
         raise ConfigError("rope_scale", "a list of numbers above 0", brief(scale))
     return {
         "head_dim": head_dim,
-        "axes": "axial_ntk",
         "axes_dim": (head_dim - 2 * side, side, side),
         "rope_scale": tuple(scale),
     }
@@ -119,8 +109,7 @@ def ltx(reader: ConfigReader) -> Fields:
     """LTX-Video: the hidden states, without the leading channels that three axes cannot share."""
     derived = reader.size("num_attention_heads", 32) * reader.size("attention_head_dim", 64)
     width = reader.size("dim", derived)
-    fields = {**_theta(reader), "head_dim": width, "rotary_dim": width - width % 6}
-    return {**fields, "axes": "axial_log", "trailing": True}
+    return {**_theta(reader), "head_dim": width, "rotary_dim": width - width % 6}
 
 
 def cogview4(reader: ConfigReader) -> Fields:
@@ -133,7 +122,7 @@ def lumina(reader: ConfigReader) -> Fields:
     """Lumina-Next: rows and columns take turns at each frequency."""
     derived = derived_head_dim(reader)
     head_dim = reader.size("embed_dim", derived)
-    return {"head_dim": head_dim, "axes": "axial_alternating", **_scaled(reader)}
+    return {"head_dim": head_dim, **_scaled(reader)}
 
 
 def one_axis(reader: ConfigReader) -> Fields:
@@ -150,8 +139,7 @@ def one_axis(reader: ConfigReader) -> Fields:
 
 def mochi(reader: ConfigReader) -> Fields:
     """Mochi: frequencies are weights of the model, which the call has."""
-    head_dim = reader.first_size("attention_head_dim", "head_dim", default=128)
-    return {"head_dim": head_dim, "learned": "frequencies"}
+    return {"head_dim": reader.first_size("attention_head_dim", "head_dim", default=128)}
 
 
 def rotary_embedding_torch(reader: ConfigReader) -> Fields:
@@ -177,7 +165,7 @@ def rotary_embedding_torch(reader: ConfigReader) -> Fields:
 
 
 def _axial(reader: ConfigReader, head_dim: int, axes_dim: tuple[int, ...]) -> Fields:
-    return {**_theta(reader), "head_dim": head_dim, "axes": "axial", "axes_dim": axes_dim}
+    return {**_theta(reader), "head_dim": head_dim, "axes_dim": axes_dim}
 
 
 def _theta(reader: ConfigReader) -> Fields:

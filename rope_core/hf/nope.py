@@ -6,15 +6,15 @@ rotate, or None if it does. Without an index, a rule that needs one says that th
 
 from collections.abc import Mapping
 
-from rope_core.errors import ConfigError
-from rope_core.hf.config_reader import ConfigReader, brief
+from rope_core.errors import ConfigError, brief
+from rope_core.hf.config_reader import ConfigReader
 from rope_core.hf.family import FULL
 
 NO_ATTENTION = ("linear_attention", "conv", "recurrent")
 """Types of layers without queries and keys."""
 
 
-def reason(reader: ConfigReader, layer: int | None, layer_type: str | None) -> str | None:
+def nope_reason(reader: ConfigReader, layer: int | None, layer_type: str | None) -> str | None:
     """Return why a layer does not rotate, None if it does."""
     if layer_type in NO_ATTENTION:
         return f"{layer_type} has no queries and keys"

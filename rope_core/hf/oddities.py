@@ -11,7 +11,7 @@ signature of the function that does the step for all other families:
     variant_parameters    variant.py          (reader, RopeParameters, variant) -> parameters
     heads                 rope_config.py      (reader) -> None, but a warning about heads
     attention             attention.py        (reader, AttentionConfig) -> AttentionConfig
-    version_warnings      compat.py           (reader, variant) -> None
+    version_warnings      rope_config.py      (reader, variant) -> None
 
 Their sources are the modules `configuration_*` and `modeling_*` of transformers, of the families
 that the docstrings name.

@@ -4,10 +4,10 @@ Where each value comes from: the first of the sources that has it. The code belo
 `rope_config.standard` follow this list in its order. Each step names the file that does it.
 
 1. Family: argument `model_type`; `model_type` or diffusers' `_class_name` of the file; of a
-   composite model, the nested config of the `part` (family_lookup.py). All keys below are those of
+   composite model, the nested config of the `part` (families.py). All keys below are those of
    the nested config, under the family's own names (families.json: `key_names`).
-2. Type of the layer: `layer_types[layer]`; the class's types; argument `layer_type` (layers.py,
-   layer_types.py).
+2. Type of the layer: `layer_types[layer]`; the class's types; argument `layer_type`
+   (layer_types.py).
 3. Whether the layer rotates: not if its type has no attention, or null as rope parameters; the
    family's rule (nope.py).
 4. Rope parameters: `rope_scaling`, unless null or empty; `rope_parameters`; the class's. Of nested
@@ -36,13 +36,15 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, get_args
 
+from rope_core.checks import check_choice
 from rope_core.config import Arithmetic, AttentionConfig, RopeConfig
-from rope_core.errors import ConfigError
-from rope_core.hf import family_lookup, nope, rope_config, rope_parameters
+from rope_core.errors import ConfigError, brief
+from rope_core.hf import families, rope_config, rope_parameters
 from rope_core.hf.attention import attention
-from rope_core.hf.config_reader import ConfigReader, brief, is_int
+from rope_core.hf.config_reader import ConfigReader, is_int
 from rope_core.hf.family import UNKNOWN
-from rope_core.hf.layers import Layers, all_layers, resolve_layer_type
+from rope_core.hf.layer_types import Layers, all_layers, resolve_layer_type
+from rope_core.hf.nope import nope_reason
 
 COMPATS = ("5.23", "4.57")
 """Versions of transformers to follow."""
@@ -111,8 +113,8 @@ def resolve(
     """
     if not isinstance(config, Mapping):
         raise ConfigError("config", "an object", type(config).__name__)
-    _check_choice("compat", compat, COMPATS)
-    _check_choice("arithmetic", arithmetic, get_args(Arithmetic))
+    check_choice("compat", compat, COMPATS)
+    check_choice("arithmetic", arithmetic, get_args(Arithmetic))
     for name, text in (("model_type", model_type), ("layer_type", layer_type)):
         if text is not None and not isinstance(text, str):
             raise ConfigError(name, "a text", brief(text))
@@ -121,7 +123,7 @@ def resolve(
             raise ConfigError(name, "a whole number", brief(number))
 
     # 1: the family, and the config of the part
-    family, inner, prefix, named = family_lookup.find(config, model_type, part, num_axes)
+    family, inner, prefix, named = families.find(config, model_type, part, num_axes)
     reader = ConfigReader(inner, family, compat, layer)
     reader.from_file("model_type")
     if family is UNKNOWN:
@@ -131,7 +133,7 @@ def resolve(
 
     # 2, 3: the layer
     reader.layer_type = resolve_layer_type(reader, layer_type)
-    reason = nope.reason(reader, layer, reader.layer_type)
+    reason = nope_reason(reader, layer, reader.layer_type)
 
     # 4 to 11: the rotation
     rope, parameters = None, dict[str, Any]()
@@ -163,8 +165,3 @@ def resolve(
         keys_ignored=tuple(prefix + key for key in reader.keys_ignored),
         warnings=tuple(reader.warnings),
     )
-
-
-def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ConfigError(name, " or ".join(f'"{choice}"' for choice in choices), brief(value))

@@ -3,11 +3,11 @@
 from typing import Any
 
 from rope_core.config import Arithmetic, RopeConfig
-from rope_core.errors import ConfigError
+from rope_core.errors import ConfigError, brief
 from rope_core.frequencies import VARIANTS
 from rope_core.hf import variant
-from rope_core.hf.compat import warn_of_versions
-from rope_core.hf.config_reader import GIVEN, ConfigReader, brief
+from rope_core.hf.config_reader import CLASS_DEFAULT, GIVEN, ConfigReader
+from rope_core.hf.families import families
 from rope_core.hf.family import UNKNOWN
 from rope_core.hf.head_dim import from_config, latent
 from rope_core.hf.rope_parameters import RopeParameters
@@ -30,7 +30,7 @@ SECTIONED = ("mrope", "mrope_interleaved", "mrope_hw_t", "xdrope")
 def custom(reader: ConfigReader, head_dim: int | None, arithmetic: Arithmetic) -> Built:
     """Return the rotation of a family with a rule for its whole config."""
     family = reader.family
-    fields: Fields = family.rotation(reader) if family.rotation else {}
+    fields: Fields = {**family.rope_config, **(family.rotation(reader) if family.rotation else {})}
     fields.setdefault("head_dim", head_dim or fields.get("rotary_dim"))
     fields.setdefault("layout", family.layout)
     rope = _build(reader, fields, arithmetic)
@@ -74,7 +74,7 @@ def standard(
         expected = f"such that 1 to {config_dim} channels of a head rotate"
         raise ConfigError(reader.key_name("partial_rotary_factor"), expected, factor)
     variant.warn_of_ranges(reader, rope_type, values)
-    warn_of_versions(reader, block, rope_type)
+    _warn_of_versions(reader, block, rope_type)
     rope = _build(reader, {**fields, **values}, arithmetic, f"{block.name}.")
     attention_factor = rope.attention_scaling
     complete = variant.complete(rope_type, theta, values, attention_factor, reader.provenance)
@@ -139,6 +139,23 @@ def _axes(reader: ConfigReader, block: RopeParameters, rotated: int) -> Fields:
     if axes == "axial":
         fields["axes_dim"] = (rotated // 2,) * 2
     return fields | ({"axes_order": family.axes_order} if family.axes_order else {})
+
+
+def _warn_of_versions(reader: ConfigReader, block: RopeParameters, variant: str) -> None:
+    """Warn where the two versions compute different numbers from one config."""
+    family = reader.family
+    family.step("version_warnings", lambda *_: None)(reader, variant)
+    for key in family.in_4_57.get("ignored_keys", ()):
+        if reader.config.get(key):
+            reader.warn(f"{family.name}: transformers 4.57 ignores {key}, 5.23 follows it")
+    if variant == "longrope" and "su" in (block.values.get("type"), block.values.get("rope_type")):
+        reader.warn(
+            '"su" means longrope; 5.23 needs original_max_position_embeddings in the dictionary'
+        )
+    old = family.in_4_57.get("defaults", {}).get("rope_theta")
+    new = families()[family.name].defaults.get("rope_theta", 10_000.0) if old is not None else None
+    if old != new and reader.provenance.get("rope_theta") == CLASS_DEFAULT:
+        reader.warn(f"{family.name}: rope_theta is the class's, {old} in 4.57 and {new} in 5.23")
 
 
 def _build(

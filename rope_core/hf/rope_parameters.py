@@ -4,9 +4,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rope_core.errors import ConfigError
+from rope_core.errors import ConfigError, brief
 from rope_core.frequencies import VARIANTS
-from rope_core.hf.config_reader import ConfigReader, brief, is_number
+from rope_core.hf.config_reader import ConfigReader, is_number
 from rope_core.hf.layer_types import layer_types
 
 OUTSIDE_IN_4_57 = ("rope_theta", "partial_rotary_factor")

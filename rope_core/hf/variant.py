@@ -4,17 +4,10 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from rope_core.errors import ConfigError
+from rope_core.errors import ConfigError, brief
 from rope_core.frequencies import VARIANTS
 from rope_core.hf import nope
-from rope_core.hf.config_reader import (
-    CLASS_DEFAULT,
-    DERIVED,
-    GIVEN,
-    ConfigReader,
-    brief,
-    is_number,
-)
+from rope_core.hf.config_reader import CLASS_DEFAULT, DERIVED, GIVEN, ConfigReader, is_number
 from rope_core.hf.rope_parameters import COMMON_KEYS, RopeParameters
 
 SPELLINGS = {"su": "longrope", "mrope": "default", "axial": "default", "xdrope": "dynamic"}

@@ -6,6 +6,8 @@ Triton's own `cdiv` and `next_power_of_2` take 5 us on the host.
 import math
 from collections.abc import Sequence
 
+from torch import Tensor
+
 
 def cdiv(x: int, y: int) -> int:
     """Return x / y, rounded up."""
@@ -15,6 +17,16 @@ def cdiv(x: int, y: int) -> int:
 def next_power_of_2(x: int) -> int:
     """Return the least power of two that is at least x, for x of 1 or more."""
     return 1 << (x - 1).bit_length()
+
+
+def block_of(width: int) -> int:
+    """Return the least power of two that holds `width` and that `tl.dot` takes."""
+    return max(16, next_power_of_2(width))
+
+
+def rows_contiguous(x: Tensor) -> Tensor:
+    """Return `x`, or a copy if the elements of a row are not next to each other."""
+    return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
 
 
 def strides(sizes: Sequence[int], steps: Sequence[int]) -> list[int]:

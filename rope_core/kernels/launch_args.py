@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from rope_core.kernels.block_sizes import next_power_of_2
+from rope_core.config import AttentionConfig
+from rope_core.kernels.block_sizes import block_of, rows_contiguous
 from rope_core.kernels.masking import KeyLimits
 
 ALIGNED_ELEMENTS = 8
@@ -30,18 +31,14 @@ class AttentionArgs(NamedTuple):
     constants: dict[str, Any]
     """Those of `AttentionInputs`."""
 
+    cu_seqlens_q: Tensor
+    """Where the queries of each sequence start, int32 `[N + 1]`."""
+
+    has_mask: bool
+    """Whether there is a mask, boolean or additive."""
+
     num_kv_heads: int
     group_size: int
-
-    @property
-    def cu_seqlens_q(self) -> Tensor | None:
-        """Where the queries of each sequence start, int32 `[N + 1]`."""
-        return self.tensors[3]
-
-    @property
-    def has_mask(self) -> bool:
-        """Whether there is a mask, boolean or additive."""
-        return self.tensors[6] is not None
 
 
 def attention_args(
@@ -50,24 +47,20 @@ def attention_args(
     v: Tensor,
     out: Tensor,
     lse: Tensor,
-    *,
-    cu_seqlens_q: Tensor,
-    cu_seqlens_k: Tensor,
-    num_seqs: int,
-    scale: float,
-    softcap: float | None,
+    config: AttentionConfig,
     limits: KeyLimits,
+    *,
+    cu_seqlens: tuple[Tensor, Tensor],
     sinks: Tensor | None,
     mask: Tensor | None,
-    q_index: Tensor | None,
-    k_index: Tensor | None,
+    index: tuple[Tensor, Tensor] | None,
     block_table: Tensor | None,
 ) -> AttentionArgs:
     """Return the kernel arguments of a call.
 
-    Args are those of `attention.attend`.
+    Args are those of `attention.attend`, and the limits of the config.
     """
-    q, k, v = _rows_contiguous(q), _rows_contiguous(k), _rows_contiguous(v)
+    q, k, v = rows_contiguous(q), rows_contiguous(k), rows_contiguous(v)
     if block_table is None:
         strides = [*_strides(q, 0, 1), 0, *_strides(k, 0, 1), 0, *_strides(v, 0, 1)]
     else:
@@ -79,21 +72,22 @@ def attention_args(
     mask_numbers = [0, 0, 0, 0]
     if mask is not None:
         mask = _kernel_mask(mask)
-        mask_numbers = [*_strides(mask, 0, 1, 2), int(len(mask) != num_seqs)]
+        mask_numbers = [*_strides(mask, 0, 1, 2), int(len(mask) != len(cu_seqlens[0]) - 1)]
     num_heads, head_dim = q.shape[1:]
     num_kv_heads = k.shape[1]
     group_size = num_heads // num_kv_heads
+    scale = head_dim**-0.5 if config.scale is None else config.scale
     # without sinks the kernels take lse in their place and do not read it: a None would be a
     # kernel of its own
     sinks_or_lse = lse if sinks is None else sinks.float()
     return AttentionArgs(
-        tensors=(q, k, v, cu_seqlens_q, cu_seqlens_k, block_table, mask, q_index, k_index),
+        tensors=(q, k, v, *cu_seqlens, block_table, mask, *(index or (None, None))),
         numbers=(
             *(num_kv_heads, group_size),
             *(stride // stride_unit for stride in strides),
             0 if block_table is None else block_table.stride(0),
             *mask_numbers,
-            *(scale, softcap or 0.0, *limits),
+            *(scale, config.softcap or 0.0, *limits),
         ),
         output=(out, lse, sinks_or_lse),
         output_numbers=(int(sinks is not None), *(s // stride_unit for s in out_strides)),
@@ -102,28 +96,21 @@ def attention_args(
             "HEAD_DIM": head_dim,
             "VALUE_DIM": v.shape[-1],
             "PAGE_SIZE": 1 if block_table is None else k.shape[2],
-            "SOFTCAP": softcap is not None,
+            "SOFTCAP": config.softcap is not None,
             "BLOCK_D": block_of(head_dim),
             "BLOCK_DV": block_of(v.shape[-1]),
         },
+        cu_seqlens_q=cu_seqlens[0],
+        has_mask=mask is not None,
         num_kv_heads=num_kv_heads,
         group_size=group_size,
     )
 
 
-def block_of(width: int) -> int:
-    """Return the least power of two that holds `width` and that `tl.dot` takes."""
-    return max(16, next_power_of_2(width))
-
-
 def _kernel_mask(mask: Tensor) -> Tensor:
     """Return a mask as kernels read it: uint8 for booleans, float32 for an additive mask."""
-    mask = _rows_contiguous(mask)
+    mask = rows_contiguous(mask)
     return mask.view(torch.uint8) if mask.dtype == torch.bool else mask.float()
-
-
-def _rows_contiguous(x: Tensor) -> Tensor:
-    return x if x.stride(-1) == 1 else x.contiguous()
 
 
 def _strides(x: Tensor, *axes: int) -> list[int]:

@@ -2,7 +2,7 @@
 
 Positions count from the first key: the last query has the position of the last key, and queries
 before the first key have negative positions. A query sees `window_left` keys before its position,
-`window_right` keys after it, and nothing outside its chunk of `chunk` keys. UNBOUNDED stands for
+`window_right` keys after it, and nothing outside its chunk of `chunk` keys. UNLIMITED stands for
 "no limit", so that all calls share one compiled kernel.
 """
 
@@ -11,7 +11,9 @@ from typing import NamedTuple
 import triton
 import triton.language as tl
 
-UNBOUNDED = 2**62
+from rope_core.config import AttentionConfig
+
+UNLIMITED = 2**62
 """Value of `window_left`, `window_right` and `chunk` that hides nothing; limits are smaller."""
 
 
@@ -23,31 +25,31 @@ class KeyLimits(NamedTuple):
     chunk: int
 
 
-def key_limits(causal: bool, window: int | None, window_ahead: int, chunk: int | None) -> KeyLimits:
-    """Return the limits of a call, whose arguments are those of `attention.attend`."""
-    if window is None:
-        window_left, window_right = UNBOUNDED, 0 if causal else UNBOUNDED
-    else:
-        window_left, window_right = min(window - 1, UNBOUNDED - 2), min(window_ahead, UNBOUNDED - 1)
-    return KeyLimits(
-        window_left, window_right, UNBOUNDED if chunk is None else min(chunk, UNBOUNDED - 1)
-    )
+def key_limits(config: AttentionConfig) -> KeyLimits:
+    """Return the limits that a config sets."""
+    chunk = UNLIMITED if config.chunk is None else config.chunk
+    if config.window is not None:
+        return KeyLimits(config.window - 1, config.window_ahead, chunk)
+    return KeyLimits(UNLIMITED, 0 if config.causal else UNLIMITED, chunk)
 
 
-NO_LIMIT = tl.constexpr(UNBOUNDED)
+ANY_KEY = KeyLimits(UNLIMITED, UNLIMITED, UNLIMITED)
+"""Limits that hide nothing."""
+
+NO_LIMIT = tl.constexpr(UNLIMITED)
 INT64_MIN = tl.constexpr(-(2**63))
 INT64_MAX = tl.constexpr(2**63 - 1)
 
 
 @triton.jit
-def key_range(position, window_left, window_right, chunk):
+def key_range(position, inputs):
     """Return the first and the last key position, int64, that a query at `position` sees.
 
     The results saturate at the ends of int64 and grow with `position`.
     """
-    left = window_left.to(tl.int64)
-    right = window_right.to(tl.int64)
-    chunk = chunk.to(tl.int64)
+    left = inputs.window_left.to(tl.int64)
+    right = inputs.window_right.to(tl.int64)
+    chunk = inputs.chunk.to(tl.int64)
     pos = position.to(tl.int64)
     first = tl.where(left < NO_LIMIT, tl.maximum(pos, INT64_MIN + left) - left, INT64_MIN)
     last = tl.where(right < NO_LIMIT, tl.minimum(pos, INT64_MAX - right) + right, INT64_MAX)
@@ -65,26 +67,26 @@ def key_range(position, window_left, window_right, chunk):
 
 
 @triton.jit
-def row_key_range(position, num_keys, window_left, window_right, chunk, INDEXED: tl.constexpr):
+def row_key_range(position, num_keys, inputs):
     """Return the first and the last key `[M]` that rows at `position` `[M]` see.
 
-    These are int32 key numbers below `num_keys`; with INDEXED, int64 key positions.
+    These are int32 key numbers below `num_keys`; with an index, int64 key positions.
     """
-    first, last = key_range(position, window_left, window_right, chunk)
-    if not INDEXED:
+    first, last = key_range(position, inputs)
+    if inputs.k_index_ptr is None:
         first = tl.maximum(first, 0).to(tl.int32)
         last = tl.minimum(last, num_keys - 1).to(tl.int32)
     return first, last
 
 
 @triton.jit
-def tile_key_range(low, high, num_keys, window_left, window_right, chunk):
+def tile_key_range(low, high, num_keys, inputs):
     """Return the key numbers, int32, that rows at positions from `low` to `high` see.
 
     These are start and end of the keys that some row sees, then of those that all rows see.
     """
-    low_first, low_last = key_range(low, window_left, window_right, chunk)
-    high_first, high_last = key_range(high, window_left, window_right, chunk)
+    low_first, low_last = key_range(low, inputs)
+    high_first, high_last = key_range(high, inputs)
     keys = num_keys.to(tl.int64)
     start = tl.minimum(tl.maximum(low_first, 0), keys)
     end = tl.maximum(tl.minimum(high_last, keys - 1) + 1, start)
@@ -94,23 +96,21 @@ def tile_key_range(low, high, num_keys, window_left, window_right, chunk):
 
 
 @triton.jit
-def indexed_key_range(
-    low, high, k_index_ptr, num_keys, window_left, window_right, chunk, BLOCK: tl.constexpr
-):
+def indexed_key_range(low, high, seq, inputs, BLOCK: tl.constexpr):
     """Return start and end, int32, of the keys that rows at positions from `low` to `high` see.
 
-    Reads all key positions, int64 `[num_keys]` in any order, BLOCK at a time.
+    Reads all key positions of the sequence, int64 in any order, BLOCK at a time.
     """
-    first, _ = key_range(low, window_left, window_right, chunk)
-    _, last = key_range(high, window_left, window_right, chunk)
-    start = num_keys
-    end = num_keys * 0
-    for block_start in range(0, num_keys, BLOCK):
+    first, _ = key_range(low, inputs)
+    _, last = key_range(high, inputs)
+    start = seq.num_keys
+    end = seq.num_keys * 0
+    for block_start in range(0, seq.num_keys, BLOCK):
         # [BLOCK]
         key = block_start + tl.arange(0, BLOCK)
-        exists = key < num_keys
-        k_index = tl.load(k_index_ptr + key, mask=exists, other=0)
+        exists = key < seq.num_keys
+        k_index = tl.load(inputs.k_index_ptr + seq.k_start + key, mask=exists, other=0)
         visible = exists & (k_index >= first) & (k_index <= last)
-        start = tl.minimum(start, tl.min(tl.where(visible, key, num_keys), 0))
+        start = tl.minimum(start, tl.min(tl.where(visible, key, seq.num_keys), 0))
         end = tl.maximum(end, tl.max(tl.where(visible, key + 1, 0), 0))
     return start, tl.maximum(start, end)

@@ -6,6 +6,7 @@ Kernels then compile for compute capability 9.0, as they would on such a GPU: th
 cache are those of a real run. A launch does nothing.
 """
 
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -31,8 +32,14 @@ class OfflineDriver:
 
     def __init__(self, capability: int) -> None:
         self.capability = capability
-        self.utils = _Utils(MAX_SHARED_MEM[capability])
-        self.launcher_cls = _Launcher
+        properties = {"max_shared_mem": MAX_SHARED_MEM[capability]}
+        # a module: its handle, the function's handle, registers, spills, threads of a block
+        module = 0, 0, 0, 0, 1024
+        self.utils = SimpleNamespace(
+            get_device_properties=lambda device: properties,
+            load_binary=lambda name, binary, shared, device: module,
+        )
+        self.launcher_cls = lambda source, metadata: lambda *args: None
 
     def get_current_target(self) -> Any:
         """Return the target that kernels are compiled for."""
@@ -49,29 +56,3 @@ class OfflineDriver:
     def get_active_torch_device(self) -> torch.device:
         """Return where tensors of calls are: on the CPU."""
         return torch.device("cpu")
-
-
-class _Utils:
-    """Device properties, and a module loader that loads nothing."""
-
-    def __init__(self, max_shared_mem: int) -> None:
-        self._max_shared_mem = max_shared_mem
-
-    def get_device_properties(self, device: int) -> dict[str, int]:
-        return {"max_shared_mem": self._max_shared_mem}
-
-    def load_binary(
-        self, name: str, binary: bytes, shared: int, device: int
-    ) -> tuple[int, int, int, int, int]:
-        """Return module, function, registers, spills and threads of a block: placeholders."""
-        return 0, 0, 0, 0, 1024
-
-
-class _Launcher:
-    """A launch function that does nothing."""
-
-    def __init__(self, source: object, metadata: object) -> None:
-        pass
-
-    def __call__(self, *args: object) -> None:
-        pass

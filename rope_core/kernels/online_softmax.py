@@ -69,11 +69,8 @@ def attend_rows(
 ):
     """Return acc, m_i and l_i of rows over `num_tiles` tiles of BLOCK_N keys."""
     q, position, mask_row = load_queries(inputs, seq, row)
-    INDEXED: tl.constexpr = inputs.k_index_ptr is not None
+    first_key, last_key = row_key_range(position, seq.num_keys, inputs)
     # fmt: off
-    first_key, last_key = row_key_range(
-        position, seq.num_keys, inputs.window_left, inputs.window_right, inputs.chunk, INDEXED,
-    )
     acc, m_i, l_i = init_state(BLOCK_M, inputs.BLOCK_DV)
     return accumulate(
         acc, m_i, l_i, inputs, seq, q, first_key, last_key, mask_row,

@@ -6,17 +6,8 @@ FlashAttention-2 (Dao, 2023) over packed sequences; see `attention_inputs` for t
 import triton
 import triton.language as tl
 
-from rope_core.kernels.attention_inputs import (
-    NUMBERS,
-    UNALIGNED,
-    AttentionInputs,
-    load_queries,
-    load_sequence,
-    token_and_head,
-)
-from rope_core.kernels.attention_output import OUTPUT_NUMBERS, AttentionOutput, store_output
-from rope_core.kernels.launch_args import AttentionArgs
-from rope_core.kernels.launcher import KernelLaunch, Launcher
+from rope_core.kernels.attention_inputs import load_queries, load_sequence, token_and_head
+from rope_core.kernels.attention_output import store_output
 from rope_core.kernels.masking import indexed_key_range, row_key_range, tile_key_range
 from rope_core.kernels.online_softmax import (
     NONFINITE_BLOCK,
@@ -25,8 +16,7 @@ from rope_core.kernels.online_softmax import (
     attend_rows_nonfinite,
     init_state,
 )
-from rope_core.kernels.tile_configs import Tile
-from rope_core.kernels.tile_scheduler import FIRST_PROGRAM, Schedule, find_program
+from rope_core.kernels.tile_scheduler import FIRST_PROGRAM, find_program
 
 INDEX_BLOCK = tl.constexpr(256)
 """Key positions that are read at a time to find the keys that a tile sees."""
@@ -69,25 +59,17 @@ def attend_tile(
     # [BLOCK_M, BLOCK_D], [BLOCK_M], [BLOCK_M]
     q, position, mask_row = load_queries(inputs, seq, row)
     # [BLOCK_M]
-    first_key, last_key = row_key_range(
-        position, seq.num_keys, inputs.window_left, inputs.window_right, inputs.chunk, INDEXED
-    )
-    # fmt: off
+    first_key, last_key = row_key_range(position, seq.num_keys, inputs)
     if INDEXED:
         low = tl.min(tl.where(row < seq.num_rows, position, 2**63 - 1), 0)
         high = tl.max(tl.where(row < seq.num_rows, position, -(2**63)), 0)
-        start, end = indexed_key_range(
-            low, high, inputs.k_index_ptr + seq.k_start, seq.num_keys,
-            inputs.window_left, inputs.window_right, inputs.chunk, INDEX_BLOCK,
-        )
+        start, end = indexed_key_range(low, high, seq, inputs, INDEX_BLOCK)
     else:
         context_len = seq.num_keys - seq.num_queries
         last_row = tl.minimum(tile * BLOCK_M + BLOCK_M, seq.num_rows) - 1
         low = context_len + tile * BLOCK_M // inputs.group_size
         high = context_len + last_row // inputs.group_size
-        start, end, inner_start, inner_end = tile_key_range(
-            low, high, seq.num_keys, inputs.window_left, inputs.window_right, inputs.chunk
-        )
+        start, end, inner_start, inner_end = tile_key_range(low, high, seq.num_keys, inputs)
     first = start // BLOCK_N
     last = tl.cdiv(end, BLOCK_N)
     # tiles of keys: num_before with hidden keys, num_inner that all rows see, the others
@@ -100,6 +82,7 @@ def attend_tile(
 
     # [BLOCK_M, BLOCK_DV], [BLOCK_M], [BLOCK_M]
     acc, m_i, l_i = init_state(BLOCK_M, inputs.BLOCK_DV)
+    # fmt: off
     acc, m_i, l_i = accumulate(
         acc, m_i, l_i, inputs, seq, q, first_key, last_key, mask_row,
         first, last - first - num_inner, num_before, num_inner,
@@ -126,64 +109,3 @@ def attend_tile(
             )
             store_rows(acc_block, m_block, l_block, row_block, seq, inputs, output)
     # fmt: on
-
-
-# fmt: off
-@triton.jit(
-    do_not_specialize=[*NUMBERS, *OUTPUT_NUMBERS, "programs_offset"],
-    do_not_specialize_on_alignment=[*UNALIGNED, "lse_ptr", "sinks_ptr", "work_ptr"],
-)
-def prefill_kernel(
-    # the arguments of AttentionInputs and AttentionOutput, in their order
-    q_ptr, k_ptr, v_ptr, cu_seqlens_q_ptr, cu_seqlens_k_ptr, block_table_ptr, mask_ptr,
-    q_index_ptr, k_index_ptr,
-    out_ptr, lse_ptr, sinks_ptr,
-    work_ptr,  # int32, see Schedule.table
-    num_kv_heads: tl.int32, group_size: tl.int32,
-    stride_q_token: tl.int64, stride_q_head: tl.int64,
-    stride_k_page: tl.int64, stride_k_slot: tl.int64, stride_k_head: tl.int64,
-    stride_v_page: tl.int64, stride_v_slot: tl.int64, stride_v_head: tl.int64,
-    stride_block_table: tl.int64,
-    stride_mask_seq: tl.int64, stride_mask_head: tl.int64, stride_mask_q: tl.int64,
-    is_packed_mask: tl.int32, scale: tl.float32, softcap: tl.float32,
-    window_left: tl.int64, window_right: tl.int64, chunk: tl.int64,
-    has_sinks: tl.int32, stride_out_token: tl.int64, stride_out_head: tl.int64,
-    programs_offset: tl.int32,
-    STRIDE_UNIT: tl.constexpr, HEAD_DIM: tl.constexpr, VALUE_DIM: tl.constexpr,
-    PAGE_SIZE: tl.constexpr, SOFTCAP: tl.constexpr,
-    BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, PRECISION: tl.constexpr,
-):
-    """Pass the arguments to `attend_tile`: Triton 3.6 keeps constants in a tuple only in a call."""
-    attend_tile(
-        AttentionInputs(
-            q_ptr, k_ptr, v_ptr, cu_seqlens_q_ptr, cu_seqlens_k_ptr, block_table_ptr, mask_ptr,
-            q_index_ptr, k_index_ptr, num_kv_heads, group_size, stride_q_token, stride_q_head,
-            stride_k_page, stride_k_slot, stride_k_head, stride_v_page, stride_v_slot,
-            stride_v_head, stride_block_table, stride_mask_seq, stride_mask_head, stride_mask_q,
-            is_packed_mask, scale, softcap, window_left, window_right, chunk,
-            STRIDE_UNIT, HEAD_DIM, VALUE_DIM, PAGE_SIZE, SOFTCAP, BLOCK_D, BLOCK_DV,
-        ),
-        AttentionOutput(
-            out_ptr, lse_ptr, sinks_ptr, has_sinks, num_kv_heads * group_size,
-            stride_out_token, stride_out_head, STRIDE_UNIT, VALUE_DIM,
-        ),
-        work_ptr, programs_offset, BLOCK_M, BLOCK_N, PRECISION,
-    )
-# fmt: on
-
-
-LAUNCHER = Launcher(prefill_kernel, num_tensors=13)
-
-
-def prefill_launch(args: AttentionArgs, schedule: Schedule, tile: Tile) -> KernelLaunch:
-    """Return the launch that attends from all sequences of many rows."""
-    return KernelLaunch(
-        LAUNCHER,
-        (schedule.prefill.num_programs * args.num_kv_heads,),
-        (*args.tensors, *args.output, schedule.table),
-        (*args.numbers, *args.output_numbers, schedule.prefill.offset),
-        args.constants | tile.constants(),
-        tile.num_warps,
-        tile.num_stages,
-    )

@@ -34,130 +34,62 @@ tokens."""
 def rotate(
     xs: Sequence[Tensor],
     outs: Sequence[Tensor],
-    cos: Tensor,
-    sin: Tensor,
     *,
     rotary_dim: int,
     layout: Layout,
-    rows: Tensor | None = None,
+    table: tuple[Tensor, Tensor] | None = None,
+    inv_freq: Tensor | None = None,
+    index: Tensor | None = None,
+    slots: Tensor | None = None,
+    attention_scaling: float = 1.0,
     inverse: bool = False,
     trailing: bool = False,
 ) -> None:
-    """Rotate each of `xs` into the one of `outs` by angles of a table.
+    """Rotate each of `xs` into the one of `outs`, by angles of a table or by positions.
+
+    With differences of positions, rotated keys move by these.
 
     Args:
         xs: tensors `[T, H, D]` of the same tokens, device and dtype: float32, float16 or bfloat16.
-            H may differ. Any strides, but the last is 1.
+            H may differ. Any strides, but the last is 1. With slots, pages
+            `[pages, page_size, H, D]`.
         outs: of their shapes and dtype, any strides with a last of 1. Each is its x, or shares no
             memory with `xs`; elements that are not rotated are then copied.
-        cos: float32 `[rows, rotary_dim / 2]`, contiguous.
-        sin: as `cos`.
         rotary_dim: how many elements of a head are rotated.
         layout: which elements are pairs: (i, i + rotary_dim / 2), or (2i, 2i + 1).
-        rows: int64 `[T]`: the row of the table of each token, not checked. None: its number.
-        inverse: rotate by the negative angle.
+        table: cosines and sines, float32 `[rows, rotary_dim / 2]`, contiguous.
+        inv_freq: in place of a table: float64 `[rotary_dim / 2]`, contiguous, radians per position.
+        index: `[T]` of any stride. With a table int64, the row of each token, not checked; with
+            inv_freq its position, whole or fractional, any value of int64. None: 0, 1, 2, ...
+        slots: int64 `[T]`, contiguous: page * page_size + slot of each token, each at most once.
+            Other slots are not written. None: tokens are packed. Requires index.
+        attention_scaling: multiplier of cosines and sines.
+        inverse: rotate by the negative angle; the multiplier is not inverted.
         trailing: rotate the last elements of a head, not the first.
 
-    Computes in float32 and rounds once. Cost: a launch for each two of `xs`; each is read and
-    written once.
+    Computes in float32 and rounds once. Angles of positions are products in float64; the errors of
+    their float32 cosines and sines are below 1e-7. Cost: a launch for each two of `xs`, where a
+    single one takes the places of both; each is read and written once.
 
     Raises:
         KernelNotBuilt: a kernel is missing and is being built elsewhere; nothing is launched.
         KernelFailed: a kernel cannot be built; nothing is launched.
     """
-    assert cos.is_contiguous()
-    assert sin.is_contiguous()
-    rotated = rotary_dim, layout, trailing
-    scales = 1.0, -1.0 if inverse else 1.0
-    _launch(xs, outs, len(xs[0]), rotated, table=(cos, sin), index=rows, scales=scales)
-
-
-def rotate_at(
-    xs: Sequence[Tensor],
-    outs: Sequence[Tensor],
-    positions: Tensor,
-    inv_freq: Tensor,
-    *,
-    rotary_dim: int,
-    layout: Layout,
-    attention_scaling: float = 1.0,
-    inverse: bool = False,
-    trailing: bool = False,
-) -> None:
-    """Rotate each of `xs` into the one of `outs` by the angles `positions * inv_freq`.
-
-    With differences of positions, rotated keys move by these.
-
-    Args:
-        xs: as in `rotate`.
-        outs: as in `rotate`.
-        positions: `[T]` of any stride, whole or fractional; any values of int64.
-        inv_freq: float64 `[rotary_dim / 2]`, contiguous, radians per position.
-        rotary_dim: as in `rotate`.
-        layout: as in `rotate`.
-        attention_scaling: multiplier of cosines and sines.
-        inverse: as in `rotate`; the multiplier is not inverted.
-        trailing: as in `rotate`.
-
-    Angles are products in float64; the errors of their float32 cosines and sines are below 1e-7.
-    Raises what `rotate` raises.
-    """
-    rotated = rotary_dim, layout, trailing
+    cos, sin = table or (None, None)
+    assert cos is None or cos.is_contiguous()
+    assert sin is None or sin.is_contiguous()
+    num_tokens = len(xs[0] if index is None else index)
+    stride_index = 0 if index is None else index.stride(0)
     scales = attention_scaling, -attention_scaling if inverse else attention_scaling
-    _launch(xs, outs, len(positions), rotated, inv_freq=inv_freq, index=positions, scales=scales)
-
-
-def shift_pages(
-    k: Tensor,
-    slots: Tensor,
-    delta: Tensor,
-    inv_freq: Tensor,
-    *,
-    rotary_dim: int,
-    layout: Layout,
-    trailing: bool = False,
-) -> None:
-    """Move rotated keys in pages by `delta` positions, in place.
-
-    Args:
-        k: `[pages, Hkv, page_size, D]`, any strides with a last of 1: the keys of the pool.
-        slots: int64 `[T]`, contiguous: page * page_size + slot of each token, each at most once.
-        delta: `[T]` of any stride: the distance of each token.
-        inv_freq: as in `rotate_at`.
-        rotary_dim: as in `rotate`.
-        layout: as in `rotate`.
-        trailing: as in `rotate`.
-
-    Other slots are not written. Raises what `rotate` raises.
-    """
-    pages = [k.transpose(1, 2)]
-    rotated = rotary_dim, layout, trailing
-    _launch(pages, pages, len(slots), rotated, inv_freq=inv_freq, index=delta, slots=slots)
-
-
-def _launch(
-    xs: Sequence[Tensor],  # [T, H, D], or with slots [pages, page_size, H, D]
-    outs: Sequence[Tensor],
-    num_tokens: int,
-    rotated: tuple[int, Layout, bool],  # rotary_dim, layout, trailing
-    *,
-    table: tuple[Tensor | None, Tensor | None] = (None, None),
-    inv_freq: Tensor | None = None,
-    index: Tensor | None = None,
-    slots: Tensor | None = None,
-    scales: tuple[float, float] = (1.0, 1.0),
-) -> None:
-    """Launch the kernel for each two of `xs`; a single one takes the places of both."""
     launches = []
     for start in range(0, len(xs), MAX_TENSORS):
         pair, pair_out = xs[start : start + MAX_TENSORS], outs[start : start + MAX_TENSORS]
         heads = pair[0], pair_out[0], pair[-1], pair_out[-1]
-        copy_rest = rotated[0] < pair[0].shape[-1] and not _in_place(pair, pair_out)
+        copy_rest = rotary_dim < pair[0].shape[-1] and not _in_place(pair, pair_out)
         shapes = tuple([(t.shape, t.stride()) for t in heads])
-        plan = _plan(shapes, len(pair), num_tokens, *rotated, copy_rest)
+        plan = _plan(shapes, len(pair), num_tokens, rotary_dim, layout, trailing, copy_rest)
         if plan.grid[0]:
-            tensors = *heads, *table, inv_freq, index, slots
-            stride_index = 0 if index is None else index.stride(0)
+            tensors = *heads, cos, sin, inv_freq, index, slots
             numbers = *scales, stride_index, *plan.numbers
             launches.append(KernelLaunch(LAUNCHER, plan.grid, tensors, numbers, plan.constants))
     launch_all(launches)

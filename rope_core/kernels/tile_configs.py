@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
-from rope_core.kernels.device_properties import DeviceProperties
+from rope_core.kernels.block_sizes import block_of
 from rope_core.kernels.head_dims import HEAD_DIMS, MLA_HEAD_DIMS
-from rope_core.kernels.launch_args import block_of
+from rope_core.kernels.runtime import DeviceProperties
 
 MIN_ARCH = 80
 """Older GPUs have no matrix units for bfloat16."""
@@ -42,14 +42,12 @@ class Tile:
         return {"BLOCK_M": self.block_m, "BLOCK_N": self.block_n, "PRECISION": self.precision}
 
 
-TilesByMemory = Mapping[int, Tile]
-"""Tiles by the shared memory of a block, in bytes, that a GPU must have for them."""
-
 Tiles = tuple[Tile, Tile, Tile]
 """Of decode and append, which are two tiles of the decode kernel, and of prefill."""
 
-TileTable = Mapping[tuple[str, str, str, int], TilesByMemory]
-"""By kernel (decode, append, prefill), dtype (half, float32), layout (one of LAYOUTS), width."""
+TileTable = Mapping[tuple[str, str, str, int], Mapping[int, Tile]]
+"""By kernel (decode, append, prefill), dtype (half, float32), layout (one of LAYOUTS), width; then
+by the shared memory of a block, in bytes, that a GPU must have for the tile."""
 
 
 def _table(*rows: tuple[str, str, Sequence[str], Sequence[int], int, Tile]) -> TileTable:

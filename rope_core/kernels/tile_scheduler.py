@@ -19,7 +19,7 @@ import triton.language as tl
 from torch import Tensor
 
 from rope_core.kernels.block_sizes import cdiv
-from rope_core.kernels.masking import UNBOUNDED, KeyLimits
+from rope_core.kernels.masking import UNLIMITED, KeyLimits
 
 DECODE_ROWS = 16
 """Sequences of up to this many rows take the tile "decode", the smallest."""
@@ -99,31 +99,25 @@ class Schedule(NamedTuple):
 
 
 def schedule(
-    lengths_q: Sequence[int],
-    lengths_k: Sequence[int],
-    *,
+    lengths: tuple[Sequence[int], Sequence[int]],
     group_size: int,
     block_m: tuple[int, int, int],
-    indexed: bool,
     limits: KeyLimits,
     device: torch.device,
 ) -> Schedule:
     """Return the schedule of a call, copied to the device in one copy.
 
     Args:
-        lengths_q: queries of each sequence.
-        lengths_k: keys of each sequence.
+        lengths: queries and keys of each sequence.
         group_size: heads of q that share one of k.
         block_m: rows of the tiles of decode, append and prefill.
-        indexed: positions are in tensors, so that a query may see any key.
         limits: which keys a query sees.
         device: where the schedule is used.
     """
-    # positions in tensors are in any order: a query may see any key
-    window_left, chunk = (UNBOUNDED, UNBOUNDED) if indexed else (limits.window_left, limits.chunk)
+    lengths_q, lengths_k = map(tuple, lengths)
     is_cached = len(lengths_q) <= MAX_CACHED_SEQUENCES
     build = _build_on_host if is_cached else _build_on_host.__wrapped__
-    on_host = build(tuple(lengths_q), tuple(lengths_k), group_size, block_m, window_left, chunk)
+    on_host = build(lengths_q, lengths_k, group_size, block_m, limits)
     return on_host._replace(table=on_host.table.to(device, non_blocking=True))
 
 
@@ -133,8 +127,7 @@ def _build_on_host(
     lengths_k: tuple[int, ...],
     group_size: int,
     block_m: tuple[int, int, int],
-    window_left: int,
-    chunk: int,
+    limits: KeyLimits,
 ) -> Schedule:
     """Return a schedule whose table is on the CPU. All layers of a model share one."""
     decode_block, append_block, prefill_block = block_m
@@ -146,7 +139,7 @@ def _build_on_host(
     num_partial_rows = 0
     for seq, (num_queries, num_keys) in enumerate(zip(lengths_q, lengths_k, strict=True)):
         rows = num_queries * group_size
-        start = first_visible_key(num_keys - num_queries, window_left, chunk)
+        start = first_visible_key(num_keys - num_queries, limits)
         if rows <= DECODE_ROWS:
             programs, block, split_keys = decode, decode_block, SPLIT_KEYS
         elif (
@@ -179,9 +172,9 @@ def _build_on_host(
     )
 
 
-def first_visible_key(position: int, window_left: int, chunk: int) -> int:
+def first_visible_key(position: int, limits: KeyLimits) -> int:
     """Return the first key that the query at `position`, or a later one, sees."""
-    first = position - window_left
-    if chunk != UNBOUNDED:
-        first = max(first, position // chunk * chunk)
+    first = position - limits.window_left
+    if limits.chunk != UNLIMITED:
+        first = max(first, position // limits.chunk * limits.chunk)
     return max(0, first)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import nullcontext
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
@@ -41,10 +42,12 @@ def load_variant(kernel: Any, variant: Variant) -> Run:
 def compile_variant(kernel: Any, variant: Variant) -> Any:
     """Return the compiled kernel of a variant, for the driver's current device."""
     num_numbers = len(kernel.arg_names) - len(variant.dtypes) - len(variant.constants)
-    # Triton takes a dtype for an aligned tensor
-    tensors = [
-        dtype if dtype is None or variant.aligned else _Unaligned(dtype) for dtype in variant.dtypes
-    ]
+    tensors: Sequence[Any] = variant.dtypes  # Triton takes a dtype for an aligned tensor
+    if not variant.aligned:
+        tensors = [
+            None if dtype is None else SimpleNamespace(dtype=dtype, data_ptr=lambda: 1)
+            for dtype in variant.dtypes
+        ]
     return kernel.warmup(
         *tensors,
         *[0] * num_numbers,
@@ -69,14 +72,3 @@ def _runner(compiled: Any, variant: Variant) -> Run:
         launch(grid, 1, 1, stream, function, metadata, hook_metadata, *hooks, *args)
 
     return run
-
-
-class _Unaligned:
-    """A stand-in for a tensor whose address is not a multiple of 16."""
-
-    def __init__(self, dtype: torch.dtype) -> None:
-        self.dtype = dtype
-
-    @staticmethod
-    def data_ptr() -> int:
-        return 1

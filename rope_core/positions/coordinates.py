@@ -117,10 +117,7 @@ def atom_positions(*, xyz: Tensor, uid: Tensor) -> Tensor:
 
 
 def audio_time_positions(
-    *,
-    timestamps: Tensor,
-    audio_frame_step: float = 0.01,
-    max_position_embeddings: int = 1200,
+    *, timestamps: Tensor, audio_frame_step: float = 0.01, max_position_embeddings: int = 1200
 ) -> Tensor:
     """Return the three coordinates of Music Flamingo's angles: time, window, frame.
 

@@ -7,7 +7,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from rope_core.checks import shape_of
+from rope_core.checks import check_choice, shape_of
 from rope_core.errors import ConfigError, ShapeError
 from rope_core.positions import validate
 from rope_core.positions.grids import MAX_MERGE, optional_grids
@@ -140,8 +140,8 @@ def mrope_index(
     >>> mrope_index(token_types=types, image_grid_thw=grid).positions.tolist()
     [[0, 1, 1, 3], [0, 1, 1, 3], [0, 1, 2, 3]]
     """
-    validate.choice("family", family, list(MROPE_FAMILIES))
-    validate.choice("compat", compat, COMPATS)
+    check_choice("family", family, MROPE_FAMILIES)
+    check_choice("compat", compat, COMPATS)
     rules, is_4_57 = MROPE_FAMILIES[family], compat == "4.57"
     if is_4_57 and not rules.in_4_57:
         names = ", ".join(name for name, other in MROPE_FAMILIES.items() if other.in_4_57)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rope_core.checks import check_choice
 from rope_core.errors import ConfigError, ShapeError
 from rope_core.positions import validate
 from rope_core.positions.grids import MAX_MERGE, grid_points, optional_grids
@@ -56,7 +57,7 @@ def omni_mrope_index(
     Returns:
         positions `[3, B, S]` (`[3, S]`) and rope_delta `[B]` (`[]`), int64; float32 in Qwen3.
     """
-    validate.choice("family", family, list(POSITIONS_PER_SECOND))
+    check_choice("family", family, POSITIONS_PER_SECOND)
     merge = validate.integer("spatial_merge_size", spatial_merge_size, 1, MAX_MERGE)
     rate = position_id_per_seconds
     rate = POSITIONS_PER_SECOND[family] if rate is None else rate

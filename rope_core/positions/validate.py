@@ -7,8 +7,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from rope_core.checks import INTEGERS, dtype_of, shape_of
-from rope_core.errors import ConfigError, ShapeError
+from rope_core.checks import INTEGERS, dtype_of, is_number, shape_of
+from rope_core.errors import ConfigError, ShapeError, brief
 
 T = TypeVar("T")
 
@@ -22,15 +22,14 @@ MAX_INT = 2**53
 def integer(name: str, value: int, least: int = 0, most: int = MAX_INT) -> int:
     """Return `value`, an integer in [`least`, `most`]."""
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-        raise ConfigError(name, f"an integer from {least} to {most}", _brief(value))
+        raise ConfigError(name, f"an integer from {least} to {most}", brief(value))
     return value
 
 
 def number(name: str, value: float, least: float = -1e15, most: float = 1e15) -> float:
     """Return `value`, a finite number in [`least`, `most`]."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not least <= value <= most:
-        raise ConfigError(name, f"a number from {least:g} to {most:g}", _brief(value))
+    if not is_number(value) or not least <= value <= most:
+        raise ConfigError(name, f"a number from {least:g} to {most:g}", brief(value))
     return value
 
 
@@ -77,14 +76,7 @@ def count(name: str, count: int) -> int:
 def boolean(name: str, value: bool) -> bool:
     """Return `value`, true or false."""
     if not isinstance(value, bool):
-        raise ConfigError(name, "true or false", _brief(value))
-    return value
-
-
-def choice(name: str, value: str, choices: Sequence[str]) -> str:
-    """Return `value`, one of `choices`."""
-    if not isinstance(value, str) or value not in choices:
-        raise ConfigError(name, "one of " + ", ".join(choices), _brief(value))
+        raise ConfigError(name, "true or false", brief(value))
     return value
 
 
@@ -118,14 +110,9 @@ def _check_shape(name: str, tensor: Tensor, shapes: str, ndim: Sequence[int]) ->
 
 def _check_list(name: str, values: Sequence[T], length: int) -> Sequence[T]:
     if not isinstance(values, list | tuple) or len(values) != length:
-        raise ConfigError(name, f"a list of {length} numbers", _brief(values))
+        raise ConfigError(name, f"a list of {length} numbers", brief(values))
     return values
 
 
 def _kind(value: object) -> str:
     return dtype_of(value) if isinstance(value, Tensor) else type(value).__name__
-
-
-def _brief(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,0 +1,1 @@
+"""HTTP in ASGI events: headers, bodies, problems, and the middleware around every request."""

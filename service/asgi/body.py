@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Mapping
 
-from service.asgi.io import Receive, content_length
+from service.asgi.io import Receive
 from service.buffer_pool import SMALLEST_BYTES
 from service.errors import BadMessage, ClientLeft, TimedOut, TooLarge
 from service.inference.handler import InferenceHandler, RequestContext
@@ -36,56 +36,44 @@ async def read_body(
         ClientLeft: the client disconnected before the end of the body.
         TimedOut: the deadline has passed.
     """
-    declared, max_bytes = content_length(headers), handler.max_bytes(memory_factor)
+    value = headers.get(b"content-length")
+    declared, max_bytes = None if value is None else int(value), handler.max_bytes(memory_factor)
     if declared is not None and declared > max_bytes:
         raise TooLarge("the body, in bytes,", max_bytes, f"{declared:,}")
     context.charge.add((declared or 0) * memory_factor)
     parts: list[bytes] = []
-    num_bytes = 0
+    buffer: memoryview | None = None
+    num_bytes, more = 0, True
     try:
         async with asyncio.timeout(context.deadline - time.monotonic()):
-            while True:
-                part, more = await _receive(receive)
-                if more and declared is not None and declared >= SMALLEST_BYTES:
-                    return await _fill(receive, part, handler.buffer_pool.lease(declared))
-                num_bytes += len(part)
+            while more:
+                event = await receive()
+                if event["type"] == "http.disconnect":
+                    raise ClientLeft
+                part, more = event.get("body", b""), event.get("more_body", False)
+                start, num_bytes = num_bytes, num_bytes + len(part)
+                if more and buffer is None and declared is not None and declared >= SMALLEST_BYTES:
+                    buffer = handler.buffer_pool.lease(declared)
+                if buffer is not None:
+                    if num_bytes > len(buffer):
+                        raise BadMessage(f"Content-Length says {declared} bytes, got more")
+                    buffer[start:num_bytes] = part
+                    continue
                 if num_bytes > max_bytes:
                     raise TooLarge("the body, in bytes,", max_bytes, "more")
                 if declared is None and (more or parts):
                     context.charge.add(len(part) * memory_factor)
                 parts.append(part)
-                if not more:
-                    return b"".join(parts)
     except TimeoutError:
         raise TimedOut from None
+    if buffer is None:
+        return b"".join(parts)
+    if num_bytes < len(buffer):
+        raise BadMessage(f"Content-Length says {declared} bytes, got {num_bytes}")
+    return buffer
 
 
 async def disconnected(receive: Receive) -> None:
     """Return when the client has disconnected; the body must have been read."""
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-async def _fill(receive: Receive, part: bytes, body: memoryview) -> memoryview:
-    """Receive a body, of which `part` is the first, into memory of its declared length."""
-    filled, more = 0, True
-    while True:
-        end = filled + len(part)
-        if end > len(body):
-            raise BadMessage(f"Content-Length says {len(body)} bytes, got more")
-        body[filled:end] = part
-        filled = end
-        if not more:
-            break
-        part, more = await _receive(receive)
-    if filled < len(body):
-        raise BadMessage(f"Content-Length says {len(body)} bytes, got {filled}")
-    return body
-
-
-async def _receive(receive: Receive) -> tuple[bytes, bool]:
-    """Return the next part of a body, and whether there are more."""
-    event = await receive()
-    if event["type"] == "http.disconnect":
-        raise ClientLeft
-    return event.get("body", b""), event.get("more_body", False)

@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMappi
 from typing import Any
 
 from service.batching.run import Completed
-from service.errors import BadHeader, UnsupportedMediaType
+from service.errors import BadHeader
 from service.wire import Buffer
 
 Scope = MutableMapping[str, Any]
@@ -35,22 +35,6 @@ def timeout_s(headers: Mapping[bytes, bytes]) -> float | None:
     if not value.isdigit() or len(value) > 12 or not int(value):
         raise BadHeader("X-Request-Timeout-Ms must be whole milliseconds, of 1 to 12 digits, not 0")
     return int(value) / 1e3
-
-
-def check_not_encoded(headers: Mapping[bytes, bytes]) -> None:
-    """Refuse a compressed body.
-
-    Raises:
-        UnsupportedMediaType: the body is compressed.
-    """
-    if headers.get(b"content-encoding", b"identity") != b"identity":
-        raise UnsupportedMediaType("Content-Encoding must be absent or identity")
-
-
-def content_length(headers: Mapping[bytes, bytes]) -> int | None:
-    """Return the declared length of the body, None where none is declared."""
-    value = headers.get(b"content-length")
-    return None if value is None else int(value)
 
 
 def server_timing(completed: Completed[Any] | None, backend: str) -> Headers:

@@ -2,10 +2,12 @@
 
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 
 from service.asgi import io, problems
 from service.asgi.io import Event, Receive, Scope, Send
 from service.errors import ClientLeft
+from service.lifecycle import Lifecycle
 from service.observability import ids
 from service.observability.request_log import RequestLog
 
@@ -18,31 +20,19 @@ QUIET = frozenset(("/healthz", "/readyz", "/metrics", "/v2/health/live", "/v2/he
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
+@dataclass(frozen=True, slots=True)
 class RequestMiddleware:
-    """Pure ASGI, outside of FastAPI's own layers.
+    """Wraps every HTTP request, outside of FastAPI's layers. Hot routes bypass FastAPI."""
 
-    Args:
-        app: answers all requests that are not hot.
-        hot: applications by path, for POST; they are called without FastAPI's router.
-        paths: names that metrics may show as a route; all others are "other".
-        request_log: records each request.
-        is_ending: returns whether the client's next request should use another connection.
-    """
-
-    def __init__(
-        self,
-        app: App,
-        *,
-        hot: Mapping[str, App],
-        paths: frozenset[str],
-        request_log: RequestLog,
-        is_ending: Callable[[], bool],
-    ) -> None:
-        self.app = app
-        self._is_ending = is_ending
-        self._hot = hot
-        self._paths = paths
-        self._request_log = request_log
+    app: App
+    """FastAPI: answers all requests that no hot route answers."""
+    hot: Mapping[str, App]
+    """Applications by path, for POST; they are called without FastAPI's router."""
+    paths: frozenset[str]
+    """Names that metrics may show as a route; all others are "other"."""
+    request_log: RequestLog
+    lifecycle: Lifecycle
+    """Once the service is ending, answers tell clients to close their connections."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
@@ -61,11 +51,11 @@ class RequestMiddleware:
                 status = event["status"]
                 id_header = (b"x-request-id", request_id.encode())
                 event["headers"] = [*event.get("headers", ()), id_header]
-                if self._is_ending():
+                if self.lifecycle.ending:
                     event["headers"].append((b"connection", b"close"))
             await send(event)
 
-        app = (self._hot.get(path) if scope["method"] == "POST" else None) or self.app
+        app = (self.hot.get(path) if scope["method"] == "POST" else None) or self.app
         try:
             await app(scope, receive, send_with_id)
         except ClientLeft:
@@ -75,11 +65,11 @@ class RequestMiddleware:
                 raise  # the answer had begun: uvicorn closes the connection
             failure_status, problem_headers, body = problems.describe(failure)
             await io.send(send_with_id, failure_status, problem_headers, [body])
-        self._request_log.record(
+        self.request_log.record(
             request_id=request_id,
             method=scope["method"],
             path=path,
-            route=path if path in self._paths else "other",
+            route=path if path in self.paths else "other",
             status=status,
             started=started,
             headers=headers,

@@ -13,12 +13,12 @@ class Admission:
     charged_bytes: int = 0
 
 
+@dataclass(slots=True)
 class Charge:
     """The bytes charged for one request; released at the end of a `with` block."""
 
-    def __init__(self, admission: Admission) -> None:
-        self._admission = admission
-        self._num_bytes = 0
+    admission: Admission
+    num_bytes: int = 0
 
     def __enter__(self) -> "Charge":
         return self
@@ -33,16 +33,16 @@ class Charge:
             Overloaded: other requests leave too little of the budget. A request that is alone is
                 never refused: other limits bound the size of a single request.
         """
-        admission = self._admission
-        is_alone = admission.charged_bytes == self._num_bytes
+        admission = self.admission
+        is_alone = admission.charged_bytes == self.num_bytes
         if not is_alone and admission.charged_bytes + num_bytes > admission.max_bytes:
             raise Overloaded(
                 f"requests hold {admission.charged_bytes:,} of {admission.max_bytes:,} bytes"
             )
         admission.charged_bytes += num_bytes
-        self._num_bytes += num_bytes
+        self.num_bytes += num_bytes
 
     def release(self) -> None:
         """Return all charged bytes to the budget."""
-        self._admission.charged_bytes -= self._num_bytes
-        self._num_bytes = 0
+        self.admission.charged_bytes -= self.num_bytes
+        self.num_bytes = 0

@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
 from itertools import chain
+from operator import attrgetter
 from typing import Generic
 
 from service.batching.call_queue import C, Entry, R, next_batch
@@ -22,6 +23,11 @@ from service.observability.metrics import Metrics
 
 CloseReason = type[ShuttingDown] | type[DeviceLost] | type[DeviceStuck]
 """Why the batcher accepts no more calls."""
+
+WATCHDOG_FACTOR = 10
+"""A run may take this many times its estimate, because estimates are rough."""
+
+_call, _seconds = attrgetter("call"), attrgetter("seconds")
 
 Runs = Sequence[Run[R | Exception]]
 """The run of a batch, or the runs of its parts if the batch was divided after a failure."""
@@ -43,12 +49,12 @@ class Batcher(Generic[C, R]):
     max_inflight: int
     """How many runs may be in flight at a time."""
 
-    inline: Callable[[Sequence[C]], bool]
-    """Tells whether calls take less time than a hand-off to a thread: they run on the loop."""
+    inline_limit_s: float
+    """Calls that are estimated to take less time run on the loop: a hand-off costs too much."""
 
-    watchdog_timeout_s: Callable[[Sequence[C]], float | None]
-    """How long the device may show no progress while these calls are in flight, before it counts as
-    stuck. None: there is no limit."""
+    stuck_s: float | None
+    """How long the device may show no progress while calls are in flight, and at least
+    WATCHDOG_FACTOR times their estimates, before it counts as stuck. None: there is no limit."""
 
     on_failure: Callable[[DeviceLost | DeviceStuck], None]
     """Called once if the device is lost or stuck, after all calls have failed."""
@@ -73,7 +79,7 @@ class Batcher(Generic[C, R]):
     @property
     def waiting(self) -> list[C]:
         """The calls in the queue."""
-        return [entry.call for entry in self._queue]
+        return list(map(_call, self._queue))
 
     def submit(
         self, call: C, deadline: float, on_wait: Callable[[Entry[C, R]], None]
@@ -134,8 +140,9 @@ class Batcher(Generic[C, R]):
         if self._watchdog is not None:
             self._watchdog.cancel()
             self._watchdog = None
-        calls = [entry.call for entry in chain.from_iterable(self._running)]
-        if calls and (timeout := self.watchdog_timeout_s(calls)) is not None:
+        calls = list(map(_call, chain.from_iterable(self._running)))
+        if calls and self.stuck_s is not None:
+            timeout = max(self.stuck_s, WATCHDOG_FACTOR * sum(map(_seconds, calls)))
             loop = asyncio.get_running_loop()
             self._watchdog = loop.call_later(timeout, self._fail, DeviceStuck)
 
@@ -154,9 +161,9 @@ class Batcher(Generic[C, R]):
         )
         if not batch:
             return
-        calls = [entry.call for entry in batch]
+        calls = list(map(_call, batch))
         started = time.monotonic()
-        if self.inline(calls):
+        if sum(map(_seconds, calls)) < self.inline_limit_s:
             self._complete(batch, started, self._run_bisecting(calls, self.restart_watchdog))
             return
         self._running.append(batch)
@@ -194,23 +201,27 @@ class Batcher(Generic[C, R]):
 
     def _complete(self, batch: list[Entry[C, R]], started: float, runs: Runs[R]) -> None:
         """Give each call its result, record metrics, and start the next run."""
-        results = [(result, run) for run in runs for result in run.results]
-        for entry, (result, run) in zip(batch, results, strict=True):
-            queue_s = started - entry.arrived
-            self.metrics.queue_seconds.observe(queue_s)
-            if isinstance(result, Exception):
-                entry.resolve(result)
-            else:
-                num_calls = len(run.results)
-                entry.resolve(Completed(result, queue_s, run.copy_s, run.compute_s, num_calls))
+        entries = iter(batch)
+        num_tokens = 0
         for run in runs:
             self.metrics.copy_seconds.observe(run.copy_s)
             self.metrics.compute_seconds.observe(run.compute_s)
+            for result in run.results:
+                entry = next(entries)
+                num_tokens += entry.call.num_tokens
+                queue_s = started - entry.arrived
+                self.metrics.queue_seconds.observe(queue_s)
+                if isinstance(result, Exception):
+                    entry.resolve(result)
+                else:
+                    num_calls = len(run.results)
+                    entry.resolve(Completed(result, queue_s, run.copy_s, run.compute_s, num_calls))
         self.metrics.batch_requests.observe(len(batch))
-        self.metrics.batch_tokens.observe(sum(entry.call.num_tokens for entry in batch))
-        if isinstance(results[-1][0], DeviceLost):  # the last one, as no run succeeds after a loss
+        self.metrics.batch_tokens.observe(num_tokens)
+        if isinstance(result, DeviceLost):  # the last one, as no run succeeds after a loss
             self._fail(DeviceLost)
-        self._schedule_dispatch()
+        if self._queue:
+            self._schedule_dispatch()
 
     def _fail(self, reason: type[DeviceLost] | type[DeviceStuck]) -> None:
         """Close because the device has failed, unless this was done before."""

@@ -26,6 +26,10 @@ class Batchable(Protocol):
     def num_bytes(self) -> int:
         """Bytes, counted against the limit of a batch."""
 
+    @property
+    def seconds(self) -> float:
+        """Estimated time of the call when it runs alone."""
+
 
 C = TypeVar("C", bound=Batchable)
 R = TypeVar("R")

@@ -77,9 +77,9 @@ class Accelerator:
             raise outcome
         return outcome
 
-    def empty(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    def empty(self, shape: torch.Size, dtype: torch.dtype) -> Tensor:
         """Return an uninitialised tensor on the device."""
-        return torch.empty(tuple(shape), dtype=dtype, device=self._driver.device)
+        return torch.empty(shape, dtype=dtype, device=self._driver.device)
 
     def memory_bytes(self) -> int:
         """Return the bytes of all tensors on the device."""

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from rope_core import Call, Result, Rotate
 from service.batching.packing import DeviceBatch
@@ -25,7 +24,7 @@ class Cpu:
     name = "cpu"
 
     def __init__(self, buffer_pool: BufferPool) -> None:
-        self._buffer_pool = buffer_pool
+        self.empty = buffer_pool.tensor
         self.capabilities = DeviceCapabilities(
             max_inflight=1,
             bytes_per_s=4e9,
@@ -42,18 +41,18 @@ class Cpu:
 
     def run(self, batches: Sequence[DeviceBatch], compute: Callable[[Call], Result]) -> Run[Result]:
         """Return the results of all calls in the batches."""
-        started = time.perf_counter()
-        calls = [batch.on_host() for batch in batches]
-        packed = time.perf_counter()
-        results = [compute(call) for call in calls]
-        computed = time.perf_counter()
-        split = [part for b, whole in zip(batches, results, strict=True) for part in b.split(whole)]
-        ended = time.perf_counter()
-        return Run(split, packed - started + ended - computed, computed - packed)
-
-    def empty(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-        """Return an uninitialised tensor; a large one in a pooled buffer."""
-        return self._buffer_pool.tensor(tuple(shape), dtype)
+        results: list[Result] = []
+        copy_s = compute_s = 0.0
+        for batch in batches:
+            started = time.perf_counter()
+            call = batch.on_host
+            packed = time.perf_counter()
+            result = compute(call)
+            computed = time.perf_counter()
+            results += batch.split(result)
+            copy_s += packed - started + time.perf_counter() - computed
+            compute_s += computed - packed
+        return Run(results, copy_s, compute_s)
 
     def memory_bytes(self) -> int:
         """Return the resident memory of the process."""

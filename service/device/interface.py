@@ -70,7 +70,7 @@ class Device(Protocol):
             DeviceLost: the device has failed for good.
         """
 
-    def empty(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    def empty(self, shape: torch.Size, dtype: torch.dtype) -> Tensor:
         """Return an uninitialised tensor on the device, for a result."""
 
     def memory_bytes(self) -> int:

@@ -94,7 +94,8 @@ class CopyPipeline:
 
         A single tensor is not copied: its own memory is the buffer.
         """
-        tensors = [tensor for result in results for tensor in _tensors_of(result).values()]
+        built = [result for result in results if not isinstance(result, KernelNotBuilt)]
+        tensors = [tensor for result in built for tensor in tensor_fields(result).values()]
         layout = BufferLayout(tensors)
         if len(tensors) == 1 and tensors[0].is_contiguous():
             return tensors[0].view(-1).view(torch.uint8), layout
@@ -123,10 +124,6 @@ def _compute_if_built(call: Call, compute: Callable[[Call], Result]) -> Result |
         return compute(call)
     except KernelNotBuilt:
         return KernelNotBuilt()  # a new one: the frames of the raised one hold tensors
-
-
-def _tensors_of(result: Result | KernelNotBuilt) -> dict[str, Tensor]:
-    return {} if isinstance(result, KernelNotBuilt) else tensor_fields(result)
 
 
 def _split(

@@ -1,0 +1,1 @@
+"""What each endpoint reads from a message: parameters, ropes and calls."""

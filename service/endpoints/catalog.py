@@ -42,14 +42,15 @@ def _describe_entry(entry: Entry[Any]) -> dict[str, Any]:
     return fields | {"parameters": parameters}
 
 
-def _describe_builder(builder: Builder) -> dict[str, Any]:
+def _describe_builder(builder: Entry[Builder]) -> dict[str, Any]:
     hints = get_type_hints(builder.function)
     arguments = []
     for name, parameter in inspect.signature(builder.function).parameters.items():
         required = parameter.default is parameter.empty
         default = None if required else parameter.default
         arguments.append(_argument(name, _type_name(hints[name]), required, default))
-    fields = {name: getattr(builder, name) for name in ("name", "summary", "models")}
+    models = builder.models.rstrip(".").split(", ")
+    fields = {"name": builder.name, "summary": builder.summary, "models": models}
     return fields | {"arguments": arguments}
 
 

@@ -8,7 +8,8 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from rope_core import Attended, ConfigError, Result, Rotated, Table
+from rope_core import ConfigError, Result, Table
+from rope_core.calls import tensor_fields
 from service.endpoints import builders
 from service.endpoints.builders import PreparedCall, Tensors
 from service.endpoints.params import (
@@ -136,16 +137,9 @@ def _check_depth(values: Mapping[str, Any]) -> None:
 def write(result: Result, warnings: tuple[str, ...] = ()) -> Message:
     """Return the message that answers with `result`."""
     values: dict[str, Any] = {"warnings": warnings} if warnings else {}
-    match result:
-        case Rotated(q, k):
-            tensors = {"q": q, "k": k}
-        case Attended(out, lse):
-            tensors = {"out": out, "lse": lse}
-        case Table(cos, sin, attention_scaling, scale):
-            tensors = {"cos": cos, "sin": sin, "scale": scale}
-            values["attention_scaling"] = attention_scaling
-    params = Parameters.of(values) if values else NO_PARAMETERS
-    return Message({name: t for name, t in tensors.items() if t is not None}, params)
+    if isinstance(result, Table):
+        values["attention_scaling"] = result.attention_scaling
+    return Message(tensor_fields(result), Parameters.of(values) if values else NO_PARAMETERS)
 
 
 ENDPOINTS: tuple[Endpoint[Any], ...] = (

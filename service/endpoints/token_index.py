@@ -44,7 +44,8 @@ def _index(
         expected = f"absent if there is a tensor {side}_index"
         raise ConfigError(f"{side}_{name}", expected, value)
     check_heads(side, heads)
-    check_cu_seqlens(f"cu_seqlens_{side}", cu_seqlens, heads)
+    if cu_seqlens is not None:
+        check_cu_seqlens(f"cu_seqlens_{side}", cu_seqlens, heads)
     first, steps = offset or 0, max(0, ragged.call_length(heads, None, cu_seqlens) - 1)
     if first + stride * steps > MAX_INDEX:
         name = f"the index of the last of {side}, {first} + {stride} * {steps},"

@@ -1,0 +1,1 @@
+"""The one path of all protocols: the handler, the engine, and the choice of a backend."""

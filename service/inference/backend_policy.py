@@ -1,15 +1,9 @@
 """Choose the backend of a call: named by the request, forced by the operator, or left open."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
-from rope_core import Call, ConfigError, CosSin, Merge, Rotate, Shift
+from rope_core import Attend, Call, ConfigError, CosSin
 from rope_core.backends import ATTEND_ONLY
-
-UNSUPPORTED_CALLS: Mapping[str, tuple[type, ...]] = dict.fromkeys(
-    ATTEND_ONLY, (Rotate, Shift, Merge)
-)
-"""Types of calls that a backend cannot run: to force the backend has no effect on them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +27,7 @@ class BackendPolicy:
                 expected = "absent: the operator of this service does not let requests choose it"
                 raise ConfigError("backend", expected, requested)
             return requested
-        if self.forced is None or isinstance(
-            call, (CosSin, *UNSUPPORTED_CALLS.get(self.forced, ()))
-        ):
-            return None
-        return self.forced
+        if isinstance(call, Attend):
+            return self.forced
+        # no backend computes cosines, and some only attend
+        return None if isinstance(call, CosSin) or self.forced in ATTEND_ONLY else self.forced

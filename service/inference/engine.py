@@ -4,13 +4,12 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
-from operator import attrgetter
 
 import rope_core
 from rope_core import Attend, Call, CosSin, Merge, Result, Rotate, Rotated, Shift
 from rope_core.errors import KernelNotBuilt
 from rope_core.inference import inference
-from service.batching.packing import DeviceBatch, SingleCall, pack, pack_key
+from service.batching.packing import PACK_KEYS, PACKERS, DeviceBatch, SingleCall
 from service.batching.run import Run
 from service.device import Device
 from service.errors import TooLarge
@@ -20,9 +19,6 @@ SECONDS_PER_SEQUENCE = 50e-6
 
 OVERHEAD_FLOPS = 64
 """Operations of each score beside the two products: exponential, mask, soft-cap."""
-
-WATCHDOG_FACTOR = 10
-"""A run may take this many times its estimate, because estimates are rough."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,22 +40,13 @@ class Job:
     """Name of the backend that runs the call; the library chooses where None."""
 
 
-_seconds = attrgetter("seconds")
-
-
+@dataclass(frozen=True, slots=True)
 class Engine:
-    """Runs calls on `device`.
+    """Runs calls on a device."""
 
-    Args:
-        device: computes.
-        max_call_s: largest estimated time of one call.
-        stuck_s: a run may take this long even where its estimate is much shorter.
-    """
-
-    def __init__(self, device: Device, *, max_call_s: float, stuck_s: float) -> None:
-        self.device = device
-        self._max_call_s = max_call_s
-        self._stuck_s = stuck_s
+    device: Device
+    max_call_s: float
+    """Largest estimated time of one call."""
 
     def job(self, call: Call, backend: str | None = None) -> Job:
         """Return `call` with its costs.
@@ -82,11 +69,12 @@ class Engine:
             seconds += call.num_sequences * SECONDS_PER_SEQUENCE
         elif isinstance(call, Merge):
             answer_bytes //= len(call.out)
-        if seconds > self._max_call_s:
+        if seconds > self.max_call_s:
             what = "the estimated time of a call, in seconds,"
-            raise TooLarge(what, self._max_call_s, f"{seconds:,.0f}")
+            raise TooLarge(what, self.max_call_s, f"{seconds:,.0f}")
         small = num_bytes <= capabilities.packed_bytes
-        packs = pack_key(call) if small and isinstance(call, capabilities.packable_ops) else None
+        may_pack = small and isinstance(call, capabilities.packable_ops)
+        packs = PACK_KEYS[type(call)](call) if may_pack else None
         batch: Hashable
         if capabilities.batch_mixed_ops:
             batch = "small" if small else object()
@@ -96,18 +84,6 @@ class Engine:
             batch = type(call).__name__
         key = batch, backend
         return Job(call, key, packs, call.num_tokens, num_bytes, answer_bytes, seconds, backend)
-
-    def inline(self, jobs: Sequence[Job]) -> bool:
-        """Tell whether running `jobs` takes less time than handing them to a thread."""
-        seconds: float = sum(map(_seconds, jobs))
-        return seconds < self.device.capabilities.inline_limit_s
-
-    def watchdog_timeout_s(self, jobs: Sequence[Job]) -> float | None:
-        """Return how long runs of `jobs`, one after the other, may take; None: no limit."""
-        if not self.device.capabilities.may_hang:
-            return None
-        seconds: float = sum(map(_seconds, jobs))
-        return max(self._stuck_s, WATCHDOG_FACTOR * seconds)
 
     @inference
     def run(self, jobs: Sequence[Job]) -> Run[Result | KernelNotBuilt]:
@@ -119,35 +95,25 @@ class Engine:
             DeviceFull, DeviceLost: the device cannot run them.
         """
         compute = partial(self._compute, backend=jobs[0].backend)
-        if len(jobs) == 1:
-            return self.device.run([self._load(jobs)], compute)
-        groups = self._groups(jobs)
-        run = self.device.run([self._load([jobs[i] for i in group]) for group in groups], compute)
-        if len(groups) == 1 or len(groups) == len(jobs):
-            return run
-        by_index = dict(zip(chain.from_iterable(groups), run.results, strict=True))
-        return replace(run, results=[by_index[index] for index in range(len(jobs))])
-
-    def _groups(self, jobs: Sequence[Job]) -> list[list[int]]:
-        """Return the indices of jobs that are packed into one call."""
-        if not self.device.capabilities.batch_mixed_ops:  # then all have one pack key, or none
-            indices = range(len(jobs))
-            return [[*indices]] if jobs[0].pack_key is not None else [[i] for i in indices]
+        if len(jobs) == 1 and not self.device.capabilities.batch_mixed_ops:
+            return self.device.run([SingleCall(jobs[0].call)], compute)
+        # On a device whose kernels depend on the form of a call, a packable call is packed even
+        # when it is alone, so that its answer does not depend on its neighbours.
         groups: dict[Hashable, list[int]] = {}
         for index, job in enumerate(jobs):
             groups.setdefault(index if job.pack_key is None else job.pack_key, []).append(index)
-        return [*groups.values()]
-
-    def _load(self, jobs: Sequence[Job]) -> DeviceBatch:
-        """Return jobs of one pack key as one batch.
-
-        On a device whose kernels depend on the form of a call, a packable call is packed even when
-        it is alone, so that its answer does not depend on its neighbours.
-        """
-        alone = len(jobs) == 1
-        if alone and (jobs[0].pack_key is None or not self.device.capabilities.batch_mixed_ops):
-            return SingleCall(jobs[0].call)
-        return pack([job.call for job in jobs])
+        batches: list[DeviceBatch] = []
+        for indices in groups.values():
+            calls = [jobs[index].call for index in indices]
+            if jobs[indices[0]].pack_key is None:
+                batches.append(SingleCall(calls[0]))
+            else:
+                batches.append(PACKERS[type(calls[0])](calls))
+        run = self.device.run(batches, compute)
+        if len(groups) == 1 or len(groups) == len(jobs):
+            return run
+        by_index = dict(zip(chain.from_iterable(groups.values()), run.results, strict=True))
+        return replace(run, results=[by_index[index] for index in range(len(jobs))])
 
     def _compute(self, call: Call, backend: str | None) -> Result:
         empty = self.device.empty

@@ -18,19 +18,8 @@ from typing import Any
 from triton import knobs
 from triton.runtime import driver
 
-from rope_core import (
-    Attend,
-    Call,
-    CosSin,
-    Merge,
-    NoBackend,
-    Rotate,
-    Shift,
-    attend,
-    merge,
-    rotate,
-    shift,
-)
+import rope_core
+from rope_core import Call, NoBackend
 from rope_core.kernels.offline import MAX_SHARED_MEM, OfflineDriver
 from service.kernel_builds.warm_up_calls import usual_calls
 from service.settings import parse_shapes
@@ -42,10 +31,10 @@ SHAPES = "32x8x128,28x4x128,32x2x128,16x16x64,12x12x64,8x4x256,16x16x256,4x1x256
 """Shapes of models: of each usual head width, the numbers of heads that need different kernels."""
 
 RUNS: dict[type[Call], Callable[..., Any]] = {
-    Rotate: rotate,
-    Attend: attend,
-    Shift: shift,
-    Merge: merge,
+    rope_core.Rotate: rope_core.rotate,
+    rope_core.Attend: rope_core.attend,
+    rope_core.Shift: rope_core.shift,
+    rope_core.Merge: rope_core.merge,
 }
 """The function that runs each kind of call. `CosSin` has no kernel."""
 
@@ -83,10 +72,9 @@ def prebuild(shapes: Sequence[Shape], target: int) -> int:
     knobs.compilation.listener = lambda *, cache_hit, **_: compiled.append(not cache_hit)
     driver.set_active(OfflineDriver(target))
     for call in chain.from_iterable(usual_calls(*shape) for shape in shapes):
-        if isinstance(call, CosSin):
-            continue
-        with suppress(NoBackend):
-            RUNS[type(call)](call, backend="fused")
+        if (run := RUNS.get(type(call))) is not None:
+            with suppress(NoBackend):
+                run(call, backend="fused")
     return sum(compiled)
 
 

@@ -6,7 +6,6 @@ heads. So a few calls of few tokens reach all kernels.
 
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import chain
 
 import torch
 from torch import Tensor
@@ -28,11 +27,6 @@ The same number as `rope_core.kernels.tile_scheduler.APPEND_ROWS`, which needs T
 
 NUM_FAR_KEYS = 2048
 """Keys of a long sequence, for which the decode kernel takes more than `APPEND_ROWS` rows."""
-
-
-def warm_up_calls(heads: int, kv_heads: int, head_dim: int) -> Iterator[Call]:
-    """Yield calls of a model's shape; the usual ones come first."""
-    return chain(usual_calls(heads, kv_heads, head_dim), rare_calls(heads, kv_heads, head_dim))
 
 
 def usual_calls(heads: int, kv_heads: int, head_dim: int) -> Iterator[Call]:

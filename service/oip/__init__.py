@@ -1,1 +1,1 @@
-"""The Open Inference Protocol (KServe v2, with Triton's extensions) beside `/v1`: one engine."""
+"""The Open Inference Protocol (KServe v2, with Triton's extensions), by the engine of `/v1`."""

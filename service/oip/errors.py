@@ -71,7 +71,7 @@ def classify(failure: Exception) -> tuple[int, str]:
 
 
 def status_of(status: int) -> int:
-    """Return the status that a status of `/v1` has here: all wrong requests are 400."""
+    """Return the protocol's status for a status of `/v1`: all wrong requests are 400."""
     return 400 if status in (406, 422) else status
 
 

@@ -30,10 +30,5 @@ class OipState:
         }
         handler.metrics.registry.register(TritonMetrics(self.statistics))
 
-    @property
-    def on_gpu(self) -> bool:
-        """Whether models run on a GPU."""
-        return self.handler.engine.device.name != "cpu"
-
     def _num_pending(self, model: Model) -> int:
         return sum(isinstance(job.call, model.call) for job in self.handler.batcher.waiting)

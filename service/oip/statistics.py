@@ -14,7 +14,7 @@ from rope_core import Result
 from service import errors
 from service.batching.run import Completed
 from service.oip.infer.models import VERSION
-from service.oip.types import BatchStatistics, Duration, ModelStatistics
+from service.oip.types import ComputeStatistics, Duration, ModelStatistics
 
 REASONS: Mapping[str, tuple[type[BaseException], ...]] = {
     "REJECTED": (errors.Overloaded, errors.Expired),
@@ -40,10 +40,10 @@ class Statistics:
         self.num_pending = num_pending
         self.num_answered = 0
         self.num_failed = Counter(dict.fromkeys(REASONS, 0))
-        self._success_ns = self._fail_ns = 0
-        self._last_ms = 0
+        self._fail_ns = self._last_ms = 0
         self._by_size: defaultdict[int, Counter[str]] = defaultdict(Counter)
-        """By the number of calls in a run: nanoseconds of each step, and the number of requests."""
+        """By the number of calls in a run: nanoseconds of requests and of each of their steps, and
+        the number of requests."""
 
     def count(self, deadline: float = math.inf) -> "FailureCount":
         """Return the `with` block of a request; `deadline` is a time of `time.monotonic`."""
@@ -62,11 +62,16 @@ class Statistics:
         assert completed is not None, "all models need the device"
         now = time.perf_counter()
         self.num_answered += 1
-        self._success_ns += int((now - started) * 1e9)
-        seconds = (completed.queue_s, completed.copy_s, completed.compute_s, now - written_from)
+        seconds = {
+            "success": now - started,
+            "queue": completed.queue_s,
+            "compute_input": completed.copy_s,
+            "compute_infer": completed.compute_s,
+            "compute_output": now - written_from,
+        }
         sums = self._by_size[completed.num_calls]
         sums["requests"] += 1
-        for step, step_s in zip(_STEPS, seconds, strict=True):
+        for step, step_s in seconds.items():
             sums[step] += int(step_s * 1e9)
         self._last_ms = int(time.time() * 1e3)
 
@@ -78,10 +83,9 @@ class Statistics:
         self._last_ms = int(time.time() * 1e3)
 
     @property
-    def ns(self) -> dict[str, int]:
+    def ns(self) -> Counter[str]:
         """Time of answered requests, of failed ones, and of each step of the answered ones."""
-        steps = {step: sum(sums[step] for sums in self._by_size.values()) for step in _STEPS}
-        return {"success": self._success_ns, "fail": self._fail_ns, **steps}
+        return sum(self._by_size.values(), Counter(fail=self._fail_ns))
 
     @property
     def num_runs(self) -> int:
@@ -98,9 +102,7 @@ class Statistics:
             "inference_count": answered,
             "execution_count": self.num_runs,
             "inference_stats": {
-                "compute_input": _duration(answered, ns["compute_input"]),
-                "compute_infer": _duration(answered, ns["compute_infer"]),
-                "compute_output": _duration(answered, ns["compute_output"]),
+                **_describe_compute(answered, ns),
                 "success": _duration(answered, ns["success"]),
                 "fail": _duration(self.num_failed.total(), ns["fail"]),
                 "queue": _duration(answered, ns["queue"]),
@@ -108,18 +110,11 @@ class Statistics:
                 "cache_miss": _duration(0, 0),
             },
             "response_stats": {},
-            "batch_stats": [self._describe_size(size) for size in sorted(self._by_size)],
+            "batch_stats": [
+                {**_describe_compute(_num_runs(sums, size), sums, size), "batch_size": size}
+                for size, sums in sorted(self._by_size.items())
+            ],
             "memory_usage": [],
-        }
-
-    def _describe_size(self, size: int) -> BatchStatistics:
-        sums = self._by_size[size]
-        runs = _num_runs(sums, size)
-        return {
-            "compute_input": _duration(runs, sums["compute_input"] // size),
-            "compute_infer": _duration(runs, sums["compute_infer"] // size),
-            "compute_output": _duration(runs, sums["compute_output"] // size),
-            "batch_size": size,
         }
 
 
@@ -152,6 +147,15 @@ def _num_runs(sums: Counter[str], size: int) -> int:
 
 def _microseconds(step: str, statistics: Statistics) -> int:
     return statistics.ns[step] // 1000
+
+
+def _describe_compute(count: int, ns: Counter[str], size: int = 1) -> ComputeStatistics:
+    """Return the steps of `count` runs whose times are counted for each of their `size` calls."""
+    return {
+        "compute_input": _duration(count, ns["compute_input"] // size),
+        "compute_infer": _duration(count, ns["compute_infer"] // size),
+        "compute_output": _duration(count, ns["compute_output"] // size),
+    }
 
 
 def _duration(count: int, ns: int) -> Duration:

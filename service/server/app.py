@@ -70,7 +70,7 @@ def build_app(oip_state: OipState, device_threads: ThreadPoolExecutor) -> Reques
         hot=hot,
         paths=frozenset(getattr(route, "path", "") for route in routes),
         request_log=RequestLog(service.metrics, logged=service.settings.logs_requests, quiet=QUIET),
-        is_ending=lambda: lifecycle.ending,
+        lifecycle=lifecycle,
     )
 
 

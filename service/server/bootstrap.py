@@ -54,29 +54,27 @@ def build_service(
     """
     registry = metrics.Metrics()
     driver = driver or find_driver(settings.device)
-    torch.set_num_threads(settings.threads or _default_threads(driver))
+    num_cpus = cgroup.num_cpus()
+    default_threads = num_cpus if driver is None else min(STAGING_THREADS, num_cpus)
+    torch.set_num_threads(settings.threads or default_threads)
     budget = settings.memory_budget_bytes or min(cgroup.memory_bytes() // 4, 4 * 2**30)
     buffer_pool = BufferPool(max_idle_bytes=budget, pinner=driver)
     builder = KernelBuilder(registry)
     device: Device = (
         Cpu(buffer_pool) if driver is None else Accelerator(driver, buffer_pool, builder)
     )
-    engine = Engine(
-        device,
-        max_call_s=settings.max_call_s,
-        stuck_s=settings.device_stuck_s,
-    )
-    max_inflight = device.capabilities.max_inflight
-    device_threads = ThreadPoolExecutor(max_inflight, thread_name_prefix="device")
+    engine = Engine(device, settings.max_call_s)
+    capabilities = device.capabilities
+    device_threads = ThreadPoolExecutor(capabilities.max_inflight, thread_name_prefix="device")
     batcher: Batcher[Job, Result] = Batcher(
         engine.run,
         device_threads,
-        max_inflight=max_inflight,
-        inline=engine.inline,
-        watchdog_timeout_s=engine.watchdog_timeout_s,
+        max_inflight=capabilities.max_inflight,
+        inline_limit_s=capabilities.inline_limit_s,
+        stuck_s=settings.device_stuck_s if capabilities.may_hang else None,
         on_failure=partial(_fail, lifecycle),
         max_batch_tokens=settings.max_batch_tokens,
-        max_batch_bytes=settings.max_batch_bytes or device.capabilities.batch_bytes,
+        max_batch_bytes=settings.max_batch_bytes or capabilities.batch_bytes,
         max_queue_calls=settings.max_queue_calls,
         metrics=registry,
     )
@@ -178,12 +176,6 @@ async def _warm_up(
 def _fail(lifecycle: Lifecycle, failure: DeviceLost | DeviceStuck) -> None:
     log.error("ending: %s", failure)
     lifecycle.fail(Phase.LOST if isinstance(failure, DeviceLost) else Phase.STUCK)
-
-
-def _default_threads(driver: Driver | None) -> int:
-    """Return the number of CPU threads of torch where the operator sets none."""
-    cpus = cgroup.num_cpus()
-    return cpus if driver is None else min(STAGING_THREADS, cpus)
 
 
 def _build_rope_resolver(presets_dir: Path | None) -> RopeResolver:

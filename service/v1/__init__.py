@@ -1,0 +1,1 @@
+"""`/v1` over HTTP: routes, and their OpenAPI description."""

@@ -8,6 +8,7 @@ from service.asgi.body import disconnected, read_body
 from service.asgi.io import Receive, Scope, Send
 from service.batching.admission import Charge
 from service.endpoints.table import Endpoint
+from service.errors import UnsupportedMediaType
 from service.inference.handler import InferenceHandler, RequestContext
 from service.wire import codec_for, negotiate_response_codec
 
@@ -27,10 +28,11 @@ class Route:
         """
         headers = scope[io.HEADERS_BY_NAME]
         codec = codec_for(headers.get(b"content-type"))
-        response_codec = negotiate_response_codec(headers.get(b"accept"), codec)
+        response_codec = negotiate_response_codec(headers.get(b"accept")) or codec
         handler = self._handler
         deadline = handler.deadline(io.timeout_s(headers))
-        io.check_not_encoded(headers)
+        if headers.get(b"content-encoding", b"identity") != b"identity":
+            raise UnsupportedMediaType("Content-Encoding must be absent or identity")
         with Charge(handler.admission) as charge:
             context = RequestContext(deadline, charge, partial(disconnected, receive))
             body = await read_body(handler, context, receive, headers, codec.memory_factor)

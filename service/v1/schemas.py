@@ -1,4 +1,4 @@
-"""Types of what `/v1` exchanges besides parameters; OpenAPI describes them by pydantic's schemas.
+"""Types of the bodies of `/v1`, without parameters; OpenAPI describes them by pydantic's schemas.
 
 A default marks a field that some answers do not have.
 """

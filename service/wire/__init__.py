@@ -1,5 +1,6 @@
 """The codecs: one file for each media type, with `media_type`, `decode` and `encode`."""
 
+from functools import lru_cache
 from typing import Protocol
 
 from service.errors import NotAcceptable, UnsupportedMediaType
@@ -50,15 +51,13 @@ _BY_TYPE: dict[bytes, Codec] = {codec.media_type.encode(): codec for codec in CO
 _MEDIA_TYPES = " or ".join(codec.media_type for codec in CODECS)
 
 
+@lru_cache(maxsize=64)
 def codec_for(content_type: bytes | None) -> Codec:
     """Return the codec of a Content-Type.
 
     Raises:
         UnsupportedMediaType: no codec has this media type, or the charset is not UTF-8.
     """
-    codec = _BY_TYPE.get(content_type or b"")
-    if codec is not None:
-        return codec
     essence, _, parameters = (content_type or b"").lower().partition(b";")
     codec = _BY_TYPE.get(essence.strip())
     if codec is None or parameters.strip() not in (b"", b"charset=utf-8", b'charset="utf-8"'):
@@ -66,20 +65,21 @@ def codec_for(content_type: bytes | None) -> Codec:
     return codec
 
 
-def negotiate_response_codec(accept: bytes | None, request_codec: Codec) -> Codec:
+@lru_cache(maxsize=64)
+def negotiate_response_codec(accept: bytes | None) -> Codec | None:
     """Return the codec of the first media type in `Accept` that is served.
 
-    Without the header, or for a wildcard, that is the codec of the request.
+    None where any will do: the header is missing, or the media type is a wildcard.
 
     Raises:
         NotAcceptable: `Accept` names only other media types.
     """
     if accept is None or accept == b"*/*":
-        return request_codec
+        return None
     for item in accept.lower().split(b","):
         media_type = item.partition(b";")[0].strip()
         if media_type in (b"*/*", b"application/*"):
-            return request_codec
+            return None
         if codec := _BY_TYPE.get(media_type):
             return codec
     raise NotAcceptable(f"Accept must allow {_MEDIA_TYPES}")

@@ -21,20 +21,12 @@ def packed(lengths_q, lengths_k, *, heads=4, kv_heads=2, head_dim=16, **options)
 
 def run(q, k, v, lengths_q, lengths_k, config=None, *, out_dtype=None, **options):
     """Return out and lse of packed sequences, written over NaN."""
-    config = config or AttentionConfig()
     dtype = out_dtype or q.dtype
     out = torch.full((*q.shape[:2], v.shape[-1]), math.nan, dtype=dtype)
     lse = torch.full(q.shape[:2], math.nan)
     attend(
-        *(q, k, v, out, lse),
-        lengths_q=lengths_q,
-        lengths_k=lengths_k,
-        scale=q.shape[-1] ** -0.5 if config.scale is None else config.scale,
-        causal=config.causal,
-        window=config.window,
-        window_ahead=config.window_ahead,
-        chunk=config.chunk,
-        softcap=config.softcap,
+        *(q, k, v, out, lse, config or AttentionConfig()),
+        lengths=(lengths_q, lengths_k),
         **options,
     )
     return out, lse

@@ -7,9 +7,10 @@ import torch
 from triton.runtime import driver
 
 from benchmarks.first_run.tiles import TABLES
+from rope_core import AttentionConfig
 from rope_core.kernels import attention
-from rope_core.kernels.device_properties import DeviceProperties
 from rope_core.kernels.offline import MAX_SHARED_MEM, OfflineDriver
+from rope_core.kernels.runtime import DeviceProperties
 from rope_core.kernels.tile_configs import TILES, select_tiles
 
 HALF, BF16, FLOAT32 = torch.float16, torch.bfloat16, torch.float32
@@ -54,13 +55,14 @@ def empty(*shape, dtype):
     return torch.empty(*shape, dtype=dtype, device="meta")
 
 
-def launches(case, lengths_q, lengths_k, **options):
+def launches(case, lengths_q, lengths_k, sinks=None, **config):
     """Return what a call launches on the GPU of a case, by tensors that take no memory."""
     driver.set_active(AbsentGpu(case.arch))
     tokens, keys, kv_heads, dtype = sum(lengths_q), sum(lengths_k), 2, case.dtype
     heads = kv_heads * case.group
     pages = case.page_size and (keys // case.page_size, kv_heads, case.page_size)
-    int64, int32 = torch.int64, torch.int32
+    index = empty(tokens, dtype=torch.int64), empty(keys, dtype=torch.int64)
+    starts = empty(len(lengths_q) + 1, dtype=torch.int32)
     launched, launch_all = [], attention.launch_all
     attention.launch_all = launched.extend
     attention.attend(
@@ -69,17 +71,14 @@ def launches(case, lengths_q, lengths_k, **options):
         empty(*(pages or (keys, kv_heads)), case.value_dim, dtype=dtype),
         empty(tokens, heads, case.value_dim, dtype=FLOAT32 if case.out_float32 else dtype),
         empty(tokens, heads, dtype=FLOAT32),
-        cu_seqlens_q=empty(len(lengths_q) + 1, dtype=int32),
-        cu_seqlens_k=empty(len(lengths_q) + 1, dtype=int32),
-        lengths_q=lengths_q,
-        lengths_k=lengths_k,
-        softcap=case.softcap,
+        AttentionConfig(softcap=case.softcap, **config),
+        lengths=(lengths_q, lengths_k),
+        cu_seqlens=(starts, starts),
+        sinks=sinks,
         mask=case.mask and empty(1, 1, tokens, keys, dtype=case.mask),
-        q_index=empty(tokens, dtype=int64) if case.indexed else None,
-        k_index=empty(keys, dtype=int64) if case.indexed else None,
-        block_table=empty(len(lengths_q), 999, dtype=int32) if pages else None,
+        index=index if case.indexed else None,
+        block_table=empty(len(lengths_q), 999, dtype=torch.int32) if pages else None,
         tiles=case.tiles(),
-        **{"scale": case.head_dim**-0.5, "causal": True} | options,
     )
     attention.launch_all = launch_all
     return launched

@@ -24,7 +24,7 @@ from tests.kernels.attention_cases import FLOAT32, SUITE, candidates, launches, 
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 
 QUERIES = {"prefill": 4_096, "decode": 1, "append": 17, "merge": 1}
-NAMES = {"prefill": "prefill_kernel", "merge": "merge_kernel"}
+NAMES = {"merge": "merge_kernel"}
 
 
 def build(launch):
@@ -74,7 +74,7 @@ def compile_case(case):
     line |= {"width": max(case.head_dim, case.value_dim), "paged": case.page_size is not None}
     try:
         launched = launches(case, [QUERIES[case.kernel]], [4_096])
-        name = NAMES.get(case.kernel, "decode_kernel")
+        name = NAMES.get(case.kernel, "attention_kernel")
         (launch,) = (x for x in launched if x.launcher.kernel.fn.__name__ == name)
         return line | resources(build(launch))
     except Exception as error:  # a compiler may raise anything

@@ -65,15 +65,17 @@ def rotation(dtype, layout, heads=(32, 8), head_dim=128, rotary_dim=None, *, tab
     ids, half = torch.zeros(tokens, dtype=torch.int64), rotary_dim // 2
     options = {"rotary_dim": rotary_dim, "layout": layout}
     if table:
-        rotary.rotate(xs, outs, *torch.empty(2, 16, half), rows=ids, **options)
+        options["table"] = torch.empty(16, half), torch.empty(16, half)
     else:
-        rotary.rotate_at(xs, outs, ids, torch.empty(half, dtype=torch.float64), **options)
+        options["inv_freq"] = torch.empty(half, dtype=torch.float64)
+    rotary.rotate(xs, outs, index=ids, **options)
 
 
 def pages():
     k, ids = torch.empty(4, 8, 16, 128, dtype=BF16), torch.zeros(4, dtype=torch.int64)
     freq = torch.empty(64, dtype=torch.float64)
-    rotary.shift_pages(k, ids, ids, freq, rotary_dim=128, layout="half")
+    k = [k.transpose(1, 2)]
+    rotary.rotate(k, k, rotary_dim=128, layout="half", inv_freq=freq, index=ids, slots=ids)
 
 
 def merging(dtype, out_dtype, width, *, parts=4, rows=8):
@@ -103,8 +105,9 @@ def built_of_calls(gpu):
         packed = torch.empty(number, 48, 64, dtype=BF16)
         xs, ids = [packed[:, :32], packed[:, 32:40]], torch.arange(2 * number)[number:]
         freq = torch.empty(32, dtype=torch.float64)
+        options = {"rotary_dim": 64, "layout": "half", "inv_freq": freq, "index": ids}
         for inverse in (True, False):
-            rotary.rotate_at(xs, xs, ids, freq, rotary_dim=64, layout="half", inverse=inverse)
+            rotary.rotate(xs, xs, inverse=inverse, **options)
         rotation(BF16, "half", head_dim=64, tokens=number)
         for rows in (1, 7, 16):
             merging(BF16, BF16, 64, parts=number, rows=rows)

@@ -5,7 +5,7 @@ import math
 import torch
 
 from rope_core import RopeConfig, reference
-from rope_core.kernels.rotary import rotate, rotate_at
+from rope_core.kernels.rotary import rotate
 from tests.core.oracle import randn
 
 
@@ -39,9 +39,8 @@ def rotate_by_position(xs, positions, layout, *, rotary_dim=None, outs=None, **o
     rotary_dim = rotary_dim or xs[0].shape[-1]
     device = xs[0].device
     inv_freq = inv_freq_of(rotary_dim).to(device)
-    rotate_at(
-        *(xs, outs, positions.to(device), inv_freq), rotary_dim=rotary_dim, layout=layout, **options
-    )
+    options |= {"rotary_dim": rotary_dim, "layout": layout}
+    rotate(xs, outs, inv_freq=inv_freq, index=positions.to(device), **options)
     return outs
 
 
@@ -52,7 +51,8 @@ def rotate_by_table(xs, positions, layout, *, rotary_dim=None, outs=None, rows=N
     device = xs[0].device
     cos, sin = (t.to(device) for t in table(positions, inv_freq_of(rotary_dim)))
     rows = None if rows is None else rows.to(device)
-    rotate(xs, outs, cos, sin, rotary_dim=rotary_dim, layout=layout, rows=rows, **options)
+    options |= {"rotary_dim": rotary_dim, "layout": layout}
+    rotate(xs, outs, table=(cos, sin), index=rows, **options)
     return outs
 
 

@@ -203,8 +203,9 @@ def test_an_index_gives_the_positions_of_tokens(config, shift_by):
         keys.append(torch.randperm(num_keys))
     chunk = config.chunk or 1
     shift = shift_by // chunk * chunk
-    answer = run(q, k, v, *lengths, config, q_index=torch.cat(q_index) + shift,
-                 k_index=torch.cat(keys) + shift)  # fmt: skip
+    answer = run(
+        q, k, v, *lengths, config, index=(torch.cat(q_index) + shift, torch.cat(keys) + shift)
+    )
     mask = torch.zeros(1, 1, *map(sum, lengths), dtype=torch.bool)
     start_q = start_k = 0
     for of_seq, keys_of_seq in zip(q_index, keys, strict=True):

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from rope_core.kernels.device_properties import H100, DeviceProperties
 from rope_core.kernels.head_dims import HEAD_DIMS
 from rope_core.kernels.offline import MAX_SHARED_MEM
+from rope_core.kernels.runtime import H100, DeviceProperties
 from rope_core.kernels.tile_configs import why_no_tile
 from tests.conftest import ROOT
 

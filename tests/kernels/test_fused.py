@@ -63,7 +63,7 @@ def test_fused_rotates_as_eager_does(rope, inverse):
 
 
 def test_large_rows_are_rotated_as_by_eager(monkeypatch):
-    monkeypatch.setattr("rope_core.rotary.ROW_ELEMENTS", 1)
+    monkeypatch.setattr("rope_core.angles.ROW_ELEMENTS", 1)
     q, k = randn(3, 5, 4, 16), randn(3, 5, 2, 16)
     for rope in (RopeConfig.of(16), RopeConfig.of(16, arithmetic="hf")):
         call = Rotate(q, k, rope, torch.arange(5))

@@ -68,8 +68,8 @@ def test_attention_writes_nothing_where_one_kernel_is_missing(builds):
     out, lse = torch.full_like(q, math.nan), torch.full((2, 4), math.nan)
 
     def run():
-        lengths = {"lengths_q": (1, 1), "lengths_k": (4, 5)}
-        attention_kernels.attend(q, k, k, out, lse, **lengths, scale=1.0, causal=True)
+        lengths = (1, 1), (4, 5)
+        attention_kernels.attend(q, k, k, out, lse, AttentionConfig(), lengths=lengths)
 
     for num_missing in (2, 1):
         with pytest.raises(KernelNotBuilt):
@@ -102,14 +102,14 @@ def test_nothing_is_launched_where_one_kernel_is_missing(builds):
     xs[2] = randn(3, 8, 16)
     outs[2] = torch.full_like(xs[2], math.nan)
     with pytest.raises(KernelNotBuilt):
-        rotary.rotate(xs, outs, *table, **options)
+        rotary.rotate(xs, outs, table=table, **options)
     assert len(builds) == 2, "both at once"
     key, build = builds.popitem()
     build()
     with pytest.raises(KernelNotBuilt):
-        rotary.rotate(xs, outs, *table, **options)
+        rotary.rotate(xs, outs, table=table, **options)
     assert key not in builds
     assert all(out.isnan().all() for out in outs)
     builds.build()
-    rotary.rotate(xs, outs, *table, **options)
+    rotary.rotate(xs, outs, table=table, **options)
     assert all(torch.equal(out, x) for out, x in zip(outs, xs, strict=True))

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from rope_core.kernels.rotary import rotate_at
+from rope_core.kernels.rotary import rotate
 from tests.core.oracle import ROTATE_BAR, off, randn
 from tests.kernels.rotations import (
     empty_like,
@@ -115,7 +115,7 @@ def test_cosines_and_sines_of_any_angle_are_within_a_rounding(device):
     x = torch.tensor([1.0, 0.0]).expand(len(positions), 1, 2).to(device)
     y = empty_like(x)
     one = torch.ones(1, dtype=torch.float64, device=device)
-    rotate_at([x], [y], positions.to(device), one, rotary_dim=2, layout="half")
+    rotate([x], [y], rotary_dim=2, layout="half", inv_freq=one, index=positions.to(device))
     cos, sin = y.cpu().double().squeeze(1).unbind(-1)
     assert (cos - positions.cos()).abs().max() <= 1e-7
     assert (sin - positions.sin()).abs().max() <= 1e-7

@@ -6,7 +6,7 @@ import pytest
 import torch
 from triton.runtime.errors import InterpreterError
 
-from rope_core.kernels.rotary import shift_pages
+from rope_core.kernels.rotary import rotate
 from rope_core.kernels.runtime import INTERPRETED
 from tests.core.oracle import off, randn
 from tests.kernels.rotations import (
@@ -91,14 +91,18 @@ def test_keys_in_pages_are_shifted_in_place(trailing, rotary_dim, layout, dtype,
     before = pool.clone()
     block_table, seqlens = [[3, 0], [4, 2]], [6, 3]
     delta, slots = [], []
-    for pages, length, moved in zip(block_table, seqlens, (-2, 2**33), strict=True):
-        slots += [pages[t // 4] * 4 + t % 4 for t in range(length)]
+    for table, length, moved in zip(block_table, seqlens, (-2, 2**33), strict=True):
+        slots += [table[t // 4] * 4 + t % 4 for t in range(length)]
         delta += [moved] * length
     slots, delta = torch.tensor(slots), torch.tensor(delta)
-    shift_pages(
-        *(pool[:, 0], slots.to(device), delta.to(device), inv_freq_of(rotary_dim).to(device)),
+    pages = [pool[:, 0].transpose(1, 2)]
+    rotate(
+        *(pages, pages),
         rotary_dim=rotary_dim,
         layout=layout,
+        inv_freq=inv_freq_of(rotary_dim).to(device),
+        index=delta.to(device),
+        slots=slots.to(device),
         trailing=trailing,
     )
     keys = before[:, 0].transpose(1, 2).reshape(20, 3, 8)

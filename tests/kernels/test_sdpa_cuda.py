@@ -52,7 +52,7 @@ def operators(monkeypatch):
     monkeypatch.setattr(sdpa_cuda, "_flash", absent_gpu.flash)
     monkeypatch.setattr(sdpa_cuda, "can_use_cudnn_attention", lambda params: True)
     monkeypatch.setattr(sdpa_cuda, "can_use_flash_attention", lambda params: True)
-    monkeypatch.setattr(sdpa_cuda, "_capability", lambda device: absent_gpu.capability)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: absent_gpu.capability)
     monkeypatch.setattr(sdpa_cuda, "_planned_shapes", plans.PlannedShapes())
     sdpa_cuda._lse_agrees.cache_clear()
     return absent_gpu

@@ -51,8 +51,8 @@ def splits_of(launch, lengths_k):
 def test_decode_launches_no_empty_programs(monkeypatch):
     lengths = [1] * 64, [1_000] * 63 + [128_000]
     launched = launches(monkeypatch, *lengths, heads=8, kv_heads=2)
-    assert {*launched} == {"decode_kernel of 16", "merge_kernel of 4"}
-    decode = launched["decode_kernel of 16"]
+    assert {*launched} == {"attention_kernel of 16", "merge_kernel of 4"}
+    decode = launched["attention_kernel of 16"]
     assert decode.grid == (2 * (63 * 2 + 250),)
     assert launched["merge_kernel of 4"].grid == (2 * 64,)
     splits = [*splits_of(decode, lengths[1])]
@@ -74,20 +74,20 @@ def test_decode_launches_no_empty_programs(monkeypatch):
 )
 def test_keys_that_no_query_sees_have_no_programs(monkeypatch, config, num_splits):
     launched = launches(monkeypatch, [1], [10_000], config)
-    assert launched["decode_kernel of 16"].grid == (num_splits,)
+    assert launched["attention_kernel of 16"].grid == (num_splits,)
 
 
 @pytest.mark.parametrize(("num_queries", "num_keys"), [(16, 65_536), (17, 65_536), (256, 65_536)])
 def test_appends_to_many_keys_fill_the_gpu(monkeypatch, num_queries, num_keys):
     launched = launches(monkeypatch, [num_queries], [num_keys], heads=32, kv_heads=8)
-    assert {*launched} == {"decode_kernel of 64", "merge_kernel of 4"}
-    programs = launched["decode_kernel of 64"].grid[0]
+    assert {*launched} == {"attention_kernel of 64", "merge_kernel of 4"}
+    programs = launched["attention_kernel of 64"].grid[0]
     assert 8 * 128 <= programs <= 8 * 256, "about as many, however many rows there are"
 
 
 def test_longer_appends_are_split_by_their_own_lengths(monkeypatch):
     launched = launches(monkeypatch, [32, 33, 512, 513], [1_024, 1_000, 16_384, 65_536])
-    prefill = launched["prefill_kernel of 32"]
+    prefill = launched["attention_kernel of 32"]
     work, at = prefill.tensors[-1].tolist(), prefill.numbers[-1]
     assert {*work[at : at + prefill.grid[0]]} == {1, 3}, "too few keys for each row; too many rows"
 

@@ -192,7 +192,7 @@ def test_calls_that_varlen_declines():
         (work(index=index), "index"),
         (replace(work(), v=work().v[..., :8]), "as wide"),
         (work(None, (84, 4, 12), (115, 2, 12)), "multiple of 8"),
-        (work(None, (84, 4, 264), (115, 2, 264)), "up to 256"),
+        (work(None, (84, 4, 264), (115, 2, 264)), "wider than 256"),
         (MergeWork(torch.zeros(1, 2, 3), torch.zeros(1, 2)), "it computes attention only"),
     ):
         assert text in varlen.why_not(call, named=True)

@@ -11,7 +11,8 @@ from types import SimpleNamespace
 import torch
 from triton.runtime import JITFunction, driver
 
-from rope_core.kernels import attention, decode, merge, prefill, rotary
+from rope_core import AttentionConfig
+from rope_core.kernels import attention, attention_kernel, merge, rotary
 from rope_core.kernels.launcher import Launcher
 from rope_core.kernels.offline import OfflineDriver
 from rope_core.kernels.variant import compile_variant
@@ -74,12 +75,13 @@ def rotate(rng):
     options |= {"inverse": rng.random() < 0.5, "trailing": rng.random() < 0.5}
     if rng.random() < 0.5:
         freq = torch.empty(8, dtype=torch.float64)
-        rotary.rotate_at(xs, outs, ids, freq, attention_scaling=rng.choice((1.0, 2.0)), **options)
+        options |= {"inv_freq": freq, "index": ids, "attention_scaling": rng.choice((1.0, 2.0))}
     else:
         start = rng.choice((0, 1))
         cos, sin = torch.empty(2, start + 8 * tokens).unbind()
         rows = None if rng.random() < 0.5 else ids.long()
-        rotary.rotate(xs, outs, *(t[start:].view(-1, 8) for t in (cos, sin)), rows=rows, **options)
+        options |= {"table": (cos[start:].view(-1, 8), sin[start:].view(-1, 8)), "index": rows}
+    rotary.rotate(xs, outs, **options)
 
 
 def merging(rng):
@@ -98,28 +100,27 @@ def attending(rng):
     k, v = (tensor(rng, keys, 2, head_dim, dtype=dtype) for _ in range(2))
     out = torch.empty(q.shape, dtype=rng.choice((dtype, torch.float32)))
     mask = torch.empty(1, 1, tokens, keys, dtype=rng.choice((torch.bool, dtype)))
-    index = [torch.empty(n, dtype=torch.int64) for n in (tokens, keys)]
-    q_index, k_index = index if rng.random() < 0.3 else (None, None)
-    attention.attend(
-        *(q, k, v, out, torch.empty(out.shape[:-1])),
-        lengths_q=lengths_q,
-        lengths_k=lengths_k,
-        scale=rng.choice((1.0, 0.5)),
+    index = torch.empty(tokens, dtype=torch.int64), torch.empty(keys, dtype=torch.int64)
+    config = AttentionConfig(
         causal=rng.random() < 0.5,
-        window=rng.choice((None, 1, 16, 2**33)),
-        chunk=rng.choice((None, 16, 2**33)),
+        window=rng.choice((None, 1, 16, 2**31 - 1)),
+        chunk=rng.choice((None, 16, 2**31 - 1)),
         softcap=rng.choice((None, 1.0, 30.0)),
+        scale=rng.choice((1.0, 0.5)),
+    )
+    attention.attend(
+        *(q, k, v, out, torch.empty(out.shape[:-1]), config),
+        lengths=(lengths_q, lengths_k),
         sinks=tensor(rng, 1, 2 * group, dtype=dtype)[0] if rng.random() < 0.3 else None,
         mask=mask if rng.random() < 0.3 else None,
-        q_index=q_index,
-        k_index=k_index,
+        index=index if rng.random() < 0.3 else None,
     )
 
 
 if __name__ == "__main__":
     driver.set_active(OfflineDriver(90))
     JITFunction._do_compile = record
-    for module in (rotary, merge, decode, prefill):
+    for module in (rotary, merge, attention_kernel):
         module.LAUNCHER.__class__ = Compared
     rng = random.Random(0)
     for _ in range(150):

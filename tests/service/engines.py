@@ -24,7 +24,7 @@ def accelerator_engine(driver: FakeDriver, buffer_pool: BufferPool | None = None
 
 
 def _engine(device: Accelerator | Cpu) -> Engine:
-    return Engine(device, max_call_s=60, stuck_s=30)
+    return Engine(device, max_call_s=60)
 
 
 def rotation(length: int, value: float = 1.0) -> Rotate:

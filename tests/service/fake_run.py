@@ -1,6 +1,7 @@
 """What the tests of the batcher run: integers for calls, doubled, by a device that can be held."""
 
 import asyncio
+import math
 import threading
 import time
 from collections import defaultdict
@@ -24,6 +25,7 @@ class Call:
     batch_key: str = "one"
     num_tokens: int = 1
     num_bytes: int = 1
+    seconds: float = 0.01
 
 
 class Doubler:
@@ -104,7 +106,7 @@ async def batching(
     *,
     inline: bool = False,
     max_inflight: int = 1,
-    watchdog_timeout_s: float | None = 60,
+    stuck_s: float | None = 60,
     **limits: int,
 ) -> AsyncIterator[Submitter]:
     limits = {"max_batch_tokens": 64, "max_batch_bytes": 64, "max_queue_calls": 64, **limits}
@@ -114,8 +116,8 @@ async def batching(
             run,
             threads,
             max_inflight=max_inflight,
-            inline=lambda _: inline,
-            watchdog_timeout_s=lambda _: watchdog_timeout_s,
+            inline_limit_s=math.inf if inline else 0.0,
+            stuck_s=stuck_s,
             on_failure=failures.append,
             metrics=Metrics(),
             **limits,

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from rope_core import Attend, CosSin, Merge, NoBackend, RopeConfig, Rotate, Shift
+from rope_core.backends import ATTEND_ONLY
 from service.buffer_pool import BufferPool
 from service.device import Cpu
-from service.inference.backend_policy import UNSUPPORTED_CALLS, BackendPolicy
+from service.inference.backend_policy import BackendPolicy
 from service.inference.engine import Engine
 from service.server.app import create_app
 from service.settings import Settings
@@ -101,7 +102,7 @@ async def test_a_request_chooses_over_what_is_forced(serving):
         "merge": "no_backend",
     }
     refusal = await call(serving, "/v1/rotate", backend="sdpa")
-    check_problem(refusal, 422, "no_backend", "backend sdpa: attends only")
+    check_problem(refusal, 422, "no_backend", "backend sdpa: it computes attention only")
 
 
 @with_settings(allow_backend=True)
@@ -114,7 +115,7 @@ async def test_calls_of_different_backends_at_once_each_get_their_own(serving):
 
 
 def test_calls_of_different_backends_never_share_a_run():
-    engine = Engine(Cpu(BufferPool(2**20)), max_call_s=60, stuck_s=30)
+    engine = Engine(Cpu(BufferPool(2**20)), max_call_s=60)
     for call in (*CALLS, Attend(Q, K, K, ROPE)):
         keys = {name: engine.job(call, name).batch_key for name in (None, "eager", "sdpa")}
         assert len({*keys.values()}) == 3
@@ -122,13 +123,13 @@ def test_calls_of_different_backends_never_share_a_run():
 
 
 @pytest.mark.parametrize("call", CALLS, ids=lambda call: type(call).__name__)
-@pytest.mark.parametrize("name", UNSUPPORTED_CALLS)
+@pytest.mark.parametrize("name", ATTEND_ONLY)
 def test_what_a_forced_backend_leaves_to_others_it_never_does(name, call):
-    assert (BackendPolicy(name).choose(call, None) is None) == isinstance(
-        call, UNSUPPORTED_CALLS[name]
-    )
-    engine = Engine(Cpu(BufferPool(2**20)), max_call_s=60, stuck_s=30)
-    with pytest.raises(NoBackend, match="attends only"):
+    policy = BackendPolicy(name)
+    assert policy.choose(call, None) is None
+    assert policy.choose(Attend(Q, K, K, ROPE), None) == name
+    engine = Engine(Cpu(BufferPool(2**20)), max_call_s=60)
+    with pytest.raises(NoBackend, match="it computes attention only"):
         engine.run([engine.job(call, name)])
 
 
@@ -137,6 +138,6 @@ def test_nothing_is_forced_on_cosines():
 
 
 def test_a_backend_that_never_runs_here_stops_the_start(lifecycle, monkeypatch):
-    monkeypatch.setattr("rope_core.kernels.device_type", lambda: "cuda")
+    monkeypatch.setattr("rope_core.kernels.runtime.device_type", lambda: "cuda")
     with pytest.raises(SystemExit, match="backend fused was asked for, but tensors are on cpu"):
         create_app(Settings(device="cpu", backend="fused"), lifecycle)

@@ -25,7 +25,7 @@ async def test_a_failed_run_fails_only_the_faulty_call():
 
 async def test_a_run_that_does_not_return_fails_all_calls(clock):
     held = HeldDoubler()
-    async with batching(held, max_inflight=2, watchdog_timeout_s=5) as calls:
+    async with batching(held, max_inflight=2, stuck_s=5) as calls:
         stuck, beside = calls.submit(1), calls.submit(2, batch_key="two")
         for _ in range(2):
             await held.started()
@@ -47,7 +47,7 @@ async def test_a_run_that_does_not_return_fails_all_calls(clock):
 
 async def test_a_run_within_the_watchdog_timeout_succeeds(clock):
     held = HeldDoubler()
-    async with batching(held, watchdog_timeout_s=5) as calls:
+    async with batching(held, stuck_s=5) as calls:
         entry = calls.submit(1, timeout_s=60)
         await held.started()
         await clock.advance(4)
@@ -57,9 +57,21 @@ async def test_a_run_within_the_watchdog_timeout_succeeds(clock):
     assert calls.failures == []
 
 
+async def test_a_run_may_take_ten_times_its_estimate(clock):
+    held = HeldDoubler()
+    async with batching(held, stuck_s=5) as calls:
+        entry = calls.submit(1, timeout_s=60, seconds=2)
+        await held.started()
+        await clock.advance(19)
+        assert calls.failures == []
+        await clock.advance(2)
+        with pytest.raises(DeviceStuck):
+            await entry.future
+
+
 async def test_without_a_watchdog_a_run_may_take_any_time(clock):
     held = HeldDoubler()
-    async with batching(held, watchdog_timeout_s=None) as calls:
+    async with batching(held, stuck_s=None) as calls:
         entry = calls.submit(1, timeout_s=10_000)
         await held.started()
         await clock.advance(9_000)
@@ -70,7 +82,7 @@ async def test_without_a_watchdog_a_run_may_take_any_time(clock):
 
 async def test_dividing_a_failed_batch_restarts_the_watchdog(clock):
     held = HeldDoubler()
-    async with batching(held, watchdog_timeout_s=5) as calls:
+    async with batching(held, stuck_s=5) as calls:
         first = calls.submit(0, timeout_s=60)
         await held.started()
         batch = [calls.submit(value, timeout_s=60) for value in (-1, -2, -3, -4)]
@@ -89,7 +101,7 @@ async def test_dividing_a_failed_batch_restarts_the_watchdog(clock):
 
 async def test_progress_of_one_run_restarts_the_watchdog_for_all_runs(clock):
     held = HeldDoubler()
-    async with batching(held, max_inflight=2, watchdog_timeout_s=5) as calls:
+    async with batching(held, max_inflight=2, stuck_s=5) as calls:
         slow = calls.submit(1, timeout_s=60)
         await held.started()
         for value in range(2, 6):

@@ -56,7 +56,7 @@ def equal(one: object, other: object) -> bool:
 def engine(request):
     threads = torch.get_num_threads()
     torch.set_num_threads(request.param)
-    yield Engine(Cpu(BufferPool(2**24)), max_call_s=60, stuck_s=30)
+    yield Engine(Cpu(BufferPool(2**24)), max_call_s=60)
     torch.set_num_threads(threads)
 
 

@@ -176,12 +176,6 @@ def test_inputs_of_the_next_run_are_copied_while_one_computes(engine, driver):
         assert len(first.result(10)) == len(second.result(10)) == 1
 
 
-def test_only_a_device_that_may_hang_has_a_watchdog(engine):
-    on_cpu = cpu_engine()
-    assert on_cpu.watchdog_timeout_s([on_cpu.job(rotation(5))]) is None
-    assert engine.watchdog_timeout_s([engine.job(rotation(5))]) == 30
-
-
 def test_the_estimate_of_attention_counts_scores_of_narrow_heads():
     engine = cpu_engine()
     wide, narrow = (torch.zeros(1, 1, 1).expand(4_000, 16, width) for width in (64, 1))

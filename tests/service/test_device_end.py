@@ -11,6 +11,7 @@ import torch
 
 from service.lifecycle import Lifecycle, Phase
 from service.server.app import create_app
+from service.server.bootstrap import build_service
 from service.settings import Settings
 from service.wire import Message
 from service.wire import safetensors_codec as codec
@@ -100,6 +101,13 @@ def test_a_failed_device_and_a_drain_do_not_undo_each_other():
     other.fail(Phase.STUCK)
     other.warmed_up()
     assert (other.phase, end_phases) == (Phase.STUCK, [Phase.STUCK])
+
+
+@pytest.mark.parametrize(("driver", "stuck_s"), [(None, None), (FakeDriver(), 30.0)])
+def test_only_a_device_that_may_hang_has_a_watchdog(driver, stuck_s):
+    settings = Settings(device="cpu", device_stuck_s=30)
+    handler, _ = build_service(settings, Lifecycle(), driver)
+    assert handler.batcher.stuck_s == stuck_s
 
 
 async def client_of(driver: FakeDriver, lifecycle: Lifecycle, **settings: object):

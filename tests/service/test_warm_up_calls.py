@@ -4,6 +4,7 @@ import random
 from collections.abc import Hashable, Iterable
 from contextlib import suppress
 from functools import partial
+from itertools import chain
 
 import pytest
 import torch
@@ -16,10 +17,14 @@ from rope_core.errors import KernelNotBuilt
 from service.buffer_pool import BufferPool
 from service.device import Cpu
 from service.inference.engine import Engine
-from service.kernel_builds.warm_up_calls import rare_calls, usual_calls, warm_up_calls
+from service.kernel_builds.warm_up_calls import rare_calls, usual_calls
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 SHAPES = [(32, 8, 128), (4, 2, 64), (8, 8, 32), (71, 1, 64)]
+
+
+def warm_up_calls(*shape: int) -> Iterable[rope_core.Call]:
+    return chain(usual_calls(*shape), rare_calls(*shape))
 
 
 def num_rows(call: Attend) -> int:
@@ -175,7 +180,7 @@ def test_no_attention_misses_a_kernel_after_the_warm_up(interpreted, shape):
 
 @pytest.mark.parametrize("shape", [(6, 3, 16), (9, 1, 8)], ids=str)
 def test_every_call_runs(shape):
-    engine = Engine(Cpu(BufferPool(2**24)), max_call_s=60, max_answer_bytes=2**28, stuck_s=30)
+    engine = Engine(Cpu(BufferPool(2**24)), max_call_s=60)
     for call in warm_up_calls(*shape):
         (result,) = engine.run([engine.job(call)]).results
         tensors = tensor_fields(result)

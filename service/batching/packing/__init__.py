@@ -3,8 +3,8 @@
 Devices read `ConcatInput`s, so that each concatenates where it copies the tensors anyway.
 """
 
-from collections.abc import Hashable, Sequence
-from typing import cast
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any
 
 from rope_core import Attend, Call, Rotate
 from service.batching.packing.attention import attention_key, pack_attention
@@ -16,24 +16,20 @@ from service.batching.packing.device_batch import (
 )
 from service.batching.packing.rotation import pack_rotations, rotation_key
 
-__all__ = ["ConcatInput", "DeviceBatch", "SingleCall", "pack", "pack_key"]
+__all__ = ["PACKERS", "PACK_KEYS", "ConcatInput", "DeviceBatch", "SingleCall"]
 
 
-def pack_key(call: Call) -> Hashable | None:
-    """Return a key that is equal for calls that may be packed together; None if none may.
+PACK_KEYS: Mapping[type[Call], Callable[[Any], Hashable | None]] = {
+    Rotate: rotation_key,
+    Attend: attention_key,
+}
+"""By type of call: returns a key that is equal for calls that may be packed together; None: never.
 
-    The key depends on the call alone and not on its lengths.
-    """
-    match call:
-        case Rotate():
-            return rotation_key(call)
-        case Attend():
-            return attention_key(call)
-    return None
+The key depends on the call alone and not on its lengths.
+"""
 
-
-def pack(calls: Sequence[Call]) -> PackedCalls:
-    """Return calls with equal pack keys as one."""
-    if isinstance(calls[0], Rotate):
-        return pack_rotations(cast(Sequence[Rotate], calls))
-    return pack_attention(cast(Sequence[Attend], calls))
+PACKERS: Mapping[type[Call], Callable[[Any], PackedCalls]] = {
+    Rotate: pack_rotations,
+    Attend: pack_attention,
+}
+"""By type of call: returns a sequence of calls with equal pack keys as one."""

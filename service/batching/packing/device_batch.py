@@ -32,7 +32,7 @@ class ConcatInput:
         self.shape = torch.Size(shape)
 
     @property
-    def num_bytes(self) -> int:
+    def nbytes(self) -> int:
         """Bytes of the concatenated tensor."""
         return self.shape.numel() * self.dtype.itemsize
 
@@ -52,7 +52,7 @@ class ConcatInput:
 class SingleCall:
     """A request's call, as it is."""
 
-    call: Call
+    on_host: Call
     num_calls: ClassVar[int] = 1
 
     @property
@@ -61,16 +61,12 @@ class SingleCall:
         by_id: dict[int, ConcatInput] = {}
         return {
             name: by_id.setdefault(id(tensor), ConcatInput((tensor,)))
-            for name, tensor in tensor_fields(self.call).items()
+            for name, tensor in tensor_fields(self.on_host).items()
         }
 
     def with_tensors(self, tensors: Mapping[str, Tensor]) -> Call:
         """Return the call with its inputs replaced, by field name."""
-        return with_fields(self.call, tensors)
-
-    def on_host(self) -> Call:
-        """Return the call."""
-        return self.call
+        return with_fields(self.on_host, tensors)
 
     def split(self, result: Result) -> Sequence[Result]:
         """Return the result in a tuple."""
@@ -97,8 +93,9 @@ class PackedCalls:
         """Return one call for the tokens of all, with these inputs by field name."""
         return with_fields(self.template, tensors)
 
+    @property
     def on_host(self) -> Call:
-        """Return one call for the tokens of all, with inputs concatenated on the host."""
+        """One call for the tokens of all, with inputs concatenated on the host."""
         return self.with_tensors({name: part.on_host() for name, part in self.inputs.items()})
 
 

@@ -17,13 +17,14 @@ def rotation_key(call: Rotate) -> Hashable | None:
     """Return all that decides a rotation but the number of tokens; None: it is never packed."""
     if call.frequencies is not None:
         return None
+    q, k, positions = call.q, call.k, call.positions
     # of q and k `[..., S, H, D]` all but S and D, as the rope has D
-    q, k = (x if x is None else (x.dtype, x.shape[:-3], x.shape[-2]) for x in (call.q, call.k))
-    positions = call.positions
+    of_q = None if q is None else (q.dtype, q.shape[:-3], q.shape[-2])
+    of_k = None if k is None else (k.dtype, k.shape[:-3], k.shape[-2])
     is_fractional = positions is not None and positions.is_floating_point()
     has_axes = call.rope.num_axes > 1
     leading = positions.shape[:-1] if positions is not None and has_axes else None
-    return call.rope, call.inverse, q, k, is_fractional, leading
+    return call.rope, call.inverse, of_q, of_k, is_fractional, leading
 
 
 def pack_rotations(calls: Sequence[Rotate]) -> PackedCalls:

@@ -1,1 +1,1 @@
-"""The protocol over gRPC: the same models and documents as over HTTP, behind a port of its own."""
+"""The protocol over gRPC: the same models and documents as over HTTP, on a separate port."""

@@ -1,4 +1,4 @@
-"""Read and write inference over gRPC: a message, and raw tensors beside it."""
+"""Read and write inference over gRPC: a protobuf message with raw tensors."""
 
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
@@ -75,7 +75,7 @@ def decode(model: Model, parser: RequestParser, request: ParsedRequest) -> Infer
 def encode(
     model: Model, request_id: str, plan: InferPlan, message: Message, params: Mapping[str, Any]
 ) -> list[Buffer]:
-    """Return the parts of a `ModelInferResponse` with `params` beside those of the answer.
+    """Return the parts of a `ModelInferResponse`; `params` are added to those of the answer.
 
     Raises:
         BadRegion: an output does not fit its place in shared memory.

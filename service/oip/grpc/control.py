@@ -31,32 +31,22 @@ def control_methods(oip_state: OipState) -> dict[str, Unary]:
         "ModelReady": lambda r: {"ready": _is_ready(control, r.name, r.version)},
         "ModelMetadata": lambda r: control.model_metadata(r.name, r.version),
         "ModelConfig": lambda r: {"config": control.model_config(r.name, r.version)},
-        "ModelStatistics": lambda r: (
-            control.model_statistics(r.name, r.version) if r.name else control.all_statistics()
-        ),
+        "ModelStatistics": lambda r: control.model_statistics(r.name, r.version),
         "RepositoryIndex": lambda r: {"models": control.repository_index(lambda: _fields(r))},
         "RepositoryModelLoad": REFUSALS["load_model"],
         "RepositoryModelUnload": REFUSALS["unload_model"],
-        "SystemSharedMemoryStatus": lambda r: _regions(
-            control.system_memory_region(r.name) if r.name else control.system_memory()
-        ),
+        "SystemSharedMemoryStatus": lambda r: _regions(control.system_memory(r.name)),
         "SystemSharedMemoryRegister": lambda r: control.register_system_memory(
             r.name, lambda: _fields(r)
         ),
-        "SystemSharedMemoryUnregister": lambda r: (
-            control.unregister_system_memory(r.name)
-            if r.name
-            else control.unregister_all_system_memory()
-        ),
+        "SystemSharedMemoryUnregister": lambda r: control.unregister_system_memory(r.name),
         "CudaSharedMemoryStatus": lambda r: REFUSALS["cuda_memory_region"]() if r.name else None,
         "CudaSharedMemoryRegister": REFUSALS["register_cuda_memory"],
-        "CudaSharedMemoryUnregister": lambda _: control.unregister_all_cuda_memory(),
+        "CudaSharedMemoryUnregister": lambda _: control.unregister_cuda_memory(),
         "TraceSetting": lambda r: _trace_settings(
-            control.update_model_trace_settings(r.model_name, lambda: r.settings)
-            if r.model_name
-            else control.update_trace_settings(lambda: r.settings)
+            control.trace_settings(r.model_name, lambda: r.settings)
         ),
-        "LogSettings": lambda r: _log_settings(control.update_log_settings(lambda: r.settings)),
+        "LogSettings": lambda r: _log_settings(control.log_settings(lambda: r.settings)),
     }
     return {name: _method(name, answer) for name, answer in answers.items()}
 

@@ -1,7 +1,6 @@
 """Failures as statuses of gRPC, from the statuses of HTTP by one table."""
 
 from collections.abc import Mapping
-from types import MappingProxyType
 
 from google.protobuf.message import DecodeError
 from grpc import StatusCode
@@ -9,17 +8,15 @@ from grpc import StatusCode
 from service.errors import BadMessage
 from service.oip.errors import AlreadyExists, classify
 
-CODES: Mapping[int, StatusCode] = MappingProxyType(
-    {
-        400: StatusCode.INVALID_ARGUMENT,
-        404: StatusCode.NOT_FOUND,
-        413: StatusCode.RESOURCE_EXHAUSTED,
-        500: StatusCode.INTERNAL,
-        501: StatusCode.UNIMPLEMENTED,
-        503: StatusCode.UNAVAILABLE,
-        504: StatusCode.DEADLINE_EXCEEDED,
-    }
-)
+CODES: Mapping[int, StatusCode] = {
+    400: StatusCode.INVALID_ARGUMENT,
+    404: StatusCode.NOT_FOUND,
+    413: StatusCode.RESOURCE_EXHAUSTED,
+    500: StatusCode.INTERNAL,
+    501: StatusCode.UNIMPLEMENTED,
+    503: StatusCode.UNAVAILABLE,
+    504: StatusCode.DEADLINE_EXCEEDED,
+}
 """The status of gRPC for each status of `/v2`."""
 
 MAX_DETAILS_BYTES = 1024

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator
 
-from grpc import GenericRpcHandler, method_handlers_generic_handler
+import grpc
 from grpc.aio import ServicerContext
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
@@ -19,21 +19,10 @@ SERVICES = ("", messages.SERVICE)
 """Names of services with a status; the empty name is the whole server."""
 
 
-class Health:
-    """Answers with the phase of the service: `SERVING` while it is ready, and only then."""
+def health_handler(lifecycle: Lifecycle, rpcs: RpcHandlers) -> grpc.GenericRpcHandler:
+    """Return the handler of the health service: `SERVING` while the service is ready."""
 
-    def __init__(self, lifecycle: Lifecycle) -> None:
-        self._lifecycle = lifecycle
-
-    def handler(self, handlers: RpcHandlers) -> GenericRpcHandler:
-        """Return the handler of the service's methods."""
-        methods = {
-            "Check": handlers.unary_unary(CHECK, self.check),
-            "Watch": handlers.unary_stream(WATCH, self.watch),
-        }
-        return method_handlers_generic_handler(SERVICE, methods)
-
-    async def check(self, request: bytes, _: ServicerContext) -> bytes:
+    async def check(request: bytes, _: ServicerContext) -> bytes:
         """Return the status of a service.
 
         Raises:
@@ -42,23 +31,30 @@ class Health:
         service = HealthCheckRequest.FromString(request).service
         if service not in SERVICES:
             raise UnknownService(f"unknown service {printable(service)}")
-        return _serialize(self._status(service, self._lifecycle.phase))
+        return _serialize(_status(service, lifecycle.phase))
 
-    async def watch(self, request: bytes, _: ServicerContext) -> AsyncIterator[bytes]:
+    async def watch(request: bytes, _: ServicerContext) -> AsyncIterator[bytes]:
         """Yield the status of a service and each change, until the service stops listening."""
         service = HealthCheckRequest.FromString(request).service
         last = None
-        async for phase in self._lifecycle.changes():
-            status = self._status(service, phase)
+        async for phase in lifecycle.changes():
+            status = _status(service, phase)
             if status != last:
                 yield _serialize(status)
                 last = status
 
-    def _status(self, service: str, phase: Phase) -> int:
-        if service not in SERVICES:
-            return int(HealthCheckResponse.SERVICE_UNKNOWN)
-        is_ready = phase is Phase.READY
-        return int(HealthCheckResponse.SERVING if is_ready else HealthCheckResponse.NOT_SERVING)
+    methods = {
+        "Check": grpc.unary_unary_rpc_method_handler(rpcs.unary(CHECK, check)),
+        "Watch": grpc.unary_stream_rpc_method_handler(rpcs.stream(WATCH, watch)),
+    }
+    return grpc.method_handlers_generic_handler(SERVICE, methods)
+
+
+def _status(service: str, phase: Phase) -> int:
+    if service not in SERVICES:
+        return int(HealthCheckResponse.SERVICE_UNKNOWN)
+    is_ready = phase is Phase.READY
+    return int(HealthCheckResponse.SERVING if is_ready else HealthCheckResponse.NOT_SERVING)
 
 
 def _serialize(status: int) -> bytes:

@@ -29,7 +29,7 @@ Measured on int64_contents of small numbers, the worst case.
 """
 
 MAX_PENDING = 32
-"""Most requests of a stream that run at a time; more are not read."""
+"""Most requests of a stream that run at a time; further requests are not read."""
 
 Join = Callable[[list[Buffer]], bytes]
 """Joins the parts of a response to a message."""
@@ -99,7 +99,7 @@ class InferMethods:
             is_final = options.get(EMPTY_FINAL_RESPONSE) is True
             params = {"triton_final_response": True} if is_final else {}
             described["parameters"] = codec.write_params(params)
-            return await self._infer(context, request, params, _join_stream)
+            return await self._infer(context, request, params, join_stream_response)
         except Exception as failure:
             if raises:
                 raise
@@ -126,7 +126,7 @@ class InferMethods:
         params: Mapping[str, bool],
         join: Join,
     ) -> bytes:
-        """Return the response to a request, with `params` beside those of the answer."""
+        """Return the response to a request; `params` are added to those of the answer."""
         message, handler = request.message, self._handler
         model = model_of(message.model_name, message.model_version)
         statistics = self._oip_state.statistics[model.name]
@@ -151,7 +151,3 @@ class InferMethods:
             deadline = context.deadline
             return await self._handler.to_thread(deadline, codec.decode, model, parser, request)
         return codec.decode(model, parser, request)
-
-
-def _join_stream(parts: list[Buffer]) -> bytes:
-    return b"".join(join_stream_response(parts))

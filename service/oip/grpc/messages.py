@@ -1,14 +1,13 @@
-"""Messages and methods of the protocol, from `protos/`, in a descriptor pool of their own.
+"""Messages and methods of the protocol, from `protos/`, in a separate descriptor pool.
 
 Generated code registers messages in protobuf's default pool, which takes a name once, and every
-client of the protocol has messages named `inference.*`. Nothing is registered there from here, so
-that a client can be imported beside the service.
+client of the protocol has messages named `inference.*`. This module registers nothing there, so
+that a client and the service can be imported into one process.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
-from types import MappingProxyType
 from typing import Any
 
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
@@ -57,22 +56,15 @@ def message(name: str) -> Any:
     return GetMessageClass(_POOL.FindMessageTypeByName(f"{PACKAGE}.{name}"))
 
 
-def _methods() -> Mapping[str, Method]:
-    descriptors = _POOL.FindServiceByName(SERVICE).methods
-    return MappingProxyType(
-        {
-            method.name: Method(
-                path=f"/{SERVICE}/{method.name}",
-                request=GetMessageClass(method.input_type),
-                response=GetMessageClass(method.output_type),
-                streams=method.client_streaming and method.server_streaming,
-            )
-            for method in descriptors
-        }
+METHODS: Mapping[str, Method] = {
+    method.name: Method(
+        path=f"/{SERVICE}/{method.name}",
+        request=GetMessageClass(method.input_type),
+        response=GetMessageClass(method.output_type),
+        streams=method.client_streaming and method.server_streaming,
     )
-
-
-METHODS = _methods()
+    for method in _POOL.FindServiceByName(SERVICE).methods
+}
 """All methods of the service, by name."""
 
 InferParameter = message("InferParameter")

@@ -95,9 +95,9 @@ def join_response(header: bytes, request_id: str, raw: Sequence[Buffer]) -> list
     return parts
 
 
-def join_stream_response(parts: list[Buffer]) -> list[Buffer]:
-    """Return the parts of a `ModelStreamInferResponse` whose `infer_response` is `parts`."""
-    return [_INFER_RESPONSE_TAG, _write_varint(sum(map(len, parts))), *parts]
+def join_stream_response(parts: list[Buffer]) -> bytes:
+    """Return a `ModelStreamInferResponse` whose `infer_response` is `parts`."""
+    return b"".join((_INFER_RESPONSE_TAG, _write_varint(sum(map(len, parts))), *parts))
 
 
 def _read_varint(body: bytes, at: int) -> tuple[int, int]:

@@ -3,10 +3,10 @@
 from collections.abc import AsyncIterator
 from typing import Any
 
+import grpc
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.json_format import MessageToJson, Parse
-from grpc import GenericRpcHandler, method_handlers_generic_handler
 from grpc.aio import ServicerContext
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
@@ -21,30 +21,25 @@ SERVICES = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.Serv
 METHOD = "ServerReflectionInfo"
 
 
-class Reflection:
-    """Describes all services of this server. Both versions of it differ in their name alone."""
-
-    def __init__(self, lifecycle: Lifecycle) -> None:
-        self._lifecycle = lifecycle
-        names = (messages.SERVICE, health.SERVICE, *SERVICES)
-        self._servicer = reflection.aio.ReflectionServicer(names, _pool())
-
-    def handlers(self, handlers: RpcHandlers) -> list[GenericRpcHandler]:
-        """Return the handlers of the services' one method."""
-        return [
-            method_handlers_generic_handler(
-                service, {METHOD: handlers.stream_stream(f"/{service}/{METHOD}", self.describe)}
-            )
-            for service in SERVICES
-        ]
+def reflection_handlers(lifecycle: Lifecycle, rpcs: RpcHandlers) -> list[grpc.GenericRpcHandler]:
+    """Return the handlers of both versions, which differ in their name alone."""
+    names = (messages.SERVICE, health.SERVICE, *SERVICES)
+    servicer = reflection.aio.ReflectionServicer(names, _pool())
 
     async def describe(
-        self, requests: AsyncIterator[bytes], context: ServicerContext
+        requests: AsyncIterator[bytes], context: ServicerContext
     ) -> AsyncIterator[bytes]:
         """Yield the answer to each request, until the service stops listening."""
-        parsed = _parse(while_open(requests, self._lifecycle))
-        async for response in self._servicer.ServerReflectionInfo(parsed, context):
+        parsed = _parse(while_open(requests, lifecycle))
+        async for response in servicer.ServerReflectionInfo(parsed, context):
             yield response.SerializeToString()
+
+    def handler(service: str) -> grpc.GenericRpcHandler:
+        method = rpcs.stream(f"/{service}/{METHOD}", describe)
+        methods = {METHOD: grpc.stream_stream_rpc_method_handler(method)}
+        return grpc.method_handlers_generic_handler(service, methods)
+
+    return [handler(service) for service in SERVICES]
 
 
 async def _parse(requests: AsyncIterator[bytes]) -> AsyncIterator[Any]:

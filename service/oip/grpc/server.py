@@ -6,15 +6,16 @@ import socket
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from grpc import RpcMethodHandler, aio, method_handlers_generic_handler
+import grpc
+from grpc import aio
 
 from service.lifecycle import LAST_REQUESTS_S, Lifecycle
 from service.observability.metrics import Metrics
 from service.observability.request_log import RequestLog
 from service.oip.grpc import health
-from service.oip.grpc.health import Health
+from service.oip.grpc.health import health_handler
 from service.oip.grpc.messages import METHODS, SERVICE
-from service.oip.grpc.reflection import Reflection
+from service.oip.grpc.reflection import reflection_handlers
 from service.oip.grpc.rpc_handlers import RpcHandlers
 from service.settings import Settings
 
@@ -57,9 +58,9 @@ class GrpcServer:
         self._settings = settings
         self._rpcs = RpcHandlers(RequestLog(metrics, logged=settings.logs_requests, quiet=QUIET))
         self._handlers = [
-            method_handlers_generic_handler(SERVICE, _handlers(self._rpcs, methods)),
-            Health(lifecycle).handler(self._rpcs),
-            *Reflection(lifecycle).handlers(self._rpcs),
+            grpc.method_handlers_generic_handler(SERVICE, _handlers(self._rpcs, methods)),
+            health_handler(lifecycle, self._rpcs),
+            *reflection_handlers(lifecycle, self._rpcs),
         ]
         self._server: aio.Server | None = None
 
@@ -106,13 +107,15 @@ def _check_port(host: str, port: int) -> None:
     socket.create_server((host, port), family=family).close()
 
 
-def _handlers(rpcs: RpcHandlers, methods: Methods) -> dict[str, RpcMethodHandler]:
-    return {
-        name: (rpcs.stream_stream if METHODS[name].streams else rpcs.unary_unary)(
-            METHODS[name].path, method
-        )
-        for name, method in methods.items()
-    }
+def _handlers(rpcs: RpcHandlers, methods: Methods) -> dict[str, grpc.RpcMethodHandler]:
+    handlers = {}
+    for name, method in methods.items():
+        path = METHODS[name].path
+        if METHODS[name].streams:
+            handlers[name] = grpc.stream_stream_rpc_method_handler(rpcs.stream(path, method))
+        else:
+            handlers[name] = grpc.unary_unary_rpc_method_handler(rpcs.unary(path, method))
+    return handlers
 
 
 def _options(settings: Settings) -> list[tuple[str, int]]:

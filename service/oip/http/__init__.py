@@ -1,0 +1,1 @@
+"""The Open Inference Protocol over HTTP: routes, codec, compression, control."""

@@ -18,7 +18,7 @@ from service.oip.infer.models import Model
 from service.oip.infer.parse import Input, RequestParser
 from service.oip.infer.plan import MAX_HEADER_BYTES, InferPlan, InferRequest
 from service.oip.infer.response import OutputHeader, OutputTensor
-from service.wire import Buffer, Message, json_codec
+from service.wire import Buffer, Message
 
 JSON_LENGTH = b"inference-header-content-length"
 """Header that says how long the JSON part of a body is; without it the whole body is JSON."""
@@ -37,16 +37,6 @@ class InferHeaders(NamedTuple):
     response_coding: bytes | None
     """Compression of the answer."""
 
-    @property
-    def memory_factor(self) -> int:
-        """Bytes of memory for each byte of the body; those of the JSON part take more."""
-        return json_codec.memory_factor if self.json_bytes is None else 1
-
-    @property
-    def is_inline(self) -> bool:
-        """Whether a body of any length is decoded without blocking: little of it is JSON."""
-        return self.json_bytes is not None and self.json_bytes <= json_codec.inline_limit_bytes
-
 
 def parse_headers(headers: Mapping[bytes, bytes], max_json_bytes: int) -> InferHeaders:
     """Parse the headers of a request.
@@ -56,8 +46,8 @@ def parse_headers(headers: Mapping[bytes, bytes], max_json_bytes: int) -> InferH
     """
     json_bytes = _parse_json_length(headers.get(JSON_LENGTH))
     coding = request_coding(headers.get(b"content-encoding"))
-    if coding is None:
-        _check_json_length(json_bytes, io.content_length(headers))
+    if coding is None and b"content-length" in headers:
+        _check_json_length(json_bytes, int(headers[b"content-length"]))
     if json_bytes is not None and json_bytes > max_json_bytes:
         raise TooLarge("the JSON part, in bytes,", max_json_bytes, f"{json_bytes:,}")
     return InferHeaders(json_bytes, coding, response_coding(headers.get(b"accept-encoding")))
@@ -113,8 +103,8 @@ def encode(
     return headers, parts
 
 
-def _check_json_length(json_bytes: int | None, num_bytes: int | None) -> None:
-    if json_bytes is not None and num_bytes is not None and json_bytes > num_bytes:
+def _check_json_length(json_bytes: int | None, num_bytes: int) -> None:
+    if json_bytes is not None and json_bytes > num_bytes:
         raise BadHeader(f"Inference-Header-Content-Length is {json_bytes}, of {num_bytes} bytes")
 
 
@@ -130,38 +120,38 @@ def _parse_json_length(value: bytes | None) -> int | None:
 def _parse(model: Model, parser: RequestParser, text: bytes, data: memoryview) -> InferRequest:
     """Parse a request; where it has an id, its header is cached without the id."""
     loaded, can_cache = _load_json(text)
-    document = validate.mapping("the request", loaded)
+    document = validate.instance("the request", loaded, dict)
     header = text if can_cache else None
-    request_id = validate.text("id", document.pop("id", ""))
+    request_id = validate.instance("id", document.pop("id", ""), str)
     if request_id and can_cache and len(text) <= MAX_HEADER_BYTES:
         header = _dump(document)
         cached = parser.header_cache.get(model.name, header) if header else None
         if cached and (request := cached.read_body(request_id, data)):
             return request
-    outputs = validate.sequence("outputs", document.get("outputs", []))
+    outputs = validate.instance("outputs", document.get("outputs", []), list)
     return parser.parse(
         model,
         header,
         request_id,
-        validate.mapping("parameters", document.get("parameters", {})),
+        validate.instance("parameters", document.get("parameters", {}), dict),
         _inputs(document.get("inputs"), data),
         (
             (item.get("name"), _params(item))
-            for item in (validate.mapping("an output", output) for output in outputs)
+            for item in (validate.instance("an output", output, dict) for output in outputs)
         ),
     )
 
 
 def _params(item: dict[str, Any]) -> dict[str, Any]:
     what = f"parameters of {printable(item.get('name'))}"
-    return validate.mapping(what, item.get("parameters", {}))
+    return validate.instance(what, item.get("parameters", {}), dict)
 
 
 def _inputs(inputs: object, data: memoryview) -> Iterator[Input]:
     """Yield the inputs; those of binary data get their part of the bytes behind the JSON part."""
     start = 0
-    for raw_item in validate.sequence("inputs", inputs):
-        item = validate.mapping("an input", raw_item)
+    for raw_item in validate.instance("inputs", inputs, list):
+        item = validate.instance("an input", raw_item, dict)
         params = _params(item)
         name, size = printable(item.get("name")), params.get("binary_data_size")
         carried: Buffer | list[Any] | None = None
@@ -174,27 +164,25 @@ def _inputs(inputs: object, data: memoryview) -> Iterator[Input]:
             carried = data[start : start + size]
             start += size
         if "data" in item:
-            carried = validate.sequence(f"data of {name}", item["data"])
+            carried = validate.instance(f"data of {name}", item["data"], list)
         yield Input(item.get("name"), item.get("datatype"), item.get("shape"), params, carried)
     if start < len(data):
         raise BadMessage(f"{len(data) - start} trailing bytes after the inputs")
 
 
 def _write_output(output: OutputTensor) -> bytes:
-    if output.output.binary:
-        return _write_binary_output(output.header, output.tensor.nbytes)
-    text = _write_output_header(output.header, dict(output.header.shm_params))
-    if output.header.shm_params:
+    is_binary = output.output.binary
+    text = _write_output_header(output.header, output.tensor.nbytes if is_binary else None)
+    if is_binary or output.output.shm:
         return text
     return text[:-1] + b',"data":' + tensors.to_json(output.tensor) + b"}"
 
 
 @lru_cache(maxsize=1024)
-def _write_binary_output(header: OutputHeader, num_bytes: int) -> bytes:
-    return _write_output_header(header, {"binary_data_size": num_bytes})
-
-
-def _write_output_header(header: OutputHeader, params: dict[str, str | int]) -> bytes:
+def _write_output_header(header: OutputHeader, binary_bytes: int | None) -> bytes:
+    params = dict(header.shm_params)
+    if binary_bytes is not None:
+        params["binary_data_size"] = binary_bytes
     document = {"name": header.name, "datatype": header.datatype, "shape": header.shape}
     return orjson.dumps(document | {"parameters": params} if params else document)
 

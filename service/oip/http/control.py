@@ -10,16 +10,8 @@ import orjson
 from fastapi import APIRouter, Request, Response
 
 from service.errors import BadMessage, Overloaded, ServiceError, TooLarge
-from service.oip import validate
+from service.oip import errors, validate
 from service.oip.control import REFUSALS, Control
-from service.oip.errors import (
-    NotLoadable,
-    NotServed,
-    SharedMemoryOff,
-    UnknownModel,
-    UnknownRegion,
-    describe,
-)
 from service.oip.infer.models import model_of
 from service.oip.state import OipState
 from service.oip.types import IndexRequest, NoSettings, RegisterRequest
@@ -35,20 +27,16 @@ class Route:
     """A route, as it is served and as OpenAPI describes it."""
 
     method: str
+    operation_id: str
     path: str
     answer: Callable[..., Any]
     """Makes the document of the response. The first line of its docstring is the summary."""
     errors: tuple[type[ServiceError], ...] = ()
-    """Errors besides those of a bad body."""
+    """Errors of the operation, without those of a bad body."""
     body: type[Any] | None = None
     """Type of the request's body; None for a route without a body."""
     probe: str | None = None
     """Key of the document whose value false makes the status 503."""
-    operation_id: str = ""
-    """In OpenAPI; by default the name of `answer`."""
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "operation_id", self.operation_id or self.answer.__name__)
 
     @property
     def response(self) -> Any:
@@ -56,17 +44,24 @@ class Route:
         return inspect.signature(self.answer, eval_str=True).return_annotation
 
 
+def _refused(method: str, name: str, path: str) -> Route:
+    return Route(method, name, path, REFUSALS[name], (REFUSALS[name].error,))
+
+
+_get, _post = partial(Route, "GET"), partial(Route, "POST")
 _MODEL, _VERSION = "/models/{name}", "/models/{name}/versions/{version}"
 _SHM, _CUDA = "/systemsharedmemory", "/cudasharedmemory"
-_SHM_REGION, _CUDA_REGION = f"{_SHM}/region/{{region}}", f"{_CUDA}/region/{{region}}"
+_REGION, _CUDA_REGION = f"{_SHM}/region/{{region}}", f"{_CUDA}/region/{{region}}"
+_UNREGISTER, _TRACE = Control.unregister_system_memory, Control.trace_settings
+_OFF = (errors.SharedMemoryOff,)
 
 ROUTES: tuple[Route, ...] = (
-    Route("GET", "", Control.server_metadata),
-    Route("GET", "/health/live", Control.server_live, probe="live"),
-    Route("GET", "/health/ready", Control.server_ready, probe="ready"),
-    Route("GET", "/models/stats", Control.all_statistics),
+    _get("server_metadata", "", Control.server_metadata),
+    _get("server_live", "/health/live", Control.server_live, probe="live"),
+    _get("server_ready", "/health/ready", Control.server_ready, probe="ready"),
+    _get("all_statistics", "/models/stats", Control.model_statistics),
     *(
-        Route("GET", path + suffix, answer, (UnknownModel,), None, probe, prefix + name)
+        _get(prefix + name, path + suffix, answer, (errors.UnknownModel,), probe=probe)
         for path, prefix in ((_MODEL, "model_"), (_VERSION, "model_version_"))
         for suffix, name, answer, probe in (
             ("", "metadata", Control.model_metadata, None),
@@ -75,35 +70,41 @@ ROUTES: tuple[Route, ...] = (
             ("/stats", "statistics", Control.model_statistics, None),
         )
     ),
-    Route("POST", "/repository/index", Control.repository_index, (), IndexRequest),
-    Route("POST", "/repository/models/{name}/load", REFUSALS["load_model"], (NotLoadable,)),
-    Route("POST", "/repository/models/{name}/unload", REFUSALS["unload_model"], (NotLoadable,)),
-    Route("GET", f"{_SHM}/status", Control.system_memory, (SharedMemoryOff,)),
-    Route(
-        *("GET", f"{_SHM_REGION}/status", Control.system_memory_region),
-        (UnknownRegion, SharedMemoryOff),
+    _post("repository_index", "/repository/index", Control.repository_index, (), IndexRequest),
+    _refused("POST", "load_model", "/repository/models/{name}/load"),
+    _refused("POST", "unload_model", "/repository/models/{name}/unload"),
+    _get("system_memory", f"{_SHM}/status", Control.system_memory, _OFF),
+    _get(
+        "system_memory_region",
+        f"{_REGION}/status",
+        Control.system_memory,
+        (errors.UnknownRegion, errors.SharedMemoryOff),
     ),
-    Route(
-        *("POST", f"{_SHM_REGION}/register", Control.register_system_memory),
-        *((SharedMemoryOff, Overloaded), RegisterRequest),
+    _post(
+        "register_system_memory",
+        f"{_REGION}/register",
+        Control.register_system_memory,
+        (errors.SharedMemoryOff, Overloaded),
+        RegisterRequest,
     ),
-    Route("POST", f"{_SHM}/unregister", Control.unregister_all_system_memory, (SharedMemoryOff,)),
-    Route(
-        "POST", f"{_SHM_REGION}/unregister", Control.unregister_system_memory, (SharedMemoryOff,)
-    ),
-    Route("GET", f"{_CUDA}/status", Control.cuda_memory),
-    Route("GET", f"{_CUDA_REGION}/status", REFUSALS["cuda_memory_region"], (UnknownRegion,)),
-    Route("POST", f"{_CUDA_REGION}/register", REFUSALS["register_cuda_memory"], (NotServed,)),
-    Route("POST", f"{_CUDA}/unregister", Control.unregister_all_cuda_memory),
-    Route("POST", f"{_CUDA_REGION}/unregister", Control.unregister_cuda_memory),
-    Route("GET", "/logging", Control.log_settings),
-    Route("POST", "/logging", Control.update_log_settings, (NotServed,), NoSettings),
-    Route("GET", "/trace/setting", Control.trace_settings),
-    Route("POST", "/trace/setting", Control.update_trace_settings, (NotServed,), NoSettings),
-    Route("GET", f"{_MODEL}/trace/setting", Control.model_trace_settings, (UnknownModel,)),
-    Route(
-        *("POST", f"{_MODEL}/trace/setting", Control.update_model_trace_settings),
-        *((UnknownModel, NotServed), NoSettings),
+    _post("unregister_all_system_memory", f"{_SHM}/unregister", _UNREGISTER, _OFF),
+    _post("unregister_system_memory", f"{_REGION}/unregister", _UNREGISTER, _OFF),
+    _get("cuda_memory", f"{_CUDA}/status", Control.cuda_memory),
+    _refused("GET", "cuda_memory_region", f"{_CUDA_REGION}/status"),
+    _refused("POST", "register_cuda_memory", f"{_CUDA_REGION}/register"),
+    _post("unregister_all_cuda_memory", f"{_CUDA}/unregister", Control.unregister_cuda_memory),
+    _post("unregister_cuda_memory", f"{_CUDA_REGION}/unregister", Control.unregister_cuda_memory),
+    _get("log_settings", "/logging", Control.log_settings),
+    _post("update_log_settings", "/logging", Control.log_settings, (errors.NotServed,), NoSettings),
+    _get("trace_settings", "/trace/setting", _TRACE),
+    _post("update_trace_settings", "/trace/setting", _TRACE, (errors.NotServed,), NoSettings),
+    _get("model_trace_settings", f"{_MODEL}/trace/setting", _TRACE, (errors.UnknownModel,)),
+    _post(
+        "update_model_trace_settings",
+        f"{_MODEL}/trace/setting",
+        _TRACE,
+        (errors.UnknownModel, errors.NotServed),
+        NoSettings,
     ),
 )
 """Paths are below `/v2`."""
@@ -116,7 +117,7 @@ def control_routes(oip_state: OipState) -> APIRouter:
     for route in ROUTES:
         router.add_api_route(route.path, _endpoint(route, control), methods=[route.method])
     for path in (f"{_MODEL}/infer", f"{_VERSION}/infer"):
-        unknown = Route("POST", path, _check_model)
+        unknown = _post("infer", path, _check_model)
         router.add_api_route(path, _endpoint(unknown, control), methods=["POST"])
     return router
 
@@ -133,7 +134,7 @@ def _endpoint(route: Route, control: Control) -> Callable[[Request], Coroutine[A
         try:
             document = route.answer(control, **arguments)
         except ServiceError as error:
-            status, headers, body = describe(error)
+            status, headers, body = errors.describe(error)
             response = Response(body, status)
             response.raw_headers = headers
             return response
@@ -161,6 +162,6 @@ def _parse(body: bytes) -> dict[str, Any]:
     if len(body) > MAX_BODY_BYTES:
         raise TooLarge("the body, in bytes,", MAX_BODY_BYTES, "more")
     try:
-        return validate.mapping("the body", orjson.loads(body) if body.strip() else {})
+        return validate.instance("the body", orjson.loads(body) if body.strip() else {}, dict)
     except orjson.JSONDecodeError as error:
         raise BadMessage(f"not JSON: {error}") from None

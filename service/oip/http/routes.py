@@ -27,6 +27,7 @@ class InferRoute:
         self._model = model
         self._handler = oip_state.handler
         self._parser = oip_state.parser
+        self._regions = oip_state.regions
         self._statistics = oip_state.statistics[model.name]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -72,15 +73,19 @@ class InferRoute:
         headers: Mapping[bytes, bytes],
     ) -> InferRequest:
         handler, model, parser = self._handler, self._model, self._parser
-        json_bytes, memory_factor = infer_headers.json_bytes, infer_headers.memory_factor
-        context.charge.add((json_bytes or 0) * (json_codec.memory_factor - 1))
+        json_bytes, memory_factor = infer_headers.json_bytes, 1
+        if json_bytes is None:
+            memory_factor = json_codec.memory_factor
+        else:  # the rest of the body is bytes of tensors
+            context.charge.add(json_bytes * (json_codec.memory_factor - 1))
         if infer_headers.coding is None:
             body = await read_body(handler, context, receive, headers, memory_factor)
         else:
             compressed = await read_body(handler, context, receive, headers, 1)
             body = await inflate(handler, context, compressed, memory_factor)
-        is_short = infer_headers.is_inline or len(body) <= json_codec.inline_limit_bytes
-        if is_short and not parser.reads_regions:
+        num_json_bytes = len(body) if json_bytes is None else json_bytes
+        is_short = num_json_bytes <= json_codec.inline_limit_bytes
+        if is_short and not self._regions.enabled:  # a region may be long
             return decode(model, parser, json_bytes, body)
         return await handler.to_thread(context.deadline, decode, model, parser, json_bytes, body)
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
 from rope_core import Attend, Call, CosSin, Rotate, ShapeError
@@ -43,19 +42,14 @@ class Model:
     """A model, answered by an endpoint of `/v1`."""
 
     name: str
-    path: str
+    endpoint: Endpoint[Any]
     call: type[Call]
     """Type of the calls that the endpoint makes."""
     inputs: tuple[Slot, ...]
     outputs: tuple[Slot, ...]
 
-    @property
-    def endpoint(self) -> Endpoint[Any]:
-        """The endpoint that answers."""
-        return _ENDPOINTS[self.path]
-
     def with_input_name(self, failure: ShapeError) -> ShapeError:
-        """Return a failure of the endpoint, about the tensor by the model's name of it."""
+        """Return a failure of the endpoint, with the model's name of the tensor."""
         names = {slot.endpoint_name: slot.name for slot in self.inputs}
         return failure.renamed(names.get(failure.tensor, failure.tensor))
 
@@ -66,50 +60,47 @@ def _integers(*names: str, dims: tuple[int, ...] = (-1,)) -> tuple[Slot, ...]:
 
 FREQUENCIES = Slot("frequencies", "FP32", (-1,), "frequencies", optional=True)
 
-MODELS: Mapping[str, Model] = MappingProxyType(
-    {
-        model.name: model
-        for model in (
-            Model(
-                "rope",
-                "/v1/rotate",
-                Rotate,
-                (
-                    Slot("x", "FP32", BSHD, "q"),
-                    *_integers("positions", dims=(-1, -1)),
-                    *_integers("cu_seqlens"),
-                    FREQUENCIES,
-                ),
-                (Slot("rotated", "FP32", BSHD, "q"),),
-            ),
-            Model(
-                "rope_attention",
-                "/v1/attention",
-                Attend,
-                (
-                    *(Slot(name, "FP32", BSHD, name) for name in ("q", "k", "v")),
-                    *_integers("positions", "q_positions", "k_positions", dims=(-1, -1)),
-                    *_integers("cu_seqlens", "cu_seqlens_q", "cu_seqlens_k"),
-                    Slot("sinks", "FP32", (-1,), "sinks", optional=True),
-                    Slot("mask", "BOOL", BSHD, "mask", optional=True),
-                    *_integers("q_index", "k_index", dims=(-1, -1)),
-                    FREQUENCIES,
-                ),
-                (
-                    Slot("output", "FP32", BSHD, "out"),
-                    Slot("lse", "FP32", (-1, -1, -1), "lse", optional=True),
-                ),
-            ),
-            Model(
-                "rope_cos_sin",
-                "/v1/cos_sin",
-                CosSin,
-                (Slot("positions", "INT64", (-1,), "positions"), FREQUENCIES),
-                (Slot("cos", "FP32", (-1, -1), "cos"), Slot("sin", "FP32", (-1, -1), "sin")),
-            ),
-        )
-    }
+_MODELS = (
+    Model(
+        "rope",
+        _ENDPOINTS["/v1/rotate"],
+        Rotate,
+        (
+            Slot("x", "FP32", BSHD, "q"),
+            *_integers("positions", dims=(-1, -1)),
+            *_integers("cu_seqlens"),
+            FREQUENCIES,
+        ),
+        (Slot("rotated", "FP32", BSHD, "q"),),
+    ),
+    Model(
+        "rope_attention",
+        _ENDPOINTS["/v1/attention"],
+        Attend,
+        (
+            *(Slot(name, "FP32", BSHD, name) for name in ("q", "k", "v")),
+            *_integers("positions", "q_positions", "k_positions", dims=(-1, -1)),
+            *_integers("cu_seqlens", "cu_seqlens_q", "cu_seqlens_k"),
+            Slot("sinks", "FP32", (-1,), "sinks", optional=True),
+            Slot("mask", "BOOL", BSHD, "mask", optional=True),
+            *_integers("q_index", "k_index", dims=(-1, -1)),
+            FREQUENCIES,
+        ),
+        (
+            Slot("output", "FP32", BSHD, "out"),
+            Slot("lse", "FP32", (-1, -1, -1), "lse", optional=True),
+        ),
+    ),
+    Model(
+        "rope_cos_sin",
+        _ENDPOINTS["/v1/cos_sin"],
+        CosSin,
+        (Slot("positions", "INT64", (-1,), "positions"), FREQUENCIES),
+        (Slot("cos", "FP32", (-1, -1), "cos"), Slot("sin", "FP32", (-1, -1), "sin")),
+    ),
 )
+
+MODELS: Mapping[str, Model] = {model.name: model for model in _MODELS}
 
 
 def model_of(name: str, version: str = "") -> Model:

@@ -46,12 +46,12 @@ def read_options(params: Mapping[str, Any]) -> tuple[bool, float | None]:
         BadMessage: the value of an option has a wrong type.
     """
     for name in ("sequence_start", "sequence_end", EMPTY_FINAL_RESPONSE):
-        validate.boolean(f"parameter {name}", params.get(name, False))
+        validate.instance(f"parameter {name}", params.get(name, False), bool)
     validate.natural("parameter priority", params.get("priority", 0))
     if not isinstance(params.get("sequence_id"), str):
         validate.natural("parameter sequence_id", params.get("sequence_id", 0))
     binary = params.get("binary_data_output", False)
-    validate.boolean("parameter binary_data_output", binary)
+    validate.instance("parameter binary_data_output", binary, bool)
     timeout_us = validate.natural("parameter timeout", params.get("timeout", 0))
     return binary, timeout_us / 1e6 if timeout_us else None
 
@@ -66,7 +66,7 @@ def translate(params: Mapping[str, Any], endpoint_params: type[BaseModel]) -> Pa
     Raises:
         BadMessage: the protocol has no parameters of such a type.
         UnknownName: the model has no such parameter.
-        ConfigError: a text is not the JSON that it begins as, or `rope` is null beside others.
+        ConfigError: a text is not the JSON that it begins as, or `rope` is null next to others.
     """
     names = endpoint_params.model_fields
     values: dict[str, Any] = {}
@@ -106,7 +106,7 @@ def _parse_text(name: str, value: str | float) -> Any:
 
 
 def _merge_rope(rope: Any, others: dict[str, Any]) -> dict[str, Any]:
-    """Return `rope`, an object or a preset's name, with the parameters written beside it."""
+    """Return `rope`, an object or the name of a preset, together with other parameters."""
     if rope is None:
         raise ConfigError("rope", f"not null beside {min(others)}", "null")
     base = rope if isinstance(rope, dict) else {"preset": rope}

@@ -12,7 +12,8 @@ from service.oip import validate
 from service.oip.infer import tensors
 from service.oip.infer.models import Model, Slot
 from service.oip.infer.params import read_options, translate
-from service.oip.infer.plan import HeaderCache, InferPlan, InferRequest, Output, ShmRef
+from service.oip.infer.plan import HeaderCache, InferPlan, InferRequest, Output
+from service.oip.shm.posix import RegionSlice
 from service.oip.shm.registry import SharedMemoryRegistry
 from service.wire import Buffer, Message, json_codec
 
@@ -46,11 +47,6 @@ class RequestParser:
         self._max_bytes = max_bytes
         self.header_cache = HeaderCache()
 
-    @property
-    def reads_regions(self) -> bool:
-        """Whether the inputs of a short request may be long, in shared memory."""
-        return self._regions.enabled
-
     def parse(
         self,
         model: Model,
@@ -79,18 +75,18 @@ class RequestParser:
         listed = self._list_outputs(model, outputs, binary)
         tensors_by_name, views, region_bytes = self._read_inputs(model, inputs)
         params = _with_lse(model, listed, params)
-        wanted = listed or {s.name: Output(binary) for s in model.outputs}
-        in_text = not all(output.binary or output.shm for output in wanted.values())
+        planned = listed or {s.name: Output(binary) for s in model.outputs}
+        in_text = not all(output.binary or output.shm for output in planned.values())
         plan = InferPlan(
-            wanted,
+            planned,
             queue_s,
             json_codec.memory_factor if in_text else 1,
-            all(output.binary for output in wanted.values()),
+            all(output.binary for output in planned.values()),
             region_bytes,
         )
         message = Message(tensors_by_name, translate(params, model.endpoint.params))
         request = InferRequest(request_id, plan, message)
-        in_regions = any(output.shm for output in wanted.values())
+        in_regions = any(output.shm for output in planned.values())
         if header is not None and len(views) == len(tensors_by_name) and not in_regions:
             self.header_cache.add(model.name, header, request, views)
         return request
@@ -102,19 +98,19 @@ class RequestParser:
         names = [slot.name for slot in model.outputs]
         listed: dict[str, Output] = {}
         for raw_name, params in outputs:
-            name = validate.text("the name of an output", raw_name)
+            name = validate.instance("the name of an output", raw_name, str)
             if name not in names:
                 raise UnknownName("output", name, names)
             if name in listed:
                 raise BadMessage(f"output {name} is listed twice")
             if validate.natural(f"classification of {name}", params.get("classification", 0)):
                 raise BadMessage(f"{name}: classification is not served here")
-            shm = self._shm_ref(name, params)
-            as_bytes = validate.boolean(f"binary_data of {name}", params.get("binary_data", binary))
+            shm = self._region_slice(name, params)
+            as_bytes = params.get("binary_data", binary)
+            validate.instance(f"binary_data of {name}", as_bytes, bool)
             if shm is not None and params.get("binary_data"):
-                raise BadMessage(
-                    f"{name}: binary_data must be false for an output in shared memory"
-                )
+                expected = "false for an output in shared memory"
+                raise BadMessage(f"{name}: binary_data must be {expected}")
             listed[name] = Output(as_bytes and shm is None, shm)
         return listed
 
@@ -127,19 +123,19 @@ class RequestParser:
         views: list[str] = []
         region_bytes = 0
         for item in inputs:
-            name = validate.text("the name of an input", item.name)
+            name = validate.instance("the name of an input", item.name, str)
             if name not in slots:
                 raise UnknownName("input", name, [*slots])
             slot = slots[name]
             if slot.endpoint_name in read:
                 raise BadMessage(f"input {name} is given twice")
-            shm, data = self._shm_ref(name, item.params), item.data
+            shm, data = self._region_slice(name, item.params), item.data
             if shm is not None and data is None:
-                region_bytes += shm.span.byte_size
+                region_bytes += shm.byte_size
                 if region_bytes > self._max_bytes:
                     what = "inputs in shared memory, in bytes,"
                     raise TooLarge(what, self._max_bytes, f"{region_bytes:,}")
-                data = shm.span.read()
+                data = shm.read()
             elif shm is not None or data is None:
                 expected = "given once: as data, in bytes, or in a region of shared memory"
                 raise BadTensor(name, expected, "none of them" if shm is None else "several")
@@ -153,13 +149,13 @@ class RequestParser:
                 _check_rank(slot.name, read[slot.endpoint_name], read)
         return read, views, region_bytes
 
-    def _shm_ref(self, name: str, params: Params) -> ShmRef | None:
+    def _region_slice(self, name: str, params: Params) -> RegionSlice | None:
         if "shared_memory_region" not in params:
             return None
-        region = validate.text(f"shared_memory_region of {name}", params["shared_memory_region"])
+        region = params["shared_memory_region"]
+        validate.instance(f"shared_memory_region of {name}", region, str)
         offset = params.get("shared_memory_offset", 0)
-        span = self._regions.slice(region, offset, params.get("shared_memory_byte_size"))
-        return ShmRef(region, offset, span)
+        return self._regions.slice(region, offset, params.get("shared_memory_byte_size"))
 
 
 def _read_tensor(slot: Slot, item: Input, data: Buffer | list[Any]) -> Tensor:

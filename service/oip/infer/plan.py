@@ -12,21 +12,12 @@ from service.wire.elements import view_as_tensor
 
 
 @dataclass(frozen=True, slots=True)
-class ShmRef:
-    """The place of a tensor in shared memory."""
-
-    region: str
-    offset: int
-    """Bytes from the start of the region."""
-    span: RegionSlice
-
-
-@dataclass(frozen=True, slots=True)
 class Output:
     """How the client wants an output."""
 
     binary: bool = False
-    shm: ShmRef | None = None
+    shm: RegionSlice | None = None
+    """Its place in shared memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,25 +49,18 @@ class InferRequest(NamedTuple):
     message: Message
 
 
-class TensorView(NamedTuple):
-    """How bytes of a request are read as a tensor: as a view of them."""
-
-    name: str
-    dtype: torch.dtype
-    shape: tuple[int, ...]
-
-
 class CachedHeader(NamedTuple):
     """A parsed header. With any bytes of these sizes it makes a valid request."""
 
     plan: InferPlan
     params: Parameters
-    views: tuple[TensorView, ...]
+    views: dict[str, tuple[torch.dtype, tuple[int, ...]]]
+    """Dtype and shape of each tensor by name; each is a view of bytes of the request."""
     sizes: list[int]
     """Bytes of each tensor."""
 
     def read_body(self, request_id: str, body: memoryview) -> InferRequest | None:
-        """Return the request whose tensors are one behind the other in `body`.
+        """Return the request whose tensors follow one another in `body`.
 
         None where the body has another length.
         """
@@ -92,7 +76,7 @@ class CachedHeader(NamedTuple):
             return None
         tensors = {
             name: view_as_tensor(piece, dtype, shape, 0)
-            for (name, dtype, shape), piece in zip(self.views, pieces, strict=True)
+            for (name, (dtype, shape)), piece in zip(self.views.items(), pieces, strict=True)
         }
         return InferRequest(request_id, self.plan, Message(tensors, self.params))
 
@@ -128,13 +112,10 @@ class HeaderCache:
             return
         if len(self._headers) >= MAX_CACHED_HEADERS:
             self._headers.clear()
-        tensors = [request.message.tensors[name] for name in views]
+        tensors = {name: request.message.tensors[name] for name in views}
         self._headers[model, header] = CachedHeader(
             request.plan,
             request.message.params,
-            tuple(
-                TensorView(name, tensor.dtype, tuple(tensor.shape))
-                for name, tensor in zip(views, tensors, strict=True)
-            ),
-            [tensor.nbytes for tensor in tensors],
+            {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()},
+            [tensor.nbytes for tensor in tensors.values()],
         )

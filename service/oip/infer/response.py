@@ -29,7 +29,7 @@ class OutputTensor(NamedTuple):
 
 
 def describe(model: Model, request_id: str, message: Message) -> dict[str, Any]:
-    """Return the members of an answer beside its outputs."""
+    """Return the members of an answer, without its outputs."""
     header: dict[str, Any] = {"model_name": model.name, "model_version": VERSION}
     if request_id:
         header["id"] = request_id
@@ -62,14 +62,11 @@ def render_outputs(model: Model, plan: InferPlan, message: Message) -> list[Outp
 
 
 def _render(name: str, tensor: Tensor, output: Output) -> OutputTensor:
-    datatype, shape, shm = tensors.NAMES[tensor.dtype], tuple(tensor.shape), output.shm
-    if shm is None:
-        return OutputTensor(OutputHeader(name, datatype, shape, ()), tensor, output)
-    shm.span.write(tensors.to_bytes(tensor))
-    params: list[tuple[str, str | int]] = [
-        ("shared_memory_region", shm.region),
-        ("shared_memory_byte_size", tensor.nbytes),
-    ]
-    if shm.offset:
-        params.append(("shared_memory_offset", shm.offset))
-    return OutputTensor(OutputHeader(name, datatype, shape, tuple(params)), tensor, output)
+    params: dict[str, str | int] = {}
+    if shm := output.shm:
+        shm.write(tensors.to_bytes(tensor))
+        params = {"shared_memory_region": shm.region, "shared_memory_byte_size": tensor.nbytes}
+        if shm.offset:
+            params["shared_memory_offset"] = shm.offset
+    datatype, shape = tensors.NAMES[tensor.dtype], tuple(tensor.shape)
+    return OutputTensor(OutputHeader(name, datatype, shape, (*params.items(),)), tensor, output)

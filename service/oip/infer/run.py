@@ -24,7 +24,7 @@ async def run_model(
         handler: answers requests of all protocols.
         model: the model that the request names.
         context: of the request.
-        reading: returns the request. It is awaited here so that no caller keeps the tensors.
+        reading: returns the request. This function awaits it, so that no caller holds the tensors.
 
     Raises:
         ServiceError, RopeError: the request cannot be answered.

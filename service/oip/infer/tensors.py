@@ -32,7 +32,7 @@ def dtype_of(name: str, datatype: object) -> torch.dtype:
     """Return the dtype of an input.
 
     Raises:
-        BadTensor: the protocol has no such datatype here.
+        BadTensor: the service does not read this datatype.
     """
     if not isinstance(datatype, str) or datatype not in DATATYPES:
         raise BadTensor(name, f"of datatype {', '.join(DATATYPES)}", printable(datatype))

@@ -13,14 +13,8 @@ from service.asgi.problems import PROBLEMS
 from service.oip.errors import STATUSES, SharedMemoryOff, UnknownModel, status_of
 from service.oip.http.control import BODY_ERRORS, ROUTES, Route
 from service.oip.infer.models import MODELS, VERSION, Model
-from service.oip.openapi.schemas import (
-    ContentEncoding,
-    InferResponse,
-    ModelName,
-    infer_request,
-    parameters_schema,
-    title,
-)
+from service.oip.openapi import schemas
+from service.oip.openapi.schemas import title
 from service.oip.types import Refusal
 from service.v1.openapi import HEADERS, REF_TEMPLATE, header, json_content, ref, remove_defaults
 
@@ -55,8 +49,9 @@ _BINARY: dict[str, Any] = {
 
 def describe(document: dict[str, Any]) -> dict[str, Any]:
     """Add `/v2` to an OpenAPI document that has `/v1`, and return the document."""
-    types: dict[str, Any] = {f"infer_{m.name}": infer_request(m) for m in MODELS.values()}
-    types |= {kind.__name__: kind for kind in (ModelName, ContentEncoding, InferResponse, Refusal)}
+    shared = (schemas.ModelName, schemas.ContentEncoding, schemas.InferResponse, Refusal)
+    types: dict[str, Any] = {kind.__name__: kind for kind in shared}
+    types |= {f"infer_{m.name}": schemas.infer_request(m) for m in MODELS.values()}
     types |= {f"{route.operation_id} body": route.body for route in ROUTES if route.body}
     types |= {route.operation_id: route.response for route in ROUTES if _has_document(route)}
     references, definitions = TypeAdapter.json_schemas(
@@ -72,7 +67,7 @@ def describe(document: dict[str, Any]) -> dict[str, Any]:
         methods = paths.setdefault(f"/v2{route.path}", {})
         methods[route.method.lower()] = _control(route, refs)
     for model in MODELS.values():
-        components[f"{title(model)}Parameters"] = parameters_schema(model, components)
+        components[f"{title(model)}Parameters"] = schemas.parameters_schema(model, components)
         for version, suffix in (("", ""), ("/versions/{version}", "_version")):
             path = f"/v2/models/{model.name}{version}/infer"
             paths[path] = {"post": _infer(model, path, suffix)}

@@ -114,11 +114,8 @@ def title(model: Model) -> str:
 
 def _names(slots: tuple[Slot, ...]) -> Any:
     names = [f"{slot.name} ({'optional' if slot.optional else 'needed'})" for slot in slots]
-    field = Field(description=f"{', '.join(names)}.")
-    return (
-        Annotated[str, WithJsonSchema({"type": "string", "enum": [s.name for s in slots]})],
-        field,
-    )
+    enum = {"type": "string", "enum": [slot.name for slot in slots]}
+    return Annotated[str, WithJsonSchema(enum)], Field(description=f"{', '.join(names)}.")
 
 
 _NoEffect = Field(description="Accepted, without effect.")

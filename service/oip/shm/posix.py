@@ -44,9 +44,11 @@ class RegionSlice:
     """Bytes of a region; usable also after the region is unregistered."""
 
     region: str
+    offset: int
+    """Bytes from the start of the region."""
     byte_size: int
     start: int
-    """Offset in the object."""
+    """Bytes from the start of the object."""
     file: SharedMemoryFile
 
     def read(self) -> bytes:

@@ -75,22 +75,25 @@ class SharedMemoryRegistry:
             file = open_shared_memory(object_name, start + size)
             self._regions[name] = Region(name, str(key), start, size), file
 
-    def unregister(self, name: str | None) -> None:
-        """Remove one region, or all regions; slices that are in use stay usable."""
+    def unregister(self, name: str = "") -> None:
+        """Remove one region, or all regions if the name is empty.
+
+        Slices that are in use stay usable.
+        """
         self.check_enabled()
         with self._lock:
-            names = [*self._regions] if name is None else [name]
+            names = [name] if name else [*self._regions]
             removed = [self._regions.pop(region, None) for region in names]
         del removed  # closes the files outside of the lock
 
-    def status(self, name: str | None) -> list[Region]:
-        """Return one region, or all regions.
+    def status(self, name: str = "") -> list[Region]:
+        """Return one region, or all regions if the name is empty.
 
         Raises:
             UnknownRegion: no region has that name.
         """
         self.check_enabled()
-        if name is not None:
+        if name:
             return [self._find(name)[0]]
         with self._lock:
             return [region for region, _ in self._regions.values()]
@@ -109,7 +112,7 @@ class SharedMemoryRegistry:
         if start + size > region.byte_size:
             text = f"bytes {start} to {start + size} are not within its {region.byte_size} bytes"
             raise BadRegion(f"region {printable(name)} is too small: {text}")
-        return RegionSlice(name, size, region.offset + start, file)
+        return RegionSlice(name, start, size, region.offset + start, file)
 
     def close(self) -> None:
         """Remove all regions, when the service ends."""

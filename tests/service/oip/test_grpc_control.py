@@ -12,8 +12,7 @@ from tritonclient.utils import InferenceServerException
 
 from service.errors import Overloaded, TimedOut, TooLarge
 from service.lifecycle import Lifecycle, Phase
-from service.oip import metadata
-from service.oip.control import REFUSALS
+from service.oip.control import REFUSALS, TRACE_SETTINGS, log_settings
 from service.oip.errors import NotLoadable
 from service.oip.grpc.control import control_methods
 from service.oip.grpc.errors import CODES, status_of
@@ -109,7 +108,7 @@ def test_control_calls_of_tritonclient(grpc_target):
         assert not client.get_cuda_shared_memory_status().regions
         client.unregister_cuda_shared_memory()
         settings = client.get_trace_settings("rope").settings
-        assert {n: v.value for n, v in settings.items()}.keys() == metadata.TRACE_SETTINGS.keys()
+        assert {n: v.value for n, v in settings.items()}.keys() == TRACE_SETTINGS.keys()
         assert [*settings["trace_level"].value] == ["OFF"]
         log_settings = client.get_log_settings().settings
         assert log_settings["log_info"].bool_param
@@ -128,7 +127,7 @@ def test_control_calls_of_tritonclient(grpc_target):
 
 @pytest.mark.parametrize("level", ["error", "warning", "info", "debug"])
 def test_log_settings_follow_the_log_level(level):
-    settings = metadata.log_settings(level)
+    settings = log_settings(level)
     rank = ["error", "warning", "info", "debug"].index(level)
     keys = ["log_error", "log_warning", "log_info", "log_verbose_level"]
     assert [bool(settings[key]) for key in keys] == [i <= rank for i in range(4)]

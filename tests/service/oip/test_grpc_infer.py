@@ -236,7 +236,7 @@ def test_joined_responses_are_valid_messages(name, request_id, blobs):
     head.id = request_id
     head.raw_output_contents.extend(blobs)
     assert ModelInferResponse.FromString(b"".join(parts)) == head
-    streamed = ModelStreamInferResponse.FromString(b"".join(join_stream_response(parts)))
+    streamed = ModelStreamInferResponse.FromString(join_stream_response(parts))
     assert streamed == ModelStreamInferResponse(infer_response=head)
 
 

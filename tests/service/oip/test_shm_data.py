@@ -183,7 +183,7 @@ def test_no_descriptor_leaks(folder):
     assert num_open() == before + 20
     regions.unregister("3")
     assert num_open() == before + 19
-    regions.unregister(None)
+    regions.unregister()
     assert num_open() == before
     regions.register("r", key, 0, SIZE)
     regions.close()
@@ -222,7 +222,7 @@ def test_threads_read_their_own_regions_while_others_unregister(folder):
                         answered += 1
             except (UnknownRegion, AlreadyExists):
                 pass
-            assert {region.key for region in regions.status(None)} <= {*keys}
+            assert {region.key for region in regions.status()} <= {*keys}
         return answered
 
     with ThreadPoolExecutor(num_threads) as pool:

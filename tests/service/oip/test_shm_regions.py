@@ -23,8 +23,8 @@ def test_every_call_is_refused_without_a_prefix(folder):
         assert not regions.enabled
         for call in (
             lambda regions=regions: regions.register("r", key, 0, 1),
-            lambda regions=regions: regions.unregister(None),
-            lambda regions=regions: regions.status(None),
+            lambda regions=regions: regions.unregister(),
+            lambda regions=regions: regions.status(),
             lambda regions=regions: regions.slice("r", 0, 1).read(),
             lambda regions=regions: write(regions, "r", 0, b"1"),
         ):
@@ -35,20 +35,20 @@ def test_every_call_is_refused_without_a_prefix(folder):
 
 def test_status_lists_the_registered_regions(folder, regions):
     key = folder.make()
-    assert regions.status(None) == []
+    assert regions.status() == []
     regions.register("a", key, 1, 2)
     regions.register("b", key.removeprefix("/"), 0, SIZE)
     a, b = Region("a", key, 1, 2), Region("b", key[1:], 0, SIZE)
-    assert regions.status(None) == [a, b]
+    assert regions.status() == [a, b]
     assert regions.status("b") == [b]
     regions.unregister("b")
     regions.unregister("never there")
-    assert regions.status(None) == [a]
+    assert regions.status() == [a]
     for call in (regions.status, lambda name: regions.slice(name, 0, 1).read()):
         with pytest.raises(UnknownRegion, match="b"):
             call("b")
-    regions.unregister(None)
-    assert regions.status(None) == []
+    regions.unregister()
+    assert regions.status() == []
     regions.register("a", key, 0, 1)  # a name that is free again
 
 
@@ -149,7 +149,7 @@ def test_why_an_object_cannot_be_registered(folder, regions):
     assert not folder.path("nothing").exists()
     with pytest.raises(BadRegion, match="File name too long"):
         regions.register("r", folder.prefix + "x" * 5000, 0, 1)
-    assert regions.status(None) == []
+    assert regions.status() == []
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may all")
