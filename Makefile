@@ -63,7 +63,7 @@ image:  ## build the container image
 	DOCKER_BUILDKIT=1 $(DOCKER) build --tag rope-service:dev .
 
 image-test: $(READY)  ## build, run and stop the image; skipped without a Docker engine
-	DOCKER=$(DOCKER) $(BIN)/python tests/deploy/image.py
+	DOCKER=$(DOCKER) $(BIN)/python -m tests.deploy.image
 
 EXAMPLE := .venv-example
 example-real-model: $(READY) $(EXAMPLE)/.ready  ## generate text with a real model and attention by the service

@@ -4,10 +4,9 @@ import os
 import socket
 import subprocess
 import sys
-import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +16,8 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import settings
+
+from tests.waiting import wait_until
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read when triton is imported
@@ -113,15 +114,18 @@ class Serve:
 
 
 def _wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    give_up = time.monotonic() + 60
-    with httpx.Client(base_url=url) as client:  # to make one takes 27 ms
-        while time.monotonic() < give_up and process.poll() is None:
+    with httpx.Client(base_url=url) as client:  # making a client takes 27 ms
+
+        def is_ready_or_ended() -> bool:
             try:
-                if client.get("/readyz").status_code == 200:
-                    return
+                return process.poll() is not None or client.get("/readyz").status_code == 200
             except httpx.TransportError:
-                pass
-            time.sleep(0.1)
+                return False
+
+        with suppress(TimeoutError):
+            wait_until(is_ready_or_ended, 60, interval_s=0.1)
+            if process.poll() is None:
+                return
     raise RuntimeError(f"the service did not become ready:\n{log.read_text()}")
 
 

@@ -106,16 +106,16 @@ def table(case: Case) -> Tables:
     if case.name in TABLES:
         return TABLES[case.name](case)
     build, angles = ANGLES[case.name]
-    found = angles(build(case.tensors))
+    angle = angles(build(case.tensors))
     if case.name in POLAR:
-        turn = torch.polar(torch.ones_like(found), found)
+        turn = torch.polar(torch.ones_like(angle), angle)
         return turn.real, turn.imag
-    return _cos_sin(found)
+    return _cos_sin(angle)
 
 
 def rotated(case: Case, x: Tensor, tables: Tables, *, is_key: bool) -> Tensor:
     """Return q or k `[B, H, S, D]`, or hidden states, rotated."""
-    cos, sin = (_for_heads(case, each, x) for each in tables)
+    cos, sin = (_for_heads(case, table, x) for table in tables)
     rest, x = x[..., : -cos.shape[-2], :], x[..., x.shape[-2] - cos.shape[-2] :, :]
     if case.is_complex:
         pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)))
@@ -128,13 +128,13 @@ def rotated(case: Case, x: Tensor, tables: Tables, *, is_key: bool) -> Tensor:
     return torch.cat((rest, turned), -2)
 
 
-def _for_heads(case: Case, each: Tensor, x: Tensor) -> Tensor:
+def _for_heads(case: Case, table: Tensor, x: Tensor) -> Tensor:
     """Return a table that is as wide as what it multiplies, and has an axis for heads."""
     if case.name in ("gptj_6b", "roformer_base"):
-        each = interleaved(each)
+        table = interleaved(table)
     if case.name == "mochi_1":
-        return each.transpose(0, 1)
-    return each[:, None] if each.ndim == 3 and x.ndim == 4 else each
+        return table.transpose(0, 1)
+    return table[:, None] if table.ndim == 3 and x.ndim == 4 else table
 
 
 def _turn(case: Case, x: Tensor) -> Tensor:

@@ -103,6 +103,8 @@ def run_program(request, tmp_path_factory) -> Callable[[str], subprocess.Complet
 
 Change = Callable[[bytes], bytes]
 CHUNK_BYTES = 7
+CHUNK_INTERVAL_S = 0.0005
+"""The pause is what the test is about: a slow network, on which chunks arrive one by one."""
 
 
 @contextmanager
@@ -124,7 +126,7 @@ def proxy(
                     changed = change_response(received)
                     for start in range(0, len(changed), CHUNK_BYTES):
                         self.request.sendall(changed[start : start + CHUNK_BYTES])
-                        time.sleep(0.0005)  # so that the client receives chunks one by one
+                        time.sleep(CHUNK_INTERVAL_S)
                     if len(changed) < len(received):
                         return
 

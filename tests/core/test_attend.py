@@ -95,9 +95,9 @@ CASES = {
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize(("q_shape", "kv_shape", "given"), CASES.values(), ids=CASES)
-def test_every_backend_is_near_the_reference(backend, q_shape, kv_shape, given, dtype):
-    config = AttentionConfig(**given)
+@pytest.mark.parametrize(("q_shape", "kv_shape", "fields"), CASES.values(), ids=CASES)
+def test_every_backend_is_near_the_reference(backend, q_shape, kv_shape, fields, dtype):
+    config = AttentionConfig(**fields)
     q, k, v = qkv(q_shape, kv_shape, dtype=dtype)
     out, lse = run(backend, q, k, v, config)
     expected_out, expected_lse = expect(q, k, v, config)
@@ -108,13 +108,13 @@ def test_every_backend_is_near_the_reference(backend, q_shape, kv_shape, given, 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(
-    "given",
+    "fields",
     [{}, {"window": 3}, {"causal": False}, {"softcap": 1.0}, {"chunk": 2}, BOTH_SIDES],
     ids=str,
 )
 @pytest.mark.parametrize("lengths", [(3, 5, 9), (9, 3, 5), (0, 4, 0), (4, 0, 0), (1, 1, 1)])
-def test_packed_sequences_do_not_see_each_other(backend, lengths, given, dtype):
-    config = AttentionConfig(**given)
+def test_packed_sequences_do_not_see_each_other(backend, lengths, fields, dtype):
+    config = AttentionConfig(**fields)
     ends_q = torch.tensor([0, *lengths]).cumsum(0)
     ends_k = torch.tensor([0, *lengths[::-1]]).cumsum(0)
     q, k, v = qkv((sum(lengths), 6, 16), (sum(lengths), 2, 16), dtype=dtype)
@@ -205,10 +205,10 @@ CALLS = {
 @pytest.mark.parametrize(
     "rope", [None, RopeConfig.of(16), RopeConfig.of(16, rotary_dim=6)], ids=str
 )
-@pytest.mark.parametrize(("q_shape", "kv_shape", "given"), CALLS.values(), ids=CALLS)
-def test_attend_rotates_then_attends(q_shape, kv_shape, given, rope):
+@pytest.mark.parametrize(("q_shape", "kv_shape", "fields"), CALLS.values(), ids=CALLS)
+def test_attend_rotates_then_attends(q_shape, kv_shape, fields, rope):
     q, k, v = qkv(q_shape, kv_shape)
-    call = Attend(q, k, v, rope, AttentionConfig(window=4), return_lse=True, **given)
+    call = Attend(q, k, v, rope, AttentionConfig(window=4), return_lse=True, **fields)
     answer = attend(call)
     cu_seqlens = (call.cu_seqlens_q, call.cu_seqlens_k)
     if rope is not None:
@@ -235,7 +235,7 @@ def test_attend_rounds_rotated_heads_once(dtype):
     turned = (reference.rotate_complex(x, torch.arange(40).expand(2, 40), rope) for x in (q, k))
     out, _ = expect(*(x.to(dtype) for x in turned), v, AttentionConfig())
     assert answer.out.dtype == dtype
-    assert answer.lse is None, "nobody asked for it"
+    assert answer.lse is None, "not requested"
     assert off(answer.out, out) <= ATTEND_BAR[dtype]
 
 

@@ -40,14 +40,12 @@ def of_mrope_interleaved(p, *, mrope_section):
             return 1
         return 2 if i % 3 == 2 and i < 3 * w else 0
 
-    return [each * p[axis(i)] for i, each in enumerate(geometric(2 * PAIRS))]
+    return [w * p[axis(i)] for i, w in enumerate(geometric(2 * PAIRS))]
 
 
 def of_mrope_hw_t(p, *, mrope_section):
     h, w, _ = mrope_section
-    return [
-        each * (p[0] if i >= h + w else p[1 + i % 2]) for i, each in enumerate(geometric(2 * PAIRS))
-    ]
+    return [f * (p[0] if i >= h + w else p[1 + i % 2]) for i, f in enumerate(geometric(2 * PAIRS))]
 
 
 def of_alternating(p):
@@ -64,10 +62,10 @@ def of_axial(p, *, axes_dim, axes_order):
 
 
 def of_axial_ntk(p, *, axes_dim, rope_scale):
-    found = []
+    angles = []
     for x, width, scale in zip(p, axes_dim, rope_scale, strict=True):
-        found += [w * x for w in geometric(width, 1e4 * scale ** (width / (width - 2)))]
-    return found
+        angles += [w * x for w in geometric(width, 1e4 * scale ** (width / (width - 2)))]
+    return angles
 
 
 def of_axial_alternating(p, *, axes_order):
@@ -90,8 +88,8 @@ def of_axial_log(p):
 
 
 def of_axial_pixel(p, *, max_freq, num_axes):
-    each = PAIRS // num_axes
-    w = [math.pi * (1 + j / (each - 1) * (max_freq / 2 - 1)) for j in range(each)]
+    num_pairs = PAIRS // num_axes
+    w = [math.pi * (1 + j / (num_pairs - 1) * (max_freq / 2 - 1)) for j in range(num_pairs)]
     return [x * c for c in p for x in w]
 
 
@@ -153,8 +151,8 @@ def test_values(scheme, p):
     table = cos_sin(CosSin(at, scheme_of(scheme)))
     angles = ORACLES[scheme](at.flatten().tolist(), **of_scheme(scheme))
     bar = 6e-8 + 1e-15 * max(map(abs, angles))  # float32 of a table, float64 of an angle
-    for found, function in ((table.cos, math.cos), (table.sin, math.sin)):
-        assert found[0].tolist() == pytest.approx([function(a) for a in angles], rel=0, abs=bar)
+    for actual, function in ((table.cos, math.cos), (table.sin, math.sin)):
+        assert actual[0].tolist() == pytest.approx([function(a) for a in angles], rel=0, abs=bar)
 
 
 @every_scheme
@@ -179,7 +177,7 @@ def test_a_token_of_text_is_as_on_one_axis(scheme, m):
     expected = turned(x, at, plain)
     assert torch.equal(turned(x, at, rope), turned(x, agreed, rope))
     assert off(turned(x, agreed, rope), expected) < 2e-7  # not fused as the plain one is
-    tables = [cos_sin(CosSin(at, each)).cos[0, :PAIRS] for each in (rope, plain)]
+    tables = [cos_sin(CosSin(at, config)).cos[0, :PAIRS] for config in (rope, plain)]
     assert torch.equal(*tables)
 
 
@@ -258,35 +256,35 @@ def test_timestamps_do_not_add_up():
 def test_positions_of_each_row_and_of_all_rows():
     rope, x = scheme_of("axial"), randn(2, 3, 1, 24)
     at = torch.tensor([[0, 1, 2], [5, 3, 1], [2, 2, 9]])
-    each = at[:, None].expand(3, 2, 3)
-    assert torch.equal(turned(x, at, rope), turned(x, each, rope))
-    assert torch.equal(turned(x[0], at, rope), turned(x, each, rope)[0])
+    per_row = at[:, None].expand(3, 2, 3)
+    assert torch.equal(turned(x, at, rope), turned(x, per_row, rope))
+    assert torch.equal(turned(x[0], at, rope), turned(x, per_row, rope)[0])
 
 
 @every_scheme
 def test_variants_that_are_scaled_scale_every_axis(scheme):
-    """Or are refused, where a scheme has frequencies of its own."""
-    given = of_scheme(scheme)
+    """A scheme whose frequencies do not depend on theta refuses them."""
+    parameters = of_scheme(scheme)
     if scheme in ("axial_centred", "axial_log", "axial_pixel", "atoms"):
         with pytest.raises(ConfigError, match='rope_type must be "default"'):
-            RopeConfig.of(24, axes=scheme, rope_type="linear", factor=4.0, **given)
+            RopeConfig.of(24, axes=scheme, rope_type="linear", factor=4.0, **parameters)
         return
-    scaled = RopeConfig.of(24, axes=scheme, rope_type="linear", factor=4.0, **given)
+    scaled = RopeConfig.of(24, axes=scheme, rope_type="linear", factor=4.0, **parameters)
     torch.testing.assert_close(
         scaled.frequency_table.inv_freq, scheme_of(scheme).frequency_table.inv_freq / 4
     )
 
 
 def test_the_gain_of_a_variant_holds_on_several_axes():
-    given = of_scheme("mrope")
+    parameters = of_scheme("mrope")
     yarn = {"factor": 8.0, "original_max_position_embeddings": 64}
-    rope = RopeConfig.of(24, axes="mrope", rope_type="yarn", **yarn, **given)
+    rope = RopeConfig.of(24, axes="mrope", rope_type="yarn", **yarn, **parameters)
     assert rope.attention_scaling == rope_of("yarn").attention_scaling != 1
 
 
 def test_dynamic_frequencies_look_at_all_axes():
-    given = {"factor": 2.0, "max_position_embeddings": 8, **of_scheme("mrope")}
-    rope = RopeConfig.of(24, axes="mrope", rope_type="dynamic", **given)
+    parameters = {"factor": 2.0, "max_position_embeddings": 8, **of_scheme("mrope")}
+    rope = RopeConfig.of(24, axes="mrope", rope_type="dynamic", **parameters)
     at = torch.tensor([[0, 1], [0, 30], [0, 2]])
     assert Rotate(randn(2, 1, 24), None, rope, positions=at).rope == rope.for_length(31)
 

@@ -46,8 +46,8 @@ def test_rotating_a_pack_is_rotating_one_by_one(heads, head_dim, rotary_dim, lay
     for start, end in pairwise(ENDS.tolist()):
         alone = x[start:end].clone()
         assert same(rotate(Rotate(alone, None, rope)).q, counted[start:end])
-        given = rotate(Rotate(alone[None], None, rope, positions=at[start:end])).q
-        assert same(given[0], counted[start:end])
+        single = rotate(Rotate(alone[None], None, rope, positions=at[start:end])).q
+        assert same(single[0], counted[start:end])
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -164,23 +164,23 @@ ROWS = {
 }
 
 
-@pytest.mark.parametrize("out_dtype", [None, torch.float32], ids=["own", "float32"])
+@pytest.mark.parametrize("out_dtype", [None, torch.float32], ids=["same", "float32"])
 @pytest.mark.parametrize("case", ROWS.values(), ids=ROWS)
 def test_rows_of_every_kind_are_answered_as_if_alone(case, out_dtype, dtype):
-    num_queries, num_keys, num_heads, num_kv_heads, width, given = case
+    num_queries, num_keys, num_heads, num_kv_heads, width, options = case
     shapes = (5, num_queries, num_heads, width), (5, num_keys, num_kv_heads, width)
-    q, k, v = qkv(*shapes, value_dim=given.get("value_dim"), dtype=dtype)
-    mask = randn(*given["mask"], seed=9) > -0.5 if "mask" in given else None
-    places = torch.arange(num_keys).flip(0) if "places" in given else None
-    asked = {"mask": mask, "out_dtype": out_dtype, "return_lse": True, "k_index": places}
-    asked["q_index"] = None if places is None else places[:num_queries]
+    q, k, v = qkv(*shapes, value_dim=options.get("value_dim"), dtype=dtype)
+    mask = randn(*options["mask"], seed=9) > -0.5 if "mask" in options else None
+    places = torch.arange(num_keys).flip(0) if "places" in options else None
+    kwargs = {"mask": mask, "out_dtype": out_dtype, "return_lse": True, "k_index": places}
+    kwargs["q_index"] = None if places is None else places[:num_queries]
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        batch = attend(Attend(q, k, v, None, **asked))
+        batch = attend(Attend(q, k, v, None, **kwargs))
         for row in range(5):
             alone = attend(
-                Attend(q[row : row + 1], k[row : row + 1], v[row : row + 1], None, **asked)
+                Attend(q[row : row + 1], k[row : row + 1], v[row : row + 1], None, **kwargs)
             )
             assert same(batch.out[row], alone.out[0])
             assert same(batch.lse[row], alone.lse[0])

@@ -39,14 +39,14 @@ class Layer:
         )
 
     def tensor(self, name):
-        found = self.case.tensors.get(f"{self.index}.{name}")
-        if found is None or name in ("out", "mask", "sinks"):
-            return found
+        tensor = self.case.tensors.get(f"{self.index}.{name}")
+        if tensor is None or name in ("out", "mask", "sinks"):
+            return tensor
         # Llama 4 rotates [B, S, H, D], all others [B, H, S, D]
         rotated = name.endswith(("_pre", "_rot"))
         heads = self.described["num_heads" if name[0] == "q" else "num_kv_heads"]
-        swapped = rotated and found.shape[2] == heads and found.shape[1] != heads
-        return found if swapped else found.transpose(1, 2)
+        swapped = rotated and tensor.shape[2] == heads and tensor.shape[1] != heads
+        return tensor if swapped else tensor.transpose(1, 2)
 
     @property
     def positions(self):
@@ -58,7 +58,7 @@ class Layer:
             return every[-num_q:], every[-num_k:]
         return ids[..., -num_q:], ids[..., -num_k:]
 
-    def rotated_here(self):
+    def rotated_by_transformers(self):
         """What the model makes of q and k on this processor, now."""
         model = Model.of(self.case.described["source"], self.case.described["config"])
         at, _ = self.positions
@@ -107,18 +107,18 @@ def test_a_layer_rotates_as_its_model(layer):
         return
     rope, (at, _) = layer.resolved.rope, layer.positions
     k = layer.tensor("k_pre")
-    found, here = rotate(Rotate(q, k, rope, at)), layer.rotated_here()
+    actual, expected = rotate(Rotate(q, k, rope, at)), layer.rotated_by_transformers()
     off = 5e-7 if rope.rounding == "complex" else 0
-    for name, x, before in (("q", found.q, q), ("k", found.k, k)):
-        torch.testing.assert_close(x, here[name], rtol=0, atol=off)
+    for name, x, before in (("q", actual.q, q), ("k", actual.k, k)):
+        torch.testing.assert_close(x, expected[name], rtol=0, atol=off)
         assert rotated_within_ulp(x, layer.tensor(f"{name}_rot"), before, rope, at)
 
 
 def test_what_a_layer_sees_and_the_scale_are_its_models(layer):
-    given, found = layer.described["eager_kwargs"], layer.resolved.attention
-    scale = layer.tensor("query").shape[-1] ** -0.5 if found.scale is None else found.scale
-    assert scale == pytest.approx(given["scaling"], rel=1e-9)
-    assert found.softcap == given.get("softcap")
+    kwargs, config = layer.described["eager_kwargs"], layer.resolved.attention
+    scale = layer.tensor("query").shape[-1] ** -0.5 if config.scale is None else config.scale
+    assert scale == pytest.approx(kwargs["scaling"], rel=1e-9)
+    assert config.softcap == kwargs.get("softcap")
 
 
 def test_a_layer_attends_as_its_model(backend, layer):
@@ -129,14 +129,14 @@ def test_a_layer_attends_as_its_model(backend, layer):
         ends = build.document_boundaries(positions=layer.case.tensors["position_ids"][0])
         packed = (t.flatten(0, 1) for t in (query, key, value))
         call = Attend(*packed, None, attention, cu_seqlens_q=ends, cu_seqlens_k=ends)
-        found = attended(call, backend).view_as(expected)
+        actual = attended(call, backend).view_as(expected)
     else:
         call = Attend(query, key, value, None, attention, sinks=layer.tensor("sinks"), mask=mask)
-        found = attended(call, backend)
+        actual = attended(call, backend)
     if mask is not None:  # transformers lets rows that see nothing see all; here they are 0
         seen = mask[:, 0, 0, -expected.shape[1] :]
-        found, expected = found[seen], expected[seen]
-    torch.testing.assert_close(found, expected, rtol=0, atol=OFF)
+        actual, expected = actual[seen], expected[seen]
+    torch.testing.assert_close(actual, expected, rtol=0, atol=OFF)
 
 
 IN_ONE_CALL = [pair for pair in LAYERS if Layer(*pair).in_one_call]
@@ -177,5 +177,5 @@ def test_the_defaults_alone_would_not_do():
     """What the tests above compare is not what any attention answers."""
     layer = Layer("gemma2_softcap", 0)
     query, key, value = (layer.tensor(name) for name in ("query", "key", "value"))
-    found = attend(Attend(query, key, value, None, AttentionConfig())).out
-    assert (found - layer.tensor("out")).abs().max() > 100 * OFF
+    out = attend(Attend(query, key, value, None, AttentionConfig())).out
+    assert (out - layer.tensor("out")).abs().max() > 100 * OFF

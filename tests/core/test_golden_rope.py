@@ -93,13 +93,13 @@ def tables(case):
     rope = rope_of(case)
     table = cos_sin(CosSin(case.positions, rope, case.tensors.get("pos_frequencies")))
     sine = -table.sin if rope.negative else table.sin  # such a model's table is the usual one
-    for found, name_of in ((table.cos, "cos"), (sine, "sin")):
+    for actual, name_of in ((table.cos, "cos"), (sine, "sin")):
         native = case.tensors[name_of]
-        found = found.to(native.dtype).reshape(-1, found.shape[-1])
+        actual = actual.to(native.dtype).reshape(-1, actual.shape[-1])
         rows = native.numel() // native.shape[-1]
-        found = found[-rows:] if rows < len(found) else found  # prefix tokens have no row
+        actual = actual[-rows:] if rows < len(actual) else actual  # prefix tokens have no row
         forms = [form.reshape(-1, form.shape[-1]) for form in native_forms(native, rope.blocks)]
-        yield found, forms
+        yield actual, forms
 
 
 with_tables = pytest.mark.parametrize(
@@ -109,8 +109,8 @@ with_tables = pytest.mark.parametrize(
 
 @with_tables
 def test_tables_equal_the_models_on_this_processor(name):
-    for found, forms in tables(live(load("rope", name))):
-        assert any(torch.equal(form, found) for form in forms)
+    for actual, forms in tables(live(load("rope", name))):
+        assert any(torch.equal(form, actual) for form in forms)
 
 
 @with_tables
@@ -119,9 +119,9 @@ def test_tables_are_within_ulps_of_the_recorded_ones(name):
     rope = rope_of(case)
     angle = radians(rope, case.positions, case.tensors.get("pos_frequencies")).flatten(0, -2)
     angle = angle * EXPONENT_UNITS.get(name, 1.0)
-    for found, forms in tables(case):
-        near = {"size": max(1.0, rope.attention_scaling), "angle": angle[-len(found) :]}
-        assert any(within_ulp(found, form, **near) for form in forms)
+    for actual, forms in tables(case):
+        near = {"size": max(1.0, rope.attention_scaling), "angle": angle[-len(actual) :]}
+        assert any(within_ulp(actual, form, **near) for form in forms)
 
 
 @pytest.mark.parametrize("name", ["kshift_plus", "kshift_minus"])

@@ -152,19 +152,19 @@ def test_eulers_formula(angle):
 AXES = (reference.rotation_x, reference.rotation_y, reference.rotation_z)
 
 
-@pytest.mark.parametrize("about", AXES)
+@pytest.mark.parametrize("rotation", AXES)
 @given(a=ANGLES, b=ANGLES)
-def test_turns_about_one_axis_are_rotations_and_add_up(about, a, b):
-    assert off(about(a) @ about(b), about(a + b)) < 1e-12
-    assert off(about(a).T @ about(a), torch.eye(3)) < 1e-12
-    assert torch.linalg.det(about(a)).item() == pytest.approx(1)
+def test_rotations_about_one_axis_are_orthogonal_and_additive(rotation, a, b):
+    assert off(rotation(a) @ rotation(b), rotation(a + b)) < 1e-12
+    assert off(rotation(a).T @ rotation(a), torch.eye(3)) < 1e-12
+    assert torch.linalg.det(rotation(a)).item() == pytest.approx(1)
 
 
 def test_turns_are_right_handed_and_leave_their_axis():
     x, y, z = torch.eye(3, dtype=torch.float64)
-    for about, axis, start, end in zip(AXES, (x, y, z), (y, z, x), (z, x, y), strict=True):
-        torch.testing.assert_close(about(math.pi / 2) @ start, end)
-        torch.testing.assert_close(about(1.0) @ axis, axis)
+    for rotation, axis, start, end in zip(AXES, (x, y, z), (y, z, x), (z, x, y), strict=True):
+        torch.testing.assert_close(rotation(math.pi / 2) @ start, end)
+        torch.testing.assert_close(rotation(1.0) @ axis, axis)
 
 
 def test_turns_about_two_axes_do_not_commute():

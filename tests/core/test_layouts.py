@@ -101,8 +101,8 @@ def test_the_inverse_undoes_and_the_gain_with_it(place, layout, m):
     rope, x, at = rope_at(place, layout), randn(1, 2, 24), torch.tensor([m])
     if place == "xPos" and abs(m) > 500:
         at = at % 500
-    there = rotate(Rotate(x, x, rope, positions=at))
-    back = rotate(Rotate(there.q, there.k, rope, positions=at, inverse=True))
+    rotated = rotate(Rotate(x, x, rope, positions=at))
+    back = rotate(Rotate(rotated.q, rotated.k, rope, positions=at, inverse=True))
     bar = 1e-5 if layout == "interleaved_tiled" else 1e-6
     assert off(back.q, x) < bar, "x itself, not the square of the gain times x"
     assert off(back.k, x) < bar
@@ -144,13 +144,13 @@ def test_tiled_angles_are_no_rotation():
 @given(m=st.integers(-500, 100_000))
 def test_reading_neighbours_and_writing_halves_is_interleaved_under_the_permutation(place, m):
     at, x = torch.tensor([m % 500 if place == "xPos" else m]), randn(1, 2, 24)
-    asked = PLACES[place]
-    inner = {name: asked[name] for name in ("rotary_dim", "trailing") if name in asked}
+    fields = PLACES[place]
+    inner = {name: fields[name] for name in ("rotary_dim", "trailing") if name in fields}
     mixed, plain, half = (
         rotate(Rotate(x, None, rope_at(place, layout), positions=at)).q
         for layout in ("interleaved_to_half", "interleaved", "half")
     )
-    if "blocks" not in asked:
+    if "blocks" not in fields:
         assert off(mixed, convert(plain, "interleaved", "half", **inner)) < 2e-7
         converted = convert(x, "interleaved", "half", **inner)
         q = rotate(Rotate(converted, None, rope_at(place, "half"), positions=at)).q
@@ -169,9 +169,9 @@ def test_conversion_there_and_back(widths, source):
     names = ("half", "interleaved") if source else ("interleaved", "half")
     inner = {"rotary_dim": 2 * pairs, "trailing": trailing}
     x = torch.arange(3 * width).view(3, width)
-    there = convert(x, *names, **inner)
-    assert torch.equal(convert(there, *reversed(names), **inner), x)
-    assert sorted(there[0].tolist()) == x[0].tolist()
+    converted = convert(x, *names, **inner)
+    assert torch.equal(convert(converted, *reversed(names), **inner), x)
+    assert sorted(converted[0].tolist()) == x[0].tolist()
     same = convert(x, names[0], names[0], **inner)
     assert torch.equal(same, x)
     assert same.data_ptr() != x.data_ptr()
@@ -244,17 +244,24 @@ def test_the_unfused_roundings_are_near_the_fused_one(dtype):
     x = randn(5, 2, 16, dtype=dtype)
     for rounding in ("float32", "complex", "tables", "activation", "float64"):
         for layout in ("half", "interleaved"):
-            here = rotate(Rotate(x, None, rope_of("default", rounding=rounding, layout=layout))).q
-            there = rotate(Rotate(x, None, rope_of("default", layout=layout))).q
-            assert here.dtype == dtype
-            assert off(here, there) <= 4 * ROTATE_BAR[dtype], rounding
+            rounded = rotate(
+                Rotate(x, None, rope_of("default", rounding=rounding, layout=layout))
+            ).q
+            expected = rotate(Rotate(x, None, rope_of("default", layout=layout))).q
+            assert rounded.dtype == dtype
+            assert off(rounded, expected) <= 4 * ROTATE_BAR[dtype], rounding
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_the_inverse_of_what_is_no_rotation_is_finite_in_low_precision(dtype):
     """Pairs that turn by angles nearly at right angles enlarge what rounding has lost."""
-    given = {"axes": "xdrope", "xdrope_section": (4, 4), "rounding": "tables", "arithmetic": "hf"}
-    rope = RopeConfig.of(16, **given)
+    parameters = {
+        "axes": "xdrope",
+        "xdrope_section": (4, 4),
+        "rounding": "tables",
+        "arithmetic": "hf",
+    }
+    rope = RopeConfig.of(16, **parameters)
     torch.manual_seed(0)
     at = torch.randint(0, 200, (2, 4000))
     q = torch.randn(4000, 2, 16).to(dtype)

@@ -72,12 +72,12 @@ def test_the_length_is_that_of_the_call_and_of_all_its_rows(variant):
     }
     for name, (call, expected) in calls.items():
         assert call.rope == rope.for_length(expected), name
-        given = replace(call, rope=rope.for_length(expected))
+        fixed = replace(call, rope=rope.for_length(expected))
         run = {Rotate: rotate, CosSin: cos_sin, Attend: attend}[type(call)]
-        answers = [run(asked) for asked in (call, given)]
+        answers = [run(variant_call) for variant_call in (call, fixed)]
         for part in (f for f in fields(answers[0]) if f.name != "backend"):
-            here, there = (getattr(answer, part.name) for answer in answers)
-            torch.testing.assert_close(here, there, rtol=0, atol=0, msg=name)
+            actual, expected = (getattr(answer, part.name) for answer in answers)
+            torch.testing.assert_close(actual, expected, rtol=0, atol=0, msg=name)
 
 
 @pytest.mark.parametrize("variant", ["dynamic", "longrope"])
@@ -93,10 +93,10 @@ def test_a_row_turns_by_the_longest_of_the_batch(variant):
 
 
 def test_longrope_is_long_beyond_the_trained_length_and_not_at_it():
-    rope, given = unfixed("longrope"), of_variant("longrope")
+    rope, parameters = unfixed("longrope"), of_variant("longrope")
     plain = RopeConfig.of(16).frequency_table.inv_freq
     for length, name in ((0, "short"), (TRAINED, "short"), (TRAINED + 1, "long"), (9999, "long")):
-        factors = torch.tensor(given[f"{name}_factor"], dtype=torch.float64)
+        factors = torch.tensor(parameters[f"{name}_factor"], dtype=torch.float64)
         torch.testing.assert_close(
             rope.for_length(length).frequency_table.inv_freq, plain / factors
         )
@@ -183,7 +183,7 @@ def check_cached(*ropes):
 
 @pytest.mark.parametrize("name", DIFFERENT)
 def test_two_ropes_that_differ_anywhere_never_share_a_table(name):
-    one, other = (RopeConfig(**BASE | given) for given in DIFFERENT[name])
+    one, other = (RopeConfig(**BASE | fields) for fields in DIFFERENT[name])
     same = RopeConfig(**BASE | DIFFERENT[name][0])
     assert one == same
     assert hash(one) == hash(same)
@@ -203,15 +203,15 @@ def test_two_ropes_that_differ_anywhere_never_share_a_table(name):
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_two_ropes_that_differ_in_one_parameter_never_share_a_table(variant):
-    entry, given = VARIANTS[variant], of_variant(variant)
-    for name, value in given.items():
+    entry, parameters = VARIANTS[variant], of_variant(variant)
+    for name, value in parameters.items():
         larger = tuple(2 * v for v in value) if isinstance(value, tuple) else value * 1.5
         larger = int(larger) if entry.parameters[name].kinds == (int,) else larger
         if name == "partial_rotary_factor":
             larger = 0.9
         one, other = (
             RopeConfig.of(16, rope_type=variant, **g).for_length(2 * TRAINED)
-            for g in (given, given | {name: larger})
+            for g in (parameters, parameters | {name: larger})
         )
         assert one != other
         assert hash(one) != hash(other)
@@ -219,10 +219,10 @@ def test_two_ropes_that_differ_in_one_parameter_never_share_a_table(variant):
 
 
 def test_a_parameter_that_equals_its_default_is_none():
-    given = {"factor": 4.0, "original_max_position_embeddings": 64}
+    parameters = {"factor": 4.0, "original_max_position_embeddings": 64}
     one, other = (
-        RopeConfig.of(16, rope_type="yarn", **given, **more)
-        for more in ({}, {"truncate": True, "mscale": None})
+        RopeConfig.of(16, rope_type="yarn", **parameters, **defaults)
+        for defaults in ({}, {"truncate": True, "mscale": None})
     )
     assert one == other
     assert hash(one) == hash(other)

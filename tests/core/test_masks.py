@@ -67,17 +67,17 @@ def test_what_is_seen_is_a_mask_of_it(num_queries, num_keys, config):
     assert lse_off(answer.lse, masked.lse.double()) <= 1e-6
 
 
-@pytest.mark.parametrize("given", [{}, {"causal": False}, {"window": 3}], ids=str)
-def test_chunks_are_attended_to_one_by_one(backend, given):
+@pytest.mark.parametrize("fields", [{}, {"causal": False}, {"window": 3}], ids=str)
+def test_chunks_are_attended_to_one_by_one(backend, fields):
     q, k, v = qkv((2, 9, 4, 16), (2, 11, 2, 16))
-    out, lse = run(backend, q, k, v, AttentionConfig(chunk=4, **given))
+    out, lse = run(backend, q, k, v, AttentionConfig(chunk=4, **fields))
     for queries, keys in (
         (slice(2), slice(4)),
         (slice(2, 6), slice(4, 8)),
         (slice(6, 9), slice(8, 11)),
     ):
         parts = q[:, queries], k[:, keys], v[:, keys]
-        part_out, part_lse = run(backend, *parts, AttentionConfig(**given))
+        part_out, part_lse = run(backend, *parts, AttentionConfig(**fields))
         assert off(out[:, queries], part_out.double()) <= 1e-6
         assert lse_off(lse[:, queries], part_lse.double()) <= 1e-6
 
@@ -136,7 +136,7 @@ def test_false_is_minus_infinity_and_true_is_0(backend):
     q, k, v = qkv((2, 7, 4, 16), (2, 9, 2, 16))
     mask = some(2, 4, 7, 9, dtype=torch.bool)
     added = torch.zeros(mask.shape).masked_fill(~mask, -math.inf)
-    one, other = (run(backend, q, k, v, mask=each) for each in (mask, added))
+    one, other = (run(backend, q, k, v, mask=m) for m in (mask, added))
     assert all(torch.equal(x, y) for x, y in zip(one, other, strict=True))
 
 
@@ -174,12 +174,12 @@ def test_a_query_that_sees_no_key_answers_0_and_minus_infinity(backend):
     mask = torch.ones(4, 6, dtype=torch.bool)
     mask[1] = False
     mask[2, :5] = False  # and the last is later
-    for each in (mask, torch.zeros(4, 6).masked_fill(~mask, -math.inf)):
-        out, lse = run(backend, q, k, v, mask=each)
+    for same_mask in (mask, torch.zeros(4, 6).masked_fill(~mask, -math.inf)):
+        out, lse = run(backend, q, k, v, mask=same_mask)
         assert not out[1:3].any()
         assert (lse[1:3] == -math.inf).all()
         assert lse[::3].isfinite().all()
-        _, lse = run(backend, q, k, v, mask=each, sinks=randn(4))
+        _, lse = run(backend, q, k, v, mask=same_mask, sinks=randn(4))
         assert torch.equal(lse[1:3], randn(4).expand(2, 4))
 
 

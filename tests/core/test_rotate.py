@@ -61,7 +61,7 @@ POSITIONS = {
     "int32": torch.tensor([0, 1, 500, 2**31 - 1, 7], dtype=torch.int32),
     "fractional float64": torch.tensor([0.5, 1.25, -3.75, 1e5 + 0.1, 0], dtype=torch.float64),
     "fractional float32": torch.tensor([0.5, 1.1, -3.7, 1e5 + 0.125, 0]),
-    "about the end of a table": torch.tensor([255, 256, 257, 511, 512]),
+    "around the end of a table": torch.tensor([255, 256, 257, 511, 512]),
     "beyond every table": torch.tensor([2**18 - 1, 2**18, 2**18 + 1, 2**20, 0]),
 }
 
@@ -89,8 +89,8 @@ def test_positions_that_32_bits_cannot_hold(far):
 def test_a_batch_takes_positions_for_all_rows_or_for_each(layout):
     rope = RopeConfig.of(12, rotary_dim=6, layout=layout)
     x = randn(3, 4, 30, 12)
-    each = torch.tensor([[0, 1, 2, 3], [900, 901, 902, 903], [7, 7, -7, 0]])
-    for positions in (each, each[1]):
+    per_row = torch.tensor([[0, 1, 2, 3], [900, 901, 902, 903], [7, 7, -7, 0]])
+    for positions in (per_row, per_row[1]):
         q = rotate(Rotate(x, None, rope, positions=positions)).q
         assert off(q, expect(x, positions.expand(3, 4), rope)) <= ROTATE_BAR[torch.float32]
 
@@ -120,7 +120,7 @@ def test_q_and_k_turn_alike_and_either_may_be_missing(dtype):
     q, k = randn(2, 4, 8, dtype=dtype), randn(2, 1, 8, dtype=dtype, seed=1)
     both = rotate(Rotate(q, k, rope, positions=at))
     only_q, only_k = (
-        rotate(Rotate(*given, rope, positions=at)) for given in ((q, None), (None, k))
+        rotate(Rotate(*tensors, rope, positions=at)) for tensors in ((q, None), (None, k))
     )
     assert torch.equal(both.q, only_q.q)
     assert torch.equal(both.k, only_k.k)
@@ -165,12 +165,12 @@ def test_out_is_written_in_full_and_answered(layout, dtype):
         rope = RopeConfig.of(width, rotary_dim=rotary_dim, layout=layout)
         q, k = randn(2, 5, 3, width, dtype=dtype), randn(2, 5, 1, width, dtype=dtype)
         at = torch.tensor([0, 5, 2, 1, 1_000])
-        asked = Rotate(q, k, rope, positions=at)
+        call = Rotate(q, k, rope, positions=at)
         memory = torch.full((q.numel() + k.numel() + 2,), math.nan, dtype=dtype)
         out = Rotated(  # at odd places of one buffer
             memory[1 : 1 + q.numel()].view(q.shape), memory[1 + q.numel() : -1].view(k.shape)
         )
-        answer, expected = rotate(asked, out), rotate(asked)
+        answer, expected = rotate(call, out), rotate(call)
         assert answer.q is out.q
         assert answer.k is out.k
         assert torch.equal(out.q, expected.q)
@@ -185,12 +185,12 @@ def test_in_place_is_the_same_as_beside(backend, shape, width, inverse, layout, 
     head_dim, rotary_dim = width
     rope = RopeConfig.of(head_dim, rotary_dim=rotary_dim, layout=layout)
     q, k = (randn(*shape, head_dim, dtype=dtype, seed=seed) for seed in (0, 1))
-    asked = Rotate(q, k[..., :1, :].contiguous(), rope, inverse=inverse)
-    expected = rotated_by(backend, asked)
-    answer = rotated_by(backend, asked, Rotated(asked.q, asked.k))
-    assert answer.q is asked.q
-    assert torch.equal(asked.q, expected.q)
-    assert torch.equal(asked.k, expected.k)
+    call = Rotate(q, k[..., :1, :].contiguous(), rope, inverse=inverse)
+    expected = rotated_by(backend, call)
+    answer = rotated_by(backend, call, Rotated(call.q, call.k))
+    assert answer.q is call.q
+    assert torch.equal(call.q, expected.q)
+    assert torch.equal(call.k, expected.k)
 
 
 def rotated_by(backend, call, out=None):
@@ -203,19 +203,19 @@ def rotated_by(backend, call, out=None):
 @pytest.mark.parametrize("rounding", ["float32", "tables", "activation", "complex"])
 def test_in_place_whatever_is_rounded(rounding, layout, dtype):
     rope = RopeConfig.of(16, layout=layout, rounding=rounding)
-    asked = Rotate(randn(5, 3, 16, dtype=dtype), None, rope)
-    expected = rotate(asked).q
-    rotate(asked, Rotated(asked.q, None))
-    assert torch.equal(asked.q, expected)
+    call = Rotate(randn(5, 3, 16, dtype=dtype), None, rope)
+    expected = rotate(call).q
+    rotate(call, Rotated(call.q, None))
+    assert torch.equal(call.q, expected)
 
 
 def test_in_place_within_wider_rows(layout, dtype):
     """As q and k lie in the answer of one projection."""
     rope, both = RopeConfig.of(32, layout=layout), randn(2, 700, 6, 32, dtype=dtype)
     whole = both.clone()
-    asked = Rotate(both[:, :, :4], both[:, :, 4:], rope)
+    call = Rotate(both[:, :, :4], both[:, :, 4:], rope)
     expected = rotate(Rotate(whole, None, rope)).q
-    rotate(asked, Rotated(asked.q, asked.k))
+    rotate(call, Rotated(call.q, call.k))
     assert torch.equal(both, expected)
 
 
@@ -239,8 +239,8 @@ def test_large_rows_at_the_same_positions_are_rotated_as_if_alone(monkeypatch, l
 
 def test_answers_never_share_memory(dtype):
     rope, x = RopeConfig.of(8), randn(3, 2, 8, dtype=dtype)
-    asked = Rotate(x, x, rope, positions=torch.zeros(3, dtype=torch.int64))
-    first, second = rotate(asked), rotate(asked)
+    call = Rotate(x, x, rope, positions=torch.zeros(3, dtype=torch.int64))
+    first, second = rotate(call), rotate(call)
     places = {t.untyped_storage().data_ptr() for t in (x, first.q, first.k, second.q, second.k)}
     assert len(places) == 5
     table = cos_sin(CosSin(torch.arange(3), rope))

@@ -43,7 +43,7 @@ DELTAS = {
     "one number, back": torch.tensor(-900),
     "one number, int32": torch.tensor(7, dtype=torch.int32),
     "for all rows": torch.tensor([3, 0, -5, 70_000]),
-    "for each row": torch.tensor([[3, 0, -5, 70_000], [1, 2, 3, 4]]),
+    "for every row": torch.tensor([[3, 0, -5, 70_000], [1, 2, 3, 4]]),
 }
 
 
@@ -66,16 +66,16 @@ def test_packed_keys(delta, rope):
     assert off(shift(Shift(k, delta, rope)).k, expected) <= ROTATE_BAR[torch.float32]
 
 
-def test_where_the_keys_are_does_not_matter(rope):
+def test_positions_of_the_keys_do_not_matter(rope):
     k, delta = randn(4, 2, 10), torch.tensor(9)
-    told = shift(Shift(k, delta, rope, positions=torch.tensor([5, 6, 7, 1_000]))).k
-    assert torch.equal(told, shift(Shift(k, delta, rope)).k)
+    with_positions = shift(Shift(k, delta, rope, positions=torch.tensor([5, 6, 7, 1_000]))).k
+    assert torch.equal(with_positions, shift(Shift(k, delta, rope)).k)
 
 
-def test_there_and_back_is_where_it_was(rope):
+def test_a_shift_and_its_inverse_cancel(rope):
     k, delta = randn(4, 2, 10), torch.tensor([1, -2, 3_000, 0])
-    there = shift(Shift(k, delta, rope)).k
-    assert off(shift(Shift(there, -delta, rope)).k, k) <= 2e-7
+    moved = shift(Shift(k, delta, rope)).k
+    assert off(shift(Shift(moved, -delta, rope)).k, k) <= 2e-7
 
 
 def test_no_tokens_and_out(rope):
@@ -110,15 +110,15 @@ FIELDS = {
 @given(at=st.integers(0, 300), delta=st.integers(-300, 300))
 def test_every_variant_and_layout_moves_by_a_pure_rotation(fields, variant, at, delta):
     fields = {"rotary_dim": 16} | fields
-    rope = rope_of(variant, fields["rotary_dim"], **fields_but(fields, "rotary_dim"), head_dim=16)
-    k, here, there = randn(1, 2, 16), torch.tensor([at]), torch.tensor([at + delta])
-    stored, expected = (rotate(Rotate(None, k, rope, positions=p)).k for p in (here, there))
+    rope = rope_of(variant, fields["rotary_dim"], **without(fields, "rotary_dim"), head_dim=16)
+    k, position, target = randn(1, 2, 16), torch.tensor([at]), torch.tensor([at + delta])
+    stored, expected = (rotate(Rotate(None, k, rope, positions=p)).k for p in (position, target))
     moved = shift(Shift(stored, torch.tensor(delta), rope)).k
     assert off(moved, expected) < 2e-6 + 1.6e-7 * (at + abs(delta)) * (rope.arithmetic == "hf")
 
 
-def fields_but(given, name):
-    return {key: value for key, value in given.items() if key != name}
+def without(fields, name):
+    return {key: value for key, value in fields.items() if key != name}
 
 
 @pytest.mark.parametrize("scheme", [name for name in SCHEMES if scheme_of(name).is_composable])
@@ -129,8 +129,8 @@ def test_on_several_axes_a_shift_is_the_same_on_all(scheme):
     stored = rotate(Rotate(None, k, rope, positions=at)).k
     expected = rotate(Rotate(None, k, rope, positions=at + delta)).k
     assert off(shift(Shift(stored, delta, rope)).k, expected) < 1e-6
-    told = shift(Shift(stored, delta, rope, positions=at)).k
-    assert torch.equal(told, shift(Shift(stored, delta, rope)).k)
+    with_positions = shift(Shift(stored, delta, rope, positions=at)).k
+    assert torch.equal(with_positions, shift(Shift(stored, delta, rope)).k)
 
 
 NOT_ADDING_UP = {
@@ -191,20 +191,20 @@ def test_across_a_change_of_frequencies(change, dtype):
     expected = rotate(Rotate(None, k, to, positions=at + delta)).k
     assert off(moved, expected) <= 12 * ROTATE_BAR[dtype]
     out = torch.full_like(stored, torch.nan)
-    asked = Shift(stored, delta, rope, positions=at, to=to)
-    assert shift(asked, Rotated(None, out)).k is out
+    call = Shift(stored, delta, rope, positions=at, to=to)
+    assert shift(call, Rotated(None, out)).k is out
     assert torch.equal(out, moved)
 
 
 @pytest.mark.parametrize("variant", OF_LENGTH)
-def test_frequencies_that_depend_on_the_length_are_those_of_where_keys_are_and_go(variant):
+def test_frequencies_of_the_length_are_those_of_old_and_new_positions(variant):
     rope, k = LONG[variant], randn(4, 2, 16)
     at, delta = torch.tensor([60, 61, 62, 63]), torch.tensor(40)
     stored = rotate(Rotate(None, k, rope, positions=at)).k
-    asked = Shift(stored, delta, rope, positions=at, to=rope)
-    assert (asked.rope, asked.to) == (rope.for_length(64), rope.for_length(104))
+    call = Shift(stored, delta, rope, positions=at, to=rope)
+    assert (call.rope, call.to) == (rope.for_length(64), rope.for_length(104))
     expected = rotate(Rotate(None, k, rope, positions=at + delta)).k
-    assert off(shift(asked).k, expected) < 1e-6
+    assert off(shift(call).k, expected) < 1e-6
     if variant != "xpos":
         with pytest.raises(ConfigError, match=f"to must be given, or length: {variant} has other"):
             Shift(stored, delta, rope, positions=at)
@@ -213,9 +213,9 @@ def test_frequencies_that_depend_on_the_length_are_those_of_where_keys_are_and_g
     assert off(shift(stay).k, kept) < 2e-6, "a length that is given stays"
 
 
-def refused(error, expected, *given, **more):
+def refused(error, expected, *args, **kwargs):
     with pytest.raises(error, match=expected):
-        Shift(*given, **more)
+        Shift(*args, **kwargs)
 
 
 def test_what_a_shift_refuses(rope):

@@ -48,38 +48,40 @@ def bounds(theta, d, original, beta_fast=32, beta_slow=1):
     ]
 
 
-def of_yarn(theta, d, *, factor, original_max_position_embeddings, truncate=True, **given):
+def of_yarn(theta, d, *, factor, original_max_position_embeddings, truncate=True, **parameters):
     low, high = bounds(theta, d, original_max_position_embeddings)
     if truncate:
         low, high = math.floor(low), math.ceil(high)
     low, high = max(low, 0), min(high, d - 1)
-    found = []
+    frequencies = []
     for i, w in enumerate(geometric(theta, d)):
         share = min(1, max(0, (i - low) / (high - low)))
-        found.append(w / factor * share + w * (1 - share))
-    gains = [0.1 * given.get(name, 1) * math.log(factor) + 1 for name in ("mscale", "all")]
-    return found, 1 if "mscale_all_dim" in given else given.get("attention_factor", gains[0])
+        frequencies.append(w / factor * share + w * (1 - share))
+    gains = [0.1 * parameters.get(name, 1) * math.log(factor) + 1 for name in ("mscale", "all")]
+    return frequencies, 1 if "mscale_all_dim" in parameters else parameters.get(
+        "attention_factor", gains[0]
+    )
 
 
-def of_longrope(theta, d, *, short_factor, long_factor, length, **given):
-    original, factor = given["original_max_position_embeddings"], given["factor"]
-    each = long_factor if length > original else short_factor
+def of_longrope(theta, d, *, short_factor, long_factor, length, **parameters):
+    original, factor = parameters["original_max_position_embeddings"], parameters["factor"]
+    factors = long_factor if length > original else short_factor
     gain = math.sqrt(1 + math.log(factor) / math.log(original))
-    return [w / e for w, e in zip(geometric(theta, d), each, strict=True)], gain
+    return [w / e for w, e in zip(geometric(theta, d), factors, strict=True)], gain
 
 
-def of_llama3(theta, d, *, factor, low_freq_factor, high_freq_factor, **given):
-    original, found = given["original_max_position_embeddings"], []
+def of_llama3(theta, d, *, factor, low_freq_factor, high_freq_factor, **parameters):
+    original, frequencies = parameters["original_max_position_embeddings"], []
     for w in geometric(theta, d):
         turns = original * w / (2 * math.pi)
         if turns > high_freq_factor:
-            found.append(w)
+            frequencies.append(w)
         elif turns < low_freq_factor or low_freq_factor == high_freq_factor:
-            found.append(w / factor)
+            frequencies.append(w / factor)
         else:
             t = (turns - low_freq_factor) / (high_freq_factor - low_freq_factor)
-            found.append((1 - t) * w / factor + t * w)
-    return found, 1
+            frequencies.append((1 - t) * w / factor + t * w)
+    return frequencies, 1
 
 
 def of_proportional(theta, d, *, partial_rotary_factor, factor=1.0):
@@ -162,12 +164,14 @@ def frequencies(name):
 
 
 def test_figures_of_yarn():
-    known = [(4, 1.1386294), (32, 1.3465736), (40, 1.3688879)]
-    for name, (_, gain) in zip(("Qwen2.5", "gpt-oss", "DeepSeek, no mscale"), known, strict=True):
+    expected = [(4, 1.1386294), (32, 1.3465736), (40, 1.3688879)]
+    for name, (_, gain) in zip(
+        ("Qwen2.5", "gpt-oss", "DeepSeek, no mscale"), expected, strict=True
+    ):
         assert frequencies(name).attention_scaling == pytest.approx(gain, abs=1e-7)
     assert frequencies("DeepSeek").attention_scaling == 1
     zero = RopeConfig.of(64, rope_type="yarn", **DEEPSEEK, attention_factor=0.0)
-    assert zero.attention_scaling == 0, "it counts as given"
+    assert zero.attention_scaling == 0, "0 is not the default"
     lone = RopeConfig.of(64, rope_type="yarn", **DEEPSEEK, mscale=0.7)
     assert lone.attention_scaling == pytest.approx(1.3688879, abs=1e-7), "mscale alone is not read"
     low, high = bounds(150_000.0, 64, 4096)
@@ -198,8 +202,8 @@ def test_figures_of_the_others():
 
 
 def test_phimoe_has_a_gain_for_each_list():
-    given = of_variant("longrope") | {"short_mscale": 1.25, "long_mscale": 1.5}
-    rope = RopeConfig.of(16, rope_type="longrope", **given)
+    parameters = of_variant("longrope") | {"short_mscale": 1.25, "long_mscale": 1.5}
+    rope = RopeConfig.of(16, rope_type="longrope", **parameters)
     assert [rope.for_length(n).attention_scaling for n in (TRAINED, TRAINED + 1)] == [1.25, 1.5]
 
 
@@ -232,11 +236,18 @@ def test_a_model_with_equal_thresholds_has_no_blend():
 
 
 def test_transformers_arithmetic_errs_with_the_position_as_known():
-    known = {1000: 4e-5, 4095: 7e-5, 32767: 9e-4, 131071: 3.4e-3, 1048575: 3.3e-2, 10485759: 0.29}
+    expected = {
+        1000: 4e-5,
+        4095: 7e-5,
+        32767: 9e-4,
+        131071: 3.4e-3,
+        1048575: 3.3e-2,
+        10485759: 0.29,
+    }
     errors = angle_errors()
     assert tuple(errors["hf"]) == POSITIONS
     for position, error in errors["hf"].items():
-        assert error == pytest.approx(known[position], rel=0.15)
+        assert error == pytest.approx(expected[position], rel=0.15)
         assert errors["float64"][position] < 6.1e-8, "a rounding of the table to float32"
 
 

@@ -25,6 +25,8 @@ from pathlib import Path
 import numpy as np
 import safetensors.numpy
 
+from tests.waiting import wait_until
+
 ROOT = Path(__file__).parents[2]
 DOCKER = os.environ.get("DOCKER", "docker")
 IMAGE = "rope-service:dev"
@@ -284,10 +286,10 @@ def _docker(*arguments: str, timeout_s: float = 120) -> str:
 
 
 def _wait(condition: str, is_met: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 120
-    while not is_met():
-        _check(time.monotonic() < deadline, condition)
-        time.sleep(0.05)
+    try:
+        wait_until(is_met, 120)
+    except TimeoutError:
+        _check(False, condition)
 
 
 def _check(is_met: bool, condition: str) -> None:

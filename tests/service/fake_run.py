@@ -82,18 +82,18 @@ class HeldDoubler(Doubler):
 
 
 class Submitter:
-    """Submits calls to a batcher, and records those that were told to wait."""
+    """Submits calls to a batcher, and records those that were notified that they wait."""
 
     def __init__(self, batcher: Batcher, failures: list[Exception]) -> None:
         self.batcher = batcher
         self.failures = failures
-        self.told_to_wait: list[int] = []
+        self.notified: list[int] = []
 
     def submit(self, value: int, *, timeout_s: float = 10.0, **call: object) -> Entry:
         return self.batcher.submit(
             Call(value, **call),
             time.monotonic() + timeout_s,
-            lambda entry: self.told_to_wait.append(entry.call.value),
+            lambda entry: self.notified.append(entry.call.value),
         )
 
     async def result(self, value: int, **call: object) -> int:

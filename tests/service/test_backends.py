@@ -1,4 +1,4 @@
-"""Who computes: as the library chooses, as the operator forces, as a request asks if it may."""
+"""Choose the backend: by the library, by the operator, or by a request if that is allowed."""
 
 import asyncio
 
@@ -21,7 +21,7 @@ from tests.service.test_metrics import scrape
 from tests.service.test_routes import heads
 
 Q, K, ROPE = heads(4), heads(2), RopeConfig.of(8)
-ASKED = {
+TENSORS = {
     "/v1/rotate": {"q": Q, "k": K},
     "/v1/attention": {"q": Q, "k": K, "v": K},
     "/v1/shift": {"k": K, "delta": torch.tensor(1)},
@@ -40,19 +40,19 @@ def with_settings(**settings):
     return pytest.mark.parametrize("serving", [settings], indirect=True, ids=[str(settings)])
 
 
-async def ask(client, path, tensors=None, **params):
-    message = Message(ASKED[path] if tensors is None else tensors, Parameters.of(params))
+async def call(client, path, tensors=None, **params):
+    message = Message(TENSORS[path] if tensors is None else tensors, Parameters.of(params))
     return await post(client, codec, path, message)
 
 
 async def backends(client, **params):
-    """Return who answered each route, or the code of the refusal."""
-    found = {}
-    for path in ASKED:
-        answer = await ask(client, path, **params)
-        told = answer.headers.get("server-timing", "").rpartition("backend;desc=")[2]
-        found[path.rpartition("/")[2]] = told.strip('"') or answer.json()["code"]
-    return found
+    """Return the backend of every route, or the code of its refusal."""
+    backend_of = {}
+    for path in TENSORS:
+        answer = await call(client, path, **params)
+        backend = answer.headers.get("server-timing", "").rpartition("backend;desc=")[2]
+        backend_of[path.rpartition("/")[2]] = backend.strip('"') or answer.json()["code"]
+    return backend_of
 
 
 AUTO = {"rotate": "eager", "attention": "sdpa", "shift": "eager", "merge": "eager"}
@@ -62,10 +62,10 @@ AUTO = {"rotate": "eager", "attention": "sdpa", "shift": "eager", "merge": "eage
 async def test_the_one_that_computed_is_told_and_counted(serving):
     assert await backends(serving) == AUTO
     assert await backends(serving, backend=None) == AUTO
-    await ask(serving, "/v1/attention", softcap=1.0)
-    await ask(serving, "/v1/attention", ASKED["/v1/rotate"])  # refused
+    await call(serving, "/v1/attention", softcap=1.0)
+    await call(serving, "/v1/attention", TENSORS["/v1/rotate"])  # refused
     positions = {"positions": torch.arange(3)}
-    answer = await ask(serving, "/v1/cos_sin", positions, rope={"head_dim": 8})
+    answer = await call(serving, "/v1/cos_sin", positions, rope={"head_dim": 8})
     assert "backend" not in answer.headers["server-timing"]
     seen = await scrape(serving)
     counted = {name: value for name, value in seen.items() if name.startswith("rope_backend")}
@@ -86,9 +86,9 @@ async def test_a_forced_backend_does_all_that_it_does(serving):
 @with_settings(backend="sdpa")
 async def test_one_that_attends_only_is_forced_on_attention_alone(serving):
     assert await backends(serving) == AUTO
-    answer = await ask(serving, "/v1/cos_sin", {"positions": Q[0, 0, 0]}, rope={"head_dim": 8})
+    answer = await call(serving, "/v1/cos_sin", {"positions": Q[0, 0, 0]}, rope={"head_dim": 8})
     assert answer.status_code == 200
-    refusal = await ask(serving, "/v1/attention", softcap=1.0)
+    refusal = await call(serving, "/v1/attention", softcap=1.0)
     check_problem(refusal, 422, "no_backend", "backend sdpa: softcap is not in the operator")
 
 
@@ -101,14 +101,14 @@ async def test_a_request_chooses_over_what_is_forced(serving):
         "shift": "no_backend",
         "merge": "no_backend",
     }
-    refusal = await ask(serving, "/v1/rotate", backend="sdpa")
+    refusal = await call(serving, "/v1/rotate", backend="sdpa")
     check_problem(refusal, 422, "no_backend", "backend sdpa: it computes attention only")
 
 
 @with_settings(allow_backend=True)
 async def test_calls_of_different_backends_at_once_each_get_their_own(serving):
     answers = await asyncio.gather(
-        *(ask(serving, "/v1/rotate", backend=b) for b in (None, "sdpa", "eager") * 4)
+        *(call(serving, "/v1/rotate", backend=b) for b in (None, "sdpa", "eager") * 4)
     )
     assert [answer.status_code for answer in answers] == [200, 422, 200] * 4
     assert len({answer.content for answer in answers if answer.status_code == 200}) == 1

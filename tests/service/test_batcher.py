@@ -40,13 +40,13 @@ async def test_an_idle_device_starts_at_once_and_calls_wait_for_a_busy_one(held)
 async def test_short_runs_stay_on_the_event_loop_and_long_ones_leave_it(run):
     async with batching(run, inline=True) as calls:
         assert await asyncio.gather(*(calls.result(i) for i in range(3))) == [0, 2, 4]
-        assert calls.told_to_wait == []
+        assert calls.notified == []
     assert run.runs == [[0, 1, 2]]
     assert run.threads == {threading.main_thread().name}
     run.threads.clear()
     async with batching(run) as calls:
         await calls.result(1)
-        assert calls.told_to_wait == [1]
+        assert calls.notified == [1]
     assert [name.partition("_")[0] for name in run.threads] == ["device"]
 
 
@@ -84,7 +84,7 @@ async def test_calls_left_out_of_the_first_batch_wait_with_a_deadline(held, cloc
     async with batching(held) as calls:
         running, left_out = calls.submit(1, timeout_s=60), calls.submit(2, batch_key="two")
         await held.started()
-        assert calls.told_to_wait == [1, 2]
+        assert calls.notified == [1, 2]
         await clock.advance(11)
         with pytest.raises(TimedOut):
             await left_out.future
@@ -145,7 +145,7 @@ async def test_a_withdrawn_call_leaves_the_queue_and_does_not_run(held):
         running = calls.submit(1)
         await held.started()
         withdrawn, stays = calls.submit(10), calls.submit(11)
-        assert calls.told_to_wait == [1, 10, 11]
+        assert calls.notified == [1, 10, 11]
         calls.batcher.withdraw(withdrawn, ClientLeft())
         assert [call.value for call in calls.batcher.waiting] == [11]
         with pytest.raises(ClientLeft):
@@ -212,7 +212,7 @@ async def test_a_paused_batcher_runs_nothing_until_it_resumes(run, clock):
     async with batching(run, inline=True) as calls:
         calls.batcher.pause()
         late, stays = calls.submit(1, timeout_s=5), calls.submit(2)
-        assert calls.told_to_wait == [1, 2]
+        assert calls.notified == [1, 2]
         await clock.advance(6)
         with pytest.raises(TimedOut):
             await late.future

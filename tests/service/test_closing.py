@@ -19,7 +19,7 @@ from service.server import uvicorn_protocol
 from service.server.listeners import stop_handshakes
 from service.server.uvicorn_server import Server
 
-ASKED = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
+REQUEST = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -86,7 +86,7 @@ async def kept_alive(made: Served):
     """Yield a client that got one answer, and the server's side of its connection."""
     client, connection = await made.connected()
     with client:
-        client.sendall(ASKED)
+        client.sendall(REQUEST)
         assert await received(client, until_closed=False)
         yield client, connection
 
@@ -119,7 +119,7 @@ async def test_a_connection_that_was_not_accepted_yet_is_served():
     async with served() as made:
         clients = [socket.create_connection(made.address) for _ in range(20)]
         for client in clients:
-            client.sendall(ASKED)
+            client.sendall(REQUEST)
         made.lifecycle.drain()
         closing = asyncio.create_task(made.server.shutdown())
         for client in clients:
@@ -137,7 +137,7 @@ async def test_no_handshake_ends_once_they_are_stopped():
             after.setblocking(False)
             with pytest.raises(BlockingIOError):
                 after.connect(made.address)
-            before.sendall(ASKED)
+            before.sendall(REQUEST)
             assert await received(before, until_closed=False), "who is connected is served"
             with pytest.raises(OSError, match="not connected"):
                 after.getpeername()
@@ -147,7 +147,7 @@ async def test_no_handshake_ends_once_they_are_stopped():
 async def test_a_request_that_was_not_read_yet_is_answered():
     async with served() as made, kept_alive(made) as (client, connection):
         made.lifecycle.drain()
-        client.sendall(ASKED)
+        client.sendall(REQUEST)
         connection.shutdown()
         assert (await received(client)).startswith(b"HTTP/1.1 200")
 
@@ -155,12 +155,12 @@ async def test_a_request_that_was_not_read_yet_is_answered():
 @on_uvloop
 async def test_a_request_whose_head_was_half_read_is_answered():
     async with served() as made, kept_alive(made) as (client, connection):
-        client.sendall(ASKED[:9])
+        client.sendall(REQUEST[:9])
         before = connection.scope
         await until(lambda: connection.scope is not before)  # of the answered request
         made.lifecycle.drain()
         connection.shutdown()
-        client.sendall(ASKED[9:])
+        client.sendall(REQUEST[9:])
         assert (await received(client)).startswith(b"HTTP/1.1 200")
 
 
@@ -180,7 +180,7 @@ async def test_a_client_that_has_just_connected_can_send_a_request():
             made.lifecycle.drain()
             connection.shutdown()
             await asyncio.sleep(0)
-            client.sendall(ASKED)
+            client.sendall(REQUEST)
             assert (await received(client)).startswith(b"HTTP/1.1 200")
 
 

@@ -82,8 +82,8 @@ def test_layers_attend(pair, codec, client):
         "model_type": layer.case.described["source"]["module"],
         "layer": layer.described["layer_idx"],
     }
-    told = client.post("/v1/resolve", json={"rope": model}).json()
-    params = {key: value for key, value in told["attention"].items() if value is not None}
+    resolved = client.post("/v1/resolve", json={"rope": model}).json()
+    params = {key: value for key, value in resolved["attention"].items() if value is not None}
     sent = {"q": "query", "k": "key", "v": "value", "sinks": "sinks"}
     tensors = {key: layer.tensor(name) for key, name in sent.items()}
     tensors["mask"] = layer.hidden_keys

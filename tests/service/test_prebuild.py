@@ -32,25 +32,25 @@ def run(*arguments, cwd, **variables):
 
 def test_a_service_finds_prebuilt_kernels_wherever_it_is_installed(tmp_path):
     prebuilt, elsewhere = tmp_path / "prebuilt", tmp_path / "elsewhere"
-    told = run(
+    output = run(
         *("service.kernel_builds.prebuild", "--targets", TARGET, "--shapes", SHAPE),
         cwd=ROOT,
         PYTHONPATH=str(ROOT),
         TRITON_CACHE_DIR=str(prebuilt),
     )
     num_kernels = len(list(prebuilt.glob("*/*.cubin")))
-    assert f"sm_{TARGET}, 16: {num_kernels} kernels" in told
+    assert f"sm_{TARGET}, 16: {num_kernels} kernels" in output
 
     for package in ("rope_core", "service"):
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / package, elsewhere / package, ignore=ignored)
-    told = run(
+    output = run(
         *("tests.service.prebuilt_service", str(prebuilt), TARGET, SHAPE),
         cwd=tmp_path,
         PYTHONPATH=f"{elsewhere}{os.pathsep}{ROOT}",
         TRITON_CACHE_DIR=str(tmp_path / "cache"),
     )
-    started = json.loads(told)
+    started = json.loads(output)
     assert started["at"].startswith(str(elsewhere))
     assert started["hits"] == [True] * num_kernels
     assert not (tmp_path / "cache").exists()

@@ -29,15 +29,15 @@ def client(shared_client):
 
 async def test_presets_and_variants_are_listed(client):
     presets = (await client.get("/v1/presets")).json()["presets"]
-    assert [each["name"] for each in presets] == list(built_in())
+    assert [entry["name"] for entry in presets] == list(built_in())
     catalog = (await client.get("/v1/variants")).json()
-    assert [each["name"] for each in catalog["variants"]] == list(VARIANTS)
-    assert [each["name"] for each in catalog["schemes"]] == list(SCHEMES)
-    assert [each["name"] for each in catalog["builders"]] == list(positions.BUILDERS)
-    (yarn,) = [each for each in catalog["variants"] if each["name"] == "yarn"]
-    (factor,) = [each for each in yarn["parameters"] if each["name"] == "factor"]
+    assert [entry["name"] for entry in catalog["variants"]] == list(VARIANTS)
+    assert [entry["name"] for entry in catalog["schemes"]] == list(SCHEMES)
+    assert [entry["name"] for entry in catalog["builders"]] == list(positions.BUILDERS)
+    (yarn,) = [entry for entry in catalog["variants"] if entry["name"] == "yarn"]
+    (factor,) = [entry for entry in yarn["parameters"] if entry["name"] == "factor"]
     assert (factor["type"], factor["required"]) == ("number or null", False)
-    (grid,) = [each for each in catalog["builders"] if each["name"] == "grid_positions"]
+    (grid,) = [entry for entry in catalog["builders"] if entry["name"] == "grid_positions"]
     start = {"name": "start", "type": "integer", "required": False, "default": 0}
     assert start in grid["arguments"]
     float64, hf = (catalog["largest_error_of_cos"][name] for name in ("float64", "hf"))
@@ -100,7 +100,7 @@ async def test_presets_of_the_operator(tmp_path, monkeypatch):
         values = (await resolved(client, "llama-3.1-8b")).json()
         assert values["rope"]["head_dim"] == D, "the operator's preset replaces the built-in one"
         listed = (await client.get("/v1/presets")).json()["presets"]
-        presets = {each["name"]: each for each in listed}
+        presets = {entry["name"]: entry for entry in listed}
         assert presets["mine"]["config"]["rope_theta"] == 77.0
         assert presets["ours"]["config"]["time_step_limit"] == [0.0, None]
         assert presets["ours"]["source"] == "ours/config.json"

@@ -1,4 +1,4 @@
-"""Each route answers as the library does, in each codec."""
+"""Every route gives the outputs of the library, in every codec."""
 
 import pytest
 import torch
@@ -52,9 +52,9 @@ async def test_rotate_packed_sequences(client, codec):
 
 async def test_attention(client, codec):
     q, k, v = heads(4), heads(2), heads(2) + 1
-    asked = {"window": 3, "softcap": 5.0, "scale": 0.3, "return_lse": True, "rope": ROPE_PARAM}
+    options = {"window": 3, "softcap": 5.0, "scale": 0.3, "return_lse": True, "rope": ROPE_PARAM}
     answer = await answered(
-        client, codec, "/v1/attention", Message({"q": q, "k": k, "v": v}, params(**asked))
+        client, codec, "/v1/attention", Message({"q": q, "k": k, "v": v}, params(**options))
     )
     config = AttentionConfig(window=3, softcap=5.0, scale=0.3)
     expected = rope_core.attend(rope_core.Attend(q, k, v, ROPE, config, return_lse=True))
@@ -71,23 +71,23 @@ async def test_attention_with_a_mask_and_sinks(client, codec, kind, base64):
     if base64 and kind != torch.bool:
         mask = mask.masked_fill(~seen, -torch.inf)
     tensors = {"q": q, "k": k, "v": k, "sinks": sinks, "mask": mask}
-    asked = params(rope=None, return_lse=True)
-    answer = await answered(client, codec, "/v1/attention", Message(tensors, asked), base64)
+    options = params(rope=None, return_lse=True)
+    answer = await answered(client, codec, "/v1/attention", Message(tensors, options), base64)
     out, lse = rope_core.reference.attention(q, k, k, AttentionConfig(), sinks, mask)
     torch.testing.assert_close(answer.tensors["out"], out.float())
     torch.testing.assert_close(answer.tensors["lse"], lse.float())
 
 
 @pytest.mark.parametrize(
-    "asked",
+    "fields",
     [{"chunk": 2}, {"causal": False, "window": 2, "window_ahead": 1}, {"chunk": 3, "window": 2}],
     ids=str,
 )
-async def test_attention_in_chunks_and_in_windows_to_both_sides(client, codec, asked):
+async def test_attention_in_chunks_and_in_windows_to_both_sides(client, codec, fields):
     q, k = heads(4), heads(2)
-    message = Message({"q": q, "k": k, "v": k}, params(rope=None, **asked))
+    message = Message({"q": q, "k": k, "v": k}, params(rope=None, **fields))
     answer = await answered(client, codec, "/v1/attention", message)
-    out, _ = rope_core.reference.attention(q, k, k, AttentionConfig(**asked))
+    out, _ = rope_core.reference.attention(q, k, k, AttentionConfig(**fields))
     torch.testing.assert_close(answer.tensors["out"], out.float())
 
 
@@ -98,8 +98,8 @@ async def test_masks_and_sinks_as_json_lists(client):
         [[True, False], [False, False]],
         {"shape": [2, 1], "dtype": "bool", "data": [True, False]},
     ):
-        asked = body | {"mask": mask, "sinks": [-1]}
-        answer = (await client.post("/v1/attention", json=asked)).json()
+        request = body | {"mask": mask, "sinks": [-1]}
+        answer = (await client.post("/v1/attention", json=request)).json()
         assert answer["out"]["data"][2:] == [0, 0], "sees no key"
         assert answer["lse"]["data"][1] == -1, "but the sink"
     answer = (await client.post("/v1/attention", json=body | {"mask": [[-1e30, 0]]})).json()
@@ -127,11 +127,11 @@ async def test_attention_over_ragged_sequences(client, codec):
     answer = await answered(
         client, codec, "/v1/attention", Message({"q": q, "k": k, "v": k, "cu_seqlens": cu})
     )
-    each = [
+    parts = [
         rope_core.attend(rope_core.Attend(q[a:b], k[a:b], k[a:b], RopeConfig.of(8))).out
         for a, b in ((0, 3), (3, 5))
     ]
-    assert torch.equal(answer.tensors["out"], torch.cat(each))
+    assert torch.equal(answer.tensors["out"], torch.cat(parts))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)

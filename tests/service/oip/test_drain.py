@@ -1,4 +1,4 @@
-"""When the doors close, nobody's request is lost: each is answered, or known not to be done."""
+"""A drain loses no request: each one is answered, or its client knows that it was not run."""
 
 import asyncio
 import signal
@@ -10,61 +10,73 @@ import httpx
 from service.oip.grpc.messages import METHODS, ModelInferRequest
 
 INFER, STREAM = METHODS["ModelInfer"].path, METHODS["ModelStreamInfer"].path
-ASKED = ModelInferRequest(
+REQUEST = ModelInferRequest(
     model_name="rope",
     inputs=[{"name": "x", "datatype": "FP32", "shape": [1, 1, 1, 64]}],
     raw_input_contents=[bytes(256)],
 ).SerializeToString()
+NUM_CALLERS, NUM_STREAMS, NUM_GETTERS = 24, 4, 8
 
 
 async def test_no_request_is_lost(serve):
     with serve(ROPE_DRAIN_DELAY_S="0.5", ROPE_LOG_LEVEL="warning") as started:
         url, process = started
-        told: Counter[str] = Counter()
+        outcomes: Counter[str] = Counter()
+        all_answered = asyncio.Barrier(NUM_CALLERS + NUM_STREAMS + NUM_GETTERS + 1)
+        """Passed after the first answer of every client."""
 
         async def call(channel: grpc.aio.Channel) -> None:
-            answer = channel.unary_unary(INFER)
+            infer = channel.unary_unary(INFER)
+            await infer(REQUEST)
+            await all_answered.wait()
             while True:
                 try:
-                    await answer(ASKED)
-                except grpc.aio.AioRpcError as refused:
-                    told[refused.code().name] += 1
+                    await infer(REQUEST)
+                except grpc.aio.AioRpcError as failure:
+                    outcomes[failure.code().name] += 1
                     return
-                told["OK"] += 1
+                outcomes["OK"] += 1
 
         async def stream(channel: grpc.aio.Channel) -> None:
-            answers = channel.stream_stream(STREAM)()
-            asked = 0
+            rpc = channel.stream_stream(STREAM)()
+            await rpc.write(REQUEST)
+            await rpc.read()
+            await all_answered.wait()
+            num_pending = 0
             try:
                 while True:
-                    await answers.write(ASKED)
-                    asked += 1
-                    assert await answers.read() is not grpc.aio.EOF
-                    asked -= 1
+                    await rpc.write(REQUEST)
+                    num_pending += 1
+                    assert await rpc.read() is not grpc.aio.EOF
+                    num_pending -= 1
             except (grpc.aio.AioRpcError, asyncio.InvalidStateError, AssertionError):
-                # INTERNAL is the client's own word for a write that meets the stream's end
-                assert (await answers.code()).name in ("UNAVAILABLE", "INTERNAL")
-                assert asked <= 1
-                told["stream"] += 1
+                # The client itself says INTERNAL if the stream ends during a write.
+                assert (await rpc.code()).name in ("UNAVAILABLE", "INTERNAL")
+                assert num_pending <= 1
+                outcomes["stream"] += 1
 
         async def get() -> None:
             async with httpx.AsyncClient() as client:
+                await client.get(f"{url}/v2/models/rope")
+                await all_answered.wait()
                 while True:
                     try:
-                        answer = await client.get(f"{url}/v2/models/rope")
-                    except httpx.HTTPError as refused:
-                        told[type(refused).__name__] += 1
+                        response = await client.get(f"{url}/v2/models/rope")
+                    except httpx.HTTPError as failure:
+                        outcomes[type(failure).__name__] += 1
                         return
-                    told[str(answer.status_code)] += 1
+                    outcomes[str(response.status_code)] += 1
 
         async with grpc.aio.insecure_channel(started.grpc_target) as channel:
-            callers = [asyncio.create_task(call(channel)) for _ in range(24)]
-            callers += [asyncio.create_task(stream(channel)) for _ in range(4)]
-            callers += [asyncio.create_task(get()) for _ in range(8)]
-            await asyncio.sleep(0.5)
+            clients = [asyncio.create_task(call(channel)) for _ in range(NUM_CALLERS)]
+            clients += [asyncio.create_task(stream(channel)) for _ in range(NUM_STREAMS)]
+            clients += [asyncio.create_task(get()) for _ in range(NUM_GETTERS)]
+            async with asyncio.timeout(20):
+                await all_answered.wait()
             process.send_signal(signal.SIGTERM)
-            await asyncio.wait_for(asyncio.gather(*callers), 20)
+            await asyncio.wait_for(asyncio.gather(*clients), 20)
         assert process.wait(10) == 0
-    assert told.keys() == {"OK", "200", "UNAVAILABLE", "ConnectError", "stream"}
-    assert told["UNAVAILABLE"] == 24
-    assert told["ConnectError"] == 8
+    assert outcomes.keys() == {"OK", "200", "UNAVAILABLE", "ConnectError", "stream"}
+    assert outcomes["UNAVAILABLE"] == NUM_CALLERS
+    assert outcomes["ConnectError"] == NUM_GETTERS
+    assert outcomes["stream"] == NUM_STREAMS

@@ -1,4 +1,4 @@
-"""The health service: it serves while the service is ready, and tells each change once."""
+"""The health service: SERVING while the service is ready; every change is sent once."""
 
 import asyncio
 
@@ -16,22 +16,22 @@ REFLECTION = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
 SERVICE_UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 
 
-def asked(service: str = "") -> health_pb2.HealthCheckRequest:
+def health_request(service: str = "") -> health_pb2.HealthCheckRequest:
     return health_pb2.HealthCheckRequest(service=service)
 
 
 @pytest.mark.parametrize("service", ["", SERVICE])
-async def test_check_says_whether_the_service_is_ready(service):
+async def test_check_shows_whether_the_service_is_ready(service):
     lifecycle = Lifecycle()
     async with run_grpc(lifecycle, {}) as running:
         health = health_pb2_grpc.HealthStub(running.channel)
-        assert (await health.Check(asked(service))).status == NOT_SERVING
+        assert (await health.Check(health_request(service))).status == NOT_SERVING
         lifecycle.warmed_up()
-        assert (await health.Check(asked(service))).status == SERVING
+        assert (await health.Check(health_request(service))).status == SERVING
         lifecycle.drain()
-        assert (await health.Check(asked(service))).status == NOT_SERVING
+        assert (await health.Check(health_request(service))).status == NOT_SERVING
         lifecycle.fail(Phase.LOST)
-        assert (await health.Check(asked(service))).status == NOT_SERVING
+        assert (await health.Check(health_request(service))).status == NOT_SERVING
 
 
 async def test_an_unknown_service_is_not_found_but_may_be_watched():
@@ -39,40 +39,40 @@ async def test_an_unknown_service_is_not_found_but_may_be_watched():
     async with run_grpc(lifecycle, {}) as running:
         health = health_pb2_grpc.HealthStub(running.channel)
         with pytest.raises(grpc.aio.AioRpcError, match="unknown service nobody") as refused:
-            await health.Check(asked("nobody"))
+            await health.Check(health_request("nobody"))
         assert refused.value.code() is grpc.StatusCode.NOT_FOUND
-        watching = health.Watch(asked("nobody"))
+        watching = health.Watch(health_request("nobody"))
         assert (await watching.read()).status == SERVICE_UNKNOWN
         lifecycle.warmed_up()
         lifecycle.close_streams()
         assert await watching.read() is grpc.aio.EOF
 
 
-async def test_each_change_is_sent_once():
+async def test_every_change_is_sent_once():
     lifecycle = Lifecycle()
     async with run_grpc(lifecycle, {}) as running:
         health = health_pb2_grpc.HealthStub(running.channel)
-        watching = [health.Watch(asked(service)) for service in ("", SERVICE)]
+        watching = [health.Watch(health_request(service)) for service in ("", SERVICE)]
 
-        async def told() -> list[int]:
-            return [(await each.read()).status for each in watching]
+        async def next_statuses() -> list[int]:
+            return [(await watch.read()).status for watch in watching]
 
-        assert await told() == [NOT_SERVING] * 2
+        assert await next_statuses() == [NOT_SERVING] * 2
         lifecycle.warmed_up()
-        assert await told() == [SERVING] * 2
+        assert await next_statuses() == [SERVING] * 2
         lifecycle.drain()
-        assert await told() == [NOT_SERVING] * 2
+        assert await next_statuses() == [NOT_SERVING] * 2
         lifecycle.fail(Phase.LOST)
         lifecycle.close_streams()
-        for each in watching:
-            assert await each.read() is grpc.aio.EOF, "what was told already is not told again"
-            assert await each.code() is grpc.StatusCode.OK
+        for watch in watching:
+            assert await watch.read() is grpc.aio.EOF, "an unchanged status is not sent again"
+            assert await watch.code() is grpc.StatusCode.OK
 
 
 async def test_a_watcher_that_leaves_is_forgotten():
     lifecycle = Lifecycle()
     async with run_grpc(lifecycle, {}) as running:
-        watching = health_pb2_grpc.HealthStub(running.channel).Watch(asked())
+        watching = health_pb2_grpc.HealthStub(running.channel).Watch(health_request())
         await watching.read()
         watching.cancel()
         async with asyncio.timeout(5):

@@ -1,4 +1,4 @@
-"""What only gRPC has of inference: raw beside typed tensors, streams, deadlines, and its wire."""
+"""Inference over gRPC only: raw and typed tensors, streams, deadlines, and messages."""
 
 import asyncio
 from typing import Any
@@ -35,8 +35,8 @@ async def raw():
 def request(**fields: Any) -> Any:
     x = {"name": "x", "datatype": "FP32", "shape": [1, 2, 1, 4]}
     contents = {"fp32_contents": X.flatten().tolist()}
-    given = {"model_name": "rope", "inputs": [x | {"contents": contents}]}
-    return ModelInferRequest(**given | fields)
+    defaults = {"model_name": "rope", "inputs": [x | {"contents": contents}]}
+    return ModelInferRequest(**defaults | fields)
 
 
 def x(**fields: Any) -> dict[str, Any]:
@@ -85,17 +85,18 @@ async def test_typed_numbers_of_every_datatype(raw):
     positions = {"name": "positions", "datatype": "INT32", "shape": [2]}
     infer_call = request()
     infer_call.inputs.add(**positions, contents={"int_contents": [0, 1]})
-    told = raw.read(await raw.ask(infer_call.SerializeToString()))
-    assert told.outputs["rotated"].flatten().tolist() == pytest.approx(ROTATED, rel=1e-6)
+    answer = raw.read(await raw.ask(infer_call.SerializeToString()))
+    assert answer.outputs["rotated"].flatten().tolist() == pytest.approx(ROTATED, rel=1e-6)
     heads = {n: {"name": n, "datatype": "FP32", "shape": [1, 1, 1, 2]} for n in "qkv"}
     ones = {"fp32_contents": [1.0, 1.0]}
     attention = ModelInferRequest(
-        model_name="rope_attention", inputs=[each | {"contents": ones} for each in heads.values()]
+        model_name="rope_attention",
+        inputs=[tensor | {"contents": ones} for tensor in heads.values()],
     )
     mask = {"name": "mask", "datatype": "BOOL", "shape": [1, 1]}
     attention.inputs.add(**mask, contents={"bool_contents": [True]})
-    told = raw.read(await raw.ask(attention.SerializeToString()))
-    assert told.outputs["output"].flatten().tolist() == [1.0, 1.0]
+    answer = raw.read(await raw.ask(attention.SerializeToString()))
+    assert answer.outputs["output"].flatten().tolist() == [1.0, 1.0]
 
 
 async def test_parameters_of_http_have_no_effect(raw):
@@ -105,41 +106,43 @@ async def test_parameters_of_http_have_no_effect(raw):
     assert raw.read(await raw.ask(infer_call.SerializeToString())).outputs
 
 
-async def stream(raw: Grpc, requests: list[bytes], **more: Any) -> list[Any]:
-    call = raw.channel.stream_stream(STREAM)(iter(requests), timeout=30, **more)
-    return [ModelStreamInferResponse.FromString(told) async for told in call]
+async def stream(raw: Grpc, requests: list[bytes], **kwargs: Any) -> list[Any]:
+    call = raw.channel.stream_stream(STREAM)(iter(requests), timeout=30, **kwargs)
+    return [ModelStreamInferResponse.FromString(message) async for message in call]
 
 
 async def test_a_stream_is_answered_in_order_and_goes_on_after_an_error(raw):
-    infer_call = [request(id=str(index)) for index in range(100)]
-    infer_call[7].model_name = "nope"
-    infer_call[8].parameters["theta"].int64_param = 0
-    told = await stream(raw, [each.SerializeToString() for each in infer_call])
-    assert [each.infer_response.id for each in told] == [str(index) for index in range(100)]
-    assert {index for index, each in enumerate(told) if each.error_message} == {7, 8}
-    assert told[7].infer_response.model_name == "nope"
-    assert "unknown model" in told[7].error_message
-    good = Grpc.read(told[9].infer_response).outputs["rotated"]
+    infer_calls = [request(id=str(index)) for index in range(100)]
+    infer_calls[7].model_name = "nope"
+    infer_calls[8].parameters["theta"].int64_param = 0
+    responses = await stream(raw, [call.SerializeToString() for call in infer_calls])
+    assert [response.infer_response.id for response in responses] == [
+        str(index) for index in range(100)
+    ]
+    assert {index for index, response in enumerate(responses) if response.error_message} == {7, 8}
+    assert responses[7].infer_response.model_name == "nope"
+    assert "unknown model" in responses[7].error_message
+    good = Grpc.read(responses[9].infer_response).outputs["rotated"]
     assert good.flatten().tolist() == pytest.approx(ROTATED, rel=1e-6)
 
 
 async def test_a_broken_message_in_a_stream_is_one_error(raw):
-    told = await stream(raw, [b"\xff\xff", request().SerializeToString()])
-    assert ["not a message" in each.error_message for each in told] == [True, False]
+    responses = await stream(raw, [b"\xff\xff", request().SerializeToString()])
+    assert ["not a message" in response.error_message for response in responses] == [True, False]
 
 
 async def test_the_final_response_is_marked_on_request(raw):
     name = "triton_enable_empty_final_response"
-    infer_call = [request(parameters={name: {"bool_param": flag}}) for flag in (True, False)]
-    told = await stream(raw, [each.SerializeToString() for each in infer_call])
-    finals = [dict(each.infer_response.parameters) for each in told]
+    infer_calls = [request(parameters={name: {"bool_param": flag}}) for flag in (True, False)]
+    responses = await stream(raw, [call.SerializeToString() for call in infer_calls])
+    finals = [dict(response.infer_response.parameters) for response in responses]
     assert finals[0]["triton_final_response"].bool_param
     assert finals[1] == {}
 
 
 async def test_a_stream_ends_at_the_first_error_on_request(raw):
-    infer_call = [request(), request(model_name="nope"), request()]
-    bodies = [each.SerializeToString() for each in infer_call]
+    infer_calls = [request(), request(model_name="nope"), request()]
+    bodies = [call.SerializeToString() for call in infer_calls]
     with pytest.raises(grpc.aio.AioRpcError) as ended:
         await stream(raw, bodies, metadata=(("triton_grpc_error", "true"),))
     assert ended.value.code() is CODE.NOT_FOUND
@@ -155,7 +158,7 @@ async def test_a_client_that_leaves_its_stream_disturbs_no_other(raw):
 
 
 async def test_the_unanswered_requests_of_a_stream_are_limited(raw):
-    """The client is held back, and all is answered once it reads."""
+    """The service stops reading until the client reads answers; then it answers the rest."""
     call = raw.channel.stream_stream(STREAM)()
     big = request(inputs=[x(shape=[1, 8192, 1, 4])], raw_input_contents=[bytes(2**17)])
     sent = 0
@@ -166,11 +169,12 @@ async def test_the_unanswered_requests_of_a_stream_are_limited(raw):
             await call.write(big.SerializeToString())
             sent += 1
 
-    writing, before = asyncio.create_task(write()), -1
-    while before < sent:
-        before = sent
-        await asyncio.sleep(0.5)  # nothing else tells a client that is held back from a slow one
-    assert 0 < sent < 1000, "somebody holds the client back"
+    writing, previous = asyncio.create_task(write()), -1
+    while previous < sent:  # until nothing is written during 50 calls on the same connection
+        previous = sent
+        for _ in range(50):
+            await raw.infer(ROPE)
+    assert 0 < sent < 1000, "the service keeps the client from writing"
     for _ in range(sent):
         assert not ModelStreamInferResponse.FromString(await call.read()).error_message
     writing.cancel()
@@ -206,7 +210,7 @@ def test_raw_tensors_are_split_off_at_any_place(parts):
     text = b"".join(part.SerializeToString() for part in parts)
     whole = ModelInferRequest.FromString(text)
     head, request_id, raw = split_request(text)
-    assert [bytes(each) for each in raw] == [*whole.raw_input_contents]
+    assert [bytes(blob) for blob in raw] == [*whole.raw_input_contents]
     assert request_id == whole.id
     whole.ClearField("raw_input_contents")
     whole.ClearField("id")
@@ -217,12 +221,12 @@ def test_raw_tensors_are_split_off_at_any_place(parts):
 def test_any_bytes_are_split_or_refused(text):
     try:
         head, request_id, raw = split_request(text)
-        told = ModelInferRequest.FromString(head)
+        joined = ModelInferRequest.FromString(head)
     except DecodeError:
         return
-    told.id = request_id
-    told.raw_input_contents.extend(bytes(each) for each in raw)
-    assert told == ModelInferRequest.FromString(text)
+    joined.id = request_id
+    joined.raw_input_contents.extend(bytes(blob) for blob in raw)
+    assert joined == ModelInferRequest.FromString(text)
 
 
 @given(st.text(max_size=300), st.text(max_size=9), st.lists(st.binary(max_size=300), max_size=3))

@@ -1,4 +1,4 @@
-"""The server of gRPC: its limits, its records, and its end, alone and as a process."""
+"""The gRPC server: limits, metrics and log, and its end, in this process and in another."""
 
 import asyncio
 import json
@@ -21,6 +21,7 @@ from service.oip.grpc.server import HEADER_BYTES
 from service.oip.grpc.streams import while_open
 from tests.conftest import Serve
 from tests.service.oip.conftest import run_grpc
+from tests.waiting import wait_until
 
 CODE = grpc.StatusCode
 INFER = METHODS["ModelInfer"].path
@@ -33,16 +34,30 @@ async def echo(request: bytes, _: object) -> bytes:
     return request
 
 
-async def slow(request: bytes, _: object) -> bytes:
-    await asyncio.sleep(float(request))
-    return request
+class HeldMethod:
+    """A method whose RPCs answer as soon as the event of their request is set."""
+
+    def __init__(self, *requests: bytes) -> None:
+        self.events = {request: asyncio.Event() for request in requests}
+        self._begun = asyncio.Semaphore(0)
+
+    async def __call__(self, request: bytes, _: object) -> bytes:
+        self._begun.release()
+        await self.events[request].wait()
+        return request
+
+    async def wait_until_begun(self, count: int) -> None:
+        """Return when that many more RPCs have begun."""
+        async with asyncio.timeout(10):
+            for _ in range(count):
+                await self._begun.acquire()
 
 
 async def code_of(call) -> grpc.StatusCode:
     try:
         await call
-    except grpc.aio.AioRpcError as refused:
-        return refused.code()
+    except grpc.aio.AioRpcError as failure:
+        return failure.code()
     return CODE.OK
 
 
@@ -58,39 +73,37 @@ async def test_messages_up_to_the_limit_are_received_and_sent():
 
 
 async def test_any_number_of_pings_is_answered():
-    """Word by word: clients of this library do not ping that often, others do."""
+    """The test writes the frames itself, because grpcio's client does not ping that often."""
     async with run_grpc(Lifecycle(), {}) as running:
         host, _, port = running.target.partition(":")
         reader, writer = await asyncio.open_connection(host, int(port))
         writer.write(PREFACE)
         for _ in range(2):
             writer.write(50 * (bytes((0, 0, 8, PING, 0, 0, 0, 0, 0)) + b"are you?"))
-            answered = 0
-            while answered < 50:
-                head = await asyncio.wait_for(reader.readexactly(9), 5)
-                await reader.readexactly(int.from_bytes(head[:3], "big"))
-                assert head[3] != GOAWAY
-                answered += head[3] == PING and head[4] == 1
+            num_answers = 0
+            while num_answers < 50:
+                header = await asyncio.wait_for(reader.readexactly(9), 5)
+                await reader.readexactly(int.from_bytes(header[:3], "big"))
+                assert header[3] != GOAWAY
+                num_answers += header[3] == PING and header[4] == 1
         writer.close()
 
 
 async def test_rpcs_are_counted_by_method_and_status():
-    begun = asyncio.Event()
+    infer = HeldMethod(b"answered", b"held")
+    infer.events[b"answered"].set()
 
-    async def begin(request: bytes, context: object) -> bytes:
-        begun.set()
-        return await slow(request, context)
-
-    async with run_grpc(Lifecycle(), {"ModelInfer": begin, "ModelConfig": full}) as running:
+    async with run_grpc(Lifecycle(), {"ModelInfer": infer, "ModelConfig": full}) as running:
         for _ in range(3):
-            await running.ask("ModelInfer", b"0")
+            await running.ask("ModelInfer", b"answered")
         assert await code_of(running.ask("ModelConfig")) is CODE.UNAVAILABLE
-        assert await code_of(running.ask("ModelInfer", b"9", timeout=0.1)) is CODE.DEADLINE_EXCEEDED
-        begun.clear()
-        leaving = running.channel.unary_unary(INFER)(b"9")
-        await begun.wait()
-        leaving.cancel()
-        assert await code_of(running.ask("ModelInfer", b"no number")) is CODE.INTERNAL
+        late = running.ask("ModelInfer", b"held", timeout=0.1)
+        assert await code_of(late) is CODE.DEADLINE_EXCEEDED
+        await infer.wait_until_begun(4)
+        cancelled = running.channel.unary_unary(INFER)(b"held")
+        await infer.wait_until_begun(1)
+        cancelled.cancel()
+        assert await code_of(running.ask("ModelInfer", b"a KeyError")) is CODE.INTERNAL
         await running.server.close(5)
         text = running.metrics.render().decode()
     for status, count in (("OK", 3), ("CANCELLED", 1), ("DEADLINE_EXCEEDED", 1), ("INTERNAL", 1)):
@@ -103,7 +116,7 @@ async def full(request: bytes, _: object) -> bytes:
     raise Overloaded("full")
 
 
-async def test_each_rpc_has_an_id():
+async def test_every_rpc_has_an_id():
     async with run_grpc(Lifecycle(), {"ModelInfer": echo, "ModelConfig": full}) as running:
         for method, code in (("ModelInfer", CODE.OK), ("ModelConfig", CODE.UNAVAILABLE)):
             path = METHODS[method].path
@@ -111,24 +124,22 @@ async def test_each_rpc_has_an_id():
             assert await call.code() is code
             assert ("x-request-id", "me") in [*await call.trailing_metadata()]
         call = running.channel.unary_unary(INFER)(b"", metadata=[("x-request-id", "not me!")])
-        (own,) = [v for n, v in await call.trailing_metadata() if n == "x-request-id"]
-        assert len(own) == 16
+        (made,) = [v for n, v in await call.trailing_metadata() if n == "x-request-id"]
+        assert len(made) == 16
 
 
 async def test_an_rpc_may_finish_within_the_grace_period_only():
-    both_begun = asyncio.Barrier(3)
-
-    async def begin(request: bytes, context: object) -> bytes:
-        await both_begun.wait()
-        return await slow(request, context)
-
-    async with run_grpc(Lifecycle(), {"ModelInfer": begin}) as running:
-        calls = [running.channel.unary_unary(INFER)(text) for text in (b"0.3", b"60")]
-        await both_begun.wait()
-        begun = time.monotonic()
-        await running.server.close(1)
-        assert 0.9 < time.monotonic() - begun < 3
-        assert await calls[0] == b"0.3"
+    infer = HeldMethod(b"finishes", b"held")
+    async with run_grpc(Lifecycle(), {"ModelInfer": infer}) as running:
+        calls = [running.channel.unary_unary(INFER)(request) for request in infer.events]
+        await infer.wait_until_begun(2)
+        start = time.monotonic()
+        closing = asyncio.create_task(running.server.close(1))
+        assert await code_of(running.ask("ModelInfer", b"finishes")) is CODE.UNAVAILABLE
+        infer.events[b"finishes"].set()
+        assert await calls[0] == b"finishes"
+        await closing
+        assert 0.9 < time.monotonic() - start < 3
         assert await code_of(calls[1]) in (CODE.CANCELLED, CODE.UNAVAILABLE)
 
 
@@ -149,17 +160,26 @@ async def test_the_server_stops_after_the_last_answer_is_sent_whole():
 
 
 async def test_the_server_stops_at_any_moment(monkeypatch):
-    """A second word to a server that is stopping has crashed the process."""
+    """Two stops of a server at the same time have crashed the process.
+
+    Before the server closes, any number of the RPCs have begun. One of them answers at once, one
+    before the close, one during the close, and one never.
+    """
     monkeypatch.setattr("service.oip.grpc.server.LAST_REQUESTS_S", 0.01)
+    loop = asyncio.get_running_loop()
     for i in range(50):
         lifecycle = Lifecycle()
-        async with run_grpc(lifecycle, {"ModelInfer": slow}) as running:
+        infer = HeldMethod(b"at once", b"before the close", b"during the close", b"never")
+        infer.events[b"at once"].set()
+        async with run_grpc(lifecycle, {"ModelInfer": infer}) as running:
             watching = health_pb2_grpc.HealthStub(running.channel).Watch(CHECK)
             await watching.read()
-            pauses = (b"0", b"0.002", b"0.003", b"60")[: i % 5]
-            calls = [running.channel.unary_unary(INFER)(each) for each in pauses]
-            await asyncio.sleep(0.001 * (i % 4))
+            requests = [*infer.events][: i % 5]
+            calls = [running.channel.unary_unary(INFER)(request) for request in requests]
+            await infer.wait_until_begun(min(i % 4, len(calls)))
+            infer.events[b"before the close"].set()
             lifecycle.close_streams()
+            loop.call_later(0.01, infer.events[b"during the close"].set)
             await running.server.close((0, 0.005, 0.05)[i % 3])
             codes = [await code_of(call) for call in calls]
             assert set(codes) <= {CODE.OK, CODE.CANCELLED, CODE.UNAVAILABLE}
@@ -173,17 +193,17 @@ async def test_a_silent_stream_ends_when_the_server_stops_listening():
         yield 2
         await asyncio.Event().wait()
 
-    seen = []
+    received = []
 
-    async def see() -> None:
-        async for each in while_open(silent(), lifecycle):
-            seen.append(each)
-            if each == 2:
+    async def receive() -> None:
+        async for number in while_open(silent(), lifecycle):
+            received.append(number)
+            if number == 2:
                 asyncio.get_running_loop().call_soon(lifecycle.close_streams)
 
     with pytest.raises(ShuttingDown):
-        await see()
-    assert seen == [1, 2]
+        await receive()
+    assert received == [1, 2]
 
 
 async def test_a_stream_ends_when_its_client_ends_it():
@@ -191,7 +211,7 @@ async def test_a_stream_ends_when_its_client_ends_it():
         yield 1
         yield 2
 
-    assert [each async for each in while_open(two(), Lifecycle())] == [1, 2]
+    assert [number async for number in while_open(two(), Lifecycle())] == [1, 2]
 
 
 async def test_a_failure_of_a_stream_is_raised():
@@ -200,26 +220,27 @@ async def test_a_failure_of_a_stream_is_raised():
         raise ValueError("broken")
 
     with pytest.raises(ValueError, match="broken"):
-        [each async for each in while_open(broken(), Lifecycle())]
+        [number async for number in while_open(broken(), Lifecycle())]
 
 
 class Watcher(threading.Thread):
-    """Watches the status of a service, and notes each status with its time."""
+    """Watches the health of a service and records each status with its time."""
 
     def __init__(self, channel: grpc.Channel) -> None:
         super().__init__()
         self._watching = health_pb2_grpc.HealthStub(channel).Watch(CHECK)
         self.statuses: list[tuple[str, float]] = []
-        self.watching = threading.Event()
-        """Set at the first status."""
         self.start()
 
     def run(self) -> None:
         name = health_pb2.HealthCheckResponse.ServingStatus.Name
         for response in self._watching:
             self.statuses.append((name(response.status), time.monotonic()))
-            self.watching.set()
         self.statuses.append((self._watching.code().name, time.monotonic()))
+
+    def wait_for(self, status: str) -> None:
+        """Return when the last status is this one."""
+        wait_until(lambda: self.statuses[-1:] and self.statuses[-1][0] == status)
 
 
 def test_sigterm_drains_without_waiting_for_idle_peers(serve: Serve):
@@ -234,27 +255,27 @@ def test_sigterm_drains_without_waiting_for_idle_peers(serve: Serve):
             watcher = Watcher(channel)
             stop = threading.Event()
 
-            def nothing():
+            def no_requests():
                 stop.wait()
                 yield from ()
 
-            reflected = reflection_pb2_grpc.ServerReflectionStub(channel)
-            idle = reflected.ServerReflectionInfo(nothing())
-            assert watcher.watching.wait(10)
-            begun = time.monotonic()
+            reflection = reflection_pb2_grpc.ServerReflectionStub(channel)
+            idle = reflection.ServerReflectionInfo(no_requests())
+            watcher.wait_for("SERVING")
+            signalled = time.monotonic()
             started.process.send_signal(signal.SIGTERM)
-            time.sleep(0.3)
+            watcher.wait_for("NOT_SERVING")
             assert channel.unary_unary(METHODS["ServerLive"].path)(b"") == b"\x08\x01"
             assert channel.unary_unary(METHODS["ServerReady"].path)(b"") == b""
             assert started.process.wait(10) == 0
-            took = time.monotonic() - begun
+            seconds = time.monotonic() - signalled
             watcher.join(10)
             stop.set()
             assert idle.code() is CODE.UNAVAILABLE
-    assert 1.4 < took < 4
-    assert [said for said, _ in watcher.statuses] == ["SERVING", "NOT_SERVING", "OK"]
-    assert watcher.statuses[1][1] - begun < 1, "sent at the signal, not at the end"
-    assert watcher.statuses[2][1] - begun > 1.3
+    assert 1.4 < seconds < 4
+    assert [status for status, _ in watcher.statuses] == ["SERVING", "NOT_SERVING", "OK"]
+    assert watcher.statuses[1][1] - signalled < 1, "sent at the signal, not at the end"
+    assert watcher.statuses[2][1] - signalled > 1.3
 
 
 def test_a_second_signal_ends_the_process(serve: Serve):
@@ -263,10 +284,10 @@ def test_a_second_signal_ends_the_process(serve: Serve):
         grpc.insecure_channel(started.grpc_target) as channel,
     ):
         watcher = Watcher(channel)
-        assert watcher.watching.wait(10)
-        for _ in range(2):
-            started.process.send_signal(signal.SIGTERM)
-            time.sleep(0.3)
+        watcher.wait_for("SERVING")
+        started.process.send_signal(signal.SIGTERM)
+        watcher.wait_for("NOT_SERVING")
+        started.process.send_signal(signal.SIGTERM)
         assert started.process.wait(5) == 0
         watcher.join(10)
 
@@ -289,7 +310,7 @@ def test_the_start_fails_if_the_port_is_taken(serve: Serve):
         assert second.stderr == ""
 
 
-def test_each_rpc_but_health_is_one_line_of_json(serve: Serve):
+def test_every_rpc_except_health_logs_one_line_of_json(serve: Serve):
     with serve() as started, grpc.insecure_channel(started.grpc_target) as channel:
         trace = "0af7651916cd43dd8448eb211c80319c"
         metadata = (
@@ -301,8 +322,10 @@ def test_each_rpc_but_health_is_one_line_of_json(serve: Serve):
         channel.unary_unary(METHODS["ServerMetadata"].path)(b"", metadata=metadata)
         with pytest.raises(grpc.RpcError):
             channel.unary_unary(METHODS["ModelConfig"].path)(b"\xff")
-        seen = httpx.get(f"{started.url}/metrics").text
-        assert 'rope_requests_total{route="/grpc.health.v1.Health/Check",status="OK"} 1.0' in seen
+        metrics = httpx.get(f"{started.url}/metrics").text
+        assert (
+            'rope_requests_total{route="/grpc.health.v1.Health/Check",status="OK"} 1.0' in metrics
+        )
         lines = [json.loads(line) for line in serve.last_log().splitlines()]
     first, second = [line for line in lines if line.get("method") == "gRPC"]
     assert (first["path"], first["status"]) == (METHODS["ServerMetadata"].path, "OK")

@@ -20,9 +20,9 @@ Q, K, V = (
 V = V.expand(2, 3, 2, 8)
 
 
-def asked(inputs, binary, outputs=None, **more):
-    """Return body and headers of a request; tensors of `binary` travel as bytes."""
-    header = {"inputs": [], **more} | ({} if outputs is None else {"outputs": outputs})
+def infer_request(inputs, binary, outputs=None, **fields):
+    """Return body and headers of a request; tensors named in `binary` travel as bytes."""
+    header = {"inputs": [], **fields} | ({} if outputs is None else {"outputs": outputs})
     blobs = []
     for name, tensor in inputs.items():
         head = {"name": name, "shape": [*tensor.shape], "datatype": tensors.NAMES[tensor.dtype]}
@@ -36,22 +36,22 @@ def asked(inputs, binary, outputs=None, **more):
     return b"".join([text, *blobs]), {LENGTH: str(len(text))} if blobs else {}
 
 
-def answered(response):
-    """Return the tensors of an answer, and its JSON part."""
+def read_response(response):
+    """Return the tensors of a response, and its JSON part."""
     assert response.status_code == 200, response.text
     length = int(response.headers.get(LENGTH, len(response.content)))
-    header, at, found = json.loads(response.content[:length]), length, {}
+    header, at, outputs = json.loads(response.content[:length]), length, {}
     for output in header["outputs"]:
         dtype, shape = tensors.DATATYPES[output["datatype"]], output["shape"]
         size = output.get("parameters", {}).get("binary_data_size")
         if size is None:
-            found[output["name"]] = torch.tensor(output["data"], dtype=dtype).view(shape)
+            outputs[output["name"]] = torch.tensor(output["data"], dtype=dtype).view(shape)
         else:
             data = response.content[at : at + size]
-            found[output["name"]] = tensors.from_bytes(output["name"], dtype, shape, data)
+            outputs[output["name"]] = tensors.from_bytes(output["name"], dtype, shape, data)
             at += size
     assert at == len(response.content)
-    return found, header
+    return outputs, header
 
 
 async def of_v1(client, path, inputs, **params):
@@ -65,7 +65,7 @@ async def of_v1(client, path, inputs, **params):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 async def test_rope_rotates_as_v1(client, dtype, binary, binary_out):
     x, positions = Q.to(dtype), torch.tensor([[0, 5, 2], [9, 9, 1]])
-    body, headers = asked(
+    body, headers = infer_request(
         {"x": x, "positions": positions},
         binary,
         [{"name": "rotated", "parameters": {"binary_data": binary_out}}],
@@ -73,12 +73,12 @@ async def test_rope_rotates_as_v1(client, dtype, binary, binary_out):
         parameters={"layout": "interleaved", "theta": 500.0, "rotary_dim": 4, "inverse": True},
     )
     response = await client.post("/v2/models/rope/infer", content=body, headers=headers)
-    found, header = answered(response)
+    outputs, header = read_response(response)
     rope = {"layout": "interleaved", "theta": 500.0, "rotary_dim": 4}
     expected = await of_v1(
         client, "/v1/rotate", {"q": x, "positions": positions}, rope=rope, inverse=True
     )
-    assert torch.equal(found["rotated"], expected["q"])
+    assert torch.equal(outputs["rotated"], expected["q"])
     assert (header["id"], header["model_name"], header["model_version"]) == ("a b", "rope", "1")
     assert (LENGTH in response.headers) is binary_out
     kind = "application/octet-stream" if binary_out else "application/json"
@@ -87,10 +87,10 @@ async def test_rope_rotates_as_v1(client, dtype, binary, binary_out):
 
 async def test_numbers_that_are_not_finite_are_read_and_written(client):
     x = torch.tensor([math.nan, math.inf, 1.0, -math.inf]).view(1, 1, 1, 4)
-    body, _ = asked({"x": x}, ())
+    body, _ = infer_request({"x": x}, ())
     response = await client.post("/v2/models/rope/infer", content=body)
-    found = answered(response)[0]["rotated"].flatten()
-    assert found[[0, 2]].isnan().all()  # a pair
+    rotated = read_response(response)[0]["rotated"].flatten()
+    assert rotated[[0, 2]].isnan().all()  # elements 0 and 2 are a pair
     assert b"NaN" in response.content
 
 
@@ -103,24 +103,24 @@ async def test_the_worked_example_of_the_protocol(client):
     body = text + np.arange(8, dtype="<f4").tobytes()
     headers = {LENGTH: f" {len(text)} ", "content-type": "application/x-www-form-urlencoded"}
     response = await client.post("/v2/models/rope/infer", content=body, headers=headers)
-    found = answered(response)[0]["rotated"].flatten().tolist()
+    rotated = read_response(response)[0]["rotated"].flatten().tolist()
     expected = [0, 1, 2, 3, -2.8876166, 4.9297514, 6.607698, 7.0496492]
-    assert found == pytest.approx(expected, rel=1e-6)
+    assert rotated == pytest.approx(expected, rel=1e-6)
 
 
 async def test_metadata_of_the_service_and_its_models(client):
     assert (await client.get("/v2")).json()["name"] == "rope-service"
     assert (await client.get("/v2/health/live")).json() == {"live": True}
     for name in ("rope", "rope_attention", "rope_cos_sin"):
-        told = (await client.get(f"/v2/models/{name}")).json()
+        metadata = (await client.get(f"/v2/models/{name}")).json()
         config = (await client.get(f"/v2/models/{name}/config")).json()
-        for of, kind in (("inputs", "input"), ("outputs", "output")):
-            named = [each["name"] for each in told[of]]
-            assert named == [each["name"] for each in config[kind]]
-        assert told["versions"] == ["1"]
+        for key, config_key in (("inputs", "input"), ("outputs", "output")):
+            names = [tensor["name"] for tensor in metadata[key]]
+            assert names == [tensor["name"] for tensor in config[config_key]]
+        assert metadata["versions"] == ["1"]
         assert config["max_batch_size"] == 0
     index = (await client.post("/v2/repository/index")).json()
-    assert [each["name"] for each in index] == ["rope", "rope_attention", "rope_cos_sin"]
+    assert [model["name"] for model in index] == ["rope", "rope_attention", "rope_cos_sin"]
 
 
 X = {"name": "x", "shape": [1, 1, 1, 2], "datatype": "FP32", "data": [1, 2]}
@@ -207,14 +207,14 @@ async def test_bad_input_is_an_error_of_one_line(client, body, headers, text):
     response = await client.post("/v2/models/rope/infer", content=content, headers=headers)
     assert response.status_code == 400, response.text
     assert response.headers["content-type"] == "application/json"
-    told = response.json()
-    assert [*told] == ["error"]
-    assert text in told["error"]
-    assert "\n" not in told["error"]
+    error = response.json()
+    assert [*error] == ["error"]
+    assert text in error["error"]
+    assert "\n" not in error["error"]
 
 
 async def test_bytes_that_do_not_fit_their_shape_are_refused(client):
-    good, headers = asked({"x": Q}, ("x",))
+    good, headers = infer_request({"x": Q}, ("x",))
     for body in (good[:-1], good + b"\0"):
         response = await client.post("/v2/models/rope/infer", content=body, headers=headers)
         assert response.status_code == 400
@@ -246,7 +246,7 @@ async def test_requests_and_answers_over_a_limit_are_refused(client):
     x = torch.zeros(1, 2**10, 1, 128)
     binary = [{"name": "rotated", "parameters": {"binary_data": True}}]
     for outputs, status in ((None, 413), (binary, 200)):
-        body, headers = asked({"x": x}, ("x",), outputs)
+        body, headers = infer_request({"x": x}, ("x",), outputs)
         response = await client.post("/v2/models/rope/infer", content=body, headers=headers)
         assert response.status_code == status
     headers = {LENGTH: str(2**18 + 1)}

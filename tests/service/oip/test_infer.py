@@ -1,4 +1,4 @@
-"""Inference, in each form of the protocol: the answers of `/v1`."""
+"""Inference in every encoding of the protocol: the same outputs as `/v1`."""
 
 import asyncio
 import json
@@ -41,7 +41,7 @@ async def test_rope_rotates(infer, dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 async def test_rope_attention_attends(infer, dtype):
-    q, k, v = (each.to(dtype) for each in (Q, K, V))
+    q, k, v = (x.to(dtype) for x in (Q, K, V))
     params = {"causal": False, "softcap": 2.0, "scale": 0.25, "window": 2}
     answer = await infer(InferCall("rope_attention", {"q": q, "k": k, "v": v}, params, version="1"))
     config = AttentionConfig(causal=False, softcap=2.0, scale=0.25, window=2)
@@ -55,14 +55,14 @@ async def test_listed_outputs_are_answered_in_the_order_of_the_list(infer):
     inputs = {"q": Q, "k": K, "v": V}
     for outputs in (["lse", "output"], ["output"], ["lse"]):
         answer = await infer(InferCall("rope_attention", inputs, outputs=outputs))
-        assert [each["name"] for each in answer.header["outputs"]] == outputs
+        assert [output["name"] for output in answer.header["outputs"]] == outputs
     for name in ("lse", "return_lse"):
         answer = await infer(InferCall("rope_attention", inputs, {name: False}))
         assert [*answer.outputs] == ["output"]
 
 
 async def test_packed_sequences_and_indices_of_queries_and_keys(infer):
-    q, k, v = (each.flatten(0, 1) for each in (Q, K, V))
+    q, k, v = (x.flatten(0, 1) for x in (Q, K, V))
     of_q, of_k = torch.tensor([0, 4, 6], dtype=torch.int32), torch.tensor([0, 5, 6])
     positions = torch.arange(6)
     inputs = {"q": q, "k": k, "v": v, "cu_seqlens_q": of_q, "cu_seqlens_k": of_k}

@@ -18,7 +18,9 @@ from service.oip.shm.posix import SHM_DIR
 from service.oip.shm.registry import SharedMemoryRegistry
 from tests.service.oip.shared_objects import BYTES, SIZE, num_open, write
 
-pytestmark = pytest.mark.skipif(not Path(SHM_DIR).is_dir(), reason="there is no shared memory here")
+pytestmark = pytest.mark.skipif(
+    not Path(SHM_DIR).is_dir(), reason="this system has no shared memory"
+)
 
 
 @given(
@@ -197,7 +199,7 @@ def test_descriptors_are_not_inherited(folder, regions):
 
 
 def test_threads_read_their_own_regions_while_others_unregister(folder):
-    """A read meets its own region or none, never what another has opened since by its number."""
+    """A read gets the bytes of its region or fails; another file may reuse the file descriptor."""
     num_threads, rounds = 8, 150
     contents = [bytes([i + 1]) * 50_000 for i in range(num_threads)]
     keys = [folder.make(f"thread{i}", content) for i, content in enumerate(contents)]
@@ -235,19 +237,19 @@ def test_threads_read_their_own_regions_while_others_unregister(folder):
 def test_objects_of_tritonclient(folder, regions):
     shm = pytest.importorskip("tritonclient.utils.shared_memory")
     key = "/" + folder.prefix + "triton"
-    asked = np.arange(12, dtype=np.float32).reshape(3, 4)
-    region = shm.create_shared_memory_region("input", key, 2 * asked.nbytes)
+    data = np.arange(12, dtype=np.float32).reshape(3, 4)
+    region = shm.create_shared_memory_region("input", key, 2 * data.nbytes)
     try:
-        shm.set_shared_memory_region(region, [asked])
-        regions.register("input", key, 0, 2 * asked.nbytes)
-        assert regions.slice("input", 0, asked.nbytes).read() == asked.tobytes()
-        write(regions, "input", asked.nbytes, memoryview(asked * 2).cast("B"))
-        answer = shm.get_contents_as_numpy(region, np.float32, [3, 4], asked.nbytes)
-        assert (answer == asked * 2).all()
+        shm.set_shared_memory_region(region, [data])
+        regions.register("input", key, 0, 2 * data.nbytes)
+        assert regions.slice("input", 0, data.nbytes).read() == data.tobytes()
+        write(regions, "input", data.nbytes, memoryview(data * 2).cast("B"))
+        answer = shm.get_contents_as_numpy(region, np.float32, [3, 4], data.nbytes)
+        assert (answer == data * 2).all()
         del answer
     finally:
         shm.destroy_shared_memory_region(region)
-    assert regions.slice("input", 0, asked.nbytes).read() == asked.tobytes()
+    assert regions.slice("input", 0, data.nbytes).read() == data.tobytes()
 
 
 def test_an_object_outlives_the_service(folder):

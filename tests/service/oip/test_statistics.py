@@ -39,7 +39,7 @@ async def test_each_answered_request_counts_once_in_each_encoding(encodings):
             assert after["inference_stats"][step]["count"] == count
             assert after["inference_stats"][step]["ns"] > 0
     assert after["last_inference"] > 1.7e12
-    assert [each["batch_size"] for each in after["batch_stats"]] == [1]
+    assert [batch["batch_size"] for batch in after["batch_stats"]] == [1]
     assert (await stats(encodings, "rope_attention"))["inference_count"] == 0
 
 
@@ -52,8 +52,8 @@ async def test_each_refused_request_counts_as_a_failure(encodings):
         assert after["inference_count"] == 0
     with pytest.raises(Refused):
         await form.infer(InferCall("nope", {"x": ONE}))
-    every = (await encodings["json"]._client.get("/v2/models/stats")).json()["model_stats"]
-    assert sum(each["inference_stats"]["fail"]["count"] for each in every) == 4
+    models = (await encodings["json"]._client.get("/v2/models/stats")).json()["model_stats"]
+    assert sum(model["inference_stats"]["fail"]["count"] for model in models) == 4
 
 
 async def test_the_metrics_of_triton(encodings):
@@ -119,8 +119,8 @@ def test_counts_of_runs_are_integers_that_never_fall():
         statistics.add_success(Completed(None, 0.0, 0.1 / (index + 1), 0.2, size), 0.0, 0.3)
         described = statistics.describe()
         sizes = {
-            each["batch_size"]: (each["compute_input"]["count"], each["compute_input"]["ns"])
-            for each in described["batch_stats"]
+            batch["batch_size"]: (batch["compute_input"]["count"], batch["compute_input"]["ns"])
+            for batch in described["batch_stats"]
         }
         for size, numbers in seen[-1].items():
             assert all(a <= b for a, b in zip(numbers, sizes[size], strict=True))

@@ -1,13 +1,13 @@
-"""The four clients of tritonclient behind one face, so that one suite asks with each.
+"""One interface to the four clients of tritonclient, so that one suite tests all of them.
 
-All wait for their answers: those of asyncio run on a loop of their own. A method that is not here
-is the client's own. Tensors are torch's on this side, and answers of gRPC become what JSON has.
+Every call waits for its response: asyncio clients run on an event loop of the adapter. Methods that
+the adapter does not define are those of the client. Tensors are torch's, and messages of gRPC are
+shown as JSON would show them.
 """
 
 import asyncio
 import inspect
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -16,23 +16,24 @@ from typing import Any
 from torch import Tensor
 
 from tests.service.oip.clients.forms import DATATYPES, array_of, plain, tensor_of, value_of
+from tests.waiting import wait_until, wait_until_async
 
 KINDS = ("http", "http.aio", "grpc", "grpc.aio")
 
 
 @dataclass(frozen=True)
-class Completed:
-    """What a request gets."""
+class Response:
+    """The tensors of a response, and its other fields."""
 
     tensors: dict[str, Tensor]
-    head: dict[str, Any]
+    header: dict[str, Any]
 
     def __getitem__(self, name: str) -> Tensor:
         return self.tensors[name]
 
 
 class Client:
-    """One of the four."""
+    """A client of one of the `KINDS`."""
 
     def __init__(self, kind: str, address: str, **options: Any) -> None:
         self._module = import_module(f"tritonclient.{kind}")
@@ -42,41 +43,46 @@ class Client:
         self.is_async = kind.endswith(".aio")
         if self.wire == "http" and not self.is_async:
             options = {"concurrency": 64} | options
-        self._detach_small = self._runner.run(self._made(options))
+        self._client = self._runner.run(self._open(options))
 
-    async def _made(self, options: dict[str, Any]) -> Any:
+    async def _open(self, options: dict[str, Any]) -> Any:
         return self._module.InferenceServerClient(self._address, **options)
 
     def close(self) -> None:
-        self._runner.run(asyncio.sleep(0.001))  # what answers left to be done
-        self._wait(self._detach_small.close())
+        if self.is_async and self.wire == "http":
+            self._runner.run(wait_until_async(self._is_idle))
+        self._wait(self._client.close())
         self._runner.close()
 
+    async def _is_idle(self) -> bool:
+        """Return whether all responses are read to their end; an error is raised before that."""
+        return not self._client._stub.connector._acquired
+
     def __getattr__(self, name: str) -> Any:
-        method = getattr(self._detach_small, name)
-        return lambda *args, **named: plain(self._wait(method(*args, **named)))
+        method = getattr(self._client, name)
+        return lambda *args, **kwargs: plain(self._wait(method(*args, **kwargs)))
 
-    def _wait(self, given: Any) -> Any:
-        return self._runner.run(given) if inspect.iscoroutine(given) else given
+    def _wait(self, result: Any) -> Any:
+        return self._runner.run(result) if inspect.iscoroutine(result) else result
 
-    def ask(
+    def request(
         self,
         model: str,
         inputs: Mapping[str, Any],
         outputs: Sequence[Any] | Mapping[str, bool] | None = None,
         in_json: Sequence[str] = (),
-        **more: Any,
+        **kwargs: Any,
     ) -> dict[str, Any]:
         """Return the arguments of a request.
 
         Args:
-            model: whom it asks.
-            inputs: tensors, or inputs of the client's own.
-            outputs: names, or names and whether each is binary, or outputs of the client's own.
-            in_json: inputs that travel as numbers, where the wire has such.
-            more: further arguments.
+            model: name of the model.
+            inputs: tensors, or `InferInput` objects.
+            outputs: names, or names and whether each is binary, or `InferRequestedOutput` objects.
+            in_json: names of inputs that HTTP sends as JSON numbers.
+            kwargs: other arguments of `infer`.
         """
-        given = [
+        infer_inputs = [
             self.input(name, x, name not in in_json) if isinstance(x, Tensor) else x
             for name, x in inputs.items()
         ]
@@ -84,140 +90,143 @@ class Client:
             outputs = [self.output(name, binary) for name, binary in outputs.items()]
         elif outputs is not None:
             outputs = [self.output(o) if isinstance(o, str) else o for o in outputs]
-        return {"model_name": model, "inputs": given, "outputs": outputs, **more}
+        return {"model_name": model, "inputs": infer_inputs, "outputs": outputs, **kwargs}
 
     def input(self, name: str, x: Tensor, binary: bool = True) -> Any:
-        """Return an input of the client's own."""
-        made = self.empty_input(name, x)
+        """Return an `InferInput` of the client with data."""
+        infer_input = self.empty_input(name, x)
         if self.wire == "http":
-            return made.set_data_from_numpy(array_of(x), binary_data=binary)
-        return made.set_data_from_numpy(array_of(x))
+            return infer_input.set_data_from_numpy(array_of(x), binary_data=binary)
+        return infer_input.set_data_from_numpy(array_of(x))
 
     def empty_input(self, name: str, x: Tensor) -> Any:
-        """Return an input that has no data yet."""
+        """Return an `InferInput` of the client without data."""
         return self._module.InferInput(name, [*x.shape], DATATYPES[x.dtype])
 
-    def output(self, name: str, binary: bool = True, **more: Any) -> Any:
-        """Return an output of the client's own."""
-        named = more | ({"binary_data": binary} if self.wire == "http" else {})
-        return self._module.InferRequestedOutput(name, **named)
+    def output(self, name: str, binary: bool = True, **kwargs: Any) -> Any:
+        """Return an `InferRequestedOutput` of the client."""
+        if self.wire == "http":
+            kwargs["binary_data"] = binary
+        return self._module.InferRequestedOutput(name, **kwargs)
 
-    def infer(self, *args: Any, **named: Any) -> Completed:
-        """Ask, and wait for the answer."""
-        return answer_of(self._wait(self._detach_small.infer(**self.ask(*args, **named))))
+    def infer(self, *args: Any, **kwargs: Any) -> Response:
+        """Send a request and return its response."""
+        return response_of(self._wait(self._client.infer(**self.request(*args, **kwargs))))
 
-    def together(self, asks: Sequence[dict[str, Any]]) -> list[Completed | Exception]:
-        """Ask all at once; each gets an answer, or what is wrong with it."""
+    def infer_all(self, requests: Sequence[dict[str, Any]]) -> list[Response | Exception]:
+        """Send all requests at once; return the response or the failure of each."""
         if self.is_async:
-            found = self._runner.run(self._gather(asks))
+            results = self._runner.run(self._gather(requests))
         elif self.wire == "http":
-            found = [
-                _result(each) for each in [self._detach_small.async_infer(**ask) for ask in asks]
-            ]
+            pending = [self._client.async_infer(**request) for request in requests]
+            results = [_result(infer_request) for infer_request in pending]
         else:
-            waiting = [Promise() for _ in asks]
-            for ask, promise in zip(asks, waiting, strict=True):
-                self._detach_small.async_infer(callback=promise, **ask)
-            found = [promise.wait() for promise in waiting]
-        return [each if isinstance(each, Exception) else answer_of(each) for each in found]
+            promises = [Promise() for _ in requests]
+            for request, promise in zip(requests, promises, strict=True):
+                self._client.async_infer(callback=promise, **request)
+            results = [promise.wait() for promise in promises]
+        return [_response_or_failure(result) for result in results]
 
-    async def _gather(self, asks: Sequence[dict[str, Any]]) -> list[Any]:
+    async def _gather(self, requests: Sequence[dict[str, Any]]) -> list[Any]:
         return await asyncio.gather(
-            *(self._detach_small.infer(**ask) for ask in asks), return_exceptions=True
+            *(self._client.infer(**request) for request in requests), return_exceptions=True
         )
 
-    def leave(self, ask: dict[str, Any], came: Callable[[], bool]) -> BaseException:
-        """Ask, give up once the request came, and return how the client tells."""
+    def cancel(self, request: dict[str, Any], is_received: Callable[[], bool]) -> BaseException:
+        """Send a request, cancel it when it is received, and return the client's exception."""
         if self.is_async:
-            left = self._runner.run(self._left(ask, came))
-        elif self.wire == "http":  # nothing but time makes it give up
-            with self._module.InferenceServerClient(self._address, network_timeout=0.05) as own:
-                left = _result(own.async_infer(**ask))
+            result = self._runner.run(self._cancel(request, is_received))
+        elif self.wire == "http":  # this client can only time out
+            with self._module.InferenceServerClient(self._address, network_timeout=0.05) as client:
+                result = _result(client.async_infer(**request))
         else:
             promise = Promise()
-            call = self._detach_small.async_infer(callback=promise, **ask)
-            _until(came)
+            call = self._client.async_infer(callback=promise, **request)
+            wait_until(is_received)
             call.cancel()
-            left = promise.wait()
-        assert isinstance(left, BaseException), "it was answered"  # or cancelled
-        return left
+            result = promise.wait()
+        assert isinstance(result, BaseException), "the service responded"
+        return result
 
-    async def _left(self, ask: dict[str, Any], came: Callable[[], bool]) -> Any:
-        task = asyncio.create_task(self._detach_small.infer(**ask))
-        await asyncio.to_thread(_until, came)
+    async def _cancel(self, request: dict[str, Any], is_received: Callable[[], bool]) -> Any:
+        task = asyncio.create_task(self._client.infer(**request))
+        await asyncio.to_thread(wait_until, is_received)
         task.cancel()
         return (await asyncio.gather(task, return_exceptions=True))[0]
 
     def stream(
-        self, asks: Sequence[dict[str, Any]], headers: dict[str, str] | None = None, **more: Any
-    ) -> list[Completed | Exception]:
-        """Ask all on one stream; return what comes, in the order it comes."""
-        found: list[Any] = []
+        self,
+        requests: Sequence[dict[str, Any]],
+        headers: dict[str, str] | None = None,
+        **kwargs: Any,
+    ) -> list[Response | Exception]:
+        """Send all requests on one stream; return responses and failures in order of arrival."""
+        results: list[Any] = []
         if self.is_async:
-            self._runner.run(self._streamed(asks, headers, found))
+            self._runner.run(self._stream(requests, headers, results))
         else:
-            self._detach_small.start_stream(
-                lambda result, error: found.append(error or result), headers=headers
+            self._client.start_stream(
+                lambda result, error: results.append(error or result), headers=headers
             )
-            for ask in asks:
-                self._detach_small.async_stream_infer(**ask, **more)
-            self._detach_small.stop_stream()
-        return [each if isinstance(each, Exception) else answer_of(each) for each in found]
+            for request in requests:
+                self._client.async_stream_infer(**request, **kwargs)
+            self._client.stop_stream()
+        return [_response_or_failure(result) for result in results]
 
-    async def _streamed(
-        self, asks: Sequence[dict[str, Any]], headers: dict[str, str] | None, found: list[Any]
+    async def _stream(
+        self,
+        requests: Sequence[dict[str, Any]],
+        headers: dict[str, str] | None,
+        results: list[Any],
     ) -> None:
-        async def given() -> Any:
-            for ask in asks:
-                yield dict(ask)
+        async def copies() -> Any:
+            for request in requests:
+                yield dict(request)
 
         try:
-            async for result, error in self._detach_small.stream_infer(given(), headers=headers):
-                found.append(error or result)
+            async for result, error in self._client.stream_infer(copies(), headers=headers):
+                results.append(error or result)
         except Exception as failure:
-            found.append(failure)
+            results.append(failure)
 
 
 class Promise:
     """A callback that can be waited for."""
 
     def __init__(self) -> None:
-        self.event = threading.Event()
-        self._told: Any = None
+        self._is_called = threading.Event()
+        self._result: Any = None
 
     def __call__(self, result: Any, error: Exception | None) -> None:
-        self._told = error or result
-        self.event.set()
+        self._result = error or result
+        self._is_called.set()
 
     def wait(self) -> Any:
-        assert self.event.wait(60), "no answer"
-        return self._told
+        assert self._is_called.wait(60), "no response"
+        return self._result
 
 
-def _until(came: Callable[[], bool]) -> None:
-    abort_pending = time.monotonic() + 10
-    while not came() and time.monotonic() < abort_pending:
-        time.sleep(0.005)
-
-
-def _result(request: Any) -> Any:
+def _result(infer_request: Any) -> Any:
     try:
-        return request.get_result()
+        return infer_request.get_result()
     except Exception as failure:
         return failure
 
 
-def answer_of(result: Any) -> Completed:
-    """Return an answer in one form, by `as_numpy` of the client."""
-    head = plain(result.get_response())
-    names = [output["name"] for output in head["outputs"]]
-    found = {name: tensor_of(result.as_numpy(name)) for name in names if _has_data(result, name)}
-    if "raw_output_contents" in head:
-        assert len(head.pop("raw_output_contents")) == len(names)
-        head["parameters"] = {k: value_of(v) for k, v in head["parameters"].items()}
-        for output in head["outputs"]:
-            output["parameters"] = {k: value_of(v) for k, v in output["parameters"].items()}
-    return Completed(found, head)
+def _response_or_failure(result: Any) -> Response | Exception:
+    return result if isinstance(result, Exception) else response_of(result)
+
+
+def response_of(result: Any) -> Response:
+    """Return a result of any client as a `Response`."""
+    header = plain(result.get_response())
+    names = [output["name"] for output in header["outputs"]]
+    tensors = {name: tensor_of(result.as_numpy(name)) for name in names if _has_data(result, name)}
+    if "raw_output_contents" in header:
+        assert len(header.pop("raw_output_contents")) == len(names)
+        for item in (header, *header["outputs"]):
+            item["parameters"] = {k: value_of(v) for k, v in item["parameters"].items()}
+    return Response(tensors, header)
 
 
 def _has_data(result: Any, name: str) -> bool:

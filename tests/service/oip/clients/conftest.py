@@ -1,4 +1,4 @@
-"""Services in processes of their own, and the clients that ask them over sockets."""
+"""Services in other processes, and clients that send requests to them over sockets."""
 
 import contextlib
 import os
@@ -16,11 +16,12 @@ import torch
 from service.wire import Message, Parameters, safetensors_codec
 from tests.conftest import Serve, Started
 from tests.service.oip.clients.adapters import KINDS, Client
+from tests.waiting import wait_until
 
 pytest.register_assert_rewrite("tests.service.oip.clients.expected")
 
 PREFIX = f"rope-test-{os.getpid()}-"
-"""Of the shared memory of these tests."""
+"""Prefix of the names of shared memory objects of these tests."""
 
 STATUSES = {
     "400": "INVALID_ARGUMENT",
@@ -54,13 +55,13 @@ class Target:
 
     def metric(self, name: str, **labels: str) -> float:
         """Return the sum of the samples of a metric that have these labels."""
-        wanted = [f'{label}="{value}"' for label, value in labels.items()]
-        found = 0.0
+        pairs = [f'{label}="{value}"' for label, value in labels.items()]
+        total = 0.0
         for line in httpx.get(f"{self.url}/metrics").text.splitlines():
             sample, _, value = line.rpartition(" ")
-            if sample.partition("{")[0] == name and all(each in sample for each in wanted):
-                found += float(value)
-        return found
+            if sample.partition("{")[0] == name and all(pair in sample for pair in pairs):
+                total += float(value)
+        return total
 
 
 @pytest.fixture(scope="session")
@@ -70,23 +71,23 @@ def target(server: Started) -> Target:
 
 
 @pytest.fixture(scope="session")
-def other(serve: Serve) -> Iterator[Target]:
-    """A service of other settings: it shares memory, and takes up to 1 MiB."""
+def shared_memory_target(serve: Serve) -> Iterator[Target]:
+    """A service with shared memory enabled and a limit of 1 MiB for a body."""
     settings = {"shared_memory_prefix": f"/{PREFIX}", "max_body_bytes": str(2**20)}
     with serve(**{f"ROPE_{name.upper()}": value for name, value in settings.items()}) as started:
         yield Target.of_service(started)
 
 
 @pytest.fixture(scope="session")
-def unused(target: Target) -> Iterator[tuple[Any, list[str], float]]:
-    """A connection of gRPC that is opened early, its states as they come, and when it was ready.
+def idle_connection(target: Target) -> Iterator[tuple[Any, list[str], float]]:
+    """A client with an idle gRPC connection, the states of the connection, and its start time.
 
-    It pings every 10 s, as often as the libraries let it.
+    The client pings every 10 s, the shortest interval that gRPC libraries allow.
     """
     grpc = pytest.importorskip("tritonclient.grpc")
-    often = grpc.KeepAliveOptions(10_000, 5_000, True, 0)
+    keepalive = grpc.KeepAliveOptions(10_000, 5_000, True, 0)
     states: list[str] = []
-    with grpc.InferenceServerClient(target.grpc, keepalive_options=often) as client:
+    with grpc.InferenceServerClient(target.grpc, keepalive_options=keepalive) as client:
         assert client.is_server_live()
         client._channel.subscribe(lambda state: states.append(state.name))
         yield client, states, time.monotonic()
@@ -99,16 +100,16 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def connect(kind: str, unused: object) -> Iterator[Callable[..., Client]]:
-    """Make clients of the kind, with options of one's own."""
+def connect(kind: str, idle_connection: object) -> Iterator[Callable[..., Client]]:
+    """Return a function that makes clients of the kind; the fixture closes them."""
     with contextlib.ExitStack() as stack:
 
-        def connected(target: Target, **options: object) -> Client:
+        def make_client(target: Target, **options: object) -> Client:
             client = Client(kind, target.of(kind), **options)
             stack.callback(client.close)
             return client
 
-        yield connected
+        yield make_client
 
 
 @pytest.fixture
@@ -119,42 +120,39 @@ def client(connect: Callable[..., Client], target: Target) -> Client:
 
 @pytest.fixture
 def refused(kind: str) -> Callable[[str], AbstractContextManager[list[str]]]:
-    """A call is refused with a status of HTTP or the one of gRPC that it is; one line says why."""
+    """Expect that a call fails with this HTTP status or its gRPC code, and a text of one line."""
     from tritonclient.utils import InferenceServerException
 
     @contextmanager
     def refused(status: str, *words: str) -> Iterator[None]:
         with pytest.raises(InferenceServerException) as failure:
             yield
-        grpc = f"StatusCode.{STATUSES[status]}"
-        told = failure.value
-        assert told.status() == (status if kind.startswith("http") else grpc), told
-        assert told.message()
-        assert "\n" not in told.message()
-        for each in words:
-            assert each in told.message()
+        expected = status if kind.startswith("http") else f"StatusCode.{STATUSES[status]}"
+        assert failure.value.status() == expected, failure.value
+        text = failure.value.message()
+        assert text
+        assert "\n" not in text
+        for word in words:
+            assert word in text
 
     return refused
 
 
 @pytest.fixture
 def busy(target: Target) -> Iterator[None]:
-    """The service computes for some tenths of a second, and what comes meanwhile waits."""
+    """The service computes for some tenths of a second; other calls wait meanwhile."""
     q = torch.zeros(1, 2000, 8, 64)
     body = b"".join(
         safetensors_codec.encode(Message({"q": q, "k": q, "v": q}, Parameters.of({"softcap": 5.0})))
     )
     headers = {"content-type": safetensors_codec.media_type}
 
-    def ask(_: int) -> int:
+    def attend(_: int) -> int:
         url = f"{target.url}/v1/attention"
         return httpx.post(url, content=body, headers=headers, timeout=60).status_code
 
     with ThreadPoolExecutor() as pool:
-        statuses = pool.map(ask, range(2))
-        abort_pending = time.monotonic() + 10
-        while not target.metric("rope_queue_depth"):  # one is computed, and the other waits
-            assert time.monotonic() < abort_pending
-            time.sleep(0.01)
+        statuses = pool.map(attend, range(2))
+        wait_until(lambda: target.metric("rope_queue_depth") > 0)  # one runs, the other waits
         yield
         assert [*statuses] == [200, 200]

@@ -1,4 +1,4 @@
-"""Tensors as NumPy's, BF16 as ml_dtypes has it, and messages of gRPC as JSON would have them."""
+"""Convert tensors to NumPy arrays and back, and messages of gRPC to JSON objects."""
 
 from typing import Any
 
@@ -19,36 +19,36 @@ DATATYPES = {
 
 
 def value_of(parameter: dict[str, Any]) -> Any:
-    """Return the one member of a choice."""
+    """Return the value of a parameter, an object of one field."""
     (value,) = parameter.values()
     return value
 
 
-def plain(given: Any) -> Any:
-    """Return a message of gRPC as JSON would have it; all else as it is."""
-    descriptor = getattr(given, "DESCRIPTOR", None)
+def plain(message: Any) -> Any:
+    """Return a message of gRPC as a JSON object; other values are returned unchanged."""
+    descriptor = getattr(message, "DESCRIPTOR", None)
     if descriptor is None:
-        return given
-    told: dict[str, Any] = {}
+        return message
+    fields: dict[str, Any] = {}
     for field in descriptor.fields:
-        value = getattr(given, field.name)
+        value = getattr(message, field.name)
         if field.containing_oneof is not None:
-            if given.HasField(field.name):
-                told[field.name] = plain(value)
+            if message.HasField(field.name):
+                fields[field.name] = plain(value)
         elif field.message_type is not None and field.message_type.GetOptions().map_entry:
-            told[field.name] = {key: plain(value[key]) for key in value}
+            fields[field.name] = {key: plain(value[key]) for key in value}
         elif isinstance(value, str | bytes | int | float):
             enum = field.enum_type
-            told[field.name] = enum.values_by_number[value].name if enum else value
+            fields[field.name] = enum.values_by_number[value].name if enum else value
         elif hasattr(value, "DESCRIPTOR"):
-            told[field.name] = plain(value)
+            fields[field.name] = plain(value)
         else:
-            told[field.name] = [plain(each) for each in value]
-    return told
+            fields[field.name] = [plain(item) for item in value]
+    return fields
 
 
 def array_of(x: Tensor) -> np.ndarray:
-    """Return a tensor as NumPy's; BF16 is ml_dtypes'."""
+    """Return a NumPy array; BF16 becomes the bfloat16 of ml_dtypes."""
     if x.dtype == torch.bfloat16:
         return x.contiguous().view(torch.int16).numpy().view(ml_dtypes.bfloat16)
     return x.contiguous().numpy()

@@ -1,4 +1,4 @@
-"""What KServe's clients get over REST and gRPC; run by `test_kserve.py`, in its own process."""
+"""KServe's clients over REST and gRPC; `test_kserve.py` runs this file in another process."""
 
 import asyncio
 import os
@@ -16,40 +16,40 @@ from kserve.protocol.infer_type import RequestedOutput
 from rope_core import RopeConfig
 from tests.core.oracle import qkv, randn
 from tests.service.oip.clients.expected import (
-    attended,
+    attend,
     check_attended,
     check_lse,
     check_rotated,
-    turned,
+    rotate,
 )
 from tests.service.oip.clients.forms import DATATYPES, array_of
 
 URL, TARGET = os.environ["OIP_HTTP"], os.environ["OIP_GRPC"]
 MODELS = ("rope", "rope_attention", "rope_cos_sin")
 X = randn(2, 3, 4, 64)
-PLACES = torch.tensor([[0, 5, 2], [9, 7, 1]])
+POSITIONS = torch.tensor([[0, 5, 2], [9, 7, 1]])
 
 
 class Rest:
-    """The client of REST, asked as the one of gRPC is."""
+    """The REST client with the interface of the gRPC client."""
 
     def __init__(self):
-        self.own = InferenceRESTClient(RESTConfig(protocol="v2"))
+        self.client = InferenceRESTClient(RESTConfig(protocol="v2"))
 
     async def is_server_live(self):
-        return await self.own.is_server_live(URL)
+        return await self.client.is_server_live(URL)
 
     async def is_server_ready(self):
-        return await self.own.is_server_ready(URL)
+        return await self.client.is_server_ready(URL)
 
     async def is_model_ready(self, model):
-        return await self.own.is_model_ready(URL, model)
+        return await self.client.is_model_ready(URL, model)
 
-    async def infer(self, request, **more):
-        return await self.own.infer(URL, request, model_name=request.model_name, **more)
+    async def infer(self, request, **kwargs):
+        return await self.client.infer(URL, request, model_name=request.model_name, **kwargs)
 
     async def close(self):
-        await self.own.close()
+        await self.client.close()
 
 
 @pytest.fixture(params=["rest", "grpc"])
@@ -63,8 +63,8 @@ def is_rest(client):
     return isinstance(client, Rest)
 
 
-def given(name, x, binary=True):
-    """Return an input; BF16, which the client does not know, as the bytes that it is."""
+def infer_input(name, x, binary=True):
+    """Return an input; the client does not know BF16, so set its bytes."""
     made = InferInput(name, [*x.shape], DATATYPES[x.dtype])
     if x.dtype == torch.bfloat16:
         made._raw_data = array_of(x).tobytes()
@@ -76,10 +76,10 @@ def given(name, x, binary=True):
     return made
 
 
-def asked(model, outputs=None, binary=True, parameters=None, request_id=None, **inputs):
+def infer_request(model, outputs=None, binary=True, parameters=None, request_id=None, **inputs):
     return InferRequest(
         model,
-        [given(name, x, binary) for name, x in inputs.items()],
+        [infer_input(name, x, binary) for name, x in inputs.items()],
         request_id=request_id,
         parameters=parameters,
         request_outputs=outputs and [RequestedOutput(*output) for output in outputs],
@@ -90,8 +90,8 @@ def tensor(response, name):
     return torch.tensor(response.get_output_by_name(name).as_numpy())
 
 
-async def refused(client, request, status, code, words):
-    """Ask; check that the client shows status and text."""
+async def check_refused(client, request, status, code, words):
+    """Check that a request fails with this status and text."""
     with pytest.raises((httpx.HTTPStatusError, grpc.aio.AioRpcError), match=words) as failure:
         await client.infer(request)
     if is_rest(client):
@@ -109,53 +109,59 @@ async def test_health(client):
 
 
 @pytest.mark.parametrize("binary", [True, False])
-@pytest.mark.parametrize("places", [torch.int64, torch.int32], ids=str)
-async def test_rope(client, places, binary):
-    """Over gRPC, what is not binary is typed contents."""
-    request = asked("rope", binary=binary, x=X, positions=PLACES.to(places), request_id="seven")
+@pytest.mark.parametrize("positions_dtype", [torch.int64, torch.int32], ids=str)
+async def test_rope(client, positions_dtype, binary):
+    """Over gRPC, tensors that are not binary travel in the typed contents."""
+    request = infer_request(
+        "rope", binary=binary, x=X, positions=POSITIONS.to(positions_dtype), request_id="seven"
+    )
     response = await client.infer(request)
-    check_rotated(tensor(response, "rotated"), turned(X, PLACES), torch.float32)
+    check_rotated(tensor(response, "rotated"), rotate(X, POSITIONS), torch.float32)
     assert (response.id, response.model_name) == ("seven", "rope")
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
-async def test_answers_in_bytes(client, dtype):
+async def test_binary_outputs(client, dtype):
     x = X.to(dtype)
-    for more in (
+    for options in (
         {"parameters": {"binary_data_output": True}},
         {"outputs": [("rotated", {"binary_data": True})]},
     ):
-        response = await client.infer(asked("rope", x=x, **more))
-        check_rotated(tensor(response, "rotated"), turned(x), dtype)
+        response = await client.infer(infer_request("rope", x=x, **options))
+        check_rotated(tensor(response, "rotated"), rotate(x), dtype)
 
 
 async def test_fp16_is_answered_in_json(client):
-    response = await client.infer(asked("rope", x=X.half()))
-    check_rotated(tensor(response, "rotated"), turned(X.half()), torch.float16)
+    response = await client.infer(infer_request("rope", x=X.half()))
+    check_rotated(tensor(response, "rotated"), rotate(X.half()), torch.float16)
 
 
 async def test_bf16_is_answered_in_fp32_on_demand(client):
-    """The client does not know BF16, so that is the way to attend with it."""
+    """The client does not know BF16, but with float32 output it can use a BF16 model."""
     q, k, v = qkv((1, 3, 4, 64), (1, 3, 2, 64), dtype=torch.bfloat16)
     parameters = {"out_dtype": "float32"}
-    request = asked("rope_attention", [("output",)], parameters=parameters, q=q, k=k, v=v)
+    request = infer_request("rope_attention", [("output",)], parameters=parameters, q=q, k=k, v=v)
     out = tensor(await client.infer(request), "output")
     assert out.dtype is torch.float32
-    check_attended(out.bfloat16(), attended(q, k, v)[0], torch.bfloat16)
+    check_attended(out.bfloat16(), attend(q, k, v)[0], torch.bfloat16)
 
 
 async def test_attention_and_its_parameters(client):
     q, k, v = qkv((1, 3, 4, 64), (1, 3, 2, 64))
     parameters = {"causal": False, "layout": "interleaved", "softcap": 2, "lse": True}
-    response = await client.infer(asked("rope_attention", q=q, k=k, v=v, parameters=parameters))
+    response = await client.infer(
+        infer_request("rope_attention", q=q, k=k, v=v, parameters=parameters)
+    )
     rope = RopeConfig.of(64, layout="interleaved")
-    out, lse = attended(q, k, v, causal=False, softcap=2.0, rope=rope)
+    out, lse = attend(q, k, v, causal=False, softcap=2.0, rope=rope)
     check_attended(tensor(response, "output"), out, torch.float32)
     check_lse(tensor(response, "lse"), lse, torch.float32)
 
 
-async def test_outputs_that_are_listed(client):
-    request = asked("rope_cos_sin", [("sin",)], positions=PLACES[0], parameters={"head_dim": 8})
+async def test_the_response_has_only_requested_outputs(client):
+    request = infer_request(
+        "rope_cos_sin", [("sin",)], positions=POSITIONS[0], parameters={"head_dim": 8}
+    )
     response = await client.infer(request)
     assert [output.name for output in response.outputs] == ["sin"]
 
@@ -163,36 +169,43 @@ async def test_outputs_that_are_listed(client):
 async def test_many_at_once(client):
     tensors = [randn(1, 1 + n % 5, 4, 64, seed=n) for n in range(32)]
     responses = await asyncio.gather(
-        *(client.infer(asked("rope", x=x, request_id=f"{n}")) for n, x in enumerate(tensors))
+        *(
+            client.infer(infer_request("rope", x=x, request_id=f"{n}"))
+            for n, x in enumerate(tensors)
+        )
     )
     for n, (response, x) in enumerate(zip(responses, tensors, strict=True)):
         assert response.id == f"{n}"
-        check_rotated(tensor(response, "rotated"), turned(x), torch.float32)
+        check_rotated(tensor(response, "rotated"), rotate(x), torch.float32)
 
 
 async def test_errors_are_shown(client):
     invalid, unknown = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND
-    await refused(client, asked("nope", x=X), 404, unknown, "nope")
-    await refused(client, asked("rope", y=X), 400, invalid, "y")
-    await refused(client, asked("rope", x=X, parameters={"bse": 1}), 400, invalid, "bse")
-    await refused(client, asked("rope", x=X.double()), 400, invalid, "FP64|float64|double")
-    wrong = asked("rope", binary=False, x=X)
+    await check_refused(client, infer_request("nope", x=X), 404, unknown, "nope")
+    await check_refused(client, infer_request("rope", y=X), 400, invalid, "y")
+    await check_refused(
+        client, infer_request("rope", x=X, parameters={"bse": 1}), 400, invalid, "bse"
+    )
+    await check_refused(
+        client, infer_request("rope", x=X.double()), 400, invalid, "FP64|float64|double"
+    )
+    wrong = infer_request("rope", binary=False, x=X)
     wrong.inputs[0].shape = [1, 3, 4, 64]
-    await refused(client, wrong, 400, invalid, "x")
+    await check_refused(client, wrong, 400, invalid, "x")
 
 
-async def test_a_request_in_ones_own_json():
+async def test_a_request_as_a_dict():
     client = Rest()
     data = {"name": "x", "shape": [1, 2, 1, 4], "datatype": "FP32", "data": [0.0, 1, 2, 3] * 2}
-    response = await client.own.infer(URL, {"inputs": [data]}, model_name="rope")
+    response = await client.client.infer(URL, {"inputs": [data]}, model_name="rope")
     x = torch.tensor([0.0, 1, 2, 3]).expand(1, 2, 1, 4)
-    check_rotated(tensor(response, "rotated"), turned(x), torch.float32)
+    check_rotated(tensor(response, "rotated"), rotate(x), torch.float32)
     assert np.shape(response.outputs[0].data) == (8,)  # flat, and a list
     await client.close()
 
 
 async def test_models_are_not_loaded():
-    """Its messages have the model's name where others have the repository's."""
+    """In KServe's messages, the field 1 is the model's name; in Triton's, the repository's."""
     async with grpc.aio.insecure_channel(TARGET) as channel:
         for method in ("Load", "Unload"):
             call = channel.unary_unary(

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tests.core.oracle import randn
-from tests.service.oip.clients.expected import check_rotated, turned
+from tests.service.oip.clients.expected import check_rotated, rotate
 
 X = torch.cat((randn(1, 50, 4, 64), torch.zeros(1, 50, 4, 64)), 1)
 CODINGS = ("gzip", "deflate")
@@ -22,16 +22,16 @@ def compressed(client, coding, *ways):
 @pytest.mark.parametrize("coding", CODINGS)
 def test_both_ways(client, coding, ways):
     for in_json, outputs in (((), None), (("x",), {"rotated": False})):
-        more = compressed(client, coding, *ways)
-        answer = client.infer("rope", {"x": X}, outputs, in_json, **more)
-        check_rotated(answer["rotated"], turned(X), torch.float32)
-    answers = client.together([client.ask("rope", {"x": X}, **more) for _ in range(4)])
+        compression = compressed(client, coding, *ways)
+        answer = client.infer("rope", {"x": X}, outputs, in_json, **compression)
+        check_rotated(answer["rotated"], rotate(X), torch.float32)
+    answers = client.infer_all([client.request("rope", {"x": X}, **compression) for _ in range(4)])
     for answer in answers:
-        check_rotated(answer["rotated"], turned(X), torch.float32)
+        check_rotated(answer["rotated"], rotate(X), torch.float32)
 
 
 @pytest.mark.parametrize("coding", CODINGS)
-def test_errors_are_told_as_they_are(client, refused, coding):
+def test_errors_of_compressed_requests_are_readable(client, refused, coding):
     with refused("400", "x"):
         client.infer("rope", {"x": X[0, 0]}, **compressed(client, coding, "request", "response"))
 
@@ -49,8 +49,8 @@ def test_errors_are_told_as_they_are(client, refused, coding):
     ],
 )
 @pytest.mark.parametrize("kind", ["http", "http.aio"], indirect=True)
-def test_an_answer_is_compressed_where_one_coding_is_asked_for(client, target, accepted, coding):
-    """The bodies are the client's own, so that what it does not show can be seen."""
+def test_a_response_is_compressed_if_one_coding_is_accepted(client, target, accepted, coding):
+    """The client makes and reads the bodies; httpx sends them and shows the headers."""
     body, length = client.generate_request_body([client.input("x", X)], request_id="7")
     headers = {"accept-encoding": accepted, LENGTH: str(length)}
     url = f"{target.url}/v2/models/rope/infer"
@@ -59,10 +59,10 @@ def test_an_answer_is_compressed_where_one_coding_is_asked_for(client, target, a
     assert response.status_code == 200
     assert response.headers.get("content-encoding") == coding
     assert (len(raw) < X.nbytes) is (coding is not None)
-    told = client.parse_response_body(
+    parsed = client.parse_response_body(
         raw, header_length=response.headers[LENGTH], content_encoding=coding
     )
-    check_rotated(torch.tensor(told.as_numpy("rotated")), turned(X), torch.float32)
+    check_rotated(torch.tensor(parsed.as_numpy("rotated")), rotate(X), torch.float32)
 
 
 @pytest.mark.parametrize("path", ["/v2", "/v2/models/rope", "/v2/models/stats", "/v2/models/nope"])

@@ -103,9 +103,9 @@ def test_statistics_have_every_field(client):
 
 
 def test_statistics_count_requests(client):
-    request = client.ask("rope", {"x": torch.ones(1, 3, 2, 8)})
+    request = client.request("rope", {"x": torch.ones(1, 3, 2, 8)})
     (before,) = statistics(client, "rope")
-    client.together([request] * 7)
+    client.infer_all([request] * 7)
     (after,) = statistics(client, "rope")
     assert after["inference_count"] - before["inference_count"] == 7
     assert 1 <= after["execution_count"] - before["execution_count"] <= 7

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.service.oip.clients.expected import check_rotated, turned
+from tests.service.oip.clients.expected import check_rotated, rotate
 
 X = torch.ones(1, 3, 2, 8)
 POSITIONS = torch.arange(3)[None]
@@ -114,11 +114,11 @@ def test_an_unknown_region_is_refused(client, refused):
 
 
 def test_an_invalid_request_does_not_affect_concurrent_requests(client):
-    good = client.ask("rope", {"x": X})
-    invalid = client.ask("rope", {"x": X[0, 0]})
-    answers = client.together([good, invalid] * 8)
+    good = client.request("rope", {"x": X})
+    invalid = client.request("rope", {"x": X[0, 0]})
+    answers = client.infer_all([good, invalid] * 8)
     for answer in answers[::2]:
-        check_rotated(answer["rotated"], turned(X), torch.float32)
+        check_rotated(answer["rotated"], rotate(X), torch.float32)
     assert all(isinstance(answer, Exception) for answer in answers[1::2])
 
 
@@ -133,4 +133,4 @@ def test_a_stale_header_length_is_refused(client, refused):
         stale = {"x": X[:, :2]} if request_id else {"x": X.expand(4, 3, 2, 8)}
         with refused("400"):
             client.infer("rope", stale, in_json=["x"], headers=headers)
-        check_rotated(client.infer("rope", {"x": X})["rotated"], turned(X), torch.float32)
+        check_rotated(client.infer("rope", {"x": X})["rotated"], rotate(X), torch.float32)

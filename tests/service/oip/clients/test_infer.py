@@ -1,4 +1,4 @@
-"""Numbers that tritonclient's clients get, by every model, dtype and parameter."""
+"""Tensors that tritonclient's clients get, for every model, dtype and parameter."""
 
 import json
 import math
@@ -10,60 +10,63 @@ from rope_core import AttentionConfig, RopeConfig, reference
 from tests.core.oracle import off, qkv, randn
 from tests.service.oip.clients.expected import (
     DTYPES,
-    attended,
+    attend,
     check_attended,
     check_lse,
     check_rotated,
-    turned,
-    turned_packed,
+    rotate,
+    rotate_packed,
 )
 
-PLACES = torch.tensor([[0, 5, 2], [9, 70_000, 1]])
+POSITIONS = torch.tensor([[0, 5, 2], [9, 70_000, 1]])
 Q, K, V = qkv((2, 3, 4, 8), (2, 3, 2, 8))
 
 
-@pytest.mark.parametrize("places", [torch.int64, torch.int32], ids=str)
+@pytest.mark.parametrize("positions_dtype", [torch.int64, torch.int32], ids=str)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_rope_in_every_dtype(client, dtype, places):
+def test_rope_in_every_dtype(client, dtype, positions_dtype):
     x = Q.to(dtype)
-    answer = client.infer("rope", {"x": x, "positions": PLACES.to(places)}, request_id="a/ß 7")
-    check_rotated(answer["rotated"], turned(x, PLACES), dtype)
-    assert answer.head["id"] == "a/ß 7"
-    assert (answer.head["model_name"], answer.head["model_version"]) == ("rope", "1")
+    answer = client.infer(
+        "rope", {"x": x, "positions": POSITIONS.to(positions_dtype)}, request_id="a/ß 7"
+    )
+    check_rotated(answer["rotated"], rotate(x, POSITIONS), dtype)
+    assert answer.header["id"] == "a/ß 7"
+    assert (answer.header["model_name"], answer.header["model_version"]) == ("rope", "1")
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_rope_attention_in_every_dtype(client, dtype):
     q, k, v = (x.to(dtype) for x in (Q, K, V))
     answer = client.infer("rope_attention", {"q": q, "k": k, "v": v}, ["output", "lse"])
-    out, lse = attended(q, k, v)
+    out, lse = attend(q, k, v)
     check_attended(answer["output"], out, dtype)
     check_lse(answer["lse"], lse, dtype)
 
 
-@pytest.mark.parametrize("places", [torch.int64, torch.int32], ids=str)
-def test_rope_cos_sin(client, places):
-    there = torch.tensor([0, 1, 5, 131_071])
+@pytest.mark.parametrize("positions_dtype", [torch.int64, torch.int32], ids=str)
+def test_rope_cos_sin(client, positions_dtype):
+    positions = torch.tensor([0, 1, 5, 131_071])
     parameters = {"theta": 500_000.0, "head_dim": 16}
-    answer = client.infer("rope_cos_sin", {"positions": there.to(places)}, parameters=parameters)
-    angles = there.double()[:, None] * reference.frequencies(RopeConfig.of(16, theta=5e5))
-    for name, of in (("cos", angles.cos()), ("sin", angles.sin())):
-        found = answer[name]
-        assert found.dtype is torch.float32
-        of = of if found.shape == of.shape else torch.cat((of, of), -1)
-        assert off(found, of) <= 1e-7
+    answer = client.infer(
+        "rope_cos_sin", {"positions": positions.to(positions_dtype)}, parameters=parameters
+    )
+    angles = positions.double()[:, None] * reference.frequencies(RopeConfig.of(16, theta=5e5))
+    for name, expected in (("cos", angles.cos()), ("sin", angles.sin())):
+        assert answer[name].dtype is torch.float32
+        assert answer[name].shape == expected.shape
+        assert off(answer[name], expected) <= 1e-7
 
 
 @pytest.mark.parametrize("model_version", ["", "1"])
 @pytest.mark.parametrize("request_id", ["", "7"])
 def test_versions_and_ids(client, model_version, request_id):
     answer = client.infer("rope", {"x": Q}, request_id=request_id, model_version=model_version)
-    check_rotated(answer["rotated"], turned(Q), torch.float32)
-    assert answer.head.get("id", "") == request_id
-    assert client.wire == "grpc" or ("id" in answer.head) == bool(request_id)
+    check_rotated(answer["rotated"], rotate(Q), torch.float32)
+    assert answer.header.get("id", "") == request_id
+    assert client.wire == "grpc" or ("id" in answer.header) == bool(request_id)
 
 
-ROPES = {  # parameters, and what they mean for heads of 8
+ROPES = {  # parameters, and the same as arguments of `RopeConfig.of`
     "layout": ({"layout": "interleaved"}, {"layout": "interleaved"}),
     "theta": ({"theta": 500.0}, {"theta": 500.0}),
     "a theta that is an integer": ({"theta": 500}, {"theta": 500.0}),
@@ -81,28 +84,28 @@ ROPES = {  # parameters, and what they mean for heads of 8
 
 @pytest.mark.parametrize(("parameters", "rope"), ROPES.values(), ids=ROPES)
 def test_ropes_by_parameters(client, parameters, rope):
-    inputs = {"x": Q, "positions": PLACES}
+    inputs = {"x": Q, "positions": POSITIONS}
     rope = RopeConfig.of(8, **rope)
     answer = client.infer("rope", inputs, parameters=parameters)
-    check_rotated(answer["rotated"], turned(Q, PLACES, rope), torch.float32)
+    check_rotated(answer["rotated"], rotate(Q, POSITIONS, rope), torch.float32)
     back = client.infer("rope", inputs, parameters=parameters | {"inverse": True})
-    check_rotated(back["rotated"], turned(Q, -PLACES, rope), torch.float32)
+    check_rotated(back["rotated"], rotate(Q, -POSITIONS, rope), torch.float32)
 
 
 def test_a_preset_by_name(client):
     x = randn(1, 4, 2, 128)
     answer = client.infer("rope", {"x": x}, parameters={"rope": "llama-3-8b"})
-    check_rotated(answer["rotated"], turned(x, None, RopeConfig.of(128, theta=5e5)), torch.float32)
+    check_rotated(answer["rotated"], rotate(x, None, RopeConfig.of(128, theta=5e5)), torch.float32)
 
 
 def test_several_axes(client):
     x = randn(1, 5, 2, 16)
-    sections, there = (2, 3, 3), torch.randint(0, 99, (3, 1, 5))
+    sections, positions = (2, 3, 3), torch.randint(0, 99, (3, 1, 5))
     rope = json.dumps({"axes": "mrope", "mrope_section": sections})
-    answer = client.infer("rope", {"x": x, "positions": there}, parameters={"rope": rope})
+    answer = client.infer("rope", {"x": x, "positions": positions}, parameters={"rope": rope})
     axis_of = torch.tensor([axis for axis, n in enumerate(sections) for _ in range(n)] * 2)
-    of_axes = torch.stack([turned(x, places) for places in there])
-    expected = of_axes.gather(0, axis_of.expand(1, *x.shape))[0]
+    by_axis = torch.stack([rotate(x, axis_positions) for axis_positions in positions])
+    expected = by_axis.gather(0, axis_of.expand(1, *x.shape))[0]
     check_rotated(answer["rotated"], expected, torch.float32)
 
 
@@ -114,10 +117,10 @@ def test_packed_sequences(client, ends):
     q, k, v = (x.flatten(0, 1) for x in (Q, K, V))
     inputs = {"x": q, "cu_seqlens": ENDS.to(ends)}
     answer = client.infer("rope", inputs)
-    check_rotated(answer["rotated"], turned_packed(q, ENDS), torch.float32)
+    check_rotated(answer["rotated"], rotate_packed(q, ENDS), torch.float32)
     inputs = {"q": q, "k": k, "v": v, "cu_seqlens": ENDS.to(ends)}
     answer = client.infer("rope_attention", inputs, ["lse", "output"])
-    out, lse = attended(q, k, v, cu_seqlens=ENDS)
+    out, lse = attend(q, k, v, cu_seqlens=ENDS)
     check_attended(answer["output"], out, torch.float32)
     check_lse(answer["lse"], lse, torch.float32)
 
@@ -144,17 +147,17 @@ CONFIGS = {
 def test_attention_by_parameters(client, parameters, config):
     inputs = {"q": Q, "k": K, "v": V}
     answer = client.infer("rope_attention", inputs, parameters=parameters | {"lse": True})
-    out, lse = attended(Q, K, V, **config)
+    out, lse = attend(Q, K, V, **config)
     assert [*answer.tensors] == ["output", "lse"]
     check_attended(answer["output"], out, torch.float32)
     check_lse(answer["lse"], lse, torch.float32)
 
 
-def test_places_of_queries_and_of_keys(client):
-    q, there = Q[:, -1:], torch.tensor([[7], [3]])
-    inputs = {"q": q, "k": K, "v": V, "q_positions": there, "k_positions": PLACES}
+def test_positions_of_queries_and_of_keys(client):
+    q, q_positions = Q[:, -1:], torch.tensor([[7], [3]])
+    inputs = {"q": q, "k": K, "v": V, "q_positions": q_positions, "k_positions": POSITIONS}
     answer = client.infer("rope_attention", inputs)
-    out, _ = attended(q, K, V, places=(there, PLACES))
+    out, _ = attend(q, K, V, positions=(q_positions, POSITIONS))
     check_attended(answer["output"], out, torch.float32)
 
 
@@ -163,8 +166,8 @@ def test_sinks_and_masks(client):
     mask = mask.expand(2, 1, 3, 3)
     inputs = {"q": Q, "k": K, "v": V, "mask": mask, "sinks": torch.ones(4)}
     answer = client.infer("rope_attention", inputs, parameters={"causal": False, "rope": "null"})
-    every = mask.expand(2, 4, 3, 3)
-    out, _ = reference.attention(Q, K, V, AttentionConfig(causal=False), torch.ones(4), every)
+    head_mask = mask.expand(2, 4, 3, 3)
+    out, _ = reference.attention(Q, K, V, AttentionConfig(causal=False), torch.ones(4), head_mask)
     check_attended(answer["output"], out, torch.float32)
 
 
@@ -181,17 +184,17 @@ def test_sinks_and_masks(client):
     ],
     ids=str,
 )
-def test_outputs_are_those_that_are_listed_as_listed(client, outputs):
+def test_the_response_has_the_requested_outputs_in_their_order(client, outputs):
     answer = client.infer("rope_attention", {"q": Q, "k": K, "v": V}, outputs)
-    expected = dict(zip(("output", "lse"), attended(Q, K, V), strict=True))
+    expected = dict(zip(("output", "lse"), attend(Q, K, V), strict=True))
     assert [*answer.tensors] == [*outputs]
-    for name, found in answer.tensors.items():
-        assert off(found, expected[name]) <= 1e-6
+    for name, actual in answer.tensors.items():
+        assert off(actual, expected[name]) <= 1e-6
     if client.wire == "http":
-        for each in answer.head["outputs"]:
-            binary = not isinstance(outputs, dict) or outputs[each["name"]]
-            assert ("data" in each) is not binary
-            assert ("parameters" in each) is binary
+        for output in answer.header["outputs"]:
+            binary = not isinstance(outputs, dict) or outputs[output["name"]]
+            assert ("data" in output) is not binary
+            assert ("parameters" in output) is binary
 
 
 @pytest.mark.parametrize(
@@ -201,28 +204,27 @@ def test_outputs_are_those_that_are_listed_as_listed(client, outputs):
 def test_numbers_in_json_beside_bytes(client, dtype, in_json):
     x = Q.to(dtype)
     for outputs in (None, {"rotated": False}):
-        answer = client.infer("rope", {"x": x, "positions": PLACES}, outputs, in_json)
-        check_rotated(answer["rotated"], turned(x, PLACES), dtype)
+        answer = client.infer("rope", {"x": x, "positions": POSITIONS}, outputs, in_json)
+        check_rotated(answer["rotated"], rotate(x, POSITIONS), dtype)
 
 
-def test_what_is_not_finite_passes(client):
+def test_nan_and_infinity_are_rotated(client):
     x = torch.tensor([math.nan, math.inf, 1.0, -math.inf]).view(1, 1, 1, 4)
     for in_json, outputs in (((), None), (("x",), {"rotated": False})):
-        found = client.infer("rope", {"x": x}, outputs, in_json)["rotated"].flatten()
-        assert found[[0, 2]].isnan().all()  # a pair
-        assert not found.isfinite()[[1, 3]].any()
+        rotated = client.infer("rope", {"x": x}, outputs, in_json)["rotated"].flatten()
+        assert rotated[[0, 2]].isnan().all()  # elements 0 and 2 are a pair
+        assert not rotated.isfinite()[[1, 3]].any()
 
 
 @pytest.mark.parametrize("shape", [(1, 0, 2, 8), (0, 3, 2, 8)])
-def test_what_is_empty(client, shape):
-    found = client.infer("rope", {"x": torch.zeros(shape)})["rotated"]
-    assert found.shape == shape
+def test_empty_tensors(client, shape):
+    rotated = client.infer("rope", {"x": torch.zeros(shape)})["rotated"]
+    assert rotated.shape == shape
 
 
-def test_what_the_schedule_and_sequences_say_is_accepted(client):
-    inputs = {"x": Q}
-    more = {"priority": 1, "timeout": 60_000_000}
+def test_parameters_of_scheduling_and_sequences_are_accepted(client):
+    parameters = {"priority": 1, "timeout": 60_000_000}
     for sequence in (7, "seven"):
-        more |= {"sequence_id": sequence, "sequence_start": True, "sequence_end": True}
-        answer = client.infer("rope", inputs, **more)
-        check_rotated(answer["rotated"], turned(Q), torch.float32)
+        parameters |= {"sequence_id": sequence, "sequence_start": True, "sequence_end": True}
+        answer = client.infer("rope", {"x": Q}, **parameters)
+        check_rotated(answer["rotated"], rotate(Q), torch.float32)

@@ -1,4 +1,4 @@
-"""KServe's clients, in a process of their own: tritonclient has messages of the same names."""
+"""KServe's clients, in another process, because tritonclient registers the same message names."""
 
 import os
 import subprocess
@@ -14,8 +14,8 @@ SUITE = Path(__file__).with_name("kserve_suite.py")
 
 
 @pytest.mark.skipif(find_spec("kserve") is None, reason="kserve is not installed")
-def test_the_suite_of_kserve(target):
-    told = subprocess.run(
+def test_the_kserve_suite(target):
+    done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "--no-header", "-p", "no:cacheprovider", SUITE],
         cwd=ROOT,
         env={**os.environ, "OIP_HTTP": target.url, "OIP_GRPC": target.grpc},
@@ -24,6 +24,6 @@ def test_the_suite_of_kserve(target):
         timeout=120,
         check=False,
     )
-    assert told.returncode == 0, f"{told.stdout}\n{told.stderr}"
-    assert " passed" in told.stdout
-    assert "skipped" not in told.stdout
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    assert " passed" in done.stdout
+    assert "skipped" not in done.stdout

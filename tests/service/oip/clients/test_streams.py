@@ -1,14 +1,13 @@
 """Streams of gRPC: many requests on one call."""
 
-import time
-
 import pytest
 import torch
 
 from tests.core.oracle import randn
-from tests.service.oip.clients.expected import check_rotated, turned
+from tests.service.oip.clients.expected import check_rotated, rotate
+from tests.waiting import wait_until
 
-SYNC = pytest.mark.parametrize("kind", ["grpc"], indirect=True)
+GRPC_ONLY = pytest.mark.parametrize("kind", ["grpc"], indirect=True)
 
 
 @pytest.fixture(params=["grpc", "grpc.aio"])
@@ -17,120 +16,129 @@ def kind(request):
     return request.param
 
 
-def asks(client, numbers):
+def requests_of(client, numbers):
+    """Return tensors, and a request to rotate each."""
     tensors = [randn(1, 1 + n % 9, 4, 64, seed=n) for n in numbers]
     return tensors, [
-        client.ask("rope", {"x": x}, request_id=f"{n}")
+        client.request("rope", {"x": x}, request_id=f"{n}")
         for n, x in zip(numbers, tensors, strict=True)
     ]
 
 
 def check_all(answers, tensors):
     for n, (answer, x) in enumerate(zip(answers, tensors, strict=True)):
-        assert answer.head["id"] == f"{n}"
-        check_rotated(answer["rotated"], turned(x), torch.float32)
+        assert answer.header["id"] == f"{n}"
+        check_rotated(answer["rotated"], rotate(x), torch.float32)
 
 
-def test_answers_come_in_the_order_of_requests(client):
-    tensors, given = asks(client, range(100))
-    check_all(client.stream(given), tensors)
+def test_responses_are_in_the_order_of_requests(client):
+    tensors, requests = requests_of(client, range(100))
+    check_all(client.stream(requests), tensors)
 
 
-def test_one_wrong_request_does_not_end_the_stream(client):
-    tensors, given = asks(client, range(5))
-    given[1] = client.ask("rope", {"x": torch.ones(3)}, request_id="1")
-    given[3] = client.ask("nope", {"x": torch.ones(3)}, request_id="3")
-    answers = client.stream(given)
-    assert [isinstance(each, Exception) for each in answers] == [False, True, False, True, False]
+def test_an_invalid_request_does_not_end_the_stream(client):
+    tensors, requests = requests_of(client, range(5))
+    requests[1] = client.request("rope", {"x": torch.ones(3)}, request_id="1")
+    requests[3] = client.request("nope", {"x": torch.ones(3)}, request_id="3")
+    answers = client.stream(requests)
+    assert [isinstance(answer, Exception) for answer in answers] == [
+        False,
+        True,
+        False,
+        True,
+        False,
+    ]
     assert "nope" in answers[3].message()
     for n in (0, 2, 4):
-        assert answers[n].head["id"] == f"{n}"
-        check_rotated(answers[n]["rotated"], turned(tensors[n]), torch.float32)
+        assert answers[n].header["id"] == f"{n}"
+        check_rotated(answers[n]["rotated"], rotate(tensors[n]), torch.float32)
 
 
-def test_an_error_ends_the_stream_for_those_who_want_so(client):
-    _, (good,) = asks(client, range(1))
-    wrong = client.ask("nope", {"x": torch.ones(3)}, request_id="1")
-    answer, failure = client.stream([good, wrong], headers={"triton_grpc_error": "true"})
-    assert answer.head["id"] == "0"
-    code = failure.code if client.is_async else failure.status  # the one of asyncio is gRPC's own
+def test_an_error_ends_the_stream_on_request(client):
+    _, (good,) = requests_of(client, range(1))
+    invalid = client.request("nope", {"x": torch.ones(3)}, request_id="1")
+    answer, failure = client.stream([good, invalid], headers={"triton_grpc_error": "true"})
+    assert answer.header["id"] == "0"
+    code = failure.code if client.is_async else failure.status  # grpc.aio raises AioRpcError
     assert str(code()) == "StatusCode.NOT_FOUND"
 
 
-def test_models_may_be_mixed(client):
+def test_one_stream_for_several_models(client):
     x = randn(1, 3, 2, 8)
-    one = client.ask("rope", {"x": x}, request_id="a")
-    two = client.ask("rope_attention", {"q": x, "k": x, "v": x}, ["lse"], request_id="b")
-    three = client.ask("rope_cos_sin", {"positions": torch.arange(3)}, parameters={"head_dim": 8})
-    answers = client.stream([one, two, three])
+    rotation = client.request("rope", {"x": x}, request_id="a")
+    attention = client.request("rope_attention", {"q": x, "k": x, "v": x}, ["lse"], request_id="b")
+    tables = client.request(
+        "rope_cos_sin", {"positions": torch.arange(3)}, parameters={"head_dim": 8}
+    )
+    answers = client.stream([rotation, attention, tables])
     assert [[*answer.tensors] for answer in answers] == [["rotated"], ["lse"], ["cos", "sin"]]
-    assert [answer.head["id"] for answer in answers] == ["a", "b", ""]
+    assert [answer.header["id"] for answer in answers] == ["a", "b", ""]
 
 
 def test_large_messages(client):
     x = randn(1, 64 * 5, 32, 128)
-    for answer in client.stream([client.ask("rope", {"x": x})] * 3):
-        check_rotated(answer["rotated"][:, :4], turned(x[:, :4]), torch.float32)
+    for answer in client.stream([client.request("rope", {"x": x})] * 3):
+        check_rotated(answer["rotated"][:, :4], rotate(x[:, :4]), torch.float32)
 
 
-def test_a_stream_of_nothing(client):
+def test_a_stream_without_requests(client):
     assert client.stream([]) == []
 
 
-@SYNC
-@pytest.mark.parametrize("wanted", [True, False])
-def test_the_last_answer_is_marked_where_that_is_asked_for(client, wanted):
-    tensors, given = asks(client, range(4))
-    answers = client.stream(given, enable_empty_final_response=wanted)
+@GRPC_ONLY
+@pytest.mark.parametrize("marked", [True, False])
+def test_the_final_response_is_marked_on_request(client, marked):
+    tensors, requests = requests_of(client, range(4))
+    answers = client.stream(requests, enable_empty_final_response=marked)
     check_all(answers, tensors)
     for answer in answers:
-        assert answer.head["parameters"].get("triton_final_response", False) is wanted
+        assert answer.header["parameters"].get("triton_final_response", False) is marked
 
 
-@SYNC
-def test_a_stream_that_is_given_up(client, busy):
-    """Its requests wait for a device at work, and nobody waits for them any more."""
-    found = []
-    client.start_stream(lambda result, error: found.append(error or result))
-    for ask in asks(client, range(20))[1]:
-        client.async_stream_infer(**ask)
-    time.sleep(0.1)
+@GRPC_ONLY
+def test_a_client_cancels_a_stream_whose_requests_wait(client, target, busy):
+    results = []
+    client.start_stream(lambda result, error: results.append(error or result))
+    for request in requests_of(client, range(20))[1]:
+        client.async_stream_infer(**request)
+    wait_until(lambda: target.metric("nv_inference_pending_request_count", model="rope") > 0)
     client.stop_stream(cancel_requests=True)
-    assert found[-1].status() == "StatusCode.CANCELLED"
-    tensors, given = asks(client, range(3))
-    check_all(client.stream(given), tensors)
+    assert results[-1].status() == "StatusCode.CANCELLED"
+    tensors, requests = requests_of(client, range(3))
+    check_all(client.stream(requests), tensors)
 
 
-@SYNC
-def test_a_stream_with_an_end_of_time(client, busy):
-    found = []
-    client.start_stream(lambda result, error: found.append(error or result), stream_timeout=0.1)
-    for ask in asks(client, range(3))[1]:
-        client.async_stream_infer(**ask)
+@GRPC_ONLY
+def test_a_stream_with_a_deadline(client, busy):
+    results = []
+    client.start_stream(lambda result, error: results.append(error or result), stream_timeout=0.1)
+    for request in requests_of(client, range(3))[1]:
+        client.async_stream_infer(**request)
     client.stop_stream()
-    assert all(isinstance(each, Exception) for each in found)
-    if len(found) < 3:  # else the service, which knows the deadline, has been first to tell
-        assert found[-1].status() == "StatusCode.DEADLINE_EXCEEDED"
+    assert results
+    assert all(isinstance(result, Exception) for result in results)
+    if len(results) < 3:  # otherwise the service, which knows the deadline, answered first
+        assert results[-1].status() == "StatusCode.DEADLINE_EXCEEDED"
     assert client.is_server_live()
 
 
-async def test_a_stream_that_an_async_client_gives_up(target, busy):
+async def test_an_async_client_cancels_a_stream(target, busy):
     aio = pytest.importorskip("tritonclient.grpc.aio")
     async with aio.InferenceServerClient(target.grpc) as client:
         x = aio.InferInput("x", [1, 3, 2, 8], "FP32")
         x.set_data_from_numpy(torch.ones(1, 3, 2, 8).numpy())
 
-        async def given():
+        async def endless():
             while True:
                 yield {"model_name": "rope", "inputs": [x]}
 
-        stream = client.stream_infer(given())
+        stream = client.stream_infer(endless())
         assert stream.cancel()
         assert await client.is_server_live()
 
 
-@SYNC
-def test_a_client_has_one_stream_at_a_time_and_many_one_after_another(client):
+@GRPC_ONLY
+def test_a_client_opens_several_streams_one_after_another(client):
     for n in range(3):
-        tensors, given = asks(client, range(n + 1))
-        check_all(client.stream(given), tensors)
+        tensors, requests = requests_of(client, range(n + 1))
+        check_all(client.stream(requests), tensors)
