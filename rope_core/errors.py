@@ -16,7 +16,7 @@ class RopeError(Exception):
 
 
 class ConfigError(RopeError):
-    """A parameter has a value that no rotation or attention has."""
+    """A parameter is not valid."""
 
     def __init__(self, parameter: str, expected: str, got: object) -> None:
         super().__init__(f"{parameter} must be {expected}, got {got}")

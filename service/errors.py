@@ -1,4 +1,4 @@
-"""Errors of the service, beside those of the library. Their texts are for the client.
+"""Errors of the service; `rope_core.errors` has those of the library. The texts are for clients.
 
 ServiceError
   +- BadMessage              the body is not what its content type says

@@ -66,7 +66,7 @@ class Problem:
 def problem_for(failure: Exception) -> Problem:
     """Return the problem that answers a failure.
 
-    A class without a row is a bug of the service: the client learns no more than that.
+    A class without a row is a bug: the client gets 500 `internal`, the log has the traceback.
     """
     for kind in type(failure).__mro__:
         if kind in PROBLEMS:

@@ -1,6 +1,6 @@
 """Batch while busy: an idle device starts a call at once, and calls that arrive meanwhile wait.
 
-Three promises: the other calls of a batch do not change the result of a call, each call gets one
+Guarantees: the other calls of a batch do not change the result of a call, each call gets one
 result or exception, and nothing polls. This file knows neither tensors nor HTTP.
 """
 

@@ -91,7 +91,7 @@ class AttentionParams(BackendParams):
     """Multiplier of the scores; by default head_dim ** -0.5."""
 
     return_lse: bool = False
-    """Return also the log-sum-exp of the scores of each query."""
+    """Also return the log-sum-exp of the scores of each query."""
 
     out_dtype: Literal["float32"] | None = None
     """Return out in float32, to be merged; by default in the dtype of q."""

@@ -78,7 +78,7 @@ class _ModelRope(RopeForm):
     """Type of the layer, such as sliding_attention."""
 
     compat: Literal["5.23", "4.57"] = "5.23"
-    """Version of transformers to follow where they differ."""
+    """Version of transformers to follow if versions differ."""
 
     arithmetic: Arithmetic = "hf"
     """`hf` for the operations of transformers, or `float64` for exact angles."""

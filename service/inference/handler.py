@@ -28,10 +28,10 @@ R = TypeVar("R")
 
 
 class RequestContext(NamedTuple):
-    """What belongs to a request from its arrival to its answer."""
+    """The deadline, the memory charge and the disconnect of one request."""
 
     deadline: float
-    """Time of `time.monotonic` after which the answer is of no use."""
+    """Time of `time.monotonic` after which the client no longer waits."""
 
     charge: Charge
     """The request's share of the memory budget."""
@@ -81,7 +81,7 @@ class InferenceHandler:
     ) -> Served:
         """Answer a request.
 
-        A caller that goes on with the answer must not keep `message`: the tensors of a request are
+        The caller must drop its own reference to `message`: the tensors of a request are
         freed when its call has run.
 
         Args:

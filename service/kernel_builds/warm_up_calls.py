@@ -1,4 +1,4 @@
-"""Calls that need the kernels which requests of a model can need.
+"""Calls that need every kernel that requests of a model can need.
 
 A kernel is compiled for dtypes, widths and features, never for numbers of tokens, sequences or
 heads. So a few calls of few tokens reach all kernels.

@@ -22,55 +22,55 @@ class Metrics:
 
     def __init__(self) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]
-        to = self.registry = CollectorRegistry()
+        registry = self.registry = CollectorRegistry()
         self.requests = Counter(
-            "rope_requests", "Requests answered.", ("route", "status"), registry=to
+            "rope_requests", "Requests answered.", ("route", "status"), registry=registry
         )
         self.request_seconds = Histogram(
             "rope_request_duration_seconds",
-            "From the request's head to the last byte of its answer.",
+            "From the request's header to the last byte of its answer.",
             ("route",),
             buckets=_SECONDS,
-            registry=to,
+            registry=registry,
         )
         self.queue_seconds = self._seconds("queue_wait", "From a call's arrival to its run.")
         self.copy_seconds = self._seconds("copy", "Packing and moving tensors, for each run.")
         self.compute_seconds = self._seconds("compute", "Computing, for each run.")
         self.batch_requests = Histogram(
-            "rope_batch_requests", "Calls in a run.", buckets=_REQUESTS, registry=to
+            "rope_batch_requests", "Calls in a run.", buckets=_REQUESTS, registry=registry
         )
         self.batch_tokens = Histogram(
-            "rope_batch_tokens", "Tokens in a run.", buckets=_TOKENS, registry=to
+            "rope_batch_tokens", "Tokens in a run.", buckets=_TOKENS, registry=registry
         )
         calls = Counter(
             "rope_backend_calls",
-            "Calls answered, by the backend that did them.",
+            "Calls answered, by the backend that computed them.",
             ("operation", "backend"),
-            registry=to,
+            registry=registry,
         )
         self.backend_calls = lru_cache(maxsize=64)(calls.labels)
         self.kernel_builds = Counter(
-            "rope_kernel_builds", "Kernels built for the device.", ("outcome",), registry=to
+            "rope_kernel_builds", "Kernels built for the device.", ("outcome",), registry=registry
         )
         self.kernel_build_seconds = Histogram(
             "rope_kernel_build_seconds",
             "Building one kernel.",
             buckets=_BUILD_SECONDS,
-            registry=to,
+            registry=registry,
         )
         self.kernel_builds_waiting = Gauge(
-            "rope_kernel_builds_waiting", "Kernels waiting to be built.", registry=to
+            "rope_kernel_builds_waiting", "Kernels waiting to be built.", registry=registry
         )
-        self.queue_depth = Gauge("rope_queue_depth", "Calls waiting for a run.", registry=to)
-        self.queued_bytes = Gauge("rope_queued_bytes", "Bytes of calls waiting.", registry=to)
+        self.queue_depth = Gauge("rope_queue_depth", "Calls waiting for a run.", registry=registry)
+        self.queued_bytes = Gauge("rope_queued_bytes", "Bytes of calls waiting.", registry=registry)
         self.admitted_bytes = Gauge(
-            "rope_admitted_bytes", "Memory that admitted requests may take.", registry=to
+            "rope_admitted_bytes", "Memory that admitted requests may take.", registry=registry
         )
         self.device_memory_bytes = Gauge(
-            "rope_device_memory_bytes", "Memory in use on the device.", registry=to
+            "rope_device_memory_bytes", "Memory in use on the device.", registry=registry
         )
-        self.ready = Gauge("rope_ready", "1 while the service wants traffic.", registry=to)
-        Info("rope_build", "What is running.", registry=to).info(
+        self.ready = Gauge("rope_ready", "1 while ready for traffic.", registry=registry)
+        Info("rope_build", "Versions of service, torch and Python.", registry=registry).info(
             {
                 "version": __version__,
                 "torch": torch.__version__,

@@ -181,21 +181,29 @@ class TritonMetrics(Collector):
     def collect(self) -> Iterator[Metric]:
         """Yield the metrics."""
         numbers: dict[str, tuple[str, Callable[[Statistics], float]]] = {
-            "request_success": ("Requests answered well.", lambda model: model.num_answered),
+            "request_success": ("Successful requests.", lambda model: model.num_answered),
             "count": ("Inferences.", lambda model: model.num_answered),
             "exec_count": ("Runs of the device.", lambda model: model.num_runs),
             "pending_request_count": ("Calls waiting.", lambda model: model.num_pending()),
-            "request_duration_us": ("Of good requests.", partial(_microseconds, "success")),
+            "request_duration_us": (
+                "Microseconds of successful requests.",
+                partial(_microseconds, "success"),
+            ),
         }
         for step in _STEPS:
-            numbers[f"{step}_duration_us"] = "Part of it.", partial(_microseconds, step)
+            numbers[f"{step}_duration_us"] = (
+                f"Microseconds of their step {step}.",
+                partial(_microseconds, step),
+            )
         for name, (text, number) in numbers.items():
             family = GaugeMetricFamily(f"nv_inference_{name}", text, labels=("model", "version"))
             for model in self._models.values():
                 family.add_metric((model.name, VERSION), number(model))
             yield family
         labels = ("model", "version", "reason")
-        family = GaugeMetricFamily("nv_inference_request_failure", "Others.", labels=labels)
+        family = GaugeMetricFamily(
+            "nv_inference_request_failure", "Failed requests.", labels=labels
+        )
         for model in self._models.values():
             for reason, count in model.num_failed.items():
                 family.add_metric((model.name, VERSION, reason), count)

@@ -83,7 +83,7 @@ def _describe_hot_routes(app: FastAPI) -> None:
 
 
 async def _refuse(request: Request, failure: Exception) -> Response:
-    """Answer what the router refuses in the protocol's form of an error."""
+    """Answer 404 and 405 in the form of the protocol's errors."""
     assert isinstance(failure, HTTPException), "registered for this class alone"
     if request.url.path.split("/")[1] == "v2":
         headers, body = refusal(failure.detail)

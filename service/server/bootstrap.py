@@ -27,7 +27,7 @@ from service.inference.handler import InferenceHandler
 from service.kernel_builds.builder import KernelBuilder
 from service.kernel_builds.warm_up_calls import rare_calls, usual_calls
 from service.lifecycle import Lifecycle, Phase
-from service.observability import metrics
+from service.observability.metrics import Metrics
 from service.oip.state import OipState
 from service.server.warm_up import warm_up
 from service.settings import Settings, parse_shapes
@@ -45,21 +45,21 @@ would exceed the pid limit of a container, and OpenMP then ends the process.
 def build_service(
     settings: Settings, lifecycle: Lifecycle, driver: Driver | None = None
 ) -> tuple[InferenceHandler, ThreadPoolExecutor]:
-    """Return what all routes share, and the threads of the device.
+    """Return the handler of all requests, and the threads of the device.
 
     Args:
         settings: the operator's settings.
         lifecycle: the phase of this service.
         driver: driver of the device to compute on; that of `settings.device` if None.
     """
-    registry = metrics.Metrics()
+    metrics = Metrics()
     driver = driver or find_driver(settings.device)
     num_cpus = cgroup.num_cpus()
     default_threads = num_cpus if driver is None else min(STAGING_THREADS, num_cpus)
     torch.set_num_threads(settings.threads or default_threads)
     budget = settings.memory_budget_bytes or min(cgroup.memory_bytes() // 4, 4 * 2**30)
     buffer_pool = BufferPool(max_idle_bytes=budget, pinner=driver)
-    builder = KernelBuilder(registry)
+    builder = KernelBuilder(metrics)
     device: Device = (
         Cpu(buffer_pool) if driver is None else Accelerator(driver, buffer_pool, builder)
     )
@@ -76,15 +76,15 @@ def build_service(
         max_batch_tokens=settings.max_batch_tokens,
         max_batch_bytes=settings.max_batch_bytes or capabilities.batch_bytes,
         max_queue_calls=settings.max_queue_calls,
-        metrics=registry,
+        metrics=metrics,
     )
     admission = Admission(budget)
-    registry.queue_depth.set_function(lambda: len(batcher.waiting))
-    registry.kernel_builds_waiting.set_function(lambda: builder.num_waiting)
-    registry.queued_bytes.set_function(lambda: sum(job.num_bytes for job in batcher.waiting))
-    registry.admitted_bytes.set_function(lambda: admission.charged_bytes)
-    registry.device_memory_bytes.set_function(device.memory_bytes)
-    registry.ready.set_function(lambda: lifecycle.phase is Phase.READY)
+    metrics.queue_depth.set_function(lambda: len(batcher.waiting))
+    metrics.kernel_builds_waiting.set_function(lambda: builder.num_waiting)
+    metrics.queued_bytes.set_function(lambda: sum(job.num_bytes for job in batcher.waiting))
+    metrics.admitted_bytes.set_function(lambda: admission.charged_bytes)
+    metrics.device_memory_bytes.set_function(device.memory_bytes)
+    metrics.ready.set_function(lambda: lifecycle.phase is Phase.READY)
     service = InferenceHandler(
         settings=settings,
         engine=engine,
@@ -97,7 +97,7 @@ def build_service(
         builder=builder,
         rope_resolver=_build_rope_resolver(settings.presets_dir),
         io_executor=ThreadPoolExecutor(1, thread_name_prefix="io"),
-        metrics=registry,
+        metrics=metrics,
     )
     lifecycle.abort_pending = batcher.close
     return service, device_threads
@@ -191,5 +191,5 @@ def _default_backend(name: str, device: Device) -> str | None:
     for backend in (fused, varlen):
         why_not = backend.unavailable(torch.device(device.name)) if name == backend.name else None
         if why_not is not None:
-            raise SystemExit(f"backend {name} was asked for, but {why_not}")
+            raise SystemExit(f"ROPE_BACKEND is {name}, but {why_not}")
     return None if name == "auto" else name

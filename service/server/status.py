@@ -15,7 +15,7 @@ from service.v1.schemas import Healthz, Presets, Readyz, Variants, Version
 
 
 def status_routes(service: InferenceHandler, lifecycle: Lifecycle) -> APIRouter:
-    """Return the routes that tell the state of the service and what it knows."""
+    """Return the routes of health, metrics, version and catalogue."""
     router = APIRouter()
 
     @router.get("/healthz", tags=["status"], summary="200 while the process lives")
@@ -60,7 +60,7 @@ def status_routes(service: InferenceHandler, lifecycle: Lifecycle) -> APIRouter:
     async def variants() -> JSONResponse:
         return JSONResponse(list_variants())
 
-    @router.get("/version", tags=["status"], summary="What is running")
+    @router.get("/version", tags=["status"], summary="Versions and device")
     async def version() -> Version:
         return {
             "version": __version__,

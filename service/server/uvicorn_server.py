@@ -1,4 +1,4 @@
-"""uvicorn with a slower end: requests are still accepted for a while after SIGTERM."""
+"""uvicorn with a graceful end: requests are still accepted for a while after SIGTERM."""
 
 import asyncio
 import logging
@@ -16,11 +16,11 @@ from uvicorn.config import STARTUP_FAILURE
 from service.lifecycle import LAST_REQUESTS_S, Lifecycle
 from service.server.listeners import accept_pending, stop_handshakes
 
-log = logging.getLogger("rope.life")
+log = logging.getLogger("rope.lifecycle")
 
 
 class Listener(Protocol):
-    """A server beside HTTP, for example gRPC."""
+    """A server in addition to HTTP, for example gRPC."""
 
     async def open(self) -> None:
         """Accept requests.
@@ -42,9 +42,9 @@ class Server(uvicorn.Server):
 
     Args:
         config: uvicorn's; the lifespan protocol is off.
-        lifecycle: told of the signals.
+        lifecycle: enters its phases when signals arrive.
         lifespan: entered before the listeners open, left after they have closed.
-        listeners: servers beside HTTP.
+        listeners: servers in addition to HTTP.
         delay_s: seconds from SIGTERM until the listeners close.
         drain_s: seconds from then on for requests in flight.
     """

@@ -139,5 +139,5 @@ def test_nothing_is_forced_on_cosines():
 
 def test_a_backend_that_never_runs_here_stops_the_start(lifecycle, monkeypatch):
     monkeypatch.setattr("rope_core.kernels.runtime.device_type", lambda: "cuda")
-    with pytest.raises(SystemExit, match="backend fused was asked for, but tensors are on cpu"):
+    with pytest.raises(SystemExit, match="ROPE_BACKEND is fused, but tensors are on cpu"):
         create_app(Settings(device="cpu", backend="fused"), lifecycle)

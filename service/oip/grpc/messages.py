@@ -1,6 +1,6 @@
 """Messages and methods of the protocol, from `protos/`, in a separate descriptor pool.
 
-Generated code registers messages in protobuf's default pool, which takes a name once, and every
+Generated code registers messages in protobuf's default pool, which allows each name once, and every
 client of the protocol has messages named `inference.*`. This module registers nothing there, so
 that a client and the service can be imported into one process.
 """

@@ -132,7 +132,7 @@ def _path_parameters(path: str) -> list[dict[str, Any]]:
 
 
 def _refusals(errors: Iterable[type[Exception]]) -> dict[str, Any]:
-    refusal = {"description": "Why not", "content": json_content(ref("Refusal"))}
+    refusal = {"description": "Refused", "content": json_content(ref("Refusal"))}
     statuses = {
         STATUSES[error] if error in STATUSES else status_of(PROBLEMS[error][0].value)
         for error in errors
