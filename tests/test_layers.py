@@ -16,7 +16,7 @@ service.server.serve
 service.server.app
 service.server.bootstrap service.server.status
 service.server.uvicorn_protocol service.server.uvicorn_server
-service.server.listeners service.server.warm_up
+service.server.connection_draining service.server.warm_up
 service.oip.grpc
 service.oip.openapi
 service.oip.http

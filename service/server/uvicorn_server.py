@@ -14,7 +14,7 @@ import uvicorn
 from uvicorn.config import STARTUP_FAILURE
 
 from service.lifecycle import LAST_REQUESTS_S, Lifecycle
-from service.server.listeners import accept_pending, stop_handshakes
+from service.server.connection_draining import accept_pending, stop_handshakes
 
 log = logging.getLogger("rope.lifecycle")
 

@@ -16,7 +16,7 @@ import uvloop
 from service import lifecycle as lifecycle_module
 from service.lifecycle import Lifecycle
 from service.server import uvicorn_protocol
-from service.server.listeners import stop_handshakes
+from service.server.connection_draining import stop_handshakes
 from service.server.uvicorn_server import Server
 
 REQUEST = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
