@@ -263,7 +263,7 @@ def test_positions_of_each_row_and_of_all_rows():
 
 @every_scheme
 def test_variants_that_are_scaled_scale_every_axis(scheme):
-    """A scheme whose frequencies do not depend on theta refuses them."""
+    """A scheme with a fixed formula for its frequencies refuses them."""
     parameters = of_scheme(scheme)
     if scheme in ("axial_centred", "axial_log", "axial_pixel", "atoms"):
         with pytest.raises(ConfigError, match='rope_type must be "default"'):

@@ -48,6 +48,8 @@ async def test_rotate_packed_sequences(client, codec):
         rope_core.Rotate(None, k, RopeConfig.of(8), torch.tensor([0, 1, 0, 1, 2]))
     )
     assert torch.equal(answer.tensors["k"], expected.k)
+    exact = rope_core.reference.rotate_complex(k, torch.tensor([0, 1, 0, 1, 2]), RopeConfig.of(8))
+    torch.testing.assert_close(answer.tensors["k"], exact.float())
 
 
 async def test_attention(client, codec):
@@ -60,6 +62,10 @@ async def test_attention(client, codec):
     expected = rope_core.attend(rope_core.Attend(q, k, v, ROPE, config, return_lse=True))
     assert torch.equal(answer.tensors["out"], expected.out)
     assert torch.equal(answer.tensors["lse"], expected.lse)
+    rotated = [rope_core.reference.rotate_complex(x, torch.arange(5), ROPE) for x in (q, k)]
+    out, lse = rope_core.reference.attention(*rotated, v, config)
+    torch.testing.assert_close(answer.tensors["out"], out.float())
+    torch.testing.assert_close(answer.tensors["lse"], lse.float())
 
 
 @pytest.mark.parametrize("kind", [torch.bool, torch.float32, torch.bfloat16], ids=str)
@@ -132,6 +138,14 @@ async def test_attention_over_ragged_sequences(client, codec):
         for a, b in ((0, 3), (3, 5))
     ]
     assert torch.equal(answer.tensors["out"], torch.cat(parts))
+    exact = []
+    for rows in (slice(0, 3), slice(3, 5)):
+        positions = torch.arange(rows.stop - rows.start)
+        rotated = [
+            rope_core.reference.rotate_complex(x[rows], positions, RopeConfig.of(8)) for x in (q, k)
+        ]
+        exact.append(rope_core.reference.attention(*rotated, k[rows], AttentionConfig())[0])
+    torch.testing.assert_close(answer.tensors["out"], torch.cat(exact).float())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
