@@ -79,7 +79,7 @@ def _check_values(name: str, positions: Tensor, rope: RopeConfig | None) -> None
             got = dtype_of(positions)
             if positions.dtype in MAX_EXACT_INTEGER:
                 largest = MAX_EXACT_INTEGER[positions.dtype]
-                got += f", which tells whole numbers apart only up to {largest}"
+                got += f", which holds integers exactly only up to {largest}"
             raise ShapeError(name, "int64, or fractional in float32 or float64", got)
         if not bool((positions.abs() <= MAX_POSITION).all()):  # true for NaN
             raise ShapeError(name, "of numbers between -2**63 and 2**63", "others, or NaN")

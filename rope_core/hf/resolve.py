@@ -99,7 +99,7 @@ def resolve(
     Args:
         config: its contents, in the spelling of transformers 4 or 5, or of diffusers.
         model_type: the family, instead of the file's.
-        part: "text", "vision" or "audio" of a composite model; text if nothing tells the part.
+        part: "text", "vision" or "audio" of a composite model; text by default.
         layer: index of the layer, if layers differ.
         layer_type: its type, such as "sliding_attention".
         compat: the version of transformers to follow, "5.23" or "4.57".

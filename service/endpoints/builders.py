@@ -31,7 +31,7 @@ class PreparedCall:
     call: Call
 
     warnings: tuple[str, ...] = ()
-    """What the answer tells the client beside the result."""
+    """Warnings for the client, in addition to the result."""
 
     backend: str | None = None
     """Name of the backend that the request chooses; None leaves the choice to the service."""

@@ -1,8 +1,8 @@
 """Every refusal is the same over every protocol: the error, the accounting, the statistics.
 
-`REFUSALS` says what a client gets over `/v1`. What the other protocols make of it follows from two
-tables of theirs: all that a request says wrongly is 400 in `/v2`, and `CODES` are gRPC's names of
-the statuses. Where a protocol does something else, `DIFFERENCES` says what, and why.
+`REFUSALS` has the answers of `/v1`. The answers of the other protocols follow from them: `/v2` uses
+400 for every wrong request, and `CODES` maps the statuses to those of gRPC. `DIFFERENCES` has the
+exceptions, each with its reason.
 """
 
 import json

@@ -156,7 +156,7 @@ async def test_positions_in_half_precision_are_refused(client, codec, dtype, mos
     ):
         rope = {"head_dim": D}
         refusal = await post(client, codec, path, Message(tensors, params(rope=rope)))
-        check_refused(refusal, "positions must be int64", f"whole numbers apart only up to {most}")
+        check_refused(refusal, "positions must be int64", f"integers exactly only up to {most}")
 
 
 @pytest.mark.parametrize(("most", "warned"), [(2**24, False), (2**24 + 1, True), (2**31, True)])

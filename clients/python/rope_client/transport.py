@@ -46,7 +46,7 @@ def outcome_of(response: httpx.Response) -> Response:
 
 def failure_of(error: httpx.RequestError) -> RopeClientError:
     """Return the exception of httpx as an error of ours."""
-    error_class = next(ours for theirs, ours in FAILURES if isinstance(error, theirs))
+    error_class = next(mapped for cause, mapped in FAILURES if isinstance(error, cause))
     failure = error_class(f"{type(error).__name__}: {error}")
     failure.__cause__ = error
     return failure

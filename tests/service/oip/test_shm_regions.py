@@ -133,13 +133,13 @@ def test_objects_without_the_prefix_all_get_the_same_error(folder):
     there, link = folder.make("other"), folder.path("link")
     link.symlink_to("/etc/passwd")
     folder.path("folder").mkdir(exist_ok=True)
-    told = set()
+    texts = set()
     for name in ("other", "link", "folder", "nothing"):
         key = folder.prefix + name
         with pytest.raises(BadRegion) as refused:
             regions.register("r", key, 0, 1)
-        told.add(str(refused.value).replace(key, ""))
-    assert len(told) == 1
+        texts.add(str(refused.value).replace(key, ""))
+    assert len(texts) == 1
     assert folder.path("other").read_bytes() == BYTES, there
 
 
