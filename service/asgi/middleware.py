@@ -4,8 +4,8 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
-from service.asgi import io, problems
-from service.asgi.io import Event, Receive, Scope, Send
+from service.asgi import io
+from service.asgi.io import Event, Headers, Receive, Scope, Send
 from service.errors import ClientLeft
 from service.lifecycle import Lifecycle
 from service.observability import ids
@@ -31,6 +31,8 @@ class RequestMiddleware:
     paths: frozenset[str]
     """Names that metrics may show as a route; all others are "other"."""
     request_log: RequestLog
+    describe: Callable[[str, Exception], tuple[int, Headers, bytes]]
+    """Returns status, headers and body of the answer to a failure on a path."""
     lifecycle: Lifecycle
     """Once the service is ending, answers tell clients to close their connections."""
 
@@ -57,13 +59,15 @@ class RequestMiddleware:
 
         app = (self.hot.get(path) if scope["method"] == "POST" else None) or self.app
         try:
+            if io.REFUSAL in scope:
+                raise scope[io.REFUSAL]
             await app(scope, receive, send_with_id)
         except ClientLeft:
             status = CLIENT_LEFT
         except Exception as failure:
             if status:
                 raise  # the answer had begun: uvicorn closes the connection
-            failure_status, problem_headers, body = problems.describe(failure)
+            failure_status, problem_headers, body = self.describe(path, failure)
             await io.send(send_with_id, failure_status, problem_headers, [body])
         self.request_log.record(
             request_id=request_id,

@@ -12,8 +12,8 @@ from service.observability import logs
 from service.oip.grpc.methods import grpc_methods
 from service.oip.grpc.server import GrpcServer
 from service.oip.state import OipState
-from service.server import uvicorn_protocol
 from service.server.app import build_app
+from service.server.asgi_protocol import AsgiProtocol
 from service.server.bootstrap import build_service, lifespan
 from service.server.uvicorn_server import Server
 from service.settings import Settings
@@ -39,7 +39,7 @@ def serve(settings: Settings, driver: Driver | None = None) -> None:
         host=settings.http_host,
         port=settings.http_port,
         loop="uvloop",
-        http=uvicorn_protocol.Connection,
+        http=AsgiProtocol,
         ws="none",
         lifespan="off",
         access_log=False,
