@@ -14,9 +14,11 @@ LAYERS = """
 service.__main__
 service.server.serve
 service.server.app
+service.server.connection
 service.server.bootstrap service.server.status
 service.server.asgi_protocol service.server.uvicorn_server
-service.server.asgi_cycle
+service.server.asgi_cycle service.server.connection_limits
+service.server.connection_deadlines
 service.server.connection_draining service.server.warm_up
 service.oip.grpc
 service.oip.openapi
@@ -30,6 +32,7 @@ service.oip.shm
 service.oip.types service.oip.validate
 service.oip.errors
 service.v1
+service.planned
 service.asgi.body
 service.inference.handler
 service.inference
@@ -41,7 +44,7 @@ service.kernel_builds.prebuild
 service.device
 service.kernel_builds
 service.batching
-service.buffer_pool service.wire
+service.buffer_pool service.slab_pool service.wire
 service.pinned_memory
 service.errors service.lifecycle service.observability service.settings
 rope_core.reference rope_core.attention rope_core.merge rope_core.accuracy
@@ -65,7 +68,7 @@ KEPT_IN = {
     "fastapi_offline": {"service.server"},
     "starlette": {"service.server"},
     "uvicorn": {"service.server"},
-    "httptools": {"service.asgi.request_header"},
+    "httptools": {"service.asgi.request_header", "service.planned"},
     "prometheus_client": {"service.observability", "service.oip.statistics"},
     "pydantic": {"service.__main__", "service.settings", "service.endpoints"}
     | {"service.v1", "service.oip.openapi", "service.oip.types", "service.oip.control"}
@@ -81,11 +84,25 @@ KEPT_IN = {
     "grpc_health": {"service.oip.grpc"},
     "grpc_reflection": {"service.oip.grpc"},
     "google.protobuf": {"service.oip.grpc"},
-    "torch": {"rope_core", "service.server", "service.inference", "service.endpoints"}
+    "torch": {
+        "rope_core",
+        "service.planned",
+        "service.slab_pool",
+        "service.server",
+        "service.inference",
+        "service.endpoints",
+    }
     | {"service.device", "service.kernel_builds", "service.batching.packing", "service.oip"}
     | {"service.wire", "service.buffer_pool", "service.pinned_memory"}
     | {"service.observability.metrics"},
-    "rope_core": {"rope_core", "service.server", "service.v1", "service.oip", "service.inference"}
+    "rope_core": {
+        "rope_core",
+        "service.planned",
+        "service.server",
+        "service.v1",
+        "service.oip",
+        "service.inference",
+    }
     | {"service.endpoints", "service.device", "service.kernel_builds", "service.batching.packing"}
     | {"service.asgi.problems"},
     "service": {"service"},

@@ -58,9 +58,9 @@ class RequestMiddleware:
             await send(event)
 
         app = (self.hot.get(path) if scope["method"] == "POST" else None) or self.app
+        if io.REFUSAL in scope:
+            app = _refuse
         try:
-            if io.REFUSAL in scope:
-                raise scope[io.REFUSAL]
             await app(scope, receive, send_with_id)
         except ClientLeft:
             status = CLIENT_LEFT
@@ -78,3 +78,8 @@ class RequestMiddleware:
             started=started,
             headers=headers,
         )
+
+
+async def _refuse(scope: Scope, _receive: Receive, _send: Send) -> None:
+    """Raise the error that answers a request which the server does not accept."""
+    raise scope[io.REFUSAL]

@@ -6,6 +6,7 @@ import logging
 import termios
 from array import array
 from collections import deque
+from collections.abc import Callable
 from typing import Any, cast
 
 import uvicorn
@@ -14,10 +15,13 @@ from uvicorn.protocols.utils import get_local_addr, get_remote_addr
 from uvicorn.server import ServerState
 
 from service.asgi import io
+from service.asgi.middleware import QUIET
 from service.asgi.request_body import ChunkedBody, SizedBody
-from service.asgi.request_header import HeaderLimits, HeaderParser, RequestHeader, decode_path
-from service.errors import ServiceError
+from service.asgi.request_header import HeaderParser, RequestHeader, decode_path
+from service.errors import Overloaded, ServiceError, SlowRequest
 from service.server.asgi_cycle import AsgiCycle
+from service.server.connection_deadlines import Pending, Phase, Watch
+from service.server.connection_limits import ConnectionLimits
 
 _log = logging.getLogger("uvicorn.error")
 
@@ -29,26 +33,51 @@ FIRST_REQUEST_S = 2.0
 """Seconds that a client without a request gets to send its first one when the service ends."""
 
 
+class _Flow(FlowControl):
+    """Tells when reading goes on after a pause."""
+
+    def __init__(self, transport: asyncio.Transport, on_resume: Callable[[], None]) -> None:
+        super().__init__(transport)
+        self._on_resume = on_resume
+
+    def resume_reading(self) -> None:
+        """Go on reading."""
+        if self.read_paused:
+            super().resume_reading()
+            self._on_resume()
+
+
 class AsgiProtocol(asyncio.Protocol):
     """One client's connection.
 
     A request that the server does not accept goes to the application as well: `io.REFUSAL` in its
     scope is the error. So it is answered, logged and counted as all others, in its turn. After it,
     nothing that the client sends is read as a request.
+
+    Args:
+        limits: what all connections share.
+        config, server_state, app_state: of uvicorn.
+        watch: the deadline of the connection; a new one if None.
+        only_status: whether requests for anything but the status of the service are refused.
     """
 
     def __init__(
         self,
+        limits: ConnectionLimits,
         config: uvicorn.Config,
         server_state: ServerState,
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
-        limits: HeaderLimits = HeaderLimits(),
+        *,
+        watch: Watch | None = None,
+        only_status: bool = False,
     ) -> None:
         self._app = config.loaded_app
         self._server_state = server_state
         self._app_state = app_state
         self._limits = limits
+        self._given_watch = watch
+        self._only_status = only_status
         self._header: HeaderParser | None = None
         """The header that is being received; None between requests and in a body."""
         self._receiving: AsgiCycle | None = None
@@ -60,6 +89,10 @@ class AsgiProtocol(asyncio.Protocol):
         """Whether the rest of what the client sends is dropped."""
         self._num_dropped = 0
         self._is_lingering = False
+        self._since = 0.0
+        """When the header, the body or the closing began that is in progress."""
+        self._num_received = 0
+        """Bytes of the body since then."""
 
     @property
     def is_free(self) -> bool:
@@ -74,8 +107,13 @@ class AsgiProtocol(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport."""
         self._transport = cast(asyncio.Transport, transport)
-        self._flow = FlowControl(self._transport)
-        self._server_state.connections.add(self)  # type: ignore[arg-type]
+        self._flow = _Flow(self._transport, self._restart_body)
+        if self._given_watch is None:
+            self._watch = self._limits.deadlines.watch(self, self._transport)
+            self._watch.check()
+        else:
+            self._watch = self._given_watch
+        self._server_state.connections.add(cast(Any, self))
         self._addresses = {
             "server": get_local_addr(self._transport),
             "client": get_remote_addr(self._transport),
@@ -83,11 +121,12 @@ class AsgiProtocol(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the application that the client has left."""
-        self._server_state.connections.discard(self)  # type: ignore[arg-type]
+        self._server_state.connections.discard(cast(Any, self))
         for cycle in self._cycles:
             cycle.disconnect()
         self._cycles.clear()
         self._flow.resume_writing()
+        self._watch.stop()
 
     def data_received(self, data: bytes) -> None:
         """Read requests."""
@@ -101,11 +140,33 @@ class AsgiProtocol(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """Let the application wait: the client does not read."""
+        self._watch.pause_writing()
         self._flow.pause_writing()
 
     def resume_writing(self) -> None:
         """Let the application go on."""
+        self._watch.resume_writing()
         self._flow.resume_writing()
+
+    def pending(self) -> Pending | None:
+        """Return what the connection waits for; None: the client waits for the connection."""
+        if self._is_lingering:
+            return Pending(Phase.CLOSE, self._since)
+        if self._is_in_request and not self._has_last_request:
+            if self._flow.read_paused:
+                return None
+            phase = Phase.BODY if self._header is None else Phase.HEADER
+            return Pending(phase, self._since, self._num_received)
+        return None if self._cycles else self._watch.idle()
+
+    def refuse_slow(self, phase: Phase) -> None:
+        """Refuse the request whose header or body arrives too slowly."""
+        timeouts = self._limits.deadlines.timeouts
+        if phase is Phase.HEADER:
+            text = f"the header must arrive within {timeouts.header_s:g} s"
+        else:
+            text = f"the body must arrive with at least {timeouts.min_body_rate:,} bytes a second"
+        self.refuse(SlowRequest(text))
 
     def refuse(self, failure: ServiceError) -> None:
         """Answer the request that is being received with `failure`; it is the last one."""
@@ -142,8 +203,10 @@ class AsgiProtocol(asyncio.Protocol):
             self._header = self._receiving = None
             self._flow.resume_reading()
             self._transport.write_eof()
+            self._start_waiting()
         else:
             self._transport.close()
+        self._watch.check_writing()
 
     def shutdown(self) -> None:
         """Close when no request is in flight; called when the service ends.
@@ -156,17 +219,21 @@ class AsgiProtocol(asyncio.Protocol):
             asyncio.get_running_loop().call_later(FIRST_REQUEST_S, self._close_after_requests)
 
     def _read_header(self, data: bytes, at: int) -> int:
-        if self._header is None:
-            self._header = HeaderParser(self._limits)
+        is_new = self._header is None
+        parser = self._header = self._header or HeaderParser(self._limits.header)
         try:
-            at = self._header.feed(data, at)
-            header = self._header.result()
+            at = parser.feed(data, at)
+            header = parser.result()
+            if header is not None and self._only_status and header.path not in QUIET:
+                raise Overloaded("the service has too many connections")
         except ServiceError as failure:
             self.refuse(failure)
             return at
         if header is not None:
             self._header = None
             self._begin(header)
+        elif is_new:
+            self._start_waiting()
         return at
 
     def _begin(self, header: RequestHeader) -> None:
@@ -183,6 +250,7 @@ class AsgiProtocol(asyncio.Protocol):
         cycle = self._add(scope, body, header.keep_alive, header.expects_continue)
         if not body.is_complete:
             self._receiving = cycle
+            self._start_waiting()
         else:
             self._end_request(cycle)
 
@@ -191,8 +259,10 @@ class AsgiProtocol(asyncio.Protocol):
         assert cycle is not None, "checked by the caller"
         is_answered = cycle.response_complete
         body = bytearray() if is_answered else cycle.body
+        start = at
         try:
             at = cycle.request_body.feed(data, at, body)
+            self._num_received += at - start
         except ServiceError as failure:
             self.refuse(failure)
             return at
@@ -266,6 +336,18 @@ class AsgiProtocol(asyncio.Protocol):
         self._flow.resume_reading()
         if self._cycles:
             self._start(self._cycles[0])
+        else:
+            self._watch.start_idle()
+
+    def _start_waiting(self) -> None:
+        """Note that the connection waits for the client from now on."""
+        self._since, self._num_received = self._limits.deadlines.time(), 0
+        self._watch.check()
+
+    def _restart_body(self) -> None:
+        """Give the client time: nothing of what it sent was received for a while."""
+        if self._is_in_request:
+            self._start_waiting()
 
     def _close_after_requests(self) -> None:
         """Close after the answer to a request in flight or partly received, else now."""

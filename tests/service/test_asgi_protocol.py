@@ -15,6 +15,8 @@ from uvicorn.server import ServerState
 from service.asgi import io, problems
 from service.errors import ServiceError
 from service.server.asgi_protocol import AsgiProtocol
+from service.server.connection_limits import connection_limits
+from service.settings import Settings
 
 JAVA = {"Connection": "Upgrade, HTTP2-Settings", "Upgrade": "h2c", "HTTP2-Settings": "AAEAAEAA"}
 BROWSER = {"connection": "keep-alive, Upgrade", "upgrade": "websocket", "Sec-WebSocket-Key": "eA=="}
@@ -74,6 +76,9 @@ class Wire:
     def get_extra_info(self, name: str) -> None:
         return None
 
+    def get_write_buffer_size(self) -> int:
+        return 0
+
     def pause_reading(self) -> None: ...
 
     resume_reading = pause_reading
@@ -113,7 +118,8 @@ CONFIG.load()
 async def answers(*packets: bytes) -> Wire:
     """Return the wire after all packets came, one by one."""
     state = ServerState()
-    protocol = AsgiProtocol(CONFIG, state, {}, asyncio.get_running_loop())
+    limits = connection_limits(Settings())
+    protocol = AsgiProtocol(limits, CONFIG, state, {}, asyncio.get_running_loop())
     wire = Wire(protocol)
     protocol.connection_made(wire)
     async with asyncio.timeout(10):

@@ -8,6 +8,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, nullcontext
+from functools import partial
 
 import pytest
 import uvicorn
@@ -17,7 +18,9 @@ from service import lifecycle as lifecycle_module
 from service.lifecycle import Lifecycle
 from service.server import asgi_protocol
 from service.server.connection_draining import stop_handshakes
+from service.server.connection_limits import connection_limits
 from service.server.uvicorn_server import Server
+from service.settings import Settings
 
 REQUEST = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
 
@@ -37,7 +40,7 @@ class Served:
             self._answer,
             port=0,
             interface="asgi3",
-            http=asgi_protocol.AsgiProtocol,
+            http=partial(asgi_protocol.AsgiProtocol, connection_limits(Settings())),
             ws="none",
             lifespan="off",
             log_config=None,
