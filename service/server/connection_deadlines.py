@@ -277,8 +277,10 @@ class Watch:
         num_unread = self._num_unread()
         if self._unread is None or num_unread < self._unread:
             self._unread, self._unread_since = num_unread, now
+        if now - self._unread_since >= self._deadlines.timeouts.write_stall_s:
+            return True
         self._look_by(now + self._look_s)
-        return now - self._unread_since >= self._deadlines.timeouts.write_stall_s
+        return False
 
     def _num_unread(self) -> int:
         """Return the bytes that wait here and in the kernel until the client acknowledges them.
