@@ -181,6 +181,8 @@ class Connection(asyncio.BufferedProtocol):
         self, plan: Plan | None, match: Match | None, data: memoryview, start: int, end: int
     ) -> bool:
         """Begin to receive the body; return False if there is no memory for it."""
+        if self._ordinary is not None:
+            self._ordinary.stop_keep_alive_timer()
         charge = Charge(self._planned.admission)
         num_bytes = end - start
         try:
@@ -320,7 +322,6 @@ class Connection(asyncio.BufferedProtocol):
         self._entry = None
         entry.charge.release()
         plan = entry.call.plan
-        entry.call = None
         self._planned.request_log.record(
             request_id=entry.request_id,
             method="POST",
