@@ -84,7 +84,6 @@ class AsgiProtocol(asyncio.Protocol):
         """The request whose body is being received."""
         self._cycles: deque[AsgiCycle] = deque()
         """Requests without a complete answer. The application answers the first one."""
-        self._had_request = False
         self._has_last_request = False
         """Whether the rest of what the client sends is dropped."""
         self._num_dropped = 0
@@ -213,7 +212,7 @@ class AsgiProtocol(asyncio.Protocol):
 
         A client that has just connected is about to send a request, so it gets FIRST_REQUEST_S.
         """
-        if self._had_request:
+        if self._cycles or self._watch.is_used:
             self._close_after_requests()
         else:
             asyncio.get_running_loop().call_later(FIRST_REQUEST_S, self._close_after_requests)
@@ -312,7 +311,6 @@ class AsgiProtocol(asyncio.Protocol):
             on_response=self._on_response,
         )
         cycle.request_body = body
-        self._had_request = True
         self._cycles.append(cycle)
         if len(self._cycles) == 1:
             self._start(cycle)

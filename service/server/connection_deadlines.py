@@ -172,7 +172,7 @@ class Watch:
     """The deadline of one connection."""
 
     __slots__ = (
-        *("_connection", "_deadlines", "_idle_since", "_is_used", "_tick", "_transport"),
+        *("_connection", "_deadlines", "_idle_since", "is_used", "_tick", "_transport"),
         *("_unread", "_unread_since"),
     )
 
@@ -184,19 +184,20 @@ class Watch:
         self._transport = transport
         self._tick: int | None = None
         """When the connection is looked at."""
-        self._is_used = False
+        self.is_used = False
+        """Whether a request was answered."""
         self._unread: int | None = None
         """Bytes that the client had not read at the last look; None: nothing waits to be sent."""
         self._unread_since = self._idle_since = deadlines.time()
 
     def idle(self) -> Pending:
         """Return that the connection waits for a request."""
-        phase = Phase.NEXT_REQUEST if self._is_used else Phase.FIRST_REQUEST
+        phase = Phase.NEXT_REQUEST if self.is_used else Phase.FIRST_REQUEST
         return Pending(phase, self._idle_since)
 
     def start_idle(self) -> None:
         """Note that an answer is complete and no request follows yet."""
-        self._is_used = True
+        self.is_used = True
         self._idle_since = self._deadlines.time()
         self._unread = None
         self.check_writing()
