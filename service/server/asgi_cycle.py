@@ -19,7 +19,7 @@ _log = logging.getLogger("uvicorn.error")
 SHORT_REST_BYTES = 64 * 2**10
 """Longest rest of a body that is received after an early answer, so that the connection lives."""
 
-_COMMON_SCOPE = {
+COMMON_SCOPE: dict[str, Any] = {
     "type": "http",
     "asgi": {"version": "3.0", "spec_version": "2.3"},
     "http_version": "1.1",
@@ -83,7 +83,7 @@ class AsgiCycle(RequestResponseCycle):
         expects_continue: bool = False,
     ) -> None:
         super().__init__(
-            scope=cast(Any, _COMMON_SCOPE | scope),
+            scope=cast(Any, scope),
             transport=cast(Any, connection),
             flow=connection.flow,
             logger=_log,
@@ -128,23 +128,29 @@ class AsgiCycle(RequestResponseCycle):
         await super().send(message)
 
 
-def request_scope(header: RequestHeader) -> dict[str, Any]:
+def request_scope(common: dict[str, Any], header: RequestHeader) -> dict[str, Any]:
     """Return the scope of a request."""
     return {
+        **common,
         "method": header.method,
         "path": header.path,
         "raw_path": header.raw_path,
         "query_string": header.query,
         "http_version": header.version,
-        "headers": header.fields,
+        "headers": [*header.fields],
+        "state": {},
     }
 
 
-def refusal_scope(parser: HeaderParser, failure: ServiceError) -> dict[str, Any]:
+def refusal_scope(
+    common: dict[str, Any], parser: HeaderParser, failure: ServiceError
+) -> dict[str, Any]:
     """Return the scope of a request that is answered with `failure`: what is known of it."""
     return {
+        **common,
         "method": parser.method or "-",
         "path": decode_path(parser.target.partition(b"?")[0]),
         "headers": parser.fields,
+        "state": {},
         io.REFUSAL: failure,
     }

@@ -9,11 +9,12 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr
 from uvicorn.server import ServerState
 
+from service.asgi import io
 from service.asgi.middleware import QUIET
 from service.asgi.request_body import ChunkedBody, SizedBody
 from service.asgi.request_header import HeaderParser, RequestHeader
 from service.errors import Overloaded, ServiceError, SlowRequest
-from service.server.asgi_cycle import AsgiCycle, Flow, refusal_scope, request_scope
+from service.server.asgi_cycle import COMMON_SCOPE, AsgiCycle, Flow, refusal_scope, request_scope
 from service.server.connection_deadlines import Pending, Phase, Watch
 from service.server.connection_draining import has_unread_bytes
 from service.server.connection_limits import ConnectionLimits
@@ -53,7 +54,6 @@ class AsgiProtocol(asyncio.Protocol):
     ) -> None:
         self._app = config.loaded_app
         self.server_state = server_state
-        self._app_state = app_state
         self._limits = limits
         self._given_watch = watch
         self._only_status = only_status
@@ -71,6 +71,8 @@ class AsgiProtocol(asyncio.Protocol):
         """When the header, the body or the closing began that is in progress."""
         self._num_received = 0
         """Bytes of the body since then."""
+        self._is_new = False
+        """Whether the connection waits for something new, so that `_since` must be set."""
 
     @property
     def is_free(self) -> bool:
@@ -85,6 +87,7 @@ class AsgiProtocol(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport."""
         self._transport = cast(asyncio.Transport, transport)
+        self._loop = asyncio.get_running_loop()
         self.flow = Flow(self._transport, self._restart_body)
         if self._given_watch is None:
             self._watch = self._limits.deadlines.watch(self, self._transport)
@@ -92,7 +95,7 @@ class AsgiProtocol(asyncio.Protocol):
         else:
             self._watch = self._given_watch
         self.server_state.connections.add(cast(Any, self))
-        self._addresses = {
+        self._scope = COMMON_SCOPE | {
             "server": get_local_addr(self._transport),
             "client": get_remote_addr(self._transport),
         }
@@ -112,6 +115,8 @@ class AsgiProtocol(asyncio.Protocol):
         while at < len(data) and not self._has_last_request:
             read = self._read_header if self._receiving is None else self._read_body
             at = read(data, at)
+        if self._is_new and self._is_in_request:
+            self._start_waiting()
         self._num_dropped += len(data) - at
         if self._is_lingering and self._num_dropped > MAX_DROPPED_BYTES:
             self._transport.close()
@@ -152,7 +157,7 @@ class AsgiProtocol(asyncio.Protocol):
         cycle, parser = self._receiving, self._header
         if cycle is None:
             assert parser is not None, "a header is being received"
-            scope = refusal_scope(parser, failure)
+            scope = refusal_scope(self._scope, parser, failure)
             self._add(AsgiCycle(self, scope, SizedBody(0), keep_alive=False))
         elif cycle.response_complete:
             self.close()
@@ -207,33 +212,41 @@ class AsgiProtocol(asyncio.Protocol):
         if self._cycles or self._watch.is_used:
             self._close_after_requests()
         else:
-            asyncio.get_running_loop().call_later(FIRST_REQUEST_S, self._close_after_requests)
+            self._loop.call_later(FIRST_REQUEST_S, self._close_after_requests)
 
     def _read_header(self, data: bytes, at: int) -> int:
-        is_new = self._header is None
-        parser = self._header = self._header or HeaderParser(self._limits.header)
+        headers, parser, start = self._limits.headers, self._header, at
+        if parser is None:
+            found = headers.find(data, at)
+            if found is not None:
+                self._begin(found[0])
+                return found[1]
+            parser = self._header = HeaderParser(headers.limits)
+            self._is_new = True
         try:
             at = parser.feed(data, at)
             header = parser.result()
-            if header is not None and self._only_status and header.path not in QUIET:
-                raise Overloaded("the service has too many connections")
         except ServiceError as failure:
             self.refuse(failure)
             return at
         if header is not None:
+            if at - start == parser.num_bytes:
+                headers.add(data[start:at], header)
             self._header = None
             self._begin(header)
-        elif is_new:
-            self._start_waiting()
         return at
 
     def _begin(self, header: RequestHeader) -> None:
         length = header.content_length
+        scope = request_scope(self._scope, header)
+        is_refused = self._only_status and header.path not in QUIET
+        if is_refused:
+            scope[io.REFUSAL] = Overloaded("the service has too many connections")
         cycle = AsgiCycle(
             self,
-            request_scope(header),
+            scope,
             ChunkedBody() if length is None else SizedBody(length),
-            keep_alive=header.keep_alive,
+            keep_alive=header.keep_alive and not is_refused,
             expects_continue=header.expects_continue,
         )
         self._add(cycle)
@@ -241,7 +254,7 @@ class AsgiProtocol(asyncio.Protocol):
             self._end_request(cycle)
         else:
             self._receiving = cycle
-            self._start_waiting()
+            self._is_new = True
 
     def _read_body(self, data: bytes, at: int) -> int:
         cycle = self._receiving
@@ -272,7 +285,6 @@ class AsgiProtocol(asyncio.Protocol):
 
     def _add(self, cycle: AsgiCycle) -> None:
         """Add a request, which the application answers after those before it."""
-        cycle.scope.update(cast(Any, self._addresses | {"state": self._app_state.copy()}))
         self._cycles.append(cycle)
         if len(self._cycles) == 1:
             self._start(cycle)
@@ -280,13 +292,14 @@ class AsgiProtocol(asyncio.Protocol):
             self.flow.pause_reading()
 
     def _start(self, cycle: AsgiCycle) -> None:
-        task = asyncio.create_task(cycle.run_asgi(self._app))
+        task = self._loop.create_task(cycle.run_asgi(self._app))
         self.server_state.tasks.add(task)
         task.add_done_callback(self.server_state.tasks.discard)
 
     def _start_waiting(self) -> None:
         """Note that the connection waits for the client from now on."""
         self._since, self._num_received = self._limits.deadlines.time(), 0
+        self._is_new = False
         self._watch.check()
 
     def _restart_body(self) -> None:

@@ -1,12 +1,14 @@
 """Headers and chunked bodies mean the same however they are cut, and what llhttp says they mean."""
 
+from contextlib import suppress
+
 import httptools
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from service.asgi.request_body import MAX_FRAMING_BYTES, ChunkedBody, SizedBody
-from service.asgi.request_header import HeaderLimits, HeaderParser
+from service.asgi.request_header import MAX_CACHED_HEADERS, HeaderCache, HeaderLimits, HeaderParser
 from service.errors import BadRequest, HeaderTooLarge, ServiceError
 
 LIMITS = HeaderLimits(max_bytes=200, max_fields=4, max_target_bytes=40)
@@ -67,6 +69,32 @@ def test_the_limit_of_a_header_is_exact(size):
     assert len(data) == size
     (result, _) = parse([data])
     assert (result is HeaderTooLarge) == (size > 200)
+
+
+@given(HEADERS, HEADERS)
+@example(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"GET / HTTP/1.1\r\nHost: x\r\n\r")
+def test_a_header_that_was_parsed_before_means_the_same(known, data):
+    cache = HeaderCache(LIMITS)
+    parser = HeaderParser(LIMITS)
+    with suppress(ServiceError):
+        end = parser.feed(known, 0)
+        header = parser.result()
+        if header is not None:
+            cache.add(known[:end], header)
+            assert cache.find(b"behind" + known, 6) == (header, 6 + end)
+    found = cache.find(data, 0)
+    if found is not None:
+        assert parse([data]) == (found[0], data[found[1] :])
+
+
+def test_few_headers_are_kept():
+    cache, parser = HeaderCache(LIMITS), HeaderParser(LIMITS)
+    parser.feed(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", 0)
+    header = parser.result()
+    texts = [b"GET /%d HTTP/1.1\r\nHost: x\r\n\r\n" % n for n in range(MAX_CACHED_HEADERS + 1)]
+    for text in texts:
+        cache.add(text, header)
+    assert [text for text in texts if cache.find(text, 0)] == texts[-1:]
 
 
 class Oracle:
