@@ -21,9 +21,12 @@
 #endif
 #define INLINE static inline __attribute__((always_inline))
 
-enum { LARGE = 1 << 18 };      /* elements: larger works release the GIL and use threads */
-enum { MAX_THREADS = 64 };
-enum { MAX_WIDTH = 1024 };     /* rotary channels of a head */
+enum {
+    MAX_WIDTH = 1024,          /* rotary channels of a head */
+    LARGE = 1 << 18,           /* elements of a work that releases the GIL */
+    THREAD_ELEMENTS = 1 << 20, /* least elements of a thread: its start takes as long as a fifth */
+    MAX_THREADS = 64,
+};
 enum dtype { FLOAT32, BFLOAT16, FLOAT16 };
 
 #define INFINITY_BITS 0x7f800000u
@@ -281,8 +284,8 @@ static void run_parts(Work *work, int threads) {
     Work parts[MAX_THREADS];
     pthread_t ids[MAX_THREADS];
     int started[MAX_THREADS];
-    Py_ssize_t tokens = work->end;
-    if (threads > MAX_THREADS) threads = MAX_THREADS;
+    const Py_ssize_t tokens = work->end;
+    threads = threads < 1 ? 1 : threads > MAX_THREADS ? MAX_THREADS : threads;
     for (int i = 0; i < threads; i++) {
         parts[i] = *work;
         parts[i].begin = tokens * i / threads;
@@ -307,11 +310,13 @@ static PyObject *run(Work *work) {
             outside |= (uint64_t)work->positions[t] >= (uint64_t)r->rows;
         if (outside) return PyFloat_FromDouble(-1.0);
     }
-    if (work->end * r->heads * r->head_dim < LARGE) {
+    const Py_ssize_t elements = work->end * r->heads * r->head_dim;
+    if (elements < LARGE) {
         run_part(work);
     } else {
+        const Py_ssize_t most = elements / THREAD_ELEMENTS;
         Py_BEGIN_ALLOW_THREADS
-        run_parts(work, r->threads);
+        run_parts(work, most < r->threads ? (int)most : r->threads);
         Py_END_ALLOW_THREADS
     }
     return PyFloat_FromDouble(float_of(work->top));
@@ -345,7 +350,7 @@ static int read_rotation(Rotation *r, const Py_ssize_t *values) {
     r->dtype = (int)values[7];
     r->interleaved = values[8] != 0;
     r->inverse = values[9] != 0;
-    r->threads = values[10] < 1 ? 1 : (int)values[10];
+    r->threads = values[10] < MAX_THREADS ? (int)values[10] : MAX_THREADS;
     if (r->rows < 0 || r->pairs < 0 || r->pairs > MAX_WIDTH / 2 || r->heads < 0 || r->start < 0 ||
         r->start > r->head_dim - 2 * r->pairs || r->dtype < FLOAT32 || r->dtype > FLOAT16) {
         PyErr_SetString(PyExc_ValueError, "not a rotation");

@@ -25,7 +25,10 @@ pytestmark = pytest.mark.skipif(
 SPECIAL = (0.0, -0.0, math.inf, -math.inf, math.nan, 1e-45, -1e-40, 6e-8, 3e-5, 65504.0, 3.4e38)
 FLAGS = [*product((False, True), repeat=2)]
 LARGE = 2**18
-"""Elements from which on threads divide the work."""
+"""Elements of a work that releases the lock of the interpreter."""
+
+THREAD_ELEMENTS = 2**20
+"""Least elements of a thread."""
 
 
 def tables(num_rows, num_pairs, seed=7):
@@ -147,7 +150,7 @@ def test_laws(interleaved):
 @pytest.mark.parametrize("flags", FLAGS, ids=str)
 @pytest.mark.parametrize("in_place", (False, True))
 def test_threads_do_not_change_a_bit(dtype, flags, in_place):
-    x = randn(LARGE // 512 + 1, 4, 130, dtype=dtype)
+    x = randn(3 * THREAD_ELEMENTS // 520 + 1, 4, 130, dtype=dtype)
     cos, sin = tables(len(x), 64)
     expected = run_torch(x, cos, sin, *flags, start=1)
     top = x.abs().max()
