@@ -14,9 +14,11 @@ LAYERS = """
 service.__main__
 service.server.serve
 service.server.app
+service.server.connection
 service.server.bootstrap service.server.status
 service.server.uvicorn_protocol service.server.uvicorn_server
 service.server.connection_draining service.server.warm_up
+service.planned
 service.oip.grpc
 service.oip.openapi
 service.oip.http
@@ -39,7 +41,7 @@ service.kernel_builds.prebuild
 service.device
 service.kernel_builds
 service.batching
-service.buffer_pool service.wire
+service.buffer_pool service.slab_pool service.wire
 service.pinned_memory
 service.errors service.lifecycle service.observability service.settings
 rope_core.reference rope_core.attention rope_core.merge rope_core.accuracy
@@ -65,7 +67,7 @@ KEPT_IN = {
     "fastapi_offline": {"service.server"},
     "starlette": {"service.server"},
     "uvicorn": {"service.server"},
-    "httptools": {"service.server.uvicorn_protocol"},
+    "httptools": {"service.server.uvicorn_protocol", "service.planned"},
     "prometheus_client": {"service.observability", "service.oip.statistics"},
     "pydantic": {"service.__main__", "service.settings", "service.endpoints"}
     | {"service.v1", "service.oip.openapi", "service.oip.types", "service.oip.control"}
@@ -81,11 +83,25 @@ KEPT_IN = {
     "grpc_health": {"service.oip.grpc"},
     "grpc_reflection": {"service.oip.grpc"},
     "google.protobuf": {"service.oip.grpc"},
-    "torch": {"rope_core", "service.server", "service.inference", "service.endpoints"}
+    "torch": {
+        "rope_core",
+        "service.planned",
+        "service.slab_pool",
+        "service.server",
+        "service.inference",
+        "service.endpoints",
+    }
     | {"service.device", "service.kernel_builds", "service.batching.packing", "service.oip"}
     | {"service.wire", "service.buffer_pool", "service.pinned_memory"}
     | {"service.observability.metrics"},
-    "rope_core": {"rope_core", "service.server", "service.v1", "service.oip", "service.inference"}
+    "rope_core": {
+        "rope_core",
+        "service.planned",
+        "service.server",
+        "service.v1",
+        "service.oip",
+        "service.inference",
+    }
     | {"service.endpoints", "service.device", "service.kernel_builds", "service.batching.packing"}
     | {"service.asgi.problems"},
     "service": {"service"},
