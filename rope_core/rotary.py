@@ -133,7 +133,13 @@ def rotary_work(
     cos, sin, scale = angles
     if inverse:
         scale = None if scale is None else 1 / scale
-        if rope.attention_scaling != 1 and rope.is_rotation:
-            factor = rope.attention_scaling**-2
+        if (factor := inverse_factor(rope)) != 1:
             cos, sin = cos * factor, sin * factor
     return RotaryWork(inputs, cos, sin, scale, rope, inverse, outputs), written
+
+
+def inverse_factor(rope: RopeConfig) -> float:
+    """Return the factor of cosine and sine, which have the attention scaling, to rotate back."""
+    if rope.attention_scaling == 1 or not rope.is_rotation:
+        return 1.0
+    return float(rope.attention_scaling**-2)

@@ -25,6 +25,10 @@ OVERHEAD_FLOPS = 64
 class Runner(Protocol):
     """Runs batches of calls of one kind in a way of its own."""
 
+    @property
+    def batch_key(self) -> Hashable:
+        """The kind: a batch has calls of equal keys, and one of their runners runs all."""
+
     def __call__(self, jobs: Sequence[Any]) -> Run[Any]:
         """Return the results of all jobs, in order."""
 

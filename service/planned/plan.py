@@ -22,6 +22,14 @@ Parts = Sequence[Buffer]
 """The tensors of an answer as bytes, in the order of the answer."""
 
 
+class PlannedResult(NamedTuple):
+    """What a runner returns for a call."""
+
+    parts: Parts
+    backend: str
+    """Name of the backend that computed."""
+
+
 class TensorSpan(NamedTuple):
     """Where a tensor lies in the body, behind the description of the tensors."""
 
@@ -98,7 +106,7 @@ class PlannedJob:
         job = plan.job
         self.plan = plan
         self.slab = slab
-        self.runner = plan.runner
+        self.runner: Any = plan.runner
         self.batch_key = job.batch_key
         self.pack_key = job.pack_key
         self.num_tokens = job.num_tokens
@@ -135,6 +143,8 @@ class PlannedEntry(Entry[Any, Any]):
             self.answer(self, outcome)
 
 
-def answer_parts(result: Result) -> Parts:
+def answer_parts(result: Result | PlannedResult) -> Parts:
     """Return the tensors of a result as bytes."""
+    if isinstance(result, PlannedResult):
+        return result.parts
     return [view_as_bytes(tensor.contiguous()) for tensor in tensor_fields(result).values()]

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import httptools
@@ -15,6 +16,7 @@ from service.endpoints.table import ENDPOINTS, Endpoint
 from service.errors import ServiceError
 from service.inference.handler import InferenceHandler
 from service.planned.plan import AnswerFormat, Plan, TensorSpan
+from service.planned.runners import runner_for
 from service.wire import Message, safetensors_codec
 
 MAX_PLANS = 1024
@@ -127,6 +129,10 @@ class Planner:
             return None
         if len(body) > handler.max_bytes(1) or job.answer_bytes > handler.max_bytes(1):
             return None
+        spans = _spans(message)
+        runner = runner_for(job, spans, handler.engine.device)
+        if runner is not None:
+            job = replace(job, batch_key=runner.batch_key)
         answer = _answer_tensors(call)
         preamble = safetensors_codec.encode(Message(answer))[0]
         num_answer_bytes = sum(tensor.nbytes for tensor in answer.values())
@@ -140,8 +146,8 @@ class Planner:
             else min(timeout_s, settings.max_timeout_s),
             match.header.num_body_bytes + num_answer_bytes,
             job,
-            None,
-            _spans(message),
+            runner,
+            spans,
             lambda tensors: endpoint.read(Message(tensors, params), handler.rope_resolver),
             AnswerFormat(
                 endpoint.path,
