@@ -284,8 +284,8 @@ static int read_rotation(Rotation *r, const Py_ssize_t *values) {
     r->interleaved = values[8] != 0;
     r->inverse = values[9] != 0;
     r->threads = values[10] < 1 ? 1 : (int)values[10];
-    if (r->rows < 0 || r->pairs < 0 || 2 * r->pairs > MAX_WIDTH || r->heads < 0 || r->start < 0 ||
-        r->start + 2 * r->pairs > r->head_dim || r->dtype < FLOAT32 || r->dtype > FLOAT16) {
+    if (r->rows < 0 || r->pairs < 0 || r->pairs > MAX_WIDTH / 2 || r->heads < 0 || r->start < 0 ||
+        r->start > r->head_dim - 2 * r->pairs || r->dtype < FLOAT32 || r->dtype > FLOAT16) {
         PyErr_SetString(PyExc_ValueError, "not a rotation");
         return -1;
     }

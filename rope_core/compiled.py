@@ -39,53 +39,35 @@ def _is_equal(compiled: ModuleType) -> bool:
     for dtype, interleaved, inverse in product(DTYPES, (False, True), (False, True)):
         args = x.to(dtype), *tables, interleaved, inverse
         outs = torch.empty_like(args[0]), torch.empty_like(args[0])
-        _run_compiled(compiled, outs[0], 0, *args)
+        compiled.rotate(*rotate_args(outs[0], 0, *args))
         torch_rotation.rotate(outs[1], *args)
         if not torch.equal(*outs):
             return False
     return True
 
 
-def rotate(
+def can_rotate(compiled: ModuleType, out: Tensor, x: Tensor, cos: Tensor) -> bool:
+    """Tell whether the extension can rotate `x` `[T, H, D]` into `out` by cosines `[T, n]`."""
+    width = 2 * cos.shape[1]
+    return x.is_cpu and x.stride(2) == out.stride(2) == 1 and width <= compiled.MAX_WIDTH
+
+
+def rotate_args(
     out: Tensor, start: int, x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool, inverse: bool
-) -> bool:
-    """Rotate `x` `[T, H, D]` into `out` by compiled code; return False if it cannot.
+) -> tuple[int, ...]:
+    """Return the arguments of the extension's `rotate`. The tensors must outlive its call.
 
     Args:
         out: of the shape and dtype of x, or x itself.
         start: the first rotated channel. Channels that are not rotated are copied.
-        x: float32, bfloat16 or float16.
-        cos: float32 `[T, n]`, of 2 * n rotated channels.
+        x: `[T, H, D]`, float32, bfloat16 or float16; channels are contiguous.
+        cos: float32 `[T, n]`, contiguous, of 2 * n rotated channels.
         sin: as cos.
         interleaved: whether channels 2 i and 2 i + 1 are a pair, or channels i and n + i.
         inverse: whether to rotate back.
     """
-    compiled = extension()
-    if (
-        compiled is None
-        or not x.is_cpu
-        or x.stride(2) != 1
-        or out.stride(2) != 1
-        or 2 * cos.shape[1] > compiled.MAX_WIDTH
-    ):
-        return False
-    _run_compiled(compiled, out, start, x, cos.contiguous(), sin.contiguous(), interleaved, inverse)
-    return True
-
-
-def _run_compiled(
-    compiled: ModuleType,
-    out: Tensor,
-    start: int,
-    x: Tensor,
-    cos: Tensor,
-    sin: Tensor,
-    interleaved: bool,
-    inverse: bool,
-) -> None:
-    """Rotate as `rotate`: channels are contiguous, cos and sin are whole."""
     num_tokens, num_heads, head_dim = x.shape
-    compiled.rotate(
+    return (
         *(cos.data_ptr(), sin.data_ptr(), num_tokens, cos.shape[1], num_heads, head_dim, start),
         *(DTYPES[x.dtype], interleaved, inverse, torch.get_num_threads()),
         *(x.data_ptr(), *x.stride()[:2], out.data_ptr(), *out.stride()[:2], num_tokens),

@@ -28,11 +28,16 @@ def rotary_operator(work: RotaryWork) -> Callable[[RotaryWork], None]:
 
 def rotate_pairs(work: RotaryWork) -> None:
     """Rotate one of the two usual layouts, rounded once: compiled, or by operators of torch."""
-    rope, cos, sin, inverse = work.rope, work.cos, work.sin, work.inverse
+    rope, inverse = work.rope, work.inverse
+    cos, sin = work.cos.contiguous(), work.sin.contiguous()
     start = rope.head_dim - rope.rotary_dim if rope.trailing else 0
     interleaved = rope.layout == "interleaved"
+    extension = compiled.extension()
     for x, out in zip(work.xs, work.outs, strict=True):
-        if not compiled.rotate(out, start, x, cos, sin, interleaved, inverse):
+        if extension is not None and compiled.can_rotate(extension, out, x, cos):
+            args = compiled.rotate_args(out, start, x, cos, sin, interleaved, inverse)
+            extension.rotate(*args)
+        else:
             rotated = _rotated_channels(out, x, rope)
             torch_rotation.rotate(*rotated, cos, sin, interleaved, inverse)
 
