@@ -148,6 +148,13 @@ def key_angles(angles: Angles | FusedAngles) -> Angles | FusedAngles:
     return angles._replace(scale=1 / angles.scale)
 
 
+def inverse_factor(rope: RopeConfig) -> float:
+    """Return the factor of cosine and sine, which have the attention scaling, to rotate back."""
+    if rope.attention_scaling == 1 or not rope.is_rotation:
+        return 1.0
+    return float(rope.attention_scaling**-2)
+
+
 def shift_angles(
     delta: Tensor, rope: RopeConfig, backend: str | None = None
 ) -> Angles | FusedAngles:

@@ -7,7 +7,15 @@ import torch
 from torch import Tensor
 
 from rope_core import ragged
-from rope_core.angles import Angles, FusedAngles, angles_at, key_angles, shift_angles, token_angles
+from rope_core.angles import (
+    Angles,
+    FusedAngles,
+    angles_at,
+    inverse_factor,
+    key_angles,
+    shift_angles,
+    token_angles,
+)
 from rope_core.backends import FusedRotaryWork, RotaryWork, run
 from rope_core.calls import CosSin, Rotate, Rotated, Shift, Table
 from rope_core.config import RopeConfig
@@ -136,10 +144,3 @@ def rotary_work(
         if (factor := inverse_factor(rope)) != 1:
             cos, sin = cos * factor, sin * factor
     return RotaryWork(inputs, cos, sin, scale, rope, inverse, outputs), written
-
-
-def inverse_factor(rope: RopeConfig) -> float:
-    """Return the factor of cosine and sine, which have the attention scaling, to rotate back."""
-    if rope.attention_scaling == 1 or not rope.is_rotation:
-        return 1.0
-    return float(rope.attention_scaling**-2)

@@ -1,20 +1,19 @@
-"""Rotation of tokens by a cached table of angles, for code that rotates many small calls."""
+"""Rotation of tokens by a cached table of angles: nothing is looked up, packed or checked apart."""
 
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
+from rope_core import compiled
 from rope_core.angles import (
     MIN_TABLE_ROWS,
-    USUAL_TABLE_ROWS,
+    inverse_factor,
     is_table_worthwhile,
     position_table,
     table_rows,
 )
-from rope_core.compiled import TokenRotation
 from rope_core.config import RopeConfig
-from rope_core.rotary import inverse_factor
 
 
 def has_table(rope: RopeConfig) -> bool:
@@ -32,17 +31,52 @@ def has_table(rope: RopeConfig) -> bool:
 class TableRotation:
     """Rotates by the table of a rope, which grows with the positions that are rotated.
 
-    The tables are those of the library's cache, so that answers have the same bits.
+    The tables are those of the library's cache, so all ways to rotate give the same bits.
     """
 
     def __init__(self, rope: RopeConfig) -> None:
         self.rope = rope
-        self.num_rows = table_rows(USUAL_TABLE_ROWS, rope) or MIN_TABLE_ROWS
+        self.num_rows = MIN_TABLE_ROWS
         self._num_outside = 0
 
-    def of(self, num_heads: int, dtype: torch.dtype, inverse: bool = False) -> TokenRotation:
+    def of(
+        self, num_heads: int, dtype: torch.dtype, inverse: bool = False
+    ) -> compiled.TokenRotation:
         """Return the rotation of tokens `[T, H, D]` at positions below `num_rows`."""
-        return _token_rotation(self.rope, self.num_rows, num_heads, dtype, inverse)
+        num_threads = torch.get_num_threads()
+        return _token_rotation(self.rope, self.num_rows, num_heads, dtype, inverse, num_threads)
+
+    def rotate(self, x: Tensor, positions: Tensor | None) -> tuple[Tensor, float] | None:
+        """Return `x` rotated, and the largest |x|; None for what the library must do otherwise.
+
+        Args:
+            x: `[B, S, H, D]` or `[T, H, D]`.
+            positions: `[S]`, `[B, S]` or `[T]`; None counts from 0.
+        """
+        if positions is None:
+            if not self.reserve(x.shape[-3]):
+                return None
+            positions = counted(self.num_rows)
+        if (
+            positions.dtype is not torch.int64
+            or not (x.is_cpu and x.is_contiguous() and positions.is_contiguous())
+            or not x.numel()
+        ):
+            return None
+        rotation = self.of(x.shape[-2], x.dtype)
+        out = torch.empty_like(x)
+        num_rows = len(x) if x.ndim == 4 and positions.ndim == 1 else 1
+        num_tokens = x.shape[:-2].numel() // num_rows
+        size = x.nbytes // num_rows
+        tops = []
+        for start in range(0, x.nbytes, size):
+            top = rotation.run(
+                x.data_ptr() + start, out.data_ptr() + start, positions.data_ptr(), num_tokens
+            )
+            if top < 0:  # that of the first row, as all rows have the same positions
+                return self.rotate(x, positions) if self.grow(positions) else None
+            tops.append(top)
+        return out, max(tops, key=lambda top: (top != top, top))  # NaN is the largest
 
     def reserve(self, num_positions: int) -> bool:
         """Make the table as large; return False if a table cannot be."""
@@ -51,23 +85,44 @@ class TableRotation:
             self.num_rows = max(self.num_rows, rows)
         return rows is not None
 
-    def grow(self, positions: Tensor) -> None:
-        """Note that `positions`, integers, are not all in the table; enlarge it when it is due."""
+    def grow(self, positions: Tensor) -> bool:
+        """Enlarge the table to integers `positions`, not all in it, if it is worth its time.
+
+        Return whether it was.
+        """
         self._num_outside += positions.numel()
         first, last = map(int, positions.aminmax())
         rows = table_rows(last + 1, self.rope)
-        if first >= 0 and rows is not None and is_table_worthwhile(rows, self._num_outside):
-            self.reserve(rows)
+        if first < 0 or rows is None or not is_table_worthwhile(rows, self._num_outside):
+            return False
+        return self.reserve(rows)
+
+
+@lru_cache(maxsize=256)
+def table_rotation(rope: RopeConfig) -> TableRotation | None:
+    """Return the rotation by the table of a rope; None if it has no table."""
+    return TableRotation(rope) if has_table(rope) else None
+
+
+@lru_cache(maxsize=8)
+def counted(num_positions: int) -> Tensor:
+    """Return 0, 1, 2, ..., int64 `[num_positions]`."""
+    return torch.arange(num_positions)
 
 
 @lru_cache(maxsize=32)
 def _token_rotation(
-    rope: RopeConfig, num_rows: int, num_heads: int, dtype: torch.dtype, inverse: bool
-) -> TokenRotation:
+    rope: RopeConfig,
+    num_rows: int,
+    num_heads: int,
+    dtype: torch.dtype,
+    inverse: bool,
+    num_threads: int,
+) -> compiled.TokenRotation:
     cos, sin, _ = position_table(rope, num_rows)
     if inverse and (factor := inverse_factor(rope)) != 1:
         cos, sin = cos * factor, sin * factor
-    return TokenRotation(
+    return compiled.TokenRotation(
         cos,
         sin,
         num_heads=num_heads,

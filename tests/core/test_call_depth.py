@@ -22,7 +22,6 @@ OPERATORS = ("mul", "mul_", "addcmul_", "copy_", "rotate")
 """Operators of torch that rotate, and the compiled function."""
 
 
-
 def profiled(run):
     """Return the number of calls of functions of ours, and their depth where torch works."""
     stack, depths, calls = [], [], 0
