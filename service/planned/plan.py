@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 
 from rope_core import Attend, Call, Result, Rotate
-from rope_core.calls import tensor_fields
+from rope_core.calls import tensor_fields, with_fields
 from service.asgi.io import Headers
 from service.batching.admission import Charge
 from service.batching.call_queue import Entry
@@ -103,6 +103,10 @@ class Plan:
     """Runs batches of calls of one kind; None: they are run as all others."""
 
     spans: tuple[TensorSpan, ...]
+
+    fields: Mapping[str, str] | None
+    """The tensor of each field of the call, by name; None: numbers have to be checked."""
+
     prepare: Callable[[Message], PreparedCall | Message]
     """Returns the call of a message; checks its numbers."""
 
@@ -119,6 +123,10 @@ class Plan:
             name: view_as_tensor(body, dtype, shape, offset)
             for name, dtype, shape, offset, _ in self.spans
         }
+        if self.fields is not None:
+            return with_fields(
+                self.job.call, {field: tensors[name] for field, name in self.fields.items()}
+            )
         prepared = self.prepare(Message(tensors, self.params))
         assert isinstance(prepared, PreparedCall), "a plan is made for calls of the device"
         return prepared.call

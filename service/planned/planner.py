@@ -180,6 +180,7 @@ class Planner:
             operation=type(call),
             runner=runner,
             spans=spans,
+            fields=_unchecked_fields(call, message),
             prepare=partial(endpoint.read, resolver=handler.rope_resolver),
             params=message.params,
             answer=readable.format(answer),
@@ -205,6 +206,21 @@ def _depends_on_numbers(call: Rotate | Attend, message: Message) -> bool:
     if rope is None:
         return False
     return rope.arithmetic != "float64" or "length" in VARIANTS[rope.rope_type].parameters
+
+
+def _unchecked_fields(call: Rotate | Attend, message: Message) -> dict[str, str] | None:
+    """Return the tensor's name of each field of a call whose numbers are all valid, else None."""
+    names = {id(tensor): name for name, tensor in message.tensors.items()}
+    fields: dict[str, str] = {}
+    for field, tensor in tensor_fields(call).items():
+        is_valid = field in ("q", "k", "v")
+        if field in ("positions", "q_positions", "k_positions"):
+            has_limits = call.rope is not None and call.rope.whole_positions
+            is_valid = not (has_limits or tensor.dtype.is_floating_point)
+        if not is_valid or id(tensor) not in names:
+            return None
+        fields[field] = names[id(tensor)]
+    return fields
 
 
 def _spans(message: Message) -> tuple[TensorSpan, ...]:

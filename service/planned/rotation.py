@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 import rope_core
-from rope_core import RopeConfig, Rotate, Rotated, compiled
+from rope_core import Rotate, Rotated, compiled
 from rope_core.inference import inference
-from rope_core.table_rotation import TableRotation, has_table
+from rope_core.table_rotation import TableRotation, counted, table_rotation
 from service.batching.run import Run
 from service.planned.plan import PlannedJob, PlannedResult, TensorSpan
 from service.wire.elements import view_as_bytes, view_as_tensor
@@ -38,16 +38,16 @@ class RotationKind:
     """What decides a rotation but for the number of tokens: such calls share a run.
 
     Args:
-        rope: the angles.
+        table: the angles.
         inverse: whether to rotate back.
         dtype: of q and k.
         num_heads: of q and k, or of the one that is there.
     """
 
     def __init__(
-        self, rope: RopeConfig, inverse: bool, dtype: torch.dtype, num_heads: tuple[int, ...]
+        self, table: TableRotation, inverse: bool, dtype: torch.dtype, num_heads: tuple[int, ...]
     ) -> None:
-        self.table = TableRotation(rope)
+        self.table = table
         self.inverse = inverse
         self.dtype = dtype
         self.num_heads = num_heads
@@ -103,7 +103,7 @@ def rotation_runner(call: Rotate, spans: Sequence[TensorSpan]) -> RotationRunner
     if (
         not by_name.keys() <= {"q", "k", "positions"}
         or not all(span.num_bytes for span in spans)
-        or not has_table(call.rope)
+        or (table := table_rotation(call.rope)) is None
         or (positions is not None and positions.dtype.is_floating_point)
     ):
         return None
@@ -111,7 +111,7 @@ def rotation_runner(call: Rotate, spans: Sequence[TensorSpan]) -> RotationRunner
     num_heads = tuple(span.shape[-2] for span in heads)
     if _num_rows(heads[0], positions) > MAX_ROWS:
         return None
-    kind = _kind(call.rope, call.inverse, heads[0].dtype, num_heads)
+    kind = _kind(table, call.inverse, heads[0].dtype, num_heads)
     if positions is None and not kind.table.reserve(heads[0].shape[-3]):
         return None
     return RotationRunner(kind, heads, positions)
@@ -196,16 +196,10 @@ def _widened_positions(job: PlannedJob, table: TableRotation) -> Tensor | None:
     """Return the positions as int64, None if they are in the slab as such."""
     span = job.runner.positions
     if span is None:
-        return _counted(table.num_rows)
+        return counted(table.num_rows)
     if span.dtype is torch.int64:
         return None
     return view_as_tensor(job.slab.memory, span.dtype, span.shape, span.offset).long()
-
-
-@lru_cache(maxsize=8)
-def _counted(num_positions: int) -> Tensor:
-    """Return 0, 1, 2, ..., int64 `[num_positions]`."""
-    return torch.arange(num_positions)
 
 
 def _num_rows(span: TensorSpan, positions: TensorSpan | None) -> int:

@@ -1,72 +1,111 @@
-"""Jobs of planned calls, as a connection makes them, without a connection."""
+"""Planned calls as a connection makes them, without a connection."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from types import SimpleNamespace
+from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from rope_core import Call
-from rope_core.calls import tensor_fields
-from service.buffer_pool import BufferPool
-from service.device import Cpu
-from service.endpoints.builders import PreparedCall
+import rope_core
+from rope_core import Attend, Call
 from service.inference.engine import Engine
-from service.planned.plan import Plan, PlannedJob, TensorSpan, answer_parts
-from service.planned.runners import runner_for
+from service.lifecycle import Lifecycle
+from service.oip.state import OipState
+from service.planned.plan import Plan, PlannedJob, answer_parts
+from service.planned.planner import Planner
+from service.server.bootstrap import build_service
+from service.settings import Settings
 from service.slab_pool import SlabPool
+from service.wire import Message, Parameters, safetensors_codec
 from service.wire.elements import view_as_bytes
 
-ENGINE = Engine(Cpu(BufferPool(2**28)), max_call_s=60)
 SLABS = SlabPool()
 
 
-def plan_of(call: Call, tensors: Mapping[str, Tensor] | None = None) -> Plan:
-    """Return the plan of calls like `call`; `tensors` are those of its request, in their order."""
-    tensors = tensor_fields(call) if tensors is None else tensors
-    spans, offset = [], 0
-    for name, tensor in tensors.items():
-        spans.append(TensorSpan(name, tensor.dtype, tuple(tensor.shape), offset, tensor.nbytes))
-        offset += tensor.nbytes
-    job = ENGINE.job(call)
-    runner = runner_for(job, spans, ENGINE.device)
-    if runner is not None:
-        job = replace(job, batch_key=runner.batch_key)
+class Service(NamedTuple):
+    """A service that was not started."""
 
-    def prepare(tensors: dict[str, Tensor]) -> PreparedCall:
-        if "positions" in tensors and not hasattr(call, "positions"):
-            tensors["q_positions"] = tensors["k_positions"] = tensors.pop("positions")
-        if "cu_seqlens" in tensors and not hasattr(call, "cu_seqlens"):
-            tensors["cu_seqlens_q"] = tensors["cu_seqlens_k"] = tensors.pop("cu_seqlens")
-        return PreparedCall(replace(call, **tensors))
-
-    return Plan(b"", offset, 1.0, 0, job, runner, tuple(spans), prepare, SimpleNamespace())
+    engine: Engine
+    planner: Planner
 
 
-def job_of(plan: Plan, tensors: Mapping[str, Tensor]) -> PlannedJob:
-    """Return a job whose slab has the tensors of a request."""
-    slab = SLABS.lease(max(1, plan.num_bytes))
-    for span in plan.spans:
-        part = view_as_bytes(tensors[span.name].contiguous())
-        slab.memory[span.offset : span.offset + span.num_bytes] = part
-    return PlannedJob(plan, slab)
+@lru_cache(maxsize=1)
+def service() -> Service:
+    """Return a service on the CPU."""
+    threads = torch.get_num_threads()
+    handler, device_threads = build_service(Settings(device="cpu"), Lifecycle())
+    device_threads.shutdown()
+    torch.set_num_threads(threads)
+    return Service(handler.engine, Planner(OipState(handler, Lifecycle())))
 
 
-def run(jobs: Sequence[PlannedJob]) -> list[bytes | Exception]:
-    """Run jobs as one batch; return the bytes of each answer."""
-    assert len({id(job.batch_key) for job in jobs}) == 1
-    results = ENGINE.run(jobs).results
+class Request:
+    """A request of a route, and the memory it is received into.
+
+    Args:
+        path: the route.
+        tensors: of the first request with the plan.
+        others: tensors of this request that differ from those of the first.
+        params: parameters of both.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        tensors: Mapping[str, Tensor],
+        others: Mapping[str, Tensor] | None = None,
+        **params: object,
+    ) -> None:
+        message = Message(dict(tensors), Parameters.of(params))
+        self.plan = _plan(path, message)
+        self.tensors = tensors = {**tensors, **(others or {})}
+        slab = SLABS.lease(max(1, self.plan.num_bytes))
+        for span in self.plan.spans:
+            part = view_as_bytes(tensors[span.name].contiguous())
+            slab.memory[span.offset : span.offset + span.num_bytes] = part
+        self.job = PlannedJob(self.plan, slab)
+        self._message = message
+
+    @property
+    def body(self) -> bytes:
+        """The tensors' bytes in the slab, as they are now."""
+        return bytes(self.job.slab.memory[: self.plan.num_bytes])
+
+    def call(self) -> Call:
+        """Return the call, with tensors of its own. Raises RopeError if numbers do not fit."""
+        tensors = {name: tensor.clone() for name, tensor in self.tensors.items()}
+        return self.plan.prepare(Message(tensors, self._message.params)).call
+
+    def answer(self) -> bytes | type[Exception]:
+        """Return the tensors of the answer of the library alone, or its exception's type."""
+        try:
+            call = self.call()
+            run = rope_core.attend if isinstance(call, Attend) else rope_core.rotate
+            return b"".join(map(bytes, answer_parts(run(call))))
+        except Exception as failure:
+            return type(failure)
+
+
+def run(requests: Sequence[Request]) -> list[bytes | type[Exception]]:
+    """Run requests as one batch; return the tensors of each answer, or the exception's type."""
+    jobs = [request.job for request in requests]
+    assert all(job.batch_key == jobs[0].batch_key for job in jobs)
+    results = service().engine.run(jobs).results
     return [
-        result if isinstance(result, Exception) else b"".join(map(bytes, answer_parts(result)))
+        type(result)
+        if isinstance(result, Exception)
+        else b"".join(map(bytes, answer_parts(result)))
         for result in results
     ]
 
 
-def answer_of(result: object) -> bytes:
-    """Return the bytes of an answer of the library."""
-    return b"".join(bytes(part) for part in answer_parts(result))
-
-
-def clone(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: torch.clone(tensor) for name, tensor in tensors.items()}
+def _plan(path: str, message: Message) -> Plan:
+    body = b"".join(safetensors_codec.encode(message))
+    fields = f"content-type: {safetensors_codec.media_type}\r\ncontent-length: {len(body)}"
+    data = f"POST {path} HTTP/1.1\r\nhost: service\r\n{fields}\r\n\r\n".encode() + body
+    match = service().planner.match(data) or service().planner.match(data)
+    assert match is not None
+    plan = match.plan or service().planner.make(match, memoryview(data)[match.start : match.end])
+    assert plan is not None
+    return plan
