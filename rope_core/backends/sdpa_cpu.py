@@ -74,11 +74,14 @@ def attend(work: AttentionWork) -> OutLse:
         out, lse = _attend_widened(work, q, k, v)
     elif not is_plain:
         out, lse = _attend_masked(work, q, k, v)
+    elif work.config.chunk is None:
+        out, lse = _attend_chunk(work, q, k, v)
     else:
         chunks = work.chunk_slices(num_queries, num_keys)
         parts = (_attend_chunk(work, q[:, :, i], k[:, :, j], v[:, :, j]) for i, j in chunks)
         out, lse = _concat([*parts])
-    return out.transpose(1, 2)[..., :value_dim], lse.transpose(1, 2)
+    out = out.transpose(1, 2)
+    return out if value_dim >= head_dim else out[..., :value_dim], lse.transpose(1, 2)
 
 
 # below, q is [B, H, Sq, D], k and v are [B, Hkv, Sk, D], out is as q, and lse [B, H, Sq]
