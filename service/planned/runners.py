@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 
-from rope_core import Call, Rotate
-from rope_core.backends import eager
+from rope_core import Attend, Call, Rotate
+from rope_core.backends import eager, sdpa
 from service.device import Device
 from service.inference.engine import Runner
+from service.planned.attention import attention_runner
 from service.planned.plan import TensorSpan
 from service.planned.rotation import rotation_runner
 
@@ -25,4 +26,6 @@ def runner_for(
         return None
     if isinstance(call, Rotate) and backend in (None, eager.name):
         return rotation_runner(call, spans)
+    if isinstance(call, Attend) and backend in (None, sdpa.name):
+        return attention_runner(call, spans)
     return None
