@@ -11,6 +11,7 @@ from torch import Tensor
 
 from service.errors import BadTensor, printable
 from service.wire.message import Buffer
+from service.wire.typed_json import NotTyped, Numbers
 
 DTYPES = {
     "float32": torch.float32,
@@ -54,7 +55,9 @@ def check_shape(name: str, shape: object, dtype: torch.dtype) -> tuple[int, ...]
     return tuple(shape)
 
 
-def parse_elements(name: str, elements: list[Any], dtype: torch.dtype, dtype_name: str) -> Tensor:
+def parse_elements(
+    name: str, elements: list[Any] | Numbers, dtype: torch.dtype, dtype_name: str
+) -> Tensor:
     """Return the elements of a JSON list as a tensor `[len(elements)]` of `dtype`.
 
     Args:
@@ -65,7 +68,15 @@ def parse_elements(name: str, elements: list[Any], dtype: torch.dtype, dtype_nam
 
     Raises:
         BadTensor: an element has another type, or a finite number is out of the range of `dtype`.
+        NotTyped: the same, where `elements` are `Numbers`.
     """
+    if isinstance(elements, Numbers):
+        if dtype is torch.bool:
+            raise NotTyped
+        tensor = _narrow(elements.flat("d" if dtype.is_floating_point else "q"), dtype)
+        if tensor is None:
+            raise NotTyped
+        return tensor
     types: set[type]
     if dtype is torch.bool:
         content, types, code = "booleans", {bool}, "b"
@@ -78,16 +89,30 @@ def parse_elements(name: str, elements: list[Any], dtype: torch.dtype, dtype_nam
     try:  # numpy takes twice as long to read a list
         packed = struct.pack(f"{len(elements)}{code}", *elements)
     except struct.error:
-        in_range = False
+        tensor = None
     else:
-        wide = torch.from_numpy(np.frombuffer(packed, f"<{code}"))
-        tensor = wide.to(dtype)
-        in_range = bool((tensor.isfinite() if dtype.is_floating_point else tensor == wide).all())
-        if not in_range and dtype.is_floating_point:  # NaN and Infinity are in range
-            in_range = bool((tensor.isfinite() | ~wide.isfinite()).all())
-    if not in_range:
+        tensor = _narrow(np.frombuffer(packed, f"<{code}"), dtype)
+    if tensor is None:
         raise BadTensor(name, f"made of {content} in the range of {dtype_name}", "others")
     return tensor
+
+
+def all_finite(tensor: Tensor) -> bool:
+    """Tell whether a tensor of any shape and dtype has no NaN and no infinity."""
+    if not (tensor.is_floating_point() and tensor.numel()):
+        return True
+    return all(math.isfinite(bound) for bound in tensor.aminmax())  # ten times as fast as isfinite
+
+
+def _narrow(elements: np.ndarray[Any, Any], dtype: torch.dtype) -> Tensor | None:
+    """Return `elements` `[N]` in `dtype`, None where a finite one is out of the range."""
+    wide = torch.from_numpy(elements)
+    tensor = wide.to(dtype)
+    if not dtype.is_floating_point:
+        in_range = tensor is wide or bool((tensor == wide).all())
+    else:  # NaN and Infinity are in range
+        in_range = all_finite(tensor) or bool((tensor.isfinite() | ~wide.isfinite()).all())
+    return tensor if in_range else None
 
 
 def check_booleans(name: str, tensor: Tensor) -> None:
