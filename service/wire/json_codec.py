@@ -26,7 +26,7 @@ from service.wire.message import MAX_TENSORS, Buffer, Decoded, Message, Paramete
 from service.wire.typed_json import Document, NotTyped, Numbers
 
 media_type = "application/json"
-memory_factor = 32  # measured on lists of empty lists, the worst case
+memory_factor = 32  # measured on lists of empty lists; lists of one list, 8 deep, take 45
 inline_limit_bytes = 256 * 2**10
 
 _INT64_NAMES = frozenset(
@@ -77,12 +77,12 @@ def _decode_typed(document: Document) -> Decoded:
     for name, value in members.items():
         if isinstance(value, simdjson.Array):
             members[name] = document.numbers(value)
-        elif not (isinstance(value, simdjson.Object) and "data" in value):
-            members[name] = document.plain(value)
-        else:
+        elif isinstance(value, simdjson.Object) and "data" in value and "encoding" not in value:
             members[name] = document.tensor(value)
             if isinstance(data := members[name]["data"], Numbers) and len(data.shape) > 1:
                 raise NotTyped
+        else:
+            members[name] = document.plain(value)
     document.check_lists()
     return _parse(members)
 
