@@ -99,9 +99,8 @@ def parse_elements(
 
 def all_finite(tensor: Tensor) -> bool:
     """Tell whether a tensor of any shape and dtype has no NaN and no infinity."""
-    if not (tensor.is_floating_point() and tensor.numel()):
-        return True
-    return all(math.isfinite(bound) for bound in tensor.aminmax())  # ten times as fast as isfinite
+    # their sum takes a tenth of the time, and a finite sum has only finite terms
+    return math.isfinite(tensor.sum()) or bool(tensor.isfinite().all())
 
 
 def _narrow(elements: np.ndarray[Any, Any], dtype: torch.dtype) -> Tensor | None:
