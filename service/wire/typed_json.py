@@ -30,6 +30,10 @@ _MAX_REUSED_BYTES = 2**18  # a parser keeps 14 bytes for each byte of its longes
 _idle_parsers: deque[simdjson.Parser] = deque()
 
 
+_KINDS: dict[str, Literal["d", "i"]] = {"d": "d", "q": "i"}
+"""simdjson's names of the codes of `struct`."""
+
+
 class NotTyped(Exception):
     """The text must be read by `orjson`."""
 
@@ -71,17 +75,16 @@ class Numbers:
         """How many lists hold these numbers, the outermost included."""
         return sum(accumulate(self.shape[:-1], mul, initial=1))
 
-    def flat(self, code: Literal["d", "q"]) -> np.ndarray[Any, Any]:
-        """Return the numbers as float64 (`d`) or int64 (`q`) `[len(self)]`.
+    def pack(self, code: str) -> Buffer:
+        """Return the bytes of all numbers as `struct.pack` does, by its codes `d` and `q`.
 
         Raises:
-            NotTyped: an element is not a number, or not an integer of 64 bits.
+            NotTyped: the code is another, or a number is not of its type or range.
         """
         try:
-            buffer = self._array.as_buffer(of_type="d" if code == "d" else "i")
-        except (TypeError, ValueError):
+            return self._array.as_buffer(of_type=_KINDS[code])
+        except (KeyError, TypeError, ValueError):
             raise NotTyped from None
-        return np.frombuffer(buffer, f"<{code}")
 
 
 class Document:
