@@ -29,7 +29,6 @@ _MAX_PLAIN_BYTES = 2**16  # `orjson` takes less memory for many small values
 _MAX_REUSED_BYTES = 2**18  # a parser keeps 14 bytes for each byte of its longest text
 _idle_parsers: deque[simdjson.Parser] = deque()
 
-
 _KINDS: dict[str, Literal["d", "i"]] = {"d": "d", "q": "i"}
 """simdjson's names of the codes of `struct`."""
 
@@ -60,10 +59,10 @@ class Numbers:
             for _ in range(axis):  # one list after another: objects for all would take much memory
                 lists = chain.from_iterable(lists)
             try:
-                is_regular = set(map(len, lists)) == {size}
-            except TypeError:  # a number beside a list
-                is_regular = False
-            if not is_regular:
+                lengths = set(map(simdjson.Array.__len__, lists))
+            except TypeError:  # something else beside a list
+                raise NotTyped from None
+            if lengths != {size}:
                 raise NotTyped
 
     def __len__(self) -> int:

@@ -148,6 +148,8 @@ def test_what_is_not_a_tensor_of_numbers_is_left_to_orjson(reads, value):
         *('{"q": [1], "a": {"b": 1, "b": [2]}}', '{"a": 1, "a": 2}', '{"a": [{"data": [1]}]}'),
         '{"q": {"shape": [1], "dtype": "float32", "data": "AACAPw==", "encoding": "base64"}}',
         '{"q": {"shape": [1], "dtype": "float32", "data": [0], "encoding": "base64"}}',
+        '{"k": [[1, [2]], [3, 4]], "v": {"data": [1]}, "q": [[1, 2], "ab"]}',
+        '{"k": [[1, [2]], [3, 4]], "v": {"data": [1]}, "q": [[1, 2], {"a": 1, "b": 2}]}',
         '{"q": [1, 2], "rope": ' + '{"a": ' * 300 + "1" + "}" * 301,
         '{"q": [1, 2], "rope": {"a": ' + "[" * 1020 + "]" * 1020 + "}}",
         json.dumps({f"a{i}": i for i in range(100)}),
