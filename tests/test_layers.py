@@ -79,6 +79,7 @@ KEPT_IN = {
     "pydantic_settings": {"service.settings"},
     "orjson": {"service.wire", "service.endpoints", "service.oip"}
     | {"service.asgi.problems", "service.observability.logs"},
+    "simdjson": {"service.wire", "service.oip.http.codec"},
     "numpy": {"service.wire", "service.buffer_pool", "service.oip"},
     "asyncio": {"service.server", "service.lifecycle", "service.inference.handler"}
     | {"service.batching.batcher", "service.batching.call_queue", "service.asgi.body"}
