@@ -5,7 +5,14 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, PositiveInt, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    StringConstraints,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "ROPE_"
@@ -101,6 +108,11 @@ class Settings(BaseSettings):
     memory_budget_bytes: PositiveInt | None = None
     """Memory that all requests together may take; a request beyond it is refused with 503. If
     unset: a quarter of the control group's limit, at most 4 GiB."""
+
+    prefault_bytes: NonNegativeInt | None = None
+    """Memory for large bodies that is touched before the service is ready, and kept. If unset: a
+    quarter of `ROPE_MEMORY_BUDGET_BYTES`, at most 320 MiB. With a GPU, pinned memory takes its
+    place."""
 
     max_queue_calls: PositiveInt = 1024
     """Calls that may wait for the device; a call beyond them is refused with 503."""

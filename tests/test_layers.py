@@ -39,8 +39,9 @@ service.kernel_builds.prebuild
 service.device
 service.kernel_builds
 service.batching
-service.buffer_pool service.wire
-service.pinned_memory
+service.slab_pool service.wire
+service.buffer_pool
+service.memory_blocks service.pinned_memory
 service.errors service.lifecycle service.observability service.settings
 rope_core.reference rope_core.attention rope_core.merge rope_core.accuracy
 rope_core.rotary
@@ -71,7 +72,8 @@ KEPT_IN = {
     "pydantic_settings": {"service.settings"},
     "orjson": {"service.wire", "service.endpoints", "service.oip"}
     | {"service.asgi.problems", "service.observability.logs"},
-    "numpy": {"service.wire", "service.buffer_pool", "service.oip"},
+    "numpy": {"service.wire", "service.buffer_pool", "service.memory_blocks"}
+    | {"service.slab_pool", "service.oip"},
     "asyncio": {"service.server", "service.lifecycle", "service.inference.handler"}
     | {"service.batching.batcher", "service.batching.call_queue", "service.asgi.body"}
     | {"service.oip.grpc", "service.oip.statistics"},
