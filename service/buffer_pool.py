@@ -19,9 +19,8 @@ PREALLOCATED_BYTES = sorted(2 * tuple(4**step * 2**20 for step in range(5)))
 class BufferPool:
     """A pool of large memory, pinned and other. Thread-safe.
 
-    `lease` returns a memoryview; its memory returns to the pool once nothing refers to it: no
-    slice, no tensor made from it, and no socket that has yet to send it. `take` and `give_back` are
-    for those who know when they are done.
+    A buffer is leased as a memoryview. It returns to the pool once nothing refers to it: no slice,
+    no tensor made from it, and no socket that has yet to send it.
 
     Args:
         max_idle_bytes: idle memory to keep. Above it, regions that are idle as a whole return to
@@ -43,32 +42,15 @@ class BufferPool:
 
         The memory is pinned if pinned memory is idle. Never pins memory: safe on the event loop.
         """
-        return self._lease(self.take(num_bytes), num_bytes)
+        return self._lease(self._take(num_bytes), num_bytes)
 
     def lease_pinned(self, num_bytes: int) -> memoryview:
         """As `lease`, but pins memory, in milliseconds, if none is idle and the limit allows it."""
         with self._lock:
             self._put_returned()
             block = self._free_pinned.take(max(num_bytes, SMALLEST_BYTES))
-        block = block or self._allocate_pinned(num_bytes) or self.take(num_bytes)
+        block = block or self._allocate_pinned(num_bytes) or self._take(num_bytes)
         return self._lease(block, num_bytes)
-
-    def take(self, num_bytes: int) -> Block:
-        """As `lease`, but the memory returns with `give_back` alone."""
-        num_bytes = max(num_bytes, SMALLEST_BYTES)
-        with self._lock:
-            self._put_returned()
-            block = self._free_pinned.take(num_bytes) or self._free.take(num_bytes)
-            return block or self._add(self._free, Region.for_block(num_bytes), num_bytes)
-
-    def give_back(self, block: Block) -> None:
-        """Return the memory of `take`.
-
-        Raises:
-            RuntimeError: the block was returned before.
-        """
-        with self._lock:
-            self._put(block)
 
     def preallocate(self, num_bytes: int) -> None:
         """Make memory ready for the first requests. May take a second.
@@ -82,7 +64,7 @@ class BufferPool:
             region = Region.for_block(num_bytes)
             region.touch()
             region.is_kept = True
-            self.give_back(Block(region, 0, len(region.buffer)))
+            self._add_free(Block(region, 0, len(region.buffer)))
 
     def _preallocate_pinned(self) -> None:
         left = self._max_idle_bytes // 2
@@ -91,7 +73,7 @@ class BufferPool:
             block = self._allocate_pinned(size) if left >= 0 else None
             if block is None:
                 return
-            self.give_back(block)
+            self._add_free(block)
 
     def tensor(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """Return a contiguous tensor in leased memory; a small one in new memory."""
@@ -99,6 +81,17 @@ class BufferPool:
         if num_bytes < SMALLEST_BYTES:
             return torch.empty(shape, dtype=dtype)
         return torch.frombuffer(self.lease(num_bytes), dtype=dtype).view(shape)
+
+    def _take(self, num_bytes: int) -> Block:
+        num_bytes = max(num_bytes, SMALLEST_BYTES)
+        with self._lock:
+            self._put_returned()
+            block = self._free_pinned.take(num_bytes) or self._free.take(num_bytes)
+            return block or self._add(self._free, Region.for_block(num_bytes), num_bytes)
+
+    def _add_free(self, block: Block) -> None:
+        with self._lock:
+            self._put(block)
 
     def _lease(self, block: Block, num_bytes: int) -> memoryview:
         owner = np.frombuffer(block.region.buffer, np.uint8, count=num_bytes, offset=block.offset)

@@ -1,11 +1,13 @@
-"""Aligned memory that is leased and released explicitly: bodies are received into it."""
+"""Aligned memory by size: bodies are received into it, and rotated in place."""
 
+import threading
 from collections import defaultdict
+from typing import NamedTuple
 
 import numpy as np
 
 from service.buffer_pool import BufferPool
-from service.memory_blocks import SMALLEST_BYTES, Block
+from service.memory_blocks import SMALLEST_BYTES
 
 ALIGNMENT = 64
 """Bytes of a cache line, and of the widest vector."""
@@ -13,31 +15,40 @@ ALIGNMENT = 64
 SMALLEST_SLAB_BYTES = 2**12
 
 
+class _Memory(NamedTuple):
+    view: memoryview
+    address: int
+
+
 class Slab:
-    """Leased memory."""
+    """Leased memory. It returns to its pool when nothing refers to the slab.
 
-    __slots__ = ("address", "block", "is_leased", "memory", "size")
+    Whatever uses the memory must refer to the slab: a slice or a tensor keeps only large memory.
+    """
 
-    def __init__(self, memory: memoryview, address: int, block: Block | None = None) -> None:
-        self.memory = memory
+    __slots__ = ("_memory", "_pool", "address", "memory")
+
+    def __init__(self, pool: "SlabPool", memory: _Memory) -> None:
+        self._pool = pool
+        self._memory = memory
+        self.memory = memory.view
         """Writable bytes, at least as many as were asked for; uninitialised."""
-        self.address = address
+        self.address = memory.address
         """Address of the first byte, a multiple of ALIGNMENT."""
-        self.size = len(memory)
-        self.block = block
-        """The block of the buffer pool that the slab is; None for a small slab."""
-        self.is_leased = True
+
+    def __del__(self) -> None:
+        self._pool.give_back(self._memory)
 
 
 class SlabPool:
-    """A pool of slabs. Not thread-safe: for the event loop alone.
+    """A pool of slabs. Thread-safe.
 
-    Sizes have four steps for each power of two. Of each size the slab released last is leased
-    first, while it is in the caches. Large slabs are blocks of the buffer pool, so that all large
-    bodies share one memory.
+    Sizes have four steps for each power of two. Of each size the memory that returned last is
+    leased first, while it is in the caches. Large slabs are leased from the buffer pool, so that
+    all large bodies share one memory.
 
     Args:
-        max_idle_bytes: idle memory of small slabs to keep.
+        max_idle_bytes: idle memory of small slabs to keep; more returns to the allocator.
         buffer_pool: large memory.
     """
 
@@ -45,48 +56,48 @@ class SlabPool:
         self._max_idle_bytes = max_idle_bytes
         self._buffer_pool = buffer_pool
         self._idle_bytes = 0
-        self._idle: defaultdict[int, list[Slab]] = defaultdict(list)  # by size
+        self._idle: defaultdict[int, list[_Memory]] = defaultdict(list)  # by size
+        # reentrant: the garbage collector may return a slab while its thread holds the lock
+        self._lock = threading.RLock()
 
     def lease(self, num_bytes: int) -> Slab:
         """Return a slab of at least `num_bytes`."""
-        if num_bytes <= SMALLEST_SLAB_BYTES:
-            size = SMALLEST_SLAB_BYTES
-        elif num_bytes < SMALLEST_BYTES:
-            shift = (num_bytes - 1).bit_length() - 3
-            size = ((num_bytes - 1 >> shift) + 1) << shift
-        else:
-            return self._lease_large(num_bytes)
-        idle = self._idle[size]
-        if not idle:
-            return _allocate(size)
-        slab = idle.pop()
-        self._idle_bytes -= size
-        slab.is_leased = True
-        return slab
+        size = _slab_size(num_bytes)
+        if size >= SMALLEST_BYTES:
+            memory = self._buffer_pool.lease(max(num_bytes, SMALLEST_BYTES))
+            return Slab(self, _with_address(memory))
+        with self._lock:
+            idle = self._idle[size]
+            if idle:
+                self._idle_bytes -= size
+                return Slab(self, idle.pop())
+        return Slab(self, _allocate(size))
 
-    def release(self, slab: Slab) -> None:
-        """Return a slab, once; nothing may use its memory after it.
-
-        Raises:
-            RuntimeError: the slab was released before.
-        """
-        if not slab.is_leased:
-            raise RuntimeError("a slab was released twice")
-        slab.is_leased = False
-        if slab.block is not None:
-            self._buffer_pool.give_back(slab.block)
-        elif self._idle_bytes + slab.size <= self._max_idle_bytes:
-            self._idle_bytes += slab.size
-            self._idle[slab.size].append(slab)
-
-    def _lease_large(self, num_bytes: int) -> Slab:
-        block = self._buffer_pool.take(num_bytes)
-        memory = memoryview(block.region.buffer)[block.offset : block.offset + block.size]
-        return Slab(memory, block.address, block)
+    def give_back(self, memory: _Memory) -> None:
+        """Keep the memory of a small slab for the next one, up to the limit."""
+        size = len(memory.view)
+        if size >= SMALLEST_BYTES:
+            return  # the buffer pool has its own way to see that nothing refers to it
+        with self._lock:
+            if self._idle_bytes + size <= self._max_idle_bytes:
+                self._idle_bytes += size
+                self._idle[size].append(memory)
 
 
-def _allocate(size: int) -> Slab:
-    """Return a small slab in new memory."""
-    array = np.empty(size + ALIGNMENT, dtype=np.uint8)
-    offset = -array.ctypes.data % ALIGNMENT
-    return Slab(array.data[offset : offset + size], array.ctypes.data + offset)
+def _slab_size(num_bytes: int) -> int:
+    """Return the next larger size that small slabs have."""
+    if num_bytes <= SMALLEST_SLAB_BYTES:
+        return SMALLEST_SLAB_BYTES
+    shift = (num_bytes - 1).bit_length() - 3
+    return ((num_bytes - 1 >> shift) + 1) << shift
+
+
+def _allocate(size: int) -> _Memory:
+    """Return new memory for a small slab."""
+    memory = _with_address(np.empty(size + ALIGNMENT, dtype=np.uint8).data)
+    offset = -memory.address % ALIGNMENT
+    return _Memory(memory.view[offset : offset + size], memory.address + offset)
+
+
+def _with_address(view: memoryview) -> _Memory:
+    return _Memory(view, np.frombuffer(view, dtype=np.uint8).ctypes.data)

@@ -14,6 +14,7 @@ LAYERS = """
 service.__main__
 service.server.serve
 service.server.app
+service.server.connection
 service.server.bootstrap service.server.status
 service.server.uvicorn_protocol service.server.uvicorn_server
 service.server.connection_draining service.server.warm_up
@@ -29,6 +30,7 @@ service.oip.shm
 service.oip.types service.oip.validate
 service.oip.errors
 service.v1
+service.planned
 service.asgi.body
 service.inference.handler
 service.inference
@@ -64,7 +66,7 @@ KEPT_IN = {
     "fastapi_offline": {"service.server"},
     "starlette": {"service.server"},
     "uvicorn": {"service.server"},
-    "httptools": {"service.server.uvicorn_protocol"},
+    "httptools": {"service.server.uvicorn_protocol", "service.planned"},
     "prometheus_client": {"service.observability", "service.oip.statistics"},
     "pydantic": {"service.__main__", "service.settings", "service.endpoints"}
     | {"service.v1", "service.oip.openapi", "service.oip.types", "service.oip.control"}
@@ -81,11 +83,24 @@ KEPT_IN = {
     "grpc_health": {"service.oip.grpc"},
     "grpc_reflection": {"service.oip.grpc"},
     "google.protobuf": {"service.oip.grpc"},
-    "torch": {"rope_core", "service.server", "service.inference", "service.endpoints"}
+    "torch": {
+        "rope_core",
+        "service.planned",
+        "service.server",
+        "service.inference",
+        "service.endpoints",
+    }
     | {"service.device", "service.kernel_builds", "service.batching.packing", "service.oip"}
     | {"service.wire", "service.buffer_pool", "service.pinned_memory"}
     | {"service.observability.metrics"},
-    "rope_core": {"rope_core", "service.server", "service.v1", "service.oip", "service.inference"}
+    "rope_core": {
+        "rope_core",
+        "service.planned",
+        "service.server",
+        "service.v1",
+        "service.oip",
+        "service.inference",
+    }
     | {"service.endpoints", "service.device", "service.kernel_builds", "service.batching.packing"}
     | {"service.asgi.problems"},
     "service": {"service"},

@@ -16,7 +16,7 @@ from itertools import chain
 from operator import attrgetter
 from typing import Generic
 
-from service.batching.call_queue import C, Entry, R, next_batch
+from service.batching.call_queue import C, Entry, FutureEntry, R, next_batch
 from service.batching.run import Completed, Run
 from service.errors import DeviceLost, DeviceStuck, Expired, Overloaded, ShuttingDown, TimedOut
 from service.observability.metrics import Metrics
@@ -82,9 +82,20 @@ class Batcher(Generic[C, R]):
         return list(map(_call, self._queue))
 
     def submit(
-        self, call: C, deadline: float, on_wait: Callable[[Entry[C, R]], None]
-    ) -> Entry[C, R]:
+        self, call: C, deadline: float, on_wait: Callable[[FutureEntry[C, R]], None]
+    ) -> FutureEntry[C, R]:
         """Put a call into the queue, and return an entry with the future of its result.
+
+        Raises:
+            Overloaded, ShuttingDown, DeviceLost, DeviceStuck: as `enqueue`.
+        """
+        future: asyncio.Future[Completed[R]] = asyncio.get_running_loop().create_future()
+        entry = FutureEntry(call, time.monotonic(), deadline, future, on_wait)
+        self.enqueue(entry)
+        return entry
+
+    def enqueue(self, entry: Entry[C, R]) -> None:
+        """Put a call into the queue.
 
         Raises:
             Overloaded: too many calls are waiting.
@@ -92,15 +103,14 @@ class Batcher(Generic[C, R]):
         """
         if self._close_reason is not None:
             raise self._close_reason
-        if len(self._queue) >= self.max_queue_calls:
-            raise Overloaded(f"{len(self._queue)} calls are waiting already")
-        future: asyncio.Future[Completed[R]] = asyncio.get_running_loop().create_future()
-        entry = Entry(call, future, time.monotonic(), deadline, on_wait)
-        self._queue.append(entry)
+        queue = self._queue
+        if len(queue) >= self.max_queue_calls:
+            raise Overloaded(f"{len(queue)} calls are waiting already")
+        queue.append(entry)
         if self._running or self._is_paused:
             self._arm_timer(entry)
-        self._schedule_dispatch()
-        return entry
+        if not self._is_dispatch_scheduled:
+            self._schedule_dispatch()
 
     def pause(self) -> None:
         """Start no runs until `resume`; calls wait in the queue."""
@@ -236,4 +246,4 @@ class Batcher(Generic[C, R]):
             loop = asyncio.get_running_loop()
             left_s = max(0, entry.deadline - time.monotonic())
             entry.timer = loop.call_later(left_s, self.withdraw, entry, TimedOut())
-            entry.on_wait(entry)
+            entry.on_wait()

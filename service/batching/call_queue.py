@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
 from service.batching.run import Completed
@@ -37,30 +37,52 @@ R = TypeVar("R")
 
 @dataclass(slots=True, eq=False)
 class Entry(Generic[C, R]):
-    """A call in the queue or on the device, and the future of its result."""
+    """A call in the queue or on the device. A subclass says what becomes of its outcome."""
 
     call: C
-    future: asyncio.Future[Completed[R]]
     arrived: float
+    """Time of `time.monotonic` when the request's header arrived; the oldest call runs first."""
+
     deadline: float
     """Time of `time.monotonic` after which the call fails with TimedOut."""
 
-    on_wait: Callable[["Entry[C, R]"], None]
-    """Called at most once: when the call starts to wait for a busy device."""
-
-    timer: asyncio.TimerHandle | None = None
+    timer: asyncio.TimerHandle | None = field(default=None, init=False)
     """Runs out at the deadline. None for a call that has not had to wait."""
 
     def resolve(self, outcome: Completed[R] | Exception) -> None:
-        """Set the result or the exception of the future, unless it has one."""
+        """Set the result or the exception of the call. The first outcome counts."""
+        raise NotImplementedError
+
+    def on_wait(self) -> None:
+        """Called at most once: when the call starts to wait for a busy device."""
+
+    def cancel_timer(self) -> None:
+        """Cancel the timer of the deadline."""
         if self.timer is not None:
             self.timer.cancel()
+
+
+@dataclass(slots=True, eq=False)
+class FutureEntry(Entry[C, R]):
+    """A call whose outcome is the result or the exception of a future."""
+
+    future: asyncio.Future[Completed[R]]
+    start_watching: Callable[["FutureEntry[C, R]"], None]
+    """Called at most once: when the call starts to wait for a busy device."""
+
+    def resolve(self, outcome: Completed[R] | Exception) -> None:
+        """Set the result or the exception of the future, unless it has one."""
+        self.cancel_timer()
         if self.future.done():
             return
         if isinstance(outcome, Exception):
             self.future.set_exception(outcome)
         else:
             self.future.set_result(outcome)
+
+    def on_wait(self) -> None:
+        """Start to watch the client."""
+        self.start_watching(self)
 
 
 def next_batch(queue: deque[Entry[C, R]], *, max_tokens: int, max_bytes: int) -> list[Entry[C, R]]:

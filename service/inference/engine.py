@@ -4,11 +4,12 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
+from typing import Any, ClassVar, Protocol
 
 import rope_core
 from rope_core import Attend, Call, CosSin, Merge, Result, Rotate, Rotated, Shift
-from rope_core.errors import KernelNotBuilt
 from rope_core.inference import inference
+from service.batching.call_queue import Batchable
 from service.batching.packing import PACK_KEYS, PACKERS, DeviceBatch, SingleCall
 from service.batching.run import Run
 from service.device import Device
@@ -19,6 +20,33 @@ SECONDS_PER_SEQUENCE = 50e-6
 
 OVERHEAD_FLOPS = 64
 """Operations of each score beside the two products: exponential, mask, soft-cap."""
+
+
+class Runner(Protocol):
+    """Runs batches of calls of one kind in a way of its own."""
+
+    def __call__(self, jobs: Sequence[Any]) -> Run[Any]:
+        """Return the results of all jobs, in order."""
+
+
+class RunnableJob(Batchable, Protocol):
+    """What the engine has to know of a call."""
+
+    @property
+    def call(self) -> Call:
+        """The call. Raises RopeError if it has numbers that do not fit."""
+
+    @property
+    def pack_key(self) -> Hashable | None:
+        """Calls of one run with equal keys are packed into one call; None: never packed."""
+
+    @property
+    def backend(self) -> str | None:
+        """Name of the backend that runs the call; the library chooses where None."""
+
+    @property
+    def runner(self) -> Runner | None:
+        """What runs the calls of this batch key; the engine itself where None."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +66,7 @@ class Job:
     """Estimated time of the call when it runs alone."""
     backend: str | None
     """Name of the backend that runs the call; the library chooses where None."""
+    runner: ClassVar[None] = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +115,7 @@ class Engine:
         return Job(call, key, packs, call.num_tokens, num_bytes, answer_bytes, seconds, backend)
 
     @inference
-    def run(self, jobs: Sequence[Job]) -> Run[Result | KernelNotBuilt]:
+    def run(self, jobs: Sequence[RunnableJob]) -> Run[Any]:
         """Run jobs of one batch key together.
 
         The result is KernelNotBuilt for a job that names a backend whose kernel is not built yet.
@@ -94,6 +123,8 @@ class Engine:
         Raises:
             DeviceFull, DeviceLost: the device cannot run them.
         """
+        if (runner := jobs[0].runner) is not None:
+            return runner(jobs)
         compute = partial(self._compute, backend=jobs[0].backend)
         if len(jobs) == 1 and not self.device.capabilities.batch_mixed_ops:
             return self.device.run([SingleCall(jobs[0].call)], compute)

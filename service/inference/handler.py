@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 from rope_core import Result, Table
 from service.batching.admission import Admission, Charge
 from service.batching.batcher import Batcher
-from service.batching.call_queue import Entry
+from service.batching.call_queue import FutureEntry
 from service.batching.run import Completed
 from service.buffer_pool import BufferPool
 from service.endpoints import table
@@ -154,7 +154,7 @@ class InferenceHandler:
         """Return the answer to a job, and withdraw the job when this coroutine is cancelled."""
         watchers: list[asyncio.Task[None]] = []
 
-        def watch(entry: Entry[Job, Result]) -> None:
+        def watch(entry: FutureEntry[Job, Result]) -> None:
             if context.disconnected is not None:
                 watchers.append(asyncio.create_task(self._withdraw_after(context, entry)))
 
@@ -175,7 +175,9 @@ class InferenceHandler:
                 watcher.cancel()
             watchers.clear()  # breaks the cycle with the entry: its tensors are freed at once
 
-    async def _withdraw_after(self, context: RequestContext, entry: Entry[Job, Result]) -> None:
+    async def _withdraw_after(
+        self, context: RequestContext, entry: FutureEntry[Job, Result]
+    ) -> None:
         assert context.disconnected is not None, "checked by the caller"
         await context.disconnected()
         self.batcher.withdraw(entry, ClientLeft())

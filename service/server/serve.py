@@ -3,6 +3,8 @@
 import gc
 import logging
 import os
+from functools import partial
+from typing import Any, cast
 
 import uvicorn
 
@@ -12,11 +14,16 @@ from service.observability import logs
 from service.oip.grpc.methods import grpc_methods
 from service.oip.grpc.server import GrpcServer
 from service.oip.state import OipState
-from service.server import uvicorn_protocol
+from service.planned.planner import Planner
 from service.server.app import build_app
 from service.server.bootstrap import build_service, lifespan
+from service.server.connection import Connection, PlannedRequests
 from service.server.uvicorn_server import Server
 from service.settings import Settings
+from service.slab_pool import SlabPool
+
+MAX_IDLE_SLAB_BYTES = 64 * 2**20
+"""Idle memory that is kept for request bodies below 1 MiB."""
 
 
 def serve(settings: Settings, driver: Driver | None = None) -> None:
@@ -34,12 +41,20 @@ def serve(settings: Settings, driver: Driver | None = None) -> None:
     grpc = GrpcServer(settings, lifecycle, grpc_methods(oip_state), service.metrics)
     gc.freeze()  # the collector skips all objects that exist now: they live as long as the process
     gc.set_threshold(10_000, 20, 20)
+    planned = PlannedRequests(
+        Planner(service),
+        SlabPool(MAX_IDLE_SLAB_BYTES, service.buffer_pool),
+        service.batcher,
+        service.admission,
+        lifecycle,
+        app.request_log,
+    )
     config = uvicorn.Config(
         app,
         host=settings.http_host,
         port=settings.http_port,
         loop="uvloop",
-        http=uvicorn_protocol.Connection,
+        http=cast(Any, partial(Connection, planned)),
         ws="none",
         lifespan="off",
         access_log=False,

@@ -29,6 +29,7 @@ class Connection(HttpToolsProtocol):
 
     _header_bytes: int | None = None
     """Bytes so far of the header that is being read; None if none is."""
+    _is_in_message = False
     _is_new_header = False
     """Whether this header began in the packet that is being read."""
 
@@ -39,8 +40,20 @@ class Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Begin to count the bytes of a header."""
         super().on_message_begin()
+        self._is_in_message = True
         self._header_bytes = 0
         self._is_new_header = True
+
+    def on_message_complete(self) -> None:
+        """Note that the request is here."""
+        self._is_in_message = False
+        super().on_message_complete()
+
+    @property
+    def is_free(self) -> bool:
+        """Whether no request is in progress, not even in part."""
+        is_answered = self.cycle is None or self.cycle.response_complete
+        return is_answered and not self._is_in_message and not self.pipeline
 
     def on_headers_complete(self) -> None:
         """Stop counting."""

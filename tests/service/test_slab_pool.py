@@ -2,6 +2,7 @@
 
 import gc
 import threading
+from collections.abc import Callable
 from itertools import pairwise
 
 import numpy as np
@@ -20,6 +21,14 @@ def pool_of(max_idle_bytes: int = 2**22, large_idle_bytes: int = 2**30) -> SlabP
     return SlabPool(max_idle_bytes, BufferPool(large_idle_bytes))
 
 
+def run_in_threads(work: Callable[[], None]) -> None:
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
 def address_of(memory: memoryview) -> int:
     return np.frombuffer(memory, dtype=np.uint8).ctypes.data
 
@@ -27,8 +36,7 @@ def address_of(memory: memoryview) -> int:
 @given(st.one_of(st.integers(0, 2**21), st.integers(2**21, 2**26)))
 def test_a_slab_is_large_enough_aligned_writable_and_wastes_at_most_a_quarter(num_bytes):
     slab = pool_of().lease(num_bytes)
-    assert slab.size == len(slab.memory) >= num_bytes
-    assert slab.size <= max(SMALLEST_SLAB_BYTES, num_bytes * 5 / 4)
+    assert num_bytes <= len(slab.memory) <= max(SMALLEST_SLAB_BYTES, num_bytes * 5 / 4)
     assert slab.address == address_of(slab.memory)
     assert slab.address % 64 == 0
     assert slab.memory.format == "B"
@@ -42,42 +50,44 @@ def test_leased_slabs_never_share_memory(steps):
         if releases and leased:
             slab, mark = leased.pop(num_bytes % len(leased))
             assert (slab.memory[0], slab.memory[-1]) == (mark, mark)
-            pool.release(slab)
+            del slab
             continue
         slab, mark = pool.lease(num_bytes), number % 256
         slab.memory[0] = slab.memory[-1] = mark
         leased.append((slab, mark))
-    spans = sorted((slab.address, slab.address + slab.size) for slab, _ in leased)
+    spans = sorted((slab.address, slab.address + len(slab.memory)) for slab, _ in leased)
     for (_, end), (start, _) in pairwise(spans):
         assert end <= start
 
 
-@pytest.mark.parametrize("num_bytes", [1, 10_000, 2**20, 2**25 + 300])
-def test_the_slab_released_last_is_leased_first(num_bytes):
+@pytest.mark.parametrize("num_bytes", [1, 10_000, 2**19, 2**20 - 1, 2**20, 2**25 + 300])
+def test_the_slab_that_returned_last_is_leased_first(num_bytes):
     pool = pool_of()
     slabs = [pool.lease(num_bytes) for _ in range(3)]
     addresses = [slab.address for slab in slabs]
-    pool.release(slabs[1])
+    del slabs[1]
     assert pool.lease(num_bytes).address == addresses[1]
 
 
-@pytest.mark.parametrize("num_bytes", [5000, 2**21])
-def test_a_second_release_is_refused(num_bytes):
+def test_a_large_slab_is_not_reused_while_a_slice_refers_to_it():
     pool = pool_of()
-    slab = pool.lease(num_bytes)
-    pool.release(slab)
-    with pytest.raises(RuntimeError, match="twice"):
-        pool.release(slab)
+    slab = pool.lease(2**21)
+    address, held = slab.address, slab.memory[5:9]
+    del slab
+    other = pool.lease(2**21)
+    assert other.address != address
+    del held
+    assert pool.lease(2**21).address == address
 
 
 def test_idle_small_slabs_are_bounded():
     pool = pool_of(max_idle_bytes=2**16)
     slabs = [pool.lease(2**14) for _ in range(9)]
-    addresses = {slab.address for slab in slabs}
-    for slab in slabs:
-        pool.release(slab)
+    addresses = [slab.address for slab in slabs]
+    while slabs:
+        del slabs[0]
     kept = [pool.lease(2**14) for _ in range(4)]
-    assert {slab.address for slab in kept} == {slab.address for slab in slabs[:4]} <= addresses
+    assert [slab.address for slab in kept] == addresses[3::-1]
     assert pool._idle_bytes == 0
 
 
@@ -85,11 +95,24 @@ def test_slabs_and_buffers_share_large_memory():
     buffer_pool = BufferPool(2**30)
     pool = SlabPool(2**20, buffer_pool)
     slab = pool.lease(32 * MIB)
-    pool.release(slab)
+    address = slab.address
+    del slab
     memory = buffer_pool.lease(32 * MIB)
-    assert address_of(memory) == slab.address
+    assert address_of(memory) == address
     del memory
-    assert pool.lease(32 * MIB).address == slab.address
+    assert pool.lease(32 * MIB).address == address
+
+
+def test_threads_share_slabs():
+    pool = pool_of(max_idle_bytes=2**20)
+
+    def work() -> None:
+        for step in range(2000):
+            pool.lease(1000 * (1 + step % 5))
+
+    run_in_threads(work)
+    idle = sum(len(memory.view) for memories in pool._idle.values() for memory in memories)
+    assert pool._idle_bytes == idle <= 2**20
 
 
 def test_preallocated_memory_serves_all_sizes_and_is_kept(monkeypatch):
@@ -158,18 +181,15 @@ def test_memory_returns_when_its_thread_holds_the_lock():
 def test_threads_share_a_pool():
     buffer_pool, failures = BufferPool(2**26), []
 
-    def work(mark: int) -> None:
+    def work() -> None:
+        mark = threading.get_ident() % 256
         for step in range(300):
             memory = buffer_pool.lease(MIB * (1 + step % 3))
             memory[0] = memory[-1] = mark
             if (memory[0], memory[-1]) != (mark, mark):
                 failures.append(step)
 
-    threads = [threading.Thread(target=work, args=(mark,)) for mark in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    run_in_threads(work)
     gc.collect()
     assert failures == []
     assert buffer_pool._free.num_bytes <= 2**26
