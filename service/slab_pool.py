@@ -62,7 +62,11 @@ class SlabPool:
 
     def lease(self, num_bytes: int) -> Slab:
         """Return a slab of at least `num_bytes`."""
-        size = _slab_size(num_bytes)
+        if num_bytes <= SMALLEST_SLAB_BYTES:
+            size = SMALLEST_SLAB_BYTES
+        else:
+            shift = (num_bytes - 1).bit_length() - 3
+            size = ((num_bytes - 1 >> shift) + 1) << shift
         if size >= SMALLEST_BYTES:
             memory = self._buffer_pool.lease(max(num_bytes, SMALLEST_BYTES))
             return Slab(self, _with_address(memory))
@@ -82,14 +86,6 @@ class SlabPool:
             if self._idle_bytes + size <= self._max_idle_bytes:
                 self._idle_bytes += size
                 self._idle[size].append(memory)
-
-
-def _slab_size(num_bytes: int) -> int:
-    """Return the next larger size that small slabs have."""
-    if num_bytes <= SMALLEST_SLAB_BYTES:
-        return SMALLEST_SLAB_BYTES
-    shift = (num_bytes - 1).bit_length() - 3
-    return ((num_bytes - 1 >> shift) + 1) << shift
 
 
 def _allocate(size: int) -> _Memory:
