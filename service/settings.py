@@ -76,6 +76,10 @@ class Settings(BaseSettings):
     grpc_port: Annotated[int, Field(ge=0, le=65_535)] = 8001
     """Port of gRPC, at the same address; 0 lets the system choose."""
 
+    unix_socket: Path | None = None
+    """Path of a Unix-domain socket that takes HTTP as well, for clients on the same host. Its owner
+    and its group may connect."""
+
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device that computes. `auto` takes the GPU if there is one, and the service ends with the
     reason if torch cannot use it."""

@@ -17,7 +17,7 @@ service.server.app
 service.server.connection
 service.server.bootstrap service.server.status
 service.server.uvicorn_protocol service.server.uvicorn_server
-service.server.connection_draining service.server.warm_up
+service.server.connection_draining service.server.unix_socket service.server.warm_up
 service.planned
 service.oip.grpc
 service.oip.openapi

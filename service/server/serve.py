@@ -69,6 +69,7 @@ def serve(settings: Settings, driver: Driver | None = None) -> None:
         listeners=[grpc],
         delay_s=settings.drain_delay_s,
         drain_s=settings.drain_s,
+        unix_socket=settings.unix_socket,
     )
     server.run()
     logging.shutdown()
