@@ -41,6 +41,9 @@ OpenMP makes a team of threads for each thread that calls torch. Teams of all co
 would exceed the pid limit of a container, and OpenMP then ends the process.
 """
 
+MAX_PREFAULT_BYTES = 320 * 2**20
+"""Memory to touch at the start, at most, if no setting says it: eight bodies of 32 MiB and some."""
+
 
 def build_service(
     settings: Settings, lifecycle: Lifecycle, driver: Driver | None = None
@@ -151,7 +154,9 @@ async def _warm_up(
         warm_up(engine, policy, builder, rarer, required=False)
 
     try:
-        await loop.run_in_executor(thread, service.buffer_pool.preallocate_pinned)
+        await loop.run_in_executor(
+            thread, service.buffer_pool.preallocate, _prefault_bytes(service)
+        )
         threads = range(capabilities.max_inflight)
         await asyncio.gather(
             *(loop.run_in_executor(device_threads, on_each_thread) for _ in threads)
@@ -171,6 +176,12 @@ async def _warm_up(
     finally:
         service.batcher.resume()
         thread.shutdown(wait=False)
+
+
+def _prefault_bytes(service: InferenceHandler) -> int:
+    """Return the memory to touch before the service is ready."""
+    setting, budget = service.settings.prefault_bytes, service.admission.max_bytes
+    return min(budget // 4, MAX_PREFAULT_BYTES) if setting is None else setting
 
 
 def _fail(lifecycle: Lifecycle, failure: DeviceLost | DeviceStuck) -> None:

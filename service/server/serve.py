@@ -23,6 +23,9 @@ from service.server.uvicorn_server import Server
 from service.settings import Settings
 from service.slab_pool import SlabPool
 
+MAX_IDLE_SLAB_BYTES = 64 * 2**20
+"""Idle memory that is kept for request bodies below 1 MiB."""
+
 
 def serve(settings: Settings, driver: Driver | None = None) -> None:
     """Serve until a signal comes or the device fails, then end the process.
@@ -41,7 +44,7 @@ def serve(settings: Settings, driver: Driver | None = None) -> None:
     gc.set_threshold(10_000, 20, 20)
     planned = PlannedRequests(
         Planner(oip_state),
-        SlabPool(),
+        SlabPool(MAX_IDLE_SLAB_BYTES, service.buffer_pool),
         service.batcher,
         service.admission,
         lifecycle,
@@ -67,6 +70,7 @@ def serve(settings: Settings, driver: Driver | None = None) -> None:
         listeners=[grpc],
         delay_s=settings.drain_delay_s,
         drain_s=settings.drain_s,
+        unix_socket=settings.unix_socket,
     )
     service.metrics.connections.set_function(lambda: len(server.server_state.connections))
     server.run()
