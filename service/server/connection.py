@@ -8,7 +8,7 @@ import asyncio
 import os
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from itertools import count
 from typing import Any, NamedTuple, cast
@@ -55,8 +55,8 @@ class _Body:
     """The tensors of a request that is being received."""
 
     __slots__ = (
-        *("arrived", "charge", "identifiers", "match", "num_bytes", "num_received", "plan"),
-        *("prefix", "slab"),
+        *("arrived", "charge", "identifiers", "match", "message_id", "num_bytes", "num_received"),
+        *("plan", "prefix", "slab"),
     )
 
     def __init__(
@@ -77,6 +77,7 @@ class _Body:
         self.num_received = 0
         self.arrived = time.monotonic()
         self.identifiers = match.identifiers if match is not None else {}
+        self.message_id = match.description.message_id if match is not None else b""
 
 
 class Connection(asyncio.BufferedProtocol):
@@ -170,7 +171,7 @@ class Connection(asyncio.BufferedProtocol):
             return
         match = None if self._planned.lifecycle.ending else self._planned.planner.match(data)
         if match is not None:
-            if not match.identifiers and match.plan is not None:
+            if not (match.identifiers or match.description.message_id or match.plan is None):
                 self._plan = match.plan
             if self._receive(match.plan, match, memoryview(data), match.start, match.end):
                 return
@@ -180,6 +181,8 @@ class Connection(asyncio.BufferedProtocol):
         self, plan: Plan | None, match: Match | None, data: memoryview, start: int, end: int
     ) -> bool:
         """Begin to receive the body; return False if there is no memory for it."""
+        if self._ordinary is not None:
+            self._ordinary.stop_keep_alive_timer()
         charge = Charge(self._planned.admission)
         num_bytes = end - start
         try:
@@ -217,6 +220,7 @@ class Connection(asyncio.BufferedProtocol):
             body.charge,
             self._answer,
             _request_id(body.identifiers),
+            body.message_id,
             body.identifiers,
         )
         self._entry = entry
@@ -242,17 +246,23 @@ class Connection(asyncio.BufferedProtocol):
 
     def _answer(self, entry: PlannedEntry, outcome: Completed[Any] | Exception) -> None:
         """Send the answer of a request."""
+        plan, backend, written_from = entry.call.plan, "", time.perf_counter()
+        statistics = plan.answer.statistics
+        if statistics is not None and isinstance(outcome, Exception):
+            statistics.add_failure(outcome, entry.arrived)
         if self._transport.is_closing():
             self._finish(entry, CLIENT_LEFT)
             return
-        plan, backend = entry.call.plan, ""
         if isinstance(outcome, Exception):
             status, headers, text = plan.answer.describe(outcome)
             fields, parts = b"".join(b"%s: %s\r\n" % field for field in headers), [text]
         else:
-            status, fields, result = 200, plan.answer.fields, outcome.result
+            status, result = 200, outcome.result
             backend = result.backend
-            parts = [plan.answer.preamble, *answer_parts(result)]
+            fields, preamble = plan.answer.fields, plan.answer.preamble
+            if entry.message_id and plan.answer.with_id is not None:
+                fields, preamble = plan.answer.with_id(entry.message_id)
+            parts = [preamble, *answer_parts(result)]
             ((name, value),) = io.server_timing(outcome, backend)
             fields += b"%s: %s\r\n" % (name, value)
         if self._planned.lifecycle.ending:
@@ -268,6 +278,8 @@ class Connection(asyncio.BufferedProtocol):
                 *parts,
             ]
         )
+        if statistics is not None and not isinstance(outcome, Exception):
+            statistics.add_success(outcome, entry.arrived, written_from)
         self._status = status
         if not self._transport.get_write_buffer_size():
             self._finish(entry, status)
@@ -310,7 +322,6 @@ class Connection(asyncio.BufferedProtocol):
         self._entry = None
         entry.charge.release()
         plan = entry.call.plan
-        entry.call = None
         self._planned.request_log.record(
             request_id=entry.request_id,
             method="POST",
@@ -343,7 +354,7 @@ _process_id = secrets.token_hex(4)
 _next_id = count()
 
 
-def _request_id(identifiers: dict[bytes, bytes]) -> str:
+def _request_id(identifiers: Mapping[bytes, bytes]) -> str:
     """Return the client's identifier, or a new one."""
     if b"x-request-id" in identifiers:
         return ids.request_id(identifiers)

@@ -55,6 +55,10 @@ class Connection(HttpToolsProtocol):
         is_answered = self.cycle is None or self.cycle.response_complete
         return is_answered and not self._is_in_message and not self.pipeline
 
+    def stop_keep_alive_timer(self) -> None:
+        """Keep the connection open: it has a request of which this class does not know."""
+        self._unset_keepalive_if_required()
+
     def on_headers_complete(self) -> None:
         """Stop counting."""
         self._header_bytes = None
