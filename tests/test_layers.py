@@ -18,8 +18,8 @@ service.server.connection
 service.server.bootstrap service.server.status
 service.server.uvicorn_protocol service.server.uvicorn_server
 service.server.connection_draining service.server.warm_up
-service.planned
 service.oip.grpc
+service.planned
 service.oip.openapi
 service.oip.http
 service.oip.control

@@ -146,39 +146,65 @@ class Planner:
         return parsed
 
     def _make(self, match: Match, body: memoryview) -> Plan | None:
-        handler, settings = self._handler, self._handler.settings
         route = self._routes[match.header.target]
-        endpoint = route.endpoint
         timeout_s = io.timeout_s(match.header.fields)
         readable = route.read(match.description.text, body)
         if readable is None:
             return None
-        message = readable.message
-        prepared = endpoint.read(message, handler.rope_resolver)
-        if not isinstance(prepared, PreparedCall) or prepared.warnings or prepared.backend:
-            return None
-        call = prepared.call
-        if not isinstance(call, PLANNED_CALLS) or _depends_on_numbers(call, message):
-            return None
-        job = _job(handler, call)
-        if max(match.header.num_body_bytes, job.answer_bytes) > handler.max_bytes(1):
-            return None
-        answer = Message(_answer_tensors(call))
-        answer_bytes = sum(tensor.nbytes for tensor in answer.tensors.values())
-        default_s, max_s = settings.default_timeout_s, settings.max_timeout_s
-        return Plan(
-            prefix=match.key,
-            num_bytes=len(body),
-            timeout_s=default_s if timeout_s is None else min(timeout_s, max_s),
-            charge_bytes=match.header.num_body_bytes + answer_bytes,
-            job=job,
-            operation=type(call),
-            runner=None,
-            spans=_spans(message),
-            prepare=partial(endpoint.read, resolver=handler.rope_resolver),
-            params=message.params,
-            answer=readable.format(answer),
+        num_body_bytes = match.header.num_body_bytes
+        return make_plan(
+            self._handler, route.endpoint, readable, match.key, num_body_bytes, timeout_s
         )
+
+
+def make_plan(
+    handler: InferenceHandler,
+    endpoint: Endpoint[Any],
+    readable: Readable,
+    prefix: bytes,
+    num_body_bytes: int,
+    timeout_s: float | None = None,
+) -> Plan | None:
+    """Return the plan of a request, None if it can have none.
+
+    Args:
+        handler: reads requests in the ordinary way.
+        endpoint: what the request asks for.
+        readable: the request. Its tensors are views of its body.
+        prefix: header and description of the tensors, without identifiers.
+        num_body_bytes: length of the body.
+        timeout_s: how long the client waits, None where it does not say.
+
+    Raises:
+        ServiceError, RopeError: it is no request.
+    """
+    settings, message = handler.settings, readable.message
+    prepared = endpoint.read(message, handler.rope_resolver)
+    if not isinstance(prepared, PreparedCall) or prepared.warnings or prepared.backend:
+        return None
+    call = prepared.call
+    if not isinstance(call, PLANNED_CALLS) or _depends_on_numbers(call, message):
+        return None
+    job = _job(handler, call)
+    if max(num_body_bytes, job.answer_bytes) > handler.max_bytes(1):
+        return None
+    answer = Message(_answer_tensors(call))
+    answer_bytes = sum(tensor.nbytes for tensor in answer.tensors.values())
+    default_s, max_s = settings.default_timeout_s, settings.max_timeout_s
+    spans = _spans(message)
+    return Plan(
+        prefix=prefix,
+        num_bytes=sum(span.num_bytes for span in spans),
+        timeout_s=default_s if timeout_s is None else min(timeout_s, max_s),
+        charge_bytes=num_body_bytes + answer_bytes,
+        job=job,
+        operation=type(call),
+        runner=None,
+        spans=spans,
+        prepare=partial(endpoint.read, resolver=handler.rope_resolver),
+        params=message.params,
+        answer=readable.format(answer),
+    )
 
 
 def _job(handler: InferenceHandler, call: Rotate | Attend) -> Job:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
 from service.batching.admission import Charge
@@ -11,6 +11,7 @@ from service.inference.handler import RequestContext
 from service.oip.grpc import codec
 from service.oip.grpc.errors import status_of
 from service.oip.grpc.messages import ModelStreamInferResponse
+from service.oip.grpc.planned import PlannedInfer
 from service.oip.grpc.protobuf_wire import join_stream_response, split_request
 from service.oip.grpc.rpc import Rpc
 from service.oip.grpc.streams import while_open
@@ -40,9 +41,13 @@ class InferMethods:
     def __init__(self, oip_state: OipState) -> None:
         self._oip_state = oip_state
         self._handler = oip_state.handler
+        self._planned = PlannedInfer(oip_state)
 
-    async def unary(self, body: bytes, rpc: Rpc) -> bytes:
+    def unary(self, body: bytes, rpc: Rpc) -> Awaitable[bytes] | None:
         """Answer one request."""
+        return None if self._planned.begin(rpc, body) else self._respond(body, rpc)
+
+    async def _respond(self, body: bytes, rpc: Rpc) -> bytes:
         context = self._context(rpc)
         rpc.add_done_callback(context.charge.release)  # the response is sent
         request = await self._parse(context, body)

@@ -110,6 +110,7 @@ class Rpc:
 
     def _closed(self, event: Any) -> None:
         if event.batch_operations[0].cancelled() and self.status is None:
+            self.is_over = True  # first, so that nothing is sent any more
             if self.on_cancel is not None:
                 self.on_cancel()
             self._end(event)

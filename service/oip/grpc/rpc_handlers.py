@@ -14,10 +14,10 @@ from service.oip.grpc.errors import status_of
 from service.oip.grpc.rpc import Rpc
 from service.oip.statistics import DEADLINE_TOLERANCE_S
 
-Unary = Callable[[bytes, Rpc], Awaitable[bytes]]
-"""Answers a serialized request with a serialized response.
+Unary = Callable[[bytes, Rpc], Awaitable[bytes] | None]
+"""Answers a serialized request with a serialized response, or a failure that it raises.
 
-It raises a failure. It is cancelled when the client leaves, and at its deadline.
+It is cancelled when the client leaves, and at the deadline. None: it answers by `Rpc.finish`.
 """
 
 Stream = Callable[[AsyncIterator[bytes], Rpc], AsyncIterator[bytes]]
@@ -69,20 +69,16 @@ class RpcHandlers:
 
         return begin
 
-    def _begin(self, path: str, rpc: Rpc, respond: Callable[[], Awaitable[bytes | None]]) -> None:
+    def _begin(
+        self, path: str, rpc: Rpc, respond: Callable[[], Awaitable[bytes | None] | None]
+    ) -> None:
         """Answer an RPC with what `respond` returns, or with the status of its failure."""
-
-        async def run() -> None:
-            try:
-                rpc.finish(await respond(), StatusCode.OK)
-            except Exception as failure:
-                rpc.finish(None, *status_of(failure))
-
         self._count(path, rpc)
         if self._refusing:
             rpc.finish(None, *status_of(ShuttingDown()))
-        else:
-            rpc.on_cancel = asyncio.get_running_loop().create_task(run()).cancel
+        elif (response := respond()) is not None:
+            task = asyncio.get_running_loop().create_task(_finish(rpc, response))
+            rpc.on_cancel = task.cancel
 
     def _count(self, path: str, rpc: Rpc) -> None:
         """Count an RPC until its status is sent; then the log and the metrics get the status."""
@@ -112,6 +108,13 @@ class RpcHandlers:
             )
 
         rpc.add_done_callback(end)
+
+
+async def _finish(rpc: Rpc, response: Awaitable[bytes | None]) -> None:
+    try:
+        rpc.finish(await response, StatusCode.OK)
+    except Exception as failure:
+        rpc.finish(None, *status_of(failure))
 
 
 def _cancelled(rpc: Rpc) -> StatusCode:
