@@ -172,11 +172,12 @@ class PlannedInfer:
             _keep_few(self._seen)
             self._seen.add(key)
             return None
-        _keep_few(self._plans)
         try:
-            found = self._plans[key] = self._make(split, body)
+            found = self._make(split, body)
         except (DecodeError, ServiceError, RopeError):
-            found = self._plans[key] = None
+            return None  # the next request with this key may have numbers that fit
+        _keep_few(self._plans)
+        self._plans[key] = found
         return found
 
     def _make(self, split: SplitRequest, body: bytes) -> ModelPlan | None:
@@ -190,12 +191,13 @@ class PlannedInfer:
         request = codec.decode(model, self._parser, parsed)
         infer_plan = request.plan
         is_view = self._parser.header_cache.get(model.name, split.header) is not None
-        names = [slot.name for slot in model.outputs if slot.name in infer_plan.outputs]
+        names = [slot.name for slot in model.outputs]
+        outputs = [*infer_plan.outputs]
         if (
             not is_view
             or not infer_plan.is_binary
             or infer_plan.queue_s is not None
-            or names != [*infer_plan.outputs]
+            or outputs != names[: len(outputs)]  # the result has these, in this order
         ):
             return None
         readable = Readable(request.message, partial(self._format, model, infer_plan))
