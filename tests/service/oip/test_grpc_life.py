@@ -7,6 +7,7 @@ import socket
 import subprocess
 import threading
 import time
+from pathlib import Path
 
 import grpc
 import httpx
@@ -14,6 +15,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2_grpc
 
+from service.__main__ import GRPC_EXPERIMENTS
 from service.errors import Overloaded, ShuttingDown
 from service.lifecycle import Lifecycle
 from service.oip.grpc.messages import METHODS, SERVICE
@@ -276,6 +278,15 @@ def test_sigterm_drains_without_waiting_for_idle_peers(serve: Serve):
     assert [status for status, _ in watcher.statuses] == ["SERVING", "NOT_SERVING", "OK"]
     assert watcher.statuses[1][1] - signalled < 1, "sent at the signal, not at the end"
     assert watcher.statuses[2][1] - signalled > 1.3
+
+
+def test_sockets_are_read_by_the_thread_that_waits_for_rpcs(serve: Serve):
+    """The core of grpcio writes a line about a switch that it does not know."""
+    with serve() as started, grpc.insecure_channel(started.grpc_target) as channel:
+        assert channel.unary_unary(METHODS["ServerLive"].path)(b"") == b"\x08\x01"
+        variables = Path(f"/proc/{started.process.pid}/environ").read_bytes()
+    assert f"GRPC_EXPERIMENTS={GRPC_EXPERIMENTS}".encode() in variables.split(b"\0")
+    assert "xperiment" not in serve.last_log()
 
 
 def test_a_second_signal_ends_the_process(serve: Serve):
