@@ -75,7 +75,7 @@ class CoreServer:
 
     def stop(self) -> None:
         """Refuse new RPCs, and tell clients to open no more on their connections."""
-        self._server.shutdown(self._queue, self._set_stopped)
+        self._server.shutdown(self._queue, self._stopped)
 
     def cancel_all(self) -> None:
         """Cancel all RPCs and close all connections, after `stop`."""
@@ -85,22 +85,24 @@ class CoreServer:
         """Return when all connections are closed, after `stop`."""
         await self._has_stopped.wait()
 
-    def _set_stopped(self, _: Any) -> None:
+    def _stopped(self, _: Any) -> None:
         self._has_stopped.set()
-        self._queue.shutdown()
 
     def _accept(self) -> None:
         with suppress(ValueError):  # the server has been stopped
             self._server.request_call(self._queue, self._queue, self._begin)
 
     def _poll(self) -> None:
-        """Handle the events of the queue until it is shut down."""
-        while True:
+        """Handle the events of the queue until the server has stopped.
+
+        The queue is not shut down: an operation that is begun after that ends the process.
+        """
+        tag = None
+        while tag != self._stopped:
             event = self._queue.poll()
-            if event.tag is None:
-                return
-            if event.tag != self._begin:
-                self._forward(event.tag, event)
+            tag = event.tag
+            if tag != self._begin:
+                self._forward(tag, event)
             elif event.success:
                 self._begin(event)
             # an event of an RPC that is over would keep the core from releasing the RPC

@@ -1,6 +1,6 @@
 """The health service of gRPC: whether the service is ready, and each change of that."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
@@ -38,9 +38,9 @@ def check_method(lifecycle: Lifecycle) -> Unary:
 def watch_method(lifecycle: Lifecycle) -> Stream:
     """Return the method that tells each change of that."""
 
-    async def watch(requests: AsyncIterator[bytes], _: Rpc) -> AsyncIterator[bytes]:
+    async def watch(requests: AsyncIterator[bytes], _: Rpc) -> AsyncGenerator[bytes, None]:
         """Yield the status of a service and each change, until the service stops listening."""
-        service = HealthCheckRequest.FromString(await anext(requests)).service
+        service = HealthCheckRequest.FromString(await anext(requests, b"")).service
         last = None
         async for phase in lifecycle.changes():
             status = _status(service, phase)

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
 from service.batching.admission import Charge
@@ -53,7 +53,7 @@ class InferMethods:
         request = await self._parse(context, body)
         return await self._infer(context, request, {}, b"".join)
 
-    async def stream(self, bodies: AsyncIterator[bytes], rpc: Rpc) -> AsyncIterator[bytes]:
+    async def stream(self, bodies: AsyncIterator[bytes], rpc: Rpc) -> AsyncGenerator[bytes, None]:
         """Answer requests in their order. A request that fails does not end the stream.
 
         Raises:

@@ -75,7 +75,10 @@ class RpcEntry(Entry[Any, Any]):
         self.cancel_timer()
         if not self.is_answered:
             self.is_answered = True
-            self.planned.answer(self, outcome)
+            try:
+                self.planned.answer(self, outcome)
+            except Exception as failure:  # the other calls of the batch are still to be answered
+                self.rpc.finish(None, *status_of(failure))
 
     def cancel(self) -> None:
         """Withdraw the call: its client has left, or waits no longer."""

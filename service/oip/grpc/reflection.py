@@ -1,6 +1,6 @@
 """The reflection service of gRPC: tools such as grpcurl ask it for the protocol's descriptors."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
@@ -25,7 +25,7 @@ def describe_method(lifecycle: Lifecycle) -> Stream:
     names = (messages.SERVICE, health.SERVICE, *SERVICES)
     servicer = reflection.aio.ReflectionServicer(names, _pool())
 
-    async def describe(requests: AsyncIterator[bytes], rpc: Rpc) -> AsyncIterator[bytes]:
+    async def describe(requests: AsyncIterator[bytes], rpc: Rpc) -> AsyncGenerator[bytes, None]:
         """Yield the answer to each request, until the service stops listening."""
         parsed = _parse(while_open(requests, lifecycle))
         async for response in servicer.ServerReflectionInfo(parsed, rpc):

@@ -96,7 +96,13 @@ class Rpc:
         return message
 
     async def _run(self, *operations: Any) -> Any:
-        """Run operations and return their event."""
+        """Run operations and return their event.
+
+        Raises:
+            CancelledError: the RPC is over.
+        """
+        if self.is_over:
+            raise asyncio.CancelledError
         done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._call.start_server_batch(operations, partial(_set, done))
         return await done

@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 
 from grpc import StatusCode
 
@@ -20,7 +21,7 @@ Unary = Callable[[bytes, Rpc], Awaitable[bytes] | None]
 It is cancelled when the client leaves, and at the deadline. None: it answers by `Rpc.finish`.
 """
 
-Stream = Callable[[AsyncIterator[bytes], Rpc], AsyncIterator[bytes]]
+Stream = Callable[[AsyncIterator[bytes], Rpc], AsyncGenerator[bytes, None]]
 """The same for streams of requests and responses."""
 
 _LOGGED_METADATA = frozenset(("x-request-id", "traceparent"))
@@ -61,8 +62,9 @@ class RpcHandlers:
         """Return the same for a stream of responses."""
 
         async def respond(rpc: Rpc) -> None:
-            async for response in method(rpc.requests(), rpc):
-                await rpc.write(response)
+            async with aclosing(method(rpc.requests(), rpc)) as responses:
+                async for response in responses:
+                    await rpc.write(response)
 
         def begin(rpc: Rpc) -> None:
             self._begin(path, rpc, lambda: respond(rpc))
@@ -76,7 +78,13 @@ class RpcHandlers:
         self._count(path, rpc)
         if self._refusing:
             rpc.finish(None, *status_of(ShuttingDown()))
-        elif (response := respond()) is not None:
+            return
+        try:
+            response = respond()
+        except Exception as failure:
+            rpc.finish(None, *status_of(failure))
+            return
+        if response is not None:
             task = asyncio.get_running_loop().create_task(_finish(rpc, response))
             rpc.on_cancel = task.cancel
 

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import threading
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import grpc
@@ -128,6 +129,44 @@ async def test_every_rpc_has_an_id():
         call = running.channel.unary_unary(INFER)(b"", metadata=[("x-request-id", "not me!")])
         (made,) = [v for n, v in await call.trailing_metadata() if n == "x-request-id"]
         assert len(made) == 16
+
+
+async def test_an_rpc_without_a_request_is_answered():
+    async with run_grpc(Lifecycle(), {"ModelInfer": echo}) as running:
+        none = running.channel.stream_unary(INFER)(iter(()))
+        assert await code_of(none) is CODE.INVALID_ARGUMENT
+        unknown = running.channel.unary_unary(f"/{SERVICE}/Nope")(b"")
+        assert await code_of(unknown) is CODE.UNIMPLEMENTED
+        assert await running.ask("ModelInfer", b"x") == b"x"
+
+
+async def test_a_failure_before_the_first_await_is_answered():
+    def broken(request: bytes, _: object) -> None:
+        raise KeyError(request)
+
+    async with run_grpc(Lifecycle(), {"ModelInfer": broken}) as running:
+        assert await code_of(running.ask("ModelInfer")) is CODE.INTERNAL
+
+
+async def test_a_stream_whose_client_leaves_is_closed():
+    closed = asyncio.Event()
+
+    async def endless(requests: AsyncIterator[bytes], _: object) -> AsyncIterator[bytes]:
+        try:
+            async for request in requests:
+                while True:
+                    yield request
+        finally:
+            closed.set()
+
+    async with run_grpc(Lifecycle(), {"ModelStreamInfer": endless}) as running:
+        call = running.channel.stream_stream(METHODS["ModelStreamInfer"].path)(iter((b"x",)))
+        assert await call.read() == b"x"
+        call.cancel()
+        await asyncio.wait_for(closed.wait(), 10)
+        await running.server.close(5)
+        text = running.metrics.render().decode()
+    assert f'route="/{SERVICE}/ModelStreamInfer",status="CANCELLED"}} 1.0' in text
 
 
 async def test_an_rpc_may_finish_within_the_grace_period_only():
