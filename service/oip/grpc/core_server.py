@@ -1,8 +1,8 @@
 """A server on the core of grpcio: a thread waits for events, and the event loop handles them.
 
-`grpc.aio` makes three tasks and wakes the loop four times for each RPC; this server wakes the loop
-once for all events that are there, and makes no task. It stands on the module that grpcio's own
-synchronous server stands on (`grpc._cython.cygrpc`), whose names begin with an underscore.
+`grpc.aio` makes two tasks for each RPC, and wakes the loop for each of its four events. This server
+makes none, and wakes the loop once for all events that are there. It stands on the same module as
+grpcio's own synchronous server, `grpc._cython.cygrpc`, which grpcio does not document.
 """
 
 import asyncio
@@ -97,16 +97,17 @@ class CoreServer:
 
         The queue is not shut down: an operation that is begun after that ends the process.
         """
-        tag = None
-        while tag != self._stopped:
+        while True:
             event = self._queue.poll()
             tag = event.tag
             if tag != self._begin:
                 self._forward(tag, event)
             elif event.success:
                 self._begin(event)
-            # an event of an RPC that is over would keep the core from releasing the RPC
-            del event
+            if tag == self._stopped:
+                return
+            # both may keep the core from releasing an RPC that is over
+            del event, tag
 
     def _begin(self, event: Any) -> None:
         """Begin an RPC on the thread: its request is read without a detour over the loop."""
@@ -129,9 +130,13 @@ class CoreServer:
 
     def _drain(self) -> None:
         self._is_drain_scheduled = False  # first, so that no later event is missed
-        while self._events:
-            handle, event = self._events.popleft()
-            handle(event)
+        try:
+            while self._events:
+                handle, event = self._events.popleft()
+                handle(event)
+        finally:
+            if self._events:  # a function has raised: handle the others all the same
+                self._loop.call_soon(self._drain)
 
 
 def _call_unary(begin: Unary, rpc: Rpc, event: Any) -> None:
