@@ -31,6 +31,7 @@ from service.observability.metrics import Metrics
 from service.oip.state import OipState
 from service.server.warm_up import warm_up
 from service.settings import Settings, parse_shapes
+from service.slab_pool import SlabPool
 
 log = logging.getLogger("rope.app")
 
@@ -43,6 +44,9 @@ would exceed the pid limit of a container, and OpenMP then ends the process.
 
 MAX_PREFAULT_BYTES = 320 * 2**20
 """Memory to touch at the start, at most, if no setting says it: eight bodies of 32 MiB and some."""
+
+MAX_IDLE_SLAB_BYTES = 64 * 2**20
+"""Idle memory that is kept for request bodies below 1 MiB."""
 
 
 def build_service(
@@ -97,6 +101,7 @@ def build_service(
         batcher=batcher,
         admission=admission,
         buffer_pool=buffer_pool,
+        slab_pool=SlabPool(MAX_IDLE_SLAB_BYTES, buffer_pool),
         builder=builder,
         rope_resolver=_build_rope_resolver(settings.presets_dir),
         io_executor=ThreadPoolExecutor(1, thread_name_prefix="io"),

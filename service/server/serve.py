@@ -21,10 +21,6 @@ from service.server.connection import Connection, PlannedRequests
 from service.server.connection_limits import connection_limits
 from service.server.uvicorn_server import Server
 from service.settings import Settings
-from service.slab_pool import SlabPool
-
-MAX_IDLE_SLAB_BYTES = 64 * 2**20
-"""Idle memory that is kept for request bodies below 1 MiB."""
 
 
 def serve(settings: Settings, driver: Driver | None = None) -> None:
@@ -44,7 +40,7 @@ def serve(settings: Settings, driver: Driver | None = None) -> None:
     gc.set_threshold(10_000, 20, 20)
     planned = PlannedRequests(
         Planner(oip_state),
-        SlabPool(MAX_IDLE_SLAB_BYTES, service.buffer_pool),
+        service.slab_pool,
         service.batcher,
         service.admission,
         lifecycle,

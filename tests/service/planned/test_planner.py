@@ -154,6 +154,7 @@ def test_requests_that_get_a_plan(planner, data):
         v2({"x": X}, message_id="not plain: \n"),
         v2({"x": X}, message_id="one").replace(b'{"binary_data_o', b'{"id":2,"binary_data_o'),
         v2({"q": X, "k": X, "v": X}, model="rope_attention", outputs=["lse", "output"]),
+        v2({"q": X, "k": X, "v": X}, model="rope_attention", outputs=["lse"]),
         v2({"x": X}, model="unknown"),
     ],
 )
