@@ -10,8 +10,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from benchmarks.encodings import EncodedRequest
+from benchmarks.load import LoadError
 from benchmarks.servers import Server
-from benchmarks.wrk import LoadError
 
 _SUMMARY = re.compile(
     r"([\d.]+) req/s.*?"
@@ -55,10 +55,10 @@ class Load:
         with TemporaryDirectory(prefix="rope-bench-") as folder:
             body = Path(folder, "body")
             body.write_bytes(self.request.body)
-            start, server_cpu_s, load_cpu_s = time.perf_counter(), server.cpu_s(), _children_cpu_s()
+            start, server_cpu, load_cpu_s = time.perf_counter(), server.cpu(), _children_cpu_s()
             run = subprocess.run(self._command(server, body), capture_output=True, text=True)
             elapsed_s = time.perf_counter() - start
-            server_cpu_s = server.cpu_s() - server_cpu_s
+            server_cpu_s = (server.cpu() - server_cpu).total_s
             load_cpu_s = _children_cpu_s() - load_cpu_s
         summary = _SUMMARY.search(run.stdout)
         if run.returncode or summary is None:
