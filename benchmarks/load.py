@@ -37,8 +37,8 @@ class Measurement:
     p50_ms: float
     p99_ms: float
 
-    least: int
-    """Responses on the connection with the fewest."""
+    least: int | None
+    """Responses on the connection with the fewest; None if the load generator does not tell."""
 
 
 class LoadError(Exception):

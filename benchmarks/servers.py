@@ -15,7 +15,7 @@ from pathlib import Path
 
 from benchmarks.floor_worker import ENVIRONMENT
 
-START_TIMEOUT_S = 60
+START_TIMEOUT_S = 180
 STOP_TIMEOUT_S = 20
 
 
