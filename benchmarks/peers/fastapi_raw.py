@@ -23,4 +23,5 @@ async def compute(request: Request) -> Response:
 
 
 if __name__ == "__main__":
+    functions.set_up()
     uvicorn.run(app, port=http_port(), log_level="warning")

@@ -15,8 +15,11 @@ MAX_BATCH = 16
 Tensors = dict[str, Tensor]
 """q `[B, S, H, D]` float32 and positions `[B, S]` int64; for attention also k and v."""
 
-torch.set_num_threads(1)
-warnings.filterwarnings("ignore", "The given buffer is not writable")
+
+def set_up() -> None:
+    """Prepare the process that computes: one thread, as it has one core."""
+    torch.set_num_threads(1)
+    warnings.filterwarnings("ignore", "The given buffer is not writable")
 
 
 @torch.inference_mode()
@@ -39,7 +42,7 @@ def compute_batch(requests: Sequence[Tensors]) -> Sequence[Tensor]:
 
 
 def read_raw(body: bytes) -> Tensors:
-    """Return the tensors of a body: four int64, and the tensors one after another.
+    """Return the tensors of a body: four int64, and then one tensor after another.
 
     The numbers are tokens, heads, heads of k and v (0 for a rotation), and head_dim.
     """

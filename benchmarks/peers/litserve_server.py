@@ -16,7 +16,8 @@ class Api(litserve.LitAPI):
     """The steps of a request in the worker process."""
 
     def setup(self, device: str) -> None:
-        """Load no model: there is none."""
+        """Prepare the worker process."""
+        functions.set_up()
 
     def decode_request(self, request: Annotated[bytes, Body()]) -> Tensors:
         """Return the tensors of a body."""

@@ -19,6 +19,9 @@ from benchmarks.peers.functions import Tensors
 class Compute:
     """One replica."""
 
+    def __init__(self) -> None:
+        functions.set_up()
+
     async def __call__(self, request: Request) -> Response:
         """Return the bytes of the output."""
         out = await self.compute(functions.read_raw(await request.body()))

@@ -4,14 +4,11 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
-from http.client import HTTPException
 from statistics import median
-
-import grpc
 
 from benchmarks import encodings, h2load, servers
 from benchmarks.encodings import EncodedRequest
-from benchmarks.load import Exchange, Load, LoadError, Measurement, exchange_files
+from benchmarks.load import Exchange, Load, Measurement, exchange_files
 from benchmarks.peers import environment
 from benchmarks.peers.peer import Peer
 from benchmarks.servers import Server
@@ -20,7 +17,6 @@ from benchmarks.table import Row
 from benchmarks.workloads import BY_NAME, LARGE, Workload
 
 SERVICE, PEER = "service", "peer"
-FAILURES = (LoadError, SystemExit, OSError, HTTPException, grpc.RpcError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +47,7 @@ class PeerBenchmark:
                     row: Row = {"peer": peer.name, "workload": f"{workload.name}, {connections}"}
                     try:
                         yield row | self._measure(peer, workload, connections, started)
-                    except FAILURES as exc:
+                    except (Exception, SystemExit) as exc:
                         yield row | {"failed": _one_line(exc)}
 
     def _started(self, peer: Peer) -> AbstractContextManager[Server]:

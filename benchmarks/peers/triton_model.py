@@ -3,8 +3,8 @@
 import json
 from typing import Any
 
-import torch
 import triton_python_backend_utils as pb_utils
+from torch.utils.dlpack import from_dlpack, to_dlpack
 
 from benchmarks.peers import functions
 
@@ -14,18 +14,19 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Keep the names of the inputs."""
+        functions.set_up()
         self.names = [entry["name"] for entry in json.loads(args["model_config"])["input"]]
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Return a response for each request of a batch."""
         inputs = [
             {
-                name: torch.from_numpy(pb_utils.get_input_tensor_by_name(request, name).as_numpy())
+                name: from_dlpack(pb_utils.get_input_tensor_by_name(request, name).to_dlpack())
                 for name in self.names
             }
             for request in requests
         ]
         return [
-            pb_utils.InferenceResponse([pb_utils.Tensor("out", out.numpy())])
+            pb_utils.InferenceResponse([pb_utils.Tensor.from_dlpack("out", to_dlpack(out))])
             for out in functions.compute_batch(inputs)
         ]
