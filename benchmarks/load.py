@@ -97,7 +97,7 @@ class Load:
         run = subprocess.run([*map(str, command)], capture_output=True, text=True)
         if run.returncode:
             raise LoadError(run.stderr.strip())
-        figures: dict[str, float] = json.loads(run.stdout)
+        figures: dict[str, float] = json.loads(run.stdout, parse_int=float)
         return figures
 
     def measure(self, server: Server) -> Measurement:
@@ -111,7 +111,7 @@ class Load:
         cpu = server.cpu() - before
         responses = figures["responses"]
         return Measurement(
-            float(figures["rate"]),
+            figures["rate"],
             cpu.total_s / responses,
             cpu.kernel_s / responses,
             figures["cpu_s"] / figures["elapsed_s"],

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 from collections import Counter
 from contextlib import contextmanager, suppress
 from itertools import count, takewhile
@@ -95,6 +96,7 @@ def test_counts_are_those_of_the_server(connections):
     # the window ends with a response; each other connection then has one more at the most
     in_window = figures["rate"] * figures["elapsed_s"]
     assert in_window >= figures["responses"] - connections
+    assert figures["rate"] * 0.05 <= figures["responses"] * 1.001
 
 
 def test_requests_go_in_rotation():
@@ -138,6 +140,12 @@ def test_unix_socket(tmp_path: Path):
 
     assert figures["responses"] == received.total()
     assert len(received) == 3
+
+
+def test_missing_compiler_is_named(monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: None if name == "gcc" else f"/bin/{name}")
+
+    assert load.missing_programs() == "needs gcc: apt-get install gcc libc6-dev util-linux"
 
 
 WRONG = {

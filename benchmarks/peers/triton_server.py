@@ -3,11 +3,13 @@
 import argparse
 import os
 import shutil
+import signal
+import subprocess
 import sys
 import sysconfig
 from importlib.util import find_spec
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory
 
 from benchmarks.peers.functions import MAX_BATCH
 
@@ -30,8 +32,8 @@ instance_group [ {{ kind: KIND_CPU count: 1 }} ]
 """
 
 
-def main() -> None:
-    """Write the models to a folder, and become Triton."""
+def serve(folder: Path) -> None:
+    """Write the models to a folder, and run Triton."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--http-port", required=True)
     parser.add_argument("--grpc-port", required=True)
@@ -48,7 +50,6 @@ def main() -> None:
         **os.environ,
         "LD_LIBRARY_PATH": os.pathsep.join(map(str, libraries)),
     }
-    folder = Path(mkdtemp(prefix="rope-bench-triton-"))
     shutil.copytree(server / "backends", folder / "backends")
     shutil.copy(stub, folder / "backends" / "python")
     _write_models(folder / "models")
@@ -60,7 +61,11 @@ def main() -> None:
         f"--grpc-port={args.grpc_port}",
         "--allow-metrics=false",
     ]
-    os.execve(command[0], command, environment)
+    with subprocess.Popen(command, env=environment) as process:
+        try:
+            process.wait()
+        except KeyboardInterrupt:
+            process.send_signal(signal.SIGINT)  # it removes its shared memory
 
 
 def _write_models(folder: Path) -> None:
@@ -75,4 +80,5 @@ def _write_models(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with TemporaryDirectory(prefix="rope-bench-triton-") as path:
+        serve(Path(path))
