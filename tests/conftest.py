@@ -159,7 +159,7 @@ def grpc_target(server: Started) -> str:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say what could not be run here for want of a tool that .ci/run installs."""
     skipped = terminalreporter.stats.get("skipped", [])
-    files = ("test_examples.py", "test_metrics.py", "test_benchmarks.py")
+    files = ("test_examples.py", "test_metrics.py", "test_benchmarks.py", "test_load.py")
     reasons = {
         each.longrepr[2] for each in skipped if each.nodeid.partition("::")[0].endswith(files)
     }
