@@ -85,14 +85,6 @@ class FutureEntry(Entry[C, R]):
         self.start_watching(self)
 
 
-def insert(queue: deque[Entry[C, R]], entry: Entry[C, R]) -> None:
-    """Put an entry into the queue behind those that arrived earlier."""
-    index = len(queue)
-    while index and queue[index - 1].arrived > entry.arrived:
-        index -= 1
-    queue.insert(index, entry)
-
-
 def next_batch(
     queue: deque[Entry[C, R]], *, max_tokens: int, max_bytes: int, inline_limit_s: float
 ) -> tuple[list[Entry[C, R]], bool]:
