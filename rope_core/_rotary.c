@@ -21,9 +21,12 @@
 #endif
 #define INLINE static inline __attribute__((always_inline))
 
-enum { LARGE = 1 << 18 };      /* elements: larger works release the GIL and use threads */
-enum { MAX_THREADS = 64 };
-enum { MAX_WIDTH = 1024 };     /* rotary channels of a head */
+enum {
+    MAX_WIDTH = 1024,          /* rotary channels of a head */
+    LARGE = 1 << 18,           /* elements of a work that releases the GIL */
+    THREAD_ELEMENTS = 1 << 20, /* least elements of a thread: its start takes as long as a fifth */
+    MAX_THREADS = 64,
+};
 enum dtype { FLOAT32, BFLOAT16, FLOAT16 };
 
 #define INFINITY_BITS 0x7f800000u
@@ -66,11 +69,11 @@ INLINE float float_of(uint32_t bits) {
 
 INLINE uint32_t larger(uint32_t a, uint32_t b) { return a > b ? a : b; }
 
-/* Round to nearest even. */
-INLINE uint32_t to_bfloat16(float value) {
+/* Round to nearest even: the upper 16 bits are a bfloat16. */
+INLINE uint32_t round_bfloat16(float value) {
     uint32_t bits = bits_of(value);
-    uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-    return value != value ? 0x7fc0 : rounded;
+    uint32_t rounded = bits + 0x7fff + ((bits >> 16) & 1);
+    return value != value ? 0x7fc00000 : rounded;
 }
 
 #if defined(__x86_64__)
@@ -99,41 +102,99 @@ static inline void to_float16(const float *x, uint16_at *out, Py_ssize_t n) {
 }
 #endif
 
-/* The row functions below rotate one head: `x` and `out` of 2 * pairs channels, the same memory or
+INLINE void rotate_pair(float *a, float *b, float cos, float sin, int inverse) {
+    float out_a = __builtin_fmaf(inverse ? *b : -*b, sin, *a * cos);
+    *b = __builtin_fmaf(inverse ? -*a : *a, sin, *b * cos);
+    *a = out_a;
+}
+
+/* The functions below rotate one head: `x` and `out` of 2 * pairs channels, the same memory or
    apart. They return the float32 bits of the largest |x|. */
 
 INLINE uint32_t rotate_float32(const float_at *x, float_at *out, const float *cos, const float *sin,
                                Py_ssize_t pairs, int interleaved, int inverse) {
     uint32_t top = 0;
-    Py_ssize_t step = interleaved ? 2 : 1, partner = interleaved ? 1 : pairs;
+    const Py_ssize_t step = interleaved ? 2 : 1, partner = interleaved ? 1 : pairs;
 #pragma GCC ivdep
     for (Py_ssize_t i = 0; i < pairs; i++) {
         float a = x[step * i], b = x[step * i + partner];
         top = larger(top, larger(bits_of(a) & MAGNITUDE, bits_of(b) & MAGNITUDE));
-        float out_a = __builtin_fmaf(inverse ? b : -b, sin[i], a * cos[i]);
-        float out_b = __builtin_fmaf(inverse ? -a : a, sin[i], b * cos[i]);
-        out[step * i] = out_a;
-        out[step * i + partner] = out_b;
+        rotate_pair(&a, &b, cos[i], sin[i], inverse);
+        out[step * i] = a;
+        out[step * i + partner] = b;
     }
     return top;
 }
 
-INLINE uint32_t rotate_bfloat16(const uint16_at *x, uint16_at *out, const float *cos,
-                                const float *sin, Py_ssize_t pairs, int interleaved, int inverse) {
+/* Two bfloat16 in a word of 32 bits become float32 by a shift and a mask, and no lane moves. */
+#define FIRST(word) ((word) << 16)
+#define SECOND(word) ((word) & 0xffff0000u)
+
+INLINE uint32_t word_top(uint32_t word) {
+    return larger(FIRST(word) & MAGNITUDE, SECOND(word) & MAGNITUDE);
+}
+
+INLINE uint32_t join_bfloat16(float first, float second) {
+    return (round_bfloat16(first) >> 16) | SECOND(round_bfloat16(second));
+}
+
+INLINE uint32_t rotate_interleaved_bfloat16(const uint16_at *x, uint16_at *out, const float *cos,
+                                            const float *sin, Py_ssize_t pairs, int inverse) {
     uint32_t top = 0;
-    Py_ssize_t step = interleaved ? 2 : 1, partner = interleaved ? 1 : pairs;
 #pragma GCC ivdep
     for (Py_ssize_t i = 0; i < pairs; i++) {
-        uint32_t a_bits = (uint32_t)x[step * i] << 16;
-        uint32_t b_bits = (uint32_t)x[step * i + partner] << 16;
-        float a = float_of(a_bits), b = float_of(b_bits);
-        top = larger(top, larger(a_bits & MAGNITUDE, b_bits & MAGNITUDE));
-        uint32_t out_a = to_bfloat16(__builtin_fmaf(inverse ? b : -b, sin[i], a * cos[i]));
-        uint32_t out_b = to_bfloat16(__builtin_fmaf(inverse ? -a : a, sin[i], b * cos[i]));
-        out[step * i] = (uint16_t)out_a;
-        out[step * i + partner] = (uint16_t)out_b;
+        uint32_t word = ((const uint32_at *)x)[i];
+        top = larger(top, word_top(word));
+        float a = float_of(FIRST(word)), b = float_of(SECOND(word));
+        rotate_pair(&a, &b, cos[i], sin[i], inverse);
+        ((uint32_at *)out)[i] = join_bfloat16(a, b);
     }
     return top;
+}
+
+/* Layout "half": a word has channels 2 i and 2 i + 1, of two pairs. `split` has the tables of
+   split_tables. */
+INLINE uint32_t rotate_half_bfloat16(const uint16_at *x, uint16_at *out, const float *split,
+                                     const float *cos, const float *sin, Py_ssize_t pairs,
+                                     int inverse) {
+    uint32_t top = 0;
+    const Py_ssize_t words = pairs / 2;
+    const float *cos_even = split, *cos_odd = split + words;
+    const float *sin_even = split + 2 * words, *sin_odd = split + 3 * words;
+    const uint32_at *a_words = (const uint32_at *)x, *b_words = (const uint32_at *)(x + pairs);
+    uint32_at *out_a = (uint32_at *)out, *out_b = (uint32_at *)(out + pairs);
+    if (pairs % 2) {
+        const Py_ssize_t last = pairs - 1;
+        uint32_t a_bits = (uint32_t)x[last] << 16, b_bits = (uint32_t)x[last + pairs] << 16;
+        top = larger(a_bits & MAGNITUDE, b_bits & MAGNITUDE);
+        float a = float_of(a_bits), b = float_of(b_bits);
+        rotate_pair(&a, &b, cos[last], sin[last], inverse);
+        out[last] = (uint16_t)(round_bfloat16(a) >> 16);
+        out[last + pairs] = (uint16_t)(round_bfloat16(b) >> 16);
+    }
+#pragma GCC ivdep
+    for (Py_ssize_t i = 0; i < words; i++) {
+        uint32_t a = a_words[i], b = b_words[i];
+        top = larger(top, larger(word_top(a), word_top(b)));
+        float a_even = float_of(FIRST(a)), a_odd = float_of(SECOND(a));
+        float b_even = float_of(FIRST(b)), b_odd = float_of(SECOND(b));
+        rotate_pair(&a_even, &b_even, cos_even[i], sin_even[i], inverse);
+        rotate_pair(&a_odd, &b_odd, cos_odd[i], sin_odd[i], inverse);
+        out_a[i] = join_bfloat16(a_even, a_odd);
+        out_b[i] = join_bfloat16(b_even, b_odd);
+    }
+    return top;
+}
+
+/* Cosines of even channels, of odd channels, then sines: 4 times pairs / 2. */
+INLINE void split_tables(const float *cos, const float *sin, Py_ssize_t pairs, float *split) {
+    const Py_ssize_t words = pairs / 2;
+    for (Py_ssize_t i = 0; i < words; i++) {
+        split[i] = cos[2 * i];
+        split[words + i] = cos[2 * i + 1];
+        split[2 * words + i] = sin[2 * i];
+        split[3 * words + i] = sin[2 * i + 1];
+    }
 }
 
 TARGET static uint32_t max_magnitude(const char *x, Py_ssize_t n, int dtype) {
@@ -165,6 +226,7 @@ INLINE uint32_t rotate_tokens(const Work *work, int dtype, int interleaved, int 
         const float *cos = r->cos + row * r->pairs, *sin = r->sin + row * r->pairs;
         const char *x = work->x + t * work->x_strides[0];
         char *out = work->out + t * work->out_strides[0];
+        if (dtype == BFLOAT16 && !interleaved) split_tables(cos, sin, r->pairs, scratch);
         for (Py_ssize_t h = 0; h < r->heads; h++) {
             const char *from = x + before * size;
             char *to = out + before * size;
@@ -172,9 +234,12 @@ INLINE uint32_t rotate_tokens(const Work *work, int dtype, int interleaved, int 
             if (dtype == FLOAT32) {
                 row_top = rotate_float32((const float_at *)from, (float_at *)to, cos, sin,
                                          r->pairs, interleaved, inverse);
+            } else if (dtype == BFLOAT16 && interleaved) {
+                row_top = rotate_interleaved_bfloat16((const uint16_at *)from, (uint16_at *)to, cos,
+                                                      sin, r->pairs, inverse);
             } else if (dtype == BFLOAT16) {
-                row_top = rotate_bfloat16((const uint16_at *)from, (uint16_at *)to, cos, sin,
-                                          r->pairs, interleaved, inverse);
+                row_top = rotate_half_bfloat16((const uint16_at *)from, (uint16_at *)to, scratch,
+                                               cos, sin, r->pairs, inverse);
             } else {
                 from_float16((const uint16_at *)from, scratch, 2 * r->pairs);
                 row_top = rotate_float32(scratch, scratch, cos, sin, r->pairs, interleaved, inverse);
@@ -219,8 +284,8 @@ static void run_parts(Work *work, int threads) {
     Work parts[MAX_THREADS];
     pthread_t ids[MAX_THREADS];
     int started[MAX_THREADS];
-    Py_ssize_t tokens = work->end;
-    if (threads > MAX_THREADS) threads = MAX_THREADS;
+    const Py_ssize_t tokens = work->end;
+    threads = threads < 1 ? 1 : threads > MAX_THREADS ? MAX_THREADS : threads;
     for (int i = 0; i < threads; i++) {
         parts[i] = *work;
         parts[i].begin = tokens * i / threads;
@@ -245,11 +310,13 @@ static PyObject *run(Work *work) {
             outside |= (uint64_t)work->positions[t] >= (uint64_t)r->rows;
         if (outside) return PyFloat_FromDouble(-1.0);
     }
-    if (work->end * r->heads * r->head_dim < LARGE) {
+    const Py_ssize_t elements = work->end * r->heads * r->head_dim;
+    if (elements < LARGE) {
         run_part(work);
     } else {
+        const Py_ssize_t most = elements / THREAD_ELEMENTS;
         Py_BEGIN_ALLOW_THREADS
-        run_parts(work, r->threads);
+        run_parts(work, most < r->threads ? (int)most : r->threads);
         Py_END_ALLOW_THREADS
     }
     return PyFloat_FromDouble(float_of(work->top));
@@ -283,7 +350,7 @@ static int read_rotation(Rotation *r, const Py_ssize_t *values) {
     r->dtype = (int)values[7];
     r->interleaved = values[8] != 0;
     r->inverse = values[9] != 0;
-    r->threads = values[10] < 1 ? 1 : (int)values[10];
+    r->threads = values[10] < MAX_THREADS ? (int)values[10] : MAX_THREADS;
     if (r->rows < 0 || r->pairs < 0 || r->pairs > MAX_WIDTH / 2 || r->heads < 0 || r->start < 0 ||
         r->start > r->head_dim - 2 * r->pairs || r->dtype < FLOAT32 || r->dtype > FLOAT16) {
         PyErr_SetString(PyExc_ValueError, "not a rotation");

@@ -81,8 +81,8 @@ class TokenRotation:
         run: takes the addresses of x, of out (that of x to rotate in place) and of positions,
             int64 `[T]`, and the number of tokens. Addresses need no alignment. Returns the largest
             |x|, NaN if x holds one, or -1.0 if a position has no row: then nothing is written.
-            Works of 2**18 elements and more release the GIL and use the threads that torch had when
-            the rotation was made.
+            Works of 2**18 elements and more release the GIL. Each 2**20 elements may have a thread,
+            of as many as torch had when the rotation was made.
     """
 
     __slots__ = ("run",)
