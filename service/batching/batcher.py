@@ -16,7 +16,7 @@ from itertools import chain
 from operator import attrgetter
 from typing import Generic
 
-from service.batching.call_queue import C, Entry, FutureEntry, R, insert, next_batch
+from service.batching.call_queue import C, Entry, FutureEntry, R, next_batch
 from service.batching.run import Completed, Run
 from service.errors import DeviceLost, DeviceStuck, Expired, Overloaded, ShuttingDown, TimedOut
 from service.observability.metrics import Metrics, observe_all
@@ -95,7 +95,7 @@ class Batcher(Generic[C, R]):
         return entry
 
     def enqueue(self, entry: Entry[C, R]) -> None:
-        """Put a call into the queue.
+        """Put a call into the queue, behind those that arrived earlier.
 
         Raises:
             Overloaded: too many calls are waiting.
@@ -106,7 +106,10 @@ class Batcher(Generic[C, R]):
         queue = self._queue
         if len(queue) >= self.max_queue_calls:
             raise Overloaded(f"{len(queue)} calls are waiting already")
-        insert(queue, entry)
+        index = len(queue)
+        while index and queue[index - 1].arrived > entry.arrived:
+            index -= 1
+        queue.insert(index, entry)
         if self._running or self._is_paused:
             self._arm_timer(entry)
         if not self._is_dispatch_scheduled:
@@ -216,6 +219,7 @@ class Batcher(Generic[C, R]):
         """Give each call its result, record metrics, and start the next run."""
         entries, metrics = iter(batch), self.metrics
         waits: list[float] = []
+        num_tokens = 0
         for run in runs:
             metrics.copy_seconds.observe(run.copy_s)
             metrics.compute_seconds.observe(run.compute_s)
@@ -224,13 +228,14 @@ class Batcher(Generic[C, R]):
                 entry = next(entries)
                 queue_s = started - entry.arrived
                 waits.append(queue_s)
+                num_tokens += entry.call.num_tokens
                 if isinstance(result, Exception):
                     entry.resolve(result)
                 else:
                     entry.resolve(Completed(result, queue_s, run.copy_s, run.compute_s, num_calls))
         observe_all(metrics.queue_seconds, waits)
         metrics.batch_requests.observe(len(batch))
-        metrics.batch_tokens.observe(sum([entry.call.num_tokens for entry in batch]))
+        metrics.batch_tokens.observe(num_tokens)
         if isinstance(result, DeviceLost):  # the last one, as no run succeeds after a loss
             self._fail(DeviceLost)
         if self._queue:

@@ -56,11 +56,6 @@ class Entry(Generic[C, R]):
     def on_wait(self) -> None:
         """Called at most once: when the call starts to wait for a busy device."""
 
-    def cancel_timer(self) -> None:
-        """Cancel the timer of the deadline."""
-        if self.timer is not None:
-            self.timer.cancel()
-
 
 @dataclass(slots=True, eq=False)
 class FutureEntry(Entry[C, R]):
@@ -72,7 +67,8 @@ class FutureEntry(Entry[C, R]):
 
     def resolve(self, outcome: Completed[R] | Exception) -> None:
         """Set the result or the exception of the future, unless it has one."""
-        self.cancel_timer()
+        if self.timer is not None:
+            self.timer.cancel()
         if self.future.done():
             return
         if isinstance(outcome, Exception):
@@ -83,14 +79,6 @@ class FutureEntry(Entry[C, R]):
     def on_wait(self) -> None:
         """Start to watch the client."""
         self.start_watching(self)
-
-
-def insert(queue: deque[Entry[C, R]], entry: Entry[C, R]) -> None:
-    """Put an entry into the queue behind those that arrived earlier."""
-    index = len(queue)
-    while index and queue[index - 1].arrived > entry.arrived:
-        index -= 1
-    queue.insert(index, entry)
 
 
 def next_batch(

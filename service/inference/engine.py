@@ -127,7 +127,6 @@ class Engine:
         key = batch, backend
         return Job(call, key, packs, call.num_tokens, num_bytes, answer_bytes, seconds, backend)
 
-    @inference
     def run(self, jobs: Sequence[RunnableJob]) -> Run[Any]:
         """Run jobs of one batch key together.
 
@@ -136,8 +135,11 @@ class Engine:
         Raises:
             DeviceFull, DeviceLost: the device cannot run them.
         """
-        if (runner := jobs[0].runner) is not None:
-            return runner(jobs)
+        runner = jobs[0].runner
+        return self._run_on_device(jobs) if runner is None else runner(jobs)
+
+    @inference
+    def _run_on_device(self, jobs: Sequence[RunnableJob]) -> Run[Any]:
         compute = partial(self._compute, backend=jobs[0].backend)
         if len(jobs) == 1 and not self.device.capabilities.batch_mixed_ops:
             return self.device.run([SingleCall(jobs[0].call)], compute)

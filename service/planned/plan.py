@@ -179,7 +179,8 @@ class PlannedEntry(Entry[Any, Any]):
 
     def resolve(self, outcome: Completed[Any] | Exception) -> None:
         """Answer the request, unless it is answered."""
-        self.cancel_timer()
+        if self.timer is not None:
+            self.timer.cancel()
         if not self.is_answered:
             self.is_answered = True
             self.answer(self, outcome)

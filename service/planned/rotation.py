@@ -10,7 +10,7 @@ from torch import Tensor
 
 import rope_core
 from rope_core import Rotate, Rotated, compiled
-from rope_core.inference import inference
+from rope_core.backends import eager
 from rope_core.table_rotation import TableRotation, counted, table_rotation
 from service.batching.run import Run
 from service.planned.plan import PlannedJob, PlannedResult, TensorSpan
@@ -70,6 +70,7 @@ class RotationRunner:
     ) -> None:
         self.batch_key = kind
         self.positions = positions
+        self.has_int64_positions = positions is not None and positions.dtype is torch.int64
         num_rows = _num_rows(heads[0], positions)
         self.token_spans = tuple(
             TokenSpan(
@@ -82,17 +83,35 @@ class RotationRunner:
         )
         self.answer = _adjoining(heads)
 
-    @inference
     def __call__(self, jobs: Sequence[PlannedJob]) -> Run[Outcome]:
         """Rotate q and k of all jobs, in place.
 
         A call that fails fails alone: nothing is raised, as a run that raises is run again.
         """
         started = time.perf_counter()
+        kind = self.batch_key
         if len(jobs) > 1 and compiled.extension() is None:
-            results = _rotate_packed(self.batch_key, jobs)
-        else:
-            results = _rotate_each(self.batch_key, jobs)
+            results = _rotate_packed(kind, jobs)
+            return Run(results, 0.0, time.perf_counter() - started)
+        table, results = kind.table, []
+        rotations = [table.of(n, kind.dtype, kind.inverse).run for n in kind.num_heads]
+        for job in jobs:
+            plan, slab = job.runner, job.slab
+            address = slab.address
+            if plan.has_int64_positions:
+                positions = address + plan.positions.offset
+            else:
+                widened = _widened_positions(job, table)
+                positions = widened.data_ptr()
+            # spans of a job have the same positions: if one is outside, nothing is written
+            for tensor, offset, num_tokens in plan.token_spans:
+                x = address + offset
+                if rotations[tensor](x, x, positions, num_tokens) < 0:
+                    results.append(_rotate_alone(job, table))
+                    break
+            else:
+                parts = [slab.memory[start:end] for start, end in plan.answer]
+                results.append(PlannedResult(parts, eager.name))
         return Run(results, 0.0, time.perf_counter() - started)
 
 
@@ -117,26 +136,6 @@ def rotation_runner(call: Rotate, spans: Sequence[TensorSpan]) -> RotationRunner
     return RotationRunner(kind, heads, positions)
 
 
-def _rotate_each(kind: RotationKind, jobs: Sequence[PlannedJob]) -> list[Outcome]:
-    """Rotate the jobs one after the other, by compiled code where there is any."""
-    table = kind.table
-    results: list[Outcome] = []
-    rotations = [table.of(n, kind.dtype, kind.inverse).run for n in kind.num_heads]
-    for job in jobs:
-        plan, address = job.runner, job.slab.address
-        widened = _widened_positions(job, table)
-        positions = address + plan.positions.offset if widened is None else widened.data_ptr()
-        # spans of a job have the same positions: if one is outside, nothing is written
-        for tensor, offset, num_tokens in plan.token_spans:
-            x = address + offset
-            if rotations[tensor](x, x, positions, num_tokens) < 0:
-                results.append(_rotate_alone(job, table))
-                break
-        else:
-            results.append(_result(job))
-    return results
-
-
 def _rotate_packed(kind: RotationKind, jobs: Sequence[PlannedJob]) -> list[Outcome]:
     """Rotate all jobs as one call of the library: its operators take long to call."""
     num_tokens = sum(job.num_tokens for job in jobs)
@@ -147,18 +146,21 @@ def _rotate_packed(kind: RotationKind, jobs: Sequence[PlannedJob]) -> list[Outco
     position_memory = view_as_bytes(positions)
     token_bytes = [n * head_dim * kind.dtype.itemsize for n in kind.num_heads]
     ends = [0] * len(xs)
-    copies: list[tuple[memoryview, memoryview]] = []
+    outs = [torch.empty_like(x) for x in xs]
+    out_memories = [view_as_bytes(out) for out in outs]
+    answers: list[tuple[memoryview, memoryview]] = []
     for job in jobs:
         plan, memory = job.runner, job.slab.memory
-        widened = _widened_positions(job, kind.table)
-        source = memory[plan.positions.offset :] if widened is None else view_as_bytes(widened)
+        if plan.has_int64_positions:
+            source = memory[plan.positions.offset :]
+        else:
+            source = view_as_bytes(_widened_positions(job, kind.table))
         for tensor, offset, num_tokens in plan.token_spans:
             start, size = ends[tensor], token_bytes[tensor]
             end = ends[tensor] = start + num_tokens
             original = memory[offset : offset + num_tokens * size]
-            copy = memories[tensor][start * size : end * size]
-            copy[:] = original
-            copies.append((original, copy))
+            memories[tensor][start * size : end * size] = original
+            answers.append((original, out_memories[tensor][start * size : end * size]))
             if tensor == 0:
                 num_bytes = num_tokens * POSITION_BYTES
                 start *= POSITION_BYTES
@@ -166,11 +168,11 @@ def _rotate_packed(kind: RotationKind, jobs: Sequence[PlannedJob]) -> list[Outco
     q, k = (*xs, None)[:2]
     try:
         call = Rotate(q, k, kind.table.rope, positions, inverse=kind.inverse)
-        rope_core.rotate(call, Rotated(q, k))
+        rope_core.rotate(call, Rotated(outs[0], outs[-1] if k is not None else None))
     except Exception:
         return [_rotate_alone(job, kind.table) for job in jobs]
-    for original, copy in copies:
-        original[:] = copy
+    for original, rotated in answers:
+        original[:] = rotated
     return [_result(job) for job in jobs]
 
 
@@ -189,16 +191,14 @@ def _rotate_alone(job: PlannedJob, table: TableRotation) -> Outcome:
 
 def _result(job: PlannedJob) -> PlannedResult:
     memory = job.slab.memory
-    return PlannedResult([memory[start:end] for start, end in job.runner.answer], "eager")
+    return PlannedResult([memory[start:end] for start, end in job.runner.answer], eager.name)
 
 
-def _widened_positions(job: PlannedJob, table: TableRotation) -> Tensor | None:
-    """Return the positions as int64, None if they are in the slab as such."""
+def _widened_positions(job: PlannedJob, table: TableRotation) -> Tensor:
+    """Return positions that count, or are int32, as int64."""
     span = job.runner.positions
     if span is None:
         return counted(table.num_rows)
-    if span.dtype is torch.int64:
-        return None
     return view_as_tensor(job.slab.memory, span.dtype, span.shape, span.offset).long()
 
 
