@@ -100,14 +100,17 @@ class Load:
         figures: dict[str, float] = json.loads(run.stdout, parse_int=float)
         return figures
 
-    def measure(self, server: Server) -> Measurement:
+    def measure(self, server: Server, *, compare_bytes: bool = False) -> Measurement:
         """Load a server and take its processor time.
 
         Raises:
             LoadError: as `run` raises it.
         """
         before = server.cpu()
-        figures = self.run(str(server.port))
+        try:
+            figures = self.run(str(server.port), compare_bytes=compare_bytes)
+        except LoadError as exc:
+            raise LoadError(f"{server.name}: {exc}") from None
         cpu = server.cpu() - before
         responses = figures["responses"]
         return Measurement(

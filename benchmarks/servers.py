@@ -33,7 +33,8 @@ class CpuTime:
 class Server:
     """A process and its descendants, which serve HTTP and, if `grpc_port` is not None, gRPC."""
 
-    def __init__(self, pid: int, port: int, grpc_port: int | None) -> None:
+    def __init__(self, name: str, pid: int, port: int, grpc_port: int | None) -> None:
+        self.name = name
         self.port = port
         self.grpc_port = grpc_port
         self._pid = pid
@@ -113,7 +114,7 @@ def started(
         process = subprocess.Popen(
             command, stdout=output, stderr=output, env=environment, cwd=folder
         )
-        server = Server(process.pid, port, grpc_port)
+        server = Server(module, process.pid, port, grpc_port)
         try:
             if not _becomes_ready(server, process, ready_path):
                 output.seek(0)

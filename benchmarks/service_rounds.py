@@ -77,7 +77,7 @@ class ServiceBenchmark:
             return Load(self.load_core, files[name], connections, seconds)
 
         for name, server in self.servers.items():  # not timed: first use of memory and connections
-            load(name, seconds / 3).run(str(server.port), compare_bytes=True)
+            load(name, seconds / 3).measure(server, compare_bytes=True)
         runs = {
             name: lambda name=name, server=server: load(name, seconds).measure(server)
             for name, server in self.servers.items()

@@ -24,4 +24,4 @@ async def compute(request: Request) -> Response:
 
 if __name__ == "__main__":
     functions.set_up()
-    uvicorn.run(app, port=http_port(), log_level="warning")
+    uvicorn.run(app, port=http_port(), log_level="warning", timeout_keep_alive=60)

@@ -49,4 +49,5 @@ if __name__ == "__main__":
         generate_client_file=False,
         num_api_servers=1,
         log_level="warning",
+        timeout_keep_alive=60,
     )

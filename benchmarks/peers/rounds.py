@@ -35,13 +35,12 @@ class PeerBenchmark:
         """
         with ExitStack() as stack:
             try:
-                started = {
-                    SERVICE: stack.enter_context(servers.started("service", self.serve_core)),
-                    PEER: stack.enter_context(self._started(peer)),
-                }
+                peer_server = stack.enter_context(self._started(peer))
+                service = stack.enter_context(servers.started("service", self.serve_core))
             except SystemExit as exc:
                 yield {"peer": peer.name, "workload": "", "failed": _one_line(exc)}
                 return
+            started = {SERVICE: service, PEER: peer_server}
             for workload in map(BY_NAME.__getitem__, peer.workloads):
                 for connections in (1, 8) if workload is LARGE else (64,):
                     row: Row = {"peer": peer.name, "workload": f"{workload.name}, {connections}"}
