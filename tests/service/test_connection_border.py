@@ -22,6 +22,7 @@ from tests.waiting import wait_until
 ROTATE = b'{"q": [[[1, 0]], [[1, 0]]], "positions": [0, 1]}'
 CHUNKED = "Transfer-Encoding: chunked"
 JSON = "Content-Type: application/json"
+SAFETENSORS = "Content-Type: application/x-safetensors"
 TEN_GIB = 10 * 2**30
 
 
@@ -235,6 +236,33 @@ def test_a_refusal_waits_for_its_turn(server: Started):
     assert (good.status, refused.status) == (200, 400)
 
 
+def test_pipelined_requests_are_answered_in_order(server: Started):
+    """F31."""
+    ask = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+    answers = exchange(server, ask * 50 + post(ROTATE) + ask * 50 + LAST)
+    assert [answer.status for answer in answers] == [200] * 101 + [404]
+    assert b'"q"' in answers[50].body
+
+
+def test_half_a_body_and_the_end_close_the_connection(server: Started):
+    """F26."""
+    with connect(server) as connection:
+        connection.sendall(post(ROTATE)[:-5])
+        connection.shutdown(socket.SHUT_WR)
+        assert read_all(connection) == b""
+
+
+def test_clients_that_leave_give_their_memory_back(server: Started):
+    """X02."""
+    for media_type in (JSON, SAFETENSORS):
+        for _ in range(25):
+            with connect(server) as connection:
+                connection.sendall(header(media_type, "Content-Length: 100000") + bytes(5000))
+                linger = struct.pack("ii", 1, 0)
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+    wait_until(lambda: admitted_bytes(server) == 0)
+
+
 def test_refusals_are_counted_and_logged(serve: Serve):
     with serve() as started:
         exchange(started, b"hello\r\n\r\n")
@@ -319,9 +347,6 @@ def admitted_bytes(started: Started) -> float:
     return float(re.search(r"^rope_admitted_bytes (\S+)", text, re.MULTILINE)[1])
 
 
-SAFETENSORS = "Content-Type: application/x-safetensors"
-
-
 @pytest.mark.parametrize(
     ("start", "piece"),
     [
@@ -387,6 +412,25 @@ def test_an_answer_that_nobody_reads_is_dropped(impatient: Started):
             num_bytes += len(slow.recv(2**16))
         num_bytes += len(read_all(slow))
         assert num_bytes == size + text.index(b"\r\n\r\n") + 4
+        wait_until(lambda: admitted_bytes(impatient) == 0)
+        with pytest.raises(ConnectionResetError):
+            read_all(deaf)
+
+
+def test_an_answer_of_a_known_header_that_nobody_reads_is_dropped(impatient: Started):
+    tensors = {"q": {"dtype": "F32", "shape": [2**16, 1, 64], "data_offsets": [0, 2**24]}}
+    text = json.dumps(tensors).encode()
+    body = struct.pack("<Q", len(text)) + text + bytes(2**24)
+    request = header(SAFETENSORS, f"Content-Length: {len(body)}") + body
+    with connect(impatient) as connection:
+        for _ in range(2):
+            connection.sendall(request)
+            assert read_answer(connection).status == 200
+    with connect(impatient) as deaf:
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**16)
+        deaf.sendall(request)
+        assert deaf.recv(2**12).startswith(b"HTTP/1.1 200 ")
+        assert admitted_bytes(impatient) > 2**24
         wait_until(lambda: admitted_bytes(impatient) == 0)
         with pytest.raises(ConnectionResetError):
             read_all(deaf)
