@@ -15,6 +15,8 @@ service.__main__
 service.server.serve
 service.server.app
 service.server.connection
+service.server.planned_answer service.server.received_body
+service.server.planned_requests
 service.server.bootstrap service.server.status
 service.server.uvicorn_protocol service.server.uvicorn_server
 service.server.connection_draining service.server.warm_up

@@ -1,6 +1,9 @@
 """All metrics of one service, in a registry of its own."""
 
 import platform
+from bisect import bisect_left
+from collections import Counter as Multiset
+from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
@@ -85,3 +88,12 @@ class Metrics:
     def _seconds(self, what: str, help_text: str) -> Histogram:
         name = f"rope_{what}_seconds"
         return Histogram(name, help_text, buckets=_SECONDS, registry=self.registry)
+
+
+def observe_all(histogram: Histogram, values: Sequence[float]) -> None:
+    """Observe values as `histogram.observe` does, but increment each bucket only once."""
+    bounds = histogram._upper_bounds
+    counts = Multiset([bisect_left(bounds, value) for value in values])
+    for index, num_values in counts.items():
+        histogram._buckets[index].inc(num_values)
+    histogram._sum.inc(sum(values))

@@ -1,6 +1,6 @@
 """A plan: what the header of a request determines, and a request that follows one."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -9,7 +9,6 @@ import torch
 from rope_core import Call, Result
 from rope_core.calls import tensor_fields
 from service.asgi.io import Headers
-from service.batching.admission import Charge
 from service.batching.call_queue import Entry
 from service.batching.run import Completed
 from service.endpoints.builders import PreparedCall
@@ -117,19 +116,22 @@ class PlannedJob:
 class PlannedEntry(Entry[Any, Any]):
     """A planned request in the queue, on the device, or with its answer on the way."""
 
-    charge: Charge
+    charged_bytes: int
+    """Its share of the memory budget; 0 once that is returned."""
+
     answer: Callable[["PlannedEntry", Completed[Any] | Exception], None]
-    """Sends the answer; called once."""
+    """Sends the answer; called once. It raises no exception."""
 
     request_id: str
-    header: dict[bytes, bytes]
-    """Headers that vary between requests of a plan: `traceparent`."""
+    header: Mapping[bytes, bytes]
+    """Fields of the header that differ in each request, by name: `traceparent`."""
 
     is_answered: bool = field(default=False, init=False)
 
     def resolve(self, outcome: Completed[Any] | Exception) -> None:
         """Answer the request, unless it is answered."""
-        self.cancel_timer()
+        if self.timer is not None:
+            self.timer.cancel()
         if not self.is_answered:
             self.is_answered = True
             self.answer(self, outcome)

@@ -48,7 +48,8 @@ class Match(NamedTuple):
     """Header and description of the tensors, without identifiers."""
     identifiers: dict[bytes, bytes]
     start: int
-    """Where the bytes of the tensors begin."""
+    """Where the bytes of the tensors begin. If that is beyond the data, the description of the
+    tensors is not complete, and `start` may still grow."""
     end: int
     """Where the request ends."""
 
@@ -62,6 +63,7 @@ class Planner:
 
     def __init__(self, handler: InferenceHandler) -> None:
         self._handler = handler
+        self._max_body_bytes = handler.max_bytes(1)
         self._headers: dict[bytes, Header | None] = {}
         self._plans: dict[bytes, Plan | None] = {}
         self._endpoints = {
@@ -81,11 +83,11 @@ class Planner:
         if text not in self._headers:
             text, identifiers = _without_identifiers(text)
         header = self._header(text)
-        if header is None or len(data) < at + 8:
+        if header is None:
             return None
-        size = int.from_bytes(data[at : at + 8], "little")
+        size = int.from_bytes(data[at : at + 8], "little") if len(data) >= at + 8 else 0
         start, end = at + 8 + size, at + header.num_body_bytes
-        if size > MAX_HEADER_BYTES or not start <= min(len(data), end):
+        if size > MAX_HEADER_BYTES or start > end or header.num_body_bytes > self._max_body_bytes:
             return None
         key = text + data[at:start]
         plan = self._plans.get(key)
@@ -125,7 +127,7 @@ class Planner:
             job = handler.engine.job(call, handler.backend_policy.choose(call, None))
         except (ServiceError, RopeError):
             return None
-        if len(body) > handler.max_bytes(1) or job.answer_bytes > handler.max_bytes(1):
+        if job.answer_bytes > self._max_body_bytes:
             return None
         answer = _answer_tensors(call)
         preamble = safetensors_codec.encode(Message(answer))[0]

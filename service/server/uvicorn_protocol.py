@@ -6,6 +6,7 @@ with an offer at its header and leaves the body to the other protocol. uvicorn t
 of the packet, and reads the part of the body in the next packet as a request.
 """
 
+import asyncio
 import fcntl
 import termios
 from array import array
@@ -83,9 +84,11 @@ class Connection(HttpToolsProtocol):
         """
         if self.transport.is_closing():
             return False
-        unread = array("i", [0])
-        fcntl.ioctl(self.transport.get_extra_info("socket").fileno(), termios.FIONREAD, unread)
-        return self._header_bytes is not None or unread[0] > 0
+        return self._header_bytes is not None or num_unread_bytes(self.transport) > 0
+
+    def stop_idle_timer(self) -> None:
+        """Do not close an idle connection: a request follows that is answered elsewhere."""
+        self._unset_keepalive_if_required()
 
     def data_received(self, data: bytes) -> None:
         """Parse a packet."""
@@ -123,3 +126,10 @@ class Connection(HttpToolsProtocol):
         """Replace the parser: `Connection: close` in that header would end the old one."""
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's own
+
+
+def num_unread_bytes(transport: asyncio.Transport) -> int:
+    """Return how many bytes the kernel has received and nobody has read."""
+    unread = array("i", [0])
+    fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.FIONREAD, unread)
+    return unread[0]

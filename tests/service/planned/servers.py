@@ -1,0 +1,114 @@
+"""The whole service behind a socket in this process, with and without planned requests."""
+
+import asyncio
+import struct
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from rope_core import Attend, AttentionConfig, RopeConfig, Rotate, attend, rotate
+from service.inference.handler import InferenceHandler
+from service.lifecycle import Lifecycle
+from service.oip.state import OipState
+from service.planned.planner import Planner
+from service.server import uvicorn_protocol
+from service.server.app import build_app
+from service.server.bootstrap import build_service, lifespan
+from service.server.connection import Connection
+from service.server.planned_requests import PlannedRequests
+from service.server.uvicorn_server import Server
+from service.settings import Settings
+from service.slab_pool import SlabPool
+from service.wire import Message, safetensors_codec
+
+PROTOCOLS = {
+    "ordinary": uvicorn_protocol.Connection,
+    "httptools": HttpToolsProtocol,
+    "h11": H11Protocol,
+}
+"""Protocols that know no planned requests."""
+
+
+@dataclass(frozen=True)
+class Running:
+    """A running service."""
+
+    server: Server
+    handler: InferenceHandler
+    lifecycle: Lifecycle
+    planned: PlannedRequests
+
+    @property
+    def address(self) -> tuple[str, int]:
+        return self.server.servers[0].sockets[0].getsockname()
+
+    @property
+    def connections(self) -> Sequence[Any]:
+        """The server's sides of all connections."""
+        return [*self.server.server_state.connections]
+
+    @property
+    def charged_bytes(self) -> int:
+        return self.handler.admission.charged_bytes
+
+    @property
+    def num_waiting(self) -> int:
+        return len(self.handler.batcher.waiting)
+
+    def metric(self, name: str, **labels: str) -> float:
+        return self.handler.metrics.registry.get_sample_value(name, labels) or 0.0
+
+
+@asynccontextmanager
+async def running(protocol: str = "planned", **settings: Any) -> AsyncIterator[Running]:
+    """Run the service on the CPU; `protocol` is that of its connections."""
+    threads = torch.get_num_threads()
+    lifecycle = Lifecycle()
+    chosen = Settings(**{"device": "cpu", "warm_up_shapes": "", "log_level": "warning"} | settings)
+    handler, device_threads = build_service(chosen, lifecycle)
+    state = OipState(handler, lifecycle)
+    app = build_app(state, device_threads)
+    planned = PlannedRequests(
+        Planner(handler),
+        SlabPool(),
+        handler.batcher,
+        handler.admission,
+        lifecycle,
+        app.request_log,
+    )
+    http = partial(Connection, planned) if protocol == "planned" else PROTOCOLS[protocol]
+    config = uvicorn.Config(
+        app,
+        port=0,
+        http=http,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+    )
+    config.load()
+    server = Server(
+        config, lifecycle, lifespan=nullcontext(), listeners=(), delay_s=0, drain_s=1
+    )
+    server.lifespan = config.lifespan_class(config)
+    others = asyncio.all_tasks()
+    async with lifespan(state, device_threads):
+        await asyncio.wait(asyncio.all_tasks() - others)  # the warm-up
+        await server.startup()
+        await server.on_tick(0)  # sets the date
+        try:
+            yield Running(server, handler, lifecycle, planned)
+        finally:
+            lifecycle.drain()
+            server.force_exit = True
+            await server.shutdown()
+    torch.set_num_threads(threads)
