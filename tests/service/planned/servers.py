@@ -1,7 +1,6 @@
 """The whole service behind a socket in this process, with and without planned requests."""
 
 import asyncio
-import struct
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
@@ -13,7 +12,6 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from rope_core import Attend, AttentionConfig, RopeConfig, Rotate, attend, rotate
 from service.inference.handler import InferenceHandler
 from service.lifecycle import Lifecycle
 from service.oip.state import OipState
@@ -23,10 +21,11 @@ from service.server.app import build_app
 from service.server.bootstrap import build_service, lifespan
 from service.server.connection import Connection
 from service.server.planned_requests import PlannedRequests
+from service.server.uvicorn_protocol import num_unread_bytes
 from service.server.uvicorn_server import Server
 from service.settings import Settings
-from service.slab_pool import SlabPool
-from service.wire import Message, safetensors_codec
+from service.observability.request_log import Record
+from service.slab_pool import Slab, SlabPool
 
 PROTOCOLS = {
     "ordinary": uvicorn_protocol.Connection,
@@ -36,6 +35,32 @@ PROTOCOLS = {
 """Protocols that know no planned requests."""
 
 
+class CountingPool(SlabPool):
+    """Counts the slabs that are leased."""
+
+    num_leased = 0
+
+    def lease(self, num_bytes: int) -> Slab:
+        self.num_leased += 1
+        return super().lease(num_bytes)
+
+    def give_back(self, owner: torch.Tensor) -> None:
+        self.num_leased -= 1
+        super().give_back(owner)
+
+
+class RecordingRequests(PlannedRequests):
+    """Keeps the records of planned requests."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.records: list[Record] = []
+
+    def record(self, record: Record) -> None:
+        self.records.append(record)
+        super().record(record)
+
+
 @dataclass(frozen=True)
 class Running:
     """A running service."""
@@ -43,7 +68,7 @@ class Running:
     server: Server
     handler: InferenceHandler
     lifecycle: Lifecycle
-    planned: PlannedRequests
+    planned: RecordingRequests
 
     @property
     def address(self) -> tuple[str, int]:
@@ -55,12 +80,29 @@ class Running:
         return [*self.server.server_state.connections]
 
     @property
+    def statuses(self) -> list[int | str]:
+        """Statuses of all planned requests so far."""
+        return [record.status for record in self.planned.records]
+
+    @property
+    def num_slabs(self) -> int:
+        """How many slabs are leased."""
+        return self.planned.slab_pool.num_leased
+
+    @property
     def charged_bytes(self) -> int:
         return self.handler.admission.charged_bytes
 
     @property
     def num_waiting(self) -> int:
         return len(self.handler.batcher.waiting)
+
+    def hold(self) -> None:
+        """Let calls wait in the queue until `release`."""
+        self.handler.batcher.pause()
+
+    def release(self) -> None:
+        self.handler.batcher.resume()
 
     def metric(self, name: str, **labels: str) -> float:
         return self.handler.metrics.registry.get_sample_value(name, labels) or 0.0
@@ -75,9 +117,9 @@ async def running(protocol: str = "planned", **settings: Any) -> AsyncIterator[R
     handler, device_threads = build_service(chosen, lifecycle)
     state = OipState(handler, lifecycle)
     app = build_app(state, device_threads)
-    planned = PlannedRequests(
+    planned = RecordingRequests(
         Planner(handler),
-        SlabPool(),
+        CountingPool(),
         handler.batcher,
         handler.admission,
         lifecycle,
@@ -112,3 +154,16 @@ async def running(protocol: str = "planned", **settings: Any) -> AsyncIterator[R
             server.force_exit = True
             await server.shutdown()
     torch.set_num_threads(threads)
+
+
+async def settled(service: Running) -> None:
+    """Wait until the service has read all that was sent, and has done what it can do at once."""
+    turns = 0
+    while turns < 10:
+        await asyncio.sleep(0)
+        turns = 0 if any(map(_has_unread, service.connections)) else turns + 1
+
+
+def _has_unread(connection: Any) -> bool:
+    transport = getattr(connection, "_transport", None) or connection.transport
+    return not transport.is_closing() and num_unread_bytes(transport) > 0
