@@ -20,6 +20,7 @@ service.server.planned_requests
 service.server.bootstrap service.server.status
 service.server.uvicorn_protocol service.server.uvicorn_server
 service.server.connection_draining service.server.warm_up
+service.planned
 service.oip.grpc
 service.oip.openapi
 service.oip.http
@@ -32,7 +33,6 @@ service.oip.shm
 service.oip.types service.oip.validate
 service.oip.errors
 service.v1
-service.planned
 service.asgi.body
 service.inference.handler
 service.inference

@@ -37,6 +37,10 @@ class RunnableJob(Batchable, Protocol):
         """The call. Raises RopeError if it has numbers that do not fit."""
 
     @property
+    def operation(self) -> type[Call]:
+        """The type of the call."""
+
+    @property
     def pack_key(self) -> Hashable | None:
         """Calls of one run with equal keys are packed into one call; None: never packed."""
 
@@ -67,6 +71,11 @@ class Job:
     backend: str | None
     """Name of the backend that runs the call; the library chooses where None."""
     runner: ClassVar[None] = None
+
+    @property
+    def operation(self) -> type[Call]:
+        """The type of the call."""
+        return type(self.call)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,29 +6,36 @@ from typing import Any, NamedTuple
 
 import torch
 
-from rope_core import Call, Result
+from rope_core import Attend, Call, Result, Rotate
 from rope_core.calls import tensor_fields
 from service.asgi.io import Headers
 from service.batching.call_queue import Entry
 from service.batching.run import Completed
 from service.endpoints.builders import PreparedCall
 from service.inference.engine import Job, Runner
+from service.oip.statistics import Statistics
 from service.slab_pool import Slab
-from service.wire import Buffer, Message
+from service.wire import Buffer, Message, Parameters
 from service.wire.elements import view_as_bytes, view_as_tensor
 
 Parts = Sequence[Buffer]
 """The tensors of an answer as bytes, in the order of the answer."""
 
 
-class TensorSpan(NamedTuple):
-    """Where a tensor lies in the body, behind the description of the tensors."""
+PLANNED_CALLS = (Rotate, Attend)
+"""Calls that a request with a plan may have."""
 
-    name: str
-    dtype: torch.dtype
-    shape: tuple[int, ...]
-    offset: int
+
+class Description(NamedTuple):
+    """What a request says of its tensors, before their bytes."""
+
+    text: bytes
+    """As the client sent it, but for the name of the request."""
+    message_id: bytes
+    """The client's name of the request within the body; empty where it has none."""
     num_bytes: int
+    """Bytes of the body before those of the tensors. If there are more than have arrived, the
+    description is not complete, and may be longer still."""
 
 
 class AnswerFormat(NamedTuple):
@@ -42,6 +49,28 @@ class AnswerFormat(NamedTuple):
     """Body before the bytes of the tensors."""
     describe: Callable[[Exception], tuple[int, Headers, bytes]]
     """Returns status, headers and body for a failure."""
+    with_id: Callable[[bytes], tuple[bytes, bytes]] | None = None
+    """Returns `fields` and `preamble` for a request with a name in its body."""
+    statistics: Statistics | None = None
+    """Counts of the protocol."""
+
+
+class Readable(NamedTuple):
+    """The message of a request, and the form of the answers to requests with its description."""
+
+    message: Message
+    format: Callable[[Message], AnswerFormat]
+    """Returns the form of answers whose tensors have these names, shapes and dtypes."""
+
+
+class TensorSpan(NamedTuple):
+    """Where a tensor lies in the body, behind the description of the tensors."""
+
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    offset: int
+    num_bytes: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,15 +88,17 @@ class Plan:
     """Memory of a request and of its answer."""
 
     job: Job
-    """Costs and keys of each call. Its own call is that of the first request, without numbers."""
+    """Costs and keys of each call. Its own call has no numbers."""
 
+    operation: type[Call]
     runner: Runner | None
-    """Runs batches of calls with equal plans; None: they are run as all others."""
+    """Runs batches of calls of one kind; None: they are run as all others."""
 
     spans: tuple[TensorSpan, ...]
-    prepare: Callable[[dict[str, torch.Tensor]], PreparedCall | Message]
-    """Returns the call with these tensors, by name; checks their numbers."""
+    prepare: Callable[[Message], PreparedCall | Message]
+    """Returns the call of a message; checks its numbers."""
 
+    params: Parameters
     answer: AnswerFormat
 
     def build_call(self, body: memoryview) -> Call:
@@ -80,7 +111,7 @@ class Plan:
             name: view_as_tensor(body, dtype, shape, offset)
             for name, dtype, shape, offset, _ in self.spans
         }
-        prepared = self.prepare(tensors)
+        prepared = self.prepare(Message(tensors, self.params))
         assert isinstance(prepared, PreparedCall), "a plan is made for calls of the device"
         return prepared.call
 
@@ -89,14 +120,15 @@ class PlannedJob:
     """The call of a planned request, as the batcher and the engine need it."""
 
     __slots__ = (
-        *("answer_bytes", "backend", "batch_key", "num_bytes", "num_tokens", "pack_key"),
-        *("plan", "runner", "seconds", "slab"),
+        *("answer_bytes", "backend", "batch_key", "num_bytes", "num_tokens", "operation"),
+        *("pack_key", "plan", "runner", "seconds", "slab"),
     )
 
     def __init__(self, plan: Plan, slab: Slab) -> None:
         job = plan.job
         self.plan = plan
         self.slab = slab
+        self.operation = plan.operation
         self.runner = plan.runner
         self.batch_key = job.batch_key
         self.pack_key = job.pack_key
@@ -117,12 +149,15 @@ class PlannedEntry(Entry[Any, Any]):
     """A planned request in the queue, on the device, or with its answer on the way."""
 
     charged_bytes: int
-    """Its share of the memory budget; 0 once that is returned."""
+    """Its share of the memory budget."""
 
     answer: Callable[["PlannedEntry", Completed[Any] | Exception], None]
     """Sends the answer; called once. It raises no exception."""
 
     request_id: str
+    message_id: bytes
+    """The client's name of the request within the body; empty where it has none."""
+
     header: Mapping[bytes, bytes]
     """Fields of the header that differ in each request, by name: `traceparent`."""
 

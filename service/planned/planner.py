@@ -1,41 +1,50 @@
 """Find the plan of a request by the bytes of its header, and make plans."""
 
-import re
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from dataclasses import replace
+from functools import partial
+from typing import Any, NamedTuple, Protocol
 
-import httptools
 import torch
 
 from rope_core import Attend, Rotate
+from rope_core.calls import tensor_fields, with_fields
 from rope_core.errors import RopeError
-from service.asgi import io, problems
+from rope_core.frequencies import VARIANTS
+from service.asgi import io
 from service.endpoints.builders import PreparedCall
 from service.endpoints.table import ENDPOINTS, Endpoint
 from service.errors import ServiceError
+from service.inference.engine import Job
 from service.inference.handler import InferenceHandler
-from service.planned.plan import AnswerFormat, Plan, TensorSpan
-from service.wire import Message, safetensors_codec
+from service.oip.state import OipState
+from service.planned import header
+from service.planned.header import MAX_HEADER_BYTES, Header
+from service.planned.oip import oip_routes
+from service.planned.plan import PLANNED_CALLS, Description, Plan, Readable, TensorSpan
+from service.planned.v1 import V1Route
+from service.wire import Message
 
 MAX_PLANS = 1024
 """Plans, and headers, that are kept. When there are more, all are dropped."""
 
-MAX_HEADER_BYTES = 2**12
-"""Longest header, and longest description of tensors, that has a plan."""
-
-_HEADER_END = b"\r\n\r\n"
-_IDENTIFIER = re.compile(rb"\r\n(x-request-id|traceparent): ?([^\r\n]*)", re.IGNORECASE)
-_NEVER_PLANNED = frozenset(
-    (b"transfer-encoding", b"expect", b"content-encoding", b"upgrade", b"connection")
-)
+MAX_DESCRIPTION_BYTES = 2**12
+"""Longest description of tensors that has a plan."""
 
 
-class Header(NamedTuple):
-    """A request's header, parsed."""
+class PlannedRoute(Protocol):
+    """A route for planned requests."""
 
     endpoint: Endpoint[Any]
-    fields: Mapping[bytes, bytes]
-    num_body_bytes: int
+
+    def accepts(self, fields: Mapping[bytes, bytes]) -> bool:
+        """Tell whether requests with these fields may have a plan. Raises ServiceError if not."""
+
+    def describe(self, fields: Mapping[bytes, bytes], body: bytes) -> Description | None:
+        """Return the description of the tensors at the start of a body, None if it has no plan."""
+
+    def read(self, description: bytes, tensors: memoryview) -> Readable | None:
+        """Return a request, None if it has no plan. Raises ServiceError if it is none."""
 
 
 class Match(NamedTuple):
@@ -46,10 +55,12 @@ class Match(NamedTuple):
     header: Header
     key: bytes
     """Header and description of the tensors, without identifiers."""
-    identifiers: dict[bytes, bytes]
+    description: Description
+    identifiers: Mapping[bytes, bytes]
+    """Fields of the header that differ in each request, by name."""
     start: int
     """Where the bytes of the tensors begin. If that is beyond the data, the description of the
-    tensors is not complete, and `start` may still grow."""
+    tensors is not complete, and may be longer still."""
     end: int
     """Where the request ends."""
 
@@ -57,154 +68,142 @@ class Match(NamedTuple):
 class Planner:
     """Finds and makes plans.
 
+    A header that is seen for the first time has no plan yet: some clients send another one each
+    time, and a plan costs more than an ordinary request.
+
     Args:
-        handler: reads requests in the ordinary way.
+        oip_state: its handler reads requests in the ordinary way.
     """
 
-    def __init__(self, handler: InferenceHandler) -> None:
-        self._handler = handler
-        self._max_body_bytes = handler.max_bytes(1)
+    def __init__(self, oip_state: OipState) -> None:
+        self._handler = oip_state.handler
+        self._seen: set[bytes] = set()
         self._headers: dict[bytes, Header | None] = {}
         self._plans: dict[bytes, Plan | None] = {}
-        self._endpoints = {
-            endpoint.path.encode(): endpoint
+        self._routes: dict[bytes, PlannedRoute] = {
+            endpoint.path.encode(): V1Route(endpoint)
             for endpoint in ENDPOINTS
             if endpoint.path in ("/v1/rotate", "/v1/attention")
         }
+        self._routes |= oip_routes(oip_state)
 
     def match(self, data: bytes) -> Match | None:
         """Return what is known of the request at the start of `data`; None: it is not planned."""
-        at = data.find(_HEADER_END, 0, MAX_HEADER_BYTES)
-        if at < 0:
+        at = data.find(header.END, 0, MAX_HEADER_BYTES) + len(header.END)
+        if at < len(header.END):
             return None
-        at += len(_HEADER_END)
         text = data[:at]
-        identifiers: dict[bytes, bytes] = {}
-        if text not in self._headers:
-            text, identifiers = _without_identifiers(text)
-        header = self._header(text)
-        if header is None:
+        identifiers: Mapping[bytes, bytes] = {}
+        parsed = self._headers.get(text)
+        if parsed is None:
+            bare = header.without_identifiers(text)
+            if bare is None:
+                return None
+            text, identifiers = bare
+            parsed = self._header(text)
+            if parsed is None:
+                return None
+        route = self._routes[parsed.target]
+        description = route.describe(parsed.fields, data[at : at + MAX_DESCRIPTION_BYTES])
+        max_bytes = min(MAX_DESCRIPTION_BYTES, parsed.num_body_bytes)
+        if description is None or description.num_bytes > max_bytes:
             return None
-        size = int.from_bytes(data[at : at + 8], "little") if len(data) >= at + 8 else 0
-        start, end = at + 8 + size, at + header.num_body_bytes
-        if size > MAX_HEADER_BYTES or start > end or header.num_body_bytes > self._max_body_bytes:
-            return None
-        key = text + data[at:start]
-        plan = self._plans.get(key)
+        key = text + description.text
+        end = at + parsed.num_body_bytes
+        start = at + description.num_bytes
+        plan = self._plans.get(key) if start <= len(data) else None
         if plan is None and key in self._plans:
             return None
-        return Match(plan, header, key, identifiers, start, end)
+        return Match(plan, parsed, key, description, identifiers, start, end)
 
     def make(self, match: Match, body: memoryview) -> Plan | None:
         """Return the plan of a request whose tensors are `body`, None if it can have none."""
         if len(self._plans) >= MAX_PLANS:
             self._plans.clear()
-        plan = self._plans[match.key] = self._make(match, body)
+        try:
+            plan = self._make(match, body)
+        except (ServiceError, RopeError):
+            plan = None
+        self._plans[match.key] = plan
         return plan
 
     def _header(self, text: bytes) -> Header | None:
-        try:
+        """Return a parsed header, None where it was not seen before or has no plan."""
+        if text in self._headers:
             return self._headers[text]
-        except KeyError:
-            pass
+        if text not in self._seen:
+            if len(self._seen) >= MAX_PLANS:
+                self._seen.clear()
+            self._seen.add(text)
+            return None
         if len(self._headers) >= MAX_PLANS:
             self._headers.clear()
-        header = self._headers[text] = _parse_header(text, self._endpoints)
-        return header
+        parsed = header.parse(text)
+        if parsed is not None and parsed.num_body_bytes > self._handler.max_bytes(1):
+            parsed = None
+        try:
+            if parsed is not None and not self._routes[parsed.target].accepts(parsed.fields):
+                parsed = None
+        except (KeyError, ServiceError):
+            parsed = None
+        self._headers[text] = parsed
+        return parsed
 
     def _make(self, match: Match, body: memoryview) -> Plan | None:
-        handler, endpoint = self._handler, match.header.endpoint
-        description = match.key[match.key.index(_HEADER_END) + len(_HEADER_END) :]
-        try:
-            timeout_s = io.timeout_s(match.header.fields)
-            message, _ = safetensors_codec.decode(description + bytes(body))
-            prepared = endpoint.read(message, handler.rope_resolver)
-            if not isinstance(prepared, PreparedCall) or prepared.warnings or prepared.backend:
-                return None
-            call = prepared.call
-            if not isinstance(call, Rotate | Attend) or call.rope is None:
-                return None
-            job = handler.engine.job(call, handler.backend_policy.choose(call, None))
-        except (ServiceError, RopeError):
+        handler, settings = self._handler, self._handler.settings
+        route = self._routes[match.header.target]
+        endpoint = route.endpoint
+        timeout_s = io.timeout_s(match.header.fields)
+        readable = route.read(match.description.text, body)
+        if readable is None:
             return None
-        if job.answer_bytes > self._max_body_bytes:
+        message = readable.message
+        prepared = endpoint.read(message, handler.rope_resolver)
+        if not isinstance(prepared, PreparedCall) or prepared.warnings or prepared.backend:
             return None
-        answer = _answer_tensors(call)
-        preamble = safetensors_codec.encode(Message(answer))[0]
-        num_answer_bytes = sum(tensor.nbytes for tensor in answer.values())
-        params = message.params
-        settings = handler.settings
+        call = prepared.call
+        if not isinstance(call, PLANNED_CALLS) or _depends_on_numbers(call, message):
+            return None
+        job = _job(handler, call)
+        if job.answer_bytes > handler.max_bytes(1):
+            return None
+        answer = Message(_answer_tensors(call))
+        answer_bytes = sum(tensor.nbytes for tensor in answer.tensors.values())
+        default_s, max_s = settings.default_timeout_s, settings.max_timeout_s
         return Plan(
-            match.key,
-            len(body),
-            settings.default_timeout_s
-            if timeout_s is None
-            else min(timeout_s, settings.max_timeout_s),
-            match.header.num_body_bytes + num_answer_bytes,
-            job,
-            None,
-            _spans(message),
-            lambda tensors: endpoint.read(Message(tensors, params), handler.rope_resolver),
-            AnswerFormat(
-                endpoint.path,
-                b"content-type: %s\r\ncontent-length: %d\r\n"
-                % (
-                    safetensors_codec.media_type.encode(),
-                    len(preamble) + num_answer_bytes,
-                ),
-                bytes(preamble),
-                problems.describe,
-            ),
+            prefix=match.key,
+            num_bytes=len(body),
+            timeout_s=default_s if timeout_s is None else min(timeout_s, max_s),
+            charge_bytes=match.header.num_body_bytes + answer_bytes,
+            job=job,
+            operation=type(call),
+            runner=None,
+            spans=_spans(message),
+            prepare=partial(endpoint.read, resolver=handler.rope_resolver),
+            params=message.params,
+            answer=readable.format(answer),
         )
 
 
-def _without_identifiers(text: bytes) -> tuple[bytes, dict[bytes, bytes]]:
-    """Return a header without the lines that differ in each request, and what these say."""
-    identifiers = {name.lower(): value for name, value in _IDENTIFIER.findall(text)}
-    return _IDENTIFIER.sub(b"", text) if identifiers else text, identifiers
+def _job(handler: InferenceHandler, call: Rotate | Attend) -> Job:
+    """Return keys and costs of all calls with these shapes, without the numbers of this one."""
+    job = handler.engine.job(call, handler.backend_policy.choose(call, None))
+    seconds = job.seconds
+    if isinstance(call, Attend) and call.lengths is not None:  # at most as long as one sequence
+        fields = ("cu_seqlens_q", "cu_seqlens_k", "lengths")
+        seconds = handler.engine.job(with_fields(call, dict.fromkeys(fields))).seconds
+    without_numbers = with_fields(call, dict.fromkeys(tensor_fields(call)))
+    return replace(job, call=without_numbers, seconds=seconds)
 
 
-def _parse_header(text: bytes, endpoints: Mapping[bytes, Endpoint[Any]]) -> Header | None:
-    """Return a parsed header, None if requests with such a header have no plan."""
-    if len(text) > MAX_HEADER_BYTES:
-        return None
-    reader = _HeaderReader()
-    try:
-        parser = httptools.HttpRequestParser(reader)
-        parser.feed_data(text)
-    except (httptools.HttpParserError, httptools.HttpParserUpgrade):
-        return None
-    fields = dict(reader.fields)
-    endpoint = endpoints.get(reader.url)
-    length = fields.get(b"content-length", b"")
-    if (
-        endpoint is None
-        or parser.get_method() != b"POST"
-        or parser.get_http_version() != "1.1"
-        or len(fields) != len(reader.fields)
-        or b"host" not in fields
-        or fields.keys() & _NEVER_PLANNED
-        or not length.isdigit()
-        or len(length) > 12
-        or fields.get(b"content-type") != safetensors_codec.media_type.encode()
-        or fields.get(b"accept", b"*/*") not in (b"*/*", fields[b"content-type"])
-    ):
-        return None
-    return Header(endpoint, fields, int(length))
-
-
-class _HeaderReader:
-    """Receives the parts of a header from httptools."""
-
-    def __init__(self) -> None:
-        self.url = b""
-        self.fields: list[tuple[bytes, bytes]] = []
-
-    def on_url(self, url: bytes) -> None:
-        self.url += url
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self.fields.append((name.lower(), value))
+def _depends_on_numbers(call: Rotate | Attend, message: Message) -> bool:
+    """Tell whether the numbers in tensors decide more than the numbers of the answer."""
+    if any(tensor.dtype is torch.bool for tensor in message.tensors.values()):
+        return True  # their bytes are checked when a message is read
+    rope = call.rope
+    if rope is None:
+        return False
+    return rope.arithmetic != "float64" or "length" in VARIANTS[rope.rope_type].parameters
 
 
 def _spans(message: Message) -> tuple[TensorSpan, ...]:
@@ -220,7 +219,11 @@ def _answer_tensors(call: Rotate | Attend) -> dict[str, torch.Tensor]:
     """Return tensors of the shapes and dtypes of the answer to a call, without numbers."""
     if isinstance(call, Rotate):
         tensors = {"q": call.q, "k": call.k}
-        return {name: torch.empty_like(x) for name, x in tensors.items() if x is not None}
+        return {
+            name: torch.empty(x.shape, dtype=x.dtype)
+            for name, x in tensors.items()
+            if x is not None
+        }
     shape, dtype = call.q.shape[:-1], call.out_dtype or call.q.dtype
     answer = {"out": torch.empty(*shape, call.v.shape[-1], dtype=dtype)}
     if call.return_lse:

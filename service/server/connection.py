@@ -17,8 +17,9 @@ from service.asgi.middleware import CLIENT_LEFT
 from service.batching.run import Completed
 from service.errors import ClientLeft, Overloaded, ServiceError
 from service.observability.request_log import Record
+from service.planned.header import MAX_HEADER_BYTES
 from service.planned.plan import Plan, PlannedEntry, PlannedJob
-from service.planned.planner import MAX_HEADER_BYTES, Match
+from service.planned.planner import MAX_DESCRIPTION_BYTES, Match
 from service.server import uvicorn_protocol
 from service.server.planned_answer import render_answer, send
 from service.server.planned_requests import PlannedRequests
@@ -27,7 +28,7 @@ from service.wire import Buffer
 
 log = logging.getLogger("rope.failures")
 
-MAX_PREFIX_BYTES = 2 * MAX_HEADER_BYTES + 8
+MAX_PREFIX_BYTES = MAX_HEADER_BYTES + MAX_DESCRIPTION_BYTES
 """Longest header and description of tensors that have a plan."""
 
 MAX_PIPELINED_BYTES = 2**16
@@ -90,7 +91,7 @@ class Connection(asyncio.BufferedProtocol):
             self._record_left(body.route, body.identifiers, body.arrived)
         elif begun is not None:
             match, arrived = begun
-            self._record_left(match.header.endpoint.path, match.identifiers, arrived)
+            self._record_left(match.header.target.decode(), match.identifiers, arrived)
         elif entry is not None and self._status:
             self._finish(entry)
         elif entry is not None:
@@ -161,7 +162,7 @@ class Connection(asyncio.BufferedProtocol):
         if match.start > len(data):
             self._begun, self._unread = (match, arrived), bytes(data)
             return
-        if match.plan is not None and not match.identifiers:
+        if match.plan is not None and not match.identifiers and not match.description.message_id:
             self._plan = match.plan
         if not self._receive(match.plan, match, data, match.start, match.end, arrived):
             self._read_ordinary(bytes(data))
@@ -198,7 +199,7 @@ class Connection(asyncio.BufferedProtocol):
         prefix = plan.prefix if match is None and plan is not None else bytes(data[:start])
         body = ReceivedBody(plan, match, prefix, slab, num_bytes, charged_bytes, arrived)
         if self._ordinary is not None:
-            self._ordinary.stop_idle_timer()
+            self._ordinary.stop_keep_alive_timer()
         part = data[start:end]
         body.num_received = num_received = len(part)
         slab.memory[:num_received] = part
@@ -227,6 +228,7 @@ class Connection(asyncio.BufferedProtocol):
                 body.charged_bytes,
                 self._answer,
                 planned.request_id(body.identifiers),
+                body.message_id,
                 body.identifiers,
             )
             planned.batcher.enqueue(entry)
@@ -270,7 +272,10 @@ class Connection(asyncio.BufferedProtocol):
 
     def _answer(self, entry: PlannedEntry, outcome: Completed[Any] | Exception) -> None:
         """Send the answer of a request."""
-        transport, planned = self._transport, self._planned
+        transport, planned, started = self._transport, self._planned, time.monotonic()
+        statistics = entry.call.plan.answer.statistics
+        if statistics is not None and isinstance(outcome, Exception):
+            statistics.add_failure(outcome, entry.arrived)
         if transport.is_closing():
             self._status = CLIENT_LEFT
             self._finish(entry)
@@ -287,6 +292,8 @@ class Connection(asyncio.BufferedProtocol):
             log.exception("an answer could not be sent")
             transport.abort()
             status, is_sent = CLIENT_LEFT, True
+        if statistics is not None and not isinstance(outcome, Exception):
+            statistics.add_success(outcome, entry.arrived, started)
         self._status = status
         if is_sent:
             self._finish(entry)
@@ -331,9 +338,7 @@ class Connection(asyncio.BufferedProtocol):
     def _record_left(self, route: str, fields: Mapping[bytes, bytes], arrived: float) -> None:
         """Record a request whose client left before its body was complete."""
         request_id, seconds = self._planned.request_id(fields), time.monotonic() - arrived
-        self._planned.record(
-            Record(request_id, "POST", route, route, CLIENT_LEFT, seconds, fields)
-        )
+        self._planned.record(Record(request_id, "POST", route, route, CLIENT_LEFT, seconds, fields))
 
     def shutdown(self) -> None:
         """Close when no request is in flight; called when the service ends.

@@ -38,8 +38,10 @@ def render_answer(
     else:
         result = outcome.result
         ((name, timing),) = io.server_timing(outcome, result.backend)
-        status, preamble, parts = 200, answer.preamble, answer_parts(result)
-        fields = b"%b%b: %b\r\n" % (answer.fields, name, timing)
+        status, fields, preamble, parts = 200, answer.fields, answer.preamble, answer_parts(result)
+        if entry.message_id and answer.with_id is not None:
+            fields, preamble = answer.with_id(entry.message_id)
+        fields = b"%b%b: %b\r\n" % (fields, name, timing)
     start = b"%b%bx-request-id: %b\r\n%b\r\n%b" % (
         planned.start_of_response(status, default_headers),
         fields,

@@ -58,4 +58,9 @@ class ReceivedBody:
         if self.plan is not None:
             return self.plan.answer.route
         assert self.match is not None, "a body without a plan has the match of its header"
-        return self.match.header.endpoint.path
+        return self.match.header.target.decode()
+
+    @property
+    def message_id(self) -> bytes:
+        """The client's name of the request within the body; empty where it has none."""
+        return b"" if self.match is None else self.match.description.message_id

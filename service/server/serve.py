@@ -40,7 +40,7 @@ def serve(settings: Settings, driver: Driver | None = None) -> None:
     gc.freeze()  # the collector skips all objects that exist now: they live as long as the process
     gc.set_threshold(10_000, 20, 20)
     planned = PlannedRequests(
-        Planner(service),
+        Planner(oip_state),
         SlabPool(),
         service.batcher,
         service.admission,

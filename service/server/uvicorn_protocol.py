@@ -56,6 +56,10 @@ class Connection(HttpToolsProtocol):
         is_answered = self.cycle is None or self.cycle.response_complete
         return is_answered and not self._is_in_message and not self.pipeline
 
+    def stop_keep_alive_timer(self) -> None:
+        """Keep the connection open: it has a request of which this class does not know."""
+        self._unset_keepalive_if_required()
+
     def on_headers_complete(self) -> None:
         """Stop counting."""
         self._header_bytes = None
@@ -85,10 +89,6 @@ class Connection(HttpToolsProtocol):
         if self.transport.is_closing():
             return False
         return self._header_bytes is not None or num_unread_bytes(self.transport) > 0
-
-    def stop_idle_timer(self) -> None:
-        """Do not close an idle connection: a request follows that is answered elsewhere."""
-        self._unset_keepalive_if_required()
 
     def data_received(self, data: bytes) -> None:
         """Parse a packet."""

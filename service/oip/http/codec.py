@@ -74,7 +74,17 @@ def decode(
         expected = "JSON must name them"
         raise BadMessage(f"model {model.name} takes parameters and several inputs: {expected}")
     view = memoryview(body)
-    text, data = bytes(view[:length]), view[length:]
+    return decode_parts(model, parser, bytes(view[:length]), view[length:])
+
+
+def decode_parts(
+    model: Model, parser: RequestParser, text: bytes, data: memoryview
+) -> InferRequest:
+    """Read a request whose JSON part is `text`; `data` are the bytes of its binary tensors.
+
+    Raises:
+        ServiceError, ConfigError: as `decode`.
+    """
     cached = parser.header_cache.get(model.name, text)
     request = cached and cached.read_body("", data)
     return request or _parse(model, parser, text, data)

@@ -3,12 +3,14 @@
 import asyncio
 import random
 import re
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
 
 from rope_core import Attend, AttentionConfig, RopeConfig, Rotate, attend, rotate
 from service.wire import Message, Parameters, safetensors_codec
+from tests.service.planned.servers import Running
 
 ROPE = RopeConfig.of(64)
 PARAMS = Parameters.of({"rope": {"theta": 10_000}})
@@ -75,6 +77,12 @@ def attention(length: int, seed: int = 0, **fields: str) -> Exchange:
 
 def encode_answer(tensors: dict[str, torch.Tensor]) -> bytes:
     return b"".join(safetensors_codec.encode(Message(tensors)))
+
+
+def know(service: Running, exchanges: Iterable[Exchange]) -> None:
+    """Let a service see headers for the first time, so that requests with them have plans."""
+    for exchange in exchanges:
+        service.planned.planner.match(exchange.request)
 
 
 def any_exchange(rng: random.Random) -> Exchange:

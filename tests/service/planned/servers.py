@@ -14,6 +14,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.inference.handler import InferenceHandler
 from service.lifecycle import Lifecycle
+from service.observability.request_log import Record
 from service.oip.state import OipState
 from service.planned.planner import Planner
 from service.server import uvicorn_protocol
@@ -24,7 +25,6 @@ from service.server.planned_requests import PlannedRequests
 from service.server.uvicorn_protocol import num_unread_bytes
 from service.server.uvicorn_server import Server
 from service.settings import Settings
-from service.observability.request_log import Record
 from service.slab_pool import Slab, SlabPool
 
 PROTOCOLS = {
@@ -118,7 +118,7 @@ async def running(protocol: str = "planned", **settings: Any) -> AsyncIterator[R
     state = OipState(handler, lifecycle)
     app = build_app(state, device_threads)
     planned = RecordingRequests(
-        Planner(handler),
+        Planner(state),
         CountingPool(),
         handler.batcher,
         handler.admission,
@@ -138,9 +138,7 @@ async def running(protocol: str = "planned", **settings: Any) -> AsyncIterator[R
         proxy_headers=False,
     )
     config.load()
-    server = Server(
-        config, lifecycle, lifespan=nullcontext(), listeners=(), delay_s=0, drain_s=1
-    )
+    server = Server(config, lifecycle, lifespan=nullcontext(), listeners=(), delay_s=0, drain_s=1)
     server.lifespan = config.lifespan_class(config)
     others = asyncio.all_tasks()
     async with lifespan(state, device_threads):

@@ -94,8 +94,11 @@ def bad_bodies() -> Iterator[bytes]:
 def bad_numbers() -> Iterator[bytes]:
     tensor = rotation(16).request[-16 * 8 :]
     for position in (-1, 2**31, 2**62, -(2**63)):
-        yield KNOWN[: -len(tensor)] + tensor[:40] + position.to_bytes(8, "little", signed=True) + (
-            tensor[48:]
+        yield (
+            KNOWN[: -len(tensor)]
+            + tensor[:40]
+            + position.to_bytes(8, "little", signed=True)
+            + (tensor[48:])
         )
     start = KNOWN.index(b"\r\n\r\n") + 400
     for bits in (b"\0\0\xc0\x7f", b"\0\0\x80\x7f", b"\0\0\x80\xff"):
@@ -199,7 +202,7 @@ async def test_equal_answers_to_changed_bytes(pair: Pair, seed: int):
             at = rng.randrange(start)
             match rng.randrange(3):
                 case 0:
-                    changed[at] = rng.choice((rng.randrange(256), *b"\r\n :,0Aa\t\0{}[]\""))
+                    changed[at] = rng.choice((rng.randrange(256), *b'\r\n :,0Aa\t\0{}[]"'))
                 case 1:
                     del changed[at : at + rng.choice((1, 1, 2, 20))]
                 case 2:
