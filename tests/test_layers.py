@@ -15,10 +15,13 @@ service.__main__
 service.server.serve
 service.server.app
 service.server.connection
-service.server.planned_answer service.server.received_body
+service.server.planned_answer
 service.server.planned_requests
+service.server.received_body
 service.server.bootstrap service.server.status
-service.server.uvicorn_protocol service.server.uvicorn_server
+service.server.asgi_protocol service.server.uvicorn_server
+service.server.asgi_cycle service.server.connection_limits
+service.server.connection_deadlines
 service.server.connection_draining service.server.warm_up
 service.planned
 service.oip.grpc
@@ -37,7 +40,8 @@ service.asgi.body
 service.inference.handler
 service.inference
 service.asgi.middleware
-service.asgi.problems service.asgi.io
+service.asgi.problems service.asgi.request_header service.asgi.request_body
+service.asgi.io
 service.endpoints
 service.kernel_builds.prebuild
 service.device
@@ -67,7 +71,7 @@ KEPT_IN = {
     "fastapi_offline": {"service.server"},
     "starlette": {"service.server"},
     "uvicorn": {"service.server"},
-    "httptools": {"service.server.uvicorn_protocol", "service.planned"},
+    "httptools": {"service.asgi.request_header", "service.planned"},
     "prometheus_client": {"service.observability", "service.oip.statistics"},
     "pydantic": {"service.__main__", "service.settings", "service.endpoints"}
     | {"service.v1", "service.oip.openapi", "service.oip.types", "service.oip.control"}

@@ -72,6 +72,7 @@ class Metrics:
         self.device_memory_bytes = Gauge(
             "rope_device_memory_bytes", "Memory in use on the device.", registry=registry
         )
+        self.connections = Gauge("rope_connections", "Open HTTP connections.", registry=registry)
         self.ready = Gauge("rope_ready", "1 while ready for traffic.", registry=registry)
         Info("rope_build", "Versions of service, torch and Python.", registry=registry).info(
             {

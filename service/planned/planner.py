@@ -12,6 +12,7 @@ from rope_core.calls import tensor_fields, with_fields
 from rope_core.errors import RopeError
 from rope_core.frequencies import VARIANTS
 from service.asgi import io
+from service.asgi.request_header import HeaderLimits
 from service.endpoints.builders import PreparedCall
 from service.endpoints.table import ENDPOINTS, Endpoint
 from service.errors import ServiceError
@@ -19,7 +20,7 @@ from service.inference.engine import Job
 from service.inference.handler import InferenceHandler
 from service.oip.state import OipState
 from service.planned import header
-from service.planned.header import MAX_HEADER_BYTES, Header
+from service.planned.header import MAX_HEADER_BYTES, MAX_IDENTIFIERS, Header
 from service.planned.oip import oip_routes
 from service.planned.plan import PLANNED_CALLS, Description, Plan, Readable, TensorSpan
 from service.planned.v1 import V1Route
@@ -77,6 +78,12 @@ class Planner:
 
     def __init__(self, oip_state: OipState) -> None:
         self._handler = oip_state.handler
+        settings = self._handler.settings
+        self._header_limits = HeaderLimits(
+            min(MAX_HEADER_BYTES, settings.max_header_bytes),
+            settings.max_header_fields - MAX_IDENTIFIERS,
+            settings.max_target_bytes,
+        )
         self._seen: set[bytes] = set()
         self._headers: dict[bytes, Header | None] = {}
         self._plans: dict[bytes, Plan | None] = {}
@@ -89,7 +96,7 @@ class Planner:
 
     def match(self, data: bytes) -> Match | None:
         """Return what is known of the request at the start of `data`; None: it is not planned."""
-        at = data.find(header.END, 0, MAX_HEADER_BYTES) + len(header.END)
+        at = data.find(header.END, 0, self._header_limits.max_bytes) + len(header.END)
         if at < len(header.END):
             return None
         text = data[:at]
@@ -127,6 +134,16 @@ class Planner:
         self._plans[match.key] = plan
         return plan
 
+    def timeout_s(self, parsed: Header) -> float:
+        """Return how long the client of a request waits.
+
+        Raises:
+            BadHeader: as `io.timeout_s`.
+        """
+        settings, timeout_s = self._handler.settings, io.timeout_s(parsed.fields)
+        default_s, max_s = settings.default_timeout_s, settings.max_timeout_s
+        return default_s if timeout_s is None else min(timeout_s, max_s)
+
     def _header(self, text: bytes) -> Header | None:
         """Return a parsed header, None where it was not seen before or has no plan."""
         if text in self._headers:
@@ -138,7 +155,7 @@ class Planner:
             return None
         if len(self._headers) >= MAX_PLANS:
             self._headers.clear()
-        parsed = header.parse(text)
+        parsed = header.parse(text, self._header_limits)
         if parsed is not None and parsed.num_body_bytes > self._handler.max_bytes(1):
             parsed = None
         try:
@@ -150,10 +167,10 @@ class Planner:
         return parsed
 
     def _make(self, match: Match, body: memoryview) -> Plan | None:
-        handler, settings = self._handler, self._handler.settings
+        handler = self._handler
         route = self._routes[match.header.target]
         endpoint = route.endpoint
-        timeout_s = io.timeout_s(match.header.fields)
+        timeout_s = self.timeout_s(match.header)
         readable = route.read(match.description.text, body)
         if readable is None:
             return None
@@ -169,11 +186,10 @@ class Planner:
             return None
         answer = Message(_answer_tensors(call))
         answer_bytes = sum(tensor.nbytes for tensor in answer.tensors.values())
-        default_s, max_s = settings.default_timeout_s, settings.max_timeout_s
         return Plan(
             prefix=match.key,
             num_bytes=len(body),
-            timeout_s=default_s if timeout_s is None else min(timeout_s, max_s),
+            timeout_s=timeout_s,
             charge_bytes=match.header.num_body_bytes + answer_bytes,
             job=job,
             operation=type(call),

@@ -1,7 +1,7 @@
-"""One client's connection over HTTP/1.1: planned requests here, all others by uvicorn's protocol.
+"""One client's connection over HTTP/1.1: planned requests here, all others by `AsgiProtocol`.
 
 uvloop hands the buffers of `get_buffer` to the kernel only for protocols that are no
-`asyncio.Protocol`, so uvicorn's protocol is a delegate and not the base class.
+`asyncio.Protocol`, so `AsgiProtocol` is a delegate and not the base class.
 """
 
 import asyncio
@@ -15,21 +15,20 @@ from uvicorn.server import ServerState
 
 from service.asgi.middleware import CLIENT_LEFT
 from service.batching.run import Completed
-from service.errors import ClientLeft, Overloaded, ServiceError
+from service.errors import ClientLeft, TimedOut
 from service.observability.request_log import Record
-from service.planned.header import MAX_HEADER_BYTES
-from service.planned.plan import Plan, PlannedEntry, PlannedJob
-from service.planned.planner import MAX_DESCRIPTION_BYTES, Match
-from service.server import uvicorn_protocol
+from service.planned.plan import Plan, PlannedEntry
+from service.planned.planner import Match
+from service.server import asgi_protocol
+from service.server.asgi_protocol import AsgiProtocol, num_unread_bytes
+from service.server.connection_deadlines import Pending, Phase
+from service.server.connection_limits import STATUS_CONNECTIONS, ConnectionLimits
 from service.server.planned_answer import render_answer, send
 from service.server.planned_requests import PlannedRequests
 from service.server.received_body import ReceivedBody
 from service.wire import Buffer
 
 log = logging.getLogger("rope.failures")
-
-MAX_PREFIX_BYTES = MAX_HEADER_BYTES + MAX_DESCRIPTION_BYTES
-"""Longest header and description of tensors that have a plan."""
 
 MAX_PIPELINED_BYTES = 2**16
 """Bytes of later requests that are kept while a request is answered; then reading pauses."""
@@ -39,22 +38,25 @@ class Connection(asyncio.BufferedProtocol):
     """One client's connection.
 
     One request is in progress at a time: its body is received, it has an entry, or it is with
-    uvicorn's protocol, which then gets all bytes. Whatever is not as a plan says goes there.
+    `AsgiProtocol`, which then gets all bytes. Whatever is not as a plan says goes there.
     """
 
     def __init__(
         self,
         planned: PlannedRequests,
+        limits: ConnectionLimits,
         config: uvicorn.Config,
         server_state: ServerState,
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         self._planned = planned
-        self._landing = planned.landing
+        self._limits = limits
         self._server_state = server_state
-        self._ordinary_arguments = config, server_state, app_state
-        self._ordinary: uvicorn_protocol.Connection | None = None
+        self._ordinary_arguments = limits, config, server_state, app_state
+        self._only_status = False
+        """Whether the service has so many connections that this one gets its status only."""
+        self._ordinary: AsgiProtocol | None = None
         self._plan: Plan | None = None
         """That of the last request, as the next one probably is the same."""
         self._body: ReceivedBody | None = None
@@ -78,14 +80,22 @@ class Connection(asyncio.BufferedProtocol):
         self._transport = cast(asyncio.Transport, transport)
         is_plain = transport.get_extra_info("sslcontext") is None
         self._fd = transport.get_extra_info("socket").fileno() if is_plain else -1
-        self._server_state.connections.add(cast(Any, self))
+        connections = self._server_state.connections
+        connections.add(cast(Any, self))
+        self._watch = self._limits.deadlines.watch(self, self._transport)
+        self._watch.check()
+        num_surplus = len(connections) - self._limits.max_connections
+        self._only_status = num_surplus > 0
+        if num_surplus > STATUS_CONNECTIONS:
+            self._transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Withdraw the request."""
+        self._watch.stop()
         self._server_state.connections.discard(cast(Any, self))
         self._unread = b""
         entry, begun = self._entry, self._begun
-        body, self._body = self._body, None
+        body = self._take_body()
         if body is not None:
             self._planned.admission.release(body.charged_bytes)
             self._record_left(body.route, body.identifiers, body.arrived)
@@ -112,7 +122,7 @@ class Connection(asyncio.BufferedProtocol):
         if body is not None:
             body.num_received += nbytes
             if body.num_received == body.num_bytes:
-                self._body = None
+                self._take_body()
                 self._submit(body)
             return
         plan, ordinary, planned = self._plan, self._ordinary, self._planned
@@ -120,14 +130,16 @@ class Connection(asyncio.BufferedProtocol):
         if (
             plan is not None
             and nbytes >= len(plan.prefix)  # the landing buffer has earlier packets behind this one
-            and self._landing.startswith(plan.prefix)
+            and planned.landing.startswith(plan.prefix)
             and self._entry is None
             and not self._unread
             and (ordinary is None or ordinary.is_free)
             and not planned.lifecycle.ending
         ):
             start = len(plan.prefix)
-            if self._receive(plan, None, data, start, start + plan.num_bytes):
+            body = planned.receive(plan, None, data, start, start + plan.num_bytes)
+            if body is not None:
+                self._take(body, data, start)
                 return
         self._read(data)
 
@@ -154,119 +166,69 @@ class Connection(asyncio.BufferedProtocol):
     def _begin(self, data: memoryview) -> None:
         """Handle bytes at the start of a request."""
         begun, self._begun, self._unread = self._begun, None, b""
-        match = None if self._planned.lifecycle.ending else self._match(data)
+        match = None if self._only_status else self._planned.match(data)
         if match is None:
             self._read_ordinary(bytes(data))
             return
         arrived = time.monotonic() if begun is None else begun[1]
         if match.start > len(data):
             self._begun, self._unread = (match, arrived), bytes(data)
+            self._watch.check()
             return
-        if match.plan is not None and not match.identifiers and not match.description.message_id:
-            self._plan = match.plan
-        if not self._receive(match.plan, match, data, match.start, match.end, arrived):
+        plan = match.plan
+        if plan is not None and not match.identifiers and not match.description.message_id:
+            self._plan = plan
+        body = self._planned.receive(plan, match, data, match.start, match.end, arrived)
+        if body is None:
             self._read_ordinary(bytes(data))
+        else:
+            self._take(body, data, match.start)
 
-    def _match(self, data: memoryview) -> Match | None:
-        try:
-            return self._planned.planner.match(bytes(data[:MAX_PREFIX_BYTES]))
-        except Exception:
-            log.exception("a request has no plan because of a failure")
-            return None
-
-    def _receive(
-        self,
-        plan: Plan | None,
-        match: Match | None,
-        data: memoryview,
-        start: int,
-        end: int,
-        arrived: float | None = None,
-    ) -> bool:
-        """Begin to receive the body; return False if there is no memory for it."""
-        planned, num_bytes = self._planned, end - start
-        charged_bytes = num_bytes if plan is None else plan.charge_bytes
-        try:
-            planned.admission.charge(charged_bytes)
-        except Overloaded:
-            return False
-        try:
-            slab = planned.slab_pool.lease(num_bytes)
-        except Exception:
-            log.exception("no memory for a body")
-            planned.admission.release(charged_bytes)
-            return False
-        prefix = plan.prefix if match is None and plan is not None else bytes(data[:start])
-        body = ReceivedBody(plan, match, prefix, slab, num_bytes, charged_bytes, arrived)
-        if self._ordinary is not None:
-            self._ordinary.stop_keep_alive_timer()
-        part = data[start:end]
-        body.num_received = num_received = len(part)
-        slab.memory[:num_received] = part
-        if num_received < num_bytes:
+    def _take(self, body: ReceivedBody, data: memoryview, start: int) -> None:
+        """Receive the rest of a body; if it is complete, put the request into the queue."""
+        if body.num_received < body.num_bytes:
             self._body = body
-            return True
+            timeout_s = max(0.0, body.arrived + self._timeout_s(body) - time.monotonic())
+            body.timer = asyncio.get_running_loop().call_later(timeout_s, self._expire)
+            self._watch.check()
+            return
+        end = start + body.num_bytes
         if end < len(data):
-            is_shared = data.obj is self._landing
+            is_shared = data.obj is self._planned.landing
             self._unread = bytes(data[end:]) if is_shared else data[end:]
         self._submit(body)
-        return True
+
+    def _timeout_s(self, body: ReceivedBody) -> float:
+        if body.plan is not None:
+            return body.plan.timeout_s
+        assert body.match is not None, "a body without a plan has the match of its header"
+        return self._planned.planner.timeout_s(body.match.header)
+
+    def _take_body(self) -> ReceivedBody | None:
+        """Return the body that is being received, and receive it no more."""
+        body, self._body = self._body, None
+        if body is not None and body.timer is not None:
+            body.timer.cancel()
+        return body
 
     def _submit(self, body: ReceivedBody) -> None:
-        """Put a request whose body is complete into the queue."""
-        planned, plan = self._planned, body.plan
-        try:
-            if plan is None:
-                plan = self._make_plan(body)
-            if plan is None:
-                self._replay(body)
-                return
-            entry = PlannedEntry(
-                PlannedJob(plan, body.slab),
-                body.arrived,
-                body.arrived + plan.timeout_s,
-                body.charged_bytes,
-                self._answer,
-                planned.request_id(body.identifiers),
-                body.message_id,
-                body.identifiers,
-            )
-            planned.batcher.enqueue(entry)
-            self._entry = entry
-        except ServiceError:  # the ordinary way says why
-            self._replay(body)
-        except Exception:
-            log.exception("a request is answered without its plan because of a failure")
-            self._replay(body)
-
-    def _make_plan(self, body: ReceivedBody) -> Plan | None:
-        """Return the plan of a request, None if it can have none.
-
-        Raises:
-            Overloaded: there is too little memory for the answer.
-        """
-        assert body.match is not None, "a body without a plan has the match of its header"
-        plan = self._planned.planner.make(body.match, body.slab.memory[: body.num_bytes])
-        if plan is not None:
-            more_bytes = plan.charge_bytes - body.charged_bytes
-            self._planned.admission.charge(more_bytes, body.charged_bytes)
-            body.charged_bytes = plan.charge_bytes
-        return plan
-
-    def _replay(self, body: ReceivedBody) -> None:
-        """Answer a request the ordinary way."""
-        self._planned.admission.release(body.charged_bytes)
-        unread, self._unread = bytes(self._unread), b""
-        self._read_ordinary(body.prefix)
-        self._read_ordinary(bytes(body.slab.memory[: body.num_received]))
-        self._read_ordinary(unread)
+        """Put a request whose body is complete into the queue, or answer it the ordinary way."""
+        self._entry = self._planned.submit(body, self._answer)
+        if self._entry is None:
+            self._planned.admission.release(body.charged_bytes)
+            unread, self._unread = bytes(self._unread), b""
+            self._read_ordinary(body.prefix)
+            self._read_ordinary(bytes(body.slab.memory[: body.num_bytes]))
+            self._read_ordinary(unread)
 
     def _read_ordinary(self, data: bytes) -> None:
-        """Hand bytes to uvicorn's protocol."""
+        """Hand bytes to `AsgiProtocol`."""
         if self._ordinary is None:
-            self._ordinary = uvicorn_protocol.Connection(*self._ordinary_arguments)
+            self._ordinary = AsgiProtocol(
+                *self._ordinary_arguments, watch=self._watch, only_status=self._only_status
+            )
             self._ordinary.connection_made(self._transport)
-            self._server_state.connections.discard(self._ordinary)
+            self._server_state.connections.discard(cast(Any, self._ordinary))
         if data and not self._transport.is_closing():
             self._ordinary.data_received(data)
 
@@ -300,13 +262,11 @@ class Connection(asyncio.BufferedProtocol):
 
     def pause_writing(self) -> None:
         """Pass on that the client does not read."""
-        if self._ordinary is not None:
-            self._ordinary.pause_writing()
+        (self._ordinary or self._watch).pause_writing()
 
     def resume_writing(self) -> None:
         """Finish a request whose answer is with the kernel now."""
-        if self._ordinary is not None:
-            self._ordinary.resume_writing()
+        (self._ordinary or self._watch).resume_writing()
         if self._entry is not None and self._status:
             self._transport.set_write_buffer_limits()
             self._finish(self._entry)
@@ -317,8 +277,7 @@ class Connection(asyncio.BufferedProtocol):
         status, self._status, self._entry = self._status, 0, None
         planned.admission.release(entry.charged_bytes)
         self._server_state.total_requests += 1
-        route = entry.call.plan.answer.route
-        seconds = time.monotonic() - entry.arrived
+        route, seconds = entry.call.plan.answer.route, time.monotonic() - entry.arrived
         planned.record(
             Record(entry.request_id, "POST", route, route, status, seconds, entry.header)
         )
@@ -334,11 +293,46 @@ class Connection(asyncio.BufferedProtocol):
             asyncio.get_running_loop().call_soon(self._read_unread)
         elif self._is_ending:
             self._close_if_idle()
+        else:
+            self._watch.start_idle()
 
     def _record_left(self, route: str, fields: Mapping[bytes, bytes], arrived: float) -> None:
         """Record a request whose client left before its body was complete."""
         request_id, seconds = self._planned.request_id(fields), time.monotonic() - arrived
         self._planned.record(Record(request_id, "POST", route, route, CLIENT_LEFT, seconds, fields))
+
+    def pending(self) -> Pending | None:
+        """Return what the connection waits for; None: the client waits for the connection."""
+        body, ordinary = self._body, self._ordinary
+        if body is not None:
+            return Pending(Phase.BODY, body.arrived, body.num_received)
+        if self._begun is not None:
+            return Pending(Phase.BODY, self._begun[1])
+        if ordinary is not None and not ordinary.is_free:
+            return ordinary.pending()
+        return None if self._entry is not None else self._watch.idle()
+
+    def refuse_slow(self, phase: Phase) -> None:
+        """Refuse the request whose header or body arrives too slowly."""
+        self._hand_over()
+        assert self._ordinary is not None, "it has the request now"
+        self._ordinary.refuse_slow(phase)
+
+    def _expire(self) -> None:
+        """Refuse the request whose body is not complete at its deadline."""
+        self._hand_over()
+        assert self._ordinary is not None, "it has the request now"
+        self._ordinary.refuse(TimedOut())
+
+    def _hand_over(self) -> None:
+        """Let `AsgiProtocol` answer the request of which a part was received."""
+        body, begun, unread = self._take_body(), self._begun, bytes(self._unread)
+        if body is not None:
+            self._planned.admission.release(body.charged_bytes)
+            self._read_ordinary(body.prefix)
+        elif begun is not None:
+            self._begun, self._unread = None, b""
+            self._read_ordinary(unread)
 
     def shutdown(self) -> None:
         """Close when no request is in flight; called when the service ends.
@@ -348,7 +342,7 @@ class Connection(asyncio.BufferedProtocol):
         self._is_ending = True
         if self._is_new:
             loop = asyncio.get_running_loop()
-            loop.call_later(uvicorn_protocol.FIRST_REQUEST_S, self._close_if_idle)
+            loop.call_later(asgi_protocol.FIRST_REQUEST_S, self._close_if_idle)
         else:
             self._close_if_idle()
 
@@ -364,6 +358,6 @@ class Connection(asyncio.BufferedProtocol):
             and self._body is None
             and not self._unread
             and not self._transport.is_closing()
-            and not uvicorn_protocol.num_unread_bytes(self._transport)
+            and not num_unread_bytes(self._transport)
         ):
             self._transport.close()

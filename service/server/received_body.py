@@ -1,6 +1,6 @@
 """The body of a planned request while it is received."""
 
-import time
+import asyncio
 from collections.abc import Mapping
 
 from service.planned.plan import Plan
@@ -25,7 +25,7 @@ class ReceivedBody:
 
     __slots__ = (
         *("arrived", "charged_bytes", "match", "num_bytes", "num_received", "plan"),
-        *("prefix", "slab"),
+        *("prefix", "slab", "timer"),
     )
 
     def __init__(
@@ -36,7 +36,7 @@ class ReceivedBody:
         slab: Slab,
         num_bytes: int,
         charged_bytes: int,
-        arrived: float | None,
+        arrived: float,
     ) -> None:
         self.plan = plan
         self.match = match
@@ -45,12 +45,19 @@ class ReceivedBody:
         self.num_bytes = num_bytes
         self.num_received = 0
         self.charged_bytes = charged_bytes
-        self.arrived = time.monotonic() if arrived is None else arrived
+        self.arrived = arrived
+        self.timer: asyncio.TimerHandle | None = None
+        """Runs out at the deadline of a request whose body comes in pieces."""
 
     @property
     def identifiers(self) -> Mapping[bytes, bytes]:
         """Fields of the header that differ in each request, by name."""
         return _NO_FIELDS if self.match is None else self.match.identifiers
+
+    @property
+    def message_id(self) -> bytes:
+        """The client's name of the request within the body; empty where it has none."""
+        return b"" if self.match is None else self.match.description.message_id
 
     @property
     def route(self) -> str:
@@ -59,8 +66,3 @@ class ReceivedBody:
             return self.plan.answer.route
         assert self.match is not None, "a body without a plan has the match of its header"
         return self.match.header.target.decode()
-
-    @property
-    def message_id(self) -> bytes:
-        """The client's name of the request within the body; empty where it has none."""
-        return b"" if self.match is None else self.match.description.message_id

@@ -18,6 +18,7 @@ from service.planned.planner import Planner
 from service.server.app import build_app
 from service.server.bootstrap import build_service, lifespan
 from service.server.connection import Connection
+from service.server.connection_limits import connection_limits
 from service.server.planned_requests import PlannedRequests
 from service.server.uvicorn_server import Server
 from service.settings import Settings
@@ -52,7 +53,7 @@ def serve(settings: Settings, driver: Driver | None = None) -> None:
         host=settings.http_host,
         port=settings.http_port,
         loop="uvloop",
-        http=cast(Any, partial(Connection, planned)),
+        http=cast(Any, partial(Connection, planned, connection_limits(settings))),
         ws="none",
         lifespan="off",
         access_log=False,
@@ -68,6 +69,7 @@ def serve(settings: Settings, driver: Driver | None = None) -> None:
         delay_s=settings.drain_delay_s,
         drain_s=settings.drain_s,
     )
+    service.metrics.connections.set_function(lambda: len(server.server_state.connections))
     server.run()
     logging.shutdown()
     # a call that a stuck device still holds would keep its thread, and a usual exit would wait

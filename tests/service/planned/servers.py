@@ -17,22 +17,18 @@ from service.lifecycle import Lifecycle
 from service.observability.request_log import Record
 from service.oip.state import OipState
 from service.planned.planner import Planner
-from service.server import uvicorn_protocol
 from service.server.app import build_app
+from service.server.asgi_protocol import AsgiProtocol, num_unread_bytes
 from service.server.bootstrap import build_service, lifespan
 from service.server.connection import Connection
+from service.server.connection_limits import connection_limits
 from service.server.planned_requests import PlannedRequests
-from service.server.uvicorn_protocol import num_unread_bytes
 from service.server.uvicorn_server import Server
 from service.settings import Settings
 from service.slab_pool import Slab, SlabPool
 
-PROTOCOLS = {
-    "ordinary": uvicorn_protocol.Connection,
-    "httptools": HttpToolsProtocol,
-    "h11": H11Protocol,
-}
-"""Protocols that know no planned requests."""
+UVICORNS = {"httptools": HttpToolsProtocol, "h11": H11Protocol}
+"""uvicorn's own protocols."""
 
 
 class CountingPool(SlabPool):
@@ -110,7 +106,13 @@ class Running:
 
 @asynccontextmanager
 async def running(protocol: str = "planned", **settings: Any) -> AsyncIterator[Running]:
-    """Run the service on the CPU; `protocol` is that of its connections."""
+    """Run the service on the CPU.
+
+    Args:
+        protocol: of its connections: "planned", "ordinary", which knows no planned requests, or a
+            name among UVICORNS.
+        settings: of the operator.
+    """
     threads = torch.get_num_threads()
     lifecycle = Lifecycle()
     chosen = Settings(**{"device": "cpu", "warm_up_shapes": "", "log_level": "warning"} | settings)
@@ -125,11 +127,16 @@ async def running(protocol: str = "planned", **settings: Any) -> AsyncIterator[R
         lifecycle,
         app.request_log,
     )
-    http = partial(Connection, planned) if protocol == "planned" else PROTOCOLS[protocol]
+    limits = connection_limits(chosen)
+    protocols = {
+        "planned": partial(Connection, planned, limits),
+        "ordinary": partial(AsgiProtocol, limits),
+        **UVICORNS,
+    }
     config = uvicorn.Config(
         app,
         port=0,
-        http=http,
+        http=protocols[protocol],
         ws="none",
         lifespan="off",
         log_config=None,
