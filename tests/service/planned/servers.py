@@ -1,7 +1,8 @@
 """The whole service behind a socket in this process, with and without planned requests."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -12,6 +13,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from service.batching.run import Run
 from service.inference.handler import InferenceHandler
 from service.lifecycle import Lifecycle
 from service.observability.request_log import Record
@@ -29,6 +31,28 @@ from service.slab_pool import Slab, SlabPool
 
 UVICORNS = {"httptools": HttpToolsProtocol, "h11": H11Protocol}
 """uvicorn's own protocols."""
+
+
+class HeldDevice:
+    """Runs calls, but each run waits until `release`."""
+
+    def __init__(self, run: Callable[[Sequence[Any]], Run[Any]]) -> None:
+        self._run = run
+        self._started = threading.Semaphore(0)
+        self._released = threading.Event()
+
+    def __call__(self, calls: Sequence[Any]) -> Run[Any]:
+        self._started.release()
+        assert self._released.wait(30)
+        return self._run(calls)
+
+    async def started(self) -> None:
+        """Wait until one more run has started."""
+        assert await asyncio.to_thread(self._started.acquire, timeout=30)
+
+    def release(self) -> None:
+        """Let all runs end."""
+        self._released.set()
 
 
 class CountingPool(SlabPool):
@@ -100,6 +124,13 @@ class Running:
     def release(self) -> None:
         self.handler.batcher.resume()
 
+    def hold_device(self) -> "HeldDevice":
+        """Let runs start on the thread of the device, and end when the test says so."""
+        batcher = self.handler.batcher
+        device = HeldDevice(batcher.run)
+        batcher.run, batcher.inline_limit_s = device, 0.0
+        return device
+
     def metric(self, name: str, **labels: str) -> float:
         return self.handler.metrics.registry.get_sample_value(name, labels) or 0.0
 
@@ -157,6 +188,8 @@ async def running(protocol: str = "planned", **settings: Any) -> AsyncIterator[R
         finally:
             lifecycle.drain()
             server.force_exit = True
+            for connection in server.server_state.connections:
+                _transport(connection).abort()
             await server.shutdown()
     torch.set_num_threads(threads)
 
@@ -170,5 +203,16 @@ async def settled(service: Running) -> None:
 
 
 def _has_unread(connection: Any) -> bool:
-    transport = getattr(connection, "_transport", None) or connection.transport
+    transport = _transport(connection)
     return not transport.is_closing() and num_unread_bytes(transport) > 0
+
+
+def _transport(connection: Any) -> asyncio.Transport:
+    return getattr(connection, "_transport", None) or connection.transport
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Let the event loop turn until a condition holds."""
+    async with asyncio.timeout(30):
+        while not condition():  # noqa: ASYNC110 (no event says it)
+            await asyncio.sleep(0)

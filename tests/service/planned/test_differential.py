@@ -4,6 +4,7 @@ import asyncio
 import random
 import re
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 
 import pytest
 import pytest_asyncio
@@ -50,8 +51,9 @@ async def told(service: Running, other: Running, stream: bytes, *ends: int) -> t
         num_bytes = len(reader._buffer)
     end = "closed by the service" if reader.at_eof() else "open"
     try:
-        if writer.can_write_eof() and end == "open":
-            writer.write_eof()
+        if end == "open":
+            with suppress(RuntimeError):  # of uvloop: the service closes just now
+                writer.write_eof()
         received = await reader.read()
     except ConnectionError as failure:
         received, end = bytes(reader._buffer), type(failure).__name__
@@ -185,18 +187,20 @@ async def test_equal_answers(pair: Pair, kind: str):
     for request in STREAMS[kind]:
         stream = KNOWN + request + request + KNOWN + LAST
         ends = [len(KNOWN), len(KNOWN + request), len(KNOWN + request + request)]
+        await check_equal(pair, stream)
         answers = await check_equal(pair, stream, *ends)
         assert answers.startswith(b"HTTP/1.1 200 OK\r\n")
         await check_equal(pair, request[: len(request) // 2])
+    assert pair[0].statuses.count(200) > len(STREAMS[kind]), "known requests are planned"
 
 
 @pytest.mark.asyncio(loop_scope="module")
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(3))
 async def test_equal_answers_to_changed_bytes(pair: Pair, seed: int):
     """Some bytes of a header or of a description are others, missing, or there twice."""
     rng = random.Random(seed)
     start = KNOWN.index(b"\r\n\r\n") + 300
-    for _ in range(60):
+    for _ in range(40):
         changed = bytearray(KNOWN)
         for _ in range(rng.choice((1, 1, 1, 2, 5))):
             at = rng.randrange(start)
@@ -209,4 +213,5 @@ async def test_equal_answers_to_changed_bytes(pair: Pair, seed: int):
                     changed[at:at] = changed[at : at + rng.choice((1, 2, 20))]
         end = rng.randrange(len(changed))
         stream = KNOWN + bytes(changed) + KNOWN + LAST
+        await check_equal(pair, stream)
         await check_equal(pair, stream, len(KNOWN), len(KNOWN) + end)
