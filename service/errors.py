@@ -5,7 +5,7 @@ ServiceError
   +- BadTensor               a tensor of the message is missing or not valid
   |    +- MissingTensor      the message lacks a tensor that the route requires
   |    +- ConflictingTensors the message has tensors that exclude each other
-  +- BadRequest              the request is not valid HTTP/1.1
+  +- BadRequest              the request is not valid HTTP
   +- BadHeader               a header has a value that is not valid
   +- HeaderTooLarge          the header of the request is over a limit
   +- TargetTooLong           the target of the request is over the limit
@@ -58,7 +58,7 @@ class ConflictingTensors(BadTensor):
 
 
 class BadRequest(ServiceError):
-    """The request is not valid HTTP/1.1."""
+    """The request is not valid HTTP."""
 
 
 class BadHeader(ServiceError):

@@ -55,6 +55,8 @@ rope_core.rotary
 rope_core.angles
 rope_core.backends rope_core.hf
 rope_core.kernels
+rope_core.compiled
+rope_core.torch_rotation
 rope_core.builds
 rope_core.calls rope_core.length rope_core.positions rope_core.presets
 rope_core.config rope_core.ragged rope_core.inference

@@ -12,6 +12,14 @@ from service.errors import BadHeader, BadRequest, ExpectationFailed, HeaderTooLa
 
 _END = b"\r\n\r\n"
 
+MAX_CACHED_BYTES = 2**11
+"""Longest header that is kept."""
+
+MAX_CACHED_HEADERS = 256
+"""Headers that are kept. When there are more, all are dropped."""
+
+_READ_HERE = frozenset((b"host", b"content-length", b"transfer-encoding", b"expect"))
+
 _HOST = re.compile(
     rb"(\[[0-9A-Fa-f:.]+\]|([A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*)(:[0-9]{0,5})?"
 )
@@ -33,6 +41,8 @@ class RequestHeader(NamedTuple):
 
     method: str
     version: str
+    path: str
+    """Decoded."""
     raw_path: bytes
     query: bytes
     fields: Headers
@@ -43,11 +53,6 @@ class RequestHeader(NamedTuple):
     """Declared bytes of the body; None: the body is chunked."""
     expects_continue: bool
     """Whether the client waits for `100 Continue` before it sends the body."""
-
-    @property
-    def path(self) -> str:
-        """The path, decoded."""
-        return decode_path(self.raw_path)
 
 
 class HeaderParser:
@@ -65,6 +70,8 @@ class HeaderParser:
         """The last bytes, in which the end may have begun."""
         self._is_complete = False
         self._keep_alive = False
+        self._values: dict[bytes, list[bytes]] = {}
+        """Values of the fields that say how to read the request."""
         self.num_bytes = 0
         """Bytes so far, with empty lines before the request."""
         self.target = b""
@@ -134,6 +141,7 @@ class HeaderParser:
         return RequestHeader(
             method,
             version,
+            decode_path(raw_path),
             raw_path,
             query or b"",
             self.fields,
@@ -148,26 +156,27 @@ class HeaderParser:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Append a field; called by httptools."""
-        self.fields.append((name.lower(), value))
+        name = name.lower()
+        self.fields.append((name, value))
+        if name in _READ_HERE:
+            self._values.setdefault(name, []).append(value.strip(b" \t"))
 
     def on_headers_complete(self) -> None:
         """Keep what httptools knows at the end; called by httptools."""
         self._is_complete = True
         self._keep_alive = self._parser.should_keep_alive()
 
-    def _values(self, name: bytes) -> list[bytes]:
-        return [value.strip(b" \t") for other, value in self.fields if other == name]
-
     def _check_host(self, version: str) -> None:
-        hosts = self._values(b"host")
+        hosts = self._values.get(b"host", ())
         if len(hosts) != 1 and (hosts or version == "1.1"):
             raise BadHeader(f"Host must be given once, got {len(hosts)} times")
         if hosts and not _HOST.fullmatch(hosts[0]):
             raise BadHeader("Host must be a name or an address, and a port")
 
     def _content_length(self, version: str) -> int | None:
-        lengths, codings = self._values(b"content-length"), self._values(b"transfer-encoding")
-        if codings:
+        lengths = self._values.get(b"content-length", ())
+        codings = self._values.get(b"transfer-encoding")
+        if codings is not None:
             if version == "1.0":
                 raise BadHeader("Transfer-Encoding cannot be used in HTTP/1.0")
             if [coding.lower() for coding in codings] != [b"chunked"]:
@@ -180,14 +189,40 @@ class HeaderParser:
         return int(lengths[0]) if lengths else 0
 
     def _expects_continue(self) -> bool:
-        expected = {value.lower() for value in self._values(b"expect")}
-        if expected - {b"100-continue"}:
+        expected = self._values.get(b"expect", ())
+        if any(value.lower() != b"100-continue" for value in expected):
             raise ExpectationFailed("Expect must be 100-continue")
         return bool(expected)
 
     def _target_too_long(self) -> TargetTooLong:
         limit = self._limits.max_target_bytes
         return TargetTooLong(f"the target of a request may have at most {limit:,} bytes")
+
+
+class HeaderCache:
+    """Headers that were parsed before: most clients send the same bytes again and again.
+
+    Args:
+        limits: of headers.
+    """
+
+    def __init__(self, limits: HeaderLimits) -> None:
+        self.limits = limits
+        self._headers: dict[bytes, RequestHeader] = {}
+
+    def find(self, data: bytes, start: int) -> tuple[RequestHeader, int] | None:
+        """Return the header at `start`, and where it ends; None if it was not parsed before."""
+        end = data.find(_END, start, start + MAX_CACHED_BYTES) + len(_END)
+        header = self._headers.get(data[start:end])
+        return None if header is None else (header, end)
+
+    def add(self, text: bytes, header: RequestHeader) -> None:
+        """Keep a header."""
+        if len(text) > MAX_CACHED_BYTES:
+            return
+        if len(self._headers) >= MAX_CACHED_HEADERS:
+            self._headers.clear()
+        self._headers[text] = header
 
 
 def decode_path(raw_path: bytes) -> str:

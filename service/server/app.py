@@ -69,7 +69,7 @@ def build_app(oip_state: OipState, device_threads: ThreadPoolExecutor) -> Reques
     return RequestMiddleware(
         app,
         hot=hot,
-        paths=frozenset(getattr(route, "path", "") for route in routes),
+        paths=frozenset(getattr(route, "path", "") for route in routes) - {""},
         request_log=RequestLog(service.metrics, logged=service.settings.logs_requests, quiet=QUIET),
         describe=_describe,
         lifecycle=lifecycle,

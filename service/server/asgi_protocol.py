@@ -1,29 +1,23 @@
 """HTTP/1.1 between a connection and the ASGI application: requests in, answers out, in order."""
 
 import asyncio
-import fcntl
-import logging
-import termios
-from array import array
 from collections import deque
-from collections.abc import Callable
 from typing import Any, cast
 
 import uvicorn
-from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr
 from uvicorn.server import ServerState
 
 from service.asgi import io
 from service.asgi.middleware import QUIET
 from service.asgi.request_body import ChunkedBody, SizedBody
-from service.asgi.request_header import HeaderParser, RequestHeader, decode_path
+from service.asgi.request_header import HeaderParser, RequestHeader
 from service.errors import Overloaded, ServiceError, SlowRequest
-from service.server.asgi_cycle import AsgiCycle
+from service.server.asgi_cycle import COMMON_SCOPE, AsgiCycle, Flow, refusal_scope, request_scope
 from service.server.connection_deadlines import Pending, Phase, Watch
+from service.server.connection_draining import has_unread_bytes
 from service.server.connection_limits import ConnectionLimits
-
-_log = logging.getLogger("uvicorn.error")
 
 MAX_DROPPED_BYTES = 512 * 2**20
 """Bytes that are read and dropped, so that a client which sends first and reads then finds the
@@ -31,20 +25,6 @@ answer. Twice the default limit of a body."""
 
 FIRST_REQUEST_S = 2.0
 """Seconds that a client without a request gets to send its first one when the service ends."""
-
-
-class _Flow(FlowControl):
-    """Tells when reading goes on after a pause."""
-
-    def __init__(self, transport: asyncio.Transport, on_resume: Callable[[], None]) -> None:
-        super().__init__(transport)
-        self._on_resume = on_resume
-
-    def resume_reading(self) -> None:
-        """Go on reading."""
-        if self.read_paused:
-            super().resume_reading()
-            self._on_resume()
 
 
 class AsgiProtocol(asyncio.Protocol):
@@ -73,8 +53,7 @@ class AsgiProtocol(asyncio.Protocol):
         only_status: bool = False,
     ) -> None:
         self._app = config.loaded_app
-        self._server_state = server_state
-        self._app_state = app_state
+        self.server_state = server_state
         self._limits = limits
         self._given_watch = watch
         self._only_status = only_status
@@ -84,7 +63,6 @@ class AsgiProtocol(asyncio.Protocol):
         """The request whose body is being received."""
         self._cycles: deque[AsgiCycle] = deque()
         """Requests without a complete answer. The application answers the first one."""
-        self._had_request = False
         self._has_last_request = False
         """Whether the rest of what the client sends is dropped."""
         self._num_dropped = 0
@@ -93,6 +71,8 @@ class AsgiProtocol(asyncio.Protocol):
         """When the header, the body or the closing began that is in progress."""
         self._num_received = 0
         """Bytes of the body since then."""
+        self._is_new = False
+        """Whether the connection waits for something new, so that `_since` must be set."""
 
     @property
     def is_free(self) -> bool:
@@ -107,25 +87,26 @@ class AsgiProtocol(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport."""
         self._transport = cast(asyncio.Transport, transport)
-        self._flow = _Flow(self._transport, self._restart_body)
+        self._loop = asyncio.get_running_loop()
+        self.flow = Flow(self._transport, self._restart_body)
         if self._given_watch is None:
             self._watch = self._limits.deadlines.watch(self, self._transport)
             self._watch.check()
         else:
             self._watch = self._given_watch
-        self._server_state.connections.add(cast(Any, self))
-        self._addresses = {
+        self.server_state.connections.add(cast(Any, self))
+        self._scope = COMMON_SCOPE | {
             "server": get_local_addr(self._transport),
             "client": get_remote_addr(self._transport),
         }
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the application that the client has left."""
-        self._server_state.connections.discard(cast(Any, self))
+        self.server_state.connections.discard(cast(Any, self))
         for cycle in self._cycles:
             cycle.disconnect()
         self._cycles.clear()
-        self._flow.resume_writing()
+        self.flow.resume_writing()
         self._watch.stop()
 
     def data_received(self, data: bytes) -> None:
@@ -134,6 +115,8 @@ class AsgiProtocol(asyncio.Protocol):
         while at < len(data) and not self._has_last_request:
             read = self._read_header if self._receiving is None else self._read_body
             at = read(data, at)
+        if self._is_new and self._is_in_request:
+            self._start_waiting()
         self._num_dropped += len(data) - at
         if self._is_lingering and self._num_dropped > MAX_DROPPED_BYTES:
             self._transport.close()
@@ -141,19 +124,19 @@ class AsgiProtocol(asyncio.Protocol):
     def pause_writing(self) -> None:
         """Let the application wait: the client does not read."""
         self._watch.pause_writing()
-        self._flow.pause_writing()
+        self.flow.pause_writing()
 
     def resume_writing(self) -> None:
         """Let the application go on."""
         self._watch.resume_writing()
-        self._flow.resume_writing()
+        self.flow.resume_writing()
 
     def pending(self) -> Pending | None:
         """Return what the connection waits for; None: the client waits for the connection."""
         if self._is_lingering:
             return Pending(Phase.CLOSE, self._since)
         if self._is_in_request and not self._has_last_request:
-            if self._flow.read_paused:
+            if self.flow.read_paused:
                 return None
             phase = Phase.BODY if self._header is None else Phase.HEADER
             return Pending(phase, self._since, self._num_received)
@@ -174,9 +157,8 @@ class AsgiProtocol(asyncio.Protocol):
         cycle, parser = self._receiving, self._header
         if cycle is None:
             assert parser is not None, "a header is being received"
-            path = decode_path(parser.target.partition(b"?")[0])
-            scope = {"method": parser.method or "-", "path": path, "headers": parser.fields}
-            self._add(scope | {io.REFUSAL: failure}, SizedBody(0), keep_alive=False)
+            scope = refusal_scope(self._scope, parser, failure)
+            self._add(AsgiCycle(self, scope, SizedBody(0), keep_alive=False))
         elif cycle.response_complete:
             self.close()
         else:
@@ -201,58 +183,78 @@ class AsgiProtocol(asyncio.Protocol):
         if self._num_dropped or self._is_in_request:
             self._has_last_request = self._is_lingering = True
             self._header = self._receiving = None
-            self._flow.resume_reading()
+            self.flow.resume_reading()
             self._transport.write_eof()
             self._start_waiting()
         else:
             self._transport.close()
         self._watch.check_writing()
 
+    def end_response(self) -> None:
+        """Start the next request."""
+        self.server_state.total_requests += 1
+        if self._cycles:
+            self._cycles.popleft()
+        if self.is_closing():
+            self._cycles.clear()
+            return
+        self.flow.resume_reading()
+        if self._cycles:
+            self._start(self._cycles[0])
+        else:
+            self._watch.start_idle()
+
     def shutdown(self) -> None:
         """Close when no request is in flight; called when the service ends.
 
         A client that has just connected is about to send a request, so it gets FIRST_REQUEST_S.
         """
-        if self._had_request:
+        if self._cycles or self._watch.is_used:
             self._close_after_requests()
         else:
-            asyncio.get_running_loop().call_later(FIRST_REQUEST_S, self._close_after_requests)
+            self._loop.call_later(FIRST_REQUEST_S, self._close_after_requests)
 
     def _read_header(self, data: bytes, at: int) -> int:
-        is_new = self._header is None
-        parser = self._header = self._header or HeaderParser(self._limits.header)
+        headers, parser, start = self._limits.headers, self._header, at
+        if parser is None:
+            found = headers.find(data, at)
+            if found is not None:
+                self._begin(found[0])
+                return found[1]
+            parser = self._header = HeaderParser(headers.limits)
+            self._is_new = True
         try:
             at = parser.feed(data, at)
             header = parser.result()
-            if header is not None and self._only_status and header.path not in QUIET:
-                raise Overloaded("the service has too many connections")
         except ServiceError as failure:
             self.refuse(failure)
             return at
         if header is not None:
+            if at - start == parser.num_bytes:
+                headers.add(data[start:at], header)
             self._header = None
             self._begin(header)
-        elif is_new:
-            self._start_waiting()
         return at
 
     def _begin(self, header: RequestHeader) -> None:
         length = header.content_length
-        body = ChunkedBody() if length is None else SizedBody(length)
-        scope = {
-            "method": header.method,
-            "path": header.path,
-            "raw_path": header.raw_path,
-            "query_string": header.query,
-            "http_version": header.version,
-            "headers": header.fields,
-        }
-        cycle = self._add(scope, body, header.keep_alive, header.expects_continue)
-        if not body.is_complete:
-            self._receiving = cycle
-            self._start_waiting()
-        else:
+        scope = request_scope(self._scope, header)
+        is_refused = self._only_status and header.path not in QUIET
+        if is_refused:
+            scope[io.REFUSAL] = Overloaded("the service has too many connections")
+        cycle = AsgiCycle(
+            self,
+            scope,
+            ChunkedBody() if length is None else SizedBody(length),
+            keep_alive=header.keep_alive and not is_refused,
+            expects_continue=header.expects_continue,
+        )
+        self._add(cycle)
+        if cycle.body_reader.is_complete:
             self._end_request(cycle)
+        else:
+            self._receiving = cycle
+            self._is_new = True
 
     def _read_body(self, data: bytes, at: int) -> int:
         cycle = self._receiving
@@ -261,14 +263,14 @@ class AsgiProtocol(asyncio.Protocol):
         body = bytearray() if is_answered else cycle.body
         start = at
         try:
-            at = cycle.request_body.feed(data, at, body)
+            at = cycle.body_reader.feed(data, at, body)
             self._num_received += at - start
         except ServiceError as failure:
             self.refuse(failure)
             return at
         if len(body) > HIGH_WATER_LIMIT and not is_answered:
-            self._flow.pause_reading()
-        if cycle.request_body.is_complete:
+            self.flow.pause_reading()
+        if cycle.body_reader.is_complete:
             self._receiving = None
             self._end_request(cycle)
         else:
@@ -281,67 +283,23 @@ class AsgiProtocol(asyncio.Protocol):
         cycle.message_event.set()
         self._has_last_request = not cycle.keep_alive
 
-    def _add(
-        self,
-        scope: dict[str, Any],
-        body: SizedBody | ChunkedBody,
-        keep_alive: bool,
-        expects_continue: bool = False,
-    ) -> AsgiCycle:
+    def _add(self, cycle: AsgiCycle) -> None:
         """Add a request, which the application answers after those before it."""
-        common = {
-            "type": "http",
-            "asgi": {"version": "3.0", "spec_version": "2.3"},
-            "http_version": "1.1",
-            "scheme": "http",
-            "root_path": "",
-            "query_string": b"",
-            "state": self._app_state.copy(),
-        }
-        cycle = AsgiCycle(
-            scope=cast(Any, common | self._addresses | scope),
-            transport=cast(Any, self),
-            flow=self._flow,
-            logger=_log,
-            access_logger=_log,
-            access_log=False,
-            default_headers=self._server_state.default_headers,
-            message_event=asyncio.Event(),
-            expect_100_continue=expects_continue,
-            keep_alive=keep_alive,
-            on_response=self._on_response,
-        )
-        cycle.request_body = body
-        self._had_request = True
         self._cycles.append(cycle)
         if len(self._cycles) == 1:
             self._start(cycle)
         else:
-            self._flow.pause_reading()
-        return cycle
+            self.flow.pause_reading()
 
     def _start(self, cycle: AsgiCycle) -> None:
-        task = asyncio.create_task(cycle.run_asgi(self._app))
-        self._server_state.tasks.add(task)
-        task.add_done_callback(self._server_state.tasks.discard)
-
-    def _on_response(self) -> None:
-        """Start the next request."""
-        self._server_state.total_requests += 1
-        if self._cycles:
-            self._cycles.popleft()
-        if self.is_closing():
-            self._cycles.clear()
-            return
-        self._flow.resume_reading()
-        if self._cycles:
-            self._start(self._cycles[0])
-        else:
-            self._watch.start_idle()
+        task = self._loop.create_task(cycle.run_asgi(self._app))
+        self.server_state.tasks.add(task)
+        task.add_done_callback(self.server_state.tasks.discard)
 
     def _start_waiting(self) -> None:
         """Note that the connection waits for the client from now on."""
         self._since, self._num_received = self._limits.deadlines.time(), 0
+        self._is_new = False
         self._watch.check()
 
     def _restart_body(self) -> None:
@@ -353,21 +311,5 @@ class AsgiProtocol(asyncio.Protocol):
         """Close after the answer to a request in flight or partly received, else now."""
         if self._cycles:
             self._cycles[-1].keep_alive = False
-        elif not self._has_partial_request():
-            self.close()
-
-    def _has_partial_request(self) -> bool:
-        """Return whether part of a request was received; its answer closes the connection.
-
-        Closing a connection with unread bytes resets it: the request would be lost silently.
-        """
-        if self._transport.is_closing():
-            return False
-        return self._is_in_request or num_unread_bytes(self._transport) > 0
-
-
-def num_unread_bytes(transport: asyncio.Transport) -> int:
-    """Return how many bytes the kernel has received and nobody has read."""
-    unread = array("i", [0])
-    fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.FIONREAD, unread)
-    return unread[0]
+        elif not (self._is_in_request or has_unread_bytes(self._transport)):
+            self.close()  # else the answer to the partly received request closes

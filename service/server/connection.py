@@ -19,8 +19,7 @@ from service.errors import ClientLeft, TimedOut
 from service.observability.request_log import Record
 from service.planned.plan import Plan, PlannedEntry
 from service.planned.planner import Match
-from service.server import asgi_protocol
-from service.server.asgi_protocol import AsgiProtocol, num_unread_bytes
+from service.server.asgi_protocol import AsgiProtocol
 from service.server.connection_deadlines import Pending, Phase
 from service.server.connection_limits import STATUS_CONNECTIONS, ConnectionLimits
 from service.server.planned_answer import render_answer, send
@@ -67,8 +66,6 @@ class Connection(asyncio.BufferedProtocol):
         """What came behind the request in progress, or the start of a request."""
         self._begun: tuple[Match, float] | None = None
         """A request of which the description is not complete, and when its header arrived."""
-        self._is_new = True
-        """Whether the client has sent nothing yet."""
         self._is_reading_paused = False
         self._is_ending = False
         """Whether the connection closes after the next answer, which says so."""
@@ -97,7 +94,7 @@ class Connection(asyncio.BufferedProtocol):
         entry, begun = self._entry, self._begun
         body = self._take_body()
         if body is not None:
-            self._planned.admission.release(body.charged_bytes)
+            self._planned.admission.charged_bytes -= body.charged_bytes
             self._record_left(body.route, body.identifiers, body.arrived)
         elif begun is not None:
             match, arrived = begun
@@ -139,13 +136,15 @@ class Connection(asyncio.BufferedProtocol):
             start = len(plan.prefix)
             body = planned.receive(plan, None, data, start, start + plan.num_bytes)
             if body is not None:
-                self._take(body, data, start)
+                if start + plan.num_bytes == nbytes:
+                    self._submit(body)
+                else:
+                    self._take(body, data, start)
                 return
         self._read(data)
 
     def _read(self, data: memoryview) -> None:
         """Handle bytes that are not the start of another request of the last plan."""
-        self._is_new = False
         if self._ordinary is not None and not self._ordinary.is_free:
             self._ordinary.data_received(bytes(data))
         elif self._entry is not None:
@@ -215,7 +214,7 @@ class Connection(asyncio.BufferedProtocol):
         """Put a request whose body is complete into the queue, or answer it the ordinary way."""
         self._entry = self._planned.submit(body, self._answer)
         if self._entry is None:
-            self._planned.admission.release(body.charged_bytes)
+            self._planned.admission.charged_bytes -= body.charged_bytes
             unread, self._unread = bytes(self._unread), b""
             self._read_ordinary(body.prefix)
             self._read_ordinary(bytes(body.slab.memory[: body.num_bytes]))
@@ -223,14 +222,18 @@ class Connection(asyncio.BufferedProtocol):
 
     def _read_ordinary(self, data: bytes) -> None:
         """Hand bytes to `AsgiProtocol`."""
+        ordinary = self._make_ordinary()
+        if data and not self._transport.is_closing():
+            ordinary.data_received(data)
+
+    def _make_ordinary(self) -> AsgiProtocol:
         if self._ordinary is None:
             self._ordinary = AsgiProtocol(
                 *self._ordinary_arguments, watch=self._watch, only_status=self._only_status
             )
             self._ordinary.connection_made(self._transport)
             self._server_state.connections.discard(cast(Any, self._ordinary))
-        if data and not self._transport.is_closing():
-            self._ordinary.data_received(data)
+        return self._ordinary
 
     def _answer(self, entry: PlannedEntry, outcome: Completed[Any] | Exception) -> None:
         """Send the answer of a request."""
@@ -275,7 +278,7 @@ class Connection(asyncio.BufferedProtocol):
         """Record an answered request, free its memory, and go on with the next one."""
         planned, transport = self._planned, self._transport
         status, self._status, self._entry = self._status, 0, None
-        planned.admission.release(entry.charged_bytes)
+        planned.admission.charged_bytes -= entry.charged_bytes
         self._server_state.total_requests += 1
         route, seconds = entry.call.plan.answer.route, time.monotonic() - entry.arrived
         planned.record(
@@ -291,10 +294,10 @@ class Connection(asyncio.BufferedProtocol):
             transport.resume_reading()
         if self._unread:
             asyncio.get_running_loop().call_soon(self._read_unread)
-        elif self._is_ending:
-            self._close_if_idle()
         else:
             self._watch.start_idle()
+            if self._is_ending:
+                self.shutdown()
 
     def _record_left(self, route: str, fields: Mapping[bytes, bytes], arrived: float) -> None:
         """Record a request whose client left before its body was complete."""
@@ -314,50 +317,25 @@ class Connection(asyncio.BufferedProtocol):
 
     def refuse_slow(self, phase: Phase) -> None:
         """Refuse the request whose header or body arrives too slowly."""
-        self._hand_over()
-        assert self._ordinary is not None, "it has the request now"
-        self._ordinary.refuse_slow(phase)
+        self._hand_over().refuse_slow(phase)
 
     def _expire(self) -> None:
         """Refuse the request whose body is not complete at its deadline."""
-        self._hand_over()
-        assert self._ordinary is not None, "it has the request now"
-        self._ordinary.refuse(TimedOut())
+        self._hand_over().refuse(TimedOut())
 
-    def _hand_over(self) -> None:
+    def _hand_over(self) -> AsgiProtocol:
         """Let `AsgiProtocol` answer the request of which a part was received."""
-        body, begun, unread = self._take_body(), self._begun, bytes(self._unread)
+        body, begun = self._take_body(), self._begun
         if body is not None:
-            self._planned.admission.release(body.charged_bytes)
+            self._planned.admission.charged_bytes -= body.charged_bytes
             self._read_ordinary(body.prefix)
         elif begun is not None:
-            self._begun, self._unread = None, b""
+            unread, self._begun, self._unread = bytes(self._unread), None, b""
             self._read_ordinary(unread)
+        return self._make_ordinary()
 
     def shutdown(self) -> None:
-        """Close when no request is in flight; called when the service ends.
-
-        A client that has just connected is about to send a request, so it gets FIRST_REQUEST_S.
-        """
+        """Close when no request is in progress; called when the service ends."""
         self._is_ending = True
-        if self._is_new:
-            loop = asyncio.get_running_loop()
-            loop.call_later(asgi_protocol.FIRST_REQUEST_S, self._close_if_idle)
-        else:
-            self._close_if_idle()
-
-    def _close_if_idle(self) -> None:
-        """Close, unless a request is in progress or its first bytes are here: its answer closes.
-
-        Closing a connection with unread bytes resets it: the request would be lost silently.
-        """
-        if self._ordinary is not None and not self._ordinary.is_free:
-            self._ordinary.shutdown()
-        elif (
-            self._entry is None
-            and self._body is None
-            and not self._unread
-            and not self._transport.is_closing()
-            and not num_unread_bytes(self._transport)
-        ):
-            self._transport.close()
+        if self._entry is None and self._body is None and not self._unread:
+            self._make_ordinary().shutdown()

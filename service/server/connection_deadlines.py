@@ -101,7 +101,8 @@ class Deadlines:
         self, timeouts: Timeouts, timer: Callable[[], Timer] = asyncio.get_running_loop
     ) -> None:
         self.timeouts = timeouts
-        self._timer = timer
+        self._find_timer = timer
+        self._timer: Timer | None = None
         self._watches: dict[int, dict[Watch, None]] = {}
         """By the tick at which they are looked at."""
         self._handle: Handle | None = None
@@ -114,7 +115,9 @@ class Deadlines:
 
     def time(self) -> float:
         """Return the time in seconds."""
-        return self._timer().time()
+        if self._timer is None:
+            self._timer = self._find_timer()
+        return self._timer.time()
 
     def due(self, pending: Pending) -> float:
         """Return when a connection has waited for too long."""
@@ -150,7 +153,8 @@ class Deadlines:
         if self._handle is not None:
             self._handle.cancel()
         self._armed_tick = tick
-        self._handle = self._timer().call_at(tick * TICK_S, self._sweep)
+        assert self._timer is not None, "every watch has read the time"
+        self._handle = self._timer.call_at(tick * TICK_S, self._sweep)
 
     def _sweep(self) -> None:
         """Look at the connections whose tick has come."""
@@ -172,8 +176,8 @@ class Watch:
     """The deadline of one connection."""
 
     __slots__ = (
-        *("_connection", "_deadlines", "_idle_since", "_is_used", "_tick", "_transport"),
-        *("_unread", "_unread_since"),
+        *("_connection", "_deadlines", "_idle_since", "is_used", "_look_at", "_tick"),
+        *("_transport", "_unread", "_unread_since"),
     )
 
     def __init__(
@@ -183,27 +187,26 @@ class Watch:
         self._connection = connection
         self._transport = transport
         self._tick: int | None = None
+        self._look_at = math.inf
         """When the connection is looked at."""
-        self._is_used = False
+        self.is_used = False
+        """Whether a request was answered."""
         self._unread: int | None = None
         """Bytes that the client had not read at the last look; None: nothing waits to be sent."""
         self._unread_since = self._idle_since = deadlines.time()
 
     def idle(self) -> Pending:
         """Return that the connection waits for a request."""
-        phase = Phase.NEXT_REQUEST if self._is_used else Phase.FIRST_REQUEST
+        phase = Phase.NEXT_REQUEST if self.is_used else Phase.FIRST_REQUEST
         return Pending(phase, self._idle_since)
 
     def start_idle(self) -> None:
         """Note that an answer is complete and no request follows yet."""
-        deadlines = self._deadlines
-        self._is_used = True
-        self._idle_since = now = deadlines.time()
+        self.is_used = True
+        self._idle_since = now = self._deadlines.time()
         self._unread = None
-        if self._transport.get_write_buffer_size():
-            self.check_writing()
-        if self._tick is None or self._tick * TICK_S > now + deadlines.timeouts.keep_alive_s:
-            self.check()
+        is_sent = not self._transport.get_write_buffer_size()
+        self._look_by(now + (self._deadlines.timeouts.keep_alive_s if is_sent else self._look_s))
 
     def check(self) -> None:
         """Look at the connection when its deadline has passed: it waits for something new."""
@@ -229,11 +232,11 @@ class Watch:
         """Forget the connection: it is closed."""
         if self._tick is not None:
             self._deadlines.remove(self, self._tick)
-            self._tick = None
+        self._tick, self._look_at = None, -math.inf
 
     def look(self, now: float) -> None:
         """End what has waited for too long."""
-        self._tick = None
+        self._tick, self._look_at = None, math.inf
         if self._is_stalled(now):
             self._reset()
             return
@@ -249,12 +252,12 @@ class Watch:
 
     def _look_by(self, when: float) -> None:
         """Look at the connection at `when` or before."""
-        tick = math.ceil(when / TICK_S)
+        if when >= self._look_at:
+            return
         if self._tick is not None:
-            if self._tick <= tick:
-                return
             self._deadlines.remove(self, self._tick)
-        self._tick = tick
+        self._tick = tick = math.ceil(when / TICK_S)
+        self._look_at = tick * TICK_S
         self._deadlines.add(self, tick)
 
     def _expire(self, phase: Phase) -> None:
@@ -280,8 +283,10 @@ class Watch:
         num_unread = self._num_unread()
         if self._unread is None or num_unread < self._unread:
             self._unread, self._unread_since = num_unread, now
+        if now - self._unread_since >= self._deadlines.timeouts.write_stall_s:
+            return True
         self._look_by(now + self._look_s)
-        return now - self._unread_since >= self._deadlines.timeouts.write_stall_s
+        return False
 
     def _num_unread(self) -> int:
         """Return the bytes that wait here and in the kernel until the client acknowledges them.

@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import Sequence
+from http import HTTPStatus
 from typing import Any
 
 from service.asgi import io
@@ -42,14 +43,18 @@ def render_answer(
         if entry.message_id and answer.with_id is not None:
             fields, preamble = answer.with_id(entry.message_id)
         fields = b"%b%b: %b\r\n" % (fields, name, timing)
-    start = b"%b%bx-request-id: %b\r\n%b\r\n%b" % (
-        planned.start_of_response(status, default_headers),
+    if status == HTTPStatus.OK and default_headers is planned.default_headers:
+        start = planned.start_of_success
+    else:
+        start = planned.start_of_response(status, default_headers)
+    header = b"%b%bx-request-id: %b\r\n%b\r\n%b" % (
+        start,
         fields,
         entry.request_id.encode(),
         b"connection: close\r\n" if closes else b"",
         preamble,
     )
-    return status, [start, *parts]
+    return status, [header, *parts]
 
 
 def send(transport: asyncio.Transport, fd: int, parts: Sequence[Buffer]) -> bool:

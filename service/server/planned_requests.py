@@ -20,7 +20,7 @@ from service.observability.request_log import Record, RequestLog
 from service.planned.header import MAX_HEADER_BYTES
 from service.planned.plan import Plan, PlannedEntry, PlannedJob
 from service.planned.planner import MAX_DESCRIPTION_BYTES, Match, Planner
-from service.server.received_body import ReceivedBody
+from service.server.received_body import NO_FIELDS, ReceivedBody
 from service.slab_pool import SlabPool
 
 log = logging.getLogger("rope.failures")
@@ -73,10 +73,11 @@ class PlannedRequests:
         self.landing_view = memoryview(self.landing)
         self._request_log = request_log
         self._records: list[Record] = []
-        self._default_headers: Headers = []
-        self._start_of_success = b""
-        self._process_id = secrets.token_hex(4)
-        self._next_id = count()
+        self.default_headers: Headers = []
+        self.start_of_success = b""
+        """Status line and `default_headers` of answers of status 200."""
+        self.new_id = map(f"{secrets.token_hex(4)}{{:08x}}".format, count()).__next__
+        """Returns an identifier for a request that has none."""
 
     def match(self, data: memoryview) -> Match | None:
         """Return what is known of the request at the start of `data`; None: it is not planned."""
@@ -117,16 +118,21 @@ class PlannedRequests:
             slab = self.slab_pool.lease(num_bytes)
         except Exception:
             log.exception("there is no memory for a body")
-            self.admission.release(charged_bytes)
+            self.admission.charged_bytes -= charged_bytes
             return None
-        prefix = plan.prefix if match is None and plan is not None else bytes(data[:start])
-        if arrived is None:
-            arrived = time.monotonic()
-        body = ReceivedBody(plan, match, prefix, slab, num_bytes, charged_bytes, arrived)
         part = data[start:end]
-        body.num_received = len(part)
-        slab.memory[: len(part)] = part
-        return body
+        num_received = len(part)
+        slab.memory[:num_received] = part
+        return ReceivedBody(
+            plan,
+            match,
+            plan.prefix if match is None and plan is not None else bytes(data[:start]),
+            slab,
+            num_bytes,
+            num_received,
+            charged_bytes,
+            time.monotonic() if arrived is None else arrived,
+        )
 
     def submit(self, body: ReceivedBody, answer: Answer) -> PlannedEntry | None:
         """Put a request whose body is complete into the queue; None if it cannot be there."""
@@ -134,15 +140,16 @@ class PlannedRequests:
             plan = body.plan or self._make_plan(body)
             if plan is None:
                 return None
+            match = body.match
             entry = PlannedEntry(
                 PlannedJob(plan, body.slab),
                 body.arrived,
                 body.arrived + plan.timeout_s,
                 body.charged_bytes,
                 answer,
-                self.request_id(body.identifiers),
-                body.message_id,
-                body.identifiers,
+                self.new_id() if match is None else self.request_id(match.identifiers),
+                b"" if match is None else match.description.message_id,
+                NO_FIELDS if match is None else match.identifiers,
             )
             self.batcher.enqueue(entry)
         except ServiceError:  # the ordinary way meets it again, and says it
@@ -154,18 +161,14 @@ class PlannedRequests:
 
     def request_id(self, identifiers: Mapping[bytes, bytes]) -> str:
         """Return the client's identifier of a request, or a new one."""
-        if b"x-request-id" in identifiers:
-            return ids.request_id(identifiers)
-        return f"{self._process_id}{next(self._next_id) & 0xFFFFFFFF:08x}"
+        return ids.request_id(identifiers) if b"x-request-id" in identifiers else self.new_id()
 
     def start_of_response(self, status: int, default_headers: Headers) -> bytes:
         """Return the status line and the server's own headers, which have the time in seconds."""
-        if status != HTTPStatus.OK:
-            return _STATUS_LINES[HTTPStatus(status)] + render_headers(default_headers)
-        if default_headers is not self._default_headers:
-            self._default_headers = default_headers
-            self._start_of_success = _STATUS_LINES[HTTPStatus.OK] + render_headers(default_headers)
-        return self._start_of_success
+        start = _STATUS_LINES[HTTPStatus(status)] + render_headers(default_headers)
+        if status == HTTPStatus.OK:
+            self.default_headers, self.start_of_success = default_headers, start
+        return start
 
     def record(self, record: Record) -> None:
         """Record an answered request, with all others of this iteration of the event loop."""

@@ -191,6 +191,19 @@ async def test_thousands_behind_each_other_in_one_packet():
     assert [each[4] for each in told(wire)] == ["ab"] * 3000
 
 
+async def test_a_request_gets_a_list_of_headers_of_its_own(monkeypatch):
+    """Also where the same header was parsed before."""
+
+    async def change(scope, receive, send) -> None:
+        scope["headers"].append((b"changed", b"yes"))
+        await tell(scope, receive, send)
+
+    monkeypatch.setattr(CONFIG, "loaded_app", change)
+    first, second = told(await answers(request() * 2))
+    assert first == second
+    assert [name for name, _ in first[5]].count("changed") == 1
+
+
 async def test_a_head_without_end_is_refused():
     packets = [b"GET / HTTP/1.1\r\nA: ", *[b"a" * 2**12] * 18]
     wire = await answers(*packets)

@@ -20,9 +20,10 @@ from service.observability.request_log import Record
 from service.oip.state import OipState
 from service.planned.planner import Planner
 from service.server.app import build_app
-from service.server.asgi_protocol import AsgiProtocol, num_unread_bytes
+from service.server.asgi_protocol import AsgiProtocol
 from service.server.bootstrap import build_service, lifespan
 from service.server.connection import Connection
+from service.server.connection_draining import has_unread_bytes
 from service.server.connection_limits import connection_limits
 from service.server.planned_requests import PlannedRequests
 from service.server.uvicorn_server import Server
@@ -204,7 +205,7 @@ async def settled(service: Running) -> None:
 
 def _has_unread(connection: Any) -> bool:
     transport = _transport(connection)
-    return not transport.is_closing() and num_unread_bytes(transport) > 0
+    return not transport.is_closing() and has_unread_bytes(transport)
 
 
 def _transport(connection: Any) -> asyncio.Transport:

@@ -152,6 +152,7 @@ async def test_lines_and_counters(monkeypatch: pytest.MonkeyPatch):
         await device.started()
         await settled(service)
         clients[0].leave()
+        await until(lambda: len(service.connections) == 11)
         device.release()
         statuses = Counter[int]()
         for client in clients[1:]:
