@@ -51,6 +51,7 @@ service.buffer_pool service.slab_pool service.wire
 service.pinned_memory
 service.errors service.lifecycle service.observability service.settings
 rope_core.reference rope_core.attention rope_core.merge rope_core.accuracy
+rope_core.table_rotation
 rope_core.rotary
 rope_core.angles
 rope_core.backends rope_core.hf

@@ -19,7 +19,7 @@ from typing import Generic
 from service.batching.call_queue import C, Entry, FutureEntry, R, next_batch
 from service.batching.run import Completed, Run
 from service.errors import DeviceLost, DeviceStuck, Expired, Overloaded, ShuttingDown, TimedOut
-from service.observability.metrics import Metrics
+from service.observability.metrics import Metrics, observe_all
 
 CloseReason = type[ShuttingDown] | type[DeviceLost] | type[DeviceStuck]
 """Why the batcher accepts no more calls."""
@@ -95,7 +95,7 @@ class Batcher(Generic[C, R]):
         return entry
 
     def enqueue(self, entry: Entry[C, R]) -> None:
-        """Put a call into the queue.
+        """Put a call into the queue, behind those that arrived earlier.
 
         Raises:
             Overloaded: too many calls are waiting.
@@ -106,7 +106,10 @@ class Batcher(Generic[C, R]):
         queue = self._queue
         if len(queue) >= self.max_queue_calls:
             raise Overloaded(f"{len(queue)} calls are waiting already")
-        queue.append(entry)
+        index = len(queue)
+        while index and queue[index - 1].arrived > entry.arrived:
+            index -= 1
+        queue.insert(index, entry)
         if self._running or self._is_paused:
             self._arm_timer(entry)
         if not self._is_dispatch_scheduled:
@@ -166,14 +169,17 @@ class Batcher(Generic[C, R]):
     def _dispatch(self) -> None:
         """Start the next run: on the event loop if it is short, else on a thread."""
         self._is_dispatch_scheduled = False
-        batch = next_batch(
-            self._queue, max_tokens=self.max_batch_tokens, max_bytes=self.max_batch_bytes
+        batch, is_short = next_batch(
+            self._queue,
+            max_tokens=self.max_batch_tokens,
+            max_bytes=self.max_batch_bytes,
+            inline_limit_s=self.inline_limit_s,
         )
         if not batch:
             return
         calls = list(map(_call, batch))
         started = time.monotonic()
-        if sum(map(_seconds, calls)) < self.inline_limit_s:
+        if is_short:
             self._complete(batch, started, self._run_bisecting(calls, self.restart_watchdog))
             return
         self._running.append(batch)
@@ -211,23 +217,29 @@ class Batcher(Generic[C, R]):
 
     def _complete(self, batch: list[Entry[C, R]], started: float, runs: Runs[R]) -> None:
         """Give each call its result, record metrics, and start the next run."""
-        entries = iter(batch)
+        entries, metrics = iter(batch), self.metrics
+        waits: list[float] = []
+        copies: list[float] = []
+        computes: list[float] = []
         num_tokens = 0
         for run in runs:
-            self.metrics.copy_seconds.observe(run.copy_s)
-            self.metrics.compute_seconds.observe(run.compute_s)
+            copies.append(run.copy_s)
+            computes.append(run.compute_s)
+            num_calls = len(run.results)
             for result in run.results:
                 entry = next(entries)
-                num_tokens += entry.call.num_tokens
                 queue_s = started - entry.arrived
-                self.metrics.queue_seconds.observe(queue_s)
+                waits.append(queue_s)
+                num_tokens += entry.call.num_tokens
                 if isinstance(result, Exception):
                     entry.resolve(result)
                 else:
-                    num_calls = len(run.results)
                     entry.resolve(Completed(result, queue_s, run.copy_s, run.compute_s, num_calls))
-        self.metrics.batch_requests.observe(len(batch))
-        self.metrics.batch_tokens.observe(num_tokens)
+        observe_all(metrics.queue_seconds, waits)
+        observe_all(metrics.copy_seconds, copies)
+        observe_all(metrics.compute_seconds, computes)
+        observe_all(metrics.batch_requests, (len(batch),))
+        observe_all(metrics.batch_tokens, (num_tokens,))
         if isinstance(result, DeviceLost):  # the last one, as no run succeeds after a loss
             self._fail(DeviceLost)
         if self._queue:

@@ -85,15 +85,23 @@ class FutureEntry(Entry[C, R]):
         self.start_watching(self)
 
 
-def next_batch(queue: deque[Entry[C, R]], *, max_tokens: int, max_bytes: int) -> list[Entry[C, R]]:
+def next_batch(
+    queue: deque[Entry[C, R]], *, max_tokens: int, max_bytes: int, inline_limit_s: float
+) -> tuple[list[Entry[C, R]], bool]:
     """Remove the next batch from the queue: the oldest call, and later ones with an equal key.
 
     The batch ends before the first call with this key that exceeds a limit. A call that exceeds a
     limit alone runs alone. Calls past their deadline fail.
+
+    Returns:
+        The batch, and whether its calls are estimated to take less than `inline_limit_s` together.
+        If the oldest call is, the batch ends before the first one that is too much.
     """
     batch: list[Entry[C, R]] = []
     skipped: list[Entry[C, R]] = []
     num_tokens = num_bytes = 0
+    seconds = 0.0
+    is_short = False
     now = time.monotonic()
     while queue:
         entry = queue.popleft()
@@ -101,14 +109,21 @@ def next_batch(queue: deque[Entry[C, R]], *, max_tokens: int, max_bytes: int) ->
         if entry.deadline <= now:
             entry.resolve(TimedOut())
             continue
-        if batch and call.batch_key != batch[0].call.batch_key:
+        if not batch:
+            key, is_short = call.batch_key, call.seconds < inline_limit_s
+        elif call.batch_key != key:
             skipped.append(entry)
             continue
         num_tokens += call.num_tokens
         num_bytes += call.num_bytes
-        if batch and (num_tokens > max_tokens or num_bytes > max_bytes):
+        seconds += call.seconds
+        if batch and (
+            num_tokens > max_tokens
+            or num_bytes > max_bytes
+            or (is_short and seconds >= inline_limit_s)
+        ):
             skipped.append(entry)
             break
         batch.append(entry)
     queue.extendleft(reversed(skipped))
-    return batch
+    return batch, is_short

@@ -34,6 +34,7 @@ CAPABILITIES = DeviceCapabilities(
     max_inflight=2,
     bytes_per_s=BYTES_PER_S,
     flops_per_s=1e14,
+    computes_on_host=False,
     builds_kernels=True,
     may_hang=True,
     inline_limit_s=0.0,

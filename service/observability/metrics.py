@@ -2,7 +2,6 @@
 
 import platform
 from bisect import bisect_left
-from collections import Counter as Multiset
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -93,8 +92,10 @@ class Metrics:
 
 def observe_all(histogram: Histogram, values: Sequence[float]) -> None:
     """Observe values as `histogram.observe` does, but increment each bucket only once."""
-    bounds = histogram._upper_bounds
-    counts = Multiset([bisect_left(bounds, value) for value in values])
+    bounds, counts = histogram._upper_bounds, dict[int, int]()
+    for value in values:
+        index = bisect_left(bounds, value)
+        counts[index] = counts.get(index, 0) + 1
     for index, num_values in counts.items():
         histogram._buckets[index].inc(num_values)
     histogram._sum.inc(sum(values))

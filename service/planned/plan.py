@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 
 from rope_core import Attend, Call, Result, Rotate
-from rope_core.calls import tensor_fields
+from rope_core.calls import tensor_fields, with_fields
 from service.asgi.io import Headers
 from service.batching.call_queue import Entry
 from service.batching.run import Completed
@@ -24,6 +24,14 @@ Parts = Sequence[Buffer]
 
 PLANNED_CALLS = (Rotate, Attend)
 """Calls that a request with a plan may have."""
+
+
+class PlannedResult(NamedTuple):
+    """What a runner returns for a call."""
+
+    parts: Parts
+    backend: str
+    """Name of the backend that computed."""
 
 
 class Description(NamedTuple):
@@ -95,6 +103,10 @@ class Plan:
     """Runs batches of calls of one kind; None: they are run as all others."""
 
     spans: tuple[TensorSpan, ...]
+
+    fields: Mapping[str, str] | None
+    """The tensor of each field of the call, by name; None: numbers have to be checked."""
+
     prepare: Callable[[Message], PreparedCall | Message]
     """Returns the call of a message; checks its numbers."""
 
@@ -111,6 +123,10 @@ class Plan:
             name: view_as_tensor(body, dtype, shape, offset)
             for name, dtype, shape, offset, _ in self.spans
         }
+        if self.fields is not None:
+            return with_fields(
+                self.job.call, {field: tensors[name] for field, name in self.fields.items()}
+            )
         prepared = self.prepare(Message(tensors, self.params))
         assert isinstance(prepared, PreparedCall), "a plan is made for calls of the device"
         return prepared.call
@@ -129,7 +145,7 @@ class PlannedJob:
         self.plan = plan
         self.slab = slab
         self.operation = plan.operation
-        self.runner = plan.runner
+        self.runner: Any = plan.runner
         self.batch_key = job.batch_key
         self.pack_key = job.pack_key
         self.num_tokens = job.num_tokens
@@ -172,6 +188,8 @@ class PlannedEntry(Entry[Any, Any]):
             self.answer(self, outcome)
 
 
-def answer_parts(result: Result) -> Parts:
+def answer_parts(result: Result | PlannedResult) -> Parts:
     """Return the tensors of a result as bytes."""
+    if isinstance(result, PlannedResult):
+        return result.parts
     return [view_as_bytes(tensor.contiguous()) for tensor in tensor_fields(result).values()]

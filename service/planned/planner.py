@@ -23,6 +23,7 @@ from service.planned import header
 from service.planned.header import MAX_HEADER_BYTES, MAX_IDENTIFIERS, Header
 from service.planned.oip import oip_routes
 from service.planned.plan import PLANNED_CALLS, Description, Plan, Readable, TensorSpan
+from service.planned.runners import runner_for
 from service.planned.v1 import V1Route
 from service.wire import Message
 
@@ -184,6 +185,10 @@ class Planner:
         job = _job(handler, call)
         if job.answer_bytes > handler.max_bytes(1):
             return None
+        spans = _spans(message)
+        runner = runner_for(call, job.backend, spans, handler.engine.device)
+        if runner is not None:
+            job = replace(job, batch_key=runner.batch_key)
         answer = Message(_answer_tensors(call))
         answer_bytes = sum(tensor.nbytes for tensor in answer.tensors.values())
         return Plan(
@@ -193,8 +198,9 @@ class Planner:
             charge_bytes=match.header.num_body_bytes + answer_bytes,
             job=job,
             operation=type(call),
-            runner=None,
-            spans=_spans(message),
+            runner=runner,
+            spans=spans,
+            fields=_unchecked_fields(call, message),
             prepare=partial(endpoint.read, resolver=handler.rope_resolver),
             params=message.params,
             answer=readable.format(answer),
@@ -220,6 +226,21 @@ def _depends_on_numbers(call: Rotate | Attend, message: Message) -> bool:
     if rope is None:
         return False
     return rope.arithmetic != "float64" or "length" in VARIANTS[rope.rope_type].parameters
+
+
+def _unchecked_fields(call: Rotate | Attend, message: Message) -> dict[str, str] | None:
+    """Return the tensor's name of each field of a call whose numbers are all valid, else None."""
+    names = {id(tensor): name for name, tensor in message.tensors.items()}
+    fields: dict[str, str] = {}
+    for field, tensor in tensor_fields(call).items():
+        is_valid = field in ("q", "k", "v")
+        if field in ("positions", "q_positions", "k_positions"):
+            has_limits = call.rope is not None and call.rope.whole_positions
+            is_valid = not (has_limits or tensor.dtype.is_floating_point)
+        if not is_valid or id(tensor) not in names:
+            return None
+        fields[field] = names[id(tensor)]
+    return fields
 
 
 def _spans(message: Message) -> tuple[TensorSpan, ...]:
