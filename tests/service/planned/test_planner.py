@@ -9,6 +9,7 @@ import torch
 
 from rope_core import rotate
 from rope_core.calls import tensor_fields
+from service.asgi.request_header import HeaderLimits
 from service.lifecycle import Lifecycle
 from service.oip.state import OipState
 from service.planned.header import parse, without_identifiers
@@ -193,8 +194,13 @@ def test_headers_that_differ_each_time_cost_no_plan(planner):
 def test_a_part_of_a_request_matches_nothing_it_cannot_know(planner):
     data = v1(ROTATION)
     plan = plan_of(planner, data)
-    for end in range(len(plan.prefix)):
+    header_end = data.index(b"\r\n\r\n") + 4
+    for end in range(header_end):
         assert planner.match(data[:end]) is None
+    for end in range(header_end, len(plan.prefix)):
+        match = planner.match(data[:end])
+        assert match.plan is None
+        assert match.start > end, "the description is not complete"
     assert planner.match(data[: len(plan.prefix)]).plan is plan
 
 
@@ -242,12 +248,12 @@ def test_costs_of_packed_rows_are_those_of_the_longest_sequence(planner):
 
 def test_headers_with_wrong_bytes_have_no_plan():
     head = post("/v1/rotate", b"")
-    assert parse(head) is not None
+    assert parse(head, HeaderLimits()) is not None
     for position in range(len(head)):
         for byte in (0, 1, 10, 13, 127, 255):
             changed = bytearray(head)
             changed[position] = byte
             if bytes(changed) != head:
-                header = parse(bytes(changed))
+                header = parse(bytes(changed), HeaderLimits())
                 assert header is None or header.target == b"/v1/rotate" or byte > 126
     assert without_identifiers(head) == (head, {})
