@@ -65,9 +65,9 @@ class CountingPool(SlabPool):
         self.num_leased += 1
         return super().lease(num_bytes)
 
-    def give_back(self, owner: torch.Tensor) -> None:
+    def give_back(self, memory: Any) -> None:
         self.num_leased -= 1
-        super().give_back(owner)
+        super().give_back(memory)
 
 
 class RecordingRequests(PlannedRequests):
@@ -153,7 +153,7 @@ async def running(protocol: str = "planned", **settings: Any) -> AsyncIterator[R
     app = build_app(state, device_threads)
     planned = RecordingRequests(
         Planner(state),
-        CountingPool(),
+        CountingPool(2**26, handler.buffer_pool),
         handler.batcher,
         handler.admission,
         lifecycle,
