@@ -24,15 +24,15 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     /opt/pip/bin/pip --python /opt/torch/bin/python install ${TORCH_SPEC} \
     && rm -rf /opt/torch/lib/python*/site-packages/torch/include /opt/torch/lib/python*/site-packages/torch/test
 
-# Triton's C extension, so that the image needs no compiler; nothing if torch installs no Triton.
-# Debian's own Python has its headers in a separate package.
-FROM torch AS driver
-RUN mkdir -p /opt/rope/triton /opt/stub; \
-    if [ -d /opt/torch/lib/python*/site-packages/triton ]; then \
-        headers=$(python -c "import sysconfig; print(sysconfig.get_path('include', 'posix_prefix'))") \
-        && apt-get update \
-        && apt-get install -y --no-install-recommends gcc libc6-dev $(test -e "$headers/Python.h" || echo python3-dev); \
-    fi
+# The image itself needs no compiler. Debian's own Python has its headers in a separate package.
+FROM torch AS compiler
+RUN headers=$(python -c "import sysconfig; print(sysconfig.get_path('include', 'posix_prefix'))") \
+    && apt-get update \
+    && apt-get install -y --no-install-recommends gcc libc6-dev $(test -e "$headers/Python.h" || echo python3-dev)
+
+# Triton's C extension; nothing if torch installs no Triton.
+FROM compiler AS driver
+RUN mkdir -p /opt/rope/triton /opt/stub
 COPY service/__init__.py /src/service/
 COPY service/kernel_builds/__init__.py service/kernel_builds/triton_cache.py /src/service/kernel_builds/
 COPY deploy/build_cuda_utils.py /src/deploy/
@@ -40,6 +40,14 @@ RUN if [ -d /opt/torch/lib/python*/site-packages/triton ]; then \
         PYTHONPATH=/src TRITON_CACHE_DIR=/opt/rope/triton \
         /opt/torch/bin/python /src/deploy/build_cuda_utils.py /opt/stub; \
     fi
+
+# The wheel of the service, with the compiled rotation.
+FROM compiler AS wheel
+WORKDIR /src
+COPY . .
+RUN --mount=type=cache,target=/root/.cache/pip \
+    /opt/pip/bin/pip wheel --no-deps --wheel-dir /wheel . \
+    && /opt/pip/bin/python -m zipfile --list /wheel/*.whl | grep _rotary.abi3.so
 
 # Gigabytes of torch are a separate layer, which a new release of the service does not change.
 FROM torch AS service
@@ -51,9 +59,8 @@ COPY pyproject.toml constraints.txt ./
 RUN --mount=type=cache,target=/root/.cache/pip \
     python -c "import tomllib; print(*(d for d in tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'] if not d.startswith('torch')), sep='\n')" > needed.txt \
     && /opt/pip/bin/pip --python /opt/rope/bin/python install --constraint constraints.txt --requirement needed.txt
-COPY . .
-RUN --mount=type=cache,target=/root/.cache/pip \
-    /opt/pip/bin/pip --python /opt/rope/bin/python install --no-deps . \
+COPY --from=wheel /wheel /wheel
+RUN /opt/pip/bin/pip --python /opt/rope/bin/python install --no-deps /wheel/*.whl \
     && /opt/pip/bin/pip --python /opt/rope/bin/python check
 
 # Kernels for GPUs that the machine of the build does not have.

@@ -80,7 +80,7 @@ $(EXAMPLE)/.ready: examples/requirements-real-model.txt
 	touch $@
 
 # torch is installed first and pinned, because other requirements may select the large CUDA build
-$(READY): pyproject.toml constraints.txt clients/python/pyproject.toml
+$(READY): pyproject.toml setup.py rope_core/_rotary.c constraints.txt clients/python/pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet torch==2.13.0
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test]' --editable clients/python
@@ -92,4 +92,4 @@ $(TRITON)/.ready: Makefile
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(TRITON) $(EXAMPLE) .venv-peers build dist *.egg-info
+	rm -rf $(VENV) $(TRITON) $(EXAMPLE) .venv-peers build dist *.egg-info rope_core/*.so

@@ -3,7 +3,11 @@
 import torch
 from torch import Tensor
 
-TOLERANCE = {torch.float32: (1e-5, 1e-5), torch.bfloat16: (2**-7, 2e-2)}
+TOLERANCE = {
+    torch.float32: (1e-5, 1e-5),
+    torch.bfloat16: (2**-7, 2e-2),
+    torch.float16: (2**-10, 2e-3),
+}
 """Relative and absolute tolerance by dtype."""
 
 

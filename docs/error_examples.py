@@ -115,6 +115,42 @@ ROWS: tuple[Row, ...] = (
         protocols=("/v1", "/v2"),
     ),
     Row(
+        common.BadRequest,
+        "The bytes are not a request of HTTP/1.1, or the framing of its body is not valid.",
+        "Send requests with an HTTP library; the connection is closed.",
+        make=lambda: common.BadRequest("the header is not valid HTTP/1.1"),
+        protocols=("/v1", "/v2"),
+    ),
+    Row(
+        common.HeaderTooLarge,
+        "The header of the request has too many bytes or fields.",
+        "Send fewer fields, or raise ROPE_MAX_HEADER_BYTES or ROPE_MAX_HEADER_FIELDS.",
+        make=lambda: common.HeaderTooLarge("the header may have at most 100 fields"),
+        protocols=("/v1", "/v2"),
+    ),
+    Row(
+        common.TargetTooLong,
+        "Path and query of the request are too long.",
+        "Send parameters in the body, or raise ROPE_MAX_TARGET_BYTES.",
+        make=lambda: common.TargetTooLong("the target of a request may have at most 8,192 bytes"),
+        protocols=("/v1", "/v2"),
+    ),
+    Row(
+        common.ExpectationFailed,
+        "Expect has another value than 100-continue.",
+        "Leave Expect out.",
+        make=lambda: common.ExpectationFailed("Expect must be 100-continue"),
+        protocols=("/v1", "/v2"),
+    ),
+    Row(
+        common.SlowRequest,
+        "The header took longer than ROPE_HEADER_TIMEOUT_S, or the body is slower than "
+        "ROPE_MIN_BODY_RATE.",
+        "Send the request at once; raise the settings for clients with slow connections.",
+        make=lambda: common.SlowRequest("the header must arrive within 5 s"),
+        protocols=("/v1", "/v2"),
+    ),
+    Row(
         common.NotAcceptable,
         "Accept excludes every media type of the answer.",
         "Accept application/json or application/x-safetensors.",

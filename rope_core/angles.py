@@ -20,6 +20,12 @@ TABLE_ELEMENTS = 2**20
 MIN_TABLE_ROWS = 256
 """Positions of the smallest cached table."""
 
+USUAL_TABLE_ROWS = 1024
+"""Positions of a cached table that is worth its time however few tokens need it."""
+
+TABLE_ROWS_PER_TOKEN = 64
+"""Positions of a larger cached table, at most, for each token that needs it."""
+
 CACHED_TOKENS = 4096
 """Most positions of single tokens with cached angles: all layers of a model need the same."""
 
@@ -122,10 +128,10 @@ def angles_at(positions: Tensor, rope: RopeConfig, frequencies: Tensor | None = 
     if positions.ndim == 1 and positions.numel() == 1:
         return _token_angles(rope, int(positions.item()))
     first, last = map(int, positions.aminmax())
-    rows = _table_rows(last + 1, rope)
-    if first < 0 or rows is None or rows > max(1024, 64 * positions.shape[-1]):
+    rows = table_rows(last + 1, rope)
+    if first < 0 or rows is None or not is_table_worthwhile(rows, positions.shape[-1]):
         return compute_angles(positions, rope)
-    table = _table(rope, rows)
+    table = position_table(rope, rows)
     if positions.ndim == 1:
         return table.map(lambda t: t.index_select(0, positions))
     axis = rope.frequency_table.axis
@@ -142,6 +148,13 @@ def key_angles(angles: Angles | FusedAngles) -> Angles | FusedAngles:
     return angles._replace(scale=1 / angles.scale)
 
 
+def inverse_factor(rope: RopeConfig) -> float:
+    """Return the factor of cosine and sine, which have the attention scaling, to rotate back."""
+    if rope.attention_scaling == 1 or not rope.is_rotation:
+        return 1.0
+    return float(rope.attention_scaling**-2)
+
+
 def shift_angles(
     delta: Tensor, rope: RopeConfig, backend: str | None = None
 ) -> Angles | FusedAngles:
@@ -153,20 +166,25 @@ def shift_angles(
 
 def _first_angles(length: int, rope: RopeConfig, device: torch.device) -> Angles:
     """Return the angles at positions 0, 1, ..., `[length, n]`."""
-    rows = _table_rows(length, rope) if device.type == "cpu" else None
+    rows = table_rows(length, rope) if device.type == "cpu" else None
     if rows is None:
         return compute_angles(torch.arange(length, device=device), rope)
-    return _table(rope, rows).map(lambda t: t[:length])
+    return position_table(rope, rows).map(lambda t: t[:length])
 
 
-def _table_rows(num_positions: int, rope: RopeConfig) -> int | None:
+def table_rows(num_positions: int, rope: RopeConfig) -> int | None:
     """Return the rows of the cached table with `num_positions`; None if it would be too large."""
     rows = max(MIN_TABLE_ROWS, 1 << max(0, num_positions - 1).bit_length())
     return rows if rows * rope.half <= TABLE_ELEMENTS else None
 
 
+def is_table_worthwhile(rows: int, num_tokens: int) -> bool:
+    """Tell whether to make a table of `rows` for so many tokens."""
+    return rows <= max(USUAL_TABLE_ROWS, TABLE_ROWS_PER_TOKEN * num_tokens)
+
+
 @lru_cache(maxsize=16)
-def _table(rope: RopeConfig, rows: int) -> Angles:
+def position_table(rope: RopeConfig, rows: int) -> Angles:
     """Return the angles at positions 0, 1, ..., `[rows, n]`."""
     return compute_angles(torch.arange(rows), rope)
 
@@ -174,11 +192,11 @@ def _table(rope: RopeConfig, rows: int) -> Angles:
 @lru_cache(maxsize=CACHED_TOKENS)
 def _token_angles(rope: RopeConfig, position: int) -> Angles:
     """Return the angles at one position, `[1, n]`."""
-    rows = _table_rows(position + 1, rope)
-    if position < 0 or rows is None or rows > 1024:
+    rows = table_rows(position + 1, rope)
+    if position < 0 or rows is None or rows > USUAL_TABLE_ROWS:
         return compute_angles(torch.tensor([position]), rope)
     # a view would keep the whole table in memory
-    return _table(rope, rows).map(lambda t: t[position : position + 1].clone())
+    return position_table(rope, rows).map(lambda t: t[position : position + 1].clone())
 
 
 def _device_inv_freq(rope: RopeConfig, device: torch.device, backend: str | None) -> Tensor | None:

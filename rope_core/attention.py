@@ -1,8 +1,8 @@
 """Rotate q and k, then attend."""
 
-import torch
 from torch import Tensor
 
+from rope_core import compiled
 from rope_core.angles import Angles, FusedAngles, key_angles, token_angles
 from rope_core.backends import ATTEND_ONLY, AttentionWork, run
 from rope_core.calls import Attend, Attended
@@ -10,9 +10,10 @@ from rope_core.config import RopeConfig
 from rope_core.inference import inference
 from rope_core.ragged import sequence_positions
 from rope_core.rotary import rotary_work
+from rope_core.table_rotation import table_rotation
 
-JOINED_ELEMENTS = 2**17
-"""Elements of q and k up to which copying them together costs less than two rotations."""
+MAX_GROWTH = 1.5
+"""Bound of how much a rotation enlarges a number: sqrt 2, and rounding."""
 
 
 @inference
@@ -35,8 +36,13 @@ def attend(call: Attend, backend: str | None = None) -> Attended:
     """
     q, k, v, rope = call.q, call.k, call.v, call.rope
     rotary_backend = None if backend in ATTEND_ONLY else backend
+    bounds = None
     if rope is not None:
-        q, k, v, q_angles = _rotated(call, rope, rotary_backend)
+        by_table = None if rotary_backend else _rotated_by_table(call, rope)
+        if by_table is not None:
+            q, k, bounds = by_table
+        else:
+            q, k, v, q_angles = _rotated(call, rope, rotary_backend)
     cu_seqlens = None
     if call.cu_seqlens_q is not None and call.cu_seqlens_k is not None:
         cu_seqlens = call.cu_seqlens_q, call.cu_seqlens_k
@@ -47,6 +53,7 @@ def attend(call: Attend, backend: str | None = None) -> Attended:
         index=_index(call),
         out_dtype=call.out_dtype,
         return_lse=call.return_lse,
+        bounds=bounds,
     )
     tensors, name = run(work, backend)
     out, *lse = (x[0] if is_one_row else x for x in tensors)
@@ -78,6 +85,28 @@ def _mask(call: Attend) -> Tensor | None:
     return mask.expand(num_rows, -1, q.shape[-3], call.k.shape[-3])
 
 
+def _rotated_by_table(
+    call: Attend, rope: RopeConfig
+) -> tuple[Tensor, Tensor, tuple[float, float]] | None:
+    """Return q and k rotated, and bounds of their numbers; None where there is no table."""
+    table = table_rotation(rope)
+    if table is None or rope.values != "kept" or compiled.extension() is None:
+        return None
+    q = table.rotate(call.q, _positions(call.q, call.q_positions, call.cu_seqlens_q))
+    k = table.rotate(call.k, _positions(call.k, call.k_positions, call.cu_seqlens_k))
+    if q is None or k is None:
+        return None
+    growth = max(1.0, MAX_GROWTH * abs(rope.attention_scaling))
+    return q[0], k[0], (q[1] * growth, k[1] * growth)
+
+
+def _positions(x: Tensor, positions: Tensor | None, cu_seqlens: Tensor | None) -> Tensor | None:
+    """Return positions of q or k `[..., T, H, D]`, None where the tokens of x count from 0."""
+    if positions is None and cu_seqlens is not None:
+        return sequence_positions(x.shape[-3], cu_seqlens, x.device)
+    return positions
+
+
 def _rotated(
     call: Attend, rope: RopeConfig, backend: str | None
 ) -> tuple[Tensor, Tensor, Tensor, Angles | FusedAngles]:
@@ -90,10 +119,6 @@ def _rotated(
         and k.shape[:-2] == q.shape[:-2]
     )
     if same_tokens and angles.scale is None and rope.values == "kept":
-        is_small = q.numel() + k.numel() <= JOINED_ELEMENTS
-        if is_small and isinstance(angles, Angles) and angles.cos.ndim == 2:
-            (heads,) = _rotate((torch.cat((q, k), -2),), angles, rope, backend)
-            return heads[..., : q.shape[-2], :], heads[..., q.shape[-2] :, :], v, angles
         q, k = _rotate((q, k), angles, rope, backend)
         return q, k, v, angles
     k_angles = angles

@@ -7,7 +7,15 @@ import torch
 from torch import Tensor
 
 from rope_core import ragged
-from rope_core.angles import Angles, FusedAngles, angles_at, key_angles, shift_angles, token_angles
+from rope_core.angles import (
+    Angles,
+    FusedAngles,
+    angles_at,
+    inverse_factor,
+    key_angles,
+    shift_angles,
+    token_angles,
+)
 from rope_core.backends import FusedRotaryWork, RotaryWork, run
 from rope_core.calls import CosSin, Rotate, Rotated, Shift, Table
 from rope_core.config import RopeConfig
@@ -133,7 +141,6 @@ def rotary_work(
     cos, sin, scale = angles
     if inverse:
         scale = None if scale is None else 1 / scale
-        if rope.attention_scaling != 1 and rope.is_rotation:
-            factor = rope.attention_scaling**-2
+        if (factor := inverse_factor(rope)) != 1:
             cos, sin = cos * factor, sin * factor
     return RotaryWork(inputs, cos, sin, scale, rope, inverse, outputs), written

@@ -5,7 +5,12 @@ ServiceError
   +- BadTensor               a tensor of the message is missing or not valid
   |    +- MissingTensor      the message lacks a tensor that the route requires
   |    +- ConflictingTensors the message has tensors that exclude each other
+  +- BadRequest              the request is not valid HTTP
   +- BadHeader               a header has a value that is not valid
+  +- HeaderTooLarge          the header of the request is over a limit
+  +- TargetTooLong           the target of the request is over the limit
+  +- ExpectationFailed       the client expects what the service does not know
+  +- SlowRequest             the request arrives too slowly
   +- UnknownName             the route has no tensor or parameter of this name
   +- UnsupportedMediaType    no codec reads the body
   +- NotAcceptable           no codec writes an answer that the client accepts
@@ -52,8 +57,28 @@ class ConflictingTensors(BadTensor):
         ServiceError.__init__(self, f"'{name}' cannot be combined with {_quoted(others)}")
 
 
+class BadRequest(ServiceError):
+    """The request is not valid HTTP."""
+
+
 class BadHeader(ServiceError):
     """A header has a value that is not valid."""
+
+
+class HeaderTooLarge(ServiceError):
+    """The header of the request is over a limit."""
+
+
+class TargetTooLong(ServiceError):
+    """The target of the request is over the limit."""
+
+
+class ExpectationFailed(ServiceError):
+    """The client expects what the service does not know."""
+
+
+class SlowRequest(ServiceError):
+    """The request arrives too slowly."""
 
 
 class UnknownName(ServiceError):

@@ -5,7 +5,14 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, PositiveInt, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    StringConstraints,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "ROPE_"
@@ -69,6 +76,10 @@ class Settings(BaseSettings):
     grpc_port: Annotated[int, Field(ge=0, le=65_535)] = 8001
     """Port of gRPC, at the same address; 0 lets the system choose."""
 
+    unix_socket: Path | None = None
+    """Path of a Unix-domain socket that takes HTTP as well, for clients on the same host. Its owner
+    and its group may connect."""
+
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device that computes. `auto` takes the GPU if there is one, and the service ends with the
     reason if torch cannot use it."""
@@ -102,6 +113,11 @@ class Settings(BaseSettings):
     """Memory that all requests together may take; a request beyond it is refused with 503. If
     unset: a quarter of the control group's limit, at most 4 GiB."""
 
+    prefault_bytes: NonNegativeInt | None = None
+    """Memory for large bodies that is touched before the service is ready, and kept. If unset: a
+    quarter of `ROPE_MEMORY_BUDGET_BYTES`, at most 320 MiB. With a GPU, pinned memory takes its
+    place."""
+
     max_queue_calls: PositiveInt = 1024
     """Calls that may wait for the device; a call beyond them is refused with 503."""
 
@@ -128,6 +144,37 @@ class Settings(BaseSettings):
 
     max_timeout_s: Seconds = 300.0
     """Longest timeout that a request may set."""
+
+    max_connections: PositiveInt | None = None
+    """Open HTTP connections. A few more are served the routes of health, readiness and metrics
+    only, and connections beyond those are closed. If unset: three quarters of the open files that
+    the system allows, at most 4096."""
+
+    max_header_bytes: Annotated[int, Field(ge=1024, le=2**20)] = 32 * 2**10
+    """Largest header of an HTTP request, with its request line."""
+
+    max_header_fields: Annotated[int, Field(ge=1, le=10_000)] = 100
+    """Most fields in the header of an HTTP request."""
+
+    max_target_bytes: Annotated[int, Field(ge=64, le=2**20)] = 8 * 2**10
+    """Longest target, path and query, of an HTTP request."""
+
+    header_timeout_s: Seconds = 5.0
+    """Time from the first byte of a request to the end of its header, and from connecting to the
+    first byte."""
+
+    body_grace_s: Seconds = 5.0
+    """Time that a body may take in addition to the time that `ROPE_MIN_BODY_RATE` allows."""
+
+    min_body_rate: PositiveInt = 64 * 2**10
+    """Bytes in a second with which a body must arrive; a slower request is answered with 408."""
+
+    keep_alive_s: Seconds = 75.0
+    """Time without a request after which a connection is closed. Longer than that of the load
+    balancer in front, so that it never sends a request into a connection that is being closed."""
+
+    write_stall_s: Seconds = 10.0
+    """Time in which a client reads nothing of its answer after which its connection is reset."""
 
     drain_delay_s: Delay = 5.0
     """Time after SIGTERM in which requests are still accepted, while /readyz answers 503."""

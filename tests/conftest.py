@@ -25,6 +25,9 @@ if not torch.cuda.is_available():
 # processes started here replace their program at once, which its handlers of forks know nothing of
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
+# each of the many services of the tests would touch 320 MiB before its first request
+os.environ.setdefault("ROPE_PREFAULT_BYTES", "0")
+
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)  # beside other processes of tests
 

@@ -14,10 +14,14 @@ LAYERS = """
 service.__main__
 service.server.serve
 service.server.app
+service.server.connection
 service.server.bootstrap service.server.status
-service.server.uvicorn_protocol service.server.uvicorn_server
-service.server.connection_draining service.server.warm_up
+service.server.asgi_protocol service.server.uvicorn_server
+service.server.asgi_cycle service.server.connection_limits
+service.server.connection_deadlines
+service.server.connection_draining service.server.unix_socket service.server.warm_up
 service.oip.grpc
+service.planned
 service.oip.openapi
 service.oip.http
 service.oip.control
@@ -33,20 +37,25 @@ service.asgi.body
 service.inference.handler
 service.inference
 service.asgi.middleware
-service.asgi.problems service.asgi.io
+service.asgi.problems service.asgi.request_header service.asgi.request_body
+service.asgi.io
 service.endpoints
 service.kernel_builds.prebuild
 service.device
 service.kernel_builds
 service.batching
-service.buffer_pool service.wire
-service.pinned_memory
+service.slab_pool service.wire
+service.buffer_pool
+service.memory_blocks service.pinned_memory
 service.errors service.lifecycle service.observability service.settings
 rope_core.reference rope_core.attention rope_core.merge rope_core.accuracy
+rope_core.table_rotation
 rope_core.rotary
 rope_core.angles
 rope_core.backends rope_core.hf
 rope_core.kernels
+rope_core.compiled
+rope_core.torch_rotation
 rope_core.builds
 rope_core.calls rope_core.length rope_core.positions rope_core.presets
 rope_core.config rope_core.ragged rope_core.inference
@@ -63,7 +72,7 @@ KEPT_IN = {
     "fastapi_offline": {"service.server"},
     "starlette": {"service.server"},
     "uvicorn": {"service.server"},
-    "httptools": {"service.server.uvicorn_protocol"},
+    "httptools": {"service.asgi.request_header", "service.planned"},
     "prometheus_client": {"service.observability", "service.oip.statistics"},
     "pydantic": {"service.__main__", "service.settings", "service.endpoints"}
     | {"service.v1", "service.oip.openapi", "service.oip.types", "service.oip.control"}
@@ -71,7 +80,9 @@ KEPT_IN = {
     "pydantic_settings": {"service.settings"},
     "orjson": {"service.wire", "service.endpoints", "service.oip"}
     | {"service.asgi.problems", "service.observability.logs"},
-    "numpy": {"service.wire", "service.buffer_pool", "service.oip"},
+    "simdjson": {"service.wire", "service.oip.http.codec"},
+    "numpy": {"service.wire", "service.buffer_pool", "service.memory_blocks"}
+    | {"service.slab_pool", "service.oip"},
     "asyncio": {"service.server", "service.lifecycle", "service.inference.handler"}
     | {"service.batching.batcher", "service.batching.call_queue", "service.asgi.body"}
     | {"service.oip.grpc", "service.oip.statistics"},
@@ -79,11 +90,24 @@ KEPT_IN = {
     "grpc_health": {"service.oip.grpc"},
     "grpc_reflection": {"service.oip.grpc"},
     "google.protobuf": {"service.oip.grpc"},
-    "torch": {"rope_core", "service.server", "service.inference", "service.endpoints"}
+    "torch": {
+        "rope_core",
+        "service.planned",
+        "service.server",
+        "service.inference",
+        "service.endpoints",
+    }
     | {"service.device", "service.kernel_builds", "service.batching.packing", "service.oip"}
     | {"service.wire", "service.buffer_pool", "service.pinned_memory"}
     | {"service.observability.metrics"},
-    "rope_core": {"rope_core", "service.server", "service.v1", "service.oip", "service.inference"}
+    "rope_core": {
+        "rope_core",
+        "service.planned",
+        "service.server",
+        "service.v1",
+        "service.oip",
+        "service.inference",
+    }
     | {"service.endpoints", "service.device", "service.kernel_builds", "service.batching.packing"}
     | {"service.asgi.problems"},
     "service": {"service"},

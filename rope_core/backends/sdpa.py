@@ -10,6 +10,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from rope_core import compiled
 from rope_core.backends import eager, sdpa_cpu, sdpa_cuda
 from rope_core.backends.work import AttentionWork, Work
 
@@ -42,17 +43,19 @@ def run(work: Work) -> tuple[Tensor, ...]:
     assert isinstance(work, AttentionWork), "checked by why_not"
     if work.q.is_cuda:
         return sdpa_cuda.run(work)
-    q, k, v = (sdpa_cpu.cache_aligned(x) for x in (work.q, work.k, work.v))
-    without_sinks = replace(work, q=q, k=k, v=v, sinks=None)
-    is_safe = _is_safe(without_sinks)
+    sinks, inputs = work.sinks, (work.q, work.k, work.v)
+    q, k, v = map(sdpa_cpu.cache_aligned, inputs)
+    if sinks is not None or any(x is not y for x, y in zip(inputs, (q, k, v), strict=True)):
+        work = replace(work, q=q, k=k, v=v, sinks=None)
+    is_safe = _is_safe(work)
     if work.lengths is None and is_safe and _is_batch_invariant(work):
-        out, lse = sdpa_cpu.attend(without_sinks)
+        out, lse = sdpa_cpu.attend(work)
     else:
         out, lse = work.empty_outputs()
-        for rows, part in _sequences(without_sinks):
+        for rows, part in _sequences(work):
             backend = sdpa_cpu.attend if is_safe or _is_safe(part) else eager.run
             out[rows], lse[rows] = backend(part)
-    return _add_sinks(work, out, lse)
+    return (out, lse) if sinks is None else _add_sinks(sinks, out, lse)
 
 
 def _sequences(work: AttentionWork) -> Iterator[tuple[slice, AttentionWork]]:
@@ -89,8 +92,10 @@ def _is_safe(work: AttentionWork) -> bool:
     Otherwise the operator may turn NaN into 0, and hidden values into NaN.
     """
     q, k = work.q, work.k
-    bound = _max_abs(q) * _max_abs(k) * q.shape[-1] * max(1.0, abs(work.scale))
-    if not bound < MAX_SCORE:  # true for NaN
+    factor = q.shape[-1] * max(1.0, abs(work.scale))
+    of_q, of_k = work.bounds or (math.inf, math.inf)
+    is_bounded = of_q * of_k * factor < MAX_SCORE  # false for NaN
+    if not is_bounded and not _max_abs(q) * _max_abs(k) * factor < MAX_SCORE:
         return False
     lengths = work.lengths or ([q.shape[1]], [k.shape[1]])
     if not any(work.is_masked(*pair) for pair in zip(*lengths, strict=True)):
@@ -100,6 +105,8 @@ def _is_safe(work: AttentionWork) -> bool:
 
 def _max_abs(x: Tensor) -> float:
     """Return the largest absolute value, NaN where there is one."""
+    if x.is_contiguous() and compiled.extension() is not None:
+        return compiled.max_abs(x.data_ptr(), x.numel(), x.dtype)
     if not x.numel():
         return 0.0
     if not x.is_contiguous():  # aminmax copies it
@@ -108,10 +115,8 @@ def _max_abs(x: Tensor) -> float:
     return max(-low, high)
 
 
-def _add_sinks(work: AttentionWork, out: Tensor, lse: Tensor) -> tuple[Tensor, Tensor]:
-    """Return out and lse with the sinks: a score of each head that has the value 0."""
-    if work.sinks is None:
-        return out, lse
-    total = torch.logaddexp(lse, work.sinks.float())
+def _add_sinks(sinks: Tensor, out: Tensor, lse: Tensor) -> tuple[Tensor, Tensor]:
+    """Return out and lse with the sinks `[H]`: a score of each head that has the value 0."""
+    total = torch.logaddexp(lse, sinks.float())
     weight = (lse - total.masked_fill(total == -torch.inf, 0)).exp_()
     return out.mul_(weight[..., None]), total

@@ -33,8 +33,8 @@ CACHE_LINE_BYTES = 64
 
 OutLse = tuple[Tensor, Tensor]
 
-_flash: Callable[..., OutLse]
-_flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
+flash: Callable[..., OutLse]
+flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
 
 
 def cache_aligned(x: Tensor) -> Tensor:
@@ -74,11 +74,14 @@ def attend(work: AttentionWork) -> OutLse:
         out, lse = _attend_widened(work, q, k, v)
     elif not is_plain:
         out, lse = _attend_masked(work, q, k, v)
+    elif work.config.chunk is None:
+        out, lse = _attend_chunk(work, q, k, v)
     else:
         chunks = work.chunk_slices(num_queries, num_keys)
         parts = (_attend_chunk(work, q[:, :, i], k[:, :, j], v[:, :, j]) for i, j in chunks)
         out, lse = _concat([*parts])
-    return out.transpose(1, 2)[..., :value_dim], lse.transpose(1, 2)
+    out = out.transpose(1, 2)
+    return out if value_dim >= head_dim else out[..., :value_dim], lse.transpose(1, 2)
 
 
 # below, q is [B, H, Sq, D], k and v are [B, Hkv, Sk, D], out is as q, and lse [B, H, Sq]
@@ -98,10 +101,10 @@ def _attend_chunk(work: AttentionWork, q: Tensor, k: Tensor, v: Tensor) -> OutLs
             return _attend_all(work, q, k, v)
         past = num_keys - num_queries
         if right == 0 and past == 0:
-            return _flash(q, k, v, 0.0, True, scale=work.scale)
+            return flash(q, k, v, 0.0, True, scale=work.scale)
         if right == 0 and past >= max(PAST_KEYS, PAST_KEYS_PER_QUERY * num_queries):
             before = _attend_all(work, q, k[:, :, :past], v[:, :, :past])
-            recent = _flash(q, k[:, :, past:], v[:, :, past:], 0.0, True, scale=work.scale)
+            recent = flash(q, k[:, :, past:], v[:, :, past:], 0.0, True, scale=work.scale)
             out, lse = (torch.stack(parts) for parts in zip(before, recent, strict=True))
             merged = eager.run(MergeWork(out, lse))
             return merged[0], merged[1]
@@ -130,7 +133,7 @@ def _attend_all(
     The heads of a group become rows, so that each key is read once for its group.
     """
     rows = q.reshape(len(q), k.shape[1], -1, q.shape[3])  # [B, Hkv, G * Sq, D]
-    out, lse = _flash(rows, k, v, 0.0, False, attn_mask=mask, scale=work.scale)
+    out, lse = flash(rows, k, v, 0.0, False, attn_mask=mask, scale=work.scale)
     return out.reshape(q.shape), lse.reshape(q.shape[:-1])
 
 
@@ -173,7 +176,7 @@ def _attend_window(work: AttentionWork, rows: range, q: Tensor, k: Tensor, v: Te
     distance = positions[:, None] - torch.arange(keys.start, keys.stop)
     hidden = (distance < -right) | (distance > left)
     mask = torch.zeros(hidden.shape, dtype=q.dtype).masked_fill_(hidden, -torch.inf)
-    return _flash(q, k, v, 0.0, False, attn_mask=mask, scale=work.scale)
+    return flash(q, k, v, 0.0, False, attn_mask=mask, scale=work.scale)
 
 
 def _attend_masked(work: AttentionWork, q: Tensor, k: Tensor, v: Tensor) -> OutLse:
@@ -209,6 +212,6 @@ def _attend_biased(work: AttentionWork, q: Tensor, k: Tensor, v: Tensor, bias: T
     if q.shape[2] == bias.shape[1] == 1:
         out, lse = _attend_all(work, q, k, v, bias)
     else:
-        out, lse = _flash(q, k, v, 0.0, False, attn_mask=bias, scale=work.scale)
+        out, lse = flash(q, k, v, 0.0, False, attn_mask=bias, scale=work.scale)
     sees_no_key = (bias == -torch.inf).all(-1)
     return out, lse.masked_fill_(sees_no_key, -torch.inf)

@@ -73,6 +73,7 @@ class AttentionWork:
     index: tuple[Tensor, Tensor] | None = None  # of queries, of keys: int64 [B, S] or packed [T]
     out_dtype: torch.dtype | None = None  # that of q if None
     return_lse: bool = True
+    bounds: tuple[float, float] | None = None  # |q| and |k| are not above them, if they are known
 
     @property
     def device(self) -> torch.device:

@@ -16,6 +16,9 @@ Headers = list[tuple[bytes, bytes]]
 HEADERS_BY_NAME = "rope.headers"
 """Key of a scope: its headers as a dict."""
 
+REFUSAL = "rope.refusal"
+"""Key of a scope: the error that answers a request which the server does not accept."""
+
 JOINED_BYTES = 64 * 2**10
 """The parts of a shorter answer are joined: that costs less than sending them one by one."""
 

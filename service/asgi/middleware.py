@@ -4,8 +4,8 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
-from service.asgi import io, problems
-from service.asgi.io import Event, Receive, Scope, Send
+from service.asgi import io
+from service.asgi.io import Event, Headers, Receive, Scope, Send
 from service.errors import ClientLeft
 from service.lifecycle import Lifecycle
 from service.observability import ids
@@ -31,6 +31,8 @@ class RequestMiddleware:
     paths: frozenset[str]
     """Names that metrics may show as a route; all others are "other"."""
     request_log: RequestLog
+    describe: Callable[[str, Exception], tuple[int, Headers, bytes]]
+    """Returns status, headers and body of the answer to a failure on a path."""
     lifecycle: Lifecycle
     """Once the service is ending, answers tell clients to close their connections."""
 
@@ -56,6 +58,8 @@ class RequestMiddleware:
             await send(event)
 
         app = (self.hot.get(path) if scope["method"] == "POST" else None) or self.app
+        if io.REFUSAL in scope:
+            app = _refuse
         try:
             await app(scope, receive, send_with_id)
         except ClientLeft:
@@ -63,7 +67,7 @@ class RequestMiddleware:
         except Exception as failure:
             if status:
                 raise  # the answer had begun: uvicorn closes the connection
-            failure_status, problem_headers, body = problems.describe(failure)
+            failure_status, problem_headers, body = self.describe(path, failure)
             await io.send(send_with_id, failure_status, problem_headers, [body])
         self.request_log.record(
             request_id=request_id,
@@ -74,3 +78,8 @@ class RequestMiddleware:
             started=started,
             headers=headers,
         )
+
+
+async def _refuse(scope: Scope, _receive: Receive, _send: Send) -> None:
+    """Raise the error that answers a request which the server does not accept."""
+    raise scope[io.REFUSAL]

@@ -19,9 +19,14 @@ MAX_DETAIL = 1024
 
 PROBLEMS: Mapping[type[Exception], tuple[HTTPStatus, str]] = {
     errors.BadMessage: (HTTPStatus.BAD_REQUEST, "bad_message"),
+    errors.BadRequest: (HTTPStatus.BAD_REQUEST, "bad_request"),
     errors.BadHeader: (HTTPStatus.BAD_REQUEST, "bad_header"),
     errors.NotAcceptable: (HTTPStatus.NOT_ACCEPTABLE, "not_acceptable"),
     errors.TooLarge: (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too_large"),
+    errors.SlowRequest: (HTTPStatus.REQUEST_TIMEOUT, "slow_request"),
+    errors.TargetTooLong: (HTTPStatus.REQUEST_URI_TOO_LONG, "target_too_long"),
+    errors.ExpectationFailed: (HTTPStatus.EXPECTATION_FAILED, "expectation_failed"),
+    errors.HeaderTooLarge: (HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "header_too_large"),
     errors.UnsupportedMediaType: (HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type"),
     errors.BadTensor: (HTTPStatus.UNPROCESSABLE_ENTITY, "shape"),
     ShapeError: (HTTPStatus.UNPROCESSABLE_ENTITY, "shape"),

@@ -16,10 +16,10 @@ from itertools import chain
 from operator import attrgetter
 from typing import Generic
 
-from service.batching.call_queue import C, Entry, R, next_batch
+from service.batching.call_queue import C, Entry, FutureEntry, R, next_batch
 from service.batching.run import Completed, Run
 from service.errors import DeviceLost, DeviceStuck, Expired, Overloaded, ShuttingDown, TimedOut
-from service.observability.metrics import Metrics
+from service.observability.metrics import Metrics, observe_all
 
 CloseReason = type[ShuttingDown] | type[DeviceLost] | type[DeviceStuck]
 """Why the batcher accepts no more calls."""
@@ -82,9 +82,20 @@ class Batcher(Generic[C, R]):
         return list(map(_call, self._queue))
 
     def submit(
-        self, call: C, deadline: float, on_wait: Callable[[Entry[C, R]], None]
-    ) -> Entry[C, R]:
+        self, call: C, deadline: float, on_wait: Callable[[FutureEntry[C, R]], None]
+    ) -> FutureEntry[C, R]:
         """Put a call into the queue, and return an entry with the future of its result.
+
+        Raises:
+            Overloaded, ShuttingDown, DeviceLost, DeviceStuck: as `enqueue`.
+        """
+        future: asyncio.Future[Completed[R]] = asyncio.get_running_loop().create_future()
+        entry = FutureEntry(call, time.monotonic(), deadline, future, on_wait)
+        self.enqueue(entry)
+        return entry
+
+    def enqueue(self, entry: Entry[C, R]) -> None:
+        """Put a call into the queue, behind those that arrived earlier.
 
         Raises:
             Overloaded: too many calls are waiting.
@@ -92,15 +103,17 @@ class Batcher(Generic[C, R]):
         """
         if self._close_reason is not None:
             raise self._close_reason
-        if len(self._queue) >= self.max_queue_calls:
-            raise Overloaded(f"{len(self._queue)} calls are waiting already")
-        future: asyncio.Future[Completed[R]] = asyncio.get_running_loop().create_future()
-        entry = Entry(call, future, time.monotonic(), deadline, on_wait)
-        self._queue.append(entry)
+        queue = self._queue
+        if len(queue) >= self.max_queue_calls:
+            raise Overloaded(f"{len(queue)} calls are waiting already")
+        index = len(queue)
+        while index and queue[index - 1].arrived > entry.arrived:
+            index -= 1
+        queue.insert(index, entry)
         if self._running or self._is_paused:
             self._arm_timer(entry)
-        self._schedule_dispatch()
-        return entry
+        if not self._is_dispatch_scheduled:
+            self._schedule_dispatch()
 
     def pause(self) -> None:
         """Start no runs until `resume`; calls wait in the queue."""
@@ -156,14 +169,17 @@ class Batcher(Generic[C, R]):
     def _dispatch(self) -> None:
         """Start the next run: on the event loop if it is short, else on a thread."""
         self._is_dispatch_scheduled = False
-        batch = next_batch(
-            self._queue, max_tokens=self.max_batch_tokens, max_bytes=self.max_batch_bytes
+        batch, is_short = next_batch(
+            self._queue,
+            max_tokens=self.max_batch_tokens,
+            max_bytes=self.max_batch_bytes,
+            inline_limit_s=self.inline_limit_s,
         )
         if not batch:
             return
         calls = list(map(_call, batch))
         started = time.monotonic()
-        if sum(map(_seconds, calls)) < self.inline_limit_s:
+        if is_short:
             self._complete(batch, started, self._run_bisecting(calls, self.restart_watchdog))
             return
         self._running.append(batch)
@@ -201,23 +217,25 @@ class Batcher(Generic[C, R]):
 
     def _complete(self, batch: list[Entry[C, R]], started: float, runs: Runs[R]) -> None:
         """Give each call its result, record metrics, and start the next run."""
-        entries = iter(batch)
+        entries, metrics = iter(batch), self.metrics
+        waits: list[float] = []
         num_tokens = 0
         for run in runs:
-            self.metrics.copy_seconds.observe(run.copy_s)
-            self.metrics.compute_seconds.observe(run.compute_s)
+            metrics.copy_seconds.observe(run.copy_s)
+            metrics.compute_seconds.observe(run.compute_s)
+            num_calls = len(run.results)
             for result in run.results:
                 entry = next(entries)
-                num_tokens += entry.call.num_tokens
                 queue_s = started - entry.arrived
-                self.metrics.queue_seconds.observe(queue_s)
+                waits.append(queue_s)
+                num_tokens += entry.call.num_tokens
                 if isinstance(result, Exception):
                     entry.resolve(result)
                 else:
-                    num_calls = len(run.results)
                     entry.resolve(Completed(result, queue_s, run.copy_s, run.compute_s, num_calls))
-        self.metrics.batch_requests.observe(len(batch))
-        self.metrics.batch_tokens.observe(num_tokens)
+        observe_all(metrics.queue_seconds, waits)
+        metrics.batch_requests.observe(len(batch))
+        metrics.batch_tokens.observe(num_tokens)
         if isinstance(result, DeviceLost):  # the last one, as no run succeeds after a loss
             self._fail(DeviceLost)
         if self._queue:
@@ -236,4 +254,4 @@ class Batcher(Generic[C, R]):
             loop = asyncio.get_running_loop()
             left_s = max(0, entry.deadline - time.monotonic())
             entry.timer = loop.call_later(left_s, self.withdraw, entry, TimedOut())
-            entry.on_wait(entry)
+            entry.on_wait()

@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
 from service.batching.run import Completed
@@ -37,19 +37,33 @@ R = TypeVar("R")
 
 @dataclass(slots=True, eq=False)
 class Entry(Generic[C, R]):
-    """A call in the queue or on the device, and the future of its result."""
+    """A call in the queue or on the device. A subclass says what becomes of its outcome."""
 
     call: C
-    future: asyncio.Future[Completed[R]]
     arrived: float
+    """Time of `time.monotonic` when the request's header arrived; the oldest call runs first."""
+
     deadline: float
     """Time of `time.monotonic` after which the call fails with TimedOut."""
 
-    on_wait: Callable[["Entry[C, R]"], None]
-    """Called at most once: when the call starts to wait for a busy device."""
-
-    timer: asyncio.TimerHandle | None = None
+    timer: asyncio.TimerHandle | None = field(default=None, init=False)
     """Runs out at the deadline. None for a call that has not had to wait."""
+
+    def resolve(self, outcome: Completed[R] | Exception) -> None:
+        """Set the result or the exception of the call. The first outcome counts."""
+        raise NotImplementedError
+
+    def on_wait(self) -> None:
+        """Called at most once: when the call starts to wait for a busy device."""
+
+
+@dataclass(slots=True, eq=False)
+class FutureEntry(Entry[C, R]):
+    """A call whose outcome is the result or the exception of a future."""
+
+    future: asyncio.Future[Completed[R]]
+    start_watching: Callable[["FutureEntry[C, R]"], None]
+    """Called at most once: when the call starts to wait for a busy device."""
 
     def resolve(self, outcome: Completed[R] | Exception) -> None:
         """Set the result or the exception of the future, unless it has one."""
@@ -62,16 +76,28 @@ class Entry(Generic[C, R]):
         else:
             self.future.set_result(outcome)
 
+    def on_wait(self) -> None:
+        """Start to watch the client."""
+        self.start_watching(self)
 
-def next_batch(queue: deque[Entry[C, R]], *, max_tokens: int, max_bytes: int) -> list[Entry[C, R]]:
+
+def next_batch(
+    queue: deque[Entry[C, R]], *, max_tokens: int, max_bytes: int, inline_limit_s: float
+) -> tuple[list[Entry[C, R]], bool]:
     """Remove the next batch from the queue: the oldest call, and later ones with an equal key.
 
     The batch ends before the first call with this key that exceeds a limit. A call that exceeds a
     limit alone runs alone. Calls past their deadline fail.
+
+    Returns:
+        The batch, and whether its calls are estimated to take less than `inline_limit_s` together.
+        If the oldest call is, the batch ends before the first one that is too much.
     """
     batch: list[Entry[C, R]] = []
     skipped: list[Entry[C, R]] = []
     num_tokens = num_bytes = 0
+    seconds = 0.0
+    is_short = False
     now = time.monotonic()
     while queue:
         entry = queue.popleft()
@@ -79,14 +105,21 @@ def next_batch(queue: deque[Entry[C, R]], *, max_tokens: int, max_bytes: int) ->
         if entry.deadline <= now:
             entry.resolve(TimedOut())
             continue
-        if batch and call.batch_key != batch[0].call.batch_key:
+        if not batch:
+            key, is_short = call.batch_key, call.seconds < inline_limit_s
+        elif call.batch_key != key:
             skipped.append(entry)
             continue
         num_tokens += call.num_tokens
         num_bytes += call.num_bytes
-        if batch and (num_tokens > max_tokens or num_bytes > max_bytes):
+        seconds += call.seconds
+        if batch and (
+            num_tokens > max_tokens
+            or num_bytes > max_bytes
+            or (is_short and seconds >= inline_limit_s)
+        ):
             skipped.append(entry)
             break
         batch.append(entry)
     queue.extendleft(reversed(skipped))
-    return batch
+    return batch, is_short

@@ -29,6 +29,7 @@ class Cpu:
             max_inflight=1,
             bytes_per_s=4e9,
             flops_per_s=3e10 * torch.get_num_threads(),
+            computes_on_host=True,
             builds_kernels=False,
             may_hang=False,
             inline_limit_s=2e-3,  # below it, a hand-off to a thread is a large part of the time

@@ -27,6 +27,9 @@ class DeviceCapabilities:
 
     flops_per_s: float
 
+    computes_on_host: bool
+    """Whether calls are computed in the memory where requests are received."""
+
     builds_kernels: bool
     """Whether kernels are built for the device. Calls wait until the usual kernels are built."""
 

@@ -4,11 +4,12 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
+from typing import Any, ClassVar, Protocol
 
 import rope_core
 from rope_core import Attend, Call, CosSin, Merge, Result, Rotate, Rotated, Shift
-from rope_core.errors import KernelNotBuilt
 from rope_core.inference import inference
+from service.batching.call_queue import Batchable
 from service.batching.packing import PACK_KEYS, PACKERS, DeviceBatch, SingleCall
 from service.batching.run import Run
 from service.device import Device
@@ -19,6 +20,41 @@ SECONDS_PER_SEQUENCE = 50e-6
 
 OVERHEAD_FLOPS = 64
 """Operations of each score beside the two products: exponential, mask, soft-cap."""
+
+
+class Runner(Protocol):
+    """Runs batches of calls of one kind in a way of its own."""
+
+    @property
+    def batch_key(self) -> Hashable:
+        """The kind: a batch has calls of equal keys, and one of their runners runs all."""
+
+    def __call__(self, jobs: Sequence[Any]) -> Run[Any]:
+        """Return the results of all jobs, in order."""
+
+
+class RunnableJob(Batchable, Protocol):
+    """What the engine has to know of a call."""
+
+    @property
+    def call(self) -> Call:
+        """The call. Raises RopeError if it has numbers that do not fit."""
+
+    @property
+    def operation(self) -> type[Call]:
+        """The type of the call."""
+
+    @property
+    def pack_key(self) -> Hashable | None:
+        """Calls of one run with equal keys are packed into one call; None: never packed."""
+
+    @property
+    def backend(self) -> str | None:
+        """Name of the backend that runs the call; the library chooses where None."""
+
+    @property
+    def runner(self) -> Runner | None:
+        """What runs the calls of this batch key; the engine itself where None."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +74,12 @@ class Job:
     """Estimated time of the call when it runs alone."""
     backend: str | None
     """Name of the backend that runs the call; the library chooses where None."""
+    runner: ClassVar[None] = None
+
+    @property
+    def operation(self) -> type[Call]:
+        """The type of the call."""
+        return type(self.call)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +127,7 @@ class Engine:
         key = batch, backend
         return Job(call, key, packs, call.num_tokens, num_bytes, answer_bytes, seconds, backend)
 
-    @inference
-    def run(self, jobs: Sequence[Job]) -> Run[Result | KernelNotBuilt]:
+    def run(self, jobs: Sequence[RunnableJob]) -> Run[Any]:
         """Run jobs of one batch key together.
 
         The result is KernelNotBuilt for a job that names a backend whose kernel is not built yet.
@@ -94,6 +135,11 @@ class Engine:
         Raises:
             DeviceFull, DeviceLost: the device cannot run them.
         """
+        runner = jobs[0].runner
+        return self._run_on_device(jobs) if runner is None else runner(jobs)
+
+    @inference
+    def _run_on_device(self, jobs: Sequence[RunnableJob]) -> Run[Any]:
         compute = partial(self._compute, backend=jobs[0].backend)
         if len(jobs) == 1 and not self.device.capabilities.batch_mixed_ops:
             return self.device.run([SingleCall(jobs[0].call)], compute)
@@ -135,10 +181,20 @@ class Engine:
 
 
 def _flops(call: Attend) -> float:
-    """Return the approximate number of operations of all scores and weighted sums, unmasked."""
-    if call.cu_seqlens_q is None or call.cu_seqlens_k is None:
-        pairs = call.num_tokens * call.k.shape[-3]
-    else:
-        pairs = int(call.cu_seqlens_q.diff().long() @ call.cu_seqlens_k.diff().long())
+    """Return the approximate number of operations of the scores and weighted sums.
+
+    Scores that `causal` hides are not counted, as no backend computes many of them.
+    """
+    num_rows = len(call.q) if call.q.ndim == 4 else 1
+    lengths = call.lengths or ((call.q.shape[-3],) * num_rows, (call.k.shape[-3],) * num_rows)
+    pairs = sum(_pairs(q, k, call.attention.causal) for q, k in zip(*lengths, strict=True))
     flops_per_pair = 2.0 * (call.q.shape[-1] + call.v.shape[-1]) + OVERHEAD_FLOPS
     return pairs * call.q.shape[-2] * flops_per_pair
+
+
+def _pairs(num_queries: int, num_keys: int, causal: bool) -> float:
+    """Return how many keys the queries of a sequence see, together."""
+    if not causal:
+        return num_queries * num_keys
+    num_queries = min(num_queries, num_keys)  # those before the first key see none
+    return num_queries * (num_keys - num_queries / 2)

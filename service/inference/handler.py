@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 from rope_core import Result, Table
 from service.batching.admission import Admission, Charge
 from service.batching.batcher import Batcher
-from service.batching.call_queue import Entry
+from service.batching.call_queue import FutureEntry
 from service.batching.run import Completed
 from service.buffer_pool import BufferPool
 from service.endpoints import table
@@ -22,6 +22,7 @@ from service.inference.engine import Engine, Job
 from service.kernel_builds.builder import KernelBuilder
 from service.observability.metrics import Metrics
 from service.settings import Settings
+from service.slab_pool import SlabPool
 from service.wire import Message
 
 R = TypeVar("R")
@@ -65,6 +66,7 @@ class InferenceHandler:
     batcher: Batcher[Job, Result]
     admission: Admission
     buffer_pool: BufferPool
+    slab_pool: SlabPool
     builder: KernelBuilder
     rope_resolver: RopeResolver
     io_executor: Executor
@@ -154,7 +156,7 @@ class InferenceHandler:
         """Return the answer to a job, and withdraw the job when this coroutine is cancelled."""
         watchers: list[asyncio.Task[None]] = []
 
-        def watch(entry: Entry[Job, Result]) -> None:
+        def watch(entry: FutureEntry[Job, Result]) -> None:
             if context.disconnected is not None:
                 watchers.append(asyncio.create_task(self._withdraw_after(context, entry)))
 
@@ -175,7 +177,9 @@ class InferenceHandler:
                 watcher.cancel()
             watchers.clear()  # breaks the cycle with the entry: its tensors are freed at once
 
-    async def _withdraw_after(self, context: RequestContext, entry: Entry[Job, Result]) -> None:
+    async def _withdraw_after(
+        self, context: RequestContext, entry: FutureEntry[Job, Result]
+    ) -> None:
         assert context.disconnected is not None, "checked by the caller"
         await context.disconnected()
         self.batcher.withdraw(entry, ClientLeft())

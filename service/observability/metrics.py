@@ -1,6 +1,8 @@
 """All metrics of one service, in a registry of its own."""
 
 import platform
+from bisect import bisect_left
+from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
@@ -69,6 +71,7 @@ class Metrics:
         self.device_memory_bytes = Gauge(
             "rope_device_memory_bytes", "Memory in use on the device.", registry=registry
         )
+        self.connections = Gauge("rope_connections", "Open HTTP connections.", registry=registry)
         self.ready = Gauge("rope_ready", "1 while ready for traffic.", registry=registry)
         Info("rope_build", "Versions of service, torch and Python.", registry=registry).info(
             {
@@ -85,3 +88,14 @@ class Metrics:
     def _seconds(self, what: str, help_text: str) -> Histogram:
         name = f"rope_{what}_seconds"
         return Histogram(name, help_text, buckets=_SECONDS, registry=self.registry)
+
+
+def observe_all(histogram: Histogram, values: Sequence[float]) -> None:
+    """Observe values as `histogram.observe` does, but increment each bucket only once."""
+    bounds, counts = histogram._upper_bounds, dict[int, int]()
+    for value in values:
+        index = bisect_left(bounds, value)
+        counts[index] = counts.get(index, 0) + 1
+    for index, num_values in counts.items():
+        histogram._buckets[index].inc(num_values)
+    histogram._sum.inc(sum(values))

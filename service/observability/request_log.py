@@ -1,6 +1,7 @@
 """Counts every answered request of every protocol, and writes one log line for each."""
 
 import time
+from collections.abc import Mapping
 from functools import lru_cache
 
 from prometheus_client import Counter, Histogram
@@ -33,7 +34,7 @@ class RequestLog:
         route: str,
         status: int | str,
         started: float,
-        headers: dict[bytes, bytes],
+        headers: Mapping[bytes, bytes],
     ) -> None:
         """Record an answered request.
 

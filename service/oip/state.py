@@ -31,4 +31,4 @@ class OipState:
         handler.metrics.registry.register(TritonMetrics(self.statistics))
 
     def _num_pending(self, model: Model) -> int:
-        return sum(isinstance(job.call, model.call) for job in self.handler.batcher.waiting)
+        return sum(issubclass(job.operation, model.call) for job in self.handler.batcher.waiting)

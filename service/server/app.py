@@ -11,12 +11,13 @@ from starlette.routing import Route as StarletteRoute
 
 from service import __version__
 from service.asgi import problems
+from service.asgi.io import Headers
 from service.asgi.middleware import QUIET, App, RequestMiddleware
 from service.device import Driver
 from service.endpoints.table import ENDPOINTS
 from service.lifecycle import Lifecycle
 from service.observability.request_log import RequestLog
-from service.oip.errors import refusal
+from service.oip import errors
 from service.oip.http.control import control_routes
 from service.oip.http.routes import infer_routes
 from service.oip.openapi import document
@@ -68,8 +69,9 @@ def build_app(oip_state: OipState, device_threads: ThreadPoolExecutor) -> Reques
     return RequestMiddleware(
         app,
         hot=hot,
-        paths=frozenset(getattr(route, "path", "") for route in routes),
+        paths=frozenset(getattr(route, "path", "") for route in routes) - {""},
         request_log=RequestLog(service.metrics, logged=service.settings.logs_requests, quiet=QUIET),
+        describe=_describe,
         lifecycle=lifecycle,
     )
 
@@ -82,11 +84,20 @@ def _describe_hot_routes(app: FastAPI) -> None:
     )
 
 
+def _is_oip(path: str) -> bool:
+    return path == "/v2" or path.startswith("/v2/")
+
+
+def _describe(path: str, failure: Exception) -> tuple[int, Headers, bytes]:
+    """Return status, headers and body of the answer to a failure, in the form of the protocol."""
+    return errors.describe(failure) if _is_oip(path) else problems.describe(failure)
+
+
 async def _refuse(request: Request, failure: Exception) -> Response:
     """Answer 404 and 405 in the form of the protocol's errors."""
     assert isinstance(failure, HTTPException), "registered for this class alone"
-    if request.url.path.split("/")[1] == "v2":
-        headers, body = refusal(failure.detail)
+    if _is_oip(request.scope["path"]):
+        headers, body = errors.refusal(failure.detail)
     else:
         headers, body = problems.refuse(failure.status_code, failure.detail)
     response = Response(body, failure.status_code)

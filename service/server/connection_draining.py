@@ -7,9 +7,12 @@ connections, then call `close`: each client is either served or never connected.
 
 import asyncio
 import ctypes
+import fcntl
 import select
 import socket
 import struct
+import termios
+from array import array
 from collections.abc import Sequence
 from contextlib import suppress
 
@@ -38,6 +41,18 @@ def stop_handshakes(listener: socket.socket) -> None:
     program = struct.pack("HP", len(DROP_SYN), ctypes.addressof(code))
     with suppress(OSError):
         listener.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
+
+
+def has_unread_bytes(transport: asyncio.Transport) -> bool:
+    """Return whether a client has sent what was not read yet.
+
+    Closing a connection with unread bytes resets it: a request would be lost silently.
+    """
+    if transport.is_closing():
+        return False
+    unread = array("i", [0])
+    fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.FIONREAD, unread)
+    return unread[0] > 0
 
 
 async def accept_pending(listeners: Sequence[socket.socket]) -> None:

@@ -3,6 +3,8 @@
 import gc
 import logging
 import os
+from functools import partial
+from typing import Any, cast
 
 import uvicorn
 
@@ -12,9 +14,11 @@ from service.observability import logs
 from service.oip.grpc.methods import grpc_methods
 from service.oip.grpc.server import GrpcServer
 from service.oip.state import OipState
-from service.server import uvicorn_protocol
+from service.planned.planner import Planner
 from service.server.app import build_app
 from service.server.bootstrap import build_service, lifespan
+from service.server.connection import Connection, PlannedRequests
+from service.server.connection_limits import connection_limits
 from service.server.uvicorn_server import Server
 from service.settings import Settings
 
@@ -34,12 +38,20 @@ def serve(settings: Settings, driver: Driver | None = None) -> None:
     grpc = GrpcServer(settings, lifecycle, grpc_methods(oip_state), service.metrics)
     gc.freeze()  # the collector skips all objects that exist now: they live as long as the process
     gc.set_threshold(10_000, 20, 20)
+    planned = PlannedRequests(
+        Planner(oip_state),
+        service.slab_pool,
+        service.batcher,
+        service.admission,
+        lifecycle,
+        app.request_log,
+    )
     config = uvicorn.Config(
         app,
         host=settings.http_host,
         port=settings.http_port,
         loop="uvloop",
-        http=uvicorn_protocol.Connection,
+        http=cast(Any, partial(Connection, planned, connection_limits(settings))),
         ws="none",
         lifespan="off",
         access_log=False,
@@ -54,7 +66,9 @@ def serve(settings: Settings, driver: Driver | None = None) -> None:
         listeners=[grpc],
         delay_s=settings.drain_delay_s,
         drain_s=settings.drain_s,
+        unix_socket=settings.unix_socket,
     )
+    service.metrics.connections.set_function(lambda: len(server.server_state.connections))
     server.run()
     logging.shutdown()
     # a call that a stuck device still holds would keep its thread, and a usual exit would wait

@@ -70,16 +70,25 @@ def decode(body: Buffer) -> Decoded:
         raise BadMessage(f"the header of {size} bytes ends after the body of {len(body)} bytes")
     if size > MAX_HEADER_BYTES:
         raise BadMessage(f"the header may be at most {MAX_HEADER_BYTES} bytes long, got {size}")
-    text = bytes(body[8:start])
-    header = _parse_header_cached(text) if size <= MAX_CACHED_BYTES else _parse_header(text)
-    extra = len(body) - start - header.num_bytes
+    return decode_parts(bytes(body[8:start]), memoryview(body)[start:])
+
+
+def decode_parts(text: bytes, data: memoryview) -> Decoded:
+    """Read a body whose header is `text`; `data` are the bytes of its tensors.
+
+    Raises:
+        BadMessage, BadTensor: as `decode`.
+    """
+    cached = len(text) <= MAX_CACHED_BYTES
+    header = _parse_header_cached(text) if cached else _parse_header(text)
+    extra = len(data) - header.num_bytes
     if extra > 0:
         raise BadMessage(f"{extra} trailing bytes after the tensors of the header")
     if extra < 0:
         raise BadMessage(f"the body ends {-extra} bytes before the tensors of the header")
     tensors = {}
     for name, dtype, shape, offset, _ in header.entries:
-        tensors[name] = view_as_tensor(body, dtype, shape, start + offset)
+        tensors[name] = view_as_tensor(data, dtype, shape, offset)
     for name in header.bool_names:
         check_booleans(name, tensors[name])
     return Decoded(Message(tensors, header.params))

@@ -51,6 +51,10 @@ assert CudaUtils().load_binary
 assert torch.__file__.startswith("/opt/torch/"), f"there is a second torch: {torch.__file__}"
 assert not any(map(shutil.which, ("cc", "gcc", "clang"))), "there is a compiler"
 """
+LOAD_COMPILED = """
+from rope_core import compiled
+assert compiled.extension() is not None, "the compiled rotation is missing"
+"""
 FIND_KERNELS = """
 import os
 from service.kernel_builds.prebuild import prebuild
@@ -153,17 +157,17 @@ def _container(**variables: str) -> Iterator[tuple[str, int]]:
 
 
 def _check_kernels() -> None:
-    """Load Triton's extension and find the prebuilt kernels, as on a node with a GPU."""
+    """Load both extensions and find the prebuilt kernels, as on a node with a GPU."""
     with tempfile.TemporaryDirectory() as folder:
         stage = _docker("create", f"{IMAGE}-driver").strip()
         _docker("cp", f"{stage}:/opt/stub/libcuda.so.1", folder)
         _docker("rm", stage)
         os.chmod(folder, 0o755)  # the container runs as another user
         options = *RESTRICTIONS, "--volume", f"{folder}:{DRIVER_FOLDER}:ro"
-        for script in (LOAD_EXTENSION, FIND_KERNELS):
+        for script in (LOAD_COMPILED, LOAD_EXTENSION, FIND_KERNELS):
             run = "run", "--rm", *options, "--entrypoint", "python", IMAGE, "-c", script
             output = _docker(*run, timeout_s=600)
-    _print(f"Triton's extension is loaded, prebuilt kernels are found: {output.strip()}")
+    _print(f"both extensions are loaded, prebuilt kernels are found: {output.strip()}")
 
 
 def _check_health(name: str, port: int) -> None:

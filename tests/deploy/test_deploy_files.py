@@ -99,7 +99,8 @@ def test_kernels_are_built_with_the_environment_of_the_last_stage(instructions, 
     # variables that Triton's cache keys depend on are set in the stage that all others start from
     assert [env for env in last_stage["ENV"] if "TRITON_DISABLE_LINE_INFO" in env] == []
     bases = {arguments for name, arguments in instructions if name == "FROM"}
-    assert {"base AS torch", "torch AS driver", "torch AS service", "service AS kernels"} <= bases
+    assert {"base AS torch", "torch AS service", "service AS kernels"} <= bases
+    assert {"torch AS compiler", "compiler AS driver", "compiler AS wheel"} <= bases
     assert "base" in bases
 
 

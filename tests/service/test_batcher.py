@@ -8,8 +8,17 @@ import weakref
 
 import pytest
 
+from service.batching.call_queue import FutureEntry
 from service.errors import ClientLeft, Expired, Overloaded, ShuttingDown, TimedOut
-from tests.service.fake_run import COMPUTE_S, COPY_S, Doubler, HeldDoubler, LoopClock, batching
+from tests.service.fake_run import (
+    COMPUTE_S,
+    COPY_S,
+    Call,
+    Doubler,
+    HeldDoubler,
+    LoopClock,
+    batching,
+)
 
 
 @pytest.fixture
@@ -55,6 +64,42 @@ async def test_calls_of_one_key_share_a_run_and_the_oldest_call_goes_first(run):
         results = (calls.result(i, batch_key=key) for i, key in enumerate("abab"))
         assert await asyncio.gather(*results) == [0, 2, 4, 6]
     assert run.runs == [[0, 2], [1, 3]]
+
+
+async def test_calls_run_in_the_order_in_which_their_headers_arrived(run):
+    """Their bodies were complete in another order."""
+    loop, now = asyncio.get_running_loop(), time.monotonic()
+    entries = [
+        FutureEntry(Call(value, key), now - value, now + 60, loop.create_future(), print)
+        for value, key in ((2, "one"), (1, "two"), (5, "one"), (3, "two"), (4, "one"))
+    ]
+    async with batching(run, inline=True) as calls:
+        for entry in entries:
+            calls.batcher.enqueue(entry)
+        await asyncio.gather(*(entry.future for entry in entries))
+    assert run.runs == [[5, 4, 2], [3, 1]]
+
+
+async def test_short_runs_end_before_they_hold_up_the_event_loop(run):
+    async with batching(run, inline_limit_s=0.035) as calls:
+        results = [asyncio.create_task(calls.result(i, seconds=0.01)) for i in range(7)]
+        turns = []
+        while not all(result.done() for result in results):
+            await asyncio.sleep(0)
+            turns.append(len(run.runs))
+        assert [result.result() for result in results] == [0, 2, 4, 6, 8, 10, 12]
+        assert calls.notified == []
+    assert run.runs == [[0, 1, 2], [3, 4, 5], [6]]
+    assert run.threads == {threading.main_thread().name}
+    assert {1, 2} <= set(turns), "the loop turns between the runs"
+
+
+async def test_a_long_call_shares_its_thread_with_short_ones_behind_it(run):
+    async with batching(run, inline_limit_s=0.035) as calls:
+        seconds = [0.01, 0.05, 0.01, 0.03]
+        await asyncio.gather(*(calls.result(i, seconds=s) for i, s in enumerate(seconds)))
+    assert run.runs == [[0], [1, 2, 3]]
+    assert len(run.threads) == 2
 
 
 async def test_calls_left_out_of_a_batch_keep_their_order(run):

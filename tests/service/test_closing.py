@@ -8,6 +8,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, nullcontext
+from functools import partial
 
 import pytest
 import uvicorn
@@ -15,9 +16,11 @@ import uvloop
 
 from service import lifecycle as lifecycle_module
 from service.lifecycle import Lifecycle
-from service.server import uvicorn_protocol
+from service.server import asgi_protocol
 from service.server.connection_draining import stop_handshakes
+from service.server.connection_limits import connection_limits
 from service.server.uvicorn_server import Server
+from service.settings import Settings
 
 REQUEST = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
 
@@ -37,7 +40,7 @@ class Served:
             self._answer,
             port=0,
             interface="asgi3",
-            http=uvicorn_protocol.Connection,
+            http=partial(asgi_protocol.AsgiProtocol, connection_limits(Settings())),
             ws="none",
             lifespan="off",
             log_config=None,
@@ -156,8 +159,7 @@ async def test_a_request_that_was_not_read_yet_is_answered():
 async def test_a_request_whose_head_was_half_read_is_answered():
     async with served() as made, kept_alive(made) as (client, connection):
         client.sendall(REQUEST[:9])
-        before = connection.scope
-        await until(lambda: connection.scope is not before)  # of the answered request
+        await until(lambda: not connection.is_free)
         made.lifecycle.drain()
         connection.shutdown()
         client.sendall(REQUEST[9:])
@@ -185,7 +187,7 @@ async def test_a_client_that_has_just_connected_can_send_a_request():
 
 
 def test_a_client_that_has_just_connected_and_sends_nothing_is_disconnected(monkeypatch):
-    monkeypatch.setattr(uvicorn_protocol, "FIRST_REQUEST_S", 0)
+    monkeypatch.setattr(asgi_protocol, "FIRST_REQUEST_S", 0)
 
     async def test() -> None:
         async with served() as made:

@@ -5,6 +5,7 @@ import subprocess
 
 import pytest
 
+from service.observability.metrics import Metrics, observe_all
 from service.wire import Message
 from service.wire import safetensors_codec as codec
 from tests.service.conftest import post
@@ -80,3 +81,14 @@ async def test_promtool_finds_fault_with_the_names_of_triton_alone(client):
     faults = set(checked.stderr.decode().splitlines())
     assert faults <= KEPT
     assert (checked.returncode, checked.stdout) == (3 if faults else 0, b"")
+
+
+def test_values_observed_together_count_as_those_observed_one_by_one():
+    together, apart = Metrics(), Metrics()
+    bounds = apart.queue_seconds._upper_bounds
+    values = [*bounds[:-1], 0.0, 1e-5, 3e-5, 3e-5, 0.7, 1e9]
+    observe_all(together.queue_seconds, values)
+    for value in values:
+        apart.queue_seconds.observe(value)
+    assert b"rope_queue_wait_seconds_count %d" % len(values) in together.render()
+    assert together.render() == apart.render()

@@ -13,7 +13,7 @@ from service.inference.handler import RequestContext
 from service.oip.errors import describe
 from service.oip.http.codec import InferHeaders, decode, encode, parse_headers
 from service.oip.http.compression import inflate
-from service.oip.infer.models import MODELS, VERSION, Model
+from service.oip.infer.models import MODELS, Model
 from service.oip.infer.plan import InferRequest
 from service.oip.infer.run import INLINE_WRITE_BYTES, run_model
 from service.oip.state import OipState
@@ -93,7 +93,7 @@ class InferRoute:
 def infer_routes(oip_state: OipState) -> dict[str, InferRoute]:
     """Return the routes that infer, by path."""
     return {
-        f"/v2/models/{model.name}{version}/infer": InferRoute(model, oip_state)
+        path: InferRoute(model, oip_state)
         for model in MODELS.values()
-        for version in ("", f"/versions/{VERSION}")
+        for path in model.infer_paths
     }

@@ -48,6 +48,12 @@ class Model:
     inputs: tuple[Slot, ...]
     outputs: tuple[Slot, ...]
 
+    @property
+    def infer_paths(self) -> tuple[str, str]:
+        """The paths of its inference: without and with its version."""
+        path = f"/v2/models/{self.name}"
+        return f"{path}/infer", f"{path}/versions/{VERSION}/infer"
+
     def with_input_name(self, failure: ShapeError) -> ShapeError:
         """Return a failure of the endpoint, with the model's name of the tensor."""
         names = {slot.endpoint_name: slot.name for slot in self.inputs}

@@ -12,7 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from uvicorn.server import ServerState
 
-from service.server.uvicorn_protocol import Connection
+from service.asgi import io, problems
+from service.errors import ServiceError
+from service.server.asgi_protocol import AsgiProtocol
+from service.server.connection_limits import connection_limits
+from service.settings import Settings
 
 JAVA = {"Connection": "Upgrade, HTTP2-Settings", "Upgrade": "h2c", "HTTP2-Settings": "AAEAAEAA"}
 BROWSER = {"connection": "keep-alive, Upgrade", "upgrade": "websocket", "Sec-WebSocket-Key": "eA=="}
@@ -50,7 +54,7 @@ def request(
 class Wire:
     """What a transport is to the protocol, with what was written to it."""
 
-    def __init__(self, protocol: Connection) -> None:
+    def __init__(self, protocol: AsgiProtocol) -> None:
         self._protocol = protocol
         self.written = b""
         self.closed = False
@@ -63,11 +67,17 @@ class Wire:
             self.closed = True
             asyncio.get_running_loop().call_soon(self._protocol.connection_lost, None)
 
+    write_eof = close
+    """The client closes when it has read the end."""
+
     def is_closing(self) -> bool:
         return self.closed
 
     def get_extra_info(self, name: str) -> None:
         return None
+
+    def get_write_buffer_size(self) -> int:
+        return 0
 
     def pause_reading(self) -> None: ...
 
@@ -75,7 +85,20 @@ class Wire:
 
 
 async def tell(scope, receive, send) -> None:
-    """Answer with what the application was told."""
+    """Answer with what the application was told, or with the refusal."""
+    try:
+        if io.REFUSAL in scope:
+            raise scope[io.REFUSAL]
+        content, status = await read(scope, receive), 200
+    except ServiceError as failure:
+        status, _, content = problems.describe(failure)
+    length = [(b"content-length", b"%d" % len(content))]
+    await send({"type": "http.response.start", "status": status, "headers": length})
+    await send({"type": "http.response.body", "body": content})
+
+
+async def read(scope, receive) -> bytes:
+    """Return what the application is told of a request."""
     body, more = b"", True
     while more:
         message = await receive()
@@ -84,24 +107,22 @@ async def tell(scope, receive, send) -> None:
     headers = [(name.decode(), value.decode()) for name, value in scope["headers"]]
     told = [scope["method"], scope["path"], scope["query_string"].decode(), scope["http_version"]]
     told += [body.decode("latin1"), [pair for pair in headers if pair[0] not in OFFERING]]
-    content = json.dumps(told).encode()
-    length = [(b"content-length", b"%d" % len(content))]
-    await send({"type": "http.response.start", "status": 200, "headers": length})
-    await send({"type": "http.response.body", "body": content})
+    return json.dumps(told).encode()
 
 
 OFFERING = {"connection", "upgrade", "http2-settings", "sec-websocket-key", "empty"}
-CONFIG = uvicorn.Config(tell, http=Connection, ws="none", log_config=None, access_log=False)
+CONFIG = uvicorn.Config(tell, http=AsgiProtocol, ws="none", log_config=None, access_log=False)
 CONFIG.load()
 
 
 async def answers(*packets: bytes) -> Wire:
     """Return the wire after all packets came, one by one."""
     state = ServerState()
-    protocol = Connection(CONFIG, state, {}, asyncio.get_running_loop())
+    limits = connection_limits(Settings())
+    protocol = AsgiProtocol(limits, CONFIG, state, {}, asyncio.get_running_loop())
     wire = Wire(protocol)
     protocol.connection_made(wire)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(10):
         for packet in packets:
             if not wire.closed:
                 protocol.data_received(packet)
@@ -170,12 +191,25 @@ async def test_thousands_behind_each_other_in_one_packet():
     assert [each[4] for each in told(wire)] == ["ab"] * 3000
 
 
+async def test_a_request_gets_a_list_of_headers_of_its_own(monkeypatch):
+    """Also where the same header was parsed before."""
+
+    async def change(scope, receive, send) -> None:
+        scope["headers"].append((b"changed", b"yes"))
+        await tell(scope, receive, send)
+
+    monkeypatch.setattr(CONFIG, "loaded_app", change)
+    first, second = told(await answers(request() * 2))
+    assert first == second
+    assert [name for name, _ in first[5]].count("changed") == 1
+
+
 async def test_a_head_without_end_is_refused():
     packets = [b"GET / HTTP/1.1\r\nA: ", *[b"a" * 2**12] * 18]
     wire = await answers(*packets)
-    assert wire.written.startswith(b"HTTP/1.1 400 ")
+    assert wire.written.startswith(b"HTTP/1.1 431 ")
     assert wire.closed
-    assert not told(await answers(*packets[:16]))[1:]
+    assert not (await answers(*packets[:8])).written
 
 
 async def test_what_comes_before_a_head_is_not_its_length():

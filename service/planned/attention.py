@@ -1,0 +1,112 @@
+"""Attention of planned calls on the CPU: the usual form, causal over the tokens of each row."""
+
+import time
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+
+import rope_core
+from rope_core import Attend, compiled
+from rope_core.attention import MAX_GROWTH
+from rope_core.backends import sdpa, sdpa_cpu
+from rope_core.inference import inference
+from rope_core.table_rotation import TableRotation, table_rotation
+from service.batching.run import Run
+from service.planned.plan import PlannedJob, PlannedResult, TensorSpan, answer_parts
+from service.wire.elements import view_as_bytes, view_as_tensor
+
+
+class AttentionRunner:
+    """Runs the calls of a plan by the steps of the library, without what only other forms need.
+
+    Args:
+        call: the first call of the plan.
+        table: the angles.
+        spans: of q `[B, S, H, D]` or `[T, H, D]`, of k and v likewise, and of int64 positions of
+            all tokens.
+    """
+
+    batch_key: ClassVar[str] = "planned attention"
+
+    def __init__(self, call: Attend, table: TableRotation, spans: dict[str, TensorSpan]) -> None:
+        self._table = table
+        self._q, self._k, self._v = spans["q"], spans["k"], spans["v"]
+        self._positions = spans["positions"]
+        self._dtype = call.q.dtype
+        self._num_tokens = call.num_tokens
+        self._num_heads, head_dim = call.q.shape[-2:]
+        self._num_kv_heads = call.k.shape[-2]
+        self._return_lse = call.return_lse
+        self._scale = call.attention.scale or float(head_dim**-0.5)
+        growth = max(1.0, MAX_GROWTH * abs(table.rope.attention_scaling))
+        self._score_factor = growth**2 * head_dim * max(1.0, self._scale)
+        self._shapes = [(1, *span.shape)[-4:] for span in (self._q, self._k, self._v)]
+
+    @inference
+    def __call__(self, jobs: Sequence[PlannedJob]) -> Run[PlannedResult | Exception]:
+        """Attend in all jobs, one after the other."""
+        started = time.perf_counter()
+        results = [job.runner.attend(job) for job in jobs]
+        return Run(results, 0.0, time.perf_counter() - started)
+
+    def attend(self, job: PlannedJob) -> PlannedResult | Exception:
+        """Attend in one job. The library does so where numbers need more care."""
+        q_shape, k_shape, v_shape = self._shapes
+        table, dtype, num_tokens = self._table, self._dtype, self._num_tokens
+        address = job.slab.address
+        positions = address + self._positions.offset
+        q, k = torch.empty(q_shape, dtype=dtype), torch.empty(k_shape, dtype=dtype)
+        rotate_q, rotate_k = table.of(self._num_heads, dtype), table.of(self._num_kv_heads, dtype)
+        max_q = rotate_q.run(address + self._q.offset, q.data_ptr(), positions, num_tokens)
+        if max_q < 0:  # a position is not in the table
+            return _attend_alone(job)
+        max_k = rotate_k.run(address + self._k.offset, k.data_ptr(), positions, num_tokens)
+        v = view_as_tensor(job.slab.memory, dtype, v_shape, self._v.offset)
+        max_v = compiled.max_abs(v.data_ptr(), v.numel(), dtype)
+        # false for NaN
+        if not (max_q * max_k * self._score_factor < sdpa.MAX_SCORE and max_v < torch.inf):
+            return _attend_alone(job)
+        heads = (x.transpose(1, 2) for x in (q, k, sdpa_cpu.cache_aligned(v)))
+        out, lse = sdpa_cpu.flash(*heads, 0.0, True, scale=self._scale)
+        parts = [view_as_bytes(out.transpose(1, 2).contiguous())]
+        if self._return_lse:
+            parts.append(view_as_bytes(lse.transpose(1, 2).contiguous()))
+        return PlannedResult(parts, sdpa.name)
+
+
+def attention_runner(call: Attend, spans: Sequence[TensorSpan]) -> AttentionRunner | None:
+    """Return the runner of calls like `call`; None where only the library can run them."""
+    by_name = {span.name: span for span in spans}
+    rope, config, q = call.rope, call.attention, call.q
+    table = None if rope is None else table_rotation(rope)
+    if table is None or rope is None or compiled.extension() is None:
+        return None
+    num_rows, num_tokens = len(q) if q.ndim == 4 else 1, q.shape[-3]
+    is_usual = (
+        by_name.keys() == {"q", "k", "v", "positions"}
+        and all(span.num_bytes for span in spans)
+        and by_name["positions"].dtype is torch.int64
+        and torch.Size(by_name["positions"].shape).numel() == num_rows * num_tokens
+        and not rope.whole_positions
+        and rope.values == "kept"
+        and call.v.shape[-1] == q.shape[-1]
+        and call.out_dtype in (None, q.dtype)
+        and num_tokens > 1  # one query is no causal call of the operator
+        and (num_rows == 1 or q.dtype is torch.float32)  # rows have the same bits together
+        and config.causal
+        and (config.window, config.chunk, config.softcap) == (None, None, None)
+        and (config.scale is None or config.scale > 0)
+    )
+    return AttentionRunner(call, table, by_name) if is_usual else None
+
+
+def _attend_alone(job: PlannedJob) -> PlannedResult | Exception:
+    """Attend in one job by the library."""
+    try:
+        call = job.call
+        assert isinstance(call, Attend), "the runner is for attention"
+        result = rope_core.attend(call, job.backend)
+    except Exception as failure:
+        return failure
+    return PlannedResult(answer_parts(result), result.backend)

@@ -1,0 +1,193 @@
+"""A plan: what the header of a request determines, and a request that follows one."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+
+from rope_core import Attend, Call, Result, Rotate
+from rope_core.calls import tensor_fields, with_fields
+from service.asgi.io import Headers
+from service.batching.admission import Charge
+from service.batching.call_queue import Entry
+from service.batching.run import Completed
+from service.endpoints.builders import PreparedCall
+from service.inference.engine import Job, Runner
+from service.oip.statistics import Statistics
+from service.slab_pool import Slab
+from service.wire import Buffer, Message, Parameters
+from service.wire.elements import view_as_bytes, view_as_tensor
+
+Parts = Sequence[Buffer]
+"""The tensors of an answer as bytes, in the order of the answer."""
+
+
+PLANNED_CALLS = (Rotate, Attend)
+"""Calls that a request with a plan may have."""
+
+
+class PlannedResult(NamedTuple):
+    """What a runner returns for a call."""
+
+    parts: Parts
+    backend: str
+    """Name of the backend that computed."""
+
+
+class Description(NamedTuple):
+    """What a request says of its tensors, before their bytes."""
+
+    text: bytes
+    """As the client sent it, but for the name of the request."""
+    message_id: bytes
+    """The client's name of the request within the body; empty where it has none."""
+    num_bytes: int
+    """Bytes of the body before those of the tensors."""
+
+
+class AnswerFormat(NamedTuple):
+    """What is equal in all answers of a plan."""
+
+    route: str
+    """The route's name in metrics."""
+    fields: bytes
+    """Lines of the header: type and length of the body."""
+    preamble: bytes
+    """Body before the bytes of the tensors."""
+    describe: Callable[[Exception], tuple[int, Headers, bytes]]
+    """Returns status, headers and body for a failure."""
+    with_id: Callable[[bytes], tuple[bytes, bytes]] | None = None
+    """Returns `fields` and `preamble` for a request with a name in its body."""
+    statistics: Statistics | None = None
+    """Counts of the protocol."""
+
+
+class Readable(NamedTuple):
+    """The message of a request, and the form of the answers to requests with its description."""
+
+    message: Message
+    format: Callable[[Message], AnswerFormat]
+    """Returns the form of answers whose tensors have these names, shapes and dtypes."""
+
+
+class TensorSpan(NamedTuple):
+    """Where a tensor lies in the body, behind the description of the tensors."""
+
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    offset: int
+    num_bytes: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Plan:
+    """What the header of a request and the description of its tensors determine."""
+
+    prefix: bytes
+    """Header and description as the client sends them, without identifiers."""
+
+    num_bytes: int
+    """Bytes of the tensors, which follow `prefix`."""
+
+    timeout_s: float
+    charge_bytes: int
+    """Memory of a request and of its answer."""
+
+    job: Job
+    """Costs and keys of each call. Its own call has no numbers."""
+
+    operation: type[Call]
+    runner: Runner | None
+    """Runs batches of calls of one kind; None: they are run as all others."""
+
+    spans: tuple[TensorSpan, ...]
+
+    fields: Mapping[str, str] | None
+    """The tensor of each field of the call, by name; None: numbers have to be checked."""
+
+    prepare: Callable[[Message], PreparedCall | Message]
+    """Returns the call of a message; checks its numbers."""
+
+    params: Parameters
+    answer: AnswerFormat
+
+    def build_call(self, body: memoryview) -> Call:
+        """Return the call whose tensors are views of a body.
+
+        Raises:
+            RopeError: a tensor's numbers do not fit.
+        """
+        tensors = {
+            name: view_as_tensor(body, dtype, shape, offset)
+            for name, dtype, shape, offset, _ in self.spans
+        }
+        if self.fields is not None:
+            return with_fields(
+                self.job.call, {field: tensors[name] for field, name in self.fields.items()}
+            )
+        prepared = self.prepare(Message(tensors, self.params))
+        assert isinstance(prepared, PreparedCall), "a plan is made for calls of the device"
+        return prepared.call
+
+
+class PlannedJob:
+    """The call of a planned request, as the batcher and the engine need it."""
+
+    __slots__ = (
+        *("answer_bytes", "backend", "batch_key", "num_bytes", "num_tokens", "operation"),
+        *("pack_key", "plan", "runner", "seconds", "slab"),
+    )
+
+    def __init__(self, plan: Plan, slab: Slab) -> None:
+        job = plan.job
+        self.plan = plan
+        self.slab = slab
+        self.operation = plan.operation
+        self.runner: Any = plan.runner
+        self.batch_key = job.batch_key
+        self.pack_key = job.pack_key
+        self.num_tokens = job.num_tokens
+        self.num_bytes = job.num_bytes
+        self.answer_bytes = job.answer_bytes
+        self.seconds = job.seconds
+        self.backend = job.backend
+
+    @property
+    def call(self) -> Call:
+        """The call; its tensors are views of the slab."""
+        return self.plan.build_call(self.slab.memory)
+
+
+@dataclass(slots=True, eq=False)
+class PlannedEntry(Entry[Any, Any]):
+    """A planned request in the queue, on the device, or with its answer on the way."""
+
+    charge: Charge
+    answer: Callable[["PlannedEntry", Completed[Any] | Exception], None]
+    """Sends the answer; called once."""
+
+    request_id: str
+    message_id: bytes
+    """The client's name of the request within the body; empty where it has none."""
+
+    header: Mapping[bytes, bytes]
+    """Fields of the header that differ in each request, by name: `traceparent`."""
+
+    is_answered: bool = field(default=False, init=False)
+
+    def resolve(self, outcome: Completed[Any] | Exception) -> None:
+        """Answer the request, unless it is answered."""
+        if self.timer is not None:
+            self.timer.cancel()
+        if not self.is_answered:
+            self.is_answered = True
+            self.answer(self, outcome)
+
+
+def answer_parts(result: Result | PlannedResult) -> Parts:
+    """Return the tensors of a result as bytes."""
+    if isinstance(result, PlannedResult):
+        return result.parts
+    return [view_as_bytes(tensor.contiguous()) for tensor in tensor_fields(result).values()]

@@ -1,0 +1,147 @@
+"""Find the plan of a request by the bytes of its header, and make plans."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol
+
+from rope_core.errors import RopeError
+from service.asgi import io
+from service.endpoints.table import ENDPOINTS, Endpoint
+from service.errors import ServiceError
+from service.oip.state import OipState
+from service.planned import header
+from service.planned.header import MAX_HEADER_BYTES, Header
+from service.planned.make_plan import make_plan
+from service.planned.oip import oip_routes
+from service.planned.plan import Description, Plan, Readable
+from service.planned.v1 import V1Route
+
+MAX_PLANS = 1024
+"""Plans, and headers, that are kept. When there are more, all are dropped."""
+
+MAX_DESCRIPTION_BYTES = 2**12
+"""Longest description of tensors that has a plan."""
+
+
+class PlannedRoute(Protocol):
+    """A route for planned requests."""
+
+    endpoint: Endpoint[Any]
+
+    def accepts(self, fields: Mapping[bytes, bytes]) -> bool:
+        """Tell whether requests with these fields may have a plan. Raises ServiceError if not."""
+
+    def describe(self, fields: Mapping[bytes, bytes], body: bytes) -> Description | None:
+        """Return the description of the tensors at the start of a body, None if it is not whole."""
+
+    def read(self, description: bytes, tensors: memoryview) -> Readable | None:
+        """Return a request, None if it has no plan. Raises ServiceError if it is none."""
+
+
+class Match(NamedTuple):
+    """A request that has a plan, or may get one."""
+
+    plan: Plan | None
+    """None: the plan can be made once the whole body is there."""
+    header: Header
+    key: bytes
+    """Header and description of the tensors, without identifiers."""
+    description: Description
+    identifiers: Mapping[bytes, bytes]
+    """Fields of the header that differ in each request, by name."""
+    start: int
+    """Where the bytes of the tensors begin."""
+    end: int
+    """Where the request ends."""
+
+
+class Planner:
+    """Finds and makes plans.
+
+    A header that is seen for the first time has no plan yet: some clients send another one each
+    time, and a plan costs more than an ordinary request.
+
+    Args:
+        oip_state: its handler reads requests in the ordinary way.
+    """
+
+    def __init__(self, oip_state: OipState) -> None:
+        self._handler = oip_state.handler
+        self._seen: set[bytes] = set()
+        self._headers: dict[bytes, Header | None] = {}
+        self._plans: dict[bytes, Plan | None] = {}
+        self._routes: dict[bytes, PlannedRoute] = {
+            endpoint.path.encode(): V1Route(endpoint)
+            for endpoint in ENDPOINTS
+            if endpoint.path in ("/v1/rotate", "/v1/attention")
+        }
+        self._routes |= oip_routes(oip_state)
+
+    def match(self, data: bytes) -> Match | None:
+        """Return what is known of the request at the start of `data`; None: it is not planned."""
+        at = data.find(header.END, 0, MAX_HEADER_BYTES) + len(header.END)
+        if at < len(header.END):
+            return None
+        text = data[:at]
+        identifiers: Mapping[bytes, bytes] = {}
+        parsed = self._headers.get(text)
+        if parsed is None:
+            bare = header.without_identifiers(text)
+            if bare is None:
+                return None
+            text, identifiers = bare
+            parsed = self._header(text)
+            if parsed is None:
+                return None
+        route = self._routes[parsed.target]
+        description = route.describe(parsed.fields, data[at : at + MAX_DESCRIPTION_BYTES])
+        if description is None or description.num_bytes > parsed.num_body_bytes:
+            return None
+        key = text + description.text
+        plan = self._plans.get(key)
+        if plan is None and key in self._plans:
+            return None
+        end = at + parsed.num_body_bytes
+        start = at + description.num_bytes
+        return Match(plan, parsed, key, description, identifiers, start, end)
+
+    def make(self, match: Match, body: memoryview) -> Plan | None:
+        """Return the plan of a request whose tensors are `body`, None if it can have none."""
+        if len(self._plans) >= MAX_PLANS:
+            self._plans.clear()
+        try:
+            plan = self._make(match, body)
+        except (ServiceError, RopeError):
+            plan = None
+        self._plans[match.key] = plan
+        return plan
+
+    def _header(self, text: bytes) -> Header | None:
+        """Return a parsed header, None where it was not seen before or has no plan."""
+        if text in self._headers:
+            return self._headers[text]
+        if text not in self._seen:
+            if len(self._seen) >= MAX_PLANS:
+                self._seen.clear()
+            self._seen.add(text)
+            return None
+        if len(self._headers) >= MAX_PLANS:
+            self._headers.clear()
+        parsed = header.parse(text)
+        try:
+            if parsed is not None and not self._routes[parsed.target].accepts(parsed.fields):
+                parsed = None
+        except (KeyError, ServiceError):
+            parsed = None
+        self._headers[text] = parsed
+        return parsed
+
+    def _make(self, match: Match, body: memoryview) -> Plan | None:
+        route = self._routes[match.header.target]
+        timeout_s = io.timeout_s(match.header.fields)
+        readable = route.read(match.description.text, body)
+        if readable is None:
+            return None
+        num_body_bytes = match.header.num_body_bytes
+        return make_plan(
+            self._handler, route.endpoint, readable, match.key, num_body_bytes, timeout_s
+        )

@@ -1,0 +1,46 @@
+"""Planned requests of `/v1`: safetensors, whose description is the header of that format."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from service.asgi import problems
+from service.endpoints.table import Endpoint
+from service.planned.plan import AnswerFormat, Description, Readable
+from service.wire import Message, codec_for, negotiate_response_codec, safetensors_codec
+
+
+class V1Route:
+    """One route of `/v1` for planned requests."""
+
+    def __init__(self, endpoint: Endpoint[Any]) -> None:
+        self.endpoint = endpoint
+
+    def accepts(self, fields: Mapping[bytes, bytes]) -> bool:
+        """Tell whether requests with these fields have bodies and answers in safetensors.
+
+        Raises:
+            UnsupportedMediaType, NotAcceptable: no request may have such fields.
+        """
+        accepted = negotiate_response_codec(fields.get(b"accept")) or safetensors_codec
+        return codec_for(fields.get(b"content-type")) is accepted is safetensors_codec
+
+    def describe(self, fields: Mapping[bytes, bytes], body: bytes) -> Description | None:
+        """Return the description of the tensors at the start of a body, None if it is not whole."""
+        size = 8 + int.from_bytes(body[:8], "little")
+        return Description(body[:size], b"", size) if 8 < size <= len(body) else None
+
+    def read(self, description: bytes, tensors: memoryview) -> Readable:
+        """Return the message of a request, and the form of its answer.
+
+        Raises:
+            BadMessage, BadTensor: it is none.
+        """
+        message, _ = safetensors_codec.decode_parts(description[8:], tensors)
+        return Readable(message, self._format)
+
+    def _format(self, answer: Message) -> AnswerFormat:
+        preamble, *tensors = safetensors_codec.encode(answer)
+        length = len(preamble) + sum(map(len, tensors))
+        media_type = safetensors_codec.media_type.encode()
+        fields = b"content-type: %s\r\ncontent-length: %d\r\n" % (media_type, length)
+        return AnswerFormat(self.endpoint.path, fields, bytes(preamble), problems.describe)

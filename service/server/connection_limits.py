@@ -1,0 +1,51 @@
+"""What all connections share: limits, deadlines, and how many connections there may be."""
+
+import resource
+from typing import NamedTuple
+
+from service.asgi.request_header import HeaderCache, HeaderLimits
+from service.server.connection_deadlines import Deadlines, Timeouts
+from service.settings import Settings
+
+STATUS_CONNECTIONS = 16
+"""Connections beyond the limit that are served the status of the service, and nothing else."""
+
+MOST_CONNECTIONS = 4096
+"""Default limit where the system allows enough open files."""
+
+
+class ConnectionLimits(NamedTuple):
+    """What all connections share."""
+
+    headers: HeaderCache
+    deadlines: Deadlines
+    max_connections: int
+
+
+def connection_limits(settings: Settings) -> ConnectionLimits:
+    """Return the limits that an operator has set."""
+    timeouts = Timeouts(
+        header_s=settings.header_timeout_s,
+        body_s=settings.body_grace_s,
+        min_body_rate=settings.min_body_rate,
+        keep_alive_s=settings.keep_alive_s,
+        write_stall_s=settings.write_stall_s,
+    )
+    header = HeaderLimits(
+        max_bytes=settings.max_header_bytes,
+        max_fields=settings.max_header_fields,
+        max_target_bytes=settings.max_target_bytes,
+    )
+    max_connections = settings.max_connections or default_max_connections()
+    return ConnectionLimits(HeaderCache(header), Deadlines(timeouts), max_connections)
+
+
+def default_max_connections() -> int:
+    """Return three quarters of the files that the process may open, at most MOST_CONNECTIONS.
+
+    Without a free descriptor no connection is accepted, not even one that asks for the status.
+    """
+    num_files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if num_files == resource.RLIM_INFINITY:
+        return MOST_CONNECTIONS
+    return max(1, min(num_files * 3 // 4, MOST_CONNECTIONS))

@@ -1,0 +1,37 @@
+"""Estimates of the engine: in proportion to what calls cost."""
+
+import pytest
+import torch
+
+from rope_core import Attend, AttentionConfig
+from tests.service.engines import ROPE, cpu_engine
+
+
+def seconds(num_queries, num_keys=None, causal=True, **fields):
+    q = torch.empty(1, num_queries, 8, 64)
+    k = torch.empty(1, num_keys or num_queries, 2, 64)
+    call = Attend(q, k, k, ROPE, AttentionConfig(causal=causal), **fields)
+    return cpu_engine().job(call).seconds
+
+
+def test_causal_attention_is_half_the_work_of_all_scores():
+    assert seconds(4096) / seconds(4096, causal=False) == pytest.approx(0.5, rel=0.01)
+
+
+@pytest.mark.parametrize("num_queries", [1, 16])
+def test_a_few_queries_see_nearly_all_keys(num_queries):
+    ratio = seconds(num_queries, 8192) / seconds(num_queries, 8192, causal=False)
+    assert 0.99 < ratio <= 1
+
+
+def test_queries_before_the_first_key_cost_nothing():
+    assert seconds(8192, 16) < seconds(8192, 16, causal=False) / 2
+
+
+def test_packed_sequences_cost_what_rows_cost():
+    q, k = torch.empty(3 * 512, 8, 64), torch.empty(3 * 512, 2, 64)
+    ends = torch.tensor([0, 512, 1024, 1536])
+    packed = Attend(q, k, k, ROPE, cu_seqlens_q=ends, cu_seqlens_k=ends)
+    rows = Attend(*(x.view(3, 512, -1, 64) for x in (q, k, k)), ROPE)
+    one, other = (cpu_engine().job(call).seconds for call in (packed, rows))
+    assert one == pytest.approx(other, rel=0.01)
