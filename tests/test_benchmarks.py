@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import encodings, h2load, load, oracle, protocol, workloads
+from benchmarks import encodings, h2load, load, oracle, protocol, table, workloads
 from benchmarks.encodings import ENCODERS, GRPC_PREFIX_BYTES
 from benchmarks.peers import functions
 from benchmarks.peers.peer import PEERS
@@ -88,7 +88,7 @@ def test_peers_print_a_table_of_ratios_and_what_failed(tmp_path):
     assert done.returncode == 0, done.stderr
     (row,) = json.loads((tmp_path / "peers.json").read_text())["rows"]
     assert row["x"] == pytest.approx(row["rate"] / row["peer_rate"])
-    assert table_rows(done.stdout)[-1] == f"| FastAPI + orjson | {row['x']:.2f} |"
+    assert table_rows(done.stdout)[-1] == f"| FastAPI + orjson | {table.format_cell(row['x'])} |"
 
 
 def test_peer_that_does_not_start_is_a_row_with_the_reason():
