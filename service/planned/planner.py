@@ -118,10 +118,9 @@ class Planner:
         if len(self._plans) >= MAX_PLANS:
             self._plans.clear()
         try:
-            plan = self._make(match, body)
+            plan = self._plans[match.key] = self._make(match, body)
         except (ServiceError, RopeError):
-            plan = None
-        self._plans[match.key] = plan
+            return None  # the next request with this description may have numbers that fit
         return plan
 
     def timeout_s(self, parsed: Header) -> float:
