@@ -68,12 +68,14 @@ INLINE float float_of(uint32_t bits) {
 
 INLINE uint32_t larger(uint32_t a, uint32_t b) { return a > b ? a : b; }
 
-/* Round to nearest even: the upper 16 bits are a bfloat16. */
+/* Round to nearest even: the upper 16 bits are a bfloat16. A NaN stays one if its lower 16 bits are
+   0, as those of bfloat16 numbers and of quiet_nan are. */
 INLINE uint32_t round_bfloat16(float value) {
     uint32_t bits = bits_of(value);
-    uint32_t rounded = bits + 0x7fff + ((bits >> 16) & 1);
-    return value != value ? 0x7fc00000 : rounded;
+    return bits + 0x7fff + ((bits >> 16) & 1);
 }
+
+INLINE float quiet_nan(float value) { return value != value ? float_of(0x7fc00000) : value; }
 
 #if defined(__x86_64__)
 TARGET static inline void from_float16(const uint16_at *x, float *out, Py_ssize_t n) {
@@ -151,15 +153,13 @@ INLINE uint32_t rotate_interleaved_bfloat16(const uint16_at *x, uint16_at *out, 
     return top;
 }
 
-/* Layout "half": a word has channels 2 i and 2 i + 1, of two pairs. `split` has the tables of
-   split_tables. */
-INLINE uint32_t rotate_half_bfloat16(const uint16_at *x, uint16_at *out, const float *split,
-                                     const float *cos, const float *sin, Py_ssize_t pairs,
-                                     int inverse) {
+/* Layout "half": a word has channels 2 i and 2 i + 1, of two pairs. cos and sin have the even
+   channels first. */
+INLINE uint32_t rotate_half_bfloat16(const uint16_at *x, uint16_at *out, const float *cos,
+                                     const float *sin, Py_ssize_t pairs, int inverse) {
     uint32_t top = 0;
     const Py_ssize_t words = pairs / 2;
-    const float *cos_even = split, *cos_odd = split + words;
-    const float *sin_even = split + 2 * words, *sin_odd = split + 3 * words;
+    const float *cos_odd = cos + words, *sin_odd = sin + words;
     const uint32_at *a_words = (const uint32_at *)x, *b_words = (const uint32_at *)(x + pairs);
     uint32_at *out_a = (uint32_at *)out, *out_b = (uint32_at *)(out + pairs);
     if (pairs % 2) {
@@ -177,7 +177,7 @@ INLINE uint32_t rotate_half_bfloat16(const uint16_at *x, uint16_at *out, const f
         top = larger(top, larger(word_top(a), word_top(b)));
         float a_even = float_of(FIRST(a)), a_odd = float_of(SECOND(a));
         float b_even = float_of(FIRST(b)), b_odd = float_of(SECOND(b));
-        rotate_pair(&a_even, &b_even, cos_even[i], sin_even[i], inverse);
+        rotate_pair(&a_even, &b_even, cos[i], sin[i], inverse);
         rotate_pair(&a_odd, &b_odd, cos_odd[i], sin_odd[i], inverse);
         out_a[i] = join_bfloat16(a_even, a_odd);
         out_b[i] = join_bfloat16(b_even, b_odd);
@@ -185,15 +185,15 @@ INLINE uint32_t rotate_half_bfloat16(const uint16_at *x, uint16_at *out, const f
     return top;
 }
 
-/* Cosines of even channels, of odd channels, then sines: 4 times pairs / 2. */
-INLINE void split_tables(const float *cos, const float *sin, Py_ssize_t pairs, float *split) {
-    const Py_ssize_t words = pairs / 2;
+/* Copy a row of a table for bfloat16. Layout "half": even channels first, then odd ones; the last
+   of an odd number stays. */
+INLINE void copy_row(const float *row, float *copy, Py_ssize_t pairs, int interleaved) {
+    const Py_ssize_t words = interleaved ? 0 : pairs / 2;
     for (Py_ssize_t i = 0; i < words; i++) {
-        split[i] = cos[2 * i];
-        split[words + i] = cos[2 * i + 1];
-        split[2 * words + i] = sin[2 * i];
-        split[3 * words + i] = sin[2 * i + 1];
+        copy[i] = quiet_nan(row[2 * i]);
+        copy[words + i] = quiet_nan(row[2 * i + 1]);
     }
+    for (Py_ssize_t i = 2 * words; i < pairs; i++) copy[i] = quiet_nan(row[i]);
 }
 
 TARGET static uint32_t max_magnitude(const char *x, Py_ssize_t n, int dtype) {
@@ -225,7 +225,12 @@ INLINE uint32_t rotate_tokens(const Work *work, int dtype, int interleaved, int 
         const float *cos = r->cos + row * r->pairs, *sin = r->sin + row * r->pairs;
         const char *x = work->x + t * work->x_strides[0];
         char *out = work->out + t * work->out_strides[0];
-        if (dtype == BFLOAT16 && !interleaved) split_tables(cos, sin, r->pairs, scratch);
+        if (dtype == BFLOAT16) {
+            copy_row(cos, scratch, r->pairs, interleaved);
+            copy_row(sin, scratch + r->pairs, r->pairs, interleaved);
+            cos = scratch;
+            sin = scratch + r->pairs;
+        }
         for (Py_ssize_t h = 0; h < r->heads; h++) {
             const char *from = x + before * size;
             char *to = out + before * size;
@@ -237,8 +242,8 @@ INLINE uint32_t rotate_tokens(const Work *work, int dtype, int interleaved, int 
                 row_top = rotate_interleaved_bfloat16((const uint16_at *)from, (uint16_at *)to, cos,
                                                       sin, r->pairs, inverse);
             } else if (dtype == BFLOAT16) {
-                row_top = rotate_half_bfloat16((const uint16_at *)from, (uint16_at *)to, scratch,
-                                               cos, sin, r->pairs, inverse);
+                row_top = rotate_half_bfloat16((const uint16_at *)from, (uint16_at *)to, cos, sin,
+                                               r->pairs, inverse);
             } else {
                 from_float16((const uint16_at *)from, scratch, 2 * r->pairs);
                 row_top = rotate_float32(scratch, scratch, cos, sin, r->pairs, interleaved, inverse);
