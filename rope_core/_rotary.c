@@ -68,12 +68,14 @@ INLINE float float_of(uint32_t bits) {
 
 INLINE uint32_t larger(uint32_t a, uint32_t b) { return a > b ? a : b; }
 
-/* Round to nearest even: the upper 16 bits are a bfloat16. */
+/* Round to nearest even: the upper 16 bits are a bfloat16. A NaN stays one if its lower 16 bits are
+   0, as those of bfloat16 numbers and of quiet_nan are. */
 INLINE uint32_t round_bfloat16(float value) {
     uint32_t bits = bits_of(value);
-    uint32_t rounded = bits + 0x7fff + ((bits >> 16) & 1);
-    return value != value ? 0x7fc00000 : rounded;
+    return bits + 0x7fff + ((bits >> 16) & 1);
 }
+
+INLINE float quiet_nan(float value) { return value != value ? float_of(0x7fc00000) : value; }
 
 #if defined(__x86_64__)
 TARGET static inline void from_float16(const uint16_at *x, float *out, Py_ssize_t n) {
@@ -108,7 +110,7 @@ INLINE void rotate_pair(float *a, float *b, float cos, float sin, int inverse) {
 }
 
 /* The functions below rotate one head: `x` and `out` of 2 * pairs channels, the same memory or
-   apart. They return the float32 bits of the largest |x|. */
+   apart. That of float32 returns the bits of the largest |x|. */
 
 INLINE uint32_t rotate_float32(const float_at *x, float_at *out, const float *cos, const float *sin,
                                Py_ssize_t pairs, int interleaved, int inverse) {
@@ -129,44 +131,33 @@ INLINE uint32_t rotate_float32(const float_at *x, float_at *out, const float *co
 #define FIRST(word) ((word) << 16)
 #define SECOND(word) ((word) & 0xffff0000u)
 
-INLINE uint32_t word_top(uint32_t word) {
-    return larger(FIRST(word) & MAGNITUDE, SECOND(word) & MAGNITUDE);
-}
-
 INLINE uint32_t join_bfloat16(float first, float second) {
     return (round_bfloat16(first) >> 16) | SECOND(round_bfloat16(second));
 }
 
-INLINE uint32_t rotate_interleaved_bfloat16(const uint16_at *x, uint16_at *out, const float *cos,
-                                            const float *sin, Py_ssize_t pairs, int inverse) {
-    uint32_t top = 0;
+INLINE void rotate_interleaved_bfloat16(const uint16_at *x, uint16_at *out, const float *cos,
+                                        const float *sin, Py_ssize_t pairs, int inverse) {
 #pragma GCC ivdep
     for (Py_ssize_t i = 0; i < pairs; i++) {
         uint32_t word = ((const uint32_at *)x)[i];
-        top = larger(top, word_top(word));
         float a = float_of(FIRST(word)), b = float_of(SECOND(word));
         rotate_pair(&a, &b, cos[i], sin[i], inverse);
         ((uint32_at *)out)[i] = join_bfloat16(a, b);
     }
-    return top;
 }
 
-/* Layout "half": a word has channels 2 i and 2 i + 1, of two pairs. `split` has the tables of
-   split_tables. */
-INLINE uint32_t rotate_half_bfloat16(const uint16_at *x, uint16_at *out, const float *split,
-                                     const float *cos, const float *sin, Py_ssize_t pairs,
-                                     int inverse) {
-    uint32_t top = 0;
+/* Layout "half": a word has channels 2 i and 2 i + 1, of two pairs. cos and sin have the even
+   channels first. */
+INLINE void rotate_half_bfloat16(const uint16_at *x, uint16_at *out, const float *cos,
+                                 const float *sin, Py_ssize_t pairs, int inverse) {
     const Py_ssize_t words = pairs / 2;
-    const float *cos_even = split, *cos_odd = split + words;
-    const float *sin_even = split + 2 * words, *sin_odd = split + 3 * words;
+    const float *cos_odd = cos + words, *sin_odd = sin + words;
     const uint32_at *a_words = (const uint32_at *)x, *b_words = (const uint32_at *)(x + pairs);
     uint32_at *out_a = (uint32_at *)out, *out_b = (uint32_at *)(out + pairs);
     if (pairs % 2) {
         const Py_ssize_t last = pairs - 1;
-        uint32_t a_bits = (uint32_t)x[last] << 16, b_bits = (uint32_t)x[last + pairs] << 16;
-        top = larger(a_bits & MAGNITUDE, b_bits & MAGNITUDE);
-        float a = float_of(a_bits), b = float_of(b_bits);
+        float a = float_of((uint32_t)x[last] << 16);
+        float b = float_of((uint32_t)x[last + pairs] << 16);
         rotate_pair(&a, &b, cos[last], sin[last], inverse);
         out[last] = (uint16_t)(round_bfloat16(a) >> 16);
         out[last + pairs] = (uint16_t)(round_bfloat16(b) >> 16);
@@ -174,26 +165,24 @@ INLINE uint32_t rotate_half_bfloat16(const uint16_at *x, uint16_at *out, const f
 #pragma GCC ivdep
     for (Py_ssize_t i = 0; i < words; i++) {
         uint32_t a = a_words[i], b = b_words[i];
-        top = larger(top, larger(word_top(a), word_top(b)));
         float a_even = float_of(FIRST(a)), a_odd = float_of(SECOND(a));
         float b_even = float_of(FIRST(b)), b_odd = float_of(SECOND(b));
-        rotate_pair(&a_even, &b_even, cos_even[i], sin_even[i], inverse);
+        rotate_pair(&a_even, &b_even, cos[i], sin[i], inverse);
         rotate_pair(&a_odd, &b_odd, cos_odd[i], sin_odd[i], inverse);
         out_a[i] = join_bfloat16(a_even, a_odd);
         out_b[i] = join_bfloat16(b_even, b_odd);
     }
-    return top;
 }
 
-/* Cosines of even channels, of odd channels, then sines: 4 times pairs / 2. */
-INLINE void split_tables(const float *cos, const float *sin, Py_ssize_t pairs, float *split) {
-    const Py_ssize_t words = pairs / 2;
+/* Copy a row of a table for bfloat16. Layout "half": even channels first, then odd ones; the last
+   of an odd number stays. */
+INLINE void copy_row(const float *row, float *copy, Py_ssize_t pairs, int interleaved) {
+    const Py_ssize_t words = interleaved ? 0 : pairs / 2;
     for (Py_ssize_t i = 0; i < words; i++) {
-        split[i] = cos[2 * i];
-        split[words + i] = cos[2 * i + 1];
-        split[2 * words + i] = sin[2 * i];
-        split[3 * words + i] = sin[2 * i + 1];
+        copy[i] = quiet_nan(row[2 * i]);
+        copy[words + i] = quiet_nan(row[2 * i + 1]);
     }
+    for (Py_ssize_t i = 2 * words; i < pairs; i++) copy[i] = quiet_nan(row[i]);
 }
 
 TARGET static uint32_t max_magnitude(const char *x, Py_ssize_t n, int dtype) {
@@ -225,30 +214,41 @@ INLINE uint32_t rotate_tokens(const Work *work, int dtype, int interleaved, int 
         const float *cos = r->cos + row * r->pairs, *sin = r->sin + row * r->pairs;
         const char *x = work->x + t * work->x_strides[0];
         char *out = work->out + t * work->out_strides[0];
-        if (dtype == BFLOAT16 && !interleaved) split_tables(cos, sin, r->pairs, scratch);
+        if (dtype == BFLOAT16) {
+            copy_row(cos, scratch, r->pairs, interleaved);
+            copy_row(sin, scratch + r->pairs, r->pairs, interleaved);
+            cos = scratch;
+            sin = scratch + r->pairs;
+            if (work->x_strides[1] == r->head_dim * size) /* one pass of all heads is faster */
+                top = larger(top, max_magnitude(x, r->heads * r->head_dim, dtype));
+            else
+                for (Py_ssize_t h = 0; h < r->heads; h++)
+                    top = larger(top, max_magnitude(x + h * work->x_strides[1], r->head_dim, dtype));
+        }
         for (Py_ssize_t h = 0; h < r->heads; h++) {
             const char *from = x + before * size;
             char *to = out + before * size;
-            uint32_t row_top;
             if (dtype == FLOAT32) {
-                row_top = rotate_float32((const float_at *)from, (float_at *)to, cos, sin,
-                                         r->pairs, interleaved, inverse);
+                top = larger(top, rotate_float32((const float_at *)from, (float_at *)to, cos, sin,
+                                                 r->pairs, interleaved, inverse));
             } else if (dtype == BFLOAT16 && interleaved) {
-                row_top = rotate_interleaved_bfloat16((const uint16_at *)from, (uint16_at *)to, cos,
-                                                      sin, r->pairs, inverse);
+                rotate_interleaved_bfloat16((const uint16_at *)from, (uint16_at *)to, cos, sin,
+                                            r->pairs, inverse);
             } else if (dtype == BFLOAT16) {
-                row_top = rotate_half_bfloat16((const uint16_at *)from, (uint16_at *)to, scratch,
-                                               cos, sin, r->pairs, inverse);
+                rotate_half_bfloat16((const uint16_at *)from, (uint16_at *)to, cos, sin, r->pairs,
+                                     inverse);
             } else {
                 from_float16((const uint16_at *)from, scratch, 2 * r->pairs);
-                row_top = rotate_float32(scratch, scratch, cos, sin, r->pairs, interleaved, inverse);
+                top = larger(top, rotate_float32(scratch, scratch, cos, sin, r->pairs, interleaved,
+                                                 inverse));
                 to_float16(scratch, (uint16_at *)to, 2 * r->pairs);
             }
-            top = larger(top, row_top);
             if (before + after) { /* channels that pass through */
                 const Py_ssize_t end = before + 2 * r->pairs;
-                top = larger(top, max_magnitude(x, before, dtype));
-                top = larger(top, max_magnitude(x + end * size, after, dtype));
+                if (dtype != BFLOAT16) {
+                    top = larger(top, max_magnitude(x, before, dtype));
+                    top = larger(top, max_magnitude(x + end * size, after, dtype));
+                }
                 if (x != out) {
                     memcpy(out, x, before * size);
                     memcpy(out + end * size, x + end * size, after * size);
