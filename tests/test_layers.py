@@ -15,6 +15,9 @@ service.__main__
 service.server.serve
 service.server.app
 service.server.connection
+service.server.planned_answer
+service.server.planned_requests
+service.server.received_body
 service.server.bootstrap service.server.status
 service.server.asgi_protocol service.server.uvicorn_server
 service.server.asgi_cycle service.server.connection_limits

@@ -12,6 +12,18 @@ class Admission:
     max_bytes: int
     charged_bytes: int = 0
 
+    def charge(self, num_bytes: int, held_bytes: int = 0) -> None:
+        """Charge a request, which holds `held_bytes` already, for `num_bytes` more.
+
+        Raises:
+            Overloaded: other requests leave too little of the budget. A request that is alone is
+                never refused: other limits bound the size of a single request.
+        """
+        charged = self.charged_bytes
+        if charged != held_bytes and charged + num_bytes > self.max_bytes:
+            raise Overloaded(f"requests hold {charged:,} of {self.max_bytes:,} bytes")
+        self.charged_bytes = charged + num_bytes
+
 
 @dataclass(slots=True)
 class Charge:
@@ -30,16 +42,9 @@ class Charge:
         """Charge for `num_bytes` more.
 
         Raises:
-            Overloaded: other requests leave too little of the budget. A request that is alone is
-                never refused: other limits bound the size of a single request.
+            Overloaded: as `Admission.charge`.
         """
-        admission = self.admission
-        is_alone = admission.charged_bytes == self.num_bytes
-        if not is_alone and admission.charged_bytes + num_bytes > admission.max_bytes:
-            raise Overloaded(
-                f"requests hold {admission.charged_bytes:,} of {admission.max_bytes:,} bytes"
-            )
-        admission.charged_bytes += num_bytes
+        self.admission.charge(num_bytes, self.num_bytes)
         self.num_bytes += num_bytes
 
     def release(self) -> None:

@@ -2,7 +2,9 @@
 
 import logging
 import os
+import select
 import sys
+from collections.abc import Iterable
 
 import orjson
 
@@ -24,9 +26,20 @@ class JsonFormatter(logging.Formatter):
         return orjson.dumps(line, default=str).decode()
 
 
-def write(fields: dict[str, object]) -> None:
-    """Write a line without the logging module, which takes longer than a small rotation."""
-    os.write(sys.stdout.fileno(), orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE))
+def write(lines: Iterable[dict[str, object]]) -> None:
+    """Write lines without the logging module, which takes longer than a small rotation.
+
+    A pipe may divide a longer text than PIPE_BUF, or mix it with that of another thread.
+    """
+    output, text = sys.stdout.fileno(), b""
+    for line in lines:
+        part = orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
+        if len(text) + len(part) > select.PIPE_BUF:
+            os.write(output, text)
+            text = b""
+        text += part
+    if text:
+        os.write(output, text)
 
 
 def set_up(level: str) -> None:

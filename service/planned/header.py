@@ -4,7 +4,8 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
-import httptools
+from service.asgi.request_header import HeaderLimits, HeaderParser
+from service.errors import ServiceError
 
 END = b"\r\n\r\n"
 
@@ -15,6 +16,9 @@ _IDENTIFIER = re.compile(
     rb"\r\n(x-request-id|traceparent|tracestate):[ \t]*([\w.,:=@/+*-]{0,512})[ \t]*(?=\r\n)",
     re.IGNORECASE,
 )
+MAX_IDENTIFIERS = 3
+"""Fields that differ in each request: one of each name."""
+
 _IDENTIFIER_NAME = re.compile(rb"\n(?:x-request-id|trace(?:parent|state))\b", re.IGNORECASE)
 _HOST = re.compile(rb"[A-Za-z0-9._~:\[\]-]{1,255}")
 _NEVER_PLANNED = frozenset((b"transfer-encoding", b"expect", b"content-encoding", b"upgrade"))
@@ -45,48 +49,32 @@ def without_identifiers(text: bytes) -> tuple[bytes, dict[bytes, bytes]] | None:
     return None if _IDENTIFIER_NAME.search(text) else (text, identifiers)
 
 
-def parse(text: bytes) -> Header | None:
+def parse(text: bytes, limits: HeaderLimits) -> Header | None:
     """Return a parsed header, None if requests with such a header have no plan.
 
     Only a POST of HTTP/1.1 with a body of declared length, no field twice, and nothing that asks
     for another treatment of the connection or of the body.
     """
-    reader = _Reader()
-    parser = httptools.HttpRequestParser(reader)
+    parser = HeaderParser(limits)
     try:
-        parser.feed_data(text)
-    except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+        num_parsed = parser.feed(text, 0)
+        header = parser.result()
+    except ServiceError:
         return None
-    fields = dict(reader.fields)
+    if header is None:
+        return None
+    fields = dict(header.fields)
     length = fields.get(b"content-length", b"")
     if (
-        not reader.is_complete
-        or parser.get_method() != b"POST"
-        or parser.get_http_version() != "1.1"
-        or len(fields) != len(reader.fields)
-        or not _HOST.fullmatch(fields.get(b"host", b""))
+        num_parsed < len(text)
+        or header.method != "POST"
+        or header.version != "1.1"
+        or len(fields) != len(header.fields)
+        or not _HOST.fullmatch(fields[b"host"])
         or fields.get(b"connection", b"keep-alive").lower() != b"keep-alive"
         or fields.keys() & _NEVER_PLANNED
         or not length.isdigit()
         or len(length) > 12
     ):
         return None
-    return Header(reader.target, fields, int(length))
-
-
-class _Reader:
-    """Receives the parts of a header from httptools."""
-
-    def __init__(self) -> None:
-        self.target = b""
-        self.fields: list[tuple[bytes, bytes]] = []
-        self.is_complete = False
-
-    def on_url(self, url: bytes) -> None:
-        self.target += url
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self.fields.append((name.lower(), value))
-
-    def on_headers_complete(self) -> None:
-        self.is_complete = True
+    return Header(parser.target, fields, int(length))

@@ -24,7 +24,7 @@ def make_plan(
     readable: Readable,
     prefix: bytes,
     num_body_bytes: int,
-    timeout_s: float | None = None,
+    timeout_s: float,
 ) -> Plan | None:
     """Return the plan of a request, None if it can have none.
 
@@ -34,12 +34,12 @@ def make_plan(
         readable: the request. Its tensors are views of its body.
         prefix: header and description of the tensors, without identifiers.
         num_body_bytes: length of the body.
-        timeout_s: how long the client waits, None where it does not say.
+        timeout_s: how long the client waits.
 
     Raises:
         ServiceError, RopeError: it is no request.
     """
-    settings, message = handler.settings, readable.message
+    message = readable.message
     prepared = endpoint.read(message, handler.rope_resolver)
     if not isinstance(prepared, PreparedCall) or prepared.warnings or prepared.backend:
         return None
@@ -55,11 +55,10 @@ def make_plan(
         job = replace(job, batch_key=runner.batch_key)
     answer = Message(_answer_tensors(call))
     answer_bytes = sum(tensor.nbytes for tensor in answer.tensors.values())
-    default_s, max_s = settings.default_timeout_s, settings.max_timeout_s
     return Plan(
         prefix=prefix,
         num_bytes=sum(span.num_bytes for span in spans),
-        timeout_s=default_s if timeout_s is None else min(timeout_s, max_s),
+        timeout_s=timeout_s,
         charge_bytes=num_body_bytes + answer_bytes,
         job=job,
         operation=type(call),

@@ -46,10 +46,10 @@ class OipRoute:
         return bool(headers.json_bytes) and headers.response_coding is None
 
     def describe(self, fields: Mapping[bytes, bytes], body: bytes) -> Description | None:
-        """Return the JSON part of a body without its id, None if it is not whole."""
+        """Return the JSON part of a body without its id, None if it has no plan."""
         size = int(fields[codec.JSON_LENGTH])
         if size > len(body):
-            return None
+            return Description(body, b"", size)
         text, request_id = body[:size], b""
         if found := _ID.match(text):
             request_id, text = found[1], b"{" + text[found.end() :]

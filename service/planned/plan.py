@@ -9,7 +9,6 @@ import torch
 from rope_core import Attend, Call, Result, Rotate
 from rope_core.calls import tensor_fields, with_fields
 from service.asgi.io import Headers
-from service.batching.admission import Charge
 from service.batching.call_queue import Entry
 from service.batching.run import Completed
 from service.endpoints.builders import PreparedCall
@@ -43,7 +42,8 @@ class Description(NamedTuple):
     message_id: bytes
     """The client's name of the request within the body; empty where it has none."""
     num_bytes: int
-    """Bytes of the body before those of the tensors."""
+    """Bytes of the body before those of the tensors. If there are more than have arrived, the
+    description is not complete, and may be longer still."""
 
 
 class AnswerFormat(NamedTuple):
@@ -164,9 +164,11 @@ class PlannedJob:
 class PlannedEntry(Entry[Any, Any]):
     """A planned request in the queue, on the device, or with its answer on the way."""
 
-    charge: Charge
+    charged_bytes: int
+    """Its share of the memory budget."""
+
     answer: Callable[["PlannedEntry", Completed[Any] | Exception], None]
-    """Sends the answer; called once."""
+    """Sends the answer; called once. It raises no exception."""
 
     request_id: str
     message_id: bytes

@@ -5,11 +5,12 @@ from typing import Any, NamedTuple, Protocol
 
 from rope_core.errors import RopeError
 from service.asgi import io
+from service.asgi.request_header import HeaderLimits
 from service.endpoints.table import ENDPOINTS, Endpoint
 from service.errors import ServiceError
 from service.oip.state import OipState
 from service.planned import header
-from service.planned.header import MAX_HEADER_BYTES, Header
+from service.planned.header import MAX_HEADER_BYTES, MAX_IDENTIFIERS, Header
 from service.planned.make_plan import make_plan
 from service.planned.oip import oip_routes
 from service.planned.plan import Description, Plan, Readable
@@ -31,7 +32,7 @@ class PlannedRoute(Protocol):
         """Tell whether requests with these fields may have a plan. Raises ServiceError if not."""
 
     def describe(self, fields: Mapping[bytes, bytes], body: bytes) -> Description | None:
-        """Return the description of the tensors at the start of a body, None if it is not whole."""
+        """Return the description of the tensors at the start of a body, None if it has no plan."""
 
     def read(self, description: bytes, tensors: memoryview) -> Readable | None:
         """Return a request, None if it has no plan. Raises ServiceError if it is none."""
@@ -49,7 +50,8 @@ class Match(NamedTuple):
     identifiers: Mapping[bytes, bytes]
     """Fields of the header that differ in each request, by name."""
     start: int
-    """Where the bytes of the tensors begin."""
+    """Where the bytes of the tensors begin. If that is beyond the data, the description of the
+    tensors is not complete, and may be longer still."""
     end: int
     """Where the request ends."""
 
@@ -66,6 +68,12 @@ class Planner:
 
     def __init__(self, oip_state: OipState) -> None:
         self._handler = oip_state.handler
+        settings = self._handler.settings
+        self._header_limits = HeaderLimits(
+            min(MAX_HEADER_BYTES, settings.max_header_bytes),
+            settings.max_header_fields - MAX_IDENTIFIERS,
+            settings.max_target_bytes,
+        )
         self._seen: set[bytes] = set()
         self._headers: dict[bytes, Header | None] = {}
         self._plans: dict[bytes, Plan | None] = {}
@@ -78,7 +86,7 @@ class Planner:
 
     def match(self, data: bytes) -> Match | None:
         """Return what is known of the request at the start of `data`; None: it is not planned."""
-        at = data.find(header.END, 0, MAX_HEADER_BYTES) + len(header.END)
+        at = data.find(header.END, 0, self._header_limits.max_bytes) + len(header.END)
         if at < len(header.END):
             return None
         text = data[:at]
@@ -94,14 +102,15 @@ class Planner:
                 return None
         route = self._routes[parsed.target]
         description = route.describe(parsed.fields, data[at : at + MAX_DESCRIPTION_BYTES])
-        if description is None or description.num_bytes > parsed.num_body_bytes:
+        max_bytes = min(MAX_DESCRIPTION_BYTES, parsed.num_body_bytes)
+        if description is None or description.num_bytes > max_bytes:
             return None
         key = text + description.text
-        plan = self._plans.get(key)
-        if plan is None and key in self._plans:
-            return None
         end = at + parsed.num_body_bytes
         start = at + description.num_bytes
+        plan = self._plans.get(key) if start <= len(data) else None
+        if plan is None and key in self._plans:
+            return None
         return Match(plan, parsed, key, description, identifiers, start, end)
 
     def make(self, match: Match, body: memoryview) -> Plan | None:
@@ -109,11 +118,20 @@ class Planner:
         if len(self._plans) >= MAX_PLANS:
             self._plans.clear()
         try:
-            plan = self._make(match, body)
+            plan = self._plans[match.key] = self._make(match, body)
         except (ServiceError, RopeError):
-            plan = None
-        self._plans[match.key] = plan
+            return None  # the next request with this description may have numbers that fit
         return plan
+
+    def timeout_s(self, parsed: Header) -> float:
+        """Return how long the client of a request waits.
+
+        Raises:
+            BadHeader: as `io.timeout_s`.
+        """
+        settings, timeout_s = self._handler.settings, io.timeout_s(parsed.fields)
+        default_s, max_s = settings.default_timeout_s, settings.max_timeout_s
+        return default_s if timeout_s is None else min(timeout_s, max_s)
 
     def _header(self, text: bytes) -> Header | None:
         """Return a parsed header, None where it was not seen before or has no plan."""
@@ -126,7 +144,9 @@ class Planner:
             return None
         if len(self._headers) >= MAX_PLANS:
             self._headers.clear()
-        parsed = header.parse(text)
+        parsed = header.parse(text, self._header_limits)
+        if parsed is not None and parsed.num_body_bytes > self._handler.max_bytes(1):
+            parsed = None
         try:
             if parsed is not None and not self._routes[parsed.target].accepts(parsed.fields):
                 parsed = None
@@ -137,7 +157,7 @@ class Planner:
 
     def _make(self, match: Match, body: memoryview) -> Plan | None:
         route = self._routes[match.header.target]
-        timeout_s = io.timeout_s(match.header.fields)
+        timeout_s = self.timeout_s(match.header)
         readable = route.read(match.description.text, body)
         if readable is None:
             return None

@@ -25,9 +25,11 @@ class V1Route:
         return codec_for(fields.get(b"content-type")) is accepted is safetensors_codec
 
     def describe(self, fields: Mapping[bytes, bytes], body: bytes) -> Description | None:
-        """Return the description of the tensors at the start of a body, None if it is not whole."""
+        """Return the description of the tensors at the start of a body, None if it has no plan."""
+        if len(body) < 8:
+            return Description(body, b"", 8)
         size = 8 + int.from_bytes(body[:8], "little")
-        return Description(body[:size], b"", size) if 8 < size <= len(body) else None
+        return Description(body[:size], b"", size) if size > 8 else None
 
     def read(self, description: bytes, tensors: memoryview) -> Readable:
         """Return the message of a request, and the form of its answer.

@@ -5,85 +5,40 @@ uvloop hands the buffers of `get_buffer` to the kernel only for protocols that a
 """
 
 import asyncio
-import os
-import secrets
+import logging
 import time
-from collections.abc import Mapping, Sequence
-from http import HTTPStatus
-from itertools import count
-from typing import Any, NamedTuple, cast
+from collections.abc import Mapping
+from typing import Any, cast
 
 import uvicorn
 from uvicorn.server import ServerState
 
-from service.asgi import io
 from service.asgi.middleware import CLIENT_LEFT
-from service.batching.admission import Admission, Charge
-from service.batching.batcher import Batcher
 from service.batching.run import Completed
-from service.errors import ClientLeft, Overloaded, ServiceError
-from service.lifecycle import Lifecycle
-from service.observability import ids
-from service.observability.request_log import RequestLog
-from service.planned.plan import Plan, PlannedEntry, PlannedJob, answer_parts
-from service.planned.planner import Match, Planner
+from service.errors import ClientLeft, TimedOut
+from service.observability.request_log import Record
+from service.planned.plan import Plan, PlannedEntry
+from service.planned.planner import Match
 from service.server.asgi_protocol import AsgiProtocol
 from service.server.connection_deadlines import Pending, Phase
 from service.server.connection_limits import STATUS_CONNECTIONS, ConnectionLimits
-from service.slab_pool import Slab, SlabPool
+from service.server.planned_answer import render_answer, send
+from service.server.planned_requests import PlannedRequests
+from service.server.received_body import ReceivedBody
 from service.wire import Buffer
 
-LANDING = bytearray(2**20)
-"""Where all connections receive: reading and handling a packet follow each other at once."""
-
-_LANDING_VIEW = memoryview(LANDING)
+log = logging.getLogger("rope.failures")
 
 MAX_PIPELINED_BYTES = 2**16
 """Bytes of later requests that are kept while a request is answered; then reading pauses."""
 
 
-class PlannedRequests(NamedTuple):
-    """What all connections need for planned requests."""
-
-    planner: Planner
-    slab_pool: SlabPool
-    batcher: Batcher[Any, Any]
-    admission: Admission
-    lifecycle: Lifecycle
-    request_log: RequestLog
-
-
-class _Body:
-    """The tensors of a request that is being received."""
-
-    __slots__ = (
-        *("arrived", "charge", "identifiers", "match", "message_id", "num_bytes", "num_received"),
-        *("plan", "prefix", "slab"),
-    )
-
-    def __init__(
-        self,
-        plan: Plan | None,
-        match: Match | None,
-        prefix: bytes,
-        charge: Charge,
-        slab: Slab,
-        num_bytes: int,
-    ) -> None:
-        self.plan = plan
-        self.match = match
-        self.prefix = prefix
-        self.charge = charge
-        self.slab = slab
-        self.num_bytes = num_bytes
-        self.num_received = 0
-        self.arrived = time.monotonic()
-        self.identifiers = match.identifiers if match is not None else {}
-        self.message_id = match.description.message_id if match is not None else b""
-
-
 class Connection(asyncio.BufferedProtocol):
-    """One client's connection."""
+    """One client's connection.
+
+    One request is in progress at a time: its body is received, it has an entry, or it is with
+    `AsgiProtocol`, which then gets all bytes. Whatever is not as a plan says goes there.
+    """
 
     def __init__(
         self,
@@ -102,15 +57,26 @@ class Connection(asyncio.BufferedProtocol):
         """Whether the service has so many connections that this one gets its status only."""
         self._ordinary: AsgiProtocol | None = None
         self._plan: Plan | None = None
-        self._body: _Body | None = None
+        """That of the last request, as the next one probably is the same."""
+        self._body: ReceivedBody | None = None
         self._entry: PlannedEntry | None = None
-        self._pipelined = b""
+        self._status = 0
+        """That of an answer which is being sent; else 0."""
+        self._unread: Buffer = b""
+        """What came behind the request in progress, or the start of a request."""
+        self._begun: tuple[Match, float] | None = None
+        """A request of which the description is not complete, and when its header arrived."""
+        self._is_reading_paused = False
+        self._is_ending = False
+        """Whether the connection closes after the next answer, which says so."""
         self._closes = False
+        """Whether the answer that is being sent says that the connection closes."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport."""
         self._transport = cast(asyncio.Transport, transport)
-        self._fd = transport.get_extra_info("socket").fileno()
+        is_plain = transport.get_extra_info("sslcontext") is None
+        self._fd = transport.get_extra_info("socket").fileno() if is_plain else -1
         connections = self._server_state.connections
         connections.add(cast(Any, self))
         self._watch = self._limits.deadlines.watch(self, self._transport)
@@ -124,23 +90,27 @@ class Connection(asyncio.BufferedProtocol):
         """Withdraw the request."""
         self._watch.stop()
         self._server_state.connections.discard(cast(Any, self))
+        self._unread = b""
+        entry, begun = self._entry, self._begun
+        body = self._take_body()
+        if body is not None:
+            self._planned.admission.charged_bytes -= body.charged_bytes
+            self._record_left(body.route, body.identifiers, body.arrived)
+        elif begun is not None:
+            match, arrived = begun
+            self._record_left(match.header.target.decode(), match.identifiers, arrived)
+        elif entry is not None and self._status:
+            self._finish(entry)
+        elif entry is not None:
+            self._planned.batcher.withdraw(entry, ClientLeft())
         if self._ordinary is not None:
             self._ordinary.connection_lost(exc)
-        body, self._body = self._body, None
-        if body is not None:
-            body.charge.release()
-        self._pipelined = b""
-        entry = self._entry
-        if entry is not None and not entry.is_answered:
-            self._planned.batcher.withdraw(entry, ClientLeft())
-        elif entry is not None:
-            self._finish(entry, CLIENT_LEFT)
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Return where to receive: the rest of the body, else the landing buffer."""
         body = self._body
         if body is None:
-            return _LANDING_VIEW
+            return self._planned.landing_view
         return body.slab.memory[body.num_received : body.num_bytes]
 
     def buffer_updated(self, nbytes: int) -> None:
@@ -149,110 +119,112 @@ class Connection(asyncio.BufferedProtocol):
         if body is not None:
             body.num_received += nbytes
             if body.num_received == body.num_bytes:
-                self._body = None
+                self._take_body()
                 self._submit(body)
             return
-        plan = self._plan
-        # the landing buffer has bytes of earlier packets behind these
+        plan, ordinary, planned = self._plan, self._ordinary, self._planned
+        data = planned.landing_view[:nbytes]
         if (
             plan is not None
-            and nbytes >= len(plan.prefix)
-            and LANDING.startswith(plan.prefix)
-            and self._is_free
-            and not self._planned.lifecycle.ending
+            and nbytes >= len(plan.prefix)  # the landing buffer has earlier packets behind this one
+            and planned.landing.startswith(plan.prefix)
+            and self._entry is None
+            and not self._unread
+            and (ordinary is None or ordinary.is_free)
+            and not planned.lifecycle.ending
         ):
             start = len(plan.prefix)
-            if self._receive(plan, None, _LANDING_VIEW[:nbytes], start, start + plan.num_bytes):
+            body = planned.receive(plan, None, data, start, start + plan.num_bytes)
+            if body is not None:
+                if start + plan.num_bytes == nbytes:
+                    self._submit(body)
+                else:
+                    self._take(body, data, start)
                 return
-        self._read(bytes(_LANDING_VIEW[:nbytes]))
+        self._read(data)
 
-    @property
-    def _is_free(self) -> bool:
-        """Whether no request is in progress."""
-        ordinary = self._ordinary
-        return self._entry is None and (ordinary is None or ordinary.is_free)
-
-    def _read(self, data: bytes) -> None:
-        """Handle bytes at the start of a request, or those for `AsgiProtocol`."""
-        ordinary = self._ordinary
-        if ordinary is not None and not ordinary.is_free:
-            ordinary.data_received(data)
-            return
-        if self._entry is not None:
-            self._pipelined += data
-            if len(self._pipelined) > MAX_PIPELINED_BYTES:
+    def _read(self, data: memoryview) -> None:
+        """Handle bytes that are not the start of another request of the last plan."""
+        if self._ordinary is not None and not self._ordinary.is_free:
+            self._ordinary.data_received(bytes(data))
+        elif self._entry is not None:
+            self._unread = b"".join((self._unread, data))
+            if len(self._unread) > MAX_PIPELINED_BYTES and not self._is_reading_paused:
+                self._is_reading_paused = True
                 self._transport.pause_reading()
+        elif self._unread:
+            self._begin(memoryview(b"".join((self._unread, data))))
+        else:
+            self._begin(data)
+
+    def _read_unread(self) -> None:
+        """Go on with what came behind a request that is answered now."""
+        if self._unread and self._entry is None and not self._transport.is_closing():
+            self._begin(memoryview(self._unread))
+
+    def _begin(self, data: memoryview) -> None:
+        """Handle bytes at the start of a request."""
+        begun, self._begun, self._unread = self._begun, None, b""
+        match = None if self._only_status else self._planned.match(data)
+        if match is None:
+            self._read_ordinary(bytes(data))
             return
-        is_ordinary = self._planned.lifecycle.ending or self._only_status
-        match = None if is_ordinary else self._planned.planner.match(data)
-        if match is not None:
-            if not (match.identifiers or match.description.message_id or match.plan is None):
-                self._plan = match.plan
-            if self._receive(match.plan, match, memoryview(data), match.start, match.end):
-                return
-        self._read_ordinary(data)
-
-    def _receive(
-        self, plan: Plan | None, match: Match | None, data: memoryview, start: int, end: int
-    ) -> bool:
-        """Begin to receive the body; return False if there is no memory for it."""
-        charge = Charge(self._planned.admission)
-        num_bytes = end - start
-        try:
-            charge.add(num_bytes if plan is None else plan.charge_bytes)
-        except Overloaded:
-            return False
-        prefix = bytes(data[:start])
-        body = _Body(
-            plan, match, prefix, charge, self._planned.slab_pool.lease(num_bytes), num_bytes
-        )
-        part = data[start:end]
-        body.slab.memory[: len(part)] = part
-        body.num_received = len(part)
-        if len(part) < num_bytes:
-            self._body = body
+        arrived = time.monotonic() if begun is None else begun[1]
+        if match.start > len(data):
+            self._begun, self._unread = (match, arrived), bytes(data)
             self._watch.check()
-            return True
-        self._pipelined = bytes(data[end:])
+            return
+        plan = match.plan
+        if plan is not None and not match.identifiers and not match.description.message_id:
+            self._plan = plan
+        body = self._planned.receive(plan, match, data, match.start, match.end, arrived)
+        if body is None:
+            self._read_ordinary(bytes(data))
+        else:
+            self._take(body, data, match.start)
+
+    def _take(self, body: ReceivedBody, data: memoryview, start: int) -> None:
+        """Receive the rest of a body; if it is complete, put the request into the queue."""
+        if body.num_received < body.num_bytes:
+            self._body = body
+            timeout_s = max(0.0, body.arrived + self._timeout_s(body) - time.monotonic())
+            body.timer = asyncio.get_running_loop().call_later(timeout_s, self._expire)
+            self._watch.check()
+            return
+        end = start + body.num_bytes
+        if end < len(data):
+            is_shared = data.obj is self._planned.landing
+            self._unread = bytes(data[end:]) if is_shared else data[end:]
         self._submit(body)
-        return True
 
-    def _submit(self, body: _Body) -> None:
-        """Put a request whose body is complete into the queue."""
-        planned, plan = self._planned, body.plan
-        if plan is None:
-            assert body.match is not None, "a body without a plan has the match of its header"
-            plan = planned.planner.make(body.match, body.slab.memory[: body.num_bytes])
-            if plan is None:
-                self._replay(body)
-                return
-            body.charge.add(plan.charge_bytes - body.num_bytes)
-        entry = PlannedEntry(
-            PlannedJob(plan, body.slab),
-            body.arrived,
-            body.arrived + plan.timeout_s,
-            body.charge,
-            self._answer,
-            _request_id(body.identifiers),
-            body.message_id,
-            body.identifiers,
-        )
-        self._entry = entry
-        try:
-            planned.batcher.enqueue(entry)
-        except ServiceError:  # refused: the ordinary way says why
-            self._entry = None
-            self._replay(body)
+    def _timeout_s(self, body: ReceivedBody) -> float:
+        if body.plan is not None:
+            return body.plan.timeout_s
+        assert body.match is not None, "a body without a plan has the match of its header"
+        return self._planned.planner.timeout_s(body.match.header)
 
-    def _replay(self, body: _Body) -> None:
-        """Answer a request the ordinary way."""
-        body.charge.release()
-        data = body.prefix + bytes(body.slab.memory[: body.num_bytes]) + self._pipelined
-        self._pipelined = b""
-        self._read_ordinary(data)
+    def _take_body(self) -> ReceivedBody | None:
+        """Return the body that is being received, and receive it no more."""
+        body, self._body = self._body, None
+        if body is not None and body.timer is not None:
+            body.timer.cancel()
+        return body
+
+    def _submit(self, body: ReceivedBody) -> None:
+        """Put a request whose body is complete into the queue, or answer it the ordinary way."""
+        self._entry = self._planned.submit(body, self._answer)
+        if self._entry is None:
+            self._planned.admission.charged_bytes -= body.charged_bytes
+            unread, self._unread = bytes(self._unread), b""
+            self._read_ordinary(body.prefix)
+            self._read_ordinary(bytes(body.slab.memory[: body.num_bytes]))
+            self._read_ordinary(unread)
 
     def _read_ordinary(self, data: bytes) -> None:
-        self._make_ordinary().data_received(data)
+        """Hand bytes to `AsgiProtocol`."""
+        ordinary = self._make_ordinary()
+        if data and not self._transport.is_closing():
+            ordinary.data_received(data)
 
     def _make_ordinary(self) -> AsgiProtocol:
         if self._ordinary is None:
@@ -265,62 +237,31 @@ class Connection(asyncio.BufferedProtocol):
 
     def _answer(self, entry: PlannedEntry, outcome: Completed[Any] | Exception) -> None:
         """Send the answer of a request."""
-        plan, backend, written_from = entry.call.plan, "", time.perf_counter()
-        statistics = plan.answer.statistics
+        transport, planned, started = self._transport, self._planned, time.monotonic()
+        statistics = entry.call.plan.answer.statistics
         if statistics is not None and isinstance(outcome, Exception):
             statistics.add_failure(outcome, entry.arrived)
-        if self._transport.is_closing():
-            self._finish(entry, CLIENT_LEFT)
+        if transport.is_closing():
+            self._status = CLIENT_LEFT
+            self._finish(entry)
             return
-        if isinstance(outcome, Exception):
-            status, headers, text = plan.answer.describe(outcome)
-            fields, parts = b"".join(b"%s: %s\r\n" % field for field in headers), [text]
-        else:
-            status, result = 200, outcome.result
-            backend = result.backend
-            fields, preamble = plan.answer.fields, plan.answer.preamble
-            if entry.message_id and plan.answer.with_id is not None:
-                fields, preamble = plan.answer.with_id(entry.message_id)
-            parts = [preamble, *answer_parts(result)]
-            ((name, value),) = io.server_timing(outcome, backend)
-            fields += b"%s: %s\r\n" % (name, value)
-        if self._planned.lifecycle.ending:
-            self._closes = True
-        ending = b"connection: close\r\n\r\n" if self._closes else b"\r\n"
-        self._write(
-            [
-                b"HTTP/1.1 %d %s\r\n" % (status, HTTPStatus(status).phrase.encode()),
-                *(b"%s: %s\r\n" % header for header in self._server_state.default_headers),
-                fields,
-                b"x-request-id: %s\r\n" % entry.request_id.encode(),
-                ending,
-                *parts,
-            ]
-        )
-        if statistics is not None and not isinstance(outcome, Exception):
-            statistics.add_success(outcome, entry.arrived, written_from)
-        self._status = status
-        if not self._transport.get_write_buffer_size():
-            self._finish(entry, status)
-
-    def _write(self, parts: Sequence[Buffer]) -> None:
-        """Send parts at once; those that the kernel does not take are sent later."""
-        transport, num_sent = self._transport, 0
-        if not transport.get_write_buffer_size():
+        closes = self._closes = self._is_ending or planned.lifecycle.ending
+        headers = self._server_state.default_headers
+        try:
             try:
-                num_sent = os.writev(self._fd, parts)
-            except BlockingIOError:
-                pass
-            except OSError:
-                transport.abort()
-                return
-        for part in parts:
-            if num_sent >= len(part):
-                num_sent -= len(part)
-                continue
-            transport.set_write_buffer_limits(high=0)  # tells when all is sent
-            transport.write(memoryview(part)[num_sent:])
-            num_sent = 0
+                status, parts = render_answer(planned, entry, outcome, headers, closes=closes)
+            except Exception as failure:
+                status, parts = render_answer(planned, entry, failure, headers, closes=closes)
+            is_sent = send(transport, self._fd, parts)
+        except Exception:
+            log.exception("an answer could not be sent")
+            transport.abort()
+            status, is_sent = CLIENT_LEFT, True
+        if statistics is not None and not isinstance(outcome, Exception):
+            statistics.add_success(outcome, entry.arrived, started)
+        self._status = status
+        if is_sent:
+            self._finish(entry)
 
     def pause_writing(self) -> None:
         """Pass on that the client does not read."""
@@ -329,66 +270,72 @@ class Connection(asyncio.BufferedProtocol):
     def resume_writing(self) -> None:
         """Finish a request whose answer is with the kernel now."""
         (self._ordinary or self._watch).resume_writing()
-        entry = self._entry
-        if entry is not None and entry.is_answered:
+        if self._entry is not None and self._status:
             self._transport.set_write_buffer_limits()
-            self._finish(entry, self._status)
+            self._finish(self._entry)
 
-    def _finish(self, entry: PlannedEntry, status: int) -> None:
-        """Record a request, free its memory, and go on with the next one."""
-        self._entry = None
-        entry.charge.release()
-        plan = entry.call.plan
-        self._planned.request_log.record(
-            request_id=entry.request_id,
-            method="POST",
-            path=plan.answer.route,
-            route=plan.answer.route,
-            status=status,
-            started=entry.arrived,
-            headers=entry.header,
+    def _finish(self, entry: PlannedEntry) -> None:
+        """Record an answered request, free its memory, and go on with the next one."""
+        planned, transport = self._planned, self._transport
+        status, self._status, self._entry = self._status, 0, None
+        planned.admission.charged_bytes -= entry.charged_bytes
+        self._server_state.total_requests += 1
+        route, seconds = entry.call.plan.answer.route, time.monotonic() - entry.arrived
+        planned.record(
+            Record(entry.request_id, "POST", route, route, status, seconds, entry.header)
         )
-        if self._transport.is_closing():
+        if transport.is_closing():
             return
         if self._closes:
-            self._transport.close()
+            transport.close()
             return
-        self._watch.start_idle()
-        self._transport.resume_reading()
-        data, self._pipelined = self._pipelined, b""
-        if data:
-            self._read(data)
+        if self._is_reading_paused:
+            self._is_reading_paused = False
+            transport.resume_reading()
+        if self._unread:
+            asyncio.get_running_loop().call_soon(self._read_unread)
+        else:
+            self._watch.start_idle()
+            if self._is_ending:
+                self.shutdown()
+
+    def _record_left(self, route: str, fields: Mapping[bytes, bytes], arrived: float) -> None:
+        """Record a request whose client left before its body was complete."""
+        request_id, seconds = self._planned.request_id(fields), time.monotonic() - arrived
+        self._planned.record(Record(request_id, "POST", route, route, CLIENT_LEFT, seconds, fields))
 
     def pending(self) -> Pending | None:
         """Return what the connection waits for; None: the client waits for the connection."""
         body, ordinary = self._body, self._ordinary
         if body is not None:
             return Pending(Phase.BODY, body.arrived, body.num_received)
+        if self._begun is not None:
+            return Pending(Phase.BODY, self._begun[1])
         if ordinary is not None and not ordinary.is_free:
             return ordinary.pending()
         return None if self._entry is not None else self._watch.idle()
 
     def refuse_slow(self, phase: Phase) -> None:
         """Refuse the request whose header or body arrives too slowly."""
-        body, self._body = self._body, None
+        self._hand_over().refuse_slow(phase)
+
+    def _expire(self) -> None:
+        """Refuse the request whose body is not complete at its deadline."""
+        self._hand_over().refuse(TimedOut())
+
+    def _hand_over(self) -> AsgiProtocol:
+        """Let `AsgiProtocol` answer the request of which a part was received."""
+        body, begun = self._take_body(), self._begun
         if body is not None:
-            body.charge.release()
+            self._planned.admission.charged_bytes -= body.charged_bytes
             self._read_ordinary(body.prefix)
-        self._make_ordinary().refuse_slow(phase)
+        elif begun is not None:
+            unread, self._begun, self._unread = bytes(self._unread), None, b""
+            self._read_ordinary(unread)
+        return self._make_ordinary()
 
     def shutdown(self) -> None:
-        """Close when no request is in flight; called when the service ends."""
-        self._closes = True
-        if self._entry is None and self._body is None:
+        """Close when no request is in progress; called when the service ends."""
+        self._is_ending = True
+        if self._entry is None and self._body is None and not self._unread:
             self._make_ordinary().shutdown()
-
-
-_process_id = secrets.token_hex(4)
-_next_id = count()
-
-
-def _request_id(identifiers: Mapping[bytes, bytes]) -> str:
-    """Return the client's identifier, or a new one."""
-    if b"x-request-id" in identifiers:
-        return ids.request_id(identifiers)
-    return f"{_process_id}{next(_next_id) & 0xFFFFFFFF:08x}"

@@ -17,8 +17,9 @@ from service.oip.state import OipState
 from service.planned.planner import Planner
 from service.server.app import build_app
 from service.server.bootstrap import build_service, lifespan
-from service.server.connection import Connection, PlannedRequests
+from service.server.connection import Connection
 from service.server.connection_limits import connection_limits
+from service.server.planned_requests import PlannedRequests
 from service.server.uvicorn_server import Server
 from service.settings import Settings
 

@@ -72,7 +72,8 @@ class RpcEntry(Entry[Any, Any]):
 
     def resolve(self, outcome: Completed[Any] | Exception) -> None:
         """Answer the request, unless it is answered."""
-        self.cancel_timer()
+        if self.timer is not None:
+            self.timer.cancel()
         if not self.is_answered:
             self.is_answered = True
             try:
@@ -204,7 +205,10 @@ class PlannedInfer:
         ):
             return None
         readable = Readable(request.message, partial(self._format, model, infer_plan))
-        plan = make_plan(self._handler, model.endpoint, readable, split.header, len(body))
+        timeout_s = self._handler.settings.default_timeout_s  # each RPC has a deadline of its own
+        plan = make_plan(
+            self._handler, model.endpoint, readable, split.header, len(body), timeout_s
+        )
         if plan is None or plan.job.answer_bytes > MAX_PLANNED_BYTES:
             return None
         return ModelPlan(model, plan)

@@ -1,0 +1,91 @@
+"""Answers to planned requests: as bytes, and sent without a copy."""
+
+import asyncio
+import os
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Any
+
+from service.asgi import io
+from service.asgi.io import Headers
+from service.batching.run import Completed
+from service.planned.plan import Parts, PlannedEntry, answer_parts
+from service.server.planned_requests import PlannedRequests, render_headers
+from service.wire import Buffer
+
+
+def render_answer(
+    planned: PlannedRequests,
+    entry: PlannedEntry,
+    outcome: Completed[Any] | Exception,
+    default_headers: Headers,
+    *,
+    closes: bool,
+) -> tuple[int, list[Buffer]]:
+    """Return the status and the parts of an answer.
+
+    Args:
+        planned: renders the start of responses.
+        entry: the request.
+        outcome: its result, or why there is none.
+        default_headers: the server's own headers.
+        closes: whether the connection is closed after the answer.
+    """
+    answer = entry.call.plan.answer
+    if isinstance(outcome, Exception):
+        status, headers, preamble = answer.describe(outcome)
+        fields = render_headers(headers)
+        parts: Parts = ()
+    else:
+        result = outcome.result
+        ((name, timing),) = io.server_timing(outcome, result.backend)
+        status, fields, preamble, parts = 200, answer.fields, answer.preamble, answer_parts(result)
+        if entry.message_id and answer.with_id is not None:
+            fields, preamble = answer.with_id(entry.message_id)
+        fields = b"%b%b: %b\r\n" % (fields, name, timing)
+    if status == HTTPStatus.OK and default_headers is planned.default_headers:
+        start = planned.start_of_success
+    else:
+        start = planned.start_of_response(status, default_headers)
+    header = b"%b%bx-request-id: %b\r\n%b\r\n%b" % (
+        start,
+        fields,
+        entry.request_id.encode(),
+        b"connection: close\r\n" if closes else b"",
+        preamble,
+    )
+    return status, [header, *parts]
+
+
+def send(transport: asyncio.Transport, fd: int, parts: Sequence[Buffer]) -> bool:
+    """Send parts; return whether all are with the kernel, else `resume_writing` is called.
+
+    Parts that the kernel does not take are not copied: their memory must stay as it is.
+
+    Args:
+        transport: of the connection.
+        fd: the file descriptor of its socket, -1 if the transport changes what it sends, as TLS.
+        parts: what to send.
+    """
+    if fd < 0:
+        transport.write(b"".join(parts))
+        return True
+    num_sent = 0
+    if not transport.get_write_buffer_size():
+        try:
+            num_sent = os.writev(fd, parts)
+        except BlockingIOError:
+            pass
+        except OSError:
+            transport.abort()
+            return True
+        if num_sent == sum(map(len, parts)):
+            return True
+    transport.set_write_buffer_limits(high=0)
+    for part in parts:
+        if num_sent < len(part):
+            transport.write(memoryview(part)[num_sent:])
+            num_sent = 0
+        else:
+            num_sent -= len(part)
+    return not transport.get_write_buffer_size()

@@ -1,0 +1,199 @@
+"""What all connections of a server share for planned requests."""
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from http import HTTPStatus
+from itertools import count
+from typing import Any
+
+from service.asgi.io import Headers
+from service.batching.admission import Admission
+from service.batching.batcher import Batcher
+from service.batching.run import Completed
+from service.errors import ServiceError
+from service.lifecycle import Lifecycle
+from service.observability import ids
+from service.observability.request_log import Record, RequestLog
+from service.planned.header import MAX_HEADER_BYTES
+from service.planned.plan import Plan, PlannedEntry, PlannedJob
+from service.planned.planner import MAX_DESCRIPTION_BYTES, Match, Planner
+from service.server.received_body import NO_FIELDS, ReceivedBody
+from service.slab_pool import SlabPool
+
+log = logging.getLogger("rope.failures")
+
+LANDING_BYTES = 2**20
+"""Size of the buffer in which all connections receive."""
+
+MAX_PREFIX_BYTES = MAX_HEADER_BYTES + MAX_DESCRIPTION_BYTES
+"""Longest header and description of tensors that have a plan."""
+
+_STATUS_LINES = {
+    status: b"HTTP/1.1 %d %s\r\n" % (status, status.phrase.encode()) for status in HTTPStatus
+}
+
+Answer = Callable[[PlannedEntry, Completed[Any] | Exception], None]
+"""Sends the answer to a request."""
+
+
+class PlannedRequests:
+    """What all connections of a server share for planned requests.
+
+    A failure here never fails a request: it is answered the ordinary way, and logged.
+
+    Args:
+        planner: finds and makes plans.
+        slab_pool: memory of the bodies.
+        batcher: the queue of the device, for all requests.
+        admission: the memory budget of all requests.
+        lifecycle: no request is planned once the service is ending.
+        request_log: where requests are counted and logged.
+    """
+
+    def __init__(
+        self,
+        planner: Planner,
+        slab_pool: SlabPool,
+        batcher: Batcher[Any, Any],
+        admission: Admission,
+        lifecycle: Lifecycle,
+        request_log: RequestLog,
+    ) -> None:
+        self.planner = planner
+        self.slab_pool = slab_pool
+        self.batcher = batcher
+        self.admission = admission
+        self.lifecycle = lifecycle
+        self.landing = bytearray(LANDING_BYTES)
+        """Reading a packet and handling it follow each other at once, so one buffer is enough. It
+        has bytes of earlier packets behind those of the last one."""
+        self.landing_view = memoryview(self.landing)
+        self._request_log = request_log
+        self._records: list[Record] = []
+        self.default_headers: Headers = []
+        self.start_of_success = b""
+        """Status line and `default_headers` of answers of status 200."""
+        self.new_id = map(f"{secrets.token_hex(4)}{{:08x}}".format, count()).__next__
+        """Returns an identifier for a request that has none."""
+
+    def match(self, data: memoryview) -> Match | None:
+        """Return what is known of the request at the start of `data`; None: it is not planned."""
+        if self.lifecycle.ending:
+            return None
+        try:
+            return self.planner.match(bytes(data[:MAX_PREFIX_BYTES]))
+        except Exception:
+            log.exception("a request has no plan because of a failure")
+            return None
+
+    def receive(
+        self,
+        plan: Plan | None,
+        match: Match | None,
+        data: memoryview,
+        start: int,
+        end: int,
+        arrived: float | None = None,
+    ) -> ReceivedBody | None:
+        """Return a body with what has come of it; None if there is no memory for it.
+
+        Args:
+            plan: of the request; None if it is made when the body is complete.
+            match: what the planner knows of the request; None if its plan says all.
+            data: the request, as far as it has come.
+            start: where the tensors begin.
+            end: where the request ends.
+            arrived: time of `time.monotonic` when the header arrived; now if None.
+        """
+        num_bytes = end - start
+        charged_bytes = num_bytes if plan is None else plan.charge_bytes
+        try:
+            self.admission.charge(charged_bytes)
+        except ServiceError:
+            return None
+        try:
+            slab = self.slab_pool.lease(num_bytes)
+        except Exception:
+            log.exception("there is no memory for a body")
+            self.admission.charged_bytes -= charged_bytes
+            return None
+        part = data[start:end]
+        num_received = len(part)
+        slab.memory[:num_received] = part
+        return ReceivedBody(
+            plan,
+            match,
+            plan.prefix if match is None and plan is not None else bytes(data[:start]),
+            slab,
+            num_bytes,
+            num_received,
+            charged_bytes,
+            time.monotonic() if arrived is None else arrived,
+        )
+
+    def submit(self, body: ReceivedBody, answer: Answer) -> PlannedEntry | None:
+        """Put a request whose body is complete into the queue; None if it cannot be there."""
+        try:
+            plan = body.plan or self._make_plan(body)
+            if plan is None:
+                return None
+            match = body.match
+            entry = PlannedEntry(
+                PlannedJob(plan, body.slab),
+                body.arrived,
+                body.arrived + plan.timeout_s,
+                body.charged_bytes,
+                answer,
+                self.new_id() if match is None else self.request_id(match.identifiers),
+                b"" if match is None else match.description.message_id,
+                NO_FIELDS if match is None else match.identifiers,
+            )
+            self.batcher.enqueue(entry)
+        except ServiceError:  # the ordinary way meets it again, and says it
+            return None
+        except Exception:
+            log.exception("a request is answered without its plan because of a failure")
+            return None
+        return entry
+
+    def request_id(self, identifiers: Mapping[bytes, bytes]) -> str:
+        """Return the client's identifier of a request, or a new one."""
+        return ids.request_id(identifiers) if b"x-request-id" in identifiers else self.new_id()
+
+    def start_of_response(self, status: int, default_headers: Headers) -> bytes:
+        """Return the status line and the server's own headers, which have the time in seconds."""
+        start = _STATUS_LINES[HTTPStatus(status)] + render_headers(default_headers)
+        if status == HTTPStatus.OK:
+            self.default_headers, self.start_of_success = default_headers, start
+        return start
+
+    def record(self, record: Record) -> None:
+        """Record an answered request, with all others of this iteration of the event loop."""
+        if not self._records:
+            asyncio.get_running_loop().call_soon(self._flush_records)
+        self._records.append(record)
+
+    def _flush_records(self) -> None:
+        records, self._records = self._records, []
+        self._request_log.record_all(records)
+
+    def _make_plan(self, body: ReceivedBody) -> Plan | None:
+        """Return the plan of a request, None if it can have none.
+
+        Raises:
+            Overloaded: there is too little memory for the answer.
+        """
+        assert body.match is not None, "a body without a plan has the match of its header"
+        plan = self.planner.make(body.match, body.slab.memory[: body.num_bytes])
+        if plan is not None:
+            self.admission.charge(plan.charge_bytes - body.charged_bytes, body.charged_bytes)
+            body.charged_bytes = plan.charge_bytes
+        return plan
+
+
+def render_headers(headers: Headers) -> bytes:
+    """Return the lines of headers."""
+    return b"".join([b"%s: %s\r\n" % header for header in headers])

@@ -1,0 +1,47 @@
+"""The body of a planned request while it is received."""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from service.planned.plan import Plan
+from service.planned.planner import Match
+from service.slab_pool import Slab
+
+NO_FIELDS: Mapping[bytes, bytes] = {}
+
+
+@dataclass(slots=True, eq=False)
+class ReceivedBody:
+    """The body of a planned request: its memory, and what is known of the request."""
+
+    plan: Plan | None
+    """None if it is made when the body is complete."""
+    match: Match | None
+    """What the planner knows of the request; None if its plan says all."""
+    prefix: bytes
+    """The header and the description of the tensors, as they were sent."""
+    slab: Slab
+    """Memory for the tensors."""
+    num_bytes: int
+    """Length of the tensors."""
+    num_received: int
+    charged_bytes: int
+    """The request's share of the memory budget."""
+    arrived: float
+    """Time of `time.monotonic` when the header arrived."""
+    timer: asyncio.TimerHandle | None = None
+    """Runs out at the deadline of a request whose body comes in pieces."""
+
+    @property
+    def identifiers(self) -> Mapping[bytes, bytes]:
+        """Fields of the header that differ in each request, by name."""
+        return NO_FIELDS if self.match is None else self.match.identifiers
+
+    @property
+    def route(self) -> str:
+        """The route's name in metrics."""
+        if self.plan is not None:
+            return self.plan.answer.route
+        assert self.match is not None, "a body without a plan has the match of its header"
+        return self.match.header.target.decode()

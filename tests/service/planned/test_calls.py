@@ -1,0 +1,37 @@
+"""How many calls of our Python a planned rotation takes, from the socket to its answer.
+
+Frames are counted as in `test_calls_per_request`. All calls of a batch are counted, and divided by
+the requests of the batch.
+"""
+
+import asyncio
+
+import pytest
+
+from tests.service.planned.requests import Client, know, rotation
+from tests.service.planned.servers import running, until
+from tests.service.test_calls_per_request import Profile
+
+MAX_CALLS = 25
+
+EXCHANGE = rotation(16)
+
+
+@pytest.mark.parametrize("num_calls", [1, 8, 64])
+async def test_calls_of_a_planned_rotation(num_calls: int):
+    async with running(log_level="info") as service:
+        know(service, [EXCHANGE])
+        clients = [await Client.connect(service.address) for _ in range(num_calls)]
+        for _ in range(3):
+            await asyncio.gather(*(client.ask(EXCHANGE.request) for client in clients))
+        with Profile() as profile:
+            for client in clients:
+                client.writer.write(EXCHANGE.request)
+            await until(lambda: len(service.statuses) == 4 * num_calls)
+            await asyncio.sleep(0)  # the records of the last batch
+        for client in clients:
+            assert (await client.read()).body == EXCHANGE.body
+            client.leave()
+    count = f"{profile.calls.total() / num_calls:.1f} calls for each request\n{profile.table()}"
+    print(count)  # noqa: T201 - shown by pytest -s, and where the test fails
+    assert profile.calls.total() <= MAX_CALLS * num_calls, count
