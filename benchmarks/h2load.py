@@ -49,11 +49,13 @@ class Load:
             latencies_ms = _latencies_ms(log)
         summary = _SUMMARY.search(run.stdout)
         if run.returncode or summary is None:
-            raise LoadError(f"h2load: {run.stderr.strip() or run.stdout.strip()}")
+            raise LoadError(f"{server.name}: h2load: {run.stderr.strip() or run.stdout.strip()}")
         rate, *numbers = summary.groups()
         done, succeeded, *others, num_bytes = map(int, numbers)
         if not done or succeeded < done or any(others) or num_bytes < done * min_bytes:
-            raise LoadError(f"{done} responses, {succeeded} succeeded, {num_bytes} bytes in total")
+            raise LoadError(
+                f"{server.name}: {done} responses, {succeeded} succeeded, {num_bytes} bytes"
+            )
         return Measurement(
             float(rate),
             server_cpu.total_s / done,
