@@ -44,7 +44,7 @@ class TableRotation:
     ) -> compiled.TokenRotation:
         """Return the rotation of tokens `[T, H, D]` at positions below `num_rows`."""
         num_threads = torch.get_num_threads()
-        return _token_rotation(self.rope, self.num_rows, num_heads, dtype, inverse, num_threads)
+        return _token_rotation(self, self.num_rows, num_heads, dtype, inverse, num_threads)
 
     def rotate(self, x: Tensor, positions: Tensor | None) -> tuple[Tensor, float] | None:
         """Return `x` rotated, and the largest |x|; None for what the library must do otherwise.
@@ -112,13 +112,14 @@ def counted(num_positions: int) -> Tensor:
 
 @lru_cache(maxsize=32)
 def _token_rotation(
-    rope: RopeConfig,
+    table: TableRotation,
     num_rows: int,
     num_heads: int,
     dtype: torch.dtype,
     inverse: bool,
     num_threads: int,
 ) -> compiled.TokenRotation:
+    rope = table.rope
     cos, sin, _ = position_table(rope, num_rows)
     if inverse and (factor := inverse_factor(rope)) != 1:
         cos, sin = cos * factor, sin * factor
