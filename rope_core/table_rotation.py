@@ -14,6 +14,7 @@ from rope_core.angles import (
     table_rows,
 )
 from rope_core.config import RopeConfig
+from rope_core.frequencies import VARIANTS
 
 
 def has_table(rope: RopeConfig) -> bool:
@@ -24,7 +25,7 @@ def has_table(rope: RopeConfig) -> bool:
         and rope.num_axes == 1
         and rope.axes is None
         and rope.learned is None
-        and "length" not in dict(rope.parameters)  # frequencies change with the length of a call
+        and "length" not in VARIANTS[rope.rope_type].parameters  # frequencies depend on it
     )
 
 
