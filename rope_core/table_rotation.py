@@ -14,6 +14,7 @@ from rope_core.angles import (
     table_rows,
 )
 from rope_core.config import RopeConfig
+from rope_core.frequencies import VARIANTS
 
 
 def has_table(rope: RopeConfig) -> bool:
@@ -24,7 +25,7 @@ def has_table(rope: RopeConfig) -> bool:
         and rope.num_axes == 1
         and rope.axes is None
         and rope.learned is None
-        and "length" not in dict(rope.parameters)  # frequencies change with the length of a call
+        and "length" not in VARIANTS[rope.rope_type].parameters  # frequencies depend on it
     )
 
 
@@ -44,7 +45,7 @@ class TableRotation:
     ) -> compiled.TokenRotation:
         """Return the rotation of tokens `[T, H, D]` at positions below `num_rows`."""
         num_threads = torch.get_num_threads()
-        return _token_rotation(self.rope, self.num_rows, num_heads, dtype, inverse, num_threads)
+        return _token_rotation(self, self.num_rows, num_heads, dtype, inverse, num_threads)
 
     def rotate(self, x: Tensor, positions: Tensor | None) -> tuple[Tensor, float] | None:
         """Return `x` rotated, and the largest |x|; None for what the library must do otherwise.
@@ -112,13 +113,14 @@ def counted(num_positions: int) -> Tensor:
 
 @lru_cache(maxsize=32)
 def _token_rotation(
-    rope: RopeConfig,
+    table: TableRotation,
     num_rows: int,
     num_heads: int,
     dtype: torch.dtype,
     inverse: bool,
     num_threads: int,
 ) -> compiled.TokenRotation:
+    rope = table.rope
     cos, sin, _ = position_table(rope, num_rows)
     if inverse and (factor := inverse_factor(rope)) != 1:
         cos, sin = cos * factor, sin * factor

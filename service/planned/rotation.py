@@ -3,7 +3,7 @@
 import time
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -81,7 +81,7 @@ class RotationRunner:
             for tensor, span in enumerate(heads)
             for row in range(num_rows)
         )
-        self.answer = _adjoining(heads)
+        self.answer = _slices(heads)
 
     def __call__(self, jobs: Sequence[PlannedJob]) -> Run[Outcome]:
         """Rotate q and k of all jobs, in place.
@@ -110,7 +110,7 @@ class RotationRunner:
                     results.append(_rotate_alone(job, table))
                     break
             else:
-                parts = [slab.memory[start:end] for start, end in plan.answer]
+                parts: list[Any] = [*map(slab.memory.__getitem__, plan.answer)]
                 results.append(PlannedResult(parts, eager.name))
         return Run(results, 0.0, time.perf_counter() - started)
 
@@ -190,8 +190,8 @@ def _rotate_alone(job: PlannedJob, table: TableRotation) -> Outcome:
 
 
 def _result(job: PlannedJob) -> PlannedResult:
-    memory = job.slab.memory
-    return PlannedResult([memory[start:end] for start, end in job.runner.answer], eager.name)
+    parts: list[Any] = [*map(job.slab.memory.__getitem__, job.runner.answer)]
+    return PlannedResult(parts, eager.name)
 
 
 def _widened_positions(job: PlannedJob, table: TableRotation) -> Tensor:
@@ -208,12 +208,12 @@ def _num_rows(span: TensorSpan, positions: TensorSpan | None) -> int:
     return 1 if len(span.shape) == 3 or has_own else span.shape[0]
 
 
-def _adjoining(spans: Sequence[TensorSpan]) -> list[tuple[int, int]]:
-    """Return the start and end of each span in the slab; spans without a gap are one."""
+def _slices(spans: Sequence[TensorSpan]) -> list[slice]:
+    """Return where spans lie in the slab; those without a gap are one slice."""
     ranges: list[tuple[int, int]] = []
     for span in spans:
         start, end = span.offset, span.offset + span.num_bytes
         if ranges and ranges[-1][1] == start:
             start, _ = ranges.pop()
         ranges.append((start, end))
-    return ranges
+    return [slice(*ends) for ends in ranges]
