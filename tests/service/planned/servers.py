@@ -104,7 +104,7 @@ class Running:
     @property
     def statuses(self) -> list[int | str]:
         """Statuses of all planned requests so far."""
-        return [record.status for record in self.log.records]
+        return [record.status for record in (*self.log.records, *self.planned._records)]
 
     @property
     def num_slabs(self) -> int:
