@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 TRITON := .venv-triton
 JOBS ?= 2
 
-.PHONY: serve test test-processors compile-kernels check format format-check lint types docs bench bench-gpu bench-gpu-first example-real-model image image-test clean
+.PHONY: serve test test-processors compile-kernels check format format-check lint types docs bench bench-peers bench-gpu bench-gpu-first example-real-model image image-test clean
 
 serve: $(READY)  ## serve on 127.0.0.1:8000
 	$(BIN)/rope-service serve
@@ -46,10 +46,13 @@ docs: $(READY)  ## generate the documentation and the gRPC descriptors
 	$(BIN)/python docs/protocol.py
 	$(BIN)/python -m docs.generate
 
-bench: $(READY)  ## the tables of docs/performance.md; needs wrk, h2load and taskset
+bench: $(READY)  ## the tables of docs/performance.md; needs gcc, h2load and taskset
 	$(BIN)/python -m benchmarks.core
 	$(BIN)/python -m benchmarks.service
 	$(BIN)/python -m benchmarks.protocol
+
+bench-peers: $(READY)  ## other servers beside this one; installs them in .venv-peers
+	$(BIN)/python -m benchmarks.peers
 
 bench-gpu:  ## kernels on a CUDA device; PYTHON must have torch and triton for CUDA
 	PYTHONPATH=. $(PYTHON) -m benchmarks.gpu
@@ -89,4 +92,4 @@ $(TRITON)/.ready: Makefile
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(TRITON) $(EXAMPLE) build dist *.egg-info rope_core/*.so
+	rm -rf $(VENV) $(TRITON) $(EXAMPLE) .venv-peers build dist *.egg-info rope_core/*.so

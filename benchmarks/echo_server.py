@@ -55,6 +55,7 @@ async def serve(http_port: int, grpc_port: int | None) -> None:
         access_log=False,
         log_config=None,
         server_header=False,
+        timeout_keep_alive=60,  # uvicorn counts while a large response is on its way
     )
     await uvicorn.Server(config).serve()
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from benchmarks.encodings import EncodedRequest
+from benchmarks.load import LoadError, Measurement
 from benchmarks.servers import Server
-from benchmarks.wrk import LoadError
 
 _SUMMARY = re.compile(
     r"([\d.]+) req/s.*?"
@@ -19,20 +19,6 @@ _SUMMARY = re.compile(
     r"\((\d+)\) data",
     re.DOTALL,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Measurement:
-    """Result of one measurement of load."""
-
-    rate: float
-    """Responses per second."""
-
-    cpu_s: float
-    """Processor time of the server per response."""
-
-    load_busy: float
-    """Share of its core that h2load used. Near 1, h2load is the bottleneck."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +39,14 @@ class Load:
             LoadError: a request failed.
         """
         with TemporaryDirectory(prefix="rope-bench-") as folder:
-            body = Path(folder, "body")
+            body, log = Path(folder, "body"), Path(folder, "log")
             body.write_bytes(self.request.body)
-            start, server_cpu_s, load_cpu_s = time.perf_counter(), server.cpu_s(), _children_cpu_s()
-            run = subprocess.run(self._command(server, body), capture_output=True, text=True)
+            start, server_cpu, load_cpu_s = time.perf_counter(), server.cpu(), _children_cpu_s()
+            run = subprocess.run(self._command(server, body, log), capture_output=True, text=True)
             elapsed_s = time.perf_counter() - start
-            server_cpu_s = server.cpu_s() - server_cpu_s
+            server_cpu = server.cpu() - server_cpu
             load_cpu_s = _children_cpu_s() - load_cpu_s
+            latencies_ms = _latencies_ms(log)
         summary = _SUMMARY.search(run.stdout)
         if run.returncode or summary is None:
             raise LoadError(f"h2load: {run.stderr.strip() or run.stdout.strip()}")
@@ -67,18 +54,38 @@ class Load:
         done, succeeded, *others, num_bytes = map(int, numbers)
         if not done or succeeded < done or any(others) or num_bytes < done * min_bytes:
             raise LoadError(f"{done} responses, {succeeded} succeeded, {num_bytes} bytes in total")
-        return Measurement(float(rate), server_cpu_s / done, load_cpu_s / elapsed_s)
+        return Measurement(
+            float(rate),
+            server_cpu.total_s / done,
+            server_cpu.kernel_s / done,
+            load_cpu_s / elapsed_s,
+            latencies_ms[len(latencies_ms) // 2],
+            latencies_ms[len(latencies_ms) * 99 // 100],
+            least=None,
+        )
 
-    def _command(self, server: Server, body: Path) -> list[str]:
+    def _command(self, server: Server, body: Path, log: Path) -> list[str]:
         request = self.request
         command = ["taskset", "-c", str(self.core), "h2load", "-D", str(self.seconds)]
         streams = min(8, self.concurrency) if request.grpc else 1
-        options = [f"-c{self.concurrency // streams}", f"-m{streams}", "-d", str(body)]
+        options = [
+            f"-c{self.concurrency // streams}",
+            f"-m{streams}",
+            "-d",
+            str(body),
+            f"--log-file={log}",
+        ]
         for name, value in request.headers.items():
             options += ["-H", f"{name.lower()}: {value}"]
         port = server.grpc_port if request.grpc else server.port
         version = [] if request.grpc else ["--h1"]
         return [*command, *version, *options, f"http://127.0.0.1:{port}{request.path}"]
+
+
+def _latencies_ms(log: Path) -> list[float]:
+    """Return the sorted latencies of a log: start, status and microseconds in each line."""
+    lines = log.read_text().splitlines() if log.exists() else []
+    return sorted(int(line.split()[2]) / 1e3 for line in lines)
 
 
 def missing_programs() -> str | None:

@@ -17,22 +17,25 @@ Figures are medians of the rounds; ratios are taken within each round.
 import argparse
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
-from benchmarks import h2load, servers, table, workloads
-from benchmarks.encodings import (
-    GRPC_PREFIX_BYTES,
-    WORKLOADS,
-    EncodedRequest,
-    encode,
-    send,
-)
+from benchmarks import encodings, h2load, servers, table
+from benchmarks.encodings import ENCODERS, GRPC_PREFIX_BYTES, EncodedRequest
 from benchmarks.h2load import Load, Measurement
+from benchmarks.load import LoadError
 from benchmarks.servers import Server
 from benchmarks.table import Row
-from benchmarks.workloads import Workload
-from benchmarks.wrk import LoadError
+from benchmarks.workloads import S64, Workload
+
+WORKLOADS = (
+    Workload("rotate [1,1,4,64]", (1,), heads=4, seconds=2),
+    Workload("rotate [1,128,8,128]", (128,), heads=8, head_dim=128, seconds=2),
+    replace(S64, seconds=2),
+)
+HTTP_ECHO, GRPC_ECHO = "HTTP echo", "gRPC echo"
+NATIVE, BINARY, GRPC = "/v1 safetensors", "/v2 binary", "gRPC"
 
 COLUMNS = (
     "workload, protocol",
@@ -45,7 +48,6 @@ COLUMNS = (
     "load",
 )
 CONCURRENCY = 64
-HTTP_ECHO, GRPC_ECHO = "HTTP echo", "gRPC echo"
 
 Round = Mapping[str, Measurement]
 """Measurements by the name of the row."""
@@ -85,42 +87,40 @@ def _rows(
     Raises:
         SystemExit: a request fails, or a response is wrong.
     """
-    requests = encode(workload)
-    min_bytes = {request.name: _check(workload, request, echo, service) for request in requests}
+    (length,) = workload.lengths
+    requests = {name: ENCODERS[name](workload, length) for name in (NATIVE, BINARY, GRPC)}
+    for name in (NATIVE, GRPC):
+        _check_echo(requests[name], echo)
+    min_bytes = {
+        name: len(encodings.output(workload, length, request, service))
+        for name, request in requests.items()
+    }
     seconds = 1 if rounds == 1 else workload.seconds
-    native, grpc = requests[0], requests[-1]
 
-    def measure(request: EncodedRequest, server: Server, num_bytes: int) -> Measurement:
-        return Load(core, request, CONCURRENCY, seconds).measure(server, num_bytes)
+    def measure(name: str, server: Server, num_bytes: int) -> Measurement:
+        return Load(core, requests[name], CONCURRENCY, seconds).measure(server, num_bytes)
 
     try:
         measured = [
             {
-                HTTP_ECHO: measure(native, echo, len(native.body)),
-                GRPC_ECHO: measure(grpc, echo, len(grpc.body)),
-                **{
-                    request.name: measure(request, service, min_bytes[request.name])
-                    for request in requests
-                },
+                HTTP_ECHO: measure(NATIVE, echo, len(requests[NATIVE].body)),
+                GRPC_ECHO: measure(GRPC, echo, len(requests[GRPC].body)),
+                **{name: measure(name, service, min_bytes[name]) for name in requests},
             }
             for _ in range(rounds)
         ]
     except LoadError as exc:
         raise SystemExit(f"{workload.name}: {exc}") from None
     for name in measured[0]:
-        same_echo = GRPC_ECHO if name in (GRPC_ECHO, grpc.name) else HTTP_ECHO
-        row = _medians(measured, name, same_echo, native.name)
+        same_echo = GRPC_ECHO if name in (GRPC_ECHO, GRPC) else HTTP_ECHO
+        row = _medians(measured, name, same_echo, NATIVE)
         yield {"workload": f"{workload.name}, {name}"} | row
 
 
-def _check(workload: Workload, request: EncodedRequest, echo: Server, service: Server) -> int:
-    """Check the responses of the echo and the service; return the size of the latter in bytes."""
+def _check_echo(request: EncodedRequest, echo: Server) -> None:
     body = request.body[GRPC_PREFIX_BYTES:] if request.grpc else request.body
-    if send(echo, request) != body:
-        raise SystemExit(f"{request.name}: the echo does not return the request body")
-    response = send(service, request)
-    workloads.check_tensor(workload, workload.lengths[0], request.decode(response))
-    return len(response)
+    if encodings.send(echo, request) != body:
+        raise SystemExit(f"{request.path}: the echo does not return the request body")
 
 
 def _medians(rounds: list[Round], name: str, same_echo: str, native: str) -> Row:

@@ -1,25 +1,20 @@
-"""Workloads of the service: requests, checks of responses, and the same work in plain torch."""
+"""Workloads of the service: inputs, checks of outputs, and the same work in plain torch."""
 
-import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
-import safetensors.torch
 import torch
 from torch import Tensor
 
 from benchmarks import oracle, torch_baseline
 
-MEDIA_TYPE = "application/x-safetensors"
-
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """A request for each of `lengths`. Load generators send them in rotation."""
+    """A request for each of `lengths`. The load generator sends them in rotation."""
 
     name: str
-    path: str
     lengths: tuple[int, ...]
     """Tokens of each request."""
 
@@ -28,6 +23,9 @@ class Workload:
     """0 means rotation."""
 
     head_dim: int = 64
+    protocol: str = "/v1 safetensors"
+    """A key of `encodings.ENCODERS`."""
+
     connections: tuple[int, ...] = (1, 8, 64)
     seconds: int = 3
     """Duration of one measurement."""
@@ -41,23 +39,22 @@ def _mixed_lengths() -> tuple[int, ...]:
     return tuple(torch.randint(16, 257, (16,), generator=generator).tolist())
 
 
+TINY = Workload("rotate [1,16,8,64]", (16,), heads=8, batch=16)
+S64 = Workload("attention S=64", (64,), heads=8, kv_heads=2)
+LARGE = Workload(
+    "rotate [1,2048,32,128]", (2048,), heads=32, head_dim=128, connections=(1, 8), seconds=6
+)
 WORKLOADS = (
-    Workload("rotate [1,16,8,64]", "/v1/rotate", (16,), heads=8, batch=16),
-    Workload("attention S=64", "/v1/attention", (64,), heads=8, kv_heads=2),
-    Workload("attention S=512", "/v1/attention", (512,), heads=8, kv_heads=2, seconds=6),
-    Workload(
-        "rotate [1,2048,32,128]",
-        "/v1/rotate",
-        (2048,),
-        heads=32,
-        head_dim=128,
-        connections=(1, 8),
-        seconds=8,
-    ),
-    Workload("attention S=16-256", "/v1/attention", _mixed_lengths(), heads=8, kv_heads=2),
+    TINY,
+    S64,
+    Workload("attention S=512", (512,), heads=8, kv_heads=2, seconds=6),
+    Workload("attention S=16-256", _mixed_lengths(), heads=8, kv_heads=2),
+    replace(TINY, name="rotate [1,16,8,64], JSON", protocol="/v1 JSON"),
+    LARGE,
+    replace(TINY, name="rotate [1,16,8,64], /v2", protocol="/v2 binary"),
+    replace(S64, name="attention S=64, /v2", protocol="/v2 binary"),
 )
 BY_NAME = {workload.name: workload for workload in WORKLOADS}
-LARGE = BY_NAME["rotate [1,2048,32,128]"]
 
 
 def tensors(workload: Workload, length: int) -> dict[str, Tensor]:
@@ -72,21 +69,12 @@ def tensors(workload: Workload, length: int) -> dict[str, Tensor]:
     }
 
 
-def request_body(workload: Workload, length: int) -> bytes:
-    """Return the body of a request with positions, encoded by the safetensors library."""
-    payload = {**tensors(workload, length), "positions": torch.arange(length)}
-    metadata = {"params": json.dumps({"rope": {"theta": 10_000}})}
-    return safetensors.torch.save(payload, metadata)
+def check(workload: Workload, length: int, actual: Tensor) -> None:
+    """Check the output `[1, S, H, D]` of a request against float64.
 
-
-def check_body(workload: Workload, length: int, body: bytes) -> None:
-    """Check the safetensors body of a response against float64; exit the program if it is wrong."""
-    name = "out" if workload.kv_heads else "q"
-    check_tensor(workload, length, safetensors.torch.load(body)[name])
-
-
-def check_tensor(workload: Workload, length: int, actual: Tensor) -> None:
-    """Check the tensor of a response against float64; exit the program if it is wrong."""
+    Raises:
+        SystemExit: it is wrong; nothing is timed then.
+    """
     inputs, positions = tensors(workload, length), torch.arange(length)
     expected = oracle.rotate(inputs["q"][0], positions)
     if workload.kv_heads:

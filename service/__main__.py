@@ -17,6 +17,10 @@ MALLOC = (
 ALLOCATOR_VARIABLES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 """Variables that hold the options of torch's CUDA allocator."""
 
+GRPC_EXPERIMENTS = "-event_engine_listener"
+"""Sockets are read by the thread that waits for RPCs. By default the core of grpcio has threads of
+its own for that, and each event passes from one to another."""
+
 
 def main() -> None:
     """Run the command line."""
@@ -28,6 +32,7 @@ def main() -> None:
         # Each of the three streams has its own pool. Segments that can shrink leave memory to the
         # other pools. The second name is deprecated since torch 2.11.
         os.environ["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"
+    os.environ.setdefault("GRPC_EXPERIMENTS", GRPC_EXPERIMENTS)
     if "GLIBC_TUNABLES" not in os.environ:
         # the C library reads the variable only when a process starts
         os.environ["GLIBC_TUNABLES"] = MALLOC

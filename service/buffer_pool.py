@@ -1,66 +1,79 @@
-"""Large buffers, reused: the first write to new memory costs many times a copy.
-
-A buffer is leased as a memoryview. It returns to the pool once nothing refers to it: no slice, no
-tensor made from it, and no socket that has yet to send it.
-"""
+"""Large buffers, reused: the first write to new memory costs many times a copy."""
 
 import math
-import mmap
 import threading
 import weakref
-from bisect import bisect_left, insort
+from collections import deque
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from service.memory_blocks import SMALLEST_BYTES, Block, FreeBlocks, Region
 from service.pinned_memory import MemoryPinner, PinnedMemory
 
-SMALLEST_BYTES = 2**20
-"""The allocator reuses smaller memory as well as the pool would."""
-
 PREALLOCATED_BYTES = sorted(2 * tuple(4**step * 2**20 for step in range(5)))
-"""Buffers pinned at the start, 1 MiB to 256 MiB: of each size one for inputs, one for results."""
+"""Regions pinned at the start, 1 MiB to 256 MiB: of each size one for inputs, one for results."""
 
 
 class BufferPool:
-    """A pool of buffers, pinned ones and others. Thread-safe.
+    """A pool of large memory, pinned and other. Thread-safe.
+
+    A buffer is leased as a memoryview. It returns to the pool once nothing refers to it: no slice,
+    no tensor made from it, and no socket that has yet to send it.
 
     Args:
-        max_idle_bytes: idle memory to keep. Above it, buffers that are not pinned return to the
-            system. As many bytes may be pinned.
+        max_idle_bytes: idle memory to keep. Above it, regions that are idle as a whole return to
+            the system, but for pinned and preallocated ones. As many bytes may be pinned.
         pinner: pins memory for a device. None for the CPU, which needs no pinned memory.
     """
 
     def __init__(self, max_idle_bytes: int, pinner: MemoryPinner | None = None) -> None:
         self._max_idle_bytes = max_idle_bytes
+        self._pins = pinner is not None
         self.pinned = PinnedMemory(pinner, max_idle_bytes)
-        self._idle: list[mmap.mmap] = []  # by size
-        self._idle_pinned: list[mmap.mmap] = []  # by size
-        # reentrant: the garbage collector may return a buffer while its thread holds the lock
-        self._lock = threading.RLock()
+        self._free = FreeBlocks()
+        self._free_pinned = FreeBlocks()
+        self._returned: deque[Block] = deque()  # blocks that nothing refers to
+        self._lock = threading.Lock()
 
     def lease(self, num_bytes: int) -> memoryview:
         """Return writable memory of `num_bytes`, uninitialised.
 
-        The memory is pinned if a pinned buffer is idle. Never pins memory: safe on the event loop.
+        The memory is pinned if pinned memory is idle. Never pins memory: safe on the event loop.
         """
-        return self._lease(self._take_pinned(num_bytes), num_bytes)
+        return self._lease(self._take(num_bytes), num_bytes)
 
     def lease_pinned(self, num_bytes: int) -> memoryview:
         """As `lease`, but pins memory, in milliseconds, if none is idle and the limit allows it."""
-        buffer = self._take_pinned(num_bytes) or self._allocate_pinned(num_bytes)
-        return self._lease(buffer, num_bytes)
+        with self._lock:
+            self._put_returned()
+            block = self._free_pinned.take(max(num_bytes, SMALLEST_BYTES))
+        block = block or self._allocate_pinned(num_bytes) or self._take(num_bytes)
+        return self._lease(block, num_bytes)
 
-    def preallocate_pinned(self) -> None:
-        """Pin buffers of PREALLOCATED_BYTES, up to half of the limit. Takes up to a second."""
+    def preallocate(self, num_bytes: int) -> None:
+        """Make memory ready for the first requests. May take a second.
+
+        Where a device needs pinned memory, pin PREALLOCATED_BYTES, up to half of the limit.
+        Elsewhere touch `num_bytes`, which are then kept.
+        """
+        if self._pins:
+            self._preallocate_pinned()
+        elif num_bytes >= SMALLEST_BYTES:
+            region = Region.for_block(num_bytes)
+            region.touch()
+            region.is_kept = True
+            self._add_free(Block(region, 0, len(region.buffer)))
+
+    def _preallocate_pinned(self) -> None:
         left = self._max_idle_bytes // 2
         for size in PREALLOCATED_BYTES:
             left -= size
-            buffer = self._allocate_pinned(size) if left >= 0 else None
-            if buffer is None:
+            block = self._allocate_pinned(size) if left >= 0 else None
+            if block is None:
                 return
-            self._return_pinned(buffer)
+            self._add_free(block)
 
     def tensor(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """Return a contiguous tensor in leased memory; a small one in new memory."""
@@ -69,46 +82,63 @@ class BufferPool:
             return torch.empty(shape, dtype=dtype)
         return torch.frombuffer(self.lease(num_bytes), dtype=dtype).view(shape)
 
-    def _lease(self, pinned: mmap.mmap | None, num_bytes: int) -> memoryview:
-        buffer, return_buffer = pinned, self._return_pinned
-        if buffer is None:
-            buffer = self._take(self._idle, num_bytes, 2 * num_bytes) or _allocate(num_bytes)
-            return_buffer = self._return
-        owner = np.frombuffer(buffer, dtype=np.uint8, count=num_bytes)
-        weakref.finalize(owner, return_buffer, buffer).atexit = False
+    def _take(self, num_bytes: int) -> Block:
+        num_bytes = max(num_bytes, SMALLEST_BYTES)
+        with self._lock:
+            self._put_returned()
+            block = self._free_pinned.take(num_bytes) or self._free.take(num_bytes)
+            return block or self._add(self._free, Region.for_block(num_bytes), num_bytes)
+
+    def _add_free(self, block: Block) -> None:
+        with self._lock:
+            self._put(block)
+
+    def _lease(self, block: Block, num_bytes: int) -> memoryview:
+        owner = np.frombuffer(block.region.buffer, np.uint8, count=num_bytes, offset=block.offset)
+        weakref.finalize(owner, self._return, block).atexit = False
         return owner.data
 
-    def _take_pinned(self, num_bytes: int) -> mmap.mmap | None:
-        return self._take(self._idle_pinned, num_bytes, 4 * num_bytes)  # as the preallocated sizes
+    def _return(self, block: Block) -> None:
+        """Return memory that nothing refers to, on any thread and amid any code.
 
-    def _take(self, idle: list[mmap.mmap], num_bytes: int, max_bytes: int) -> mmap.mmap | None:
-        """Remove and return the smallest idle buffer that has `num_bytes`; None above a limit."""
-        with self._lock:
-            index = bisect_left(idle, num_bytes, key=len)
-            if index < len(idle) and len(idle[index]) <= max(max_bytes, SMALLEST_BYTES):
-                return idle.pop(index)
-        return None
+        The garbage collector may call this while its own thread holds the lock, so do not wait for
+        the lock: its next holder puts the block to the free ones.
+        """
+        self._returned.append(block)
+        if self._lock.acquire(blocking=False):
+            try:
+                self._put_returned()
+            finally:
+                self._lock.release()
 
-    def _allocate_pinned(self, num_bytes: int) -> mmap.mmap | None:
+    def _put_returned(self) -> None:
+        while self._returned:
+            self._put(self._returned.popleft())
+
+    def _put(self, block: Block) -> None:
+        """Add a block to the free ones, and return memory above the limit to the system."""
+        (self._free_pinned if block.region.is_pinned else self._free).put(block)
+        surplus = self._free.num_bytes + self._free_pinned.num_bytes - self._max_idle_bytes
+        if surplus <= 0:
+            return
+        for idle in [*self._free]:
+            if idle.is_whole_region and not idle.region.is_kept and surplus > 0:
+                self._free.remove(idle)
+                surplus -= idle.size
+
+    def _allocate_pinned(self, num_bytes: int) -> Block | None:
         """Return new pinned memory; None if the limit or the system does not allow it."""
-        buffer = _allocate(num_bytes)
-        return buffer if self.pinned.pin(buffer) else None
-
-    def _return(self, buffer: mmap.mmap) -> None:
+        region = Region.for_block(max(num_bytes, SMALLEST_BYTES))
+        if not self.pinned.pin(region.buffer):
+            return None
+        region.is_pinned = True
         with self._lock:
-            idle_bytes = sum(map(len, self._idle)) + sum(map(len, self._idle_pinned))
-            if idle_bytes + len(buffer) <= self._max_idle_bytes:
-                insort(self._idle, buffer, key=len)
+            return self._add(self._free_pinned, region, max(num_bytes, SMALLEST_BYTES))
 
-    def _return_pinned(self, buffer: mmap.mmap) -> None:
-        with self._lock:
-            insort(self._idle_pinned, buffer, key=len)
-
-
-def _allocate(num_bytes: int) -> mmap.mmap:
-    """Return new memory, up to an eighth larger: the next request may be a little longer."""
-    step = max(SMALLEST_BYTES, (1 << num_bytes.bit_length()) // 16)
-    size = -(-num_bytes // step) * step
-    buffer = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    buffer.madvise(mmap.MADV_HUGEPAGE)
-    return buffer
+    @staticmethod
+    def _add(free: FreeBlocks, region: Region, num_bytes: int) -> Block:
+        """Return a block of `num_bytes` of a new region."""
+        free.put(Block(region, 0, len(region.buffer)))
+        block = free.take(num_bytes)
+        assert block is not None, "the region is large enough, so a free block is"
+        return block

@@ -5,7 +5,14 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, PositiveInt, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    StringConstraints,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "ROPE_"
@@ -69,6 +76,10 @@ class Settings(BaseSettings):
     grpc_port: Annotated[int, Field(ge=0, le=65_535)] = 8001
     """Port of gRPC, at the same address; 0 lets the system choose."""
 
+    unix_socket: Path | None = None
+    """Path of a Unix-domain socket that takes HTTP as well, for clients on the same host. Its owner
+    and its group may connect."""
+
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device that computes. `auto` takes the GPU if there is one, and the service ends with the
     reason if torch cannot use it."""
@@ -101,6 +112,11 @@ class Settings(BaseSettings):
     memory_budget_bytes: PositiveInt | None = None
     """Memory that all requests together may take; a request beyond it is refused with 503. If
     unset: a quarter of the control group's limit, at most 4 GiB."""
+
+    prefault_bytes: NonNegativeInt | None = None
+    """Memory for large bodies that is touched before the service is ready, and kept. If unset: a
+    quarter of `ROPE_MEMORY_BUDGET_BYTES`, at most 320 MiB. With a GPU, pinned memory takes its
+    place."""
 
     max_queue_calls: PositiveInt = 1024
     """Calls that may wait for the device; a call beyond them is refused with 503."""

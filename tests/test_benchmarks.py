@@ -4,15 +4,18 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from benchmarks import encodings, h2load, oracle, workloads, wrk
-from benchmarks.workloads import WORKLOADS
-from service.wire import Message
-from service.wire import safetensors_codec as codec
+from benchmarks import encodings, h2load, load, oracle, protocol, table, workloads
+from benchmarks.encodings import ENCODERS, GRPC_PREFIX_BYTES
+from benchmarks.peers import functions
+from benchmarks.peers.peer import PEERS
+from benchmarks.peers.rounds import PeerBenchmark
+from benchmarks.workloads import BY_NAME, S64, TINY
 
 ROOT = Path(__file__).parents[1]
 
@@ -51,23 +54,56 @@ def test_launch_calls_few_functions_on_the_host():
     assert functions["attention.attend, decode of 1 sequence"] <= 150
 
 
-@pytest.mark.skipif(wrk.missing_programs() is not None, reason=str(wrk.missing_programs()))
-@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
-def test_service_prints_a_row_for_a_workload(tmp_path):
-    done = run("service", "--only", WORKLOADS[0].name, "--json", str(tmp_path / "service.json"))
+needs_load = pytest.mark.skipif(
+    load.missing_programs() is not None, reason=str(load.missing_programs())
+)
+needs_two_cores = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
+
+
+@needs_load
+@needs_two_cores
+def test_service_prints_rows_for_a_workload(tmp_path):
+    name = "rotate [1,16,8,64], /v2"
+    done = run(
+        "service", "--only", name, "--against", str(ROOT), "--json", str(tmp_path / "service.json")
+    )
 
     assert done.returncode == 0, done.stderr
-    (printed,) = table_rows(done.stdout)
     (row,) = json.loads((tmp_path / "service.json").read_text())["rows"]
-    assert printed.startswith(f"| {row['workload']} |")
+    printed = [line for line in table_rows(done.stdout) if line.startswith(f"| {name}, 8 |")]
+    assert len(printed) == 2, "ratios and microseconds"
     expected = row["rate"] * (row["t_torch_us"] + row["t_echo_us"]) / 1e6
     assert row["eta"] == pytest.approx(expected)
+    parts = row["kernel_us"] + row["torch_cpu_us"] + row["rest_us"]
+    assert row["cpu_us"] == pytest.approx(parts)
+    assert row["least"] > 0
+    assert row["x_other"] > 0
+
+
+@needs_load
+@needs_two_cores
+def test_peers_print_a_table_of_ratios_and_what_failed(tmp_path):
+    done = run("peers", "--only", "orjson", "--json", str(tmp_path / "peers.json"))
+
+    assert done.returncode == 0, done.stderr
+    (row,) = json.loads((tmp_path / "peers.json").read_text())["rows"]
+    assert row["x"] == pytest.approx(row["rate"] / row["peer_rate"])
+    assert table_rows(done.stdout)[-1] == f"| FastAPI + orjson | {table.format_cell(row['x'])} |"
+
+
+def test_peer_that_does_not_start_is_a_row_with_the_reason():
+    peer = replace(PEERS[0], module="absent")
+    bench = PeerBenchmark(min(os.sched_getaffinity(0)), 0, 1, quick=True)
+    rows = [*bench.rows(peer)]
+
+    assert [(row["peer"], row["workload"]) for row in rows] == [(peer.name, "")]
+    assert "No module named benchmarks.peers.absent" in rows[0]["failed"]
 
 
 @pytest.mark.skipif(h2load.missing_programs() is not None, reason=str(h2load.missing_programs()))
-@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
+@needs_two_cores
 def test_protocol_prints_a_row_for_each_protocol(tmp_path):
-    name = encodings.WORKLOADS[0].name
+    name = protocol.WORKLOADS[0].name
     done = run("protocol", "--only", name, "--json", str(tmp_path / "protocol.json"))
 
     assert done.returncode == 0, done.stderr
@@ -78,45 +114,66 @@ def test_protocol_prints_a_row_for_each_protocol(tmp_path):
     assert all(0 < row["x_http_echo_cpu"] <= 1.5 for row in rows)
 
 
-@pytest.mark.parametrize("workload", encodings.WORKLOADS, ids=lambda workload: workload.name)
+@pytest.mark.parametrize("workload", [TINY, S64], ids=lambda workload: workload.name)
 def test_all_protocols_encode_the_same_tensors(workload):
-    native, binary, grpc = encodings.encode(workload)
+    length = workload.lengths[0]
+    native, text, binary, grpc = (encode(workload, length) for encode in ENCODERS.values())
     json_length = int(binary.headers["Inference-Header-Content-Length"])
     binary_tensors = binary.body[json_length:]
-    message = grpc.body[encodings.GRPC_PREFIX_BYTES :]
+    message = grpc.body[GRPC_PREFIX_BYTES:]
     assert grpc.body == encodings.grpc_frame(message)
     request = encodings.INFER.request.FromString(message)
     assert b"".join(request.raw_input_contents) == binary_tensors
-    for tensor in workloads.tensors(workload, workload.lengths[0]).values():
+    for name, tensor in workloads.tensors(workload, length).items():
         assert tensor.numpy().tobytes() in binary_tensors
         assert tensor.numpy().tobytes() in native.body
+        assert torch.tensor(json.loads(text.body)[name]).equal(tensor)
 
 
-@pytest.mark.parametrize("workload", WORKLOADS[:2], ids=lambda workload: workload.name)
-def test_wrong_response_ends_the_benchmark(workload):
+def test_request_has_its_head():
+    request = ENCODERS["/v2 binary"](TINY, 16)
+    head, _, body = request.http().partition(b"\r\n\r\n")
+    assert body == request.body
+    assert head.startswith(b"POST /v2/models/rope/infer HTTP/1.1\r\n")
+    assert f"Content-Length: {len(body)}".encode() in head.split(b"\r\n")
+
+
+@pytest.mark.parametrize("workload", [TINY, S64], ids=lambda workload: workload.name)
+def test_wrong_output_ends_the_benchmark(workload):
     length = workload.lengths[0]
     inputs = workloads.tensors(workload, length)
-    name = "out" if workload.kv_heads else "q"
-    body = b"".join(codec.encode(Message({name: inputs["q"]})))
 
     with pytest.raises(SystemExit, match="wrong, so not timed"):
-        workloads.check_body(workload, length, body)
+        workloads.check(workload, length, inputs["q"])
 
 
-@pytest.mark.parametrize("workload", WORKLOADS[:2], ids=lambda workload: workload.name)
+@pytest.mark.parametrize("workload", [TINY, S64], ids=lambda workload: workload.name)
 def test_plain_torch_does_the_work_of_the_request(workload):
     length = workload.lengths[0]
-    out = workloads.torch_call(workload, length, 1)()
+    workloads.check(workload, length, workloads.torch_call(workload, length, 1)())
 
-    name = "out" if workload.kv_heads else "q"
-    body = b"".join(codec.encode(Message({name: out.contiguous()})))
-    workloads.check_body(workload, length, body)
+
+@pytest.mark.parametrize("workload", [TINY, S64], ids=lambda workload: workload.name)
+def test_peers_compute_the_work_of_the_request(workload):
+    length = workload.lengths[0]
+    raw = PEERS[0].encode(workload, length)
+    tensors = functions.read_raw(bytearray(raw.body))
+
+    for count in (1, 3):
+        for out in functions.compute_batch([tensors] * count):
+            workloads.check(workload, length, raw.decode(out.numpy().tobytes()))
+    shorter = functions.read_raw(bytearray(PEERS[0].encode(workload, 4).body))
+    outputs = functions.compute_batch([tensors, shorter])
+    assert [out.shape[1] for out in outputs] == [length, 4]
+
+
+def test_peers_have_known_workloads():
+    assert {name for peer in PEERS for name in peer.workloads} <= {*BY_NAME}
 
 
 def test_batch_in_plain_torch_equals_single_calls():
-    workload = WORKLOADS[0]
-    (single,) = workloads.torch_call(workload, 16, 1)()
-    batch = workloads.torch_call(workload, 16, 16)()
+    (single,) = workloads.torch_call(TINY, 16, 1)()
+    batch = workloads.torch_call(TINY, 16, 16)()
 
     assert len(batch) == 16
     for out in batch:

@@ -22,9 +22,9 @@ service.server.bootstrap service.server.status
 service.server.asgi_protocol service.server.uvicorn_server
 service.server.asgi_cycle service.server.connection_limits
 service.server.connection_deadlines
-service.server.connection_draining service.server.warm_up
-service.planned
+service.server.connection_draining service.server.unix_socket service.server.warm_up
 service.oip.grpc
+service.planned
 service.oip.openapi
 service.oip.http
 service.oip.control
@@ -47,8 +47,9 @@ service.kernel_builds.prebuild
 service.device
 service.kernel_builds
 service.batching
-service.buffer_pool service.slab_pool service.wire
-service.pinned_memory
+service.slab_pool service.wire
+service.buffer_pool
+service.memory_blocks service.pinned_memory
 service.errors service.lifecycle service.observability service.settings
 rope_core.reference rope_core.attention rope_core.merge rope_core.accuracy
 rope_core.table_rotation
@@ -82,7 +83,9 @@ KEPT_IN = {
     "pydantic_settings": {"service.settings"},
     "orjson": {"service.wire", "service.endpoints", "service.oip"}
     | {"service.asgi.problems", "service.observability.logs"},
-    "numpy": {"service.wire", "service.buffer_pool", "service.oip"},
+    "simdjson": {"service.wire", "service.oip.http.codec"},
+    "numpy": {"service.wire", "service.buffer_pool", "service.memory_blocks"}
+    | {"service.slab_pool", "service.oip"},
     "asyncio": {"service.server", "service.lifecycle", "service.inference.handler"}
     | {"service.batching.batcher", "service.batching.call_queue", "service.asgi.body"}
     | {"service.oip.grpc", "service.oip.statistics"},
@@ -93,7 +96,6 @@ KEPT_IN = {
     "torch": {
         "rope_core",
         "service.planned",
-        "service.slab_pool",
         "service.server",
         "service.inference",
         "service.endpoints",

@@ -5,9 +5,9 @@ import time
 from collections.abc import Mapping
 
 from service.asgi.io import Receive
-from service.buffer_pool import SMALLEST_BYTES
 from service.errors import BadMessage, ClientLeft, TimedOut, TooLarge
 from service.inference.handler import InferenceHandler, RequestContext
+from service.memory_blocks import SMALLEST_BYTES
 from service.wire import Buffer
 
 

@@ -199,7 +199,7 @@ class HeaderParser:
         return TargetTooLong(f"the target of a request may have at most {limit:,} bytes")
 
 
-class HeaderCache:
+class RequestHeaderCache:
     """Headers that were parsed before: most clients send the same bytes again and again.
 
     Args:

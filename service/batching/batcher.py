@@ -219,12 +219,10 @@ class Batcher(Generic[C, R]):
         """Give each call its result, record metrics, and start the next run."""
         entries, metrics = iter(batch), self.metrics
         waits: list[float] = []
-        copies: list[float] = []
-        computes: list[float] = []
         num_tokens = 0
         for run in runs:
-            copies.append(run.copy_s)
-            computes.append(run.compute_s)
+            metrics.copy_seconds.observe(run.copy_s)
+            metrics.compute_seconds.observe(run.compute_s)
             num_calls = len(run.results)
             for result in run.results:
                 entry = next(entries)
@@ -236,10 +234,8 @@ class Batcher(Generic[C, R]):
                 else:
                     entry.resolve(Completed(result, queue_s, run.copy_s, run.compute_s, num_calls))
         observe_all(metrics.queue_seconds, waits)
-        observe_all(metrics.copy_seconds, copies)
-        observe_all(metrics.compute_seconds, computes)
-        observe_all(metrics.batch_requests, (len(batch),))
-        observe_all(metrics.batch_tokens, (num_tokens,))
+        metrics.batch_requests.observe(len(batch))
+        metrics.batch_tokens.observe(num_tokens)
         if isinstance(result, DeviceLost):  # the last one, as no run succeeds after a loss
             self._fail(DeviceLost)
         if self._queue:

@@ -56,11 +56,6 @@ class Entry(Generic[C, R]):
     def on_wait(self) -> None:
         """Called at most once: when the call starts to wait for a busy device."""
 
-    def cancel_timer(self) -> None:
-        """Cancel the timer of the deadline."""
-        if self.timer is not None:
-            self.timer.cancel()
-
 
 @dataclass(slots=True, eq=False)
 class FutureEntry(Entry[C, R]):
@@ -72,7 +67,8 @@ class FutureEntry(Entry[C, R]):
 
     def resolve(self, outcome: Completed[R] | Exception) -> None:
         """Set the result or the exception of the future, unless it has one."""
-        self.cancel_timer()
+        if self.timer is not None:
+            self.timer.cancel()
         if self.future.done():
             return
         if isinstance(outcome, Exception):

@@ -13,12 +13,13 @@ from rope_core.builds import Build, deferred_builds
 from rope_core.errors import KernelNotBuilt
 from service.batching.packing import DeviceBatch
 from service.batching.run import Run
-from service.buffer_pool import SMALLEST_BYTES, BufferPool
+from service.buffer_pool import BufferPool
 from service.device.interface import DeviceCapabilities, Driver
 from service.device.pipeline import CopyPipeline
 from service.device.rwlock import SharedExclusiveLock
 from service.errors import DeviceFull, DeviceLost
 from service.kernel_builds.builder import KernelBuilder
+from service.memory_blocks import SMALLEST_BYTES
 
 log = logging.getLogger("rope.device")
 

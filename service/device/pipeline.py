@@ -18,10 +18,11 @@ from rope_core.calls import tensor_fields, with_fields
 from rope_core.errors import KernelNotBuilt
 from service.batching.packing import DeviceBatch
 from service.batching.run import Run
-from service.buffer_pool import SMALLEST_BYTES, BufferPool
+from service.buffer_pool import BufferPool
 from service.device.buffer_layout import BufferLayout
 from service.device.interface import Driver
 from service.device.staging import StagedInputs, pinned_bytes, stage
+from service.memory_blocks import SMALLEST_BYTES
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from service.inference.engine import Engine, Job
 from service.kernel_builds.builder import KernelBuilder
 from service.observability.metrics import Metrics
 from service.settings import Settings
+from service.slab_pool import SlabPool
 from service.wire import Message
 
 R = TypeVar("R")
@@ -65,6 +66,7 @@ class InferenceHandler:
     batcher: Batcher[Job, Result]
     admission: Admission
     buffer_pool: BufferPool
+    slab_pool: SlabPool
     builder: KernelBuilder
     rope_resolver: RopeResolver
     io_executor: Executor

@@ -47,8 +47,5 @@ def set_up(level: str) -> None:
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    # grpcio logs this error when a client leaves during the answer, which is not an error here
-    noise = "ExecuteBatchError"
-    logging.getLogger("grpc._cython.cygrpc").addFilter(lambda line: noise not in line.getMessage())
     for name in ("logThreads", "logProcesses", "logMultiprocessing", "logAsyncioTasks"):
         setattr(logging, name, False)  # not in the lines, so not computed

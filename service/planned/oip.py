@@ -67,12 +67,13 @@ class OipRoute:
         request = codec.decode_parts(model, parser, description, tensors)
         plan = request.plan
         is_view = parser.header_cache.get(model.name, description) is not None
-        names = [slot.name for slot in model.outputs if slot.name in plan.outputs]
+        outputs = [*plan.outputs]
+        names = [slot.name for slot in model.outputs]
         if (
             not is_view
             or not plan.is_binary
             or plan.queue_s is not None
-            or names != [*plan.outputs]
+            or outputs != names[: len(outputs)]  # the result has these, in this order
         ):
             return None
         return Readable(request.message, partial(self._format, plan))

@@ -1,31 +1,20 @@
 """Find the plan of a request by the bytes of its header, and make plans."""
 
 from collections.abc import Mapping
-from dataclasses import replace
-from functools import partial
 from typing import Any, NamedTuple, Protocol
 
-import torch
-
-from rope_core import Attend, Rotate
-from rope_core.calls import tensor_fields, with_fields
 from rope_core.errors import RopeError
-from rope_core.frequencies import VARIANTS
 from service.asgi import io
 from service.asgi.request_header import HeaderLimits
-from service.endpoints.builders import PreparedCall
 from service.endpoints.table import ENDPOINTS, Endpoint
 from service.errors import ServiceError
-from service.inference.engine import Job
-from service.inference.handler import InferenceHandler
 from service.oip.state import OipState
 from service.planned import header
 from service.planned.header import MAX_HEADER_BYTES, MAX_IDENTIFIERS, Header
+from service.planned.make_plan import make_plan
 from service.planned.oip import oip_routes
-from service.planned.plan import PLANNED_CALLS, Description, Plan, Readable, TensorSpan
-from service.planned.runners import runner_for
+from service.planned.plan import Description, Plan, Readable
 from service.planned.v1 import V1Route
-from service.wire import Message
 
 MAX_PLANS = 1024
 """Plans, and headers, that are kept. When there are more, all are dropped."""
@@ -129,10 +118,9 @@ class Planner:
         if len(self._plans) >= MAX_PLANS:
             self._plans.clear()
         try:
-            plan = self._make(match, body)
+            plan = self._plans[match.key] = self._make(match, body)
         except (ServiceError, RopeError):
-            plan = None
-        self._plans[match.key] = plan
+            return None  # the next request with this description may have numbers that fit
         return plan
 
     def timeout_s(self, parsed: Header) -> float:
@@ -176,101 +164,12 @@ class Planner:
         return is_small and self._routes[parsed.target].accepts(parsed.fields)
 
     def _make(self, match: Match, body: memoryview) -> Plan | None:
-        handler = self._handler
         route = self._routes[match.header.target]
-        endpoint = route.endpoint
         timeout_s = self.timeout_s(match.header)
         readable = route.read(match.description.text, body)
         if readable is None:
             return None
-        message = readable.message
-        prepared = endpoint.read(message, handler.rope_resolver)
-        if not isinstance(prepared, PreparedCall) or prepared.warnings or prepared.backend:
-            return None
-        call = prepared.call
-        if not isinstance(call, PLANNED_CALLS) or _depends_on_numbers(call, message):
-            return None
-        job = _job(handler, call)
-        if job.answer_bytes > handler.max_bytes(1):
-            return None
-        spans = _spans(message)
-        runner = runner_for(call, job.backend, spans, handler.engine.device)
-        if runner is not None:
-            job = replace(job, batch_key=runner.batch_key)
-        answer = Message(_answer_tensors(call))
-        answer_bytes = sum(tensor.nbytes for tensor in answer.tensors.values())
-        return Plan(
-            prefix=match.key,
-            num_bytes=len(body),
-            timeout_s=timeout_s,
-            charge_bytes=match.header.num_body_bytes + answer_bytes,
-            job=job,
-            operation=type(call),
-            runner=runner,
-            spans=spans,
-            fields=_unchecked_fields(call, message),
-            prepare=partial(endpoint.read, resolver=handler.rope_resolver),
-            params=message.params,
-            answer=readable.format(answer),
+        num_body_bytes = match.header.num_body_bytes
+        return make_plan(
+            self._handler, route.endpoint, readable, match.key, num_body_bytes, timeout_s
         )
-
-
-def _job(handler: InferenceHandler, call: Rotate | Attend) -> Job:
-    """Return keys and costs of all calls with these shapes, without the numbers of this one."""
-    job = handler.engine.job(call, handler.backend_policy.choose(call, None))
-    seconds = job.seconds
-    if isinstance(call, Attend) and call.lengths is not None:  # at most as long as one sequence
-        fields = ("cu_seqlens_q", "cu_seqlens_k", "lengths")
-        seconds = handler.engine.job(with_fields(call, dict.fromkeys(fields))).seconds
-    without_numbers = with_fields(call, dict.fromkeys(tensor_fields(call)))
-    return replace(job, call=without_numbers, seconds=seconds)
-
-
-def _depends_on_numbers(call: Rotate | Attend, message: Message) -> bool:
-    """Tell whether the numbers in tensors decide more than the numbers of the answer."""
-    if any(tensor.dtype is torch.bool for tensor in message.tensors.values()):
-        return True  # their bytes are checked when a message is read
-    rope = call.rope
-    if rope is None:
-        return False
-    return rope.arithmetic != "float64" or "length" in VARIANTS[rope.rope_type].parameters
-
-
-def _unchecked_fields(call: Rotate | Attend, message: Message) -> dict[str, str] | None:
-    """Return the tensor's name of each field of a call whose numbers are all valid, else None."""
-    names = {id(tensor): name for name, tensor in message.tensors.items()}
-    fields: dict[str, str] = {}
-    for field, tensor in tensor_fields(call).items():
-        is_valid = field in ("q", "k", "v")
-        if field in ("positions", "q_positions", "k_positions"):
-            has_limits = call.rope is not None and call.rope.whole_positions
-            is_valid = not (has_limits or tensor.dtype.is_floating_point)
-        if not is_valid or id(tensor) not in names:
-            return None
-        fields[field] = names[id(tensor)]
-    return fields
-
-
-def _spans(message: Message) -> tuple[TensorSpan, ...]:
-    """Return where the tensors of a message lie, one behind the other."""
-    spans, offset = [], 0
-    for name, tensor in message.tensors.items():
-        spans.append(TensorSpan(name, tensor.dtype, tuple(tensor.shape), offset, tensor.nbytes))
-        offset += tensor.nbytes
-    return tuple(spans)
-
-
-def _answer_tensors(call: Rotate | Attend) -> dict[str, torch.Tensor]:
-    """Return tensors of the shapes and dtypes of the answer to a call, without numbers."""
-    if isinstance(call, Rotate):
-        tensors = {"q": call.q, "k": call.k}
-        return {
-            name: torch.empty(x.shape, dtype=x.dtype)
-            for name, x in tensors.items()
-            if x is not None
-        }
-    shape, dtype = call.q.shape[:-1], call.out_dtype or call.q.dtype
-    answer = {"out": torch.empty(*shape, call.v.shape[-1], dtype=dtype)}
-    if call.return_lse:
-        answer["lse"] = torch.empty(shape, dtype=torch.float32)
-    return answer

@@ -168,7 +168,7 @@ def _rotate_packed(kind: RotationKind, jobs: Sequence[PlannedJob]) -> list[Outco
     q, k = (*xs, None)[:2]
     try:
         call = Rotate(q, k, kind.table.rope, positions, inverse=kind.inverse)
-        rope_core.rotate(call, Rotated(*(*outs, None)[:2]))
+        rope_core.rotate(call, Rotated(outs[0], outs[-1] if k is not None else None))
     except Exception:
         return [_rotate_alone(job, kind.table) for job in jobs]
     for original, rotated in answers:

@@ -31,6 +31,7 @@ from service.observability.metrics import Metrics
 from service.oip.state import OipState
 from service.server.warm_up import warm_up
 from service.settings import Settings, parse_shapes
+from service.slab_pool import SlabPool
 
 log = logging.getLogger("rope.app")
 
@@ -40,6 +41,12 @@ STAGING_THREADS = 4
 OpenMP makes a team of threads for each thread that calls torch. Teams of all cores of a large host
 would exceed the pid limit of a container, and OpenMP then ends the process.
 """
+
+MAX_PREFAULT_BYTES = 320 * 2**20
+"""Memory to touch at the start, at most, if no setting says it: eight bodies of 32 MiB and some."""
+
+MAX_IDLE_SLAB_BYTES = 64 * 2**20
+"""Idle memory that is kept for request bodies below 1 MiB."""
 
 
 def build_service(
@@ -94,6 +101,7 @@ def build_service(
         batcher=batcher,
         admission=admission,
         buffer_pool=buffer_pool,
+        slab_pool=SlabPool(MAX_IDLE_SLAB_BYTES, buffer_pool),
         builder=builder,
         rope_resolver=_build_rope_resolver(settings.presets_dir),
         io_executor=ThreadPoolExecutor(1, thread_name_prefix="io"),
@@ -151,7 +159,9 @@ async def _warm_up(
         warm_up(engine, policy, builder, rarer, required=False)
 
     try:
-        await loop.run_in_executor(thread, service.buffer_pool.preallocate_pinned)
+        await loop.run_in_executor(
+            thread, service.buffer_pool.preallocate, _prefault_bytes(service)
+        )
         threads = range(capabilities.max_inflight)
         await asyncio.gather(
             *(loop.run_in_executor(device_threads, on_each_thread) for _ in threads)
@@ -171,6 +181,12 @@ async def _warm_up(
     finally:
         service.batcher.resume()
         thread.shutdown(wait=False)
+
+
+def _prefault_bytes(service: InferenceHandler) -> int:
+    """Return the memory to touch before the service is ready."""
+    setting, budget = service.settings.prefault_bytes, service.admission.max_bytes
+    return min(budget // 4, MAX_PREFAULT_BYTES) if setting is None else setting
 
 
 def _fail(lifecycle: Lifecycle, failure: DeviceLost | DeviceStuck) -> None:

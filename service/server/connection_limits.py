@@ -3,7 +3,7 @@
 import resource
 from typing import NamedTuple
 
-from service.asgi.request_header import HeaderCache, HeaderLimits
+from service.asgi.request_header import HeaderLimits, RequestHeaderCache
 from service.server.connection_deadlines import Deadlines, Timeouts
 from service.settings import Settings
 
@@ -17,7 +17,7 @@ MOST_CONNECTIONS = 4096
 class ConnectionLimits(NamedTuple):
     """What all connections share."""
 
-    headers: HeaderCache
+    headers: RequestHeaderCache
     deadlines: Deadlines
     max_connections: int
 
@@ -37,7 +37,7 @@ def connection_limits(settings: Settings) -> ConnectionLimits:
         max_target_bytes=settings.max_target_bytes,
     )
     max_connections = settings.max_connections or default_max_connections()
-    return ConnectionLimits(HeaderCache(header), Deadlines(timeouts), max_connections)
+    return ConnectionLimits(RequestHeaderCache(header), Deadlines(timeouts), max_connections)
 
 
 def default_max_connections() -> int:

@@ -22,7 +22,6 @@ from service.server.connection_limits import connection_limits
 from service.server.planned_requests import PlannedRequests
 from service.server.uvicorn_server import Server
 from service.settings import Settings
-from service.slab_pool import SlabPool
 
 
 def serve(settings: Settings, driver: Driver | None = None) -> None:
@@ -42,7 +41,7 @@ def serve(settings: Settings, driver: Driver | None = None) -> None:
     gc.set_threshold(10_000, 20, 20)
     planned = PlannedRequests(
         Planner(oip_state),
-        SlabPool(),
+        service.slab_pool,
         service.batcher,
         service.admission,
         lifecycle,
@@ -68,6 +67,7 @@ def serve(settings: Settings, driver: Driver | None = None) -> None:
         listeners=[grpc],
         delay_s=settings.drain_delay_s,
         drain_s=settings.drain_s,
+        unix_socket=settings.unix_socket,
     )
     service.metrics.connections.set_function(lambda: len(server.server_state.connections))
     server.run()

@@ -7,14 +7,17 @@ import signal
 import socket
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
+from functools import partial
+from pathlib import Path
 from types import FrameType
-from typing import Protocol
+from typing import Any, Protocol, cast
 
 import uvicorn
 from uvicorn.config import STARTUP_FAILURE
 
 from service.lifecycle import LAST_REQUESTS_S, Lifecycle
 from service.server.connection_draining import accept_pending, stop_handshakes
+from service.server.unix_socket import UnixSocket
 
 log = logging.getLogger("rope.lifecycle")
 
@@ -45,6 +48,7 @@ class Server(uvicorn.Server):
         lifecycle: enters its phases when signals arrive.
         lifespan: entered before the listeners open, left after they have closed.
         listeners: servers in addition to HTTP.
+        unix_socket: path of a Unix-domain socket that takes HTTP as well; None: there is none.
         delay_s: seconds from SIGTERM until the listeners close.
         drain_s: seconds from then on for requests in flight.
     """
@@ -58,6 +62,7 @@ class Server(uvicorn.Server):
         listeners: Sequence[Listener],
         delay_s: float,
         drain_s: float,
+        unix_socket: Path | None = None,
     ) -> None:
         # uvicorn cancels requests when its own timeout ends: after abort_pending has answered them
         config.timeout_graceful_shutdown = math.ceil(drain_s) + 2
@@ -65,6 +70,8 @@ class Server(uvicorn.Server):
         self._lifecycle = lifecycle
         self._service_lifespan = lifespan
         self._listeners = listeners
+        self._unix_path = unix_socket
+        self._unix_socket: UnixSocket | None = None
         self._closing: list[asyncio.Task[None]] = []
         self._delay_s = delay_s
         self._drain_s = drain_s
@@ -72,18 +79,26 @@ class Server(uvicorn.Server):
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         """Serve until the end."""
-        async with self._service_lifespan:
-            await super().serve(sockets)
+        try:
+            async with self._service_lifespan:
+                await super().serve(sockets)
+        finally:
+            if self._unix_socket is not None:
+                self._unix_socket.close()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Open all listeners; HTTP last, because /readyz is on it."""
         try:
+            if self._unix_path is not None:
+                self._unix_socket = UnixSocket(self._unix_path)
             for listener in self._listeners:
                 await listener.open()
         except OSError as failure:
-            log.error("%s", failure)  # noqa: TRY400 - the message names the port and the cause
+            log.error("%s", failure)  # noqa: TRY400 - the message names the address and the cause
             raise SystemExit(STARTUP_FAILURE) from None
         await super().startup(sockets)
+        if self._unix_socket is not None:
+            await self._listen(self._unix_socket.socket)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Close all listeners at the same time, and wait for requests in flight."""
@@ -96,6 +111,8 @@ class Server(uvicorn.Server):
             http_sockets = [listener for server in self.servers for listener in server.sockets]
             for listener in http_sockets:
                 stop_handshakes(listener)
+            if self._unix_socket is not None:
+                self._unix_socket.remove()
             # super().shutdown closes idle connections. A request that is on its way over one of
             # them arrives in this time; its answer then closes the connection.
             await asyncio.sleep(LAST_REQUESTS_S)
@@ -103,6 +120,19 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
         if self._closing and not self.force_exit:
             await asyncio.wait(self._closing)
+
+    async def _listen(self, listener: socket.socket) -> None:
+        """Accept requests on one more socket, as uvicorn does on its own."""
+        connection = partial(
+            cast(Any, self.config.http_protocol_class),
+            config=self.config,
+            server_state=self.server_state,
+            app_state=self.lifespan.state,
+        )
+        loop, backlog = asyncio.get_running_loop(), self.config.backlog
+        self.servers.append(
+            await loop.create_unix_server(connection, sock=listener, backlog=backlog)
+        )
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin or force the end. Runs as a signal handler on the main thread."""

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from service.errors import BadTensor, printable
 from service.wire.message import Buffer
+from service.wire.typed_json import Numbers
 
 DTYPES = {
     "float32": torch.float32,
@@ -54,7 +55,9 @@ def check_shape(name: str, shape: object, dtype: torch.dtype) -> tuple[int, ...]
     return tuple(shape)
 
 
-def parse_elements(name: str, elements: list[Any], dtype: torch.dtype, dtype_name: str) -> Tensor:
+def parse_elements(
+    name: str, elements: list[Any] | Numbers, dtype: torch.dtype, dtype_name: str
+) -> Tensor:
     """Return the elements of a JSON list as a tensor `[len(elements)]` of `dtype`.
 
     Args:
@@ -65,6 +68,7 @@ def parse_elements(name: str, elements: list[Any], dtype: torch.dtype, dtype_nam
 
     Raises:
         BadTensor: an element has another type, or a finite number is out of the range of `dtype`.
+        NotTyped: an element has another type, and `elements` are `Numbers`.
     """
     types: set[type]
     if dtype is torch.bool:
@@ -73,21 +77,32 @@ def parse_elements(name: str, elements: list[Any], dtype: torch.dtype, dtype_nam
         content, types, code = "numbers", {int, float}, "d"
     else:
         content, types, code = "integers", {int}, "q"
-    if others := set(map(type, elements)) - types:
+    expected = f"made of {content} in the range of {dtype_name}"
+    packed: Buffer
+    if isinstance(elements, Numbers):
+        packed = elements.pack(code)
+    elif others := set(map(type, elements)) - types:
         raise BadTensor(name, f"made of {content}", min(each.__name__ for each in others))
-    try:  # numpy takes twice as long to read a list
-        packed = struct.pack(f"{len(elements)}{code}", *elements)
-    except struct.error:
-        in_range = False
     else:
-        wide = torch.from_numpy(np.frombuffer(packed, f"<{code}"))
-        tensor = wide.to(dtype)
-        in_range = bool((tensor.isfinite() if dtype.is_floating_point else tensor == wide).all())
-        if not in_range and dtype.is_floating_point:  # NaN and Infinity are in range
-            in_range = bool((tensor.isfinite() | ~wide.isfinite()).all())
+        try:  # numpy takes twice as long to read a list
+            packed = struct.pack(f"{len(elements)}{code}", *elements)
+        except struct.error:
+            raise BadTensor(name, expected, "others") from None
+    wide = torch.from_numpy(np.frombuffer(packed, f"<{code}"))
+    tensor = wide.to(dtype)
+    if not dtype.is_floating_point:
+        in_range = tensor is wide or bool((tensor == wide).all())
+    else:  # NaN and Infinity are in range
+        in_range = math.isfinite(tensor.sum()) or bool((tensor.isfinite() | ~wide.isfinite()).all())
     if not in_range:
-        raise BadTensor(name, f"made of {content} in the range of {dtype_name}", "others")
+        raise BadTensor(name, expected, "others")
     return tensor
+
+
+def all_finite(tensor: Tensor) -> bool:
+    """Tell whether a tensor of any shape and dtype has no NaN and no infinity."""
+    # their sum takes a tenth of the time, and a finite sum has only finite terms
+    return math.isfinite(tensor.sum()) or bool(tensor.isfinite().all())
 
 
 def check_booleans(name: str, tensor: Tensor) -> None:

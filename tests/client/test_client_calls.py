@@ -1,5 +1,6 @@
 """What is asked is what docs/api.md describes."""
 
+import asyncio
 import dataclasses
 import inspect
 import json
@@ -258,3 +259,21 @@ async def test_version(connect, answering):
 async def test_a_misspelt_argument_is_not_ignored(connect, answering):
     with pytest.raises(TypeError, match="positons"):
         await connect(answering())("rotate", q=Q, positons=[0, 1])
+
+
+@pytest.mark.parametrize("form", ["unix:{}", "unix://{}"])
+async def test_a_unix_socket_is_asked_by_its_path(connect, tmp_path, form):
+    path = tmp_path / "rope.sock"
+    requests = []
+
+    async def answer(reader, writer):
+        requests.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}")
+        writer.close()
+
+    async with await asyncio.start_unix_server(answer, path):
+        ask = connect(base_url=form.format(path))
+        # the blocking client would block the loop of the server
+        assert await asyncio.to_thread(asyncio.run, ask("version")) == {}
+    (request,) = requests
+    assert request.startswith(b"GET /version HTTP/1.1\r\nHost: localhost\r\n")

@@ -334,3 +334,16 @@ def test_wrong_arguments_are_refused(values):
         compiled.extension().TokenRotation(*usual.values(), False, False, 1, None)
     with pytest.raises(TypeError):
         compiled.extension().rotate(1, 2)
+
+
+def test_no_positions_are_rows_in_order():
+    cos, sin = tables(5, 4)
+    x = randn(6, 2, 8)
+    expected = run_torch(x[:5], cos, sin)
+    owner = cos, sin
+    rotation = compiled.extension().TokenRotation(
+        cos.data_ptr(), sin.data_ptr(), 5, 4, 2, 8, 0, 0, False, False, 1, owner
+    )
+    assert rotation.run(x.data_ptr(), x.data_ptr(), 0, 6) == -1.0, "there are 5 rows"
+    rotation.run(x.data_ptr(), x.data_ptr(), 0, 5)
+    assert same(x[:5], expected)

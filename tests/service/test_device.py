@@ -130,7 +130,7 @@ def test_small_inputs_beside_a_large_body_are_copied_separately(driver):
 def engine_with_body(driver: FakeDriver) -> tuple[Engine, torch.Tensor]:
     """Return an engine, and random float32 `[2**20]` in a pinned buffer of its pool."""
     buffer_pool = BufferPool(2**28, driver)
-    buffer_pool.preallocate_pinned()
+    buffer_pool.preallocate(0)
     body = torch.frombuffer(buffer_pool.lease(2**22), dtype=torch.float32)
     body.copy_(torch.randn(body.shape))
     return accelerator_engine(driver, buffer_pool), body

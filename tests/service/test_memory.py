@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from service.batching.admission import Admission, Charge
-from service.buffer_pool import SMALLEST_BYTES, BufferPool
+from service.buffer_pool import BufferPool
 from service.device.cgroup import memory_bytes, num_cpus
 from service.errors import Overloaded
 from service.lifecycle import Lifecycle
+from service.memory_blocks import SMALLEST_BYTES
 from service.server.app import create_app
 from service.settings import Settings
 from service.wire import Message
@@ -97,7 +98,7 @@ def test_a_lease_never_pins_and_takes_idle_pinned_memory_first(driver):
 @pytest.mark.parametrize("budget", [2**20, 2**25, 2**28, 2**30, 2**32])
 def test_preallocated_buffers_take_at_most_half_of_the_memory_and_are_leased_first(driver, budget):
     buffer_pool = BufferPool(budget, driver)
-    buffer_pool.preallocate_pinned()
+    buffer_pool.preallocate(0)
     sizes = sorted(driver.pinned.values())
     all_sizes = sorted(4**step * 2**20 for step in range(5) for _ in range(2))
     assert sizes == all_sizes[: len(sizes)]
@@ -140,7 +141,7 @@ def test_no_memory_is_pinned_after_the_system_has_refused(driver, monkeypatch):
 
     monkeypatch.setattr(driver, "pin", refuse)
     buffer_pool = BufferPool(2**30, driver)
-    buffer_pool.preallocate_pinned()
+    buffer_pool.preallocate(0)
     assert len(buffer_pool.lease_pinned(2**20)) == 2**20
     assert len(refused) == 1
 

@@ -8,7 +8,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from service.asgi.request_body import MAX_FRAMING_BYTES, ChunkedBody, SizedBody
-from service.asgi.request_header import MAX_CACHED_HEADERS, HeaderCache, HeaderLimits, HeaderParser
+from service.asgi.request_header import (
+    MAX_CACHED_HEADERS,
+    HeaderLimits,
+    HeaderParser,
+    RequestHeaderCache,
+)
 from service.errors import BadRequest, HeaderTooLarge, ServiceError
 
 LIMITS = HeaderLimits(max_bytes=200, max_fields=4, max_target_bytes=40)
@@ -74,7 +79,7 @@ def test_the_limit_of_a_header_is_exact(size):
 @given(HEADERS, HEADERS)
 @example(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"GET / HTTP/1.1\r\nHost: x\r\n\r")
 def test_a_header_that_was_parsed_before_means_the_same(known, data):
-    cache = HeaderCache(LIMITS)
+    cache = RequestHeaderCache(LIMITS)
     parser = HeaderParser(LIMITS)
     with suppress(ServiceError):
         end = parser.feed(known, 0)
@@ -88,7 +93,7 @@ def test_a_header_that_was_parsed_before_means_the_same(known, data):
 
 
 def test_few_headers_are_kept():
-    cache, parser = HeaderCache(LIMITS), HeaderParser(LIMITS)
+    cache, parser = RequestHeaderCache(LIMITS), HeaderParser(LIMITS)
     parser.feed(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", 0)
     header = parser.result()
     texts = [b"GET /%d HTTP/1.1\r\nHost: x\r\n\r\n" % n for n in range(MAX_CACHED_HEADERS + 1)]

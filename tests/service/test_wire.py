@@ -91,6 +91,15 @@ def test_a_number_that_json_lacks_is_written_in_base64(value):
     assert torch.equal(json_codec.decode(body).message.tensors["lse"], lse) or value != value
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_large_numbers_are_read_and_written_as_text(dtype):
+    """Their sum is infinite, and they are not."""
+    q = torch.full((3,), torch.finfo(dtype).max, dtype=dtype)
+    body = encode(json_codec, Message({"q": q}))
+    assert "encoding" not in json.loads(body)["q"]
+    assert torch.equal(json_codec.decode(body).message.tensors["q"], q)
+
+
 def test_nested_lists_are_float32_and_positions_int64():
     body = b'{"q": [[[1, 2.5]], [[3, 4]]], "positions": [0, -1], "delta": 5}'
     tensors = json_codec.decode(body).message.tensors

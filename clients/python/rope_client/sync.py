@@ -12,7 +12,14 @@ from rope_client.calls import Call, Response
 from rope_client.errors import RopeClientError
 from rope_client.methods import described_by
 from rope_client.retry import RetryPolicy
-from rope_client.transport import arguments, failure_of, in_pieces, outcome_of
+from rope_client.transport import (
+    SOCKET_URL,
+    arguments,
+    failure_of,
+    in_pieces,
+    outcome_of,
+    unix_socket_of,
+)
 from rope_client.wire import Encoding
 
 P = ParamSpec("P")
@@ -33,7 +40,8 @@ class Client:
     """Blocking client of a rope-service; threads may share one.
 
     Args:
-        base_url: address of the service.
+        base_url: address of the service: `http://host:port`, or `unix:/path` for its Unix-domain
+            socket.
         encoding: `"safetensors"`, or `"json"` for people to read.
         timeout_s: deadline of a call, with all attempts and pauses.
         retry: when to retry.
@@ -56,6 +64,10 @@ class Client:
         self._settings = Settings(
             encoding=encoding, timeout_s=timeout_s, retry=retry or RetryPolicy(), clock=clock
         )
+        socket_path = unix_socket_of(base_url)
+        if socket_path is not None:
+            base_url = SOCKET_URL
+            transport = transport or httpx.HTTPTransport(uds=socket_path)
         self._http = httpx.Client(base_url=base_url, transport=transport)
         self._sleep = sleep
 

@@ -16,7 +16,16 @@ FAILURES: tuple[tuple[type[httpx.RequestError], type[RopeClientError]], ...] = (
     (httpx.RequestError, UnexpectedAnswer),
 )
 
+SOCKET_URL = "http://localhost"
+"""Address in the requests to a Unix-domain socket."""
+
 _PIECE_BYTES = 1 << 20
+
+
+def unix_socket_of(base_url: str) -> str | None:
+    """Return the path of a Unix-domain socket, from `unix:/path` or `unix:///path`; else None."""
+    scheme, _, path = base_url.partition(":")
+    return path.removeprefix("//") if scheme == "unix" else None
 
 
 def arguments(request: Request) -> dict[str, Any]:

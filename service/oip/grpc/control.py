@@ -4,11 +4,10 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from grpc.aio import ServicerContext
-
 from service.oip.control import REFUSALS, Control
 from service.oip.errors import UnknownModel
 from service.oip.grpc.messages import METHODS
+from service.oip.grpc.rpc import Rpc
 from service.oip.grpc.rpc_handlers import Unary
 from service.oip.shm.registry import Region
 from service.oip.state import OipState
@@ -54,7 +53,7 @@ def control_methods(oip_state: OipState) -> dict[str, Unary]:
 def _method(name: str, answer: Answer) -> Unary:
     method = METHODS[name]
 
-    async def respond(request: bytes, _: ServicerContext) -> bytes:
+    async def respond(request: bytes, _: Rpc) -> bytes:
         document = answer(method.request.FromString(request))
         return bytes(method.answer(document or {}).SerializeToString())
 

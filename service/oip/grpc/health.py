@@ -1,16 +1,15 @@
 """The health service of gRPC: whether the service is ready, and each change of that."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 
-import grpc
-from grpc.aio import ServicerContext
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
 from service.errors import printable
 from service.lifecycle import Lifecycle, Phase
 from service.oip.errors import UnknownService
 from service.oip.grpc import messages
-from service.oip.grpc.rpc_handlers import RpcHandlers
+from service.oip.grpc.rpc import Rpc
+from service.oip.grpc.rpc_handlers import Stream, Unary
 
 SERVICE = "grpc.health.v1.Health"
 CHECK, WATCH = f"/{SERVICE}/Check", f"/{SERVICE}/Watch"
@@ -19,10 +18,10 @@ SERVICES = ("", messages.SERVICE)
 """Names of services with a status; the empty name is the whole server."""
 
 
-def health_handler(lifecycle: Lifecycle, rpcs: RpcHandlers) -> grpc.GenericRpcHandler:
-    """Return the handler of the health service: `SERVING` while the service is ready."""
+def check_method(lifecycle: Lifecycle) -> Unary:
+    """Return the method that tells whether a service is ready."""
 
-    async def check(request: bytes, _: ServicerContext) -> bytes:
+    async def check(request: bytes, _: Rpc) -> bytes:
         """Return the status of a service.
 
         Raises:
@@ -33,9 +32,15 @@ def health_handler(lifecycle: Lifecycle, rpcs: RpcHandlers) -> grpc.GenericRpcHa
             raise UnknownService(f"unknown service {printable(service)}")
         return _serialize(_status(service, lifecycle.phase))
 
-    async def watch(request: bytes, _: ServicerContext) -> AsyncIterator[bytes]:
+    return check
+
+
+def watch_method(lifecycle: Lifecycle) -> Stream:
+    """Return the method that tells each change of that."""
+
+    async def watch(requests: AsyncIterator[bytes], _: Rpc) -> AsyncGenerator[bytes, None]:
         """Yield the status of a service and each change, until the service stops listening."""
-        service = HealthCheckRequest.FromString(request).service
+        service = HealthCheckRequest.FromString(await anext(requests, b"")).service
         last = None
         async for phase in lifecycle.changes():
             status = _status(service, phase)
@@ -43,11 +48,7 @@ def health_handler(lifecycle: Lifecycle, rpcs: RpcHandlers) -> grpc.GenericRpcHa
                 yield _serialize(status)
                 last = status
 
-    methods = {
-        "Check": grpc.unary_unary_rpc_method_handler(rpcs.unary(CHECK, check)),
-        "Watch": grpc.unary_stream_rpc_method_handler(rpcs.stream(WATCH, watch)),
-    }
-    return grpc.method_handlers_generic_handler(SERVICE, methods)
+    return watch
 
 
 def _status(service: str, phase: Phase) -> int:

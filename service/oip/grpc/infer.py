@@ -2,10 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
-
-from grpc.aio import ServicerContext
 
 from service.batching.admission import Charge
 from service.endpoints.table import INLINE_PARAMS_BYTES
@@ -13,7 +11,9 @@ from service.inference.handler import RequestContext
 from service.oip.grpc import codec
 from service.oip.grpc.errors import status_of
 from service.oip.grpc.messages import ModelStreamInferResponse
+from service.oip.grpc.planned import PlannedInfer
 from service.oip.grpc.protobuf_wire import join_stream_response, split_request
+from service.oip.grpc.rpc import Rpc
 from service.oip.grpc.streams import while_open
 from service.oip.infer.models import Model, model_of
 from service.oip.infer.params import EMPTY_FINAL_RESPONSE
@@ -41,24 +41,26 @@ class InferMethods:
     def __init__(self, oip_state: OipState) -> None:
         self._oip_state = oip_state
         self._handler = oip_state.handler
+        self._planned = PlannedInfer(oip_state)
 
-    async def unary(self, body: bytes, servicer: ServicerContext) -> bytes:
+    def unary(self, body: bytes, rpc: Rpc) -> Awaitable[bytes] | None:
         """Answer one request."""
-        context = self._context(servicer)
-        servicer.add_done_callback(lambda _: context.charge.release())  # the response is sent
+        return None if self._planned.begin(rpc, body) else self._respond(body, rpc)
+
+    async def _respond(self, body: bytes, rpc: Rpc) -> bytes:
+        context = self._context(rpc)
+        rpc.add_done_callback(context.charge.release)  # the response is sent
         request = await self._parse(context, body)
         return await self._infer(context, request, {}, b"".join)
 
-    async def stream(
-        self, bodies: AsyncIterator[bytes], servicer: ServicerContext
-    ) -> AsyncIterator[bytes]:
+    async def stream(self, bodies: AsyncIterator[bytes], rpc: Rpc) -> AsyncGenerator[bytes, None]:
         """Answer requests in their order. A request that fails does not end the stream.
 
         Raises:
             ServiceError, RopeError: a request failed, and the client's metadata says that the
                 first failure ends the stream.
         """
-        metadata = dict(servicer.invocation_metadata() or ())
+        metadata = dict(rpc.metadata)
         ends_on_failure = metadata.get("triton_grpc_error") == "true"
         free = asyncio.Semaphore(MAX_PENDING)
         responses: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue()
@@ -68,7 +70,7 @@ class InferMethods:
             try:
                 async for body in while_open(bodies, self._oip_state.lifecycle):
                     await free.acquire()
-                    context = self._context(servicer)
+                    context = self._context(rpc)
                     response = self._stream_response(context, body, ends_on_failure)
                     task = asyncio.create_task(response)
                     charges[task] = context.charge
@@ -107,9 +109,9 @@ class InferMethods:
             response = ModelStreamInferResponse(error_message=text, infer_response=described)
             return bytes(response.SerializeToString())
 
-    def _context(self, servicer: ServicerContext) -> RequestContext:
+    def _context(self, rpc: Rpc) -> RequestContext:
         """Return the context of a request that has just arrived."""
-        deadline = self._handler.deadline(servicer.time_remaining())
+        deadline = self._handler.deadline(rpc.time_remaining())
         return RequestContext(deadline, Charge(self._handler.admission))
 
     async def _parse(self, context: RequestContext, body: bytes) -> codec.ParsedRequest:

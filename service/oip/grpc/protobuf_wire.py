@@ -6,6 +6,7 @@ the same from one request to the next, so what was parsed or written of it is ca
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from google.protobuf.message import DecodeError
@@ -25,6 +26,7 @@ _FIXED_BYTES = {1: 8, 5: 4}
 _ID = 3 << 3 | _LENGTH_DELIMITED  # in requests and in responses
 _RAW_INPUT = 7 << 3 | _LENGTH_DELIMITED
 _ID_TAG = bytes((_ID,))
+_RAW_INPUT_TAG = bytes((_RAW_INPUT,))
 _RAW_OUTPUT_TAG = bytes((6 << 3 | _LENGTH_DELIMITED,))
 _INFER_RESPONSE_TAG = bytes((2 << 3 | _LENGTH_DELIMITED,))
 
@@ -84,6 +86,11 @@ def split_request(body: bytes) -> SplitRequest:
         raise DecodeError("an id that is not UTF-8") from None
 
 
+def raw_input_tag(num_bytes: int) -> bytes:
+    """Return what is before a tensor of `raw_input_contents`: its field and its length."""
+    return _RAW_INPUT_TAG + _write_varint(num_bytes)
+
+
 def join_response(header: bytes, request_id: str, raw: Sequence[Buffer]) -> list[Buffer]:
     """Return the parts of a `ModelInferResponse`: header, id and `raw_output_contents`."""
     parts: list[Buffer] = [header]
@@ -116,6 +123,7 @@ def _read_varint(body: bytes, at: int) -> tuple[int, int]:
         shift += 7
 
 
+@lru_cache(maxsize=1024)
 def _write_varint(value: int) -> bytes:
     written = bytearray()
     while value > 0x7F:

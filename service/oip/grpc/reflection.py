@@ -1,45 +1,37 @@
 """The reflection service of gRPC: tools such as grpcurl ask it for the protocol's descriptors."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
-import grpc
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.json_format import MessageToJson, Parse
-from grpc.aio import ServicerContext
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest
 
 from service.lifecycle import Lifecycle
 from service.oip.grpc import health, messages
-from service.oip.grpc.rpc_handlers import RpcHandlers
+from service.oip.grpc.rpc import Rpc
+from service.oip.grpc.rpc_handlers import Stream
 from service.oip.grpc.streams import while_open
 
 SERVICES = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")
-METHOD = "ServerReflectionInfo"
+PATHS = tuple(f"/{service}/ServerReflectionInfo" for service in SERVICES)
 
 
-def reflection_handlers(lifecycle: Lifecycle, rpcs: RpcHandlers) -> list[grpc.GenericRpcHandler]:
-    """Return the handlers of both versions, which differ in their name alone."""
+def describe_method(lifecycle: Lifecycle) -> Stream:
+    """Return the method of both versions, which differ in their path alone."""
     names = (messages.SERVICE, health.SERVICE, *SERVICES)
     servicer = reflection.aio.ReflectionServicer(names, _pool())
 
-    async def describe(
-        requests: AsyncIterator[bytes], context: ServicerContext
-    ) -> AsyncIterator[bytes]:
+    async def describe(requests: AsyncIterator[bytes], rpc: Rpc) -> AsyncGenerator[bytes, None]:
         """Yield the answer to each request, until the service stops listening."""
         parsed = _parse(while_open(requests, lifecycle))
-        async for response in servicer.ServerReflectionInfo(parsed, context):
+        async for response in servicer.ServerReflectionInfo(parsed, rpc):
             yield response.SerializeToString()
 
-    def handler(service: str) -> grpc.GenericRpcHandler:
-        method = rpcs.stream(f"/{service}/{METHOD}", describe)
-        methods = {METHOD: grpc.stream_stream_rpc_method_handler(method)}
-        return grpc.method_handlers_generic_handler(service, methods)
-
-    return [handler(service) for service in SERVICES]
+    return describe
 
 
 async def _parse(requests: AsyncIterator[bytes]) -> AsyncIterator[Any]:

@@ -2,27 +2,27 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from typing import Any
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 
-import grpc
-from grpc.aio import ServicerContext
+from grpc import StatusCode
 
 from service.errors import ShuttingDown
 from service.observability import ids
 from service.observability.request_log import RequestLog
+from service.oip.grpc import core_server
 from service.oip.grpc.errors import status_of
+from service.oip.grpc.rpc import Rpc
 from service.oip.statistics import DEADLINE_TOLERANCE_S
 
-Unary = Callable[[bytes, ServicerContext], Awaitable[bytes]]
-"""Answers a serialized request with a serialized response.
+Unary = Callable[[bytes, Rpc], Awaitable[bytes] | None]
+"""Answers a serialized request with a serialized response, or a failure that it raises.
 
-It raises a failure and does not abort. It is cancelled when the client leaves, and at its deadline.
+It is cancelled when the client leaves, and at the deadline. None: it answers by `Rpc.finish`.
 """
 
-Stream = Callable[[Any, ServicerContext], AsyncIterator[bytes]]
-"""The same for streams of responses, to one request or to an iterator of requests."""
+Stream = Callable[[AsyncIterator[bytes], Rpc], AsyncGenerator[bytes, None]]
+"""The same for streams of requests and responses."""
 
 _LOGGED_METADATA = frozenset(("x-request-id", "traceparent"))
 
@@ -41,45 +41,67 @@ class RpcHandlers:
         """Answer RPCs that begin from now on with `UNAVAILABLE`: nothing was done for them."""
         self._refusing = True
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether the status of every RPC has been sent."""
+        return not self._num_running
+
     async def wait_until_idle(self) -> None:
         """Return when the status of every RPC has been sent."""
         await self._idle.wait()
 
-    def unary(self, path: str, method: Unary) -> Unary:
+    def unary(self, path: str, method: Unary) -> core_server.Unary:
         """Return the method with all that surrounds an RPC."""
 
-        async def handle(request: bytes, context: ServicerContext) -> bytes:
-            async with self._rpc(path, context):
-                return await method(request, context)
+        def begin(rpc: Rpc, request: bytes) -> None:
+            self._begin(path, rpc, lambda: method(request, rpc))
 
-        return handle
+        return begin
 
-    def stream(self, path: str, method: Stream) -> Stream:
+    def stream(self, path: str, method: Stream) -> core_server.Stream:
         """Return the same for a stream of responses."""
 
-        async def handle(requests: Any, context: ServicerContext) -> AsyncIterator[bytes]:
-            async with self._rpc(path, context):
-                async for response in method(requests, context):
-                    yield response
+        async def respond(rpc: Rpc) -> None:
+            async with aclosing(method(rpc.requests(), rpc)) as responses:
+                async for response in responses:
+                    await rpc.write(response)
 
-        return handle
+        def begin(rpc: Rpc) -> None:
+            self._begin(path, rpc, lambda: respond(rpc))
 
-    @asynccontextmanager
-    async def _rpc(self, path: str, context: ServicerContext) -> AsyncIterator[None]:
-        """Surround an RPC; a failure in the block ends the RPC with its status.
+        return begin
 
-        When the status is sent, the RPC is no longer counted, and the log and the metrics get it.
-        """
+    def _begin(
+        self, path: str, rpc: Rpc, respond: Callable[[], Awaitable[bytes | None] | None]
+    ) -> None:
+        """Answer an RPC with what `respond` returns, or with the status of its failure."""
+        self._count(path, rpc)
+        if self._refusing:
+            rpc.finish(None, *status_of(ShuttingDown()))
+            return
+        try:
+            response = respond()
+        except Exception as failure:
+            rpc.finish(None, *status_of(failure))
+            return
+        if response is not None:
+            task = asyncio.get_running_loop().create_task(_finish(rpc, response))
+            rpc.on_cancel = task.cancel
+
+    def _count(self, path: str, rpc: Rpc) -> None:
+        """Count an RPC until its status is sent; then the log and the metrics get the status."""
         started = time.perf_counter()
-        status: grpc.StatusCode | None = None
-        metadata = context.invocation_metadata() or ()
-        headers = {k.encode(): v.encode() for k, v in metadata if k in _LOGGED_METADATA}
+        headers = {
+            name.encode(): value.encode()
+            for name, value in rpc.metadata
+            if name in _LOGGED_METADATA and isinstance(value, str)
+        }
         request_id = ids.request_id(headers)
-        context.set_trailing_metadata((("x-request-id", request_id),))
+        rpc.trailing_metadata = (("x-request-id", request_id),)
         self._num_running += 1
         self._idle.clear()
 
-        def end(_: ServicerContext) -> None:
+        def end() -> None:
             self._num_running -= 1
             if not self._num_running:
                 self._idle.set()
@@ -88,32 +110,26 @@ class RpcHandlers:
                 method="gRPC",
                 path=path,
                 route=path,
-                status=(status or _cancelled(context)).name,
+                status=(rpc.status or _cancelled(rpc)).name,
                 started=started,
                 headers=headers,
             )
 
-        context.add_done_callback(end)
-        try:
-            self._check_open()
-            yield
-            status = grpc.StatusCode.OK
-        except Exception as failure:
-            status, text = status_of(failure)
-            await context.abort(status, text)
-
-    def _check_open(self) -> None:
-        if self._refusing:
-            raise ShuttingDown
+        rpc.add_done_callback(end)
 
 
-def _cancelled(context: ServicerContext) -> grpc.StatusCode:
-    """Return the status of an RPC that is done before its method has ended.
+async def _finish(rpc: Rpc, response: Awaitable[bytes | None]) -> None:
+    try:
+        rpc.finish(await response, StatusCode.OK)
+    except Exception as failure:
+        rpc.finish(None, *status_of(failure))
 
-    Its deadline has passed, or its client has left. The callback of gRPC may run before or after
-    the method is cancelled.
+
+def _cancelled(rpc: Rpc) -> StatusCode:
+    """Return the status of an RPC that ends before its answer.
+
+    Its deadline has passed, or its client has left.
     """
-    left_s = context.time_remaining()
-    code = grpc.StatusCode
+    left_s = rpc.time_remaining()
     is_early = left_s is None or left_s > DEADLINE_TOLERANCE_S
-    return code.CANCELLED if is_early else code.DEADLINE_EXCEEDED
+    return StatusCode.CANCELLED if is_early else StatusCode.DEADLINE_EXCEEDED

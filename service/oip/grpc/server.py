@@ -3,19 +3,16 @@
 import asyncio
 import logging
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
 from typing import Any
-
-import grpc
-from grpc import aio
 
 from service.lifecycle import LAST_REQUESTS_S, Lifecycle
 from service.observability.metrics import Metrics
 from service.observability.request_log import RequestLog
-from service.oip.grpc import health
-from service.oip.grpc.health import health_handler
-from service.oip.grpc.messages import METHODS, SERVICE
-from service.oip.grpc.reflection import reflection_handlers
+from service.oip.grpc import health, reflection
+from service.oip.grpc.core_server import CoreServer, Stream, Unary
+from service.oip.grpc.messages import METHODS
 from service.oip.grpc.rpc_handlers import RpcHandlers
 from service.settings import Settings
 
@@ -53,12 +50,20 @@ class GrpcServer:
     ) -> None:
         self._settings = settings
         self._rpcs = RpcHandlers(RequestLog(metrics, logged=settings.logs_requests, quiet=QUIET))
-        self._handlers = [
-            grpc.method_handlers_generic_handler(SERVICE, _handlers(self._rpcs, methods)),
-            health_handler(lifecycle, self._rpcs),
-            *reflection_handlers(lifecycle, self._rpcs),
-        ]
-        self._server: aio.Server | None = None
+        self._unary: dict[str, Unary] = {}
+        self._streams: dict[str, Stream] = {}
+        for name, method in methods.items():
+            path = METHODS[name].path
+            if METHODS[name].streams:
+                self._streams[path] = self._rpcs.stream(path, method)
+            else:
+                self._unary[path] = self._rpcs.unary(path, method)
+        self._unary[health.CHECK] = self._rpcs.unary(health.CHECK, health.check_method(lifecycle))
+        streams = {health.WATCH: health.watch_method(lifecycle)}
+        streams |= dict.fromkeys(reflection.PATHS, reflection.describe_method(lifecycle))
+        for path, stream in streams.items():
+            self._streams[path] = self._rpcs.stream(path, stream)
+        self._server: CoreServer | None = None
 
     async def open(self) -> None:
         """Listen.
@@ -67,51 +72,44 @@ class GrpcServer:
             OSError: the port is taken or not allowed.
         """
         host, port = self._settings.http_host, self._settings.grpc_port
-        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        server = CoreServer(_options(self._settings), self._unary, self._streams)
         try:
             _check_port(host, port)
-            server = aio.server(handlers=self._handlers, options=_options(self._settings))
-            port = server.add_insecure_port(address)
-        except (OSError, RuntimeError) as refused:
+            server.listen(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+        except OSError as refused:
             raise OSError(f"gRPC cannot listen: {refused}") from None
-        await server.start()
+        server.start()
         self._server = server
         log.info("gRPC listens", extra={"fields": {"host": host, "port": port}})
 
     async def close(self, grace_s: float) -> None:
         """Stop listening. RPCs in progress have `grace_s` seconds to finish."""
-        if self._server is None:
+        server, self._server = self._server, None
+        if server is None:
             return
         if grace_s:
             # A stopping server cancels RPCs that it has received but not begun, and their clients
             # cannot know that nothing was done for them. So begin them first, and refuse them.
             self._rpcs.refuse()
             await asyncio.sleep(LAST_REQUESTS_S)
-        stopping = asyncio.create_task(self._server.stop(grace_s))
-        idle = asyncio.create_task(self._rpcs.wait_until_idle())
-        await asyncio.wait((stopping, idle), return_when=asyncio.FIRST_COMPLETED)
-        idle.cancel()
-        # Do not wait longer for peers that keep their connection open. Another `stop(0)` would
-        # close these, but two stops at a time crash the process (grpcio 1.85).
-        await asyncio.wait((stopping,), timeout=GOODBYE_S)
-        stopping.cancel()
+        server.stop()
+        await _wait_for(self._rpcs.wait_until_idle(), grace_s)
+        if grace_s and self._rpcs.is_idle:
+            # Clients close their connections when they are told that the server stops.
+            await _wait_for(server.wait_until_stopped(), GOODBYE_S)
+        server.cancel_all()
+        await _wait_for(server.wait_until_stopped(), GOODBYE_S)
+
+
+async def _wait_for(work: Coroutine[Any, Any, None], limit_s: float) -> None:
+    with suppress(TimeoutError):
+        await asyncio.wait_for(work, limit_s)
 
 
 def _check_port(host: str, port: int) -> None:
     """Raise the OSError of a port that cannot be opened, because gRPC does not say the reason."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     socket.create_server((host, port), family=family).close()
-
-
-def _handlers(rpcs: RpcHandlers, methods: Methods) -> dict[str, grpc.RpcMethodHandler]:
-    handlers = {}
-    for name, method in methods.items():
-        path = METHODS[name].path
-        if METHODS[name].streams:
-            handlers[name] = grpc.stream_stream_rpc_method_handler(rpcs.stream(path, method))
-        else:
-            handlers[name] = grpc.unary_unary_rpc_method_handler(rpcs.unary(path, method))
-    return handlers
 
 
 def _options(settings: Settings) -> list[tuple[str, int]]:

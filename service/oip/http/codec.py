@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import orjson
+import simdjson
 
 from service.asgi import io
 from service.errors import BadHeader, BadMessage, BadTensor, TooLarge, printable
@@ -18,7 +19,8 @@ from service.oip.infer.models import Model
 from service.oip.infer.parse import Input, RequestParser
 from service.oip.infer.plan import MAX_HEADER_BYTES, InferPlan, InferRequest
 from service.oip.infer.response import OutputHeader, OutputTensor
-from service.wire import Buffer, Message
+from service.wire import Buffer, Message, typed_json
+from service.wire.typed_json import Document, Numbers
 
 JSON_LENGTH = b"inference-header-content-length"
 """Header that says how long the JSON part of a body is; without it the whole body is JSON."""
@@ -128,12 +130,25 @@ def _parse_json_length(value: bytes | None) -> int | None:
 
 
 def _parse(model: Model, parser: RequestParser, text: bytes, data: memoryview) -> InferRequest:
-    """Parse a request; where it has an id, its header is cached without the id."""
+    if request := typed_json.read(
+        text, lambda typed: _parse_document(model, parser, None, _load_typed(typed), data)
+    ):
+        return request
     loaded, can_cache = _load_json(text)
     document = validate.instance("the request", loaded, dict)
-    header = text if can_cache else None
+    return _parse_document(model, parser, text if can_cache else None, document, data)
+
+
+def _parse_document(
+    model: Model,
+    parser: RequestParser,
+    header: bytes | None,
+    document: dict[str, Any],
+    data: memoryview,
+) -> InferRequest:
+    """Parse a request; where it has an id, its header is cached without the id."""
     request_id = validate.instance("id", document.pop("id", ""), str)
-    if request_id and can_cache and len(text) <= MAX_HEADER_BYTES:
+    if request_id and header is not None and len(header) <= MAX_HEADER_BYTES:
         header = _dump(document)
         cached = parser.header_cache.get(model.name, header) if header else None
         if cached and (request := cached.read_body(request_id, data)):
@@ -164,7 +179,7 @@ def _inputs(inputs: object, data: memoryview) -> Iterator[Input]:
         item = validate.instance("an input", raw_item, dict)
         params = _params(item)
         name, size = printable(item.get("name")), params.get("binary_data_size")
-        carried: Buffer | list[Any] | None = None
+        carried: Buffer | list[Any] | Numbers | None = None
         if size is not None and "data" in item:
             raise BadTensor(name, "given once, as data or as binary_data_size", "both")
         if size is not None:
@@ -174,7 +189,9 @@ def _inputs(inputs: object, data: memoryview) -> Iterator[Input]:
             carried = data[start : start + size]
             start += size
         if "data" in item:
-            carried = validate.instance(f"data of {name}", item["data"], list)
+            carried = item["data"]
+            if not isinstance(carried, Numbers):
+                carried = validate.instance(f"data of {name}", carried, list)
         yield Input(item.get("name"), item.get("datatype"), item.get("shape"), params, carried)
     if start < len(data):
         raise BadMessage(f"{len(data) - start} trailing bytes after the inputs")
@@ -195,6 +212,16 @@ def _write_output_header(header: OutputHeader, binary_bytes: int | None) -> byte
         params["binary_data_size"] = binary_bytes
     document = {"name": header.name, "datatype": header.datatype, "shape": header.shape}
     return orjson.dumps(document | {"parameters": params} if params else document)
+
+
+def _load_typed(document: Document) -> dict[str, Any]:
+    """Return the members of a request; lists of numbers in the data of inputs are `Numbers`."""
+    members = document.members(document.root)
+    for name, value in members.items():
+        is_inputs = name == "inputs" and isinstance(value, simdjson.Array)
+        members[name] = document.tensors(value) if is_inputs else document.plain(value)
+    document.check_lists()
+    return members
 
 
 def _load_json(text: bytes) -> tuple[Any, bool]:

@@ -16,6 +16,7 @@ from service.oip.infer.plan import HeaderCache, InferPlan, InferRequest, Output
 from service.oip.shm.posix import RegionSlice
 from service.oip.shm.registry import SharedMemoryRegistry
 from service.wire import Buffer, Message, json_codec
+from service.wire.typed_json import Numbers
 
 Params = Mapping[str, Any]
 
@@ -30,7 +31,7 @@ class Input:
     datatype: object
     shape: object
     params: Params
-    data: Buffer | list[Any] | None
+    data: Buffer | list[Any] | Numbers | None
     """Its bytes or its numbers; None where the request has neither."""
 
 
@@ -158,9 +159,9 @@ class RequestParser:
         return self._regions.slice(region, offset, params.get("shared_memory_byte_size"))
 
 
-def _read_tensor(slot: Slot, item: Input, data: Buffer | list[Any]) -> Tensor:
+def _read_tensor(slot: Slot, item: Input, data: Buffer | list[Any] | Numbers) -> Tensor:
     dtype = tensors.dtype_of(slot.name, item.datatype)
-    if isinstance(data, list):
+    if isinstance(data, list | Numbers):
         tensor = tensors.from_numbers(slot.name, dtype, item.shape, data)
     else:
         tensor = tensors.from_bytes(slot.name, dtype, item.shape, data)
@@ -174,9 +175,9 @@ def _check_rank(name: str, tensor: Tensor, read: Mapping[str, Tensor]) -> None:
         raise BadTensor(name, expected, f"shape {[*tensor.shape]}")
 
 
-def _is_view(tensor: Tensor, data: Buffer | list[Any]) -> bool:
+def _is_view(tensor: Tensor, data: Buffer | list[Any] | Numbers) -> bool:
     """Tell whether any bytes of the same length are such a tensor: not converted, not checked."""
-    same_size = not isinstance(data, list) and len(data) == tensor.nbytes
+    same_size = not isinstance(data, list | Numbers) and len(data) == tensor.nbytes
     return same_size and tensor.dtype is not torch.bool
 
 

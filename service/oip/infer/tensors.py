@@ -10,6 +10,7 @@ from torch import Tensor
 
 from service.errors import BadTensor, printable
 from service.wire import Buffer, elements
+from service.wire.typed_json import Numbers
 
 DATATYPES = {
     "FP32": torch.float32,
@@ -55,14 +56,15 @@ def from_bytes(name: str, dtype: torch.dtype, shape: object, data: Buffer) -> Te
     return tensor
 
 
-def from_numbers(name: str, dtype: torch.dtype, shape: object, data: list[Any]) -> Tensor:
+def from_numbers(name: str, dtype: torch.dtype, shape: object, data: list[Any] | Numbers) -> Tensor:
     """Return the tensor of `shape` whose elements are a list of numbers, flat or nested.
 
     Raises:
         BadTensor: the dtype has no such numbers, or the shape needs another number of them.
+        NotTyped: `data` are `Numbers` that the dtype does not have.
     """
     sizes = elements.check_shape(name, shape, dtype)
-    flat = _flat(name, data)
+    flat = data if isinstance(data, Numbers) else _flat(name, data)
     if len(flat) != math.prod(sizes):
         raise BadTensor(name, f"{math.prod(sizes)} elements for its shape", len(flat))
     return elements.parse_elements(name, flat, dtype, NAMES[dtype]).view(sizes)
@@ -73,7 +75,7 @@ def to_json(tensor: Tensor) -> bytes:
     flat = tensor.reshape(-1)
     if tensor.dtype in (torch.float16, torch.bfloat16):
         flat = flat.float()
-    if tensor.is_floating_point() and not bool(flat.isfinite().all()):
+    if not elements.all_finite(flat):
         return json.dumps(flat.tolist(), separators=(",", ":")).encode()  # NaN, Infinity
     return orjson.dumps(flat.numpy(), option=orjson.OPT_SERIALIZE_NUMPY)
 

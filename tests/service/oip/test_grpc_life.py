@@ -7,6 +7,8 @@ import socket
 import subprocess
 import threading
 import time
+from collections.abc import AsyncIterator
+from pathlib import Path
 
 import grpc
 import httpx
@@ -14,6 +16,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2_grpc
 
+from service.__main__ import GRPC_EXPERIMENTS
 from service.errors import Overloaded, ShuttingDown
 from service.lifecycle import Lifecycle
 from service.oip.grpc.messages import METHODS, SERVICE
@@ -126,6 +129,44 @@ async def test_every_rpc_has_an_id():
         call = running.channel.unary_unary(INFER)(b"", metadata=[("x-request-id", "not me!")])
         (made,) = [v for n, v in await call.trailing_metadata() if n == "x-request-id"]
         assert len(made) == 16
+
+
+async def test_an_rpc_without_a_request_is_answered():
+    async with run_grpc(Lifecycle(), {"ModelInfer": echo}) as running:
+        none = running.channel.stream_unary(INFER)(iter(()))
+        assert await code_of(none) is CODE.INVALID_ARGUMENT
+        unknown = running.channel.unary_unary(f"/{SERVICE}/Nope")(b"")
+        assert await code_of(unknown) is CODE.UNIMPLEMENTED
+        assert await running.ask("ModelInfer", b"x") == b"x"
+
+
+async def test_a_failure_before_the_first_await_is_answered():
+    def broken(request: bytes, _: object) -> None:
+        raise KeyError(request)
+
+    async with run_grpc(Lifecycle(), {"ModelInfer": broken}) as running:
+        assert await code_of(running.ask("ModelInfer")) is CODE.INTERNAL
+
+
+async def test_a_stream_whose_client_leaves_is_closed():
+    closed = asyncio.Event()
+
+    async def endless(requests: AsyncIterator[bytes], _: object) -> AsyncIterator[bytes]:
+        try:
+            async for request in requests:
+                while True:
+                    yield request
+        finally:
+            closed.set()
+
+    async with run_grpc(Lifecycle(), {"ModelStreamInfer": endless}) as running:
+        call = running.channel.stream_stream(METHODS["ModelStreamInfer"].path)(iter((b"x",)))
+        assert await call.read() == b"x"
+        call.cancel()
+        await asyncio.wait_for(closed.wait(), 10)
+        await running.server.close(5)
+        text = running.metrics.render().decode()
+    assert f'route="/{SERVICE}/ModelStreamInfer",status="CANCELLED"}} 1.0' in text
 
 
 async def test_an_rpc_may_finish_within_the_grace_period_only():
@@ -276,6 +317,15 @@ def test_sigterm_drains_without_waiting_for_idle_peers(serve: Serve):
     assert [status for status, _ in watcher.statuses] == ["SERVING", "NOT_SERVING", "OK"]
     assert watcher.statuses[1][1] - signalled < 1, "sent at the signal, not at the end"
     assert watcher.statuses[2][1] - signalled > 1.3
+
+
+def test_sockets_are_read_by_the_thread_that_waits_for_rpcs(serve: Serve):
+    """The core of grpcio writes a line about a switch that it does not know."""
+    with serve() as started, grpc.insecure_channel(started.grpc_target) as channel:
+        assert channel.unary_unary(METHODS["ServerLive"].path)(b"") == b"\x08\x01"
+        variables = Path(f"/proc/{started.process.pid}/environ").read_bytes()
+    assert f"GRPC_EXPERIMENTS={GRPC_EXPERIMENTS}".encode() in variables.split(b"\0")
+    assert "xperiment" not in serve.last_log()
 
 
 def test_a_second_signal_ends_the_process(serve: Serve):

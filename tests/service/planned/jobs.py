@@ -9,6 +9,7 @@ from torch import Tensor
 
 import rope_core
 from rope_core import Attend, Call
+from service.buffer_pool import BufferPool
 from service.inference.engine import Engine
 from service.lifecycle import Lifecycle
 from service.oip.state import OipState
@@ -20,7 +21,7 @@ from service.slab_pool import SlabPool
 from service.wire import Message, Parameters, safetensors_codec
 from service.wire.elements import view_as_bytes
 
-SLABS = SlabPool()
+SLABS = SlabPool(2**24, BufferPool(2**24))
 
 
 class Service(NamedTuple):

@@ -65,9 +65,9 @@ class CountingPool(SlabPool):
         self.num_leased += 1
         return super().lease(num_bytes)
 
-    def give_back(self, owner: torch.Tensor) -> None:
+    def give_back(self, memory: Any) -> None:
         self.num_leased -= 1
-        super().give_back(owner)
+        super().give_back(memory)
 
 
 class RecordingLog(RequestLog):
@@ -155,7 +155,7 @@ async def running(protocol: str = "planned", **settings: Any) -> AsyncIterator[R
     log = RecordingLog(app.request_log)
     planned = PlannedRequests(
         Planner(state),
-        CountingPool(),
+        CountingPool(2**26, handler.buffer_pool),
         handler.batcher,
         handler.admission,
         lifecycle,

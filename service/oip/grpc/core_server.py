@@ -1,0 +1,156 @@
+"""A server on the core of grpcio: a thread waits for events, and the event loop handles them.
+
+`grpc.aio` makes two tasks for each RPC, and wakes the loop for each of its four events. This server
+makes none, and wakes the loop once for all events that are there. It stands on the same module as
+grpcio's own synchronous server, `grpc._cython.cygrpc`, which grpcio does not document.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from threading import Thread
+from typing import Any
+
+from grpc import StatusCode
+from grpc._cython import cygrpc
+
+from service.oip.grpc.rpc import Rpc
+
+NUM_ACCEPTED = 16
+"""RPCs that the core may begin before the thread is back at its queue."""
+
+Unary = Callable[[Rpc, bytes], None]
+"""Begins to answer an RPC with one request; it answers by `finish`."""
+
+Stream = Callable[[Rpc], None]
+"""Begins to answer an RPC with any number of requests."""
+
+
+class CoreServer:
+    """Accepts RPCs and calls the function of their method. Its methods are for the event loop.
+
+    Args:
+        options: of the core.
+        unary: by the path of the method.
+        streams: the same.
+    """
+
+    def __init__(
+        self,
+        options: Sequence[tuple[str, int]],
+        unary: Mapping[str, Unary],
+        streams: Mapping[str, Stream],
+    ) -> None:
+        self._unary = {path.encode(): begin for path, begin in unary.items()}
+        self._streams = {path.encode(): begin for path, begin in streams.items()}
+        self._queue = cygrpc.CompletionQueue()
+        self._server = cygrpc.Server(tuple(options), False)
+        self._server.register_completion_queue(self._queue)
+        self._events: deque[tuple[Callable[[Any], None], Any]] = deque()
+        self._is_drain_scheduled = False
+        self._has_stopped = asyncio.Event()
+
+    def listen(self, address: str) -> None:
+        """Listen on a port.
+
+        Raises:
+            OSError: the port cannot be opened.
+        """
+        try:
+            port = self._server.add_http2_port(address.encode())
+        except RuntimeError as refused:
+            raise OSError(str(refused)) from None
+        if not port:
+            raise OSError(f"{address} cannot be opened")
+
+    def start(self) -> None:
+        """Accept RPCs."""
+        self._loop = asyncio.get_running_loop()
+        self._server.start()
+        for _ in range(NUM_ACCEPTED):
+            self._accept()
+        Thread(target=self._poll, name="grpc", daemon=True).start()
+
+    def stop(self) -> None:
+        """Refuse new RPCs, and tell clients to open no more on their connections."""
+        self._server.shutdown(self._queue, self._stopped)
+
+    def cancel_all(self) -> None:
+        """Cancel all RPCs and close all connections, after `stop`."""
+        self._server.cancel_all_calls()
+
+    async def wait_until_stopped(self) -> None:
+        """Return when all connections are closed, after `stop`."""
+        await self._has_stopped.wait()
+
+    def _stopped(self, _: Any) -> None:
+        self._has_stopped.set()
+
+    def _accept(self) -> None:
+        with suppress(ValueError):  # the server has been stopped
+            self._server.request_call(self._queue, self._queue, self._begin)
+
+    def _poll(self) -> None:
+        """Handle the events of the queue until the server has stopped.
+
+        The queue is not shut down: an operation that is begun after that ends the process.
+        """
+        while True:
+            event = self._queue.poll()
+            tag = event.tag
+            if tag != self._begin:
+                self._forward(tag, event)
+            elif event.success:
+                self._begin(event)
+            if tag == self._stopped:
+                return
+            # both may keep the core from releasing an RPC that is over
+            del event, tag
+
+    def _begin(self, event: Any) -> None:
+        """Begin an RPC on the thread: its request is read without a detour over the loop."""
+        self._accept()
+        path = event.call_details.method
+        rpc = Rpc(event)
+        rpc.receive_close()
+        if (unary := self._unary.get(path)) is not None:
+            rpc.receive(partial(_call_unary, unary, rpc))
+        else:
+            self._forward(partial(_call_stream, self._streams.get(path, _refuse)), rpc)
+
+    def _forward(self, handle: Callable[[Any], None], event: Any) -> None:
+        """Call `handle(event)` on the loop, together with all others that wait."""
+        self._events.append((handle, event))
+        if not self._is_drain_scheduled:
+            self._is_drain_scheduled = True
+            with suppress(RuntimeError):  # the loop has ended
+                self._loop.call_soon_threadsafe(self._drain)
+
+    def _drain(self) -> None:
+        self._is_drain_scheduled = False  # first, so that no later event is missed
+        try:
+            while self._events:
+                handle, event = self._events.popleft()
+                handle(event)
+        finally:
+            if self._events:  # a function has raised: handle the others all the same
+                self._loop.call_soon(self._drain)
+
+
+def _call_unary(begin: Unary, rpc: Rpc, event: Any) -> None:
+    message = event.batch_operations[0].message()
+    if message is None:  # the client has ended its side, or has left
+        rpc.finish(None, StatusCode.INVALID_ARGUMENT, "the RPC has no request")
+    elif not rpc.is_over:
+        begin(rpc, message)
+
+
+def _call_stream(begin: Stream, rpc: Rpc) -> None:
+    if not rpc.is_over:
+        begin(rpc)
+
+
+def _refuse(rpc: Rpc) -> None:
+    rpc.finish(None, StatusCode.UNIMPLEMENTED, "Method not found!")

@@ -1,0 +1,239 @@
+"""Planned requests over gRPC: all of the message but its tensors was seen before."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, NamedTuple
+
+from google.protobuf.message import DecodeError
+from grpc import StatusCode
+
+from rope_core import RopeError, ShapeError
+from service.batching.admission import Charge
+from service.batching.call_queue import Entry
+from service.batching.run import Completed
+from service.errors import ClientLeft, ServiceError, TimedOut
+from service.oip import errors
+from service.oip.grpc import codec
+from service.oip.grpc.errors import status_of
+from service.oip.grpc.messages import METHODS
+from service.oip.grpc.protobuf_wire import (
+    SplitRequest,
+    join_response,
+    raw_input_tag,
+    split_request,
+)
+from service.oip.grpc.rpc import Rpc
+from service.oip.infer.models import Model, model_of
+from service.oip.infer.plan import MAX_HEADER_BYTES, InferPlan
+from service.oip.state import OipState
+from service.oip.statistics import DEADLINE_TOLERANCE_S
+from service.planned.make_plan import make_plan
+from service.planned.plan import AnswerFormat, Plan, PlannedJob, Readable, answer_parts
+from service.planned.planner import MAX_PLANS
+from service.wire import Buffer, Message
+
+MAX_PLANNED_BYTES = 2**20
+"""Longest request and answer. Their tensors are copied on the event loop."""
+
+_ROUTE = METHODS["ModelInfer"].path
+
+Key = tuple[bytes, ...]
+"""A message without its id and its raw tensors, and then the tag and length of each of these."""
+
+
+class ModelPlan(NamedTuple):
+    """The plan of requests to a model."""
+
+    model: Model
+    plan: Plan
+
+
+class Recent(NamedTuple):
+    """A request without an id that had a plan. Most requests of its length have the same plan."""
+
+    found: ModelPlan
+    fixed: Sequence[tuple[int, bytes]]
+    """Bytes that such a request has, and where."""
+    raw: Sequence[slice]
+    """Where its raw tensors are."""
+
+
+@dataclass(slots=True, eq=False)
+class RpcEntry(Entry[Any, Any]):
+    """A planned request in the queue or on the device."""
+
+    planned: "PlannedInfer"
+    rpc: Rpc
+    model: Model
+    request_id: str
+    is_answered: bool = field(default=False, init=False)
+
+    def resolve(self, outcome: Completed[Any] | Exception) -> None:
+        """Answer the request, unless it is answered."""
+        if self.timer is not None:
+            self.timer.cancel()
+        if not self.is_answered:
+            self.is_answered = True
+            try:
+                self.planned.answer(self, outcome)
+            except Exception as failure:  # the other calls of the batch are still to be answered
+                self.rpc.finish(None, *status_of(failure))
+
+    def cancel(self) -> None:
+        """Withdraw the call: its client has left, or waits no longer."""
+        is_late = time.monotonic() >= self.deadline - DEADLINE_TOLERANCE_S
+        self.planned.batcher.withdraw(self, TimedOut() if is_late else ClientLeft())
+
+
+class PlannedInfer:
+    """Answers requests that have a plan, without a task."""
+
+    def __init__(self, oip_state: OipState) -> None:
+        self._handler = oip_state.handler
+        self._parser = oip_state.parser
+        self._statistics = oip_state.statistics
+        self.batcher = oip_state.handler.batcher
+        self._slab_pool = oip_state.handler.slab_pool
+        self._seen: set[Key] = set()
+        self._plans: dict[Key, ModelPlan | None] = {}
+        self._recent: dict[int, Recent] = {}
+
+    def begin(self, rpc: Rpc, body: bytes) -> bool:
+        """Begin to answer a request; return False if it is to be answered the ordinary way."""
+        recent = self._recent.get(len(body))
+        if recent is not None and all(body.startswith(text, at) for at, text in recent.fixed):
+            view = memoryview(body)
+            return self._submit(rpc, recent.found, "", [view[span] for span in recent.raw])
+        if len(body) > MAX_PLANNED_BYTES:
+            return False
+        try:
+            split = split_request(body)
+        except (DecodeError, ServiceError):
+            return False
+        found = self._find(split, body)
+        return found is not None and self._submit(rpc, found, split.id, split.raw)
+
+    def _submit(
+        self, rpc: Rpc, found: ModelPlan, request_id: str, raw: Sequence[memoryview]
+    ) -> bool:
+        handler, (model, plan) = self._handler, found
+        charge = Charge(handler.admission)
+        slab = self._slab_pool.lease(plan.num_bytes)
+        for span, piece in zip(plan.spans, raw, strict=True):
+            slab.memory[span.offset : span.offset + span.num_bytes] = piece
+        entry = RpcEntry(
+            PlannedJob(plan, slab),
+            time.monotonic(),
+            handler.deadline(rpc.time_remaining()),
+            self,
+            rpc,
+            model,
+            request_id,
+        )
+        try:
+            charge.add(plan.charge_bytes)
+            self.batcher.enqueue(entry)
+        except ServiceError:  # refused: the ordinary way says why
+            charge.release()
+            return False
+        rpc.on_cancel = entry.cancel
+        rpc.add_done_callback(charge.release)
+        return True
+
+    def answer(self, entry: RpcEntry, outcome: Completed[Any] | Exception) -> None:
+        """Send the answer of a request."""
+        written_from = time.perf_counter()
+        plan, model, rpc = entry.call.plan, entry.model, entry.rpc
+        statistics = self._statistics[model.name]
+        if isinstance(outcome, Exception):
+            statistics.add_failure(outcome, entry.arrived)
+            if isinstance(outcome, ShapeError):
+                outcome = model.with_input_name(outcome)
+            rpc.finish(None, *status_of(outcome))
+            return
+        operation = model.endpoint.path.removeprefix("/v1/")
+        self._handler.metrics.backend_calls(operation, outcome.result.backend).inc()
+        raw = answer_parts(outcome.result)
+        rpc.finish(
+            b"".join(join_response(plan.answer.preamble, entry.request_id, raw)), StatusCode.OK
+        )
+        statistics.add_success(outcome, entry.arrived, written_from)
+
+    def _find(self, split: SplitRequest, body: bytes) -> ModelPlan | None:
+        """Return the plan of a request; the second with its key makes the plan."""
+        if len(split.header) > MAX_HEADER_BYTES:
+            return None
+        tags = [raw_input_tag(len(piece)) for piece in split.raw]
+        key = (split.header, *tags)
+        if key in self._plans:
+            found = self._plans[key]
+            if found is not None and not split.id:
+                self._remember(found, split, tags, body)
+            return found
+        if key not in self._seen:
+            _keep_few(self._seen)
+            self._seen.add(key)
+            return None
+        try:
+            found = self._make(split, body)
+        except (DecodeError, ServiceError, RopeError):
+            return None  # the next request with this key may have numbers that fit
+        _keep_few(self._plans)
+        self._plans[key] = found
+        return found
+
+    def _make(self, split: SplitRequest, body: bytes) -> ModelPlan | None:
+        """Return the plan of a request, None if it can have none.
+
+        Raises:
+            DecodeError, ServiceError, RopeError: it is no request.
+        """
+        parsed = codec.parse(split)
+        model = model_of(parsed.message.model_name, parsed.message.model_version)
+        request = codec.decode(model, self._parser, parsed)
+        infer_plan = request.plan
+        is_view = self._parser.header_cache.get(model.name, split.header) is not None
+        names = [slot.name for slot in model.outputs]
+        outputs = [*infer_plan.outputs]
+        if (
+            not is_view
+            or not infer_plan.is_binary
+            or infer_plan.queue_s is not None
+            or outputs != names[: len(outputs)]  # the result has these, in this order
+        ):
+            return None
+        readable = Readable(request.message, partial(self._format, model, infer_plan))
+        timeout_s = self._handler.settings.default_timeout_s  # each RPC has a deadline of its own
+        plan = make_plan(
+            self._handler, model.endpoint, readable, split.header, len(body), timeout_s
+        )
+        if plan is None or plan.job.answer_bytes > MAX_PLANNED_BYTES:
+            return None
+        return ModelPlan(model, plan)
+
+    def _format(self, model: Model, plan: InferPlan, answer: Message) -> AnswerFormat:
+        header: Buffer = codec.encode(model, "", plan, answer, {})[0]
+        return AnswerFormat(_ROUTE, b"", bytes(header), errors.describe)
+
+    def _remember(
+        self, found: ModelPlan, split: SplitRequest, tags: Sequence[bytes], body: bytes
+    ) -> None:
+        """Keep where the parts of a request are, if all of its raw tensors are behind the rest."""
+        fixed = [(0, split.header)]
+        raw: list[slice] = []
+        end = len(split.header)
+        for tag, piece in zip(tags, split.raw, strict=True):
+            fixed.append((end, tag))
+            start = end + len(tag)
+            end = start + len(piece)
+            raw.append(slice(start, end))
+        if end == len(body) and all(body.startswith(text, at) for at, text in fixed):
+            _keep_few(self._recent)
+            self._recent[len(body)] = Recent(found, fixed, raw)
+
+
+def _keep_few(kept: set[Any] | dict[Any, Any]) -> None:
+    if len(kept) >= MAX_PLANS:
+        kept.clear()

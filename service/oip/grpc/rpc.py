@@ -1,0 +1,134 @@
+"""One RPC on the core of grpcio: its metadata, its messages, its status and its end."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
+from typing import Any
+
+from grpc import StatusCode
+from grpc._cython import cygrpc
+
+_FOREVER_S = 2.0**62
+"""The core's deadline of an RPC without a deadline is later than this time."""
+
+_NO_FLAGS = 0
+_RECEIVE_CLOSE = cygrpc.ReceiveCloseOnServerOperation
+_RECEIVE_MESSAGE = cygrpc.ReceiveMessageOperation
+_CODES = {code: code.value[0] for code in StatusCode}
+
+
+class Rpc:
+    """One RPC. All methods are for the event loop's thread, except those that `CoreServer` calls.
+
+    Attributes:
+        metadata: what the client sent: pairs of name and value.
+        trailing_metadata: what is sent with the status.
+        on_cancel: called once, when the client leaves or the deadline passes before the answer.
+    """
+
+    __slots__ = (
+        "_call",
+        "_deadline",
+        "_has_sent",
+        "_on_end",
+        "is_over",
+        "metadata",
+        "on_cancel",
+        "status",
+        "trailing_metadata",
+    )
+
+    def __init__(self, event: Any) -> None:
+        self._call = event.call
+        self._deadline: float = event.call_details.deadline
+        self._has_sent = False
+        self._on_end: list[Callable[[], None]] = []
+        self.metadata: Sequence[tuple[str, str | bytes]] = event.invocation_metadata
+        self.trailing_metadata: tuple[tuple[str, str], ...] = ()
+        self.on_cancel: Callable[[], object] | None = None
+        self.is_over = False
+        """Whether the status is sent, or the RPC was cancelled before."""
+        self.status: StatusCode | None = None
+        """Status of the answer; None before it."""
+
+    def time_remaining(self) -> float | None:
+        """Return the seconds until the deadline, None if there is no deadline."""
+        return None if self._deadline > _FOREVER_S else max(0.0, self._deadline - time.time())
+
+    def add_done_callback(self, callback: Callable[[], None]) -> None:
+        """Call a function when the status is sent, or the RPC is cancelled before."""
+        self._on_end.append(callback)
+
+    async def requests(self) -> AsyncIterator[bytes]:
+        """Yield the client's messages."""
+        while (message := await self._read()) is not None:
+            yield message
+
+    async def write(self, message: bytes) -> None:
+        """Send one of several responses."""
+        event = await self._run(*self._first(), cygrpc.SendMessageOperation(message, _NO_FLAGS))
+        if not event.success:
+            raise asyncio.CancelledError  # the client has left: `on_cancel` is called, too
+
+    def finish(self, message: bytes | None, status: StatusCode, details: str = "") -> None:
+        """Send the last response, if any, and the status. An RPC that is over is left alone."""
+        if self.is_over or self.status is not None:
+            return
+        self.status = status
+        response = () if message is None else (cygrpc.SendMessageOperation(message, _NO_FLAGS),)
+        end = cygrpc.SendStatusFromServerOperation(
+            self.trailing_metadata, _CODES[status], details, _NO_FLAGS
+        )
+        self._call.start_server_batch((*self._first(), *response, end), self._end)
+
+    def receive_close(self) -> None:
+        """Call `on_cancel` if the client leaves, or the deadline passes, before the answer."""
+        self._call.start_server_batch((_RECEIVE_CLOSE(_NO_FLAGS),), self._closed)
+
+    def receive(self, callback: Callable[[Any], None]) -> None:
+        """Call a function with the event of the next message."""
+        self._call.start_server_batch((_RECEIVE_MESSAGE(_NO_FLAGS),), callback)
+
+    async def _read(self) -> bytes | None:
+        event = await self._run(_RECEIVE_MESSAGE(_NO_FLAGS))
+        message: bytes | None = event.batch_operations[0].message()
+        return message
+
+    async def _run(self, *operations: Any) -> Any:
+        """Run operations and return their event.
+
+        Raises:
+            CancelledError: the RPC is over.
+        """
+        if self.is_over:
+            raise asyncio.CancelledError
+        done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._call.start_server_batch(operations, partial(_set, done))
+        return await done
+
+    def _first(self) -> tuple[Any, ...]:
+        """Return what is sent before all else, and only once."""
+        if self._has_sent:
+            return ()
+        self._has_sent = True
+        return (cygrpc.SendInitialMetadataOperation((), _NO_FLAGS),)
+
+    def _closed(self, event: Any) -> None:
+        if event.batch_operations[0].cancelled() and self.status is None:
+            self.is_over = True  # first, so that nothing is sent any more
+            if self.on_cancel is not None:
+                self.on_cancel()
+            self._end(event)
+
+    def _end(self, _: Any) -> None:
+        self.is_over = True
+        self.on_cancel = None
+        callbacks, self._on_end = self._on_end, []
+        for callback in callbacks:
+            callback()
+
+
+def _set(done: asyncio.Future[Any], event: Any) -> None:
+    if not done.done():
+        done.set_result(event)
