@@ -145,15 +145,23 @@ class Planner:
         if len(self._headers) >= MAX_PLANS:
             self._headers.clear()
         parsed = header.parse(text, self._header_limits)
-        if parsed is not None and parsed.num_body_bytes > self._handler.max_bytes(1):
-            parsed = None
         try:
-            if parsed is not None and not self._routes[parsed.target].accepts(parsed.fields):
+            if parsed is not None and not self._may_have_plan(parsed):
                 parsed = None
         except (KeyError, ServiceError):
             parsed = None
         self._headers[text] = parsed
         return parsed
+
+    def _may_have_plan(self, parsed: Header) -> bool:
+        """Tell whether requests with a header may have a plan.
+
+        Raises:
+            KeyError, ServiceError: they may not.
+        """
+        self.timeout_s(parsed)
+        is_small = parsed.num_body_bytes <= self._handler.max_bytes(1)
+        return is_small and self._routes[parsed.target].accepts(parsed.fields)
 
     def _make(self, match: Match, body: memoryview) -> Plan | None:
         route = self._routes[match.header.target]

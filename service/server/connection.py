@@ -7,7 +7,6 @@ uvloop hands the buffers of `get_buffer` to the kernel only for protocols that a
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
 from typing import Any, cast
 
 import uvicorn
@@ -16,7 +15,6 @@ from uvicorn.server import ServerState
 from service.asgi.middleware import CLIENT_LEFT
 from service.batching.run import Completed
 from service.errors import ClientLeft, TimedOut
-from service.observability.request_log import Record
 from service.planned.plan import Plan, PlannedEntry
 from service.planned.planner import Match
 from service.server.asgi_protocol import AsgiProtocol
@@ -95,10 +93,9 @@ class Connection(asyncio.BufferedProtocol):
         body = self._take_body()
         if body is not None:
             self._planned.admission.charged_bytes -= body.charged_bytes
-            self._record_left(body.route, body.identifiers, body.arrived)
+            self._planned.record_left(body.match, body.plan, body.arrived)
         elif begun is not None:
-            match, arrived = begun
-            self._record_left(match.header.target.decode(), match.identifiers, arrived)
+            self._planned.record_left(begun[0], None, begun[1])
         elif entry is not None and self._status:
             self._finish(entry)
         elif entry is not None:
@@ -135,11 +132,13 @@ class Connection(asyncio.BufferedProtocol):
         ):
             start = len(plan.prefix)
             body = planned.receive(plan, None, data, start, start + plan.num_bytes)
+            if body is not None and start + plan.num_bytes == nbytes:
+                self._entry = planned.submit(body, self._answer)
+                if self._entry is None:
+                    self._replay(body)
+                return
             if body is not None:
-                if start + plan.num_bytes == nbytes:
-                    self._submit(body)
-                else:
-                    self._take(body, data, start)
+                self._take(body, data, start)
                 return
         self._read(data)
 
@@ -187,7 +186,7 @@ class Connection(asyncio.BufferedProtocol):
         """Receive the rest of a body; if it is complete, put the request into the queue."""
         if body.num_received < body.num_bytes:
             self._body = body
-            timeout_s = max(0.0, body.arrived + self._timeout_s(body) - time.monotonic())
+            timeout_s = max(0.0, body.arrived + self._planned.timeout_s(body) - time.monotonic())
             body.timer = asyncio.get_running_loop().call_later(timeout_s, self._expire)
             self._watch.check()
             return
@@ -196,12 +195,6 @@ class Connection(asyncio.BufferedProtocol):
             is_shared = data.obj is self._planned.landing
             self._unread = bytes(data[end:]) if is_shared else data[end:]
         self._submit(body)
-
-    def _timeout_s(self, body: ReceivedBody) -> float:
-        if body.plan is not None:
-            return body.plan.timeout_s
-        assert body.match is not None, "a body without a plan has the match of its header"
-        return self._planned.planner.timeout_s(body.match.header)
 
     def _take_body(self) -> ReceivedBody | None:
         """Return the body that is being received, and receive it no more."""
@@ -214,11 +207,15 @@ class Connection(asyncio.BufferedProtocol):
         """Put a request whose body is complete into the queue, or answer it the ordinary way."""
         self._entry = self._planned.submit(body, self._answer)
         if self._entry is None:
-            self._planned.admission.charged_bytes -= body.charged_bytes
-            unread, self._unread = bytes(self._unread), b""
-            self._read_ordinary(body.prefix)
-            self._read_ordinary(bytes(body.slab.memory[: body.num_bytes]))
-            self._read_ordinary(unread)
+            self._replay(body)
+
+    def _replay(self, body: ReceivedBody) -> None:
+        """Answer a request the ordinary way."""
+        self._planned.admission.charged_bytes -= body.charged_bytes
+        unread, self._unread = bytes(self._unread), b""
+        self._read_ordinary(body.prefix)
+        self._read_ordinary(bytes(body.slab.memory[: body.num_bytes]))
+        self._read_ordinary(unread)
 
     def _read_ordinary(self, data: bytes) -> None:
         """Hand bytes to `AsgiProtocol`."""
@@ -248,12 +245,9 @@ class Connection(asyncio.BufferedProtocol):
         closes = self._closes = self._is_ending or planned.lifecycle.ending
         headers = self._server_state.default_headers
         try:
-            try:
-                status, parts = render_answer(planned, entry, outcome, headers, closes=closes)
-            except Exception as failure:
-                status, parts = render_answer(planned, entry, failure, headers, closes=closes)
+            status, parts = render_answer(planned, entry, outcome, headers, closes=closes)
             is_sent = send(transport, self._fd, parts)
-        except Exception:
+        except Exception:  # the batch has others, which must have their answers
             log.exception("an answer could not be sent")
             transport.abort()
             status, is_sent = CLIENT_LEFT, True
@@ -280,10 +274,8 @@ class Connection(asyncio.BufferedProtocol):
         status, self._status, self._entry = self._status, 0, None
         planned.admission.charged_bytes -= entry.charged_bytes
         self._server_state.total_requests += 1
-        route, seconds = entry.call.plan.answer.route, time.monotonic() - entry.arrived
-        planned.record(
-            Record(entry.request_id, "POST", route, route, status, seconds, entry.header)
-        )
+        route = entry.call.plan.answer.route
+        planned.record(route, entry.request_id, status, entry.arrived, entry.header)
         if transport.is_closing():
             return
         if self._closes:
@@ -298,11 +290,6 @@ class Connection(asyncio.BufferedProtocol):
             self._watch.start_idle()
             if self._is_ending:
                 self.shutdown()
-
-    def _record_left(self, route: str, fields: Mapping[bytes, bytes], arrived: float) -> None:
-        """Record a request whose client left before its body was complete."""
-        request_id, seconds = self._planned.request_id(fields), time.monotonic() - arrived
-        self._planned.record(Record(request_id, "POST", route, route, CLIENT_LEFT, seconds, fields))
 
     def pending(self) -> Pending | None:
         """Return what the connection waits for; None: the client waits for the connection."""

@@ -206,7 +206,9 @@ class Watch:
         self._idle_since = now = self._deadlines.time()
         self._unread = None
         is_sent = not self._transport.get_write_buffer_size()
-        self._look_by(now + (self._deadlines.timeouts.keep_alive_s if is_sent else self._look_s))
+        when = now + (self._deadlines.timeouts.keep_alive_s if is_sent else self._look_s)
+        if when < self._look_at:
+            self._look_by(when)
 
     def check(self) -> None:
         """Look at the connection when its deadline has passed: it waits for something new."""

@@ -32,14 +32,18 @@ def render_answer(
         closes: whether the connection is closed after the answer.
     """
     answer = entry.call.plan.answer
+    parts: Parts = ()
     if isinstance(outcome, Exception):
         status, headers, preamble = answer.describe(outcome)
         fields = render_headers(headers)
-        parts: Parts = ()
     else:
         result = outcome.result
+        try:
+            parts = answer_parts(result)
+        except Exception as failure:
+            return render_answer(planned, entry, failure, default_headers, closes=closes)
         ((name, timing),) = io.server_timing(outcome, result.backend)
-        status, fields, preamble, parts = 200, answer.fields, answer.preamble, answer_parts(result)
+        status, fields, preamble = 200, answer.fields, answer.preamble
         if entry.message_id and answer.with_id is not None:
             fields, preamble = answer.with_id(entry.message_id)
         fields = b"%b%b: %b\r\n" % (fields, name, timing)

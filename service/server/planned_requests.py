@@ -10,6 +10,7 @@ from itertools import count
 from typing import Any
 
 from service.asgi.io import Headers
+from service.asgi.middleware import CLIENT_LEFT
 from service.batching.admission import Admission
 from service.batching.batcher import Batcher
 from service.batching.run import Completed
@@ -170,11 +171,35 @@ class PlannedRequests:
             self.default_headers, self.start_of_success = default_headers, start
         return start
 
-    def record(self, record: Record) -> None:
+    def timeout_s(self, body: ReceivedBody) -> float:
+        """Return how long the client of a request waits."""
+        if body.plan is not None:
+            return body.plan.timeout_s
+        assert body.match is not None, "a body without a plan has the match of its header"
+        return self.planner.timeout_s(body.match.header)
+
+    def record(
+        self,
+        route: str,
+        request_id: str,
+        status: int,
+        arrived: float,
+        fields: Mapping[bytes, bytes],
+    ) -> None:
         """Record an answered request, with all others of this iteration of the event loop."""
         if not self._records:
             asyncio.get_running_loop().call_soon(self._flush_records)
-        self._records.append(record)
+        seconds = time.monotonic() - arrived
+        self._records.append(Record(request_id, "POST", route, route, status, seconds, fields))
+
+    def record_left(self, match: Match | None, plan: Plan | None, arrived: float) -> None:
+        """Record a request whose client left before its body was complete."""
+        if match is None:
+            assert plan is not None, "a request has a plan or a match"
+            self.record(plan.answer.route, self.new_id(), CLIENT_LEFT, arrived, NO_FIELDS)
+        else:
+            fields, route = match.identifiers, match.header.target.decode()
+            self.record(route, self.request_id(fields), CLIENT_LEFT, arrived, fields)
 
     def _flush_records(self) -> None:
         records, self._records = self._records, []

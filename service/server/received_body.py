@@ -32,16 +32,3 @@ class ReceivedBody:
     """Time of `time.monotonic` when the header arrived."""
     timer: asyncio.TimerHandle | None = None
     """Runs out at the deadline of a request whose body comes in pieces."""
-
-    @property
-    def identifiers(self) -> Mapping[bytes, bytes]:
-        """Fields of the header that differ in each request, by name."""
-        return NO_FIELDS if self.match is None else self.match.identifiers
-
-    @property
-    def route(self) -> str:
-        """The route's name in metrics."""
-        if self.plan is not None:
-            return self.plan.answer.route
-        assert self.match is not None, "a body without a plan has the match of its header"
-        return self.match.header.target.decode()

@@ -16,7 +16,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from service.batching.run import Run
 from service.inference.handler import InferenceHandler
 from service.lifecycle import Lifecycle
-from service.observability.request_log import Record
+from service.observability.request_log import Record, RequestLog
 from service.oip.state import OipState
 from service.planned.planner import Planner
 from service.server.app import build_app
@@ -70,16 +70,16 @@ class CountingPool(SlabPool):
         super().give_back(memory)
 
 
-class RecordingRequests(PlannedRequests):
-    """Keeps the records of planned requests."""
+class RecordingLog(RequestLog):
+    """Keeps the records of planned requests, which are recorded together."""
 
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
+    def __init__(self, log: RequestLog) -> None:
+        self._log = log
         self.records: list[Record] = []
 
-    def record(self, record: Record) -> None:
-        self.records.append(record)
-        super().record(record)
+    def record_all(self, records: Sequence[Record]) -> None:
+        self.records += records
+        self._log.record_all(records)
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,8 @@ class Running:
     server: Server
     handler: InferenceHandler
     lifecycle: Lifecycle
-    planned: RecordingRequests
+    planned: PlannedRequests
+    log: RecordingLog
 
     @property
     def address(self) -> tuple[str, int]:
@@ -103,7 +104,7 @@ class Running:
     @property
     def statuses(self) -> list[int | str]:
         """Statuses of all planned requests so far."""
-        return [record.status for record in self.planned.records]
+        return [record.status for record in (*self.log.records, *self.planned._records)]
 
     @property
     def num_slabs(self) -> int:
@@ -151,13 +152,14 @@ async def running(protocol: str = "planned", **settings: Any) -> AsyncIterator[R
     handler, device_threads = build_service(chosen, lifecycle)
     state = OipState(handler, lifecycle)
     app = build_app(state, device_threads)
-    planned = RecordingRequests(
+    log = RecordingLog(app.request_log)
+    planned = PlannedRequests(
         Planner(state),
         CountingPool(2**26, handler.buffer_pool),
         handler.batcher,
         handler.admission,
         lifecycle,
-        app.request_log,
+        log,
     )
     limits = connection_limits(chosen)
     protocols = {
@@ -185,7 +187,7 @@ async def running(protocol: str = "planned", **settings: Any) -> AsyncIterator[R
         await server.startup()
         await server.on_tick(0)  # sets the date
         try:
-            yield Running(server, handler, lifecycle, planned)
+            yield Running(server, handler, lifecycle, planned, log)
         finally:
             lifecycle.drain()
             server.force_exit = True

@@ -73,6 +73,6 @@ async def test_a_request_whose_identifiers_are_its_own():
             answer = await client.ask(exchange.request)
             assert (answer.status, answer.body) == (200, exchange.body)
             assert answer.fields["x-request-id"] == f"mine-{number}"
-            assert service.planned.records[-1].headers[b"traceparent"] == trace.encode()
+            assert service.log.records[-1].headers[b"traceparent"] == trace.encode()
         client.leave()
         assert service.statuses == [200] * 5

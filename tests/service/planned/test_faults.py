@@ -41,7 +41,7 @@ async def test_a_client_leaves_while_it_sends(at: int, is_planned: bool):
         assert (service.charged_bytes > 0) == (at >= END + 300)
         client.leave()
         await until(lambda: not service.connections)
-        assert service.statuses == [200] * is_planned + [499]
+        await until(lambda: service.statuses == [200] * is_planned + [499])
 
 
 async def test_a_client_leaves_in_a_header():
@@ -65,7 +65,7 @@ async def test_a_client_leaves_the_queue():
         await until(lambda: service.num_waiting == 3)
         clients[1].leave()
         await until(lambda: service.num_waiting == 2)
-        assert service.statuses == [499]
+        await until(lambda: service.statuses == [499])
         assert service.num_slabs == 2, "its memory is free at once"
         service.release()
         for client in (clients[0], clients[2]):
@@ -103,7 +103,7 @@ async def test_a_client_leaves_before_it_reads(is_reset: bool):
         assert service.charged_bytes > 0
         client.reset() if is_reset else client.leave()
         await until(lambda: not service.connections)
-        assert set(service.statuses) <= {200, 499}
+        assert set(service.statuses) == {200}
 
 
 async def test_clients_that_read_slowly():
@@ -114,12 +114,9 @@ async def test_clients_that_read_slowly():
             client.writer.transport.pause_reading()
             client.writer.write(LARGE.request * 5)
         await until(lambda: sum(map(_waits, service.connections)) == 16)
-        assert (
-            service.charged_bytes
-            == 16 * 2 * len(LARGE.body) + 16 * (len(LARGE.request) - len(LARGE.body) - END)
-            or service.charged_bytes > 16 * 2 * 2**20
-        )
-        assert service.num_slabs <= 32
+        charge = len(LARGE.request) - LARGE.request.index(b"\r\n\r\n") - 4 + 2**20
+        assert service.charged_bytes == 16 * charge, "of body and answer"
+        assert service.num_slabs == 16
         for client in clients:
             client.writer.transport.resume_reading()
             for _ in range(5):

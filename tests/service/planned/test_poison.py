@@ -14,7 +14,7 @@ from tests.service.planned.requests import (
     post,
     rotation,
 )
-from tests.service.planned.servers import running, until
+from tests.service.planned.servers import running, settled, until
 
 NUM_CALLS = 16
 
@@ -62,6 +62,7 @@ async def test_one_in_a_full_batch(name: str):
         assert poisoned.lasting[1:] == expected.lasting[1:]
         for answer, other in zip(answers, others, strict=True):
             assert (answer.status, answer.body) == (200, other.body)
+        await settled(service)
         assert sorted(service.statuses) == sorted([200] * (NUM_CALLS - 1) + [expected.status])
         for client in clients:
             client.leave()
