@@ -5,6 +5,7 @@ result or exception, and nothing polls. This file knows neither tensors nor HTTP
 """
 
 import asyncio
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -20,6 +21,8 @@ from service.batching.call_queue import C, Entry, FutureEntry, R, next_batch
 from service.batching.run import Completed, Run
 from service.errors import DeviceLost, DeviceStuck, Expired, Overloaded, ShuttingDown, TimedOut
 from service.observability.metrics import Metrics, observe_all
+
+log = logging.getLogger("rope.failures")
 
 CloseReason = type[ShuttingDown] | type[DeviceLost] | type[DeviceStuck]
 """Why the batcher accepts no more calls."""
@@ -106,6 +109,7 @@ class Batcher(Generic[C, R]):
         queue = self._queue
         if len(queue) >= self.max_queue_calls:
             raise Overloaded(f"{len(queue)} calls are waiting already")
+        entry.enqueued = time.monotonic()
         index = len(queue)
         while index and queue[index - 1].arrived > entry.arrived:
             index -= 1
@@ -226,13 +230,18 @@ class Batcher(Generic[C, R]):
             num_calls = len(run.results)
             for result in run.results:
                 entry = next(entries)
-                queue_s = started - entry.arrived
+                queue_s = started - entry.enqueued
                 waits.append(queue_s)
                 num_tokens += entry.call.num_tokens
+                outcome: Completed[R] | Exception
                 if isinstance(result, Exception):
-                    entry.resolve(result)
+                    outcome = result
                 else:
-                    entry.resolve(Completed(result, queue_s, run.copy_s, run.compute_s, num_calls))
+                    outcome = Completed(result, queue_s, run.copy_s, run.compute_s, num_calls)
+                try:
+                    entry.resolve(outcome)
+                except Exception:  # the batch has others, which must have their outcomes
+                    log.exception("an outcome could not be delivered")
         observe_all(metrics.queue_seconds, waits)
         metrics.batch_requests.observe(len(batch))
         metrics.batch_tokens.observe(num_tokens)

@@ -46,11 +46,14 @@ class Entry(Generic[C, R]):
     deadline: float
     """Time of `time.monotonic` after which the call fails with TimedOut."""
 
+    enqueued: float = field(default=0.0, init=False)
+    """Time of `time.monotonic` when the call was put into the queue."""
+
     timer: asyncio.TimerHandle | None = field(default=None, init=False)
     """Runs out at the deadline. None for a call that has not had to wait."""
 
     def resolve(self, outcome: Completed[R] | Exception) -> None:
-        """Set the result or the exception of the call. The first outcome counts."""
+        """Set the result or the exception of the call. The first outcome counts. Raises nothing."""
         raise NotImplementedError
 
     def on_wait(self) -> None:

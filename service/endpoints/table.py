@@ -68,6 +68,11 @@ class Endpoint(Generic[P]):
     """Whether `build` may run too long for the event loop."""
 
     @cached_property
+    def operation(self) -> str:
+        """Name of the operation in metrics."""
+        return self.path.removeprefix("/v1/")
+
+    @cached_property
     def names(self) -> frozenset[str]:
         """Names of all tensors that a message may have."""
         return frozenset((*self.required, *self.optional))

@@ -122,7 +122,7 @@ class InferenceHandler:
         result = completed.result
         backend = "" if isinstance(result, Table) else result.backend
         if backend:
-            self.metrics.backend_calls(endpoint.path.removeprefix("/v1/"), backend).inc()
+            self.metrics.backend_calls(endpoint.operation, backend).inc()
         return Served(table.write(result, prepared.warnings), num_bytes, completed, backend)
 
     def deadline(self, timeout_s: float | None) -> float:

@@ -27,6 +27,8 @@ class Record(NamedTuple):
     """From the request's header to the end of its answer."""
     headers: Mapping[bytes, bytes]
     """Of the request; `traceparent` is read."""
+    backend_call: tuple[str, str] | None = None
+    """Operation and backend of a call that was computed, where nothing else counts it."""
 
 
 class RequestLog:
@@ -74,6 +76,8 @@ class RequestLog:
         seconds = defaultdict(list)
         for record in records:
             seconds[record.route, record.status].append(record.seconds)
+            if record.backend_call is not None:
+                self._metrics.backend_calls(*record.backend_call).inc()
         for labels, values in seconds.items():
             counter, histogram = self._labelled(*labels)
             counter.inc(len(values))

@@ -62,6 +62,7 @@ def make_plan(
         charge_bytes=num_body_bytes + answer_bytes,
         job=job,
         operation=type(call),
+        operation_name=endpoint.operation,
         runner=runner,
         spans=spans,
         fields=_unchecked_fields(call, message),

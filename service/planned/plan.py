@@ -99,6 +99,8 @@ class Plan:
     """Costs and keys of each call. Its own call has no numbers."""
 
     operation: type[Call]
+    operation_name: str
+    """Name of the operation in metrics."""
     runner: Runner | None
     """Runs batches of calls of one kind; None: they are run as all others."""
 
@@ -178,6 +180,8 @@ class PlannedEntry(Entry[Any, Any]):
     """Fields of the header that differ in each request, by name: `traceparent`."""
 
     is_answered: bool = field(default=False, init=False)
+    backend_call: tuple[str, str] | None = field(default=None, init=False)
+    """Operation and backend, once the call is computed."""
 
     def resolve(self, outcome: Completed[Any] | Exception) -> None:
         """Answer the request, unless it is answered."""

@@ -251,8 +251,10 @@ class Connection(asyncio.BufferedProtocol):
             log.exception("an answer could not be sent")
             transport.abort()
             status, is_sent = CLIENT_LEFT, True
-        if statistics is not None and not isinstance(outcome, Exception):
-            statistics.add_success(outcome, entry.arrived, started)
+        if not isinstance(outcome, Exception):
+            entry.backend_call = entry.call.plan.operation_name, outcome.result.backend
+            if statistics is not None:
+                statistics.add_success(outcome, entry.arrived, started)
         self._status = status
         if is_sent:
             self._finish(entry)

@@ -153,8 +153,7 @@ class PlannedInfer:
                 outcome = model.with_input_name(outcome)
             rpc.finish(None, *status_of(outcome))
             return
-        operation = model.endpoint.path.removeprefix("/v1/")
-        self._handler.metrics.backend_calls(operation, outcome.result.backend).inc()
+        self._handler.metrics.backend_calls(plan.operation_name, outcome.result.backend).inc()
         raw = answer_parts(outcome.result)
         rpc.finish(
             b"".join(join_response(plan.answer.preamble, entry.request_id, raw)), StatusCode.OK
