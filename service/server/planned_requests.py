@@ -14,7 +14,7 @@ from service.asgi.middleware import CLIENT_LEFT
 from service.batching.admission import Admission
 from service.batching.batcher import Batcher
 from service.batching.run import Completed
-from service.errors import ServiceError
+from service.errors import ClientLeft, ServiceError
 from service.lifecycle import Lifecycle
 from service.observability import ids
 from service.observability.request_log import Record, RequestLog
@@ -194,6 +194,8 @@ class PlannedRequests:
 
     def record_left(self, match: Match | None, plan: Plan | None, arrived: float) -> None:
         """Record a request whose client left before its body was complete."""
+        if plan is not None and plan.answer.statistics is not None:
+            plan.answer.statistics.add_failure(ClientLeft(), arrived)
         if match is None:
             assert plan is not None, "a request has a plan or a match"
             self.record(plan.answer.route, self.new_id(), CLIENT_LEFT, arrived, NO_FIELDS)
