@@ -277,7 +277,9 @@ class Connection(asyncio.BufferedProtocol):
         planned.admission.charged_bytes -= entry.charged_bytes
         self._server_state.total_requests += 1
         route = entry.call.plan.answer.route
-        planned.record(route, entry.request_id, status, entry.arrived, entry.header)
+        planned.record(
+            *(route, entry.request_id, status, entry.arrived, entry.header, entry.backend_call)
+        )
         if transport.is_closing():
             return
         if self._closes:

@@ -185,12 +185,15 @@ class PlannedRequests:
         status: int,
         arrived: float,
         fields: Mapping[bytes, bytes],
+        backend_call: tuple[str, str] | None = None,
     ) -> None:
         """Record an answered request, with all others of this iteration of the event loop."""
         if not self._records:
             asyncio.get_running_loop().call_soon(self._flush_records)
         seconds = time.monotonic() - arrived
-        self._records.append(Record(request_id, "POST", route, route, status, seconds, fields))
+        self._records.append(
+            Record(request_id, "POST", route, route, status, seconds, fields, backend_call)
+        )
 
     def record_left(self, match: Match | None, plan: Plan | None, arrived: float) -> None:
         """Record a request whose client left before its body was complete."""

@@ -314,3 +314,26 @@ async def test_each_call_gets_its_own_result_under_random_traffic(run, max_infli
         assert isinstance(result, ValueError) if value < 0 else result == 2 * value
     good = [value for batch in run.runs if min(batch) >= 0 for value in batch]
     assert sorted(good) == sorted(value for value in values if value >= 0), "each succeeds once"
+
+
+async def test_an_outcome_that_cannot_be_delivered_harms_no_other_call(run, monkeypatch):
+    async with batching(run, inline=True) as calls:
+        broken, beside = calls.submit(1), calls.submit(2)
+        resolve = FutureEntry.resolve
+
+        def fail_once(entry, outcome):
+            if entry is broken:
+                raise ValueError("a failure of the entry")
+            resolve(entry, outcome)
+
+        monkeypatch.setattr(FutureEntry, "resolve", fail_once)
+        assert (await beside.future).result == 4
+        monkeypatch.undo()
+        broken.future.cancel()
+
+
+async def test_the_wait_begins_in_the_queue_and_not_with_the_header(run):
+    async with batching(run, inline=True) as calls:
+        entry = calls.submit(1)
+        entry.arrived -= 60
+        assert (await entry.future).queue_s < 30

@@ -22,8 +22,9 @@ import pytest
 from tests.conftest import ROOT
 from tests.service.outside import Outside, whole_service
 
-MAX_CALLS, MAX_FUNCTIONS = 86, 73
-"""Bounds: 82 and 69 today, with some slack. The goal of the redesign is 90 and 60."""
+MAX_CALLS, MAX_FUNCTIONS = 93, 75
+"""Bounds of the ordinary way. Five calls record metrics that prometheus_client recorded before, and
+four find the compiled rotation."""
 
 OURS = (f"{ROOT / 'service'}/", f"{ROOT / 'rope_core'}/")
 HEAD = [float(n % 7) for n in range(64)]

@@ -176,6 +176,11 @@ async def test_lines_and_counters(monkeypatch: pytest.MonkeyPatch):
             for route in ("/v1/rotate", "/v1/attention")
         )
         assert observed == counted.total()
+        computed = sum(
+            service.metric("rope_backend_calls_total", operation=operation, backend=backend)
+            for operation, backend in (("rotate", "eager"), ("attention", "sdpa"))
+        )
+        assert computed == counted[200]
 
 
 @pytest.mark.parametrize("name", UVICORNS)
