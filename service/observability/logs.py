@@ -31,13 +31,11 @@ def write(lines: Iterable[str]) -> None:
 
     A pipe may divide a longer text than PIPE_BUF, or mix it with that of another thread.
     """
-    output, text = sys.stdout.fileno(), b""
-    for line in lines:
-        part = line.encode()
-        if len(text) + len(part) > select.PIPE_BUF:
-            os.write(output, text)
-            text = b""
-        text += part
+    output, text = sys.stdout.fileno(), "".join(lines).encode()
+    while len(text) > select.PIPE_BUF:
+        end = text.rfind(b"\n", 0, select.PIPE_BUF) + 1 or len(text)
+        os.write(output, text[:end])
+        text = text[end:]
     if text:
         os.write(output, text)
 

@@ -87,23 +87,18 @@ class RequestLog:
             if backend_call is not None:
                 self._metrics.backend_calls(*backend_call).inc(len(values))
         if self._logged:
-            now = time.time()
-            logs.write(
-                [_line(record, now) for record in records if record.route not in self._quiet]
-            )
+            now = f'{{"time":{time.time()!r},"level":"info","message":"request","request_id":"'
+            logs.write([now + _line(r) for r in records if r.route not in self._quiet])
 
     def _label(self, route: str, status: int | str) -> tuple[Counter, Histogram]:
         metrics = self._metrics
         return metrics.requests.labels(route, str(status)), metrics.request_seconds.labels(route)
 
 
-def _line(record: Record, now: float) -> str:
+def _line(record: Record) -> str:
+    """Return the line of a request, from its identifier on."""
     request_id, method, path, _, status, seconds, headers, _ = record
-    fields = _constant_fields(method, path, status)
-    line = (
-        f'{{"time":{now!r},"level":"info","message":"request","request_id":"{request_id}",'
-        f'{fields},"ms":{seconds * 1e3:.3f}'
-    )
+    line = f'{request_id}",{_constant_fields(method, path, status)},"ms":{seconds * 1e3:.3f}'
     if b"traceparent" in headers:
         line += f',"trace_id":{orjson.dumps(ids.trace_id(headers)).decode()}'
     return line + "}\n"
