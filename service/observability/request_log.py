@@ -6,10 +6,11 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import orjson
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter
 
 from service.observability import ids, logs
-from service.observability.metrics import Metrics, observe_all
+from service.observability.histogram import Histogram
+from service.observability.metrics import Metrics
 
 
 class Record(NamedTuple):
@@ -83,7 +84,7 @@ class RequestLog:
         for (route, status, backend_call), values in seconds.items():
             counter, histogram = self._labelled(route, status)
             counter.inc(len(values))
-            observe_all(histogram, values)
+            histogram.observe_all(values)
             if backend_call is not None:
                 self._metrics.backend_calls(*backend_call).inc(len(values))
         if self._logged:
