@@ -4,7 +4,7 @@ import logging
 import os
 import select
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import orjson
 
@@ -24,6 +24,11 @@ class JsonFormatter(logging.Formatter):
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return orjson.dumps(line, default=str).decode()
+
+
+def render_fields(fields: Mapping[str, object]) -> str:
+    """Return fields of a line: a JSON object without its braces."""
+    return orjson.dumps(fields)[1:-1].decode()
 
 
 def write(lines: Iterable[str]) -> None:

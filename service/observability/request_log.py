@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-import orjson
 from prometheus_client import Counter
 
 from service.observability import ids, logs
@@ -101,12 +100,11 @@ def _line(record: Record) -> str:
     request_id, method, path, _, status, seconds, headers, _ = record
     line = f'{request_id}",{_constant_fields(method, path, status)},"ms":{seconds * 1e3:.3f}'
     if b"traceparent" in headers:
-        line += f',"trace_id":{orjson.dumps(ids.trace_id(headers)).decode()}'
+        line += "," + logs.render_fields({"trace_id": ids.trace_id(headers)})
     return line + "}\n"
 
 
 @lru_cache(maxsize=512)
 def _constant_fields(method: str, path: str, status: int | str) -> str:
-    """Return fields of a line that are equal in those of many requests, as JSON without braces."""
-    fields = {"method": method, "path": path[:128], "status": status}
-    return orjson.dumps(fields)[1:-1].decode()
+    """Return the fields that are equal in the lines of many requests."""
+    return logs.render_fields({"method": method, "path": path[:128], "status": status})
