@@ -37,6 +37,6 @@ class Histogram(prometheus_client.Histogram):
     def _child_samples(self) -> Iterator[Sample]:
         counts = [*accumulate(self._counts, initial=0.0)][1:]
         for bound, count in zip(self._upper_bounds, counts, strict=True):
-            yield Sample("_bucket", {"le": floatToGoString(bound)}, count)
+            yield Sample("_bucket", {"le": floatToGoString(bound)}, count)  # type: ignore[no-untyped-call]
         yield Sample("_count", {}, counts[-1])
         yield Sample("_sum", {}, self._total)
