@@ -88,6 +88,7 @@ def attention_runner(call: Attend, spans: Sequence[TensorSpan]) -> AttentionRunn
         and all(span.num_bytes for span in spans)
         and by_name["positions"].dtype is torch.int64
         and torch.Size(by_name["positions"].shape).numel() == num_rows * num_tokens
+        and call.q_index is None  # it may come from parameters
         and not rope.whole_positions
         and rope.values == "kept"
         and call.v.shape[-1] == q.shape[-1]
