@@ -13,7 +13,7 @@ MAX_HEADER_BYTES = 2**12
 """Longest header that has a plan."""
 
 _IDENTIFIER = re.compile(
-    rb"\r\n(x-request-id|traceparent|tracestate):[ \t]*([\w.,:=@/+*-]{0,512})[ \t]*(?=\r\n)",
+    rb"(?<=[^\r\n])\r\n(x-request-id|traceparent|tracestate):[ \t]*([\w.,:=@/+*-]{0,512})(?=\r\n)",
     re.IGNORECASE,
 )
 MAX_IDENTIFIERS = 3

@@ -164,6 +164,8 @@ def headers() -> Iterator[bytes]:
     yield header.replace(b"host: x\r\n", b"") + b"\r\n\r\n" + body
     yield header.replace(b"\r\n", b"\n") + b"\n\n" + body
     yield b"\r\n\r\n" + KNOWN
+    yield b"\r\nX-Request-Id: a\r\n" + KNOWN  # a field before the request line
+    yield b"\n\r\ntraceparent: a\r\n" + KNOWN
 
 
 STREAMS = {

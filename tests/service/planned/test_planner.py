@@ -258,6 +258,20 @@ def test_headers_with_wrong_bytes_have_no_plan():
     assert without_identifiers(head) == (head, {})
 
 
+@pytest.mark.parametrize("line", [b"x-request-id: a ", b"x-request-id: a\t", b"traceparent: a "])
+def test_an_identifier_ends_where_its_line_ends(line):
+    """Other servers keep the space, and then the value is no identifier."""
+    head = post("/v1/rotate", b"")
+    assert without_identifiers(head[:-2] + line.strip() + b"\r\n\r\n") is not None
+    assert without_identifiers(head[:-2] + line + b"\r\n\r\n") is None
+
+
+@pytest.mark.parametrize("start", [b"", b"\r\n", b"\n\r\n"])
+def test_an_identifier_before_the_request_line_stays(start):
+    text = start + b"x-request-id: a\r\n" + post("/v1/rotate", b"")
+    assert without_identifiers(text) in (None, (text, {}))
+
+
 def test_a_request_with_wrong_numbers_leaves_the_plan_to_the_next_one(planner):
     wrong = v1({"q": torch.zeros(3, 1, 8), "cu_seqlens": torch.tensor([0, 4])})
     right = v1({"q": torch.zeros(3, 1, 8), "cu_seqlens": torch.tensor([0, 3])})
