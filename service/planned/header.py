@@ -69,6 +69,7 @@ def parse(text: bytes, limits: HeaderLimits) -> Header | None:
         num_parsed < len(text)
         or header.method != "POST"
         or header.version != "1.1"
+        or not header.keep_alive  # which Proxy-Connection decides as well
         or len(fields) != len(header.fields)
         or not _HOST.fullmatch(fields[b"host"])
         or fields.get(b"connection", b"keep-alive").lower() != b"keep-alive"

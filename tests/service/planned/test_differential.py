@@ -136,6 +136,7 @@ def headers() -> Iterator[bytes]:
         b"Expect: 100-continue",
         b"Connection: close",
         b"Connection: keep-alive",
+        b"Proxy-Connection: close",
         b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAA",
         b"Host: y",
         b"Content-Length: 3",
