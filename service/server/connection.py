@@ -235,7 +235,7 @@ class Connection(asyncio.BufferedProtocol):
     def _answer(self, entry: PlannedEntry, outcome: Completed[Any] | Exception) -> None:
         """Send the answer of a request."""
         transport, planned, started = self._transport, self._planned, time.monotonic()
-        statistics = entry.call.plan.answer.statistics
+        statistics = entry.call.plan.answer_format.statistics
         if statistics is not None and isinstance(outcome, Exception):
             statistics.add_failure(outcome, entry.arrived)
         if transport.is_closing():
@@ -276,9 +276,9 @@ class Connection(asyncio.BufferedProtocol):
         status, self._status, self._entry = self._status, 0, None
         planned.admission.charged_bytes -= entry.charged_bytes
         self._server_state.total_requests += 1
-        route = entry.call.plan.answer.route
+        route = entry.call.plan.answer_format.route
         planned.record(
-            *(route, entry.request_id, status, entry.arrived, entry.header, entry.backend_call)
+            *(route, entry.request_id, status, entry.arrived, entry.identifiers, entry.backend_call)
         )
         if transport.is_closing():
             return

@@ -188,7 +188,7 @@ async def test_a_failure_of_the_planned_way(name: str, monkeypatch: pytest.Monke
                 patch.setattr(
                     owner,
                     name,
-                    lambda entry: fail() if hasattr(entry, "answer") else enqueue(entry),
+                    lambda entry: fail() if hasattr(entry, "send_answer") else enqueue(entry),
                 )
             else:
                 patch.setattr(owner, name, fail)

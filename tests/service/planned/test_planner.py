@@ -207,17 +207,17 @@ def test_the_answer_of_a_plan_is_that_of_the_ordinary_way(planner, message_id):
         plan = plan_of(planner, data)
         body = memoryview(bytearray(data[-plan.num_bytes :]))
         result = rotate(plan.build_call(body))
-        fields, preamble = plan.answer.fields, plan.answer.preamble
+        header_lines, preamble = plan.answer_format.header_lines, plan.answer_format.preamble
         if b'"id"' in data:
-            fields, preamble = plan.answer.with_id(message_id.encode())
+            header_lines, preamble = plan.answer_format.with_id(message_id.encode())
         tensors = b"".join(x.numpy().tobytes() for x in tensor_fields(result).values())
-        assert b"content-length: %d\r\n" % len(preamble + tensors) in fields
-        if plan.answer.route.startswith("/v1"):
+        assert b"content-length: %d\r\n" % len(preamble + tensors) in header_lines
+        if plan.answer_format.route.startswith("/v1"):
             message, _ = safetensors_codec.decode(preamble + tensors)
             assert torch.equal(message.tensors["q"], result.q)
             continue
         document = orjson.loads(preamble)
-        assert b"inference-header-content-length: %d\r\n" % len(preamble) in fields
+        assert b"inference-header-content-length: %d\r\n" % len(preamble) in header_lines
         assert document.get("id") == message_id
         (output,) = document["outputs"]
         assert output["parameters"] == {"binary_data_size": len(tensors)}
