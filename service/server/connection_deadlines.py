@@ -1,8 +1,8 @@
 """Deadlines of connections: slow requests, idle connections, and answers that nobody reads.
 
-One timer serves all connections, and none runs while no connection has a deadline. A connection is
-looked at when its deadline may have passed, and its deadline is computed then: what it receives or
-sends before costs nothing here.
+One timer serves all connections, and none runs while no connection has a deadline. A
+connection is looked at when its deadline may have passed, and only then its deadline is computed:
+what the connection receives and sends meanwhile costs nothing here.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ CLOSING_S = 2.0
 """Seconds that a client gets to read the last answer before its connection is reset."""
 
 LOOKS_PER_STALL = 4
-"""How often a connection is looked at within the time that its client may read nothing."""
+"""How often a connection is looked at within `write_stall_s`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +54,11 @@ class Phase(Enum):
 
 
 class Pending(NamedTuple):
-    """What a connection waits for, and what came of it."""
+    """What a connection waits for, and how much of it has come."""
 
     phase: Phase
     since: float
+    """Time of `Deadlines.time` when the phase began."""
     num_bytes: int = 0
     """Received bytes of the body."""
 
@@ -134,13 +135,13 @@ class Deadlines:
         return pending.since + allowed_s
 
     def add(self, watch: "Watch", tick: int) -> None:
-        """Look at a connection at a tick."""
+        """Look at a connection at `tick`, a multiple of TICK_S."""
         self._watches.setdefault(tick, {})[watch] = None
         if self._handle is None or tick < self._armed_tick:
             self._arm(tick)
 
     def remove(self, watch: "Watch", tick: int) -> None:
-        """Do not look at a connection at a tick."""
+        """Undo `add`."""
         watches = self._watches[tick]
         del watches[watch]
         if not watches:
@@ -210,13 +211,13 @@ class Watch:
         if when < self._look_at:
             self._look_by(when)
 
-    def check(self) -> None:
-        """Look at the connection when its deadline has passed: it waits for something new."""
+    def schedule(self) -> None:
+        """Look at the connection at its deadline; called when it waits for something new."""
         pending = self._connection.pending()
         if pending is not None:
             self._look_by(self._deadlines.due(pending))
 
-    def check_writing(self) -> None:
+    def schedule_writing(self) -> None:
         """Look at the connection soon if a part of an answer waits to be sent."""
         if self._transport.get_write_buffer_size():
             self._look_by(self._deadlines.time() + self._look_s)
@@ -237,7 +238,7 @@ class Watch:
         self._tick, self._look_at = None, -math.inf
 
     def look(self, now: float) -> None:
-        """End what has waited for too long."""
+        """Close the connection or refuse its request if it has waited for too long."""
         self._tick, self._look_at = None, math.inf
         if self._is_stalled(now):
             self._reset()
@@ -246,7 +247,7 @@ class Watch:
         if pending is not None and self._deadlines.due(pending) <= now:
             self._expire(pending.phase)
         else:
-            self.check()
+            self.schedule()
 
     @property
     def _look_s(self) -> float:
@@ -278,7 +279,7 @@ class Watch:
         self._transport.abort()
 
     def _is_stalled(self, now: float) -> bool:
-        """Return whether the client has read nothing for too long of what waits for it."""
+        """Return whether an answer waits and the client has read nothing for too long."""
         if not self._transport.get_write_buffer_size():
             self._unread = None
             return False

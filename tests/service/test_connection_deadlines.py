@@ -90,7 +90,7 @@ class Connection:
         """Phase and time; None: for nothing; True: for a request."""
         self.num_bytes = 0
         self.watch = deadlines.watch(self, self.transport)
-        self.watch.check()
+        self.watch.schedule()
 
     @property
     def events(self) -> list[str]:
@@ -98,7 +98,7 @@ class Connection:
 
     def wait_for(self, phase: Phase) -> None:
         self.waits, self.num_bytes = (phase, self._clock.now), 0
-        self.watch.check()
+        self.watch.schedule()
 
     def pending(self) -> Pending | None:
         if self.waits is True:
