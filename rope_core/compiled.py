@@ -26,10 +26,10 @@ def extension() -> ModuleType | None:
         from rope_core import _rotary
     except ImportError:
         return None
-    return _rotary if _equals_torch(_rotary) else None
+    return _rotary if _is_equal(_rotary) else None
 
 
-def _equals_torch(module: ModuleType) -> bool:
+def _is_equal(module: ModuleType) -> bool:
     """Tell whether the extension gives the bits of torch, in whole vectors and behind them."""
     generator = torch.Generator().manual_seed(0)
     num_tokens, num_heads, num_pairs = 3, 2, 45

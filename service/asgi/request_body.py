@@ -52,7 +52,7 @@ class ChunkedBody:
         self._num_framing_bytes = 0
 
     def is_short(self, _num_bytes: int) -> bool:
-        """Return whether little is left: the length of the rest is not known."""
+        """Return whether all bytes were read: how many are left is not known."""
         return self.is_complete
 
     def feed(self, data: bytes, start: int, body: bytearray) -> int:

@@ -59,8 +59,7 @@ class OipRoute:
     def parse(self, description: bytes, tensors: memoryview) -> ParsedRequest | None:
         """Return the message of a request, and the format of its answers.
 
-        None: not all inputs are views of the body, or the outputs are not the first ones of the
-        model, in their order and as bytes.
+        None: `queue_s` limits its wait, or `RequestParser.has_plain_tensors` is false.
 
         Raises:
             ServiceError, RopeError: the request is not valid.
@@ -68,15 +67,7 @@ class OipRoute:
         model, parser = self._model, self._parser
         request = codec.decode_parts(model, parser, description, tensors)
         plan = request.plan
-        are_views = parser.header_cache.get(model.name, description) is not None
-        outputs = [*plan.outputs]
-        names = [slot.name for slot in model.outputs]
-        if (
-            not are_views
-            or not plan.is_binary
-            or plan.queue_s is not None
-            or outputs != names[: len(outputs)]  # the result has these, in this order
-        ):
+        if plan.queue_s is not None or not parser.has_plain_tensors(model, description, plan):
             return None
         return ParsedRequest(request.message, partial(self._answer_format, plan))
 

@@ -250,7 +250,7 @@ class Connection(asyncio.BufferedProtocol):
         try:
             status, parts = render_answer(planned, entry, outcome, headers, closes=closes)
             is_sent = send(transport, self._fd, parts)
-        except Exception:  # the batch has others, which must have their answers
+        except Exception:  # the other requests of the batch must get their answers
             log.exception("an answer could not be sent")
             transport.abort()
             status, is_sent = CLIENT_LEFT, True

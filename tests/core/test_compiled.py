@@ -308,10 +308,10 @@ def test_the_library_answers_the_same_without_the_extension(
 
 def test_an_extension_with_other_answers_is_not_used():
     real = compiled.extension()
-    assert compiled._equals_torch(real)
-    assert not compiled._equals_torch(SimpleNamespace(rotate=lambda *args: 0.0))
+    assert compiled._is_equal(real)
+    assert not compiled._is_equal(SimpleNamespace(rotate=lambda *args: 0.0))
     off = SimpleNamespace(rotate=lambda *args: real.rotate(*args[:9], not args[9], *args[10:]))
-    assert not compiled._equals_torch(off)
+    assert not compiled._is_equal(off)
 
 
 @pytest.mark.parametrize(

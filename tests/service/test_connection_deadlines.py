@@ -255,7 +255,7 @@ def test_idle_connections_cost_one_look_each(clock, deadlines):
     assert not any(connection.events for connection in connections)
 
 
-def test_a_busy_loop_reads_before_it_looks(clock, deadlines, connection):
+def test_a_busy_loop_reads_before_it_looks(clock, connection):
     """The client sent in time, but nothing was read: a late timer waits for one more turn."""
     connection.wait_for(Phase.HEADER)
     ((_, sweep),) = clock.timers.values()

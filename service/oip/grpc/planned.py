@@ -195,16 +195,9 @@ class PlannedInfer:
         parsed = codec.parse(split)
         model = model_of(parsed.message.model_name, parsed.message.model_version)
         request = codec.decode(model, self._parser, parsed)
-        infer_plan = request.plan
-        are_views = self._parser.header_cache.get(model.name, split.header) is not None
-        names = [slot.name for slot in model.outputs]
-        outputs = [*infer_plan.outputs]
-        if (
-            not are_views
-            or not infer_plan.is_binary
-            or infer_plan.queue_s is not None
-            or outputs != names[: len(outputs)]  # the result has these, in this order
-        ):
+        infer_plan, parser = request.plan, self._parser
+        is_plain = parser.has_plain_tensors(model, split.header, infer_plan)
+        if infer_plan.queue_s is not None or not is_plain:
             return None
         parsed_request = ParsedRequest(
             request.message, partial(self._answer_format, model, infer_plan)
