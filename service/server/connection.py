@@ -281,7 +281,7 @@ class Connection(asyncio.BufferedProtocol):
         self._server_state.total_requests += 1
         route = entry.call.plan.answer_format.route
         planned.record(
-            *(route, entry.request_id, status, entry.arrived, entry.identifiers, entry.backend_call)
+            route, entry.request_id, status, entry.arrived, entry.identifiers, entry.backend_call
         )
         if transport.is_closing():
             return

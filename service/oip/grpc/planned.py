@@ -146,7 +146,7 @@ class PlannedInfer:
 
     def answer(self, entry: RpcEntry, outcome: Completed[Any] | Exception) -> None:
         """Send the answer of a request."""
-        write_started = time.perf_counter()
+        write_started = time.monotonic()
         plan, model, rpc = entry.call.plan, entry.model, entry.rpc
         statistics = self._statistics[model.name]
         if isinstance(outcome, Exception):
