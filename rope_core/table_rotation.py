@@ -18,7 +18,7 @@ from rope_core.frequencies import VARIANTS
 
 
 def has_table(rope: RopeConfig) -> bool:
-    """Tell whether a table of angles by position is all that a rotation needs beside q and k."""
+    """Tell whether a rotation needs nothing but q, k and a table of angles by position."""
     return (
         rope.layout in ("half", "interleaved")
         and (rope.rounding, rope.arithmetic, rope.blocks) == ("once", "float64", 1)

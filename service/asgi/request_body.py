@@ -5,7 +5,7 @@ import re
 from service.errors import BadRequest
 
 MAX_FRAMING_BYTES = 64 * 2**10
-"""Most bytes of chunk sizes, chunk extensions and trailers, beside half of the body's bytes."""
+"""Most bytes of sizes, extensions and trailers of chunks, plus half of the body's bytes."""
 
 _SIZE = re.compile(rb"([0-9A-Fa-f]{1,16})(;[\t\x20-\x7e\x80-\xff]*)?\r\n")
 _TRAILER = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e\x80-\xff]*\r\n")

@@ -34,9 +34,9 @@ class Timeouts:
     header_s: float = 5.0
     """From the first byte of a header to its end; also from connecting to the first byte."""
     body_s: float = 5.0
-    """From a header to the end of the body, beside the time that `min_body_rate` allows."""
+    """From a header to the end of the body, in addition to the time that `min_body_rate` allows."""
     min_body_rate: float = 64 * 2**10
-    """Bytes in a second of a body."""
+    """Bytes of a body in a second."""
     keep_alive_s: float = 75.0
     """From an answer to the next request."""
     write_stall_s: float = 10.0
