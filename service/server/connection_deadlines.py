@@ -73,20 +73,20 @@ class Watched(Protocol):
         """Refuse the request whose header or body arrives too slowly."""
 
 
-class Handle(Protocol):
-    """A timer that is set."""
+class Timer(Protocol):
+    """A call that a clock will make."""
 
     def cancel(self) -> None:
-        """Stop the timer."""
+        """Do not make the call."""
 
 
-class Timer(Protocol):
+class Clock(Protocol):
     """What deadlines need of an event loop."""
 
     def time(self) -> float:
         """Return the time in seconds."""
 
-    def call_at(self, when: float, callback: Callable[[], None], /) -> Handle:
+    def call_at(self, when: float, callback: Callable[[], None], /) -> Timer:
         """Call back at a time."""
 
 
@@ -95,18 +95,18 @@ class Deadlines:
 
     Args:
         timeouts: how long connections wait.
-        timer: returns the clock and its timers; called on the event loop.
+        clock: returns the clock; called on the event loop.
     """
 
     def __init__(
-        self, timeouts: Timeouts, timer: Callable[[], Timer] = asyncio.get_running_loop
+        self, timeouts: Timeouts, clock: Callable[[], Clock] = asyncio.get_running_loop
     ) -> None:
         self.timeouts = timeouts
-        self._find_timer = timer
-        self._timer: Timer | None = None
+        self._find_clock = clock
+        self._clock: Clock | None = None
         self._watches: dict[int, dict[Watch, None]] = {}
         """By the tick at which they are looked at."""
-        self._handle: Handle | None = None
+        self._timer: Timer | None = None
         self._armed_tick = 0
         self._is_late = False
 
@@ -116,9 +116,9 @@ class Deadlines:
 
     def time(self) -> float:
         """Return the time in seconds."""
-        if self._timer is None:
-            self._timer = self._find_timer()
-        return self._timer.time()
+        if self._clock is None:
+            self._clock = self._find_clock()
+        return self._clock.time()
 
     def due(self, pending: Pending) -> float:
         """Return when a connection has waited for too long."""
@@ -137,7 +137,7 @@ class Deadlines:
     def add(self, watch: "Watch", tick: int) -> None:
         """Look at a connection at `tick`, a multiple of TICK_S."""
         self._watches.setdefault(tick, {})[watch] = None
-        if self._handle is None or tick < self._armed_tick:
+        if self._timer is None or tick < self._armed_tick:
             self._arm(tick)
 
     def remove(self, watch: "Watch", tick: int) -> None:
@@ -146,20 +146,20 @@ class Deadlines:
         del watches[watch]
         if not watches:
             del self._watches[tick]
-        if not self._watches and self._handle is not None:
-            self._handle.cancel()
-            self._handle = None
+        if not self._watches and self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def _arm(self, tick: int) -> None:
-        if self._handle is not None:
-            self._handle.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
         self._armed_tick = tick
-        assert self._timer is not None, "every watch has read the time"
-        self._handle = self._timer.call_at(tick * TICK_S, self._sweep)
+        assert self._clock is not None, "every watch has read the time"
+        self._timer = self._clock.call_at(tick * TICK_S, self._sweep)
 
     def _sweep(self) -> None:
         """Look at the connections whose tick has come."""
-        self._handle = None
+        self._timer = None
         now = max(self.time(), self._armed_tick * TICK_S)  # a timer may fire a bit early
         if now - self._armed_tick * TICK_S > TICK_S and not self._is_late:
             self._is_late = True  # the loop was busy: read first what has arrived meanwhile
