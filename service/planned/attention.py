@@ -18,13 +18,13 @@ from service.wire.elements import view_as_bytes, view_as_tensor
 
 
 class AttentionRunner:
-    """Runs the calls of a plan by the steps of the library, without what only other forms need.
+    """Runs the calls of a plan by the steps of the library, without those of other forms.
 
     Args:
         call: the first call of the plan.
         table: the angles.
-        spans: of q `[B, S, H, D]` or `[T, H, D]`, of k and v likewise, and of int64 positions of
-            all tokens.
+        spans: of q `[B, S, H, D]` or `[T, H, D]`, k and v `[..., Hkv, D]`, and int64 positions, one
+            for each token.
     """
 
     batch_key: ClassVar[str] = "planned attention"
@@ -41,6 +41,7 @@ class AttentionRunner:
         self._scale = call.attention.scale or float(head_dim**-0.5)
         growth = max(1.0, MAX_GROWTH * abs(table.rope.attention_scaling))
         self._score_factor = growth**2 * head_dim * max(1.0, self._scale)
+        # [B, S, H, D]; packed tokens are one row
         self._shapes = [(1, *span.shape)[-4:] for span in (self._q, self._k, self._v)]
 
     @inference
@@ -51,20 +52,25 @@ class AttentionRunner:
         return Run(results, 0.0, time.perf_counter() - started)
 
     def attend(self, job: PlannedJob) -> PlannedResult | Exception:
-        """Attend in one job. The library does so where numbers need more care."""
+        """Attend in one job.
+
+        The library attends if a position is outside of the table, or a number is not finite or so
+        large that the operator could answer wrongly.
+        """
         q_shape, k_shape, v_shape = self._shapes
         table, dtype, num_tokens = self._table, self._dtype, self._num_tokens
         address = job.slab.address
         positions = address + self._positions.offset
         q, k = torch.empty(q_shape, dtype=dtype), torch.empty(k_shape, dtype=dtype)
-        rotate_q, rotate_k = table.of(self._num_heads, dtype), table.of(self._num_kv_heads, dtype)
+        rotate_q = table.for_heads(self._num_heads, dtype)
+        rotate_k = table.for_heads(self._num_kv_heads, dtype)
         max_q = rotate_q.run(address + self._q.offset, q.data_ptr(), positions, num_tokens)
         if max_q < 0:  # a position is not in the table
             return _attend_alone(job)
         max_k = rotate_k.run(address + self._k.offset, k.data_ptr(), positions, num_tokens)
         v = view_as_tensor(job.slab.memory, dtype, v_shape, self._v.offset)
         max_v = compiled.max_abs(v.data_ptr(), v.numel(), dtype)
-        # false for NaN
+        # the comparisons are false for NaN
         if not (max_q * max_k * self._score_factor < sdpa.MAX_SCORE and max_v < torch.inf):
             return _attend_alone(job)
         heads = (x.transpose(1, 2) for x in (q, k, sdpa_cpu.cache_aligned(v)))
@@ -93,8 +99,8 @@ def attention_runner(call: Attend, spans: Sequence[TensorSpan]) -> AttentionRunn
         and rope.values == "kept"
         and call.v.shape[-1] == q.shape[-1]
         and call.out_dtype in (None, q.dtype)
-        and num_tokens > 1  # one query is no causal call of the operator
-        and (num_rows == 1 or q.dtype is torch.float32)  # rows have the same bits together
+        and num_tokens > 1  # the library computes a single query without the causal mask
+        and (num_rows == 1 or q.dtype is torch.float32)  # rows have the bits that they have alone
         and config.causal
         and (config.window, config.chunk, config.softcap) == (None, None, None)
         and (config.scale is None or config.scale > 0)
