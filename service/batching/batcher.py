@@ -20,7 +20,7 @@ from typing import Generic
 from service.batching.call_queue import C, Entry, FutureEntry, R, next_batch
 from service.batching.run import Completed, Run
 from service.errors import DeviceLost, DeviceStuck, Expired, Overloaded, ShuttingDown, TimedOut
-from service.observability.metrics import Metrics, observe_all
+from service.observability.metrics import Metrics
 
 log = logging.getLogger("rope.failures")
 
@@ -242,7 +242,7 @@ class Batcher(Generic[C, R]):
                     entry.resolve(outcome)
                 except Exception:  # the other calls of the batch must get their outcomes
                     log.exception("an outcome could not be delivered")
-        observe_all(metrics.queue_seconds, waits)
+        metrics.queue_seconds.observe_all(waits)
         metrics.batch_requests.observe(len(batch))
         metrics.batch_tokens.observe(num_tokens)
         if isinstance(result, DeviceLost):  # the last one, as no run succeeds after a loss

@@ -3,7 +3,6 @@
 import asyncio
 import os
 from collections.abc import Sequence
-from http import HTTPStatus
 from typing import Any
 
 from service.asgi import io
@@ -42,12 +41,11 @@ def render_answer(
             parts = answer_parts(result)
         except Exception as failure:
             return render_answer(planned, entry, failure, default_headers, closes=closes)
-        ((name, timing),) = io.server_timing(outcome, result.backend)
         status, header_lines, preamble = 200, answer_format.header_lines, answer_format.preamble
         if entry.message_id and answer_format.with_id is not None:
             header_lines, preamble = answer_format.with_id(entry.message_id)
-        header_lines = b"%b%b: %b\r\n" % (header_lines, name, timing)
-    if status == HTTPStatus.OK and default_headers is planned.default_headers:
+        header_lines += b"server-timing: %b\r\n" % io.render_timing(outcome, result.backend)
+    if status == 200 and default_headers is planned.default_headers:
         start = planned.start_of_success
     else:
         start = planned.start_of_response(status, default_headers)
