@@ -6,12 +6,12 @@ from typing import NamedTuple
 import numpy as np
 
 from service.buffer_pool import BufferPool
-from service.memory_blocks import SMALLEST_BYTES
+from service.memory_blocks import MIN_BUFFER_BYTES
 
 ALIGNMENT = 64
 """Bytes of a cache line, and of the widest vector."""
 
-SMALLEST_SLAB_BYTES = 2**12
+MIN_SLAB_BYTES = 2**12
 
 
 class _Memory(NamedTuple):
@@ -23,7 +23,8 @@ class _Memory(NamedTuple):
 class Slab:
     """Leased memory. It returns to its pool when nothing refers to the slab.
 
-    Whatever uses the memory must refer to the slab: a slice or a tensor keeps only large memory.
+    Code that uses the memory must keep a reference to the slab: a slice or a tensor of a small slab
+    does not.
     """
 
     __slots__ = ("_memory", "_pool", "address", "memory")
@@ -63,13 +64,13 @@ class SlabPool:
 
     def lease(self, num_bytes: int) -> Slab:
         """Return a slab of at least `num_bytes`."""
-        if num_bytes <= SMALLEST_SLAB_BYTES:
-            size = SMALLEST_SLAB_BYTES
+        if num_bytes <= MIN_SLAB_BYTES:
+            size = MIN_SLAB_BYTES
         else:
             shift = (num_bytes - 1).bit_length() - 3
             size = ((num_bytes - 1 >> shift) + 1) << shift
-        if size >= SMALLEST_BYTES:
-            view = self._buffer_pool.lease(max(num_bytes, SMALLEST_BYTES))
+        if size >= MIN_BUFFER_BYTES:
+            view = self._buffer_pool.lease(max(num_bytes, MIN_BUFFER_BYTES))
             return Slab(self, _with_address(view))
         try:
             memory = self._idle[size].pop()
@@ -82,7 +83,7 @@ class SlabPool:
     def give_back(self, memory: _Memory) -> None:
         """Keep the memory of a small slab for the next one, up to the limit."""
         size = memory.size
-        if size >= SMALLEST_BYTES:
+        if size >= MIN_BUFFER_BYTES:
             return  # the buffer pool has its own way to see that nothing refers to it
         if self._idle_bytes + size <= self._max_idle_bytes:
             self._idle_bytes += size

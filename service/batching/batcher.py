@@ -150,7 +150,7 @@ class Batcher(Generic[C, R]):
         self._queue.clear()
 
     def restart_watchdog(self) -> None:
-        """Let the device's time start again: it has a new run, or has shown progress.
+        """Restart the device's time limit: it has a new run, or has shown progress.
 
         Progress of one run counts for all in flight, as one may wait for another.
         """
@@ -240,7 +240,7 @@ class Batcher(Generic[C, R]):
                     outcome = Completed(result, queue_s, run.copy_s, run.compute_s, num_calls)
                 try:
                     entry.resolve(outcome)
-                except Exception:  # the batch has others, which must have their outcomes
+                except Exception:  # the other calls of the batch must get their outcomes
                     log.exception("an outcome could not be delivered")
         metrics.queue_seconds.observe_all(waits)
         metrics.batch_requests.observe(len(batch))

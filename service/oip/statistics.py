@@ -74,31 +74,31 @@ class Statistics:
         return FailureCount(self, deadline)
 
     def add_success(
-        self, completed: Completed[Result] | None, started: float, written_from: float
+        self, completed: Completed[Result] | None, started: float, write_started: float
     ) -> None:
         """Count a request that is answered: its answer has just been written.
 
         Args:
             completed: its run.
-            started: time of `time.perf_counter` at its arrival.
-            written_from: the same when writing the answer began.
+            started: time of `time.monotonic` at its arrival.
+            write_started: time of `time.monotonic` when writing the answer began.
         """
         assert completed is not None, "all models need the device"
-        now = time.perf_counter()
+        now = time.monotonic()
         sums = self._by_size[completed.num_calls]
         sums.num_requests += 1
         sums.success_s += now - started
         sums.queue_s += completed.queue_s
         sums.copy_s += completed.copy_s
         sums.compute_s += completed.compute_s
-        sums.output_s += now - written_from
+        sums.output_s += now - write_started
         self._last = time.time()
 
     def add_failure(self, failure: BaseException, started: float) -> None:
         """Count a failed request."""
         reasons = (name for name, types in REASONS.items() if isinstance(failure, types))
         self.num_failed[next(reasons)] += 1
-        self._fail_ns += int((time.perf_counter() - started) * 1e9)
+        self._fail_ns += int((time.monotonic() - started) * 1e9)
         self._last = time.time()
 
     @property
@@ -152,14 +152,14 @@ A client cancels its request by its own clock, which may be a little early.
 class FailureCount:
     """A `with` block that counts a request that fails in it. `add_success` counts the others.
 
-    `as` gives the time of `time.perf_counter` at the start. A request that is cancelled has failed
+    `as` gives the time of `time.monotonic` at the start. A request that is cancelled has failed
     because its client left, or because its deadline has passed.
     """
 
     def __init__(self, statistics: Statistics, deadline: float) -> None:
         self._statistics = statistics
         self._deadline = deadline
-        self._started = time.perf_counter()
+        self._started = time.monotonic()
 
     def __enter__(self) -> float:
         return self._started

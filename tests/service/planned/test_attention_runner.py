@@ -69,7 +69,11 @@ REQUESTS = st.fixed_dictionaries(
         "causal": st.sampled_from([True, True, False]),
         "return_lse": st.booleans(),
     },
-    optional={"window": st.integers(1, 100), "scale": st.sampled_from([0.1, 3.0])},
+    optional={
+        "window": st.integers(1, 100),
+        "scale": st.sampled_from([0.1, 3.0]),
+        "q_offset": st.integers(0, 3),
+    },
 )
 ROPES = st.fixed_dictionaries(
     {
@@ -134,6 +138,8 @@ def test_what_has_a_runner(fields):
         {"positions": "counted"},
         {"num_rows": 0, "cu_seqlens": [0, 2, 5]},
         {"dtype": torch.bfloat16, "out_dtype": "float32"},
+        {"q_offset": 2},
+        {"q_offset": 2, "k_offset": 1, "k_stride": 2},
     ],
 )
 def test_what_has_no_runner(fields):

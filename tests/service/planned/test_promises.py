@@ -14,6 +14,7 @@ from service.observability import logs
 from tests.conftest import Serve
 from tests.service.planned.requests import Client, attention, know, rotation
 from tests.service.planned.servers import UVICORNS, running, settled, until
+from tests.waiting import wait_until
 
 EXCHANGE = rotation(16)
 
@@ -228,8 +229,7 @@ def test_nothing_is_lost_at_the_end_under_load(serve: Serve):
         threads = [threading.Thread(target=ask, args=(host, int(port), n)) for n in range(8)]
         for thread in threads:
             thread.start()
-        while num_answers.total() < 500 and not failures:
-            threading.Event().wait(0.01)
+        wait_until(lambda: num_answers.total() >= 500 or bool(failures))
         process.send_signal(signal.SIGTERM)
         for thread in threads:
             thread.join(60)
