@@ -1,10 +1,8 @@
 """Attention of planned calls on the CPU: the usual form, causal over the tokens of each row."""
 
 import time
-from collections.abc import Callable, Sequence
-from functools import partial
-from itertools import groupby
-from operator import attrgetter
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -21,21 +19,17 @@ from service.planned.plan import PlannedJob, PlannedResult, TensorSpan, answer_p
 from service.slab_pool import ALIGNMENT
 from service.wire.elements import view_as_bytes, view_as_tensor
 
-Rotate = Callable[[int, int, int, int], float]
-"""As `TokenRotation.run`."""
+SCRATCH_BYTES = 2**20
+"""Calls whose rotated q and k are larger have new memory for them."""
 
 
-class _Rotations(NamedTuple):
-    """How to rotate q and k of a call, and the results, which the next call overwrites."""
+class _Rotated(NamedTuple):
+    """Where the rotated q and k of a call lie, `[B, H, S, D]`. The tokens are contiguous."""
 
     q: Tensor
-    """`[B, H, S, D]`; tokens are contiguous."""
     q_address: int
-    rotate_q: Rotate
     k: Tensor
-    """`[B, Hkv, S, D]`; tokens are contiguous."""
     k_address: int
-    rotate_k: Rotate
 
 
 class AttentionRunner:
@@ -62,46 +56,36 @@ class AttentionRunner:
         self._scale = call.attention.scale or float(head_dim**-0.5)
         growth = max(1.0, MAX_GROWTH * abs(table.rope.attention_scaling))
         self._score_factor = growth**2 * head_dim * max(1.0, self._scale)
-        self._v_shape = (1, *self._v.shape)[-4:]
-        k_start = -(-self._q.num_bytes // ALIGNMENT) * ALIGNMENT
-        self._layouts = [
-            _heads_first(span.shape, start // self._dtype.itemsize)
-            for span, start in ((self._q, 0), (self._k, k_start))
-        ]
-        self.scratch_bytes = k_start + -(-self._k.num_bytes // ALIGNMENT) * ALIGNMENT
-        """Memory for rotated queries and keys."""
+        self._shapes = [(1, *span.shape)[-4:] for span in (self._q, self._k, self._v)]
+        self._k_start = -(-self._q.num_bytes // ALIGNMENT) * ALIGNMENT
+        self._num_rotated_bytes = self._k_start + self._k.num_bytes
+        fits = self._num_rotated_bytes <= SCRATCH_BYTES
+        self._rotated = self._rotated_in(_scratch()) if fits else None
 
     @inference
     def __call__(self, jobs: Sequence[PlannedJob]) -> Run[PlannedResult | Exception]:
-        """Attend in all jobs, one after the other, by memory that stays in the caches."""
+        """Attend in all jobs, one after the other."""
         started = time.perf_counter()
-        scratch = torch.empty(max(job.runner.scratch_bytes for job in jobs), dtype=torch.uint8)
-        results: list[PlannedResult | Exception] = []
-        for runner, same in groupby(jobs, attrgetter("runner")):
-            results += map(partial(runner.attend, runner.rotations(scratch)), same)
+        results = [job.runner.attend(job) for job in jobs]
         return Run(results, 0.0, time.perf_counter() - started)
 
-    def rotations(self, scratch: Tensor) -> "_Rotations":
-        """Return how to rotate q and k into memory, uint8 `[n]`, n >= `scratch_bytes`."""
-        table, dtype = self._table, self._dtype
-        numbers = scratch.view(dtype)
-        q, k = (numbers.as_strided(*layout) for layout in self._layouts)
-        rotate_q, rotate_k = (
-            table.for_heads(n, dtype) for n in (self._num_heads, self._num_kv_heads)
-        )
-        return _Rotations(q, q.data_ptr(), rotate_q.run, k, k.data_ptr(), rotate_k.run)
-
-    def attend(self, rotations: "_Rotations", job: PlannedJob) -> PlannedResult | Exception:
+    def attend(self, job: PlannedJob) -> PlannedResult | Exception:
         """Attend in one job. The library does so where numbers need more care."""
-        q, q_address, rotate_q, k, k_address, rotate_k = rotations
-        num_tokens, address = self._num_tokens, job.slab.address
+        table, dtype, num_tokens = self._table, self._dtype, self._num_tokens
+        rotated = self._rotated
+        if rotated is None:
+            rotated = self._rotated_in(torch.empty(self._num_rotated_bytes, dtype=torch.uint8))
+        q, q_address, k, k_address = rotated
+        rotate_q = table.for_heads(self._num_heads, dtype).run
+        rotate_k = table.for_heads(self._num_kv_heads, dtype).run
+        address = job.slab.address
         positions = address + self._positions.offset
         max_q = rotate_q(address + self._q.offset, q_address, positions, num_tokens)
         if max_q < 0:  # a position is not in the table
             return _attend_alone(job)
         max_k = rotate_k(address + self._k.offset, k_address, positions, num_tokens)
-        v = view_as_tensor(job.slab.memory, self._dtype, self._v_shape, self._v.offset)
-        max_v = compiled.max_abs(address + self._v.offset, v.numel(), self._dtype)
+        v = view_as_tensor(job.slab.memory, dtype, self._shapes[2], self._v.offset)
+        max_v = compiled.max_abs(address + self._v.offset, v.numel(), dtype)
         # false for NaN
         if not (max_q * max_k * self._score_factor < sdpa.MAX_SCORE and max_v < torch.inf):
             return _attend_alone(job)
@@ -111,6 +95,13 @@ class AttentionRunner:
         if self._return_lse:
             parts.append(view_as_bytes(lse.transpose(1, 2).contiguous()))
         return PlannedResult(parts, sdpa.name)
+
+    def _rotated_in(self, memory: Tensor) -> _Rotated:
+        """Return q and k in memory, uint8 `[n]`."""
+        (q_shape, k_shape, _), start = self._shapes, self._k_start
+        q = memory[: self._q.num_bytes].view(self._dtype).view(q_shape)
+        k = memory[start : start + self._k.num_bytes].view(self._dtype).view(k_shape)
+        return _Rotated(q.transpose(1, 2), q.data_ptr(), k.transpose(1, 2), k.data_ptr())
 
 
 def attention_runner(call: Attend, spans: Sequence[TensorSpan]) -> AttentionRunner | None:
@@ -140,14 +131,10 @@ def attention_runner(call: Attend, spans: Sequence[TensorSpan]) -> AttentionRunn
     return AttentionRunner(call, table, by_name) if is_usual else None
 
 
-def _heads_first(
-    shape: tuple[int, ...], offset: int
-) -> tuple[tuple[int, ...], tuple[int, ...], int]:
-    """Return sizes, strides and offset of contiguous `[B, S, H, D]` seen as `[B, H, S, D]`."""
-    num_rows, num_tokens, num_heads, head_dim = (1, *shape)[-4:]
-    width = num_heads * head_dim
-    sizes = num_rows, num_heads, num_tokens, head_dim
-    return sizes, (num_tokens * width, head_dim, width, 1), offset
+@lru_cache(maxsize=1)
+def _scratch() -> Tensor:
+    """Return memory, uint8 `[SCRATCH_BYTES]`, for all calls in turn: it stays in the caches."""
+    return torch.empty(SCRATCH_BYTES, dtype=torch.uint8)
 
 
 def _attend_alone(job: PlannedJob) -> PlannedResult | Exception:

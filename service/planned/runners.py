@@ -22,8 +22,9 @@ def runner_for(
         spans: where tensors lie in a slab.
         device: where calls are computed.
     """
-    if not device.capabilities.computes_on_host:
-        return None
+    capabilities = device.capabilities
+    if not capabilities.computes_on_host or capabilities.max_inflight > 1:
+        return None  # runs of one runner do not overlap
     if isinstance(call, Rotate) and backend in (None, eager.name):
         return rotation_runner(call, spans)
     if isinstance(call, Attend) and backend in (None, sdpa.name):
