@@ -22,8 +22,8 @@ import uvicorn
 import uvloop
 from uvicorn.server import ServerState
 
-from benchmarks import encodings, table
-from benchmarks.workloads import WORKLOADS
+from benchmarks import encodings, table, workloads
+from benchmarks.workloads import WORKLOADS, Workload
 from rope_core import compiled, table_rotation
 from service.lifecycle import Lifecycle
 from service.oip.state import OipState
@@ -50,11 +50,13 @@ class Client:
             side.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**20)
             side.setblocking(False)
 
-    def read(self) -> None:
-        """Read all that was sent."""
+    def read(self) -> bytes:
+        """Return all that was sent."""
+        data = b""
         with contextlib.suppress(BlockingIOError):
-            while self._mine.recv(2**20):
-                pass
+            while part := self._mine.recv(2**20):
+                data += part
+        return data
 
     def get_extra_info(self, name: str) -> socket.socket | None:
         return self._socket if name == "socket" else None
@@ -87,13 +89,13 @@ class Bench:
         )
         self._request = request
         self.planned.planner.match(request)  # the second request with a header gets a plan
-        self._clients = [Client() for _ in range(num_connections)]
+        self.clients = [Client() for _ in range(num_connections)]
         config, server_state = uvicorn.Config(app, lifespan="off"), ServerState()
         self.connections = [
             Connection(self.planned, connection_limits(settings), config, server_state, {})
-            for _ in self._clients
+            for _ in self.clients
         ]
-        for connection, client in zip(self.connections, self._clients, strict=True):
+        for connection, client in zip(self.connections, self.clients, strict=True):
             connection.connection_made(client)  # type: ignore[arg-type]
 
     async def measure(self, before_each: Callable[[Connection], None]) -> float:
@@ -110,8 +112,7 @@ class Bench:
             ):
                 await asyncio.sleep(0)
             spent += time.thread_time_ns() - start
-            for client in self._clients:
-                client.read()
+            self.answers = [client.read() for client in self.clients]
         return spent / 1e9 / TURNS / len(self.connections)
 
 
@@ -160,14 +161,19 @@ PARTS: dict[str, Callable[[Bench], AbstractContextManager[Any]]] = {
 """What replaces a part of a bench."""
 
 
-async def _measure(request: bytes, num_connections: int, rounds: int) -> dict[str, float]:
-    bench = Bench(request, num_connections)
+async def _measure(workload: Workload, num_connections: int, rounds: int) -> dict[str, float]:
+    (length,) = workload.lengths
+    request = encodings.encode(workload, length)
+    bench = Bench(request.http(), num_connections)
     least = dict.fromkeys(PARTS, float("inf"))
     for _ in range(rounds):
         for name, replaced in PARTS.items():
             forget = _forget_plan if name.startswith("plan") else lambda _: None
             with replaced(bench):
                 await bench.measure(forget)  # fills caches
+                for answer in bench.answers:
+                    body = answer.partition(b"\r\n\r\n")[2]
+                    workloads.check(workload, length, request.decode(body))
                 least[name] = min(least[name], await bench.measure(forget))
     return least
 
@@ -175,6 +181,7 @@ async def _measure(request: bytes, num_connections: int, rounds: int) -> dict[st
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="one round")
     parser.add_argument("--rounds", type=int, default=100, help="default: 100")
     parser.add_argument("--connections", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--workload", default="rotate [1,16,8,64]", help="default: %(default)s")
@@ -184,9 +191,8 @@ def main() -> None:
         os.dup2(null.fileno(), 1)  # the lines of requests
     rows: dict[str, list[float]] = {name: [] for name in PARTS}
     (workload,) = (w for w in WORKLOADS if w.name == args.workload)
-    request = encodings.encode(workload, *workload.lengths).http()
     for num_connections in args.connections:
-        least = uvloop.run(_measure(request, num_connections, args.rounds))
+        least = uvloop.run(_measure(workload, num_connections, 1 if args.quick else args.rounds))
         for name, seconds in least.items():
             rows[name].append(seconds * 1e6)
     os.dup2(report, 1)

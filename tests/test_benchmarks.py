@@ -32,6 +32,13 @@ def table_rows(printed):
     return [line for line in printed.splitlines() if line.startswith("| ")][1:]
 
 
+def test_parts_of_a_planned_request_have_a_row_each():
+    done = run("planned_parts")
+
+    assert done.returncode == 0, done.stderr
+    assert len(table_rows(done.stdout)) == 7
+
+
 def test_core_prints_a_row_for_each_case(tmp_path):
     done = run("core", "--json", str(tmp_path / "core.json"))
 
