@@ -23,8 +23,8 @@
 
 enum {
     MAX_WIDTH = 1024,          /* rotary channels of a head */
-    LARGE = 1 << 18,           /* elements of a work that releases the GIL */
-    THREAD_ELEMENTS = 1 << 20, /* least elements of a thread: its start takes as long as a fifth */
+    GIL_ELEMENTS = 1 << 18,    /* least elements for which the GIL is released */
+    THREAD_ELEMENTS = 1 << 20, /* least elements of a thread: to start it takes a fifth of their time */
     MAX_THREADS = 64,
 };
 enum dtype { FLOAT32, BFLOAT16, FLOAT16 };
@@ -127,7 +127,7 @@ INLINE uint32_t rotate_float32(const float_at *x, float_at *out, const float *co
     return top;
 }
 
-/* Two bfloat16 in a word of 32 bits become float32 by a shift and a mask, and no lane moves. */
+/* Two bfloat16 in a word of 32 bits become float32 by a shift and a mask: no lane moves. */
 #define FIRST(word) ((word) << 16)
 #define SECOND(word) ((word) & 0xffff0000u)
 
@@ -175,7 +175,7 @@ INLINE void rotate_half_bfloat16(const uint16_at *x, uint16_at *out, const float
 }
 
 /* Copy a row of a table for bfloat16. Layout "half": even channels first, then odd ones; the last
-   of an odd number stays. */
+   channel of an odd number of pairs stays last. */
 INLINE void copy_row(const float *row, float *copy, Py_ssize_t pairs, int interleaved) {
     const Py_ssize_t words = interleaved ? 0 : pairs / 2;
     for (Py_ssize_t i = 0; i < words; i++) {
@@ -278,7 +278,7 @@ TARGET static void *run_part(void *argument) {
     return NULL;
 }
 
-/* Divide the tokens over threads. What no thread can be made for runs here. */
+/* Divide the tokens over threads. A part for which no thread can be made runs here. */
 static void run_parts(Work *work, int threads) {
     Work parts[MAX_THREADS];
     pthread_t ids[MAX_THREADS];
@@ -308,7 +308,7 @@ static PyObject *run(Work *work) {
         outside |= (uint64_t)work->positions[t] >= (uint64_t)r->rows;
     if (outside) return PyFloat_FromDouble(-1.0);
     const Py_ssize_t elements = work->end * r->heads * r->head_dim;
-    if (elements < LARGE) {
+    if (elements < GIL_ELEMENTS) {
         run_part(work);
     } else {
         const Py_ssize_t most = elements / THREAD_ELEMENTS;
@@ -320,10 +320,10 @@ static PyObject *run(Work *work) {
 }
 
 /* Read `count` integers; return 0, or -1 with an exception. */
-static int read_integers(PyObject *const *args, Py_ssize_t given, Py_ssize_t *values,
+static int read_integers(PyObject *const *args, Py_ssize_t num_args, Py_ssize_t *values,
                          Py_ssize_t count) {
-    if (given != count) {
-        PyErr_Format(PyExc_TypeError, "expected %zd arguments, got %zd", count, given);
+    if (num_args != count) {
+        PyErr_Format(PyExc_TypeError, "expected %zd arguments, got %zd", count, num_args);
         return -1;
     }
     for (Py_ssize_t i = 0; i < count; i++) {
@@ -356,11 +356,11 @@ static int read_rotation(Rotation *r, const Py_ssize_t *values) {
     return 0;
 }
 
-static PyObject *rotate(PyObject *module, PyObject *const *args, Py_ssize_t given) {
+static PyObject *rotate(PyObject *module, PyObject *const *args, Py_ssize_t num_args) {
     (void)module;
     Py_ssize_t values[ROTATION_INTEGERS + 7];
     Rotation rotation;
-    if (read_integers(args, given, values, ROTATION_INTEGERS + 7)) return NULL;
+    if (read_integers(args, num_args, values, ROTATION_INTEGERS + 7)) return NULL;
     if (read_rotation(&rotation, values)) return NULL;
     const Py_ssize_t *rest = values + ROTATION_INTEGERS;
     const Py_ssize_t size = rotation.dtype == FLOAT32 ? 4 : 2;
@@ -375,12 +375,12 @@ static PyObject *rotate(PyObject *module, PyObject *const *args, Py_ssize_t give
     return run(&work);
 }
 
-static PyObject *max_abs(PyObject *module, PyObject *const *args, Py_ssize_t given) {
+static PyObject *max_abs(PyObject *module, PyObject *const *args, Py_ssize_t num_args) {
     (void)module;
     Py_ssize_t values[3]; /* address, elements, dtype */
-    if (read_integers(args, given, values, 3)) return NULL;
+    if (read_integers(args, num_args, values, 3)) return NULL;
     uint32_t top;
-    if (values[1] < LARGE) {
+    if (values[1] < GIL_ELEMENTS) {
         top = max_magnitude((const char *)values[0], values[1], (int)values[2]);
     } else {
         Py_BEGIN_ALLOW_THREADS
@@ -422,17 +422,17 @@ static void token_rotation_dealloc(PyObject *self) {
     Py_DECREF(type);
 }
 
-static PyObject *token_rotation_run(PyObject *self, PyObject *const *args, Py_ssize_t given) {
+static PyObject *token_rotation_run(PyObject *self, PyObject *const *args, Py_ssize_t num_args) {
     Py_ssize_t values[4]; /* x, out, positions, tokens */
-    if (read_integers(args, given, values, 4)) return NULL;
+    if (read_integers(args, num_args, values, 4)) return NULL;
     const Rotation *r = &((TokenRotation *)self)->rotation;
-    const Py_ssize_t head = r->head_dim * (r->dtype == FLOAT32 ? 4 : 2);
+    const Py_ssize_t head_bytes = r->head_dim * (r->dtype == FLOAT32 ? 4 : 2);
     Work work = {
         .rotation = r,
         .x = (const char *)values[0],
-        .x_strides = {r->heads * head, head},
+        .x_strides = {r->heads * head_bytes, head_bytes},
         .out = (char *)values[1],
-        .out_strides = {r->heads * head, head},
+        .out_strides = {r->heads * head_bytes, head_bytes},
         .positions = (const int64_at *)values[2],
         .end = values[3],
     };

@@ -13,7 +13,7 @@ from rope_core.rotary import rotary_work
 from rope_core.table_rotation import table_rotation
 
 MAX_GROWTH = 1.5
-"""Bound of how much a rotation enlarges a number: sqrt 2, and rounding."""
+"""Upper bound of the factor by which a rotation enlarges the largest |x|: sqrt 2, and rounding."""
 
 
 @inference
@@ -88,7 +88,7 @@ def _mask(call: Attend) -> Tensor | None:
 def _rotated_by_table(
     call: Attend, rope: RopeConfig
 ) -> tuple[Tensor, Tensor, tuple[float, float]] | None:
-    """Return q and k rotated, and bounds of their numbers; None where there is no table."""
+    """Return q and k rotated, and upper bounds of |q| and |k|; None if the table cannot be used."""
     table = table_rotation(rope)
     if table is None or rope.values != "kept" or compiled.extension() is None:
         return None

@@ -29,8 +29,8 @@ def extension() -> ModuleType | None:
     return _rotary if _is_equal(_rotary) else None
 
 
-def _is_equal(compiled: ModuleType) -> bool:
-    """Tell whether both ways give the same bits, for whole vectors and the channels behind them."""
+def _is_equal(module: ModuleType) -> bool:
+    """Tell whether the extension gives the bits of torch, in whole vectors and behind them."""
     generator = torch.Generator().manual_seed(0)
     num_tokens, num_heads, num_pairs = 3, 2, 45
     x = torch.randn(num_tokens, num_heads, 2 * num_pairs, generator=generator)
@@ -39,17 +39,17 @@ def _is_equal(compiled: ModuleType) -> bool:
     for dtype, interleaved, inverse in product(DTYPES, (False, True), (False, True)):
         args = x.to(dtype), *tables, interleaved, inverse
         outs = torch.empty_like(args[0]), torch.empty_like(args[0])
-        compiled.rotate(*rotate_args(outs[0], 0, *args))
+        module.rotate(*rotate_args(outs[0], 0, *args))
         torch_rotation.rotate(outs[1], *args)
         if not torch.equal(*outs):
             return False
     return True
 
 
-def can_rotate(compiled: ModuleType, out: Tensor, x: Tensor, cos: Tensor) -> bool:
+def can_rotate(module: ModuleType, out: Tensor, x: Tensor, cos: Tensor) -> bool:
     """Tell whether the extension can rotate `x` `[T, H, D]` into `out` by cosines `[T, n]`."""
     width = 2 * cos.shape[1]
-    return x.is_cpu and x.stride(2) == out.stride(2) == 1 and width <= compiled.MAX_WIDTH
+    return x.is_cpu and x.stride(2) == out.stride(2) == 1 and width <= module.MAX_WIDTH
 
 
 def rotate_args(
@@ -81,8 +81,8 @@ class TokenRotation:
         run: takes the addresses of x, of out (that of x to rotate in place) and of positions,
             int64 `[T]`, and the number of tokens. Addresses need no alignment. Returns the largest
             |x|, NaN if x holds one, or -1.0 if a position has no row: then nothing is written.
-            Works of 2**18 elements and more release the GIL. Each 2**20 elements may have a thread,
-            of as many as torch had when the rotation was made.
+            A run of 2**18 elements or more releases the GIL. It takes a thread for each 2**20
+            elements, at most as many as torch had when the rotation was made.
     """
 
     __slots__ = ("run",)
@@ -102,7 +102,7 @@ class TokenRotation:
         inverse: bool = False,
         trailing: bool = False,
     ) -> None:
-        """Prepare.
+        """Prepare the rotation.
 
         Args:
             cos: float32 `[rows, rotary_dim / 2]`: the cosines at positions 0, 1, ...
@@ -118,12 +118,12 @@ class TokenRotation:
         cos, sin = cos.contiguous(), sin.contiguous()
         start = head_dim - rotary_dim if trailing else 0
         interleaved = {"half": False, "interleaved": True}[layout]
-        compiled = extension()
-        if compiled is None or rotary_dim > compiled.MAX_WIDTH:
+        module = extension()
+        if module is None or rotary_dim > module.MAX_WIDTH:
             shape = num_heads, head_dim
             self.run = partial(_run_torch, cos, sin, shape, start, dtype, interleaved, inverse)
             return
-        self.run = compiled.TokenRotation(
+        self.run = module.TokenRotation(
             *(cos.data_ptr(), sin.data_ptr(), *cos.shape, num_heads, head_dim, start),
             *(DTYPES[dtype], interleaved, inverse, torch.get_num_threads(), (cos, sin)),
         ).run
@@ -150,20 +150,20 @@ def _run_torch(
     if first < 0 or last >= len(cos):
         return -1.0
     x, out = (_tensor_at(a, (num_tokens, *shape), dtype) for a in (x_address, out_address))
-    top = float(x.abs().max())
+    largest = float(x.abs().max())
     if x_address != out_address:
         out.copy_(x)
     rotated = out[..., start : start + 2 * cos.shape[1]]
     torch_rotation.rotate(rotated, rotated, cos[positions], sin[positions], interleaved, inverse)
-    return top
+    return largest
 
 
 def max_abs(address: int, num_elements: int, dtype: torch.dtype) -> float:
-    """Return the largest |x| of contiguous elements, 0.0 of none, NaN if one is NaN."""
-    compiled = extension()
-    if compiled is not None:
-        top: float = compiled.max_abs(address, num_elements, DTYPES[dtype])
-        return top
+    """Return the largest |x| of contiguous elements; 0.0 if there are none, NaN if one is NaN."""
+    module = extension()
+    if module is not None:
+        largest: float = module.max_abs(address, num_elements, DTYPES[dtype])
+        return largest
     if not num_elements:
         return 0.0
     return float(_tensor_at(address, (num_elements,), dtype).abs().max())

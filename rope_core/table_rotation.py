@@ -1,4 +1,4 @@
-"""Rotation of tokens by a cached table of angles: nothing is looked up, packed or checked apart."""
+"""Rotation of tokens by a cached table of angles: one call looks up the angles and rotates."""
 
 from functools import lru_cache
 
@@ -18,7 +18,7 @@ from rope_core.frequencies import VARIANTS
 
 
 def has_table(rope: RopeConfig) -> bool:
-    """Tell whether a table of angles by position is all that a rotation needs beside q and k."""
+    """Tell whether a rotation needs nothing but q, k and a table of angles by position."""
     return (
         rope.layout in ("half", "interleaved")
         and (rope.rounding, rope.arithmetic, rope.blocks) == ("once", "float64", 1)
@@ -33,63 +33,73 @@ class TableRotation:
     """Rotates by the table of a rope, which grows with the positions that are rotated.
 
     The tables are those of the library's cache, so all ways to rotate give the same bits.
+
+    Attributes:
+        num_rows: positions in the table, from 0 on.
     """
 
     def __init__(self, rope: RopeConfig) -> None:
         self.rope = rope
         self.num_rows = MIN_TABLE_ROWS
-        self._num_outside = 0
+        self._num_outside = 0  # positions so far that were not in the table
 
-    def of(
+    def for_heads(
         self, num_heads: int, dtype: torch.dtype, inverse: bool = False
     ) -> compiled.TokenRotation:
-        """Return the rotation of tokens `[T, H, D]` at positions below `num_rows`."""
+        """Return the rotation of tokens `[T, num_heads, D]` at positions in the table."""
         num_threads = torch.get_num_threads()
         return _token_rotation(self, self.num_rows, num_heads, dtype, inverse, num_threads)
 
     def rotate(self, x: Tensor, positions: Tensor | None) -> tuple[Tensor, float] | None:
-        """Return `x` rotated, and the largest |x|; None for what the library must do otherwise.
+        """Return `x` rotated, and the largest |x|.
+
+        Return None if a position cannot be in the table, if `positions` are not int64, or if a
+        tensor is empty, not contiguous or not on the CPU.
 
         Args:
-            x: `[B, S, H, D]` or `[T, H, D]`.
-            positions: `[S]`, `[B, S]` or `[T]`; None counts from 0.
+            x: `[B, S, H, D]` or `[T, H, D]`, float32, bfloat16 or float16.
+            positions: int64 `[S]`, `[B, S]` or `[T]`; None counts from 0.
         """
         if positions is None:
             if not self.reserve(x.shape[-3]):
                 return None
-            positions = counted(self.num_rows)
+            positions = first_positions(self.num_rows)
         if (
             positions.dtype is not torch.int64
             or not (x.is_cpu and x.is_contiguous() and positions.is_contiguous())
             or not x.numel()
         ):
             return None
-        rotation = self.of(x.shape[-2], x.dtype)
+        rotation = self.for_heads(x.shape[-2], x.dtype)
         out = torch.empty_like(x)
-        num_rows = len(x) if x.ndim == 4 and positions.ndim == 1 else 1
-        num_tokens = x.shape[:-2].numel() // num_rows
-        size = x.nbytes // num_rows
-        tops = []
-        for start in range(0, x.nbytes, size):
-            top = rotation.run(
+        num_parts = len(x) if x.ndim == 4 and positions.ndim == 1 else 1  # with the same positions
+        num_tokens = x.shape[:-2].numel() // num_parts
+        num_bytes = x.nbytes // num_parts
+        maxima = []
+        for start in range(0, x.nbytes, num_bytes):
+            max_abs = rotation.run(
                 x.data_ptr() + start, out.data_ptr() + start, positions.data_ptr(), num_tokens
             )
-            if top < 0:  # that of the first row, as all rows have the same positions
+            if max_abs < 0:  # in the first part, as all have the same positions
                 return self.rotate(x, positions) if self.grow(positions) else None
-            tops.append(top)
-        return out, max(tops, key=lambda top: (top != top, top))  # NaN is the largest
+            maxima.append(max_abs)
+        return out, max(maxima, key=lambda value: (value != value, value))  # NaN is the largest
 
     def reserve(self, num_positions: int) -> bool:
-        """Make the table as large; return False if a table cannot be."""
+        """Enlarge the table to at least `num_positions`; return False if it would be too large."""
         rows = table_rows(num_positions, self.rope)
         if rows is not None:
             self.num_rows = max(self.num_rows, rows)
         return rows is not None
 
     def grow(self, positions: Tensor) -> bool:
-        """Enlarge the table to integers `positions`, not all in it, if it is worth its time.
+        """Enlarge the table to `positions`, integers of any shape, if it is worth its time.
 
-        Return whether it was.
+        Args:
+            positions: of a call; at least one is not in the table.
+
+        Returns:
+            Whether the table has them now.
         """
         self._num_outside += positions.numel()
         first, last = map(int, positions.aminmax())
@@ -106,7 +116,7 @@ def table_rotation(rope: RopeConfig) -> TableRotation | None:
 
 
 @lru_cache(maxsize=8)
-def counted(num_positions: int) -> Tensor:
+def first_positions(num_positions: int) -> Tensor:
     """Return 0, 1, 2, ..., int64 `[num_positions]`."""
     return torch.arange(num_positions)
 
@@ -118,7 +128,7 @@ def _token_rotation(
     num_heads: int,
     dtype: torch.dtype,
     inverse: bool,
-    num_threads: int,
+    num_threads: int,  # part of the key: a TokenRotation keeps the number of its threads
 ) -> compiled.TokenRotation:
     rope = table.rope
     cos, sin, _ = position_table(rope, num_rows)

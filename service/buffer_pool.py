@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from service.memory_blocks import SMALLEST_BYTES, Block, FreeBlocks, Region
+from service.memory_blocks import MIN_BUFFER_BYTES, Block, FreeBlocks, Region
 from service.pinned_memory import MemoryPinner, PinnedMemory
 
 PREALLOCATED_BYTES = sorted(2 * tuple(4**step * 2**20 for step in range(5)))
@@ -30,7 +30,7 @@ class BufferPool:
 
     def __init__(self, max_idle_bytes: int, pinner: MemoryPinner | None = None) -> None:
         self._max_idle_bytes = max_idle_bytes
-        self._pins = pinner is not None
+        self._uses_pinned = pinner is not None
         self.pinned = PinnedMemory(pinner, max_idle_bytes)
         self._free = FreeBlocks()
         self._free_pinned = FreeBlocks()
@@ -45,10 +45,10 @@ class BufferPool:
         return self._lease(self._take(num_bytes), num_bytes)
 
     def lease_pinned(self, num_bytes: int) -> memoryview:
-        """As `lease`, but pins memory, in milliseconds, if none is idle and the limit allows it."""
+        """As `lease`, but may pin memory if none is idle, which takes milliseconds."""
         with self._lock:
             self._put_returned()
-            block = self._free_pinned.take(max(num_bytes, SMALLEST_BYTES))
+            block = self._free_pinned.take(max(num_bytes, MIN_BUFFER_BYTES))
         block = block or self._allocate_pinned(num_bytes) or self._take(num_bytes)
         return self._lease(block, num_bytes)
 
@@ -56,11 +56,11 @@ class BufferPool:
         """Make memory ready for the first requests. May take a second.
 
         Where a device needs pinned memory, pin PREALLOCATED_BYTES, up to half of the limit.
-        Elsewhere touch `num_bytes`, which are then kept.
+        Elsewhere write to each page of `num_bytes`, and keep them.
         """
-        if self._pins:
+        if self._uses_pinned:
             self._preallocate_pinned()
-        elif num_bytes >= SMALLEST_BYTES:
+        elif num_bytes >= MIN_BUFFER_BYTES:
             region = Region.for_block(num_bytes)
             region.touch()
             region.is_kept = True
@@ -78,12 +78,12 @@ class BufferPool:
     def tensor(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """Return a contiguous tensor in leased memory; a small one in new memory."""
         num_bytes = math.prod(shape) * dtype.itemsize
-        if num_bytes < SMALLEST_BYTES:
+        if num_bytes < MIN_BUFFER_BYTES:
             return torch.empty(shape, dtype=dtype)
         return torch.frombuffer(self.lease(num_bytes), dtype=dtype).view(shape)
 
     def _take(self, num_bytes: int) -> Block:
-        num_bytes = max(num_bytes, SMALLEST_BYTES)
+        num_bytes = max(num_bytes, MIN_BUFFER_BYTES)
         with self._lock:
             self._put_returned()
             block = self._free_pinned.take(num_bytes) or self._free.take(num_bytes)
@@ -102,7 +102,7 @@ class BufferPool:
         """Return memory that nothing refers to, on any thread and amid any code.
 
         The garbage collector may call this while its own thread holds the lock, so do not wait for
-        the lock: its next holder puts the block to the free ones.
+        the lock: its next holder adds the block to the free ones.
         """
         self._returned.append(block)
         if self._lock.acquire(blocking=False):
@@ -128,17 +128,17 @@ class BufferPool:
 
     def _allocate_pinned(self, num_bytes: int) -> Block | None:
         """Return new pinned memory; None if the limit or the system does not allow it."""
-        region = Region.for_block(max(num_bytes, SMALLEST_BYTES))
+        region = Region.for_block(max(num_bytes, MIN_BUFFER_BYTES))
         if not self.pinned.pin(region.buffer):
             return None
         region.is_pinned = True
         with self._lock:
-            return self._add(self._free_pinned, region, max(num_bytes, SMALLEST_BYTES))
+            return self._add(self._free_pinned, region, max(num_bytes, MIN_BUFFER_BYTES))
 
     @staticmethod
     def _add(free: FreeBlocks, region: Region, num_bytes: int) -> Block:
         """Return a block of `num_bytes` of a new region."""
         free.put(Block(region, 0, len(region.buffer)))
         block = free.take(num_bytes)
-        assert block is not None, "the region is large enough, so a free block is"
+        assert block is not None, "a block of the new region is large enough"
         return block

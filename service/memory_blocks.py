@@ -9,8 +9,8 @@ import numpy as np
 UNIT_BYTES = 2**16
 """Sizes of blocks are multiples of this."""
 
-SMALLEST_BYTES = 2**20
-"""The allocator reuses smaller memory as well as a pool would."""
+MIN_BUFFER_BYTES = 2**20
+"""Smallest buffer of the pool: the allocator reuses smaller memory as well as a pool would."""
 
 PAGE_BYTES = mmap.PAGESIZE
 
@@ -35,7 +35,7 @@ class Region:
     @classmethod
     def for_block(cls, num_bytes: int) -> "Region":
         """Return a region up to an eighth larger: the next request may be a little longer."""
-        step = max(SMALLEST_BYTES, (1 << num_bytes.bit_length()) // 16)
+        step = max(MIN_BUFFER_BYTES, (1 << num_bytes.bit_length()) // 16)
         return cls(-(-num_bytes // step) * step)
 
     def touch(self) -> None:
@@ -75,7 +75,7 @@ class FreeBlocks:
         self._blocks: list[Block] = []  # by size, then by address
 
     def take(self, num_bytes: int) -> Block | None:
-        """Remove and return a block of `num_bytes`, rounded up; None if no free one is so large."""
+        """Remove and return a block of `num_bytes`, rounded up; None if no free block fits."""
         index = bisect_left(self._blocks, (num_bytes, 0), key=_size_and_address)
         if index == len(self._blocks):
             return None
@@ -115,7 +115,7 @@ class FreeBlocks:
         insort(self._blocks, block, key=_size_and_address)
 
     def _split(self, block: Block, size: int) -> None:
-        """Shrink a block to `size`; what is left of it becomes a free block."""
+        """Shrink a block to `size`; the rest of it becomes a free block."""
         if size == block.size:
             return
         rest = Block(block.region, block.offset + size, block.size - size)

@@ -1,29 +1,30 @@
 """Aligned memory by size: bodies are received into it, and rotated in place."""
 
-import threading
 from collections import defaultdict
 from typing import NamedTuple
 
 import numpy as np
 
 from service.buffer_pool import BufferPool
-from service.memory_blocks import SMALLEST_BYTES
+from service.memory_blocks import MIN_BUFFER_BYTES
 
 ALIGNMENT = 64
 """Bytes of a cache line, and of the widest vector."""
 
-SMALLEST_SLAB_BYTES = 2**12
+MIN_SLAB_BYTES = 2**12
 
 
 class _Memory(NamedTuple):
     view: memoryview
     address: int
+    size: int
 
 
 class Slab:
     """Leased memory. It returns to its pool when nothing refers to the slab.
 
-    Whatever uses the memory must refer to the slab: a slice or a tensor keeps only large memory.
+    Code that uses the memory must keep a reference to the slab: a slice or a tensor of a small slab
+    does not.
     """
 
     __slots__ = ("_memory", "_pool", "address", "memory")
@@ -31,10 +32,9 @@ class Slab:
     def __init__(self, pool: "SlabPool", memory: _Memory) -> None:
         self._pool = pool
         self._memory = memory
-        self.memory = memory.view
-        """Writable bytes, at least as many as were asked for; uninitialised."""
-        self.address = memory.address
-        """Address of the first byte, a multiple of ALIGNMENT."""
+        self.memory, self.address, _ = memory
+        """Writable bytes, at least as many as were asked for; uninitialised. And the address of
+        the first, a multiple of ALIGNMENT."""
 
     def __del__(self) -> None:
         self._pool.give_back(self._memory)
@@ -47,6 +47,10 @@ class SlabPool:
     leased first, while it is in the caches. Large slabs are leased from the buffer pool, so that
     all large bodies share one memory.
 
+    No lock is held, as taking one costs more than all the rest: `append` and `pop` of a list are
+    atomic. Only the number of idle bytes can be wrong when two threads change it at once; it is
+    counted again wherever memory is allocated or freed.
+
     Args:
         max_idle_bytes: idle memory of small slabs to keep; more returns to the allocator.
         buffer_pool: large memory.
@@ -57,43 +61,46 @@ class SlabPool:
         self._buffer_pool = buffer_pool
         self._idle_bytes = 0
         self._idle: defaultdict[int, list[_Memory]] = defaultdict(list)  # by size
-        # reentrant: the garbage collector may return a slab while its thread holds the lock
-        self._lock = threading.RLock()
 
     def lease(self, num_bytes: int) -> Slab:
         """Return a slab of at least `num_bytes`."""
-        if num_bytes <= SMALLEST_SLAB_BYTES:
-            size = SMALLEST_SLAB_BYTES
+        if num_bytes <= MIN_SLAB_BYTES:
+            size = MIN_SLAB_BYTES
         else:
             shift = (num_bytes - 1).bit_length() - 3
             size = ((num_bytes - 1 >> shift) + 1) << shift
-        if size >= SMALLEST_BYTES:
-            memory = self._buffer_pool.lease(max(num_bytes, SMALLEST_BYTES))
-            return Slab(self, _with_address(memory))
-        with self._lock:
-            idle = self._idle[size]
-            if idle:
-                self._idle_bytes -= size
-                return Slab(self, idle.pop())
-        return Slab(self, _allocate(size))
+        if size >= MIN_BUFFER_BYTES:
+            view = self._buffer_pool.lease(max(num_bytes, MIN_BUFFER_BYTES))
+            return Slab(self, _with_address(view))
+        try:
+            memory = self._idle[size].pop()
+        except IndexError:
+            self._count_idle()
+            return Slab(self, _allocate(size))
+        self._idle_bytes -= size
+        return Slab(self, memory)
 
     def give_back(self, memory: _Memory) -> None:
         """Keep the memory of a small slab for the next one, up to the limit."""
-        size = len(memory.view)
-        if size >= SMALLEST_BYTES:
+        size = memory.size
+        if size >= MIN_BUFFER_BYTES:
             return  # the buffer pool has its own way to see that nothing refers to it
-        with self._lock:
-            if self._idle_bytes + size <= self._max_idle_bytes:
-                self._idle_bytes += size
-                self._idle[size].append(memory)
+        if self._idle_bytes + size <= self._max_idle_bytes:
+            self._idle_bytes += size
+            self._idle[size].append(memory)
+        else:
+            self._count_idle()
+
+    def _count_idle(self) -> None:
+        self._idle_bytes = sum(size * len(idle) for size, idle in [*self._idle.items()])
 
 
 def _allocate(size: int) -> _Memory:
     """Return new memory for a small slab."""
-    memory = _with_address(np.empty(size + ALIGNMENT, dtype=np.uint8).data)
-    offset = -memory.address % ALIGNMENT
-    return _Memory(memory.view[offset : offset + size], memory.address + offset)
+    view, address, _ = _with_address(np.empty(size + ALIGNMENT, dtype=np.uint8).data)
+    offset = -address % ALIGNMENT
+    return _Memory(view[offset : offset + size], address + offset, size)
 
 
 def _with_address(view: memoryview) -> _Memory:
-    return _Memory(view, np.frombuffer(view, dtype=np.uint8).ctypes.data)
+    return _Memory(view, np.frombuffer(view, dtype=np.uint8).ctypes.data, len(view))

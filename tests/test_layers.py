@@ -75,7 +75,7 @@ KEPT_IN = {
     "fastapi_offline": {"service.server"},
     "starlette": {"service.server"},
     "uvicorn": {"service.server"},
-    "httptools": {"service.asgi.request_header", "service.planned"},
+    "httptools": {"service.asgi.request_header"},
     "prometheus_client": {"service.observability", "service.oip.statistics"},
     "pydantic": {"service.__main__", "service.settings", "service.endpoints"}
     | {"service.v1", "service.oip.openapi", "service.oip.types", "service.oip.control"}

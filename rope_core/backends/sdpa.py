@@ -93,8 +93,8 @@ def _is_safe(work: AttentionWork) -> bool:
     """
     q, k = work.q, work.k
     factor = q.shape[-1] * max(1.0, abs(work.scale))
-    of_q, of_k = work.bounds or (math.inf, math.inf)
-    is_bounded = of_q * of_k * factor < MAX_SCORE  # false for NaN
+    q_bound, k_bound = work.bounds or (math.inf, math.inf)
+    is_bounded = q_bound * k_bound * factor < MAX_SCORE  # false for NaN
     if not is_bounded and not _max_abs(q) * _max_abs(k) * factor < MAX_SCORE:
         return False
     lengths = work.lengths or ([q.shape[1]], [k.shape[1]])

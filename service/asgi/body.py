@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from service.asgi.io import Receive
 from service.errors import BadMessage, ClientLeft, TimedOut, TooLarge
 from service.inference.handler import InferenceHandler, RequestContext
-from service.memory_blocks import SMALLEST_BYTES
+from service.memory_blocks import MIN_BUFFER_BYTES
 from service.wire import Buffer
 
 
@@ -52,7 +52,12 @@ async def read_body(
                     raise ClientLeft
                 part, more = event.get("body", b""), event.get("more_body", False)
                 start, num_bytes = num_bytes, num_bytes + len(part)
-                if more and buffer is None and declared is not None and declared >= SMALLEST_BYTES:
+                if (
+                    more
+                    and buffer is None
+                    and declared is not None
+                    and declared >= MIN_BUFFER_BYTES
+                ):
                     buffer = handler.buffer_pool.lease(declared)
                 if buffer is not None:
                     if num_bytes > len(buffer):

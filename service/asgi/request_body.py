@@ -5,7 +5,7 @@ import re
 from service.errors import BadRequest
 
 MAX_FRAMING_BYTES = 64 * 2**10
-"""Most bytes of chunk sizes, chunk extensions and trailers, beside half of the body's bytes."""
+"""Most bytes of sizes, extensions and trailers of chunks, plus half of the body's bytes."""
 
 _SIZE = re.compile(rb"([0-9A-Fa-f]{1,16})(;[\t\x20-\x7e\x80-\xff]*)?\r\n")
 _TRAILER = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e\x80-\xff]*\r\n")
@@ -52,7 +52,7 @@ class ChunkedBody:
         self._num_framing_bytes = 0
 
     def is_short(self, _num_bytes: int) -> bool:
-        """Return whether little is left: the length of the rest is not known."""
+        """Return whether all bytes were read: how many are left is not known."""
         return self.is_complete
 
     def feed(self, data: bytes, start: int, body: bytearray) -> int:

@@ -13,12 +13,12 @@ from service.errors import BadHeader, BadRequest, ExpectationFailed, HeaderTooLa
 _END = b"\r\n\r\n"
 
 MAX_CACHED_BYTES = 2**11
-"""Longest header that is kept."""
+"""Longest header that is cached."""
 
 MAX_CACHED_HEADERS = 256
-"""Headers that are kept. When there are more, all are dropped."""
+"""Size of the cache. A full cache is cleared."""
 
-_READ_HERE = frozenset((b"host", b"content-length", b"transfer-encoding", b"expect"))
+_CHECKED_FIELDS = frozenset((b"host", b"content-length", b"transfer-encoding", b"expect"))
 
 _HOST = re.compile(
     rb"(\[[0-9A-Fa-f:.]+\]|([A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*)(:[0-9]{0,5})?"
@@ -56,7 +56,7 @@ class RequestHeader(NamedTuple):
 
 
 class HeaderParser:
-    """Parses one header, which may arrive in pieces. How it is cut makes no difference.
+    """Parses one header, which may arrive in pieces.
 
     A header may offer another protocol with `Upgrade: h2c`, as Java's HttpClient does in every
     request, or `websocket`. RFC 9110, 7.8 allows a server to go on in HTTP/1.1, so offers change
@@ -71,7 +71,7 @@ class HeaderParser:
         self._is_complete = False
         self._keep_alive = False
         self._values: dict[bytes, list[bytes]] = {}
-        """Values of the fields that say how to read the request."""
+        """Values of _CHECKED_FIELDS, by name."""
         self.num_bytes = 0
         """Bytes so far, with empty lines before the request."""
         self.target = b""
@@ -158,11 +158,11 @@ class HeaderParser:
         """Append a field; called by httptools."""
         name = name.lower()
         self.fields.append((name, value))
-        if name in _READ_HERE:
+        if name in _CHECKED_FIELDS:
             self._values.setdefault(name, []).append(value.strip(b" \t"))
 
     def on_headers_complete(self) -> None:
-        """Keep what httptools knows at the end; called by httptools."""
+        """Note that the header is complete; called by httptools."""
         self._is_complete = True
         self._keep_alive = self._parser.should_keep_alive()
 
@@ -217,7 +217,7 @@ class RequestHeaderCache:
         return None if header is None else (header, end)
 
     def add(self, text: bytes, header: RequestHeader) -> None:
-        """Keep a header."""
+        """Cache a header."""
         if len(text) > MAX_CACHED_BYTES:
             return
         if len(self._headers) >= MAX_CACHED_HEADERS:

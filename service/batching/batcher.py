@@ -20,7 +20,7 @@ from typing import Generic
 from service.batching.call_queue import C, Entry, FutureEntry, R, next_batch
 from service.batching.run import Completed, Run
 from service.errors import DeviceLost, DeviceStuck, Expired, Overloaded, ShuttingDown, TimedOut
-from service.observability.metrics import Metrics, observe_all
+from service.observability.metrics import Metrics
 
 log = logging.getLogger("rope.failures")
 
@@ -150,7 +150,7 @@ class Batcher(Generic[C, R]):
         self._queue.clear()
 
     def restart_watchdog(self) -> None:
-        """Let the device's time start again: it has a new run, or has shown progress.
+        """Restart the device's time limit: it has a new run, or has shown progress.
 
         Progress of one run counts for all in flight, as one may wait for another.
         """
@@ -240,9 +240,9 @@ class Batcher(Generic[C, R]):
                     outcome = Completed(result, queue_s, run.copy_s, run.compute_s, num_calls)
                 try:
                     entry.resolve(outcome)
-                except Exception:  # the batch has others, which must have their outcomes
+                except Exception:  # the other calls of the batch must get their outcomes
                     log.exception("an outcome could not be delivered")
-        observe_all(metrics.queue_seconds, waits)
+        metrics.queue_seconds.observe_all(waits)
         metrics.batch_requests.observe(len(batch))
         metrics.batch_tokens.observe(num_tokens)
         if isinstance(result, DeviceLost):  # the last one, as no run succeeds after a loss

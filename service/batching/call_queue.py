@@ -12,7 +12,7 @@ from service.errors import TimedOut
 
 
 class Batchable(Protocol):
-    """What batching has to know of a call."""
+    """A call, as the batcher needs it."""
 
     @property
     def batch_key(self) -> Hashable:
@@ -50,7 +50,7 @@ class Entry(Generic[C, R]):
     """Time of `time.monotonic` when the call was put into the queue."""
 
     timer: asyncio.TimerHandle | None = field(default=None, init=False)
-    """Runs out at the deadline. None for a call that has not had to wait."""
+    """Fires at the deadline. None for a call that has not had to wait."""
 
     def resolve(self, outcome: Completed[R] | Exception) -> None:
         """Set the result or the exception of the call. The first outcome counts. Raises nothing."""
@@ -94,7 +94,7 @@ def next_batch(
 
     Returns:
         The batch, and whether its calls are estimated to take less than `inline_limit_s` together.
-        If the oldest call is, the batch ends before the first one that is too much.
+        If the oldest call is, the batch ends before the call that exceeds this limit.
     """
     batch: list[Entry[C, R]] = []
     skipped: list[Entry[C, R]] = []

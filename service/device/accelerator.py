@@ -19,7 +19,7 @@ from service.device.pipeline import CopyPipeline
 from service.device.rwlock import SharedExclusiveLock
 from service.errors import DeviceFull, DeviceLost
 from service.kernel_builds.builder import KernelBuilder
-from service.memory_blocks import SMALLEST_BYTES
+from service.memory_blocks import MIN_BUFFER_BYTES
 
 log = logging.getLogger("rope.device")
 
@@ -41,7 +41,7 @@ CAPABILITIES = DeviceCapabilities(
     inline_limit_s=0.0,
     batch_mixed_ops=True,
     packable_ops=(Rotate, Attend),
-    packed_bytes=SMALLEST_BYTES,  # larger bodies are in pooled buffers, and need no staging
+    packed_bytes=MIN_BUFFER_BYTES,  # larger bodies are in pooled buffers, and need no staging
     batch_bytes=2**26,
     warm_up_shapes=((32, 8, 128),),  # of Llama 3 8B, Mistral 7B, Qwen3 8B
 )

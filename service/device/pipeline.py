@@ -22,7 +22,7 @@ from service.buffer_pool import BufferPool
 from service.device.buffer_layout import BufferLayout
 from service.device.interface import Driver
 from service.device.staging import StagedInputs, pinned_bytes, stage
-from service.memory_blocks import SMALLEST_BYTES
+from service.memory_blocks import MIN_BUFFER_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +147,6 @@ def _split(
 def _detach_small(result: Result) -> Result:
     """Copy a small result: until its client has read it, it would hold the run's whole buffer."""
     tensors = tensor_fields(result)
-    if sum(tensor.nbytes for tensor in tensors.values()) >= SMALLEST_BYTES:
+    if sum(tensor.nbytes for tensor in tensors.values()) >= MIN_BUFFER_BYTES:
         return result
     return with_fields(result, {name: tensor.clone() for name, tensor in tensors.items()})

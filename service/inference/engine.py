@@ -23,18 +23,18 @@ OVERHEAD_FLOPS = 64
 
 
 class Runner(Protocol):
-    """Runs batches of calls of one kind in a way of its own."""
+    """Runs batches of calls of one kind, instead of the engine."""
 
     @property
     def batch_key(self) -> Hashable:
-        """The kind: a batch has calls of equal keys, and one of their runners runs all."""
+        """The kind. All calls of a batch have this key, and the runner of one of them runs all."""
 
     def __call__(self, jobs: Sequence[Any]) -> Run[Any]:
         """Return the results of all jobs, in order."""
 
 
 class RunnableJob(Batchable, Protocol):
-    """What the engine has to know of a call."""
+    """A call, as the engine needs it."""
 
     @property
     def call(self) -> Call:
@@ -54,7 +54,7 @@ class RunnableJob(Batchable, Protocol):
 
     @property
     def runner(self) -> Runner | None:
-        """What runs the calls of this batch key; the engine itself where None."""
+        """Runs the calls of this batch key; None: the engine runs them."""
 
 
 @dataclass(frozen=True, slots=True)

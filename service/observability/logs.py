@@ -4,7 +4,7 @@ import logging
 import os
 import select
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import orjson
 
@@ -26,18 +26,21 @@ class JsonFormatter(logging.Formatter):
         return orjson.dumps(line, default=str).decode()
 
 
-def write(lines: Iterable[dict[str, object]]) -> None:
-    """Write lines without the logging module, which takes longer than a small rotation.
+def render_fields(fields: Mapping[str, object]) -> str:
+    """Return fields of a line: a JSON object without its braces."""
+    return orjson.dumps(fields)[1:-1].decode()
+
+
+def write(lines: Iterable[str]) -> None:
+    """Write ended lines without the logging module, which takes longer than a small rotation.
 
     A pipe may divide a longer text than PIPE_BUF, or mix it with that of another thread.
     """
-    output, text = sys.stdout.fileno(), b""
-    for line in lines:
-        part = orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
-        if len(text) + len(part) > select.PIPE_BUF:
-            os.write(output, text)
-            text = b""
-        text += part
+    output, text = sys.stdout.fileno(), "".join(lines).encode()
+    while len(text) > select.PIPE_BUF:
+        end = text.rfind(b"\n", 0, select.PIPE_BUF) + 1 or len(text)
+        os.write(output, text[:end])
+        text = text[end:]
     if text:
         os.write(output, text)
 

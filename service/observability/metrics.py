@@ -1,15 +1,14 @@
 """All metrics of one service, in a registry of its own."""
 
 import platform
-from bisect import bisect_left
-from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Info, generate_latest
 from prometheus_client.metrics import disable_created_metrics
 
 from service import __version__
+from service.observability.histogram import Histogram
 
 _SECONDS = tuple(b * 10.0**e for e in range(-5, 2) for b in (1, 2.5, 5))  # 10 us to 50 s
 _BUILD_SECONDS = tuple(2.0**e for e in range(-6, 7))  # 16 ms, from a cache, to 64 s
@@ -88,14 +87,3 @@ class Metrics:
     def _seconds(self, what: str, help_text: str) -> Histogram:
         name = f"rope_{what}_seconds"
         return Histogram(name, help_text, buckets=_SECONDS, registry=self.registry)
-
-
-def observe_all(histogram: Histogram, values: Sequence[float]) -> None:
-    """Observe values as `histogram.observe` does, but increment each bucket only once."""
-    bounds, counts = histogram._upper_bounds, dict[int, int]()
-    for value in values:
-        index = bisect_left(bounds, value)
-        counts[index] = counts.get(index, 0) + 1
-    for index, num_values in counts.items():
-        histogram._buckets[index].inc(num_values)
-    histogram._sum.inc(sum(values))

@@ -5,6 +5,7 @@ import math
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -27,6 +28,30 @@ REASONS: Mapping[str, tuple[type[BaseException], ...]] = {
 _STEPS = ("queue", "compute_input", "compute_infer", "compute_output")
 
 
+@dataclass(slots=True)
+class _Sums:
+    """The number of answered requests, and seconds of them and of their steps."""
+
+    num_requests: int = 0
+    success_s: float = 0.0
+    queue_s: float = 0.0
+    copy_s: float = 0.0
+    compute_s: float = 0.0
+    output_s: float = 0.0
+
+    @property
+    def ns(self) -> Counter[str]:
+        """Nanoseconds by the protocol's names."""
+        seconds = {
+            "success": self.success_s,
+            "queue": self.queue_s,
+            "compute_input": self.copy_s,
+            "compute_infer": self.compute_s,
+            "compute_output": self.output_s,
+        }
+        return Counter({step: int(step_s * 1e9) for step, step_s in seconds.items()})
+
+
 class Statistics:
     """Counts of one model. They only grow.
 
@@ -38,54 +63,53 @@ class Statistics:
     def __init__(self, name: str, num_pending: Callable[[], int]) -> None:
         self.name = name
         self.num_pending = num_pending
-        self.num_answered = 0
         self.num_failed = Counter(dict.fromkeys(REASONS, 0))
-        self._fail_ns = self._last_ms = 0
-        self._by_size: defaultdict[int, Counter[str]] = defaultdict(Counter)
-        """By the number of calls in a run: nanoseconds of requests and of each of their steps, and
-        the number of requests."""
+        self._fail_ns = 0
+        self._last = 0.0
+        self._by_size: defaultdict[int, _Sums] = defaultdict(_Sums)
+        """Sums of answered requests by the number of calls in their run."""
 
     def count(self, deadline: float = math.inf) -> "FailureCount":
         """Return the `with` block of a request; `deadline` is a time of `time.monotonic`."""
         return FailureCount(self, deadline)
 
     def add_success(
-        self, completed: Completed[Result] | None, started: float, written_from: float
+        self, completed: Completed[Result] | None, started: float, write_started: float
     ) -> None:
         """Count a request that is answered: its answer has just been written.
 
         Args:
             completed: its run.
-            started: time of `time.perf_counter` at its arrival.
-            written_from: the same when writing the answer began.
+            started: time of `time.monotonic` at its arrival.
+            write_started: time of `time.monotonic` when writing the answer began.
         """
         assert completed is not None, "all models need the device"
-        now = time.perf_counter()
-        self.num_answered += 1
-        seconds = {
-            "success": now - started,
-            "queue": completed.queue_s,
-            "compute_input": completed.copy_s,
-            "compute_infer": completed.compute_s,
-            "compute_output": now - written_from,
-        }
+        now = time.monotonic()
         sums = self._by_size[completed.num_calls]
-        sums["requests"] += 1
-        for step, step_s in seconds.items():
-            sums[step] += int(step_s * 1e9)
-        self._last_ms = int(time.time() * 1e3)
+        sums.num_requests += 1
+        sums.success_s += now - started
+        sums.queue_s += completed.queue_s
+        sums.copy_s += completed.copy_s
+        sums.compute_s += completed.compute_s
+        sums.output_s += now - write_started
+        self._last = time.time()
 
     def add_failure(self, failure: BaseException, started: float) -> None:
         """Count a failed request."""
         reasons = (name for name, types in REASONS.items() if isinstance(failure, types))
         self.num_failed[next(reasons)] += 1
-        self._fail_ns += int((time.perf_counter() - started) * 1e9)
-        self._last_ms = int(time.time() * 1e3)
+        self._fail_ns += int((time.monotonic() - started) * 1e9)
+        self._last = time.time()
+
+    @property
+    def num_answered(self) -> int:
+        """Answered requests."""
+        return sum(sums.num_requests for sums in self._by_size.values())
 
     @property
     def ns(self) -> Counter[str]:
         """Time of answered requests, of failed ones, and of each step of the answered ones."""
-        return sum(self._by_size.values(), Counter(fail=self._fail_ns))
+        return sum((sums.ns for sums in self._by_size.values()), Counter(fail=self._fail_ns))
 
     @property
     def num_runs(self) -> int:
@@ -98,7 +122,7 @@ class Statistics:
         return {
             "name": self.name,
             "version": VERSION,
-            "last_inference": self._last_ms,
+            "last_inference": int(self._last * 1e3),
             "inference_count": answered,
             "execution_count": self.num_runs,
             "inference_stats": {
@@ -111,7 +135,7 @@ class Statistics:
             },
             "response_stats": {},
             "batch_stats": [
-                {**_describe_compute(_num_runs(sums, size), sums, size), "batch_size": size}
+                {**_describe_compute(_num_runs(sums, size), sums.ns, size), "batch_size": size}
                 for size, sums in sorted(self._by_size.items())
             ],
             "memory_usage": [],
@@ -128,14 +152,14 @@ A client cancels its request by its own clock, which may be a little early.
 class FailureCount:
     """A `with` block that counts a request that fails in it. `add_success` counts the others.
 
-    `as` gives the time of `time.perf_counter` at the start. A request that is cancelled has failed
+    `as` gives the time of `time.monotonic` at the start. A request that is cancelled has failed
     because its client left, or because its deadline has passed.
     """
 
     def __init__(self, statistics: Statistics, deadline: float) -> None:
         self._statistics = statistics
         self._deadline = deadline
-        self._started = time.perf_counter()
+        self._started = time.monotonic()
 
     def __enter__(self) -> float:
         return self._started
@@ -148,8 +172,8 @@ class FailureCount:
             self._statistics.add_failure(failure, self._started)
 
 
-def _num_runs(sums: Counter[str], size: int) -> int:
-    return math.ceil(sums["requests"] / size)
+def _num_runs(sums: _Sums, size: int) -> int:
+    return math.ceil(sums.num_requests / size)
 
 
 def _microseconds(step: str, statistics: Statistics) -> int:

@@ -33,13 +33,13 @@ class _Rotated(NamedTuple):
 
 
 class AttentionRunner:
-    """Runs the calls of a plan by the steps of the library, without what only other forms need.
+    """Runs the calls of a plan by the steps of the library, without those of other forms.
 
     Args:
         call: the first call of the plan.
         table: the angles.
-        spans: of q `[B, S, H, D]` or `[T, H, D]`, of k and v likewise, and of int64 positions of
-            all tokens.
+        spans: of q `[B, S, H, D]` or `[T, H, D]`, k and v `[..., Hkv, D]`, and int64 positions, one
+            for each token.
     """
 
     batch_key: ClassVar[str] = "planned attention"
@@ -76,8 +76,8 @@ class AttentionRunner:
         if rotated is None:
             rotated = self._rotated_in(torch.empty(self._num_rotated_bytes, dtype=torch.uint8))
         q, q_address, k, k_address = rotated
-        rotate_q = table.of(self._num_heads, dtype).run
-        rotate_k = table.of(self._num_kv_heads, dtype).run
+        rotate_q = table.for_heads(self._num_heads, dtype).run
+        rotate_k = table.for_heads(self._num_kv_heads, dtype).run
         address = job.slab.address
         positions = address + self._positions.offset
         max_q = rotate_q(address + self._q.offset, q_address, positions, num_tokens)
@@ -117,12 +117,13 @@ def attention_runner(call: Attend, spans: Sequence[TensorSpan]) -> AttentionRunn
         and all(span.num_bytes for span in spans)
         and by_name["positions"].dtype is torch.int64
         and torch.Size(by_name["positions"].shape).numel() == num_rows * num_tokens
+        and call.q_index is None  # it may come from parameters
         and not rope.whole_positions
         and rope.values == "kept"
         and call.v.shape[-1] == q.shape[-1]
         and call.out_dtype in (None, q.dtype)
-        and num_tokens > 1  # one query is no causal call of the operator
-        and (num_rows == 1 or q.dtype is torch.float32)  # rows have the same bits together
+        and num_tokens > 1  # the library computes a single query without the causal mask
+        and (num_rows == 1 or q.dtype is torch.float32)  # rows have the bits that they have alone
         and config.causal
         and (config.window, config.chunk, config.softcap) == (None, None, None)
         and (config.scale is None or config.scale > 0)

@@ -13,11 +13,15 @@ MAX_HEADER_BYTES = 2**12
 """Longest header that has a plan."""
 
 _IDENTIFIER = re.compile(
-    rb"\r\n(x-request-id|traceparent|tracestate):[ \t]*([\w.,:=@/+*-]{0,512})[ \t]*(?=\r\n)",
+    rb"(?<=[^\r\n])\r\n(x-request-id|traceparent|tracestate):[ \t]*([\w.,:=@/+*-]{0,512})(?=\r\n)",
     re.IGNORECASE,
 )
+"""A field that differs in each request."""
+
 MAX_IDENTIFIERS = 3
-"""Fields that differ in each request: one of each name."""
+"""One of each name."""
+
+NO_IDENTIFIERS: Mapping[bytes, bytes] = {}
 
 _IDENTIFIER_NAME = re.compile(rb"\n(?:x-request-id|trace(?:parent|state))\b", re.IGNORECASE)
 _HOST = re.compile(rb"[A-Za-z0-9._~:\[\]-]{1,255}")
@@ -35,15 +39,15 @@ class Header(NamedTuple):
 
 
 def without_identifiers(text: bytes) -> tuple[bytes, dict[bytes, bytes]] | None:
-    """Return a header without the lines that differ in each request, and what these say.
+    """Return a header without the identifiers, and the values of these by name.
 
-    None: an identifier is not one that all servers read in the same way.
+    None: an identifier is there twice, or has a form that other servers may read differently.
     """
-    found = _IDENTIFIER.findall(text)
-    if not found:
+    fields = _IDENTIFIER.findall(text)
+    if not fields:
         return None if _IDENTIFIER_NAME.search(text) else (text, {})
-    identifiers = {name.lower(): value for name, value in found}
-    if len(identifiers) < len(found):
+    identifiers = {name.lower(): value for name, value in fields}
+    if len(identifiers) < len(fields):
         return None
     text = _IDENTIFIER.sub(b"", text)
     return None if _IDENTIFIER_NAME.search(text) else (text, identifiers)
@@ -52,8 +56,8 @@ def without_identifiers(text: bytes) -> tuple[bytes, dict[bytes, bytes]] | None:
 def parse(text: bytes, limits: HeaderLimits) -> Header | None:
     """Return a parsed header, None if requests with such a header have no plan.
 
-    Only a POST of HTTP/1.1 with a body of declared length, no field twice, and nothing that asks
-    for another treatment of the connection or of the body.
+    Plans are for a POST of HTTP/1.1 with a body of declared length, no field twice, and no field
+    that changes how the connection or the body is read.
     """
     parser = HeaderParser(limits)
     try:
@@ -69,6 +73,7 @@ def parse(text: bytes, limits: HeaderLimits) -> Header | None:
         num_parsed < len(text)
         or header.method != "POST"
         or header.version != "1.1"
+        or not header.keep_alive  # which Proxy-Connection decides as well
         or len(fields) != len(header.fields)
         or not _HOST.fullmatch(fields[b"host"])
         or fields.get(b"connection", b"keep-alive").lower() != b"keep-alive"

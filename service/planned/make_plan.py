@@ -13,7 +13,7 @@ from service.endpoints.builders import PreparedCall
 from service.endpoints.table import Endpoint
 from service.inference.engine import Job
 from service.inference.handler import InferenceHandler
-from service.planned.plan import PLANNED_CALLS, Plan, Readable, TensorSpan
+from service.planned.plan import PLANNED_CALLS, ParsedRequest, Plan, TensorSpan
 from service.planned.runners import runner_for
 from service.wire import Message
 
@@ -21,7 +21,7 @@ from service.wire import Message
 def make_plan(
     handler: InferenceHandler,
     endpoint: Endpoint[Any],
-    readable: Readable,
+    request: ParsedRequest,
     prefix: bytes,
     num_body_bytes: int,
     timeout_s: float,
@@ -31,15 +31,15 @@ def make_plan(
     Args:
         handler: reads requests in the ordinary way.
         endpoint: what the request asks for.
-        readable: the request. Its tensors are views of its body.
+        request: the request. Its tensors are views of its body.
         prefix: header and description of the tensors, without identifiers.
         num_body_bytes: length of the body.
         timeout_s: how long the client waits.
 
     Raises:
-        ServiceError, RopeError: it is no request.
+        ServiceError, RopeError: the request is not valid.
     """
-    message = readable.message
+    message = request.message
     prepared = endpoint.read(message, handler.rope_resolver)
     if not isinstance(prepared, PreparedCall) or prepared.warnings or prepared.backend:
         return None
@@ -65,15 +65,15 @@ def make_plan(
         operation_name=endpoint.operation,
         runner=runner,
         spans=spans,
-        fields=_unchecked_fields(call, message),
+        tensor_names=_unchecked_tensor_names(call, message),
         prepare=partial(endpoint.read, resolver=handler.rope_resolver),
         params=message.params,
-        answer=readable.format(answer),
+        answer_format=request.answer_format(answer),
     )
 
 
 def _job(handler: InferenceHandler, call: Rotate | Attend) -> Job:
-    """Return keys and costs of all calls with these shapes, without the numbers of this one."""
+    """Return keys and costs of all calls with these shapes, without the tensors of this one."""
     job = handler.engine.job(call, handler.backend_policy.choose(call, None))
     seconds = job.seconds
     if isinstance(call, Attend) and call.lengths is not None:  # at most as long as one sequence
@@ -93,10 +93,10 @@ def _depends_on_numbers(call: Rotate | Attend, message: Message) -> bool:
     return rope.arithmetic != "float64" or "length" in VARIANTS[rope.rope_type].parameters
 
 
-def _unchecked_fields(call: Rotate | Attend, message: Message) -> dict[str, str] | None:
-    """Return the tensor's name of each field of a call whose numbers are all valid, else None."""
+def _unchecked_tensor_names(call: Rotate | Attend, message: Message) -> dict[str, str] | None:
+    """Return the name of the tensor for each field of a call; None if numbers may be invalid."""
     names = {id(tensor): name for name, tensor in message.tensors.items()}
-    fields: dict[str, str] = {}
+    by_field: dict[str, str] = {}
     for field, tensor in tensor_fields(call).items():
         is_valid = field in ("q", "k", "v")
         if field in ("positions", "q_positions", "k_positions"):
@@ -104,8 +104,8 @@ def _unchecked_fields(call: Rotate | Attend, message: Message) -> dict[str, str]
             is_valid = not (has_limits or tensor.dtype.is_floating_point)
         if not is_valid or id(tensor) not in names:
             return None
-        fields[field] = names[id(tensor)]
-    return fields
+        by_field[field] = names[id(tensor)]
+    return by_field
 
 
 def _spans(message: Message) -> tuple[TensorSpan, ...]:
@@ -118,7 +118,7 @@ def _spans(message: Message) -> tuple[TensorSpan, ...]:
 
 
 def _answer_tensors(call: Rotate | Attend) -> dict[str, torch.Tensor]:
-    """Return tensors of the shapes and dtypes of the answer to a call, without numbers."""
+    """Return tensors of the shapes and dtypes of the answer to a call, uninitialised."""
     if isinstance(call, Rotate):
         tensors = {"q": call.q, "k": call.k}
         return {

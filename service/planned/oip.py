@@ -11,15 +11,16 @@ from service.oip.http import codec
 from service.oip.infer.models import MODELS, Model
 from service.oip.infer.plan import InferPlan
 from service.oip.state import OipState
-from service.planned.plan import PLANNED_CALLS, AnswerFormat, Description, Readable
+from service.planned.plan import PLANNED_CALLS, AnswerFormat, Description, ParsedRequest
 from service.wire import Message
 
 _ID = re.compile(rb'\{ ?"id": ?"([A-Za-z0-9_.:-]{1,64})", ?')
-"""The client's name of a request, where clients write it: first."""
+"""The client's name of a request. Clients write it first."""
 
 _ID_MARK = "rope.id"
+"""Stands for the name in a rendered answer."""
 
-_FIELDS = (
+_HEADER_LINES = (
     b"content-type: application/octet-stream\r\n"
     b"inference-header-content-length: %d\r\ncontent-length: %d\r\n"
 )
@@ -45,54 +46,45 @@ class OipRoute:
         headers = codec.parse_headers(fields, self._max_json_bytes)
         return bool(headers.json_bytes) and headers.response_coding is None
 
-    def describe(self, fields: Mapping[bytes, bytes], body: bytes) -> Description | None:
+    def read_description(self, fields: Mapping[bytes, bytes], body: bytes) -> Description | None:
         """Return the JSON part of a body without its id, None if it has no plan."""
         size = int(fields[codec.JSON_LENGTH])
         if size > len(body):
             return Description(body, b"", size)
-        text, request_id = body[:size], b""
-        if found := _ID.match(text):
-            request_id, text = found[1], b"{" + text[found.end() :]
-        return Description(text, request_id, size) if b'"id"' not in text else None
+        text, message_id = body[:size], b""
+        if match := _ID.match(text):
+            message_id, text = match[1], b"{" + text[match.end() :]
+        return Description(text, message_id, size) if b'"id"' not in text else None
 
-    def read(self, description: bytes, tensors: memoryview) -> Readable | None:
-        """Return the message of a request, and the form of its answer.
+    def parse(self, description: bytes, tensors: memoryview) -> ParsedRequest | None:
+        """Return the message of a request, and the format of its answers.
 
-        None: not all tensors are views of the body, or not all outputs are bytes behind each other.
+        None: `queue_s` limits its wait, or `RequestParser.has_plain_tensors` is false.
 
         Raises:
-            ServiceError, RopeError: it is no request.
+            ServiceError, RopeError: the request is not valid.
         """
         model, parser = self._model, self._parser
         request = codec.decode_parts(model, parser, description, tensors)
         plan = request.plan
-        is_view = parser.header_cache.get(model.name, description) is not None
-        outputs = [*plan.outputs]
-        names = [slot.name for slot in model.outputs]
-        if (
-            not is_view
-            or not plan.is_binary
-            or plan.queue_s is not None
-            or outputs != names[: len(outputs)]  # the result has these, in this order
-        ):
+        if plan.queue_s is not None or not parser.has_plain_tensors(model, description, plan):
             return None
-        return Readable(request.message, partial(self._format, plan))
+        return ParsedRequest(request.message, partial(self._answer_format, plan))
 
-    def _format(self, plan: InferPlan, answer: Message) -> AnswerFormat:
+    def _answer_format(self, plan: InferPlan, answer: Message) -> AnswerFormat:
         model = self._model
-        plain_fields, (plain, *_) = codec.encode(model, "", plan, None, answer)
+        headers, (plain, *_) = codec.encode(model, "", plan, None, answer)
         _, (named, *tensors) = codec.encode(model, _ID_MARK, plan, None, answer)
         before, after = bytes(named).split(_ID_MARK.encode())
         num_bytes = sum(map(len, tensors))
 
-        def with_id(request_id: bytes) -> tuple[bytes, bytes]:
-            preamble = before + request_id + after
-            fields = _FIELDS % (len(preamble), len(preamble) + num_bytes)
-            return fields, preamble
+        def with_id(message_id: bytes) -> tuple[bytes, bytes]:
+            preamble = before + message_id + after
+            return _HEADER_LINES % (len(preamble), len(preamble) + num_bytes), preamble
 
         return AnswerFormat(
             self._path,
-            b"".join(b"%s: %s\r\n" % field for field in plain_fields),
+            b"".join(b"%s: %s\r\n" % field for field in headers),
             bytes(plain),
             self._describe_failure,
             with_id,

@@ -38,12 +38,12 @@ class Description(NamedTuple):
     """What a request says of its tensors, before their bytes."""
 
     text: bytes
-    """As the client sent it, but for the name of the request."""
+    """As the client sent it, without `message_id`."""
     message_id: bytes
-    """The client's name of the request within the body; empty where it has none."""
+    """The client's name of the request within the body (`id` of `/v2`); empty if there is none."""
     num_bytes: int
-    """Bytes of the body before those of the tensors. If there are more than have arrived, the
-    description is not complete, and may be longer still."""
+    """Bytes of the body before those of the tensors. If fewer bytes of the body have arrived, this
+    is a lower bound."""
 
 
 class AnswerFormat(NamedTuple):
@@ -51,24 +51,24 @@ class AnswerFormat(NamedTuple):
 
     route: str
     """The route's name in metrics."""
-    fields: bytes
-    """Lines of the header: type and length of the body."""
+    header_lines: bytes
+    """Type and length of the body."""
     preamble: bytes
-    """Body before the bytes of the tensors."""
-    describe: Callable[[Exception], tuple[int, Headers, bytes]]
+    """The body before the bytes of the tensors."""
+    describe_failure: Callable[[Exception], tuple[int, Headers, bytes]]
     """Returns status, headers and body for a failure."""
     with_id: Callable[[bytes], tuple[bytes, bytes]] | None = None
-    """Returns `fields` and `preamble` for a request with a name in its body."""
+    """Returns `header_lines` and `preamble` for a request with a `message_id`."""
     statistics: Statistics | None = None
-    """Counts of the protocol."""
+    """Counts the requests to a model of `/v2`."""
 
 
-class Readable(NamedTuple):
-    """The message of a request, and the form of the answers to requests with its description."""
+class ParsedRequest(NamedTuple):
+    """The message of a request, and the format of the answers to requests with its description."""
 
     message: Message
-    format: Callable[[Message], AnswerFormat]
-    """Returns the form of answers whose tensors have these names, shapes and dtypes."""
+    answer_format: Callable[[Message], AnswerFormat]
+    """Returns the format of answers whose tensors have these names, shapes and dtypes."""
 
 
 class TensorSpan(NamedTuple):
@@ -86,7 +86,7 @@ class Plan:
     """What the header of a request and the description of its tensors determine."""
 
     prefix: bytes
-    """Header and description as the client sends them, without identifiers."""
+    """Header and description as the client sends them, without identifiers and `message_id`."""
 
     num_bytes: int
     """Bytes of the tensors, which follow `prefix`."""
@@ -96,7 +96,7 @@ class Plan:
     """Memory of a request and of its answer."""
 
     job: Job
-    """Costs and keys of each call. Its own call has no numbers."""
+    """Costs and keys of each call. The tensors of its own call are None."""
 
     operation: type[Call]
     operation_name: str
@@ -106,14 +106,14 @@ class Plan:
 
     spans: tuple[TensorSpan, ...]
 
-    fields: Mapping[str, str] | None
-    """The tensor of each field of the call, by name; None: numbers have to be checked."""
+    tensor_names: Mapping[str, str] | None
+    """Name of the tensor for each field of the call; None: `prepare` must check its numbers."""
 
     prepare: Callable[[Message], PreparedCall | Message]
     """Returns the call of a message; checks its numbers."""
 
     params: Parameters
-    answer: AnswerFormat
+    answer_format: AnswerFormat
 
     def build_call(self, body: memoryview) -> Call:
         """Return the call whose tensors are views of a body.
@@ -125,9 +125,9 @@ class Plan:
             name: view_as_tensor(body, dtype, shape, offset)
             for name, dtype, shape, offset, _ in self.spans
         }
-        if self.fields is not None:
+        if self.tensor_names is not None:
             return with_fields(
-                self.job.call, {field: tensors[name] for field, name in self.fields.items()}
+                self.job.call, {field: tensors[name] for field, name in self.tensor_names.items()}
             )
         prepared = self.prepare(Message(tensors, self.params))
         assert isinstance(prepared, PreparedCall), "a plan is made for calls of the device"
@@ -169,15 +169,17 @@ class PlannedEntry(Entry[Any, Any]):
     charged_bytes: int
     """Its share of the memory budget."""
 
-    answer: Callable[["PlannedEntry", Completed[Any] | Exception], None]
+    send_answer: Callable[["PlannedEntry", Completed[Any] | Exception], None]
     """Sends the answer; called once. It raises no exception."""
 
     request_id: str
-    message_id: bytes
-    """The client's name of the request within the body; empty where it has none."""
+    """The client's `x-request-id`, or a new one."""
 
-    header: Mapping[bytes, bytes]
-    """Fields of the header that differ in each request, by name: `traceparent`."""
+    message_id: bytes
+    """As in `Description`."""
+
+    identifiers: Mapping[bytes, bytes]
+    """Fields of the header that differ in each request, by name, such as `traceparent`."""
 
     is_answered: bool = field(default=False, init=False)
     backend_call: tuple[str, str] | None = field(default=None, init=False)
@@ -189,7 +191,7 @@ class PlannedEntry(Entry[Any, Any]):
             self.timer.cancel()
         if not self.is_answered:
             self.is_answered = True
-            self.answer(self, outcome)
+            self.send_answer(self, outcome)
 
 
 def answer_parts(result: Result | PlannedResult) -> Parts:

@@ -13,11 +13,11 @@ from service.planned import header
 from service.planned.header import MAX_HEADER_BYTES, MAX_IDENTIFIERS, Header
 from service.planned.make_plan import make_plan
 from service.planned.oip import oip_routes
-from service.planned.plan import Description, Plan, Readable
+from service.planned.plan import Description, ParsedRequest, Plan
 from service.planned.v1 import V1Route
 
 MAX_PLANS = 1024
-"""Plans, and headers, that are kept. When there are more, all are dropped."""
+"""Entries of a cache of plans or headers. A full cache is cleared."""
 
 MAX_DESCRIPTION_BYTES = 2**12
 """Longest description of tensors that has a plan."""
@@ -29,13 +29,21 @@ class PlannedRoute(Protocol):
     endpoint: Endpoint[Any]
 
     def accepts(self, fields: Mapping[bytes, bytes]) -> bool:
-        """Tell whether requests with these fields may have a plan. Raises ServiceError if not."""
+        """Tell whether requests with these header fields may have a plan.
 
-    def describe(self, fields: Mapping[bytes, bytes], body: bytes) -> Description | None:
-        """Return the description of the tensors at the start of a body, None if it has no plan."""
+        Raises:
+            ServiceError: no request may have such fields.
+        """
 
-    def read(self, description: bytes, tensors: memoryview) -> Readable | None:
-        """Return a request, None if it has no plan. Raises ServiceError if it is none."""
+    def read_description(self, fields: Mapping[bytes, bytes], body: bytes) -> Description | None:
+        """Return the description at the start of a body, None if the request has no plan."""
+
+    def parse(self, description: bytes, tensors: memoryview) -> ParsedRequest | None:
+        """Return a request, None if it has no plan.
+
+        Raises:
+            ServiceError, RopeError: the request is not valid.
+        """
 
 
 class Match(NamedTuple):
@@ -45,13 +53,13 @@ class Match(NamedTuple):
     """None: the plan can be made once the whole body is there."""
     header: Header
     key: bytes
-    """Header and description of the tensors, without identifiers."""
+    """The `prefix` of its plan."""
     description: Description
     identifiers: Mapping[bytes, bytes]
     """Fields of the header that differ in each request, by name."""
     start: int
-    """Where the bytes of the tensors begin. If that is beyond the data, the description of the
-    tensors is not complete, and may be longer still."""
+    """Where the bytes of the tensors begin. If the description is not complete, this is a lower
+    bound beyond the data."""
     end: int
     """Where the request ends."""
 
@@ -59,8 +67,8 @@ class Match(NamedTuple):
 class Planner:
     """Finds and makes plans.
 
-    A header that is seen for the first time has no plan yet: some clients send another one each
-    time, and a plan costs more than an ordinary request.
+    A header gets no plan when it is seen for the first time: a plan costs more than a request
+    without one, and some clients send another header each time.
 
     Args:
         oip_state: its handler reads requests in the ordinary way.
@@ -86,10 +94,10 @@ class Planner:
 
     def match(self, data: bytes) -> Match | None:
         """Return what is known of the request at the start of `data`; None: it is not planned."""
-        at = data.find(header.END, 0, self._header_limits.max_bytes) + len(header.END)
-        if at < len(header.END):
+        body_at = data.find(header.END, 0, self._header_limits.max_bytes) + len(header.END)
+        if body_at < len(header.END):
             return None
-        text = data[:at]
+        text = data[:body_at]
         identifiers: Mapping[bytes, bytes] = {}
         parsed = self._headers.get(text)
         if parsed is None:
@@ -101,13 +109,15 @@ class Planner:
             if parsed is None:
                 return None
         route = self._routes[parsed.target]
-        description = route.describe(parsed.fields, data[at : at + MAX_DESCRIPTION_BYTES])
+        description = route.read_description(
+            parsed.fields, data[body_at : body_at + MAX_DESCRIPTION_BYTES]
+        )
         max_bytes = min(MAX_DESCRIPTION_BYTES, parsed.num_body_bytes)
         if description is None or description.num_bytes > max_bytes:
             return None
         key = text + description.text
-        end = at + parsed.num_body_bytes
-        start = at + description.num_bytes
+        end = body_at + parsed.num_body_bytes
+        start = body_at + description.num_bytes
         plan = self._plans.get(key) if start <= len(data) else None
         if plan is None and key in self._plans:
             return None
@@ -134,7 +144,7 @@ class Planner:
         return default_s if timeout_s is None else min(timeout_s, max_s)
 
     def _header(self, text: bytes) -> Header | None:
-        """Return a parsed header, None where it was not seen before or has no plan."""
+        """Return a parsed header, None if it is seen for the first time or has no plan."""
         if text in self._headers:
             return self._headers[text]
         if text not in self._seen:
@@ -166,10 +176,10 @@ class Planner:
     def _make(self, match: Match, body: memoryview) -> Plan | None:
         route = self._routes[match.header.target]
         timeout_s = self.timeout_s(match.header)
-        readable = route.read(match.description.text, body)
-        if readable is None:
+        request = route.parse(match.description.text, body)
+        if request is None:
             return None
         num_body_bytes = match.header.num_body_bytes
         return make_plan(
-            self._handler, route.endpoint, readable, match.key, num_body_bytes, timeout_s
+            self._handler, route.endpoint, request, match.key, num_body_bytes, timeout_s
         )

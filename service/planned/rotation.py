@@ -11,13 +11,13 @@ from torch import Tensor
 import rope_core
 from rope_core import Rotate, Rotated, compiled
 from rope_core.backends import eager
-from rope_core.table_rotation import TableRotation, counted, table_rotation
+from rope_core.table_rotation import TableRotation, first_positions, table_rotation
 from service.batching.run import Run
 from service.planned.plan import PlannedJob, PlannedResult, TensorSpan
 from service.wire.elements import view_as_bytes, view_as_tensor
 
 MAX_ROWS = 256
-"""Rows of a batch that share their positions, at most: each is a step of every run."""
+"""Most rows of q `[B, S, H, D]` that share positions `[S]`: each row is a step of every run."""
 
 POSITION_BYTES = torch.int64.itemsize
 
@@ -25,23 +25,25 @@ Outcome = PlannedResult | Exception
 
 
 class TokenSpan(NamedTuple):
-    """Tokens of q or k, from the first position of the call on: all, or those of one row."""
+    """Tokens `[T, H, D]` of q or k that begin at the first position: all, or those of one row."""
 
     tensor: int
-    """Index of q or k among the tensors of its kind."""
+    """Index of the tensor in `RotationKind.num_heads`."""
     offset: int
     """Where the tokens begin in the slab."""
     num_tokens: int
 
 
 class RotationKind:
-    """What decides a rotation but for the number of tokens: such calls share a run.
+    """Settings of a rotation; calls of one kind share a run, whatever their numbers of tokens.
+
+    Kinds are compared by identity, which is fast: `_kind` makes one object for equal settings.
 
     Args:
         table: the angles.
         inverse: whether to rotate back.
         dtype: of q and k.
-        num_heads: of q and k, or of the one that is there.
+        num_heads: of q and k, or of the only one of them.
     """
 
     def __init__(
@@ -61,8 +63,9 @@ class RotationRunner:
 
     Args:
         kind: of the plan.
-        heads: spans of q and k, `[B, S, H, D]` or `[T, H, D]`, or of one of them.
-        positions: span of the positions, `[S]`, `[B, S]` or `[T]`; None: they count from 0.
+        heads: spans of q and k, `[B, S, H, D]` or `[T, H, D]`, or of the only one of them.
+        positions: span of the positions, int64 or int32 `[S]`, `[B, S]` or `[T]`; None: they count
+            from 0.
     """
 
     def __init__(
@@ -81,7 +84,7 @@ class RotationRunner:
             for tensor, span in enumerate(heads)
             for row in range(num_rows)
         )
-        self.answer = _slices(heads)
+        self.answer_slices = _slices(heads)
 
     def __call__(self, jobs: Sequence[PlannedJob]) -> Run[Outcome]:
         """Rotate q and k of all jobs, in place.
@@ -94,23 +97,23 @@ class RotationRunner:
             results = _rotate_packed(kind, jobs)
             return Run(results, 0.0, time.perf_counter() - started)
         table, results = kind.table, []
-        rotations = [table.of(n, kind.dtype, kind.inverse).run for n in kind.num_heads]
+        rotations = [table.for_heads(n, kind.dtype, kind.inverse).run for n in kind.num_heads]
         for job in jobs:
-            plan, slab = job.runner, job.slab
+            runner, slab = job.runner, job.slab
             address = slab.address
-            if plan.has_int64_positions:
-                positions = address + plan.positions.offset
+            if runner.has_int64_positions:
+                positions = address + runner.positions.offset
             else:
                 widened = _widened_positions(job, table)
                 positions = widened.data_ptr()
-            # spans of a job have the same positions: if one is outside, nothing is written
-            for tensor, offset, num_tokens in plan.token_spans:
+            # all spans of a job have the same positions, so a job is written whole or not at all
+            for tensor, offset, num_tokens in runner.token_spans:
                 x = address + offset
                 if rotations[tensor](x, x, positions, num_tokens) < 0:
                     results.append(_rotate_alone(job, table))
                     break
             else:
-                parts: list[Any] = [*map(slab.memory.__getitem__, plan.answer)]
+                parts: list[Any] = [*map(slab.memory.__getitem__, runner.answer_slices)]
                 results.append(PlannedResult(parts, eager.name))
         return Run(results, 0.0, time.perf_counter() - started)
 
@@ -137,7 +140,7 @@ def rotation_runner(call: Rotate, spans: Sequence[TensorSpan]) -> RotationRunner
 
 
 def _rotate_packed(kind: RotationKind, jobs: Sequence[PlannedJob]) -> list[Outcome]:
-    """Rotate all jobs as one call of the library: its operators take long to call."""
+    """Rotate all jobs as one call of the library: without the extension, each call takes long."""
     num_tokens = sum(job.num_tokens for job in jobs)
     head_dim = kind.table.rope.head_dim
     xs = [torch.empty(num_tokens, n, head_dim, dtype=kind.dtype) for n in kind.num_heads]
@@ -148,14 +151,14 @@ def _rotate_packed(kind: RotationKind, jobs: Sequence[PlannedJob]) -> list[Outco
     ends = [0] * len(xs)
     outs = [torch.empty_like(x) for x in xs]
     out_memories = [view_as_bytes(out) for out in outs]
-    answers: list[tuple[memoryview, memoryview]] = []
+    answers: list[tuple[memoryview, memoryview]] = []  # tokens in a slab, and rotated
     for job in jobs:
-        plan, memory = job.runner, job.slab.memory
-        if plan.has_int64_positions:
-            source = memory[plan.positions.offset :]
+        runner, memory = job.runner, job.slab.memory
+        if runner.has_int64_positions:
+            source = memory[runner.positions.offset :]
         else:
             source = view_as_bytes(_widened_positions(job, kind.table))
-        for tensor, offset, num_tokens in plan.token_spans:
+        for tensor, offset, num_tokens in runner.token_spans:
             start, size = ends[tensor], token_bytes[tensor]
             end = ends[tensor] = start + num_tokens
             original = memory[offset : offset + num_tokens * size]
@@ -190,20 +193,20 @@ def _rotate_alone(job: PlannedJob, table: TableRotation) -> Outcome:
 
 
 def _result(job: PlannedJob) -> PlannedResult:
-    parts: list[Any] = [*map(job.slab.memory.__getitem__, job.runner.answer)]
+    parts: list[Any] = [*map(job.slab.memory.__getitem__, job.runner.answer_slices)]
     return PlannedResult(parts, eager.name)
 
 
 def _widened_positions(job: PlannedJob, table: TableRotation) -> Tensor:
-    """Return positions that count, or are int32, as int64."""
+    """Return int64 positions of a job: its own, or those of the whole table if it has none."""
     span = job.runner.positions
     if span is None:
-        return counted(table.num_rows)
+        return first_positions(table.num_rows)
     return view_as_tensor(job.slab.memory, span.dtype, span.shape, span.offset).long()
 
 
 def _num_rows(span: TensorSpan, positions: TensorSpan | None) -> int:
-    """Return the number of rows of q or k that have the same positions."""
+    """Return how many rows of q or k share positions; 1 if the positions are for all tokens."""
     has_own = positions is not None and len(positions.shape) == 2
     return 1 if len(span.shape) == 3 or has_own else span.shape[0]
 

@@ -24,7 +24,7 @@ def runner_for(
     """
     capabilities = device.capabilities
     if not capabilities.computes_on_host or capabilities.max_inflight > 1:
-        return None  # runs of one runner do not overlap
+        return None  # runs of attention share memory, so they must not overlap
     if isinstance(call, Rotate) and backend in (None, eager.name):
         return rotation_runner(call, spans)
     if isinstance(call, Attend) and backend in (None, sdpa.name):

@@ -5,7 +5,7 @@ from typing import Any
 
 from service.asgi import problems
 from service.endpoints.table import Endpoint
-from service.planned.plan import AnswerFormat, Description, Readable
+from service.planned.plan import AnswerFormat, Description, ParsedRequest
 from service.wire import Message, codec_for, negotiate_response_codec, safetensors_codec
 
 
@@ -24,25 +24,25 @@ class V1Route:
         accepted = negotiate_response_codec(fields.get(b"accept")) or safetensors_codec
         return codec_for(fields.get(b"content-type")) is accepted is safetensors_codec
 
-    def describe(self, fields: Mapping[bytes, bytes], body: bytes) -> Description | None:
-        """Return the description of the tensors at the start of a body, None if it has no plan."""
+    def read_description(self, fields: Mapping[bytes, bytes], body: bytes) -> Description | None:
+        """Return the description at the start of a body, None if the request has no plan."""
         if len(body) < 8:
             return Description(body, b"", 8)
         size = 8 + int.from_bytes(body[:8], "little")
         return Description(body[:size], b"", size) if size > 8 else None
 
-    def read(self, description: bytes, tensors: memoryview) -> Readable:
-        """Return the message of a request, and the form of its answer.
+    def parse(self, description: bytes, tensors: memoryview) -> ParsedRequest:
+        """Return the message of a request, and the format of its answers.
 
         Raises:
-            BadMessage, BadTensor: it is none.
+            BadMessage, BadTensor: the description is not valid.
         """
         message, _ = safetensors_codec.decode_parts(description[8:], tensors)
-        return Readable(message, self._format)
+        return ParsedRequest(message, self._answer_format)
 
-    def _format(self, answer: Message) -> AnswerFormat:
+    def _answer_format(self, answer: Message) -> AnswerFormat:
         preamble, *tensors = safetensors_codec.encode(answer)
         length = len(preamble) + sum(map(len, tensors))
         media_type = safetensors_codec.media_type.encode()
-        fields = b"content-type: %s\r\ncontent-length: %d\r\n" % (media_type, length)
-        return AnswerFormat(self.endpoint.path, fields, bytes(preamble), problems.describe)
+        header_lines = b"content-type: %s\r\ncontent-length: %d\r\n" % (media_type, length)
+        return AnswerFormat(self.endpoint.path, header_lines, bytes(preamble), problems.describe)

@@ -17,7 +17,7 @@ from service.errors import ServiceError
 _log = logging.getLogger("uvicorn.error")
 
 SHORT_REST_BYTES = 64 * 2**10
-"""Longest rest of a body that is received after an early answer, so that the connection lives."""
+"""Longest rest of a body that is received after an early answer to keep the connection open."""
 
 COMMON_SCOPE: dict[str, Any] = {
     "type": "http",
@@ -30,7 +30,7 @@ COMMON_SCOPE: dict[str, Any] = {
 
 
 class Flow(FlowControl):
-    """Pauses of reading and writing; tells when reading goes on."""
+    """uvicorn's flow control, which also calls `on_resume` when reading goes on."""
 
     def __init__(self, transport: asyncio.Transport, on_resume: Callable[[], None]) -> None:
         super().__init__(transport)

@@ -37,7 +37,7 @@ class AsgiProtocol(asyncio.Protocol):
     Args:
         limits: what all connections share.
         config, server_state, app_state: of uvicorn.
-        watch: the deadline of the connection; a new one if None.
+        watch: the deadline of the connection, shared with its owner; a new one if None.
         only_status: whether requests for anything but the status of the service are refused.
     """
 
@@ -55,7 +55,7 @@ class AsgiProtocol(asyncio.Protocol):
         self._app = config.loaded_app
         self.server_state = server_state
         self._limits = limits
-        self._given_watch = watch
+        self._shared_watch = watch
         self._only_status = only_status
         self._header: HeaderParser | None = None
         """The header that is being received; None between requests and in a body."""
@@ -89,11 +89,11 @@ class AsgiProtocol(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
         self._loop = asyncio.get_running_loop()
         self.flow = Flow(self._transport, self._restart_body)
-        if self._given_watch is None:
+        if self._shared_watch is None:
             self._watch = self._limits.deadlines.watch(self, self._transport)
-            self._watch.check()
+            self._watch.schedule()
         else:
-            self._watch = self._given_watch
+            self._watch = self._shared_watch
         self.server_state.connections.add(cast(Any, self))
         self._scope = COMMON_SCOPE | {
             "server": get_local_addr(self._transport),
@@ -188,7 +188,7 @@ class AsgiProtocol(asyncio.Protocol):
             self._start_waiting()
         else:
             self._transport.close()
-        self._watch.check_writing()
+        self._watch.schedule_writing()
 
     def end_response(self) -> None:
         """Start the next request."""
@@ -300,7 +300,7 @@ class AsgiProtocol(asyncio.Protocol):
         """Note that the connection waits for the client from now on."""
         self._since, self._num_received = self._limits.deadlines.time(), 0
         self._is_new = False
-        self._watch.check()
+        self._watch.schedule()
 
     def _restart_body(self) -> None:
         """Give the client time: nothing of what it sent was received for a while."""

@@ -34,8 +34,9 @@ MAX_PIPELINED_BYTES = 2**16
 class Connection(asyncio.BufferedProtocol):
     """One client's connection.
 
-    One request is in progress at a time: its body is received, it has an entry, or it is with
-    `AsgiProtocol`, which then gets all bytes. Whatever is not as a plan says goes there.
+    One request is in progress at a time. It is in one of three states: its body is received, it has
+    an entry in the queue, or `AsgiProtocol` has it and gets all bytes. Requests without a plan go
+    there, the ordinary way.
     """
 
     def __init__(
@@ -55,15 +56,15 @@ class Connection(asyncio.BufferedProtocol):
         """Whether the service has so many connections that this one gets its status only."""
         self._ordinary: AsgiProtocol | None = None
         self._plan: Plan | None = None
-        """That of the last request, as the next one probably is the same."""
+        """The plan of the last request; the next request probably has the same."""
         self._body: ReceivedBody | None = None
         self._entry: PlannedEntry | None = None
         self._status = 0
-        """That of an answer which is being sent; else 0."""
+        """Status of the answer that is being sent; else 0."""
         self._unread: Buffer = b""
-        """What came behind the request in progress, or the start of a request."""
-        self._begun: tuple[Match, float] | None = None
-        """A request of which the description is not complete, and when its header arrived."""
+        """Bytes behind the request in progress, or those of `_incomplete`."""
+        self._incomplete: tuple[Match, float] | None = None
+        """A request whose description is not complete, and when its header arrived."""
         self._is_reading_paused = False
         self._is_ending = False
         """Whether the connection closes after the next answer, which says so."""
@@ -78,24 +79,24 @@ class Connection(asyncio.BufferedProtocol):
         connections = self._server_state.connections
         connections.add(cast(Any, self))
         self._watch = self._limits.deadlines.watch(self, self._transport)
-        self._watch.check()
+        self._watch.schedule()
         num_surplus = len(connections) - self._limits.max_connections
         self._only_status = num_surplus > 0
         if num_surplus > STATUS_CONNECTIONS:
             self._transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Withdraw the request."""
+        """Withdraw the request in progress, and record it."""
         self._watch.stop()
         self._server_state.connections.discard(cast(Any, self))
         self._unread = b""
-        entry, begun = self._entry, self._begun
-        body = self._take_body()
+        entry, incomplete = self._entry, self._incomplete
+        body = self._detach_body()
         if body is not None:
             self._planned.admission.charged_bytes -= body.charged_bytes
             self._planned.record_left(body.match, body.plan, body.arrived)
-        elif begun is not None:
-            self._planned.record_left(begun[0], None, begun[1])
+        elif incomplete is not None:
+            self._planned.record_left(incomplete[0], None, incomplete[1])
         elif entry is not None and self._status:
             self._finish(entry)
         elif entry is not None:
@@ -116,9 +117,10 @@ class Connection(asyncio.BufferedProtocol):
         if body is not None:
             body.num_received += nbytes
             if body.num_received == body.num_bytes:
-                self._take_body()
+                self._detach_body()
                 self._submit(body)
             return
+        # the most frequent case: a whole request of the last plan; `_read` handles all others
         plan, ordinary, planned = self._plan, self._ordinary, self._planned
         data = planned.landing_view[:nbytes]
         if (
@@ -138,7 +140,7 @@ class Connection(asyncio.BufferedProtocol):
                     self._replay(body)
                 return
             if body is not None:
-                self._take(body, data, start)
+                self._receive_rest(body, data, start)
                 return
         self._read(data)
 
@@ -157,21 +159,21 @@ class Connection(asyncio.BufferedProtocol):
             self._begin(data)
 
     def _read_unread(self) -> None:
-        """Go on with what came behind a request that is answered now."""
+        """Handle the bytes behind a request that is answered now."""
         if self._unread and self._entry is None and not self._transport.is_closing():
             self._begin(memoryview(self._unread))
 
     def _begin(self, data: memoryview) -> None:
         """Handle bytes at the start of a request."""
-        begun, self._begun, self._unread = self._begun, None, b""
+        incomplete, self._incomplete, self._unread = self._incomplete, None, b""
         match = None if self._only_status else self._planned.match(data)
         if match is None:
             self._read_ordinary(bytes(data))
             return
-        arrived = time.monotonic() if begun is None else begun[1]
+        arrived = time.monotonic() if incomplete is None else incomplete[1]
         if match.start > len(data):
-            self._begun, self._unread = (match, arrived), bytes(data)
-            self._watch.check()
+            self._incomplete, self._unread = (match, arrived), bytes(data)
+            self._watch.schedule()
             return
         plan = match.plan
         if plan is not None and not match.identifiers and not match.description.message_id:
@@ -180,15 +182,15 @@ class Connection(asyncio.BufferedProtocol):
         if body is None:
             self._read_ordinary(bytes(data))
         else:
-            self._take(body, data, match.start)
+            self._receive_rest(body, data, match.start)
 
-    def _take(self, body: ReceivedBody, data: memoryview, start: int) -> None:
+    def _receive_rest(self, body: ReceivedBody, data: memoryview, start: int) -> None:
         """Receive the rest of a body; if it is complete, put the request into the queue."""
         if body.num_received < body.num_bytes:
             self._body = body
             timeout_s = max(0.0, body.arrived + self._planned.timeout_s(body) - time.monotonic())
             body.timer = asyncio.get_running_loop().call_later(timeout_s, self._expire)
-            self._watch.check()
+            self._watch.schedule()
             return
         end = start + body.num_bytes
         if end < len(data):
@@ -196,8 +198,8 @@ class Connection(asyncio.BufferedProtocol):
             self._unread = bytes(data[end:]) if is_shared else data[end:]
         self._submit(body)
 
-    def _take_body(self) -> ReceivedBody | None:
-        """Return the body that is being received, and receive it no more."""
+    def _detach_body(self) -> ReceivedBody | None:
+        """Return the body that is being received, if any, and stop receiving it."""
         body, self._body = self._body, None
         if body is not None and body.timer is not None:
             body.timer.cancel()
@@ -210,7 +212,7 @@ class Connection(asyncio.BufferedProtocol):
             self._replay(body)
 
     def _replay(self, body: ReceivedBody) -> None:
-        """Answer a request the ordinary way."""
+        """Answer a request the ordinary way: hand all its bytes to `AsgiProtocol`."""
         self._planned.admission.charged_bytes -= body.charged_bytes
         unread, self._unread = bytes(self._unread), b""
         self._read_ordinary(body.prefix)
@@ -224,6 +226,7 @@ class Connection(asyncio.BufferedProtocol):
             ordinary.data_received(data)
 
     def _make_ordinary(self) -> AsgiProtocol:
+        """Return the `AsgiProtocol` of this connection; make it at first use."""
         if self._ordinary is None:
             self._ordinary = AsgiProtocol(
                 *self._ordinary_arguments, watch=self._watch, only_status=self._only_status
@@ -235,7 +238,7 @@ class Connection(asyncio.BufferedProtocol):
     def _answer(self, entry: PlannedEntry, outcome: Completed[Any] | Exception) -> None:
         """Send the answer of a request."""
         transport, planned, started = self._transport, self._planned, time.monotonic()
-        statistics = entry.call.plan.answer.statistics
+        statistics = entry.call.plan.answer_format.statistics
         if statistics is not None and isinstance(outcome, Exception):
             statistics.add_failure(outcome, entry.arrived)
         if transport.is_closing():
@@ -247,7 +250,7 @@ class Connection(asyncio.BufferedProtocol):
         try:
             status, parts = render_answer(planned, entry, outcome, headers, closes=closes)
             is_sent = send(transport, self._fd, parts)
-        except Exception:  # the batch has others, which must have their answers
+        except Exception:  # the other requests of the batch must get their answers
             log.exception("an answer could not be sent")
             transport.abort()
             status, is_sent = CLIENT_LEFT, True
@@ -264,7 +267,7 @@ class Connection(asyncio.BufferedProtocol):
         (self._ordinary or self._watch).pause_writing()
 
     def resume_writing(self) -> None:
-        """Finish a request whose answer is with the kernel now."""
+        """Finish the request whose answer the kernel has now."""
         (self._ordinary or self._watch).resume_writing()
         if self._entry is not None and self._status:
             self._transport.set_write_buffer_limits()
@@ -276,9 +279,9 @@ class Connection(asyncio.BufferedProtocol):
         status, self._status, self._entry = self._status, 0, None
         planned.admission.charged_bytes -= entry.charged_bytes
         self._server_state.total_requests += 1
-        route = entry.call.plan.answer.route
+        route = entry.call.plan.answer_format.route
         planned.record(
-            *(route, entry.request_id, status, entry.arrived, entry.header, entry.backend_call)
+            route, entry.request_id, status, entry.arrived, entry.identifiers, entry.backend_call
         )
         if transport.is_closing():
             return
@@ -300,8 +303,8 @@ class Connection(asyncio.BufferedProtocol):
         body, ordinary = self._body, self._ordinary
         if body is not None:
             return Pending(Phase.BODY, body.arrived, body.num_received)
-        if self._begun is not None:
-            return Pending(Phase.BODY, self._begun[1])
+        if self._incomplete is not None:
+            return Pending(Phase.BODY, self._incomplete[1])
         if ordinary is not None and not ordinary.is_free:
             return ordinary.pending()
         return None if self._entry is not None else self._watch.idle()
@@ -315,13 +318,13 @@ class Connection(asyncio.BufferedProtocol):
         self._hand_over().refuse(TimedOut())
 
     def _hand_over(self) -> AsgiProtocol:
-        """Let `AsgiProtocol` answer the request of which a part was received."""
-        body, begun = self._take_body(), self._begun
+        """Hand the received part of a request to `AsgiProtocol`, and return it."""
+        body, incomplete = self._detach_body(), self._incomplete
         if body is not None:
             self._planned.admission.charged_bytes -= body.charged_bytes
             self._read_ordinary(body.prefix)
-        elif begun is not None:
-            unread, self._begun, self._unread = bytes(self._unread), None, b""
+        elif incomplete is not None:
+            unread, self._incomplete, self._unread = bytes(self._unread), None, b""
             self._read_ordinary(unread)
         return self._make_ordinary()
 

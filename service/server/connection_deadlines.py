@@ -1,8 +1,8 @@
 """Deadlines of connections: slow requests, idle connections, and answers that nobody reads.
 
-One timer serves all connections, and none runs while no connection has a deadline. A connection is
-looked at when its deadline may have passed, and its deadline is computed then: what it receives or
-sends before costs nothing here.
+One timer serves all connections, and none runs while no connection has a deadline. A
+connection is looked at when its deadline may have passed, and only then its deadline is computed:
+what the connection receives and sends meanwhile costs nothing here.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ CLOSING_S = 2.0
 """Seconds that a client gets to read the last answer before its connection is reset."""
 
 LOOKS_PER_STALL = 4
-"""How often a connection is looked at within the time that its client may read nothing."""
+"""How often a connection is looked at within `write_stall_s`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +34,9 @@ class Timeouts:
     header_s: float = 5.0
     """From the first byte of a header to its end; also from connecting to the first byte."""
     body_s: float = 5.0
-    """From a header to the end of the body, beside the time that `min_body_rate` allows."""
+    """From a header to the end of the body, in addition to the time that `min_body_rate` allows."""
     min_body_rate: float = 64 * 2**10
-    """Bytes in a second of a body."""
+    """Bytes of a body in a second."""
     keep_alive_s: float = 75.0
     """From an answer to the next request."""
     write_stall_s: float = 10.0
@@ -54,10 +54,11 @@ class Phase(Enum):
 
 
 class Pending(NamedTuple):
-    """What a connection waits for, and what came of it."""
+    """What a connection waits for, and how much of it has come."""
 
     phase: Phase
     since: float
+    """Time of `Deadlines.time` when the phase began."""
     num_bytes: int = 0
     """Received bytes of the body."""
 
@@ -72,20 +73,20 @@ class Watched(Protocol):
         """Refuse the request whose header or body arrives too slowly."""
 
 
-class Handle(Protocol):
-    """A timer that is set."""
+class Timer(Protocol):
+    """A call that a clock will make."""
 
     def cancel(self) -> None:
-        """Stop the timer."""
+        """Do not make the call."""
 
 
-class Timer(Protocol):
+class Clock(Protocol):
     """What deadlines need of an event loop."""
 
     def time(self) -> float:
         """Return the time in seconds."""
 
-    def call_at(self, when: float, callback: Callable[[], None], /) -> Handle:
+    def call_at(self, when: float, callback: Callable[[], None], /) -> Timer:
         """Call back at a time."""
 
 
@@ -94,18 +95,18 @@ class Deadlines:
 
     Args:
         timeouts: how long connections wait.
-        timer: returns the clock and its timers; called on the event loop.
+        clock: returns the clock; called on the event loop.
     """
 
     def __init__(
-        self, timeouts: Timeouts, timer: Callable[[], Timer] = asyncio.get_running_loop
+        self, timeouts: Timeouts, clock: Callable[[], Clock] = asyncio.get_running_loop
     ) -> None:
         self.timeouts = timeouts
-        self._find_timer = timer
-        self._timer: Timer | None = None
+        self._find_clock = clock
+        self._clock: Clock | None = None
         self._watches: dict[int, dict[Watch, None]] = {}
         """By the tick at which they are looked at."""
-        self._handle: Handle | None = None
+        self._timer: Timer | None = None
         self._armed_tick = 0
         self._is_late = False
 
@@ -115,9 +116,9 @@ class Deadlines:
 
     def time(self) -> float:
         """Return the time in seconds."""
-        if self._timer is None:
-            self._timer = self._find_timer()
-        return self._timer.time()
+        if self._clock is None:
+            self._clock = self._find_clock()
+        return self._clock.time()
 
     def due(self, pending: Pending) -> float:
         """Return when a connection has waited for too long."""
@@ -134,31 +135,31 @@ class Deadlines:
         return pending.since + allowed_s
 
     def add(self, watch: "Watch", tick: int) -> None:
-        """Look at a connection at a tick."""
+        """Look at a connection at `tick`, a multiple of TICK_S."""
         self._watches.setdefault(tick, {})[watch] = None
-        if self._handle is None or tick < self._armed_tick:
+        if self._timer is None or tick < self._armed_tick:
             self._arm(tick)
 
     def remove(self, watch: "Watch", tick: int) -> None:
-        """Do not look at a connection at a tick."""
+        """Undo `add`."""
         watches = self._watches[tick]
         del watches[watch]
         if not watches:
             del self._watches[tick]
-        if not self._watches and self._handle is not None:
-            self._handle.cancel()
-            self._handle = None
+        if not self._watches and self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def _arm(self, tick: int) -> None:
-        if self._handle is not None:
-            self._handle.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
         self._armed_tick = tick
-        assert self._timer is not None, "every watch has read the time"
-        self._handle = self._timer.call_at(tick * TICK_S, self._sweep)
+        assert self._clock is not None, "every watch has read the time"
+        self._timer = self._clock.call_at(tick * TICK_S, self._sweep)
 
     def _sweep(self) -> None:
         """Look at the connections whose tick has come."""
-        self._handle = None
+        self._timer = None
         now = max(self.time(), self._armed_tick * TICK_S)  # a timer may fire a bit early
         if now - self._armed_tick * TICK_S > TICK_S and not self._is_late:
             self._is_late = True  # the loop was busy: read first what has arrived meanwhile
@@ -210,13 +211,13 @@ class Watch:
         if when < self._look_at:
             self._look_by(when)
 
-    def check(self) -> None:
-        """Look at the connection when its deadline has passed: it waits for something new."""
+    def schedule(self) -> None:
+        """Look at the connection at its deadline; called when it waits for something new."""
         pending = self._connection.pending()
         if pending is not None:
             self._look_by(self._deadlines.due(pending))
 
-    def check_writing(self) -> None:
+    def schedule_writing(self) -> None:
         """Look at the connection soon if a part of an answer waits to be sent."""
         if self._transport.get_write_buffer_size():
             self._look_by(self._deadlines.time() + self._look_s)
@@ -237,7 +238,7 @@ class Watch:
         self._tick, self._look_at = None, -math.inf
 
     def look(self, now: float) -> None:
-        """End what has waited for too long."""
+        """Close the connection or refuse its request if it has waited for too long."""
         self._tick, self._look_at = None, math.inf
         if self._is_stalled(now):
             self._reset()
@@ -246,7 +247,7 @@ class Watch:
         if pending is not None and self._deadlines.due(pending) <= now:
             self._expire(pending.phase)
         else:
-            self.check()
+            self.schedule()
 
     @property
     def _look_s(self) -> float:
@@ -278,7 +279,7 @@ class Watch:
         self._transport.abort()
 
     def _is_stalled(self, now: float) -> bool:
-        """Return whether the client has read nothing for too long of what waits for it."""
+        """Return whether an answer waits and the client has read nothing for too long."""
         if not self._transport.get_write_buffer_size():
             self._unread = None
             return False

@@ -44,7 +44,7 @@ def stop_handshakes(listener: socket.socket) -> None:
 
 
 def has_unread_bytes(transport: asyncio.Transport) -> bool:
-    """Return whether a client has sent what was not read yet.
+    """Return whether a client has sent bytes that were not read yet.
 
     Closing a connection with unread bytes resets it: a request would be lost silently.
     """

@@ -3,7 +3,6 @@
 import asyncio
 import os
 from collections.abc import Sequence
-from http import HTTPStatus
 from typing import Any
 
 from service.asgi import io
@@ -31,29 +30,28 @@ def render_answer(
         default_headers: the server's own headers.
         closes: whether the connection is closed after the answer.
     """
-    answer = entry.call.plan.answer
+    answer_format = entry.call.plan.answer_format
     parts: Parts = ()
     if isinstance(outcome, Exception):
-        status, headers, preamble = answer.describe(outcome)
-        fields = render_headers(headers)
+        status, headers, preamble = answer_format.describe_failure(outcome)
+        header_lines = render_headers(headers)
     else:
         result = outcome.result
         try:
             parts = answer_parts(result)
         except Exception as failure:
             return render_answer(planned, entry, failure, default_headers, closes=closes)
-        ((name, timing),) = io.server_timing(outcome, result.backend)
-        status, fields, preamble = 200, answer.fields, answer.preamble
-        if entry.message_id and answer.with_id is not None:
-            fields, preamble = answer.with_id(entry.message_id)
-        fields = b"%b%b: %b\r\n" % (fields, name, timing)
-    if status == HTTPStatus.OK and default_headers is planned.default_headers:
+        status, header_lines, preamble = 200, answer_format.header_lines, answer_format.preamble
+        if entry.message_id and answer_format.with_id is not None:
+            header_lines, preamble = answer_format.with_id(entry.message_id)
+        header_lines += b"server-timing: %b\r\n" % io.render_timing(outcome, result.backend)
+    if status == 200 and default_headers is planned.default_headers:
         start = planned.start_of_success
     else:
         start = planned.start_of_response(status, default_headers)
     header = b"%b%bx-request-id: %b\r\n%b\r\n%b" % (
         start,
-        fields,
+        header_lines,
         entry.request_id.encode(),
         b"connection: close\r\n" if closes else b"",
         preamble,

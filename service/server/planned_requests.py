@@ -18,10 +18,10 @@ from service.errors import ClientLeft, ServiceError
 from service.lifecycle import Lifecycle
 from service.observability import ids
 from service.observability.request_log import Record, RequestLog
-from service.planned.header import MAX_HEADER_BYTES
+from service.planned.header import MAX_HEADER_BYTES, NO_IDENTIFIERS
 from service.planned.plan import Plan, PlannedEntry, PlannedJob
 from service.planned.planner import MAX_DESCRIPTION_BYTES, Match, Planner
-from service.server.received_body import NO_FIELDS, ReceivedBody
+from service.server.received_body import ReceivedBody
 from service.slab_pool import SlabPool
 
 log = logging.getLogger("rope.failures")
@@ -36,7 +36,7 @@ _STATUS_LINES = {
     status: b"HTTP/1.1 %d %s\r\n" % (status, status.phrase.encode()) for status in HTTPStatus
 }
 
-Answer = Callable[[PlannedEntry, Completed[Any] | Exception], None]
+SendAnswer = Callable[[PlannedEntry, Completed[Any] | Exception], None]
 """Sends the answer to a request."""
 
 
@@ -69,8 +69,8 @@ class PlannedRequests:
         self.admission = admission
         self.lifecycle = lifecycle
         self.landing = bytearray(LANDING_BYTES)
-        """Reading a packet and handling it follow each other at once, so one buffer is enough. It
-        has bytes of earlier packets behind those of the last one."""
+        """One buffer for all connections: each packet is handled before the next one is read. Bytes
+        of earlier packets remain behind the last one."""
         self.landing_view = memoryview(self.landing)
         self._request_log = request_log
         self._records: list[Record] = []
@@ -103,7 +103,8 @@ class PlannedRequests:
 
         Args:
             plan: of the request; None if it is made when the body is complete.
-            match: what the planner knows of the request; None if its plan says all.
+            match: what the planner knows of the request; None if the request is the plan's
+                `prefix` and tensors, and nothing else.
             data: the request, as far as it has come.
             start: where the tensors begin.
             end: where the request ends.
@@ -135,8 +136,8 @@ class PlannedRequests:
             time.monotonic() if arrived is None else arrived,
         )
 
-    def submit(self, body: ReceivedBody, answer: Answer) -> PlannedEntry | None:
-        """Put a request whose body is complete into the queue; None if it cannot be there."""
+    def submit(self, body: ReceivedBody, send_answer: SendAnswer) -> PlannedEntry | None:
+        """Put a request whose body is complete into the queue; return None if it was not put."""
         try:
             plan = body.plan or self._make_plan(body)
             if plan is None:
@@ -147,13 +148,13 @@ class PlannedRequests:
                 body.arrived,
                 body.arrived + plan.timeout_s,
                 body.charged_bytes,
-                answer,
+                send_answer,
                 self.new_id() if match is None else self.request_id(match.identifiers),
                 b"" if match is None else match.description.message_id,
-                NO_FIELDS if match is None else match.identifiers,
+                NO_IDENTIFIERS if match is None else match.identifiers,
             )
             self.batcher.enqueue(entry)
-        except ServiceError:  # the ordinary way meets it again, and says it
+        except ServiceError:  # the ordinary way meets it as well, and answers with it
             return None
         except Exception:
             log.exception("a request is answered without its plan because of a failure")
@@ -184,7 +185,7 @@ class PlannedRequests:
         request_id: str,
         status: int,
         arrived: float,
-        fields: Mapping[bytes, bytes],
+        identifiers: Mapping[bytes, bytes],
         backend_call: tuple[str, str] | None = None,
     ) -> None:
         """Record an answered request, with all others of this iteration of the event loop."""
@@ -192,19 +193,20 @@ class PlannedRequests:
             asyncio.get_running_loop().call_soon(self._flush_records)
         seconds = time.monotonic() - arrived
         self._records.append(
-            Record(request_id, "POST", route, route, status, seconds, fields, backend_call)
+            Record(request_id, "POST", route, route, status, seconds, identifiers, backend_call)
         )
 
     def record_left(self, match: Match | None, plan: Plan | None, arrived: float) -> None:
         """Record a request whose client left before its body was complete."""
-        if plan is not None and plan.answer.statistics is not None:
-            plan.answer.statistics.add_failure(ClientLeft(), arrived)
+        if plan is not None and plan.answer_format.statistics is not None:
+            plan.answer_format.statistics.add_failure(ClientLeft(), arrived)
         if match is None:
             assert plan is not None, "a request has a plan or a match"
-            self.record(plan.answer.route, self.new_id(), CLIENT_LEFT, arrived, NO_FIELDS)
+            route, identifiers = plan.answer_format.route, NO_IDENTIFIERS
+            self.record(route, self.new_id(), CLIENT_LEFT, arrived, identifiers)
         else:
-            fields, route = match.identifiers, match.header.target.decode()
-            self.record(route, self.request_id(fields), CLIENT_LEFT, arrived, fields)
+            route, identifiers = match.header.target.decode(), match.identifiers
+            self.record(route, self.request_id(identifiers), CLIENT_LEFT, arrived, identifiers)
 
     def _flush_records(self) -> None:
         records, self._records = self._records, []

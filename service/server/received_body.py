@@ -1,14 +1,11 @@
 """The body of a planned request while it is received."""
 
 import asyncio
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from service.planned.plan import Plan
 from service.planned.planner import Match
 from service.slab_pool import Slab
-
-NO_FIELDS: Mapping[bytes, bytes] = {}
 
 
 @dataclass(slots=True, eq=False)
@@ -20,7 +17,7 @@ class ReceivedBody:
     match: Match | None
     """What the planner knows of the request; None if its plan says all."""
     prefix: bytes
-    """The header and the description of the tensors, as they were sent."""
+    """The request up to its tensors, as it was sent."""
     slab: Slab
     """Memory for the tensors."""
     num_bytes: int
@@ -31,4 +28,4 @@ class ReceivedBody:
     arrived: float
     """Time of `time.monotonic` when the header arrived."""
     timer: asyncio.TimerHandle | None = None
-    """Runs out at the deadline of a request whose body comes in pieces."""
+    """Fires at the deadline of a request whose body arrives in pieces."""

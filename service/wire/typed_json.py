@@ -1,7 +1,7 @@
 """JSON objects whose lists of numbers are read as arrays, without a Python object for each number.
 
-What is read here is read as `orjson` reads it. All else raises `NotTyped`, and so does what no
-tensor may be: then `orjson` reads the text again, and the errors for clients are in one place.
+A text that is read here has the result of `orjson`. Any other text raises `NotTyped`, and so does a
+list that cannot be a tensor: `orjson` reads it again, so that errors for clients are in one place.
 """
 
 import math
@@ -38,9 +38,9 @@ class NotTyped(Exception):
 
 
 class Numbers:
-    """A nested list of numbers, regular and not empty.
+    """A regular nested list of numbers, not empty; `shape` has the sizes of its axes.
 
-    `Document.check_lists` completes the check: until then a number may be a list of any depth.
+    `Document.check_lists` completes the check: until then an element may be a list of any depth.
     """
 
     __slots__ = ("_array", "shape")
@@ -60,7 +60,7 @@ class Numbers:
                 lists = chain.from_iterable(lists)
             try:
                 lengths = set(map(simdjson.Array.__len__, lists))
-            except TypeError:  # something else beside a list
+            except TypeError:  # an element that is not a list
                 raise NotTyped from None
             if lengths != {size}:
                 raise NotTyped
@@ -75,7 +75,7 @@ class Numbers:
         return sum(accumulate(self.shape[:-1], mul, initial=1))
 
     def pack(self, code: str) -> Buffer:
-        """Return the bytes of all numbers as `struct.pack` does, by its codes `d` and `q`.
+        """Return the bytes of all numbers as `struct.pack` does: float64 for `d`, int64 for `q`.
 
         Raises:
             NotTyped: the code is another, or a number is not of its type or range.

@@ -90,7 +90,7 @@ class Connection:
         """Phase and time; None: for nothing; True: for a request."""
         self.num_bytes = 0
         self.watch = deadlines.watch(self, self.transport)
-        self.watch.check()
+        self.watch.schedule()
 
     @property
     def events(self) -> list[str]:
@@ -98,7 +98,7 @@ class Connection:
 
     def wait_for(self, phase: Phase) -> None:
         self.waits, self.num_bytes = (phase, self._clock.now), 0
-        self.watch.check()
+        self.watch.schedule()
 
     def pending(self) -> Pending | None:
         if self.waits is True:
@@ -255,7 +255,7 @@ def test_idle_connections_cost_one_look_each(clock, deadlines):
     assert not any(connection.events for connection in connections)
 
 
-def test_a_busy_loop_reads_before_it_looks(clock, deadlines, connection):
+def test_a_busy_loop_reads_before_it_looks(clock, connection):
     """The client sent in time, but nothing was read: a late timer waits for one more turn."""
     connection.wait_for(Phase.HEADER)
     ((_, sweep),) = clock.timers.values()

@@ -13,7 +13,7 @@ from service.buffer_pool import BufferPool
 from service.device.cgroup import memory_bytes, num_cpus
 from service.errors import Overloaded
 from service.lifecycle import Lifecycle
-from service.memory_blocks import SMALLEST_BYTES
+from service.memory_blocks import MIN_BUFFER_BYTES
 from service.server.app import create_app
 from service.settings import Settings
 from service.wire import Message
@@ -74,7 +74,7 @@ def test_a_buffer_is_not_reused_while_something_refers_to_it(holder):
 
 
 def test_idle_buffers_are_bounded(allocations):
-    buffer_pool = BufferPool(max_idle_bytes=2 * SMALLEST_BYTES)
+    buffer_pool = BufferPool(max_idle_bytes=2 * MIN_BUFFER_BYTES)
     leases = [buffer_pool.lease(1) for _ in range(5)]
     del leases
     again = [buffer_pool.lease(1) for _ in range(5)]
@@ -109,8 +109,8 @@ def test_preallocated_buffers_take_at_most_half_of_the_memory_and_are_leased_fir
 
 
 def test_memory_stays_pinned_until_the_pool_is_gone(driver):
-    buffer_pool = BufferPool(2 * SMALLEST_BYTES, driver)
-    leases = [buffer_pool.lease_pinned(SMALLEST_BYTES) for _ in range(5)]
+    buffer_pool = BufferPool(2 * MIN_BUFFER_BYTES, driver)
+    leases = [buffer_pool.lease_pinned(MIN_BUFFER_BYTES) for _ in range(5)]
     assert len(driver.pinned) == 2, "the limit"
     del leases
     assert len(driver.pinned) == 2
@@ -120,13 +120,13 @@ def test_memory_stays_pinned_until_the_pool_is_gone(driver):
 
 
 def test_idle_pinned_memory_counts_against_the_limit_of_idle_memory(driver, allocations):
-    buffer_pool = BufferPool(3 * SMALLEST_BYTES, driver)
-    pinned = buffer_pool.lease_pinned(SMALLEST_BYTES)
-    others = [buffer_pool.lease(SMALLEST_BYTES) for _ in range(4)]
+    buffer_pool = BufferPool(3 * MIN_BUFFER_BYTES, driver)
+    pinned = buffer_pool.lease_pinned(MIN_BUFFER_BYTES)
+    others = [buffer_pool.lease(MIN_BUFFER_BYTES) for _ in range(4)]
     pinned_address = address(pinned)
     del pinned
     del others
-    again = [buffer_pool.lease(SMALLEST_BYTES) for _ in range(5)]
+    again = [buffer_pool.lease(MIN_BUFFER_BYTES) for _ in range(5)]
     assert pinned_address in map(address, again)
     assert driver.num_pins == 1
     assert len(allocations) == 5 + 2, "the pinned one and two others were kept"

@@ -1,11 +1,14 @@
 """What Prometheus reads."""
 
+import math
 import shutil
 import subprocess
 
+import prometheus_client
 import pytest
+from prometheus_client import CollectorRegistry, generate_latest
 
-from service.observability.metrics import Metrics, observe_all
+from service.observability.histogram import Histogram
 from service.wire import Message
 from service.wire import safetensors_codec as codec
 from tests.service.conftest import post
@@ -83,12 +86,22 @@ async def test_promtool_finds_fault_with_the_names_of_triton_alone(client):
     assert (checked.returncode, checked.stdout) == (3 if faults else 0, b"")
 
 
-def test_values_observed_together_count_as_those_observed_one_by_one():
-    together, apart = Metrics(), Metrics()
-    bounds = apart.queue_seconds._upper_bounds
-    values = [*bounds[:-1], 0.0, 1e-5, 3e-5, 3e-5, 0.7, 1e9]
-    observe_all(together.queue_seconds, values)
-    for value in values:
-        apart.queue_seconds.observe(value)
-    assert b"rope_queue_wait_seconds_count %d" % len(values) in together.render()
-    assert together.render() == apart.render()
+@pytest.mark.parametrize("label", [None, "route"])
+def test_a_histogram_tells_the_same_as_that_of_prometheus_client(label):
+    bounds = 1e-5, 0.5, 2.0, 3e7
+    values = [*bounds, -1.0, 0.0, 3e-5, 3e-5, 0.7, 1e9, math.inf]
+    told = []
+    for cls in (Histogram, prometheus_client.Histogram):
+        registry = CollectorRegistry()
+        labels = () if label is None else (label,)
+        histogram = cls("some_seconds", "Some.", labels, buckets=bounds, registry=registry)
+        child = histogram if label is None else histogram.labels("some")
+        none = generate_latest(registry)
+        if cls is Histogram:
+            child.observe_all(values[:4])
+            child.observe_all([])
+        for value in values[4 * (cls is Histogram) :]:
+            child.observe(value)
+        told.append((none, generate_latest(registry)))
+    assert told[0] == told[1]
+    assert b"some_seconds_count" in told[0][1]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from service.buffer_pool import BufferPool
 from service.memory_blocks import UNIT_BYTES, Block, FreeBlocks, Region
-from service.slab_pool import SMALLEST_SLAB_BYTES, SlabPool
+from service.slab_pool import MIN_SLAB_BYTES, SlabPool
 
 MIB = 2**20
 
@@ -36,7 +36,7 @@ def address_of(memory: memoryview) -> int:
 @given(st.one_of(st.integers(0, 2**21), st.integers(2**21, 2**26)))
 def test_a_slab_is_large_enough_aligned_writable_and_wastes_at_most_a_quarter(num_bytes):
     slab = pool_of().lease(num_bytes)
-    assert num_bytes <= len(slab.memory) <= max(SMALLEST_SLAB_BYTES, num_bytes * 5 / 4)
+    assert num_bytes <= len(slab.memory) <= max(MIN_SLAB_BYTES, num_bytes * 5 / 4)
     assert slab.address == address_of(slab.memory)
     assert slab.address % 64 == 0
     assert slab.memory.format == "B"

@@ -161,7 +161,7 @@ def test_a_server_that_cannot_listen_says_where_and_leaves_nothing(path, caplog)
     assert str(path) in caplog.text
 
 
-def test_the_socket_is_removed_where_the_port_is_taken(path, caplog):
+def test_the_socket_is_removed_where_the_port_is_taken(path):
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(SystemExit):
         uvloop.run(server_at(path, port=taken.getsockname()[1]).serve())
     assert not path.exists()

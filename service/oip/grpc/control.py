@@ -8,7 +8,7 @@ from service.oip.control import REFUSALS, Control
 from service.oip.errors import UnknownModel
 from service.oip.grpc.messages import METHODS
 from service.oip.grpc.rpc import Rpc
-from service.oip.grpc.rpc_handlers import Unary
+from service.oip.grpc.rpc_handlers import UnaryMethod
 from service.oip.shm.registry import Region
 from service.oip.state import OipState
 from service.oip.types import LogSettings, TraceSettings
@@ -20,7 +20,7 @@ _PARAM_FIELDS = {bool: "bool_param", int: "uint32_param", str: "string_param"}
 """Fields of a log setting's value, by the type of the value."""
 
 
-def control_methods(oip_state: OipState) -> dict[str, Unary]:
+def control_methods(oip_state: OipState) -> dict[str, UnaryMethod]:
     """Return the methods that do not infer, by name."""
     control = Control(oip_state)
     answers: dict[str, Answer] = {
@@ -50,7 +50,7 @@ def control_methods(oip_state: OipState) -> dict[str, Unary]:
     return {name: _method(name, answer) for name, answer in answers.items()}
 
 
-def _method(name: str, answer: Answer) -> Unary:
+def _method(name: str, answer: Answer) -> UnaryMethod:
     method = METHODS[name]
 
     async def respond(request: bytes, _: Rpc) -> bytes:

@@ -1,8 +1,8 @@
 """A server on the core of grpcio: a thread waits for events, and the event loop handles them.
 
 `grpc.aio` makes two tasks for each RPC, and wakes the loop for each of its four events. This server
-makes none, and wakes the loop once for all events that are there. It stands on the same module as
-grpcio's own synchronous server, `grpc._cython.cygrpc`, which grpcio does not document.
+makes none, and wakes the loop once for all events that wait. Like grpcio's own synchronous server,
+it uses the module `grpc._cython.cygrpc`, which grpcio does not document.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ NUM_ACCEPTED = 16
 """RPCs that the core may begin before the thread is back at its queue."""
 
 Unary = Callable[[Rpc, bytes], None]
-"""Begins to answer an RPC with one request; it answers by `finish`."""
+"""Begins to answer an RPC with one request; the answer is sent by `Rpc.finish`."""
 
 Stream = Callable[[Rpc], None]
 """Begins to answer an RPC with any number of requests."""
@@ -33,8 +33,8 @@ class CoreServer:
 
     Args:
         options: of the core.
-        unary: by the path of the method.
-        streams: the same.
+        unary: functions of methods with one request, by path.
+        streams: functions of methods with any number of requests, by path.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class CoreServer:
         self._server = cygrpc.Server(tuple(options), False)
         self._server.register_completion_queue(self._queue)
         self._events: deque[tuple[Callable[[Any], None], Any]] = deque()
-        self._is_drain_scheduled = False
+        self._is_handling_scheduled = False
         self._has_stopped = asyncio.Event()
 
     def listen(self, address: str) -> None:
@@ -95,7 +95,7 @@ class CoreServer:
     def _poll(self) -> None:
         """Handle the events of the queue until the server has stopped.
 
-        The queue is not shut down: an operation that is begun after that ends the process.
+        The queue is not shut down: an operation begun after a shutdown would end the process.
         """
         while True:
             event = self._queue.poll()
@@ -110,7 +110,7 @@ class CoreServer:
             del event, tag
 
     def _begin(self, event: Any) -> None:
-        """Begin an RPC on the thread: its request is read without a detour over the loop."""
+        """Begin an RPC on the thread: the loop is first woken when its request is there."""
         self._accept()
         path = event.call_details.method
         rpc = Rpc(event)
@@ -121,22 +121,22 @@ class CoreServer:
             self._forward(partial(_call_stream, self._streams.get(path, _refuse)), rpc)
 
     def _forward(self, handle: Callable[[Any], None], event: Any) -> None:
-        """Call `handle(event)` on the loop, together with all others that wait."""
+        """Call `handle(event)` on the loop, which handles all waiting events at once."""
         self._events.append((handle, event))
-        if not self._is_drain_scheduled:
-            self._is_drain_scheduled = True
+        if not self._is_handling_scheduled:
+            self._is_handling_scheduled = True
             with suppress(RuntimeError):  # the loop has ended
-                self._loop.call_soon_threadsafe(self._drain)
+                self._loop.call_soon_threadsafe(self._handle_events)
 
-    def _drain(self) -> None:
-        self._is_drain_scheduled = False  # first, so that no later event is missed
+    def _handle_events(self) -> None:
+        self._is_handling_scheduled = False  # first, so that no later event is missed
         try:
             while self._events:
                 handle, event = self._events.popleft()
                 handle(event)
         finally:
-            if self._events:  # a function has raised: handle the others all the same
-                self._loop.call_soon(self._drain)
+            if self._events:  # a function has raised: handle the other events
+                self._loop.call_soon(self._handle_events)
 
 
 def _call_unary(begin: Unary, rpc: Rpc, event: Any) -> None:

@@ -9,7 +9,7 @@ from service.lifecycle import Lifecycle, Phase
 from service.oip.errors import UnknownService
 from service.oip.grpc import messages
 from service.oip.grpc.rpc import Rpc
-from service.oip.grpc.rpc_handlers import Stream, Unary
+from service.oip.grpc.rpc_handlers import StreamMethod, UnaryMethod
 
 SERVICE = "grpc.health.v1.Health"
 CHECK, WATCH = f"/{SERVICE}/Check", f"/{SERVICE}/Watch"
@@ -18,7 +18,7 @@ SERVICES = ("", messages.SERVICE)
 """Names of services with a status; the empty name is the whole server."""
 
 
-def check_method(lifecycle: Lifecycle) -> Unary:
+def check_method(lifecycle: Lifecycle) -> UnaryMethod:
     """Return the method that tells whether a service is ready."""
 
     async def check(request: bytes, _: Rpc) -> bytes:
@@ -35,7 +35,7 @@ def check_method(lifecycle: Lifecycle) -> Unary:
     return check
 
 
-def watch_method(lifecycle: Lifecycle) -> Stream:
+def watch_method(lifecycle: Lifecycle) -> StreamMethod:
     """Return the method that tells each change of that."""
 
     async def watch(requests: AsyncIterator[bytes], _: Rpc) -> AsyncGenerator[bytes, None]:

@@ -135,14 +135,14 @@ class InferMethods:
         with statistics.count(context.deadline) as started:
             reading = self._decode(context, model, request)
             request_id, plan, served = await run_model(handler, model, context, reading)
-            written_from = time.perf_counter()
+            write_started = time.monotonic()
 
             def write() -> bytes:
                 return join(codec.encode(model, request_id, plan, served.message, params))
 
             is_long = served.num_bytes > INLINE_WRITE_BYTES
             response = await handler.to_thread(None, write) if is_long else write()
-            statistics.add_success(served.completed, started, written_from)
+            statistics.add_success(served.completed, started, write_started)
         return response
 
     async def _decode(

@@ -30,7 +30,7 @@ from service.oip.infer.plan import MAX_HEADER_BYTES, InferPlan
 from service.oip.state import OipState
 from service.oip.statistics import DEADLINE_TOLERANCE_S
 from service.planned.make_plan import make_plan
-from service.planned.plan import AnswerFormat, Plan, PlannedJob, Readable, answer_parts
+from service.planned.plan import AnswerFormat, ParsedRequest, Plan, PlannedJob, answer_parts
 from service.planned.planner import MAX_PLANS
 from service.wire import Buffer, Message
 
@@ -40,7 +40,7 @@ MAX_PLANNED_BYTES = 2**20
 _ROUTE = METHODS["ModelInfer"].path
 
 Key = tuple[bytes, ...]
-"""A message without its id and its raw tensors, and then the tag and length of each of these."""
+"""A message without its id and its raw tensors, then the tag and length of each raw tensor."""
 
 
 class ModelPlan(NamedTuple):
@@ -50,14 +50,14 @@ class ModelPlan(NamedTuple):
     plan: Plan
 
 
-class Recent(NamedTuple):
-    """A request without an id that had a plan. Most requests of its length have the same plan."""
+class Layout(NamedTuple):
+    """Where the parts of a message without an id are; most messages of its length are alike."""
 
-    found: ModelPlan
+    model_plan: ModelPlan
     fixed: Sequence[tuple[int, bytes]]
-    """Bytes that such a request has, and where."""
+    """Offset and bytes of each part that is not a tensor."""
     raw: Sequence[slice]
-    """Where its raw tensors are."""
+    """Where the raw tensors are."""
 
 
 @dataclass(slots=True, eq=False)
@@ -67,7 +67,8 @@ class RpcEntry(Entry[Any, Any]):
     planned: "PlannedInfer"
     rpc: Rpc
     model: Model
-    request_id: str
+    message_id: str
+    """The client's name of the request; empty if there is none."""
     is_answered: bool = field(default=False, init=False)
 
     def resolve(self, outcome: Completed[Any] | Exception) -> None:
@@ -78,11 +79,11 @@ class RpcEntry(Entry[Any, Any]):
             self.is_answered = True
             try:
                 self.planned.answer(self, outcome)
-            except Exception as failure:  # the other calls of the batch are still to be answered
+            except Exception as failure:  # the other calls of the batch must be answered
                 self.rpc.finish(None, *status_of(failure))
 
     def cancel(self) -> None:
-        """Withdraw the call: its client has left, or waits no longer."""
+        """Withdraw the call: its client has left, or the deadline has passed."""
         is_late = time.monotonic() >= self.deadline - DEADLINE_TOLERANCE_S
         self.planned.batcher.withdraw(self, TimedOut() if is_late else ClientLeft())
 
@@ -98,27 +99,28 @@ class PlannedInfer:
         self._slab_pool = oip_state.handler.slab_pool
         self._seen: set[Key] = set()
         self._plans: dict[Key, ModelPlan | None] = {}
-        self._recent: dict[int, Recent] = {}
+        self._layouts: dict[int, Layout] = {}  # by length of the message
 
     def begin(self, rpc: Rpc, body: bytes) -> bool:
-        """Begin to answer a request; return False if it is to be answered the ordinary way."""
-        recent = self._recent.get(len(body))
-        if recent is not None and all(body.startswith(text, at) for at, text in recent.fixed):
+        """Begin to answer a request; return False if it must be answered the ordinary way."""
+        layout = self._layouts.get(len(body))
+        if layout is not None and all(body.startswith(text, at) for at, text in layout.fixed):
             view = memoryview(body)
-            return self._submit(rpc, recent.found, "", [view[span] for span in recent.raw])
+            return self._submit(rpc, layout.model_plan, "", [view[span] for span in layout.raw])
         if len(body) > MAX_PLANNED_BYTES:
             return False
         try:
             split = split_request(body)
         except (DecodeError, ServiceError):
             return False
-        found = self._find(split, body)
-        return found is not None and self._submit(rpc, found, split.id, split.raw)
+        model_plan = self._find(split, body)
+        return model_plan is not None and self._submit(rpc, model_plan, split.id, split.raw)
 
     def _submit(
-        self, rpc: Rpc, found: ModelPlan, request_id: str, raw: Sequence[memoryview]
+        self, rpc: Rpc, model_plan: ModelPlan, message_id: str, raw: Sequence[memoryview]
     ) -> bool:
-        handler, (model, plan) = self._handler, found
+        """Put a request into the queue; return False if it was refused."""
+        handler, (model, plan) = self._handler, model_plan
         charge = Charge(handler.admission)
         slab = self._slab_pool.lease(plan.num_bytes)
         for span, piece in zip(plan.spans, raw, strict=True):
@@ -130,7 +132,7 @@ class PlannedInfer:
             self,
             rpc,
             model,
-            request_id,
+            message_id,
         )
         try:
             charge.add(plan.charge_bytes)
@@ -144,7 +146,7 @@ class PlannedInfer:
 
     def answer(self, entry: RpcEntry, outcome: Completed[Any] | Exception) -> None:
         """Send the answer of a request."""
-        written_from = time.perf_counter()
+        write_started = time.monotonic()
         plan, model, rpc = entry.call.plan, entry.model, entry.rpc
         statistics = self._statistics[model.name]
         if isinstance(outcome, Exception):
@@ -156,70 +158,66 @@ class PlannedInfer:
         self._handler.metrics.backend_calls(plan.operation_name, outcome.result.backend).inc()
         raw = answer_parts(outcome.result)
         rpc.finish(
-            b"".join(join_response(plan.answer.preamble, entry.request_id, raw)), StatusCode.OK
+            b"".join(join_response(plan.answer_format.preamble, entry.message_id, raw)),
+            StatusCode.OK,
         )
-        statistics.add_success(outcome, entry.arrived, written_from)
+        statistics.add_success(outcome, entry.arrived, write_started)
 
     def _find(self, split: SplitRequest, body: bytes) -> ModelPlan | None:
-        """Return the plan of a request; the second with its key makes the plan."""
+        """Return the plan of a request; it is made from the second request with its key."""
         if len(split.header) > MAX_HEADER_BYTES:
             return None
         tags = [raw_input_tag(len(piece)) for piece in split.raw]
         key = (split.header, *tags)
         if key in self._plans:
-            found = self._plans[key]
-            if found is not None and not split.id:
-                self._remember(found, split, tags, body)
-            return found
+            model_plan = self._plans[key]
+            if model_plan is not None and not split.id:
+                self._keep_layout(model_plan, split, tags, body)
+            return model_plan
         if key not in self._seen:
-            _keep_few(self._seen)
+            _make_room(self._seen)
             self._seen.add(key)
             return None
         try:
-            found = self._make(split, body)
+            model_plan = self._make(split, body)
         except (DecodeError, ServiceError, RopeError):
             return None  # the next request with this key may have numbers that fit
-        _keep_few(self._plans)
-        self._plans[key] = found
-        return found
+        _make_room(self._plans)
+        self._plans[key] = model_plan
+        return model_plan
 
     def _make(self, split: SplitRequest, body: bytes) -> ModelPlan | None:
         """Return the plan of a request, None if it can have none.
 
         Raises:
-            DecodeError, ServiceError, RopeError: it is no request.
+            DecodeError, ServiceError, RopeError: the request is not valid.
         """
         parsed = codec.parse(split)
         model = model_of(parsed.message.model_name, parsed.message.model_version)
         request = codec.decode(model, self._parser, parsed)
-        infer_plan = request.plan
-        is_view = self._parser.header_cache.get(model.name, split.header) is not None
-        names = [slot.name for slot in model.outputs]
-        outputs = [*infer_plan.outputs]
-        if (
-            not is_view
-            or not infer_plan.is_binary
-            or infer_plan.queue_s is not None
-            or outputs != names[: len(outputs)]  # the result has these, in this order
-        ):
+        infer_plan, parser = request.plan, self._parser
+        is_plain = parser.has_plain_tensors(model, split.header, infer_plan)
+        if infer_plan.queue_s is not None or not is_plain:
             return None
-        readable = Readable(request.message, partial(self._format, model, infer_plan))
+        parsed_request = ParsedRequest(
+            request.message, partial(self._answer_format, model, infer_plan)
+        )
         timeout_s = self._handler.settings.default_timeout_s  # each RPC has a deadline of its own
         plan = make_plan(
-            self._handler, model.endpoint, readable, split.header, len(body), timeout_s
+            self._handler, model.endpoint, parsed_request, split.header, len(body), timeout_s
         )
         if plan is None or plan.job.answer_bytes > MAX_PLANNED_BYTES:
             return None
         return ModelPlan(model, plan)
 
-    def _format(self, model: Model, plan: InferPlan, answer: Message) -> AnswerFormat:
+    def _answer_format(self, model: Model, plan: InferPlan, answer: Message) -> AnswerFormat:
         header: Buffer = codec.encode(model, "", plan, answer, {})[0]
         return AnswerFormat(_ROUTE, b"", bytes(header), errors.describe)
 
-    def _remember(
-        self, found: ModelPlan, split: SplitRequest, tags: Sequence[bytes], body: bytes
+    def _keep_layout(
+        self, model_plan: ModelPlan, split: SplitRequest, tags: Sequence[bytes], body: bytes
     ) -> None:
-        """Keep where the parts of a request are, if all of its raw tensors are behind the rest."""
+        """Keep the layout of a message whose raw tensors follow all other parts."""
         fixed = [(0, split.header)]
         raw: list[slice] = []
         end = len(split.header)
@@ -229,10 +227,11 @@ class PlannedInfer:
             end = start + len(piece)
             raw.append(slice(start, end))
         if end == len(body) and all(body.startswith(text, at) for at, text in fixed):
-            _keep_few(self._recent)
-            self._recent[len(body)] = Recent(found, fixed, raw)
+            _make_room(self._layouts)
+            self._layouts[len(body)] = Layout(model_plan, fixed, raw)
 
 
-def _keep_few(kept: set[Any] | dict[Any, Any]) -> None:
-    if len(kept) >= MAX_PLANS:
-        kept.clear()
+def _make_room(cache: set[Any] | dict[Any, Any]) -> None:
+    """Clear a cache that is full."""
+    if len(cache) >= MAX_PLANS:
+        cache.clear()

@@ -13,14 +13,14 @@ from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest
 from service.lifecycle import Lifecycle
 from service.oip.grpc import health, messages
 from service.oip.grpc.rpc import Rpc
-from service.oip.grpc.rpc_handlers import Stream
+from service.oip.grpc.rpc_handlers import StreamMethod
 from service.oip.grpc.streams import while_open
 
 SERVICES = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")
 PATHS = tuple(f"/{service}/ServerReflectionInfo" for service in SERVICES)
 
 
-def describe_method(lifecycle: Lifecycle) -> Stream:
+def describe_method(lifecycle: Lifecycle) -> StreamMethod:
     """Return the method of both versions, which differ in their path alone."""
     names = (messages.SERVICE, health.SERVICE, *SERVICES)
     servicer = reflection.aio.ReflectionServicer(names, _pool())

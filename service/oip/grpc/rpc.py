@@ -10,7 +10,7 @@ from grpc import StatusCode
 from grpc._cython import cygrpc
 
 _FOREVER_S = 2.0**62
-"""The core's deadline of an RPC without a deadline is later than this time."""
+"""An RPC without a deadline has a deadline in the core that is later than this time."""
 
 _NO_FLAGS = 0
 _RECEIVE_CLOSE = cygrpc.ReceiveCloseOnServerOperation
@@ -30,7 +30,7 @@ class Rpc:
     __slots__ = (
         "_call",
         "_deadline",
-        "_has_sent",
+        "_has_sent_metadata",
         "_on_end",
         "is_over",
         "metadata",
@@ -42,7 +42,7 @@ class Rpc:
     def __init__(self, event: Any) -> None:
         self._call = event.call
         self._deadline: float = event.call_details.deadline
-        self._has_sent = False
+        self._has_sent_metadata = False
         self._on_end: list[Callable[[], None]] = []
         self.metadata: Sequence[tuple[str, str | bytes]] = event.invocation_metadata
         self.trailing_metadata: tuple[tuple[str, str], ...] = ()
@@ -67,12 +67,14 @@ class Rpc:
 
     async def write(self, message: bytes) -> None:
         """Send one of several responses."""
-        event = await self._run(*self._first(), cygrpc.SendMessageOperation(message, _NO_FLAGS))
+        event = await self._run(
+            *self._initial_metadata(), cygrpc.SendMessageOperation(message, _NO_FLAGS)
+        )
         if not event.success:
-            raise asyncio.CancelledError  # the client has left: `on_cancel` is called, too
+            raise asyncio.CancelledError  # the client has left, and `on_cancel` is called as well
 
     def finish(self, message: bytes | None, status: StatusCode, details: str = "") -> None:
-        """Send the last response, if any, and the status. An RPC that is over is left alone."""
+        """Send the last response, if any, and the status. Does nothing if the RPC is over."""
         if self.is_over or self.status is not None:
             return
         self.status = status
@@ -80,11 +82,11 @@ class Rpc:
         end = cygrpc.SendStatusFromServerOperation(
             self.trailing_metadata, _CODES[status], details, _NO_FLAGS
         )
-        self._call.start_server_batch((*self._first(), *response, end), self._end)
+        self._call.start_server_batch((*self._initial_metadata(), *response, end), self._end)
 
     def receive_close(self) -> None:
         """Call `on_cancel` if the client leaves, or the deadline passes, before the answer."""
-        self._call.start_server_batch((_RECEIVE_CLOSE(_NO_FLAGS),), self._closed)
+        self._call.start_server_batch((_RECEIVE_CLOSE(_NO_FLAGS),), self._on_close)
 
     def receive(self, callback: Callable[[Any], None]) -> None:
         """Call a function with the event of the next message."""
@@ -107,14 +109,14 @@ class Rpc:
         self._call.start_server_batch(operations, partial(_set, done))
         return await done
 
-    def _first(self) -> tuple[Any, ...]:
-        """Return what is sent before all else, and only once."""
-        if self._has_sent:
+    def _initial_metadata(self) -> tuple[Any, ...]:
+        """Return the operation that must be the first one that sends; nothing from then on."""
+        if self._has_sent_metadata:
             return ()
-        self._has_sent = True
+        self._has_sent_metadata = True
         return (cygrpc.SendInitialMetadataOperation((), _NO_FLAGS),)
 
-    def _closed(self, event: Any) -> None:
+    def _on_close(self, event: Any) -> None:
         if event.batch_operations[0].cancelled() and self.status is None:
             self.is_over = True  # first, so that nothing is sent any more
             if self.on_cancel is not None:

@@ -15,14 +15,14 @@ from service.oip.grpc.errors import status_of
 from service.oip.grpc.rpc import Rpc
 from service.oip.statistics import DEADLINE_TOLERANCE_S
 
-Unary = Callable[[bytes, Rpc], Awaitable[bytes] | None]
-"""Answers a serialized request with a serialized response, or a failure that it raises.
+UnaryMethod = Callable[[bytes, Rpc], Awaitable[bytes] | None]
+"""Answers a serialized request with a serialized response, or raises a failure.
 
-It is cancelled when the client leaves, and at the deadline. None: it answers by `Rpc.finish`.
-"""
+The awaitable is cancelled when the client leaves, and at the deadline. None: the method answers by
+`Rpc.finish`."""
 
-Stream = Callable[[AsyncIterator[bytes], Rpc], AsyncGenerator[bytes, None]]
-"""The same for streams of requests and responses."""
+StreamMethod = Callable[[AsyncIterator[bytes], Rpc], AsyncGenerator[bytes, None]]
+"""As `UnaryMethod`, for streams of requests and responses."""
 
 _LOGGED_METADATA = frozenset(("x-request-id", "traceparent"))
 
@@ -50,16 +50,16 @@ class RpcHandlers:
         """Return when the status of every RPC has been sent."""
         await self._idle.wait()
 
-    def unary(self, path: str, method: Unary) -> core_server.Unary:
-        """Return the method with all that surrounds an RPC."""
+    def unary(self, path: str, method: UnaryMethod) -> core_server.Unary:
+        """Return what `CoreServer` calls for a method with one request and one response."""
 
         def begin(rpc: Rpc, request: bytes) -> None:
             self._begin(path, rpc, lambda: method(request, rpc))
 
         return begin
 
-    def stream(self, path: str, method: Stream) -> core_server.Stream:
-        """Return the same for a stream of responses."""
+    def stream(self, path: str, method: StreamMethod) -> core_server.Stream:
+        """Return what `CoreServer` calls for a method with streams."""
 
         async def respond(rpc: Rpc) -> None:
             async with aclosing(method(rpc.requests(), rpc)) as responses:

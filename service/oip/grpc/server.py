@@ -17,7 +17,7 @@ from service.oip.grpc.rpc_handlers import RpcHandlers
 from service.settings import Settings
 
 Methods = Mapping[str, Callable[..., Any]]
-"""Functions that answer, by the method's name: `Unary` or `Stream` of `rpc_handlers`."""
+"""Functions that answer, by the method's name: `UnaryMethod` or `StreamMethod`."""
 
 log = logging.getLogger("rope.grpc")
 

@@ -54,14 +54,14 @@ class InferRoute:
             context = RequestContext(deadline, charge, partial(disconnected, receive))
             reading = self._read(context, infer_headers, receive, headers)
             request_id, plan, served = await run_model(handler, model, context, reading)
-            written_from = time.perf_counter()
+            write_started = time.monotonic()
             coding = infer_headers.response_coding
             write = partial(encode, model, request_id, plan, coding, served.message)
             if coding or not (plan.is_binary or served.num_bytes <= INLINE_WRITE_BYTES):
                 response_headers, parts = await handler.to_thread(None, write)
             else:
                 response_headers, parts = write()
-            self._statistics.add_success(served.completed, started, written_from)
+            self._statistics.add_success(served.completed, started, write_started)
         response_headers += io.server_timing(served.completed, served.backend)
         return response_headers, parts
 

@@ -48,6 +48,16 @@ class RequestParser:
         self._max_bytes = max_bytes
         self.header_cache = HeaderCache()
 
+    def has_plain_tensors(self, model: Model, header: bytes, plan: InferPlan) -> bool:
+        """Tell whether the tensors of requests with a parsed header are bytes and nothing else.
+
+        Then all inputs are views of the request, and the outputs are the first ones of the model,
+        in the order of its result.
+        """
+        names, outputs = [slot.name for slot in model.outputs], [*plan.outputs]
+        is_view = self.header_cache.get(model.name, header) is not None
+        return is_view and plan.is_binary and outputs == names[: len(outputs)]
+
     def parse(
         self,
         model: Model,

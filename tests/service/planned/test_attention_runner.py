@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import rope_core
 from rope_core import compiled
-from service.planned.attention import AttentionRunner
+from service.planned.attention import SCRATCH_BYTES, AttentionRunner
 from service.planned.plan import PlannedResult
 from tests.service.planned.jobs import Request, run, service
 
@@ -69,7 +69,11 @@ REQUESTS = st.fixed_dictionaries(
         "causal": st.sampled_from([True, True, False]),
         "return_lse": st.booleans(),
     },
-    optional={"window": st.integers(1, 100), "scale": st.sampled_from([0.1, 3.0])},
+    optional={
+        "window": st.integers(1, 100),
+        "scale": st.sampled_from([0.1, 3.0]),
+        "q_offset": st.integers(0, 3),
+    },
 )
 ROPES = st.fixed_dictionaries(
     {
@@ -99,6 +103,14 @@ def test_answers_are_those_of_the_library_alone(requests):
 def test_a_full_batch_of_the_usual_form(num_requests, dtype):
     requests = [attention(64, seed=seed, dtype=dtype) for seed in range(num_requests)]
     assert all(isinstance(request.plan.runner, AttentionRunner) for request in requests)
+    assert run(requests) == [request.answer() for request in requests]
+
+
+@needs_extension
+def test_calls_that_share_memory_and_one_that_is_too_large():
+    requests = [attention(length, seed=length) for length in (64, 3000, 5, 64, 2)]
+    sizes = [sum(request.tensors[name].nbytes for name in "qk") for request in requests]
+    assert [size > SCRATCH_BYTES for size in sizes] == [False, True, False, False, False]
     assert run(requests) == [request.answer() for request in requests]
 
 
@@ -134,6 +146,8 @@ def test_what_has_a_runner(fields):
         {"positions": "counted"},
         {"num_rows": 0, "cu_seqlens": [0, 2, 5]},
         {"dtype": torch.bfloat16, "out_dtype": "float32"},
+        {"q_offset": 2},
+        {"q_offset": 2, "k_offset": 1, "k_stride": 2},
     ],
 )
 def test_what_has_no_runner(fields):

@@ -1,13 +1,12 @@
 """However the bytes of requests are cut into packets, all are answered, in order."""
 
-import asyncio
 import itertools
 import random
 
 import pytest
 
 from tests.service.planned.requests import Client, any_exchange, attention, know, post, rotation
-from tests.service.planned.servers import running, settled
+from tests.service.planned.servers import running, settled, until
 
 HEALTH = b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n"
 
@@ -140,8 +139,7 @@ async def test_reading_pauses_while_much_waits_behind_a_request():
         (connection,) = service.connections
         service.hold()
         client.writer.write(exchange.request * count)
-        while not connection._is_reading_paused:  # noqa: ASYNC110 (no event)
-            await asyncio.sleep(0)
+        await until(lambda: connection._is_reading_paused)
         assert len(connection._unread) < 2**22, "what one read brings, and no more"
         assert service.num_waiting == 1
         service.release()

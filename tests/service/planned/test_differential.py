@@ -26,12 +26,11 @@ async def pair() -> AsyncIterator[Pair]:
         yield one, other
 
 
-async def told(service: Running, other: Running, stream: bytes, *ends: int) -> tuple[bytes, str]:
+async def read_all(service: Running, stream: bytes, *ends: int) -> tuple[bytes, str]:
     """Return all that a client reads, and how the connection ends, if it leaves once all is quiet.
 
     Args:
         service: the service that is asked.
-        other: the other service, which is as quiet.
         stream: what the client sends.
         ends: where packets end.
     """
@@ -64,8 +63,8 @@ async def told(service: Running, other: Running, stream: bytes, *ends: int) -> t
 async def check_equal(pair: Pair, stream: bytes, *ends: int) -> bytes:
     """Return what both services answer to the same stream."""
     one, other = pair
-    planned = await told(one, other, stream, *ends)
-    ordinary = await told(other, one, stream, *ends)
+    planned = await read_all(one, stream, *ends)
+    ordinary = await read_all(other, stream, *ends)
     assert planned == ordinary, stream[:300]
     await settled(one)
     assert (one.charged_bytes, one.num_waiting) == (0, 0), stream[:300]
@@ -94,13 +93,13 @@ def bad_bodies() -> Iterator[bytes]:
 
 
 def bad_numbers() -> Iterator[bytes]:
-    tensor = rotation(16).request[-16 * 8 :]
+    positions = KNOWN[-16 * 8 :]
     for position in (-1, 2**31, 2**62, -(2**63)):
         yield (
-            KNOWN[: -len(tensor)]
-            + tensor[:40]
+            KNOWN[: -len(positions)]
+            + positions[:40]
             + position.to_bytes(8, "little", signed=True)
-            + (tensor[48:])
+            + positions[48:]
         )
     start = KNOWN.index(b"\r\n\r\n") + 400
     for bits in (b"\0\0\xc0\x7f", b"\0\0\x80\x7f", b"\0\0\x80\xff"):
@@ -136,6 +135,7 @@ def headers() -> Iterator[bytes]:
         b"Expect: 100-continue",
         b"Connection: close",
         b"Connection: keep-alive",
+        b"Proxy-Connection: close",
         b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAA",
         b"Host: y",
         b"Content-Length: 3",
@@ -164,6 +164,8 @@ def headers() -> Iterator[bytes]:
     yield header.replace(b"host: x\r\n", b"") + b"\r\n\r\n" + body
     yield header.replace(b"\r\n", b"\n") + b"\n\n" + body
     yield b"\r\n\r\n" + KNOWN
+    yield b"\r\nX-Request-Id: a\r\n" + KNOWN  # a field before the request line
+    yield b"\n\r\ntraceparent: a\r\n" + KNOWN
 
 
 STREAMS = {

@@ -141,7 +141,7 @@ async def test_the_deadline_of_a_body_that_trickles():
         client.leave()
 
 
-async def test_a_body_that_trickles_is_refused_as_slow(monkeypatch: pytest.MonkeyPatch):
+async def test_a_body_that_trickles_is_refused_as_slow():
     async with knowing() as service:
         client = await Client.connect(service.address)
         for end in (END + 3, END + 300):
@@ -180,7 +180,7 @@ async def test_a_failure_of_the_planned_way(name: str, monkeypatch: pytest.Monke
             "enqueue": planned.batcher,
         }[name]
         client = await Client.connect(service.address)
-        if name in ("lease",):
+        if name == "lease":
             await client.ask(EXCHANGE.request)
         with monkeypatch.context() as patch:
             if name == "enqueue":
@@ -188,7 +188,7 @@ async def test_a_failure_of_the_planned_way(name: str, monkeypatch: pytest.Monke
                 patch.setattr(
                     owner,
                     name,
-                    lambda entry: fail() if hasattr(entry, "answer") else enqueue(entry),
+                    lambda entry: fail() if hasattr(entry, "send_answer") else enqueue(entry),
                 )
             else:
                 patch.setattr(owner, name, fail)

@@ -70,8 +70,8 @@ def post(
 ) -> bytes:
     fields = {"host": "service", "content-length": str(len(body)), **fields}
     lines = [f"{name.replace('_', '-')}: {value}" for name, value in fields.items()]
-    head = "\r\n".join([f"{method} {path} HTTP/{version}", *lines, "", ""])
-    return head.encode() + body
+    header = "\r\n".join([f"{method} {path} HTTP/{version}", *lines, "", ""])
+    return header.encode() + body
 
 
 def plan_of(planner: Planner, data: bytes) -> Plan | None:
@@ -89,9 +89,6 @@ def plan_of(planner: Planner, data: bytes) -> Plan | None:
 
 ROTATION = {"q": X, "positions": POSITIONS}
 ATTENTION = {"q": X, "k": X[:, :, :2], "v": X[:, :, :2], "positions": torch.arange(3)}
-
-
-DYNAMIC = {"rope_type": "dynamic", "factor": 2.0, "max_position_embeddings": 4}
 
 
 @pytest.mark.parametrize(
@@ -204,23 +201,23 @@ def test_a_part_of_a_request_matches_nothing_it_cannot_know(planner):
 
 
 @pytest.mark.parametrize("message_id", [None, "an.id-1"])
-def test_the_answer_of_a_plan_is_that_of_the_ordinary_way(planner, state, message_id):
+def test_the_answer_of_a_plan_is_that_of_the_ordinary_way(planner, message_id):
     """Type, length and the bytes before the tensors, for both protocols."""
     for data in (v1(ROTATION), v2({"x": X, "positions": POSITIONS}, message_id=message_id)):
         plan = plan_of(planner, data)
         body = memoryview(bytearray(data[-plan.num_bytes :]))
         result = rotate(plan.build_call(body))
-        fields, preamble = plan.answer.fields, plan.answer.preamble
+        header_lines, preamble = plan.answer_format.header_lines, plan.answer_format.preamble
         if b'"id"' in data:
-            fields, preamble = plan.answer.with_id(message_id.encode())
+            header_lines, preamble = plan.answer_format.with_id(message_id.encode())
         tensors = b"".join(x.numpy().tobytes() for x in tensor_fields(result).values())
-        assert b"content-length: %d\r\n" % len(preamble + tensors) in fields
-        if plan.answer.route.startswith("/v1"):
+        assert b"content-length: %d\r\n" % len(preamble + tensors) in header_lines
+        if plan.answer_format.route.startswith("/v1"):
             message, _ = safetensors_codec.decode(preamble + tensors)
             assert torch.equal(message.tensors["q"], result.q)
             continue
         document = orjson.loads(preamble)
-        assert b"inference-header-content-length: %d\r\n" % len(preamble) in fields
+        assert b"inference-header-content-length: %d\r\n" % len(preamble) in header_lines
         assert document.get("id") == message_id
         (output,) = document["outputs"]
         assert output["parameters"] == {"binary_data_size": len(tensors)}
@@ -246,16 +243,30 @@ def test_costs_of_packed_rows_are_those_of_the_longest_sequence(planner):
 
 
 def test_headers_with_wrong_bytes_have_no_plan():
-    head = post("/v1/rotate", b"")
-    assert parse(head, HeaderLimits()) is not None
-    for position in range(len(head)):
+    text = post("/v1/rotate", b"")
+    assert parse(text, HeaderLimits()) is not None
+    for position in range(len(text)):
         for byte in (0, 1, 10, 13, 127, 255):
-            changed = bytearray(head)
+            changed = bytearray(text)
             changed[position] = byte
-            if bytes(changed) != head:
+            if bytes(changed) != text:
                 header = parse(bytes(changed), HeaderLimits())
                 assert header is None or header.target == b"/v1/rotate" or byte > 126
-    assert without_identifiers(head) == (head, {})
+    assert without_identifiers(text) == (text, {})
+
+
+@pytest.mark.parametrize("line", [b"x-request-id: a ", b"x-request-id: a\t", b"traceparent: a "])
+def test_an_identifier_ends_where_its_line_ends(line):
+    """Other servers keep the space, and then the value is no identifier."""
+    head = post("/v1/rotate", b"")
+    assert without_identifiers(head[:-2] + line.strip() + b"\r\n\r\n") is not None
+    assert without_identifiers(head[:-2] + line + b"\r\n\r\n") is None
+
+
+@pytest.mark.parametrize("start", [b"", b"\r\n", b"\n\r\n"])
+def test_an_identifier_before_the_request_line_stays(start):
+    text = start + b"x-request-id: a\r\n" + post("/v1/rotate", b"")
+    assert without_identifiers(text) in (None, (text, {}))
 
 
 def test_a_request_with_wrong_numbers_leaves_the_plan_to_the_next_one(planner):

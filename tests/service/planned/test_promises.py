@@ -7,12 +7,14 @@ import socket
 import threading
 from collections import Counter
 
+import orjson
 import pytest
 
 from service.observability import logs
 from tests.conftest import Serve
 from tests.service.planned.requests import Client, attention, know, rotation
 from tests.service.planned.servers import UVICORNS, running, settled, until
+from tests.waiting import wait_until
 
 EXCHANGE = rotation(16)
 
@@ -140,7 +142,7 @@ async def test_a_request_that_the_kernel_has_received():
 async def test_lines_and_counters(monkeypatch: pytest.MonkeyPatch):
     """One line and one count for each request, whatever became of it; each identifier once."""
     lines: list[dict[str, object]] = []
-    monkeypatch.setattr(logs, "write", lines.extend)
+    monkeypatch.setattr(logs, "write", lambda texts: lines.extend(map(orjson.loads, texts)))
     exchanges = [rotation(16), attention(16), rotation(3, x_request_timeout_ms="1")]
     async with running(log_level="info") as service:
         know(service, exchanges)
@@ -227,8 +229,7 @@ def test_nothing_is_lost_at_the_end_under_load(serve: Serve):
         threads = [threading.Thread(target=ask, args=(host, int(port), n)) for n in range(8)]
         for thread in threads:
             thread.start()
-        while num_answers.total() < 500 and not failures:
-            threading.Event().wait(0.01)
+        wait_until(lambda: num_answers.total() >= 500 or bool(failures))
         process.send_signal(signal.SIGTERM)
         for thread in threads:
             thread.join(60)
