@@ -121,7 +121,7 @@ def first_positions(num_positions: int) -> Tensor:
     return torch.arange(num_positions)
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=16)
 def _token_rotation(
     table: TableRotation,
     num_rows: int,

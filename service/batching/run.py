@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, TypeVar
 
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
@@ -20,7 +20,8 @@ class Run(Generic[R_co]):
     compute_s: float
 
 
-class Completed(NamedTuple, Generic[R]):
+@dataclass(slots=True)
+class Completed(Generic[R]):
     """The result of one call, and the times of its run."""
 
     result: R

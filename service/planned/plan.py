@@ -26,7 +26,8 @@ PLANNED_CALLS = (Rotate, Attend)
 """Calls that a request with a plan may have."""
 
 
-class PlannedResult(NamedTuple):
+@dataclass(slots=True)
+class PlannedResult:
     """What a runner returns for a call."""
 
     parts: Parts
@@ -46,7 +47,8 @@ class Description(NamedTuple):
     is a lower bound."""
 
 
-class AnswerFormat(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class AnswerFormat:
     """What is equal in all answers of a plan."""
 
     route: str

@@ -85,6 +85,7 @@ class Planner:
         self._seen: set[bytes] = set()
         self._headers: dict[bytes, Header | None] = {}
         self._plans: dict[bytes, Plan | None] = {}
+        self._failed: set[bytes] = set()
         self._routes: dict[bytes, PlannedRoute] = {
             endpoint.path.encode(): V1Route(endpoint)
             for endpoint in ENDPOINTS
@@ -125,12 +126,20 @@ class Planner:
 
     def make(self, match: Match, body: memoryview) -> Plan | None:
         """Return the plan of a request whose tensors are `body`, None if it can have none."""
+        key = match.key
         if len(self._plans) >= MAX_PLANS:
             self._plans.clear()
         try:
-            plan = self._plans[match.key] = self._make(match, body)
+            plan = self._plans[key] = self._make(match, body)
         except (ServiceError, RopeError):
-            return None  # the next request with this description may have numbers that fit
+            # the next request with this description may have numbers that fit, but not the one
+            # after two that failed: receiving a whole body in vain takes time
+            if key in self._failed:
+                self._plans[key] = None
+            if len(self._failed) >= MAX_PLANS:
+                self._failed.clear()
+            self._failed.add(key)
+            return None
         return plan
 
     def timeout_s(self, parsed: Header) -> float:

@@ -7,7 +7,8 @@ uvloop hands the buffers of `get_buffer` to the kernel only for protocols that a
 import asyncio
 import logging
 import time
-from typing import Any, cast
+from collections.abc import Callable
+from typing import Any, NamedTuple, cast
 
 import uvicorn
 from uvicorn.server import ServerState
@@ -27,8 +28,21 @@ from service.wire import Buffer
 
 log = logging.getLogger("rope.failures")
 
+REPLAY_BYTES = 2**18
+"""A received body is handed to `AsgiProtocol` in pieces, so that it is copied once."""
+
 MAX_PIPELINED_BYTES = 2**16
 """Bytes of later requests that are kept while a request is answered; then reading pauses."""
+
+
+class _Incomplete(NamedTuple):
+    """A request whose description is not complete."""
+
+    match: Match
+    arrived: float
+    """Time of `time.monotonic` when the header arrived."""
+    timer: asyncio.TimerHandle
+    """Runs out at the deadline."""
 
 
 class Connection(asyncio.BufferedProtocol):
@@ -63,8 +77,7 @@ class Connection(asyncio.BufferedProtocol):
         """Status of the answer that is being sent; else 0."""
         self._unread: Buffer = b""
         """Bytes behind the request in progress, or those of `_incomplete`."""
-        self._incomplete: tuple[Match, float] | None = None
-        """A request whose description is not complete, and when its header arrived."""
+        self._incomplete: _Incomplete | None = None
         self._is_reading_paused = False
         self._is_ending = False
         """Whether the connection closes after the next answer, which says so."""
@@ -96,7 +109,8 @@ class Connection(asyncio.BufferedProtocol):
             self._planned.admission.charged_bytes -= body.charged_bytes
             self._planned.record_left(body.match, body.plan, body.arrived)
         elif incomplete is not None:
-            self._planned.record_left(incomplete[0], None, incomplete[1])
+            incomplete.timer.cancel()
+            self._planned.record_left(incomplete.match, None, incomplete.arrived)
         elif entry is not None and self._status:
             self._finish(entry)
         elif entry is not None:
@@ -135,9 +149,7 @@ class Connection(asyncio.BufferedProtocol):
             start = len(plan.prefix)
             body = planned.receive(plan, None, data, start, start + plan.num_bytes)
             if body is not None and start + plan.num_bytes == nbytes:
-                self._entry = planned.submit(body, self._answer)
-                if self._entry is None:
-                    self._replay(body)
+                self._submit(body)
                 return
             if body is not None:
                 self._receive_rest(body, data, start)
@@ -166,13 +178,17 @@ class Connection(asyncio.BufferedProtocol):
     def _begin(self, data: memoryview) -> None:
         """Handle bytes at the start of a request."""
         incomplete, self._incomplete, self._unread = self._incomplete, None, b""
+        if incomplete is not None:
+            incomplete.timer.cancel()
         match = None if self._only_status else self._planned.match(data)
         if match is None:
             self._read_ordinary(bytes(data))
             return
-        arrived = time.monotonic() if incomplete is None else incomplete[1]
+        arrived = time.monotonic() if incomplete is None else incomplete.arrived
         if match.start > len(data):
-            self._incomplete, self._unread = (match, arrived), bytes(data)
+            deadline = arrived + self._planned.planner.timeout_s(match.header)
+            timer = self._call_at(deadline, self._expire)
+            self._incomplete, self._unread = _Incomplete(match, arrived, timer), bytes(data)
             self._watch.schedule()
             return
         plan = match.plan
@@ -188,8 +204,8 @@ class Connection(asyncio.BufferedProtocol):
         """Receive the rest of a body; if it is complete, put the request into the queue."""
         if body.num_received < body.num_bytes:
             self._body = body
-            timeout_s = max(0.0, body.arrived + self._planned.timeout_s(body) - time.monotonic())
-            body.timer = asyncio.get_running_loop().call_later(timeout_s, self._expire)
+            deadline = body.arrived + self._planned.timeout_s(body)
+            body.timer = self._call_at(deadline, self._expire)
             self._watch.schedule()
             return
         end = start + body.num_bytes
@@ -197,6 +213,11 @@ class Connection(asyncio.BufferedProtocol):
             is_shared = data.obj is self._planned.landing
             self._unread = bytes(data[end:]) if is_shared else data[end:]
         self._submit(body)
+
+    def _call_at(self, deadline: float, callback: Callable[[], None]) -> asyncio.TimerHandle:
+        """Call a function at a time of `time.monotonic`."""
+        left_s = max(0.0, deadline - time.monotonic())
+        return asyncio.get_running_loop().call_later(left_s, callback)
 
     def _detach_body(self) -> ReceivedBody | None:
         """Return the body that is being received, if any, and stop receiving it."""
@@ -216,7 +237,9 @@ class Connection(asyncio.BufferedProtocol):
         self._planned.admission.charged_bytes -= body.charged_bytes
         unread, self._unread = bytes(self._unread), b""
         self._read_ordinary(body.prefix)
-        self._read_ordinary(bytes(body.slab.memory[: body.num_bytes]))
+        for start in range(0, body.num_bytes, REPLAY_BYTES):
+            end = min(start + REPLAY_BYTES, body.num_bytes)
+            self._read_ordinary(bytes(body.slab.memory[start:end]))
         self._read_ordinary(unread)
 
     def _read_ordinary(self, data: bytes) -> None:
@@ -304,7 +327,7 @@ class Connection(asyncio.BufferedProtocol):
         if body is not None:
             return Pending(Phase.BODY, body.arrived, body.num_received)
         if self._incomplete is not None:
-            return Pending(Phase.BODY, self._incomplete[1])
+            return Pending(Phase.BODY, self._incomplete.arrived)
         if ordinary is not None and not ordinary.is_free:
             return ordinary.pending()
         return None if self._entry is not None else self._watch.idle()
@@ -324,6 +347,7 @@ class Connection(asyncio.BufferedProtocol):
             self._planned.admission.charged_bytes -= body.charged_bytes
             self._read_ordinary(body.prefix)
         elif incomplete is not None:
+            incomplete.timer.cancel()
             unread, self._incomplete, self._unread = bytes(self._unread), None, b""
             self._read_ordinary(unread)
         return self._make_ordinary()

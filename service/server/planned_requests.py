@@ -111,7 +111,8 @@ class PlannedRequests:
             arrived: time of `time.monotonic` when the header arrived; now if None.
         """
         num_bytes = end - start
-        charged_bytes = num_bytes if plan is None else plan.charge_bytes
+        # without a plan the body may be handed on, which copies it
+        charged_bytes = 2 * num_bytes if plan is None else plan.charge_bytes
         try:
             self.admission.charge(charged_bytes)
         except ServiceError:
@@ -153,7 +154,10 @@ class PlannedRequests:
                 b"" if match is None else match.description.message_id,
                 NO_IDENTIFIERS if match is None else match.identifiers,
             )
-            self.batcher.enqueue(entry)
+            try:
+                self.batcher.enqueue(entry)
+            except ServiceError as refusal:  # not the ordinary way, which would copy the body
+                asyncio.get_running_loop().call_soon(entry.resolve, refusal)
         except ServiceError:  # the ordinary way meets it as well, and answers with it
             return None
         except Exception:

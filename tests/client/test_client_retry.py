@@ -1,11 +1,15 @@
 """Trying again: as late as the service asks, never past the deadline, always the same call."""
 
+from contextlib import suppress
+
 import httpx
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rope_client import ConnectionFailed, Overloaded, RetryPolicy, TimedOut
+from rope_client import ConnectionFailed, Overloaded, RetryPolicy, TimedOut, UnexpectedAnswer
+from rope_client.wire import safetensors_codec
 
 OK = httpx.Response(200, json={"version": "1"})
 FULL = httpx.Response(503, json={"code": "overloaded"})
@@ -76,6 +80,25 @@ async def test_the_time_left_is_sent_with_each_attempt(connect, answering, time)
     assert told == [10_000, round(10_000 - 500 - time.pauses[0] * 1e3)]
     applied = [request.extensions["timeout"]["read"] for request in server.requests]
     assert applied == pytest.approx([ms / 1e3 for ms in told], abs=1e-3)
+
+
+async def test_the_header_of_the_first_attempt_does_not_depend_on_the_time_to_encode(
+    connect, answering, time, monkeypatch
+):
+    """The service has a plan for requests whose header repeats."""
+    server, encode = answering(full("1"), OK), safetensors_codec.encode
+
+    def slow_encode(message):
+        time.now_s += 0.25
+        return encode(message)
+
+    monkeypatch.setattr(safetensors_codec, "encode", slow_encode)
+    q = np.zeros((1, 1, 1, 2), np.float32)
+    with suppress(UnexpectedAnswer):
+        await connect(server, timeout_s=10)("rotate", q=q)
+    told = [int(request.headers["x-request-timeout-ms"]) for request in server.requests]
+    assert told == [10_000, round(10_000 - 250 - time.pauses[0] * 1e3)]
+    assert server.requests[0].extensions["timeout"]["read"] == pytest.approx(9.75)
 
 
 async def test_a_deadline_of_the_call_beats_the_clients(connect, answering):

@@ -275,3 +275,11 @@ def test_a_request_with_wrong_numbers_leaves_the_plan_to_the_next_one(planner):
     assert plan_of(planner, wrong) is None
     match = planner.match(right)
     assert planner.make(match, memoryview(right)[match.start : match.end]) is not None
+
+
+def test_a_description_whose_requests_fail_again_has_no_plan(planner):
+    wrong = v1({"q": torch.zeros(3, 1, 8), "cu_seqlens": torch.tensor([0, 4])})
+    assert plan_of(planner, wrong) is None
+    match = planner.match(wrong)
+    assert planner.make(match, memoryview(wrong)[match.start : match.end]) is None
+    assert planner.match(wrong) is None, "its body would be received in vain"
