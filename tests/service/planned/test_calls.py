@@ -11,7 +11,7 @@ from tests.service.planned.requests import Client, know, rotation
 from tests.service.planned.servers import running, until
 from tests.service.test_calls_per_request import OURS, Profile
 
-MAX_CALLS = 25
+MAX_CALLS = 24
 
 EXCHANGE = rotation(16)
 
