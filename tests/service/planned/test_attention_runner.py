@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 import rope_core
 from rope_core import compiled
-from service.planned.attention import SCRATCH_BYTES, AttentionRunner
+from service.device.cpu import SCRATCH_BYTES
+from service.planned.attention import AttentionRunner
 from service.planned.plan import PlannedResult
 from tests.service.planned.jobs import Request, run, service
 
