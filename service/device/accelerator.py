@@ -35,7 +35,6 @@ CAPABILITIES = DeviceCapabilities(
     max_inflight=2,
     bytes_per_s=BYTES_PER_S,
     flops_per_s=1e14,
-    computes_on_host=False,
     builds_kernels=True,
     may_hang=True,
     inline_limit_s=0.0,
@@ -60,6 +59,7 @@ class Accelerator:
 
     def __init__(self, driver: Driver, buffer_pool: BufferPool, builder: KernelBuilder) -> None:
         self.name = str(driver.device)
+        self.scratch: Tensor | None = None
         self._driver = driver
         self._pipeline = CopyPipeline(driver, buffer_pool)
         self._builder = builder

@@ -6,12 +6,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from rope_core import Call, Result, Rotate
 from service.batching.packing import DeviceBatch
 from service.batching.run import Run
 from service.buffer_pool import BufferPool
 from service.device.interface import DeviceCapabilities
+
+SCRATCH_BYTES = 2**20
+"""Half of the cache of a core, or less."""
 
 
 class Cpu:
@@ -25,11 +29,11 @@ class Cpu:
 
     def __init__(self, buffer_pool: BufferPool) -> None:
         self.empty = buffer_pool.tensor
+        self.scratch: Tensor | None = torch.empty(SCRATCH_BYTES, dtype=torch.uint8)
         self.capabilities = DeviceCapabilities(
             max_inflight=1,
             bytes_per_s=4e9,
             flops_per_s=3e10 * torch.get_num_threads(),
-            computes_on_host=True,
             builds_kernels=False,
             may_hang=False,
             inline_limit_s=2e-3,  # below it, a hand-off to a thread is a large part of the time

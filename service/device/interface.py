@@ -27,9 +27,6 @@ class DeviceCapabilities:
 
     flops_per_s: float
 
-    computes_on_host: bool
-    """Whether calls are computed in the memory where requests are received."""
-
     builds_kernels: bool
     """Whether kernels are built for the device. Calls wait until the usual kernels are built."""
 
@@ -60,6 +57,9 @@ class Device(Protocol):
 
     name: str
     capabilities: DeviceCapabilities
+    scratch: Tensor | None
+    """Memory of the host, uint8 `[n]`, that each run may overwrite; it stays in the caches. None
+    where runs overlap, or compute elsewhere than in the memory where requests are received."""
 
     def run(
         self, batches: Sequence[DeviceBatch], compute: Callable[[Call], Result]

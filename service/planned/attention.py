@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -18,9 +17,6 @@ from service.batching.run import Run
 from service.planned.plan import PlannedJob, PlannedResult, TensorSpan, answer_parts
 from service.slab_pool import ALIGNMENT
 from service.wire.elements import view_as_bytes, view_as_tensor
-
-SCRATCH_BYTES = 2**20
-"""Calls whose rotated q and k are larger have new memory for them."""
 
 
 class _Rotated(NamedTuple):
@@ -40,11 +36,14 @@ class AttentionRunner:
         table: the angles.
         spans: of q `[B, S, H, D]` or `[T, H, D]`, k and v `[..., Hkv, D]`, and int64 positions, one
             for each token.
+        scratch: memory that calls overwrite in turn, uint8 `[n]`. Larger calls have their own.
     """
 
     batch_key: ClassVar[str] = "planned attention"
 
-    def __init__(self, call: Attend, table: TableRotation, spans: dict[str, TensorSpan]) -> None:
+    def __init__(
+        self, call: Attend, table: TableRotation, spans: dict[str, TensorSpan], scratch: Tensor
+    ) -> None:
         self._table = table
         self._q, self._k, self._v = spans["q"], spans["k"], spans["v"]
         self._positions = spans["positions"]
@@ -59,8 +58,8 @@ class AttentionRunner:
         self._shapes = [(1, *span.shape)[-4:] for span in (self._q, self._k, self._v)]
         self._k_start = -(-self._q.num_bytes // ALIGNMENT) * ALIGNMENT
         self._num_rotated_bytes = self._k_start + self._k.num_bytes
-        fits = self._num_rotated_bytes <= SCRATCH_BYTES
-        self._rotated = self._rotated_in(_scratch()) if fits else None
+        fits = self._num_rotated_bytes <= scratch.numel()
+        self._rotated = self._rotated_in(scratch) if fits else None
 
     @inference
     def __call__(self, jobs: Sequence[PlannedJob]) -> Run[PlannedResult | Exception]:
@@ -104,7 +103,9 @@ class AttentionRunner:
         return _Rotated(q.transpose(1, 2), q.data_ptr(), k.transpose(1, 2), k.data_ptr())
 
 
-def attention_runner(call: Attend, spans: Sequence[TensorSpan]) -> AttentionRunner | None:
+def attention_runner(
+    call: Attend, spans: Sequence[TensorSpan], scratch: Tensor
+) -> AttentionRunner | None:
     """Return the runner of calls like `call`; None where only the library can run them."""
     by_name = {span.name: span for span in spans}
     rope, config, q = call.rope, call.attention, call.q
@@ -128,13 +129,7 @@ def attention_runner(call: Attend, spans: Sequence[TensorSpan]) -> AttentionRunn
         and (config.window, config.chunk, config.softcap) == (None, None, None)
         and (config.scale is None or config.scale > 0)
     )
-    return AttentionRunner(call, table, by_name) if is_usual else None
-
-
-@lru_cache(maxsize=1)
-def _scratch() -> Tensor:
-    """Return memory, uint8 `[SCRATCH_BYTES]`, for all calls in turn: it stays in the caches."""
-    return torch.empty(SCRATCH_BYTES, dtype=torch.uint8)
+    return AttentionRunner(call, table, by_name, scratch) if is_usual else None
 
 
 def _attend_alone(job: PlannedJob) -> PlannedResult | Exception:

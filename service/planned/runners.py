@@ -22,11 +22,10 @@ def runner_for(
         spans: where tensors lie in a slab.
         device: where calls are computed.
     """
-    capabilities = device.capabilities
-    if not capabilities.computes_on_host or capabilities.max_inflight > 1:
-        return None  # runs of one runner do not overlap
+    if device.scratch is None:
+        return None
     if isinstance(call, Rotate) and backend in (None, eager.name):
         return rotation_runner(call, spans)
     if isinstance(call, Attend) and backend in (None, sdpa.name):
-        return attention_runner(call, spans)
+        return attention_runner(call, spans, device.scratch)
     return None

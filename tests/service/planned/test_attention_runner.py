@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 import rope_core
 from rope_core import compiled
+from service.device.cpu import SCRATCH_BYTES
 from service.planned.attention import AttentionRunner
 from service.planned.plan import PlannedResult
 from tests.service.planned.jobs import Request, run, service
@@ -103,6 +104,14 @@ def test_answers_are_those_of_the_library_alone(requests):
 def test_a_full_batch_of_the_usual_form(num_requests, dtype):
     requests = [attention(64, seed=seed, dtype=dtype) for seed in range(num_requests)]
     assert all(isinstance(request.plan.runner, AttentionRunner) for request in requests)
+    assert run(requests) == [request.answer() for request in requests]
+
+
+@needs_extension
+def test_calls_that_share_memory_and_one_that_is_too_large():
+    requests = [attention(length, seed=length) for length in (64, 3000, 5, 64, 2)]
+    sizes = [sum(request.tensors[name].nbytes for name in "qk") for request in requests]
+    assert [size > SCRATCH_BYTES for size in sizes] == [False, True, False, False, False]
     assert run(requests) == [request.answer() for request in requests]
 
 
