@@ -166,15 +166,17 @@ async def _measure(workload: Workload, num_connections: int, rounds: int) -> dic
     request = encodings.encode(workload, length)
     bench = Bench(request.http(), num_connections)
     least = dict.fromkeys(PARTS, float("inf"))
-    for _ in range(rounds):
+    for round_ in range(rounds + 1):
         for name, replaced in PARTS.items():
             forget = _forget_plan if name.startswith("plan") else lambda _: None
             with replaced(bench):
                 await bench.measure(forget)  # fills caches
+                if round_:
+                    least[name] = min(least[name], await bench.measure(forget))
+                    continue
                 for answer in bench.answers:
                     body = answer.partition(b"\r\n\r\n")[2]
                     workloads.check(workload, length, request.decode(body))
-                least[name] = min(least[name], await bench.measure(forget))
     return least
 
 
