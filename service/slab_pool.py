@@ -33,7 +33,7 @@ class Slab:
         self._pool = pool
         self._memory = memory
         self.memory, self.address, _ = memory
-        """Writable bytes, at least as many as were asked for; uninitialised. And the address of
+        """Writable bytes, at least as many as were leased; uninitialised. And the address of
         the first, a multiple of ALIGNMENT."""
 
     def __del__(self) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
@@ -36,7 +37,7 @@ R = TypeVar("R")
 
 
 @dataclass(slots=True, eq=False)
-class Entry(Generic[C, R]):
+class Entry(ABC, Generic[C, R]):
     """A call in the queue or on the device. A subclass says what becomes of its outcome."""
 
     call: C
@@ -52,9 +53,9 @@ class Entry(Generic[C, R]):
     timer: asyncio.TimerHandle | None = field(default=None, init=False)
     """Fires at the deadline. None for a call that has not had to wait."""
 
+    @abstractmethod
     def resolve(self, outcome: Completed[R] | Exception) -> None:
         """Set the result or the exception of the call. The first outcome counts. Raises nothing."""
-        raise NotImplementedError
 
     def on_wait(self) -> None:
         """Called at most once: when the call starts to wait for a busy device."""

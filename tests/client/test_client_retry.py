@@ -76,10 +76,10 @@ async def test_the_time_left_is_sent_with_each_attempt(connect, answering, time)
     server = answering(taking(0.5, time, full("2")), OK)
     await connect(server, timeout_s=10)("version")
 
-    told = [int(request.headers["x-request-timeout-ms"]) for request in server.requests]
-    assert told == [10_000, round(10_000 - 500 - time.pauses[0] * 1e3)]
+    header_ms = [int(request.headers["x-request-timeout-ms"]) for request in server.requests]
+    assert header_ms == [10_000, round(10_000 - 500 - time.pauses[0] * 1e3)]
     applied = [request.extensions["timeout"]["read"] for request in server.requests]
-    assert applied == pytest.approx([ms / 1e3 for ms in told], abs=1e-3)
+    assert applied == pytest.approx([ms / 1e3 for ms in header_ms], abs=1e-3)
 
 
 async def test_the_header_of_the_first_attempt_does_not_depend_on_the_time_to_encode(
@@ -96,8 +96,8 @@ async def test_the_header_of_the_first_attempt_does_not_depend_on_the_time_to_en
     q = np.zeros((1, 1, 1, 2), np.float32)
     with suppress(UnexpectedAnswer):
         await connect(server, timeout_s=10)("rotate", q=q)
-    told = [int(request.headers["x-request-timeout-ms"]) for request in server.requests]
-    assert told == [10_000, round(10_000 - 250 - time.pauses[0] * 1e3)]
+    header_ms = [int(request.headers["x-request-timeout-ms"]) for request in server.requests]
+    assert header_ms == [10_000, round(10_000 - 250 - time.pauses[0] * 1e3)]
     assert server.requests[0].extensions["timeout"]["read"] == pytest.approx(9.75)
 
 

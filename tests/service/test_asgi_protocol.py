@@ -85,7 +85,7 @@ class Wire:
 
 
 async def tell(scope, receive, send) -> None:
-    """Answer with what the application was told, or with the refusal."""
+    """Answer with the request as the application received it, or with the refusal."""
     try:
         if io.REFUSAL in scope:
             raise scope[io.REFUSAL]
@@ -133,7 +133,7 @@ async def answers(*packets: bytes) -> Wire:
 
 
 def told(wire: Wire) -> list[list[object]]:
-    """Return what the application was told of each request."""
+    """Return each request as the application received it."""
     parts = re.split(rb"HTTP/1.1 200 OK\r\n(?:[^\r]+\r\n)*\r\n", wire.written)
     assert parts[0] == b""
     return [json.loads(part) for part in parts[1:]]

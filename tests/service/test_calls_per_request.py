@@ -22,9 +22,9 @@ import pytest
 from tests.conftest import ROOT
 from tests.service.outside import Outside, whole_service
 
-MAX_CALLS, MAX_FUNCTIONS = 99, 79
-"""Bounds of the ordinary way: 98 and 78 today. Some eight calls record metrics and render times,
-which prometheus_client and one function did before, and four find the compiled rotation."""
+MAX_CALLS, MAX_FUNCTIONS = 98, 78
+"""Bounds of the ordinary way: what is called today. Some eight calls record metrics and render
+times, as prometheus_client and one function did before, and four find the compiled rotation."""
 
 OURS = (f"{ROOT / 'service'}/", f"{ROOT / 'rope_core'}/")
 HEAD = [float(n % 7) for n in range(64)]

@@ -19,7 +19,7 @@ SERVICES = ("", messages.SERVICE)
 
 
 def check_method(lifecycle: Lifecycle) -> UnaryMethod:
-    """Return the method that tells whether a service is ready."""
+    """Return the RPC method of `Check`: whether a service is ready."""
 
     async def check(request: bytes, _: Rpc) -> bytes:
         """Return the status of a service.
@@ -36,7 +36,7 @@ def check_method(lifecycle: Lifecycle) -> UnaryMethod:
 
 
 def watch_method(lifecycle: Lifecycle) -> StreamMethod:
-    """Return the method that tells each change of that."""
+    """Return the RPC method of `Watch`: a message for each change of readiness."""
 
     async def watch(requests: AsyncIterator[bytes], _: Rpc) -> AsyncGenerator[bytes, None]:
         """Yield the status of a service and each change, until the service stops listening."""

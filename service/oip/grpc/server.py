@@ -95,7 +95,7 @@ class GrpcServer:
         server.stop()
         await _wait_for(self._rpcs.wait_until_idle(), grace_s)
         if grace_s and self._rpcs.is_idle:
-            # Clients close their connections when they are told that the server stops.
+            # Clients close their connections when the server announces its end.
             await _wait_for(server.wait_until_stopped(), GOODBYE_S)
         server.cancel_all()
         await _wait_for(server.wait_until_stopped(), GOODBYE_S)

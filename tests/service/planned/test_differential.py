@@ -30,7 +30,7 @@ async def read_all(service: Running, stream: bytes, *ends: int) -> tuple[bytes, 
     """Return all that a client reads, and how the connection ends, if it leaves once all is quiet.
 
     Args:
-        service: the service that is asked.
+        service: the service under test.
         stream: what the client sends.
         ends: where packets end.
     """
