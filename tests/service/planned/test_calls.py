@@ -7,9 +7,16 @@ the requests of the batch.
 import asyncio
 from types import FrameType
 
+import pytest
+
+from rope_core import compiled
 from tests.service.planned.requests import Client, know, rotation
 from tests.service.planned.servers import running, until
 from tests.service.test_calls_per_request import OURS, Profile
+
+pytestmark = pytest.mark.skipif(
+    compiled.extension() is None, reason="the bound is that of the compiled rotation"
+)
 
 MAX_CALLS = 24
 
