@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping
 from typing import Any
 
 from service.batching.admission import Charge
@@ -43,7 +43,7 @@ class InferMethods:
         self._handler = oip_state.handler
         self._planned = PlannedInfer(oip_state)
 
-    def unary(self, body: bytes, rpc: Rpc) -> Awaitable[bytes] | None:
+    def unary(self, body: bytes, rpc: Rpc) -> Coroutine[Any, Any, bytes] | None:
         """Answer one request."""
         return None if self._planned.begin(rpc, body) else self._respond(body, rpc)
 

@@ -2,8 +2,10 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from contextlib import aclosing
+from functools import partial
+from typing import Any
 
 from grpc import StatusCode
 
@@ -15,10 +17,12 @@ from service.oip.grpc.errors import status_of
 from service.oip.grpc.rpc import Rpc
 from service.oip.statistics import DEADLINE_TOLERANCE_S
 
-UnaryMethod = Callable[[bytes, Rpc], Awaitable[bytes] | None]
+Response = Coroutine[Any, Any, bytes | None]
+
+UnaryMethod = Callable[[bytes, Rpc], Response | None]
 """Answers a serialized request with a serialized response, or raises a failure.
 
-The awaitable is cancelled when the client leaves, and at the deadline. None: the method answers by
+The coroutine is cancelled when the client leaves, and at the deadline. None: the method answers by
 `Rpc.finish`."""
 
 StreamMethod = Callable[[AsyncIterator[bytes], Rpc], AsyncGenerator[bytes, None]]
@@ -71,9 +75,7 @@ class RpcHandlers:
 
         return begin
 
-    def _begin(
-        self, path: str, rpc: Rpc, respond: Callable[[], Awaitable[bytes | None] | None]
-    ) -> None:
+    def _begin(self, path: str, rpc: Rpc, respond: Callable[[], Response | None]) -> None:
         """Answer an RPC with what `respond` returns, or with the status of its failure."""
         self._count(path, rpc)
         if self._refusing:
@@ -85,7 +87,9 @@ class RpcHandlers:
             rpc.finish(None, *status_of(failure))
             return
         if response is not None:
-            task = asyncio.get_running_loop().create_task(_finish(rpc, response))
+            # the task is that of the response itself: one cancelled at once closes it
+            task = asyncio.get_running_loop().create_task(response)
+            task.add_done_callback(partial(_finish, rpc))
             rpc.on_cancel = task.cancel
 
     def _count(self, path: str, rpc: Rpc) -> None:
@@ -118,11 +122,14 @@ class RpcHandlers:
         rpc.add_done_callback(end)
 
 
-async def _finish(rpc: Rpc, response: Awaitable[bytes | None]) -> None:
-    try:
-        rpc.finish(await response, StatusCode.OK)
-    except Exception as failure:
+def _finish(rpc: Rpc, task: asyncio.Task[bytes | None]) -> None:
+    if task.cancelled():
+        return
+    failure = task.exception()
+    if isinstance(failure, Exception):
         rpc.finish(None, *status_of(failure))
+    else:
+        rpc.finish(task.result(), StatusCode.OK)
 
 
 def _cancelled(rpc: Rpc) -> StatusCode:

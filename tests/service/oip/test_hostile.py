@@ -5,6 +5,7 @@ import json
 import math
 import re
 import time
+from collections.abc import Awaitable, Callable
 
 import grpc
 import pytest
@@ -150,16 +151,32 @@ SPAM = {
 }
 
 
+async def processor_time(call: Callable[[], Awaitable[None]]) -> float:
+    """Return the seconds of processor time that a call takes.
+
+    Other threads of the process and the garbage collector may take more than the call, so the
+    shortest time of three counts.
+    """
+    times = []
+    for _ in range(3):
+        begun = time.process_time()
+        await call()
+        times.append(time.process_time() - begun)
+    return min(times)
+
+
 @pytest.mark.parametrize("spam", SPAM.values(), ids=SPAM)
 async def test_a_message_of_very_many_fields_is_refused_at_once(spam):
     async with all_encodings(max_body_bytes=2**26) as encodings:
         raw = encodings["raw"]
         assert isinstance(raw, Grpc)
-        begun = time.process_time()
-        with pytest.raises(Refused) as refused:
-            await raw.ask(GOOD.SerializeToString() + spam)
-        assert time.process_time() - begun < 0.5, "client and server together"
-        assert refused.value.status is grpc.StatusCode.INVALID_ARGUMENT
+
+        async def refuse() -> None:
+            with pytest.raises(Refused) as refused:
+                await raw.ask(GOOD.SerializeToString() + spam)
+            assert refused.value.status is grpc.StatusCode.INVALID_ARGUMENT
+
+        assert await processor_time(refuse) < 0.5, "client and server together"
 
 
 async def metric(client, name: str) -> float:
@@ -217,9 +234,11 @@ async def test_json_is_charged_for_the_memory_of_reading_it(client, with_length)
 
 async def test_very_many_outputs_are_refused_at_once(client):
     body = json.dumps({"inputs": [X], "outputs": [{"name": "rotated"}] * 5000}).encode()
-    begun = time.process_time()
-    assert (await client.post(PATH, content=body)).status_code == 400
-    assert time.process_time() - begun < 0.5
+
+    async def refuse() -> None:
+        assert (await client.post(PATH, content=body)).status_code == 400
+
+    assert await processor_time(refuse) < 0.5
 
 
 def test_a_client_that_sends_too_much_gets_an_answer(server_url):
