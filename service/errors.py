@@ -31,6 +31,9 @@ ServiceError
 class ServiceError(Exception):
     """Base of the service's own errors."""
 
+    retry_after_s: int = 1
+    """Seconds after which the client may send the request again, if a later one can succeed."""
+
 
 class BadMessage(ServiceError):
     """The body is not what its content type says."""

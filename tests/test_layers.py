@@ -50,6 +50,7 @@ service.batching
 service.slab_pool service.wire
 service.buffer_pool
 service.memory_blocks service.pinned_memory
+service.access.tenant
 service.errors service.lifecycle service.observability service.settings
 rope_core.reference rope_core.attention rope_core.merge rope_core.accuracy
 rope_core.table_rotation

@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMappi
 from functools import lru_cache
 from typing import Any
 
+from service.access.tenant import ANONYMOUS, Tenant
 from service.batching.run import Completed
 from service.errors import BadHeader
 from service.wire import Buffer
@@ -19,6 +20,9 @@ HEADERS_BY_NAME = "rope.headers"
 
 REFUSAL = "rope.refusal"
 """Key of a scope: the error that answers a request which the server does not accept."""
+
+TENANT = "rope.tenant"
+"""Key of a scope: the tenant of a request, where the service has keys."""
 
 JOINED_BYTES = 64 * 2**10
 """The parts of a shorter answer are joined: that costs less than sending them one by one."""
@@ -39,6 +43,12 @@ def timeout_s(headers: Mapping[bytes, bytes]) -> float | None:
     if not value.isdigit() or len(value) > 12 or not int(value):
         raise BadHeader("X-Request-Timeout-Ms must be whole milliseconds, of 1 to 12 digits, not 0")
     return int(value) / 1e3
+
+
+def tenant(scope: Scope) -> Tenant:
+    """Return who a request is from."""
+    found: Tenant = scope.get(TENANT, ANONYMOUS)
+    return found
 
 
 def server_timing(completed: Completed[Any] | None, backend: str) -> Headers:

@@ -45,9 +45,9 @@ PROBLEMS: Mapping[type[Exception], tuple[HTTPStatus, str]] = {
 }
 """Status and code by class; codes never change. A subclass has the row of its base class."""
 
-STATUS_HEADERS: Mapping[int, Headers] = {
+_STATUS_HEADERS: Mapping[int, Headers] = {
+    HTTPStatus.UNAUTHORIZED: [(b"www-authenticate", b"Bearer")],
     HTTPStatus.UNSUPPORTED_MEDIA_TYPE: [(b"accept-encoding", b"identity")],
-    HTTPStatus.SERVICE_UNAVAILABLE: [(b"retry-after", b"1")],
 }
 
 
@@ -85,7 +85,16 @@ def problem_for(failure: Exception) -> Problem:
 def describe(failure: Exception) -> tuple[int, Headers, bytes]:
     """Return the status, headers and body that answer a failure."""
     problem = problem_for(failure)
-    return problem.status, *render(problem)
+    headers, body = render(problem)
+    return problem.status, headers + status_headers(problem.status, failure), body
+
+
+def status_headers(status: int, failure: Exception) -> Headers:
+    """Return the headers that an answer of this status has in addition."""
+    if status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
+        retry_after_s = failure.retry_after_s if isinstance(failure, errors.ServiceError) else 1
+        return [(b"retry-after", b"%d" % retry_after_s)]
+    return [*_STATUS_HEADERS.get(status, ())]
 
 
 def refuse(status: int, detail: str) -> tuple[Headers, bytes]:
@@ -100,6 +109,5 @@ def render(problem: Problem) -> tuple[Headers, bytes]:
     headers = [
         (b"content-type", b"application/problem+json"),
         (b"content-length", str(len(body)).encode()),
-        *STATUS_HEADERS.get(problem.status, ()),
     ]
     return headers, body

@@ -24,6 +24,10 @@ class Admission:
             raise Overloaded(f"requests hold {charged:,} of {self.max_bytes:,} bytes")
         self.charged_bytes = charged + num_bytes
 
+    def release(self, num_bytes: int) -> None:
+        """Return charged bytes to the budget."""
+        self.charged_bytes -= num_bytes
+
 
 @dataclass(slots=True)
 class Charge:
@@ -49,5 +53,5 @@ class Charge:
 
     def release(self) -> None:
         """Return all charged bytes to the budget."""
-        self.admission.charged_bytes -= self.num_bytes
+        self.admission.release(self.num_bytes)
         self.num_bytes = 0

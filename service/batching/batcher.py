@@ -17,6 +17,7 @@ from itertools import chain
 from operator import attrgetter
 from typing import Generic
 
+from service.access.tenant import ANONYMOUS, Tenant
 from service.batching.call_queue import C, Entry, FutureEntry, R, next_batch
 from service.batching.run import Completed, Run
 from service.errors import DeviceLost, DeviceStuck, Expired, Overloaded, ShuttingDown, TimedOut
@@ -85,7 +86,11 @@ class Batcher(Generic[C, R]):
         return list(map(_call, self._queue))
 
     def submit(
-        self, call: C, deadline: float, on_wait: Callable[[FutureEntry[C, R]], None]
+        self,
+        call: C,
+        deadline: float,
+        on_wait: Callable[[FutureEntry[C, R]], None],
+        tenant: Tenant = ANONYMOUS,
     ) -> FutureEntry[C, R]:
         """Put a call into the queue, and return an entry with the future of its result.
 
@@ -93,7 +98,7 @@ class Batcher(Generic[C, R]):
             Overloaded, ShuttingDown, DeviceLost, DeviceStuck: as `enqueue`.
         """
         future: asyncio.Future[Completed[R]] = asyncio.get_running_loop().create_future()
-        entry = FutureEntry(call, time.monotonic(), deadline, future, on_wait)
+        entry = FutureEntry(call, time.monotonic(), deadline, future, on_wait, tenant=tenant)
         self.enqueue(entry)
         return entry
 

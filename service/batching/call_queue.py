@@ -8,6 +8,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
+from service.access.tenant import ANONYMOUS, Tenant
 from service.batching.run import Completed
 from service.errors import TimedOut
 
@@ -46,6 +47,9 @@ class Entry(ABC, Generic[C, R]):
 
     deadline: float
     """Time of `time.monotonic` after which the call fails with TimedOut."""
+
+    tenant: Tenant = field(default=ANONYMOUS, kw_only=True)
+    """Who the call is from."""
 
     enqueued: float = field(default=0.0, init=False)
     """Time of `time.monotonic` when the call was put into the queue."""

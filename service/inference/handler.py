@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
 from rope_core import Result, Table
+from service.access.tenant import ANONYMOUS, Tenant
 from service.batching.admission import Admission, Charge
 from service.batching.batcher import Batcher
 from service.batching.call_queue import FutureEntry
@@ -40,6 +41,9 @@ class RequestContext(NamedTuple):
     disconnected: Callable[[], Coroutine[Any, Any, None]] | None = None
     """Awaited while the call waits for the device; returns when the client has disconnected. None
     where the protocol cancels the request instead."""
+
+    tenant: Tenant = ANONYMOUS
+    """Who the request is from."""
 
 
 class Served(NamedTuple):
@@ -160,7 +164,7 @@ class InferenceHandler:
             if context.disconnected is not None:
                 watchers.append(asyncio.create_task(self._withdraw_after(context, entry)))
 
-        entry = self.batcher.submit(job, context.deadline, watch)
+        entry = self.batcher.submit(job, context.deadline, watch, context.tenant)
         expiry = None
         if queue_s is not None:
             loop = asyncio.get_running_loop()

@@ -79,7 +79,7 @@ def describe(failure: Exception) -> tuple[int, Headers, bytes]:
     """Return status, headers and body of the answer to a failure."""
     status, text = classify(failure)
     headers, body = refusal(text)
-    headers += _OTHER_HEADERS.get(status, problems.STATUS_HEADERS.get(status, []))
+    headers += _OTHER_HEADERS.get(status) or problems.status_headers(status, failure)
     return status, headers, body
 
 

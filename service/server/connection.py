@@ -106,7 +106,7 @@ class Connection(asyncio.BufferedProtocol):
         entry, incomplete = self._entry, self._incomplete
         body = self._detach_body()
         if body is not None:
-            self._planned.admission.charged_bytes -= body.charged_bytes
+            self._planned.admission.release(body.charged_bytes)
             self._planned.record_left(body.match, body.plan, body.arrived)
         elif incomplete is not None:
             incomplete.timer.cancel()
@@ -234,7 +234,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def _replay(self, body: ReceivedBody) -> None:
         """Answer a request the ordinary way: hand all its bytes to `AsgiProtocol`."""
-        self._planned.admission.charged_bytes -= body.charged_bytes
+        self._planned.admission.release(body.charged_bytes)
         unread, self._unread = bytes(self._unread), b""
         self._read_ordinary(body.prefix)
         for start in range(0, body.num_bytes, REPLAY_BYTES):
@@ -300,7 +300,7 @@ class Connection(asyncio.BufferedProtocol):
         """Record an answered request, free its memory, and go on with the next one."""
         planned, transport = self._planned, self._transport
         status, self._status, self._entry = self._status, 0, None
-        planned.admission.charged_bytes -= entry.charged_bytes
+        planned.admission.release(entry.charged_bytes)
         self._server_state.total_requests += 1
         route = entry.call.plan.answer_format.route
         planned.record(
@@ -344,7 +344,7 @@ class Connection(asyncio.BufferedProtocol):
         """Hand the received part of a request to `AsgiProtocol`, and return it."""
         body, incomplete = self._detach_body(), self._incomplete
         if body is not None:
-            self._planned.admission.charged_bytes -= body.charged_bytes
+            self._planned.admission.release(body.charged_bytes)
             self._read_ordinary(body.prefix)
         elif incomplete is not None:
             incomplete.timer.cancel()

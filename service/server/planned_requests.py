@@ -121,7 +121,7 @@ class PlannedRequests:
             slab = self.slab_pool.lease(num_bytes)
         except Exception:
             log.exception("there is no memory for a body")
-            self.admission.charged_bytes -= charged_bytes
+            self.admission.release(charged_bytes)
             return None
         part = data[start:end]
         num_received = len(part)

@@ -34,7 +34,8 @@ class Route:
         if headers.get(b"content-encoding", b"identity") != b"identity":
             raise UnsupportedMediaType("Content-Encoding must be absent or identity")
         with Charge(handler.admission) as charge:
-            context = RequestContext(deadline, charge, partial(disconnected, receive))
+            watch = partial(disconnected, receive)
+            context = RequestContext(deadline, charge, watch, io.tenant(scope))
             body = await read_body(handler, context, receive, headers, codec.memory_factor)
             if len(body) > codec.inline_limit_bytes:
                 message, as_base64 = await handler.to_thread(deadline, codec.decode, body)

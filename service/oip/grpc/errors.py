@@ -10,8 +10,11 @@ from service.oip.errors import AlreadyExists, classify
 
 CODES: Mapping[int, StatusCode] = {
     400: StatusCode.INVALID_ARGUMENT,
+    401: StatusCode.UNAUTHENTICATED,
+    403: StatusCode.PERMISSION_DENIED,
     404: StatusCode.NOT_FOUND,
     413: StatusCode.RESOURCE_EXHAUSTED,
+    429: StatusCode.RESOURCE_EXHAUSTED,
     500: StatusCode.INTERNAL,
     501: StatusCode.UNIMPLEMENTED,
     503: StatusCode.UNAVAILABLE,

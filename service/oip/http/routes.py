@@ -35,7 +35,7 @@ class InferRoute:
         with Charge(self._handler.admission) as charge:
             status = 200
             try:
-                headers, parts = await self._infer(scope[io.HEADERS_BY_NAME], receive, charge)
+                headers, parts = await self._infer(scope, receive, charge)
             except ClientLeft:
                 raise
             except Exception as failure:
@@ -44,14 +44,15 @@ class InferRoute:
             await io.send(send, status, headers, parts)
 
     async def _infer(
-        self, headers: Mapping[bytes, bytes], receive: Receive, charge: Charge
+        self, scope: Scope, receive: Receive, charge: Charge
     ) -> tuple[io.Headers, list[Buffer]]:
         """Return headers and body of the answer."""
-        handler, model = self._handler, self._model
+        handler, model, headers = self._handler, self._model, scope[io.HEADERS_BY_NAME]
         with self._statistics.count() as started:
             infer_headers = parse_headers(headers, handler.settings.max_json_bytes)
             deadline = handler.deadline(io.timeout_s(headers))
-            context = RequestContext(deadline, charge, partial(disconnected, receive))
+            watch = partial(disconnected, receive)
+            context = RequestContext(deadline, charge, watch, io.tenant(scope))
             reading = self._read(context, infer_headers, receive, headers)
             request_id, plan, served = await run_model(handler, model, context, reading)
             write_started = time.monotonic()
