@@ -4,9 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 TRITON := .venv-triton
+FUZZ := .venv-fuzz
 JOBS ?= 2
 
-.PHONY: serve test test-processors compile-kernels check format format-check lint types docs bench bench-peers bench-gpu bench-gpu-first example-real-model image image-test clean
+.PHONY: serve test test-processors fuzz compile-kernels check format format-check lint types docs bench bench-peers bench-gpu bench-gpu-first example-real-model image image-test clean
 
 serve: $(READY)  ## serve on 127.0.0.1:8000
 	$(BIN)/rope-service serve
@@ -24,6 +25,11 @@ test-processors: $(READY)  ## golden and numeric tests as on other processors
 	done
 
 check: format-check lint types $(TRITON)/.ready test  ## all checks of CI
+
+# seconds for each of nine parsers, and for the contract
+fuzz: $(READY) $(FUZZ)/.ready  ## parsers by mutated bytes, the service by its OpenAPI document
+	PYTHONPATH=$(CURDIR):$(CURDIR)/$(FUZZ) $(BIN)/python -m tests.fuzz.parsers 4
+	PYTHONPATH=$(CURDIR):$(CURDIR)/$(FUZZ) $(BIN)/python -m tests.fuzz.contract 24
 
 compile-kernels: $(READY) $(TRITON)/.ready  ## all attention kernels for all GPUs, with both versions of Triton: hours on two cores
 	$(BIN)/python -m tests.kernels.compiled all $(JOBS)
@@ -91,5 +97,9 @@ $(TRITON)/.ready: Makefile
 	$(PYTHON) -m pip install --quiet --no-deps --upgrade --target $(TRITON) triton==3.7.1
 	touch $@
 
+$(FUZZ)/.ready: Makefile
+	$(BIN)/pip install --quiet --upgrade --target $(FUZZ) schemathesis==4.32.0 atheris==3.0.0
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(TRITON) $(EXAMPLE) .venv-peers build dist *.egg-info rope_core/*.so
+	rm -rf $(VENV) $(TRITON) $(FUZZ) $(EXAMPLE) .venv-peers build dist *.egg-info rope_core/*.so

@@ -1,12 +1,15 @@
 """The ASGI application: FastAPI, with the hot routes in front of its router."""
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import cache, partial
+from http import HTTPStatus
 
 from fastapi import FastAPI, Response
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
+from starlette.routing import BaseRoute, Match
 from starlette.routing import Route as StarletteRoute
 
 from service import __version__
@@ -52,7 +55,6 @@ def build_app(oip_state: OipState, device_threads: ThreadPoolExecutor) -> Reques
         description="Rotary position embedding and attention over HTTP.",
         lifespan=lambda _: lifespan(oip_state, device_threads),
         redoc_url=None,
-        exception_handlers={HTTPException: _refuse},
         generate_unique_id_function=lambda route: route.path.rpartition("/")[2],
         telemetry={"auto_configure": False, "tracing": False, "metrics": False, "logs": False},
     )
@@ -65,6 +67,7 @@ def build_app(oip_state: OipState, device_threads: ThreadPoolExecutor) -> Reques
     app.include_router(status)
     app.include_router(control)
     routes = (*app.routes, *status.routes, *control.routes)
+    app.add_exception_handler(HTTPException, partial(_refuse, routes))
     _describe_hot_routes(app)
     return RequestMiddleware(
         app,
@@ -93,8 +96,12 @@ def _describe(path: str, failure: Exception) -> tuple[int, Headers, bytes]:
     return errors.describe(failure) if _is_oip(path) else problems.describe(failure)
 
 
-async def _refuse(request: Request, failure: Exception) -> Response:
-    """Answer 404 and 405 in the form of the protocol's errors."""
+async def _refuse(routes: Sequence[BaseRoute], request: Request, failure: Exception) -> Response:
+    """Answer 404 and 405 in the form of the protocol's errors.
+
+    The router lists in `Allow` the methods of the first route with the path, but another route may
+    have the same path and another method.
+    """
     assert isinstance(failure, HTTPException), "registered for this class alone"
     if _is_oip(request.scope["path"]):
         headers, body = errors.refusal(failure.detail)
@@ -102,6 +109,10 @@ async def _refuse(request: Request, failure: Exception) -> Response:
         headers, body = problems.refuse(failure.status_code, failure.detail)
     response = Response(body, failure.status_code)
     response.raw_headers = headers
-    for name, value in (failure.headers or {}).items():
-        response.headers[name] = value
+    if failure.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        allowed: set[str] = set()
+        for route in routes:
+            if route.matches(request.scope)[0] is not Match.NONE:
+                allowed.update(getattr(route, "methods", ()))
+        response.headers["allow"] = ", ".join(sorted(allowed))
     return response

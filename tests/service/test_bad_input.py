@@ -64,6 +64,11 @@ async def test_a_route_that_lists_has_only_get(client, path):
     check_problem(await client.post(path), 405, "method_not_allowed", "Method Not Allowed")
 
 
+async def test_allow_names_the_methods_of_all_routes_with_a_path(client):
+    assert (await client.put("/v2/logging")).headers["allow"] == "GET, POST"
+    assert (await client.put("/v1/rotate")).headers["allow"] == "POST"
+
+
 async def test_a_body_over_the_limit_is_not_read(client):
     async def endless():
         for _ in range(1000):
