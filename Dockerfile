@@ -63,6 +63,12 @@ COPY --from=wheel /wheel /wheel
 RUN /opt/pip/bin/pip --python /opt/rope/bin/python install --no-deps /wheel/*.whl \
     && /opt/pip/bin/pip --python /opt/rope/bin/python check
 
+# What is in the image, as a CycloneDX document.
+FROM service AS sbom
+RUN --mount=type=cache,target=/root/.cache/pip \
+    python -m venv /opt/cyclonedx && /opt/cyclonedx/bin/pip install cyclonedx-bom==7.5.0 \
+    && /opt/cyclonedx/bin/cyclonedx-py environment --output-reproducible --output-file /opt/rope/sbom.cdx.json /opt/rope/bin/python
+
 # Kernels for GPUs that the machine of the build does not have.
 FROM service AS kernels
 # the defaults of service.kernel_builds.prebuild if unset
@@ -79,6 +85,7 @@ COPY --from=torch /opt/torch /opt/torch
 COPY --from=driver /opt/rope/triton /opt/rope/triton
 COPY --from=service /opt/rope /opt/rope
 COPY --from=kernels /opt/rope/triton /opt/rope/triton
+COPY --from=sbom /opt/rope/sbom.cdx.json /opt/rope/sbom.cdx.json
 # NVIDIA_*: which libraries the container runtime mounts. LD_LIBRARY_PATH: where the device plugins of
 # some clouds mount them. HOME, USER and the caches: any uid may run this, also one without an entry in
 # /etc/passwd. GLIBC_TUNABLES: as service.__main__.MALLOC, which saves starting twice.

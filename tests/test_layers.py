@@ -117,6 +117,9 @@ KEPT_IN = {
     "service": {"service"},
     "rope_client": set(),
     "triton": {"rope_core.kernels", "service.kernel_builds"},
+    # no code from bytes, and no request to another host
+    **dict.fromkeys(("pickle", "marshal", "shelve", "dill", "cloudpickle", "yaml"), set()),
+    **dict.fromkeys(("httpx", "requests", "aiohttp", "urllib.request", "http.client"), set()),
 }
 
 

@@ -25,6 +25,7 @@ from pathlib import Path
 import numpy as np
 import safetensors.numpy
 
+from tests.deploy.packages import ABSENT, outdated, unknown_licences
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -65,6 +66,10 @@ new = prebuild([(4, 4, 48)], 90)
 assert new > 0, "a kernel that was not prebuilt is compiled"
 print(f"{new} others were built in {sum(len(files) for *_, files in os.walk('/tmp'))} files")
 """
+LIST_PACKAGES = """
+from importlib.metadata import distributions
+print(*{found.metadata["Name"].lower() for found in distributions()})
+"""
 SLOW_REQUEST_S = 6.0
 """Time of the request in flight at the stop: much longer than the delay of the drain."""
 
@@ -79,6 +84,7 @@ def main() -> None:
     _build()
     num_bytes = int(_docker("image", "inspect", "--format", "{{.Size}}", IMAGE))
     _print(f"built in {time.monotonic() - start:.0f} s: {num_bytes / 1e9:.2f} GB")
+    _check_packages()
     _check_kernels()
     with _container(ROPE_DRAIN_DELAY_S=str(DRAIN_DELAY_S)) as (name, port):
         _check_health(name, port)
@@ -154,6 +160,19 @@ def _container(**variables: str) -> Iterator[tuple[str, int]]:
         raise
     finally:
         _docker("rm", "--force", name)
+
+
+def _check_packages() -> None:
+    """Check versions and licences of what the image says it contains, and that it says all."""
+    entrypoint = "run", "--rm", "--entrypoint", "python", IMAGE, "-c"
+    sbom = json.loads(_docker(*entrypoint, "print(open('/opt/rope/sbom.cdx.json').read())"))
+    versions = {part["name"].lower(): part["version"] for part in sbom["components"]}
+    listing = _docker(*entrypoint, LIST_PACKAGES).split()
+    assert versions.keys() | {"rope-service"} == {*listing}, versions.keys() ^ {*listing}
+    assert not outdated(versions), outdated(versions)
+    assert not ABSENT & versions.keys(), ABSENT & versions.keys()
+    assert not unknown_licences(sbom["components"]), unknown_licences(sbom["components"])
+    _print(f"{len(versions)} packages, none outdated, all with known licences")
 
 
 def _check_kernels() -> None:

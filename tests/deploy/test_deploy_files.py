@@ -87,12 +87,15 @@ def test_image_does_not_select_gpus_and_finds_the_driver(variables):
     assert image.DRIVER_FOLDER in variables["LD_LIBRARY_PATH"].split(":")
 
 
+STAGES = ("torch", "driver", "service", "kernels", "sbom")
+
+
 def test_last_stage_only_copies_from_earlier_stages(instructions, last_stage):
     assert "RUN" not in last_stage
     sources = {arguments.split()[0] for arguments in last_stage["COPY"]}
-    assert sources == {f"--from={stage}" for stage in ("torch", "driver", "service", "kernels")}
+    assert sources == {f"--from={stage}" for stage in STAGES}
     copied = {path for arguments in last_stage["COPY"] for path in arguments.split()[1:]}
-    assert copied == {"/opt/torch", "/opt/rope", "/opt/rope/triton"}
+    assert copied == {"/opt/torch", "/opt/rope", "/opt/rope/triton", "/opt/rope/sbom.cdx.json"}
 
 
 def test_kernels_are_built_with_the_environment_of_the_last_stage(instructions, last_stage):
