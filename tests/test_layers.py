@@ -117,9 +117,11 @@ KEPT_IN = {
     "service": {"service"},
     "rope_client": set(),
     "triton": {"rope_core.kernels", "service.kernel_builds"},
-    # no code from bytes, and no request to another host
-    **dict.fromkeys(("pickle", "marshal", "shelve", "dill", "cloudpickle", "yaml"), set()),
-    **dict.fromkeys(("httpx", "requests", "aiohttp", "urllib.request", "http.client"), set()),
+}
+# no code from bytes, and no request to another host
+KEPT_IN |= {name: set() for name in ("pickle", "marshal", "shelve", "dill", "cloudpickle", "yaml")}
+KEPT_IN |= {
+    name: set() for name in ("httpx", "requests", "aiohttp", "urllib.request", "http.client")
 }
 
 
