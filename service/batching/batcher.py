@@ -7,7 +7,6 @@ result or exception, and nothing polls. This file knows neither tensors nor HTTP
 import asyncio
 import logging
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import suppress
@@ -19,6 +18,7 @@ from typing import Generic
 
 from service.access.tenant import ANONYMOUS, Tenant
 from service.batching.call_queue import C, Entry, FutureEntry, R, next_batch
+from service.batching.fair_order import FairOrder
 from service.batching.run import Completed, Run
 from service.errors import DeviceLost, DeviceStuck, Expired, Overloaded, ShuttingDown, TimedOut
 from service.observability.metrics import Metrics
@@ -73,7 +73,7 @@ class Batcher(Generic[C, R]):
     metrics: Metrics
     """Where sizes and times are recorded."""
 
-    _queue: deque[Entry[C, R]] = field(default_factory=deque, init=False)
+    _queue: FairOrder[Entry[C, R]] = field(default_factory=FairOrder, init=False)
     _running: list[list[Entry[C, R]]] = field(default_factory=list, init=False)
     _watchdog: asyncio.TimerHandle | None = field(default=None, init=False)
     _is_dispatch_scheduled: bool = field(default=False, init=False)
@@ -103,7 +103,7 @@ class Batcher(Generic[C, R]):
         return entry
 
     def enqueue(self, entry: Entry[C, R]) -> None:
-        """Put a call into the queue, behind those that arrived earlier.
+        """Put a call into the queue, behind those of its tenant that arrived earlier.
 
         Raises:
             Overloaded: too many calls are waiting.
@@ -112,13 +112,10 @@ class Batcher(Generic[C, R]):
         if self._close_reason is not None:
             raise self._close_reason
         queue = self._queue
-        if len(queue) >= self.max_queue_calls:
-            raise Overloaded(f"{len(queue)} calls are waiting already")
+        if queue.num_calls >= self.max_queue_calls:
+            raise Overloaded(f"{queue.num_calls} calls are waiting already")
         entry.enqueued = time.monotonic()
-        index = len(queue)
-        while index and queue[index - 1].arrived > entry.arrived:
-            index -= 1
-        queue.insert(index, entry)
+        queue.insert(entry)
         if self._running or self._is_paused:
             self._arm_timer(entry)
         if not self._is_dispatch_scheduled:
@@ -136,8 +133,7 @@ class Batcher(Generic[C, R]):
     def withdraw(self, entry: Entry[C, R], reason: Exception) -> None:
         """Fail a call with `reason`, and remove it from the queue if it waits there."""
         entry.resolve(reason)
-        with suppress(ValueError):  # the call is in a run
-            self._queue.remove(entry)
+        self._queue.remove(entry)
 
     def expire(self, entry: Entry[C, R]) -> None:
         """Fail a call that has waited too long; a call in a run goes on."""
@@ -171,7 +167,7 @@ class Batcher(Generic[C, R]):
     def _schedule_dispatch(self) -> None:
         """Run `_dispatch` once all sockets that are readable now have been read."""
         is_busy = self._is_paused or len(self._running) == self.max_inflight
-        if self._queue and not self._is_dispatch_scheduled and not is_busy:
+        if self._queue.num_calls and not self._is_dispatch_scheduled and not is_busy:
             self._is_dispatch_scheduled = True
             asyncio.get_running_loop().call_soon(self._dispatch)
 
@@ -252,7 +248,7 @@ class Batcher(Generic[C, R]):
         metrics.batch_tokens.observe(num_tokens)
         if isinstance(result, DeviceLost):  # the last one, as no run succeeds after a loss
             self._fail(DeviceLost)
-        if self._queue:
+        if self._queue.num_calls:
             self._schedule_dispatch()
 
     def _fail(self, reason: type[DeviceLost] | type[DeviceStuck]) -> None:

@@ -3,12 +3,12 @@
 import asyncio
 import time
 from abc import ABC, abstractmethod
-from collections import deque
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
 from service.access.tenant import ANONYMOUS, Tenant
+from service.batching.fair_order import FairOrder
 from service.batching.run import Completed
 from service.errors import TimedOut
 
@@ -90,33 +90,31 @@ class FutureEntry(Entry[C, R]):
 
 
 def next_batch(
-    queue: deque[Entry[C, R]], *, max_tokens: int, max_bytes: int, inline_limit_s: float
+    queue: FairOrder[Entry[C, R]], *, max_tokens: int, max_bytes: int, inline_limit_s: float
 ) -> tuple[list[Entry[C, R]], bool]:
-    """Remove the next batch from the queue: the oldest call, and later ones with an equal key.
+    """Remove the next batch from the queue: the first call, and later ones with an equal key.
 
     The batch ends before the first call with this key that exceeds a limit. A call that exceeds a
     limit alone runs alone. Calls past their deadline fail.
 
     Returns:
         The batch, and whether its calls are estimated to take less than `inline_limit_s` together.
-        If the oldest call is, the batch ends before the call that exceeds this limit.
+        If the first call is, the batch ends before the call that exceeds this limit.
     """
     batch: list[Entry[C, R]] = []
-    skipped: list[Entry[C, R]] = []
+    late: list[Entry[C, R]] = []
     num_tokens = num_bytes = 0
     seconds = 0.0
     is_short = False
     now = time.monotonic()
-    while queue:
-        entry = queue.popleft()
+    for entry in queue.in_order():
         call = entry.call
         if entry.deadline <= now:
-            entry.resolve(TimedOut())
+            late.append(entry)
             continue
         if not batch:
             key, is_short = call.batch_key, call.seconds < inline_limit_s
         elif call.batch_key != key:
-            skipped.append(entry)
             continue
         num_tokens += call.num_tokens
         num_bytes += call.num_bytes
@@ -126,8 +124,10 @@ def next_batch(
             or num_bytes > max_bytes
             or (is_short and seconds >= inline_limit_s)
         ):
-            skipped.append(entry)
             break
         batch.append(entry)
-    queue.extendleft(reversed(skipped))
+    queue.serve(batch)
+    for entry in late:
+        queue.remove(entry)
+        entry.resolve(TimedOut())
     return batch, is_short
