@@ -80,6 +80,10 @@ class Settings(BaseSettings):
     """Path of a Unix-domain socket that takes HTTP as well, for clients on the same host. Its owner
     and its group may connect."""
 
+    keys_file: Path | None = None
+    """TOML file with the tenants of the service and the hashes of their API keys
+    (docs/security.md). It is read again when it has changed. If unset, clients need no key."""
+
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device that computes. `auto` takes the GPU if there is one, and the service ends with the
     reason if torch cannot use it."""

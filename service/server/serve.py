@@ -36,7 +36,7 @@ def serve(settings: Settings, driver: Driver | None = None) -> None:
     service, device_threads = build_service(settings, lifecycle, driver)
     oip_state = OipState(service, lifecycle)
     app = build_app(oip_state, device_threads)
-    grpc = GrpcServer(settings, lifecycle, grpc_methods(oip_state), service.metrics)
+    grpc = GrpcServer(settings, lifecycle, grpc_methods(oip_state), service.metrics, service.gate)
     gc.freeze()  # the collector skips all objects that exist now: they live as long as the process
     gc.set_threshold(10_000, 20, 20)
     planned = PlannedRequests(
