@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
 
 from rope_core.errors import RopeError
+from service.access.hosts import allowed_hosts, name_of
 from service.asgi import io
 from service.asgi.request_header import HeaderLimits
 from service.endpoints.table import ENDPOINTS, Endpoint
@@ -83,6 +84,7 @@ class Planner:
             settings.max_header_fields - MAX_IDENTIFIERS,
             settings.max_target_bytes,
         )
+        self._allowed_hosts = allowed_hosts(settings.http_host, settings.allowed_hosts)
         self.gate = self._handler.gate
         self._keys = self.gate.keys
         """The keys by which the tenants of all cached headers and plans were decided."""
@@ -193,6 +195,9 @@ class Planner:
             KeyError, ServiceError: they may not.
         """
         self.timeout_s(parsed)
+        hosts = self._allowed_hosts
+        if hosts is not None and name_of(parsed.fields[b"host"]) not in hosts:
+            return False
         is_small = parsed.num_body_bytes <= self._handler.max_bytes(1)
         return is_small and self._routes[parsed.target].accepts(parsed.fields)
 
