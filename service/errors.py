@@ -5,6 +5,8 @@ ServiceError
   +- BadTensor               a tensor of the message is missing or not valid
   |    +- MissingTensor      the message lacks a tensor that the route requires
   |    +- ConflictingTensors the message has tensors that exclude each other
+  +- Unauthenticated         the request has no API key that is known
+  +- Forbidden               the API key does not open the route
   +- BadRequest              the request is not valid HTTP
   +- BadHeader               a header has a value that is not valid
   +- HeaderTooLarge          the header of the request is over a limit
@@ -58,6 +60,14 @@ class ConflictingTensors(BadTensor):
 
     def __init__(self, name: str, *others: str) -> None:
         ServiceError.__init__(self, f"'{name}' cannot be combined with {_quoted(others)}")
+
+
+class Unauthenticated(ServiceError):
+    """The request has no API key that is known."""
+
+
+class Forbidden(ServiceError):
+    """The API key does not open the route."""
 
 
 class BadRequest(ServiceError):

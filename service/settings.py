@@ -51,6 +51,9 @@ Shapes = Annotated[str, AfterValidator(_check_shapes)]
 # an empty prefix would allow all shared memory objects of the machine
 Prefix = Annotated[str, StringConstraints(pattern=r"^/?[A-Za-z0-9_.-]{1,200}$")]
 
+_HOST = r"\s*([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])\s*"
+Hosts = Annotated[str, StringConstraints(pattern=rf"^({_HOST}(,{_HOST})*)?$")]
+
 _LINK = re.compile(r"_SERVICE_(HOST|PORT)|^ROPE_PORT$|_PORT_\d+_(TCP|UDP)")
 
 
@@ -79,6 +82,15 @@ class Settings(BaseSettings):
     unix_socket: Path | None = None
     """Path of a Unix-domain socket that takes HTTP as well, for clients on the same host. Its owner
     and its group may connect."""
+
+    allowed_hosts: Hosts = ""
+    """More names that the field Host of a request may have, with commas between them. If
+    `ROPE_HTTP_HOST` is a loopback address, or names are set here, Host must be one of them,
+    `localhost`, `127.0.0.1`, `[::1]` or that address; the port does not count."""
+
+    keys_file: Path | None = None
+    """TOML file with the tenants of the service and the hashes of their API keys
+    (docs/security.md). It is read again when it has changed. If unset, clients need no key."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device that computes. `auto` takes the GPU if there is one, and the service ends with the

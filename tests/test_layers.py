@@ -50,6 +50,8 @@ service.batching
 service.slab_pool service.wire
 service.buffer_pool
 service.memory_blocks service.pinned_memory
+service.access.gate service.access.exposure service.access.new_key
+service.access.keys service.access.scopes service.access.hosts
 service.access.tenant
 service.errors service.lifecycle service.observability service.settings
 rope_core.reference rope_core.attention rope_core.merge rope_core.accuracy
@@ -80,7 +82,7 @@ KEPT_IN = {
     "prometheus_client": {"service.observability", "service.oip.statistics"},
     "pydantic": {"service.__main__", "service.settings", "service.endpoints"}
     | {"service.v1", "service.oip.openapi", "service.oip.types", "service.oip.control"}
-    | {"service.oip.infer"},
+    | {"service.oip.infer", "service.access.keys"},
     "pydantic_settings": {"service.settings"},
     "orjson": {"service.wire", "service.endpoints", "service.oip"}
     | {"service.asgi.problems", "service.observability.logs"},

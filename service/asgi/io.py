@@ -4,7 +4,6 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMappi
 from functools import lru_cache
 from typing import Any
 
-from service.access.tenant import ANONYMOUS, Tenant
 from service.batching.run import Completed
 from service.errors import BadHeader
 from service.wire import Buffer
@@ -45,10 +44,9 @@ def timeout_s(headers: Mapping[bytes, bytes]) -> float | None:
     return int(value) / 1e3
 
 
-def tenant(scope: Scope) -> Tenant:
-    """Return who a request is from."""
-    found: Tenant = scope.get(TENANT, ANONYMOUS)
-    return found
+def authorization(scope: Scope) -> list[bytes]:
+    """Return the values of all fields Authorization of a request."""
+    return [value for name, value in scope["headers"] if name == b"authorization"]
 
 
 def server_timing(completed: Completed[Any] | None, backend: str) -> Headers:

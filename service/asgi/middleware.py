@@ -4,6 +4,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
+from service.access.gate import Gate
 from service.asgi import io
 from service.asgi.io import Event, Headers, Receive, Scope, Send
 from service.errors import ClientLeft
@@ -33,6 +34,8 @@ class RequestMiddleware:
     request_log: RequestLog
     describe: Callable[[str, Exception], tuple[int, Headers, bytes]]
     """Returns status, headers and body of the answer to a failure on a path."""
+    gate: Gate
+    """Admits requests."""
     lifecycle: Lifecycle
     """Once the service is ending, answers tell clients to close their connections."""
 
@@ -61,6 +64,8 @@ class RequestMiddleware:
         if io.REFUSAL in scope:
             app = _refuse
         try:
+            if self.gate.needs_keys and app is not _refuse:
+                scope[io.TENANT] = self.gate.admit(path, io.authorization(scope))
             await app(scope, receive, send_with_id)
         except ClientLeft:
             status = CLIENT_LEFT

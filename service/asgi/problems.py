@@ -21,6 +21,8 @@ PROBLEMS: Mapping[type[Exception], tuple[HTTPStatus, str]] = {
     errors.BadMessage: (HTTPStatus.BAD_REQUEST, "bad_message"),
     errors.BadRequest: (HTTPStatus.BAD_REQUEST, "bad_request"),
     errors.BadHeader: (HTTPStatus.BAD_REQUEST, "bad_header"),
+    errors.Unauthenticated: (HTTPStatus.UNAUTHORIZED, "unauthenticated"),
+    errors.Forbidden: (HTTPStatus.FORBIDDEN, "forbidden"),
     errors.NotAcceptable: (HTTPStatus.NOT_ACCEPTABLE, "not_acceptable"),
     errors.TooLarge: (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too_large"),
     errors.SlowRequest: (HTTPStatus.REQUEST_TIMEOUT, "slow_request"),

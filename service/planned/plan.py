@@ -8,6 +8,8 @@ import torch
 
 from rope_core import Attend, Call, Result, Rotate
 from rope_core.calls import tensor_fields, with_fields
+from service.access.keys import NO_KEYS, Keys
+from service.access.tenant import ANONYMOUS, Tenant
 from service.asgi.io import Headers
 from service.batching.call_queue import Entry
 from service.batching.run import Completed
@@ -116,6 +118,12 @@ class Plan:
 
     params: Parameters
     answer_format: AnswerFormat
+
+    tenant: Tenant = ANONYMOUS
+    """Who the requests are from: the header names the tenant."""
+    keys: Keys = NO_KEYS
+    """The keys by which the tenant was decided; the plan is valid as long as the service has
+    them."""
 
     def build_call(self, body: memoryview) -> Call:
         """Return the call whose tensors are views of a body.

@@ -9,11 +9,12 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr
 from uvicorn.server import ServerState
 
+from service.access.scopes import OPEN_PATHS
 from service.asgi import io
 from service.asgi.middleware import QUIET
 from service.asgi.request_body import ChunkedBody, SizedBody
 from service.asgi.request_header import HeaderParser, RequestHeader
-from service.errors import Overloaded, ServiceError, SlowRequest
+from service.errors import BadHeader, Overloaded, ServiceError, SlowRequest
 from service.server.asgi_cycle import COMMON_SCOPE, AsgiCycle, Flow, refusal_scope, request_scope
 from service.server.connection_deadlines import Pending, Phase, Watch
 from service.server.connection_draining import has_unread_bytes
@@ -99,6 +100,8 @@ class AsgiProtocol(asyncio.Protocol):
             "server": get_local_addr(self._transport),
             "client": get_remote_addr(self._transport),
         }
+        is_tcp = self._scope["server"] is not None  # no web site reaches a Unix-domain socket
+        self._allowed_hosts = self._limits.allowed_hosts if is_tcp else None
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the application that the client has left."""
@@ -239,14 +242,14 @@ class AsgiProtocol(asyncio.Protocol):
     def _begin(self, header: RequestHeader) -> None:
         length = header.content_length
         scope = request_scope(self._scope, header)
-        is_refused = self._only_status and header.path not in QUIET
-        if is_refused:
-            scope[io.REFUSAL] = Overloaded("the service has too many connections")
+        refusal = self._refusal(header)
+        if refusal is not None:
+            scope[io.REFUSAL] = refusal
         cycle = AsgiCycle(
             self,
             scope,
             ChunkedBody() if length is None else SizedBody(length),
-            keep_alive=header.keep_alive and not is_refused,
+            keep_alive=header.keep_alive and refusal is None,
             expects_continue=header.expects_continue,
         )
         self._add(cycle)
@@ -255,6 +258,15 @@ class AsgiProtocol(asyncio.Protocol):
         else:
             self._receiving = cycle
             self._is_new = True
+
+    def _refusal(self, header: RequestHeader) -> ServiceError | None:
+        """Return why a request is refused, None if it is not."""
+        if self._only_status and header.path not in QUIET:
+            return Overloaded("the service has too many connections")
+        hosts = self._allowed_hosts
+        if hosts is not None and header.host not in hosts and header.path not in OPEN_PATHS:
+            return BadHeader("Host must be localhost, or a name in ROPE_ALLOWED_HOSTS")
+        return None
 
     def _read_body(self, data: bytes, at: int) -> int:
         cycle = self._receiving

@@ -15,6 +15,8 @@ import torch
 from rope_core import ConfigError, Result
 from rope_core.backends import fused, varlen
 from rope_core.presets import built_in, from_folder
+from service.access.gate import Gate, make_gate
+from service.access.keys import BadKeysFile
 from service.batching.admission import Admission
 from service.batching.batcher import Batcher
 from service.buffer_pool import BufferPool
@@ -106,6 +108,7 @@ def build_service(
         rope_resolver=_build_rope_resolver(settings.presets_dir),
         io_executor=ThreadPoolExecutor(1, thread_name_prefix="io"),
         metrics=metrics,
+        gate=_make_gate(settings.keys_file),
     )
     lifecycle.abort_pending = batcher.close
     return service, device_threads
@@ -192,6 +195,13 @@ def _prefault_bytes(service: InferenceHandler) -> int:
 def _fail(lifecycle: Lifecycle, failure: DeviceLost | DeviceStuck) -> None:
     log.error("ending: %s", failure)
     lifecycle.fail(Phase.LOST if isinstance(failure, DeviceLost) else Phase.STUCK)
+
+
+def _make_gate(keys_file: Path | None) -> Gate:
+    try:
+        return make_gate(keys_file)
+    except BadKeysFile as failure:
+        raise SystemExit(f"keys_file: {failure}") from None
 
 
 def _build_rope_resolver(presets_dir: Path | None) -> RopeResolver:

@@ -139,6 +139,7 @@ class Connection(asyncio.BufferedProtocol):
         data = planned.landing_view[:nbytes]
         if (
             plan is not None
+            and plan.keys is planned.gate.keys
             and nbytes >= len(plan.prefix)  # the landing buffer has earlier packets behind this one
             and planned.landing.startswith(plan.prefix)
             and self._entry is None

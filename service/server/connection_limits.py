@@ -3,6 +3,7 @@
 import resource
 from typing import NamedTuple
 
+from service.access.hosts import allowed_hosts
 from service.asgi.request_header import HeaderLimits, RequestHeaderCache
 from service.server.connection_deadlines import Deadlines, Timeouts
 from service.settings import Settings
@@ -20,6 +21,8 @@ class ConnectionLimits(NamedTuple):
     headers: RequestHeaderCache
     deadlines: Deadlines
     max_connections: int
+    allowed_hosts: frozenset[bytes] | None
+    """Names that Host may have over TCP; None: any name."""
 
 
 def connection_limits(settings: Settings) -> ConnectionLimits:
@@ -37,7 +40,12 @@ def connection_limits(settings: Settings) -> ConnectionLimits:
         max_target_bytes=settings.max_target_bytes,
     )
     max_connections = settings.max_connections or default_max_connections()
-    return ConnectionLimits(RequestHeaderCache(header), Deadlines(timeouts), max_connections)
+    return ConnectionLimits(
+        RequestHeaderCache(header),
+        Deadlines(timeouts),
+        max_connections,
+        allowed_hosts(settings.http_host, settings.allowed_hosts),
+    )
 
 
 def default_max_connections() -> int:

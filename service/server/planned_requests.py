@@ -64,6 +64,7 @@ class PlannedRequests:
         request_log: RequestLog,
     ) -> None:
         self.planner = planner
+        self.gate = planner.gate
         self.slab_pool = slab_pool
         self.batcher = batcher
         self.admission = admission
@@ -99,7 +100,9 @@ class PlannedRequests:
         end: int,
         arrived: float | None = None,
     ) -> ReceivedBody | None:
-        """Return a body with what has come of it; None if there is no memory for it.
+        """Return a body with what has come of it; None if it must be read the ordinary way.
+
+        There is no memory for it, or the keys have just changed.
 
         Args:
             plan: of the request; None if it is made when the body is complete.
@@ -110,6 +113,10 @@ class PlannedRequests:
             end: where the request ends.
             arrived: time of `time.monotonic` when the header arrived; now if None.
         """
+        now = time.monotonic()
+        gate = self.gate
+        if now >= gate.next_check and gate.refresh(now):
+            return None
         num_bytes = end - start
         # without a plan the body may be handed on, which copies it
         charged_bytes = 2 * num_bytes if plan is None else plan.charge_bytes
@@ -134,7 +141,7 @@ class PlannedRequests:
             num_bytes,
             num_received,
             charged_bytes,
-            time.monotonic() if arrived is None else arrived,
+            now if arrived is None else arrived,
         )
 
     def submit(self, body: ReceivedBody, send_answer: SendAnswer) -> PlannedEntry | None:
@@ -153,6 +160,7 @@ class PlannedRequests:
                 self.new_id() if match is None else self.request_id(match.identifiers),
                 b"" if match is None else match.description.message_id,
                 NO_IDENTIFIERS if match is None else match.identifiers,
+                tenant=plan.tenant,
             )
             try:
                 self.batcher.enqueue(entry)

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import uvicorn
 
+from service.access.exposure import exposure_warning
 from service.device import Driver
 from service.lifecycle import Lifecycle
 from service.observability import logs
@@ -23,6 +24,8 @@ from service.server.planned_requests import PlannedRequests
 from service.server.uvicorn_server import Server
 from service.settings import Settings
 
+log = logging.getLogger("rope.access")
+
 
 def serve(settings: Settings, driver: Driver | None = None) -> None:
     """Serve until a signal comes or the device fails, then end the process.
@@ -32,11 +35,16 @@ def serve(settings: Settings, driver: Driver | None = None) -> None:
         driver: driver of the device to compute on; that of `settings.device` if None.
     """
     logs.set_up(settings.log_level)
+    warning = exposure_warning(
+        settings.http_host, has_keys=settings.keys_file is not None, has_tls=False
+    )
+    if warning is not None:
+        log.warning(warning)
     lifecycle = Lifecycle()
     service, device_threads = build_service(settings, lifecycle, driver)
     oip_state = OipState(service, lifecycle)
     app = build_app(oip_state, device_threads)
-    grpc = GrpcServer(settings, lifecycle, grpc_methods(oip_state), service.metrics)
+    grpc = GrpcServer(settings, lifecycle, grpc_methods(oip_state), service.metrics, service.gate)
     gc.freeze()  # the collector skips all objects that exist now: they live as long as the process
     gc.set_threshold(10_000, 20, 20)
     planned = PlannedRequests(

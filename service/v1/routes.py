@@ -3,6 +3,7 @@
 from functools import partial
 from typing import Any
 
+from service.access.tenant import ANONYMOUS
 from service.asgi import io
 from service.asgi.body import disconnected, read_body
 from service.asgi.io import Receive, Scope, Send
@@ -35,7 +36,7 @@ class Route:
             raise UnsupportedMediaType("Content-Encoding must be absent or identity")
         with Charge(handler.admission) as charge:
             watch = partial(disconnected, receive)
-            context = RequestContext(deadline, charge, watch, io.tenant(scope))
+            context = RequestContext(deadline, charge, watch, scope.get(io.TENANT, ANONYMOUS))
             body = await read_body(handler, context, receive, headers, codec.memory_factor)
             if len(body) > codec.inline_limit_bytes:
                 message, as_base64 = await handler.to_thread(deadline, codec.decode, body)

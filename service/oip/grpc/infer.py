@@ -112,7 +112,8 @@ class InferMethods:
     def _context(self, rpc: Rpc) -> RequestContext:
         """Return the context of a request that has just arrived."""
         deadline = self._handler.deadline(rpc.time_remaining())
-        return RequestContext(deadline, Charge(self._handler.admission))
+        charge = Charge(self._handler.admission)
+        return RequestContext(deadline, charge, tenant=rpc.tenant)
 
     async def _parse(self, context: RequestContext, body: bytes) -> codec.ParsedRequest:
         split = split_request(body)

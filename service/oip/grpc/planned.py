@@ -133,6 +133,7 @@ class PlannedInfer:
             rpc,
             model,
             message_id,
+            tenant=rpc.tenant,
         )
         try:
             charge.add(plan.charge_bytes)

@@ -9,6 +9,7 @@ from typing import Any
 
 from grpc import StatusCode
 
+from service.access.gate import Gate
 from service.errors import ShuttingDown
 from service.observability import ids
 from service.observability.request_log import RequestLog
@@ -32,10 +33,16 @@ _LOGGED_METADATA = frozenset(("x-request-id", "traceparent"))
 
 
 class RpcHandlers:
-    """Wraps methods, and counts the RPCs in progress."""
+    """Wraps methods, and counts the RPCs in progress.
 
-    def __init__(self, request_log: RequestLog) -> None:
+    Args:
+        request_log: where RPCs are counted and logged.
+        gate: admits RPCs; one that admits all of them if None.
+    """
+
+    def __init__(self, request_log: RequestLog, gate: Gate | None = None) -> None:
         self._request_log = request_log
+        self._gate = gate or Gate()
         self._num_running = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -66,7 +73,7 @@ class RpcHandlers:
         """Return what `CoreServer` calls for a method with streams."""
 
         async def respond(rpc: Rpc) -> None:
-            async with aclosing(method(rpc.requests(), rpc)) as responses:
+            async with aclosing(method(self._requests(path, rpc), rpc)) as responses:
                 async for response in responses:
                     await rpc.write(response)
 
@@ -82,6 +89,8 @@ class RpcHandlers:
             rpc.finish(None, *status_of(ShuttingDown()))
             return
         try:
+            if self._gate.needs_keys:
+                rpc.tenant = self._gate.admit_rpc(path, rpc.authorization())
             response = respond()
         except Exception as failure:
             rpc.finish(None, *status_of(failure))
@@ -91,6 +100,17 @@ class RpcHandlers:
             task = asyncio.get_running_loop().create_task(response)
             task.add_done_callback(partial(_finish, rpc))
             rpc.on_cancel = task.cancel
+
+    async def _requests(self, path: str, rpc: Rpc) -> AsyncIterator[bytes]:
+        """Yield the messages of a stream as long as its key is valid.
+
+        Raises:
+            Unauthenticated, Forbidden: the keys have changed.
+        """
+        async for message in rpc.requests():
+            if self._gate.needs_keys:
+                rpc.tenant = self._gate.admit_rpc(path, rpc.authorization())
+            yield message
 
     def _count(self, path: str, rpc: Rpc) -> None:
         """Count an RPC until its status is sent; then the log and the metrics get the status."""

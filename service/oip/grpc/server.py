@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from typing import Any
 
+from service.access.gate import Gate
 from service.lifecycle import LAST_REQUESTS_S, Lifecycle
 from service.observability.metrics import Metrics
 from service.observability.request_log import RequestLog
@@ -43,13 +44,20 @@ class GrpcServer:
         lifecycle: its phases are the answers of the health service, and it ends open streams.
         methods: all that are implemented.
         metrics: counts RPCs.
+        gate: admits RPCs; one that admits all of them if None.
     """
 
     def __init__(
-        self, settings: Settings, lifecycle: Lifecycle, methods: Methods, metrics: Metrics
+        self,
+        settings: Settings,
+        lifecycle: Lifecycle,
+        methods: Methods,
+        metrics: Metrics,
+        gate: Gate | None = None,
     ) -> None:
         self._settings = settings
-        self._rpcs = RpcHandlers(RequestLog(metrics, logged=settings.logs_requests, quiet=QUIET))
+        request_log = RequestLog(metrics, logged=settings.logs_requests, quiet=QUIET)
+        self._rpcs = RpcHandlers(request_log, gate)
         self._unary: dict[str, Unary] = {}
         self._streams: dict[str, Stream] = {}
         for name, method in methods.items():

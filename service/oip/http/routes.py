@@ -4,6 +4,7 @@ import time
 from collections.abc import Mapping
 from functools import partial
 
+from service.access.tenant import ANONYMOUS
 from service.asgi import io
 from service.asgi.body import disconnected, read_body
 from service.asgi.io import Receive, Scope, Send
@@ -52,7 +53,7 @@ class InferRoute:
             infer_headers = parse_headers(headers, handler.settings.max_json_bytes)
             deadline = handler.deadline(io.timeout_s(headers))
             watch = partial(disconnected, receive)
-            context = RequestContext(deadline, charge, watch, io.tenant(scope))
+            context = RequestContext(deadline, charge, watch, scope.get(io.TENANT, ANONYMOUS))
             reading = self._read(context, infer_headers, receive, headers)
             request_id, plan, served = await run_model(handler, model, context, reading)
             write_started = time.monotonic()
