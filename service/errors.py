@@ -120,6 +120,10 @@ class TooLarge(ServiceError):
 class Overloaded(ServiceError):
     """Too many requests wait already."""
 
+    def __init__(self, text: str, retry_after_s: int = 1) -> None:
+        super().__init__(text)
+        self.retry_after_s = retry_after_s
+
 
 class Expired(ServiceError):
     """The request waited in the queue for longer than it allows."""

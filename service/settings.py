@@ -130,8 +130,14 @@ class Settings(BaseSettings):
     quarter of `ROPE_MEMORY_BUDGET_BYTES`, at most 320 MiB. With a GPU, pinned memory takes its
     place."""
 
-    max_queue_calls: PositiveInt = 1024
-    """Calls that may wait for the device; a call beyond them is refused with 503."""
+    max_queue_s: Seconds = 2.0
+    """Longest predicted wait for the device; a call that would wait longer is refused with 503, as
+    is one that would wait for half of the time until its deadline. Up to 8 calls may always wait as
+    long as their deadlines allow."""
+
+    max_queue_calls: PositiveInt = 8192
+    """Calls that may wait for the device, which limits memory; a call beyond them is refused with
+    503."""
 
     max_batch_tokens: PositiveInt = 65_536
     """Most tokens of one run of the device."""

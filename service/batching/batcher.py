@@ -19,6 +19,7 @@ from typing import Generic
 from service.access.tenant import ANONYMOUS, Tenant
 from service.batching.call_queue import C, Entry, FutureEntry, R, next_batch
 from service.batching.fair_order import FairOrder
+from service.batching.load_estimate import LoadEstimate, StartedRun
 from service.batching.run import Completed, Run
 from service.errors import DeviceLost, DeviceStuck, Expired, Overloaded, ShuttingDown, TimedOut
 from service.observability.metrics import Metrics
@@ -68,7 +69,10 @@ class Batcher(Generic[C, R]):
     """Limits of a batch; a larger call runs alone."""
 
     max_queue_calls: int
-    """How many calls may wait."""
+    """How many calls may wait: a limit of memory, not of time."""
+
+    load: LoadEstimate
+    """The work that waits or runs, which limits how long calls wait."""
 
     metrics: Metrics
     """Where sizes and times are recorded."""
@@ -106,7 +110,7 @@ class Batcher(Generic[C, R]):
         """Put a call into the queue, behind those of its tenant that arrived earlier.
 
         Raises:
-            Overloaded: too many calls are waiting.
+            Overloaded: too many calls are waiting, or this one would wait for too long.
             ShuttingDown, DeviceLost, DeviceStuck: the batcher is closed.
         """
         if self._close_reason is not None:
@@ -114,7 +118,8 @@ class Batcher(Generic[C, R]):
         queue = self._queue
         if queue.num_calls >= self.max_queue_calls:
             raise Overloaded(f"{queue.num_calls} calls are waiting already")
-        entry.enqueued = time.monotonic()
+        entry.enqueued = now = time.monotonic()
+        self.load.add(entry.call, now, entry.deadline)
         queue.insert(entry)
         if self._running or self._is_paused:
             self._arm_timer(entry)
@@ -128,12 +133,15 @@ class Batcher(Generic[C, R]):
     def resume(self) -> None:
         """Start runs again after `pause`."""
         self._is_paused = False
+        self.load.skip(time.monotonic())
         self._schedule_dispatch()
 
     def withdraw(self, entry: Entry[C, R], reason: Exception) -> None:
         """Fail a call with `reason`, and remove it from the queue if it waits there."""
         entry.resolve(reason)
-        self._queue.remove(entry)
+        if entry in self._queue:  # else the call is in a run, or has its result
+            self._queue.remove(entry)
+            self.load.remove(entry.call)
 
     def expire(self, entry: Entry[C, R]) -> None:
         """Fail a call that has waited too long; a call in a run goes on."""
@@ -149,6 +157,7 @@ class Batcher(Generic[C, R]):
         for entry in (*self._queue, *chain.from_iterable(self._running)):
             entry.resolve(reason())
         self._queue.clear()
+        self.load.clear()
 
     def restart_watchdog(self) -> None:
         """Restart the device's time limit: it has a new run, or has shown progress.
@@ -174,16 +183,19 @@ class Batcher(Generic[C, R]):
     def _dispatch(self) -> None:
         """Start the next run: on the event loop if it is short, else on a thread."""
         self._is_dispatch_scheduled = False
+        now = time.monotonic()
         batch, is_short = next_batch(
             self._queue,
+            self.load,
             max_tokens=self.max_batch_tokens,
             max_bytes=self.max_batch_bytes,
             inline_limit_s=self.inline_limit_s,
+            now=now,
         )
         if not batch:
             return
         calls = list(map(_call, batch))
-        started = time.monotonic()
+        started = self.load.start(calls, batch[0].enqueued, now)
         if is_short:
             self._complete(batch, started, self._run_bisecting(calls, self.restart_watchdog))
             return
@@ -215,23 +227,28 @@ class Batcher(Generic[C, R]):
         halves = calls[: len(calls) // 2], calls[len(calls) // 2 :]
         return [run for half in halves for run in self._run_bisecting(half, on_progress)]
 
-    def _on_run_done(self, batch: list[Entry[C, R]], started: float, done: Future[Runs[R]]) -> None:
+    def _on_run_done(
+        self, batch: list[Entry[C, R]], started: StartedRun, done: Future[Runs[R]]
+    ) -> None:
         self._running.remove(batch)
         self.restart_watchdog()
         self._complete(batch, started, done.result())
 
-    def _complete(self, batch: list[Entry[C, R]], started: float, runs: Runs[R]) -> None:
+    def _complete(self, batch: list[Entry[C, R]], started: StartedRun, runs: Runs[R]) -> None:
         """Give each call its result, record metrics, and start the next run."""
         entries, metrics = iter(batch), self.metrics
         waits: list[float] = []
-        num_tokens = 0
+        num_tokens = num_late = 0
+        ended = time.monotonic()
+        self.load.end(started, ended)
         for run in runs:
             metrics.copy_seconds.observe(run.copy_s)
             metrics.compute_seconds.observe(run.compute_s)
             num_calls = len(run.results)
             for result in run.results:
                 entry = next(entries)
-                queue_s = started - entry.enqueued
+                queue_s = started.started - entry.enqueued
+                num_late += entry.deadline < ended
                 waits.append(queue_s)
                 num_tokens += entry.call.num_tokens
                 outcome: Completed[R] | Exception
@@ -246,6 +263,8 @@ class Batcher(Generic[C, R]):
         metrics.queue_seconds.observe_all(waits)
         metrics.batch_requests.observe(len(batch))
         metrics.batch_tokens.observe(num_tokens)
+        if num_late:
+            metrics.late_calls.inc(num_late)
         if isinstance(result, DeviceLost):  # the last one, as no run succeeds after a loss
             self._fail(DeviceLost)
         if self._queue.num_calls:

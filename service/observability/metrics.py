@@ -63,6 +63,14 @@ class Metrics:
             "rope_kernel_builds_waiting", "Kernels waiting to be built.", registry=registry
         )
         self.queue_depth = Gauge("rope_queue_depth", "Calls waiting for a run.", registry=registry)
+        self.predicted_wait_seconds = Gauge(
+            "rope_predicted_wait_seconds",
+            "Time that a new call would wait for its run.",
+            registry=registry,
+        )
+        self.late_calls = Counter(
+            "rope_late_calls", "Calls whose run ended after their deadline.", registry=registry
+        )
         self.queued_bytes = Gauge("rope_queued_bytes", "Bytes of calls waiting.", registry=registry)
         self.admitted_bytes = Gauge(
             "rope_admitted_bytes", "Memory that admitted requests may take.", registry=registry

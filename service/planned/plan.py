@@ -148,7 +148,7 @@ class PlannedJob:
     """The call of a planned request, as the batcher and the engine need it."""
 
     __slots__ = (
-        *("answer_bytes", "backend", "batch_key", "num_bytes", "num_tokens", "operation"),
+        *("answer_bytes", "backend", "batch_key", "kind", "num_bytes", "num_tokens", "operation"),
         *("pack_key", "plan", "runner", "seconds", "slab"),
     )
 
@@ -165,6 +165,7 @@ class PlannedJob:
         self.answer_bytes = job.answer_bytes
         self.seconds = job.seconds
         self.backend = job.backend
+        self.kind = job.kind
 
     @property
     def call(self) -> Call:

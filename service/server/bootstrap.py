@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
@@ -19,6 +20,7 @@ from service.access.gate import Gate, make_gate
 from service.access.keys import BadKeysFile
 from service.batching.admission import Admission
 from service.batching.batcher import Batcher
+from service.batching.load_estimate import LoadEstimate
 from service.buffer_pool import BufferPool
 from service.device import Accelerator, Cpu, Device, Driver, cgroup, find_driver
 from service.endpoints.rope_resolver import RopeResolver
@@ -85,10 +87,12 @@ def build_service(
         max_batch_tokens=settings.max_batch_tokens,
         max_batch_bytes=settings.max_batch_bytes or capabilities.batch_bytes,
         max_queue_calls=settings.max_queue_calls,
+        load=LoadEstimate(settings.max_queue_s),
         metrics=metrics,
     )
     admission = Admission(budget)
     metrics.queue_depth.set_function(lambda: len(batcher.waiting))
+    metrics.predicted_wait_seconds.set_function(lambda: batcher.load.wait_s(time.monotonic()))
     metrics.kernel_builds_waiting.set_function(lambda: builder.num_waiting)
     metrics.queued_bytes.set_function(lambda: sum(job.num_bytes for job in batcher.waiting))
     metrics.admitted_bytes.set_function(lambda: admission.charged_bytes)

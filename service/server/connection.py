@@ -150,7 +150,9 @@ class Connection(asyncio.BufferedProtocol):
             start = len(plan.prefix)
             body = planned.receive(plan, None, data, start, start + plan.num_bytes)
             if body is not None and start + plan.num_bytes == nbytes:
-                self._submit(body)
+                self._entry = planned.submit(body, self._answer)
+                if self._entry is None:
+                    self._replay(body)
                 return
             if body is not None:
                 self._receive_rest(body, data, start)

@@ -8,7 +8,7 @@ from typing import Any
 from service.asgi import io
 from service.asgi.io import Headers
 from service.batching.run import Completed
-from service.planned.plan import Parts, PlannedEntry, answer_parts
+from service.planned.plan import Parts, PlannedEntry, PlannedResult, answer_parts
 from service.server.planned_requests import PlannedRequests, render_headers
 from service.wire import Buffer
 
@@ -38,7 +38,7 @@ def render_answer(
     else:
         result = outcome.result
         try:
-            parts = answer_parts(result)
+            parts = result.parts if type(result) is PlannedResult else answer_parts(result)
         except Exception as failure:
             return render_answer(planned, entry, failure, default_headers, closes=closes)
         status, header_lines, preamble = 200, answer_format.header_lines, answer_format.preamble

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from service.batching.batcher import Batcher
 from service.batching.call_queue import Entry
+from service.batching.load_estimate import LoadEstimate
 from service.batching.run import Run
 from service.observability.metrics import Metrics
 
@@ -26,6 +27,7 @@ class Call:
     num_tokens: int = 1
     num_bytes: int = 1
     seconds: float = 0.01
+    kind: str = "doubling"
 
 
 class Doubler:
@@ -108,6 +110,7 @@ async def batching(
     inline_limit_s: float = 0.0,
     max_inflight: int = 1,
     stuck_s: float | None = 60,
+    max_queue_s: float = 60,
     **limits: int,
 ) -> AsyncIterator[Submitter]:
     limits = {"max_batch_tokens": 64, "max_batch_bytes": 64, "max_queue_calls": 64, **limits}
@@ -121,6 +124,7 @@ async def batching(
             stuck_s=stuck_s,
             on_failure=failures.append,
             metrics=Metrics(),
+            load=LoadEstimate(max_queue_s),
             **limits,
         )
         try:
