@@ -20,7 +20,7 @@ CHECK_S = 1.0
 class Gate:
     """Admits requests. Without a keys file, all of them, as `ANONYMOUS`.
 
-    All methods are for the event loop's thread.
+    All methods but `knows` are for the event loop's thread.
 
     Args:
         file: the keys of tenants; None: clients need no key.
@@ -63,6 +63,13 @@ class Gate:
             return ANONYMOUS
         return self._admit(decided_method_scope(path) or Scope.ADMIN, authorization)
 
+    def knows(self, authorization: Sequence[bytes]) -> bool:
+        """Tell whether a key was found before. Any thread may call this."""
+        try:
+            return _key_of(authorization) in self._admitted
+        except Unauthenticated:
+            return False
+
     def refresh(self, now: float) -> bool:
         """Look at the keys file, unless that was done a moment ago; return whether keys changed.
 
@@ -92,12 +99,7 @@ class Gate:
         return tenant
 
     def _identify(self, authorization: Sequence[bytes]) -> Tenant:
-        if len(authorization) != 1:
-            raise Unauthenticated(f"Authorization must be given once, got {len(authorization)}")
-        scheme, _, text = authorization[0].partition(b" ")
-        key = text.strip(b" ")
-        if scheme.lower() != b"bearer" or not key:
-            raise Unauthenticated("Authorization must be Bearer, and an API key")
+        key = _key_of(authorization)
         tenant = self._admitted.get(key)
         if tenant is None:
             tenant = self.keys.find(key)
@@ -105,6 +107,21 @@ class Gate:
                 raise Unauthenticated("the API key is not known")
             self._admitted[key] = tenant  # no more than there are keys
         return tenant
+
+
+def _key_of(authorization: Sequence[bytes]) -> bytes:
+    """Return the key in the values of all fields Authorization.
+
+    Raises:
+        Unauthenticated: there is not one key.
+    """
+    if len(authorization) != 1:
+        raise Unauthenticated(f"Authorization must be given once, got {len(authorization)}")
+    scheme, _, text = authorization[0].partition(b" ")
+    key = text.strip(b" ")
+    if scheme.lower() != b"bearer" or not key:
+        raise Unauthenticated("Authorization must be Bearer, and an API key")
+    return key
 
 
 def make_gate(keys_file: Path | None) -> Gate:

@@ -10,7 +10,7 @@ from typing import Any
 from grpc import StatusCode
 
 from service.access.gate import Gate
-from service.errors import ShuttingDown
+from service.errors import ServiceError, ShuttingDown
 from service.observability import ids
 from service.observability.request_log import RequestLog
 from service.oip.grpc import core_server
@@ -60,6 +60,23 @@ class RpcHandlers:
     async def wait_until_idle(self) -> None:
         """Return when the status of every RPC has been sent."""
         await self._idle.wait()
+
+    def knows(self, rpc: Rpc) -> bool:
+        """Tell whether the message of an RPC may be received before `admits` is called.
+
+        Any thread may call this.
+        """
+        return self._gate.knows(rpc.authorization())
+
+    def admits(self, path: str, rpc: Rpc) -> bool:
+        """Tell whether the message of an RPC may be received; answer the RPC if not."""
+        try:
+            self._gate.admit_rpc(path, rpc.authorization())
+        except ServiceError as failure:
+            self._count(path, rpc)
+            rpc.finish(None, *status_of(failure))
+            return False
+        return True
 
     def unary(self, path: str, method: UnaryMethod) -> core_server.Unary:
         """Return what `CoreServer` calls for a method with one request and one response."""

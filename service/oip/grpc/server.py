@@ -58,6 +58,7 @@ class GrpcServer:
         self._settings = settings
         request_log = RequestLog(metrics, logged=settings.logs_requests, quiet=QUIET)
         self._rpcs = RpcHandlers(request_log, gate)
+        self._admission = self._rpcs if gate is not None and gate.needs_keys else None
         self._unary: dict[str, Unary] = {}
         self._streams: dict[str, Stream] = {}
         for name, method in methods.items():
@@ -80,7 +81,7 @@ class GrpcServer:
             OSError: the port is taken or not allowed.
         """
         host, port = self._settings.http_host, self._settings.grpc_port
-        server = CoreServer(_options(self._settings), self._unary, self._streams)
+        server = CoreServer(_options(self._settings), self._admission, self._unary, self._streams)
         try:
             _check_port(host, port)
             server.listen(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
