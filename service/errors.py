@@ -17,6 +17,7 @@ ServiceError
   +- UnsupportedMediaType    no codec reads the body
   +- NotAcceptable           no codec writes an answer that the client accepts
   +- TooLarge                the request or its answer is over a limit
+  +- QuotaExceeded           the client sends more than its quota
   +- Overloaded              too many requests wait already
   +- Expired                 the request waited in the queue for longer than it allows
   +- ShuttingDown            the service accepts no more requests
@@ -115,6 +116,14 @@ class TooLarge(ServiceError):
 
     def __init__(self, what: str, limit: float, got: float | str) -> None:
         super().__init__(f"{what} may be at most {limit:,}, got {got}")
+
+
+class QuotaExceeded(ServiceError):
+    """The client sends more than its quota."""
+
+    def __init__(self, text: str, retry_after_s: int) -> None:
+        super().__init__(text)
+        self.retry_after_s = retry_after_s
 
 
 class Overloaded(ServiceError):

@@ -51,7 +51,7 @@ service.slab_pool service.wire
 service.buffer_pool
 service.memory_blocks service.pinned_memory
 service.access.gate service.access.exposure service.access.new_key
-service.access.keys service.access.scopes service.access.hosts
+service.access.keys service.access.quota service.access.scopes service.access.hosts
 service.access.tenant
 service.errors service.lifecycle service.observability service.settings
 rope_core.reference rope_core.attention rope_core.merge rope_core.accuracy

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from service.access.keys import NO_KEYS, BadKeysFile, Keys, KeysFile
+from service.access.quota import Count, Quotas
 from service.access.scopes import OPEN_METHODS, OPEN_PATHS, decided_method_scope, decided_scope
 from service.access.tenant import ANONYMOUS, Scope, Tenant
 from service.errors import Forbidden, Unauthenticated
@@ -24,12 +25,17 @@ class Gate:
 
     Args:
         file: the keys of tenants; None: clients need no key.
+        quotas: of the tenants.
         clock: returns monotonic seconds.
     """
 
     def __init__(
-        self, file: KeysFile | None = None, clock: Callable[[], float] = time.monotonic
+        self,
+        file: KeysFile | None = None,
+        quotas: Quotas | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.quotas = quotas or Quotas()
         self._file = file
         self._clock = clock
         self.needs_keys = file is not None
@@ -124,8 +130,12 @@ def _key_of(authorization: Sequence[bytes]) -> bytes:
     return key
 
 
-def make_gate(keys_file: Path | None) -> Gate:
+def make_gate(keys_file: Path | None, count: Count) -> Gate:
     """Return the gate of a new service.
+
+    Args:
+        keys_file: the keys of tenants; None: clients need no key.
+        count: called for each request of a tenant.
 
     Raises:
         BadKeysFile: the file cannot be read, or is not valid; the message names the file.
@@ -133,6 +143,6 @@ def make_gate(keys_file: Path | None) -> Gate:
     if keys_file is None:
         return Gate()
     try:
-        return Gate(KeysFile(keys_file))
+        return Gate(KeysFile(keys_file), Quotas(count))
     except BadKeysFile as failure:
         raise BadKeysFile(f"{keys_file}: {failure}") from None

@@ -28,9 +28,9 @@ class Tenant:
     requests_per_s: float | None = None
     """Most requests in a second; None: there is no limit."""
     bytes_per_s: float | None = None
-    """Most bytes of requests and answers in a second; None: there is no limit."""
+    """Most bytes of bodies in a second, of requests; None: there is no limit."""
     compute_s_per_s: float | None = None
-    """Most estimated compute time in a second, in seconds; None: there is no limit."""
+    """Most seconds of computing in a second; None: there is no limit."""
     max_concurrent: int | None = None
     """Most requests at a time; None: there is no limit."""
 

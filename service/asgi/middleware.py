@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from service.access.gate import Gate
+from service.access.tenant import ANONYMOUS
 from service.asgi import io
 from service.asgi.io import Event, Headers, Receive, Scope, Send
 from service.errors import ClientLeft
@@ -65,7 +66,7 @@ class RequestMiddleware:
             app = _refuse
         try:
             if self.gate.needs_keys and app is not _refuse:
-                scope[io.TENANT] = self.gate.admit(path, io.authorization(scope))
+                app = self._admitted(app, scope)
             await app(scope, receive, send_with_id)
         except ClientLeft:
             status = CLIENT_LEFT
@@ -83,6 +84,23 @@ class RequestMiddleware:
             started=started,
             headers=headers,
         )
+
+    def _admitted(self, app: App, scope: Scope) -> App:
+        """Return an application that answers a request within the quota of its tenant.
+
+        Raises:
+            Unauthenticated, Forbidden: as `Gate.admit`.
+        """
+        tenant = scope[io.TENANT] = self.gate.admit(scope["path"], io.authorization(scope))
+        if tenant is ANONYMOUS:
+            return app
+        num_bytes = int(scope[io.HEADERS_BY_NAME].get(b"content-length", 0))
+
+        async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+            with self.gate.quotas.request(tenant, num_bytes):
+                await app(scope, receive, send)
+
+        return answer
 
 
 async def _refuse(scope: Scope, _receive: Receive, _send: Send) -> None:

@@ -28,6 +28,7 @@ PROBLEMS: Mapping[type[Exception], tuple[HTTPStatus, str]] = {
     errors.SlowRequest: (HTTPStatus.REQUEST_TIMEOUT, "slow_request"),
     errors.TargetTooLong: (HTTPStatus.REQUEST_URI_TOO_LONG, "target_too_long"),
     errors.ExpectationFailed: (HTTPStatus.EXPECTATION_FAILED, "expectation_failed"),
+    errors.QuotaExceeded: (HTTPStatus.TOO_MANY_REQUESTS, "quota_exceeded"),
     errors.HeaderTooLarge: (HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "header_too_large"),
     errors.UnsupportedMediaType: (HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type"),
     errors.BadTensor: (HTTPStatus.UNPROCESSABLE_ENTITY, "shape"),

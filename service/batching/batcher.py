@@ -17,6 +17,7 @@ from operator import attrgetter
 from typing import Generic
 
 from service.access.tenant import ANONYMOUS, Tenant
+from service.batching.admission import MAX_OF_FREE
 from service.batching.call_queue import C, Entry, FutureEntry, R, next_batch
 from service.batching.fair_order import FairOrder
 from service.batching.load_estimate import LoadEstimate, StartedRun
@@ -74,6 +75,9 @@ class Batcher(Generic[C, R]):
     load: LoadEstimate
     """The work that waits or runs, which limits how long calls wait."""
 
+    add_compute: Callable[[Tenant, float], None]
+    """Called with the seconds that a call of a tenant has taken on the device."""
+
     metrics: Metrics
     """Where sizes and times are recorded."""
 
@@ -116,8 +120,11 @@ class Batcher(Generic[C, R]):
         if self._close_reason is not None:
             raise self._close_reason
         queue = self._queue
-        if queue.num_calls >= self.max_queue_calls:
+        tenant, num_free = entry.tenant, self.max_queue_calls - queue.num_calls
+        if num_free <= 0:
             raise Overloaded(f"{queue.num_calls} calls are waiting already")
+        if tenant is not ANONYMOUS and queue.num_calls_of(tenant) >= MAX_OF_FREE * num_free:
+            raise Overloaded(f"{queue.num_calls_of(tenant)} calls of the key are waiting already")
         entry.enqueued = now = time.monotonic()
         self.load.add(entry.call, now, entry.deadline)
         queue.insert(entry)
@@ -263,12 +270,24 @@ class Batcher(Generic[C, R]):
         metrics.queue_seconds.observe_all(waits)
         metrics.batch_requests.observe(len(batch))
         metrics.batch_tokens.observe(num_tokens)
+        if batch[0].tenant is not ANONYMOUS:
+            self._charge_tenants(batch, runs)
         if num_late:
             metrics.late_calls.inc(num_late)
         if isinstance(result, DeviceLost):  # the last one, as no run succeeds after a loss
             self._fail(DeviceLost)
         if self._queue.num_calls:
             self._schedule_dispatch()
+
+    def _charge_tenants(self, batch: Sequence[Entry[C, R]], runs: Runs[R]) -> None:
+        """Divide the time of each run among its calls, in the ratio of their estimates."""
+        entries = iter(batch)
+        for run in runs:
+            of_run = [next(entries) for _ in run.results]
+            estimated_s = sum(entry.call.seconds for entry in of_run)
+            for entry in of_run:
+                share = entry.call.seconds / estimated_s if estimated_s else 1 / len(of_run)
+                self.add_compute(entry.tenant, run.compute_s * share)
 
     def _fail(self, reason: type[DeviceLost] | type[DeviceStuck]) -> None:
         """Close because the device has failed, unless this was done before."""

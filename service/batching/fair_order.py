@@ -159,6 +159,11 @@ class FairOrder(Generic[E]):
         self._virtual_time = 0.0
         self.num_calls = 0
 
+    def num_calls_of(self, tenant: Tenant) -> int:
+        """Return how many calls of a tenant wait."""
+        lane = self._lanes.get(tenant.name)
+        return 0 if lane is None else len(lane.entries)
+
     def seconds_before(self, tenant: Tenant) -> float:
         """Return the estimated time of the calls that run before a new call of a tenant."""
         lanes, seconds = self._lanes, 0.0

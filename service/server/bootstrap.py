@@ -64,6 +64,7 @@ def build_service(
         driver: driver of the device to compute on; that of `settings.device` if None.
     """
     metrics = Metrics()
+    gate = _make_gate(settings.keys_file, metrics)
     driver = driver or find_driver(settings.device)
     num_cpus = cgroup.num_cpus()
     default_threads = num_cpus if driver is None else min(STAGING_THREADS, num_cpus)
@@ -87,6 +88,7 @@ def build_service(
         max_batch_tokens=settings.max_batch_tokens,
         max_batch_bytes=settings.max_batch_bytes or capabilities.batch_bytes,
         max_queue_calls=settings.max_queue_calls,
+        add_compute=gate.quotas.add_compute,
         load=LoadEstimate(settings.max_queue_s),
         metrics=metrics,
     )
@@ -112,7 +114,7 @@ def build_service(
         rope_resolver=_build_rope_resolver(settings.presets_dir),
         io_executor=ThreadPoolExecutor(1, thread_name_prefix="io"),
         metrics=metrics,
-        gate=_make_gate(settings.keys_file),
+        gate=gate,
     )
     lifecycle.abort_pending = batcher.close
     return service, device_threads
@@ -201,9 +203,9 @@ def _fail(lifecycle: Lifecycle, failure: DeviceLost | DeviceStuck) -> None:
     lifecycle.fail(Phase.LOST if isinstance(failure, DeviceLost) else Phase.STUCK)
 
 
-def _make_gate(keys_file: Path | None) -> Gate:
+def _make_gate(keys_file: Path | None, metrics: Metrics) -> Gate:
     try:
-        return make_gate(keys_file)
+        return make_gate(keys_file, metrics.count_request)
     except BadKeysFile as failure:
         raise SystemExit(f"keys_file: {failure}") from None
 

@@ -4,12 +4,13 @@ import asyncio
 import math
 import threading
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from service.access.tenant import ANONYMOUS, Tenant
 from service.batching.batcher import Batcher
 from service.batching.call_queue import Entry
 from service.batching.load_estimate import LoadEstimate
@@ -86,16 +87,21 @@ class HeldDoubler(Doubler):
 class Submitter:
     """Submits calls to a batcher, and records those that were notified that they wait."""
 
-    def __init__(self, batcher: Batcher, failures: list[Exception]) -> None:
+    def __init__(self, batcher: Batcher, failures: list[Exception], computed: Counter) -> None:
         self.batcher = batcher
         self.failures = failures
+        self.computed = computed
+        """Seconds by name of the tenant."""
         self.notified: list[int] = []
 
-    def submit(self, value: int, *, timeout_s: float = 10.0, **call: object) -> Entry:
+    def submit(
+        self, value: int, *, timeout_s: float = 10.0, tenant: Tenant = ANONYMOUS, **call: object
+    ) -> Entry:
         return self.batcher.submit(
             Call(value, **call),
             time.monotonic() + timeout_s,
             lambda entry: self.notified.append(entry.call.value),
+            tenant,
         )
 
     async def result(self, value: int, **call: object) -> int:
@@ -115,6 +121,7 @@ async def batching(
 ) -> AsyncIterator[Submitter]:
     limits = {"max_batch_tokens": 64, "max_batch_bytes": 64, "max_queue_calls": 64, **limits}
     failures: list[Exception] = []
+    computed: Counter = Counter()
     with ThreadPoolExecutor(max_inflight, thread_name_prefix="device") as threads:
         batcher = Batcher(
             run,
@@ -125,10 +132,11 @@ async def batching(
             on_failure=failures.append,
             metrics=Metrics(),
             load=LoadEstimate(max_queue_s),
+            add_compute=lambda tenant, seconds: computed.update({tenant.name: seconds}),
             **limits,
         )
         try:
-            yield Submitter(batcher, failures)
+            yield Submitter(batcher, failures, computed)
         finally:
             run.release()
             batcher.close()

@@ -46,6 +46,7 @@ async def run_batched(engine: Engine, calls: list, failures: list) -> list:
             max_batch_bytes=2**26,
             max_queue_calls=2000,
             load=LoadEstimate(60),
+            add_compute=lambda tenant, seconds: None,
             metrics=Metrics(),
         )
         deadline = time.monotonic() + 60

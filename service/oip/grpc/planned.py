@@ -121,7 +121,7 @@ class PlannedInfer:
     ) -> bool:
         """Put a request into the queue; return False if it was refused."""
         handler, (model, plan) = self._handler, model_plan
-        charge = Charge(handler.admission)
+        charge = Charge(handler.admission, rpc.tenant)
         slab = self._slab_pool.lease(plan.num_bytes)
         for span, piece in zip(plan.spans, raw, strict=True):
             slab.memory[span.offset : span.offset + span.num_bytes] = piece

@@ -10,6 +10,7 @@ from typing import Any
 from grpc import StatusCode
 
 from service.access.gate import Gate
+from service.access.tenant import ANONYMOUS
 from service.errors import ServiceError, ShuttingDown
 from service.observability import ids
 from service.observability.request_log import RequestLog
@@ -82,7 +83,7 @@ class RpcHandlers:
         """Return what `CoreServer` calls for a method with one request and one response."""
 
         def begin(rpc: Rpc, request: bytes) -> None:
-            self._begin(path, rpc, lambda: method(request, rpc))
+            self._begin(path, rpc, lambda: method(request, rpc), len(request))
 
         return begin
 
@@ -99,8 +100,21 @@ class RpcHandlers:
 
         return begin
 
-    def _begin(self, path: str, rpc: Rpc, respond: Callable[[], Response | None]) -> None:
-        """Answer an RPC with what `respond` returns, or with the status of its failure."""
+    def _begin(
+        self,
+        path: str,
+        rpc: Rpc,
+        respond: Callable[[], Response | None],
+        num_bytes: int | None = None,
+    ) -> None:
+        """Answer an RPC with what `respond` returns, or with the status of its failure.
+
+        Args:
+            path: of the method.
+            rpc: the RPC.
+            respond: called once.
+            num_bytes: length of its request; None for a stream, whose requests have quotas.
+        """
         self._count(path, rpc)
         if self._refusing:
             rpc.finish(None, *status_of(ShuttingDown()))
@@ -108,6 +122,8 @@ class RpcHandlers:
         try:
             if self._gate.needs_keys:
                 rpc.tenant = self._gate.admit_rpc(path, rpc.authorization())
+                if rpc.tenant is not ANONYMOUS and num_bytes is not None:
+                    self._take_quota(rpc, num_bytes)
             response = respond()
         except Exception as failure:
             rpc.finish(None, *status_of(failure))
@@ -117,6 +133,17 @@ class RpcHandlers:
             task = asyncio.get_running_loop().create_task(response)
             task.add_done_callback(partial(_finish, rpc))
             rpc.on_cancel = task.cancel
+
+    def _take_quota(self, rpc: Rpc, num_bytes: int) -> None:
+        """Count an RPC with one request as one of its tenant, until its end.
+
+        Raises:
+            QuotaExceeded: as `Quotas.begin`.
+        """
+        quotas = self._gate.quotas
+        quotas.begin(rpc.tenant, num_bytes)
+        quotas.add_bytes(rpc.tenant, num_bytes)
+        rpc.add_done_callback(partial(quotas.end, rpc.tenant))
 
     async def _requests(self, path: str, rpc: Rpc) -> AsyncIterator[bytes]:
         """Yield the messages of a stream as long as its key is valid.

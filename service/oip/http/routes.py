@@ -33,7 +33,7 @@ class InferRoute:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
-        with Charge(self._handler.admission) as charge:
+        with Charge(self._handler.admission, scope.get(io.TENANT, ANONYMOUS)) as charge:
             status = 200
             try:
                 headers, parts = await self._infer(scope, receive, charge)
@@ -53,7 +53,7 @@ class InferRoute:
             infer_headers = parse_headers(headers, handler.settings.max_json_bytes)
             deadline = handler.deadline(io.timeout_s(headers))
             watch = partial(disconnected, receive)
-            context = RequestContext(deadline, charge, watch, scope.get(io.TENANT, ANONYMOUS))
+            context = RequestContext(deadline, charge, watch, charge.tenant)
             reading = self._read(context, infer_headers, receive, headers)
             request_id, plan, served = await run_model(handler, model, context, reading)
             write_started = time.monotonic()
