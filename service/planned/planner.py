@@ -137,7 +137,7 @@ class Planner:
     def make(self, match: Match, body: memoryview) -> Plan | None:
         """Return the plan of a request whose tensors are `body`, None if it can have none."""
         key = match.key
-        if match.header.keys is not self._keys:  # the keys have changed since the header came
+        if match.header.keys is not self.gate.keys:  # the keys have changed since the header came
             return None
         if len(self._plans) >= MAX_PLANS:
             self._plans.clear()
