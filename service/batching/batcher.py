@@ -126,7 +126,7 @@ class Batcher(Generic[C, R]):
         if tenant is not ANONYMOUS and queue.num_calls_of(tenant) >= MAX_OF_FREE * num_free:
             raise Overloaded(f"{queue.num_calls_of(tenant)} calls of the key are waiting already")
         entry.enqueued = now = time.monotonic()
-        self.load.add(entry.call, now, entry.deadline)
+        self.load.add(entry.call, now, entry.deadline, queue, tenant)
         queue.insert(entry)
         if self._running or self._is_paused:
             self._arm_timer(entry)
@@ -278,6 +278,8 @@ class Batcher(Generic[C, R]):
             self._fail(DeviceLost)
         if self._queue.num_calls:
             self._schedule_dispatch()
+        elif not self._running:  # time on an idle device is not held against a tenant
+            self._queue.clear()
 
     def _charge_tenants(self, batch: Sequence[Entry[C, R]], runs: Runs[R]) -> None:
         """Divide the time of each run among its calls, in the ratio of their estimates."""

@@ -154,7 +154,7 @@ class FairOrder(Generic[E]):
         self._forget()
 
     def clear(self) -> None:
-        """Remove all calls."""
+        """Remove all calls, and forget what ran before."""
         self._lanes.clear()
         self._virtual_time = 0.0
         self.num_calls = 0
@@ -181,12 +181,17 @@ class FairOrder(Generic[E]):
                 seconds += min(lane.seconds, (start - lane.start) * lane.weight + call_s)
         return seconds
 
+    def share_before(self, tenant: Tenant) -> float:
+        """Return the share of the waiting work that runs before a new call of a tenant."""
+        if len(self._lanes) <= 1 and tenant.name in self._lanes:
+            return 1.0
+        seconds = sum([lane.seconds for lane in self._lanes.values()])
+        return min(1.0, self.seconds_before(tenant) / seconds) if seconds > 0 else 1.0
+
     def _forget(self) -> None:
-        """Forget the tenants without calls to which the past makes no difference."""
-        if not self.num_calls:  # a new call waits for none, so the past makes no difference
-            self.clear()
-        elif len(self._lanes) > 1:
-            now, lanes = self._virtual_time, self._lanes
+        """Forget tenants without calls that are as far behind as one can be."""
+        lanes = self._lanes
+        if len(lanes) > 1:
             for name, lane in [*lanes.items()]:
-                if not lane.entries and lane.start <= now - BURST_S / lane.weight:
+                if not lane.entries and lane.start <= self._virtual_time - BURST_S / lane.weight:
                     del lanes[name]

@@ -3,8 +3,10 @@
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import ceil
-from typing import Protocol
+from typing import Any, Protocol
 
+from service.access.tenant import Tenant
+from service.batching.fair_order import FairOrder
 from service.errors import Overloaded
 
 CALL_S = 30e-6
@@ -84,8 +86,17 @@ class LoadEstimate:
     _last_end: float = field(default=0.0, init=False)
     """When the last run ended."""
 
-    def add(self, call: Estimated, now: float, deadline: float) -> None:
+    def add(
+        self, call: Estimated, now: float, deadline: float, order: FairOrder[Any], tenant: Tenant
+    ) -> None:
         """Count a call that is put into the queue.
+
+        Args:
+            call: the call.
+            now: the time.
+            deadline: of the call.
+            order: of the waiting calls, without this one.
+            tenant: who the call is from.
 
         Raises:
             Overloaded: as `check`.
@@ -96,20 +107,35 @@ class LoadEstimate:
         estimated_s = call.seconds + CALL_S
         expected_s, work_s = estimated_s * kind.slowness, self.work_s
         if work_s > self.max_queue_s or work_s > DEADLINE_SHARE * (deadline - now - expected_s):
-            self._check(expected_s, now, deadline)
+            self._check(expected_s, now, deadline, order.share_before(tenant))
         kind.queued_s += estimated_s
         self.num_waiting += 1
         self._queued_s += expected_s
         self.work_s = work_s + expected_s
 
-    def check(self, now: float, deadline: float, call: Estimated | None = None) -> None:
+    def check(
+        self,
+        now: float,
+        deadline: float,
+        order: FairOrder[Any],
+        tenant: Tenant,
+        call: Estimated | None = None,
+    ) -> None:
         """Check that a call, if it is known already, can be computed in time.
+
+        Args:
+            now: the time.
+            deadline: of the call.
+            order: of the waiting calls.
+            tenant: who the call is from.
+            call: the call; None if its request has not been read.
 
         Raises:
             Overloaded: the predicted wait is too long for its deadline or over the limit. Never if
                 no other call waits or runs.
         """
-        self._check(0.0 if call is None else self.expected_s(call), now, deadline)
+        expected_s = 0.0 if call is None else self.expected_s(call)
+        self._check(expected_s, now, deadline, order.share_before(tenant))
 
     @property
     def is_running(self) -> bool:
@@ -125,13 +151,17 @@ class LoadEstimate:
         known = self._kinds.get(kind)
         return 1.0 if known is None else known.slowness
 
-    def wait_s(self, now: float) -> float:
+    def wait_s(self, now: float, share: float = 1.0) -> float:
         """Return the predicted wait of a new call.
 
         A run that takes longer than expected is predicted to take as long again as it is late.
+
+        Args:
+            now: the time.
+            share: share of the waiting work that runs before the call.
         """
         rest_s = sum(abs(run.started + run.expected_s - now) for run in self._running)
-        return rest_s + self._queued_s
+        return rest_s + share * self._queued_s
 
     def start(self, calls: Sequence[Estimated], available: float, now: float) -> StartedRun:
         """Count waiting calls as a run.
@@ -185,10 +215,10 @@ class LoadEstimate:
         self.num_waiting = 0
         self._add_up()
 
-    def _check(self, expected_s: float, now: float, deadline: float) -> None:
+    def _check(self, expected_s: float, now: float, deadline: float, share: float) -> None:
         if not (self.num_waiting or self._running):
             return
-        wait_s, left_s = self.wait_s(now), deadline - now
+        wait_s, left_s = self.wait_s(now, share), deadline - now
         retry_after_s = max(1, ceil(wait_s))
         if wait_s > DEADLINE_SHARE * (left_s - expected_s):
             raise Overloaded(
