@@ -100,7 +100,8 @@ class AsgiProtocol(asyncio.Protocol):
             "server": get_local_addr(self._transport),
             "client": get_remote_addr(self._transport),
         }
-        is_tcp = self._scope["server"] is not None  # no web site reaches a Unix-domain socket
+        server = self._scope["server"]
+        is_tcp = server is not None and server[1] is not None  # a Unix-domain socket has no port
         self._allowed_hosts = self._limits.allowed_hosts if is_tcp else None
 
     def connection_lost(self, exc: Exception | None) -> None:
