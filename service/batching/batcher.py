@@ -18,7 +18,7 @@ from operator import attrgetter
 from typing import Generic
 
 from service.access.tenant import ANONYMOUS, Tenant
-from service.batching.call_queue import C, Entry, FutureEntry, R, next_batch
+from service.batching.call_queue import Batchable, C, Entry, FutureEntry, R, next_batch
 from service.batching.load_estimate import LoadEstimate, StartedRun
 from service.batching.run import Completed, Run
 from service.errors import DeviceLost, DeviceStuck, Expired, Overloaded, ShuttingDown, TimedOut
@@ -79,6 +79,7 @@ class Batcher(Generic[C, R]):
 
     _queue: deque[Entry[C, R]] = field(default_factory=deque, init=False)
     _running: list[list[Entry[C, R]]] = field(default_factory=list, init=False)
+    _expected_ends: dict[StartedRun, asyncio.TimerHandle] = field(default_factory=dict, init=False)
     _watchdog: asyncio.TimerHandle | None = field(default=None, init=False)
     _is_dispatch_scheduled: bool = field(default=False, init=False)
     _is_paused: bool = field(default=False, init=False)
@@ -128,6 +129,16 @@ class Batcher(Generic[C, R]):
             self._arm_timer(entry)
         if not self._is_dispatch_scheduled:
             self._schedule_dispatch()
+
+    def check(self, deadline: float, call: Batchable | None = None) -> None:
+        """Check that a call, if it is known already, could be put into the queue now.
+
+        Raises:
+            Overloaded: as `enqueue`.
+        """
+        if len(self._queue) >= self.max_queue_calls:
+            raise Overloaded(f"{len(self._queue)} calls are waiting already")
+        self.load.check(time.monotonic(), deadline, call)
 
     def pause(self) -> None:
         """Start no runs until `resume`; calls wait in the queue."""
@@ -205,6 +216,7 @@ class Batcher(Generic[C, R]):
             self._complete(batch, started, self._run_bisecting(calls, self.restart_watchdog))
             return
         self._running.append(batch)
+        self._await_end(started)
         for entry in (*batch, *self._queue):
             self._arm_timer(entry)
         self.restart_watchdog()
@@ -218,6 +230,16 @@ class Batcher(Generic[C, R]):
         work = self.executor.submit(self._run_bisecting, calls, on_progress)
         work.add_done_callback(partial(call_on_loop, self._on_run_done, batch, started))
         self._schedule_dispatch()
+
+    def _await_end(self, run: StartedRun) -> None:
+        """Expect a longer run each time that the expected time is over."""
+
+        def extend() -> None:
+            self.load.extend(run)
+            self._await_end(run)
+
+        left_s = max(0.0, run.started + run.expected_s - time.monotonic())
+        self._expected_ends[run] = asyncio.get_running_loop().call_later(left_s, extend)
 
     def _run_bisecting(self, calls: Sequence[C], on_progress: Callable[[], None]) -> Runs[R]:
         """Run calls; if the run raises, run each half, so that only the faulty call fails."""
@@ -236,6 +258,7 @@ class Batcher(Generic[C, R]):
         self, batch: list[Entry[C, R]], started: StartedRun, done: Future[Runs[R]]
     ) -> None:
         self._running.remove(batch)
+        self._expected_ends.pop(started).cancel()
         self.restart_watchdog()
         self._complete(batch, started, done.result())
 

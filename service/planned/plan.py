@@ -97,6 +97,9 @@ class Plan:
     charge_bytes: int
     """Memory of a request and of its answer."""
 
+    max_work_s: float
+    """As `LoadEstimate.max_work_s`."""
+
     job: Job
     """Costs and keys of each call. The tensors of its own call are None."""
 

@@ -4,7 +4,9 @@ import resource
 from typing import NamedTuple
 
 from service.asgi.request_header import HeaderLimits, RequestHeaderCache
+from service.batching.load_estimate import LoadEstimate
 from service.server.connection_deadlines import Deadlines, Timeouts
+from service.server.intake import Intake
 from service.settings import Settings
 
 STATUS_CONNECTIONS = 16
@@ -20,10 +22,16 @@ class ConnectionLimits(NamedTuple):
     headers: RequestHeaderCache
     deadlines: Deadlines
     max_connections: int
+    intake: Intake
 
 
-def connection_limits(settings: Settings) -> ConnectionLimits:
-    """Return the limits that an operator has set."""
+def connection_limits(settings: Settings, load: LoadEstimate) -> ConnectionLimits:
+    """Return the limits that an operator has set.
+
+    Args:
+        settings: of the operator.
+        load: the work of the device.
+    """
     timeouts = Timeouts(
         header_s=settings.header_timeout_s,
         body_s=settings.body_grace_s,
@@ -37,7 +45,9 @@ def connection_limits(settings: Settings) -> ConnectionLimits:
         max_target_bytes=settings.max_target_bytes,
     )
     max_connections = settings.max_connections or default_max_connections()
-    return ConnectionLimits(RequestHeaderCache(header), Deadlines(timeouts), max_connections)
+    return ConnectionLimits(
+        RequestHeaderCache(header), Deadlines(timeouts), max_connections, Intake(load)
+    )
 
 
 def default_max_connections() -> int:

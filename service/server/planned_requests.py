@@ -14,7 +14,7 @@ from service.asgi.middleware import CLIENT_LEFT
 from service.batching.admission import Admission
 from service.batching.batcher import Batcher
 from service.batching.run import Completed
-from service.errors import ClientLeft, ServiceError
+from service.errors import ClientLeft, Overloaded, ServiceError
 from service.lifecycle import Lifecycle
 from service.observability import ids
 from service.observability.request_log import Record, RequestLog
@@ -66,6 +66,7 @@ class PlannedRequests:
         self.planner = planner
         self.slab_pool = slab_pool
         self.batcher = batcher
+        self.load = batcher.load
         self.admission = admission
         self.lifecycle = lifecycle
         self.landing = bytearray(LANDING_BYTES)
@@ -89,6 +90,14 @@ class PlannedRequests:
         except Exception:
             log.exception("a request has no plan because of a failure")
             return None
+
+    def refusal(self, plan: Plan) -> Overloaded | None:
+        """Return why a request that arrives now cannot be answered in time; None if it can."""
+        try:
+            self.batcher.check(time.monotonic() + plan.timeout_s, plan.job)
+        except Overloaded as refusal:
+            return refusal
+        return None
 
     def receive(
         self,

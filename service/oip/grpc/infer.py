@@ -115,6 +115,7 @@ class InferMethods:
         return RequestContext(deadline, Charge(self._handler.admission))
 
     async def _parse(self, context: RequestContext, body: bytes) -> codec.ParsedRequest:
+        self._handler.batcher.check(context.deadline)
         split = split_request(body)
         context.charge.add(len(split.header) * MEMORY_FACTOR + sum(map(len, split.raw)))
         if len(split.header) > INLINE_PARAMS_BYTES:
