@@ -102,6 +102,17 @@ class Quotas:
     def begin(self, tenant: Tenant, num_bytes: int) -> None:
         """Begin a request; `end` or `cancel` must follow.
 
+        Raises:
+            QuotaExceeded: as `check`.
+        """
+        self.check(tenant, num_bytes)
+        usage = self._usages[tenant.name]
+        usage.num_running += 1
+        usage.take("requests_per_s", 1.0)
+
+    def check(self, tenant: Tenant, num_bytes: int) -> None:
+        """Check that a request may begin now.
+
         A request of more bytes than the bucket can have needs a full bucket, and makes a debt.
 
         Args:
@@ -109,7 +120,7 @@ class Quotas:
             num_bytes: declared length of its body. `add_bytes` takes their tokens.
 
         Raises:
-            QuotaExceeded: the tenant has to wait; nothing is taken.
+            QuotaExceeded: the tenant has to wait.
         """
         usage, now = self._usage(tenant), self._clock()
         limit = tenant.max_concurrent
@@ -125,8 +136,6 @@ class Quotas:
                 raise QuotaExceeded(
                     f"the key may have {bucket.rate:g} {what} in a second", max(1, ceil(wait_s))
                 )
-        usage.num_running += 1
-        usage.take("requests_per_s", 1.0)
 
     def end(self, tenant: Tenant) -> None:
         """Count a request that is over."""
@@ -146,7 +155,8 @@ class Quotas:
 
     def add_compute(self, tenant: Tenant, seconds: float) -> None:
         """Take tokens for what a call has taken on the device."""
-        self._usage(tenant).take("compute_s_per_s", seconds)
+        usage = self._usages.get(tenant.name) or self._usage(tenant)
+        usage.take("compute_s_per_s", seconds)
 
     def _usage(self, tenant: Tenant) -> _Usage:
         usage = self._usages.get(tenant.name)

@@ -23,6 +23,9 @@ REFUSAL = "rope.refusal"
 TENANT = "rope.tenant"
 """Key of a scope: the tenant of a request, where the service has keys."""
 
+TIMING = b"queue;dur=%.3f%b"
+"""The header Server-Timing: milliseconds in the queue, and what `render_run` returns."""
+
 JOINED_BYTES = 64 * 2**10
 """The parts of a shorter answer are joined: that costs less than sending them one by one."""
 
@@ -53,18 +56,13 @@ def server_timing(completed: Completed[Any] | None, backend: str) -> Headers:
     """Return the header with the times of a run in milliseconds; none where there was no run."""
     if completed is None:
         return []
-    return [(b"server-timing", render_timing(completed, backend))]
-
-
-def render_timing(completed: Completed[Any], backend: str) -> bytes:
-    """Return the times of a run in milliseconds, as in the header Server-Timing."""
-    run = _render_run(completed.copy_s, completed.compute_s, backend)
-    return b"queue;dur=%.3f%b" % (completed.queue_s * 1e3, run)
+    run = render_run(completed.copy_s, completed.compute_s, backend)
+    return [(b"server-timing", TIMING % (completed.queue_s * 1e3, run))]
 
 
 @lru_cache(maxsize=16)
-def _render_run(copy_s: float, compute_s: float, backend: str) -> bytes:
-    """Return what all calls of a run have in common."""
+def render_run(copy_s: float, compute_s: float, backend: str) -> bytes:
+    """Return what TIMING is in all calls of a run."""
     times = f", copy;dur={copy_s * 1e3:.3f}, compute;dur={compute_s * 1e3:.3f}"
     return (times + f', backend;desc="{backend}"' if backend else times).encode()
 

@@ -18,7 +18,7 @@ from typing import Generic
 
 from service.access.tenant import ANONYMOUS, Tenant
 from service.batching.admission import MAX_OF_FREE
-from service.batching.call_queue import C, Entry, FutureEntry, R, next_batch
+from service.batching.call_queue import Batchable, C, Entry, FutureEntry, R, next_batch
 from service.batching.fair_order import FairOrder
 from service.batching.load_estimate import LoadEstimate, StartedRun
 from service.batching.run import Completed, Run
@@ -83,6 +83,7 @@ class Batcher(Generic[C, R]):
 
     _queue: FairOrder[Entry[C, R]] = field(default_factory=FairOrder, init=False)
     _running: list[list[Entry[C, R]]] = field(default_factory=list, init=False)
+    _expected_ends: dict[StartedRun, asyncio.TimerHandle] = field(default_factory=dict, init=False)
     _watchdog: asyncio.TimerHandle | None = field(default=None, init=False)
     _is_dispatch_scheduled: bool = field(default=False, init=False)
     _is_paused: bool = field(default=False, init=False)
@@ -120,11 +121,9 @@ class Batcher(Generic[C, R]):
         if self._close_reason is not None:
             raise self._close_reason
         queue = self._queue
-        tenant, num_free = entry.tenant, self.max_queue_calls - queue.num_calls
-        if num_free <= 0:
-            raise Overloaded(f"{queue.num_calls} calls are waiting already")
-        if tenant is not ANONYMOUS and queue.num_calls_of(tenant) >= MAX_OF_FREE * num_free:
-            raise Overloaded(f"{queue.num_calls_of(tenant)} calls of the key are waiting already")
+        tenant = entry.tenant
+        if tenant is not ANONYMOUS or queue.num_calls >= self.max_queue_calls:
+            self._check_num_calls(tenant)
         entry.enqueued = now = time.monotonic()
         self.load.add(entry.call, now, entry.deadline, queue, tenant)
         queue.insert(entry)
@@ -132,6 +131,15 @@ class Batcher(Generic[C, R]):
             self._arm_timer(entry)
         if not self._is_dispatch_scheduled:
             self._schedule_dispatch()
+
+    def check(self, deadline: float, tenant: Tenant, call: Batchable | None = None) -> None:
+        """Check that a call, if it is known already, could be put into the queue now.
+
+        Raises:
+            Overloaded: as `enqueue`.
+        """
+        self._check_num_calls(tenant)
+        self.load.check(time.monotonic(), deadline, self._queue, tenant, call)
 
     def pause(self) -> None:
         """Start no runs until `resume`; calls wait in the queue."""
@@ -207,6 +215,7 @@ class Batcher(Generic[C, R]):
             self._complete(batch, started, self._run_bisecting(calls, self.restart_watchdog))
             return
         self._running.append(batch)
+        self._await_end(started)
         for entry in (*batch, *self._queue):
             self._arm_timer(entry)
         self.restart_watchdog()
@@ -220,6 +229,16 @@ class Batcher(Generic[C, R]):
         work = self.executor.submit(self._run_bisecting, calls, on_progress)
         work.add_done_callback(partial(call_on_loop, self._on_run_done, batch, started))
         self._schedule_dispatch()
+
+    def _await_end(self, run: StartedRun) -> None:
+        """Expect a longer run each time that the expected time is over."""
+
+        def extend() -> None:
+            self.load.extend(run)
+            self._await_end(run)
+
+        left_s = max(0.0, run.started + run.expected_s - time.monotonic())
+        self._expected_ends[run] = asyncio.get_running_loop().call_later(left_s, extend)
 
     def _run_bisecting(self, calls: Sequence[C], on_progress: Callable[[], None]) -> Runs[R]:
         """Run calls; if the run raises, run each half, so that only the faulty call fails."""
@@ -238,6 +257,7 @@ class Batcher(Generic[C, R]):
         self, batch: list[Entry[C, R]], started: StartedRun, done: Future[Runs[R]]
     ) -> None:
         self._running.remove(batch)
+        self._expected_ends.pop(started).cancel()
         self.restart_watchdog()
         self._complete(batch, started, done.result())
 
@@ -297,6 +317,15 @@ class Batcher(Generic[C, R]):
             self._close_reason = reason
             self.close(reason)
             self.on_failure(reason())
+
+    def _check_num_calls(self, tenant: Tenant) -> None:
+        """Raise Overloaded if too many calls wait, or too many of the tenant."""
+        queue = self._queue
+        num_free = self.max_queue_calls - queue.num_calls
+        if num_free <= 0:
+            raise Overloaded(f"{queue.num_calls} calls are waiting already")
+        if tenant is not ANONYMOUS and queue.num_calls_of(tenant) >= MAX_OF_FREE * num_free:
+            raise Overloaded(f"{queue.num_calls_of(tenant)} calls of the key are waiting already")
 
     def _arm_timer(self, entry: Entry[C, R]) -> None:
         """Limit the wait of a call by its deadline, and call `on_wait`; once for each entry."""

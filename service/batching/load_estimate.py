@@ -56,7 +56,7 @@ class StartedRun:
     estimated_s: Mapping[Hashable, float]
     """Estimated time of its calls, by kind."""
     expected_s: float
-    """The estimated time at the measured speed."""
+    """The estimated time at the measured speed; longer if the run has not ended by then."""
     available: float
     """When its first call was put into the queue."""
     started: float
@@ -64,7 +64,7 @@ class StartedRun:
 
 @dataclass(slots=True)
 class LoadEstimate:
-    """The seconds of work that wait or run. Each call changes a few sums; nothing adds up the queue.
+    """The seconds of work that wait or run. A call changes a few sums; nothing adds up the queue.
 
     The speed is measured from the end of one run to the end of the next, or from the arrival of a
     call at an idle device. So it includes packing, which makes calls of a run cheaper, and all that
@@ -75,8 +75,8 @@ class LoadEstimate:
     """Longest predicted wait of a call that is accepted."""
 
     work_s: float = field(default=0.0, init=False)
-    """Expected time of all calls that wait or run, those that run in full. The predicted wait is
-    not longer while runs end in time."""
+    """Expected time of all calls that wait or run, those that run in full. No predicted wait is
+    longer."""
 
     num_waiting: int = field(default=0, init=False)
     _queued_s: float = field(default=0.0, init=False)
@@ -112,6 +112,13 @@ class LoadEstimate:
         self.num_waiting += 1
         self._queued_s += expected_s
         self.work_s = work_s + expected_s
+
+    def max_work_s(self, spare_s: float) -> float:
+        """Return the `work_s` above which a call is refused that has `spare_s` until its deadline.
+
+        Its own time at the measured speed is left out: `check` knows it.
+        """
+        return min(self.max_queue_s, DEADLINE_SHARE * spare_s)
 
     def check(
         self,
@@ -154,13 +161,11 @@ class LoadEstimate:
     def wait_s(self, now: float, share: float = 1.0) -> float:
         """Return the predicted wait of a new call.
 
-        A run that takes longer than expected is predicted to take as long again as it is late.
-
         Args:
             now: the time.
             share: share of the waiting work that runs before the call.
         """
-        rest_s = sum(abs(run.started + run.expected_s - now) for run in self._running)
+        rest_s = sum(max(0.0, run.started + run.expected_s - now) for run in self._running)
         return rest_s + share * self._queued_s
 
     def start(self, calls: Sequence[Estimated], available: float, now: float) -> StartedRun:
@@ -192,15 +197,21 @@ class LoadEstimate:
         self.num_waiting -= 1
         self._add_up()
 
+    def extend(self, run: StartedRun) -> None:
+        """Expect a run to take twice as long: it has not ended in the expected time."""
+        run.expected_s *= 2
+        self._add_up()
+
     def end(self, run: StartedRun, now: float) -> None:
         """Learn from a run that has ended."""
         self._running.remove(run)
         measured_s = now - max(self._last_end, run.available)
-        surprise = min(measured_s / run.expected_s, MAX_SURPRISE)
-        total_s = sum(run.estimated_s.values())
+        kinds, total_s = self._kinds, sum(run.estimated_s.values())
+        at_speed_s = sum([s * kinds[kind].slowness for kind, s in run.estimated_s.items()])
+        surprise = min(measured_s / at_speed_s, MAX_SURPRISE)
         for kind, kind_s in run.estimated_s.items():
             weight = LEARNING_RATE * kind_s / total_s
-            self._kinds[kind].slowness *= 1 + weight * (surprise - 1)
+            kinds[kind].slowness *= 1 + weight * (surprise - 1)
         self._last_end = now
         self._add_up()
 

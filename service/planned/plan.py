@@ -96,8 +96,13 @@ class Plan:
     """Bytes of the tensors, which follow `prefix`."""
 
     timeout_s: float
+    num_body_bytes: int
+    """Declared length of the body."""
     charge_bytes: int
     """Memory of a request and of its answer."""
+
+    max_work_s: float
+    """As `LoadEstimate.max_work_s`; negative if each request must be checked."""
 
     job: Job
     """Costs and keys of each call. The tensors of its own call are None."""

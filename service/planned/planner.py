@@ -224,5 +224,6 @@ class Planner:
             self._handler, route.endpoint, request, match.key, num_body_bytes, timeout_s
         )
         if plan is not None and self.gate.needs_keys:
-            plan = replace(plan, tenant=match.header.tenant, keys=match.header.keys)
+            tenant, keys = match.header.tenant, match.header.keys
+            plan = replace(plan, tenant=tenant, keys=keys, max_work_s=-1.0)
         return plan

@@ -55,12 +55,13 @@ def serve(settings: Settings, driver: Driver | None = None) -> None:
         lifecycle,
         app.request_log,
     )
+    limits = connection_limits(settings, service.batcher.load)
     config = uvicorn.Config(
         app,
         host=settings.http_host,
         port=settings.http_port,
         loop="uvloop",
-        http=cast(Any, partial(Connection, planned, connection_limits(settings))),
+        http=cast(Any, partial(Connection, planned, limits)),
         ws="none",
         lifespan="off",
         access_log=False,

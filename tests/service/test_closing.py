@@ -15,6 +15,7 @@ import uvicorn
 import uvloop
 
 from service import lifecycle as lifecycle_module
+from service.batching.load_estimate import LoadEstimate
 from service.lifecycle import Lifecycle
 from service.server import asgi_protocol
 from service.server.connection_draining import stop_handshakes
@@ -40,7 +41,9 @@ class Served:
             self._answer,
             port=0,
             interface="asgi3",
-            http=partial(asgi_protocol.AsgiProtocol, connection_limits(Settings())),
+            http=partial(
+                asgi_protocol.AsgiProtocol, connection_limits(Settings(), LoadEstimate(60))
+            ),
             ws="none",
             lifespan="off",
             log_config=None,

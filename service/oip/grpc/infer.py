@@ -128,6 +128,7 @@ class InferMethods:
         return RequestContext(deadline, charge, tenant=rpc.tenant)
 
     async def _parse(self, context: RequestContext, body: bytes) -> codec.ParsedRequest:
+        self._handler.batcher.check(context.deadline, context.tenant)
         split = split_request(body)
         context.charge.add(len(split.header) * MEMORY_FACTOR + sum(map(len, split.raw)))
         if len(split.header) > INLINE_PARAMS_BYTES:

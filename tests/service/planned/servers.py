@@ -161,7 +161,7 @@ async def running(protocol: str = "planned", **settings: Any) -> AsyncIterator[R
         lifecycle,
         log,
     )
-    limits = connection_limits(chosen)
+    limits = connection_limits(chosen, handler.batcher.load)
     protocols = {
         "planned": partial(Connection, planned, limits),
         "ordinary": partial(AsgiProtocol, limits),
