@@ -13,7 +13,7 @@ from service.asgi import io
 from service.asgi.middleware import QUIET
 from service.asgi.request_body import ChunkedBody, SizedBody
 from service.asgi.request_header import HeaderParser, RequestHeader
-from service.errors import Overloaded, ServiceError, SlowRequest
+from service.errors import ServiceError, SlowRequest
 from service.server.asgi_cycle import COMMON_SCOPE, AsgiCycle, Flow, refusal_scope, request_scope
 from service.server.connection_deadlines import Pending, Phase, Watch
 from service.server.connection_draining import has_unread_bytes
@@ -38,7 +38,8 @@ class AsgiProtocol(asyncio.Protocol):
         limits: what all connections share.
         config, server_state, app_state: of uvicorn.
         watch: the deadline of the connection, shared with its owner; a new one if None.
-        only_status: whether requests for anything but the status of the service are refused.
+        only_status: why requests for anything but the status of the service are refused; None: they
+            are not.
     """
 
     def __init__(
@@ -50,7 +51,7 @@ class AsgiProtocol(asyncio.Protocol):
         _loop: asyncio.AbstractEventLoop | None = None,
         *,
         watch: Watch | None = None,
-        only_status: bool = False,
+        only_status: ServiceError | None = None,
     ) -> None:
         self._app = config.loaded_app
         self.server_state = server_state
@@ -92,6 +93,7 @@ class AsgiProtocol(asyncio.Protocol):
         if self._shared_watch is None:
             self._watch = self._limits.deadlines.watch(self, self._transport)
             self._watch.schedule()
+            self._limits.intake.opened()
         else:
             self._watch = self._shared_watch
         self.server_state.connections.add(cast(Any, self))
@@ -108,6 +110,8 @@ class AsgiProtocol(asyncio.Protocol):
         self._cycles.clear()
         self.flow.resume_writing()
         self._watch.stop()
+        if self._shared_watch is None:
+            self._limits.intake.closed()
 
     def data_received(self, data: bytes) -> None:
         """Read requests."""
@@ -239,9 +243,9 @@ class AsgiProtocol(asyncio.Protocol):
     def _begin(self, header: RequestHeader) -> None:
         length = header.content_length
         scope = request_scope(self._scope, header)
-        is_refused = self._only_status and header.path not in QUIET
+        is_refused = self._only_status is not None and header.path not in QUIET
         if is_refused:
-            scope[io.REFUSAL] = Overloaded("the service has too many connections")
+            scope[io.REFUSAL] = self._only_status
         cycle = AsgiCycle(
             self,
             scope,
