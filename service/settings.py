@@ -76,6 +76,10 @@ class Settings(BaseSettings):
     http_port: Annotated[int, Field(ge=0, le=65_535)] = 8000
     """Port to listen on; 0 lets the system choose."""
 
+    status_port: Annotated[int, Field(ge=0, le=65_535)] | None = None
+    """One more HTTP port, at the same address, for health, readiness and metrics only: probes and
+    Prometheus reach it however busy the other is."""
+
     grpc_port: Annotated[int, Field(ge=0, le=65_535)] = 8001
     """Port of gRPC, at the same address; 0 lets the system choose."""
 
@@ -165,8 +169,8 @@ class Settings(BaseSettings):
 
     max_connections: PositiveInt | None = None
     """Open HTTP connections. A few more are served the routes of health, readiness and metrics
-    only, and connections beyond those are closed. If unset: three quarters of the open files that
-    the system allows, at most 4096."""
+    only, and connections beyond those wait in the kernel. If unset: three quarters of the open
+    files that the system allows, at most 4096."""
 
     max_header_bytes: Annotated[int, Field(ge=1024, le=2**20)] = 32 * 2**10
     """Largest header of an HTTP request, with its request line."""

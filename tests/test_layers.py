@@ -15,12 +15,14 @@ service.__main__
 service.server.serve
 service.server.app
 service.server.connection
+service.server.connection_answers
 service.server.planned_answer
 service.server.planned_requests
 service.server.received_body
 service.server.bootstrap service.server.status
 service.server.asgi_protocol service.server.uvicorn_server
-service.server.asgi_cycle service.server.connection_limits
+service.server.asgi_cycle service.server.connection_limits service.server.acceptor
+service.server.intake
 service.server.connection_deadlines
 service.server.connection_draining service.server.unix_socket service.server.warm_up
 service.oip.grpc

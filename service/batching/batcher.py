@@ -126,7 +126,13 @@ class Batcher(Generic[C, R]):
             self._check_num_calls(tenant)
         entry.enqueued = now = time.monotonic()
         self.load.add(entry.call, now, entry.deadline, queue, tenant)
-        queue.insert(entry)
+        lane = queue.latest
+        if lane.entries and lane.tenant is tenant and lane.entries[-1].arrived <= entry.arrived:
+            lane.entries.append(entry)  # most calls, without the call of `insert`
+            lane.seconds += entry.call.seconds
+            queue.num_calls += 1
+        else:
+            queue.insert(entry, is_idle=not self._running)
         if self._running or self._is_paused:
             self._arm_timer(entry)
         if not self._is_dispatch_scheduled:
@@ -298,8 +304,6 @@ class Batcher(Generic[C, R]):
             self._fail(DeviceLost)
         if self._queue.num_calls:
             self._schedule_dispatch()
-        elif not self._running:  # time on an idle device is not held against a tenant
-            self._queue.clear()
 
     def _charge_tenants(self, batch: Sequence[Entry[C, R]], runs: Runs[R]) -> None:
         """Divide the time of each run among its calls, in the ratio of their estimates."""

@@ -17,7 +17,7 @@ from itertools import chain
 from operator import attrgetter, itemgetter
 from typing import Generic, Protocol, TypeVar
 
-from service.access.tenant import Tenant
+from service.access.tenant import ANONYMOUS, Tenant
 
 BURST_S = 0.25
 """Seconds of its calls that a tenant may run before all others, after it has left the device to
@@ -54,10 +54,10 @@ E = TypeVar("E", bound=Waiting)
 
 
 @dataclass(slots=True, eq=False)
-class _Lane(Generic[E]):
+class Lane(Generic[E]):
     """The calls of one tenant."""
 
-    weight: float
+    tenant: Tenant
     start: float
     """Virtual time of the tenant, at which its first call starts."""
     entries: deque[E] = field(default_factory=deque)
@@ -70,7 +70,7 @@ class _Lane(Generic[E]):
         start = self.start
         for entry in self.entries:
             yield start, entry.arrived, entry
-            start += entry.call.seconds / self.weight
+            start += entry.call.seconds / self.tenant.weight
 
 
 class FairOrder(Generic[E]):
@@ -78,14 +78,16 @@ class FairOrder(Generic[E]):
 
     Attributes:
         num_calls: how many calls wait.
+        latest: the lane of the last call that was inserted.
     """
 
     def __init__(self) -> None:
         self.num_calls = 0
         self._virtual_time = 0.0
         """Of the tenant that runs; never goes back."""
-        self._lanes: dict[str, _Lane[E]] = {}
+        self._lanes: dict[str, Lane[E]] = {}
         """By name of the tenant; those without calls are kept as long as they are not behind."""
+        self.latest: Lane[E] = Lane(ANONYMOUS, 0.0)
 
     def __iter__(self) -> Iterator[E]:
         return chain.from_iterable(map(_entries, self._lanes.values()))
@@ -99,18 +101,25 @@ class FairOrder(Generic[E]):
 
         None may be added or removed meanwhile.
         """
+        if len(self._lanes) == 1:
+            return iter(self)
         lanes = [lane for lane in self._lanes.values() if lane.entries]
-        if len(lanes) == 1:
-            return iter(lanes[0].entries)
         starts = merge(*[lane.by_start() for lane in lanes], key=_start_and_arrival)
         return (entry for _, _, entry in starts)
 
-    def insert(self, entry: E) -> None:
-        """Add a call, behind those of its tenant that arrived earlier."""
+    def insert(self, entry: E, *, is_idle: bool = False) -> None:
+        """Add a call, behind those of its tenant that arrived earlier.
+
+        Args:
+            entry: the call.
+            is_idle: whether no call runs. If none waits either, what ran before is forgotten.
+        """
+        if is_idle and not self.num_calls:
+            self._lanes.clear()
         tenant = entry.tenant
         lane = self._lanes.get(tenant.name)
         if lane is None:
-            lane = _Lane(tenant.weight, self._virtual_time - BURST_S / tenant.weight)
+            lane = Lane(tenant, self._virtual_time - BURST_S / tenant.weight)
             self._lanes[tenant.name] = lane
         elif not lane.entries:
             lane.start = max(lane.start, self._virtual_time - BURST_S / tenant.weight)
@@ -120,9 +129,10 @@ class FairOrder(Generic[E]):
         while index and entries[index - 1].arrived > entry.arrived:
             index -= 1
         entries.insert(index, entry)
-        lane.weight = tenant.weight
+        lane.tenant = tenant
         lane.seconds += entry.call.seconds
         self.num_calls += 1
+        self.latest = lane
 
     def remove(self, entry: E) -> None:
         """Remove a call that will not run. Does nothing if it does not wait."""
@@ -131,7 +141,6 @@ class FairOrder(Generic[E]):
             lane.entries.remove(entry)
             lane.seconds -= entry.call.seconds
             self.num_calls -= 1
-            self._forget()
 
     def serve(self, entries: Sequence[E]) -> None:
         """Remove calls that run now, and add their time to that of their tenants.
@@ -149,14 +158,15 @@ class FairOrder(Generic[E]):
                 lane.entries.remove(entry)
             seconds = entry.call.seconds
             lane.seconds -= seconds
-            lane.start += seconds / lane.weight
+            lane.start += seconds / lane.tenant.weight
         self.num_calls -= len(entries)
-        self._forget()
+        if len(self._lanes) > 1:
+            self._forget()
 
     def clear(self) -> None:
-        """Remove all calls, and forget what ran before."""
+        """Remove all calls."""
         self._lanes.clear()
-        self._virtual_time = 0.0
+        self.latest = Lane(ANONYMOUS, 0.0)
         self.num_calls = 0
 
     def num_calls_of(self, tenant: Tenant) -> int:
@@ -178,7 +188,7 @@ class FairOrder(Generic[E]):
             if lane is not own and lane.entries and lane.start <= start:
                 # the last of these calls starts before that time, and ends after it
                 call_s = lane.seconds / len(lane.entries)
-                seconds += min(lane.seconds, (start - lane.start) * lane.weight + call_s)
+                seconds += min(lane.seconds, (start - lane.start) * lane.tenant.weight + call_s)
         return seconds
 
     def share_before(self, tenant: Tenant) -> float:
@@ -190,8 +200,7 @@ class FairOrder(Generic[E]):
 
     def _forget(self) -> None:
         """Forget tenants without calls that are as far behind as one can be."""
-        lanes = self._lanes
-        if len(lanes) > 1:
-            for name, lane in [*lanes.items()]:
-                if not lane.entries and lane.start <= self._virtual_time - BURST_S / lane.weight:
-                    del lanes[name]
+        for name, lane in [*self._lanes.items()]:
+            oldest = self._virtual_time - BURST_S / lane.tenant.weight
+            if not lane.entries and lane.start <= oldest:
+                del self._lanes[name]

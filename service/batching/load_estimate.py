@@ -139,7 +139,7 @@ class LoadEstimate:
 
         Raises:
             Overloaded: the predicted wait is too long for its deadline or over the limit. Never if
-                no other call waits or runs.
+                no other call waits.
         """
         expected_s = 0.0 if call is None else self.expected_s(call)
         self._check(expected_s, now, deadline, order.share_before(tenant))
@@ -227,7 +227,7 @@ class LoadEstimate:
         self._add_up()
 
     def _check(self, expected_s: float, now: float, deadline: float, share: float) -> None:
-        if not (self.num_waiting or self._running):
+        if not self.num_waiting:
             return
         wait_s, left_s = self.wait_s(now, share), deadline - now
         retry_after_s = max(1, ceil(wait_s))

@@ -14,7 +14,7 @@ from service.asgi import io
 from service.asgi.middleware import QUIET
 from service.asgi.request_body import ChunkedBody, SizedBody
 from service.asgi.request_header import HeaderParser, RequestHeader
-from service.errors import BadHeader, Overloaded, ServiceError, SlowRequest
+from service.errors import BadHeader, ServiceError, SlowRequest
 from service.server.asgi_cycle import COMMON_SCOPE, AsgiCycle, Flow, refusal_scope, request_scope
 from service.server.connection_deadlines import Pending, Phase, Watch
 from service.server.connection_draining import has_unread_bytes
@@ -39,7 +39,8 @@ class AsgiProtocol(asyncio.Protocol):
         limits: what all connections share.
         config, server_state, app_state: of uvicorn.
         watch: the deadline of the connection, shared with its owner; a new one if None.
-        only_status: whether requests for anything but the status of the service are refused.
+        only_status: why requests for anything but the status of the service are refused; None: they
+            are not.
     """
 
     def __init__(
@@ -51,7 +52,7 @@ class AsgiProtocol(asyncio.Protocol):
         _loop: asyncio.AbstractEventLoop | None = None,
         *,
         watch: Watch | None = None,
-        only_status: bool = False,
+        only_status: ServiceError | None = None,
     ) -> None:
         self._app = config.loaded_app
         self.server_state = server_state
@@ -93,6 +94,7 @@ class AsgiProtocol(asyncio.Protocol):
         if self._shared_watch is None:
             self._watch = self._limits.deadlines.watch(self, self._transport)
             self._watch.schedule()
+            self._limits.intake.opened()
         else:
             self._watch = self._shared_watch
         self.server_state.connections.add(cast(Any, self))
@@ -112,6 +114,8 @@ class AsgiProtocol(asyncio.Protocol):
         self._cycles.clear()
         self.flow.resume_writing()
         self._watch.stop()
+        if self._shared_watch is None:
+            self._limits.intake.closed()
 
     def data_received(self, data: bytes) -> None:
         """Read requests."""
@@ -262,8 +266,8 @@ class AsgiProtocol(asyncio.Protocol):
 
     def _refusal(self, header: RequestHeader) -> ServiceError | None:
         """Return why a request is refused, None if it is not."""
-        if self._only_status and header.path not in QUIET:
-            return Overloaded("the service has too many connections")
+        if self._only_status is not None and header.path not in QUIET:
+            return self._only_status
         hosts = self._allowed_hosts
         if hosts is not None and header.host not in hosts and header.path not in OPEN_PATHS:
             return BadHeader("Host must be localhost, or a name in ROPE_ALLOWED_HOSTS")

@@ -13,13 +13,13 @@ from typing import Any, NamedTuple, cast
 import uvicorn
 from uvicorn.server import ServerState
 
-from service.errors import ClientLeft, TimedOut
+from service.errors import ClientLeft, Overloaded, TimedOut
 from service.planned.plan import Plan
 from service.planned.planner import Match
 from service.server.asgi_protocol import AsgiProtocol
 from service.server.connection_answers import AnsweringConnection
 from service.server.connection_deadlines import Pending, Phase
-from service.server.connection_limits import STATUS_CONNECTIONS, ConnectionLimits
+from service.server.connection_limits import ConnectionLimits
 from service.server.planned_requests import PlannedRequests
 from service.server.received_body import ReceivedBody
 
@@ -78,14 +78,13 @@ class Connection(AnsweringConnection):
         connections.add(cast(Any, self))
         self._watch = self._limits.deadlines.watch(self, self._transport)
         self._watch.schedule()
-        num_surplus = len(connections) - self._limits.max_connections
-        self._only_status = num_surplus > 0
-        if num_surplus > STATUS_CONNECTIONS:
-            self._transport.close()
+        self._only_status = len(connections) > self._limits.max_connections
+        self._limits.intake.opened()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Withdraw the request in progress, and record it."""
         self._watch.stop()
+        self._limits.intake.closed()
         self._server_state.connections.discard(cast(Any, self))
         self._unread = b""
         entry, incomplete = self._entry, self._incomplete
@@ -249,8 +248,11 @@ class Connection(AnsweringConnection):
     def _make_ordinary(self) -> AsgiProtocol:
         """Return the `AsgiProtocol` of this connection; make it at first use."""
         if self._ordinary is None:
+            refusal = Overloaded("the service has too many connections")
             self._ordinary = AsgiProtocol(
-                *self._ordinary_arguments, watch=self._watch, only_status=self._only_status
+                *self._ordinary_arguments,
+                watch=self._watch,
+                only_status=refusal if self._only_status else None,
             )
             self._ordinary.connection_made(self._transport)
             self._server_state.connections.discard(cast(Any, self._ordinary))

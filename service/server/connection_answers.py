@@ -164,7 +164,7 @@ class AnsweringConnection(asyncio.BufferedProtocol):
         self._watch.start_idle()
         if not self._transport.is_closing():
             self._transport.pause_reading()
-            self._intake.wait(self._enter)
+            self._intake.wait_for_turn(self._enter)
 
     def _enter(self) -> None:
         """Go on reading after a refusal."""

@@ -48,12 +48,13 @@ def connection_limits(settings: Settings, load: LoadEstimate) -> ConnectionLimit
         max_target_bytes=settings.max_target_bytes,
     )
     max_connections = settings.max_connections or default_max_connections()
+    intake = Intake(max_connections + STATUS_CONNECTIONS, load)
     return ConnectionLimits(
         RequestHeaderCache(header),
         Deadlines(timeouts),
         max_connections,
         allowed_hosts(settings.http_host, settings.allowed_hosts),
-        Intake(load),
+        intake,
     )
 
 

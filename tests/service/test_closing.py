@@ -37,20 +37,25 @@ class Served:
 
     def __init__(self) -> None:
         self.lifecycle = Lifecycle()
+        limits = connection_limits(Settings(), LoadEstimate(60))
         config = uvicorn.Config(
             self._answer,
             port=0,
             interface="asgi3",
-            http=partial(
-                asgi_protocol.AsgiProtocol, connection_limits(Settings(), LoadEstimate(60))
-            ),
+            http=partial(asgi_protocol.AsgiProtocol, limits),
             ws="none",
             lifespan="off",
             log_config=None,
         )
         config.load()
         self.server = Server(
-            config, self.lifecycle, lifespan=nullcontext(), listeners=(), delay_s=0, drain_s=1
+            config,
+            self.lifecycle,
+            intake=limits.intake,
+            lifespan=nullcontext(),
+            listeners=(),
+            delay_s=0,
+            drain_s=1,
         )
         self.server.lifespan = config.lifespan_class(config)
 
