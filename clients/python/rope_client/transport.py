@@ -28,6 +28,19 @@ def unix_socket_of(base_url: str) -> str | None:
     return path.removeprefix("//") if scheme == "unix" else None
 
 
+def key_header(api_key: str | None) -> dict[str, str]:
+    """Return the header that has the key, if any.
+
+    Raises:
+        ValueError: the key has a character that no key has; the text does not show the key.
+    """
+    if api_key is None:
+        return {}
+    if not api_key.isascii() or not api_key.isprintable() or not api_key.strip():
+        raise ValueError("api_key must be one line of printable ASCII characters")
+    return {"Authorization": f"Bearer {api_key.strip()}"}
+
+
 def arguments(request: Request) -> dict[str, Any]:
     """Return the arguments of `httpx.Client.request`, without the content."""
     return {
