@@ -36,9 +36,10 @@ def key_header(api_key: str | None) -> dict[str, str]:
     """
     if api_key is None:
         return {}
-    if not api_key.isascii() or not api_key.isprintable() or not api_key.strip():
+    key = api_key.strip()
+    if not (key and key.isascii() and key.isprintable()):
         raise ValueError("api_key must be one line of printable ASCII characters")
-    return {"Authorization": f"Bearer {api_key.strip()}"}
+    return {"Authorization": f"Bearer {key}"}
 
 
 def arguments(request: Request) -> dict[str, Any]:
