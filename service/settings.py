@@ -87,7 +87,7 @@ class Settings(BaseSettings):
     """Path of a Unix-domain socket that takes HTTP as well, for clients on the same host. Its owner
     and its group may connect."""
 
-    allowed_hosts: Hosts = ""
+    allowed_hosts: Hosts | None = None
     """More names that the field Host of a request may have, with commas between them. If
     `ROPE_HTTP_HOST` is a loopback address, or names are set here, Host must be one of them,
     `localhost`, `127.0.0.1`, `[::1]` or that address; the port does not count."""

@@ -11,7 +11,7 @@ LOOPBACK = ("localhost", "127.0.0.1", "::1")
 """Names of the own host, for a service that listens there."""
 
 
-def allowed_hosts(bound: str, others: str) -> frozenset[bytes] | None:
+def allowed_hosts(bound: str, others: str | None) -> frozenset[bytes] | None:
     """Return the names that Host may have, without ports; None: any name.
 
     Args:
@@ -22,7 +22,7 @@ def allowed_hosts(bound: str, others: str) -> frozenset[bytes] | None:
     """
     if not others and not is_loopback(bound):
         return None
-    names = {name.strip().lower() for name in (*LOOPBACK, bound, *others.split(","))} - {""}
+    names = {name.strip().lower() for name in (*LOOPBACK, bound, *(others or "").split(","))} - {""}
     return frozenset(map(_in_host, names))
 
 
