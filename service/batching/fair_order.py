@@ -102,7 +102,8 @@ class FairOrder(Generic[E]):
         None may be added or removed meanwhile.
         """
         if len(self._lanes) == 1:
-            return iter(self)
+            [lane] = self._lanes.values()
+            return iter(lane.entries)
         lanes = [lane for lane in self._lanes.values() if lane.entries]
         starts = merge(*[lane.by_start() for lane in lanes], key=_start_and_arrival)
         return (entry for _, _, entry in starts)
