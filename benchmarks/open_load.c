@@ -157,9 +157,10 @@ static void finish_connecting(struct connection *c) {
     write_request(c);
 }
 
-static void begin_arrival(double due) {
-    double time = now();
-    bool counted = due - started >= warm_up_s;
+/* Begin the arrival that is due at a time after the start. */
+static void begin_arrival(double due_s) {
+    double time = now(), due = started + due_s;
+    bool counted = due_s >= warm_up_s;
     struct exchange *exchange = &exchanges[(size_t)(random_number() * num_exchanges)];
     offered += counted;
     if (counted)
@@ -265,7 +266,8 @@ static void handle(struct connection *c, unsigned events) {
         write_request(c);
 }
 
-static void check_timeouts(double time) {
+static void check_timeouts(void) {
+    double time = now();
     for (size_t i = 0; i < num_connections; i++) {
         struct connection *c = &connections[i];
         if (c->connecting && time - c->started > connect_timeout_s)
@@ -277,24 +279,26 @@ static void check_timeouts(double time) {
 
 static void run(void) {
     struct epoll_event events[MAX_EVENTS];
-    double checked = started = now();
-    double end = started + warm_up_s + seconds, gap = -log(random_number()) / rate;
-    double due = started + gap;
+    double gap = -log(random_number()) / rate, due = gap, end = warm_up_s + seconds, checked = 0;
+    started = now(); /* due, end and checked count from here */
     while (due < end || num_busy) {
-        double time = now();
+        double time = now() - started;
         for (int i = 0; i < MAX_STARTS && due <= time && due < end; i++) {
             add_sample(&gaps_s, gap);
             begin_arrival(due);
             due += gap = -log(random_number()) / rate;
         }
-        double wait_s = due < end && due - now() < POLL_MS * 1e-3 ? due - now() : POLL_MS * 1e-3;
-        struct timespec wait = {.tv_nsec = wait_s > 0 ? wait_s * 1e9 : 0};
+        double wait_s = due < end ? due - (now() - started) : POLL_MS * 1e-3;
+        wait_s = wait_s < 0 ? 0 : wait_s > POLL_MS * 1e-3 ? POLL_MS * 1e-3 : wait_s;
+        struct timespec wait = {.tv_nsec = wait_s * 1e9};
         int n = epoll_pwait2(poller, events, MAX_EVENTS, &wait, NULL);
         for (int i = 0; i < n; i++)
             handle(events[i].data.ptr, events[i].events);
-        time = now();
-        if (time - checked > POLL_MS * 1e-3)
-            check_timeouts(checked = time);
+        time = now() - started;
+        if (time - checked > POLL_MS * 1e-3) {
+            check_timeouts();
+            checked = time;
+        }
     }
 }
 
