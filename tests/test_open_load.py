@@ -178,20 +178,20 @@ def test_server_that_stalls_shows_the_stall_in_all_latencies():
 
 
 def test_latency_counts_from_the_time_at_which_the_arrival_was_due():
-    """The load generator itself is stopped for a while."""
+    """The load generator itself is stopped while most arrivals are due."""
 
     def respond(number):
         if number == 0:
             (generator,) = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
             os.kill(int(generator), signal.SIGSTOP)
-            time.sleep(0.2)
+            time.sleep(0.5)
             os.kill(int(generator), signal.SIGCONT)
         return http()
 
     arrivals, _ = run(respond, replace(LOAD, connections=512))
 
-    assert arrivals.dropped == 0
-    assert arrivals.accepted.max_ms > arrivals.slip.max_ms
+    assert arrivals.statuses == {200: arrivals.offered}
+    assert arrivals.accepted.p50_ms > arrivals.slip.p50_ms
 
 
 def test_gaps_are_exponential_and_given_by_the_seed():
