@@ -4,7 +4,8 @@ The capacity is the best rate of a closed loop of the workload (attention S=64),
 each profile. Then requests with
 a deadline of 500 ms arrive at random times (a Poisson process), at 0.5, 1, 2 and 10 times that
 rate and at 0.5 again, on 1,024 connections that are kept alive and with a connection for each
-request. Other profiles mix sizes, and add clients that read or send very slowly. The service runs
+request. Other profiles mix sizes, add clients that read or send very slowly, and have two tenants:
+one at a fifth of the capacity, beside one at ten times its share, which is half. The service runs
 on one core and has a budget of 1 GiB; the load and this process run on another.
 
 - offered/s: arrivals. Latencies count from the time at which the arrival was due.
@@ -25,12 +26,18 @@ on one core and has a budget of 1 GiB; the load and this process run on another.
 import argparse
 import os
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from benchmarks import load, table
 from benchmarks.load import LoadError
 from benchmarks.overload_profiles import PROFILES, started
+from benchmarks.overload_tenants import measure_tenants, write_keys
 from benchmarks.table import Row, format_cell
+
+TENANTS = "tenants"
+ALL_PROFILES = {**PROFILES, TENANTS: measure_tenants}
 
 COLUMNS = (
     "profile",
@@ -59,7 +66,7 @@ def main() -> None:
         raise SystemExit("needs two cores: one for the service, one for the load")
     if missing := load.missing_programs():
         raise SystemExit(missing)
-    selected = [name for name in PROFILES if args.only in name]
+    selected = [name for name in ALL_PROFILES if args.only in name]
     if not selected:
         raise SystemExit("no profile")
     serve_core, load_core = cores[:2]
@@ -81,9 +88,18 @@ def _measure(
     seconds = 1 if args.quick else args.seconds
     table.print_header(COLUMNS)
     for name in selected:
-        with started(serve_core, load_core, seconds, status=args.status_port) as subject:
+        with ExitStack() as stack:
+            keys_file = None
+            if name == TENANTS:
+                folder = stack.enter_context(TemporaryDirectory(prefix="rope-bench-"))
+                keys_file = Path(folder) / "keys.toml"
+                write_keys(keys_file)
+            starting = started(
+                serve_core, load_core, seconds, status=args.status_port, keys_file=keys_file
+            )
+            subject = stack.enter_context(starting)
             try:
-                yield from PROFILES[name](subject)
+                yield from ALL_PROFILES[name](subject)
             except LoadError as exc:
                 yield {"profile": name, "failed": str(exc)}
 

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from http.client import HTTPException
+from pathlib import Path
 
 import safetensors.torch
 import torch
@@ -97,9 +98,18 @@ def _difference(after: float | None, before: float | None) -> float | None:
 
 
 @contextmanager
-def started(serve_core: int, load_core: int, seconds: float, *, status: bool) -> Iterator[Subject]:
+def started(
+    serve_core: int,
+    load_core: int,
+    seconds: float,
+    *,
+    status: bool,
+    keys_file: Path | None = None,
+) -> Iterator[Subject]:
     """Start a service with `BUDGET_BYTES`, and with a status port if `status`."""
     environment = {**ENVIRONMENT, "ROPE_MEMORY_BUDGET_BYTES": str(BUDGET_BYTES)}
+    if keys_file is not None:
+        environment["ROPE_KEYS_FILE"] = str(keys_file)
     status_ports = [servers.free_port()] if status else []
     for port in status_ports:
         environment["ROPE_STATUS_PORT"] = str(port)
@@ -109,12 +119,14 @@ def started(serve_core: int, load_core: int, seconds: float, *, status: bool) ->
         yield Subject(server, ports, load_core, seconds, server.resident_bytes(), idle_files)
 
 
-def exchange(server: Server, deadline_ms: int | None, *, closes: bool = False) -> Exchange:
+def exchange(
+    server: Server, deadline_ms: int | None, *, closes: bool = False, key: str = ""
+) -> Exchange:
     """Return the request of the workload, with the response of the server, which is checked."""
-    return _exchange(server, S64, deadline_ms, closes=closes)
+    return _exchange(server, S64, deadline_ms, closes=closes, key=key)
 
 
-def _measure_capacity(subject: Subject) -> Row:
+def measure_capacity(subject: Subject, key: str = "") -> Row:
     """Return the row of a closed loop: the best rate of a few numbers of connections.
 
     Raises:
@@ -126,7 +138,7 @@ def _measure_capacity(subject: Subject) -> Row:
         load = Load(subject.load_core, files, connections, seconds)
         return load.run(str(subject.server.port))
 
-    with exchange_files([exchange(subject.server, None)]) as files:
+    with exchange_files([exchange(subject.server, None, key=key)]) as files:
         run(32, seconds / 2)  # not counted: first use of memory and connections
         best = max((run(connections, seconds) for connections in (8, 32, 64)), key=_rate)
         one = run(1, seconds)
@@ -159,7 +171,7 @@ def _measure_multiples(
     subject: Subject, name: str, least_share: float, connections: int
 ) -> Iterator[Row]:
     new = name == "new connections"
-    capacity = _measure_capacity(subject)
+    capacity = measure_capacity(subject)
     yield capacity
     peak, unloaded_p99_ms = capacity["goodput"], capacity["unloaded_p99_ms"]
     sent = [exchange(subject.server, DEADLINE_MS, closes=new)]
@@ -172,27 +184,27 @@ def _measure_multiples(
             row["share"] = row["goodput"] / peak
             bars = {}
             if multiple == 0.5:
-                before = _p99(row["accepted"])
+                before = p99_ms(row["accepted"])
                 bars["no refusal"] = {*row["statuses"]} == {200}
                 bars["p99 <= 5 x unloaded"] = before <= 5 * unloaded_p99_ms
             else:
                 wanted = least_share if multiple > 1 or new else 0.95
                 bars[f"goodput >= {wanted:g} of peak"] = row["share"] >= wanted
                 bars[f"refused p99 <= {REFUSED_P99_MS} ms"] = (
-                    not row["refused"] or _p99(row["refused"]) <= REFUSED_P99_MS
+                    not row["refused"] or p99_ms(row["refused"]) <= REFUSED_P99_MS
                 )
             if multiple == 2:
-                p99 = _p99(row["accepted"])
+                p99 = p99_ms(row["accepted"])
                 bars["accepted p99 <= 5 x unloaded"] = p99 <= 5 * unloaded_p99_ms
-            yield _with_verdict(row, bars)
+            yield with_verdict(row, bars)
         load = replace(load, rate=peak / 2, warm_up_s=min(5, subject.seconds / 2))
         row = subject.run(f"0.5x after it, {name}", load)
         row["share"] = row["goodput"] / peak
         bars = {
             "goodput >= 0.95 of offered": row["goodput"] >= 0.95 * row["offered_rate"],
-            "p99 <= 2 x before": _p99(row["accepted"]) <= 2 * before,
+            "p99 <= 2 x before": p99_ms(row["accepted"]) <= 2 * before,
         }
-        yield _with_verdict(row, bars)
+        yield with_verdict(row, bars)
 
 
 def measure_mixed(subject: Subject) -> Iterator[Row]:
@@ -202,7 +214,7 @@ def measure_mixed(subject: Subject) -> Iterator[Row]:
     with request_files(small) as small_files, request_files(large) as large_files:
         load = _load(subject, small_files, rate=SMALL_RATE)
         alone = subject.run(f"{SMALL_RATE} small/s alone", load)
-        yield _with_verdict(alone, {})
+        yield with_verdict(alone, {})
         beside = OpenLoad(
             subject.load_core,
             large_files,
@@ -217,9 +229,9 @@ def measure_mixed(subject: Subject) -> Iterator[Row]:
             running = pool.submit(beside.run, subject.server.port)
             row = subject.run(f"{SMALL_RATE} small/s beside mixed sizes", load)
             mixed = running.result()
-        p99 = _p99(row["accepted"])
-        bars = {"small p99 <= 3 x alone": p99 <= 3 * _p99(alone["accepted"])}
-        yield _with_verdict(row, bars)
+        p99 = p99_ms(row["accepted"])
+        bars = {"small p99 <= 3 x alone": p99 <= 3 * p99_ms(alone["accepted"])}
+        yield with_verdict(row, bars)
         yield _mixed_row(mixed, beside)
 
 
@@ -260,14 +272,14 @@ def _measure_beside(
     name: str,
     clients: SlowClients,
 ) -> Iterator[Row]:
-    capacity = _measure_capacity(subject)
+    capacity = measure_capacity(subject)
     yield capacity
     peak = capacity["goodput"]
     with request_files([exchange(subject.server, DEADLINE_MS)]) as files:
         load = _load(subject, files, rate=peak / 2, warm_up_s=min(5, subject.seconds / 2))
         alone = subject.run("0.5x alone", load)
         alone["share"] = alone["goodput"] / peak
-        yield _with_verdict(alone, {})
+        yield with_verdict(alone, {})
         with clients.running():
             row = subject.run(f"0.5x beside {name}", load)
     row["share"] = row["goodput"] / peak
@@ -275,14 +287,14 @@ def _measure_beside(
     row["slow_longest_s"] = max(clients.lifetimes_s)
     bars = {
         "goodput >= 0.95 of offered": row["goodput"] >= 0.95 * row["offered_rate"],
-        "p99 <= 2 x alone": _p99(row["accepted"]) <= 2 * _p99(alone["accepted"]),
+        "p99 <= 2 x alone": p99_ms(row["accepted"]) <= 2 * p99_ms(alone["accepted"]),
     }
     if clients.reconnects and subject.seconds > SLOW_WRITER_S:
         bars[f"cut within {SLOW_WRITER_S} s"] = row["slow_longest_s"] <= SLOW_WRITER_S
-    yield _with_verdict(row, bars)
+    yield with_verdict(row, bars)
 
 
-def _with_verdict(row: Row, bars: Mapping[str, bool]) -> Row:
+def with_verdict(row: Row, bars: Mapping[str, bool]) -> Row:
     """Add to a row whether it meets its bars and those of all profiles."""
     common = {
         "health": row["health_p99_ms"][-1] <= HEALTH_P99_MS,
@@ -294,7 +306,7 @@ def _with_verdict(row: Row, bars: Mapping[str, bool]) -> Row:
     return row | {"bars": {**bars, **common}}
 
 
-def _p99(latencies: Mapping[str, float] | None) -> float:
+def p99_ms(latencies: Mapping[str, float] | None) -> float:
     return latencies["p99_ms"] if latencies else math.inf
 
 
@@ -304,10 +316,17 @@ def _load(subject: Subject, files: Sequence[str], **changes: object) -> OpenLoad
 
 
 def _exchange(
-    server: Server, workload: Workload, deadline_ms: int | None, *, closes: bool = False
+    server: Server,
+    workload: Workload,
+    deadline_ms: int | None,
+    *,
+    closes: bool = False,
+    key: str = "",
 ) -> Exchange:
     (length,) = workload.lengths
     request = encodings.encode(workload, length)
+    if key:
+        request = replace(request, headers={**request.headers, "Authorization": f"Bearer {key}"})
     response = encodings.output(workload, length, request, server)
     headers = {"X-Request-Timeout-Ms": str(deadline_ms)} if deadline_ms else {}
     headers |= {"Connection": "close"} if closes else {}
