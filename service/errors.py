@@ -121,7 +121,7 @@ class TooLarge(ServiceError):
 class QuotaExceeded(ServiceError):
     """The client sends more than its quota."""
 
-    def __init__(self, text: str, retry_after_s: int) -> None:
+    def __init__(self, text: str, retry_after_s: int = 1) -> None:
         super().__init__(text)
         self.retry_after_s = retry_after_s
 

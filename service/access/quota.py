@@ -122,20 +122,15 @@ class Quotas:
         Raises:
             QuotaExceeded: the tenant has to wait.
         """
-        usage, now = self._usage(tenant), self._clock()
-        limit = tenant.max_concurrent
-        if limit is not None and usage.num_running >= limit:
-            self._count(tenant.name, "max_concurrent")
-            raise QuotaExceeded(f"the key may have {limit:,} requests at a time", 1)
-        needs = {"requests_per_s": 1.0, "bytes_per_s": num_bytes, "compute_s_per_s": 0.0}
-        for name, bucket in usage.buckets.items():
-            wait_s = bucket.wait_s(needs[name], now)
-            if wait_s > 0:
-                self._count(tenant.name, name)
-                what = name.removesuffix("_per_s").replace("compute_s", "seconds of computing")
-                raise QuotaExceeded(
-                    f"the key may have {bucket.rate:g} {what} in a second", max(1, ceil(wait_s))
-                )
+        exceeded = self._exceeded(tenant, num_bytes)
+        if exceeded is not None:
+            name, refusal = exceeded
+            self._count(tenant.name, name)
+            raise refusal
+
+    def allows(self, tenant: Tenant, num_bytes: int) -> bool:
+        """Tell whether a request may begin now, without counting the answer."""
+        return self._exceeded(tenant, num_bytes) is None
 
     def end(self, tenant: Tenant) -> None:
         """Count a request that is over."""
@@ -157,6 +152,21 @@ class Quotas:
         """Take tokens for what a call has taken on the device."""
         usage = self._usages.get(tenant.name) or self._usage(tenant)
         usage.take("compute_s_per_s", seconds)
+
+    def _exceeded(self, tenant: Tenant, num_bytes: int) -> tuple[str, QuotaExceeded] | None:
+        """Return the limit that a request exceeds, and its refusal."""
+        usage, now = self._usage(tenant), self._clock()
+        limit = tenant.max_concurrent
+        if limit is not None and usage.num_running >= limit:
+            return "max_concurrent", QuotaExceeded(f"the key may have {limit:,} requests at a time")
+        needs = {"requests_per_s": 1.0, "bytes_per_s": num_bytes, "compute_s_per_s": 0.0}
+        for name, bucket in usage.buckets.items():
+            wait_s = bucket.wait_s(needs[name], now)
+            if wait_s > 0:
+                what = name.removesuffix("_per_s").replace("compute_s", "seconds of computing")
+                text = f"the key may have {bucket.rate:g} {what} in a second"
+                return name, QuotaExceeded(text, max(1, ceil(wait_s)))
+        return None
 
     def _usage(self, tenant: Tenant) -> _Usage:
         usage = self._usages.get(tenant.name)

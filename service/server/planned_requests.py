@@ -88,10 +88,15 @@ class PlannedRequests:
         if self.lifecycle.ending:
             return None
         try:
-            return self.planner.match(bytes(data[:MAX_PREFIX_BYTES]))
+            match = self.planner.match(bytes(data[:MAX_PREFIX_BYTES]))
         except Exception:
             log.exception("a request has no plan because of a failure")
             return None
+        if match is None or match.plan is not None or match.header.tenant is ANONYMOUS:
+            return match
+        # what says more of the request may not have come yet: the ordinary way does not wait for it
+        header = match.header
+        return match if self.gate.quotas.allows(header.tenant, header.num_body_bytes) else None
 
     def refusal(self, plan: Plan) -> Overloaded | QuotaExceeded | None:
         """Return why a request that arrives now is refused; None if it is not.
@@ -260,11 +265,11 @@ class PlannedRequests:
 
     def _is_within_quota(self, tenant: Tenant, num_bytes: int) -> bool:
         """Begin a request of a tenant; return whether its quota allows that."""
-        try:
-            self.gate.quotas.begin(tenant, num_bytes)
-        except QuotaExceeded:
+        quotas = self.gate.quotas
+        if not quotas.allows(tenant, num_bytes):
             return False
-        self.gate.quotas.add_bytes(tenant, num_bytes)
+        quotas.begin(tenant, num_bytes)
+        quotas.add_bytes(tenant, num_bytes)
         return True
 
     def _flush_records(self) -> None:
