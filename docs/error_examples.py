@@ -260,6 +260,12 @@ ROWS: tuple[Row, ...] = (
         make=core.KernelNotBuilt,
     ),
     Row(
+        common.QuotaExceeded,
+        "The tenant of the key has used up a limit in the keys file (docs/security.md).",
+        "Send the request again after Retry-After, and send fewer; or ask the operator for more.",
+        make=lambda: common.QuotaExceeded("the key may have 10 requests in a second"),
+    ),
+    Row(
         common.Overloaded,
         "The queue, the memory of the requests, or another resource of the service is full.",
         "Send the request again after Retry-After; add replicas if the error persists.",

@@ -268,10 +268,11 @@ class AsgiProtocol(asyncio.Protocol):
         """Return why a request is refused, None if it is not."""
         if self._only_status is not None and header.path not in QUIET:
             return self._only_status
-        hosts = self._allowed_hosts
-        if hosts is not None and header.host not in hosts and header.path not in OPEN_PATHS:
-            return BadHeader("Host must be localhost, or a name in ROPE_ALLOWED_HOSTS")
-        return None
+        hosts, name = self._allowed_hosts, header.host
+        # every browser sends a name
+        if hosts is None or not name or name in hosts or header.path in OPEN_PATHS:
+            return None
+        return BadHeader("Host must be localhost, or a name in ROPE_ALLOWED_HOSTS")
 
     def _read_body(self, data: bytes, at: int) -> int:
         cycle = self._receiving

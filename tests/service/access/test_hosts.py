@@ -59,7 +59,7 @@ async def service() -> Running:
     [
         *[(host, 200) for host in ("localhost", "127.0.0.1:1", "[::1]:80", "LOCALHOST:8000")],
         *[(host, 200) for host in ("rope.example", "Rope.Example:80")],
-        *[(host, 400) for host in ("evil.example", "evil.example:8000", "x", "10.0.0.1", "")],
+        *[(host, 400) for host in ("evil.example", "evil.example:8000", "x", "10.0.0.1")],
         *[(host, 400) for host in ("localhost.evil.example", "127.0.0.1.nip.io", "localhost.")],
     ],
 )
@@ -79,6 +79,16 @@ async def test_a_request_names_the_own_host(service: Running, host: str, status:
         assert (await client.ask(health)).status == 200, "probes use any name"
         client.leave()
     assert (len(service.statuses) > num_planned) == (status == 200)
+
+
+@in_one_loop
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+async def test_a_request_without_a_name_is_from_no_browser(service: Running, version: str):
+    field = "" if version == "1.0" else "host:\r\n"
+    client = await Client.connect(service.address)
+    request = f"GET /v1/presets HTTP/{version}\r\n{field}\r\n".encode()
+    assert (await client.ask(request)).status == 200
+    client.leave()
 
 
 @in_one_loop
