@@ -12,29 +12,15 @@
    Prints one line of JSON and exits with 0. If a response is wrong, a connection ends, or a
    response takes longer than TIMEOUT_S, prints one line to stderr and exits with 1. */
 
-#define _GNU_SOURCE
+#include "load.h"
+
 #include <arpa/inet.h>
-#include <errno.h>
-#include <fcntl.h>
 #include <netinet/tcp.h>
-#include <stdarg.h>
-#include <stdbool.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/epoll.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/un.h>
-#include <time.h>
-#include <unistd.h>
 
-enum { HEAD_LIMIT = 16384, READ_SIZE = 1 << 18, MAX_EVENTS = 64, POLL_MS = 50 };
-
-struct content {
-    char *bytes;
-    size_t size;
-};
+enum { MAX_EVENTS = 64, POLL_MS = 50 };
 
 struct exchange {
     struct content request, response; /* response: the body alone */
@@ -63,46 +49,17 @@ static double seconds = 1, timeout_s = 60, started;
 static double window_s; /* 0 as long as requests are sent */
 static bool compare_bytes;
 static int poller;
-static float *latencies_ms;
-static size_t in_window, latency_capacity;
+static struct samples latencies_ms; /* of the responses in the window */
 static char buffer[READ_SIZE];
 
-static void fail(const struct connection *c, const char *format, ...) {
+static void fail_at(const struct connection *c, const char *format, ...) {
     va_list arguments;
     va_start(arguments, format);
-    if (c)
-        fprintf(stderr, "connection %ld, response %ld: ", (long)(c - connections), c->responses + 1);
+    fprintf(stderr, "connection %ld, response %ld: ", (long)(c - connections), c->responses + 1);
     vfprintf(stderr, format, arguments);
     fputc('\n', stderr);
     va_end(arguments);
     exit(1);
-}
-
-static double now(void) {
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return time.tv_sec + time.tv_nsec * 1e-9;
-}
-
-static void *allocate(size_t size) {
-    void *memory = calloc(1, size ? size : 1);
-    if (!memory)
-        fail(NULL, "no memory for %zu bytes", size);
-    return memory;
-}
-
-static struct content read_file(const char *path) {
-    struct content content;
-    FILE *file = fopen(path, "rb");
-    if (!file || fseek(file, 0, SEEK_END))
-        fail(NULL, "%s: %s", path, strerror(errno));
-    content.size = ftell(file);
-    content.bytes = allocate(content.size);
-    rewind(file);
-    if (fread(content.bytes, 1, content.size, file) != content.size)
-        fail(NULL, "%s: cannot be read", path);
-    fclose(file);
-    return content;
 }
 
 static int open_socket(const char *address) {
@@ -115,7 +72,7 @@ static int open_socket(const char *address) {
     tcp.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     if (fd < 0 || (is_path ? connect(fd, (struct sockaddr *)&local, sizeof local)
                            : connect(fd, (struct sockaddr *)&tcp, sizeof tcp)))
-        fail(NULL, "cannot connect to %s: %s", address, strerror(errno));
+        fail("cannot connect to %s: %s", address, strerror(errno));
     if (!is_path)
         setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
     fcntl(fd, F_SETFL, O_NONBLOCK);
@@ -126,7 +83,7 @@ static void poll_for(struct connection *c, bool write, int operation) {
     struct epoll_event event = {.events = EPOLLIN | (write ? EPOLLOUT : 0), .data.ptr = c};
     c->polled_for_write = write;
     if (epoll_ctl(poller, operation, c->fd, &event))
-        fail(c, "epoll_ctl: %s", strerror(errno));
+        fail_at(c, "epoll_ctl: %s", strerror(errno));
 }
 
 static void write_request(struct connection *c) {
@@ -161,13 +118,7 @@ static void end_response(struct connection *c) {
     num_moved += c->responses++ == 0;
     if (window_s > 0)
         return;
-    if (in_window == latency_capacity) {
-        latency_capacity = latency_capacity ? 2 * latency_capacity : 1 << 16;
-        latencies_ms = realloc(latencies_ms, latency_capacity * sizeof *latencies_ms);
-        if (!latencies_ms)
-            fail(NULL, "no memory for the latencies");
-    }
-    latencies_ms[in_window++] = (started + elapsed - c->sent_at) * 1e3;
+    add_sample(&latencies_ms, (started + elapsed - c->sent_at) * 1e3);
     if (elapsed >= seconds && num_moved == num_connections)
         window_s = elapsed;
     else if (seconds > 0)
@@ -183,21 +134,21 @@ static size_t read_head(struct connection *c, const char *bytes, size_t size) {
     char *end = strstr(c->head, "\r\n\r\n");
     if (!end) {
         if (size >= room)
-            fail(c, "head longer than %d bytes", HEAD_LIMIT);
+            fail_at(c, "head longer than %d bytes", HEAD_LIMIT);
         return size;
     }
     size_t head_size = end + 4 - c->head;
     int status = 0;
     sscanf(c->head, "HTTP/1.1 %d", &status);
     if (status != 200)
-        fail(c, "status %d: %.300s", status, c->head);
+        fail_at(c, "status %d: %.300s", status, c->head);
     end[2] = 0;
     char *field = strcasestr(c->head, "\r\ncontent-length:");
     if (!field)
-        fail(c, "no content-length: %.300s", c->head);
+        fail_at(c, "no content-length: %.300s", c->head);
     size_t length = strtoull(field + 17, NULL, 10);
     if (length != c->exchange->response.size)
-        fail(c, "%zu bytes instead of %zu", length, c->exchange->response.size);
+        fail_at(c, "%zu bytes instead of %zu", length, c->exchange->response.size);
     c->in_body = true;
     return head_size - before;
 }
@@ -207,30 +158,30 @@ static void read_response(struct connection *c) {
     if (n < 0 && errno == EAGAIN)
         return;
     if (n <= 0)
-        fail(c, "connection ended: %s", n ? strerror(errno) : "closed by the server");
+        fail_at(c, "connection ended: %s", n ? strerror(errno) : "closed by the server");
     if (!c->waiting)
-        fail(c, "%zd bytes that no request asked for", n);
+        fail_at(c, "%zd bytes that no request asked for", n);
     size_t at = c->in_body ? 0 : read_head(c, buffer, n);
     if (!c->in_body)
         return;
     const struct content *expected = &c->exchange->response;
     size_t size = n - at;
     if (size > expected->size - c->body_size)
-        fail(c, "%zu bytes after the response", size - (expected->size - c->body_size));
+        fail_at(c, "%zu bytes after the response", size - (expected->size - c->body_size));
     if (compare_bytes && memcmp(buffer + at, expected->bytes + c->body_size, size))
-        fail(c, "body differs from the expected one");
+        fail_at(c, "body differs from the expected one");
     c->body_size += size;
     if (c->body_size < expected->size)
         return;
     if (c->sent < c->exchange->request.size)
-        fail(c, "response before the end of the request");
+        fail_at(c, "response before the end of the request");
     end_response(c);
 }
 
 static void check_timeouts(double time) {
     for (size_t i = 0; i < num_connections; i++)
         if (connections[i].waiting && time - connections[i].sent_at > timeout_s)
-            fail(&connections[i], "none within %g s; %zu of %zu connections wait", timeout_s,
+            fail_at(&connections[i], "none within %g s; %zu of %zu connections wait", timeout_s,
                  num_waiting, num_connections);
 }
 
@@ -254,13 +205,7 @@ static void run(void) {
     }
 }
 
-static int compare_floats(const void *a, const void *b) {
-    float x = *(const float *)a, y = *(const float *)b;
-    return (x > y) - (x < y);
-}
-
 static void report(void) {
-    struct rusage usage;
     long responses = 0, least = connections[0].responses, most = 0;
     double elapsed = now() - started;
     for (size_t i = 0; i < num_connections; i++) {
@@ -268,14 +213,12 @@ static void report(void) {
         least = connections[i].responses < least ? connections[i].responses : least;
         most = connections[i].responses > most ? connections[i].responses : most;
     }
-    qsort(latencies_ms, in_window, sizeof *latencies_ms, compare_floats);
-    getrusage(RUSAGE_SELF, &usage);
-    double cpu_s = usage.ru_utime.tv_sec + usage.ru_stime.tv_sec +
-                   (usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) * 1e-6;
+    sort_samples(&latencies_ms);
+    size_t in_window = latencies_ms.size;
     printf("{\"responses\": %ld, \"rate\": %.6g, \"p50_ms\": %.6g, \"p99_ms\": %.6g, \"least\": %ld, "
            "\"most\": %ld, \"cpu_s\": %.6g, \"elapsed_s\": %.6g}\n",
-           responses, in_window / window_s, latencies_ms[in_window / 2],
-           latencies_ms[in_window * 99 / 100], least, most, cpu_s, elapsed);
+           responses, in_window / window_s, latencies_ms.values[in_window / 2],
+           latencies_ms.values[in_window * 99 / 100], least, most, processor_s(), elapsed);
 }
 
 int main(int count, char **arguments) {
@@ -292,13 +235,13 @@ int main(int count, char **arguments) {
             return 2;
     }
     if (count - optind < 3 || (count - optind) % 2 == 0 || !num_connections)
-        fail(NULL, "usage: load [-c CONNECTIONS] [-d SECONDS] [-t TIMEOUT_S] [-b] "
-                   "ADDRESS (REQUEST RESPONSE)...");
+        fail("usage: load [-c CONNECTIONS] [-d SECONDS] [-t TIMEOUT_S] [-b] "
+             "ADDRESS (REQUEST RESPONSE)...");
     num_exchanges = (count - optind) / 2;
     exchanges = allocate(num_exchanges * sizeof *exchanges);
     for (size_t i = 0; i < num_exchanges; i++) {
-        exchanges[i].request = read_file(arguments[optind + 1 + 2 * i]);
-        exchanges[i].response = read_file(arguments[optind + 2 + 2 * i]);
+        exchanges[i].request = map_file(arguments[optind + 1 + 2 * i]);
+        exchanges[i].response = map_file(arguments[optind + 2 + 2 * i]);
     }
     poller = epoll_create1(0);
     connections = allocate(num_connections * sizeof *connections);

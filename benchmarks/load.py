@@ -14,8 +14,8 @@ from tempfile import TemporaryDirectory
 
 from benchmarks.servers import Server
 
-SOURCE = Path(__file__).with_name("load.c")
-BUILD = SOURCE.parents[1] / "build"
+FOLDER = Path(__file__).parent
+BUILD = FOLDER.parent / "build"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +93,8 @@ class Load:
         """
         options = ["-c", self.connections, "-d", self.seconds, "-t", self.timeout_s]
         options += ["-b"] if compare_bytes else []
-        command = ["taskset", "-c", self.core, _program(), *options, address, *self.files]
-        run = subprocess.run([*map(str, command)], capture_output=True, text=True)
-        if run.returncode:
-            raise LoadError(run.stderr.strip())
-        figures: dict[str, float] = json.loads(run.stdout, parse_int=float)
+        printed = run_program("load", self.core, [*options, address, *self.files])
+        figures: dict[str, float] = json.loads(printed, parse_int=float)
         return figures
 
     def measure(self, server: Server, *, compare_bytes: bool = False) -> Measurement:
@@ -131,13 +128,29 @@ def missing_programs() -> str | None:
     return f"needs {' and '.join(absent)}: {install}" if absent else None
 
 
+def run_program(name: str, core: int, arguments: Sequence[object]) -> str:
+    """Run a load generator on a core; return what it prints.
+
+    Raises:
+        LoadError: it fails.
+    """
+    command = ["taskset", "-c", core, _program(name), *arguments]
+    run = subprocess.run([*map(str, command)], capture_output=True, text=True)
+    if run.returncode:
+        raise LoadError(run.stderr.strip())
+    return run.stdout
+
+
 @cache
-def _program() -> Path:
-    """Return the path of the compiled load generator; compile its source if that has changed."""
-    program = BUILD / f"load-{hashlib.sha256(SOURCE.read_bytes()).hexdigest()[:16]}"
+def _program(name: str) -> Path:
+    """Return the path of a compiled load generator; compile its sources if they have changed."""
+    source = FOLDER / f"{name}.c"
+    sources = source.read_bytes() + (FOLDER / "load.h").read_bytes()
+    program = BUILD / f"{name}-{hashlib.sha256(sources).hexdigest()[:16]}"
     if not program.exists():
         BUILD.mkdir(exist_ok=True)
         partial = program.with_suffix(f".{os.getpid()}")
-        subprocess.run(["gcc", "-O2", "-std=c11", "-o", str(partial), str(SOURCE)], check=True)
+        command = ["gcc", "-O2", "-std=c11", "-o", str(partial), str(source), "-lm"]
+        subprocess.run(command, check=True)
         partial.replace(program)
     return program

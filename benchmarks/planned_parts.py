@@ -92,7 +92,13 @@ class Bench:
         self.clients = [Client() for _ in range(num_connections)]
         config, server_state = uvicorn.Config(app, lifespan="off"), ServerState()
         self.connections = [
-            Connection(self.planned, connection_limits(settings), config, server_state, {})
+            Connection(
+                self.planned,
+                connection_limits(settings, handler.batcher.load),
+                config,
+                server_state,
+                {},
+            )
             for _ in self.clients
         ]
         for connection, client in zip(self.connections, self.clients, strict=True):

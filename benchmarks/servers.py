@@ -67,6 +67,15 @@ class Server:
         (peak,) = (line.split()[1] for line in lines if line.startswith("VmHWM:"))
         return int(peak) * 1024
 
+    def resident_bytes(self) -> int:
+        """Return the resident memory of the process, without its descendants."""
+        pages = Path(f"/proc/{self._pid}/statm").read_text().split()[1]
+        return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+    def open_files(self) -> int:
+        """Return the number of open descriptors of the process."""
+        return len(os.listdir(f"/proc/{self._pid}/fd"))
+
     def request(
         self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None
     ) -> tuple[int, bytes]:
@@ -105,8 +114,8 @@ def started(
     Raises:
         SystemExit: the server does not start.
     """
-    port = _free_port()
-    grpc_port = _free_port() if grpc else None
+    port = free_port()
+    grpc_port = free_port() if grpc else None
     command = ["taskset", "-c", str(core), python, "-m", module, "--http-port", str(port)]
     command += ["--grpc-port", str(grpc_port)] if grpc else []
     environment = {**environment, "PYTHONPATH": str(folder or Path.cwd())}
@@ -153,7 +162,8 @@ def _stat_fields(path: Path) -> list[str]:
     return path.read_text().rpartition(")")[2].split()
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a TCP port of 127.0.0.1 on which nothing listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -151,6 +151,18 @@ ROWS: tuple[Row, ...] = (
         protocols=("/v1", "/v2"),
     ),
     Row(
+        common.Unauthenticated,
+        "The service has keys (ROPE_KEYS_FILE), and the request has none of them.",
+        "Send one field `Authorization: Bearer KEY`; the operator makes keys (docs/security.md).",
+        make=lambda: common.Unauthenticated("the API key is not known"),
+    ),
+    Row(
+        common.Forbidden,
+        "The key is known, but its tenant has not the scope that the route needs.",
+        "Use a key with that scope, or ask the operator to add the scope to the tenant.",
+        make=lambda: common.Forbidden("the key has not the scope admin, which the route needs"),
+    ),
+    Row(
         common.NotAcceptable,
         "Accept excludes every media type of the answer.",
         "Accept application/json or application/x-safetensors.",
@@ -246,6 +258,12 @@ ROWS: tuple[Row, ...] = (
         "The backend that the request names still builds the kernel for this call.",
         "Send the request again after Retry-After, or leave `backend` out.",
         make=core.KernelNotBuilt,
+    ),
+    Row(
+        common.QuotaExceeded,
+        "The tenant of the key has used up a limit in the keys file (docs/security.md).",
+        "Send the request again after Retry-After, and send fewer; or ask the operator for more.",
+        make=lambda: common.QuotaExceeded("the key may have 10 requests in a second"),
     ),
     Row(
         common.Overloaded,

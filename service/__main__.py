@@ -6,6 +6,7 @@ import sys
 
 from pydantic import ValidationError
 
+from service.access import new_key
 from service.settings import Settings
 
 MALLOC = (
@@ -25,6 +26,9 @@ its own for that, and each event passes from one to another."""
 def main() -> None:
     """Run the command line."""
     arguments = sys.argv[1:]
+    if arguments[:1] == ["new-key"]:
+        sys.stdout.write(new_key.run(arguments[1:]))
+        return
     if arguments[:1] == ["serve"]:
         arguments = arguments[1:]
     settings = _read_settings(arguments)

@@ -5,6 +5,8 @@ ServiceError
   +- BadTensor               a tensor of the message is missing or not valid
   |    +- MissingTensor      the message lacks a tensor that the route requires
   |    +- ConflictingTensors the message has tensors that exclude each other
+  +- Unauthenticated         the request has no API key that is known
+  +- Forbidden               the API key does not open the route
   +- BadRequest              the request is not valid HTTP
   +- BadHeader               a header has a value that is not valid
   +- HeaderTooLarge          the header of the request is over a limit
@@ -15,6 +17,7 @@ ServiceError
   +- UnsupportedMediaType    no codec reads the body
   +- NotAcceptable           no codec writes an answer that the client accepts
   +- TooLarge                the request or its answer is over a limit
+  +- QuotaExceeded           the client sends more than its quota
   +- Overloaded              too many requests wait already
   +- Expired                 the request waited in the queue for longer than it allows
   +- ShuttingDown            the service accepts no more requests
@@ -58,6 +61,14 @@ class ConflictingTensors(BadTensor):
 
     def __init__(self, name: str, *others: str) -> None:
         ServiceError.__init__(self, f"'{name}' cannot be combined with {_quoted(others)}")
+
+
+class Unauthenticated(ServiceError):
+    """The request has no API key that is known."""
+
+
+class Forbidden(ServiceError):
+    """The API key does not open the route."""
 
 
 class BadRequest(ServiceError):
@@ -107,8 +118,20 @@ class TooLarge(ServiceError):
         super().__init__(f"{what} may be at most {limit:,}, got {got}")
 
 
+class QuotaExceeded(ServiceError):
+    """The client sends more than its quota."""
+
+    def __init__(self, text: str, retry_after_s: int = 1) -> None:
+        super().__init__(text)
+        self.retry_after_s = retry_after_s
+
+
 class Overloaded(ServiceError):
     """Too many requests wait already."""
+
+    def __init__(self, text: str, retry_after_s: int = 1) -> None:
+        super().__init__(text)
+        self.retry_after_s = retry_after_s
 
 
 class Expired(ServiceError):

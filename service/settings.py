@@ -51,6 +51,9 @@ Shapes = Annotated[str, AfterValidator(_check_shapes)]
 # an empty prefix would allow all shared memory objects of the machine
 Prefix = Annotated[str, StringConstraints(pattern=r"^/?[A-Za-z0-9_.-]{1,200}$")]
 
+_HOST = r"\s*([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])\s*"
+Hosts = Annotated[str, StringConstraints(pattern=rf"^({_HOST}(,{_HOST})*)?$")]
+
 _LINK = re.compile(r"_SERVICE_(HOST|PORT)|^ROPE_PORT$|_PORT_\d+_(TCP|UDP)")
 
 
@@ -73,12 +76,25 @@ class Settings(BaseSettings):
     http_port: Annotated[int, Field(ge=0, le=65_535)] = 8000
     """Port to listen on; 0 lets the system choose."""
 
+    status_port: Annotated[int, Field(ge=0, le=65_535)] | None = None
+    """One more HTTP port, at the same address, for health, readiness and metrics only: probes and
+    Prometheus reach it however busy the other is."""
+
     grpc_port: Annotated[int, Field(ge=0, le=65_535)] = 8001
     """Port of gRPC, at the same address; 0 lets the system choose."""
 
     unix_socket: Path | None = None
     """Path of a Unix-domain socket that takes HTTP as well, for clients on the same host. Its owner
     and its group may connect."""
+
+    allowed_hosts: Hosts | None = None
+    """More names that the field Host of a request may have, with commas between them. If
+    `ROPE_HTTP_HOST` is a loopback address, or names are set here, Host must be one of them,
+    `localhost`, `127.0.0.1`, `[::1]` or that address; the port does not count."""
+
+    keys_file: Path | None = None
+    """TOML file with the tenants of the service and the hashes of their API keys
+    (docs/security.md). It is read again when it has changed. If unset, clients need no key."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device that computes. `auto` takes the GPU if there is one, and the service ends with the
@@ -118,8 +134,14 @@ class Settings(BaseSettings):
     quarter of `ROPE_MEMORY_BUDGET_BYTES`, at most 320 MiB. With a GPU, pinned memory takes its
     place."""
 
-    max_queue_calls: PositiveInt = 1024
-    """Calls that may wait for the device; a call beyond them is refused with 503."""
+    max_queue_s: Seconds = 2.0
+    """Longest predicted wait for the device; a call that would wait longer is refused with 503, as
+    is one that would wait for half of the time until its deadline. Up to 8 calls may always wait as
+    long as their deadlines allow."""
+
+    max_queue_calls: PositiveInt = 8192
+    """Calls that may wait for the device, which limits memory; a call beyond them is refused with
+    503."""
 
     max_batch_tokens: PositiveInt = 65_536
     """Most tokens of one run of the device."""
@@ -147,8 +169,8 @@ class Settings(BaseSettings):
 
     max_connections: PositiveInt | None = None
     """Open HTTP connections. A few more are served the routes of health, readiness and metrics
-    only, and connections beyond those are closed. If unset: three quarters of the open files that
-    the system allows, at most 4096."""
+    only, and connections beyond those wait in the kernel. If unset: three quarters of the open
+    files that the system allows, at most 4096."""
 
     max_header_bytes: Annotated[int, Field(ge=1024, le=2**20)] = 32 * 2**10
     """Largest header of an HTTP request, with its request line."""

@@ -15,12 +15,14 @@ service.__main__
 service.server.serve
 service.server.app
 service.server.connection
+service.server.connection_answers
 service.server.planned_answer
 service.server.planned_requests
 service.server.received_body
 service.server.bootstrap service.server.status
 service.server.asgi_protocol service.server.uvicorn_server
-service.server.asgi_cycle service.server.connection_limits
+service.server.asgi_cycle service.server.connection_limits service.server.acceptor
+service.server.intake
 service.server.connection_deadlines
 service.server.connection_draining service.server.unix_socket service.server.warm_up
 service.oip.grpc
@@ -50,6 +52,8 @@ service.batching
 service.slab_pool service.wire
 service.buffer_pool
 service.memory_blocks service.pinned_memory
+service.access.gate service.access.exposure service.access.new_key
+service.access.keys service.access.quota service.access.scopes service.access.hosts
 service.access.tenant
 service.errors service.lifecycle service.observability service.settings
 rope_core.reference rope_core.attention rope_core.merge rope_core.accuracy
@@ -80,7 +84,7 @@ KEPT_IN = {
     "prometheus_client": {"service.observability", "service.oip.statistics"},
     "pydantic": {"service.__main__", "service.settings", "service.endpoints"}
     | {"service.v1", "service.oip.openapi", "service.oip.types", "service.oip.control"}
-    | {"service.oip.infer"},
+    | {"service.oip.infer", "service.access.keys"},
     "pydantic_settings": {"service.settings"},
     "orjson": {"service.wire", "service.endpoints", "service.oip"}
     | {"service.asgi.problems", "service.observability.logs"},

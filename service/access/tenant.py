@@ -25,6 +25,14 @@ class Tenant:
     scopes: frozenset[Scope] = frozenset((Scope.INFER,))
     weight: float = 1.0
     """Share of the device, in relation to the weights of the other tenants that have calls."""
+    requests_per_s: float | None = None
+    """Most requests in a second; None: there is no limit."""
+    bytes_per_s: float | None = None
+    """Most bytes of bodies in a second, of requests; None: there is no limit."""
+    compute_s_per_s: float | None = None
+    """Most seconds of computing in a second; None: there is no limit."""
+    max_concurrent: int | None = None
+    """Most requests at a time; None: there is no limit."""
 
 
 ANONYMOUS = Tenant("anonymous", frozenset(Scope))

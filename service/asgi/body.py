@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Mapping
 
+from service.access.tenant import ANONYMOUS
 from service.asgi.io import Receive
 from service.errors import BadMessage, ClientLeft, TimedOut, TooLarge
 from service.inference.handler import InferenceHandler, RequestContext
@@ -41,6 +42,8 @@ async def read_body(
     if declared is not None and declared > max_bytes:
         raise TooLarge("the body, in bytes,", max_bytes, f"{declared:,}")
     context.charge.add((declared or 0) * memory_factor)
+    if declared is not None and context.tenant is not ANONYMOUS:
+        handler.gate.quotas.add_bytes(context.tenant, declared)
     parts: list[bytes] = []
     buffer: memoryview | None = None
     num_bytes, more = 0, True
@@ -71,6 +74,9 @@ async def read_body(
                 parts.append(part)
     except TimeoutError:
         raise TimedOut from None
+    finally:
+        if declared is None and context.tenant is not ANONYMOUS:
+            handler.gate.quotas.add_bytes(context.tenant, num_bytes)
     if buffer is None:
         return b"".join(parts)
     if num_bytes < len(buffer):

@@ -4,7 +4,6 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMappi
 from functools import lru_cache
 from typing import Any
 
-from service.access.tenant import ANONYMOUS, Tenant
 from service.batching.run import Completed
 from service.errors import BadHeader
 from service.wire import Buffer
@@ -23,6 +22,9 @@ REFUSAL = "rope.refusal"
 
 TENANT = "rope.tenant"
 """Key of a scope: the tenant of a request, where the service has keys."""
+
+TIMING = b"queue;dur=%.3f%b"
+"""The header Server-Timing: milliseconds in the queue, and what `render_run` returns."""
 
 JOINED_BYTES = 64 * 2**10
 """The parts of a shorter answer are joined: that costs less than sending them one by one."""
@@ -45,28 +47,22 @@ def timeout_s(headers: Mapping[bytes, bytes]) -> float | None:
     return int(value) / 1e3
 
 
-def tenant(scope: Scope) -> Tenant:
-    """Return who a request is from."""
-    found: Tenant = scope.get(TENANT, ANONYMOUS)
-    return found
+def authorization(scope: Scope) -> list[bytes]:
+    """Return the values of all fields Authorization of a request."""
+    return [value for name, value in scope["headers"] if name == b"authorization"]
 
 
 def server_timing(completed: Completed[Any] | None, backend: str) -> Headers:
     """Return the header with the times of a run in milliseconds; none where there was no run."""
     if completed is None:
         return []
-    return [(b"server-timing", render_timing(completed, backend))]
-
-
-def render_timing(completed: Completed[Any], backend: str) -> bytes:
-    """Return the times of a run in milliseconds, as in the header Server-Timing."""
-    run = _render_run(completed.copy_s, completed.compute_s, backend)
-    return b"queue;dur=%.3f%b" % (completed.queue_s * 1e3, run)
+    run = render_run(completed.copy_s, completed.compute_s, backend)
+    return [(b"server-timing", TIMING % (completed.queue_s * 1e3, run))]
 
 
 @lru_cache(maxsize=16)
-def _render_run(copy_s: float, compute_s: float, backend: str) -> bytes:
-    """Return what all calls of a run have in common."""
+def render_run(copy_s: float, compute_s: float, backend: str) -> bytes:
+    """Return what TIMING is in all calls of a run."""
     times = f", copy;dur={copy_s * 1e3:.3f}, compute;dur={compute_s * 1e3:.3f}"
     return (times + f', backend;desc="{backend}"' if backend else times).encode()
 

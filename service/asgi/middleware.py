@@ -4,6 +4,8 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
+from service.access.gate import Gate
+from service.access.tenant import ANONYMOUS
 from service.asgi import io
 from service.asgi.io import Event, Headers, Receive, Scope, Send
 from service.errors import ClientLeft
@@ -33,6 +35,8 @@ class RequestMiddleware:
     request_log: RequestLog
     describe: Callable[[str, Exception], tuple[int, Headers, bytes]]
     """Returns status, headers and body of the answer to a failure on a path."""
+    gate: Gate
+    """Admits requests."""
     lifecycle: Lifecycle
     """Once the service is ending, answers tell clients to close their connections."""
 
@@ -61,6 +65,8 @@ class RequestMiddleware:
         if io.REFUSAL in scope:
             app = _refuse
         try:
+            if self.gate.needs_keys and app is not _refuse:
+                app = self._admitted(app, scope)
             await app(scope, receive, send_with_id)
         except ClientLeft:
             status = CLIENT_LEFT
@@ -78,6 +84,23 @@ class RequestMiddleware:
             started=started,
             headers=headers,
         )
+
+    def _admitted(self, app: App, scope: Scope) -> App:
+        """Return an application that answers a request within the quota of its tenant.
+
+        Raises:
+            Unauthenticated, Forbidden: as `Gate.admit`.
+        """
+        tenant = scope[io.TENANT] = self.gate.admit(scope["path"], io.authorization(scope))
+        if tenant is ANONYMOUS:
+            return app
+        num_bytes = int(scope[io.HEADERS_BY_NAME].get(b"content-length", 0))
+
+        async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+            with self.gate.quotas.request(tenant, num_bytes):
+                await app(scope, receive, send)
+
+        return answer
 
 
 async def _refuse(scope: Scope, _receive: Receive, _send: Send) -> None:

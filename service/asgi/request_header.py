@@ -7,6 +7,7 @@ from urllib.parse import unquote
 
 import httptools
 
+from service.access.hosts import name_of
 from service.asgi.io import Headers
 from service.errors import BadHeader, BadRequest, ExpectationFailed, HeaderTooLarge, TargetTooLong
 
@@ -53,6 +54,8 @@ class RequestHeader(NamedTuple):
     """Declared bytes of the body; None: the body is chunked."""
     expects_continue: bool
     """Whether the client waits for `100 Continue` before it sends the body."""
+    host: bytes
+    """The name in Host, without the port and in lower case; empty if there is no Host."""
 
 
 class HeaderParser:
@@ -137,7 +140,7 @@ class HeaderParser:
             raw_path.decode("ascii")
         except (httptools.HttpParserError, UnicodeDecodeError, AttributeError):
             raise BadRequest("the target is not a valid path") from None
-        self._check_host(version)
+        host = self._host(version)
         return RequestHeader(
             method,
             version,
@@ -148,6 +151,7 @@ class HeaderParser:
             version == "1.1" and self._keep_alive,
             self._content_length(version),
             version == "1.1" and self._expects_continue(),
+            name_of(host),
         )
 
     def on_url(self, url: bytes) -> None:
@@ -166,12 +170,13 @@ class HeaderParser:
         self._is_complete = True
         self._keep_alive = self._parser.should_keep_alive()
 
-    def _check_host(self, version: str) -> None:
+    def _host(self, version: str) -> bytes:
         hosts = self._values.get(b"host", ())
         if len(hosts) != 1 and (hosts or version == "1.1"):
             raise BadHeader(f"Host must be given once, got {len(hosts)} times")
         if hosts and not _HOST.fullmatch(hosts[0]):
             raise BadHeader("Host must be a name or an address, and a port")
+        return hosts[0] if hosts else b""
 
     def _content_length(self, version: str) -> int | None:
         lengths = self._values.get(b"content-length", ())

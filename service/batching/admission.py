@@ -1,8 +1,14 @@
 """Admission control: each request is charged for its memory before its body is read."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from service.access.tenant import ANONYMOUS, Tenant
 from service.errors import Overloaded
+
+MAX_OF_FREE = 2
+"""A tenant may hold so many times what is free, at most. A tenant that is alone gets two thirds,
+and leaves room for those that come; n tenants that want as much as they can get have equal parts,
+and leave half of a part. The tenant of a service without keys may hold all."""
 
 
 @dataclass(slots=True)
@@ -11,22 +17,41 @@ class Admission:
 
     max_bytes: int
     charged_bytes: int = 0
+    _bytes_of_tenants: dict[str, int] = field(default_factory=dict, init=False)
+    """What each tenant holds, by name. Not that of a service without keys."""
 
-    def charge(self, num_bytes: int, held_bytes: int = 0) -> None:
+    def charge(self, num_bytes: int, held_bytes: int = 0, tenant: Tenant = ANONYMOUS) -> None:
         """Charge a request, which holds `held_bytes` already, for `num_bytes` more.
 
         Raises:
-            Overloaded: other requests leave too little of the budget. A request that is alone is
-                never refused: other limits bound the size of a single request.
+            Overloaded: other requests leave too little of the budget, or other requests of the
+                tenant hold too much of it. A request that is alone is never refused: other limits
+                bound the size of a single request.
         """
         charged = self.charged_bytes
         if charged != held_bytes and charged + num_bytes > self.max_bytes:
             raise Overloaded(f"requests hold {charged:,} of {self.max_bytes:,} bytes")
+        if tenant is not ANONYMOUS:
+            self._charge_tenant(tenant, num_bytes, held_bytes)
         self.charged_bytes = charged + num_bytes
 
-    def release(self, num_bytes: int) -> None:
+    def release(self, num_bytes: int, tenant: Tenant = ANONYMOUS) -> None:
         """Return charged bytes to the budget."""
         self.charged_bytes -= num_bytes
+        if tenant is not ANONYMOUS:
+            left = self._bytes_of_tenants.pop(tenant.name, 0) - num_bytes
+            if left:
+                self._bytes_of_tenants[tenant.name] = left
+
+    def _charge_tenant(self, tenant: Tenant, num_bytes: int, held_bytes: int) -> None:
+        charged = self._bytes_of_tenants.get(tenant.name, 0)
+        free_bytes = self.max_bytes - self.charged_bytes - num_bytes
+        if charged != held_bytes and charged + num_bytes > MAX_OF_FREE * free_bytes:
+            raise Overloaded(
+                f"requests of the key hold {charged:,} bytes, and {free_bytes:,} would be left"
+            )
+        if num_bytes:
+            self._bytes_of_tenants[tenant.name] = charged + num_bytes
 
 
 @dataclass(slots=True)
@@ -34,7 +59,8 @@ class Charge:
     """The bytes charged for one request; released at the end of a `with` block."""
 
     admission: Admission
-    num_bytes: int = 0
+    tenant: Tenant = ANONYMOUS
+    num_bytes: int = field(default=0, init=False)
 
     def __enter__(self) -> "Charge":
         return self
@@ -48,10 +74,10 @@ class Charge:
         Raises:
             Overloaded: as `Admission.charge`.
         """
-        self.admission.charge(num_bytes, self.num_bytes)
+        self.admission.charge(num_bytes, self.num_bytes, self.tenant)
         self.num_bytes += num_bytes
 
     def release(self) -> None:
         """Return all charged bytes to the budget."""
-        self.admission.release(self.num_bytes)
+        self.admission.release(self.num_bytes, self.tenant)
         self.num_bytes = 0

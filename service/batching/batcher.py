@@ -7,7 +7,6 @@ result or exception, and nothing polls. This file knows neither tensors nor HTTP
 import asyncio
 import logging
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import suppress
@@ -18,7 +17,10 @@ from operator import attrgetter
 from typing import Generic
 
 from service.access.tenant import ANONYMOUS, Tenant
-from service.batching.call_queue import C, Entry, FutureEntry, R, next_batch
+from service.batching.admission import MAX_OF_FREE
+from service.batching.call_queue import Batchable, C, Entry, FutureEntry, R, next_batch
+from service.batching.fair_order import FairOrder
+from service.batching.load_estimate import LoadEstimate, StartedRun
 from service.batching.run import Completed, Run
 from service.errors import DeviceLost, DeviceStuck, Expired, Overloaded, ShuttingDown, TimedOut
 from service.observability.metrics import Metrics
@@ -68,13 +70,20 @@ class Batcher(Generic[C, R]):
     """Limits of a batch; a larger call runs alone."""
 
     max_queue_calls: int
-    """How many calls may wait."""
+    """How many calls may wait: a limit of memory, not of time."""
+
+    load: LoadEstimate
+    """The work that waits or runs, which limits how long calls wait."""
+
+    add_compute: Callable[[Tenant, float], None]
+    """Called with the seconds that a call of a tenant has taken on the device."""
 
     metrics: Metrics
     """Where sizes and times are recorded."""
 
-    _queue: deque[Entry[C, R]] = field(default_factory=deque, init=False)
+    _queue: FairOrder[Entry[C, R]] = field(default_factory=FairOrder, init=False)
     _running: list[list[Entry[C, R]]] = field(default_factory=list, init=False)
+    _expected_ends: dict[StartedRun, asyncio.TimerHandle] = field(default_factory=dict, init=False)
     _watchdog: asyncio.TimerHandle | None = field(default=None, init=False)
     _is_dispatch_scheduled: bool = field(default=False, init=False)
     _is_paused: bool = field(default=False, init=False)
@@ -103,26 +112,40 @@ class Batcher(Generic[C, R]):
         return entry
 
     def enqueue(self, entry: Entry[C, R]) -> None:
-        """Put a call into the queue, behind those that arrived earlier.
+        """Put a call into the queue, behind those of its tenant that arrived earlier.
 
         Raises:
-            Overloaded: too many calls are waiting.
+            Overloaded: too many calls are waiting, or this one would wait for too long.
             ShuttingDown, DeviceLost, DeviceStuck: the batcher is closed.
         """
         if self._close_reason is not None:
             raise self._close_reason
         queue = self._queue
-        if len(queue) >= self.max_queue_calls:
-            raise Overloaded(f"{len(queue)} calls are waiting already")
-        entry.enqueued = time.monotonic()
-        index = len(queue)
-        while index and queue[index - 1].arrived > entry.arrived:
-            index -= 1
-        queue.insert(index, entry)
+        tenant = entry.tenant
+        if tenant is not ANONYMOUS or queue.num_calls >= self.max_queue_calls:
+            self._check_num_calls(tenant)
+        entry.enqueued = now = time.monotonic()
+        self.load.add(entry.call, now, entry.deadline, queue, tenant)
+        lane = queue.latest
+        if lane.entries and lane.tenant is tenant and lane.entries[-1].arrived <= entry.arrived:
+            lane.entries.append(entry)  # most calls, without the call of `insert`
+            lane.seconds += entry.call.seconds
+            queue.num_calls += 1
+        else:
+            queue.insert(entry, is_idle=not self._running)
         if self._running or self._is_paused:
             self._arm_timer(entry)
         if not self._is_dispatch_scheduled:
             self._schedule_dispatch()
+
+    def check(self, deadline: float, tenant: Tenant, call: Batchable | None = None) -> None:
+        """Check that a call, if it is known already, could be put into the queue now.
+
+        Raises:
+            Overloaded: as `enqueue`.
+        """
+        self._check_num_calls(tenant)
+        self.load.check(time.monotonic(), deadline, self._queue, tenant, call)
 
     def pause(self) -> None:
         """Start no runs until `resume`; calls wait in the queue."""
@@ -131,13 +154,15 @@ class Batcher(Generic[C, R]):
     def resume(self) -> None:
         """Start runs again after `pause`."""
         self._is_paused = False
+        self.load.skip(time.monotonic())
         self._schedule_dispatch()
 
     def withdraw(self, entry: Entry[C, R], reason: Exception) -> None:
         """Fail a call with `reason`, and remove it from the queue if it waits there."""
         entry.resolve(reason)
-        with suppress(ValueError):  # the call is in a run
+        if entry in self._queue:  # else the call is in a run, or has its result
             self._queue.remove(entry)
+            self.load.remove(entry.call)
 
     def expire(self, entry: Entry[C, R]) -> None:
         """Fail a call that has waited too long; a call in a run goes on."""
@@ -153,6 +178,7 @@ class Batcher(Generic[C, R]):
         for entry in (*self._queue, *chain.from_iterable(self._running)):
             entry.resolve(reason())
         self._queue.clear()
+        self.load.clear()
 
     def restart_watchdog(self) -> None:
         """Restart the device's time limit: it has a new run, or has shown progress.
@@ -171,27 +197,31 @@ class Batcher(Generic[C, R]):
     def _schedule_dispatch(self) -> None:
         """Run `_dispatch` once all sockets that are readable now have been read."""
         is_busy = self._is_paused or len(self._running) == self.max_inflight
-        if self._queue and not self._is_dispatch_scheduled and not is_busy:
+        if self._queue.num_calls and not self._is_dispatch_scheduled and not is_busy:
             self._is_dispatch_scheduled = True
             asyncio.get_running_loop().call_soon(self._dispatch)
 
     def _dispatch(self) -> None:
         """Start the next run: on the event loop if it is short, else on a thread."""
         self._is_dispatch_scheduled = False
+        now = time.monotonic()
         batch, is_short = next_batch(
             self._queue,
+            self.load,
             max_tokens=self.max_batch_tokens,
             max_bytes=self.max_batch_bytes,
             inline_limit_s=self.inline_limit_s,
+            now=now,
         )
         if not batch:
             return
         calls = list(map(_call, batch))
-        started = time.monotonic()
+        started = self.load.start(calls, batch[0].enqueued, now)
         if is_short:
             self._complete(batch, started, self._run_bisecting(calls, self.restart_watchdog))
             return
         self._running.append(batch)
+        self._await_end(started)
         for entry in (*batch, *self._queue):
             self._arm_timer(entry)
         self.restart_watchdog()
@@ -206,6 +236,16 @@ class Batcher(Generic[C, R]):
         work.add_done_callback(partial(call_on_loop, self._on_run_done, batch, started))
         self._schedule_dispatch()
 
+    def _await_end(self, run: StartedRun) -> None:
+        """Expect a longer run each time that the expected time is over."""
+
+        def extend() -> None:
+            self.load.extend(run)
+            self._await_end(run)
+
+        left_s = max(0.0, run.started + run.expected_s - time.monotonic())
+        self._expected_ends[run] = asyncio.get_running_loop().call_later(left_s, extend)
+
     def _run_bisecting(self, calls: Sequence[C], on_progress: Callable[[], None]) -> Runs[R]:
         """Run calls; if the run raises, run each half, so that only the faulty call fails."""
         try:
@@ -219,23 +259,29 @@ class Batcher(Generic[C, R]):
         halves = calls[: len(calls) // 2], calls[len(calls) // 2 :]
         return [run for half in halves for run in self._run_bisecting(half, on_progress)]
 
-    def _on_run_done(self, batch: list[Entry[C, R]], started: float, done: Future[Runs[R]]) -> None:
+    def _on_run_done(
+        self, batch: list[Entry[C, R]], started: StartedRun, done: Future[Runs[R]]
+    ) -> None:
         self._running.remove(batch)
+        self._expected_ends.pop(started).cancel()
         self.restart_watchdog()
         self._complete(batch, started, done.result())
 
-    def _complete(self, batch: list[Entry[C, R]], started: float, runs: Runs[R]) -> None:
+    def _complete(self, batch: list[Entry[C, R]], started: StartedRun, runs: Runs[R]) -> None:
         """Give each call its result, record metrics, and start the next run."""
         entries, metrics = iter(batch), self.metrics
         waits: list[float] = []
-        num_tokens = 0
+        num_tokens = num_late = 0
+        ended = time.monotonic()
+        self.load.end(started, ended)
         for run in runs:
             metrics.copy_seconds.observe(run.copy_s)
             metrics.compute_seconds.observe(run.compute_s)
             num_calls = len(run.results)
             for result in run.results:
                 entry = next(entries)
-                queue_s = started - entry.enqueued
+                queue_s = started.started - entry.enqueued
+                num_late += entry.deadline < ended
                 waits.append(queue_s)
                 num_tokens += entry.call.num_tokens
                 outcome: Completed[R] | Exception
@@ -250,10 +296,24 @@ class Batcher(Generic[C, R]):
         metrics.queue_seconds.observe_all(waits)
         metrics.batch_requests.observe(len(batch))
         metrics.batch_tokens.observe(num_tokens)
+        if batch[0].tenant is not ANONYMOUS:
+            self._charge_tenants(batch, runs)
+        if num_late:
+            metrics.late_calls.inc(num_late)
         if isinstance(result, DeviceLost):  # the last one, as no run succeeds after a loss
             self._fail(DeviceLost)
-        if self._queue:
+        if self._queue.num_calls:
             self._schedule_dispatch()
+
+    def _charge_tenants(self, batch: Sequence[Entry[C, R]], runs: Runs[R]) -> None:
+        """Divide the time of each run among its calls, in the ratio of their estimates."""
+        entries = iter(batch)
+        for run in runs:
+            of_run = [next(entries) for _ in run.results]
+            estimated_s = sum(entry.call.seconds for entry in of_run)
+            for entry in of_run:
+                share = entry.call.seconds / estimated_s if estimated_s else 1 / len(of_run)
+                self.add_compute(entry.tenant, run.compute_s * share)
 
     def _fail(self, reason: type[DeviceLost] | type[DeviceStuck]) -> None:
         """Close because the device has failed, unless this was done before."""
@@ -261,6 +321,15 @@ class Batcher(Generic[C, R]):
             self._close_reason = reason
             self.close(reason)
             self.on_failure(reason())
+
+    def _check_num_calls(self, tenant: Tenant) -> None:
+        """Raise Overloaded if too many calls wait, or too many of the tenant."""
+        queue = self._queue
+        num_free = self.max_queue_calls - queue.num_calls
+        if num_free <= 0:
+            raise Overloaded(f"{queue.num_calls} calls are waiting already")
+        if tenant is not ANONYMOUS and queue.num_calls_of(tenant) >= MAX_OF_FREE * num_free:
+            raise Overloaded(f"{queue.num_calls_of(tenant)} calls of the key are waiting already")
 
     def _arm_timer(self, entry: Entry[C, R]) -> None:
         """Limit the wait of a call by its deadline, and call `on_wait`; once for each entry."""

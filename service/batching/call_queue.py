@@ -1,14 +1,15 @@
 """Calls that wait for the device, and the choice of those that share a run."""
 
 import asyncio
-import time
 from abc import ABC, abstractmethod
-from collections import deque
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
+from math import inf
 from typing import Generic, Protocol, TypeVar
 
 from service.access.tenant import ANONYMOUS, Tenant
+from service.batching.fair_order import FairOrder
+from service.batching.load_estimate import CALL_S, LoadEstimate
 from service.batching.run import Completed
 from service.errors import TimedOut
 
@@ -27,6 +28,10 @@ class Batchable(Protocol):
     @property
     def num_bytes(self) -> int:
         """Bytes, counted against the limit of a batch."""
+
+    @property
+    def kind(self) -> Hashable:
+        """The estimates of all calls of a kind are wrong by about the same factor."""
 
     @property
     def seconds(self) -> float:
@@ -90,33 +95,43 @@ class FutureEntry(Entry[C, R]):
 
 
 def next_batch(
-    queue: deque[Entry[C, R]], *, max_tokens: int, max_bytes: int, inline_limit_s: float
+    queue: FairOrder[Entry[C, R]],
+    load: LoadEstimate,
+    *,
+    max_tokens: int,
+    max_bytes: int,
+    inline_limit_s: float,
+    now: float,
 ) -> tuple[list[Entry[C, R]], bool]:
-    """Remove the next batch from the queue: the oldest call, and later ones with an equal key.
+    """Remove the next batch from the queue: the first call, and later ones with an equal key.
 
     The batch ends before the first call with this key that exceeds a limit. A call that exceeds a
-    limit alone runs alone. Calls past their deadline fail.
+    limit alone runs alone. No call begins that would end after its deadline: it fails, and a call
+    that would make others late does not join their batch. A call that is alone is tried.
 
     Returns:
         The batch, and whether its calls are estimated to take less than `inline_limit_s` together.
-        If the oldest call is, the batch ends before the call that exceeds this limit.
+        If the first call is, the batch ends before the call that exceeds this limit.
     """
     batch: list[Entry[C, R]] = []
-    skipped: list[Entry[C, R]] = []
+    late: list[Entry[C, R]] = []
     num_tokens = num_bytes = 0
-    seconds = 0.0
+    seconds = expected_s = slowness = 0.0
+    kind, earliest = None, inf
     is_short = False
-    now = time.monotonic()
-    while queue:
-        entry = queue.popleft()
+    for entry in queue.in_order():
         call = entry.call
-        if entry.deadline <= now:
-            entry.resolve(TimedOut())
-            continue
         if not batch:
             key, is_short = call.batch_key, call.seconds < inline_limit_s
         elif call.batch_key != key:
-            skipped.append(entry)
+            continue
+        if call.kind != kind:
+            kind, slowness = call.kind, load.slowness(call.kind)
+        own_s = (call.seconds + CALL_S) * slowness
+        end = now + expected_s + own_s
+        is_alone = queue.num_calls == len(late) + 1 and not load.is_running
+        if entry.deadline <= now or (entry.deadline < end and not is_alone):
+            late.append(entry)
             continue
         num_tokens += call.num_tokens
         num_bytes += call.num_bytes
@@ -125,9 +140,15 @@ def next_batch(
             num_tokens > max_tokens
             or num_bytes > max_bytes
             or (is_short and seconds >= inline_limit_s)
+            or end > earliest
         ):
-            skipped.append(entry)
             break
         batch.append(entry)
-    queue.extendleft(reversed(skipped))
+        expected_s += own_s
+        earliest = min(earliest, entry.deadline)
+    queue.serve(batch)
+    for entry in late:
+        queue.remove(entry)
+        load.remove(entry.call)
+        entry.resolve(TimedOut())
     return batch, is_short

@@ -4,6 +4,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
+from math import frexp
 from typing import Any, ClassVar, Protocol
 
 import rope_core
@@ -74,6 +75,8 @@ class Job:
     """Estimated time of the call when it runs alone."""
     backend: str | None
     """Name of the backend that runs the call; the library chooses where None."""
+    kind: Hashable
+    """The estimates of all calls of a kind are wrong by about the same factor."""
     runner: ClassVar[None] = None
 
     @property
@@ -125,7 +128,10 @@ class Engine:
         else:
             batch = type(call).__name__
         key = batch, backend
-        return Job(call, key, packs, call.num_tokens, num_bytes, answer_bytes, seconds, backend)
+        kind = type(call), frexp(seconds)[1] // 2  # the operation, and the time by powers of 4
+        return Job(
+            call, key, packs, call.num_tokens, num_bytes, answer_bytes, seconds, backend, kind
+        )
 
     def run(self, jobs: Sequence[RunnableJob]) -> Run[Any]:
         """Run jobs of one batch key together.

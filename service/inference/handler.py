@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
 from rope_core import Result, Table
+from service.access.gate import Gate
 from service.access.tenant import ANONYMOUS, Tenant
 from service.batching.admission import Admission, Charge
 from service.batching.batcher import Batcher
@@ -76,6 +77,8 @@ class InferenceHandler:
     io_executor: Executor
     """Threads for reading and writing that would block the event loop."""
     metrics: Metrics
+    gate: Gate
+    """Admits requests."""
 
     async def infer(
         self,

@@ -15,6 +15,9 @@ _BUILD_SECONDS = tuple(2.0**e for e in range(-6, 7))  # 16 ms, from a cache, to 
 _REQUESTS = tuple(2.0**e for e in range(9))
 _TOKENS = tuple(4.0**e for e in range(10))
 
+MAX_TENANTS = 100
+"""Tenants that metrics name; all others are "other"."""
+
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -27,6 +30,13 @@ class Metrics:
         self.requests = Counter(
             "rope_requests", "Requests answered.", ("route", "status"), registry=registry
         )
+        self._tenant_requests = Counter(
+            "rope_tenant_requests",
+            "Requests with an API key, and what their quota said.",
+            ("tenant", "outcome"),
+            registry=registry,
+        )
+        self._tenants: set[str] = set()
         self.request_seconds = Histogram(
             "rope_request_duration_seconds",
             "From the request's header to the last byte of its answer.",
@@ -63,6 +73,14 @@ class Metrics:
             "rope_kernel_builds_waiting", "Kernels waiting to be built.", registry=registry
         )
         self.queue_depth = Gauge("rope_queue_depth", "Calls waiting for a run.", registry=registry)
+        self.predicted_wait_seconds = Gauge(
+            "rope_predicted_wait_seconds",
+            "Time that a new call would wait for its run.",
+            registry=registry,
+        )
+        self.late_calls = Counter(
+            "rope_late_calls", "Calls whose run ended after their deadline.", registry=registry
+        )
         self.queued_bytes = Gauge("rope_queued_bytes", "Bytes of calls waiting.", registry=registry)
         self.admitted_bytes = Gauge(
             "rope_admitted_bytes", "Memory that admitted requests may take.", registry=registry
@@ -79,6 +97,13 @@ class Metrics:
                 "python": platform.python_version(),
             }
         )
+
+    def count_request(self, tenant: str, outcome: str) -> None:
+        """Count a request of a tenant in the keys file."""
+        if len(self._tenants) < MAX_TENANTS:
+            self._tenants.add(tenant)
+        name = tenant if tenant in self._tenants else "other"
+        self._tenant_requests.labels(name, outcome).inc()
 
     def render(self) -> bytes:
         """Return the text that Prometheus reads."""

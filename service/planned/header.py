@@ -4,6 +4,8 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from service.access.keys import NO_KEYS, Keys
+from service.access.tenant import ANONYMOUS, Tenant
 from service.asgi.request_header import HeaderLimits, HeaderParser
 from service.errors import ServiceError
 
@@ -36,6 +38,10 @@ class Header(NamedTuple):
     fields: Mapping[bytes, bytes]
     """Fields by name in lower case."""
     num_body_bytes: int
+    tenant: Tenant = ANONYMOUS
+    """Who requests with this header are from."""
+    keys: Keys = NO_KEYS
+    """The keys by which the tenant was decided."""
 
 
 def without_identifiers(text: bytes) -> tuple[bytes, dict[bytes, bytes]] | None:

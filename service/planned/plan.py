@@ -8,6 +8,8 @@ import torch
 
 from rope_core import Attend, Call, Result, Rotate
 from rope_core.calls import tensor_fields, with_fields
+from service.access.keys import NO_KEYS, Keys
+from service.access.tenant import ANONYMOUS, Tenant
 from service.asgi.io import Headers
 from service.batching.call_queue import Entry
 from service.batching.run import Completed
@@ -94,8 +96,13 @@ class Plan:
     """Bytes of the tensors, which follow `prefix`."""
 
     timeout_s: float
+    num_body_bytes: int
+    """Declared length of the body."""
     charge_bytes: int
     """Memory of a request and of its answer."""
+
+    max_work_s: float
+    """As `LoadEstimate.max_work_s`; negative if each request must be checked."""
 
     job: Job
     """Costs and keys of each call. The tensors of its own call are None."""
@@ -116,6 +123,12 @@ class Plan:
 
     params: Parameters
     answer_format: AnswerFormat
+
+    tenant: Tenant = ANONYMOUS
+    """Who the requests are from: the header names the tenant."""
+    keys: Keys = NO_KEYS
+    """The keys by which the tenant was decided; the plan is valid as long as the service has
+    them."""
 
     def build_call(self, body: memoryview) -> Call:
         """Return the call whose tensors are views of a body.
@@ -140,7 +153,7 @@ class PlannedJob:
     """The call of a planned request, as the batcher and the engine need it."""
 
     __slots__ = (
-        *("answer_bytes", "backend", "batch_key", "num_bytes", "num_tokens", "operation"),
+        *("answer_bytes", "backend", "batch_key", "kind", "num_bytes", "num_tokens", "operation"),
         *("pack_key", "plan", "runner", "seconds", "slab"),
     )
 
@@ -157,6 +170,7 @@ class PlannedJob:
         self.answer_bytes = job.answer_bytes
         self.seconds = job.seconds
         self.backend = job.backend
+        self.kind = job.kind
 
     @property
     def call(self) -> Call:

@@ -1,13 +1,15 @@
 """Find the plan of a request by the bytes of its header, and make plans."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
 
 from rope_core.errors import RopeError
+from service.access.hosts import allowed_hosts, name_of
 from service.asgi import io
 from service.asgi.request_header import HeaderLimits
 from service.endpoints.table import ENDPOINTS, Endpoint
-from service.errors import ServiceError
+from service.errors import Forbidden, ServiceError, Unauthenticated
 from service.oip.state import OipState
 from service.planned import header
 from service.planned.header import MAX_HEADER_BYTES, MAX_IDENTIFIERS, Header
@@ -82,6 +84,10 @@ class Planner:
             settings.max_header_fields - MAX_IDENTIFIERS,
             settings.max_target_bytes,
         )
+        self._allowed_hosts = allowed_hosts(settings.http_host, settings.allowed_hosts)
+        self.gate = self._handler.gate
+        self._keys = self.gate.keys
+        """The keys by which the tenants of all cached headers and plans were decided."""
         self._seen: set[bytes] = set()
         self._headers: dict[bytes, Header | None] = {}
         self._plans: dict[bytes, Plan | None] = {}
@@ -98,6 +104,10 @@ class Planner:
         body_at = data.find(header.END, 0, self._header_limits.max_bytes) + len(header.END)
         if body_at < len(header.END):
             return None
+        if self._keys is not self.gate.keys:
+            self._headers.clear()
+            self._plans.clear()
+            self._keys = self.gate.keys
         text = data[:body_at]
         identifiers: Mapping[bytes, bytes] = {}
         parsed = self._headers.get(text)
@@ -127,6 +137,8 @@ class Planner:
     def make(self, match: Match, body: memoryview) -> Plan | None:
         """Return the plan of a request whose tensors are `body`, None if it can have none."""
         key = match.key
+        if match.header.keys is not self.gate.keys:  # the keys have changed since the header came
+            return None
         if len(self._plans) >= MAX_PLANS:
             self._plans.clear()
         try:
@@ -167,6 +179,10 @@ class Planner:
         try:
             if parsed is not None and not self._may_have_plan(parsed):
                 parsed = None
+            if parsed is not None and self.gate.needs_keys:
+                parsed = self._with_tenant(parsed)
+        except (Unauthenticated, Forbidden):
+            return None  # and not cached: clients without a key would fill the cache
         except (KeyError, ServiceError):
             parsed = None
         self._headers[text] = parsed
@@ -179,8 +195,23 @@ class Planner:
             KeyError, ServiceError: they may not.
         """
         self.timeout_s(parsed)
+        hosts = self._allowed_hosts
+        if hosts is not None and name_of(parsed.fields[b"host"]) not in hosts:
+            return False
         is_small = parsed.num_body_bytes <= self._handler.max_bytes(1)
         return is_small and self._routes[parsed.target].accepts(parsed.fields)
+
+    def _with_tenant(self, parsed: Header) -> Header:
+        """Return a header with the tenant of its requests.
+
+        Raises:
+            Unauthenticated, Forbidden: as `Gate.admit`.
+        """
+        authorization = parsed.fields.get(b"authorization")
+        tenant = self.gate.admit(
+            parsed.target.decode(), [] if authorization is None else [authorization]
+        )
+        return parsed._replace(tenant=tenant, keys=self.gate.keys)
 
     def _make(self, match: Match, body: memoryview) -> Plan | None:
         route = self._routes[match.header.target]
@@ -189,6 +220,10 @@ class Planner:
         if request is None:
             return None
         num_body_bytes = match.header.num_body_bytes
-        return make_plan(
+        plan = make_plan(
             self._handler, route.endpoint, request, match.key, num_body_bytes, timeout_s
         )
+        if plan is not None and self.gate.needs_keys:
+            tenant, keys = match.header.tenant, match.header.keys
+            plan = replace(plan, tenant=tenant, keys=keys, max_work_s=-1.0)
+        return plan

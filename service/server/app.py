@@ -75,6 +75,7 @@ def build_app(oip_state: OipState, device_threads: ThreadPoolExecutor) -> Reques
         paths=frozenset(getattr(route, "path", "") for route in routes) - {""},
         request_log=RequestLog(service.metrics, logged=service.settings.logs_requests, quiet=QUIET),
         describe=_describe,
+        gate=service.gate,
         lifecycle=lifecycle,
     )
 

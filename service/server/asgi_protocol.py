@@ -9,11 +9,12 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr
 from uvicorn.server import ServerState
 
+from service.access.scopes import OPEN_PATHS
 from service.asgi import io
 from service.asgi.middleware import QUIET
 from service.asgi.request_body import ChunkedBody, SizedBody
 from service.asgi.request_header import HeaderParser, RequestHeader
-from service.errors import Overloaded, ServiceError, SlowRequest
+from service.errors import BadHeader, ServiceError, SlowRequest
 from service.server.asgi_cycle import COMMON_SCOPE, AsgiCycle, Flow, refusal_scope, request_scope
 from service.server.connection_deadlines import Pending, Phase, Watch
 from service.server.connection_draining import has_unread_bytes
@@ -38,7 +39,8 @@ class AsgiProtocol(asyncio.Protocol):
         limits: what all connections share.
         config, server_state, app_state: of uvicorn.
         watch: the deadline of the connection, shared with its owner; a new one if None.
-        only_status: whether requests for anything but the status of the service are refused.
+        only_status: why requests for anything but the status of the service are refused; None: they
+            are not.
     """
 
     def __init__(
@@ -50,7 +52,7 @@ class AsgiProtocol(asyncio.Protocol):
         _loop: asyncio.AbstractEventLoop | None = None,
         *,
         watch: Watch | None = None,
-        only_status: bool = False,
+        only_status: ServiceError | None = None,
     ) -> None:
         self._app = config.loaded_app
         self.server_state = server_state
@@ -92,6 +94,7 @@ class AsgiProtocol(asyncio.Protocol):
         if self._shared_watch is None:
             self._watch = self._limits.deadlines.watch(self, self._transport)
             self._watch.schedule()
+            self._limits.intake.opened()
         else:
             self._watch = self._shared_watch
         self.server_state.connections.add(cast(Any, self))
@@ -99,6 +102,9 @@ class AsgiProtocol(asyncio.Protocol):
             "server": get_local_addr(self._transport),
             "client": get_remote_addr(self._transport),
         }
+        server = self._scope["server"]
+        is_tcp = server is not None and server[1] is not None  # a Unix-domain socket has no port
+        self._allowed_hosts = self._limits.allowed_hosts if is_tcp else None
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the application that the client has left."""
@@ -108,6 +114,8 @@ class AsgiProtocol(asyncio.Protocol):
         self._cycles.clear()
         self.flow.resume_writing()
         self._watch.stop()
+        if self._shared_watch is None:
+            self._limits.intake.closed()
 
     def data_received(self, data: bytes) -> None:
         """Read requests."""
@@ -239,14 +247,14 @@ class AsgiProtocol(asyncio.Protocol):
     def _begin(self, header: RequestHeader) -> None:
         length = header.content_length
         scope = request_scope(self._scope, header)
-        is_refused = self._only_status and header.path not in QUIET
-        if is_refused:
-            scope[io.REFUSAL] = Overloaded("the service has too many connections")
+        refusal = self._refusal(header)
+        if refusal is not None:
+            scope[io.REFUSAL] = refusal
         cycle = AsgiCycle(
             self,
             scope,
             ChunkedBody() if length is None else SizedBody(length),
-            keep_alive=header.keep_alive and not is_refused,
+            keep_alive=header.keep_alive and refusal is None,
             expects_continue=header.expects_continue,
         )
         self._add(cycle)
@@ -255,6 +263,16 @@ class AsgiProtocol(asyncio.Protocol):
         else:
             self._receiving = cycle
             self._is_new = True
+
+    def _refusal(self, header: RequestHeader) -> ServiceError | None:
+        """Return why a request is refused, None if it is not."""
+        if self._only_status is not None and header.path not in QUIET:
+            return self._only_status
+        hosts, name = self._allowed_hosts, header.host
+        # every browser sends a name
+        if hosts is None or not name or name in hosts or header.path in OPEN_PATHS:
+            return None
+        return BadHeader("Host must be localhost, or a name in ROPE_ALLOWED_HOSTS")
 
     def _read_body(self, data: bytes, at: int) -> int:
         cycle = self._receiving

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
@@ -15,8 +16,11 @@ import torch
 from rope_core import ConfigError, Result
 from rope_core.backends import fused, varlen
 from rope_core.presets import built_in, from_folder
+from service.access.gate import Gate, make_gate
+from service.access.keys import BadKeysFile
 from service.batching.admission import Admission
 from service.batching.batcher import Batcher
+from service.batching.load_estimate import LoadEstimate
 from service.buffer_pool import BufferPool
 from service.device import Accelerator, Cpu, Device, Driver, cgroup, find_driver
 from service.endpoints.rope_resolver import RopeResolver
@@ -60,6 +64,7 @@ def build_service(
         driver: driver of the device to compute on; that of `settings.device` if None.
     """
     metrics = Metrics()
+    gate = _make_gate(settings.keys_file, metrics)
     driver = driver or find_driver(settings.device)
     num_cpus = cgroup.num_cpus()
     default_threads = num_cpus if driver is None else min(STAGING_THREADS, num_cpus)
@@ -83,10 +88,13 @@ def build_service(
         max_batch_tokens=settings.max_batch_tokens,
         max_batch_bytes=settings.max_batch_bytes or capabilities.batch_bytes,
         max_queue_calls=settings.max_queue_calls,
+        add_compute=gate.quotas.add_compute,
+        load=LoadEstimate(settings.max_queue_s),
         metrics=metrics,
     )
     admission = Admission(budget)
     metrics.queue_depth.set_function(lambda: len(batcher.waiting))
+    metrics.predicted_wait_seconds.set_function(lambda: batcher.load.wait_s(time.monotonic()))
     metrics.kernel_builds_waiting.set_function(lambda: builder.num_waiting)
     metrics.queued_bytes.set_function(lambda: sum(job.num_bytes for job in batcher.waiting))
     metrics.admitted_bytes.set_function(lambda: admission.charged_bytes)
@@ -106,6 +114,7 @@ def build_service(
         rope_resolver=_build_rope_resolver(settings.presets_dir),
         io_executor=ThreadPoolExecutor(1, thread_name_prefix="io"),
         metrics=metrics,
+        gate=gate,
     )
     lifecycle.abort_pending = batcher.close
     return service, device_threads
@@ -192,6 +201,13 @@ def _prefault_bytes(service: InferenceHandler) -> int:
 def _fail(lifecycle: Lifecycle, failure: DeviceLost | DeviceStuck) -> None:
     log.error("ending: %s", failure)
     lifecycle.fail(Phase.LOST if isinstance(failure, DeviceLost) else Phase.STUCK)
+
+
+def _make_gate(keys_file: Path | None, metrics: Metrics) -> Gate:
+    try:
+        return make_gate(keys_file, metrics.count_request)
+    except BadKeysFile as failure:
+        raise SystemExit(f"keys_file: {failure}") from None
 
 
 def _build_rope_resolver(presets_dir: Path | None) -> RopeResolver:

@@ -13,18 +13,15 @@ from typing import Any, NamedTuple, cast
 import uvicorn
 from uvicorn.server import ServerState
 
-from service.asgi.middleware import CLIENT_LEFT
-from service.batching.run import Completed
-from service.errors import ClientLeft, TimedOut
-from service.planned.plan import Plan, PlannedEntry
+from service.errors import ClientLeft, Overloaded, TimedOut
+from service.planned.plan import Plan
 from service.planned.planner import Match
 from service.server.asgi_protocol import AsgiProtocol
+from service.server.connection_answers import AnsweringConnection
 from service.server.connection_deadlines import Pending, Phase
-from service.server.connection_limits import STATUS_CONNECTIONS, ConnectionLimits
-from service.server.planned_answer import render_answer, send
+from service.server.connection_limits import ConnectionLimits
 from service.server.planned_requests import PlannedRequests
 from service.server.received_body import ReceivedBody
-from service.wire import Buffer
 
 log = logging.getLogger("rope.failures")
 
@@ -45,7 +42,7 @@ class _Incomplete(NamedTuple):
     """Runs out at the deadline."""
 
 
-class Connection(asyncio.BufferedProtocol):
+class Connection(AnsweringConnection):
     """One client's connection.
 
     One request is in progress at a time. It is in one of three states: its body is received, it has
@@ -62,27 +59,15 @@ class Connection(asyncio.BufferedProtocol):
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
-        self._planned = planned
+        super().__init__(planned, limits.intake, server_state)
         self._limits = limits
-        self._server_state = server_state
         self._ordinary_arguments = limits, config, server_state, app_state
         self._only_status = False
         """Whether the service has so many connections that this one gets its status only."""
-        self._ordinary: AsgiProtocol | None = None
         self._plan: Plan | None = None
         """The plan of the last request; the next request probably has the same."""
         self._body: ReceivedBody | None = None
-        self._entry: PlannedEntry | None = None
-        self._status = 0
-        """Status of the answer that is being sent; else 0."""
-        self._unread: Buffer = b""
-        """Bytes behind the request in progress, or those of `_incomplete`."""
         self._incomplete: _Incomplete | None = None
-        self._is_reading_paused = False
-        self._is_ending = False
-        """Whether the connection closes after the next answer, which says so."""
-        self._closes = False
-        """Whether the answer that is being sent says that the connection closes."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport."""
@@ -93,20 +78,19 @@ class Connection(asyncio.BufferedProtocol):
         connections.add(cast(Any, self))
         self._watch = self._limits.deadlines.watch(self, self._transport)
         self._watch.schedule()
-        num_surplus = len(connections) - self._limits.max_connections
-        self._only_status = num_surplus > 0
-        if num_surplus > STATUS_CONNECTIONS:
-            self._transport.close()
+        self._only_status = len(connections) > self._limits.max_connections
+        self._limits.intake.opened()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Withdraw the request in progress, and record it."""
         self._watch.stop()
+        self._limits.intake.closed()
         self._server_state.connections.discard(cast(Any, self))
         self._unread = b""
         entry, incomplete = self._entry, self._incomplete
         body = self._detach_body()
         if body is not None:
-            self._planned.admission.release(body.charged_bytes)
+            self._planned.release(body)
             self._planned.record_left(body.match, body.plan, body.arrived)
         elif incomplete is not None:
             incomplete.timer.cancel()
@@ -134,11 +118,15 @@ class Connection(asyncio.BufferedProtocol):
                 self._detach_body()
                 self._submit(body)
             return
+        if self._num_unwanted:
+            self._drop(self._planned.landing_view[:nbytes])
+            return
         # the most frequent case: a whole request of the last plan; `_read` handles all others
         plan, ordinary, planned = self._plan, self._ordinary, self._planned
         data = planned.landing_view[:nbytes]
         if (
             plan is not None
+            and plan.keys is planned.gate.keys
             and nbytes >= len(plan.prefix)  # the landing buffer has earlier packets behind this one
             and planned.landing.startswith(plan.prefix)
             and self._entry is None
@@ -147,9 +135,15 @@ class Connection(asyncio.BufferedProtocol):
             and not planned.lifecycle.ending
         ):
             start = len(plan.prefix)
+            if planned.load.work_s > plan.max_work_s and self._refuse(
+                plan, None, data, start + plan.num_bytes
+            ):
+                return
             body = planned.receive(plan, None, data, start, start + plan.num_bytes)
             if body is not None and start + plan.num_bytes == nbytes:
-                self._submit(body)
+                self._entry = planned.submit(body, self._answer)
+                if self._entry is None:
+                    self._replay(body)
                 return
             if body is not None:
                 self._receive_rest(body, data, start)
@@ -194,6 +188,9 @@ class Connection(asyncio.BufferedProtocol):
         plan = match.plan
         if plan is not None and not match.identifiers and not match.description.message_id:
             self._plan = plan
+        is_busy = plan is not None and self._planned.load.work_s > plan.max_work_s
+        if plan is not None and is_busy and self._refuse(plan, match, data, match.end):
+            return
         body = self._planned.receive(plan, match, data, match.start, match.end, arrived)
         if body is None:
             self._read_ordinary(bytes(data))
@@ -234,7 +231,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def _replay(self, body: ReceivedBody) -> None:
         """Answer a request the ordinary way: hand all its bytes to `AsgiProtocol`."""
-        self._planned.admission.release(body.charged_bytes)
+        self._planned.give_back(body)
         unread, self._unread = bytes(self._unread), b""
         self._read_ordinary(body.prefix)
         for start in range(0, body.num_bytes, REPLAY_BYTES):
@@ -251,75 +248,15 @@ class Connection(asyncio.BufferedProtocol):
     def _make_ordinary(self) -> AsgiProtocol:
         """Return the `AsgiProtocol` of this connection; make it at first use."""
         if self._ordinary is None:
+            refusal = Overloaded("the service has too many connections")
             self._ordinary = AsgiProtocol(
-                *self._ordinary_arguments, watch=self._watch, only_status=self._only_status
+                *self._ordinary_arguments,
+                watch=self._watch,
+                only_status=refusal if self._only_status else None,
             )
             self._ordinary.connection_made(self._transport)
             self._server_state.connections.discard(cast(Any, self._ordinary))
         return self._ordinary
-
-    def _answer(self, entry: PlannedEntry, outcome: Completed[Any] | Exception) -> None:
-        """Send the answer of a request."""
-        transport, planned, started = self._transport, self._planned, time.monotonic()
-        statistics = entry.call.plan.answer_format.statistics
-        if statistics is not None and isinstance(outcome, Exception):
-            statistics.add_failure(outcome, entry.arrived)
-        if transport.is_closing():
-            self._status = CLIENT_LEFT
-            self._finish(entry)
-            return
-        closes = self._closes = self._is_ending or planned.lifecycle.ending
-        headers = self._server_state.default_headers
-        try:
-            status, parts = render_answer(planned, entry, outcome, headers, closes=closes)
-            is_sent = send(transport, self._fd, parts)
-        except Exception:  # the other requests of the batch must get their answers
-            log.exception("an answer could not be sent")
-            transport.abort()
-            status, is_sent = CLIENT_LEFT, True
-        if not isinstance(outcome, Exception):
-            entry.backend_call = entry.call.plan.operation_name, outcome.result.backend
-            if statistics is not None:
-                statistics.add_success(outcome, entry.arrived, started)
-        self._status = status
-        if is_sent:
-            self._finish(entry)
-
-    def pause_writing(self) -> None:
-        """Pass on that the client does not read."""
-        (self._ordinary or self._watch).pause_writing()
-
-    def resume_writing(self) -> None:
-        """Finish the request whose answer the kernel has now."""
-        (self._ordinary or self._watch).resume_writing()
-        if self._entry is not None and self._status:
-            self._transport.set_write_buffer_limits()
-            self._finish(self._entry)
-
-    def _finish(self, entry: PlannedEntry) -> None:
-        """Record an answered request, free its memory, and go on with the next one."""
-        planned, transport = self._planned, self._transport
-        status, self._status, self._entry = self._status, 0, None
-        planned.admission.release(entry.charged_bytes)
-        self._server_state.total_requests += 1
-        route = entry.call.plan.answer_format.route
-        planned.record(
-            route, entry.request_id, status, entry.arrived, entry.identifiers, entry.backend_call
-        )
-        if transport.is_closing():
-            return
-        if self._closes:
-            transport.close()
-            return
-        if self._is_reading_paused:
-            self._is_reading_paused = False
-            transport.resume_reading()
-        if self._unread:
-            asyncio.get_running_loop().call_soon(self._read_unread)
-        else:
-            self._watch.start_idle()
-            if self._is_ending:
-                self.shutdown()
 
     def pending(self) -> Pending | None:
         """Return what the connection waits for; None: the client waits for the connection."""
@@ -328,13 +265,18 @@ class Connection(asyncio.BufferedProtocol):
             return Pending(Phase.BODY, body.arrived, body.num_received)
         if self._incomplete is not None:
             return Pending(Phase.BODY, self._incomplete.arrived)
+        if self._num_unwanted:
+            return Pending(Phase.BODY, self._watch.idle().since)
         if ordinary is not None and not ordinary.is_free:
             return ordinary.pending()
         return None if self._entry is not None else self._watch.idle()
 
     def refuse_slow(self, phase: Phase) -> None:
         """Refuse the request whose header or body arrives too slowly."""
-        self._hand_over().refuse_slow(phase)
+        if self._num_unwanted:
+            self._transport.close()  # it is refused already
+        else:
+            self._hand_over().refuse_slow(phase)
 
     def _expire(self) -> None:
         """Refuse the request whose body is not complete at its deadline."""
@@ -344,7 +286,7 @@ class Connection(asyncio.BufferedProtocol):
         """Hand the received part of a request to `AsgiProtocol`, and return it."""
         body, incomplete = self._detach_body(), self._incomplete
         if body is not None:
-            self._planned.admission.release(body.charged_bytes)
+            self._planned.release(body)
             self._read_ordinary(body.prefix)
         elif incomplete is not None:
             incomplete.timer.cancel()
@@ -355,5 +297,5 @@ class Connection(asyncio.BufferedProtocol):
     def shutdown(self) -> None:
         """Close when no request is in progress; called when the service ends."""
         self._is_ending = True
-        if self._entry is None and self._body is None and not self._unread:
+        if self._entry is None and self._body is None and not (self._unread or self._num_unwanted):
             self._make_ordinary().shutdown()

@@ -114,11 +114,16 @@ class Deadlines:
         """Return the watch of a new connection."""
         return Watch(self, connection, transport)
 
-    def time(self) -> float:
-        """Return the time in seconds."""
+    @property
+    def clock(self) -> Clock:
+        """The clock of all connections."""
         if self._clock is None:
             self._clock = self._find_clock()
-        return self._clock.time()
+        return self._clock
+
+    def time(self) -> float:
+        """Return the time in seconds."""
+        return self.clock.time()
 
     def due(self, pending: Pending) -> float:
         """Return when a connection has waited for too long."""
@@ -154,8 +159,7 @@ class Deadlines:
         if self._timer is not None:
             self._timer.cancel()
         self._armed_tick = tick
-        assert self._clock is not None, "every watch has read the time"
-        self._timer = self._clock.call_at(tick * TICK_S, self._sweep)
+        self._timer = self.clock.call_at(tick * TICK_S, self._sweep)
 
     def _sweep(self) -> None:
         """Look at the connections whose tick has come."""
@@ -177,7 +181,7 @@ class Watch:
     """The deadline of one connection."""
 
     __slots__ = (
-        *("_connection", "_deadlines", "_idle_since", "is_used", "_look_at", "_tick"),
+        *("_clock", "_connection", "_deadlines", "_idle_since", "is_used", "_look_at", "_tick"),
         *("_transport", "_unread", "_unread_since"),
     )
 
@@ -185,6 +189,7 @@ class Watch:
         self, deadlines: Deadlines, connection: Watched, transport: asyncio.Transport
     ) -> None:
         self._deadlines = deadlines
+        self._clock = deadlines.clock
         self._connection = connection
         self._transport = transport
         self._tick: int | None = None
@@ -204,7 +209,7 @@ class Watch:
     def start_idle(self) -> None:
         """Note that an answer is complete and no request follows yet."""
         self.is_used = True
-        self._idle_since = now = self._deadlines.time()
+        self._idle_since = now = self._clock.time()
         self._unread = None
         is_sent = not self._transport.get_write_buffer_size()
         when = now + (self._deadlines.timeouts.keep_alive_s if is_sent else self._look_s)

@@ -3,8 +3,11 @@
 import resource
 from typing import NamedTuple
 
+from service.access.hosts import allowed_hosts
 from service.asgi.request_header import HeaderLimits, RequestHeaderCache
+from service.batching.load_estimate import LoadEstimate
 from service.server.connection_deadlines import Deadlines, Timeouts
+from service.server.intake import Intake
 from service.settings import Settings
 
 STATUS_CONNECTIONS = 16
@@ -20,10 +23,18 @@ class ConnectionLimits(NamedTuple):
     headers: RequestHeaderCache
     deadlines: Deadlines
     max_connections: int
+    allowed_hosts: frozenset[bytes] | None
+    """Names that Host may have over TCP; None: any name."""
+    intake: Intake
 
 
-def connection_limits(settings: Settings) -> ConnectionLimits:
-    """Return the limits that an operator has set."""
+def connection_limits(settings: Settings, load: LoadEstimate) -> ConnectionLimits:
+    """Return the limits that an operator has set.
+
+    Args:
+        settings: of the operator.
+        load: the work of the device.
+    """
     timeouts = Timeouts(
         header_s=settings.header_timeout_s,
         body_s=settings.body_grace_s,
@@ -37,7 +48,14 @@ def connection_limits(settings: Settings) -> ConnectionLimits:
         max_target_bytes=settings.max_target_bytes,
     )
     max_connections = settings.max_connections or default_max_connections()
-    return ConnectionLimits(RequestHeaderCache(header), Deadlines(timeouts), max_connections)
+    intake = Intake(max_connections + STATUS_CONNECTIONS, load)
+    return ConnectionLimits(
+        RequestHeaderCache(header),
+        Deadlines(timeouts),
+        max_connections,
+        allowed_hosts(settings.http_host, settings.allowed_hosts),
+        intake,
+    )
 
 
 def default_max_connections() -> int:

@@ -9,12 +9,13 @@ from http import HTTPStatus
 from itertools import count
 from typing import Any
 
+from service.access.tenant import ANONYMOUS, Tenant
 from service.asgi.io import Headers
 from service.asgi.middleware import CLIENT_LEFT
 from service.batching.admission import Admission
 from service.batching.batcher import Batcher
 from service.batching.run import Completed
-from service.errors import ClientLeft, ServiceError
+from service.errors import ClientLeft, Overloaded, QuotaExceeded, ServiceError
 from service.lifecycle import Lifecycle
 from service.observability import ids
 from service.observability.request_log import Record, RequestLog
@@ -64,8 +65,10 @@ class PlannedRequests:
         request_log: RequestLog,
     ) -> None:
         self.planner = planner
+        self.gate = planner.gate
         self.slab_pool = slab_pool
         self.batcher = batcher
+        self.load = batcher.load
         self.admission = admission
         self.lifecycle = lifecycle
         self.landing = bytearray(LANDING_BYTES)
@@ -85,10 +88,29 @@ class PlannedRequests:
         if self.lifecycle.ending:
             return None
         try:
-            return self.planner.match(bytes(data[:MAX_PREFIX_BYTES]))
+            match = self.planner.match(bytes(data[:MAX_PREFIX_BYTES]))
         except Exception:
             log.exception("a request has no plan because of a failure")
             return None
+        if match is None or match.plan is not None or match.header.tenant is ANONYMOUS:
+            return match
+        # what says more of the request may not have come yet: the ordinary way does not wait for it
+        header = match.header
+        return match if self.gate.quotas.allows(header.tenant, header.num_body_bytes) else None
+
+    def refusal(self, plan: Plan) -> Overloaded | QuotaExceeded | None:
+        """Return why a request that arrives now is refused; None if it is not.
+
+        It would be answered too late, or exceeds the quota of its tenant.
+        """
+        tenant = plan.tenant
+        try:
+            if tenant is not ANONYMOUS:
+                self.gate.quotas.check(tenant, plan.num_body_bytes)
+            self.batcher.check(time.monotonic() + plan.timeout_s, tenant, plan.job)
+        except (Overloaded, QuotaExceeded) as refusal:
+            return refusal
+        return None
 
     def receive(
         self,
@@ -99,7 +121,9 @@ class PlannedRequests:
         end: int,
         arrived: float | None = None,
     ) -> ReceivedBody | None:
-        """Return a body with what has come of it; None if there is no memory for it.
+        """Return a body with what has come of it; None if it must be read the ordinary way.
+
+        There is no memory for it, the keys have just changed, or its tenant exceeds its quota.
 
         Args:
             plan: of the request; None if it is made when the body is complete.
@@ -110,18 +134,30 @@ class PlannedRequests:
             end: where the request ends.
             arrived: time of `time.monotonic` when the header arrived; now if None.
         """
+        now = time.monotonic()
+        gate = self.gate
+        if now >= gate.next_check and gate.refresh(now):
+            return None
         num_bytes = end - start
+        if plan is not None:
+            tenant, num_body_bytes = plan.tenant, plan.num_body_bytes
+        else:
+            assert match is not None, "a request has a plan or a match"
+            tenant, num_body_bytes = match.header.tenant, match.header.num_body_bytes
         # without a plan the body may be handed on, which copies it
         charged_bytes = 2 * num_bytes if plan is None else plan.charge_bytes
         try:
-            self.admission.charge(charged_bytes)
+            self.admission.charge(charged_bytes, 0, tenant)
         except ServiceError:
             return None
         try:
             slab = self.slab_pool.lease(num_bytes)
         except Exception:
             log.exception("there is no memory for a body")
-            self.admission.release(charged_bytes)
+            self.admission.release(charged_bytes, tenant)
+            return None
+        if tenant is not ANONYMOUS and not self._is_within_quota(tenant, num_body_bytes):
+            self.admission.release(charged_bytes, tenant)
             return None
         part = data[start:end]
         num_received = len(part)
@@ -132,10 +168,24 @@ class PlannedRequests:
             plan.prefix if match is None and plan is not None else bytes(data[:start]),
             slab,
             num_bytes,
+            num_body_bytes,
             num_received,
             charged_bytes,
-            time.monotonic() if arrived is None else arrived,
+            tenant,
+            now if arrived is None else arrived,
         )
+
+    def release(self, body: ReceivedBody) -> None:
+        """Free what a request holds that is over, or refused."""
+        self.admission.release(body.charged_bytes, body.tenant)
+        if body.tenant is not ANONYMOUS:
+            self.gate.quotas.end(body.tenant)
+
+    def give_back(self, body: ReceivedBody) -> None:
+        """Free what a request holds, which begins once more the ordinary way."""
+        self.admission.release(body.charged_bytes, body.tenant)
+        if body.tenant is not ANONYMOUS:
+            self.gate.quotas.cancel(body.tenant, body.num_body_bytes)
 
     def submit(self, body: ReceivedBody, send_answer: SendAnswer) -> PlannedEntry | None:
         """Put a request whose body is complete into the queue; return None if it was not put."""
@@ -153,6 +203,7 @@ class PlannedRequests:
                 self.new_id() if match is None else self.request_id(match.identifiers),
                 b"" if match is None else match.description.message_id,
                 NO_IDENTIFIERS if match is None else match.identifiers,
+                tenant=plan.tenant,
             )
             try:
                 self.batcher.enqueue(entry)
@@ -212,6 +263,15 @@ class PlannedRequests:
             route, identifiers = match.header.target.decode(), match.identifiers
             self.record(route, self.request_id(identifiers), CLIENT_LEFT, arrived, identifiers)
 
+    def _is_within_quota(self, tenant: Tenant, num_bytes: int) -> bool:
+        """Begin a request of a tenant; return whether its quota allows that."""
+        quotas = self.gate.quotas
+        if not quotas.allows(tenant, num_bytes):
+            return False
+        quotas.begin(tenant, num_bytes)
+        quotas.add_bytes(tenant, num_bytes)
+        return True
+
     def _flush_records(self) -> None:
         records, self._records = self._records, []
         self._request_log.record_all(records)
@@ -225,7 +285,9 @@ class PlannedRequests:
         assert body.match is not None, "a body without a plan has the match of its header"
         plan = self.planner.make(body.match, body.slab.memory[: body.num_bytes])
         if plan is not None:
-            self.admission.charge(plan.charge_bytes - body.charged_bytes, body.charged_bytes)
+            self.admission.charge(
+                plan.charge_bytes - body.charged_bytes, body.charged_bytes, body.tenant
+            )
             body.charged_bytes = plan.charge_bytes
         return plan
 

@@ -3,6 +3,7 @@
 import asyncio
 from dataclasses import dataclass
 
+from service.access.tenant import Tenant
 from service.planned.plan import Plan
 from service.planned.planner import Match
 from service.slab_pool import Slab
@@ -22,9 +23,13 @@ class ReceivedBody:
     """Memory for the tensors."""
     num_bytes: int
     """Length of the tensors."""
+    num_body_bytes: int
+    """Declared length of the body."""
     num_received: int
     charged_bytes: int
     """The request's share of the memory budget."""
+    tenant: Tenant
+    """Who the request is from."""
     arrived: float
     """Time of `time.monotonic` when the header arrived."""
     timer: asyncio.TimerHandle | None = None

@@ -8,7 +8,9 @@ from typing import Any, cast
 
 import uvicorn
 
+from service.access.exposure import exposure_warning
 from service.device import Driver
+from service.errors import BadRequest
 from service.lifecycle import Lifecycle
 from service.observability import logs
 from service.oip.grpc.methods import grpc_methods
@@ -16,12 +18,19 @@ from service.oip.grpc.server import GrpcServer
 from service.oip.state import OipState
 from service.planned.planner import Planner
 from service.server.app import build_app
+from service.server.asgi_protocol import AsgiProtocol
 from service.server.bootstrap import build_service, lifespan
 from service.server.connection import Connection
-from service.server.connection_limits import connection_limits
+from service.server.connection_limits import ConnectionLimits, connection_limits
+from service.server.intake import Intake
 from service.server.planned_requests import PlannedRequests
-from service.server.uvicorn_server import Server
+from service.server.uvicorn_server import Server, StatusPort
 from service.settings import Settings
+
+log = logging.getLogger("rope.access")
+
+MAX_STATUS_CONNECTIONS = 64
+"""Connections to the port for the status."""
 
 
 def serve(settings: Settings, driver: Driver | None = None) -> None:
@@ -32,11 +41,16 @@ def serve(settings: Settings, driver: Driver | None = None) -> None:
         driver: driver of the device to compute on; that of `settings.device` if None.
     """
     logs.set_up(settings.log_level)
+    warning = exposure_warning(
+        settings.http_host, has_keys=settings.keys_file is not None, has_tls=False
+    )
+    if warning is not None:
+        log.warning(warning)
     lifecycle = Lifecycle()
     service, device_threads = build_service(settings, lifecycle, driver)
     oip_state = OipState(service, lifecycle)
     app = build_app(oip_state, device_threads)
-    grpc = GrpcServer(settings, lifecycle, grpc_methods(oip_state), service.metrics)
+    grpc = GrpcServer(settings, lifecycle, grpc_methods(oip_state), service.metrics, service.gate)
     gc.freeze()  # the collector skips all objects that exist now: they live as long as the process
     gc.set_threshold(10_000, 20, 20)
     planned = PlannedRequests(
@@ -47,12 +61,13 @@ def serve(settings: Settings, driver: Driver | None = None) -> None:
         lifecycle,
         app.request_log,
     )
+    limits = connection_limits(settings, service.batcher.load)
     config = uvicorn.Config(
         app,
         host=settings.http_host,
         port=settings.http_port,
         loop="uvloop",
-        http=cast(Any, partial(Connection, planned, connection_limits(settings))),
+        http=cast(Any, partial(Connection, planned, limits)),
         ws="none",
         lifespan="off",
         access_log=False,
@@ -63,14 +78,25 @@ def serve(settings: Settings, driver: Driver | None = None) -> None:
     server = Server(
         config,
         lifecycle,
+        intake=limits.intake,
         lifespan=lifespan(oip_state, device_threads),
         listeners=[grpc],
         delay_s=settings.drain_delay_s,
         drain_s=settings.drain_s,
         unix_socket=settings.unix_socket,
+        status_port=_status_port(settings, limits),
     )
     service.metrics.connections.set_function(lambda: len(server.server_state.connections))
     server.run()
     logging.shutdown()
     # a call that a stuck device still holds would keep its thread, and a usual exit would wait
     os._exit(lifecycle.exit_code)
+
+
+def _status_port(settings: Settings, limits: ConnectionLimits) -> StatusPort | None:
+    if settings.status_port is None:
+        return None
+    status_limits = limits._replace(intake=Intake(MAX_STATUS_CONNECTIONS))
+    refusal = BadRequest("this port serves health, readiness and metrics only")
+    protocol = partial(AsgiProtocol, status_limits, only_status=refusal)
+    return StatusPort(settings.status_port, protocol, status_limits.intake)

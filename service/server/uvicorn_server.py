@@ -5,18 +5,20 @@ import logging
 import math
 import signal
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 import uvicorn
 from uvicorn.config import STARTUP_FAILURE
 
 from service.lifecycle import LAST_REQUESTS_S, Lifecycle
+from service.server.acceptor import Acceptor, bind
 from service.server.connection_draining import accept_pending, stop_handshakes
+from service.server.intake import Intake
 from service.server.unix_socket import UnixSocket
 
 log = logging.getLogger("rope.lifecycle")
@@ -36,6 +38,15 @@ class Listener(Protocol):
         """Accept no more requests; those in flight have `timeout_s` seconds to finish."""
 
 
+class StatusPort(NamedTuple):
+    """A port that serves the status of the service, and nothing else."""
+
+    port: int
+    protocol: Callable[..., asyncio.BaseProtocol]
+    """Returns the protocol of a connection, as `http_protocol_class` of uvicorn."""
+    intake: Intake
+
+
 class Server(uvicorn.Server):
     """uvicorn, but SIGTERM first makes /readyz answer 503 and closes the listeners later.
 
@@ -46,11 +57,13 @@ class Server(uvicorn.Server):
     Args:
         config: uvicorn's; the lifespan protocol is off.
         lifecycle: enters its phases when signals arrive.
+        intake: says when connections may come in.
         lifespan: entered before the listeners open, left after they have closed.
         listeners: servers in addition to HTTP.
         unix_socket: path of a Unix-domain socket that takes HTTP as well; None: there is none.
         delay_s: seconds from SIGTERM until the listeners close.
         drain_s: seconds from then on for requests in flight.
+        status_port: one more port, for probes and Prometheus; None: there is none.
     """
 
     def __init__(
@@ -58,16 +71,20 @@ class Server(uvicorn.Server):
         config: uvicorn.Config,
         lifecycle: Lifecycle,
         *,
+        intake: Intake,
         lifespan: AbstractAsyncContextManager[None],
         listeners: Sequence[Listener],
         delay_s: float,
         drain_s: float,
         unix_socket: Path | None = None,
+        status_port: StatusPort | None = None,
     ) -> None:
         # uvicorn cancels requests when its own timeout ends: after abort_pending has answered them
         config.timeout_graceful_shutdown = math.ceil(drain_s) + 2
         super().__init__(config)
         self._lifecycle = lifecycle
+        self._intake = intake
+        self._status_port = status_port
         self._service_lifespan = lifespan
         self._listeners = listeners
         self._unix_path = unix_socket
@@ -88,17 +105,24 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Open all listeners; HTTP last, because /readyz is on it."""
+        config, status = self.config, self._status_port
         try:
             if self._unix_path is not None:
                 self._unix_socket = UnixSocket(self._unix_path)
             for listener in self._listeners:
                 await listener.open()
+            http_sockets = bind(config.host, config.port)
+            status_sockets = [] if status is None else bind(config.host, status.port)
         except OSError as failure:
             log.error("%s", failure)  # noqa: TRY400 - the message names the address and the cause
             raise SystemExit(STARTUP_FAILURE) from None
-        await super().startup(sockets)
+        await super().startup(sockets=[])  # which opens no listener
+        self._accept(http_sockets, config.http_protocol_class, self._intake)
+        if status is not None:
+            self._accept(status_sockets, status.protocol, status.intake)
         if self._unix_socket is not None:
-            await self._listen(self._unix_socket.socket)
+            self._accept([self._unix_socket.socket], config.http_protocol_class, self._intake)
+        self._log_started_message(http_sockets)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Close all listeners at the same time, and wait for requests in flight."""
@@ -121,18 +145,21 @@ class Server(uvicorn.Server):
         if self._closing and not self.force_exit:
             await asyncio.wait(self._closing)
 
-    async def _listen(self, listener: socket.socket) -> None:
-        """Accept requests on one more socket, as uvicorn does on its own."""
-        connection = partial(
-            cast(Any, self.config.http_protocol_class),
+    def _accept(
+        self,
+        sockets: list[socket.socket],
+        protocol: Callable[..., asyncio.BaseProtocol],
+        intake: Intake,
+    ) -> None:
+        """Accept connections on bound sockets."""
+        make_protocol = partial(
+            protocol,
             config=self.config,
             server_state=self.server_state,
             app_state=self.lifespan.state,
         )
-        loop, backlog = asyncio.get_running_loop(), self.config.backlog
-        self.servers.append(
-            await loop.create_unix_server(connection, sock=listener, backlog=backlog)
-        )
+        tls = self.config.ssl
+        self.servers.append(cast(Any, Acceptor(sockets, make_protocol, intake, tls)))
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin or force the end. Runs as a signal handler on the main thread."""

@@ -3,6 +3,7 @@
 from functools import partial
 from typing import Any
 
+from service.access.tenant import ANONYMOUS
 from service.asgi import io
 from service.asgi.body import disconnected, read_body
 from service.asgi.io import Receive, Scope, Send
@@ -33,9 +34,11 @@ class Route:
         deadline = handler.deadline(io.timeout_s(headers))
         if headers.get(b"content-encoding", b"identity") != b"identity":
             raise UnsupportedMediaType("Content-Encoding must be absent or identity")
-        with Charge(handler.admission) as charge:
+        tenant = scope.get(io.TENANT, ANONYMOUS)
+        handler.batcher.check(deadline, tenant)
+        with Charge(handler.admission, tenant) as charge:
             watch = partial(disconnected, receive)
-            context = RequestContext(deadline, charge, watch, io.tenant(scope))
+            context = RequestContext(deadline, charge, watch, tenant)
             body = await read_body(handler, context, receive, headers, codec.memory_factor)
             if len(body) > codec.inline_limit_bytes:
                 message, as_base64 = await handler.to_thread(deadline, codec.decode, body)

@@ -21,7 +21,7 @@ ONCE = RetryPolicy(max_attempts=1)
 @pytest.mark.parametrize(
     ("status", "error"),
     [
-        *((status, BadRequest) for status in (400, 404, 405, 406, 413, 415, 422, 429)),
+        *((status, BadRequest) for status in (400, 401, 403, 404, 405, 406, 413, 415, 422, 429)),
         (503, Overloaded),
         (504, TimedOut),
         *((status, UnexpectedAnswer) for status in (204, 301, 500, 502)),

@@ -4,14 +4,16 @@ import asyncio
 import math
 import threading
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from service.access.tenant import ANONYMOUS, Tenant
 from service.batching.batcher import Batcher
 from service.batching.call_queue import Entry
+from service.batching.load_estimate import LoadEstimate
 from service.batching.run import Run
 from service.observability.metrics import Metrics
 
@@ -26,6 +28,7 @@ class Call:
     num_tokens: int = 1
     num_bytes: int = 1
     seconds: float = 0.01
+    kind: str = "doubling"
 
 
 class Doubler:
@@ -84,16 +87,21 @@ class HeldDoubler(Doubler):
 class Submitter:
     """Submits calls to a batcher, and records those that were notified that they wait."""
 
-    def __init__(self, batcher: Batcher, failures: list[Exception]) -> None:
+    def __init__(self, batcher: Batcher, failures: list[Exception], computed: Counter) -> None:
         self.batcher = batcher
         self.failures = failures
+        self.computed = computed
+        """Seconds by name of the tenant."""
         self.notified: list[int] = []
 
-    def submit(self, value: int, *, timeout_s: float = 10.0, **call: object) -> Entry:
+    def submit(
+        self, value: int, *, timeout_s: float = 10.0, tenant: Tenant = ANONYMOUS, **call: object
+    ) -> Entry:
         return self.batcher.submit(
             Call(value, **call),
             time.monotonic() + timeout_s,
             lambda entry: self.notified.append(entry.call.value),
+            tenant,
         )
 
     async def result(self, value: int, **call: object) -> int:
@@ -108,10 +116,12 @@ async def batching(
     inline_limit_s: float = 0.0,
     max_inflight: int = 1,
     stuck_s: float | None = 60,
+    max_queue_s: float = 60,
     **limits: int,
 ) -> AsyncIterator[Submitter]:
     limits = {"max_batch_tokens": 64, "max_batch_bytes": 64, "max_queue_calls": 64, **limits}
     failures: list[Exception] = []
+    computed: Counter = Counter()
     with ThreadPoolExecutor(max_inflight, thread_name_prefix="device") as threads:
         batcher = Batcher(
             run,
@@ -121,10 +131,12 @@ async def batching(
             stuck_s=stuck_s,
             on_failure=failures.append,
             metrics=Metrics(),
+            load=LoadEstimate(max_queue_s),
+            add_compute=lambda tenant, seconds: computed.update({tenant.name: seconds}),
             **limits,
         )
         try:
-            yield Submitter(batcher, failures)
+            yield Submitter(batcher, failures, computed)
         finally:
             run.release()
             batcher.close()

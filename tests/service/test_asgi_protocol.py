@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from uvicorn.server import ServerState
 
 from service.asgi import io, problems
+from service.batching.load_estimate import LoadEstimate
 from service.errors import ServiceError
 from service.server.asgi_protocol import AsgiProtocol
 from service.server.connection_limits import connection_limits
@@ -118,7 +119,7 @@ CONFIG.load()
 async def answers(*packets: bytes) -> Wire:
     """Return the wire after all packets came, one by one."""
     state = ServerState()
-    limits = connection_limits(Settings())
+    limits = connection_limits(Settings(), LoadEstimate(60))
     protocol = AsgiProtocol(limits, CONFIG, state, {}, asyncio.get_running_loop())
     wire = Wire(protocol)
     protocol.connection_made(wire)

@@ -15,6 +15,7 @@ import uvicorn
 import uvloop
 
 from service import lifecycle as lifecycle_module
+from service.batching.load_estimate import LoadEstimate
 from service.lifecycle import Lifecycle
 from service.server import asgi_protocol
 from service.server.connection_draining import stop_handshakes
@@ -36,18 +37,25 @@ class Served:
 
     def __init__(self) -> None:
         self.lifecycle = Lifecycle()
+        limits = connection_limits(Settings(), LoadEstimate(60))
         config = uvicorn.Config(
             self._answer,
             port=0,
             interface="asgi3",
-            http=partial(asgi_protocol.AsgiProtocol, connection_limits(Settings())),
+            http=partial(asgi_protocol.AsgiProtocol, limits),
             ws="none",
             lifespan="off",
             log_config=None,
         )
         config.load()
         self.server = Server(
-            config, self.lifecycle, lifespan=nullcontext(), listeners=(), delay_s=0, drain_s=1
+            config,
+            self.lifecycle,
+            intake=limits.intake,
+            lifespan=nullcontext(),
+            listeners=(),
+            delay_s=0,
+            drain_s=1,
         )
         self.server.lifespan = config.lifespan_class(config)
 

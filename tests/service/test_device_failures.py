@@ -13,6 +13,7 @@ import torch
 
 import rope_core
 from service.batching.batcher import Batcher
+from service.batching.load_estimate import LoadEstimate
 from service.device.rwlock import SharedExclusiveLock
 from service.errors import DeviceFull, DeviceLost
 from service.inference.engine import Engine
@@ -44,6 +45,8 @@ async def run_batched(engine: Engine, calls: list, failures: list) -> list:
             max_batch_tokens=2**16,
             max_batch_bytes=2**26,
             max_queue_calls=2000,
+            load=LoadEstimate(60),
+            add_compute=lambda tenant, seconds: None,
             metrics=Metrics(),
         )
         deadline = time.monotonic() + 60

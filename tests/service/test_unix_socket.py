@@ -16,6 +16,7 @@ import uvloop
 
 from rope_client import Client
 from service import lifecycle as lifecycle_module
+from service.batching.load_estimate import LoadEstimate
 from service.lifecycle import Lifecycle
 from service.server import asgi_protocol
 from service.server.connection_limits import connection_limits
@@ -116,13 +117,15 @@ def server_at(path: Path, **settings: object) -> Server:
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": b"ok"})
 
-    protocol = partial(asgi_protocol.AsgiProtocol, connection_limits(Settings()))
+    limits = connection_limits(Settings(), LoadEstimate(60))
+    protocol = partial(asgi_protocol.AsgiProtocol, limits)
     options = {"interface": "asgi3", "ws": "none", "lifespan": "off", "log_config": None}
     config = uvicorn.Config(answer, http=protocol, **{"port": 0, **options, **settings})
     config.load()
     server = Server(
         config,
         lifecycle,
+        intake=limits.intake,
         lifespan=nullcontext(),
         listeners=(),
         unix_socket=path,

@@ -17,6 +17,7 @@ from rope_client.transport import (
     SOCKET_URL,
     arguments,
     failure_of,
+    key_header,
     outcome_of,
     unix_socket_of,
 )
@@ -44,6 +45,7 @@ class AsyncClient:
     Args:
         base_url: address of the service: `http://host:port`, or `unix:/path` for its Unix-domain
             socket.
+        api_key: sent with each request, as `Authorization: Bearer`; None: no key is sent.
         encoding: `"safetensors"`, or `"json"` for people to read.
         timeout_s: deadline of a call, with all attempts and pauses.
         retry: when to retry.
@@ -56,6 +58,7 @@ class AsyncClient:
         self,
         base_url: str = "http://127.0.0.1:8000",
         *,
+        api_key: str | None = None,
         encoding: Encoding = "safetensors",
         timeout_s: float = 30.0,
         retry: RetryPolicy | None = None,
@@ -70,7 +73,9 @@ class AsyncClient:
         if socket_path is not None:
             base_url = SOCKET_URL
             transport = transport or httpx.AsyncHTTPTransport(uds=socket_path)
-        self._http = httpx.AsyncClient(base_url=base_url, transport=transport)
+        self._http = httpx.AsyncClient(
+            base_url=base_url, transport=transport, headers=key_header(api_key)
+        )
         self._sleep = sleep
 
     async def send(self, call: Call[T]) -> T:

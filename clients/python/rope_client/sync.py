@@ -17,6 +17,7 @@ from rope_client.transport import (
     arguments,
     failure_of,
     in_pieces,
+    key_header,
     outcome_of,
     unix_socket_of,
 )
@@ -42,6 +43,7 @@ class Client:
     Args:
         base_url: address of the service: `http://host:port`, or `unix:/path` for its Unix-domain
             socket.
+        api_key: sent with each request, as `Authorization: Bearer`; None: no key is sent.
         encoding: `"safetensors"`, or `"json"` for people to read.
         timeout_s: deadline of a call, with all attempts and pauses.
         retry: when to retry.
@@ -54,6 +56,7 @@ class Client:
         self,
         base_url: str = "http://127.0.0.1:8000",
         *,
+        api_key: str | None = None,
         encoding: Encoding = "safetensors",
         timeout_s: float = 30.0,
         retry: RetryPolicy | None = None,
@@ -68,7 +71,9 @@ class Client:
         if socket_path is not None:
             base_url = SOCKET_URL
             transport = transport or httpx.HTTPTransport(uds=socket_path)
-        self._http = httpx.Client(base_url=base_url, transport=transport)
+        self._http = httpx.Client(
+            base_url=base_url, transport=transport, headers=key_header(api_key)
+        )
         self._sleep = sleep
 
     def send(self, call: Call[T]) -> T:

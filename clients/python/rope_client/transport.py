@@ -28,6 +28,20 @@ def unix_socket_of(base_url: str) -> str | None:
     return path.removeprefix("//") if scheme == "unix" else None
 
 
+def key_header(api_key: str | None) -> dict[str, str]:
+    """Return the header that has the key, if any.
+
+    Raises:
+        ValueError: the key has a character that no key has; the text does not show the key.
+    """
+    if api_key is None:
+        return {}
+    key = api_key.strip()
+    if not (key and key.isascii() and key.isprintable()):
+        raise ValueError("api_key must be one line of printable ASCII characters")
+    return {"Authorization": f"Bearer {key}"}
+
+
 def arguments(request: Request) -> dict[str, Any]:
     """Return the arguments of `httpx.Client.request`, without the content."""
     return {

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from threading import Thread
-from typing import Any
+from typing import Any, Protocol
 
 from grpc import StatusCode
 from grpc._cython import cygrpc
@@ -28,11 +28,22 @@ Stream = Callable[[Rpc], None]
 """Begins to answer an RPC with any number of requests."""
 
 
+class Admission(Protocol):
+    """Decides which RPCs may send their message."""
+
+    def knows(self, rpc: Rpc) -> bool:
+        """Tell whether an RPC may send its message at once. Called on the server's thread."""
+
+    def admits(self, path: str, rpc: Rpc) -> bool:
+        """Tell whether any other RPC may; answer the RPC if not. Called on the event loop."""
+
+
 class CoreServer:
     """Accepts RPCs and calls the function of their method. Its methods are for the event loop.
 
     Args:
         options: of the core.
+        admission: decides before the message of an RPC is received; None: all RPCs may send it.
         unary: functions of methods with one request, by path.
         streams: functions of methods with any number of requests, by path.
     """
@@ -40,9 +51,11 @@ class CoreServer:
     def __init__(
         self,
         options: Sequence[tuple[str, int]],
+        admission: Admission | None,
         unary: Mapping[str, Unary],
         streams: Mapping[str, Stream],
     ) -> None:
+        self._admission = admission
         self._unary = {path.encode(): begin for path, begin in unary.items()}
         self._streams = {path.encode(): begin for path, begin in streams.items()}
         self._queue = cygrpc.CompletionQueue()
@@ -115,10 +128,14 @@ class CoreServer:
         path = event.call_details.method
         rpc = Rpc(event)
         rpc.receive_close()
-        if (unary := self._unary.get(path)) is not None:
+        unary = self._unary.get(path)
+        if unary is None:
+            self._forward(partial(_call_stream, self._streams.get(path, _refuse)), rpc)
+        elif self._admission is None or self._admission.knows(rpc):
             rpc.receive(partial(_call_unary, unary, rpc))
         else:
-            self._forward(partial(_call_stream, self._streams.get(path, _refuse)), rpc)
+            admits = partial(self._admission.admits, path.decode())
+            self._forward(partial(_receive_admitted, admits, unary), rpc)
 
     def _forward(self, handle: Callable[[Any], None], event: Any) -> None:
         """Call `handle(event)` on the loop, which handles all waiting events at once."""
@@ -137,6 +154,11 @@ class CoreServer:
         finally:
             if self._events:  # a function has raised: handle the other events
                 self._loop.call_soon(self._handle_events)
+
+
+def _receive_admitted(admits: Callable[[Rpc], bool], unary: Unary, rpc: Rpc) -> None:
+    if not rpc.is_over and admits(rpc):
+        rpc.receive(partial(_call_unary, unary, rpc))
 
 
 def _call_unary(begin: Unary, rpc: Rpc, event: Any) -> None:

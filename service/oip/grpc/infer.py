@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping
 from typing import Any
 
+from service.access.tenant import ANONYMOUS
 from service.batching.admission import Charge
 from service.endpoints.table import INLINE_PARAMS_BYTES
 from service.inference.handler import RequestContext
@@ -94,14 +95,13 @@ class InferMethods:
     async def _stream_response(self, context: RequestContext, body: bytes, raises: bool) -> bytes:
         """Return the response to one request of a stream: its answer, or its failure."""
         described: dict[str, Any] = {}
+        tenant, quotas = context.tenant, self._handler.gate.quotas
         try:
-            request = await self._parse(context, body)
-            described = {"id": request.split.id, "model_name": request.message.model_name}
-            options = codec.read_params(request.message.parameters)
-            is_final = options.get(EMPTY_FINAL_RESPONSE) is True
-            params = {"triton_final_response": True} if is_final else {}
-            described["parameters"] = codec.write_params(params)
-            return await self._infer(context, request, params, join_stream_response)
+            if tenant is ANONYMOUS:
+                return await self._infer_in_stream(context, body, described)
+            with quotas.request(tenant, len(body)):
+                quotas.add_bytes(tenant, len(body))
+                return await self._infer_in_stream(context, body, described)
         except Exception as failure:
             if raises:
                 raise
@@ -109,12 +109,26 @@ class InferMethods:
             response = ModelStreamInferResponse(error_message=text, infer_response=described)
             return bytes(response.SerializeToString())
 
+    async def _infer_in_stream(
+        self, context: RequestContext, body: bytes, described: dict[str, Any]
+    ) -> bytes:
+        """Return the answer to one request of a stream, and put into `described` what is known."""
+        request = await self._parse(context, body)
+        described |= {"id": request.split.id, "model_name": request.message.model_name}
+        options = codec.read_params(request.message.parameters)
+        is_final = options.get(EMPTY_FINAL_RESPONSE) is True
+        params = {"triton_final_response": True} if is_final else {}
+        described["parameters"] = codec.write_params(params)
+        return await self._infer(context, request, params, join_stream_response)
+
     def _context(self, rpc: Rpc) -> RequestContext:
         """Return the context of a request that has just arrived."""
         deadline = self._handler.deadline(rpc.time_remaining())
-        return RequestContext(deadline, Charge(self._handler.admission))
+        charge = Charge(self._handler.admission, rpc.tenant)
+        return RequestContext(deadline, charge, tenant=rpc.tenant)
 
     async def _parse(self, context: RequestContext, body: bytes) -> codec.ParsedRequest:
+        self._handler.batcher.check(context.deadline, context.tenant)
         split = split_request(body)
         context.charge.add(len(split.header) * MEMORY_FACTOR + sum(map(len, split.raw)))
         if len(split.header) > INLINE_PARAMS_BYTES:

@@ -102,7 +102,11 @@ class PlannedInfer:
         self._layouts: dict[int, Layout] = {}  # by length of the message
 
     def begin(self, rpc: Rpc, body: bytes) -> bool:
-        """Begin to answer a request; return False if it must be answered the ordinary way."""
+        """Begin to answer a request; return False if it must be answered the ordinary way.
+
+        Raises:
+            Overloaded: it would wait for too long.
+        """
         layout = self._layouts.get(len(body))
         if layout is not None and all(body.startswith(text, at) for at, text in layout.fixed):
             view = memoryview(body)
@@ -119,20 +123,31 @@ class PlannedInfer:
     def _submit(
         self, rpc: Rpc, model_plan: ModelPlan, message_id: str, raw: Sequence[memoryview]
     ) -> bool:
-        """Put a request into the queue; return False if it was refused."""
+        """Put a request into the queue; return False if it was refused.
+
+        Raises:
+            Overloaded: it would wait for too long.
+        """
         handler, (model, plan) = self._handler, model_plan
-        charge = Charge(handler.admission)
+        arrived, deadline = time.monotonic(), handler.deadline(rpc.time_remaining())
+        try:
+            self.batcher.check(deadline, rpc.tenant, plan.job)
+        except ServiceError as refusal:
+            self._statistics[model.name].add_failure(refusal, arrived)
+            raise
+        charge = Charge(handler.admission, rpc.tenant)
         slab = self._slab_pool.lease(plan.num_bytes)
         for span, piece in zip(plan.spans, raw, strict=True):
             slab.memory[span.offset : span.offset + span.num_bytes] = piece
         entry = RpcEntry(
             PlannedJob(plan, slab),
-            time.monotonic(),
-            handler.deadline(rpc.time_remaining()),
+            arrived,
+            deadline,
             self,
             rpc,
             model,
             message_id,
+            tenant=rpc.tenant,
         )
         try:
             charge.add(plan.charge_bytes)

@@ -9,6 +9,8 @@ from typing import Any
 from grpc import StatusCode
 from grpc._cython import cygrpc
 
+from service.access.tenant import ANONYMOUS, Tenant
+
 _FOREVER_S = 2.0**62
 """An RPC without a deadline has a deadline in the core that is later than this time."""
 
@@ -23,6 +25,7 @@ class Rpc:
 
     Attributes:
         metadata: what the client sent: pairs of name and value.
+        tenant: who the RPC is from, once that is decided.
         trailing_metadata: what is sent with the status.
         on_cancel: called once, when the client leaves or the deadline passes before the answer.
     """
@@ -36,6 +39,7 @@ class Rpc:
         "metadata",
         "on_cancel",
         "status",
+        "tenant",
         "trailing_metadata",
     )
 
@@ -45,12 +49,21 @@ class Rpc:
         self._has_sent_metadata = False
         self._on_end: list[Callable[[], None]] = []
         self.metadata: Sequence[tuple[str, str | bytes]] = event.invocation_metadata
+        self.tenant: Tenant = ANONYMOUS
         self.trailing_metadata: tuple[tuple[str, str], ...] = ()
         self.on_cancel: Callable[[], object] | None = None
         self.is_over = False
         """Whether the status is sent, or the RPC was cancelled before."""
         self.status: StatusCode | None = None
         """Status of the answer; None before it."""
+
+    def authorization(self) -> list[bytes]:
+        """Return the values of all metadata `authorization`."""
+        return [
+            value.encode() if isinstance(value, str) else value
+            for name, value in self.metadata
+            if name == "authorization"
+        ]
 
     def time_remaining(self) -> float | None:
         """Return the seconds until the deadline, None if there is no deadline."""

@@ -9,7 +9,9 @@ from typing import Any
 
 from grpc import StatusCode
 
-from service.errors import ShuttingDown
+from service.access.gate import Gate
+from service.access.tenant import ANONYMOUS
+from service.errors import ServiceError, ShuttingDown
 from service.observability import ids
 from service.observability.request_log import RequestLog
 from service.oip.grpc import core_server
@@ -32,10 +34,16 @@ _LOGGED_METADATA = frozenset(("x-request-id", "traceparent"))
 
 
 class RpcHandlers:
-    """Wraps methods, and counts the RPCs in progress."""
+    """Wraps methods, and counts the RPCs in progress.
 
-    def __init__(self, request_log: RequestLog) -> None:
+    Args:
+        request_log: where RPCs are counted and logged.
+        gate: admits RPCs; one that admits all of them if None.
+    """
+
+    def __init__(self, request_log: RequestLog, gate: Gate | None = None) -> None:
         self._request_log = request_log
+        self._gate = gate or Gate()
         self._num_running = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -54,11 +62,28 @@ class RpcHandlers:
         """Return when the status of every RPC has been sent."""
         await self._idle.wait()
 
+    def knows(self, rpc: Rpc) -> bool:
+        """Tell whether the message of an RPC may be received before `admits` is called.
+
+        Any thread may call this.
+        """
+        return self._gate.knows(rpc.authorization())
+
+    def admits(self, path: str, rpc: Rpc) -> bool:
+        """Tell whether the message of an RPC may be received; answer the RPC if not."""
+        try:
+            self._gate.admit_rpc(path, rpc.authorization())
+        except ServiceError as failure:
+            self._count(path, rpc)
+            rpc.finish(None, *status_of(failure))
+            return False
+        return True
+
     def unary(self, path: str, method: UnaryMethod) -> core_server.Unary:
         """Return what `CoreServer` calls for a method with one request and one response."""
 
         def begin(rpc: Rpc, request: bytes) -> None:
-            self._begin(path, rpc, lambda: method(request, rpc))
+            self._begin(path, rpc, lambda: method(request, rpc), len(request))
 
         return begin
 
@@ -66,7 +91,7 @@ class RpcHandlers:
         """Return what `CoreServer` calls for a method with streams."""
 
         async def respond(rpc: Rpc) -> None:
-            async with aclosing(method(rpc.requests(), rpc)) as responses:
+            async with aclosing(method(self._requests(path, rpc), rpc)) as responses:
                 async for response in responses:
                     await rpc.write(response)
 
@@ -75,13 +100,30 @@ class RpcHandlers:
 
         return begin
 
-    def _begin(self, path: str, rpc: Rpc, respond: Callable[[], Response | None]) -> None:
-        """Answer an RPC with what `respond` returns, or with the status of its failure."""
+    def _begin(
+        self,
+        path: str,
+        rpc: Rpc,
+        respond: Callable[[], Response | None],
+        num_bytes: int | None = None,
+    ) -> None:
+        """Answer an RPC with what `respond` returns, or with the status of its failure.
+
+        Args:
+            path: of the method.
+            rpc: the RPC.
+            respond: called once.
+            num_bytes: length of its request; None for a stream, whose requests have quotas.
+        """
         self._count(path, rpc)
         if self._refusing:
             rpc.finish(None, *status_of(ShuttingDown()))
             return
         try:
+            if self._gate.needs_keys:
+                rpc.tenant = self._gate.admit_rpc(path, rpc.authorization())
+                if rpc.tenant is not ANONYMOUS and num_bytes is not None:
+                    self._take_quota(rpc, num_bytes)
             response = respond()
         except Exception as failure:
             rpc.finish(None, *status_of(failure))
@@ -91,6 +133,28 @@ class RpcHandlers:
             task = asyncio.get_running_loop().create_task(response)
             task.add_done_callback(partial(_finish, rpc))
             rpc.on_cancel = task.cancel
+
+    def _take_quota(self, rpc: Rpc, num_bytes: int) -> None:
+        """Count an RPC with one request as one of its tenant, until its end.
+
+        Raises:
+            QuotaExceeded: as `Quotas.begin`.
+        """
+        quotas = self._gate.quotas
+        quotas.begin(rpc.tenant, num_bytes)
+        quotas.add_bytes(rpc.tenant, num_bytes)
+        rpc.add_done_callback(partial(quotas.end, rpc.tenant))
+
+    async def _requests(self, path: str, rpc: Rpc) -> AsyncIterator[bytes]:
+        """Yield the messages of a stream as long as its key is valid.
+
+        Raises:
+            Unauthenticated, Forbidden: the keys have changed.
+        """
+        async for message in rpc.requests():
+            if self._gate.needs_keys:
+                rpc.tenant = self._gate.admit_rpc(path, rpc.authorization())
+            yield message
 
     def _count(self, path: str, rpc: Rpc) -> None:
         """Count an RPC until its status is sent; then the log and the metrics get the status."""

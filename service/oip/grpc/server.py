@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from typing import Any
 
+from service.access.gate import Gate
 from service.lifecycle import LAST_REQUESTS_S, Lifecycle
 from service.observability.metrics import Metrics
 from service.observability.request_log import RequestLog
@@ -43,13 +44,21 @@ class GrpcServer:
         lifecycle: its phases are the answers of the health service, and it ends open streams.
         methods: all that are implemented.
         metrics: counts RPCs.
+        gate: admits RPCs; one that admits all of them if None.
     """
 
     def __init__(
-        self, settings: Settings, lifecycle: Lifecycle, methods: Methods, metrics: Metrics
+        self,
+        settings: Settings,
+        lifecycle: Lifecycle,
+        methods: Methods,
+        metrics: Metrics,
+        gate: Gate | None = None,
     ) -> None:
         self._settings = settings
-        self._rpcs = RpcHandlers(RequestLog(metrics, logged=settings.logs_requests, quiet=QUIET))
+        request_log = RequestLog(metrics, logged=settings.logs_requests, quiet=QUIET)
+        self._rpcs = RpcHandlers(request_log, gate)
+        self._admission = self._rpcs if gate is not None and gate.needs_keys else None
         self._unary: dict[str, Unary] = {}
         self._streams: dict[str, Stream] = {}
         for name, method in methods.items():
@@ -72,7 +81,7 @@ class GrpcServer:
             OSError: the port is taken or not allowed.
         """
         host, port = self._settings.http_host, self._settings.grpc_port
-        server = CoreServer(_options(self._settings), self._unary, self._streams)
+        server = CoreServer(_options(self._settings), self._admission, self._unary, self._streams)
         try:
             _check_port(host, port)
             server.listen(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")

@@ -4,6 +4,7 @@ import time
 from collections.abc import Mapping
 from functools import partial
 
+from service.access.tenant import ANONYMOUS
 from service.asgi import io
 from service.asgi.body import disconnected, read_body
 from service.asgi.io import Receive, Scope, Send
@@ -32,7 +33,7 @@ class InferRoute:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
-        with Charge(self._handler.admission) as charge:
+        with Charge(self._handler.admission, scope.get(io.TENANT, ANONYMOUS)) as charge:
             status = 200
             try:
                 headers, parts = await self._infer(scope, receive, charge)
@@ -51,8 +52,9 @@ class InferRoute:
         with self._statistics.count() as started:
             infer_headers = parse_headers(headers, handler.settings.max_json_bytes)
             deadline = handler.deadline(io.timeout_s(headers))
+            handler.batcher.check(deadline, charge.tenant)
             watch = partial(disconnected, receive)
-            context = RequestContext(deadline, charge, watch, io.tenant(scope))
+            context = RequestContext(deadline, charge, watch, charge.tenant)
             reading = self._read(context, infer_headers, receive, headers)
             request_id, plan, served = await run_model(handler, model, context, reading)
             write_started = time.monotonic()

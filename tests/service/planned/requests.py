@@ -101,6 +101,10 @@ class Client:
     async def connect(cls, address: tuple[str, int], limit: int = 2**24) -> "Client":
         return cls(*await asyncio.open_connection(*address, limit=limit))
 
+    @classmethod
+    async def connect_unix(cls, path: str, limit: int = 2**24) -> "Client":
+        return cls(*await asyncio.open_unix_connection(path, limit=limit))
+
     async def send(self, data: bytes) -> None:
         self.writer.write(data)
         await self.writer.drain()

@@ -161,7 +161,7 @@ async def running(protocol: str = "planned", **settings: Any) -> AsyncIterator[R
         lifecycle,
         log,
     )
-    limits = connection_limits(chosen)
+    limits = connection_limits(chosen, handler.batcher.load)
     protocols = {
         "planned": partial(Connection, planned, limits),
         "ordinary": partial(AsgiProtocol, limits),
@@ -179,7 +179,15 @@ async def running(protocol: str = "planned", **settings: Any) -> AsyncIterator[R
         proxy_headers=False,
     )
     config.load()
-    server = Server(config, lifecycle, lifespan=nullcontext(), listeners=(), delay_s=0, drain_s=1)
+    server = Server(
+        config,
+        lifecycle,
+        intake=limits.intake,
+        lifespan=nullcontext(),
+        listeners=(),
+        delay_s=0,
+        drain_s=1,
+    )
     server.lifespan = config.lifespan_class(config)
     others = asyncio.all_tasks()
     async with lifespan(state, device_threads):

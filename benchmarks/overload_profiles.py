@@ -1,0 +1,361 @@
+"""Profiles of load beyond what the service can do, and the bars that it must meet in each."""
+
+import json
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
+from http.client import HTTPException
+from pathlib import Path
+
+import safetensors.torch
+import torch
+
+from benchmarks import encodings, servers
+from benchmarks.encodings import EncodedRequest
+from benchmarks.floor_worker import ENVIRONMENT
+from benchmarks.load import Exchange, Load, exchange_files
+from benchmarks.open_load import Arrivals, OpenLoad, request_files
+from benchmarks.server_watch import Observed, watching
+from benchmarks.servers import Server
+from benchmarks.slow_clients import Pace, SlowClients
+from benchmarks.table import Row
+from benchmarks.workloads import S64, TINY, Workload
+
+DEADLINE_MS = 500
+LARGE_DEADLINE_MS = 30_000
+BUDGET_BYTES = 1 << 30
+MEMORY_MARGIN_BYTES = 128 << 20
+KEPT_ALIVE = 1024
+"""Connections of a run that keeps them alive. With 256 of them no queue would be longer than half
+a second, so that a service that refuses nothing would pass."""
+
+AT_ONCE = 4096
+"""Connections of a run that opens one for each arrival: the most that are open at a time."""
+
+LARGEST_BYTES = 256 << 20
+MIXED_CONNECTIONS = 8
+SMALL_RATE = 200
+SLOW_READERS, SLOW_WRITERS = 64, 200
+SLOW_WRITER_S = 20
+"""Time after which a client that drips its request must be cut."""
+
+HEALTH_P99_MS = 100
+REFUSED_P99_MS = 100
+ANSWERS = {200, 413, 429, 503, 504}
+"""413 is right for large bodies only; no other profile has them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A server under load."""
+
+    server: Server
+    health_ports: Sequence[int]
+    """Ports whose /healthz is probed: that of the service, and the one of its status."""
+
+    load_core: int
+    seconds: float
+    idle_bytes: int
+    idle_files: int
+
+    def run(self, profile: str, load: OpenLoad) -> Row:
+        """Return the figures of a run, without its verdict."""
+        before = self._late_calls()
+        with watching(self.server, self.health_ports) as observed:
+            arrivals = load.run(self.server.port)
+        return {
+            "profile": profile,
+            "rate": float(load.rate),
+            **asdict(arrivals),
+            "offered_rate": arrivals.offered / load.seconds,
+            "goodput": arrivals.in_deadline / load.seconds,
+            **self._observed(observed),
+            "late_calls": _difference(self._late_calls(), before),
+        }
+
+    def _observed(self, observed: Observed) -> Row:
+        return {
+            "health_p99_ms": [observed.health_p99_ms(port) for port in self.health_ports],
+            "peak_mib": observed.peak_bytes / 2**20,
+            "most_mib": (self.idle_bytes + BUDGET_BYTES + MEMORY_MARGIN_BYTES) / 2**20,
+            "connections": observed.peak_open_files - self.idle_files,
+        }
+
+    def _late_calls(self) -> float | None:
+        """Return the calls that were begun after their deadline, or None if none are counted."""
+        with suppress(OSError, HTTPException):
+            _, text = self.server.request("GET", "/metrics")
+            found = re.findall(rb"^rope_late_calls_total(?:\{.*\})? (\S+)", text, re.MULTILINE)
+            return sum(map(float, found)) if found else None
+        return None
+
+
+def _difference(after: float | None, before: float | None) -> float | None:
+    return None if after is None or before is None else after - before
+
+
+@contextmanager
+def started(
+    serve_core: int,
+    load_core: int,
+    seconds: float,
+    *,
+    status: bool,
+    keys_file: Path | None = None,
+) -> Iterator[Subject]:
+    """Start a service with `BUDGET_BYTES`, and with a status port if `status`."""
+    environment = {**ENVIRONMENT, "ROPE_MEMORY_BUDGET_BYTES": str(BUDGET_BYTES)}
+    if keys_file is not None:
+        environment["ROPE_KEYS_FILE"] = str(keys_file)
+    status_ports = [servers.free_port()] if status else []
+    for port in status_ports:
+        environment["ROPE_STATUS_PORT"] = str(port)
+    with servers.started("service", serve_core, environment=environment) as server:
+        ports = [server.port, *status_ports]
+        idle_files = server.open_files()
+        yield Subject(server, ports, load_core, seconds, server.resident_bytes(), idle_files)
+
+
+def exchange(
+    server: Server, deadline_ms: int | None, *, closes: bool = False, key: str = ""
+) -> Exchange:
+    """Return the request of the workload, with the response of the server, which is checked."""
+    return _exchange(server, S64, deadline_ms, closes=closes, key=key)
+
+
+def measure_capacity(subject: Subject, key: str = "") -> Row:
+    """Return the row of a closed loop: the best rate of a few numbers of connections.
+
+    Raises:
+        LoadError: a response is not 200 with the right length.
+    """
+    seconds = max(0.5, subject.seconds / 6)
+
+    def run(connections: int, seconds: float) -> dict[str, float]:
+        load = Load(subject.load_core, files, connections, seconds)
+        return load.run(str(subject.server.port))
+
+    with exchange_files([exchange(subject.server, None, key=key)]) as files:
+        run(32, seconds / 2)  # not counted: first use of memory and connections
+        best = max((run(connections, seconds) for connections in (8, 32, 64)), key=_rate)
+        one = run(1, seconds)
+    return {
+        "profile": "capacity, closed loop",
+        "goodput": best["rate"],
+        "share": 1.0,
+        "statuses": {200: int(best["responses"])},
+        "accepted": {"p50_ms": best["p50_ms"], "p99_ms": best["p99_ms"]},
+        "unloaded_p99_ms": one["p99_ms"],
+        "bars": {},
+    }
+
+
+def _rate(figures: Mapping[str, float]) -> float:
+    return figures["rate"]
+
+
+def measure_kept_alive(subject: Subject) -> Iterator[Row]:
+    """Yield a row for each multiple of the capacity, on connections that are kept alive."""
+    yield from _measure_multiples(subject, "kept-alive", 0.9, KEPT_ALIVE)
+
+
+def measure_new_connections(subject: Subject) -> Iterator[Row]:
+    """Yield a row for each multiple of the capacity, with a connection for each arrival."""
+    yield from _measure_multiples(subject, "new connections", 0.7, AT_ONCE)
+
+
+def _measure_multiples(
+    subject: Subject, name: str, least_share: float, connections: int
+) -> Iterator[Row]:
+    new = name == "new connections"
+    capacity = measure_capacity(subject)
+    yield capacity
+    peak, unloaded_p99_ms = capacity["goodput"], capacity["unloaded_p99_ms"]
+    sent = [exchange(subject.server, DEADLINE_MS, closes=new)]
+    before: float | None = None
+    with request_files(sent) as files:
+        load = _load(subject, files, connections=connections, new_connections=new)
+        for multiple in (0.5, 1, 2, 10):
+            load = replace(load, rate=multiple * peak)
+            row = subject.run(f"{multiple:g}x, {name}", load)
+            row["share"] = row["goodput"] / peak
+            bars = {}
+            if multiple == 0.5:
+                before = p99_ms(row["accepted"])
+                bars["no refusal"] = {*row["statuses"]} == {200}
+                bars["p99 <= 5 x unloaded"] = before <= 5 * unloaded_p99_ms
+            else:
+                wanted = least_share if multiple > 1 or new else 0.95
+                bars[f"goodput >= {wanted:g} of peak"] = row["share"] >= wanted
+                bars[f"refused p99 <= {REFUSED_P99_MS} ms"] = (
+                    not row["refused"] or p99_ms(row["refused"]) <= REFUSED_P99_MS
+                )
+            if multiple == 2:
+                p99 = p99_ms(row["accepted"])
+                bars["accepted p99 <= 5 x unloaded"] = p99 <= 5 * unloaded_p99_ms
+            yield with_verdict(row, bars)
+        load = replace(load, rate=peak / 2, warm_up_s=min(5, subject.seconds / 2))
+        row = subject.run(f"0.5x after it, {name}", load)
+        row["share"] = row["goodput"] / peak
+        bars = {
+            "goodput >= 0.95 of offered": row["goodput"] >= 0.95 * row["offered_rate"],
+            "p99 <= 2 x before": p99_ms(row["accepted"]) <= 2 * before,
+        }
+        yield with_verdict(row, bars)
+
+
+def measure_mixed(subject: Subject) -> Iterator[Row]:
+    """Yield rows of small requests: alone, and beside 8 connections with 1 KiB to 256 MiB."""
+    small = [_exchange(subject.server, TINY, DEADLINE_MS)]
+    large = (_sized(subject.server, LARGEST_BYTES >> i) for i in range(19))
+    with request_files(small) as small_files, request_files(large) as large_files:
+        load = _load(subject, small_files, rate=SMALL_RATE)
+        alone = subject.run(f"{SMALL_RATE} small/s alone", load)
+        yield with_verdict(alone, {})
+        beside = OpenLoad(
+            subject.load_core,
+            large_files,
+            rate=100,
+            seconds=subject.seconds,
+            deadline_ms=LARGE_DEADLINE_MS,
+            connections=MIXED_CONNECTIONS,
+            seed=1,
+            timeout_s=60,
+        )
+        with ThreadPoolExecutor() as pool:
+            running = pool.submit(beside.run, subject.server.port)
+            row = subject.run(f"{SMALL_RATE} small/s beside mixed sizes", load)
+            mixed = running.result()
+        p99 = p99_ms(row["accepted"])
+        bars = {"small p99 <= 3 x alone": p99 <= 3 * p99_ms(alone["accepted"])}
+        yield with_verdict(row, bars)
+        yield _mixed_row(mixed, beside)
+
+
+def _mixed_row(arrivals: Arrivals, load: OpenLoad) -> Row:
+    """Return the row of the large requests; what was observed meanwhile is in the row before."""
+    row: Row = {
+        "profile": f"{MIXED_CONNECTIONS} connections, 1 KiB to 256 MiB",
+        **asdict(arrivals),
+        "offered_rate": (arrivals.offered - arrivals.dropped) / load.seconds,
+        "goodput": arrivals.in_deadline / load.seconds,
+    }
+    row["slip"] = None  # most arrivals find no free connection: this is a closed loop
+    return row | {"bars": {"answers": {*arrivals.statuses} <= ANSWERS}}
+
+
+def measure_slow_readers(subject: Subject) -> Iterator[Row]:
+    """Yield rows of half the capacity: alone, and beside clients that read 16 KiB/s."""
+    request = _large_answer().http()
+    paces = [Pace(request, read_bytes=4096)] * SLOW_READERS
+    name = f"{SLOW_READERS} slow readers"
+    clients = SlowClients(subject.server.port, paces, interval_s=0.25, reconnects=False)
+    yield from _measure_beside(subject, name, clients)
+
+
+def measure_slow_writers(subject: Subject) -> Iterator[Row]:
+    """Yield rows of half the capacity: alone, and beside clients that send a byte per second."""
+    head = b"POST /v1/attention HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+    body = exchange(subject.server, None).request.partition(b"\r\n\r\n")
+    header, body = Pace(head, drip=b"X-Name: value\r\n"), Pace(body[0] + body[1], drip=b"\0")
+    paces = [header, body] * (SLOW_WRITERS // 2)
+    name = f"{SLOW_WRITERS} slow writers"
+    clients = SlowClients(subject.server.port, paces, interval_s=1, reconnects=True)
+    yield from _measure_beside(subject, name, clients)
+
+
+def _measure_beside(
+    subject: Subject,
+    name: str,
+    clients: SlowClients,
+) -> Iterator[Row]:
+    capacity = measure_capacity(subject)
+    yield capacity
+    peak = capacity["goodput"]
+    with request_files([exchange(subject.server, DEADLINE_MS)]) as files:
+        load = _load(subject, files, rate=peak / 2, warm_up_s=min(5, subject.seconds / 2))
+        alone = subject.run("0.5x alone", load)
+        alone["share"] = alone["goodput"] / peak
+        yield with_verdict(alone, {})
+        with clients.running():
+            row = subject.run(f"0.5x beside {name}", load)
+    row["share"] = row["goodput"] / peak
+    row["slow_cut"] = clients.num_cut
+    row["slow_longest_s"] = max(clients.lifetimes_s)
+    bars = {
+        "goodput >= 0.95 of offered": row["goodput"] >= 0.95 * row["offered_rate"],
+        "p99 <= 2 x alone": p99_ms(row["accepted"]) <= 2 * p99_ms(alone["accepted"]),
+    }
+    if clients.reconnects and subject.seconds > SLOW_WRITER_S:
+        bars[f"cut within {SLOW_WRITER_S} s"] = row["slow_longest_s"] <= SLOW_WRITER_S
+    yield with_verdict(row, bars)
+
+
+def with_verdict(row: Row, bars: Mapping[str, bool]) -> Row:
+    """Add to a row whether it meets its bars and those of all profiles."""
+    common = {
+        "health": row["health_p99_ms"][-1] <= HEALTH_P99_MS,
+        "memory": row["peak_mib"] <= row["most_mib"],
+        "answers": {*row["statuses"]} <= ANSWERS,
+    }
+    if row["late_calls"] is not None:
+        common["no late call"] = row["late_calls"] == 0
+    return row | {"bars": {**bars, **common}}
+
+
+def p99_ms(latencies: Mapping[str, float] | None) -> float:
+    return latencies["p99_ms"] if latencies else math.inf
+
+
+def _load(subject: Subject, files: Sequence[str], **changes: object) -> OpenLoad:
+    load = OpenLoad(subject.load_core, files, 1, subject.seconds, DEADLINE_MS)
+    return replace(load, **changes)
+
+
+def _exchange(
+    server: Server,
+    workload: Workload,
+    deadline_ms: int | None,
+    *,
+    closes: bool = False,
+    key: str = "",
+) -> Exchange:
+    (length,) = workload.lengths
+    request = encodings.encode(workload, length)
+    if key:
+        request = replace(request, headers={**request.headers, "Authorization": f"Bearer {key}"})
+    response = encodings.output(workload, length, request, server)
+    headers = {"X-Request-Timeout-Ms": str(deadline_ms)} if deadline_ms else {}
+    headers |= {"Connection": "close"} if closes else {}
+    return Exchange(replace(request, headers={**request.headers, **headers}).http(), response)
+
+
+def _sized(server: Server, size: int) -> Exchange:
+    """Return a rotation with a request of about `size` bytes, and its response."""
+    heads, head_dim = (1, 64) if size < 1 << 15 else (32, 128)
+    tokens = (size - 512) // (heads * head_dim * 4 + 8)
+    name = f"rotate {tokens} tokens of {heads} x {head_dim}"
+    workload = Workload(name, (tokens,), heads=heads, head_dim=head_dim)
+    return _exchange(server, workload, LARGE_DEADLINE_MS)
+
+
+def _large_answer() -> EncodedRequest:
+    """Return a request of 128 KiB whose answer has 64 MiB."""
+    width = 1024
+    positions = torch.arange((64 << 20) // (width * 4))
+    params = json.dumps({"rope": {"head_dim": width}})
+    body = safetensors.torch.save({"positions": positions}, {"params": params})
+    headers = {"Content-Type": "application/x-safetensors"}
+    return EncodedRequest("/v1/cos_sin", headers, body, lambda body: torch.empty(0))
+
+
+PROFILES: Mapping[str, Callable[[Subject], Iterator[Row]]] = {
+    "kept-alive": measure_kept_alive,
+    "new connections": measure_new_connections,
+    "mixed sizes": measure_mixed,
+    "slow readers": measure_slow_readers,
+    "slow writers": measure_slow_writers,
+}

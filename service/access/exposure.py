@@ -1,0 +1,24 @@
+"""The warning of a service that other hosts can reach, and that does not protect itself."""
+
+from service.access.hosts import is_loopback
+
+
+def exposure_warning(address: str, *, has_keys: bool, has_tls: bool) -> str | None:
+    """Return what an operator must know of a service that listens on an address, in one line.
+
+    None: only the own host reaches the address, or the service has keys and TLS.
+    """
+    if is_loopback(address) or (has_keys and has_tls):
+        return None
+    risks, remedies = [], []
+    if not has_keys:
+        risks.append("without API keys, so all clients that reach it may use it")
+        remedies.append("ROPE_KEYS_FILE")
+    if not has_tls:
+        risks.append("without TLS, so others on the network can read tensors and keys")
+        remedies.append("ROPE_TLS_CERT_FILE and ROPE_TLS_KEY_FILE")
+    return (
+        f"listening on {address} {' and '.join(risks)}: set {', '.join(remedies)}, or let only "
+        "trusted hosts reach the ports (in a container: publish them as 127.0.0.1:8000:8000, or "
+        "restrict them by a network policy)"
+    )

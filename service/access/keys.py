@@ -1,0 +1,155 @@
+"""API keys: a TOML file has a table for each tenant, with the SHA-256 hashes of its keys."""
+
+import hmac
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    PositiveInt,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+)
+
+from service.access.tenant import ANONYMOUS, Scope, Tenant
+
+MAX_FILE_BYTES = 2**20
+
+MAX_KEYS = 1000
+"""Most keys of all tenants. A key that is not known is compared with all of them."""
+
+_Rate = Annotated[FiniteFloat, Field(gt=0)]
+_Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
+_Hash = Annotated[str, StringConstraints(pattern=r"^[0-9A-Fa-f]{64}$")]
+
+
+class _Table(BaseModel):
+    """The table of a tenant in the file; `Tenant` documents the fields."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    keys: Annotated[tuple[_Hash, ...], Field(min_length=1)]
+    scopes: frozenset[Scope] = frozenset((Scope.INFER,))
+    weight: Annotated[FiniteFloat, Field(gt=0, le=1e6)] = 1.0
+    requests_per_s: _Rate | None = None
+    bytes_per_s: _Rate | None = None
+    compute_s_per_s: _Rate | None = None
+    max_concurrent: PositiveInt | None = None
+
+
+_TABLES = TypeAdapter(dict[_Name, _Table])
+
+
+class BadKeysFile(ValueError):
+    """The keys file cannot be read, or is not valid."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Keys:
+    """The tenant of each key, by the SHA-256 digest of the key."""
+
+    tenants: Mapping[bytes, Tenant]
+
+    def find(self, key: bytes) -> Tenant | None:
+        """Return the tenant of a key, None if the key is not known.
+
+        The time does not tell how much of a key is right: its digest is compared with those of all
+        keys, and each comparison takes the same time.
+        """
+        digest, found = sha256(key).digest(), None
+        for known, tenant in self.tenants.items():
+            if hmac.compare_digest(known, digest):
+                found = tenant
+        return found
+
+
+NO_KEYS = Keys({})
+"""The keys of a service that answers all clients."""
+
+
+def parse_keys(text: str) -> Keys:
+    """Return the keys in the text of a keys file.
+
+    Raises:
+        BadKeysFile: the text is not a keys file; the message says what is wrong, in one line.
+    """
+    try:
+        tables = _TABLES.validate_python(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as failure:
+        raise BadKeysFile(f"not TOML: {failure}") from None
+    except ValidationError as failure:
+        error = failure.errors(include_url=False, include_input=False)[0]
+        place = ".".join(str(part) for part in error["loc"] if part != "[key]")
+        raise BadKeysFile(f"{place}: {error['msg']}") from None
+    tenants: dict[bytes, Tenant] = {}
+    for name, table in tables.items():
+        if name == ANONYMOUS.name:
+            raise BadKeysFile(f"{name}: the name is reserved for services without keys")
+        tenant = Tenant(name, **table.model_dump(exclude={"keys"}))
+        for number, text_of_hash in enumerate(table.keys):
+            digest = bytes.fromhex(text_of_hash)
+            if digest in tenants:
+                raise BadKeysFile(f"{name}.keys.{number}: the key is in the file twice")
+            tenants[digest] = tenant
+    if not tenants:
+        raise BadKeysFile("there is no key in the file")
+    if len(tenants) > MAX_KEYS:
+        raise BadKeysFile(f"there may be at most {MAX_KEYS} keys, got {len(tenants)}")
+    return Keys(tenants)
+
+
+class KeysFile:
+    """A keys file, which may change while the service runs.
+
+    Args:
+        path: of the file.
+
+    Raises:
+        BadKeysFile: the file cannot be read, or is not valid.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._version = self._find_version()
+        self.keys = self._read()
+
+    def reload(self) -> bool:
+        """Read the file if it has changed; return whether there are new keys.
+
+        Raises:
+            BadKeysFile: the changed file is not valid, or missing; said once. The keys stay.
+        """
+        version = self._find_version()
+        if version == self._version:
+            return False
+        self._version = version
+        self.keys = self._read()
+        return True
+
+    def _find_version(self) -> tuple[int, ...] | None:
+        """Return what differs between two states of the file; None: it cannot be read."""
+        try:
+            stat = self.path.stat()
+        except OSError:
+            return None
+        return stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size, stat.st_ino, stat.st_dev
+
+    def _read(self) -> Keys:
+        try:
+            with self.path.open("rb") as file:
+                content = file.read(MAX_FILE_BYTES + 1)
+            if len(content) > MAX_FILE_BYTES:
+                raise BadKeysFile(f"the file may have at most {MAX_FILE_BYTES:,} bytes")
+            return parse_keys(content.decode())
+        except OSError as failure:
+            raise BadKeysFile(failure.strerror or str(failure)) from None
+        except UnicodeDecodeError:
+            raise BadKeysFile("the file is not UTF-8") from None

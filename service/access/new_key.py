@@ -1,0 +1,53 @@
+"""Makes API keys: `rope-service new-key NAME`."""
+
+import argparse
+import secrets
+from collections.abc import Sequence
+from hashlib import sha256
+
+from service.access.keys import BadKeysFile, parse_keys
+from service.access.tenant import Scope
+
+KEY_BYTES = 32
+"""Random bytes of a key. Nobody can guess them, so a plain hash protects the key."""
+
+PREFIX = "rope_"
+"""Beginning of a key, by which scanners for secrets find keys in files."""
+
+
+def new_key(name: str, scopes: Sequence[str]) -> tuple[str, str]:
+    """Return a new key, and the lines of a tenant with this key for the keys file.
+
+    Raises:
+        BadKeysFile: the name or a scope is not valid.
+    """
+    key = PREFIX + secrets.token_urlsafe(KEY_BYTES)
+    listed = ", ".join(f'"{scope}"' for scope in scopes)
+    digest = sha256(key.encode()).hexdigest()
+    lines = f'["{name}"]\nkeys = ["{digest}"]\nscopes = [{listed}]\n'
+    parse_keys(lines)
+    return key, lines
+
+
+def run(arguments: Sequence[str]) -> str:
+    """Return what the command prints.
+
+    Raises:
+        SystemExit: the arguments are not valid.
+    """
+    parser = argparse.ArgumentParser(
+        prog="rope-service new-key",
+        description="Make an API key, and print it with its lines for ROPE_KEYS_FILE.",
+    )
+    parser.add_argument("name", help="name of the tenant")
+    parser.add_argument(
+        "--scopes",
+        default=Scope.INFER.value,
+        help=f"what the key opens, with commas: {', '.join(Scope)} (default: infer)",
+    )
+    chosen = parser.parse_args(arguments)
+    try:
+        key, lines = new_key(chosen.name, chosen.scopes.split(","))
+    except BadKeysFile as failure:
+        parser.error(str(failure))
+    return f"{key}\n\n# Only the client needs the key above; nothing else shows it again.\n{lines}"

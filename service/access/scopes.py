@@ -1,0 +1,66 @@
+"""Which scope a route of HTTP or a method of gRPC needs. What has no row here needs `admin`."""
+
+import re
+
+from service.access.tenant import Scope
+
+OPEN_PATHS = frozenset(("/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"))
+"""Routes for clients without a key: probes of load balancers and orchestrators."""
+
+_HTTP: tuple[tuple[re.Pattern[str], Scope], ...] = tuple(
+    (re.compile(pattern), scope)
+    for pattern, scope in (
+        (r"/v1/sessions(/.*)?", Scope.SESSIONS),
+        (r"/v1/.*|/version|/openapi\.json|/docs(/.*)?|/static-offline-docs/.*", Scope.INFER),
+        (r"/metrics|/v2/models/stats|/v2/models/[^/]+(/versions/[^/]+)?/stats", Scope.METRICS),
+        (r"/v2/models/[^/]+(/versions/[^/]+)?(/infer|/ready|/config)?", Scope.INFER),
+        (r"/v2|/v2/repository/index", Scope.INFER),
+        (r"/v2/models/[^/]+/trace/setting|/v2/trace/setting|/v2/logging", Scope.ADMIN),
+        (r"/v2/(system|cuda)sharedmemory/.*|/v2/repository/models/.*", Scope.ADMIN),
+    )
+)
+"""The first pattern that matches a whole path decides."""
+
+_SERVICE = "/inference.GRPCInferenceService/"
+
+OPEN_METHODS = frozenset(
+    (
+        *("/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"),
+        *(f"{_SERVICE}ServerLive", f"{_SERVICE}ServerReady"),
+    )
+)
+"""Methods for clients without a key."""
+
+_METHODS: dict[str, Scope] = {
+    _SERVICE + name: scope
+    for scope, names in {
+        Scope.INFER: (
+            *("ServerMetadata", "ModelReady", "ModelMetadata", "ModelConfig", "RepositoryIndex"),
+            *("ModelInfer", "ModelStreamInfer"),
+        ),
+        Scope.METRICS: ("ModelStatistics",),
+        Scope.ADMIN: (
+            *("RepositoryModelLoad", "RepositoryModelUnload", "TraceSetting", "LogSettings"),
+            *("SystemSharedMemoryStatus", "SystemSharedMemoryRegister"),
+            *("SystemSharedMemoryUnregister", "CudaSharedMemoryStatus"),
+            *("CudaSharedMemoryRegister", "CudaSharedMemoryUnregister"),
+        ),
+    }.items()
+    for name in names
+} | {
+    f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo": Scope.INFER
+    for version in ("v1", "v1alpha")
+}
+
+
+def decided_scope(path: str) -> Scope | None:
+    """Return the scope of a route of HTTP, None where no row decides."""
+    for pattern, scope in _HTTP:
+        if pattern.fullmatch(path):
+            return scope
+    return None
+
+
+def decided_method_scope(path: str) -> Scope | None:
+    """Return the scope of a method of gRPC, None where no row decides."""
+    return _METHODS.get(path)

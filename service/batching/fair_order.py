@@ -1,0 +1,207 @@
+"""The order of the calls in the queue: by arrival within a tenant, by weight among tenants.
+
+Start-time fair queueing (Goyal, Vin and Cheng, 1996). Each tenant has a virtual time: the seconds
+of the calls that ran for it, divided by its weight. The tenant whose virtual time is smallest runs
+next. Time that no other tenant wanted is not held against a tenant later: the virtual time of a
+tenant that comes into the queue is set forward to that of the tenant which runs, or nearly so.
+
+A tenant that stays below its share would wait for calls of others whenever its own come in a burst.
+So it is set forward to a time that is `BURST_S` behind, and the calls of a burst run at once.
+"""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from heapq import merge
+from itertools import chain
+from operator import attrgetter, itemgetter
+from typing import Generic, Protocol, TypeVar
+
+from service.access.tenant import ANONYMOUS, Tenant
+
+BURST_S = 0.25
+"""Seconds of its calls that a tenant may run before all others, after it has left the device to
+them for longer than that."""
+
+_entries, _start_and_arrival = attrgetter("entries"), itemgetter(0, 1)
+
+
+class HasCost(Protocol):
+    """A call, as its order needs it."""
+
+    @property
+    def seconds(self) -> float:
+        """Estimated time of the call when it runs alone."""
+
+
+class Waiting(Protocol):
+    """An entry of the queue, as its order needs it."""
+
+    @property
+    def call(self) -> HasCost:
+        """The call."""
+
+    @property
+    def arrived(self) -> float:
+        """Time when the request's header arrived."""
+
+    @property
+    def tenant(self) -> Tenant:
+        """Who the call is from."""
+
+
+E = TypeVar("E", bound=Waiting)
+
+
+@dataclass(slots=True, eq=False)
+class Lane(Generic[E]):
+    """The calls of one tenant."""
+
+    tenant: Tenant
+    start: float
+    """Virtual time of the tenant, at which its first call starts."""
+    entries: deque[E] = field(default_factory=deque)
+    """By arrival."""
+    seconds: float = 0.0
+    """Estimated time of all calls."""
+
+    def by_start(self) -> Iterator[tuple[float, float, E]]:
+        """Yield start, arrival and entry of each call."""
+        start = self.start
+        for entry in self.entries:
+            yield start, entry.arrived, entry
+            start += entry.call.seconds / self.tenant.weight
+
+
+class FairOrder(Generic[E]):
+    """The calls that wait. Iteration over them is by arrival within a tenant only.
+
+    Attributes:
+        num_calls: how many calls wait.
+        latest: the lane of the last call that was inserted.
+    """
+
+    def __init__(self) -> None:
+        self.num_calls = 0
+        self._virtual_time = 0.0
+        """Of the tenant that runs; never goes back."""
+        self._lanes: dict[str, Lane[E]] = {}
+        """By name of the tenant; those without calls are kept as long as they are not behind."""
+        self.latest: Lane[E] = Lane(ANONYMOUS, 0.0)
+
+    def __iter__(self) -> Iterator[E]:
+        return chain.from_iterable(map(_entries, self._lanes.values()))
+
+    def __contains__(self, entry: E) -> bool:
+        lane = self._lanes.get(entry.tenant.name)
+        return lane is not None and entry in lane.entries
+
+    def in_order(self) -> Iterator[E]:
+        """Iterate over the calls in the order in which they are to run.
+
+        None may be added or removed meanwhile.
+        """
+        if len(self._lanes) == 1:
+            [lane] = self._lanes.values()
+            return iter(lane.entries)
+        lanes = [lane for lane in self._lanes.values() if lane.entries]
+        starts = merge(*[lane.by_start() for lane in lanes], key=_start_and_arrival)
+        return (entry for _, _, entry in starts)
+
+    def insert(self, entry: E, *, is_idle: bool = False) -> None:
+        """Add a call, behind those of its tenant that arrived earlier.
+
+        Args:
+            entry: the call.
+            is_idle: whether no call runs. If none waits either, what ran before is forgotten.
+        """
+        if is_idle and not self.num_calls:
+            self._lanes.clear()
+        tenant = entry.tenant
+        lane = self._lanes.get(tenant.name)
+        if lane is None:
+            lane = Lane(tenant, self._virtual_time - BURST_S / tenant.weight)
+            self._lanes[tenant.name] = lane
+        elif not lane.entries:
+            lane.start = max(lane.start, self._virtual_time - BURST_S / tenant.weight)
+            lane.seconds = 0.0
+        entries = lane.entries
+        index = len(entries)
+        while index and entries[index - 1].arrived > entry.arrived:
+            index -= 1
+        entries.insert(index, entry)
+        lane.tenant = tenant
+        lane.seconds += entry.call.seconds
+        self.num_calls += 1
+        self.latest = lane
+
+    def remove(self, entry: E) -> None:
+        """Remove a call that will not run. Does nothing if it does not wait."""
+        if entry in self:
+            lane = self._lanes[entry.tenant.name]
+            lane.entries.remove(entry)
+            lane.seconds -= entry.call.seconds
+            self.num_calls -= 1
+
+    def serve(self, entries: Sequence[E]) -> None:
+        """Remove calls that run now, and add their time to that of their tenants.
+
+        Args:
+            entries: the first call of the order, and others.
+        """
+        for entry in entries:
+            lane = self._lanes[entry.tenant.name]
+            if entry is entries[0]:
+                self._virtual_time = max(self._virtual_time, lane.start)
+            if lane.entries[0] is entry:
+                lane.entries.popleft()
+            else:
+                lane.entries.remove(entry)
+            seconds = entry.call.seconds
+            lane.seconds -= seconds
+            lane.start += seconds / lane.tenant.weight
+        self.num_calls -= len(entries)
+        if len(self._lanes) > 1:
+            self._forget()
+
+    def clear(self) -> None:
+        """Remove all calls."""
+        self._lanes.clear()
+        self.latest = Lane(ANONYMOUS, 0.0)
+        self.num_calls = 0
+
+    def num_calls_of(self, tenant: Tenant) -> int:
+        """Return how many calls of a tenant wait."""
+        lane = self._lanes.get(tenant.name)
+        return 0 if lane is None else len(lane.entries)
+
+    def seconds_before(self, tenant: Tenant) -> float:
+        """Return the estimated time of the calls that run before a new call of a tenant."""
+        lanes, seconds = self._lanes, 0.0
+        start = self._virtual_time - BURST_S / tenant.weight
+        own = lanes.get(tenant.name)
+        if own is not None:
+            if len(lanes) == 1:
+                return own.seconds
+            seconds = own.seconds
+            start = (own.start if own.entries else max(own.start, start)) + seconds / tenant.weight
+        for lane in lanes.values():
+            if lane is not own and lane.entries and lane.start <= start:
+                # the last of these calls starts before that time, and ends after it
+                call_s = lane.seconds / len(lane.entries)
+                seconds += min(lane.seconds, (start - lane.start) * lane.tenant.weight + call_s)
+        return seconds
+
+    def share_before(self, tenant: Tenant) -> float:
+        """Return the share of the waiting work that runs before a new call of a tenant."""
+        if len(self._lanes) <= 1 and tenant.name in self._lanes:
+            return 1.0
+        seconds = sum([lane.seconds for lane in self._lanes.values()])
+        return min(1.0, self.seconds_before(tenant) / seconds) if seconds > 0 else 1.0
+
+    def _forget(self) -> None:
+        """Forget tenants without calls that are as far behind as one can be."""
+        for name, lane in [*self._lanes.items()]:
+            oldest = self._virtual_time - BURST_S / lane.tenant.weight
+            if not lane.entries and lane.start <= oldest:
+                del self._lanes[name]

@@ -1,0 +1,254 @@
+"""How long a new call would wait: the work before it, at the speed that runs really have."""
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import ceil
+from typing import Any, Protocol
+
+from service.access.tenant import Tenant
+from service.batching.fair_order import FairOrder
+from service.errors import Overloaded
+
+CALL_S = 30e-6
+"""Time of the event loop for each call, in addition to the estimated time of the call itself."""
+
+DEADLINE_SHARE = 0.5
+"""Share of the time until its deadline that a call may wait in the queue. The rest covers errors of
+the estimate, and the way to and from the client."""
+
+FEW_CALLS = 8
+"""As long as no more calls wait, none is refused because of `max_queue_s`: a few long calls are no
+overload."""
+
+LEARNING_RATE = 0.2
+"""Weight of the newest run in the measured speed."""
+
+MAX_SURPRISE = 4.0
+"""A run changes the measured speed no more than one that took so many times the expected time."""
+
+
+class Estimated(Protocol):
+    """A call whose time is estimated."""
+
+    @property
+    def kind(self) -> Hashable:
+        """The estimates of all calls of a kind are wrong by about the same factor."""
+
+    @property
+    def seconds(self) -> float:
+        """Estimated time of the call when it runs alone."""
+
+
+@dataclass(slots=True)
+class _Kind:
+    """Calls of one kind."""
+
+    slowness: float = 1.0
+    """Measured time of a second of estimated time."""
+    queued_s: float = 0.0
+    """Estimated time of those that wait."""
+
+
+@dataclass(slots=True, eq=False)
+class StartedRun:
+    """A run in progress."""
+
+    estimated_s: Mapping[Hashable, float]
+    """Estimated time of its calls, by kind."""
+    expected_s: float
+    """The estimated time at the measured speed; longer if the run has not ended by then."""
+    available: float
+    """When its first call was put into the queue."""
+    started: float
+
+
+@dataclass(slots=True)
+class LoadEstimate:
+    """The seconds of work that wait or run. A call changes a few sums; nothing adds up the queue.
+
+    The speed is measured from the end of one run to the end of the next, or from the arrival of a
+    call at an idle device. So it includes packing, which makes calls of a run cheaper, and all that
+    the event loop does meanwhile. All times are those of one clock, which callers read.
+    """
+
+    max_queue_s: float
+    """Longest predicted wait of a call that is accepted."""
+
+    work_s: float = field(default=0.0, init=False)
+    """Expected time of all calls that wait or run, those that run in full. No predicted wait is
+    longer."""
+
+    num_waiting: int = field(default=0, init=False)
+    _queued_s: float = field(default=0.0, init=False)
+    """Expected time of the calls that wait."""
+    _kinds: dict[Hashable, _Kind] = field(default_factory=dict, init=False)
+    _running: list[StartedRun] = field(default_factory=list, init=False)
+    _last_end: float = field(default=0.0, init=False)
+    """When the last run ended."""
+
+    def add(
+        self, call: Estimated, now: float, deadline: float, order: FairOrder[Any], tenant: Tenant
+    ) -> None:
+        """Count a call that is put into the queue.
+
+        Args:
+            call: the call.
+            now: the time.
+            deadline: of the call.
+            order: of the waiting calls, without this one.
+            tenant: who the call is from.
+
+        Raises:
+            Overloaded: as `check`.
+        """
+        kind = self._kinds.get(call.kind)
+        if kind is None:
+            kind = self._kinds[call.kind] = _Kind()
+        estimated_s = call.seconds + CALL_S
+        expected_s, work_s = estimated_s * kind.slowness, self.work_s
+        if work_s > self.max_queue_s or work_s > DEADLINE_SHARE * (deadline - now - expected_s):
+            self._check(expected_s, now, deadline, order.share_before(tenant))
+        kind.queued_s += estimated_s
+        self.num_waiting += 1
+        self._queued_s += expected_s
+        self.work_s = work_s + expected_s
+
+    def max_work_s(self, spare_s: float) -> float:
+        """Return the `work_s` above which a call is refused that has `spare_s` until its deadline.
+
+        Its own time at the measured speed is left out: `check` knows it.
+        """
+        return min(self.max_queue_s, DEADLINE_SHARE * spare_s)
+
+    def check(
+        self,
+        now: float,
+        deadline: float,
+        order: FairOrder[Any],
+        tenant: Tenant,
+        call: Estimated | None = None,
+    ) -> None:
+        """Check that a call, if it is known already, can be computed in time.
+
+        Args:
+            now: the time.
+            deadline: of the call.
+            order: of the waiting calls.
+            tenant: who the call is from.
+            call: the call; None if its request has not been read.
+
+        Raises:
+            Overloaded: the predicted wait is too long for its deadline or over the limit. Never if
+                no other call waits.
+        """
+        expected_s = 0.0 if call is None else self.expected_s(call)
+        self._check(expected_s, now, deadline, order.share_before(tenant))
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a run is in progress."""
+        return bool(self._running)
+
+    def expected_s(self, call: Estimated) -> float:
+        """Return the expected time of a call."""
+        return (call.seconds + CALL_S) * self.slowness(call.kind)
+
+    def slowness(self, kind: Hashable) -> float:
+        """Return the measured time of a second of estimated time."""
+        known = self._kinds.get(kind)
+        return 1.0 if known is None else known.slowness
+
+    def wait_s(self, now: float, share: float = 1.0) -> float:
+        """Return the predicted wait of a new call.
+
+        Args:
+            now: the time.
+            share: share of the waiting work that runs before the call.
+        """
+        rest_s = sum(max(0.0, run.started + run.expected_s - now) for run in self._running)
+        return rest_s + share * self._queued_s
+
+    def start(self, calls: Sequence[Estimated], available: float, now: float) -> StartedRun:
+        """Count waiting calls as a run.
+
+        Args:
+            calls: of the run.
+            available: when the first of them was put into the queue.
+            now: the time.
+        """
+        kinds = self._kinds
+        estimated_s: dict[Hashable, float] = {}
+        for call in calls:
+            kind = call.kind
+            estimated_s[kind] = estimated_s.get(kind, 0.0) + call.seconds + CALL_S
+        expected_s = 0.0
+        for kind, kind_s in estimated_s.items():
+            kinds[kind].queued_s -= kind_s
+            expected_s += kind_s * kinds[kind].slowness
+        run = StartedRun(estimated_s, expected_s, available, now)
+        self.num_waiting -= len(calls)
+        self._queued_s -= expected_s
+        self._running.append(run)
+        return run
+
+    def remove(self, call: Estimated) -> None:
+        """Count a call no more that leaves the queue without a run."""
+        self._kinds[call.kind].queued_s -= call.seconds + CALL_S
+        self.num_waiting -= 1
+        self._add_up()
+
+    def extend(self, run: StartedRun) -> None:
+        """Expect a run to take twice as long: it has not ended in the expected time."""
+        run.expected_s *= 2
+        self._add_up()
+
+    def end(self, run: StartedRun, now: float) -> None:
+        """Learn from a run that has ended."""
+        self._running.remove(run)
+        measured_s = now - max(self._last_end, run.available)
+        kinds, total_s = self._kinds, sum(run.estimated_s.values())
+        at_speed_s = sum([s * kinds[kind].slowness for kind, s in run.estimated_s.items()])
+        surprise = min(measured_s / at_speed_s, MAX_SURPRISE)
+        for kind, kind_s in run.estimated_s.items():
+            weight = LEARNING_RATE * kind_s / total_s
+            kinds[kind].slowness *= 1 + weight * (surprise - 1)
+        self._last_end = now
+        self._add_up()
+
+    def skip(self, now: float) -> None:
+        """Measure no time before `now`: the device was kept from running."""
+        self._last_end = now
+
+    def clear(self) -> None:
+        """Count no waiting calls."""
+        for kind in self._kinds.values():
+            kind.queued_s = 0.0
+        self.num_waiting = 0
+        self._add_up()
+
+    def _check(self, expected_s: float, now: float, deadline: float, share: float) -> None:
+        if not self.num_waiting:
+            return
+        wait_s, left_s = self.wait_s(now, share), deadline - now
+        retry_after_s = max(1, ceil(wait_s))
+        if wait_s > DEADLINE_SHARE * (left_s - expected_s):
+            raise Overloaded(
+                f"the predicted wait of {wait_s:.1f} s is too long for the deadline of the request",
+                retry_after_s,
+            )
+        if wait_s > self.max_queue_s and self.num_waiting >= FEW_CALLS:
+            raise Overloaded(
+                f"the predicted wait of {wait_s:.1f} s is over the limit of {self.max_queue_s:g} s",
+                retry_after_s,
+            )
+
+    def _add_up(self) -> None:
+        """Compute `queued_s` and `work_s` at the speed measured now."""
+        queued_s = 0.0
+        for kind in self._kinds.values():
+            if not self.num_waiting:
+                kind.queued_s = 0.0  # without the errors of rounding
+            queued_s += kind.queued_s * kind.slowness
+        self._queued_s = self.work_s = queued_s
+        for run in self._running:
+            self.work_s += run.expected_s

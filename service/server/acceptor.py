@@ -1,0 +1,165 @@
+"""Accept connections on listening sockets, and leave them in the kernel while there is no room.
+
+The servers of asyncio and uvloop accept all connections that wait, whatever happens then.
+"""
+
+import asyncio
+import errno
+import logging
+import socket
+import ssl
+from collections.abc import Callable, Sequence
+
+from service.server.intake import Intake
+
+log = logging.getLogger("rope.failures")
+
+PER_TURN = 64
+"""Connections that are accepted in one iteration of the event loop, at most."""
+
+PER_PLACE = 10
+"""Connections that are accepted each time that it is the turn of those that wait."""
+
+BACKLOG = 2048
+"""Connections that wait in the kernel until they are accepted, at most."""
+
+SHORT_BACKLOG = 128
+"""The same while they wait for their turn: the last of them must not wait for too long."""
+
+RETRY_S = 0.25
+"""Time until another try when the system has no descriptor or no memory for a connection."""
+
+_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+
+
+def bind(host: str, port: int) -> list[socket.socket]:
+    """Return a bound socket for each address of a host.
+
+    Raises:
+        OSError: an address is not available; the message names it.
+    """
+    flags = socket.AI_PASSIVE
+    addresses = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=flags)
+    sockets: list[socket.socket] = []
+    for family, kind, protocol, _, address in dict.fromkeys(addresses):
+        listener = socket.socket(family, kind, protocol)
+        sockets.append(listener)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            listener.bind(address)
+        except OSError as failure:
+            for opened in sockets:
+                opened.close()
+            reason = (failure.strerror or str(failure)).lower()
+            text = f"error while attempting to bind on address {address}: {reason}"
+            raise OSError(failure.errno, text) from None
+    return sockets
+
+
+class Acceptor:
+    """Accepts connections, as an `asyncio.Server` does for uvicorn.
+
+    Args:
+        sockets: bound sockets, which it owns.
+        make_protocol: returns the protocol of a new connection.
+        intake: says when connections may come in.
+        tls: context of TLS, if it is used.
+    """
+
+    def __init__(
+        self,
+        sockets: Sequence[socket.socket],
+        make_protocol: Callable[[], asyncio.BaseProtocol],
+        intake: Intake,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self.sockets = tuple(sockets)
+        self._make_protocol = make_protocol
+        self._intake = intake
+        self._tls = tls
+        self._loop = asyncio.get_running_loop()
+        self._tasks: set[asyncio.Task[object]] = set()
+        self._backlog = 0
+        self._is_closed = False
+        for listener in self.sockets:
+            listener.setblocking(False)
+        self._set_backlog(BACKLOG)
+        self._resume()
+
+    def close(self) -> None:
+        """Accept no more connections, and close the sockets."""
+        if not self._is_closed:
+            self._pause()
+            self._is_closed = True
+            for listener in self.sockets:
+                listener.close()
+            self.sockets = ()
+
+    async def wait_closed(self) -> None:
+        """Return at once: `close` leaves nothing to wait for."""
+
+    def _resume(self) -> None:
+        if not self._is_closed:
+            for listener in self.sockets:
+                self._loop.add_reader(listener, self._on_readable, listener)
+
+    def _pause(self) -> None:
+        for listener in self.sockets:
+            self._loop.remove_reader(listener)
+
+    def _on_readable(self, listener: socket.socket) -> None:
+        """Accept the connections that wait, or let them wait for their turn."""
+        intake = self._intake
+        if intake.is_free:
+            self._set_backlog(BACKLOG)
+            self._accept(listener, PER_TURN)
+        else:
+            self._set_backlog(SHORT_BACKLOG)
+            self._pause()
+            intake.wait_for_turn(self._enter)
+
+    def _enter(self) -> None:
+        """Accept some of those that have waited."""
+        if self._is_closed:
+            return
+        self._resume()
+        for listener in self.sockets:
+            self._accept(listener, PER_PLACE)
+
+    def _accept(self, listener: socket.socket, most: int) -> None:
+        intake = self._intake
+        for _ in range(most):
+            if intake.is_full(len(self._tasks)):
+                self._pause()
+                intake.wait_for_room(self._resume)
+                return
+            try:
+                client, _ = listener.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as failure:
+                if failure.errno not in _EXHAUSTED:
+                    raise
+                log.warning("no connection can be accepted: %s", failure)
+                self._pause()
+                self._loop.call_later(RETRY_S, self._resume)
+                return
+            connecting = self._loop.connect_accepted_socket(
+                self._make_protocol, client, ssl=self._tls
+            )
+            task = self._loop.create_task(connecting)
+            self._tasks.add(task)
+            task.add_done_callback(self._connected)
+
+    def _connected(self, task: asyncio.Task[object]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (failure := task.exception()) is not None:
+            log.debug("a connection could not be opened: %s", failure)
+
+    def _set_backlog(self, backlog: int) -> None:
+        if backlog != self._backlog:
+            self._backlog = backlog
+            for listener in self.sockets:
+                listener.listen(backlog)

@@ -1,0 +1,189 @@
+"""The sending half of a connection: answers to planned requests, and refusals."""
+
+import asyncio
+import logging
+import time
+from abc import abstractmethod
+from typing import Any
+
+from uvicorn.server import ServerState
+
+from service.access.tenant import ANONYMOUS
+from service.asgi.middleware import CLIENT_LEFT
+from service.batching.run import Completed
+from service.planned.plan import Plan, PlannedEntry
+from service.planned.planner import Match
+from service.server.asgi_protocol import AsgiProtocol
+from service.server.connection_deadlines import Watch
+from service.server.intake import Intake
+from service.server.planned_answer import render_answer, render_refusal, send
+from service.server.planned_requests import PlannedRequests
+from service.wire import Buffer
+
+log = logging.getLogger("rope.failures")
+
+MAX_DROPPED_BYTES = 2**20
+"""Longest rest of a refused body that is received and dropped to keep the connection open."""
+
+
+class AnsweringConnection(asyncio.BufferedProtocol):
+    """One client's connection, without its receiving half."""
+
+    _transport: asyncio.Transport
+    _fd: int
+    _watch: Watch
+
+    def __init__(self, planned: PlannedRequests, intake: Intake, server_state: ServerState) -> None:
+        self._planned = planned
+        self._intake = intake
+        self._server_state = server_state
+        self._ordinary: AsgiProtocol | None = None
+        self._entry: PlannedEntry | None = None
+        self._status = 0
+        """Status of the answer that is being sent; else 0."""
+        self._unread: Buffer = b""
+        """Bytes behind the request in progress, or those of an incomplete description."""
+        self._num_unwanted = 0
+        """Bytes of a refused request that are still to come."""
+        self._is_reading_paused = False
+        self._is_ending = False
+        """Whether the connection closes after the next answer, which says so."""
+        self._closes = False
+        """Whether the answer that is being sent says that the connection closes."""
+
+    def _answer(self, entry: PlannedEntry, outcome: Completed[Any] | Exception) -> None:
+        """Send the answer of a request."""
+        transport, planned, started = self._transport, self._planned, time.monotonic()
+        statistics = entry.call.plan.answer_format.statistics
+        if statistics is not None and isinstance(outcome, Exception):
+            statistics.add_failure(outcome, entry.arrived)
+        if transport.is_closing():
+            self._status = CLIENT_LEFT
+            self._finish(entry)
+            return
+        closes = self._closes = self._is_ending or planned.lifecycle.ending
+        headers = self._server_state.default_headers
+        try:
+            status, parts = render_answer(planned, entry, outcome, headers, closes=closes)
+            is_sent = send(transport, self._fd, parts)
+        except Exception:  # the other requests of the batch must get their answers
+            log.exception("an answer could not be sent")
+            transport.abort()
+            status, is_sent = CLIENT_LEFT, True
+        if not isinstance(outcome, Exception):
+            entry.backend_call = entry.call.plan.operation_name, outcome.result.backend
+            if statistics is not None:
+                statistics.add_success(outcome, entry.arrived, started)
+        self._status = status
+        if is_sent:
+            self._finish(entry)
+
+    def pause_writing(self) -> None:
+        """Pass on that the client does not read."""
+        (self._ordinary or self._watch).pause_writing()
+
+    def resume_writing(self) -> None:
+        """Finish the request whose answer the kernel has now."""
+        (self._ordinary or self._watch).resume_writing()
+        if self._entry is not None and self._status:
+            self._transport.set_write_buffer_limits()
+            self._finish(self._entry)
+
+    def _finish(self, entry: PlannedEntry) -> None:
+        """Record an answered request, free its memory, and go on with the next one."""
+        planned, transport = self._planned, self._transport
+        status, self._status, self._entry = self._status, 0, None
+        planned.admission.release(entry.charged_bytes, entry.tenant)
+        if entry.tenant is not ANONYMOUS:
+            planned.gate.quotas.end(entry.tenant)
+        self._server_state.total_requests += 1
+        route = entry.call.plan.answer_format.route
+        planned.record(
+            route, entry.request_id, status, entry.arrived, entry.identifiers, entry.backend_call
+        )
+        if transport.is_closing():
+            return
+        if self._closes:
+            transport.close()
+            return
+        if self._is_reading_paused:
+            self._is_reading_paused = False
+            transport.resume_reading()
+        if self._unread:
+            asyncio.get_running_loop().call_soon(self._read_unread)
+        else:
+            self._watch.start_idle()
+            if self._is_ending:
+                self.shutdown()
+
+    def _refuse(self, plan: Plan, match: Match | None, data: memoryview, end: int) -> bool:
+        """Refuse a request before its body is received, as `PlannedRequests.refusal` says.
+
+        Args:
+            plan: of the request.
+            match: what the planner knows of the request; None if `plan` says all.
+            data: the request, as far as it has come, and what follows.
+            end: where the request ends.
+        """
+        planned, transport = self._planned, self._transport
+        refusal = planned.refusal(plan)
+        if refusal is None:
+            return False
+        num_missing = end - len(data)
+        if num_missing > MAX_DROPPED_BYTES or transport.get_write_buffer_size():
+            self._read_ordinary(bytes(data))  # which closes, and waits for slow readers
+            return True
+        now = time.monotonic()
+        status, answer, request_id, identifiers = render_refusal(
+            planned, plan.answer_format, match, refusal, self._server_state.default_headers
+        )
+        send(transport, self._fd, [answer])
+        if plan.answer_format.statistics is not None:
+            plan.answer_format.statistics.add_failure(refusal, now)
+        planned.record(plan.answer_format.route, request_id, status, now, identifiers)
+        self._server_state.total_requests += 1
+        if num_missing > 0:
+            self._num_unwanted = num_missing
+            self._watch.start_idle()
+            self._watch.schedule()
+        else:
+            self._unread = bytes(data[end:])
+            self._wait_after_refusal()
+        return True
+
+    def _drop(self, data: memoryview) -> None:
+        """Drop the rest of a refused request."""
+        num_dropped = min(len(data), self._num_unwanted)
+        self._num_unwanted -= num_dropped
+        if not self._num_unwanted:
+            self._unread = bytes(data[num_dropped:])
+            self._wait_after_refusal()
+
+    def _wait_after_refusal(self) -> None:
+        """Read nothing until it is this client's turn."""
+        self._watch.start_idle()
+        if not self._transport.is_closing():
+            self._transport.pause_reading()
+            self._intake.wait_for_turn(self._enter)
+
+    def _enter(self) -> None:
+        """Go on reading after a refusal."""
+        if self._transport.is_closing():
+            return
+        self._transport.resume_reading()
+        if self._unread:
+            self._read_unread()
+        elif self._is_ending:
+            self.shutdown()
+
+    @abstractmethod
+    def _read_unread(self) -> None:
+        """Handle the bytes behind a request that is answered now."""
+
+    @abstractmethod
+    def _read_ordinary(self, data: bytes) -> None:
+        """Hand bytes to `AsgiProtocol`."""
+
+    @abstractmethod
+    def shutdown(self) -> None:
+        """Close when no request is in progress; called when the service ends."""

@@ -1,0 +1,80 @@
+"""Pace what comes in while the service has more work than it can do in time.
+
+To read and refuse a request takes time, which a flood of requests would take from those that are
+accepted. So a client that was refused, and while much work waits a new connection, waits for its
+turn. The rest of the flood waits in the kernel, where it costs nothing.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+from service.batching.load_estimate import LoadEstimate
+
+TICK_S = 0.01
+PER_TICK = 10
+"""How many come in each TICK_S."""
+
+FREE_WORK_S = 0.1
+"""While the device has no more work than this, new connections come in at once."""
+
+
+class Intake:
+    """Counts connections, and has the line of those that wait. No timer runs while nobody waits.
+
+    Args:
+        max_connections: how many may be open at a time.
+        load: the work of the device; None: connections need no device.
+    """
+
+    def __init__(self, max_connections: int, load: LoadEstimate | None = None) -> None:
+        self._max_connections = max_connections
+        self._load = load
+        self._num_open = 0
+        self._line: deque[Callable[[], None]] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+        self._when_room: list[Callable[[], None]] = []
+
+    @property
+    def is_free(self) -> bool:
+        """Whether the device has so little work that everybody may come in."""
+        return self._load is None or self._load.work_s <= FREE_WORK_S
+
+    def is_full(self, num_connecting: int) -> bool:
+        """Return whether no more connections may be accepted.
+
+        Args:
+            num_connecting: connections that are accepted and not open yet.
+        """
+        return self._num_open + num_connecting >= self._max_connections
+
+    def opened(self) -> None:
+        """Count a connection."""
+        self._num_open += 1
+
+    def closed(self) -> None:
+        """Count a connection no more, and call those that wait for room."""
+        self._num_open -= 1
+        waiting, self._when_room = self._when_room, []
+        for accept in waiting:
+            accept()
+
+    def wait_for_room(self, accept: Callable[[], None]) -> None:
+        """Call `accept` when a connection has closed."""
+        self._when_room.append(accept)
+
+    def wait_for_turn(self, enter: Callable[[], None]) -> None:
+        """Call `enter` when all that have waited for longer have come in."""
+        self._line.append(enter)
+        if self._timer is None:
+            self._arm()
+
+    def _arm(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(TICK_S, self._let_in)
+
+    def _let_in(self) -> None:
+        self._timer = None
+        for _ in range(min(PER_TICK, len(self._line))):
+            self._line.popleft()()
+        if self._line and self._timer is None:
+            self._arm()

@@ -1,0 +1,1 @@
+"""Keys, scopes, the names in Host, and their enforcement on all ways."""

@@ -1,0 +1,115 @@
+"""Every route and every method has a decided scope; all others need `admin`."""
+
+from collections.abc import Iterable, Iterator
+
+from starlette.routing import BaseRoute, Mount
+
+from service.access.scopes import (
+    OPEN_METHODS,
+    OPEN_PATHS,
+    decided_method_scope,
+    decided_scope,
+)
+from service.access.tenant import Scope
+from service.lifecycle import Lifecycle
+from service.observability.metrics import Metrics
+from service.oip.grpc.messages import METHODS
+from service.oip.grpc.server import GrpcServer
+from service.server.app import create_app
+from service.settings import Settings
+
+SCOPES = {
+    None: """
+        /healthz /readyz /v2/health/live /v2/health/ready
+    """,
+    Scope.INFER: """
+        /v1/rotate /v1/attention /v1/cos_sin /v1/shift /v1/merge /v1/resolve /v1/positions
+        /v1/presets /v1/variants /version /openapi.json /docs /docs/oauth2-redirect
+        /static-offline-docs/{path}
+        /v2 /v2/models/{name} /v2/models/{name}/versions/{version}
+        /v2/models/{name}/ready /v2/models/{name}/versions/{version}/ready
+        /v2/models/{name}/config /v2/models/{name}/versions/{version}/config
+        /v2/models/{name}/infer /v2/models/{name}/versions/{version}/infer
+        /v2/models/rope/infer /v2/models/rope/versions/1/infer
+        /v2/models/rope_attention/infer /v2/models/rope_attention/versions/1/infer
+        /v2/models/rope_cos_sin/infer /v2/models/rope_cos_sin/versions/1/infer
+        /v2/repository/index
+    """,
+    Scope.METRICS: """
+        /metrics /v2/models/stats
+        /v2/models/{name}/stats /v2/models/{name}/versions/{version}/stats
+    """,
+    Scope.ADMIN: """
+        /v2/repository/models/{name}/load /v2/repository/models/{name}/unload
+        /v2/systemsharedmemory/status /v2/systemsharedmemory/unregister
+        /v2/systemsharedmemory/region/{region}/status
+        /v2/systemsharedmemory/region/{region}/register
+        /v2/systemsharedmemory/region/{region}/unregister
+        /v2/cudasharedmemory/status /v2/cudasharedmemory/unregister
+        /v2/cudasharedmemory/region/{region}/status
+        /v2/cudasharedmemory/region/{region}/register
+        /v2/cudasharedmemory/region/{region}/unregister
+        /v2/logging /v2/trace/setting /v2/models/{name}/trace/setting
+    """,
+}
+"""A new route must be added here, by an engineer who has thought about its scope."""
+
+METHOD_SCOPES = {
+    None: """ServerLive ServerReady Check Watch""",
+    Scope.INFER: """
+        ServerMetadata ModelReady ModelMetadata ModelConfig RepositoryIndex ModelInfer
+        ModelStreamInfer ServerReflectionInfo
+    """,
+    Scope.METRICS: "ModelStatistics",
+    Scope.ADMIN: """
+        RepositoryModelLoad RepositoryModelUnload TraceSetting LogSettings
+        SystemSharedMemoryStatus SystemSharedMemoryRegister SystemSharedMemoryUnregister
+        CudaSharedMemoryStatus CudaSharedMemoryRegister CudaSharedMemoryUnregister
+    """,
+}
+
+
+def paths_of(routes: Iterable[BaseRoute]) -> Iterator[str]:
+    """Yield the paths of routes and of included routers; names of parameters are segments."""
+    for route in routes:
+        if (router := getattr(route, "original_router", None)) is not None:
+            yield from paths_of(router.routes)
+        else:
+            yield f"{route.path}/{{path}}" if isinstance(route, Mount) else route.path
+
+
+def test_every_route_has_the_scope_that_is_written_here():
+    app = create_app(Settings(device="cpu", warm_up_shapes=""), Lifecycle())
+    found = {*paths_of(app.app.routes), *app.hot}
+    assert app.paths - found == {"/static-offline-docs"}, "the mount without the path of a file"
+    written = {path: scope for scope, text in SCOPES.items() for path in text.split()}
+    assert found == written.keys()
+    for path, scope in written.items():
+        if scope is None:
+            assert path in OPEN_PATHS
+        else:
+            assert path not in OPEN_PATHS
+            assert decided_scope(path) is scope, path
+
+
+def test_every_method_has_the_scope_that_is_written_here():
+    server = GrpcServer(Settings(), Lifecycle(), dict.fromkeys(METHODS, lambda *_: None), Metrics())
+    written = {name: scope for scope, text in METHOD_SCOPES.items() for name in text.split()}
+    paths = {*server._unary, *server._streams}
+    assert {path.rpartition("/")[2] for path in paths} == written.keys()
+    for path in paths:
+        scope = written[path.rpartition("/")[2]]
+        assert (path in OPEN_METHODS) == (scope is None), path
+        assert decided_method_scope(path) is scope, path
+
+
+def test_no_row_decides_for_a_path_that_only_looks_like_one():
+    for path in (
+        *("", "/", "//healthz", "/healthz/", "/Healthz", "/healthz/../v1/rotate", "/metrics/"),
+        *("/x/v1/rotate", "/v2/", "/v2/models", "/v2/models/", "/v2/health", "/v2/health/live/"),
+        *("/v2/models/a/b", "/v2/models/rope/infer/x", "/docsx", "/v1", "/v1/rotate\n/metrics"),
+    ):
+        assert path not in OPEN_PATHS
+        assert decided_scope(path) is None or path == "/v1/rotate\n/metrics", path
+    assert decided_method_scope("/inference.GRPCInferenceService/") is None
+    assert decided_method_scope("/other.Service/ModelInfer") is None
