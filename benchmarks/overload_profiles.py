@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -63,10 +64,13 @@ class Subject:
 
     def run(self, profile: str, load: OpenLoad) -> Row:
         """Return the figures of a run, without its verdict."""
-        before = self._late_calls()
+        before, cpu_before = self._late_calls(), self.server.cpu()
         with watching(self.server, self.health_ports) as observed:
+            start = time.monotonic()
             arrivals = load.run(self.server.port)
+            elapsed_s = time.monotonic() - start
         return {
+            "core_share": (self.server.cpu() - cpu_before).total_s / elapsed_s,
             "profile": profile,
             "rate": float(load.rate),
             **asdict(arrivals),
@@ -135,8 +139,11 @@ def measure_capacity(subject: Subject, key: str = "") -> Row:
     seconds = max(0.5, subject.seconds / 6)
 
     def run(connections: int, seconds: float) -> dict[str, float]:
+        before = subject.server.cpu()
         load = Load(subject.load_core, files, connections, seconds)
-        return load.run(str(subject.server.port))
+        figures = load.run(str(subject.server.port))
+        cpu_s = (subject.server.cpu() - before).total_s
+        return {**figures, "core_share": cpu_s / figures["elapsed_s"]}
 
     with exchange_files([exchange(subject.server, None, key=key)]) as files:
         run(32, seconds / 2)  # not counted: first use of memory and connections
@@ -146,6 +153,7 @@ def measure_capacity(subject: Subject, key: str = "") -> Row:
         "profile": "capacity, closed loop",
         "goodput": best["rate"],
         "share": 1.0,
+        "core_share": best["core_share"],
         "statuses": {200: int(best["responses"])},
         "accepted": {"p50_ms": best["p50_ms"], "p99_ms": best["p99_ms"]},
         "unloaded_p99_ms": one["p99_ms"],

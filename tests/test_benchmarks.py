@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import encodings, h2load, load, oracle, protocol, table, workloads
+from benchmarks import encodings, h2load, load, oracle, overload, protocol, table, workloads
 from benchmarks.encodings import ENCODERS, GRPC_PREFIX_BYTES
 from benchmarks.peers import functions
 from benchmarks.peers.peer import PEERS
@@ -85,6 +85,29 @@ def test_service_prints_rows_for_a_workload(tmp_path):
     assert row["cpu_us"] == pytest.approx(parts)
     assert row["least"] > 0
     assert row["x_other"] > 0
+
+
+@needs_load
+@needs_two_cores
+def test_overload_prints_bars_of_a_profile(tmp_path, monkeypatch, capsys):
+    report = tmp_path / "overload.json"
+    arguments = ["overload", "--quick", "--only", "slow writers", "--json", str(report)]
+    monkeypatch.setattr(sys, "argv", arguments)
+    monkeypatch.setattr(os, "sched_setaffinity", lambda *_: None)
+    overload.main()
+
+    capacity, alone, beside = json.loads(report.read_text())["rows"]
+    assert len(table_rows(capsys.readouterr().out)) == 3
+    assert capacity["goodput"] > 0
+    for row in (alone, beside):
+        answered = sum(row["statuses"].values())
+        unanswered = sum(row[name] for name in ("dropped", "not_connected", "ended", "timed_out"))
+        assert row["offered"] == answered + unanswered > 0
+        assert row["in_deadline"] <= row["statuses"].get("200", 0)
+        assert row["peak_mib"] > 0
+        assert {"health", "memory", "answers"} <= {*row["bars"]}
+    assert "goodput >= 0.95 of offered" in beside["bars"]
+    assert beside["slow_longest_s"] > 0
 
 
 @needs_load
