@@ -20,7 +20,8 @@ service.server.planned_requests
 service.server.received_body
 service.server.bootstrap service.server.status
 service.server.asgi_protocol service.server.uvicorn_server
-service.server.asgi_cycle service.server.connection_limits
+service.server.asgi_cycle service.server.tls_transport
+service.server.connection_limits
 service.server.connection_deadlines
 service.server.connection_draining service.server.unix_socket service.server.warm_up
 service.oip.grpc
@@ -50,7 +51,8 @@ service.batching
 service.slab_pool service.wire
 service.buffer_pool
 service.memory_blocks service.pinned_memory
-service.access.tenant
+service.access.certificates service.access.tenant
+service.access.watched_files
 service.errors service.lifecycle service.observability service.settings
 rope_core.reference rope_core.attention rope_core.merge rope_core.accuracy
 rope_core.table_rotation

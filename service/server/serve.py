@@ -3,11 +3,13 @@
 import gc
 import logging
 import os
+from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
 
 import uvicorn
 
+from service.access.certificates import CertificateError, Certificates, TlsFiles
 from service.device import Driver
 from service.lifecycle import Lifecycle
 from service.observability import logs
@@ -20,6 +22,7 @@ from service.server.bootstrap import build_service, lifespan
 from service.server.connection import Connection
 from service.server.connection_limits import connection_limits
 from service.server.planned_requests import PlannedRequests
+from service.server.tls_transport import RECEIVE_BYTES, TlsTransport
 from service.server.uvicorn_server import Server
 from service.settings import Settings
 
@@ -32,11 +35,12 @@ def serve(settings: Settings, driver: Driver | None = None) -> None:
         driver: driver of the device to compute on; that of `settings.device` if None.
     """
     logs.set_up(settings.log_level)
+    certificates = _read_certificates(settings)
     lifecycle = Lifecycle()
     service, device_threads = build_service(settings, lifecycle, driver)
     oip_state = OipState(service, lifecycle)
     app = build_app(oip_state, device_threads)
-    grpc = GrpcServer(settings, lifecycle, grpc_methods(oip_state), service.metrics)
+    grpc = GrpcServer(settings, lifecycle, grpc_methods(oip_state), service.metrics, certificates)
     gc.freeze()  # the collector skips all objects that exist now: they live as long as the process
     gc.set_threshold(10_000, 20, 20)
     planned = PlannedRequests(
@@ -47,12 +51,18 @@ def serve(settings: Settings, driver: Driver | None = None) -> None:
         lifecycle,
         app.request_log,
     )
+    limits = connection_limits(settings)
+    connection = partial(Connection, planned, limits)
+    protocol: Callable[..., Any] = connection
+    if certificates is not None:
+        landing = memoryview(bytearray(RECEIVE_BYTES))
+        protocol = partial(TlsTransport, certificates, landing, limits, connection)
     config = uvicorn.Config(
         app,
         host=settings.http_host,
         port=settings.http_port,
         loop="uvloop",
-        http=cast(Any, partial(Connection, planned, connection_limits(settings))),
+        http=cast(Any, protocol),
         ws="none",
         lifespan="off",
         access_log=False,
@@ -68,9 +78,22 @@ def serve(settings: Settings, driver: Driver | None = None) -> None:
         delay_s=settings.drain_delay_s,
         drain_s=settings.drain_s,
         unix_socket=settings.unix_socket,
+        plain_protocol=connection,
+        certificates=certificates,
     )
     service.metrics.connections.set_function(lambda: len(server.server_state.connections))
     server.run()
     logging.shutdown()
     # a call that a stuck device still holds would keep its thread, and a usual exit would wait
     os._exit(lifecycle.exit_code)
+
+
+def _read_certificates(settings: Settings) -> Certificates | None:
+    """Return the certificates of TLS, None without TLS."""
+    certificate, key = settings.tls_cert_file, settings.tls_key_file
+    if certificate is None or key is None:
+        return None
+    try:
+        return Certificates(TlsFiles(certificate, key, settings.tls_client_ca_file))
+    except CertificateError as failure:
+        raise SystemExit(f"TLS: {failure}") from None

@@ -5,7 +5,7 @@ import logging
 import math
 import signal
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any, Protocol, cast
 import uvicorn
 from uvicorn.config import STARTUP_FAILURE
 
+from service.access.certificates import Certificates
 from service.lifecycle import LAST_REQUESTS_S, Lifecycle
 from service.server.connection_draining import accept_pending, stop_handshakes
 from service.server.unix_socket import UnixSocket
@@ -49,6 +50,9 @@ class Server(uvicorn.Server):
         lifespan: entered before the listeners open, left after they have closed.
         listeners: servers in addition to HTTP.
         unix_socket: path of a Unix-domain socket that takes HTTP as well; None: there is none.
+        plain_protocol: makes the connections of that socket.
+        certificates: of TLS, which the connections of `config` have; SIGHUP loads them again.
+            None: there is no TLS.
         delay_s: seconds from SIGTERM until the listeners close.
         drain_s: seconds from then on for requests in flight.
     """
@@ -63,6 +67,8 @@ class Server(uvicorn.Server):
         delay_s: float,
         drain_s: float,
         unix_socket: Path | None = None,
+        plain_protocol: Callable[..., asyncio.BaseProtocol] | None = None,
+        certificates: Certificates | None = None,
     ) -> None:
         # uvicorn cancels requests when its own timeout ends: after abort_pending has answered them
         config.timeout_graceful_shutdown = math.ceil(drain_s) + 2
@@ -72,6 +78,8 @@ class Server(uvicorn.Server):
         self._listeners = listeners
         self._unix_path = unix_socket
         self._unix_socket: UnixSocket | None = None
+        self._plain_protocol = plain_protocol or cast(Any, config.http_protocol_class)
+        self._certificates = certificates
         self._closing: list[asyncio.Task[None]] = []
         self._delay_s = delay_s
         self._drain_s = drain_s
@@ -97,6 +105,9 @@ class Server(uvicorn.Server):
             log.error("%s", failure)  # noqa: TRY400 - the message names the address and the cause
             raise SystemExit(STARTUP_FAILURE) from None
         await super().startup(sockets)
+        if self._certificates is not None:
+            loop = asyncio.get_running_loop()
+            loop.add_signal_handler(signal.SIGHUP, self._certificates.reload)
         if self._unix_socket is not None:
             await self._listen(self._unix_socket.socket)
 
@@ -121,10 +132,16 @@ class Server(uvicorn.Server):
         if self._closing and not self.force_exit:
             await asyncio.wait(self._closing)
 
+    def _log_started_message(self, listeners: Sequence[socket.SocketType]) -> None:
+        if self._certificates is not None:
+            # uvicorn opens the listener without TLS, which is the connections', and logs by this
+            self.config.ssl = self._certificates.current().context
+        super()._log_started_message(listeners)
+
     async def _listen(self, listener: socket.socket) -> None:
         """Accept requests on one more socket, as uvicorn does on its own."""
         connection = partial(
-            cast(Any, self.config.http_protocol_class),
+            self._plain_protocol,
             config=self.config,
             server_state=self.server_state,
             app_state=self.lifespan.state,
