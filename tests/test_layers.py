@@ -52,7 +52,7 @@ service.slab_pool service.wire
 service.buffer_pool
 service.memory_blocks service.pinned_memory
 service.access.certificates service.access.tenant
-service.access.watched_files
+service.access.watched_file
 service.errors service.lifecycle service.observability service.settings
 rope_core.reference rope_core.attention rope_core.merge rope_core.accuracy
 rope_core.table_rotation

@@ -8,7 +8,7 @@ from pathlib import Path
 from threading import Lock
 from typing import NamedTuple
 
-from service.access.watched_files import WatchedFiles
+from service.access.watched_file import WatchedFiles
 
 log = logging.getLogger("rope.tls")
 

@@ -44,7 +44,7 @@ class SecuredProtocol(Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None: ...
     def connection_lost(self, exc: Exception | None) -> None: ...
-    def get_buffer(self, sizehint: int) -> Any: ...
+    def get_buffer(self, sizehint: int) -> memoryview: ...
     def buffer_updated(self, nbytes: int) -> None: ...
     def eof_received(self) -> bool | None: ...
     def pause_writing(self) -> None: ...
@@ -107,13 +107,13 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Wait for the handshake."""
         self._loop = asyncio.get_running_loop()
-        self._tcp = cast(asyncio.Transport, transport)
+        self._transport = cast(asyncio.Transport, transport)
         self._fd = transport.get_extra_info("socket").fileno()
-        self._tcp.set_write_buffer_limits(high=0)
+        self._transport.set_write_buffer_limits(high=0)
         self._connections.add(self)
-        self._timer = self._loop.call_later(self._handshake_s, self._tcp.abort)
+        self._timer = self._loop.call_later(self._handshake_s, self._transport.abort)
         if len(self._connections) > self._max_connections:
-            self._tcp.close()  # a handshake would cost more than the whole request
+            self._transport.close()  # a handshake would cost more than the whole request
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Pass on that the connection is lost."""
@@ -170,7 +170,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
                 return self._tls.getpeercert()
             case "has_undelivered_bytes":
                 return self._has_partial_record or self._has_bytes
-        return self._tcp.get_extra_info(name, default)
+        return self._transport.get_extra_info(name, default)
 
     def get_protocol(self) -> asyncio.BaseProtocol:
         """Return the protocol that receives the decrypted bytes."""
@@ -178,7 +178,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
 
     def is_closing(self) -> bool:
         """Return whether the connection is closed, or will be when all is sent."""
-        return self._is_closing or self._tcp.is_closing()
+        return self._is_closing or self._transport.is_closing()
 
     def is_reading(self) -> bool:
         """Return whether the protocol receives bytes."""
@@ -188,13 +188,13 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         """Deliver no bytes until `resume_reading`."""
         if not self.is_closing():
             self._is_reading_paused = True
-            self._tcp.pause_reading()
+            self._transport.pause_reading()
 
     def resume_reading(self) -> None:
         """Deliver bytes."""
         if self._is_reading_paused and not self.is_closing():
             self._is_reading_paused = False
-            self._tcp.resume_reading()
+            self._transport.resume_reading()
             self._loop.call_soon(self._read)
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
@@ -209,7 +209,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
 
     def get_write_buffer_size(self) -> int:
         """Return the bytes that the kernel has not taken."""
-        return self._num_waiting + self._tcp.get_write_buffer_size()
+        return self._num_waiting + self._transport.get_write_buffer_size()
 
     def write(self, data: Buffer) -> None:
         """Send bytes. They are not copied, so their memory must stay as it is."""
@@ -248,7 +248,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         """Close now, and send nothing more."""
         self._is_closing = True
         self._drop_waiting()
-        self._tcp.abort()
+        self._transport.abort()
 
     # between the two
 
@@ -263,7 +263,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
             log.debug("a TLS handshake failed: %s", failure)
             self._is_closing = True
             self._write_encrypted()  # the alert, which tells the reason
-            self._tcp.close()
+            self._transport.close()
             return
         self._timer.cancel()
         self._write_encrypted()
@@ -280,30 +280,43 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
 
     def _read(self) -> None:
         """Deliver what has been received."""
-        protocol, tls = self._protocol, self._tls
+        protocol = self._protocol
         if protocol is None or self._has_written_eof:
             return
         while not (self._is_closing or self._is_reading_paused) and self._has_bytes:
-            buffer = protocol.get_buffer(-1)
             try:
-                num_bytes = cast(int, tls.read(len(buffer), buffer))
-            except ssl.SSLWantReadError:
-                self._has_partial_record = True
-                break
+                num_bytes = self._decrypt(protocol.get_buffer(-1))
             except ssl.SSLError as failure:
                 log.debug("a TLS connection failed: %s", failure)
                 self._write_encrypted()
                 self.abort()
                 return
-            self._has_partial_record = False
-            if not num_bytes:  # the client has ended its side
-                self._has_received_eof = True
-                break
-            protocol.buffer_updated(num_bytes)
+            if num_bytes:
+                protocol.buffer_updated(num_bytes)
         if self._outgoing.pending:
             self._write_encrypted()
         if self._has_received_eof and not (self._is_closing or self._is_reading_paused):
             self._end_reading(protocol)
+
+    def _decrypt(self, buffer: memoryview) -> int:
+        """Decrypt into `buffer`, and return the number of bytes.
+
+        Raises:
+            ssl.SSLError: the client has not sent TLS.
+        """
+        num_bytes, size, tls, incoming = 0, len(buffer), self._tls, self._incoming
+        self._has_partial_record = False
+        while num_bytes < size and (incoming.pending or tls.pending()):
+            try:
+                num_read = cast(int, tls.read(size - num_bytes, buffer[num_bytes:]))
+            except ssl.SSLWantReadError:
+                self._has_partial_record = True
+                break
+            if not num_read:
+                self._has_received_eof = True
+                break
+            num_bytes += num_read
+        return num_bytes
 
     def _end_reading(self, protocol: SecuredProtocol) -> None:
         if not protocol.eof_received():
@@ -311,7 +324,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
 
     def _send(self) -> None:
         """Encrypt and send what waits, as far as the kernel takes it."""
-        if self._tcp.is_closing():
+        if self._transport.is_closing():
             return
         for _ in range(PIECES_PER_TURN):
             if self._is_full or not self._waiting:
@@ -341,9 +354,9 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
     def _write_encrypted(self) -> None:
         """Give encrypted bytes to the kernel; what it does not take waits in the TCP transport."""
         data = memoryview(self._outgoing.read())
-        if not data or self._tcp.is_closing():
+        if not data or self._transport.is_closing():
             return
-        if not self._tcp.get_write_buffer_size():
+        if not self._transport.get_write_buffer_size():
             try:
                 data = data[os.write(self._fd, data) :]
             except BlockingIOError:
@@ -352,7 +365,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
                 self.abort()
                 return
         if data:
-            self._tcp.write(data)
+            self._transport.write(data)
 
     def _end_writing(self) -> None:
         """Tell the client that no more follows."""
@@ -360,14 +373,14 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
             self._tls.unwrap()
         self._write_encrypted()
         if self._is_closing:
-            self._tcp.close()
-        elif self._tcp.can_write_eof():
-            self._tcp.write_eof()
+            self._transport.close()
+        elif self._transport.can_write_eof():
+            self._transport.write_eof()
 
     def _control_protocol(self) -> None:
         """Tell the protocol to pause or to resume writing, by what waits."""
         protocol = self._protocol
-        if protocol is None or self._tcp.is_closing():
+        if protocol is None or self._transport.is_closing():
             return
         size, (low, high) = self.get_write_buffer_size(), self._limits
         if self._is_protocol_paused and size <= low:

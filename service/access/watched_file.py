@@ -10,10 +10,11 @@ LOOK_INTERVAL_S = 1.0
 
 
 class _FileState(NamedTuple):
-    """What tells one content of a file from another. A link is followed."""
+    """What differs between two contents of a file. A link is followed."""
 
     inode: int
     modified_ns: int
+    changed_ns: int
     num_bytes: int
 
 
@@ -53,4 +54,4 @@ def _state(path: Path) -> _FileState | None:
         status = path.stat()
     except OSError:
         return None
-    return _FileState(status.st_ino, status.st_mtime_ns, status.st_size)
+    return _FileState(status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size)
