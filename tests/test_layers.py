@@ -19,8 +19,9 @@ service.server.planned_answer
 service.server.planned_requests
 service.server.received_body
 service.server.bootstrap service.server.status
-service.server.asgi_protocol service.server.uvicorn_server
-service.server.asgi_cycle service.server.tls_transport
+service.server.tls_transport service.server.uvicorn_server
+service.server.asgi_protocol
+service.server.asgi_cycle
 service.server.connection_limits
 service.server.connection_deadlines
 service.server.connection_draining service.server.unix_socket service.server.warm_up

@@ -34,8 +34,8 @@ def serve(settings: Settings, driver: Driver | None = None) -> None:
         settings: the operator's settings.
         driver: driver of the device to compute on; that of `settings.device` if None.
     """
-    logs.set_up(settings.log_level)
     certificates = _read_certificates(settings)
+    logs.set_up(settings.log_level)
     lifecycle = Lifecycle()
     service, device_threads = build_service(settings, lifecycle, driver)
     oip_state = OipState(service, lifecycle)

@@ -19,6 +19,7 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from service.access.certificates import HANDSHAKE_S, Certificates
+from service.server.asgi_protocol import FIRST_REQUEST_S
 from service.server.connection_limits import STATUS_CONNECTIONS, ConnectionLimits
 from service.wire import Buffer
 
@@ -61,7 +62,6 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         limits: what all connections share.
         connection: makes the protocol after the handshake, of the arguments that follow.
         config, server_state, app_state: of uvicorn.
-        handshake_s: longest time of the handshake.
     """
 
     def __init__(
@@ -74,8 +74,6 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         server_state: ServerState,
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
-        *,
-        handshake_s: float = HANDSHAKE_S,
     ) -> None:
         self._landing = landing
         self._context = certificates.current().context
@@ -86,7 +84,6 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         """None during the handshake, and when the connection is lost."""
         self._connections = cast(set[Any], server_state.connections)
         self._max_connections = limits.max_connections + STATUS_CONNECTIONS
-        self._handshake_s = handshake_s
         self._waiting: deque[memoryview] = deque()
         """What is not encrypted yet."""
         self._num_waiting = 0
@@ -111,7 +108,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         self._fd = transport.get_extra_info("socket").fileno()
         self._transport.set_write_buffer_limits(high=0)
         self._connections.add(self)
-        self._timer = self._loop.call_later(self._handshake_s, self._transport.abort)
+        self._timer = self._loop.call_later(HANDSHAKE_S, self._transport.abort)
         if len(self._connections) > self._max_connections:
             self._transport.close()  # a handshake would cost more than the whole request
 
@@ -154,8 +151,13 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         self._send()
 
     def shutdown(self) -> None:
-        """End after the handshake; called when the service ends."""
+        """Let the protocol end after the handshake; called when the service ends.
+
+        A client that has just connected is about to send a request, so it gets FIRST_REQUEST_S.
+        """
         self._is_ending = True
+        self._timer.cancel()
+        self._timer = self._loop.call_later(FIRST_REQUEST_S, self._transport.abort)
 
     # as a transport
 

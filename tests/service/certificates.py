@@ -1,6 +1,7 @@
 """Certificates for tests: an authority, and what it signs."""
 
 import datetime
+import ipaddress
 import ssl
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from service.access.certificates import TlsFiles
+
+NAMES = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
 
 
 class Authority:
@@ -30,13 +33,7 @@ class Authority:
         certificate = self._sign(subject, key.public_key())
         files = TlsFiles(self._folder / f"{name}.crt", self._folder / f"{name}.key")
         files.certificate.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-        files.key.write_bytes(
-            key.private_bytes(
-                serialization.Encoding.PEM,
-                serialization.PrivateFormat.PKCS8,
-                serialization.NoEncryption(),
-            )
-        )
+        write_key(files.key, key)
         return files
 
     def client_context(self, client: TlsFiles | None = None) -> ssl.SSLContext:
@@ -59,6 +56,17 @@ class Authority:
             .not_valid_before(now - datetime.timedelta(days=1))
             .not_valid_after(now + datetime.timedelta(days=1))
             .add_extension(x509.BasicConstraints(is_authority, None), critical=True)
-            .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+            .add_extension(x509.SubjectAlternativeName(NAMES), critical=False)
             .sign(self._key, hashes.SHA256())
         )
+
+
+def write_key(file: Path, key: ec.EllipticCurvePrivateKey, password: bytes | None = None) -> None:
+    """Write a key in PEM, encrypted if there is a password."""
+    encryption = (
+        serialization.NoEncryption()
+        if password is None
+        else serialization.BestAvailableEncryption(password)
+    )
+    form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    file.write_bytes(key.private_bytes(*form, encryption))
