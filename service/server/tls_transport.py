@@ -138,7 +138,10 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
     def eof_received(self) -> bool:
         """Return whether the connection stays open: until its answers are sent."""
         self._has_received_eof = True
-        self._read()
+        if self._has_written_eof:
+            self.close()
+        else:
+            self._read()
         return self._protocol is not None
 
     def pause_writing(self) -> None:
@@ -219,7 +222,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
 
     def writelines(self, parts: Iterable[Buffer]) -> None:
         """Send parts, one after the other, as `write` does."""
-        if self.is_closing() or self._has_written_eof:
+        if self._is_closing or self._has_written_eof:
             return
         views = [memoryview(part) for part in parts if len(part)]
         num_bytes = sum(map(len, views))
@@ -338,7 +341,8 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
                 self._loop.call_soon(self._send)
         elif self._is_closing or self._has_written_eof:
             self._end_writing()
-        self._control_protocol()
+        if self._num_waiting or self._is_full or self._is_protocol_paused:
+            self._control_protocol()
 
     def _encrypt(self) -> None:
         """Encrypt PIECE_BYTES of what waits."""

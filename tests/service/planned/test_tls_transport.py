@@ -12,7 +12,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from service.access.certificates import Certificates
 from service.lifecycle import Lifecycle
-from service.server import tls_transport
+from service.server import connection_deadlines, tls_transport
 from service.server.connection_limits import STATUS_CONNECTIONS
 from tests.service.certificates import Authority
 from tests.service.oip.conftest import run_grpc
@@ -147,6 +147,7 @@ async def test_an_answer_that_is_read_slowly(authority: Authority, certificates:
             await client.send(client.encrypt(LARGE.request))
             await until(lambda: service.connections[0]._status)
             transport = service.connections[0]._transport
+            await until(lambda: transport._transport.get_write_buffer_size())
             assert transport.get_write_buffer_size() > 2**21
             assert transport._transport.get_write_buffer_size() < tls_transport.PIECE_BYTES * 1.1
             assert service.num_slabs == 1
@@ -173,6 +174,26 @@ async def test_an_answer_that_nobody_reads(authority: Authority, certificates: C
             await until(lambda: (service.charged_bytes, service.num_slabs) == (0, 0))
             with pytest.raises(ConnectionResetError):
                 await client.read_until(LARGE.body)
+
+
+async def test_a_client_that_is_refused_while_it_sends(
+    authority: Authority, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+):
+    """It reads the answer and the end of TLS; when it leaves, the connection is closed."""
+    monkeypatch.setattr(connection_deadlines, "CLOSING_S", 1000)
+    async with running(certificates=certificates, max_body_bytes=2**16) as service:
+        async with Encryptor(service, authority) as client:
+            await client.shake_hands()
+            start = EXCHANGE.request.replace(b"content-length: 3", b"content-length: 999993")
+            await client.send(client.encrypt(start))
+            answer = b""
+            while part := await client.read():
+                answer += part
+            assert answer.startswith(b"HTTP/1.1 413 ")
+            await client.send(client.encrypt(bytes(2**14)))  # nobody reads it
+            await settled(service)
+            assert len(service.connections) == 1
+        await until(lambda: not service.connections)
 
 
 @pytest.mark.parametrize("is_reset", [False, True], ids=["leaves", "resets"])
