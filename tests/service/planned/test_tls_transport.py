@@ -12,7 +12,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from service.access.certificates import Certificates
 from service.lifecycle import Lifecycle
-from service.server import connection_deadlines, tls_transport
+from service.server import asgi_protocol, connection_deadlines, tls_transport
 from service.server.connection_limits import STATUS_CONNECTIONS
 from tests.service.certificates import Authority
 from tests.service.oip.conftest import run_grpc
@@ -226,12 +226,17 @@ async def test_the_handshake_has_a_deadline(
         silent.leave()
 
 
-async def test_connections_in_a_handshake_are_counted(certificates: Certificates):
+async def test_connections_in_a_handshake_are_counted(
+    certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+):
+    """Beyond the limit there is no handshake."""
+    monkeypatch.setattr(tls_transport, "HANDSHAKE_S", 1000)
     async with running(certificates=certificates, max_connections=1) as service:
         clients = [await Client.connect(service.address) for _ in range(STATUS_CONNECTIONS + 1)]
         await until(lambda: len(service.connections) == len(clients))
         surplus = await Client.connect(service.address)
-        assert await surplus.reader.read() == b""
+        async with asyncio.timeout(30):
+            assert await surplus.reader.read() == b""
         for client in (*clients, surplus):
             client.leave()
         await until(lambda: not service.connections)
@@ -251,6 +256,22 @@ async def test_the_end_of_the_service_during_a_handshake(
             await client.send(client.encrypt(EXCHANGE.request))
             assert b"\r\nconnection: close\r\n" in await client.read_until(EXCHANGE.body)
             assert await client.read() == b""
+
+
+async def test_a_client_without_a_request_after_the_end(
+    authority: Authority, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+):
+    """It has FIRST_REQUEST_S from its handshake on."""
+    monkeypatch.setattr(asgi_protocol, "FIRST_REQUEST_S", 0)
+    async with running(certificates=certificates, header_timeout_s=1000) as service:
+        async with Encryptor(service, authority) as client:
+            await until(lambda: service.connections)
+            (connection,) = service.connections
+            service.lifecycle.drain()
+            connection.shutdown()
+            await client.shake_hands()
+            async with asyncio.timeout(30):
+                assert await client.read() == b""
 
 
 async def test_client_certificates_over_http(authority: Authority, tmp_path: Path):
