@@ -263,15 +263,17 @@ async def test_a_client_without_a_request_after_the_end(
 ):
     """It has FIRST_REQUEST_S from its handshake on."""
     monkeypatch.setattr(asgi_protocol, "FIRST_REQUEST_S", 0)
-    async with running(certificates=certificates, header_timeout_s=1000) as service:
-        async with Encryptor(service, authority) as client:
-            await until(lambda: service.connections)
-            (connection,) = service.connections
-            service.lifecycle.drain()
-            connection.shutdown()
-            await client.shake_hands()
-            async with asyncio.timeout(30):
-                assert await client.read() == b""
+    async with (
+        running(certificates=certificates, header_timeout_s=1000) as service,
+        Encryptor(service, authority) as client,
+    ):
+        await until(lambda: service.connections)
+        (connection,) = service.connections
+        service.lifecycle.drain()
+        connection.shutdown()
+        await client.shake_hands()
+        async with asyncio.timeout(30):
+            assert await client.read() == b""
 
 
 async def test_client_certificates_over_http(authority: Authority, tmp_path: Path):
