@@ -3,7 +3,7 @@
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -95,6 +95,19 @@ class Settings(BaseSettings):
     keys_file: Path | None = None
     """TOML file with the tenants of the service and the hashes of their API keys
     (docs/security.md). It is read again when it has changed. If unset, clients need no key."""
+
+    tls_cert_file: Path | None = None
+    """File of the certificate of this service in PEM, with those between it and its root. If set,
+    HTTP and gRPC are served over TLS 1.2 or newer only; the Unix-domain socket is not. Needs
+    `ROPE_TLS_KEY_FILE`. New connections get the new certificate when the files change, at the
+    latest a second later, or when the process receives SIGHUP."""
+
+    tls_key_file: Path | None = None
+    """File of the private key of that certificate in PEM, not encrypted."""
+
+    tls_client_ca_file: Path | None = None
+    """File of certificates of authorities in PEM. If set, each client must present a certificate
+    that one of them has signed."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device that computes. `auto` takes the GPU if there is one, and the service ends with the
@@ -230,3 +243,13 @@ class Settings(BaseSettings):
                     f"unknown variable {name}; expected one of {', '.join(sorted(legal))}"
                 )
         return values
+
+    @model_validator(mode="after")
+    def _check_tls_files(self) -> Self:
+        names = ("tls_cert_file", "tls_key_file", "tls_client_ca_file")
+        if any(getattr(self, name) is not None for name in names):
+            for name in names[:2]:
+                if getattr(self, name) is None:
+                    variable = PREFIX + name.upper()
+                    raise ValueError(f"{variable} is missing: TLS needs a certificate and its key")
+        return self

@@ -2,6 +2,7 @@
 
 import os
 import socket
+import ssl
 import subprocess
 import sys
 import warnings
@@ -91,7 +92,16 @@ class Serve:
         return self._log.read_text()
 
     @contextmanager
-    def __call__(self, module: str = "service", **variables: str) -> Iterator[Started]:
+    def __call__(
+        self, module: str = "service", *, tls: ssl.SSLContext | None = None, **variables: str
+    ) -> Iterator[Started]:
+        """Start a service.
+
+        Args:
+            module: that is run.
+            tls: what a client needs, where the variables have the files of a certificate.
+            variables: of the environment.
+        """
         with socket.socket() as one, socket.socket() as other:
             for free in (one, other):
                 free.bind(("127.0.0.1", 0))
@@ -109,18 +119,21 @@ class Serve:
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )
-        started = Started(f"http://127.0.0.1:{port}", process)
+        scheme = "http" if tls is None else "https"
+        started = Started(f"{scheme}://127.0.0.1:{port}", process)
         started.grpc_target = f"127.0.0.1:{environment['ROPE_GRPC_PORT']}"
         try:
-            _wait_until_ready(started.url, process, log)
+            _wait_until_ready(started.url, process, log, tls)
             yield started
         finally:
             process.kill()
             process.wait()
 
 
-def _wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    with httpx.Client(base_url=url) as client:  # making a client takes 27 ms
+def _wait_until_ready(
+    url: str, process: subprocess.Popen[bytes], log: Path, tls: ssl.SSLContext | None
+) -> None:
+    with httpx.Client(base_url=url, verify=tls or True) as client:  # making a client takes 27 ms
 
         def is_ready_or_ended() -> bool:
             try:

@@ -20,7 +20,8 @@ service.server.planned_answer
 service.server.planned_requests
 service.server.received_body
 service.server.bootstrap service.server.status
-service.server.asgi_protocol service.server.uvicorn_server
+service.server.tls_transport service.server.uvicorn_server
+service.server.asgi_protocol
 service.server.asgi_cycle service.server.connection_limits service.server.acceptor
 service.server.intake
 service.server.connection_deadlines
@@ -54,7 +55,8 @@ service.buffer_pool
 service.memory_blocks service.pinned_memory
 service.access.gate service.access.exposure service.access.new_key
 service.access.keys service.access.quota service.access.scopes service.access.hosts
-service.access.tenant
+service.access.certificates service.access.tenant
+service.access.watched_file
 service.errors service.lifecycle service.observability service.settings
 rope_core.reference rope_core.attention rope_core.merge rope_core.accuracy
 rope_core.table_rotation

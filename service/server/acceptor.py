@@ -7,7 +7,6 @@ import asyncio
 import errno
 import logging
 import socket
-import ssl
 from collections.abc import Callable, Sequence
 
 from service.server.intake import Intake
@@ -65,7 +64,6 @@ class Acceptor:
         sockets: bound sockets, which it owns.
         make_protocol: returns the protocol of a new connection.
         intake: says when connections may come in.
-        tls: context of TLS, if it is used.
     """
 
     def __init__(
@@ -73,12 +71,10 @@ class Acceptor:
         sockets: Sequence[socket.socket],
         make_protocol: Callable[[], asyncio.BaseProtocol],
         intake: Intake,
-        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.sockets = tuple(sockets)
         self._make_protocol = make_protocol
         self._intake = intake
-        self._tls = tls
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[object]] = set()
         self._backlog = 0
@@ -146,9 +142,7 @@ class Acceptor:
                 self._pause()
                 self._loop.call_later(RETRY_S, self._resume)
                 return
-            connecting = self._loop.connect_accepted_socket(
-                self._make_protocol, client, ssl=self._tls
-            )
+            connecting = self._loop.connect_accepted_socket(self._make_protocol, client)
             task = self._loop.create_task(connecting)
             self._tasks.add(task)
             task.add_done_callback(self._connected)

@@ -23,7 +23,6 @@ COMMON_SCOPE: dict[str, Any] = {
     "type": "http",
     "asgi": {"version": "3.0", "spec_version": "2.3"},
     "http_version": "1.1",
-    "scheme": "http",
     "root_path": "",
     "query_string": b"",
 }

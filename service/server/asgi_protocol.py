@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import uvicorn
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
-from uvicorn.protocols.utils import get_local_addr, get_remote_addr
+from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 from uvicorn.server import ServerState
 
 from service.access.scopes import OPEN_PATHS
@@ -99,6 +99,7 @@ class AsgiProtocol(asyncio.Protocol):
             self._watch = self._shared_watch
         self.server_state.connections.add(cast(Any, self))
         self._scope = COMMON_SCOPE | {
+            "scheme": "https" if is_ssl(self._transport) else "http",
             "server": get_local_addr(self._transport),
             "client": get_remote_addr(self._transport),
         }

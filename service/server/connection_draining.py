@@ -50,6 +50,8 @@ def has_unread_bytes(transport: asyncio.Transport) -> bool:
     """
     if transport.is_closing():
         return False
+    if transport.get_extra_info("has_undelivered_bytes"):  # of a TLS record
+        return True
     unread = array("i", [0])
     fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.FIONREAD, unread)
     return unread[0] > 0

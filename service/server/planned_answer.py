@@ -111,12 +111,15 @@ def send(transport: asyncio.Transport, fd: int, parts: Sequence[Buffer]) -> bool
 
     Args:
         transport: of the connection.
-        fd: the file descriptor of its socket, -1 if the transport changes what it sends, as TLS.
+        fd: the file descriptor of its socket, -1 if the transport encrypts what it sends.
         parts: what to send.
     """
     if fd < 0:
-        transport.write(b"".join(parts))
-        return True
+        transport.writelines(parts)
+        if not transport.get_write_buffer_size():
+            return True
+        transport.set_write_buffer_limits(high=0)
+        return False
     num_sent = 0
     if not transport.get_write_buffer_size():
         try:

@@ -3,11 +3,13 @@
 import gc
 import logging
 import os
+from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
 
 import uvicorn
 
+from service.access.certificates import CertificateError, Certificates, TlsFiles
 from service.access.exposure import exposure_warning
 from service.device import Driver
 from service.errors import BadRequest
@@ -24,6 +26,7 @@ from service.server.connection import Connection
 from service.server.connection_limits import ConnectionLimits, connection_limits
 from service.server.intake import Intake
 from service.server.planned_requests import PlannedRequests
+from service.server.tls_transport import RECEIVE_BYTES, TlsTransport
 from service.server.uvicorn_server import Server, StatusPort
 from service.settings import Settings
 
@@ -40,9 +43,12 @@ def serve(settings: Settings, driver: Driver | None = None) -> None:
         settings: the operator's settings.
         driver: driver of the device to compute on; that of `settings.device` if None.
     """
+    certificates = _read_certificates(settings)
     logs.set_up(settings.log_level)
     warning = exposure_warning(
-        settings.http_host, has_keys=settings.keys_file is not None, has_tls=False
+        settings.http_host,
+        has_keys=settings.keys_file is not None,
+        has_tls=certificates is not None,
     )
     if warning is not None:
         log.warning(warning)
@@ -50,7 +56,14 @@ def serve(settings: Settings, driver: Driver | None = None) -> None:
     service, device_threads = build_service(settings, lifecycle, driver)
     oip_state = OipState(service, lifecycle)
     app = build_app(oip_state, device_threads)
-    grpc = GrpcServer(settings, lifecycle, grpc_methods(oip_state), service.metrics, service.gate)
+    grpc = GrpcServer(
+        settings,
+        lifecycle,
+        grpc_methods(oip_state),
+        service.metrics,
+        service.gate,
+        certificates,
+    )
     gc.freeze()  # the collector skips all objects that exist now: they live as long as the process
     gc.set_threshold(10_000, 20, 20)
     planned = PlannedRequests(
@@ -62,12 +75,17 @@ def serve(settings: Settings, driver: Driver | None = None) -> None:
         app.request_log,
     )
     limits = connection_limits(settings, service.batcher.load)
+    connection = partial(Connection, planned, limits)
+    protocol: Callable[..., Any] = connection
+    if certificates is not None:
+        landing = memoryview(bytearray(RECEIVE_BYTES))
+        protocol = partial(TlsTransport, certificates, landing, limits, connection)
     config = uvicorn.Config(
         app,
         host=settings.http_host,
         port=settings.http_port,
         loop="uvloop",
-        http=cast(Any, partial(Connection, planned, limits)),
+        http=cast(Any, protocol),
         ws="none",
         lifespan="off",
         access_log=False,
@@ -85,6 +103,8 @@ def serve(settings: Settings, driver: Driver | None = None) -> None:
         drain_s=settings.drain_s,
         unix_socket=settings.unix_socket,
         status_port=_status_port(settings, limits),
+        plain_protocol=connection,
+        certificates=certificates,
     )
     service.metrics.connections.set_function(lambda: len(server.server_state.connections))
     server.run()
@@ -100,3 +120,14 @@ def _status_port(settings: Settings, limits: ConnectionLimits) -> StatusPort | N
     refusal = BadRequest("this port serves health, readiness and metrics only")
     protocol = partial(AsgiProtocol, status_limits, only_status=refusal)
     return StatusPort(settings.status_port, protocol, status_limits.intake)
+
+
+def _read_certificates(settings: Settings) -> Certificates | None:
+    """Return the certificates of TLS, None without TLS."""
+    certificate, key = settings.tls_cert_file, settings.tls_key_file
+    if certificate is None or key is None:
+        return None
+    try:
+        return Certificates(TlsFiles(certificate, key, settings.tls_client_ca_file))
+    except CertificateError as failure:
+        raise SystemExit(f"TLS: {failure}") from None

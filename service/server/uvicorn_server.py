@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Protocol, cast
 import uvicorn
 from uvicorn.config import STARTUP_FAILURE
 
+from service.access.certificates import Certificates
 from service.lifecycle import LAST_REQUESTS_S, Lifecycle
 from service.server.acceptor import Acceptor, bind
 from service.server.connection_draining import accept_pending, stop_handshakes
@@ -61,6 +62,9 @@ class Server(uvicorn.Server):
         lifespan: entered before the listeners open, left after they have closed.
         listeners: servers in addition to HTTP.
         unix_socket: path of a Unix-domain socket that takes HTTP as well; None: there is none.
+        plain_protocol: makes the connections of that socket.
+        certificates: of TLS, which the connections of `config` have; SIGHUP loads them again.
+            None: there is no TLS.
         delay_s: seconds from SIGTERM until the listeners close.
         drain_s: seconds from then on for requests in flight.
         status_port: one more port, for probes and Prometheus; None: there is none.
@@ -78,6 +82,8 @@ class Server(uvicorn.Server):
         drain_s: float,
         unix_socket: Path | None = None,
         status_port: StatusPort | None = None,
+        plain_protocol: Callable[..., asyncio.BaseProtocol] | None = None,
+        certificates: Certificates | None = None,
     ) -> None:
         # uvicorn cancels requests when its own timeout ends: after abort_pending has answered them
         config.timeout_graceful_shutdown = math.ceil(drain_s) + 2
@@ -89,6 +95,8 @@ class Server(uvicorn.Server):
         self._listeners = listeners
         self._unix_path = unix_socket
         self._unix_socket: UnixSocket | None = None
+        self._plain_protocol = plain_protocol or cast(Any, config.http_protocol_class)
+        self._certificates = certificates
         self._closing: list[asyncio.Task[None]] = []
         self._delay_s = delay_s
         self._drain_s = drain_s
@@ -121,7 +129,10 @@ class Server(uvicorn.Server):
         if status is not None:
             self._accept(status_sockets, status.protocol, status.intake)
         if self._unix_socket is not None:
-            self._accept([self._unix_socket.socket], config.http_protocol_class, self._intake)
+            self._accept([self._unix_socket.socket], self._plain_protocol, self._intake)
+        if self._certificates is not None:
+            loop = asyncio.get_running_loop()
+            loop.add_signal_handler(signal.SIGHUP, self._certificates.reload)
         self._log_started_message(http_sockets)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -145,6 +156,12 @@ class Server(uvicorn.Server):
         if self._closing and not self.force_exit:
             await asyncio.wait(self._closing)
 
+    def _log_started_message(self, listeners: Sequence[socket.SocketType]) -> None:
+        if self._certificates is not None:
+            # uvicorn knows nothing of TLS, which is the connections', and logs by this
+            self.config.ssl = self._certificates.current().context
+        super()._log_started_message(listeners)
+
     def _accept(
         self,
         sockets: list[socket.socket],
@@ -158,8 +175,7 @@ class Server(uvicorn.Server):
             server_state=self.server_state,
             app_state=self.lifespan.state,
         )
-        tls = self.config.ssl
-        self.servers.append(cast(Any, Acceptor(sockets, make_protocol, intake, tls)))
+        self.servers.append(cast(Any, Acceptor(sockets, make_protocol, intake)))
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin or force the end. Runs as a signal handler on the main thread."""

@@ -51,6 +51,8 @@ def test_every_setting_is_a_flag_with_its_description():
         ({"ROPE_HTTP_PORT": "tcp://10.0.0.1:8000"}, (), "enableServiceLinks"),
         ({"ROPE_GRPC_PORT": "tcp://10.0.0.1:8001"}, (), "enableServiceLinks"),
         ({"ROPE_GRPC_PORT": "-1"}, (), "grpc_port"),
+        ({"ROPE_TLS_CERT_FILE": "a.crt"}, (), "ROPE_TLS_KEY_FILE is missing: TLS needs"),
+        ({}, ("--tls-client-ca-file", "ca.pem"), "ROPE_TLS_CERT_FILE is missing: TLS needs"),
         ({"ROPE_PORT": "tcp://10.0.0.1:8000"}, (), "enableServiceLinks"),
         ({"ROPE_PORT_8000_TCP_PROTO": "tcp"}, (), "enableServiceLinks"),
         ({"ROPE_SOME_PORT": "8001"}, (), "unknown variable"),

@@ -15,10 +15,12 @@ from rope_client.methods import described_by
 from rope_client.retry import RetryPolicy
 from rope_client.transport import (
     SOCKET_URL,
+    StrPath,
     arguments,
     failure_of,
     key_header,
     outcome_of,
+    tls_context,
     unix_socket_of,
 )
 from rope_client.wire import Encoding
@@ -43,13 +45,17 @@ class AsyncClient:
     """Asynchronous client of a rope-service; tasks of one event loop may share one.
 
     Args:
-        base_url: address of the service: `http://host:port`, or `unix:/path` for its Unix-domain
-            socket.
+        base_url: address of the service: `http://host:port`, `https://host:port`, or `unix:/path`
+            for its Unix-domain socket.
         api_key: sent with each request, as `Authorization: Bearer`; None: no key is sent.
         encoding: `"safetensors"`, or `"json"` for people to read.
         timeout_s: deadline of a call, with all attempts and pauses.
         retry: when to retry.
-        transport: httpx's, for custom TLS or for tests.
+        ca_file: certificates in PEM of the authorities that may sign the service's certificate;
+            None: those of httpx.
+        client_cert: files in PEM of the client's certificate and its key, for a service that asks
+            for one.
+        transport: httpx's, for tests or for other options of TLS.
         clock: returns monotonic seconds.
         sleep: pauses for a number of seconds; `trio.sleep` under trio.
     """
@@ -62,6 +68,8 @@ class AsyncClient:
         encoding: Encoding = "safetensors",
         timeout_s: float = 30.0,
         retry: RetryPolicy | None = None,
+        ca_file: StrPath | None = None,
+        client_cert: tuple[StrPath, StrPath] | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -69,12 +77,13 @@ class AsyncClient:
         self._settings = Settings(
             encoding=encoding, timeout_s=timeout_s, retry=retry or RetryPolicy(), clock=clock
         )
+        verify = tls_context(ca_file, client_cert, has_transport=transport is not None)
         socket_path = unix_socket_of(base_url)
         if socket_path is not None:
             base_url = SOCKET_URL
             transport = transport or httpx.AsyncHTTPTransport(uds=socket_path)
         self._http = httpx.AsyncClient(
-            base_url=base_url, transport=transport, headers=key_header(api_key)
+            base_url=base_url, verify=verify, transport=transport, headers=key_header(api_key)
         )
         self._sleep = sleep
 

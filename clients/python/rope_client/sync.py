@@ -14,11 +14,13 @@ from rope_client.methods import described_by
 from rope_client.retry import RetryPolicy
 from rope_client.transport import (
     SOCKET_URL,
+    StrPath,
     arguments,
     failure_of,
     in_pieces,
     key_header,
     outcome_of,
+    tls_context,
     unix_socket_of,
 )
 from rope_client.wire import Encoding
@@ -41,13 +43,17 @@ class Client:
     """Blocking client of a rope-service; threads may share one.
 
     Args:
-        base_url: address of the service: `http://host:port`, or `unix:/path` for its Unix-domain
-            socket.
+        base_url: address of the service: `http://host:port`, `https://host:port`, or `unix:/path`
+            for its Unix-domain socket.
         api_key: sent with each request, as `Authorization: Bearer`; None: no key is sent.
         encoding: `"safetensors"`, or `"json"` for people to read.
         timeout_s: deadline of a call, with all attempts and pauses.
         retry: when to retry.
-        transport: httpx's, for custom TLS or for tests.
+        ca_file: certificates in PEM of the authorities that may sign the service's certificate;
+            None: those of httpx.
+        client_cert: files in PEM of the client's certificate and its key, for a service that asks
+            for one.
+        transport: httpx's, for tests or for other options of TLS.
         clock: returns monotonic seconds.
         sleep: pauses for a number of seconds.
     """
@@ -60,6 +66,8 @@ class Client:
         encoding: Encoding = "safetensors",
         timeout_s: float = 30.0,
         retry: RetryPolicy | None = None,
+        ca_file: StrPath | None = None,
+        client_cert: tuple[StrPath, StrPath] | None = None,
         transport: httpx.BaseTransport | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
@@ -67,12 +75,13 @@ class Client:
         self._settings = Settings(
             encoding=encoding, timeout_s=timeout_s, retry=retry or RetryPolicy(), clock=clock
         )
+        verify = tls_context(ca_file, client_cert, has_transport=transport is not None)
         socket_path = unix_socket_of(base_url)
         if socket_path is not None:
             base_url = SOCKET_URL
             transport = transport or httpx.HTTPTransport(uds=socket_path)
         self._http = httpx.Client(
-            base_url=base_url, transport=transport, headers=key_header(api_key)
+            base_url=base_url, verify=verify, transport=transport, headers=key_header(api_key)
         )
         self._sleep = sleep
 

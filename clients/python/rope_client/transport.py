@@ -1,5 +1,7 @@
 """Conversion between the pure calls and httpx; only this module knows httpx's exceptions."""
 
+import os
+import ssl
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,6 +20,8 @@ FAILURES: tuple[tuple[type[httpx.RequestError], type[RopeClientError]], ...] = (
 
 SOCKET_URL = "http://localhost"
 """Address in the requests to a Unix-domain socket."""
+
+StrPath = str | os.PathLike[str]
 
 _PIECE_BYTES = 1 << 20
 
@@ -40,6 +44,25 @@ def key_header(api_key: str | None) -> dict[str, str]:
     if not (key and key.isascii() and key.isprintable()):
         raise ValueError("api_key must be one line of printable ASCII characters")
     return {"Authorization": f"Bearer {key}"}
+
+
+def tls_context(
+    ca_file: StrPath | None, client_cert: tuple[StrPath, StrPath] | None, *, has_transport: bool
+) -> ssl.SSLContext | bool:
+    """Return httpx's `verify`: how to check the service, and what to show it.
+
+    Raises:
+        ValueError: there is a transport, which has options of TLS of its own.
+        OSError: a file cannot be read.
+    """
+    if ca_file is None and client_cert is None:
+        return True
+    if has_transport:
+        raise ValueError("'ca_file' and 'client_cert' cannot be combined with 'transport'")
+    context = ssl.create_default_context(cafile=ca_file)
+    if client_cert is not None:
+        context.load_cert_chain(*client_cert)
+    return context
 
 
 def arguments(request: Request) -> dict[str, Any]:

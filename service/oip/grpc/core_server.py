@@ -13,7 +13,7 @@ from functools import partial
 from threading import Thread
 from typing import Any, Protocol
 
-from grpc import StatusCode
+from grpc import ServerCredentials, StatusCode
 from grpc._cython import cygrpc
 
 from service.oip.grpc.rpc import Rpc
@@ -65,14 +65,15 @@ class CoreServer:
         self._is_handling_scheduled = False
         self._has_stopped = asyncio.Event()
 
-    def listen(self, address: str) -> None:
-        """Listen on a port.
+    def listen(self, address: str, credentials: ServerCredentials | None = None) -> None:
+        """Listen on a port; over TLS, with credentials.
 
         Raises:
             OSError: the port cannot be opened.
         """
         try:
-            port = self._server.add_http2_port(address.encode())
+            arguments = () if credentials is None else (credentials._credentials,)
+            port = self._server.add_http2_port(address.encode(), *arguments)
         except RuntimeError as refused:
             raise OSError(str(refused)) from None
         if not port:

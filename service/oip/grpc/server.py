@@ -7,12 +7,14 @@ from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from typing import Any
 
+from service.access.certificates import HANDSHAKE_S, Certificates
 from service.access.gate import Gate
 from service.lifecycle import LAST_REQUESTS_S, Lifecycle
 from service.observability.metrics import Metrics
 from service.observability.request_log import RequestLog
 from service.oip.grpc import health, reflection
 from service.oip.grpc.core_server import CoreServer, Stream, Unary
+from service.oip.grpc.credentials import dynamic_credentials
 from service.oip.grpc.messages import METHODS
 from service.oip.grpc.rpc_handlers import RpcHandlers
 from service.settings import Settings
@@ -45,6 +47,7 @@ class GrpcServer:
         methods: all that are implemented.
         metrics: counts RPCs.
         gate: admits RPCs; one that admits all of them if None.
+        certificates: of TLS; None: there is no TLS.
     """
 
     def __init__(
@@ -54,8 +57,10 @@ class GrpcServer:
         methods: Methods,
         metrics: Metrics,
         gate: Gate | None = None,
+        certificates: Certificates | None = None,
     ) -> None:
         self._settings = settings
+        self._certificates = certificates
         request_log = RequestLog(metrics, logged=settings.logs_requests, quiet=QUIET)
         self._rpcs = RpcHandlers(request_log, gate)
         self._admission = self._rpcs if gate is not None and gate.needs_keys else None
@@ -84,12 +89,17 @@ class GrpcServer:
         server = CoreServer(_options(self._settings), self._admission, self._unary, self._streams)
         try:
             _check_port(host, port)
-            server.listen(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+            address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+            certificates = self._certificates
+            server.listen(address, certificates and dynamic_credentials(certificates))
         except OSError as refused:
             raise OSError(f"gRPC cannot listen: {refused}") from None
         server.start()
         self._server = server
-        log.info("gRPC listens", extra={"fields": {"host": host, "port": port}})
+        log.info(
+            "gRPC listens",
+            extra={"fields": {"host": host, "port": port, "tls": self._certificates is not None}},
+        )
 
     async def close(self, grace_s: float) -> None:
         """Stop listening. RPCs in progress have `grace_s` seconds to finish."""
@@ -127,5 +137,6 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.max_receive_message_length", max_bytes),
         ("grpc.max_send_message_length", -1),
         ("grpc.http2.max_ping_strikes", 0),  # no number of keepalive pings is too many
+        ("grpc.server_handshake_timeout_ms", int(1000 * HANDSHAKE_S)),
         ("grpc.so_reuseport", 0),  # a port that is taken is an error
     ]

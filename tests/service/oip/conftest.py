@@ -8,6 +8,7 @@ from typing import Any
 import grpc
 import pytest
 
+from service.access.certificates import Certificates
 from service.access.gate import Gate
 from service.lifecycle import Lifecycle
 from service.observability.metrics import Metrics
@@ -33,14 +34,18 @@ class RunningGrpc:
 
 @asynccontextmanager
 async def run_grpc(
-    lifecycle: Lifecycle, methods: Methods, gate: Gate | None = None, **settings: Any
+    lifecycle: Lifecycle,
+    methods: Methods,
+    gate: Gate | None = None,
+    certificates: Certificates | None = None,
+    **settings: Any,
 ) -> AsyncIterator[RunningGrpc]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     chosen = Settings(**{"grpc_port": port, "log_level": "warning", **settings})
     metrics = Metrics()
-    server = GrpcServer(chosen, lifecycle, methods, metrics, gate)
+    server = GrpcServer(chosen, lifecycle, methods, metrics, gate, certificates)
     await server.open()
     running = RunningGrpc(server, f"127.0.0.1:{port}", metrics)
     try:

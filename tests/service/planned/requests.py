@@ -3,6 +3,7 @@
 import asyncio
 import random
 import re
+import ssl
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -98,8 +99,17 @@ class Client:
         self.writer = writer
 
     @classmethod
-    async def connect(cls, address: tuple[str, int], limit: int = 2**24) -> "Client":
-        return cls(*await asyncio.open_connection(*address, limit=limit))
+    async def connect(
+        cls,
+        address: tuple[str, int],
+        limit: int = 2**24,
+        tls: ssl.SSLContext | None = None,
+    ) -> "Client":
+        host, port = address
+        name = None if tls is None else "localhost"
+        return cls(
+            *await asyncio.open_connection(host, port, limit=limit, ssl=tls, server_hostname=name)
+        )
 
     @classmethod
     async def connect_unix(cls, path: str, limit: int = 2**24) -> "Client":

@@ -13,6 +13,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from service.access.certificates import Certificates
 from service.batching.run import Run
 from service.inference.handler import InferenceHandler
 from service.lifecycle import Lifecycle
@@ -26,6 +27,7 @@ from service.server.connection import Connection
 from service.server.connection_draining import has_unread_bytes
 from service.server.connection_limits import connection_limits
 from service.server.planned_requests import PlannedRequests
+from service.server.tls_transport import RECEIVE_BYTES, TlsTransport
 from service.server.uvicorn_server import Server
 from service.settings import Settings
 from service.slab_pool import Slab, SlabPool
@@ -138,12 +140,15 @@ class Running:
 
 
 @asynccontextmanager
-async def running(protocol: str = "planned", **settings: Any) -> AsyncIterator[Running]:
+async def running(
+    protocol: str = "planned", certificates: Certificates | None = None, **settings: Any
+) -> AsyncIterator[Running]:
     """Run the service on the CPU.
 
     Args:
         protocol: of its connections: "planned", "ordinary", which knows no planned requests, or a
             name among UVICORNS.
+        certificates: of TLS; None: there is no TLS.
         settings: of the operator.
     """
     threads = torch.get_num_threads()
@@ -167,10 +172,15 @@ async def running(protocol: str = "planned", **settings: Any) -> AsyncIterator[R
         "ordinary": partial(AsgiProtocol, limits),
         **UVICORNS,
     }
+    http = protocols[protocol]
+    if certificates is not None:
+        http = partial(
+            TlsTransport, certificates, memoryview(bytearray(RECEIVE_BYTES)), limits, http
+        )
     config = uvicorn.Config(
         app,
         port=0,
-        http=protocols[protocol],
+        http=http,
         ws="none",
         lifespan="off",
         log_config=None,

@@ -1,0 +1,29 @@
+"""Certificates in the form that the core of grpcio takes."""
+
+import grpc
+
+from service.access.certificates import Certificate, Certificates
+
+
+def dynamic_credentials(certificates: Certificates) -> grpc.ServerCredentials:
+    """Return credentials that look for a new certificate at each new connection.
+
+    The core asks on a thread of its own.
+    """
+    last = certificates.current()
+
+    def fetch() -> grpc.ServerCertificateConfiguration | None:
+        nonlocal last
+        current = certificates.current()
+        if current is last:
+            return None
+        last = current
+        return _configuration(current)
+
+    requires_client = last.client_ca_pem is not None
+    return grpc.dynamic_ssl_server_credentials(_configuration(last), fetch, requires_client)
+
+
+def _configuration(certificate: Certificate) -> grpc.ServerCertificateConfiguration:
+    pair = certificate.key_pem, certificate.chain_pem
+    return grpc.ssl_server_certificate_configuration([pair], certificate.client_ca_pem)

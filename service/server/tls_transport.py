@@ -1,0 +1,403 @@
+"""TLS of one connection.
+
+The event loop's own TLS takes all of an answer at once and reports that nothing waits, so a
+client that does not read would be neither seen nor bounded. This transport encrypts an answer
+in pieces, as the kernel takes them, and counts what waits.
+"""
+
+import asyncio
+import logging
+import os
+import ssl
+from collections import deque
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from functools import partial
+from typing import Any, Protocol, cast
+
+import uvicorn
+from uvicorn.server import ServerState
+
+from service.access.certificates import HANDSHAKE_S, Certificates
+from service.server.asgi_protocol import FIRST_REQUEST_S
+from service.server.connection_limits import ConnectionLimits
+from service.wire import Buffer
+
+log = logging.getLogger("rope.tls")
+
+RECEIVE_BYTES = 2**18
+"""Size of the buffer in which all connections receive."""
+
+PIECE_BYTES = 2**18
+"""Bytes that are encrypted at a time: at most so many wait in a connection's TCP transport."""
+
+PIECES_PER_TURN = 4
+"""Pieces that one connection sends before others have their turn."""
+
+JOINED_BYTES = 2**14
+"""Parts of an answer are sent in one record of TLS if they fit."""
+
+HIGH_WATER_BYTES = 2**16
+
+
+class SecuredProtocol(Protocol):
+    """What receives the decrypted bytes."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None: ...
+    def connection_lost(self, exc: Exception | None) -> None: ...
+    def get_buffer(self, sizehint: int) -> memoryview: ...
+    def buffer_updated(self, nbytes: int) -> None: ...
+    def eof_received(self) -> bool | None: ...
+    def pause_writing(self) -> None: ...
+    def resume_writing(self) -> None: ...
+    def shutdown(self) -> None: ...
+
+
+class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
+    """TLS of one connection: the protocol of its TCP transport, and the transport of its protocol.
+
+    Args:
+        certificates: of the service.
+        landing: where all connections receive: each packet is handled before the next one is read.
+        limits: what all connections share.
+        connection: makes the protocol after the handshake, of the arguments that follow.
+        config, server_state, app_state: of uvicorn.
+    """
+
+    def __init__(
+        self,
+        certificates: Certificates,
+        landing: memoryview,
+        limits: ConnectionLimits,
+        connection: Callable[..., SecuredProtocol],
+        config: uvicorn.Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        self._landing = landing
+        self._context = certificates.current().context
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = self._context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        self._make_protocol = partial(connection, config, server_state, app_state)
+        self._protocol: SecuredProtocol | None = None
+        """None during the handshake, and when the connection is lost."""
+        self._connections = cast(set[Any], server_state.connections)
+        self._intake = limits.intake
+        self._waiting: deque[memoryview] = deque()
+        """What is not encrypted yet."""
+        self._num_waiting = 0
+        self._is_full = False
+        """Whether the TCP transport has bytes that the kernel has not taken."""
+        self._limits = HIGH_WATER_BYTES // 4, HIGH_WATER_BYTES
+        self._is_protocol_paused = False
+        self._is_reading_paused = False
+        self._has_partial_record = False
+        self._has_received_eof = False
+        self._has_written_eof = False
+        self._is_closing = False
+        self._is_ending = False
+        """Whether the service ends."""
+
+    # as the protocol of the TCP transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Wait for the handshake."""
+        self._loop = asyncio.get_running_loop()
+        self._transport = cast(asyncio.Transport, transport)
+        self._fd = transport.get_extra_info("socket").fileno()
+        self._transport.set_write_buffer_limits(high=0)
+        self._connections.add(self)
+        self._timer = self._loop.call_later(HANDSHAKE_S, self._transport.abort)
+        self._intake.opened()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Pass on that the connection is lost."""
+        self._timer.cancel()
+        self._connections.discard(self)
+        self._is_closing = True
+        self._drop_waiting()
+        protocol, self._protocol = self._protocol, None
+        if protocol is None:
+            self._intake.closed()
+        else:
+            protocol.connection_lost(exc)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Return where to receive."""
+        return self._landing
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Decrypt received bytes."""
+        if self._is_closing or self._has_written_eof:
+            return  # nobody reads them
+        self._incoming.write(self._landing[:nbytes])
+        if self._protocol is None:
+            self._shake_hands()
+        self._read()
+
+    def eof_received(self) -> bool:
+        """Return whether the connection stays open: until its answers are sent."""
+        self._has_received_eof = True
+        if self._has_written_eof:
+            self.close()
+        else:
+            self._read()
+        return self._protocol is not None
+
+    def pause_writing(self) -> None:
+        """Encrypt no more."""
+        self._is_full = True
+
+    def resume_writing(self) -> None:
+        """Go on: the kernel has all encrypted bytes."""
+        self._is_full = False
+        self._send()
+
+    def shutdown(self) -> None:
+        """Let the protocol end after the handshake; called when the service ends.
+
+        A client that has just connected is about to send a request, so it gets FIRST_REQUEST_S.
+        """
+        self._is_ending = True
+        self._timer.cancel()
+        self._timer = self._loop.call_later(FIRST_REQUEST_S, self._transport.abort)
+
+    # as a transport
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        """Return what is known of the connection."""
+        match name:
+            case "sslcontext":
+                return self._context
+            case "ssl_object":
+                return self._tls
+            case "peercert":
+                return self._tls.getpeercert()
+            case "has_undelivered_bytes":
+                return self._has_partial_record or self._has_bytes
+        return self._transport.get_extra_info(name, default)
+
+    def get_protocol(self) -> asyncio.BaseProtocol:
+        """Return the protocol that receives the decrypted bytes."""
+        return cast(asyncio.BaseProtocol, self._protocol)
+
+    def is_closing(self) -> bool:
+        """Return whether the connection is closed, or will be when all is sent."""
+        return self._is_closing or self._transport.is_closing()
+
+    def is_reading(self) -> bool:
+        """Return whether the protocol receives bytes."""
+        return not (self._is_reading_paused or self.is_closing())
+
+    def pause_reading(self) -> None:
+        """Deliver no bytes until `resume_reading`."""
+        if not self.is_closing():
+            self._is_reading_paused = True
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Deliver bytes."""
+        if self._is_reading_paused and not self.is_closing():
+            self._is_reading_paused = False
+            self._transport.resume_reading()
+            self._loop.call_soon(self._read)
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        """Set when the protocol is told to pause, and when to resume."""
+        high = HIGH_WATER_BYTES if high is None else high
+        self._limits = high // 4 if low is None else low, high
+        self._control_protocol()
+
+    def get_write_buffer_limits(self) -> tuple[int, int]:
+        """Return the sizes below which the protocol resumes, and above which it pauses."""
+        return self._limits
+
+    def get_write_buffer_size(self) -> int:
+        """Return the bytes that the kernel has not taken."""
+        return self._num_waiting + self._transport.get_write_buffer_size()
+
+    def write(self, data: Buffer) -> None:
+        """Send bytes. They are not copied, so their memory must stay as it is."""
+        self.writelines((data,))
+
+    def writelines(self, parts: Iterable[Buffer]) -> None:
+        """Send parts, one after the other, as `write` does."""
+        if self._is_closing or self._has_written_eof:
+            return
+        views = [memoryview(part) for part in parts if len(part)]
+        num_bytes = sum(map(len, views))
+        if len(views) > 1 and num_bytes <= JOINED_BYTES:
+            views = [memoryview(b"".join(views))]
+        self._waiting.extend(views)
+        self._num_waiting += num_bytes
+        self._send()
+
+    def can_write_eof(self) -> bool:
+        """Return that the sending side can end alone."""
+        return True
+
+    def write_eof(self) -> None:
+        """End the sending side when all is sent. Nothing is received from now on."""
+        if not (self.is_closing() or self._has_written_eof):
+            self._has_written_eof = True
+            self._send()
+
+    def close(self) -> None:
+        """Close when all is sent."""
+        if self.is_closing():
+            return
+        self._is_closing = True
+        self._send()
+
+    def abort(self) -> None:
+        """Close now, and send nothing more."""
+        self._is_closing = True
+        self._drop_waiting()
+        self._transport.abort()
+
+    # between the two
+
+    def _shake_hands(self) -> None:
+        """Go on with the handshake; after it, make the protocol."""
+        try:
+            self._tls.do_handshake()
+        except ssl.SSLWantReadError:
+            self._write_encrypted()
+            return
+        except ssl.SSLError as failure:
+            log.debug("a TLS handshake failed: %s", failure)
+            self._is_closing = True
+            self._write_encrypted()  # the alert, which tells the reason
+            self._transport.close()
+            return
+        self._timer.cancel()
+        self._write_encrypted()
+        self._connections.discard(self)
+        self._protocol = protocol = self._make_protocol()
+        protocol.connection_made(self)
+        self._intake.closed()  # the protocol counts the connection from now on
+        if self._is_ending:
+            protocol.shutdown()
+
+    @property
+    def _has_bytes(self) -> bool:
+        """Whether bytes wait to be decrypted or delivered."""
+        return self._incoming.pending > 0 or self._tls.pending() > 0
+
+    def _read(self) -> None:
+        """Deliver what has been received."""
+        protocol = self._protocol
+        if protocol is None or self._has_written_eof:
+            return
+        while not (self._is_closing or self._is_reading_paused) and self._has_bytes:
+            try:
+                num_bytes = self._decrypt(protocol.get_buffer(-1))
+            except ssl.SSLError as failure:
+                log.debug("a TLS connection failed: %s", failure)
+                self._write_encrypted()
+                self.abort()
+                return
+            if num_bytes:
+                protocol.buffer_updated(num_bytes)
+        if self._outgoing.pending:
+            self._write_encrypted()
+        if self._has_received_eof and not (self._is_closing or self._is_reading_paused):
+            self._end_reading(protocol)
+
+    def _decrypt(self, buffer: memoryview) -> int:
+        """Decrypt into `buffer`, and return the number of bytes.
+
+        Raises:
+            ssl.SSLError: the client has not sent TLS.
+        """
+        num_bytes, size, tls, incoming = 0, len(buffer), self._tls, self._incoming
+        self._has_partial_record = False
+        while num_bytes < size and (incoming.pending or tls.pending()):
+            try:
+                num_read = cast(int, tls.read(size - num_bytes, buffer[num_bytes:]))
+            except ssl.SSLWantReadError:
+                self._has_partial_record = True
+                break
+            if not num_read:
+                self._has_received_eof = True
+                break
+            num_bytes += num_read
+        return num_bytes
+
+    def _end_reading(self, protocol: SecuredProtocol) -> None:
+        if not protocol.eof_received():
+            self.close()
+
+    def _send(self) -> None:
+        """Encrypt and send what waits, as far as the kernel takes it."""
+        if self._transport.is_closing():
+            return
+        for _ in range(PIECES_PER_TURN):
+            if self._is_full or not self._waiting:
+                break
+            self._encrypt()
+            self._write_encrypted()
+        if self._waiting:
+            if not self._is_full:
+                self._loop.call_soon(self._send)
+        elif self._is_closing or self._has_written_eof:
+            self._end_writing()
+        if self._num_waiting or self._is_full or self._is_protocol_paused:
+            self._control_protocol()
+
+    def _encrypt(self) -> None:
+        """Encrypt PIECE_BYTES of what waits."""
+        left = PIECE_BYTES
+        while self._waiting and left:
+            part = self._waiting[0]
+            num_bytes = self._tls.write(part[:left])
+            left -= num_bytes
+            self._num_waiting -= num_bytes
+            if num_bytes == len(part):
+                self._waiting.popleft()
+            else:
+                self._waiting[0] = part[num_bytes:]
+
+    def _write_encrypted(self) -> None:
+        """Give encrypted bytes to the kernel; what it does not take waits in the TCP transport."""
+        data = memoryview(self._outgoing.read())
+        if not data or self._transport.is_closing():
+            return
+        if not self._transport.get_write_buffer_size():
+            try:
+                data = data[os.write(self._fd, data) :]
+            except BlockingIOError:
+                pass
+            except OSError:
+                self.abort()
+                return
+        if data:
+            self._transport.write(data)
+
+    def _end_writing(self) -> None:
+        """Tell the client that no more follows."""
+        with suppress(ssl.SSLError):  # the client's own end has not come yet
+            self._tls.unwrap()
+        self._write_encrypted()
+        if self._is_closing:
+            self._transport.close()
+        elif self._transport.can_write_eof():
+            self._transport.write_eof()
+
+    def _control_protocol(self) -> None:
+        """Tell the protocol to pause or to resume writing, by what waits."""
+        protocol = self._protocol
+        if protocol is None or self._transport.is_closing():
+            return
+        size, (low, high) = self.get_write_buffer_size(), self._limits
+        if self._is_protocol_paused and size <= low:
+            self._is_protocol_paused = False
+            protocol.resume_writing()
+        elif not self._is_protocol_paused and size > high:
+            self._is_protocol_paused = True
+            protocol.pause_writing()
+
+    def _drop_waiting(self) -> None:
+        self._waiting.clear()
+        self._num_waiting = 0
