@@ -18,7 +18,15 @@ MAX_CACHED_BYTES = 2**11
 MAX_CACHED_HEADERS = 256
 """Size of the cache. A full cache is cleared."""
 
-_CHECKED_FIELDS = frozenset((b"host", b"content-length", b"transfer-encoding", b"expect"))
+_SINGLE_FIELDS = (
+    *(b"content-type", b"content-encoding"),
+    *(b"inference-header-content-length", b"x-request-timeout-ms"),
+)
+"""Fields that must not be repeated: a proxy may have checked another value than the last one."""
+
+_CHECKED_FIELDS = frozenset(
+    (b"host", b"content-length", b"transfer-encoding", b"expect", *_SINGLE_FIELDS)
+)
 
 _HOST = re.compile(
     rb"(\[[0-9A-Fa-f:.]+\]|([A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*)(:[0-9]{0,5})?"
@@ -138,6 +146,7 @@ class HeaderParser:
         except (httptools.HttpParserError, UnicodeDecodeError, AttributeError):
             raise BadRequest("the target is not a valid path") from None
         self._check_host(version)
+        self._check_single_fields()
         return RequestHeader(
             method,
             version,
@@ -172,6 +181,11 @@ class HeaderParser:
             raise BadHeader(f"Host must be given once, got {len(hosts)} times")
         if hosts and not _HOST.fullmatch(hosts[0]):
             raise BadHeader("Host must be a name or an address, and a port")
+
+    def _check_single_fields(self) -> None:
+        for name in _SINGLE_FIELDS:
+            if len(self._values.get(name, ())) > 1:
+                raise BadHeader(f"{name.decode().title()} must not be repeated")
 
     def _content_length(self, version: str) -> int | None:
         lengths = self._values.get(b"content-length", ())

@@ -1,0 +1,18 @@
+"""One service for all rows of a file."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from tests.attacks.requests import MAX_JSON_BYTES
+from tests.attacks.watched_service import WatchedService
+from tests.conftest import Serve
+
+
+@pytest.fixture(scope="package")
+def attacked(serve: Serve) -> Iterator[WatchedService]:
+    limits = {"ROPE_MAX_JSON_BYTES": MAX_JSON_BYTES, "ROPE_MAX_BODY_BYTES": 4 * MAX_JSON_BYTES}
+    with serve(**{name: str(value) for name, value in limits.items()}) as started:
+        with ExitStack() as clients:
+            yield WatchedService(started, clients)
