@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from prometheus_client import Counter
 
+from service.errors import printable
 from service.observability import ids, logs
 from service.observability.histogram import Histogram
 from service.observability.metrics import Metrics
@@ -107,4 +108,5 @@ def _line(record: Record) -> str:
 @lru_cache(maxsize=512)
 def _constant_fields(method: str, path: str, status: int | str) -> str:
     """Return the fields that are equal in the lines of many requests."""
-    return logs.render_fields({"method": method, "path": path[:128], "status": status})
+    shown = printable(path[:128], 128)  # a terminal may obey other characters, JSON or not
+    return logs.render_fields({"method": method, "path": shown, "status": status})

@@ -66,6 +66,8 @@ def build_app(oip_state: OipState, device_threads: ThreadPoolExecutor) -> Reques
     app.include_router(control)
     routes = (*app.routes, *status.routes, *control.routes)
     _describe_hot_routes(app)
+    for route in (*hot, "other"):  # so that the number of series hardly depends on clients
+        service.metrics.request_seconds.labels(route)
     return RequestMiddleware(
         app,
         hot=hot,

@@ -13,6 +13,6 @@ from tests.conftest import Serve
 @pytest.fixture(scope="package")
 def attacked(serve: Serve) -> Iterator[WatchedService]:
     limits = {"ROPE_MAX_JSON_BYTES": MAX_JSON_BYTES, "ROPE_MAX_BODY_BYTES": 4 * MAX_JSON_BYTES}
-    with serve(**{name: str(value) for name, value in limits.items()}) as started:
-        with ExitStack() as clients:
-            yield WatchedService(started, clients)
+    variables = {name: str(value) for name, value in limits.items()}
+    with serve(**variables) as started, ExitStack() as clients:
+        yield WatchedService(started, clients)

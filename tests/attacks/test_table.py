@@ -5,11 +5,10 @@ After each row the service is live, and rotates rightly with a plan and without 
 
 import json
 import re
-from collections.abc import Iterator
 
 import pytest
 
-from tests.attacks.requests import INFER, Row
+from tests.attacks.requests import Row
 from tests.attacks.sockets import LAST, exchange
 from tests.attacks.table import NUM_ROWS, ROWS
 from tests.attacks.watched_service import LEAK, WatchedService
@@ -17,7 +16,7 @@ from tests.conftest import Serve
 from tests.waiting import wait_until
 
 ELSEWHERE = {"F26", "F31"}
-"""Rows of test_order.py."""
+"""Rows of `tests/service/test_connection_border.py`: they are more than one request."""
 
 MAX_GROWTH = 160 * 2**20
 
@@ -54,3 +53,23 @@ def test_every_row_of_the_table_is_there():
     found = {row.id.partition(" ")[0] for row in ROWS}
     assert expected - found == ELSEWHERE
     assert len({row.id for row in ROWS}) == len(ROWS)
+
+
+def test_what_the_rows_leave_behind(attacked: WatchedService, serve: Serve):
+    """The last test of this file: all rows have run."""
+    wait_until(lambda: attacked.admitted_bytes() == 0)
+    wait_until(lambda: attacked.num_descriptors() <= attacked.descriptors_before)
+    metrics = attacked.metrics()
+    assert metrics.count("\n") <= attacked.metrics_before.count("\n") + 200
+    assert attacked.resident_bytes() <= attacked.resident_before + MAX_GROWTH
+    for text in ("evil", "attacked", "passwd", "forged", "aaaa", "bbbb", "\U0001f600", "\u202e"):
+        assert text not in metrics
+    assert 'status="500"' not in metrics
+    lines = [json.loads(line) for line in serve.last_log().splitlines()]
+    assert not [line for line in lines if line["level"] != "info" or "exception" in line]
+    assert all(line["message"] != "forged" for line in lines)
+    assert all(len(text) <= 128 and text.isprintable() for text in map(_path, lines))
+
+
+def _path(line: dict[str, object]) -> str:
+    return str(line.get("path", ""))

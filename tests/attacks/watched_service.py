@@ -40,6 +40,9 @@ class WatchedService:
         self._clients = [clients.enter_context(connect(started)) for _ in range(3)]
         for _ in range(4):
             self.check()
+        self.metrics_before = self.metrics()
+        self.descriptors_before = self.num_descriptors()
+        self.resident_before = self.resident_bytes()
 
     def check(self) -> None:
         """Check that the service is live, and rotates rightly with a plan and without one."""
