@@ -18,6 +18,7 @@ from service.server.asgi_cycle import COMMON_SCOPE, AsgiCycle, Flow, refusal_sco
 from service.server.connection_deadlines import Pending, Phase, Watch
 from service.server.connection_draining import has_unread_bytes
 from service.server.connection_limits import ConnectionLimits
+from service.server.half_close import Peer, peer_after_eof
 
 MAX_DROPPED_BYTES = 512 * 2**20
 """Bytes that are read and dropped, so that a client which sends first and reads then finds the
@@ -120,6 +121,21 @@ class AsgiProtocol(asyncio.Protocol):
         self._num_dropped += len(data) - at
         if self._is_lingering and self._num_dropped > MAX_DROPPED_BYTES:
             self._transport.close()
+
+    def eof_received(self) -> bool:
+        """Answer the complete requests of a client that sends no more; close if there are none."""
+        peer = peer_after_eof(self._transport.get_extra_info("socket"))
+        if self._receiving is not None and self._cycles and self._cycles[-1] is self._receiving:
+            self._cycles.pop()  # if the application has it, it is the only one
+        if not self._cycles or self._is_lingering or peer is Peer.LEFT:
+            return False
+        self._header = self._receiving = None
+        self._has_last_request = True
+        self._cycles[-1].keep_alive = False
+        if peer is Peer.UNKNOWN:
+            for cycle in self._cycles:
+                cycle.end_input()
+        return True
 
     def pause_writing(self) -> None:
         """Let the application wait: the client does not read."""
