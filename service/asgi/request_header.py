@@ -28,6 +28,8 @@ _CHECKED_FIELDS = frozenset(
     (b"host", b"content-length", b"transfer-encoding", b"expect", *_SINGLE_FIELDS)
 )
 
+_LENGTH = re.compile(rb"[0-9]{1,20}")
+
 _HOST = re.compile(
     rb"(\[[0-9A-Fa-f:.]+\]|([A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*)(:[0-9]{0,5})?"
 )
@@ -198,8 +200,8 @@ class HeaderParser:
             if lengths:
                 raise BadHeader("Content-Length and Transfer-Encoding exclude each other")
             return None
-        if len(lengths) > 1 or not all(length.isdigit() for length in lengths):
-            raise BadHeader("Content-Length must be one whole number")
+        if len(lengths) > 1 or not all(map(_LENGTH.fullmatch, lengths)):
+            raise BadHeader("Content-Length must be one whole number of at most 20 digits")
         return int(lengths[0]) if lengths else 0
 
     def _expects_continue(self) -> bool:

@@ -126,7 +126,7 @@ class AsgiProtocol(asyncio.Protocol):
         """Answer the complete requests of a client that sends no more; close if there are none."""
         peer = peer_after_eof(self._transport.get_extra_info("socket"))
         if self._receiving is not None and self._cycles and self._cycles[-1] is self._receiving:
-            self._cycles.pop()  # if the application has it, it is the only one
+            self._cycles.pop().disconnect()
         if not self._cycles or self._is_lingering or peer is Peer.LEFT:
             return False
         self._header = self._receiving = None

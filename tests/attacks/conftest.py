@@ -1,5 +1,6 @@
 """One service for all rows of a file."""
 
+import json
 from collections.abc import Iterator
 from contextlib import ExitStack
 
@@ -16,3 +17,15 @@ def attacked(serve: Serve) -> Iterator[WatchedService]:
     variables = {name: str(value) for name, value in limits.items()}
     with serve(**variables) as started, ExitStack() as clients:
         yield WatchedService(started, clients)
+    check_log(serve.last_log())
+
+
+def check_log(text: str) -> None:
+    """Check that nothing has failed, and that no client has written a line or odd characters."""
+    for line in map(json.loads, text.splitlines()):
+        assert line["level"] == "info", line
+        assert "exception" not in line, line
+        assert line["message"] != "forged"
+        path = line.get("path", "")
+        assert path.isprintable(), path
+        assert len(path) <= 128

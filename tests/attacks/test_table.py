@@ -12,7 +12,6 @@ from tests.attacks.requests import Row
 from tests.attacks.sockets import LAST, exchange
 from tests.attacks.table import NUM_ROWS, ROWS
 from tests.attacks.watched_service import LEAK, WatchedService
-from tests.conftest import Serve
 from tests.waiting import wait_until
 
 ELSEWHERE = {"F26", "F31"}
@@ -55,8 +54,8 @@ def test_every_row_of_the_table_is_there():
     assert len({row.id for row in ROWS}) == len(ROWS)
 
 
-def test_what_the_rows_leave_behind(attacked: WatchedService, serve: Serve):
-    """The last test of this file: all rows have run."""
+def test_what_the_rows_leave_behind(attacked: WatchedService):
+    """The last test of this file: all rows have run. The log is checked when the service ends."""
     wait_until(lambda: attacked.admitted_bytes() == 0)
     wait_until(lambda: attacked.num_descriptors() <= attacked.descriptors_before)
     metrics = attacked.metrics()
@@ -65,11 +64,3 @@ def test_what_the_rows_leave_behind(attacked: WatchedService, serve: Serve):
     for text in ("evil", "attacked", "passwd", "forged", "aaaa", "bbbb", "\U0001f600", "\u202e"):
         assert text not in metrics
     assert 'status="500"' not in metrics
-    lines = [json.loads(line) for line in serve.last_log().splitlines()]
-    assert not [line for line in lines if line["level"] != "info" or "exception" in line]
-    assert all(line["message"] != "forged" for line in lines)
-    assert all(len(text) <= 128 and text.isprintable() for text in map(_path, lines))
-
-
-def _path(line: dict[str, object]) -> str:
-    return str(line.get("path", ""))

@@ -22,12 +22,10 @@ from tests.attacks.requests import (
     ROTATE,
     SAFETENSORS,
     TEN_GIB,
-    get,
     header,
     post,
 )
 from tests.attacks.sockets import LAST, connect, exchange, read_all, read_answer, split
-from tests.attacks.watched_service import PACKED
 from tests.conftest import Serve, Started
 from tests.waiting import wait_until
 
@@ -65,31 +63,6 @@ def test_half_a_body_and_the_end_close_the_connection(server: Started):
         connection.sendall(post(ROTATE)[:-5])
         connection.shutdown(socket.SHUT_WR)
         assert read_all(connection) == b""
-
-
-@pytest.mark.parametrize(
-    "request_",
-    [post(ROTATE), PACKED, post(b"{}"), get("/healthz"), post(ROTATE, host="")],
-    ids=["ordinary", "planned", "refused", "health", "not HTTP"],
-)
-@pytest.mark.parametrize("count", [1, 3])
-def test_a_client_that_sends_no_more_gets_its_answers(server: Started, request_: bytes, count: int):
-    with connect(server) as connection:
-        for _ in range(2):  # from then on the header is known
-            connection.sendall(PACKED)
-            assert read_answer(connection).status == 200
-        connection.sendall(request_ * count)
-        connection.shutdown(socket.SHUT_WR)
-        answers = split(read_all(connection))
-    assert len(answers) == (1 if answers[0].status == 400 and b"Host" in answers[0].body else count)
-
-
-@pytest.mark.parametrize("request_", [post(ROTATE), PACKED], ids=["ordinary", "planned"])
-def test_half_a_request_behind_others_is_dropped(server: Started, request_: bytes):
-    with connect(server) as connection:
-        connection.sendall(request_ * 3 + request_[:-5])
-        connection.shutdown(socket.SHUT_WR)
-        assert [answer.status for answer in split(read_all(connection))] == [200] * 3
 
 
 def test_clients_that_leave_give_their_memory_back(server: Started):

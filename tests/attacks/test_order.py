@@ -1,0 +1,79 @@
+"""Requests in pieces, requests behind one another, and clients that send no more."""
+
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from tests.attacks.requests import CHUNKED, JSON, ROTATE, chunks, get, header, post
+from tests.attacks.sockets import LAST, connect, exchange, read_all, read_answer, split
+from tests.attacks.watched_service import PACKED, WatchedService
+from tests.waiting import wait_until
+
+CODED = header(JSON, CHUNKED) + chunks(ROTATE[:9], ROTATE[9:], trailer=b"A: b\r\n")
+GOOD = [post(ROTATE), PACKED, CODED, get("/healthz")]
+NAMES = ["ordinary", "planned", "chunked", "health"]
+BAD = post(ROTATE, host="")
+
+
+@pytest.fixture(autouse=True)
+def checked(attacked: WatchedService) -> Iterator[None]:
+    yield
+    attacked.check()
+
+
+@pytest.mark.parametrize("request_", GOOD, ids=NAMES)
+def test_a_request_is_the_same_wherever_it_is_cut(attacked: WatchedService, request_: bytes):
+    expected = attacked.solo(request_)
+    with connect(attacked.started) as connection:
+        for end in range(1, len(request_)):
+            connection.sendall(request_[:end])
+            connection.sendall(request_[end:])
+            answer = read_answer(connection)
+            assert (answer.status, answer.body) == (200, expected), end
+
+
+@pytest.mark.parametrize("request_", GOOD, ids=NAMES)
+def test_nothing_behind_a_bad_request_is_run(attacked: WatchedService, request_: bytes):
+    first, second, third = exchange(attacked.started, request_ * 2 + BAD + request_ * 2 + LAST)
+    assert (first.status, second.status, third.status) == (200, 200, 400)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("request_", [*GOOD, post(b"{}")], ids=[*NAMES, "refused"])
+def test_a_client_that_sends_no_more_gets_its_answers(
+    attacked: WatchedService, request_: bytes, count: int
+):
+    with connect(attacked.started) as connection:
+        connection.sendall(request_ * count)
+        connection.shutdown(socket.SHUT_WR)
+        assert len(split(read_all(connection))) == count
+
+
+def test_a_bad_request_of_a_client_that_sends_no_more(attacked: WatchedService):
+    with connect(attacked.started) as connection:
+        connection.sendall(BAD)
+        connection.shutdown(socket.SHUT_WR)
+        assert [answer.status for answer in split(read_all(connection))] == [400]
+
+
+@pytest.mark.parametrize("request_", GOOD, ids=NAMES)
+def test_half_a_request_behind_others_is_dropped(attacked: WatchedService, request_: bytes):
+    """F26."""
+    for end in range(0, len(request_), 7):
+        with connect(attacked.started) as connection:
+            connection.sendall(request_ * 2 + request_[:end])
+            connection.shutdown(socket.SHUT_WR)
+            assert [answer.status for answer in split(read_all(connection))] == [200] * 2
+
+
+@pytest.mark.parametrize("request_", GOOD[:3], ids=NAMES[:3])
+def test_a_body_that_ends_early_has_no_answer(attacked: WatchedService, request_: bytes):
+    """F26."""
+    start = request_.index(b"\r\n\r\n") + 4
+    for end in range(start, len(request_)):
+        with connect(attacked.started) as connection:
+            connection.sendall(request_[:end])
+            connection.shutdown(socket.SHUT_WR)
+            assert read_all(connection) == b""
+    wait_until(lambda: attacked.admitted_bytes() == 0)
