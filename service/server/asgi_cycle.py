@@ -35,10 +35,12 @@ class Flow(FlowControl):
     def __init__(self, transport: asyncio.Transport, on_resume: Callable[[], None]) -> None:
         super().__init__(transport)
         self._on_resume = on_resume
+        self.is_held = False
+        """Whether reading stays paused: enough requests are there already."""
 
     def resume_reading(self) -> None:
-        """Go on reading."""
-        if self.read_paused:
+        """Go on reading, unless it is held."""
+        if self.read_paused and not self.is_held:
             super().resume_reading()
             self._on_resume()
 

@@ -2,6 +2,7 @@
 
 import socket
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 
 import pytest
 
@@ -77,3 +78,18 @@ def test_a_body_that_ends_early_has_no_answer(attacked: WatchedService, request_
             connection.shutdown(socket.SHUT_WR)
             assert read_all(connection) == b""
     wait_until(lambda: attacked.admitted_bytes() == 0)
+
+
+def test_many_requests_behind_one_another_take_no_memory(attacked: WatchedService):
+    """F31. A parsed request takes a hundred times the memory of its bytes."""
+    tiny = b"GET / HTTP/1.1\r\nHost:\r\n\r\n"
+    num_bytes, before = 2**22, attacked.resident_bytes()
+    with ExitStack() as stack:
+        clients = [stack.enter_context(connect(attacked.started)) for _ in range(4)]
+        for client in clients:
+            client.setblocking(False)
+            with suppress(BlockingIOError):
+                client.send(tiny * (num_bytes // len(tiny)))
+        for _ in range(20):
+            attacked.check()
+        assert attacked.resident_bytes() - before < 32 * 2**20
