@@ -99,7 +99,7 @@ class RequestLog:
 def _line(record: Record) -> str:
     """Return the line of a request, from its identifier on."""
     request_id, method, path, _, status, seconds, headers, _ = record
-    line = f'{request_id}",{_constant_fields(method, path, status)},"ms":{seconds * 1e3:.3f}'
+    line = f'{request_id}",{_constant_fields(method, path[:128], status)},"ms":{seconds * 1e3:.3f}'
     if b"traceparent" in headers:
         line += "," + logs.render_fields({"trace_id": ids.trace_id(headers)})
     return line + "}\n"
@@ -108,5 +108,5 @@ def _line(record: Record) -> str:
 @lru_cache(maxsize=512)
 def _constant_fields(method: str, path: str, status: int | str) -> str:
     """Return the fields that are equal in the lines of many requests."""
-    shown = printable(path[:128], 128)  # a terminal may obey other characters, JSON or not
+    shown = printable(path, 128)  # a terminal may obey other characters, JSON or not
     return logs.render_fields({"method": method, "path": shown, "status": status})

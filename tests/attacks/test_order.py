@@ -6,14 +6,15 @@ from contextlib import ExitStack, suppress
 
 import pytest
 
-from tests.attacks.requests import CHUNKED, JSON, ROTATE, chunks, get, header, post
+from tests.attacks.requests import CHUNKED, JSON, ROTATE, chunks, get, header, post, post_json
 from tests.attacks.sockets import LAST, connect, exchange, read_all, read_answer, split
 from tests.attacks.watched_service import PACKED, WatchedService
 from tests.waiting import wait_until
 
 CODED = header(JSON, CHUNKED) + chunks(ROTATE[:9], ROTATE[9:], trailer=b"A: b\r\n")
-GOOD = [post(ROTATE), PACKED, CODED, get("/healthz")]
-NAMES = ["ordinary", "planned", "chunked", "health"]
+CONTROL = post_json({"ready": True}, path="/v2/repository/index")
+GOOD = [post(ROTATE), PACKED, CODED, CONTROL, get("/healthz")]
+NAMES = ["ordinary", "planned", "chunked", "control", "health"]
 BAD = post(ROTATE, host="")
 
 
@@ -68,7 +69,7 @@ def test_half_a_request_behind_others_is_dropped(attacked: WatchedService, reque
             assert [answer.status for answer in split(read_all(connection))] == [200] * 2
 
 
-@pytest.mark.parametrize("request_", GOOD[:3], ids=NAMES[:3])
+@pytest.mark.parametrize("request_", GOOD[:4], ids=NAMES[:4])
 def test_a_body_that_ends_early_has_no_answer(attacked: WatchedService, request_: bytes):
     """F26."""
     start = request_.index(b"\r\n\r\n") + 4

@@ -182,6 +182,14 @@ def test_a_slow_request_is_refused(impatient: Started, start: bytes, piece: byte
     assert admitted_bytes(impatient) == 0
 
 
+def test_a_slow_body_of_a_control_route_is_refused(impatient: Started):
+    with connect(impatient) as connection:
+        connection.sendall(header("Content-Length: 999", path="/v2/repository/index"))
+        (answer,) = split(drip(connection, repeat(b" ")))
+    assert answer.status == 408
+    assert list(json.loads(answer.body)) == ["error"]
+
+
 def test_a_slow_body_of_a_known_header_is_refused(impatient: Started):
     """A body that is received past the application."""
     tensors = {"q": {"dtype": "F32", "shape": [512, 1, 2], "data_offsets": [0, 4096]}}
