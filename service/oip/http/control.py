@@ -151,8 +151,9 @@ async def _receive(request: Request) -> bytes | TooLarge:
         ClientLeft: the client disconnected before the end of the body.
         SlowRequest: the body arrives too slowly.
     """
+    too_large = TooLarge("the body, in bytes,", MAX_BODY_BYTES, "more")
     if int(request.headers.get("content-length", 0)) > MAX_BODY_BYTES:
-        return TooLarge("the body, in bytes,", MAX_BODY_BYTES, request.headers["content-length"])
+        return too_large
     body, more = bytearray(), True
     while more:
         event = await request.receive()
@@ -161,7 +162,7 @@ async def _receive(request: Request) -> bytes | TooLarge:
         body += event.get("body", b"")
         more = event.get("more_body", False)
         if len(body) > MAX_BODY_BYTES:
-            return TooLarge("the body, in bytes,", MAX_BODY_BYTES, "more")
+            return too_large
     return bytes(body)
 
 
