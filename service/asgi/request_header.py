@@ -19,7 +19,17 @@ MAX_CACHED_BYTES = 2**11
 MAX_CACHED_HEADERS = 256
 """Size of the cache. A full cache is cleared."""
 
-_CHECKED_FIELDS = frozenset((b"host", b"content-length", b"transfer-encoding", b"expect"))
+_SINGLE_FIELDS = (
+    *(b"content-type", b"content-encoding"),
+    *(b"inference-header-content-length", b"x-request-timeout-ms"),
+)
+"""Fields that must not be repeated: a proxy may have checked another value than the last one."""
+
+_CHECKED_FIELDS = frozenset(
+    (b"host", b"content-length", b"transfer-encoding", b"expect", *_SINGLE_FIELDS)
+)
+
+_LENGTH = re.compile(rb"[0-9]{1,20}")
 
 _HOST = re.compile(
     rb"(\[[0-9A-Fa-f:.]+\]|([A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*)(:[0-9]{0,5})?"
@@ -141,6 +151,7 @@ class HeaderParser:
         except (httptools.HttpParserError, UnicodeDecodeError, AttributeError):
             raise BadRequest("the target is not a valid path") from None
         host = self._host(version)
+        self._check_single_fields()
         return RequestHeader(
             method,
             version,
@@ -178,6 +189,11 @@ class HeaderParser:
             raise BadHeader("Host must be a name or an address, and a port")
         return hosts[0] if hosts else b""
 
+    def _check_single_fields(self) -> None:
+        for name in _SINGLE_FIELDS:
+            if len(self._values.get(name, ())) > 1:
+                raise BadHeader(f"{name.decode().title()} must not be repeated")
+
     def _content_length(self, version: str) -> int | None:
         lengths = self._values.get(b"content-length", ())
         codings = self._values.get(b"transfer-encoding")
@@ -189,8 +205,8 @@ class HeaderParser:
             if lengths:
                 raise BadHeader("Content-Length and Transfer-Encoding exclude each other")
             return None
-        if len(lengths) > 1 or not all(length.isdigit() for length in lengths):
-            raise BadHeader("Content-Length must be one whole number")
+        if len(lengths) > 1 or not all(map(_LENGTH.fullmatch, lengths)):
+            raise BadHeader("Content-Length must be one whole number of at most 20 digits")
         return int(lengths[0]) if lengths else 0
 
     def _expects_continue(self) -> bool:

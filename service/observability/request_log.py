@@ -1,5 +1,6 @@
 """Counts every answered request of every protocol, and writes one log line for each."""
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -98,7 +99,7 @@ class RequestLog:
 def _line(record: Record) -> str:
     """Return the line of a request, from its identifier on."""
     request_id, method, path, _, status, seconds, headers, _ = record
-    line = f'{request_id}",{_constant_fields(method, path, status)},"ms":{seconds * 1e3:.3f}'
+    line = f'{request_id}",{_constant_fields(method, path[:128], status)},"ms":{seconds * 1e3:.3f}'
     if b"traceparent" in headers:
         line += "," + logs.render_fields({"trace_id": ids.trace_id(headers)})
     return line + "}\n"
@@ -107,4 +108,7 @@ def _line(record: Record) -> str:
 @lru_cache(maxsize=512)
 def _constant_fields(method: str, path: str, status: int | str) -> str:
     """Return the fields that are equal in the lines of many requests."""
-    return logs.render_fields({"method": method, "path": path[:128], "status": status})
+    # in ASCII, because terminals obey characters that JSON need not escape
+    return json.dumps({"method": method, "path": path, "status": status}, separators=(",", ":"))[
+        1:-1
+    ]

@@ -34,10 +34,12 @@ class Flow(FlowControl):
     def __init__(self, transport: asyncio.Transport, on_resume: Callable[[], None]) -> None:
         super().__init__(transport)
         self._on_resume = on_resume
+        self.is_held = False
+        """Whether reading stays paused: enough requests are there already."""
 
     def resume_reading(self) -> None:
-        """Go on reading."""
-        if self.read_paused:
+        """Go on reading, unless it is held."""
+        if self.read_paused and not self.is_held:
             super().resume_reading()
             self._on_resume()
 
@@ -96,11 +98,23 @@ class AsgiCycle(RequestResponseCycle):
         )
         self.body_reader = body
         self._failure: ServiceError | None = None
+        self._is_read = False
+        """Whether the application has the whole body."""
+        self._may_have_left = False
+        """Whether the client sends no more, and may not read the answer."""
 
     def fail(self, failure: ServiceError) -> None:
         """Let the application, which waits for the body, answer with `failure`."""
         self._failure = failure
         self.keep_alive = False
+        self.message_event.set()
+
+    def end_input(self) -> None:
+        """Note that the client may have left: an application that waits for that goes on.
+
+        An application that does not look at the client sends its answer.
+        """
+        self._may_have_left = True
         self.message_event.set()
 
     def disconnect(self) -> None:
@@ -114,9 +128,17 @@ class AsgiCycle(RequestResponseCycle):
         Raises:
             ServiceError: the rest of the body cannot be received.
         """
-        message = await super().receive()
-        if self._failure is not None and message["type"] == "http.request":
-            raise self._failure
+        message: Any = None
+        if not (self._is_read and self._may_have_left):
+            message = await super().receive()
+        if self._is_read and self._may_have_left:
+            self.disconnected = True
+            self.transport.close()
+            return {"type": "http.disconnect"}
+        if message["type"] == "http.request":
+            if self._failure is not None:
+                raise self._failure
+            self._is_read = not message["more_body"]
         return message
 
     async def send(self, message: Any) -> None:

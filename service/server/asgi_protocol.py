@@ -19,10 +19,14 @@ from service.server.asgi_cycle import COMMON_SCOPE, AsgiCycle, Flow, refusal_sco
 from service.server.connection_deadlines import Pending, Phase, Watch
 from service.server.connection_draining import has_unread_bytes
 from service.server.connection_limits import ConnectionLimits
+from service.server.half_close import Peer, peer_after_eof
 
 MAX_DROPPED_BYTES = 512 * 2**20
 """Bytes that are read and dropped, so that a client which sends first and reads then finds the
 answer. Twice the default limit of a body."""
+
+MAX_PIPELINED_REQUESTS = 2
+"""Requests of a connection that are parsed: the one that is answered, and the next one."""
 
 FIRST_REQUEST_S = 2.0
 """Seconds that a client without a request gets to send its first one when the service ends."""
@@ -65,6 +69,10 @@ class AsgiProtocol(asyncio.Protocol):
         """The request whose body is being received."""
         self._cycles: deque[AsgiCycle] = deque()
         """Requests without a complete answer. The application answers the first one."""
+        self._unread: tuple[bytes, int] | None = None
+        """Bytes of requests behind those, and where the first one begins."""
+        self._has_ended = False
+        """Whether the client sends no more."""
         self._has_last_request = False
         """Whether the rest of what the client sends is dropped."""
         self._num_dropped = 0
@@ -79,7 +87,7 @@ class AsgiProtocol(asyncio.Protocol):
     @property
     def is_free(self) -> bool:
         """Whether no request is in progress."""
-        return not (self._cycles or self._is_in_request or self._has_last_request)
+        return not (self._cycles or self._is_in_request or self._has_last_request or self._unread)
 
     @property
     def _is_in_request(self) -> bool:
@@ -113,6 +121,7 @@ class AsgiProtocol(asyncio.Protocol):
         for cycle in self._cycles:
             cycle.disconnect()
         self._cycles.clear()
+        self._unread = None
         self.flow.resume_writing()
         self._watch.stop()
         if self._shared_watch is None:
@@ -120,8 +129,19 @@ class AsgiProtocol(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Read requests."""
-        at = 0
+        if self._unread is None:
+            self._read(data, 0)
+        else:
+            unread, at = self._unread
+            self._unread = unread[at:] + data, 0
+
+    def _read(self, data: bytes, at: int) -> None:
+        """Read requests from `at` on, as many as may be parsed."""
         while at < len(data) and not self._has_last_request:
+            if len(self._cycles) == MAX_PIPELINED_REQUESTS and not self._is_in_request:
+                self._unread = data, at
+                self.flow.is_held = True
+                return
             read = self._read_header if self._receiving is None else self._read_body
             at = read(data, at)
         if self._is_new and self._is_in_request:
@@ -129,6 +149,39 @@ class AsgiProtocol(asyncio.Protocol):
         self._num_dropped += len(data) - at
         if self._is_lingering and self._num_dropped > MAX_DROPPED_BYTES:
             self._transport.close()
+
+    def _read_unread(self) -> None:
+        """Read the next one of the requests that were not parsed."""
+        if self._unread is None:
+            return
+        data, at = self._drop_unread()
+        self._read(data, at)
+        if self._unread is None and self._has_ended and not self.eof_received():
+            self._transport.close()
+
+    def _drop_unread(self) -> tuple[bytes, int]:
+        """Return the bytes that were not parsed, and forget them."""
+        unread, self._unread = self._unread or (b"", 0), None
+        self.flow.is_held = False
+        return unread
+
+    def eof_received(self) -> bool:
+        """Answer the complete requests of a client that sends no more; close if there are none."""
+        self._has_ended = True
+        if self._unread is not None:
+            return True  # `_read_unread` is going to read these
+        peer = peer_after_eof(self._transport.get_extra_info("socket"))
+        if self._receiving is not None and self._cycles and self._cycles[-1] is self._receiving:
+            self._cycles.pop().disconnect()
+        if not self._cycles or self._is_lingering or peer is Peer.LEFT:
+            return False
+        self._header = self._receiving = None
+        self._has_last_request = True
+        self._cycles[-1].keep_alive = False
+        if peer is Peer.UNKNOWN:
+            for cycle in self._cycles:
+                cycle.end_input()
+        return True
 
     def pause_writing(self) -> None:
         """Let the application wait: the client does not read."""
@@ -189,6 +242,8 @@ class AsgiProtocol(asyncio.Protocol):
         """
         if self.is_closing():
             return
+        unread, at = self._drop_unread()
+        self._num_dropped += len(unread) - at
         if self._num_dropped or self._is_in_request:
             self._has_last_request = self._is_lingering = True
             self._header = self._receiving = None
@@ -207,10 +262,13 @@ class AsgiProtocol(asyncio.Protocol):
         if self.is_closing():
             self._cycles.clear()
             return
-        self.flow.resume_reading()
+        if self._unread is not None:
+            self._loop.call_soon(self._read_unread)
+        else:
+            self.flow.resume_reading()
         if self._cycles:
             self._start(self._cycles[0])
-        else:
+        elif self._unread is None:
             self._watch.start_idle()
 
     def shutdown(self) -> None:

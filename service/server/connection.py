@@ -20,6 +20,7 @@ from service.server.asgi_protocol import AsgiProtocol
 from service.server.connection_answers import AnsweringConnection
 from service.server.connection_deadlines import Pending, Phase
 from service.server.connection_limits import ConnectionLimits
+from service.server.half_close import Peer, peer_after_eof
 from service.server.planned_requests import PlannedRequests
 from service.server.received_body import ReceivedBody
 
@@ -68,6 +69,8 @@ class Connection(AnsweringConnection):
         """The plan of the last request; the next request probably has the same."""
         self._body: ReceivedBody | None = None
         self._incomplete: _Incomplete | None = None
+        self._has_ended = False
+        """Whether the client sends no more."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport."""
@@ -150,6 +153,23 @@ class Connection(AnsweringConnection):
                 return
         self._read(data)
 
+    def eof_received(self) -> bool:
+        """Answer the complete requests of a client that sends no more; else close.
+
+        A request that waits for a busy device is withdrawn where its client may have left.
+        """
+        entry, self._has_ended = self._entry, True
+        if entry is not None:
+            peer = peer_after_eof(self._transport.get_extra_info("socket"))
+            is_waiting = entry.timer is not None and not self._status
+            if peer is Peer.LEFT or (peer is Peer.UNKNOWN and is_waiting):
+                return False
+            self._is_ending = self._is_ending or not self._unread
+            return True
+        if self._unread and self._incomplete is None:
+            return True  # `_read_unread` is about to read these requests
+        return self._ordinary is not None and self._ordinary.eof_received()
+
     def _read(self, data: memoryview) -> None:
         """Handle bytes that are not the start of another request of the last plan."""
         if self._ordinary is not None and not self._ordinary.is_free:
@@ -168,6 +188,8 @@ class Connection(AnsweringConnection):
         """Handle the bytes behind a request that is answered now."""
         if self._unread and self._entry is None and not self._transport.is_closing():
             self._begin(memoryview(self._unread))
+            if self._has_ended and not self.eof_received():
+                self._transport.close()
 
     def _begin(self, data: memoryview) -> None:
         """Handle bytes at the start of a request."""

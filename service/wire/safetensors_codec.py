@@ -158,6 +158,8 @@ def _parse_entry(name: str, value: object) -> _Entry:
             pass
         case _:
             raise BadMessage(f"{printable(name)} must have dtype, shape and data_offsets")
+    if type(start) is bool or type(end) is bool:
+        raise BadMessage(f"data_offsets of {printable(name)} must be integers")
     if dtype_name not in _DTYPES:
         raise BadTensor(f"dtype of {name}", f"one of {', '.join(_DTYPES)}", printable(dtype_name))
     dtype = _DTYPES[dtype_name]

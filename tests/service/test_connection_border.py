@@ -1,6 +1,7 @@
 """What the service does at the border of a connection, as bytes over real sockets.
 
-The rows have the names of the project's table of attacks: F framing, L limits, S slowness.
+Names such as S01 are those of rows of `tests/attacks/table.py`, which has the requests that need
+one connection and no time.
 """
 
 import json
@@ -11,210 +12,22 @@ import struct
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from typing import NamedTuple
 
 import httpx
 import pytest
 
+from tests.attacks.requests import (
+    CHUNKED,
+    JSON,
+    ROTATE,
+    SAFETENSORS,
+    TEN_GIB,
+    header,
+    post,
+)
+from tests.attacks.sockets import LAST, connect, exchange, read_all, read_answer, split
 from tests.conftest import Serve, Started
 from tests.waiting import wait_until
-
-ROTATE = b'{"q": [[[1, 0]], [[1, 0]]], "positions": [0, 1]}'
-CHUNKED = "Transfer-Encoding: chunked"
-JSON = "Content-Type: application/json"
-SAFETENSORS = "Content-Type: application/x-safetensors"
-TEN_GIB = 10 * 2**30
-
-
-def header(*lines: str, path: str = "/v1/rotate", host: str = "Host: x", version: str = "1.1"):
-    """Return the header of a POST."""
-    return "\r\n".join(
-        [f"POST {path} HTTP/{version}", *filter(None, [host]), *lines, "", ""]
-    ).encode()
-
-
-def post(body: bytes, *lines: str, **parts: str) -> bytes:
-    """Return a POST of JSON with a declared length."""
-    return header(JSON, f"Content-Length: {len(body)}", *lines, **parts) + body
-
-
-def chunks(*parts: bytes, trailer: bytes = b"") -> bytes:
-    """Return a body in chunks."""
-    body = b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in parts)
-    return body + b"0\r\n" + trailer + b"\r\n"
-
-
-class Row(NamedTuple):
-    """A request, and the status and the code of its answer."""
-
-    name: str
-    request: bytes
-    status: int
-    code: str = ""
-    closes: bool = True
-    """Whether the connection ends behind the answer, so that nothing behind it is run."""
-
-
-ROWS = [
-    Row("F01", header("Content-Length: 5", CHUNKED) + chunks(b"a"), 400, "bad_request"),
-    Row("F02", header(CHUNKED, "Content-Length: 5") + chunks(b"a"), 400, "bad_request"),
-    Row("F03", header("Content-Length: 5", "Content-Length: 6") + b"hello", 400, "bad_request"),
-    Row("F04", header("Content-Length: +5") + b"hello", 400, "bad_request"),
-    Row("F05", header("Content-Length: -1"), 400, "bad_request"),
-    Row("F06", header("Content-Length: 0x5") + b"hello", 400, "bad_request"),
-    Row("F07", header(f"Content-Length: {2**64 + 5}") + b"hello", 400, "bad_request"),
-    Row("F08", header("Transfer-Encoding: xchunked") + chunks(b"a"), 400, "bad_request"),
-    Row("F09", header("Transfer-Encoding: chunked, identity"), 400, "bad_request"),
-    Row("F09 gzip", header("Transfer-Encoding: gzip, chunked"), 400, "bad_header"),
-    Row("F10", header("Transfer-Encoding : chunked") + chunks(b"a"), 400, "bad_request"),
-    Row("F11", header("Transfer-Encoding:\r\n chunked") + chunks(b"a"), 400, "bad_request"),
-    Row("F12", header(CHUNKED, JSON) + b"-1\r\n", 400, "bad_request"),
-    Row("F13", header(CHUNKED, JSON) + b"0x1\r\na\r\n", 400, "bad_request"),
-    Row("F14", header(CHUNKED, JSON) + b"1" * 17 + b"\r\na", 400, "bad_request"),
-    Row("F15", header(CHUNKED, JSON) + b"1\r\nab\r\n0\r\n\r\n", 400, "bad_request"),
-    Row("F16", header(CHUNKED, JSON) + b"1\na\n0\n\n", 400, "bad_request"),
-    Row("F17", header(CHUNKED, JSON, version="1.0") + chunks(ROTATE), 400, "bad_header"),
-    Row("F18", post(ROTATE, host=""), 400, "bad_header"),
-    Row("F18 HTTP/1.0", post(ROTATE, host="", version="1.0"), 200),
-    Row("F19", post(ROTATE, "Host: y"), 400, "bad_header"),
-    Row("F19 equal", post(ROTATE, "Host: x"), 400, "bad_header"),
-    Row("F20", post(ROTATE, host="Host: x/healthz?"), 400, "bad_header"),
-    Row("F20 user", post(ROTATE, host="Host: user@x"), 400, "bad_header"),
-    Row("F20 port", post(ROTATE, host="Host: x:http"), 400, "bad_header"),
-    Row("F20 space", post(ROTATE, host="Host: x y"), 400, "bad_header"),
-    Row("F20 name", post(ROTATE, host="Host: a-b.example:8000"), 200, closes=False),
-    Row("F20 IPv6", post(ROTATE, host="Host: [::1]:8000"), 200, closes=False),
-    Row("F20 empty", post(ROTATE, host="Host:"), 200, closes=False),
-    Row("F21", post(ROTATE, "X: a\0b"), 400, "bad_request"),
-    Row("F22", post(ROTATE, "X: a\rb"), 400, "bad_request"),
-    Row("F23", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(64), 400, "bad_request"),
-    Row("F23 version", b"GET /healthz HTTP/2.0\r\nHost: x\r\n\r\n", 400, "bad_request"),
-    Row("F24", bytes.fromhex("16030100c8010000c40303") + bytes(range(200)), 400, "bad_request"),
-    Row("F25", bytes(range(128, 256)) * 8, 400, "bad_request"),
-    Row("F27", header(CHUNKED, JSON) + chunks(*[b" "] * 100_001), 400, "bad_request"),
-    Row("F28", header(CHUNKED, JSON) + b"1;" + b"x" * 2**20 + b"\r\na\r\n", 400, "bad_request"),
-    Row(
-        "F29",
-        header(CHUNKED, JSON) + chunks(ROTATE, trailer=b"X: " + b"a" * 2**20 + b"\r\n"),
-        400,
-        "bad_request",
-    ),
-    Row(
-        "F30",
-        header(CHUNKED) + chunks(ROTATE, trailer=b"Content-Type: application/json\r\n"),
-        415,
-        "unsupported_media_type",
-        closes=False,
-    ),
-    Row("F30 kept", header(CHUNKED, JSON) + chunks(ROTATE, trailer=b"A: b\r\n"), 200, closes=False),
-    Row(
-        "F30 folded", header(CHUNKED, JSON) + chunks(trailer=b"A: b\r\n c\r\n"), 400, "bad_request"
-    ),
-    Row("L01", post(ROTATE, path="/" + "a" * 100 * 2**10), 414, "target_too_long"),
-    Row("L01 9 KiB", post(ROTATE, path="/" + "a" * 9 * 2**10), 414, "target_too_long"),
-    Row("L01 8 KiB", post(ROTATE, path="/" + "a" * (2**13 - 1)), 404, "not_found", closes=False),
-    Row("L02", post(ROTATE, "X: " + "a" * 2**16), 431, "header_too_large"),
-    Row("L03", header()[:-2] + b"X: " + b"a" * 2**21, 431, "header_too_large"),
-    Row("L04", post(ROTATE, *["A: b"] * 10_000), 431, "header_too_large"),
-    Row("L04 101 fields", post(ROTATE, *["A: b"] * 98), 431, "header_too_large"),
-    Row("L04 100 fields", post(ROTATE, *["A: b"] * 97), 200, closes=False),
-    Row("L05", header(JSON, f"Content-Length: {TEN_GIB}"), 413, "too_large"),
-    Row("L06", header(JSON, f"Content-Length: {2**24 + 1}"), 413, "too_large"),
-    Row("L07", header(JSON, f"Content-Length: {2**63 - 1}"), 413, "too_large"),
-    Row("L08", header(JSON, CHUNKED) + b"%x\r\n" % 2**25 + b" " * (2**24 + 1), 413, "too_large"),
-    Row(
-        "L09",
-        header(JSON, f"Content-Length: {TEN_GIB}", "Expect: 100-continue"),
-        413,
-        "too_large",
-    ),
-    Row("L10", post(ROTATE, "Expect: something-else"), 417, "expectation_failed"),
-    Row(
-        "L11",
-        b"GET /v1/rotate HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n",
-        405,
-        "method_not_allowed",
-        closes=False,
-    ),
-    Row("L12", post(ROTATE, "Upgrade: h2c", "Connection: upgrade"), 200, closes=False),
-    Row("M05", b"CONNECT a:80 HTTP/1.1\r\nHost: a\r\n\r\n", 400, "bad_request"),
-    Row("F32", post(ROTATE, path="http://evil/v1/rotate"), 200, closes=False),
-    Row("asterisk", b"OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n", 404, "not_found", closes=False),
-]
-
-
-class Answer(NamedTuple):
-    """An answer."""
-
-    status: int
-    headers: dict[str, str]
-    body: bytes
-
-
-def connect(started: Started) -> socket.socket:
-    host, port = started.url.removeprefix("http://").split(":")
-    return socket.create_connection((host, int(port)), timeout=30)
-
-
-def read_all(connection: socket.socket) -> bytes:
-    """Return what the service sends until it closes."""
-    received = b""
-    while part := connection.recv(2**20):
-        received += part
-    return received
-
-
-def split(received: bytes) -> list[Answer]:
-    """Cut what a connection brought into answers."""
-    answers = []
-    while received:
-        text, _, received = received.partition(b"\r\n\r\n")
-        status, *lines = text.decode().split("\r\n")
-        headers = dict(line.split(": ", 1) for line in lines)
-        size = int(headers["content-length"])
-        answers.append(Answer(int(status.split()[1]), headers, received[:size]))
-        received = received[size:]
-    return answers
-
-
-def read_answer(connection: socket.socket) -> Answer:
-    """Return the next answer, of a connection that stays open."""
-    with connection.makefile("rb", buffering=0) as stream:
-        text = b""
-        while not text.endswith(b"\r\n\r\n"):
-            text += stream.read(1)
-        size = int(re.search(rb"content-length: (\d+)", text)[1])
-        body = b""
-        while len(body) < size:
-            body += stream.read(size - len(body))
-    (answer,) = split(text + body)
-    return answer
-
-
-def exchange(started: Started, *packets: bytes) -> list[Answer]:
-    """Return the answers to packets; the client writes first, and reads then."""
-    with connect(started) as connection:
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        for packet in packets:
-            connection.sendall(packet)
-        return split(read_all(connection))
-
-
-LAST = b"GET /behind HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
-
-
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
-def test_rows(server: Started, row: Row):
-    first, *rest = exchange(server, row.request + LAST)
-    assert first.status == row.status, first
-    if row.status != 200:
-        assert first.headers["content-type"] == "application/problem+json"
-        assert json.loads(first.body)["code"] == row.code
-        assert len(first.body) < 4096
-    assert re.fullmatch("[0-9a-f]{16}", first.headers["x-request-id"])
-    assert (first.headers.get("connection") == "close") == row.closes
-    assert [answer.status for answer in rest] == ([] if row.closes else [404])
-    assert httpx.get(f"{server.url}/healthz").status_code == 200
 
 
 def test_the_errors_of_v2_have_its_form(server: Started):
@@ -367,6 +180,14 @@ def test_a_slow_request_is_refused(impatient: Started, start: bytes, piece: byte
     assert json.loads(answer.body)["code"] == "slow_request"
     assert answer.headers["connection"] == "close"
     assert admitted_bytes(impatient) == 0
+
+
+def test_a_slow_body_of_a_control_route_is_refused(impatient: Started):
+    with connect(impatient) as connection:
+        connection.sendall(header("Content-Length: 999", path="/v2/repository/index"))
+        (answer,) = split(drip(connection, repeat(b" ")))
+    assert answer.status == 408
+    assert list(json.loads(answer.body)) == ["error"]
 
 
 def test_a_slow_body_of_a_known_header_is_refused(impatient: Started):

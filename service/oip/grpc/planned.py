@@ -26,7 +26,7 @@ from service.oip.grpc.protobuf_wire import (
 )
 from service.oip.grpc.rpc import Rpc
 from service.oip.infer.models import Model, model_of
-from service.oip.infer.plan import MAX_HEADER_BYTES, InferPlan
+from service.oip.infer.plan import MAX_HEADER_BYTES, MAX_ID_LENGTH, InferPlan
 from service.oip.state import OipState
 from service.oip.statistics import DEADLINE_TOLERANCE_S
 from service.planned.make_plan import make_plan
@@ -116,6 +116,8 @@ class PlannedInfer:
         try:
             split = split_request(body)
         except (DecodeError, ServiceError):
+            return False
+        if len(split.id) > MAX_ID_LENGTH:
             return False
         model_plan = self._find(split, body)
         return model_plan is not None and self._submit(rpc, model_plan, split.id, split.raw)

@@ -68,7 +68,7 @@ def decode(
 
     Raises:
         BadHeader, BadMessage, BadTensor, UnknownName, ConfigError: it is not one of the protocol.
-        UnknownRegion, BadRegion, SharedMemoryOff, TooLarge: its shared memory is not usable.
+        UnknownRegion, BadRegion, TooLarge: its shared memory is not usable.
     """
     length = len(body) if json_bytes is None else json_bytes
     _check_json_length(json_bytes, len(body))

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 from fastapi import APIRouter, Request, Response
 
-from service.errors import BadMessage, Overloaded, ServiceError, TooLarge
+from service.errors import BadMessage, ClientLeft, Overloaded, ServiceError, TooLarge
 from service.oip import errors, validate
 from service.oip.control import REFUSALS, Control
 from service.oip.state import OipState
@@ -124,10 +124,12 @@ def control_routes(oip_state: OipState) -> APIRouter:
 def _endpoint(route: Route, control: Control) -> Callable[[Request], Coroutine[Any, Any, Response]]:
     async def respond(request: Request) -> Response:
         arguments = dict(request.path_params)
-        if route.body is not None:
-            arguments["read_body"] = partial(_parse, await _receive(request))
         try:
+            if route.body is not None:
+                arguments["read_body"] = partial(_parse, await _receive(request))
             document = route.answer(control, **arguments)
+        except ClientLeft:
+            raise
         except ServiceError as error:
             status, headers, body = errors.describe(error)
             response = Response(body, status)
@@ -142,20 +144,32 @@ def _endpoint(route: Route, control: Control) -> Callable[[Request], Coroutine[A
     return respond
 
 
-async def _receive(request: Request) -> bytes:
-    """Return a body, or the beginning of a body that is too large."""
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
+async def _receive(request: Request) -> bytes | TooLarge:
+    """Return a body, or the error where it is over the limit; then its rest is not received.
+
+    Raises:
+        ClientLeft: the client disconnected before the end of the body.
+        SlowRequest: the body arrives too slowly.
+    """
+    too_large = TooLarge("the body, in bytes,", MAX_BODY_BYTES, "more")
+    if int(request.headers.get("content-length", 0)) > MAX_BODY_BYTES:
+        return too_large
+    body, more = bytearray(), True
+    while more:
+        event = await request.receive()
+        if event["type"] == "http.disconnect":
+            raise ClientLeft
+        body += event.get("body", b"")
+        more = event.get("more_body", False)
         if len(body) > MAX_BODY_BYTES:
-            break
+            return too_large
     return bytes(body)
 
 
-def _parse(body: bytes) -> dict[str, Any]:
+def _parse(body: bytes | TooLarge) -> dict[str, Any]:
     """Return the JSON object in a body; an empty body is an empty object."""
-    if len(body) > MAX_BODY_BYTES:
-        raise TooLarge("the body, in bytes,", MAX_BODY_BYTES, "more")
+    if isinstance(body, TooLarge):
+        raise body
     try:
         return validate.instance("the body", orjson.loads(body) if body.strip() else {}, dict)
     except orjson.JSONDecodeError as error:

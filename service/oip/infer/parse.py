@@ -9,6 +9,7 @@ from torch import Tensor
 
 from service.errors import BadMessage, BadTensor, TooLarge, UnknownName
 from service.oip import validate
+from service.oip.errors import BadRegion
 from service.oip.infer import tensors
 from service.oip.infer.models import Model, Slot
 from service.oip.infer.params import read_options, translate
@@ -79,7 +80,7 @@ class RequestParser:
 
         Raises:
             BadMessage, BadTensor, UnknownName, ConfigError: the protocol has no such request.
-            UnknownRegion, BadRegion, SharedMemoryOff: its shared memory is not there.
+            UnknownRegion, BadRegion: its shared memory is not there.
             TooLarge: its inputs in shared memory are too large.
         """
         binary, queue_s = read_options(params)
@@ -165,6 +166,8 @@ class RequestParser:
             return None
         region = params["shared_memory_region"]
         validate.instance(f"shared_memory_region of {name}", region, str)
+        if not self._regions.enabled:
+            raise BadRegion(f"{name}: shared memory is not enabled on this service")
         offset = params.get("shared_memory_offset", 0)
         return self._regions.slice(region, offset, params.get("shared_memory_byte_size"))
 

@@ -81,6 +81,9 @@ class CachedHeader(NamedTuple):
         return InferRequest(request_id, self.plan, Message(tensors, self.params))
 
 
+MAX_ID_LENGTH = 2**12
+"""Longest name that a client may give a request, in characters."""
+
 MAX_HEADER_BYTES = 2**10
 """Longest header that is cached."""
 

@@ -1,0 +1,31 @@
+"""One service for all rows of a file."""
+
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from tests.attacks.requests import MAX_JSON_BYTES
+from tests.attacks.watched_service import WatchedService
+from tests.conftest import Serve
+
+
+@pytest.fixture(scope="package")
+def attacked(serve: Serve) -> Iterator[WatchedService]:
+    limits = {"ROPE_MAX_JSON_BYTES": MAX_JSON_BYTES, "ROPE_MAX_BODY_BYTES": 4 * MAX_JSON_BYTES}
+    variables = {name: str(value) for name, value in limits.items()}
+    with serve(**variables) as started, ExitStack() as clients:
+        yield WatchedService(started, clients)
+    check_log(serve.last_log())
+
+
+def check_log(text: str) -> None:
+    """Check that nothing has failed, and that no client has written a line or odd characters."""
+    assert text.isascii()
+    assert all(line.isprintable() for line in text.split("\n"))
+    for line in map(json.loads, text.splitlines()):
+        assert line["level"] == "info", line
+        assert "exception" not in line, line
+        assert line["message"] != "forged"
+        assert len(line.get("path", "")) <= 128

@@ -1,0 +1,89 @@
+"""J: texts of JSON that are broken, deep, long, or of other types."""
+
+from tests.attacks.requests import INFER, MAX_JSON_BYTES, ROTATE, Row, post, post_json, tensor
+
+
+def broken(id_: str, text: bytes) -> Row:
+    """Return a row whose text is no object of JSON."""
+    return Row(id_, post(text), 400, "bad_message")
+
+
+def wrong(id_: str, value: object, code: str = "shape") -> Row:
+    """Return a row whose text is JSON, but no call."""
+    return Row(id_, post_json(value), 422, code)
+
+
+def wide(text: bytes, piece: bytes, end: bytes) -> bytes:
+    """Return a text that is nearly as long as a body may be."""
+    count = (MAX_JSON_BYTES - len(text) - len(end)) // len(piece)
+    return text + piece * count + end
+
+
+ROWS = [
+    broken("J01", b""),
+    broken("J01 blank", b" \r\n"),
+    broken("J02", b"null"),
+    broken("J03", b"[]"),
+    broken("J04", b'"q"'),
+    broken("J05", ROTATE[:20]),
+    broken("J06", ROTATE[:-1] + b",}"),
+    broken("J07", ROTATE + b"garbage"),
+    broken("J07 second", ROTATE + ROTATE),
+    broken("J08", b"\xef\xbb\xbf" + ROTATE),
+    broken("J08 UTF-16", ROTATE.decode().encode("utf-16")),
+    broken("J09", b'{"q\xff": 1}'),
+    broken("J09 value", b'{"rope": {"preset": "\xc0\xaf"}}'),
+    broken("J10", b'{"\\ud800": 1}'),
+    broken("J10 value", b'{"rope": {"preset": "\\ud800"}}'),
+    Row("J11", post(b'{"q": ' + b"[" * 1000 + b"]" * 1000 + b"}"), 422, "shape"),
+    broken("J12", b'{"q": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"),
+    Row("J13", lambda: post(b"[" * (10**6)), 400, "bad_message"),
+    Row("J13 infer", lambda: post(b"[" * (10**6), path=INFER), 400),
+    broken("J14", b'{"q": [[[1, 0]]], "rope": {"theta": ' + b"9" * 5000 + b"}}"),
+    broken("J15", b'{"q": [[[NaN, 0]]]}'),
+    broken("J16", b'{"q": [[[-Infinity, 0]]]}'),
+    broken("J17", b'{"q": [[[1e999, 0]]]}'),
+    wrong("J18", {"q": [[[1e39, 0]]]}),
+    Row(
+        "J18 infer",
+        post_json(
+            {
+                "inputs": [
+                    {"name": "x", "datatype": "FP32", "shape": [1, 1, 1, 2], "data": [1e39, 0]}
+                ]
+            },
+            path=INFER,
+        ),
+        400,
+    ),
+    Row(
+        "J19",
+        lambda: post_json({"q": [[[1, 0]]]} | {f"a{n}": n for n in range(40_000)}),
+        413,
+        "too_large",
+    ),
+    wrong("J19 few", {"q": [[[1, 0]]]} | {f"a{n}": n for n in range(1000)}, "unknown"),
+    Row(
+        "J20",
+        lambda: post_json({"q": [[[1, 0]]], "a": "b" * (MAX_JSON_BYTES - 50)}),
+        413,
+        "too_large",
+    ),
+    wrong("J20 name", {"q": [[[1, 0]]], "a" * 2**14: 1}, "unknown"),
+    wrong("J20 quotes", {"q": [[[1, 0]]], '"\\' * 2**14: 1}, "unknown"),
+    wrong("J20 preset", {"q": [[[1, 0]]], "rope": "\U0001f600" * 2**10}, "config"),
+    Row("J21", lambda: post(wide(b'{"q": [', b"{},", b"{}]}")), 422, "shape"),
+    Row("J21 lists", lambda: post(wide(b'{"q": [', b"[],", b"[]]}")), 422, "config"),
+    Row("J21 texts", lambda: post(wide(b'{"q": [', b'"",', b'""]}')), 422, "shape"),
+    Row("J21 objects", lambda: post(wide(b'{"rope": [', b'{"a":0},', b"{}]}")), 422, "shape"),
+    Row("J21 nested", lambda: post(wide(b'{"q": [', b"[[[[[[[]]]]]]],", b"[]]}")), 422, "shape"),
+    Row("J22", post(b'{"q": [[[9, 9]]], ' + ROTATE[1:]), 200),
+    Row("J22 tensors", post(b'{"positions": [[7]], ' + ROTATE[1:]), 200),
+    wrong("J23", {"q": [[[True, 0.5]]]}),
+    wrong("J24", {"q": [[["1", 0.5]]]}),
+    wrong("J25", {"q": [[[None, 0.5]]]}),
+    wrong("J26", {"q": [[[1, 0]], [[1]]]}),
+    wrong("J26 depth", {"q": [[[1, 0]], [1, 0]]}),
+    wrong("J26 axes", {"q": [[[[[[[[[1]]]]]]]]]}),
+    wrong("J26 many", {"q": tensor([1, 1, 1, 2]) | {"": 1}}),
+]

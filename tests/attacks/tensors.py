@@ -1,0 +1,113 @@
+"""T: shapes, dtypes and sizes of tensors, in JSON and in safetensors."""
+
+import struct
+
+from tests.attacks.requests import SAFETENSORS, Row, entry, post_json, safetensors, send, tensor
+
+
+def shaped(id_: str, shape: object, data: object, dtype: object = "float32") -> Row:
+    """Return a row of a tensor that cannot be."""
+    return Row(id_, post_json({"q": tensor(shape, data, dtype)}), 422, "shape")
+
+
+def packed(id_: str, header: object, data: bytes = b"", status: int = 422, size=None) -> Row:
+    """Return a row of a body of safetensors that cannot be."""
+    code = "bad_message" if status == 400 else "shape"
+    return Row(id_, send(safetensors(header, data, size), SAFETENSORS), status, code)
+
+
+TWO = [0.5, 0.5]
+SIZES: dict[str, list[int]] = {
+    "T02": [2**62 + 8, 4],
+    "T03": [4, 2**60 + 2],
+    "T04": [2**63],
+    "T05": [2**64],
+    "T06": [2**32, 2**32],
+    "T07": [0, 2**62, 1, 2],
+    "T24": [2**28],
+}
+EMPTY = {"q": entry([1, 0, 1, 2], 0, 0)}
+
+ROWS = [
+    shaped("T01", [-1, 1, 1, 2], TWO),
+    *(shaped(id_, shape, [] if id_ == "T07" else TWO) for id_, shape in SIZES.items()),
+    *(
+        packed(f"{id_} safetensors", {"q": entry(shape, 0, 8)}, bytes(8))
+        for id_, shape in SIZES.items()
+    ),
+    Row("T08", post_json({"q": tensor([1, 0, 1, 2])}), 200),
+    Row("T08 safetensors", send(safetensors(EMPTY), SAFETENSORS), 200),
+    Row("T09", post_json({"q": tensor([], [0.5])}), 422, "config"),
+    shaped("T10", [1] * 70, [0.5]),
+    shaped("T11", [1] * 10_000, [0.5]),
+    shaped("T12", [1, 1, 2, 2], [0.5] * 3),
+    shaped("T13", [1, 1, 2, 2], [0.5] * 5),
+    packed("T12 safetensors", {"q": entry([1, 1, 1, 2], 0, 8)}, bytes(7), 400),
+    packed("T13 safetensors", {"q": entry([1, 1, 1, 2], 0, 8)}, bytes(9), 400),
+    shaped("T14", [1.0, 1, 1, 2], TWO),
+    shaped("T15", [True, 1, 1, 2], TWO),
+    packed("T15 safetensors", {"q": entry([True, 1, 1, 2], 0, 8)}, bytes(8)),
+    shaped("T16", ["1", 1, 1, 2], TWO),
+    shaped("T17", 2, TWO),
+    shaped("T17 null", None, TWO),
+    Row("T18", post_json({"q": tensor([1, 1, 1, 3])}), 422, "config"),
+    Row("T19", post_json({"q": tensor([1, 1, 1, 1])}), 422, "config"),
+    shaped("T20", [1, 1, 1, 2], TWO, "object"),
+    shaped("T21", [1, 1, 1, 2], TWO, "__import__('os').system"),
+    shaped("T22", [1, 1, 1, 2], TWO, ["float32"]),
+    shaped("T23", [1, 1, 1, 2], TWO, "complex64"),
+    shaped("T23 long", [1, 1, 1, 2], TWO, "\U0001f600" * 2**10),
+    Row("T25", post_json({"positions": [0]}), 422, "shape"),
+    Row("T26", post_json({"q": "/etc/passwd"}), 422, "unknown"),
+    Row("T26 URL", post_json({"q": "http://127.0.0.1:1/a"}), 422, "unknown"),
+    shaped("T26 data", [1, 1, 1, 2], "file:///etc/passwd"),
+    packed("T29 short", b"", size=0, status=400),
+    Row("T29 seven bytes", send(bytes(7), SAFETENSORS), 400, "bad_message"),
+    *(
+        packed(f"T29 length {size}", {"q": entry([2], 0, 8)}, bytes(8), 400, size)
+        for size in (10**6, 2**31, 2**63, 2**64 - 1, 1)
+    ),
+    packed("T30 order", {"q": entry([2], 8, 16), "k": entry([2], 0, 4)}, bytes(16)),
+    packed("T30 overlap", {"q": entry([2], 0, 8), "k": entry([2], 4, 12)}, bytes(12), 400),
+    packed("T30 equal", {"q": entry([2], 0, 8), "k": entry([2], 0, 8)}, bytes(8), 400),
+    packed("T30 gap", {"q": entry([2], 0, 8), "k": entry([2], 9, 17)}, bytes(17), 400),
+    packed("T30 start", {"q": entry([2], 1, 9)}, bytes(9), 400),
+    packed("T30 backward", {"q": entry([2], 8, 0)}, bytes(8)),
+    packed("T30 negative", {"q": entry([2], -8, 0)}, bytes(8)),
+    packed("T30 wraps", {"q": entry([2], 2**64 - 8, 2**64)}, bytes(8), 400),
+    packed("T30 float", {"q": entry([2], 0.0, 8.0)}, bytes(8), 400),
+    packed("T30 booleans", {"q": entry([0], False, False)}, b"", 400),
+    packed("T30 three", {"q": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8, 8]}}, b"", 400),
+    packed("T31 dtype", {"q": entry([1, 1, 1, 2], 0, 8, "F64")}, bytes(8)),
+    packed("T31 unknown", {"q": entry([1, 1, 1, 2], 0, 8, "Q4" * 999)}, bytes(8)),
+    packed("T31 boolean", {"q": entry([1, 1, 1, 8], 0, 8, "BOOL")}, bytes([2] * 8)),
+    packed("T32 list", [], b"", 400),
+    packed("T32 null", {"q": None}, b"", 400),
+    packed("T32 metadata", {"__metadata__": []}, b"", 400),
+    packed("T32 params", {"__metadata__": {"params": "[" * 2000}}, b"", 400),
+    packed("T32 deep", b'{"q": ' + b"[" * 5000 + b"]" * 5000 + b"}", b"", 400),
+    packed("T32 names", {f"t{n}": entry([0], 0, 0) for n in range(17)}, b"", 400),
+    Row(
+        "T33 twice",
+        send(
+            safetensors(
+                b'{"q":{"dtype":"F32","shape":[1,1,1,2],"data_offsets":[0,8]},'
+                b'"q":{"dtype":"F32","shape":[1,1,1,4],"data_offsets":[0,16]}}',
+                bytes(8),
+            ),
+            SAFETENSORS,
+        ),
+        400,
+        "bad_message",
+    ),
+    Row(
+        "T33 NaN",
+        send(
+            safetensors(
+                {"q": entry([1, 1, 1, 2], 0, 8)}, struct.pack("<2f", float("nan"), float("inf"))
+            ),
+            SAFETENSORS,
+        ),
+        200,
+    ),
+]
