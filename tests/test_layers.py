@@ -49,7 +49,7 @@ service.kernel_builds
 service.batching
 service.slab_pool service.wire
 service.buffer_pool
-service.memory_blocks service.pinned_memory
+service.memory_blocks service.pinned_memory service.resident_memory
 service.access.tenant
 service.errors service.lifecycle service.observability service.settings
 rope_core.reference rope_core.attention rope_core.merge rope_core.accuracy

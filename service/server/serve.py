@@ -15,6 +15,7 @@ from service.oip.grpc.methods import grpc_methods
 from service.oip.grpc.server import GrpcServer
 from service.oip.state import OipState
 from service.planned.planner import Planner
+from service.resident_memory import ResidentLimit
 from service.server.app import build_app
 from service.server.bootstrap import build_service, lifespan
 from service.server.connection import Connection
@@ -36,7 +37,8 @@ def serve(settings: Settings, driver: Driver | None = None) -> None:
     service, device_threads = build_service(settings, lifecycle, driver)
     oip_state = OipState(service, lifecycle)
     app = build_app(oip_state, device_threads)
-    grpc = GrpcServer(settings, lifecycle, grpc_methods(oip_state), service.metrics)
+    limit = ResidentLimit(service.admission.max_bytes)
+    grpc = GrpcServer(settings, lifecycle, grpc_methods(oip_state), service.metrics, limit)
     gc.freeze()  # the collector skips all objects that exist now: they live as long as the process
     gc.set_threshold(10_000, 20, 20)
     planned = PlannedRequests(

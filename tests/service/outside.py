@@ -54,7 +54,8 @@ async def whole_service(driver: Any = None, **settings: Any) -> AsyncIterator[Ou
     lifecycle = Lifecycle()
     handler, device_threads = build_service(chosen, lifecycle, driver)
     state = OipState(handler, lifecycle)
-    listener = GrpcServer(chosen, lifecycle, grpc_methods(state), handler.metrics)
+    limit = ResidentLimit(handler.admission.max_bytes)
+    listener = GrpcServer(chosen, lifecycle, grpc_methods(state), handler.metrics, limit)
     app = build_app(state, device_threads)
     others = asyncio.all_tasks()
     async with lifespan(state, device_threads):

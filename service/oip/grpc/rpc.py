@@ -25,6 +25,9 @@ class Rpc:
         metadata: what the client sent: pairs of name and value.
         trailing_metadata: what is sent with the status.
         on_cancel: called once, when the client leaves or the deadline passes before the answer.
+        is_stream: whether the client may send any number of messages.
+        receiving_since: time of `time.monotonic` from which on the RPC waits for a message; None
+            while it does not wait.
     """
 
     __slots__ = (
@@ -33,13 +36,15 @@ class Rpc:
         "_has_sent_metadata",
         "_on_end",
         "is_over",
+        "is_stream",
         "metadata",
         "on_cancel",
+        "receiving_since",
         "status",
         "trailing_metadata",
     )
 
-    def __init__(self, event: Any) -> None:
+    def __init__(self, event: Any, is_stream: bool) -> None:
         self._call = event.call
         self._deadline: float = event.call_details.deadline
         self._has_sent_metadata = False
@@ -47,6 +52,8 @@ class Rpc:
         self.metadata: Sequence[tuple[str, str | bytes]] = event.invocation_metadata
         self.trailing_metadata: tuple[tuple[str, str], ...] = ()
         self.on_cancel: Callable[[], object] | None = None
+        self.is_stream = is_stream
+        self.receiving_since: float | None = None
         self.is_over = False
         """Whether the status is sent, or the RPC was cancelled before."""
         self.status: StatusCode | None = None
@@ -90,10 +97,15 @@ class Rpc:
 
     def receive(self, callback: Callable[[Any], None]) -> None:
         """Call a function with the event of the next message."""
+        self.receiving_since = time.monotonic()
         self._call.start_server_batch((_RECEIVE_MESSAGE(_NO_FLAGS),), callback)
 
     async def _read(self) -> bytes | None:
-        event = await self._run(_RECEIVE_MESSAGE(_NO_FLAGS))
+        self.receiving_since = time.monotonic()
+        try:
+            event = await self._run(_RECEIVE_MESSAGE(_NO_FLAGS))
+        finally:
+            self.receiving_since = None
         message: bytes | None = event.batch_operations[0].message()
         return message
 

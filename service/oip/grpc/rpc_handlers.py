@@ -9,7 +9,7 @@ from typing import Any
 
 from grpc import StatusCode
 
-from service.errors import ShuttingDown
+from service.errors import ServiceError, ShuttingDown
 from service.observability import ids
 from service.observability.request_log import RequestLog
 from service.oip.grpc import core_server
@@ -57,8 +57,13 @@ class RpcHandlers:
     def unary(self, path: str, method: UnaryMethod) -> core_server.Unary:
         """Return what `CoreServer` calls for a method with one request and one response."""
 
-        def begin(rpc: Rpc, request: bytes) -> None:
-            self._begin(path, rpc, lambda: method(request, rpc))
+        def begin(rpc: Rpc, request: bytes | ServiceError) -> None:
+            def respond() -> Response | None:
+                if isinstance(request, ServiceError):
+                    raise request
+                return method(request, rpc)
+
+            self._begin(path, rpc, respond)
 
         return begin
 

@@ -13,6 +13,7 @@ from service.observability.metrics import Metrics
 from service.oip.grpc.messages import METHODS
 from service.oip.grpc.server import GrpcServer, Methods
 from service.oip.shm.registry import SharedMemoryRegistry
+from service.resident_memory import ResidentLimit
 from service.settings import Settings
 from tests.service.oip.shared_objects import SharedObjects
 
@@ -32,14 +33,17 @@ class RunningGrpc:
 
 @asynccontextmanager
 async def run_grpc(
-    lifecycle: Lifecycle, methods: Methods, **settings: Any
+    lifecycle: Lifecycle,
+    methods: Methods,
+    limit: ResidentLimit | None = None,
+    **settings: Any,
 ) -> AsyncIterator[RunningGrpc]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     chosen = Settings(**{"grpc_port": port, "log_level": "warning", **settings})
     metrics = Metrics()
-    server = GrpcServer(chosen, lifecycle, methods, metrics)
+    server = GrpcServer(chosen, lifecycle, methods, metrics, limit or ResidentLimit(2**40))
     await server.open()
     running = RunningGrpc(server, f"127.0.0.1:{port}", metrics)
     try:
