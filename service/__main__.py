@@ -12,9 +12,10 @@ MALLOC = (
     "glibc.malloc.hugetlb=1:glibc.malloc.arena_max=1:"
     "glibc.malloc.mmap_threshold=4194304:glibc.malloc.trim_threshold=67108864"
 )
-"""Keeps 64 MiB of freed memory for reuse, as the first touch of fresh memory costs many times a copy.
-Blocks from 4 MiB on return to the system at once: of messages over gRPC, and of what calls compute
-on their way. They would leave gaps that nothing fits. Bodies over HTTP are in the service's own pool.
+"""Keeps 64 MiB of freed memory for reuse: the first touch of fresh memory costs many times a copy.
+
+Blocks from 4 MiB on return to the system at once: messages over gRPC, and what calls compute on
+their way. They would leave gaps that nothing fits. Large bodies over HTTP are in the buffer pool.
 """
 
 ALLOCATOR_VARIABLES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")

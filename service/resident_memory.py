@@ -9,7 +9,7 @@ SLACK_BYTES = 64 * 2**20
 
 
 def resident_bytes() -> int:
-    """Return the resident memory of the process that no file backs; 0 if the system has no /proc."""
+    """Return the resident memory of the process that no file backs; 0 where there is no /proc."""
     try:
         _, resident, shared, *_ = Path("/proc/self/statm").read_bytes().split()
     except OSError:

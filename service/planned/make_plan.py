@@ -59,7 +59,7 @@ def make_plan(
         prefix=prefix,
         num_bytes=sum(span.num_bytes for span in spans),
         timeout_s=timeout_s,
-        charge_bytes=num_body_bytes + answer_bytes,
+        charge_bytes=num_body_bytes + answer_bytes + job.scratch_bytes,
         job=job,
         operation=type(call),
         operation_name=endpoint.operation,

@@ -18,6 +18,7 @@ from service.lifecycle import Lifecycle
 from service.oip.grpc.methods import grpc_methods
 from service.oip.grpc.server import GrpcServer
 from service.oip.state import OipState
+from service.resident_memory import ResidentLimit
 from service.server.app import build_app
 from service.server.bootstrap import build_service, lifespan
 from service.settings import Settings

@@ -122,6 +122,12 @@ class PlannedInfer:
         """Put a request into the queue; return False if it was refused."""
         handler, (model, plan) = self._handler, model_plan
         charge = Charge(handler.admission)
+        try:
+            # the message, which is freed when this function returns, and its tensors in a slab;
+            # the answer's tensors and their message, then the message and the core's copy of it
+            charge.add(plan.charge_bytes + plan.job.answer_bytes)
+        except ServiceError:  # refused: the ordinary way says why
+            return False
         slab = self._slab_pool.lease(plan.num_bytes)
         for span, piece in zip(plan.spans, raw, strict=True):
             slab.memory[span.offset : span.offset + span.num_bytes] = piece
@@ -135,9 +141,8 @@ class PlannedInfer:
             message_id,
         )
         try:
-            charge.add(plan.charge_bytes)
             self.batcher.enqueue(entry)
-        except ServiceError:  # refused: the ordinary way says why
+        except ServiceError:
             charge.release()
             return False
         rpc.on_cancel = entry.cancel

@@ -48,7 +48,7 @@ class Rpc:
         self._call = event.call
         self._deadline: float = event.call_details.deadline
         self._has_sent_metadata = False
-        self._on_end: list[Callable[[], None]] = []
+        self._on_end: list[Callable[[], object]] = []
         self.metadata: Sequence[tuple[str, str | bytes]] = event.invocation_metadata
         self.trailing_metadata: tuple[tuple[str, str], ...] = ()
         self.on_cancel: Callable[[], object] | None = None
@@ -63,7 +63,7 @@ class Rpc:
         """Return the seconds until the deadline, None if there is no deadline."""
         return None if self._deadline > _FOREVER_S else max(0.0, self._deadline - time.time())
 
-    def add_done_callback(self, callback: Callable[[], None]) -> None:
+    def add_done_callback(self, callback: Callable[[], object]) -> None:
         """Call a function when the status is sent, or the RPC is cancelled before."""
         self._on_end.append(callback)
 

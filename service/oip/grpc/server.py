@@ -14,7 +14,7 @@ from service.observability.request_log import RequestLog
 from service.oip.grpc import health, reflection
 from service.oip.grpc.core_server import CoreServer, Stream, Unary
 from service.oip.grpc.messages import METHODS
-from service.oip.grpc.receiving import Receiving, ReceiveTimeouts
+from service.oip.grpc.receiving import ReceiveTimeouts, Receiving
 from service.oip.grpc.rpc_handlers import RpcHandlers
 from service.resident_memory import ResidentLimit
 from service.settings import Settings
