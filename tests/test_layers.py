@@ -53,7 +53,7 @@ service.kernel_builds
 service.batching
 service.slab_pool service.wire
 service.buffer_pool
-service.memory_blocks service.pinned_memory
+service.memory_blocks service.pinned_memory service.resident_memory
 service.access.gate service.access.exposure service.access.new_key
 service.access.keys service.access.quota service.access.scopes service.access.hosts
 service.access.certificates service.access.tenant

@@ -7,7 +7,7 @@ Every constructor raises `ShapeError` or `ConfigError` if tensors and parameters
 
 from rope_core.calls.attention import Attend, Attended, Merge
 from rope_core.calls.fields import field_names, tensor_fields, with_fields
-from rope_core.calls.rotation import CosSin, Rotate, Rotated, Shift, Table
+from rope_core.calls.rotation import CosSin, Rotate, Rotated, Shift, Table, table_bytes
 
 __all__ = [
     "Attend",
@@ -21,6 +21,7 @@ __all__ = [
     "Shift",
     "Table",
     "field_names",
+    "table_bytes",
     "tensor_fields",
     "with_fields",
 ]

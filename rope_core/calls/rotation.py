@@ -134,10 +134,14 @@ class CosSin(TensorFields):
     @property
     def num_bytes(self) -> int:
         """Bytes of the result."""
-        frequencies, rope = self.frequencies, self.rope
-        heads = 1 if frequencies is None or frequencies.ndim < 3 else frequencies.shape[1]
-        width = rope.rotary_dim if rope.axes == "xdrope" else rope.half
-        return self.num_tokens * heads * width * (12 if rope.rope_type == "xpos" else 8)
+        return table_bytes(self.num_tokens, self.rope, self.frequencies)
+
+
+def table_bytes(num_tokens: int, rope: RopeConfig, frequencies: Tensor | None) -> int:
+    """Return the bytes of cos and sin of a number of tokens, and of the scale of xPos."""
+    heads = 1 if frequencies is None or frequencies.ndim < 3 else frequencies.shape[1]
+    width = rope.rotary_dim if rope.axes == "xdrope" else rope.half
+    return num_tokens * heads * width * (12 if rope.rope_type == "xpos" else 8)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from service.batching.packing import PACK_KEYS, PACKERS, DeviceBatch, SingleCall
 from service.batching.run import Run
 from service.device import Device
 from service.errors import TooLarge
+from service.inference.scratch import scratch_bytes
 
 SECONDS_PER_SEQUENCE = 50e-6
 """Fixed time of each sequence of a call."""
@@ -71,6 +72,8 @@ class Job:
     num_bytes: int
     answer_bytes: int
     """Upper bound of the bytes of the answer's tensors."""
+    scratch_bytes: int
+    """Memory of the host that computing takes beside that, about."""
     seconds: float
     """Estimated time of the call when it runs alone."""
     backend: str | None
@@ -130,7 +133,16 @@ class Engine:
         key = batch, backend
         kind = type(call), frexp(seconds)[1] // 2  # the operation, and the time by powers of 4
         return Job(
-            call, key, packs, call.num_tokens, num_bytes, answer_bytes, seconds, backend, kind
+            call,
+            key,
+            packs,
+            call.num_tokens,
+            num_bytes,
+            answer_bytes,
+            0 if self.device.scratch is None else scratch_bytes(call, backend),
+            seconds,
+            backend,
+            kind,
         )
 
     def run(self, jobs: Sequence[RunnableJob]) -> Run[Any]:

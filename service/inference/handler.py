@@ -46,6 +46,9 @@ class RequestContext(NamedTuple):
     tenant: Tenant = ANONYMOUS
     """Who the request is from."""
 
+    answer_copies: int = 1
+    """How many copies of the answer are in memory at a time until the answer is sent."""
+
 
 class Served(NamedTuple):
     """The answer to a request, before an adapter writes it."""
@@ -112,17 +115,18 @@ class InferenceHandler:
             prepared = await self.to_thread(deadline, read, message, self.rope_resolver)
         else:
             prepared = endpoint.read(message, self.rope_resolver)
+        scratch_bytes = 0
         if isinstance(prepared, Message):
             num_bytes = sum(tensor.nbytes for tensor in prepared.tensors.values())
         else:
             backend = self.backend_policy.choose(prepared.call, prepared.backend)
             job = self.engine.job(prepared.call, backend)
-            num_bytes = job.answer_bytes
+            num_bytes, scratch_bytes = job.answer_bytes, job.scratch_bytes
         limit = self.max_bytes(memory_factor)
         if num_bytes > limit:
             what = "an answer in JSON, in bytes," if memory_factor > 1 else "an answer, in bytes,"
             raise TooLarge(what, limit, f"{num_bytes:,}")
-        context.charge.add(num_bytes * memory_factor)
+        context.charge.add(num_bytes * memory_factor * context.answer_copies + scratch_bytes)
         if isinstance(prepared, Message):
             return Served(prepared, num_bytes)
         completed = await self._run(job, context, queue_s)

@@ -60,7 +60,7 @@ def make_plan(
         num_bytes=sum(span.num_bytes for span in spans),
         timeout_s=timeout_s,
         num_body_bytes=num_body_bytes,
-        charge_bytes=num_body_bytes + answer_bytes,
+        charge_bytes=num_body_bytes + answer_bytes + job.scratch_bytes,
         max_work_s=handler.batcher.load.max_work_s(timeout_s - job.seconds),
         job=job,
         operation=type(call),

@@ -47,7 +47,8 @@ would exceed the pid limit of a container, and OpenMP then ends the process.
 """
 
 MAX_PREFAULT_BYTES = 320 * 2**20
-"""Memory to touch at the start, at most, if no setting says it: eight bodies of 32 MiB and some."""
+"""Memory to touch at the start, at most, if no setting says it: eight bodies of 32 MiB and some. On
+a CPU as much idle memory of large bodies is kept; more returns to the system."""
 
 MAX_IDLE_SLAB_BYTES = 64 * 2**20
 """Idle memory that is kept for request bodies below 1 MiB."""
@@ -70,7 +71,9 @@ def build_service(
     default_threads = num_cpus if driver is None else min(STAGING_THREADS, num_cpus)
     torch.set_num_threads(settings.threads or default_threads)
     budget = settings.memory_budget_bytes or min(cgroup.memory_bytes() // 4, 4 * 2**30)
-    buffer_pool = BufferPool(max_idle_bytes=budget, pinner=driver)
+    # pinned memory is dear to allocate, so all of it is kept
+    max_idle_bytes = max(_prefault_bytes(settings, budget), min(budget // 4, MAX_PREFAULT_BYTES))
+    buffer_pool = BufferPool(max_idle_bytes if driver is None else budget, pinner=driver)
     builder = KernelBuilder(metrics)
     device: Device = (
         Cpu(buffer_pool) if driver is None else Accelerator(driver, buffer_pool, builder)
@@ -169,7 +172,9 @@ async def _warm_up(
 
     try:
         await loop.run_in_executor(
-            thread, service.buffer_pool.preallocate, _prefault_bytes(service)
+            thread,
+            service.buffer_pool.preallocate,
+            _prefault_bytes(service.settings, service.admission.max_bytes),
         )
         threads = range(capabilities.max_inflight)
         await asyncio.gather(
@@ -192,9 +197,9 @@ async def _warm_up(
         thread.shutdown(wait=False)
 
 
-def _prefault_bytes(service: InferenceHandler) -> int:
+def _prefault_bytes(settings: Settings, budget: int) -> int:
     """Return the memory to touch before the service is ready."""
-    setting, budget = service.settings.prefault_bytes, service.admission.max_bytes
+    setting = settings.prefault_bytes
     return min(budget // 4, MAX_PREFAULT_BYTES) if setting is None else setting
 
 

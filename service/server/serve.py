@@ -19,6 +19,7 @@ from service.oip.grpc.methods import grpc_methods
 from service.oip.grpc.server import GrpcServer
 from service.oip.state import OipState
 from service.planned.planner import Planner
+from service.resident_memory import ResidentLimit
 from service.server.app import build_app
 from service.server.asgi_protocol import AsgiProtocol
 from service.server.bootstrap import build_service, lifespan
@@ -61,6 +62,7 @@ def serve(settings: Settings, driver: Driver | None = None) -> None:
         lifecycle,
         grpc_methods(oip_state),
         service.metrics,
+        ResidentLimit(service.admission.max_bytes),
         service.gate,
         certificates,
     )

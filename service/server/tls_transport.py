@@ -18,7 +18,7 @@ from typing import Any, Protocol, cast
 import uvicorn
 from uvicorn.server import ServerState
 
-from service.access.certificates import HANDSHAKE_S, Certificates
+from service.access.certificates import Certificates
 from service.server.asgi_protocol import FIRST_REQUEST_S
 from service.server.connection_limits import ConnectionLimits
 from service.wire import Buffer
@@ -84,6 +84,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         """None during the handshake, and when the connection is lost."""
         self._connections = cast(set[Any], server_state.connections)
         self._intake = limits.intake
+        self._handshake_s = limits.deadlines.timeouts.header_s
         self._waiting: deque[memoryview] = deque()
         """What is not encrypted yet."""
         self._num_waiting = 0
@@ -108,7 +109,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         self._fd = transport.get_extra_info("socket").fileno()
         self._transport.set_write_buffer_limits(high=0)
         self._connections.add(self)
-        self._timer = self._loop.call_later(HANDSHAKE_S, self._transport.abort)
+        self._timer = self._loop.call_later(self._handshake_s, self._transport.abort)
         self._intake.opened()
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -18,6 +18,7 @@ from service.lifecycle import Lifecycle
 from service.oip.grpc.methods import grpc_methods
 from service.oip.grpc.server import GrpcServer
 from service.oip.state import OipState
+from service.resident_memory import ResidentLimit
 from service.server.app import build_app
 from service.server.bootstrap import build_service, lifespan
 from service.settings import Settings
@@ -54,7 +55,9 @@ async def whole_service(driver: Any = None, **settings: Any) -> AsyncIterator[Ou
     lifecycle = Lifecycle()
     handler, device_threads = build_service(chosen, lifecycle, driver)
     state = OipState(handler, lifecycle)
-    listener = GrpcServer(chosen, lifecycle, grpc_methods(state), handler.metrics, handler.gate)
+    limit = ResidentLimit(handler.admission.max_bytes)
+    methods = grpc_methods(state)
+    listener = GrpcServer(chosen, lifecycle, methods, handler.metrics, limit, handler.gate)
     app = build_app(state, device_threads)
     others = asyncio.all_tasks()
     async with lifespan(state, device_threads):

@@ -6,6 +6,7 @@ it uses the module `grpc._cython.cygrpc`, which grpcio does not document.
 """
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -16,13 +17,17 @@ from typing import Any, Protocol
 from grpc import ServerCredentials, StatusCode
 from grpc._cython import cygrpc
 
+from service.errors import ServiceError
+from service.oip.grpc.errors import status_of
+from service.oip.grpc.receiving import Receiving
 from service.oip.grpc.rpc import Rpc
 
 NUM_ACCEPTED = 16
 """RPCs that the core may begin before the thread is back at its queue."""
 
-Unary = Callable[[Rpc, bytes], None]
-"""Begins to answer an RPC with one request; the answer is sent by `Rpc.finish`."""
+Unary = Callable[[Rpc, bytes | ServiceError], None]
+"""Begins to answer an RPC with one request, or with why the request was not received; the answer is
+sent by `Rpc.finish`."""
 
 Stream = Callable[[Rpc], None]
 """Begins to answer an RPC with any number of requests."""
@@ -46,6 +51,7 @@ class CoreServer:
         admission: decides before the message of an RPC is received; None: all RPCs may send it.
         unary: functions of methods with one request, by path.
         streams: functions of methods with any number of requests, by path.
+        receiving: decides which requests are refused while they are being received.
     """
 
     def __init__(
@@ -54,10 +60,12 @@ class CoreServer:
         admission: Admission | None,
         unary: Mapping[str, Unary],
         streams: Mapping[str, Stream],
+        receiving: Receiving,
     ) -> None:
         self._admission = admission
         self._unary = {path.encode(): begin for path, begin in unary.items()}
         self._streams = {path.encode(): begin for path, begin in streams.items()}
+        self._receiving = receiving
         self._queue = cygrpc.CompletionQueue()
         self._server = cygrpc.Server(tuple(options), False)
         self._server.register_completion_queue(self._queue)
@@ -112,8 +120,13 @@ class CoreServer:
         The queue is not shut down: an operation begun after a shutdown would end the process.
         """
         while True:
-            event = self._queue.poll()
+            for refuse, failure in self._receiving.check():
+                self._forward(refuse, failure)
+            wait_s = self._receiving.seconds_to_check()
+            event = self._queue.poll(None if wait_s is None else time.time() + wait_s)
             tag = event.tag
+            if tag is None:  # it is time to check
+                continue
             if tag != self._begin:
                 self._forward(tag, event)
             elif event.success:
@@ -127,16 +140,39 @@ class CoreServer:
         """Begin an RPC on the thread: the loop is first woken when its request is there."""
         self._accept()
         path = event.call_details.method
-        rpc = Rpc(event)
-        rpc.receive_close()
         unary = self._unary.get(path)
+        rpc = Rpc(event, is_stream=unary is None)
+        rpc.receive_close()
         if unary is None:
-            self._forward(partial(_call_stream, self._streams.get(path, _refuse)), rpc)
+            self._forward(partial(self._call_stream, self._streams.get(path, _refuse)), rpc)
         elif self._admission is None or self._admission.knows(rpc):
-            rpc.receive(partial(_call_unary, unary, rpc))
+            self._receive(unary, rpc)
         else:
             admits = partial(self._admission.admits, path.decode())
-            self._forward(partial(_receive_admitted, admits, unary), rpc)
+            self._forward(partial(self._receive_admitted, admits, unary), rpc)
+
+    def _receive(self, unary: Unary, rpc: Rpc) -> None:
+        self._receiving.add(rpc, partial(unary, rpc))
+        rpc.receive(partial(self._call_unary, unary, rpc))
+
+    def _receive_admitted(self, admits: Callable[[Rpc], bool], unary: Unary, rpc: Rpc) -> None:
+        if not rpc.is_over and admits(rpc):
+            self._receive(unary, rpc)
+
+    def _call_unary(self, begin: Unary, rpc: Rpc, event: Any) -> None:
+        if not self._receiving.remove(rpc):
+            return
+        message = event.batch_operations[0].message()
+        if message is None:  # the client has ended its side, or has left
+            rpc.finish(None, StatusCode.INVALID_ARGUMENT, "the RPC has no request")
+        elif not rpc.is_over:
+            begin(rpc, message)
+
+    def _call_stream(self, begin: Stream, rpc: Rpc) -> None:
+        if not rpc.is_over:
+            self._receiving.add(rpc, lambda failure: rpc.finish(None, *status_of(failure)))
+            rpc.add_done_callback(partial(self._receiving.remove, rpc))
+            begin(rpc)
 
     def _forward(self, handle: Callable[[Any], None], event: Any) -> None:
         """Call `handle(event)` on the loop, which handles all waiting events at once."""
@@ -155,24 +191,6 @@ class CoreServer:
         finally:
             if self._events:  # a function has raised: handle the other events
                 self._loop.call_soon(self._handle_events)
-
-
-def _receive_admitted(admits: Callable[[Rpc], bool], unary: Unary, rpc: Rpc) -> None:
-    if not rpc.is_over and admits(rpc):
-        rpc.receive(partial(_call_unary, unary, rpc))
-
-
-def _call_unary(begin: Unary, rpc: Rpc, event: Any) -> None:
-    message = event.batch_operations[0].message()
-    if message is None:  # the client has ended its side, or has left
-        rpc.finish(None, StatusCode.INVALID_ARGUMENT, "the RPC has no request")
-    elif not rpc.is_over:
-        begin(rpc, message)
-
-
-def _call_stream(begin: Stream, rpc: Rpc) -> None:
-    if not rpc.is_over:
-        begin(rpc)
 
 
 def _refuse(rpc: Rpc) -> None:

@@ -29,6 +29,9 @@ MEMORY_FACTOR = 34
 Measured on int64_contents of small numbers, the worst case.
 """
 
+ANSWER_COPIES = 2
+"""Tensors and their message, then the message and the copy of it that the core sends."""
+
 MAX_PENDING = 32
 """Most requests of a stream that run at a time; further requests are not read."""
 
@@ -51,8 +54,9 @@ class InferMethods:
     async def _respond(self, body: bytes, rpc: Rpc) -> bytes:
         context = self._context(rpc)
         rpc.add_done_callback(context.charge.release)  # the response is sent
-        request = await self._parse(context, body)
-        return await self._infer(context, request, {}, b"".join)
+        parsing = self._parse(context, body)
+        del body  # with the tensors of the request, which are freed when the call has run
+        return await self._infer(context, await parsing, {}, b"".join)
 
     async def stream(self, bodies: AsyncIterator[bytes], rpc: Rpc) -> AsyncGenerator[bytes, None]:
         """Answer requests in their order. A request that fails does not end the stream.
@@ -125,7 +129,7 @@ class InferMethods:
         """Return the context of a request that has just arrived."""
         deadline = self._handler.deadline(rpc.time_remaining())
         charge = Charge(self._handler.admission, rpc.tenant)
-        return RequestContext(deadline, charge, tenant=rpc.tenant)
+        return RequestContext(deadline, charge, answer_copies=ANSWER_COPIES, tenant=rpc.tenant)
 
     async def _parse(self, context: RequestContext, body: bytes) -> codec.ParsedRequest:
         self._handler.batcher.check(context.deadline, context.tenant)
@@ -148,6 +152,7 @@ class InferMethods:
         statistics = self._oip_state.statistics[model.name]
         with statistics.count(context.deadline) as started:
             reading = self._decode(context, model, request)
+            del request
             request_id, plan, served = await run_model(handler, model, context, reading)
             write_started = time.monotonic()
 

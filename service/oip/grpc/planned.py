@@ -138,6 +138,12 @@ class PlannedInfer:
             self._statistics[model.name].add_failure(refusal, arrived)
             raise
         charge = Charge(handler.admission, rpc.tenant)
+        try:
+            # the message, which is freed when this function returns, and its tensors in a slab;
+            # the answer's tensors and their message, then the message and the core's copy of it
+            charge.add(plan.charge_bytes + plan.job.answer_bytes)
+        except ServiceError:  # refused: the ordinary way says why
+            return False
         slab = self._slab_pool.lease(plan.num_bytes)
         for span, piece in zip(plan.spans, raw, strict=True):
             slab.memory[span.offset : span.offset + span.num_bytes] = piece
@@ -152,9 +158,8 @@ class PlannedInfer:
             tenant=rpc.tenant,
         )
         try:
-            charge.add(plan.charge_bytes)
             self.batcher.enqueue(entry)
-        except ServiceError:  # refused: the ordinary way says why
+        except ServiceError:
             charge.release()
             return False
         rpc.on_cancel = entry.cancel

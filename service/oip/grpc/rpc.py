@@ -28,6 +28,9 @@ class Rpc:
         tenant: who the RPC is from, once that is decided.
         trailing_metadata: what is sent with the status.
         on_cancel: called once, when the client leaves or the deadline passes before the answer.
+        is_stream: whether the client may send any number of messages.
+        receiving_since: time of `time.monotonic` from which on the RPC waits for a message; None
+            while it does not wait.
     """
 
     __slots__ = (
@@ -36,22 +39,26 @@ class Rpc:
         "_has_sent_metadata",
         "_on_end",
         "is_over",
+        "is_stream",
         "metadata",
         "on_cancel",
+        "receiving_since",
         "status",
         "tenant",
         "trailing_metadata",
     )
 
-    def __init__(self, event: Any) -> None:
+    def __init__(self, event: Any, is_stream: bool) -> None:
         self._call = event.call
         self._deadline: float = event.call_details.deadline
         self._has_sent_metadata = False
-        self._on_end: list[Callable[[], None]] = []
+        self._on_end: list[Callable[[], object]] = []
         self.metadata: Sequence[tuple[str, str | bytes]] = event.invocation_metadata
         self.tenant: Tenant = ANONYMOUS
         self.trailing_metadata: tuple[tuple[str, str], ...] = ()
         self.on_cancel: Callable[[], object] | None = None
+        self.is_stream = is_stream
+        self.receiving_since: float | None = None
         self.is_over = False
         """Whether the status is sent, or the RPC was cancelled before."""
         self.status: StatusCode | None = None
@@ -69,7 +76,7 @@ class Rpc:
         """Return the seconds until the deadline, None if there is no deadline."""
         return None if self._deadline > _FOREVER_S else max(0.0, self._deadline - time.time())
 
-    def add_done_callback(self, callback: Callable[[], None]) -> None:
+    def add_done_callback(self, callback: Callable[[], object]) -> None:
         """Call a function when the status is sent, or the RPC is cancelled before."""
         self._on_end.append(callback)
 
@@ -103,10 +110,15 @@ class Rpc:
 
     def receive(self, callback: Callable[[Any], None]) -> None:
         """Call a function with the event of the next message."""
+        self.receiving_since = time.monotonic()
         self._call.start_server_batch((_RECEIVE_MESSAGE(_NO_FLAGS),), callback)
 
     async def _read(self) -> bytes | None:
-        event = await self._run(_RECEIVE_MESSAGE(_NO_FLAGS))
+        self.receiving_since = time.monotonic()
+        try:
+            event = await self._run(_RECEIVE_MESSAGE(_NO_FLAGS))
+        finally:
+            self.receiving_since = None
         message: bytes | None = event.batch_operations[0].message()
         return message
 

@@ -82,8 +82,14 @@ class RpcHandlers:
     def unary(self, path: str, method: UnaryMethod) -> core_server.Unary:
         """Return what `CoreServer` calls for a method with one request and one response."""
 
-        def begin(rpc: Rpc, request: bytes) -> None:
-            self._begin(path, rpc, lambda: method(request, rpc), len(request))
+        def begin(rpc: Rpc, request: bytes | ServiceError) -> None:
+            def respond() -> Response | None:
+                if isinstance(request, ServiceError):
+                    raise request
+                return method(request, rpc)
+
+            num_bytes = None if isinstance(request, ServiceError) else len(request)
+            self._begin(path, rpc, respond, num_bytes)
 
         return begin
 

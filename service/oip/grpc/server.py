@@ -2,21 +2,24 @@
 
 import asyncio
 import logging
+import resource
 import socket
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from typing import Any
 
-from service.access.certificates import HANDSHAKE_S, Certificates
+from service.access.certificates import Certificates
 from service.access.gate import Gate
-from service.lifecycle import LAST_REQUESTS_S, Lifecycle
+from service.lifecycle import LAST_REQUESTS_S, Lifecycle, Phase
 from service.observability.metrics import Metrics
 from service.observability.request_log import RequestLog
 from service.oip.grpc import health, reflection
 from service.oip.grpc.core_server import CoreServer, Stream, Unary
 from service.oip.grpc.credentials import dynamic_credentials
 from service.oip.grpc.messages import METHODS
+from service.oip.grpc.receiving import ReceiveTimeouts, Receiving
 from service.oip.grpc.rpc_handlers import RpcHandlers
+from service.resident_memory import ResidentLimit
 from service.settings import Settings
 
 Methods = Mapping[str, Callable[..., Any]]
@@ -28,6 +31,20 @@ HEADER_BYTES = 2**20
 """Longest message without its tensors."""
 
 MAX_MESSAGE_BYTES = 2**31 - 1
+
+MAX_CONNECTIONS = 1024
+"""Open connections, where the system allows enough open files."""
+
+MAX_STREAMS = 1024
+"""RPCs in progress on a connection. Clients hold further RPCs back until one has ended."""
+
+MIN_PING_INTERVAL_MS = 1000
+MAX_PING_STRIKES = 200
+"""Pings that may follow another one sooner than MIN_PING_INTERVAL_MS, with no answer sent between
+them. Libraries ping when they like, some every second. A flood costs its client the connection."""
+
+STREAM_IDLE_S = 600.0
+"""Time in which the client of a stream sends nothing after which the stream ends."""
 
 GOODBYE_S = 1.0
 """Time for peers to close their connections after the last RPC."""
@@ -46,6 +63,7 @@ class GrpcServer:
         lifecycle: its phases are the answers of the health service, and it ends open streams.
         methods: all that are implemented.
         metrics: counts RPCs.
+        limit: of the resident memory.
         gate: admits RPCs; one that admits all of them if None.
         certificates: of TLS; None: there is no TLS.
     """
@@ -56,10 +74,13 @@ class GrpcServer:
         lifecycle: Lifecycle,
         methods: Methods,
         metrics: Metrics,
+        limit: ResidentLimit,
         gate: Gate | None = None,
         certificates: Certificates | None = None,
     ) -> None:
         self._settings = settings
+        self._lifecycle = lifecycle
+        self._limit = limit
         self._certificates = certificates
         request_log = RequestLog(metrics, logged=settings.logs_requests, quiet=QUIET)
         self._rpcs = RpcHandlers(request_log, gate)
@@ -86,7 +107,14 @@ class GrpcServer:
             OSError: the port is taken or not allowed.
         """
         host, port = self._settings.http_host, self._settings.grpc_port
-        server = CoreServer(_options(self._settings), self._admission, self._unary, self._streams)
+        settings = self._settings
+        timeouts = ReceiveTimeouts(
+            settings.default_timeout_s, settings.max_timeout_s, STREAM_IDLE_S
+        )
+        receiving = Receiving(self._limit, timeouts)
+        server = CoreServer(
+            _options(settings), self._admission, self._unary, self._streams, receiving
+        )
         try:
             _check_port(host, port)
             address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
@@ -96,16 +124,24 @@ class GrpcServer:
             raise OSError(f"gRPC cannot listen: {refused}") from None
         server.start()
         self._server = server
+        self._measuring = asyncio.create_task(self._measure_idle())
         log.info(
             "gRPC listens",
             extra={"fields": {"host": host, "port": port, "tls": self._certificates is not None}},
         )
+
+    async def _measure_idle(self) -> None:
+        """Measure the idle process when the warm-up has ended."""
+        async for phase in self._lifecycle.changes():
+            if phase is Phase.READY:
+                self._limit.set_idle()
 
     async def close(self, grace_s: float) -> None:
         """Stop listening. RPCs in progress have `grace_s` seconds to finish."""
         server, self._server = self._server, None
         if server is None:
             return
+        self._measuring.cancel()
         if grace_s:
             # A stopping server cancels RPCs that it has received but not begun, and their clients
             # cannot know that nothing was done for them. So begin them first, and refuse them.
@@ -133,10 +169,25 @@ def _check_port(host: str, port: int) -> None:
 
 def _options(settings: Settings) -> list[tuple[str, int]]:
     max_bytes = min(settings.max_body_bytes + HEADER_BYTES, MAX_MESSAGE_BYTES)
+    max_files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return [
         ("grpc.max_receive_message_length", max_bytes),
         ("grpc.max_send_message_length", -1),
-        ("grpc.http2.max_ping_strikes", 0),  # no number of keepalive pings is too many
-        ("grpc.server_handshake_timeout_ms", int(1000 * HANDSHAKE_S)),
+        # above the first limit, some requests are refused at random
+        ("grpc.max_metadata_size", settings.max_header_bytes),
+        ("grpc.absolute_max_metadata_size", settings.max_header_bytes),
+        ("grpc.max_concurrent_streams", MAX_STREAMS),
+        ("grpc.max_allowed_incoming_connections", max(1, min(max_files // 8, MAX_CONNECTIONS))),
+        ("grpc.server_handshake_timeout_ms", _milliseconds(settings.header_timeout_s)),
+        ("grpc.max_connection_idle_ms", _milliseconds(settings.keep_alive_s)),
+        # a client that has vanished is noticed; pings of its own are welcome without an RPC as well
+        ("grpc.keepalive_time_ms", _milliseconds(settings.keep_alive_s)),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_ping_interval_without_data_ms", MIN_PING_INTERVAL_MS),
+        ("grpc.http2.max_ping_strikes", MAX_PING_STRIKES),
         ("grpc.so_reuseport", 0),  # a port that is taken is an error
     ]
+
+
+def _milliseconds(seconds: float) -> int:
+    return min(int(seconds * 1000), 2**31 - 1)

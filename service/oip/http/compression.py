@@ -16,6 +16,10 @@ _GZIP_OR_ZLIB = 47
 STEP_BYTES = 2**20
 """Bytes that are decompressed at a time."""
 
+MAX_RATIO = 200
+"""Most bytes for each compressed byte, in a body that is longer than STEP_BYTES. Only one number
+again and again shrinks more."""
+
 
 def request_coding(content_encoding: bytes | None) -> bytes | None:
     """Return the coding of a body, None where it is not compressed.
@@ -86,6 +90,9 @@ async def inflate(
         num_bytes += len(part)
         if num_bytes > max_bytes:
             raise TooLarge("the body, decompressed, in bytes,", max_bytes, "more")
+        num_read = min(start, len(view)) - len(rest)
+        if num_bytes > STEP_BYTES and num_bytes > num_read * MAX_RATIO:
+            raise TooLarge("the ratio of a compressed body", MAX_RATIO, "more")
         if not part and was_last and not rest and not stream.eof:
             raise BadMessage("the compressed body ends early")
         context.charge.add(len(part) * memory_factor)

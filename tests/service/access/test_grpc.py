@@ -77,7 +77,7 @@ async def keyed_service(path: Path) -> AsyncIterator[Keyed]:
     handler.batcher.enqueue = enqueue_and_note
     async with (
         lifespan(state, device_threads),
-        run_grpc(lifecycle, grpc_methods(state), handler.gate) as running,
+        run_grpc(lifecycle, grpc_methods(state), gate=handler.gate) as running,
     ):
         yield Keyed(running, state, path, tenants)
     torch.set_num_threads(threads)

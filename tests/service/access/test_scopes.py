@@ -15,6 +15,7 @@ from service.lifecycle import Lifecycle
 from service.observability.metrics import Metrics
 from service.oip.grpc.messages import METHODS
 from service.oip.grpc.server import GrpcServer
+from service.resident_memory import ResidentLimit
 from service.server.app import create_app
 from service.settings import Settings
 
@@ -93,7 +94,8 @@ def test_every_route_has_the_scope_that_is_written_here():
 
 
 def test_every_method_has_the_scope_that_is_written_here():
-    server = GrpcServer(Settings(), Lifecycle(), dict.fromkeys(METHODS, lambda *_: None), Metrics())
+    methods = dict.fromkeys(METHODS, lambda *_: None)
+    server = GrpcServer(Settings(), Lifecycle(), methods, Metrics(), ResidentLimit(2**40))
     written = {name: scope for scope, text in METHOD_SCOPES.items() for name in text.split()}
     paths = {*server._unary, *server._streams}
     assert {path.rpartition("/")[2] for path in paths} == written.keys()

@@ -15,6 +15,7 @@ from service.observability.metrics import Metrics
 from service.oip.grpc.messages import METHODS
 from service.oip.grpc.server import GrpcServer, Methods
 from service.oip.shm.registry import SharedMemoryRegistry
+from service.resident_memory import ResidentLimit
 from service.settings import Settings
 from tests.service.oip.shared_objects import SharedObjects
 
@@ -36,6 +37,7 @@ class RunningGrpc:
 async def run_grpc(
     lifecycle: Lifecycle,
     methods: Methods,
+    limit: ResidentLimit | None = None,
     gate: Gate | None = None,
     certificates: Certificates | None = None,
     **settings: Any,
@@ -45,7 +47,8 @@ async def run_grpc(
         port = free.getsockname()[1]
     chosen = Settings(**{"grpc_port": port, "log_level": "warning", **settings})
     metrics = Metrics()
-    server = GrpcServer(chosen, lifecycle, methods, metrics, gate, certificates)
+    limit = limit or ResidentLimit(2**40)
+    server = GrpcServer(chosen, lifecycle, methods, metrics, limit, gate, certificates)
     await server.open()
     running = RunningGrpc(server, f"127.0.0.1:{port}", metrics)
     try:

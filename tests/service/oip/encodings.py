@@ -19,6 +19,7 @@ from service.oip.grpc.methods import grpc_methods
 from service.oip.grpc.server import GrpcServer
 from service.oip.infer import tensors
 from service.oip.state import OipState
+from service.resident_memory import ResidentLimit
 from service.server.app import build_app
 from service.server.bootstrap import build_service, lifespan
 from service.settings import Settings
@@ -223,7 +224,8 @@ async def all_encodings(**settings: Any) -> AsyncIterator[dict[str, Http | Grpc]
     lifecycle = Lifecycle()
     handler, device_threads = build_service(chosen, lifecycle)
     oip_state = OipState(handler, lifecycle)
-    server = GrpcServer(chosen, lifecycle, grpc_methods(oip_state), handler.metrics)
+    limit = ResidentLimit(handler.admission.max_bytes)
+    server = GrpcServer(chosen, lifecycle, grpc_methods(oip_state), handler.metrics, limit)
     async with (
         lifespan(oip_state, device_threads),
         asking(build_app(oip_state, device_threads)) as client,

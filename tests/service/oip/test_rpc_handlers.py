@@ -18,7 +18,8 @@ async def test_an_rpc_may_end_before_its_response_begins():
         return body
 
     call_details = SimpleNamespace(deadline=math.inf)
-    rpc = Rpc(SimpleNamespace(call=None, call_details=call_details, invocation_metadata=()))
+    event = SimpleNamespace(call=None, call_details=call_details, invocation_metadata=())
+    rpc = Rpc(event, is_stream=False)
     handlers = RpcHandlers(RequestLog(Metrics(), logged=False, quiet=frozenset()))
     response = echo(b"")
     handlers.unary("/test", lambda *_: response)(rpc, b"")

@@ -1,0 +1,107 @@
+"""Requests that the core of grpcio is receiving: when they are refused, and why.
+
+The core tells neither the length of a message nor how much of it has come before it has all of it.
+So a request cannot be charged before it is received. Instead, the resident memory of the process is
+measured while messages are being received: above its limit, those that began last are refused, and
+the core drops what it has of them.
+"""
+
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+from service.errors import Overloaded, ServiceError, TimedOut
+from service.oip.grpc.rpc import Rpc
+from service.resident_memory import ResidentLimit
+
+OVERDUE_S = 0.02
+"""A message that takes longer may be large. A shorter one has no time to take much memory."""
+
+MAX_INTERVAL_S = 0.2
+"""Longest time between two measurements. The core interrupts each wait after this time as well."""
+
+MAX_BYTES_PER_S = 2 * 2**30
+"""How fast the thread of the core can receive, at most."""
+
+Refuse = Callable[[ServiceError], None]
+"""Answers an RPC, on the event loop."""
+
+
+class ReceiveTimeouts(NamedTuple):
+    """How long a message may take, in seconds, if the client is still there."""
+
+    default: float
+    """The request of an RPC without a deadline."""
+    longest: float
+    """The request of an RPC with a deadline."""
+    stream: float
+    """The next request of a stream."""
+
+
+class Receiving:
+    """The RPCs that wait for a message. `check` is for one thread, all else for any.
+
+    Args:
+        limit: of the resident memory.
+        timeouts: of the messages.
+        clock: returns the time in seconds.
+    """
+
+    def __init__(
+        self,
+        limit: ResidentLimit,
+        timeouts: ReceiveTimeouts,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._limit = limit
+        self._timeouts = timeouts
+        self._clock = clock
+        self._next_check = 0.0
+        self._rpcs: dict[Rpc, Refuse] = {}
+
+    def add(self, rpc: Rpc, refuse: Refuse) -> None:
+        """Watch an RPC: `refuse` is for what `check` returns."""
+        self._rpcs[rpc] = refuse
+
+    def remove(self, rpc: Rpc) -> bool:
+        """Watch an RPC no more; return False if it was refused."""
+        return self._rpcs.pop(rpc, None) is not None
+
+    def seconds_to_check(self) -> float | None:
+        """Return the time until the next check, None if there is nothing to check."""
+        return max(0.0, self._next_check - self._clock()) if self._rpcs else None
+
+    def check(self) -> list[tuple[Refuse, ServiceError]]:
+        """Return the RPCs to refuse now, which are watched no more."""
+        now = self._clock()
+        if not self._rpcs or now < self._next_check:
+            return []
+        overdue = [
+            (rpc, waited_s)
+            for rpc in [*self._rpcs]
+            if (since := rpc.receiving_since) is not None and (waited_s := now - since) > OVERDUE_S
+        ]
+        self._next_check = now + OVERDUE_S
+        refused: list[tuple[Rpc, ServiceError]] = [
+            (rpc, TimedOut()) for rpc, waited_s in overdue if waited_s > self._timeout_s(rpc)
+        ]
+        if overdue:
+            bytes_left = self._limit.bytes_left()
+            self._next_check = now + min(
+                max(OVERDUE_S, bytes_left / MAX_BYTES_PER_S), MAX_INTERVAL_S
+            )
+            if bytes_left < 0:  # one that is alone is never refused, as with all other requests
+                text = "messages that are being received take too much memory"
+                half = (len(overdue) + 1) // 2
+                refused += [(rpc, Overloaded(text)) for rpc, _ in overdue[half:]]
+        return [
+            (refuse, failure)
+            for rpc, failure in refused
+            if (refuse := self._rpcs.pop(rpc, None)) is not None
+        ]
+
+    def _timeout_s(self, rpc: Rpc) -> float:
+        if rpc.is_stream:
+            return self._timeouts.stream
+        has_deadline = rpc.time_remaining() is not None
+        return self._timeouts.longest if has_deadline else self._timeouts.default
