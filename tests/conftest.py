@@ -88,7 +88,9 @@ class Serve:
         return self._log.read_text()
 
     @contextmanager
-    def __call__(self, module: str = "service", **variables: str) -> Iterator[Started]:
+    def __call__(
+        self, module: str = "service", output: int | None = None, **variables: str
+    ) -> Iterator[Started]:
         with socket.socket() as one, socket.socket() as other:
             for free in (one, other):
                 free.bind(("127.0.0.1", 0))
@@ -98,13 +100,13 @@ class Serve:
         environment |= {"ROPE_DEVICE": "cpu", **variables}
         self._count += 1
         log = self._log
-        with log.open("wb") as output:
+        with log.open("wb") as file:
             process = subprocess.Popen(
                 [sys.executable, "-m", module],
                 cwd=ROOT,
                 env=environment,
-                stdout=output,
-                stderr=subprocess.STDOUT,
+                stdout=file if output is None else output,
+                stderr=file,
             )
         started = Started(f"http://127.0.0.1:{port}", process)
         started.grpc_target = f"127.0.0.1:{environment['ROPE_GRPC_PORT']}"

@@ -27,6 +27,7 @@ from service.inference.handler import InferenceHandler
 from service.kernel_builds.builder import KernelBuilder
 from service.kernel_builds.warm_up_calls import rare_calls, usual_calls
 from service.lifecycle import Lifecycle, Phase
+from service.observability import logs
 from service.observability.metrics import Metrics
 from service.oip.state import OipState
 from service.server.warm_up import warm_up
@@ -118,6 +119,7 @@ async def lifespan(oip_state: OipState, device_threads: ThreadPoolExecutor) -> A
     if service.engine.device.capabilities.builds_kernels:
         service.batcher.pause()
     loop = asyncio.get_running_loop()
+    logs.output.attach(loop)
 
     def restart_watchdog() -> None:  # on the builder's thread: a build is progress
         with suppress(RuntimeError):  # the loop has ended
@@ -135,6 +137,7 @@ async def lifespan(oip_state: OipState, device_threads: ThreadPoolExecutor) -> A
         oip_state.regions.close()
         device_threads.shutdown(wait=False)
         service.io_executor.shutdown(wait=False)
+        logs.output.detach()
 
 
 async def _warm_up(
