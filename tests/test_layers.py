@@ -23,6 +23,7 @@ service.server.asgi_protocol service.server.uvicorn_server
 service.server.asgi_cycle service.server.connection_limits
 service.server.connection_deadlines
 service.server.connection_draining service.server.unix_socket service.server.warm_up
+service.faults
 service.oip.grpc
 service.planned
 service.oip.openapi

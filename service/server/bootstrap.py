@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 from collections.abc import AsyncIterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
@@ -21,12 +22,14 @@ from service.buffer_pool import BufferPool
 from service.device import Accelerator, Cpu, Device, Driver, cgroup, find_driver
 from service.endpoints.rope_resolver import RopeResolver
 from service.errors import DeviceLost, DeviceStuck
+from service.faults import read_faults
 from service.inference.backend_policy import BackendPolicy
 from service.inference.engine import Engine, Job
 from service.inference.handler import InferenceHandler
 from service.kernel_builds.builder import KernelBuilder
 from service.kernel_builds.warm_up_calls import rare_calls, usual_calls
 from service.lifecycle import Lifecycle, Phase
+from service.memory_blocks import Region
 from service.observability import logs
 from service.observability.metrics import Metrics
 from service.oip.state import OipState
@@ -66,7 +69,9 @@ def build_service(
     default_threads = num_cpus if driver is None else min(STAGING_THREADS, num_cpus)
     torch.set_num_threads(settings.threads or default_threads)
     budget = settings.memory_budget_bytes or min(cgroup.memory_bytes() // 4, 4 * 2**30)
-    buffer_pool = BufferPool(max_idle_bytes=budget, pinner=driver)
+    faults = read_faults(os.environ)
+    allocate = Region.for_block if faults is None else faults.wrap_allocation(Region.for_block)
+    buffer_pool = BufferPool(max_idle_bytes=budget, pinner=driver, allocate=allocate)
     builder = KernelBuilder(metrics)
     device: Device = (
         Cpu(buffer_pool) if driver is None else Accelerator(driver, buffer_pool, builder)
@@ -75,7 +80,7 @@ def build_service(
     capabilities = device.capabilities
     device_threads = ThreadPoolExecutor(capabilities.max_inflight, thread_name_prefix="device")
     batcher: Batcher[Job, Result] = Batcher(
-        engine.run,
+        engine.run if faults is None else faults.wrap_run(engine.run),
         device_threads,
         max_inflight=capabilities.max_inflight,
         inline_limit_s=capabilities.inline_limit_s,

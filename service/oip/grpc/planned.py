@@ -122,7 +122,10 @@ class PlannedInfer:
         """Put a request into the queue; return False if it was refused."""
         handler, (model, plan) = self._handler, model_plan
         charge = Charge(handler.admission)
-        slab = self._slab_pool.lease(plan.num_bytes)
+        try:
+            slab = self._slab_pool.lease(plan.num_bytes)
+        except ServiceError:  # no memory: the ordinary way says so
+            return False
         for span, piece in zip(plan.spans, raw, strict=True):
             slab.memory[span.offset : span.offset + span.num_bytes] = piece
         entry = RpcEntry(
