@@ -73,7 +73,10 @@ class Faults:
         return allocate_with_faults
 
     def _occurs(self, kind: str) -> bool:
-        return self._random() < self._probabilities.get(kind, 0.0)
+        occurs = self._random() < self._probabilities.get(kind, 0.0)
+        if occurs:
+            log.warning("fault", extra={"fields": {"kind": kind}})
+        return occurs
 
 
 def read_faults(environment: Mapping[str, str]) -> Faults | None:

@@ -137,14 +137,13 @@ class Traffic:
 
     async def _rpc(self, channel: grpc.aio.Channel, rng: random.Random) -> None:
         rpc = rng.choice(RPCS)
-        try:
-            response = await channel.unary_unary(INFER)(rpc.data, timeout=60)
-        except grpc.aio.AioRpcError as failure:
-            self.outcomes[f"rpc: {failure.code().name}"] += 1
-            assert failure.code() is grpc.StatusCode.UNAVAILABLE, failure
-            return
-        self.outcomes["rpc: OK"] += 1
-        assert rpc.is_right(response)
+        call = channel.unary_unary(INFER)(rpc.data, timeout=60)
+        code = await call.code()
+        self.outcomes[f"rpc: {code.name}"] += 1
+        if code is grpc.StatusCode.OK:
+            assert rpc.is_right(await call)
+        else:
+            assert code is grpc.StatusCode.UNAVAILABLE, await call.details()
 
     async def _cancel(self, channel: grpc.aio.Channel, rng: random.Random) -> None:
         call = channel.unary_unary(INFER)(rng.choice(RPCS).data)
