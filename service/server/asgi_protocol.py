@@ -23,9 +23,6 @@ MAX_DROPPED_BYTES = 512 * 2**20
 """Bytes that are read and dropped, so that a client which sends first and reads then finds the
 answer. Twice the default limit of a body."""
 
-FIRST_REQUEST_S = 2.0
-"""Seconds that a client without a request gets to send its first one when the service ends."""
-
 
 class AsgiProtocol(asyncio.Protocol):
     """One client's connection.
@@ -207,12 +204,12 @@ class AsgiProtocol(asyncio.Protocol):
     def shutdown(self) -> None:
         """Close when no request is in flight; called when the service ends.
 
-        A client that has just connected is about to send a request, so it gets FIRST_REQUEST_S.
+        A client that has just connected is about to send a request. So its connection closes after
+        the answer, or at the deadline of a first request, as at any other time: to close it earlier
+        would reset the connection of a client that is slow to send.
         """
         if self._cycles or self._watch.is_used:
             self._close_after_requests()
-        else:
-            self._loop.call_later(FIRST_REQUEST_S, self._close_after_requests)
 
     def _read_header(self, data: bytes, at: int) -> int:
         headers, parser, start = self._limits.headers, self._header, at

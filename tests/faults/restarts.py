@@ -56,7 +56,6 @@ class Replica:
         process.send_signal(signal.SIGTERM)
         assert await asyncio.to_thread(process.wait, EXIT_S) == 0
         assert not self.is_ready, "the client has seen that the replica is not ready"
-        self._watch.cancel()
         for client in self._idle:
             client.leave()
         await self._channel.close()
@@ -64,6 +63,7 @@ class Replica:
 
     async def close(self) -> None:
         """End the process."""
+        self._watch.cancel()
         if self._process is not None:
             await asyncio.to_thread(self._process.__exit__, None, None, None)
             self._process = None
@@ -135,7 +135,6 @@ async def restart_under_load(num_restarts: int, rate: float, seed: int = 0) -> C
             sending.cancel()
             await asyncio.gather(*tasks)
             for replica in replicas:
-                replica.is_ready = False
                 await replica.close()
     return outcomes
 
