@@ -75,8 +75,9 @@ class Started(_UrlAndProcess):
 class Serve:
     """Starts services of one's own: `with serve(ROPE_DRAIN_DELAY_S="1") as (url, process)`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, start_s: float = 60.0) -> None:
         self._folder = folder
+        self._start_s = start_s
         self._count = 0
 
     @property
@@ -111,14 +112,16 @@ class Serve:
         started = Started(f"http://127.0.0.1:{port}", process)
         started.grpc_target = f"127.0.0.1:{environment['ROPE_GRPC_PORT']}"
         try:
-            _wait_until_ready(started.url, process, log)
+            _wait_until_ready(started.url, process, log, self._start_s)
             yield started
         finally:
             process.kill()
             process.wait()
 
 
-def _wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+def _wait_until_ready(
+    url: str, process: subprocess.Popen[bytes], log: Path, seconds: float
+) -> None:
     with httpx.Client(base_url=url) as client:  # making a client takes 27 ms
 
         def is_ready_or_ended() -> bool:
@@ -128,7 +131,7 @@ def _wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> 
                 return False
 
         with suppress(TimeoutError):
-            wait_until(is_ready_or_ended, 60, interval_s=0.1)
+            wait_until(is_ready_or_ended, seconds, interval_s=0.1)
             if process.poll() is None:
                 return
     raise RuntimeError(f"the service did not become ready:\n{log.read_text()}")

@@ -36,7 +36,7 @@ class Replica:
     def __init__(self, folder: Path) -> None:
         folder.mkdir()
         self.is_ready = False
-        self._serve = Serve(folder)
+        self._serve = Serve(folder, start_s=300)
         self._process: AbstractContextManager[Started] | None = None
 
     async def start(self) -> None:
