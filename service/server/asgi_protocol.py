@@ -16,7 +16,7 @@ from service.asgi.request_header import HeaderParser, RequestHeader
 from service.errors import Overloaded, ServiceError, SlowRequest
 from service.server.asgi_cycle import COMMON_SCOPE, AsgiCycle, Flow, refusal_scope, request_scope
 from service.server.connection_deadlines import Pending, Phase, Watch
-from service.server.connection_draining import has_unread_bytes
+from service.server.connection_draining import close_idle, has_unread_bytes
 from service.server.connection_limits import ConnectionLimits
 
 MAX_DROPPED_BYTES = 512 * 2**20
@@ -308,5 +308,6 @@ class AsgiProtocol(asyncio.Protocol):
         """Close after the answer to a request in flight or partly received, else now."""
         if self._cycles:
             self._cycles[-1].keep_alive = False
-        elif not (self._is_in_request or has_unread_bytes(self._transport)):
-            self.close()  # else the answer to the partly received request closes
+        elif not (self.is_closing() or self._is_in_request or has_unread_bytes(self._transport)):
+            close_idle(self._transport)  # else the answer to the partly received request closes
+            self._watch.schedule_writing()

@@ -5,6 +5,7 @@ kernel has done and the server has not seen.
 """
 
 import asyncio
+import select
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, nullcontext
@@ -171,6 +172,17 @@ async def test_a_connection_without_a_request_is_closed():
     async with served() as made, kept_alive(made) as (client, connection):
         made.lifecycle.drain()
         connection.shutdown()
+        assert await received(client) == b""
+
+
+@on_uvloop
+async def test_a_client_knows_at_once_that_its_connection_is_closed():
+    """So it sends its next request elsewhere: to send it here would reset the connection."""
+    async with served() as made, kept_alive(made) as (client, connection):
+        made.lifecycle.drain()
+        connection.shutdown()
+        assert select.select([client], [], [], 0)[0], "told before the event loop turns"
+        client.sendall(REQUEST)
         assert await received(client) == b""
 
 
