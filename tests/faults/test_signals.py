@@ -22,7 +22,7 @@ async def test_a_stopped_process_runs_nothing_too_late(serve: Serve, tmp_path: P
     late = rotation(4, x_request_timeout_ms="500")
     with serve(ROPE_DRAIN_DELAY_S="30", ROPE_UNIX_SOCKET=str(path)) as (url, process):
         process.send_signal(signal.SIGHUP)
-        slow = begin_slow(url, slow_body(12_000))  # on the device until the process is killed
+        slow = begin_slow(url, slow_body(8000))  # on the device until the process is killed
         clients = [
             await Client.connect(("127.0.0.1", httpx.URL(url).port)) for _ in range(NUM_CALLS)
         ]

@@ -5,19 +5,14 @@ import fcntl
 import json
 import logging
 import os
-import signal
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from urllib.parse import quote
 
 import pytest
 
 from service.observability.line_writer import LineWriter
 from service.observability.logs import JsonFormatter, render_fields
-from tests.conftest import Serve
-from tests.service.planned.requests import Client
-from tests.service.test_lifecycle import metric
 from tests.waiting import wait_until, wait_until_async
 
 LINE = "x" * 99 + "\n"
@@ -162,29 +157,3 @@ def test_no_client_writes_what_a_terminal_obeys():
         assert line.isascii()
         assert line.isprintable()
         assert json.loads(line)["path"] == hostile
-
-
-async def test_a_full_pipe_does_not_stop_the_service(serve: Serve):
-    """The pipe is full at once, and the memory for lines that wait some hundred requests later."""
-    reading, writing = os.pipe()
-    fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, SMALLEST_PIPE)
-    num_rounds, num_pipelined = 10, 100
-    path = "/" + quote("\U0001f300" * 127)  # twelve characters each in a line
-    with serve(output=writing) as (url, process):
-        os.close(writing)
-        client = await Client.connect(("127.0.0.1", int(url.rpartition(":")[2])))
-        for _ in range(num_rounds):
-            await client.send(f"GET {path} HTTP/1.1\r\nhost: x\r\n\r\n".encode() * num_pipelined)
-            answers = [await client.read() for _ in range(num_pipelined)]
-            assert {answer.status for answer in answers} == {404}
-        num_dropped = metric(url, "rope_log_lines_dropped_total")
-        client.leave()
-        process.send_signal(signal.SIGINT)
-        with open(reading, "rb") as log:  # noqa: ASYNC230 - nothing else runs in this loop
-            lines = [json.loads(line) for line in log]  # to the end of the process
-        assert process.wait(10) == 0
-    (gap,) = [i for i, line in enumerate(lines) if "num_dropped" in line]
-    num_requests = sum(line["message"] == "request" for line in lines)
-    assert num_requests + num_dropped == num_rounds * num_pipelined
-    assert 0 < num_dropped <= lines[gap]["num_dropped"]
-    assert lines[gap]["time"] >= lines[gap - 1]["time"]
