@@ -7,7 +7,7 @@ TRITON := .venv-triton
 FUZZ := .venv-fuzz
 JOBS ?= 2
 
-.PHONY: serve test test-processors fuzz compile-kernels check format format-check lint types docs bench bench-peers bench-gpu bench-gpu-first example-real-model image image-test clean
+.PHONY: serve test soak test-processors fuzz compile-kernels check format format-check lint types docs bench bench-peers bench-gpu bench-gpu-first example-real-model image image-test clean
 
 serve: $(READY)  ## serve on 127.0.0.1:8000
 	$(BIN)/rope-service serve
@@ -23,6 +23,10 @@ test-processors: $(READY)  ## golden and numeric tests as on other processors
 		ATEN_CPU_CAPABILITY=$$capability $(BIN)/python -m pytest -q -n 2 -k "not fused" \
 			tests/core tests/test_ulp.py || exit 1; \
 	done
+
+soak: $(READY)  ## mixed traffic and restarts under faults for SOAK_S seconds (600); see tests/faults/soak.py
+	$(BIN)/python -m tests.faults.soak
+	$(BIN)/python -m tests.faults.restarts 20 200
 
 check: format-check lint types $(TRITON)/.ready test  ## all checks of CI
 

@@ -47,6 +47,8 @@ def main() -> None:
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
     # process 1 of a container ignores a signal that has no handler
     signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
+    # asks a service to read its files again, and must not end one that reads none
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     from service.server.serve import serve
 
     serve(settings)

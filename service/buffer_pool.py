@@ -4,11 +4,13 @@ import math
 import threading
 import weakref
 from collections import deque
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from service.errors import Overloaded
 from service.memory_blocks import MIN_BUFFER_BYTES, Block, FreeBlocks, Region
 from service.pinned_memory import MemoryPinner, PinnedMemory
 
@@ -26,9 +28,16 @@ class BufferPool:
         max_idle_bytes: idle memory to keep. Above it, regions that are idle as a whole return to
             the system, but for pinned and preallocated ones. As many bytes may be pinned.
         pinner: pins memory for a device. None for the CPU, which needs no pinned memory.
+        allocate: returns new memory of the system.
     """
 
-    def __init__(self, max_idle_bytes: int, pinner: MemoryPinner | None = None) -> None:
+    def __init__(
+        self,
+        max_idle_bytes: int,
+        pinner: MemoryPinner | None = None,
+        allocate: Callable[[int], Region] = Region.for_block,
+    ) -> None:
+        self._allocate = allocate
         self._max_idle_bytes = max_idle_bytes
         self._uses_pinned = pinner is not None
         self.pinned = PinnedMemory(pinner, max_idle_bytes)
@@ -41,6 +50,9 @@ class BufferPool:
         """Return writable memory of `num_bytes`, uninitialised.
 
         The memory is pinned if pinned memory is idle. Never pins memory: safe on the event loop.
+
+        Raises:
+            Overloaded: the system has too little memory.
         """
         return self._lease(self._take(num_bytes), num_bytes)
 
@@ -87,7 +99,10 @@ class BufferPool:
         with self._lock:
             self._put_returned()
             block = self._free_pinned.take(num_bytes) or self._free.take(num_bytes)
-            return block or self._add(self._free, Region.for_block(num_bytes), num_bytes)
+            try:
+                return block or self._add(self._free, self._allocate(num_bytes), num_bytes)
+            except MemoryError:
+                raise Overloaded("the host has too little free memory") from None
 
     def _add_free(self, block: Block) -> None:
         with self._lock:

@@ -79,8 +79,9 @@ class Started(_UrlAndProcess):
 class Serve:
     """Starts services of one's own: `with serve(ROPE_DRAIN_DELAY_S="1") as (url, process)`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, start_s: float = 60.0) -> None:
         self._folder = folder
+        self._start_s = start_s
         self._count = 0
 
     @property
@@ -93,12 +94,18 @@ class Serve:
 
     @contextmanager
     def __call__(
-        self, module: str = "service", *, tls: ssl.SSLContext | None = None, **variables: str
+        self,
+        module: str = "service",
+        *,
+        output: int | None = None,
+        tls: ssl.SSLContext | None = None,
+        **variables: str,
     ) -> Iterator[Started]:
         """Start a service.
 
         Args:
             module: that is run.
+            output: file descriptor for its standard output; the log file if None.
             tls: what a client needs, where the variables have the files of a certificate.
             variables: of the environment.
         """
@@ -111,19 +118,19 @@ class Serve:
         environment |= {"ROPE_DEVICE": "cpu", **variables}
         self._count += 1
         log = self._log
-        with log.open("wb") as output:
+        with log.open("wb") as file:
             process = subprocess.Popen(
                 [sys.executable, "-m", module],
                 cwd=ROOT,
                 env=environment,
-                stdout=output,
-                stderr=subprocess.STDOUT,
+                stdout=file if output is None else output,
+                stderr=file,
             )
         scheme = "http" if tls is None else "https"
         started = Started(f"{scheme}://127.0.0.1:{port}", process)
         started.grpc_target = f"127.0.0.1:{environment['ROPE_GRPC_PORT']}"
         try:
-            _wait_until_ready(started.url, process, log, tls)
+            _wait_until_ready(started.url, process, log, self._start_s, tls)
             yield started
         finally:
             process.kill()
@@ -131,7 +138,11 @@ class Serve:
 
 
 def _wait_until_ready(
-    url: str, process: subprocess.Popen[bytes], log: Path, tls: ssl.SSLContext | None
+    url: str,
+    process: subprocess.Popen[bytes],
+    log: Path,
+    seconds: float,
+    tls: ssl.SSLContext | None,
 ) -> None:
     with httpx.Client(base_url=url, verify=tls or True) as client:  # making a client takes 27 ms
 
@@ -142,7 +153,7 @@ def _wait_until_ready(
                 return False
 
         with suppress(TimeoutError):
-            wait_until(is_ready_or_ended, 60, interval_s=0.1)
+            wait_until(is_ready_or_ended, seconds, interval_s=0.1)
             if process.poll() is None:
                 return
     raise RuntimeError(f"the service did not become ready:\n{log.read_text()}")

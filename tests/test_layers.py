@@ -27,6 +27,7 @@ service.server.intake
 service.server.connection_deadlines
 service.server.connection_draining service.server.unix_socket service.server.warm_up
 service.server.half_close
+service.faults
 service.oip.grpc
 service.planned
 service.oip.openapi
@@ -89,14 +90,13 @@ KEPT_IN = {
     | {"service.v1", "service.oip.openapi", "service.oip.types", "service.oip.control"}
     | {"service.oip.infer", "service.access.keys"},
     "pydantic_settings": {"service.settings"},
-    "orjson": {"service.wire", "service.endpoints", "service.oip"}
-    | {"service.asgi.problems", "service.observability.logs"},
+    "orjson": {"service.wire", "service.endpoints", "service.oip"} | {"service.asgi.problems"},
     "simdjson": {"service.wire", "service.oip.http.codec"},
     "numpy": {"service.wire", "service.buffer_pool", "service.memory_blocks"}
     | {"service.slab_pool", "service.oip"},
     "asyncio": {"service.server", "service.lifecycle", "service.inference.handler"}
     | {"service.batching.batcher", "service.batching.call_queue", "service.asgi.body"}
-    | {"service.oip.grpc", "service.oip.statistics"},
+    | {"service.oip.grpc", "service.oip.statistics", "service.observability.line_writer"},
     "grpc": {"service.oip.grpc"},
     "grpc_health": {"service.oip.grpc"},
     "grpc_reflection": {"service.oip.grpc"},

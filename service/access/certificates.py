@@ -12,9 +12,6 @@ from service.access.watched_file import WatchedFiles
 
 log = logging.getLogger("rope.tls")
 
-HANDSHAKE_S = 5.0
-"""Longest time from the connection of a client to the end of its TLS handshake."""
-
 
 class CertificateError(Exception):
     """The files of TLS cannot be used; the message names them and the reason."""

@@ -14,7 +14,7 @@ from service.batching.call_queue import Batchable
 from service.batching.packing import PACK_KEYS, PACKERS, DeviceBatch, SingleCall
 from service.batching.run import Run
 from service.device import Device
-from service.errors import TooLarge
+from service.errors import DeviceFull, TooLarge
 from service.inference.scratch import scratch_bytes
 
 SECONDS_PER_SEQUENCE = 50e-6
@@ -154,7 +154,12 @@ class Engine:
             DeviceFull, DeviceLost: the device cannot run them.
         """
         runner = jobs[0].runner
-        return self._run_on_device(jobs) if runner is None else runner(jobs)
+        try:
+            return self._run_on_device(jobs) if runner is None else runner(jobs)
+        except (MemoryError, RuntimeError) as failure:
+            if _means_no_memory(failure):
+                raise DeviceFull from None
+            raise
 
     @inference
     def _run_on_device(self, jobs: Sequence[RunnableJob]) -> Run[Any]:
@@ -216,3 +221,8 @@ def _pairs(num_queries: int, num_keys: int, causal: bool) -> float:
         return num_queries * num_keys
     num_queries = min(num_queries, num_keys)  # those before the first key see none
     return num_queries * (num_keys - num_queries / 2)
+
+
+def _means_no_memory(failure: Exception) -> bool:
+    """Tell whether the host has too little memory; an accelerator recognises its own failures."""
+    return isinstance(failure, MemoryError) or "DefaultCPUAllocator" in str(failure)

@@ -1,12 +1,20 @@
-"""Log lines on standard output, one JSON object each."""
+"""Log lines on standard output, one JSON object each, in ASCII."""
 
+import json
 import logging
-import os
-import select
-import sys
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Mapping
 
-import orjson
+from service.observability.line_writer import LineWriter
+
+STDOUT = 1
+"""Its file descriptor."""
+
+EXIT_S = 1.0
+"""Seconds at the end of the process in which the reader of a pipe may take the last lines."""
+
+# escapes all characters outside of ASCII, so also those that change the direction of a line
+_encode = json.JSONEncoder(separators=(",", ":"), default=str).encode
 
 
 class JsonFormatter(logging.Formatter):
@@ -23,32 +31,46 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return orjson.dumps(line, default=str).decode()
+        return _encode(line)
+
+
+class LineHandler(logging.Handler):
+    """Writes records as lines."""
+
+    def __init__(self, writer: LineWriter) -> None:
+        super().__init__()
+        self._writer = writer
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record."""
+        self._writer.write([self.format(record) + "\n"])
+
+    def flush(self) -> None:
+        """Write the lines that wait, at the end of the process."""
+        self._writer.flush(EXIT_S)
 
 
 def render_fields(fields: Mapping[str, object]) -> str:
     """Return fields of a line: a JSON object without its braces."""
-    return orjson.dumps(fields)[1:-1].decode()
+    return _encode(fields)[1:-1]
 
 
-def write(lines: Iterable[str]) -> None:
-    """Write ended lines without the logging module, which takes longer than a small rotation.
-
-    A pipe may divide a longer text than PIPE_BUF, or mix it with that of another thread.
-    """
-    output, text = sys.stdout.fileno(), "".join(lines).encode()
-    while len(text) > select.PIPE_BUF:
-        end = text.rfind(b"\n", 0, select.PIPE_BUF) + 1 or len(text)
-        os.write(output, text[:end])
-        text = text[end:]
-    if text:
-        os.write(output, text)
+def _describe_gap(num_dropped: int) -> str:
+    """Return the line in place of lines that were dropped."""
+    message = "log lines were dropped: nobody read them"
+    line = {"time": time.time(), "level": "warning", "logger": "rope.logs", "message": message}
+    return _encode({**line, "num_dropped": num_dropped}) + "\n"
 
 
 def set_up(level: str) -> None:
     """Send all of the process's log to standard output, as JSON."""
-    handler = logging.StreamHandler(sys.stdout)
+    handler = LineHandler(output)
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     for name in ("logThreads", "logProcesses", "logMultiprocessing", "logAsyncioTasks"):
         setattr(logging, name, False)  # not in the lines, so not computed
+
+
+output = LineWriter(STDOUT, _describe_gap)
+"""Standard output; lines of requests go there without the logging module, which takes longer than a
+small rotation."""

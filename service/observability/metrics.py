@@ -89,6 +89,9 @@ class Metrics:
             "rope_device_memory_bytes", "Memory in use on the device.", registry=registry
         )
         self.connections = Gauge("rope_connections", "Open HTTP connections.", registry=registry)
+        self.log_lines_dropped = Counter(
+            "rope_log_lines_dropped", "Log lines that nobody read in time.", registry=registry
+        )
         self.ready = Gauge("rope_ready", "1 while ready for traffic.", registry=registry)
         Info("rope_build", "Versions of service, torch and Python.", registry=registry).info(
             {

@@ -89,7 +89,7 @@ class RequestLog:
                 self._metrics.backend_calls(*backend_call).inc(len(values))
         if self._logged:
             now = f'{{"time":{time.time()!r},"level":"info","message":"request","request_id":"'
-            logs.write([now + _line(r) for r in records if r.route not in self._quiet])
+            logs.output.write([now + _line(r) for r in records if r.route not in self._quiet])
 
     def _label(self, route: str, status: int | str) -> tuple[Counter, Histogram]:
         metrics = self._metrics

@@ -17,7 +17,7 @@ from service.asgi.request_header import HeaderParser, RequestHeader
 from service.errors import BadHeader, ServiceError, SlowRequest
 from service.server.asgi_cycle import COMMON_SCOPE, AsgiCycle, Flow, refusal_scope, request_scope
 from service.server.connection_deadlines import Pending, Phase, Watch
-from service.server.connection_draining import has_unread_bytes
+from service.server.connection_draining import close_idle, has_unread_bytes
 from service.server.connection_limits import ConnectionLimits
 from service.server.half_close import Peer, peer_after_eof
 
@@ -27,9 +27,6 @@ answer. Twice the default limit of a body."""
 
 MAX_PIPELINED_REQUESTS = 2
 """Requests of a connection that are parsed: the one that is answered, and the next one."""
-
-FIRST_REQUEST_S = 2.0
-"""Seconds that a client without a request gets to send its first one when the service ends."""
 
 
 class AsgiProtocol(asyncio.Protocol):
@@ -274,12 +271,12 @@ class AsgiProtocol(asyncio.Protocol):
     def shutdown(self) -> None:
         """Close when no request is in flight; called when the service ends.
 
-        A client that has just connected is about to send a request, so it gets FIRST_REQUEST_S.
+        A client that has just connected is about to send a request. So its connection closes after
+        the answer, or at the deadline of a first request, as at any other time: to close it earlier
+        would reset the connection of a client that is slow to send.
         """
         if self._cycles or self._watch.is_used:
             self._close_after_requests()
-        else:
-            self._loop.call_later(FIRST_REQUEST_S, self._close_after_requests)
 
     def _read_header(self, data: bytes, at: int) -> int:
         headers, parser, start = self._limits.headers, self._header, at
@@ -388,5 +385,6 @@ class AsgiProtocol(asyncio.Protocol):
         """Close after the answer to a request in flight or partly received, else now."""
         if self._cycles:
             self._cycles[-1].keep_alive = False
-        elif not (self._is_in_request or has_unread_bytes(self._transport)):
-            self.close()  # else the answer to the partly received request closes
+        elif not (self.is_closing() or self._is_in_request or has_unread_bytes(self._transport)):
+            close_idle(self._transport)  # else the answer to the partly received request closes
+            self._watch.schedule_writing()

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import AsyncIterator
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -25,12 +26,15 @@ from service.buffer_pool import BufferPool
 from service.device import Accelerator, Cpu, Device, Driver, cgroup, find_driver
 from service.endpoints.rope_resolver import RopeResolver
 from service.errors import DeviceLost, DeviceStuck
+from service.faults import read_faults
 from service.inference.backend_policy import BackendPolicy
 from service.inference.engine import Engine, Job
 from service.inference.handler import InferenceHandler
 from service.kernel_builds.builder import KernelBuilder
 from service.kernel_builds.warm_up_calls import rare_calls, usual_calls
 from service.lifecycle import Lifecycle, Phase
+from service.memory_blocks import Region
+from service.observability import logs
 from service.observability.metrics import Metrics
 from service.oip.state import OipState
 from service.server.warm_up import warm_up
@@ -71,9 +75,13 @@ def build_service(
     default_threads = num_cpus if driver is None else min(STAGING_THREADS, num_cpus)
     torch.set_num_threads(settings.threads or default_threads)
     budget = settings.memory_budget_bytes or min(cgroup.memory_bytes() // 4, 4 * 2**30)
+    faults = read_faults(os.environ)
+    allocate = Region.for_block if faults is None else faults.wrap_allocation(Region.for_block)
     # pinned memory is dear to allocate, so all of it is kept
     max_idle_bytes = max(_prefault_bytes(settings, budget), min(budget // 4, MAX_PREFAULT_BYTES))
-    buffer_pool = BufferPool(max_idle_bytes if driver is None else budget, pinner=driver)
+    buffer_pool = BufferPool(
+        max_idle_bytes if driver is None else budget, pinner=driver, allocate=allocate
+    )
     builder = KernelBuilder(metrics)
     device: Device = (
         Cpu(buffer_pool) if driver is None else Accelerator(driver, buffer_pool, builder)
@@ -82,7 +90,7 @@ def build_service(
     capabilities = device.capabilities
     device_threads = ThreadPoolExecutor(capabilities.max_inflight, thread_name_prefix="device")
     batcher: Batcher[Job, Result] = Batcher(
-        engine.run,
+        engine.run if faults is None else faults.wrap_run(engine.run),
         device_threads,
         max_inflight=capabilities.max_inflight,
         inline_limit_s=capabilities.inline_limit_s,
@@ -130,6 +138,7 @@ async def lifespan(oip_state: OipState, device_threads: ThreadPoolExecutor) -> A
     if service.engine.device.capabilities.builds_kernels:
         service.batcher.pause()
     loop = asyncio.get_running_loop()
+    logs.output.attach(loop)
 
     def restart_watchdog() -> None:  # on the builder's thread: a build is progress
         with suppress(RuntimeError):  # the loop has ended
@@ -147,6 +156,7 @@ async def lifespan(oip_state: OipState, device_threads: ThreadPoolExecutor) -> A
         oip_state.regions.close()
         device_threads.shutdown(wait=False)
         service.io_executor.shutdown(wait=False)
+        logs.output.detach()
 
 
 async def _warm_up(

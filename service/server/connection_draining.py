@@ -8,6 +8,7 @@ connections, then call `close`: each client is either served or never connected.
 import asyncio
 import ctypes
 import fcntl
+import os
 import select
 import socket
 import struct
@@ -55,6 +56,23 @@ def has_unread_bytes(transport: asyncio.Transport) -> bool:
     unread = array("i", [0])
     fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.FIONREAD, unread)
     return unread[0] > 0
+
+
+def close_idle(transport: asyncio.Transport) -> None:
+    """Close a connection that was found to have no unread bytes, and tell its client at once.
+
+    `transport.close` alone closes in the next iteration of the event loop. A request that arrives
+    until then would reset the connection. A client that has been told opens another one instead.
+    """
+    is_plain = transport.get_extra_info("sslcontext") is None
+    if is_plain and not transport.get_write_buffer_size():  # all of the last answer is sent
+        fd = transport.get_extra_info("socket").fileno()
+        with (
+            suppress(OSError),
+            socket.socket(fileno=os.dup(fd)) as same,
+        ):  # the client may have left
+            same.shutdown(socket.SHUT_WR)
+    transport.close()
 
 
 async def accept_pending(listeners: Sequence[socket.socket]) -> None:

@@ -55,6 +55,7 @@ def serve(settings: Settings, driver: Driver | None = None) -> None:
         log.warning(warning)
     lifecycle = Lifecycle()
     service, device_threads = build_service(settings, lifecycle, driver)
+    logs.output.on_drop = service.metrics.log_lines_dropped.inc
     oip_state = OipState(service, lifecycle)
     app = build_app(oip_state, device_threads)
     grpc = GrpcServer(

@@ -19,7 +19,6 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from service.access.certificates import Certificates
-from service.server.asgi_protocol import FIRST_REQUEST_S
 from service.server.connection_limits import ConnectionLimits
 from service.wire import Buffer
 
@@ -156,13 +155,8 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         self._send()
 
     def shutdown(self) -> None:
-        """Let the protocol end after the handshake; called when the service ends.
-
-        A client that has just connected is about to send a request, so it gets FIRST_REQUEST_S.
-        """
+        """Let the protocol end after the handshake; called when the service ends."""
         self._is_ending = True
-        self._timer.cancel()
-        self._timer = self._loop.call_later(FIRST_REQUEST_S, self._transport.abort)
 
     # as a transport
 

@@ -5,6 +5,7 @@ kernel has done and the server has not seen.
 """
 
 import asyncio
+import select
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, nullcontext
@@ -35,9 +36,9 @@ async def until(condition: Callable[[], object]) -> None:
 class Served:
     """A server in this event loop, and its clients."""
 
-    def __init__(self) -> None:
+    def __init__(self, **settings: float) -> None:
         self.lifecycle = Lifecycle()
-        limits = connection_limits(Settings(), LoadEstimate(60))
+        limits = connection_limits(Settings(**settings), LoadEstimate(60))
         config = uvicorn.Config(
             self._answer,
             port=0,
@@ -82,8 +83,8 @@ class Served:
 
 
 @asynccontextmanager
-async def served() -> AsyncIterator[Served]:
-    made = Served()
+async def served(**settings: float) -> AsyncIterator[Served]:
+    made = Served(**settings)
     await made.server.startup()
     try:
         yield made
@@ -183,6 +184,17 @@ async def test_a_connection_without_a_request_is_closed():
 
 
 @on_uvloop
+async def test_a_client_knows_at_once_that_its_connection_is_closed():
+    """So it sends its next request elsewhere: to send it here would reset the connection."""
+    async with served() as made, kept_alive(made) as (client, connection):
+        made.lifecycle.drain()
+        connection.shutdown()
+        assert select.select([client], [], [], 0)[0], "told before the event loop turns"
+        client.sendall(REQUEST)
+        assert await received(client) == b""
+
+
+@on_uvloop
 async def test_a_client_that_has_just_connected_can_send_a_request():
     async with served() as made:
         client, connection = await made.connected()
@@ -194,15 +206,14 @@ async def test_a_client_that_has_just_connected_can_send_a_request():
             assert (await received(client)).startswith(b"HTTP/1.1 200")
 
 
-def test_a_client_that_has_just_connected_and_sends_nothing_is_disconnected(monkeypatch):
-    monkeypatch.setattr(asgi_protocol, "FIRST_REQUEST_S", 0)
-
-    async def test() -> None:
-        async with served() as made:
-            client, connection = await made.connected()
-            with client:
-                made.lifecycle.drain()
-                connection.shutdown()
-                assert await received(client) == b""
-
-    on_uvloop(test)(monkeypatch)
+@on_uvloop
+async def test_a_client_that_has_just_connected_and_sends_nothing_is_disconnected():
+    """At the deadline of a header, not earlier: a client may be slow to send."""
+    async with served(header_timeout_s=0.1) as made:
+        client, connection = await made.connected()
+        with client:
+            made.lifecycle.drain()
+            connection.shutdown()
+            connected = connection.pending().since
+            assert await received(client) == b""
+            assert asyncio.get_running_loop().time() >= connected + 0.1

@@ -207,3 +207,16 @@ async def test_a_lost_device_fails_all_later_calls(engine, driver, step):
     assert [type(failure) for failure in failures] == [DeviceLost]
     with pytest.raises(DeviceLost):
         run(engine, [rotation(1)])
+
+
+async def test_a_host_without_memory_refuses_the_call_that_needs_it(monkeypatch):
+    rotate = rope_core.rotate
+
+    def allocate_for_13(call, out, backend):
+        if (call.q == 13).any():
+            torch.empty(2**60, dtype=torch.uint8)
+        return rotate(call, out, backend)
+
+    monkeypatch.setattr(rope_core, "rotate", allocate_for_13)
+    outcomes = await run_batched(cpu_engine(), [rotation(3, i) for i in range(10, 18)], [])
+    assert [isinstance(outcome, DeviceFull) for outcome in outcomes] == [i == 3 for i in range(8)]

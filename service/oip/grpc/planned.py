@@ -142,9 +142,10 @@ class PlannedInfer:
             # the message, which is freed when this function returns, and its tensors in a slab;
             # the answer's tensors and their message, then the message and the core's copy of it
             charge.add(plan.charge_bytes + plan.job.answer_bytes)
-        except ServiceError:  # refused: the ordinary way says why
+            slab = self._slab_pool.lease(plan.num_bytes)
+        except ServiceError:  # no memory: the ordinary way says so
+            charge.release()
             return False
-        slab = self._slab_pool.lease(plan.num_bytes)
         for span, piece in zip(plan.spans, raw, strict=True):
             slab.memory[span.offset : span.offset + span.num_bytes] = piece
         entry = RpcEntry(

@@ -1,10 +1,19 @@
 """A request with bad numbers fails alone; the others of its batch are as they are without it."""
 
+import asyncio
 import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
+import grpc
 import pytest
 import torch
 
+from service.asgi import problems
+from service.batching.run import Run
+from service.oip.grpc import planned as grpc_planned
+from tests.faults.requests import Rpc, rpc
+from tests.service.oip.test_grpc_planned import Planned, planned_service
 from tests.service.planned.requests import (
     Client,
     Exchange,
@@ -71,3 +80,82 @@ async def test_one_in_a_full_batch(name: str):
 def _insert(others: list[Exchange], request: bytes) -> list[bytes]:
     requests = [other.request for other in others]
     return [*requests[:7], request, *requests[7:]]
+
+
+class PoisonedRun:
+    """Runs calls, but raises an exception that nobody expects if one of them has POISON tokens."""
+
+    POISON = 7
+
+    def __init__(self, run: Callable[[Sequence[Any]], Run[Any]]) -> None:
+        self._run = run
+        self.sizes: list[int] = []
+
+    def __call__(self, calls: Sequence[Any]) -> Run[Any]:
+        self.sizes.append(len(calls))
+        if any(call.num_tokens == self.POISON for call in calls):
+            raise RuntimeError("poison")
+        return self._run(calls)
+
+
+@pytest.mark.parametrize("way", ["planned", "ordinary"])
+async def test_a_call_that_raises_fails_alone_among_64(way: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(problems.log, "error", lambda *_, **__: None)  # pytest keeps what is logged
+    exchanges = [rotation(4, seed) for seed in range(63)]
+    exchanges.insert(41, rotation(PoisonedRun.POISON))
+    async with running(way) as service:
+        know(service, [exchanges[0], exchanges[41]])
+        batcher = service.handler.batcher
+        run = batcher.run = PoisonedRun(batcher.run)
+        clients = [await Client.connect(service.address) for _ in exchanges]
+        service.hold()
+        for client, exchange in zip(clients, exchanges, strict=True):
+            await client.send(exchange.request)
+        await until(lambda: service.num_waiting == 64)
+        service.release()
+        answers = [await client.read() for client in clients]
+        poisoned = answers.pop(41)
+        assert poisoned.status == 500
+        assert "poison" not in poisoned.body.decode()
+        for answer, exchange in zip(answers, exchanges[:41] + exchanges[42:], strict=True):
+            assert (answer.status, answer.body) == (200, exchange.body)
+        assert run.sizes[0] == 64
+        assert run.sizes.count(1) <= 2, "the other halves are run as they are"
+        assert len(run.sizes) == 1 + 2 * 6
+        for client in clients:
+            client.leave()
+
+
+@pytest.mark.parametrize("is_planned", [True, False], ids=["planned", "ordinary"])
+async def test_a_call_that_raises_fails_alone_over_grpc(
+    is_planned: bool, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(problems.log, "error", lambda *_, **__: None)
+    lengths = [4] * 63
+    lengths.insert(41, PoisonedRun.POISON)
+    rpcs = [rpc(length, seed) for seed, length in enumerate(lengths)]
+    async with planned_service() as service:
+        batcher = service.state.handler.batcher
+        if is_planned:
+            await asyncio.gather(*(_answer(service, each) for each in 2 * [rpcs[0], rpcs[41]]))
+        else:
+            monkeypatch.setattr(grpc_planned, "MAX_PLANNED_BYTES", 0)
+        run = batcher.run = PoisonedRun(batcher.run)
+        batcher.pause()
+        asked = [asyncio.create_task(_answer(service, each)) for each in rpcs]
+        await until(lambda: len(batcher.waiting) == 64)
+        batcher.resume()
+        answers = await asyncio.gather(*asked)
+        assert answers.pop(41) == grpc.StatusCode.INTERNAL
+        del rpcs[41]
+        assert all(each.is_right(answer) for each, answer in zip(rpcs, answers, strict=True))
+        assert run.sizes[0] == 64
+        assert set(service.ways[-64:]) == {"planned" if is_planned else "ordinary"}
+
+
+async def _answer(service: Planned, request: Rpc) -> bytes | grpc.StatusCode:
+    """Return a response, or the status of a failure."""
+    try:
+        return await service.running.ask("ModelInfer", request.data)
+    except grpc.aio.AioRpcError as failure:
+        return failure.code()

@@ -1,0 +1,47 @@
+"""Signals that stop a process for a while, that are no reason to end, and that end it at once."""
+
+import asyncio
+import signal
+from pathlib import Path
+
+import httpx
+
+from service.server.unix_socket import UnixSocket
+from tests.conftest import Serve
+from tests.faults.traffic import read_metrics
+from tests.service.planned.requests import Client, rotation
+from tests.service.test_lifecycle import begin_slow, metric, slow_body
+from tests.waiting import wait_until
+
+NUM_CALLS = 5
+TIMED_OUT = 'rope_requests_total{route="/v1/rotate",status="504"}'
+
+
+async def test_a_stopped_process_runs_nothing_too_late(serve: Serve, tmp_path: Path):
+    path = tmp_path / "socket"
+    late = rotation(4, x_request_timeout_ms="500")
+    with serve(ROPE_DRAIN_DELAY_S="30", ROPE_UNIX_SOCKET=str(path)) as (url, process):
+        process.send_signal(signal.SIGHUP)
+        slow = begin_slow(url, slow_body(8000))  # on the device until the process is killed
+        clients = [
+            await Client.connect(("127.0.0.1", httpx.URL(url).port)) for _ in range(NUM_CALLS)
+        ]
+        for client in clients:
+            await client.send(late.request)
+        wait_until(lambda: metric(url, "rope_queue_depth") == NUM_CALLS or metric(url, TIMED_OUT))
+        process.send_signal(signal.SIGSTOP)
+        await asyncio.sleep(0.6)  # the deadlines pass
+        process.send_signal(signal.SIGCONT)
+        assert [(await client.read()).status for client in clients] == [504] * NUM_CALLS
+        samples = await read_metrics(url)
+        assert samples["rope_queue_depth"] == samples["rope_batch_requests_count"] == 0
+        assert samples["rope_ready"] == 1
+        for client in clients:
+            client.leave()
+        process.send_signal(signal.SIGTERM)
+        wait_until(lambda: httpx.get(f"{url}/readyz").json() == {"status": "draining"})
+        process.kill()
+        process.wait()
+        slow.join()
+    assert path.is_socket(), "nobody was there to remove it"
+    UnixSocket(path).close()  # the next process starts as if there were none

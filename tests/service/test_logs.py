@@ -1,0 +1,159 @@
+"""A log never holds up the service: lines that nobody reads wait, then are dropped and counted."""
+
+import asyncio
+import fcntl
+import json
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from service.observability.line_writer import LineWriter
+from service.observability.logs import JsonFormatter, render_fields
+from tests.waiting import wait_until, wait_until_async
+
+LINE = "x" * 99 + "\n"
+SMALLEST_PIPE = 4096
+
+
+class Jammed:
+    """A writer on one end, and a reader that reads when the test says so."""
+
+    def __init__(self, reading: int, writing: int, max_waiting_bytes: int) -> None:
+        self._reading = reading
+        self.num_counted = 0
+        os.set_blocking(reading, False)
+        self.writer = LineWriter(writing, "{} were dropped\n".format, max_waiting_bytes)
+        self.writer.on_drop = self._count
+        self.received = b""
+
+    def _count(self, num_lines: int) -> None:
+        self.num_counted += num_lines
+
+    def read(self) -> bytes:
+        """Read all that was sent by now; return all that was ever read."""
+        while True:
+            try:
+                part = os.read(self._reading, 2**16)
+            except BlockingIOError:
+                return self.received
+            if not part:
+                return self.received
+            self.received += part
+
+
+@pytest.fixture(params=["pipe", "socket", "terminal"])
+def jammed(request: pytest.FixtureRequest) -> Iterator[Jammed]:
+    if request.param == "pipe":
+        reading, writing = os.pipe()
+        fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, SMALLEST_PIPE)
+    elif request.param == "socket":
+        reading, writing = (end.detach() for end in socket.socketpair())
+    else:
+        reading, writing = os.openpty()
+        os.set_blocking(writing, True)
+    yield Jammed(reading, writing, 100 * len(LINE))
+    assert os.get_blocking(writing), "others use it, and expect it to block"
+    os.close(reading)
+    os.close(writing)
+
+
+def fill(jammed: Jammed) -> int:
+    """Write lines until some are dropped; return the number of lines."""
+    num_lines = 0
+    while not jammed.num_counted:
+        jammed.writer.write([LINE])
+        num_lines += 1
+    return num_lines
+
+
+def lines_of(received: bytes) -> list[str]:
+    return received.decode().replace("\r\n", "\n").splitlines(keepends=True)
+
+
+def test_lines_that_nobody_reads_wait_and_then_are_dropped(jammed: Jammed):
+    num_lines = fill(jammed)
+    jammed.writer.write([LINE] * 7)
+    assert jammed.num_counted == 8
+
+    async def flow() -> None:
+        jammed.writer.attach(asyncio.get_running_loop())
+
+        async def has_flowed() -> bool:
+            return b"dropped\n" in jammed.read().replace(b"\r", b"")
+
+        await wait_until_async(has_flowed)
+        jammed.writer.write(["after\n"])
+        jammed.writer.detach()
+
+    asyncio.run(flow())
+    expected = [LINE] * (num_lines - 1) + ["8 were dropped\n", "after\n"]
+    assert lines_of(jammed.read()) == expected
+    assert jammed.num_counted == 8
+
+
+def test_what_waits_at_the_end_is_written_while_somebody_reads(jammed: Jammed):
+    num_lines = fill(jammed)
+    jammed.writer.flush(0.01)
+    with ThreadPoolExecutor(1) as end:
+        flushed = end.submit(jammed.writer.flush, 30)
+        wait_until(lambda: flushed.done() | bool(jammed.read() and False))
+    assert lines_of(jammed.read()) == [LINE] * (num_lines - 1) + ["1 were dropped\n"]
+
+
+def test_lines_of_threads_are_whole():
+    reading, writing = os.pipe()
+    jammed = Jammed(reading, writing, 2**20)
+    texts = [f"{i}" * (50 * i + 1) + "\n" for i in range(10)]
+
+    def log(text: str) -> None:
+        for _ in range(50):
+            jammed.writer.write([text])
+
+    with ThreadPoolExecutor(10) as threads:
+        done = [threads.submit(log, text) for text in texts]
+        wait_until(lambda: jammed.read() and all(each.done() for each in done))
+    while len(jammed.read()) < 50 * sum(map(len, texts)):
+        jammed.writer.flush(0.001)
+    assert sorted(lines_of(jammed.received)) == sorted(text for text in texts for _ in range(50))
+    os.close(reading)
+    os.close(writing)
+
+
+def test_a_line_longer_than_the_pipe_is_whole(jammed: Jammed):
+    long = "y" * 2**18 + "\n"
+    jammed.writer.write([long])
+    while not jammed.read().endswith(b"\n"):
+        jammed.writer.flush(0.001)
+    assert lines_of(jammed.received) == [long]
+    assert not jammed.num_counted
+
+
+def test_a_reader_that_has_gone(jammed: Jammed):
+    gone = os.dup(jammed._reading)
+    os.close(gone)
+    with open(os.devnull) as null:
+        os.dup2(null.fileno(), jammed._reading)  # closes the reading end
+    jammed.writer.write([LINE] * 3)
+    assert jammed.num_counted == 3
+
+
+def test_a_file_never_waits(tmp_path):
+    with (tmp_path / "log").open("w") as file:
+        writer = LineWriter(file.fileno(), str, 0)
+        writer.write([LINE] * 1000)
+        file.write("another writer of the same file\n")
+    assert (tmp_path / "log").read_text() == LINE * 1000 + "another writer of the same file\n"
+
+
+def test_no_client_writes_what_a_terminal_obeys():
+    hostile = "".join(map(chr, [0x1B, 0x7F, 0x85, 0x9B, 0x202E, 0x2028, 0x2066, 0xFEFF])) + "\n\r"
+    record = logging.makeLogRecord({"msg": hostile + "\ud800", "fields": {"path": hostile}})
+    formatter = JsonFormatter()
+    for line in (formatter.format(record), "{" + render_fields({"path": hostile}) + "}"):
+        assert line.isascii()
+        assert line.isprintable()
+        assert json.loads(line)["path"] == hostile
