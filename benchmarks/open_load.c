@@ -44,7 +44,7 @@ struct connection {
     bool counted;           /* the arrival was due after the warm-up */
     char head[HEAD_LIMIT];  /* of the response */
     size_t head_size;
-    bool in_body, closes;   /* closes: the response says that the connection ends */
+    bool in_body, closes;   /* closes: the connection ends with the response */
     int status;
     size_t body_size, length; /* of the response: bytes so far, bytes in all */
 };
@@ -125,8 +125,11 @@ static bool open_connection(struct connection *c) {
 static void end_sending(struct connection *c) {
     c->sending = false;
     poll_for(c, false, EPOLL_CTL_MOD);
-    if (!c->waiting)
-        end_exchange(c);
+    if (c->waiting)
+        return;
+    if (c->closes)
+        close_connection(c);
+    end_exchange(c);
 }
 
 /* Send the head, or the next part of the body. */
@@ -140,7 +143,8 @@ static void write_request(struct connection *c) {
     ssize_t n = send(c->fd, exchange->request.bytes + c->sent, size, MSG_NOSIGNAL);
     if (n < 0 && errno == EAGAIN)
         return;
-    c->sent = n < 0 ? exchange->request.size : c->sent + n; /* the response may still be read */
+    c->closes |= n < 0; /* the response may still be read */
+    c->sent = n < 0 ? exchange->request.size : c->sent + n;
     if (c->sent == exchange->request.size)
         end_sending(c);
 }
@@ -223,7 +227,7 @@ static size_t read_head(struct connection *c, const char *bytes, size_t size) {
     c->length = strtoull(field + 17, NULL, 10);
     if (c->status == 200 && c->length != c->exchange->response_length)
         fail("%zu bytes instead of %zu", c->length, c->exchange->response_length);
-    c->closes = strcasestr(c->head, "\r\nconnection: close\r\n") != NULL;
+    c->closes |= strcasestr(c->head, "\r\nconnection: close\r\n") != NULL;
     c->in_body = true;
     return head_size - before;
 }

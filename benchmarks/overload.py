@@ -19,8 +19,8 @@ on one core and has a budget of 1 GiB; the load and this process run on another.
 - MiB: largest resident memory, of what is allowed: idle, the budget and 128 MiB.
 - connections: most that were open, by descriptors of the process.
 - late: calls that were begun after their deadline, if the service counts them.
-- core: share of its core that the service got. If it is below 100 % in a row with too many
-  requests, other programs ran on that core, and the row says little.
+- others: share of the core of the service that other programs took. A row with more than a few
+  percent says little.
 - slip: p99 of how late the load generator was. Beyond 20 ms, a row with ! says little.
 - missed: how many bars were not met, and which. All bars are in the file of `--json`.
 """
@@ -53,7 +53,7 @@ COLUMNS = (
     "MiB",
     "connections",
     "late",
-    "core",
+    "others",
     "slip ms",
     "missed",
 )
@@ -128,7 +128,7 @@ def _cells(row: Row) -> list[object]:
         f"{row['peak_mib']:,.0f} of {row['most_mib']:,.0f}" if "peak_mib" in row else "",
         row.get("connections", ""),
         "" if row.get("late_calls") is None else f"{row['late_calls']:.0f}",
-        f"{row['core_share']:.0%}" if "core_share" in row else "",
+        f"{max(0, row['others']):.0%}" if "others" in row else "",
         "" if slip is None else format_cell(slip) + (" !" if slip > MOST_SLIP_MS else ""),
         f"{len(missed)} of {len(row['bars'])}" + (": " if missed else "") + "; ".join(missed),
     ]

@@ -57,6 +57,7 @@ class Subject:
     health_ports: Sequence[int]
     """Ports whose /healthz is probed: that of the service, and the one of its status."""
 
+    serve_core: int
     load_core: int
     seconds: float
     idle_bytes: int
@@ -64,13 +65,12 @@ class Subject:
 
     def run(self, profile: str, load: OpenLoad) -> Row:
         """Return the figures of a run, without its verdict."""
-        before, cpu_before = self._late_calls(), self.server.cpu()
+        before, others_before, start = self._late_calls(), self._others_s(), time.monotonic()
         with watching(self.server, self.health_ports) as observed:
-            start = time.monotonic()
             arrivals = load.run(self.server.port)
-            elapsed_s = time.monotonic() - start
+        others_s = self._others_s() - others_before
         return {
-            "core_share": (self.server.cpu() - cpu_before).total_s / elapsed_s,
+            "others": others_s / (time.monotonic() - start),
             "profile": profile,
             "rate": float(load.rate),
             **asdict(arrivals),
@@ -79,6 +79,10 @@ class Subject:
             **self._observed(observed),
             "late_calls": _difference(self._late_calls(), before),
         }
+
+    def _others_s(self) -> float:
+        """Return how long other programs have run on the core of the server."""
+        return servers.core_busy_s(self.serve_core) - self.server.cpu().total_s
 
     def _observed(self, observed: Observed) -> Row:
         return {
@@ -120,7 +124,8 @@ def started(
     with servers.started("service", serve_core, environment=environment) as server:
         ports = [server.port, *status_ports]
         idle_files = server.open_files()
-        yield Subject(server, ports, load_core, seconds, server.resident_bytes(), idle_files)
+        idle_bytes = server.resident_bytes()
+        yield Subject(server, ports, serve_core, load_core, seconds, idle_bytes, idle_files)
 
 
 def exchange(
@@ -139,11 +144,8 @@ def measure_capacity(subject: Subject, key: str = "") -> Row:
     seconds = max(0.5, subject.seconds / 6)
 
     def run(connections: int, seconds: float) -> dict[str, float]:
-        before = subject.server.cpu()
         load = Load(subject.load_core, files, connections, seconds)
-        figures = load.run(str(subject.server.port))
-        cpu_s = (subject.server.cpu() - before).total_s
-        return {**figures, "core_share": cpu_s / figures["elapsed_s"]}
+        return load.run(str(subject.server.port))
 
     with exchange_files([exchange(subject.server, None, key=key)]) as files:
         run(32, seconds / 2)  # not counted: first use of memory and connections
@@ -153,7 +155,6 @@ def measure_capacity(subject: Subject, key: str = "") -> Row:
         "profile": "capacity, closed loop",
         "goodput": best["rate"],
         "share": 1.0,
-        "core_share": best["core_share"],
         "statuses": {200: int(best["responses"])},
         "accepted": {"p50_ms": best["p50_ms"], "p99_ms": best["p99_ms"]},
         "unloaded_p99_ms": one["p99_ms"],

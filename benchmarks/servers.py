@@ -89,6 +89,13 @@ class Server:
             connection.close()
 
 
+def core_busy_s(core: int) -> float:
+    """Return how long all programs together have run on a core, without interrupts."""
+    lines = Path("/proc/stat").read_text().splitlines()
+    (fields,) = (line.split() for line in lines if line.startswith(f"cpu{core} "))
+    return sum(map(int, fields[1:4])) / os.sysconf("SC_CLK_TCK")  # user, nice, system
+
+
 @contextmanager
 def started(
     module: str,
