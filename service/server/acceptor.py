@@ -160,7 +160,7 @@ class Acceptor:
     def _connected(self, task: asyncio.Task[object]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (failure := task.exception()) is not None:
-            log.warning("a connection could not be opened: %s", failure)
+            log.debug("a connection could not be opened: %s", failure)
 
     def _set_backlog(self, backlog: int) -> None:
         if backlog != self._backlog:

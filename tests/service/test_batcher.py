@@ -360,7 +360,7 @@ async def test_a_call_is_refused_whose_predicted_wait_is_too_long(held):
 
 
 async def test_no_call_begins_that_would_end_after_its_deadline(run):
-    """The oldest one has time, the next one has none, and the last one would make the first late."""
+    """The oldest has time, the next one has none, and the last would make the first late."""
     loop, now = asyncio.get_running_loop(), time.monotonic()
     first, hopeless, slow = (
         FutureEntry(Call(value, seconds=s), now + value, now + left_s, loop.create_future(), print)
