@@ -12,7 +12,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from service.access.certificates import Certificates
 from service.lifecycle import Lifecycle
-from service.server import asgi_protocol, connection_deadlines, tls_transport
+from service.server import connection_deadlines, tls_transport
 from service.server.connection_limits import STATUS_CONNECTIONS
 from tests.service.certificates import Authority
 from tests.service.oip.conftest import run_grpc
@@ -214,11 +214,8 @@ async def test_a_client_leaves(authority: Authority, certificates: Certificates,
         service.release()
 
 
-async def test_the_handshake_has_a_deadline(
-    certificates: Certificates, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(tls_transport, "HANDSHAKE_S", 0.01)
-    async with running(certificates=certificates) as service:
+async def test_the_handshake_has_a_deadline(certificates: Certificates):
+    async with running(certificates=certificates, header_timeout_s=0.01) as service:
         silent = await Client.connect(service.address)
         with suppress(ConnectionResetError):
             assert await silent.reader.read() == b""
@@ -227,19 +224,23 @@ async def test_the_handshake_has_a_deadline(
 
 
 async def test_connections_in_a_handshake_are_counted(
-    certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+    authority: Authority, certificates: Certificates
 ):
-    """Beyond the limit there is no handshake."""
-    monkeypatch.setattr(tls_transport, "HANDSHAKE_S", 1000)
-    async with running(certificates=certificates, max_connections=1) as service:
+    """Beyond the limit a connection waits in the kernel."""
+    limits = {"max_connections": 1, "header_timeout_s": 1000}
+    async with running(certificates=certificates, **limits) as service:
+        know(service, [EXCHANGE])
         clients = [await Client.connect(service.address) for _ in range(STATUS_CONNECTIONS + 1)]
         await until(lambda: len(service.connections) == len(clients))
-        surplus = await Client.connect(service.address)
-        async with asyncio.timeout(30):
-            assert await surplus.reader.read() == b""
-        for client in (*clients, surplus):
-            client.leave()
-        await until(lambda: not service.connections)
+        waiting = Encryptor(service, authority)
+        async with waiting as surplus:
+            await settled(service)
+            assert len(service.connections) == len(clients)
+            for client in clients:
+                client.leave()
+            await surplus.shake_hands()
+            await surplus.send(surplus.encrypt(EXCHANGE.request))
+            await surplus.read_until(EXCHANGE.body)
 
 
 async def test_the_end_of_the_service_during_a_handshake(
@@ -259,12 +260,11 @@ async def test_the_end_of_the_service_during_a_handshake(
 
 
 async def test_a_client_without_a_request_after_the_end(
-    authority: Authority, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+    authority: Authority, certificates: Certificates
 ):
-    """It has FIRST_REQUEST_S from its handshake on."""
-    monkeypatch.setattr(asgi_protocol, "FIRST_REQUEST_S", 0)
+    """It has the deadline of a first request."""
     async with (
-        running(certificates=certificates, header_timeout_s=1000) as service,
+        running(certificates=certificates, header_timeout_s=0.3) as service,
         Encryptor(service, authority) as client,
     ):
         await until(lambda: service.connections)
