@@ -177,4 +177,5 @@ async def test_keys_change_without_a_restart(tmp_path):
             assert await service.infer(INFER) is CODE.UNAUTHENTICATED
             assert await service.infer("new") is CODE.OK
         messages.put_nowait(BODY)
-        assert await call.code() is CODE.UNAUTHENTICATED, "the open stream ends"
+        async with asyncio.timeout(30):
+            assert await call.code() is CODE.UNAUTHENTICATED, "the open stream ends"
