@@ -45,7 +45,7 @@ class Keyed(NamedTuple):
     async def ask(self, path: str, key: str | None = None, body: bytes = b"", **more: Any) -> CODE:
         """Return the status of an RPC."""
         metadata = more.pop("metadata", authorization(*([] if key is None else [key])))
-        rpc = self.running.channel.unary_unary(path)(body, metadata=metadata, **more)
+        rpc = self.running.channel.unary_unary(path)(body, metadata=metadata, timeout=30, **more)
         return await rpc.code()
 
     async def infer(self, key: str) -> CODE:
