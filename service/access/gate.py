@@ -124,7 +124,7 @@ def _key_of(authorization: Sequence[bytes]) -> bytes:
     if len(authorization) != 1:
         raise Unauthenticated(f"Authorization must be given once, got {len(authorization)}")
     scheme, _, text = authorization[0].partition(b" ")
-    key = text.strip(b" ")
+    key = text.strip(b" \t")
     if scheme.lower() != b"bearer" or not key:
         raise Unauthenticated("Authorization must be Bearer, and an API key")
     return key

@@ -45,7 +45,7 @@ class Keyed(NamedTuple):
     async def ask(self, path: str, key: str | None = None, body: bytes = b"", **more: Any) -> CODE:
         """Return the status of an RPC."""
         metadata = more.pop("metadata", authorization(*([] if key is None else [key])))
-        rpc = self.running.channel.unary_unary(path)(body, metadata=metadata, **more)
+        rpc = self.running.channel.unary_unary(path)(body, metadata=metadata, timeout=30, **more)
         return await rpc.code()
 
     async def infer(self, key: str) -> CODE:
@@ -177,4 +177,5 @@ async def test_keys_change_without_a_restart(tmp_path):
             assert await service.infer(INFER) is CODE.UNAUTHENTICATED
             assert await service.infer("new") is CODE.OK
         messages.put_nowait(BODY)
-        assert await call.code() is CODE.UNAUTHENTICATED, "the open stream ends"
+        async with asyncio.timeout(30):
+            assert await call.code() is CODE.UNAUTHENTICATED, "the open stream ends"

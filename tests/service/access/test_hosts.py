@@ -1,5 +1,6 @@
 """The names in Host: on a loopback address only those of the own host, against DNS rebinding."""
 
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -48,7 +49,7 @@ def test_a_port_does_not_count():
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def service() -> Running:
+async def service() -> AsyncIterator[Running]:
     async with running(allowed_hosts="rope.example") as running_service:
         yield running_service
 
