@@ -106,8 +106,9 @@ class CoreServer:
         The queue is not shut down: an operation begun after a shutdown would end the process.
         """
         while True:
-            for refuse, failure in self._receiving.check():
-                self._forward(refuse, failure)
+            for rpc, finish, failure in self._receiving.check():
+                rpc.refuse(*status_of(failure))
+                self._forward(finish, failure)
             wait_s = self._receiving.seconds_to_check()
             event = self._queue.poll(None if wait_s is None else time.time() + wait_s)
             tag = event.tag
@@ -130,7 +131,7 @@ class CoreServer:
         rpc = Rpc(event, is_stream=unary is None)
         rpc.receive_close()
         if unary is not None:
-            self._receiving.add(rpc, partial(unary, rpc))
+            self._receiving.add(rpc, partial(_finish_unary, unary, rpc))
             rpc.receive(partial(self._call_unary, unary, rpc))
         else:
             self._forward(partial(self._call_stream, self._streams.get(path, _refuse)), rpc)
@@ -167,6 +168,11 @@ class CoreServer:
         finally:
             if self._events:  # a function has raised: handle the other events
                 self._loop.call_soon(self._handle_events)
+
+
+def _finish_unary(begin: Unary, rpc: Rpc, failure: ServiceError) -> None:
+    if not rpc.is_over:
+        begin(rpc, failure)
 
 
 def _refuse(rpc: Rpc) -> None:
