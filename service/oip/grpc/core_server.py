@@ -120,8 +120,9 @@ class CoreServer:
         The queue is not shut down: an operation begun after a shutdown would end the process.
         """
         while True:
-            for refuse, failure in self._receiving.check():
-                self._forward(refuse, failure)
+            for rpc, finish, failure in self._receiving.check():
+                rpc.refuse(*status_of(failure))
+                self._forward(finish, failure)
             wait_s = self._receiving.seconds_to_check()
             event = self._queue.poll(None if wait_s is None else time.time() + wait_s)
             tag = event.tag
@@ -152,7 +153,7 @@ class CoreServer:
             self._forward(partial(self._receive_admitted, admits, unary), rpc)
 
     def _receive(self, unary: Unary, rpc: Rpc) -> None:
-        self._receiving.add(rpc, partial(unary, rpc))
+        self._receiving.add(rpc, partial(_finish_unary, unary, rpc))
         rpc.receive(partial(self._call_unary, unary, rpc))
 
     def _receive_admitted(self, admits: Callable[[Rpc], bool], unary: Unary, rpc: Rpc) -> None:
@@ -191,6 +192,11 @@ class CoreServer:
         finally:
             if self._events:  # a function has raised: handle the other events
                 self._loop.call_soon(self._handle_events)
+
+
+def _finish_unary(begin: Unary, rpc: Rpc, failure: ServiceError) -> None:
+    if not rpc.is_over:
+        begin(rpc, failure)
 
 
 def _refuse(rpc: Rpc) -> None:

@@ -20,11 +20,23 @@ OVERDUE_S = 0.02
 MAX_INTERVAL_S = 0.2
 """Longest time between two measurements. The core interrupts each wait after this time as well."""
 
-MAX_BYTES_PER_S = 2 * 2**30
+TRIM_AFTER_S = 1.0
+"""Time from the last message that may be large until free memory returns to the system. The core
+receives in pieces of all sizes, whose memory the allocator would keep."""
+
+MAX_BYTES_PER_S = 4 * 2**30
 """How fast the thread of the core can receive, at most."""
 
-Refuse = Callable[[ServiceError], None]
-"""Answers an RPC, on the event loop."""
+Finish = Callable[[ServiceError], None]
+"""Ends an RPC that was refused, on the event loop."""
+
+
+class Refused(NamedTuple):
+    """An RPC to refuse."""
+
+    rpc: Rpc
+    finish: Finish
+    failure: ServiceError
 
 
 class ReceiveTimeouts(NamedTuple):
@@ -57,11 +69,12 @@ class Receiving:
         self._timeouts = timeouts
         self._clock = clock
         self._next_check = 0.0
-        self._rpcs: dict[Rpc, Refuse] = {}
+        self._trim_at: float | None = None
+        self._rpcs: dict[Rpc, Finish] = {}
 
-    def add(self, rpc: Rpc, refuse: Refuse) -> None:
-        """Watch an RPC: `refuse` is for what `check` returns."""
-        self._rpcs[rpc] = refuse
+    def add(self, rpc: Rpc, finish: Finish) -> None:
+        """Watch an RPC; `finish` ends the RPC after `check` has returned it."""
+        self._rpcs[rpc] = finish
 
     def remove(self, rpc: Rpc) -> bool:
         """Watch an RPC no more; return False if it was refused."""
@@ -69,35 +82,45 @@ class Receiving:
 
     def seconds_to_check(self) -> float | None:
         """Return the time until the next check, None if there is nothing to check."""
-        return max(0.0, self._next_check - self._clock()) if self._rpcs else None
+        if not self._rpcs and self._trim_at is None:
+            return None
+        return max(0.0, self._next_check - self._clock())
 
-    def check(self) -> list[tuple[Refuse, ServiceError]]:
+    def check(self) -> list[Refused]:
         """Return the RPCs to refuse now, which are watched no more."""
         now = self._clock()
-        if not self._rpcs or now < self._next_check:
+        if now < self._next_check:
             return []
         overdue = [
             (rpc, waited_s)
             for rpc in [*self._rpcs]
             if (since := rpc.receiving_since) is not None and (waited_s := now - since) > OVERDUE_S
         ]
-        self._next_check = now + OVERDUE_S
+        self._next_check = now + (OVERDUE_S if self._rpcs else TRIM_AFTER_S)
         refused: list[tuple[Rpc, ServiceError]] = [
             (rpc, TimedOut()) for rpc, waited_s in overdue if waited_s > self._timeout_s(rpc)
         ]
+        if any(not rpc.is_stream for rpc, _ in overdue):
+            self._trim_at = now + TRIM_AFTER_S
+        elif self._trim_at is not None and now >= self._trim_at:
+            self._trim_at = None
+            self._limit.trim()
         if overdue:
             bytes_left = self._limit.bytes_left()
+            if bytes_left < 0:
+                self._limit.trim()
+                bytes_left = self._limit.bytes_left()
             self._next_check = now + min(
                 max(OVERDUE_S, bytes_left / MAX_BYTES_PER_S), MAX_INTERVAL_S
             )
             if bytes_left < 0:  # one that is alone is never refused, as with all other requests
                 text = "messages that are being received take too much memory"
-                half = (len(overdue) + 1) // 2
-                refused += [(rpc, Overloaded(text)) for rpc, _ in overdue[half:]]
+                num_kept = (len(overdue) + 3) // 4
+                refused += [(rpc, Overloaded(text)) for rpc, _ in overdue[num_kept:]]
         return [
-            (refuse, failure)
+            Refused(rpc, finish, failure)
             for rpc, failure in refused
-            if (refuse := self._rpcs.pop(rpc, None)) is not None
+            if (finish := self._rpcs.pop(rpc, None)) is not None
         ]
 
     def _timeout_s(self, rpc: Rpc) -> float:

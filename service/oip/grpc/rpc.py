@@ -37,6 +37,7 @@ class Rpc:
         "_call",
         "_deadline",
         "_has_sent_metadata",
+        "_is_refused",
         "_on_end",
         "is_over",
         "is_stream",
@@ -52,6 +53,7 @@ class Rpc:
         self._call = event.call
         self._deadline: float = event.call_details.deadline
         self._has_sent_metadata = False
+        self._is_refused = False
         self._on_end: list[Callable[[], object]] = []
         self.metadata: Sequence[tuple[str, str | bytes]] = event.invocation_metadata
         self.tenant: Tenant = ANONYMOUS
@@ -104,6 +106,14 @@ class Rpc:
         )
         self._call.start_server_batch((*self._initial_metadata(), *response, end), self._end)
 
+    def refuse(self, status: StatusCode, details: str) -> None:
+        """Send the status at once, and drop what has come of the message. Call `finish` after it.
+
+        This method is for the thread that waits for events.
+        """
+        self._is_refused = True  # first, so that the end is not taken for that of the client
+        self._call.cancel(_CODES[status], details)
+
     def receive_close(self) -> None:
         """Call `on_cancel` if the client leaves, or the deadline passes, before the answer."""
         self._call.start_server_batch((_RECEIVE_CLOSE(_NO_FLAGS),), self._on_close)
@@ -142,7 +152,8 @@ class Rpc:
         return (cygrpc.SendInitialMetadataOperation((), _NO_FLAGS),)
 
     def _on_close(self, event: Any) -> None:
-        if event.batch_operations[0].cancelled() and self.status is None:
+        is_cancelled = event.batch_operations[0].cancelled() and not self._is_refused
+        if is_cancelled and self.status is None:
             self.is_over = True  # first, so that nothing is sent any more
             if self.on_cancel is not None:
                 self.on_cancel()

@@ -1,0 +1,156 @@
+"""Requests that are being received: those that began last are refused where memory is short."""
+
+import asyncio
+import math
+from types import SimpleNamespace
+
+import pytest
+
+from service.errors import Overloaded, TimedOut
+from service.lifecycle import Lifecycle
+from service.oip.grpc.receiving import OVERDUE_S, TRIM_AFTER_S, ReceiveTimeouts, Receiving
+from service.oip.grpc.rpc import Rpc
+from service.resident_memory import SLACK_BYTES, ResidentLimit
+from tests.service.oip.conftest import run_grpc
+from tests.service.oip.test_grpc_life import CODE, INFER, code_of, echo
+from tests.waiting import wait_until_async
+
+MIB = 2**20
+BUDGET = 100 * MIB
+
+
+class Memory:
+    """Resident memory, as a test sets it."""
+
+    def __init__(self) -> None:
+        self.num_bytes = 0
+        self.num_trims = 0
+        self.limit = ResidentLimit(BUDGET, lambda: self.num_bytes, self._trim)
+
+    def _trim(self) -> None:
+        self.num_trims += 1
+
+    def exceed(self) -> None:
+        self.num_bytes = BUDGET + SLACK_BYTES + 1
+
+
+class Case:
+    """What receives, at the times that a test sets."""
+
+    def __init__(self) -> None:
+        self.memory = Memory()
+        self.now = 1000.0
+        timeouts = ReceiveTimeouts(default=30, longest=300, stream=600)
+        self.receiving = Receiving(self.memory.limit, timeouts, lambda: self.now)
+
+    def begin(self, is_stream: bool = False, deadline: float = math.inf) -> Rpc:
+        details = SimpleNamespace(deadline=deadline)
+        rpc = Rpc(
+            SimpleNamespace(call=None, call_details=details, invocation_metadata=()), is_stream
+        )
+        rpc.receiving_since = self.now
+        self.receiving.add(rpc, lambda _: None)
+        return rpc
+
+    def refused_after(self, seconds: float) -> list[Rpc]:
+        self.now += seconds
+        return [rpc for rpc, _, _ in self.receiving.check()]
+
+
+@pytest.fixture
+def case() -> Case:
+    return Case()
+
+
+def test_nothing_is_checked_where_nothing_is_received(case):
+    assert case.receiving.seconds_to_check() is None
+    rpc = case.begin()
+    assert case.receiving.seconds_to_check() is not None
+    assert case.receiving.remove(rpc)
+    assert case.receiving.seconds_to_check() is None
+
+
+def test_above_the_limit_the_oldest_quarter_goes_on(case):
+    rpcs = [case.begin() for _ in range(8)]
+    assert case.refused_after(2 * OVERDUE_S) == []
+    case.memory.exceed()
+    new = case.begin()
+    assert case.refused_after(OVERDUE_S / 2) == [], "no check is due"
+    assert case.refused_after(1) == [*rpcs[3:], new], "the oldest quarter goes on"
+    assert case.memory.num_trims == 1, "free memory is returned before anything is refused"
+    assert not case.receiving.remove(new)
+    assert case.refused_after(1) == rpcs[1:3]
+    assert case.refused_after(1) == [], "one that is alone is never refused"
+    assert case.receiving.remove(rpcs[0])
+
+
+def test_short_messages_are_never_refused(case):
+    case.memory.exceed()
+    assert [case.begin() for _ in range(8)]
+    assert case.refused_after(OVERDUE_S / 2) == []
+
+
+def test_memory_returns_to_the_system_after_the_last_long_message(case):
+    rpc = case.begin()
+    case.refused_after(1)
+    case.receiving.remove(rpc)
+    assert case.receiving.seconds_to_check() is not None
+    assert case.memory.num_trims == 0
+    case.refused_after(TRIM_AFTER_S + 1)
+    assert case.memory.num_trims == 1
+    assert case.receiving.seconds_to_check() is None
+
+
+def test_a_message_has_a_time_limit(case):
+    usual, stream = case.begin(), case.begin(is_stream=True)
+    waiting = case.begin(is_stream=True)
+    waiting.receiving_since = None  # its last request is being answered
+    assert case.refused_after(29) == []
+    assert case.refused_after(2) == [usual]
+    assert case.refused_after(570) == [stream]
+    failures = [failure for _, _, failure in case.receiving.check()]
+    assert failures == []
+
+
+def test_the_reasons(case):
+    case.begin(), case.begin()
+    case.memory.exceed()
+    case.now += 1
+    (refused,) = case.receiving.check()
+    assert isinstance(refused.failure, Overloaded)
+    case.now += 30
+    (late,) = case.receiving.check()
+    assert isinstance(late.failure, TimedOut)
+
+
+async def test_a_client_is_told_at_once_and_its_rpc_is_counted():
+    """The core has a part of each message, and all messages are incomplete."""
+    memory = Memory()
+    forever = asyncio.Event()
+
+    async def nothing():
+        await forever.wait()
+        yield b""
+
+    async with run_grpc(Lifecycle(), {"ModelInfer": echo}, memory.limit) as running:
+        calls = [running.channel.stream_unary(INFER)(nothing()) for _ in range(4)]
+        memory.exceed()
+        codes = [asyncio.create_task(code_of(call)) for call in calls]
+
+        async def all_but_one_are_done() -> bool:
+            return sum(code.done() for code in codes) == 3
+
+        await wait_until_async(all_but_one_are_done)
+        assert {code.result() for code in codes if code.done()} == {CODE.UNAVAILABLE}
+        assert await running.ask("ModelInfer", b"x") == b"x"
+
+        async def are_counted() -> bool:
+            counted = f'rope_requests_total{{route="{INFER}",status="UNAVAILABLE"}} 3.0'
+            return counted in running.metrics.render().decode()
+
+        await wait_until_async(are_counted)
+        assert sum(code.done() for code in codes) == 3, "one that is alone is never refused"
+        for call in calls:
+            call.cancel()
+        forever.set()
+        await asyncio.gather(*codes, return_exceptions=True)
