@@ -299,7 +299,7 @@ async def test_client_certificates_over_grpc(authority: Authority, tmp_path: Pat
     files = authority.issue("service")._replace(client_ca=authority.file)
     own, foreign = authority.issue("client"), Authority(tmp_path, "stranger").issue("client")
     root = authority.file.read_bytes()
-    async with run_grpc(Lifecycle(), {}, Certificates(files)) as server:
+    async with run_grpc(Lifecycle(), {}, certificates=Certificates(files)) as server:
         for client in (None, foreign, own):
             pair = (None, None) if client is None else (client.key, client.certificate)
             key, chain = (file and file.read_bytes() for file in pair)
