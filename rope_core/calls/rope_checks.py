@@ -15,8 +15,8 @@ MAX_EXACT_INTEGER = {torch.float16: 2048, torch.bfloat16: 256}
 MAX_XPOS_POWER = 60.0
 """Largest power of xPos's scale: float32 holds 0.4 / 1.4 to it, and its inverse."""
 
-MAX_POSITION = 2.0**63
-"""Bound of fractional positions, equal to that of int64."""
+MAX_POSITION = 2**53
+"""Bound of positions: float64, in which angles are computed, holds every whole number up to it."""
 
 
 def check_positions(
@@ -82,12 +82,26 @@ def _check_values(name: str, positions: Tensor, rope: RopeConfig | None) -> None
                 got += f", which holds integers exactly only up to {largest}"
             raise ShapeError(name, "int64, or fractional in float32 or float64", got)
         if not bool((positions.abs() <= MAX_POSITION).all()):  # true for NaN
-            raise ShapeError(name, "of numbers between -2**63 and 2**63", "others, or NaN")
+            raise ShapeError(name, "of numbers between -2**53 and 2**53", "others, or NaN")
+    else:
+        check_position_range(name, positions)
     if rope is None or not rope.whole_positions or not positions.numel():
         return
     if positions.is_floating_point() or bool((positions < 0).any()):
         expected = "whole and not negative: this model looks its angles up in a table"
         raise ShapeError(name, expected, "fractional or negative ones")
+
+
+def check_position_range(name: str, positions: Tensor) -> None:
+    """Raise ShapeError if an integer on the CPU is beyond what float64 holds exactly.
+
+    To read integers on a GPU would wait for all of its work.
+    """
+    if positions.dtype is torch.int64 and positions.is_cpu and positions.numel():
+        low, high = map(int, positions.aminmax())
+        if low < -MAX_POSITION or high > MAX_POSITION:
+            got = low if low < -MAX_POSITION else high
+            raise ShapeError(name, "of numbers between -2**53 and 2**53", got)
 
 
 def check_frequencies(frequencies: Tensor | None, rope: RopeConfig, *heads: Tensor | None) -> None:

@@ -13,7 +13,13 @@ from service.endpoints.builders import PreparedCall
 from service.endpoints.table import Endpoint
 from service.inference.engine import Job
 from service.inference.handler import InferenceHandler
-from service.planned.plan import PLANNED_CALLS, ParsedRequest, Plan, TensorSpan
+from service.planned.plan import (
+    PLANNED_CALLS,
+    POSITION_FIELDS,
+    ParsedRequest,
+    Plan,
+    TensorSpan,
+)
 from service.planned.runners import runner_for
 from service.wire import Message
 
@@ -101,7 +107,7 @@ def _unchecked_tensor_names(call: Rotate | Attend, message: Message) -> dict[str
     by_field: dict[str, str] = {}
     for field, tensor in tensor_fields(call).items():
         is_valid = field in ("q", "k", "v")
-        if field in ("positions", "q_positions", "k_positions"):
+        if field in POSITION_FIELDS:
             has_limits = call.rope is not None and call.rope.whole_positions
             is_valid = not (has_limits or tensor.dtype.is_floating_point)
         if not is_valid or id(tensor) not in names:

@@ -8,6 +8,7 @@ import torch
 
 from rope_core import Attend, Call, Result, Rotate
 from rope_core.calls import tensor_fields, with_fields
+from rope_core.calls.rope_checks import check_position_range
 from service.access.keys import NO_KEYS, Keys
 from service.access.tenant import ANONYMOUS, Tenant
 from service.asgi.io import Headers
@@ -23,6 +24,8 @@ from service.wire.elements import view_as_bytes, view_as_tensor
 Parts = Sequence[Buffer]
 """The tensors of an answer as bytes, in the order of the answer."""
 
+
+POSITION_FIELDS = frozenset(("positions", "q_positions", "k_positions"))
 
 PLANNED_CALLS = (Rotate, Attend)
 """Calls that a request with a plan may have."""
@@ -141,6 +144,9 @@ class Plan:
             for name, dtype, shape, offset, _ in self.spans
         }
         if self.tensor_names is not None:
+            for field, name in self.tensor_names.items():
+                if field in POSITION_FIELDS:
+                    check_position_range(name, tensors[name])
             return with_fields(
                 self.job.call, {field: tensors[name] for field, name in self.tensor_names.items()}
             )
