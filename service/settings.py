@@ -90,7 +90,7 @@ class Settings(BaseSettings):
     allowed_hosts: Hosts | None = None
     """More names that the field Host of a request may have, with commas between them. If
     `ROPE_HTTP_HOST` is a loopback address, or names are set here, Host must be one of them,
-    `localhost`, `127.0.0.1`, `[::1]` or that address; the port does not count."""
+    `localhost`, `127.0.0.1`, `[::1]`, that address, or a name without a dot."""
 
     keys_file: Path | None = None
     """TOML file with the tenants of the service and the hashes of their API keys

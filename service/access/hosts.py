@@ -2,7 +2,7 @@
 
 A page of any web site can let its own name point to 127.0.0.1 after it was loaded (DNS rebinding).
 A browser then takes the service for a part of that site, and lets its scripts read the answers. The
-name in Host is still that of the site.
+name in Host is still that of the site, which has a dot.
 """
 
 from ipaddress import ip_address
@@ -24,6 +24,14 @@ def allowed_hosts(bound: str, others: str | None) -> frozenset[bytes] | None:
         return None
     names = {name.strip().lower() for name in (*LOOPBACK, bound, *(others or "").split(","))} - {""}
     return frozenset(map(_in_host, names))
+
+
+def is_allowed(name: bytes, names: frozenset[bytes]) -> bool:
+    """Return whether a name in Host is among `names`, or cannot be that of a web site.
+
+    A name without a dot, such as that of a container, belongs to no web site.
+    """
+    return name in names or not (b"." in name or b"[" in name)
 
 
 def is_loopback(address: str) -> bool:

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
 
 from rope_core.errors import RopeError
-from service.access.hosts import allowed_hosts, name_of
+from service.access.hosts import allowed_hosts, is_allowed, name_of
 from service.asgi import io
 from service.asgi.request_header import HeaderLimits
 from service.endpoints.table import ENDPOINTS, Endpoint
@@ -196,7 +196,7 @@ class Planner:
         """
         self.timeout_s(parsed)
         hosts = self._allowed_hosts
-        if hosts is not None and name_of(parsed.fields[b"host"]) not in hosts:
+        if hosts is not None and not is_allowed(name_of(parsed.fields[b"host"]), hosts):
             return False
         is_small = parsed.num_body_bytes <= self._handler.max_bytes(1)
         return is_small and self._routes[parsed.target].accepts(parsed.fields)

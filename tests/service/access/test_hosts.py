@@ -59,8 +59,8 @@ async def service() -> AsyncIterator[Running]:
     ("host", "status"),
     [
         *[(host, 200) for host in ("localhost", "127.0.0.1:1", "[::1]:80", "LOCALHOST:8000")],
-        *[(host, 200) for host in ("rope.example", "Rope.Example:80")],
-        *[(host, 400) for host in ("evil.example", "evil.example:8000", "x", "10.0.0.1")],
+        *[(host, 200) for host in ("rope.example", "Rope.Example:80", "rope:8000")],
+        *[(host, 400) for host in ("evil.example", "evil.example:8000", "[::2]", "10.0.0.1")],
         *[(host, 400) for host in ("localhost.evil.example", "127.0.0.1.nip.io", "localhost.")],
     ],
 )
@@ -95,13 +95,15 @@ async def test_a_request_without_a_name_is_from_no_browser(service: Running, ver
 @in_one_loop
 async def test_a_unix_socket_takes_any_name(service: Running, tmp_path: Path):
     unix_socket = UnixSocket(tmp_path / "rope.sock")
-    await service.server._listen(unix_socket.socket)
-    exchange = rotation(16, host="rope")
+    server = service.server
+    server._accept([unix_socket.socket], server._plain_protocol, server._intake)
+    exchange = rotation(16, host="other.example")
     for path in (str(tmp_path / "rope.sock"), None) * 3:
         client = await (Client.connect_unix(path) if path else Client.connect(service.address))
         assert (await client.ask(exchange.request)).status == (200 if path else 400)
         client.leave()
-    unix_socket.remove()  # the server closes it
+    unix_socket.remove()
+    server.servers.pop().close()
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
