@@ -10,15 +10,19 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 
+import grpc
 import httpx
 import pytest
 
+from service.oip.grpc.messages import METHODS, ModelInferRequest
 from tests.conftest import Serve, Started
 from tests.waiting import wait_until
 
 MIB = 2**20
 SAFETENSORS = "application/x-safetensors"
 ROPE = {"head_dim": 64, "theta": 10_000.0}
+
+INFER = METHODS["ModelInfer"].path
 
 NUM_REQUESTS = 10_000
 NUM_FIRST = 500
@@ -188,3 +192,61 @@ def test_answers_that_nobody_reads_hold_memory_only_while_their_connection_is_op
         resident.append(resident_bytes(service))
     for before, after in pairwise(resident):
         assert after - before < 16 * MIB
+
+
+def infer_message(num_bytes: int) -> bytes:
+    """Return a rotation over gRPC of about this length."""
+    num_tokens = num_bytes // 256
+    x = {"name": "x", "datatype": "FP32", "shape": [1, num_tokens, 1, 64]}
+    raw = [bytes(num_tokens * 256)]
+    message: bytes = ModelInferRequest(
+        model_name="rope", inputs=[x], raw_input_contents=raw
+    ).SerializeToString()
+    return message
+
+
+def test_many_large_requests_at_once_stay_within_the_budget(serve: Serve):
+    """Over both ways of HTTP and over gRPC: the others are refused with 503, or its like."""
+    budget = 64 * MIB
+    plain = rotation(16 * MIB // 4 // 64 // 32, num_heads=32)
+    in_chunks = plain.partition(b"\r\n\r\n")[2]
+    message = infer_message(16 * MIB)
+
+    def planned(_: int) -> object:
+        connection = Connection(service)
+        with connection.socket:
+            return connection.exchange(plain)
+
+    def ordinary(_: int) -> object:
+        """A request without a length has no plan."""
+        pieces = (in_chunks[start : start + MIB] for start in range(0, len(in_chunks), MIB))
+        try:
+            return httpx.post(
+                f"{service.url}/v1/rotate",
+                content=pieces,
+                headers={"content-type": SAFETENSORS},
+                timeout=60,
+            ).status_code
+        except httpx.TransportError:  # the answer came while the body was being sent
+            return 503
+
+    def over_grpc(_: int) -> object:
+        options = [("grpc.max_receive_message_length", -1), ("grpc.use_local_subchannel_pool", 1)]
+        with grpc.insecure_channel(service.grpc_target, options=options) as channel:
+            try:
+                channel.unary_unary(INFER)(message, timeout=60)
+            except grpc.RpcError as failure:
+                return failure.code()
+        return 200
+
+    with (
+        serve(ROPE_MEMORY_BUDGET_BYTES=str(budget), ROPE_LOG_LEVEL="warning") as service,
+        ThreadPoolExecutor(16) as threads,
+    ):
+        assert [planned(0), ordinary(0), over_grpc(0)] == [200] * 3
+        idle = resident_bytes(service)
+        for send in (planned, ordinary, over_grpc):
+            statuses = {*threads.map(send, range(16))}
+            assert statuses <= {200, 503, grpc.StatusCode.UNAVAILABLE}, send.__name__
+            wait_until(lambda: admitted_bytes(service) == 0)
+        assert resident_bytes(service, "VmHWM") - idle < budget + 128 * MIB
