@@ -184,8 +184,14 @@ def grpc_target(server: Started) -> str:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say what could not be run here for want of a tool that .ci/run installs."""
-    skipped = terminalreporter.stats.get("skipped", [])
+    """Say how many bad requests were sent, and what could not be run for want of a tool."""
+    stats = terminalreporter.stats
+    sent = [each.nodeid for name in ("passed", "failed") for each in stats.get(name, [])]
+    requests = [node.partition("::test_row[")[2] for node in sent if "::test_row[" in node]
+    if requests:
+        rows = {request.rstrip("]").partition(" ")[0] for request in requests}
+        terminalreporter.write_line(f"bad requests: {len(rows)} rows, {len(requests)} requests")
+    skipped = stats.get("skipped", [])
     files = ("test_examples.py", "test_metrics.py", "test_benchmarks.py", "test_load.py")
     reasons = {
         each.longrepr[2] for each in skipped if each.nodeid.partition("::")[0].endswith(files)

@@ -61,34 +61,39 @@ ROWS = [
     Row("T26", post_json({"q": "/etc/passwd"}), 422, "unknown"),
     Row("T26 URL", post_json({"q": "http://127.0.0.1:1/a"}), 422, "unknown"),
     shaped("T26 data", [1, 1, 1, 2], "file:///etc/passwd"),
-    packed("T29 short", b"", size=0, status=400),
-    Row("T29 seven bytes", send(bytes(7), SAFETENSORS), 400, "bad_message"),
+    packed("T13 header short", b"", size=0, status=400),
+    Row("T13 header seven bytes", send(bytes(7), SAFETENSORS), 400, "bad_message"),
     *(
-        packed(f"T29 length {size}", {"q": entry([2], 0, 8)}, bytes(8), 400, size)
+        packed(f"T13 header length {size}", {"q": entry([2], 0, 8)}, bytes(8), 400, size)
         for size in (10**6, 2**31, 2**63, 2**64 - 1, 1)
     ),
-    packed("T30 order", {"q": entry([2], 8, 16), "k": entry([2], 0, 4)}, bytes(16)),
-    packed("T30 overlap", {"q": entry([2], 0, 8), "k": entry([2], 4, 12)}, bytes(12), 400),
-    packed("T30 equal", {"q": entry([2], 0, 8), "k": entry([2], 0, 8)}, bytes(8), 400),
-    packed("T30 gap", {"q": entry([2], 0, 8), "k": entry([2], 9, 17)}, bytes(17), 400),
-    packed("T30 start", {"q": entry([2], 1, 9)}, bytes(9), 400),
-    packed("T30 backward", {"q": entry([2], 8, 0)}, bytes(8)),
-    packed("T30 negative", {"q": entry([2], -8, 0)}, bytes(8)),
-    packed("T30 wraps", {"q": entry([2], 2**64 - 8, 2**64)}, bytes(8), 400),
-    packed("T30 float", {"q": entry([2], 0.0, 8.0)}, bytes(8), 400),
-    packed("T30 booleans", {"q": entry([0], False, False)}, b"", 400),
-    packed("T30 three", {"q": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8, 8]}}, b"", 400),
-    packed("T31 dtype", {"q": entry([1, 1, 1, 2], 0, 8, "F64")}, bytes(8)),
-    packed("T31 unknown", {"q": entry([1, 1, 1, 2], 0, 8, "Q4" * 999)}, bytes(8)),
-    packed("T31 boolean", {"q": entry([1, 1, 1, 8], 0, 8, "BOOL")}, bytes([2] * 8)),
-    packed("T32 list", [], b"", 400),
-    packed("T32 null", {"q": None}, b"", 400),
-    packed("T32 metadata", {"__metadata__": []}, b"", 400),
-    packed("T32 params", {"__metadata__": {"params": "[" * 2000}}, b"", 400),
-    packed("T32 deep", b'{"q": ' + b"[" * 5000 + b"]" * 5000 + b"}", b"", 400),
-    packed("T32 names", {f"t{n}": entry([0], 0, 0) for n in range(17)}, b"", 400),
+    packed("T13 offsets order", {"q": entry([2], 8, 16), "k": entry([2], 0, 4)}, bytes(16)),
+    packed("T13 offsets overlap", {"q": entry([2], 0, 8), "k": entry([2], 4, 12)}, bytes(12), 400),
+    packed("T13 offsets equal", {"q": entry([2], 0, 8), "k": entry([2], 0, 8)}, bytes(8), 400),
+    packed("T13 offsets gap", {"q": entry([2], 0, 8), "k": entry([2], 9, 17)}, bytes(17), 400),
+    packed("T13 offsets start", {"q": entry([2], 1, 9)}, bytes(9), 400),
+    packed("T13 offsets backward", {"q": entry([2], 8, 0)}, bytes(8)),
+    packed("T13 offsets negative", {"q": entry([2], -8, 0)}, bytes(8)),
+    packed("T13 offsets wraps", {"q": entry([2], 2**64 - 8, 2**64)}, bytes(8), 400),
+    packed("T13 offsets float", {"q": entry([2], 0.0, 8.0)}, bytes(8), 400),
+    packed("T13 offsets booleans", {"q": entry([0], False, False)}, b"", 400),
+    packed(
+        "T13 offsets three",
+        {"q": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8, 8]}},
+        b"",
+        400,
+    ),
+    packed("T13 packed dtype", {"q": entry([1, 1, 1, 2], 0, 8, "F64")}, bytes(8)),
+    packed("T13 packed unknown", {"q": entry([1, 1, 1, 2], 0, 8, "Q4" * 999)}, bytes(8)),
+    packed("T13 packed boolean", {"q": entry([1, 1, 1, 8], 0, 8, "BOOL")}, bytes([2] * 8)),
+    packed("T13 header of list", [], b"", 400),
+    packed("T13 header of null", {"q": None}, b"", 400),
+    packed("T13 header of metadata", {"__metadata__": []}, b"", 400),
+    packed("T13 header of params", {"__metadata__": {"params": "[" * 2000}}, b"", 400),
+    packed("T13 header of deep", b'{"q": ' + b"[" * 5000 + b"]" * 5000 + b"}", b"", 400),
+    packed("T13 header of names", {f"t{n}": entry([0], 0, 0) for n in range(17)}, b"", 400),
     Row(
-        "T33 twice",
+        "T13 packed twice",
         send(
             safetensors(
                 b'{"q":{"dtype":"F32","shape":[1,1,1,2],"data_offsets":[0,8]},'
@@ -101,7 +106,7 @@ ROWS = [
         "bad_message",
     ),
     Row(
-        "T33 NaN",
+        "T13 packed NaN",
         send(
             safetensors(
                 {"q": entry([1, 1, 1, 2], 0, 8)}, struct.pack("<2f", float("nan"), float("inf"))

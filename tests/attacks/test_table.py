@@ -23,7 +23,7 @@ MAX_GROWTH = 160 * 2**20
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.id)
 def test_row(attacked: WatchedService, row: Row):
     request = row.request if isinstance(row.request, bytes) else row.request()
-    answers = exchange(attacked.started, request, LAST)
+    answers = exchange(attacked.started, request + LAST)
     attacked.check()
     if row.status is None:
         assert answers == []
