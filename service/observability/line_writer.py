@@ -34,7 +34,7 @@ class LineWriter:
     ) -> None:
         self.on_drop: Callable[[int], None] = lambda _: None
         """Called with the number of lines that were dropped, on any thread."""
-        self._fd = _open_nonblocking(fd)
+        self._fd, self._never_blocks = _open_nonblocking(fd)
         self._describe_gap = describe_gap
         self._max_waiting_bytes = max_waiting_bytes
         self._writable = select.poll()
@@ -89,7 +89,8 @@ class LineWriter:
     def _send(self, text: bytes | bytearray) -> int:
         """Write what the descriptor takes at once, and return how many bytes that are."""
         start = 0
-        while start < len(text) and self._writable.poll(0):  # takes PIPE_BUF bytes, if a pipe
+        # what is writable takes PIPE_BUF bytes
+        while start < len(text) and (self._never_blocks or self._writable.poll(0)):
             end = start + select.PIPE_BUF
             if end < len(text):
                 end = text.rfind(b"\n", start, end) + 1 or end
@@ -132,17 +133,17 @@ class LineWriter:
         self.on_drop(num_lines)
 
 
-def _open_nonblocking(fd: int) -> int:
-    """Return a descriptor of the same pipe or terminal that does not block.
+def _open_nonblocking(fd: int) -> tuple[int, bool]:
+    """Return a descriptor of the same file, and whether a write to it never blocks.
 
-    `fd` itself stays as it is: the terminal and other processes use it as well. It is returned
-    where it cannot be opened again; polling it tells then what it takes.
+    A pipe or a terminal is opened again: the terminal and other processes use `fd` as well, so it
+    stays as it is. Where it cannot be opened again, polling tells what it takes.
     """
     try:
         mode = os.fstat(fd).st_mode
         if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):
             flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-            return os.open(f"/proc/self/fd/{fd}", flags)
+            return os.open(f"/proc/self/fd/{fd}", flags), True
+        return fd, stat.S_ISREG(mode)
     except OSError:
-        pass
-    return fd
+        return fd, False

@@ -11,6 +11,7 @@ import torch
 
 from service.asgi import problems
 from service.batching.run import Run
+from service.lifecycle import Phase
 from service.oip.grpc import planned as grpc_planned
 from tests.faults.requests import Rpc, rpc
 from tests.service.oip.test_grpc_planned import Planned, planned_service
@@ -24,6 +25,7 @@ from tests.service.planned.requests import (
     rotation,
 )
 from tests.service.planned.servers import running, settled, until
+from tests.waiting import wait_until_async
 
 NUM_CALLS = 16
 
@@ -140,10 +142,17 @@ async def test_a_call_that_raises_fails_alone_over_grpc(
             await asyncio.gather(*(_answer(service, each) for each in 2 * [rpcs[0], rpcs[41]]))
         else:
             monkeypatch.setattr(grpc_planned, "MAX_PLANNED_BYTES", 0)
+        async for phase in service.state.lifecycle.changes():
+            if phase is Phase.READY:  # the end of the warm-up releases calls
+                break
         run = batcher.run = PoisonedRun(batcher.run)
         batcher.pause()
         asked = [asyncio.create_task(_answer(service, each)) for each in rpcs]
-        await until(lambda: len(batcher.waiting) == 64)
+
+        async def all_wait() -> bool:
+            return len(batcher.waiting) == 64
+
+        await wait_until_async(all_wait)
         batcher.resume()
         answers = await asyncio.gather(*asked)
         assert answers.pop(41) == grpc.StatusCode.INTERNAL
