@@ -136,8 +136,8 @@ class Settings(BaseSettings):
 
     max_queue_s: Seconds = 2.0
     """Longest predicted wait for the device; a call that would wait longer is refused with 503, as
-    is one that would wait for half of the time until its deadline. Up to 8 calls may always wait as
-    long as their deadlines allow."""
+    is one that would wait for more than 30 % of the time until its deadline. While fewer than 8
+    calls wait, a call is refused only if it would miss its deadline."""
 
     max_queue_calls: PositiveInt = 8192
     """Calls that may wait for the device, which limits memory; a call beyond them is refused with

@@ -1,24 +1,24 @@
 """How long a new call would wait: the work before it, at the speed that runs really have."""
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import ceil
 from typing import Any, Protocol
 
-from service.access.tenant import Tenant
+from service.access.tenant import ANONYMOUS, Tenant
 from service.batching.fair_order import FairOrder
 from service.errors import Overloaded
 
 CALL_S = 30e-6
 """Time of the event loop for each call, in addition to the estimated time of the call itself."""
 
-DEADLINE_SHARE = 0.5
+DEADLINE_SHARE = 0.3
 """Share of the time until its deadline that a call may wait in the queue. The rest covers errors of
 the estimate, and the way to and from the client."""
 
 FEW_CALLS = 8
-"""As long as no more calls wait, none is refused because of `max_queue_s`: a few long calls are no
-overload."""
+"""As long as fewer calls wait, a call is refused only if it would miss its deadline: a few long
+calls are no overload."""
 
 LEARNING_RATE = 0.2
 """Weight of the newest run in the measured speed."""
@@ -55,6 +55,7 @@ class StartedRun:
 
     estimated_s: Mapping[Hashable, float]
     """Estimated time of its calls, by kind."""
+    num_calls: int
     expected_s: float
     """The estimated time at the measured speed; longer if the run has not ended by then."""
     available: float
@@ -78,6 +79,9 @@ class LoadEstimate:
     """Expected time of all calls that wait or run, those that run in full. No predicted wait is
     longer."""
 
+    on_end: Callable[[int], None] = field(default=lambda _: None, init=False)
+    """Called with the number of calls of each run that has ended."""
+
     num_waiting: int = field(default=0, init=False)
     _queued_s: float = field(default=0.0, init=False)
     """Expected time of the calls that wait."""
@@ -87,7 +91,12 @@ class LoadEstimate:
     """When the last run ended."""
 
     def add(
-        self, call: Estimated, now: float, deadline: float, order: FairOrder[Any], tenant: Tenant
+        self,
+        call: Estimated,
+        now: float,
+        deadline: float,
+        order: FairOrder[Any] | None = None,
+        tenant: Tenant = ANONYMOUS,
     ) -> None:
         """Count a call that is put into the queue.
 
@@ -95,7 +104,7 @@ class LoadEstimate:
             call: the call.
             now: the time.
             deadline: of the call.
-            order: of the waiting calls, without this one.
+            order: of the waiting calls, without this one; None if all run before it.
             tenant: who the call is from.
 
         Raises:
@@ -107,7 +116,7 @@ class LoadEstimate:
         estimated_s = call.seconds + CALL_S
         expected_s, work_s = estimated_s * kind.slowness, self.work_s
         if work_s > self.max_queue_s or work_s > DEADLINE_SHARE * (deadline - now - expected_s):
-            self._check(expected_s, now, deadline, order.share_before(tenant))
+            self._check(expected_s, now, deadline, _share_before(order, tenant))
         kind.queued_s += estimated_s
         self.num_waiting += 1
         self._queued_s += expected_s
@@ -124,25 +133,25 @@ class LoadEstimate:
         self,
         now: float,
         deadline: float,
-        order: FairOrder[Any],
-        tenant: Tenant,
         call: Estimated | None = None,
+        order: FairOrder[Any] | None = None,
+        tenant: Tenant = ANONYMOUS,
     ) -> None:
         """Check that a call, if it is known already, can be computed in time.
 
         Args:
             now: the time.
             deadline: of the call.
-            order: of the waiting calls.
-            tenant: who the call is from.
             call: the call; None if its request has not been read.
+            order: of the waiting calls; None if all run before this one.
+            tenant: who the call is from.
 
         Raises:
             Overloaded: the predicted wait is too long for its deadline or over the limit. Never if
                 no other call waits.
         """
         expected_s = 0.0 if call is None else self.expected_s(call)
-        self._check(expected_s, now, deadline, order.share_before(tenant))
+        self._check(expected_s, now, deadline, _share_before(order, tenant))
 
     @property
     def is_running(self) -> bool:
@@ -185,7 +194,7 @@ class LoadEstimate:
         for kind, kind_s in estimated_s.items():
             kinds[kind].queued_s -= kind_s
             expected_s += kind_s * kinds[kind].slowness
-        run = StartedRun(estimated_s, expected_s, available, now)
+        run = StartedRun(estimated_s, len(calls), expected_s, available, now)
         self.num_waiting -= len(calls)
         self._queued_s -= expected_s
         self._running.append(run)
@@ -214,6 +223,7 @@ class LoadEstimate:
             kinds[kind].slowness *= 1 + weight * (surprise - 1)
         self._last_end = now
         self._add_up()
+        self.on_end(run.num_calls)
 
     def skip(self, now: float) -> None:
         """Measure no time before `now`: the device was kept from running."""
@@ -229,18 +239,16 @@ class LoadEstimate:
     def _check(self, expected_s: float, now: float, deadline: float, share: float) -> None:
         if not self.num_waiting:
             return
-        wait_s, left_s = self.wait_s(now, share), deadline - now
-        retry_after_s = max(1, ceil(wait_s))
-        if wait_s > DEADLINE_SHARE * (left_s - expected_s):
-            raise Overloaded(
-                f"the predicted wait of {wait_s:.1f} s is too long for the deadline of the request",
-                retry_after_s,
-            )
-        if wait_s > self.max_queue_s and self.num_waiting >= FEW_CALLS:
-            raise Overloaded(
-                f"the predicted wait of {wait_s:.1f} s is over the limit of {self.max_queue_s:g} s",
-                retry_after_s,
-            )
+        wait_s, spare_s = self.wait_s(now, share), deadline - now - expected_s
+        is_long = self.num_waiting >= FEW_CALLS
+        if wait_s > (DEADLINE_SHARE * spare_s if is_long else spare_s):
+            limit = "the deadline of the request"
+        elif is_long and wait_s > self.max_queue_s:
+            limit = f"the limit of {self.max_queue_s:g} s"
+        else:
+            return
+        text = f"the predicted wait of {wait_s:.1f} s is too long for {limit}"
+        raise Overloaded(text, max(1, ceil(wait_s)))
 
     def _add_up(self) -> None:
         """Compute `queued_s` and `work_s` at the speed measured now."""
@@ -252,3 +260,7 @@ class LoadEstimate:
         self._queued_s = self.work_s = queued_s
         for run in self._running:
             self.work_s += run.expected_s
+
+
+def _share_before(order: FairOrder[Any] | None, tenant: Tenant) -> float:
+    return 1.0 if order is None else order.share_before(tenant)

@@ -17,14 +17,15 @@ log = logging.getLogger("rope.failures")
 PER_TURN = 64
 """Connections that are accepted in one iteration of the event loop, at most."""
 
-PER_PLACE = 10
+PER_PLACE = 8
 """Connections that are accepted each time that it is the turn of those that wait."""
 
 BACKLOG = 2048
 """Connections that wait in the kernel until they are accepted, at most."""
 
-SHORT_BACKLOG = 128
-"""The same while they wait for their turn: the last of them must not wait for too long."""
+SHORT_BACKLOG = 64
+"""The same from when they have to wait for their turn until none waits any more: the last of them
+must not wait for too long."""
 
 RETRY_S = 0.25
 """Time until another try when the system has no descriptor or no memory for a connection."""
@@ -113,7 +114,6 @@ class Acceptor:
         """Accept the connections that wait, or let them wait for their turn."""
         intake = self._intake
         if intake.is_free:
-            self._set_backlog(BACKLOG)
             self._accept(listener, PER_TURN)
         else:
             self._set_backlog(SHORT_BACKLOG)
@@ -137,7 +137,11 @@ class Acceptor:
                 return
             try:
                 client, _ = listener.accept()
-            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            except BlockingIOError:  # none waits any more
+                if intake.is_free:
+                    self._set_backlog(BACKLOG)
+                return
+            except (InterruptedError, ConnectionAbortedError):
                 return
             except OSError as failure:
                 if failure.errno not in _EXHAUSTED:

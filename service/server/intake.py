@@ -11,9 +11,15 @@ from collections.abc import Callable
 
 from service.batching.load_estimate import LoadEstimate
 
-TICK_S = 0.01
-PER_TICK = 10
-"""How many come in each TICK_S."""
+PER_CALL = 2
+"""How many come in for each call that ends: so refusals take a small share of the time."""
+
+PER_FREE_RUN = 32
+"""How many come in, at least, when a run ends and the device soon has no more work."""
+
+TICK_S = 0.05
+PER_TICK = 5
+"""How many come in each TICK_S, even if no call ends."""
 
 FREE_WORK_S = 0.1
 """While the device has no more work than this, new connections come in at once."""
@@ -34,6 +40,8 @@ class Intake:
         self._line: deque[Callable[[], None]] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._when_room: list[Callable[[], None]] = []
+        if load is not None:
+            load.on_end = self.calls_ended
 
     @property
     def is_free(self) -> bool:
@@ -69,12 +77,22 @@ class Intake:
         if self._timer is None:
             self._arm()
 
-    def _arm(self) -> None:
-        self._timer = asyncio.get_running_loop().call_later(TICK_S, self._let_in)
+    def calls_ended(self, num_calls: int) -> None:
+        """Let some come in: the device has ended a run."""
+        if self._line:
+            most = PER_CALL * num_calls
+            loop = asyncio.get_running_loop()
+            loop.call_soon(self._let_in, max(most, PER_FREE_RUN) if self.is_free else most)
 
-    def _let_in(self) -> None:
+    def _arm(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(TICK_S, self._tick)
+
+    def _tick(self) -> None:
         self._timer = None
-        for _ in range(min(PER_TICK, len(self._line))):
-            self._line.popleft()()
+        self._let_in(PER_TICK)
         if self._line and self._timer is None:
             self._arm()
+
+    def _let_in(self, most: int) -> None:
+        for _ in range(min(most, len(self._line))):
+            self._line.popleft()()

@@ -337,3 +337,67 @@ async def test_the_wait_begins_in_the_queue_and_not_with_the_header(run):
         entry = calls.submit(1)
         entry.arrived -= 60
         assert (await entry.future).queue_s < 30
+
+
+async def test_a_call_is_refused_whose_predicted_wait_is_too_long(held):
+    async with batching(held, max_queue_s=0.5) as calls:
+        running = calls.submit(0)
+        await held.started()
+        waiting = [calls.submit(value, seconds=0.07, timeout_s=60) for value in range(1, 9)]
+        with pytest.raises(Overloaded, match="predicted wait"):
+            calls.submit(9, timeout_s=60)
+        with pytest.raises(Overloaded, match="predicted wait"):
+            calls.batcher.check(time.monotonic() + 60)
+        calls.batcher.withdraw(waiting.pop(), ClientLeft())
+        waiting.append(calls.submit(9, timeout_s=60))
+        held.release()
+        assert [(await entry.future).result for entry in (running, *waiting)] == [
+            *(2 * value for value in range(8)),
+            18,
+        ]
+        calls.batcher.check(time.monotonic() + 0.001)
+        assert calls.batcher.load.work_s == 0
+
+
+async def test_no_call_begins_that_would_end_after_its_deadline(run):
+    """The oldest has time, the next one has none, and the last would make the first late."""
+    loop, now = asyncio.get_running_loop(), time.monotonic()
+    first, hopeless, slow = (
+        FutureEntry(Call(value, seconds=s), now + value, now + left_s, loop.create_future(), print)
+        for value, s, left_s in ((1, 10, 60), (2, 10, 15), (3, 55, 300))
+    )
+    async with batching(run, inline=True) as calls:
+        for entry in (hopeless, first, slow):
+            calls.batcher.enqueue(entry)
+        with pytest.raises(TimedOut):
+            await hopeless.future
+        assert [(await entry.future).result for entry in (first, slow)] == [2, 6]
+        assert "rope_late_calls_total 0.0" in calls.batcher.metrics.render().decode()
+    assert run.runs == [[1], [3]]
+
+
+async def test_a_call_that_is_alone_is_tried(run):
+    """The estimate may be wrong, and nothing else tells."""
+    async with batching(run, inline=True) as calls:
+        assert await calls.result(1, seconds=100) == 2
+
+
+async def test_calls_that_end_after_their_deadline_are_counted(held):
+    async with batching(held) as calls:
+        late, in_time = calls.submit(1, timeout_s=60), calls.submit(2, timeout_s=60)
+        await held.started()
+        late.deadline = time.monotonic()
+        held.release()
+        await in_time.future
+        assert "rope_late_calls_total 1.0" in calls.batcher.metrics.render().decode()
+
+
+async def test_a_run_that_does_not_end_is_expected_to_take_longer(held, clock):
+    async with batching(held) as calls:
+        calls.submit(1, timeout_s=600)
+        await held.started()
+        before = calls.batcher.load.work_s
+        for _ in range(20):
+            await clock.advance(0.1)
+        assert calls.batcher.load.work_s > 1 > before
+        held.release()

@@ -316,10 +316,18 @@ SLOW = {
 }
 
 
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()[1]
+
+
+STATUS_PORT = free_port()
+
+
 @pytest.fixture(scope="module")
 def impatient(serve: Serve) -> Iterator[Started]:
     """A service whose deadlines are short."""
-    with serve(**SLOW) as started:
+    with serve(**SLOW, ROPE_STATUS_PORT=str(STATUS_PORT)) as started:
         yield started
 
 
@@ -434,6 +442,20 @@ def test_an_answer_of_a_known_header_that_nobody_reads_is_dropped(impatient: Sta
         wait_until(lambda: admitted_bytes(impatient) == 0)
         with pytest.raises(ConnectionResetError):
             read_all(deaf)
+
+
+def test_the_port_for_the_status_serves_the_status_only(impatient: Started):
+    """It is there while the other port has no connection left."""
+    with ExitStack() as stack:
+        for _ in range(8 + 16):
+            client = stack.enter_context(connect(impatient))
+            client.sendall(header(SAFETENSORS, "Content-Length: 99", "Expect: 100-continue"))
+        status_port = f"http://127.0.0.1:{STATUS_PORT}"
+        for path in ("/healthz", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"):
+            assert httpx.get(status_port + path).status_code == 200
+        refused = httpx.post(status_port + "/v1/rotate", json={"q": [[[1, 0]]]})
+        assert (refused.status_code, refused.json()["code"]) == (400, "bad_request")
+        assert httpx.get(status_port + "/v1/presets").status_code == 400
 
 
 def test_connections_beyond_the_limit_get_the_status_only(impatient: Started):

@@ -1,0 +1,188 @@
+"""A service with too much work refuses requests at their head, and answers again when it can."""
+
+import asyncio
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import pytest
+
+from service.batching.load_estimate import FEW_CALLS
+from tests.service.planned.requests import Client, Exchange, know, post, rotation
+from tests.service.planned.servers import Running, running, settled, until
+
+EXCHANGE = rotation(64)
+LARGE = rotation(800)  # 1.6 MB
+JSON = post("/v1/rotate", b"[" * 2000, content_type="application/json")
+HEALTH = b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n"
+
+
+class Work(NamedTuple):
+    """A call that waits and never runs."""
+
+    seconds: float = 800.0
+    kind: str = "work"
+
+
+@contextmanager
+def busy(service: Running) -> Iterator[None]:
+    """Let the service have far too much work."""
+    load, calls = service.handler.batcher.load, [*[Work(0.0)] * (FEW_CALLS - 1), Work()]
+    for call in calls:
+        load.add(call, 0.0, 1e9)
+    yield
+    for call in calls:
+        load.remove(call)
+
+
+async def planned_client(service: Running, exchange: Exchange) -> Client:
+    """Return a client with an answered request, so that its next one has a plan."""
+    know(service, [exchange])
+    client = await Client.connect(service.address)
+    for _ in range(2):
+        assert (await client.ask(exchange.request)).body == exchange.body
+    return client
+
+
+def prefix_of(service: Running, exchange: Exchange) -> bytes:
+    """Return the header of a request and the description of its tensors."""
+    match = service.planned.planner.match(exchange.request)
+    assert match is not None
+    assert match.plan is not None
+    return match.plan.prefix
+
+
+def check_refusal(answer) -> None:
+    assert answer.status == 503
+    assert json.loads(answer.body)["code"] == "overloaded"
+    assert int(answer.fields["retry-after"]) >= 800
+    assert len(answer.fields["x-request-id"]) == 16
+
+
+async def test_a_request_is_refused_at_its_head_and_its_connection_goes_on():
+    async with running() as service:
+        client = await planned_client(service, EXCHANGE)
+        prefix = prefix_of(service, EXCHANGE)
+        rest = EXCHANGE.request[len(prefix) :]
+        with busy(service):
+            await client.send(prefix)
+            check_refusal(await client.read())  # no byte of a tensor was sent
+            assert (service.num_slabs, service.charged_bytes) == (0, 0)
+            for start in range(0, len(rest), 999):
+                await client.send(rest[start : start + 999])
+                await settled(service)
+            check_refusal(await client.ask(EXCHANGE.request))
+        answer = await client.ask(EXCHANGE.request)
+        assert (answer.status, answer.body) == (200, EXCHANGE.body)
+        assert service.statuses == [200, 200, 503, 503, 200]
+        client.leave()
+
+
+async def test_requests_behind_each_other_are_refused_in_order():
+    """The first of them is answered by the device."""
+    async with running() as service:
+        client = await planned_client(service, EXCHANGE)
+        service.hold()
+        await client.send(EXCHANGE.request)
+        await until(lambda: service.num_waiting == 1)
+        with busy(service):
+            named = post(
+                "/v1/rotate", EXCHANGE.request.partition(b"\r\n\r\n")[2], x_request_id="mine"
+            )
+            service.planned.planner.match(named)
+            await client.send(EXCHANGE.request + named + HEALTH)
+            await settled(service)
+            service.release()
+            assert (await client.read()).body == EXCHANGE.body
+            check_refusal(await client.read())
+            refused = await client.read()
+            assert (refused.status, refused.fields["x-request-id"]) == (503, "mine")
+            assert (await client.read()).status == 200, "health is never refused"
+        client.leave()
+
+
+async def test_a_long_rest_closes_the_connection():
+    """To receive it in vain would cost more than a connection."""
+    async with running() as service:
+        client = await planned_client(service, LARGE)
+        with busy(service):
+            await client.send(prefix_of(service, LARGE))
+            answer = await client.read()
+            assert answer.status == 503
+            assert answer.fields["connection"] == "close"
+            client.writer.write(LARGE.request[:-100])
+            assert await client.reader.read() == b""
+        client.leave()
+        await until(lambda: not service.connections)
+        assert (service.num_slabs, service.charged_bytes) == (0, 0)
+
+
+async def test_an_ordinary_request_is_refused_before_its_body_is_read():
+    async with running() as service:
+        client = await Client.connect(service.address)
+        header, _, _ = JSON.partition(b"\r\n\r\n")
+        with busy(service):
+            await client.send(header + b"\r\n\r\n")
+            answer = await client.read()
+            assert json.loads(answer.body)["code"] == "overloaded"
+            await client.send(b"[" * 2000)
+            assert (await client.ask(HEALTH)).status == 200
+        assert (await client.ask(JSON)).status == 400, "now its body is read"
+        client.leave()
+
+
+async def test_a_client_that_leaves_in_the_rest_of_a_refused_request():
+    async with running() as service:
+        client = await planned_client(service, EXCHANGE)
+        with busy(service):
+            await client.send(prefix_of(service, EXCHANGE))
+            check_refusal(await client.read())
+        client.leave()
+        await until(lambda: not service.connections)
+        assert service.statuses == [200, 200, 503]
+
+
+async def test_refused_clients_come_in_again_one_after_the_other():
+    """Few calls end, so few requests are read to be refused."""
+    async with running() as service:
+        clients = [await planned_client(service, EXCHANGE) for _ in range(20)]
+        with busy(service):
+            for client in clients:
+                check_refusal(await client.ask(EXCHANGE.request))
+            for client in clients:
+                await client.send(EXCHANGE.request)
+            for client in clients:
+                check_refusal(await client.read())
+        for client in clients:
+            assert (await client.ask(EXCHANGE.request)).body == EXCHANGE.body
+            client.leave()
+
+
+async def test_nothing_is_refused_while_nothing_waits():
+    async with running(max_queue_s=1e-9) as service:
+        clients = [await planned_client(service, EXCHANGE) for _ in range(4)]
+        for _ in range(5):
+            answers = await asyncio.gather(*(client.ask(EXCHANGE.request) for client in clients))
+            assert {answer.status for answer in answers} == {200}
+        for client in clients:
+            client.leave()
+
+
+@pytest.mark.parametrize("where", ["head", "queue"])
+async def test_a_deadline_that_cannot_be_met_is_told_at_once(where):
+    hurried = rotation(64, x_request_timeout_ms="5000")
+    async with running() as service:
+        client = await planned_client(service, hurried)
+        load, call = service.handler.batcher.load, Work(4.0 / FEW_CALLS)
+        for _ in range(FEW_CALLS):
+            load.add(call, 0.0, 1e9)
+        if where == "queue":  # the check of the head is left out
+            service.planned.refusal = lambda _: None
+        answer = await client.ask(hurried.request)
+        assert answer.status == 503
+        assert "too long for the deadline" in answer.body.decode()
+        for _ in range(FEW_CALLS):
+            load.remove(call)
+        assert (await client.ask(hurried.request)).status == 200
+        client.leave()

@@ -1,0 +1,173 @@
+"""When connections are accepted, and when they wait in the kernel."""
+
+import asyncio
+import errno
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from service.batching.load_estimate import LoadEstimate
+from service.server import acceptor as acceptor_module
+from service.server.acceptor import PER_PLACE, Acceptor, bind
+from service.server.intake import PER_CALL, PER_TICK, Intake
+from tests.service.test_load_estimate import Call
+
+
+class Connection(asyncio.Protocol):
+    """A connection that counts, as those of the service do."""
+
+    def __init__(self, served: "Served") -> None:
+        self._served = served
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport
+        self._served.connections.append(self)
+        self._served.intake.opened()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._served.connections.remove(self)
+        self._served.intake.closed()
+
+
+class Served:
+    """An acceptor and its clients."""
+
+    def __init__(self, max_connections: int) -> None:
+        self.load = LoadEstimate(60)
+        self.intake = Intake(max_connections, self.load)
+        self.connections: list[Connection] = []
+        self.acceptor = Acceptor(bind("127.0.0.1", 0), lambda: Connection(self), self.intake)
+        self.clients: list[socket.socket] = []
+
+    def connect(self, num_clients: int) -> None:
+        """Connect clients, which the kernel does alone."""
+        address = self.acceptor.sockets[0].getsockname()
+        self.clients += [socket.create_connection(address) for _ in range(num_clients)]
+
+
+@asynccontextmanager
+async def serving(max_connections: int = 1000) -> AsyncIterator[Served]:
+    served = Served(max_connections)
+    try:
+        yield served
+    finally:
+        served.acceptor.close()
+        for client in served.clients:
+            client.close()
+        await until(lambda: not served.connections)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(30):
+        while not condition():  # noqa: ASYNC110 (no event says it)
+            await asyncio.sleep(0)
+
+
+async def turns(number: int = 20) -> None:
+    for _ in range(number):
+        await asyncio.sleep(0)
+
+
+async def test_all_that_connect_are_accepted_while_there_is_little_work():
+    async with serving() as served:
+        served.connect(150)
+        await until(lambda: len(served.connections) == 150)
+
+
+async def test_beyond_the_limit_clients_wait_until_another_has_left():
+    async with serving(max_connections=3) as served:
+        served.connect(5)
+        await until(lambda: len(served.connections) == 3)
+        await turns()
+        assert len(served.connections) == 3
+        for num_left in (4, 3, 2):
+            served.clients.pop(0).close()
+            await until(lambda: len(served.connections) == min(num_left, 3))  # noqa: B023
+            await turns()
+            assert len(served.connections) <= 3
+
+
+async def test_while_much_work_waits_connections_come_in_as_calls_end(monkeypatch):
+    monkeypatch.setattr("service.server.intake.TICK_S", 60.0)
+    async with serving() as served:
+        call = Call(1.0)
+        for _ in range(4):
+            served.load.add(call, 0.0, 1e9)
+        served.connect(4 * PER_PLACE)
+        await turns()
+        assert not served.connections
+        run = served.load.start([call], 0.0, 0.0)
+        served.load.end(run, 1.0)
+        await until(lambda: len(served.connections) == PER_PLACE)
+        await turns()
+        assert len(served.connections) == PER_PLACE
+        run = served.load.start([call] * 3, 1.0, 1.0)
+        served.load.end(run, 1.01)  # there is no more work
+        await until(lambda: len(served.connections) == 4 * PER_PLACE)
+
+
+async def test_some_come_in_even_if_no_call_ends(monkeypatch):
+    """A probe of health must reach a service whose device is stuck."""
+    monkeypatch.setattr("service.server.intake.TICK_S", 0.0)
+    async with serving() as served:
+        served.load.add(Call(100.0), 0.0, 1e9)
+        served.connect(PER_PLACE + 1)
+        await until(lambda: len(served.connections) == PER_PLACE + 1)
+
+
+async def test_without_a_descriptor_accepting_pauses_and_goes_on_later(monkeypatch):
+    monkeypatch.setattr(acceptor_module, "RETRY_S", 0.0)
+    tries = []
+
+    async with serving() as served:
+        (listener,) = served.acceptor.sockets
+
+        class Exhausted:
+            """A listener of a process without a free descriptor."""
+
+            def fileno(self) -> int:
+                return listener.fileno()
+
+            def accept(self) -> object:
+                tries.append(None)
+                if len(tries) < 3:
+                    raise OSError(errno.EMFILE, "Too many open files")
+                return listener.accept()
+
+            def __getattr__(self, name: str) -> object:
+                return getattr(listener, name)
+
+        served.acceptor._pause()
+        served.acceptor.sockets = (Exhausted(),)
+        served.acceptor._resume()
+        served.connect(1)
+        await until(lambda: tries)
+        assert not served.connections
+        await until(lambda: served.connections)
+        assert 3 <= len(tries) <= 5, "tries are few: nothing spins"
+
+
+async def test_the_line_is_first_come_first_served_and_ends_without_a_timer():
+    load = LoadEstimate(60)
+    intake, entered = Intake(10, load), []
+    load.add(Call(1.0), 0.0, 1e9)
+    for number in range(PER_CALL + PER_TICK + 1):
+        intake.wait_for_turn(lambda number=number: entered.append(number))
+    load.add(Call(1.0), 0.0, 1e9)
+    load.end(load.start([Call(1.0)], 0.0, 0.0), 1.0)
+    await turns(2)
+    assert entered == list(range(PER_CALL))
+    await until(lambda: len(entered) == PER_CALL + PER_TICK + 1)
+    assert entered == sorted(entered)
+    await asyncio.sleep(0)
+    assert intake._timer is None
+
+
+def test_an_address_in_use_is_named():
+    (first,) = bind("127.0.0.1", 0)
+    first.listen()
+    with first, pytest.raises(OSError, match="address already in use") as refused:
+        bind("127.0.0.1", first.getsockname()[1])
+    assert "127.0.0.1" in str(refused.value)
