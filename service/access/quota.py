@@ -110,6 +110,16 @@ class Quotas:
         usage.num_running += 1
         usage.take("requests_per_s", 1.0)
 
+    def try_begin(self, tenant: Tenant, num_bytes: int) -> bool:
+        """Begin a request and take the tokens of its body, or return False and count nothing."""
+        if self._exceeded(tenant, num_bytes) is not None:
+            return False
+        usage = self._usages[tenant.name]
+        usage.num_running += 1
+        usage.take("requests_per_s", 1.0)
+        usage.take("bytes_per_s", num_bytes)
+        return True
+
     def check(self, tenant: Tenant, num_bytes: int) -> None:
         """Check that a request may begin now.
 
@@ -155,10 +165,13 @@ class Quotas:
 
     def _exceeded(self, tenant: Tenant, num_bytes: int) -> tuple[str, QuotaExceeded] | None:
         """Return the limit that a request exceeds, and its refusal."""
-        usage, now = self._usage(tenant), self._clock()
+        usage = self._usage(tenant)
         limit = tenant.max_concurrent
         if limit is not None and usage.num_running >= limit:
             return "max_concurrent", QuotaExceeded(f"the key may have {limit:,} requests at a time")
+        if not usage.buckets:
+            return None
+        now = self._clock()
         needs = {"requests_per_s": 1.0, "bytes_per_s": num_bytes, "compute_s_per_s": 0.0}
         for name, bucket in usage.buckets.items():
             wait_s = bucket.wait_s(needs[name], now)

@@ -34,6 +34,12 @@ class Tenant:
     max_concurrent: int | None = None
     """Most requests at a time; None: there is no limit."""
 
+    @property
+    def has_limits(self) -> bool:
+        """Whether the tenant has a limit."""
+        limits = self.requests_per_s, self.bytes_per_s, self.compute_s_per_s, self.max_concurrent
+        return any(limit is not None for limit in limits)
+
 
 ANONYMOUS = Tenant("anonymous", frozenset(Scope))
 """The tenant of all requests to a service without keys."""

@@ -138,14 +138,16 @@ class Batcher(Generic[C, R]):
         if not self._is_dispatch_scheduled:
             self._schedule_dispatch()
 
-    def check(self, deadline: float, tenant: Tenant, call: Batchable | None = None) -> None:
+    def check(
+        self, deadline: float, tenant: Tenant = ANONYMOUS, call: Batchable | None = None
+    ) -> None:
         """Check that a call, if it is known already, could be put into the queue now.
 
         Raises:
             Overloaded: as `enqueue`.
         """
         self._check_num_calls(tenant)
-        self.load.check(time.monotonic(), deadline, self._queue, tenant, call)
+        self.load.check(time.monotonic(), deadline, call, self._queue, tenant)
 
     def pause(self) -> None:
         """Start no runs until `resume`; calls wait in the queue."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from math import ceil
 from typing import Any, Protocol
 
-from service.access.tenant import Tenant
+from service.access.tenant import ANONYMOUS, Tenant
 from service.batching.fair_order import FairOrder
 from service.errors import Overloaded
 
@@ -91,7 +91,12 @@ class LoadEstimate:
     """When the last run ended."""
 
     def add(
-        self, call: Estimated, now: float, deadline: float, order: FairOrder[Any], tenant: Tenant
+        self,
+        call: Estimated,
+        now: float,
+        deadline: float,
+        order: FairOrder[Any] | None = None,
+        tenant: Tenant = ANONYMOUS,
     ) -> None:
         """Count a call that is put into the queue.
 
@@ -99,7 +104,7 @@ class LoadEstimate:
             call: the call.
             now: the time.
             deadline: of the call.
-            order: of the waiting calls, without this one.
+            order: of the waiting calls, without this one; None if all run before it.
             tenant: who the call is from.
 
         Raises:
@@ -111,7 +116,7 @@ class LoadEstimate:
         estimated_s = call.seconds + CALL_S
         expected_s, work_s = estimated_s * kind.slowness, self.work_s
         if work_s > self.max_queue_s or work_s > DEADLINE_SHARE * (deadline - now - expected_s):
-            self._check(expected_s, now, deadline, order.share_before(tenant))
+            self._check(expected_s, now, deadline, _share_before(order, tenant))
         kind.queued_s += estimated_s
         self.num_waiting += 1
         self._queued_s += expected_s
@@ -128,25 +133,25 @@ class LoadEstimate:
         self,
         now: float,
         deadline: float,
-        order: FairOrder[Any],
-        tenant: Tenant,
         call: Estimated | None = None,
+        order: FairOrder[Any] | None = None,
+        tenant: Tenant = ANONYMOUS,
     ) -> None:
         """Check that a call, if it is known already, can be computed in time.
 
         Args:
             now: the time.
             deadline: of the call.
-            order: of the waiting calls.
-            tenant: who the call is from.
             call: the call; None if its request has not been read.
+            order: of the waiting calls; None if all run before this one.
+            tenant: who the call is from.
 
         Raises:
             Overloaded: the predicted wait is too long for its deadline or over the limit. Never if
                 no other call waits.
         """
         expected_s = 0.0 if call is None else self.expected_s(call)
-        self._check(expected_s, now, deadline, order.share_before(tenant))
+        self._check(expected_s, now, deadline, _share_before(order, tenant))
 
     @property
     def is_running(self) -> bool:
@@ -255,3 +260,7 @@ class LoadEstimate:
         self._queued_s = self.work_s = queued_s
         for run in self._running:
             self.work_s += run.expected_s
+
+
+def _share_before(order: FairOrder[Any] | None, tenant: Tenant) -> float:
+    return 1.0 if order is None else order.share_before(tenant)

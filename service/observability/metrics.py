@@ -30,12 +30,13 @@ class Metrics:
         self.requests = Counter(
             "rope_requests", "Requests answered.", ("route", "status"), registry=registry
         )
-        self._tenant_requests = Counter(
+        tenant_requests = Counter(
             "rope_tenant_requests",
             "Requests with an API key, and what their quota said.",
             ("tenant", "outcome"),
             registry=registry,
         )
+        self._tenant_requests = lru_cache(maxsize=8 * MAX_TENANTS)(tenant_requests.labels)
         self._tenants: set[str] = set()
         self.request_seconds = Histogram(
             "rope_request_duration_seconds",
@@ -106,7 +107,7 @@ class Metrics:
         if len(self._tenants) < MAX_TENANTS:
             self._tenants.add(tenant)
         name = tenant if tenant in self._tenants else "other"
-        self._tenant_requests.labels(name, outcome).inc()
+        self._tenant_requests(name, outcome).inc()
 
     def render(self) -> bytes:
         """Return the text that Prometheus reads."""

@@ -9,7 +9,7 @@ from http import HTTPStatus
 from itertools import count
 from typing import Any
 
-from service.access.tenant import ANONYMOUS, Tenant
+from service.access.tenant import ANONYMOUS
 from service.asgi.io import Headers
 from service.asgi.middleware import CLIENT_LEFT
 from service.batching.admission import Admission
@@ -107,7 +107,8 @@ class PlannedRequests:
         try:
             if tenant is not ANONYMOUS:
                 self.gate.quotas.check(tenant, plan.num_body_bytes)
-            self.batcher.check(time.monotonic() + plan.timeout_s, tenant, plan.job)
+            if self.load.work_s > self.load.max_work_s(plan.timeout_s - plan.job.seconds):
+                self.batcher.check(time.monotonic() + plan.timeout_s, tenant, plan.job)
         except (Overloaded, QuotaExceeded) as refusal:
             return refusal
         return None
@@ -156,7 +157,7 @@ class PlannedRequests:
             log.exception("there is no memory for a body")
             self.admission.release(charged_bytes, tenant)
             return None
-        if tenant is not ANONYMOUS and not self._is_within_quota(tenant, num_body_bytes):
+        if tenant is not ANONYMOUS and not self.gate.quotas.try_begin(tenant, num_body_bytes):
             self.admission.release(charged_bytes, tenant)
             return None
         part = data[start:end]
@@ -262,15 +263,6 @@ class PlannedRequests:
         else:
             route, identifiers = match.header.target.decode(), match.identifiers
             self.record(route, self.request_id(identifiers), CLIENT_LEFT, arrived, identifiers)
-
-    def _is_within_quota(self, tenant: Tenant, num_bytes: int) -> bool:
-        """Begin a request of a tenant; return whether its quota allows that."""
-        quotas = self.gate.quotas
-        if not quotas.allows(tenant, num_bytes):
-            return False
-        quotas.begin(tenant, num_bytes)
-        quotas.add_bytes(tenant, num_bytes)
-        return True
 
     def _flush_records(self) -> None:
         records, self._records = self._records, []
