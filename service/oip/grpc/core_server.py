@@ -36,7 +36,7 @@ Stream = Callable[[Rpc], None]
 class Admission(Protocol):
     """Decides which RPCs may send their message."""
 
-    def knows(self, rpc: Rpc) -> bool:
+    def is_cached(self, rpc: Rpc) -> bool:
         """Tell whether an RPC may send its message at once. Called on the server's thread."""
 
     def admits(self, path: str, rpc: Rpc) -> bool:
@@ -146,7 +146,7 @@ class CoreServer:
         rpc.receive_close()
         if unary is None:
             self._forward(partial(self._call_stream, self._streams.get(path, _refuse)), rpc)
-        elif self._admission is None or self._admission.knows(rpc):
+        elif self._admission is None or self._admission.is_cached(rpc):
             self._receive(unary, rpc)
         else:
             admits = partial(self._admission.admits, path.decode())

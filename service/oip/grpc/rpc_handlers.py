@@ -62,12 +62,12 @@ class RpcHandlers:
         """Return when the status of every RPC has been sent."""
         await self._idle.wait()
 
-    def knows(self, rpc: Rpc) -> bool:
+    def is_cached(self, rpc: Rpc) -> bool:
         """Tell whether the message of an RPC may be received before `admits` is called.
 
         Any thread may call this.
         """
-        return self._gate.knows(rpc.authorization())
+        return self._gate.is_cached(rpc.authorization())
 
     def admits(self, path: str, rpc: Rpc) -> bool:
         """Tell whether the message of an RPC may be received; answer the RPC if not."""

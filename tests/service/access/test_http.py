@@ -201,12 +201,12 @@ async def test_v2_refuses_in_its_own_form(service: Running):
     async with connected(service) as client:
         unknown = await client.ask(post("/v2/models/rope/infer", JSON))
         assert (unknown.status, unknown.fields["www-authenticate"]) == (401, "Bearer")
-        assert unknown.body == b'{"error":"Authorization must be given once, got 0"}'
+        assert unknown.body == b'{"error":"Authorization must be given once, got 0 times"}'
         forbidden = await client.ask(
             post("/v2/models/rope/infer", JSON, authorization=f"Bearer {METRICS}")
         )
         assert forbidden.status == 403
-        assert b"has not the scope infer" in forbidden.body
+        assert b"needs the scope infer, the API key has" in forbidden.body
 
 
 async def test_clients_without_a_key_fill_no_cache_of_plans(service: Running):

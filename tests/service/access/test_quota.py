@@ -59,7 +59,10 @@ def test_requests(quotas: Quotas, clock: Clock, counted: Counter):
     for _ in range(4):
         send(quotas, tenant)
     refusal = refused(quotas, tenant)
-    assert (str(refusal), refusal.retry_after_s) == ("the key may have 4 requests in a second", 1)
+    assert (str(refusal), refusal.retry_after_s) == (
+        "the API key is limited to 4 requests per second",
+        1,
+    )
     clock.now += 0.25
     send(quotas, tenant)
     refused(quotas, tenant)
@@ -93,7 +96,10 @@ def test_bytes_and_a_body_larger_than_the_bucket(quotas: Quotas, clock: Clock):
     clock.now += 0.5
     send(quotas, tenant, 5000)
     refusal = refused(quotas, tenant, 500)
-    assert (str(refusal), refusal.retry_after_s) == ("the key may have 1000 bytes in a second", 5)
+    assert (str(refusal), refusal.retry_after_s) == (
+        "the API key is limited to 1000 bytes per second",
+        5,
+    )
     clock.now += 4.5
     send(quotas, tenant, 500)
 
@@ -113,7 +119,7 @@ def test_what_a_run_took_delays_later_requests(quotas: Quotas, clock: Clock):
         quotas.add_compute(tenant, 2.5)
     refusal = refused(quotas, tenant)
     assert refusal.retry_after_s == 4
-    assert str(refusal) == "the key may have 0.5 seconds of computing in a second"
+    assert str(refusal) == "the API key is limited to 0.5 seconds of computing per second"
     clock.now += 4
     send(quotas, tenant)
 
@@ -126,7 +132,10 @@ def test_requests_at_a_time(quotas: Quotas, counted: Counter):
         with suppress(ValueError), quotas.request(tenant, 0):
             raise ValueError
         send(quotas, tenant)
-    assert (str(refusal), refusal.retry_after_s) == ("the key may have 2 requests at a time", 1)
+    assert (str(refusal), refusal.retry_after_s) == (
+        "the API key is limited to 2 requests in progress",
+        1,
+    )
     assert counted == {("a", ADMITTED): 4, ("a", "max_concurrent"): 1}
 
 

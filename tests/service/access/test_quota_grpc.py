@@ -34,7 +34,7 @@ async def test_a_debt_refuses_rpcs_and_requests_of_a_stream(tmp_path: Path):
             BODY, metadata=authorization(INFER)
         )
         assert await rpc.code() is CODE.RESOURCE_EXHAUSTED
-        assert await rpc.details() == "the key may have 1 seconds of computing in a second"
+        assert await rpc.details() == "the API key is limited to 1 seconds of computing per second"
 
         messages: asyncio.Queue[bytes] = asyncio.Queue()
 

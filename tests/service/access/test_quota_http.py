@@ -65,7 +65,7 @@ async def test_a_debt_refuses_requests_with_and_without_a_plan(service: Running,
     oip = post("/v2/models/rope/infer", b"{}", authorization="Bearer computing")
     answer = await client.ask(oip)
     assert answer.status == 429
-    assert "computing in a second" in json.loads(answer.body)["error"]
+    assert "computing per second" in json.loads(answer.body)["error"]
     assert service.statuses[num_planned:] == [429, 429], "those with a plan, at their head"
     assert counted(service, "computing", "admitted") == 4
     assert counted(service, "computing", "compute_s_per_s") == 4
