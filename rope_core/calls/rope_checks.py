@@ -16,7 +16,8 @@ MAX_XPOS_POWER = 60.0
 """Largest power of xPos's scale: float32 holds 0.4 / 1.4 to it, and its inverse."""
 
 MAX_POSITION = 2**53
-"""Bound of positions: float64, in which angles are computed, holds every whole number up to it."""
+"""Largest absolute value of a position: float64, in which angles are computed, holds every integer
+up to 2**53."""
 
 
 def check_positions(
@@ -93,9 +94,9 @@ def _check_values(name: str, positions: Tensor, rope: RopeConfig | None) -> None
 
 
 def check_position_range(name: str, positions: Tensor) -> None:
-    """Raise ShapeError if an integer on the CPU is beyond what float64 holds exactly.
+    """Raise ShapeError if an int64 position on the CPU is beyond MAX_POSITION.
 
-    To read integers on a GPU would wait for all of its work.
+    Positions on a GPU are not checked: reading them would wait for all work of the GPU.
     """
     if positions.dtype is torch.int64 and positions.is_cpu and positions.numel():
         low, high = map(int, positions.aminmax())

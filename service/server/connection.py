@@ -64,13 +64,13 @@ class Connection(AnsweringConnection):
         self._limits = limits
         self._ordinary_arguments = limits, config, server_state, app_state
         self._only_status = False
-        """Whether the service has so many connections that this one gets its status only."""
+        """Whether this connection is over the limit, and may use the status routes only."""
         self._plan: Plan | None = None
         """The plan of the last request; the next request probably has the same."""
         self._body: ReceivedBody | None = None
         self._incomplete: _Incomplete | None = None
         self._has_ended = False
-        """Whether the client sends no more."""
+        """Whether the client has sent its FIN."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport."""
@@ -154,9 +154,9 @@ class Connection(AnsweringConnection):
         self._read(data)
 
     def eof_received(self) -> bool:
-        """Answer the complete requests of a client that sends no more; else close.
+        """Answer the complete requests after the client's FIN; close if there are none.
 
-        A request that waits for a busy device is withdrawn where its client may have left.
+        A request that waits for a busy device is withdrawn if its client may have left.
         """
         entry, self._has_ended = self._entry, True
         if entry is not None:
@@ -296,7 +296,7 @@ class Connection(AnsweringConnection):
     def refuse_slow(self, phase: Phase) -> None:
         """Refuse the request whose header or body arrives too slowly."""
         if self._num_unwanted:
-            self._transport.close()  # it is refused already
+            self._transport.close()  # the request is refused already
         else:
             self._hand_over().refuse_slow(phase)
 

@@ -1,4 +1,4 @@
-"""The sending half of a connection: answers to planned requests, and refusals."""
+"""The sending half of a connection: answers to planned requests and refusals of them."""
 
 import asyncio
 import logging
@@ -23,7 +23,7 @@ from service.wire import Buffer
 log = logging.getLogger("rope.failures")
 
 MAX_DROPPED_BYTES = 2**20
-"""Longest rest of a refused body that is received and dropped to keep the connection open."""
+"""Most bytes of a refused body that are received and discarded to keep the connection open."""
 
 
 class AnsweringConnection(asyncio.BufferedProtocol):
@@ -44,7 +44,7 @@ class AnsweringConnection(asyncio.BufferedProtocol):
         self._unread: Buffer = b""
         """Bytes behind the request in progress, or those of an incomplete description."""
         self._num_unwanted = 0
-        """Bytes of a refused request that are still to come."""
+        """Bytes of a refused request that have not arrived yet; they are discarded."""
         self._is_reading_paused = False
         self._is_ending = False
         """Whether the connection closes after the next answer, which says so."""
@@ -79,7 +79,7 @@ class AnsweringConnection(asyncio.BufferedProtocol):
             self._finish(entry)
 
     def pause_writing(self) -> None:
-        """Pass on that the client does not read."""
+        """Pass the event on: the client does not read."""
         (self._ordinary or self._watch).pause_writing()
 
     def resume_writing(self) -> None:
@@ -117,13 +117,16 @@ class AnsweringConnection(asyncio.BufferedProtocol):
                 self.shutdown()
 
     def _refuse(self, plan: Plan, match: Match | None, data: memoryview, end: int) -> bool:
-        """Refuse a request before its body is received, as `PlannedRequests.refusal` says.
+        """Refuse a request before its body is received, if `PlannedRequests.refusal` has a reason.
 
         Args:
-            plan: of the request.
-            match: what the planner knows of the request; None if `plan` says all.
-            data: the request, as far as it has come, and what follows.
-            end: where the request ends.
+            plan: plan of the request.
+            match: match of the request; None if the header is that of `plan`.
+            data: received bytes of the request, and bytes behind the request.
+            end: offset in `data` at which the request ends.
+
+        Returns:
+            Whether the request was refused.
         """
         planned, transport = self._planned, self._transport
         refusal = planned.refusal(plan)
@@ -131,7 +134,7 @@ class AnsweringConnection(asyncio.BufferedProtocol):
             return False
         num_missing = end - len(data)
         if num_missing > MAX_DROPPED_BYTES or transport.get_write_buffer_size():
-            self._read_ordinary(bytes(data))  # which closes, and waits for slow readers
+            self._read_ordinary(bytes(data))  # it closes the connection, and waits for slow readers
             return True
         now = time.monotonic()
         status, answer, request_id, identifiers = render_refusal(
@@ -152,7 +155,7 @@ class AnsweringConnection(asyncio.BufferedProtocol):
         return True
 
     def _drop(self, data: memoryview) -> None:
-        """Drop the rest of a refused request."""
+        """Discard received bytes of a refused request."""
         num_dropped = min(len(data), self._num_unwanted)
         self._num_unwanted -= num_dropped
         if not self._num_unwanted:
@@ -160,14 +163,14 @@ class AnsweringConnection(asyncio.BufferedProtocol):
             self._wait_after_refusal()
 
     def _wait_after_refusal(self) -> None:
-        """Read nothing until it is this client's turn."""
+        """Pause reading until the client is released from the wait queue."""
         self._watch.start_idle()
         if not self._transport.is_closing():
             self._transport.pause_reading()
-            self._intake.wait_for_turn(self._enter)
+            self._intake.wait_for_turn(self._resume_after_refusal)
 
-    def _enter(self) -> None:
-        """Go on reading after a refusal."""
+    def _resume_after_refusal(self) -> None:
+        """Resume reading after a refusal."""
         if self._transport.is_closing():
             return
         self._transport.resume_reading()

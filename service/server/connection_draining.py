@@ -1,7 +1,7 @@
 """Close a listening socket without resetting connections that clients already have.
 
-`close` resets connections that wait to be accepted. Their clients have been told that they are
-connected, and have often sent a request. So stop handshakes first, then accept all waiting
+`close` resets connections that wait to be accepted. For their clients these connections are open,
+and a request has often been sent already. So stop handshakes first, then accept all waiting
 connections, then call `close`: each client is either served or never connected.
 """
 
@@ -59,13 +59,14 @@ def has_unread_bytes(transport: asyncio.Transport) -> bool:
 
 
 def close_idle(transport: asyncio.Transport) -> None:
-    """Close a connection that was found to have no unread bytes, and tell its client at once.
+    """Close a connection without unread bytes, and send the FIN at once.
 
     `transport.close` alone closes in the next iteration of the event loop. A request that arrives
-    until then would reset the connection. A client that has been told opens another one instead.
+    before that would reset the connection. A client that has received the FIN opens another
+    connection.
     """
     is_plain = transport.get_extra_info("sslcontext") is None
-    if is_plain and not transport.get_write_buffer_size():  # all of the last answer is sent
+    if is_plain and not transport.get_write_buffer_size():  # the last answer is sent completely
         fd = transport.get_extra_info("socket").fileno()
         with (
             suppress(OSError),
