@@ -128,10 +128,10 @@ def next_batch(
             skipped.append(entry)
             continue
         if call.kind != kind:
-            kind, slowness = call.kind, load.slowness(call.kind)
+            kind, slowness = call.kind, load.kinds[call.kind].slowness
         own_s = (call.seconds + CALL_S) * slowness
         end = now + expected_s + own_s
-        is_alone = not (batch or queue or skipped or load.is_running)
+        is_alone = not (batch or queue or skipped or load.running)
         if entry.deadline <= now or (entry.deadline < end and not is_alone):
             load.remove(call)
             entry.resolve(TimedOut())

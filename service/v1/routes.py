@@ -33,7 +33,8 @@ class Route:
         deadline = handler.deadline(io.timeout_s(headers))
         if headers.get(b"content-encoding", b"identity") != b"identity":
             raise UnsupportedMediaType("Content-Encoding must be absent or identity")
-        handler.batcher.check(deadline)
+        if handler.batcher.load.num_waiting:
+            handler.batcher.check(deadline)
         with Charge(handler.admission) as charge:
             watch = partial(disconnected, receive)
             context = RequestContext(deadline, charge, watch, io.tenant(scope))

@@ -51,7 +51,8 @@ class InferRoute:
         with self._statistics.count() as started:
             infer_headers = parse_headers(headers, handler.settings.max_json_bytes)
             deadline = handler.deadline(io.timeout_s(headers))
-            handler.batcher.check(deadline)
+            if handler.batcher.load.num_waiting:
+                handler.batcher.check(deadline)
             watch = partial(disconnected, receive)
             context = RequestContext(deadline, charge, watch, io.tenant(scope))
             reading = self._read(context, infer_headers, receive, headers)
