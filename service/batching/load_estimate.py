@@ -79,14 +79,14 @@ class LoadEstimate:
     """Outstanding work: expected time of all waiting calls and of all running calls, the latter in
     full. An upper bound of every predicted wait."""
 
-    on_end: Callable[[int], None] = field(default=lambda _: None, init=False)
+    on_end: Callable[[int], None] | None = field(default=None, init=False)
     """Called at the end of each run, with its number of calls."""
 
     num_waiting: int = field(default=0, init=False)
     _queued_s: float = field(default=0.0, init=False)
     """Expected time of the waiting calls."""
-    _kinds: dict[Hashable, _Kind] = field(default_factory=dict, init=False)
-    _running: list[StartedRun] = field(default_factory=list, init=False)
+    kinds: dict[Hashable, _Kind] = field(default_factory=dict, init=False)
+    running: list[StartedRun] = field(default_factory=list, init=False)
     _last_end: float = field(default=0.0, init=False)
     """Time at which the last run ended."""
 
@@ -110,9 +110,9 @@ class LoadEstimate:
         Raises:
             Overloaded: as `check`.
         """
-        kind = self._kinds.get(call.kind)
+        kind = self.kinds.get(call.kind)
         if kind is None:
-            kind = self._kinds[call.kind] = _Kind()
+            kind = self.kinds[call.kind] = _Kind()
         estimated_s = call.seconds + CALL_S
         expected_s, work_s = estimated_s * kind.slowness, self.work_s
         if work_s > self.max_queue_s or work_s > DEADLINE_SHARE * (deadline - now - expected_s):
@@ -154,19 +154,10 @@ class LoadEstimate:
         expected_s = 0.0 if call is None else self.expected_s(call)
         self._check(expected_s, now, deadline, _share_before(order, tenant))
 
-    @property
-    def is_running(self) -> bool:
-        """Whether a run is in progress."""
-        return bool(self._running)
-
     def expected_s(self, call: Estimated) -> float:
         """Return the expected time of a call: its estimate, corrected by the measured speed."""
-        return (call.seconds + CALL_S) * self.slowness(call.kind)
-
-    def slowness(self, kind: Hashable) -> float:
-        """Return the correction factor of the estimates of a kind."""
-        known = self._kinds.get(kind)
-        return 1.0 if known is None else known.slowness
+        kind = self.kinds.get(call.kind)
+        return (call.seconds + CALL_S) * (1.0 if kind is None else kind.slowness)
 
     def wait_s(self, now: float, share: float = 1.0) -> float:
         """Return the predicted wait of a new call.
@@ -175,7 +166,7 @@ class LoadEstimate:
             now: current time in seconds.
             share: fraction of the waiting work that runs before the call.
         """
-        rest_s = sum(max(0.0, run.started + run.expected_s - now) for run in self._running)
+        rest_s = sum(max(0.0, run.started + run.expected_s - now) for run in self.running)
         return rest_s + share * self._queued_s
 
     def start(self, calls: Sequence[Estimated], available: float, now: float) -> StartedRun:
@@ -186,7 +177,7 @@ class LoadEstimate:
             available: time at which the first of them was put into the queue.
             now: current time in seconds.
         """
-        kinds = self._kinds
+        kinds = self.kinds
         estimated_s: dict[Hashable, float] = {}
         for call in calls:
             kind = call.kind
@@ -198,12 +189,12 @@ class LoadEstimate:
         run = StartedRun(estimated_s, len(calls), expected_s, available, now)
         self.num_waiting -= len(calls)
         self._queued_s -= expected_s
-        self._running.append(run)
+        self.running.append(run)
         return run
 
     def remove(self, call: Estimated) -> None:
         """Remove a waiting call that does not run."""
-        self._kinds[call.kind].queued_s -= call.seconds + CALL_S
+        self.kinds[call.kind].queued_s -= call.seconds + CALL_S
         self.num_waiting -= 1
         self._add_up()
 
@@ -214,25 +205,33 @@ class LoadEstimate:
 
     def end(self, run: StartedRun, now: float) -> None:
         """Remove a run that has ended, and update the measured speed."""
-        self._running.remove(run)
+        self.running.remove(run)
         measured_s = now - max(self._last_end, run.available)
-        kinds, total_s = self._kinds, sum(run.estimated_s.values())
-        at_speed_s = sum([s * kinds[kind].slowness for kind, s in run.estimated_s.items()])
+        kinds, total_s, at_speed_s = self.kinds, 0.0, 0.0
+        for kind, kind_s in run.estimated_s.items():
+            total_s += kind_s
+            at_speed_s += kind_s * kinds[kind].slowness
         surprise = min(measured_s / at_speed_s, MAX_SURPRISE)
         for kind, kind_s in run.estimated_s.items():
-            weight = LEARNING_RATE * kind_s / total_s
-            kinds[kind].slowness *= 1 + weight * (surprise - 1)
-        self._last_end = now
-        self._add_up()
-        self.on_end(run.num_calls)
+            known, weight = kinds[kind], LEARNING_RATE * kind_s / total_s
+            change = known.slowness * weight * (surprise - 1)
+            known.slowness += change
+            self._queued_s += known.queued_s * change
+        if not self.num_waiting:
+            self._queued_s = 0.0  # removes rounding errors
+        self._last_end, self.work_s = now, self._queued_s
+        for other in self.running:
+            self.work_s += other.expected_s
+        if self.on_end is not None:
+            self.on_end(run.num_calls)
 
     def skip(self, now: float) -> None:
         """Exclude the time before `now` from the measured speed: the device was paused."""
         self._last_end = now
 
     def clear(self) -> None:
-        """Remove all waiting calls."""
-        for kind in self._kinds.values():
+        """Count no waiting calls."""
+        for kind in self.kinds.values():
             kind.queued_s = 0.0
         self.num_waiting = 0
         self._add_up()
@@ -254,12 +253,12 @@ class LoadEstimate:
     def _add_up(self) -> None:
         """Recompute `_queued_s` and `work_s` with the current correction factors."""
         queued_s = 0.0
-        for kind in self._kinds.values():
+        for kind in self.kinds.values():
             if not self.num_waiting:
                 kind.queued_s = 0.0  # removes rounding errors
             queued_s += kind.queued_s * kind.slowness
         self._queued_s = self.work_s = queued_s
-        for run in self._running:
+        for run in self.running:
             self.work_s += run.expected_s
 
 

@@ -1,8 +1,9 @@
 """Pace new connections and refused clients during overload (backpressure).
 
 To read and refuse a request takes time that accepted requests need. So a refused client, and during
-overload the accepting of new connections, wait in one queue, which is released at the pace of the
-calls that end. Bytes and connections that wait for this stay in the kernel.
+overload the accepting of new connections, wait in one queue. Each call that ends releases the
+newest waiters, and a timer releases the oldest ones. Bytes and connections that wait stay in the
+kernel.
 """
 
 import asyncio
@@ -89,10 +90,12 @@ class Intake:
 
     def _tick(self) -> None:
         self._timer = None
-        self._release(PER_TICK)
+        for _ in range(min(PER_TICK, len(self._wait_queue))):
+            self._wait_queue.popleft()()
         if self._wait_queue and self._timer is None:
             self._arm()
 
     def _release(self, most: int) -> None:
+        """Release the newest waiters: their clients are most likely still waiting for an answer."""
         for _ in range(min(most, len(self._wait_queue))):
-            self._wait_queue.popleft()()
+            self._wait_queue.pop()()
