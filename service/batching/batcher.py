@@ -18,7 +18,7 @@ from typing import Generic
 
 from service.access.tenant import ANONYMOUS, Tenant
 from service.batching.admission import MAX_OF_FREE
-from service.batching.call_queue import Batchable, C, Entry, FutureEntry, R, next_batch
+from service.batching.call_queue import Batchable, C, Entry, R, next_batch
 from service.batching.fair_order import FairOrder
 from service.batching.load_estimate import LoadEstimate, StartedRun
 from service.batching.run import Completed, Run
@@ -94,23 +94,6 @@ class Batcher(Generic[C, R]):
         """The calls in the queue."""
         return list(map(_call, self._queue))
 
-    def submit(
-        self,
-        call: C,
-        deadline: float,
-        on_wait: Callable[[FutureEntry[C, R]], None],
-        tenant: Tenant = ANONYMOUS,
-    ) -> FutureEntry[C, R]:
-        """Put a call into the queue, and return an entry with the future of its result.
-
-        Raises:
-            Overloaded, ShuttingDown, DeviceLost, DeviceStuck: as `enqueue`.
-        """
-        future: asyncio.Future[Completed[R]] = asyncio.get_running_loop().create_future()
-        entry = FutureEntry(call, time.monotonic(), deadline, future, on_wait, tenant=tenant)
-        self.enqueue(entry)
-        return entry
-
     def enqueue(self, entry: Entry[C, R]) -> None:
         """Put a call into the queue, behind those of its tenant that arrived earlier.
 
@@ -126,9 +109,12 @@ class Batcher(Generic[C, R]):
             self._check_num_calls(tenant)
         entry.enqueued = now = time.monotonic()
         self.load.add(entry.call, now, entry.deadline, queue, tenant)
-        lane = queue.latest
-        if lane.entries and lane.tenant is tenant and lane.entries[-1].arrived <= entry.arrived:
-            lane.entries.append(entry)  # fast path: most calls need no call of `insert`
+        lane, entries = queue.latest, queue.latest.entries
+        is_last = entries[-1].arrived <= entry.arrived if entries else lane is queue.only
+        if is_last and lane.tenant is tenant:  # fast path without a call of `insert`
+            if not entries and not self._running:
+                lane.start = queue.virtual_time - lane.burst
+            entries.append(entry)
             lane.seconds += entry.call.seconds
             queue.num_calls += 1
         else:

@@ -120,7 +120,8 @@ def next_batch(
     seconds = expected_s = slowness = 0.0
     kind, earliest = None, inf
     is_short = False
-    for entry in queue.in_order():
+    only = queue.only
+    for entry in queue.in_order() if only is None else only.entries:
         call = entry.call
         if not batch:
             key, is_short = call.batch_key, call.seconds < inline_limit_s

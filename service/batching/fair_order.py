@@ -56,6 +56,8 @@ class Lane(Generic[E]):
     """The waiting calls of one tenant."""
 
     tenant: Tenant
+    burst: float
+    """BURST_S as virtual time of the tenant."""
     start: float
     """Virtual time of the tenant: start of its first waiting call."""
     entries: deque[E] = field(default_factory=deque)
@@ -77,15 +79,17 @@ class FairOrder(Generic[E]):
     Attributes:
         num_calls: number of waiting calls.
         latest: lane of the last inserted call.
+        only: the lane, if there is exactly one: its entries are all calls, in order.
+        virtual_time: that of the tenant served last. Never decreases.
     """
 
     def __init__(self) -> None:
         self.num_calls = 0
-        self._virtual_time = 0.0
-        """Virtual time of the queue: that of the tenant served last. Never decreases."""
+        self.virtual_time = 0.0
         self._lanes: dict[str, Lane[E]] = {}
         """By name of the tenant. An empty lane is kept while its virtual time is ahead."""
-        self.latest: Lane[E] = Lane(ANONYMOUS, 0.0)
+        self.latest: Lane[E] = Lane(ANONYMOUS, BURST_S, 0.0)
+        self.only: Lane[E] | None = None
 
     def __iter__(self) -> Iterator[E]:
         return chain.from_iterable(map(_entries, self._lanes.values()))
@@ -95,13 +99,10 @@ class FairOrder(Generic[E]):
         return lane is not None and entry in lane.entries
 
     def in_order(self) -> Iterator[E]:
-        """Iterate over the calls in the order in which they run.
+        """Iterate over the calls of several tenants in the order in which they run.
 
         No call may be inserted or removed during the iteration.
         """
-        if len(self._lanes) == 1:
-            [lane] = self._lanes.values()
-            return iter(lane.entries)
         lanes = [lane for lane in self._lanes.values() if lane.entries]
         starts = merge(*[lane.by_start() for lane in lanes], key=_start_and_arrival)
         return (entry for _, _, entry in starts)
@@ -116,19 +117,19 @@ class FairOrder(Generic[E]):
         if is_idle and not self.num_calls:
             self._lanes.clear()
         tenant = entry.tenant
+        burst = BURST_S / tenant.weight
         lane = self._lanes.get(tenant.name)
         if lane is None:
-            lane = Lane(tenant, self._virtual_time - BURST_S / tenant.weight)
-            self._lanes[tenant.name] = lane
+            lane = self._lanes[tenant.name] = Lane(tenant, burst, self.virtual_time - burst)
+            self.only = lane if len(self._lanes) == 1 else None
         elif not lane.entries:
-            lane.start = max(lane.start, self._virtual_time - BURST_S / tenant.weight)
-            lane.seconds = 0.0
+            lane.start = max(lane.start, self.virtual_time - burst)
         entries = lane.entries
         index = len(entries)
         while index and entries[index - 1].arrived > entry.arrived:
             index -= 1
         entries.insert(index, entry)
-        lane.tenant = tenant
+        lane.tenant, lane.burst = tenant, burst
         lane.seconds += entry.call.seconds
         self.num_calls += 1
         self.latest = lane
@@ -138,7 +139,7 @@ class FairOrder(Generic[E]):
         if entry in self:
             lane = self._lanes[entry.tenant.name]
             lane.entries.remove(entry)
-            lane.seconds -= entry.call.seconds
+            lane.seconds = lane.seconds - entry.call.seconds if lane.entries else 0.0
             self.num_calls -= 1
 
     def serve(self, entries: Sequence[E]) -> None:
@@ -150,22 +151,22 @@ class FairOrder(Generic[E]):
         for entry in entries:
             lane = self._lanes[entry.tenant.name]
             if entry is entries[0]:
-                self._virtual_time = max(self._virtual_time, lane.start)
+                self.virtual_time = max(self.virtual_time, lane.start)
             if lane.entries[0] is entry:
                 lane.entries.popleft()
             else:
                 lane.entries.remove(entry)
             seconds = entry.call.seconds
-            lane.seconds -= seconds
+            lane.seconds = lane.seconds - seconds if lane.entries else 0.0
             lane.start += seconds / lane.tenant.weight
         self.num_calls -= len(entries)
-        if len(self._lanes) > 1:
+        if self.only is None:
             self._forget()
 
     def clear(self) -> None:
         """Remove all calls."""
         self._lanes.clear()
-        self.latest = Lane(ANONYMOUS, 0.0)
+        self.latest, self.only = Lane(ANONYMOUS, BURST_S, 0.0), None
         self.num_calls = 0
 
     def num_calls_of(self, tenant: Tenant) -> int:
@@ -176,10 +177,10 @@ class FairOrder(Generic[E]):
     def seconds_before(self, tenant: Tenant) -> float:
         """Return the estimated seconds of the calls that run before a new call of a tenant."""
         lanes, seconds = self._lanes, 0.0
-        start = self._virtual_time - BURST_S / tenant.weight
+        start = self.virtual_time - BURST_S / tenant.weight
         own = lanes.get(tenant.name)
         if own is not None:
-            if len(lanes) == 1:
+            if own is self.only:
                 return own.seconds
             seconds = own.seconds
             start = (own.start if own.entries else max(own.start, start)) + seconds / tenant.weight
@@ -192,7 +193,7 @@ class FairOrder(Generic[E]):
 
     def share_before(self, tenant: Tenant) -> float:
         """Return the fraction of the waiting work that runs before a new call of a tenant."""
-        if len(self._lanes) <= 1 and tenant.name in self._lanes:
+        if self.only is not None and self.only.tenant.name == tenant.name:
             return 1.0
         seconds = sum([lane.seconds for lane in self._lanes.values()])
         return min(1.0, self.seconds_before(tenant) / seconds) if seconds > 0 else 1.0
@@ -200,6 +201,7 @@ class FairOrder(Generic[E]):
     def _forget(self) -> None:
         """Drop empty lanes whose virtual time a new lane would get as well."""
         for name, lane in [*self._lanes.items()]:
-            oldest = self._virtual_time - BURST_S / lane.tenant.weight
-            if not lane.entries and lane.start <= oldest:
+            if not lane.entries and lane.start <= self.virtual_time - lane.burst:
                 del self._lanes[name]
+        if len(self._lanes) == 1:
+            [self.only] = self._lanes.values()

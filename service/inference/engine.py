@@ -15,7 +15,7 @@ from service.batching.packing import PACK_KEYS, PACKERS, DeviceBatch, SingleCall
 from service.batching.run import Run
 from service.device import Device
 from service.errors import DeviceFull, TooLarge
-from service.inference.scratch import scratch_bytes
+from service.inference.scratch import SCRATCH_BYTES
 
 SECONDS_PER_SEQUENCE = 50e-6
 """Fixed time of each sequence of a call."""
@@ -131,15 +131,18 @@ class Engine:
         else:
             batch = type(call).__name__
         key = batch, backend
+        num_tokens, scratch_bytes = call.num_tokens, 0
+        if self.device.scratch is not None:  # computes in memory of the host
+            scratch_bytes = SCRATCH_BYTES[type(call)](call, num_tokens, backend)
         kind = type(call), frexp(seconds)[1] // 2  # the operation, and the time by powers of 4
         return Job(
             call,
             key,
             packs,
-            call.num_tokens,
+            num_tokens,
             num_bytes,
             answer_bytes,
-            0 if self.device.scratch is None else scratch_bytes(call, backend),
+            scratch_bytes,
             seconds,
             backend,
             kind,

@@ -171,13 +171,16 @@ class InferenceHandler:
             if context.disconnected is not None:
                 watchers.append(asyncio.create_task(self._withdraw_after(context, entry)))
 
-        entry = self.batcher.submit(job, context.deadline, watch, context.tenant)
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Completed[Result]] = loop.create_future()
+        arrived, tenant = time.monotonic(), context.tenant
+        entry = FutureEntry(job, arrived, context.deadline, future, watch, tenant=tenant)
+        self.batcher.enqueue(entry)
         expiry = None
         if queue_s is not None:
-            loop = asyncio.get_running_loop()
             expiry = loop.call_later(queue_s, self.batcher.expire, entry)
         try:
-            return await entry.future
+            return await future
         except asyncio.CancelledError:
             self.batcher.withdraw(entry, ClientLeft())
             raise

@@ -8,7 +8,7 @@ import torch
 
 from rope_core import Attend, Call, Result, Rotate
 from rope_core.calls import tensor_fields, with_fields
-from rope_core.calls.rope_checks import check_position_range
+from rope_core.calls.rope_checks import check_position_values
 from service.access.keys import NO_KEYS, Keys
 from service.access.tenant import ANONYMOUS, Tenant
 from service.asgi.io import Headers
@@ -146,7 +146,7 @@ class Plan:
         if self.tensor_names is not None:
             for field, name in self.tensor_names.items():
                 if field in POSITION_FIELDS:
-                    check_position_range(name, tensors[name])
+                    check_position_values(name, tensors[name], None)
             return with_fields(
                 self.job.call, {field: tensors[name] for field, name in self.tensor_names.items()}
             )
