@@ -1,4 +1,4 @@
-"""P: positions and the base of the frequencies. C: tables of cosines and sines."""
+"""Section P: positions and the base of the frequencies. Section C: tables of cos and sin."""
 
 from tests.attacks.requests import Row, post, post_json
 
@@ -16,7 +16,7 @@ def based(id_: str, theta: object) -> Row:
 
 
 def table(id_: str, head_dim: object, positions: object = (0, 1), status: int = 422) -> Row:
-    """Return a row that asks for a table of cosines and sines."""
+    """Return a row that requests a table of cos and sin."""
     code = {422: "config", 413: "too_large"}.get(status, "")
     rope = {"head_dim": head_dim}
     return Row(
