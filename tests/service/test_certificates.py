@@ -1,4 +1,4 @@
-"""Certificates are read again when their files change, and bad files change nothing."""
+"""Certificates are reloaded when their files change; files that cannot be used are ignored."""
 
 import os
 import shutil
@@ -14,7 +14,7 @@ from tests.service.certificates import Authority, write_key
 
 
 class Clock:
-    """Shows the time that the test sets."""
+    """A clock that the test sets."""
 
     now = 0.0
 

@@ -265,7 +265,7 @@ def test_an_answer_of_a_known_header_that_nobody_reads_is_dropped(impatient: Sta
             read_all(deaf)
 
 
-def test_the_port_for_the_status_serves_the_status_only(impatient: Started):
+def test_the_status_port_serves_the_status_routes_only(impatient: Started):
     """It is there while the other port has no connection left."""
     with ExitStack() as stack:
         for _ in range(8 + 16):

@@ -23,7 +23,7 @@ def held() -> HeldDoubler:
 
 
 async def test_a_call_does_not_wait_for_the_backlog_of_another_tenant(held):
-    """Neither in a run of its own, nor in one that it shares with calls of the backlog."""
+    """The call runs first, whether or not it shares a run with calls of the backlog."""
     async with batching(held, max_batch_tokens=2) as calls:
         entries = [calls.submit(0, tenant=A)]
         await held.started()
@@ -57,8 +57,8 @@ async def test_a_tenant_leaves_a_third_of_the_queue_to_others(held):
             await entry.future
 
 
-async def test_each_tenant_is_told_the_time_of_its_calls(run):
-    """The time of a run is divided by the estimates; a run that fails takes none."""
+async def test_each_tenant_is_charged_for_the_time_of_its_calls(run):
+    """The time of a run is divided by the estimates; a failed run is not charged."""
     async with batching(run, inline=True) as calls:
         shared = [
             calls.submit(1, tenant=A, seconds=0.01),

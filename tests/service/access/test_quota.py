@@ -1,4 +1,4 @@
-"""Token buckets, concurrent requests and debts of tenants; the clock is that of the test."""
+"""Token buckets, requests in progress and debts of tenants, on a simulated clock."""
 
 from collections import Counter
 from contextlib import suppress
@@ -113,7 +113,7 @@ def test_a_body_of_unknown_length_is_charged_once_it_is_known(quotas: Quotas, cl
     send(quotas, tenant, 0)
 
 
-def test_what_a_run_took_delays_later_requests(quotas: Quotas, clock: Clock):
+def test_device_time_delays_later_requests(quotas: Quotas, clock: Clock):
     tenant = Tenant("a", compute_s_per_s=0.5)
     with quotas.request(tenant, 0):
         quotas.add_compute(tenant, 2.5)
@@ -124,7 +124,7 @@ def test_what_a_run_took_delays_later_requests(quotas: Quotas, clock: Clock):
     send(quotas, tenant)
 
 
-def test_requests_at_a_time(quotas: Quotas, counted: Counter):
+def test_max_concurrent(quotas: Quotas, counted: Counter):
     tenant = Tenant("a", max_concurrent=2)
     with quotas.request(tenant, 0):
         with quotas.request(tenant, 0):
@@ -139,7 +139,7 @@ def test_requests_at_a_time(quotas: Quotas, counted: Counter):
     assert counted == {("a", ADMITTED): 4, ("a", "max_concurrent"): 1}
 
 
-def test_a_request_that_begins_once_more_is_counted_once(quotas: Quotas, counted: Counter):
+def test_a_cancelled_request_is_counted_once(quotas: Quotas, counted: Counter):
     tenant = Tenant("a", requests_per_s=1, bytes_per_s=10, max_concurrent=1)
     quotas.begin(tenant, 10)
     quotas.add_bytes(tenant, 10)
@@ -164,7 +164,7 @@ def test_tenants_do_not_share_and_new_limits_keep_debts(quotas: Quotas, clock: C
     st.lists(st.tuples(st.integers(0, 64).map(lambda n: n / 64), st.integers(0, 300)), max_size=80)
 )
 def test_admitted_requests_and_bytes_stay_within_rate_and_burst(steps: list[tuple[float, int]]):
-    """And after the wait that a refusal names, the same request is admitted."""
+    """After the wait that a refusal names, the same request is admitted."""
     clock = Clock()
     quotas = Quotas(clock=clock)
     tenant = Tenant("a", requests_per_s=3, bytes_per_s=200)
