@@ -116,13 +116,13 @@ class Acceptor:
             self._pause()
             intake.wait_for_turn(self._enter)
 
-    def _enter(self) -> None:
+    def _enter(self) -> bool:
         """Accept some of those that have waited."""
-        if self._is_closed:
-            return
-        self._resume()
-        for listener in self.sockets:
-            self._accept(listener, PER_PLACE)
+        if not self._is_closed:
+            self._resume()
+            for listener in self.sockets:
+                self._accept(listener, PER_PLACE)
+        return True
 
     def _accept(self, listener: socket.socket, most: int) -> None:
         intake = self._intake

@@ -11,17 +11,14 @@ from collections.abc import Callable
 
 from service.batching.load_estimate import LoadEstimate
 
-PER_CALL = 2
-"""How many come in for each call that ends: so refusals take a small share of the time."""
-
-PER_FREE_RUN = 32
-"""How many come in, at least, when a run ends and the device soon has no more work."""
+PER_RUN = 32
+"""How many come in when a run ends and the device soon has no more work."""
 
 TICK_S = 0.05
 PER_TICK = 5
-"""How many come in each TICK_S, even if no call ends."""
+"""How many come in each TICK_S, whatever the device does."""
 
-FREE_WORK_S = 0.1
+FREE_WORK_S = 0.05
 """While the device has no more work than this, new connections come in at once."""
 
 
@@ -37,7 +34,7 @@ class Intake:
         self._max_connections = max_connections
         self._load = load
         self._num_open = 0
-        self._line: deque[Callable[[], None]] = deque()
+        self._line: deque[Callable[[], bool]] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._when_room: list[Callable[[], None]] = []
         if load is not None:
@@ -71,30 +68,31 @@ class Intake:
         """Call `accept` when a connection has closed."""
         self._when_room.append(accept)
 
-    def wait_for_turn(self, enter: Callable[[], None]) -> None:
-        """Call `enter` when a call has ended, or after those that have waited for longer."""
+    def wait_for_turn(self, enter: Callable[[], bool]) -> None:
+        """Call `enter` when it is its turn; it returns whether a request waits there."""
         self._line.append(enter)
         if self._timer is None:
             self._arm()
 
-    def calls_ended(self, num_calls: int) -> None:
-        """Let some come in: the device has ended a run."""
-        if self._line:
-            most = PER_CALL * num_calls
-            loop = asyncio.get_running_loop()
-            loop.call_soon(self._let_in, max(most, PER_FREE_RUN) if self.is_free else most)
+    def calls_ended(self, _num_calls: int) -> None:
+        """Let some come in if the device soon has no more work: a run has ended."""
+        if self._line and self.is_free:
+            asyncio.get_running_loop().call_soon(self._let_in)
 
     def _arm(self) -> None:
         self._timer = asyncio.get_running_loop().call_later(TICK_S, self._tick)
 
     def _tick(self) -> None:
+        """Let those come in that have waited for longest."""
         self._timer = None
-        for _ in range(min(PER_TICK, len(self._line))):
-            self._line.popleft()()
+        num_requests = 0
+        while self._line and num_requests < PER_TICK:
+            num_requests += self._line.popleft()()
         if self._line and self._timer is None:
             self._arm()
 
-    def _let_in(self, most: int) -> None:
-        """Let in those that came last: their clients still wait for an answer."""
-        for _ in range(min(most, len(self._line))):
-            self._line.pop()()
+    def _let_in(self) -> None:
+        """Let those come in that came last: their clients still wait for an answer."""
+        num_requests = 0
+        while self._line and num_requests < PER_RUN:
+            num_requests += self._line.pop()()

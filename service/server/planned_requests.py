@@ -99,17 +99,23 @@ class PlannedRequests:
         header = match.header
         return match if self.gate.quotas.allows(header.tenant, header.num_body_bytes) else None
 
-    def refusal(self, plan: Plan) -> Overloaded | QuotaExceeded | None:
-        """Return why a request that arrives now is refused; None if it is not.
+    def refusal(self, plan: Plan, arrived: float) -> Overloaded | QuotaExceeded | None:
+        """Return why a request is refused; None if it is not.
 
         It would be answered too late, or exceeds the quota of its tenant.
+
+        Args:
+            plan: of the request.
+            arrived: time of `time.monotonic` when it arrived.
         """
         tenant = plan.tenant
         try:
             if tenant is not ANONYMOUS:
                 self.gate.quotas.check(tenant, plan.num_body_bytes)
-            if self.load.work_s > self.load.max_work_s(plan.timeout_s - plan.job.seconds):
-                self.batcher.check(time.monotonic() + plan.timeout_s, tenant, plan.job)
+            deadline = arrived + plan.timeout_s
+            spare_s = deadline - time.monotonic() - plan.job.seconds
+            if self.load.work_s > self.load.max_work_s(spare_s):
+                self.batcher.check(deadline, tenant, plan.job)
         except (Overloaded, QuotaExceeded) as refusal:
             return refusal
         return None
