@@ -152,7 +152,7 @@ class Settings(BaseSettings):
 
     max_queue_s: Seconds = 2.0
     """Longest predicted wait for the device, in seconds. A call is refused with 503 if its
-    predicted wait is longer than this, or longer than 30 % of the time until its deadline. While
+    predicted wait is longer than this, or longer than 20 % of the time until its deadline. While
     fewer than 8 calls wait, a call is refused only if it would miss its deadline."""
 
     max_queue_calls: PositiveInt = 8192

@@ -12,7 +12,7 @@ from service.errors import Overloaded
 CALL_S = 30e-6
 """Seconds of the event loop for each call, in addition to the estimated time of the call."""
 
-DEADLINE_SHARE = 0.3
+DEADLINE_SHARE = 0.2
 """Fraction of the time until its deadline that a call may wait in the queue. The rest covers errors
 of the estimate and the network."""
 

@@ -118,13 +118,13 @@ class Acceptor:
             self._pause()
             intake.wait_for_turn(self._take_turn)
 
-    def _take_turn(self) -> None:
+    def _take_turn(self) -> bool:
         """Accept PER_PLACE connections, and listen for more."""
-        if self._is_closed:
-            return
-        self._resume()
-        for listener in self.sockets:
-            self._accept(listener, PER_PLACE)
+        if not self._is_closed:
+            self._resume()
+            for listener in self.sockets:
+                self._accept(listener, PER_PLACE)
+        return True
 
     def _accept(self, listener: socket.socket, most: int) -> None:
         intake = self._intake

@@ -139,17 +139,17 @@ class Connection(AnsweringConnection):
             and nbytes >= len(plan.prefix)  # the landing buffer has earlier packets behind this one
             and planned.landing.startswith(plan.prefix)
             and self._entry is None
-            and not self._unread
+            and not (self._unread or self._waited_s)
             and (ordinary is None or ordinary.is_free)
             and not planned.lifecycle.ending
         ):
             start = len(plan.prefix)
-            if planned.load.work_s > plan.max_work_s and self._refuse(
-                plan, None, data, start + plan.num_bytes
-            ):
+            is_busy = planned.load.work_s > plan.max_work_s
+            end = start + plan.num_bytes
+            if is_busy and self._refuse(plan, None, data, end, time.monotonic()):
                 return
-            body = planned.receive(plan, None, data, start, start + plan.num_bytes)
-            if body is not None and start + plan.num_bytes == nbytes:
+            body = planned.receive(plan, None, data, start, end)
+            if body is not None and end == nbytes:
                 self._entry = planned.submit(body, self._answer)
                 if self._entry is None:
                     self._replay(body)
@@ -206,7 +206,8 @@ class Connection(AnsweringConnection):
         if match is None:
             self._read_ordinary(bytes(data))
             return
-        arrived = time.monotonic() if incomplete is None else incomplete.arrived
+        waited_s, self._waited_s = self._waited_s, 0.0
+        arrived = time.monotonic() - waited_s if incomplete is None else incomplete.arrived
         if match.start > len(data):
             deadline = arrived + self._planned.planner.timeout_s(match.header)
             timer = self._call_at(deadline, self._expire)
@@ -216,8 +217,8 @@ class Connection(AnsweringConnection):
         plan = match.plan
         if plan is not None and not match.identifiers and not match.description.message_id:
             self._plan = plan
-        is_busy = plan is not None and self._planned.load.work_s > plan.max_work_s
-        if plan is not None and is_busy and self._refuse(plan, match, data, match.end):
+        is_busy = plan is not None and (waited_s or self._planned.load.work_s > plan.max_work_s)
+        if plan is not None and is_busy and self._refuse(plan, match, data, match.end, arrived):
             return
         body = self._planned.receive(plan, match, data, match.start, match.end, arrived)
         if body is None:

@@ -15,6 +15,7 @@ from service.planned.plan import Plan, PlannedEntry
 from service.planned.planner import Match
 from service.server.asgi_protocol import AsgiProtocol
 from service.server.connection_deadlines import Watch
+from service.server.connection_draining import has_unread_bytes, seconds_unread
 from service.server.discard import discard
 from service.server.intake import Intake
 from service.server.planned_answer import render_answer, render_refusal, send
@@ -46,6 +47,8 @@ class AnsweringConnection(asyncio.BufferedProtocol):
         """Bytes behind the request in progress, or those of an incomplete description."""
         self._num_unwanted = 0
         """Bytes of a refused request that have not arrived yet; they are discarded."""
+        self._waited_s = 0.0
+        """Seconds that the next request has waited in the kernel while reading was paused."""
         self._is_reading_paused = False
         self._is_ending = False
         """Whether the connection closes after the next answer, which says so."""
@@ -117,7 +120,9 @@ class AnsweringConnection(asyncio.BufferedProtocol):
             if self._is_ending:
                 self.shutdown()
 
-    def _refuse(self, plan: Plan, match: Match | None, data: memoryview, end: int) -> bool:
+    def _refuse(
+        self, plan: Plan, match: Match | None, data: memoryview, end: int, arrived: float
+    ) -> bool:
         """Refuse a request before its body is received, if `PlannedRequests.refusal` has a reason.
 
         Args:
@@ -125,51 +130,44 @@ class AnsweringConnection(asyncio.BufferedProtocol):
             match: match of the request; None if the header is that of `plan`.
             data: received bytes of the request, and bytes behind the request.
             end: offset in `data` at which the request ends.
+            arrived: time of `time.monotonic` when the request arrived.
 
         Returns:
             Whether the request was refused.
         """
         planned, transport = self._planned, self._transport
-        refusal = planned.refusal(plan)
+        refusal = planned.refusal(plan, arrived)
         if refusal is None:
             return False
         num_missing = end - len(data)
         if num_missing > MAX_DROPPED_BYTES or transport.get_write_buffer_size():
             self._read_ordinary(bytes(data))  # it closes the connection, and waits for slow readers
             return True
-        now = time.monotonic()
         status, answer, request_id, identifiers = render_refusal(
             planned, plan.answer_format, match, refusal, self._server_state.default_headers
         )
         send(transport, self._fd, [answer])
         if plan.answer_format.statistics is not None:
-            plan.answer_format.statistics.add_failure(refusal, now)
-        planned.record(plan.answer_format.route, request_id, status, now, identifiers)
+            plan.answer_format.statistics.add_failure(refusal, arrived)
+        planned.record(plan.answer_format.route, request_id, status, arrived, identifiers)
         self._server_state.total_requests += 1
         if num_missing > 0:
-            num_missing -= self._discard(num_missing)
-        if num_missing > 0:
             self._num_unwanted = num_missing
-            self._watch.start_idle()
-            self._watch.schedule()
         else:
             self._unread = bytes(data[end:])
-            self._wait_after_refusal()
+        self._wait_after_refusal()
         return True
 
     def _drop(self, data: memoryview) -> None:
         """Discard received bytes of a refused request."""
         num_dropped = min(len(data), self._num_unwanted)
         self._num_unwanted -= num_dropped
-        if self._num_unwanted:
-            self._num_unwanted -= self._discard(self._num_unwanted)
+        if self._num_unwanted and self._fd >= 0:
+            self._num_unwanted -= discard(self._fd, self._num_unwanted)
         if not self._num_unwanted:
+            self._watch.start_idle()
             self._unread = bytes(data[num_dropped:])
-            self._wait_after_refusal()
-
-    def _discard(self, num_bytes: int) -> int:
-        """Discard received bytes in the kernel; return the number of discarded bytes."""
-        return discard(self._fd, num_bytes) if self._fd >= 0 else 0
+            self._resume_after_refusal()
 
     def _wait_after_refusal(self) -> None:
         """Pause reading until the client is released from the wait queue."""
@@ -178,15 +176,21 @@ class AnsweringConnection(asyncio.BufferedProtocol):
             self._transport.pause_reading()
             self._intake.wait_for_turn(self._resume_after_refusal)
 
-    def _resume_after_refusal(self) -> None:
-        """Resume reading after a refusal."""
+    def _resume_after_refusal(self) -> bool:
+        """Resume reading after a refusal; return whether another request waits to be read."""
         if self._transport.is_closing():
-            return
+            return False
+        if self._num_unwanted and self._fd >= 0:
+            self._num_unwanted -= discard(self._fd, self._num_unwanted)
         self._transport.resume_reading()
         if self._unread:
             self._read_unread()
-        elif self._is_ending:
+            return True
+        if self._is_ending:
             self.shutdown()
+        has_request = has_unread_bytes(self._transport)
+        self._waited_s = seconds_unread(self._transport) if has_request else 0.0
+        return has_request
 
     @abstractmethod
     def _read_unread(self) -> None:

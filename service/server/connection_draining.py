@@ -12,6 +12,7 @@ import os
 import select
 import socket
 import struct
+import sys
 import termios
 from array import array
 from collections.abc import Sequence
@@ -28,6 +29,9 @@ DROP_SYN = (
     (0x06, 0, 0, 0),  # then drop the segment
     (0x06, 0, 0, 0xFFFFFFFF),  # else pass all of it
 )
+
+LAST_RECEIVED = slice(52, 56)
+"""Bytes of Linux's `struct tcp_info`: milliseconds since the last segment with data arrived."""
 
 ACCEPT_ROUNDS = 1000
 """Iterations of the event loop to wait, at most: accepting may fail, or handshakes may go on."""
@@ -56,6 +60,22 @@ def has_unread_bytes(transport: asyncio.Transport) -> bool:
     unread = array("i", [0])
     fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.FIONREAD, unread)
     return unread[0] > 0
+
+
+def seconds_unread(transport: asyncio.Transport) -> float:
+    """Return the seconds that unread bytes have waited in the kernel; 0 if unknown.
+
+    Linux reports the arrival of the last segment. This is an underestimate for a request that
+    arrived in several segments.
+    """
+    connection = transport.get_extra_info("socket")
+    if connection.family == socket.AF_UNIX:
+        return 0.0
+    try:
+        info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, LAST_RECEIVED.stop)
+    except (AttributeError, OSError):
+        return 0.0
+    return int.from_bytes(info[LAST_RECEIVED], sys.byteorder) / 1e3
 
 
 def close_idle(transport: asyncio.Transport) -> None:

@@ -1,9 +1,9 @@
 """Pace new connections and refused clients during overload (backpressure).
 
 To read and refuse a request takes time that accepted requests need. So a refused client, and during
-overload the accepting of new connections, wait in one queue. Each call that ends releases the
-newest waiters, and a timer releases the oldest ones. Bytes and connections that wait stay in the
-kernel.
+overload the accepting of new connections, wait in one queue. When the device has little work left,
+the newest waiters are released; a timer releases the oldest ones. Bytes and connections that wait
+stay in the kernel.
 """
 
 import asyncio
@@ -12,18 +12,15 @@ from collections.abc import Callable
 
 from service.batching.load_estimate import LoadEstimate
 
-PER_CALL = 2
-"""Waiters released per call that ends: refusals then take a small part of the time."""
-
-PER_FREE_RUN = 32
-"""Least waiters released when a run ends and little work is left for the device."""
+PER_RUN = 32
+"""Requests of the newest waiters that are released when a run ends and little work is left."""
 
 TICK_S = 0.05
 PER_TICK = 5
-"""Waiters released every TICK_S seconds, even if no call ends."""
+"""Requests of the oldest waiters that are released every TICK_S seconds."""
 
-FREE_WORK_S = 0.1
-"""While the device has less outstanding work than this, in seconds, accepting is not paced."""
+FREE_WORK_S = 0.05
+"""While the outstanding work of the device is at most this, in seconds, accepting is not paced."""
 
 
 class Intake:
@@ -38,7 +35,7 @@ class Intake:
         self._max_connections = max_connections
         self._load = load
         self._num_open = 0
-        self._wait_queue: deque[Callable[[], None]] = deque()
+        self._wait_queue: deque[Callable[[], bool]] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._room_callbacks: list[Callable[[], None]] = []
         if load is not None:
@@ -72,30 +69,35 @@ class Intake:
         """Call `accept` once, when a connection has closed."""
         self._room_callbacks.append(accept)
 
-    def wait_for_turn(self, resume: Callable[[], None]) -> None:
-        """Append a waiter to the wait queue; `resume` is called when the waiter is released."""
+    def wait_for_turn(self, resume: Callable[[], bool]) -> None:
+        """Append a waiter to the wait queue.
+
+        Args:
+            resume: called when the waiter is released; returns whether a request waits there.
+        """
         self._wait_queue.append(resume)
         if self._timer is None:
             self._arm()
 
-    def calls_ended(self, num_calls: int) -> None:
-        """Release waiters: the device has ended a run of `num_calls` calls."""
-        if self._wait_queue:
-            most = PER_CALL * num_calls
-            loop = asyncio.get_running_loop()
-            loop.call_soon(self._release, max(most, PER_FREE_RUN) if self.is_free else most)
+    def calls_ended(self, _num_calls: int) -> None:
+        """Release waiters if little work is left: a run has ended."""
+        if self._wait_queue and self.is_free:
+            asyncio.get_running_loop().call_soon(self._release)
 
     def _arm(self) -> None:
         self._timer = asyncio.get_running_loop().call_later(TICK_S, self._tick)
 
     def _tick(self) -> None:
+        """Release the oldest waiters."""
         self._timer = None
-        for _ in range(min(PER_TICK, len(self._wait_queue))):
-            self._wait_queue.popleft()()
+        num_requests = 0
+        while self._wait_queue and num_requests < PER_TICK:
+            num_requests += self._wait_queue.popleft()()
         if self._wait_queue and self._timer is None:
             self._arm()
 
-    def _release(self, most: int) -> None:
-        """Release the newest waiters: their clients are most likely still waiting for an answer."""
-        for _ in range(min(most, len(self._wait_queue))):
-            self._wait_queue.pop()()
+    def _release(self) -> None:
+        """Release the newest waiters: their clients most likely still wait for an answer."""
+        num_requests = 0
+        while self._wait_queue and num_requests < PER_RUN:
+            num_requests += self._wait_queue.pop()()

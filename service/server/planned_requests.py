@@ -99,17 +99,23 @@ class PlannedRequests:
         header = match.header
         return match if self.gate.quotas.allows(header.tenant, header.num_body_bytes) else None
 
-    def refusal(self, plan: Plan) -> Overloaded | QuotaExceeded | None:
+    def refusal(self, plan: Plan, arrived: float) -> Overloaded | QuotaExceeded | None:
         """Return the error of a request that must be refused now; None: the request is accepted.
 
         A request is refused if its predicted wait is too long, or a quota of its tenant exceeded.
+
+        Args:
+            plan: plan of the request.
+            arrived: time of `time.monotonic` when the request arrived.
         """
         tenant = plan.tenant
         try:
             if tenant is not ANONYMOUS:
                 self.gate.quotas.check(tenant, plan.num_body_bytes)
-            if self.load.work_s > self.load.max_work_s(plan.timeout_s - plan.job.seconds):
-                self.batcher.check(time.monotonic() + plan.timeout_s, tenant, plan.job)
+            deadline = arrived + plan.timeout_s
+            spare_s = deadline - time.monotonic() - plan.job.seconds
+            if self.load.work_s > self.load.max_work_s(spare_s):
+                self.batcher.check(deadline, tenant, plan.job)
         except (Overloaded, QuotaExceeded) as refusal:
             return refusal
         return None
