@@ -94,7 +94,8 @@ class Settings(BaseSettings):
 
     keys_file: Path | None = None
     """TOML file with the tenants of the service and the hashes of their API keys
-    (docs/security.md). It is read again when it has changed. If unset, clients need no key."""
+    (docs/security.md). It is read again when it has changed, or when the process receives SIGHUP.
+    If unset, clients need no key."""
 
     tls_cert_file: Path | None = None
     """File of the certificate of this service in PEM, with those between it and its root. If set,

@@ -1,21 +1,18 @@
 """Decides who a request is from, and whether that tenant may use the route."""
 
 import logging
-import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from service.access.keys import NO_KEYS, BadKeysFile, Keys, KeysFile
-from service.access.quota import Count, Quotas
+from service.access.keys import NO_KEYS, BadKeysFile, Keys, read_keys
+from service.access.quota import Quotas
 from service.access.scopes import OPEN_METHODS, OPEN_PATHS, decided_method_scope, decided_scope
 from service.access.tenant import ANONYMOUS, Scope, Tenant
+from service.access.watched_file import WatchedFiles
 from service.errors import Forbidden, Unauthenticated
 
 log = logging.getLogger("rope.access")
-
-CHECK_S = 1.0
-"""Time between two looks at the keys file. A request causes the look, so none is in vain."""
 
 
 class Gate:
@@ -24,29 +21,32 @@ class Gate:
     All methods but `knows` are for the event loop's thread.
 
     Args:
-        file: the keys of tenants; None: clients need no key.
+        keys_file: the keys of tenants; None: clients need no key.
         quotas: of the tenants.
         clock: returns monotonic seconds.
+
+    Raises:
+        BadKeysFile: the file cannot be read, or is not valid; the message names the file.
     """
 
     def __init__(
         self,
-        file: KeysFile | None = None,
+        keys_file: Path | None = None,
         quotas: Quotas | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.quotas = quotas or Quotas()
-        self._file = file
+        self._path = keys_file
         self._clock = clock
-        self.needs_keys = file is not None
+        self.needs_keys = keys_file is not None
         """Whether clients need a key."""
         self._admitted: dict[bytes, Tenant] = {}
         """Tenants of keys that were found before."""
-        self.keys: Keys = NO_KEYS if file is None else file.keys
+        self.file = WatchedFiles([] if keys_file is None else [keys_file], clock())
+        """From its `next_look` on, `refresh` looks at the file."""
+        self.keys: Keys = NO_KEYS if keys_file is None else read_keys(keys_file)
         """Another object after each change of the file: what was decided by an earlier one is not
         valid."""
-        self.next_check = math.inf if file is None else clock() + CHECK_S
-        """Time of the clock from which on `refresh` looks at the file."""
 
     def admit(self, path: str, authorization: Sequence[bytes]) -> Tenant:
         """Return the tenant of a request over HTTP.
@@ -77,20 +77,21 @@ class Gate:
             return False
 
     def refresh(self, now: float) -> bool:
-        """Look at the keys file, unless that was done a moment ago; return whether keys changed.
+        """Look at the keys file, unless that was done a moment ago; return whether keys changed."""
+        return self.file.have_changed(now) and self.reload()
+
+    def reload(self) -> bool:
+        """Read the keys file, if there is one; return whether that gave keys.
 
         A file that is not valid is logged, and the keys stay.
         """
-        if self._file is None or now < self.next_check:
+        if self._path is None:
             return False
-        self.next_check = now + CHECK_S
         try:
-            if not self._file.reload():
-                return False
+            self.keys = read_keys(self._path)
         except BadKeysFile as failure:
-            log.error("%s: %s; the keys before it stay valid", self._file.path, failure)  # noqa: TRY400
+            log.error("%s; the keys before it stay valid", failure)  # noqa: TRY400
             return False
-        self.keys = self._file.keys
         self._admitted.clear()
         log.info("keys are reloaded", extra={"fields": {"num_keys": len(self.keys.tenants)}})
         return True
@@ -128,21 +129,3 @@ def _key_of(authorization: Sequence[bytes]) -> bytes:
     if scheme.lower() != b"bearer" or not key:
         raise Unauthenticated("Authorization must be Bearer, and an API key")
     return key
-
-
-def make_gate(keys_file: Path | None, count: Count) -> Gate:
-    """Return the gate of a new service.
-
-    Args:
-        keys_file: the keys of tenants; None: clients need no key.
-        count: called for each request of a tenant.
-
-    Raises:
-        BadKeysFile: the file cannot be read, or is not valid; the message names the file.
-    """
-    if keys_file is None:
-        return Gate()
-    try:
-        return Gate(KeysFile(keys_file), Quotas(count))
-    except BadKeysFile as failure:
-        raise BadKeysFile(f"{keys_file}: {failure}") from None

@@ -1,7 +1,7 @@
 """Files that another program replaces while the service runs, such as certificates and keys."""
 
-import time
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +12,7 @@ LOOK_INTERVAL_S = 1.0
 class _FileState(NamedTuple):
     """What differs between two contents of a file. A link is followed."""
 
+    device: int
     inode: int
     modified_ns: int
     changed_ns: int
@@ -27,21 +28,22 @@ class WatchedFiles:
 
     Args:
         paths: of the files; one that is missing is a state like any other.
-        clock: returns seconds.
+        now: the time in seconds.
+
+    Attributes:
+        next_look: before this time `have_changed` does not look at the files.
     """
 
-    def __init__(self, paths: Iterable[Path], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, paths: Iterable[Path], now: float) -> None:
         self._paths = tuple(paths)
-        self._clock = clock
         self._states = self._look()
-        self._next_look = clock() + LOOK_INTERVAL_S
+        self.next_look = now + LOOK_INTERVAL_S if self._paths else math.inf
 
-    def have_changed(self) -> bool:
+    def have_changed(self, now: float) -> bool:
         """Return whether a file has changed since the last look, at most once in a second."""
-        now = self._clock()
-        if now < self._next_look:
+        if now < self.next_look:
             return False
-        self._next_look = now + LOOK_INTERVAL_S
+        self.next_look = now + LOOK_INTERVAL_S
         states, self._states = self._states, self._look()
         return states != self._states
 
@@ -54,4 +56,6 @@ def _state(path: Path) -> _FileState | None:
         status = path.stat()
     except OSError:
         return None
-    return _FileState(status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size)
+    return _FileState(
+        status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size
+    )
