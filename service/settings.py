@@ -96,8 +96,8 @@ class Settings(BaseSettings):
 
     keys_file: Path | None = None
     """TOML file with the tenants of the service, the SHA-256 hashes of their API keys, and their
-    limits (docs/security.md). A changed file is reloaded within a second. If unset, clients need no
-    key."""
+    limits (docs/security.md). A changed file is reloaded within a second, or at once after SIGHUP.
+    If unset, clients need no key."""
 
     tls_cert_file: Path | None = None
     """PEM file with the certificate of the service, followed by the intermediate certificates. If

@@ -53,7 +53,8 @@ class Certificates:
 
     def __init__(self, files: TlsFiles, clock: Callable[[], float] = time.monotonic) -> None:
         self._files = files
-        self._watched = WatchedFiles(filter(None, files), clock)
+        self._clock = clock
+        self._watched = WatchedFiles(filter(None, files), clock())
         self._certificate = load(files)
         self._lock = Lock()
 
@@ -61,7 +62,7 @@ class Certificates:
         """Return the certificate for a new connection; reload changed files first."""
         if self._lock.acquire(blocking=False):  # else another thread reads the files
             try:
-                if self._watched.have_changed():
+                if self._watched.have_changed(self._clock()):
                     self._reload()
             finally:
                 self._lock.release()

@@ -1,21 +1,18 @@
 """Authenticate a request by its API key, and authorize it by the scope of its route."""
 
 import logging
-import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from service.access.keys import NO_KEYS, BadKeysFile, Keys, KeysFile
-from service.access.quota import Count, Quotas
+from service.access.keys import NO_KEYS, BadKeysFile, Keys, read_keys
+from service.access.quota import Quotas
 from service.access.scopes import OPEN_METHODS, OPEN_PATHS, decided_method_scope, decided_scope
 from service.access.tenant import ANONYMOUS, Scope, Tenant
+from service.access.watched_file import WatchedFiles
 from service.errors import Forbidden, Unauthenticated
 
 log = logging.getLogger("rope.access")
-
-CHECK_S = 1.0
-"""Least time between two checks of the keys file. A request triggers the check, not a timer."""
 
 
 class Gate:
@@ -24,29 +21,32 @@ class Gate:
     Call all methods on the event loop's thread, except `is_cached`.
 
     Args:
-        file: the keys of tenants; None: clients need no key.
+        keys_file: path of the keys file; None: clients need no key.
         quotas: limits of the tenants.
         clock: returns monotonic seconds.
+
+    Raises:
+        BadKeysFile: the file cannot be read, or is not valid; the message names the file.
     """
 
     def __init__(
         self,
-        file: KeysFile | None = None,
+        keys_file: Path | None = None,
         quotas: Quotas | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.quotas = quotas or Quotas()
-        self._file = file
+        self._path = keys_file
         self._clock = clock
-        self.needs_keys = file is not None
+        self.needs_keys = keys_file is not None
         """Whether clients need a key."""
         self._admitted: dict[bytes, Tenant] = {}
         """Cache: the tenant of each key that was found. At most one entry per key in the file."""
-        self.keys: Keys = NO_KEYS if file is None else file.keys
+        self.file = WatchedFiles([] if keys_file is None else [keys_file], clock())
+        """Watches the keys file; `refresh` checks the file from `next_look` on."""
+        self.keys: Keys = NO_KEYS if keys_file is None else read_keys(keys_file)
         """Another object after each change of the file: a decision made with an earlier object is
         stale."""
-        self.next_check = math.inf if file is None else clock() + CHECK_S
-        """Time of `clock` at which `refresh` checks the file next."""
 
     def admit(self, path: str, authorization: Sequence[bytes]) -> Tenant:
         """Return the tenant of an HTTP request.
@@ -79,19 +79,22 @@ class Gate:
     def refresh(self, now: float) -> bool:
         """Reload the keys file if it has changed; return whether the keys changed.
 
-        The file is checked at most once in CHECK_S. If it is not valid, an error is logged and the
-        keys stay valid.
+        The file is checked at most once in LOOK_INTERVAL_S.
         """
-        if self._file is None or now < self.next_check:
+        return self.file.have_changed(now) and self.reload()
+
+    def reload(self) -> bool:
+        """Read the keys file, if there is one; return whether the keys were replaced.
+
+        If the file is not valid, an error is logged and the last valid keys stay in use.
+        """
+        if self._path is None:
             return False
-        self.next_check = now + CHECK_S
         try:
-            if not self._file.reload():
-                return False
+            self.keys = read_keys(self._path)
         except BadKeysFile as failure:
-            log.error("%s: %s; the last valid keys stay in use", self._file.path, failure)  # noqa: TRY400
+            log.error("%s; the last valid keys stay in use", failure)  # noqa: TRY400
             return False
-        self.keys = self._file.keys
         self._admitted.clear()
         log.info("keys were reloaded", extra={"fields": {"num_keys": len(self.keys.tenants)}})
         return True
@@ -133,21 +136,3 @@ def _key_of(authorization: Sequence[bytes]) -> bytes:
     if scheme.lower() != b"bearer" or not key:
         raise Unauthenticated("Authorization must be 'Bearer' and an API key, got another form")
     return key
-
-
-def make_gate(keys_file: Path | None, count: Count) -> Gate:
-    """Build the gate of a service.
-
-    Args:
-        keys_file: the keys of tenants; None: clients need no key.
-        count: called for each request of a tenant.
-
-    Raises:
-        BadKeysFile: the file cannot be read, or is not valid; the message names the file.
-    """
-    if keys_file is None:
-        return Gate()
-    try:
-        return Gate(KeysFile(keys_file), Quotas(count))
-    except BadKeysFile as failure:
-        raise BadKeysFile(f"{keys_file}: {failure}") from None

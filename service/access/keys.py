@@ -106,51 +106,25 @@ def parse_keys(text: str) -> Keys:
     return Keys(tenants)
 
 
-class KeysFile:
-    """The keys file, which may be replaced while the service runs.
-
-    Args:
-        path: path of the file.
+def read_keys(path: Path) -> Keys:
+    """Read a keys file.
 
     Raises:
-        BadKeysFile: the file cannot be read, or is not valid.
+        BadKeysFile: the file cannot be read, or is not valid; the message names the file.
     """
+    try:
+        with path.open("rb") as file:
+            return parse_keys(_decode(file.read(MAX_FILE_BYTES + 1)))
+    except OSError as failure:
+        raise BadKeysFile(f"{path}: {failure.strerror or failure}") from None
+    except BadKeysFile as failure:
+        raise BadKeysFile(f"{path}: {failure}") from None
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._version = self._find_version()
-        self.keys = self._read()
 
-    def reload(self) -> bool:
-        """Read the file again if it has changed; return whether it was read.
-
-        Raises:
-            BadKeysFile: the changed file is missing or not valid; raised once for each change.
-                `keys` stays as it was.
-        """
-        version = self._find_version()
-        if version == self._version:
-            return False
-        self._version = version
-        self.keys = self._read()
-        return True
-
-    def _find_version(self) -> tuple[int, ...] | None:
-        """Return what differs between two states of the file; None: it cannot be read."""
-        try:
-            stat = self.path.stat()
-        except OSError:
-            return None
-        return stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size, stat.st_ino, stat.st_dev
-
-    def _read(self) -> Keys:
-        try:
-            with self.path.open("rb") as file:
-                content = file.read(MAX_FILE_BYTES + 1)
-            if len(content) > MAX_FILE_BYTES:
-                raise BadKeysFile(f"the file may have at most {MAX_FILE_BYTES:,} bytes")
-            return parse_keys(content.decode())
-        except OSError as failure:
-            raise BadKeysFile(failure.strerror or str(failure)) from None
-        except UnicodeDecodeError:
-            raise BadKeysFile("the file is not UTF-8") from None
+def _decode(content: bytes) -> str:
+    if len(content) > MAX_FILE_BYTES:
+        raise BadKeysFile(f"the file may have at most {MAX_FILE_BYTES:,} bytes")
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        raise BadKeysFile("the file is not UTF-8") from None

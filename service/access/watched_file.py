@@ -1,7 +1,7 @@
 """Detect changes of files that are replaced while the service runs, such as certificates."""
 
-import time
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +12,7 @@ LOOK_INTERVAL_S = 1.0
 class _FileState(NamedTuple):
     """Metadata by which a change of a file is detected; links are followed."""
 
+    device: int
     inode: int
     modified_ns: int
     changed_ns: int
@@ -27,24 +28,25 @@ class WatchedFiles:
 
     Args:
         paths: of the files. A missing file is a state as well.
-        clock: returns monotonic seconds.
+        now: current time in seconds.
+
+    Attributes:
+        next_look: time before which `have_changed` does not check the files.
     """
 
-    def __init__(self, paths: Iterable[Path], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, paths: Iterable[Path], now: float) -> None:
         self._paths = tuple(paths)
-        self._clock = clock
         self._states = self._look()
-        self._next_look = clock() + LOOK_INTERVAL_S
+        self.next_look = now + LOOK_INTERVAL_S if self._paths else math.inf
 
-    def have_changed(self) -> bool:
+    def have_changed(self, now: float) -> bool:
         """Return whether a file has changed since the last check.
 
         False within LOOK_INTERVAL_S after a check: the files are not checked then.
         """
-        now = self._clock()
-        if now < self._next_look:
+        if now < self.next_look:
             return False
-        self._next_look = now + LOOK_INTERVAL_S
+        self.next_look = now + LOOK_INTERVAL_S
         states, self._states = self._states, self._look()
         return states != self._states
 
@@ -57,4 +59,6 @@ def _state(path: Path) -> _FileState | None:
         status = path.stat()
     except OSError:
         return None
-    return _FileState(status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size)
+    return _FileState(
+        status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size
+    )

@@ -17,8 +17,9 @@ import torch
 from rope_core import ConfigError, Result
 from rope_core.backends import fused, varlen
 from rope_core.presets import built_in, from_folder
-from service.access.gate import Gate, make_gate
+from service.access.gate import Gate
 from service.access.keys import BadKeysFile
+from service.access.quota import Quotas
 from service.batching.admission import Admission
 from service.batching.batcher import Batcher
 from service.batching.load_estimate import LoadEstimate
@@ -220,7 +221,7 @@ def _fail(lifecycle: Lifecycle, failure: DeviceLost | DeviceStuck) -> None:
 
 def _make_gate(keys_file: Path | None, metrics: Metrics) -> Gate:
     try:
-        return make_gate(keys_file, metrics.count_request)
+        return Gate(keys_file, Quotas(metrics.count_request))
     except BadKeysFile as failure:
         raise SystemExit(f"keys_file: {failure}") from None
 

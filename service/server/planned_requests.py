@@ -144,7 +144,7 @@ class PlannedRequests:
         """
         now = time.monotonic()
         gate = self.gate
-        if now >= gate.next_check and gate.refresh(now):
+        if now >= gate.file.next_look and gate.refresh(now):
             return None
         num_bytes = end - start
         if plan is not None:

@@ -11,6 +11,7 @@ import uvicorn
 
 from service.access.certificates import CertificateError, Certificates, TlsFiles
 from service.access.exposure import exposure_warning
+from service.access.gate import Gate
 from service.device import Driver
 from service.errors import BadRequest
 from service.lifecycle import Lifecycle
@@ -107,7 +108,8 @@ def serve(settings: Settings, driver: Driver | None = None) -> None:
         unix_socket=settings.unix_socket,
         status_port=_status_port(settings, limits),
         plain_protocol=connection,
-        certificates=certificates,
+        tls=None if certificates is None else certificates.current().context,
+        reload_files=partial(_reload_files, service.gate, certificates),
     )
     service.metrics.connections.set_function(lambda: len(server.server_state.connections))
     server.run()
@@ -123,6 +125,13 @@ def _status_port(settings: Settings, limits: ConnectionLimits) -> StatusPort | N
     refusal = BadRequest("this port serves health, readiness and metrics only")
     protocol = partial(AsgiProtocol, status_limits, only_status=refusal)
     return StatusPort(settings.status_port, protocol, status_limits.intake)
+
+
+def _reload_files(gate: Gate, certificates: Certificates | None) -> None:
+    """Read the keys and the certificates, whether or not their files have changed."""
+    gate.reload()
+    if certificates is not None:
+        certificates.reload()
 
 
 def _read_certificates(settings: Settings) -> Certificates | None:

@@ -5,6 +5,7 @@ import logging
 import math
 import signal
 import socket
+import ssl
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
@@ -15,7 +16,6 @@ from typing import Any, NamedTuple, Protocol, cast
 import uvicorn
 from uvicorn.config import STARTUP_FAILURE
 
-from service.access.certificates import Certificates
 from service.lifecycle import LAST_REQUESTS_S, Lifecycle
 from service.server.acceptor import Acceptor, bind
 from service.server.connection_draining import accept_pending, stop_handshakes
@@ -63,8 +63,8 @@ class Server(uvicorn.Server):
         listeners: servers in addition to HTTP.
         unix_socket: path of a Unix-domain socket that takes HTTP as well; None: there is none.
         plain_protocol: makes the protocol of a connection to that socket; None: that of `config`.
-        certificates: certificates that the protocol of `config` uses; SIGHUP reloads them. None:
-            no TLS.
+        tls: TLS context of the protocol of `config`, for uvicorn's log line; None: no TLS.
+        reload_files: called on SIGHUP.
         delay_s: seconds from SIGTERM until the listeners close.
         drain_s: seconds from then on for requests in flight.
         status_port: port for probes and Prometheus; None: there is none.
@@ -83,7 +83,8 @@ class Server(uvicorn.Server):
         unix_socket: Path | None = None,
         status_port: StatusPort | None = None,
         plain_protocol: Callable[..., asyncio.BaseProtocol] | None = None,
-        certificates: Certificates | None = None,
+        tls: ssl.SSLContext | None = None,
+        reload_files: Callable[[], None] = lambda: None,
     ) -> None:
         # uvicorn cancels requests when its own timeout ends: after abort_pending has answered them
         config.timeout_graceful_shutdown = math.ceil(drain_s) + 2
@@ -96,7 +97,8 @@ class Server(uvicorn.Server):
         self._unix_path = unix_socket
         self._unix_socket: UnixSocket | None = None
         self._plain_protocol = plain_protocol or cast(Any, config.http_protocol_class)
-        self._certificates = certificates
+        self._tls = tls
+        self._reload_files = reload_files
         self._closing: list[asyncio.Task[None]] = []
         self._delay_s = delay_s
         self._drain_s = drain_s
@@ -130,9 +132,7 @@ class Server(uvicorn.Server):
             self._accept(status_sockets, status.protocol, status.intake)
         if self._unix_socket is not None:
             self._accept([self._unix_socket.socket], self._plain_protocol, self._intake)
-        if self._certificates is not None:
-            loop = asyncio.get_running_loop()
-            loop.add_signal_handler(signal.SIGHUP, self._certificates.reload)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload_files)
         self._log_started_message(http_sockets)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -157,9 +157,7 @@ class Server(uvicorn.Server):
             await asyncio.wait(self._closing)
 
     def _log_started_message(self, listeners: Sequence[socket.SocketType]) -> None:
-        if self._certificates is not None:
-            # the protocol does TLS; uvicorn reads this for the scheme in its log line
-            self.config.ssl = self._certificates.current().context
+        self.config.ssl = self._tls  # the protocol does TLS; uvicorn logs the scheme by this
         super()._log_started_message(listeners)
 
     def _accept(

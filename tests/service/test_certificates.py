@@ -51,26 +51,26 @@ def copy(source: TlsFiles, target: TlsFiles) -> None:
 def test_watched_files(tmp_path: Path, clock: Clock):
     one, other = tmp_path / "one", tmp_path / "other"
     one.write_text("a")
-    watched = WatchedFiles([one, other], clock)
+    watched = WatchedFiles([one, other], clock())
     one.write_text("longer")
-    assert not watched.have_changed(), "a second has not passed"
+    assert not watched.have_changed(clock()), "a second has not passed"
     clock.pass_interval()
-    assert watched.have_changed()
+    assert watched.have_changed(clock())
     clock.pass_interval()
-    assert not watched.have_changed()
+    assert not watched.have_changed(clock())
     other.write_text("a")  # it was missing
     clock.pass_interval()
-    assert watched.have_changed()
+    assert watched.have_changed(clock())
     modified_ns = one.stat().st_mtime_ns
     replacement = tmp_path / "replacement"
     replacement.write_text("LONGER")
     os.utime(replacement, ns=(modified_ns, modified_ns))
     replacement.rename(one)  # the same size and time, but another file
     clock.pass_interval()
-    assert watched.have_changed()
+    assert watched.have_changed(clock())
     one.unlink()
     clock.pass_interval()
-    assert watched.have_changed()
+    assert watched.have_changed(clock())
 
 
 def test_a_link_that_is_replaced(authority: Authority, tmp_path: Path, clock: Clock):

@@ -53,7 +53,7 @@ class Keyed(NamedTuple):
 
     def change_keys(self, *infer_keys: str) -> None:
         write_all(self.path, *infer_keys)
-        self.state.handler.gate.next_check = 0.0
+        self.state.handler.gate.file.next_look = 0.0
 
 
 def authorization(*keys: str) -> Metadata:

@@ -318,4 +318,4 @@ async def ask_once(service: Running, request: bytes) -> Answer:
 
 def a_second_passes(service: Running) -> None:
     """Let the next request check the keys file."""
-    service.handler.gate.next_check = 0.0
+    service.handler.gate.file.next_look = 0.0

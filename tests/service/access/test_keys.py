@@ -7,10 +7,11 @@ from hashlib import sha256
 import pytest
 
 from service.access import keys as keys_module
-from service.access.gate import CHECK_S, Gate
-from service.access.keys import MAX_FILE_BYTES, MAX_KEYS, BadKeysFile, KeysFile, parse_keys
+from service.access.gate import Gate
+from service.access.keys import MAX_FILE_BYTES, MAX_KEYS, BadKeysFile, parse_keys
 from service.access.new_key import new_key, run
 from service.access.tenant import Scope, Tenant
+from service.access.watched_file import LOOK_INTERVAL_S
 from service.errors import Unauthenticated
 from tests.service.access.keys_files import table
 
@@ -81,14 +82,27 @@ def test_all_digests_are_compared_and_in_constant_time(monkeypatch):
 def test_a_changed_file_is_read_at_the_next_request_after_a_second(tmp_path):
     path, now = tmp_path / "keys.toml", 100.0
     path.write_text(table("one", ["old"]))
-    gate = Gate(KeysFile(path), clock=lambda: now)
+    gate = Gate(path, clock=lambda: now)
     assert admit(gate, "old").name == "one"
     path.write_text(table("one", ["new"]))
     assert admit(gate, "old").name == "one"
-    now += CHECK_S
+    now += LOOK_INTERVAL_S
     assert admit(gate, "new").name == "one"
     with pytest.raises(Unauthenticated):
         admit(gate, "old")
+
+
+def test_reload_does_not_wait_for_the_next_second(tmp_path):
+    path = tmp_path / "keys.toml"
+    path.write_text(table("one", ["old"]))
+    gate = Gate(path, clock=lambda: 0.0)
+    path.write_text(table("one", ["new"]))
+    assert gate.reload()
+    assert admit(gate, "new").name == "one"
+    path.write_text("[")
+    assert not gate.reload()
+    assert admit(gate, "new").name == "one"
+    assert not Gate().reload()
 
 
 def test_a_mounted_secret_is_replaced_by_a_link(tmp_path):
@@ -98,10 +112,10 @@ def test_a_mounted_secret_is_replaced_by_a_link(tmp_path):
         (tmp_path / folder / "keys.toml").write_text(table("one", [key]))
     (tmp_path / "..data").symlink_to("first")
     (tmp_path / "keys.toml").symlink_to("..data/keys.toml")
-    gate = Gate(KeysFile(tmp_path / "keys.toml"))
+    gate = Gate(tmp_path / "keys.toml")
     (tmp_path / "..data_tmp").symlink_to("second")
     os.replace(tmp_path / "..data_tmp", tmp_path / "..data")
-    gate.next_check = 0.0
+    gate.file.next_look = 0.0
     assert admit(gate, "new").name == "one"
 
 
@@ -112,27 +126,27 @@ def test_a_mounted_secret_is_replaced_by_a_link(tmp_path):
 def test_an_invalid_new_file_keeps_the_keys_and_is_logged_once(tmp_path, caplog, content, said):
     path = tmp_path / "keys.toml"
     path.write_text(table("one", ["old"]))
-    gate = Gate(KeysFile(path))
+    gate = Gate(path)
     if content is None:
         path.unlink()
     else:
         path.write_bytes(content)
     for _ in range(3):
-        gate.next_check = 0.0
+        gate.file.next_look = 0.0
         assert admit(gate, "old").name == "one"
     assert len(caplog.records) == 1
     assert said in caplog.text
     path.write_text(table("one", ["newer"]))
-    gate.next_check = 0.0
+    gate.file.next_look = 0.0
     assert admit(gate, "newer").name == "one"
 
 
 def test_the_start_fails_with_the_reason(tmp_path):
     with pytest.raises(BadKeysFile, match="No such file"):
-        KeysFile(tmp_path / "missing.toml")
+        Gate(tmp_path / "missing.toml")
     (tmp_path / "large.toml").write_bytes(b"#" * (MAX_FILE_BYTES + 1))
     with pytest.raises(BadKeysFile, match="at most 1,048,576 bytes"):
-        KeysFile(tmp_path / "large.toml")
+        Gate(tmp_path / "large.toml")
 
 
 def test_new_keys_are_long_differ_and_fit_the_file(capsys):

@@ -20,7 +20,7 @@ def limit(service: Keyed) -> None:
     service.path.write_text(
         table("one", [INFER], "compute_s_per_s = 1") + table("two", [OTHER], "max_concurrent = 1")
     )
-    service.state.handler.gate.next_check = 0.0
+    service.state.handler.gate.file.next_look = 0.0
 
 
 async def test_a_debt_refuses_rpcs_and_requests_of_a_stream(tmp_path: Path):
