@@ -47,7 +47,7 @@ def main() -> None:
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
     # process 1 of a container ignores a signal that has no handler
     signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
-    # SIGHUP reloads certificates; without TLS the signal must not end the process
+    # SIGHUP reloads files once the service runs, and must not end the process before
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     from service.server.serve import serve
 
