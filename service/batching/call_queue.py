@@ -126,10 +126,10 @@ def next_batch(
         elif call.batch_key != key:
             continue
         if call.kind != kind:
-            kind, slowness = call.kind, load.slowness(call.kind)
+            kind, slowness = call.kind, load.kinds[call.kind].slowness
         own_s = (call.seconds + CALL_S) * slowness
         end = now + expected_s + own_s
-        is_alone = queue.num_calls == len(late) + 1 and not load.is_running
+        is_alone = queue.num_calls == len(late) + 1 and not load.running
         if entry.deadline <= now or (entry.deadline < end and not is_alone):
             late.append(entry)
             continue

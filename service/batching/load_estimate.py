@@ -79,14 +79,14 @@ class LoadEstimate:
     """Expected time of all calls that wait or run, those that run in full. No predicted wait is
     longer."""
 
-    on_end: Callable[[int], None] = field(default=lambda _: None, init=False)
+    on_end: Callable[[int], None] | None = field(default=None, init=False)
     """Called with the number of calls of each run that has ended."""
 
     num_waiting: int = field(default=0, init=False)
     _queued_s: float = field(default=0.0, init=False)
     """Expected time of the calls that wait."""
-    _kinds: dict[Hashable, _Kind] = field(default_factory=dict, init=False)
-    _running: list[StartedRun] = field(default_factory=list, init=False)
+    kinds: dict[Hashable, _Kind] = field(default_factory=dict, init=False)
+    running: list[StartedRun] = field(default_factory=list, init=False)
     _last_end: float = field(default=0.0, init=False)
     """When the last run ended."""
 
@@ -110,9 +110,9 @@ class LoadEstimate:
         Raises:
             Overloaded: as `check`.
         """
-        kind = self._kinds.get(call.kind)
+        kind = self.kinds.get(call.kind)
         if kind is None:
-            kind = self._kinds[call.kind] = _Kind()
+            kind = self.kinds[call.kind] = _Kind()
         estimated_s = call.seconds + CALL_S
         expected_s, work_s = estimated_s * kind.slowness, self.work_s
         if work_s > self.max_queue_s or work_s > DEADLINE_SHARE * (deadline - now - expected_s):
@@ -153,19 +153,10 @@ class LoadEstimate:
         expected_s = 0.0 if call is None else self.expected_s(call)
         self._check(expected_s, now, deadline, _share_before(order, tenant))
 
-    @property
-    def is_running(self) -> bool:
-        """Whether a run is in progress."""
-        return bool(self._running)
-
     def expected_s(self, call: Estimated) -> float:
         """Return the expected time of a call."""
-        return (call.seconds + CALL_S) * self.slowness(call.kind)
-
-    def slowness(self, kind: Hashable) -> float:
-        """Return the measured time of a second of estimated time."""
-        known = self._kinds.get(kind)
-        return 1.0 if known is None else known.slowness
+        kind = self.kinds.get(call.kind)
+        return (call.seconds + CALL_S) * (1.0 if kind is None else kind.slowness)
 
     def wait_s(self, now: float, share: float = 1.0) -> float:
         """Return the predicted wait of a new call.
@@ -174,7 +165,7 @@ class LoadEstimate:
             now: the time.
             share: share of the waiting work that runs before the call.
         """
-        rest_s = sum(max(0.0, run.started + run.expected_s - now) for run in self._running)
+        rest_s = sum(max(0.0, run.started + run.expected_s - now) for run in self.running)
         return rest_s + share * self._queued_s
 
     def start(self, calls: Sequence[Estimated], available: float, now: float) -> StartedRun:
@@ -185,7 +176,7 @@ class LoadEstimate:
             available: when the first of them was put into the queue.
             now: the time.
         """
-        kinds = self._kinds
+        kinds = self.kinds
         estimated_s: dict[Hashable, float] = {}
         for call in calls:
             kind = call.kind
@@ -197,12 +188,12 @@ class LoadEstimate:
         run = StartedRun(estimated_s, len(calls), expected_s, available, now)
         self.num_waiting -= len(calls)
         self._queued_s -= expected_s
-        self._running.append(run)
+        self.running.append(run)
         return run
 
     def remove(self, call: Estimated) -> None:
         """Count a call no more that leaves the queue without a run."""
-        self._kinds[call.kind].queued_s -= call.seconds + CALL_S
+        self.kinds[call.kind].queued_s -= call.seconds + CALL_S
         self.num_waiting -= 1
         self._add_up()
 
@@ -213,17 +204,25 @@ class LoadEstimate:
 
     def end(self, run: StartedRun, now: float) -> None:
         """Learn from a run that has ended."""
-        self._running.remove(run)
+        self.running.remove(run)
         measured_s = now - max(self._last_end, run.available)
-        kinds, total_s = self._kinds, sum(run.estimated_s.values())
-        at_speed_s = sum([s * kinds[kind].slowness for kind, s in run.estimated_s.items()])
+        kinds, total_s, at_speed_s = self.kinds, 0.0, 0.0
+        for kind, kind_s in run.estimated_s.items():
+            total_s += kind_s
+            at_speed_s += kind_s * kinds[kind].slowness
         surprise = min(measured_s / at_speed_s, MAX_SURPRISE)
         for kind, kind_s in run.estimated_s.items():
-            weight = LEARNING_RATE * kind_s / total_s
-            kinds[kind].slowness *= 1 + weight * (surprise - 1)
-        self._last_end = now
-        self._add_up()
-        self.on_end(run.num_calls)
+            known, weight = kinds[kind], LEARNING_RATE * kind_s / total_s
+            change = known.slowness * weight * (surprise - 1)
+            known.slowness += change
+            self._queued_s += known.queued_s * change
+        if not self.num_waiting:
+            self._queued_s = 0.0  # without the errors of rounding
+        self._last_end, self.work_s = now, self._queued_s
+        for other in self.running:
+            self.work_s += other.expected_s
+        if self.on_end is not None:
+            self.on_end(run.num_calls)
 
     def skip(self, now: float) -> None:
         """Measure no time before `now`: the device was kept from running."""
@@ -231,7 +230,7 @@ class LoadEstimate:
 
     def clear(self) -> None:
         """Count no waiting calls."""
-        for kind in self._kinds.values():
+        for kind in self.kinds.values():
             kind.queued_s = 0.0
         self.num_waiting = 0
         self._add_up()
@@ -253,12 +252,12 @@ class LoadEstimate:
     def _add_up(self) -> None:
         """Compute `queued_s` and `work_s` at the speed measured now."""
         queued_s = 0.0
-        for kind in self._kinds.values():
+        for kind in self.kinds.values():
             if not self.num_waiting:
                 kind.queued_s = 0.0  # without the errors of rounding
             queued_s += kind.queued_s * kind.slowness
         self._queued_s = self.work_s = queued_s
-        for run in self._running:
+        for run in self.running:
             self.work_s += run.expected_s
 
 

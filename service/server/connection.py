@@ -21,6 +21,7 @@ from service.server.connection_answers import AnsweringConnection
 from service.server.connection_deadlines import Pending, Phase
 from service.server.connection_limits import ConnectionLimits
 from service.server.half_close import Peer, peer_after_eof
+from service.server.intake import FREE_WORK_S
 from service.server.planned_requests import PlannedRequests
 from service.server.received_body import ReceivedBody
 
@@ -106,10 +107,15 @@ class Connection(AnsweringConnection):
             self._ordinary.connection_lost(exc)
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        """Return where to receive: the rest of the body, else the landing buffer."""
-        body = self._body
+        """Return where to receive: the rest of the body, else the landing buffer.
+
+        While much work waits, only a header is received: the rest is discarded where the request is
+        refused, which costs less than to receive it.
+        """
+        body, planned = self._body, self._planned
         if body is None:
-            return self._planned.landing_view
+            is_busy = self._num_unwanted or planned.load.work_s > FREE_WORK_S
+            return planned.header_view if is_busy else planned.landing_view
         return body.slab.memory[body.num_received : body.num_bytes]
 
     def buffer_updated(self, nbytes: int) -> None:

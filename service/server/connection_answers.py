@@ -15,6 +15,7 @@ from service.planned.plan import Plan, PlannedEntry
 from service.planned.planner import Match
 from service.server.asgi_protocol import AsgiProtocol
 from service.server.connection_deadlines import Watch
+from service.server.discard import discard
 from service.server.intake import Intake
 from service.server.planned_answer import render_answer, render_refusal, send
 from service.server.planned_requests import PlannedRequests
@@ -143,6 +144,8 @@ class AnsweringConnection(asyncio.BufferedProtocol):
         planned.record(plan.answer_format.route, request_id, status, now, identifiers)
         self._server_state.total_requests += 1
         if num_missing > 0:
+            num_missing -= self._discard(num_missing)
+        if num_missing > 0:
             self._num_unwanted = num_missing
             self._watch.start_idle()
             self._watch.schedule()
@@ -155,9 +158,15 @@ class AnsweringConnection(asyncio.BufferedProtocol):
         """Drop the rest of a refused request."""
         num_dropped = min(len(data), self._num_unwanted)
         self._num_unwanted -= num_dropped
+        if self._num_unwanted:
+            self._num_unwanted -= self._discard(self._num_unwanted)
         if not self._num_unwanted:
             self._unread = bytes(data[num_dropped:])
             self._wait_after_refusal()
+
+    def _discard(self, num_bytes: int) -> int:
+        """Discard bytes that wait in the kernel, and return how many those were."""
+        return discard(self._fd, num_bytes) if self._fd >= 0 else 0
 
     def _wait_after_refusal(self) -> None:
         """Read nothing until it is this client's turn."""

@@ -72,7 +72,7 @@ class Intake:
         self._when_room.append(accept)
 
     def wait_for_turn(self, enter: Callable[[], None]) -> None:
-        """Call `enter` when all that have waited for longer have come in."""
+        """Call `enter` when a call has ended, or after those that have waited for longer."""
         self._line.append(enter)
         if self._timer is None:
             self._arm()
@@ -89,10 +89,12 @@ class Intake:
 
     def _tick(self) -> None:
         self._timer = None
-        self._let_in(PER_TICK)
+        for _ in range(min(PER_TICK, len(self._line))):
+            self._line.popleft()()
         if self._line and self._timer is None:
             self._arm()
 
     def _let_in(self, most: int) -> None:
+        """Let in those that came last: their clients still wait for an answer."""
         for _ in range(min(most, len(self._line))):
-            self._line.popleft()()
+            self._line.pop()()

@@ -75,6 +75,7 @@ class PlannedRequests:
         """One buffer for all connections: each packet is handled before the next one is read. Bytes
         of earlier packets remain behind the last one."""
         self.landing_view = memoryview(self.landing)
+        self.header_view = self.landing_view[:MAX_PREFIX_BYTES]
         self._request_log = request_log
         self._records: list[Record] = []
         self.default_headers: Headers = []

@@ -35,7 +35,8 @@ class Route:
         if headers.get(b"content-encoding", b"identity") != b"identity":
             raise UnsupportedMediaType("Content-Encoding must be absent or identity")
         tenant = scope.get(io.TENANT, ANONYMOUS)
-        handler.batcher.check(deadline, tenant)
+        if handler.batcher.load.num_waiting:
+            handler.batcher.check(deadline, tenant)
         with Charge(handler.admission, tenant) as charge:
             watch = partial(disconnected, receive)
             context = RequestContext(deadline, charge, watch, tenant)

@@ -149,7 +149,7 @@ async def test_without_a_descriptor_accepting_pauses_and_goes_on_later(monkeypat
         assert 3 <= len(tries) <= 5, "tries are few: nothing spins"
 
 
-async def test_the_line_is_first_come_first_served_and_ends_without_a_timer():
+async def test_the_last_come_in_as_calls_end_the_others_in_turn_and_no_timer_stays():
     load = LoadEstimate(60)
     intake, entered = Intake(10, load), []
     load.add(Call(1.0), 0.0, 1e9)
@@ -158,9 +158,10 @@ async def test_the_line_is_first_come_first_served_and_ends_without_a_timer():
     load.add(Call(1.0), 0.0, 1e9)
     load.end(load.start([Call(1.0)], 0.0, 0.0), 1.0)
     await turns(2)
-    assert entered == list(range(PER_CALL))
+    total = PER_CALL + PER_TICK + 1
+    assert entered == list(range(total))[: -PER_CALL - 1 : -1]
     await until(lambda: len(entered) == PER_CALL + PER_TICK + 1)
-    assert entered == sorted(entered)
+    assert entered[PER_CALL:] == list(range(total - PER_CALL))
     await asyncio.sleep(0)
     assert intake._timer is None
 

@@ -106,17 +106,17 @@ def test_ten_times_slower_runs_let_fewer_calls_wait_within_few_runs_and_it_recov
     for _ in range(20):
         fill(load, 4, now)
         now = run(load, call, 4, now, 4 * 0.01)
-    usual = accepted(1.0)
+    usual = accepted(10.0)
     for _ in range(8):
         fill(load, 4, now)
         now = run(load, call, 4, now, 4 * 0.1)
-    slow = accepted(1.0)
-    assert FEW_CALLS <= slow <= usual / 3
-    assert (slow + 1) * 0.1 <= 1.0, "the last one ends before its deadline"
+    slow = accepted(10.0)
+    assert usual / 12 <= slow <= usual / 6
+    assert (slow + 1) * 0.1 <= 10.0, "the last one ends before its deadline"
     for _ in range(30):
         fill(load, 4, now)
         now = run(load, call, 4, now, 4 * 0.01)
-    assert accepted(1.0) == pytest.approx(usual, rel=0.2)
+    assert accepted(10.0) == pytest.approx(usual, rel=0.2)
 
 
 def test_one_run_that_takes_very_long_does_not_change_much():

@@ -52,7 +52,8 @@ class InferRoute:
         with self._statistics.count() as started:
             infer_headers = parse_headers(headers, handler.settings.max_json_bytes)
             deadline = handler.deadline(io.timeout_s(headers))
-            handler.batcher.check(deadline, charge.tenant)
+            if handler.batcher.load.num_waiting:
+                handler.batcher.check(deadline, charge.tenant)
             watch = partial(disconnected, receive)
             context = RequestContext(deadline, charge, watch, charge.tenant)
             reading = self._read(context, infer_headers, receive, headers)
