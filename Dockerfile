@@ -63,7 +63,7 @@ COPY --from=wheel /wheel /wheel
 RUN /opt/pip/bin/pip --python /opt/rope/bin/python install --no-deps /wheel/*.whl \
     && /opt/pip/bin/pip --python /opt/rope/bin/python check
 
-# What is in the image, as a CycloneDX document.
+# SBOM: the packages of the image, as a CycloneDX document.
 FROM service AS sbom
 RUN --mount=type=cache,target=/root/.cache/pip \
     python -m venv /opt/cyclonedx && /opt/cyclonedx/bin/pip install cyclonedx-bom==7.5.0 \

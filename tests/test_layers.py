@@ -125,7 +125,7 @@ KEPT_IN = {
     "rope_client": set(),
     "triton": {"rope_core.kernels", "service.kernel_builds"},
 }
-# no code from bytes, and no request to another host
+# no unpickling, and no outgoing connection
 KEPT_IN |= {name: set() for name in ("pickle", "marshal", "shelve", "dill", "cloudpickle", "yaml")}
 KEPT_IN |= {
     name: set() for name in ("httpx", "requests", "aiohttp", "urllib.request", "http.client")

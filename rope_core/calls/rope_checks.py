@@ -16,7 +16,8 @@ MAX_XPOS_POWER = 60.0
 """Largest power of xPos's scale: float32 holds 0.4 / 1.4 to it, and its inverse."""
 
 MAX_POSITION = 2**53
-"""Bound of positions: float64, in which angles are computed, holds every whole number up to it."""
+"""Largest absolute value of a position: float64, in which angles are computed, holds every integer
+up to 2**53."""
 
 
 def check_positions(
@@ -77,7 +78,8 @@ def _axes(rope: RopeConfig | None, frequencies: Tensor | None) -> tuple[int, boo
 def check_position_values(name: str, positions: Tensor, rope: RopeConfig | None) -> None:
     """Raise ShapeError unless positions are integers, or finite float32 or float64.
 
-    float64 must hold them exactly. Integers on a GPU are not read: that waits for all of its work.
+    The range of integers is checked on the CPU only: reading a tensor on a GPU would wait for all
+    work of the GPU.
     """
     if positions.dtype not in INTEGERS:
         if positions.dtype not in (torch.float32, torch.float64):
@@ -87,12 +89,12 @@ def check_position_values(name: str, positions: Tensor, rope: RopeConfig | None)
                 got += f", which holds integers exactly only up to {largest}"
             raise ShapeError(name, "int64, or fractional in float32 or float64", got)
         if not bool((positions.abs() <= MAX_POSITION).all()):  # true for NaN
-            raise ShapeError(name, "of numbers between -2**53 and 2**53", "others, or NaN")
+            raise ShapeError(name, "between -2**53 and 2**53", "other numbers, or NaN")
     elif positions.dtype is torch.int64 and positions.is_cpu and positions.numel():
         low, high = map(int, positions.aminmax())
         if low < -MAX_POSITION or high > MAX_POSITION:
             outside = low if low < -MAX_POSITION else high
-            raise ShapeError(name, "of numbers between -2**53 and 2**53", outside)
+            raise ShapeError(name, "between -2**53 and 2**53", outside)
     if rope is None or not rope.whole_positions or not positions.numel():
         return
     if positions.is_floating_point() or bool((positions < 0).any()):

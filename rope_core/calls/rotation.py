@@ -140,7 +140,7 @@ class CosSin(TensorFields):
 
 
 def table_bytes(num_tokens: int, rope: RopeConfig, frequencies: Tensor | None) -> int:
-    """Return the bytes of cos and sin of a number of tokens, and of the scale of xPos."""
+    """Return the bytes of float32 tables of cos and sin, and of the scale of xPos."""
     heads = 1 if frequencies is None or frequencies.ndim < 3 else frequencies.shape[1]
     return num_tokens * heads * rope.table_row_bytes
 

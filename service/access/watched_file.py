@@ -1,4 +1,4 @@
-"""Files that another program replaces while the service runs, such as certificates and keys."""
+"""Detect changes of files that are replaced while the service runs, such as certificates."""
 
 import math
 from collections.abc import Iterable
@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 LOOK_INTERVAL_S = 1.0
-"""Shortest time between two looks at the files."""
+"""Least time between two checks of the files."""
 
 
 class _FileState(NamedTuple):
-    """What differs between two contents of a file. A link is followed."""
+    """Metadata by which a change of a file is detected; links are followed."""
 
     device: int
     inode: int
@@ -20,18 +20,18 @@ class _FileState(NamedTuple):
 
 
 class WatchedFiles:
-    """Tells whether files have changed; nothing runs between two questions.
+    """Detects whether files have changed since the last check. No timer and no thread is used.
 
-    Kubernetes replaces a mounted secret through a link, without a signal: so the owner of the
-    files asks when it is about to use them. Create the object before reading the files: what
-    changes in between then counts as a change.
+    Kubernetes replaces a mounted secret by a symbolic link and sends no signal, so the owner of the
+    files calls `have_changed` before each use. Create this object before the first read of the
+    files: a change between the two is then detected.
 
     Args:
-        paths: of the files; one that is missing is a state like any other.
-        now: the time in seconds.
+        paths: of the files. A missing file is a state as well.
+        now: current time in seconds.
 
     Attributes:
-        next_look: before this time `have_changed` does not look at the files.
+        next_look: time before which `have_changed` does not check the files.
     """
 
     def __init__(self, paths: Iterable[Path], now: float) -> None:
@@ -40,7 +40,10 @@ class WatchedFiles:
         self.next_look = now + LOOK_INTERVAL_S if self._paths else math.inf
 
     def have_changed(self, now: float) -> bool:
-        """Return whether a file has changed since the last look, at most once in a second."""
+        """Return whether a file has changed since the last check.
+
+        False within LOOK_INTERVAL_S after a check: the files are not checked then.
+        """
         if now < self.next_look:
             return False
         self.next_look = now + LOOK_INTERVAL_S

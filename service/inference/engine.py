@@ -73,13 +73,13 @@ class Job:
     answer_bytes: int
     """Upper bound of the bytes of the answer's tensors."""
     scratch_bytes: int
-    """Memory of the host that computing takes beside that, about."""
+    """Estimated temporary memory of the computation on the host."""
     seconds: float
     """Estimated time of the call when it runs alone."""
     backend: str | None
     """Name of the backend that runs the call; the library chooses where None."""
     kind: Hashable
-    """The estimates of all calls of a kind are wrong by about the same factor."""
+    """Calls of one kind have estimates with about the same relative error."""
     runner: ClassVar[None] = None
 
     @property
@@ -227,5 +227,5 @@ def _pairs(num_queries: int, num_keys: int, causal: bool) -> float:
 
 
 def _means_no_memory(failure: Exception) -> bool:
-    """Tell whether the host has too little memory; an accelerator recognises its own failures."""
+    """Return whether a failure means that host memory is exhausted."""
     return isinstance(failure, MemoryError) or "DefaultCPUAllocator" in str(failure)

@@ -47,7 +47,7 @@ class RequestContext(NamedTuple):
     """Who the request is from."""
 
     answer_copies: int = 1
-    """How many copies of the answer are in memory at a time until the answer is sent."""
+    """Copies of the answer that are in memory at a time; each is charged."""
 
 
 class Served(NamedTuple):
@@ -81,7 +81,7 @@ class InferenceHandler:
     """Threads for reading and writing that would block the event loop."""
     metrics: Metrics
     gate: Gate
-    """Admits requests."""
+    """Authenticates requests, and has the quotas."""
 
     async def infer(
         self,

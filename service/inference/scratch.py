@@ -1,4 +1,4 @@
-"""Estimate the memory that calls take while they are computed on the host."""
+"""Estimate the temporary memory of a call on a CPU: tables, masks, scores and copies."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -9,22 +9,22 @@ from rope_core import Attend, Call, CosSin, Merge, Rotate, Shift
 from rope_core.calls import table_bytes
 
 EXACT_FACTOR = 5
-"""Angles in float64, their cos and their sin: bytes for each byte of a table in float32."""
+"""Bytes for each byte of a float32 table where angles, cos and sin are computed in float64."""
 
 EAGER_SCORES = 2**24
-"""Scores that the eager backend has in memory at a time, but for one query at least."""
+"""Most scores that the eager backend holds at a time; at least the scores of one query."""
 
 MASKED_ROWS = 512
-"""Queries for which a mask is made at a time."""
+"""Queries per block of a mask."""
 
 MASK_BYTES = 16
-"""Bytes for each pair of query and key of a mask: distances in int64, and masks of them."""
+"""Bytes of a mask for each pair of query and key: int64 distances, and boolean masks."""
 
 
 def _rotate(call: Rotate, num_tokens: int, _backend: str | None) -> int:
     rope, positions, frequencies = call.rope, call.positions, call.frequencies
     row = rope.table_row_bytes if frequencies is None else table_bytes(1, rope, frequencies)
-    # whatever rotates, angles at fractional positions are computed in float64
+    # every backend computes the angles of fractional positions in float64
     is_exact = positions is not None and positions.is_floating_point()
     return num_tokens * row * (EXACT_FACTOR if is_exact else 1)
 
@@ -49,8 +49,8 @@ def _attend(call: Attend, _num_tokens: int, backend: str | None) -> int:
     num_heads = q.shape[-2]
     lengths = call.lengths or ((q.shape[-3],), (k.shape[-3],))
     pairs = [(i, j) for i, j in zip(*lengths, strict=True)]
-    num_bytes = v.nbytes  # a copy that begins at a cache line
-    num_bytes += q.nbytes + k.nbytes  # rotated, or such copies
+    num_bytes = v.nbytes  # an aligned copy
+    num_bytes += q.nbytes + k.nbytes  # rotated, or aligned copies
     if call.rope is not None:
         tables = table_bytes(
             q.shape[:-2].numel() + k.shape[:-2].numel(), call.rope, call.frequencies
@@ -69,12 +69,12 @@ def _attend(call: Attend, _num_tokens: int, backend: str | None) -> int:
         num_bytes = num_bytes * max(head_dim, value_dim) // min(head_dim, value_dim)
     if not _is_unmasked(call):
         num_bytes += max(min(MASKED_ROWS, i) * j for i, j in pairs) * MASK_BYTES
-        num_bytes += q.nbytes // head_dim * value_dim  # the answer in parts, which are joined
+        num_bytes += q.nbytes // head_dim * value_dim  # parts of the output, before they are joined
     return num_bytes
 
 
 def _eager_scores(num_queries: int, num_keys: int, num_heads: int, call: Attend) -> int:
-    """Return the bytes of the scores of a sequence, and of what is made from them."""
+    """Return the bytes of the scores of a sequence, and of the tensors computed from them."""
     row = num_heads * num_keys
     num_scores = min(num_queries * row, max(EAGER_SCORES, row))
     num_masks = 1 if call.mask is None or call.mask.ndim < 3 else call.mask.shape[-3]
@@ -83,7 +83,7 @@ def _eager_scores(num_queries: int, num_keys: int, num_heads: int, call: Attend)
 
 
 def _is_unmasked(call: Attend) -> bool:
-    """Tell whether attention needs no mask: it is not masked, or causal from the first key on."""
+    """Return whether torch's operator needs no mask: full attention, or causal of equal lengths."""
     config = call.attention
     if call.mask is not None or call.q_index is not None or config.chunk is not None:
         return False
@@ -101,8 +101,9 @@ SCRATCH_BYTES: Mapping[type[Call], Callable[[Any, int, str | None], int]] = {
     Merge: _merge,
     Attend: _attend,
 }
-"""By type of call: returns about how many bytes it takes beside its tensors and its answer's.
+"""Functions that estimate the temporary memory of a call in bytes, by type of call.
 
-The arguments are the call, its number of tokens, and the name of the backend that runs it; None
-where the library chooses. A few MiB that some operators take whatever the call are not counted.
+The arguments are the call, its number of tokens, and the name of the backend that runs the call, or
+None if the library chooses. Input and output tensors are not included, and neither are a few MiB of
+fixed workspace that some operators of torch allocate.
 """

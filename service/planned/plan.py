@@ -105,7 +105,8 @@ class Plan:
     """Memory of a request and of its answer."""
 
     max_work_s: float
-    """As `LoadEstimate.max_work_s`; negative if each request must be checked."""
+    """Outstanding work, in seconds, above which a request is checked (`LoadEstimate.max_work_s`);
+    negative: each request is checked."""
 
     job: Job
     """Costs and keys of each call. The tensors of its own call are None."""
@@ -128,10 +129,9 @@ class Plan:
     answer_format: AnswerFormat
 
     tenant: Tenant = ANONYMOUS
-    """Who the requests are from: the header names the tenant."""
+    """Tenant of the requests: the header has its key."""
     keys: Keys = NO_KEYS
-    """The keys by which the tenant was decided; the plan is valid as long as the service has
-    them."""
+    """The keys that gave the tenant. The plan is stale when the gate has others."""
 
     def build_call(self, body: memoryview) -> Call:
         """Return the call whose tensors are views of a body.

@@ -52,8 +52,8 @@ would exceed the pid limit of a container, and OpenMP then ends the process.
 """
 
 MAX_PREFAULT_BYTES = 320 * 2**20
-"""Memory to touch at the start, at most, if no setting says it: eight bodies of 32 MiB and some. On
-a CPU as much idle memory of large bodies is kept; more returns to the system."""
+"""Most memory touched at the start if `ROPE_PREFAULT_BYTES` is unset: about nine bodies of 32 MiB.
+On a CPU the pool keeps at most this much idle memory; more returns to the system."""
 
 MAX_IDLE_SLAB_BYTES = 64 * 2**20
 """Idle memory that is kept for request bodies below 1 MiB."""

@@ -11,13 +11,13 @@ _FLAGS = socket.MSG_TRUNC | socket.MSG_DONTWAIT if hasattr(socket, "MSG_TRUNC") 
 
 
 def discard(fd: int, num_bytes: int) -> int:
-    """Discard what a TCP socket has received, and return how many bytes that were.
+    """Discard received bytes of a TCP socket; return the number of discarded bytes.
 
-    Discards nothing where the system cannot: on a socket that is not TCP, and outside of Linux.
+    Needs MSG_TRUNC of Linux: returns 0 for other kinds of sockets and on other systems.
 
     Args:
-        fd: the file descriptor of the socket.
-        num_bytes: how many to discard, at most.
+        fd: file descriptor of the socket.
+        num_bytes: most bytes to discard.
     """
     num_discarded = 0
     while _FLAGS and num_discarded < num_bytes:

@@ -35,7 +35,7 @@ from service.settings import Settings
 log = logging.getLogger("rope.access")
 
 MAX_STATUS_CONNECTIONS = 64
-"""Connections to the port for the status."""
+"""Most open connections of the status port."""
 
 
 def serve(settings: Settings, driver: Driver | None = None) -> None:
@@ -135,7 +135,11 @@ def _reload_files(gate: Gate, certificates: Certificates | None) -> None:
 
 
 def _read_certificates(settings: Settings) -> Certificates | None:
-    """Return the certificates of TLS, None without TLS."""
+    """Return the certificates; None: no TLS.
+
+    Raises:
+        SystemExit: a file cannot be used.
+    """
     certificate, key = settings.tls_cert_file, settings.tls_key_file
     if certificate is None or key is None:
         return None

@@ -40,11 +40,11 @@ class Listener(Protocol):
 
 
 class StatusPort(NamedTuple):
-    """A port that serves the status of the service, and nothing else."""
+    """A second HTTP port, for health, readiness and metrics only."""
 
     port: int
     protocol: Callable[..., asyncio.BaseProtocol]
-    """Returns the protocol of a connection, as `http_protocol_class` of uvicorn."""
+    """Makes the protocol of a connection, as `http_protocol_class` of uvicorn does."""
     intake: Intake
 
 
@@ -58,16 +58,16 @@ class Server(uvicorn.Server):
     Args:
         config: uvicorn's; the lifespan protocol is off.
         lifecycle: enters its phases when signals arrive.
-        intake: says when connections may come in.
+        intake: decides when connections are accepted.
         lifespan: entered before the listeners open, left after they have closed.
         listeners: servers in addition to HTTP.
         unix_socket: path of a Unix-domain socket that takes HTTP as well; None: there is none.
-        plain_protocol: makes the connections of that socket.
-        tls: of the connections of `config`; None: there is no TLS.
+        plain_protocol: makes the protocol of a connection to that socket; None: that of `config`.
+        tls: TLS context of the protocol of `config`, for uvicorn's log line; None: no TLS.
         reload_files: called on SIGHUP.
         delay_s: seconds from SIGTERM until the listeners close.
         drain_s: seconds from then on for requests in flight.
-        status_port: one more port, for probes and Prometheus; None: there is none.
+        status_port: port for probes and Prometheus; None: there is none.
     """
 
     def __init__(
@@ -126,7 +126,7 @@ class Server(uvicorn.Server):
         except OSError as failure:
             log.error("%s", failure)  # noqa: TRY400 - the message names the address and the cause
             raise SystemExit(STARTUP_FAILURE) from None
-        await super().startup(sockets=[])  # which opens no listener
+        await super().startup(sockets=[])  # opens no listener
         self._accept(http_sockets, config.http_protocol_class, self._intake)
         if status is not None:
             self._accept(status_sockets, status.protocol, status.intake)
@@ -157,7 +157,7 @@ class Server(uvicorn.Server):
             await asyncio.wait(self._closing)
 
     def _log_started_message(self, listeners: Sequence[socket.SocketType]) -> None:
-        self.config.ssl = self._tls  # uvicorn knows nothing of TLS, and logs by this
+        self.config.ssl = self._tls  # the protocol does TLS; uvicorn logs the scheme by this
         super()._log_started_message(listeners)
 
     def _accept(

@@ -1,4 +1,4 @@
-"""T: shapes, dtypes and sizes of tensors, in JSON and in safetensors."""
+"""Section T: shapes, dtypes and sizes of tensors, in JSON and in safetensors."""
 
 import struct
 
@@ -6,12 +6,12 @@ from tests.attacks.requests import SAFETENSORS, Row, entry, post_json, safetenso
 
 
 def shaped(id_: str, shape: object, data: object, dtype: object = "float32") -> Row:
-    """Return a row of a tensor that cannot be."""
+    """Return a row of an invalid tensor."""
     return Row(id_, post_json({"q": tensor(shape, data, dtype)}), 422, "shape")
 
 
 def packed(id_: str, header: object, data: bytes = b"", status: int = 422, size=None) -> Row:
-    """Return a row of a body of safetensors that cannot be."""
+    """Return a row of an invalid safetensors body."""
     code = "bad_message" if status == 400 else "shape"
     return Row(id_, send(safetensors(header, data, size), SAFETENSORS), status, code)
 
