@@ -60,6 +60,24 @@ def check_refusal(answer) -> None:
     assert len(answer.fields["x-request-id"]) == 16
 
 
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/resolve", b'{"rope": {"head_dim": 8}}'),
+        ("/v1/positions", b'{"builder": "grid_positions", "arguments": {"sizes": [2, 3]}}'),
+    ],
+)
+async def test_a_request_that_needs_no_device_is_answered_meanwhile(path, body):
+    async with running() as service:
+        client = await Client.connect(service.address)
+        with busy(service):
+            check_refusal(await client.ask(JSON))
+            answer = await client.ask(post(path, body, content_type="application/json"))
+            assert answer.status == 200
+        client.leave()
+        await until(lambda: not service.connections)
+
+
 async def test_a_request_is_refused_at_its_header_and_the_connection_stays_open():
     async with running() as service:
         client = await planned_client(service, EXCHANGE)
