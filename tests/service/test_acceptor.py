@@ -115,9 +115,8 @@ async def test_under_load_connections_are_accepted_as_calls_end(monkeypatch):
         assert not served.connections
         run = served.load.start([call], 0.0, 0.0)
         served.load.end(run, 1.0)
-        await until(lambda: len(served.connections) == PER_PLACE)
         await turns()
-        assert len(served.connections) == PER_PLACE
+        assert not served.connections, "the device has work for 3 s"
         run = served.load.start([call] * 3, 1.0, 1.0)
         served.load.end(run, 1.01)  # there is no more work
         await until(lambda: len(served.connections) == 4 * PER_PLACE)
@@ -169,8 +168,7 @@ async def test_calls_that_end_release_the_newest_waiters_and_ticks_the_oldest():
     intake, entered = Intake(10, load), []
     load.add(Call(1.0), 0.0, 1e9)
     for number in range(PER_RUN + PER_TICK + 1):
-        intake.wait_for_turn(lambda number=number: entered.append(number))
-    load.add(Call(1.0), 0.0, 1e9)
+        intake.wait_for_turn(lambda number=number: entered.append(number) is None)
     load.end(load.start([Call(1.0)], 0.0, 0.0), 1.0)
     await turns(2)
     total = PER_RUN + PER_TICK + 1

@@ -110,7 +110,8 @@ async def test_pipelined_requests_are_refused_in_order():
             )
             service.planned.planner.match(named)
             await client.send(EXCHANGE.request + named + HEALTH)
-            await settled(service)
+            (connection,) = service.connections
+            await until(lambda: connection._is_reading_paused)  # the rest waits in the kernel
             service.release()
             assert (await client.read()).body == EXCHANGE.body
             check_refusal(await client.read())
@@ -196,7 +197,7 @@ async def test_a_deadline_that_cannot_be_met_is_refused_at_once(where):
         for _ in range(FEW_CALLS):
             load.add(call, 0.0, 1e9)
         if where == "queue":  # skips the check at the header
-            service.planned.refusal = lambda _: None
+            service.planned.refusal = lambda _plan, _arrived: None
         answer = await client.ask(hurried.request)
         assert answer.status == 503
         assert "too long for the deadline" in answer.body.decode()
