@@ -141,7 +141,7 @@ def measure_capacity(subject: Subject, key: str = "") -> Row:
     Raises:
         LoadError: a response is not 200 with the right length.
     """
-    seconds = max(0.5, subject.seconds / 6)
+    seconds = min(max(0.5, subject.seconds / 6), subject.seconds)
 
     def run(connections: int, seconds: float) -> dict[str, float]:
         load = Load(subject.load_core, files, connections, seconds)

@@ -71,7 +71,7 @@ class ServiceBenchmark:
     def _rounds(
         self, workload: Workload, files: Mapping[str, list[str]], connections: int
     ) -> list[Round]:
-        seconds = workload.seconds / 2 if self.quick else workload.seconds
+        seconds = workload.seconds / 8 if self.quick else workload.seconds
 
         def load(name: str, seconds: float) -> Load:
             return Load(self.load_core, files[name], connections, seconds)

@@ -1,5 +1,6 @@
 """What all tests share: a quiet hypothesis, an interpreter of kernels, and the real service."""
 
+import json
 import os
 import socket
 import ssl
@@ -10,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import httpx
 import numpy as np
@@ -75,6 +76,19 @@ class Started(_UrlAndProcess):
     grpc_target: str
     """Address of its gRPC."""
 
+    log: Path
+    """What it has written."""
+
+    def requests_logged(self, request_id: str) -> list[dict[str, Any]]:
+        """Return the lines of all requests with that identifier, as soon as there is one."""
+
+        def lines() -> list[dict[str, Any]]:
+            whole = self.log.read_text().split("\n")[:-1]
+            return [line for line in map(json.loads, whole) if line.get("request_id") == request_id]
+
+        wait_until(lines)
+        return lines()
+
 
 class Serve:
     """Starts services of one's own: `with serve(ROPE_DRAIN_DELAY_S="1") as (url, process)`."""
@@ -129,6 +143,7 @@ class Serve:
         scheme = "http" if tls is None else "https"
         started = Started(f"{scheme}://127.0.0.1:{port}", process)
         started.grpc_target = f"127.0.0.1:{environment['ROPE_GRPC_PORT']}"
+        started.log = log
         try:
             _wait_until_ready(started.url, process, log, self._start_s, tls)
             yield started

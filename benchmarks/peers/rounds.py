@@ -62,7 +62,7 @@ class PeerBenchmark:
     def _measure(
         self, peer: Peer, workload: Workload, connections: int, started: dict[str, Server]
     ) -> Row:
-        seconds = workload.seconds / 2 if self.quick else workload.seconds
+        seconds = workload.seconds / 8 if self.quick else workload.seconds
         encoders = {SERVICE: encodings.encode, PEER: peer.encode}
         with ExitStack() as stack:
             loads = {}

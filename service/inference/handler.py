@@ -120,7 +120,8 @@ class InferenceHandler:
             num_bytes = sum(tensor.nbytes for tensor in prepared.tensors.values())
         else:
             backend = self.backend_policy.choose(prepared.call, prepared.backend)
-            job = self.engine.job(prepared.call, backend)
+            left_s = context.deadline - time.monotonic()
+            job = self.engine.job(prepared.call, backend, left_s)
             num_bytes, scratch_bytes = job.answer_bytes, job.scratch_bytes
         limit = self.max_bytes(memory_factor)
         if num_bytes > limit:

@@ -27,6 +27,7 @@ from tests.attacks.requests import (
 )
 from tests.attacks.sockets import LAST, connect, exchange, read_all, read_answer, split
 from tests.conftest import Serve, Started
+from tests.service.test_lifecycle import metric
 from tests.waiting import wait_until
 
 
@@ -76,17 +77,22 @@ def test_clients_that_leave_give_their_memory_back(server: Started):
     wait_until(lambda: admitted_bytes(server) == 0)
 
 
-def test_refusals_are_counted_and_logged(serve: Serve):
-    with serve() as started:
-        exchange(started, b"hello\r\n\r\n")
-        exchange(started, post(ROTATE, "X-Request-Id: mine", host=""))
-        metrics = httpx.get(f"{started.url}/metrics").text
-    assert 'rope_requests_total{route="other",status="400"} 1.0' in metrics
-    assert 'rope_requests_total{route="/v1/rotate",status="400"} 1.0' in metrics
-    lines = [json.loads(line) for line in serve.last_log().splitlines()]
-    unread, mine = (line for line in lines if line.get("status") == 400)
-    assert (unread["method"], unread["path"]) == ("-", "")
-    assert (mine["method"], mine["path"], mine["request_id"]) == ("POST", "/v1/rotate", "mine")
+def test_refusals_are_counted_and_logged(server: Started):
+    def counts() -> list[float]:
+        routes = ("other", "/v1/rotate")
+        return [
+            metric(server.url, f'rope_requests_total{{route="{route}",status="400"}}')
+            for route in routes
+        ]
+
+    before = counts()
+    (first,) = exchange(server, b"hello\r\n\r\n")
+    exchange(server, post(ROTATE, "X-Request-Id: mine", host=""))
+    assert counts() == [count + 1 for count in before]
+    (unread,) = server.requests_logged(first.headers["x-request-id"])
+    (mine,) = server.requests_logged("mine")
+    assert (unread["method"], unread["path"], unread["status"]) == ("-", "", 400)
+    assert (mine["method"], mine["path"], mine["status"]) == ("POST", "/v1/rotate", 400)
 
 
 def test_a_client_that_sends_first_reads_the_answer(server: Started):
@@ -164,8 +170,7 @@ def repeat(piece: bytes) -> Iterator[bytes]:
 
 
 def admitted_bytes(started: Started) -> float:
-    text = httpx.get(f"{started.url}/metrics").text
-    return float(re.search(r"^rope_admitted_bytes (\S+)", text, re.MULTILINE)[1])
+    return metric(started.url, "rope_admitted_bytes")
 
 
 @pytest.mark.parametrize(

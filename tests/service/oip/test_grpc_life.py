@@ -22,8 +22,9 @@ from service.lifecycle import Lifecycle
 from service.oip.grpc.messages import METHODS, SERVICE
 from service.oip.grpc.server import HEADER_BYTES
 from service.oip.grpc.streams import while_open
-from tests.conftest import Serve
+from tests.conftest import Serve, Started
 from tests.service.oip.conftest import run_grpc
+from tests.service.test_lifecycle import metric
 from tests.waiting import wait_until
 
 CODE = grpc.StatusCode
@@ -319,13 +320,12 @@ def test_sigterm_drains_without_waiting_for_idle_peers(serve: Serve):
     assert watcher.statuses[2][1] - signalled > 1.3
 
 
-def test_sockets_are_read_by_the_thread_that_waits_for_rpcs(serve: Serve):
+def test_sockets_are_read_by_the_thread_that_waits_for_rpcs(server: Started, channel: grpc.Channel):
     """The core of grpcio writes a line about a switch that it does not know."""
-    with serve() as started, grpc.insecure_channel(started.grpc_target) as channel:
-        assert channel.unary_unary(METHODS["ServerLive"].path)(b"") == b"\x08\x01"
-        variables = Path(f"/proc/{started.process.pid}/environ").read_bytes()
+    assert channel.unary_unary(METHODS["ServerLive"].path)(b"") == b"\x08\x01"
+    variables = Path(f"/proc/{server.process.pid}/environ").read_bytes()
     assert f"GRPC_EXPERIMENTS={GRPC_EXPERIMENTS}".encode() in variables.split(b"\0")
-    assert "xperiment" not in serve.last_log()
+    assert "xperiment" not in server.log.read_text()
 
 
 def test_a_second_signal_ends_the_process(serve: Serve):
@@ -337,47 +337,48 @@ def test_a_second_signal_ends_the_process(serve: Serve):
         watcher.wait_for("SERVING")
         started.process.send_signal(signal.SIGTERM)
         watcher.wait_for("NOT_SERVING")
+        assert httpx.get(f"{started.url}/readyz").json() == {"status": "draining"}
+        assert started.process.poll() is None
         started.process.send_signal(signal.SIGTERM)
         assert started.process.wait(5) == 0
         watcher.join(10)
 
 
-def test_the_start_fails_if_the_port_is_taken(serve: Serve):
-    with serve() as started:
-        port = started.grpc_target.rpartition(":")[2]
-        second = subprocess.run(
-            [*started.process.args, "serve", "--http-port", "0", "--grpc-port", port],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        assert second.returncode != 0
-        errors = [json.loads(line) for line in second.stdout.splitlines()]
-        (error,) = [line for line in errors if line["level"] == "error"]
-        assert "gRPC cannot listen" in error["message"]
-        assert "already in use" in error["message"]
-        assert second.stderr == ""
+def test_the_start_fails_if_the_port_is_taken(server: Started):
+    port = server.grpc_target.rpartition(":")[2]
+    second = subprocess.run(
+        [*server.process.args, "serve", "--http-port", "0", "--grpc-port", port],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert second.returncode != 0
+    errors = [json.loads(line) for line in second.stdout.splitlines()]
+    (error,) = [line for line in errors if line["level"] == "error"]
+    assert "gRPC cannot listen" in error["message"]
+    assert "already in use" in error["message"]
+    assert second.stderr == ""
 
 
-def test_every_rpc_except_health_logs_one_line_of_json(serve: Serve):
-    with serve() as started, grpc.insecure_channel(started.grpc_target) as channel:
-        trace = "0af7651916cd43dd8448eb211c80319c"
-        metadata = (
-            ("x-request-id", "me"),
-            ("traceparent", f"00-{trace}-b7ad6b7169203331-01"),
-        )
-        health_pb2_grpc.HealthStub(channel).Check(CHECK)
-        channel.unary_unary(METHODS["ServerReady"].path)(b"")
-        channel.unary_unary(METHODS["ServerMetadata"].path)(b"", metadata=metadata)
-        with pytest.raises(grpc.RpcError):
-            channel.unary_unary(METHODS["ModelConfig"].path)(b"\xff")
-        metrics = httpx.get(f"{started.url}/metrics").text
-        assert (
-            'rope_requests_total{route="/grpc.health.v1.Health/Check",status="OK"} 1.0' in metrics
-        )
-        lines = [json.loads(line) for line in serve.last_log().splitlines()]
-    first, second = [line for line in lines if line.get("method") == "gRPC"]
+def test_every_rpc_except_health_logs_one_line_of_json(server: Started, channel: grpc.Channel):
+    """The last RPC comes after those that have no line."""
+    counted = 'rope_requests_total{route="/grpc.health.v1.Health/Check",status="OK"}'
+    before = metric(server.url, counted)
+    trace = "0af7651916cd43dd8448eb211c80319c"
+    metadata = (
+        ("x-request-id", "one-rpc"),
+        ("traceparent", f"00-{trace}-b7ad6b7169203331-01"),
+    )
+    health_pb2_grpc.HealthStub(channel).Check(CHECK, metadata=metadata)
+    channel.unary_unary(METHODS["ServerReady"].path)(b"", metadata=metadata)
+    channel.unary_unary(METHODS["ServerMetadata"].path)(b"", metadata=metadata)
+    last = (("x-request-id", "last-rpc"),)
+    with pytest.raises(grpc.RpcError):
+        channel.unary_unary(METHODS["ModelConfig"].path)(b"\xff", metadata=last)
+    assert metric(server.url, counted) == before + 1
+    (second,) = server.requests_logged("last-rpc")
+    (first,) = server.requests_logged("one-rpc")
     assert (first["path"], first["status"]) == (METHODS["ServerMetadata"].path, "OK")
-    assert (first["request_id"], first["trace_id"]) == ("me", trace)
+    assert (first["method"], first["trace_id"]) == ("gRPC", trace)
     assert (second["path"], second["status"]) == (METHODS["ModelConfig"].path, "INVALID_ARGUMENT")
