@@ -32,10 +32,17 @@ ServiceError
 
 
 class ServiceError(Exception):
-    """Base of the service's own errors."""
+    """Base of the service's own errors.
 
-    retry_after_s: int = 1
-    """Seconds after which the client may send the request again, if a later one can succeed."""
+    Args:
+        text: what is wrong.
+        retry_after_s: seconds after which the client may send the request again, if a later one can
+            succeed.
+    """
+
+    def __init__(self, text: str = "", retry_after_s: int = 1) -> None:
+        super().__init__(text)
+        self.retry_after_s = retry_after_s
 
 
 class BadMessage(ServiceError):
@@ -121,17 +128,9 @@ class TooLarge(ServiceError):
 class QuotaExceeded(ServiceError):
     """A limit of the API key is exceeded."""
 
-    def __init__(self, text: str, retry_after_s: int = 1) -> None:
-        super().__init__(text)
-        self.retry_after_s = retry_after_s
-
 
 class Overloaded(ServiceError):
     """Too many requests wait already."""
-
-    def __init__(self, text: str, retry_after_s: int = 1) -> None:
-        super().__init__(text)
-        self.retry_after_s = retry_after_s
 
 
 class Expired(ServiceError):

@@ -80,6 +80,9 @@ class Acceptor:
         self._intake = intake
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[object]] = set()
+        self._awaits_tasks = False
+        """Whether nothing is accepted until no connection is being opened. One that is open counts
+        twice until its task ends, so there may be room when all have ended."""
         self._backlog = 0
         self._is_closed = False
         for listener in self.sockets:
@@ -131,7 +134,9 @@ class Acceptor:
         for _ in range(most):
             if intake.is_full(len(self._tasks)):
                 self._pause()
-                intake.wait_for_room(self._resume)
+                self._awaits_tasks = bool(self._tasks)
+                if not self._tasks:
+                    intake.wait_for_room(self._resume)
                 return
             try:
                 client, _ = listener.accept()
@@ -157,6 +162,9 @@ class Acceptor:
         self._tasks.discard(task)
         if not task.cancelled() and (failure := task.exception()) is not None:
             log.debug("a connection could not be opened: %s", failure)
+        if self._awaits_tasks and not self._tasks:
+            self._awaits_tasks = False
+            self._resume()
 
     def _set_backlog(self, backlog: int) -> None:
         if backlog != self._backlog:

@@ -165,25 +165,13 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         match name:
             case "sslcontext":
                 return self._context
-            case "ssl_object":
-                return self._tls
-            case "peercert":
-                return self._tls.getpeercert()
             case "has_undelivered_bytes":
                 return self._has_partial_record or self._has_bytes
         return self._transport.get_extra_info(name, default)
 
-    def get_protocol(self) -> asyncio.BaseProtocol:
-        """Return the protocol that receives the decrypted bytes."""
-        return cast(asyncio.BaseProtocol, self._protocol)
-
     def is_closing(self) -> bool:
         """Return whether the connection is closed, or closes when all bytes are sent."""
         return self._is_closing or self._transport.is_closing()
-
-    def is_reading(self) -> bool:
-        """Return whether the protocol receives bytes."""
-        return not (self._is_reading_paused or self.is_closing())
 
     def pause_reading(self) -> None:
         """Deliver no bytes until `resume_reading`."""
@@ -203,10 +191,6 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         high = HIGH_WATER_BYTES if high is None else high
         self._limits = high // 4 if low is None else low, high
         self._control_protocol()
-
-    def get_write_buffer_limits(self) -> tuple[int, int]:
-        """Return the low and the high water mark in bytes."""
-        return self._limits
 
     def get_write_buffer_size(self) -> int:
         """Return the bytes that the kernel has not taken."""

@@ -25,12 +25,13 @@ def table(id_: str, head_dim: object, positions: object = (0, 1), status: int = 
 
 
 ROWS = [
-    # docs/api.md: negative positions are legal
+    # docs/api.md: negative positions are legal, and none beyond 2**53
     Row("P01", post_json({"q": Q, "positions": [0, -1]}), 200),
     placed("P02", [0, 2**63]),
     placed("P03", [0, 2**64]),
     placed("P04", [0, 2**53 + 1]),
-    Row("P04 2**53", post_json({"q": Q, "positions": [0, 2**53]}), 200),
+    placed("P04 -2**53 - 1", [0, -(2**53) - 1]),
+    Row("P04 2**53", post_json({"q": Q, "positions": [-(2**53), 2**53]}), 200),
     placed("P05", [0, 0.5]),
     placed("P06", [False, True]),
     placed("P07", [0]),

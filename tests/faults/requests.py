@@ -10,7 +10,6 @@ from rope_core import RopeConfig, Rotate, rotate
 from service.oip.grpc.messages import ModelInferRequest, ModelInferResponse
 from tests.service.planned.requests import Answer, attention, post, rotation
 
-MESSAGE = "application/x-safetensors"
 INFER_PATH = "/v2/models/rope/infer"
 
 

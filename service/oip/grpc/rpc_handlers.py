@@ -38,12 +38,12 @@ class RpcHandlers:
 
     Args:
         request_log: where RPCs are counted and logged.
-        gate: authenticates RPCs; None: clients need no key.
+        gate: authenticates RPCs.
     """
 
-    def __init__(self, request_log: RequestLog, gate: Gate | None = None) -> None:
+    def __init__(self, request_log: RequestLog, gate: Gate) -> None:
         self._request_log = request_log
-        self._gate = gate or Gate()
+        self._gate = gate
         self._num_running = 0
         self._idle = asyncio.Event()
         self._idle.set()

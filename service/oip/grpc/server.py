@@ -64,7 +64,7 @@ class GrpcServer:
         methods: all that are implemented.
         metrics: counts RPCs.
         limit: limit of the resident memory.
-        gate: authenticates RPCs; None: clients need no key.
+        gate: authenticates RPCs.
         certificates: certificates of the service; None: no TLS.
     """
 
@@ -75,7 +75,7 @@ class GrpcServer:
         methods: Methods,
         metrics: Metrics,
         limit: ResidentLimit,
-        gate: Gate | None = None,
+        gate: Gate,
         certificates: Certificates | None = None,
     ) -> None:
         self._settings = settings
@@ -84,7 +84,7 @@ class GrpcServer:
         self._certificates = certificates
         request_log = RequestLog(metrics, logged=settings.logs_requests, quiet=QUIET)
         self._rpcs = RpcHandlers(request_log, gate)
-        self._admission = self._rpcs if gate is not None and gate.needs_keys else None
+        self._admission = self._rpcs if gate.needs_keys else None
         self._unary: dict[str, Unary] = {}
         self._streams: dict[str, Stream] = {}
         for name, method in methods.items():

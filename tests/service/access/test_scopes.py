@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 
 from starlette.routing import BaseRoute, Mount
 
+from service.access.gate import Gate
 from service.access.scopes import (
     OPEN_METHODS,
     OPEN_PATHS,
@@ -95,7 +96,8 @@ def test_every_route_has_the_scope_that_is_written_here():
 
 def test_every_method_has_the_scope_that_is_written_here():
     methods = dict.fromkeys(METHODS, lambda *_: None)
-    server = GrpcServer(Settings(), Lifecycle(), methods, Metrics(), ResidentLimit(2**40))
+    limit = ResidentLimit(2**40)
+    server = GrpcServer(Settings(), Lifecycle(), methods, Metrics(), limit, Gate())
     written = {name: scope for scope, text in METHOD_SCOPES.items() for name in text.split()}
     paths = {*server._unary, *server._streams}
     assert {path.rpartition("/")[2] for path in paths} == written.keys()
