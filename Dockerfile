@@ -63,7 +63,7 @@ COPY --from=wheel /wheel /wheel
 RUN /opt/pip/bin/pip --python /opt/rope/bin/python install --no-deps /wheel/*.whl \
     && /opt/pip/bin/pip --python /opt/rope/bin/python check
 
-# What is in the image, as a CycloneDX document.
+# SBOM: the packages of the image, as a CycloneDX document.
 FROM service AS sbom
 RUN --mount=type=cache,target=/root/.cache/pip \
     python -m venv /opt/cyclonedx && /opt/cyclonedx/bin/pip install cyclonedx-bom==7.5.0 \
@@ -98,7 +98,7 @@ ENV PATH=/opt/rope/bin:$PATH \
     USER=rope \
     TORCHINDUCTOR_CACHE_DIR=/tmp/inductor \
     TRITON_CACHE_DIR=/tmp/triton \
-    GLIBC_TUNABLES=glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=17179869184:glibc.malloc.arena_max=1 \
+    GLIBC_TUNABLES=glibc.malloc.hugetlb=1:glibc.malloc.arena_max=1:glibc.malloc.mmap_threshold=4194304:glibc.malloc.trim_threshold=67108864 \
     ROPE_HTTP_HOST=0.0.0.0 \
     ROPE_HTTP_PORT=8000 \
     ROPE_GRPC_PORT=8001

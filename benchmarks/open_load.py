@@ -1,4 +1,4 @@
-"""Requests that arrive at random times, sent by `open_load.c` from a core of its own."""
+"""Open-loop load: requests with random arrival times, sent by `open_load.c` from its own core."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,7 +22,7 @@ class Latencies:
 
 @dataclass(frozen=True, slots=True)
 class Arrivals:
-    """What became of the arrivals of a run."""
+    """Outcomes of the arrivals of a run."""
 
     offered: int
     in_deadline: int
@@ -48,12 +48,12 @@ class Arrivals:
 
     other: Latencies | None
     slip: Latencies | None
-    """How late the arrivals began."""
+    """Delay of the load generator: from the due time of an arrival to its start."""
 
     gap_mean_s: float
     gap_variance_s2: float
     busy: float
-    """Share of its core that the load generator used."""
+    """Fraction of its core that the load generator used."""
 
 
 @contextmanager

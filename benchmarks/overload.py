@@ -1,27 +1,29 @@
 """The service beyond its capacity: `python -m benchmarks.overload`, with `--help` for more.
 
 The capacity is the best rate of a closed loop of the workload (attention S=64), measured again for
-each profile. Then requests with
-a deadline of 500 ms arrive at random times (a Poisson process), at 0.5, 1, 2 and 10 times that
-rate and at 0.5 again, on 1,024 connections that are kept alive and with a connection for each
-request. Other profiles mix sizes, add clients that read or send very slowly, and have two tenants:
-one at a fifth of the capacity, beside one at ten times its share, which is half. The service runs
-on one core and has a budget of 1 GiB; the load and this process run on another.
+each profile. Then requests with a deadline of 500 ms arrive at random times (a Poisson process), at
+0.5, 1, 2 and 10 times that rate and at 0.5 again, on 1,024 connections that are kept alive and with
+a connection for each request. Other profiles mix sizes, add clients that read or send very slowly,
+and have two tenants: one at a fifth of the capacity, beside one at ten times its share, which is
+half. The service runs on one core and has a budget of 1 GiB; the load and this process run on
+another.
 
 - offered/s: arrivals. Latencies count from the time at which the arrival was due.
 - good/s: responses with status 200 within the deadline; peak: their share of the capacity.
-- answers: responses by status. Arrivals without one: dropped, because no connection was free, so
-  that nothing was sent; not connected within 1 s; ended, the connection, without a response; timed
-  out after 10 s.
+- answers: responses by status. Arrivals without a response: dropped (no connection was free, so
+that
+  nothing was sent), not connected (within 1 s), ended (the connection, without a response), timed
+  out (after 10 s).
 - refused: latency of 429 and 503, p50 / p99 / largest. accepted: p50 / p99 of 200.
 - health: p99 of /healthz, 20 times a second on a connection of its own; with `--status-port` also
-  that of `ROPE_STATUS_PORT`, behind a slash, which the bar is for.
-- MiB: largest resident memory, of what is allowed: idle, the budget and 128 MiB.
-- connections: most that were open, by descriptors of the process.
+  that of `ROPE_STATUS_PORT`, behind a slash; the bar is for the latter.
+- MiB: peak of resident memory, and its limit: idle memory, the budget and 128 MiB.
+- connections: most open connections, counted by the descriptors of the process.
 - late: calls that were begun after their deadline, if the service counts them.
-- others: share of the core of the service that other programs took. A row with more than a few
-  percent says little.
-- slip: p99 of how late the load generator was. Beyond 20 ms, a row with ! says little.
+- others: fraction of the core of the service that other programs used. A row with more than a few
+  percent is not reliable.
+- slip: p99 of the delay of the load generator. A row with more than 20 ms, marked by !, is not
+  reliable.
 - missed: how many bars were not met, and which. All bars are in the file of `--json`.
 """
 

@@ -30,11 +30,11 @@ LARGE_DEADLINE_MS = 30_000
 BUDGET_BYTES = 1 << 30
 MEMORY_MARGIN_BYTES = 128 << 20
 KEPT_ALIVE = 1024
-"""Connections of a run that keeps them alive. With 256 of them no queue would be longer than half
-a second, so that a service that refuses nothing would pass."""
+"""Connections of a run with keep-alive. With only 256 the queue would never be longer than half a
+second, and a service that refuses nothing would pass."""
 
 AT_ONCE = 4096
-"""Connections of a run that opens one for each arrival: the most that are open at a time."""
+"""Most open connections of a run that opens a connection for each arrival."""
 
 LARGEST_BYTES = 256 << 20
 MIXED_CONNECTIONS = 8
@@ -46,7 +46,7 @@ SLOW_WRITER_S = 20
 HEALTH_P99_MS = 100
 REFUSED_P99_MS = 100
 ANSWERS = {200, 413, 429, 503, 504}
-"""413 is right for large bodies only; no other profile has them."""
+"""413 is correct for large bodies; only one profile sends them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class Subject:
 
     server: Server
     health_ports: Sequence[int]
-    """Ports whose /healthz is probed: that of the service, and the one of its status."""
+    """Ports whose /healthz is probed: the HTTP port, and the status port if there is one."""
 
     serve_core: int
     load_core: int
@@ -64,7 +64,7 @@ class Subject:
     idle_files: int
 
     def run(self, profile: str, load: OpenLoad) -> Row:
-        """Return the figures of a run, without its verdict."""
+        """Return the figures of a run, without its bars."""
         before, others_before, start = self._late_calls(), self._others_s(), time.monotonic()
         with watching(self.server, self.health_ports) as observed:
             arrivals = load.run(self.server.port)
@@ -245,7 +245,7 @@ def measure_mixed(subject: Subject) -> Iterator[Row]:
 
 
 def _mixed_row(arrivals: Arrivals, load: OpenLoad) -> Row:
-    """Return the row of the large requests; what was observed meanwhile is in the row before."""
+    """Return the row of the large requests; memory and health are in the row before."""
     row: Row = {
         "profile": f"{MIXED_CONNECTIONS} connections, 1 KiB to 256 MiB",
         **asdict(arrivals),
@@ -267,9 +267,9 @@ def measure_slow_readers(subject: Subject) -> Iterator[Row]:
 
 def measure_slow_writers(subject: Subject) -> Iterator[Row]:
     """Yield rows of half the capacity: alone, and beside clients that send a byte per second."""
-    head = b"POST /v1/attention HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+    start = b"POST /v1/attention HTTP/1.1\r\nHost: 127.0.0.1\r\n"
     body = exchange(subject.server, None).request.partition(b"\r\n\r\n")
-    header, body = Pace(head, drip=b"X-Name: value\r\n"), Pace(body[0] + body[1], drip=b"\0")
+    header, body = Pace(start, drip=b"X-Name: value\r\n"), Pace(body[0] + body[1], drip=b"\0")
     paces = [header, body] * (SLOW_WRITERS // 2)
     name = f"{SLOW_WRITERS} slow writers"
     clients = SlowClients(subject.server.port, paces, interval_s=1, reconnects=True)
@@ -304,7 +304,7 @@ def _measure_beside(
 
 
 def with_verdict(row: Row, bars: Mapping[str, bool]) -> Row:
-    """Add to a row whether it meets its bars and those of all profiles."""
+    """Add to a row its bars, and those of all profiles."""
     common = {
         "health": row["health_p99_ms"][-1] <= HEALTH_P99_MS,
         "memory": row["peak_mib"] <= row["most_mib"],

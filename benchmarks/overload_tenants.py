@@ -1,4 +1,4 @@
-"""A tenant that sends ten times its share of the device, beside one that needs a fifth of it."""
+"""A noisy tenant with ten times its part of the capacity, beside a quiet tenant with a fifth."""
 
 import time
 from collections.abc import Iterator
@@ -20,23 +20,25 @@ from benchmarks.overload_profiles import (
 )
 from benchmarks.table import Row
 
-QUIET, HOG = "quiet", "hog"
-"""Names of the tenants, and their keys: they have the same weight, so that half is a share."""
+QUIET, NOISY = "quiet", "noisy"
+"""Names of the tenants, which are their keys as well. Both have the same weight."""
 
 QUIET_OF_CAPACITY = 0.2
 QUIET_CONNECTIONS = 64
-HOG_OF_SHARE = 10
+NOISY_OF_SHARE = 10
 WARM_UP_S = 4.0
 
 
 def write_keys(path: Path) -> None:
     """Write a keys file with both tenants."""
-    tables = (f'[{name}]\nkeys = ["{sha256(name.encode()).hexdigest()}"]' for name in (QUIET, HOG))
+    tables = (
+        f'[{name}]\nkeys = ["{sha256(name.encode()).hexdigest()}"]' for name in (QUIET, NOISY)
+    )
     path.write_text("\n".join(tables))
 
 
 def measure_tenants(subject: Subject) -> Iterator[Row]:
-    """Yield rows of the quiet tenant alone and beside the other one, and a row of that one."""
+    """Yield rows of the quiet tenant alone and beside the noisy tenant, and of the noisy tenant."""
     capacity = measure_capacity(subject, key=QUIET)
     yield capacity
     peak = capacity["goodput"]
@@ -45,7 +47,7 @@ def measure_tenants(subject: Subject) -> Iterator[Row]:
             name: stack.enter_context(
                 request_files([exchange(subject.server, DEADLINE_MS, key=name)])
             )
-            for name in (QUIET, HOG)
+            for name in (QUIET, NOISY)
         }
         load = OpenLoad(
             subject.load_core,
@@ -60,33 +62,33 @@ def measure_tenants(subject: Subject) -> Iterator[Row]:
         yield with_verdict(alone, {})
         noise = replace(
             load,
-            files=files[HOG],
-            rate=HOG_OF_SHARE * peak / 2,
+            files=files[NOISY],
+            rate=NOISY_OF_SHARE * peak / 2,
             connections=KEPT_ALIVE,
             warm_up_s=WARM_UP_S / 2,
             seed=1,
         )
 
-        def run_hog() -> Arrivals:
-            time.sleep(WARM_UP_S / 2)  # the quiet tenant has its connections already
+        def run_noisy() -> Arrivals:
+            time.sleep(WARM_UP_S / 2)  # the quiet tenant has opened its connections
             return noise.run(subject.server.port)
 
         with ThreadPoolExecutor() as pool:
-            running = pool.submit(run_hog)
-            beside = subject.run("quiet tenant beside the hog", load)
-            hog = running.result()
+            running = pool.submit(run_noisy)
+            beside = subject.run("quiet tenant beside the noisy", load)
+            noisy = running.result()
     bars = {
         "goodput >= 0.95 of alone": beside["goodput"] >= 0.95 * alone["goodput"],
         "p99 <= 2 x alone": p99_ms(beside["accepted"]) <= 2 * p99_ms(alone["accepted"]),
     }
     yield with_verdict(beside, bars)
-    yield _hog_row(hog, noise)
+    yield _noisy_row(noisy, noise)
 
 
-def _hog_row(arrivals: Arrivals, load: OpenLoad) -> Row:
-    """Return the row of the hog; what was observed meanwhile is in the row before."""
+def _noisy_row(arrivals: Arrivals, load: OpenLoad) -> Row:
+    """Return the row of the noisy tenant; memory and health are in the row before."""
     return {
-        "profile": "hog",
+        "profile": "noisy",
         **asdict(arrivals),
         "offered_rate": arrivals.offered / load.seconds,
         "goodput": arrivals.in_deadline / load.seconds,

@@ -33,7 +33,7 @@ class Observed:
 
 @contextmanager
 def watching(server: Server, health_ports: Sequence[int]) -> Iterator[Observed]:
-    """Watch a server, in threads of this process, until the end of the context."""
+    """Watch a server on threads of this process until the end of the context."""
     observed = Observed({port: [] for port in health_ports})
     stop = Event()
     threads = [Thread(target=_sample, args=(server, observed, stop))]

@@ -9,19 +9,19 @@ from itertools import cycle
 from threading import Event, Thread
 
 READ_BUFFER_BYTES = 1 << 16
-"""Of the client's socket: what the server sends beyond stays with the server."""
+"""Receive buffer of a client's socket: further bytes wait in the server."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """What a client does: sends `start` at once, and then a little in each interval."""
+    """Behaviour of a client: sends `start` at once, then one byte per interval."""
 
     start: bytes
     drip: bytes = b""
-    """Bytes of which one is sent in each interval, over and over."""
+    """Bytes that are sent one per interval, repeated without end."""
 
     read_bytes: int = 1 << 16
-    """The most that is read in each interval."""
+    """Most bytes read per interval."""
 
 
 @dataclass(slots=True)
@@ -41,10 +41,10 @@ class SlowClients:
     paces: Sequence[Pace]
     interval_s: float
     reconnects: bool
-    """Whether a client that the server cuts connects again."""
+    """Whether a client connects again after the server has closed its connection."""
 
     lifetimes_s: list[float] = field(default_factory=list)
-    """Of all connections so far; those that are open when the clients stop are the last."""
+    """Lifetimes of all connections; the last ones are those open at the end."""
 
     num_cut: int = 0
 

@@ -152,15 +152,15 @@ ROWS: tuple[Row, ...] = (
     ),
     Row(
         common.Unauthenticated,
-        "The service has keys (ROPE_KEYS_FILE), and the request has none of them.",
+        "The service has keys (ROPE_KEYS_FILE), and the request has no valid key.",
         "Send one field `Authorization: Bearer KEY`; the operator makes keys (docs/security.md).",
-        make=lambda: common.Unauthenticated("the API key is not known"),
+        make=lambda: common.Unauthenticated("unknown API key"),
     ),
     Row(
         common.Forbidden,
-        "The key is known, but its tenant has not the scope that the route needs.",
+        "The key is valid, but its tenant lacks the scope that the route needs.",
         "Use a key with that scope, or ask the operator to add the scope to the tenant.",
-        make=lambda: common.Forbidden("the key has not the scope admin, which the route needs"),
+        make=lambda: common.Forbidden("the route needs the scope admin, the API key has infer"),
     ),
     Row(
         common.NotAcceptable,
@@ -262,8 +262,8 @@ ROWS: tuple[Row, ...] = (
     Row(
         common.QuotaExceeded,
         "The tenant of the key has used up a limit in the keys file (docs/security.md).",
-        "Send the request again after Retry-After, and send fewer; or ask the operator for more.",
-        make=lambda: common.QuotaExceeded("the key may have 10 requests in a second"),
+        "Send the request again after Retry-After, send fewer requests, or ask for a higher limit.",
+        make=lambda: common.QuotaExceeded("the API key is limited to 10 requests per second"),
     ),
     Row(
         common.Overloaded,

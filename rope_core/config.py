@@ -118,6 +118,9 @@ class RopeConfig:
     num_axes: int = field(init=False, repr=False, compare=False)
     """Numbers in the position of a token."""
 
+    table_row_bytes: int = field(init=False, repr=False, compare=False)
+    """Bytes of cos and sin of all angles of one position, and of the scale of xPos."""
+
     _hash: int = field(init=False, repr=False, compare=False)
 
     @classmethod
@@ -156,6 +159,8 @@ class RopeConfig:
         table, scaling = _frequencies(self)
         object.__setattr__(self, "frequency_table", table)
         object.__setattr__(self, "num_axes", table.num_axes)
+        bytes_per_angle = 12 if self.rope_type == "xpos" else 8
+        object.__setattr__(self, "table_row_bytes", len(table.inv_freq) * bytes_per_angle)
         object.__setattr__(self, "attention_scaling", scaling)
         _check_frequencies(self)
 

@@ -51,9 +51,9 @@ def rotate(call: Rotate, out: Rotated | None = None, backend: str | None = None)
         ConfigError: no backend has that name.
     """
     q, k, rope, inverse = call.q, call.k, call.rope, call.inverse
-    angles = token_angles(
-        call.q_or_k, call.positions, call.cu_seqlens, rope, call.frequencies, backend
-    )
+    x = k if q is None else q
+    assert x is not None, "a valid call has one"
+    angles = token_angles(x, call.positions, call.cu_seqlens, rope, call.frequencies, backend)
     q_out = None if q is None or out is None else out.q
     k_out = None if k is None or out is None else out.k
     if q is not None and k is not None and angles.scale is None:

@@ -15,8 +15,8 @@ MALLOC = (
 )
 """Keeps 64 MiB of freed memory for reuse: the first touch of fresh memory costs many times a copy.
 
-Blocks from 4 MiB on return to the system at once: messages over gRPC, and what calls compute on
-their way. They would leave gaps that nothing fits. Large bodies over HTTP are in the buffer pool.
+Blocks of 4 MiB and more return to the system at once: gRPC messages and temporary tensors. In the
+heap they would cause fragmentation. Large HTTP bodies use the buffer pool instead.
 """
 
 ALLOCATOR_VARIABLES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
@@ -47,7 +47,7 @@ def main() -> None:
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
     # process 1 of a container ignores a signal that has no handler
     signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
-    # asks a service to read its files again, and must not end one that reads none
+    # SIGHUP reloads files once the service runs, and must not end the process before
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     from service.server.serve import serve
 

@@ -28,7 +28,7 @@ class BufferPool:
         max_idle_bytes: idle memory to keep. Above it, regions that are idle as a whole return to
             the system, but for pinned and preallocated ones. As many bytes may be pinned.
         pinner: pins memory for a device. None for the CPU, which needs no pinned memory.
-        allocate: returns new memory of the system.
+        allocate: allocates new memory.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class BufferPool:
             try:
                 return block or self._add(self._free, self._allocate(num_bytes), num_bytes)
             except MemoryError:
-                raise Overloaded("the host has too little free memory") from None
+                raise Overloaded("the host has too little free memory for the request") from None
 
     def _add_free(self, block: Block) -> None:
         with self._lock:

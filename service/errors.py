@@ -5,8 +5,8 @@ ServiceError
   +- BadTensor               a tensor of the message is missing or not valid
   |    +- MissingTensor      the message lacks a tensor that the route requires
   |    +- ConflictingTensors the message has tensors that exclude each other
-  +- Unauthenticated         the request has no API key that is known
-  +- Forbidden               the API key does not open the route
+  +- Unauthenticated         the request has no valid API key
+  +- Forbidden               the API key lacks the scope of the route
   +- BadRequest              the request is not valid HTTP
   +- BadHeader               a header has a value that is not valid
   +- HeaderTooLarge          the header of the request is over a limit
@@ -17,7 +17,7 @@ ServiceError
   +- UnsupportedMediaType    no codec reads the body
   +- NotAcceptable           no codec writes an answer that the client accepts
   +- TooLarge                the request or its answer is over a limit
-  +- QuotaExceeded           the client sends more than its quota
+  +- QuotaExceeded           a limit of the API key is exceeded
   +- Overloaded              too many requests wait already
   +- Expired                 the request waited in the queue for longer than it allows
   +- ShuttingDown            the service accepts no more requests
@@ -32,10 +32,17 @@ ServiceError
 
 
 class ServiceError(Exception):
-    """Base of the service's own errors."""
+    """Base of the service's own errors.
 
-    retry_after_s: int = 1
-    """Seconds after which the client may send the request again, if a later one can succeed."""
+    Args:
+        text: what is wrong.
+        retry_after_s: seconds after which the client may send the request again, if a later one can
+            succeed.
+    """
+
+    def __init__(self, text: str = "", retry_after_s: int = 1) -> None:
+        super().__init__(text)
+        self.retry_after_s = retry_after_s
 
 
 class BadMessage(ServiceError):
@@ -64,11 +71,11 @@ class ConflictingTensors(BadTensor):
 
 
 class Unauthenticated(ServiceError):
-    """The request has no API key that is known."""
+    """The request has no valid API key."""
 
 
 class Forbidden(ServiceError):
-    """The API key does not open the route."""
+    """The API key lacks the scope of the route."""
 
 
 class BadRequest(ServiceError):
@@ -119,19 +126,11 @@ class TooLarge(ServiceError):
 
 
 class QuotaExceeded(ServiceError):
-    """The client sends more than its quota."""
-
-    def __init__(self, text: str, retry_after_s: int = 1) -> None:
-        super().__init__(text)
-        self.retry_after_s = retry_after_s
+    """A limit of the API key is exceeded."""
 
 
 class Overloaded(ServiceError):
     """Too many requests wait already."""
-
-    def __init__(self, text: str, retry_after_s: int = 1) -> None:
-        super().__init__(text)
-        self.retry_after_s = retry_after_s
 
 
 class Expired(ServiceError):

@@ -1,8 +1,8 @@
-"""Faults for tests: runs that raise, hang or are slow, a lost device, memory that is full.
+"""Fault injection for tests: runs that raise, hang or are slow, a lost device, memory exhaustion.
 
-`INJECT_FAULTS="run.raise=0.05,run.slow=0.1"` gives each kind its probability, and
-`INJECT_FAULTS_SEED=7` the numbers of the generator. Without the first variable nothing of this file
-is in the path of a request. The names have no `ROPE_` in front, so that no setting is one of them.
+`INJECT_FAULTS="run.raise=0.05,run.slow=0.1"` sets the probability of each kind of fault, and
+`INJECT_FAULTS_SEED=7` the seed of the random generator. Without `INJECT_FAULTS` no code of this
+file runs for a request. The variables have no prefix `ROPE_`, because they are not settings.
 """
 
 import logging
@@ -19,11 +19,11 @@ from service.memory_blocks import Region
 log = logging.getLogger("rope.faults")
 
 KINDS = {
-    "run.raise": "a run of several calls raises an exception that nobody expects",
-    "run.slow": "a run takes SLOW_S longer",
-    "run.hang": "a run on a thread takes HANG_S longer",
-    "device.lost": "a run raises DeviceLost, which ends the service",
-    "memory.full": "the system has no memory for a large buffer",
+    "run.raise": "a run of several calls raises an unexpected exception",
+    "run.slow": "a run takes SLOW_S seconds longer",
+    "run.hang": "a run on a device thread takes HANG_S seconds longer",
+    "device.lost": "a run raises DeviceLost: the service drains and exits",
+    "memory.full": "the allocation of a large buffer fails",
 }
 
 SLOW_S = 0.005
@@ -31,15 +31,16 @@ HANG_S = 0.5
 
 
 class InjectedFault(Exception):
-    """A failure that nobody expects."""
+    """An unexpected failure of a run."""
 
 
 class Faults:
-    """Faults that occur at random.
+    """Injects faults at random.
 
     Args:
-        probabilities: of each kind among KINDS; kinds that are missing do not occur.
-        seed: of the generator. The same seed gives the same faults to the same sequence of runs.
+        probabilities: probability of each kind in KINDS; 0 for a missing kind.
+        seed: seed of the generator. The same seed and the same sequence of runs give the same
+            faults.
     """
 
     def __init__(self, probabilities: Mapping[str, float], seed: int) -> None:
@@ -47,7 +48,7 @@ class Faults:
         self._random = random.Random(seed).random  # noqa: S311 (not a secret)
 
     def wrap_run(self, run: Callable[[Sequence[Any]], Run[Any]]) -> Callable[..., Run[Any]]:
-        """Return `run` with faults."""
+        """Return a function that calls `run`, with injected faults."""
 
         def run_with_faults(calls: Sequence[Any]) -> Run[Any]:
             if self._occurs("device.lost"):
@@ -63,7 +64,7 @@ class Faults:
         return run_with_faults
 
     def wrap_allocation(self, allocate: Callable[[int], Region]) -> Callable[[int], Region]:
-        """Return `allocate` with faults."""
+        """Return a function that calls `allocate`, with injected faults."""
 
         def allocate_with_faults(num_bytes: int) -> Region:
             if self._occurs("memory.full"):
@@ -80,10 +81,10 @@ class Faults:
 
 
 def read_faults(environment: Mapping[str, str]) -> Faults | None:
-    """Return the faults that environment variables ask for; None in all normal runs.
+    """Return the faults that the environment sets; None without `INJECT_FAULTS`.
 
     Raises:
-        SystemExit: a variable has a value that is not valid.
+        SystemExit: the value of a variable is not valid.
     """
     text, seed = environment.get("INJECT_FAULTS"), environment.get("INJECT_FAULTS_SEED", "0")
     if not text:
@@ -101,5 +102,5 @@ def read_faults(environment: Mapping[str, str]) -> Faults | None:
 def _read_fault(text: str) -> tuple[str, float]:
     kind, _, probability = text.partition("=")
     if kind not in KINDS or not 0 <= float(probability) <= 1:
-        raise ValueError(f"{text} is not kind=probability, with one of {', '.join(KINDS)}")
+        raise ValueError(f"expected KIND=PROBABILITY with one of {', '.join(KINDS)}, got {text}")
     return kind, float(probability)

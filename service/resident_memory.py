@@ -1,4 +1,4 @@
-"""How much memory of the process is resident, and how much more requests may take of it."""
+"""Measure the resident memory of the process, and compare it with a limit."""
 
 import ctypes
 import mmap
@@ -6,11 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 SLACK_BYTES = 48 * 2**20
-"""Memory beside the budget: of small objects, and of what arrives between two measurements."""
+"""Memory allowed beyond the budget: for small objects, and for bytes that arrive between two
+measurements."""
 
 
 def resident_bytes() -> int:
-    """Return the resident memory of the process that no file backs; 0 where there is no /proc."""
+    """Return the anonymous resident memory of the process in bytes; 0 where /proc is missing."""
     try:
         _, resident, shared, *_ = Path("/proc/self/statm").read_bytes().split()
     except OSError:
@@ -19,7 +20,7 @@ def resident_bytes() -> int:
 
 
 def trim() -> None:
-    """Return the free memory of the C library's allocator to the system; takes milliseconds."""
+    """Return free memory of the C library's allocator to the system (malloc_trim): some ms."""
     if hasattr(_C_LIBRARY, "malloc_trim"):
         _C_LIBRARY.malloc_trim(0)
 
@@ -28,11 +29,11 @@ _C_LIBRARY = ctypes.CDLL(None)
 
 
 class ResidentLimit:
-    """The resident memory that the process may have: what it has when idle, and the budget.
+    """The limit of resident memory: the memory of the idle process, the budget, and SLACK_BYTES.
 
     Args:
-        budget_bytes: what all requests together may take.
-        measure: returns the resident memory.
+        budget_bytes: memory budget of all requests together.
+        measure: returns the resident memory in bytes.
         trim: returns free memory to the system.
     """
 
@@ -48,9 +49,9 @@ class ResidentLimit:
         self._idle_bytes = measure()
 
     def set_idle(self) -> None:
-        """Take the memory of now as that of the idle process: the warm-up has ended."""
+        """Measure the idle process; called when the warm-up has ended."""
         self._idle_bytes = self._measure()
 
     def bytes_left(self) -> int:
-        """Return how much memory the process may take in addition; negative above the limit."""
+        """Return the bytes left until the limit; negative above the limit."""
         return self._idle_bytes + self._allowed_bytes - self._measure()

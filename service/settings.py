@@ -77,8 +77,9 @@ class Settings(BaseSettings):
     """Port to listen on; 0 lets the system choose."""
 
     status_port: Annotated[int, Field(ge=0, le=65_535)] | None = None
-    """One more HTTP port, at the same address, for health, readiness and metrics only: probes and
-    Prometheus reach it however busy the other is."""
+    """Port of a second HTTP listener at the same address, for health, readiness and metrics only.
+    It accepts connections even while `ROPE_HTTP_PORT` is overloaded: use it for probes and
+    Prometheus. Always plain HTTP, without TLS. If unset, there is no such port."""
 
     grpc_port: Annotated[int, Field(ge=0, le=65_535)] = 8001
     """Port of gRPC, at the same address; 0 lets the system choose."""
@@ -88,26 +89,28 @@ class Settings(BaseSettings):
     and its group may connect."""
 
     allowed_hosts: Hosts | None = None
-    """More names that the field Host of a request may have, with commas between them. If
-    `ROPE_HTTP_HOST` is a loopback address, or names are set here, Host must be one of them,
-    `localhost`, `127.0.0.1`, `[::1]`, that address, or a name without a dot."""
+    """Names that the header `Host` may have, separated by commas, without ports. `Host` is checked
+    if names are set here, or if `ROPE_HTTP_HOST` is a loopback address; another name is answered
+    with 400. Always allowed are `localhost`, `127.0.0.1`, `[::1]`, the address of `ROPE_HTTP_HOST`,
+    and names without a dot."""
 
     keys_file: Path | None = None
-    """TOML file with the tenants of the service and the hashes of their API keys
-    (docs/security.md). It is read again when it has changed. If unset, clients need no key."""
+    """TOML file with the tenants of the service, the SHA-256 hashes of their API keys, and their
+    limits (docs/security.md). A changed file is reloaded within a second, or at once after SIGHUP.
+    If unset, clients need no key."""
 
     tls_cert_file: Path | None = None
-    """File of the certificate of this service in PEM, with those between it and its root. If set,
-    HTTP and gRPC are served over TLS 1.2 or newer only; the Unix-domain socket is not. Needs
-    `ROPE_TLS_KEY_FILE`. New connections get the new certificate when the files change, at the
-    latest a second later, or when the process receives SIGHUP."""
+    """PEM file with the certificate of the service, followed by the intermediate certificates. If
+    set, HTTP and gRPC accept TLS 1.2 and newer only; the Unix-domain socket stays without TLS.
+    Needs `ROPE_TLS_KEY_FILE`. New connections use a changed certificate after a second at the
+    latest, or after SIGHUP."""
 
     tls_key_file: Path | None = None
-    """File of the private key of that certificate in PEM, not encrypted."""
+    """PEM file with the private key of the certificate, not encrypted."""
 
     tls_client_ca_file: Path | None = None
-    """File of certificates of authorities in PEM. If set, each client must present a certificate
-    that one of them has signed."""
+    """PEM file with CA certificates. If set, each client must present a certificate that is signed
+    by one of these CAs (mutual TLS)."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device that computes. `auto` takes the GPU if there is one, and the service ends with the
@@ -148,13 +151,13 @@ class Settings(BaseSettings):
     place."""
 
     max_queue_s: Seconds = 2.0
-    """Longest predicted wait for the device; a call that would wait longer is refused with 503, as
-    is one that would wait for more than 30 % of the time until its deadline. While fewer than 8
-    calls wait, a call is refused only if it would miss its deadline."""
+    """Longest predicted wait for the device, in seconds. A call is refused with 503 if its
+    predicted wait is longer than this, or longer than 20 % of the time until its deadline. While
+    fewer than 8 calls wait, a call is refused only if it would miss its deadline."""
 
     max_queue_calls: PositiveInt = 8192
-    """Calls that may wait for the device, which limits memory; a call beyond them is refused with
-    503."""
+    """Most calls that wait for the device; further calls are refused with 503. This limits memory:
+    `ROPE_MAX_QUEUE_S` limits the wait."""
 
     max_batch_tokens: PositiveInt = 65_536
     """Most tokens of one run of the device."""
@@ -181,9 +184,9 @@ class Settings(BaseSettings):
     """Longest timeout that a request may set."""
 
     max_connections: PositiveInt | None = None
-    """Open HTTP connections. A few more are served the routes of health, readiness and metrics
-    only, and connections beyond those wait in the kernel. If unset: three quarters of the open
-    files that the system allows, at most 4096."""
+    """Most open HTTP connections. Beyond them, 16 connections may use the routes of health,
+    readiness and metrics only, and further connections wait in the backlog of the kernel until one
+    closes. If unset: three quarters of the open files that the system allows, at most 4096."""
 
     max_header_bytes: Annotated[int, Field(ge=1024, le=2**20)] = 32 * 2**10
     """Largest header of an HTTP request, with its request line."""
@@ -251,5 +254,7 @@ class Settings(BaseSettings):
             for name in names[:2]:
                 if getattr(self, name) is None:
                     variable = PREFIX + name.upper()
-                    raise ValueError(f"{variable} is missing: TLS needs a certificate and its key")
+                    raise ValueError(
+                        f"{variable} is missing: TLS needs a certificate and its private key"
+                    )
         return self

@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import ssl
 import subprocess
 import sys
@@ -20,6 +19,7 @@ import pytest
 import torch
 from hypothesis import settings
 
+from tests.free_ports import free_ports
 from tests.waiting import wait_until
 
 if not torch.cuda.is_available():
@@ -127,10 +127,7 @@ class Serve:
             tls: what a client needs, where the variables have the files of a certificate.
             variables: of the environment.
         """
-        with socket.socket() as one, socket.socket() as other:
-            for free in (one, other):
-                free.bind(("127.0.0.1", 0))
-            port, grpc_port = (free.getsockname()[1] for free in (one, other))
+        port, grpc_port = free_ports(2)
         environment = {n: v for n, v in os.environ.items() if n != "GLIBC_TUNABLES"}
         environment |= {"ROPE_HTTP_PORT": str(port), "ROPE_GRPC_PORT": str(grpc_port)}
         environment |= {"ROPE_DEVICE": "cpu", **variables}

@@ -1,4 +1,4 @@
-"""Every kept seed keeps the promise of its target."""
+"""Run the fuzz targets on all stored seeds."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ SEEDS = sorted((Path(__file__).parent / "fuzz" / "seeds").glob("*/*"))
 
 
 @pytest.mark.parametrize("seed", SEEDS, ids=lambda seed: f"{seed.parent.name}/{seed.name}")
-def test_the_promise_holds(seed):
+def test_the_property_holds(seed):
     TARGETS[seed.parent.name](seed.read_bytes())
 
 

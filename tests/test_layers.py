@@ -26,7 +26,7 @@ service.server.asgi_cycle service.server.connection_limits service.server.accept
 service.server.intake
 service.server.connection_deadlines
 service.server.connection_draining service.server.unix_socket service.server.warm_up
-service.server.half_close
+service.server.half_close service.server.discard
 service.faults
 service.oip.grpc
 service.planned
@@ -125,7 +125,7 @@ KEPT_IN = {
     "rope_client": set(),
     "triton": {"rope_core.kernels", "service.kernel_builds"},
 }
-# no code from bytes, and no request to another host
+# no unpickling, and no outgoing connection
 KEPT_IN |= {name: set() for name in ("pickle", "marshal", "shelve", "dill", "cloudpickle", "yaml")}
 KEPT_IN |= {
     name: set() for name in ("httpx", "requests", "aiohttp", "urllib.request", "http.client")

@@ -177,15 +177,26 @@ def test_server_that_stalls_shows_the_stall_in_all_latencies():
     assert arrivals.accepted.p50_ms > 200
 
 
+def load_generator():
+    """Return the process of the load generator: other tests may have left other children."""
+    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    (generator,) = (
+        int(child)
+        for child in children
+        if b"open_load-" in Path(f"/proc/{child}/cmdline").read_bytes()
+    )
+    return generator
+
+
 def test_latency_counts_from_the_time_at_which_the_arrival_was_due():
     """The load generator itself is stopped while most arrivals are due."""
 
     def respond(number):
         if number == 0:
-            (generator,) = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-            os.kill(int(generator), signal.SIGSTOP)
+            generator = load_generator()
+            os.kill(generator, signal.SIGSTOP)
             time.sleep(0.5)
-            os.kill(int(generator), signal.SIGCONT)
+            os.kill(generator, signal.SIGCONT)
         return http()
 
     arrivals, _ = run(respond, replace(LOAD, connections=512))

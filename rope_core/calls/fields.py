@@ -17,7 +17,7 @@ class TensorFields:
     def num_bytes(self) -> int:
         """Bytes of all tensors."""
         total = 0  # a loop: a generator would be one call more for each tensor of a request
-        for name in field_names(self):
+        for name in type(self).__slots__:
             field = getattr(self, name)
             total += field.nbytes if isinstance(field, Tensor) else 0
         return total

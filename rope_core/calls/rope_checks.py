@@ -16,7 +16,8 @@ MAX_XPOS_POWER = 60.0
 """Largest power of xPos's scale: float32 holds 0.4 / 1.4 to it, and its inverse."""
 
 MAX_POSITION = 2**53
-"""Bound of positions: float64, in which angles are computed, holds every whole number up to it."""
+"""Largest absolute value of a position: float64, in which angles are computed, holds every integer
+up to 2**53."""
 
 
 def check_positions(
@@ -35,13 +36,15 @@ def check_positions(
         rope: how many axes a position has, and whether positions are whole.
         frequencies: learned frequencies of the call.
     """
+    if positions is not None:
+        check_position_values(name, positions, rope)
+        has_axes = frequencies is not None or (rope is not None and rope.num_axes > 1)
+        if not has_axes and positions.shape == tokens.shape[:-2]:  # the usual case, fast
+            return
     num_axes, broadcasts = _axes(rope, frequencies)
     if positions is None:
         if not broadcasts:
             raise ShapeError(name, f"given, of {num_axes} axes", "none")
-        return
-    _check_values(name, positions, rope)
-    if num_axes == 1 and positions.shape == tokens.shape[:-2]:  # the usual case, fast
         return
     leading = [*tokens.shape[:-2]]
     shapes = [leading[-1:], leading] if broadcasts else []
@@ -55,7 +58,7 @@ def check_position_axes(
     name: str, positions: Tensor, rope: RopeConfig, frequencies: Tensor | None
 ) -> None:
     """Raise ShapeError unless positions of any shape have their axes first, `[A, ...]`."""
-    _check_values(name, positions, rope)
+    check_position_values(name, positions, rope)
     num_axes, broadcasts = _axes(rope, frequencies)
     if num_axes == 1 or (broadcasts and positions.ndim < 2):
         return
@@ -72,8 +75,12 @@ def _axes(rope: RopeConfig | None, frequencies: Tensor | None) -> tuple[int, boo
     return rope.num_axes, rope.frequency_table.broadcasts_axes
 
 
-def _check_values(name: str, positions: Tensor, rope: RopeConfig | None) -> None:
-    """Raise ShapeError unless positions are integers, or finite float32 or float64."""
+def check_position_values(name: str, positions: Tensor, rope: RopeConfig | None) -> None:
+    """Raise ShapeError unless positions are integers, or finite float32 or float64.
+
+    The range of integers is checked on the CPU only: reading a tensor on a GPU would wait for all
+    work of the GPU.
+    """
     if positions.dtype not in INTEGERS:
         if positions.dtype not in (torch.float32, torch.float64):
             got = dtype_of(positions)
@@ -82,26 +89,17 @@ def _check_values(name: str, positions: Tensor, rope: RopeConfig | None) -> None
                 got += f", which holds integers exactly only up to {largest}"
             raise ShapeError(name, "int64, or fractional in float32 or float64", got)
         if not bool((positions.abs() <= MAX_POSITION).all()):  # true for NaN
-            raise ShapeError(name, "of numbers between -2**53 and 2**53", "others, or NaN")
-    else:
-        check_position_range(name, positions)
+            raise ShapeError(name, "between -2**53 and 2**53", "other numbers, or NaN")
+    elif positions.dtype is torch.int64 and positions.is_cpu and positions.numel():
+        low, high = map(int, positions.aminmax())
+        if low < -MAX_POSITION or high > MAX_POSITION:
+            outside = low if low < -MAX_POSITION else high
+            raise ShapeError(name, "between -2**53 and 2**53", outside)
     if rope is None or not rope.whole_positions or not positions.numel():
         return
     if positions.is_floating_point() or bool((positions < 0).any()):
         expected = "whole and not negative: this model looks its angles up in a table"
         raise ShapeError(name, expected, "fractional or negative ones")
-
-
-def check_position_range(name: str, positions: Tensor) -> None:
-    """Raise ShapeError if an integer on the CPU is beyond what float64 holds exactly.
-
-    To read integers on a GPU would wait for all of its work.
-    """
-    if positions.dtype is torch.int64 and positions.is_cpu and positions.numel():
-        low, high = map(int, positions.aminmax())
-        if low < -MAX_POSITION or high > MAX_POSITION:
-            got = low if low < -MAX_POSITION else high
-            raise ShapeError(name, "of numbers between -2**53 and 2**53", got)
 
 
 def check_frequencies(frequencies: Tensor | None, rope: RopeConfig, *heads: Tensor | None) -> None:

@@ -80,7 +80,9 @@ class Rotate(TensorFields):
     @property
     def num_tokens(self) -> int:
         """Number of tokens."""
-        return self.q_or_k.shape[:-2].numel()
+        x = self.k if self.q is None else self.q  # without the call of q_or_k
+        assert x is not None, "a valid call has one"
+        return x.shape[:-2].numel()
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,10 +140,9 @@ class CosSin(TensorFields):
 
 
 def table_bytes(num_tokens: int, rope: RopeConfig, frequencies: Tensor | None) -> int:
-    """Return the bytes of cos and sin of a number of tokens, and of the scale of xPos."""
+    """Return the bytes of float32 tables of cos and sin, and of the scale of xPos."""
     heads = 1 if frequencies is None or frequencies.ndim < 3 else frequencies.shape[1]
-    width = rope.rotary_dim if rope.axes == "xdrope" else rope.half
-    return num_tokens * heads * width * (12 if rope.rope_type == "xpos" else 8)
+    return num_tokens * heads * rope.table_row_bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,7 +99,7 @@ def float_tensor(name: str, tensor: Tensor, shapes: str, *ndim: int) -> Tensor:
         raise ShapeError(name, "a tensor of float32 or float64", _kind(tensor))
     _check_shape(name, tensor, shapes, ndim)
     if not bool((tensor.abs() <= 1e15).all()):  # false for NaN
-        raise ShapeError(name, "of numbers between -1e15 and 1e15", "others, or NaN")
+        raise ShapeError(name, "between -1e15 and 1e15", "other numbers, or NaN")
     return tensor.cpu()
 
 

@@ -1,1 +1,1 @@
-"""Who may do what: `tenant.Tenant` is who a request is from, and what it may do."""
+"""Authentication and authorization: API keys, scopes, quotas, certificates, allowed hosts."""

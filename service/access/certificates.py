@@ -1,4 +1,4 @@
-"""The certificate of the service, its key, and the authority of client certificates."""
+"""Load the TLS certificate of the service, its private key, and the CAs of clients."""
 
 import logging
 import ssl
@@ -14,22 +14,22 @@ log = logging.getLogger("rope.tls")
 
 
 class CertificateError(Exception):
-    """The files of TLS cannot be used; the message names them and the reason."""
+    """A TLS file cannot be used; the message names the file and the reason."""
 
 
 class TlsFiles(NamedTuple):
-    """Files in PEM."""
+    """Paths of TLS files, all in PEM."""
 
     certificate: Path
-    """The certificate, and those between it and its root."""
+    """The certificate, followed by the intermediate certificates."""
     key: Path
     client_ca: Path | None = None
-    """Certificates of authorities, one of which must have signed the certificate of a client;
-    None: clients need none."""
+    """CA certificates: one of these CAs must have signed the certificate of a client. None: clients
+    need no certificate."""
 
 
 class Certificate(NamedTuple):
-    """What the files hold."""
+    """A loaded certificate: as a context for HTTP, and in PEM for gRPC."""
 
     context: ssl.SSLContext
     chain_pem: bytes
@@ -38,13 +38,14 @@ class Certificate(NamedTuple):
 
 
 class Certificates:
-    """The certificate for new connections: the files are read again when they change.
+    """The certificate for new connections, which is reloaded when its files change.
 
-    Files that cannot be used are logged, and the last certificate stays. Threads may share it.
+    If the changed files cannot be used, an error is logged and the last certificate stays in use.
+    Thread-safe.
 
     Args:
-        files: where the certificate is.
-        clock: returns seconds.
+        files: paths of the certificate, the key and the CAs.
+        clock: returns monotonic seconds.
 
     Raises:
         CertificateError: the files cannot be used.
@@ -52,22 +53,23 @@ class Certificates:
 
     def __init__(self, files: TlsFiles, clock: Callable[[], float] = time.monotonic) -> None:
         self._files = files
-        self._watched = WatchedFiles(filter(None, files), clock)
+        self._clock = clock
+        self._watched = WatchedFiles(filter(None, files), clock())
         self._certificate = load(files)
         self._lock = Lock()
 
     def current(self) -> Certificate:
-        """Return the certificate for a new connection; a changed file is read first."""
+        """Return the certificate for a new connection; reload changed files first."""
         if self._lock.acquire(blocking=False):  # else another thread reads the files
             try:
-                if self._watched.have_changed():
+                if self._watched.have_changed(self._clock()):
                     self._reload()
             finally:
                 self._lock.release()
         return self._certificate
 
     def reload(self) -> None:
-        """Read the files."""
+        """Reload the files, whether or not they have changed."""
         with self._lock:
             self._reload()
 
@@ -75,16 +77,16 @@ class Certificates:
         try:
             self._certificate = load(self._files)
         except CertificateError as failure:
-            log.error("the certificate stays as it was: %s", failure)  # noqa: TRY400
+            log.error("the certificate was not reloaded, the last one stays in use: %s", failure)  # noqa: TRY400
         else:
-            log.info("the certificate was loaded again")
+            log.info("the certificate was reloaded")
 
 
 def load(files: TlsFiles) -> Certificate:
-    """Return what the files hold.
+    """Load the files.
 
     Raises:
-        CertificateError: they cannot be used.
+        CertificateError: a file cannot be read, or is not valid.
     """
     try:
         chain, key = files.certificate.read_bytes(), files.key.read_bytes()
@@ -99,16 +101,20 @@ def load(files: TlsFiles) -> Certificate:
         context.load_cert_chain(files.certificate, files.key, password=_refuse_password)
     except (OSError, ValueError) as failure:
         pair = f"{files.certificate} and {files.key}"
-        raise CertificateError(f"{pair} are no certificate and its key: {failure}") from None
+        raise CertificateError(
+            f"{pair} are not a certificate and its private key: {failure}"
+        ) from None
     if files.client_ca is not None:
         try:
             context.load_verify_locations(files.client_ca)
         except OSError as failure:
-            raise CertificateError(f"{files.client_ca} has no certificate: {failure}") from None
+            raise CertificateError(
+                f"{files.client_ca} is not a file of CA certificates: {failure}"
+            ) from None
         context.verify_mode = ssl.CERT_REQUIRED
     return Certificate(context, chain, key, client_ca)
 
 
 def _refuse_password() -> str:
-    """Raise, because OpenSSL would ask for the password at the terminal."""
+    """Raise ValueError: without this callback OpenSSL asks for the password at the terminal."""
     raise ValueError("the key is encrypted")

@@ -1,18 +1,18 @@
-"""The warning of a service that other hosts can reach, and that does not protect itself."""
+"""The warning at the start of a service that other hosts can reach without keys or TLS."""
 
 from service.access.hosts import is_loopback
 
 
 def exposure_warning(address: str, *, has_keys: bool, has_tls: bool) -> str | None:
-    """Return what an operator must know of a service that listens on an address, in one line.
+    """Return the warning in one line, and how to mend the cause.
 
-    None: only the own host reaches the address, or the service has keys and TLS.
+    None: the address is a loopback address, or the service has both keys and TLS.
     """
     if is_loopback(address) or (has_keys and has_tls):
         return None
     risks, remedies = [], []
     if not has_keys:
-        risks.append("without API keys, so all clients that reach it may use it")
+        risks.append("without API keys, so every client that reaches the ports may use all routes")
         remedies.append("ROPE_KEYS_FILE")
     if not has_tls:
         risks.append("without TLS, so others on the network can read tensors and keys")

@@ -1,98 +1,102 @@
-"""Decides who a request is from, and whether that tenant may use the route."""
+"""Authenticate a request by its API key, and authorize it by the scope of its route."""
 
 import logging
-import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from service.access.keys import NO_KEYS, BadKeysFile, Keys, KeysFile
-from service.access.quota import Count, Quotas
+from service.access.keys import NO_KEYS, BadKeysFile, Keys, read_keys
+from service.access.quota import Quotas
 from service.access.scopes import OPEN_METHODS, OPEN_PATHS, decided_method_scope, decided_scope
 from service.access.tenant import ANONYMOUS, Scope, Tenant
+from service.access.watched_file import WatchedFiles
 from service.errors import Forbidden, Unauthenticated
 
 log = logging.getLogger("rope.access")
 
-CHECK_S = 1.0
-"""Time between two looks at the keys file. A request causes the look, so none is in vain."""
-
 
 class Gate:
-    """Admits requests. Without a keys file, all of them, as `ANONYMOUS`.
+    """Finds the tenant of each request. Without a keys file this is always `ANONYMOUS`.
 
-    All methods but `knows` are for the event loop's thread.
+    Call all methods on the event loop's thread, except `is_cached`.
 
     Args:
-        file: the keys of tenants; None: clients need no key.
-        quotas: of the tenants.
+        keys_file: path of the keys file; None: clients need no key.
+        quotas: limits of the tenants.
         clock: returns monotonic seconds.
+
+    Raises:
+        BadKeysFile: the file cannot be read, or is not valid; the message names the file.
     """
 
     def __init__(
         self,
-        file: KeysFile | None = None,
+        keys_file: Path | None = None,
         quotas: Quotas | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.quotas = quotas or Quotas()
-        self._file = file
+        self._path = keys_file
         self._clock = clock
-        self.needs_keys = file is not None
+        self.needs_keys = keys_file is not None
         """Whether clients need a key."""
         self._admitted: dict[bytes, Tenant] = {}
-        """Tenants of keys that were found before."""
-        self.keys: Keys = NO_KEYS if file is None else file.keys
-        """Another object after each change of the file: what was decided by an earlier one is not
-        valid."""
-        self.next_check = math.inf if file is None else clock() + CHECK_S
-        """Time of the clock from which on `refresh` looks at the file."""
+        """Cache: the tenant of each key that was found. At most one entry per key in the file."""
+        self.file = WatchedFiles([] if keys_file is None else [keys_file], clock())
+        """Watches the keys file; `refresh` checks the file from `next_look` on."""
+        self.keys: Keys = NO_KEYS if keys_file is None else read_keys(keys_file)
+        """Another object after each change of the file: a decision made with an earlier object is
+        stale."""
 
     def admit(self, path: str, authorization: Sequence[bytes]) -> Tenant:
-        """Return the tenant of a request over HTTP.
+        """Return the tenant of an HTTP request.
 
         Args:
-            path: decoded, as the router gets it. No other part of the request names the route.
-            authorization: values of all fields Authorization.
+            path: percent-decoded, as the router gets the path; no other part selects the route.
+            authorization: values of all Authorization headers.
 
         Raises:
-            Unauthenticated: the route needs a key, and the request has none that is known.
-            Forbidden: the tenant has not the scope of the route.
+            Unauthenticated: the route needs a key, and the request has no valid key.
+            Forbidden: the tenant lacks the scope of the route.
         """
         if path in OPEN_PATHS:
             return ANONYMOUS
         return self._admit(decided_scope(path) or Scope.ADMIN, authorization)
 
     def admit_rpc(self, path: str, authorization: Sequence[bytes]) -> Tenant:
-        """Return the tenant of an RPC, as `admit`."""
+        """Return the tenant of an RPC; the errors are those of `admit`."""
         if path in OPEN_METHODS:
             return ANONYMOUS
         return self._admit(decided_method_scope(path) or Scope.ADMIN, authorization)
 
-    def knows(self, authorization: Sequence[bytes]) -> bool:
-        """Tell whether a key was found before. Any thread may call this."""
+    def is_cached(self, authorization: Sequence[bytes]) -> bool:
+        """Return whether the key is in the cache of valid keys. Thread-safe."""
         try:
             return _key_of(authorization) in self._admitted
         except Unauthenticated:
             return False
 
     def refresh(self, now: float) -> bool:
-        """Look at the keys file, unless that was done a moment ago; return whether keys changed.
+        """Reload the keys file if it has changed; return whether the keys changed.
 
-        A file that is not valid is logged, and the keys stay.
+        The file is checked at most once in LOOK_INTERVAL_S.
         """
-        if self._file is None or now < self.next_check:
+        return self.file.have_changed(now) and self.reload()
+
+    def reload(self) -> bool:
+        """Read the keys file, if there is one; return whether the keys were replaced.
+
+        If the file is not valid, an error is logged and the last valid keys stay in use.
+        """
+        if self._path is None:
             return False
-        self.next_check = now + CHECK_S
         try:
-            if not self._file.reload():
-                return False
+            self.keys = read_keys(self._path)
         except BadKeysFile as failure:
-            log.error("%s: %s; the keys before it stay valid", self._file.path, failure)  # noqa: TRY400
+            log.error("%s; the last valid keys stay in use", failure)  # noqa: TRY400
             return False
-        self.keys = self._file.keys
         self._admitted.clear()
-        log.info("keys are reloaded", extra={"fields": {"num_keys": len(self.keys.tenants)}})
+        log.info("keys were reloaded", extra={"fields": {"num_keys": len(self.keys.tenants)}})
         return True
 
     def _admit(self, scope: Scope, authorization: Sequence[bytes]) -> Tenant:
@@ -101,7 +105,8 @@ class Gate:
         self.refresh(self._clock())
         tenant = self._identify(authorization)
         if scope not in tenant.scopes:
-            raise Forbidden(f"the key has not the scope {scope}, which the route needs")
+            scopes = ", ".join(sorted(tenant.scopes)) or "none"
+            raise Forbidden(f"the route needs the scope {scope}, the API key has {scopes}")
         return tenant
 
     def _identify(self, authorization: Sequence[bytes]) -> Tenant:
@@ -110,39 +115,24 @@ class Gate:
         if tenant is None:
             tenant = self.keys.find(key)
             if tenant is None:
-                raise Unauthenticated("the API key is not known")
-            self._admitted[key] = tenant  # no more than there are keys
+                raise Unauthenticated("unknown API key")
+            self._admitted[key] = tenant
         return tenant
 
 
 def _key_of(authorization: Sequence[bytes]) -> bytes:
-    """Return the key in the values of all fields Authorization.
+    """Return the key of `Authorization: Bearer KEY`.
+
+    Args:
+        authorization: values of all Authorization headers.
 
     Raises:
-        Unauthenticated: there is not one key.
+        Unauthenticated: the header is missing or repeated, or has another scheme or no key.
     """
     if len(authorization) != 1:
-        raise Unauthenticated(f"Authorization must be given once, got {len(authorization)}")
+        raise Unauthenticated(f"Authorization must be given once, got {len(authorization)} times")
     scheme, _, text = authorization[0].partition(b" ")
     key = text.strip(b" \t")
     if scheme.lower() != b"bearer" or not key:
-        raise Unauthenticated("Authorization must be Bearer, and an API key")
+        raise Unauthenticated("Authorization must be 'Bearer' and an API key, got another form")
     return key
-
-
-def make_gate(keys_file: Path | None, count: Count) -> Gate:
-    """Return the gate of a new service.
-
-    Args:
-        keys_file: the keys of tenants; None: clients need no key.
-        count: called for each request of a tenant.
-
-    Raises:
-        BadKeysFile: the file cannot be read, or is not valid; the message names the file.
-    """
-    if keys_file is None:
-        return Gate()
-    try:
-        return Gate(KeysFile(keys_file), Quotas(count))
-    except BadKeysFile as failure:
-        raise BadKeysFile(f"{keys_file}: {failure}") from None

@@ -1,4 +1,4 @@
-"""API keys: a TOML file has a table for each tenant, with the SHA-256 hashes of its keys."""
+"""Read the keys file: TOML with a table per tenant, and the SHA-256 hashes of its API keys."""
 
 import hmac
 import tomllib
@@ -24,7 +24,7 @@ from service.access.tenant import ANONYMOUS, Scope, Tenant
 MAX_FILE_BYTES = 2**20
 
 MAX_KEYS = 1000
-"""Most keys of all tenants. A key that is not known is compared with all of them."""
+"""Most keys of all tenants together. An unknown key is compared with each of them."""
 
 _Rate = Annotated[FiniteFloat, Field(gt=0)]
 _Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
@@ -59,10 +59,10 @@ class Keys:
     tenants: Mapping[bytes, Tenant]
 
     def find(self, key: bytes) -> Tenant | None:
-        """Return the tenant of a key, None if the key is not known.
+        """Return the tenant of a key; None: the key is unknown.
 
-        The time does not tell how much of a key is right: its digest is compared with those of all
-        keys, and each comparison takes the same time.
+        Each comparison takes constant time, and all keys are compared: the response time reveals
+        nothing about a key.
         """
         digest, found = sha256(key).digest(), None
         for known, tenant in self.tenants.items():
@@ -72,14 +72,14 @@ class Keys:
 
 
 NO_KEYS = Keys({})
-"""The keys of a service that answers all clients."""
+"""The keys of a service without a keys file."""
 
 
 def parse_keys(text: str) -> Keys:
-    """Return the keys in the text of a keys file.
+    """Parse the text of a keys file.
 
     Raises:
-        BadKeysFile: the text is not a keys file; the message says what is wrong, in one line.
+        BadKeysFile: the text is not valid; the message names the field and the rule, in one line.
     """
     try:
         tables = _TABLES.validate_python(tomllib.loads(text))
@@ -100,56 +100,31 @@ def parse_keys(text: str) -> Keys:
                 raise BadKeysFile(f"{name}.keys.{number}: the key is in the file twice")
             tenants[digest] = tenant
     if not tenants:
-        raise BadKeysFile("there is no key in the file")
+        raise BadKeysFile("the file must have at least one key, got none")
     if len(tenants) > MAX_KEYS:
-        raise BadKeysFile(f"there may be at most {MAX_KEYS} keys, got {len(tenants)}")
+        raise BadKeysFile(f"the file may have at most {MAX_KEYS} keys, got {len(tenants)}")
     return Keys(tenants)
 
 
-class KeysFile:
-    """A keys file, which may change while the service runs.
-
-    Args:
-        path: of the file.
+def read_keys(path: Path) -> Keys:
+    """Read a keys file.
 
     Raises:
-        BadKeysFile: the file cannot be read, or is not valid.
+        BadKeysFile: the file cannot be read, or is not valid; the message names the file.
     """
+    try:
+        with path.open("rb") as file:
+            return parse_keys(_decode(file.read(MAX_FILE_BYTES + 1)))
+    except OSError as failure:
+        raise BadKeysFile(f"{path}: {failure.strerror or failure}") from None
+    except BadKeysFile as failure:
+        raise BadKeysFile(f"{path}: {failure}") from None
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._version = self._find_version()
-        self.keys = self._read()
 
-    def reload(self) -> bool:
-        """Read the file if it has changed; return whether there are new keys.
-
-        Raises:
-            BadKeysFile: the changed file is not valid, or missing; said once. The keys stay.
-        """
-        version = self._find_version()
-        if version == self._version:
-            return False
-        self._version = version
-        self.keys = self._read()
-        return True
-
-    def _find_version(self) -> tuple[int, ...] | None:
-        """Return what differs between two states of the file; None: it cannot be read."""
-        try:
-            stat = self.path.stat()
-        except OSError:
-            return None
-        return stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size, stat.st_ino, stat.st_dev
-
-    def _read(self) -> Keys:
-        try:
-            with self.path.open("rb") as file:
-                content = file.read(MAX_FILE_BYTES + 1)
-            if len(content) > MAX_FILE_BYTES:
-                raise BadKeysFile(f"the file may have at most {MAX_FILE_BYTES:,} bytes")
-            return parse_keys(content.decode())
-        except OSError as failure:
-            raise BadKeysFile(failure.strerror or str(failure)) from None
-        except UnicodeDecodeError:
-            raise BadKeysFile("the file is not UTF-8") from None
+def _decode(content: bytes) -> str:
+    if len(content) > MAX_FILE_BYTES:
+        raise BadKeysFile(f"the file may have at most {MAX_FILE_BYTES:,} bytes")
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        raise BadKeysFile("the file is not UTF-8") from None

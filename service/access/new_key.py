@@ -1,4 +1,4 @@
-"""Makes API keys: `rope-service new-key NAME`."""
+"""Generate API keys: the command `rope-service new-key NAME`."""
 
 import argparse
 import secrets
@@ -9,14 +9,14 @@ from service.access.keys import BadKeysFile, parse_keys
 from service.access.tenant import Scope
 
 KEY_BYTES = 32
-"""Random bytes of a key. Nobody can guess them, so a plain hash protects the key."""
+"""Random bytes of a key: enough that a plain SHA-256 hash, without a salt, protects the key."""
 
 PREFIX = "rope_"
-"""Beginning of a key, by which scanners for secrets find keys in files."""
+"""Prefix of a key: secret scanners recognize keys in files by this prefix."""
 
 
 def new_key(name: str, scopes: Sequence[str]) -> tuple[str, str]:
-    """Return a new key, and the lines of a tenant with this key for the keys file.
+    """Return a new key, and the table of a tenant with this key for the keys file.
 
     Raises:
         BadKeysFile: the name or a scope is not valid.
@@ -30,24 +30,25 @@ def new_key(name: str, scopes: Sequence[str]) -> tuple[str, str]:
 
 
 def run(arguments: Sequence[str]) -> str:
-    """Return what the command prints.
+    """Run the command, and return the text to print.
 
     Raises:
         SystemExit: the arguments are not valid.
     """
     parser = argparse.ArgumentParser(
         prog="rope-service new-key",
-        description="Make an API key, and print it with its lines for ROPE_KEYS_FILE.",
+        description="Generate an API key, and print it with its table for ROPE_KEYS_FILE.",
     )
     parser.add_argument("name", help="name of the tenant")
     parser.add_argument(
         "--scopes",
         default=Scope.INFER.value,
-        help=f"what the key opens, with commas: {', '.join(Scope)} (default: infer)",
+        help=f"scopes of the key, separated by commas: {', '.join(Scope)} (default: infer)",
     )
     chosen = parser.parse_args(arguments)
     try:
         key, lines = new_key(chosen.name, chosen.scopes.split(","))
     except BadKeysFile as failure:
         parser.error(str(failure))
-    return f"{key}\n\n# Only the client needs the key above; nothing else shows it again.\n{lines}"
+    hint = "# Give the key above to the client; it is not stored. Lines for ROPE_KEYS_FILE:"
+    return f"{key}\n\n{hint}\n{lines}"

@@ -1,6 +1,6 @@
-"""How much a tenant may ask for: buckets of tokens, and the requests in progress.
+"""Quotas of tenants: token buckets, and a limit of requests in progress.
 
-All rates are those of one process: a service of several replicas has a multiple of them.
+Each process has its own buckets: n replicas together allow n times the rates.
 """
 
 import time
@@ -13,28 +13,28 @@ from service.access.tenant import Tenant
 from service.errors import QuotaExceeded
 
 BURST_S = 1.0
-"""A full bucket has the tokens of so many seconds."""
+"""Capacity of a bucket, in seconds of its rate."""
 
 ADMITTED = "admitted"
 
 Count = Callable[[str, str], None]
-"""Counts a request: by the name of its tenant, and `ADMITTED` or the limit that it exceeds."""
+"""Counts a request. Arguments: name of the tenant; `ADMITTED`, or the exceeded limit."""
 
 
 @dataclass(slots=True)
 class TokenBucket:
-    """Tokens that come at a steady rate. Taking more than there are makes a debt."""
+    """A token bucket. A negative `level` is a debt: no request begins until it is refilled."""
 
     rate: float
-    """Tokens in a second."""
+    """Tokens added per second."""
     size: float
-    """Most tokens in the bucket."""
+    """Capacity in tokens."""
     level: float
     updated: float
-    """Time of `level`, in seconds."""
+    """Time at which `level` was computed, in seconds."""
 
     def wait_s(self, needed: float, now: float) -> float:
-        """Return the seconds until the tokens suffice, or until the bucket is full."""
+        """Return the seconds until the bucket has `needed` tokens, or is full if it has fewer."""
         self.level = min(self.size, self.level + self.rate * (now - self.updated))
         self.updated = now
         return (min(needed, self.size) - self.level) / self.rate
@@ -49,7 +49,7 @@ class _Usage:
         self.set_limits(tenant, now)
 
     def set_limits(self, tenant: Tenant, now: float) -> None:
-        """Follow the limits in the keys file. New tokens come at the new rate."""
+        """Take over the limits of a reloaded keys file; levels and debts are kept."""
         self.tenant = tenant
         old, self.buckets = self.buckets, {}
         for name, least in (
@@ -64,17 +64,17 @@ class _Usage:
                 self.buckets[name] = TokenBucket(rate, size, level, now)
 
     def take(self, name: str, amount: float) -> None:
-        """Take tokens from a bucket, if the tenant has it."""
+        """Take tokens from a bucket, if the tenant has that limit."""
         bucket = self.buckets.get(name)
         if bucket is not None:
             bucket.level -= amount
 
 
 class Quotas:
-    """Limits of all tenants. All methods are for the event loop's thread.
+    """Quotas of all tenants. Call all methods on the event loop's thread.
 
     Args:
-        count: called for each request.
+        count: called once for each request, when it ends or is refused.
         clock: returns monotonic seconds.
     """
 
@@ -84,11 +84,11 @@ class Quotas:
         self._count = count
         self._clock = clock
         self._usages: dict[str, _Usage] = {}
-        """By name: a tenant keeps its debts when the keys file is read again."""
+        """By name of the tenant: debts survive a reload of the keys file."""
 
     @contextmanager
     def request(self, tenant: Tenant, num_bytes: int) -> Iterator[None]:
-        """Count a request as one in progress within the block.
+        """Count a request as in progress within the `with` block.
 
         Raises:
             QuotaExceeded: as `begin`.
@@ -111,7 +111,10 @@ class Quotas:
         usage.take("requests_per_s", 1.0)
 
     def try_begin(self, tenant: Tenant, num_bytes: int) -> bool:
-        """Begin a request and take the tokens of its body, or return False and count nothing."""
+        """Begin a request and take the tokens of its body; return False if a limit is exceeded.
+
+        A refusal is not counted: `check` on the ordinary path counts it.
+        """
         if self._exceeded(tenant, num_bytes) is not None:
             return False
         usage = self._usages[tenant.name]
@@ -123,14 +126,14 @@ class Quotas:
     def check(self, tenant: Tenant, num_bytes: int) -> None:
         """Check that a request may begin now.
 
-        A request of more bytes than the bucket can have needs a full bucket, and makes a debt.
+        A body larger than the bucket needs a full bucket, and leaves a debt.
 
         Args:
             tenant: who the request is from.
-            num_bytes: declared length of its body. `add_bytes` takes their tokens.
+            num_bytes: declared length of its body. `add_bytes` takes the tokens later.
 
         Raises:
-            QuotaExceeded: the tenant has to wait.
+            QuotaExceeded: a limit of the tenant is exceeded.
         """
         exceeded = self._exceeded(tenant, num_bytes)
         if exceeded is not None:
@@ -139,36 +142,37 @@ class Quotas:
             raise refusal
 
     def allows(self, tenant: Tenant, num_bytes: int) -> bool:
-        """Tell whether a request may begin now, without counting the answer."""
+        """Return whether a request may begin now. Nothing is counted."""
         return self._exceeded(tenant, num_bytes) is None
 
     def end(self, tenant: Tenant) -> None:
-        """Count a request that is over."""
+        """End a request that `begin` or `try_begin` began."""
         self._usages[tenant.name].num_running -= 1
         self._count(tenant.name, ADMITTED)
 
     def cancel(self, tenant: Tenant, num_bytes: int) -> None:
-        """Give back the tokens of a request that begins once more, and of the bytes taken."""
+        """Undo `try_begin`: give the tokens of the request and of its body back."""
         usage = self._usages[tenant.name]
         usage.num_running -= 1
         usage.take("requests_per_s", -1.0)
         usage.take("bytes_per_s", -num_bytes)
 
     def add_bytes(self, tenant: Tenant, num_bytes: int) -> None:
-        """Take tokens for a body, or for the part that came of it."""
+        """Take tokens for `num_bytes` of a body."""
         self._usages[tenant.name].take("bytes_per_s", num_bytes)
 
     def add_compute(self, tenant: Tenant, seconds: float) -> None:
-        """Take tokens for what a call has taken on the device."""
+        """Take tokens for the device time of a call, in seconds."""
         usage = self._usages.get(tenant.name) or self._usage(tenant)
         usage.take("compute_s_per_s", seconds)
 
     def _exceeded(self, tenant: Tenant, num_bytes: int) -> tuple[str, QuotaExceeded] | None:
-        """Return the limit that a request exceeds, and its refusal."""
+        """Return the name of the limit that a request exceeds, and the error; None: no limit."""
         usage = self._usage(tenant)
         limit = tenant.max_concurrent
         if limit is not None and usage.num_running >= limit:
-            return "max_concurrent", QuotaExceeded(f"the key may have {limit:,} requests at a time")
+            text = f"the API key is limited to {limit:,} requests in progress"
+            return "max_concurrent", QuotaExceeded(text)
         if not usage.buckets:
             return None
         now = self._clock()
@@ -176,8 +180,8 @@ class Quotas:
         for name, bucket in usage.buckets.items():
             wait_s = bucket.wait_s(needs[name], now)
             if wait_s > 0:
-                what = name.removesuffix("_per_s").replace("compute_s", "seconds of computing")
-                text = f"the key may have {bucket.rate:g} {what} in a second"
+                unit = name.removesuffix("_per_s").replace("compute_s", "seconds of computing")
+                text = f"the API key is limited to {bucket.rate:g} {unit} per second"
                 return name, QuotaExceeded(text, max(1, ceil(wait_s)))
         return None
 

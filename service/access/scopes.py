@@ -1,11 +1,11 @@
-"""Which scope a route of HTTP or a method of gRPC needs. What has no row here needs `admin`."""
+"""The scope that each HTTP route and gRPC method needs. All others need `admin`."""
 
 import re
 
 from service.access.tenant import Scope
 
 OPEN_PATHS = frozenset(("/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"))
-"""Routes for clients without a key: probes of load balancers and orchestrators."""
+"""Routes that need no key: probes of load balancers and orchestrators."""
 
 _HTTP: tuple[tuple[re.Pattern[str], Scope], ...] = tuple(
     (re.compile(pattern), scope)
@@ -19,7 +19,7 @@ _HTTP: tuple[tuple[re.Pattern[str], Scope], ...] = tuple(
         (r"/v2/(system|cuda)sharedmemory/.*|/v2/repository/models/.*", Scope.ADMIN),
     )
 )
-"""The first pattern that matches a whole path decides."""
+"""The first pattern that matches the whole path gives the scope."""
 
 _SERVICE = "/inference.GRPCInferenceService/"
 
@@ -29,7 +29,7 @@ OPEN_METHODS = frozenset(
         *(f"{_SERVICE}ServerLive", f"{_SERVICE}ServerReady"),
     )
 )
-"""Methods for clients without a key."""
+"""Methods that need no key."""
 
 _METHODS: dict[str, Scope] = {
     _SERVICE + name: scope
@@ -54,7 +54,7 @@ _METHODS: dict[str, Scope] = {
 
 
 def decided_scope(path: str) -> Scope | None:
-    """Return the scope of a route of HTTP, None where no row decides."""
+    """Return the scope that the tables give an HTTP path; None: no pattern matches."""
     for pattern, scope in _HTTP:
         if pattern.fullmatch(path):
             return scope
@@ -62,5 +62,5 @@ def decided_scope(path: str) -> Scope | None:
 
 
 def decided_method_scope(path: str) -> Scope | None:
-    """Return the scope of a method of gRPC, None where no row decides."""
+    """Return the scope that the tables give a gRPC method; None: not in the table."""
     return _METHODS.get(path)

@@ -1,42 +1,42 @@
-"""Who a request is from, and what it may do."""
+"""Tenants, and the scopes that a tenant may have."""
 
 from dataclasses import dataclass
 from enum import StrEnum
 
 
 class Scope(StrEnum):
-    """A group of routes and methods that a key opens."""
+    """A group of HTTP routes and gRPC methods. A tenant may call those of its scopes."""
 
     INFER = "infer"
     """Routes that compute, and the descriptions of models, presets and variants."""
     SESSIONS = "sessions"
-    """Routes of KV sessions."""
+    """Routes of KV sessions. No route has this scope yet."""
     ADMIN = "admin"
     """Routes that change the service, such as the registration of shared memory."""
     METRICS = "metrics"
-    """Measurements."""
+    """Metrics of the service and statistics of models."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tenant:
-    """A user of the service, or all users of a service without keys."""
+    """A client of the service, identified by its API keys, with scopes and limits."""
 
     name: str
     scopes: frozenset[Scope] = frozenset((Scope.INFER,))
     weight: float = 1.0
-    """Share of the device, in relation to the weights of the other tenants that have calls."""
+    """Weight in fair queueing: tenants that have waiting calls get device time in this ratio."""
     requests_per_s: float | None = None
-    """Most requests in a second; None: there is no limit."""
+    """Most requests per second; None: no limit."""
     bytes_per_s: float | None = None
-    """Most bytes of bodies in a second, of requests; None: there is no limit."""
+    """Most bytes of request bodies per second; None: no limit."""
     compute_s_per_s: float | None = None
-    """Most seconds of computing in a second; None: there is no limit."""
+    """Most seconds of device time per second; None: no limit."""
     max_concurrent: int | None = None
-    """Most requests at a time; None: there is no limit."""
+    """Most requests in progress at a time; None: no limit."""
 
     @property
     def has_limits(self) -> bool:
-        """Whether the tenant has a limit."""
+        """Whether the keys file sets a limit for the tenant."""
         limits = self.requests_per_s, self.bytes_per_s, self.compute_s_per_s, self.max_concurrent
         return any(limit is not None for limit in limits)
 

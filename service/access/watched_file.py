@@ -1,17 +1,18 @@
-"""Files that another program replaces while the service runs, such as certificates and keys."""
+"""Detect changes of files that are replaced while the service runs, such as certificates."""
 
-import time
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 LOOK_INTERVAL_S = 1.0
-"""Shortest time between two looks at the files."""
+"""Least time between two checks of the files."""
 
 
 class _FileState(NamedTuple):
-    """What differs between two contents of a file. A link is followed."""
+    """Metadata by which a change of a file is detected; links are followed."""
 
+    device: int
     inode: int
     modified_ns: int
     changed_ns: int
@@ -19,29 +20,33 @@ class _FileState(NamedTuple):
 
 
 class WatchedFiles:
-    """Tells whether files have changed; nothing runs between two questions.
+    """Detects whether files have changed since the last check. No timer and no thread is used.
 
-    Kubernetes replaces a mounted secret through a link, without a signal: so the owner of the
-    files asks when it is about to use them. Create the object before reading the files: what
-    changes in between then counts as a change.
+    Kubernetes replaces a mounted secret by a symbolic link and sends no signal, so the owner of the
+    files calls `have_changed` before each use. Create this object before the first read of the
+    files: a change between the two is then detected.
 
     Args:
-        paths: of the files; one that is missing is a state like any other.
-        clock: returns seconds.
+        paths: of the files. A missing file is a state as well.
+        now: current time in seconds.
+
+    Attributes:
+        next_look: time before which `have_changed` does not check the files.
     """
 
-    def __init__(self, paths: Iterable[Path], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, paths: Iterable[Path], now: float) -> None:
         self._paths = tuple(paths)
-        self._clock = clock
         self._states = self._look()
-        self._next_look = clock() + LOOK_INTERVAL_S
+        self.next_look = now + LOOK_INTERVAL_S if self._paths else math.inf
 
-    def have_changed(self) -> bool:
-        """Return whether a file has changed since the last look, at most once in a second."""
-        now = self._clock()
-        if now < self._next_look:
+    def have_changed(self, now: float) -> bool:
+        """Return whether a file has changed since the last check.
+
+        False within LOOK_INTERVAL_S after a check: the files are not checked then.
+        """
+        if now < self.next_look:
             return False
-        self._next_look = now + LOOK_INTERVAL_S
+        self.next_look = now + LOOK_INTERVAL_S
         states, self._states = self._states, self._look()
         return states != self._states
 
@@ -54,4 +59,6 @@ def _state(path: Path) -> _FileState | None:
         status = path.stat()
     except OSError:
         return None
-    return _FileState(status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size)
+    return _FileState(
+        status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size
+    )

@@ -24,7 +24,7 @@ TENANT = "rope.tenant"
 """Key of a scope: the tenant of a request, where the service has keys."""
 
 TIMING = b"queue;dur=%.3f%b"
-"""The header Server-Timing: milliseconds in the queue, and what `render_run` returns."""
+"""Value of the header Server-Timing: milliseconds in the queue, and the result of `render_run`."""
 
 JOINED_BYTES = 64 * 2**10
 """The parts of a shorter answer are joined: that costs less than sending them one by one."""
@@ -48,7 +48,7 @@ def timeout_s(headers: Mapping[bytes, bytes]) -> float | None:
 
 
 def authorization(scope: Scope) -> list[bytes]:
-    """Return the values of all fields Authorization of a request."""
+    """Return the values of all Authorization headers of a request."""
     return [value for name, value in scope["headers"] if name == b"authorization"]
 
 
@@ -62,7 +62,7 @@ def server_timing(completed: Completed[Any] | None, backend: str) -> Headers:
 
 @lru_cache(maxsize=16)
 def render_run(copy_s: float, compute_s: float, backend: str) -> bytes:
-    """Return what TIMING is in all calls of a run."""
+    """Return the part of TIMING that all calls of a run share."""
     times = f", copy;dur={copy_s * 1e3:.3f}, compute;dur={compute_s * 1e3:.3f}"
     return (times + f', backend;desc="{backend}"' if backend else times).encode()
 

@@ -36,7 +36,7 @@ class RequestMiddleware:
     describe: Callable[[str, Exception], tuple[int, Headers, bytes]]
     """Returns status, headers and body of the answer to a failure on a path."""
     gate: Gate
-    """Admits requests."""
+    """Authenticates requests, and has the quotas."""
     lifecycle: Lifecycle
     """Once the service is ending, answers tell clients to close their connections."""
 
@@ -86,7 +86,7 @@ class RequestMiddleware:
         )
 
     def _admitted(self, app: App, scope: Scope) -> App:
-        """Return an application that answers a request within the quota of its tenant.
+        """Authenticate a request; return an application that counts the request in the quota.
 
         Raises:
             Unauthenticated, Forbidden: as `Gate.admit`.

@@ -23,7 +23,7 @@ _SINGLE_FIELDS = (
     *(b"content-type", b"content-encoding"),
     *(b"inference-header-content-length", b"x-request-timeout-ms"),
 )
-"""Fields that must not be repeated: a proxy may have checked another value than the last one."""
+"""Fields that must not be repeated: a proxy may have checked another of the values."""
 
 _CHECKED_FIELDS = frozenset(
     (b"host", b"content-length", b"transfer-encoding", b"expect", *_SINGLE_FIELDS)
@@ -65,7 +65,7 @@ class RequestHeader(NamedTuple):
     expects_continue: bool
     """Whether the client waits for `100 Continue` before it sends the body."""
     host: bytes
-    """The name in Host, without the port and in lower case; empty if there is no Host."""
+    """The host name in Host, without the port, in lower case; empty without Host."""
 
 
 class HeaderParser:
@@ -191,8 +191,10 @@ class HeaderParser:
 
     def _check_single_fields(self) -> None:
         for name in _SINGLE_FIELDS:
-            if len(self._values.get(name, ())) > 1:
-                raise BadHeader(f"{name.decode().title()} must not be repeated")
+            values = self._values.get(name, ())
+            if len(values) > 1:
+                title = name.decode().title()
+                raise BadHeader(f"{title} must be given once, got {len(values)} times")
 
     def _content_length(self, version: str) -> int | None:
         lengths = self._values.get(b"content-length", ())

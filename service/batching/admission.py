@@ -6,9 +6,9 @@ from service.access.tenant import ANONYMOUS, Tenant
 from service.errors import Overloaded
 
 MAX_OF_FREE = 2
-"""A tenant may hold so many times what is free, at most. A tenant that is alone gets two thirds,
-and leaves room for those that come; n tenants that want as much as they can get have equal parts,
-and leave half of a part. The tenant of a service without keys may hold all."""
+"""A tenant may hold at most this multiple of the free budget (the dynamic threshold of Choudhury
+and Hahne, 1998). One greedy tenant gets two thirds of the budget; n greedy tenants get equal parts,
+and half of a part stays free. Without keys a client may use the whole budget."""
 
 
 @dataclass(slots=True)
@@ -18,15 +18,15 @@ class Admission:
     max_bytes: int
     charged_bytes: int = 0
     _bytes_of_tenants: dict[str, int] = field(default_factory=dict, init=False)
-    """What each tenant holds, by name. Not that of a service without keys."""
+    """Charged bytes of each tenant, by name; `ANONYMOUS` has no entry."""
 
     def charge(self, num_bytes: int, held_bytes: int = 0, tenant: Tenant = ANONYMOUS) -> None:
-        """Charge a request, which holds `held_bytes` already, for `num_bytes` more.
+        """Charge a request that already holds `held_bytes` for `num_bytes` more.
 
         Raises:
-            Overloaded: other requests leave too little of the budget, or other requests of the
-                tenant hold too much of it. A request that is alone is never refused: other limits
-                bound the size of a single request.
+            Overloaded: the budget is exceeded, or the part of the tenant. A request is never
+            refused
+                while no other request holds memory: other limits bound its size.
         """
         charged = self.charged_bytes
         if charged != held_bytes and charged + num_bytes > self.max_bytes:
@@ -48,7 +48,7 @@ class Admission:
         free_bytes = self.max_bytes - self.charged_bytes - num_bytes
         if charged != held_bytes and charged + num_bytes > MAX_OF_FREE * free_bytes:
             raise Overloaded(
-                f"requests of the key hold {charged:,} bytes, and {free_bytes:,} would be left"
+                f"requests of the API key hold {charged:,} bytes, and {free_bytes:,} would be left"
             )
         if num_bytes:
             self._bytes_of_tenants[tenant.name] = charged + num_bytes

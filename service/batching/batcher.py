@@ -18,7 +18,7 @@ from typing import Generic
 
 from service.access.tenant import ANONYMOUS, Tenant
 from service.batching.admission import MAX_OF_FREE
-from service.batching.call_queue import Batchable, C, Entry, FutureEntry, R, next_batch
+from service.batching.call_queue import Batchable, C, Entry, R, next_batch
 from service.batching.fair_order import FairOrder
 from service.batching.load_estimate import LoadEstimate, StartedRun
 from service.batching.run import Completed, Run
@@ -70,13 +70,13 @@ class Batcher(Generic[C, R]):
     """Limits of a batch; a larger call runs alone."""
 
     max_queue_calls: int
-    """How many calls may wait: a limit of memory, not of time."""
+    """Most calls that wait. This limits memory; `load` limits the wait."""
 
     load: LoadEstimate
-    """The work that waits or runs, which limits how long calls wait."""
+    """Estimates the outstanding work, and refuses calls whose predicted wait is too long."""
 
     add_compute: Callable[[Tenant, float], None]
-    """Called with the seconds that a call of a tenant has taken on the device."""
+    """Called with the tenant of a call and the device time of the call, in seconds."""
 
     metrics: Metrics
     """Where sizes and times are recorded."""
@@ -94,28 +94,11 @@ class Batcher(Generic[C, R]):
         """The calls in the queue."""
         return list(map(_call, self._queue))
 
-    def submit(
-        self,
-        call: C,
-        deadline: float,
-        on_wait: Callable[[FutureEntry[C, R]], None],
-        tenant: Tenant = ANONYMOUS,
-    ) -> FutureEntry[C, R]:
-        """Put a call into the queue, and return an entry with the future of its result.
-
-        Raises:
-            Overloaded, ShuttingDown, DeviceLost, DeviceStuck: as `enqueue`.
-        """
-        future: asyncio.Future[Completed[R]] = asyncio.get_running_loop().create_future()
-        entry = FutureEntry(call, time.monotonic(), deadline, future, on_wait, tenant=tenant)
-        self.enqueue(entry)
-        return entry
-
     def enqueue(self, entry: Entry[C, R]) -> None:
         """Put a call into the queue, behind those of its tenant that arrived earlier.
 
         Raises:
-            Overloaded: too many calls are waiting, or this one would wait for too long.
+            Overloaded: too many calls are waiting, or the predicted wait is too long.
             ShuttingDown, DeviceLost, DeviceStuck: the batcher is closed.
         """
         if self._close_reason is not None:
@@ -126,9 +109,12 @@ class Batcher(Generic[C, R]):
             self._check_num_calls(tenant)
         entry.enqueued = now = time.monotonic()
         self.load.add(entry.call, now, entry.deadline, queue, tenant)
-        lane = queue.latest
-        if lane.entries and lane.tenant is tenant and lane.entries[-1].arrived <= entry.arrived:
-            lane.entries.append(entry)  # most calls, without the call of `insert`
+        lane, entries = queue.latest, queue.latest.entries
+        is_last = entries[-1].arrived <= entry.arrived if entries else lane is queue.only
+        if is_last and lane.tenant is tenant:  # fast path without a call of `insert`
+            if not entries and not self._running:
+                lane.start = queue.virtual_time - lane.burst
+            entries.append(entry)
             lane.seconds += entry.call.seconds
             queue.num_calls += 1
         else:
@@ -141,7 +127,12 @@ class Batcher(Generic[C, R]):
     def check(
         self, deadline: float, tenant: Tenant = ANONYMOUS, call: Batchable | None = None
     ) -> None:
-        """Check that a call, if it is known already, could be put into the queue now.
+        """Check that a call could be put into the queue now.
+
+        Args:
+            deadline: time of `time.monotonic`.
+            tenant: who the call is from.
+            call: the call; None: the request has not been parsed yet.
 
         Raises:
             Overloaded: as `enqueue`.
@@ -239,7 +230,7 @@ class Batcher(Generic[C, R]):
         self._schedule_dispatch()
 
     def _await_end(self, run: StartedRun) -> None:
-        """Expect a longer run each time that the expected time is over."""
+        """Double the expected time of a run whenever that time has passed."""
 
         def extend() -> None:
             self.load.extend(run)
@@ -308,7 +299,7 @@ class Batcher(Generic[C, R]):
             self._schedule_dispatch()
 
     def _charge_tenants(self, batch: Sequence[Entry[C, R]], runs: Runs[R]) -> None:
-        """Divide the time of each run among its calls, in the ratio of their estimates."""
+        """Divide the device time of each run among its calls, in proportion to their estimates."""
         entries = iter(batch)
         for run in runs:
             of_run = [next(entries) for _ in run.results]
@@ -331,7 +322,9 @@ class Batcher(Generic[C, R]):
         if num_free <= 0:
             raise Overloaded(f"{queue.num_calls} calls are waiting already")
         if tenant is not ANONYMOUS and queue.num_calls_of(tenant) >= MAX_OF_FREE * num_free:
-            raise Overloaded(f"{queue.num_calls_of(tenant)} calls of the key are waiting already")
+            raise Overloaded(
+                f"{queue.num_calls_of(tenant)} calls of the API key are waiting already"
+            )
 
     def _arm_timer(self, entry: Entry[C, R]) -> None:
         """Limit the wait of a call by its deadline, and call `on_wait`; once for each entry."""

@@ -31,7 +31,7 @@ class Batchable(Protocol):
 
     @property
     def kind(self) -> Hashable:
-        """The estimates of all calls of a kind are wrong by about the same factor."""
+        """Calls of one kind have estimates with about the same relative error."""
 
     @property
     def seconds(self) -> float:
@@ -54,7 +54,7 @@ class Entry(ABC, Generic[C, R]):
     """Time of `time.monotonic` after which the call fails with TimedOut."""
 
     tenant: Tenant = field(default=ANONYMOUS, kw_only=True)
-    """Who the call is from."""
+    """Tenant that sent the request."""
 
     enqueued: float = field(default=0.0, init=False)
     """Time of `time.monotonic` when the call was put into the queue."""
@@ -106,8 +106,9 @@ def next_batch(
     """Remove the next batch from the queue: the first call, and later ones with an equal key.
 
     The batch ends before the first call with this key that exceeds a limit. A call that exceeds a
-    limit alone runs alone. No call begins that would end after its deadline: it fails, and a call
-    that would make others late does not join their batch. A call that is alone is tried.
+    limit on its own runs alone. A call that is expected to end after its deadline fails with
+    TimedOut, unless it is the only call. A call that would make another call of the batch miss its
+    deadline is not added.
 
     Returns:
         The batch, and whether its calls are estimated to take less than `inline_limit_s` together.
@@ -119,7 +120,8 @@ def next_batch(
     seconds = expected_s = slowness = 0.0
     kind, earliest = None, inf
     is_short = False
-    for entry in queue.in_order():
+    only = queue.only
+    for entry in queue.in_order() if only is None else only.entries:
         call = entry.call
         if not batch:
             key, is_short = call.batch_key, call.seconds < inline_limit_s

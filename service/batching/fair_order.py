@@ -1,12 +1,10 @@
-"""The order of the calls in the queue: by arrival within a tenant, by weight among tenants.
+"""Order of the waiting calls: by arrival within a tenant, by weight among tenants.
 
-Start-time fair queueing (Goyal, Vin and Cheng, 1996). Each tenant has a virtual time: the seconds
-of the calls that ran for it, divided by its weight. The tenant whose virtual time is smallest runs
-next. Time that no other tenant wanted is not held against a tenant later: the virtual time of a
-tenant that comes into the queue is set forward to that of the tenant which runs, or nearly so.
-
-A tenant that stays below its share would wait for calls of others whenever its own come in a burst.
-So it is set forward to a time that is `BURST_S` behind, and the calls of a burst run at once.
+Start-time fair queueing (Goyal, Vin and Cheng, 1996). Each tenant has a virtual time: the estimated
+seconds of its calls that ran, divided by its weight. The tenant with the smallest virtual time runs
+next. When a tenant without waiting calls sends one, its virtual time is raised to that of the queue
+minus `BURST_S`. So unused device time is not saved up, and a tenant below its share can still run a
+short burst at once.
 """
 
 from collections import deque
@@ -20,14 +18,14 @@ from typing import Generic, Protocol, TypeVar
 from service.access.tenant import ANONYMOUS, Tenant
 
 BURST_S = 0.25
-"""Seconds of its calls that a tenant may run before all others, after it has left the device to
-them for longer than that."""
+"""Seconds of calls that a tenant may run before all others, after it has not used the device for
+longer than that."""
 
 _entries, _start_and_arrival = attrgetter("entries"), itemgetter(0, 1)
 
 
 class HasCost(Protocol):
-    """A call, as its order needs it."""
+    """A call, as fair queueing needs it."""
 
     @property
     def seconds(self) -> float:
@@ -35,7 +33,7 @@ class HasCost(Protocol):
 
 
 class Waiting(Protocol):
-    """An entry of the queue, as its order needs it."""
+    """An entry of the queue, as fair queueing needs it."""
 
     @property
     def call(self) -> HasCost:
@@ -43,11 +41,11 @@ class Waiting(Protocol):
 
     @property
     def arrived(self) -> float:
-        """Time when the request's header arrived."""
+        """Time of `time.monotonic` when the request's header arrived."""
 
     @property
     def tenant(self) -> Tenant:
-        """Who the call is from."""
+        """Tenant that sent the request."""
 
 
 E = TypeVar("E", bound=Waiting)
@@ -55,18 +53,20 @@ E = TypeVar("E", bound=Waiting)
 
 @dataclass(slots=True, eq=False)
 class Lane(Generic[E]):
-    """The calls of one tenant."""
+    """The waiting calls of one tenant."""
 
     tenant: Tenant
+    burst: float
+    """BURST_S as virtual time of the tenant."""
     start: float
-    """Virtual time of the tenant, at which its first call starts."""
+    """Virtual time of the tenant: start of its first waiting call."""
     entries: deque[E] = field(default_factory=deque)
-    """By arrival."""
+    """Sorted by arrival."""
     seconds: float = 0.0
-    """Estimated time of all calls."""
+    """Estimated time of the waiting calls."""
 
     def by_start(self) -> Iterator[tuple[float, float, E]]:
-        """Yield start, arrival and entry of each call."""
+        """Yield virtual start, arrival and entry of each call."""
         start = self.start
         for entry in self.entries:
             yield start, entry.arrived, entry
@@ -74,20 +74,22 @@ class Lane(Generic[E]):
 
 
 class FairOrder(Generic[E]):
-    """The calls that wait. Iteration over them is by arrival within a tenant only.
+    """The waiting calls. Plain iteration is sorted by arrival within each tenant only.
 
     Attributes:
-        num_calls: how many calls wait.
-        latest: the lane of the last call that was inserted.
+        num_calls: number of waiting calls.
+        latest: lane of the last inserted call.
+        only: the lane, if there is exactly one: its entries are all calls, in order.
+        virtual_time: that of the tenant served last. Never decreases.
     """
 
     def __init__(self) -> None:
         self.num_calls = 0
-        self._virtual_time = 0.0
-        """Of the tenant that runs; never goes back."""
+        self.virtual_time = 0.0
         self._lanes: dict[str, Lane[E]] = {}
-        """By name of the tenant; those without calls are kept as long as they are not behind."""
-        self.latest: Lane[E] = Lane(ANONYMOUS, 0.0)
+        """By name of the tenant. An empty lane is kept while its virtual time is ahead."""
+        self.latest: Lane[E] = Lane(ANONYMOUS, BURST_S, 0.0)
+        self.only: Lane[E] | None = None
 
     def __iter__(self) -> Iterator[E]:
         return chain.from_iterable(map(_entries, self._lanes.values()))
@@ -97,91 +99,88 @@ class FairOrder(Generic[E]):
         return lane is not None and entry in lane.entries
 
     def in_order(self) -> Iterator[E]:
-        """Iterate over the calls in the order in which they are to run.
+        """Iterate over the calls of several tenants in the order in which they run.
 
-        None may be added or removed meanwhile.
+        No call may be inserted or removed during the iteration.
         """
-        if len(self._lanes) == 1:
-            [lane] = self._lanes.values()
-            return iter(lane.entries)
         lanes = [lane for lane in self._lanes.values() if lane.entries]
         starts = merge(*[lane.by_start() for lane in lanes], key=_start_and_arrival)
         return (entry for _, _, entry in starts)
 
     def insert(self, entry: E, *, is_idle: bool = False) -> None:
-        """Add a call, behind those of its tenant that arrived earlier.
+        """Insert a call behind the calls of its tenant that arrived earlier.
 
         Args:
             entry: the call.
-            is_idle: whether no call runs. If none waits either, what ran before is forgotten.
+            is_idle: whether no call runs. If no call waits either, all virtual times are reset.
         """
         if is_idle and not self.num_calls:
             self._lanes.clear()
         tenant = entry.tenant
+        burst = BURST_S / tenant.weight
         lane = self._lanes.get(tenant.name)
         if lane is None:
-            lane = Lane(tenant, self._virtual_time - BURST_S / tenant.weight)
-            self._lanes[tenant.name] = lane
+            lane = self._lanes[tenant.name] = Lane(tenant, burst, self.virtual_time - burst)
+            self.only = lane if len(self._lanes) == 1 else None
         elif not lane.entries:
-            lane.start = max(lane.start, self._virtual_time - BURST_S / tenant.weight)
-            lane.seconds = 0.0
+            lane.start = max(lane.start, self.virtual_time - burst)
         entries = lane.entries
         index = len(entries)
         while index and entries[index - 1].arrived > entry.arrived:
             index -= 1
         entries.insert(index, entry)
-        lane.tenant = tenant
+        lane.tenant, lane.burst = tenant, burst
         lane.seconds += entry.call.seconds
         self.num_calls += 1
         self.latest = lane
 
     def remove(self, entry: E) -> None:
-        """Remove a call that will not run. Does nothing if it does not wait."""
+        """Remove a call that will not run. Does nothing if the call is not in the queue."""
         if entry in self:
             lane = self._lanes[entry.tenant.name]
             lane.entries.remove(entry)
-            lane.seconds -= entry.call.seconds
+            lane.seconds = lane.seconds - entry.call.seconds if lane.entries else 0.0
             self.num_calls -= 1
 
     def serve(self, entries: Sequence[E]) -> None:
-        """Remove calls that run now, and add their time to that of their tenants.
+        """Remove calls that run now, and advance the virtual times of their tenants.
 
         Args:
-            entries: the first call of the order, and others.
+            entries: the first call of `in_order`, and others.
         """
         for entry in entries:
             lane = self._lanes[entry.tenant.name]
             if entry is entries[0]:
-                self._virtual_time = max(self._virtual_time, lane.start)
+                self.virtual_time = max(self.virtual_time, lane.start)
             if lane.entries[0] is entry:
                 lane.entries.popleft()
             else:
                 lane.entries.remove(entry)
             seconds = entry.call.seconds
-            lane.seconds -= seconds
+            lane.seconds = lane.seconds - seconds if lane.entries else 0.0
             lane.start += seconds / lane.tenant.weight
         self.num_calls -= len(entries)
-        if len(self._lanes) > 1:
+        if self.only is None:
             self._forget()
 
     def clear(self) -> None:
         """Remove all calls."""
         self._lanes.clear()
-        self.latest = Lane(ANONYMOUS, 0.0)
+        self.latest, self.only = Lane(ANONYMOUS, BURST_S, 0.0), None
         self.num_calls = 0
 
     def num_calls_of(self, tenant: Tenant) -> int:
-        """Return how many calls of a tenant wait."""
+        """Return the number of waiting calls of a tenant."""
         lane = self._lanes.get(tenant.name)
         return 0 if lane is None else len(lane.entries)
 
     def seconds_before(self, tenant: Tenant) -> float:
-        """Return the estimated time of the calls that run before a new call of a tenant."""
+        """Return the estimated seconds of the calls that run before a new call of a tenant."""
         lanes, seconds = self._lanes, 0.0
-        start = self._virtual_time - BURST_S / tenant.weight
+        start = self.virtual_time - BURST_S / tenant.weight
         own = lanes.get(tenant.name)
         if own is not None:
-            if len(lanes) == 1:
+            if own is self.only:
                 return own.seconds
             seconds = own.seconds
             start = (own.start if own.entries else max(own.start, start)) + seconds / tenant.weight
@@ -193,15 +192,16 @@ class FairOrder(Generic[E]):
         return seconds
 
     def share_before(self, tenant: Tenant) -> float:
-        """Return the share of the waiting work that runs before a new call of a tenant."""
-        if len(self._lanes) <= 1 and tenant.name in self._lanes:
+        """Return the fraction of the waiting work that runs before a new call of a tenant."""
+        if self.only is not None and self.only.tenant.name == tenant.name:
             return 1.0
         seconds = sum([lane.seconds for lane in self._lanes.values()])
         return min(1.0, self.seconds_before(tenant) / seconds) if seconds > 0 else 1.0
 
     def _forget(self) -> None:
-        """Forget tenants without calls that are as far behind as one can be."""
+        """Drop empty lanes whose virtual time a new lane would get as well."""
         for name, lane in [*self._lanes.items()]:
-            oldest = self._virtual_time - BURST_S / lane.tenant.weight
-            if not lane.entries and lane.start <= oldest:
+            if not lane.entries and lane.start <= self.virtual_time - lane.burst:
                 del self._lanes[name]
+        if len(self._lanes) == 1:
+            [self.only] = self._lanes.values()

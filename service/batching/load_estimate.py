@@ -1,4 +1,4 @@
-"""How long a new call would wait: the work before it, at the speed that runs really have."""
+"""Predict the wait of a new call: the work ahead of it, at the measured speed of the device."""
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,21 +10,21 @@ from service.batching.fair_order import FairOrder
 from service.errors import Overloaded
 
 CALL_S = 30e-6
-"""Time of the event loop for each call, in addition to the estimated time of the call itself."""
+"""Seconds of the event loop for each call, in addition to the estimated time of the call."""
 
-DEADLINE_SHARE = 0.3
-"""Share of the time until its deadline that a call may wait in the queue. The rest covers errors of
-the estimate, and the way to and from the client."""
+DEADLINE_SHARE = 0.2
+"""Fraction of the time until its deadline that a call may wait in the queue. The rest covers errors
+of the estimate and the network."""
 
 FEW_CALLS = 8
-"""As long as fewer calls wait, a call is refused only if it would miss its deadline: a few long
-calls are no overload."""
+"""While fewer calls wait, a call is refused only if it would miss its deadline: a few long calls
+are no overload."""
 
 LEARNING_RATE = 0.2
 """Weight of the newest run in the measured speed."""
 
 MAX_SURPRISE = 4.0
-"""A run changes the measured speed no more than one that took so many times the expected time."""
+"""A run that took longer than this multiple of its expected time counts as this multiple."""
 
 
 class Estimated(Protocol):
@@ -32,7 +32,7 @@ class Estimated(Protocol):
 
     @property
     def kind(self) -> Hashable:
-        """The estimates of all calls of a kind are wrong by about the same factor."""
+        """Calls of one kind have estimates with about the same relative error."""
 
     @property
     def seconds(self) -> float:
@@ -44,9 +44,9 @@ class _Kind:
     """Calls of one kind."""
 
     slowness: float = 1.0
-    """Measured time of a second of estimated time."""
+    """Correction factor of the estimates: measured time divided by estimated time."""
     queued_s: float = 0.0
-    """Estimated time of those that wait."""
+    """Estimated time of the waiting calls, uncorrected."""
 
 
 @dataclass(slots=True, eq=False)
@@ -57,38 +57,38 @@ class StartedRun:
     """Estimated time of its calls, by kind."""
     num_calls: int
     expected_s: float
-    """The estimated time at the measured speed; longer if the run has not ended by then."""
+    """Corrected estimate of the run; doubled whenever the run takes longer."""
     available: float
-    """When its first call was put into the queue."""
+    """Time at which its first call was put into the queue."""
     started: float
 
 
 @dataclass(slots=True)
 class LoadEstimate:
-    """The seconds of work that wait or run. A call changes a few sums; nothing adds up the queue.
+    """Estimate of the work that waits or runs, in seconds. Each call updates a few sums.
 
     The speed is measured from the end of one run to the end of the next, or from the arrival of a
-    call at an idle device. So it includes packing, which makes calls of a run cheaper, and all that
-    the event loop does meanwhile. All times are those of one clock, which callers read.
+    call at an idle device. The measurement includes packing, which makes the calls of a run
+    cheaper, and the work of the event loop between two runs. Callers pass the time in.
     """
 
     max_queue_s: float
-    """Longest predicted wait of a call that is accepted."""
+    """Longest predicted wait of an accepted call."""
 
     work_s: float = field(default=0.0, init=False)
-    """Expected time of all calls that wait or run, those that run in full. No predicted wait is
-    longer."""
+    """Outstanding work: expected time of all waiting calls and of all running calls, the latter in
+    full. An upper bound of every predicted wait."""
 
     on_end: Callable[[int], None] | None = field(default=None, init=False)
-    """Called with the number of calls of each run that has ended."""
+    """Called at the end of each run, with its number of calls."""
 
     num_waiting: int = field(default=0, init=False)
     _queued_s: float = field(default=0.0, init=False)
-    """Expected time of the calls that wait."""
+    """Expected time of the waiting calls."""
     kinds: dict[Hashable, _Kind] = field(default_factory=dict, init=False)
     running: list[StartedRun] = field(default_factory=list, init=False)
     _last_end: float = field(default=0.0, init=False)
-    """When the last run ended."""
+    """Time at which the last run ended."""
 
     def add(
         self,
@@ -98,14 +98,14 @@ class LoadEstimate:
         order: FairOrder[Any] | None = None,
         tenant: Tenant = ANONYMOUS,
     ) -> None:
-        """Count a call that is put into the queue.
+        """Add a call that is put into the queue.
 
         Args:
             call: the call.
-            now: the time.
-            deadline: of the call.
-            order: of the waiting calls, without this one; None if all run before it.
-            tenant: who the call is from.
+            now: current time in seconds.
+            deadline: deadline of the call.
+            order: the waiting calls, without this one; None: all of them run before this one.
+            tenant: tenant that sent the call.
 
         Raises:
             Overloaded: as `check`.
@@ -123,9 +123,10 @@ class LoadEstimate:
         self.work_s = work_s + expected_s
 
     def max_work_s(self, spare_s: float) -> float:
-        """Return the `work_s` above which a call is refused that has `spare_s` until its deadline.
+        """Return the `work_s` above which `check` may refuse a call.
 
-        Its own time at the measured speed is left out: `check` knows it.
+        Args:
+            spare_s: time until the deadline of the call, minus the estimated time of the call.
         """
         return min(self.max_queue_s, DEADLINE_SHARE * spare_s)
 
@@ -137,24 +138,24 @@ class LoadEstimate:
         order: FairOrder[Any] | None = None,
         tenant: Tenant = ANONYMOUS,
     ) -> None:
-        """Check that a call, if it is known already, can be computed in time.
+        """Check that a call can be computed in time.
 
         Args:
-            now: the time.
-            deadline: of the call.
-            call: the call; None if its request has not been read.
-            order: of the waiting calls; None if all run before this one.
-            tenant: who the call is from.
+            now: current time in seconds.
+            deadline: deadline of the call.
+            call: the call; None: its request has not been parsed yet.
+            order: the waiting calls; None: all of them run before this one.
+            tenant: tenant that sent the call.
 
         Raises:
-            Overloaded: the predicted wait is too long for its deadline or over the limit. Never if
-                no other call waits.
+            Overloaded: the predicted wait is over the limit, or too long for the deadline. Never
+                raised while no other call waits.
         """
         expected_s = 0.0 if call is None else self.expected_s(call)
         self._check(expected_s, now, deadline, _share_before(order, tenant))
 
     def expected_s(self, call: Estimated) -> float:
-        """Return the expected time of a call."""
+        """Return the expected time of a call: its estimate, corrected by the measured speed."""
         kind = self.kinds.get(call.kind)
         return (call.seconds + CALL_S) * (1.0 if kind is None else kind.slowness)
 
@@ -162,19 +163,19 @@ class LoadEstimate:
         """Return the predicted wait of a new call.
 
         Args:
-            now: the time.
-            share: share of the waiting work that runs before the call.
+            now: current time in seconds.
+            share: fraction of the waiting work that runs before the call.
         """
         rest_s = sum(max(0.0, run.started + run.expected_s - now) for run in self.running)
         return rest_s + share * self._queued_s
 
     def start(self, calls: Sequence[Estimated], available: float, now: float) -> StartedRun:
-        """Count waiting calls as a run.
+        """Move waiting calls to a new run.
 
         Args:
-            calls: of the run.
-            available: when the first of them was put into the queue.
-            now: the time.
+            calls: calls of the run.
+            available: time at which the first of them was put into the queue.
+            now: current time in seconds.
         """
         kinds = self.kinds
         estimated_s: dict[Hashable, float] = {}
@@ -192,18 +193,18 @@ class LoadEstimate:
         return run
 
     def remove(self, call: Estimated) -> None:
-        """Count a call no more that leaves the queue without a run."""
+        """Remove a waiting call that does not run."""
         self.kinds[call.kind].queued_s -= call.seconds + CALL_S
         self.num_waiting -= 1
         self._add_up()
 
     def extend(self, run: StartedRun) -> None:
-        """Expect a run to take twice as long: it has not ended in the expected time."""
+        """Double the expected time of a run that has not ended in time."""
         run.expected_s *= 2
         self._add_up()
 
     def end(self, run: StartedRun, now: float) -> None:
-        """Learn from a run that has ended."""
+        """Remove a run that has ended, and update the measured speed."""
         self.running.remove(run)
         measured_s = now - max(self._last_end, run.available)
         kinds, total_s, at_speed_s = self.kinds, 0.0, 0.0
@@ -217,7 +218,7 @@ class LoadEstimate:
             known.slowness += change
             self._queued_s += known.queued_s * change
         if not self.num_waiting:
-            self._queued_s = 0.0  # without the errors of rounding
+            self._queued_s = 0.0  # removes rounding errors
         self._last_end, self.work_s = now, self._queued_s
         for other in self.running:
             self.work_s += other.expected_s
@@ -225,7 +226,7 @@ class LoadEstimate:
             self.on_end(run.num_calls)
 
     def skip(self, now: float) -> None:
-        """Measure no time before `now`: the device was kept from running."""
+        """Exclude the time before `now` from the measured speed: the device was paused."""
         self._last_end = now
 
     def clear(self) -> None:
@@ -250,11 +251,11 @@ class LoadEstimate:
         raise Overloaded(text, max(1, ceil(wait_s)))
 
     def _add_up(self) -> None:
-        """Compute `queued_s` and `work_s` at the speed measured now."""
+        """Recompute `_queued_s` and `work_s` with the current correction factors."""
         queued_s = 0.0
         for kind in self.kinds.values():
             if not self.num_waiting:
-                kind.queued_s = 0.0  # without the errors of rounding
+                kind.queued_s = 0.0  # removes rounding errors
             queued_s += kind.queued_s * kind.slowness
         self._queued_s = self.work_s = queued_s
         for run in self.running:

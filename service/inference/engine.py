@@ -1,10 +1,10 @@
 """Estimate what calls cost, and run them on a device."""
 
+import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
-from math import frexp
 from typing import Any, ClassVar, Protocol
 
 import rope_core
@@ -15,13 +15,17 @@ from service.batching.packing import PACK_KEYS, PACKERS, DeviceBatch, SingleCall
 from service.batching.run import Run
 from service.device import Device
 from service.errors import DeviceFull, TooLarge
-from service.inference.scratch import scratch_bytes
+from service.inference.scratch import SCRATCH_BYTES
 
 SECONDS_PER_SEQUENCE = 50e-6
 """Fixed time of each sequence of a call."""
 
 OVERHEAD_FLOPS = 64
 """Operations of each score beside the two products: exponential, mask, soft-cap."""
+
+
+LONG_CALL_S = 1.0
+"""A call of more estimated time is not begun if its client does not wait so long."""
 
 
 class Runner(Protocol):
@@ -73,13 +77,13 @@ class Job:
     answer_bytes: int
     """Upper bound of the bytes of the answer's tensors."""
     scratch_bytes: int
-    """Memory of the host that computing takes beside that, about."""
+    """Estimated temporary memory of the computation on the host."""
     seconds: float
     """Estimated time of the call when it runs alone."""
     backend: str | None
     """Name of the backend that runs the call; the library chooses where None."""
     kind: Hashable
-    """The estimates of all calls of a kind are wrong by about the same factor."""
+    """Calls of one kind have estimates with about the same relative error."""
     runner: ClassVar[None] = None
 
     @property
@@ -96,15 +100,17 @@ class Engine:
     max_call_s: float
     """Largest estimated time of one call."""
 
-    def job(self, call: Call, backend: str | None = None) -> Job:
+    def job(self, call: Call, backend: str | None = None, timeout_s: float = math.inf) -> Job:
         """Return `call` with its costs.
 
         Args:
             call: the call.
             backend: name of the backend that must run it; the library chooses where None.
+            timeout_s: how long the client waits. It limits long calls only, as estimates are rough
+                and a short call that is late holds up the others for a moment only.
 
         Raises:
-            TooLarge: the call is estimated to take longer than `max_call_s`.
+            TooLarge: the call is estimated to take longer than `max_call_s`, or `timeout_s`.
         """
         capabilities = self.device.capabilities
         num_bytes = answer_bytes = call.num_bytes
@@ -117,9 +123,10 @@ class Engine:
             seconds += call.num_sequences * SECONDS_PER_SEQUENCE
         elif isinstance(call, Merge):
             answer_bytes //= len(call.out)
-        if seconds > self.max_call_s:
+        max_s = min(self.max_call_s, max(timeout_s, LONG_CALL_S))
+        if seconds > max_s:
             what = "the estimated time of a call, in seconds,"
-            raise TooLarge(what, self.max_call_s, f"{seconds:,.0f}")
+            raise TooLarge(what, round(max_s, 1), f"{seconds:,.0f}")
         small = num_bytes <= capabilities.packed_bytes
         may_pack = small and isinstance(call, capabilities.packable_ops)
         packs = PACK_KEYS[type(call)](call) if may_pack else None
@@ -131,15 +138,18 @@ class Engine:
         else:
             batch = type(call).__name__
         key = batch, backend
-        kind = type(call), frexp(seconds)[1] // 2  # the operation, and the time by powers of 4
+        num_tokens, scratch_bytes = call.num_tokens, 0
+        if self.device.scratch is not None:  # computes in memory of the host
+            scratch_bytes = SCRATCH_BYTES[type(call)](call, num_tokens, backend)
+        kind = type(call), math.frexp(seconds)[1] // 2  # the operation, and the time by powers of 4
         return Job(
             call,
             key,
             packs,
-            call.num_tokens,
+            num_tokens,
             num_bytes,
             answer_bytes,
-            0 if self.device.scratch is None else scratch_bytes(call, backend),
+            scratch_bytes,
             seconds,
             backend,
             kind,
@@ -224,5 +234,5 @@ def _pairs(num_queries: int, num_keys: int, causal: bool) -> float:
 
 
 def _means_no_memory(failure: Exception) -> bool:
-    """Tell whether the host has too little memory; an accelerator recognises its own failures."""
+    """Return whether a failure means that host memory is exhausted."""
     return isinstance(failure, MemoryError) or "DefaultCPUAllocator" in str(failure)

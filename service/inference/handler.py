@@ -47,7 +47,7 @@ class RequestContext(NamedTuple):
     """Who the request is from."""
 
     answer_copies: int = 1
-    """How many copies of the answer are in memory at a time until the answer is sent."""
+    """Copies of the answer that are in memory at a time; each is charged."""
 
 
 class Served(NamedTuple):
@@ -81,7 +81,7 @@ class InferenceHandler:
     """Threads for reading and writing that would block the event loop."""
     metrics: Metrics
     gate: Gate
-    """Admits requests."""
+    """Authenticates requests, and has the quotas."""
 
     async def infer(
         self,
@@ -120,7 +120,8 @@ class InferenceHandler:
             num_bytes = sum(tensor.nbytes for tensor in prepared.tensors.values())
         else:
             backend = self.backend_policy.choose(prepared.call, prepared.backend)
-            job = self.engine.job(prepared.call, backend)
+            left_s = context.deadline - time.monotonic()
+            job = self.engine.job(prepared.call, backend, left_s)
             num_bytes, scratch_bytes = job.answer_bytes, job.scratch_bytes
         limit = self.max_bytes(memory_factor)
         if num_bytes > limit:
@@ -171,13 +172,16 @@ class InferenceHandler:
             if context.disconnected is not None:
                 watchers.append(asyncio.create_task(self._withdraw_after(context, entry)))
 
-        entry = self.batcher.submit(job, context.deadline, watch, context.tenant)
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Completed[Result]] = loop.create_future()
+        arrived, tenant = time.monotonic(), context.tenant
+        entry = FutureEntry(job, arrived, context.deadline, future, watch, tenant=tenant)
+        self.batcher.enqueue(entry)
         expiry = None
         if queue_s is not None:
-            loop = asyncio.get_running_loop()
             expiry = loop.call_later(queue_s, self.batcher.expire, entry)
         try:
-            return await entry.future
+            return await future
         except asyncio.CancelledError:
             self.batcher.withdraw(entry, ClientLeft())
             raise

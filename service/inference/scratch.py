@@ -1,4 +1,7 @@
-"""Estimate the memory that calls take while they are computed on the host."""
+"""Estimate the temporary memory of a call on a CPU: tables, masks, scores and copies."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 
@@ -6,58 +9,55 @@ from rope_core import Attend, Call, CosSin, Merge, Rotate, Shift
 from rope_core.calls import table_bytes
 
 EXACT_FACTOR = 5
-"""Angles in float64, their cos and their sin: bytes for each byte of a table in float32."""
+"""Bytes for each byte of a float32 table where angles, cos and sin are computed in float64."""
 
 EAGER_SCORES = 2**24
-"""Scores that the eager backend has in memory at a time, but for one query at least."""
+"""Most scores that the eager backend holds at a time; at least the scores of one query."""
 
 MASKED_ROWS = 512
-"""Queries for which a mask is made at a time."""
+"""Queries per block of a mask."""
 
 MASK_BYTES = 16
-"""Bytes for each pair of query and key of a mask: distances in int64, and masks of them."""
+"""Bytes of a mask for each pair of query and key: int64 distances, and boolean masks."""
 
 
-def scratch_bytes(call: Call, backend: str | None) -> int:
-    """Return about how many bytes a call takes beside its tensors and those of its answer.
-
-    A few MiB that some operators take whatever the call are not counted.
-
-    Args:
-        call: the call.
-        backend: name of the backend that runs the call; the library chooses where None.
-    """
-    match call:
-        case Rotate(rope=rope, positions=positions, frequencies=frequencies):
-            tables = table_bytes(call.num_tokens, rope, frequencies)
-            return tables * (EXACT_FACTOR if _is_exact(positions) else 1)
-        case Shift(rope=rope):
-            return table_bytes(call.num_tokens, rope, None) * EXACT_FACTOR
-        case CosSin(positions=positions):
-            return call.num_bytes * (EXACT_FACTOR - 1) if _is_exact(positions) else 0
-        case Merge(out=out, lse=lse):  # the parts in float32, then times their weights
-            return 8 * out.numel() + 4 * out[0].numel() + 2 * lse.nbytes
-        case Attend():
-            return _attend(call, backend)
+def _rotate(call: Rotate, num_tokens: int, _backend: str | None) -> int:
+    rope, positions, frequencies = call.rope, call.positions, call.frequencies
+    row = rope.table_row_bytes if frequencies is None else table_bytes(1, rope, frequencies)
+    # every backend computes the angles of fractional positions in float64
+    is_exact = positions is not None and positions.is_floating_point()
+    return num_tokens * row * (EXACT_FACTOR if is_exact else 1)
 
 
-def _is_exact(positions: torch.Tensor | None) -> bool:
-    """Tell whether angles are computed in float64 whatever rotates: positions are fractional."""
-    return positions is not None and positions.is_floating_point()
+def _shift(call: Shift, num_tokens: int, _backend: str | None) -> int:
+    return table_bytes(num_tokens, call.rope, None) * EXACT_FACTOR
 
 
-def _attend(call: Attend, backend: str | None) -> int:
+def _cos_sin(call: CosSin, _num_tokens: int, _backend: str | None) -> int:
+    return call.num_bytes * (EXACT_FACTOR - 1) if call.positions.is_floating_point() else 0
+
+
+def _merge(call: Merge, _num_tokens: int, _backend: str | None) -> int:
+    """Return the bytes of the parts in float32, and of their products with their weights."""
+    out, lse = call.out, call.lse
+    return 8 * out.numel() + 4 * out[0].numel() + 2 * lse.nbytes
+
+
+def _attend(call: Attend, _num_tokens: int, backend: str | None) -> int:
     q, k, v = call.q, call.k, call.v
     head_dim, value_dim = q.shape[-1], v.shape[-1]
     num_heads = q.shape[-2]
     lengths = call.lengths or ((q.shape[-3],), (k.shape[-3],))
     pairs = [(i, j) for i, j in zip(*lengths, strict=True)]
-    num_bytes = v.nbytes  # a copy that begins at a cache line
-    num_bytes += q.nbytes + k.nbytes  # rotated, or such copies
+    num_bytes = v.nbytes  # an aligned copy
+    num_bytes += q.nbytes + k.nbytes  # rotated, or aligned copies
     if call.rope is not None:
-        factor = EXACT_FACTOR if _is_exact(call.q_positions) or _is_exact(call.k_positions) else 1
-        num_tokens = q.shape[:-2].numel() + k.shape[:-2].numel()
-        num_bytes += table_bytes(num_tokens, call.rope, call.frequencies) * factor
+        tables = table_bytes(
+            q.shape[:-2].numel() + k.shape[:-2].numel(), call.rope, call.frequencies
+        )
+        positions = call.q_positions, call.k_positions
+        is_exact = any(p is not None and p.is_floating_point() for p in positions)
+        num_bytes += tables * (EXACT_FACTOR if is_exact else 1)
     is_half = q.dtype is not torch.float32
     if backend == "eager" or call.attention.softcap is not None:
         num_bytes += max(_eager_scores(i, j, num_heads, call) for i, j in pairs)
@@ -69,12 +69,12 @@ def _attend(call: Attend, backend: str | None) -> int:
         num_bytes = num_bytes * max(head_dim, value_dim) // min(head_dim, value_dim)
     if not _is_unmasked(call):
         num_bytes += max(min(MASKED_ROWS, i) * j for i, j in pairs) * MASK_BYTES
-        num_bytes += q.nbytes // head_dim * value_dim  # the answer in parts, which are joined
+        num_bytes += q.nbytes // head_dim * value_dim  # parts of the output, before they are joined
     return num_bytes
 
 
 def _eager_scores(num_queries: int, num_keys: int, num_heads: int, call: Attend) -> int:
-    """Return the bytes of the scores of a sequence, and of what is made from them."""
+    """Return the bytes of the scores of a sequence, and of the tensors computed from them."""
     row = num_heads * num_keys
     num_scores = min(num_queries * row, max(EAGER_SCORES, row))
     num_masks = 1 if call.mask is None or call.mask.ndim < 3 else call.mask.shape[-3]
@@ -83,7 +83,7 @@ def _eager_scores(num_queries: int, num_keys: int, num_heads: int, call: Attend)
 
 
 def _is_unmasked(call: Attend) -> bool:
-    """Tell whether attention needs no mask: it is not masked, or causal from the first key on."""
+    """Return whether torch's operator needs no mask: full attention, or causal of equal lengths."""
     config = call.attention
     if call.mask is not None or call.q_index is not None or config.chunk is not None:
         return False
@@ -92,3 +92,18 @@ def _is_unmasked(call: Attend) -> bool:
     if not config.causal:
         return True
     return call.lengths is None and call.q.shape[-3] == call.k.shape[-3]
+
+
+SCRATCH_BYTES: Mapping[type[Call], Callable[[Any, int, str | None], int]] = {
+    Rotate: _rotate,
+    Shift: _shift,
+    CosSin: _cos_sin,
+    Merge: _merge,
+    Attend: _attend,
+}
+"""Functions that estimate the temporary memory of a call in bytes, by type of call.
+
+The arguments are the call, its number of tokens, and the name of the backend that runs the call, or
+None if the library chooses. Input and output tensors are not included, and neither are a few MiB of
+fixed workspace that some operators of torch allocate.
+"""

@@ -1,4 +1,4 @@
-"""Lines for a descriptor that may be a pipe: written without waiting for its reader."""
+"""Non-blocking output of lines: a slow reader of a pipe never blocks the service."""
 
 import asyncio
 import os
@@ -10,20 +10,20 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 
 MAX_WAITING_BYTES = 2**20
-"""Bytes of lines that may wait for the reader of a pipe."""
+"""Most bytes that are buffered for a slow reader."""
 
 
 class LineWriter:
-    """Writes lines to a file, a pipe, a socket or a terminal. Thread-safe, and never waits.
+    """Writes lines to a file, a pipe, a socket or a terminal. Thread-safe, and never blocks.
 
-    Lines that the reader of a pipe does not take wait in memory, and the event loop sends them when
-    the pipe takes more. If too many wait, lines are dropped until none waits any more, and the next
-    line says how many were.
+    Lines that a pipe does not accept are buffered, and the event loop writes them when the pipe is
+    writable. When the buffer is full, new lines are dropped until the buffer is empty; the next
+    line then states how many lines were dropped.
 
     Args:
-        fd: where to write.
-        describe_gap: returns the line that says how many lines were dropped.
-        max_waiting_bytes: bytes of lines that may wait.
+        fd: file descriptor to write to.
+        describe_gap: returns the line that states how many lines were dropped.
+        max_waiting_bytes: capacity of the buffer.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class LineWriter:
         max_waiting_bytes: int = MAX_WAITING_BYTES,
     ) -> None:
         self.on_drop: Callable[[int], None] = lambda _: None
-        """Called with the number of lines that were dropped, on any thread."""
+        """Called with the number of dropped lines, on any thread."""
         self._fd, self._never_blocks = _open_nonblocking(fd)
         self._describe_gap = describe_gap
         self._max_waiting_bytes = max_waiting_bytes
@@ -42,13 +42,13 @@ class LineWriter:
         self._lock = threading.RLock()  # a signal handler may write while its own thread does
         self._waiting = bytearray()
         self._num_dropped = 0
-        """Lines that were dropped since the last line that says so."""
+        """Lines dropped since the last line that stated the number."""
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def write(self, lines: Iterable[str]) -> None:
-        """Write ended lines. Whole lines are dropped where the reader is too slow.
+        """Write lines, each with its newline. Only whole lines are dropped.
 
-        A pipe may divide a longer text than PIPE_BUF, or mix it with that of another process.
+        A line longer than PIPE_BUF may be mixed with lines of another process in the pipe.
         """
         text = "".join(lines).encode()
         with self._lock:
@@ -63,21 +63,21 @@ class LineWriter:
                 self._waiting += text
 
     def attach(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Let a running event loop send the lines that wait."""
+        """Let a running event loop write the buffered lines."""
         with self._lock:
             self._loop = loop
             if self._waiting:
                 self._send_later()
 
     def detach(self) -> None:
-        """Use the event loop no longer; called on its thread before it ends."""
+        """Stop using the event loop; called on its thread before the loop ends."""
         with self._lock:
             if self._loop is not None:
                 self._loop.remove_writer(self._fd)
             self._loop = None
 
     def flush(self, timeout_s: float) -> None:
-        """Write the lines that wait, as far as the reader takes them within `timeout_s` seconds."""
+        """Write buffered lines for at most `timeout_s` seconds; blocks until then."""
         deadline = time.monotonic() + timeout_s
         with self._lock:
             while self._waiting:
@@ -87,9 +87,9 @@ class LineWriter:
                 self._send_waiting()
 
     def _send(self, text: bytes | bytearray) -> int:
-        """Write what the descriptor takes at once, and return how many bytes that are."""
+        """Write as much as the descriptor accepts without blocking; return the number of bytes."""
         start = 0
-        # what is writable takes PIPE_BUF bytes
+        # a writable pipe accepts PIPE_BUF bytes without blocking
         while start < len(text) and (self._never_blocks or self._writable.poll(0)):
             end = start + select.PIPE_BUF
             if end < len(text):
@@ -98,22 +98,22 @@ class LineWriter:
                 start += os.write(self._fd, text[start:end])
             except BlockingIOError:
                 break
-            except OSError:  # the reader has gone, or the disk is full
+            except OSError:  # the reader has closed the pipe, or the disk is full
                 self._drop(text[start:])
                 return len(text)
         return start
 
     def _send_waiting(self) -> None:
-        """Write lines that wait; when none waits any more, say how many were dropped."""
+        """Write buffered lines; once the buffer is empty, write how many lines were dropped."""
         del self._waiting[: self._send(self._waiting)]
         if self._num_dropped and not self._waiting:
             num_dropped, self._num_dropped = self._num_dropped, 0
             self.write([self._describe_gap(num_dropped)])
 
     def _send_later(self) -> None:
-        """Let the event loop send the lines that wait, once the descriptor takes some."""
+        """Let the event loop write the buffered lines when the descriptor is writable."""
         if self._loop is not None:
-            with suppress(RuntimeError):  # the loop has ended: `flush` sends them
+            with suppress(RuntimeError):  # the loop has ended: `flush` writes them
                 self._loop.call_soon_threadsafe(self._watch)
 
     def _watch(self) -> None:
@@ -134,10 +134,10 @@ class LineWriter:
 
 
 def _open_nonblocking(fd: int) -> tuple[int, bool]:
-    """Return a descriptor of the same file, and whether a write to it never blocks.
+    """Return a descriptor of the same file, and whether its writes never block.
 
-    A pipe or a terminal is opened again: the terminal and other processes use `fd` as well, so it
-    stays as it is. Where it cannot be opened again, polling tells what it takes.
+    A pipe or a terminal is opened a second time with O_NONBLOCK: the flag on `fd` itself would
+    change it for other processes. If that fails, `poll` shows whether the descriptor is writable.
     """
     try:
         mode = os.fstat(fd).st_mode

@@ -1,4 +1,4 @@
-"""Log lines on standard output, one JSON object each, in ASCII."""
+"""Log lines on standard output: one JSON object per line, in ASCII."""
 
 import json
 import logging
@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from service.observability.line_writer import LineWriter
 
 STDOUT = 1
-"""Its file descriptor."""
+"""File descriptor of standard output."""
 
 EXIT_S = 1.0
-"""Seconds at the end of the process in which the reader of a pipe may take the last lines."""
+"""Seconds that the exit waits for a slow reader of the last lines."""
 
-# escapes all characters outside of ASCII, so also those that change the direction of a line
+# escapes all characters outside of ASCII, for example those that change the text direction
 _encode = json.JSONEncoder(separators=(",", ":"), default=str).encode
 
 
@@ -35,7 +35,7 @@ class JsonFormatter(logging.Formatter):
 
 
 class LineHandler(logging.Handler):
-    """Writes records as lines."""
+    """Writes log records as lines."""
 
     def __init__(self, writer: LineWriter) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class LineHandler(logging.Handler):
         self._writer.write([self.format(record) + "\n"])
 
     def flush(self) -> None:
-        """Write the lines that wait, at the end of the process."""
+        """Write the buffered lines, for at most EXIT_S; called at the end of the process."""
         self._writer.flush(EXIT_S)
 
 
@@ -56,8 +56,8 @@ def render_fields(fields: Mapping[str, object]) -> str:
 
 
 def _describe_gap(num_dropped: int) -> str:
-    """Return the line in place of lines that were dropped."""
-    message = "log lines were dropped: nobody read them"
+    """Return the line that states how many lines were dropped."""
+    message = "log lines were dropped: the reader of standard output is too slow"
     line = {"time": time.time(), "level": "warning", "logger": "rope.logs", "message": message}
     return _encode({**line, "num_dropped": num_dropped}) + "\n"
 
@@ -72,5 +72,5 @@ def set_up(level: str) -> None:
 
 
 output = LineWriter(STDOUT, _describe_gap)
-"""Standard output; lines of requests go there without the logging module, which takes longer than a
-small rotation."""
+"""Standard output. Lines of requests bypass the logging module, which takes longer than a small
+rotation."""

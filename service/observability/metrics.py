@@ -16,7 +16,7 @@ _REQUESTS = tuple(2.0**e for e in range(9))
 _TOKENS = tuple(4.0**e for e in range(10))
 
 MAX_TENANTS = 100
-"""Tenants that metrics name; all others are "other"."""
+"""Tenants with their own label value; requests of all others are counted as "other"."""
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -32,7 +32,7 @@ class Metrics:
         )
         tenant_requests = Counter(
             "rope_tenant_requests",
-            "Requests with an API key, and what their quota said.",
+            "Requests by tenant and outcome: admitted, or the limit that refused them.",
             ("tenant", "outcome"),
             registry=registry,
         )
@@ -76,7 +76,7 @@ class Metrics:
         self.queue_depth = Gauge("rope_queue_depth", "Calls waiting for a run.", registry=registry)
         self.predicted_wait_seconds = Gauge(
             "rope_predicted_wait_seconds",
-            "Time that a new call would wait for its run.",
+            "Predicted wait of a new call for its run.",
             registry=registry,
         )
         self.late_calls = Counter(
@@ -91,7 +91,9 @@ class Metrics:
         )
         self.connections = Gauge("rope_connections", "Open HTTP connections.", registry=registry)
         self.log_lines_dropped = Counter(
-            "rope_log_lines_dropped", "Log lines that nobody read in time.", registry=registry
+            "rope_log_lines_dropped",
+            "Log lines dropped because the reader of standard output was too slow.",
+            registry=registry,
         )
         self.ready = Gauge("rope_ready", "1 while ready for traffic.", registry=registry)
         Info("rope_build", "Versions of service, torch and Python.", registry=registry).info(
@@ -103,7 +105,12 @@ class Metrics:
         )
 
     def count_request(self, tenant: str, outcome: str) -> None:
-        """Count a request of a tenant in the keys file."""
+        """Count a request of a tenant.
+
+        Args:
+            tenant: name in the keys file.
+            outcome: admitted, or the limit that refused the request.
+        """
         if len(self._tenants) < MAX_TENANTS:
             self._tenants.add(tenant)
         name = tenant if tenant in self._tenants else "other"

@@ -108,7 +108,7 @@ def _line(record: Record) -> str:
 @lru_cache(maxsize=512)
 def _constant_fields(method: str, path: str, status: int | str) -> str:
     """Return the fields that are equal in the lines of many requests."""
-    # in ASCII, because terminals obey characters that JSON need not escape
+    # ASCII only: terminals interpret some characters that JSON does not escape
     return json.dumps({"method": method, "path": path, "status": status}, separators=(",", ":"))[
         1:-1
     ]

@@ -41,12 +41,12 @@ TRACE_SETTINGS: types.TraceSettings = {
 class RefusedOperation:
     """Refuse an operation that this service does not offer."""
 
-    def __init__(self, error: type[ServiceError], *text: str) -> None:
+    def __init__(self, error: type[ServiceError], text: str = "") -> None:
         self.error = error
         self._text = text
 
     def __call__(self, *_: object, **arguments: object) -> NoReturn:
-        raise self.error(*self._text)
+        raise self.error(self._text) if self._text else self.error()
 
 
 _NO_CUDA_MEMORY = "this service has no CUDA shared memory"

@@ -39,9 +39,9 @@ class Header(NamedTuple):
     """Fields by name in lower case."""
     num_body_bytes: int
     tenant: Tenant = ANONYMOUS
-    """Who requests with this header are from."""
+    """Tenant of requests with this header."""
     keys: Keys = NO_KEYS
-    """The keys by which the tenant was decided."""
+    """The keys that gave the tenant. The header is stale when the gate has others."""
 
 
 def without_identifiers(text: bytes) -> tuple[bytes, dict[bytes, bytes]] | None:

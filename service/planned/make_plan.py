@@ -52,7 +52,7 @@ def make_plan(
     call = prepared.call
     if not isinstance(call, PLANNED_CALLS) or _depends_on_numbers(call, message):
         return None
-    job = _job(handler, call)
+    job = _job(handler, call, timeout_s)
     if max(num_body_bytes, job.answer_bytes) > handler.max_bytes(1):
         return None
     spans = _spans(message)
@@ -80,9 +80,9 @@ def make_plan(
     )
 
 
-def _job(handler: InferenceHandler, call: Rotate | Attend) -> Job:
+def _job(handler: InferenceHandler, call: Rotate | Attend, timeout_s: float) -> Job:
     """Return keys and costs of all calls with these shapes, without the tensors of this one."""
-    job = handler.engine.job(call, handler.backend_policy.choose(call, None))
+    job = handler.engine.job(call, handler.backend_policy.choose(call, None), timeout_s)
     seconds = job.seconds
     if isinstance(call, Attend) and call.lengths is not None:  # at most as long as one sequence
         fields = ("cu_seqlens_q", "cu_seqlens_k", "lengths")

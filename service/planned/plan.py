@@ -8,7 +8,7 @@ import torch
 
 from rope_core import Attend, Call, Result, Rotate
 from rope_core.calls import tensor_fields, with_fields
-from rope_core.calls.rope_checks import check_position_range
+from rope_core.calls.rope_checks import check_position_values
 from service.access.keys import NO_KEYS, Keys
 from service.access.tenant import ANONYMOUS, Tenant
 from service.asgi.io import Headers
@@ -105,7 +105,8 @@ class Plan:
     """Memory of a request and of its answer."""
 
     max_work_s: float
-    """As `LoadEstimate.max_work_s`; negative if each request must be checked."""
+    """Outstanding work, in seconds, above which a request is checked (`LoadEstimate.max_work_s`);
+    negative: each request is checked."""
 
     job: Job
     """Costs and keys of each call. The tensors of its own call are None."""
@@ -128,10 +129,9 @@ class Plan:
     answer_format: AnswerFormat
 
     tenant: Tenant = ANONYMOUS
-    """Who the requests are from: the header names the tenant."""
+    """Tenant of the requests: the header has its key."""
     keys: Keys = NO_KEYS
-    """The keys by which the tenant was decided; the plan is valid as long as the service has
-    them."""
+    """The keys that gave the tenant. The plan is stale when the gate has others."""
 
     def build_call(self, body: memoryview) -> Call:
         """Return the call whose tensors are views of a body.
@@ -146,7 +146,7 @@ class Plan:
         if self.tensor_names is not None:
             for field, name in self.tensor_names.items():
                 if field in POSITION_FIELDS:
-                    check_position_range(name, tensors[name])
+                    check_position_values(name, tensors[name], None)
             return with_fields(
                 self.job.call, {field: tensors[name] for field, name in self.tensor_names.items()}
             )

@@ -87,7 +87,7 @@ class Planner:
         self._allowed_hosts = allowed_hosts(settings.http_host, settings.allowed_hosts)
         self.gate = self._handler.gate
         self._keys = self.gate.keys
-        """The keys by which the tenants of all cached headers and plans were decided."""
+        """The keys that gave the tenants of all cached headers and plans."""
         self._seen: set[bytes] = set()
         self._headers: dict[bytes, Header | None] = {}
         self._plans: dict[bytes, Plan | None] = {}
@@ -137,7 +137,9 @@ class Planner:
     def make(self, match: Match, body: memoryview) -> Plan | None:
         """Return the plan of a request whose tensors are `body`, None if it can have none."""
         key = match.key
-        if match.header.keys is not self.gate.keys:  # the keys have changed since the header came
+        if (
+            match.header.keys is not self.gate.keys
+        ):  # the keys have changed since the header arrived
             return None
         if len(self._plans) >= MAX_PLANS:
             self._plans.clear()
@@ -182,7 +184,7 @@ class Planner:
             if parsed is not None and self.gate.needs_keys:
                 parsed = self._with_tenant(parsed)
         except (Unauthenticated, Forbidden):
-            return None  # and not cached: clients without a key would fill the cache
+            return None  # not cached: clients without a key could fill the cache
         except (KeyError, ServiceError):
             parsed = None
         self._headers[text] = parsed

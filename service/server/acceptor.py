@@ -1,6 +1,6 @@
-"""Accept connections on listening sockets, and leave them in the kernel while there is no room.
+"""Accept connections at a limited pace; the others wait in the backlog of the kernel.
 
-The servers of asyncio and uvloop accept all connections that wait, whatever happens then.
+The servers of asyncio and uvloop cannot do this: they accept all pending connections at once.
 """
 
 import asyncio
@@ -14,20 +14,20 @@ from service.server.intake import Intake
 log = logging.getLogger("rope.failures")
 
 PER_TURN = 64
-"""Connections that are accepted in one iteration of the event loop, at most."""
+"""Most connections accepted in one iteration of the event loop."""
 
 PER_PLACE = 8
-"""Connections that are accepted each time that it is the turn of those that wait."""
+"""Connections accepted per turn of the acceptor in the wait queue of the pacer."""
 
 BACKLOG = 2048
-"""Connections that wait in the kernel until they are accepted, at most."""
+"""Backlog of the kernel in normal operation: most connections that wait to be accepted."""
 
 SHORT_BACKLOG = 64
-"""The same from when they have to wait for their turn until none waits any more: the last of them
-must not wait for too long."""
+"""Backlog of the kernel while accepting is paced, so that the last connection in the backlog does
+not wait too long. `BACKLOG` is set again when no connection is pending."""
 
 RETRY_S = 0.25
-"""Time until another try when the system has no descriptor or no memory for a connection."""
+"""Seconds until the next attempt when the system has no descriptor or memory for a connection."""
 
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
@@ -36,7 +36,7 @@ def bind(host: str, port: int) -> list[socket.socket]:
     """Return a bound socket for each address of a host.
 
     Raises:
-        OSError: an address is not available; the message names it.
+        OSError: an address is not available; the message names the address.
     """
     flags = socket.AI_PASSIVE
     addresses = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=flags)
@@ -59,12 +59,14 @@ def bind(host: str, port: int) -> list[socket.socket]:
 
 
 class Acceptor:
-    """Accepts connections, as an `asyncio.Server` does for uvicorn.
+    """Accepts connections on listening sockets.
+
+    Has the methods of `asyncio.Server` that uvicorn calls.
 
     Args:
-        sockets: bound sockets, which it owns.
+        sockets: bound sockets; the acceptor closes them.
         make_protocol: returns the protocol of a new connection.
-        intake: says when connections may come in.
+        intake: decides when connections are accepted.
     """
 
     def __init__(
@@ -78,6 +80,9 @@ class Acceptor:
         self._intake = intake
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[object]] = set()
+        self._awaits_tasks = False
+        """Whether nothing is accepted until no connection is being opened. One that is open counts
+        twice until its task ends, so there may be room when all have ended."""
         self._backlog = 0
         self._is_closed = False
         for listener in self.sockets:
@@ -107,33 +112,35 @@ class Acceptor:
             self._loop.remove_reader(listener)
 
     def _on_readable(self, listener: socket.socket) -> None:
-        """Accept the connections that wait, or let them wait for their turn."""
+        """Accept pending connections, or pause and wait for a turn in the wait queue."""
         intake = self._intake
         if intake.is_free:
             self._accept(listener, PER_TURN)
         else:
             self._set_backlog(SHORT_BACKLOG)
             self._pause()
-            intake.wait_for_turn(self._enter)
+            intake.wait_for_turn(self._take_turn)
 
-    def _enter(self) -> None:
-        """Accept some of those that have waited."""
-        if self._is_closed:
-            return
-        self._resume()
-        for listener in self.sockets:
-            self._accept(listener, PER_PLACE)
+    def _take_turn(self) -> bool:
+        """Accept PER_PLACE connections, and listen for more."""
+        if not self._is_closed:
+            self._resume()
+            for listener in self.sockets:
+                self._accept(listener, PER_PLACE)
+        return True
 
     def _accept(self, listener: socket.socket, most: int) -> None:
         intake = self._intake
         for _ in range(most):
             if intake.is_full(len(self._tasks)):
                 self._pause()
-                intake.wait_for_room(self._resume)
+                self._awaits_tasks = bool(self._tasks)
+                if not self._tasks:
+                    intake.wait_for_room(self._resume)
                 return
             try:
                 client, _ = listener.accept()
-            except BlockingIOError:  # none waits any more
+            except BlockingIOError:  # no connection is pending
                 if intake.is_free:
                     self._set_backlog(BACKLOG)
                 return
@@ -142,7 +149,7 @@ class Acceptor:
             except OSError as failure:
                 if failure.errno not in _EXHAUSTED:
                     raise
-                log.warning("no connection can be accepted: %s", failure)
+                log.warning("cannot accept a connection: %s", failure)
                 self._pause()
                 self._loop.call_later(RETRY_S, self._resume)
                 return
@@ -155,6 +162,9 @@ class Acceptor:
         self._tasks.discard(task)
         if not task.cancelled() and (failure := task.exception()) is not None:
             log.debug("a connection could not be opened: %s", failure)
+        if self._awaits_tasks and not self._tasks:
+            self._awaits_tasks = False
+            self._resume()
 
     def _set_backlog(self, backlog: int) -> None:
         if backlog != self._backlog:

@@ -69,7 +69,7 @@ def build_app(oip_state: OipState, device_threads: ThreadPoolExecutor) -> Reques
     routes = (*app.routes, *status.routes, *control.routes)
     app.add_exception_handler(HTTPException, partial(_refuse, routes))
     _describe_hot_routes(app)
-    for route in (*hot, "other"):  # so that the number of series hardly depends on clients
+    for route in (*hot, "other"):  # the series exist from the start
         service.metrics.request_seconds.labels(route)
     return RequestMiddleware(
         app,

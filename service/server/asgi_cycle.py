@@ -35,10 +35,10 @@ class Flow(FlowControl):
         super().__init__(transport)
         self._on_resume = on_resume
         self.is_held = False
-        """Whether reading stays paused: enough requests are there already."""
+        """Whether reading stays paused: enough requests are parsed already."""
 
     def resume_reading(self) -> None:
-        """Go on reading, unless it is held."""
+        """Resume reading, unless `is_held`."""
         if self.read_paused and not self.is_held:
             super().resume_reading()
             self._on_resume()
@@ -101,7 +101,7 @@ class AsgiCycle(RequestResponseCycle):
         self._is_read = False
         """Whether the application has the whole body."""
         self._may_have_left = False
-        """Whether the client sends no more, and may not read the answer."""
+        """Whether the client has sent its FIN, and may have closed its socket."""
 
     def fail(self, failure: ServiceError) -> None:
         """Let the application, which waits for the body, answer with `failure`."""
@@ -110,9 +110,9 @@ class AsgiCycle(RequestResponseCycle):
         self.message_event.set()
 
     def end_input(self) -> None:
-        """Note that the client may have left: an application that waits for that goes on.
+        """Note that the client may have left, and wake an application that waits for a disconnect.
 
-        An application that does not look at the client sends its answer.
+        An application that does not wait for a disconnect sends its answer.
         """
         self._may_have_left = True
         self.message_event.set()

@@ -27,7 +27,7 @@ MAX_DROPPED_BYTES = 512 * 2**20
 answer. Twice the default limit of a body."""
 
 MAX_PIPELINED_REQUESTS = 2
-"""Requests of a connection that are parsed: the one that is answered, and the next one."""
+"""Most parsed requests of a connection: the one that is being answered, and the next one."""
 
 
 class AsgiProtocol(asyncio.Protocol):
@@ -41,8 +41,8 @@ class AsgiProtocol(asyncio.Protocol):
         limits: what all connections share.
         config, server_state, app_state: of uvicorn.
         watch: the deadline of the connection, shared with its owner; a new one if None.
-        only_status: why requests for anything but the status of the service are refused; None: they
-            are not.
+        only_status: error of all requests for routes other than health, readiness and metrics;
+            None: all routes are served.
     """
 
     def __init__(
@@ -68,9 +68,9 @@ class AsgiProtocol(asyncio.Protocol):
         self._cycles: deque[AsgiCycle] = deque()
         """Requests without a complete answer. The application answers the first one."""
         self._unread: tuple[bytes, int] | None = None
-        """Bytes of requests behind those, and where the first one begins."""
+        """Bytes of further requests, and the offset at which the first of them begins."""
         self._has_ended = False
-        """Whether the client sends no more."""
+        """Whether the client has sent its FIN."""
         self._has_last_request = False
         """Whether the rest of what the client sends is dropped."""
         self._num_dropped = 0
@@ -134,7 +134,7 @@ class AsgiProtocol(asyncio.Protocol):
             self._unread = unread[at:] + data, 0
 
     def _read(self, data: bytes, at: int) -> None:
-        """Read requests from `at` on, as many as may be parsed."""
+        """Parse requests from offset `at` on, at most MAX_PIPELINED_REQUESTS."""
         while at < len(data) and not self._has_last_request:
             if len(self._cycles) == MAX_PIPELINED_REQUESTS and not self._is_in_request:
                 self._unread = data, at
@@ -149,7 +149,7 @@ class AsgiProtocol(asyncio.Protocol):
             self._transport.close()
 
     def _read_unread(self) -> None:
-        """Read the next one of the requests that were not parsed."""
+        """Parse the next of the unparsed requests."""
         if self._unread is None:
             return
         data, at = self._drop_unread()
@@ -158,16 +158,16 @@ class AsgiProtocol(asyncio.Protocol):
             self._transport.close()
 
     def _drop_unread(self) -> tuple[bytes, int]:
-        """Return the bytes that were not parsed, and forget them."""
+        """Return and clear the unparsed bytes."""
         unread, self._unread = self._unread or (b"", 0), None
         self.flow.is_held = False
         return unread
 
     def eof_received(self) -> bool:
-        """Answer the complete requests of a client that sends no more; close if there are none."""
+        """Answer the complete requests after the client's FIN; close if there are none."""
         self._has_ended = True
         if self._unread is not None:
-            return True  # `_read_unread` is going to read these
+            return True  # `_read_unread` will parse these
         peer = peer_after_eof(self._transport.get_extra_info("socket"))
         if self._receiving is not None and self._cycles and self._cycles[-1] is self._receiving:
             self._cycles.pop().disconnect()
@@ -273,8 +273,8 @@ class AsgiProtocol(asyncio.Protocol):
         """Close when no request is in flight; called when the service ends.
 
         A client that has just connected is about to send a request. So its connection closes after
-        the answer, or at the deadline of a first request, as at any other time: to close it earlier
-        would reset the connection of a client that is slow to send.
+        the answer, or at the deadline of the first request: closing it earlier would reset the
+        connection of a slow client.
         """
         if self._cycles or self._watch.is_used:
             self._close_after_requests()
@@ -322,7 +322,7 @@ class AsgiProtocol(asyncio.Protocol):
             self._is_new = True
 
     def _refusal(self, header: RequestHeader) -> ServiceError | None:
-        """Return why a request is refused, None if it is not."""
+        """Return the error of a request that the server refuses; None: the request is accepted."""
         if self._only_status is not None and header.path not in QUIET:
             return self._only_status
         hosts, name = self._allowed_hosts, header.host

@@ -17,8 +17,9 @@ import torch
 from rope_core import ConfigError, Result
 from rope_core.backends import fused, varlen
 from rope_core.presets import built_in, from_folder
-from service.access.gate import Gate, make_gate
+from service.access.gate import Gate
 from service.access.keys import BadKeysFile
+from service.access.quota import Quotas
 from service.batching.admission import Admission
 from service.batching.batcher import Batcher
 from service.batching.load_estimate import LoadEstimate
@@ -51,8 +52,8 @@ would exceed the pid limit of a container, and OpenMP then ends the process.
 """
 
 MAX_PREFAULT_BYTES = 320 * 2**20
-"""Memory to touch at the start, at most, if no setting says it: eight bodies of 32 MiB and some. On
-a CPU as much idle memory of large bodies is kept; more returns to the system."""
+"""Most memory touched at the start if `ROPE_PREFAULT_BYTES` is unset: about nine bodies of 32 MiB.
+On a CPU the pool keeps at most this much idle memory; more returns to the system."""
 
 MAX_IDLE_SLAB_BYTES = 64 * 2**20
 """Idle memory that is kept for request bodies below 1 MiB."""
@@ -220,7 +221,7 @@ def _fail(lifecycle: Lifecycle, failure: DeviceLost | DeviceStuck) -> None:
 
 def _make_gate(keys_file: Path | None, metrics: Metrics) -> Gate:
     try:
-        return make_gate(keys_file, metrics.count_request)
+        return Gate(keys_file, Quotas(metrics.count_request))
     except BadKeysFile as failure:
         raise SystemExit(f"keys_file: {failure}") from None
 

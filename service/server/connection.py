@@ -21,6 +21,7 @@ from service.server.connection_answers import AnsweringConnection
 from service.server.connection_deadlines import Pending, Phase
 from service.server.connection_limits import ConnectionLimits
 from service.server.half_close import Peer, peer_after_eof
+from service.server.intake import FREE_WORK_S
 from service.server.planned_requests import PlannedRequests
 from service.server.received_body import ReceivedBody
 
@@ -64,13 +65,13 @@ class Connection(AnsweringConnection):
         self._limits = limits
         self._ordinary_arguments = limits, config, server_state, app_state
         self._only_status = False
-        """Whether the service has so many connections that this one gets its status only."""
+        """Whether this connection is over the limit, and may use the status routes only."""
         self._plan: Plan | None = None
         """The plan of the last request; the next request probably has the same."""
         self._body: ReceivedBody | None = None
         self._incomplete: _Incomplete | None = None
         self._has_ended = False
-        """Whether the client sends no more."""
+        """Whether the client has sent its FIN."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport."""
@@ -106,10 +107,15 @@ class Connection(AnsweringConnection):
             self._ordinary.connection_lost(exc)
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        """Return where to receive: the rest of the body, else the landing buffer."""
-        body = self._body
+        """Return where to receive: the rest of the body, else the landing buffer.
+
+        While much work is outstanding, only a header is received. If the request is refused, its
+        body is discarded in the kernel, which costs less than receiving the body.
+        """
+        body, planned = self._body, self._planned
         if body is None:
-            return self._planned.landing_view
+            is_busy = self._num_unwanted or planned.load.work_s > FREE_WORK_S
+            return planned.header_view if is_busy else planned.landing_view
         return body.slab.memory[body.num_received : body.num_bytes]
 
     def buffer_updated(self, nbytes: int) -> None:
@@ -133,17 +139,17 @@ class Connection(AnsweringConnection):
             and nbytes >= len(plan.prefix)  # the landing buffer has earlier packets behind this one
             and planned.landing.startswith(plan.prefix)
             and self._entry is None
-            and not self._unread
+            and not (self._unread or self._waited_s)
             and (ordinary is None or ordinary.is_free)
             and not planned.lifecycle.ending
         ):
             start = len(plan.prefix)
-            if planned.load.work_s > plan.max_work_s and self._refuse(
-                plan, None, data, start + plan.num_bytes
-            ):
+            is_busy = planned.load.work_s > plan.max_work_s
+            end = start + plan.num_bytes
+            if is_busy and self._refuse(plan, None, data, end, time.monotonic()):
                 return
-            body = planned.receive(plan, None, data, start, start + plan.num_bytes)
-            if body is not None and start + plan.num_bytes == nbytes:
+            body = planned.receive(plan, None, data, start, end)
+            if body is not None and end == nbytes:
                 self._entry = planned.submit(body, self._answer)
                 if self._entry is None:
                     self._replay(body)
@@ -154,9 +160,9 @@ class Connection(AnsweringConnection):
         self._read(data)
 
     def eof_received(self) -> bool:
-        """Answer the complete requests of a client that sends no more; else close.
+        """Answer the complete requests after the client's FIN; close if there are none.
 
-        A request that waits for a busy device is withdrawn where its client may have left.
+        A request that waits for a busy device is withdrawn if its client may have left.
         """
         entry, self._has_ended = self._entry, True
         if entry is not None:
@@ -200,7 +206,8 @@ class Connection(AnsweringConnection):
         if match is None:
             self._read_ordinary(bytes(data))
             return
-        arrived = time.monotonic() if incomplete is None else incomplete.arrived
+        waited_s, self._waited_s = self._waited_s, 0.0
+        arrived = time.monotonic() - waited_s if incomplete is None else incomplete.arrived
         if match.start > len(data):
             deadline = arrived + self._planned.planner.timeout_s(match.header)
             timer = self._call_at(deadline, self._expire)
@@ -210,8 +217,8 @@ class Connection(AnsweringConnection):
         plan = match.plan
         if plan is not None and not match.identifiers and not match.description.message_id:
             self._plan = plan
-        is_busy = plan is not None and self._planned.load.work_s > plan.max_work_s
-        if plan is not None and is_busy and self._refuse(plan, match, data, match.end):
+        is_busy = plan is not None and (waited_s or self._planned.load.work_s > plan.max_work_s)
+        if plan is not None and is_busy and self._refuse(plan, match, data, match.end, arrived):
             return
         body = self._planned.receive(plan, match, data, match.start, match.end, arrived)
         if body is None:
@@ -296,7 +303,7 @@ class Connection(AnsweringConnection):
     def refuse_slow(self, phase: Phase) -> None:
         """Refuse the request whose header or body arrives too slowly."""
         if self._num_unwanted:
-            self._transport.close()  # it is refused already
+            self._transport.close()  # the request is refused already
         else:
             self._hand_over().refuse_slow(phase)
 

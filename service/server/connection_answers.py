@@ -1,4 +1,4 @@
-"""The sending half of a connection: answers to planned requests, and refusals."""
+"""The sending half of a connection: answers to planned requests and refusals of them."""
 
 import asyncio
 import logging
@@ -15,6 +15,8 @@ from service.planned.plan import Plan, PlannedEntry
 from service.planned.planner import Match
 from service.server.asgi_protocol import AsgiProtocol
 from service.server.connection_deadlines import Watch
+from service.server.connection_draining import has_unread_bytes, seconds_unread
+from service.server.discard import discard
 from service.server.intake import Intake
 from service.server.planned_answer import render_answer, render_refusal, send
 from service.server.planned_requests import PlannedRequests
@@ -23,7 +25,7 @@ from service.wire import Buffer
 log = logging.getLogger("rope.failures")
 
 MAX_DROPPED_BYTES = 2**20
-"""Longest rest of a refused body that is received and dropped to keep the connection open."""
+"""Most bytes of a refused body that are received and discarded to keep the connection open."""
 
 
 class AnsweringConnection(asyncio.BufferedProtocol):
@@ -44,7 +46,9 @@ class AnsweringConnection(asyncio.BufferedProtocol):
         self._unread: Buffer = b""
         """Bytes behind the request in progress, or those of an incomplete description."""
         self._num_unwanted = 0
-        """Bytes of a refused request that are still to come."""
+        """Bytes of a refused request that have not arrived yet; they are discarded."""
+        self._waited_s = 0.0
+        """Seconds that the next request has waited in the kernel while reading was paused."""
         self._is_reading_paused = False
         self._is_ending = False
         """Whether the connection closes after the next answer, which says so."""
@@ -79,7 +83,7 @@ class AnsweringConnection(asyncio.BufferedProtocol):
             self._finish(entry)
 
     def pause_writing(self) -> None:
-        """Pass on that the client does not read."""
+        """Pass the event on: the client does not read."""
         (self._ordinary or self._watch).pause_writing()
 
     def resume_writing(self) -> None:
@@ -116,65 +120,77 @@ class AnsweringConnection(asyncio.BufferedProtocol):
             if self._is_ending:
                 self.shutdown()
 
-    def _refuse(self, plan: Plan, match: Match | None, data: memoryview, end: int) -> bool:
-        """Refuse a request before its body is received, as `PlannedRequests.refusal` says.
+    def _refuse(
+        self, plan: Plan, match: Match | None, data: memoryview, end: int, arrived: float
+    ) -> bool:
+        """Refuse a request before its body is received, if `PlannedRequests.refusal` has a reason.
 
         Args:
-            plan: of the request.
-            match: what the planner knows of the request; None if `plan` says all.
-            data: the request, as far as it has come, and what follows.
-            end: where the request ends.
+            plan: plan of the request.
+            match: match of the request; None if the header is that of `plan`.
+            data: received bytes of the request, and bytes behind the request.
+            end: offset in `data` at which the request ends.
+            arrived: time of `time.monotonic` when the request arrived.
+
+        Returns:
+            Whether the request was refused.
         """
         planned, transport = self._planned, self._transport
-        refusal = planned.refusal(plan)
+        refusal = planned.refusal(plan, arrived)
         if refusal is None:
             return False
         num_missing = end - len(data)
         if num_missing > MAX_DROPPED_BYTES or transport.get_write_buffer_size():
-            self._read_ordinary(bytes(data))  # which closes, and waits for slow readers
+            self._read_ordinary(bytes(data))  # it closes the connection, and waits for slow readers
             return True
-        now = time.monotonic()
         status, answer, request_id, identifiers = render_refusal(
             planned, plan.answer_format, match, refusal, self._server_state.default_headers
         )
         send(transport, self._fd, [answer])
         if plan.answer_format.statistics is not None:
-            plan.answer_format.statistics.add_failure(refusal, now)
-        planned.record(plan.answer_format.route, request_id, status, now, identifiers)
+            plan.answer_format.statistics.add_failure(refusal, arrived)
+        planned.record(plan.answer_format.route, request_id, status, arrived, identifiers)
         self._server_state.total_requests += 1
         if num_missing > 0:
             self._num_unwanted = num_missing
-            self._watch.start_idle()
-            self._watch.schedule()
         else:
             self._unread = bytes(data[end:])
-            self._wait_after_refusal()
+        self._wait_after_refusal()
         return True
 
     def _drop(self, data: memoryview) -> None:
-        """Drop the rest of a refused request."""
+        """Discard received bytes of a refused request."""
         num_dropped = min(len(data), self._num_unwanted)
         self._num_unwanted -= num_dropped
+        if self._num_unwanted and self._fd >= 0:
+            self._num_unwanted -= discard(self._fd, self._num_unwanted)
         if not self._num_unwanted:
+            self._watch.start_idle()
             self._unread = bytes(data[num_dropped:])
-            self._wait_after_refusal()
+            self._resume_after_refusal()
 
     def _wait_after_refusal(self) -> None:
-        """Read nothing until it is this client's turn."""
+        """Pause reading until the client is released from the wait queue."""
         self._watch.start_idle()
         if not self._transport.is_closing():
             self._transport.pause_reading()
-            self._intake.wait_for_turn(self._enter)
+            self._intake.wait_for_turn(self._resume_after_refusal)
 
-    def _enter(self) -> None:
-        """Go on reading after a refusal."""
+    def _resume_after_refusal(self) -> bool:
+        """Resume reading after a refusal; return whether another request waits to be read."""
         if self._transport.is_closing():
-            return
+            return False
+        if self._num_unwanted and self._fd >= 0:
+            self._num_unwanted -= discard(self._fd, self._num_unwanted)
         self._transport.resume_reading()
         if self._unread:
             self._read_unread()
-        elif self._is_ending:
+            return True
+        if self._is_ending:
             self.shutdown()
+        has_request = has_unread_bytes(self._transport)
+        self._waited_s = seconds_unread(self._transport) if has_request else 0.0
+        return has_request
 
     @abstractmethod
     def _read_unread(self) -> None:

@@ -1,4 +1,4 @@
-"""Deadlines of connections: slow requests, idle connections, and answers that nobody reads.
+"""Deadlines of connections: slow requests, idle connections, and clients that do not read.
 
 One timer serves all connections, and none runs while no connection has a deadline. A
 connection is looked at when its deadline may have passed, and only then its deadline is computed:
@@ -278,7 +278,7 @@ class Watch:
                 self._transport.close()
 
     def _reset(self) -> None:
-        """Close at once, and free what the kernel has not sent: nobody reads it."""
+        """Reset the connection, which frees the unsent bytes in the kernel."""
         connection = self._transport.get_extra_info("socket")
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._transport.abort()

@@ -1,7 +1,7 @@
 """Close a listening socket without resetting connections that clients already have.
 
-`close` resets connections that wait to be accepted. Their clients have been told that they are
-connected, and have often sent a request. So stop handshakes first, then accept all waiting
+`close` resets connections that wait to be accepted. For their clients these connections are open,
+and a request has often been sent already. So stop handshakes first, then accept all waiting
 connections, then call `close`: each client is either served or never connected.
 """
 
@@ -12,6 +12,7 @@ import os
 import select
 import socket
 import struct
+import sys
 import termios
 from array import array
 from collections.abc import Sequence
@@ -28,6 +29,9 @@ DROP_SYN = (
     (0x06, 0, 0, 0),  # then drop the segment
     (0x06, 0, 0, 0xFFFFFFFF),  # else pass all of it
 )
+
+LAST_RECEIVED = slice(52, 56)
+"""Bytes of Linux's `struct tcp_info`: milliseconds since the last segment with data arrived."""
 
 ACCEPT_ROUNDS = 1000
 """Iterations of the event loop to wait, at most: accepting may fail, or handshakes may go on."""
@@ -58,14 +62,31 @@ def has_unread_bytes(transport: asyncio.Transport) -> bool:
     return unread[0] > 0
 
 
+def seconds_unread(transport: asyncio.Transport) -> float:
+    """Return the seconds that unread bytes have waited in the kernel; 0 if unknown.
+
+    Linux reports the arrival of the last segment. This is an underestimate for a request that
+    arrived in several segments.
+    """
+    connection = transport.get_extra_info("socket")
+    if connection.family == socket.AF_UNIX:
+        return 0.0
+    try:
+        info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, LAST_RECEIVED.stop)
+    except (AttributeError, OSError):
+        return 0.0
+    return int.from_bytes(info[LAST_RECEIVED], sys.byteorder) / 1e3
+
+
 def close_idle(transport: asyncio.Transport) -> None:
-    """Close a connection that was found to have no unread bytes, and tell its client at once.
+    """Close a connection without unread bytes, and send the FIN at once.
 
     `transport.close` alone closes in the next iteration of the event loop. A request that arrives
-    until then would reset the connection. A client that has been told opens another one instead.
+    before that would reset the connection. A client that has received the FIN opens another
+    connection.
     """
     is_plain = transport.get_extra_info("sslcontext") is None
-    if is_plain and not transport.get_write_buffer_size():  # all of the last answer is sent
+    if is_plain and not transport.get_write_buffer_size():  # the last answer is sent completely
         fd = transport.get_extra_info("socket").fileno()
         with (
             suppress(OSError),

@@ -24,7 +24,7 @@ class ConnectionLimits(NamedTuple):
     deadlines: Deadlines
     max_connections: int
     allowed_hosts: frozenset[bytes] | None
-    """Names that Host may have over TCP; None: any name."""
+    """Names that Host may have over TCP; None: every name."""
     intake: Intake
 
 
@@ -33,7 +33,7 @@ def connection_limits(settings: Settings, load: LoadEstimate) -> ConnectionLimit
 
     Args:
         settings: of the operator.
-        load: the work of the device.
+        load: outstanding work of the device.
     """
     timeouts = Timeouts(
         header_s=settings.header_timeout_s,

@@ -1,4 +1,4 @@
-"""What the end of a client's bytes says of the client: it sends no more, and may have left."""
+"""Distinguish a half-closed connection from a closed one, after the client's FIN."""
 
 import select
 import socket
@@ -6,17 +6,18 @@ from enum import Enum, auto
 
 
 class Peer(Enum):
-    """A client that sends no more."""
+    """State of a client after its FIN."""
 
     READS = auto()
-    """It waits for answers."""
+    """The client reads answers: the connection is half-closed."""
     UNKNOWN = auto()
-    """It waits for answers, or has closed its socket: TCP sends the same segment for both."""
+    """Half-closed or closed: TCP sends the same segment for both."""
     LEFT = auto()
+    """The client has closed its socket."""
 
 
 def peer_after_eof(connection: socket.socket) -> Peer:
-    """Return what is known of a client that sends no more."""
+    """Return the state of a client after its FIN."""
     poll = select.poll()
     poll.register(connection.fileno(), 0)  # errors and hang-ups are always reported
     if poll.poll(0):

@@ -1,8 +1,9 @@
-"""Pace what comes in while the service has more work than it can do in time.
+"""Pace new connections and refused clients during overload (backpressure).
 
-To read and refuse a request takes time, which a flood of requests would take from those that are
-accepted. So a client that was refused, and while much work waits a new connection, waits for its
-turn. The rest of the flood waits in the kernel, where it costs nothing.
+To read and refuse a request takes time that accepted requests need. So a refused client, and during
+overload the accepting of new connections, wait in one queue. When the device has little work left,
+the newest waiters are released; a timer releases the oldest ones. Bytes and connections that wait
+stay in the kernel.
 """
 
 import asyncio
@@ -11,90 +12,92 @@ from collections.abc import Callable
 
 from service.batching.load_estimate import LoadEstimate
 
-PER_CALL = 2
-"""How many come in for each call that ends: so refusals take a small share of the time."""
-
-PER_FREE_RUN = 32
-"""How many come in, at least, when a run ends and the device soon has no more work."""
+PER_RUN = 32
+"""Requests of the newest waiters that are released when a run ends and little work is left."""
 
 TICK_S = 0.05
 PER_TICK = 5
-"""How many come in each TICK_S, even if no call ends."""
+"""Requests of the oldest waiters that are released every TICK_S seconds."""
 
-FREE_WORK_S = 0.1
-"""While the device has no more work than this, new connections come in at once."""
+FREE_WORK_S = 0.05
+"""While the outstanding work of the device is at most this, in seconds, accepting is not paced."""
 
 
 class Intake:
-    """Counts connections, and has the line of those that wait. No timer runs while nobody waits.
+    """Counts open connections, and paces the waiters. No timer runs while the wait queue is empty.
 
     Args:
-        max_connections: how many may be open at a time.
-        load: the work of the device; None: connections need no device.
+        max_connections: most open connections.
+        load: outstanding work of the device; None: accepting is never paced.
     """
 
     def __init__(self, max_connections: int, load: LoadEstimate | None = None) -> None:
         self._max_connections = max_connections
         self._load = load
         self._num_open = 0
-        self._line: deque[Callable[[], None]] = deque()
+        self._wait_queue: deque[Callable[[], bool]] = deque()
         self._timer: asyncio.TimerHandle | None = None
-        self._when_room: list[Callable[[], None]] = []
+        self._room_callbacks: list[Callable[[], None]] = []
         if load is not None:
             load.on_end = self.calls_ended
 
     @property
     def is_free(self) -> bool:
-        """Whether the device has so little work that everybody may come in."""
+        """Whether the device has so little work that accepting is not paced."""
         return self._load is None or self._load.work_s <= FREE_WORK_S
 
     def is_full(self, num_connecting: int) -> bool:
-        """Return whether no more connections may be accepted.
+        """Return whether the limit of open connections is reached.
 
         Args:
-            num_connecting: connections that are accepted and not open yet.
+            num_connecting: connections that are accepted but not counted yet.
         """
         return self._num_open + num_connecting >= self._max_connections
 
     def opened(self) -> None:
-        """Count a connection."""
+        """Count an open connection."""
         self._num_open += 1
 
     def closed(self) -> None:
-        """Count a connection no more, and call those that wait for room."""
+        """Stop counting a connection, and run the callbacks of `wait_for_room`."""
         self._num_open -= 1
-        waiting, self._when_room = self._when_room, []
-        for accept in waiting:
+        callbacks, self._room_callbacks = self._room_callbacks, []
+        for accept in callbacks:
             accept()
 
     def wait_for_room(self, accept: Callable[[], None]) -> None:
-        """Call `accept` when a connection has closed."""
-        self._when_room.append(accept)
+        """Call `accept` once, when a connection has closed."""
+        self._room_callbacks.append(accept)
 
-    def wait_for_turn(self, enter: Callable[[], None]) -> None:
-        """Call `enter` when a call has ended, or after those that have waited for longer."""
-        self._line.append(enter)
+    def wait_for_turn(self, resume: Callable[[], bool]) -> None:
+        """Append a waiter to the wait queue.
+
+        Args:
+            resume: called when the waiter is released; returns whether a request waits there.
+        """
+        self._wait_queue.append(resume)
         if self._timer is None:
             self._arm()
 
-    def calls_ended(self, num_calls: int) -> None:
-        """Let some come in: the device has ended a run."""
-        if self._line:
-            most = PER_CALL * num_calls
-            loop = asyncio.get_running_loop()
-            loop.call_soon(self._let_in, max(most, PER_FREE_RUN) if self.is_free else most)
+    def calls_ended(self, _num_calls: int) -> None:
+        """Release waiters if little work is left: a run has ended."""
+        if self._wait_queue and self.is_free:
+            asyncio.get_running_loop().call_soon(self._release)
 
     def _arm(self) -> None:
         self._timer = asyncio.get_running_loop().call_later(TICK_S, self._tick)
 
     def _tick(self) -> None:
+        """Release the oldest waiters."""
         self._timer = None
-        for _ in range(min(PER_TICK, len(self._line))):
-            self._line.popleft()()
-        if self._line and self._timer is None:
+        num_requests = 0
+        while self._wait_queue and num_requests < PER_TICK:
+            num_requests += self._wait_queue.popleft()()
+        if self._wait_queue and self._timer is None:
             self._arm()
 
-    def _let_in(self, most: int) -> None:
-        """Let in those that came last: their clients still wait for an answer."""
-        for _ in range(min(most, len(self._line))):
-            self._line.pop()()
+    def _release(self) -> None:
+        """Release the newest waiters: their clients most likely still wait for an answer."""
+        num_requests = 0
+        while self._wait_queue and num_requests < PER_RUN:
+            num_requests += self._wait_queue.pop()()

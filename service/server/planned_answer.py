@@ -49,7 +49,10 @@ def render_answer(
         if entry.message_id and answer_format.with_id is not None:
             header_lines, preamble = answer_format.with_id(entry.message_id)
         run = io.render_run(outcome.copy_s, outcome.compute_s, result.backend)
-        timing = io.TIMING % (outcome.queue_s * 1e3, run)  # no call for each request
+        timing = io.TIMING % (
+            outcome.queue_s * 1e3,
+            run,
+        )  # inlined: one call fewer for each request
         header_lines += b"server-timing: %b\r\n" % timing
     if status == 200 and default_headers is planned.default_headers:
         start = planned.start_of_success
@@ -77,8 +80,8 @@ def render_refusal(
     Args:
         planned: renders the start of responses.
         answer_format: of the request's plan.
-        match: what the planner knows of the request; None if its plan says all.
-        refusal: why it is refused.
+        match: match of the request; None if the header is that of its plan.
+        refusal: the error.
         default_headers: the server's own headers.
     """
     kind: Callable[[str, int], Exception] = type(refusal)

@@ -75,6 +75,7 @@ class PlannedRequests:
         """One buffer for all connections: each packet is handled before the next one is read. Bytes
         of earlier packets remain behind the last one."""
         self.landing_view = memoryview(self.landing)
+        self.header_view = self.landing_view[:MAX_PREFIX_BYTES]
         self._request_log = request_log
         self._records: list[Record] = []
         self.default_headers: Headers = []
@@ -94,21 +95,27 @@ class PlannedRequests:
             return None
         if match is None or match.plan is not None or match.header.tenant is ANONYMOUS:
             return match
-        # what says more of the request may not have come yet: the ordinary way does not wait for it
+        # without a plan the description may not have arrived yet: the ordinary way refuses at once
         header = match.header
         return match if self.gate.quotas.allows(header.tenant, header.num_body_bytes) else None
 
-    def refusal(self, plan: Plan) -> Overloaded | QuotaExceeded | None:
-        """Return why a request that arrives now is refused; None if it is not.
+    def refusal(self, plan: Plan, arrived: float) -> Overloaded | QuotaExceeded | None:
+        """Return the error of a request that must be refused now; None: the request is accepted.
 
-        It would be answered too late, or exceeds the quota of its tenant.
+        A request is refused if its predicted wait is too long, or a quota of its tenant exceeded.
+
+        Args:
+            plan: plan of the request.
+            arrived: time of `time.monotonic` when the request arrived.
         """
         tenant = plan.tenant
         try:
             if tenant is not ANONYMOUS:
                 self.gate.quotas.check(tenant, plan.num_body_bytes)
-            if self.load.work_s > self.load.max_work_s(plan.timeout_s - plan.job.seconds):
-                self.batcher.check(time.monotonic() + plan.timeout_s, tenant, plan.job)
+            deadline = arrived + plan.timeout_s
+            spare_s = deadline - time.monotonic() - plan.job.seconds
+            if self.load.work_s > self.load.max_work_s(spare_s):
+                self.batcher.check(deadline, tenant, plan.job)
         except (Overloaded, QuotaExceeded) as refusal:
             return refusal
         return None
@@ -122,9 +129,9 @@ class PlannedRequests:
         end: int,
         arrived: float | None = None,
     ) -> ReceivedBody | None:
-        """Return a body with what has come of it; None if it must be read the ordinary way.
+        """Return a body with its received bytes; None: the request must go the ordinary way.
 
-        There is no memory for it, the keys have just changed, or its tenant exceeds its quota.
+        None is returned if memory is short, the keys have just changed, or a quota is exceeded.
 
         Args:
             plan: of the request; None if it is made when the body is complete.
@@ -137,7 +144,7 @@ class PlannedRequests:
         """
         now = time.monotonic()
         gate = self.gate
-        if now >= gate.next_check and gate.refresh(now):
+        if now >= gate.file.next_look and gate.refresh(now):
             return None
         num_bytes = end - start
         if plan is not None:
@@ -177,13 +184,13 @@ class PlannedRequests:
         )
 
     def release(self, body: ReceivedBody) -> None:
-        """Free what a request holds that is over, or refused."""
+        """Free the charged memory and the quota of a request that is over or refused."""
         self.admission.release(body.charged_bytes, body.tenant)
         if body.tenant is not ANONYMOUS:
             self.gate.quotas.end(body.tenant)
 
     def give_back(self, body: ReceivedBody) -> None:
-        """Free what a request holds, which begins once more the ordinary way."""
+        """Undo the charges of a request that starts again on the ordinary way."""
         self.admission.release(body.charged_bytes, body.tenant)
         if body.tenant is not ANONYMOUS:
             self.gate.quotas.cancel(body.tenant, body.num_body_bytes)

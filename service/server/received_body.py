@@ -29,7 +29,7 @@ class ReceivedBody:
     charged_bytes: int
     """The request's share of the memory budget."""
     tenant: Tenant
-    """Who the request is from."""
+    """Tenant that sent the request."""
     arrived: float
     """Time of `time.monotonic` when the header arrived."""
     timer: asyncio.TimerHandle | None = None

@@ -11,6 +11,7 @@ import uvicorn
 
 from service.access.certificates import CertificateError, Certificates, TlsFiles
 from service.access.exposure import exposure_warning
+from service.access.gate import Gate
 from service.device import Driver
 from service.errors import BadRequest
 from service.lifecycle import Lifecycle
@@ -34,7 +35,7 @@ from service.settings import Settings
 log = logging.getLogger("rope.access")
 
 MAX_STATUS_CONNECTIONS = 64
-"""Connections to the port for the status."""
+"""Most open connections of the status port."""
 
 
 def serve(settings: Settings, driver: Driver | None = None) -> None:
@@ -107,7 +108,8 @@ def serve(settings: Settings, driver: Driver | None = None) -> None:
         unix_socket=settings.unix_socket,
         status_port=_status_port(settings, limits),
         plain_protocol=connection,
-        certificates=certificates,
+        tls=None if certificates is None else certificates.current().context,
+        reload_files=partial(_reload_files, service.gate, certificates),
     )
     service.metrics.connections.set_function(lambda: len(server.server_state.connections))
     server.run()
@@ -125,8 +127,19 @@ def _status_port(settings: Settings, limits: ConnectionLimits) -> StatusPort | N
     return StatusPort(settings.status_port, protocol, status_limits.intake)
 
 
+def _reload_files(gate: Gate, certificates: Certificates | None) -> None:
+    """Read the keys and the certificates, whether or not their files have changed."""
+    gate.reload()
+    if certificates is not None:
+        certificates.reload()
+
+
 def _read_certificates(settings: Settings) -> Certificates | None:
-    """Return the certificates of TLS, None without TLS."""
+    """Return the certificates; None: no TLS.
+
+    Raises:
+        SystemExit: a file cannot be used.
+    """
     certificate, key = settings.tls_cert_file, settings.tls_key_file
     if certificate is None or key is None:
         return None

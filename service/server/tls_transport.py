@@ -1,8 +1,8 @@
-"""TLS of one connection.
+"""TLS transport of one connection, with backpressure.
 
-The event loop's own TLS takes all of an answer at once and reports that nothing waits, so a
-client that does not read would be neither seen nor bounded. This transport encrypts an answer
-in pieces, as the kernel takes them, and counts what waits.
+The event loop's own TLS buffers a whole answer at once and reports an empty write buffer, so a
+client that does not read could neither be detected nor bounded. This transport encrypts an answer
+in pieces, as the kernel accepts them, and counts the bytes that wait.
 """
 
 import asyncio
@@ -25,22 +25,22 @@ from service.wire import Buffer
 log = logging.getLogger("rope.tls")
 
 RECEIVE_BYTES = 2**18
-"""Size of the buffer in which all connections receive."""
+"""Size of the receive buffer that all connections share."""
 
 PIECE_BYTES = 2**18
-"""Bytes that are encrypted at a time: at most so many wait in a connection's TCP transport."""
+"""Bytes encrypted at a time; at most one such piece waits in the TCP transport."""
 
 PIECES_PER_TURN = 4
-"""Pieces that one connection sends before others have their turn."""
+"""Pieces that one connection sends in one iteration of the event loop."""
 
 JOINED_BYTES = 2**14
-"""Parts of an answer are sent in one record of TLS if they fit."""
+"""Parts of an answer up to this size are joined into one TLS record."""
 
 HIGH_WATER_BYTES = 2**16
 
 
 class SecuredProtocol(Protocol):
-    """What receives the decrypted bytes."""
+    """The protocol that receives the decrypted bytes."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None: ...
     def connection_lost(self, exc: Exception | None) -> None: ...
@@ -56,11 +56,11 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
     """TLS of one connection: the protocol of its TCP transport, and the transport of its protocol.
 
     Args:
-        certificates: of the service.
-        landing: where all connections receive: each packet is handled before the next one is read.
+        certificates: certificates of the service.
+        landing: receive buffer of all connections; a packet is handled before the next is read.
         limits: what all connections share.
-        connection: makes the protocol after the handshake, of the arguments that follow.
-        config, server_state, app_state: of uvicorn.
+        connection: makes the protocol after the handshake; its arguments are those that follow.
+        config, server_state, app_state: those of uvicorn.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         self._intake = limits.intake
         self._handshake_s = limits.deadlines.timeouts.header_s
         self._waiting: deque[memoryview] = deque()
-        """What is not encrypted yet."""
+        """Bytes that are not encrypted yet."""
         self._num_waiting = 0
         self._is_full = False
         """Whether the TCP transport has bytes that the kernel has not taken."""
@@ -97,7 +97,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         self._has_written_eof = False
         self._is_closing = False
         self._is_ending = False
-        """Whether the service ends."""
+        """Whether the service is shutting down."""
 
     # as the protocol of the TCP transport
 
@@ -112,7 +112,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         self._intake.opened()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Pass on that the connection is lost."""
+        """Pass the event on to the protocol."""
         self._timer.cancel()
         self._connections.discard(self)
         self._is_closing = True
@@ -124,13 +124,13 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
             protocol.connection_lost(exc)
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        """Return where to receive."""
+        """Return the receive buffer."""
         return self._landing
 
     def buffer_updated(self, nbytes: int) -> None:
         """Decrypt received bytes."""
         if self._is_closing or self._has_written_eof:
-            return  # nobody reads them
+            return  # the protocol takes no more bytes
         self._incoming.write(self._landing[:nbytes])
         if self._protocol is None:
             self._shake_hands()
@@ -146,11 +146,11 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         return self._protocol is not None
 
     def pause_writing(self) -> None:
-        """Encrypt no more."""
+        """Stop encrypting: the TCP transport is full."""
         self._is_full = True
 
     def resume_writing(self) -> None:
-        """Go on: the kernel has all encrypted bytes."""
+        """Resume encrypting: the kernel has all encrypted bytes."""
         self._is_full = False
         self._send()
 
@@ -161,29 +161,17 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
     # as a transport
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        """Return what is known of the connection."""
+        """Return information on the connection, as asyncio's transports do."""
         match name:
             case "sslcontext":
                 return self._context
-            case "ssl_object":
-                return self._tls
-            case "peercert":
-                return self._tls.getpeercert()
             case "has_undelivered_bytes":
                 return self._has_partial_record or self._has_bytes
         return self._transport.get_extra_info(name, default)
 
-    def get_protocol(self) -> asyncio.BaseProtocol:
-        """Return the protocol that receives the decrypted bytes."""
-        return cast(asyncio.BaseProtocol, self._protocol)
-
     def is_closing(self) -> bool:
-        """Return whether the connection is closed, or will be when all is sent."""
+        """Return whether the connection is closed, or closes when all bytes are sent."""
         return self._is_closing or self._transport.is_closing()
-
-    def is_reading(self) -> bool:
-        """Return whether the protocol receives bytes."""
-        return not (self._is_reading_paused or self.is_closing())
 
     def pause_reading(self) -> None:
         """Deliver no bytes until `resume_reading`."""
@@ -199,21 +187,17 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
             self._loop.call_soon(self._read)
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        """Set when the protocol is told to pause, and when to resume."""
+        """Set the sizes at which the protocol is paused and resumed."""
         high = HIGH_WATER_BYTES if high is None else high
         self._limits = high // 4 if low is None else low, high
         self._control_protocol()
-
-    def get_write_buffer_limits(self) -> tuple[int, int]:
-        """Return the sizes below which the protocol resumes, and above which it pauses."""
-        return self._limits
 
     def get_write_buffer_size(self) -> int:
         """Return the bytes that the kernel has not taken."""
         return self._num_waiting + self._transport.get_write_buffer_size()
 
     def write(self, data: Buffer) -> None:
-        """Send bytes. They are not copied, so their memory must stay as it is."""
+        """Send bytes without a copy: their memory must not change until they are sent."""
         self.writelines((data,))
 
     def writelines(self, parts: Iterable[Buffer]) -> None:
@@ -229,24 +213,24 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         self._send()
 
     def can_write_eof(self) -> bool:
-        """Return that the sending side can end alone."""
+        """Return True: the sending side can be closed alone."""
         return True
 
     def write_eof(self) -> None:
-        """End the sending side when all is sent. Nothing is received from now on."""
+        """Close the sending side when all bytes are sent. No more bytes are received."""
         if not (self.is_closing() or self._has_written_eof):
             self._has_written_eof = True
             self._send()
 
     def close(self) -> None:
-        """Close when all is sent."""
+        """Close when all bytes are sent."""
         if self.is_closing():
             return
         self._is_closing = True
         self._send()
 
     def abort(self) -> None:
-        """Close now, and send nothing more."""
+        """Close at once, and discard bytes that are not sent."""
         self._is_closing = True
         self._drop_waiting()
         self._transport.abort()
@@ -254,7 +238,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
     # between the two
 
     def _shake_hands(self) -> None:
-        """Go on with the handshake; after it, make the protocol."""
+        """Continue the handshake; make the protocol when it is complete."""
         try:
             self._tls.do_handshake()
         except ssl.SSLWantReadError:
@@ -263,7 +247,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         except ssl.SSLError as failure:
             log.debug("a TLS handshake failed: %s", failure)
             self._is_closing = True
-            self._write_encrypted()  # the alert, which tells the reason
+            self._write_encrypted()  # the alert with the reason
             self._transport.close()
             return
         self._timer.cancel()
@@ -281,7 +265,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         return self._incoming.pending > 0 or self._tls.pending() > 0
 
     def _read(self) -> None:
-        """Deliver what has been received."""
+        """Decrypt received bytes, and deliver them to the protocol."""
         protocol = self._protocol
         if protocol is None or self._has_written_eof:
             return
@@ -325,7 +309,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
             self.close()
 
     def _send(self) -> None:
-        """Encrypt and send what waits, as far as the kernel takes it."""
+        """Encrypt and send waiting bytes, as long as the kernel accepts them."""
         if self._transport.is_closing():
             return
         for _ in range(PIECES_PER_TURN):
@@ -342,7 +326,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
             self._control_protocol()
 
     def _encrypt(self) -> None:
-        """Encrypt PIECE_BYTES of what waits."""
+        """Encrypt at most PIECE_BYTES of the waiting bytes."""
         left = PIECE_BYTES
         while self._waiting and left:
             part = self._waiting[0]
@@ -355,7 +339,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
                 self._waiting[0] = part[num_bytes:]
 
     def _write_encrypted(self) -> None:
-        """Give encrypted bytes to the kernel; what it does not take waits in the TCP transport."""
+        """Write encrypted bytes to the kernel; the rest waits in the TCP transport."""
         data = memoryview(self._outgoing.read())
         if not data or self._transport.is_closing():
             return
@@ -371,8 +355,8 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
             self._transport.write(data)
 
     def _end_writing(self) -> None:
-        """Tell the client that no more follows."""
-        with suppress(ssl.SSLError):  # the client's own end has not come yet
+        """Send close_notify, and close the connection or its sending side."""
+        with suppress(ssl.SSLError):  # the client has not sent its close_notify yet
             self._tls.unwrap()
         self._write_encrypted()
         if self._is_closing:
@@ -381,7 +365,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
             self._transport.write_eof()
 
     def _control_protocol(self) -> None:
-        """Tell the protocol to pause or to resume writing, by what waits."""
+        """Pause or resume the protocol, by the number of waiting bytes."""
         protocol = self._protocol
         if protocol is None or self._transport.is_closing():
             return

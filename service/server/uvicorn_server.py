@@ -5,6 +5,7 @@ import logging
 import math
 import signal
 import socket
+import ssl
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
@@ -15,7 +16,6 @@ from typing import Any, NamedTuple, Protocol, cast
 import uvicorn
 from uvicorn.config import STARTUP_FAILURE
 
-from service.access.certificates import Certificates
 from service.lifecycle import LAST_REQUESTS_S, Lifecycle
 from service.server.acceptor import Acceptor, bind
 from service.server.connection_draining import accept_pending, stop_handshakes
@@ -40,11 +40,11 @@ class Listener(Protocol):
 
 
 class StatusPort(NamedTuple):
-    """A port that serves the status of the service, and nothing else."""
+    """A second HTTP port, for health, readiness and metrics only."""
 
     port: int
     protocol: Callable[..., asyncio.BaseProtocol]
-    """Returns the protocol of a connection, as `http_protocol_class` of uvicorn."""
+    """Makes the protocol of a connection, as `http_protocol_class` of uvicorn does."""
     intake: Intake
 
 
@@ -58,16 +58,16 @@ class Server(uvicorn.Server):
     Args:
         config: uvicorn's; the lifespan protocol is off.
         lifecycle: enters its phases when signals arrive.
-        intake: says when connections may come in.
+        intake: decides when connections are accepted.
         lifespan: entered before the listeners open, left after they have closed.
         listeners: servers in addition to HTTP.
         unix_socket: path of a Unix-domain socket that takes HTTP as well; None: there is none.
-        plain_protocol: makes the connections of that socket.
-        certificates: of TLS, which the connections of `config` have; SIGHUP loads them again.
-            None: there is no TLS.
+        plain_protocol: makes the protocol of a connection to that socket; None: that of `config`.
+        tls: TLS context of the protocol of `config`, for uvicorn's log line; None: no TLS.
+        reload_files: called on SIGHUP.
         delay_s: seconds from SIGTERM until the listeners close.
         drain_s: seconds from then on for requests in flight.
-        status_port: one more port, for probes and Prometheus; None: there is none.
+        status_port: port for probes and Prometheus; None: there is none.
     """
 
     def __init__(
@@ -83,7 +83,8 @@ class Server(uvicorn.Server):
         unix_socket: Path | None = None,
         status_port: StatusPort | None = None,
         plain_protocol: Callable[..., asyncio.BaseProtocol] | None = None,
-        certificates: Certificates | None = None,
+        tls: ssl.SSLContext | None = None,
+        reload_files: Callable[[], None] = lambda: None,
     ) -> None:
         # uvicorn cancels requests when its own timeout ends: after abort_pending has answered them
         config.timeout_graceful_shutdown = math.ceil(drain_s) + 2
@@ -96,7 +97,8 @@ class Server(uvicorn.Server):
         self._unix_path = unix_socket
         self._unix_socket: UnixSocket | None = None
         self._plain_protocol = plain_protocol or cast(Any, config.http_protocol_class)
-        self._certificates = certificates
+        self._tls = tls
+        self._reload_files = reload_files
         self._closing: list[asyncio.Task[None]] = []
         self._delay_s = delay_s
         self._drain_s = drain_s
@@ -124,15 +126,13 @@ class Server(uvicorn.Server):
         except OSError as failure:
             log.error("%s", failure)  # noqa: TRY400 - the message names the address and the cause
             raise SystemExit(STARTUP_FAILURE) from None
-        await super().startup(sockets=[])  # which opens no listener
+        await super().startup(sockets=[])  # opens no listener
         self._accept(http_sockets, config.http_protocol_class, self._intake)
         if status is not None:
             self._accept(status_sockets, status.protocol, status.intake)
         if self._unix_socket is not None:
             self._accept([self._unix_socket.socket], self._plain_protocol, self._intake)
-        if self._certificates is not None:
-            loop = asyncio.get_running_loop()
-            loop.add_signal_handler(signal.SIGHUP, self._certificates.reload)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload_files)
         self._log_started_message(http_sockets)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -157,9 +157,7 @@ class Server(uvicorn.Server):
             await asyncio.wait(self._closing)
 
     def _log_started_message(self, listeners: Sequence[socket.SocketType]) -> None:
-        if self._certificates is not None:
-            # uvicorn knows nothing of TLS, which is the connections', and logs by this
-            self.config.ssl = self._certificates.current().context
+        self.config.ssl = self._tls  # the protocol does TLS; uvicorn logs the scheme by this
         super()._log_started_message(listeners)
 
     def _accept(

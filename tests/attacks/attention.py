@@ -1,4 +1,4 @@
-"""A: attention whose tensors do not fit, or cost more than they say."""
+"""Section A: attention whose tensors do not fit together, or that costs more than its size."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ def attend(q: list[int], k: list[int], v: list[int] | None = None, **params: Any
 
 
 def wrong(id_: str, request: bytes, code: str = "shape") -> Row:
-    """Return a row of attention that cannot be."""
+    """Return a row of invalid attention."""
     return Row(id_, request, 422, code)
 
 

@@ -1,4 +1,4 @@
-"""B: inference with binary tensors behind a JSON part."""
+"""Section B: inference with binary tensors behind a JSON part."""
 
 import json
 import struct
@@ -29,12 +29,12 @@ def infer(text: bytes, data: bytes = DATA, length: object = None, *lines: str) -
 
 
 def wrong(id_: str, request: bytes) -> Row:
-    """Return a row of a request that cannot be."""
+    """Return a row of an invalid request."""
     return Row(id_, request, 400)
 
 
 def size(id_: str, value: object) -> Row:
-    """Return a row whose `binary_data_size` cannot be."""
+    """Return a row whose `binary_data_size` is not valid."""
     return wrong(id_, infer(part(sized(X, value))))
 
 

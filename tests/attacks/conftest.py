@@ -21,7 +21,7 @@ def attacked(serve: Serve) -> Iterator[WatchedService]:
 
 
 def check_log(text: str) -> None:
-    """Check that nothing has failed, and that no client has written a line or odd characters."""
+    """Check that no failure was logged, and that no client could forge a line."""
     assert text.isascii()
     assert all(line.isprintable() for line in text.split("\n"))
     for line in map(json.loads, text.splitlines()):

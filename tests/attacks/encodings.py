@@ -1,4 +1,4 @@
-"""E: types and codings of bodies. No body is ever deserialised by its type."""
+"""Section E: media types and content codings. No body is unpickled, whatever its type."""
 
 import gzip
 import io
@@ -23,22 +23,22 @@ CODINGS = {"accept-encoding": "gzip, deflate"}
 
 
 def unsupported(id_: str, request: bytes) -> Row:
-    """Return a row whose type or coding is not read."""
+    """Return a row whose media type or coding is not supported."""
     return Row(id_, request, 415, "unsupported_media_type", headers=IDENTITY)
 
 
 def coded(id_: str, body: bytes, coding: str = "gzip") -> Row:
-    """Return a row of `/v1`, which reads no coding."""
+    """Return a row of `/v1`, which supports no coding."""
     return unsupported(id_, post(body, f"Content-Encoding: {coding}"))
 
 
 def coded_infer(id_: str, body: bytes, status: int = 400, coding: str = "gzip") -> Row:
-    """Return a row of `/v2`, which reads gzip and deflate."""
+    """Return a row of `/v2`, which supports gzip and deflate."""
     return Row(id_, post(body, f"Content-Encoding: {coding}", path=INFER), status)
 
 
 def torch_archive() -> bytes:
-    """Return what begins as the file of `torch.save` does."""
+    """Return a file in the format of `torch.save`."""
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as archive:
         archive.writestr("archive/data.pkl", pickle.dumps({"q": [1.0]}))

@@ -1,15 +1,15 @@
-"""F: framing, which decides where a request ends."""
+"""Section F: framing, which determines where a request ends."""
 
 from tests.attacks.requests import CHUNKED, JSON, ROTATE, Row, chunks, get, header, post
 
 
 def refused(id_: str, request: bytes, code: str = "bad_request") -> Row:
-    """Return a row whose request is refused; nothing behind the request is run."""
+    """Return a row whose request is refused; no later request of the connection is run."""
     return Row(id_, request, 400, code, closes=True)
 
 
 def coded(*lines: str, body: bytes = b"", version: str = "1.1") -> bytes:
-    """Return a request of JSON with other lines, and bytes behind its header."""
+    """Return a JSON request with further header lines, and bytes behind its header."""
     return header(JSON, *lines, version=version) + body
 
 

@@ -1,4 +1,4 @@
-"""H: header fields of requests that are good otherwise."""
+"""Section H: header fields of otherwise valid requests."""
 
 from tests.attacks.binary import GOOD, infer
 from tests.attacks.requests import ROTATE, SAFETENSORS, Row, entry, post, safetensors, send
@@ -8,7 +8,7 @@ PACKED = safetensors({"q": entry([1, 1, 1, 2], 0, 8)}, bytes(8))
 
 
 def late(id_: str, value: object) -> Row:
-    """Return a row of a deadline that cannot be."""
+    """Return a row of an invalid timeout."""
     return Row(id_, post(ROTATE, f"{DEADLINE}: {value}"), 400, "bad_header")
 
 
@@ -18,7 +18,7 @@ def good(id_: str, *lines: str) -> Row:
 
 
 def odd(id_: str, *lines: str) -> list[Row]:
-    """Return rows whose fields change nothing, for all ways of reading."""
+    """Return rows whose fields change nothing: as JSON, safetensors and binary inference."""
     return [
         good(id_, *lines),
         Row(f"{id_} safetensors", send(PACKED, SAFETENSORS, *lines), 200),

@@ -1,20 +1,20 @@
-"""J: texts of JSON that are broken, deep, long, or of other types."""
+"""Section J: JSON that is malformed, deeply nested, long, or of the wrong type."""
 
 from tests.attacks.requests import INFER, MAX_JSON_BYTES, ROTATE, Row, post, post_json, tensor
 
 
 def broken(id_: str, text: bytes) -> Row:
-    """Return a row whose text is no object of JSON."""
+    """Return a row whose body is not a JSON object."""
     return Row(id_, post(text), 400, "bad_message")
 
 
 def wrong(id_: str, value: object, code: str = "shape") -> Row:
-    """Return a row whose text is JSON, but no call."""
+    """Return a row whose body is a JSON object, but not a valid call."""
     return Row(id_, post_json(value), 422, code)
 
 
 def wide(text: bytes, piece: bytes, end: bytes) -> bytes:
-    """Return a text that is nearly as long as a body may be."""
+    """Return a text just below the limit of a JSON body."""
     count = (MAX_JSON_BYTES - len(text) - len(end)) // len(piece)
     return text + piece * count + end
 

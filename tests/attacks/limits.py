@@ -1,4 +1,4 @@
-"""L: limits of headers and bodies, `Expect` and `Upgrade`."""
+"""Section L: limits of headers and bodies, `Expect` and `Upgrade`."""
 
 from tests.attacks.requests import (
     CHUNKED,
@@ -23,7 +23,7 @@ def declared(num_bytes: int, *lines: str, **parts: str) -> bytes:
 
 
 def endless(*lines: str, **parts: str) -> bytes:
-    """Return a chunked body that passes the limit and does not end."""
+    """Return a request whose chunked body exceeds the limit and does not end."""
     start = header(*lines, CHUNKED, **parts)
     return start + b"%x\r\n" % (4 * MAX_JSON_BYTES) + b" " * (2 * MAX_JSON_BYTES)
 

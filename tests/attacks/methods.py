@@ -1,4 +1,4 @@
-"""M: methods and paths."""
+"""Section M: methods and paths."""
 
 from tests.attacks.requests import INFER, ROTATE, Row, get, post, post_json
 
@@ -6,7 +6,7 @@ ALLOW = {"allow": "POST"}
 
 
 def not_allowed(id_: str, request: bytes, code: str = "method_not_allowed") -> Row:
-    """Return a row with a method that its path does not have."""
+    """Return a row with a method that its path does not allow."""
     return Row(id_, request, 405, code, headers=ALLOW)
 
 
@@ -16,7 +16,7 @@ def not_found(id_: str, path: str) -> Row:
 
 
 def control(id_: str, path: str, status: int) -> Row:
-    """Return a row that asks for what requests may not do. The operator does that."""
+    """Return a row that requests an operation which only the operator may do."""
     return Row(id_, post_json({}, path=path), status)
 
 

@@ -1,4 +1,4 @@
-"""P: positions and the base of the frequencies. C: tables of cosines and sines."""
+"""Section P: positions and the base of the frequencies. Section C: tables of cos and sin."""
 
 from tests.attacks.requests import Row, post, post_json
 
@@ -6,17 +6,17 @@ Q = [[[1.0, 0.0]], [[1.0, 0.0]]]
 
 
 def placed(id_: str, positions: object, code: str = "shape") -> Row:
-    """Return a row of positions that do not fit two tokens."""
+    """Return a row whose positions are not valid for two tokens."""
     return Row(id_, post_json({"q": Q, "positions": positions}), 422, code)
 
 
 def based(id_: str, theta: object) -> Row:
-    """Return a row of a base of frequencies that cannot be."""
+    """Return a row whose base of the frequencies is not valid."""
     return Row(id_, post_json({"q": Q, "rope": {"theta": theta}}), 422, "config")
 
 
 def table(id_: str, head_dim: object, positions: object = (0, 1), status: int = 422) -> Row:
-    """Return a row that asks for a table of cosines and sines."""
+    """Return a row that requests a table of cos and sin."""
     code = {422: "config", 413: "too_large"}.get(status, "")
     rope = {"head_dim": head_dim}
     return Row(
@@ -25,11 +25,13 @@ def table(id_: str, head_dim: object, positions: object = (0, 1), status: int = 
 
 
 ROWS = [
-    # docs/api.md: negative positions are legal, and all of 64 bits are whole
+    # docs/api.md: negative positions are legal, and none beyond 2**53
     Row("P01", post_json({"q": Q, "positions": [0, -1]}), 200),
     placed("P02", [0, 2**63]),
     placed("P03", [0, 2**64]),
-    Row("P04", post_json({"q": Q, "positions": [0, 2**53 + 1]}), 200),
+    placed("P04", [0, 2**53 + 1]),
+    placed("P04 -2**53 - 1", [0, -(2**53) - 1]),
+    Row("P04 2**53", post_json({"q": Q, "positions": [-(2**53), 2**53]}), 200),
     placed("P05", [0, 0.5]),
     placed("P06", [False, True]),
     placed("P07", [0]),

@@ -1,4 +1,4 @@
-"""Requests as bytes, and the answer that a row of the table expects."""
+"""Build requests as bytes, and describe the expected answer of a row."""
 
 import json
 import struct
@@ -14,25 +14,25 @@ ROTATE = b'{"q": [[[1, 0]], [[1, 0]]], "positions": [0, 1]}'
 INFER = "/v2/models/rope/infer"
 TEN_GIB = 10 * 2**30
 MAX_JSON_BYTES = 2**20
-"""Limit of the service that the rows attack, so that a body over the limit is short."""
+"""Limit of the tested service: small, so that a body over the limit is short."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A request, and what must be true of its answer."""
+    """A request, and its expected answer."""
 
     id: str
-    """The table's name of the row, and the variant where there are several."""
+    """Identifier of the row, and a name if the row has several variants."""
     request: bytes | Callable[[], bytes]
-    """The bytes; a long request is made when it is sent."""
+    """The bytes, or a function that makes them when they are sent."""
     status: int | None
     """None: the connection closes without an answer."""
     code: str = ""
-    """Code of the problem document; empty for an answer of status 200 and for errors of `/v2`."""
+    """Code of the problem document; empty for status 200 and for errors of `/v2`."""
     closes: bool = False
-    """Whether the connection ends behind the answer, so that nothing behind it is run."""
+    """Whether the connection closes after the answer: no later request is run."""
     headers: Mapping[str, str] = field(default_factory=dict)
-    """Headers that the answer has."""
+    """Headers that the answer must have."""
 
 
 def header(
@@ -53,7 +53,7 @@ def post(body: bytes, *lines: str, **parts: str) -> bytes:
 
 
 def send(body: bytes, *lines: str, **parts: str) -> bytes:
-    """Return a POST with a declared length; `lines` have its type."""
+    """Return a POST with a declared length; `lines` may have its Content-Type."""
     return header(*lines, f"Content-Length: {len(body)}", **parts) + body
 
 
@@ -76,7 +76,7 @@ def chunks(*parts: bytes, trailer: bytes = b"") -> bytes:
 def tensor(
     shape: object, data: Sequence[Any] | None = None, dtype: object = "float32"
 ) -> dict[str, Any]:
-    """Return a tensor of JSON; of 0.5 if there is no `data`."""
+    """Return a tensor in JSON; all elements are 0.5 if `data` is None."""
     if data is None:
         count = 1
         for size in shape:
@@ -86,11 +86,11 @@ def tensor(
 
 
 def safetensors(header: object, data: bytes = b"", size: int | None = None) -> bytes:
-    """Return a body of safetensors whose header is a value, or the text of one."""
+    """Return a safetensors body; `header` is a JSON value or its text."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     return struct.pack("<Q", len(text) if size is None else size) + text + data
 
 
 def entry(shape: object, start: int, end: int, dtype: object = "F32") -> dict[str, Any]:
-    """Return a tensor in a header of safetensors."""
+    """Return the entry of a tensor in a safetensors header."""
     return {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}

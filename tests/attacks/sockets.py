@@ -1,4 +1,4 @@
-"""Exchange bytes with the service, and cut what it sends into answers."""
+"""Exchange bytes with the service, and split the received bytes into answers."""
 
 import re
 import socket
@@ -7,7 +7,7 @@ from typing import NamedTuple
 from tests.conftest import Started
 
 LAST = b"GET /behind HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
-"""A request behind all others, which is answered with 404 if it is run."""
+"""The last request of a connection: answered with 404 if it is run."""
 
 
 class Answer(NamedTuple):
@@ -35,7 +35,7 @@ def read_all(connection: socket.socket) -> bytes:
 
 
 def split(received: bytes) -> list[Answer]:
-    """Cut what a connection brought into answers."""
+    """Split received bytes into answers."""
     answers = []
     while received:
         text, _, received = received.partition(b"\r\n\r\n")
@@ -48,7 +48,7 @@ def split(received: bytes) -> list[Answer]:
 
 
 def read_answer(connection: socket.socket) -> Answer:
-    """Return the next answer, of a connection that stays open."""
+    """Return the next answer of an open connection."""
     received = b""
     while (end := received.find(b"\r\n\r\n") + 4) < 4:
         received += _receive(connection)
@@ -60,7 +60,7 @@ def read_answer(connection: socket.socket) -> Answer:
 
 
 def exchange(started: Started, *packets: bytes) -> list[Answer]:
-    """Return the answers to packets; the client writes first, and reads then."""
+    """Send packets, then return all answers until the service closes the connection."""
     with connect(started) as connection:
         for packet in packets:
             connection.sendall(packet)

@@ -1,4 +1,4 @@
-"""All rows of requests. Rows of many clients and of slow clients are tests of their own."""
+"""All rows that are one request. Rows with several clients are separate tests."""
 
 from tests.attacks import (
     attention,
@@ -35,5 +35,5 @@ NUM_ROWS = {
     "B": 20,
     "H": 12,
 }
-"""Rows of each section of the table. Sections K (keys), X (many clients) and S (slow clients) are
-in `tests/service/access`, `test_clients.py` and `test_slow_clients.py`."""
+"""Number of rows in each section. Section K (keys) is in `tests/service/access`, X (many clients)
+in `test_many_clients.py`, and S (slow clients) in `tests/service/test_connection_border.py`."""

@@ -1,39 +1,45 @@
-"""T: shapes, dtypes and sizes of tensors, in JSON and in safetensors."""
+"""Section T: shapes, dtypes and sizes of tensors, in JSON and in safetensors."""
 
 import struct
 
 from tests.attacks.requests import SAFETENSORS, Row, entry, post_json, safetensors, send, tensor
 
+CODES = {400: "bad_message", 413: "too_large", 422: "shape"}
 
-def shaped(id_: str, shape: object, data: object, dtype: object = "float32") -> Row:
-    """Return a row of a tensor that cannot be."""
-    return Row(id_, post_json({"q": tensor(shape, data, dtype)}), 422, "shape")
+
+def shaped(
+    id_: str, shape: object, data: object, dtype: object = "float32", status: int = 422
+) -> Row:
+    """Return a row of an invalid tensor."""
+    return Row(id_, post_json({"q": tensor(shape, data, dtype)}), status, CODES[status])
 
 
 def packed(id_: str, header: object, data: bytes = b"", status: int = 422, size=None) -> Row:
-    """Return a row of a body of safetensors that cannot be."""
-    code = "bad_message" if status == 400 else "shape"
-    return Row(id_, send(safetensors(header, data, size), SAFETENSORS), status, code)
+    """Return a row of an invalid safetensors body."""
+    return Row(id_, send(safetensors(header, data, size), SAFETENSORS), status, CODES[status])
 
 
 TWO = [0.5, 0.5]
-SIZES: dict[str, list[int]] = {
-    "T02": [2**62 + 8, 4],
-    "T03": [4, 2**60 + 2],
-    "T04": [2**63],
-    "T05": [2**64],
-    "T06": [2**32, 2**32],
-    "T07": [0, 2**62, 1, 2],
-    "T24": [2**28],
+SIZES: dict[str, tuple[list[int], int]] = {
+    "T02": ([2**62 + 8, 4], 413),
+    "T03": ([4, 2**60 + 2], 413),
+    "T04": ([2**63], 413),
+    "T05": ([2**64], 413),
+    "T06": ([2**32, 2**32], 413),
+    "T07": ([0, 2**62, 1, 2], 422),
+    "T24": ([2**28], 422),
 }
 EMPTY = {"q": entry([1, 0, 1, 2], 0, 0)}
 
 ROWS = [
     shaped("T01", [-1, 1, 1, 2], TWO),
-    *(shaped(id_, shape, [] if id_ == "T07" else TWO) for id_, shape in SIZES.items()),
     *(
-        packed(f"{id_} safetensors", {"q": entry(shape, 0, 8)}, bytes(8))
-        for id_, shape in SIZES.items()
+        shaped(id_, shape, [] if id_ == "T07" else TWO, status=status)
+        for id_, (shape, status) in SIZES.items()
+    ),
+    *(
+        packed(f"{id_} safetensors", {"q": entry(shape, 0, 8)}, bytes(8), status)
+        for id_, (shape, status) in SIZES.items()
     ),
     Row("T08", post_json({"q": tensor([1, 0, 1, 2])}), 200),
     Row("T08 safetensors", send(safetensors(EMPTY), SAFETENSORS), 200),

@@ -1,4 +1,4 @@
-"""X: many clients at once, good ones beside bad ones."""
+"""Section X: many clients at once, with valid and malformed requests."""
 
 import gzip
 import struct
@@ -37,7 +37,7 @@ BAD = [
 
 
 def good(n: int) -> bytes:
-    """Return a rotation with numbers of its own; every second one is of safetensors."""
+    """Return a rotation with its own numbers; safetensors if `n` is odd, else JSON."""
     values = [n + 0.25, 1.0, -n, 0.5]
     if n % 2:
         header = {"q": entry([2, 1, 2], 0, 16), "positions": entry([2], 16, 32, "I64")}
@@ -46,7 +46,7 @@ def good(n: int) -> bytes:
 
 
 def at_once(calls: list[Callable[[], None]]) -> None:
-    """Run functions on threads of their own, and raise what one has raised."""
+    """Run each function on its own thread, and raise the first failure."""
     failures: list[Exception] = []
     barrier = threading.Barrier(len(calls))
 
@@ -67,7 +67,7 @@ def at_once(calls: list[Callable[[], None]]) -> None:
 
 
 def test_good_requests_beside_bad_ones(attacked: WatchedService):
-    """X01. The answers have the bytes of those to requests that were sent alone."""
+    """X01. Each answer is equal to the answer of the same request sent alone."""
     expected = [attacked.solo(good(n)) for n in range(8)]
     last = get("/behind", "Connection: close")
 

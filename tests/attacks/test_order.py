@@ -1,4 +1,4 @@
-"""Requests in pieces, requests behind one another, and clients that send no more."""
+"""Requests in pieces, pipelined requests, and half-closed connections."""
 
 import socket
 from collections.abc import Iterator
@@ -43,7 +43,7 @@ def test_nothing_behind_a_bad_request_is_run(attacked: WatchedService, request_:
 
 @pytest.mark.parametrize("count", [1, 3])
 @pytest.mark.parametrize("request_", [*GOOD, post(b"{}")], ids=[*NAMES, "refused"])
-def test_a_client_that_sends_no_more_gets_its_answers(
+def test_a_half_closed_client_gets_its_answers(
     attacked: WatchedService, request_: bytes, count: int
 ):
     with connect(attacked.started) as connection:
@@ -52,7 +52,7 @@ def test_a_client_that_sends_no_more_gets_its_answers(
         assert len(split(read_all(connection))) == count
 
 
-def test_a_bad_request_of_a_client_that_sends_no_more(attacked: WatchedService):
+def test_a_bad_request_of_a_half_closed_client(attacked: WatchedService):
     with connect(attacked.started) as connection:
         connection.sendall(BAD)
         connection.shutdown(socket.SHUT_WR)
@@ -81,7 +81,7 @@ def test_a_body_that_ends_early_has_no_answer(attacked: WatchedService, request_
     wait_until(lambda: attacked.admitted_bytes() == 0)
 
 
-def test_many_requests_behind_one_another_take_no_memory(attacked: WatchedService):
+def test_many_pipelined_requests_take_no_memory(attacked: WatchedService):
     """F31. A parsed request takes a hundred times the memory of its bytes."""
     tiny = b"GET / HTTP/1.1\r\nHost:\r\n\r\n"
     num_bytes, before = 2**22, attacked.resident_bytes()

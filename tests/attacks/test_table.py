@@ -1,6 +1,6 @@
-"""Every row of the table of bad requests, as bytes over a socket.
+"""Every row of the table of malformed requests, as bytes over a socket.
 
-After each row the service is live, and rotates rightly with a plan and without one.
+After each row the service is live, and rotates correctly with a plan and without a plan.
 """
 
 import json
@@ -15,7 +15,7 @@ from tests.attacks.watched_service import LEAK, WatchedService
 from tests.waiting import wait_until
 
 ELSEWHERE = {"F26", "F31"}
-"""Rows of `tests/service/test_connection_border.py`: they are more than one request."""
+"""Rows that need more than one request: they are in `test_order.py`."""
 
 MAX_GROWTH = 160 * 2**20
 
@@ -54,8 +54,8 @@ def test_every_row_of_the_table_is_there():
     assert len({row.id for row in ROWS}) == len(ROWS)
 
 
-def test_what_the_rows_leave_behind(attacked: WatchedService):
-    """The last test of this file: all rows have run. The log is checked when the service ends."""
+def test_the_rows_leave_no_memory_descriptors_or_series(attacked: WatchedService):
+    """Must be the last test of this file. The log is checked when the service ends."""
     wait_until(lambda: attacked.admitted_bytes() == 0)
     wait_until(lambda: attacked.num_descriptors() <= attacked.descriptors_before)
     metrics = attacked.metrics()

@@ -1,4 +1,4 @@
-"""A service under attack, and what is watched meanwhile."""
+"""A service under attack, with checks of its health, memory, descriptors and log."""
 
 import json
 import math
@@ -24,16 +24,18 @@ PACKED = send(
 )
 """A rotation that has a plan from its third time on."""
 
+REPOSITORY = Path(__file__).parents[2]
+
 LEAK = re.compile(
-    rb'Traceback|File "|\.py\b|0x[0-9a-f]{6,}|site-packages|/work/|/usr/|object at|orjson|pydantic'
-    rb"|torch\.|numpy|simdjson|zlib|httptools|errno",
+    rb'Traceback|File "|\.py\b|0x[0-9a-f]{6,}|site-packages|/home/|/usr/|object at|orjson|pydantic'
+    rb"|torch\.|numpy|simdjson|zlib|httptools|errno|" + re.escape(bytes(REPOSITORY)),
     re.IGNORECASE,
 )
-"""What an answer must not show: paths, addresses, names of libraries, texts of exceptions."""
+"""Texts that no answer may contain: paths, addresses, names of libraries, texts of exceptions."""
 
 
 class WatchedService:
-    """A service, and clients that ask it good requests meanwhile."""
+    """A service, and clients that send valid requests between the rows."""
 
     def __init__(self, started: Started, clients: ExitStack) -> None:
         self.started = started
@@ -45,7 +47,7 @@ class WatchedService:
         self.resident_before = self.resident_bytes()
 
     def check(self) -> None:
-        """Check that the service is live, and rotates rightly with a plan and without one."""
+        """Check that the service is live, and rotates correctly with a plan and without a plan."""
         health, planned, ordinary = self._clients
         health.sendall(get("/healthz"))
         planned.sendall(PACKED)
@@ -62,20 +64,20 @@ class WatchedService:
             )
 
     def metrics(self) -> str:
-        """Return all series."""
+        """Return the text of /metrics."""
         return httpx.get(f"{self.started.url}/metrics").text
 
     def admitted_bytes(self) -> float:
-        """Return the memory that is charged."""
+        """Return the charged memory in bytes."""
         return float(re.search(r"^rope_admitted_bytes (\S+)", self.metrics(), re.MULTILINE)[1])
 
     def resident_bytes(self) -> int:
-        """Return the memory that the service takes."""
+        """Return the resident memory of the service in bytes."""
         status = Path(f"/proc/{self.started.process.pid}/status").read_text()
         return int(re.search(r"VmRSS:\s+(\d+) kB", status)[1]) * 2**10
 
     def num_descriptors(self) -> int:
-        """Return how many files and sockets the service has open."""
+        """Return the number of open descriptors of the service."""
         return len(os.listdir(f"/proc/{self.started.process.pid}/fd"))
 
     def solo(self, request: bytes) -> bytes:

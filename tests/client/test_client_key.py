@@ -1,4 +1,4 @@
-"""The key of a client is in the field Authorization of each request, and in no text."""
+"""The client sends its key in the header Authorization, and never shows the key in a text."""
 
 import httpx
 import pytest
@@ -25,7 +25,7 @@ async def test_each_request_has_the_key(connect, api_key, field):
 
 
 @pytest.mark.parametrize("api_key", ["", " ", "two\nlines", "schlüssel", "nul\0"])
-def test_no_other_text_is_a_key(api_key):
+def test_a_key_with_other_characters_is_refused(api_key):
     with pytest.raises(ValueError, match="api_key must be") as raised:
         key_header(api_key)
     assert api_key.strip() == "" or api_key not in str(raised.value)

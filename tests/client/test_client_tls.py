@@ -1,4 +1,4 @@
-"""Options of TLS: checked by a service that asks for certificates of its clients."""
+"""TLS options of the client, against a service that requires client certificates."""
 
 from pathlib import Path
 
@@ -29,6 +29,6 @@ async def test_the_files_of_a_client(tmp_path: Path):
             assert (await client.rotate(q=Q, positions=[0])).q.tobytes() == Q.tobytes()
 
 
-def test_a_transport_has_options_of_its_own(tmp_path: Path):
+def test_tls_files_cannot_be_combined_with_a_transport(tmp_path: Path):
     with pytest.raises(ValueError, match="cannot be combined with 'transport'"):
         Client(ca_file=tmp_path, transport=httpx.HTTPTransport())

@@ -8,7 +8,6 @@ import json
 import math
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -26,6 +25,7 @@ import numpy as np
 import safetensors.numpy
 
 from tests.deploy.packages import ABSENT, outdated, unknown_licences
+from tests.free_ports import free_port
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -145,9 +145,7 @@ class _QuietHandler(SimpleHTTPRequestHandler):
 @contextmanager
 def _container(**variables: str) -> Iterator[tuple[str, int]]:
     """Run the image with all restrictions on a free port; print its log on an error."""
-    with socket.socket() as free_socket:
-        free_socket.bind(("127.0.0.1", 0))
-        port = free_socket.getsockname()[1]
+    port = free_port()
     name = f"rope-image-test-{os.getpid()}"
     variables |= {"ROPE_HTTP_HOST": "127.0.0.1", "ROPE_HTTP_PORT": str(port), "ROPE_GRPC_PORT": "0"}
     environment = [part for key, value in variables.items() for part in ("--env", f"{key}={value}")]

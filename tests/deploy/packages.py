@@ -1,4 +1,4 @@
-"""Which versions and licences of packages a release may have."""
+"""Versions and licences of packages that a release may have."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -14,10 +14,10 @@ FLOORS: Mapping[str, str] = {
     "starlette": "1.0.1",  # CVE-2026-48710: a path within Host
     "torch": "2.10.0",  # CVE-2026-24747
 }
-"""Oldest versions without a known hole that requests could reach."""
+"""Oldest versions without a known vulnerability that requests can reach."""
 
 ABSENT = frozenset(("python-multipart", "pip"))
-"""Not in the image: forms are never parsed, and nothing is installed at run time."""
+"""Packages that must not be in the image: it parses no forms and installs nothing."""
 
 LICENCES = frozenset(
     (
@@ -31,10 +31,10 @@ CLASSIFIERS = frozenset(
     f"License :: OSI Approved :: {name}"
     for name in ("BSD License", "MIT License", "Apache Software License")
 )
-"""Older packages name their licence by such a classifier alone."""
+"""Licences by classifier: older packages have no other field."""
 
 UNDECLARED: Mapping[str, str] = {"protobuf": "BSD-3-Clause", "pysimdjson": "MIT"}
-"""Licences of packages that only have the text of theirs, by name."""
+"""Licences of packages whose metadata has the text only."""
 
 
 def outdated(versions: Mapping[str, str]) -> dict[str, str]:
@@ -63,7 +63,7 @@ def _text(entry: Mapping[str, Any]) -> str:
 
 
 def _is_allowed(text: str) -> bool:
-    """Tell whether a licence, or each one of an expression, is allowed."""
+    """Return whether a licence, or each licence of an expression, is allowed."""
     if text in CLASSIFIERS:
         return True
     words = text.replace("(", " ").replace(")", " ").replace(" OR ", " AND ").split(" AND ")

@@ -1,4 +1,4 @@
-"""Versions of dependencies: those of this environment, and those that pyproject.toml allows."""
+"""Versions of installed packages, and versions that pyproject.toml allows."""
 
 import tomllib
 from importlib.metadata import PackageNotFoundError, version

@@ -1,4 +1,4 @@
-"""Requests on all ways, good and bad, and what is right as an answer to each."""
+"""Valid and malformed requests over all protocols, with a check of the answer to each."""
 
 import json
 from collections.abc import Callable
@@ -10,36 +10,35 @@ from rope_core import RopeConfig, Rotate, rotate
 from service.oip.grpc.messages import ModelInferRequest, ModelInferResponse
 from tests.service.planned.requests import Answer, attention, post, rotation
 
-MESSAGE = "application/x-safetensors"
-HEAD = "/v2/models/rope/infer"
+INFER_PATH = "/v2/models/rope/infer"
 
 
 class Request(NamedTuple):
-    """A request over HTTP, and what is right as an answer that is no refusal."""
+    """An HTTP request, and a function that checks its answer."""
 
     name: str
     data: bytes
     is_right: Callable[[Answer], bool]
 
     def with_id(self, request_id: str) -> bytes:
-        """Return the request with an identifier, which the answer must have as well."""
+        """Return the request with an `X-Request-Id`, which the answer must repeat."""
         line, rest = self.data.split(b"\r\n", 1)
         return b"%s\r\nx-request-id: %s\r\n%s" % (line, request_id.encode(), rest)
 
 
 class Rpc(NamedTuple):
-    """A request over gRPC, and the bytes of its output."""
+    """A gRPC request, and the bytes of its output."""
 
     data: bytes
     output: bytes
 
     def is_right(self, response: bytes) -> bool:
-        """Tell whether a response is right."""
+        """Return whether a response is correct."""
         return [*ModelInferResponse.FromString(response).raw_output_contents] == [self.output]
 
 
 def _rotated(length: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return a tensor, and the tensor rotated by the library alone."""
+    """Return a tensor, and the tensor rotated by the library without the service."""
     q = torch.randn(1, length, 8, 64, generator=torch.Generator().manual_seed(seed))
     positions = torch.arange(length)[None]
     return q, rotate(Rotate(q, None, RopeConfig.of(64), positions)).q
@@ -79,7 +78,7 @@ def _binary(length: int, seed: int) -> Request:
     output = rotated.numpy().tobytes()
     return Request(
         f"binary {length}",
-        post(HEAD, text + data, content_type="application/octet-stream", **fields),
+        post(INFER_PATH, text + data, content_type="application/octet-stream", **fields),
         lambda answer: answer.status == 200 and answer.body.endswith(output),
     )
 
@@ -109,6 +108,6 @@ BAD = [
     _bad("media type", post("/v1/rotate", b"x", content_type="text/plain"), 415),
     _bad("no route", post("/v1/nothing", b"x"), 404),
     _bad("no model", post("/v2/models/none/infer", b"{}", content_type="application/json"), 404),
-    _bad("no inputs", post(HEAD, b"{}", content_type="application/json"), 400),
+    _bad("no inputs", post(INFER_PATH, b"{}", content_type="application/json"), 400),
 ]
 RPCS = [rpc(length, seed) for seed, length in enumerate((1, 16, 16, 400))]

@@ -1,9 +1,9 @@
-"""Restart two replicas in turns under load: `python -m tests.faults.restarts 20 200`.
+"""Restart two replicas alternately under load: `python -m tests.faults.restarts 20 200`.
 
-The client honours readiness, as a load balancer does: it asks /readyz of both replicas every
-READY_S, and sends requests to those that are ready. Requests go over connections that are kept,
-over new connections, and over gRPC, at a rate that does not depend on the answers. No request may
-fail, and none is sent twice.
+The client respects readiness, as a load balancer does: every READY_S seconds the client requests
+/readyz of both replicas, and sends requests to ready replicas only. Requests go over connections
+that are kept, over new connections, and over gRPC, at a rate that does not depend on the answers.
+No request may fail, and none is sent twice.
 """
 
 import asyncio
@@ -29,11 +29,11 @@ READY_S = 0.1
 DRAIN = {"ROPE_DRAIN_DELAY_S": "1", "ROPE_DRAIN_S": "20", "ROPE_LOG_LEVEL": "warning"}
 EXIT_S = 30
 SMALL = [request for request in GOOD if len(request.data) < 2**16]
-"""Not the large ones, so that the machine itself can do the work at this rate."""
+"""Requests below 64 KiB, so that the machine can bear the rate."""
 
 
 class Replica:
-    """A service that is restarted, as the client sees it."""
+    """A service that is restarted, and the connections of the client to the service."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir()
@@ -53,7 +53,7 @@ class Replica:
         self._watch = asyncio.create_task(self._watch_readiness(self.started.url))
 
     async def stop(self) -> None:
-        """Send SIGTERM, and wait for the end."""
+        """Send SIGTERM, and wait for the exit."""
         process = self.started.process
         process.send_signal(signal.SIGTERM)
         assert await asyncio.to_thread(process.wait, EXIT_S) == 0
@@ -77,7 +77,7 @@ class Replica:
                 await asyncio.sleep(READY_S)
 
     async def ask(self, rng: random.Random) -> str:
-        """Send a request; return how it went."""
+        """Send a request; return its outcome as a text."""
         kind = rng.choice(["kept", "new", "rpc"])
         if kind == "rpc":
             rpc = rng.choice(RPCS[:3])
@@ -100,7 +100,7 @@ class Replica:
 
 
 async def restart_under_load(num_restarts: int, rate: float, seed: int = 0) -> Counter[str]:
-    """Return how many requests went how, over `num_restarts` restarts."""
+    """Return the number of requests by outcome, over `num_restarts` restarts."""
     outcomes: Counter[str] = Counter()
     rng = random.Random(seed)
     with tempfile.TemporaryDirectory() as folder:

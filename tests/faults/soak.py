@@ -1,9 +1,9 @@
-"""Mixed traffic against a service with faults, for long: `make soak`, or
+"""Mixed traffic against a service with fault injection for a long time: `make soak`, or
 
     SOAK_S=3600 SOAK_SEED=7 SOAK_CLIENTS=16 SOAK_FAULTS=run.raise=0.1 python -m tests.faults.soak
 
-After each round the service must be as it was: nothing charged, nothing in the queue, within
-IDLE_S. Its memory may grow by GROWTH_BYTES from the first rounds to the end.
+Within IDLE_S seconds after each round, no memory may be charged and no call may wait. From the end
+of the warm-up rounds to the last round, resident memory may grow by GROWTH_BYTES.
 """
 
 import asyncio

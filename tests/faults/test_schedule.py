@@ -19,12 +19,12 @@ FAULTS = "run.raise=0.3,run.slow=0.05,run.hang=0.1,memory.full=0.3"
 
 
 NUM_REFUSED = 720
-"""Requests whose lines do not all fit into the memory for lines that wait."""
+"""More requests than the buffer of log lines has room for."""
 
 LONG_PATH = "/" + quote("\U0001f300" * 127)  # twelve characters each in a line
 
 
-async def test_mixed_traffic_while_runs_fail_and_nobody_reads_the_log(serve: Serve):
+async def test_mixed_traffic_with_failing_runs_and_an_unread_log(serve: Serve):
     reading, writing = os.pipe()
     variables = {"INJECT_FAULTS": FAULTS, "INJECT_FAULTS_SEED": "7"}
     with serve(output=writing, **variables) as started:
@@ -63,7 +63,7 @@ async def test_mixed_traffic_while_runs_fail_and_nobody_reads_the_log(serve: Ser
 
 
 def is_logged(name: str) -> bool:
-    """Tell whether the requests that a sample counts have lines in the log."""
+    """Return whether the requests of a sample are logged."""
     return name.startswith("rope_requests_total{") and not any(
         f'"{path}"' in name for path in QUIET
     )

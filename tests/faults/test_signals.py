@@ -1,4 +1,4 @@
-"""Signals that stop a process for a while, that are no reason to end, and that end it at once."""
+"""SIGSTOP, SIGHUP and SIGKILL of a running service."""
 
 import asyncio
 import signal
@@ -43,5 +43,5 @@ async def test_a_stopped_process_runs_nothing_too_late(serve: Serve, tmp_path: P
         process.kill()
         process.wait()
         slow.join()
-    assert path.is_socket(), "nobody was there to remove it"
-    UnixSocket(path).close()  # the next process starts as if there were none
+    assert path.is_socket(), "a killed process cannot remove its socket"
+    UnixSocket(path).close()  # the next process replaces the socket

@@ -1,8 +1,8 @@
-"""Clients of all kinds, and the invariants that hold whatever fails.
+"""Clients of all kinds, and the invariants that hold under every fault.
 
-Each request is answered exactly once: an answer bears the identifier of its request, and nothing is
-left to read when a client leaves. An answer with 200 is right to the last bit. A good request is
-refused at most with 503, which says when to retry. No answer has the status 500.
+Each request is answered exactly once: an answer repeats the identifier of its request, and no bytes
+are left when a client leaves. An answer with 200 is correct to the last bit. A valid request may
+only be refused with 503 and Retry-After. No answer has the status 500.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from tests.service.planned.requests import Answer, Client
 INFER = METHODS["ModelInfer"].path
 GAUGES = ("rope_admitted_bytes", "rope_queue_depth", "rope_queued_bytes")
 MANNERS = {"ask": 12, "pipeline": 3, "drip": 1, "abandon": 2, "bad": 3, "rpc": 4, "cancel": 1}
-"""What a client may do next, and how often."""
+"""Actions of a client, with their relative frequencies."""
 
 
 @dataclass
@@ -33,13 +33,13 @@ class Traffic:
     grpc_target: str
     seed: int
     outcomes: Counter[str] = field(default_factory=Counter)
-    """Answers and refusals, by manner and status."""
+    """Number of answers, by request and status."""
     num_sent: int = 0
-    """Requests that were sent over HTTP as a whole."""
+    """Complete requests sent over HTTP."""
     num_abandoned: int = 0
     """Requests whose client left before the answer; the service may have seen them or not."""
     num_healthy: int = 0
-    """Answers of the health check."""
+    """Successful health checks."""
 
     def __post_init__(self) -> None:
         self._ids = count()
@@ -115,7 +115,7 @@ class Traffic:
         return client
 
     async def _end(self, client: Client) -> None:
-        """Read to the end of a connection: nothing is answered twice."""
+        """Half-close a connection, and check that no further answer arrives."""
         client.writer.write_eof()
         with suppress(ConnectionResetError):  # the rest of a request was not read
             assert await client.reader.read() == b"", "an answer without a request"

@@ -1,5 +1,5 @@
-"""Fuzzing: parsers by mutated bytes (atheris), and the service by its OpenAPI (schemathesis).
+"""Fuzzing of the parsers (atheris) and of the service by its OpenAPI document (schemathesis).
 
-`make fuzz` runs both for a minute. `tests/test_fuzz_seeds.py` sends the kept seeds through the same
-targets in every run of the suite.
+`make fuzz` runs both for about a minute. `tests/test_fuzz_seeds.py` runs the targets on the stored
+seeds in every run of the suite.
 """

@@ -1,4 +1,4 @@
-"""Requests by the service's own OpenAPI document: each answer is one that the document names."""
+"""Send requests generated from the OpenAPI document, and check each answer against the document."""
 
 import subprocess
 import sys
@@ -9,8 +9,8 @@ from tests.conftest import Serve
 
 CONFIG = Path(__file__).parent / "schemathesis.toml"
 
-# A schema cannot say all that makes a request valid: sizes of tensors, for example, depend on each
-# other. So whether a request is accepted is not compared with the schema.
+# A schema cannot express every rule of a valid request: sizes of tensors depend on each other, for
+# example. So the checks that compare acceptance with the schema are excluded.
 EXCLUDED_CHECKS = "positive_data_acceptance,negative_data_rejection"
 
 
@@ -20,7 +20,8 @@ def main(seconds: str) -> None:
         command = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(CONFIG), "run"]
         command += ["--max-time", seconds, "--phases", "coverage,fuzzing", "--seed", "1"]
         command += ["--exclude-checks", EXCLUDED_CHECKS, "--warnings", "off", f"{url}/openapi.json"]
-        sys.exit(subprocess.run(command, cwd=folder, check=False).returncode)  # it writes reports
+        # schemathesis writes reports into its working directory
+        sys.exit(subprocess.run(command, cwd=folder, check=False).returncode)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Fuzz all parsers: `python -m tests.fuzz.parsers SECONDS`, for each.
+"""Fuzz each parser for SECONDS: `python -m tests.fuzz.parsers SECONDS`.
 
-An input that breaks a promise is kept as a seed, and the exit status is 1.
+An input that breaks a property is stored as a seed, and the exit status is 1.
 """
 
 import os
@@ -18,7 +18,7 @@ MAX_BYTES = 4096
 
 
 def main(seconds: str) -> None:
-    """Fuzz each target in a process of its own, because the fuzzer ends its process."""
+    """Fuzz each target in a child process: the fuzzer exits its process."""
     failed = []
     for name in TARGETS:
         sys.stdout.write(f"== {name}\n")
@@ -34,7 +34,7 @@ def main(seconds: str) -> None:
 
 
 def _fuzz(name: str, seconds: str, folder: str) -> None:
-    """Fuzz a target from its seeds. What reaches new code is written to `folder`, and not kept."""
+    """Fuzz a target from its seeds. Inputs that reach new code are written to `folder` only."""
     seeds = SEEDS / name
     options = [f"-max_total_time={seconds}", f"-max_len={MAX_BYTES}", "-verbosity=0", "-timeout=5"]
     folders = [folder, str(seeds)]

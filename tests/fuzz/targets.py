@@ -1,4 +1,4 @@
-"""What parsers promise for any bytes. A target raises if the promise is broken."""
+"""Properties of the parsers that hold for any bytes. A target raises if its property is broken."""
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -30,12 +30,12 @@ RESOLVE = next(endpoint for endpoint in ENDPOINTS if endpoint.path == "/v1/resol
 
 
 def request_header(data: bytes) -> None:
-    """A header is the same, or refused alike, whether its bytes come at once or one by one."""
+    """The result for a header is the same if its bytes arrive at once or one by one."""
     assert _parse_header([data]) == _parse_header([data[i : i + 1] for i in range(len(data))])
 
 
 def planned_request_header(data: bytes) -> None:
-    """A header with a plan is one that the parser of all headers accepts as well."""
+    """The general parser accepts every header that may have a plan, with the same result."""
     bare = planned_header.without_identifiers(data)
     if bare is None:
         return
@@ -51,13 +51,13 @@ def planned_request_header(data: bytes) -> None:
 
 
 def chunked_body(data: bytes) -> None:
-    """A chunked body is the same whether its bytes come at once or one by one."""
+    """The result for a chunked body is the same if its bytes arrive at once or one by one."""
     pieces = [data[i : i + 1] for i in range(len(data))]
     assert _read_chunks([data]) == _read_chunks(pieces)
 
 
 def safetensors(data: bytes) -> None:
-    """A message reads the bytes of its tensors from the body, and no others."""
+    """A message is refused, or its tensors are not larger than the body."""
     with suppress(ServiceError):
         message, _ = safetensors_codec.decode(data)
         assert sum(tensor.nbytes for tensor in message.tensors.values()) <= len(data)
@@ -65,26 +65,26 @@ def safetensors(data: bytes) -> None:
 
 
 def json_message(data: bytes) -> None:
-    """JSON is read or refused, and a message that is read is a request or refused."""
+    """JSON is parsed or refused with an error of the service."""
     with suppress(ServiceError):
         message, _ = json_codec.decode(data)
         _read(message)
 
 
 def infer_json(data: bytes) -> None:
-    """A JSON request of `/v2` is read or refused."""
+    """A JSON request of `/v2` is parsed or refused with an error of the service."""
     with suppress(ServiceError, RopeError):
         http_codec.decode(MODEL, _request_parser(), None, data)
 
 
 def infer_binary(data: bytes) -> None:
-    """A request of `/v2` with binary tensors is read or refused; its first byte cuts it."""
+    """A binary request of `/v2` is parsed or refused; its first byte is the length of its JSON."""
     with suppress(ServiceError, RopeError):
         http_codec.decode(MODEL, _request_parser(), data[0] if data else 0, data[1:])
 
 
 def infer_grpc(data: bytes) -> None:
-    """A message of gRPC is read or refused."""
+    """A gRPC message is parsed or refused with an error of the service."""
     with suppress(DecodeError, ServiceError, RopeError):
         grpc_codec.decode(MODEL, _request_parser(), grpc_codec.parse(split_request(data)))
 

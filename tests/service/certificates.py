@@ -1,4 +1,4 @@
-"""Certificates for tests: an authority, and what it signs."""
+"""Certificates for tests: a CA, and certificates signed by the CA."""
 
 import datetime
 import ipaddress
@@ -37,7 +37,7 @@ class Authority:
         return files
 
     def client_context(self, client: TlsFiles | None = None) -> ssl.SSLContext:
-        """Return what a client needs: this authority, and its own certificate if it has one."""
+        """Return a TLS context that trusts this CA, with a client certificate if given."""
         context = ssl.create_default_context(cafile=self.file)
         if client is not None:
             context.load_cert_chain(client.certificate, client.key)

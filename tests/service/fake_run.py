@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from service.access.tenant import ANONYMOUS, Tenant
 from service.batching.batcher import Batcher
-from service.batching.call_queue import Entry
+from service.batching.call_queue import Entry, FutureEntry
 from service.batching.load_estimate import LoadEstimate
 from service.batching.run import Run
 from service.observability.metrics import Metrics
@@ -97,12 +97,17 @@ class Submitter:
     def submit(
         self, value: int, *, timeout_s: float = 10.0, tenant: Tenant = ANONYMOUS, **call: object
     ) -> Entry:
-        return self.batcher.submit(
+        now, future = time.monotonic(), asyncio.get_running_loop().create_future()
+        entry = FutureEntry(
             Call(value, **call),
-            time.monotonic() + timeout_s,
+            now,
+            now + timeout_s,
+            future,
             lambda entry: self.notified.append(entry.call.value),
-            tenant,
+            tenant=tenant,
         )
+        self.batcher.enqueue(entry)
+        return entry
 
     async def result(self, value: int, **call: object) -> int:
         return (await self.submit(value, **call).future).result

@@ -5,7 +5,6 @@ service changes this file alone.
 """
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from service.resident_memory import ResidentLimit
 from service.server.app import build_app
 from service.server.bootstrap import build_service, lifespan
 from service.settings import Settings
+from tests.free_ports import free_port
 
 Event = MutableMapping[str, Any]
 App = Callable[
@@ -48,10 +48,7 @@ class Outside:
 async def whole_service(driver: Any = None, **settings: Any) -> AsyncIterator[Outside]:
     """Run a service over HTTP and gRPC; `driver` is that of the device, None for the CPU."""
     threads = torch.get_num_threads()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    chosen = Settings(device="cpu", grpc_port=port, warm_up_shapes="", **settings)
+    chosen = Settings(device="cpu", grpc_port=free_port(), warm_up_shapes="", **settings)
     lifecycle = Lifecycle()
     handler, device_threads = build_service(chosen, lifecycle, driver)
     state = OipState(handler, lifecycle)
@@ -63,7 +60,7 @@ async def whole_service(driver: Any = None, **settings: Any) -> AsyncIterator[Ou
     async with lifespan(state, device_threads):
         await asyncio.wait(asyncio.all_tasks() - others)  # the warm-up, whose end releases calls
         await listener.open()
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{chosen.grpc_port}") as channel:
             yield Outside(
                 app,
                 channel,

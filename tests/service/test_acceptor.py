@@ -1,4 +1,4 @@
-"""When connections are accepted, and when they wait in the kernel."""
+"""Pacing of the acceptor: which connections are accepted, and which wait in the kernel."""
 
 import asyncio
 import errno
@@ -16,7 +16,7 @@ from tests.service.test_load_estimate import Call
 
 
 class Connection(asyncio.Protocol):
-    """A connection that counts, as those of the service do."""
+    """A connection that reports its opening and its closing."""
 
     def __init__(self, served: "Served") -> None:
         self._served = served
@@ -42,7 +42,7 @@ class Served:
         self.clients: list[socket.socket] = []
 
     def connect(self, num_clients: int) -> None:
-        """Connect clients, which the kernel does alone."""
+        """Connect clients; the kernel completes the handshakes without the acceptor."""
         address = self.acceptor.sockets[0].getsockname()
         self.clients += [socket.create_connection(address) for _ in range(num_clients)]
 
@@ -70,13 +70,13 @@ async def turns(number: int = 20) -> None:
         await asyncio.sleep(0)
 
 
-async def test_all_that_connect_are_accepted_while_there_is_little_work():
+async def test_all_connections_are_accepted_while_the_device_has_little_work():
     async with serving() as served:
         served.connect(150)
         await until(lambda: len(served.connections) == 150)
 
 
-async def test_beyond_the_limit_clients_wait_until_another_has_left():
+async def test_beyond_the_limit_a_connection_is_accepted_when_another_closes():
     async with serving(max_connections=3) as served:
         served.connect(5)
         await until(lambda: len(served.connections) == 3)
@@ -89,7 +89,7 @@ async def test_beyond_the_limit_clients_wait_until_another_has_left():
             assert len(served.connections) <= 3
 
 
-async def test_while_much_work_waits_connections_come_in_as_calls_end(monkeypatch):
+async def test_under_load_connections_are_accepted_as_calls_end(monkeypatch):
     monkeypatch.setattr("service.server.intake.TICK_S", 60.0)
     async with serving() as served:
         call = Call(1.0)
@@ -108,8 +108,8 @@ async def test_while_much_work_waits_connections_come_in_as_calls_end(monkeypatc
         await until(lambda: len(served.connections) == 4 * PER_PLACE)
 
 
-async def test_some_come_in_even_if_no_call_ends(monkeypatch):
-    """A probe of health must reach a service whose device is stuck."""
+async def test_some_connections_are_accepted_even_if_no_call_ends(monkeypatch):
+    """A health probe must reach a service whose device is stuck."""
     monkeypatch.setattr("service.server.intake.TICK_S", 0.0)
     async with serving() as served:
         served.load.add(Call(100.0), 0.0, 1e9)
@@ -149,7 +149,7 @@ async def test_without_a_descriptor_accepting_pauses_and_goes_on_later(monkeypat
         assert 3 <= len(tries) <= 5, "tries are few: nothing spins"
 
 
-async def test_the_last_come_in_as_calls_end_the_others_in_turn_and_no_timer_stays():
+async def test_calls_that_end_release_the_newest_waiters_and_ticks_the_oldest():
     load = LoadEstimate(60)
     intake, entered = Intake(10, load), []
     load.add(Call(1.0), 0.0, 1e9)

@@ -376,7 +376,7 @@ async def test_no_call_begins_that_would_end_after_its_deadline(run):
     assert run.runs == [[1], [3]]
 
 
-async def test_a_call_that_is_alone_is_tried(run):
+async def test_a_single_call_runs_even_if_it_is_expected_to_be_late(run):
     """The estimate may be wrong, and nothing else tells."""
     async with batching(run, inline=True) as calls:
         assert await calls.result(1, seconds=100) == 2

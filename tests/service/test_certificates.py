@@ -1,4 +1,4 @@
-"""Certificates are read again when their files change, and bad files change nothing."""
+"""Certificates are reloaded when their files change; files that cannot be used are ignored."""
 
 import os
 import shutil
@@ -14,7 +14,7 @@ from tests.service.certificates import Authority, write_key
 
 
 class Clock:
-    """Shows the time that the test sets."""
+    """A clock that the test sets."""
 
     now = 0.0
 
@@ -51,26 +51,26 @@ def copy(source: TlsFiles, target: TlsFiles) -> None:
 def test_watched_files(tmp_path: Path, clock: Clock):
     one, other = tmp_path / "one", tmp_path / "other"
     one.write_text("a")
-    watched = WatchedFiles([one, other], clock)
+    watched = WatchedFiles([one, other], clock())
     one.write_text("longer")
-    assert not watched.have_changed(), "a second has not passed"
+    assert not watched.have_changed(clock()), "a second has not passed"
     clock.pass_interval()
-    assert watched.have_changed()
+    assert watched.have_changed(clock())
     clock.pass_interval()
-    assert not watched.have_changed()
+    assert not watched.have_changed(clock())
     other.write_text("a")  # it was missing
     clock.pass_interval()
-    assert watched.have_changed()
+    assert watched.have_changed(clock())
     modified_ns = one.stat().st_mtime_ns
     replacement = tmp_path / "replacement"
     replacement.write_text("LONGER")
     os.utime(replacement, ns=(modified_ns, modified_ns))
     replacement.rename(one)  # the same size and time, but another file
     clock.pass_interval()
-    assert watched.have_changed()
+    assert watched.have_changed(clock())
     one.unlink()
     clock.pass_interval()
-    assert watched.have_changed()
+    assert watched.have_changed(clock())
 
 
 def test_a_link_that_is_replaced(authority: Authority, tmp_path: Path, clock: Clock):
@@ -105,7 +105,7 @@ def test_bad_files_change_nothing(
     assert certificates.current() is first
     (record,) = caplog.records
     assert record.levelname == "ERROR"
-    assert "the certificate stays as it was" in record.message
+    assert "the certificate was not reloaded" in record.message
     clock.pass_interval()
     assert certificates.current() is first
     assert len(caplog.records) == 1, "said once"
@@ -133,10 +133,13 @@ def test_files_that_cannot_be_used(authority: Authority, files: TlsFiles, tmp_pa
     for changed, message in (
         (files._replace(certificate=missing), f"cannot read {missing}: No such file"),
         (files._replace(key=missing), f"cannot read {missing}: No such file"),
-        (files._replace(key=other.key), f"{pair}{other.key} are no certificate and its key"),
-        (files._replace(key=text), f"{pair}{text} are no certificate and its key"),
+        (
+            files._replace(key=other.key),
+            f"{pair}{other.key} are not a certificate and its private key",
+        ),
+        (files._replace(key=text), f"{pair}{text} are not a certificate and its private key"),
         (files._replace(key=encrypted), f"{pair}{encrypted} .*: the key is encrypted"),
-        (files._replace(client_ca=text), f"{text} has no certificate"),
+        (files._replace(client_ca=text), f"{text} is not a file of CA certificates"),
         (files._replace(client_ca=tmp_path), f"cannot read {tmp_path}: Is a directory"),
     ):
         with pytest.raises(CertificateError, match=message) as failure:

@@ -1,4 +1,4 @@
-"""What calls take while they are computed on the host is part of their charge."""
+"""No call allocates more temporary memory on the CPU than its charge."""
 
 import gc
 from bisect import bisect, bisect_left
@@ -16,7 +16,7 @@ from service.inference.engine import Engine
 MIB = 2**20
 
 FIXED_BYTES = 1.5 * MIB
-"""What operators take whatever the call."""
+"""Fixed workspace of operators of torch, in bytes."""
 
 ROPE = RopeConfig(head_dim=64, rotary_dim=64)
 WHOLE = torch.arange(8192)

@@ -185,7 +185,7 @@ async def test_a_connection_without_a_request_is_closed():
 
 @on_uvloop
 async def test_a_client_knows_at_once_that_its_connection_is_closed():
-    """So it sends its next request elsewhere: to send it here would reset the connection."""
+    """The FIN arrives at once, so the client opens another connection for its next request."""
     async with served() as made, kept_alive(made) as (client, connection):
         made.lifecycle.drain()
         connection.shutdown()
@@ -208,7 +208,7 @@ async def test_a_client_that_has_just_connected_can_send_a_request():
 
 @on_uvloop
 async def test_a_client_that_has_just_connected_and_sends_nothing_is_disconnected():
-    """At the deadline of a header, not earlier: a client may be slow to send."""
+    """The connection closes at the deadline of the header, not earlier."""
     async with served(header_timeout_s=0.1) as made:
         client, connection = await made.connected()
         with client:

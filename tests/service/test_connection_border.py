@@ -27,6 +27,7 @@ from tests.attacks.requests import (
 )
 from tests.attacks.sockets import LAST, connect, exchange, read_all, read_answer, split
 from tests.conftest import Serve, Started
+from tests.free_ports import free_port
 from tests.service.test_lifecycle import metric
 from tests.waiting import wait_until
 
@@ -133,11 +134,6 @@ SLOW = {
     "ROPE_WRITE_STALL_S": "1",
     "ROPE_MAX_CONNECTIONS": "8",
 }
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
 
 
 STATUS_PORT = free_port()
@@ -270,7 +266,7 @@ def test_an_answer_of_a_known_header_that_nobody_reads_is_dropped(impatient: Sta
             read_all(deaf)
 
 
-def test_the_port_for_the_status_serves_the_status_only(impatient: Started):
+def test_the_status_port_serves_the_status_routes_only(impatient: Started):
     """It is there while the other port has no connection left."""
     with ExitStack() as stack:
         for _ in range(8 + 16):

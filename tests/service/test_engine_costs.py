@@ -1,9 +1,13 @@
 """Estimates of the engine: in proportion to what calls cost."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from rope_core import Attend, AttentionConfig
+from service.errors import TooLarge
+from service.inference.engine import LONG_CALL_S
 from tests.service.engines import ROPE, cpu_engine
 
 
@@ -35,3 +39,18 @@ def test_packed_sequences_cost_what_rows_cost():
     rows = Attend(*(x.view(3, 512, -1, 64) for x in (q, k, k)), ROPE)
     one, other = (cpu_engine().job(call).seconds for call in (packed, rows))
     assert one == pytest.approx(other, rel=0.01)
+
+
+def test_a_long_call_is_refused_whose_client_does_not_wait_so_long():
+    call = Attend(*[torch.empty(1, 2**16, 8, 64)] * 3, ROPE, AttentionConfig())
+    engine = replace(cpu_engine(), max_call_s=1e6)
+    needed_s = engine.job(call).seconds
+    assert needed_s > LONG_CALL_S
+    assert engine.job(call, timeout_s=needed_s * 1.01).seconds == needed_s
+    with pytest.raises(TooLarge, match="the estimated time of a call"):
+        engine.job(call, timeout_s=needed_s * 0.99)
+
+
+def test_a_short_call_is_begun_although_its_client_hardly_waits():
+    call = Attend(*[torch.empty(1, 16, 8, 64)] * 3, ROPE, AttentionConfig())
+    assert cpu_engine().job(call, timeout_s=0.0).seconds < LONG_CALL_S

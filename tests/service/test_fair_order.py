@@ -1,4 +1,4 @@
-"""The order of the calls in the queue: laws for any calls of any tenants, and a noisy neighbour."""
+"""Fair queueing: properties that hold for any calls of any tenants."""
 
 from bisect import insort
 from collections.abc import Iterator, Sequence
@@ -76,8 +76,8 @@ def test_calls_of_one_tenant_run_by_arrival_of_their_headers(steps: Sequence[Cal
 def test_each_call_runs_once_and_those_of_a_tenant_in_order(
     steps: Sequence[Call | int], random: Random
 ):
-    """Calls come, are withdrawn and run in batches; no call is passed by its tenant's later ones,
-    except by those that have the key of the batch."""
+    """Calls arrive, are withdrawn and run in batches. Within a tenant only a call with the key of
+    the batch may overtake an earlier call."""
     order, waiting = FairOrder[Call](), list[Call]()
     for step in steps:
         if isinstance(step, Call):
@@ -155,7 +155,7 @@ def test_a_tenant_that_had_the_device_alone_is_delayed_by_one_burst_at_most(num_
 
 
 def test_no_tenant_gets_more_by_pauses():
-    """One tenant always has calls; the other one leaves each time, and comes back."""
+    """One tenant always has waiting calls; the other tenant pauses again and again."""
     order, always, paused = FairOrder[Call](), Tenant("always"), Tenant("paused")
     served = {"always": 0.0, "paused": 0.0}
     arrivals = count()
@@ -171,7 +171,7 @@ def test_no_tenant_gets_more_by_pauses():
 
 
 def test_a_tenant_with_long_calls_has_no_more_than_its_share():
-    """It has one call at a time, which comes when the one before has run."""
+    """The tenant sends its next call when its last call has run."""
     order, long, short = FairOrder[Call](), Tenant("long"), Tenant("short")
     served = {"long": 0.0, "short": 0.0}
     arrivals = count()
@@ -203,7 +203,7 @@ def test_withdrawn_calls_cost_their_tenant_nothing(steps: Sequence[Call], num_wi
 @settings(max_examples=40)
 @given(st.lists(calls() | st.integers(1, 3), min_size=1, max_size=40), calls())
 def test_seconds_before_a_new_call(steps: Sequence[Call | int], new: Call):
-    """The oracle puts the call into the queue, and adds up what runs before it."""
+    """The oracle inserts the call, and sums the calls that run before it."""
     order = FairOrder[Call]()
     for step in steps:
         if isinstance(step, Call):
@@ -227,7 +227,7 @@ def test_seconds_before_a_new_call(steps: Sequence[Call | int], new: Call):
         assert estimate == pytest.approx(seconds)
 
 
-def test_tenants_without_calls_are_forgotten():
+def test_empty_lanes_are_dropped():
     order = FairOrder[Call]()
     for number in range(1000):
         order.insert(Call(number, A, 0.01))

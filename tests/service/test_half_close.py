@@ -1,4 +1,4 @@
-"""A client that sends no more is told apart from one that has left, where the system says so."""
+"""Half-closed and closed clients are distinguished where the kernel allows."""
 
 import asyncio
 import socket
@@ -17,7 +17,7 @@ from tests.service.test_closing import received, until
 
 
 def pair(stack: ExitStack, family: socket.AddressFamily) -> tuple[socket.socket, socket.socket]:
-    """Return a client's socket and the one of its service."""
+    """Return the client's and the server's socket of a connection."""
     if family is socket.AF_UNIX:
         both = socket.socketpair()
         return stack.enter_context(both[0]), stack.enter_context(both[1])
@@ -33,7 +33,7 @@ def pair(stack: ExitStack, family: socket.AddressFamily) -> tuple[socket.socket,
         (socket.AF_INET, Peer.UNKNOWN, Peer.UNKNOWN),
     ],
 )
-def test_what_the_end_of_the_bytes_says(family, after_half, after_close):
+def test_the_state_of_a_client_after_its_fin(family, after_half, after_close):
     with ExitStack() as stack:
         client, service = pair(stack, family)
         client.shutdown(socket.SHUT_WR)
@@ -44,7 +44,7 @@ def test_what_the_end_of_the_bytes_says(family, after_half, after_close):
 
 
 class WaitingApp:
-    """An application that waits, and looks at the client meanwhile."""
+    """An application that waits, and watches for a disconnect."""
 
     def __init__(self) -> None:
         self.waits, self.goes_on = asyncio.Event(), asyncio.Event()

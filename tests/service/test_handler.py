@@ -11,6 +11,7 @@ from torch import Tensor
 
 import service.oip.grpc.codec
 import service.oip.http.routes
+from service.access.tenant import ANONYMOUS
 from service.batching.admission import Charge
 from service.endpoints.table import ENDPOINTS
 from service.errors import TimedOut, TooLarge
@@ -125,6 +126,8 @@ def grpc_request(x: Tensor) -> bytes:
 
 class FakeServicer:
     """The context of an RPC without a deadline."""
+
+    tenant = ANONYMOUS
 
     def add_done_callback(self, callback) -> None:
         pass

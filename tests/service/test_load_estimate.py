@@ -1,4 +1,4 @@
-"""The work that waits, and the speed of the device, on a clock that the test sets."""
+"""The load estimate on a simulated clock: outstanding work, and the measured speed."""
 
 from dataclasses import dataclass
 
@@ -19,7 +19,7 @@ class Call:
 
 
 def fill(load: LoadEstimate, num_calls: int, now: float = 0.0, call: Call | None = None) -> Call:
-    """Let calls wait; return one of them."""
+    """Add waiting calls; return one of them."""
     call = call or Call()
     for _ in range(num_calls):
         load.add(call, now, FAR)
@@ -27,7 +27,7 @@ def fill(load: LoadEstimate, num_calls: int, now: float = 0.0, call: Call | None
 
 
 def run(load: LoadEstimate, call: Call, num_calls: int, now: float, took_s: float) -> float:
-    """Run calls that wait; return when they end."""
+    """Run waiting calls; return the time at which they end."""
     started = load.start([call] * num_calls, now, now)
     load.end(started, now + took_s)
     return now + took_s
@@ -43,7 +43,7 @@ def run(load: LoadEstimate, call: Call, num_calls: int, now: float, took_s: floa
     )
 )
 def test_the_work_is_that_of_all_calls_that_wait_or_run(events):
-    """No sum drifts, whatever happens in which order."""
+    """The sums stay exact for any sequence of events."""
     load, now = LoadEstimate(FAR), 0.0
     waiting: list[Call] = []
     running = []
@@ -87,11 +87,11 @@ def test_the_rest_of_a_run_counts_and_a_late_run_is_expected_to_last_longer():
 
 
 def test_ten_times_slower_runs_let_fewer_calls_wait_within_few_runs_and_it_recovers():
-    """Z17: what is accepted keeps its deadline, although the engine's estimates are now wrong."""
+    """Z17: accepted calls meet their deadlines although the estimates have become wrong."""
     load, now, call = LoadEstimate(FAR), 0.0, Call()
 
     def accepted(deadline_s: float) -> int:
-        """Return how many calls may wait, and let them leave."""
+        """Return how many calls are accepted, and remove them."""
         num = 0
         try:
             while True:
@@ -151,7 +151,7 @@ def test_kinds_have_their_own_speeds():
     assert load.expected_s(right) == pytest.approx(0.01, rel=0.1)
 
 
-def test_a_call_is_refused_for_its_deadline_or_the_limit_and_told_when_to_come_back():
+def test_a_call_is_refused_for_its_deadline_or_the_limit_with_a_retry_after():
     load = LoadEstimate(max_queue_s=2.0)
     call = fill(load, 200)
     with pytest.raises(Overloaded, match=r"predicted wait of 2.0 s .* limit of 2 s") as refused:

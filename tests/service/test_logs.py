@@ -1,4 +1,4 @@
-"""A log never holds up the service: lines that nobody reads wait, then are dropped and counted."""
+"""The log never blocks the service: unread lines are buffered, then dropped and counted."""
 
 import asyncio
 import fcntl
@@ -20,7 +20,7 @@ SMALLEST_PIPE = 4096
 
 
 class Jammed:
-    """A writer on one end, and a reader that reads when the test says so."""
+    """A writer to a pipe, and a reader that the test controls."""
 
     def __init__(self, reading: int, writing: int, max_waiting_bytes: int) -> None:
         self._reading = reading
@@ -34,7 +34,7 @@ class Jammed:
         self.num_counted += num_lines
 
     def read(self) -> bytes:
-        """Read all that was sent by now; return all that was ever read."""
+        """Read the bytes in the pipe; return all bytes read so far."""
         while True:
             try:
                 part = os.read(self._reading, 2**16)
@@ -74,7 +74,7 @@ def lines_of(received: bytes) -> list[str]:
     return received.decode().replace("\r\n", "\n").splitlines(keepends=True)
 
 
-def test_lines_that_nobody_reads_wait_and_then_are_dropped(jammed: Jammed):
+def test_unread_lines_are_buffered_then_dropped(jammed: Jammed):
     num_lines = fill(jammed)
     jammed.writer.write([LINE] * 7)
     assert jammed.num_counted == 8
@@ -95,7 +95,7 @@ def test_lines_that_nobody_reads_wait_and_then_are_dropped(jammed: Jammed):
     assert jammed.num_counted == 8
 
 
-def test_what_waits_at_the_end_is_written_while_somebody_reads(jammed: Jammed):
+def test_buffered_lines_are_written_at_the_end(jammed: Jammed):
     num_lines = fill(jammed)
     jammed.writer.flush(0.01)
     with ThreadPoolExecutor(1) as end:
@@ -132,7 +132,7 @@ def test_a_line_longer_than_the_pipe_is_whole(jammed: Jammed):
     assert not jammed.num_counted
 
 
-def test_a_reader_that_has_gone(jammed: Jammed):
+def test_the_reader_closes_the_pipe(jammed: Jammed):
     gone = os.dup(jammed._reading)
     os.close(gone)
     with open(os.devnull) as null:
@@ -149,7 +149,7 @@ def test_a_file_never_waits(tmp_path):
     assert (tmp_path / "log").read_text() == LINE * 1000 + "another writer of the same file\n"
 
 
-def test_no_client_writes_what_a_terminal_obeys():
+def test_no_client_can_write_terminal_control_characters():
     hostile = "".join(map(chr, [0x1B, 0x7F, 0x85, 0x9B, 0x202E, 0x2028, 0x2066, 0xFEFF])) + "\n\r"
     record = logging.makeLogRecord({"msg": hostile + "\ud800", "fields": {"path": hostile}})
     formatter = JsonFormatter()

@@ -1,4 +1,4 @@
-"""A tenant that sends ten times its share, beside one that needs a fifth of the device.
+"""A noisy tenant with ten times its part of the device, beside a quiet tenant with a fifth.
 
 The device and the clock are simulated, so the figures are exact: calls take their estimated time,
 and arrive as two Poisson processes.
@@ -22,7 +22,7 @@ from service.batching.run import Completed
 from service.errors import Overloaded
 from tests.service.fake_run import Call
 
-QUIET, HOG = Tenant("quiet"), Tenant("hog")
+QUIET, NOISY = Tenant("quiet"), Tenant("noisy")
 CALL_S = 0.004
 CAPACITY = 1 / CALL_S
 DEADLINE_S = 0.5
@@ -48,7 +48,7 @@ def poisson(tenant: Tenant, rate: float, seed: int, key: str) -> Iterator[Sent]:
 
 
 def simulate(*streams: Iterator[Sent], max_tokens: int) -> list[Sent]:
-    """Run all requests that are accepted, and return all."""
+    """Run all accepted requests; return all requests."""
     requests = list(merge(*streams, key=attrgetter("arrived")))
     queue, load = FairOrder[Sent](), LoadEstimate(MAX_QUEUE_S)
     now, arrivals = 0.0, iter(requests)
@@ -80,23 +80,23 @@ def served_in_time(requests: list[Sent], tenant: Tenant) -> list[float]:
 
 
 @pytest.mark.parametrize(
-    ("hog_key", "max_tokens"),
+    ("noisy_key", "max_tokens"),
     [("two", 1), ("one", 2)],
     ids=["runs of one call", "runs of two calls, of both tenants"],
 )
-def test_a_noisy_tenant_does_not_harm_a_quiet_one(hog_key: str, max_tokens: int):
+def test_a_noisy_tenant_does_not_harm_a_quiet_one(noisy_key: str, max_tokens: int):
     def quiet() -> Iterator[Sent]:
         return poisson(QUIET, 0.2 * CAPACITY, 1, "one")
 
-    noise = poisson(HOG, 10 * 0.5 * CAPACITY, 2, hog_key)
+    noise = poisson(NOISY, 10 * 0.5 * CAPACITY, 2, noisy_key)
     alone = served_in_time(simulate(quiet(), max_tokens=max_tokens), QUIET)
     together = simulate(quiet(), noise, max_tokens=max_tokens)
-    beside, hog = served_in_time(together, QUIET), served_in_time(together, HOG)
+    beside, noisy = served_in_time(together, QUIET), served_in_time(together, NOISY)
     p99_alone, p99_beside = (times[int(len(times) * 0.99)] for times in (alone, beside))
     print(  # noqa: T201 - shown by pytest -s, and where the test fails
-        f"goodput {len(alone)} alone, {len(beside)} beside the hog, which has {len(hog)}; "
+        f"goodput {len(alone)} alone, {len(beside)} beside the noisy, which has {len(noisy)}; "
         f"p99 {p99_alone * 1e3:.1f} ms alone, {p99_beside * 1e3:.1f} ms beside"
     )
     assert len(beside) >= 0.95 * len(alone)
     assert p99_beside <= 2 * p99_alone
-    assert len(beside) + len(hog) >= 0.95 * SIMULATED_S * CAPACITY, "the device is not idle"
+    assert len(beside) + len(noisy) >= 0.95 * SIMULATED_S * CAPACITY, "the device is not idle"

@@ -179,8 +179,10 @@ async def test_far_positions_are_exact_or_have_a_warning(client, codec, most, wa
 
 
 async def test_the_lowest_position_has_a_warning(client):
-    body = {"positions": [-(2**63)], "rope": {"config": LLAMA}}
+    body = {"positions": [-(2**53)], "rope": {"config": LLAMA}}
     assert (await client.post("/v1/cos_sin", json=body)).json()["warnings"]
+    body["positions"] = [-(2**53) - 1]
+    assert (await client.post("/v1/cos_sin", json=body)).status_code == 422
 
 
 async def test_positions_outside_of_a_table_are_refused(client, codec):

@@ -23,7 +23,7 @@ def held() -> HeldDoubler:
 
 
 async def test_a_call_does_not_wait_for_the_backlog_of_another_tenant(held):
-    """Neither in a run of its own, nor in one that it shares with calls of the backlog."""
+    """The call runs first, whether or not it shares a run with calls of the backlog."""
     async with batching(held, max_batch_tokens=2) as calls:
         entries = [calls.submit(0, tenant=A)]
         await held.started()
@@ -43,22 +43,22 @@ async def test_a_tenant_leaves_a_third_of_the_queue_to_others(held):
         entries = [calls.submit(0, tenant=A)]
         await held.started()
         entries += [calls.submit(value, tenant=A) for value in range(1, 7)]
-        with pytest.raises(Overloaded, match="6 calls of the key"):
+        with pytest.raises(Overloaded, match="6 calls of the API key"):
             calls.submit(7, tenant=A)
         entries += [calls.submit(value, tenant=B) for value in (10, 11)]
-        with pytest.raises(Overloaded, match="2 calls of the key"):
+        with pytest.raises(Overloaded, match="2 calls of the API key"):
             calls.submit(12, tenant=B)
         entries.append(calls.submit(20, tenant=C))
         calls.batcher.withdraw(entries.pop(1), ClientLeft())
-        with pytest.raises(Overloaded, match="5 calls of the key"):
+        with pytest.raises(Overloaded, match="5 calls of the API key"):
             calls.submit(7, tenant=A)
         held.release()
         for entry in entries:
             await entry.future
 
 
-async def test_each_tenant_is_told_the_time_of_its_calls(run):
-    """The time of a run is divided by the estimates; a run that fails takes none."""
+async def test_each_tenant_is_charged_for_the_time_of_its_calls(run):
+    """The time of a run is divided by the estimates; a failed run is not charged."""
     async with batching(run, inline=True) as calls:
         shared = [
             calls.submit(1, tenant=A, seconds=0.01),
@@ -81,10 +81,10 @@ def test_a_tenant_leaves_a_third_of_the_memory_to_others():
     first, more, other, third = (Charge(admission, tenant) for tenant in (A, A, B, C))
     first.add(400)
     more.add(200)
-    with pytest.raises(Overloaded, match="requests of the key hold 600 bytes, and 299 would be"):
+    with pytest.raises(Overloaded, match="the API key hold 600 bytes, and 299 would be"):
         more.add(1)
     other.add(200)
-    with pytest.raises(Overloaded, match="requests of the key"):
+    with pytest.raises(Overloaded, match="requests of the API key"):
         Charge(admission, B).add(1)
     third.add(60)
     more.release()

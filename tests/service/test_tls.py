@@ -1,4 +1,4 @@
-"""HTTP and gRPC over TLS, as bytes over real sockets to the service in a process of its own."""
+"""HTTP and gRPC over TLS, against a service in another process."""
 
 import json
 import re
@@ -56,7 +56,7 @@ class Secured(NamedTuple):
         return socket.create_connection((host, int(port)), timeout=30)
 
     def exchange(self, *packets: bytes) -> list[tuple[int, bytes]]:
-        """Return statuses and bodies of the answers; the client writes first, and reads then."""
+        """Send all packets, then return statuses and bodies of the answers."""
         with self.connect() as connection:
             for packet in packets:
                 connection.sendall(packet)
@@ -129,7 +129,7 @@ def test_bytes_that_are_no_tls(secured: Secured, sent: bytes):
 
 @pytest.mark.parametrize("num_heads", [1, 2**11], ids=["small", "32 MiB"])
 def test_rotations_of_the_python_client(secured: Secured, num_heads: int):
-    """The first one goes the ordinary way, the second one is planned."""
+    """The first request is ordinary, the second one is planned."""
     q = np.random.default_rng(0).standard_normal((1, 32, num_heads, 128), dtype=np.float32)
     positions = torch.arange(32)[None]
     expected = rotate(Rotate(torch.from_numpy(q), None, RopeConfig.of(128), positions)).q
@@ -139,7 +139,7 @@ def test_rotations_of_the_python_client(secured: Secured, num_heads: int):
             assert rotated.tobytes() == expected.numpy().tobytes()
 
 
-def test_requests_behind_each_other(secured: Secured):
+def test_pipelined_requests(secured: Secured):
     requests = HEALTH * 50 + post(ROTATE) + HEALTH * 50 + LAST
     statuses = [status for status, _ in secured.exchange(requests)]
     assert statuses == [200] * 101 + [404]
@@ -156,7 +156,7 @@ def test_a_client_that_sends_first_reads_the_answer(secured: Secured):
     assert (status, json.loads(body)["code"]) == (413, "too_large")
 
 
-def test_half_a_body_and_the_end(secured: Secured):
+def test_a_client_ends_in_the_middle_of_a_body(secured: Secured):
     """F26: the end of TLS, and that of TCP alone."""
     for end in (lambda tls: tls.unwrap(), lambda tls: socket.socket.shutdown(tls, socket.SHUT_WR)):
         with secured.connect() as connection:
@@ -194,7 +194,7 @@ def test_grpc(secured: Secured):
 
 
 def test_new_certificates(secured: Secured):
-    """By a signal, and when the files change; a connection that is open stays so."""
+    """By SIGHUP, and when the files change; open connections stay open."""
     with secured.connect() as connection:
         secured.replace("second")
         secured.started.process.send_signal(signal.SIGHUP)
@@ -204,7 +204,7 @@ def test_new_certificates(secured: Secured):
         wait_until(lambda: secured.subject() == "third")
         secured.files.key.write_text("no key")
         secured.started.process.send_signal(signal.SIGHUP)
-        wait_until(lambda: "the certificate stays as it was" in secured.serve.last_log())
+        wait_until(lambda: "the certificate was not reloaded" in secured.serve.last_log())
         assert secured.subject() == secured.grpc_subject() == "third"
         connection.sendall(HEALTH)
         assert read_answer(connection).status == 200
@@ -222,7 +222,7 @@ def test_the_end_of_the_service(secured: Secured):
 
 
 def test_files_that_cannot_be_used_stop_the_start():
-    """In one line, before anything else is done."""
+    """The service exits with one line before it does anything else."""
     settings = Settings(tls_cert_file="/nowhere.crt", tls_key_file="/nowhere.key")
     with pytest.raises(SystemExit, match=r"^TLS: cannot read /nowhere.crt: No such file or dir"):
         serve_until_end(settings)

@@ -45,15 +45,15 @@ class Client:
     Args:
         base_url: address of the service: `http://host:port`, `https://host:port`, or `unix:/path`
             for its Unix-domain socket.
-        api_key: sent with each request, as `Authorization: Bearer`; None: no key is sent.
+        api_key: API key, sent as `Authorization: Bearer` with each request; None: no key.
         encoding: `"safetensors"`, or `"json"` for people to read.
         timeout_s: deadline of a call, with all attempts and pauses.
         retry: when to retry.
-        ca_file: certificates in PEM of the authorities that may sign the service's certificate;
-            None: those of httpx.
-        client_cert: files in PEM of the client's certificate and its key, for a service that asks
-            for one.
-        transport: httpx's, for tests or for other options of TLS.
+        ca_file: PEM file with the CA certificates that verify the certificate of the service; None:
+            those of httpx.
+        client_cert: PEM files of the client's certificate and its private key, for a service that
+            requires one.
+        transport: transport of httpx, for tests or for other TLS options.
         clock: returns monotonic seconds.
         sleep: pauses for a number of seconds.
     """

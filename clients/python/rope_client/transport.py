@@ -33,26 +33,29 @@ def unix_socket_of(base_url: str) -> str | None:
 
 
 def key_header(api_key: str | None) -> dict[str, str]:
-    """Return the header that has the key, if any.
+    """Return the header Authorization for an API key; empty without a key.
 
     Raises:
-        ValueError: the key has a character that no key has; the text does not show the key.
+        ValueError: the key is empty or has other characters than printable ASCII. The message does
+            not contain the key.
     """
     if api_key is None:
         return {}
     key = api_key.strip()
     if not (key and key.isascii() and key.isprintable()):
-        raise ValueError("api_key must be one line of printable ASCII characters")
+        raise ValueError(
+            "api_key must be printable ASCII characters in one line, got others or none"
+        )
     return {"Authorization": f"Bearer {key}"}
 
 
 def tls_context(
     ca_file: StrPath | None, client_cert: tuple[StrPath, StrPath] | None, *, has_transport: bool
 ) -> ssl.SSLContext | bool:
-    """Return httpx's `verify`: how to check the service, and what to show it.
+    """Return the argument `verify` of httpx: a TLS context, or True for httpx's defaults.
 
     Raises:
-        ValueError: there is a transport, which has options of TLS of its own.
+        ValueError: a transport is given as well, which has its own TLS options.
         OSError: a file cannot be read.
     """
     if ca_file is None and client_cert is None:

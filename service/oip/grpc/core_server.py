@@ -26,21 +26,21 @@ NUM_ACCEPTED = 16
 """RPCs that the core may begin before the thread is back at its queue."""
 
 Unary = Callable[[Rpc, bytes | ServiceError], None]
-"""Begins to answer an RPC with one request, or with why the request was not received; the answer is
-sent by `Rpc.finish`."""
+"""Begins to answer an RPC. The second argument is the request, or the error if the request was not
+received. `Rpc.finish` sends the answer."""
 
 Stream = Callable[[Rpc], None]
 """Begins to answer an RPC with any number of requests."""
 
 
 class Admission(Protocol):
-    """Decides which RPCs may send their message."""
+    """Decides whether the message of an RPC is received."""
 
-    def knows(self, rpc: Rpc) -> bool:
-        """Tell whether an RPC may send its message at once. Called on the server's thread."""
+    def is_cached(self, rpc: Rpc) -> bool:
+        """Return whether the key of an RPC is known to be valid. Called on the server's thread."""
 
     def admits(self, path: str, rpc: Rpc) -> bool:
-        """Tell whether any other RPC may; answer the RPC if not. Called on the event loop."""
+        """Return whether an RPC is allowed; if not, finish the RPC. Called on the event loop."""
 
 
 class CoreServer:
@@ -48,10 +48,10 @@ class CoreServer:
 
     Args:
         options: of the core.
-        admission: decides before the message of an RPC is received; None: all RPCs may send it.
+        admission: called before the message of an RPC is received; None: all RPCs are allowed.
         unary: functions of methods with one request, by path.
         streams: functions of methods with any number of requests, by path.
-        receiving: decides which requests are refused while they are being received.
+        receiving: limits memory and time of messages that are being received.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class CoreServer:
         self._has_stopped = asyncio.Event()
 
     def listen(self, address: str, credentials: ServerCredentials | None = None) -> None:
-        """Listen on a port; over TLS, with credentials.
+        """Listen on a port, over TLS if `credentials` are given.
 
         Raises:
             OSError: the port cannot be opened.
@@ -126,7 +126,7 @@ class CoreServer:
             wait_s = self._receiving.seconds_to_check()
             event = self._queue.poll(None if wait_s is None else time.time() + wait_s)
             tag = event.tag
-            if tag is None:  # it is time to check
+            if tag is None:  # the wait timed out: check
                 continue
             if tag != self._begin:
                 self._forward(tag, event)
@@ -146,7 +146,7 @@ class CoreServer:
         rpc.receive_close()
         if unary is None:
             self._forward(partial(self._call_stream, self._streams.get(path, _refuse)), rpc)
-        elif self._admission is None or self._admission.knows(rpc):
+        elif self._admission is None or self._admission.is_cached(rpc):
             self._receive(unary, rpc)
         else:
             admits = partial(self._admission.admits, path.decode())
@@ -164,8 +164,8 @@ class CoreServer:
         if not self._receiving.remove(rpc):
             return
         message = event.batch_operations[0].message()
-        if message is None:  # the client has ended its side, or has left
-            rpc.finish(None, StatusCode.INVALID_ARGUMENT, "the RPC has no request")
+        if message is None:  # the client has half-closed the RPC, or has left
+            rpc.finish(None, StatusCode.INVALID_ARGUMENT, "the RPC must have one request, got none")
         elif not rpc.is_over:
             begin(rpc, message)
 

@@ -1,4 +1,4 @@
-"""Certificates in the form that the core of grpcio takes."""
+"""TLS credentials for the core of grpcio."""
 
 import grpc
 
@@ -6,9 +6,9 @@ from service.access.certificates import Certificate, Certificates
 
 
 def dynamic_credentials(certificates: Certificates) -> grpc.ServerCredentials:
-    """Return credentials that look for a new certificate at each new connection.
+    """Return credentials that use the current certificate for each new connection.
 
-    The core asks on a thread of its own.
+    The core calls `fetch` on a thread of its own.
     """
     last = certificates.current()
 

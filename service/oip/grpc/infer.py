@@ -30,7 +30,7 @@ Measured on int64_contents of small numbers, the worst case.
 """
 
 ANSWER_COPIES = 2
-"""Tensors and their message, then the message and the copy of it that the core sends."""
+"""Copies of an answer in memory: tensors and message, then message and the core's copy of it."""
 
 MAX_PENDING = 32
 """Most requests of a stream that run at a time; further requests are not read."""
@@ -55,7 +55,7 @@ class InferMethods:
         context = self._context(rpc)
         rpc.add_done_callback(context.charge.release)  # the response is sent
         parsing = self._parse(context, body)
-        del body  # with the tensors of the request, which are freed when the call has run
+        del body  # the tensors of the request are freed when the call has run
         return await self._infer(context, await parsing, {}, b"".join)
 
     async def stream(self, bodies: AsyncIterator[bytes], rpc: Rpc) -> AsyncGenerator[bytes, None]:
@@ -116,7 +116,7 @@ class InferMethods:
     async def _infer_in_stream(
         self, context: RequestContext, body: bytes, described: dict[str, Any]
     ) -> bytes:
-        """Return the answer to one request of a stream, and put into `described` what is known."""
+        """Return the answer to one request of a stream; fill `described` with its id and model."""
         request = await self._parse(context, body)
         described |= {"id": request.split.id, "model_name": request.message.model_name}
         options = codec.read_params(request.message.parameters)

@@ -139,11 +139,11 @@ class PlannedInfer:
             raise
         charge = Charge(handler.admission, rpc.tenant)
         try:
-            # the message, which is freed when this function returns, and its tensors in a slab;
-            # the answer's tensors and their message, then the message and the core's copy of it
+            # input: the message, freed when this function returns, and its tensors in a slab;
+            # output: the tensors and their message, then the message and the core's copy of it
             charge.add(plan.charge_bytes + plan.job.answer_bytes)
             slab = self._slab_pool.lease(plan.num_bytes)
-        except ServiceError:  # no memory: the ordinary way says so
+        except ServiceError:  # no memory: the ordinary way answers with the error
             charge.release()
             return False
         for span, piece in zip(plan.spans, raw, strict=True):

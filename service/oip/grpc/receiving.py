@@ -1,9 +1,9 @@
-"""Requests that the core of grpcio is receiving: when they are refused, and why.
+"""Limit the memory and the time of messages that the core of grpcio is receiving.
 
-The core tells neither the length of a message nor how much of it has come before it has all of it.
-So a request cannot be charged before it is received. Instead, the resident memory of the process is
-measured while messages are being received: above its limit, those that began last are refused, and
-the core drops what it has of them.
+The core reports neither the length of a message nor its received bytes before the message is
+complete, so a message cannot be charged before it is received. Instead, the resident memory of the
+process is measured while messages are being received. Above the limit the RPCs that began last are
+refused, and the core frees the received part of their messages.
 """
 
 import time
@@ -15,20 +15,21 @@ from service.oip.grpc.rpc import Rpc
 from service.resident_memory import ResidentLimit
 
 OVERDUE_S = 0.02
-"""A message that takes longer may be large. A shorter one has no time to take much memory."""
+"""Seconds after which a message may be large: only such messages are checked."""
 
 MAX_INTERVAL_S = 0.2
-"""Longest time between two measurements. The core interrupts each wait after this time as well."""
+"""Longest time between two measurements, in seconds. The core interrupts each wait after this
+time."""
 
 TRIM_AFTER_S = 1.0
-"""Time from the last message that may be large until free memory returns to the system. The core
-receives in pieces of all sizes, whose memory the allocator would keep."""
+"""Seconds from the last message that may be large until free memory returns to the system. The core
+receives in pieces of all sizes, and the allocator would keep their memory."""
 
 MAX_BYTES_PER_S = 4 * 2**30
-"""How fast the thread of the core can receive, at most."""
+"""Highest rate at which the thread of the core can receive."""
 
 Finish = Callable[[ServiceError], None]
-"""Ends an RPC that was refused, on the event loop."""
+"""Ends a refused RPC; called on the event loop."""
 
 
 class Refused(NamedTuple):
@@ -40,7 +41,7 @@ class Refused(NamedTuple):
 
 
 class ReceiveTimeouts(NamedTuple):
-    """How long a message may take, in seconds, if the client is still there."""
+    """Longest time to receive a message from a connected client, in seconds."""
 
     default: float
     """The request of an RPC without a deadline."""
@@ -51,12 +52,14 @@ class ReceiveTimeouts(NamedTuple):
 
 
 class Receiving:
-    """The RPCs that wait for a message. `check` is for one thread, all else for any.
+    """The RPCs that wait for a message.
+
+    Call `check` on one thread only; the other methods are thread-safe.
 
     Args:
-        limit: of the resident memory.
-        timeouts: of the messages.
-        clock: returns the time in seconds.
+        limit: limit of the resident memory.
+        timeouts: timeouts of the messages.
+        clock: returns monotonic seconds.
     """
 
     def __init__(
@@ -73,21 +76,21 @@ class Receiving:
         self._rpcs: dict[Rpc, Finish] = {}
 
     def add(self, rpc: Rpc, finish: Finish) -> None:
-        """Watch an RPC; `finish` ends the RPC after `check` has returned it."""
+        """Start to watch an RPC; `finish` ends the RPC if `check` refuses the RPC."""
         self._rpcs[rpc] = finish
 
     def remove(self, rpc: Rpc) -> bool:
-        """Watch an RPC no more; return False if it was refused."""
+        """Stop watching an RPC; return False if the RPC was refused."""
         return self._rpcs.pop(rpc, None) is not None
 
     def seconds_to_check(self) -> float | None:
-        """Return the time until the next check, None if there is nothing to check."""
+        """Return the seconds until the next check; None: no RPC is watched."""
         if not self._rpcs and self._trim_at is None:
             return None
         return max(0.0, self._next_check - self._clock())
 
     def check(self) -> list[Refused]:
-        """Return the RPCs to refuse now, which are watched no more."""
+        """Return the RPCs to refuse now, and stop watching them."""
         now = self._clock()
         if now < self._next_check:
             return []
@@ -113,7 +116,7 @@ class Receiving:
             self._next_check = now + min(
                 max(OVERDUE_S, bytes_left / MAX_BYTES_PER_S), MAX_INTERVAL_S
             )
-            if bytes_left < 0:  # one that is alone is never refused, as with all other requests
+            if bytes_left < 0:  # a single RPC is never refused, as a single HTTP request
                 text = "messages that are being received take too much memory"
                 num_kept = (len(overdue) + 3) // 4
                 refused += [(rpc, Overloaded(text)) for rpc, _ in overdue[num_kept:]]

@@ -25,12 +25,12 @@ class Rpc:
 
     Attributes:
         metadata: what the client sent: pairs of name and value.
-        tenant: who the RPC is from, once that is decided.
+        tenant: tenant that sent the RPC; `ANONYMOUS` before the RPC is authenticated.
         trailing_metadata: what is sent with the status.
         on_cancel: called once, when the client leaves or the deadline passes before the answer.
         is_stream: whether the client may send any number of messages.
-        receiving_since: time of `time.monotonic` from which on the RPC waits for a message; None
-            while it does not wait.
+        receiving_since: time of `time.monotonic` at which the RPC began to wait for a message;
+            None while the RPC does not wait.
     """
 
     __slots__ = (
@@ -107,11 +107,11 @@ class Rpc:
         self._call.start_server_batch((*self._initial_metadata(), *response, end), self._end)
 
     def refuse(self, status: StatusCode, details: str) -> None:
-        """Send the status at once, and drop what has come of the message. Call `finish` after it.
+        """Send the status at once, and free the received part of the message.
 
-        This method is for the thread that waits for events.
+        Called on the thread that waits for events. Call `finish` after it.
         """
-        self._is_refused = True  # first, so that the end is not taken for that of the client
+        self._is_refused = True  # first: `_on_close` must not treat the end as a cancellation
         self._call.cancel(_CODES[status], details)
 
     def receive_close(self) -> None:

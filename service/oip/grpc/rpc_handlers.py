@@ -38,12 +38,12 @@ class RpcHandlers:
 
     Args:
         request_log: where RPCs are counted and logged.
-        gate: admits RPCs; one that admits all of them if None.
+        gate: authenticates RPCs.
     """
 
-    def __init__(self, request_log: RequestLog, gate: Gate | None = None) -> None:
+    def __init__(self, request_log: RequestLog, gate: Gate) -> None:
         self._request_log = request_log
-        self._gate = gate or Gate()
+        self._gate = gate
         self._num_running = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -62,15 +62,15 @@ class RpcHandlers:
         """Return when the status of every RPC has been sent."""
         await self._idle.wait()
 
-    def knows(self, rpc: Rpc) -> bool:
-        """Tell whether the message of an RPC may be received before `admits` is called.
+    def is_cached(self, rpc: Rpc) -> bool:
+        """Return whether the message of an RPC may be received without a call of `admits`.
 
-        Any thread may call this.
+        Thread-safe.
         """
-        return self._gate.knows(rpc.authorization())
+        return self._gate.is_cached(rpc.authorization())
 
     def admits(self, path: str, rpc: Rpc) -> bool:
-        """Tell whether the message of an RPC may be received; answer the RPC if not."""
+        """Return whether the message of an RPC may be received; if not, finish the RPC."""
         try:
             self._gate.admit_rpc(path, rpc.authorization())
         except ServiceError as failure:
@@ -119,7 +119,8 @@ class RpcHandlers:
             path: of the method.
             rpc: the RPC.
             respond: called once.
-            num_bytes: length of its request; None for a stream, whose requests have quotas.
+            num_bytes: length of its request in bytes; None for a stream, whose requests are counted
+                one by one.
         """
         self._count(path, rpc)
         if self._refusing:
@@ -141,7 +142,7 @@ class RpcHandlers:
             rpc.on_cancel = task.cancel
 
     def _take_quota(self, rpc: Rpc, num_bytes: int) -> None:
-        """Count an RPC with one request as one of its tenant, until its end.
+        """Count an RPC in the quota of its tenant until the RPC ends.
 
         Raises:
             QuotaExceeded: as `Quotas.begin`.
@@ -155,7 +156,7 @@ class RpcHandlers:
         """Yield the messages of a stream as long as its key is valid.
 
         Raises:
-            Unauthenticated, Forbidden: the keys have changed.
+            Unauthenticated, Forbidden: the key is no longer valid.
         """
         async for message in rpc.requests():
             if self._gate.needs_keys:

@@ -36,15 +36,15 @@ MAX_CONNECTIONS = 1024
 """Open connections, where the system allows enough open files."""
 
 MAX_STREAMS = 1024
-"""RPCs in progress on a connection. Clients hold further RPCs back until one has ended."""
+"""Most RPCs in progress on a connection. Clients delay further RPCs until one has ended."""
 
 MIN_PING_INTERVAL_MS = 1000
 MAX_PING_STRIKES = 200
-"""Pings that may follow another one sooner than MIN_PING_INTERVAL_MS, with no answer sent between
-them. Libraries ping when they like, some every second. A flood costs its client the connection."""
+"""Most pings that follow the ping before within MIN_PING_INTERVAL_MS, with no answer sent between
+them. One more ends the connection. Some libraries ping every second."""
 
 STREAM_IDLE_S = 600.0
-"""Time in which the client of a stream sends nothing after which the stream ends."""
+"""Seconds without a request after which a stream ends."""
 
 GOODBYE_S = 1.0
 """Time for peers to close their connections after the last RPC."""
@@ -63,9 +63,9 @@ class GrpcServer:
         lifecycle: its phases are the answers of the health service, and it ends open streams.
         methods: all that are implemented.
         metrics: counts RPCs.
-        limit: of the resident memory.
-        gate: admits RPCs; one that admits all of them if None.
-        certificates: of TLS; None: there is no TLS.
+        limit: limit of the resident memory.
+        gate: authenticates RPCs.
+        certificates: certificates of the service; None: no TLS.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class GrpcServer:
         methods: Methods,
         metrics: Metrics,
         limit: ResidentLimit,
-        gate: Gate | None = None,
+        gate: Gate,
         certificates: Certificates | None = None,
     ) -> None:
         self._settings = settings
@@ -84,7 +84,7 @@ class GrpcServer:
         self._certificates = certificates
         request_log = RequestLog(metrics, logged=settings.logs_requests, quiet=QUIET)
         self._rpcs = RpcHandlers(request_log, gate)
-        self._admission = self._rpcs if gate is not None and gate.needs_keys else None
+        self._admission = self._rpcs if gate.needs_keys else None
         self._unary: dict[str, Unary] = {}
         self._streams: dict[str, Stream] = {}
         for name, method in methods.items():
@@ -131,7 +131,7 @@ class GrpcServer:
         )
 
     async def _measure_idle(self) -> None:
-        """Measure the idle process when the warm-up has ended."""
+        """Measure the memory of the idle process when the warm-up has ended."""
         async for phase in self._lifecycle.changes():
             if phase is Phase.READY:
                 self._limit.set_idle()
@@ -180,7 +180,7 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.max_allowed_incoming_connections", max(1, min(max_files // 8, MAX_CONNECTIONS))),
         ("grpc.server_handshake_timeout_ms", _milliseconds(settings.header_timeout_s)),
         ("grpc.max_connection_idle_ms", _milliseconds(settings.keep_alive_s)),
-        # a client that has vanished is noticed; pings of its own are welcome without an RPC as well
+        # detects vanished clients; clients may ping without an RPC as well
         ("grpc.keepalive_time_ms", _milliseconds(settings.keep_alive_s)),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", MIN_PING_INTERVAL_MS),

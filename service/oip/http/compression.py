@@ -17,8 +17,8 @@ STEP_BYTES = 2**20
 """Bytes that are decompressed at a time."""
 
 MAX_RATIO = 200
-"""Most bytes for each compressed byte, in a body that is longer than STEP_BYTES. Only one number
-again and again shrinks more."""
+"""Highest ratio of decompressed to compressed bytes, in a body longer than STEP_BYTES. Only a body
+of nearly equal bytes has a higher ratio."""
 
 
 def request_coding(content_encoding: bytes | None) -> bytes | None:
@@ -92,7 +92,7 @@ async def inflate(
             raise TooLarge("the body, decompressed, in bytes,", max_bytes, "more")
         num_read = min(start, len(view)) - len(rest)
         if num_bytes > STEP_BYTES and num_bytes > num_read * MAX_RATIO:
-            raise TooLarge("the ratio of a compressed body", MAX_RATIO, "more")
+            raise TooLarge("the ratio of decompressed to compressed bytes", MAX_RATIO, "more")
         if not part and was_last and not rest and not stream.eof:
             raise BadMessage("the compressed body ends early")
         context.charge.add(len(part) * memory_factor)

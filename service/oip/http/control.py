@@ -145,7 +145,7 @@ def _endpoint(route: Route, control: Control) -> Callable[[Request], Coroutine[A
 
 
 async def _receive(request: Request) -> bytes | TooLarge:
-    """Return a body, or the error where it is over the limit; then its rest is not received.
+    """Return the body, or an error if the body is over the limit; then its rest is not received.
 
     Raises:
         ClientLeft: the client disconnected before the end of the body.

@@ -82,7 +82,7 @@ class CachedHeader(NamedTuple):
 
 
 MAX_ID_LENGTH = 2**12
-"""Longest name that a client may give a request, in characters."""
+"""Longest `id` of a request, in characters."""
 
 MAX_HEADER_BYTES = 2**10
 """Longest header that is cached."""

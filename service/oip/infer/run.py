@@ -32,7 +32,9 @@ async def run_model(
     """
     request_id, plan, message = await reading
     if len(request_id) > MAX_ID_LENGTH:
-        raise BadMessage(f"id may have at most {MAX_ID_LENGTH} characters, got {len(request_id)}")
+        raise BadMessage(
+            f"id may have at most {MAX_ID_LENGTH:,} characters, got {len(request_id):,}"
+        )
     context.charge.add(plan.region_bytes)
     memory_factor, queue_s = plan.memory_factor, plan.queue_s
     try:

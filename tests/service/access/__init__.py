@@ -1,1 +1,1 @@
-"""Keys, scopes, the names in Host, and their enforcement on all ways."""
+"""Tests of keys, scopes, quotas and Host, over HTTP with and without a plan, and over gRPC."""

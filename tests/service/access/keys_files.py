@@ -1,4 +1,4 @@
-"""Keys files of tests."""
+"""Write keys files for tests."""
 
 from collections.abc import Iterable
 from hashlib import sha256

@@ -1,4 +1,4 @@
-"""Keys over gRPC: each RPC is decided by its metadata, whatever plan its message has."""
+"""API keys over gRPC: each RPC is authorized by its metadata, with and without a plan."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable
@@ -40,7 +40,7 @@ class Keyed(NamedTuple):
     state: OipState
     path: Path
     tenants: list[Tenant]
-    """Of all calls that were put into the queue."""
+    """Tenants of all calls that were put into the queue."""
 
     async def ask(self, path: str, key: str | None = None, body: bytes = b"", **more: Any) -> CODE:
         """Return the status of an RPC."""
@@ -53,7 +53,7 @@ class Keyed(NamedTuple):
 
     def change_keys(self, *infer_keys: str) -> None:
         write_all(self.path, *infer_keys)
-        self.state.handler.gate.next_check = 0.0
+        self.state.handler.gate.file.next_look = 0.0
 
 
 def authorization(*keys: str) -> Metadata:
@@ -102,7 +102,7 @@ REFUSED: dict[str, Metadata] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-async def test_no_other_rpc_is_let_in(service: Keyed, name: str):
+async def test_rpcs_without_a_valid_key_are_refused(service: Keyed, name: str):
     for _ in range(3):
         assert await service.infer(INFER) is CODE.OK, "its message has a plan then"
         metadata = REFUSED[name]
@@ -141,14 +141,14 @@ async def test_the_tenant_is_that_of_each_rpc(service: Keyed):
         ),
     ],
 )
-async def test_a_key_opens_the_methods_of_its_scopes(service: Keyed, method: str, codes):
+async def test_a_key_may_use_the_methods_of_its_scopes(service: Keyed, method: str, codes):
     path = METHODS[method].path if method in METHODS else method
     found = [await service.ask(path, key) for key in (None, INFER, METRICS, ADMIN)]
     assert found == [*codes]
 
 
 async def test_a_large_message_without_a_key_is_not_received(service: Keyed, monkeypatch):
-    """The RPC is over before its message is read."""
+    """The RPC ends before its message is read."""
     received = []
     handlers = service.running.server._rpcs
     monkeypatch.setattr(handlers, "_begin", lambda *_: received.append(1))

@@ -1,4 +1,4 @@
-"""The names in Host: on a loopback address only those of the own host, against DNS rebinding."""
+"""Host: on a loopback address only names of this host are allowed, against DNS rebinding."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -38,12 +38,12 @@ def test_allowed_hosts(bound, others, allowed):
 
 
 @pytest.mark.parametrize("names", [",", "a,", "a b", "a:80", "http://a", "a/b", "[x]"])
-def test_the_setting_has_names_alone(names):
+def test_the_setting_accepts_host_names_only(names):
     with pytest.raises(ValueError, match="allowed_hosts"):
         Settings(allowed_hosts=names)
 
 
-def test_a_port_does_not_count():
+def test_the_port_in_host_is_ignored():
     hosts = (b"A.example:80", b"a.example", b"[::1]:8000", b"[::1]", b"a:", b"")
     assert [*map(name_of, hosts)] == [b"a.example"] * 2 + [b"[::1]"] * 2 + [b"a", b""]
 
@@ -64,7 +64,7 @@ async def service() -> AsyncIterator[Running]:
         *[(host, 400) for host in ("localhost.evil.example", "127.0.0.1.nip.io", "localhost.")],
     ],
 )
-async def test_a_request_names_the_own_host(service: Running, host: str, status: int):
+async def test_host_must_be_an_allowed_name(service: Running, host: str, status: int):
     exchange = rotation(16, host=host)
     num_planned = len(service.statuses)
     for _ in range(3):  # the third one has a plan, if it may have one
@@ -84,7 +84,7 @@ async def test_a_request_names_the_own_host(service: Running, host: str, status:
 
 @in_one_loop
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
-async def test_a_request_without_a_name_is_from_no_browser(service: Running, version: str):
+async def test_a_request_without_a_host_name_is_allowed(service: Running, version: str):
     field = "" if version == "1.0" else "host:\r\n"
     client = await Client.connect(service.address)
     request = f"GET /v1/presets HTTP/{version}\r\n{field}\r\n".encode()
@@ -93,7 +93,7 @@ async def test_a_request_without_a_name_is_from_no_browser(service: Running, ver
 
 
 @in_one_loop
-async def test_a_unix_socket_takes_any_name(service: Running, tmp_path: Path):
+async def test_host_is_not_checked_on_a_unix_socket(service: Running, tmp_path: Path):
     unix_socket = UnixSocket(tmp_path / "rope.sock")
     server = service.server
     server._accept([unix_socket.socket], server._plain_protocol, server._intake)
@@ -107,13 +107,13 @@ async def test_a_unix_socket_takes_any_name(service: Running, tmp_path: Path):
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
-def test_the_own_host_needs_no_warning(address):
+def test_a_loopback_address_needs_no_warning(address):
     assert is_loopback(address)
     assert exposure_warning(address, has_keys=False, has_tls=False) is None
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0", "::", "10.0.0.1", "rope.example"])
-def test_one_line_says_what_is_missing(address):
+def test_the_warning_names_what_is_missing(address):
     neither = exposure_warning(address, has_keys=False, has_tls=False)
     no_keys = exposure_warning(address, has_keys=False, has_tls=True)
     no_tls = exposure_warning(address, has_keys=True, has_tls=False)

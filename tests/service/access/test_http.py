@@ -1,4 +1,4 @@
-"""Keys over HTTP: table 2.1 K01-K10, F30 and H09, scopes, and changes of the keys file.
+"""API keys over HTTP: rows K01-K10, F30 and H09, scopes, and changes of the keys file.
 
 A request with a plan never becomes ASGI, so each request is sent until it would have a plan. F20 is
 in `test_connection_border`.
@@ -45,7 +45,7 @@ async def connected(service: Running) -> AsyncIterator[Client]:
 
 
 def with_line(line: bytes, target: bytes = b"/v1/rotate") -> bytes:
-    """Return the good request with another line in place of its key."""
+    """Return the valid request with another line in place of its key."""
     request = GOOD.request.replace(f"authorization: Bearer {INFER}\r\n".encode(), line)
     return request.replace(b"/v1/rotate", target)
 
@@ -80,7 +80,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-async def test_no_other_request_is_let_in(service: Running, name: str):
+async def test_requests_without_a_valid_key_are_refused(service: Running, name: str):
     num_planned = len(service.statuses)
     for _ in range(NUM_TRIES):
         async with connected(service) as client:
@@ -114,7 +114,7 @@ async def test_a_right_key_has_plans(service: Running):
     "target", ["/v1/rotate", "/v2/models/rope/infer", "/v2/logging", "/nowhere", "/v1/attention"]
 )
 async def test_k10_is_answered_before_the_body(service: Running, target: str):
-    """A wrong key, a large body is declared, and nothing of it is sent."""
+    """A wrong key and a large declared body, of which no byte is sent."""
     for _ in range(NUM_TRIES):
         async with connected(service) as client:
             fields = {"host": "x", "authorization": "Bearer wrong", "content-length": str(2**24)}
@@ -179,7 +179,9 @@ async def test_h09_only_the_key_names_the_tenant(service: Running, tenants: list
         ),
     ],
 )
-async def test_a_key_opens_the_routes_of_its_scopes(service: Running, key: str | None, opened: set):
+async def test_a_key_may_use_the_routes_of_its_scopes(
+    service: Running, key: str | None, opened: set
+):
     paths = {"/v1/presets", "/v2", "/docs", "/version", "/metrics"}
     paths |= {"/v2/models/stats", "/v2/logging", "/nowhere", "/v1/presets?x=/healthz"}
     opened = opened | ({"/v1/presets?x=/healthz"} if "/v1/presets" in opened else set())
@@ -197,19 +199,19 @@ async def test_a_key_opens_the_routes_of_its_scopes(service: Running, key: str |
             assert (await client.ask(request)).status in (200, 503), path
 
 
-async def test_v2_refuses_in_its_own_form(service: Running):
+async def test_v2_uses_its_own_error_format(service: Running):
     async with connected(service) as client:
         unknown = await client.ask(post("/v2/models/rope/infer", JSON))
         assert (unknown.status, unknown.fields["www-authenticate"]) == (401, "Bearer")
-        assert unknown.body == b'{"error":"Authorization must be given once, got 0"}'
+        assert unknown.body == b'{"error":"Authorization must be given once, got 0 times"}'
         forbidden = await client.ask(
             post("/v2/models/rope/infer", JSON, authorization=f"Bearer {METRICS}")
         )
         assert forbidden.status == 403
-        assert b"has not the scope infer" in forbidden.body
+        assert b"needs the scope infer, the API key has" in forbidden.body
 
 
-async def test_clients_without_a_key_fill_no_cache_of_plans(service: Running):
+async def test_headers_without_a_valid_key_are_not_cached(service: Running):
     await assert_good(service)
     planner = service.planned.planner
     for number in range(3 * MAX_PLANS):
@@ -233,7 +235,7 @@ async def test_no_key_in_logs(service: Running, caplog, capfd):
 
 @pytest.mark.parametrize("is_planned", [False, True], ids=["ordinary", "planned"])
 async def test_keys_change_without_a_restart(tmp_path, is_planned: bool):
-    """The old key is refused, on a connection that has a plan as well, and the new one works."""
+    """The old key is refused, on a connection with a plan as well; the new key is accepted."""
     path = write_all(tmp_path / "keys.toml", "old")
     old, new = (rotation(16, authorization=f"Bearer {key}") for key in ("old", "new"))
     async with running(keys_file=path) as service, connected(service) as client:
@@ -254,7 +256,7 @@ async def test_keys_change_without_a_restart(tmp_path, is_planned: bool):
 
 @pytest.mark.parametrize("has_plan", [False, True], ids=["without a plan", "with a plan"])
 async def test_keys_change_while_a_body_is_received(tmp_path, has_plan: bool):
-    """A plan decides once the header is there. Without one, the ordinary way decides at the end."""
+    """With a plan the key is checked at the header; without one, when the body is complete."""
     path = write_all(tmp_path / "keys.toml", "old")
     old, new = (rotation(16, authorization=f"Bearer {key}") for key in ("old", "new"))
     async with (
@@ -295,14 +297,14 @@ async def test_a_tenant_that_changes_is_seen_by_the_next_planned_request(tmp_pat
 
 
 @pytest.mark.parametrize("protocol", ["httptools", "h11"])
-async def test_another_server_of_the_application_is_no_way_around(tmp_path, protocol: str):
+async def test_keys_are_checked_under_another_asgi_server(tmp_path, protocol: str):
     async with running(protocol, keys_file=write_all(tmp_path / "keys.toml")) as service:
         assert_unauthenticated(await ask_once(service, REFUSED["K01 no key"]))
         assert_unauthenticated(await ask_once(service, REFUSED["K08 two keys, the last right"]))
         assert (await ask_once(service, GOOD.request)).body == GOOD.body
 
 
-async def test_without_keys_all_are_anonymous_and_a_key_is_no_harm():
+async def test_without_a_keys_file_every_client_is_anonymous():
     async with running() as service:
         await assert_good(service)
         assert service.planned.planner.match(GOOD.request).plan.tenant is ANONYMOUS
@@ -315,5 +317,5 @@ async def ask_once(service: Running, request: bytes) -> Answer:
 
 
 def a_second_passes(service: Running) -> None:
-    """Let the next request look at the keys file."""
-    service.handler.gate.next_check = 0.0
+    """Let the next request check the keys file."""
+    service.handler.gate.file.next_look = 0.0

@@ -1,4 +1,4 @@
-"""The keys file: what is valid, what is compared, and what a change does."""
+"""The keys file: validation, comparison of keys, and reloading."""
 
 import hmac
 import os
@@ -7,17 +7,18 @@ from hashlib import sha256
 import pytest
 
 from service.access import keys as keys_module
-from service.access.gate import CHECK_S, Gate
-from service.access.keys import MAX_FILE_BYTES, MAX_KEYS, BadKeysFile, KeysFile, parse_keys
+from service.access.gate import Gate
+from service.access.keys import MAX_FILE_BYTES, MAX_KEYS, BadKeysFile, parse_keys
 from service.access.new_key import new_key, run
 from service.access.tenant import Scope, Tenant
+from service.access.watched_file import LOOK_INTERVAL_S
 from service.errors import Unauthenticated
 from tests.service.access.keys_files import table
 
 HASH = sha256(b"a").hexdigest()
 
 
-def test_a_table_is_a_tenant():
+def test_a_table_defines_a_tenant():
     lines = ('scopes = ["infer", "metrics"]', "weight = 2", "requests_per_s = 10")
     lines += ("bytes_per_s = 1e6", "compute_s_per_s = 0.5", "max_concurrent = 4")
     keys = parse_keys(table("acme", ["old", "new"], *lines) + table("small", ["third"]))
@@ -31,7 +32,7 @@ def test_a_table_is_a_tenant():
     ("text", "complaint"),
     [
         ("[a", "not TOML: "),
-        ("", "there is no key in the file"),
+        ("", "the file must have at least one key, got none"),
         ("[a]", "a.keys: Field required"),
         ("[a]\nkeys = []", "a.keys: Tuple should have at least 1 item"),
         ('[a]\nkeys = ["rope_secret"]', "a.keys.0: String should match pattern"),
@@ -43,10 +44,13 @@ def test_a_table_is_a_tenant():
         (table("a", ["a"], "weight = 0"), "a.weight: Input should be greater than 0"),
         (table("a", ["a"], "weight = nan"), "a.weight: Input should be a finite number"),
         (table("a", ["a"], "max_concurrent = 0"), "a.max_concurrent: Input should be greater"),
-        (table("a", map(str, range(MAX_KEYS + 1))), f"there may be at most {MAX_KEYS} keys"),
+        (
+            table("a", map(str, range(MAX_KEYS + 1))),
+            f"the file may have at most {MAX_KEYS} keys, got {MAX_KEYS + 1}",
+        ),
     ],
 )
-def test_one_line_says_what_is_wrong(text, complaint):
+def test_an_invalid_file_has_a_message_in_one_line(text, complaint):
     with pytest.raises(BadKeysFile) as raised:
         parse_keys(text)
     assert complaint in str(raised.value)
@@ -55,7 +59,7 @@ def test_one_line_says_what_is_wrong(text, complaint):
 
 
 def test_all_digests_are_compared_and_in_constant_time(monkeypatch):
-    """Whichever key comes, the same comparisons are made."""
+    """Every key causes the same comparisons."""
     compared = []
 
     def compare(known: bytes, digest: bytes) -> bool:
@@ -78,27 +82,40 @@ def test_all_digests_are_compared_and_in_constant_time(monkeypatch):
 def test_a_changed_file_is_read_at_the_next_request_after_a_second(tmp_path):
     path, now = tmp_path / "keys.toml", 100.0
     path.write_text(table("one", ["old"]))
-    gate = Gate(KeysFile(path), clock=lambda: now)
+    gate = Gate(path, clock=lambda: now)
     assert admit(gate, "old").name == "one"
     path.write_text(table("one", ["new"]))
     assert admit(gate, "old").name == "one"
-    now += CHECK_S
+    now += LOOK_INTERVAL_S
     assert admit(gate, "new").name == "one"
     with pytest.raises(Unauthenticated):
         admit(gate, "old")
 
 
+def test_reload_does_not_wait_for_the_next_second(tmp_path):
+    path = tmp_path / "keys.toml"
+    path.write_text(table("one", ["old"]))
+    gate = Gate(path, clock=lambda: 0.0)
+    path.write_text(table("one", ["new"]))
+    assert gate.reload()
+    assert admit(gate, "new").name == "one"
+    path.write_text("[")
+    assert not gate.reload()
+    assert admit(gate, "new").name == "one"
+    assert not Gate().reload()
+
+
 def test_a_mounted_secret_is_replaced_by_a_link(tmp_path):
-    """As Kubernetes does: the file is a link to a folder whose link is replaced."""
+    """As Kubernetes does: the path contains a symbolic link that is replaced."""
     for folder, key in (("first", "old"), ("second", "new")):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "keys.toml").write_text(table("one", [key]))
     (tmp_path / "..data").symlink_to("first")
     (tmp_path / "keys.toml").symlink_to("..data/keys.toml")
-    gate = Gate(KeysFile(tmp_path / "keys.toml"))
+    gate = Gate(tmp_path / "keys.toml")
     (tmp_path / "..data_tmp").symlink_to("second")
     os.replace(tmp_path / "..data_tmp", tmp_path / "..data")
-    gate.next_check = 0.0
+    gate.file.next_look = 0.0
     assert admit(gate, "new").name == "one"
 
 
@@ -106,32 +123,30 @@ def test_a_mounted_secret_is_replaced_by_a_link(tmp_path):
     ("content", "said"),
     [(b"[one]\nkeys = 3", "one.keys"), (b"\xff", "not UTF-8"), (None, "No such file")],
 )
-def test_keys_stay_when_the_new_file_is_bad_and_the_log_says_it_once(
-    tmp_path, caplog, content, said
-):
+def test_an_invalid_new_file_keeps_the_keys_and_is_logged_once(tmp_path, caplog, content, said):
     path = tmp_path / "keys.toml"
     path.write_text(table("one", ["old"]))
-    gate = Gate(KeysFile(path))
+    gate = Gate(path)
     if content is None:
         path.unlink()
     else:
         path.write_bytes(content)
     for _ in range(3):
-        gate.next_check = 0.0
+        gate.file.next_look = 0.0
         assert admit(gate, "old").name == "one"
     assert len(caplog.records) == 1
     assert said in caplog.text
     path.write_text(table("one", ["newer"]))
-    gate.next_check = 0.0
+    gate.file.next_look = 0.0
     assert admit(gate, "newer").name == "one"
 
 
-def test_the_start_says_what_is_wrong_with_the_file(tmp_path):
+def test_the_start_fails_with_the_reason(tmp_path):
     with pytest.raises(BadKeysFile, match="No such file"):
-        KeysFile(tmp_path / "missing.toml")
+        Gate(tmp_path / "missing.toml")
     (tmp_path / "large.toml").write_bytes(b"#" * (MAX_FILE_BYTES + 1))
     with pytest.raises(BadKeysFile, match="at most 1,048,576 bytes"):
-        KeysFile(tmp_path / "large.toml")
+        Gate(tmp_path / "large.toml")
 
 
 def test_new_keys_are_long_differ_and_fit_the_file(capsys):

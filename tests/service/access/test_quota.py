@@ -1,4 +1,4 @@
-"""Token buckets, concurrent requests and debts of tenants; the clock is that of the test."""
+"""Token buckets, requests in progress and debts of tenants, on a simulated clock."""
 
 from collections import Counter
 from contextlib import suppress
@@ -59,7 +59,10 @@ def test_requests(quotas: Quotas, clock: Clock, counted: Counter):
     for _ in range(4):
         send(quotas, tenant)
     refusal = refused(quotas, tenant)
-    assert (str(refusal), refusal.retry_after_s) == ("the key may have 4 requests in a second", 1)
+    assert (str(refusal), refusal.retry_after_s) == (
+        "the API key is limited to 4 requests per second",
+        1,
+    )
     clock.now += 0.25
     send(quotas, tenant)
     refused(quotas, tenant)
@@ -93,7 +96,10 @@ def test_bytes_and_a_body_larger_than_the_bucket(quotas: Quotas, clock: Clock):
     clock.now += 0.5
     send(quotas, tenant, 5000)
     refusal = refused(quotas, tenant, 500)
-    assert (str(refusal), refusal.retry_after_s) == ("the key may have 1000 bytes in a second", 5)
+    assert (str(refusal), refusal.retry_after_s) == (
+        "the API key is limited to 1000 bytes per second",
+        5,
+    )
     clock.now += 4.5
     send(quotas, tenant, 500)
 
@@ -107,18 +113,18 @@ def test_a_body_of_unknown_length_is_charged_once_it_is_known(quotas: Quotas, cl
     send(quotas, tenant, 0)
 
 
-def test_what_a_run_took_delays_later_requests(quotas: Quotas, clock: Clock):
+def test_device_time_delays_later_requests(quotas: Quotas, clock: Clock):
     tenant = Tenant("a", compute_s_per_s=0.5)
     with quotas.request(tenant, 0):
         quotas.add_compute(tenant, 2.5)
     refusal = refused(quotas, tenant)
     assert refusal.retry_after_s == 4
-    assert str(refusal) == "the key may have 0.5 seconds of computing in a second"
+    assert str(refusal) == "the API key is limited to 0.5 seconds of computing per second"
     clock.now += 4
     send(quotas, tenant)
 
 
-def test_requests_at_a_time(quotas: Quotas, counted: Counter):
+def test_max_concurrent(quotas: Quotas, counted: Counter):
     tenant = Tenant("a", max_concurrent=2)
     with quotas.request(tenant, 0):
         with quotas.request(tenant, 0):
@@ -126,11 +132,14 @@ def test_requests_at_a_time(quotas: Quotas, counted: Counter):
         with suppress(ValueError), quotas.request(tenant, 0):
             raise ValueError
         send(quotas, tenant)
-    assert (str(refusal), refusal.retry_after_s) == ("the key may have 2 requests at a time", 1)
+    assert (str(refusal), refusal.retry_after_s) == (
+        "the API key is limited to 2 requests in progress",
+        1,
+    )
     assert counted == {("a", ADMITTED): 4, ("a", "max_concurrent"): 1}
 
 
-def test_a_request_that_begins_once_more_is_counted_once(quotas: Quotas, counted: Counter):
+def test_a_cancelled_request_is_counted_once(quotas: Quotas, counted: Counter):
     tenant = Tenant("a", requests_per_s=1, bytes_per_s=10, max_concurrent=1)
     quotas.begin(tenant, 10)
     quotas.add_bytes(tenant, 10)
@@ -155,7 +164,7 @@ def test_tenants_do_not_share_and_new_limits_keep_debts(quotas: Quotas, clock: C
     st.lists(st.tuples(st.integers(0, 64).map(lambda n: n / 64), st.integers(0, 300)), max_size=80)
 )
 def test_admitted_requests_and_bytes_stay_within_rate_and_burst(steps: list[tuple[float, int]]):
-    """And after the wait that a refusal names, the same request is admitted."""
+    """After the wait that a refusal names, the same request is admitted."""
     clock = Clock()
     quotas = Quotas(clock=clock)
     tenant = Tenant("a", requests_per_s=3, bytes_per_s=200)

@@ -1,4 +1,4 @@
-"""Quotas over gRPC: of RPCs with one request, and of each request of a stream."""
+"""Quotas over gRPC: for unary RPCs, and for each request of a stream."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -16,11 +16,11 @@ ONE = Tenant("one")
 
 
 def limit(service: Keyed) -> None:
-    """Give tenants limits, which the next request reads."""
+    """Write limits of tenants; the next request reloads the file."""
     service.path.write_text(
         table("one", [INFER], "compute_s_per_s = 1") + table("two", [OTHER], "max_concurrent = 1")
     )
-    service.state.handler.gate.next_check = 0.0
+    service.state.handler.gate.file.next_look = 0.0
 
 
 async def test_a_debt_refuses_rpcs_and_requests_of_a_stream(tmp_path: Path):
@@ -34,7 +34,7 @@ async def test_a_debt_refuses_rpcs_and_requests_of_a_stream(tmp_path: Path):
             BODY, metadata=authorization(INFER)
         )
         assert await rpc.code() is CODE.RESOURCE_EXHAUSTED
-        assert await rpc.details() == "the key may have 1 seconds of computing in a second"
+        assert await rpc.details() == "the API key is limited to 1 seconds of computing per second"
 
         messages: asyncio.Queue[bytes] = asyncio.Queue()
 
@@ -56,8 +56,8 @@ async def test_a_debt_refuses_rpcs_and_requests_of_a_stream(tmp_path: Path):
         assert await service.infer(INFER) is CODE.OK
 
 
-async def test_requests_at_a_time(tmp_path: Path):
-    """An RPC that is cancelled gives its place back."""
+async def test_max_concurrent(tmp_path: Path):
+    """A cancelled RPC is no longer in progress."""
     async with keyed_service(tmp_path / "keys.toml") as service:
         limit(service)
         batcher = service.state.handler.batcher

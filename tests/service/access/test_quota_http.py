@@ -1,4 +1,4 @@
-"""Quotas over HTTP: with and without a plan, before the body, and all requests are given back."""
+"""Quotas over HTTP, with and without a plan: refused before the body, and always released."""
 
 import asyncio
 import json
@@ -65,7 +65,7 @@ async def test_a_debt_refuses_requests_with_and_without_a_plan(service: Running,
     oip = post("/v2/models/rope/infer", b"{}", authorization="Bearer computing")
     answer = await client.ask(oip)
     assert answer.status == 429
-    assert "computing in a second" in json.loads(answer.body)["error"]
+    assert "computing per second" in json.loads(answer.body)["error"]
     assert service.statuses[num_planned:] == [429, 429], "those with a plan, at their head"
     assert counted(service, "computing", "admitted") == 4
     assert counted(service, "computing", "compute_s_per_s") == 4
@@ -90,7 +90,7 @@ async def test_a_run_is_charged_to_its_tenant(service: Running, client: Client):
 
 
 async def test_bytes_are_refused_before_the_body(service: Running):
-    """The first body is larger than the bucket, and makes a debt that the next requests meet."""
+    """The first body is larger than the bucket and leaves a debt: later requests are refused."""
     for body, fields in ((b"x" * 10**6, {}), (JSON, {"expect": "100-continue"})):
         client = await Client.connect(service.address)
         request = post("/v1/rotate", body, authorization="Bearer narrow", **fields)
@@ -116,8 +116,8 @@ async def test_bytes_of_a_chunked_body_are_counted(service: Running, client: Cli
     assert 40 < int(answer.fields["retry-after"]) <= 50
 
 
-async def test_requests_at_a_time(service: Running, client: Client):
-    """Both kinds of requests hold the one place, and give it back when their client leaves."""
+async def test_max_concurrent(service: Running, client: Client):
+    """A request of either kind is in progress until its client leaves."""
     exchange = rotation(20, authorization="Bearer single")
     for _ in range(3):
         assert (await client.ask(exchange.request)).body == exchange.body
@@ -146,7 +146,7 @@ async def test_requests_at_a_time(service: Running, client: Client):
 async def test_a_request_whose_plan_cannot_be_made_is_counted_once(
     service: Running, client: Client
 ):
-    """It is received as a planned one, and begins once more the ordinary way."""
+    """The request is received as a planned one, and starts again on the ordinary path."""
     before = counted(service, "single", "admitted")
     bad = rotation(24, authorization="Bearer single").request
     bad = bad.replace(b"10000", b"-1000")
@@ -156,7 +156,7 @@ async def test_a_request_whose_plan_cannot_be_made_is_counted_once(
     assert service.charged_bytes == 0
 
 
-async def test_many_clients_of_one_tenant_end_with_nothing_held(service: Running):
+async def test_many_clients_of_one_tenant_leave_no_charge(service: Running):
     exchange = rotation(26, authorization="Bearer computing")
     clients = [await Client.connect(service.address) for _ in range(20)]
     answers = await asyncio.gather(*(client.ask(exchange.request) for client in clients))

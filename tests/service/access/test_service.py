@@ -1,4 +1,6 @@
-"""A whole service with keys, as an operator starts it."""
+"""A service process with a keys file."""
+
+import signal
 
 import grpc
 import httpx
@@ -16,7 +18,7 @@ from tests.service.access.keys_files import INFER, write_all
 from tests.waiting import wait_until
 
 
-def test_keys_hold_on_both_ports_and_change_while_the_service_runs(serve: Serve, tmp_path):
+def test_keys_are_checked_on_both_ports_and_reloaded(serve: Serve, tmp_path):
     path = write_all(tmp_path / "keys.toml")
     with serve(ROPE_KEYS_FILE=str(path), ROPE_HTTP_HOST="0.0.0.0") as started:
         with grpc.insecure_channel(started.grpc_target) as channel:
@@ -30,6 +32,8 @@ def test_keys_hold_on_both_ports_and_change_while_the_service_runs(serve: Serve,
         with httpx.Client(base_url=started.url, headers=headers) as client:
             for _ in range(3):
                 assert client.post("/v1/rotate", json={"q": [[[1.0, 2.0]]]}).status_code == 200
+            started.process.send_signal(signal.SIGHUP)  # nothing has changed, but the file is read
+            wait_until(lambda: "keys are reloaded" in serve.last_log())
             write_all(path, "another-key")
             wait_until(lambda: client.get("/v1/presets").status_code == 401)
         log = serve.last_log()
@@ -40,7 +44,7 @@ def test_keys_hold_on_both_ports_and_change_while_the_service_runs(serve: Serve,
         assert "listening on 0.0.0.0 without TLS" in warnings[0]
 
 
-def test_the_start_says_in_one_line_why_a_keys_file_is_bad(tmp_path):
+def test_the_start_fails_in_one_line_for_an_invalid_keys_file(tmp_path):
     path = tmp_path / "keys.toml"
     path.write_text("[a]\nkeys = []\n")
     with pytest.raises(SystemExit) as ended:

@@ -1,6 +1,5 @@
 """Servers of gRPC in this process, on a port of their own, and the methods of any server."""
 
-import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -17,6 +16,7 @@ from service.oip.grpc.server import GrpcServer, Methods
 from service.oip.shm.registry import SharedMemoryRegistry
 from service.resident_memory import ResidentLimit
 from service.settings import Settings
+from tests.free_ports import free_port
 from tests.service.oip.shared_objects import SharedObjects
 
 
@@ -42,15 +42,12 @@ async def run_grpc(
     certificates: Certificates | None = None,
     **settings: Any,
 ) -> AsyncIterator[RunningGrpc]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    chosen = Settings(**{"grpc_port": port, "log_level": "warning", **settings})
+    chosen = Settings(**{"grpc_port": free_port(), "log_level": "warning", **settings})
     metrics = Metrics()
     limit = limit or ResidentLimit(2**40)
-    server = GrpcServer(chosen, lifecycle, methods, metrics, limit, gate, certificates)
+    server = GrpcServer(chosen, lifecycle, methods, metrics, limit, gate or Gate(), certificates)
     await server.open()
-    running = RunningGrpc(server, f"127.0.0.1:{port}", metrics)
+    running = RunningGrpc(server, f"127.0.0.1:{chosen.grpc_port}", metrics)
     try:
         yield running
     finally:

@@ -1,7 +1,6 @@
 """Each encoding of the protocol behind one method: `infer` takes tensors and returns tensors."""
 
 import json
-import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from service.resident_memory import ResidentLimit
 from service.server.app import build_app
 from service.server.bootstrap import build_service, lifespan
 from service.settings import Settings
+from tests.free_ports import free_port
 from tests.service.conftest import asking
 
 LENGTH = "inference-header-content-length"
@@ -210,12 +210,6 @@ def in_grpc(output: str | dict[str, Any]) -> dict[str, Any]:
 ENCODINGS = ("json", "binary", "raw", "typed")
 
 
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
-
-
 @asynccontextmanager
 async def all_encodings(**settings: Any) -> AsyncIterator[dict[str, Http | Grpc]]:
     """Run the service in this process, with a client of each encoding."""
@@ -225,7 +219,9 @@ async def all_encodings(**settings: Any) -> AsyncIterator[dict[str, Http | Grpc]
     handler, device_threads = build_service(chosen, lifecycle)
     oip_state = OipState(handler, lifecycle)
     limit = ResidentLimit(handler.admission.max_bytes)
-    server = GrpcServer(chosen, lifecycle, grpc_methods(oip_state), handler.metrics, limit)
+    server = GrpcServer(
+        chosen, lifecycle, grpc_methods(oip_state), handler.metrics, limit, handler.gate
+    )
     async with (
         lifespan(oip_state, device_threads),
         asking(build_app(oip_state, device_threads)) as client,

@@ -1,4 +1,4 @@
-"""Bad input over gRPC: the expected status, a channel that lives, and a right answer after it.
+"""Bad input over gRPC: the expected status, and a correct answer on the same channel after it.
 
 The numbers are those of the rows of the table of bad input over gRPC.
 """
@@ -169,7 +169,7 @@ def test_unknown_methods_and_services_are_not_implemented(channel, path):
 
 
 def test_more_rpcs_than_a_connection_may_have_wait(channel):
-    """G14: the client holds back what the server does not allow."""
+    """G14: the client delays RPCs above the limit of the server."""
     futures = [channel.unary_unary(LIVE).future(b"", timeout=60) for _ in range(MAX_STREAMS + 200)]
     assert {future.result() for future in futures} == {b"\x08\x01"}
 
@@ -182,7 +182,7 @@ class Frame(NamedTuple):
 
 
 class RawClient:
-    """A client of HTTP/2 that writes its frames itself."""
+    """An HTTP/2 client that writes raw frames."""
 
     def __init__(self, service: Started) -> None:
         host, _, port = service.grpc_target.rpartition(":")
@@ -271,7 +271,7 @@ def test_a_flood_of_pings_ends_its_connection_alone(channel, service):
 
 
 def test_ten_thousand_streams_that_are_reset_disturb_no_other_channel(channel, service):
-    """G13, rapid reset: the connection may end, the service does not."""
+    """G13, rapid reset: the connection may end, the service keeps running."""
     block = header_block()
     with RawClient(service) as client, ThreadPoolExecutor(1) as threads:
         client.socket.sendall(PREFACE)
@@ -295,7 +295,7 @@ def test_ten_thousand_streams_that_are_reset_disturb_no_other_channel(channel, s
 
 
 @pytest.mark.parametrize("sent", [b"GET / HTTP/1.1\r\nhost: x\r\n\r\n", bytes(range(256)) * 4])
-def test_what_is_not_http2_is_closed(channel, service, sent):
+def test_bytes_that_are_not_http2_close_the_connection(channel, service, sent):
     """G15."""
     with RawClient(service) as client:
         client.socket.sendall(sent)
@@ -306,14 +306,14 @@ def test_what_is_not_http2_is_closed(channel, service, sent):
             pass
 
 
-def test_a_connection_that_says_nothing_is_closed(channel, service):
+def test_a_silent_connection_is_closed(channel, service):
     with RawClient(service) as client:
         while client.socket.recv(65_536):  # a time limit of the socket would raise
             pass
 
 
 async def test_an_idle_stream_ends(monkeypatch):
-    """G16: its client finds its channel as it was."""
+    """G16: the channel can be used afterwards."""
     monkeypatch.setattr("service.oip.grpc.server.STREAM_IDLE_S", 0.05)
 
     async def echo_stream(requests: Any, _: object) -> Any:

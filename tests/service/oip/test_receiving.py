@@ -1,4 +1,4 @@
-"""Requests that are being received: those that began last are refused where memory is short."""
+"""Messages that are being received: the newest are refused when memory is short."""
 
 import asyncio
 import math
@@ -20,7 +20,7 @@ BUDGET = 100 * MIB
 
 
 class Memory:
-    """Resident memory, as a test sets it."""
+    """Simulated resident memory."""
 
     def __init__(self) -> None:
         self.num_bytes = 0
@@ -35,7 +35,7 @@ class Memory:
 
 
 class Case:
-    """What receives, at the times that a test sets."""
+    """A `Receiving` with a simulated clock."""
 
     def __init__(self) -> None:
         self.memory = Memory()
@@ -62,7 +62,7 @@ def case() -> Case:
     return Case()
 
 
-def test_nothing_is_checked_where_nothing_is_received(case):
+def test_without_messages_nothing_is_checked(case):
     assert case.receiving.seconds_to_check() is None
     rpc = case.begin()
     assert case.receiving.seconds_to_check() is not None
@@ -112,7 +112,7 @@ def test_a_message_has_a_time_limit(case):
     assert failures == []
 
 
-def test_the_reasons(case):
+def test_the_errors_of_refused_rpcs(case):
     case.begin(), case.begin()
     case.memory.exceed()
     case.now += 1
@@ -123,7 +123,7 @@ def test_the_reasons(case):
     assert isinstance(late.failure, TimedOut)
 
 
-async def test_a_client_is_told_at_once_and_its_rpc_is_counted():
+async def test_a_refused_client_gets_its_status_at_once():
     """The core has a part of each message, and all messages are incomplete."""
     memory = Memory()
     forever = asyncio.Event()

@@ -5,6 +5,7 @@ import inspect
 import math
 from types import SimpleNamespace
 
+from service.access.gate import Gate
 from service.observability.metrics import Metrics
 from service.observability.request_log import RequestLog
 from service.oip.grpc.rpc import Rpc
@@ -20,7 +21,7 @@ async def test_an_rpc_may_end_before_its_response_begins():
     call_details = SimpleNamespace(deadline=math.inf)
     event = SimpleNamespace(call=None, call_details=call_details, invocation_metadata=())
     rpc = Rpc(event, is_stream=False)
-    handlers = RpcHandlers(RequestLog(Metrics(), logged=False, quiet=frozenset()))
+    handlers = RpcHandlers(RequestLog(Metrics(), logged=False, quiet=frozenset()), Gate())
     response = echo(b"")
     handlers.unary("/test", lambda *_: response)(rpc, b"")
     rpc.on_cancel()

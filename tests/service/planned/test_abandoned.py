@@ -1,4 +1,4 @@
-"""A thousand calls whose clients leave are not run, and nothing of them is left."""
+"""A thousand abandoned calls are not run, and leave no charge and no descriptor."""
 
 import resource
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""A service with too much work refuses requests at their head, and answers again when it can."""
+"""An overloaded service refuses requests at their header, and recovers when calls end."""
 
 import asyncio
 import json
@@ -27,7 +27,7 @@ class Work(NamedTuple):
 
 @contextmanager
 def busy(service: Running) -> Iterator[None]:
-    """Let the service have far too much work."""
+    """Overload the service with outstanding work."""
     load, calls = service.handler.batcher.load, [*[Work(0.0)] * (FEW_CALLS - 1), Work()]
     for call in calls:
         load.add(call, 0.0, 1e9)
@@ -37,7 +37,7 @@ def busy(service: Running) -> Iterator[None]:
 
 
 async def planned_client(service: Running, exchange: Exchange) -> Client:
-    """Return a client with an answered request, so that its next one has a plan."""
+    """Return a client whose next request has a plan."""
     know(service, [exchange])
     client = await Client.connect(service.address)
     for _ in range(2):
@@ -60,7 +60,7 @@ def check_refusal(answer) -> None:
     assert len(answer.fields["x-request-id"]) == 16
 
 
-async def test_a_request_is_refused_at_its_head_and_its_connection_goes_on():
+async def test_a_request_is_refused_at_its_header_and_the_connection_stays_open():
     async with running() as service:
         client = await planned_client(service, EXCHANGE)
         prefix = prefix_of(service, EXCHANGE)
@@ -79,8 +79,8 @@ async def test_a_request_is_refused_at_its_head_and_its_connection_goes_on():
         client.leave()
 
 
-async def test_requests_behind_each_other_are_refused_in_order():
-    """The first of them is answered by the device."""
+async def test_pipelined_requests_are_refused_in_order():
+    """The first request is answered by the device."""
     async with running() as service:
         client = await planned_client(service, EXCHANGE)
         service.hold()
@@ -103,7 +103,7 @@ async def test_requests_behind_each_other_are_refused_in_order():
 
 
 async def test_a_long_rest_closes_the_connection():
-    """To receive it in vain would cost more than a connection."""
+    """Receiving the rest would cost more than a new connection."""
     async with running() as service:
         client = await planned_client(service, LARGE)
         with busy(service):
@@ -132,7 +132,7 @@ async def test_an_ordinary_request_is_refused_before_its_body_is_read():
         client.leave()
 
 
-async def test_a_client_that_leaves_in_the_rest_of_a_refused_request():
+async def test_a_client_leaves_during_the_rest_of_a_refused_request():
     async with running() as service:
         client = await planned_client(service, EXCHANGE)
         with busy(service):
@@ -143,8 +143,8 @@ async def test_a_client_that_leaves_in_the_rest_of_a_refused_request():
         assert service.statuses == [200, 200, 503]
 
 
-async def test_refused_clients_come_in_again_one_after_the_other():
-    """Few calls end, so few requests are read to be refused."""
+async def test_refused_clients_are_read_again_at_a_limited_pace():
+    """Few calls end, so few further requests are read and refused."""
     async with running() as service:
         clients = [await planned_client(service, EXCHANGE) for _ in range(20)]
         with busy(service):
@@ -170,14 +170,14 @@ async def test_nothing_is_refused_while_nothing_waits():
 
 
 @pytest.mark.parametrize("where", ["head", "queue"])
-async def test_a_deadline_that_cannot_be_met_is_told_at_once(where):
+async def test_a_deadline_that_cannot_be_met_is_refused_at_once(where):
     hurried = rotation(64, x_request_timeout_ms="5000")
     async with running() as service:
         client = await planned_client(service, hurried)
         load, call = service.handler.batcher.load, Work(4.0 / FEW_CALLS)
         for _ in range(FEW_CALLS):
             load.add(call, 0.0, 1e9)
-        if where == "queue":  # the check of the head is left out
+        if where == "queue":  # skips the check at the header
             service.planned.refusal = lambda _: None
         answer = await client.ask(hurried.request)
         assert answer.status == 503

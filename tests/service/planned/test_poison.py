@@ -1,4 +1,4 @@
-"""A request with bad numbers fails alone; the others of its batch are as they are without it."""
+"""A call that raises fails alone: the other answers of its batch are unchanged."""
 
 import asyncio
 import math
@@ -85,7 +85,7 @@ def _insert(others: list[Exchange], request: bytes) -> list[bytes]:
 
 
 class PoisonedRun:
-    """Runs calls, but raises an exception that nobody expects if one of them has POISON tokens."""
+    """Runs calls, but raises an unexpected exception if one of them has POISON tokens."""
 
     POISON = 7
 

@@ -1,4 +1,4 @@
-"""TLS of a connection: records in pieces, answers that nobody reads, handshakes, certificates."""
+"""TLS of a connection: records in pieces, unread answers, handshakes, certificates."""
 
 import asyncio
 import socket
@@ -162,7 +162,7 @@ async def test_an_answer_that_is_read_slowly(authority: Authority, certificates:
             assert len(service.connections) == 1
 
 
-async def test_an_answer_that_nobody_reads(authority: Authority, certificates: Certificates):
+async def test_an_answer_that_is_not_read(authority: Authority, certificates: Certificates):
     """S05: the connection is reset, and all memory is free."""
     async with running(certificates=certificates, write_stall_s=0.25) as service:
         know(service, [LARGE])
@@ -190,7 +190,7 @@ async def test_a_client_that_is_refused_while_it_sends(
             while part := await client.read():
                 answer += part
             assert answer.startswith(b"HTTP/1.1 413 ")
-            await client.send(client.encrypt(bytes(2**14)))  # nobody reads it
+            await client.send(client.encrypt(bytes(2**14)))  # the service does not read it
             await settled(service)
             assert len(service.connections) == 1
         await until(lambda: not service.connections)
