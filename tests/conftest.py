@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -42,6 +43,9 @@ if os.environ.get("TRITON_INTERPRET") == "1" and find_spec("triton"):
     from tests.kernels import interpreter
 
     interpreter.install()
+
+# each of the thousands of clients of the tests would read all certificates of the machine
+httpx._transports.default.create_ssl_context = cache(httpx.create_ssl_context)
 
 settings.register_profile("suite", deadline=None, derandomize=True)
 settings.load_profile("suite")
@@ -156,7 +160,7 @@ def _wait_until_ready(
     seconds: float,
     tls: ssl.SSLContext | None,
 ) -> None:
-    with httpx.Client(base_url=url, verify=tls or True) as client:  # making a client takes 27 ms
+    with httpx.Client(base_url=url, verify=tls or True) as client:
 
         def is_ready_or_ended() -> bool:
             try:

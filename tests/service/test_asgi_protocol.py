@@ -114,12 +114,13 @@ async def read(scope, receive) -> bytes:
 OFFERING = {"connection", "upgrade", "http2-settings", "sec-websocket-key", "empty"}
 CONFIG = uvicorn.Config(tell, http=AsgiProtocol, ws="none", log_config=None, access_log=False)
 CONFIG.load()
+SETTINGS = Settings()
 
 
 async def answers(*packets: bytes) -> Wire:
     """Return the wire after all packets came, one by one."""
     state = ServerState()
-    limits = connection_limits(Settings(), LoadEstimate(60))
+    limits = connection_limits(SETTINGS, LoadEstimate(60))
     protocol = AsgiProtocol(limits, CONFIG, state, {}, asyncio.get_running_loop())
     wire = Wire(protocol)
     protocol.connection_made(wire)

@@ -4,18 +4,22 @@ import json
 import re
 
 import pytest
+import pytest_asyncio
 
 from rope_core import SCHEMES, VARIANTS
 from service.endpoints.params import MODEL_PARAMS
 from service.endpoints.table import ENDPOINTS
 from service.v1.openapi import EXAMPLES
 from service.wire import CODECS
+from tests.service.conftest import every_test_in_one_loop
 from tests.service.json_schema import schema_errors
 
+pytestmark = every_test_in_one_loop
 
-@pytest.fixture
-async def document(client):
-    return (await client.get("/openapi.json")).json()
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def document(shared_client):
+    return (await shared_client.get("/openapi.json")).json()
 
 
 def resolved(document, schema):
@@ -40,16 +44,16 @@ async def test_every_reference_resolves(document):
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/version", "/v1/presets", "/v1/variants"])
-async def test_status_and_catalogue_answers_match_their_schemas(client, document, path):
-    answer = await client.get(path)
+async def test_status_and_catalogue_answers_match_their_schemas(shared_client, document, path):
+    answer = await shared_client.get(path)
     response = document["paths"][path]["get"]["responses"][str(answer.status_code)]
     schema = response["content"]["application/json"]["schema"]
     assert schema_errors(document, schema, answer.json()) == []
 
 
-async def test_metrics_are_text(client, document):
+async def test_metrics_are_text(shared_client, document):
     content = document["paths"]["/metrics"]["get"]["responses"]["200"]["content"]
-    assert (await client.get("/metrics")).headers["content-type"].split(";")[0] in content
+    assert (await shared_client.get("/metrics")).headers["content-type"].split(";")[0] in content
 
 
 async def test_openapi_has_every_form_of_rope(document):
@@ -67,12 +71,12 @@ CASES = [(path, name) for path, examples in EXAMPLES.items() for name in example
 
 
 @pytest.mark.parametrize(("path", "name"), CASES, ids=str)
-async def test_every_example_is_answered_as_described(client, document, path, name):
+async def test_every_example_is_answered_as_described(shared_client, document, path, name):
     operation = document["paths"][path]["post"]
     content = operation["requestBody"]["content"]["application/json"]
     example = content["examples"][name]["value"]
     assert schema_errors(document, content["schema"], example) == []
-    answer = await client.post(path, json=example)
+    answer = await shared_client.post(path, json=example)
     assert answer.status_code == 200, answer.text
     schema = operation["responses"]["200"]["content"]["application/json"]["schema"]
     assert schema_errors(document, schema, answer.json()) == []
@@ -89,15 +93,15 @@ async def test_defaults_are_in_descriptions_only(document):
     assert properties["k_stride"]["description"].endswith("Default: 1.")
 
 
-def test_every_route_has_an_example():
+async def test_every_route_has_an_example():
     assert {endpoint.path for endpoint in ENDPOINTS} == {path for path, _ in CASES}
 
 
-async def test_the_docs_page_loads_nothing_from_other_hosts(client):
-    page = (await client.get("/docs")).text
+async def test_the_docs_page_loads_nothing_from_other_hosts(shared_client):
+    page = (await shared_client.get("/docs")).text
     links = re.findall(r'(?:src|href)="([^"]+)"', page)
     assert len(links) >= 3
     for link in links:
         assert link.startswith("/")
-        assert (await client.get(link)).status_code == 200
+        assert (await shared_client.get(link)).status_code == 200
     assert "/openapi.json" in page
