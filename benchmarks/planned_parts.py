@@ -69,13 +69,6 @@ class Client:
     def get_write_buffer_size(self) -> int:
         return 0
 
-    def writelines(self, parts: list[bytes]) -> None:
-        if self._socket.sendmsg(parts) != sum(map(len, parts)):
-            self.abort()
-
-    def abort(self) -> None:
-        raise SystemExit("an answer was not sent as a whole")
-
     def writelines(self, parts: Sequence[Buffer]) -> None:
         self.write(b"".join(parts))
 

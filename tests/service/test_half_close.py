@@ -87,10 +87,7 @@ def test_a_request_that_waits(family, closes, is_answered):
             state = ServerState()
             limits = connection_limits(Settings(), LoadEstimate(1.0))
             await asyncio.get_running_loop().connect_accepted_socket(
-                lambda: AsgiProtocol(
-                    connection_limits(Settings(), LoadEstimate(60)), config, state, {}
-                ),
-                service,
+                lambda: AsgiProtocol(limits, config, state, {}), service
             )
             client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
             await app.waits.wait()
