@@ -14,7 +14,6 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -26,6 +25,8 @@ from benchmarks import encodings, table, workloads
 from benchmarks.workloads import WORKLOADS, Workload
 from rope_core import compiled, table_rotation
 from service.lifecycle import Lifecycle
+from service.observability import logs
+from service.observability.line_writer import LineWriter
 from service.oip.state import OipState
 from service.planned.planner import Planner
 from service.server.app import build_app
@@ -204,16 +205,14 @@ def main() -> None:
     parser.add_argument("--connections", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--workload", default="rotate [1,16,8,64]", help="default: %(default)s")
     args = parser.parse_args()
-    report = os.dup(1)
-    with Path(os.devnull).open("w") as null:
-        os.dup2(null.fileno(), 1)  # the lines of requests
+    null = os.open(os.devnull, os.O_WRONLY)
+    logs.output = LineWriter(null, lambda _: "")  # the lines of requests
     rows: dict[str, list[float]] = {name: [] for name in PARTS}
     (workload,) = (w for w in WORKLOADS if w.name == args.workload)
     for num_connections in args.connections:
         least = uvloop.run(_measure(workload, num_connections, 1 if args.quick else args.rounds))
         for name, seconds in least.items():
             rows[name].append(seconds * 1e6)
-    os.dup2(report, 1)
     table.print_machine()
     table.print_header(["us, requests in a turn", *map(str, args.connections)])
     for name, cells in rows.items():
