@@ -179,6 +179,15 @@ ROWS: tuple[Row, ...] = (
         ),
     ),
     Row(
+        common.TensorTooLarge,
+        "The shape of a tensor has more elements than a tensor can have.",
+        "Correct the shape.",
+        (
+            Example(_ROTATE, {"q": {"shape": [2**32, 2**32], "dtype": "float32", "data": [1.0]}}),
+            Example(_INFER, {"inputs": [_X | {"shape": [2**32, 2**32]}]}),
+        ),
+    ),
+    Row(
         common.UnsupportedMediaType,
         "Content-Type or Content-Encoding names a format that the route cannot read.",
         "Send a format that the text names.",

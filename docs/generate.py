@@ -143,7 +143,7 @@ def errors_page() -> str:
 def _error(row: Row, texts: list[str]) -> str:
     error = row.error.__new__(row.error, texts[0])
     statuses = {"/v2": str(classify(error)[0])}
-    if row.error in PROBLEMS:
+    if any(kind in PROBLEMS for kind in row.error.__mro__):
         problem = problem_for(error)
         statuses["/v1"] = f"{problem.status} `{problem.code}`"
     if "gRPC" in row.protocols:

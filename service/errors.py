@@ -17,6 +17,7 @@ ServiceError
   +- UnsupportedMediaType    no codec reads the body
   +- NotAcceptable           no codec writes an answer that the client accepts
   +- TooLarge                the request or its answer is over a limit
+  |    +- TensorTooLarge     a tensor has a shape of 2**63 bytes or more; a BadTensor as well
   +- QuotaExceeded           a limit of the API key is exceeded
   +- Overloaded              too many requests wait already
   +- Expired                 the request waited in the queue for longer than it allows
@@ -123,6 +124,14 @@ class TooLarge(ServiceError):
 
     def __init__(self, what: str, limit: float, got: float | str) -> None:
         super().__init__(f"{what} may be at most {limit:,}, got {got}")
+
+
+class TensorTooLarge(TooLarge, BadTensor):
+    """The shape of a tensor needs 2**63 bytes or more."""
+
+    def __init__(self, name: str, shape: object) -> None:
+        text = f"{printable(name)} must be smaller than 2**63 bytes, got shape {printable(shape)}"
+        ServiceError.__init__(self, text)
 
 
 class QuotaExceeded(ServiceError):

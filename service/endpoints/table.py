@@ -64,6 +64,9 @@ class Endpoint(Generic[P]):
     build: Callable[[Tensors, P, RopeResolver], PreparedCall | Message]
     """Returns a call for the device, or the answer where the endpoint needs no device."""
 
+    needs_device: bool = True
+    """Whether a request may have to wait for the device."""
+
     is_slow: bool = False
     """Whether `build` may run too long for the event loop."""
 
@@ -201,6 +204,7 @@ ENDPOINTS: tuple[Endpoint[Any], ...] = (
         outputs=("inv_freq",),
         params=ResolveParams,
         build=answer_resolve,
+        needs_device=False,
     ),
     Endpoint(
         path="/v1/positions",
@@ -210,6 +214,7 @@ ENDPOINTS: tuple[Endpoint[Any], ...] = (
         has_other_outputs=True,
         params=PositionsParams,
         build=answer_positions,
+        needs_device=False,
         is_slow=True,
     ),
 )

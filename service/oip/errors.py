@@ -6,7 +6,7 @@ import orjson
 
 from service.asgi import problems
 from service.asgi.io import Headers
-from service.errors import ServiceError, printable
+from service.errors import ServiceError, TensorTooLarge, printable
 
 
 class UnknownModel(ServiceError):
@@ -53,11 +53,12 @@ STATUSES: Mapping[type[Exception], int] = {
     UnknownService: 404,
     AlreadyExists: 400,
     BadRegion: 400,
+    TensorTooLarge: 400,
     NotServed: 501,
     SharedMemoryOff: 501,
     NotLoadable: 503,
 }
-"""Statuses of the failures that only this protocol has."""
+"""Statuses of the failures that only this protocol has, or answers in another way than `/v1`."""
 
 _OTHER_HEADERS: Mapping[int, Headers] = {415: [(b"accept-encoding", b"gzip, deflate")]}
 

@@ -167,7 +167,10 @@ class AnsweringConnection(asyncio.BufferedProtocol):
         if not self._num_unwanted:
             self._watch.start_idle()
             self._unread = bytes(data[num_dropped:])
-            self._resume_after_refusal()
+            if self._unread:
+                self._read_unread()
+            elif self._is_ending:
+                self.shutdown()
 
     def _wait_after_refusal(self) -> None:
         """Pause reading until the client is released from the wait queue."""
@@ -188,7 +191,7 @@ class AnsweringConnection(asyncio.BufferedProtocol):
             return True
         if self._is_ending:
             self.shutdown()
-        has_request = has_unread_bytes(self._transport)
+        has_request = not self._num_unwanted and has_unread_bytes(self._transport)
         self._waited_s = seconds_unread(self._transport) if has_request else 0.0
         return has_request
 

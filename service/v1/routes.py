@@ -35,7 +35,7 @@ class Route:
         if headers.get(b"content-encoding", b"identity") != b"identity":
             raise UnsupportedMediaType("Content-Encoding must be absent or identity")
         tenant = scope.get(io.TENANT, ANONYMOUS)
-        if handler.batcher.load.num_waiting:
+        if self._endpoint.needs_device and handler.batcher.load.num_waiting:
             handler.batcher.check(deadline, tenant)
         with Charge(handler.admission, tenant) as charge:
             watch = partial(disconnected, receive)

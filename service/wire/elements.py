@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from service.errors import BadTensor, TooLarge, printable
+from service.errors import BadTensor, TensorTooLarge, printable
 from service.wire.message import Buffer
 from service.wire.typed_json import Numbers
 
@@ -27,9 +27,6 @@ DTYPES = {
 MAX_RANK = 8
 """Most axes of a tensor."""
 
-MAX_TENSOR_BYTES = 2**63
-"""A tensor has fewer bytes, so that torch can count them."""
-
 # numpy has no bfloat16
 _NUMPY_DTYPES = {
     dtype: np.dtype("int16" if dtype is torch.bfloat16 else name) for name, dtype in DTYPES.items()
@@ -45,21 +42,19 @@ def check_shape(name: str, shape: object, dtype: torch.dtype) -> tuple[int, ...]
     """Return the shape of a tensor.
 
     Raises:
-        BadTensor: `shape` is not a list of at most `MAX_RANK` non-negative integers, or an empty
-            tensor has too long axes.
-        TooLarge: the tensor would have 2**63 bytes or more.
+        BadTensor: `shape` is not a list of at most `MAX_RANK` non-negative integers, or torch could
+            not have an empty tensor of it.
+        TensorTooLarge: the tensor would have too many bytes.
     """
     if not isinstance(shape, list) or len(shape) > MAX_RANK:
         raise BadTensor(f"shape of {name}", f"a list of at most {MAX_RANK} axes", printable(shape))
     if not all(type(size) is int and size >= 0 for size in shape):
         raise BadTensor(f"shape of {name}", "a list of non-negative integers", printable(shape))
     # torch computes the strides of an empty tensor as if each axis had at least one element
-    if math.prod(max(size, 1) for size in shape) * dtype.itemsize >= MAX_TENSOR_BYTES:
+    if math.prod(max(size, 1) for size in shape) * dtype.itemsize >= 2**63:
         if 0 in shape:
-            raise BadTensor(f"shape of {name}", "one of fewer elements", printable(shape))
-        raise TooLarge(
-            f"{printable(name)}, in bytes,", MAX_TENSOR_BYTES - 1, f"shape {printable(shape)}"
-        )
+            raise BadTensor(name, "smaller than 2**63 bytes", f"shape {printable(shape)}")
+        raise TensorTooLarge(name, shape)
     return tuple(shape)
 
 

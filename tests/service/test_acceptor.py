@@ -11,7 +11,7 @@ import pytest
 from service.batching.load_estimate import LoadEstimate
 from service.server import acceptor as acceptor_module
 from service.server.acceptor import PER_PLACE, Acceptor, bind
-from service.server.intake import PER_CALL, PER_TICK, Intake
+from service.server.intake import PER_RUN, PER_TICK, Intake
 from tests.service.test_load_estimate import Call
 
 
@@ -76,6 +76,21 @@ async def test_all_connections_are_accepted_while_the_device_has_little_work():
         await until(lambda: len(served.connections) == 150)
 
 
+async def test_a_connection_that_has_just_opened_counts_once():
+    """Each client connects when the one before it is open, and its task has not ended."""
+    async with serving(max_connections=3) as served:
+        opened = served.intake.opened
+
+        def open_and_connect() -> None:
+            opened()
+            if len(served.clients) < 3:
+                served.connect(1)
+
+        served.intake.opened = open_and_connect
+        served.connect(1)
+        await until(lambda: len(served.connections) == 3)
+
+
 async def test_beyond_the_limit_a_connection_is_accepted_when_another_closes():
     async with serving(max_connections=3) as served:
         served.connect(5)
@@ -100,9 +115,8 @@ async def test_under_load_connections_are_accepted_as_calls_end(monkeypatch):
         assert not served.connections
         run = served.load.start([call], 0.0, 0.0)
         served.load.end(run, 1.0)
-        await until(lambda: len(served.connections) == PER_PLACE)
         await turns()
-        assert len(served.connections) == PER_PLACE
+        assert not served.connections, "the device has work for 3 s"
         run = served.load.start([call] * 3, 1.0, 1.0)
         served.load.end(run, 1.01)  # there is no more work
         await until(lambda: len(served.connections) == 4 * PER_PLACE)
@@ -153,15 +167,14 @@ async def test_calls_that_end_release_the_newest_waiters_and_ticks_the_oldest():
     load = LoadEstimate(60)
     intake, entered = Intake(10, load), []
     load.add(Call(1.0), 0.0, 1e9)
-    for number in range(PER_CALL + PER_TICK + 1):
-        intake.wait_for_turn(lambda number=number: entered.append(number))
-    load.add(Call(1.0), 0.0, 1e9)
+    for number in range(PER_RUN + PER_TICK + 1):
+        intake.wait_for_turn(lambda number=number: entered.append(number) is None)
     load.end(load.start([Call(1.0)], 0.0, 0.0), 1.0)
     await turns(2)
-    total = PER_CALL + PER_TICK + 1
-    assert entered == list(range(total))[: -PER_CALL - 1 : -1]
-    await until(lambda: len(entered) == PER_CALL + PER_TICK + 1)
-    assert entered[PER_CALL:] == list(range(total - PER_CALL))
+    total = PER_RUN + PER_TICK + 1
+    assert entered == list(range(total))[: -PER_RUN - 1 : -1]
+    await until(lambda: len(entered) == PER_RUN + PER_TICK + 1)
+    assert entered[PER_RUN:] == list(range(total - PER_RUN))
     await asyncio.sleep(0)
     assert intake._timer is None
 

@@ -9,6 +9,7 @@ import uvicorn
 import uvloop
 from uvicorn.server import ServerState
 
+from service.batching.load_estimate import LoadEstimate
 from service.server.asgi_protocol import AsgiProtocol
 from service.server.connection_limits import connection_limits
 from service.server.half_close import Peer, peer_after_eof
@@ -84,8 +85,12 @@ def test_a_request_that_waits(family, closes, is_answered):
         with ExitStack() as stack:
             client, service = pair(stack, family)
             state = ServerState()
+            limits = connection_limits(Settings(), LoadEstimate(1.0))
             await asyncio.get_running_loop().connect_accepted_socket(
-                lambda: AsgiProtocol(connection_limits(Settings()), config, state, {}), service
+                lambda: AsgiProtocol(
+                    connection_limits(Settings(), LoadEstimate(60)), config, state, {}
+                ),
+                service,
             )
             client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
             await app.waits.wait()

@@ -8,7 +8,7 @@ import orjson
 import torch
 from torch import Tensor
 
-from service.errors import BadTensor, TooLarge, printable
+from service.errors import BadTensor, printable
 from service.wire import Buffer, elements
 from service.wire.typed_json import Numbers
 
@@ -46,7 +46,7 @@ def from_bytes(name: str, dtype: torch.dtype, shape: object, data: Buffer) -> Te
     Raises:
         BadTensor: the shape needs another number of bytes.
     """
-    sizes = _check_shape(name, shape, dtype)
+    sizes = elements.check_shape(name, shape, dtype)
     expected = math.prod(sizes) * dtype.itemsize
     if len(data) != expected:
         raise BadTensor(name, f"of {expected} bytes for its shape", len(data))
@@ -63,19 +63,11 @@ def from_numbers(name: str, dtype: torch.dtype, shape: object, data: list[Any] |
         BadTensor: the dtype has no such numbers, or the shape needs another number of them.
         NotTyped: `data` are `Numbers` that the dtype does not have.
     """
-    sizes = _check_shape(name, shape, dtype)
+    sizes = elements.check_shape(name, shape, dtype)
     flat = data if isinstance(data, Numbers) else _flat(name, data)
     if len(flat) != math.prod(sizes):
         raise BadTensor(name, f"{math.prod(sizes)} elements for its shape", len(flat))
     return elements.parse_elements(name, flat, dtype, NAMES[dtype]).view(sizes)
-
-
-def _check_shape(name: str, shape: object, dtype: torch.dtype) -> tuple[int, ...]:
-    """Return the shape of a tensor. The protocol has one status for all shapes that cannot be."""
-    try:
-        return elements.check_shape(name, shape, dtype)
-    except TooLarge as failure:
-        raise BadTensor(name, "smaller than 2**63 bytes", f"shape {printable(shape)}") from failure
 
 
 def to_json(tensor: Tensor) -> bytes:

@@ -33,7 +33,7 @@ def test_keys_are_checked_on_both_ports_and_reloaded(serve: Serve, tmp_path):
             for _ in range(3):
                 assert client.post("/v1/rotate", json={"q": [[[1.0, 2.0]]]}).status_code == 200
             started.process.send_signal(signal.SIGHUP)  # nothing has changed, but the file is read
-            wait_until(lambda: "keys are reloaded" in serve.last_log())
+            wait_until(lambda: "keys were reloaded" in serve.last_log())
             write_all(path, "another-key")
             wait_until(lambda: client.get("/v1/presets").status_code == 401)
         log = serve.last_log()

@@ -7,7 +7,9 @@ import zlib
 import numpy as np
 import pytest
 
-from service.oip.http.compression import response_coding
+from service.oip.http.compression import MAX_RATIO, STEP_BYTES, response_coding
+from service.server.app import create_app
+from service.settings import Settings
 from tests.service.conftest import asking, running
 
 X = {"name": "x", "shape": [1, 2, 1, 4], "datatype": "FP32"}
@@ -99,6 +101,20 @@ async def test_a_broken_body_is_refused(client, content, text):
     response = await client.post(PATH, content=content, headers={"content-encoding": "gzip"})
     assert response.status_code == 400
     assert text in response.json()["error"]
+    assert "Error -" not in response.json()["error"], "no text of zlib"
+
+
+async def test_the_ratio_of_a_body_is_limited_beyond_a_step(lifecycle):
+    """E12, E13: a short body has no limit of its ratio."""
+    headers = {"content-encoding": "gzip"}
+    app = create_app(Settings(device="cpu", log_level="warning"), lifecycle)
+    async with app.app.router.lifespan_context(app.app), asking(app) as client:
+        for num_blanks, status in ((STEP_BYTES - 2, 400), (2 * STEP_BYTES, 413)):
+            blanks = gzip.compress(b" " * num_blanks + b"{}")
+            assert len(blanks) * MAX_RATIO < num_blanks
+            response = await client.post(PATH, content=blanks, headers=headers)
+            assert response.status_code == status, response.text
+    assert f"ratio of a compressed body may be at most {MAX_RATIO}" in response.json()["error"]
 
 
 @pytest.mark.parametrize("coding", ["br", "zstd", "gzip, gzip", "x"])

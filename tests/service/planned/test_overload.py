@@ -60,6 +60,24 @@ def check_refusal(answer) -> None:
     assert len(answer.fields["x-request-id"]) == 16
 
 
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/resolve", b'{"rope": {"head_dim": 8}}'),
+        ("/v1/positions", b'{"builder": "grid_positions", "arguments": {"sizes": [2, 3]}}'),
+    ],
+)
+async def test_a_request_that_needs_no_device_is_answered_meanwhile(path, body):
+    async with running() as service:
+        client = await Client.connect(service.address)
+        with busy(service):
+            check_refusal(await client.ask(JSON))
+            answer = await client.ask(post(path, body, content_type="application/json"))
+            assert answer.status == 200
+        client.leave()
+        await until(lambda: not service.connections)
+
+
 async def test_a_request_is_refused_at_its_header_and_the_connection_stays_open():
     async with running() as service:
         client = await planned_client(service, EXCHANGE)
@@ -92,7 +110,8 @@ async def test_pipelined_requests_are_refused_in_order():
             )
             service.planned.planner.match(named)
             await client.send(EXCHANGE.request + named + HEALTH)
-            await settled(service)
+            (connection,) = service.connections
+            await until(lambda: connection._is_reading_paused)  # the rest waits in the kernel
             service.release()
             assert (await client.read()).body == EXCHANGE.body
             check_refusal(await client.read())
@@ -178,7 +197,7 @@ async def test_a_deadline_that_cannot_be_met_is_refused_at_once(where):
         for _ in range(FEW_CALLS):
             load.add(call, 0.0, 1e9)
         if where == "queue":  # skips the check at the header
-            service.planned.refusal = lambda _: None
+            service.planned.refusal = lambda _plan, _arrived: None
         answer = await client.ask(hurried.request)
         assert answer.status == 503
         assert "too long for the deadline" in answer.body.decode()

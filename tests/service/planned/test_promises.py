@@ -142,7 +142,7 @@ async def test_a_request_that_the_kernel_has_received():
 async def test_lines_and_counters(monkeypatch: pytest.MonkeyPatch):
     """One line and one count for each request, whatever became of it; each identifier once."""
     lines: list[dict[str, object]] = []
-    monkeypatch.setattr(logs, "write", lambda texts: lines.extend(map(orjson.loads, texts)))
+    monkeypatch.setattr(logs.output, "write", lambda texts: lines.extend(map(orjson.loads, texts)))
     exchanges = [rotation(16), attention(16), rotation(3, x_request_timeout_ms="1")]
     async with running(log_level="info") as service:
         know(service, exchanges)
