@@ -85,7 +85,6 @@ def test_a_request_that_waits(family, closes, is_answered):
         with ExitStack() as stack:
             client, service = pair(stack, family)
             state = ServerState()
-            limits = connection_limits(Settings(), LoadEstimate(1.0))
             await asyncio.get_running_loop().connect_accepted_socket(
                 lambda: AsgiProtocol(
                     connection_limits(Settings(), LoadEstimate(60)), config, state, {}
