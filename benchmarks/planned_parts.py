@@ -12,7 +12,7 @@ import contextlib
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 from unittest import mock
@@ -35,7 +35,6 @@ from service.server.connection import Connection
 from service.server.connection_limits import connection_limits
 from service.server.planned_requests import PlannedRequests
 from service.settings import Settings
-from service.wire import Buffer
 
 TURNS = 20
 """Turns of a timed round."""
@@ -69,11 +68,12 @@ class Client:
     def get_write_buffer_size(self) -> int:
         return 0
 
-    def writelines(self, parts: Sequence[Buffer]) -> None:
-        self.write(b"".join(parts))
+    def writelines(self, parts: list[bytes]) -> None:
+        if self._socket.sendmsg(parts) != sum(map(len, parts)):
+            self.abort()
 
     def abort(self) -> None:
-        raise SystemExit("an answer could not be sent")
+        raise SystemExit("an answer was not sent as a whole")
 
 
 class Bench:

@@ -13,6 +13,7 @@ import torch
 
 import rope_core
 from service.batching.batcher import Batcher
+from service.batching.call_queue import FutureEntry
 from service.batching.load_estimate import LoadEstimate
 from service.device.rwlock import SharedExclusiveLock
 from service.errors import DeviceFull, DeviceLost
@@ -49,9 +50,11 @@ async def run_batched(engine: Engine, calls: list, failures: list) -> list:
             add_compute=lambda tenant, seconds: None,
             metrics=Metrics(),
         )
-        deadline = time.monotonic() + 60
-        entries = [batcher.submit(engine.job(call), deadline, lambda _: None) for call in calls]
-        futures = (entry.future for entry in entries)
+        now, loop = time.monotonic(), asyncio.get_running_loop()
+        futures: list[asyncio.Future] = [loop.create_future() for _ in calls]
+        for call, future in zip(calls, futures, strict=True):
+            entry = FutureEntry(engine.job(call), now, now + 60, future, lambda _: None)
+            batcher.enqueue(entry)
         return await asyncio.gather(*futures, return_exceptions=True)
 
 

@@ -132,7 +132,6 @@ class InferMethods:
         return RequestContext(deadline, charge, answer_copies=ANSWER_COPIES, tenant=rpc.tenant)
 
     async def _parse(self, context: RequestContext, body: bytes) -> codec.ParsedRequest:
-        self._handler.batcher.check(context.deadline, context.tenant)
         split = split_request(body)
         context.charge.add(len(split.header) * MEMORY_FACTOR + sum(map(len, split.raw)))
         if len(split.header) > INLINE_PARAMS_BYTES:
@@ -151,6 +150,7 @@ class InferMethods:
         model = model_of(message.model_name, message.model_version)
         statistics = self._oip_state.statistics[model.name]
         with statistics.count(context.deadline) as started:
+            handler.batcher.check(context.deadline, context.tenant)
             reading = self._decode(context, model, request)
             del request
             request_id, plan, served = await run_model(handler, model, context, reading)

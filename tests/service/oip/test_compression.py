@@ -114,7 +114,10 @@ async def test_the_ratio_of_a_body_is_limited_beyond_a_step(lifecycle):
             assert len(blanks) * MAX_RATIO < num_blanks
             response = await client.post(PATH, content=blanks, headers=headers)
             assert response.status_code == status, response.text
-    assert f"ratio of a compressed body may be at most {MAX_RATIO}" in response.json()["error"]
+    assert (
+        f"ratio of decompressed to compressed bytes may be at most {MAX_RATIO}"
+        in response.json()["error"]
+    )
 
 
 @pytest.mark.parametrize("coding", ["br", "zstd", "gzip, gzip", "x"])

@@ -79,10 +79,12 @@ def test_a_request_times_out_in_the_queue(client, refused, busy):
 
 @pytest.mark.parametrize("kind", ["grpc", "grpc.aio"], indirect=True)
 def test_deadlines_of_grpc(client, busy):
+    """A call that would be answered too late is refused at once, or at its deadline."""
     x = randn(1, 50, 4, 64)
     with pytest.raises(Exception, match=r"(?i)deadline") as failure:
         client.infer("rope", {"x": x}, client_timeout=0.05)
-    assert failure.value.status() == "StatusCode.DEADLINE_EXCEEDED"
+    statuses = ("StatusCode.DEADLINE_EXCEEDED", "StatusCode.UNAVAILABLE")
+    assert failure.value.status() in statuses
     answer = client.infer("rope", {"x": x}, client_timeout=30)
     check_rotated(answer["rotated"], rotate(x), torch.float32)
     assert client.is_server_live(client_timeout=5)
