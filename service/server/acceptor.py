@@ -22,7 +22,7 @@ PER_PLACE = 8
 BACKLOG = 2048
 """Backlog of the kernel in normal operation: most connections that wait to be accepted."""
 
-SHORT_BACKLOG = 64
+SHORT_BACKLOG = 1024
 """Backlog of the kernel while accepting is paced, so that the last connection in the backlog does
 not wait too long. `BACKLOG` is set again when no connection is pending."""
 

@@ -217,6 +217,7 @@ class Connection(AnsweringConnection):
         plan = match.plan
         if plan is not None and not match.identifiers and not match.description.message_id:
             self._plan = plan
+        self._is_ending = self._is_ending or not match.header.keep_alive
         is_busy = plan is not None and (waited_s or self._planned.load.work_s > plan.max_work_s)
         if plan is not None and is_busy and self._refuse(plan, match, data, match.end, arrived):
             return
