@@ -182,11 +182,11 @@ class AnsweringConnection(asyncio.BufferedProtocol):
                 self.shutdown()
 
     def _wait_after_refusal(self) -> None:
-        """Pause reading until the client is released from the wait queue."""
+        """Pause reading: the client is held."""
         self._watch.start_idle()
         if not self._transport.is_closing():
             self._transport.pause_reading()
-            self._intake.wait_for_turn(self._resume_after_refusal)
+            self._intake.hold(self._resume_after_refusal)
 
     def _resume_after_refusal(self) -> bool:
         """Resume reading after a refusal; return whether another request waits to be read."""
