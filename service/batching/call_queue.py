@@ -117,7 +117,7 @@ def next_batch(
     batch: list[Entry[C, R]] = []
     late: list[Entry[C, R]] = []
     num_tokens = num_bytes = 0
-    seconds = expected_s = slowness = 0.0
+    seconds = expected_s = correction = 0.0
     kind, earliest = None, inf
     is_short = False
     only = queue.only
@@ -128,8 +128,8 @@ def next_batch(
         elif call.batch_key != key:
             continue
         if call.kind != kind:
-            kind, slowness = call.kind, load.kinds[call.kind].slowness
-        own_s = (call.seconds + CALL_S) * slowness
+            kind, correction = call.kind, load.kinds[call.kind].correction
+        own_s = (call.seconds + CALL_S) * correction
         end = now + expected_s + own_s
         is_alone = queue.num_calls == len(late) + 1 and not load.running
         if entry.deadline <= now or (entry.deadline < end and not is_alone):

@@ -23,7 +23,7 @@ are no overload."""
 LEARNING_RATE = 0.2
 """Weight of the newest run in the measured speed."""
 
-MAX_SURPRISE = 4.0
+MAX_RATIO = 4.0
 """A run that took longer than this multiple of its expected time counts as this multiple."""
 
 
@@ -43,7 +43,7 @@ class Estimated(Protocol):
 class _Kind:
     """Calls of one kind."""
 
-    slowness: float = 1.0
+    correction: float = 1.0
     """Correction factor of the estimates: measured time divided by estimated time."""
     queued_s: float = 0.0
     """Estimated time of the waiting calls, uncorrected."""
@@ -75,7 +75,7 @@ class LoadEstimate:
     max_queue_s: float
     """Longest predicted wait of an accepted call."""
 
-    work_s: float = field(default=0.0, init=False)
+    outstanding_s: float = field(default=0.0, init=False)
     """Outstanding work: expected time of all waiting calls and of all running calls, the latter in
     full. An upper bound of every predicted wait."""
 
@@ -114,16 +114,18 @@ class LoadEstimate:
         if kind is None:
             kind = self.kinds[call.kind] = _Kind()
         estimated_s = call.seconds + CALL_S
-        expected_s, work_s = estimated_s * kind.slowness, self.work_s
-        if work_s > self.max_queue_s or work_s > DEADLINE_SHARE * (deadline - now - expected_s):
+        expected_s, outstanding_s = estimated_s * kind.correction, self.outstanding_s
+        if outstanding_s > self.max_queue_s or outstanding_s > DEADLINE_SHARE * (
+            deadline - now - expected_s
+        ):
             self._check(expected_s, now, deadline, _share_before(order, tenant))
         kind.queued_s += estimated_s
         self.num_waiting += 1
         self._queued_s += expected_s
-        self.work_s = work_s + expected_s
+        self.outstanding_s = outstanding_s + expected_s
 
-    def max_work_s(self, spare_s: float) -> float:
-        """Return the `work_s` above which `check` may refuse a call.
+    def max_outstanding_s(self, spare_s: float) -> float:
+        """Return the `outstanding_s` above which `check` may refuse a call.
 
         Args:
             spare_s: time until the deadline of the call, minus the estimated time of the call.
@@ -157,7 +159,7 @@ class LoadEstimate:
     def expected_s(self, call: Estimated) -> float:
         """Return the expected time of a call: its estimate, corrected by the measured speed."""
         kind = self.kinds.get(call.kind)
-        return (call.seconds + CALL_S) * (1.0 if kind is None else kind.slowness)
+        return (call.seconds + CALL_S) * (1.0 if kind is None else kind.correction)
 
     def wait_s(self, now: float, share: float = 1.0) -> float:
         """Return the predicted wait of a new call.
@@ -185,7 +187,7 @@ class LoadEstimate:
         expected_s = 0.0
         for kind, kind_s in estimated_s.items():
             kinds[kind].queued_s -= kind_s
-            expected_s += kind_s * kinds[kind].slowness
+            expected_s += kind_s * kinds[kind].correction
         run = StartedRun(estimated_s, len(calls), expected_s, available, now)
         self.num_waiting -= len(calls)
         self._queued_s -= expected_s
@@ -210,18 +212,18 @@ class LoadEstimate:
         kinds, total_s, at_speed_s = self.kinds, 0.0, 0.0
         for kind, kind_s in run.estimated_s.items():
             total_s += kind_s
-            at_speed_s += kind_s * kinds[kind].slowness
-        surprise = min(measured_s / at_speed_s, MAX_SURPRISE)
+            at_speed_s += kind_s * kinds[kind].correction
+        ratio = min(measured_s / at_speed_s, MAX_RATIO)
         for kind, kind_s in run.estimated_s.items():
             known, weight = kinds[kind], LEARNING_RATE * kind_s / total_s
-            change = known.slowness * weight * (surprise - 1)
-            known.slowness += change
+            change = known.correction * weight * (ratio - 1)
+            known.correction += change
             self._queued_s += known.queued_s * change
         if not self.num_waiting:
             self._queued_s = 0.0  # removes rounding errors
-        self._last_end, self.work_s = now, self._queued_s
+        self._last_end, self.outstanding_s = now, self._queued_s
         for other in self.running:
-            self.work_s += other.expected_s
+            self.outstanding_s += other.expected_s
         if self.on_end is not None:
             self.on_end(run.num_calls)
 
@@ -251,15 +253,15 @@ class LoadEstimate:
         raise Overloaded(text, max(1, ceil(wait_s)))
 
     def _add_up(self) -> None:
-        """Recompute `_queued_s` and `work_s` with the current correction factors."""
+        """Recompute `_queued_s` and `outstanding_s` with the current correction factors."""
         queued_s = 0.0
         for kind in self.kinds.values():
             if not self.num_waiting:
                 kind.queued_s = 0.0  # removes rounding errors
-            queued_s += kind.queued_s * kind.slowness
-        self._queued_s = self.work_s = queued_s
+            queued_s += kind.queued_s * kind.correction
+        self._queued_s = self.outstanding_s = queued_s
         for run in self.running:
-            self.work_s += run.expected_s
+            self.outstanding_s += run.expected_s
 
 
 def _share_before(order: FairOrder[Any] | None, tenant: Tenant) -> float:

@@ -67,7 +67,7 @@ def make_plan(
         timeout_s=timeout_s,
         num_body_bytes=num_body_bytes,
         charge_bytes=num_body_bytes + answer_bytes + job.scratch_bytes,
-        max_work_s=handler.batcher.load.max_work_s(timeout_s - job.seconds),
+        max_outstanding_s=handler.batcher.load.max_outstanding_s(timeout_s - job.seconds),
         job=job,
         operation=type(call),
         operation_name=endpoint.operation,

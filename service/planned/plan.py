@@ -104,9 +104,9 @@ class Plan:
     charge_bytes: int
     """Memory of a request and of its answer."""
 
-    max_work_s: float
-    """Outstanding work, in seconds, above which a request is checked (`LoadEstimate.max_work_s`);
-    negative: each request is checked."""
+    max_outstanding_s: float
+    """Outstanding work, in seconds, above which a request is checked, see
+    `LoadEstimate.max_outstanding_s`; negative: each request is checked."""
 
     job: Job
     """Costs and keys of each call. The tensors of its own call are None."""

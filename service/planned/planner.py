@@ -227,6 +227,6 @@ class Planner:
         )
         if plan is not None and self.gate.needs_keys:
             tenant, keys = match.header.tenant, match.header.keys
-            max_work_s = -1.0 if tenant.has_limits else plan.max_work_s
-            plan = replace(plan, tenant=tenant, keys=keys, max_work_s=max_work_s)
+            max_outstanding_s = -1.0 if tenant.has_limits else plan.max_outstanding_s
+            plan = replace(plan, tenant=tenant, keys=keys, max_outstanding_s=max_outstanding_s)
         return plan

@@ -9,7 +9,7 @@ import logging
 import socket
 from collections.abc import Callable, Sequence
 
-from service.server.intake import Intake
+from service.server.connection_pacer import ConnectionPacer
 
 log = logging.getLogger("rope.failures")
 
@@ -67,18 +67,18 @@ class Acceptor:
     Args:
         sockets: bound sockets; the acceptor closes them.
         make_protocol: returns the protocol of a new connection.
-        intake: decides when connections are accepted.
+        pacer: decides when connections are accepted.
     """
 
     def __init__(
         self,
         sockets: Sequence[socket.socket],
         make_protocol: Callable[[], asyncio.BaseProtocol],
-        intake: Intake,
+        pacer: ConnectionPacer,
     ) -> None:
         self.sockets = tuple(sockets)
         self._make_protocol = make_protocol
-        self._intake = intake
+        self._pacer = pacer
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[object]] = set()
         self._awaits_tasks = False
@@ -114,13 +114,13 @@ class Acceptor:
 
     def _on_readable(self, listener: socket.socket) -> None:
         """Accept pending connections, or pause and wait until a few may be accepted."""
-        intake = self._intake
-        if intake.is_free:
+        pacer = self._pacer
+        if pacer.is_free:
             self._accept(listener, PER_TURN)
         else:
             self._set_backlog(SHORT_BACKLOG)
             self._pause()
-            intake.wait_to_accept(self._accept_few)
+            pacer.wait_to_accept(self._accept_few)
 
     def _accept_few(self) -> None:
         """Accept PER_PACED_TURN connections, and listen for more."""
@@ -130,18 +130,18 @@ class Acceptor:
                 self._accept(listener, PER_PACED_TURN)
 
     def _accept(self, listener: socket.socket, most: int) -> None:
-        intake = self._intake
+        pacer = self._pacer
         for _ in range(most):
-            if intake.is_full(len(self._tasks)):
+            if pacer.is_full(len(self._tasks)):
                 self._pause()
                 self._awaits_tasks = bool(self._tasks)
                 if not self._tasks:
-                    intake.wait_for_room(self._resume)
+                    pacer.wait_for_room(self._resume)
                 return
             try:
                 client, _ = listener.accept()
             except BlockingIOError:  # no connection is pending
-                if intake.is_free:
+                if pacer.is_free:
                     self._set_backlog(BACKLOG)
                 return
             except (InterruptedError, ConnectionAbortedError):

@@ -100,7 +100,7 @@ class AsgiProtocol(asyncio.Protocol):
         if self._shared_watch is None:
             self._watch = self._limits.deadlines.watch(self, self._transport)
             self._watch.schedule()
-            self._limits.intake.opened()
+            self._limits.pacer.opened()
         else:
             self._watch = self._shared_watch
         self.server_state.connections.add(cast(Any, self))
@@ -123,7 +123,7 @@ class AsgiProtocol(asyncio.Protocol):
         self.flow.resume_writing()
         self._watch.stop()
         if self._shared_watch is None:
-            self._limits.intake.closed()
+            self._limits.pacer.closed()
 
     def data_received(self, data: bytes) -> None:
         """Read requests."""

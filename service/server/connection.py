@@ -21,8 +21,8 @@ from service.server.connection_answers import AnsweringConnection
 from service.server.connection_deadlines import Pending, Phase
 from service.server.connection_draining import has_unread_bytes, seconds_unread
 from service.server.connection_limits import ConnectionLimits
+from service.server.connection_pacer import FREE_WORK_S
 from service.server.half_close import Peer, peer_after_eof
-from service.server.intake import FREE_WORK_S
 from service.server.planned_requests import PlannedRequests
 from service.server.received_body import ReceivedBody
 
@@ -62,7 +62,7 @@ class Connection(AnsweringConnection):
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
-        super().__init__(planned, limits.intake, server_state)
+        super().__init__(planned, limits.pacer, server_state)
         self._limits = limits
         self._ordinary_arguments = limits, config, server_state, app_state
         self._only_status = False
@@ -84,14 +84,14 @@ class Connection(AnsweringConnection):
         self._watch = self._limits.deadlines.watch(self, self._transport)
         self._watch.schedule()
         self._only_status = len(connections) > self._limits.max_connections
-        self._limits.intake.opened()
-        if not self._limits.intake.is_free and has_unread_bytes(self._transport):
+        self._limits.pacer.opened()
+        if not self._limits.pacer.is_free and has_unread_bytes(self._transport):
             self._waited_s = seconds_unread(self._transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Withdraw the request in progress, and record it."""
         self._watch.stop()
-        self._limits.intake.closed()
+        self._limits.pacer.closed()
         self._server_state.connections.discard(cast(Any, self))
         self._unread = b""
         entry, incomplete = self._entry, self._incomplete
@@ -117,7 +117,7 @@ class Connection(AnsweringConnection):
         """
         body, planned = self._body, self._planned
         if body is None:
-            is_busy = self._num_unwanted or planned.load.work_s > FREE_WORK_S
+            is_busy = self._num_unwanted or planned.load.outstanding_s > FREE_WORK_S
             return planned.header_view if is_busy else planned.landing_view
         return body.slab.memory[body.num_received : body.num_bytes]
 
@@ -147,7 +147,7 @@ class Connection(AnsweringConnection):
             and not planned.lifecycle.ending
         ):
             start = len(plan.prefix)
-            is_busy = planned.load.work_s > plan.max_work_s
+            is_busy = planned.load.outstanding_s > plan.max_outstanding_s
             end = start + plan.num_bytes
             if is_busy and self._refuse(plan, None, data, end, time.monotonic()):
                 return
@@ -221,7 +221,9 @@ class Connection(AnsweringConnection):
         if plan is not None and not match.identifiers and not match.description.message_id:
             self._plan = plan
         self._is_ending = self._is_ending or not match.header.keep_alive
-        is_busy = plan is not None and (waited_s or self._planned.load.work_s > plan.max_work_s)
+        is_busy = plan is not None and (
+            waited_s or self._planned.load.outstanding_s > plan.max_outstanding_s
+        )
         if plan is not None and is_busy and self._refuse(plan, match, data, match.end, arrived):
             return
         body = self._planned.receive(plan, match, data, match.start, match.end, arrived)

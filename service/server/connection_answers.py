@@ -16,8 +16,8 @@ from service.planned.planner import Match
 from service.server.asgi_protocol import AsgiProtocol
 from service.server.connection_deadlines import Watch
 from service.server.connection_draining import has_unread_bytes, seconds_unread
+from service.server.connection_pacer import ConnectionPacer
 from service.server.discard import discard
-from service.server.intake import Intake
 from service.server.planned_answer import render_answer, render_refusal, send
 from service.server.planned_requests import PlannedRequests
 from service.wire import Buffer
@@ -35,9 +35,11 @@ class AnsweringConnection(asyncio.BufferedProtocol):
     _fd: int
     _watch: Watch
 
-    def __init__(self, planned: PlannedRequests, intake: Intake, server_state: ServerState) -> None:
+    def __init__(
+        self, planned: PlannedRequests, pacer: ConnectionPacer, server_state: ServerState
+    ) -> None:
         self._planned = planned
-        self._intake = intake
+        self._pacer = pacer
         self._server_state = server_state
         self._ordinary: AsgiProtocol | None = None
         self._entry: PlannedEntry | None = None
@@ -199,7 +201,7 @@ class AnsweringConnection(asyncio.BufferedProtocol):
         self._watch.start_idle()
         if not self._transport.is_closing():
             self._transport.pause_reading()
-            self._intake.hold(self._resume_after_refusal)
+            self._pacer.hold(self._resume_after_refusal)
 
     def _resume_after_refusal(self) -> bool:
         """Resume reading after a refusal; return whether another request waits to be read."""

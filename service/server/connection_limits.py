@@ -7,7 +7,7 @@ from service.access.hosts import allowed_hosts
 from service.asgi.request_header import HeaderLimits, RequestHeaderCache
 from service.batching.load_estimate import LoadEstimate
 from service.server.connection_deadlines import Deadlines, Timeouts
-from service.server.intake import Intake
+from service.server.connection_pacer import ConnectionPacer
 from service.settings import Settings
 
 STATUS_CONNECTIONS = 16
@@ -25,7 +25,7 @@ class ConnectionLimits(NamedTuple):
     max_connections: int
     allowed_hosts: frozenset[bytes] | None
     """Names that Host may have over TCP; None: every name."""
-    intake: Intake
+    pacer: ConnectionPacer
 
 
 def connection_limits(settings: Settings, load: LoadEstimate) -> ConnectionLimits:
@@ -48,13 +48,13 @@ def connection_limits(settings: Settings, load: LoadEstimate) -> ConnectionLimit
         max_target_bytes=settings.max_target_bytes,
     )
     max_connections = settings.max_connections or default_max_connections()
-    intake = Intake(max_connections + STATUS_CONNECTIONS, load)
+    pacer = ConnectionPacer(max_connections + STATUS_CONNECTIONS, load)
     return ConnectionLimits(
         RequestHeaderCache(header),
         Deadlines(timeouts),
         max_connections,
         allowed_hosts(settings.http_host, settings.allowed_hosts),
-        intake,
+        pacer,
     )
 
 

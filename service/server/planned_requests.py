@@ -114,7 +114,7 @@ class PlannedRequests:
                 self.gate.quotas.check(tenant, plan.num_body_bytes)
             deadline = arrived + plan.timeout_s
             spare_s = deadline - time.monotonic() - plan.job.seconds
-            if self.load.work_s > self.load.max_work_s(spare_s):
+            if self.load.outstanding_s > self.load.max_outstanding_s(spare_s):
                 self.batcher.check(deadline, tenant, plan.job)
         except (Overloaded, QuotaExceeded) as refusal:
             return refusal

@@ -26,7 +26,7 @@ from service.server.asgi_protocol import AsgiProtocol
 from service.server.bootstrap import build_service, lifespan
 from service.server.connection import Connection
 from service.server.connection_limits import ConnectionLimits, connection_limits
-from service.server.intake import Intake
+from service.server.connection_pacer import ConnectionPacer
 from service.server.planned_requests import PlannedRequests
 from service.server.tls_transport import RECEIVE_BYTES, TlsTransport
 from service.server.uvicorn_server import Server, StatusPort
@@ -100,7 +100,7 @@ def serve(settings: Settings, driver: Driver | None = None) -> None:
     server = Server(
         config,
         lifecycle,
-        intake=limits.intake,
+        pacer=limits.pacer,
         lifespan=lifespan(oip_state, device_threads),
         listeners=[grpc],
         delay_s=settings.drain_delay_s,
@@ -121,10 +121,10 @@ def serve(settings: Settings, driver: Driver | None = None) -> None:
 def _status_port(settings: Settings, limits: ConnectionLimits) -> StatusPort | None:
     if settings.status_port is None:
         return None
-    status_limits = limits._replace(intake=Intake(MAX_STATUS_CONNECTIONS))
+    status_limits = limits._replace(pacer=ConnectionPacer(MAX_STATUS_CONNECTIONS))
     refusal = BadRequest("this port serves health, readiness and metrics only")
     protocol = partial(AsgiProtocol, status_limits, only_status=refusal)
-    return StatusPort(settings.status_port, protocol, status_limits.intake)
+    return StatusPort(settings.status_port, protocol, status_limits.pacer)
 
 
 def _reload_files(gate: Gate, certificates: Certificates | None) -> None:

@@ -82,7 +82,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         self._protocol: SecuredProtocol | None = None
         """None during the handshake, and when the connection is lost."""
         self._connections = cast(set[Any], server_state.connections)
-        self._intake = limits.intake
+        self._pacer = limits.pacer
         self._handshake_s = limits.deadlines.timeouts.header_s
         self._waiting: deque[memoryview] = deque()
         """Bytes that are not encrypted yet."""
@@ -109,7 +109,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         self._transport.set_write_buffer_limits(high=0)
         self._connections.add(self)
         self._timer = self._loop.call_later(self._handshake_s, self._transport.abort)
-        self._intake.opened()
+        self._pacer.opened()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Pass the event on to the protocol."""
@@ -119,7 +119,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         self._drop_waiting()
         protocol, self._protocol = self._protocol, None
         if protocol is None:
-            self._intake.closed()
+            self._pacer.closed()
         else:
             protocol.connection_lost(exc)
 
@@ -255,7 +255,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         self._connections.discard(self)
         self._protocol = protocol = self._make_protocol()
         protocol.connection_made(self)
-        self._intake.closed()  # the protocol counts the connection from now on
+        self._pacer.closed()  # the protocol counts the connection from now on
         if self._is_ending:
             protocol.shutdown()
 

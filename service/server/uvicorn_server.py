@@ -19,7 +19,7 @@ from uvicorn.config import STARTUP_FAILURE
 from service.lifecycle import LAST_REQUESTS_S, Lifecycle
 from service.server.acceptor import Acceptor, bind
 from service.server.connection_draining import accept_pending, stop_handshakes
-from service.server.intake import Intake
+from service.server.connection_pacer import ConnectionPacer
 from service.server.unix_socket import UnixSocket
 
 log = logging.getLogger("rope.lifecycle")
@@ -45,7 +45,7 @@ class StatusPort(NamedTuple):
     port: int
     protocol: Callable[..., asyncio.BaseProtocol]
     """Makes the protocol of a connection, as `http_protocol_class` of uvicorn does."""
-    intake: Intake
+    pacer: ConnectionPacer
 
 
 class Server(uvicorn.Server):
@@ -58,7 +58,7 @@ class Server(uvicorn.Server):
     Args:
         config: uvicorn's; the lifespan protocol is off.
         lifecycle: enters its phases when signals arrive.
-        intake: decides when connections are accepted.
+        pacer: decides when connections are accepted.
         lifespan: entered before the listeners open, left after they have closed.
         listeners: servers in addition to HTTP.
         unix_socket: path of a Unix-domain socket that takes HTTP as well; None: there is none.
@@ -75,7 +75,7 @@ class Server(uvicorn.Server):
         config: uvicorn.Config,
         lifecycle: Lifecycle,
         *,
-        intake: Intake,
+        pacer: ConnectionPacer,
         lifespan: AbstractAsyncContextManager[None],
         listeners: Sequence[Listener],
         delay_s: float,
@@ -90,7 +90,7 @@ class Server(uvicorn.Server):
         config.timeout_graceful_shutdown = math.ceil(drain_s) + 2
         super().__init__(config)
         self._lifecycle = lifecycle
-        self._intake = intake
+        self._pacer = pacer
         self._status_port = status_port
         self._service_lifespan = lifespan
         self._listeners = listeners
@@ -127,11 +127,11 @@ class Server(uvicorn.Server):
             log.error("%s", failure)  # noqa: TRY400 - the message names the address and the cause
             raise SystemExit(STARTUP_FAILURE) from None
         await super().startup(sockets=[])  # opens no listener
-        self._accept(http_sockets, config.http_protocol_class, self._intake)
+        self._accept(http_sockets, config.http_protocol_class, self._pacer)
         if status is not None:
-            self._accept(status_sockets, status.protocol, status.intake)
+            self._accept(status_sockets, status.protocol, status.pacer)
         if self._unix_socket is not None:
-            self._accept([self._unix_socket.socket], self._plain_protocol, self._intake)
+            self._accept([self._unix_socket.socket], self._plain_protocol, self._pacer)
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload_files)
         self._log_started_message(http_sockets)
 
@@ -164,7 +164,7 @@ class Server(uvicorn.Server):
         self,
         sockets: list[socket.socket],
         protocol: Callable[..., asyncio.BaseProtocol],
-        intake: Intake,
+        pacer: ConnectionPacer,
     ) -> None:
         """Accept connections on bound sockets."""
         make_protocol = partial(
@@ -173,7 +173,7 @@ class Server(uvicorn.Server):
             server_state=self.server_state,
             app_state=self.lifespan.state,
         )
-        self.servers.append(cast(Any, Acceptor(sockets, make_protocol, intake)))
+        self.servers.append(cast(Any, Acceptor(sockets, make_protocol, pacer)))
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin or force the end. Runs as a signal handler on the main thread."""

@@ -11,7 +11,7 @@ import pytest
 from service.batching.load_estimate import LoadEstimate
 from service.server import acceptor as acceptor_module
 from service.server.acceptor import PER_PACED_TURN, Acceptor, bind
-from service.server.intake import PER_RUN, PER_TICK, Intake
+from service.server.connection_pacer import PER_RUN, PER_TICK, ConnectionPacer
 from tests.service.test_load_estimate import Call
 
 
@@ -24,11 +24,11 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport
         self._served.connections.append(self)
-        self._served.intake.opened()
+        self._served.pacer.opened()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._served.connections.remove(self)
-        self._served.intake.closed()
+        self._served.pacer.closed()
 
 
 class Served:
@@ -36,9 +36,9 @@ class Served:
 
     def __init__(self, max_connections: int) -> None:
         self.load = LoadEstimate(60)
-        self.intake = Intake(max_connections, self.load)
+        self.pacer = ConnectionPacer(max_connections, self.load)
         self.connections: list[Connection] = []
-        self.acceptor = Acceptor(bind("127.0.0.1", 0), lambda: Connection(self), self.intake)
+        self.acceptor = Acceptor(bind("127.0.0.1", 0), lambda: Connection(self), self.pacer)
         self.clients: list[socket.socket] = []
 
     def connect(self, num_clients: int) -> None:
@@ -79,14 +79,14 @@ async def test_all_connections_are_accepted_while_the_device_has_little_work():
 async def test_a_connection_that_has_just_opened_counts_once():
     """Each client connects when the one before it is open, and its task has not ended."""
     async with serving(max_connections=3) as served:
-        opened = served.intake.opened
+        opened = served.pacer.opened
 
         def open_and_connect() -> None:
             opened()
             if len(served.clients) < 3:
                 served.connect(1)
 
-        served.intake.opened = open_and_connect
+        served.pacer.opened = open_and_connect
         served.connect(1)
         await until(lambda: len(served.connections) == 3)
 
@@ -105,7 +105,7 @@ async def test_beyond_the_limit_a_connection_is_accepted_when_another_closes():
 
 
 async def test_under_load_connections_are_accepted_as_calls_end(monkeypatch):
-    monkeypatch.setattr("service.server.intake.TICK_S", 60.0)
+    monkeypatch.setattr("service.server.connection_pacer.TICK_S", 60.0)
     async with serving() as served:
         call = Call(1.0)
         for _ in range(4):
@@ -124,7 +124,7 @@ async def test_under_load_connections_are_accepted_as_calls_end(monkeypatch):
 
 async def test_some_connections_are_accepted_even_if_no_call_ends(monkeypatch):
     """A health probe must reach a service whose device is stuck."""
-    monkeypatch.setattr("service.server.intake.TICK_S", 0.0)
+    monkeypatch.setattr("service.server.connection_pacer.TICK_S", 0.0)
     async with serving() as served:
         served.load.add(Call(100.0), 0.0, 1e9)
         served.connect(PER_PACED_TURN + 1)
@@ -164,12 +164,12 @@ async def test_without_a_descriptor_accepting_pauses_and_goes_on_later(monkeypat
 
 
 async def test_the_clients_refused_last_are_read_when_little_work_is_left(monkeypatch):
-    monkeypatch.setattr("service.server.intake.HOLD_S", 60.0)
+    monkeypatch.setattr("service.server.connection_pacer.HOLD_S", 60.0)
     load = LoadEstimate(60)
-    intake, read = Intake(10, load), []
+    pacer, read = ConnectionPacer(10, load), []
     load.add(Call(1.0), 0.0, 1e9)
     for number in range(PER_RUN + 3):
-        intake.hold(lambda number=number: read.append(number) is None)
+        pacer.hold(lambda number=number: read.append(number) is None)
     load.end(load.start([Call(1.0)], 0.0, 0.0), 1.0)
     await until(lambda: read)
     await turns()
@@ -177,31 +177,31 @@ async def test_the_clients_refused_last_are_read_when_little_work_is_left(monkey
 
 
 async def test_the_clients_held_longest_are_read_first_even_if_the_device_is_busy(monkeypatch):
-    monkeypatch.setattr("service.server.intake.TICK_S", 0.0)
-    monkeypatch.setattr("service.server.intake.HOLD_S", 0.0)
+    monkeypatch.setattr("service.server.connection_pacer.TICK_S", 0.0)
+    monkeypatch.setattr("service.server.connection_pacer.HOLD_S", 0.0)
     load = LoadEstimate(60)
-    intake, read, per_tick = Intake(10, load), [], []
+    pacer, read, per_tick = ConnectionPacer(10, load), [], []
     load.add(Call(100.0), 0.0, 1e9)
     for number in range(PER_TICK + 3):
-        intake.hold(lambda number=number: read.append(number) is None)
+        pacer.hold(lambda number=number: read.append(number) is None)
     while len(read) < PER_TICK + 3:
         await turns(1)
         per_tick.append(len(read))
     assert read == [*range(PER_TICK + 3)]
     assert PER_TICK in per_tick, "a tick reads no more"
     await turns(2)
-    assert intake._timer is None
+    assert pacer._timer is None
 
 
 async def test_a_client_is_held_for_a_time(monkeypatch):
     """The queue of the held clients does not delay connections that wait to be accepted."""
-    monkeypatch.setattr("service.server.intake.TICK_S", 0.0)
-    monkeypatch.setattr("service.server.intake.HOLD_S", 60.0)
+    monkeypatch.setattr("service.server.connection_pacer.TICK_S", 0.0)
+    monkeypatch.setattr("service.server.connection_pacer.HOLD_S", 60.0)
     load = LoadEstimate(60)
-    intake, read, accepted = Intake(10, load), [], []
+    pacer, read, accepted = ConnectionPacer(10, load), [], []
     load.add(Call(100.0), 0.0, 1e9)
-    intake.hold(lambda: read.append(None) is None)
-    intake.wait_to_accept(lambda: accepted.append(None))
+    pacer.hold(lambda: read.append(None) is None)
+    pacer.wait_to_accept(lambda: accepted.append(None))
     await until(lambda: accepted)
     await turns()
     assert not read

@@ -356,7 +356,7 @@ async def test_a_call_is_refused_whose_predicted_wait_is_too_long(held):
             18,
         ]
         calls.batcher.check(time.monotonic() + 0.001)
-        assert calls.batcher.load.work_s == 0
+        assert calls.batcher.load.outstanding_s == 0
 
 
 async def test_no_call_begins_that_would_end_after_its_deadline(run):
@@ -396,8 +396,8 @@ async def test_a_run_that_does_not_end_is_expected_to_take_longer(held, clock):
     async with batching(held) as calls:
         calls.submit(1, timeout_s=600)
         await held.started()
-        before = calls.batcher.load.work_s
+        before = calls.batcher.load.outstanding_s
         for _ in range(20):
             await clock.advance(0.1)
-        assert calls.batcher.load.work_s > 1 > before
+        assert calls.batcher.load.outstanding_s > 1 > before
         held.release()

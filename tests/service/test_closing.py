@@ -52,7 +52,7 @@ class Served:
         self.server = Server(
             config,
             self.lifecycle,
-            intake=limits.intake,
+            pacer=limits.pacer,
             lifespan=nullcontext(),
             listeners=(),
             delay_s=0,

@@ -69,10 +69,10 @@ def test_the_work_is_that_of_all_calls_that_wait_or_run(events):
         in_full_s = expected_s + sum(one.expected_s for one in running)
         assert load.num_waiting == len(waiting)
         if what in ("remove", "end", "extend", "clear"):  # sums at the newest speed
-            assert load.work_s == pytest.approx(in_full_s)
-        assert load.wait_s(now) <= load.work_s + 1e-9
+            assert load.outstanding_s == pytest.approx(in_full_s)
+        assert load.wait_s(now) <= load.outstanding_s + 1e-9
         if not waiting and not running:
-            assert load.work_s == load.wait_s(now) == 0
+            assert load.outstanding_s == load.wait_s(now) == 0
 
 
 def test_the_rest_of_a_run_counts_and_a_late_run_is_expected_to_last_longer():
@@ -83,7 +83,7 @@ def test_the_rest_of_a_run_counts_and_a_late_run_is_expected_to_last_longer():
     assert load.wait_s(0.25) == pytest.approx(2 * own_s - 0.25)
     load.extend(started)
     assert load.wait_s(1.5) == pytest.approx(3 * own_s - 1.5)
-    assert load.work_s == pytest.approx(3 * own_s)
+    assert load.outstanding_s == pytest.approx(3 * own_s)
 
 
 def test_ten_times_slower_runs_let_fewer_calls_wait_within_few_runs_and_it_recovers():

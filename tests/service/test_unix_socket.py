@@ -125,7 +125,7 @@ def server_at(path: Path, **settings: object) -> Server:
     server = Server(
         config,
         lifecycle,
-        intake=limits.intake,
+        pacer=limits.pacer,
         lifespan=nullcontext(),
         listeners=(),
         unix_socket=path,

@@ -96,7 +96,7 @@ async def test_a_request_without_a_host_name_is_allowed(service: Running, versio
 async def test_host_is_not_checked_on_a_unix_socket(service: Running, tmp_path: Path):
     unix_socket = UnixSocket(tmp_path / "rope.sock")
     server = service.server
-    server._accept([unix_socket.socket], server._plain_protocol, server._intake)
+    server._accept([unix_socket.socket], server._plain_protocol, server._pacer)
     exchange = rotation(16, host="other.example")
     for path in (str(tmp_path / "rope.sock"), None) * 3:
         client = await (Client.connect_unix(path) if path else Client.connect(service.address))

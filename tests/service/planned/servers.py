@@ -192,7 +192,7 @@ async def running(
     server = Server(
         config,
         lifecycle,
-        intake=limits.intake,
+        pacer=limits.pacer,
         lifespan=nullcontext(),
         listeners=(),
         delay_s=0,

@@ -21,7 +21,7 @@ HEALTH = b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n"
 @pytest.fixture(autouse=True)
 def short_hold(monkeypatch: pytest.MonkeyPatch) -> None:
     """Do not let the tests wait a second for each refusal."""
-    monkeypatch.setattr("service.server.intake.HOLD_S", 0.02)
+    monkeypatch.setattr("service.server.connection_pacer.HOLD_S", 0.02)
 
 
 class Work(NamedTuple):

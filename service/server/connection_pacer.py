@@ -29,7 +29,7 @@ FREE_WORK_S = 0.03
 """While the outstanding work of the device is at most this, in seconds, accepting is not paced."""
 
 
-class Intake:
+class ConnectionPacer:
     """Counts open connections, and paces clients. No timer runs while nothing waits.
 
     Args:
@@ -52,7 +52,7 @@ class Intake:
     @property
     def is_free(self) -> bool:
         """Whether the device has so little work that accepting is not paced."""
-        return self._load is None or self._load.work_s <= FREE_WORK_S
+        return self._load is None or self._load.outstanding_s <= FREE_WORK_S
 
     def is_full(self, num_connecting: int) -> bool:
         """Return whether the limit of open connections is reached.
