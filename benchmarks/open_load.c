@@ -1,7 +1,7 @@
 /* HTTP/1.1 requests that arrive at random times, whether or not the server keeps up.
 
    open_load -r RATE -d SECONDS -l DEADLINE_MS [-w WARM_UP_S] [-s SEED] [-c CONNECTIONS] [-n]
-             [-t TIMEOUT_S] [-o CONNECT_TIMEOUT_S] PORT (REQUEST LENGTH)...
+             [-t TIMEOUT_S] PORT (REQUEST LENGTH)...
 
    PORT is one of 127.0.0.1. REQUEST is a file with a whole request, head and body; LENGTH is the
    number of bytes that the body of its response has if the status is 200. The arrivals are a Poisson
@@ -26,7 +26,8 @@
 #include <sys/epoll.h>
 #include <sys/socket.h>
 
-enum { MAX_EVENTS = 256, MAX_STARTS = 64, SLICE_SIZE = 1 << 16, POLL_MS = 50, MAX_STATUS = 600 };
+enum { MAX_EVENTS = 256, MAX_STARTS = 64, SLICE_SIZE = 1 << 16, POLL_MS = 50, MAX_STATUS = 600,
+       CONNECT_TIMEOUT_S = 1 };
 
 struct exchange {
     struct content request;
@@ -52,7 +53,7 @@ struct connection {
 static struct exchange *exchanges;
 static struct connection *connections, *first_free, *last_free;
 static size_t num_connections = 256, num_exchanges, num_busy;
-static double rate, seconds, warm_up_s, deadline_ms, timeout_s = 10, connect_timeout_s = 1, started;
+static double rate, seconds, warm_up_s, deadline_ms, timeout_s = 10, started;
 static bool new_connections;
 static uint64_t random_state;
 static struct sockaddr_in server = {.sin_family = AF_INET};
@@ -274,7 +275,7 @@ static void check_timeouts(void) {
     double time = now();
     for (size_t i = 0; i < num_connections; i++) {
         struct connection *c = &connections[i];
-        if (c->connecting && time - c->started > connect_timeout_s)
+        if (c->connecting && time - c->started > CONNECT_TIMEOUT_S)
             abandon(c, &not_connected);
         else if ((c->waiting || c->sending) && time - c->due > timeout_s)
             abandon(c, &timed_out);
@@ -353,7 +354,7 @@ static struct exchange read_exchange(char **arguments) {
 }
 
 int main(int count, char **arguments) {
-    for (int option; (option = getopt(count, arguments, "r:d:l:w:s:c:nt:o:")) != -1;) {
+    for (int option; (option = getopt(count, arguments, "r:d:l:w:s:c:nt:")) != -1;) {
         if (option == 'r')
             rate = atof(optarg);
         else if (option == 'd')
@@ -370,14 +371,12 @@ int main(int count, char **arguments) {
             new_connections = true;
         else if (option == 't')
             timeout_s = atof(optarg);
-        else if (option == 'o')
-            connect_timeout_s = atof(optarg);
         else
             return 2;
     }
     if (count - optind < 3 || (count - optind) % 2 == 0 || rate <= 0 || seconds <= 0)
         fail("usage: open_load -r RATE -d SECONDS -l DEADLINE_MS [-w WARM_UP_S] [-s SEED] "
-             "[-c CONNECTIONS] [-n] [-t TIMEOUT_S] [-o CONNECT_TIMEOUT_S] PORT (REQUEST LENGTH)...");
+             "[-c CONNECTIONS] [-n] [-t TIMEOUT_S] PORT (REQUEST LENGTH)...");
     server.sin_port = htons(atoi(arguments[optind]));
     server.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     num_exchanges = (count - optind) / 2;

@@ -11,7 +11,6 @@ another.
 - offered/s: arrivals. Latencies count from the time at which the arrival was due.
 - good/s: responses with status 200 within the deadline; peak: their share of the capacity.
 - answers: responses by status. Arrivals without a response: dropped (no connection was free, so
-that
   nothing was sent), not connected (within 1 s), ended (the connection, without a response), timed
   out (after 10 s).
 - refused: latency of 429 and 503, p50 / p99 / largest. accepted: p50 / p99 of 200.
@@ -36,7 +35,8 @@ from tempfile import TemporaryDirectory
 
 from benchmarks import load, table
 from benchmarks.load import LoadError
-from benchmarks.overload_profiles import PROFILES, started
+from benchmarks.overload_profiles import PROFILES
+from benchmarks.overload_subject import started
 from benchmarks.overload_tenants import measure_tenants, write_keys
 from benchmarks.table import Row, format_cell
 

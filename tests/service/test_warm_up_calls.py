@@ -84,7 +84,7 @@ def test_rotations_have_positions_and_tables_for_whole_and_for_partial_heads():
 
 @pytest.fixture
 def nothing_built(interpreted, monkeypatch):
-    """No kernel is built: a built one, of an earlier test, would run and not be reported missing."""
+    """No kernel is built yet: those that earlier tests built would run and not be missing."""
     from rope_core.kernels import attention_kernel, merge, rotary
 
     for module in (attention_kernel, merge, rotary):

@@ -12,7 +12,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from service.access.certificates import Certificates
 from service.lifecycle import Lifecycle
-from service.server import connection_deadlines, tls_transport
+from service.server import connection_deadlines, tls_records
 from service.server.connection_limits import STATUS_CONNECTIONS
 from tests.service.certificates import Authority
 from tests.service.oip.conftest import run_grpc
@@ -149,7 +149,7 @@ async def test_an_answer_that_is_read_slowly(authority: Authority, certificates:
             transport = service.connections[0]._transport
             await until(lambda: transport._transport.get_write_buffer_size())
             assert transport.get_write_buffer_size() > 2**21
-            assert transport._transport.get_write_buffer_size() < tls_transport.PIECE_BYTES * 1.1
+            assert transport._transport.get_write_buffer_size() < tls_records.PIECE_BYTES * 1.1
             assert service.num_slabs == 1
             assert service.charged_bytes > len(LARGE.body)
             answer = bytearray()
