@@ -51,7 +51,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
 
     Args:
         certificates: certificates of the service.
-        landing: receive buffer of all connections; a packet is handled before the next is read.
+        receive_buffer: buffer of all connections; a packet is handled before the next is read.
         limits: what all connections share.
         connection: makes the protocol after the handshake; its arguments are those that follow.
         config, server_state, app_state: those of uvicorn.
@@ -60,7 +60,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
     def __init__(
         self,
         certificates: Certificates,
-        landing: memoryview,
+        receive_buffer: memoryview,
         limits: ConnectionLimits,
         connection: Callable[..., SecuredProtocol],
         config: uvicorn.Config,
@@ -68,7 +68,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
-        self._landing = landing
+        self._receive_buffer = receive_buffer
         self._context = certificates.current().context
         self._records = TlsRecords(self._context)
         self._make_protocol = partial(connection, config, server_state, app_state)
@@ -114,13 +114,13 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Return the receive buffer."""
-        return self._landing
+        return self._receive_buffer
 
     def buffer_updated(self, nbytes: int) -> None:
         """Decrypt received bytes."""
         if self._is_closing or self._has_written_eof:
             return  # the protocol takes no more bytes
-        self._records.receive(self._landing[:nbytes])
+        self._records.receive(self._receive_buffer[:nbytes])
         if self._protocol is None:
             self._shake_hands()
         self._read()

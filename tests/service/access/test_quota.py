@@ -10,18 +10,12 @@ from hypothesis import strategies as st
 from service.access.quota import ADMITTED, Quotas
 from service.access.tenant import Tenant
 from service.errors import QuotaExceeded
-
-
-class Clock:
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.clock import Clock
 
 
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(100.0)
 
 
 @pytest.fixture
