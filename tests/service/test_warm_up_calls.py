@@ -147,7 +147,7 @@ def random_rotation(rng: random.Random, heads: int, kv_heads: int, head_dim: int
 def test_no_rotation_shift_or_merge_misses_a_kernel_after_the_warm_up(nothing_built, shape):
     calls = [c for c in warm_up_calls(*shape) if isinstance(c, (Rotate, Shift, Merge))]
     rng = random.Random(11)
-    requests = [random_rotation(rng, *shape) for _ in range(150)]
+    requests = (random_rotation(rng, *shape) for _ in range(150))
     warm = variants_needed_by(calls)
     assert variants_needed_by(requests) <= warm
     assert len(warm) > 20
@@ -180,7 +180,7 @@ def random_attention(rng: random.Random, heads: int, kv_heads: int, head_dim: in
 @pytest.mark.parametrize("shape", [(32, 8, 128), (7, 1, 64)], ids=str)
 def test_no_attention_misses_a_kernel_after_the_warm_up(nothing_built, shape):
     rng = random.Random(12)
-    requests = [random_attention(rng, *shape) for _ in range(150)]
+    requests = (random_attention(rng, *shape) for _ in range(150))
     warm = variants_needed_by(c for c in warm_up_calls(*shape) if not isinstance(c, CosSin))
     usual = variants_needed_by(c for c in usual_calls(*shape) if not isinstance(c, CosSin))
     assert variants_needed_by(requests) <= warm
