@@ -24,7 +24,8 @@ class Admission:
         """Charge a request that already holds `held_bytes` for `num_bytes` more.
 
         Raises:
-            Overloaded: the budget or the part of the tenant is exceeded. A request is never refused
+            Overloaded: the budget is exceeded, or the part of the tenant. A request is never
+            refused
                 while no other request holds memory: other limits bound its size.
         """
         charged = self.charged_bytes
