@@ -26,8 +26,7 @@
 #include <sys/epoll.h>
 #include <sys/socket.h>
 
-enum { MAX_EVENTS = 256, MAX_STARTS = 64, SLICE_SIZE = 1 << 16, POLL_MS = 50, MAX_STATUS = 600,
-       CONNECT_TIMEOUT_S = 1 };
+enum { MAX_EVENTS = 256, MAX_STARTS = 64, SLICE_SIZE = 1 << 16, POLL_MS = 50, MAX_STATUS = 600 };
 
 struct exchange {
     struct content request;
@@ -275,7 +274,7 @@ static void check_timeouts(void) {
     double time = now();
     for (size_t i = 0; i < num_connections; i++) {
         struct connection *c = &connections[i];
-        if (c->connecting && time - c->started > CONNECT_TIMEOUT_S)
+        if (c->connecting && (time - c->started) * 1e3 > deadline_ms)
             abandon(c, &not_connected);
         else if ((c->waiting || c->sending) && time - c->due > timeout_s)
             abandon(c, &timed_out);

@@ -11,8 +11,8 @@ another.
 - offered/s: arrivals. Latencies count from the time at which the arrival was due.
 - good/s: responses with status 200 within the deadline; peak: their share of the capacity.
 - answers: responses by status. Arrivals without a response: dropped (no connection was free, so
-  nothing was sent), not connected (within 1 s), ended (the connection, without a response), timed
-  out (after 10 s).
+  nothing was sent), not connected (within the deadline), ended (the connection, without a
+  response), timed out (after 10 s).
 - refused: latency of 429 and 503, p50 / p99 / largest. accepted: p50 / p99 of 200.
 - health: p99 of /healthz, 20 times a second on a connection of its own; with `--status-port` also
   that of `ROPE_STATUS_PORT`, behind a slash; the bar is for the latter.

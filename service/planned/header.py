@@ -27,7 +27,10 @@ NO_IDENTIFIERS: Mapping[bytes, bytes] = {}
 
 _IDENTIFIER_NAME = re.compile(rb"\n(?:x-request-id|trace(?:parent|state))\b", re.IGNORECASE)
 _HOST = re.compile(rb"[A-Za-z0-9._~:\[\]-]{1,255}")
-_NEVER_PLANNED = frozenset((b"transfer-encoding", b"expect", b"content-encoding", b"upgrade"))
+_CONNECTION_OPTIONS = (b"keep-alive", b"close")
+_NEVER_PLANNED = frozenset(
+    (b"transfer-encoding", b"expect", b"content-encoding", b"upgrade", b"proxy-connection")
+)
 
 
 class Header(NamedTuple):
@@ -40,6 +43,8 @@ class Header(NamedTuple):
     num_body_bytes: int
     tenant: Tenant = ANONYMOUS
     """Tenant of requests with this header."""
+    keep_alive: bool = True
+    """Whether another request may follow on the connection."""
     keys: Keys = NO_KEYS
     """The keys that gave the tenant. The header is stale when the gate has others."""
 
@@ -79,13 +84,12 @@ def parse(text: bytes, limits: HeaderLimits) -> Header | None:
         num_parsed < len(text)
         or header.method != "POST"
         or header.version != "1.1"
-        or not header.keep_alive  # which Proxy-Connection decides as well
         or len(fields) != len(header.fields)
         or not _HOST.fullmatch(fields[b"host"])
-        or fields.get(b"connection", b"keep-alive").lower() != b"keep-alive"
+        or fields.get(b"connection", b"keep-alive").lower() not in _CONNECTION_OPTIONS
         or fields.keys() & _NEVER_PLANNED
         or not length.isdigit()
         or len(length) > 12
     ):
         return None
-    return Header(parser.target, fields, int(length))
+    return Header(parser.target, fields, int(length), keep_alive=header.keep_alive)

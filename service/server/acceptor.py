@@ -13,16 +13,17 @@ from service.server.intake import Intake
 
 log = logging.getLogger("rope.failures")
 
-PER_TURN = 64
-"""Most connections accepted in one iteration of the event loop."""
+PER_TURN = 16
+"""Most connections accepted in one iteration of the event loop. Their requests arrive before more
+are accepted, so that these can wait in the backlog if the device is busy then."""
 
-PER_PLACE = 8
-"""Connections accepted per turn of the acceptor in the wait queue of the pacer."""
+PER_PACED_TURN = 8
+"""Most connections accepted in a turn while accepting is paced."""
 
 BACKLOG = 2048
 """Backlog of the kernel in normal operation: most connections that wait to be accepted."""
 
-SHORT_BACKLOG = 64
+SHORT_BACKLOG = 256
 """Backlog of the kernel while accepting is paced, so that the last connection in the backlog does
 not wait too long. `BACKLOG` is set again when no connection is pending."""
 
@@ -112,22 +113,21 @@ class Acceptor:
             self._loop.remove_reader(listener)
 
     def _on_readable(self, listener: socket.socket) -> None:
-        """Accept pending connections, or pause and wait for a turn in the wait queue."""
+        """Accept pending connections, or pause and wait until a few may be accepted."""
         intake = self._intake
         if intake.is_free:
             self._accept(listener, PER_TURN)
         else:
             self._set_backlog(SHORT_BACKLOG)
             self._pause()
-            intake.wait_for_turn(self._take_turn)
+            intake.wait_to_accept(self._accept_few)
 
-    def _take_turn(self) -> bool:
-        """Accept PER_PLACE connections, and listen for more."""
+    def _accept_few(self) -> None:
+        """Accept PER_PACED_TURN connections, and listen for more."""
         if not self._is_closed:
             self._resume()
             for listener in self.sockets:
-                self._accept(listener, PER_PLACE)
-        return True
+                self._accept(listener, PER_PACED_TURN)
 
     def _accept(self, listener: socket.socket, most: int) -> None:
         intake = self._intake

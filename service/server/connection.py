@@ -19,6 +19,7 @@ from service.planned.planner import Match
 from service.server.asgi_protocol import AsgiProtocol
 from service.server.connection_answers import AnsweringConnection
 from service.server.connection_deadlines import Pending, Phase
+from service.server.connection_draining import has_unread_bytes, seconds_unread
 from service.server.connection_limits import ConnectionLimits
 from service.server.half_close import Peer, peer_after_eof
 from service.server.intake import FREE_WORK_S
@@ -84,6 +85,8 @@ class Connection(AnsweringConnection):
         self._watch.schedule()
         self._only_status = len(connections) > self._limits.max_connections
         self._limits.intake.opened()
+        if not self._limits.intake.is_free and has_unread_bytes(self._transport):
+            self._waited_s = seconds_unread(self._transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Withdraw the request in progress, and record it."""
@@ -217,6 +220,7 @@ class Connection(AnsweringConnection):
         plan = match.plan
         if plan is not None and not match.identifiers and not match.description.message_id:
             self._plan = plan
+        self._is_ending = self._is_ending or not match.header.keep_alive
         is_busy = plan is not None and (waited_s or self._planned.load.work_s > plan.max_work_s)
         if plan is not None and is_busy and self._refuse(plan, match, data, match.end, arrived):
             return

@@ -143,8 +143,10 @@ class AnsweringConnection(asyncio.BufferedProtocol):
         if num_missing > MAX_DROPPED_BYTES or transport.get_write_buffer_size():
             self._read_ordinary(bytes(data))  # it closes the connection, and waits for slow readers
             return True
+        self._closes = self._is_ending
+        default_headers = self._server_state.default_headers
         status, answer, request_id, identifiers = render_refusal(
-            planned, plan.answer_format, match, refusal, self._server_state.default_headers
+            planned, plan.answer_format, match, refusal, default_headers, closes=self._closes
         )
         send(transport, self._fd, [answer])
         if plan.answer_format.statistics is not None:
@@ -153,9 +155,14 @@ class AnsweringConnection(asyncio.BufferedProtocol):
         self._server_state.total_requests += 1
         if num_missing > 0:
             self._num_unwanted = num_missing
+        elif self._closes:
+            transport.close()
         else:
             self._unread = bytes(data[end:])
-        self._wait_after_refusal()
+        if self._closes:
+            self._watch.start_idle()
+        else:
+            self._wait_after_refusal()
         return True
 
     def _drop(self, data: memoryview) -> None:
@@ -164,7 +171,9 @@ class AnsweringConnection(asyncio.BufferedProtocol):
         self._num_unwanted -= num_dropped
         if self._num_unwanted and self._fd >= 0:
             self._num_unwanted -= discard(self._fd, self._num_unwanted)
-        if not self._num_unwanted:
+        if not self._num_unwanted and self._closes:
+            self._transport.close()
+        elif not self._num_unwanted:
             self._watch.start_idle()
             self._unread = bytes(data[num_dropped:])
             if self._unread:
@@ -173,11 +182,11 @@ class AnsweringConnection(asyncio.BufferedProtocol):
                 self.shutdown()
 
     def _wait_after_refusal(self) -> None:
-        """Pause reading until the client is released from the wait queue."""
+        """Pause reading: the client is held."""
         self._watch.start_idle()
         if not self._transport.is_closing():
             self._transport.pause_reading()
-            self._intake.wait_for_turn(self._resume_after_refusal)
+            self._intake.hold(self._resume_after_refusal)
 
     def _resume_after_refusal(self) -> bool:
         """Resume reading after a refusal; return whether another request waits to be read."""

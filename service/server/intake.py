@@ -1,30 +1,36 @@
 """Pace new connections and refused clients during overload (backpressure).
 
-To read and refuse a request takes time that accepted requests need. So a refused client, and during
-overload the accepting of new connections, wait in one queue. When the device has little work left,
-the newest waiters are released; a timer releases the oldest ones. Bytes and connections that wait
-stay in the kernel.
+To read and refuse a request takes time that accepted requests need. So during overload few
+connections are accepted, and a refused client is not read again at once. Bytes and connections that
+wait stay in the kernel. When the device has little work left, connections are accepted and the
+clients refused last are read; a timer accepts a few connections and reads the clients that have
+waited for HOLD_S.
 """
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable
 
 from service.batching.load_estimate import LoadEstimate
 
 PER_RUN = 32
-"""Requests of the newest waiters that are released when a run ends and little work is left."""
+"""Requests of refused clients that are read when a run ends and little work is left."""
+
+HOLD_S = 1.0
+"""Seconds after which a refused client is read again while the device is busy. `Retry-After` asks
+clients to wait for a second at least."""
 
 TICK_S = 0.05
-PER_TICK = 5
-"""Requests of the oldest waiters that are released every TICK_S seconds."""
+PER_TICK = 50
+"""Requests of clients that have waited for HOLD_S which are read every TICK_S seconds."""
 
-FREE_WORK_S = 0.05
+FREE_WORK_S = 0.03
 """While the outstanding work of the device is at most this, in seconds, accepting is not paced."""
 
 
 class Intake:
-    """Counts open connections, and paces the waiters. No timer runs while the wait queue is empty.
+    """Counts open connections, and paces clients. No timer runs while nothing waits.
 
     Args:
         max_connections: most open connections.
@@ -35,7 +41,9 @@ class Intake:
         self._max_connections = max_connections
         self._load = load
         self._num_open = 0
-        self._wait_queue: deque[Callable[[], bool]] = deque()
+        self._refused: deque[tuple[float, Callable[[], bool]]] = deque()
+        """Refused clients: the time at which the hold ends, and the function that reads on."""
+        self._acceptors: list[Callable[[], None]] = []
         self._timer: asyncio.TimerHandle | None = None
         self._room_callbacks: list[Callable[[], None]] = []
         if load is not None:
@@ -69,35 +77,47 @@ class Intake:
         """Call `accept` once, when a connection has closed."""
         self._room_callbacks.append(accept)
 
-    def wait_for_turn(self, resume: Callable[[], bool]) -> None:
-        """Append a waiter to the wait queue.
+    def hold(self, resume: Callable[[], bool]) -> None:
+        """Hold a refused client.
 
         Args:
-            resume: called when the waiter is released; returns whether a request waits there.
+            resume: reads on; returns whether a request of the client waits.
         """
-        self._wait_queue.append(resume)
-        if self._timer is None:
-            self._arm()
+        self._refused.append((time.monotonic() + HOLD_S, resume))
+        self._start_timer()
+
+    def wait_to_accept(self, accept: Callable[[], None]) -> None:
+        """Call `accept` once, when a few connections may be accepted."""
+        self._acceptors.append(accept)
+        self._start_timer()
 
     def calls_ended(self, _num_calls: int) -> None:
-        """Release waiters if little work is left: a run has ended."""
-        if self._wait_queue and self.is_free:
-            asyncio.get_running_loop().call_soon(self._release)
+        """Accept and read more if little work is left: a run has ended."""
+        if (self._refused or self._acceptors) and self.is_free:
+            asyncio.get_running_loop().call_soon(self._fill)
 
-    def _arm(self) -> None:
-        self._timer = asyncio.get_running_loop().call_later(TICK_S, self._tick)
+    def _start_timer(self) -> None:
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(TICK_S, self._tick)
 
     def _tick(self) -> None:
-        """Release the oldest waiters."""
+        """Accept a few connections, and read the clients whose hold is over."""
         self._timer = None
-        num_requests = 0
-        while self._wait_queue and num_requests < PER_TICK:
-            num_requests += self._wait_queue.popleft()()
-        if self._wait_queue and self._timer is None:
-            self._arm()
+        self._accept()
+        num_requests, now = 0, time.monotonic()
+        while self._refused and self._refused[0][0] <= now and num_requests < PER_TICK:
+            num_requests += self._refused.popleft()[1]()
+        if self._refused or self._acceptors:
+            self._start_timer()
 
-    def _release(self) -> None:
-        """Release the newest waiters: their clients most likely still wait for an answer."""
+    def _fill(self) -> None:
+        """Give the device work. The clients refused last most likely still wait for an answer."""
+        self._accept()
         num_requests = 0
-        while self._wait_queue and num_requests < PER_RUN:
-            num_requests += self._wait_queue.pop()()
+        while self._refused and num_requests < PER_RUN:
+            num_requests += self._refused.pop()[1]()
+
+    def _accept(self) -> None:
+        acceptors, self._acceptors = self._acceptors, []
+        for accept in acceptors:
+            accept()

@@ -74,6 +74,8 @@ def render_refusal(
     match: Match | None,
     refusal: Overloaded | QuotaExceeded,
     default_headers: Headers,
+    *,
+    closes: bool,
 ) -> tuple[int, bytes, str, Mapping[bytes, bytes]]:
     """Return the status and the bytes of a refusal, and the identifiers of the request.
 
@@ -83,6 +85,7 @@ def render_refusal(
         match: match of the request; None if the header is that of its plan.
         refusal: the error.
         default_headers: the server's own headers.
+        closes: whether the connection is closed after the refusal.
     """
     kind: Callable[[str, int], Exception] = type(refusal)
     status, header_lines, body = _render_failure(
@@ -91,7 +94,13 @@ def render_refusal(
     identifiers = NO_IDENTIFIERS if match is None else match.identifiers
     request_id = planned.request_id(identifiers)
     start = planned.start_of_response(status, default_headers)
-    answer = b"%b%bx-request-id: %b\r\n\r\n%b" % (start, header_lines, request_id.encode(), body)
+    answer = b"%b%bx-request-id: %b\r\n%b\r\n%b" % (
+        start,
+        header_lines,
+        request_id.encode(),
+        b"connection: close\r\n" if closes else b"",
+        body,
+    )
     return status, answer, request_id, identifiers
 
 

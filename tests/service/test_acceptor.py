@@ -10,7 +10,7 @@ import pytest
 
 from service.batching.load_estimate import LoadEstimate
 from service.server import acceptor as acceptor_module
-from service.server.acceptor import PER_PLACE, Acceptor, bind
+from service.server.acceptor import PER_PACED_TURN, Acceptor, bind
 from service.server.intake import PER_RUN, PER_TICK, Intake
 from tests.service.test_load_estimate import Call
 
@@ -110,7 +110,7 @@ async def test_under_load_connections_are_accepted_as_calls_end(monkeypatch):
         call = Call(1.0)
         for _ in range(4):
             served.load.add(call, 0.0, 1e9)
-        served.connect(4 * PER_PLACE)
+        served.connect(4 * PER_PACED_TURN)
         await turns()
         assert not served.connections
         run = served.load.start([call], 0.0, 0.0)
@@ -119,7 +119,7 @@ async def test_under_load_connections_are_accepted_as_calls_end(monkeypatch):
         assert not served.connections, "the device has work for 3 s"
         run = served.load.start([call] * 3, 1.0, 1.0)
         served.load.end(run, 1.01)  # there is no more work
-        await until(lambda: len(served.connections) == 4 * PER_PLACE)
+        await until(lambda: len(served.connections) == 4 * PER_PACED_TURN)
 
 
 async def test_some_connections_are_accepted_even_if_no_call_ends(monkeypatch):
@@ -127,8 +127,8 @@ async def test_some_connections_are_accepted_even_if_no_call_ends(monkeypatch):
     monkeypatch.setattr("service.server.intake.TICK_S", 0.0)
     async with serving() as served:
         served.load.add(Call(100.0), 0.0, 1e9)
-        served.connect(PER_PLACE + 1)
-        await until(lambda: len(served.connections) == PER_PLACE + 1)
+        served.connect(PER_PACED_TURN + 1)
+        await until(lambda: len(served.connections) == PER_PACED_TURN + 1)
 
 
 async def test_without_a_descriptor_accepting_pauses_and_goes_on_later(monkeypatch):
@@ -163,20 +163,48 @@ async def test_without_a_descriptor_accepting_pauses_and_goes_on_later(monkeypat
         assert 3 <= len(tries) <= 5, "tries are few: nothing spins"
 
 
-async def test_calls_that_end_release_the_newest_waiters_and_ticks_the_oldest():
+async def test_the_clients_refused_last_are_read_when_little_work_is_left(monkeypatch):
+    monkeypatch.setattr("service.server.intake.HOLD_S", 60.0)
     load = LoadEstimate(60)
-    intake, entered = Intake(10, load), []
+    intake, read = Intake(10, load), []
     load.add(Call(1.0), 0.0, 1e9)
-    for number in range(PER_RUN + PER_TICK + 1):
-        intake.wait_for_turn(lambda number=number: entered.append(number) is None)
+    for number in range(PER_RUN + 3):
+        intake.hold(lambda number=number: read.append(number) is None)
     load.end(load.start([Call(1.0)], 0.0, 0.0), 1.0)
+    await until(lambda: read)
+    await turns()
+    assert read == list(range(PER_RUN + 2, 2, -1))
+
+
+async def test_the_clients_held_longest_are_read_first_even_if_the_device_is_busy(monkeypatch):
+    monkeypatch.setattr("service.server.intake.TICK_S", 0.0)
+    monkeypatch.setattr("service.server.intake.HOLD_S", 0.0)
+    load = LoadEstimate(60)
+    intake, read, per_tick = Intake(10, load), [], []
+    load.add(Call(100.0), 0.0, 1e9)
+    for number in range(PER_TICK + 3):
+        intake.hold(lambda number=number: read.append(number) is None)
+    while len(read) < PER_TICK + 3:
+        await turns(1)
+        per_tick.append(len(read))
+    assert read == [*range(PER_TICK + 3)]
+    assert PER_TICK in per_tick, "a tick reads no more"
     await turns(2)
-    total = PER_RUN + PER_TICK + 1
-    assert entered == list(range(total))[: -PER_RUN - 1 : -1]
-    await until(lambda: len(entered) == PER_RUN + PER_TICK + 1)
-    assert entered[PER_RUN:] == list(range(total - PER_RUN))
-    await asyncio.sleep(0)
     assert intake._timer is None
+
+
+async def test_a_client_is_held_for_a_time(monkeypatch):
+    """The queue of the held clients does not delay connections that wait to be accepted."""
+    monkeypatch.setattr("service.server.intake.TICK_S", 0.0)
+    monkeypatch.setattr("service.server.intake.HOLD_S", 60.0)
+    load = LoadEstimate(60)
+    intake, read, accepted = Intake(10, load), [], []
+    load.add(Call(100.0), 0.0, 1e9)
+    intake.hold(lambda: read.append(None) is None)
+    intake.wait_to_accept(lambda: accepted.append(None))
+    await until(lambda: accepted)
+    await turns()
+    assert not read
 
 
 def test_an_address_in_use_is_named():
