@@ -23,10 +23,11 @@ service.server.bootstrap service.server.status
 service.server.tls_transport service.server.uvicorn_server
 service.server.asgi_protocol
 service.server.asgi_cycle service.server.connection_limits service.server.acceptor
+service.server.tls_records
 service.server.intake
 service.server.connection_deadlines
 service.server.connection_draining service.server.unix_socket service.server.warm_up
-service.server.half_close service.server.discard service.server.tls_records
+service.server.half_close service.server.discard
 service.faults
 service.oip.grpc
 service.planned
