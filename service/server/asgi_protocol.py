@@ -243,14 +243,18 @@ class AsgiProtocol(asyncio.Protocol):
         unread, at = self._drop_unread()
         self._num_dropped += len(unread) - at
         if self._num_dropped or self._is_in_request:
-            self._has_last_request = self._is_lingering = True
-            self._header = self._receiving = None
-            self.flow.resume_reading()
-            self._transport.write_eof()
-            self._start_waiting()
+            self.linger()
         else:
             self._transport.close()
         self._watch.schedule_writing()
+
+    def linger(self) -> None:
+        """Send the FIN, and drop what the client still sends until it closes or a limit is met."""
+        self._has_last_request = self._is_lingering = True
+        self._header = self._receiving = None
+        self.flow.resume_reading()
+        self._transport.write_eof()
+        self._start_waiting()
 
     def end_response(self) -> None:
         """Start the next request."""

@@ -108,11 +108,10 @@ class AnsweringConnection(asyncio.BufferedProtocol):
         if transport.is_closing():
             return
         if self._closes:
-            transport.close()
+            self._close()
             return
         if self._is_reading_paused:
-            self._is_reading_paused = False
-            transport.resume_reading()
+            self._resume_reading()
         if self._unread:
             asyncio.get_running_loop().call_soon(self._read_unread)
         else:
@@ -155,15 +154,29 @@ class AnsweringConnection(asyncio.BufferedProtocol):
         self._server_state.total_requests += 1
         if num_missing > 0:
             self._num_unwanted = num_missing
-        elif self._closes:
-            transport.close()
         else:
             self._unread = bytes(data[end:])
         if self._closes:
             self._watch.start_idle()
+            if num_missing <= 0:
+                self._close()
         else:
             self._wait_after_refusal()
         return True
+
+    def _resume_reading(self) -> None:
+        self._is_reading_paused = False
+        self._transport.resume_reading()
+
+    def _close(self) -> None:
+        """Close, unless the client sends more: this would reset the connection and the answer."""
+        if self._unread or has_unread_bytes(self._transport):
+            self._unread = b""
+            if self._is_reading_paused:
+                self._resume_reading()
+            self._make_ordinary().linger()
+        else:
+            self._transport.close()
 
     def _drop(self, data: memoryview) -> None:
         """Discard received bytes of a refused request."""
@@ -172,7 +185,7 @@ class AnsweringConnection(asyncio.BufferedProtocol):
         if self._num_unwanted and self._fd >= 0:
             self._num_unwanted -= discard(self._fd, self._num_unwanted)
         if not self._num_unwanted and self._closes:
-            self._transport.close()
+            self._close()
         elif not self._num_unwanted:
             self._watch.start_idle()
             self._unread = bytes(data[num_dropped:])
@@ -211,6 +224,10 @@ class AnsweringConnection(asyncio.BufferedProtocol):
     @abstractmethod
     def _read_ordinary(self, data: bytes) -> None:
         """Hand bytes to `AsgiProtocol`."""
+
+    @abstractmethod
+    def _make_ordinary(self) -> AsgiProtocol:
+        """Return the `AsgiProtocol` of this connection; make it at first use."""
 
     @abstractmethod
     def shutdown(self) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import NamedTuple
 
 import pytest
@@ -16,6 +16,12 @@ EXCHANGE = rotation(64)
 LARGE = rotation(800)  # 1.6 MB
 JSON = post("/v1/rotate", b"[" * 2000, content_type="application/json")
 HEALTH = b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n"
+
+
+@pytest.fixture(autouse=True)
+def short_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do not let the tests wait a second for each refusal."""
+    monkeypatch.setattr("service.server.intake.HOLD_S", 0.02)
 
 
 class Work(NamedTuple):
@@ -131,6 +137,37 @@ async def test_a_long_rest_closes_the_connection():
             assert answer.status == 503
             assert answer.fields["connection"] == "close"
             client.writer.write(LARGE.request[:-100])
+            assert await client.reader.read() == b""
+        client.leave()
+        await until(lambda: not service.connections)
+        assert (service.num_slabs, service.charged_bytes) == (0, 0)
+
+
+@pytest.mark.parametrize("is_busy", [False, True])
+async def test_a_planned_request_may_close_its_connection(is_busy):
+    """The rest of a refused body is received before the connection closes, which resets nothing."""
+    closing = rotation(64, connection="close")
+    async with running() as service:
+        know(service, [closing])
+        client = await Client.connect(service.address)
+        assert (await client.ask(closing.request)).body == closing.body  # makes the plan
+        client.leave()
+        prefix = prefix_of(service, closing)
+        client = await Client.connect(service.address)
+        with busy(service) if is_busy else nullcontext():
+            await client.send(prefix)
+            if is_busy:
+                answer = await client.read()
+                check_refusal(answer)
+                await client.send(closing.request[len(prefix) : -100])
+                await settled(service)
+                assert service.connections
+                await client.send(closing.request[-100:])
+            else:
+                await client.send(closing.request[len(prefix) :] + HEALTH)
+                answer = await client.read()
+                assert (answer.status, answer.body) == (200, closing.body)
+            assert answer.fields["connection"] == "close"
             assert await client.reader.read() == b""
         client.leave()
         await until(lambda: not service.connections)
