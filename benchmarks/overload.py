@@ -11,7 +11,7 @@ another.
 - offered/s: arrivals. Latencies count from the time at which the arrival was due.
 - good/s: responses with status 200 within the deadline; peak: their share of the capacity.
 - answers: responses by status. Arrivals without a response: dropped (no connection was free, so
-  that nothing was sent), not connected (within the deadline), ended (the connection, without a
+  nothing was sent), not connected (within the deadline), ended (the connection, without a
   response), timed out (after 10 s).
 - refused: latency of 429 and 503, p50 / p99 / largest. accepted: p50 / p99 of 200.
 - health: p99 of /healthz, 20 times a second on a connection of its own; with `--status-port` also
@@ -35,7 +35,8 @@ from tempfile import TemporaryDirectory
 
 from benchmarks import load, table
 from benchmarks.load import LoadError
-from benchmarks.overload_profiles import PROFILES, started
+from benchmarks.overload_profiles import PROFILES
+from benchmarks.overload_subject import started
 from benchmarks.overload_tenants import measure_tenants, write_keys
 from benchmarks.table import Row, format_cell
 

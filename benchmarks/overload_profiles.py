@@ -1,34 +1,20 @@
 """Profiles of load beyond what the service can do, and the bars that it must meet in each."""
 
-import json
 import math
-import re
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
-from http.client import HTTPException
-from pathlib import Path
+from dataclasses import asdict, replace
 
-import safetensors.torch
-import torch
-
-from benchmarks import encodings, servers
-from benchmarks.encodings import EncodedRequest
-from benchmarks.floor_worker import ENVIRONMENT
-from benchmarks.load import Exchange, Load, exchange_files
+from benchmarks.load import Load, exchange_files
 from benchmarks.open_load import Arrivals, OpenLoad, request_files
-from benchmarks.server_watch import Observed, watching
-from benchmarks.servers import Server
+from benchmarks.overload_requests import exchange, large_answer_request, sized_exchange
+from benchmarks.overload_subject import Subject
 from benchmarks.slow_clients import Pace, SlowClients
 from benchmarks.table import Row
-from benchmarks.workloads import S64, TINY, Workload
+from benchmarks.workloads import TINY
 
 DEADLINE_MS = 500
 LARGE_DEADLINE_MS = 30_000
-BUDGET_BYTES = 1 << 30
-MEMORY_MARGIN_BYTES = 128 << 20
 KEPT_ALIVE = 1024
 """Connections of a run with keep-alive. With only 256 the queue would never be longer than half a
 second, and a service that refuses nothing would pass."""
@@ -47,92 +33,6 @@ HEALTH_P99_MS = 100
 REFUSED_P99_MS = 100
 ANSWERS = {200, 413, 429, 503, 504}
 """413 is correct for large bodies; only one profile sends them."""
-
-
-@dataclass(frozen=True, slots=True)
-class Subject:
-    """A server under load."""
-
-    server: Server
-    health_ports: Sequence[int]
-    """Ports whose /healthz is probed: the HTTP port, and the status port if there is one."""
-
-    serve_core: int
-    load_core: int
-    seconds: float
-    idle_bytes: int
-    idle_files: int
-
-    def run(self, profile: str, load: OpenLoad) -> Row:
-        """Return the figures of a run, without its bars."""
-        before, others_before, start = self._late_calls(), self._others_s(), time.monotonic()
-        with watching(self.server, self.health_ports) as observed:
-            arrivals = load.run(self.server.port)
-        others_s = self._others_s() - others_before
-        return {
-            "others": others_s / (time.monotonic() - start),
-            "profile": profile,
-            "rate": float(load.rate),
-            **asdict(arrivals),
-            "offered_rate": arrivals.offered / load.seconds,
-            "goodput": arrivals.in_deadline / load.seconds,
-            **self._observed(observed),
-            "late_calls": _difference(self._late_calls(), before),
-        }
-
-    def _others_s(self) -> float:
-        """Return how long other programs have run on the core of the server."""
-        return servers.core_busy_s(self.serve_core) - self.server.cpu().total_s
-
-    def _observed(self, observed: Observed) -> Row:
-        return {
-            "health_p99_ms": [observed.health_p99_ms(port) for port in self.health_ports],
-            "peak_mib": observed.peak_bytes / 2**20,
-            "most_mib": (self.idle_bytes + BUDGET_BYTES + MEMORY_MARGIN_BYTES) / 2**20,
-            "connections": observed.peak_open_files - self.idle_files,
-        }
-
-    def _late_calls(self) -> float | None:
-        """Return the calls that were begun after their deadline, or None if none are counted."""
-        with suppress(OSError, HTTPException):
-            _, text = self.server.request("GET", "/metrics")
-            found = re.findall(rb"^rope_late_calls_total(?:\{.*\})? (\S+)", text, re.MULTILINE)
-            return sum(map(float, found)) if found else None
-        return None
-
-
-def _difference(after: float | None, before: float | None) -> float | None:
-    return None if after is None or before is None else after - before
-
-
-@contextmanager
-def started(
-    serve_core: int,
-    load_core: int,
-    seconds: float,
-    *,
-    status: bool,
-    keys_file: Path | None = None,
-) -> Iterator[Subject]:
-    """Start a service with `BUDGET_BYTES`, and with a status port if `status`."""
-    environment = {**ENVIRONMENT, "ROPE_MEMORY_BUDGET_BYTES": str(BUDGET_BYTES)}
-    if keys_file is not None:
-        environment["ROPE_KEYS_FILE"] = str(keys_file)
-    status_ports = [servers.free_port()] if status else []
-    for port in status_ports:
-        environment["ROPE_STATUS_PORT"] = str(port)
-    with servers.started("service", serve_core, environment=environment) as server:
-        ports = [server.port, *status_ports]
-        idle_files = server.open_files()
-        idle_bytes = server.resident_bytes()
-        yield Subject(server, ports, serve_core, load_core, seconds, idle_bytes, idle_files)
-
-
-def exchange(
-    server: Server, deadline_ms: int | None, *, closes: bool = False, key: str = ""
-) -> Exchange:
-    """Return the request of the workload, with the response of the server, which is checked."""
-    return _exchange(server, S64, deadline_ms, closes=closes, key=key)
 
 
 def measure_capacity(subject: Subject, key: str = "") -> Row:
@@ -218,8 +118,10 @@ def _measure_multiples(
 
 def measure_mixed(subject: Subject) -> Iterator[Row]:
     """Yield rows of small requests: alone, and beside 8 connections with 1 KiB to 256 MiB."""
-    small = [_exchange(subject.server, TINY, DEADLINE_MS)]
-    large = (_sized(subject.server, LARGEST_BYTES >> i) for i in range(19))
+    small = [exchange(subject.server, DEADLINE_MS, TINY)]
+    large = (
+        sized_exchange(subject.server, LARGEST_BYTES >> i, LARGE_DEADLINE_MS) for i in range(19)
+    )
     with request_files(small) as small_files, request_files(large) as large_files:
         load = _load(subject, small_files, rate=SMALL_RATE)
         alone = subject.run(f"{SMALL_RATE} small/s alone", load)
@@ -258,7 +160,7 @@ def _mixed_row(arrivals: Arrivals, load: OpenLoad) -> Row:
 
 def measure_slow_readers(subject: Subject) -> Iterator[Row]:
     """Yield rows of half the capacity: alone, and beside clients that read 16 KiB/s."""
-    request = _large_answer().http()
+    request = large_answer_request().http()
     paces = [Pace(request, read_bytes=4096)] * SLOW_READERS
     name = f"{SLOW_READERS} slow readers"
     clients = SlowClients(subject.server.port, paces, interval_s=0.25, reconnects=False)
@@ -322,43 +224,6 @@ def p99_ms(latencies: Mapping[str, float] | None) -> float:
 def _load(subject: Subject, files: Sequence[str], **changes: object) -> OpenLoad:
     load = OpenLoad(subject.load_core, files, 1, subject.seconds, DEADLINE_MS)
     return replace(load, **changes)
-
-
-def _exchange(
-    server: Server,
-    workload: Workload,
-    deadline_ms: int | None,
-    *,
-    closes: bool = False,
-    key: str = "",
-) -> Exchange:
-    (length,) = workload.lengths
-    request = encodings.encode(workload, length)
-    if key:
-        request = replace(request, headers={**request.headers, "Authorization": f"Bearer {key}"})
-    response = encodings.output(workload, length, request, server)
-    headers = {"X-Request-Timeout-Ms": str(deadline_ms)} if deadline_ms else {}
-    headers |= {"Connection": "close"} if closes else {}
-    return Exchange(replace(request, headers={**request.headers, **headers}).http(), response)
-
-
-def _sized(server: Server, size: int) -> Exchange:
-    """Return a rotation with a request of about `size` bytes, and its response."""
-    heads, head_dim = (1, 64) if size < 1 << 15 else (32, 128)
-    tokens = (size - 512) // (heads * head_dim * 4 + 8)
-    name = f"rotate {tokens} tokens of {heads} x {head_dim}"
-    workload = Workload(name, (tokens,), heads=heads, head_dim=head_dim)
-    return _exchange(server, workload, LARGE_DEADLINE_MS)
-
-
-def _large_answer() -> EncodedRequest:
-    """Return a request of 128 KiB whose answer has 64 MiB."""
-    width = 1024
-    positions = torch.arange((64 << 20) // (width * 4))
-    params = json.dumps({"rope": {"head_dim": width}})
-    body = safetensors.torch.save({"positions": positions}, {"params": params})
-    headers = {"Content-Type": "application/x-safetensors"}
-    return EncodedRequest("/v1/cos_sin", headers, body, lambda body: torch.empty(0))
 
 
 PROFILES: Mapping[str, Callable[[Subject], Iterator[Row]]] = {

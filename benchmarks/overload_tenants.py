@@ -12,12 +12,12 @@ from benchmarks.open_load import Arrivals, OpenLoad, request_files
 from benchmarks.overload_profiles import (
     DEADLINE_MS,
     KEPT_ALIVE,
-    Subject,
-    exchange,
     measure_capacity,
     p99_ms,
     with_verdict,
 )
+from benchmarks.overload_requests import exchange
+from benchmarks.overload_subject import Subject
 from benchmarks.table import Row
 
 QUIET, NOISY = "quiet", "noisy"

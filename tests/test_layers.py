@@ -23,6 +23,7 @@ service.server.bootstrap service.server.status
 service.server.tls_transport service.server.uvicorn_server
 service.server.asgi_protocol
 service.server.asgi_cycle service.server.connection_limits service.server.acceptor
+service.server.tls_records
 service.server.connection_pacer
 service.server.connection_deadlines
 service.server.connection_draining service.server.unix_socket service.server.warm_up

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from service.access.keys import NO_KEYS, BadKeysFile, Keys, read_keys
 from service.access.quota import Quotas
-from service.access.scopes import OPEN_METHODS, OPEN_PATHS, decided_method_scope, decided_scope
+from service.access.scopes import PUBLIC_METHODS, PUBLIC_PATHS, method_scope, path_scope
 from service.access.tenant import ANONYMOUS, Scope, Tenant
 from service.access.watched_file import WatchedFiles
 from service.errors import Forbidden, Unauthenticated
@@ -40,7 +40,7 @@ class Gate:
         self._clock = clock
         self.needs_keys = keys_file is not None
         """Whether clients need a key."""
-        self._admitted: dict[bytes, Tenant] = {}
+        self._tenants: dict[bytes, Tenant] = {}
         """Cache: the tenant of each key that was found. At most one entry per key in the file."""
         self.file = WatchedFiles([] if keys_file is None else [keys_file], clock())
         """Watches the keys file; `refresh` checks the file from `next_look` on."""
@@ -48,7 +48,7 @@ class Gate:
         """Another object after each change of the file: a decision made with an earlier object is
         stale."""
 
-    def admit(self, path: str, authorization: Sequence[bytes]) -> Tenant:
+    def authorize(self, path: str, authorization: Sequence[bytes]) -> Tenant:
         """Return the tenant of an HTTP request.
 
         Args:
@@ -59,20 +59,20 @@ class Gate:
             Unauthenticated: the route needs a key, and the request has no valid key.
             Forbidden: the tenant lacks the scope of the route.
         """
-        if path in OPEN_PATHS:
+        if path in PUBLIC_PATHS:
             return ANONYMOUS
-        return self._admit(decided_scope(path) or Scope.ADMIN, authorization)
+        return self._authorize(path_scope(path) or Scope.ADMIN, authorization)
 
-    def admit_rpc(self, path: str, authorization: Sequence[bytes]) -> Tenant:
-        """Return the tenant of an RPC; the errors are those of `admit`."""
-        if path in OPEN_METHODS:
+    def authorize_rpc(self, path: str, authorization: Sequence[bytes]) -> Tenant:
+        """Return the tenant of an RPC; the errors are those of `authorize`."""
+        if path in PUBLIC_METHODS:
             return ANONYMOUS
-        return self._admit(decided_method_scope(path) or Scope.ADMIN, authorization)
+        return self._authorize(method_scope(path) or Scope.ADMIN, authorization)
 
     def is_cached(self, authorization: Sequence[bytes]) -> bool:
         """Return whether the key is in the cache of valid keys. Thread-safe."""
         try:
-            return _key_of(authorization) in self._admitted
+            return _key_of(authorization) in self._tenants
         except Unauthenticated:
             return False
 
@@ -95,11 +95,11 @@ class Gate:
         except BadKeysFile as failure:
             log.error("%s; the last valid keys stay in use", failure)  # noqa: TRY400
             return False
-        self._admitted.clear()
+        self._tenants.clear()
         log.info("keys were reloaded", extra={"fields": {"num_keys": len(self.keys.tenants)}})
         return True
 
-    def _admit(self, scope: Scope, authorization: Sequence[bytes]) -> Tenant:
+    def _authorize(self, scope: Scope, authorization: Sequence[bytes]) -> Tenant:
         if not self.needs_keys:
             return ANONYMOUS
         self.refresh(self._clock())
@@ -111,12 +111,12 @@ class Gate:
 
     def _identify(self, authorization: Sequence[bytes]) -> Tenant:
         key = _key_of(authorization)
-        tenant = self._admitted.get(key)
+        tenant = self._tenants.get(key)
         if tenant is None:
             tenant = self.keys.find(key)
             if tenant is None:
                 raise Unauthenticated("unknown API key")
-            self._admitted[key] = tenant
+            self._tenants[key] = tenant
         return tenant
 
 

@@ -4,7 +4,7 @@ import re
 
 from service.access.tenant import Scope
 
-OPEN_PATHS = frozenset(("/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"))
+PUBLIC_PATHS = frozenset(("/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"))
 """Routes that need no key: probes of load balancers and orchestrators."""
 
 _HTTP: tuple[tuple[re.Pattern[str], Scope], ...] = tuple(
@@ -23,7 +23,7 @@ _HTTP: tuple[tuple[re.Pattern[str], Scope], ...] = tuple(
 
 _SERVICE = "/inference.GRPCInferenceService/"
 
-OPEN_METHODS = frozenset(
+PUBLIC_METHODS = frozenset(
     (
         *("/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"),
         *(f"{_SERVICE}ServerLive", f"{_SERVICE}ServerReady"),
@@ -53,7 +53,7 @@ _METHODS: dict[str, Scope] = {
 }
 
 
-def decided_scope(path: str) -> Scope | None:
+def path_scope(path: str) -> Scope | None:
     """Return the scope that the tables give an HTTP path; None: no pattern matches."""
     for pattern, scope in _HTTP:
         if pattern.fullmatch(path):
@@ -61,6 +61,6 @@ def decided_scope(path: str) -> Scope | None:
     return None
 
 
-def decided_method_scope(path: str) -> Scope | None:
+def method_scope(path: str) -> Scope | None:
     """Return the scope that the tables give a gRPC method; None: not in the table."""
     return _METHODS.get(path)

@@ -66,7 +66,7 @@ class RequestMiddleware:
             app = _refuse
         try:
             if self.gate.needs_keys and app is not _refuse:
-                app = self._admitted(app, scope)
+                app = self._authorized(app, scope)
             await app(scope, receive, send_with_id)
         except ClientLeft:
             status = CLIENT_LEFT
@@ -85,13 +85,13 @@ class RequestMiddleware:
             headers=headers,
         )
 
-    def _admitted(self, app: App, scope: Scope) -> App:
+    def _authorized(self, app: App, scope: Scope) -> App:
         """Authenticate a request; return an application that counts the request in the quota.
 
         Raises:
-            Unauthenticated, Forbidden: as `Gate.admit`.
+            Unauthenticated, Forbidden: as `Gate.authorize`.
         """
-        tenant = scope[io.TENANT] = self.gate.admit(scope["path"], io.authorization(scope))
+        tenant = scope[io.TENANT] = self.gate.authorize(scope["path"], io.authorization(scope))
         if tenant is ANONYMOUS:
             return app
         num_bytes = int(scope[io.HEADERS_BY_NAME].get(b"content-length", 0))

@@ -18,8 +18,9 @@ from typing import Generic
 
 from service.access.tenant import ANONYMOUS, Tenant
 from service.batching.admission import MAX_OF_FREE
+from service.batching.bisect import Runs, run_bisecting
 from service.batching.call_queue import Batchable, C, Entry, R, next_batch
-from service.batching.fair_order import FairOrder
+from service.batching.fair_queue import FairQueue
 from service.batching.load_estimate import LoadEstimate, StartedRun
 from service.batching.run import Completed, Run
 from service.errors import DeviceLost, DeviceStuck, Expired, Overloaded, ShuttingDown, TimedOut
@@ -34,9 +35,6 @@ WATCHDOG_FACTOR = 10
 """A run may take this many times its estimate, because estimates are rough."""
 
 _call, _seconds = attrgetter("call"), attrgetter("seconds")
-
-Runs = Sequence[Run[R | Exception]]
-"""The run of a batch, or the runs of its parts if the batch was divided after a failure."""
 
 
 @dataclass(eq=False)
@@ -81,7 +79,7 @@ class Batcher(Generic[C, R]):
     metrics: Metrics
     """Where sizes and times are recorded."""
 
-    _queue: FairOrder[Entry[C, R]] = field(default_factory=FairOrder, init=False)
+    _queue: FairQueue[Entry[C, R]] = field(default_factory=FairQueue, init=False)
     _running: list[list[Entry[C, R]]] = field(default_factory=list, init=False)
     _expected_ends: dict[StartedRun, asyncio.TimerHandle] = field(default_factory=dict, init=False)
     _watchdog: asyncio.TimerHandle | None = field(default=None, init=False)
@@ -211,7 +209,7 @@ class Batcher(Generic[C, R]):
         calls = list(map(_call, batch))
         started = self.load.start(calls, batch[0].enqueued, now)
         if is_short:
-            self._complete(batch, started, self._run_bisecting(calls, self.restart_watchdog))
+            self._complete(batch, started, run_bisecting(self.run, calls, self.restart_watchdog))
             return
         self._running.append(batch)
         self._await_end(started)
@@ -225,7 +223,8 @@ class Batcher(Generic[C, R]):
                 loop.call_soon_threadsafe(callback, *arguments)
 
         on_progress = partial(call_on_loop, self.restart_watchdog)
-        work = self.executor.submit(self._run_bisecting, calls, on_progress)
+        run = partial(run_bisecting, self.run, calls, on_progress)
+        work: Future[Runs[R]] = self.executor.submit(run)
         work.add_done_callback(partial(call_on_loop, self._on_run_done, batch, started))
         self._schedule_dispatch()
 
@@ -238,19 +237,6 @@ class Batcher(Generic[C, R]):
 
         left_s = max(0.0, run.started + run.expected_s - time.monotonic())
         self._expected_ends[run] = asyncio.get_running_loop().call_later(left_s, extend)
-
-    def _run_bisecting(self, calls: Sequence[C], on_progress: Callable[[], None]) -> Runs[R]:
-        """Run calls; if the run raises, run each half, so that only the faulty call fails."""
-        try:
-            return [self.run(calls)]
-        except DeviceLost:
-            return [Run([DeviceLost() for _ in calls], 0.0, 0.0)]
-        except Exception as failure:
-            if len(calls) == 1:
-                return [Run([failure], 0.0, 0.0)]
-        on_progress()
-        halves = calls[: len(calls) // 2], calls[len(calls) // 2 :]
-        return [run for half in halves for run in self._run_bisecting(half, on_progress)]
 
     def _on_run_done(
         self, batch: list[Entry[C, R]], started: StartedRun, done: Future[Runs[R]]

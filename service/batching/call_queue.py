@@ -8,7 +8,7 @@ from math import inf
 from typing import Generic, Protocol, TypeVar
 
 from service.access.tenant import ANONYMOUS, Tenant
-from service.batching.fair_order import FairOrder
+from service.batching.fair_queue import FairQueue
 from service.batching.load_estimate import CALL_S, LoadEstimate
 from service.batching.run import Completed
 from service.errors import TimedOut
@@ -95,7 +95,7 @@ class FutureEntry(Entry[C, R]):
 
 
 def next_batch(
-    queue: FairOrder[Entry[C, R]],
+    queue: FairQueue[Entry[C, R]],
     load: LoadEstimate,
     *,
     max_tokens: int,

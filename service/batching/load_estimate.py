@@ -6,7 +6,7 @@ from math import ceil
 from typing import Any, Protocol
 
 from service.access.tenant import ANONYMOUS, Tenant
-from service.batching.fair_order import FairOrder
+from service.batching.fair_queue import FairQueue
 from service.errors import Overloaded
 
 CALL_S = 30e-6
@@ -95,7 +95,7 @@ class LoadEstimate:
         call: Estimated,
         now: float,
         deadline: float,
-        order: FairOrder[Any] | None = None,
+        order: FairQueue[Any] | None = None,
         tenant: Tenant = ANONYMOUS,
     ) -> None:
         """Add a call that is put into the queue.
@@ -137,7 +137,7 @@ class LoadEstimate:
         now: float,
         deadline: float,
         call: Estimated | None = None,
-        order: FairOrder[Any] | None = None,
+        order: FairQueue[Any] | None = None,
         tenant: Tenant = ANONYMOUS,
     ) -> None:
         """Check that a call can be computed in time.
@@ -264,5 +264,5 @@ class LoadEstimate:
             self.outstanding_s += run.expected_s
 
 
-def _share_before(order: FairOrder[Any] | None, tenant: Tenant) -> float:
+def _share_before(order: FairQueue[Any] | None, tenant: Tenant) -> float:
     return 1.0 if order is None else order.share_before(tenant)

@@ -207,10 +207,10 @@ class Planner:
         """Return a header with the tenant of its requests.
 
         Raises:
-            Unauthenticated, Forbidden: as `Gate.admit`.
+            Unauthenticated, Forbidden: as `Gate.authorize`.
         """
         authorization = parsed.fields.get(b"authorization")
-        tenant = self.gate.admit(
+        tenant = self.gate.authorize(
             parsed.target.decode(), [] if authorization is None else [authorization]
         )
         return parsed._replace(tenant=tenant, keys=self.gate.keys)

@@ -10,7 +10,7 @@ from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 from uvicorn.server import ServerState
 
 from service.access.hosts import is_allowed
-from service.access.scopes import OPEN_PATHS
+from service.access.scopes import PUBLIC_PATHS
 from service.asgi import io
 from service.asgi.middleware import QUIET
 from service.asgi.request_body import ChunkedBody, SizedBody
@@ -330,7 +330,7 @@ class AsgiProtocol(asyncio.Protocol):
         if self._only_status is not None and header.path not in QUIET:
             return self._only_status
         hosts, name = self._allowed_hosts, header.host
-        if hosts is None or header.path in OPEN_PATHS or is_allowed(name, hosts):
+        if hosts is None or header.path in PUBLIC_PATHS or is_allowed(name, hosts):
             return None
         return BadHeader("Host must be localhost, or a name in ROPE_ALLOWED_HOSTS")
 

@@ -78,7 +78,7 @@ def build_service(
     budget = settings.memory_budget_bytes or min(cgroup.memory_bytes() // 4, 4 * 2**30)
     faults = read_faults(os.environ)
     allocate = Region.for_block if faults is None else faults.wrap_allocation(Region.for_block)
-    # pinned memory is dear to allocate, so all of it is kept
+    # pinned memory is expensive to allocate, so all of it is kept
     max_idle_bytes = max(_prefault_bytes(settings, budget), min(budget // 4, MAX_PREFAULT_BYTES))
     buffer_pool = BufferPool(
         max_idle_bytes if driver is None else budget, pinner=driver, allocate=allocate

@@ -82,8 +82,8 @@ def serve(settings: Settings, driver: Driver | None = None) -> None:
     connection = partial(Connection, planned, limits)
     protocol: Callable[..., Any] = connection
     if certificates is not None:
-        landing = memoryview(bytearray(RECEIVE_BYTES))
-        protocol = partial(TlsTransport, certificates, landing, limits, connection)
+        buffer = memoryview(bytearray(RECEIVE_BYTES))
+        protocol = partial(TlsTransport, certificates, buffer, limits, connection)
     config = uvicorn.Config(
         app,
         host=settings.http_host,

@@ -9,9 +9,7 @@ import asyncio
 import logging
 import os
 import ssl
-from collections import deque
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from functools import partial
 from typing import Any, Protocol, cast
 
@@ -20,6 +18,7 @@ from uvicorn.server import ServerState
 
 from service.access.certificates import Certificates
 from service.server.connection_limits import ConnectionLimits
+from service.server.tls_records import TlsRecords
 from service.wire import Buffer
 
 log = logging.getLogger("rope.tls")
@@ -27,14 +26,9 @@ log = logging.getLogger("rope.tls")
 RECEIVE_BYTES = 2**18
 """Size of the receive buffer that all connections share."""
 
-PIECE_BYTES = 2**18
-"""Bytes encrypted at a time; at most one such piece waits in the TCP transport."""
-
 PIECES_PER_TURN = 4
-"""Pieces that one connection sends in one iteration of the event loop."""
-
-JOINED_BYTES = 2**14
-"""Parts of an answer up to this size are joined into one TLS record."""
+"""Pieces of `PIECE_BYTES` that one connection sends in one iteration of the event loop. At most one
+such piece waits in the TCP transport."""
 
 HIGH_WATER_BYTES = 2**16
 
@@ -57,7 +51,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
 
     Args:
         certificates: certificates of the service.
-        landing: receive buffer of all connections; a packet is handled before the next is read.
+        receive_buffer: buffer of all connections; a packet is handled before the next is read.
         limits: what all connections share.
         connection: makes the protocol after the handshake; its arguments are those that follow.
         config, server_state, app_state: those of uvicorn.
@@ -66,7 +60,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
     def __init__(
         self,
         certificates: Certificates,
-        landing: memoryview,
+        receive_buffer: memoryview,
         limits: ConnectionLimits,
         connection: Callable[..., SecuredProtocol],
         config: uvicorn.Config,
@@ -74,25 +68,20 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
-        self._landing = landing
+        self._receive_buffer = receive_buffer
         self._context = certificates.current().context
-        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self._tls = self._context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        self._records = TlsRecords(self._context)
         self._make_protocol = partial(connection, config, server_state, app_state)
         self._protocol: SecuredProtocol | None = None
         """None during the handshake, and when the connection is lost."""
         self._connections = cast(set[Any], server_state.connections)
         self._pacer = limits.pacer
         self._handshake_s = limits.deadlines.timeouts.header_s
-        self._waiting: deque[memoryview] = deque()
-        """Bytes that are not encrypted yet."""
-        self._num_waiting = 0
         self._is_full = False
         """Whether the TCP transport has bytes that the kernel has not taken."""
         self._limits = HIGH_WATER_BYTES // 4, HIGH_WATER_BYTES
         self._is_protocol_paused = False
         self._is_reading_paused = False
-        self._has_partial_record = False
         self._has_received_eof = False
         self._has_written_eof = False
         self._is_closing = False
@@ -116,7 +105,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         self._timer.cancel()
         self._connections.discard(self)
         self._is_closing = True
-        self._drop_waiting()
+        self._records.drop_waiting()
         protocol, self._protocol = self._protocol, None
         if protocol is None:
             self._pacer.closed()
@@ -125,13 +114,13 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Return the receive buffer."""
-        return self._landing
+        return self._receive_buffer
 
     def buffer_updated(self, nbytes: int) -> None:
         """Decrypt received bytes."""
         if self._is_closing or self._has_written_eof:
             return  # the protocol takes no more bytes
-        self._incoming.write(self._landing[:nbytes])
+        self._records.receive(self._receive_buffer[:nbytes])
         if self._protocol is None:
             self._shake_hands()
         self._read()
@@ -166,7 +155,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
             case "sslcontext":
                 return self._context
             case "has_undelivered_bytes":
-                return self._has_partial_record or self._has_bytes
+                return self._records.has_partial_record or self._records.has_received_bytes
         return self._transport.get_extra_info(name, default)
 
     def is_closing(self) -> bool:
@@ -194,7 +183,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
 
     def get_write_buffer_size(self) -> int:
         """Return the bytes that the kernel has not taken."""
-        return self._num_waiting + self._transport.get_write_buffer_size()
+        return self._records.num_waiting + self._transport.get_write_buffer_size()
 
     def write(self, data: Buffer) -> None:
         """Send bytes without a copy: their memory must not change until they are sent."""
@@ -204,12 +193,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         """Send parts, one after the other, as `write` does."""
         if self._is_closing or self._has_written_eof:
             return
-        views = [memoryview(part) for part in parts if len(part)]
-        num_bytes = sum(map(len, views))
-        if len(views) > 1 and num_bytes <= JOINED_BYTES:
-            views = [memoryview(b"".join(views))]
-        self._waiting.extend(views)
-        self._num_waiting += num_bytes
+        self._records.add(parts)
         self._send()
 
     def can_write_eof(self) -> bool:
@@ -232,7 +216,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
     def abort(self) -> None:
         """Close at once, and discard bytes that are not sent."""
         self._is_closing = True
-        self._drop_waiting()
+        self._records.drop_waiting()
         self._transport.abort()
 
     # between the two
@@ -240,18 +224,17 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
     def _shake_hands(self) -> None:
         """Continue the handshake; make the protocol when it is complete."""
         try:
-            self._tls.do_handshake()
-        except ssl.SSLWantReadError:
-            self._write_encrypted()
-            return
+            is_complete = self._records.shake_hands()
         except ssl.SSLError as failure:
             log.debug("a TLS handshake failed: %s", failure)
             self._is_closing = True
             self._write_encrypted()  # the alert with the reason
             self._transport.close()
             return
-        self._timer.cancel()
         self._write_encrypted()
+        if not is_complete:
+            return
+        self._timer.cancel()
         self._connections.discard(self)
         self._protocol = protocol = self._make_protocol()
         protocol.connection_made(self)
@@ -259,19 +242,15 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         if self._is_ending:
             protocol.shutdown()
 
-    @property
-    def _has_bytes(self) -> bool:
-        """Whether bytes wait to be decrypted or delivered."""
-        return self._incoming.pending > 0 or self._tls.pending() > 0
-
     def _read(self) -> None:
         """Decrypt received bytes, and deliver them to the protocol."""
         protocol = self._protocol
         if protocol is None or self._has_written_eof:
             return
-        while not (self._is_closing or self._is_reading_paused) and self._has_bytes:
+        records = self._records
+        while not (self._is_closing or self._is_reading_paused) and records.has_received_bytes:
             try:
-                num_bytes = self._decrypt(protocol.get_buffer(-1))
+                num_bytes = records.decrypt(protocol.get_buffer(-1))
             except ssl.SSLError as failure:
                 log.debug("a TLS connection failed: %s", failure)
                 self._write_encrypted()
@@ -279,68 +258,33 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
                 return
             if num_bytes:
                 protocol.buffer_updated(num_bytes)
-        if self._outgoing.pending:
-            self._write_encrypted()
-        if self._has_received_eof and not (self._is_closing or self._is_reading_paused):
-            self._end_reading(protocol)
-
-    def _decrypt(self, buffer: memoryview) -> int:
-        """Decrypt into `buffer`, and return the number of bytes.
-
-        Raises:
-            ssl.SSLError: the client has not sent TLS.
-        """
-        num_bytes, size, tls, incoming = 0, len(buffer), self._tls, self._incoming
-        self._has_partial_record = False
-        while num_bytes < size and (incoming.pending or tls.pending()):
-            try:
-                num_read = cast(int, tls.read(size - num_bytes, buffer[num_bytes:]))
-            except ssl.SSLWantReadError:
-                self._has_partial_record = True
-                break
-            if not num_read:
-                self._has_received_eof = True
-                break
-            num_bytes += num_read
-        return num_bytes
-
-    def _end_reading(self, protocol: SecuredProtocol) -> None:
-        if not protocol.eof_received():
+        self._write_encrypted()
+        has_ended = self._has_received_eof or records.has_received_close
+        is_delivering = not (self._is_closing or self._is_reading_paused)
+        if has_ended and is_delivering and not protocol.eof_received():
             self.close()
 
     def _send(self) -> None:
         """Encrypt and send waiting bytes, as long as the kernel accepts them."""
         if self._transport.is_closing():
             return
+        records = self._records
         for _ in range(PIECES_PER_TURN):
-            if self._is_full or not self._waiting:
+            if self._is_full or not records.num_waiting:
                 break
-            self._encrypt()
+            records.encrypt()
             self._write_encrypted()
-        if self._waiting:
+        if records.num_waiting:
             if not self._is_full:
                 self._loop.call_soon(self._send)
         elif self._is_closing or self._has_written_eof:
             self._end_writing()
-        if self._num_waiting or self._is_full or self._is_protocol_paused:
+        if records.num_waiting or self._is_full or self._is_protocol_paused:
             self._control_protocol()
-
-    def _encrypt(self) -> None:
-        """Encrypt at most PIECE_BYTES of the waiting bytes."""
-        left = PIECE_BYTES
-        while self._waiting and left:
-            part = self._waiting[0]
-            num_bytes = self._tls.write(part[:left])
-            left -= num_bytes
-            self._num_waiting -= num_bytes
-            if num_bytes == len(part):
-                self._waiting.popleft()
-            else:
-                self._waiting[0] = part[num_bytes:]
 
     def _write_encrypted(self) -> None:
         """Write encrypted bytes to the kernel; the rest waits in the TCP transport."""
-        data = memoryview(self._outgoing.read())
+        data = memoryview(self._records.take_encrypted())
         if not data or self._transport.is_closing():
             return
         if not self._transport.get_write_buffer_size():
@@ -356,8 +300,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
 
     def _end_writing(self) -> None:
         """Send close_notify, and close the connection or its sending side."""
-        with suppress(ssl.SSLError):  # the client has not sent its close_notify yet
-            self._tls.unwrap()
+        self._records.close()
         self._write_encrypted()
         if self._is_closing:
             self._transport.close()
@@ -376,7 +319,3 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         elif not self._is_protocol_paused and size > high:
             self._is_protocol_paused = True
             protocol.pause_writing()
-
-    def _drop_waiting(self) -> None:
-        self._waiting.clear()
-        self._num_waiting = 0

@@ -29,7 +29,7 @@ READY_S = 0.1
 DRAIN = {"ROPE_DRAIN_DELAY_S": "1", "ROPE_DRAIN_S": "20", "ROPE_LOG_LEVEL": "warning"}
 EXIT_S = 30
 SMALL = [request for request in GOOD if len(request.data) < 2**16]
-"""Requests below 64 KiB, so that the machine can bear the rate."""
+"""Requests below 64 KiB, so that the machine can handle the rate."""
 
 
 class Replica:

@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 import torch
 
-from tests.service.outside import Event, Outside
+from tests.service.outside import App, Event, Outside
 from tests.service.recorded.grpc_requests import infer
 from tests.service.recorded.http_requests import safetensors
 from tests.service.recorded.messages import path_of, response_class
@@ -111,9 +111,9 @@ class _AsgiPending(Pending):
 
 
 def send_http(
-    service: Outside, method: str, path: str, body: bytes, headers: dict[str, str]
+    app: App, method: str, path: str, body: bytes, headers: dict[str, str]
 ) -> _AsgiPending:
-    """Send an HTTP request to the application."""
+    """Send an HTTP request to an application."""
     left, sent = asyncio.Event(), iter([body])
 
     async def receive() -> Event:
@@ -140,7 +140,7 @@ def send_http(
         "client": ("127.0.0.1", 1),
         "server": ("127.0.0.1", 1),
     }
-    task = asyncio.ensure_future(service.app(scope, receive, send))
+    task = asyncio.ensure_future(app(scope, receive, send))
     pending = _AsgiPending(task, left)
     return pending
 
@@ -155,7 +155,7 @@ class Http(Form):
         headers["x-request-id"] = request_id
         if timeout_s is not None:
             headers["x-request-timeout-ms"] = str(round(timeout_s * 1e3))
-        return send_http(service, "POST", self.route(call), body, headers)
+        return send_http(service.app, "POST", self.route(call), body, headers)
 
     def _write(self, call: Call) -> tuple[bytes, dict[str, str]]:
         raise NotImplementedError
@@ -285,7 +285,7 @@ FORMS: tuple[Form, ...] = (
 
 async def read(service: Outside, path: str) -> bytes:
     """Return the body that a GET is answered with."""
-    pending = send_http(service, "GET", path, b"", {})
+    pending = send_http(service.app, "GET", path, b"", {})
     await pending.task
     return b"".join(item.get("body", b"") for item in pending.events[1:])
 

@@ -10,19 +10,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from service.access.certificates import CertificateError, Certificates, TlsFiles
 from service.access.watched_file import LOOK_INTERVAL_S, WatchedFiles
+from tests.clock import Clock
 from tests.service.certificates import Authority, write_key
-
-
-class Clock:
-    """A clock that the test sets."""
-
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-    def pass_interval(self) -> None:
-        self.now += LOOK_INTERVAL_S
 
 
 @pytest.fixture
@@ -54,22 +43,22 @@ def test_watched_files(tmp_path: Path, clock: Clock):
     watched = WatchedFiles([one, other], clock())
     one.write_text("longer")
     assert not watched.have_changed(clock()), "a second has not passed"
-    clock.pass_interval()
+    clock.now += LOOK_INTERVAL_S
     assert watched.have_changed(clock())
-    clock.pass_interval()
+    clock.now += LOOK_INTERVAL_S
     assert not watched.have_changed(clock())
     other.write_text("a")  # it was missing
-    clock.pass_interval()
+    clock.now += LOOK_INTERVAL_S
     assert watched.have_changed(clock())
     modified_ns = one.stat().st_mtime_ns
     replacement = tmp_path / "replacement"
     replacement.write_text("LONGER")
     os.utime(replacement, ns=(modified_ns, modified_ns))
     replacement.rename(one)  # the same size and time, but another file
-    clock.pass_interval()
+    clock.now += LOOK_INTERVAL_S
     assert watched.have_changed(clock())
     one.unlink()
-    clock.pass_interval()
+    clock.now += LOOK_INTERVAL_S
     assert watched.have_changed(clock())
 
 
@@ -88,10 +77,10 @@ def test_a_link_that_is_replaced(authority: Authority, tmp_path: Path, clock: Cl
     (tmp_path / "..new").symlink_to("second")
     (tmp_path / "..new").rename(data)
     assert certificates.current() is first
-    clock.pass_interval()
+    clock.now += LOOK_INTERVAL_S
     second = certificates.current()
     assert second.chain_pem == (tmp_path / "second" / "tls.crt").read_bytes() != first.chain_pem
-    clock.pass_interval()
+    clock.now += LOOK_INTERVAL_S
     assert certificates.current() is second
 
 
@@ -101,16 +90,16 @@ def test_bad_files_change_nothing(
     certificates = Certificates(files, clock)
     first, second = certificates.current(), authority.issue("second")
     shutil.copy(second.certificate, files.certificate)  # its key comes later
-    clock.pass_interval()
+    clock.now += LOOK_INTERVAL_S
     assert certificates.current() is first
     (record,) = caplog.records
     assert record.levelname == "ERROR"
     assert "the certificate was not reloaded" in record.message
-    clock.pass_interval()
+    clock.now += LOOK_INTERVAL_S
     assert certificates.current() is first
     assert len(caplog.records) == 1, "said once"
     shutil.copy(second.key, files.key)
-    clock.pass_interval()
+    clock.now += LOOK_INTERVAL_S
     assert certificates.current().key_pem == second.key.read_bytes()
 
 

@@ -5,7 +5,6 @@ import inspect
 import json
 from collections import Counter
 
-import httpx
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -33,6 +32,7 @@ from tests.service.fuzz_strategies import (
     TENSOR_NAMES,
     inferences,
 )
+from tests.service.protocols import send_http
 
 
 def arguments_of(builder):
@@ -49,12 +49,13 @@ def status():
         app = create_app(Settings(device="cpu", log_level="error", **limits), Lifecycle())
         lifespan = app.app.router.lifespan_context(app.app)
         runner.run(lifespan.__aenter__())
-        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-        client = httpx.AsyncClient(transport=transport, base_url="http://service")
+
+        async def send(path: str, body: bytes, media_type: str) -> int:
+            pending = send_http(app, "POST", path, body, {"content-type": media_type})
+            return (await pending.outcome()).status
 
         def post(path: str, body: bytes, media_type: str) -> int:
-            sending = client.post(path, content=body, headers={"content-type": media_type})
-            code = runner.run(sending).status_code
+            code = runner.run(send(path, body, media_type))
             counts[code] += 1
             return code
 

@@ -26,6 +26,7 @@ from service.server.bootstrap import build_service, lifespan
 from service.settings import Settings
 from service.wire import Message, Parameters
 from service.wire import safetensors_codec as codec
+from tests.clock import Clock
 from tests.service.conftest import asking, post
 from tests.service.fake_driver import FakeDriver
 
@@ -196,13 +197,6 @@ def test_a_kernel_that_is_not_built_is_unavailable_over_grpc():
     code, text = status_of(KernelNotBuilt())
     assert code.name == "UNAVAILABLE"
     assert "being built" in text
-
-
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

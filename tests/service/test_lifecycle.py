@@ -167,7 +167,7 @@ def test_a_queued_call_is_dropped_when_its_client_leaves(server_url):
 
 
 def test_a_deadline_that_passes_in_the_queue(server_url):
-    slow = begin_slow(server_url, slow_body(8000))
+    slow = begin_slow(server_url, slow_body(5000))
     try:
         late = httpx.post(
             f"{server_url}/v1/rotate",

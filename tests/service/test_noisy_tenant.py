@@ -16,7 +16,7 @@ import pytest
 
 from service.access.tenant import Tenant
 from service.batching.call_queue import Entry, next_batch
-from service.batching.fair_order import FairOrder
+from service.batching.fair_queue import FairQueue
 from service.batching.load_estimate import LoadEstimate
 from service.batching.run import Completed
 from service.errors import Overloaded
@@ -50,7 +50,7 @@ def poisson(tenant: Tenant, rate: float, seed: int, key: str) -> Iterator[Sent]:
 def simulate(*streams: Iterator[Sent], max_tokens: int) -> list[Sent]:
     """Run all accepted requests; return all requests."""
     requests = list(merge(*streams, key=attrgetter("arrived")))
-    queue, load = FairOrder[Sent](), LoadEstimate(MAX_QUEUE_S)
+    queue, load = FairQueue[Sent](), LoadEstimate(MAX_QUEUE_S)
     now, arrivals = 0.0, iter(requests)
     coming = next(arrivals, None)
     while coming is not None or queue.num_calls:

@@ -19,7 +19,7 @@ from grpc._cython import cygrpc
 
 from service.errors import ServiceError
 from service.oip.grpc.errors import status_of
-from service.oip.grpc.receiving import Receiving
+from service.oip.grpc.receive_monitor import ReceiveMonitor
 from service.oip.grpc.rpc import Rpc
 
 NUM_ACCEPTED = 16
@@ -33,13 +33,13 @@ Stream = Callable[[Rpc], None]
 """Begins to answer an RPC with any number of requests."""
 
 
-class Admission(Protocol):
+class RpcAuthorizer(Protocol):
     """Decides whether the message of an RPC is received."""
 
     def is_cached(self, rpc: Rpc) -> bool:
         """Return whether the key of an RPC is known to be valid. Called on the server's thread."""
 
-    def admits(self, path: str, rpc: Rpc) -> bool:
+    def authorize(self, path: str, rpc: Rpc) -> bool:
         """Return whether an RPC is allowed; if not, finish the RPC. Called on the event loop."""
 
 
@@ -48,24 +48,24 @@ class CoreServer:
 
     Args:
         options: of the core.
-        admission: called before the message of an RPC is received; None: all RPCs are allowed.
+        authorizer: called before the message of an RPC is received; None: all RPCs are allowed.
         unary: functions of methods with one request, by path.
         streams: functions of methods with any number of requests, by path.
-        receiving: limits memory and time of messages that are being received.
+        monitor: limits memory and time of messages that are being received.
     """
 
     def __init__(
         self,
         options: Sequence[tuple[str, int]],
-        admission: Admission | None,
+        authorizer: RpcAuthorizer | None,
         unary: Mapping[str, Unary],
         streams: Mapping[str, Stream],
-        receiving: Receiving,
+        monitor: ReceiveMonitor,
     ) -> None:
-        self._admission = admission
+        self._authorizer = authorizer
         self._unary = {path.encode(): begin for path, begin in unary.items()}
         self._streams = {path.encode(): begin for path, begin in streams.items()}
-        self._receiving = receiving
+        self._monitor = monitor
         self._queue = cygrpc.CompletionQueue()
         self._server = cygrpc.Server(tuple(options), False)
         self._server.register_completion_queue(self._queue)
@@ -120,10 +120,10 @@ class CoreServer:
         The queue is not shut down: an operation begun after a shutdown would end the process.
         """
         while True:
-            for rpc, finish, failure in self._receiving.check():
+            for rpc, finish, failure in self._monitor.check():
                 rpc.refuse(*status_of(failure))
                 self._forward(finish, failure)
-            wait_s = self._receiving.seconds_to_check()
+            wait_s = self._monitor.seconds_to_check()
             event = self._queue.poll(None if wait_s is None else time.time() + wait_s)
             tag = event.tag
             if tag is None:  # the wait timed out: check
@@ -146,22 +146,22 @@ class CoreServer:
         rpc.receive_close()
         if unary is None:
             self._forward(partial(self._call_stream, self._streams.get(path, _refuse)), rpc)
-        elif self._admission is None or self._admission.is_cached(rpc):
+        elif self._authorizer is None or self._authorizer.is_cached(rpc):
             self._receive(unary, rpc)
         else:
-            admits = partial(self._admission.admits, path.decode())
-            self._forward(partial(self._receive_admitted, admits, unary), rpc)
+            authorize = partial(self._authorizer.authorize, path.decode())
+            self._forward(partial(self._receive_authorized, authorize, unary), rpc)
 
     def _receive(self, unary: Unary, rpc: Rpc) -> None:
-        self._receiving.add(rpc, partial(_finish_unary, unary, rpc))
+        self._monitor.add(rpc, partial(_finish_unary, unary, rpc))
         rpc.receive(partial(self._call_unary, unary, rpc))
 
-    def _receive_admitted(self, admits: Callable[[Rpc], bool], unary: Unary, rpc: Rpc) -> None:
-        if not rpc.is_over and admits(rpc):
+    def _receive_authorized(self, authorize: Callable[[Rpc], bool], unary: Unary, rpc: Rpc) -> None:
+        if not rpc.is_over and authorize(rpc):
             self._receive(unary, rpc)
 
     def _call_unary(self, begin: Unary, rpc: Rpc, event: Any) -> None:
-        if not self._receiving.remove(rpc):
+        if not self._monitor.remove(rpc):
             return
         message = event.batch_operations[0].message()
         if message is None:  # the client has half-closed the RPC, or has left
@@ -171,8 +171,8 @@ class CoreServer:
 
     def _call_stream(self, begin: Stream, rpc: Rpc) -> None:
         if not rpc.is_over:
-            self._receiving.add(rpc, lambda failure: rpc.finish(None, *status_of(failure)))
-            rpc.add_done_callback(partial(self._receiving.remove, rpc))
+            self._monitor.add(rpc, lambda failure: rpc.finish(None, *status_of(failure)))
+            rpc.add_done_callback(partial(self._monitor.remove, rpc))
             begin(rpc)
 
     def _forward(self, handle: Callable[[Any], None], event: Any) -> None:

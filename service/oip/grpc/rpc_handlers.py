@@ -63,16 +63,16 @@ class RpcHandlers:
         await self._idle.wait()
 
     def is_cached(self, rpc: Rpc) -> bool:
-        """Return whether the message of an RPC may be received without a call of `admits`.
+        """Return whether the message of an RPC may be received without a call of `authorize`.
 
         Thread-safe.
         """
         return self._gate.is_cached(rpc.authorization())
 
-    def admits(self, path: str, rpc: Rpc) -> bool:
+    def authorize(self, path: str, rpc: Rpc) -> bool:
         """Return whether the message of an RPC may be received; if not, finish the RPC."""
         try:
-            self._gate.admit_rpc(path, rpc.authorization())
+            self._gate.authorize_rpc(path, rpc.authorization())
         except ServiceError as failure:
             self._count(path, rpc)
             rpc.finish(None, *status_of(failure))
@@ -128,7 +128,7 @@ class RpcHandlers:
             return
         try:
             if self._gate.needs_keys:
-                rpc.tenant = self._gate.admit_rpc(path, rpc.authorization())
+                rpc.tenant = self._gate.authorize_rpc(path, rpc.authorization())
                 if rpc.tenant is not ANONYMOUS and num_bytes is not None:
                     self._take_quota(rpc, num_bytes)
             response = respond()
@@ -160,7 +160,7 @@ class RpcHandlers:
         """
         async for message in rpc.requests():
             if self._gate.needs_keys:
-                rpc.tenant = self._gate.admit_rpc(path, rpc.authorization())
+                rpc.tenant = self._gate.authorize_rpc(path, rpc.authorization())
             yield message
 
     def _count(self, path: str, rpc: Rpc) -> None:

@@ -17,7 +17,7 @@ from service.oip.grpc import health, reflection
 from service.oip.grpc.core_server import CoreServer, Stream, Unary
 from service.oip.grpc.credentials import dynamic_credentials
 from service.oip.grpc.messages import METHODS
-from service.oip.grpc.receiving import ReceiveTimeouts, Receiving
+from service.oip.grpc.receive_monitor import ReceiveMonitor, ReceiveTimeouts
 from service.oip.grpc.rpc_handlers import RpcHandlers
 from service.resident_memory import ResidentLimit
 from service.settings import Settings
@@ -84,7 +84,7 @@ class GrpcServer:
         self._certificates = certificates
         request_log = RequestLog(metrics, logged=settings.logs_requests, quiet=QUIET)
         self._rpcs = RpcHandlers(request_log, gate)
-        self._admission = self._rpcs if gate.needs_keys else None
+        self._authorizer = self._rpcs if gate.needs_keys else None
         self._unary: dict[str, Unary] = {}
         self._streams: dict[str, Stream] = {}
         for name, method in methods.items():
@@ -111,9 +111,9 @@ class GrpcServer:
         timeouts = ReceiveTimeouts(
             settings.default_timeout_s, settings.max_timeout_s, STREAM_IDLE_S
         )
-        receiving = Receiving(self._limit, timeouts)
+        monitor = ReceiveMonitor(self._limit, timeouts)
         server = CoreServer(
-            _options(settings), self._admission, self._unary, self._streams, receiving
+            _options(settings), self._authorizer, self._unary, self._streams, monitor
         )
         try:
             _check_port(host, port)

@@ -83,13 +83,13 @@ def test_a_changed_file_is_read_at_the_next_request_after_a_second(tmp_path):
     path, now = tmp_path / "keys.toml", 100.0
     path.write_text(table("one", ["old"]))
     gate = Gate(path, clock=lambda: now)
-    assert admit(gate, "old").name == "one"
+    assert authorize(gate, "old").name == "one"
     path.write_text(table("one", ["new"]))
-    assert admit(gate, "old").name == "one"
+    assert authorize(gate, "old").name == "one"
     now += LOOK_INTERVAL_S
-    assert admit(gate, "new").name == "one"
+    assert authorize(gate, "new").name == "one"
     with pytest.raises(Unauthenticated):
-        admit(gate, "old")
+        authorize(gate, "old")
 
 
 def test_reload_does_not_wait_for_the_next_second(tmp_path):
@@ -98,10 +98,10 @@ def test_reload_does_not_wait_for_the_next_second(tmp_path):
     gate = Gate(path, clock=lambda: 0.0)
     path.write_text(table("one", ["new"]))
     assert gate.reload()
-    assert admit(gate, "new").name == "one"
+    assert authorize(gate, "new").name == "one"
     path.write_text("[")
     assert not gate.reload()
-    assert admit(gate, "new").name == "one"
+    assert authorize(gate, "new").name == "one"
     assert not Gate().reload()
 
 
@@ -116,7 +116,7 @@ def test_a_mounted_secret_is_replaced_by_a_link(tmp_path):
     (tmp_path / "..data_tmp").symlink_to("second")
     os.replace(tmp_path / "..data_tmp", tmp_path / "..data")
     gate.file.next_look = 0.0
-    assert admit(gate, "new").name == "one"
+    assert authorize(gate, "new").name == "one"
 
 
 @pytest.mark.parametrize(
@@ -133,12 +133,12 @@ def test_an_invalid_new_file_keeps_the_keys_and_is_logged_once(tmp_path, caplog,
         path.write_bytes(content)
     for _ in range(3):
         gate.file.next_look = 0.0
-        assert admit(gate, "old").name == "one"
+        assert authorize(gate, "old").name == "one"
     assert len(caplog.records) == 1
     assert said in caplog.text
     path.write_text(table("one", ["newer"]))
     gate.file.next_look = 0.0
-    assert admit(gate, "newer").name == "one"
+    assert authorize(gate, "newer").name == "one"
 
 
 def test_the_start_fails_with_the_reason(tmp_path):
@@ -166,5 +166,5 @@ def test_new_keys_are_long_differ_and_fit_the_file(capsys):
     capsys.readouterr()
 
 
-def admit(gate: Gate, key: str) -> Tenant:
-    return gate.admit("/v1/rotate", [f"Bearer {key}".encode()])
+def authorize(gate: Gate, key: str) -> Tenant:
+    return gate.authorize("/v1/rotate", [f"Bearer {key}".encode()])

@@ -6,10 +6,10 @@ from starlette.routing import BaseRoute, Mount
 
 from service.access.gate import Gate
 from service.access.scopes import (
-    OPEN_METHODS,
-    OPEN_PATHS,
-    decided_method_scope,
-    decided_scope,
+    PUBLIC_METHODS,
+    PUBLIC_PATHS,
+    method_scope,
+    path_scope,
 )
 from service.access.tenant import Scope
 from service.lifecycle import Lifecycle
@@ -88,10 +88,10 @@ def test_every_route_has_the_scope_that_is_written_here():
     assert found == written.keys()
     for path, scope in written.items():
         if scope is None:
-            assert path in OPEN_PATHS
+            assert path in PUBLIC_PATHS
         else:
-            assert path not in OPEN_PATHS
-            assert decided_scope(path) is scope, path
+            assert path not in PUBLIC_PATHS
+            assert path_scope(path) is scope, path
 
 
 def test_every_method_has_the_scope_that_is_written_here():
@@ -103,8 +103,8 @@ def test_every_method_has_the_scope_that_is_written_here():
     assert {path.rpartition("/")[2] for path in paths} == written.keys()
     for path in paths:
         scope = written[path.rpartition("/")[2]]
-        assert (path in OPEN_METHODS) == (scope is None), path
-        assert decided_method_scope(path) is scope, path
+        assert (path in PUBLIC_METHODS) == (scope is None), path
+        assert method_scope(path) is scope, path
 
 
 def test_similar_paths_have_no_scope():
@@ -113,7 +113,7 @@ def test_similar_paths_have_no_scope():
         *("/x/v1/rotate", "/v2/", "/v2/models", "/v2/models/", "/v2/health", "/v2/health/live/"),
         *("/v2/models/a/b", "/v2/models/rope/infer/x", "/docsx", "/v1", "/v1/rotate\n/metrics"),
     ):
-        assert path not in OPEN_PATHS
-        assert decided_scope(path) is None or path == "/v1/rotate\n/metrics", path
-    assert decided_method_scope("/inference.GRPCInferenceService/") is None
-    assert decided_method_scope("/other.Service/ModelInfer") is None
+        assert path not in PUBLIC_PATHS
+        assert path_scope(path) is None or path == "/v1/rotate\n/metrics", path
+    assert method_scope("/inference.GRPCInferenceService/") is None
+    assert method_scope("/other.Service/ModelInfer") is None

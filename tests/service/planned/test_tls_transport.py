@@ -12,12 +12,13 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from service.access.certificates import Certificates
 from service.lifecycle import Lifecycle
-from service.server import connection_deadlines, tls_transport
+from service.server import connection_deadlines, tls_records
 from service.server.connection_limits import STATUS_CONNECTIONS
 from tests.service.certificates import Authority
 from tests.service.oip.conftest import run_grpc
 from tests.service.planned.requests import Client, know, rotation
-from tests.service.planned.servers import Running, running, settled, until
+from tests.service.planned.servers import running, settled, until
+from tests.service.planned.tls_client import TlsClient
 
 EXCHANGE = rotation(16)
 LARGE = rotation(4096)  # 8 MiB, more than the kernel takes for a client that does not read
@@ -33,73 +34,12 @@ def certificates(authority: Authority) -> Certificates:
     return Certificates(authority.issue("service"))
 
 
-class Encryptor:
-    """A client that encrypts by itself, so that a test sends records in any pieces."""
-
-    def __init__(self, service: Running, authority: Authority) -> None:
-        self._address = service.address
-        self._received, self._sent = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self._tls = authority.client_context().wrap_bio(
-            self._received, self._sent, server_hostname="localhost"
-        )
-        self.socket = socket.socket()
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**14)
-        self.socket.setblocking(False)
-
-    async def __aenter__(self) -> "Encryptor":
-        await asyncio.get_running_loop().sock_connect(self.socket, self._address)
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self.socket.close()
-
-    async def shake_hands(self) -> None:
-        while True:
-            try:
-                self._tls.do_handshake()
-            except ssl.SSLWantReadError:
-                await self.send(self._sent.read())
-                await self._receive()
-            else:
-                await self.send(self._sent.read())
-                return
-
-    def encrypt(self, data: bytes) -> bytes:
-        self._tls.write(data)
-        return self._sent.read()
-
-    async def send(self, data: bytes) -> None:
-        await asyncio.get_running_loop().sock_sendall(self.socket, data)
-
-    async def read(self) -> bytes:
-        """Return the next bytes of an answer; none at the end."""
-        while True:
-            try:
-                return self._tls.read(2**16)
-            except ssl.SSLWantReadError:
-                await self._receive()
-            except ssl.SSLZeroReturnError:
-                return b""
-
-    async def _receive(self) -> None:
-        data = await asyncio.get_running_loop().sock_recv(self.socket, 2**16)
-        if not data:
-            raise ConnectionResetError("TCP ends without an end of TLS")
-        self._received.write(data)
-
-    async def read_until(self, end: bytes) -> bytes:
-        answer = b""
-        while not answer.endswith(end):
-            answer += await self.read()
-        return answer
-
-
 async def test_records_in_any_pieces(authority: Authority, certificates: Certificates):
     """A record in many packets, many records in a packet, and an end within a record."""
     small = rotation(1)
     async with running(certificates=certificates) as service:
         know(service, [EXCHANGE, small])
-        async with Encryptor(service, authority) as client:
+        async with TlsClient(service, authority) as client:
             await client.shake_hands()
             stream = client.encrypt(small.request)
             for start in range(0, len(stream), 97):
@@ -121,7 +61,7 @@ async def test_a_record_that_has_begun_is_awaited_at_the_end(
 ):
     async with running(certificates=certificates) as service:
         know(service, [EXCHANGE])
-        async with Encryptor(service, authority) as client:
+        async with TlsClient(service, authority) as client:
             await client.shake_hands()
             await client.send(client.encrypt(EXCHANGE.request))
             await client.read_until(EXCHANGE.body)
@@ -142,14 +82,14 @@ async def test_an_answer_that_is_read_slowly(authority: Authority, certificates:
     """Little of it is encrypted ahead, and the rest stays where it was computed."""
     async with running(certificates=certificates) as service:
         know(service, [LARGE])
-        async with Encryptor(service, authority) as client:
+        async with TlsClient(service, authority) as client:
             await client.shake_hands()
             await client.send(client.encrypt(LARGE.request))
             await until(lambda: service.connections[0]._status)
             transport = service.connections[0]._transport
             await until(lambda: transport._transport.get_write_buffer_size())
             assert transport.get_write_buffer_size() > 2**21
-            assert transport._transport.get_write_buffer_size() < tls_transport.PIECE_BYTES * 1.1
+            assert transport._transport.get_write_buffer_size() < tls_records.PIECE_BYTES * 1.1
             assert service.num_slabs == 1
             assert service.charged_bytes > len(LARGE.body)
             answer = bytearray()
@@ -166,7 +106,7 @@ async def test_an_answer_that_is_not_read(authority: Authority, certificates: Ce
     """S05: the connection is reset, and all memory is free."""
     async with running(certificates=certificates, write_stall_s=0.25) as service:
         know(service, [LARGE])
-        async with Encryptor(service, authority) as client:
+        async with TlsClient(service, authority) as client:
             await client.shake_hands()
             await client.send(client.encrypt(LARGE.request))
             await until(lambda: service.charged_bytes)
@@ -182,7 +122,7 @@ async def test_a_client_that_is_refused_while_it_sends(
     """It reads the answer and the end of TLS; when it leaves, the connection is closed."""
     monkeypatch.setattr(connection_deadlines, "CLOSING_S", 1000)
     async with running(certificates=certificates, max_body_bytes=2**16) as service:
-        async with Encryptor(service, authority) as client:
+        async with TlsClient(service, authority) as client:
             await client.shake_hands()
             start = EXCHANGE.request.replace(b"content-length: 3", b"content-length: 999993")
             await client.send(client.encrypt(start))
@@ -201,7 +141,7 @@ async def test_a_client_leaves(authority: Authority, certificates: Certificates,
     async with running(certificates=certificates) as service:
         know(service, [EXCHANGE])
         service.hold()
-        async with Encryptor(service, authority) as client:
+        async with TlsClient(service, authority) as client:
             await client.shake_hands()
             await client.send(client.encrypt(EXCHANGE.request))
             await until(lambda: service.num_waiting == 1)
@@ -232,7 +172,7 @@ async def test_connections_in_a_handshake_are_counted(
         know(service, [EXCHANGE])
         clients = [await Client.connect(service.address) for _ in range(STATUS_CONNECTIONS + 1)]
         await until(lambda: len(service.connections) == len(clients))
-        waiting = Encryptor(service, authority)
+        waiting = TlsClient(service, authority)
         async with waiting as surplus:
             await settled(service)
             assert len(service.connections) == len(clients)
@@ -248,7 +188,7 @@ async def test_the_end_of_the_service_during_a_handshake(
 ):
     async with running(certificates=certificates) as service:
         know(service, [EXCHANGE])
-        async with Encryptor(service, authority) as client:
+        async with TlsClient(service, authority) as client:
             await until(lambda: service.connections)
             service.lifecycle.drain()
             (connection,) = service.connections
@@ -265,7 +205,7 @@ async def test_a_client_without_a_request_after_the_end(
     """It has the deadline of a first request."""
     async with (
         running(certificates=certificates, header_timeout_s=0.3) as service,
-        Encryptor(service, authority) as client,
+        TlsClient(service, authority) as client,
     ):
         await until(lambda: service.connections)
         (connection,) = service.connections

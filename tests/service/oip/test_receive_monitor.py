@@ -8,7 +8,12 @@ import pytest
 
 from service.errors import Overloaded, TimedOut
 from service.lifecycle import Lifecycle
-from service.oip.grpc.receiving import OVERDUE_S, TRIM_AFTER_S, ReceiveTimeouts, Receiving
+from service.oip.grpc.receive_monitor import (
+    OVERDUE_S,
+    TRIM_AFTER_S,
+    ReceiveMonitor,
+    ReceiveTimeouts,
+)
 from service.oip.grpc.rpc import Rpc
 from service.resident_memory import SLACK_BYTES, ResidentLimit
 from tests.service.oip.conftest import run_grpc
@@ -35,13 +40,13 @@ class Memory:
 
 
 class Case:
-    """A `Receiving` with a simulated clock."""
+    """A `ReceiveMonitor` with a simulated clock."""
 
     def __init__(self) -> None:
         self.memory = Memory()
         self.now = 1000.0
         timeouts = ReceiveTimeouts(default=30, longest=300, stream=600)
-        self.receiving = Receiving(self.memory.limit, timeouts, lambda: self.now)
+        self.monitor = ReceiveMonitor(self.memory.limit, timeouts, lambda: self.now)
 
     def begin(self, is_stream: bool = False, deadline: float = math.inf) -> Rpc:
         details = SimpleNamespace(deadline=deadline)
@@ -49,12 +54,12 @@ class Case:
             SimpleNamespace(call=None, call_details=details, invocation_metadata=()), is_stream
         )
         rpc.receiving_since = self.now
-        self.receiving.add(rpc, lambda _: None)
+        self.monitor.add(rpc, lambda _: None)
         return rpc
 
     def refused_after(self, seconds: float) -> list[Rpc]:
         self.now += seconds
-        return [rpc for rpc, _, _ in self.receiving.check()]
+        return [rpc for rpc, _, _ in self.monitor.check()]
 
 
 @pytest.fixture
@@ -63,11 +68,11 @@ def case() -> Case:
 
 
 def test_without_messages_nothing_is_checked(case):
-    assert case.receiving.seconds_to_check() is None
+    assert case.monitor.seconds_to_check() is None
     rpc = case.begin()
-    assert case.receiving.seconds_to_check() is not None
-    assert case.receiving.remove(rpc)
-    assert case.receiving.seconds_to_check() is None
+    assert case.monitor.seconds_to_check() is not None
+    assert case.monitor.remove(rpc)
+    assert case.monitor.seconds_to_check() is None
 
 
 def test_above_the_limit_the_oldest_quarter_goes_on(case):
@@ -78,10 +83,10 @@ def test_above_the_limit_the_oldest_quarter_goes_on(case):
     assert case.refused_after(OVERDUE_S / 2) == [], "no check is due"
     assert case.refused_after(1) == [*rpcs[3:], new], "the oldest quarter goes on"
     assert case.memory.num_trims == 1, "free memory is returned before anything is refused"
-    assert not case.receiving.remove(new)
+    assert not case.monitor.remove(new)
     assert case.refused_after(1) == rpcs[1:3]
     assert case.refused_after(1) == [], "one that is alone is never refused"
-    assert case.receiving.remove(rpcs[0])
+    assert case.monitor.remove(rpcs[0])
 
 
 def test_short_messages_are_never_refused(case):
@@ -93,12 +98,12 @@ def test_short_messages_are_never_refused(case):
 def test_memory_returns_to_the_system_after_the_last_long_message(case):
     rpc = case.begin()
     case.refused_after(1)
-    case.receiving.remove(rpc)
-    assert case.receiving.seconds_to_check() is not None
+    case.monitor.remove(rpc)
+    assert case.monitor.seconds_to_check() is not None
     assert case.memory.num_trims == 0
     case.refused_after(TRIM_AFTER_S + 1)
     assert case.memory.num_trims == 1
-    assert case.receiving.seconds_to_check() is None
+    assert case.monitor.seconds_to_check() is None
 
 
 def test_a_message_has_a_time_limit(case):
@@ -108,7 +113,7 @@ def test_a_message_has_a_time_limit(case):
     assert case.refused_after(29) == []
     assert case.refused_after(2) == [usual]
     assert case.refused_after(570) == [stream]
-    failures = [failure for _, _, failure in case.receiving.check()]
+    failures = [failure for _, _, failure in case.monitor.check()]
     assert failures == []
 
 
@@ -116,10 +121,10 @@ def test_the_errors_of_refused_rpcs(case):
     case.begin(), case.begin()
     case.memory.exceed()
     case.now += 1
-    (refused,) = case.receiving.check()
+    (refused,) = case.monitor.check()
     assert isinstance(refused.failure, Overloaded)
     case.now += 30
-    (late,) = case.receiving.check()
+    (late,) = case.monitor.check()
     assert isinstance(late.failure, TimedOut)
 
 

@@ -73,7 +73,7 @@ class Lane(Generic[E]):
             start += entry.call.seconds / self.tenant.weight
 
 
-class FairOrder(Generic[E]):
+class FairQueue(Generic[E]):
     """The waiting calls. Plain iteration is sorted by arrival within each tenant only.
 
     Attributes:
@@ -161,7 +161,7 @@ class FairOrder(Generic[E]):
             lane.start += seconds / lane.tenant.weight
         self.num_calls -= len(entries)
         if self.only is None:
-            self._forget()
+            self._drop_idle_lanes()
 
     def clear(self) -> None:
         """Remove all calls."""
@@ -198,8 +198,8 @@ class FairOrder(Generic[E]):
         seconds = sum([lane.seconds for lane in self._lanes.values()])
         return min(1.0, self.seconds_before(tenant) / seconds) if seconds > 0 else 1.0
 
-    def _forget(self) -> None:
-        """Drop empty lanes whose virtual time a new lane would get as well."""
+    def _drop_idle_lanes(self) -> None:
+        """Drop the empty lanes that would start at the same virtual time if they were new."""
         for name, lane in [*self._lanes.items()]:
             if not lane.entries and lane.start <= self.virtual_time - lane.burst:
                 del self._lanes[name]

@@ -51,7 +51,7 @@ class ReceiveTimeouts(NamedTuple):
     """The next request of a stream."""
 
 
-class Receiving:
+class ReceiveMonitor:
     """The RPCs that wait for a message.
 
     Call `check` on one thread only; the other methods are thread-safe.

@@ -12,7 +12,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from service.access.tenant import Tenant
-from service.batching.fair_order import BURST_S, FairOrder
+from service.batching.fair_queue import BURST_S, FairQueue
 
 WEIGHTS = {"a": 1.0, "b": 2.0, "c": 0.5}
 TENANTS = {name: Tenant(name, weight=weight) for name, weight in WEIGHTS.items()}
@@ -43,14 +43,14 @@ def calls(names: str = "abc") -> st.SearchStrategy[Call]:
     )
 
 
-def serve(order: FairOrder[Call]) -> Call:
+def serve(order: FairQueue[Call]) -> Call:
     """Run the next call alone."""
     first = next(order.in_order())
     order.serve([first])
     return first
 
 
-def batch(order: FairOrder[Call], limit: int) -> list[Call]:
+def batch(order: FairQueue[Call], limit: int) -> list[Call]:
     """Run a batch: the first call, and later ones with its key."""
     waiting = [*order.in_order()]
     same = [call for call in waiting if call.key == waiting[0].key][:limit]
@@ -61,7 +61,7 @@ def batch(order: FairOrder[Call], limit: int) -> list[Call]:
 @settings(max_examples=40)
 @given(st.lists(calls("a") | st.none(), max_size=40))
 def test_calls_of_one_tenant_run_by_arrival_of_their_headers(steps: Sequence[Call | None]):
-    order, expected = FairOrder[Call](), list[Call]()
+    order, expected = FairQueue[Call](), list[Call]()
     for call in steps:
         if call is not None:
             order.insert(call)
@@ -78,7 +78,7 @@ def test_each_call_runs_once_and_those_of_a_tenant_in_order(
 ):
     """Calls arrive, are withdrawn and run in batches. Within a tenant only a call with the key of
     the batch may overtake an earlier call."""
-    order, waiting = FairOrder[Call](), list[Call]()
+    order, waiting = FairQueue[Call](), list[Call]()
     for step in steps:
         if isinstance(step, Call):
             order.insert(step)
@@ -107,7 +107,7 @@ def test_each_call_runs_once_and_those_of_a_tenant_in_order(
 @settings(max_examples=40)
 @given(st.lists(calls("ab"), min_size=20, max_size=60), st.integers(1, 8))
 def test_tenants_with_a_backlog_share_the_device_by_weight(backlog: Sequence[Call], limit: int):
-    order = FairOrder[Call]()
+    order = FairQueue[Call]()
     left = {name: [call for call in backlog if call.tenant.name == name] for name in "ab"}
     assume(all(left.values()))
     for call in backlog:
@@ -128,7 +128,7 @@ def backlog(tenant: Tenant, seconds: float, number: int) -> Iterator[Call]:
 
 
 def test_a_call_of_a_tenant_below_its_share_runs_next():
-    order = FairOrder[Call]()
+    order = FairQueue[Call]()
     for call in backlog(A, 0.01, 1000):
         order.insert(call)
     for _ in range(500):
@@ -141,7 +141,7 @@ def test_a_call_of_a_tenant_below_its_share_runs_next():
 @settings(max_examples=40)
 @given(st.integers(1, 300))
 def test_a_tenant_that_had_the_device_alone_is_delayed_by_one_burst_at_most(num_alone: int):
-    order = FairOrder[Call]()
+    order = FairQueue[Call]()
     for call in backlog(A, 0.125, num_alone + 4):
         order.insert(call)
     for _ in range(num_alone):
@@ -156,7 +156,7 @@ def test_a_tenant_that_had_the_device_alone_is_delayed_by_one_burst_at_most(num_
 
 def test_no_tenant_gets_more_by_pauses():
     """One tenant always has waiting calls; the other tenant pauses again and again."""
-    order, always, paused = FairOrder[Call](), Tenant("always"), Tenant("paused")
+    order, always, paused = FairQueue[Call](), Tenant("always"), Tenant("paused")
     served = {"always": 0.0, "paused": 0.0}
     arrivals = count()
     for step in range(2000):
@@ -172,7 +172,7 @@ def test_no_tenant_gets_more_by_pauses():
 
 def test_a_tenant_with_long_calls_has_no_more_than_its_share():
     """The tenant sends its next call when its last call has run."""
-    order, long, short = FairOrder[Call](), Tenant("long"), Tenant("short")
+    order, long, short = FairQueue[Call](), Tenant("long"), Tenant("short")
     served = {"long": 0.0, "short": 0.0}
     arrivals = count()
     for _ in range(3000):
@@ -188,7 +188,7 @@ def test_a_tenant_with_long_calls_has_no_more_than_its_share():
 @settings(max_examples=40)
 @given(st.lists(calls(), min_size=1, max_size=30), st.integers(0, 20))
 def test_withdrawn_calls_cost_their_tenant_nothing(steps: Sequence[Call], num_withdrawn: int):
-    order, untouched = FairOrder[Call](), FairOrder[Call]()
+    order, untouched = FairQueue[Call](), FairQueue[Call]()
     for call in steps:
         order.insert(call)
         untouched.insert(call)
@@ -204,7 +204,7 @@ def test_withdrawn_calls_cost_their_tenant_nothing(steps: Sequence[Call], num_wi
 @given(st.lists(calls() | st.integers(1, 3), min_size=1, max_size=40), calls())
 def test_seconds_before_a_new_call(steps: Sequence[Call | int], new: Call):
     """The oracle inserts the call, and sums the calls that run before it."""
-    order = FairOrder[Call]()
+    order = FairQueue[Call]()
     for step in steps:
         if isinstance(step, Call):
             order.insert(step)
@@ -228,7 +228,7 @@ def test_seconds_before_a_new_call(steps: Sequence[Call | int], new: Call):
 
 
 def test_empty_lanes_are_dropped():
-    order = FairOrder[Call]()
+    order = FairQueue[Call]()
     for number in range(1000):
         order.insert(Call(number, A, 0.01))
         order.insert(Call(number, Tenant(f"visitor-{number}"), 0.01))
