@@ -139,7 +139,7 @@ class Settings(BaseSettings):
     """Largest body of a request or an answer. A larger request is refused before it is read."""
 
     max_json_bytes: PositiveInt = 16 * 2**20
-    """Largest JSON body. Parsing takes up to 32 times its size in memory."""
+    """Largest JSON body. Parsing takes up to 54 times its size in memory."""
 
     memory_budget_bytes: PositiveInt | None = None
     """Memory that all requests together may take; a request beyond it is refused with 503. If

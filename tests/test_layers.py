@@ -26,7 +26,7 @@ service.server.asgi_cycle service.server.connection_limits service.server.accept
 service.server.intake
 service.server.connection_deadlines
 service.server.connection_draining service.server.unix_socket service.server.warm_up
-service.server.half_close service.server.discard
+service.server.half_close service.server.discard service.server.idle_trim
 service.faults
 service.oip.grpc
 service.planned

@@ -1,5 +1,6 @@
 """Admission control: each request is charged for its memory before its body is read."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from service.access.tenant import ANONYMOUS, Tenant
@@ -19,6 +20,8 @@ class Admission:
     charged_bytes: int = 0
     _bytes_of_tenants: dict[str, int] = field(default_factory=dict, init=False)
     """Charged bytes of each tenant, by name; `ANONYMOUS` has no entry."""
+    on_charge: Callable[[], None] | None = field(default=None, init=False, compare=False)
+    """Called at the next charge, once."""
 
     def charge(self, num_bytes: int, held_bytes: int = 0, tenant: Tenant = ANONYMOUS) -> None:
         """Charge a request that already holds `held_bytes` for `num_bytes` more.
@@ -34,6 +37,9 @@ class Admission:
         if tenant is not ANONYMOUS:
             self._charge_tenant(tenant, num_bytes, held_bytes)
         self.charged_bytes = charged + num_bytes
+        if self.on_charge is not None:
+            on_charge, self.on_charge = self.on_charge, None
+            on_charge()
 
     def release(self, num_bytes: int, tenant: Tenant = ANONYMOUS) -> None:
         """Return charged bytes to the budget."""
