@@ -11,6 +11,13 @@ MAX_OF_FREE = 2
 and Hahne, 1998). One greedy tenant gets two thirds of the budget; n greedy tenants get equal parts,
 and half of a part stays free. Without keys a client may use the whole budget."""
 
+SMALL_BYTES = 2**20
+"""Largest charge of a small request."""
+
+RESERVED_PART = 8
+"""One part in so many of the budget is reserved for small requests: a few large answers that
+clients read slowly must not stop all others."""
+
 
 @dataclass(slots=True)
 class Admission:
@@ -18,22 +25,30 @@ class Admission:
 
     max_bytes: int
     charged_bytes: int = 0
+    _max_large_bytes: int = field(init=False, compare=False)
+    """The budget without the reserve for small requests."""
     _bytes_of_tenants: dict[str, int] = field(default_factory=dict, init=False)
     """Charged bytes of each tenant, by name; `ANONYMOUS` has no entry."""
     on_charge: Callable[[], None] | None = field(default=None, init=False, compare=False)
     """Called at the next charge, once."""
 
+    def __post_init__(self) -> None:
+        self._max_large_bytes = self.max_bytes - self.max_bytes // RESERVED_PART
+
     def charge(self, num_bytes: int, held_bytes: int = 0, tenant: Tenant = ANONYMOUS) -> None:
         """Charge a request that already holds `held_bytes` for `num_bytes` more.
 
         Raises:
-            Overloaded: the budget is exceeded, or the part of the tenant. A request is never
-            refused
-                while no other request holds memory: other limits bound its size.
+            Overloaded: the budget is exceeded, or the part of it that large requests may use, or
+                that of the tenant. A request is never refused while no other request holds memory:
+                other limits bound its size.
         """
         charged = self.charged_bytes
-        if charged != held_bytes and charged + num_bytes > self.max_bytes:
-            raise Overloaded(f"requests hold {charged:,} of {self.max_bytes:,} bytes")
+        if charged + num_bytes > self._max_large_bytes and charged != held_bytes:
+            is_small = held_bytes + num_bytes <= SMALL_BYTES
+            max_bytes = self.max_bytes if is_small else self._max_large_bytes
+            if charged + num_bytes > max_bytes:
+                raise Overloaded(f"requests hold {charged:,} of {max_bytes:,} bytes")
         if tenant is not ANONYMOUS:
             self._charge_tenant(tenant, num_bytes, held_bytes)
         self.charged_bytes = charged + num_bytes

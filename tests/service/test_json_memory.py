@@ -26,7 +26,7 @@ def kilobytes(name):
 json_codec.decode(b'{"q": [1]}')
 found = []
 for item in ITEMS:
-    text = ",".join([item] * (2**21 // len(item)))
+    text = ",".join([item] * (2**20 // len(item)))
     body = b'{"q":[%s]}' % text.encode()
     reader, writer = os.pipe()
     # a new process for each: the memory that the allocator keeps would hide what a body takes
