@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from service.access.tenant import ANONYMOUS, Tenant
 from service.errors import Overloaded
+from service.resident_memory import ResidentLimit
 
 MAX_OF_FREE = 2
 """A tenant may hold at most this multiple of the free budget (the dynamic threshold of Choudhury
@@ -82,6 +83,9 @@ class Charge:
     admission: Admission
     tenant: Tenant = ANONYMOUS
     num_bytes: int = field(default=0, init=False)
+    resident_limit: ResidentLimit | None = None
+    """Checked as well where other bytes than the charged ones may take memory."""
+    _expected_bytes: int = field(default=0, init=False)
 
     def __enter__(self) -> "Charge":
         return self
@@ -89,16 +93,36 @@ class Charge:
     def __exit__(self, *_: object) -> None:
         self.release()
 
-    def add(self, num_bytes: int) -> None:
+    def add(self, num_bytes: int, *, is_resident: bool = False) -> None:
         """Charge for `num_bytes` more.
 
+        Args:
+            num_bytes: to charge.
+            is_resident: whether the request holds these bytes already.
+
         Raises:
-            Overloaded: as `Admission.charge`.
+            Overloaded: as `Admission.charge` and `ResidentLimit.expect`.
         """
         self.admission.charge(num_bytes, self.num_bytes, self.tenant)
         self.num_bytes += num_bytes
+        limit = self.resident_limit
+        if limit is None or is_resident or num_bytes <= SMALL_BYTES:
+            return
+        if self.num_bytes < self.admission.charged_bytes:  # a single request is never refused
+            limit.expect(num_bytes)
+        else:
+            limit.expected_bytes += num_bytes
+        self._expected_bytes += num_bytes
+
+    def settle(self) -> None:
+        """Note that the request holds all charged bytes now."""
+        if self.resident_limit is not None:
+            self.resident_limit.expected_bytes -= self._expected_bytes
+            self._expected_bytes = 0
 
     def release(self) -> None:
         """Return all charged bytes to the budget."""
+        if self._expected_bytes:
+            self.settle()
         self.admission.release(self.num_bytes, self.tenant)
         self.num_bytes = 0
