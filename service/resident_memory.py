@@ -5,6 +5,8 @@ import mmap
 from collections.abc import Callable
 from pathlib import Path
 
+from service.errors import Overloaded
+
 SLACK_BYTES = 48 * 2**20
 """Memory allowed beyond the budget: for small objects, and for bytes that arrive between two
 measurements."""
@@ -47,6 +49,8 @@ class ResidentLimit:
         self.trim = trim
         self._allowed_bytes = budget_bytes + SLACK_BYTES
         self._idle_bytes = measure()
+        self.expected_bytes = 0
+        """Memory that calls were granted and may not have taken yet."""
 
     def set_idle(self) -> None:
         """Measure the idle process; called when the warm-up has ended."""
@@ -54,4 +58,21 @@ class ResidentLimit:
 
     def bytes_left(self) -> int:
         """Return the bytes left until the limit; negative above the limit."""
-        return self._idle_bytes + self._allowed_bytes - self._measure()
+        return self._allowed_bytes - self.used_bytes()
+
+    def used_bytes(self) -> int:
+        """Return the bytes beyond those of the idle process, with the expected ones."""
+        return self._measure() - self._idle_bytes + self.expected_bytes
+
+    def expect(self, num_bytes: int) -> None:
+        """Grant memory that a call will take; `expected_bytes` is reduced when it has.
+
+        Raises:
+            Overloaded: fewer bytes are left.
+        """
+        if self.bytes_left() < num_bytes:
+            self.trim()
+            left = self.bytes_left()
+            if left < num_bytes:
+                raise Overloaded(f"{max(0, left):,} bytes of memory are left")
+        self.expected_bytes += num_bytes

@@ -139,7 +139,7 @@ class Settings(BaseSettings):
     """Largest body of a request or an answer. A larger request is refused before it is read."""
 
     max_json_bytes: PositiveInt = 16 * 2**20
-    """Largest JSON body. Parsing takes up to 32 times its size in memory."""
+    """Largest JSON body. Parsing takes up to 54 times its size in memory."""
 
     memory_budget_bytes: PositiveInt | None = None
     """Memory that all requests together may take; a request beyond it is refused with 503. If
@@ -205,14 +205,17 @@ class Settings(BaseSettings):
     """Time that a body may take in addition to the time that `ROPE_MIN_BODY_RATE` allows."""
 
     min_body_rate: PositiveInt = 64 * 2**10
-    """Bytes in a second with which a body must arrive; a slower request is answered with 408."""
+    """Bytes in a second with which a body must arrive; a slower request is answered with 408. Also
+    those with which a client must read an answer that is too large for the buffers of the
+    kernel."""
 
     keep_alive_s: Seconds = 75.0
     """Time without a request after which a connection is closed. Longer than that of the load
     balancer in front, so that it never sends a request into a connection that is being closed."""
 
     write_stall_s: Seconds = 10.0
-    """Time in which a client reads nothing of its answer after which its connection is reset."""
+    """Time in which a client must read as much of a waiting answer as `ROPE_MIN_BODY_RATE` demands;
+    else its connection is reset."""
 
     drain_delay_s: Delay = 5.0
     """Time after SIGTERM in which requests are still accepted, while /readyz answers 503."""

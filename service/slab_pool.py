@@ -91,6 +91,12 @@ class SlabPool:
         else:
             self._count_idle()
 
+    def clear(self) -> None:
+        """Return the idle memory of small slabs to the allocator."""
+        for idle in [*self._idle.values()]:
+            idle.clear()
+        self._count_idle()
+
     def _count_idle(self) -> None:
         self._idle_bytes = sum(size * len(idle) for size, idle in [*self._idle.items()])
 

@@ -27,7 +27,7 @@ service.server.tls_records
 service.server.connection_pacer
 service.server.connection_deadlines
 service.server.connection_draining service.server.unix_socket service.server.warm_up
-service.server.half_close service.server.discard
+service.server.half_close service.server.discard service.server.idle_trim
 service.faults
 service.oip.grpc
 service.planned

@@ -1,14 +1,23 @@
 """Admission control: each request is charged for its memory before its body is read."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from service.access.tenant import ANONYMOUS, Tenant
 from service.errors import Overloaded
+from service.resident_memory import ResidentLimit
 
 MAX_OF_FREE = 2
 """A tenant may hold at most this multiple of the free budget (the dynamic threshold of Choudhury
 and Hahne, 1998). One greedy tenant gets two thirds of the budget; n greedy tenants get equal parts,
 and half of a part stays free. Without keys a client may use the whole budget."""
+
+SMALL_BYTES = 2**20
+"""Largest charge of a small request."""
+
+RESERVED_PART = 8
+"""One part in so many of the budget is reserved for small requests: a few large answers that
+clients read slowly must not stop all others."""
 
 
 @dataclass(slots=True)
@@ -17,23 +26,36 @@ class Admission:
 
     max_bytes: int
     charged_bytes: int = 0
+    _max_large_bytes: int = field(init=False, compare=False)
+    """The budget without the reserve for small requests."""
     _bytes_of_tenants: dict[str, int] = field(default_factory=dict, init=False)
     """Charged bytes of each tenant, by name; `ANONYMOUS` has no entry."""
+    on_charge: Callable[[], None] | None = field(default=None, init=False, compare=False)
+    """Called at the next charge, once."""
+
+    def __post_init__(self) -> None:
+        self._max_large_bytes = self.max_bytes - self.max_bytes // RESERVED_PART
 
     def charge(self, num_bytes: int, held_bytes: int = 0, tenant: Tenant = ANONYMOUS) -> None:
         """Charge a request that already holds `held_bytes` for `num_bytes` more.
 
         Raises:
-            Overloaded: the budget is exceeded, or the part of the tenant. A request is never
-            refused
-                while no other request holds memory: other limits bound its size.
+            Overloaded: the budget is exceeded, or the part of it that large requests may use, or
+                that of the tenant. A request is never refused while no other request holds memory:
+                other limits bound its size.
         """
         charged = self.charged_bytes
-        if charged != held_bytes and charged + num_bytes > self.max_bytes:
-            raise Overloaded(f"requests hold {charged:,} of {self.max_bytes:,} bytes")
+        if charged + num_bytes > self._max_large_bytes and charged != held_bytes:
+            is_small = held_bytes + num_bytes <= SMALL_BYTES
+            max_bytes = self.max_bytes if is_small else self._max_large_bytes
+            if charged + num_bytes > max_bytes:
+                raise Overloaded(f"requests hold {charged:,} of {max_bytes:,} bytes")
         if tenant is not ANONYMOUS:
             self._charge_tenant(tenant, num_bytes, held_bytes)
         self.charged_bytes = charged + num_bytes
+        if self.on_charge is not None:
+            on_charge, self.on_charge = self.on_charge, None
+            on_charge()
 
     def release(self, num_bytes: int, tenant: Tenant = ANONYMOUS) -> None:
         """Return charged bytes to the budget."""
@@ -61,6 +83,9 @@ class Charge:
     admission: Admission
     tenant: Tenant = ANONYMOUS
     num_bytes: int = field(default=0, init=False)
+    resident_limit: ResidentLimit | None = None
+    """Checked as well where other bytes than the charged ones may take memory."""
+    _expected_bytes: int = field(default=0, init=False)
 
     def __enter__(self) -> "Charge":
         return self
@@ -68,16 +93,36 @@ class Charge:
     def __exit__(self, *_: object) -> None:
         self.release()
 
-    def add(self, num_bytes: int) -> None:
+    def add(self, num_bytes: int, *, is_resident: bool = False) -> None:
         """Charge for `num_bytes` more.
 
+        Args:
+            num_bytes: to charge.
+            is_resident: whether the request holds these bytes already.
+
         Raises:
-            Overloaded: as `Admission.charge`.
+            Overloaded: as `Admission.charge` and `ResidentLimit.expect`.
         """
         self.admission.charge(num_bytes, self.num_bytes, self.tenant)
         self.num_bytes += num_bytes
+        limit = self.resident_limit
+        if limit is None or is_resident or num_bytes <= SMALL_BYTES:
+            return
+        if self.num_bytes < self.admission.charged_bytes:  # a single request is never refused
+            limit.expect(num_bytes)
+        else:
+            limit.expected_bytes += num_bytes
+        self._expected_bytes += num_bytes
+
+    def settle(self) -> None:
+        """Note that the request holds all charged bytes now."""
+        if self.resident_limit is not None:
+            self.resident_limit.expected_bytes -= self._expected_bytes
+            self._expected_bytes = 0
 
     def release(self) -> None:
         """Return all charged bytes to the budget."""
+        if self._expected_bytes:
+            self.settle()
         self.admission.release(self.num_bytes, self.tenant)
         self.num_bytes = 0

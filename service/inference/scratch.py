@@ -1,6 +1,6 @@
 """Estimate the temporary memory of a call on a CPU: tables, masks, scores and copies."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from rope_core.calls import table_bytes
 EXACT_FACTOR = 5
 """Bytes for each byte of a float32 table where angles, cos and sin are computed in float64."""
 
-EAGER_SCORES = 2**24
+EAGER_SCORES = 2**20
 """Most scores that the eager backend holds at a time; at least the scores of one query."""
 
 MASKED_ROWS = 512
@@ -58,15 +58,25 @@ def _attend(call: Attend, _num_tokens: int, backend: str | None) -> int:
         positions = call.q_positions, call.k_positions
         is_exact = any(p is not None and p.is_floating_point() for p in positions)
         num_bytes += tables * (EXACT_FACTOR if is_exact else 1)
-    is_half = q.dtype is not torch.float32
+    # sdpa lets eager compute a sequence with NaN or Inf, one after the other
+    eager_bytes = max(_eager_scores(i, j, num_heads, call) for i, j in pairs)
+    eager_bytes += max(4 * j for _, j in pairs) * k.shape[-2] * (head_dim + value_dim) * 2
     if backend == "eager" or call.attention.softcap is not None:
-        num_bytes += max(_eager_scores(i, j, num_heads, call) for i, j in pairs)
-        num_bytes += max(4 * j for _, j in pairs) * k.shape[-2] * (head_dim + value_dim) * 2
-        return num_bytes
+        return num_bytes + eager_bytes
+    return num_bytes + max(eager_bytes, _operator_bytes(call, num_bytes, pairs))
+
+
+def _operator_bytes(call: Attend, copied_bytes: int, pairs: Sequence[tuple[int, int]]) -> int:
+    """Return the bytes that torch's operator needs beside `copied_bytes` of its inputs."""
+    q, k, v = call.q, call.k, call.v
+    head_dim, value_dim = q.shape[-1], v.shape[-1]
+    num_bytes = 0
+    is_half = q.dtype is not torch.float32
     if is_half and (call.out_dtype is torch.float32 or call.sinks is not None):
         num_bytes += 4 * (q.numel() + k.numel() + v.numel() + q.numel() // head_dim * value_dim)
     if value_dim != head_dim:
-        num_bytes = num_bytes * max(head_dim, value_dim) // min(head_dim, value_dim)
+        widest, narrowest = max(head_dim, value_dim), min(head_dim, value_dim)
+        num_bytes = (copied_bytes + num_bytes) * widest // narrowest - copied_bytes
     if not _is_unmasked(call):
         num_bytes += max(min(MASKED_ROWS, i) * j for i, j in pairs) * MASK_BYTES
         num_bytes += q.nbytes // head_dim * value_dim  # parts of the output, before they are joined

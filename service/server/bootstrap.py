@@ -38,6 +38,8 @@ from service.memory_blocks import Region
 from service.observability import logs
 from service.observability.metrics import Metrics
 from service.oip.state import OipState
+from service.resident_memory import trim
+from service.server.idle_trim import IdleTrim
 from service.server.warm_up import warm_up
 from service.settings import Settings, parse_shapes
 from service.slab_pool import SlabPool
@@ -145,7 +147,12 @@ async def lifespan(oip_state: OipState, device_threads: ThreadPoolExecutor) -> A
         with suppress(RuntimeError):  # the loop has ended
             loop.call_soon_threadsafe(service.batcher.restart_watchdog)
 
+    def free_idle_memory() -> None:
+        service.slab_pool.clear()
+        trim()
+
     service.builder.on_progress = restart_watchdog
+    IdleTrim(service.admission, free_idle_memory)
     warming_up = asyncio.create_task(_warm_up(service, oip_state.lifecycle, device_threads))
     try:
         with torch.inference_mode():  # for everything on this thread

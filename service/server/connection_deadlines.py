@@ -36,11 +36,11 @@ class Timeouts:
     body_s: float = 5.0
     """From a header to the end of the body, in addition to the time that `min_body_rate` allows."""
     min_body_rate: float = 64 * 2**10
-    """Bytes of a body in a second."""
+    """Bytes in a second: of a body, and of an answer that waits until the client reads."""
     keep_alive_s: float = 75.0
     """From an answer to the next request."""
     write_stall_s: float = 10.0
-    """While the client reads nothing of an answer."""
+    """In this time a client must read what `min_body_rate` demands of an answer that waits."""
 
 
 class Phase(Enum):
@@ -182,7 +182,7 @@ class Watch:
 
     __slots__ = (
         *("_clock", "_connection", "_deadlines", "_idle_since", "is_used", "_look_at", "_tick"),
-        *("_transport", "_unread", "_unread_since"),
+        *("_transport", "_unread", "_unread_since", "_resumed_unread"),
     )
 
     def __init__(
@@ -198,7 +198,11 @@ class Watch:
         self.is_used = False
         """Whether a request was answered."""
         self._unread: int | None = None
-        """Bytes that the client had not read at the last look; None: nothing waits to be sent."""
+        """Bytes that the client had not read at `_unread_since`, and those that were added later;
+        None: nothing waits to be sent."""
+        self._resumed_unread: int | None = None
+        """Bytes that the client had not read when writing was resumed; None while writing is
+        paused."""
         self._unread_since = self._idle_since = deadlines.time()
 
     def idle(self) -> Pending:
@@ -229,12 +233,18 @@ class Watch:
 
     def pause_writing(self) -> None:
         """Note that a part of an answer waits until the client reads."""
-        self._unread, self._unread_since = self._num_unread(), self._deadlines.time()
-        self._look_by(self._unread_since + self._look_s)
+        num_unread, now = self._num_unread(), self._deadlines.time()
+        if self._unread is None:
+            self._unread, self._unread_since = num_unread, now
+        elif self._resumed_unread is not None:
+            self._unread += num_unread - self._resumed_unread
+        self._resumed_unread = None
+        self._look_by(now + self._look_s)
 
     def resume_writing(self) -> None:
-        """Note that the client reads."""
-        self._unread = None
+        """Note that the client reads, and that more of the answer may be written."""
+        if self._unread is not None:
+            self._resumed_unread = self._num_unread()
 
     def stop(self) -> None:
         """Forget the connection: it is closed."""
@@ -284,14 +294,15 @@ class Watch:
         self._transport.abort()
 
     def _is_stalled(self, now: float) -> bool:
-        """Return whether an answer waits and the client has read nothing for too long."""
+        """Return whether an answer waits and the client has read too little for too long."""
         if not self._transport.get_write_buffer_size():
             self._unread = None
             return False
-        num_unread = self._num_unread()
-        if self._unread is None or num_unread < self._unread:
+        timeouts, num_unread = self._deadlines.timeouts, self._num_unread()
+        min_read = timeouts.write_stall_s * timeouts.min_body_rate
+        if self._unread is None or num_unread <= self._unread - min_read:
             self._unread, self._unread_since = num_unread, now
-        if now - self._unread_since >= self._deadlines.timeouts.write_stall_s:
+        if now - self._unread_since >= timeouts.write_stall_s:
             return True
         self._look_by(now + self._look_s)
         return False

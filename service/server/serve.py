@@ -59,12 +59,13 @@ def serve(settings: Settings, driver: Driver | None = None) -> None:
     logs.output.on_drop = service.metrics.log_lines_dropped.inc
     oip_state = OipState(service, lifecycle)
     app = build_app(oip_state, device_threads)
+    limit = ResidentLimit(service.admission.max_bytes)
     grpc = GrpcServer(
         settings,
         lifecycle,
-        grpc_methods(oip_state),
+        grpc_methods(oip_state, limit),
         service.metrics,
-        ResidentLimit(service.admission.max_bytes),
+        limit,
         service.gate,
         certificates,
     )

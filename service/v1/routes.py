@@ -45,7 +45,7 @@ class Route:
                 message, as_base64 = await handler.to_thread(deadline, codec.decode, body)
             else:
                 message, as_base64 = codec.decode(body)
-            memory_factor = response_codec.memory_factor
+            memory_factor = response_codec.answer_memory_factor
             serving = handler.infer(self._endpoint, message, context, memory_factor)
             del body, message  # the tensors are freed when the call has run
             served = await serving

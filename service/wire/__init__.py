@@ -30,6 +30,10 @@ class Codec(Protocol):
         """Most bytes of memory that decoding takes for each byte of a body."""
 
     @property
+    def answer_memory_factor(self) -> int:
+        """Most bytes of memory for each byte of an answer's tensors, while it is encoded."""
+
+    @property
     def inline_limit_bytes(self) -> int:
         """Longest body that is decoded or encoded on the event loop, and not in a thread."""
 

@@ -26,7 +26,8 @@ from service.wire.message import MAX_TENSORS, Buffer, Decoded, Message, Paramete
 from service.wire.typed_json import Document, NotTyped, Numbers
 
 media_type = "application/json"
-memory_factor = 32  # measured on lists of empty lists; lists of one list, 8 deep, take 45
+memory_factor = 54  # measured on lists nested 1,000 deep; lists of empty lists take 34
+answer_memory_factor = 32
 inline_limit_bytes = 256 * 2**10
 
 _INT64_NAMES = frozenset(

@@ -18,6 +18,7 @@ from service.wire.message import MAX_TENSORS, Buffer, Decoded, Message, Paramete
 
 media_type = "application/x-safetensors"
 memory_factor = 1
+answer_memory_factor = 1
 inline_limit_bytes = 2**62
 
 MAX_HEADER_BYTES = 2**20

@@ -51,6 +51,18 @@ def attends(dtype: torch.dtype) -> Iterator[tuple[str, Call, str | None]]:
         yield "wide values", Attend(q, q, wide, ROPE, causal), backend
         yield "log-sum-exp", Attend(q, q, q, ROPE, causal, return_lse=True), backend
         yield "float32", Attend(q, q, q, ROPE, causal, out_dtype=torch.float32), backend
+        nan = q.clone()
+        nan[0, 0, 0, 0] = torch.nan
+        yield "NaN in q", Attend(nan, q, q, ROPE, causal), backend
+        yield "NaN in v", Attend(q, q, nan, ROPE, causal), backend
+        yield "NaN and a mask", Attend(nan, q, nan, ROPE, mask=mask), backend
+        one_mask = torch.zeros(1, 2, 1024, 1024)
+        yield "NaN and a mask of each head", Attend(nan, q, nan, ROPE, mask=one_mask), backend
+        yield (
+            "NaN in sequences",
+            Attend(nan[0], q[0], nan[0], ROPE, causal, None, None, lengths, lengths),
+            backend,
+        )
         positions = FRACTIONS[:1024]
         yield "fractions", Attend(q, q, q, ROPE, causal, positions, positions), backend
         packed = Attend(q[0], q[0], q[0], ROPE, causal, None, None, lengths, lengths)

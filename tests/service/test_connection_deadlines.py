@@ -216,12 +216,29 @@ def test_a_client_that_reads_slowly_gets_its_answer(clock, connection):
             transport.socket.send(bytes(2**10))
     transport.waiting = 10**6
     connection.watch.pause_writing()
-    for _ in range(10):
+    for _ in range(6):
         clock.advance(7)
-        assert len(transport.peer.recv(2**12)) == 2**12
+        assert len(transport.peer.recv(10 * 2**10)) == 10 * 2**10
     assert connection.events == []
     clock.advance(20)
     assert connection.events == ["reset"]
+
+
+@pytest.mark.parametrize("rate", [900, 1200])
+def test_a_client_must_read_at_the_lowest_rate(clock, connection, rate):
+    """Also while new parts of the answer are written, one by one, as the client reads."""
+    connection.waits = None
+    transport = connection.transport
+    transport.waiting = 5000
+    connection.watch.pause_writing()
+    for i in range(40):
+        clock.advance(1)
+        transport.waiting -= rate
+        if i % 3 == 2:
+            connection.watch.resume_writing()
+            transport.waiting += 3 * rate
+            connection.watch.pause_writing()
+    assert ("reset" in connection.events) == (rate < TIMEOUTS.min_body_rate)
 
 
 def test_an_answer_behind_the_last_request_is_reset(clock, connection):

@@ -171,4 +171,6 @@ async def test_an_answer_that_needs_no_device_has_the_same_limit_and_is_charged(
     assert served.completed is None
     assert handler.admission.charged_bytes == served.num_bytes == 8 * 2**14
     with pytest.raises(TooLarge, match="an answer in JSON"):
-        await handler.infer(POSITIONS, Message({}, params), context, json_codec.memory_factor)
+        await handler.infer(
+            POSITIONS, Message({}, params), context, json_codec.answer_memory_factor
+        )

@@ -8,7 +8,7 @@ import threading
 import pytest
 import torch
 
-from service.batching.admission import Admission, Charge
+from service.batching.admission import SMALL_BYTES, Admission, Charge
 from service.buffer_pool import BufferPool
 from service.device.cgroup import memory_bytes, num_cpus
 from service.errors import Overloaded
@@ -228,3 +228,19 @@ def test_memory_follows_the_limit_of_the_cgroup(tmp_path, name):
     assert memory_bytes(tmp_path) == 2**20
     (tmp_path / name).write_text("max\n")
     assert memory_bytes(tmp_path) == unlimited
+
+
+def test_large_requests_leave_an_eighth_of_the_budget_to_small_ones():
+    """Clients that read large answers slowly do not stop small requests."""
+    admission = Admission(max_bytes=64 * SMALL_BYTES)
+    large = [Charge(admission) for _ in range(4)]
+    for charge in large[:3]:
+        charge.add(16 * SMALL_BYTES)
+    large[3].add(SMALL_BYTES)  # a request is judged by all that it holds
+    with pytest.raises(Overloaded, match="of 58,720,256"):
+        large[3].add(7 * SMALL_BYTES + 1)
+    large[3].add(7 * SMALL_BYTES)
+    for _ in range(8):
+        Charge(admission).add(SMALL_BYTES)
+    with pytest.raises(Overloaded, match="of 67,108,864"):
+        Charge(admission).add(1)

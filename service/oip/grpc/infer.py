@@ -21,6 +21,7 @@ from service.oip.infer.params import EMPTY_FINAL_RESPONSE
 from service.oip.infer.plan import InferRequest
 from service.oip.infer.run import INLINE_WRITE_BYTES, run_model
 from service.oip.state import OipState
+from service.resident_memory import ResidentLimit
 from service.wire import Buffer
 
 MEMORY_FACTOR = 34
@@ -40,10 +41,19 @@ Join = Callable[[list[Buffer]], bytes]
 
 
 class InferMethods:
-    """Answers the methods that infer."""
+    """Answers the methods that infer.
 
-    def __init__(self, oip_state: OipState) -> None:
+    Messages that are being received, or were received and are not charged yet, take memory beyond
+    that of the charged requests. So a large answer is begun only if there is memory for it.
+
+    Args:
+        oip_state: what all methods share.
+        limit: limit of the resident memory; None: large answers are only charged.
+    """
+
+    def __init__(self, oip_state: OipState, limit: ResidentLimit | None = None) -> None:
         self._oip_state = oip_state
+        self._limit = limit
         self._handler = oip_state.handler
         self._planned = PlannedInfer(oip_state)
 
@@ -128,12 +138,13 @@ class InferMethods:
     def _context(self, rpc: Rpc) -> RequestContext:
         """Return the context of a request that has just arrived."""
         deadline = self._handler.deadline(rpc.time_remaining())
-        charge = Charge(self._handler.admission, rpc.tenant)
+        charge = Charge(self._handler.admission, rpc.tenant, resident_limit=self._limit)
         return RequestContext(deadline, charge, answer_copies=ANSWER_COPIES, tenant=rpc.tenant)
 
     async def _parse(self, context: RequestContext, body: bytes) -> codec.ParsedRequest:
         split = split_request(body)
-        context.charge.add(len(split.header) * MEMORY_FACTOR + sum(map(len, split.raw)))
+        context.charge.add(sum(map(len, split.raw)), is_resident=True)
+        context.charge.add(len(split.header) * MEMORY_FACTOR)
         if len(split.header) > INLINE_PARAMS_BYTES:
             return await self._handler.to_thread(context.deadline, codec.parse, split)
         return codec.parse(split)
@@ -161,6 +172,7 @@ class InferMethods:
 
             is_long = served.num_bytes > INLINE_WRITE_BYTES
             response = await handler.to_thread(None, write) if is_long else write()
+            context.charge.settle()
             statistics.add_success(served.completed, started, write_started)
         return response
 

@@ -28,6 +28,9 @@ receives in pieces of all sizes, and the allocator would keep their memory."""
 MAX_BYTES_PER_S = 4 * 2**30
 """Highest rate at which the thread of the core can receive."""
 
+MESSAGE_COPIES = 2
+"""Copies that grpcio makes of a message when it is complete, one message at a time."""
+
 Finish = Callable[[ServiceError], None]
 """Ends a refused RPC; called on the event loop."""
 
@@ -109,10 +112,10 @@ class ReceiveMonitor:
             self._trim_at = None
             self._limit.trim()
         if overdue:
-            bytes_left = self._limit.bytes_left()
+            bytes_left = self._bytes_left(len(overdue))
             if bytes_left < 0:
                 self._limit.trim()
-                bytes_left = self._limit.bytes_left()
+                bytes_left = self._bytes_left(len(overdue))
             self._next_check = now + min(
                 max(OVERDUE_S, bytes_left / MAX_BYTES_PER_S), MAX_INTERVAL_S
             )
@@ -125,6 +128,12 @@ class ReceiveMonitor:
             for rpc, failure in refused
             if (finish := self._rpcs.pop(rpc, None)) is not None
         ]
+
+    def _bytes_left(self, num_messages: int) -> int:
+        """Return the bytes left, without those for the copies of one message."""
+        limit = self._limit
+        copied_bytes = MESSAGE_COPIES * max(0, limit.used_bytes()) // num_messages
+        return limit.bytes_left() - copied_bytes
 
     def _timeout_s(self, rpc: Rpc) -> float:
         if rpc.is_stream:

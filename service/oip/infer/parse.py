@@ -92,7 +92,7 @@ class RequestParser:
         plan = InferPlan(
             planned,
             queue_s,
-            json_codec.memory_factor if in_text else 1,
+            json_codec.answer_memory_factor if in_text else 1,
             all(output.binary for output in planned.values()),
             region_bytes,
         )

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from service.batching.admission import Admission, Charge
 from service.errors import Overloaded, TimedOut
 from service.lifecycle import Lifecycle
 from service.oip.grpc.receive_monitor import (
@@ -159,3 +160,31 @@ async def test_a_refused_client_gets_its_status_at_once():
             call.cancel()
         forever.set()
         await asyncio.gather(*codes, return_exceptions=True)
+
+
+def test_memory_is_left_for_the_copies_of_a_complete_message(case):
+    rpcs = [case.begin() for _ in range(4)]
+    case.memory.num_bytes = (BUDGET + SLACK_BYTES) * 2 // 3 - MIB  # a quarter of it twice fits
+    assert case.refused_after(2 * OVERDUE_S) == []
+    case.memory.num_bytes += 2 * MIB
+    assert case.refused_after(1) == rpcs[1:]
+
+
+def test_memory_of_answers_is_expected_until_they_are_written(case):
+    """Messages and answers share the resident memory, whichever comes first."""
+    limit = case.memory.limit
+    admission = Admission(BUDGET)
+    first, second = (Charge(admission, resident_limit=limit) for _ in range(2))
+    first.add(30 * MIB, is_resident=True)
+    second.add(30 * MIB, is_resident=True)
+    case.memory.num_bytes = BUDGET + SLACK_BYTES - 30 * MIB  # other messages arrive
+    with pytest.raises(Overloaded):
+        first.add(30 * MIB + 1)
+    first.release()
+    case.memory.num_bytes -= 30 * MIB
+    second.add(40 * MIB)
+    assert limit.bytes_left() == 20 * MIB
+    second.settle()
+    assert limit.bytes_left() == 60 * MIB
+    second.release()
+    assert (limit.expected_bytes, admission.charged_bytes) == (0, 0)
