@@ -22,8 +22,15 @@ ROWS = [
     wrong("A01", attend(Q, [1, 1, 1, 4], Q)),
     wrong("A02", attend(Q, [1, 2, 1, 2])),
     wrong("A03", attend([1, 2, 3, 4], [1, 2, 2, 4])),
-    # a query that sees no key has the output 0, as with a mask
-    Row("A04", attend(Q, [1, 0, 1, 4]), 200),
+    wrong("A04", attend(Q, [1, 0, 1, 4])),
+    Row("A04 no queries", attend([1, 0, 1, 4], [1, 0, 1, 4]), 200),
+    wrong("A04 packed", attend([2, 1, 4], [0, 1, 4], cu_seqlens_q=[0, 2], cu_seqlens_k=[0, 0])),
+    # in a pack, a query that sees no key has the output 0, as with a mask
+    Row(
+        "A04 one of two",
+        attend([2, 1, 4], [1, 1, 4], cu_seqlens_q=[0, 1, 2], cu_seqlens_k=[0, 1, 1]),
+        200,
+    ),
     wrong("A05", attend(Q, [1, 2, 0, 4])),
     wrong("A06", attend(Q, Q, causal="yes"), "config"),
     wrong("A06 window", attend(Q, Q, window=2**64), "config"),
