@@ -62,6 +62,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 COPY --from=wheel /wheel /wheel
 RUN /opt/pip/bin/pip --python /opt/rope/bin/python install --no-deps /wheel/*.whl \
     && /opt/pip/bin/pip --python /opt/rope/bin/python check
+COPY deploy/health_check.py /opt/rope/
 
 # SBOM: the packages of the image, as a CycloneDX document.
 FROM service AS sbom
@@ -104,11 +105,8 @@ ENV PATH=/opt/rope/bin:$PATH \
     ROPE_GRPC_PORT=8001
 USER 10001:0
 EXPOSE 8000 8001
-# /readyz, not /healthz: healthy means ready for traffic. A service whose warm-up failed stays alive
-# and never becomes healthy; a drain ends before it counts as unhealthy. No urllib, which would use a
-# proxy of the environment.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=120s --retries=3 \
-    CMD ["python", "-c", "import http.client, os, sys; c = http.client.HTTPConnection('localhost', int(os.environ['ROPE_HTTP_PORT']), timeout=4); c.request('GET', '/readyz'); sys.exit(c.getresponse().status != 200)"]
+    CMD ["python", "/opt/rope/health_check.py"]
 ENTRYPOINT ["rope-service", "serve"]
 
 ARG VERSION=0.0.0

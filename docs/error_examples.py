@@ -95,7 +95,6 @@ ROWS: tuple[Row, ...] = (
         "Send one JSON object, or a safetensors file, and a Content-Length that fits.",
         (
             Example(_ROTATE, b'{"q": '),
-            Example(_ROTATE, [1]),
             Example(_ROTATE, b"12345678", {"content-type": "application/x-safetensors"}),
             Example(_INFER, b"{"),
             Example(_INFER, {"inputs": {}}),
@@ -206,6 +205,7 @@ ROWS: tuple[Row, ...] = (
             Example(_ROTATE, {"q": [[1.0], [1.0, 2.0]]}),
             Example(_ROTATE, {"q": {"shape": [2], "dtype": "float32", "data": [1.0]}}),
             Example(_ROTATE, {"q": {"shape": [1], "dtype": "float8", "data": [1.0]}}),
+            Example(_ROTATE, [1]),
             Example(_ROTATE, {"q": ["one"]}),
             Example(_INFER, {"inputs": [_X | {"shape": [1, 1, 1, 6]}]}),
             Example(_INFER, {"inputs": [_X | {"datatype": "FLOAT"}]}),

@@ -165,8 +165,9 @@ class Settings(BaseSettings):
     max_batch_bytes: PositiveInt | None = None
     """Most bytes of tensors of one run of the device. If unset: 1 MiB on a CPU, 64 MiB on a GPU."""
 
-    max_call_s: Seconds = 60.0
-    """Longest estimated compute time of a call; a longer call is answered with 413."""
+    max_call_s: Seconds = 5.0
+    """Longest estimated compute time of a call; a longer call is answered with 413 at once.
+    On a CPU all other calls wait while a call runs."""
 
     device_stuck_s: Seconds = 30.0
     """Time without progress after which the process gives up a GPU and ends; at least ten times the

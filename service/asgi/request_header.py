@@ -151,6 +151,8 @@ class HeaderParser:
         except (httptools.HttpParserError, UnicodeDecodeError, AttributeError):
             raise BadRequest("the target is not a valid path") from None
         host = self._host(version)
+        if url.host is not None and self.target.split(b"/", 3)[2].lower() != host.lower():
+            raise BadRequest("Host must be the host of the target")  # RFC 9112, 3.2.2
         self._check_single_fields()
         return RequestHeader(
             method,

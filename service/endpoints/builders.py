@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rope_core import Attend, Call, ConfigError, CosSin, Merge, Rotate, Shift
+from rope_core import Attend, Call, ConfigError, CosSin, Merge, Rotate, ShapeError, Shift
+from rope_core.config import MAX_HEAD_DIM
 from service.endpoints.params import (
     AttentionParams,
     CosSinParams,
@@ -14,9 +15,10 @@ from service.endpoints.params import (
     RotateParams,
     ShiftParams,
 )
+from service.endpoints.rope_params import Rope
 from service.endpoints.rope_resolver import ResolvedRope, RopeResolver
 from service.endpoints.token_index import token_index
-from service.errors import ConflictingTensors, MissingTensor
+from service.errors import ConflictingTensors, MissingTensor, TooLarge
 
 Tensors = Mapping[str, Tensor]
 
@@ -85,12 +87,16 @@ def build_attend(tensors: Tensors, params: AttentionParams, resolver: RopeResolv
         k_index=k_index,
         out_dtype=torch.float32 if params.out_dtype else None,
     )
+    if call.q.numel() and not call.k.numel():
+        raise ShapeError("k", "of at least one token, as q has tokens", list(call.k.shape))
     return PreparedCall(call, _warnings(resolved, q_positions, k_positions), params.backend)
 
 
 def build_cos_sin(tensors: Tensors, params: CosSinParams, resolver: RopeResolver) -> PreparedCall:
     """Build the table of cosines and sines of `positions`."""
     positions = tensors["positions"]
+    if isinstance(params.rope, Rope):
+        _check_width(params.rope)
     num_axes = len(positions) if positions.ndim > 1 else 1
     resolved = resolver.resolve(params.rope, None, num_axes)
     call = CosSin(positions, resolved.rope, tensors.get("frequencies"))
@@ -113,6 +119,18 @@ def build_shift(tensors: Tensors, params: ShiftParams, resolver: RopeResolver) -
 def build_merge(tensors: Tensors, params: MergeParams, resolver: RopeResolver) -> PreparedCall:
     """Build the merge of attention over parts of the keys."""
     return PreparedCall(Merge(tensors["out"], tensors["lse"]), backend=params.backend)
+
+
+def _check_width(rope: Rope) -> None:
+    """Check the size of a table, which no tensor of the request limits.
+
+    Raises:
+        TooLarge: the heads are too wide.
+    """
+    for name in ("head_dim", "rotary_dim"):
+        width = getattr(rope, name)
+        if width is not None and width > MAX_HEAD_DIM:
+            raise TooLarge(f"rope.{name}", MAX_HEAD_DIM, f"{width:,}")
 
 
 def _of_q_and_k(

@@ -97,6 +97,9 @@ class Endpoint(Generic[P]):
             raise UnknownName("tensor", name, [*self.required, *self.optional])
         num_bytes = len(message.params.key)
         if num_bytes > MAX_PARAMS_BYTES:
+            names = self.params.model_fields
+            if unknown := message.params.values.keys() - names.keys():
+                raise UnknownName("parameter", min(unknown), list(names))
             raise TooLarge("parameters, in bytes,", MAX_PARAMS_BYTES, f"{num_bytes:,}")
         parse = _parse_params if num_bytes > INLINE_PARAMS_BYTES else _parse_params_cached
         return self.build(tensors, parse(self.params, message.params), resolver)

@@ -15,14 +15,11 @@ from service.batching.packing import PACK_KEYS, PACKERS, DeviceBatch, SingleCall
 from service.batching.run import Run
 from service.device import Device
 from service.errors import DeviceFull, TooLarge
+from service.inference.attention_cost import attention_flops
 from service.inference.scratch import SCRATCH_BYTES
 
 SECONDS_PER_SEQUENCE = 50e-6
 """Fixed time of each sequence of a call."""
-
-OVERHEAD_FLOPS = 64
-"""Operations of each score beside the two products: exponential, mask, soft-cap."""
-
 
 LONG_CALL_S = 1.0
 """A call of more estimated time is not begun if its client does not wait so long."""
@@ -113,13 +110,14 @@ class Engine:
             TooLarge: the call is estimated to take longer than `max_call_s`, or `timeout_s`.
         """
         capabilities = self.device.capabilities
+        on_host = self.device.scratch is not None  # computes in memory of the host
         num_bytes = answer_bytes = call.num_bytes
         seconds = num_bytes / capabilities.bytes_per_s
         if isinstance(call, Attend):
             rows = call.q.numel() // call.q.shape[-1]
             answer_bytes = rows * call.v.shape[-1] * (call.out_dtype or call.q.dtype).itemsize
             answer_bytes += rows * 4 * call.return_lse
-            seconds += _flops(call) / capabilities.flops_per_s
+            seconds += attention_flops(call, on_host, backend) / capabilities.flops_per_s
             seconds += call.num_sequences * SECONDS_PER_SEQUENCE
         elif isinstance(call, Merge):
             answer_bytes //= len(call.out)
@@ -139,7 +137,7 @@ class Engine:
             batch = type(call).__name__
         key = batch, backend
         num_tokens, scratch_bytes = call.num_tokens, 0
-        if self.device.scratch is not None:  # computes in memory of the host
+        if on_host:
             scratch_bytes = SCRATCH_BYTES[type(call)](call, num_tokens, backend)
         kind = type(call), math.frexp(seconds)[1] // 2  # the operation, and the time by powers of 4
         return Job(
@@ -211,26 +209,6 @@ class Engine:
                 return rope_core.cos_sin(call)
             case Merge():
                 return rope_core.merge(call, backend)
-
-
-def _flops(call: Attend) -> float:
-    """Return the approximate number of operations of the scores and weighted sums.
-
-    Scores that `causal` hides are not counted, as no backend computes many of them.
-    """
-    num_rows = len(call.q) if call.q.ndim == 4 else 1
-    lengths = call.lengths or ((call.q.shape[-3],) * num_rows, (call.k.shape[-3],) * num_rows)
-    pairs = sum(_pairs(q, k, call.attention.causal) for q, k in zip(*lengths, strict=True))
-    flops_per_pair = 2.0 * (call.q.shape[-1] + call.v.shape[-1]) + OVERHEAD_FLOPS
-    return pairs * call.q.shape[-2] * flops_per_pair
-
-
-def _pairs(num_queries: int, num_keys: int, causal: bool) -> float:
-    """Return how many keys the queries of a sequence see, together."""
-    if not causal:
-        return num_queries * num_keys
-    num_queries = min(num_queries, num_keys)  # those before the first key see none
-    return num_queries * (num_keys - num_queries / 2)
 
 
 def _means_no_memory(failure: Exception) -> bool:

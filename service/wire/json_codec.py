@@ -50,18 +50,20 @@ def decode(body: Buffer) -> Decoded:
     """Read a body.
 
     Raises:
-        BadMessage: the body is not a JSON object, has too many tensors or is nested too deep.
-        BadTensor: a list or an object with `data` is not a tensor.
+        BadMessage: the body is not valid JSON, has too many tensors or is nested too deep.
+        BadTensor: the body is not an object, or a list or an object with `data` is not a tensor.
     """
     if decoded := typed_json.read(body, _decode_typed):
         return decoded
     try:
-        members = orjson.loads(body)
+        document = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise BadMessage(f"the body is not valid JSON: {error}") from None
-    if not isinstance(members, dict):
-        raise BadMessage("the body must be a JSON object")
-    return _parse(members)
+    try:
+        return _parse(document)
+    except BadTensor:
+        _check_depth(document)
+        raise
 
 
 def encode(message: Message, as_base64: bool = False) -> list[Buffer]:
@@ -88,7 +90,9 @@ def _decode_typed(document: Document) -> Decoded:
     return _parse(members)
 
 
-def _parse(members: dict[str, Any]) -> Decoded:
+def _parse(members: object) -> Decoded:
+    if not isinstance(members, dict):
+        raise BadTensor("the body", "a JSON object", type(members).__name__)
     tensors: dict[str, Tensor] = {}
     params: dict[str, object] = {}
     as_base64 = False
@@ -109,6 +113,18 @@ def _parse(members: dict[str, Any]) -> Decoded:
     except orjson.JSONEncodeError:
         raise BadMessage("parameters are nested too deep") from None
     return Decoded(Message(tensors, Parameters(params, key)), as_base64)
+
+
+def _check_depth(document: object) -> None:
+    """Check that a document is not nested too deep.
+
+    Raises:
+        BadMessage: `orjson` does not write what is nested so deep.
+    """
+    try:
+        orjson.dumps(document)
+    except orjson.JSONEncodeError:
+        raise BadMessage("the body is nested too deep") from None
 
 
 def _parse_nested(name: str, nested: list[Any] | Numbers | float) -> Tensor:

@@ -15,6 +15,7 @@ from tests.conftest import Serve
 def attacked(serve: Serve) -> Iterator[WatchedService]:
     limits = {"ROPE_MAX_JSON_BYTES": MAX_JSON_BYTES, "ROPE_MAX_BODY_BYTES": 4 * MAX_JSON_BYTES}
     variables = {name: str(value) for name, value in limits.items()}
+    variables["ROPE_THREADS"] = "2"  # estimates of time depend on it
     with serve(**variables) as started, ExitStack() as clients:
         yield WatchedService(started, clients)
     check_log(serve.last_log())

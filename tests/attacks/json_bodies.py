@@ -1,16 +1,35 @@
 """Section J: JSON that is malformed, deeply nested, long, or of the wrong type."""
 
-from tests.attacks.requests import INFER, MAX_JSON_BYTES, ROTATE, Row, post, post_json, tensor
+import json
+
+from tests.attacks.requests import (
+    INFER,
+    MAX_JSON_BYTES,
+    ROTATE,
+    SAFETENSORS,
+    Row,
+    entry,
+    post,
+    post_json,
+    safetensors,
+    send,
+    tensor,
+)
 
 
 def broken(id_: str, text: bytes) -> Row:
-    """Return a row whose body is not a JSON object."""
+    """Return a row whose body is not valid JSON, or is nested too deep."""
     return Row(id_, post(text), 400, "bad_message")
 
 
 def wrong(id_: str, value: object, code: str = "shape") -> Row:
-    """Return a row whose body is a JSON object, but not a valid call."""
+    """Return a row whose body is valid JSON, but not a valid call."""
     return Row(id_, post_json(value), 422, code)
+
+
+def deep(depth: int) -> bytes:
+    """Return lists, one within the other."""
+    return b"[" * depth + b"]" * depth
 
 
 def wide(text: bytes, piece: bytes, end: bytes) -> bytes:
@@ -22,9 +41,15 @@ def wide(text: bytes, piece: bytes, end: bytes) -> bytes:
 ROWS = [
     broken("J01", b""),
     broken("J01 blank", b" \r\n"),
-    broken("J02", b"null"),
-    broken("J03", b"[]"),
-    broken("J04", b'"q"'),
+    wrong("J02", None),
+    wrong("J03", []),
+    wrong("J03 of objects", [{}]),
+    wrong("J04", "q"),
+    wrong("J04 number", 1.5),
+    *(
+        Row(f"{id_} infer", post_json(value, path=INFER), 400)
+        for id_, value in (("J02", None), ("J03", []), ("J04", "q"))
+    ),
     broken("J05", ROTATE[:20]),
     broken("J06", ROTATE[:-1] + b",}"),
     broken("J07", ROTATE + b"garbage"),
@@ -35,8 +60,15 @@ ROWS = [
     broken("J09 value", b'{"rope": {"preset": "\xc0\xaf"}}'),
     broken("J10", b'{"\\ud800": 1}'),
     broken("J10 value", b'{"rope": {"preset": "\\ud800"}}'),
-    Row("J11", post(b'{"q": ' + b"[" * 1000 + b"]" * 1000 + b"}"), 422, "shape"),
-    broken("J12", b'{"q": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"),
+    broken("J11", b'{"q": ' + deep(1000) + b"}"),
+    broken("J11 data", b'{"q": {"shape": [], "dtype": "float32", "data": ' + deep(1000) + b"}}"),
+    broken("J11 second", b'{"q": [1, ' + deep(1000) + b"]}"),
+    broken("J11 params", b'{"rope": {"theta": ' + deep(1000) + b"}}"),
+    broken("J11 unknown", b'{"q": [[[1, 0]]], "a": {"b": ' + deep(1000) + b"}}"),
+    broken("J11 no object", deep(1000)),
+    broken("J11 objects", b'{"a":' * 1000 + b"1" + b"}" * 1000),
+    Row("J11 infer", post(b'{"inputs": ' + deep(1000) + b"}", path=INFER), 400),
+    broken("J12", b'{"q": ' + deep(100_000) + b"}"),
     Row("J13", lambda: post(b"[" * (10**6)), 400, "bad_message"),
     Row("J13 infer", lambda: post(b"[" * (10**6), path=INFER), 400),
     broken("J14", b'{"q": [[[1, 0]]], "rope": {"theta": ' + b"9" * 5000 + b"}}"),
@@ -58,14 +90,42 @@ ROWS = [
     ),
     Row(
         "J19",
-        lambda: post_json({"q": [[[1, 0]]]} | {f"a{n}": n for n in range(40_000)}),
-        413,
+        lambda: post_json({"q": [[[1, 0]]]} | {f"{n:x}": n for n in range(100_000)}),
+        413,  # over the limit of a body, which is small here
         "too_large",
+        closes=True,
+    ),
+    Row(
+        "J19 in one body",
+        lambda: post_json({"q": [[[1, 0]]]} | {f"a{n}": n for n in range(40_000)}),
+        422,
+        "unknown",
     ),
     wrong("J19 few", {"q": [[[1, 0]]]} | {f"a{n}": n for n in range(1000)}, "unknown"),
     Row(
         "J20",
         lambda: post_json({"q": [[[1, 0]]], "a": "b" * (MAX_JSON_BYTES - 50)}),
+        422,
+        "unknown",
+    ),
+    Row(
+        "J20 safetensors",
+        lambda: send(
+            safetensors(
+                {
+                    "__metadata__": {"params": json.dumps({"a": "b" * 2**19})},
+                    "q": entry([1, 1, 1, 2], 0, 8),
+                },
+                bytes(8),
+            ),
+            SAFETENSORS,
+        ),
+        422,
+        "unknown",
+    ),
+    Row(
+        "J20 known",
+        lambda: post_json({"q": [[[1, 0]]], "rope": "b" * (MAX_JSON_BYTES - 50)}),
         413,
         "too_large",
     ),

@@ -29,6 +29,8 @@ ROWS = [
     not_allowed("M02 PATCH", post(ROTATE, method="PATCH")),
     not_allowed("M03", get("/v1/rotate", method="DELETE")),
     not_allowed("M04", get("/v1/rotate", method="TRACE")),
+    not_allowed("M04 infer", get(INFER, method="TRACE"), ""),
+    Row("M04 health", get("/healthz", method="TRACE"), 405, "method_not_allowed"),
     Row("M05", get("a:80", method="CONNECT"), 400, "bad_request", closes=True),
     Row("M05 path", get("/v1/rotate", method="CONNECT"), 400, "bad_request", closes=True),
     Row("M06", get("/v1/rotate", method="FOO"), 400, "bad_request", closes=True),

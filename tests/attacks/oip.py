@@ -1,12 +1,16 @@
 """O: inference of the Open Inference Protocol, all in JSON."""
 
+import math
 from typing import Any
 
 from tests.attacks.requests import INFER, MAX_JSON_BYTES, Row, post, post_json
 
+COS_SIN = "/v2/models/rope_cos_sin/infer"
 ATTENTION = "/v2/models/rope_attention/infer"
 X: dict[str, Any] = {"name": "x", "datatype": "FP32", "shape": [1, 1, 1, 2], "data": [1, 0]}
 POSITIONS: dict[str, Any] = {"name": "positions", "datatype": "INT64", "shape": [1, 1]}
+
+NAMES = {f"a{n}": n for n in range(40_000)}
 
 
 def wrong(id_: str, body: object, path: str = INFER) -> Row:
@@ -29,6 +33,24 @@ def nest(depth: int) -> bytes:
     """Return a request whose data are nested."""
     start = b'{"inputs":[{"name":"x","datatype":"FP32","shape":[1,1,1,2],"data":'
     return post(start + b"[" * depth + b"1,0" + b"]" * depth + b"}]}", path=INFER)
+
+
+def inputs(**shapes: list[int]) -> dict[str, Any]:
+    """Return a request whose inputs have these shapes."""
+    names = {"positions": "INT64"}
+    return {
+        "inputs": [
+            {"name": name, "shape": shape, "datatype": names.get(name, "FP32")}
+            | {"data": [1] * math.prod(shape)}
+            for name, shape in shapes.items()
+        ]
+    }
+
+
+def table(id_: str, status: int, head_dim: int, num_positions: int = 2) -> Row:
+    """Return a row that requests a table of cos and sin."""
+    body = inputs(positions=[num_positions]) | {"parameters": {"head_dim": head_dim}}
+    return Row(id_, post_json(body, path=COS_SIN), status)
 
 
 ROWS = [
@@ -84,5 +106,16 @@ ROWS = [
     wrong("O25 object", {"inputs": [X], "parameters": {"rope": '{"theta": NaN}'}}),
     wrong("O25 timeout", {"inputs": [X], "parameters": {"timeout": 2**64}}),
     wrong("O25 name", {"inputs": [X], "parameters": {"__class__": 1}}),
+    wrong("A04 infer", inputs(q=[1, 2, 1, 4], k=[1, 0, 1, 4], v=[1, 0, 1, 4]), ATTENTION),
+    table("C01 infer", 413, 2**31),
+    table("C02 infer", 413, 2**62),
+    table("C03 infer", 400, 3),
+    table("C06 infer", 413, 65536, 100_000),
+    # open-inference-protocol, 6: a tensor without elements is legal
+    table("C07 infer", 200, 4, 0),
+    Row("T08 infer", post_json(inputs(x=[1, 0, 1, 2]), path=INFER), 200),
+    Row("J19 infer", lambda: post_json({"inputs": [X]} | NAMES, path=INFER), 200),
+    wrong("J19 parameters", {"inputs": [X], "parameters": NAMES}),
+    wrong("J20 parameters", {"inputs": [X], "parameters": {"a": "b" * 2**19}}),
     wrong("O26", {"inputs": [X | {"name": "q"}]}, ATTENTION),
 ]

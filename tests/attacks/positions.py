@@ -62,12 +62,24 @@ ROWS = [
         422,
         "config",
     ),
-    table("C01", 2**31),
-    table("C02", 2**62),
+    table("C01", 2**31, status=413),
+    table("C01 8193", 8193, status=413),
+    table("C01 8192", 8192, [0], status=200),
+    table("C02", 2**62, status=413),
+    table("C02 2**64", 2**64),
+    Row(
+        "C02 rotary_dim",
+        post_json(
+            {"positions": [0], "rope": {"head_dim": 4, "rotary_dim": 2**40}}, path="/v1/cos_sin"
+        ),
+        413,
+        "too_large",
+    ),
+    Row("C02 rotate", post_json({"q": Q, "rope": {"head_dim": 2**40}}), 422, "config"),
     table("C03", 3),
     table("C04", 0),
     table("C05", -2),
-    table("C06", 65536, [*range(100_000)]),
+    table("C06", 65536, [*range(100_000)], 413),
     table("C06 within", 8192, [*range(100_000)], 413),
     table("C07", 4, [], 200),
 ]

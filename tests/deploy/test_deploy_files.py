@@ -59,10 +59,10 @@ def test_image_runs_as_a_numeric_user_that_is_not_root(last_stage):
     assert re.fullmatch(r"[1-9]\d*:0", user)
 
 
-def test_health_check_of_the_image_requests_readiness(last_stage):
+def test_health_check_of_the_image(instructions, last_stage):
     (check,) = last_stage["HEALTHCHECK"]
-    assert "/readyz" in check
-    assert "ROPE_HTTP_PORT" in check
+    assert check.endswith('CMD ["python", "/opt/rope/health_check.py"]')
+    assert ("COPY", "deploy/health_check.py /opt/rope/") in instructions
 
 
 def test_entrypoint_receives_signals_and_flags(last_stage):

@@ -20,7 +20,8 @@ TIMED_OUT = 'rope_requests_total{route="/v1/rotate",status="504"}'
 async def test_a_stopped_process_runs_nothing_too_late(serve: Serve, tmp_path: Path):
     path = tmp_path / "socket"
     late = rotation(4, x_request_timeout_ms="500")
-    with serve(ROPE_DRAIN_DELAY_S="30", ROPE_UNIX_SOCKET=str(path)) as (url, process):
+    variables = {"ROPE_UNIX_SOCKET": str(path), "ROPE_MAX_CALL_S": "60"}
+    with serve(ROPE_DRAIN_DELAY_S="30", **variables) as (url, process):
         process.send_signal(signal.SIGHUP)
         slow = begin_slow(url, slow_body(8000))  # on the device until the process is killed
         clients = [

@@ -199,7 +199,14 @@ ATTENTION = [
 OTHERS = [
     ("/v1/cos_sin", {}, {}, 422, "shape", "positions"),
     ("/v1/cos_sin", {"positions": cu(0)}, {}, 422, "config", "rope.head_dim"),
-    ("/v1/cos_sin", {"positions": cu(0)}, {"rope": {"head_dim": 2**31}}, 422, "config", "head_dim"),
+    (
+        "/v1/cos_sin",
+        {"positions": cu(0)},
+        {"rope": {"head_dim": 2**31}},
+        413,
+        "too_large",
+        "rope.head_dim may be at most 8,192",
+    ),
     ("/v1/cos_sin", {"positions": cu(0)}, {"rope": {"head_dim": -8}}, 422, "config", "head_dim"),
     (
         "/v1/cos_sin",

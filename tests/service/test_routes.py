@@ -159,12 +159,10 @@ async def test_attention_answers_in_float32_on_request(client, codec, dtype):
 
 
 async def test_queries_that_see_nothing(client, codec):
-    q, k = heads(4), heads(2, tokens=0)
+    q, k = heads(4), heads(2)
+    after = params(return_lse=True, q_offset=0, k_offset=100)
     answer = await answered(
-        client,
-        codec,
-        "/v1/attention",
-        Message({"q": q, "k": k, "v": k}, params(return_lse=True)),
+        client, codec, "/v1/attention", Message({"q": q, "k": k, "v": k}, after)
     )
     assert not answer.tensors["out"].any()
     assert (answer.tensors["lse"] == -torch.inf).all()

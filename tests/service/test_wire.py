@@ -185,7 +185,7 @@ def test_json_that_is_not_a_tensor_is_refused(tensor, words):
 @pytest.mark.parametrize(
     "body",
     [
-        *(b"", b"null", b"[]", b'"text"', b'{"q": [1', b'{"q": [1,]}', b"{} x", b"\xef\xbb\xbf{}"),
+        *(b"", b'{"q": [1', b'{"q": [1,]}', b"{} x", b"\xef\xbb\xbf{}"),
         *(b'{"q": [NaN]}', b'{"q": [-Infinity]}', b'{"q": [1e999]}', b'{"q": "\xff"}'),
         b'{"q": ' + b"[" * 100_000,
         b'{"x": ' + b"9" * 5000 + b"}",
@@ -197,6 +197,20 @@ def test_json_that_is_not_a_tensor_is_refused(tensor, words):
 def test_json_that_is_not_a_message_is_refused(body):
     with pytest.raises(BadMessage):
         json_codec.decode(body)
+
+
+@pytest.mark.parametrize("body", [b"null", b"[]", b'"text"', b"1.5"])
+def test_json_that_is_not_an_object_is_refused(body):
+    with pytest.raises(BadTensor, match="the body must be a JSON object"):
+        json_codec.decode(body)
+
+
+@pytest.mark.parametrize("start", [b"", b'{"q": ', b'{"rope": ', b'{"q": [1, '])
+def test_json_that_is_nested_too_deep_is_refused(start):
+    deep = b"[" * 300 + b"]" * 300
+    end = {b"": b"", b'{"q": [1, ': b"]}"}.get(start, b"}")
+    with pytest.raises(BadMessage, match="nested too deep"):
+        json_codec.decode(start + deep + end)
 
 
 def with_header(header: object, data: bytes = b"") -> bytes:

@@ -51,7 +51,10 @@ class Rpc:
 
     def __init__(self, event: Any, is_stream: bool) -> None:
         self._call = event.call
-        self._deadline: float = event.call_details.deadline
+        deadline: float = event.call_details.deadline  # by the clock of the wall
+        self._deadline: float | None = None
+        if deadline <= _FOREVER_S:
+            self._deadline = time.monotonic() + deadline - time.time()
         self._has_sent_metadata = False
         self._is_refused = False
         self._on_end: list[Callable[[], object]] = []
@@ -76,7 +79,7 @@ class Rpc:
 
     def time_remaining(self) -> float | None:
         """Return the seconds until the deadline, None if there is no deadline."""
-        return None if self._deadline > _FOREVER_S else max(0.0, self._deadline - time.time())
+        return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
 
     def add_done_callback(self, callback: Callable[[], object]) -> None:
         """Call a function when the status is sent, or the RPC is cancelled before."""

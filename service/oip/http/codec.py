@@ -29,6 +29,10 @@ _STRING_OR_INF = re.compile(r'"(?:[^"\\]|\\.)*"|\bInf\b')
 _INF = {"Inf": "Infinity"}
 
 
+class NotJson(BadMessage):
+    """The JSON part of a request is not valid JSON."""
+
+
 class InferHeaders(NamedTuple):
     """The headers of a request that say how to read its body and how to write the answer."""
 
@@ -67,6 +71,7 @@ def decode(
         body: the request, decompressed.
 
     Raises:
+        NotJson: its JSON part, or the whole body, is not valid JSON.
         BadHeader, BadMessage, BadTensor, UnknownName, ConfigError: it is not one of the protocol.
         UnknownRegion, BadRegion, TooLarge: its shared memory is not usable.
     """
@@ -233,7 +238,7 @@ def _load_json(text: bytes) -> tuple[Any, bool]:
     try:
         return _load_extended_json(str(text, "utf-8")), False
     except (ValueError, RecursionError):
-        raise BadMessage(f"not JSON: {reason}") from None
+        raise NotJson(f"not JSON: {reason}") from None
 
 
 def _load_extended_json(text: str) -> Any:

@@ -9,16 +9,19 @@ from service.asgi import io
 from service.asgi.body import disconnected, read_body
 from service.asgi.io import Receive, Scope, Send
 from service.batching.admission import Charge
-from service.errors import ClientLeft
+from service.errors import ClientLeft, UnsupportedMediaType
 from service.inference.handler import RequestContext
 from service.oip.errors import describe
-from service.oip.http.codec import InferHeaders, decode, encode, parse_headers
+from service.oip.http.codec import InferHeaders, NotJson, decode, encode, parse_headers
 from service.oip.http.compression import inflate
 from service.oip.infer.models import MODELS, Model
 from service.oip.infer.plan import InferRequest
 from service.oip.infer.run import INLINE_WRITE_BYTES, run_model
 from service.oip.state import OipState
 from service.wire import Buffer, json_codec
+
+OCTETS = b"application/octet-stream"
+"""Media type of a body with binary tensors. Some clients name it for JSON as well."""
 
 
 class InferRoute:
@@ -89,9 +92,16 @@ class InferRoute:
             body = await inflate(handler, context, compressed, memory_factor)
         num_json_bytes = len(body) if json_bytes is None else json_bytes
         is_short = num_json_bytes <= json_codec.inline_limit_bytes
-        if is_short and not self._regions.enabled:  # a region may be long
-            return decode(model, parser, json_bytes, body)
-        return await handler.to_thread(context.deadline, decode, model, parser, json_bytes, body)
+        try:
+            if is_short and not self._regions.enabled:  # a region may be long
+                return decode(model, parser, json_bytes, body)
+            deadline = context.deadline
+            return await handler.to_thread(deadline, decode, model, parser, json_bytes, body)
+        except NotJson as failure:
+            if json_bytes is not None or headers.get(b"content-type") != OCTETS:
+                raise
+            text = f"{failure}; a body with binary tensors needs Inference-Header-Content-Length"
+            raise UnsupportedMediaType(text) from None
 
 
 def infer_routes(oip_state: OipState) -> dict[str, InferRoute]:

@@ -3,7 +3,10 @@
 import asyncio
 import inspect
 import math
+import time
 from types import SimpleNamespace
+
+import pytest
 
 from service.access.gate import Gate
 from service.observability.metrics import Metrics
@@ -12,15 +15,31 @@ from service.oip.grpc.rpc import Rpc
 from service.oip.grpc.rpc_handlers import RpcHandlers
 
 
+def make_rpc(deadline: float = math.inf) -> Rpc:
+    details = SimpleNamespace(deadline=deadline)
+    event = SimpleNamespace(call=None, call_details=details, invocation_metadata=())
+    return Rpc(event, is_stream=False)
+
+
+@pytest.mark.parametrize("days", [-2, 2])
+def test_a_jump_of_the_clock_does_not_move_a_deadline(days: int, monkeypatch: pytest.MonkeyPatch):
+    """Z10."""
+    now = time.time()
+    rpc = make_rpc(now + 1000)
+    monkeypatch.setattr(time, "time", lambda: now + days * 86_400)
+    left_s = rpc.time_remaining()
+    assert left_s is not None
+    assert 900 < left_s <= 1000
+    assert make_rpc().time_remaining() is None
+
+
 async def test_an_rpc_may_end_before_its_response_begins():
     """Its client may leave in the turn of the event loop that receives its request."""
 
     async def echo(body: bytes) -> bytes:
         return body
 
-    call_details = SimpleNamespace(deadline=math.inf)
-    event = SimpleNamespace(call=None, call_details=call_details, invocation_metadata=())
-    rpc = Rpc(event, is_stream=False)
+    rpc = make_rpc()
     handlers = RpcHandlers(RequestLog(Metrics(), logged=False, quiet=frozenset()), Gate())
     response = echo(b"")
     handlers.unary("/test", lambda *_: response)(rpc, b"")

@@ -5,6 +5,11 @@ from collections.abc import Iterator
 
 import pytest
 
+from service.lifecycle import Phase
+from service.oip.grpc import planned as grpc_planned
+from service.oip.grpc.messages import METHODS
+from tests.faults.requests import rpc
+from tests.service.oip.test_grpc_planned import planned_service
 from tests.service.planned.requests import Client, know, post, rotation
 from tests.service.planned.servers import running, until
 
@@ -48,3 +53,33 @@ async def test_abandoned_calls_are_not_run():
         assert service.metric("rope_batch_requests_count") == 1, "the last one alone was run"
         left = {"route": "/v1/rotate", "status": "499"}
         assert service.metric("rope_requests_total", **left) == 2 * NUM_CLIENTS
+
+
+@pytest.mark.parametrize("is_planned", [True, False], ids=["planned", "ordinary"])
+async def test_abandoned_rpcs_are_not_run(is_planned: bool, monkeypatch: pytest.MonkeyPatch):
+    request = rpc(4, 0)
+    async with planned_service() as service:
+        handler = service.state.handler
+        batcher, run = handler.batcher, handler.batcher.run
+        if not is_planned:
+            monkeypatch.setattr(grpc_planned, "MAX_PLANNED_BYTES", 0)
+        async for phase in service.state.lifecycle.changes():
+            if phase is Phase.READY:  # the end of the warm-up releases calls
+                break
+        for _ in range(2):
+            await service.running.ask("ModelInfer", request.data)
+        sizes: list[int] = []
+        batcher.run = lambda calls: sizes.append(len(calls)) or run(calls)
+        batcher.pause()
+        ask = service.running.channel.unary_unary(METHODS["ModelInfer"].path)
+        asked = [ask(request.data) for _ in range(2 * NUM_CLIENTS)]
+        await until(lambda: len(batcher.waiting) == 2 * NUM_CLIENTS)
+        assert handler.admission.charged_bytes > 0
+        for each in asked:
+            each.cancel()
+        await until(lambda: not batcher.waiting and not handler.admission.charged_bytes)
+        batcher.resume()
+        assert request.is_right(await service.running.ask("ModelInfer", request.data))
+        assert sizes == [1], "the last one alone was run"
+        assert set(service.ways[3:]) == {"planned" if is_planned else "ordinary"}
+        assert service.state.statistics["rope"].num_failed["CANCELED"] == 2 * NUM_CLIENTS
