@@ -165,7 +165,7 @@ class Settings(BaseSettings):
     max_batch_bytes: PositiveInt | None = None
     """Most bytes of tensors of one run of the device. If unset: 1 MiB on a CPU, 64 MiB on a GPU."""
 
-    max_call_s: Seconds = 5.0
+    max_call_s: Seconds = 10.0
     """Longest estimated compute time of a call; a longer call is answered with 413 at once.
     On a CPU all other calls wait while a call runs."""
 

@@ -58,7 +58,7 @@ def test_attention_that_would_hold_the_device_for_long_is_refused():
     flops_per_s = 1e11  # of a machine that is faster than the one that was measured
     engine.device.capabilities = replace(engine.device.capabilities, flops_per_s=flops_per_s)
     for config in (AttentionConfig(), AttentionConfig(softcap=5.0)):
-        with pytest.raises(TooLarge, match=r"the estimated time .* may be at most 5.0, got"):
+        with pytest.raises(TooLarge, match=r"the estimated time .* may be at most 10.0, got"):
             engine.job(Attend(q, q, q, None, config))
 
 
