@@ -6,7 +6,6 @@ it uses the module `grpc._cython.cygrpc`, which grpcio does not document.
 """
 
 import asyncio
-import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -94,6 +93,7 @@ class CoreServer:
         for _ in range(NUM_ACCEPTED):
             self._accept()
         Thread(target=self._poll, name="grpc", daemon=True).start()
+        Thread(target=self._watch, name="grpc receive monitor", daemon=True).start()
 
     def stop(self) -> None:
         """Refuse new RPCs, and tell clients to open no more on their connections."""
@@ -120,22 +120,28 @@ class CoreServer:
         The queue is not shut down: an operation begun after a shutdown would end the process.
         """
         while True:
-            for rpc, finish, failure in self._monitor.check():
-                rpc.refuse(*status_of(failure))
-                self._forward(finish, failure)
-            wait_s = self._monitor.seconds_to_check()
-            event = self._queue.poll(None if wait_s is None else time.time() + wait_s)
+            event = self._queue.poll()
             tag = event.tag
-            if tag is None:  # the wait timed out: check
-                continue
             if tag != self._begin:
                 self._forward(tag, event)
             elif event.success:
                 self._begin(event)
             if tag == self._stopped:
+                self._monitor.stop()
                 return
             # both may keep the core from releasing an RPC that is over
             del event, tag
+
+    def _watch(self) -> None:
+        """Refuse RPCs whose messages take too much memory or time, until the server has stopped."""
+        while self._monitor.wait():
+            self._check()
+
+    def _check(self) -> None:
+        """Refuse RPCs now. The function ends, so that no variable keeps an RPC that is over."""
+        for rpc, finish, failure in self._monitor.check():
+            rpc.refuse(*status_of(failure))
+            self._forward(finish, failure)
 
     def _begin(self, event: Any) -> None:
         """Begin an RPC on the thread: the loop is first woken when its request is there."""

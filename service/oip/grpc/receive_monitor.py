@@ -8,6 +8,7 @@ refused, and the core frees the received part of their messages.
 
 import time
 from collections.abc import Callable
+from threading import Condition
 from typing import NamedTuple
 
 from service.errors import Overloaded, ServiceError, TimedOut
@@ -18,8 +19,7 @@ OVERDUE_S = 0.02
 """Seconds after which a message may be large: only such messages are checked."""
 
 MAX_INTERVAL_S = 0.2
-"""Longest time between two measurements, in seconds. The core interrupts each wait after this
-time."""
+"""Longest time between two measurements, in seconds."""
 
 TRIM_AFTER_S = 1.0
 """Seconds from the last message that may be large until free memory returns to the system. The core
@@ -57,7 +57,8 @@ class ReceiveTimeouts(NamedTuple):
 class ReceiveMonitor:
     """The RPCs that wait for a message.
 
-    Call `check` on one thread only; the other methods are thread-safe.
+    Call `wait` and `check` on one thread only; the other methods are thread-safe. Do not use the
+    thread that polls the core: while sockets have bytes, a poll may go on for half a second.
 
     Args:
         limit: limit of the resident memory.
@@ -77,20 +78,47 @@ class ReceiveMonitor:
         self._next_check = 0.0
         self._trim_at: float | None = None
         self._rpcs: dict[Rpc, Finish] = {}
+        self._changed = Condition()
+        self._is_idle = False
+        """Whether `wait` may wait although an RPC has been added."""
+        self._has_stopped = False
 
     def add(self, rpc: Rpc, finish: Finish) -> None:
         """Start to watch an RPC; `finish` ends the RPC if `check` refuses the RPC."""
         self._rpcs[rpc] = finish
+        if self._is_idle:
+            with self._changed:
+                self._changed.notify()
 
     def remove(self, rpc: Rpc) -> bool:
         """Stop watching an RPC; return False if the RPC was refused."""
         return self._rpcs.pop(rpc, None) is not None
 
+    def stop(self) -> None:
+        """Let `wait` return False."""
+        with self._changed:
+            self._has_stopped = True
+            self._changed.notify()
+
+    def wait(self) -> bool:
+        """Wait until a check may be due; return False after `stop`."""
+        with self._changed:
+            self._is_idle = True  # first: an RPC that `seconds_to_check` misses ends the wait
+            seconds = self.seconds_to_check()
+            self._is_idle = not self._rpcs
+            if not self._has_stopped:
+                self._changed.wait(seconds)
+            self._is_idle = False
+            return not self._has_stopped
+
     def seconds_to_check(self) -> float | None:
-        """Return the seconds until the next check; None: no RPC is watched."""
-        if not self._rpcs and self._trim_at is None:
-            return None
-        return max(0.0, self._next_check - self._clock())
+        """Return the seconds until the next check; None: until an RPC is added."""
+        next_check = self._next_check
+        if not self._rpcs:
+            if self._trim_at is None:
+                return None
+            next_check = max(next_check, self._trim_at)
+        return max(0.0, next_check - self._clock())
 
     def check(self) -> list[Refused]:
         """Return the RPCs to refuse now, and stop watching them."""
@@ -102,7 +130,7 @@ class ReceiveMonitor:
             for rpc in [*self._rpcs]
             if (since := rpc.receiving_since) is not None and (waited_s := now - since) > OVERDUE_S
         ]
-        self._next_check = now + (OVERDUE_S if self._rpcs else TRIM_AFTER_S)
+        self._next_check = now + OVERDUE_S
         refused: list[tuple[Rpc, ServiceError]] = [
             (rpc, TimedOut()) for rpc, waited_s in overdue if waited_s > self._timeout_s(rpc)
         ]

@@ -112,7 +112,7 @@ class Rpc:
     def refuse(self, status: StatusCode, details: str) -> None:
         """Send the status at once, and free the received part of the message.
 
-        Called on the thread that waits for events. Call `finish` after it.
+        Called on the thread that watches RPCs. Call `finish` after it.
         """
         self._is_refused = True  # first: `_on_close` must not treat the end as a cancellation
         self._call.cancel(_CODES[status], details)

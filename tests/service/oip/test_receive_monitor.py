@@ -2,14 +2,19 @@
 
 import asyncio
 import math
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 from types import SimpleNamespace
 
+import grpc
 import pytest
 
 from service.batching.admission import Admission, Charge
 from service.errors import Overloaded, TimedOut
 from service.lifecycle import Lifecycle
+from service.oip.grpc.core_server import CoreServer
 from service.oip.grpc.receive_monitor import (
+    MAX_INTERVAL_S,
     OVERDUE_S,
     TRIM_AFTER_S,
     ReceiveMonitor,
@@ -17,9 +22,10 @@ from service.oip.grpc.receive_monitor import (
 )
 from service.oip.grpc.rpc import Rpc
 from service.resident_memory import SLACK_BYTES, ResidentLimit
+from tests.free_ports import free_port
 from tests.service.oip.conftest import run_grpc
 from tests.service.oip.test_grpc_life import CODE, INFER, code_of, echo
-from tests.waiting import wait_until_async
+from tests.waiting import wait_until, wait_until_async
 
 MIB = 2**20
 BUDGET = 100 * MIB
@@ -107,6 +113,28 @@ def test_memory_returns_to_the_system_after_the_last_long_message(case):
     assert case.monitor.seconds_to_check() is None
 
 
+def test_a_message_after_a_pause_is_checked_as_soon_as_any_other(case):
+    rpc = case.begin()
+    case.refused_after(1)
+    case.monitor.remove(rpc)
+    case.refused_after(MAX_INTERVAL_S)
+    case.begin()
+    assert case.monitor.seconds_to_check() <= OVERDUE_S
+
+
+def test_a_wait_ends_when_an_rpc_is_added_and_when_the_monitor_stops(case):
+    with ThreadPoolExecutor(1) as thread:
+        wait = thread.submit(case.monitor.wait)
+        wait_until(lambda: case.monitor._is_idle)
+        assert not wait.done(), "no RPC is watched"
+        case.monitor.remove(case.begin())
+        assert wait.result(10)
+        wait = thread.submit(case.monitor.wait)
+        case.monitor.stop()
+        assert not wait.result(10)
+        assert not case.monitor.wait()
+
+
 def test_a_message_has_a_time_limit(case):
     usual, stream = case.begin(), case.begin(is_stream=True)
     waiting = case.begin(is_stream=True)
@@ -160,6 +188,57 @@ async def test_a_refused_client_gets_its_status_at_once():
             call.cancel()
         forever.set()
         await asyncio.gather(*codes, return_exceptions=True)
+
+
+class HeldAuthorizer:
+    """Holds the thread of the core at an RPC that has metadata `hold`."""
+
+    def __init__(self) -> None:
+        self.is_holding, self.release = Event(), Event()
+
+    def is_cached(self, rpc: Rpc) -> bool:
+        if dict(rpc.metadata).get("hold"):
+            self.is_holding.set()
+            self.release.wait(30)
+        return True
+
+    def authorize(self, path: str, rpc: Rpc) -> bool:
+        return True
+
+
+async def test_rpcs_are_refused_while_the_thread_of_the_core_is_busy(case):
+    forever = asyncio.Event()
+
+    async def nothing():
+        await forever.wait()
+        yield b""
+
+    failures: list[object] = []
+    authorizer = HeldAuthorizer()
+    monitor = ReceiveMonitor(case.memory.limit, ReceiveTimeouts(30, 300, 600))
+    unary = {INFER: lambda rpc, request: failures.append(request)}
+    server = CoreServer((), authorizer, unary, {}, monitor)
+    port = free_port()
+    server.listen(f"127.0.0.1:{port}")
+    server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        method = channel.stream_unary(INFER)
+        calls = [method(nothing()) for _ in range(4)]
+        await asyncio.to_thread(wait_until, lambda: len(monitor._rpcs) == 4)
+        calls.append(method(nothing(), metadata=(("hold", "yes"),)))
+        await asyncio.to_thread(wait_until, lambda: authorizer.is_holding.is_set())
+        case.memory.exceed()
+        await asyncio.to_thread(wait_until, lambda: len(failures) == 3)
+        assert not authorizer.release.is_set()
+        assert all(isinstance(failure, Overloaded) for failure in failures)
+        authorizer.release.set()
+        for call in calls:
+            call.cancel()
+        forever.set()
+        await asyncio.gather(*map(code_of, calls), return_exceptions=True)
+    server.stop()
+    server.cancel_all()
+    await server.wait_until_stopped()
 
 
 def test_memory_is_left_for_the_copies_of_a_complete_message(case):
