@@ -229,7 +229,7 @@ async def test_json_is_charged_for_the_memory_of_reading_it(client, with_length)
     if with_length:
         headers["inference-header-content-length"] = str(len(REQUEST))
     assert (await client.post(PATH, content=body(), headers=headers)).status_code == 200
-    assert admitted == [32 * len(REQUEST)]
+    assert admitted == [54 * len(REQUEST)]
 
 
 async def test_very_many_outputs_are_refused_at_once(client):
