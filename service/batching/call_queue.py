@@ -9,12 +9,12 @@ from typing import Generic, Protocol, TypeVar
 
 from service.access.tenant import ANONYMOUS, Tenant
 from service.batching.fair_queue import FairQueue
-from service.batching.load_estimate import CALL_S, LoadEstimate
+from service.batching.load_estimate import CALL_S, Estimated, LoadEstimate
 from service.batching.run import Completed
 from service.errors import TimedOut
 
 
-class Batchable(Protocol):
+class Batchable(Estimated, Protocol):
     """A call, as the batcher needs it."""
 
     @property
@@ -28,14 +28,6 @@ class Batchable(Protocol):
     @property
     def num_bytes(self) -> int:
         """Bytes, counted against the limit of a batch."""
-
-    @property
-    def kind(self) -> Hashable:
-        """Calls of one kind have estimates with about the same relative error."""
-
-    @property
-    def seconds(self) -> float:
-        """Estimated time of the call when it runs alone."""
 
 
 C = TypeVar("C", bound=Batchable)

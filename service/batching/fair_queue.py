@@ -25,7 +25,7 @@ _entries, _start_and_arrival = attrgetter("entries"), itemgetter(0, 1)
 
 
 class HasCost(Protocol):
-    """A call, as fair queueing needs it."""
+    """A call with an estimated time."""
 
     @property
     def seconds(self) -> float:

@@ -6,7 +6,7 @@ from math import ceil
 from typing import Any, Protocol
 
 from service.access.tenant import ANONYMOUS, Tenant
-from service.batching.fair_queue import FairQueue
+from service.batching.fair_queue import FairQueue, HasCost
 from service.errors import Overloaded
 
 CALL_S = 30e-6
@@ -27,16 +27,12 @@ MAX_RATIO = 4.0
 """A run that took longer than this multiple of its expected time counts as this multiple."""
 
 
-class Estimated(Protocol):
-    """A call whose time is estimated."""
+class Estimated(HasCost, Protocol):
+    """A call whose estimated time is corrected by measured times."""
 
     @property
     def kind(self) -> Hashable:
         """Calls of one kind have estimates with about the same relative error."""
-
-    @property
-    def seconds(self) -> float:
-        """Estimated time of the call when it runs alone."""
 
 
 @dataclass(slots=True)
@@ -55,10 +51,9 @@ class StartedRun:
 
     estimated_s: Mapping[Hashable, float]
     """Estimated time of its calls, by kind."""
-    num_calls: int
     expected_s: float
     """Corrected estimate of the run; doubled whenever the run takes longer."""
-    available: float
+    enqueued: float
     """Time at which its first call was put into the queue."""
     started: float
 
@@ -79,8 +74,8 @@ class LoadEstimate:
     """Outstanding work: expected time of all waiting calls and of all running calls, the latter in
     full. An upper bound of every predicted wait."""
 
-    on_end: Callable[[int], None] | None = field(default=None, init=False)
-    """Called at the end of each run, with its number of calls."""
+    on_end: Callable[[], None] | None = field(default=None, init=False)
+    """Called at the end of each run."""
 
     num_waiting: int = field(default=0, init=False)
     _queued_s: float = field(default=0.0, init=False)
@@ -171,12 +166,12 @@ class LoadEstimate:
         rest_s = sum(max(0.0, run.started + run.expected_s - now) for run in self.running)
         return rest_s + share * self._queued_s
 
-    def start(self, calls: Sequence[Estimated], available: float, now: float) -> StartedRun:
+    def start(self, calls: Sequence[Estimated], enqueued: float, now: float) -> StartedRun:
         """Move waiting calls to a new run.
 
         Args:
             calls: calls of the run.
-            available: time at which the first of them was put into the queue.
+            enqueued: time at which the first of them was put into the queue.
             now: current time in seconds.
         """
         kinds = self.kinds
@@ -188,7 +183,7 @@ class LoadEstimate:
         for kind, kind_s in estimated_s.items():
             kinds[kind].queued_s -= kind_s
             expected_s += kind_s * kinds[kind].correction
-        run = StartedRun(estimated_s, len(calls), expected_s, available, now)
+        run = StartedRun(estimated_s, expected_s, enqueued, now)
         self.num_waiting -= len(calls)
         self._queued_s -= expected_s
         self.running.append(run)
@@ -208,31 +203,31 @@ class LoadEstimate:
     def end(self, run: StartedRun, now: float) -> None:
         """Remove a run that has ended, and update the measured speed."""
         self.running.remove(run)
-        measured_s = now - max(self._last_end, run.available)
-        kinds, total_s, at_speed_s = self.kinds, 0.0, 0.0
+        measured_s = now - max(self._last_end, run.enqueued)
+        kinds, total_s, expected_s = self.kinds, 0.0, 0.0
         for kind, kind_s in run.estimated_s.items():
             total_s += kind_s
-            at_speed_s += kind_s * kinds[kind].correction
-        ratio = min(measured_s / at_speed_s, MAX_RATIO)
+            expected_s += kind_s * kinds[kind].correction
+        ratio = min(measured_s / expected_s, MAX_RATIO)
         for kind, kind_s in run.estimated_s.items():
-            known, weight = kinds[kind], LEARNING_RATE * kind_s / total_s
-            change = known.correction * weight * (ratio - 1)
-            known.correction += change
-            self._queued_s += known.queued_s * change
+            state, weight = kinds[kind], LEARNING_RATE * kind_s / total_s
+            change = state.correction * weight * (ratio - 1)
+            state.correction += change
+            self._queued_s += state.queued_s * change
         if not self.num_waiting:
             self._queued_s = 0.0  # removes rounding errors
         self._last_end, self.outstanding_s = now, self._queued_s
         for other in self.running:
             self.outstanding_s += other.expected_s
         if self.on_end is not None:
-            self.on_end(run.num_calls)
+            self.on_end()
 
     def skip(self, now: float) -> None:
         """Exclude the time before `now` from the measured speed: the device was paused."""
         self._last_end = now
 
     def clear(self) -> None:
-        """Count no waiting calls."""
+        """Remove all waiting calls."""
         for kind in self.kinds.values():
             kind.queued_s = 0.0
         self.num_waiting = 0
