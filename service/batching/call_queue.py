@@ -36,7 +36,7 @@ R = TypeVar("R")
 
 @dataclass(slots=True, eq=False)
 class Entry(ABC, Generic[C, R]):
-    """A call in the queue or on the device. A subclass says what becomes of its outcome."""
+    """A call in the queue or on the device. A subclass delivers its outcome."""
 
     call: C
     arrived: float
