@@ -103,8 +103,8 @@ def next_batch(
     deadline is not added.
 
     Returns:
-        The batch, and whether its calls are estimated to take less than `inline_limit_s` together.
-        If the first call is, the batch ends before the call that exceeds this limit.
+        The batch, and whether it is short: its estimates are less than `inline_limit_s` together.
+        If the first call is short, the batch ends before the call that exceeds this limit.
     """
     batch: list[Entry[C, R]] = []
     late: list[Entry[C, R]] = []
@@ -121,8 +121,8 @@ def next_batch(
             continue
         if call.kind != kind:
             kind, correction = call.kind, load.kinds[call.kind].correction
-        own_s = (call.seconds + CALL_S) * correction
-        end = now + expected_s + own_s
+        call_s = (call.seconds + CALL_S) * correction
+        end = now + expected_s + call_s
         is_alone = queue.num_calls == len(late) + 1 and not load.running
         if entry.deadline <= now or (entry.deadline < end and not is_alone):
             late.append(entry)
@@ -138,7 +138,7 @@ def next_batch(
         ):
             break
         batch.append(entry)
-        expected_s += own_s
+        expected_s += call_s
         earliest = min(earliest, entry.deadline)
     queue.serve(batch)
     for entry in late:

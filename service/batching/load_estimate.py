@@ -90,7 +90,7 @@ class LoadEstimate:
         call: Estimated,
         now: float,
         deadline: float,
-        order: FairQueue[Any] | None = None,
+        queue: FairQueue[Any] | None = None,
         tenant: Tenant = ANONYMOUS,
     ) -> None:
         """Add a call that is put into the queue.
@@ -99,7 +99,7 @@ class LoadEstimate:
             call: the call.
             now: current time in seconds.
             deadline: deadline of the call.
-            order: the waiting calls, without this one; None: all of them run before this one.
+            queue: the waiting calls, without this one; None: all of them run before this one.
             tenant: tenant that sent the call.
 
         Raises:
@@ -113,7 +113,7 @@ class LoadEstimate:
         if outstanding_s > self.max_queue_s or outstanding_s > DEADLINE_SHARE * (
             deadline - now - expected_s
         ):
-            self._check(expected_s, now, deadline, _share_before(order, tenant))
+            self._check(expected_s, now, deadline, _share_before(queue, tenant))
         kind.queued_s += estimated_s
         self.num_waiting += 1
         self._queued_s += expected_s
@@ -132,7 +132,7 @@ class LoadEstimate:
         now: float,
         deadline: float,
         call: Estimated | None = None,
-        order: FairQueue[Any] | None = None,
+        queue: FairQueue[Any] | None = None,
         tenant: Tenant = ANONYMOUS,
     ) -> None:
         """Check that a call can be computed in time.
@@ -141,7 +141,7 @@ class LoadEstimate:
             now: current time in seconds.
             deadline: deadline of the call.
             call: the call; None: its request has not been parsed yet.
-            order: the waiting calls; None: all of them run before this one.
+            queue: the waiting calls; None: all of them run before this one.
             tenant: tenant that sent the call.
 
         Raises:
@@ -149,7 +149,7 @@ class LoadEstimate:
                 raised while no other call waits.
         """
         expected_s = 0.0 if call is None else self.expected_s(call)
-        self._check(expected_s, now, deadline, _share_before(order, tenant))
+        self._check(expected_s, now, deadline, _share_before(queue, tenant))
 
     def expected_s(self, call: Estimated) -> float:
         """Return the expected time of a call: its estimate, corrected by the measured speed."""
@@ -237,10 +237,10 @@ class LoadEstimate:
         if not self.num_waiting:
             return
         wait_s, spare_s = self.wait_s(now, share), deadline - now - expected_s
-        is_long = self.num_waiting >= FEW_CALLS
-        if wait_s > (DEADLINE_SHARE * spare_s if is_long else spare_s):
+        has_many = self.num_waiting >= FEW_CALLS
+        if wait_s > (DEADLINE_SHARE * spare_s if has_many else spare_s):
             limit = "the deadline of the request"
-        elif is_long and wait_s > self.max_queue_s:
+        elif has_many and wait_s > self.max_queue_s:
             limit = f"the limit of {self.max_queue_s:g} s"
         else:
             return
@@ -259,5 +259,5 @@ class LoadEstimate:
             self.outstanding_s += run.expected_s
 
 
-def _share_before(order: FairQueue[Any] | None, tenant: Tenant) -> float:
-    return 1.0 if order is None else order.share_before(tenant)
+def _share_before(queue: FairQueue[Any] | None, tenant: Tenant) -> float:
+    return 1.0 if queue is None else queue.share_before(tenant)
