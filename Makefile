@@ -30,8 +30,8 @@ soak: $(READY)  ## mixed traffic and restarts under faults for SOAK_S seconds (6
 
 check: format-check lint types $(TRITON)/.ready test  ## all checks of CI
 
-# seconds for each of nine parsers, and for the contract
-fuzz: $(READY) $(FUZZ)/.ready  ## parsers by mutated bytes, the service by its OpenAPI document
+# the arguments are seconds: for each of nine parsers, and for the OpenAPI document
+fuzz: $(READY) $(FUZZ)/.ready  ## send mutated bytes to the parsers, and requests by the OpenAPI document to the service
 	PYTHONPATH=$(CURDIR):$(CURDIR)/$(FUZZ) $(BIN)/python -m tests.fuzz.parsers 4
 	PYTHONPATH=$(CURDIR):$(CURDIR)/$(FUZZ) $(BIN)/python -m tests.fuzz.contract 24
 

@@ -1,12 +1,12 @@
 """Idle memory after many requests: `python -m benchmarks.idle_memory`, with `--help` for more.
 
 Rotations and attention are sent over /v1 (safetensors and JSON), /v2 (binary) and gRPC, in random
-order on eight connections. Sizes are random from 1 KiB to 32 MiB: each power of two is as likely as
-the next. JSON bodies have 1 MiB at most. The service has its own defaults, and one core. After the
+order on eight connections. Sizes are random from 1 KiB to 32 MiB: each power of two is equally
+likely. JSON bodies have 1 MiB at most. The service has its own defaults, and one core. After the
 first 500 requests and several times after them, the load pauses, and a row is printed:
 
 - MiB: resident memory of the idle service.
-- more: the difference from the row of the first 500 requests.
+- difference: from the row of the first 500 requests.
 - peak: largest resident memory since the start.
 - seconds: of the requests since the row before.
 """
@@ -43,7 +43,8 @@ PROTOCOLS = ("gRPC", "gRPC", "safetensors", "safetensors", "binary", "JSON")
 SETTLE_S = 3
 """Time from the last answer to a measurement: the service returns free memory after a second."""
 
-MOST_MORE_MIB = 64
+MAX_DIFFERENCE_MIB = 64
+"""Between the idle memory after the first requests and after the last."""
 
 NUMBERS = torch.randn(MAX_BYTES // 4, generator=torch.Generator().manual_seed(0))
 
@@ -86,7 +87,7 @@ def main() -> None:
         ThreadPoolExecutor(NUM_CONNECTIONS) as threads,
     ):
         clients = [Client(server) for _ in range(NUM_CONNECTIONS)]
-        table.print_header(("requests", "MiB", "more", "peak", "seconds"))
+        table.print_header(("requests", "MiB", "difference", "peak", "seconds"))
         table.print_row((0, _idle_mib(server), "", server.peak_bytes() / 2**20, ""))
         mib: list[float] = []
         for before, after in pairwise(_pauses(args.requests)):
@@ -96,10 +97,10 @@ def main() -> None:
             [*threads.map(Client.send, clients, parts)]
             seconds = time.monotonic() - started
             mib.append(_idle_mib(server))
-            more = f"{mib[-1] - mib[0]:+.0f}"
-            table.print_row((after, mib[-1], more, server.peak_bytes() / 2**20, seconds))
-    if abs(mib[-1] - mib[0]) > MOST_MORE_MIB:
-        raise SystemExit(f"the difference is more than {MOST_MORE_MIB} MiB")
+            difference = f"{mib[-1] - mib[0]:+.0f}"
+            table.print_row((after, mib[-1], difference, server.peak_bytes() / 2**20, seconds))
+    if abs(mib[-1] - mib[0]) > MAX_DIFFERENCE_MIB:
+        raise SystemExit(f"the difference is more than {MAX_DIFFERENCE_MIB} MiB")
 
 
 def _pauses(num_requests: int) -> list[int]:
@@ -109,8 +110,8 @@ def _pauses(num_requests: int) -> list[int]:
 def _requests(numbers: random.Random, count: int) -> Iterator[tuple[str, int]]:
     for _ in range(count):
         protocol = numbers.choice(PROTOCOLS)
-        most = MAX_JSON_BYTES if protocol == "JSON" else MAX_BYTES
-        yield protocol, int(MIN_BYTES * (most / MIN_BYTES) ** numbers.random())
+        max_bytes = MAX_JSON_BYTES if protocol == "JSON" else MAX_BYTES
+        yield protocol, int(MIN_BYTES * (max_bytes / MIN_BYTES) ** numbers.random())
 
 
 def _encode(protocol: str, num_bytes: int) -> EncodedRequest:

@@ -4,21 +4,21 @@ The capacity is the best rate of a closed loop of the workload (attention S=64),
 each profile. Then requests with a deadline of 500 ms arrive at random times (a Poisson process), at
 0.5, 1, 2 and 10 times that rate and at 0.5 again, on 1,024 connections that are kept alive and with
 a connection for each request. Other profiles mix sizes, add clients that read or send very slowly,
-and have two tenants: one at a fifth of the capacity, beside one at ten times its share, which is
-half. The service runs on one core and has a budget of 1 GiB; the load and this process run on
+and have two tenants of equal weight: one sends a fifth of the capacity, the other five times the
+capacity. The service runs on one core and has a budget of 1 GiB; the load and this process run on
 another.
 
 - offered/s: arrivals. Latencies count from the time at which the arrival was due.
-- good/s: responses with status 200 within the deadline; peak: their share of the capacity.
+- good/s: responses with status 200 within the deadline. peak: their fraction of the capacity.
 - answers: responses by status. Arrivals without a response: dropped (no connection was free, so
   nothing was sent), not connected (within the deadline), ended (the connection, without a
   response), timed out (after 10 s).
-- refused: latency of 429 and 503, p50 / p99 / largest. accepted: p50 / p99 of 200.
-- health: p99 of /healthz, 20 times a second on a connection of its own; with `--status-port` also
-  that of `ROPE_STATUS_PORT`, behind a slash; the bar is for the latter.
+- refused: latency of 429 and 503, p50 / p99 / largest. accepted: latency of 200, p50 / p99.
+- health: p99 of /healthz, 20 times a second on a connection of its own. With `--status-port` also
+  that of `ROPE_STATUS_PORT`, behind a slash; the bar then applies to this port.
 - MiB: peak of resident memory, and its limit: idle memory, the budget and 128 MiB.
 - connections: most open connections, counted by the descriptors of the process.
-- late: calls that were begun after their deadline, if the service counts them.
+- late: calls whose run ended after their deadline, if the service counts them.
 - others: fraction of the core of the service that other programs used. A row with more than a few
   percent is not reliable.
 - slip: p99 of the delay of the load generator. A row with more than 20 ms, marked by !, is not
@@ -60,7 +60,7 @@ COLUMNS = (
     "missed",
 )
 WITHOUT_ANSWER = ("dropped", "not_connected", "ended", "timed_out")
-MOST_SLIP_MS = 20
+MAX_SLIP_MS = 20
 
 
 def main() -> None:
@@ -99,10 +99,10 @@ def _measure(
                 folder = stack.enter_context(TemporaryDirectory(prefix="rope-bench-"))
                 keys_file = Path(folder) / "keys.toml"
                 write_keys(keys_file)
-            starting = started(
+            service = started(
                 serve_core, load_core, seconds, status=args.status_port, keys_file=keys_file
             )
-            subject = stack.enter_context(starting)
+            subject = stack.enter_context(service)
             try:
                 yield from ALL_PROFILES[name](subject)
             except LoadError as exc:
@@ -131,7 +131,7 @@ def _cells(row: Row) -> list[object]:
         row.get("connections", ""),
         "" if row.get("late_calls") is None else f"{row['late_calls']:.0f}",
         f"{max(0, row['others']):.0%}" if "others" in row else "",
-        "" if slip is None else format_cell(slip) + (" !" if slip > MOST_SLIP_MS else ""),
+        "" if slip is None else format_cell(slip) + (" !" if slip > MAX_SLIP_MS else ""),
         f"{len(missed)} of {len(row['bars'])}" + (": " if missed else "") + "; ".join(missed),
     ]
 

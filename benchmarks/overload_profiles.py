@@ -1,4 +1,4 @@
-"""Profiles of load beyond what the service can do, and the bars that it must meet in each."""
+"""Overload profiles, and the bars that the service must meet in each of them."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,7 +19,7 @@ KEPT_ALIVE = 1024
 """Connections of a run with keep-alive. With only 256 the queue would never be longer than half a
 second, and a service that refuses nothing would pass."""
 
-AT_ONCE = 4096
+MAX_NEW_CONNECTIONS = 4096
 """Most open connections of a run that opens a connection for each arrival."""
 
 LARGEST_BYTES = 256 << 20
@@ -68,25 +68,27 @@ def _rate(figures: Mapping[str, float]) -> float:
 
 def measure_kept_alive(subject: Subject) -> Iterator[Row]:
     """Yield a row for each multiple of the capacity, on connections that are kept alive."""
-    yield from _measure_multiples(subject, "kept-alive", 0.9, KEPT_ALIVE)
+    yield from _measure_multiples(subject, "kept-alive", 0.9, KEPT_ALIVE, new_connections=False)
 
 
 def measure_new_connections(subject: Subject) -> Iterator[Row]:
     """Yield a row for each multiple of the capacity, with a connection for each arrival."""
-    yield from _measure_multiples(subject, "new connections", 0.7, AT_ONCE)
+    connections = MAX_NEW_CONNECTIONS
+    yield from _measure_multiples(
+        subject, "new connections", 0.7, connections, new_connections=True
+    )
 
 
 def _measure_multiples(
-    subject: Subject, name: str, least_share: float, connections: int
+    subject: Subject, name: str, min_share: float, connections: int, *, new_connections: bool
 ) -> Iterator[Row]:
-    new = name == "new connections"
     capacity = measure_capacity(subject)
     yield capacity
     peak, unloaded_p99_ms = capacity["goodput"], capacity["unloaded_p99_ms"]
-    sent = [exchange(subject.server, DEADLINE_MS, closes=new)]
+    sent = [exchange(subject.server, DEADLINE_MS, closes=new_connections)]
     before: float | None = None
     with request_files(sent) as files:
-        load = _load(subject, files, connections=connections, new_connections=new)
+        load = _load(subject, files, connections=connections, new_connections=new_connections)
         for multiple in (0.5, 1, 2, 10):
             load = replace(load, rate=multiple * peak)
             row = subject.run(f"{multiple:g}x, {name}", load)
@@ -97,8 +99,8 @@ def _measure_multiples(
                 bars["no refusal"] = {*row["statuses"]} == {200}
                 bars["p99 <= 5 x unloaded"] = before <= 5 * unloaded_p99_ms
             else:
-                wanted = least_share if multiple > 1 or new else 0.95
-                bars[f"goodput >= {wanted:g} of peak"] = row["share"] >= wanted
+                bar = min_share if multiple > 1 or new_connections else 0.95
+                bars[f"goodput >= {bar:g} of peak"] = row["share"] >= bar
                 bars[f"refused p99 <= {REFUSED_P99_MS} ms"] = (
                     not row["refused"] or p99_ms(row["refused"]) <= REFUSED_P99_MS
                 )
@@ -170,19 +172,15 @@ def measure_slow_readers(subject: Subject) -> Iterator[Row]:
 def measure_slow_writers(subject: Subject) -> Iterator[Row]:
     """Yield rows of half the capacity: alone, and beside clients that send a byte per second."""
     start = b"POST /v1/attention HTTP/1.1\r\nHost: 127.0.0.1\r\n"
-    body = exchange(subject.server, None).request.partition(b"\r\n\r\n")
-    header, body = Pace(start, drip=b"X-Name: value\r\n"), Pace(body[0] + body[1], drip=b"\0")
-    paces = [header, body] * (SLOW_WRITERS // 2)
+    header, end, _ = exchange(subject.server, None).request.partition(b"\r\n\r\n")
+    slow_header, slow_body = Pace(start, drip=b"X-Name: value\r\n"), Pace(header + end, drip=b"\0")
+    paces = [slow_header, slow_body] * (SLOW_WRITERS // 2)
     name = f"{SLOW_WRITERS} slow writers"
     clients = SlowClients(subject.server.port, paces, interval_s=1, reconnects=True)
     yield from _measure_beside(subject, name, clients)
 
 
-def _measure_beside(
-    subject: Subject,
-    name: str,
-    clients: SlowClients,
-) -> Iterator[Row]:
+def _measure_beside(subject: Subject, name: str, clients: SlowClients) -> Iterator[Row]:
     capacity = measure_capacity(subject)
     yield capacity
     peak = capacity["goodput"]

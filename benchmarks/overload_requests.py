@@ -1,4 +1,4 @@
-"""Requests of the profiles of overload, with the responses that the server must give."""
+"""Requests of the overload profiles, with the responses that the server must give."""
 
 import json
 from dataclasses import replace

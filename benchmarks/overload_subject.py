@@ -1,4 +1,4 @@
-"""The service under overload: its figures during a run."""
+"""Start the service, and record its figures during a run of load."""
 
 import re
 import time
@@ -63,7 +63,7 @@ class Subject:
         }
 
     def _late_calls(self) -> float | None:
-        """Return the calls that were begun after their deadline, or None if none are counted."""
+        """Return the calls whose run ended after their deadline; None: they are not counted."""
         with suppress(OSError, HTTPException):
             _, text = self.server.request("GET", "/metrics")
             found = re.findall(rb"^rope_late_calls_total(?:\{.*\})? (\S+)", text, re.MULTILINE)

@@ -17,10 +17,10 @@ def is_ready(status_port: str, http_port: str, uses_tls: bool) -> bool:
     """Return whether the service of this host is ready.
 
     Args:
-        status_port: its port without TLS, if it has one, else "".
-        http_port: its other port.
-        uses_tls: whether `http_port` has TLS. The certificate is not verified: it has the name by
-            which clients know the service.
+        status_port: port of `ROPE_STATUS_PORT`, which never has TLS; "": there is none.
+        http_port: port of `ROPE_HTTP_PORT`.
+        uses_tls: whether `http_port` has TLS. The certificate is not verified, because its name is
+            not localhost.
     """
     connection: http.client.HTTPConnection
     if status_port or not uses_tls:

@@ -206,8 +206,8 @@ class Settings(BaseSettings):
     """Time that a body may take in addition to the time that `ROPE_MIN_BODY_RATE` allows."""
 
     min_body_rate: PositiveInt = 64 * 2**10
-    """Bytes in a second with which a body must arrive; a slower request is answered with 408. Also
-    those with which a client must read an answer that is too large for the buffers of the
+    """Bytes per second at which a body must arrive; a slower request is answered with 408. A client
+    must read an answer at the same rate, if the answer is too large for the buffers of the
     kernel."""
 
     keep_alive_s: Seconds = 75.0

@@ -4,7 +4,7 @@ from service.access.hosts import is_loopback
 
 
 def exposure_warning(address: str, *, has_keys: bool, has_tls: bool) -> str | None:
-    """Return the warning in one line, and how to mend the cause.
+    """Return the warning and its remedy, in one line.
 
     None: the address is a loopback address, or the service has both keys and TLS.
     """

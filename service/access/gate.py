@@ -64,7 +64,7 @@ class Gate:
         return self._authorize(path_scope(path) or Scope.ADMIN, authorization)
 
     def authorize_rpc(self, path: str, authorization: Sequence[bytes]) -> Tenant:
-        """Return the tenant of an RPC; the errors are those of `authorize`."""
+        """Return the tenant of an RPC; raise the errors of `authorize`."""
         if path in PUBLIC_METHODS:
             return ANONYMOUS
         return self._authorize(method_scope(path) or Scope.ADMIN, authorization)

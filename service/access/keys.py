@@ -22,6 +22,7 @@ from pydantic import (
 from service.access.tenant import ANONYMOUS, Scope, Tenant
 
 MAX_FILE_BYTES = 2**20
+"""Size of the largest keys file."""
 
 MAX_KEYS = 1000
 """Most keys of all tenants together. An unknown key is compared with each of them."""
@@ -64,11 +65,11 @@ class Keys:
         Each comparison takes constant time, and all keys are compared: the response time reveals
         nothing about a key.
         """
-        digest, found = sha256(key).digest(), None
-        for known, tenant in self.tenants.items():
-            if hmac.compare_digest(known, digest):
-                found = tenant
-        return found
+        digest, match = sha256(key).digest(), None
+        for digest_of_key, tenant in self.tenants.items():
+            if hmac.compare_digest(digest_of_key, digest):
+                match = tenant
+        return match
 
 
 NO_KEYS = Keys({})
@@ -87,17 +88,17 @@ def parse_keys(text: str) -> Keys:
         raise BadKeysFile(f"not TOML: {failure}") from None
     except ValidationError as failure:
         error = failure.errors(include_url=False, include_input=False)[0]
-        place = ".".join(str(part) for part in error["loc"] if part != "[key]")
-        raise BadKeysFile(f"{place}: {error['msg']}") from None
+        field = ".".join(str(part) for part in error["loc"] if part != "[key]")
+        raise BadKeysFile(f"{field}: {error['msg']}") from None
     tenants: dict[bytes, Tenant] = {}
     for name, table in tables.items():
         if name == ANONYMOUS.name:
             raise BadKeysFile(f"{name}: the name is reserved for services without keys")
         tenant = Tenant(name, **table.model_dump(exclude={"keys"}))
-        for number, text_of_hash in enumerate(table.keys):
-            digest = bytes.fromhex(text_of_hash)
+        for index, hex_digest in enumerate(table.keys):
+            digest = bytes.fromhex(hex_digest)
             if digest in tenants:
-                raise BadKeysFile(f"{name}.keys.{number}: the key is in the file twice")
+                raise BadKeysFile(f"{name}.keys.{index}: the key is in the file twice")
             tenants[digest] = tenant
     if not tenants:
         raise BadKeysFile("the file must have at least one key, got none")

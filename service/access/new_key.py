@@ -22,9 +22,9 @@ def new_key(name: str, scopes: Sequence[str]) -> tuple[str, str]:
         BadKeysFile: the name or a scope is not valid.
     """
     key = PREFIX + secrets.token_urlsafe(KEY_BYTES)
-    listed = ", ".join(f'"{scope}"' for scope in scopes)
+    quoted = ", ".join(f'"{scope}"' for scope in scopes)
     digest = sha256(key.encode()).hexdigest()
-    lines = f'["{name}"]\nkeys = ["{digest}"]\nscopes = [{listed}]\n'
+    lines = f'["{name}"]\nkeys = ["{digest}"]\nscopes = [{quoted}]\n'
     parse_keys(lines)
     return key, lines
 

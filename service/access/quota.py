@@ -16,6 +16,7 @@ BURST_S = 1.0
 """Capacity of a bucket, in seconds of its rate."""
 
 ADMITTED = "admitted"
+"""Outcome of a request that no limit refused."""
 
 Count = Callable[[str, str], None]
 """Counts a request. Arguments: name of the tenant; `ADMITTED`, or the exceeded limit."""
@@ -49,17 +50,17 @@ class _Usage:
         self.set_limits(tenant, now)
 
     def set_limits(self, tenant: Tenant, now: float) -> None:
-        """Take over the limits of a reloaded keys file; levels and debts are kept."""
+        """Use the limits of a reloaded keys file; levels and debts are kept."""
         self.tenant = tenant
         old, self.buckets = self.buckets, {}
-        for name, least in (
+        for name, min_size in (
             ("requests_per_s", 1.0),
             ("bytes_per_s", 0.0),
             ("compute_s_per_s", 0.0),
         ):
             rate = getattr(tenant, name)
             if rate is not None:
-                size = max(rate * BURST_S, least)
+                size = max(rate * BURST_S, min_size)
                 level = min(size, old[name].level) if name in old else size
                 self.buckets[name] = TokenBucket(rate, size, level, now)
 
@@ -84,7 +85,7 @@ class Quotas:
         self._count = count
         self._clock = clock
         self._usages: dict[str, _Usage] = {}
-        """By name of the tenant: debts survive a reload of the keys file."""
+        """By name of the tenant, so that debts survive a reload of the keys file."""
 
     @contextmanager
     def request(self, tenant: Tenant, num_bytes: int) -> Iterator[None]:
@@ -129,8 +130,8 @@ class Quotas:
         A body larger than the bucket needs a full bucket, and leaves a debt.
 
         Args:
-            tenant: who the request is from.
-            num_bytes: declared length of its body. `add_bytes` takes the tokens later.
+            tenant: tenant that sent the request.
+            num_bytes: declared length of the body. `add_bytes` takes the tokens later.
 
         Raises:
             QuotaExceeded: a limit of the tenant is exceeded.

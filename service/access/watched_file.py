@@ -27,11 +27,11 @@ class WatchedFiles:
     files: a change between the two is then detected.
 
     Args:
-        paths: of the files. A missing file is a state as well.
+        paths: paths of the files. A file may be missing.
         now: current time in seconds.
 
     Attributes:
-        next_look: time before which `have_changed` does not check the files.
+        next_look: time of the next check; before that `have_changed` returns False.
     """
 
     def __init__(self, paths: Iterable[Path], now: float) -> None:

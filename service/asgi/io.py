@@ -34,7 +34,7 @@ CHUNK_BYTES = 256 * 2**10
 
 
 def timeout_s(headers: Mapping[bytes, bytes]) -> float | None:
-    """Return how long the client waits, None where it does not say so.
+    """Return the timeout of the client in seconds; None: the request has none.
 
     Raises:
         BadHeader: the time is not a whole number of milliseconds, at least 1.

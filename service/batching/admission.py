@@ -10,14 +10,14 @@ from service.resident_memory import ResidentLimit
 MAX_OF_FREE = 2
 """A tenant may hold at most this multiple of the free budget (the dynamic threshold of Choudhury
 and Hahne, 1998). One greedy tenant gets two thirds of the budget; n greedy tenants get equal parts,
-and half of a part stays free. Without keys a client may use the whole budget."""
+and half of a part stays free. Without keys there is no such limit."""
 
 SMALL_BYTES = 2**20
 """Largest charge of a small request."""
 
 RESERVED_PART = 8
-"""One part in so many of the budget is reserved for small requests: a few large answers that
-clients read slowly must not stop all others."""
+"""The budget divided by this is reserved for small requests: a few large answers that clients read
+slowly must not stop all others."""
 
 
 @dataclass(slots=True)
@@ -40,9 +40,9 @@ class Admission:
         """Charge a request that already holds `held_bytes` for `num_bytes` more.
 
         Raises:
-            Overloaded: the budget is exceeded, or the part of it that large requests may use, or
-                that of the tenant. A request is never refused while no other request holds memory:
-                other limits bound its size.
+            Overloaded: the budget, its part for large requests, or the tenant's part is exceeded. A
+                request is never refused while no other request holds memory: other limits bound its
+                size.
         """
         charged = self.charged_bytes
         if charged + num_bytes > self._max_large_bytes and charged != held_bytes:
@@ -84,8 +84,9 @@ class Charge:
     tenant: Tenant = ANONYMOUS
     num_bytes: int = field(default=0, init=False)
     resident_limit: ResidentLimit | None = None
-    """Checked as well where other bytes than the charged ones may take memory."""
+    """Also checked over gRPC: its core holds messages that are not charged yet."""
     _expected_bytes: int = field(default=0, init=False)
+    """Charged bytes that `resident_limit` expects and the request does not hold yet."""
 
     def __enter__(self) -> "Charge":
         return self
@@ -115,7 +116,7 @@ class Charge:
         self._expected_bytes += num_bytes
 
     def settle(self) -> None:
-        """Note that the request holds all charged bytes now."""
+        """Stop expecting the charged bytes: the request holds them now."""
         if self.resident_limit is not None:
             self.resident_limit.expected_bytes -= self._expected_bytes
             self._expected_bytes = 0

@@ -54,7 +54,7 @@ class Batcher(Generic[C, R]):
     """How many runs may be in flight at a time."""
 
     inline_limit_s: float
-    """Calls that are estimated to take less time run on the loop: a hand-off costs too much."""
+    """Calls whose estimate is less run on the event loop: a hand-off to a thread costs too much."""
 
     stuck_s: float | None
     """How long the device may show no progress while calls are in flight, and at least
@@ -129,7 +129,7 @@ class Batcher(Generic[C, R]):
 
         Args:
             deadline: time of `time.monotonic`.
-            tenant: who the call is from.
+            tenant: tenant that sent the call.
             call: the call; None: the request has not been parsed yet.
 
         Raises:
@@ -163,7 +163,7 @@ class Batcher(Generic[C, R]):
     def close(self, reason: CloseReason = ShuttingDown) -> None:
         """Accept no more calls, and fail those that have no result yet.
 
-        If the batcher is closed twice, `submit` keeps the first reason.
+        If the batcher is closed twice, `enqueue` raises the first reason.
         """
         self._close_reason = self._close_reason or reason
         for entry in (*self._queue, *chain.from_iterable(self._running)):
@@ -288,10 +288,10 @@ class Batcher(Generic[C, R]):
         """Divide the device time of each run among its calls, in proportion to their estimates."""
         entries = iter(batch)
         for run in runs:
-            of_run = [next(entries) for _ in run.results]
-            estimated_s = sum(entry.call.seconds for entry in of_run)
-            for entry in of_run:
-                share = entry.call.seconds / estimated_s if estimated_s else 1 / len(of_run)
+            run_entries = [next(entries) for _ in run.results]
+            estimated_s = sum(entry.call.seconds for entry in run_entries)
+            for entry in run_entries:
+                share = entry.call.seconds / estimated_s if estimated_s else 1 / len(run_entries)
                 self.add_compute(entry.tenant, run.compute_s * share)
 
     def _fail(self, reason: type[DeviceLost] | type[DeviceStuck]) -> None:

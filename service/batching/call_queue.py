@@ -9,12 +9,12 @@ from typing import Generic, Protocol, TypeVar
 
 from service.access.tenant import ANONYMOUS, Tenant
 from service.batching.fair_queue import FairQueue
-from service.batching.load_estimate import CALL_S, LoadEstimate
+from service.batching.load_estimate import CALL_S, Estimated, LoadEstimate
 from service.batching.run import Completed
 from service.errors import TimedOut
 
 
-class Batchable(Protocol):
+class Batchable(Estimated, Protocol):
     """A call, as the batcher needs it."""
 
     @property
@@ -29,14 +29,6 @@ class Batchable(Protocol):
     def num_bytes(self) -> int:
         """Bytes, counted against the limit of a batch."""
 
-    @property
-    def kind(self) -> Hashable:
-        """Calls of one kind have estimates with about the same relative error."""
-
-    @property
-    def seconds(self) -> float:
-        """Estimated time of the call when it runs alone."""
-
 
 C = TypeVar("C", bound=Batchable)
 R = TypeVar("R")
@@ -44,7 +36,7 @@ R = TypeVar("R")
 
 @dataclass(slots=True, eq=False)
 class Entry(ABC, Generic[C, R]):
-    """A call in the queue or on the device. A subclass says what becomes of its outcome."""
+    """A call in the queue or on the device. A subclass delivers its outcome."""
 
     call: C
     arrived: float
@@ -111,8 +103,8 @@ def next_batch(
     deadline is not added.
 
     Returns:
-        The batch, and whether its calls are estimated to take less than `inline_limit_s` together.
-        If the first call is, the batch ends before the call that exceeds this limit.
+        The batch, and whether it is short: its estimates are less than `inline_limit_s` together.
+        If the first call is short, the batch ends before the call that exceeds this limit.
     """
     batch: list[Entry[C, R]] = []
     late: list[Entry[C, R]] = []
@@ -129,8 +121,8 @@ def next_batch(
             continue
         if call.kind != kind:
             kind, correction = call.kind, load.kinds[call.kind].correction
-        own_s = (call.seconds + CALL_S) * correction
-        end = now + expected_s + own_s
+        call_s = (call.seconds + CALL_S) * correction
+        end = now + expected_s + call_s
         is_alone = queue.num_calls == len(late) + 1 and not load.running
         if entry.deadline <= now or (entry.deadline < end and not is_alone):
             late.append(entry)
@@ -146,7 +138,7 @@ def next_batch(
         ):
             break
         batch.append(entry)
-        expected_s += own_s
+        expected_s += call_s
         earliest = min(earliest, entry.deadline)
     queue.serve(batch)
     for entry in late:

@@ -25,14 +25,14 @@ _entries, _start_and_arrival = attrgetter("entries"), itemgetter(0, 1)
 
 
 class HasCost(Protocol):
-    """A call, as fair queueing needs it."""
+    """A call with an estimated time."""
 
     @property
     def seconds(self) -> float:
         """Estimated time of the call when it runs alone."""
 
 
-class Waiting(Protocol):
+class QueueEntry(Protocol):
     """An entry of the queue, as fair queueing needs it."""
 
     @property
@@ -48,7 +48,7 @@ class Waiting(Protocol):
         """Tenant that sent the request."""
 
 
-E = TypeVar("E", bound=Waiting)
+E = TypeVar("E", bound=QueueEntry)
 
 
 @dataclass(slots=True, eq=False)
@@ -74,7 +74,7 @@ class Lane(Generic[E]):
 
 
 class FairQueue(Generic[E]):
-    """The waiting calls. Plain iteration is sorted by arrival within each tenant only.
+    """The waiting calls. `iter` yields them by tenant, `in_order` in the order in which they run.
 
     Attributes:
         num_calls: number of waiting calls.
@@ -99,7 +99,7 @@ class FairQueue(Generic[E]):
         return lane is not None and entry in lane.entries
 
     def in_order(self) -> Iterator[E]:
-        """Iterate over the calls of several tenants in the order in which they run.
+        """Iterate over the calls in the order in which they run.
 
         No call may be inserted or removed during the iteration.
         """
@@ -178,15 +178,17 @@ class FairQueue(Generic[E]):
         """Return the estimated seconds of the calls that run before a new call of a tenant."""
         lanes, seconds = self._lanes, 0.0
         start = self.virtual_time - BURST_S / tenant.weight
-        own = lanes.get(tenant.name)
-        if own is not None:
-            if own is self.only:
-                return own.seconds
-            seconds = own.seconds
-            start = (own.start if own.entries else max(own.start, start)) + seconds / tenant.weight
+        tenant_lane = lanes.get(tenant.name)
+        if tenant_lane is not None:
+            if tenant_lane is self.only:
+                return tenant_lane.seconds
+            seconds = tenant_lane.seconds
+            if tenant_lane.entries:
+                start = tenant_lane.start
+            start = max(tenant_lane.start, start) + seconds / tenant.weight
         for lane in lanes.values():
-            if lane is not own and lane.entries and lane.start <= start:
-                # the last of these calls starts before that time, and ends after it
+            if lane is not tenant_lane and lane.entries and lane.start <= start:
+                # the last call that starts before `start` ends after it
                 call_s = lane.seconds / len(lane.entries)
                 seconds += min(lane.seconds, (start - lane.start) * lane.tenant.weight + call_s)
         return seconds

@@ -6,7 +6,7 @@ from math import ceil
 from typing import Any, Protocol
 
 from service.access.tenant import ANONYMOUS, Tenant
-from service.batching.fair_queue import FairQueue
+from service.batching.fair_queue import FairQueue, HasCost
 from service.errors import Overloaded
 
 CALL_S = 30e-6
@@ -27,16 +27,12 @@ MAX_RATIO = 4.0
 """A run that took longer than this multiple of its expected time counts as this multiple."""
 
 
-class Estimated(Protocol):
-    """A call whose time is estimated."""
+class Estimated(HasCost, Protocol):
+    """A call whose estimated time is corrected by measured times."""
 
     @property
     def kind(self) -> Hashable:
         """Calls of one kind have estimates with about the same relative error."""
-
-    @property
-    def seconds(self) -> float:
-        """Estimated time of the call when it runs alone."""
 
 
 @dataclass(slots=True)
@@ -55,10 +51,9 @@ class StartedRun:
 
     estimated_s: Mapping[Hashable, float]
     """Estimated time of its calls, by kind."""
-    num_calls: int
     expected_s: float
     """Corrected estimate of the run; doubled whenever the run takes longer."""
-    available: float
+    enqueued: float
     """Time at which its first call was put into the queue."""
     started: float
 
@@ -79,8 +74,8 @@ class LoadEstimate:
     """Outstanding work: expected time of all waiting calls and of all running calls, the latter in
     full. An upper bound of every predicted wait."""
 
-    on_end: Callable[[int], None] | None = field(default=None, init=False)
-    """Called at the end of each run, with its number of calls."""
+    on_end: Callable[[], None] | None = field(default=None, init=False)
+    """Called at the end of each run."""
 
     num_waiting: int = field(default=0, init=False)
     _queued_s: float = field(default=0.0, init=False)
@@ -95,7 +90,7 @@ class LoadEstimate:
         call: Estimated,
         now: float,
         deadline: float,
-        order: FairQueue[Any] | None = None,
+        queue: FairQueue[Any] | None = None,
         tenant: Tenant = ANONYMOUS,
     ) -> None:
         """Add a call that is put into the queue.
@@ -104,7 +99,7 @@ class LoadEstimate:
             call: the call.
             now: current time in seconds.
             deadline: deadline of the call.
-            order: the waiting calls, without this one; None: all of them run before this one.
+            queue: the waiting calls, without this one; None: all of them run before this one.
             tenant: tenant that sent the call.
 
         Raises:
@@ -118,7 +113,7 @@ class LoadEstimate:
         if outstanding_s > self.max_queue_s or outstanding_s > DEADLINE_SHARE * (
             deadline - now - expected_s
         ):
-            self._check(expected_s, now, deadline, _share_before(order, tenant))
+            self._check(expected_s, now, deadline, _share_before(queue, tenant))
         kind.queued_s += estimated_s
         self.num_waiting += 1
         self._queued_s += expected_s
@@ -137,7 +132,7 @@ class LoadEstimate:
         now: float,
         deadline: float,
         call: Estimated | None = None,
-        order: FairQueue[Any] | None = None,
+        queue: FairQueue[Any] | None = None,
         tenant: Tenant = ANONYMOUS,
     ) -> None:
         """Check that a call can be computed in time.
@@ -146,7 +141,7 @@ class LoadEstimate:
             now: current time in seconds.
             deadline: deadline of the call.
             call: the call; None: its request has not been parsed yet.
-            order: the waiting calls; None: all of them run before this one.
+            queue: the waiting calls; None: all of them run before this one.
             tenant: tenant that sent the call.
 
         Raises:
@@ -154,7 +149,7 @@ class LoadEstimate:
                 raised while no other call waits.
         """
         expected_s = 0.0 if call is None else self.expected_s(call)
-        self._check(expected_s, now, deadline, _share_before(order, tenant))
+        self._check(expected_s, now, deadline, _share_before(queue, tenant))
 
     def expected_s(self, call: Estimated) -> float:
         """Return the expected time of a call: its estimate, corrected by the measured speed."""
@@ -171,12 +166,12 @@ class LoadEstimate:
         rest_s = sum(max(0.0, run.started + run.expected_s - now) for run in self.running)
         return rest_s + share * self._queued_s
 
-    def start(self, calls: Sequence[Estimated], available: float, now: float) -> StartedRun:
+    def start(self, calls: Sequence[Estimated], enqueued: float, now: float) -> StartedRun:
         """Move waiting calls to a new run.
 
         Args:
             calls: calls of the run.
-            available: time at which the first of them was put into the queue.
+            enqueued: time at which the first of them was put into the queue.
             now: current time in seconds.
         """
         kinds = self.kinds
@@ -188,7 +183,7 @@ class LoadEstimate:
         for kind, kind_s in estimated_s.items():
             kinds[kind].queued_s -= kind_s
             expected_s += kind_s * kinds[kind].correction
-        run = StartedRun(estimated_s, len(calls), expected_s, available, now)
+        run = StartedRun(estimated_s, expected_s, enqueued, now)
         self.num_waiting -= len(calls)
         self._queued_s -= expected_s
         self.running.append(run)
@@ -208,31 +203,31 @@ class LoadEstimate:
     def end(self, run: StartedRun, now: float) -> None:
         """Remove a run that has ended, and update the measured speed."""
         self.running.remove(run)
-        measured_s = now - max(self._last_end, run.available)
-        kinds, total_s, at_speed_s = self.kinds, 0.0, 0.0
+        measured_s = now - max(self._last_end, run.enqueued)
+        kinds, total_s, expected_s = self.kinds, 0.0, 0.0
         for kind, kind_s in run.estimated_s.items():
             total_s += kind_s
-            at_speed_s += kind_s * kinds[kind].correction
-        ratio = min(measured_s / at_speed_s, MAX_RATIO)
+            expected_s += kind_s * kinds[kind].correction
+        ratio = min(measured_s / expected_s, MAX_RATIO)
         for kind, kind_s in run.estimated_s.items():
-            known, weight = kinds[kind], LEARNING_RATE * kind_s / total_s
-            change = known.correction * weight * (ratio - 1)
-            known.correction += change
-            self._queued_s += known.queued_s * change
+            state, weight = kinds[kind], LEARNING_RATE * kind_s / total_s
+            change = state.correction * weight * (ratio - 1)
+            state.correction += change
+            self._queued_s += state.queued_s * change
         if not self.num_waiting:
             self._queued_s = 0.0  # removes rounding errors
         self._last_end, self.outstanding_s = now, self._queued_s
         for other in self.running:
             self.outstanding_s += other.expected_s
         if self.on_end is not None:
-            self.on_end(run.num_calls)
+            self.on_end()
 
     def skip(self, now: float) -> None:
         """Exclude the time before `now` from the measured speed: the device was paused."""
         self._last_end = now
 
     def clear(self) -> None:
-        """Count no waiting calls."""
+        """Remove all waiting calls."""
         for kind in self.kinds.values():
             kind.queued_s = 0.0
         self.num_waiting = 0
@@ -242,10 +237,10 @@ class LoadEstimate:
         if not self.num_waiting:
             return
         wait_s, spare_s = self.wait_s(now, share), deadline - now - expected_s
-        is_long = self.num_waiting >= FEW_CALLS
-        if wait_s > (DEADLINE_SHARE * spare_s if is_long else spare_s):
+        has_many = self.num_waiting >= FEW_CALLS
+        if wait_s > (DEADLINE_SHARE * spare_s if has_many else spare_s):
             limit = "the deadline of the request"
-        elif is_long and wait_s > self.max_queue_s:
+        elif has_many and wait_s > self.max_queue_s:
             limit = f"the limit of {self.max_queue_s:g} s"
         else:
             return
@@ -264,5 +259,5 @@ class LoadEstimate:
             self.outstanding_s += run.expected_s
 
 
-def _share_before(order: FairQueue[Any] | None, tenant: Tenant) -> float:
-    return 1.0 if order is None else order.share_before(tenant)
+def _share_before(queue: FairQueue[Any] | None, tenant: Tenant) -> float:
+    return 1.0 if queue is None else queue.share_before(tenant)

@@ -1,18 +1,19 @@
-"""Estimate what attention costs, in operations."""
+"""Estimate the number of operations of attention."""
 
 import math
 
 from rope_core import Attend
 
 OVERHEAD_FLOPS = 64
-"""Operations of each score beside the two products: exponential and mask."""
+"""Operations of each score in addition to the two products: exponential and mask."""
 
 EAGER_FLOPS = 800
 """Operations of each score where eager operators compute attention on a CPU. Measured: each of them
 reads and writes all scores."""
 
 BLOCK_ROWS = 512
-"""Queries of a window that are computed together: for each of them the scores of all their keys."""
+"""Queries in a block if there is a window (`MASK_ROWS` of the library): its scores cover the
+windows of all its queries."""
 
 
 def attention_flops(call: Attend, on_host: bool, backend: str | None) -> float:
@@ -24,7 +25,7 @@ def attention_flops(call: Attend, on_host: bool, backend: str | None) -> float:
     Args:
         call: the call.
         on_host: whether the call is computed in memory of the host.
-        backend: name of the backend that must run the call; the library chooses where None.
+        backend: name of the backend that must run the call; None: the library chooses.
     """
     causal, is_eager = call.attention.causal, False
     max_seen = math.inf
@@ -53,8 +54,8 @@ def _max_seen(call: Attend, is_eager: bool) -> float:
 
 
 def _num_scores(num_queries: int, num_keys: int, causal: bool) -> float:
-    """Return how many keys the queries of a sequence see, together."""
+    """Return the number of pairs of a query and a key that the query sees, in one sequence."""
     if not causal:
         return num_queries * num_keys
-    num_queries = min(num_queries, num_keys)  # those before the first key see none
+    num_queries = min(num_queries, num_keys)  # queries before the first key see none
     return num_queries * (num_keys - num_queries / 2)

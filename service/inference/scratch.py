@@ -12,10 +12,11 @@ EXACT_FACTOR = 5
 """Bytes for each byte of a float32 table where angles, cos and sin are computed in float64."""
 
 EAGER_SCORES = 2**20
-"""Most scores that the eager backend holds at a time; at least the scores of one query."""
+"""Most scores that the eager backend holds at a time, and at least those of one query:
+`SCORE_ELEMENTS` of the library."""
 
 MASKED_ROWS = 512
-"""Queries per block of a mask."""
+"""Queries that share one mask in the backend sdpa: `MASK_ROWS` of the library."""
 
 MASK_BYTES = 16
 """Bytes of a mask for each pair of query and key: int64 distances, and boolean masks."""
@@ -38,7 +39,7 @@ def _cos_sin(call: CosSin, _num_tokens: int, _backend: str | None) -> int:
 
 
 def _merge(call: Merge, _num_tokens: int, _backend: str | None) -> int:
-    """Return the bytes of the parts in float32, and of their products with their weights."""
+    """Return the bytes of the parts in float32, and of the weighted parts."""
     out, lse = call.out, call.lse
     return 8 * out.numel() + 4 * out[0].numel() + 2 * lse.nbytes
 
@@ -48,7 +49,7 @@ def _attend(call: Attend, _num_tokens: int, backend: str | None) -> int:
     head_dim, value_dim = q.shape[-1], v.shape[-1]
     num_heads = q.shape[-2]
     lengths = call.lengths or ((q.shape[-3],), (k.shape[-3],))
-    pairs = [(i, j) for i, j in zip(*lengths, strict=True)]
+    pairs = list(zip(*lengths, strict=True))  # numbers of queries and keys of each sequence
     num_bytes = v.nbytes  # an aligned copy
     num_bytes += q.nbytes + k.nbytes  # rotated, or aligned copies
     if call.rope is not None:
@@ -58,7 +59,7 @@ def _attend(call: Attend, _num_tokens: int, backend: str | None) -> int:
         positions = call.q_positions, call.k_positions
         is_exact = any(p is not None and p.is_floating_point() for p in positions)
         num_bytes += tables * (EXACT_FACTOR if is_exact else 1)
-    # sdpa lets eager compute a sequence with NaN or Inf, one after the other
+    # sdpa leaves sequences with NaN or Inf to eager, which computes one after the other
     eager_bytes = max(_eager_scores(i, j, num_heads, call) for i, j in pairs)
     eager_bytes += max(4 * j for _, j in pairs) * k.shape[-2] * (head_dim + value_dim) * 2
     if backend == "eager" or call.attention.softcap is not None:
@@ -88,8 +89,8 @@ def _eager_scores(num_queries: int, num_keys: int, num_heads: int, call: Attend)
     row = num_heads * num_keys
     num_scores = min(num_queries * row, max(EAGER_SCORES, row))
     num_masks = 1 if call.mask is None or call.mask.ndim < 3 else call.mask.shape[-3]
-    hidden = num_scores // num_heads * (MASK_BYTES + num_masks)
-    return num_scores * (12 if call.attention.softcap is not None else 8) + hidden
+    mask_bytes = num_scores // num_heads * (MASK_BYTES + num_masks)
+    return num_scores * (12 if call.attention.softcap is not None else 8) + mask_bytes
 
 
 def _is_unmasked(call: Attend) -> bool:

@@ -39,7 +39,7 @@ class LineWriter:
         self._max_waiting_bytes = max_waiting_bytes
         self._writable = select.poll()
         self._writable.register(self._fd, select.POLLOUT)
-        self._lock = threading.RLock()  # a signal handler may write while its own thread does
+        self._lock = threading.RLock()  # a signal handler may interrupt `write` and call it
         self._waiting = bytearray()
         self._num_dropped = 0
         """Lines dropped since the last line that stated the number."""
@@ -70,14 +70,14 @@ class LineWriter:
                 self._send_later()
 
     def detach(self) -> None:
-        """Stop using the event loop; called on its thread before the loop ends."""
+        """Stop using the event loop; call this on its thread before the loop ends."""
         with self._lock:
             if self._loop is not None:
                 self._loop.remove_writer(self._fd)
             self._loop = None
 
     def flush(self, timeout_s: float) -> None:
-        """Write buffered lines for at most `timeout_s` seconds; blocks until then."""
+        """Write the buffered lines; block for at most `timeout_s` seconds."""
         deadline = time.monotonic() + timeout_s
         with self._lock:
             while self._waiting:

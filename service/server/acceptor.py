@@ -18,7 +18,7 @@ PER_TURN = 16
 are accepted, so that these can wait in the backlog if the device is busy then."""
 
 PER_PACED_TURN = 8
-"""Most connections accepted in a turn while accepting is paced."""
+"""Most connections accepted at a time while accepting is paced."""
 
 BACKLOG = 2048
 """Backlog of the kernel in normal operation: most connections that wait to be accepted."""
@@ -82,7 +82,7 @@ class Acceptor:
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[object]] = set()
         self._awaits_tasks = False
-        """Whether nothing is accepted until no connection is being opened. One that is open counts
+        """Whether accepting is paused until all tasks have ended. A connection that is open counts
         twice until its task ends, so there may be room when all have ended."""
         self._backlog = 0
         self._is_closed = False
@@ -113,7 +113,7 @@ class Acceptor:
             self._loop.remove_reader(listener)
 
     def _on_readable(self, listener: socket.socket) -> None:
-        """Accept pending connections, or pause and wait until a few may be accepted."""
+        """Accept pending connections; during overload, pause until a few may be accepted."""
         pacer = self._pacer
         if pacer.is_free:
             self._accept(listener, PER_TURN)
@@ -123,15 +123,16 @@ class Acceptor:
             pacer.wait_to_accept(self._accept_few)
 
     def _accept_few(self) -> None:
-        """Accept PER_PACED_TURN connections, and listen for more."""
+        """Accept PER_PACED_TURN connections of each socket, and listen for more."""
         if not self._is_closed:
             self._resume()
             for listener in self.sockets:
                 self._accept(listener, PER_PACED_TURN)
 
-    def _accept(self, listener: socket.socket, most: int) -> None:
+    def _accept(self, listener: socket.socket, max_connections: int) -> None:
+        """Accept pending connections; pause at the limit of open connections or descriptors."""
         pacer = self._pacer
-        for _ in range(most):
+        for _ in range(max_connections):
             if pacer.is_full(len(self._tasks)):
                 self._pause()
                 self._awaits_tasks = bool(self._tasks)
@@ -153,12 +154,12 @@ class Acceptor:
                 self._pause()
                 self._loop.call_later(RETRY_S, self._resume)
                 return
-            connecting = self._loop.connect_accepted_socket(self._make_protocol, client)
-            task = self._loop.create_task(connecting)
+            opening = self._loop.connect_accepted_socket(self._make_protocol, client)
+            task = self._loop.create_task(opening)
             self._tasks.add(task)
-            task.add_done_callback(self._connected)
+            task.add_done_callback(self._on_task_done)
 
-    def _connected(self, task: asyncio.Task[object]) -> None:
+    def _on_task_done(self, task: asyncio.Task[object]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (failure := task.exception()) is not None:
             log.debug("a connection could not be opened: %s", failure)

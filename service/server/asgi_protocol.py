@@ -69,7 +69,7 @@ class AsgiProtocol(asyncio.Protocol):
         """Requests without a complete answer. The application answers the first one."""
         self._unread: tuple[bytes, int] | None = None
         """Bytes of further requests, and the offset at which the first of them begins."""
-        self._has_ended = False
+        self._has_received_eof = False
         """Whether the client has sent its FIN."""
         self._has_last_request = False
         """Whether the rest of what the client sends is dropped."""
@@ -154,7 +154,7 @@ class AsgiProtocol(asyncio.Protocol):
             return
         data, at = self._drop_unread()
         self._read(data, at)
-        if self._unread is None and self._has_ended and not self.eof_received():
+        if self._unread is None and self._has_received_eof and not self.eof_received():
             self._transport.close()
 
     def _drop_unread(self) -> tuple[bytes, int]:
@@ -165,7 +165,7 @@ class AsgiProtocol(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """Answer the complete requests after the client's FIN; close if there are none."""
-        self._has_ended = True
+        self._has_received_eof = True
         if self._unread is not None:
             return True  # `_read_unread` will parse these
         peer = peer_after_eof(self._transport.get_extra_info("socket"))

@@ -29,7 +29,8 @@ from service.server.received_body import ReceivedBody
 log = logging.getLogger("rope.failures")
 
 REPLAY_BYTES = 2**18
-"""A received body is handed to `AsgiProtocol` in pieces, so that it is copied once."""
+"""Size of the pieces in which a received body is handed to `AsgiProtocol`, which copies them: the
+whole body is copied once."""
 
 MAX_PIPELINED_BYTES = 2**16
 """Bytes of later requests that are kept while a request is answered; then reading pauses."""
@@ -42,15 +43,16 @@ class _Incomplete(NamedTuple):
     arrived: float
     """Time of `time.monotonic` when the header arrived."""
     timer: asyncio.TimerHandle
-    """Runs out at the deadline."""
+    """Fires at the deadline."""
 
 
 class Connection(AnsweringConnection):
     """One client's connection.
 
-    One request is in progress at a time. It is in one of three states: its body is received, it has
-    an entry in the queue, or `AsgiProtocol` has it and gets all bytes. Requests without a plan go
-    there, the ordinary way.
+    One request is in progress at a time. Either the description of its tensors is not complete
+    (`_incomplete`), or its body is being received (`_body`), or it is in the queue or its answer is
+    being sent (`_entry`), or `AsgiProtocol` handles it and gets all bytes (`_ordinary`). Requests
+    without a plan go to `AsgiProtocol`: this is the ordinary way.
     """
 
     def __init__(
@@ -71,7 +73,7 @@ class Connection(AnsweringConnection):
         """The plan of the last request; the next request probably has the same."""
         self._body: ReceivedBody | None = None
         self._incomplete: _Incomplete | None = None
-        self._has_ended = False
+        self._has_received_eof = False
         """Whether the client has sent its FIN."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -117,7 +119,7 @@ class Connection(AnsweringConnection):
         """
         body, planned = self._body, self._planned
         if body is None:
-            is_busy = self._num_unwanted or planned.load.outstanding_s > FREE_WORK_S
+            is_busy = self._num_to_discard or planned.load.outstanding_s > FREE_WORK_S
             return planned.header_view if is_busy else planned.landing_view
         return body.slab.memory[body.num_received : body.num_bytes]
 
@@ -130,10 +132,10 @@ class Connection(AnsweringConnection):
                 self._detach_body()
                 self._submit(body)
             return
-        if self._num_unwanted:
-            self._drop(self._planned.landing_view[:nbytes])
+        if self._num_to_discard:
+            self._discard(self._planned.landing_view[:nbytes])
             return
-        # the most frequent case: a whole request of the last plan; `_read` handles all others
+        # fast path: a request of the last plan; `_read` handles all others
         plan, ordinary, planned = self._plan, self._ordinary, self._planned
         data = planned.landing_view[:nbytes]
         if (
@@ -163,11 +165,12 @@ class Connection(AnsweringConnection):
         self._read(data)
 
     def eof_received(self) -> bool:
-        """Answer the complete requests after the client's FIN; close if there are none.
+        """Handle the client's FIN: return whether the connection stays open for its answers.
 
-        A request that waits for a busy device is withdrawn if its client may have left.
+        It stays open for complete requests, except one that waits for a busy device if the client
+        may have left: `connection_lost` withdraws that request.
         """
-        entry, self._has_ended = self._entry, True
+        entry, self._has_received_eof = self._entry, True
         if entry is not None:
             peer = peer_after_eof(self._transport.get_extra_info("socket"))
             is_waiting = entry.timer is not None and not self._status
@@ -194,10 +197,10 @@ class Connection(AnsweringConnection):
             self._begin(data)
 
     def _read_unread(self) -> None:
-        """Handle the bytes behind a request that is answered now."""
+        """Handle the bytes behind the request that has been answered."""
         if self._unread and self._entry is None and not self._transport.is_closing():
             self._begin(memoryview(self._unread))
-            if self._has_ended and not self.eof_received():
+            if self._has_received_eof and not self.eof_received():
                 self._transport.close()
 
     def _begin(self, data: memoryview) -> None:
@@ -300,7 +303,7 @@ class Connection(AnsweringConnection):
             return Pending(Phase.BODY, body.arrived, body.num_received)
         if self._incomplete is not None:
             return Pending(Phase.BODY, self._incomplete.arrived)
-        if self._num_unwanted:
+        if self._num_to_discard:
             return Pending(Phase.BODY, self._watch.idle().since)
         if ordinary is not None and not ordinary.is_free:
             return ordinary.pending()
@@ -308,7 +311,7 @@ class Connection(AnsweringConnection):
 
     def refuse_slow(self, phase: Phase) -> None:
         """Refuse the request whose header or body arrives too slowly."""
-        if self._num_unwanted:
+        if self._num_to_discard:
             self._transport.close()  # the request is refused already
         else:
             self._hand_over().refuse_slow(phase)
@@ -332,5 +335,6 @@ class Connection(AnsweringConnection):
     def shutdown(self) -> None:
         """Close when no request is in progress; called when the service ends."""
         self._is_ending = True
-        if self._entry is None and self._body is None and not (self._unread or self._num_unwanted):
+        has_bytes = self._unread or self._num_to_discard
+        if self._entry is None and self._body is None and not has_bytes:
             self._make_ordinary().shutdown()

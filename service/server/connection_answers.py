@@ -1,4 +1,4 @@
-"""The sending half of a connection: answers to planned requests and refusals of them."""
+"""The sending half of a connection: answers to planned requests, and refusals."""
 
 import asyncio
 import logging
@@ -24,12 +24,12 @@ from service.wire import Buffer
 
 log = logging.getLogger("rope.failures")
 
-MAX_DROPPED_BYTES = 2**20
+MAX_DISCARDED_BYTES = 2**20
 """Most bytes of a refused body that are received and discarded to keep the connection open."""
 
 
 class AnsweringConnection(asyncio.BufferedProtocol):
-    """One client's connection, without its receiving half."""
+    """Base class of `Connection`: sends answers and refusals; the subclass receives requests."""
 
     _transport: asyncio.Transport
     _fd: int
@@ -47,15 +47,16 @@ class AnsweringConnection(asyncio.BufferedProtocol):
         """Status of the answer that is being sent; else 0."""
         self._unread: Buffer = b""
         """Bytes behind the request in progress, or those of an incomplete description."""
-        self._num_unwanted = 0
-        """Bytes of a refused request that have not arrived yet; they are discarded."""
+        self._num_to_discard = 0
+        """Bytes of a refused body that are still to be discarded."""
         self._waited_s = 0.0
-        """Seconds that the next request has waited in the kernel while reading was paused."""
+        """Seconds that the next request waited in the kernel while reading was paused, or before
+        the connection was accepted."""
         self._is_reading_paused = False
         self._is_ending = False
-        """Whether the connection closes after the next answer, which says so."""
+        """Whether the connection closes after the next answer, which has `Connection: close`."""
         self._closes = False
-        """Whether the answer that is being sent says that the connection closes."""
+        """Whether the answer that is being sent has `Connection: close`."""
 
     def _answer(self, entry: PlannedEntry, outcome: Completed[Any] | Exception) -> None:
         """Send the answer of a request."""
@@ -85,11 +86,11 @@ class AnsweringConnection(asyncio.BufferedProtocol):
             self._finish(entry)
 
     def pause_writing(self) -> None:
-        """Pass the event on: the client does not read."""
+        """Start the deadline of a client that does not read."""
         (self._ordinary or self._watch).pause_writing()
 
     def resume_writing(self) -> None:
-        """Finish the request whose answer the kernel has now."""
+        """Finish the request: the kernel has its whole answer."""
         (self._ordinary or self._watch).resume_writing()
         if self._entry is not None and self._status:
             self._transport.set_write_buffer_limits()
@@ -141,8 +142,9 @@ class AnsweringConnection(asyncio.BufferedProtocol):
         if refusal is None:
             return False
         num_missing = end - len(data)
-        if num_missing > MAX_DROPPED_BYTES or transport.get_write_buffer_size():
-            self._read_ordinary(bytes(data))  # it closes the connection, and waits for slow readers
+        if num_missing > MAX_DISCARDED_BYTES or transport.get_write_buffer_size():
+            # `AsgiProtocol` closes the connection, and waits for clients that read slowly
+            self._read_ordinary(bytes(data))
             return True
         self._closes = self._is_ending
         default_headers = self._server_state.default_headers
@@ -155,7 +157,7 @@ class AnsweringConnection(asyncio.BufferedProtocol):
         planned.record(plan.answer_format.route, request_id, status, arrived, identifiers)
         self._server_state.total_requests += 1
         if num_missing > 0:
-            self._num_unwanted = num_missing
+            self._num_to_discard = num_missing
         else:
             self._unread = bytes(data[end:])
         if self._closes:
@@ -171,7 +173,7 @@ class AnsweringConnection(asyncio.BufferedProtocol):
         self._transport.resume_reading()
 
     def _close(self) -> None:
-        """Close, unless the client sends more: this would reset the connection and the answer."""
+        """Close; linger first if the client has sent more, as the kernel would send a reset."""
         if self._unread or has_unread_bytes(self._transport):
             self._unread = b""
             if self._is_reading_paused:
@@ -180,24 +182,24 @@ class AnsweringConnection(asyncio.BufferedProtocol):
         else:
             self._transport.close()
 
-    def _drop(self, data: memoryview) -> None:
-        """Discard received bytes of a refused request."""
-        num_dropped = min(len(data), self._num_unwanted)
-        self._num_unwanted -= num_dropped
-        if self._num_unwanted and self._fd >= 0:
-            self._num_unwanted -= discard(self._fd, self._num_unwanted)
-        if not self._num_unwanted and self._closes:
+    def _discard(self, data: memoryview) -> None:
+        """Discard received bytes of a refused body, and handle what follows."""
+        num_discarded = min(len(data), self._num_to_discard)
+        self._num_to_discard -= num_discarded
+        if self._num_to_discard and self._fd >= 0:
+            self._num_to_discard -= discard(self._fd, self._num_to_discard)
+        if not self._num_to_discard and self._closes:
             self._close()
-        elif not self._num_unwanted:
+        elif not self._num_to_discard:
             self._watch.start_idle()
-            self._unread = bytes(data[num_dropped:])
+            self._unread = bytes(data[num_discarded:])
             if self._unread:
                 self._read_unread()
             elif self._is_ending:
                 self.shutdown()
 
     def _wait_after_refusal(self) -> None:
-        """Pause reading: the client is held."""
+        """Pause reading until the pacer resumes it."""
         self._watch.start_idle()
         if not self._transport.is_closing():
             self._transport.pause_reading()
@@ -207,21 +209,21 @@ class AnsweringConnection(asyncio.BufferedProtocol):
         """Resume reading after a refusal; return whether another request waits to be read."""
         if self._transport.is_closing():
             return False
-        if self._num_unwanted and self._fd >= 0:
-            self._num_unwanted -= discard(self._fd, self._num_unwanted)
+        if self._num_to_discard and self._fd >= 0:
+            self._num_to_discard -= discard(self._fd, self._num_to_discard)
         self._transport.resume_reading()
         if self._unread:
             self._read_unread()
             return True
         if self._is_ending:
             self.shutdown()
-        has_request = not self._num_unwanted and has_unread_bytes(self._transport)
+        has_request = not self._num_to_discard and has_unread_bytes(self._transport)
         self._waited_s = seconds_unread(self._transport) if has_request else 0.0
         return has_request
 
     @abstractmethod
     def _read_unread(self) -> None:
-        """Handle the bytes behind a request that is answered now."""
+        """Handle the bytes behind the request that has been answered."""
 
     @abstractmethod
     def _read_ordinary(self, data: bytes) -> None:

@@ -36,11 +36,11 @@ class Timeouts:
     body_s: float = 5.0
     """From a header to the end of the body, in addition to the time that `min_body_rate` allows."""
     min_body_rate: float = 64 * 2**10
-    """Bytes in a second: of a body, and of an answer that waits until the client reads."""
+    """Bytes per second at which a client must send a body, or read an answer that waits."""
     keep_alive_s: float = 75.0
     """From an answer to the next request."""
     write_stall_s: float = 10.0
-    """In this time a client must read what `min_body_rate` demands of an answer that waits."""
+    """In this time a client must read as much of a waiting answer as `min_body_rate` demands."""
 
 
 class Phase(Enum):

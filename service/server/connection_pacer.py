@@ -47,7 +47,7 @@ class ConnectionPacer:
         self._timer: asyncio.TimerHandle | None = None
         self._room_callbacks: list[Callable[[], None]] = []
         if load is not None:
-            load.on_end = self.calls_ended
+            load.on_end = self.run_ended
 
     @property
     def is_free(self) -> bool:
@@ -91,8 +91,8 @@ class ConnectionPacer:
         self._acceptors.append(accept)
         self._start_timer()
 
-    def calls_ended(self, _num_calls: int) -> None:
-        """Accept and read more if little work is left: a run has ended."""
+    def run_ended(self) -> None:
+        """Accept and read more if little work is left after a run."""
         if (self._refused or self._acceptors) and self.is_free:
             asyncio.get_running_loop().call_soon(self._fill)
 

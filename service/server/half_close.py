@@ -6,7 +6,7 @@ from enum import Enum, auto
 
 
 class Peer(Enum):
-    """State of a client after its FIN."""
+    """What is known of a client after its FIN."""
 
     READS = auto()
     """The client reads answers: the connection is half-closed."""
@@ -17,7 +17,7 @@ class Peer(Enum):
 
 
 def peer_after_eof(connection: socket.socket) -> Peer:
-    """Return the state of a client after its FIN."""
+    """Return what is known of a client after its FIN."""
     poll = select.poll()
     poll.register(connection.fileno(), 0)  # errors and hang-ups are always reported
     if poll.poll(0):

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from service.batching.admission import Admission
 
 IDLE_S = 1.0
-"""Seconds between two looks; the service is idle when no request was charged between them."""
+"""Seconds between two checks. The service is idle if no request was charged between them, and none
+holds charged memory."""
 
 
 class IdleTrim:
@@ -15,8 +16,7 @@ class IdleTrim:
     Requests of all sizes leave holes in the heap of the C library's allocator. The holes are used
     again while requests come, but the pages of all holes together would stay resident.
 
-    No timer runs while the service is idle, and one call of `Admission.on_charge` for each look is
-    the only cost of a busy service.
+    No timer runs while the service is idle. A busy service calls `on_charge` once for each check.
 
     Args:
         admission: charges the requests.
@@ -26,23 +26,23 @@ class IdleTrim:
     def __init__(self, admission: Admission, trim: Callable[[], object]) -> None:
         self._admission = admission
         self._trim = trim
-        self._is_used = False
+        self._was_charged = False
         self._timer: asyncio.TimerHandle | None = None
         admission.on_charge = self._note_charge
 
     def _note_charge(self) -> None:
-        self._is_used = True
+        self._was_charged = True
         if self._timer is None:
-            self._look_later()
+            self._check_later()
 
-    def _look_later(self) -> None:
-        self._timer = asyncio.get_running_loop().call_later(IDLE_S, self._look)
+    def _check_later(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(IDLE_S, self._check)
 
-    def _look(self) -> None:
-        was_used, self._is_used = self._is_used, False
+    def _check(self) -> None:
+        was_charged, self._was_charged = self._was_charged, False
         self._admission.on_charge = self._note_charge
-        if was_used or self._admission.charged_bytes:
-            self._look_later()
+        if was_charged or self._admission.charged_bytes:
+            self._check_later()
         else:
             self._timer = None
             self._trim()

@@ -16,6 +16,9 @@ from service.planned.planner import Match
 from service.server.planned_requests import PlannedRequests, render_headers
 from service.wire import Buffer
 
+_RESPONSE = b"%b%bx-request-id: %b\r\n%b\r\n%b"
+"""Start of the response, lines of headers, request identifier, `Connection` or nothing, body."""
+
 
 def render_answer(
     planned: PlannedRequests,
@@ -30,7 +33,7 @@ def render_answer(
     Args:
         planned: renders the start of responses.
         entry: the request.
-        outcome: its result, or why there is none.
+        outcome: the result, or the error.
         default_headers: the server's own headers.
         closes: whether the connection is closed after the answer.
     """
@@ -49,16 +52,14 @@ def render_answer(
         if entry.message_id and answer_format.with_id is not None:
             header_lines, preamble = answer_format.with_id(entry.message_id)
         run = io.render_run(outcome.copy_s, outcome.compute_s, result.backend)
-        timing = io.TIMING % (
-            outcome.queue_s * 1e3,
-            run,
-        )  # inlined: one call fewer for each request
+        # the value of `io.server_timing`, without its call
+        timing = io.TIMING % (outcome.queue_s * 1e3, run)
         header_lines += b"server-timing: %b\r\n" % timing
     if status == 200 and default_headers is planned.default_headers:
         start = planned.start_of_success
     else:
         start = planned.start_of_response(status, default_headers)
-    header = b"%b%bx-request-id: %b\r\n%b\r\n%b" % (
+    header = _RESPONSE % (
         start,
         header_lines,
         entry.request_id.encode(),
@@ -94,7 +95,7 @@ def render_refusal(
     identifiers = NO_IDENTIFIERS if match is None else match.identifiers
     request_id = planned.request_id(identifiers)
     start = planned.start_of_response(status, default_headers)
-    answer = b"%b%bx-request-id: %b\r\n%b\r\n%b" % (
+    answer = _RESPONSE % (
         start,
         header_lines,
         request_id.encode(),
@@ -117,14 +118,14 @@ def _render_failure(
 
 
 def send(transport: asyncio.Transport, fd: int, parts: Sequence[Buffer]) -> bool:
-    """Send parts; return whether all are with the kernel, else `resume_writing` is called.
+    """Send parts; return whether the kernel has all. If not, `resume_writing` is called later.
 
-    Parts that the kernel does not take are not copied: their memory must stay as it is.
+    Parts that the kernel does not take are not copied: their memory must not change until then.
 
     Args:
         transport: of the connection.
-        fd: the file descriptor of its socket, -1 if the transport encrypts what it sends.
-        parts: what to send.
+        fd: file descriptor of its socket; -1 if the transport encrypts.
+        parts: parts of one response.
     """
     if fd < 0:
         transport.writelines(parts)

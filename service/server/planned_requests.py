@@ -1,4 +1,4 @@
-"""What all connections of a server share for planned requests."""
+"""Charge, receive, submit and record planned requests, for all connections of a server."""
 
 import asyncio
 import logging
@@ -44,7 +44,7 @@ SendAnswer = Callable[[PlannedEntry, Completed[Any] | Exception], None]
 class PlannedRequests:
     """What all connections of a server share for planned requests.
 
-    A failure here never fails a request: it is answered the ordinary way, and logged.
+    An unexpected failure is logged, and the request is answered the ordinary way.
 
     Args:
         planner: finds and makes plans.
@@ -102,7 +102,7 @@ class PlannedRequests:
     def refusal(self, plan: Plan, arrived: float) -> Overloaded | QuotaExceeded | None:
         """Return the error of a request that must be refused now; None: the request is accepted.
 
-        A request is refused if its predicted wait is too long, or a quota of its tenant exceeded.
+        A request is refused if its predicted wait is too long, or if it exceeds a quota.
 
         Args:
             plan: plan of the request.
@@ -134,12 +134,11 @@ class PlannedRequests:
         None is returned if memory is short, the keys have just changed, or a quota is exceeded.
 
         Args:
-            plan: of the request; None if it is made when the body is complete.
-            match: what the planner knows of the request; None if the request is the plan's
-                `prefix` and tensors, and nothing else.
-            data: the request, as far as it has come.
-            start: where the tensors begin.
-            end: where the request ends.
+            plan: plan of the request; None: it is made when the body is complete.
+            match: match of the request; None if the header is that of `plan`.
+            data: received bytes of the request, and bytes behind the request.
+            start: offset in `data` at which the tensors begin.
+            end: offset in `data` at which the request ends.
             arrived: time of `time.monotonic` when the header arrived; now if None.
         """
         now = time.monotonic()
@@ -196,7 +195,11 @@ class PlannedRequests:
             self.gate.quotas.cancel(body.tenant, body.num_body_bytes)
 
     def submit(self, body: ReceivedBody, send_answer: SendAnswer) -> PlannedEntry | None:
-        """Put a request whose body is complete into the queue; return None if it was not put."""
+        """Put a request whose body is complete into the queue.
+
+        Returns:
+            None: the request must be answered the ordinary way.
+        """
         try:
             plan = body.plan or self._make_plan(body)
             if plan is None:
@@ -215,9 +218,9 @@ class PlannedRequests:
             )
             try:
                 self.batcher.enqueue(entry)
-            except ServiceError as refusal:  # not the ordinary way, which would copy the body
+            except ServiceError as refusal:  # the ordinary way would copy the body
                 asyncio.get_running_loop().call_soon(entry.resolve, refusal)
-        except ServiceError:  # the ordinary way meets it as well, and answers with it
+        except ServiceError:  # the ordinary way raises it again, and answers with it
             return None
         except Exception:
             log.exception("a request is answered without its plan because of a failure")

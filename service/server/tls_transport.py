@@ -31,6 +31,7 @@ PIECES_PER_TURN = 4
 such piece waits in the TCP transport."""
 
 HIGH_WATER_BYTES = 2**16
+"""Default number of waiting bytes above which the protocol is paused."""
 
 
 class SecuredProtocol(Protocol):
@@ -51,9 +52,9 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
 
     Args:
         certificates: certificates of the service.
-        receive_buffer: buffer of all connections; a packet is handled before the next is read.
+        receive_buffer: shared by all connections: each packet is handled before the next is read.
         limits: what all connections share.
-        connection: makes the protocol after the handshake; its arguments are those that follow.
+        make_protocol: makes the protocol after the handshake, from the arguments that follow.
         config, server_state, app_state: those of uvicorn.
     """
 
@@ -62,7 +63,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         certificates: Certificates,
         receive_buffer: memoryview,
         limits: ConnectionLimits,
-        connection: Callable[..., SecuredProtocol],
+        make_protocol: Callable[..., SecuredProtocol],
         config: uvicorn.Config,
         server_state: ServerState,
         app_state: dict[str, Any],
@@ -71,15 +72,16 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         self._receive_buffer = receive_buffer
         self._context = certificates.current().context
         self._records = TlsRecords(self._context)
-        self._make_protocol = partial(connection, config, server_state, app_state)
+        self._make_protocol = partial(make_protocol, config, server_state, app_state)
         self._protocol: SecuredProtocol | None = None
-        """None during the handshake, and when the connection is lost."""
+        """None during the handshake, and after the connection is lost."""
         self._connections = cast(set[Any], server_state.connections)
         self._pacer = limits.pacer
         self._handshake_s = limits.deadlines.timeouts.header_s
         self._is_full = False
         """Whether the TCP transport has bytes that the kernel has not taken."""
-        self._limits = HIGH_WATER_BYTES // 4, HIGH_WATER_BYTES
+        self._water_marks = HIGH_WATER_BYTES // 4, HIGH_WATER_BYTES
+        """Waiting bytes at which the protocol is resumed, and above which it is paused."""
         self._is_protocol_paused = False
         self._is_reading_paused = False
         self._has_received_eof = False
@@ -144,7 +146,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         self._send()
 
     def shutdown(self) -> None:
-        """Let the protocol end after the handshake; called when the service ends."""
+        """Shut the protocol down after the handshake; called when the service ends."""
         self._is_ending = True
 
     # as a transport
@@ -178,7 +180,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         """Set the sizes at which the protocol is paused and resumed."""
         high = HIGH_WATER_BYTES if high is None else high
-        self._limits = high // 4 if low is None else low, high
+        self._water_marks = high // 4 if low is None else low, high
         self._control_protocol()
 
     def get_write_buffer_size(self) -> int:
@@ -219,7 +221,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         self._records.drop_waiting()
         self._transport.abort()
 
-    # between the two
+    # decrypting and encrypting
 
     def _shake_hands(self) -> None:
         """Continue the handshake; make the protocol when it is complete."""
@@ -312,7 +314,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         protocol = self._protocol
         if protocol is None or self._transport.is_closing():
             return
-        size, (low, high) = self.get_write_buffer_size(), self._limits
+        size, (low, high) = self.get_write_buffer_size(), self._water_marks
         if self._is_protocol_paused and size <= low:
             self._is_protocol_paused = False
             protocol.resume_writing()
