@@ -22,7 +22,7 @@ HOLD_S = 1.0
 clients to wait for a second at least."""
 
 TICK_S = 0.05
-PER_TICK = 50
+PER_TICK = 10
 """Requests of clients that have waited for HOLD_S which are read every TICK_S seconds."""
 
 FREE_WORK_S = 0.03
