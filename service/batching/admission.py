@@ -45,7 +45,7 @@ class Admission:
                 size.
         """
         charged = self.charged_bytes
-        if charged + num_bytes > self._max_large_bytes and charged != held_bytes:
+        if num_bytes > 0 and charged + num_bytes > self._max_large_bytes and charged != held_bytes:
             is_small = held_bytes + num_bytes <= SMALL_BYTES
             max_bytes = self.max_bytes if is_small else self._max_large_bytes
             if charged + num_bytes > max_bytes:

@@ -73,8 +73,6 @@ class Connection(AnsweringConnection):
         """The plan of the last request; the next request probably has the same."""
         self._body: ReceivedBody | None = None
         self._incomplete: _Incomplete | None = None
-        self._has_received_eof = False
-        """Whether the client has sent its FIN."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport."""
@@ -208,11 +206,11 @@ class Connection(AnsweringConnection):
         incomplete, self._incomplete, self._unread = self._incomplete, None, b""
         if incomplete is not None:
             incomplete.timer.cancel()
+        waited_s, self._waited_s = self._waited_s, 0.0
         match = None if self._only_status else self._planned.match(data)
         if match is None:
             self._read_ordinary(bytes(data))
             return
-        waited_s, self._waited_s = self._waited_s, 0.0
         arrived = time.monotonic() - waited_s if incomplete is None else incomplete.arrived
         if match.start > len(data):
             deadline = arrived + self._planned.planner.timeout_s(match.header)

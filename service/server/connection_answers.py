@@ -53,6 +53,8 @@ class AnsweringConnection(asyncio.BufferedProtocol):
         """Seconds that the next request waited in the kernel while reading was paused, or before
         the connection was accepted."""
         self._is_reading_paused = False
+        self._has_received_eof = False
+        """Whether the client has sent its FIN."""
         self._is_ending = False
         """Whether the connection closes after the next answer, which has `Connection: close`."""
         self._closes = False
@@ -162,7 +164,9 @@ class AnsweringConnection(asyncio.BufferedProtocol):
             self._unread = bytes(data[end:])
         if self._closes:
             self._watch.start_idle()
-            if num_missing <= 0:
+            if num_missing > 0:
+                self._watch.schedule()
+            else:
                 self._close()
         else:
             self._wait_after_refusal()
@@ -174,7 +178,7 @@ class AnsweringConnection(asyncio.BufferedProtocol):
 
     def _close(self) -> None:
         """Close; linger first if the client has sent more, as the kernel would send a reset."""
-        if self._unread or has_unread_bytes(self._transport):
+        if not self._has_received_eof and (self._unread or has_unread_bytes(self._transport)):
             self._unread = b""
             if self._is_reading_paused:
                 self._resume_reading()

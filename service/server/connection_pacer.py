@@ -45,6 +45,7 @@ class ConnectionPacer:
         """Refused clients: the time at which the hold ends, and the function that reads on."""
         self._acceptors: list[Callable[[], None]] = []
         self._timer: asyncio.TimerHandle | None = None
+        self._is_ending = False
         self._room_callbacks: list[Callable[[], None]] = []
         if load is not None:
             load.on_end = self.run_ended
@@ -52,7 +53,8 @@ class ConnectionPacer:
     @property
     def is_free(self) -> bool:
         """Whether the device has so little work that accepting is not paced."""
-        return self._load is None or self._load.outstanding_s <= FREE_WORK_S
+        load = self._load
+        return load is None or self._is_ending or load.outstanding_s <= FREE_WORK_S
 
     def is_full(self, num_connecting: int) -> bool:
         """Return whether the limit of open connections is reached.
@@ -90,6 +92,11 @@ class ConnectionPacer:
         """Call `accept` once, when a few connections may be accepted."""
         self._acceptors.append(accept)
         self._start_timer()
+
+    def stop_pacing(self) -> None:
+        """Accept all connections from now on: the service ends, and closes its listeners."""
+        self._is_ending = True
+        self._accept()
 
     def run_ended(self) -> None:
         """Accept and read more if little work is left after a run."""

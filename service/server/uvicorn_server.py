@@ -146,6 +146,7 @@ class Server(uvicorn.Server):
             http_sockets = [listener for server in self.servers for listener in server.sockets]
             for listener in http_sockets:
                 stop_handshakes(listener)
+            self._pacer.stop_pacing()
             if self._unix_socket is not None:
                 self._unix_socket.remove()
             # super().shutdown closes idle connections. A request that is on its way over one of

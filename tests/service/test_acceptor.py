@@ -131,6 +131,18 @@ async def test_some_connections_are_accepted_even_if_no_call_ends(monkeypatch):
         await until(lambda: len(served.connections) == PER_PACED_TURN + 1)
 
 
+async def test_all_pending_connections_are_accepted_before_the_service_ends(monkeypatch):
+    """Closing the listener would reset them."""
+    monkeypatch.setattr("service.server.connection_pacer.TICK_S", 60.0)
+    async with serving() as served:
+        served.load.add(Call(100.0), 0.0, 1e9)
+        served.connect(4 * PER_PACED_TURN)
+        await turns()
+        assert not served.connections
+        served.pacer.stop_pacing()
+        await until(lambda: len(served.connections) == 4 * PER_PACED_TURN)
+
+
 async def test_without_a_descriptor_accepting_pauses_and_goes_on_later(monkeypatch):
     monkeypatch.setattr(acceptor_module, "RETRY_S", 0.0)
     tries = []

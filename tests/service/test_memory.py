@@ -244,3 +244,16 @@ def test_large_requests_leave_an_eighth_of_the_budget_to_small_ones():
         Charge(admission).add(SMALL_BYTES)
     with pytest.raises(Overloaded, match="of 67,108,864"):
         Charge(admission).add(1)
+
+
+def test_a_request_that_needs_no_more_memory_is_not_refused():
+    """Small requests fill the reserve while a large request is received."""
+    admission = Admission(64 * SMALL_BYTES)
+    large = 40 * SMALL_BYTES
+    admission.charge(large)
+    for _ in range(20):
+        admission.charge(SMALL_BYTES)
+    admission.charge(0, large)
+    admission.charge(-SMALL_BYTES, large)
+    with pytest.raises(Overloaded):
+        admission.charge(1, large - SMALL_BYTES)
