@@ -4,7 +4,6 @@ The servers of asyncio and uvloop cannot do this: they accept all pending connec
 """
 
 import asyncio
-import errno
 import logging
 import socket
 from collections.abc import Callable, Sequence
@@ -28,9 +27,8 @@ SHORT_BACKLOG = 256
 not wait too long. `BACKLOG` is set again when no connection is pending."""
 
 RETRY_S = 0.25
-"""Seconds until the next attempt when the system has no descriptor or memory for a connection."""
-
-_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+"""Seconds until the next attempt after an error: no descriptor is free, or the network of a pending
+connection has failed."""
 
 
 def bind(host: str, port: int) -> list[socket.socket]:
@@ -148,8 +146,6 @@ class Acceptor:
             except (InterruptedError, ConnectionAbortedError):
                 return
             except OSError as failure:
-                if failure.errno not in _EXHAUSTED:
-                    raise
                 log.warning("cannot accept a connection: %s", failure)
                 self._pause()
                 self._loop.call_later(RETRY_S, self._resume)

@@ -20,12 +20,12 @@ SCRIPT = Path(__file__).parents[2] / "deploy" / "health_check.py"
 @pytest.mark.parametrize("has_status_port", [False, True], ids=["one port", "status port"])
 def test_health_check_requests_readiness(tmp_path, tls, has_status_port):
     """The other port of a service with a status port does not listen here."""
-    asked = []
+    paths = []
 
     class Service(BaseHTTPRequestHandler):
         def do_GET(self):
-            asked.append(self.path)
-            self.send_response(503 if len(asked) == 1 else 200)
+            paths.append(self.path)
+            self.send_response(503 if len(paths) == 1 else 200)
             self.end_headers()
 
         def log_message(self, *_):
@@ -56,4 +56,4 @@ def test_health_check_requests_readiness(tmp_path, tls, has_status_port):
         thread.join()
         server.server_close()
         assert check() == 1, "nobody listens"
-    assert asked == ["/readyz"] * 2
+    assert paths == ["/readyz"] * 2

@@ -143,7 +143,8 @@ async def test_all_pending_connections_are_accepted_before_the_service_ends(monk
         await until(lambda: len(served.connections) == 4 * PER_PACED_TURN)
 
 
-async def test_without_a_descriptor_accepting_pauses_and_goes_on_later(monkeypatch):
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EPROTO])
+async def test_after_an_error_accepting_pauses_and_goes_on_later(monkeypatch, number):
     monkeypatch.setattr(acceptor_module, "RETRY_S", 0.0)
     tries = []
 
@@ -159,7 +160,7 @@ async def test_without_a_descriptor_accepting_pauses_and_goes_on_later(monkeypat
             def accept(self) -> object:
                 tries.append(None)
                 if len(tries) < 3:
-                    raise OSError(errno.EMFILE, "Too many open files")
+                    raise OSError(number, "no connection")
                 return listener.accept()
 
             def __getattr__(self, name: str) -> object:

@@ -72,11 +72,11 @@ async def test_abandoned_rpcs_are_not_run(is_planned: bool, monkeypatch: pytest.
         batcher.run = lambda calls: sizes.append(len(calls)) or run(calls)
         batcher.pause()
         ask = service.running.channel.unary_unary(METHODS["ModelInfer"].path)
-        asked = [ask(request.data) for _ in range(2 * NUM_CLIENTS)]
+        calls = [ask(request.data) for _ in range(2 * NUM_CLIENTS)]
         await until(lambda: len(batcher.waiting) == 2 * NUM_CLIENTS)
         assert handler.admission.charged_bytes > 0
-        for each in asked:
-            each.cancel()
+        for call in calls:
+            call.cancel()
         await until(lambda: not batcher.waiting and not handler.admission.charged_bytes)
         batcher.resume()
         assert request.is_right(await service.running.ask("ModelInfer", request.data))
