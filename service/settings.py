@@ -216,7 +216,8 @@ class Settings(BaseSettings):
 
     write_stall_s: Seconds = 10.0
     """Time in which a client must read as much of a waiting answer as `ROPE_MIN_BODY_RATE` demands;
-    else its connection is reset."""
+    else its connection is reset. A gRPC client has this time and that of the rate to read a
+    response; else its RPC is cancelled."""
 
     drain_delay_s: Delay = 5.0
     """Time after SIGTERM in which requests are still accepted, while /readyz answers 503."""

@@ -19,7 +19,7 @@ from grpc._cython import cygrpc
 from service.errors import ServiceError
 from service.oip.grpc.errors import status_of
 from service.oip.grpc.receive_monitor import ReceiveMonitor
-from service.oip.grpc.rpc import Rpc
+from service.oip.grpc.rpc import Rpc, SendTimeout
 
 NUM_ACCEPTED = 16
 """RPCs that the core may begin before the thread is back at its queue."""
@@ -51,6 +51,7 @@ class CoreServer:
         unary: functions of methods with one request, by path.
         streams: functions of methods with any number of requests, by path.
         monitor: limits memory and time of messages that are being received.
+        send_timeout: limits the time of messages that are being sent.
     """
 
     def __init__(
@@ -60,11 +61,13 @@ class CoreServer:
         unary: Mapping[str, Unary],
         streams: Mapping[str, Stream],
         monitor: ReceiveMonitor,
+        send_timeout: SendTimeout,
     ) -> None:
         self._authorizer = authorizer
         self._unary = {path.encode(): begin for path, begin in unary.items()}
         self._streams = {path.encode(): begin for path, begin in streams.items()}
         self._monitor = monitor
+        self._send_timeout = send_timeout
         self._queue = cygrpc.CompletionQueue()
         self._server = cygrpc.Server(tuple(options), False)
         self._server.register_completion_queue(self._queue)
@@ -148,7 +151,7 @@ class CoreServer:
         self._accept()
         path = event.call_details.method
         unary = self._unary.get(path)
-        rpc = Rpc(event, is_stream=unary is None)
+        rpc = Rpc(event, unary is None, self._send_timeout)
         rpc.receive_close()
         if unary is None:
             self._forward(partial(self._call_stream, self._streams.get(path, _refuse)), rpc)

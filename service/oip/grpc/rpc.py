@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from grpc import StatusCode
 from grpc._cython import cygrpc
@@ -18,6 +18,24 @@ _NO_FLAGS = 0
 _RECEIVE_CLOSE = cygrpc.ReceiveCloseOnServerOperation
 _RECEIVE_MESSAGE = cygrpc.ReceiveMessageOperation
 _CODES = {code: code.value[0] for code in StatusCode}
+_UNREAD = (_CODES[StatusCode.CANCELLED], "the client does not read the response")
+
+SMALL_BYTES = 4096
+"""Responses up to this size may wait for a client that does not read: they hold little memory."""
+
+
+class SendTimeout(NamedTuple):
+    """Longest time that a client may take to read a response."""
+
+    grace_s: float
+    """In addition to the time that `min_rate` allows."""
+    min_rate: float
+    """Bytes per second."""
+    longest_s: float
+
+    def seconds(self, num_bytes: int) -> float:
+        """Return the timeout of a response."""
+        return min(self.grace_s + num_bytes / self.min_rate, self.longest_s)
 
 
 class Rpc:
@@ -39,6 +57,7 @@ class Rpc:
         "_has_sent_metadata",
         "_is_refused",
         "_on_end",
+        "_send_timeout",
         "is_over",
         "is_stream",
         "metadata",
@@ -49,8 +68,9 @@ class Rpc:
         "trailing_metadata",
     )
 
-    def __init__(self, event: Any, is_stream: bool) -> None:
+    def __init__(self, event: Any, is_stream: bool, send_timeout: SendTimeout) -> None:
         self._call = event.call
+        self._send_timeout = send_timeout
         deadline: float = event.call_details.deadline  # by the clock of the wall
         self._deadline: float | None = None
         if deadline <= _FOREVER_S:
@@ -92,9 +112,13 @@ class Rpc:
 
     async def write(self, message: bytes) -> None:
         """Send one of several responses."""
-        event = await self._run(
-            *self._initial_metadata(), cygrpc.SendMessageOperation(message, _NO_FLAGS)
-        )
+        timer = self._start_timer(message)
+        try:
+            event = await self._run(
+                *self._initial_metadata(), cygrpc.SendMessageOperation(message, _NO_FLAGS)
+            )
+        finally:
+            timer.cancel()
         if not event.success:
             raise asyncio.CancelledError  # the client has left, and `on_cancel` is called as well
 
@@ -104,6 +128,8 @@ class Rpc:
             return
         self.status = status
         response = () if message is None else (cygrpc.SendMessageOperation(message, _NO_FLAGS),)
+        if message is not None and len(message) > SMALL_BYTES:
+            self.add_done_callback(self._start_timer(message).cancel)
         end = cygrpc.SendStatusFromServerOperation(
             self.trailing_metadata, _CODES[status], details, _NO_FLAGS
         )
@@ -125,6 +151,12 @@ class Rpc:
         """Call a function with the event of the next message."""
         self.receiving_since = time.monotonic()
         self._call.start_server_batch((_RECEIVE_MESSAGE(_NO_FLAGS),), callback)
+
+    def _start_timer(self, message: bytes) -> asyncio.TimerHandle:
+        """Cancel the RPC if its client does not read a response in time."""
+        seconds = self._send_timeout.seconds(len(message))
+        cancel = partial(self._call.cancel, *_UNREAD)
+        return asyncio.get_running_loop().call_later(seconds, cancel)
 
     async def _read(self) -> bytes | None:
         self.receiving_since = time.monotonic()

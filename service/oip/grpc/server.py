@@ -18,6 +18,7 @@ from service.oip.grpc.core_server import CoreServer, Stream, Unary
 from service.oip.grpc.credentials import dynamic_credentials
 from service.oip.grpc.messages import METHODS
 from service.oip.grpc.receive_monitor import ReceiveMonitor, ReceiveTimeouts
+from service.oip.grpc.rpc import SendTimeout
 from service.oip.grpc.rpc_handlers import RpcHandlers
 from service.resident_memory import ResidentLimit
 from service.settings import Settings
@@ -112,8 +113,16 @@ class GrpcServer:
             settings.default_timeout_s, settings.max_timeout_s, STREAM_IDLE_S
         )
         monitor = ReceiveMonitor(self._limit, timeouts)
+        send_timeout = SendTimeout(
+            settings.write_stall_s, settings.min_body_rate, settings.max_timeout_s
+        )
         server = CoreServer(
-            _options(settings), self._authorizer, self._unary, self._streams, monitor
+            _options(settings),
+            self._authorizer,
+            self._unary,
+            self._streams,
+            monitor,
+            send_timeout,
         )
         try:
             _check_port(host, port)

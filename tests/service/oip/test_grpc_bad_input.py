@@ -184,8 +184,8 @@ class Frame(NamedTuple):
 class RawClient:
     """An HTTP/2 client that writes raw frames."""
 
-    def __init__(self, service: Started) -> None:
-        host, _, port = service.grpc_target.rpartition(":")
+    def __init__(self, target: str) -> None:
+        host, _, port = target.rpartition(":")
         self.socket = socket.create_connection((host, int(port)), timeout=30)
         self._reader = self.socket.makefile("rb")
 
@@ -241,7 +241,7 @@ def header_block(*more: tuple[bytes, bytes]) -> bytes:
 
 def test_broken_binary_metadata_fails_its_own_rpc_only(channel, service):
     """G10: `-bin` metadata that is not base64."""
-    with RawClient(service) as client:
+    with RawClient(service.grpc_target) as client:
         client.socket.sendall(PREFACE)
         broken = header_block((b"x-bin", b"!!!not base64!!!"))
         empty_message = Frame(0, END_STREAM, 3, bytes(5))
@@ -262,7 +262,7 @@ def test_broken_binary_metadata_fails_its_own_rpc_only(channel, service):
 def test_a_flood_of_pings_ends_its_connection_alone(channel, service):
     """G13."""
     ping = Frame(PING, 0, 0, b"are you?")
-    with RawClient(service) as client:
+    with RawClient(service.grpc_target) as client:
         client.socket.sendall(PREFACE)
         client.send(*[ping] * (2 * MAX_PING_STRIKES))
         goaway = client.receive_until(GOAWAY)
@@ -273,7 +273,7 @@ def test_a_flood_of_pings_ends_its_connection_alone(channel, service):
 def test_ten_thousand_streams_that_are_reset_disturb_no_other_channel(channel, service):
     """G13, rapid reset: the connection may end, the service keeps running."""
     block = header_block()
-    with RawClient(service) as client, ThreadPoolExecutor(1) as threads:
+    with RawClient(service.grpc_target) as client, ThreadPoolExecutor(1) as threads:
         client.socket.sendall(PREFACE)
         reading = threads.submit(lambda: [*iter(client.receive, None)])
         for start in range(1, 20_000, 400):
@@ -297,7 +297,7 @@ def test_ten_thousand_streams_that_are_reset_disturb_no_other_channel(channel, s
 @pytest.mark.parametrize("sent", [b"GET / HTTP/1.1\r\nhost: x\r\n\r\n", bytes(range(256)) * 4])
 def test_bytes_that_are_not_http2_close_the_connection(channel, service, sent):
     """G15."""
-    with RawClient(service) as client:
+    with RawClient(service.grpc_target) as client:
         client.socket.sendall(sent)
         try:
             while client.socket.recv(65_536):
@@ -307,7 +307,7 @@ def test_bytes_that_are_not_http2_close_the_connection(channel, service, sent):
 
 
 def test_a_silent_connection_is_closed(channel, service):
-    with RawClient(service) as client:
+    with RawClient(service.grpc_target) as client:
         while client.socket.recv(65_536):  # a time limit of the socket would raise
             pass
 

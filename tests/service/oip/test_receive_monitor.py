@@ -20,7 +20,7 @@ from service.oip.grpc.receive_monitor import (
     ReceiveMonitor,
     ReceiveTimeouts,
 )
-from service.oip.grpc.rpc import Rpc
+from service.oip.grpc.rpc import Rpc, SendTimeout
 from service.resident_memory import SLACK_BYTES, ResidentLimit
 from tests.free_ports import free_port
 from tests.service.oip.conftest import run_grpc
@@ -57,9 +57,8 @@ class Case:
 
     def begin(self, is_stream: bool = False, deadline: float = math.inf) -> Rpc:
         details = SimpleNamespace(deadline=deadline)
-        rpc = Rpc(
-            SimpleNamespace(call=None, call_details=details, invocation_metadata=()), is_stream
-        )
+        event = SimpleNamespace(call=None, call_details=details, invocation_metadata=())
+        rpc = Rpc(event, is_stream, SendTimeout(10, 2**16, 60))
         rpc.receiving_since = self.now
         self.monitor.add(rpc, lambda _: None)
         return rpc
@@ -217,7 +216,7 @@ async def test_rpcs_are_refused_while_the_thread_of_the_core_is_busy(case):
     authorizer = HeldAuthorizer()
     monitor = ReceiveMonitor(case.memory.limit, ReceiveTimeouts(30, 300, 600))
     unary = {INFER: lambda rpc, request: failures.append(request)}
-    server = CoreServer((), authorizer, unary, {}, monitor)
+    server = CoreServer((), authorizer, unary, {}, monitor, SendTimeout(10, 2**16, 60))
     port = free_port()
     server.listen(f"127.0.0.1:{port}")
     server.start()

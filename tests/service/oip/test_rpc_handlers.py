@@ -11,14 +11,14 @@ import pytest
 from service.access.gate import Gate
 from service.observability.metrics import Metrics
 from service.observability.request_log import RequestLog
-from service.oip.grpc.rpc import Rpc
+from service.oip.grpc.rpc import Rpc, SendTimeout
 from service.oip.grpc.rpc_handlers import RpcHandlers
 
 
 def make_rpc(deadline: float = math.inf) -> Rpc:
     details = SimpleNamespace(deadline=deadline)
     event = SimpleNamespace(call=None, call_details=details, invocation_metadata=())
-    return Rpc(event, is_stream=False)
+    return Rpc(event, False, SendTimeout(10, 2**16, 60))
 
 
 @pytest.mark.parametrize("days", [-2, 2])
