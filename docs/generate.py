@@ -1,5 +1,6 @@
 """Write the generated pages of the documentation: `python -m docs.generate`."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,13 @@ from docs.error_examples import Row, answer_examples
 from service.asgi.problems import PROBLEMS, problem_for
 from service.endpoints.catalog import list_variants
 from service.observability.metrics import Metrics
-from service.oip.errors import classify
+from service.oip.errors import STATUSES, classify
 from service.oip.grpc.errors import status_of
 from service.oip.statistics import Statistics, TritonMetrics
 from service.settings import PREFIX, Settings
 
 DOCS = Path(__file__).parent
+ERROR_EXAMPLES = DOCS.parent / "service" / "v1" / "error_examples.json"
 
 SETTINGS = """# Settings
 
@@ -155,6 +157,20 @@ def _error(row: Row, texts: list[str]) -> str:
     return f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |\n"
 
 
+def error_examples() -> str:
+    """Return the text of service/v1/error_examples.json: for each error one text a protocol."""
+    examples = {}
+    for row, texts in answer_examples():
+        example = {"cause": row.cause, "remedy": row.remedy}
+        answered = [*zip(row.examples, texts, strict=False)]
+        protocols = {"/v2"} if row.error in STATUSES else {"/v1", "/v2"}
+        for protocol in sorted(protocols.intersection(row.protocols)):
+            own = [text for request, text in answered if f" {protocol}/" in request.target]
+            example[protocol] = (own or texts)[0]
+        examples[row.error.__name__] = example
+    return json.dumps(examples, indent=1, sort_keys=True) + "\n"
+
+
 METRICS = """# Metrics and logs
 
 The table is made from the code by `make docs`.
@@ -217,3 +233,4 @@ PAGES = {
 if __name__ == "__main__":
     for name, page in PAGES.items():
         (DOCS / f"{name}.md").write_text(page())
+    ERROR_EXAMPLES.write_text(error_examples())

@@ -13,7 +13,15 @@ import rope_core
 import service.errors
 import service.oip.errors
 from docs.error_examples import ROWS, Example
-from docs.generate import catalogue_page, clients_page, errors_page, metrics_page, settings_page
+from docs.generate import (
+    ERROR_EXAMPLES,
+    catalogue_page,
+    clients_page,
+    error_examples,
+    errors_page,
+    metrics_page,
+    settings_page,
+)
 from service.asgi.problems import PROBLEMS
 from service.endpoints.rope_params import Model, PresetModel, Rope
 from service.endpoints.table import ENDPOINTS
@@ -151,6 +159,10 @@ def test_each_error_class_has_one_row_in_the_errors_page():
 @pytest.mark.parametrize(("name", "page"), [("errors", errors_page), ("metrics", metrics_page)])
 def test_the_pages_of_errors_and_metrics_are_up_to_date(name, page):
     assert (ROOT / "docs" / f"{name}.md").read_text() == page(), "run `make docs`"
+
+
+def test_the_examples_of_errors_in_openapi_are_up_to_date():
+    assert ERROR_EXAMPLES.read_text() == error_examples(), "run `make docs`"
 
 
 def test_an_example_with_another_error_than_its_row_is_refused(monkeypatch):

@@ -30,21 +30,27 @@ class RotateParams(BackendParams):
     """Parameters of `/v1/rotate`."""
 
     rope: AnyRope = Rope()
+    """How to rotate: an object with parameters, a model's config or a preset, or the name of a
+    preset."""
 
     inverse: bool = False
-    """Rotate back."""
+    """Rotate back, by the negative angle."""
 
 
 class CosSinParams(Params):
     """Parameters of `/v1/cos_sin`."""
 
     rope: AnyRope = Rope()
+    """How to rotate: an object with parameters, a model's config or a preset, or the name of a
+    preset."""
 
 
 class ShiftParams(BackendParams):
     """Parameters of `/v1/shift`."""
 
     rope: AnyRope = Rope()
+    """How to rotate: an object with parameters, a model's config or a preset, or the name of a
+    preset."""
 
     to: AnyRope | None = None
     """New rope of the keys, where frequencies change; needs positions."""
@@ -54,6 +60,8 @@ class ResolveParams(Params):
     """Parameters of `/v1/resolve`."""
 
     rope: AnyRope
+    """How to rotate: an object with parameters, a model's config or a preset, or the name of a
+    preset."""
 
 
 class PositionsParams(Params):
@@ -70,7 +78,8 @@ class AttentionParams(BackendParams):
     """Parameters of `/v1/attention`."""
 
     rope: AnyRope | None = Rope()
-    """null rotates nothing (a NoPE layer)."""
+    """How to rotate: an object with parameters, a model's config or a preset, or the name of a
+    preset. null: rotate nothing (a NoPE layer)."""
 
     causal: bool = True
     """Hide later keys, aligned bottom-right: the last query sees the last key."""
