@@ -33,12 +33,13 @@ force.
 
 VARIANTS = """# Variants, schemes, builders
 
-Made from the library by `make docs`; a running service answers the same at `/v1/variants`, with
-sources and models. A parameter in parentheses is optional, with its default where that is a value.
+Made from the library by `make docs`. A running service answers the same at `/v1/variants`, with
+sources and models. A parameter in parentheses is optional; its default follows the name, if there
+is one.
 
 ## Variants: `rope_type`
 
-Frequencies, and how they are scaled. Parameters go beside `rope_type` in `rope`.
+A variant decides the frequencies. Its parameters are members of `rope`, next to `rope_type`.
 
 | rope_type | parameters | |
 |---|---|---|
@@ -47,7 +48,8 @@ Frequencies, and how they are scaled. Parameters go beside `rope_type` in `rope`
 SCHEMES = """
 ## Schemes of several axes: `axes`
 
-Which axis of a position drives which angle. Parameters go beside `axes` in `rope`.
+A scheme decides which axis of a position each angle uses. Its parameters are members of `rope`,
+next to `axes`.
 
 | axes | parameters | |
 |---|---|---|
@@ -56,7 +58,8 @@ Which axis of a position drives which angle. Parameters go beside `axes` in `rop
 BUILDERS = """
 ## Builders of positions: `builder`
 
-What `/v1/positions` can make. Tensors go into the message, all else into `arguments`.
+A builder makes the positions of a model family (`/v1/positions`). Its tensors are tensors of the
+message; all other arguments are members of `arguments`.
 
 | builder | tensors | arguments | |
 |---|---|---|---|
