@@ -22,8 +22,8 @@ class BackendParams(Params):
     """Base of the parameters of calls that a backend runs."""
 
     backend: Literal[*(backend.name for backend in BACKENDS)] | None = None  # type: ignore[valid-type]
-    """Backend that runs the call, where the operator lets requests choose; by default the service
-    chooses."""
+    """Backend that runs the call; refused unless the operator lets requests choose. By default the
+    service chooses."""
 
 
 class RotateParams(BackendParams):
@@ -53,7 +53,7 @@ class ShiftParams(BackendParams):
     preset."""
 
     to: AnyRope | None = None
-    """New rope of the keys, where frequencies change; needs positions."""
+    """New rope of the keys, if their frequencies change; needs `positions`."""
 
 
 class ResolveParams(Params):

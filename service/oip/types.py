@@ -55,7 +55,7 @@ class TensorMetadata(TypedDict):
     name: str
     """Name of the input or output."""
     datatype: str
-    """Datatype of the protocol, such as FP32; FP16 and BF16 are accepted for FP32 as well."""
+    """Datatype of the protocol, such as FP32. For heads, FP16 and BF16 are accepted as well."""
     shape: list[int]
     """Size of each axis; -1 is any size."""
 

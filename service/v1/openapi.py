@@ -21,7 +21,8 @@ EXAMPLES = json.loads((files(__package__) / "examples.json").read_text())
 """Example requests by path and name."""
 
 DESCRIPTIONS = json.loads((files(__package__) / "descriptions.json").read_text())
-"""Descriptions of `operations` by path, of `tensors` of requests and of `outputs` by name."""
+"""Descriptions of `operations` by path; by name, of the `tensors` of requests, of `outputs`, and of
+the `rope_parameters` of variants and schemes."""
 
 TAG = "rope"
 
@@ -136,10 +137,11 @@ def _variant_parameters() -> dict[str, dict[str, Any]]:
         for parameter in entry["parameters"]:
             types.setdefault(parameter["name"], set()).update(parameter["type"].split(" or "))
             entries.setdefault(parameter["name"], []).append(entry["name"])
+    texts = DESCRIPTIONS["rope_parameters"]
     return {
         name: {
             "type": sorted(types[name]) if len(types[name]) > 1 else min(types[name]),
-            "description": f"Parameter of {', '.join(entries[name])}.",
+            "description": f"{texts[name]} A parameter of {', '.join(entries[name])}.",
             **({"items": {"type": "number"}} if "array" in types[name] else {}),
         }
         for name in sorted(types)

@@ -227,7 +227,7 @@ class Variant(TypedDict):
     models: str
     """Models that use the variant or scheme."""
     parameters: list[Argument]
-    """Parameters beside the name, in `rope`."""
+    """Parameters of the variant or scheme: members of `rope`."""
 
 
 @described

@@ -10,7 +10,7 @@ from rope_core import SCHEMES, VARIANTS
 from service.asgi.problems import PROBLEMS
 from service.endpoints.params import MODEL_PARAMS
 from service.endpoints.table import ENDPOINTS
-from service.v1.openapi import EXAMPLES
+from service.v1.openapi import DESCRIPTIONS, EXAMPLES
 from service.wire import CODECS
 from tests.service.conftest import every_test_in_one_loop
 from tests.service.json_schema import schema_errors
@@ -157,6 +157,15 @@ async def test_everything_is_described(document):
             # a description that repeats the one of its type is left out
             described = value if "description" in value else resolved(document, value)
             assert described["description"], f"{name}.{key}"
+
+
+async def test_no_description_is_of_a_name_that_does_not_exist():
+    assert DESCRIPTIONS["operations"].keys() == {endpoint.path for endpoint in ENDPOINTS}
+    assert DESCRIPTIONS["tensors"].keys() == {name for e in ENDPOINTS for name in e.names}
+    assert DESCRIPTIONS["outputs"].keys() == {name for e in ENDPOINTS for name in e.outputs}
+    entries = (*VARIANTS.values(), *SCHEMES.values())
+    parameters = {name for entry in entries for name in entry.parameters}
+    assert DESCRIPTIONS["rope_parameters"].keys() == parameters
 
 
 async def test_every_route_has_an_example():

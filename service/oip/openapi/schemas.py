@@ -164,7 +164,7 @@ class _ProtocolParameters(Schema):
     timeout: NonNegativeInt
     """Longest wait for the device, in microseconds; 0 is no limit."""
     binary_data_output: bool
-    """Answer in bytes all outputs that do not say otherwise."""
+    """Default of `binary_data` of the outputs."""
     priority: Annotated[NonNegativeInt, _NoEffect]
     sequence_id: Annotated[NonNegativeInt | str, _NoEffect]
     sequence_start: Annotated[bool, _NoEffect]
