@@ -1,7 +1,14 @@
 # One image for CPU and GPU: the torch wheel contains CUDA, the node has the driver.
+# Build with BuildKit: `make image`, or DOCKER_BUILDKIT=1 docker build -t rope-service .
 # No "syntax" line and no heredocs, so that the builder of an older engine can build it offline.
 ARG PYTHON_VERSION=3.12
 ARG BASE=python:${PYTHON_VERSION}-slim-bookworm
+
+# Docker's legacy builder runs all stages, so it stops here. BuildKit skips stages that nothing uses.
+FROM ${BASE} AS needs-buildkit
+RUN echo "This Dockerfile needs BuildKit. Run: DOCKER_BUILDKIT=1 docker build -t rope-service ." >&2; \
+    echo "If Docker then misses buildx, install the package docker-buildx or docker-buildx-plugin." >&2; \
+    exit 1
 
 # The keys of Triton's cache depend on TRITON_DISABLE_LINE_INFO, and on whether the program `file` is
 # installed: both must be the same where kernels are built and where they are looked up.

@@ -1,5 +1,6 @@
 """Write the generated pages of the documentation: `python -m docs.generate`."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,13 @@ from docs.error_examples import Row, answer_examples
 from service.asgi.problems import PROBLEMS, problem_for
 from service.endpoints.catalog import list_variants
 from service.observability.metrics import Metrics
-from service.oip.errors import classify
+from service.oip.errors import STATUSES, classify
 from service.oip.grpc.errors import status_of
 from service.oip.statistics import Statistics, TritonMetrics
 from service.settings import PREFIX, Settings
 
 DOCS = Path(__file__).parent
+ERROR_EXAMPLES = DOCS.parent / "service" / "v1" / "error_examples.json"
 
 SETTINGS = """# Settings
 
@@ -31,12 +33,13 @@ force.
 
 VARIANTS = """# Variants, schemes, builders
 
-Made from the library by `make docs`; a running service answers the same at `/v1/variants`, with
-sources and models. A parameter in parentheses is optional, with its default where that is a value.
+Made from the library by `make docs`. A running service answers the same at `/v1/variants`, with
+sources and models. A parameter in parentheses is optional; its default follows the name, if there
+is one.
 
 ## Variants: `rope_type`
 
-Frequencies, and how they are scaled. Parameters go beside `rope_type` in `rope`.
+A variant decides the frequencies. Its parameters are members of `rope`, next to `rope_type`.
 
 | rope_type | parameters | |
 |---|---|---|
@@ -45,7 +48,8 @@ Frequencies, and how they are scaled. Parameters go beside `rope_type` in `rope`
 SCHEMES = """
 ## Schemes of several axes: `axes`
 
-Which axis of a position drives which angle. Parameters go beside `axes` in `rope`.
+A scheme decides which axis of a position each angle uses. Its parameters are members of `rope`,
+next to `axes`.
 
 | axes | parameters | |
 |---|---|---|
@@ -54,7 +58,8 @@ Which axis of a position drives which angle. Parameters go beside `axes` in `rop
 BUILDERS = """
 ## Builders of positions: `builder`
 
-What `/v1/positions` can make. Tensors go into the message, all else into `arguments`.
+A builder makes the positions of a model family (`/v1/positions`). Its tensors are tensors of the
+message; all other arguments are members of `arguments`.
 
 | builder | tensors | arguments | |
 |---|---|---|---|
@@ -155,6 +160,20 @@ def _error(row: Row, texts: list[str]) -> str:
     return f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |\n"
 
 
+def error_examples() -> str:
+    """Return the text of service/v1/error_examples.json: for each error one text a protocol."""
+    examples = {}
+    for row, texts in answer_examples():
+        example = {"cause": row.cause, "remedy": row.remedy}
+        answered = [*zip(row.examples, texts, strict=False)]
+        protocols = {"/v2"} if row.error in STATUSES else {"/v1", "/v2"}
+        for protocol in sorted(protocols.intersection(row.protocols)):
+            own = [text for request, text in answered if f" {protocol}/" in request.target]
+            example[protocol] = (own or texts)[0]
+        examples[row.error.__name__] = example
+    return json.dumps(examples, indent=1, sort_keys=True) + "\n"
+
+
 METRICS = """# Metrics and logs
 
 The table is made from the code by `make docs`.
@@ -217,3 +236,4 @@ PAGES = {
 if __name__ == "__main__":
     for name, page in PAGES.items():
         (DOCS / f"{name}.md").write_text(page())
+    ERROR_EXAMPLES.write_text(error_examples())

@@ -169,7 +169,7 @@ class RopeConfig:
 
     @property
     def is_rotation(self) -> bool:
-        """Whether both members of each pair turn by one angle, so that norms stay."""
+        """Whether both elements of each pair rotate by one angle, so that norms do not change."""
         return self.layout != "interleaved_tiled" and self.axes != "xdrope"
 
     @property

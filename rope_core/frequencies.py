@@ -1,8 +1,8 @@
 """The variants of RoPE: one function each, from parameters to frequencies.
 
-A variant takes the base `theta`, the width `dim` that its exponents run over, the dtype to compute
-in (float64 is the truth; float32, in the same order of operations, is what Hugging Face's models
-compute), and its own parameters by keyword. It returns inv_freq `[ceil(dim / 2)]`, the angular
+A variant takes the base `theta`, the width `dim` of its exponents, the dtype to compute in, and its
+own parameters by keyword. float64 is exact; float32 repeats the operations of Hugging Face's models
+in their order. It returns inv_freq `[ceil(dim / 2)]`, the angular
 frequency of each pair in radians per position, and the attention scaling, a factor of cosine and
 sine. `VARIANTS` has all variants by name.
 """
@@ -68,10 +68,11 @@ def dynamic(
     alpha: float | None = None,
     length: int = 0,
 ) -> Frequencies:
-    """Dynamic NTK: the base grows with the call's length beyond `max_position_embeddings`.
+    """Dynamic NTK: the base grows if the call is longer than `max_position_embeddings`.
 
-    With L the greater of both, base theta * (factor * L / max - (factor - 1)) ** (dim / (dim - 2)).
-    Up to the maximum, `alpha` is that of ntk_alpha (HunYuan in transformers 4.57).
+    The base is theta * (factor * L / max - (factor - 1)) ** (dim / (dim - 2)), where L is the
+    length of the call, or max if that is larger.
+    Up to max, `alpha` has the effect that it has in ntk_alpha (HunYuan in transformers 4.57).
 
     Source: emozilla, 2023; transformers keeps the largest length seen (`rope_core.DynamicLength`).
     Models: InternLM-2, and Llama with `"rope_type": "dynamic"`.
@@ -105,12 +106,13 @@ def yarn(
     mscale: float | None = None,
     mscale_all_dim: float | None = None,
 ) -> Frequencies:
-    """YaRN: fast pairs keep their frequency, slow ones are divided by `factor`, a ramp between.
+    """YaRN: fast pairs keep their frequency, slow ones are divided by `factor`, others are blended.
 
-    The ramp lies between the pairs that turn `beta_fast` (32) and `beta_slow` (1) times over the
-    trained length, rounded outwards unless `truncate` is false. The scaling is `attention_factor`;
-    else M(factor, mscale) / M(factor, mscale_all_dim) if both are set and not 0; else
-    M(factor, 1), with M(s, m) = 0.1 m ln(s) + 1. `factor` missing: max / original length.
+    Blended pairs rotate between `beta_fast` (32) and `beta_slow` (1) times over the trained length;
+    these bounds are rounded outwards unless `truncate` is false. The scaling is
+    `attention_factor`; otherwise M(factor, mscale) / M(factor, mscale_all_dim) if both are set and
+    not 0; otherwise M(factor, 1), with M(s, m) = 0.1 m ln(s) + 1. A missing `factor` is max /
+    original length.
 
     Source: Peng et al., 2023, "YaRN", sections 3.2-3.4; the mscale pair is DeepSeek's.
     Models: Qwen2.5 and Qwen3 (long), gpt-oss, OLMo-3, Ministral-3, Kimi-K2, DeepSeek V2 and V3.
@@ -168,11 +170,11 @@ def longrope(
     long_mscale: float | None = None,
     length: int = 0,
 ) -> Frequencies:
-    """LongRoPE: each pair's frequency divided by its own factor, one list for short, one for long.
+    """LongRoPE: each pair is divided by a factor of its own; long calls have other factors.
 
-    The whole call uses `long_factor` where its length exceeds the trained one. The scaling is
-    `attention_factor`, else sqrt(1 + ln(factor) / ln(original)) for both lists, with `factor`
-    missing: max / original length; PhiMoE has `short_mscale` and `long_mscale` instead.
+    A call that is longer than the trained length uses `long_factor` for all positions. The scaling
+    is `attention_factor`, otherwise sqrt(1 + ln(factor) / ln(original)) for both lists. A missing
+    `factor` is max / original length. PhiMoE has `short_mscale` and `long_mscale` instead.
 
     Source: Ding et al., 2024, "LongRoPE"; Phi-3 technical report.
     Models: Phi-3, Phi-3.5, Phi-4-mini, Phi-4-multimodal, PhiMoE, MiniCPM-3.
@@ -212,9 +214,10 @@ def llama3(
     high_freq_factor: float,
     original_max_position_embeddings: int,
 ) -> Frequencies:
-    """Llama 3.1: long wavelengths divided by `factor`, short ones kept, a blend between.
+    """Llama 3.1: slow pairs are divided by `factor`, fast pairs are kept, others are blended.
 
-    Kept below original / high_freq_factor, divided above original / low_freq_factor.
+    Fast pairs have wavelengths below original / high_freq_factor, slow pairs above
+    original / low_freq_factor.
 
     Source: Llama 3.1 model card and reference code, Meta, 2024.
     Models: Llama 3.1, 3.2, 3.3, Llama-4-Scout.
@@ -244,9 +247,9 @@ def proportional(
     partial_rotary_factor: float = 1.0,
     factor: float = 1.0,
 ) -> Frequencies:
-    """p-RoPE: a leading share of the pairs rotates, exponents running over the whole head.
+    """p-RoPE: only the first pairs rotate; exponents are those of the whole head.
 
-    The rest has frequency 0. All are divided by `factor`.
+    The other pairs have frequency 0. All frequencies are divided by `factor`.
 
     Source: Barbero et al., 2024, "Round and round we go"; Gemma 4.
     Models: Gemma 4, Diffusion-Gemma (full-attention layers).
@@ -261,7 +264,7 @@ def proportional(
 def xpos(
     theta: float, dim: int, dtype: torch.dtype, *, scale_base: float = 512.0, length: int = 0
 ) -> Frequencies:
-    """xPos: plain frequencies, and a scale of q and k by position that makes scores decay.
+    """xPos: plain frequencies, and factors of q and k that make scores decay with the distance.
 
     q is scaled by zeta_i ** ((t - length // 2) / scale_base), k by its inverse, with
     zeta_i = (2i + 0.4 dim) / (1.4 dim). Cached keys and new queries need the same `length`.

@@ -3,9 +3,11 @@
 import ast
 import dataclasses
 import json
+import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -13,7 +15,15 @@ import rope_core
 import service.errors
 import service.oip.errors
 from docs.error_examples import ROWS, Example
-from docs.generate import catalogue_page, clients_page, errors_page, metrics_page, settings_page
+from docs.generate import (
+    ERROR_EXAMPLES,
+    catalogue_page,
+    clients_page,
+    error_examples,
+    errors_page,
+    metrics_page,
+    settings_page,
+)
 from service.asgi.problems import PROBLEMS
 from service.endpoints.rope_params import Model, PresetModel, Rope
 from service.endpoints.table import ENDPOINTS
@@ -23,11 +33,12 @@ from tests.conftest import ROOT
 README = (ROOT / "README.md").read_text()
 API = (ROOT / "docs" / "api.md").read_text()
 CATALOGUE = (ROOT / "docs" / "catalogue.md").read_text()
-SNIPPETS = re.findall(r"```bash\n(.*?)```\s*```json\n(.*?)```", README, re.DOTALL)
+SNIPPETS = re.findall(r"```bash\n(.*?)```\s*```(json|text)\n(.*?)```", README, re.DOTALL)
+PROGRAMS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 CURLS = re.findall(r"^    (curl .*(?:\n      .*)*)", API, re.MULTILINE)
 
 
-SNIPPET_IDS = ["rotate", "attention", "config", "preset", "resolve"]
+SNIPPET_IDS = ["rotate", "own safetensors", "attention"]
 
 
 def rounded(answer: object) -> object:
@@ -39,11 +50,22 @@ def rounded(answer: object) -> object:
     return round(answer, 5) if isinstance(answer, float) else answer
 
 
-@pytest.mark.parametrize(("command", "printed"), SNIPPETS, ids=SNIPPET_IDS)
-def test_the_commands_of_the_readme_print_its_answers(server_url, command, printed):
+@pytest.mark.parametrize(("command", "kind", "printed"), SNIPPETS, ids=SNIPPET_IDS)
+def test_the_commands_of_the_readme_print_its_answers(server_url, tmp_path, command, kind, printed):
     command = command.replace("http://127.0.0.1:8000", server_url)
-    ran = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
-    assert rounded(json.loads(ran.stdout)) == rounded(json.loads(printed))
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    ran = subprocess.run(
+        ["bash", "-ec", command],
+        cwd=tmp_path,
+        env={**os.environ, "PATH": path},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    if kind == "json":
+        assert rounded(json.loads(ran.stdout)) == rounded(json.loads(printed))
+    else:
+        assert ran.stdout == printed
 
 
 @pytest.mark.parametrize("command", CURLS)
@@ -60,8 +82,8 @@ def test_the_example_of_a_config_runs(server_url):
     assert "rope_theta" in ran.stdout
 
 
-def test_the_python_program_of_the_readme_runs(server_url):
-    (program,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+@pytest.mark.parametrize("program", PROGRAMS, ids=["library", "client"])
+def test_the_python_programs_of_the_readme_run(server_url, program):
     program = program.replace("http://127.0.0.1:8000", server_url)
     assert "assert" in program
     subprocess.run([sys.executable, "-c", program], check=True)
@@ -151,6 +173,10 @@ def test_each_error_class_has_one_row_in_the_errors_page():
 @pytest.mark.parametrize(("name", "page"), [("errors", errors_page), ("metrics", metrics_page)])
 def test_the_pages_of_errors_and_metrics_are_up_to_date(name, page):
     assert (ROOT / "docs" / f"{name}.md").read_text() == page(), "run `make docs`"
+
+
+def test_the_examples_of_errors_in_openapi_are_up_to_date():
+    assert ERROR_EXAMPLES.read_text() == error_examples(), "run `make docs`"
 
 
 def test_an_example_with_another_error_than_its_row_is_refused(monkeypatch):

@@ -121,7 +121,7 @@ def test_tensors_are_sent_as_bytes(generated, models, client):
 def test_status_and_control_routes(generated, models, client):
     assert generated("api.status.healthz").sync(client=client).status == "alive"
     assert "rope_requests_total" in generated("api.status.metrics").sync(client=client)
-    protocol = "api.open_inference_protocol"
+    protocol = "api.open_inference_protocol_control"
     assert generated(f"{protocol}.server_live").sync(client=client).live
     assert generated(f"{protocol}.server_ready").sync(client=client).ready
     config = generated(f"{protocol}.model_config").sync(models.ModelName.ROPE, client=client)

@@ -14,6 +14,7 @@ LAYERS = """
 service.__main__
 service.server.serve
 service.server.app
+service.server.api_docs
 service.server.connection
 service.server.connection_answers
 service.server.planned_answer

@@ -18,7 +18,7 @@ def axial(
     axes_dim: tuple[int, ...],
     axes_order: tuple[int, ...] | None = None,
 ) -> FrequencyTable:
-    """Each axis has its own block of channels, of widths `axes_dim`, with its own full progression.
+    """Each axis has its own block of channels, `axes_dim` wide, with frequencies of its own.
 
     `axes_order` names the axis of each block; 0, 1, 2, ... where missing.
 
@@ -40,7 +40,7 @@ def axial(
 def axial_ntk(
     freqs: AxisFrequencies, dim: int, *, axes_dim: tuple[int, ...], rope_scale: tuple[float, ...]
 ) -> FrequencyTable:
-    """As axial, the base of each axis stretched by its scale ** (width / (width - 2)).
+    """As axial; the base of each axis is multiplied by its scale ** (width / (width - 2)).
 
     Source: Cosmos world foundation model, NVIDIA, 2025.
     Models: Cosmos 1.
@@ -61,7 +61,7 @@ def axial_ntk(
 def axial_alternating(
     freqs: AxisFrequencies, dim: int, *, axes_order: tuple[int, ...] = (0, 1)
 ) -> FrequencyTable:
-    """All axes share one progression and take turns at each of its frequencies.
+    """Each frequency is used by all axes, one after the other.
 
     Source: Kimi-VL's MoonViT, 2025; Lumina-Next, 2024; Efficient LoFTR, 2024.
     Models: Kimi-K2.5 ViT (width first), Lumina-Next, EfficientLoFTR.
@@ -77,7 +77,7 @@ def axial_alternating(
 
 
 def axial_split(freqs: AxisFrequencies, dim: int) -> FrequencyTable:
-    """One progression over all channels: its even frequencies for rows, then odd ones for columns.
+    """Even frequencies for rows, then odd frequencies for columns, over all channels.
 
     Source: Pixtral 12B, Mistral AI, 2024.
     Models: Pixtral, ViTs of Mistral 3 and LightOn-OCR.
@@ -90,7 +90,7 @@ def axial_split(freqs: AxisFrequencies, dim: int) -> FrequencyTable:
 
 
 def axial_centred(freqs: AxisFrequencies, dim: int) -> FrequencyTable:
-    """Rows, then columns: theta ** (-4i / dim) turns per unit of coordinates in [-1, 1].
+    """Rows, then columns: theta ** (-4i / dim) rotations per unit of coordinates in [-1, 1].
 
     Source: DINOv3, Siméoni et al., 2025.
     Models: DINOv3, EoMT-DINOv3, Sapiens-2.
@@ -101,7 +101,7 @@ def axial_centred(freqs: AxisFrequencies, dim: int) -> FrequencyTable:
 
 
 def axial_log(freqs: AxisFrequencies, dim: int) -> FrequencyTable:
-    """Frequencies from pi / 2 up to theta * pi / 2, three axes taking turns at each.
+    """Frequencies from pi / 2 to theta * pi / 2; each is used by three axes, one after the other.
 
     Source: LTX-Video, HaCohen et al., 2024.
     Models: LTX-Video.

@@ -16,7 +16,7 @@ def atoms(
     spatial_theta: float,
     uid_theta: float,
 ) -> FrequencyTable:
-    """Coordinates x, y, z in space, then the molecule's id; the pairs left over stand still.
+    """Coordinates x, y, z in space, then the molecule's id; the other pairs do not rotate.
 
     Source: ESMFold2's atom encoder.
     Models: ESMFold2.
@@ -38,9 +38,9 @@ def atoms(
 
 
 def timestamps(freqs: AxisFrequencies, dim: int) -> FrequencyTable:
-    """Angle time * (coordinate * frequency), of the window first, then of the frame.
+    """The angle is time * (coordinate * frequency), first for the window, then for the frame.
 
-    Axes are -2 pi times seconds, the window's coordinate and the frame's.
+    The axes are -2 pi times the seconds, and the coordinates of the window and of the frame.
 
     Source: Music Flamingo, NVIDIA, 2025.
     Models: Music Flamingo.
@@ -51,7 +51,7 @@ def timestamps(freqs: AxisFrequencies, dim: int) -> FrequencyTable:
 
 
 def interpolated(freqs: AxisFrequencies, dim: int, *, interpolate_factor: float) -> FrequencyTable:
-    """One axis, positions divided by a factor before anything else.
+    """One axis; positions are divided by a factor first.
 
     Source: rotary-embedding-torch (`interpolate_factor`).
     Models: users of rotary-embedding-torch.

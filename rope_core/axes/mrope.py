@@ -7,7 +7,7 @@ from rope_core.errors import ConfigError
 
 
 def mrope(freqs: AxisFrequencies, dim: int, *, mrope_section: tuple[int, ...]) -> FrequencyTable:
-    """M-RoPE: the first frequencies by time, the next by height, the last by width.
+    """M-RoPE: the first frequencies use time, the next use height, the last use width.
 
     Source: Qwen2-VL, Wang et al., 2024, section 2.1.
     Models: Qwen2-VL, Qwen2.5-VL, Qwen2.5-Omni, PaddleOCR-VL, GLM-4V (interleaved), GLM-4.5V.
@@ -19,7 +19,7 @@ def mrope(freqs: AxisFrequencies, dim: int, *, mrope_section: tuple[int, ...]) -
 def mrope_interleaved(
     freqs: AxisFrequencies, dim: int, *, mrope_section: tuple[int, ...]
 ) -> FrequencyTable:
-    """Interleaved M-RoPE: axes take turns t, h, w, t, h, w, and the slow tail is time's.
+    """Interleaved M-RoPE: axes alternate t, h, w, t, h, w, ...; the slowest frequencies use time.
 
     Source: Qwen3-VL technical report, 2025.
     Models: Qwen3-VL, Qwen3-Omni, Qwen3.5, Cosmos-3-Edge.
@@ -34,7 +34,7 @@ def mrope_interleaved(
 def mrope_hw_t(
     freqs: AxisFrequencies, dim: int, *, mrope_section: tuple[int, ...]
 ) -> FrequencyTable:
-    """ERNIE's M-RoPE, sections [h, w, t]: fast frequencies take turns h, w; the slow are time's.
+    """ERNIE's M-RoPE, sections [h, w, t]: fast frequencies alternate h and w, slow ones use time.
 
     Source: ERNIE 4.5 technical report, 2025.
     Models: ERNIE-4.5-VL.
@@ -47,7 +47,7 @@ def mrope_hw_t(
 
 
 def alternating(freqs: AxisFrequencies, dim: int) -> FrequencyTable:
-    """Even frequencies of one list by row, odd ones by column.
+    """Even frequencies use the row, odd frequencies use the column.
 
     Source: NeoMME's code in transformers.
     Models: NeoMME.
@@ -56,9 +56,9 @@ def alternating(freqs: AxisFrequencies, dim: int) -> FrequencyTable:
 
 
 def xdrope(freqs: AxisFrequencies, dim: int, *, xdrope_section: tuple[int, ...]) -> FrequencyTable:
-    """XD-RoPE: sections of twice their length cut the list of angles written twice over.
+    """XD-RoPE: the list of angles is repeated, and divided into sections of twice their length.
 
-    Two members of a pair may turn by different axes, so this is no rotation.
+    The two channels of a pair may use different axes; then this is not a rotation.
 
     Source: HunyuanOCR technical report, 2025.
     Models: HunyuanVL, HunyuanOCR.

@@ -119,7 +119,7 @@ def cogview4(reader: ConfigReader) -> Fields:
 
 
 def lumina(reader: ConfigReader) -> Fields:
-    """Lumina-Next: rows and columns take turns at each frequency."""
+    """Lumina-Next: each frequency is used by rows, then by columns."""
     derived = derived_head_dim(reader)
     head_dim = reader.size("embed_dim", derived)
     return {"head_dim": head_dim, **_scaled(reader)}

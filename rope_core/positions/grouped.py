@@ -38,7 +38,7 @@ class StreamingPositions:
 def self_extend_positions(
     *, length: int, window: int, group: int, query_length: int | None = None
 ) -> GroupedPositions:
-    """Return SelfExtend's positions: `group` distant tokens share one.
+    """Return SelfExtend's positions: `group` distant tokens share one position.
 
     Far positions are i // group + window - window // group for a query at i, and j // group for a
     key at j.
@@ -60,7 +60,7 @@ def self_extend_positions(
 def rerope_positions(
     *, length: int, window: int, query_length: int | None = None
 ) -> GroupedPositions:
-    """Return ReRoPE's positions: every distance from the window on counts as the window.
+    """Return ReRoPE's positions: a distance above the window becomes the window.
 
     Far positions are `window` for queries and 0 for keys.
 
@@ -95,7 +95,7 @@ def leaky_rerope_positions(
 
 
 def streaming_positions(*, length: int, sink_tokens: int, recent_tokens: int) -> StreamingPositions:
-    """Return the tokens that StreamingLLM's cache keeps, at positions inside the cache.
+    """Return the tokens that StreamingLLM's cache keeps, and their positions inside the cache.
 
     The cache keeps the first `sink_tokens` and the last `recent_tokens`. The position of a new
     token is the number of kept tokens, not the number of all tokens.

@@ -48,7 +48,7 @@ def interpolated_positions(*, length: int, start: float = 0.0, factor: float = 1
 
 
 def mask_positions(*, attention_mask: Tensor, padding: int = 0) -> Tensor:
-    """Return positions that count tokens and leave out padding, on whichever side it is.
+    """Return positions that count tokens only; padding may be on the left or on the right.
 
     Models: left padding.
 
@@ -88,7 +88,7 @@ def packed_positions(*, cu_seqlens: Tensor) -> Tensor:
 
 
 def document_boundaries(*, positions: Tensor) -> Tensor:
-    """Return where documents start in packed positions: a step other than 1 starts one.
+    """Return where documents start in packed positions: where the step is not 1.
 
     transformers 5 reads `position_ids` without a mask in this way: a gap starts a document also.
 
@@ -111,7 +111,7 @@ def document_boundaries(*, positions: Tensor) -> Tensor:
 def decode_positions(
     *, rope_delta: Tensor, length: int, new_tokens: int = 1, axes: int = 3
 ) -> Tensor:
-    """Return positions of tokens that are decoded after M-RoPE's prompt, from length + delta on.
+    """Return positions of tokens after a prompt with M-RoPE: length + delta, and the next numbers.
 
     Models: qwen2_vl, paddleocr_vl, qwen2_5_vl, ernie4_5_vl_moe, qwen3_vl, qwen3_vl_moe, glm4v,
     glm4v_moe, glm46v, glm_ocr, qwen3_5, qwen3_5_moe, qwen4_exp, cohere_compass, cosmos3_edge,

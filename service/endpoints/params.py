@@ -22,38 +22,46 @@ class BackendParams(Params):
     """Base of the parameters of calls that a backend runs."""
 
     backend: Literal[*(backend.name for backend in BACKENDS)] | None = None  # type: ignore[valid-type]
-    """Backend that runs the call, where the operator lets requests choose; by default the service
-    chooses."""
+    """Backend that runs the call; refused unless the operator lets requests choose. By default the
+    service chooses."""
 
 
 class RotateParams(BackendParams):
     """Parameters of `/v1/rotate`."""
 
     rope: AnyRope = Rope()
+    """How to rotate: an object with parameters, a model's config or a preset, or the name of a
+    preset."""
 
     inverse: bool = False
-    """Rotate back."""
+    """Rotate back, by the negative angle."""
 
 
 class CosSinParams(Params):
     """Parameters of `/v1/cos_sin`."""
 
     rope: AnyRope = Rope()
+    """How to rotate: an object with parameters, a model's config or a preset, or the name of a
+    preset."""
 
 
 class ShiftParams(BackendParams):
     """Parameters of `/v1/shift`."""
 
     rope: AnyRope = Rope()
+    """How to rotate: an object with parameters, a model's config or a preset, or the name of a
+    preset."""
 
     to: AnyRope | None = None
-    """New rope of the keys, where frequencies change; needs positions."""
+    """New rope of the keys, if their frequencies change; needs `positions`."""
 
 
 class ResolveParams(Params):
     """Parameters of `/v1/resolve`."""
 
     rope: AnyRope
+    """How to rotate: an object with parameters, a model's config or a preset, or the name of a
+    preset."""
 
 
 class PositionsParams(Params):
@@ -70,7 +78,8 @@ class AttentionParams(BackendParams):
     """Parameters of `/v1/attention`."""
 
     rope: AnyRope | None = Rope()
-    """null rotates nothing (a NoPE layer)."""
+    """How to rotate: an object with parameters, a model's config or a preset, or the name of a
+    preset. null: rotate nothing (a NoPE layer)."""
 
     causal: bool = True
     """Hide later keys, aligned bottom-right: the last query sees the last key."""

@@ -29,7 +29,7 @@ class RopeForm(Params):
 class Rope(RopeForm):
     """How to rotate, by parameters.
 
-    The parameters of the variant and of the scheme stand beside these, under their own names;
+    The parameters of the variant and of the scheme are members as well, under their own names:
     `/v1/variants` lists them.
     """
 
@@ -45,7 +45,8 @@ class Rope(RopeForm):
     """Base of the geometric progression of wavelengths."""
 
     layout: Layout = "half"
-    """Pairs are (i, i + rotary_dim/2), or (2i, 2i + 1); two other layouts are of single models."""
+    """Which elements of a head form a pair: `half` (i, i + rotary_dim / 2), or `interleaved`
+    (2i, 2i + 1). The other two layouts belong to single models."""
 
     rope_type: Literal[*VARIANTS] = "default"  # type: ignore[valid-type]
     """Name of the variant."""
@@ -54,8 +55,9 @@ class Rope(RopeForm):
     """Name of the scheme of several axes."""
 
     rounding: Rounding | None = None
-    """Where float16 and bfloat16 are rounded. `once`, at the end, is the default of float64;
-    `activation`, after each step, is that of hf; docs/variants.md has the others."""
+    """Which results are rounded to float16 or bfloat16. `once`: only the last; the default with
+    arithmetic float64. `activation`: that of each step; the default with hf. docs/variants.md has
+    the others."""
 
     trailing: bool = False
     """Rotate the last rotary_dim elements of a head, and not the first."""
@@ -72,7 +74,7 @@ class _ModelRope(RopeForm):
     """Part of a composite model; by default text."""
 
     layer: int | None = None
-    """Index of the layer, where layers differ."""
+    """Index of the layer, if layers differ."""
 
     layer_type: str | None = None
     """Type of the layer, such as sliding_attention."""
@@ -84,7 +86,7 @@ class _ModelRope(RopeForm):
     """`hf` for the operations of transformers, or `float64` for exact angles."""
 
     length: int | None = None
-    """Length that dynamic and LongRoPE frequencies are for; by default that of the call."""
+    """Length that decides the frequencies of dynamic and LongRoPE; by default that of the call."""
 
 
 class Model(_ModelRope):
@@ -94,7 +96,7 @@ class Model(_ModelRope):
     """Contents of the file, in the spelling of transformers 4 or 5, or of diffusers."""
 
     model_type: str | None = None
-    """The family, where the config does not say it."""
+    """Family of the model, if the config does not name it."""
 
 
 class PresetModel(_ModelRope):

@@ -44,7 +44,7 @@ class RequestContext(NamedTuple):
     where the protocol cancels the request instead."""
 
     tenant: Tenant = ANONYMOUS
-    """Who the request is from."""
+    """The tenant of the request."""
 
     answer_copies: int = 1
     """Copies of the answer that are in memory at a time; each is charged."""

@@ -14,7 +14,6 @@ from service.lifecycle import Phase
 from service.oip import types, validate
 from service.oip.errors import NotLoadable, NotServed, UnknownRegion
 from service.oip.infer.models import MODELS, VERSION, Slot, model_of
-from service.oip.shm.registry import Region
 from service.oip.state import OipState
 
 S = TypeVar("S", types.TraceSettings, types.LogSettings)
@@ -140,9 +139,12 @@ class Control:
             for name in (() if only_ready else MODELS)
         ]
 
-    def system_memory(self, region: str = "") -> list[Region]:
+    def system_memory(self, region: str = "") -> list[types.Region]:
         """Return one region of system shared memory, or all regions."""
-        return self._state.regions.status(region)
+        return [
+            {"name": r.name, "key": r.key, "offset": r.offset, "byte_size": r.byte_size}
+            for r in self._state.regions.status(region)
+        ]
 
     def register_system_memory(self, region: str, read_body: ReadBody) -> None:
         """Register a region of system shared memory."""

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache, partial
+from functools import partial
 from http import HTTPStatus
 
-from fastapi import FastAPI, Response
+from fastapi import Response
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -23,12 +23,11 @@ from service.observability.request_log import RequestLog
 from service.oip import errors
 from service.oip.http.control import control_routes
 from service.oip.http.routes import infer_routes
-from service.oip.openapi import document
 from service.oip.state import OipState
+from service.server.api_docs import DESCRIPTION, TAGS, add_api_docs
 from service.server.bootstrap import build_service, lifespan
 from service.server.status import status_routes
 from service.settings import Settings
-from service.v1 import openapi
 from service.v1.routes import Route
 
 
@@ -52,8 +51,10 @@ def build_app(oip_state: OipState, device_threads: ThreadPoolExecutor) -> Reques
     app = FastAPIOffline(
         title="rope-service",
         version=__version__,
-        description="Rotary position embedding and attention over HTTP.",
+        description=DESCRIPTION,
+        openapi_tags=[*TAGS],
         lifespan=lambda _: lifespan(oip_state, device_threads),
+        docs_url=None,
         redoc_url=None,
         generate_unique_id_function=lambda route: route.path.rpartition("/")[2],
         telemetry={"auto_configure": False, "tracing": False, "metrics": False, "logs": False},
@@ -68,7 +69,7 @@ def build_app(oip_state: OipState, device_threads: ThreadPoolExecutor) -> Reques
     app.include_router(control)
     routes = (*app.routes, *status.routes, *control.routes)
     app.add_exception_handler(HTTPException, partial(_refuse, routes))
-    _describe_hot_routes(app)
+    add_api_docs(app)
     for route in (*hot, "other"):  # the series exist from the start
         service.metrics.request_seconds.labels(route)
     return RequestMiddleware(
@@ -79,14 +80,6 @@ def build_app(oip_state: OipState, device_threads: ThreadPoolExecutor) -> Reques
         describe=_describe,
         gate=service.gate,
         lifecycle=lifecycle,
-    )
-
-
-def _describe_hot_routes(app: FastAPI) -> None:
-    """Add the hot routes, which FastAPI does not see, to the OpenAPI document."""
-    describe = app.openapi
-    app.openapi = cache(  # type: ignore[method-assign]
-        lambda: document.describe(openapi.describe(describe()))
     )
 
 

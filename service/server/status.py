@@ -20,6 +20,7 @@ def status_routes(service: InferenceHandler, lifecycle: Lifecycle) -> APIRouter:
 
     @router.get("/healthz", tags=["status"], summary="200 while the process lives")
     async def healthz() -> Healthz:
+        """Stays 200 during a drain and with a full queue. Needs no API key."""
         return {"status": "alive"}
 
     @router.get(
@@ -27,9 +28,16 @@ def status_routes(service: InferenceHandler, lifecycle: Lifecycle) -> APIRouter:
         tags=["status"],
         summary="200 when ready for traffic, else 503",
         response_model=Readyz,
-        responses={503: {"model": Readyz, "description": "Not ready"}},
+        responses={
+            503: {
+                "model": Readyz,
+                "description": "Not ready",
+                "content": {"application/json": {"example": {"status": Phase.WARMING_UP.value}}},
+            }
+        },
     )
     async def readyz() -> JSONResponse:
+        """The answer is 503 during the warm-up, from SIGTERM on, and after a device failure."""
         ready = lifecycle.phase is Phase.READY
         return JSONResponse({"status": lifecycle.phase.value}, 200 if ready else 503)
 
@@ -40,6 +48,7 @@ def status_routes(service: InferenceHandler, lifecycle: Lifecycle) -> APIRouter:
         response_class=PlainTextResponse,
     )
     async def show_metrics() -> Response:
+        """The text format of Prometheus."""
         return Response(service.metrics.render(), media_type=metrics.CONTENT_TYPE)
 
     @router.get(
@@ -49,6 +58,7 @@ def status_routes(service: InferenceHandler, lifecycle: Lifecycle) -> APIRouter:
         response_model=Presets,
     )
     async def presets() -> Response:
+        """Each name is a value of `rope`, for example `"rope": "llama-3.1-8b"`."""
         return Response(list_presets(service.rope_resolver), media_type="application/json")
 
     @router.get(
@@ -58,10 +68,12 @@ def status_routes(service: InferenceHandler, lifecycle: Lifecycle) -> APIRouter:
         response_model=Variants,
     )
     async def variants() -> JSONResponse:
+        """What `rope_type`, `axes` and `builder` accept, with the parameters of each."""
         return JSONResponse(list_variants())
 
     @router.get("/version", tags=["status"], summary="Versions and device")
     async def version() -> Version:
+        """Versions of the service, PyTorch and Python, and the device that computes."""
         return {
             "version": __version__,
             "torch": torch.__version__,

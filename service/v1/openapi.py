@@ -1,21 +1,30 @@
 """The OpenAPI description of the routes of `/v1` that compute, made from the table of endpoints."""
 
 import json
+from dataclasses import asdict
+from http import HTTPStatus
 from importlib.resources import files
 from typing import Any
 
-from pydantic import BaseModel, TypeAdapter, create_model
+from pydantic import BaseModel, Field, TypeAdapter, create_model
 
-from service.asgi.problems import PROBLEMS
+from service.asgi.problems import PROBLEMS, problem_for
 from service.endpoints.catalog import list_variants
 from service.endpoints.params import MODEL_PARAMS
 from service.endpoints.rope_params import FORMS
 from service.endpoints.table import ENDPOINTS, Endpoint
+from service.v1.error_examples import error_examples
 from service.v1.schemas import ANSWERS, Answer, FlatTensor, Problem, Tensor
 from service.wire import CODECS, json_codec
 
 EXAMPLES = json.loads((files(__package__) / "examples.json").read_text())
 """Example requests by path and name."""
+
+DESCRIPTIONS = json.loads((files(__package__) / "descriptions.json").read_text())
+"""Descriptions of `operations` by path; by name, of the `tensors` of requests, of `outputs`, and of
+the `rope_parameters` of variants and schemes."""
+
+TAG = "rope"
 
 REF_TEMPLATE = "#/components/schemas/{model}"
 
@@ -30,15 +39,23 @@ def json_content(schema: dict[str, Any]) -> dict[str, Any]:
     return {"application/json": {"schema": schema}}
 
 
-def header(name: str, schema: dict[str, Any], description: str = "") -> dict[str, Any]:
+def header(name: str, schema: dict[str, Any], description: str) -> dict[str, Any]:
     """Return the description of an optional header."""
-    text = {"description": description} if description else {}
+    text = {"description": description}
     return {"name": name, "in": "header", "required": False, "schema": schema} | text
 
 
 HEADERS = (
-    header("X-Request-Id", {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,64}$"}),
-    header("X-Request-Timeout-Ms", {"type": "integer", "minimum": 1}),
+    header(
+        "X-Request-Id",
+        {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,64}$"},
+        "Identifier of the request in the log; the answer has the same one. By default a new one.",
+    ),
+    header(
+        "X-Request-Timeout-Ms",
+        {"type": "integer", "minimum": 1},
+        "Milliseconds after which the answer is 504; by default 30,000.",
+    ),
 )
 """Headers of all requests that compute."""
 
@@ -67,19 +84,26 @@ def _title(endpoint: Endpoint[Any]) -> str:
 
 
 def _request(endpoint: Endpoint[Any]) -> type[BaseModel]:
-    tensors: dict[str, Any] = dict.fromkeys(endpoint.required, (Tensor, ...))
-    tensors |= dict.fromkeys(endpoint.optional, (Tensor, None))
-    if "delta" in tensors:
-        tensors["delta"] = (Tensor | int, ...)
+    tensors: dict[str, Any] = {}
+    for name in (*endpoint.required, *endpoint.optional):
+        text = DESCRIPTIONS["tensors"][name]
+        kind = Tensor | int if name == "delta" else Tensor
+        default = ... if name in endpoint.required else None
+        tensors[name] = (kind, Field(default, description=text))
     # pydantic puts the fields of the last base first
     bases = (endpoint.params, create_model("Tensors", **tensors))
-    return create_model(f"{_title(endpoint)}Request", __base__=bases)
+    text = f"Tensors and parameters of `{endpoint.path}`."
+    return create_model(f"{_title(endpoint)}Request", __base__=bases, __doc__=text)
 
 
 def _answer(endpoint: Endpoint[Any]) -> type[BaseModel]:
-    tensors: dict[str, Any] = dict.fromkeys(endpoint.outputs, (FlatTensor, None))
+    tensors: dict[str, Any] = {
+        name: (FlatTensor, Field(None, description=DESCRIPTIONS["outputs"][name]))
+        for name in endpoint.outputs
+    }
     base = ANSWERS.get(endpoint.path, Answer)
-    return create_model(f"{_title(endpoint)}Answer", __base__=base, **tensors)
+    text = f"Answer of `{endpoint.path}`."
+    return create_model(f"{_title(endpoint)}Answer", __base__=base, __doc__=text, **tensors)
 
 
 def remove_defaults(properties: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -113,10 +137,11 @@ def _variant_parameters() -> dict[str, dict[str, Any]]:
         for parameter in entry["parameters"]:
             types.setdefault(parameter["name"], set()).update(parameter["type"].split(" or "))
             entries.setdefault(parameter["name"], []).append(entry["name"])
+    texts = DESCRIPTIONS["rope_parameters"]
     return {
         name: {
             "type": sorted(types[name]) if len(types[name]) > 1 else min(types[name]),
-            "description": f"Parameter of {', '.join(entries[name])}.",
+            "description": f"{texts[name]} A parameter of {', '.join(entries[name])}.",
             **({"items": {"type": "number"}} if "array" in types[name] else {}),
         }
         for name in sorted(types)
@@ -129,21 +154,28 @@ def _operation(endpoint: Endpoint[Any]) -> dict[str, Any]:
     request[json_codec.media_type]["examples"] = {
         name: {"value": value} for name, value in EXAMPLES[endpoint.path].items()
     }
-    problem = {
-        "description": "The problem",
-        "content": {"application/problem+json": {"schema": ref("Problem")}},
-    }
     statuses = sorted({status.value for status, _ in PROBLEMS.values()})
     return {
-        "tags": ["rope"],
+        "tags": [TAG],
         "operationId": endpoint.path.rpartition("/")[2],
         "summary": endpoint.summary,
+        "description": DESCRIPTIONS["operations"][endpoint.path],
         "parameters": [*HEADERS],
         "requestBody": {"required": True, "content": request},
         "responses": {
             "200": {"description": "The answer", "content": _content(ref(f"{title}Answer"))},
-            **dict.fromkeys(map(str, statuses), problem),
+            **{str(status): _problems(status) for status in statuses},
         },
+    }
+
+
+def _problems(status: int) -> dict[str, Any]:
+    errors = [error for error, (each, _) in PROBLEMS.items() if each == status]
+    examples = error_examples(errors, "/v1", lambda error: asdict(problem_for(error)))
+    content = {"schema": ref("Problem"), "examples": examples}
+    return {
+        "description": HTTPStatus(status).phrase,
+        "content": {"application/problem+json": content},
     }
 
 

@@ -7,14 +7,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, RootModel, create_model
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    RootModel,
+    create_model,
+    with_config,
+)
 from typing_extensions import TypedDict
 
-from rope_core.presets import Preset
 from service.asgi import problems
 from service.endpoints.params import MODEL_PARAMS, AttentionParams
 from service.lifecycle import Phase
 from service.wire.elements import DTYPES, MAX_RANK
+
+described = with_config(ConfigDict(use_attribute_docstrings=True))
+"""Decorator of a TypedDict or dataclass: docstrings of fields become descriptions of the schema."""
 
 
 class Schema(BaseModel):
@@ -29,24 +39,38 @@ class FlatTensor(Schema):
     model_config = ConfigDict(extra="forbid")
 
     shape: Annotated[list[NonNegativeInt], Field(max_length=MAX_RANK)]
+    """Size of each axis."""
     dtype: Literal[*DTYPES]  # type: ignore[valid-type]
+    """Type of the elements."""
     data: (
         list[float | bool] | Annotated[str, Field(json_schema_extra={"contentEncoding": "base64"})]
     )
     """Elements in row-major order, or their little-endian bytes in base64."""
     encoding: Annotated[str, Field(json_schema_extra={"enum": ["base64"]})] = "base64"
+    """base64 if `data` is text."""
 
 
 class Tensor(RootModel[list[Any] | FlatTensor]):
     """Nested lists of numbers or booleans, or a flat tensor."""
 
 
+@described
 @dataclass(frozen=True)
 class Problem(problems.Problem):
     """Why a request failed: a problem document of RFC 9457."""
 
     type: Annotated[str, Field(json_schema_extra={"format": "uri"})]
+    """Name of the kind of problem; ends with `code`."""
+    title: str
+    """The kind of problem in words."""
+    status: int
+    """Status of the answer."""
     code: Literal[*sorted({code for _, code in problems.PROBLEMS.values()})]  # type: ignore[valid-type]
+    """The kind of problem, for programs: a code never changes."""
+    detail: str
+    """What is wrong with this request, for people."""
+    error: str
+    """The same as `detail`, where clients of the Open Inference Protocol read it."""
 
 
 class Answer(Schema):
@@ -62,6 +86,7 @@ class CosSinAnswer(Answer):
     attention_scaling: float = 1.0
     """Factor that cos and sin contain."""
     scale: FlatTensor = Field(None)  # type: ignore[assignment]
+    """Only for xPos: multiply q by it, and divide k by it."""
 
 
 Attention = create_model(  # type: ignore[call-overload]
@@ -71,6 +96,7 @@ Attention = create_model(  # type: ignore[call-overload]
         for name, f in AttentionParams.model_fields.items()
         if name in MODEL_PARAMS
     },
+    __doc__="Parameters of attention that a model's config has.",
 )
 
 
@@ -78,24 +104,33 @@ class ResolveAnswer(Answer):
     """What a model's config says about rotation."""
 
     rotates: bool = True
+    """Whether the layer rotates q and k."""
     nope: str | None = None
     """Why the layer does not rotate."""
     model_type: str = ""
+    """Family of the model."""
     layer_type: str | None = None
+    """Type of the layer, if layers differ."""
     parameters: dict[str, Any] = {}
     """All parameters, in the spelling of transformers 5."""
     provenance: dict[str, Literal["given", "class default", "default", "derived"]] = {}
+    """Where each value comes from."""
     attention: Attention = Attention()
+    """Parameters of attention of the layer."""
     layers: list[dict[str, Any]] = []
     """All layers, by type."""
     keys_read: list[str] = []
+    """Keys of the config that were read."""
     keys_ignored: list[str] = []
+    """Keys of the config that were not read."""
     rope: dict[str, Any] = {}
     """The value of `rope_core.RopeConfig` that rotates."""
     attention_scaling: float = 1.0
+    """Factor that cos and sin contain."""
     num_axes: int = 1
     """Numbers in one position."""
     softmax_scale: float = 1.0
+    """Multiplier of the scores."""
 
 
 class PositionsAnswer(Answer):
@@ -115,65 +150,109 @@ ANSWERS: Mapping[str, type[Answer]] = {
 """Types of the answers that have more than tensors and warnings, by path."""
 
 
+@described
 class Healthz(TypedDict):
     """Whether the process lives."""
 
     status: str
+    """Always alive."""
 
 
+@described
 class Readyz(TypedDict):
     """Phase of the service."""
 
     status: Literal[*(phase.value for phase in Phase)]  # type: ignore[valid-type]
+    """The service is ready for requests only if this is ready."""
 
 
+@described
 class Version(TypedDict):
     """Versions of the software, and the device."""
 
     version: str
+    """Version of the service."""
     torch: str
+    """Version of PyTorch."""
     python: str
+    """Version of Python."""
     device: str
+    """cpu, or the name of the GPU."""
 
 
+@described
+class Preset(TypedDict):
+    """A model's configuration by name."""
+
+    name: str
+    """Name of the preset."""
+    config: dict[str, Any]
+    """Contents of config.json, in the spelling of transformers 4 or 5."""
+    source: str
+    """URL, or path in the folder of the operator."""
+
+
+@described
 class Presets(TypedDict):
     """All presets."""
 
     presets: list[Preset]
+    """Built-in presets, and those of the operator."""
 
 
+@described
 class Argument(TypedDict):
     """A parameter of a variant or scheme, or an argument of a builder."""
 
     name: str
+    """Name of the parameter."""
     type: str
+    """A type of JSON, or tensor."""
     required: bool
+    """Whether the parameter must be given."""
     default: Any
+    """The value if the parameter is missing."""
 
 
+@described
 class Variant(TypedDict):
     """A RoPE variant, or a scheme of several axes."""
 
     name: str
+    """Value of `rope_type` or `axes`."""
     summary: str
+    """What the variant or scheme does."""
     source: str
+    """Paper or code that defines the variant or scheme."""
     models: str
+    """Models that use the variant or scheme."""
     parameters: list[Argument]
+    """Parameters of the variant or scheme: members of `rope`."""
 
 
+@described
 class Builder(TypedDict):
     """A builder of positions."""
 
     name: str
+    """Value of `builder`."""
     summary: str
+    """What the builder returns."""
     models: list[str]
+    """Models whose positions the builder makes."""
     arguments: list[Argument]
+    """Tensors and plain arguments of the builder."""
 
 
+@described
 class Variants(TypedDict):
     """Variants, schemes and builders; errors of cos by arithmetic and position."""
 
     variants: list[Variant]
+    """Values of `rope_type`."""
     schemes: list[Variant]
+    """Values of `axes`."""
     builders: list[Builder]
+    """Values of `builder` of `/v1/positions`."""
     largest_error_of_cos: dict[str, dict[str, float]]
+    """Largest error of a cosine, by `arithmetic` and by position."""

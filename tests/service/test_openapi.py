@@ -7,9 +7,10 @@ import pytest
 import pytest_asyncio
 
 from rope_core import SCHEMES, VARIANTS
+from service.asgi.problems import PROBLEMS
 from service.endpoints.params import MODEL_PARAMS
 from service.endpoints.table import ENDPOINTS
-from service.v1.openapi import EXAMPLES
+from service.v1.openapi import DESCRIPTIONS, EXAMPLES
 from service.wire import CODECS
 from tests.service.conftest import every_test_in_one_loop
 from tests.service.json_schema import schema_errors
@@ -93,6 +94,80 @@ async def test_defaults_are_in_descriptions_only(document):
     assert properties["k_stride"]["description"].endswith("Default: 1.")
 
 
+def operations(document):
+    return [
+        (f"{method} {path}", operation)
+        for path, methods in document["paths"].items()
+        for method, operation in methods.items()
+    ]
+
+
+async def test_v1_is_first_then_status_then_inference_then_control(document):
+    tags = [operation["tags"][0] for _, operation in operations(document)]
+    order = [tag["name"] for tag in document["tags"]]
+    assert order == list(dict.fromkeys(tags)), "a tag is missing, or in another order"
+    assert tags == sorted(tags, key=order.index)
+    paths = list(document["paths"])
+    inference = [path for path in paths if path.endswith("/infer")]
+    control = [path for path in paths if path.startswith("/v2") and path not in inference]
+    v1 = [path for path in paths if path.startswith("/v1")]
+    status = ["/healthz", "/readyz", "/metrics", "/version"]
+    assert paths == v1 + status + inference + control
+
+
+async def test_each_failure_has_examples_that_match_its_schema(document):
+    for name, operation in operations(document):
+        for status, response in operation["responses"].items():
+            if status.startswith("2"):
+                continue
+            for content in response["content"].values():
+                examples = [each["value"] for each in content.get("examples", {}).values()]
+                examples += [content["example"]] if "example" in content else []
+                assert examples, f"{name}: {status}"
+                for example in examples:
+                    assert schema_errors(document, content["schema"], example) == []
+                    assert example.get("status", status) in (int(status), status, "warming up")
+
+
+async def test_each_error_of_v1_has_its_example_in_each_route(document):
+    codes = sorted(code for _, code in PROBLEMS.values())
+    for endpoint in ENDPOINTS:
+        responses = document["paths"][endpoint.path]["post"]["responses"]
+        problems = [
+            example["value"]
+            for status, response in responses.items()
+            if status != "200"
+            for example in response["content"]["application/problem+json"]["examples"].values()
+        ]
+        assert sorted(problem["code"] for problem in problems) == codes
+
+
+async def test_everything_is_described(document):
+    schemas = document["components"]["schemas"]
+    for name, operation in operations(document):
+        assert operation["summary"], name
+        assert operation["description"], name
+        for parameter in operation.get("parameters", ()):
+            assert parameter["description"], f"{name}: {parameter['name']}"
+        for status, response in operation["responses"].items():
+            assert response["description"], f"{name}: {status}"
+    for name, schema in schemas.items():
+        assert schema["description"], name
+        for key, value in schema.get("properties", {}).items():
+            # a description that repeats the one of its type is left out
+            described = value if "description" in value else resolved(document, value)
+            assert described["description"], f"{name}.{key}"
+
+
+async def test_no_description_is_of_a_name_that_does_not_exist():
+    assert DESCRIPTIONS["operations"].keys() == {endpoint.path for endpoint in ENDPOINTS}
+    assert DESCRIPTIONS["tensors"].keys() == {name for e in ENDPOINTS for name in e.names}
+    assert DESCRIPTIONS["outputs"].keys() == {name for e in ENDPOINTS for name in e.outputs}
+    entries = (*VARIANTS.values(), *SCHEMES.values())
+    parameters = {name for entry in entries for name in entry.parameters}
+    assert DESCRIPTIONS["rope_parameters"].keys() == parameters
+
+
 async def test_every_route_has_an_example():
     assert {endpoint.path for endpoint in ENDPOINTS} == {path for path, _ in CASES}
 
@@ -105,3 +180,9 @@ async def test_the_docs_page_loads_nothing_from_other_hosts(shared_client):
         assert link.startswith("/")
         assert (await shared_client.get(link)).status_code == 200
     assert "/openapi.json" in page
+
+
+async def test_the_docs_page_folds_the_control_routes_of_v2(shared_client, document):
+    page = (await shared_client.get("/docs")).text
+    (folded,) = re.findall(r'layoutActions.show\(\["operations-tag", "([^"]+)"\], false\)', page)
+    assert folded == document["tags"][-1]["name"]

@@ -1,6 +1,5 @@
 """The methods of gRPC that do not infer."""
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -9,9 +8,8 @@ from service.oip.errors import UnknownModel
 from service.oip.grpc.messages import METHODS
 from service.oip.grpc.rpc import Rpc
 from service.oip.grpc.rpc_handlers import UnaryMethod
-from service.oip.shm.registry import Region
 from service.oip.state import OipState
-from service.oip.types import LogSettings, TraceSettings
+from service.oip.types import LogSettings, Region, TraceSettings
 
 Answer = Callable[[Any], Mapping[str, Any] | None]
 """Takes the request of a method; returns a document with the response's fields, None if empty."""
@@ -65,7 +63,7 @@ def _fields(request: Any) -> dict[str, Any]:
 
 
 def _regions(regions: list[Region]) -> dict[str, Any]:
-    return {"regions": {region.name: dataclasses.asdict(region) for region in regions}}
+    return {"regions": {region["name"]: region for region in regions}}
 
 
 def _trace_settings(settings: TraceSettings) -> dict[str, Any]:

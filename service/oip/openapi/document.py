@@ -1,38 +1,62 @@
 """The OpenAPI description of `/v2`, made from the table of routes and the table of models."""
 
-import inspect
 import json
 import re
 from collections.abc import Iterable
+from http import HTTPStatus
 from importlib.resources import files
 from typing import Any, NoReturn
 
 from pydantic import TypeAdapter
 
 from service.asgi.problems import PROBLEMS
-from service.oip.errors import STATUSES, SharedMemoryOff, UnknownModel, status_of
+from service.errors import TensorTooLarge
+from service.oip.errors import (
+    STATUSES,
+    BadRegion,
+    SharedMemoryOff,
+    UnknownModel,
+    UnknownRegion,
+    classify,
+    status_of,
+)
 from service.oip.http.control import BODY_ERRORS, ROUTES, Route
 from service.oip.infer.models import MODELS, VERSION, Model
 from service.oip.openapi import schemas
 from service.oip.openapi.schemas import title
 from service.oip.types import Refusal
+from service.v1.error_examples import error_examples
 from service.v1.openapi import HEADERS, REF_TEMPLATE, header, json_content, ref, remove_defaults
 
 EXAMPLES = json.loads((files(__package__) / "examples.json").read_text())
 """Example requests by model and name."""
 
-_TAG = "Open Inference Protocol"
-_PATH_PARAMETERS: dict[str, Any] = {
-    "name": ref("ModelName"),
-    "version": {"type": "string", "description": f"{VERSION} is the only version."},
-    "region": {"type": "string", "description": "A name that clients choose."},
+OPERATIONS: dict[str, tuple[str, str]] = json.loads(
+    (files(__package__) / "operations.json").read_text()
+)
+"""Summary and description of each control route, by operation."""
+
+TAG = "Open Inference Protocol"
+CONTROL_TAG = "Open Inference Protocol control"
+_PATH_PARAMETERS: dict[str, tuple[dict[str, Any], str]] = {
+    "name": (ref("ModelName"), "Name of the model."),
+    "version": ({"type": "string"}, f"Version of the model; {VERSION} is the only one."),
+    "region": ({"type": "string"}, "Name of the region, which the client chooses."),
 }
+_INFER_ERRORS = (
+    *PROBLEMS,
+    *(UnknownModel, SharedMemoryOff, UnknownRegion, BadRegion, TensorTooLarge),
+)
+_INFER_TEXT = (
+    "Inputs and outputs are the tensors of `{path}`. Numbers may be JSON (`data`), bytes after the "
+    "JSON part (`binary_data_size`), or lie in shared memory."
+)
 _LENGTH = "Inference-Header-Content-Length"
 _BYTES = {"type": "integer", "minimum": 0, "exclusiveMaximum": 2**31}
 _INFER_HEADERS = (
     *HEADERS,
     header(_LENGTH, _BYTES, "Length of the JSON part in bytes; required if tensors follow it."),
-    header("Content-Encoding", ref("ContentEncoding")),
+    header("Content-Encoding", ref("ContentEncoding"), "How the body is compressed."),
     header(
         "Accept-Encoding",
         {"type": "string"},
@@ -84,11 +108,13 @@ def _control(route: Route, refs: dict[str, Any]) -> dict[str, Any]:
     if route.response is not NoReturn:
         responses["200"] = {"description": "The answer", **answer}
     if route.probe is not None:
-        responses["503"] = {"description": f"{route.probe} is false", **answer}
+        responses["503"] = {"description": f"{route.probe} is false", **_probe_answer(route, refs)}
+    summary, description = OPERATIONS[route.operation_id]
     operation = {
-        "tags": [_TAG],
+        "tags": [CONTROL_TAG],
         "operationId": route.operation_id,
-        "summary": (inspect.getdoc(route.answer) or "").rstrip("."),
+        "summary": summary,
+        "description": description,
         "parameters": _path_parameters(route.path),
         "responses": responses | _refusals((*route.errors, *(BODY_ERRORS if route.body else ()))),
     }
@@ -97,6 +123,14 @@ def _control(route: Route, refs: dict[str, Any]) -> dict[str, Any]:
         required = bool(route.body.__required_keys__)
         operation["requestBody"] = {"required": required, "content": json_content(body)}
     return operation
+
+
+def _probe_answer(route: Route, refs: dict[str, Any]) -> dict[str, Any]:
+    value = {"name": next(iter(MODELS)), route.probe: False}
+    value = {name: value[name] for name in route.response.__annotations__}
+    content = json_content(refs[route.operation_id])
+    content["application/json"]["examples"] = {f"not_{route.probe}": {"value": value}}
+    return {"content": content}
 
 
 def _infer(model: Model, path: str, suffix: str) -> dict[str, Any]:
@@ -111,30 +145,38 @@ def _infer(model: Model, path: str, suffix: str) -> dict[str, Any]:
         "content": json_content(ref("InferResponse")) | binary,
     }
     return {
-        "tags": [_TAG],
+        "tags": [TAG],
         "operationId": f"infer_{model.name}{suffix}",
         "summary": f"{model.endpoint.summary}, as {model.endpoint.path} does",
+        "description": _INFER_TEXT.format(path=model.endpoint.path),
         "parameters": [*_path_parameters(path), *_INFER_HEADERS],
         "requestBody": {
             "required": True,
             "description": "Read by its headers; the content type does not matter.",
             "content": request | binary,
         },
-        "responses": {"200": answer} | _refusals((*PROBLEMS, UnknownModel, SharedMemoryOff)),
+        "responses": {"200": answer} | _refusals(_INFER_ERRORS),
     }
 
 
 def _path_parameters(path: str) -> list[dict[str, Any]]:
-    return [
-        {"name": name, "in": "path", "required": True, "schema": _PATH_PARAMETERS[name]}
-        for name in re.findall(r"{(\w+)}", path)
-    ]
+    return [_path_parameter(name, *_PATH_PARAMETERS[name]) for name in re.findall(r"{(\w+)}", path)]
+
+
+def _path_parameter(name: str, schema: dict[str, Any], description: str) -> dict[str, Any]:
+    text = {"description": description}
+    return {"name": name, "in": "path", "required": True, "schema": schema} | text
 
 
 def _refusals(errors: Iterable[type[Exception]]) -> dict[str, Any]:
-    refusal = {"description": "Refused", "content": json_content(ref("Refusal"))}
-    statuses = {
-        STATUSES[error] if error in STATUSES else status_of(PROBLEMS[error][0].value)
-        for error in errors
-    }
-    return {str(status): refusal for status in sorted(statuses)}
+    by_status: dict[int, list[type[Exception]]] = {}
+    for error in errors:
+        status = STATUSES[error] if error in STATUSES else status_of(PROBLEMS[error][0].value)
+        by_status.setdefault(status, []).append(error)
+    return {str(status): _refusal(status, by_status[status]) for status in sorted(by_status)}
+
+
+def _refusal(status: int, errors: list[type[Exception]]) -> dict[str, Any]:
+    examples = error_examples(errors, "/v2", lambda error: {"error": classify(error)[1]})
+    content = {"schema": ref("Refusal"), "examples": examples}
+    return {"description": HTTPStatus(status).phrase, "content": {"application/json": content}}

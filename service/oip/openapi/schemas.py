@@ -13,9 +13,14 @@ from service.v1.schemas import Schema
 from service.wire.elements import MAX_RANK
 
 JsonSchema = dict[str, Any]
-Datatype = TypeAliasType("Datatype", Literal[*DATATYPES])  # type: ignore[valid-type]
-ModelName = TypeAliasType("ModelName", Literal[*MODELS])  # type: ignore[valid-type]
-ContentEncoding = TypeAliasType("ContentEncoding", Literal["gzip", "deflate", "identity"])
+_DATATYPE = Field(description="A type of elements, in the protocol's words.")
+_MODEL_NAME = Field(description="A model of the service.")
+_ENCODING = Field(description="A compression of a body.")
+Datatype = TypeAliasType("Datatype", Annotated[Literal[*DATATYPES], _DATATYPE])  # type: ignore[valid-type]
+ModelName = TypeAliasType("ModelName", Annotated[Literal[*MODELS], _MODEL_NAME])  # type: ignore[valid-type]
+ContentEncoding = TypeAliasType(
+    "ContentEncoding", Annotated[Literal["gzip", "deflate", "identity"], _ENCODING]
+)
 Shape = Annotated[list[NonNegativeInt], Field(max_length=MAX_RANK)]
 
 
@@ -25,6 +30,7 @@ class _Region(Schema):
     shared_memory_offset: NonNegativeInt = 0
     """Where the tensor begins in the region, in bytes."""
     shared_memory_byte_size: NonNegativeInt = 0
+    """Bytes of the tensor in the region."""
 
 
 class TensorParameters(_Region):
@@ -45,12 +51,16 @@ class InferOutput(Schema):
     """An output."""
 
     name: str
+    """Name of the output."""
     datatype: Datatype
+    """Type of the elements."""
     shape: Shape
+    """Size of each axis."""
     data: Sequence[float] = ()
     """In row-major order; absent if the elements are bytes or in a region. Elements that are not
     finite are NaN and Infinity, which JSON does not have."""
     parameters: TensorParameters = TensorParameters()
+    """Where the bytes of the output are, if they are not in `data`."""
 
 
 class InferResponseParameters(Schema):
@@ -68,23 +78,31 @@ class InferResponse(Schema):
     id: str = ""
     """The id of the request; absent if the request had none."""
     model_name: str
+    """Name of the model."""
     model_version: str
+    """Version of the model."""
     parameters: InferResponseParameters = InferResponseParameters()
+    """Warnings, and numbers that belong to the outputs."""
     outputs: list[InferOutput]
+    """The requested outputs, in the order of the request."""
 
 
 class _InferInput(Schema):
     name: str
     datatype: Datatype
+    """Type of the elements."""
     shape: Shape
+    """Size of each axis."""
     data: Sequence[Any] = ()
     """Numbers in row-major order, flat or nested, or booleans."""
     parameters: TensorParameters = TensorParameters()
+    """Where the bytes of the input are, if they are not in `data`."""
 
 
 class _RequestedOutput(Schema):
     name: str
     parameters: OutputParameters = OutputParameters()
+    """How to answer the output."""
 
 
 class _InferRequest(Schema):
@@ -95,15 +113,32 @@ class _InferRequest(Schema):
 def infer_request(model: Model) -> type[BaseModel]:
     """Return the type of a model's requests; `parameters_schema` has the parameters."""
     name = title(model)
-    tensor = create_model(f"{name}Input", __base__=_InferInput, name=_names(model.inputs))
-    output = create_model(f"{name}Output", __base__=_RequestedOutput, name=_names(model.outputs))
-    text = "The outputs to answer, in this order; all outputs if the list is empty."
+    of_model = f"of model {model.name}"
+    tensor = create_model(
+        f"{name}Input",
+        __base__=_InferInput,
+        __doc__=f"An input {of_model}.",
+        name=_names(model.inputs),
+    )
+    output = create_model(
+        f"{name}Output",
+        __base__=_RequestedOutput,
+        __doc__=f"A requested output {of_model}.",
+        name=_names(model.outputs),
+    )
+    inputs_text = "The inputs; the order does not matter, except that of their bytes."
+    outputs_text = "The outputs to answer, in this order; all outputs if the list is empty."
+    parameters_text = "Parameters of the model, and options of the protocol."
     return create_model(
         f"{name}InferRequest",
         __base__=_InferRequest,
-        inputs=(list[tensor], Field(min_length=1)),
-        outputs=(list[output], Field([], description=text)),
-        parameters=(create_model(f"{name}Parameters"), None),
+        __doc__=f"A request {of_model}.",
+        inputs=(list[tensor], Field(min_length=1, description=inputs_text)),
+        outputs=(list[output], Field([], description=outputs_text)),
+        parameters=(
+            create_model(f"{name}Parameters"),
+            Field(None, description=parameters_text),
+        ),
     )
 
 
@@ -129,7 +164,7 @@ class _ProtocolParameters(Schema):
     timeout: NonNegativeInt
     """Longest wait for the device, in microseconds; 0 is no limit."""
     binary_data_output: bool
-    """Answer in bytes all outputs that do not say otherwise."""
+    """Default of `binary_data` of the outputs."""
     priority: Annotated[NonNegativeInt, _NoEffect]
     sequence_id: Annotated[NonNegativeInt | str, _NoEffect]
     sequence_start: Annotated[bool, _NoEffect]
@@ -162,7 +197,12 @@ def parameters_schema(model: Model, schemas: Mapping[str, JsonSchema]) -> JsonSc
         if name in properties:
             properties[alias] = properties[name] | {"description": f"Another name of {name}."}
     properties |= _ProtocolParameters.model_json_schema()["properties"]
-    return {"type": "object", "properties": properties, "additionalProperties": False}
+    return {
+        "type": "object",
+        "description": f"Parameters of model {model.name}.",
+        "properties": properties,
+        "additionalProperties": False,
+    }
 
 
 def _as_scalar(schema: JsonSchema) -> JsonSchema:

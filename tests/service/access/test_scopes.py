@@ -26,7 +26,7 @@ SCOPES = {
     """,
     Scope.INFER: """
         /v1/rotate /v1/attention /v1/cos_sin /v1/shift /v1/merge /v1/resolve /v1/positions
-        /v1/presets /v1/variants /version /openapi.json /docs /docs/oauth2-redirect
+        /v1/presets /v1/variants /version /openapi.json /docs
         /static-offline-docs/{path}
         /v2 /v2/models/{name} /v2/models/{name}/versions/{version}
         /v2/models/{name}/ready /v2/models/{name}/versions/{version}/ready
