@@ -1,5 +1,7 @@
 """The blocking client."""
 
+import sys
+import threading
 import time
 from collections.abc import Callable
 from typing import Concatenate, ParamSpec, TypeVar
@@ -8,20 +10,21 @@ import httpx
 
 from rope_client import calls
 from rope_client.attempts import Answered, Attempts, Request, Settings
-from rope_client.calls import Call, Response
+from rope_client.call import Call, Response
 from rope_client.errors import RopeClientError
 from rope_client.methods import described_by
 from rope_client.retry import RetryPolicy
+from rope_client.rope_warning import Caller, WarnOnce
 from rope_client.transport import (
-    SOCKET_URL,
+    Address,
     StrPath,
     arguments,
     failure_of,
     in_pieces,
     key_header,
+    limits_for,
     outcome_of,
     tls_context,
-    unix_socket_of,
 )
 from rope_client.wire import Encoding
 
@@ -34,7 +37,7 @@ def _sends(build: Callable[P, Call[T]]) -> Callable[Concatenate["Client", P], T]
 
     @described_by(build)
     def method(self: "Client", /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return self.send(build(*args, **kwargs))
+        return self._send(build(*args, **kwargs), Caller.of(sys._getframe(1)))
 
     return method
 
@@ -47,8 +50,10 @@ class Client:
             for its Unix-domain socket.
         api_key: API key, sent as `Authorization: Bearer` with each request; None: no key.
         encoding: `"safetensors"`, or `"json"` for people to read.
-        timeout_s: deadline of a call, with all attempts and pauses.
+        timeout_s: deadline of a call, with all attempts and pauses, from the time it has a place.
         retry: when to retry.
+        max_concurrency: number of calls that are sent at a time, each over a connection of its own;
+            further threads wait for a place, without a limit of time.
         ca_file: PEM file with the CA certificates that verify the certificate of the service; None:
             those of httpx.
         client_cert: PEM files of the client's certificate and its private key, for a service that
@@ -66,6 +71,7 @@ class Client:
         encoding: Encoding = "safetensors",
         timeout_s: float = 30.0,
         retry: RetryPolicy | None = None,
+        max_concurrency: int = 64,
         ca_file: StrPath | None = None,
         client_cert: tuple[StrPath, StrPath] | None = None,
         transport: httpx.BaseTransport | None = None,
@@ -76,23 +82,26 @@ class Client:
             encoding=encoding, timeout_s=timeout_s, retry=retry or RetryPolicy(), clock=clock
         )
         verify = tls_context(ca_file, client_cert, has_transport=transport is not None)
-        socket_path = unix_socket_of(base_url)
-        if socket_path is not None:
-            base_url = SOCKET_URL
-            transport = transport or httpx.HTTPTransport(uds=socket_path)
+        self._address = Address.of(base_url)
+        limits = limits_for(max_concurrency)
+        if self._address.socket_path is not None:
+            transport = transport or httpx.HTTPTransport(
+                uds=self._address.socket_path, limits=limits
+            )
         self._http = httpx.Client(
-            base_url=base_url, verify=verify, transport=transport, headers=key_header(api_key)
+            base_url=self._address.url,
+            verify=verify,
+            limits=limits,
+            transport=transport,
+            headers=key_header(api_key),
         )
+        self._places = threading.BoundedSemaphore(max_concurrency)
+        self._warn = WarnOnce()
         self._sleep = sleep
 
     def send(self, call: Call[T]) -> T:
         """Send a call, with retries, and return its answer."""
-        attempts = Attempts(call, self._settings)
-        while True:
-            outcome = attempts.receive(self._attempt(attempts.request()))
-            if isinstance(outcome, Answered):
-                return outcome.answer
-            self._sleep(outcome.seconds)
+        return self._send(call, Caller.of(sys._getframe(1)))
 
     rotate = _sends(calls.rotate)
     attention = _sends(calls.attention)
@@ -106,13 +115,25 @@ class Client:
     ready = _sends(calls.ready)
     version = _sends(calls.version)
 
+    def _send(self, call: Call[T], caller: Caller) -> T:
+        self._warn(call.warnings, caller)
+        with self._places:
+            attempts = Attempts(call, self._settings)
+            while True:
+                outcome = attempts.receive(self._attempt(attempts.request()))
+                if isinstance(outcome, Answered):
+                    break
+                self._sleep(outcome.seconds)
+        self._warn(outcome.warnings, caller)
+        return outcome.answer
+
     def _attempt(self, request: Request) -> Response | RopeClientError:
         try:
             return outcome_of(
                 self._http.request(**arguments(request), content=in_pieces(request.content))
             )
         except httpx.RequestError as error:
-            return failure_of(error)
+            return failure_of(error, self._address)
 
     def close(self) -> None:
         """Close the connections; the client cannot be used after that."""

@@ -3,33 +3,77 @@
 import os
 import ssl
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import httpx
 
 from rope_client.attempts import Request
-from rope_client.calls import Response
+from rope_client.call import Response
 from rope_client.errors import ConnectionFailed, RopeClientError, TimedOut, UnexpectedAnswer
 
-# the first class that the exception is an instance of wins
-FAILURES: tuple[tuple[type[httpx.RequestError], type[RopeClientError]], ...] = (
-    (httpx.TimeoutException, TimedOut),
-    (httpx.TransportError, ConnectionFailed),
-    (httpx.RequestError, UnexpectedAnswer),
+# the first row that the exception is an instance of wins
+FAILURES: tuple[tuple[type[httpx.RequestError], type[RopeClientError], str], ...] = (
+    (
+        httpx.PoolTimeout,
+        TimedOut,
+        "all connections of 'transport' to {} stayed in use: "
+        "give it a larger limit of connections, or the client a smaller max_concurrency",
+    ),
+    (httpx.TimeoutException, TimedOut, "no answer in time from {}"),
+    (httpx.ConnectError, ConnectionFailed, "no connection to {}"),
+    (httpx.UnsupportedProtocol, UnexpectedAnswer, "the address {} cannot be used"),
+    (httpx.LocalProtocolError, UnexpectedAnswer, "the request to {} is not valid HTTP"),
+    (httpx.TransportError, ConnectionFailed, "the connection to {} broke"),
+    (httpx.RequestError, UnexpectedAnswer, "the answer of {} cannot be read"),
 )
 
-SOCKET_URL = "http://localhost"
-"""Address in the requests to a Unix-domain socket."""
+_BROKEN_TLS = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
 
 StrPath = str | os.PathLike[str]
 
 _PIECE_BYTES = 1 << 20
 
 
-def unix_socket_of(base_url: str) -> str | None:
-    """Return the path of a Unix-domain socket, from `unix:/path` or `unix:///path`; else None."""
-    scheme, _, path = base_url.partition(":")
-    return path.removeprefix("//") if scheme == "unix" else None
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Address of a service."""
+
+    text: str
+    """The address as the caller wrote it."""
+
+    url: str
+    """Base of the URLs of requests."""
+
+    socket_path: str | None
+    """Path of a Unix-domain socket; None: TCP."""
+
+    @classmethod
+    def of(cls, base_url: str) -> "Address":
+        """Return the address `http://host:port`, `https://host:port`, `unix:/path`.
+
+        Raises:
+            ValueError: `base_url` has another form.
+        """
+        scheme, _, rest = base_url.partition(":")
+        if scheme == "unix":
+            return cls(base_url, "http://localhost", rest.removeprefix("//"))
+        if scheme in ("http", "https") and httpx.URL(base_url).host:
+            return cls(base_url, base_url, None)
+        raise ValueError(
+            f"base_url must be http://host:port, https://host:port or unix:/path, got {base_url!r}"
+        )
+
+
+def limits_for(max_concurrency: int) -> httpx.Limits:
+    """Return limits with one connection, which is kept, for each call that a client sends at once.
+
+    Raises:
+        ValueError: `max_concurrency` is not positive.
+    """
+    if max_concurrency < 1:
+        raise ValueError(f"max_concurrency must be at least 1, got {max_concurrency}")
+    return httpx.Limits(max_connections=max_concurrency, max_keepalive_connections=max_concurrency)
 
 
 def key_header(api_key: str | None) -> dict[str, str]:
@@ -93,9 +137,22 @@ def outcome_of(response: httpx.Response) -> Response:
     return Response(response.status_code, response.headers, response.content)
 
 
-def failure_of(error: httpx.RequestError) -> RopeClientError:
-    """Return the exception of httpx as an error of ours."""
-    error_class = next(mapped for cause, mapped in FAILURES if isinstance(error, cause))
-    failure = error_class(f"{type(error).__name__}: {error}")
+def failure_of(error: httpx.RequestError, address: Address) -> RopeClientError:
+    """Return the exception of httpx as an error of ours that names the address and the cause."""
+    error_class, text = next(
+        (ours, text) for theirs, ours, text in FAILURES if isinstance(error, theirs)
+    )
+    cause = _first_cause(error)
+    details = dict.fromkeys(f"{type(each).__name__}: {each}" for each in (error, cause))
+    failure = error_class(f"{text.format(address.text)}: {', '.join(details)}")
     failure.__cause__ = error
+    if isinstance(cause, ssl.SSLError) and not isinstance(cause, _BROKEN_TLS):
+        failure.is_transient = False  # a certificate that is not valid, or a server without TLS
     return failure
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    """Return the exception that others were raised from, usually of the operating system."""
+    if isinstance(error, BaseExceptionGroup):
+        return _first_cause(error.exceptions[0])
+    return error if error.__cause__ is None else _first_cause(error.__cause__)
