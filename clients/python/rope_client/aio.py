@@ -9,8 +9,9 @@ import anyio
 import httpx
 
 from rope_client import calls
-from rope_client.attempts import Answered, Attempts, Request, Settings
+from rope_client.attempts import Answered, Attempts, OutageLog, Request, Settings
 from rope_client.call import Call, Response
+from rope_client.connections import ONE_CONNECTION, Connections
 from rope_client.errors import RopeClientError
 from rope_client.methods import described_by
 from rope_client.retry import RetryPolicy
@@ -21,8 +22,8 @@ from rope_client.transport import (
     arguments,
     failure_of,
     key_header,
-    limits_for,
     outcome_of,
+    places,
     tls_context,
 )
 from rope_client.wire import Encoding
@@ -85,22 +86,25 @@ class AsyncClient:
         self._settings = Settings(
             encoding=encoding, timeout_s=timeout_s, retry=retry or RetryPolicy(), clock=clock
         )
+        self._address = address = Address.of(base_url)
         verify = tls_context(ca_file, client_cert, has_transport=transport is not None)
-        self._address = Address.of(base_url)
-        limits = limits_for(max_concurrency)
-        if self._address.socket_path is not None:
-            transport = transport or httpx.AsyncHTTPTransport(
-                uds=self._address.socket_path, limits=limits
+        headers = key_header(api_key)
+
+        def open_client() -> httpx.AsyncClient:
+            uds = address.socket_path
+            on_socket = httpx.AsyncHTTPTransport(uds=uds, limits=ONE_CONNECTION) if uds else None
+            return httpx.AsyncClient(
+                base_url=address.url,
+                verify=verify,
+                limits=ONE_CONNECTION,
+                transport=transport or on_socket,
+                headers=headers,
             )
-        self._http = httpx.AsyncClient(
-            base_url=self._address.url,
-            verify=verify,
-            limits=limits,
-            transport=transport,
-            headers=key_header(api_key),
-        )
-        self._places = anyio.Semaphore(max_concurrency)
+
+        self._connections = Connections(open_client)
+        self._places = anyio.Semaphore(places(max_concurrency))
         self._warn = WarnOnce()
+        self._outage_log = OutageLog()
         self._sleep = sleep
 
     def send(self, call: Call[T]) -> Coroutine[Any, Any, T]:
@@ -124,26 +128,28 @@ class AsyncClient:
         async with self._places:
             call = build()
             self._warn(call.warnings, caller)
-            attempts = Attempts(call, self._settings)
-            while True:
-                outcome = attempts.receive(await self._attempt(attempts.request()))
-                if isinstance(outcome, Answered):
-                    break
-                await self._sleep(outcome.seconds)
+            attempts = Attempts(call, self._settings, self._outage_log)
+            with self._connections.one() as http:
+                while True:
+                    outcome = attempts.receive(await self._attempt(http, attempts.request()))
+                    if isinstance(outcome, Answered):
+                        break
+                    await self._sleep(outcome.seconds)
         self._warn(outcome.warnings, caller)
         return outcome.answer
 
-    async def _attempt(self, request: Request) -> Response | RopeClientError:
+    async def _attempt(
+        self, http: httpx.AsyncClient, request: Request
+    ) -> Response | RopeClientError:
         try:
-            return outcome_of(
-                await self._http.request(**arguments(request), content=request.content)
-            )
+            return outcome_of(await http.request(**arguments(request), content=request.content))
         except httpx.RequestError as error:
             return failure_of(error, self._address)
 
     async def aclose(self) -> None:
         """Close the connections; the client cannot be used after that."""
-        await self._http.aclose()
+        for http in self._connections.end():
+            await http.aclose()
 
     async def __aenter__(self) -> "AsyncClient":
         return self

@@ -29,7 +29,23 @@ T = TypeVar("T")
 log = logging.getLogger("rope_client")
 
 ATTEMPTS_BEFORE_LOG = 5
-"""A call that still fails then is logged once, so that a person knows why the program waits."""
+
+
+class OutageLog:
+    """Logs that calls are retried, once until one is answered, to show why a program waits."""
+
+    def __init__(self) -> None:
+        self._is_logged = False
+
+    def failed(self, failure: RopeClientError) -> None:
+        """Record a failure after which the call is retried."""
+        if failure.attempts >= ATTEMPTS_BEFORE_LOG and not self._is_logged:
+            self._is_logged = True
+            log.warning("calls are retried until their deadline: %s", failure)
+
+    def answered(self) -> None:
+        """Record an answer."""
+        self._is_logged = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,9 +93,10 @@ class Pause:
 class Attempts(Generic[T]):
     """The attempts of one call: one identifier, one deadline, one encoded body."""
 
-    def __init__(self, call: Call[T], settings: Settings) -> None:
+    def __init__(self, call: Call[T], settings: Settings, outage_log: OutageLog) -> None:
         self._call = call
         self._settings = settings
+        self._outage_log = outage_log
         self._request_id = call.options.get("request_id") or uuid.uuid4().hex
         timeout_s = call.options.get("timeout_s", settings.timeout_s)
         if not 0 < timeout_s < math.inf:
@@ -116,6 +133,7 @@ class Attempts(Generic[T]):
             RopeClientError: the call failed, and there is no other attempt.
         """
         if isinstance(outcome, Response) and outcome.status == 200:
+            self._outage_log.answered()
             return Answered(self._read(outcome))
         failure = _refusal(outcome) if isinstance(outcome, Response) else outcome
         failure.request_id = failure.request_id or self._request_id
@@ -133,8 +151,7 @@ class Attempts(Generic[T]):
         late = self._settings.clock() + pause_s >= self._deadline_s
         if late or self._count == retry.max_attempts:
             raise failure
-        if self._count == ATTEMPTS_BEFORE_LOG:
-            log.warning("retrying until the deadline of %g s: %s", self._timeout_s, failure)
+        self._outage_log.failed(failure)
         return Pause(pause_s)
 
     def _read(self, response: Response) -> T:

@@ -9,8 +9,9 @@ from typing import Concatenate, ParamSpec, TypeVar
 import httpx
 
 from rope_client import calls
-from rope_client.attempts import Answered, Attempts, Request, Settings
+from rope_client.attempts import Answered, Attempts, OutageLog, Request, Settings
 from rope_client.call import Call, Response
+from rope_client.connections import ONE_CONNECTION, Connections
 from rope_client.errors import RopeClientError
 from rope_client.methods import described_by
 from rope_client.retry import RetryPolicy
@@ -22,8 +23,8 @@ from rope_client.transport import (
     failure_of,
     in_pieces,
     key_header,
-    limits_for,
     outcome_of,
+    places,
     tls_context,
 )
 from rope_client.wire import Encoding
@@ -81,22 +82,25 @@ class Client:
         self._settings = Settings(
             encoding=encoding, timeout_s=timeout_s, retry=retry or RetryPolicy(), clock=clock
         )
+        self._address = address = Address.of(base_url)
         verify = tls_context(ca_file, client_cert, has_transport=transport is not None)
-        self._address = Address.of(base_url)
-        limits = limits_for(max_concurrency)
-        if self._address.socket_path is not None:
-            transport = transport or httpx.HTTPTransport(
-                uds=self._address.socket_path, limits=limits
+        headers = key_header(api_key)
+
+        def open_client() -> httpx.Client:
+            uds = address.socket_path
+            on_socket = httpx.HTTPTransport(uds=uds, limits=ONE_CONNECTION) if uds else None
+            return httpx.Client(
+                base_url=address.url,
+                verify=verify,
+                limits=ONE_CONNECTION,
+                transport=transport or on_socket,
+                headers=headers,
             )
-        self._http = httpx.Client(
-            base_url=self._address.url,
-            verify=verify,
-            limits=limits,
-            transport=transport,
-            headers=key_header(api_key),
-        )
-        self._places = threading.BoundedSemaphore(max_concurrency)
+
+        self._connections = Connections(open_client)
+        self._places = threading.BoundedSemaphore(places(max_concurrency))
         self._warn = WarnOnce()
+        self._outage_log = OutageLog()
         self._sleep = sleep
 
     def send(self, call: Call[T]) -> T:
@@ -117,27 +121,28 @@ class Client:
 
     def _send(self, call: Call[T], caller: Caller) -> T:
         self._warn(call.warnings, caller)
-        with self._places:
-            attempts = Attempts(call, self._settings)
+        with self._places, self._connections.one() as http:
+            attempts = Attempts(call, self._settings, self._outage_log)
             while True:
-                outcome = attempts.receive(self._attempt(attempts.request()))
+                outcome = attempts.receive(self._attempt(http, attempts.request()))
                 if isinstance(outcome, Answered):
                     break
                 self._sleep(outcome.seconds)
         self._warn(outcome.warnings, caller)
         return outcome.answer
 
-    def _attempt(self, request: Request) -> Response | RopeClientError:
+    def _attempt(self, http: httpx.Client, request: Request) -> Response | RopeClientError:
         try:
             return outcome_of(
-                self._http.request(**arguments(request), content=in_pieces(request.content))
+                http.request(**arguments(request), content=in_pieces(request.content))
             )
         except httpx.RequestError as error:
             return failure_of(error, self._address)
 
     def close(self) -> None:
         """Close the connections; the client cannot be used after that."""
-        self._http.close()
+        for http in self._connections.end():
+            http.close()
 
     def __enter__(self) -> "Client":
         return self

@@ -65,15 +65,15 @@ class Address:
         )
 
 
-def limits_for(max_concurrency: int) -> httpx.Limits:
-    """Return limits with one connection, which is kept, for each call that a client sends at once.
+def places(max_concurrency: int) -> int:
+    """Return the number of places for calls.
 
     Raises:
-        ValueError: `max_concurrency` is not positive.
+        ValueError: it is not positive.
     """
     if max_concurrency < 1:
         raise ValueError(f"max_concurrency must be at least 1, got {max_concurrency}")
-    return httpx.Limits(max_connections=max_concurrency, max_keepalive_connections=max_concurrency)
+    return max_concurrency
 
 
 def key_header(api_key: str | None) -> dict[str, str]:
@@ -95,15 +95,15 @@ def key_header(api_key: str | None) -> dict[str, str]:
 
 def tls_context(
     ca_file: StrPath | None, client_cert: tuple[StrPath, StrPath] | None, *, has_transport: bool
-) -> ssl.SSLContext | bool:
-    """Return the argument `verify` of httpx: a TLS context, or True for httpx's defaults.
+) -> ssl.SSLContext:
+    """Return the TLS context that all connections share; without files, httpx's default one.
 
     Raises:
         ValueError: a transport is given as well, which has its own TLS options.
         OSError: a file cannot be read.
     """
     if ca_file is None and client_cert is None:
-        return True
+        return httpx.create_ssl_context()
     if has_transport:
         raise ValueError("'ca_file' and 'client_cert' cannot be combined with 'transport'")
     context = ssl.create_default_context(cafile=ca_file)
@@ -143,8 +143,10 @@ def failure_of(error: httpx.RequestError, address: Address) -> RopeClientError:
         (ours, text) for theirs, ours, text in FAILURES if isinstance(error, theirs)
     )
     cause = _first_cause(error)
-    details = dict.fromkeys(f"{type(each).__name__}: {each}" for each in (error, cause))
-    failure = error_class(f"{text.format(address.text)}: {', '.join(details)}")
+    detail = f"{text.format(address.text)}: {type(error).__name__}: {error}"
+    if str(cause) not in detail:
+        detail += f" ({type(cause).__name__}: {cause})"
+    failure = error_class(detail)
     failure.__cause__ = error
     if isinstance(cause, ssl.SSLError) and not isinstance(cause, _BROKEN_TLS):
         failure.is_transient = False  # a certificate that is not valid, or a server without TLS
@@ -155,4 +157,7 @@ def _first_cause(error: BaseException) -> BaseException:
     """Return the exception that others were raised from, usually of the operating system."""
     if isinstance(error, BaseExceptionGroup):
         return _first_cause(error.exceptions[0])
-    return error if error.__cause__ is None else _first_cause(error.__cause__)
+    cause = error.__cause__
+    if type(error).__module__ == "httpcore":
+        cause = cause or error.__context__  # its pool raises from None
+    return error if cause is None else _first_cause(cause)
