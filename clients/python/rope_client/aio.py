@@ -91,13 +91,16 @@ class AsyncClient:
         headers = key_header(api_key)
 
         def open_client() -> httpx.AsyncClient:
-            uds = address.socket_path
-            on_socket = httpx.AsyncHTTPTransport(uds=uds, limits=ONE_CONNECTION) if uds else None
+            own = transport
+            if own is None and address.socket_path is not None:
+                own = httpx.AsyncHTTPTransport(
+                    uds=address.socket_path, verify=verify, limits=ONE_CONNECTION
+                )
             return httpx.AsyncClient(
                 base_url=address.url,
                 verify=verify,
                 limits=ONE_CONNECTION,
-                transport=transport or on_socket,
+                transport=own,
                 headers=headers,
             )
 

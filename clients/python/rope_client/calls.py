@@ -1,4 +1,4 @@
-"""The calls of the service and the readers of their answers. Pure: no network, no clock.
+"""The calls of the service. Pure: no network, no clock.
 
 Arguments have the names and defaults of docs/api.md; arrays are numpy arrays, torch tensors, or
 what `numpy.asarray` accepts. Arguments that are `UNSET` are not sent: the model's config or the
@@ -7,17 +7,17 @@ default decides.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Any, Final, TypeVar, Unpack
 
 import numpy.typing as npt
 
+from rope_client import readers
 from rope_client.answers import Attended, Built, Resolved, Rotated, Shifted, Table
 from rope_client.arrays import array_of, requires_grad
 from rope_client.call import Call, Options, Response
-from rope_client.errors import ConnectionFailed, Overloaded, RopeClientError, TimedOut
+from rope_client.errors import RopeClientError
 from rope_client.rope import DEFAULT_ROPE, Rope, rope_json
 from rope_client.wire import codec_for
 from rope_client.wire.message import Message
@@ -67,7 +67,7 @@ def rotate(
         "frequencies": frequencies,
     }
     params = {"rope": rope_json(rope), "inverse": inverse, "backend": backend}
-    return _post("/v1/rotate", tensors, params, _rotated, options)
+    return _post("/v1/rotate", tensors, params, readers.rotated, options)
 
 
 def attention(
@@ -133,7 +133,7 @@ def attention(
         "k_stride": k_stride,
         "backend": backend,
     }
-    return _post("/v1/attention", tensors, params, _attended, options)
+    return _post("/v1/attention", tensors, params, readers.attended, options)
 
 
 def cos_sin(
@@ -145,7 +145,7 @@ def cos_sin(
 ) -> Call[Table]:
     """Cosine and sine of every pair's angle; parameters need `head_dim` or `rotary_dim` here."""
     tensors = {"positions": positions, "frequencies": frequencies}
-    return _post("/v1/cos_sin", tensors, {"rope": rope_json(rope)}, _table, options)
+    return _post("/v1/cos_sin", tensors, {"rope": rope_json(rope)}, readers.table, options)
 
 
 def shift(
@@ -162,7 +162,7 @@ def shift(
     tensors = {"k": k, "delta": delta, "positions": positions}
     moved_to = None if to is None else rope_json(to)
     params = {"rope": rope_json(rope), "to": moved_to, "backend": backend}
-    return _post("/v1/shift", tensors, params, _shifted, options)
+    return _post("/v1/shift", tensors, params, readers.shifted, options)
 
 
 def merge(
@@ -174,12 +174,12 @@ def merge(
 ) -> Call[Attended]:
     """Merge attention over N disjoint sets of keys into attention over all of them."""
     params = {"backend": backend}
-    return _post("/v1/merge", {"out": out, "lse": lse}, params, _attended, options)
+    return _post("/v1/merge", {"out": out, "lse": lse}, params, readers.attended, options)
 
 
 def resolve(rope: Rope, **options: Unpack[Options]) -> Call[Resolved]:
     """Resolve a model's config, or any other `rope`: frequencies, parameters, warnings."""
-    return _post("/v1/resolve", {}, {"rope": rope_json(rope)}, _resolved, options)
+    return _post("/v1/resolve", {}, {"rope": rope_json(rope)}, readers.resolved, options)
 
 
 def positions(
@@ -201,27 +201,27 @@ def positions(
     tensors = {name: value for name, value in arguments.items() if name in TENSOR_ARGUMENTS}
     others = {name: value for name, value in arguments.items() if name not in tensors}
     params = {"builder": builder, "arguments": others}
-    return _post("/v1/positions", tensors, params, _built, options)
+    return _post("/v1/positions", tensors, params, readers.built, options)
 
 
 def presets(**options: Unpack[Options]) -> Call[list[dict[str, Any]]]:
     """All presets of the service, each with `name`, `config` and `source`."""
-    return _get("/v1/presets", lambda answer: list(_members(answer)["presets"]), options)
+    return _get("/v1/presets", lambda answer: list(readers.members(answer)["presets"]), options)
 
 
 def variants(**options: Unpack[Options]) -> Call[dict[str, Any]]:
     """The service's variants, schemes of several axes and builders, with their parameters."""
-    return _get("/v1/variants", _members, options)
+    return _get("/v1/variants", readers.members, options)
 
 
 def ready(**options: Unpack[Options]) -> Call[bool]:
     """Whether the service is ready for traffic; False if it cannot be reached."""
-    return _get("/readyz", lambda _: True, options, _not_ready)
+    return _get("/readyz", lambda _: True, options, readers.not_ready)
 
 
 def version(**options: Unpack[Options]) -> Call[dict[str, Any]]:
     """Versions of the service, of torch and of Python, and the device."""
-    return _get("/version", _members, options)
+    return _get("/version", readers.members, options)
 
 
 def _get(
@@ -269,45 +269,3 @@ def _post(
             if requires_grad(tensor)
         ),
     )
-
-
-def _members(response: Response) -> dict[str, Any]:
-    return dict(json.loads(response.content))
-
-
-def _warnings(message: Message) -> tuple[str, ...]:
-    return tuple(map(str, message.params.get("warnings", ())))
-
-
-def _not_ready(failure: RopeClientError) -> bool:
-    if isinstance(failure, Overloaded | ConnectionFailed | TimedOut):
-        return False
-    raise failure
-
-
-def _rotated(message: Message) -> Rotated:
-    return Rotated(message.tensors.get("q"), message.tensors.get("k"), _warnings(message))
-
-
-def _attended(message: Message) -> Attended:
-    return Attended(message.tensors["out"], message.tensors.get("lse"), _warnings(message))
-
-
-def _table(message: Message) -> Table:
-    tensors, scaling = message.tensors, float(message.params["attention_scaling"])
-    return Table(tensors["cos"], tensors["sin"], scaling, tensors.get("scale"), _warnings(message))
-
-
-def _shifted(message: Message) -> Shifted:
-    return Shifted(message.tensors["k"], _warnings(message))
-
-
-def _resolved(message: Message) -> Resolved:
-    facts = {name: fact for name, fact in message.params.items() if name != "warnings"}
-    if "rotates" not in facts:
-        raise KeyError("rotates")
-    return Resolved(message.tensors.get("inv_freq"), facts, _warnings(message))
-
-
-def _built(message: Message) -> Built:
-    return Built(message.tensors.get("positions"), message.tensors, _warnings(message))

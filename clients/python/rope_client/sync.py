@@ -87,13 +87,16 @@ class Client:
         headers = key_header(api_key)
 
         def open_client() -> httpx.Client:
-            uds = address.socket_path
-            on_socket = httpx.HTTPTransport(uds=uds, limits=ONE_CONNECTION) if uds else None
+            own = transport
+            if own is None and address.socket_path is not None:
+                own = httpx.HTTPTransport(
+                    uds=address.socket_path, verify=verify, limits=ONE_CONNECTION
+                )
             return httpx.Client(
                 base_url=address.url,
                 verify=verify,
                 limits=ONE_CONNECTION,
-                transport=transport or on_socket,
+                transport=own,
                 headers=headers,
             )
 

@@ -95,15 +95,17 @@ def key_header(api_key: str | None) -> dict[str, str]:
 
 def tls_context(
     ca_file: StrPath | None, client_cert: tuple[StrPath, StrPath] | None, *, has_transport: bool
-) -> ssl.SSLContext:
-    """Return the TLS context that all connections share; without files, httpx's default one.
+) -> ssl.SSLContext | bool:
+    """Return the argument `verify` of httpx: the TLS context that all connections share.
+
+    Without files the context is httpx's default one; True with a transport, which has its own.
 
     Raises:
         ValueError: a transport is given as well, which has its own TLS options.
         OSError: a file cannot be read.
     """
     if ca_file is None and client_cert is None:
-        return httpx.create_ssl_context()
+        return has_transport or httpx.create_ssl_context()
     if has_transport:
         raise ValueError("'ca_file' and 'client_cert' cannot be combined with 'transport'")
     context = ssl.create_default_context(cafile=ca_file)
