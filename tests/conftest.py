@@ -45,7 +45,8 @@ if os.environ.get("TRITON_INTERPRET") == "1" and find_spec("triton"):
     interpreter.install()
 
 # each of the thousands of clients of the tests would read all certificates of the machine
-httpx._transports.default.create_ssl_context = cache(httpx.create_ssl_context)
+httpx.create_ssl_context = cache(httpx.create_ssl_context)
+httpx._transports.default.create_ssl_context = httpx.create_ssl_context
 
 settings.register_profile("suite", deadline=None, derandomize=True)
 settings.load_profile("suite")

@@ -18,14 +18,17 @@ import pytest
 from tests.conftest import ROOT
 
 CLIENTS = ROOT / "examples" / "clients"
-EXPECTED = [0, 1, 2, 3, -2.8876166, 4.9297514, 6.607698, 7.0496492]
+ROTATED = {"rotated": [0, 1, 2, 3, -2.8876166, 4.9297514, 6.607698, 7.0496492]}
+ATTENDED = {
+    "out": [0, 1, 2, 3, 3.7503535, 4.7503535, 5.7503535, 6.7503535],
+    "lse": [0.4375, 4.0019443],
+}
 
 
 @dataclass(frozen=True)
-class Program:
-    """A program, its commands, and a command that succeeds if its requirements are installed."""
+class Tool:
+    """The commands of a language, and a command that succeeds if they are installed."""
 
-    file: str
     needs: str
     run: str
     build: str = ""
@@ -33,46 +36,63 @@ class Program:
     probe_input: str = ""
 
 
+@dataclass(frozen=True)
+class Program:
+    """A program, and the lines of numbers that it prints."""
+
+    file: str
+    tool: Tool
+    prints: dict[str, list[float]]
+
+
+SH = Tool("curl", "sh {file}", probe="curl --version")
+NODE = Tool("Node 18", "node {file}", probe="node -", probe_input="fetch")
+GO = Tool("Go", "{out}", build="go build -o {out} {file}", probe="go version")
+JAVA = Tool(
+    "a JDK 17",
+    "java -cp {out} {name}",
+    build="javac --release 17 -d {out} {file}",
+    probe="javac --release 17 --version",
+)
+CPP = Tool(
+    "a C++20 compiler and libcurl's headers",
+    "{out}",
+    build="g++ -std=c++20 -Wall {file} -lcurl -o {out}",
+    probe="g++ -std=c++20 -x c++ -fsyntax-only -",
+    probe_input="#include <bit>\n#include <curl/curl.h>",
+)
+RUST = Tool(
+    "Rust 1.58",
+    "{out}",
+    build="rustc {file} -o {out}",
+    probe="rustc - -o {out}",
+    probe_input='fn main() { let x = 1; println!("{x}"); }',
+)
+ROPE_CLIENT = Tool(
+    "rope_client", "python {file}", probe="python -", probe_input="import rope_client"
+)
+TRITONCLIENT = Tool(
+    "tritonclient[http]",
+    "python {file}",
+    probe="python -",
+    probe_input="import tritonclient.http",
+)
+
 PROGRAMS = [
-    Program(
-        "with_rope_client.py",
-        "rope_client",
-        "python {file}",
-        probe="python -",
-        probe_input="import rope_client",
-    ),
-    Program(
-        "with_tritonclient.py",
-        "tritonclient[http]",
-        "python {file}",
-        probe="python -",
-        probe_input="import tritonclient.http",
-    ),
-    Program("rope.sh", "curl", "sh {file}", probe="curl --version"),
-    Program("rope.mjs", "Node 18", "node {file}", probe="node -", probe_input="fetch"),
-    Program("rope.go", "Go", "{out}", build="go build -o {out} {file}", probe="go version"),
-    Program(
-        "Rope.java",
-        "a JDK 17",
-        "java {file}",
-        probe="javac --release 17 --version",
-    ),
-    Program(
-        "rope.cpp",
-        "a C++20 compiler and libcurl's headers",
-        "{out}",
-        build="g++ -std=c++20 -Wall {file} -lcurl -o {out}",
-        probe="g++ -std=c++20 -x c++ -fsyntax-only -",
-        probe_input="#include <bit>\n#include <curl/curl.h>",
-    ),
-    Program(
-        "rope.rs",
-        "Rust 1.58",
-        "{out}",
-        build="rustc {file} -o {out}",
-        probe="rustc - -o {out}",
-        probe_input='fn main() { let x = 1; println!("{x}"); }',
-    ),
+    Program("with_rope_client.py", ROPE_CLIENT, {**ROTATED, **ATTENDED}),
+    Program("with_tritonclient.py", TRITONCLIENT, ROTATED),
+    Program("rope.sh", SH, ROTATED),
+    Program("rope.mjs", NODE, ROTATED),
+    Program("rope.go", GO, ROTATED),
+    Program("Rope.java", JAVA, ROTATED),
+    Program("rope.cpp", CPP, ROTATED),
+    Program("rope.rs", RUST, ROTATED),
+    Program("attention.sh", SH, ATTENDED),
+    Program("attention.mjs", NODE, ATTENDED),
+    Program("attention.go", GO, ATTENDED),
+    Program("Attention.java", JAVA, ATTENDED),
+    Program("attention.cpp", CPP, ATTENDED),
+    Program("attention.rs", RUST, ATTENDED),
 ]
 
 
@@ -89,16 +109,23 @@ def run(command: str, stdin: str = "", **paths: object) -> subprocess.CompletedP
 
 
 @pytest.fixture(scope="module", params=PROGRAMS, ids=lambda program: program.file)
-def run_program(request, tmp_path_factory) -> Callable[[str], subprocess.CompletedProcess[str]]:
+def program(request) -> Program:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def run_program(program, tmp_path_factory) -> Callable[[str], subprocess.CompletedProcess[str]]:
     """Return a function that runs the program with the address of the service."""
-    program = request.param
-    paths = {"file": CLIENTS / program.file, "out": tmp_path_factory.mktemp("client") / "program"}
-    if run(program.probe, program.probe_input, **paths).returncode:
-        pytest.skip(f"{program.file} needs {program.needs}")
-    if program.build:
-        built = run(program.build, **paths)
+    tool = program.tool
+    file = CLIENTS / program.file
+    out = tmp_path_factory.mktemp("client") / "program"
+    paths = {"file": file, "out": out, "name": file.stem}
+    if run(tool.probe, tool.probe_input, **paths).returncode:
+        pytest.skip(f"{program.file} needs {tool.needs}")
+    if tool.build:
+        built = run(tool.build, **paths)
         assert built.returncode == 0, built.stderr
-    return lambda url: run(f"{program.run} {url}", **paths)
+    return lambda url: run(f"{tool.run} {url}", **paths)
 
 
 Change = Callable[[bytes], bytes]
@@ -143,30 +170,33 @@ def proxy(
         server.shutdown()
 
 
-def check_output(done: subprocess.CompletedProcess[str]) -> None:
+def check_output(done: subprocess.CompletedProcess[str], prints: dict[str, list[float]]) -> None:
     assert done.returncode == 0, done.stderr
-    (printed,) = re.findall(r"^rotated(.*)", done.stdout, re.MULTILINE)
-    numbers = re.findall(r"-?\d+\.?\d*", printed.rpartition(" ]")[2])
-    assert [float(number) for number in numbers] == pytest.approx(EXPECTED, abs=1e-5)
+    for name, expected in prints.items():
+        (printed,) = re.findall(rf"^{name}\b(.*)", done.stdout, re.MULTILINE)
+        numbers = re.findall(r"-?\d+\.?\d*", printed.rpartition(" ]")[2])
+        assert [float(number) for number in numbers] == pytest.approx(expected, abs=1e-5)
 
 
-def test_prints_the_expected_numbers(run_program, server_url):
-    check_output(run_program(server_url))
+def test_prints_the_expected_numbers(program, run_program, server_url):
+    check_output(run_program(server_url), program.prints)
 
 
-def test_reads_a_response_in_small_chunks(run_program, server_url):
+def test_reads_a_response_in_small_chunks(program, run_program, server_url):
     with proxy(server_url) as url:
-        check_output(run_program(url))
+        check_output(run_program(url), program.prints)
 
 
 def test_shows_the_error_of_the_service(run_program, server_url):
     def misspell(request: bytes) -> bytes:
-        return request.replace(b"/rope/infer", b"/tope/infer").replace(b"/v1/rotate", b"/v1/totate")
+        for path in (b"/rope/infer", b"/v1/rotate", b"/v1/attention"):
+            request = request.replace(path, path[:-1])
+        return request
 
     with proxy(server_url, change_request=misspell) as url:
         done = run_program(url)
     assert done.returncode != 0
-    assert re.search("unknown model 'tope'|Not Found", done.stderr), done.stderr
+    assert re.search("unknown model|404", done.stderr), done.stderr
 
 
 def test_detects_a_wrong_number(run_program, server_url):

@@ -6,7 +6,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from rope_client import BadRequest
+from rope_client import BadRequest, RopeWarning
 
 TOLERANCE = {np.float32: 1e-6, np.float16: 6e-4, ml_dtypes.bfloat16: 4e-3}
 """Relative, as ||error|| / ||expected||."""
@@ -199,7 +199,8 @@ async def test_a_preset_by_its_name(ask):
     by_config = await ask("cos_sin", positions=[0, 70_000], rope={"config": preset["config"]})
     np.testing.assert_array_equal(by_name.cos, by_config.cos)
     assert (by_name.scale, by_name.warnings) == (None, ())
-    far = await ask("cos_sin", positions=[2**24 + 1], rope="llama-3.1-8b")
+    with pytest.warns(RopeWarning, match="2\\*\\*24"):
+        far = await ask("cos_sin", positions=[2**24 + 1], rope="llama-3.1-8b")
     assert "2**24" in far.warnings[0]
 
 
@@ -212,10 +213,9 @@ async def test_the_scale_of_xpos(ask):
 
 
 async def test_positions_of_an_image(ask):
-    asked = {"builder": "mrope_index", "arguments": {"family": "qwen2_vl"}}
     types = [0, 0, *[1] * 4, 0]
-    tensors = {"token_types": types, "image_grid_thw": [[1, 4, 4]]}
-    built = await ask("positions", **asked, tensors=tensors)
+    asked = {"builder": "mrope_index", "family": "qwen2_vl", "token_types": types}
+    built = await ask("positions", **asked, image_grid_thw=[[1, 4, 4]])
     expected = [[0, 1, 2, 2, 2, 2, 4], [0, 1, 2, 2, 3, 3, 4], [0, 1, 2, 3, 2, 3, 4]]
     np.testing.assert_array_equal(built.positions, expected)
     assert built.tensors["rope_delta"] == -2

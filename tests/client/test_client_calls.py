@@ -5,16 +5,21 @@ import dataclasses
 import inspect
 import json
 import re
+from contextlib import nullcontext
 from pathlib import Path
 from types import MappingProxyType
+from typing import get_type_hints
 
 import httpx
 import ml_dtypes
 import numpy as np
 import pytest
 
-from rope_client import AsyncClient, Client, calls, wire
+from rope_client import AsyncClient, Client, RopeWarning, calls, wire
+from rope_client.call import Options
 from rope_client.wire.message import Message
+from rope_core.positions import BUILDERS
+from service.endpoints import position_builders
 
 API = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
 ROUTES = re.findall(r"^\| `POST /v1/(\w+)` \|([^|]*)\|([^|]*)\|", API, re.MULTILINE)
@@ -39,7 +44,7 @@ def echo(request):
 
 
 def arguments(method):
-    own = {"self", "options", "tensors"}  # the last: those of a builder
+    own = {"self", "options", *Options.__annotations__}
     return {name: p for name, p in inspect.signature(method).parameters.items() if name not in own}
 
 
@@ -153,7 +158,9 @@ async def test_a_rope_of_each_form_is_sent_as_it_is(connect, answering, rope):
         ("shift", {"k": Q, "delta": 1, "to": rope}),
         ("resolve", {}),
     ):
-        answer = await ask(method, **tensors, rope=rope if rope == "x" else MappingProxyType(rope))
+        given = rope if rope == "x" else MappingProxyType(rope)
+        with pytest.warns(RopeWarning, match="beware") if method == "rotate" else nullcontext():
+            answer = await ask(method, **tensors, rope=given)
         assert answer.warnings == ("beware",)
         params_sent = sent(server.requests[-1]).params
         assert params_sent["rope"] == rope
@@ -196,7 +203,8 @@ async def test_learned_frequencies_travel(connect, answering):
 async def test_what_a_config_says(connect, answering):
     facts = {"rotates": True, "rope": {"head_dim": 4}, "provenance": {"head_dim": "given"}}
     said = Message({"inv_freq": Q[0, 0, 0]}, facts | {"warnings": ["a", "b"]})
-    answer = await connect(answering(lambda _: answered(said)))("resolve", rope="x")
+    with pytest.warns(RopeWarning, match="^[ab]$"):
+        answer = await connect(answering(lambda _: answered(said)))("resolve", rope="x")
     assert (answer.facts, answer.warnings) == (facts, ("a", "b"))
     np.testing.assert_array_equal(answer.inv_freq, Q[0, 0, 0])
 
@@ -211,14 +219,28 @@ async def test_positions_of_a_builder(connect, answering):
         lambda _: answered(Message({"positions": Q}, {})), lambda _: answered(Message(made, {}))
     )
     ask = connect(server)
-    arguments = {"sizes": [2, 3]}
-    answer = await ask("positions", builder="a", arguments=arguments, tensors={"uid": [1, 2]})
+    answer = await ask("positions", builder="a", sizes=np.array([2, 3]), uid=[1, 2])
     np.testing.assert_array_equal(answer.positions, Q)
-    assert sent(server.requests[0]).params == {"builder": "a", "arguments": arguments}
+    assert sent(server.requests[0]).params == {"builder": "a", "arguments": {"sizes": [2, 3]}}
+    assert sent(server.requests[0]).tensors.keys() == {"uid"}
     np.testing.assert_array_equal(sent(server.requests[0]).tensors["uid"], [1, 2])
-    answer = await ask("positions", builder="b")
+    answer = await ask("positions", builder="b", timeout_s=0.5, request_id="mine")
     assert answer.positions is None
     assert answer.tensors.keys() == made.keys()
+    headers = server.requests[1].headers
+    assert (headers["x-request-timeout-ms"], headers["x-request-id"]) == ("500", "mine")
+
+
+def test_the_tensors_of_builders_are_those_of_the_service():
+    assert set(position_builders.TENSOR_ARGUMENTS) == calls.TENSOR_ARGUMENTS
+    others = {
+        name
+        for builder in BUILDERS.values()
+        for name, hint in get_type_hints(builder.function).items()
+        if not position_builders.is_tensor(hint)
+    }
+    assert others.isdisjoint(calls.TENSOR_ARGUMENTS)
+    assert others.isdisjoint({"builder", *Options.__annotations__})
 
 
 async def test_the_catalogue(connect, answering):

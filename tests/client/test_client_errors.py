@@ -13,7 +13,7 @@ from rope_client import (
     UnexpectedAnswer,
     errors,
 )
-from rope_client.transport import failure_of
+from rope_client.transport import Address, failure_of
 
 ONCE = RetryPolicy(max_attempts=1)
 
@@ -21,7 +21,8 @@ ONCE = RetryPolicy(max_attempts=1)
 @pytest.mark.parametrize(
     ("status", "error"),
     [
-        *((status, BadRequest) for status in (400, 401, 403, 404, 405, 406, 413, 415, 422, 429)),
+        *((status, BadRequest) for status in (400, 401, 403, 404, 405, 406, 413, 415, 422)),
+        (429, Overloaded),
         (503, Overloaded),
         (504, TimedOut),
         *((status, UnexpectedAnswer) for status in (204, 301, 500, 502)),
@@ -100,7 +101,7 @@ async def test_every_error_of_httpx_becomes_ours(connect, answering, theirs):
     ],
 )
 def test_the_nearest_error_is_chosen(theirs, ours):
-    assert type(failure_of(theirs("broke"))) is ours
+    assert type(failure_of(theirs("broke"), Address.of("http://rope"))) is ours
 
 
 def test_the_tree_in_the_docstring_is_the_tree():

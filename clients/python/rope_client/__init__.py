@@ -15,6 +15,7 @@ from rope_client.errors import (
     UnexpectedAnswer,
 )
 from rope_client.retry import RetryPolicy
+from rope_client.rope_warning import RopeWarning
 from rope_client.sync import Client
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "Resolved",
     "RetryPolicy",
     "RopeClientError",
+    "RopeWarning",
     "Rotated",
     "Shifted",
     "Table",

@@ -1,27 +1,30 @@
 """The asynchronous client."""
 
-import asyncio
+import sys
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
+import anyio
 import httpx
 
 from rope_client import calls
-from rope_client.attempts import Answered, Attempts, Request, Settings
-from rope_client.calls import Call, Response
+from rope_client.attempts import Answered, Attempts, OutageLog, Request, Settings
+from rope_client.call import Call, Response
+from rope_client.connections import ONE_CONNECTION, Connections
 from rope_client.errors import RopeClientError
 from rope_client.methods import described_by
 from rope_client.retry import RetryPolicy
+from rope_client.rope_warning import Caller, WarnOnce
 from rope_client.transport import (
-    SOCKET_URL,
+    Address,
     StrPath,
     arguments,
     failure_of,
     key_header,
     outcome_of,
+    places,
     tls_context,
-    unix_socket_of,
 )
 from rope_client.wire import Encoding
 
@@ -34,30 +37,35 @@ def _sends(
 ) -> Callable[Concatenate["AsyncClient", P], Coroutine[Any, Any, T]]:
     """Make a method that builds a call and sends it."""
 
+    # not `async def`: the frame of the caller is known now, and not when a task of its own runs
     @described_by(build)
-    async def method(self: "AsyncClient", /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return await self.send(build(*args, **kwargs))
+    def method(self: "AsyncClient", /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]:
+        return self._send(lambda: build(*args, **kwargs), Caller.of(sys._getframe(1)))
 
     return method
 
 
 class AsyncClient:
-    """Asynchronous client of a rope-service; tasks of one event loop may share one.
+    """Asynchronous client of a rope-service, for asyncio and trio.
+
+    All tasks of an event loop may share one, however many they are.
 
     Args:
         base_url: address of the service: `http://host:port`, `https://host:port`, or `unix:/path`
             for its Unix-domain socket.
         api_key: API key, sent as `Authorization: Bearer` with each request; None: no key.
         encoding: `"safetensors"`, or `"json"` for people to read.
-        timeout_s: deadline of a call, with all attempts and pauses.
+        timeout_s: deadline of a call, with all attempts and pauses, from the time it has a place.
         retry: when to retry.
+        max_concurrency: number of calls that are sent at a time, each over a connection of its own;
+            further calls wait for a place, without a limit of time.
         ca_file: PEM file with the CA certificates that verify the certificate of the service; None:
             those of httpx.
         client_cert: PEM files of the client's certificate and its private key, for a service that
             requires one.
         transport: transport of httpx, for tests or for other TLS options.
         clock: returns monotonic seconds.
-        sleep: pauses for a number of seconds; `trio.sleep` under trio.
+        sleep: pauses for a number of seconds.
     """
 
     def __init__(
@@ -68,33 +76,43 @@ class AsyncClient:
         encoding: Encoding = "safetensors",
         timeout_s: float = 30.0,
         retry: RetryPolicy | None = None,
+        max_concurrency: int = 64,
         ca_file: StrPath | None = None,
         client_cert: tuple[StrPath, StrPath] | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
         clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
     ) -> None:
         self._settings = Settings(
             encoding=encoding, timeout_s=timeout_s, retry=retry or RetryPolicy(), clock=clock
         )
+        self._address = address = Address.of(base_url)
         verify = tls_context(ca_file, client_cert, has_transport=transport is not None)
-        socket_path = unix_socket_of(base_url)
-        if socket_path is not None:
-            base_url = SOCKET_URL
-            transport = transport or httpx.AsyncHTTPTransport(uds=socket_path)
-        self._http = httpx.AsyncClient(
-            base_url=base_url, verify=verify, transport=transport, headers=key_header(api_key)
-        )
+        headers = key_header(api_key)
+
+        def open_client() -> httpx.AsyncClient:
+            own = transport
+            if own is None and address.socket_path is not None:
+                own = httpx.AsyncHTTPTransport(
+                    uds=address.socket_path, verify=verify, limits=ONE_CONNECTION
+                )
+            return httpx.AsyncClient(
+                base_url=address.url,
+                verify=verify,
+                limits=ONE_CONNECTION,
+                transport=own,
+                headers=headers,
+            )
+
+        self._connections = Connections(open_client)
+        self._places = anyio.Semaphore(places(max_concurrency))
+        self._warn = WarnOnce()
+        self._outage_log = OutageLog()
         self._sleep = sleep
 
-    async def send(self, call: Call[T]) -> T:
+    def send(self, call: Call[T]) -> Coroutine[Any, Any, T]:
         """Send a call, with retries, and return its answer."""
-        attempts = Attempts(call, self._settings)
-        while True:
-            outcome = attempts.receive(await self._attempt(attempts.request()))
-            if isinstance(outcome, Answered):
-                return outcome.answer
-            await self._sleep(outcome.seconds)
+        return self._send(lambda: call, Caller.of(sys._getframe(1)))
 
     rotate = _sends(calls.rotate)
     attention = _sends(calls.attention)
@@ -108,17 +126,33 @@ class AsyncClient:
     ready = _sends(calls.ready)
     version = _sends(calls.version)
 
-    async def _attempt(self, request: Request) -> Response | RopeClientError:
+    async def _send(self, build: Callable[[], Call[T]], caller: Caller) -> T:
+        # built and encoded only with a place, so that waiting calls hold no copies of their tensors
+        async with self._places:
+            call = build()
+            self._warn(call.warnings, caller)
+            attempts = Attempts(call, self._settings, self._outage_log)
+            with self._connections.one() as http:
+                while True:
+                    outcome = attempts.receive(await self._attempt(http, attempts.request()))
+                    if isinstance(outcome, Answered):
+                        break
+                    await self._sleep(outcome.seconds)
+        self._warn(outcome.warnings, caller)
+        return outcome.answer
+
+    async def _attempt(
+        self, http: httpx.AsyncClient, request: Request
+    ) -> Response | RopeClientError:
         try:
-            return outcome_of(
-                await self._http.request(**arguments(request), content=request.content)
-            )
+            return outcome_of(await http.request(**arguments(request), content=request.content))
         except httpx.RequestError as error:
-            return failure_of(error)
+            return failure_of(error, self._address)
 
     async def aclose(self) -> None:
         """Close the connections; the client cannot be used after that."""
-        await self._http.aclose()
+        for http in self._connections.end():
+            await http.aclose()
 
     async def __aenter__(self) -> "AsyncClient":
         return self

@@ -5,16 +5,17 @@ the answer or a pause before the next request, or raises if there is no other at
 """
 
 import json
+import logging
 import math
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from typing import Generic, TypeVar
 
-from rope_client.calls import Call, Response
+from rope_client.call import Call, Response
 from rope_client.errors import (
     BadRequest,
-    ConnectionFailed,
     Overloaded,
     RopeClientError,
     TimedOut,
@@ -24,6 +25,27 @@ from rope_client.retry import RetryPolicy
 from rope_client.wire import CODECS, Encoding
 
 T = TypeVar("T")
+
+log = logging.getLogger("rope_client")
+
+ATTEMPTS_BEFORE_LOG = 5
+
+
+class OutageLog:
+    """Logs that calls are retried, once until one is answered, to show why a program waits."""
+
+    def __init__(self) -> None:
+        self._is_logged = False
+
+    def failed(self, failure: RopeClientError) -> None:
+        """Record a failure after which the call is retried."""
+        if failure.attempts >= ATTEMPTS_BEFORE_LOG and not self._is_logged:
+            self._is_logged = True
+            log.warning("calls are retried until their deadline: %s", failure)
+
+    def answered(self) -> None:
+        """Record an answer."""
+        self._is_logged = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +76,12 @@ class Answered(Generic[T]):
 
     answer: T
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """The warnings of the service; answers of the catalogue have none."""
+        warnings: tuple[str, ...] = getattr(self.answer, "warnings", ())
+        return warnings
+
 
 @dataclass(frozen=True, slots=True)
 class Pause:
@@ -65,9 +93,10 @@ class Pause:
 class Attempts(Generic[T]):
     """The attempts of one call: one identifier, one deadline, one encoded body."""
 
-    def __init__(self, call: Call[T], settings: Settings) -> None:
+    def __init__(self, call: Call[T], settings: Settings, outage_log: OutageLog) -> None:
         self._call = call
         self._settings = settings
+        self._outage_log = outage_log
         self._request_id = call.options.get("request_id") or uuid.uuid4().hex
         timeout_s = call.options.get("timeout_s", settings.timeout_s)
         if not 0 < timeout_s < math.inf:
@@ -104,22 +133,25 @@ class Attempts(Generic[T]):
             RopeClientError: the call failed, and there is no other attempt.
         """
         if isinstance(outcome, Response) and outcome.status == 200:
+            self._outage_log.answered()
             return Answered(self._read(outcome))
         failure = _refusal(outcome) if isinstance(outcome, Response) else outcome
         failure.request_id = failure.request_id or self._request_id
+        failure.attempts = self._count
         if self._call.read_failure is not None:
             return Answered(self._call.read_failure(failure))
         return self._pause_after(failure)
 
     def _pause_after(self, failure: RopeClientError) -> Pause:
-        if not isinstance(failure, Overloaded | ConnectionFailed):
-            raise failure
         retry = self._settings.retry
+        if not (failure.is_transient and self._call.is_idempotent):
+            raise failure
         retry_after_s = failure.retry_after_s if isinstance(failure, Overloaded) else None
         pause_s = retry.pause_s(self._count, retry_after_s)
         late = self._settings.clock() + pause_s >= self._deadline_s
-        if late or self._count >= retry.max_attempts:
+        if late or self._count == retry.max_attempts:
             raise failure
+        self._outage_log.failed(failure)
         return Pause(pause_s)
 
     def _read(self, response: Response) -> T:
@@ -143,12 +175,16 @@ def _refusal(response: Response) -> RopeClientError:
         request_id=response.headers.get("x-request-id"),
     )
     if isinstance(failure, Overloaded):
-        failure.retry_after_s = _seconds(response.headers.get("retry-after"))
+        failure.retry_after_s = _retry_after_s(response.headers)
     return failure
 
 
 def _class_of(status: int) -> type[RopeClientError]:
-    by_status: dict[int, type[RopeClientError]] = {503: Overloaded, 504: TimedOut}
+    by_status: dict[int, type[RopeClientError]] = {
+        429: Overloaded,
+        503: Overloaded,
+        504: TimedOut,
+    }
     return by_status.get(status, BadRequest if 400 <= status < 500 else UnexpectedAnswer)
 
 
@@ -163,6 +199,16 @@ def _problem(body: bytes) -> dict[str, str]:
     return {name: member for name, member in members.items() if isinstance(member, str)}
 
 
-def _seconds(retry_after: str | None) -> float | None:
-    # the API sends seconds; a date, which HTTP also allows, is ignored
-    return float(retry_after) if retry_after and retry_after.isdecimal() else None
+def _retry_after_s(headers: Mapping[str, str]) -> float | None:
+    """Return the seconds of Retry-After; None if there are none, or they cannot be read.
+
+    A date counts from the header Date, so that the clocks of the two machines may differ.
+    """
+    value = headers.get("retry-after", "")
+    if value.isdecimal():
+        return float(value)
+    try:
+        seconds = parsedate_to_datetime(value) - parsedate_to_datetime(headers.get("date", ""))
+    except (ValueError, TypeError, OverflowError):
+        return None
+    return max(0.0, seconds.total_seconds())

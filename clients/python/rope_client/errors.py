@@ -2,7 +2,7 @@
 
 RopeClientError
   +- BadRequest         the service refused the call; a retry would be refused as well
-  +- Overloaded         the service was full or shutting down at all attempts
+  +- Overloaded         the service was full or shutting down, or over a quota, at all attempts
   +- TimedOut           no answer within the deadline
   +- ConnectionFailed   no connection, or it was closed, at all attempts
   +- UnexpectedAnswer   the answer is not of this API: another program, or a bug
@@ -11,6 +11,12 @@ RopeClientError
 
 class RopeClientError(Exception):
     """Base of all errors of this library."""
+
+    is_transient: bool = False
+    """Whether a later attempt may succeed; the clients retry these errors and no others."""
+
+    attempts: int = 1
+    """Number of attempts of the call."""
 
     def __init__(
         self,
@@ -32,6 +38,8 @@ class RopeClientError(Exception):
 
     def __str__(self) -> str:
         facts = {"status": self.status, "code": self.code, "request": self.request_id}
+        if self.attempts > 1:
+            facts["attempts"] = self.attempts
         details = ", ".join(f"{name} {fact}" for name, fact in facts.items() if fact is not None)
         return f"{self.detail} ({details})" if details else self.detail
 
@@ -41,7 +49,9 @@ class BadRequest(RopeClientError):
 
 
 class Overloaded(RopeClientError):
-    """The service was full or shutting down (503) at all attempts."""
+    """The service was full or shutting down (503), or over a quota (429), at all attempts."""
+
+    is_transient = True
 
     retry_after_s: float | None = None
     """Seconds until a retry makes sense, if the service sent them."""
@@ -53,6 +63,8 @@ class TimedOut(RopeClientError):
 
 class ConnectionFailed(RopeClientError):
     """No connection, or it was closed before the answer, at all attempts."""
+
+    is_transient = True
 
 
 class UnexpectedAnswer(RopeClientError):

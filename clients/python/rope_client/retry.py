@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
-    """Number of attempts, and pauses between them; the call's deadline can end them earlier."""
+    """When to retry: as long as the next pause ends before the deadline of the call."""
 
-    max_attempts: int = 5
-    """Attempts in all; 1 never retries."""
+    max_attempts: int | None = None
+    """Attempts in all; 1 never retries, None leaves the end to the deadline."""
 
     first_pause_s: float = 0.05
     """Longest pause after the first attempt; it doubles with each attempt."""
@@ -22,7 +22,10 @@ class RetryPolicy:
     """Random number in [0, 1), so that clients that were refused together do not retry together."""
 
     def pause_s(self, attempts: int, retry_after_s: float | None) -> float:
-        """Return the pause in seconds after `attempts` failures; at least `retry_after_s`."""
+        """Return the pause in seconds after `attempts` failures: exponential, with full jitter.
+
+        The pause that the service asks for, `retry_after_s`, is added.
+        """
         doublings = min(attempts - 1, 32)  # floats end at 2 ** 1023
         backoff_s = min(self.max_pause_s, self.first_pause_s * 2.0**doublings)
-        return (retry_after_s or 0.0) + backoff_s * (0.5 + 0.5 * self.uniform())
+        return (retry_after_s or 0.0) + backoff_s * self.uniform()

@@ -1,5 +1,7 @@
 """The blocking client."""
 
+import sys
+import threading
 import time
 from collections.abc import Callable
 from typing import Concatenate, ParamSpec, TypeVar
@@ -7,21 +9,23 @@ from typing import Concatenate, ParamSpec, TypeVar
 import httpx
 
 from rope_client import calls
-from rope_client.attempts import Answered, Attempts, Request, Settings
-from rope_client.calls import Call, Response
+from rope_client.attempts import Answered, Attempts, OutageLog, Request, Settings
+from rope_client.call import Call, Response
+from rope_client.connections import ONE_CONNECTION, Connections
 from rope_client.errors import RopeClientError
 from rope_client.methods import described_by
 from rope_client.retry import RetryPolicy
+from rope_client.rope_warning import Caller, WarnOnce
 from rope_client.transport import (
-    SOCKET_URL,
+    Address,
     StrPath,
     arguments,
     failure_of,
     in_pieces,
     key_header,
     outcome_of,
+    places,
     tls_context,
-    unix_socket_of,
 )
 from rope_client.wire import Encoding
 
@@ -34,7 +38,7 @@ def _sends(build: Callable[P, Call[T]]) -> Callable[Concatenate["Client", P], T]
 
     @described_by(build)
     def method(self: "Client", /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return self.send(build(*args, **kwargs))
+        return self._send(build(*args, **kwargs), Caller.of(sys._getframe(1)))
 
     return method
 
@@ -47,8 +51,10 @@ class Client:
             for its Unix-domain socket.
         api_key: API key, sent as `Authorization: Bearer` with each request; None: no key.
         encoding: `"safetensors"`, or `"json"` for people to read.
-        timeout_s: deadline of a call, with all attempts and pauses.
+        timeout_s: deadline of a call, with all attempts and pauses, from the time it has a place.
         retry: when to retry.
+        max_concurrency: number of calls that are sent at a time, each over a connection of its own;
+            further threads wait for a place, without a limit of time.
         ca_file: PEM file with the CA certificates that verify the certificate of the service; None:
             those of httpx.
         client_cert: PEM files of the client's certificate and its private key, for a service that
@@ -66,6 +72,7 @@ class Client:
         encoding: Encoding = "safetensors",
         timeout_s: float = 30.0,
         retry: RetryPolicy | None = None,
+        max_concurrency: int = 64,
         ca_file: StrPath | None = None,
         client_cert: tuple[StrPath, StrPath] | None = None,
         transport: httpx.BaseTransport | None = None,
@@ -75,24 +82,33 @@ class Client:
         self._settings = Settings(
             encoding=encoding, timeout_s=timeout_s, retry=retry or RetryPolicy(), clock=clock
         )
+        self._address = address = Address.of(base_url)
         verify = tls_context(ca_file, client_cert, has_transport=transport is not None)
-        socket_path = unix_socket_of(base_url)
-        if socket_path is not None:
-            base_url = SOCKET_URL
-            transport = transport or httpx.HTTPTransport(uds=socket_path)
-        self._http = httpx.Client(
-            base_url=base_url, verify=verify, transport=transport, headers=key_header(api_key)
-        )
+        headers = key_header(api_key)
+
+        def open_client() -> httpx.Client:
+            own = transport
+            if own is None and address.socket_path is not None:
+                own = httpx.HTTPTransport(
+                    uds=address.socket_path, verify=verify, limits=ONE_CONNECTION
+                )
+            return httpx.Client(
+                base_url=address.url,
+                verify=verify,
+                limits=ONE_CONNECTION,
+                transport=own,
+                headers=headers,
+            )
+
+        self._connections = Connections(open_client)
+        self._places = threading.BoundedSemaphore(places(max_concurrency))
+        self._warn = WarnOnce()
+        self._outage_log = OutageLog()
         self._sleep = sleep
 
     def send(self, call: Call[T]) -> T:
         """Send a call, with retries, and return its answer."""
-        attempts = Attempts(call, self._settings)
-        while True:
-            outcome = attempts.receive(self._attempt(attempts.request()))
-            if isinstance(outcome, Answered):
-                return outcome.answer
-            self._sleep(outcome.seconds)
+        return self._send(call, Caller.of(sys._getframe(1)))
 
     rotate = _sends(calls.rotate)
     attention = _sends(calls.attention)
@@ -106,17 +122,30 @@ class Client:
     ready = _sends(calls.ready)
     version = _sends(calls.version)
 
-    def _attempt(self, request: Request) -> Response | RopeClientError:
+    def _send(self, call: Call[T], caller: Caller) -> T:
+        self._warn(call.warnings, caller)
+        with self._places, self._connections.one() as http:
+            attempts = Attempts(call, self._settings, self._outage_log)
+            while True:
+                outcome = attempts.receive(self._attempt(http, attempts.request()))
+                if isinstance(outcome, Answered):
+                    break
+                self._sleep(outcome.seconds)
+        self._warn(outcome.warnings, caller)
+        return outcome.answer
+
+    def _attempt(self, http: httpx.Client, request: Request) -> Response | RopeClientError:
         try:
             return outcome_of(
-                self._http.request(**arguments(request), content=in_pieces(request.content))
+                http.request(**arguments(request), content=in_pieces(request.content))
             )
         except httpx.RequestError as error:
-            return failure_of(error)
+            return failure_of(error, self._address)
 
     def close(self) -> None:
         """Close the connections; the client cannot be used after that."""
-        self._http.close()
+        for http in self._connections.end():
+            http.close()
 
     def __enter__(self) -> "Client":
         return self

@@ -3,33 +3,77 @@
 import os
 import ssl
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import httpx
 
 from rope_client.attempts import Request
-from rope_client.calls import Response
+from rope_client.call import Response
 from rope_client.errors import ConnectionFailed, RopeClientError, TimedOut, UnexpectedAnswer
 
-# the first class that the exception is an instance of wins
-FAILURES: tuple[tuple[type[httpx.RequestError], type[RopeClientError]], ...] = (
-    (httpx.TimeoutException, TimedOut),
-    (httpx.TransportError, ConnectionFailed),
-    (httpx.RequestError, UnexpectedAnswer),
+# the first row that the exception is an instance of wins
+FAILURES: tuple[tuple[type[httpx.RequestError], type[RopeClientError], str], ...] = (
+    (
+        httpx.PoolTimeout,
+        TimedOut,
+        "all connections of 'transport' to {} stayed in use: "
+        "give it a larger limit of connections, or the client a smaller max_concurrency",
+    ),
+    (httpx.TimeoutException, TimedOut, "no answer in time from {}"),
+    (httpx.ConnectError, ConnectionFailed, "no connection to {}"),
+    (httpx.UnsupportedProtocol, UnexpectedAnswer, "the address {} cannot be used"),
+    (httpx.LocalProtocolError, UnexpectedAnswer, "the request to {} is not valid HTTP"),
+    (httpx.TransportError, ConnectionFailed, "the connection to {} broke"),
+    (httpx.RequestError, UnexpectedAnswer, "the answer of {} cannot be read"),
 )
 
-SOCKET_URL = "http://localhost"
-"""Address in the requests to a Unix-domain socket."""
+_BROKEN_TLS = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
 
 StrPath = str | os.PathLike[str]
 
 _PIECE_BYTES = 1 << 20
 
 
-def unix_socket_of(base_url: str) -> str | None:
-    """Return the path of a Unix-domain socket, from `unix:/path` or `unix:///path`; else None."""
-    scheme, _, path = base_url.partition(":")
-    return path.removeprefix("//") if scheme == "unix" else None
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Address of a service."""
+
+    text: str
+    """The address as the caller wrote it."""
+
+    url: str
+    """Base of the URLs of requests."""
+
+    socket_path: str | None
+    """Path of a Unix-domain socket; None: TCP."""
+
+    @classmethod
+    def of(cls, base_url: str) -> "Address":
+        """Return the address `http://host:port`, `https://host:port`, `unix:/path`.
+
+        Raises:
+            ValueError: `base_url` has another form.
+        """
+        scheme, _, rest = base_url.partition(":")
+        if scheme == "unix":
+            return cls(base_url, "http://localhost", rest.removeprefix("//"))
+        if scheme in ("http", "https") and httpx.URL(base_url).host:
+            return cls(base_url, base_url, None)
+        raise ValueError(
+            f"base_url must be http://host:port, https://host:port or unix:/path, got {base_url!r}"
+        )
+
+
+def places(max_concurrency: int) -> int:
+    """Return the number of places for calls.
+
+    Raises:
+        ValueError: it is not positive.
+    """
+    if max_concurrency < 1:
+        raise ValueError(f"max_concurrency must be at least 1, got {max_concurrency}")
+    return max_concurrency
 
 
 def key_header(api_key: str | None) -> dict[str, str]:
@@ -52,14 +96,16 @@ def key_header(api_key: str | None) -> dict[str, str]:
 def tls_context(
     ca_file: StrPath | None, client_cert: tuple[StrPath, StrPath] | None, *, has_transport: bool
 ) -> ssl.SSLContext | bool:
-    """Return the argument `verify` of httpx: a TLS context, or True for httpx's defaults.
+    """Return the argument `verify` of httpx: the TLS context that all connections share.
+
+    Without files the context is httpx's default one; True with a transport, which has its own.
 
     Raises:
         ValueError: a transport is given as well, which has its own TLS options.
         OSError: a file cannot be read.
     """
     if ca_file is None and client_cert is None:
-        return True
+        return has_transport or httpx.create_ssl_context()
     if has_transport:
         raise ValueError("'ca_file' and 'client_cert' cannot be combined with 'transport'")
     context = ssl.create_default_context(cafile=ca_file)
@@ -93,9 +139,27 @@ def outcome_of(response: httpx.Response) -> Response:
     return Response(response.status_code, response.headers, response.content)
 
 
-def failure_of(error: httpx.RequestError) -> RopeClientError:
-    """Return the exception of httpx as an error of ours."""
-    error_class = next(mapped for cause, mapped in FAILURES if isinstance(error, cause))
-    failure = error_class(f"{type(error).__name__}: {error}")
+def failure_of(error: httpx.RequestError, address: Address) -> RopeClientError:
+    """Return the exception of httpx as an error of ours that names the address and the cause."""
+    error_class, text = next(
+        (ours, text) for theirs, ours, text in FAILURES if isinstance(error, theirs)
+    )
+    cause = _first_cause(error)
+    detail = f"{text.format(address.text)}: {type(error).__name__}: {error}"
+    if str(cause) not in detail:
+        detail += f" ({type(cause).__name__}: {cause})"
+    failure = error_class(detail)
     failure.__cause__ = error
+    if isinstance(cause, ssl.SSLError) and not isinstance(cause, _BROKEN_TLS):
+        failure.is_transient = False  # a certificate that is not valid, or a server without TLS
     return failure
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    """Return the exception that others were raised from, usually of the operating system."""
+    if isinstance(error, BaseExceptionGroup):
+        return _first_cause(error.exceptions[0])
+    cause = error.__cause__
+    if type(error).__module__ == "httpcore":
+        cause = cause or error.__context__  # its pool raises from None
+    return error if cause is None else _first_cause(cause)

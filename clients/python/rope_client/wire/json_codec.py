@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rope_client.wire.message import DTYPES, Message, bytes_of, to_wire
+from rope_client.wire.message import DTYPES, Message, bytes_of, params_json, to_wire
 
 MEDIA_TYPE = "application/json"
 
@@ -17,7 +17,7 @@ _BY_NAME = {dtype.name: dtype for dtype in DTYPES.values()}
 def encode(message: Message) -> bytes:
     """Return the message's bytes."""
     tensors = {name: _tensor(to_wire(name, tensor)) for name, tensor in message.tensors.items()}
-    return json.dumps({**message.params, **tensors}).encode()
+    return params_json({**message.params, **tensors}).encode()
 
 
 def decode(body: bytes) -> Message:

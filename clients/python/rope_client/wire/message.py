@@ -1,5 +1,6 @@
 """Messages: named tensors and named parameters."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +27,21 @@ class Message:
 
     tensors: Mapping[str, npt.NDArray[Any]]
     params: Mapping[str, Any]
+
+
+def params_json(params: Mapping[str, Any]) -> str:
+    """Return the parameters as JSON; arrays of numpy and torch become lists.
+
+    Raises:
+        TypeError: a parameter has no form in JSON.
+    """
+    return json.dumps(params, default=_plain)
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"parameters must be JSON values, got {type(value).__name__}")
 
 
 def to_wire(name: str, tensor: npt.ArrayLike) -> npt.NDArray[Any]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from rope_client.wire.message import DTYPES, Message, bytes_of, to_wire
+from rope_client.wire.message import DTYPES, Message, bytes_of, params_json, to_wire
 
 MEDIA_TYPE = "application/x-safetensors"
 
@@ -22,7 +22,7 @@ def encode(message: Message) -> bytes:
     arrays = {name: to_wire(name, tensor) for name, tensor in message.tensors.items()}
     # widest elements first, so that each tensor starts at a multiple of its element's size
     ordered = sorted(arrays, key=lambda name: -arrays[name].itemsize)
-    header: dict[str, Any] = {"__metadata__": {"params": json.dumps(message.params)}}
+    header: dict[str, Any] = {"__metadata__": {"params": params_json(message.params)}}
     end = 0
     for name in ordered:
         start, end = end, end + arrays[name].nbytes

@@ -1,0 +1,63 @@
+"""A call before it is sent, and the HTTP response to one attempt."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Generic, TypedDict, TypeVar
+
+from rope_client.errors import RopeClientError
+from rope_client.wire.message import Message
+
+T = TypeVar("T")
+
+
+class Options(TypedDict, total=False):
+    """Options of every method."""
+
+    timeout_s: float
+    """Deadline of this call, with all attempts and pauses; replaces the client's.
+
+    The time starts when the call gets one of the places of its client (`max_concurrency`). The
+    service keeps the deadline as well. An attempt takes longer only if its bytes trickle: httpx
+    applies the remaining time to connecting, to each write and to each read.
+    """
+
+    request_id: str
+    """Identifier in the service's log: up to 64 of `[A-Za-z0-9._-]`; random if missing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """The HTTP response of one attempt."""
+
+    status: int
+    headers: Mapping[str, str]
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Call(Generic[T]):
+    """One call, not yet encoded."""
+
+    path: str
+
+    message: Message | None
+    """The message to POST; None for a GET."""
+
+    read: Callable[[Response], T]
+    """Reads the answer; raises any exception if the answer has another form."""
+
+    options: Options
+
+    is_idempotent: bool
+    """Whether a second run does no harm; other calls are attempted once."""
+
+    read_failure: Callable[[RopeClientError], T] | None = None
+    """Turns a failure into an answer, or raises it; such a call is attempted once."""
+
+    warnings: tuple[str, ...] = ()
+    """Warnings of the client about the arguments."""
+
+    def __post_init__(self) -> None:
+        # `Unpack` binds only the type checker: at run time the options may hold any name
+        if unknown := self.options.keys() - Options.__annotations__.keys():
+            raise TypeError(f"{self.path} has no argument {', '.join(sorted(unknown))}")
