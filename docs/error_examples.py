@@ -81,7 +81,7 @@ def _overloaded() -> Exception:
 _ROTATE, _ATTENTION, _RESOLVE = "POST /v1/rotate", "POST /v1/attention", "POST /v1/resolve"
 _INFER, _REGION = "POST /v2/models/rope/infer", "POST /v2/systemsharedmemory/region"
 _Q = [[[1.0, 2.0, 3.0, 4.0]]]
-_X = {"name": "x", "datatype": "FP32", "shape": [1, 1, 1, 4], "data": [1, 2, 3, 4]}
+_X = {"name": "q", "datatype": "FP32", "shape": [1, 1, 1, 4], "data": [1, 2, 3, 4]}
 
 
 def _register(name: str, key: str, byte_size: int) -> Example:
@@ -99,7 +99,7 @@ ROWS: tuple[Row, ...] = (
             Example(_INFER, b"{"),
             Example(_INFER, {"inputs": {}}),
             Example(_INFER, {"inputs": [_X], "parameters": {"theta": None}}),
-            Example(_INFER, {"inputs": [_X], "outputs": [{"name": "rotated"}] * 2}),
+            Example(_INFER, {"inputs": [_X], "outputs": [{"name": "q"}] * 2}),
             Example("POST /v2/repository/index", {"ready": 1}),
         ),
     ),
