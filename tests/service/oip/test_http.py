@@ -191,7 +191,7 @@ WRONG = {
     "a rope that is an object": (
         {"inputs": [X], "parameters": {"rope": {"theta": 5e5}}},
         {},
-        r'rope must be the name of a preset or JSON text, such as "{\"theta\": 500000.0}", '
+        "rope must be the name of a preset or JSON text, such as '{\"theta\": 500000.0}', "
         "got an object",
     ),
     "a rope that is a list": ({"inputs": [X], "parameters": {"rope": []}}, {}, "JSON text"),

@@ -159,7 +159,7 @@ WRONG = {
     "a tensor of another name": (InferCall("rope", {"x": ONE}), "unknown input x; "),
     "a rope that is a number": (
         InferCall("rope", {"q": ONE}, {"rope": 5e5}),
-        r'the name of a preset or JSON text, such as "{\"theta\": 500000.0}", got a number',
+        "the name of a preset or JSON text, such as '{\"theta\": 500000.0}', got a number",
     ),
     "a rope that is a boolean": (InferCall("rope", {"q": ONE}, {"rope": True}), "JSON text"),
     "an id that is too long": (
