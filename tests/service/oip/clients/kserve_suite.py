@@ -191,7 +191,7 @@ async def test_errors_are_shown(client):
     )
     wrong = infer_request("rope", binary=False, q=X)
     wrong.inputs[0].shape = [1, 3, 4, 64]
-    await check_refused(client, wrong, 400, invalid, "x")
+    await check_refused(client, wrong, 400, invalid, "q")
 
 
 async def test_a_request_as_a_dict():

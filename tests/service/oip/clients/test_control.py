@@ -6,10 +6,10 @@ import pytest
 import torch
 
 MODELS = {
-    "rope": ({"q": "FP32", "positions": "INT64"}, {"q": "FP32"}),
+    "rope": ({"q": "FP32", "k": "FP32", "positions": "INT64"}, {"q": "FP32", "k": "FP32"}),
     "rope_attention": (
         {"q": "FP32", "k": "FP32", "v": "FP32", "positions": "INT64"},
-        {"output": "FP32", "lse": "FP32"},
+        {"out": "FP32", "lse": "FP32"},
     ),
     "rope_cos_sin": ({"positions": "INT64"}, {"cos": "FP32", "sin": "FP32"}),
 }
@@ -67,7 +67,7 @@ def test_metadata_and_configuration_agree(client, model, version):
             assert all(type(dim) is int for dim in tensor["shape"])
         assert datatypes.items() <= {n: t["datatype"] for n, t in tensors.items()}.items()
     optional = {tensor["name"] for tensor in config["input"] if tensor["optional"]}
-    assert not optional & {"x", "q", "k", "v"}
+    assert optional & {"q", "k", "v"} == ({"q", "k"} if model == "rope" else set())
     assert model == "rope_cos_sin" or "positions" in optional
 
 

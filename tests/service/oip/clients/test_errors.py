@@ -125,12 +125,12 @@ def test_an_invalid_request_does_not_affect_concurrent_requests(client):
 @pytest.mark.parametrize("kind", ["http", "http.aio"], indirect=True)
 def test_a_stale_header_length_is_refused(client, refused):
     """The clients write the length of the JSON part into the caller's own dict."""
-    for request_id in ("", "long" * 500):  # the stale length is within the next body, and beyond
+    for unused in ("", "long" * 500):  # the stale length is within the next body, and beyond
         headers: dict[str, str] = {}
-        client.infer("rope", {"q": X}, request_id=request_id, headers=headers)
+        client.infer("rope", {"q": X}, parameters={"content_type": unused}, headers=headers)
         headers = {name: str(value) for name, value in headers.items()}
         assert "Inference-Header-Content-Length" in headers
-        stale = {"q": X[:, :2]} if request_id else {"q": X.expand(4, 3, 2, 8)}
+        stale = {"q": X[:, :2]} if unused else {"q": X.expand(4, 3, 2, 8)}
         with refused("400"):
             client.infer("rope", stale, in_json=["q"], headers=headers)
         check_rotated(client.infer("rope", {"q": X})["q"], rotate(X), torch.float32)

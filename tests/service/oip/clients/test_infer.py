@@ -25,11 +25,11 @@ Q, K, V = qkv((2, 3, 4, 8), (2, 3, 2, 8))
 @pytest.mark.parametrize("positions_dtype", [torch.int64, torch.int32], ids=str)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_rope_in_every_dtype(client, dtype, positions_dtype):
-    x = Q.to(dtype)
-    answer = client.infer(
-        "rope", {"q": x, "positions": POSITIONS.to(positions_dtype)}, request_id="a/ß 7"
-    )
-    check_rotated(answer["q"], rotate(x, POSITIONS), dtype)
+    inputs = {"q": Q.to(dtype), "k": K.to(dtype), "positions": POSITIONS.to(positions_dtype)}
+    answer = client.infer("rope", inputs, request_id="a/ß 7")
+    assert [*answer.tensors] == ["q", "k"]
+    for name in answer.tensors:
+        check_rotated(answer[name], rotate(inputs[name], POSITIONS), dtype)
     assert answer.header["id"] == "a/ß 7"
     assert (answer.header["model_name"], answer.header["model_version"]) == ("rope", "1")
 
