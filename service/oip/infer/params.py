@@ -22,7 +22,10 @@ ALIASES = {"lse": "return_lse", "base": "theta"}
 
 EMPTY_FINAL_RESPONSE = "triton_enable_empty_final_response"
 
-_SCALAR = str | bool | int | float, "text (of JSON, for a list or an object), a boolean or a number"
+_SCALAR = (
+    str | bool | int | float,
+    "text (JSON text for a list or an object), a boolean or a number",
+)
 _ROPE_TEXT = str, "the name of a preset or JSON text, such as '{\"theta\": 500000.0}'"
 """What the value of a parameter, and of `rope`, must be: its types, and their description."""
 

@@ -9,6 +9,7 @@ from typing_extensions import TypeAliasType
 from service.oip.infer.models import MODELS, Model, Slot
 from service.oip.infer.params import ALIASES
 from service.oip.infer.tensors import DATATYPES
+from service.oip.validate import MAX_NAME_LENGTH
 from service.v1.schemas import Schema
 from service.wire.elements import MAX_RANK
 
@@ -88,7 +89,7 @@ class _RequestedOutput(Schema):
 
 
 class _InferRequest(Schema):
-    id: str = ""
+    id: Annotated[str, Field(max_length=MAX_NAME_LENGTH)] = ""
     """The response has the same id."""
 
 
@@ -97,7 +98,7 @@ def infer_request(model: Model) -> type[BaseModel]:
     name = title(model)
     tensor = create_model(f"{name}Input", __base__=_InferInput, name=_names(model.inputs))
     output = create_model(f"{name}Output", __base__=_RequestedOutput, name=_names(model.outputs))
-    text = "The outputs to answer, in this order; all outputs if the list is empty."
+    text = "The outputs to answer, in this order; by default all that the model computes."
     return create_model(
         f"{name}InferRequest",
         __base__=_InferRequest,

@@ -186,7 +186,7 @@ WRONG = {
     "a parameter that is a list": (
         {"inputs": [X], "parameters": {"theta": [1]}},
         {},
-        "theta must be text (of JSON, for a list or an object), a boolean or a number, got a list",
+        "theta must be text (JSON text for a list or an object), a boolean or a number, got a list",
     ),
     "a rope that is an object": (
         {"inputs": [X], "parameters": {"rope": {"theta": 5e5}}},
