@@ -179,6 +179,20 @@ async def test_each_answer_has_the_id_and_the_numbers_of_its_request(planned):
     assert "planned" in planned.ways
 
 
+async def test_an_id_that_is_too_long_is_refused_although_there_is_a_plan(planned):
+    made = request("rope", q=X)
+    for _ in range(3):
+        await planned.ask(made)
+    for length, is_refused in ((256, False), (257, True)):
+        made.id = "é" * length
+        answer = await planned.ask(made)
+        if is_refused:
+            assert answer == (CODE.INVALID_ARGUMENT, "id may have at most 256 characters, got 257")
+        else:
+            assert ModelInferResponse.FromString(answer).id == made.id
+            assert planned.ways[-1] == "planned"
+
+
 async def test_messages_of_one_length_are_told_apart(planned):
     a, b = (with_params(request("rope", q=X), theta={"double_param": t}) for t in (1e4, 5e5))
     answers = [await planned.ask(made) for made in (a, b, a, b, a, b)]
