@@ -163,8 +163,8 @@ def _model_call(workload: Workload, length: int) -> tuple[str, dict[str, Tensor]
     """Return the name of the model, its inputs, and the name of its output."""
     tensors = inputs(workload, length)
     if workload.kv_heads:
-        return "rope_attention", tensors, "output"
-    return "rope", {"x": tensors["q"], "positions": tensors["positions"]}, "rotated"
+        return "rope_attention", tensors, "out"
+    return "rope", {"q": tensors["q"], "positions": tensors["positions"]}, "q"
 
 
 def _decode_binary(body: bytes) -> Tensor:

@@ -143,8 +143,8 @@ def _v1(protocol: str, path: str, tensors: dict[str, Tensor]) -> EncodedRequest:
 
 
 def _v2(protocol: str, attends: bool, tensors: dict[str, Tensor]) -> EncodedRequest:
-    model, output = ("rope_attention", "output") if attends else ("rope", "rotated")
-    inputs = tensors if attends else {"x": tensors["q"]}
+    model, output = ("rope_attention", "out") if attends else ("rope", "q")
+    inputs = tensors if attends else {"q": tensors["q"]}
     if protocol == "gRPC":
         return encodings.grpc_request(model, inputs, output, theta=encodings.THETA)
     path = f"/v2/models/{model}/infer"

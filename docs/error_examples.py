@@ -81,7 +81,7 @@ def _overloaded() -> Exception:
 _ROTATE, _ATTENTION, _RESOLVE = "POST /v1/rotate", "POST /v1/attention", "POST /v1/resolve"
 _INFER, _REGION = "POST /v2/models/rope/infer", "POST /v2/systemsharedmemory/region"
 _Q = [[[1.0, 2.0, 3.0, 4.0]]]
-_X = {"name": "x", "datatype": "FP32", "shape": [1, 1, 1, 4], "data": [1, 2, 3, 4]}
+_INPUT = {"name": "q", "datatype": "FP32", "shape": [1, 1, 1, 4], "data": [1, 2, 3, 4]}
 
 
 def _register(name: str, key: str, byte_size: int) -> Example:
@@ -98,8 +98,11 @@ ROWS: tuple[Row, ...] = (
             Example(_ROTATE, b"12345678", {"content-type": "application/x-safetensors"}),
             Example(_INFER, b"{"),
             Example(_INFER, {"inputs": {}}),
-            Example(_INFER, {"inputs": [_X], "parameters": {"theta": None}}),
-            Example(_INFER, {"inputs": [_X], "outputs": [{"name": "rotated"}] * 2}),
+            Example(_INFER, {"inputs": [_INPUT], "parameters": {"theta": None}}),
+            Example(_INFER, {"inputs": [_INPUT], "parameters": {"rope": {"theta": 5e5}}}),
+            Example(_INFER, {"inputs": [_INPUT], "outputs": [{"name": "q"}] * 2}),
+            Example(_INFER, {"inputs": [_INPUT], "outputs": [{"name": "k"}]}),
+            Example(_INFER, {"id": "a" * 257, "inputs": [_INPUT]}),
             Example("POST /v2/repository/index", {"ready": 1}),
         ),
     ),
@@ -183,7 +186,7 @@ ROWS: tuple[Row, ...] = (
         "Correct the shape.",
         (
             Example(_ROTATE, {"q": {"shape": [2**32, 2**32], "dtype": "float32", "data": [1.0]}}),
-            Example(_INFER, {"inputs": [_X | {"shape": [2**32, 2**32]}]}),
+            Example(_INFER, {"inputs": [_INPUT | {"shape": [2**32, 2**32]}]}),
         ),
     ),
     Row(
@@ -193,7 +196,7 @@ ROWS: tuple[Row, ...] = (
         (
             Example(_ROTATE, {"q": _Q}, {"content-type": "text/plain"}),
             Example(_ROTATE, {"q": _Q}, {"content-encoding": "br"}),
-            Example(_INFER, {"inputs": [_X]}, {"content-encoding": "br"}),
+            Example(_INFER, {"inputs": [_INPUT]}, {"content-encoding": "br"}),
         ),
         protocols=("/v1", "/v2"),
     ),
@@ -207,9 +210,9 @@ ROWS: tuple[Row, ...] = (
             Example(_ROTATE, {"q": {"shape": [1], "dtype": "float8", "data": [1.0]}}),
             Example(_ROTATE, [1]),
             Example(_ROTATE, {"q": ["one"]}),
-            Example(_INFER, {"inputs": [_X | {"shape": [1, 1, 1, 6]}]}),
-            Example(_INFER, {"inputs": [_X | {"datatype": "FLOAT"}]}),
-            Example(_INFER, {"inputs": [{**_X, "name": "positions"}]}),
+            Example(_INFER, {"inputs": [_INPUT | {"shape": [1, 1, 1, 6]}]}),
+            Example(_INFER, {"inputs": [_INPUT | {"datatype": "FLOAT"}]}),
+            Example(_INFER, {"inputs": [{**_INPUT, "name": "positions"}]}),
             Example(_ROTATE, {}),
             Example(_ATTENTION, {"q": _Q, "k": _Q}),
             Example(
@@ -237,7 +240,7 @@ ROWS: tuple[Row, ...] = (
             Example(_ROTATE, {"q": _Q, "rope": {"preset": "no-such-model"}}),
             Example(_ATTENTION, {"q": _Q, "k": _Q, "v": _Q, "window": 0}),
             Example(_RESOLVE, {}),
-            Example(_INFER, {"inputs": [_X], "parameters": {"rope": "{"}}),
+            Example(_INFER, {"inputs": [_INPUT], "parameters": {"rope": "{"}}),
         ),
     ),
     Row(
@@ -247,7 +250,7 @@ ROWS: tuple[Row, ...] = (
         (
             Example(_ROTATE, {"q": _Q, "invers": True}),
             Example(_ROTATE, {"q": _Q, "v": _Q}),
-            Example(_INFER, {"inputs": [_X], "parameters": {"thta": 1e4}}),
+            Example(_INFER, {"inputs": [_INPUT], "parameters": {"thta": 1e4}}),
         ),
     ),
     Row(

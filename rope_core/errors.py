@@ -38,10 +38,6 @@ class ShapeError(RopeError):
         self.expected = expected
         self.got = got
 
-    def renamed(self, tensor: str) -> "ShapeError":
-        """Return the same error with the name that the caller has for the tensor."""
-        return ShapeError(tensor, self.expected, self.got)
-
 
 class NoBackend(RopeError):
     """Every backend declined the call."""

@@ -87,21 +87,21 @@ def test_errors_have_their_text(generated, models, client):
     assert (problem.status, problem.code) == (422, "config")
     infer = generated("api.open_inference_protocol.infer_rope")
     refusal = infer.sync(client=client, body=models.RopeInferRequest(inputs=[]))
-    assert "x must be an input" in refusal.error
+    assert "missing required tensor" in refusal.error
 
 
 def test_inference_over_v2(generated, models, client):
     for name in ("infer_rope", "infer_rope_version"):
         infer = generated(f"api.open_inference_protocol.{name}")
         x = models.RopeInput(
-            models.RopeInputName.X, models.Datatype.FP32, [1, 2, 1, 4], np.arange(8.0).tolist()
+            models.RopeInputName.Q, models.Datatype.FP32, [1, 2, 1, 4], np.arange(8.0).tolist()
         )
         parameters = models.RopeParameters(theta=10000.0, layout=models.RopeParametersLayout.HALF)
         body = models.RopeInferRequest(inputs=[x], id="r1", parameters=parameters)
         version = {"version": "1"} if name.endswith("version") else {}
         answer = infer.sync(client=client, body=body, **version)
         assert (answer.id, answer.model_name) == ("r1", "rope")
-        assert answer.outputs[0].name == "rotated"
+        assert answer.outputs[0].name == "q"
         assert answer.outputs[0].shape == [1, 2, 1, 4]
         assert answer.outputs[0].data == pytest.approx(ROTATED, rel=1e-6)
 
@@ -110,7 +110,7 @@ def test_tensors_are_sent_as_bytes(generated, models, client):
     infer = generated("api.open_inference_protocol.infer_rope")
     parameters = models.TensorParameters(binary_data_size=32)
     x = models.RopeInput(
-        models.RopeInputName.X, models.Datatype.FP32, [1, 2, 1, 4], parameters=parameters
+        models.RopeInputName.Q, models.Datatype.FP32, [1, 2, 1, 4], parameters=parameters
     )
     text = json.dumps(models.RopeInferRequest(inputs=[x]).to_dict()).encode()
     body = generated("types").File(io.BytesIO(text + np.arange(8, dtype="<f4").tobytes()))
@@ -125,6 +125,6 @@ def test_status_and_control_routes(generated, models, client):
     assert generated(f"{protocol}.server_live").sync(client=client).live
     assert generated(f"{protocol}.server_ready").sync(client=client).ready
     config = generated(f"{protocol}.model_config").sync(models.ModelName.ROPE, client=client)
-    assert [output.name for output in config.output] == ["rotated"]
+    assert [output.name for output in config.output] == ["q", "k"]
     index = generated(f"{protocol}.repository_index").sync(client=client)
     assert {entry.name for entry in index} == {*models.ModelName}

@@ -11,24 +11,24 @@ import java.nio.charset.StandardCharsets;
 import java.util.Arrays;
 
 public class Rope {
-    // x is [batch, sequence, heads, head_dim]
+    // q is [batch, sequence, heads, head_dim]
     static final byte[] HEADER = """
         {"inputs": [
-          {"name": "x", "shape": [1, 2, 1, 4], "datatype": "FP32", "parameters": {"binary_data_size": 32}},
+          {"name": "q", "shape": [1, 2, 1, 4], "datatype": "FP32", "parameters": {"binary_data_size": 32}},
           {"name": "positions", "shape": [1, 2], "datatype": "INT64", "parameters": {"binary_data_size": 16}}],
-         "outputs": [{"name": "rotated", "parameters": {"binary_data": true}}]}
+         "outputs": [{"name": "q", "parameters": {"binary_data": true}}]}
         """.getBytes(StandardCharsets.UTF_8);
     static final float[] EXPECTED = {0, 1, 2, 3, -2.8876166f, 4.9297514f, 6.607698f, 7.0496492f};
 
     public static void main(String[] args) throws Exception {
         String url = args.length > 0 ? args[0] : "http://127.0.0.1:8000";
-        float[] x = {0, 1, 2, 3, 4, 5, 6, 7};
+        float[] q = {0, 1, 2, 3, 4, 5, 6, 7};
         long[] positions = {0, 1};
 
         // a ByteBuffer is big-endian by default
         var body = ByteBuffer.allocate(HEADER.length + 32 + 16).order(ByteOrder.LITTLE_ENDIAN);
         body.put(HEADER);
-        for (float value : x) body.putFloat(value);
+        for (float value : q) body.putFloat(value);
         for (long position : positions) body.putLong(position);
 
         var request = HttpRequest.newBuilder(URI.create(url + "/v2/models/rope/infer"))

@@ -12,12 +12,12 @@
 
 #include <curl/curl.h>
 
-// x is [batch, sequence, heads, head_dim]
+// q is [batch, sequence, heads, head_dim]
 const std::string header = R"({"inputs": [
-  {"name": "x", "shape": [1, 2, 1, 4], "datatype": "FP32", "parameters": {"binary_data_size": 32}},
+  {"name": "q", "shape": [1, 2, 1, 4], "datatype": "FP32", "parameters": {"binary_data_size": 32}},
   {"name": "positions", "shape": [1, 2], "datatype": "INT64", "parameters": {"binary_data_size": 16}}],
- "outputs": [{"name": "rotated", "parameters": {"binary_data": true}}]})";
-const float x[] = {0, 1, 2, 3, 4, 5, 6, 7};
+ "outputs": [{"name": "q", "parameters": {"binary_data": true}}]})";
+const float q[] = {0, 1, 2, 3, 4, 5, 6, 7};
 const int64_t positions[] = {0, 1};
 const float expected[] = {0, 1, 2, 3, -2.8876166f, 4.9297514f, 6.607698f, 7.0496492f};
 const std::string length_header = "Inference-Header-Content-Length: ";
@@ -49,7 +49,7 @@ int fail(const std::string& message) {
 int main(int count, char** arguments) {
     std::string url = count > 1 ? arguments[1] : "http://127.0.0.1:8000";
     std::string body = header;
-    body.append(reinterpret_cast<const char*>(x), sizeof x);
+    body.append(reinterpret_cast<const char*>(q), sizeof q);
     body.append(reinterpret_cast<const char*>(positions), sizeof positions);
 
     Response response;

@@ -14,11 +14,11 @@ import (
 	"strconv"
 )
 
-// x is [batch, sequence, heads, head_dim]
+// q is [batch, sequence, heads, head_dim]
 const header = `{"inputs": [
-	{"name": "x", "shape": [1, 2, 1, 4], "datatype": "FP32", "parameters": {"binary_data_size": 32}},
+	{"name": "q", "shape": [1, 2, 1, 4], "datatype": "FP32", "parameters": {"binary_data_size": 32}},
 	{"name": "positions", "shape": [1, 2], "datatype": "INT64", "parameters": {"binary_data_size": 16}}],
-	"outputs": [{"name": "rotated", "parameters": {"binary_data": true}}]}`
+	"outputs": [{"name": "q", "parameters": {"binary_data": true}}]}`
 
 // by default a client requests gzip, which is slow and hardly makes tensors smaller
 var client = &http.Client{Transport: &http.Transport{DisableCompression: true}}
@@ -43,9 +43,9 @@ func main() {
 	}
 }
 
-func rotate(url string, x []float32, positions []int64) ([]float32, error) {
+func rotate(url string, q []float32, positions []int64) ([]float32, error) {
 	body := bytes.NewBufferString(header)
-	binary.Write(body, binary.LittleEndian, x)
+	binary.Write(body, binary.LittleEndian, q)
 	binary.Write(body, binary.LittleEndian, positions)
 	request, err := http.NewRequest("POST", url+"/v2/models/rope/infer", body)
 	if err != nil {

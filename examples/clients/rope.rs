@@ -4,11 +4,11 @@ use std::error::Error;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 
-// x is [batch, sequence, heads, head_dim]
+// q is [batch, sequence, heads, head_dim]
 const HEADER: &str = r#"{"inputs": [
-  {"name": "x", "shape": [1, 2, 1, 4], "datatype": "FP32", "parameters": {"binary_data_size": 32}},
+  {"name": "q", "shape": [1, 2, 1, 4], "datatype": "FP32", "parameters": {"binary_data_size": 32}},
   {"name": "positions", "shape": [1, 2], "datatype": "INT64", "parameters": {"binary_data_size": 16}}],
- "outputs": [{"name": "rotated", "parameters": {"binary_data": true}}]}"#;
+ "outputs": [{"name": "q", "parameters": {"binary_data": true}}]}"#;
 const EXPECTED: [f32; 8] = [
     0.0, 1.0, 2.0, 3.0, -2.8876166, 4.9297514, 6.607698, 7.0496492,
 ];

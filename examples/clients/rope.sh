@@ -7,11 +7,11 @@ folder=$(mktemp -d)
 trap 'rm -r "$folder"' EXIT
 cd "$folder"
 
-# x is [batch, sequence, heads, head_dim]
+# q is [batch, sequence, heads, head_dim]
 header='{"inputs": [
-  {"name": "x", "shape": [1, 2, 1, 4], "datatype": "FP32", "parameters": {"binary_data_size": 32}},
+  {"name": "q", "shape": [1, 2, 1, 4], "datatype": "FP32", "parameters": {"binary_data_size": 32}},
   {"name": "positions", "shape": [1, 2], "datatype": "INT64", "parameters": {"binary_data_size": 16}}],
- "outputs": [{"name": "rotated", "parameters": {"binary_data": true}}]}'
+ "outputs": [{"name": "q", "parameters": {"binary_data": true}}]}'
 {
     printf %s "$header"
     # float32, little-endian: 0 to 3 (1 is 00 00 80 3f), then 4 to 7

@@ -9,15 +9,15 @@ from tritonclient.utils import InferenceServerException
 URL = sys.argv[1] if len(sys.argv) > 1 else "http://127.0.0.1:8000"
 EXPECTED = [0, 1, 2, 3, -2.8876166, 4.9297514, 6.607698, 7.0496492]
 
-x = InferInput("x", [1, 2, 1, 4], "FP32")  # [batch, sequence, heads, head_dim]
-x.set_data_from_numpy(np.arange(8, dtype=np.float32).reshape(1, 2, 1, 4))
+q = InferInput("q", [1, 2, 1, 4], "FP32")  # [batch, sequence, heads, head_dim]
+q.set_data_from_numpy(np.arange(8, dtype=np.float32).reshape(1, 2, 1, 4))
 positions = InferInput("positions", [1, 2], "INT64")
 positions.set_data_from_numpy(np.array([[0, 1]]))
-outputs = [InferRequestedOutput("rotated", binary_data=True)]
+outputs = [InferRequestedOutput("q", binary_data=True)]
 
 with InferenceServerClient(URL.removeprefix("http://")) as client:
     try:
-        rotated = client.infer("rope", [x, positions], outputs=outputs).as_numpy("rotated")
+        rotated = client.infer("rope", [q, positions], outputs=outputs).as_numpy("q")
     except InferenceServerException as exc:
         sys.exit(str(exc))
 

@@ -60,6 +60,9 @@ def make_plan(
     if runner is not None:
         job = replace(job, batch_key=runner.batch_key)
     answer = Message(_answer_tensors(call))
+    answer_format = request.answer_format(answer)
+    if answer_format is None:
+        return None
     answer_bytes = sum(tensor.nbytes for tensor in answer.tensors.values())
     return Plan(
         prefix=prefix,
@@ -76,7 +79,7 @@ def make_plan(
         tensor_names=_unchecked_tensor_names(call, message),
         prepare=partial(endpoint.read, resolver=handler.rope_resolver),
         params=message.params,
-        answer_format=request.answer_format(answer),
+        answer_format=answer_format,
     )
 
 

@@ -4,8 +4,6 @@ import re
 from collections.abc import Mapping
 from functools import partial
 
-from rope_core import ShapeError
-from service.asgi.io import Headers
 from service.oip import errors
 from service.oip.http import codec
 from service.oip.infer.models import MODELS, Model
@@ -71,7 +69,9 @@ class OipRoute:
             return None
         return ParsedRequest(request.message, partial(self._answer_format, plan))
 
-    def _answer_format(self, plan: InferPlan, answer: Message) -> AnswerFormat:
+    def _answer_format(self, plan: InferPlan, answer: Message) -> AnswerFormat | None:
+        if not plan.is_whole(answer):
+            return None
         model = self._model
         headers, (plain, *_) = codec.encode(model, "", plan, None, answer)
         _, (named, *tensors) = codec.encode(model, _ID_MARK, plan, None, answer)
@@ -86,15 +86,10 @@ class OipRoute:
             self._path,
             b"".join(b"%s: %s\r\n" % field for field in headers),
             bytes(plain),
-            self._describe_failure,
+            errors.describe,
             with_id,
             self._statistics,
         )
-
-    def _describe_failure(self, failure: Exception) -> tuple[int, Headers, bytes]:
-        if isinstance(failure, ShapeError):
-            failure = self._model.with_input_name(failure)
-        return errors.describe(failure)
 
 
 def oip_routes(oip_state: OipState) -> dict[bytes, OipRoute]:

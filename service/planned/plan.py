@@ -22,7 +22,7 @@ from service.wire import Buffer, Message, Parameters
 from service.wire.elements import view_as_bytes, view_as_tensor
 
 Parts = Sequence[Buffer]
-"""The tensors of an answer as bytes, in the order of the answer."""
+"""The bytes of each tensor of an answer, in the order of the answer."""
 
 
 POSITION_FIELDS = frozenset(("positions", "q_positions", "k_positions"))
@@ -74,8 +74,9 @@ class ParsedRequest(NamedTuple):
     """The message of a request, and the format of the answers to requests with its description."""
 
     message: Message
-    answer_format: Callable[[Message], AnswerFormat]
-    """Returns the format of answers whose tensors have these names, shapes and dtypes."""
+    answer_format: Callable[[Message], AnswerFormat | None]
+    """Returns the format of answers whose tensors have these names, shapes and dtypes; None: an
+    answer has some of the tensors only, or has them in another order."""
 
 
 class TensorSpan(NamedTuple):

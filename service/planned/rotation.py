@@ -84,7 +84,7 @@ class RotationRunner:
             for tensor, span in enumerate(heads)
             for row in range(num_rows)
         )
-        self.answer_slices = _slices(heads)
+        self.answer_slices = [slice(h.offset, h.offset + h.num_bytes) for h in heads]
 
     def __call__(self, jobs: Sequence[PlannedJob]) -> Run[Outcome]:
         """Rotate q and k of all jobs, in place.
@@ -209,14 +209,3 @@ def _num_rows(span: TensorSpan, positions: TensorSpan | None) -> int:
     """Return how many rows of q or k share positions; 1 if the positions are for all tokens."""
     has_own = positions is not None and len(positions.shape) == 2
     return 1 if len(span.shape) == 3 or has_own else span.shape[0]
-
-
-def _slices(spans: Sequence[TensorSpan]) -> list[slice]:
-    """Return where spans lie in the slab; those without a gap are one slice."""
-    ranges: list[tuple[int, int]] = []
-    for span in spans:
-        start, end = span.offset, span.offset + span.num_bytes
-        if ranges and ranges[-1][1] == start:
-            start, _ = ranges.pop()
-        ranges.append((start, end))
-    return [slice(*ends) for ends in ranges]

@@ -7,7 +7,7 @@ from typing import Any
 from tests.attacks.requests import INFER, OCTETS, Row, post_json, send
 
 DATA = struct.pack("<2f", 1.0, 0.0)
-X: dict[str, Any] = {"name": "x", "datatype": "FP32", "shape": [1, 1, 1, 2]}
+X: dict[str, Any] = {"name": "q", "datatype": "FP32", "shape": [1, 1, 1, 2]}
 PLACE: dict[str, Any] = {"name": "positions", "datatype": "INT64", "shape": [1, 1]}
 LENGTH = "Inference-Header-Content-Length"
 

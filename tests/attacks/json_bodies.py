@@ -81,7 +81,7 @@ ROWS = [
         post_json(
             {
                 "inputs": [
-                    {"name": "x", "datatype": "FP32", "shape": [1, 1, 1, 2], "data": [1e39, 0]}
+                    {"name": "q", "datatype": "FP32", "shape": [1, 1, 1, 2], "data": [1e39, 0]}
                 ]
             },
             path=INFER,

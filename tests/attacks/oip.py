@@ -7,7 +7,7 @@ from tests.attacks.requests import INFER, MAX_JSON_BYTES, Row, post, post_json
 
 COS_SIN = "/v2/models/rope_cos_sin/infer"
 ATTENTION = "/v2/models/rope_attention/infer"
-X: dict[str, Any] = {"name": "x", "datatype": "FP32", "shape": [1, 1, 1, 2], "data": [1, 0]}
+X: dict[str, Any] = {"name": "q", "datatype": "FP32", "shape": [1, 1, 1, 2], "data": [1, 0]}
 POSITIONS: dict[str, Any] = {"name": "positions", "datatype": "INT64", "shape": [1, 1]}
 
 NAMES = {f"a{n}": n for n in range(40_000)}
@@ -31,7 +31,7 @@ def shared(id_: str, **parameters: object) -> Row:
 
 def nest(depth: int) -> bytes:
     """Return a request whose data are nested."""
-    start = b'{"inputs":[{"name":"x","datatype":"FP32","shape":[1,1,1,2],"data":'
+    start = b'{"inputs":[{"name":"q","datatype":"FP32","shape":[1,1,1,2],"data":'
     return post(start + b"[" * depth + b"1,0" + b"]" * depth + b"}]}", path=INFER)
 
 
@@ -64,7 +64,7 @@ ROWS = [
     ),
     wrong("O02", {}),
     wrong("O03", {"inputs": []}),
-    wrong("O04", {"inputs": {"x": X}}),
+    wrong("O04", {"inputs": {"q": X}}),
     wrong("O04 item", {"inputs": ["x"]}),
     wrong("O05", {"inputs": [X, X]}),
     x("O06", name='y\n{"level": "error", "message": "forged"}\r\n\u202e\x00'),
@@ -83,7 +83,7 @@ ROWS = [
     Row("O14", nest(120), 400),
     Row("O15", nest(100_000), 400),
     wrong("O16", {"inputs": [X], "outputs": [{"name": "z" * 5000}]}),
-    wrong("O17", {"inputs": [X], "outputs": [{"name": "rotated"}] * 2}),
+    wrong("O17", {"inputs": [X], "outputs": [{"name": "q"}] * 2}),
     Row(
         "O18",
         lambda: post_json({"inputs": [X], "outputs": [{"name": "a"}] * 50_000}, path=INFER),
@@ -95,8 +95,8 @@ ROWS = [
         lambda: post_json({"id": "a" * (MAX_JSON_BYTES - 200), "inputs": [X]}, path=INFER),
         400,
     ),
-    wrong("O20 4097 characters", {"id": "a" * 4097, "inputs": [X]}),
-    Row("O20 4096 characters", post_json({"id": "a" * 4096, "inputs": [X]}, path=INFER), 200),
+    wrong("O20 257 characters", {"id": "a" * 257, "inputs": [X]}),
+    Row("O20 256 characters", post_json({"id": "a" * 256, "inputs": [X]}, path=INFER), 200),
     Row("O20 control", post_json({"id": 'a\n\x00"\u202e', "inputs": [X]}, path=INFER), 200),
     wrong("O21", {"id": 7, "inputs": [X]}),
     shared("O22"),
@@ -113,9 +113,13 @@ ROWS = [
     table("C06 infer", 413, 65536, 100_000),
     # open-inference-protocol, 6: a tensor without elements is legal
     table("C07 infer", 200, 4, 0),
-    Row("T08 infer", post_json(inputs(x=[1, 0, 1, 2]), path=INFER), 200),
+    Row("T08 infer", post_json(inputs(q=[1, 0, 1, 2]), path=INFER), 200),
     Row("J19 infer", lambda: post_json({"inputs": [X]} | NAMES, path=INFER), 200),
     wrong("J19 parameters", {"inputs": [X], "parameters": NAMES}),
     wrong("J20 parameters", {"inputs": [X], "parameters": {"a": "b" * 2**19}}),
-    wrong("O26", {"inputs": [X | {"name": "q"}]}, ATTENTION),
+    wrong("O26", {"inputs": [X]}, ATTENTION),
+    wrong("O27", {"inputs": [X], "parameters": {"rope": {"theta": 1e4}}}),
+    wrong("O27 deep", {"inputs": [X], "parameters": {"rope": [[[[1]]]]}}),
+    wrong("O28", {"inputs": [X], "outputs": [{"name": "k"}]}),
+    wrong("O28 no heads", {"inputs": [POSITIONS]}),
 ]

@@ -72,7 +72,7 @@ def _binary(length: int, seed: int) -> Request:
     q, rotated = _rotated(length, seed)
     data = q.numpy().tobytes()
     sizes = {"binary_data_size": len(data)}
-    tensor = {"name": "x", "datatype": "FP32", "shape": [*q.shape], "parameters": sizes}
+    tensor = {"name": "q", "datatype": "FP32", "shape": [*q.shape], "parameters": sizes}
     text = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}}).encode()
     fields = {"inference_header_content_length": str(len(text))}
     output = rotated.numpy().tobytes()
@@ -91,7 +91,7 @@ def rpc(length: int, seed: int) -> Rpc:
     """Return a rotation over gRPC."""
     q, rotated = _rotated(length, seed)
     request = ModelInferRequest(model_name="rope", raw_input_contents=[q.numpy().tobytes()])
-    request.inputs.add(name="x", datatype="FP32", shape=q.shape)
+    request.inputs.add(name="q", datatype="FP32", shape=q.shape)
     return Rpc(request.SerializeToString(), rotated.numpy().tobytes())
 
 

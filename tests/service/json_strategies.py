@@ -114,9 +114,9 @@ def inputs(draw: Any, name: str, shape: list[int]) -> str:
 
 @st.composite
 def requests(draw: Any) -> str:
-    items = [draw(inputs("x", [1, 2, 1, 2]))]
+    items = [draw(inputs("q", [1, 2, 1, 2]))]
     items += draw(st.lists(inputs("positions", [2]), max_size=1))
     items += draw(st.sampled_from([[], [], [], ["1"], ["[1]"]]))
-    outputs = ', "outputs": [{"name": "rotated"}]'
+    outputs = ', "outputs": [{"name": "q"}]'
     rest = draw(st.sampled_from(["", "", ', "id": "x"', outputs, ', "a": [1]', ', "b": "["']))
     return f'{{"inputs": {listed(items, "")}, "parameters": {{"theta": 500}}{rest}}}'

@@ -195,7 +195,7 @@ class V2(Http):
     def _write(self, call: Call) -> tuple[bytes, dict[str, str]]:
         if call.broken:
             return b"\xff", {}
-        name = "positions" if call.table_dim else "x"
+        name = "positions" if call.table_dim else "q"
         header = {
             "inputs": [wire(name, call.tensor, binary=self._binary)],
             "parameters": {**params_of(call), "binary_data_output": self._binary},
@@ -248,7 +248,7 @@ class Grpc(Form):
     def begin(
         self, service: Outside, call: Call, request_id: str, timeout_s: float | None = None
     ) -> Pending:
-        name = "positions" if call.table_dim else "x"
+        name = "positions" if call.table_dim else "q"
         request = infer(model_of(call), {name: call.tensor}, params_of(call)).SerializeToString()
         request = b"\xff" if call.broken else request
         options = {"timeout": timeout_s, "metadata": (("x-request-id", request_id),)}

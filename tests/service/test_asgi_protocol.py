@@ -277,7 +277,7 @@ def test_the_service_answers_offers(server_url):
     """On /v1 and on /v2, over sockets."""
     rotate = b'{"q": [[[1, 0]], [[1, 0]]], "positions": [0, 1]}'
     infer = (
-        b'{"inputs":[{"name":"x","shape":[1,1,1,2],"datatype":"FP32","data":[1,0]},'
+        b'{"inputs":[{"name":"q","shape":[1,1,1,2],"datatype":"FP32","data":[1,0]},'
         b'{"name":"positions","shape":[1],"datatype":"INT64","data":[1]}]}'
     )
     last = {**JAVA, "Connection": "Upgrade, HTTP2-Settings, close"}

@@ -107,7 +107,7 @@ async def test_each_protocol_gives_the_tensors_away(protocol, monkeypatch):
             response = await client.post("/v1/rotate", content=body, headers=headers)
             assert response.status_code == 200
         elif protocol == "v2":
-            inputs = [{"name": "x", "shape": [*x.shape], "datatype": "FP32", "data": x.tolist()}]
+            inputs = [{"name": "q", "shape": [*x.shape], "datatype": "FP32", "data": x.tolist()}]
             body = json.dumps({"inputs": inputs})
             response = await client.post("/v2/models/rope/infer", content=body)
             assert response.status_code == 200
@@ -118,7 +118,7 @@ async def test_each_protocol_gives_the_tensors_away(protocol, monkeypatch):
 
 
 def grpc_request(x: Tensor) -> bytes:
-    inputs = [{"name": "x", "datatype": "FP32", "shape": [*x.shape]}]
+    inputs = [{"name": "q", "datatype": "FP32", "shape": [*x.shape]}]
     raw = [bytes(x.numpy().data)]
     request = ModelInferRequest(model_name="rope", inputs=inputs, raw_input_contents=raw)
     return bytes(request.SerializeToString())

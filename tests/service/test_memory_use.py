@@ -197,7 +197,7 @@ def test_answers_that_nobody_reads_hold_memory_only_while_their_connection_is_op
 def infer_message(num_bytes: int) -> bytes:
     """Return a rotation over gRPC of about this length."""
     num_tokens = num_bytes // 256
-    x = {"name": "x", "datatype": "FP32", "shape": [1, num_tokens, 1, 64]}
+    x = {"name": "q", "datatype": "FP32", "shape": [1, num_tokens, 1, 64]}
     raw = [bytes(num_tokens * 256)]
     message: bytes = ModelInferRequest(
         model_name="rope", inputs=[x], raw_input_contents=raw

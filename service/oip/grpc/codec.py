@@ -5,6 +5,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from service.errors import BadMessage, BadTensor, printable
+from service.oip import validate
 from service.oip.grpc.messages import ModelInferRequest, ModelInferResponse
 from service.oip.grpc.protobuf_wire import MAX_FIELDS, SplitRequest, join_response
 from service.oip.infer import response, tensors
@@ -59,6 +60,7 @@ def decode(model: Model, parser: RequestParser, request: ParsedRequest) -> Infer
         ServiceError, RopeError: as `RequestParser.parse`.
     """
     message, (header, request_id, raw) = request
+    validate.name("id", request_id)
     cached = parser.header_cache.get(model.name, header)
     if cached and (decoded := cached.read_pieces(request_id, raw)):
         return decoded
@@ -80,7 +82,7 @@ def encode(
     Raises:
         BadRegion: an output does not fit its place in shared memory.
     """
-    outputs = response.render_outputs(model, plan, message)
+    outputs = response.render_outputs(plan, message)
     header = _write_header(model.name, tuple(output.header for output in outputs))
     if params := {**response.read_params(message), **params}:
         header += ModelInferResponse(parameters=write_params(params)).SerializeToString()

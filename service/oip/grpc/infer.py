@@ -9,6 +9,7 @@ from service.access.tenant import ANONYMOUS
 from service.batching.admission import Charge
 from service.endpoints.table import INLINE_PARAMS_BYTES
 from service.inference.handler import RequestContext
+from service.oip import validate
 from service.oip.grpc import codec
 from service.oip.grpc.errors import status_of
 from service.oip.grpc.messages import ModelStreamInferResponse
@@ -128,7 +129,8 @@ class InferMethods:
     ) -> bytes:
         """Return the answer to one request of a stream; fill `described` with its id and model."""
         request = await self._parse(context, body)
-        described |= {"id": request.split.id, "model_name": request.message.model_name}
+        described["id"] = request.split.id[: validate.MAX_NAME_LENGTH]
+        described["model_name"] = request.message.model_name[: validate.MAX_NAME_LENGTH]
         options = codec.read_params(request.message.parameters)
         is_final = options.get(EMPTY_FINAL_RESPONSE) is True
         params = {"triton_final_response": True} if is_final else {}

@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 from google.protobuf.message import DecodeError
 from grpc import StatusCode
 
-from rope_core import RopeError, ShapeError
+from rope_core import RopeError
 from service.batching.admission import Charge
 from service.batching.call_queue import Entry
 from service.batching.run import Completed
 from service.errors import ClientLeft, ServiceError, TimedOut
-from service.oip import errors
+from service.oip import errors, validate
 from service.oip.grpc import codec
 from service.oip.grpc.errors import status_of
 from service.oip.grpc.messages import METHODS
@@ -26,7 +26,7 @@ from service.oip.grpc.protobuf_wire import (
 )
 from service.oip.grpc.rpc import Rpc
 from service.oip.infer.models import Model, model_of
-from service.oip.infer.plan import MAX_HEADER_BYTES, MAX_ID_LENGTH, InferPlan
+from service.oip.infer.plan import MAX_HEADER_BYTES, InferPlan
 from service.oip.state import OipState
 from service.oip.statistics import DEADLINE_TOLERANCE_S
 from service.planned.make_plan import make_plan
@@ -117,7 +117,7 @@ class PlannedInfer:
             split = split_request(body)
         except (DecodeError, ServiceError):
             return False
-        if len(split.id) > MAX_ID_LENGTH:
+        if len(split.id) > validate.MAX_NAME_LENGTH:
             return False
         model_plan = self._find(split, body)
         return model_plan is not None and self._submit(rpc, model_plan, split.id, split.raw)
@@ -174,8 +174,6 @@ class PlannedInfer:
         statistics = self._statistics[model.name]
         if isinstance(outcome, Exception):
             statistics.add_failure(outcome, entry.arrived)
-            if isinstance(outcome, ShapeError):
-                outcome = model.with_input_name(outcome)
             rpc.finish(None, *status_of(outcome))
             return
         self._handler.metrics.backend_calls(plan.operation_name, outcome.result.backend).inc()
@@ -233,7 +231,9 @@ class PlannedInfer:
             return None
         return ModelPlan(model, plan)
 
-    def _answer_format(self, model: Model, plan: InferPlan, answer: Message) -> AnswerFormat:
+    def _answer_format(self, model: Model, plan: InferPlan, answer: Message) -> AnswerFormat | None:
+        if not plan.is_whole(answer):
+            return None
         header: Buffer = codec.encode(model, "", plan, answer, {})[0]
         return AnswerFormat(_ROUTE, b"", bytes(header), errors.describe)
 

@@ -105,7 +105,7 @@ def encode(
     Raises:
         BadRegion: an output does not fit its place in shared memory.
     """
-    outputs = response.render_outputs(model, plan, message)
+    outputs = response.render_outputs(plan, message)
     text = orjson.dumps(response.describe(model, request_id, message))[:-1]
     text += b',"outputs":[' + b",".join(map(_write_output, outputs)) + b"]}"
     binary = [tensors.to_bytes(o.tensor) for o in outputs if o.output.binary]
@@ -152,7 +152,7 @@ def _parse_document(
     data: memoryview,
 ) -> InferRequest:
     """Parse a request; where it has an id, its header is cached without the id."""
-    request_id = validate.instance("id", document.pop("id", ""), str)
+    request_id = validate.name("id", validate.instance("id", document.pop("id", ""), str))
     if request_id and header is not None and len(header) <= MAX_HEADER_BYTES:
         header = _dump(document)
         cached = parser.header_cache.get(model.name, header) if header else None

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rope_core import Attend, Call, CosSin, Rotate, ShapeError
+from rope_core import Attend, Call, CosSin, Rotate
 from service.endpoints.table import ENDPOINTS, Endpoint
 from service.oip.errors import UnknownModel
 
@@ -16,16 +16,13 @@ BSHD = (-1, -1, -1, -1)
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """An input or an output of a model."""
+    """An input or an output of a model; its name is that of the tensor in `/v1`."""
 
     name: str
     datatype: str
     """The datatype in the metadata; a tensor of heads may also be FP16 or BF16."""
 
     dims: tuple[int, ...]
-    endpoint_name: str
-    """The endpoint's name of the tensor."""
-
     optional: bool = False
 
     @property
@@ -54,17 +51,14 @@ class Model:
         path = f"/v2/models/{self.name}"
         return f"{path}/infer", f"{path}/versions/{VERSION}/infer"
 
-    def with_input_name(self, failure: ShapeError) -> ShapeError:
-        """Return a failure of the endpoint, with the model's name of the tensor."""
-        names = {slot.endpoint_name: slot.name for slot in self.inputs}
-        return failure.renamed(names.get(failure.tensor, failure.tensor))
-
 
 def _integers(*names: str, dims: tuple[int, ...] = (-1,)) -> tuple[Slot, ...]:
-    return tuple(Slot(name, "INT64", dims, name, optional=True) for name in names)
+    return tuple(Slot(name, "INT64", dims, optional=True) for name in names)
 
 
-FREQUENCIES = Slot("frequencies", "FP32", (-1,), "frequencies", optional=True)
+FREQUENCIES = Slot("frequencies", "FP32", (-1,), optional=True)
+Q_AND_K = tuple(Slot(name, "FP32", BSHD, optional=True) for name in ("q", "k"))
+"""q and k, of which a request has at least one."""
 
 _MODELS = (
     Model(
@@ -72,37 +66,37 @@ _MODELS = (
         _ENDPOINTS["/v1/rotate"],
         Rotate,
         (
-            Slot("x", "FP32", BSHD, "q"),
+            *Q_AND_K,
             *_integers("positions", dims=(-1, -1)),
             *_integers("cu_seqlens"),
             FREQUENCIES,
         ),
-        (Slot("rotated", "FP32", BSHD, "q"),),
+        Q_AND_K,
     ),
     Model(
         "rope_attention",
         _ENDPOINTS["/v1/attention"],
         Attend,
         (
-            *(Slot(name, "FP32", BSHD, name) for name in ("q", "k", "v")),
+            *(Slot(name, "FP32", BSHD) for name in ("q", "k", "v")),
             *_integers("positions", "q_positions", "k_positions", dims=(-1, -1)),
             *_integers("cu_seqlens", "cu_seqlens_q", "cu_seqlens_k"),
-            Slot("sinks", "FP32", (-1,), "sinks", optional=True),
-            Slot("mask", "BOOL", BSHD, "mask", optional=True),
+            Slot("sinks", "FP32", (-1,), optional=True),
+            Slot("mask", "BOOL", BSHD, optional=True),
             *_integers("q_index", "k_index", dims=(-1, -1)),
             FREQUENCIES,
         ),
         (
-            Slot("output", "FP32", BSHD, "out"),
-            Slot("lse", "FP32", (-1, -1, -1), "lse", optional=True),
+            Slot("out", "FP32", BSHD),
+            Slot("lse", "FP32", (-1, -1, -1), optional=True),
         ),
     ),
     Model(
         "rope_cos_sin",
         _ENDPOINTS["/v1/cos_sin"],
         CosSin,
-        (Slot("positions", "INT64", (-1,), "positions"), FREQUENCIES),
-        (Slot("cos", "FP32", (-1, -1), "cos"), Slot("sin", "FP32", (-1, -1), "sin")),
+        (Slot("positions", "INT64", (-1,)), FREQUENCIES),
+        (Slot("cos", "FP32", (-1, -1)), Slot("sin", "FP32", (-1, -1))),
     ),
 )
 

@@ -22,6 +22,13 @@ ALIASES = {"lse": "return_lse", "base": "theta"}
 
 EMPTY_FINAL_RESPONSE = "triton_enable_empty_final_response"
 
+_SCALAR = (
+    str | bool | int | float,
+    "text (JSON text for a list or an object), a boolean or a number",
+)
+_ROPE_TEXT = str, "the name of a preset or JSON text, such as '{\"theta\": 500000.0}'"
+"""What the value of a parameter, and of `rope`, must be: its types, and their description."""
+
 ROPE_PARAMS = frozenset(
     [name for form in FORMS.values() for name in form.model_fields]
     + [name for scaling in (*VARIANTS.values(), *SCHEMES.values()) for name in scaling.parameters]
@@ -74,10 +81,12 @@ def translate(params: Mapping[str, Any], endpoint_params: type[BaseModel]) -> Pa
     for raw_name, value in params.items():
         if raw_name in REQUEST_PARAMS:
             continue
-        if not isinstance(value, str | bool | int | float):
-            raise BadMessage(f"parameter {printable(raw_name)} must be text, a boolean or a number")
         if isinstance(value, float) and not math.isfinite(value):
             raise BadMessage(f"parameter {printable(raw_name)} must be finite, got {value}")
+        types, expected = _ROPE_TEXT if raw_name == "rope" else _SCALAR
+        if not isinstance(value, types):
+            got = validate.type_name(value)
+            raise BadMessage(f"parameter {printable(raw_name)} must be {expected}, got {got}")
         name = ALIASES.get(raw_name, raw_name)
         if name in values or name in rope:
             raise BadMessage(f"parameter {name} is given twice")

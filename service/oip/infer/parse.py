@@ -50,14 +50,11 @@ class RequestParser:
         self.header_cache = HeaderCache()
 
     def has_plain_tensors(self, model: Model, header: bytes, plan: InferPlan) -> bool:
-        """Tell whether the tensors of requests with a parsed header are bytes and nothing else.
+        """Tell whether all inputs and outputs of requests with a parsed header are bytes.
 
-        Then all inputs are views of the request, and the outputs are the first ones of the model,
-        in the order of its result.
+        Then all inputs are views of the request.
         """
-        names, outputs = [slot.name for slot in model.outputs], [*plan.outputs]
-        is_view = self.header_cache.get(model.name, header) is not None
-        return is_view and plan.is_binary and outputs == names[: len(outputs)]
+        return plan.is_binary and self.header_cache.get(model.name, header) is not None
 
     def parse(
         self,
@@ -86,6 +83,7 @@ class RequestParser:
         binary, queue_s = read_options(params)
         listed = self._list_outputs(model, outputs, binary)
         tensors_by_name, views, region_bytes = self._read_inputs(model, inputs)
+        _check_outputs(model, listed, tensors_by_name)
         params = _with_lse(model, listed, params)
         planned = listed or {s.name: Output(binary) for s in model.outputs}
         in_text = not all(output.binary or output.shm for output in planned.values())
@@ -139,7 +137,7 @@ class RequestParser:
             if name not in slots:
                 raise UnknownName("input", name, [*slots])
             slot = slots[name]
-            if slot.endpoint_name in read:
+            if name in read:
                 raise BadMessage(f"input {name} is given twice")
             shm, data = self._region_slice(name, item.params), item.data
             if shm is not None and data is None:
@@ -151,14 +149,12 @@ class RequestParser:
             elif shm is not None or data is None:
                 expected = "given once: as data, in bytes, or in a region of shared memory"
                 raise BadTensor(name, expected, "none of them" if shm is None else "several")
-            tensor = read[slot.endpoint_name] = _read_tensor(slot, item, data)
+            tensor = read[name] = _read_tensor(slot, item, data)
             if shm is None and _is_view(tensor, data):
-                views.append(slot.endpoint_name)
-        for slot in model.inputs:
-            if not slot.optional and slot.endpoint_name not in read:
-                raise BadTensor(slot.name, "an input of the request", "none")
-            if slot.has_heads and slot.endpoint_name in read:
-                _check_rank(slot.name, read[slot.endpoint_name], read)
+                views.append(name)
+        for name, tensor in read.items():
+            if slots[name].has_heads:
+                _check_rank(name, tensor, read)
         return read, views, region_bytes
 
     def _region_slice(self, name: str, params: Params) -> RegionSlice | None:
@@ -170,6 +166,15 @@ class RequestParser:
             raise BadRegion(f"{name}: shared memory is not enabled on this service")
         offset = params.get("shared_memory_offset", 0)
         return self._regions.slice(region, offset, params.get("shared_memory_byte_size"))
+
+
+def _check_outputs(model: Model, listed: Iterable[str], read: Iterable[str]) -> None:
+    """Check that the request has the input of each listed output that has the same name."""
+    names = {slot.name for slot in model.inputs}
+    for name in listed:
+        if name in names and name not in read:
+            remedy = f"send {name}, or do not list the output"
+            raise BadMessage(f"output {name} needs the input {name}, which was not sent: {remedy}")
 
 
 def _read_tensor(slot: Slot, item: Input, data: Buffer | list[Any] | Numbers) -> Tensor:

@@ -39,6 +39,10 @@ class InferPlan:
     region_bytes: int = 0
     """Bytes of the inputs that were copied from shared memory."""
 
+    def is_whole(self, result: Message) -> bool:
+        """Tell whether the outputs are all tensors of a result, in the order of the result."""
+        return [name for name in self.outputs if name in result.tensors] == [*result.tensors]
+
 
 class InferRequest(NamedTuple):
     """A parsed request."""
@@ -50,7 +54,7 @@ class InferRequest(NamedTuple):
 
 
 class CachedHeader(NamedTuple):
-    """A parsed header. With any bytes of these sizes it makes a valid request."""
+    """A parsed header. With any bytes of these sizes it makes a parsed request."""
 
     plan: InferPlan
     params: Parameters
@@ -80,9 +84,6 @@ class CachedHeader(NamedTuple):
         }
         return InferRequest(request_id, self.plan, Message(tensors, self.params))
 
-
-MAX_ID_LENGTH = 2**12
-"""Longest `id` of a request, in characters."""
 
 MAX_HEADER_BYTES = 2**10
 """Longest header that is cached."""

@@ -47,17 +47,16 @@ def read_params(message: Message) -> dict[str, str | int | float]:
     return params
 
 
-def render_outputs(model: Model, plan: InferPlan, message: Message) -> list[OutputTensor]:
+def render_outputs(plan: InferPlan, message: Message) -> list[OutputTensor]:
     """Return the outputs of an answer in order, and write those in shared memory there.
 
     Raises:
         BadRegion: an output does not fit its place.
     """
-    endpoint_names = {slot.name: slot.endpoint_name for slot in model.outputs}
     return [
-        _render(name, message.tensors[endpoint_names[name]], output)
+        _render(name, message.tensors[name], output)
         for name, output in plan.outputs.items()
-        if endpoint_names[name] in message.tensors
+        if name in message.tensors
     ]
 
 

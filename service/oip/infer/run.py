@@ -2,11 +2,9 @@
 
 from collections.abc import Awaitable
 
-from rope_core import ShapeError
-from service.errors import BadMessage
 from service.inference.handler import InferenceHandler, RequestContext, Served
 from service.oip.infer.models import Model
-from service.oip.infer.plan import MAX_ID_LENGTH, InferPlan, InferRequest
+from service.oip.infer.plan import InferPlan, InferRequest
 from service.wire import json_codec
 
 INLINE_WRITE_BYTES = json_codec.inline_limit_bytes
@@ -31,14 +29,7 @@ async def run_model(
         ServiceError, RopeError: the request cannot be answered.
     """
     request_id, plan, message = await reading
-    if len(request_id) > MAX_ID_LENGTH:
-        raise BadMessage(
-            f"id may have at most {MAX_ID_LENGTH:,} characters, got {len(request_id):,}"
-        )
     context.charge.add(plan.region_bytes)
     memory_factor, queue_s = plan.memory_factor, plan.queue_s
-    try:
-        served = await handler.infer(model.endpoint, message, context, memory_factor, queue_s)
-    except ShapeError as failure:
-        raise model.with_input_name(failure) from None
+    served = await handler.infer(model.endpoint, message, context, memory_factor, queue_s)
     return request_id, plan, served

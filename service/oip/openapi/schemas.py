@@ -9,6 +9,7 @@ from typing_extensions import TypeAliasType
 from service.oip.infer.models import MODELS, Model, Slot
 from service.oip.infer.params import ALIASES
 from service.oip.infer.tensors import DATATYPES
+from service.oip.validate import MAX_NAME_LENGTH
 from service.v1.schemas import Schema
 from service.wire.elements import MAX_RANK
 
@@ -106,7 +107,7 @@ class _RequestedOutput(Schema):
 
 
 class _InferRequest(Schema):
-    id: str = ""
+    id: Annotated[str, Field(max_length=MAX_NAME_LENGTH)] = ""
     """The response has the same id."""
 
 
@@ -127,7 +128,7 @@ def infer_request(model: Model) -> type[BaseModel]:
         name=_names(model.outputs),
     )
     inputs_text = "The inputs; the order does not matter, except that of their bytes."
-    outputs_text = "The outputs to answer, in this order; all outputs if the list is empty."
+    outputs_text = "The outputs to answer, in this order; by default all that the model computes."
     parameters_text = "Parameters of the model, and options of the protocol."
     return create_model(
         f"{name}InferRequest",

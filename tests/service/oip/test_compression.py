@@ -12,7 +12,7 @@ from service.server.app import create_app
 from service.settings import Settings
 from tests.service.conftest import asking, running
 
-X = {"name": "x", "shape": [1, 2, 1, 4], "datatype": "FP32"}
+X = {"name": "q", "shape": [1, 2, 1, 4], "datatype": "FP32"}
 BLOB = np.arange(8, dtype="<f4").tobytes()
 PATH = "/v2/models/rope/infer"
 LENGTH = "inference-header-content-length"

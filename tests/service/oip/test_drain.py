@@ -12,7 +12,7 @@ from service.oip.grpc.messages import METHODS, ModelInferRequest
 INFER, STREAM = METHODS["ModelInfer"].path, METHODS["ModelStreamInfer"].path
 REQUEST = ModelInferRequest(
     model_name="rope",
-    inputs=[{"name": "x", "datatype": "FP32", "shape": [1, 1, 1, 64]}],
+    inputs=[{"name": "q", "datatype": "FP32", "shape": [1, 1, 1, 64]}],
     raw_input_contents=[bytes(256)],
 ).SerializeToString()
 NUM_CALLERS, NUM_STREAMS, NUM_GETTERS = 24, 4, 8

@@ -22,7 +22,7 @@ from tests.service.oip.encodings import Grpc, InferCall, Refused, all_encodings
 CODE = grpc.StatusCode
 ROTATED = [0, 1, 2, 3, -2.8876166, 4.9297514, 6.607698, 7.0496492]
 X = torch.arange(8.0).view(1, 2, 1, 4)
-ROPE = InferCall("rope", {"x": X})
+ROPE = InferCall("rope", {"q": X})
 STREAM = METHODS["ModelStreamInfer"].path
 
 
@@ -33,14 +33,14 @@ async def raw():
 
 
 def request(**fields: Any) -> Any:
-    x = {"name": "x", "datatype": "FP32", "shape": [1, 2, 1, 4]}
+    x = {"name": "q", "datatype": "FP32", "shape": [1, 2, 1, 4]}
     contents = {"fp32_contents": X.flatten().tolist()}
     defaults = {"model_name": "rope", "inputs": [x | {"contents": contents}]}
     return ModelInferRequest(**defaults | fields)
 
 
 def x(**fields: Any) -> dict[str, Any]:
-    return {"name": "x", "datatype": "FP32", "shape": [1, 2, 1, 4]} | fields
+    return {"name": "q", "datatype": "FP32", "shape": [1, 2, 1, 4]} | fields
 
 
 RAW = bytes(X.numpy().data)
@@ -69,6 +69,7 @@ WRONG = {
         "in raw_input_contents",
     ),
     "a parameter of no kind": (request(parameters={"theta": {}}), "theta must be text"),
+    "a rope of no kind": (request(parameters={"rope": {}}), "JSON text"),
     "an input twice": (request(inputs=[x(), x()], raw_input_contents=[RAW, RAW]), "twice"),
 }
 
@@ -86,7 +87,7 @@ async def test_typed_numbers_of_every_datatype(raw):
     infer_call = request()
     infer_call.inputs.add(**positions, contents={"int_contents": [0, 1]})
     answer = raw.read(await raw.ask(infer_call.SerializeToString()))
-    assert answer.outputs["rotated"].flatten().tolist() == pytest.approx(ROTATED, rel=1e-6)
+    assert answer.outputs["q"].flatten().tolist() == pytest.approx(ROTATED, rel=1e-6)
     heads = {n: {"name": n, "datatype": "FP32", "shape": [1, 1, 1, 2]} for n in "qkv"}
     ones = {"fp32_contents": [1.0, 1.0]}
     attention = ModelInferRequest(
@@ -96,12 +97,12 @@ async def test_typed_numbers_of_every_datatype(raw):
     mask = {"name": "mask", "datatype": "BOOL", "shape": [1, 1]}
     attention.inputs.add(**mask, contents={"bool_contents": [True]})
     answer = raw.read(await raw.ask(attention.SerializeToString()))
-    assert answer.outputs["output"].flatten().tolist() == [1.0, 1.0]
+    assert answer.outputs["out"].flatten().tolist() == [1.0, 1.0]
 
 
 async def test_parameters_of_http_have_no_effect(raw):
     params = {"binary_data_output": {"string_param": "x"}}
-    outputs = [{"name": "rotated", "parameters": {"binary_data": {"bool_param": False}}}]
+    outputs = [{"name": "q", "parameters": {"binary_data": {"bool_param": False}}}]
     infer_call = request(parameters=params, outputs=outputs)
     assert raw.read(await raw.ask(infer_call.SerializeToString())).outputs
 
@@ -122,8 +123,18 @@ async def test_a_stream_is_answered_in_order_and_goes_on_after_an_error(raw):
     assert {index for index, response in enumerate(responses) if response.error_message} == {7, 8}
     assert responses[7].infer_response.model_name == "nope"
     assert "unknown model" in responses[7].error_message
-    good = Grpc.read(responses[9].infer_response).outputs["rotated"]
+    good = Grpc.read(responses[9].infer_response).outputs["q"]
     assert good.flatten().tolist() == pytest.approx(ROTATED, rel=1e-6)
+
+
+async def test_a_stream_repeats_no_long_text(raw):
+    """Not in an answer, nor in an error."""
+    infer_calls = [request(id="a" * 256), request(id="b" * 2**19), request(model_name="c" * 2**19)]
+    responses = await stream(raw, [call.SerializeToString() for call in infer_calls])
+    assert responses[0].infer_response.id == "a" * 256
+    assert responses[1].error_message == "id may have at most 256 characters, got 524,288"
+    assert "unknown model" in responses[2].error_message
+    assert max(response.ByteSize() for response in responses[1:]) < 2500
 
 
 async def test_a_broken_message_in_a_stream_is_one_error(raw):

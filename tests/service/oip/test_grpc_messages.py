@@ -145,10 +145,10 @@ def test_a_request_of_triton_is_read_whole():
     theirs = pb2.ModelInferRequest(model_name="rope", model_version="1", id="ä")
     theirs.parameters["theta"].double_param = 500.0
     theirs.parameters["priority"].uint64_param = 2**64 - 1
-    tensor = theirs.inputs.add(name="x", datatype="FP32", shape=[1, -1, 2**62])
+    tensor = theirs.inputs.add(name="q", datatype="FP32", shape=[1, -1, 2**62])
     tensor.parameters["shared_memory_region"].string_param = "r"
     tensor.contents.fp32_contents.extend([0.5, -1.0])
-    theirs.outputs.add(name="rotated").parameters["a"].bool_param = True
+    theirs.outputs.add(name="q").parameters["a"].bool_param = True
     theirs.raw_input_contents.append(b"\0\1")
 
     ours = messages.ModelInferRequest.FromString(theirs.SerializeToString(deterministic=True))

@@ -94,15 +94,18 @@ def with_params(made: Any, **params: Any) -> Any:
 
 X = random(1, 6, 2, 8)
 RIGHT = {
-    "float32": request("rope", x=X),
-    "bfloat16": request("rope", x=random(1, 6, 2, 8, dtype=torch.bfloat16)),
-    "float16": request("rope", x=random(1, 6, 2, 8, dtype=torch.float16)),
-    "positions": request("rope", x=X, positions=torch.arange(6)),
-    "rows": request("rope", x=random(3, 5, 2, 8), positions=torch.arange(15).view(3, 5)),
-    "packed": request("rope", x=random(6, 2, 8), cu_seqlens=torch.tensor([0, 2, 6])),
-    "inverse": with_params(request("rope", x=X), inverse={"bool_param": True}),
+    "float32": request("rope", q=X),
+    "bfloat16": request("rope", q=random(1, 6, 2, 8, dtype=torch.bfloat16)),
+    "float16": request("rope", q=random(1, 6, 2, 8, dtype=torch.float16)),
+    "positions": request("rope", q=X, positions=torch.arange(6)),
+    "rows": request("rope", q=random(3, 5, 2, 8), positions=torch.arange(15).view(3, 5)),
+    "packed": request("rope", q=random(6, 2, 8), cu_seqlens=torch.tensor([0, 2, 6])),
+    "q and k": request("rope", q=X, k=X[:, :, :1].contiguous()),
+    "k and q": request("rope", ("q", "k"), k=X, positions=torch.arange(6), q=X),
+    "k alone": request("rope", ("k",), k=X),
+    "inverse": with_params(request("rope", q=X), inverse={"bool_param": True}),
     "attention": attention(),
-    "attention, output alone": attention("output"),
+    "attention, output alone": attention("out"),
     "attention, packed": request(
         "rope_attention",
         q=random(8, 4, 16),
@@ -112,15 +115,17 @@ RIGHT = {
     ),
 }
 ORDINARY = {
-    "int32": request("rope", x=X, positions=torch.arange(6, dtype=torch.int32)),
+    "int32": request("rope", q=X, positions=torch.arange(6, dtype=torch.int32)),
+    "k of q and k": request("rope", ("k",), q=X, k=X),
+    "k before q": request("rope", ("k", "q"), q=X, k=X),
     "lse alone": attention("lse"),
-    "lse first": attention("lse", "output"),
+    "lse first": attention("lse", "out"),
     "mask": attention(mask=torch.ones(8, 8, dtype=torch.bool)),
     "table": with_params(
         request("rope_cos_sin", positions=torch.arange(4)), head_dim={"int64_param": 8}
     ),
-    "timeout": with_params(request("rope", x=X), timeout={"int64_param": 10**6}),
-    "too large": request("rope", x=torch.zeros(1, MAX_PLANNED_BYTES // 4 // 64, 1, 64)),
+    "timeout": with_params(request("rope", q=X), timeout={"int64_param": 10**6}),
+    "too large": request("rope", q=torch.zeros(1, MAX_PLANNED_BYTES // 4 // 64, 1, 64)),
 }
 
 
@@ -149,8 +154,8 @@ async def test_a_wrong_request_fails_the_same_each_time(planned, made):
 
 async def test_wrong_numbers_fail_alone_and_as_the_ordinary_way_says(planned):
     packed = random(6, 2, 8)
-    right = request("rope", x=packed, cu_seqlens=torch.tensor([0, 2, 6]))
-    wrong = request("rope", x=packed, cu_seqlens=torch.tensor([0, 7, 6]))
+    right = request("rope", q=packed, cu_seqlens=torch.tensor([0, 2, 6]))
+    wrong = request("rope", q=packed, cu_seqlens=torch.tensor([0, 7, 6]))
     first = await planned.ask(wrong)
     assert await planned.ask(wrong) == first
     answer = await planned.ask(right)
@@ -162,7 +167,7 @@ async def test_wrong_numbers_fail_alone_and_as_the_ordinary_way_says(planned):
 
 
 async def test_each_answer_has_the_id_and_the_numbers_of_its_request(planned):
-    requests = [request("rope", x=X * i) for i in range(40)]
+    requests = [request("rope", q=X * i) for i in range(40)]
     for i, made in enumerate(requests[::2]):
         made.id = f"request {i}"
     answers = await asyncio.gather(*map(planned.ask, requests))
@@ -174,15 +179,29 @@ async def test_each_answer_has_the_id_and_the_numbers_of_its_request(planned):
     assert "planned" in planned.ways
 
 
+async def test_an_id_that_is_too_long_is_refused_although_there_is_a_plan(planned):
+    made = request("rope", q=X)
+    for _ in range(3):
+        await planned.ask(made)
+    for length, is_refused in ((256, False), (257, True)):
+        made.id = "é" * length
+        answer = await planned.ask(made)
+        if is_refused:
+            assert answer == (CODE.INVALID_ARGUMENT, "id may have at most 256 characters, got 257")
+        else:
+            assert ModelInferResponse.FromString(answer).id == made.id
+            assert planned.ways[-1] == "planned"
+
+
 async def test_messages_of_one_length_are_told_apart(planned):
-    a, b = (with_params(request("rope", x=X), theta={"double_param": t}) for t in (1e4, 5e5))
+    a, b = (with_params(request("rope", q=X), theta={"double_param": t}) for t in (1e4, 5e5))
     answers = [await planned.ask(made) for made in (a, b, a, b, a, b)]
     assert answers[0] != answers[1]
     assert answers == answers[:2] * 3
 
 
 async def test_a_call_that_waits_is_withdrawn_when_its_client_leaves(planned):
-    made, batcher = request("rope", x=X), planned.state.handler.batcher
+    made, batcher = request("rope", q=X), planned.state.handler.batcher
     for _ in range(2):
         await planned.ask(made)
     batcher.pause()
@@ -210,7 +229,7 @@ async def test_a_call_that_waits_is_withdrawn_when_its_client_leaves(planned):
 
 
 async def test_planned_requests_are_counted(planned):
-    made = request("rope", x=X)
+    made = request("rope", q=X)
     for _ in range(5):
         await planned.ask(made)
     assert planned.ways.count("planned") == 4

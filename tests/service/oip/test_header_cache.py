@@ -32,7 +32,7 @@ def parser():
 
 
 def document(x, **fields):
-    inputs = [{"name": "x", "datatype": "FP32", "shape": [*x.shape], **fields}]
+    inputs = [{"name": "q", "datatype": "FP32", "shape": [*x.shape], **fields}]
     return {"inputs": inputs, "parameters": {"theta": 500.0}}
 
 
@@ -48,7 +48,7 @@ def decode_http(parser, x, request_id="", data=None, spaces=0):
 def decode_grpc(parser, x, request_id="", data=None, spaces=0):
     request = ModelInferRequest(model_name="rope", id=request_id)
     request.parameters["theta"].double_param = 500.0
-    request.inputs.add(name="x", datatype="FP32", shape=x.shape)
+    request.inputs.add(name="q", datatype="FP32", shape=x.shape)
     request.raw_input_contents.append(x.numpy().tobytes() if data is None else data)
     if spaces:
         request.parameters["headers"].string_param = " " * spaces

@@ -16,7 +16,7 @@ from tests.service.oip.encodings import ENCODINGS, Grpc, InferCall, Refused, all
 from tests.waiting import wait_until_async
 
 PATH = "/v2/models/rope/infer"
-X = {"name": "x", "shape": [1, 1, 1, 2], "datatype": "FP32", "data": [1, 2]}
+X = {"name": "q", "shape": [1, 1, 1, 2], "datatype": "FP32", "data": [1, 2]}
 ONE = torch.ones(1, 1, 1, 2)
 HEADS = dict.fromkeys("qkv", torch.ones(1, 2, 1, 2))
 
@@ -120,9 +120,9 @@ async def test_the_text_of_rope_may_be_a_json_string(form):
 async def test_tensors_of_three_axes_need_cu_seqlens(form):
     x = torch.ones(3, 1, 2)
     with pytest.raises(Refused, match="beside cu_seqlens"):
-        await form.infer(InferCall("rope", {"x": x}))
-    packed = {"x": x, "cu_seqlens": torch.tensor([0, 1, 3])}
-    assert (await form.infer(InferCall("rope", packed))).outputs["rotated"].shape == (3, 1, 2)
+        await form.infer(InferCall("rope", {"q": x}))
+    packed = {"q": x, "cu_seqlens": torch.tensor([0, 1, 3])}
+    assert (await form.infer(InferCall("rope", packed))).outputs["q"].shape == (3, 1, 2)
 
 
 async def test_a_json_length_beyond_the_body_is_a_bad_header(client):
@@ -133,7 +133,7 @@ async def test_a_json_length_beyond_the_body_is_a_bad_header(client):
 
 GOOD = ModelInferRequest(
     model_name="rope",
-    inputs=[{"name": "x", "datatype": "FP32", "shape": [1, 1, 1, 2]}],
+    inputs=[{"name": "q", "datatype": "FP32", "shape": [1, 1, 1, 2]}],
     raw_input_contents=[bytes(8)],
 )
 SPAM = {
@@ -147,7 +147,7 @@ SPAM = {
     "parameters of an input": ModelInferRequest(
         inputs=[{"parameters": {str(i): {"bool_param": True} for i in range(100_000)}}]
     ).SerializeToString(),
-    "dims": ModelInferRequest(inputs=[{"name": "x", "shape": [1] * 10**6}]).SerializeToString(),
+    "dims": ModelInferRequest(inputs=[{"name": "q", "shape": [1] * 10**6}]).SerializeToString(),
 }
 
 
@@ -233,7 +233,7 @@ async def test_json_is_charged_for_the_memory_of_reading_it(client, with_length)
 
 
 async def test_very_many_outputs_are_refused_at_once(client):
-    body = json.dumps({"inputs": [X], "outputs": [{"name": "rotated"}] * 5000}).encode()
+    body = json.dumps({"inputs": [X], "outputs": [{"name": "q"}] * 5000}).encode()
 
     async def refuse() -> None:
         assert (await client.post(PATH, content=body)).status_code == 400

@@ -61,14 +61,14 @@ async def of_v1(client, path, inputs, **params):
 
 
 @pytest.mark.parametrize("binary_out", [False, True])
-@pytest.mark.parametrize("binary", [(), ("x",), ("x", "positions")], ids=len)
+@pytest.mark.parametrize("binary", [(), ("q",), ("q", "positions")], ids=len)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 async def test_rope_rotates_as_v1(client, dtype, binary, binary_out):
     x, positions = Q.to(dtype), torch.tensor([[0, 5, 2], [9, 9, 1]])
     body, headers = infer_request(
-        {"x": x, "positions": positions},
+        {"q": x, "positions": positions},
         binary,
-        [{"name": "rotated", "parameters": {"binary_data": binary_out}}],
+        [{"name": "q", "parameters": {"binary_data": binary_out}}],
         id="a b",
         parameters={"layout": "interleaved", "theta": 500.0, "rotary_dim": 4, "inverse": True},
     )
@@ -78,7 +78,7 @@ async def test_rope_rotates_as_v1(client, dtype, binary, binary_out):
     expected = await of_v1(
         client, "/v1/rotate", {"q": x, "positions": positions}, rope=rope, inverse=True
     )
-    assert torch.equal(outputs["rotated"], expected["q"])
+    assert torch.equal(outputs["q"], expected["q"])
     assert (header["id"], header["model_name"], header["model_version"]) == ("a b", "rope", "1")
     assert (LENGTH in response.headers) is binary_out
     kind = "application/octet-stream" if binary_out else "application/json"
@@ -87,23 +87,23 @@ async def test_rope_rotates_as_v1(client, dtype, binary, binary_out):
 
 async def test_numbers_that_are_not_finite_are_read_and_written(client):
     x = torch.tensor([math.nan, math.inf, 1.0, -math.inf]).view(1, 1, 1, 4)
-    body, _ = infer_request({"x": x}, ())
+    body, _ = infer_request({"q": x}, ())
     response = await client.post("/v2/models/rope/infer", content=body)
-    rotated = read_response(response)[0]["rotated"].flatten()
+    rotated = read_response(response)[0]["q"].flatten()
     assert rotated[[0, 2]].isnan().all()  # elements 0 and 2 are a pair
     assert b"NaN" in response.content
 
 
 async def test_the_worked_example_of_the_protocol(client):
     text = (
-        b'{"id":"r1","inputs":[{"name":"x","shape":[1,2,1,4],"datatype":"FP32","parameters":'
+        b'{"id":"r1","inputs":[{"name":"q","shape":[1,2,1,4],"datatype":"FP32","parameters":'
         b'{"binary_data_size":32}},{"name":"positions","shape":[1,2],"datatype":"INT64","data":'
-        b'[0,1]}],"outputs":[{"name":"rotated","parameters":{"binary_data":true}}]}'
+        b'[0,1]}],"outputs":[{"name":"q","parameters":{"binary_data":true}}]}'
     )
     body = text + np.arange(8, dtype="<f4").tobytes()
     headers = {LENGTH: f" {len(text)} ", "content-type": "application/x-www-form-urlencoded"}
     response = await client.post("/v2/models/rope/infer", content=body, headers=headers)
-    rotated = read_response(response)[0]["rotated"].flatten().tolist()
+    rotated = read_response(response)[0]["q"].flatten().tolist()
     expected = [0, 1, 2, 3, -2.8876166, 4.9297514, 6.607698, 7.0496492]
     assert rotated == pytest.approx(expected, rel=1e-6)
 
@@ -123,7 +123,7 @@ async def test_metadata_of_the_service_and_its_models(client):
     assert [model["name"] for model in index] == ["rope", "rope_attention", "rope_cos_sin"]
 
 
-X = {"name": "x", "shape": [1, 1, 1, 2], "datatype": "FP32", "data": [1, 2]}
+X = {"name": "q", "shape": [1, 1, 1, 2], "datatype": "FP32", "data": [1, 2]}
 BINARY = X | {"parameters": {"binary_data_size": 8}}
 del BINARY["data"]
 WRONG = {
@@ -131,7 +131,7 @@ WRONG = {
     "a list": (b"[]", {}, "must be an object"),
     "no inputs": ({}, {}, "inputs must be a list"),
     "inputs that are an object": ({"inputs": {}}, {}, "inputs must be a list"),
-    "an empty list of inputs": ({"inputs": []}, {}, "x must be an input"),
+    "an empty list of inputs": ({"inputs": []}, {}, "missing required tensor 'q' or 'k'"),
     "an id that is a number": ({"inputs": [X], "id": 7}, {}, "id must be text"),
     "an id that is 0": ({"inputs": [X], "id": 0}, {}, "id must be text"),
     "parameters that are a list": (
@@ -141,14 +141,14 @@ WRONG = {
     ),
     "outputs that are false": ({"inputs": [X], "outputs": False}, {}, "outputs must be a list"),
     "an unknown input": ({"inputs": [X | {"name": "y"}]}, {}, "unknown input y"),
-    "an input twice": ({"inputs": [X, X]}, {}, "x is given twice"),
-    "no datatype": ({"inputs": [{**X, "datatype": None}]}, {}, "x must be of datatype"),
+    "an input twice": ({"inputs": [X, X]}, {}, "input q is given twice"),
+    "no datatype": ({"inputs": [{**X, "datatype": None}]}, {}, "q must be of datatype"),
     "a datatype in small letters": ({"inputs": [X | {"datatype": "fp32"}]}, {}, "of datatype"),
-    "too few numbers": ({"inputs": [X | {"data": [1]}]}, {}, "x must be 2 elements"),
-    "too many numbers": ({"inputs": [X | {"data": [1, 2, 3]}]}, {}, "x must be 2 elements"),
-    "booleans": ({"inputs": [X | {"data": [True, 2]}]}, {}, "x must be made of numbers"),
-    "text": ({"inputs": [X | {"data": ["1", 2]}]}, {}, "x must be made of numbers"),
-    "data that is an object": ({"inputs": [X | {"data": {}}]}, {}, "data of x must be a list"),
+    "too few numbers": ({"inputs": [X | {"data": [1]}]}, {}, "q must be 2 elements"),
+    "too many numbers": ({"inputs": [X | {"data": [1, 2, 3]}]}, {}, "q must be 2 elements"),
+    "booleans": ({"inputs": [X | {"data": [True, 2]}]}, {}, "q must be made of numbers"),
+    "text": ({"inputs": [X | {"data": ["1", 2]}]}, {}, "q must be made of numbers"),
+    "data that is an object": ({"inputs": [X | {"data": {}}]}, {}, "data of q must be a list"),
     "a negative dim": ({"inputs": [X | {"shape": [-1]}]}, {}, "non-negative integers"),
     "a dim that is no integer": ({"inputs": [X | {"shape": [1.5]}]}, {}, "non-negative integers"),
     "a dim that is true": ({"inputs": [X | {"shape": [True]}]}, {}, "non-negative integers"),
@@ -163,18 +163,18 @@ WRONG = {
     "both kinds of data": (
         {"inputs": [X | {"parameters": {"binary_data_size": 8}}]},
         {},
-        "x must be given once",
+        "q must be given once",
     ),
-    "no data": ({"inputs": [{n: X[n] for n in X if n != "data"}]}, {}, "x must be given once"),
-    "a blob that is not there": ({"inputs": [BINARY]}, {}, "x must be of a binary_data_size"),
+    "no data": ({"inputs": [{n: X[n] for n in X if n != "data"}]}, {}, "q must be given once"),
+    "a blob that is not there": ({"inputs": [BINARY]}, {}, "q must be of a binary_data_size"),
     "an unknown output": ({"inputs": [X], "outputs": [{"name": "y"}]}, {}, "unknown output y"),
     "an output twice": (
-        {"inputs": [X], "outputs": [{"name": "rotated"}] * 2},
+        {"inputs": [X], "outputs": [{"name": "q"}] * 2},
         {},
-        "rotated is listed twice",
+        "q is listed twice",
     ),
     "classification": (
-        {"inputs": [X], "outputs": [{"name": "rotated", "parameters": {"classification": 1}}]},
+        {"inputs": [X], "outputs": [{"name": "q", "parameters": {"classification": 1}}]},
         {},
         "classification",
     ),
@@ -186,8 +186,16 @@ WRONG = {
     "a parameter that is a list": (
         {"inputs": [X], "parameters": {"theta": [1]}},
         {},
-        "theta must be text, a boolean or a number",
+        "theta must be text (JSON text for a list or an object), a boolean or a number, got a list",
     ),
+    "a rope that is an object": (
+        {"inputs": [X], "parameters": {"rope": {"theta": 5e5}}},
+        {},
+        "rope must be the name of a preset or JSON text, such as '{\"theta\": 500000.0}', "
+        "got an object",
+    ),
+    "a rope that is a list": ({"inputs": [X], "parameters": {"rope": []}}, {}, "JSON text"),
+    "a rope that is null": ({"inputs": [X], "parameters": {"rope": None}}, {}, "JSON text"),
     "a theta of 0": ({"inputs": [X], "parameters": {"theta": 0}}, {}, "theta must be finite"),
     "a rope that is no JSON": (
         {"inputs": [X], "parameters": {"rope": "{"}},
@@ -214,7 +222,7 @@ async def test_bad_input_is_an_error_of_one_line(client, body, headers, text):
 
 
 async def test_bytes_that_do_not_fit_their_shape_are_refused(client):
-    good, headers = infer_request({"x": Q}, ("x",))
+    good, headers = infer_request({"q": Q}, ("q",))
     for body in (good[:-1], good + b"\0"):
         response = await client.post("/v2/models/rope/infer", content=body, headers=headers)
         assert response.status_code == 400
@@ -244,9 +252,9 @@ async def test_unknown_routes_and_methods(client, method, path, status):
 async def test_requests_and_answers_over_a_limit_are_refused(client):
     """Of a JSON part and of an answer in JSON: the tests' limit is 2**18 bytes."""
     x = torch.zeros(1, 2**10, 1, 128)
-    binary = [{"name": "rotated", "parameters": {"binary_data": True}}]
+    binary = [{"name": "q", "parameters": {"binary_data": True}}]
     for outputs, status in ((None, 413), (binary, 200)):
-        body, headers = infer_request({"x": x}, ("x",), outputs)
+        body, headers = infer_request({"q": x}, ("q",), outputs)
         response = await client.post("/v2/models/rope/infer", content=body, headers=headers)
         assert response.status_code == status
     headers = {LENGTH: str(2**18 + 1)}

@@ -138,7 +138,7 @@ REQUESTS = [
     *(
         (method, path, body)
         for path in ("/trace/setting", "/models/rope/trace/setting", "/logging")
-        for method, body in (("GET", None), ("POST", b"{}"), ("POST", b'{"x": 1}'), ("POST", b"{"))
+        for method, body in (("GET", None), ("POST", b"{}"), ("POST", b'{"q": 1}'), ("POST", b"{"))
     ),
     ("GET", "/models/nope/trace/setting", None),
     ("POST", "/models/nope/trace/setting", b"{}"),

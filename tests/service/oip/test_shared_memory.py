@@ -44,13 +44,13 @@ def rotate_call(
     input_parameters: dict[str, object], output_parameters: dict[str, object] | None = None
 ) -> InferCall:
     x = {"datatype": "FP32", "shape": [1, 2, 1, 4], "parameters": input_parameters}
-    outputs = [{"name": "rotated", "parameters": output_parameters}] if output_parameters else None
-    return InferCall("rope", {"x": x}, outputs=outputs)
+    outputs = [{"name": "q", "parameters": output_parameters}] if output_parameters else None
+    return InferCall("rope", {"q": x}, outputs=outputs)
 
 
 async def test_an_input_is_read_from_its_region(form):
     answer = await form.infer(rotate_call(in_region(32)))
-    assert answer.outputs["rotated"].flatten().tolist() == pytest.approx(ROTATED, rel=1e-6)
+    assert answer.outputs["q"].flatten().tolist() == pytest.approx(ROTATED, rel=1e-6)
 
 
 async def test_an_output_is_written_to_its_region_and_nowhere_else(form, shared):

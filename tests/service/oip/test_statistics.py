@@ -12,7 +12,7 @@ from service.oip.statistics import REASONS, Statistics
 from tests.service.oip.encodings import InferCall, Refused, all_encodings
 
 ONE = torch.ones(1, 1, 1, 2)
-ROPE = InferCall("rope", {"x": ONE})
+ROPE = InferCall("rope", {"q": ONE, "k": ONE})
 STEPS = ("success", "queue", "compute_input", "compute_infer", "compute_output")
 
 
@@ -46,20 +46,22 @@ async def test_each_answered_request_counts_once_in_each_encoding(encodings):
 async def test_each_refused_request_counts_as_a_failure(encodings):
     for count, form in enumerate(encodings.values(), start=1):
         with pytest.raises(Refused):
-            await form.infer(InferCall("rope", {"x": ONE}, {"theta": 0}))
+            await form.infer(InferCall("rope", {"q": ONE}, {"theta": 0}))
         after = await stats(encodings)
-        assert after["inference_stats"]["fail"]["count"] == count
+        assert after["inference_stats"]["fail"]["count"] == 2 * count - 1
         assert after["inference_count"] == 0
+        with pytest.raises(Refused):
+            await form.infer(InferCall("rope", {"q": ONE}, id="a" * 257))
     with pytest.raises(Refused):
-        await form.infer(InferCall("nope", {"x": ONE}))
+        await form.infer(InferCall("nope", {"q": ONE}))
     models = (await encodings["json"]._client.get("/v2/models/stats")).json()["model_stats"]
-    assert sum(model["inference_stats"]["fail"]["count"] for model in models) == 4
+    assert sum(model["inference_stats"]["fail"]["count"] for model in models) == 8
 
 
 async def test_the_metrics_of_triton(encodings):
     await encodings["raw"].infer(ROPE)
     with pytest.raises(Refused):
-        await encodings["raw"].infer(InferCall("rope", {"x": ONE}, {"theta": 0}))
+        await encodings["raw"].infer(InferCall("rope", {"q": ONE}, {"theta": 0}))
     page = (await encodings["json"]._client.get("/metrics")).text
     of = 'model="rope",version="1"'
     lines = dict(line.rsplit(" ", 1) for line in page.splitlines() if not line.startswith("#"))

@@ -104,10 +104,14 @@ ATTENTION = {"q": X, "k": X[:, :, :2], "v": X[:, :, :2], "positions": torch.aran
         v1(ROTATION, x_request_timeout_ms="1000", user_agent="someone/1.0"),
         v1(ATTENTION, path="/v1/attention"),
         v1(ATTENTION, {"return_lse": True, "window": 2}, path="/v1/attention"),
-        v2({"x": X, "positions": POSITIONS}),
-        v2({"x": X}, message_id="abc"),
-        v2({"x": X}, outputs=["rotated"], accept_encoding="gzip, deflate"),
-        v2({"q": X, "k": X, "v": X}, model="rope_attention", outputs=["output", "lse"]),
+        v2({"q": X, "positions": POSITIONS}),
+        v2({"q": X}, message_id="abc"),
+        v2({"q": X}, outputs=["q"], accept_encoding="gzip, deflate"),
+        v2({"q": X, "k": X[:, :, :1], "positions": POSITIONS}),
+        v2({"k": X[:, :, :1], "q": X}, outputs=["q", "k"]),
+        v2({"k": X}),
+        v2({"k": X}, outputs=["k"]),
+        v2({"q": X, "k": X, "v": X}, model="rope_attention", outputs=["out", "lse"]),
     ],
 )
 def test_requests_that_get_a_plan(planner, data):
@@ -148,13 +152,18 @@ def test_requests_that_get_a_plan(planner, data):
         v1({**ATTENTION, "mask": torch.ones(3, 3, dtype=torch.bool)}, path="/v1/attention"),
         v1(ROTATION).replace(b"content-type", b"Content-Length: 1\r\ncontent-type", 1),
         v1(ROTATION).replace(b"content-type", b"host: twice\r\ncontent-type", 1),
-        v2({"x": X, "positions": POSITIONS.int()}),
-        v2({"x": X}, accept_encoding="gzip"),
-        v2({"x": X}, message_id="not plain: \n"),
-        v2({"x": X}, message_id="one").replace(b'{"binary_data_o', b'{"id":2,"binary_data_o'),
-        v2({"q": X, "k": X, "v": X}, model="rope_attention", outputs=["lse", "output"]),
+        v2({"q": X, "positions": POSITIONS.int()}),
+        v2({"q": X}, accept_encoding="gzip"),
+        v2({"q": X}, message_id="not plain: \n"),
+        v2({"q": X}, message_id="one").replace(b'{"binary_data_o', b'{"id":2,"binary_data_o'),
+        v2({"q": X, "k": X, "v": X}, model="rope_attention", outputs=["lse", "out"]),
         v2({"q": X, "k": X, "v": X}, model="rope_attention", outputs=["lse"]),
-        v2({"x": X}, model="unknown"),
+        v2({"q": X, "k": X}, outputs=["q"]),
+        v2({"q": X, "k": X}, outputs=["k"]),
+        v2({"q": X, "k": X}, outputs=["k", "q"]),
+        v2({"q": X}, outputs=["k"]),
+        v2({"positions": POSITIONS}),
+        v2({"q": X}, model="unknown"),
     ],
 )
 def test_requests_without_a_plan(planner, data):
@@ -174,8 +183,8 @@ def test_identifiers_are_no_part_of_a_plan(planner):
 
 
 def test_an_id_in_the_json_part_is_no_part_of_a_plan(planner):
-    plan = plan_of(planner, v2({"x": X}, message_id="one"))
-    match = planner.match(v2({"x": X}, message_id="two"))
+    plan = plan_of(planner, v2({"q": X}, message_id="one"))
+    match = planner.match(v2({"q": X}, message_id="two"))
     assert match.plan is plan
     assert match.description.message_id == b"two"
 
@@ -204,7 +213,7 @@ def test_a_part_of_a_request_matches_nothing_it_cannot_know(planner):
 @pytest.mark.parametrize("message_id", [None, "an.id-1"])
 def test_the_answer_of_a_plan_is_that_of_the_ordinary_way(planner, message_id):
     """Type, length and the bytes before the tensors, for both protocols."""
-    for data in (v1(ROTATION), v2({"x": X, "positions": POSITIONS}, message_id=message_id)):
+    for data in (v1(ROTATION), v2({"q": X, "positions": POSITIONS}, message_id=message_id)):
         plan = plan_of(planner, data)
         body = memoryview(bytearray(data[-plan.num_bytes :]))
         result = rotate(plan.build_call(body))

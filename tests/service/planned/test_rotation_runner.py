@@ -105,9 +105,10 @@ def test_the_answer_lies_where_the_request_was_received():
     (result,) = service().engine.run([request.job]).results
     assert isinstance(result, PlannedResult)
     assert result.backend == "eager"
-    (part,) = result.parts  # q and k lie one behind the other
-    assert part.obj is request.job.slab.memory.obj
-    assert bytes(part) == request.answer() == request.body[: len(part)]
+    q, k = result.parts
+    assert q.obj is k.obj is request.job.slab.memory.obj
+    answer = bytes(q) + bytes(k)
+    assert answer == request.answer() == request.body[: len(answer)]
 
 
 def test_k_is_behind_q_in_the_answer_whatever_the_order_of_the_request():

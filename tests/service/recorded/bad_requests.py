@@ -67,7 +67,7 @@ def headers() -> Iterator[Case]:
     }
     for name, headers in bad.items():
         yield case(f"header {name}", post("/v1/rotate", body, **headers))
-    infer = json.dumps({"inputs": [wire("x", Q)]}).encode()
+    infer = json.dumps({"inputs": [wire("q", Q)]}).encode()
     bad_infer: dict[str, dict[str, str]] = {
         "coding": {"content_encoding": "br"},
         "length text": {BINARY_LENGTH: "x"},
@@ -239,7 +239,7 @@ def calls() -> Iterator[Case]:
 
 
 def infer() -> Iterator[Case]:
-    x = wire("x", Q)
+    x = wire("q", Q)
     bad: dict[str, Any] = {
         "no inputs": {},
         "inputs": {"inputs": {}},
@@ -256,25 +256,28 @@ def infer() -> Iterator[Case]:
         "ragged": {"inputs": [{**x, "data": [[1.0, 2.0], [3.0]]}]},
         "no data": {"inputs": [{k: v for k, v in x.items() if k != "data"}]},
         "both": {"inputs": [{**x, "parameters": {"binary_data_size": 64}}]},
-        "size": {"inputs": [wire("x", Q, binary=True)]},
+        "size": {"inputs": [wire("q", Q, binary=True)]},
         "output": {"inputs": [x], "outputs": [{"name": "y"}]},
-        "output twice": {"inputs": [x], "outputs": [{"name": "rotated"}] * 2},
+        "output k": {"inputs": [x], "outputs": [{"name": "k"}]},
+        "output twice": {"inputs": [x], "outputs": [{"name": "q"}] * 2},
         "classification": {
             "inputs": [x],
-            "outputs": [{"name": "rotated", "parameters": {"classification": 1}}],
+            "outputs": [{"name": "q", "parameters": {"classification": 1}}],
         },
         "binary_data": {
             "inputs": [x],
-            "outputs": [{"name": "rotated", "parameters": {"binary_data": 1}}],
+            "outputs": [{"name": "q", "parameters": {"binary_data": 1}}],
         },
         "parameter": {"inputs": [x], "parameters": {"tehta": 1.0}},
         "parameter value": {"inputs": [x], "parameters": {"theta": 0}},
         "parameter list": {"inputs": [x], "parameters": {"theta": [1]}},
         "parameters": {"inputs": [x], "parameters": []},
         "rope": {"inputs": [x], "parameters": {"rope": "{"}},
+        "rope object": {"inputs": [x], "parameters": {"rope": {"theta": 500.0}}},
         "preset": {"inputs": [x], "parameters": {"rope": "lama"}},
         "timeout": {"inputs": [x], "parameters": {"timeout": -1}},
         "id": {"id": 1, "inputs": [x]},
+        "long id": {"id": "a" * 257, "inputs": [x]},
         "positions": {"inputs": [x, wire("positions", integers(0, 1, 2).view(1, 3))]},
     }
     for name, body in bad.items():

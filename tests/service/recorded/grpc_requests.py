@@ -68,31 +68,33 @@ def cases() -> Iterator[Case]:
 
 
 def inferences() -> Iterator[Case]:
-    both = {"x": X, "positions": POSITIONS}
+    both = {"q": X, "positions": POSITIONS}
     for typed in (False, True):
         form = "typed" if typed else "raw"
         plain = infer("rope", both, typed=typed)
         yield case(f"grpc rope {form}", call("ModelInfer", plain))
         named = infer(
             "rope",
-            {"x": X},
+            {"q": X},
             {"theta": 500.0, "layout": "interleaved", "inverse": True},
-            ("rotated",),
+            ("q",),
             typed,
             id="a b",
             model_version="1",
         )
         yield case(f"grpc rope {form} parameters", call("ModelInfer", named))
+        pair = infer("rope", {"k": X[:, :, :1], "q": X}, typed=typed)
+        yield case(f"grpc rope {form} q and k", call("ModelInfer", pair))
         attention = infer("rope_attention", QKV, typed=typed)
         yield case(f"grpc attention {form}", call("ModelInfer", attention))
-        one = infer("rope_attention", QKV, {"window": 2, "lse": False}, ("output",), typed)
+        one = infer("rope_attention", QKV, {"window": 2, "lse": False}, ("out",), typed)
         yield case(f"grpc attention {form} one output", call("ModelInfer", one))
         cos_sin = infer(
             "rope_cos_sin", {"positions": integers(0, 1, 2)}, {"head_dim": 8}, (), typed
         )
         yield case(f"grpc cos_sin {form}", call("ModelInfer", cos_sin))
     for dtype in ("float16", "bfloat16"):
-        typed_x = {"x": X.to(DTYPES[dtype])}
+        typed_x = {"q": X.to(DTYPES[dtype])}
         yield case(f"grpc rope {dtype}", call("ModelInfer", infer("rope", typed_x)))
     controls = {
         "timeout": 5_000_000,
@@ -100,29 +102,29 @@ def inferences() -> Iterator[Case]:
         "sequence_id": 7,
         "triton_enable_empty_final_response": True,
     }
-    yield case("grpc controls", call("ModelInfer", infer("rope", {"x": X}, controls)))
+    yield case("grpc controls", call("ModelInfer", infer("rope", {"q": X}, controls)))
     warned = {"rope": '{"rope_type": "dynamic", "factor": 2.0, "max_position_embeddings": 2}'}
-    yield case("grpc dynamic", call("ModelInfer", infer("rope", {"x": X}, warned)))
+    yield case("grpc dynamic", call("ModelInfer", infer("rope", {"q": X}, warned)))
     zeros = torch.zeros(1, 480, dtype=torch.int64)
-    large = infer("rope", {"x": heads(1, 480, 4, 64), "positions": zeros})
+    large = infer("rope", {"q": heads(1, 480, 4, 64), "positions": zeros})
     yield case("grpc large", call("ModelInfer", large), numbers="exact")
     scaling = {"type": "linear", "factor": 2.0, "x": 1}
     config = {"hidden_size": 32, "num_attention_heads": 4, "rope_scaling": scaling}
-    warned_request = infer("rope", {"x": X}, {"rope": json.dumps({"config": config})})
+    warned_request = infer("rope", {"q": X}, {"rope": json.dumps({"config": config})})
     yield case("grpc warning", call("ModelInfer", warned_request))
     yarn = {"rope": '{"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}'}
     scaled = infer("rope_cos_sin", {"positions": integers(0, 1)}, {"head_dim": 8, **yarn})
     yield case("grpc cos_sin yarn", call("ModelInfer", scaled))
     metadata = [["x-request-id", "my-id.1"]]
-    yield case("grpc request id", call("ModelInfer", infer("rope", {"x": X}), metadata=metadata))
+    yield case("grpc request id", call("ModelInfer", infer("rope", {"q": X}), metadata=metadata))
 
 
 def streams() -> Iterator[Case]:
-    good, bad = infer("rope", {"x": X}, id="1"), infer("rope", {"x": X}, {"theta": 0}, id="2")
-    final = infer("rope", {"x": X}, {"triton_enable_empty_final_response": True}, id="3")
-    unknown = infer("nope", {"x": X}, id="4")
+    good, bad = infer("rope", {"q": X}, id="1"), infer("rope", {"q": X}, {"theta": 0}, id="2")
+    final = infer("rope", {"q": X}, {"triton_enable_empty_final_response": True}, id="3")
+    unknown = infer("nope", {"q": X}, id="4")
     bad_final = infer(
-        "rope", {"x": X}, {"theta": 0, "triton_enable_empty_final_response": True}, id="5"
+        "rope", {"q": X}, {"theta": 0, "triton_enable_empty_final_response": True}, id="5"
     )
     infers = "ModelStreamInfer"
     yield case("stream nothing", call(infers, stream=True))
@@ -183,32 +185,35 @@ def refused() -> Iterator[Case]:
     settings.settings["log_info"].bool_param = True
     yield case("grpc change logging", call("LogSettings", settings))
     bad: dict[str, Any] = {
-        "model": infer("nope", {"x": X}),
-        "version": infer("rope", {"x": X}, model_version="2"),
+        "model": infer("nope", {"q": X}),
+        "version": infer("rope", {"q": X}, model_version="2"),
         "no inputs": infer("rope", {}),
         "input": infer("rope", {"y": X}),
-        "output": infer("rope", {"x": X}, outputs=("y",)),
-        "parameter": infer("rope", {"x": X}, {"tehta": 1.0}),
-        "theta": infer("rope", {"x": X}, {"theta": 0}),
-        "timeout": infer("rope", {"x": X}, {"timeout": -1}),
-        "positions": infer("rope", {"x": X, "positions": POSITIONS[:, :1]}),
+        "output": infer("rope", {"q": X}, outputs=("y",)),
+        "parameter": infer("rope", {"q": X}, {"tehta": 1.0}),
+        "theta": infer("rope", {"q": X}, {"theta": 0}),
+        "rope": infer("rope", {"q": X}, {"rope": 500.0}),
+        "output k": infer("rope", {"q": X}, outputs=("k",)),
+        "id": infer("rope", {"q": X}, id="a" * 257),
+        "timeout": infer("rope", {"q": X}, {"timeout": -1}),
+        "positions": infer("rope", {"q": X, "positions": POSITIONS[:, :1]}),
         "too large": infer(
             "rope_cos_sin", {"positions": integers(*range(2**12))}, {"head_dim": 8192}
         ),
     }
-    both = infer("rope", {"x": X})
+    both = infer("rope", {"q": X})
     both.inputs[0].contents.fp32_contents.append(1.0)
     bad["both contents"] = both
-    few = infer("rope", {"x": X, "positions": POSITIONS})
+    few = infer("rope", {"q": X, "positions": POSITIONS})
     del few.raw_input_contents[1]
     bad["few raw"] = few
-    many = infer("rope", {"x": X})
+    many = infer("rope", {"q": X})
     many.raw_input_contents.append(b"")
     bad["many raw"] = many
-    wrong = infer("rope", {"x": X}, typed=True)
+    wrong = infer("rope", {"q": X}, typed=True)
     wrong.inputs[0].datatype = "INT64"
     bad["contents"] = wrong
-    shape = infer("rope", {"x": X})
+    shape = infer("rope", {"q": X})
     shape.inputs[0].shape[0] = 7
     bad["shape"] = shape
     for name, request in bad.items():
@@ -217,8 +222,8 @@ def refused() -> Iterator[Case]:
 
 def _from_region() -> dict[str, Any]:
     request = _message("ModelInfer", {"model_name": "rope"})
-    head = request.inputs.add(name="x", datatype="FP32", shape=[1, 2, 1, 4])
-    output = request.outputs.add(name="rotated")
+    head = request.inputs.add(name="q", datatype="FP32", shape=[1, 2, 1, 4])
+    output = request.outputs.add(name="q")
     for item, offset in ((head, 0), (output, 56)):
         item.parameters["shared_memory_region"].string_param = "g"
         item.parameters["shared_memory_byte_size"].int64_param = 32

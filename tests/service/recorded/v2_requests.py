@@ -32,11 +32,11 @@ def cases() -> Iterator[Case]:
 
 def infer_json() -> Iterator[Case]:
     x, positions = heads(1, 3, 2, 8), matrix([[0, 5, 2]])
-    base = [wire("x", x), wire("positions", positions)]
+    base = [wire("q", x), wire("positions", positions)]
     requests: dict[str, dict[str, Any]] = {
         "plain": {"inputs": base},
         "id": {"id": "a b", "inputs": base},
-        "outputs": {"inputs": base, "outputs": [{"name": "rotated"}]},
+        "outputs": {"inputs": base, "outputs": [{"name": "q"}]},
         "parameters": {
             "inputs": base,
             "parameters": {"layout": "interleaved", "theta": 500.0, "inverse": True},
@@ -57,10 +57,10 @@ def infer_json() -> Iterator[Case]:
         "one binary output": {
             "id": "b",
             "inputs": base,
-            "outputs": [{"name": "rotated", "parameters": {"binary_data": True}}],
+            "outputs": [{"name": "q", "parameters": {"binary_data": True}}],
         },
         "preset": {
-            "inputs": [wire("x", heads(1, 1, 1, 128).bfloat16())],
+            "inputs": [wire("q", heads(1, 1, 1, 128).bfloat16())],
             "parameters": {"rope": "llama-3.1-8b"},
         },
         "dynamic": {"inputs": base, "parameters": {"rope": json.dumps(ROPES["dynamic"])}},
@@ -70,32 +70,37 @@ def infer_json() -> Iterator[Case]:
         },
         "no classes": {
             "inputs": base,
-            "outputs": [{"name": "rotated", "parameters": {"classification": 0}}],
+            "outputs": [{"name": "q", "parameters": {"classification": 0}}],
         },
     }
     for name, body in requests.items():
         yield case(f"infer rope {name}", post_json("/v2/models/rope/infer", body))
     for dtype in ("float16", "bfloat16"):
-        body = {"inputs": [wire("x", x.to(DTYPES[dtype]))]}
+        body = {"inputs": [wire("q", x.to(DTYPES[dtype]))]}
         yield case(f"infer rope {dtype}", post_json("/v2/models/rope/infer", body))
-    nest = {"inputs": [wire("x", x) | {"data": nested(x)}]}
+    nest = {"inputs": [wire("q", x) | {"data": nested(x)}]}
     yield case("infer rope nested", post_json("/v2/models/rope/versions/1/infer", nest))
-    odd = b'{"inputs":[{"name":"x","datatype":"FP32","shape":[1,1,1,2],"data":[NaN,Infinity]}]}'
+    odd = b'{"inputs":[{"name":"q","datatype":"FP32","shape":[1,1,1,2],"data":[NaN,Infinity]}]}'
     yield case("infer rope not finite", post("/v2/models/rope/infer", odd), numbers="exact")
-    packed = [wire("x", heads(5, 2, 8)), wire("cu_seqlens", integers(0, 2, 5).int())]
+    pair = [wire("k", heads(1, 3, 1, 8)), *base]
+    yield case("infer rope q and k", post_json("/v2/models/rope/infer", {"inputs": pair}))
+    swapped = {"inputs": pair, "outputs": [{"name": "k"}, {"name": "q"}]}
+    yield case("infer rope k and q", post_json("/v2/models/rope/infer", swapped))
+    yield case("infer rope k", post_json("/v2/models/rope/infer", {"inputs": pair[:1]}))
+    packed = [wire("q", heads(5, 2, 8)), wire("cu_seqlens", integers(0, 2, 5).int())]
     yield case("infer rope packed", post_json("/v2/models/rope/infer", {"inputs": packed}))
     qkv = [wire(name, tensor) for name, tensor in QKV.items()]
     attention: dict[str, dict[str, Any]] = {
         "all": {"inputs": qkv},
-        "output": {"inputs": qkv, "outputs": [{"name": "output"}]},
-        "lse first": {"inputs": qkv, "outputs": [{"name": "lse"}, {"name": "output"}]},
+        "output": {"inputs": qkv, "outputs": [{"name": "out"}]},
+        "lse first": {"inputs": qkv, "outputs": [{"name": "lse"}, {"name": "out"}]},
         "no lse": {"inputs": qkv, "parameters": {"lse": False}},
         "window": {"inputs": qkv, "parameters": {"window": 2, "softcap": 30.0, "scale": 0.5}},
         "nope": {"inputs": qkv, "parameters": {"rope": "null"}},
         "mixed": {
             "inputs": qkv,
             "outputs": [
-                {"name": "output", "parameters": {"binary_data": True}},
+                {"name": "out", "parameters": {"binary_data": True}},
                 {"name": "lse", "parameters": {"binary_data": False}},
             ],
         },
@@ -117,26 +122,26 @@ def infer_binary() -> Iterator[Case]:
         typed = x.to(DTYPES[dtype])
         for answer in (True, False):
             header = {
-                "inputs": [wire("x", typed, binary=True), wire("positions", positions)],
+                "inputs": [wire("q", typed, binary=True), wire("positions", positions)],
                 "parameters": {"binary_data_output": answer},
             }
             name = f"infer binary {dtype} answer {'binary' if answer else 'json'}"
             yield case(name, _binary("/v2/models/rope/infer", header, typed))
     both = {
         "id": "1",
-        "inputs": [wire("x", x, binary=True), wire("positions", positions, binary=True)],
-        "outputs": [{"name": "rotated", "parameters": {"binary_data": True}}],
+        "inputs": [wire("q", x, binary=True), wire("positions", positions, binary=True)],
+        "outputs": [{"name": "q", "parameters": {"binary_data": True}}],
     }
     yield case("infer binary both", _binary("/v2/models/rope/infer", both, x, positions))
     qkv = {
         "inputs": [wire(name, tensor, binary=True) for name, tensor in QKV.items()],
         "outputs": [
             {"name": "lse", "parameters": {"binary_data": True}},
-            {"name": "output", "parameters": {"binary_data": False}},
+            {"name": "out", "parameters": {"binary_data": False}},
         ],
     }
     yield case("infer binary mixed", _binary("/v2/models/rope_attention/infer", qkv, *QKV.values()))
-    body = json.dumps({"inputs": [wire("x", x), wire("positions", positions)]}).encode()
+    body = json.dumps({"inputs": [wire("q", x), wire("positions", positions)]}).encode()
     path = "/v2/models/rope/infer"
     for coding, packed in (
         ("gzip", gzip.compress(body, mtime=0)),
@@ -146,7 +151,7 @@ def infer_binary() -> Iterator[Case]:
         yield case(f"infer {coding} answer", post(path, body, accept_encoding=coding))
         request = post(path, packed, content_encoding=coding, accept_encoding="gzip, deflate")
         yield case(f"infer {coding} both", request)
-    text, blobs = _with_blobs({"inputs": [wire("x", x, binary=True)]}, x)
+    text, blobs = _with_blobs({"inputs": [wire("q", x, binary=True)]}, x)
     packed = gzip.compress(text + blobs, mtime=0)
     length = {BINARY_LENGTH: str(len(text))}
     yield case("infer gzip binary", post(path, packed, content_encoding="gzip", **length))
@@ -165,7 +170,7 @@ def large() -> Iterator[Case]:
             yield case(f"large {tokens} as JSON", sent, numbers="exact")
         header = {
             "inputs": [
-                wire("x", x, binary=True),
+                wire("q", x, binary=True),
                 wire("positions", zeros.view(1, -1), binary=True),
             ],
             "parameters": {"binary_data_output": True},
@@ -206,8 +211,8 @@ def shared_memory() -> Iterator[Case]:
     register = post_json(f"{prefix}/region/r/register", key)
     unregister = post_json(f"{prefix}/region/r/unregister", {})
     place = {"shared_memory_region": "r", "shared_memory_byte_size": 32}
-    x = {"name": "x", "datatype": "FP32", "shape": [1, 2, 1, 4], "parameters": place}
-    out = {"name": "rotated", "parameters": {**place, "shared_memory_offset": 56}}
+    x = {"name": "q", "datatype": "FP32", "shape": [1, 2, 1, 4], "parameters": place}
+    out = {"name": "q", "parameters": {**place, "shared_memory_offset": 56}}
     path = "/v2/models/rope/infer"
     yield case(
         "memory infer",

@@ -113,10 +113,10 @@ async def test_health(client):
 async def test_rope(client, positions_dtype, binary):
     """Over gRPC, tensors that are not binary travel in the typed contents."""
     request = infer_request(
-        "rope", binary=binary, x=X, positions=POSITIONS.to(positions_dtype), request_id="seven"
+        "rope", binary=binary, q=X, positions=POSITIONS.to(positions_dtype), request_id="seven"
     )
     response = await client.infer(request)
-    check_rotated(tensor(response, "rotated"), rotate(X, POSITIONS), torch.float32)
+    check_rotated(tensor(response, "q"), rotate(X, POSITIONS), torch.float32)
     assert (response.id, response.model_name) == ("seven", "rope")
 
 
@@ -125,23 +125,23 @@ async def test_binary_outputs(client, dtype):
     x = X.to(dtype)
     for options in (
         {"parameters": {"binary_data_output": True}},
-        {"outputs": [("rotated", {"binary_data": True})]},
+        {"outputs": [("q", {"binary_data": True})]},
     ):
-        response = await client.infer(infer_request("rope", x=x, **options))
-        check_rotated(tensor(response, "rotated"), rotate(x), dtype)
+        response = await client.infer(infer_request("rope", q=x, **options))
+        check_rotated(tensor(response, "q"), rotate(x), dtype)
 
 
 async def test_fp16_is_answered_in_json(client):
-    response = await client.infer(infer_request("rope", x=X.half()))
-    check_rotated(tensor(response, "rotated"), rotate(X.half()), torch.float16)
+    response = await client.infer(infer_request("rope", q=X.half()))
+    check_rotated(tensor(response, "q"), rotate(X.half()), torch.float16)
 
 
 async def test_bf16_is_answered_in_fp32_on_demand(client):
     """The client does not know BF16, but with float32 output it can use a BF16 model."""
     q, k, v = qkv((1, 3, 4, 64), (1, 3, 2, 64), dtype=torch.bfloat16)
     parameters = {"out_dtype": "float32"}
-    request = infer_request("rope_attention", [("output",)], parameters=parameters, q=q, k=k, v=v)
-    out = tensor(await client.infer(request), "output")
+    request = infer_request("rope_attention", [("out",)], parameters=parameters, q=q, k=k, v=v)
+    out = tensor(await client.infer(request), "out")
     assert out.dtype is torch.float32
     check_attended(out.bfloat16(), attend(q, k, v)[0], torch.bfloat16)
 
@@ -154,7 +154,7 @@ async def test_attention_and_its_parameters(client):
     )
     rope = RopeConfig.of(64, layout="interleaved")
     out, lse = attend(q, k, v, causal=False, softcap=2.0, rope=rope)
-    check_attended(tensor(response, "output"), out, torch.float32)
+    check_attended(tensor(response, "out"), out, torch.float32)
     check_lse(tensor(response, "lse"), lse, torch.float32)
 
 
@@ -170,36 +170,36 @@ async def test_many_at_once(client):
     tensors = [randn(1, 1 + n % 5, 4, 64, seed=n) for n in range(32)]
     responses = await asyncio.gather(
         *(
-            client.infer(infer_request("rope", x=x, request_id=f"{n}"))
+            client.infer(infer_request("rope", q=x, request_id=f"{n}"))
             for n, x in enumerate(tensors)
         )
     )
     for n, (response, x) in enumerate(zip(responses, tensors, strict=True)):
         assert response.id == f"{n}"
-        check_rotated(tensor(response, "rotated"), rotate(x), torch.float32)
+        check_rotated(tensor(response, "q"), rotate(x), torch.float32)
 
 
 async def test_errors_are_shown(client):
     invalid, unknown = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND
-    await check_refused(client, infer_request("nope", x=X), 404, unknown, "nope")
+    await check_refused(client, infer_request("nope", q=X), 404, unknown, "nope")
     await check_refused(client, infer_request("rope", y=X), 400, invalid, "y")
     await check_refused(
-        client, infer_request("rope", x=X, parameters={"bse": 1}), 400, invalid, "bse"
+        client, infer_request("rope", q=X, parameters={"bse": 1}), 400, invalid, "bse"
     )
     await check_refused(
-        client, infer_request("rope", x=X.double()), 400, invalid, "FP64|float64|double"
+        client, infer_request("rope", q=X.double()), 400, invalid, "FP64|float64|double"
     )
-    wrong = infer_request("rope", binary=False, x=X)
+    wrong = infer_request("rope", binary=False, q=X)
     wrong.inputs[0].shape = [1, 3, 4, 64]
-    await check_refused(client, wrong, 400, invalid, "x")
+    await check_refused(client, wrong, 400, invalid, "q")
 
 
 async def test_a_request_as_a_dict():
     client = Rest()
-    data = {"name": "x", "shape": [1, 2, 1, 4], "datatype": "FP32", "data": [0.0, 1, 2, 3] * 2}
+    data = {"name": "q", "shape": [1, 2, 1, 4], "datatype": "FP32", "data": [0.0, 1, 2, 3] * 2}
     response = await client.client.infer(URL, {"inputs": [data]}, model_name="rope")
     x = torch.tensor([0.0, 1, 2, 3]).expand(1, 2, 1, 4)
-    check_rotated(tensor(response, "rotated"), rotate(x), torch.float32)
+    check_rotated(tensor(response, "q"), rotate(x), torch.float32)
     assert np.shape(response.outputs[0].data) == (8,)  # flat, and a list
     await client.close()
 

@@ -21,19 +21,19 @@ def compressed(client, coding, *ways):
 @pytest.mark.parametrize("ways", [("request",), ("response",), ("request", "response")], ids=str)
 @pytest.mark.parametrize("coding", CODINGS)
 def test_both_ways(client, coding, ways):
-    for in_json, outputs in (((), None), (("x",), {"rotated": False})):
+    for in_json, outputs in (((), None), (("q",), {"q": False})):
         compression = compressed(client, coding, *ways)
-        answer = client.infer("rope", {"x": X}, outputs, in_json, **compression)
-        check_rotated(answer["rotated"], rotate(X), torch.float32)
-    answers = client.infer_all([client.request("rope", {"x": X}, **compression) for _ in range(4)])
+        answer = client.infer("rope", {"q": X}, outputs, in_json, **compression)
+        check_rotated(answer["q"], rotate(X), torch.float32)
+    answers = client.infer_all([client.request("rope", {"q": X}, **compression) for _ in range(4)])
     for answer in answers:
-        check_rotated(answer["rotated"], rotate(X), torch.float32)
+        check_rotated(answer["q"], rotate(X), torch.float32)
 
 
 @pytest.mark.parametrize("coding", CODINGS)
 def test_errors_of_compressed_requests_are_readable(client, refused, coding):
-    with refused("400", "x"):
-        client.infer("rope", {"x": X[0, 0]}, **compressed(client, coding, "request", "response"))
+    with refused("400", "q"):
+        client.infer("rope", {"q": X[0, 0]}, **compressed(client, coding, "request", "response"))
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_errors_of_compressed_requests_are_readable(client, refused, coding):
 @pytest.mark.parametrize("kind", ["http", "http.aio"], indirect=True)
 def test_a_response_is_compressed_if_one_coding_is_accepted(client, target, accepted, coding):
     """The client makes and reads the bodies; httpx sends them and shows the headers."""
-    body, length = client.generate_request_body([client.input("x", X)], request_id="7")
+    body, length = client.generate_request_body([client.input("q", X)], request_id="7")
     headers = {"accept-encoding": accepted, LENGTH: str(length)}
     url = f"{target.url}/v2/models/rope/infer"
     with httpx.stream("POST", url, content=body, headers=headers) as response:
@@ -62,7 +62,7 @@ def test_a_response_is_compressed_if_one_coding_is_accepted(client, target, acce
     parsed = client.parse_response_body(
         raw, header_length=response.headers[LENGTH], content_encoding=coding
     )
-    check_rotated(torch.tensor(parsed.as_numpy("rotated")), rotate(X), torch.float32)
+    check_rotated(torch.tensor(parsed.as_numpy("q")), rotate(X), torch.float32)
 
 
 @pytest.mark.parametrize("path", ["/v2", "/v2/models/rope", "/v2/models/stats", "/v2/models/nope"])

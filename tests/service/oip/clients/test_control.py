@@ -6,10 +6,10 @@ import pytest
 import torch
 
 MODELS = {
-    "rope": ({"x": "FP32", "positions": "INT64"}, {"rotated": "FP32"}),
+    "rope": ({"q": "FP32", "k": "FP32", "positions": "INT64"}, {"q": "FP32", "k": "FP32"}),
     "rope_attention": (
         {"q": "FP32", "k": "FP32", "v": "FP32", "positions": "INT64"},
-        {"output": "FP32", "lse": "FP32"},
+        {"out": "FP32", "lse": "FP32"},
     ),
     "rope_cos_sin": ({"positions": "INT64"}, {"cos": "FP32", "sin": "FP32"}),
 }
@@ -67,7 +67,7 @@ def test_metadata_and_configuration_agree(client, model, version):
             assert all(type(dim) is int for dim in tensor["shape"])
         assert datatypes.items() <= {n: t["datatype"] for n, t in tensors.items()}.items()
     optional = {tensor["name"] for tensor in config["input"] if tensor["optional"]}
-    assert not optional & {"x", "q", "k", "v"}
+    assert optional & {"q", "k", "v"} == ({"q", "k"} if model == "rope" else set())
     assert model == "rope_cos_sin" or "positions" in optional
 
 
@@ -103,7 +103,7 @@ def test_statistics_have_every_field(client):
 
 
 def test_statistics_count_requests(client):
-    request = client.request("rope", {"x": torch.ones(1, 3, 2, 8)})
+    request = client.request("rope", {"q": torch.ones(1, 3, 2, 8)})
     (before,) = statistics(client, "rope")
     client.infer_all([request] * 7)
     (after,) = statistics(client, "rope")
@@ -123,7 +123,7 @@ def test_statistics_count_requests(client):
 def test_a_refused_request_is_no_success(client, refused):
     (before,) = statistics(client, "rope")
     with refused("400"):
-        client.infer("rope", {"x": torch.ones(3)})
+        client.infer("rope", {"q": torch.ones(3)})
     (after,) = statistics(client, "rope")
     assert after["inference_count"] == before["inference_count"]
     assert after["inference_stats"]["success"] == before["inference_stats"]["success"]

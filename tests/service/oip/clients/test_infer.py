@@ -25,11 +25,11 @@ Q, K, V = qkv((2, 3, 4, 8), (2, 3, 2, 8))
 @pytest.mark.parametrize("positions_dtype", [torch.int64, torch.int32], ids=str)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_rope_in_every_dtype(client, dtype, positions_dtype):
-    x = Q.to(dtype)
-    answer = client.infer(
-        "rope", {"x": x, "positions": POSITIONS.to(positions_dtype)}, request_id="a/ß 7"
-    )
-    check_rotated(answer["rotated"], rotate(x, POSITIONS), dtype)
+    inputs = {"q": Q.to(dtype), "k": K.to(dtype), "positions": POSITIONS.to(positions_dtype)}
+    answer = client.infer("rope", inputs, request_id="a/ß 7")
+    assert [*answer.tensors] == ["q", "k"]
+    for name in answer.tensors:
+        check_rotated(answer[name], rotate(inputs[name], POSITIONS), dtype)
     assert answer.header["id"] == "a/ß 7"
     assert (answer.header["model_name"], answer.header["model_version"]) == ("rope", "1")
 
@@ -37,9 +37,9 @@ def test_rope_in_every_dtype(client, dtype, positions_dtype):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_rope_attention_in_every_dtype(client, dtype):
     q, k, v = (x.to(dtype) for x in (Q, K, V))
-    answer = client.infer("rope_attention", {"q": q, "k": k, "v": v}, ["output", "lse"])
+    answer = client.infer("rope_attention", {"q": q, "k": k, "v": v}, ["out", "lse"])
     out, lse = attend(q, k, v)
-    check_attended(answer["output"], out, dtype)
+    check_attended(answer["out"], out, dtype)
     check_lse(answer["lse"], lse, dtype)
 
 
@@ -60,8 +60,8 @@ def test_rope_cos_sin(client, positions_dtype):
 @pytest.mark.parametrize("model_version", ["", "1"])
 @pytest.mark.parametrize("request_id", ["", "7"])
 def test_versions_and_ids(client, model_version, request_id):
-    answer = client.infer("rope", {"x": Q}, request_id=request_id, model_version=model_version)
-    check_rotated(answer["rotated"], rotate(Q), torch.float32)
+    answer = client.infer("rope", {"q": Q}, request_id=request_id, model_version=model_version)
+    check_rotated(answer["q"], rotate(Q), torch.float32)
     assert answer.header.get("id", "") == request_id
     assert client.wire == "grpc" or ("id" in answer.header) == bool(request_id)
 
@@ -84,29 +84,29 @@ ROPES = {  # parameters, and the same as arguments of `RopeConfig.of`
 
 @pytest.mark.parametrize(("parameters", "rope"), ROPES.values(), ids=ROPES)
 def test_ropes_by_parameters(client, parameters, rope):
-    inputs = {"x": Q, "positions": POSITIONS}
+    inputs = {"q": Q, "positions": POSITIONS}
     rope = RopeConfig.of(8, **rope)
     answer = client.infer("rope", inputs, parameters=parameters)
-    check_rotated(answer["rotated"], rotate(Q, POSITIONS, rope), torch.float32)
+    check_rotated(answer["q"], rotate(Q, POSITIONS, rope), torch.float32)
     back = client.infer("rope", inputs, parameters=parameters | {"inverse": True})
-    check_rotated(back["rotated"], rotate(Q, -POSITIONS, rope), torch.float32)
+    check_rotated(back["q"], rotate(Q, -POSITIONS, rope), torch.float32)
 
 
 def test_a_preset_by_name(client):
     x = randn(1, 4, 2, 128)
-    answer = client.infer("rope", {"x": x}, parameters={"rope": "llama-3-8b"})
-    check_rotated(answer["rotated"], rotate(x, None, RopeConfig.of(128, theta=5e5)), torch.float32)
+    answer = client.infer("rope", {"q": x}, parameters={"rope": "llama-3-8b"})
+    check_rotated(answer["q"], rotate(x, None, RopeConfig.of(128, theta=5e5)), torch.float32)
 
 
 def test_several_axes(client):
     x = randn(1, 5, 2, 16)
     sections, positions = (2, 3, 3), torch.randint(0, 99, (3, 1, 5))
     rope = json.dumps({"axes": "mrope", "mrope_section": sections})
-    answer = client.infer("rope", {"x": x, "positions": positions}, parameters={"rope": rope})
+    answer = client.infer("rope", {"q": x, "positions": positions}, parameters={"rope": rope})
     axis_of = torch.tensor([axis for axis, n in enumerate(sections) for _ in range(n)] * 2)
     by_axis = torch.stack([rotate(x, axis_positions) for axis_positions in positions])
     expected = by_axis.gather(0, axis_of.expand(1, *x.shape))[0]
-    check_rotated(answer["rotated"], expected, torch.float32)
+    check_rotated(answer["q"], expected, torch.float32)
 
 
 ENDS = torch.tensor([0, 4, 4, 6])
@@ -115,13 +115,13 @@ ENDS = torch.tensor([0, 4, 4, 6])
 @pytest.mark.parametrize("ends", [torch.int64, torch.int32], ids=str)
 def test_packed_sequences(client, ends):
     q, k, v = (x.flatten(0, 1) for x in (Q, K, V))
-    inputs = {"x": q, "cu_seqlens": ENDS.to(ends)}
+    inputs = {"q": q, "cu_seqlens": ENDS.to(ends)}
     answer = client.infer("rope", inputs)
-    check_rotated(answer["rotated"], rotate_packed(q, ENDS), torch.float32)
+    check_rotated(answer["q"], rotate_packed(q, ENDS), torch.float32)
     inputs = {"q": q, "k": k, "v": v, "cu_seqlens": ENDS.to(ends)}
-    answer = client.infer("rope_attention", inputs, ["lse", "output"])
+    answer = client.infer("rope_attention", inputs, ["lse", "out"])
     out, lse = attend(q, k, v, cu_seqlens=ENDS)
-    check_attended(answer["output"], out, torch.float32)
+    check_attended(answer["out"], out, torch.float32)
     check_lse(answer["lse"], lse, torch.float32)
 
 
@@ -148,8 +148,8 @@ def test_attention_by_parameters(client, parameters, config):
     inputs = {"q": Q, "k": K, "v": V}
     answer = client.infer("rope_attention", inputs, parameters=parameters | {"lse": True})
     out, lse = attend(Q, K, V, **config)
-    assert [*answer.tensors] == ["output", "lse"]
-    check_attended(answer["output"], out, torch.float32)
+    assert [*answer.tensors] == ["out", "lse"]
+    check_attended(answer["out"], out, torch.float32)
     check_lse(answer["lse"], lse, torch.float32)
 
 
@@ -158,7 +158,7 @@ def test_positions_of_queries_and_of_keys(client):
     inputs = {"q": q, "k": K, "v": V, "q_positions": q_positions, "k_positions": POSITIONS}
     answer = client.infer("rope_attention", inputs)
     out, _ = attend(q, K, V, positions=(q_positions, POSITIONS))
-    check_attended(answer["output"], out, torch.float32)
+    check_attended(answer["out"], out, torch.float32)
 
 
 def test_sinks_and_masks(client):
@@ -168,25 +168,25 @@ def test_sinks_and_masks(client):
     answer = client.infer("rope_attention", inputs, parameters={"causal": False, "rope": "null"})
     head_mask = mask.expand(2, 4, 3, 3)
     out, _ = reference.attention(Q, K, V, AttentionConfig(causal=False), torch.ones(4), head_mask)
-    check_attended(answer["output"], out, torch.float32)
+    check_attended(answer["out"], out, torch.float32)
 
 
 @pytest.mark.parametrize(
     "outputs",
     [
-        ["output"],
+        ["out"],
         ["lse"],
-        ["lse", "output"],
-        {"output": False},
-        {"output": True, "lse": False},
-        {"lse": False, "output": True},
-        {"lse": True, "output": False},
+        ["lse", "out"],
+        {"out": False},
+        {"out": True, "lse": False},
+        {"lse": False, "out": True},
+        {"lse": True, "out": False},
     ],
     ids=str,
 )
 def test_the_response_has_the_requested_outputs_in_their_order(client, outputs):
     answer = client.infer("rope_attention", {"q": Q, "k": K, "v": V}, outputs)
-    expected = dict(zip(("output", "lse"), attend(Q, K, V), strict=True))
+    expected = dict(zip(("out", "lse"), attend(Q, K, V), strict=True))
     assert [*answer.tensors] == [*outputs]
     for name, actual in answer.tensors.items():
         assert off(actual, expected[name]) <= 1e-6
@@ -198,27 +198,27 @@ def test_the_response_has_the_requested_outputs_in_their_order(client, outputs):
 
 
 @pytest.mark.parametrize(
-    "in_json", [["x"], ["positions"], ["x", "positions"]], ids=lambda names: " ".join(names)
+    "in_json", [["q"], ["positions"], ["q", "positions"]], ids=lambda names: " ".join(names)
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 def test_numbers_in_json_beside_bytes(client, dtype, in_json):
     x = Q.to(dtype)
-    for outputs in (None, {"rotated": False}):
-        answer = client.infer("rope", {"x": x, "positions": POSITIONS}, outputs, in_json)
-        check_rotated(answer["rotated"], rotate(x, POSITIONS), dtype)
+    for outputs in (None, {"q": False}):
+        answer = client.infer("rope", {"q": x, "positions": POSITIONS}, outputs, in_json)
+        check_rotated(answer["q"], rotate(x, POSITIONS), dtype)
 
 
 def test_nan_and_infinity_are_rotated(client):
     x = torch.tensor([math.nan, math.inf, 1.0, -math.inf]).view(1, 1, 1, 4)
-    for in_json, outputs in (((), None), (("x",), {"rotated": False})):
-        rotated = client.infer("rope", {"x": x}, outputs, in_json)["rotated"].flatten()
+    for in_json, outputs in (((), None), (("q",), {"q": False})):
+        rotated = client.infer("rope", {"q": x}, outputs, in_json)["q"].flatten()
         assert rotated[[0, 2]].isnan().all()  # elements 0 and 2 are a pair
         assert not rotated.isfinite()[[1, 3]].any()
 
 
 @pytest.mark.parametrize("shape", [(1, 0, 2, 8), (0, 3, 2, 8)])
 def test_empty_tensors(client, shape):
-    rotated = client.infer("rope", {"x": torch.zeros(shape)})["rotated"]
+    rotated = client.infer("rope", {"q": torch.zeros(shape)})["q"]
     assert rotated.shape == shape
 
 
@@ -226,5 +226,5 @@ def test_parameters_of_scheduling_and_sequences_are_accepted(client):
     parameters = {"priority": 1, "timeout": 60_000_000}
     for sequence in (7, "seven"):
         parameters |= {"sequence_id": sequence, "sequence_start": True, "sequence_end": True}
-        answer = client.infer("rope", {"x": Q}, **parameters)
-        check_rotated(answer["rotated"], rotate(Q), torch.float32)
+        answer = client.infer("rope", {"q": Q}, **parameters)
+        check_rotated(answer["q"], rotate(Q), torch.float32)

@@ -28,14 +28,14 @@ def numbered_request(client, n):
         inputs = {"q": q, "k": k, "v": v, "positions": positions}
         out, _ = attend(q, k, v, positions=(positions, positions))
         request = client.request("rope_attention", inputs, request_id=request_id)
-        return request, lambda answer: check_attended(answer["output"], out, dtype)
+        return request, lambda answer: check_attended(answer["out"], out, dtype)
     layout = ("half", "interleaved")[n % 2]
     x = randn(1 + n % 2, length, 4 + n % 3, 64, dtype=dtype, seed=n)
-    inputs, parameters = {"x": x, "positions": positions}, {"layout": layout, "theta": 1000.0 + n}
+    inputs, parameters = {"q": x, "positions": positions}, {"layout": layout, "theta": 1000.0 + n}
     rope = RopeConfig.of(64, layout=layout, theta=1000.0 + n)
     request = client.request("rope", inputs, parameters=parameters, request_id=request_id)
     expected = rotate(x, positions, rope)
-    return request, lambda answer: check_rotated(answer["rotated"], expected, dtype)
+    return request, lambda answer: check_rotated(answer["q"], expected, dtype)
 
 
 def check_requests(client, numbers):
@@ -62,8 +62,8 @@ def test_requests_that_are_cancelled_in_the_queue_do_not_run(client, target, bus
     succeeded, cancelled = counts()
     x = randn(1, 50, 4, 64)
     for _ in range(3):
-        client.cancel(client.request("rope", {"x": x}), is_queued)
-    check_rotated(client.infer("rope", {"x": x})["rotated"], rotate(x), torch.float32)
+        client.cancel(client.request("rope", {"q": x}), is_queued)
+    check_rotated(client.infer("rope", {"q": x})["q"], rotate(x), torch.float32)
     wait_until(lambda: counts()[1] >= cancelled + 3)
     assert counts() == (succeeded + 1, cancelled + 3)
     check_requests(client, range(8))
@@ -72,9 +72,9 @@ def test_requests_that_are_cancelled_in_the_queue_do_not_run(client, target, bus
 def test_a_request_times_out_in_the_queue(client, refused, busy):
     x = randn(1, 50, 4, 64)
     with refused("503", "time"):
-        client.infer("rope", {"x": x}, timeout=20_000)  # microseconds
-    answer = client.infer("rope", {"x": x}, timeout=60_000_000)
-    check_rotated(answer["rotated"], rotate(x), torch.float32)
+        client.infer("rope", {"q": x}, timeout=20_000)  # microseconds
+    answer = client.infer("rope", {"q": x}, timeout=60_000_000)
+    check_rotated(answer["q"], rotate(x), torch.float32)
 
 
 @pytest.mark.parametrize("kind", ["grpc", "grpc.aio"], indirect=True)
@@ -82,11 +82,11 @@ def test_deadlines_of_grpc(client, busy):
     """A call that would be answered too late is refused at once, or at its deadline."""
     x = randn(1, 50, 4, 64)
     with pytest.raises(Exception, match=r"(?i)deadline") as failure:
-        client.infer("rope", {"x": x}, client_timeout=0.05)
+        client.infer("rope", {"q": x}, client_timeout=0.05)
     statuses = ("StatusCode.DEADLINE_EXCEEDED", "StatusCode.UNAVAILABLE")
     assert failure.value.status() in statuses
-    answer = client.infer("rope", {"x": x}, client_timeout=30)
-    check_rotated(answer["rotated"], rotate(x), torch.float32)
+    answer = client.infer("rope", {"q": x}, client_timeout=30)
+    check_rotated(answer["q"], rotate(x), torch.float32)
     assert client.is_server_live(client_timeout=5)
 
 
@@ -94,7 +94,7 @@ def test_deadlines_of_grpc(client, busy):
 def test_large_tensors(client, mebibytes):
     """More than gRPC libraries receive by default, and more than Triton accepts as JSON."""
     x = randn(1, 64 * mebibytes, 32, 128, dtype=torch.float32)
-    rotated = client.infer("rope", {"x": x})["rotated"]
+    rotated = client.infer("rope", {"q": x})["q"]
     assert rotated.shape == x.shape
     samples = torch.tensor([0, 1, x.shape[1] // 2, x.shape[1] - 1])
     assert off(rotated[:, samples], rotate(x[:, samples], samples)) <= 1e-7
@@ -104,5 +104,5 @@ def test_large_tensors(client, mebibytes):
 def test_a_body_above_the_limit_is_refused(connect, shared_memory_target, refused):
     client = connect(shared_memory_target)
     with refused("413"):
-        client.infer("rope", {"x": torch.zeros(1, 1024, 8, 64)})
+        client.infer("rope", {"q": torch.zeros(1, 1024, 8, 64)})
     assert client.is_server_live()

@@ -145,21 +145,21 @@ def test_inputs_and_outputs_in_regions(sharing_client, shared, dtype):
     sharing_client.register_system_shared_memory("in", f"/{PREFIX}in", 8192)
     sharing_client.register_system_shared_memory("out", f"{PREFIX}out", 8192)
     inputs = {
-        "x": input_in_region(sharing_client, "x", x, "in"),
+        "q": input_in_region(sharing_client, "q", x, "in"),
         "positions": input_in_region(sharing_client, "positions", POSITIONS, "in", x.nbytes),
     }
     for offset in (0, 512):
         answer = sharing_client.infer(
-            "rope", inputs, [output_in_region(sharing_client, "rotated", "out", 4096, offset)]
+            "rope", inputs, [output_in_region(sharing_client, "q", "out", 4096, offset)]
         )
         assert not answer.tensors
         (output,) = answer.header["outputs"]
-        assert (output["name"], output["shape"]) == ("rotated", [*x.shape])
+        assert (output["name"], output["shape"]) == ("q", [*x.shape])
         location = {"shared_memory_region": "out", "shared_memory_byte_size": x.nbytes}
         location |= {"shared_memory_offset": offset} if offset else {}
         assert output["parameters"] == location
         check_rotated(read_tensor(target, x, offset), rotate(x, POSITIONS), dtype)
-    check_rotated(sharing_client.infer("rope", inputs)["rotated"], rotate(x, POSITIONS), dtype)
+    check_rotated(sharing_client.infer("rope", inputs)["q"], rotate(x, POSITIONS), dtype)
 
 
 def test_only_some_tensors_in_regions(sharing_client, shared):
@@ -167,11 +167,11 @@ def test_only_some_tensors_in_regions(sharing_client, shared):
     write_tensors(region, X)
     sharing_client.register_system_shared_memory("some", f"/{PREFIX}some", 4096, offset=0)
     inputs = {"q": X, "k": input_in_region(sharing_client, "k", X, "some"), "v": X}
-    plain = sharing_client.infer("rope_attention", {"q": X, "k": X, "v": X}, ["output", "lse"])
-    outputs = [output_in_region(sharing_client, "output", "some", 2048, 2048), "lse"]
+    plain = sharing_client.infer("rope_attention", {"q": X, "k": X, "v": X}, ["out", "lse"])
+    outputs = [output_in_region(sharing_client, "out", "some", 2048, 2048), "lse"]
     answer = sharing_client.infer("rope_attention", inputs, outputs)
     assert torch.equal(answer["lse"], plain["lse"])
-    assert torch.equal(read_tensor(region, X, 2048), plain["output"])
+    assert torch.equal(read_tensor(region, X, 2048), plain["out"])
 
 
 def test_ranges_outside_of_the_region_or_of_another_size_are_refused(
@@ -179,17 +179,17 @@ def test_ranges_outside_of_the_region_or_of_another_size_are_refused(
 ):
     shared("narrow", 4096)
     sharing_client.register_system_shared_memory("narrow", f"/{PREFIX}narrow", X.nbytes)
-    x = sharing_client.empty_input("x", X)
+    x = sharing_client.empty_input("q", X)
     for size, offset in ((X.nbytes, 4), (X.nbytes - 4, 0), (X.nbytes + 4, 0), (X.nbytes, 2**62)):
         with refused("400"):
-            sharing_client.infer("rope", {"x": x.set_shared_memory("narrow", size, offset)})
+            sharing_client.infer("rope", {"q": x.set_shared_memory("narrow", size, offset)})
     for size, offset in ((X.nbytes - 4, 0), (X.nbytes, 4), (X.nbytes, 2**62)):
         with refused("400"):
-            output = output_in_region(sharing_client, "rotated", "narrow", size, offset)
-            sharing_client.infer("rope", {"x": X}, [output])
+            output = output_in_region(sharing_client, "q", "narrow", size, offset)
+            sharing_client.infer("rope", {"q": X}, [output])
     with refused("404", "nowhere"):
-        sharing_client.infer("rope", {"x": input_in_region(sharing_client, "x", X, "nowhere")})
+        sharing_client.infer("rope", {"q": input_in_region(sharing_client, "q", X, "nowhere")})
     with refused("404", "nowhere"):
         sharing_client.infer(
-            "rope", {"x": X}, [output_in_region(sharing_client, "rotated", "nowhere", X.nbytes)]
+            "rope", {"q": X}, [output_in_region(sharing_client, "q", "nowhere", X.nbytes)]
         )

@@ -20,7 +20,7 @@ def requests_of(client, numbers):
     """Return tensors, and a request to rotate each."""
     tensors = [randn(1, 1 + n % 9, 4, 64, seed=n) for n in numbers]
     return tensors, [
-        client.request("rope", {"x": x}, request_id=f"{n}")
+        client.request("rope", {"q": x}, request_id=f"{n}")
         for n, x in zip(numbers, tensors, strict=True)
     ]
 
@@ -28,7 +28,7 @@ def requests_of(client, numbers):
 def check_all(answers, tensors):
     for n, (answer, x) in enumerate(zip(answers, tensors, strict=True)):
         assert answer.header["id"] == f"{n}"
-        check_rotated(answer["rotated"], rotate(x), torch.float32)
+        check_rotated(answer["q"], rotate(x), torch.float32)
 
 
 def test_responses_are_in_the_order_of_requests(client):
@@ -38,8 +38,8 @@ def test_responses_are_in_the_order_of_requests(client):
 
 def test_an_invalid_request_does_not_end_the_stream(client):
     tensors, requests = requests_of(client, range(5))
-    requests[1] = client.request("rope", {"x": torch.ones(3)}, request_id="1")
-    requests[3] = client.request("nope", {"x": torch.ones(3)}, request_id="3")
+    requests[1] = client.request("rope", {"q": torch.ones(3)}, request_id="1")
+    requests[3] = client.request("nope", {"q": torch.ones(3)}, request_id="3")
     answers = client.stream(requests)
     assert [isinstance(answer, Exception) for answer in answers] == [
         False,
@@ -51,12 +51,12 @@ def test_an_invalid_request_does_not_end_the_stream(client):
     assert "nope" in answers[3].message()
     for n in (0, 2, 4):
         assert answers[n].header["id"] == f"{n}"
-        check_rotated(answers[n]["rotated"], rotate(tensors[n]), torch.float32)
+        check_rotated(answers[n]["q"], rotate(tensors[n]), torch.float32)
 
 
 def test_an_error_ends_the_stream_on_request(client):
     _, (good,) = requests_of(client, range(1))
-    invalid = client.request("nope", {"x": torch.ones(3)}, request_id="1")
+    invalid = client.request("nope", {"q": torch.ones(3)}, request_id="1")
     answer, failure = client.stream([good, invalid], headers={"triton_grpc_error": "true"})
     assert answer.header["id"] == "0"
     code = failure.code if client.is_async else failure.status  # grpc.aio raises AioRpcError
@@ -65,20 +65,20 @@ def test_an_error_ends_the_stream_on_request(client):
 
 def test_one_stream_for_several_models(client):
     x = randn(1, 3, 2, 8)
-    rotation = client.request("rope", {"x": x}, request_id="a")
+    rotation = client.request("rope", {"q": x}, request_id="a")
     attention = client.request("rope_attention", {"q": x, "k": x, "v": x}, ["lse"], request_id="b")
     tables = client.request(
         "rope_cos_sin", {"positions": torch.arange(3)}, parameters={"head_dim": 8}
     )
     answers = client.stream([rotation, attention, tables])
-    assert [[*answer.tensors] for answer in answers] == [["rotated"], ["lse"], ["cos", "sin"]]
+    assert [[*answer.tensors] for answer in answers] == [["q"], ["lse"], ["cos", "sin"]]
     assert [answer.header["id"] for answer in answers] == ["a", "b", ""]
 
 
 def test_large_messages(client):
     x = randn(1, 64 * 5, 32, 128)
-    for answer in client.stream([client.request("rope", {"x": x})] * 3):
-        check_rotated(answer["rotated"][:, :4], rotate(x[:, :4]), torch.float32)
+    for answer in client.stream([client.request("rope", {"q": x})] * 3):
+        check_rotated(answer["q"][:, :4], rotate(x[:, :4]), torch.float32)
 
 
 def test_a_stream_without_requests(client):
@@ -125,7 +125,7 @@ def test_a_stream_with_a_deadline(client, busy):
 async def test_an_async_client_cancels_a_stream(target, busy):
     aio = pytest.importorskip("tritonclient.grpc.aio")
     async with aio.InferenceServerClient(target.grpc) as client:
-        x = aio.InferInput("x", [1, 3, 2, 8], "FP32")
+        x = aio.InferInput("q", [1, 3, 2, 8], "FP32")
         x.set_data_from_numpy(torch.ones(1, 3, 2, 8).numpy())
 
         async def endless():
