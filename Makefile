@@ -100,7 +100,8 @@ CHECK_PYTHON = import sys; sys.version_info >= (3, 11) or sys.exit( \
 	"Python 3.11 or newer is needed, but $(PYTHON) is Python " + sys.version.split()[0] \
 	+ ". Choose another: make serve PYTHON=python3.12")
 
-# torch is installed first and pinned, because other requirements may select another build of it
+# torch is installed first and pinned, because other requirements may select another build of it;
+# --no-compile: Python compiles at the first start the part of it that the service imports
 $(SERVICE): pyproject.toml setup.py rope_core/pyproject.toml rope_core/_rotary.c constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 or newer is needed, but $(PYTHON) is not \
 	installed. Choose another: make serve PYTHON=python3.12" >&2; exit 1; }
@@ -108,9 +109,9 @@ $(SERVICE): pyproject.toml setup.py rope_core/pyproject.toml rope_core/_rotary.c
 	@echo "[1/3] $(VENV): a virtual environment of $$($(PYTHON) --version)"
 	@$(PYTHON) -m venv $(VENV)
 	@echo "[2/3] $(TORCH): 0.2 GB for CPUs only, several GB with CUDA (the default on Linux)"
-	@$(BIN)/pip install $(TORCH)
+	@$(BIN)/pip install --no-compile $(TORCH)
 	@echo "[3/3] rope-service with gRPC: 30 packages, 40 MB"
-	@$(BIN)/pip install --constraint constraints.txt --editable '.[grpc]'
+	@$(BIN)/pip install --no-compile --constraint constraints.txt --editable '.[grpc]'
 	@touch $@
 
 # Triton is tested in its oldest supported version, unless torch brings its own
