@@ -110,16 +110,17 @@ $(SERVICE): pyproject.toml setup.py rope_core/pyproject.toml rope_core/_rotary.c
 	@$(PYTHON) -m venv $(VENV)
 	@echo "[2/3] $(TORCH): 0.2 GB for CPUs only, several GB with CUDA (the default on Linux)"
 	@$(BIN)/pip install --no-compile $(TORCH)
-	@echo "[3/3] rope-service with gRPC: 30 packages, 40 MB"
+	@echo "[3/3] rope-service with gRPC: 27 packages, 40 MB"
 	@$(BIN)/pip install --no-compile --constraint constraints.txt --editable '.[grpc]'
 	@touch $@
 
 # Triton is tested in its oldest supported version, unless torch brings its own
 $(READY): $(SERVICE) clients/python/pyproject.toml
-	$(BIN)/python -c 'import triton' 2>/dev/null \
+	@echo "tools of the tests: 87 packages, 1.2 GB on disk"
+	@$(BIN)/python -c 'import triton' 2>/dev/null \
 		|| $(BIN)/pip install --quiet "triton==3.6.0; sys_platform == 'linux'"
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test]' --editable clients/python
-	touch $@
+	@$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test]' --editable clients/python
+	@touch $@
 
 # the triton of torch's CUDA wheels; the other venv has the oldest supported version
 $(TRITON)/.ready: Makefile

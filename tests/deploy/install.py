@@ -32,7 +32,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         copy_sources(folder)
-        environments = {each: _install(folder, each) for each in PROJECTS}
+        pip = Pip(Environment(folder / "pip", with_pip=True))
+        environments = {each: _install(pip, folder, each) for each in PROJECTS}
         service = environments["rope-service"]
         log = folder / "service.log"
         responses = {"rope-core": environments["rope-core"].run(CORE_CALL)}
@@ -44,36 +45,43 @@ def main() -> None:
             _print(f"{each}: {response}")
             _check(is_rotated(response), f"{each} rotates")
         start = time.monotonic()
-        _pip(service, "install", "rope-service[grpc]")
-        _report("rope-service[grpc]", service, start)
+        pip.run(service, "install", "rope-service[grpc]")
+        _report(pip, "rope-service[grpc]", service, start)
         with service.serve(log):
             _check("gRPC listens" in log.read_text(), "the log says that gRPC listens")
     _print("install test passed")
 
 
-def _install(folder: Path, name: str) -> Environment:
+class Pip:
+    """pip in an environment of its own, so that it is no package of the others."""
+
+    def __init__(self, environment: Environment) -> None:
+        self._command = [environment.bin / "python", "-m", "pip", "--python"]
+
+    def run(self, environment: Environment, *arguments: str) -> str:
+        """Run pip for an environment; return what it prints."""
+        command = [*self._command, environment.bin / "python", *arguments]
+        return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+
+
+def _install(pip: Pip, folder: Path, name: str) -> Environment:
     start = time.monotonic()
-    environment = Environment(folder / "environments" / name, with_pip=True)
+    environment = Environment(folder / "environments" / name)
     if name != "rope-client":
-        _pip(environment, "install", *TORCH)
-    _pip(environment, "install", str(folder / PROJECTS[name]))
-    _report(name, environment, start)
+        pip.run(environment, "install", *TORCH)
+    pip.run(environment, "install", str(folder / PROJECTS[name]))
+    _report(pip, name, environment, start)
     found = environment.importable(UNNEEDED[name])
     _check(not found, f"{name} brings no {found}")
     return environment
 
 
-def _report(name: str, environment: Environment, start: float) -> None:
+def _report(pip: Pip, name: str, environment: Environment, start: float) -> None:
     seconds = time.monotonic() - start
-    packages = json.loads(_pip(environment, "list", "--format", "json", "--exclude", "pip"))
+    packages = json.loads(pip.run(environment, "list", "--format", "json"))
     files = (file for file in environment.site_packages.rglob("*") if file.is_file())
     num_bytes = sum(file.stat().st_size for file in files)
     _print(f"{name}: {len(packages)} packages, {num_bytes / 1e6:.0f} MB, {seconds:.0f} s")
-
-
-def _pip(environment: Environment, *arguments: str) -> str:
-    command = [environment.bin / "python", "-m", "pip", *arguments]
-    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
 
 
 def _check(is_met: bool, condition: str) -> None:
