@@ -101,3 +101,11 @@ def test_image_installs_what_the_service_needs_and_grpc_but_not_torch():
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     installed = done.stdout.splitlines()
     assert set(installed) == {*NEEDED, *EXTRAS["grpc"]} - {"torch>=2.11"}
+
+
+def test_the_page_about_installing_names_what_there_is():
+    page = (ROOT / "docs" / "install.md").read_text()
+    assert set(re.findall(r"pip install (\./[\w/]+)", page)) == {"./rope_core", "./clients/python"}
+    assert set(re.findall(r"subdirectory=([\w/]+)", page)) == {"rope_core", "clients/python"}
+    extras = page.partition("## Extras")[2].partition("\n## ")[0]
+    assert set(re.findall(r"^\| `(\w+)`", extras, re.MULTILINE)) == EXTRAS.keys()
