@@ -62,9 +62,9 @@ RUN python -m venv --without-pip /opt/rope \
     && echo /opt/torch/lib/python*/site-packages > "$(echo /opt/rope/lib/python*/site-packages)/torch.pth"
 WORKDIR /src
 COPY pyproject.toml constraints.txt ./
-# Not torch: it is installed already, with another Triton than the one in constraints.txt.
+# Not torch: it is installed already, and pip might replace it by another build.
 RUN --mount=type=cache,target=/root/.cache/pip \
-    python -c "import tomllib; print(*(d for d in tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'] if not d.startswith('torch')), sep='\n')" > needed.txt \
+    python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; print(*(d for d in p['dependencies'] + p['optional-dependencies']['grpc'] if not d.startswith('torch')), sep='\n')" > needed.txt \
     && /opt/pip/bin/pip --python /opt/rope/bin/python install --constraint constraints.txt --requirement needed.txt
 COPY --from=wheel /wheel /wheel
 RUN /opt/pip/bin/pip --python /opt/rope/bin/python install --no-deps /wheel/*.whl \

@@ -1,20 +1,26 @@
 # All tasks of this project. CI runs the same targets.
 PYTHON ?= python3
+# CPU-only torch on Linux: TORCH='torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu'
+TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
+SERVICE := $(VENV)/.service
 READY := $(VENV)/.ready
 TRITON := .venv-triton
 FUZZ := .venv-fuzz
 JOBS ?= 2
 
-.PHONY: serve test soak test-processors fuzz compile-kernels check format format-check lint types docs bench bench-peers bench-gpu bench-gpu-first example-real-model image image-test clean
+.PHONY: serve test install-test soak test-processors fuzz compile-kernels check format format-check lint types docs bench bench-peers bench-gpu bench-gpu-first example-real-model image image-test clean
 
-serve: $(READY)  ## serve on 127.0.0.1:8000
+serve: $(SERVICE)  ## serve on 127.0.0.1:8000; installs the service alone
 	$(BIN)/rope-service serve
 
 # tests of one file stay in one process; the order puts long files first
 test: $(READY)  ## run the suite
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+
+install-test:  ## install rope-core, rope-service and rope-client, each in its own fresh environment
+	TORCH="$(TORCH)" PYTHONPATH=. $(PYTHON) -m tests.deploy.install
 
 # torch has one set of functions per kind of processor, and they round differently; interpreted
 # kernels run in NumPy, which ignores the variable
@@ -85,16 +91,36 @@ example-real-model: $(READY) $(EXAMPLE)/.ready  ## generate text with a real mod
 # --no-deps: the file lists all dependencies that are needed; others would need a compiler
 $(EXAMPLE)/.ready: examples/requirements-real-model.txt
 	$(PYTHON) -m venv $(EXAMPLE)
-	$(EXAMPLE)/bin/pip install --quiet torch==2.13.0
+	$(EXAMPLE)/bin/pip install --quiet $(TORCH)
 	$(EXAMPLE)/bin/pip install --quiet --no-deps -r examples/requirements-real-model.txt ./clients/python
 	touch $@
 
-# torch is installed first and pinned, because other requirements may select the large CUDA build
-$(READY): pyproject.toml setup.py rope_core/_rotary.c constraints.txt clients/python/pyproject.toml
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet torch==2.13.0
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test]' --editable clients/python
-	touch $@
+# the check runs before any download, and on every version of Python
+CHECK_PYTHON = import sys; sys.version_info >= (3, 11) or sys.exit( \
+	"Python 3.11 or newer is needed, but $(PYTHON) is Python " + sys.version.split()[0] \
+	+ ". Choose another: make serve PYTHON=python3.12")
+
+# torch is installed first and pinned, because other requirements may select another build of it;
+# --no-compile: Python compiles at the first start the part of it that the service imports
+$(SERVICE): pyproject.toml setup.py rope_core/pyproject.toml rope_core/_rotary.c constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 or newer is needed, but $(PYTHON) is not \
+	installed. Choose another: make serve PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c '$(CHECK_PYTHON)'
+	@echo "[1/3] $(VENV): a virtual environment of $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv $(VENV)
+	@echo "[2/3] $(TORCH): 0.2 GB for CPUs only, several GB with CUDA (the default on Linux)"
+	@$(BIN)/pip install --no-compile $(TORCH)
+	@echo "[3/3] rope-service with gRPC: 27 packages, 40 MB"
+	@$(BIN)/pip install --no-compile --constraint constraints.txt --editable '.[grpc]'
+	@touch $@
+
+# Triton is tested in its oldest supported version, unless torch brings its own
+$(READY): $(SERVICE) clients/python/pyproject.toml
+	@echo "tools of the tests: 87 packages, 1.2 GB on disk"
+	@$(BIN)/python -c 'import triton' 2>/dev/null \
+		|| $(BIN)/pip install --quiet "triton==3.6.0; sys_platform == 'linux'"
+	@$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test]' --editable clients/python
+	@touch $@
 
 # the triton of torch's CUDA wheels; the other venv has the oldest supported version
 $(TRITON)/.ready: Makefile
@@ -106,4 +132,4 @@ $(FUZZ)/.ready: Makefile
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(TRITON) $(FUZZ) $(EXAMPLE) .venv-peers build dist *.egg-info rope_core/*.so
+	rm -rf $(VENV) $(TRITON) $(FUZZ) $(EXAMPLE) .venv-peers build dist *.egg-info rope_core/build rope_core/*.egg-info rope_core/*.so

@@ -7,6 +7,7 @@ import sys
 from pydantic import ValidationError
 
 from service.access import new_key
+from service.installation import GRPC_REMEDY, core_conflict, has_grpc
 from service.settings import Settings
 
 MALLOC = (
@@ -36,6 +37,7 @@ def main() -> None:
     if arguments[:1] == ["serve"]:
         arguments = arguments[1:]
     settings = _read_settings(arguments)
+    _check_installation(settings)
     if not any(name in os.environ for name in ALLOCATOR_VARIABLES):
         # Each of the three streams has its own pool. Segments that can shrink leave memory to the
         # other pools. The second name is deprecated since torch 2.11.
@@ -70,6 +72,19 @@ def _read_settings(arguments: list[str]) -> Settings:
         sys.stdout.write(settings.model_dump_json(indent=2) + "\n")
         raise SystemExit(0)
     return settings
+
+
+def _check_installation(settings: Settings) -> None:
+    """Exit with code 2 if what is installed cannot do what the settings ask for."""
+    problem = core_conflict()
+    if problem is None and "grpc_port" in settings.model_fields_set and not has_grpc():
+        problem = (
+            "grpc_port is set, but gRPC is not installed: "
+            f"{GRPC_REMEDY}, or leave ROPE_GRPC_PORT and --grpc-port out"
+        )
+    if problem is not None:
+        sys.stderr.write(f"rope-service: {problem}\n")
+        raise SystemExit(2)
 
 
 if __name__ == "__main__":

@@ -82,7 +82,8 @@ class Settings(BaseSettings):
     Prometheus. Always plain HTTP, without TLS. If unset, there is no such port."""
 
     grpc_port: Annotated[int, Field(ge=0, le=65_535)] = 8001
-    """Port of gRPC, at the same address; 0 lets the system choose."""
+    """Port of gRPC, at the same address; 0 lets the system choose. Needs the extra `grpc`: without
+    it, the service serves HTTP only, and ends with exit code 2 if this is set."""
 
     unix_socket: Path | None = None
     """Path of a Unix-domain socket that takes HTTP as well, for clients on the same host. Its owner

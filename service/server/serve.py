@@ -14,10 +14,9 @@ from service.access.exposure import exposure_warning
 from service.access.gate import Gate
 from service.device import Driver
 from service.errors import BadRequest
+from service.installation import GRPC_REMEDY, has_grpc
 from service.lifecycle import Lifecycle
 from service.observability import logs
-from service.oip.grpc.methods import grpc_methods
-from service.oip.grpc.server import GrpcServer
 from service.oip.state import OipState
 from service.planned.planner import Planner
 from service.resident_memory import ResidentLimit
@@ -29,7 +28,7 @@ from service.server.connection_limits import ConnectionLimits, connection_limits
 from service.server.connection_pacer import ConnectionPacer
 from service.server.planned_requests import PlannedRequests
 from service.server.tls_transport import RECEIVE_BYTES, TlsTransport
-from service.server.uvicorn_server import Server, StatusPort
+from service.server.uvicorn_server import Listener, Server, StatusPort
 from service.settings import Settings
 
 log = logging.getLogger("rope.access")
@@ -59,16 +58,9 @@ def serve(settings: Settings, driver: Driver | None = None) -> None:
     logs.output.on_drop = service.metrics.log_lines_dropped.inc
     oip_state = OipState(service, lifecycle)
     app = build_app(oip_state, device_threads)
-    limit = ResidentLimit(service.admission.max_bytes)
-    grpc = GrpcServer(
-        settings,
-        lifecycle,
-        grpc_methods(oip_state, limit),
-        service.metrics,
-        limit,
-        service.gate,
-        certificates,
-    )
+    listeners = [_grpc_server(oip_state, certificates)] if has_grpc() else []
+    if not listeners:
+        logging.getLogger("rope.grpc").info("gRPC is off; to turn it on: %s", GRPC_REMEDY)
     gc.freeze()  # the collector skips all objects that exist now: they live as long as the process
     gc.set_threshold(10_000, 20, 20)
     planned = PlannedRequests(
@@ -103,7 +95,7 @@ def serve(settings: Settings, driver: Driver | None = None) -> None:
         lifecycle,
         pacer=limits.pacer,
         lifespan=lifespan(oip_state, device_threads),
-        listeners=[grpc],
+        listeners=listeners,
         delay_s=settings.drain_delay_s,
         drain_s=settings.drain_s,
         unix_socket=settings.unix_socket,
@@ -117,6 +109,23 @@ def serve(settings: Settings, driver: Driver | None = None) -> None:
     logging.shutdown()
     # a call that a stuck device still holds would keep its thread, and a usual exit would wait
     os._exit(lifecycle.exit_code)
+
+
+def _grpc_server(oip_state: OipState, certificates: Certificates | None) -> Listener:
+    from service.oip.grpc.methods import grpc_methods
+    from service.oip.grpc.server import GrpcServer
+
+    service = oip_state.handler
+    limit = ResidentLimit(service.admission.max_bytes)
+    return GrpcServer(
+        service.settings,
+        oip_state.lifecycle,
+        grpc_methods(oip_state, limit),
+        service.metrics,
+        limit,
+        service.gate,
+        certificates,
+    )
 
 
 def _status_port(settings: Settings, limits: ConnectionLimits) -> StatusPort | None:

@@ -1,5 +1,8 @@
 """Versions of installed packages, and versions that pyproject.toml allows."""
 
+import re
+import subprocess
+import sys
 import tomllib
 from importlib.metadata import PackageNotFoundError, version
 
@@ -7,10 +10,19 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
 
+from service import __version__
 from tests.conftest import ROOT
 from tests.deploy.packages import FLOORS, outdated, unknown_licences
 
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+SERVICE = tomllib.loads((ROOT / "pyproject.toml").read_text())
+CORE = tomllib.loads((ROOT / "rope_core" / "pyproject.toml").read_text())
+CLIENT = tomllib.loads((ROOT / "clients" / "python" / "pyproject.toml").read_text())
+NEEDED = SERVICE["project"]["dependencies"]
+EXTRAS = SERVICE["project"]["optional-dependencies"]
+
+
+def names(requirements: list[str]) -> set[str]:
+    return {Requirement(text).name for text in requirements}
 
 
 def installed() -> dict[str, str]:
@@ -28,7 +40,7 @@ def test_no_installed_package_is_older_than_its_floor():
     assert installed().keys() >= FLOORS.keys() - {"h11"}
 
 
-@pytest.mark.parametrize("text", PROJECT["dependencies"])
+@pytest.mark.parametrize("text", NEEDED + EXTRAS["grpc"])
 def test_a_dependency_cannot_be_older_than_its_floor(text):
     requirement = Requirement(text)
     (minimum,) = (spec.version for spec in requirement.specifier if spec.operator == ">=")
@@ -53,3 +65,47 @@ def test_an_old_version_is_found():
 )
 def test_licences_are_checked(licences, allowed):
     assert (unknown_licences([{"name": "x", "licenses": licences}]) == {}) is allowed
+
+
+def test_each_distribution_needs_its_own_packages_only():
+    assert names(CORE["project"]["dependencies"]) == {"numpy", "torch"}
+    assert names(CLIENT["project"]["dependencies"]) == {"httpx", "ml_dtypes", "numpy"}
+    assert names(EXTRAS["grpc"]) == {
+        *("grpcio", "grpcio-health-checking", "grpcio-reflection", "protobuf")
+    }
+    assert names(EXTRAS["triton"]) == {"triton"}
+    assert not names(NEEDED) & (names(EXTRAS["grpc"]) | {"triton", "httpx"})
+    assert "rope-service[grpc,triton]" in EXTRAS["test"]
+
+
+def test_rope_core_is_described_as_in_the_service():
+    core, service = CORE["project"], SERVICE["project"]
+    assert core["version"] == __version__
+    assert set(core["dependencies"]) <= set(NEEDED)
+    assert core["optional-dependencies"]["triton"] == EXTRAS["triton"]
+    assert core["requires-python"] == service["requires-python"]
+    core, service = CORE["tool"]["setuptools"], SERVICE["tool"]["setuptools"]
+    for data in ("package-data", "exclude-package-data"):
+        assert core[data]["rope_core"] == service[data]["rope_core"]
+
+
+def test_rope_core_lists_its_packages():
+    found = [file.parent.relative_to(ROOT) for file in (ROOT / "rope_core").rglob("__init__.py")]
+    packages = sorted(".".join(folder.parts) for folder in found if "build" not in folder.parts)
+    assert CORE["tool"]["setuptools"]["packages"] == packages
+
+
+def test_image_installs_what_the_service_needs_and_grpc_but_not_torch():
+    script = re.search(r'python -c "([^"]+)" > needed', (ROOT / "Dockerfile").read_text())[1]
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    installed = done.stdout.splitlines()
+    assert set(installed) == {*NEEDED, *EXTRAS["grpc"]} - {"torch>=2.11"}
+
+
+def test_the_page_about_installing_names_what_there_is():
+    page = (ROOT / "docs" / "install.md").read_text()
+    assert set(re.findall(r"pip install (\./[\w/]+)", page)) == {"./rope_core", "./clients/python"}
+    assert set(re.findall(r"subdirectory=([\w/]+)", page)) == {"rope_core", "clients/python"}
+    extras = page.partition("## Extras")[2].partition("\n## ")[0]
+    assert set(re.findall(r"^\| `(\w+)`", extras, re.MULTILINE)) == EXTRAS.keys()
