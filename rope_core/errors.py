@@ -3,6 +3,7 @@
 RopeError
   +- ConfigError     a parameter has a value that no rotation or attention has
   +- ShapeError      the shape, dtype or contents of a tensor do not fit its call
+  |    +- HeadsFirstError  tensors look like [B, H, S, D], where [B, S, H, D] is read
   +- NoBackend       every backend declined the call
   +- KernelNotBuilt  a kernel that the call needs is still being built; try again
   +- KernelFailed    a kernel that the call needs cannot be built
@@ -40,7 +41,25 @@ class ShapeError(RopeError):
 
     def renamed(self, tensor: str) -> "ShapeError":
         """Return the same error with the name that the caller has for the tensor."""
-        return ShapeError(tensor, self.expected, self.got)
+        return type(self)(tensor, self.expected, self.got)
+
+
+class HeadsFirstError(ShapeError):
+    """Tensors look like `[B, H, S, D]`, as in Hugging Face's models, and not `[B, S, H, D]`."""
+
+    def __init__(self, tensor: str, expected: str, got: object) -> None:
+        super().__init__(tensor, expected, got)
+        self.args = (f"{self.args[0]}. {HEADS_FIRST}",)
+
+
+HEADS_FIRST = (
+    "The heads look like [B, H, S, D]: pass q, k and v by .transpose(1, 2), as [B, S, H, D], and"
+    " transpose the result back"
+)
+
+
+class RopeWarning(UserWarning):
+    """An answer that may not be the one that was meant."""
 
 
 class NoBackend(RopeError):

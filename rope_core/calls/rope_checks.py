@@ -5,9 +5,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rope_core.checks import INTEGERS, check_dtype, check_shape, dtype_of, shape_of
+from rope_core.checks import (
+    INTEGERS,
+    check_dtype,
+    check_shape,
+    dtype_of,
+    looks_heads_first,
+    not_a_tensor,
+    shape_error,
+    shape_of,
+)
 from rope_core.config import RopeConfig
-from rope_core.errors import ConfigError, ShapeError
+from rope_core.errors import ConfigError, HeadsFirstError, ShapeError
 
 MAX_EXACT_INTEGER = {torch.float16: 2048, torch.bfloat16: 256}
 """Up to here the dtype holds every whole number. Larger positions would be rounded to others."""
@@ -18,6 +27,9 @@ MAX_XPOS_POWER = 60.0
 MAX_POSITION = 2**53
 """Largest absolute value of a position: float64, in which angles are computed, holds every integer
 up to 2**53."""
+
+POSITION_RANGE = "between -2**53 and 2**53"
+"""The range of positions, for errors."""
 
 
 def check_positions(
@@ -51,7 +63,12 @@ def check_positions(
     if num_axes > 1:
         shapes.append([num_axes, *leading])
         shapes += [] if broadcasts else [[num_axes, leading[-1]]]
-    check_shape(name, positions, *shapes)
+    if [*positions.shape] in shapes:
+        return
+    wrong = shape_error(name, positions, *shapes)
+    if positions.ndim and looks_heads_first(tokens, None, positions.shape[-1]):
+        raise HeadsFirstError(wrong.tensor, wrong.expected, wrong.got)
+    raise wrong
 
 
 def check_position_axes(
@@ -81,6 +98,8 @@ def check_position_values(name: str, positions: Tensor, rope: RopeConfig | None)
     The range of integers is checked on the CPU only: reading a tensor on a GPU would wait for all
     work of the GPU.
     """
+    if not isinstance(positions, Tensor):
+        raise not_a_tensor(name, positions)
     if positions.dtype not in INTEGERS:
         if positions.dtype not in (torch.float32, torch.float64):
             got = dtype_of(positions)
@@ -89,12 +108,12 @@ def check_position_values(name: str, positions: Tensor, rope: RopeConfig | None)
                 got += f", which holds integers exactly only up to {largest}"
             raise ShapeError(name, "int64, or fractional in float32 or float64", got)
         if not bool((positions.abs() <= MAX_POSITION).all()):  # true for NaN
-            raise ShapeError(name, "between -2**53 and 2**53", "other numbers, or NaN")
+            raise ShapeError(name, POSITION_RANGE, "other numbers, or NaN")
     elif positions.dtype is torch.int64 and positions.is_cpu and positions.numel():
         low, high = map(int, positions.aminmax())
         if low < -MAX_POSITION or high > MAX_POSITION:
             outside = low if low < -MAX_POSITION else high
-            raise ShapeError(name, "between -2**53 and 2**53", outside)
+            raise ShapeError(name, POSITION_RANGE, outside)
     if rope is None or not rope.whole_positions or not positions.numel():
         return
     if positions.is_floating_point() or bool((positions < 0).any()):

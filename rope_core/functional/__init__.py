@@ -1,0 +1,6 @@
+"""Functions of tensors: rotate and attend, given in the forms that users have."""
+
+from rope_core.functional.attention import attend
+from rope_core.functional.rotation import rotate
+
+__all__ = ["attend", "rotate"]
