@@ -18,9 +18,9 @@ from rope_core.calls import (
     Table,
 )
 from rope_core.config import Arithmetic, AttentionConfig, Layout, RopeConfig, Rounding
-from rope_core.errors import ConfigError, NoBackend, RopeError, RopeWarning, ShapeError
+from rope_core.errors import ConfigError, NoBackend, RopeError, ShapeError
 from rope_core.frequencies import VARIANTS
-from rope_core.functional import attend, rotate
+from rope_core.functional import RopeWarning, attend, rotate
 from rope_core.hf import Resolved
 from rope_core.layouts import convert, convert_weight
 from rope_core.length import DynamicLength

@@ -8,7 +8,7 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor
 
-from rope_core.errors import ConfigError, ShapeError, brief
+from rope_core.errors import HEADS_FIRST, ConfigError, ShapeError, brief
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 INTEGERS = (torch.int64, torch.int32)
@@ -136,15 +136,11 @@ def check_dtype(name: str, tensor: Tensor, *dtypes: torch.dtype) -> None:
         raise ShapeError(name, expected, dtype_of(tensor))
 
 
-def check_shape(name: str, tensor: Tensor, *shapes: list[int]) -> None:
+def check_shape(name: str, tensor: Tensor, *shapes: list[int], hint: str = "") -> None:
     """Raise ShapeError unless `tensor` has one of `shapes`."""
     if [*tensor.shape] not in shapes:
-        raise shape_error(name, tensor, *shapes)
-
-
-def shape_error(name: str, tensor: Tensor, *shapes: list[int]) -> ShapeError:
-    """Return the error for a tensor that has none of `shapes`."""
-    return ShapeError(name, " or ".join(dict.fromkeys(map(str, shapes))), shape_of(tensor))
+        expected = " or ".join(dict.fromkeys(map(str, shapes)))
+        raise ShapeError(name, expected, shape_of(tensor), hint)
 
 
 def not_a_tensor(name: str, value: object) -> ShapeError:
@@ -153,6 +149,11 @@ def not_a_tensor(name: str, value: object) -> ShapeError:
     kind = type(value)
     got = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
     return ShapeError(name, f"a torch.Tensor (convert with {convert})", f"a {got}")
+
+
+def layout_hint(q: Tensor, k: Tensor | None, num_positions: int | None = None) -> str:
+    """Return HEADS_FIRST if `looks_heads_first`, else no text: a hint for a `ShapeError`."""
+    return HEADS_FIRST if looks_heads_first(q, k, num_positions) else ""
 
 
 def looks_heads_first(q: Tensor, k: Tensor | None, num_positions: int | None = None) -> bool:

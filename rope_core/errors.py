@@ -3,7 +3,6 @@
 RopeError
   +- ConfigError     a parameter has a value that no rotation or attention has
   +- ShapeError      the shape, dtype or contents of a tensor do not fit its call
-  |    +- HeadsFirstError  tensors look like [B, H, S, D], where [B, S, H, D] is read
   +- NoBackend       every backend declined the call
   +- KernelNotBuilt  a kernel that the call needs is still being built; try again
   +- KernelFailed    a kernel that the call needs cannot be built
@@ -33,33 +32,25 @@ class ConfigError(RopeError):
 class ShapeError(RopeError):
     """The shape, dtype or contents of a tensor do not fit its call."""
 
-    def __init__(self, tensor: str, expected: str, got: object) -> None:
-        super().__init__(f"{tensor} must be {expected}, got {got}")
+    def __init__(self, tensor: str, expected: str, got: object, hint: str = "") -> None:
+        text = f"{tensor} must be {expected}, got {got}"
+        super().__init__(f"{text}. {hint}" if hint else text)
         self.tensor = tensor
         self.expected = expected
         self.got = got
+        self.hint = hint
+        """What to do, if the cause can be told; `HEADS_FIRST` for another order of axes."""
 
     def renamed(self, tensor: str) -> "ShapeError":
         """Return the same error with the name that the caller has for the tensor."""
-        return type(self)(tensor, self.expected, self.got)
-
-
-class HeadsFirstError(ShapeError):
-    """Tensors look like `[B, H, S, D]`, as in Hugging Face's models, and not `[B, S, H, D]`."""
-
-    def __init__(self, tensor: str, expected: str, got: object) -> None:
-        super().__init__(tensor, expected, got)
-        self.args = (f"{self.args[0]}. {HEADS_FIRST}",)
+        return ShapeError(tensor, self.expected, self.got, self.hint)
 
 
 HEADS_FIRST = (
     "The heads look like [B, H, S, D]: pass q, k and v by .transpose(1, 2), as [B, S, H, D], and"
     " transpose the result back"
 )
-
-
-class RopeWarning(UserWarning):
-    """An answer that may not be the one that was meant."""
+"""Hint for tensors in the order of Hugging Face's models."""
 
 
 class NoBackend(RopeError):

@@ -110,7 +110,7 @@ def resolve(
         return _without_model(_from_parameters(source, head_dim))
     if isinstance(source, RopeConfig):
         return _without_model(source)
-    raise ConfigError("rope", FORMS, f"a {type(source).__name__}")
+    raise ConfigError("rope", FORMS, type(source).__name__)
 
 
 @lru_cache(maxsize=64)
@@ -140,8 +140,11 @@ def _from_parameters(parameters: Mapping[str, Any], head_dim: int | None) -> Rop
             near = get_close_matches(str(name), PARAMETERS, n=1)
             known = SPELLINGS.get(name) or (near[0] if near else None)
             hint = "" if known is None else f", such as {known!r}"
-            expected = f"a parameter of RopeConfig or of its variant{hint}, or beside 'model_type'"
-            raise ConfigError("a key of rope", expected, brief(name))
+            expected = (
+                f"a parameter of RopeConfig or of the variant{hint}; the contents of a config.json"
+                " have a 'model_type'"
+            )
+            raise ConfigError(f"rope[{brief(name)}]", expected, "an unknown name")
     rounding = "activation" if parameters.get("arithmetic") == "hf" else "once"
     fields = {"head_dim": head_dim, "rounding": rounding, **parameters}
     if fields["head_dim"] is None:

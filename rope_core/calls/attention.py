@@ -17,11 +17,11 @@ from rope_core.checks import (
     check_mask,
     check_sinks,
     dtype_of,
-    looks_heads_first,
+    layout_hint,
     shape_of,
 )
 from rope_core.config import AttentionConfig, RopeConfig
-from rope_core.errors import ConfigError, HeadsFirstError, ShapeError
+from rope_core.errors import ConfigError, ShapeError
 from rope_core.ragged import call_length
 
 
@@ -125,8 +125,8 @@ class Attend(TensorFields):
         if v.shape[:-1] != k.shape[:-1]:
             raise ShapeError("v", f"of k's shape but for the last axis {shape_of(k)}", shape_of(v))
         if q.shape[-2] % k.shape[-2]:
-            error = HeadsFirstError if looks_heads_first(q, k) else ShapeError
-            raise error("q", f"of a multiple of k's {k.shape[-2]} heads", shape_of(q))
+            expected = f"of a multiple of k's {k.shape[-2]} heads"
+            raise ShapeError("q", expected, shape_of(q), layout_hint(q, k))
         if rope is not None and rope.head_dim != q.shape[-1]:
             raise ConfigError("head_dim", f"that of q, {q.shape[-1]}", rope.head_dim)
         if rope is not None and rope.values != "kept" and v.shape[-1] != q.shape[-1]:

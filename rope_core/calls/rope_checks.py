@@ -10,13 +10,12 @@ from rope_core.checks import (
     check_dtype,
     check_shape,
     dtype_of,
-    looks_heads_first,
+    layout_hint,
     not_a_tensor,
-    shape_error,
     shape_of,
 )
 from rope_core.config import RopeConfig
-from rope_core.errors import ConfigError, HeadsFirstError, ShapeError
+from rope_core.errors import ConfigError, ShapeError
 
 MAX_EXACT_INTEGER = {torch.float16: 2048, torch.bfloat16: 256}
 """Up to here the dtype holds every whole number. Larger positions would be rounded to others."""
@@ -60,15 +59,12 @@ def check_positions(
         return
     leading = [*tokens.shape[:-2]]
     shapes = [leading[-1:], leading] if broadcasts else []
-    if num_axes > 1:
+    if num_axes > 1 or not broadcasts:
         shapes.append([num_axes, *leading])
         shapes += [] if broadcasts else [[num_axes, leading[-1]]]
-    if [*positions.shape] in shapes:
-        return
-    wrong = shape_error(name, positions, *shapes)
-    if positions.ndim and looks_heads_first(tokens, None, positions.shape[-1]):
-        raise HeadsFirstError(wrong.tensor, wrong.expected, wrong.got)
-    raise wrong
+    if [*positions.shape] not in shapes:
+        hint = layout_hint(tokens, None, positions.shape[-1]) if positions.ndim else ""
+        check_shape(name, positions, *shapes, hint=hint)
 
 
 def check_position_axes(

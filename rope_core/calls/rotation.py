@@ -19,11 +19,11 @@ from rope_core.checks import (
     check_cu_seqlens,
     check_heads,
     dtype_of,
-    looks_heads_first,
+    layout_hint,
     shape_of,
 )
 from rope_core.config import RopeConfig
-from rope_core.errors import ConfigError, HeadsFirstError, ShapeError
+from rope_core.errors import ConfigError, ShapeError
 from rope_core.ragged import call_length
 
 
@@ -64,8 +64,7 @@ class Rotate(TensorFields):
             check_heads("k", k, rope.head_dim)
         if q is not None and k is not None and (q.shape[:-2], q.dtype) != (k.shape[:-2], k.dtype):
             expected = f"of q's tokens and dtype, {shape_of(q)} {dtype_of(q)}"
-            error = HeadsFirstError if looks_heads_first(q, k) else ShapeError
-            raise error("k", expected, f"{shape_of(k)} {dtype_of(k)}")
+            raise ShapeError("k", expected, f"{shape_of(k)} {dtype_of(k)}", layout_hint(q, k))
         if rope.learned is not None or self.frequencies is not None:
             check_frequencies(self.frequencies, rope, q, k)
         check_positions("positions", self.positions, x, rope, self.frequencies)

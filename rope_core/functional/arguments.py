@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rope_core.calls.rope_checks import POSITION_RANGE
 from rope_core.checks import looks_heads_first
-from rope_core.errors import HEADS_FIRST, ConfigError, RopeWarning, ShapeError, brief
+from rope_core.errors import HEADS_FIRST, ConfigError, ShapeError, brief
 from rope_core.hf import Resolved
 from rope_core.sources import FORMS, resolve
 
@@ -21,6 +21,10 @@ MISSING: Any = object()
 
 STACK_LEVEL = 4
 """Frames from `warnings.warn` to the caller of `rotate` or `attend`."""
+
+
+class RopeWarning(UserWarning):
+    """An answer that may not be the one that was meant."""
 
 
 class ArrayLike(Protocol):

@@ -10,10 +10,11 @@ from rope_core.attention import run_attend
 from rope_core.calls import Attend, Attended
 from rope_core.checks import not_a_tensor
 from rope_core.config import AttentionConfig
-from rope_core.errors import ConfigError, RopeWarning
+from rope_core.errors import ConfigError
 from rope_core.functional.arguments import (
     MISSING,
     Numbers,
+    RopeWarning,
     as_tensor,
     resolve_for,
     warn_of_heads_first,

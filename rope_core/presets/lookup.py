@@ -31,7 +31,12 @@ def find(name: str, presets: Mapping[str, Preset]) -> Preset | None:
 
 
 def nearest(name: str, presets: Mapping[str, Preset]) -> str | None:
-    """Return the preset whose name is most like `name`, None if no name is like it."""
+    """Return the preset whose name is most like `name`, None if no name is like it.
+
+    The longest name that `name` begins with is the nearest: fine-tuned models add to the name of
+    their base model.
+    """
     model = name[:MAX_NAME].lower().rpartition("/")[2]
-    names = difflib.get_close_matches(model, presets, n=1)
+    bases = [preset for preset in presets if model.startswith(f"{preset}-")]
+    names = [max(bases, key=len)] if bases else difflib.get_close_matches(model, presets, n=1)
     return names[0] if names else None
