@@ -47,8 +47,8 @@ class ShapeError(RopeError):
 
 
 HEADS_FIRST = (
-    "The heads look like [B, H, S, D]: pass q, k and v by .transpose(1, 2), as [B, S, H, D], and"
-    " transpose the result back"
+    "The heads look like [B, H, S, D]: transpose q, k and v to [B, S, H, D], in torch by"
+    " .transpose(1, 2), and the result back"
 )
 """Hint for tensors in the order of Hugging Face's models."""
 

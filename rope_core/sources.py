@@ -49,7 +49,7 @@ SPELLINGS = {"rope_theta": "theta", "base": "theta", "type": "rope_type", "dim":
 
 
 def resolve(
-    source: RopeSource,
+    config: RopeSource,
     *,
     model_type: str | None = None,
     part: str | None = None,
@@ -63,7 +63,7 @@ def resolve(
     """Return the rotation and the attention of a layer of a model.
 
     Args:
-        source: a preset's name or id on Hugging Face (`"meta-llama/Llama-3.1-8B"`, no download);
+        config: a preset's name or id on Hugging Face (`"meta-llama/Llama-3.1-8B"`, no download);
             the contents of a config.json, or its path, or the folder with it; a config object of
             transformers or diffusers; a dict of parameters (`{"theta": 5e5}`), with the names of
             `RopeConfig` and those of the variant; a `RopeConfig`, or a `Resolved`, which are
@@ -75,7 +75,7 @@ def resolve(
         compat: the version of transformers to follow, "5.23" or "4.57".
         arithmetic: "hf", transformers' own operations, or "float64", the exact ones. Of models;
             a dict of parameters has its own, "float64" by default.
-        head_dim: width of the heads to rotate, in elements; None for that of the source.
+        head_dim: width of the heads to rotate, in elements; None for that of the config.
         num_axes: number of coordinates in a position, which can tell text from vision.
 
     Raises:
@@ -93,24 +93,27 @@ def resolve(
         "arithmetic": arithmetic,
         "num_axes": num_axes,
     }
-    if isinstance(source, str) and lookup.find(source, built_in()) is not None:
-        return _resolve_preset(source, head_dim=head_dim, **of_model)
-    if isinstance(source, str | os.PathLike):
-        source = _config_at(source)
-    elif callable(to_dict := getattr(source, "to_dict", None)):
-        source = to_dict()
-    if isinstance(source, Mapping) and not CONFIG_KEYS.isdisjoint(source):
-        return hf.resolve(source, head_dim=head_dim, **of_model)
+    if isinstance(config, str) and lookup.find(config, built_in()) is not None:
+        return _resolve_preset(config, head_dim=head_dim, **of_model)
+    if isinstance(config, str | os.PathLike):
+        config = _config_at(config)
+    elif callable(to_dict := getattr(config, "to_dict", None)):
+        config = to_dict()
+    is_of_model = model_type is not None or (
+        isinstance(config, Mapping) and not CONFIG_KEYS.isdisjoint(config)
+    )
+    if isinstance(config, Mapping) and is_of_model:
+        return hf.resolve(config, head_dim=head_dim, **of_model)
     for name in ("model_type", "part", "layer", "layer_type"):
         if of_model[name] is not None:
             raise ConfigError(name, "None: the rope is no config of a model", of_model[name])
-    if isinstance(source, Resolved):
-        return source
-    if isinstance(source, Mapping):
-        return _without_model(_from_parameters(source, head_dim))
-    if isinstance(source, RopeConfig):
-        return _without_model(source)
-    raise ConfigError("rope", FORMS, type(source).__name__)
+    if isinstance(config, Resolved):
+        return config
+    if isinstance(config, Mapping):
+        return _without_model(_from_parameters(config, head_dim))
+    if isinstance(config, RopeConfig):
+        return _without_model(config)
+    raise ConfigError("rope", FORMS, type(config).__name__)
 
 
 @lru_cache(maxsize=64)
