@@ -4,7 +4,6 @@ Axis names: B batch, S sequence, T tokens of packed sequences, H query heads, Hk
 D head_dim, Dv width of a value, A axes of a position. `resolve` reads a model's config.json.
 """
 
-from rope_core.attention import attend
 from rope_core.axes import SCHEMES
 from rope_core.calls import (
     Attend,
@@ -21,11 +20,13 @@ from rope_core.calls import (
 from rope_core.config import Arithmetic, AttentionConfig, Layout, RopeConfig, Rounding
 from rope_core.errors import ConfigError, NoBackend, RopeError, ShapeError
 from rope_core.frequencies import VARIANTS
-from rope_core.hf import Resolved, resolve
+from rope_core.functional import RopeWarning, attend, rotate
+from rope_core.hf import Resolved
 from rope_core.layouts import convert, convert_weight
 from rope_core.length import DynamicLength
 from rope_core.merge import merge
-from rope_core.rotary import cos_sin, rotate, shift
+from rope_core.rotary import cos_sin, shift
+from rope_core.sources import resolve
 
 __all__ = [
     "SCHEMES",
@@ -45,6 +46,7 @@ __all__ = [
     "Result",
     "RopeConfig",
     "RopeError",
+    "RopeWarning",
     "Rotate",
     "Rotated",
     "Rounding",

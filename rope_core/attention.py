@@ -7,7 +7,6 @@ from rope_core.angles import Angles, FusedAngles, key_angles, token_angles
 from rope_core.backends import ATTEND_ONLY, AttentionWork, run
 from rope_core.calls import Attend, Attended
 from rope_core.config import RopeConfig
-from rope_core.inference import inference
 from rope_core.ragged import sequence_positions
 from rope_core.rotary import rotary_work
 from rope_core.table_rotation import table_rotation
@@ -16,9 +15,8 @@ MAX_GROWTH = 1.5
 """Upper bound of the factor by which a rotation enlarges the largest |x|: sqrt 2, and rounding."""
 
 
-@inference
-def attend(call: Attend, backend: str | None = None) -> Attended:
-    """Rotate q and k by their positions, then attend.
+def run_attend(call: Attend, backend: str | None = None) -> Attended:
+    """Rotate q and k by their positions, then attend, without gradients.
 
     Args:
         call: q `[B, Sq, H, D]` or `[Tq, H, D]`, k and v likewise; they are not written to.

@@ -8,7 +8,7 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor
 
-from rope_core.errors import ConfigError, ShapeError, brief
+from rope_core.errors import HEADS_FIRST, ConfigError, ShapeError, brief
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 INTEGERS = (torch.int64, torch.int32)
@@ -53,6 +53,8 @@ def check_choice(name: str, value: Any, choices: Collection[str]) -> None:
 
 def check_heads(name: str, tensor: Tensor, head_dim: int | None = None) -> None:
     """Raise ShapeError unless `tensor` is `[B, S, H, D]` or `[T, H, D]`, H and D above 0."""
+    if not isinstance(tensor, Tensor):
+        raise not_a_tensor(name, tensor)
     if tensor.dtype not in DTYPES:
         check_dtype(name, tensor, *DTYPES)
     shape = tensor.shape
@@ -66,6 +68,8 @@ def check_heads(name: str, tensor: Tensor, head_dim: int | None = None) -> None:
 
 def check_cu_seqlens(name: str, cu_seqlens: Tensor, tokens: Tensor) -> None:
     """Raise ShapeError unless `cu_seqlens`, `[N + 1]`, rises from 0 to the number of tokens."""
+    if not isinstance(cu_seqlens, Tensor):
+        raise not_a_tensor(name, cu_seqlens)
     if tokens.ndim != 3:
         raise ShapeError(name, "absent where tensors are [B, S, H, D]", shape_of(cu_seqlens))
     if cu_seqlens.dtype not in INTEGERS:
@@ -113,6 +117,8 @@ def check_index(name: str, index: Tensor | None, tokens: Tensor) -> None:
     """Raise ShapeError unless `index` is integer `[S]` or `[B, S]`, or `[T]`."""
     if index is None:
         return
+    if not isinstance(index, Tensor):
+        raise not_a_tensor(name, index)
     if index.dtype not in INTEGERS:
         raise ShapeError(name, "int64", dtype_of(index))
     check_shape(name, index, [*tokens.shape[-3:-2]], [*tokens.shape[:-2]])
@@ -122,16 +128,53 @@ def check_index(name: str, index: Tensor | None, tokens: Tensor) -> None:
 
 def check_dtype(name: str, tensor: Tensor, *dtypes: torch.dtype) -> None:
     """Raise ShapeError unless `tensor` has one of `dtypes`."""
+    if not isinstance(tensor, Tensor):
+        raise not_a_tensor(name, tensor)
     if tensor.dtype not in dtypes:
         *others, last = (str(dtype).removeprefix("torch.") for dtype in dtypes)
         expected = f"{', '.join(others)} or {last}" if others else last
         raise ShapeError(name, expected, dtype_of(tensor))
 
 
-def check_shape(name: str, tensor: Tensor, *shapes: list[int]) -> None:
+def check_shape(name: str, tensor: Tensor, *shapes: list[int], hint: str = "") -> None:
     """Raise ShapeError unless `tensor` has one of `shapes`."""
     if [*tensor.shape] not in shapes:
-        raise ShapeError(name, " or ".join(dict.fromkeys(map(str, shapes))), shape_of(tensor))
+        expected = " or ".join(dict.fromkeys(map(str, shapes)))
+        raise ShapeError(name, expected, shape_of(tensor), hint)
+
+
+def not_a_tensor(name: str, value: object) -> ShapeError:
+    """Return the error for an argument that is no torch tensor."""
+    convert = "torch.from_numpy" if hasattr(value, "__array_interface__") else "torch.tensor"
+    kind = type(value)
+    got = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
+    return ShapeError(name, f"a torch.Tensor (convert with {convert})", f"a {got}")
+
+
+def layout_hint(q: Tensor, k: Tensor | None, num_positions: int | None = None) -> str:
+    """Return HEADS_FIRST if `looks_heads_first`, else no text: a hint for a `ShapeError`."""
+    return HEADS_FIRST if looks_heads_first(q, k, num_positions) else ""
+
+
+def looks_heads_first(q: Tensor, k: Tensor | None, num_positions: int | None = None) -> bool:
+    """Tell whether q and k look like `[B, H, S, D]` where `[B, S, H, D]` is read.
+
+    They do where positions are as many as heads and not as tokens. Without positions, they do where
+    k has a divisor of q's tokens, and more heads than q, or as many and fewer tokens.
+
+    Args:
+        q: `[B, S, H, D]`; other ranks tell nothing.
+        k: as q, or None.
+        num_positions: of each row, or None.
+    """
+    if q.ndim != 4:
+        return False
+    num_tokens, num_heads = q.shape[1:3]
+    if num_positions is not None:
+        return num_positions == num_heads != num_tokens
+    if k is None or k.ndim != 4 or not k.shape[1] or num_tokens % k.shape[1]:
+        return False
+    return k.shape[2] > num_heads or (k.shape[2] == num_heads and k.shape[1] < num_tokens)
 
 
 def _check_logits(name: str, logits: Tensor) -> None:

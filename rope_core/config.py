@@ -36,6 +36,9 @@ MIN_ATTENTION_SCALING = 1e-6
 class RopeConfig:
     """Everything that decides the rotation of a token at a given position.
 
+    `RopeConfig(head_dim=64, theta=5e5)` rotates whole heads; `RopeConfig.of` takes parameters of a
+    variant by keyword.
+
     The value as a whole is the key of every cache in the library, so two configurations that
     differ anywhere never share a table.
 
@@ -46,8 +49,8 @@ class RopeConfig:
     head_dim: int
     """Width of one head, in elements."""
 
-    rotary_dim: int
-    """Elements of a head that are rotated; the rest pass through. Even."""
+    rotary_dim: int = None  # type: ignore[assignment]
+    """Elements of a head that are rotated; the rest pass through. Even; the whole head if None."""
 
     theta: float = 10_000.0
     """Base of the geometric progression of wavelengths (RoFormer, 2021, section 3.2.2)."""
@@ -136,13 +139,15 @@ class RopeConfig:
         axes_parameters = tuple((name, values.pop(name)) for name in names)
         return cls(
             head_dim=head_dim,
-            rotary_dim=head_dim if rotary_dim is None else rotary_dim,
+            rotary_dim=rotary_dim,  # type: ignore[arg-type]
             parameters=tuple(values.items()),
             axes_parameters=axes_parameters,
             **fields,
         )
 
     def __post_init__(self) -> None:
+        if self.rotary_dim is None:
+            object.__setattr__(self, "rotary_dim", self.head_dim)
         _check_fields(self)
         object.__setattr__(self, "half", self.rotary_dim // 2)
         variant = VARIANTS[self.rope_type]
@@ -166,6 +171,16 @@ class RopeConfig:
 
     def __hash__(self) -> int:
         return self._hash
+
+    @property
+    def inv_freq(self) -> Tensor:
+        """The frequencies of the angles, radians per position: `[rotary_dim / 2]`, a copy.
+
+        float64, or float32 if `arithmetic` is "hf"; `[rotary_dim]` for XD-RoPE. Of a variant whose
+        frequencies depend on the length (`needs_length`), those of `for_length`'s config, or of a
+        call of length 0.
+        """
+        return self.frequency_table.inv_freq.clone()
 
     @property
     def is_rotation(self) -> bool:

@@ -32,11 +32,21 @@ class ConfigError(RopeError):
 class ShapeError(RopeError):
     """The shape, dtype or contents of a tensor do not fit its call."""
 
-    def __init__(self, tensor: str, expected: str, got: object) -> None:
-        super().__init__(f"{tensor} must be {expected}, got {got}")
+    def __init__(self, tensor: str, expected: str, got: object, hint: str = "") -> None:
+        text = f"{tensor} must be {expected}, got {got}"
+        super().__init__(f"{text}. {hint}" if hint else text)
         self.tensor = tensor
         self.expected = expected
         self.got = got
+        self.hint = hint
+        """What to do, if the cause can be told; `HEADS_FIRST` for another order of axes."""
+
+
+HEADS_FIRST = (
+    "The heads look like [B, H, S, D]: transpose q, k and v to [B, S, H, D], in torch by"
+    " .transpose(1, 2), and the result back"
+)
+"""Hint for tensors in the order of Hugging Face's models."""
 
 
 class NoBackend(RopeError):

@@ -2,10 +2,10 @@
 
 from rope_core.backends import MergeWork, run
 from rope_core.calls import Attended, Merge
-from rope_core.inference import inference
+from rope_core.gradients import without_gradients
 
 
-@inference
+@without_gradients
 def merge(call: Merge, backend: str | None = None) -> Attended:
     """Merge N partial answers, in float32.
 

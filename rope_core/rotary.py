@@ -19,10 +19,10 @@ from rope_core.angles import (
 from rope_core.backends import FusedRotaryWork, RotaryWork, run
 from rope_core.calls import CosSin, Rotate, Rotated, Shift, Table
 from rope_core.config import RopeConfig
-from rope_core.inference import inference
+from rope_core.gradients import without_gradients
 
 
-@inference
+@without_gradients
 def cos_sin(call: CosSin) -> Table:
     """Return cosine and sine of the angle of every pair: float32 `[..., rotary_dim / 2]`."""
     positions, shape = call.positions, call.shape
@@ -34,9 +34,10 @@ def cos_sin(call: CosSin) -> Table:
     return Table(cos, sin, call.rope.attention_scaling, scale)
 
 
-@inference
-def rotate(call: Rotate, out: Rotated | None = None, backend: str | None = None) -> Rotated:
-    """Rotate q and k, `[B, S, H, D]` or `[T, H, D]`.
+def run_rotate(
+    call: Rotate, out: Rotated | None = None, backend: str | None = None, transposed: bool = False
+) -> Rotated:
+    """Rotate q and k, `[B, S, H, D]` or `[T, H, D]`, without gradients.
 
     Args:
         call: what to rotate; its tensors are not written to.
@@ -44,6 +45,8 @@ def rotate(call: Rotate, out: Rotated | None = None, backend: str | None = None)
             memory with it, or the tensors of `call` themselves, to rotate in place. None for new
             tensors.
         backend: name of the backend; None for the first that can run the call.
+        transposed: whether to multiply by the transpose of the matrix of the rotation, as its
+            gradient does.
 
     Raises:
         NoBackend: the backend declines the call.
@@ -57,19 +60,22 @@ def rotate(call: Rotate, out: Rotated | None = None, backend: str | None = None)
     q_out = None if q is None or out is None else out.q
     k_out = None if k is None or out is None else out.k
     if q is not None and k is not None and angles.scale is None:
-        work, (q_out, k_out) = rotary_work((q, k), (q_out, k_out), angles, rope, inverse)
+        work, (q_out, k_out) = rotary_work(
+            (q, k), (q_out, k_out), angles, rope, inverse, transposed
+        )
         return Rotated(q_out, k_out, run(work, backend)[1])
     name = ""
     if q is not None:
-        work, (q_out,) = rotary_work((q,), (q_out,), angles, rope, inverse)
+        work, (q_out,) = rotary_work((q,), (q_out,), angles, rope, inverse, transposed)
         name = run(work, backend)[1]
     if k is not None:
-        work, (k_out,) = rotary_work((k,), (k_out,), key_angles(angles), rope, inverse)
+        angles = key_angles(angles)
+        work, (k_out,) = rotary_work((k,), (k_out,), angles, rope, inverse, transposed)
         name = run(work, backend)[1]
     return Rotated(q_out, k_out, name)
 
 
-@inference
+@without_gradients
 def shift(call: Shift, out: Rotated | None = None, backend: str | None = None) -> Rotated:
     """Move rotated keys `[B, S, H, D]` or `[T, H, D]` by `delta`: R_delta R_p = R_(p + delta).
 
@@ -78,7 +84,7 @@ def shift(call: Shift, out: Rotated | None = None, backend: str | None = None) -
     float64. If frequencies change (`call.to`), or the turns of a pair do not add up, keys are
     rotated back and again.
 
-    Arguments and errors are those of `rotate`.
+    Arguments and errors are those of `run_rotate`. Gradients are refused with `ShapeError`.
     """
     k, rope, to = call.k, call.rope, call.to or call.rope
     k_out = None if out is None else out.k
@@ -89,8 +95,9 @@ def shift(call: Shift, out: Rotated | None = None, backend: str | None = None) -
             rope = replace(rope, layout="half")
         work, (shifted,) = rotary_work((k,), (k_out,), key_angles(angles), rope)
         return Rotated(None, shifted, run(work, backend)[1])
-    unrotated = rotate(Rotate(None, k.float(), rope, call.positions, inverse=True), None, backend)
-    rotated = rotate(Rotate(None, unrotated.k, to, call.shifted_positions), None, backend)
+    rotate_back = Rotate(None, k.float(), rope, call.positions, inverse=True)
+    unrotated = run_rotate(rotate_back, None, backend)
+    rotated = run_rotate(Rotate(None, unrotated.k, to, call.shifted_positions), None, backend)
     assert rotated.k is not None, "the call has k"
     shifted = rotated.k.to(k.dtype) if k_out is None else k_out.copy_(rotated.k)
     return Rotated(None, shifted, rotated.backend)
@@ -102,6 +109,7 @@ def rotary_work(
     angles: Angles | FusedAngles,
     rope: RopeConfig,
     inverse: bool = False,
+    transposed: bool = False,
 ) -> tuple[RotaryWork | FusedRotaryWork, list[Tensor]]:
     """Return the work that rotates `xs` by the angles of their tokens, and its outs.
 
@@ -111,6 +119,7 @@ def rotary_work(
         angles: `[B * S, n]`, `[S, n]` for all rows, or `[T, n]`.
         rope: layout and rounding.
         inverse: whether to rotate back.
+        transposed: whether to multiply by the transpose of the matrix.
 
     Raises:
         RuntimeError: rows of an out cannot be viewed as packed tokens.
@@ -133,14 +142,18 @@ def rotary_work(
             packed_xs.extend(x.unbind())
             packed_outs.extend(out.unbind())
     inputs, outputs = tuple(packed_xs), tuple(packed_outs)  # [T, H, D]
+    # the transpose of a rotation turns to the other side, and is scaled as the rotation itself
+    turns_back = inverse != (transposed and rope.is_rotation)
     if isinstance(angles, FusedAngles):
         positions, inv_freq, scaling, _ = angles
         scaling = 1 / scaling if inverse else scaling
-        fused = FusedRotaryWork(inputs, positions, inv_freq, scaling, rope, inverse, outputs)
+        fused = FusedRotaryWork(inputs, positions, inv_freq, scaling, rope, turns_back, outputs)
         return fused, written
     cos, sin, scale = angles
     if inverse:
         scale = None if scale is None else 1 / scale
         if (factor := inverse_factor(rope)) != 1:
             cos, sin = cos * factor, sin * factor
-    return RotaryWork(inputs, cos, sin, scale, rope, inverse, outputs), written
+    work = RotaryWork(inputs, cos, sin, scale, rope, turns_back, outputs)
+    work.transposed = transposed and not rope.is_rotation
+    return work, written

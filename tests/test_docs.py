@@ -192,5 +192,9 @@ def test_public_functions_have_docstrings():
         for file in (ROOT / package).rglob("*.py"):
             for node in ast.parse(file.read_text()).body:
                 if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-                    public = not node.name.startswith("_")
+                    # the last of several overloads has the docstring of all
+                    is_overload = any(
+                        getattr(d, "id", "") == "overload" for d in node.decorator_list
+                    )
+                    public = not node.name.startswith("_") and not is_overload
                     assert not public or ast.get_docstring(node), f"{file.name}: {node.name}"

@@ -62,11 +62,14 @@ service.access.keys service.access.quota service.access.scopes service.access.ho
 service.access.certificates service.access.tenant
 service.access.watched_file
 service.errors service.lifecycle service.observability service.settings service.installation
+rope_core.functional
+rope_core.differentiable rope_core.sources
 rope_core.reference rope_core.attention rope_core.merge rope_core.accuracy
 rope_core.table_rotation
 rope_core.rotary
 rope_core.angles
 rope_core.backends rope_core.hf
+rope_core.gradients
 rope_core.kernels
 rope_core.compiled
 rope_core.torch_rotation

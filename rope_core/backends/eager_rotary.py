@@ -46,6 +46,7 @@ def rotate_general(work: RotaryWork) -> None:
     """Rotate any layout. Each step is rounded as the config says, as transformers does."""
     rope, layout, inverse = work.rope, work.rope.layout, work.inverse
     # the inverse of nearly singular pairs enlarges each rounding error
+    turns_back = inverse != work.transposed
     exact = inverse and not rope.is_rotation
     dtypes = {"activation": work.xs[0].dtype, "float64": torch.float64}
     dtype = torch.float64 if exact else dtypes.get(rope.rounding, torch.float32)
@@ -61,15 +62,17 @@ def rotate_general(work: RotaryWork) -> None:
             c, s, *scales = (_to_channels(t.to(dtype), work, width) for t in parts)
             if inverse:
                 c, s = _inverted(c, s, work)
+            if work.transposed:
+                s = -swap_pairs(s, layout)
             y = x_part.to(dtype)
             y = y.view(*y.shape[:-1], rope.blocks, width)  # [T, H, blocks, width]
-            if layout == "interleaved_to_half" and not inverse:
+            if layout == "interleaved_to_half" and not turns_back:
                 y = deinterleave(y)
             cos_part, sin_part = y * c, rotate_half(y, layout) * s
             for scale in scales:
                 cos_part, sin_part = cos_part * scale, sin_part * scale
             y = cos_part + sin_part
-            if layout == "interleaved_to_half" and inverse:
+            if layout == "interleaved_to_half" and turns_back:
                 y = interleave(y)
             out_part.copy_(y.flatten(-2))
 

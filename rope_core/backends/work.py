@@ -24,6 +24,7 @@ class RotaryWork:
     rope: RopeConfig
     inverse: bool
     outs: tuple[Tensor, ...]  # as xs; or xs themselves, to rotate in place
+    transposed: bool = False  # multiply by the transposed matrix; only if rope is no rotation
 
     @property
     def device(self) -> torch.device:

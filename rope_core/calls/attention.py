@@ -17,6 +17,7 @@ from rope_core.checks import (
     check_mask,
     check_sinks,
     dtype_of,
+    layout_hint,
     shape_of,
 )
 from rope_core.config import AttentionConfig, RopeConfig
@@ -124,7 +125,8 @@ class Attend(TensorFields):
         if v.shape[:-1] != k.shape[:-1]:
             raise ShapeError("v", f"of k's shape but for the last axis {shape_of(k)}", shape_of(v))
         if q.shape[-2] % k.shape[-2]:
-            raise ShapeError("q", f"of a multiple of k's {k.shape[-2]} heads", shape_of(q))
+            expected = f"of a multiple of k's {k.shape[-2]} heads"
+            raise ShapeError("q", expected, shape_of(q), layout_hint(q, k))
         if rope is not None and rope.head_dim != q.shape[-1]:
             raise ConfigError("head_dim", f"that of q, {q.shape[-1]}", rope.head_dim)
         if rope is not None and rope.values != "kept" and v.shape[-1] != q.shape[-1]:

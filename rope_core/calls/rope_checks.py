@@ -5,7 +5,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rope_core.checks import INTEGERS, check_dtype, check_shape, dtype_of, shape_of
+from rope_core.checks import (
+    INTEGERS,
+    check_dtype,
+    check_shape,
+    dtype_of,
+    layout_hint,
+    not_a_tensor,
+    shape_of,
+)
 from rope_core.config import RopeConfig
 from rope_core.errors import ConfigError, ShapeError
 
@@ -18,6 +26,9 @@ MAX_XPOS_POWER = 60.0
 MAX_POSITION = 2**53
 """Largest absolute value of a position: float64, in which angles are computed, holds every integer
 up to 2**53."""
+
+POSITION_RANGE = "between -2**53 and 2**53"
+"""The range of positions, for errors."""
 
 
 def check_positions(
@@ -48,10 +59,12 @@ def check_positions(
         return
     leading = [*tokens.shape[:-2]]
     shapes = [leading[-1:], leading] if broadcasts else []
-    if num_axes > 1:
+    if num_axes > 1 or not broadcasts:
         shapes.append([num_axes, *leading])
         shapes += [] if broadcasts else [[num_axes, leading[-1]]]
-    check_shape(name, positions, *shapes)
+    if [*positions.shape] not in shapes:
+        hint = layout_hint(tokens, None, positions.shape[-1]) if positions.ndim else ""
+        check_shape(name, positions, *shapes, hint=hint)
 
 
 def check_position_axes(
@@ -81,6 +94,8 @@ def check_position_values(name: str, positions: Tensor, rope: RopeConfig | None)
     The range of integers is checked on the CPU only: reading a tensor on a GPU would wait for all
     work of the GPU.
     """
+    if not isinstance(positions, Tensor):
+        raise not_a_tensor(name, positions)
     if positions.dtype not in INTEGERS:
         if positions.dtype not in (torch.float32, torch.float64):
             got = dtype_of(positions)
@@ -89,12 +104,12 @@ def check_position_values(name: str, positions: Tensor, rope: RopeConfig | None)
                 got += f", which holds integers exactly only up to {largest}"
             raise ShapeError(name, "int64, or fractional in float32 or float64", got)
         if not bool((positions.abs() <= MAX_POSITION).all()):  # true for NaN
-            raise ShapeError(name, "between -2**53 and 2**53", "other numbers, or NaN")
+            raise ShapeError(name, POSITION_RANGE, "other numbers, or NaN")
     elif positions.dtype is torch.int64 and positions.is_cpu and positions.numel():
         low, high = map(int, positions.aminmax())
         if low < -MAX_POSITION or high > MAX_POSITION:
             outside = low if low < -MAX_POSITION else high
-            raise ShapeError(name, "between -2**53 and 2**53", outside)
+            raise ShapeError(name, POSITION_RANGE, outside)
     if rope is None or not rope.whole_positions or not positions.numel():
         return
     if positions.is_floating_point() or bool((positions < 0).any()):

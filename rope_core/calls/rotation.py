@@ -10,10 +10,18 @@ from rope_core.calls.rope_checks import (
     check_frequencies,
     check_invertible,
     check_position_axes,
+    check_position_values,
     check_positions,
     check_scale,
 )
-from rope_core.checks import INTEGERS, check_cu_seqlens, check_heads, dtype_of, shape_of
+from rope_core.checks import (
+    INTEGERS,
+    check_cu_seqlens,
+    check_heads,
+    dtype_of,
+    layout_hint,
+    shape_of,
+)
 from rope_core.config import RopeConfig
 from rope_core.errors import ConfigError, ShapeError
 from rope_core.ragged import call_length
@@ -56,7 +64,7 @@ class Rotate(TensorFields):
             check_heads("k", k, rope.head_dim)
         if q is not None and k is not None and (q.shape[:-2], q.dtype) != (k.shape[:-2], k.dtype):
             expected = f"of q's tokens and dtype, {shape_of(q)} {dtype_of(q)}"
-            raise ShapeError("k", expected, f"{shape_of(k)} {dtype_of(k)}")
+            raise ShapeError("k", expected, f"{shape_of(k)} {dtype_of(k)}", layout_hint(q, k))
         if rope.learned is not None or self.frequencies is not None:
             check_frequencies(self.frequencies, rope, q, k)
         check_positions("positions", self.positions, x, rope, self.frequencies)
@@ -182,10 +190,12 @@ class Shift(TensorFields):
     def __post_init__(self) -> None:
         k, positions = self.k, self.positions
         check_heads("k", k, self.rope.head_dim)
-        if self.delta.dtype not in INTEGERS:
+        if isinstance(self.delta, Tensor) and self.delta.dtype not in INTEGERS:
             raise ShapeError("delta", "int64", dtype_of(self.delta))
-        if self.delta.ndim:
+        if isinstance(self.delta, Tensor) and self.delta.ndim:
             check_positions("delta", self.delta, k)
+        else:
+            check_position_values("delta", self.delta, None)
         if positions is not None:
             check_positions("positions", positions, k, self.rope)
         for name in ("rope", "to"):

@@ -36,6 +36,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, get_args
 
+from torch import Tensor
+
 from rope_core.checks import check_choice
 from rope_core.config import Arithmetic, AttentionConfig, RopeConfig
 from rope_core.errors import ConfigError, brief
@@ -80,6 +82,11 @@ class Resolved:
     keys_read: tuple[str, ...]
     keys_ignored: tuple[str, ...]
     warnings: tuple[str, ...]
+
+    @property
+    def inv_freq(self) -> Tensor | None:
+        """As `RopeConfig.inv_freq`; None for a layer that does not rotate."""
+        return None if self.rope is None else self.rope.inv_freq
 
 
 def resolve(

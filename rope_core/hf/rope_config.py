@@ -106,11 +106,20 @@ def _rotated_channels(
 
 
 def _whole_head(reader: ConfigReader, config_dim: int, head_dim: int | None) -> Fields:
-    """Return the fields of an MLA head with its part that does not rotate, if tensors have it."""
-    if head_dim in (None, config_dim) or reader.get("qk_nope_head_dim") is None:
+    """Return the fields of an MLA head with its part that does not rotate, if tensors have it.
+
+    Raises:
+        ConfigError: heads are neither whole nor the part that rotates.
+    """
+    if head_dim in (None, config_dim):
         return {}
-    whole = config_dim + reader.size("qk_nope_head_dim")
-    return {"head_dim": whole, "trailing": True} if head_dim == whole else {}
+    expected = f"{config_dim}: the part of each head that rotates, qk_rope_head_dim"
+    if reader.get("qk_nope_head_dim") is not None:
+        whole = config_dim + (nope := reader.size("qk_nope_head_dim"))
+        if head_dim == whole:
+            return {"head_dim": whole, "trailing": True}
+        expected += f"; or {whole}: the whole head, {nope} channels that do not rotate in front"
+    raise ConfigError("head_dim", expected, head_dim)
 
 
 def _axes(reader: ConfigReader, block: RopeParameters, rotated: int) -> Fields:

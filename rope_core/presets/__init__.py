@@ -59,7 +59,7 @@ def from_folder(folder: Path) -> dict[str, Preset]:
             raise ConfigError(source, f"named like {NAME.pattern}", repr(name))
         if name in presets:
             raise ConfigError(source, "the only preset of its name", f"also {presets[name].source}")
-        presets[name] = Preset(name, _read(file, source), source)
+        presets[name] = Preset(name, read_config(file, source), source)
     return presets
 
 
@@ -81,7 +81,12 @@ def _is_file(name: str, file: Path) -> bool:
         return NAME.fullmatch(name) is not None
 
 
-def _read(file: Path, source: str) -> Mapping[str, Any]:
+def read_config(file: Path, source: str) -> Mapping[str, Any]:
+    """Return the contents of a config.json, which errors call `source`.
+
+    Raises:
+        ConfigError: the file cannot be read, is too large, or is no JSON object.
+    """
     try:
         with file.open("rb") as stream:
             text = stream.read(MAX_BYTES + 1)

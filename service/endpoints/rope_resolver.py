@@ -11,9 +11,9 @@ from rope_core import (
     ConfigError,
     Resolved,
     RopeConfig,
-    resolve,
 )
-from rope_core.presets import Preset
+from rope_core.hf import resolve
+from rope_core.presets import Preset, lookup
 from service.endpoints.rope_params import Model, PresetModel, Rope
 from service.errors import UnknownName
 
@@ -84,7 +84,7 @@ class RopeResolver:
             ConfigError, UnknownName: the rope has a value or a name that no rotation has.
         """
         if isinstance(rope, str):
-            rope = self._ropes_by_name.get(rope) or PresetModel(preset=rope)
+            rope = self._ropes_by_name.get(rope) or self._rope_by_id(rope)
         cache, key = rope.resolved, (self, head_dim, num_axes)
         resolved: ResolvedRope | None = cache.get(key)
         if resolved is None:
@@ -96,6 +96,11 @@ class RopeResolver:
                 cache.clear()
             cache[key] = resolved
         return resolved
+
+    def _rope_by_id(self, name: str) -> PresetModel:
+        """Return the rope of a preset that is named by its id on Hugging Face, or in other case."""
+        preset = lookup.find(name, self.presets)
+        return PresetModel(preset=name) if preset is None else self._ropes_by_name[preset.name]
 
     def _resolve(
         self,
@@ -109,10 +114,12 @@ class RopeResolver:
         source: Mapping[str, Any]
         if isinstance(rope, Model):
             source, model_type = rope.config, rope.model_type
-        elif rope.preset in self.presets:
-            source, model_type = self.presets[rope.preset].config, None
+        elif (preset := lookup.find(rope.preset, self.presets)) is not None:
+            source, model_type = preset.config, None
         else:
-            expected = "the name of a preset, which /v1/presets lists"
+            near = lookup.nearest(rope.preset, self.presets)
+            hint = "" if near is None else f" (the nearest is {near!r})"
+            expected = f"the name of a preset, which /v1/presets lists{hint}"
             raise ConfigError("preset", expected, repr(rope.preset[:64]))
         model = resolve(
             source,

@@ -8,7 +8,7 @@ from itertools import chain
 from typing import Any, ClassVar, Protocol
 
 import rope_core
-from rope_core import Attend, Call, CosSin, Merge, Result, Rotate, Rotated, Shift
+from rope_core import Attend, Call, CosSin, Merge, Result, Rotate, Rotated, Shift, attention, rotary
 from rope_core.inference import inference
 from service.batching.call_queue import Batchable
 from service.batching.packing import PACK_KEYS, PACKERS, DeviceBatch, SingleCall
@@ -200,9 +200,9 @@ class Engine:
                     None if q is None else empty(q.shape, q.dtype),
                     None if k is None else empty(k.shape, k.dtype),
                 )
-                return rope_core.rotate(call, out, backend)
+                return rotary.run_rotate(call, out, backend)
             case Attend():
-                return rope_core.attend(call, backend)
+                return attention.run_attend(call, backend)
             case Shift(k):
                 return rope_core.shift(call, Rotated(None, empty(k.shape, k.dtype)), backend)
             case CosSin():

@@ -10,6 +10,7 @@ import pytest
 
 from rope_core.errors import ConfigError
 from rope_core.presets import MAX_BYTES, NAME, Preset, built_in, from_folder
+from rope_core.presets.lookup import find, hugging_face_ids, nearest
 
 MODEL = {"model_type": "llama", "hidden_size": 4096, "num_attention_heads": 32}
 
@@ -79,6 +80,43 @@ def test_well_known_values():
     assert presets["gemma-2-27b"].config["query_pre_attn_scalar"] == 144
     assert presets["phi-4-mini-instruct"].config["rope_scaling"]["long_factor"][-1] == 47.77
     assert presets["qwen2.5-vl-7b-instruct"].config["rope_scaling"]["mrope_section"] == [16, 24, 24]
+
+
+def test_ids_on_hugging_face():
+    ids = hugging_face_ids()
+    assert ids["meta-llama/llama-3.1-8b"] == "llama-3.1-8b"
+    assert ids["qwen/qwen2.5-7b-instruct"] == "qwen2.5-7b-instruct", "and not the one with yarn"
+    assert len(ids) == len(set(ids.values())) == len(built_in()) - 1
+
+
+@pytest.mark.parametrize(
+    "name", ["llama-3.1-8b", "Llama-3.1-8B", "meta-llama/Llama-3.1-8B", "META-LLAMA/LLAMA-3.1-8b"]
+)
+def test_a_preset_is_found_by_name_and_id(name):
+    assert find(name, built_in()) is built_in()["llama-3.1-8b"]
+    mine = Preset("llama-3.1-8b", MODEL, "llama-3.1-8b.json")
+    assert find(name, {mine.name: mine}) is mine, "the operator's replaces the built-in one"
+
+
+@pytest.mark.parametrize("name", ["", "llama-3.1", "other/llama-3.1-8b", "mine", "x" * 10**6])
+def test_other_names_are_not_found(name):
+    assert find(name, built_in()) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("llama3.1-8b", "llama-3.1-8b"),
+        ("meta-llama/Llama-3.1-8B-Instruct", "llama-3.1-8b"),
+        ("google/gemma-3-4b-pt", "gemma-3-4b-pt"),
+        ("deepseek-ai/DeepSeek-V3-0324", "deepseek-v3"),
+        ("xyz", None),
+        ("", None),
+        ("x" * 10**6, None),
+    ],
+)
+def test_the_nearest_name(name, expected):
+    assert nearest(name, built_in()) == expected
 
 
 def test_preset_is_frozen():

@@ -137,14 +137,14 @@ async def test_bad_requests_do_not_change_the_answers_of_their_neighbours(client
 
 
 async def test_a_call_that_fails_its_run_does_not_fail_its_neighbours(client, monkeypatch):
-    rotate = rope_core.rotate
+    rotate = rope_core.rotary.run_rotate
 
     def fail_on_13(call, out, backend):
         if (call.q_or_k == 13).any():
             raise RuntimeError("13")
         return rotate(call, out, backend)
 
-    monkeypatch.setattr(rope_core, "rotate", fail_on_13)
+    monkeypatch.setattr(rope_core.rotary, "run_rotate", fail_on_13)
     messages = [Message({"q": torch.full((1, 2, 2, 8), float(i))}) for i in range(10, 18)]
     answers = await asyncio.gather(*(post(client, codec, "/v1/rotate", m) for m in messages))
     assert [a.status_code for a in answers] == [200, 200, 200, 500, 200, 200, 200, 200]

@@ -54,13 +54,13 @@ def test_results_of_a_mixed_run_are_bit_equal_to_the_cpu(engine, seed):
 
 def test_small_attention_calls_of_one_key_become_one_call(engine, monkeypatch):
     computed = []
-    attend = rope_core.attend
+    attend = rope_core.attention.run_attend
 
     def record(call, backend):
         computed.append(call)
         return attend(call, backend)
 
-    monkeypatch.setattr(rope_core, "attend", record)
+    monkeypatch.setattr(rope_core.attention, "run_attend", record)
     rng = random.Random(1)
     batch = [attention(rng.randint(1, 30)) for _ in range(5)]
     q = torch.randn(2, 3, 2, 64)

@@ -166,7 +166,7 @@ def test_a_failure_releases_the_tensors_of_its_run(engine, monkeypatch, kind):
         tensors.append(weakref.ref(tensor))
         raise kind("no")
 
-    monkeypatch.setattr(rope_core, "rotate", fail)
+    monkeypatch.setattr(rope_core.rotary, "run_rotate", fail)
     gc.collect()
     gc.disable()
     try:
@@ -180,14 +180,14 @@ def test_a_failure_releases_the_tensors_of_its_run(engine, monkeypatch, kind):
 
 
 async def test_an_exception_of_one_call_is_not_a_failure_of_the_device(engine, monkeypatch):
-    rotate = rope_core.rotate
+    rotate = rope_core.rotary.run_rotate
 
     def fail_on_13(call, out, backend):
         if (call.q == 13).any():
             raise RuntimeError("CUDA error: but of no consequence")
         return rotate(call, out, backend)
 
-    monkeypatch.setattr(rope_core, "rotate", fail_on_13)
+    monkeypatch.setattr(rope_core.rotary, "run_rotate", fail_on_13)
     failures: list[Exception] = []
     outcomes = await run_batched(engine, [rotation(3, i) for i in range(10, 18)], failures)
     assert [isinstance(outcome, RuntimeError) for outcome in outcomes] == [i == 3 for i in range(8)]
@@ -213,13 +213,13 @@ async def test_a_lost_device_fails_all_later_calls(engine, driver, step):
 
 
 async def test_a_host_without_memory_refuses_the_call_that_needs_it(monkeypatch):
-    rotate = rope_core.rotate
+    rotate = rope_core.rotary.run_rotate
 
     def allocate_for_13(call, out, backend):
         if (call.q == 13).any():
             torch.empty(2**60, dtype=torch.uint8)
         return rotate(call, out, backend)
 
-    monkeypatch.setattr(rope_core, "rotate", allocate_for_13)
+    monkeypatch.setattr(rope_core.rotary, "run_rotate", allocate_for_13)
     outcomes = await run_batched(cpu_engine(), [rotation(3, i) for i in range(10, 18)], [])
     assert [isinstance(outcome, DeviceFull) for outcome in outcomes] == [i == 3 for i in range(8)]

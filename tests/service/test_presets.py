@@ -59,6 +59,33 @@ async def test_a_preset_is_its_config(client, codec, name):
         torch.testing.assert_close(answer.tensors["cos"][:2, 0] / gain, at[:2].cos())
 
 
+@pytest.mark.parametrize("rope", ["meta-llama/Llama-3.1-8B", {"preset": "META-LLAMA/llama-3.1-8b"}])
+async def test_a_preset_by_its_id_on_hugging_face(client, rope):
+    answer, expected = await resolved(client, rope), await resolved(client, "llama-3.1-8b")
+    assert answer.status_code == 200
+    assert answer.json() == expected.json()
+
+
+@pytest.mark.parametrize("name", ["llama3.1-8b", "meta-llama/Llama-3.1-8B-Instruct"])
+async def test_an_unknown_preset_proposes_the_nearest(client, name):
+    for rope in (name, {"preset": name}):
+        answer = await resolved(client, rope)
+        assert answer.status_code == 422
+        assert "the nearest is 'llama-3.1-8b'" in answer.json()["detail"]
+
+
+async def test_a_head_of_deepseek_says_its_widths(client):
+    def body(width):
+        return {"q": [[[1.0] * width]], "rope": "deepseek-ai/DeepSeek-V3"}
+
+    answer = await client.post("/v1/rotate", json=body(128))
+    assert answer.status_code == 422
+    assert "rope.head_dim must be 64: " in answer.json()["detail"]
+    assert "; or 192: " in answer.json()["detail"]
+    for width in (64, 192):
+        assert (await client.post("/v1/rotate", json=body(width))).status_code == 200
+
+
 @pytest.mark.parametrize("name", built_in())
 async def test_every_preset_resolves(client, name):
     answer = await resolved(client, {"preset": name, "layer": 0})
@@ -99,6 +126,7 @@ async def test_presets_of_the_operator(tmp_path, monkeypatch):
         assert (await resolved(client, {"preset": "ours"})).json()["rope"]["head_dim"] == D
         values = (await resolved(client, "llama-3.1-8b")).json()
         assert values["rope"]["head_dim"] == D, "the operator's preset replaces the built-in one"
+        assert (await resolved(client, "meta-llama/Llama-3.1-8B")).json() == values
         listed = (await client.get("/v1/presets")).json()["presets"]
         presets = {entry["name"]: entry for entry in listed}
         assert presets["mine"]["config"]["rope_theta"] == 77.0

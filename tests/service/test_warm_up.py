@@ -148,14 +148,14 @@ async def test_the_service_is_ready_when_the_kernels_of_usual_calls_are_built(mo
 async def test_a_failing_call_keeps_the_service_unready_only_if_eager_fails_as_well(
     monkeypatch, caplog, broken, phase
 ):
-    rotate = rope_core.rotate
+    rotate = rope_core.rotary.run_rotate
 
     def fragile(call, out, backend):
         if call.q_or_k.dtype is torch.float16 and (broken == "all" or backend != "eager"):
             raise RuntimeError("ptxas says no")
         return rotate(call, out, backend)
 
-    monkeypatch.setattr(rope_core, "rotate", fragile)
+    monkeypatch.setattr(rope_core.rotary, "run_rotate", fragile)
     lifecycle, failed = Lifecycle(), asyncio.Event()
     loop = asyncio.get_running_loop()
 

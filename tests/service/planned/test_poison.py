@@ -45,7 +45,7 @@ def poisoned_attention(name: str, number: float) -> bytes:
 
 NUMBERS = (math.nan, math.inf, -math.inf, 3e38)
 POISONED = {
-    **{f"position {n}": poisoned_rotation(position=n) for n in (-1, 2**31, 2**62, -(2**63))},
+    **{f"position {n}": poisoned_rotation(position=n) for n in (-1, 2**31, 2**53 + 1, -(2**63))},
     **{f"rotation of {n}": poisoned_rotation(n) for n in NUMBERS},
     **{f"{name} has {n}": poisoned_attention(name, n) for name in "qkv" for n in NUMBERS},
 }
@@ -71,7 +71,7 @@ async def test_one_in_a_full_batch(name: str):
         poisoned = answers.pop(7)
         assert poisoned.lasting[0] == expected.status
         assert poisoned.lasting[1:] == expected.lasting[1:]
-        if name in ("position 4611686018427387904", "position -9223372036854775808"):
+        if name in (f"position {2**53 + 1}", f"position {-(2**63)}"):
             assert poisoned.status == 422, "no position beyond 2**53 is legal"
         for answer, other in zip(answers, others, strict=True):
             assert (answer.status, answer.body) == (200, other.body)

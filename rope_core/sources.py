@@ -1,0 +1,173 @@
+"""The rope of a model or of parameters, in each form that users have."""
+
+import os
+from collections.abc import Mapping
+from difflib import get_close_matches
+from functools import lru_cache
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Protocol
+
+from rope_core import hf
+from rope_core.axes import SCHEMES
+from rope_core.config import Arithmetic, AttentionConfig, RopeConfig
+from rope_core.errors import ConfigError, brief
+from rope_core.frequencies import VARIANTS
+from rope_core.hf import Resolved
+from rope_core.presets import built_in, lookup, read_config
+
+
+class HuggingFaceConfig(Protocol):
+    """A config object of transformers or diffusers."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the contents of config.json."""
+
+
+RopeSource = RopeConfig | Resolved | Mapping[str, Any] | str | os.PathLike[str] | HuggingFaceConfig
+"""What `resolve`, `rotate` and `attend` take as a rope."""
+
+FORMS = (
+    "a RopeConfig, the result of resolve, the name of a preset, a dict, the path of a config.json"
+    " or a config of transformers"
+)
+
+CONFIG_KEYS = frozenset(
+    ("model_type", "_class_name", "architectures", "hidden_size", "num_attention_heads")
+) | {"rope_scaling", "rope_parameters", "text_config", "vision_config"}
+"""Keys that tell the contents of a config.json from parameters of `RopeConfig`."""
+
+PARAMETERS = frozenset(
+    name
+    for name, field in RopeConfig.__dataclass_fields__.items()
+    if field.compare and name not in ("parameters", "axes_parameters")
+).union(*(entry.parameters for entry in (*VARIANTS.values(), *SCHEMES.values())))
+"""Names that a dict of parameters may have."""
+
+SPELLINGS = {"rope_theta": "theta", "base": "theta", "type": "rope_type", "dim": "rotary_dim"}
+"""Names that other libraries have for parameters."""
+
+
+def resolve(
+    config: RopeSource,
+    *,
+    model_type: str | None = None,
+    part: str | None = None,
+    layer: int | None = None,
+    layer_type: str | None = None,
+    compat: str = "5.23",
+    arithmetic: Arithmetic = "hf",
+    head_dim: int | None = None,
+    num_axes: int | None = None,
+) -> Resolved:
+    """Return the rotation and the attention of a layer of a model.
+
+    Args:
+        config: a preset's name or id on Hugging Face (`"meta-llama/Llama-3.1-8B"`, no download);
+            the contents of a config.json, or its path, or the folder with it; a config object of
+            transformers or diffusers; a dict of parameters (`{"theta": 5e5}`), with the names of
+            `RopeConfig` and those of the variant; a `RopeConfig`, or a `Resolved`, which are
+            returned as they are.
+        model_type: the family, instead of the config's.
+        part: "text", "vision" or "audio" of a composite model; text by default.
+        layer: index of the layer, if layers differ.
+        layer_type: its type, such as "sliding_attention".
+        compat: the version of transformers to follow, "5.23" or "4.57".
+        arithmetic: "hf", transformers' own operations, or "float64", the exact ones. Of models;
+            a dict of parameters has its own, "float64" by default.
+        head_dim: width of the heads to rotate, in elements; None for that of the config.
+        num_axes: number of coordinates in a position, which can tell text from vision.
+
+    Raises:
+        ConfigError: no preset has the name, the file is no config, or a key is missing, unknown or
+            contradicts another; the error names the key.
+
+    Source: transformers 5.23 and 4.57, `modeling_rope_utils.py` and each model's code.
+    """
+    of_model: dict[str, Any] = {
+        "model_type": model_type,
+        "part": part,
+        "layer": layer,
+        "layer_type": layer_type,
+        "compat": compat,
+        "arithmetic": arithmetic,
+        "num_axes": num_axes,
+    }
+    if isinstance(config, str) and lookup.find(config, built_in()) is not None:
+        return _resolve_preset(config, head_dim=head_dim, **of_model)
+    if isinstance(config, str | os.PathLike):
+        config = _config_at(config)
+    elif callable(to_dict := getattr(config, "to_dict", None)):
+        config = to_dict()
+    is_of_model = model_type is not None or (
+        isinstance(config, Mapping) and not CONFIG_KEYS.isdisjoint(config)
+    )
+    if isinstance(config, Mapping) and is_of_model:
+        return hf.resolve(config, head_dim=head_dim, **of_model)
+    for name in ("model_type", "part", "layer", "layer_type"):
+        if of_model[name] is not None:
+            raise ConfigError(name, "None: the rope is no config of a model", of_model[name])
+    if isinstance(config, Resolved):
+        return config
+    if isinstance(config, Mapping):
+        return _without_model(_from_parameters(config, head_dim))
+    if isinstance(config, RopeConfig):
+        return _without_model(config)
+    raise ConfigError("rope", FORMS, type(config).__name__)
+
+
+@lru_cache(maxsize=64)
+def _resolve_preset(name: str, **options: Any) -> Resolved:
+    preset = lookup.find(name, built_in())
+    assert preset is not None, "the caller has found it"
+    return hf.resolve(preset.config, **options)
+
+
+def _config_at(source: str | os.PathLike[str]) -> Mapping[str, Any]:
+    """Return the contents of a config.json, given its path or that of its folder."""
+    path = Path(source)
+    if path.is_dir():
+        path /= "config.json"
+    if path.is_file() or isinstance(source, os.PathLike) or path.suffix == ".json":
+        return read_config(path, str(path))
+    near = lookup.nearest(str(source), built_in())
+    hint = "" if near is None else f" (the nearest is {near!r})"
+    expected = f"the name of a preset{hint} or the path of a config.json; nothing is downloaded"
+    raise ConfigError("rope", expected, brief(source))
+
+
+def _from_parameters(parameters: Mapping[str, Any], head_dim: int | None) -> RopeConfig:
+    """Return the config of a dict of parameters, for heads `head_dim` wide by default."""
+    for name in parameters:
+        if name not in PARAMETERS:
+            near = get_close_matches(str(name), PARAMETERS, n=1)
+            known = SPELLINGS.get(name) or (near[0] if near else None)
+            hint = "" if known is None else f", such as {known!r}"
+            expected = (
+                f"a parameter of RopeConfig or of the variant{hint}; the contents of a config.json"
+                " have a 'model_type'"
+            )
+            raise ConfigError(f"rope[{brief(name)}]", expected, "an unknown name")
+    rounding = "activation" if parameters.get("arithmetic") == "hf" else "once"
+    fields = {"head_dim": head_dim, "rounding": rounding, **parameters}
+    if fields["head_dim"] is None:
+        raise ConfigError("head_dim", "given where no tensor has it", "none")
+    return RopeConfig.of(fields.pop("head_dim"), **fields)
+
+
+def _without_model(rope: RopeConfig) -> Resolved:
+    """Return the result of `resolve` for a rope of no model: attention is causal."""
+    return Resolved(
+        rope=rope,
+        nope=None,
+        model_type="",
+        layer_type=None,
+        parameters=MappingProxyType({}),
+        provenance=MappingProxyType({}),
+        attention=AttentionConfig(),
+        layers=(),
+        differ=False,
+        keys_read=(),
+        keys_ignored=(),
+        warnings=(),
+    )

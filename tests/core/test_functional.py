@@ -1,0 +1,295 @@
+"""`rotate` and `attend` of tensors, with positions and ropes in the forms that users have."""
+
+import json
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from transformers import LlamaConfig
+
+import rope_core
+from rope_core import (
+    Attend,
+    AttentionConfig,
+    ConfigError,
+    CosSin,
+    Merge,
+    RopeConfig,
+    RopeWarning,
+    Rotate,
+    ShapeError,
+    Shift,
+    attend,
+    hf,
+    resolve,
+    rotate,
+)
+from rope_core.presets import built_in
+from tests.core.oracle import randn
+
+ROPE = RopeConfig(head_dim=64, theta=5e5)
+Q, K = randn(2, 6, 4, 64), randn(2, 6, 2, 64, seed=1)
+NAME = "llama-3.2-1b"
+CONFIG = built_in()[NAME].config
+
+POSITIONS = {
+    "none": None,
+    "range": range(6),
+    "list": [0, 1, 2, 3, 4, 5],
+    "fractions": [0.0, 1, 2, 3, 4, 5],
+    "rows": [[0, 1, 2, 3, 4, 5]] * 2,
+    **{str(dtype): np.arange(6, dtype=dtype) for dtype in ("int64", "int32", "uint8", "uint64")},
+    **{dtype: np.arange(6, dtype=dtype) for dtype in ("float32", "float64")},
+    "int64 tensor": torch.arange(6),
+    "int32 tensor": torch.arange(6).int(),
+}
+
+
+@pytest.mark.parametrize("positions", POSITIONS.values(), ids=POSITIONS)
+def test_forms_of_positions(positions):
+    q, k = rotate(Q, K, positions=positions, rope=ROPE)
+    expected = rotate(Rotate(Q, K, ROPE, torch.arange(6)))
+    assert torch.equal(q, expected.q)
+    assert torch.equal(k, expected.k)
+
+
+def test_one_tensor_alone():
+    q, k = rotate(Q, K, rope=ROPE)
+    assert torch.equal(rotate(Q, rope=ROPE), q)
+    assert torch.equal(rotate(None, K, rope=ROPE), k)
+    assert torch.equal(
+        rotate(q, rope=ROPE, inverse=True), rotate(Rotate(q, None, ROPE, inverse=True)).q
+    )
+
+
+BAD_POSITIONS = {
+    "lengths differ": ([[1], [2, 3]], "lists of numbers"),
+    "text": (["a"], "lists of numbers"),
+    "a large number": ([2**70] * 6, "lists of numbers between"),
+    "a large uint64": (np.array([2**63 + 1] * 6, dtype=np.uint64), "lists of numbers between"),
+    "no tensor": ({"a": 1}, "lists of numbers"),
+    "beyond 2**53": ([2**53 + 1] * 6, r"between -2\*\*53 and 2\*\*53, got 9007199254740993"),
+    "booleans": ([True] * 6, "int64, or fractional"),
+}
+
+
+@pytest.mark.parametrize(("positions", "text"), BAD_POSITIONS.values(), ids=BAD_POSITIONS)
+def test_bad_positions(positions, text):
+    with pytest.raises(ShapeError, match=f"^positions must be .*{text}"):
+        rotate(Q, positions=positions, rope=ROPE)
+
+
+@pytest.fixture
+def ropes(tmp_path):
+    """One model in every form."""
+    (tmp_path / "config.json").write_text(json.dumps(dict(CONFIG)))
+    return [
+        *(NAME, "meta-llama/Llama-3.2-1B", "META-LLAMA/llama-3.2-1b", "Llama-3.2-1B"),
+        *(CONFIG, dict(CONFIG), tmp_path, tmp_path / "config.json"),
+        *(str(tmp_path), str(tmp_path / "config.json")),
+        *(LlamaConfig(**CONFIG), resolve(NAME), resolve(NAME).rope),
+    ]
+
+
+def test_forms_of_a_model(ropes):
+    model = hf.resolve(CONFIG)
+    q, k = rotate(Rotate(Q, K, model.rope)).q, rotate(Rotate(Q, K, model.rope)).k
+    for rope in ropes:
+        rotated = rotate(Q, K, rope=rope)
+        assert torch.equal(rotated[0], q), rope
+        assert torch.equal(rotated[1], k), rope
+        resolved = resolve(rope)
+        assert resolved.rope == model.rope, rope
+        assert torch.equal(resolved.inv_freq, model.rope.inv_freq)
+        out = attend(Q, K, K, rope=rope)
+        assert torch.equal(out, attend(Attend(Q, K, K, model.rope)).out)
+
+
+def test_a_dict_of_parameters():
+    expected = rotate(Q, rope=ROPE)
+    assert torch.equal(rotate(Q, rope={"theta": 5e5}), expected)
+    assert torch.equal(rotate(Q, rope=resolve({"theta": 5e5, "head_dim": 64})), expected)
+    rope = {"rope_type": "linear", "factor": 4.0, "rotary_dim": 32}
+    linear = RopeConfig.of(64, **rope)
+    assert resolve(rope, head_dim=64).rope == linear
+    hf_rounding = resolve({"arithmetic": "hf"}, head_dim=64).rope
+    assert hf_rounding == RopeConfig.of(64, arithmetic="hf", rounding="activation")
+
+
+NOPE = {
+    "model_type": "smollm3",
+    "no_rope_layers": [0] * 36,
+    "hidden_size": 64,
+    "num_attention_heads": 1,
+}
+BAD_ROPES = {
+    "none": (None, "rope must be a RopeConfig, .* got none"),
+    "a number": (7, "rope must be a RopeConfig, .* got int"),
+    "a name": ("lama-3.1-8b", "rope must be .* nearest is 'llama-3.1-8b'"),
+    "an id": ("meta-llama/Llama-3.1-8B-Instruct", "nearest is 'llama-3.1-8b'"),
+    "a file": ("none/config.json", "none/config.json must be readable"),
+    "another name": ({"rope_theta": 5e5}, r"rope\['rope_theta'\] must be .* such as 'theta'"),
+    "a typing error": ({"thta": 5e5}, r"rope\['thta'\] must be .* such as 'theta'"),
+    "dict of a variant": ({"rope_type": "llama3", "rope_theta": 1.0}, r"rope\['rope_theta'\]"),
+    "no rotation": (
+        hf.resolve(NOPE, layer=3),
+        "rope must be of a layer that rotates, got none: no_rope",
+    ),
+}
+
+
+@pytest.mark.parametrize(("rope", "text"), BAD_ROPES.values(), ids=BAD_ROPES)
+def test_bad_ropes(rope, text):
+    with pytest.raises(ConfigError, match=text):
+        rotate(Q, rope=rope)
+
+
+def test_options_of_a_model_without_a_model():
+    with pytest.raises(ConfigError, match="layer must be None: the rope is no config of a model"):
+        resolve(ROPE, layer=3)
+    assert resolve({"rope_theta": 5e5, "head_dim": 64}, model_type="llama").rope.theta == 5e5
+    with pytest.raises(ConfigError, match="head_dim must be given"):
+        resolve({"theta": 5e5})
+
+
+def test_whole_heads_by_default():
+    assert RopeConfig(head_dim=64).rotary_dim == 64
+    assert RopeConfig(head_dim=64, theta=5e5) == RopeConfig.of(64, theta=5e5)
+    expected = 5e5 ** (-torch.arange(0, 64, 2).double() / 64)
+    torch.testing.assert_close(ROPE.inv_freq, expected, rtol=1e-14, atol=0)
+    ROPE.inv_freq.zero_()
+    torch.testing.assert_close(ROPE.inv_freq, expected, rtol=1e-14, atol=0)
+    assert resolve(NOPE, layer=3).inv_freq is None
+
+
+def test_attention_of_positions_and_lse():
+    v = randn(2, 6, 2, 16)
+    positions = torch.arange(6) + 3
+    expected = attend(
+        Attend(Q, K, v, ROPE, AttentionConfig(), positions, positions, return_lse=True)
+    )
+    out, lse = attend(Q, K, v, positions=positions, rope=ROPE, return_lse=True)
+    assert torch.equal(out, expected.out)
+    assert torch.equal(lse, expected.lse)
+    apart = attend(Q, K, v, q_positions=positions, k_positions=[*positions], rope=ROPE)
+    torch.testing.assert_close(apart, out, rtol=1e-6, atol=1e-6)
+    with pytest.raises(ConfigError, match="positions must be None beside"):
+        attend(Q, K, v, positions=positions, k_positions=positions, rope=ROPE)
+
+
+def test_attention_of_a_model_has_its_window():
+    rope = resolve("gemma-3-1b-it", layer=0)
+    q, k = randn(1, 520, 1, 256), randn(1, 520, 1, 256, seed=1)
+    out = attend(q, k, k, rope=rope)
+    assert rope.attention.window == 512
+    assert torch.equal(out, attend(Attend(q, k, k, rope.rope, rope.attention)).out)
+    assert not torch.equal(out, attend(q, k, k, rope=rope, attention=AttentionConfig()))
+
+
+@pytest.mark.filterwarnings("ignore::rope_core.RopeWarning")
+def test_attention_of_a_model_whose_layers_differ_needs_a_layer():
+    x = randn(1, 2, 1, 128)
+    with pytest.raises(ConfigError, match=r"rope must be resolve\(..., layer=...\)"):
+        attend(x, x, x, rope="command-r7b-12-2024")
+
+
+def test_no_rope_rotates_nothing_and_a_missing_one_is_an_error():
+    out = attend(Q, K, K, rope=None)
+    assert torch.equal(out, attend(Attend(Q, K, K, None)).out)
+    with pytest.raises(ConfigError, match="rope must be"):
+        attend(Q, K, K)
+
+
+def test_queries_from_0_beside_more_keys_have_a_warning():
+    with pytest.warns(RopeWarning, match="positions from 0, beside 6 keys; .* q_positions") as seen:
+        attend(Q[:, :1], K, K, rope=ROPE)
+    assert seen[0].filename == __file__
+    with warnings.catch_warnings(action="error"):
+        attend(Q[:, :1], K, K, q_positions=[5], rope=ROPE)
+        attend(Q[:, :1], K, K, rope=None)
+
+
+def test_warnings_of_a_model_are_given():
+    with pytest.warns(RopeWarning, match="layers differ") as seen:
+        rotate(randn(1, 2, 1, 128), rope="command-r7b-12-2024")
+    assert seen[0].filename == __file__
+
+
+BHSD = Q.transpose(1, 2), K.transpose(1, 2)  # [2, 4, 6, 64], [2, 2, 6, 64]
+HEADS_FIRST = {
+    "positions": lambda: rotate(BHSD[0], positions=range(6), rope=ROPE),
+    "positions of rows": lambda: rotate(BHSD[0], positions=[[*range(6)]] * 2, rope=ROPE),
+    "heads of k": lambda: rotate(*BHSD, rope=ROPE),
+    "attention": lambda: attend(BHSD[0], BHSD[1], BHSD[1], positions=range(6), rope=ROPE),
+    "a step of decoding": lambda: attend(BHSD[0][:, :, :1], BHSD[1], BHSD[1], rope=None),
+}
+
+
+@pytest.mark.parametrize("run", HEADS_FIRST.values(), ids=HEADS_FIRST)
+def test_heads_first_is_an_error(run):
+    with pytest.raises(ShapeError, match=r"look like \[B, H, S, D\]: .*\.transpose\(1, 2\)"):
+        run()
+
+
+def test_heads_first_without_positions_has_a_warning():
+    with pytest.warns(RopeWarning, match=r"look like \[B, H, S, D\]"):
+        rotate(randn(1, 8, 300, 64), rope=ROPE)
+    with pytest.warns(RopeWarning, match=r"look like \[B, H, S, D\]"):
+        attend(*BHSD, BHSD[1], rope=None)
+    with pytest.raises(ShapeError) as wrong:
+        rotate(Q, positions=[0, 1, 2], rope=ROPE)
+    assert "transpose" not in str(wrong.value)
+
+
+ARRAY = np.zeros((6, 1, 64), dtype=np.float32)
+X, ONES = torch.zeros(6, 1, 64), torch.zeros(6, dtype=torch.int64)
+LEARNED = RopeConfig.of(64, learned="log_scale")
+NO_TENSORS = {
+    "q": lambda: Rotate(k=None, q=ARRAY, rope=ROPE),
+    "q of rotate": lambda: rotate(ARRAY, rope=ROPE),
+    "q of attend": lambda: attend(ARRAY, X, X, rope=ROPE),
+    "k": lambda: Rotate(X, ARRAY, ROPE),
+    "k of rotate": lambda: rotate(None, ARRAY, rope=ROPE),
+    "v": lambda: attend(X, X, ARRAY, rope=ROPE),
+    "positions": lambda: Rotate(X, None, ROPE, np.arange(6)),
+    "positions of a table": lambda: CosSin(np.arange(6), ROPE),
+    "cu_seqlens": lambda: Rotate(X, None, ROPE, cu_seqlens=np.arange(2)),
+    "frequencies": lambda: Rotate(X, None, LEARNED, frequencies=np.zeros(32)),
+    "delta": lambda: Shift(X, np.arange(6), ROPE),
+    "k of shift": lambda: Shift(ARRAY, ONES, ROPE),
+    "positions of shift": lambda: Shift(X, ONES, ROPE, np.arange(6)),
+    "sinks": lambda: Attend(X, X, X, None, sinks=np.zeros(1)),
+    "mask": lambda: Attend(X, X, X, None, mask=np.zeros((6, 6))),
+    "q_positions": lambda: Attend(X, X, X, ROPE, q_positions=np.arange(6)),
+    "cu_seqlens_q": lambda: Attend(X, X, X, ROPE, cu_seqlens_q=np.arange(2), cu_seqlens_k=ONES),
+    "q_index": lambda: Attend(X, X, X, None, q_index=np.arange(6)),
+    "out": lambda: Merge(ARRAY, X[..., 0]),
+    "lse": lambda: Merge(X, ARRAY[..., 0]),
+}
+
+
+@pytest.mark.parametrize("name", NO_TENSORS)
+def test_an_array_in_place_of_a_tensor_says_how_to_convert_it(name):
+    text = (
+        rf"^{name.split()[0]} must be a torch.Tensor \(convert with torch.from_numpy\), got a numpy"
+    )
+    with pytest.raises(ShapeError, match=text):
+        NO_TENSORS[name]()
+
+
+def test_a_list_in_place_of_a_tensor():
+    with pytest.raises(ShapeError, match=r"^delta must be a torch.Tensor \(.*tensor\), got a list"):
+        Shift(X, [1], ROPE)
+
+
+@pytest.mark.filterwarnings("ignore::rope_core.RopeWarning")
+@pytest.mark.parametrize("name", ["deepseek-v2", "deepseek-v3", "kimi-k2-instruct"])
+def test_heads_of_mla_say_their_widths(name):
+    with pytest.raises(ConfigError, match=r"^head_dim must be 64: .*; or 192: .*, got 128$"):
+        rotate(randn(1, 2, 1, 128), rope=name)
+    for width in (64, 192):
+        assert rotate(randn(1, 2, 1, width), rope=name).shape[-1] == width
+    no_nope = {"model_type": "dots3_note_text", "head_dim": 64}
+    with pytest.raises(ConfigError, match=r"^head_dim must be 64: [^;]*, got 128$"):
+        rope_core.resolve(no_nope, head_dim=128, layer=0)
