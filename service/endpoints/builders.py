@@ -8,6 +8,7 @@ from torch import Tensor
 
 from rope_core import Attend, Call, ConfigError, CosSin, Merge, Rotate, ShapeError, Shift
 from rope_core.config import MAX_HEAD_DIM
+from service.endpoints.attention_warnings import attention_warnings
 from service.endpoints.params import (
     AttentionParams,
     CosSinParams,
@@ -61,10 +62,11 @@ def build_rotate(tensors: Tensors, params: RotateParams, resolver: RopeResolver)
 def build_attend(tensors: Tensors, params: AttentionParams, resolver: RopeResolver) -> PreparedCall:
     """Build the attention of `q` over `k` and `v`."""
     q = tensors["q"]
-    q_positions, k_positions = _of_q_and_k(tensors, "positions", "q_positions", "k_positions")
+    q_positions, k_positions = _positions_of_q_and_k(tensors, params)
     resolved = ResolvedRope(None)
     if params.rope is not None:
-        resolved = resolver.resolve(params.rope, *_widths(q, q_positions))
+        of_rope = (tensors["k"], k_positions) if params.rotate == "k" else (q, q_positions)
+        resolved = resolver.resolve(params.rope, *_widths(*of_rope))
     if resolved.model is not None and resolved.model.differ:
         expected = "given, or layer_type: the layers of this model differ"
         raise ConfigError("rope.layer", expected, "none")
@@ -86,10 +88,13 @@ def build_attend(tensors: Tensors, params: AttentionParams, resolver: RopeResolv
         q_index=q_index,
         k_index=k_index,
         out_dtype=torch.float32 if params.out_dtype else None,
+        # all layers of a model may have the same parameters, also those that rotate nothing
+        rotate="both" if resolved.model and resolved.config is None else params.rotate,
     )
     if call.q.numel() and not call.k.numel():
         raise ShapeError("k", "of at least one token, as q has tokens", list(call.k.shape))
-    return PreparedCall(call, _warnings(resolved, q_positions, k_positions), params.backend)
+    warnings = _warnings(resolved, q_positions, k_positions) + attention_warnings(call)
+    return PreparedCall(call, warnings, params.backend)
 
 
 def build_cos_sin(tensors: Tensors, params: CosSinParams, resolver: RopeResolver) -> PreparedCall:
@@ -142,6 +147,19 @@ def _of_q_and_k(
     if of_q in tensors or of_k in tensors:
         raise ConflictingTensors(shared, of_q, of_k)
     return tensors[shared], tensors[shared]
+
+
+def _positions_of_q_and_k(
+    tensors: Tensors, params: AttentionParams
+) -> tuple[Tensor | None, Tensor | None]:
+    """Return the positions of q and of k. `positions` are those of the sides that rotate."""
+    of_q, of_k = _of_q_and_k(tensors, "positions", "q_positions", "k_positions")
+    if "positions" not in tensors or params.rotate == "both":
+        return of_q, of_k
+    if params.rotate == "none":
+        expected = "absent: with rotate none, nothing is rotated"
+        raise ShapeError("positions", expected, list(tensors["positions"].shape))
+    return (of_q, None) if params.rotate == "q" else (None, of_k)
 
 
 def _widths(heads: Tensor, positions: Tensor | None) -> tuple[int | None, int | None]:

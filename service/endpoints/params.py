@@ -8,6 +8,7 @@ from pydantic import Field
 
 from rope_core import AttentionConfig
 from rope_core.backends import BACKENDS
+from rope_core.calls import Sides
 from rope_core.positions import BUILDERS
 from service.endpoints.rope_params import AnyRope, Params, Rope
 
@@ -71,6 +72,10 @@ class AttentionParams(BackendParams):
 
     rope: AnyRope | None = Rope()
     """null rotates nothing (a NoPE layer)."""
+
+    rotate: Sides = "both"
+    """What is rotated: `q` if the keys are rotated already, as in a cache, `k` if the queries are,
+    `none` if both are."""
 
     causal: bool = True
     """Hide later keys, aligned bottom-right: the last query sees the last key."""

@@ -147,10 +147,15 @@ def _check_depth(values: Mapping[str, Any]) -> None:
 
 def write(result: Result, warnings: tuple[str, ...] = ()) -> Message:
     """Return the message that answers with `result`."""
-    values: dict[str, Any] = {"warnings": warnings} if warnings else {}
-    if isinstance(result, Table):
-        values["attention_scaling"] = result.attention_scaling
-    return Message(tensor_fields(result), Parameters.of(values) if values else NO_PARAMETERS)
+    values = {"attention_scaling": result.attention_scaling} if isinstance(result, Table) else {}
+    return Message(tensor_fields(result), answer_params(warnings, **values))
+
+
+def answer_params(warnings: tuple[str, ...], **values: Any) -> Parameters:
+    """Return the parameters of an answer with these warnings and other values."""
+    if warnings:
+        values = {"warnings": warnings} | values
+    return Parameters.of(values) if values else NO_PARAMETERS
 
 
 ENDPOINTS: tuple[Endpoint[Any], ...] = (

@@ -9,8 +9,9 @@ import torch
 from rope_core import Attend, Rotate
 from rope_core.calls import tensor_fields, with_fields
 from rope_core.frequencies import VARIANTS
+from service.endpoints.attention_warnings import depends_on_lengths
 from service.endpoints.builders import PreparedCall
-from service.endpoints.table import Endpoint
+from service.endpoints.table import Endpoint, answer_params
 from service.inference.engine import Job
 from service.inference.handler import InferenceHandler
 from service.planned.plan import (
@@ -47,7 +48,7 @@ def make_plan(
     """
     message = request.message
     prepared = endpoint.read(message, handler.rope_resolver)
-    if not isinstance(prepared, PreparedCall) or prepared.warnings or prepared.backend:
+    if not isinstance(prepared, PreparedCall) or prepared.backend:
         return None
     call = prepared.call
     if not isinstance(call, PLANNED_CALLS) or _depends_on_numbers(call, message):
@@ -59,7 +60,7 @@ def make_plan(
     runner = runner_for(call, job.backend, spans, handler.engine.device)
     if runner is not None:
         job = replace(job, batch_key=runner.batch_key)
-    answer = Message(_answer_tensors(call))
+    answer = Message(_answer_tensors(call), answer_params(prepared.warnings))
     answer_bytes = sum(tensor.nbytes for tensor in answer.tensors.values())
     return Plan(
         prefix=prefix,
@@ -95,6 +96,8 @@ def _depends_on_numbers(call: Rotate | Attend, message: Message) -> bool:
     """Tell whether the numbers in tensors decide more than the numbers of the answer."""
     if any(tensor.dtype is torch.bool for tensor in message.tensors.values()):
         return True  # their bytes are checked when a message is read
+    if isinstance(call, Attend) and depends_on_lengths(call):
+        return True
     rope = call.rope
     if rope is None:
         return False
