@@ -25,7 +25,6 @@ from rope_core.config import AttentionConfig, RopeConfig
 from rope_core.errors import ConfigError, ShapeError
 from rope_core.ragged import call_length
 
-
 Sides = Literal["both", "q", "k", "none"]
 """The sides of attention that a call rotates."""
 

@@ -23,7 +23,7 @@ from service.endpoints.params import (
 )
 from service.endpoints.position_builders import TENSOR_ARGUMENTS, answer_positions
 from service.endpoints.resolve import answer_resolve
-from service.endpoints.rope_params import FORMS
+from service.endpoints.rope_params import FORMS, ROPE_PARAMS
 from service.endpoints.rope_resolver import RopeResolver
 from service.errors import BadMessage, MissingTensor, TooLarge, UnknownName, printable
 from service.wire import NO_PARAMETERS, Message, Parameters
@@ -121,7 +121,9 @@ def _parse_params(model: type[P], params: Parameters) -> P:
         expected = expected if len(path) > 1 else "an object or the name of a preset"
     name = ".".join(path)
     if kind == "extra_forbidden":
-        raise UnknownName("parameter", name, list(form.model_fields))
+        is_of_rope = name in ROPE_PARAMS and "rope" in form.model_fields
+        hint = f'did you mean {name} in "rope"?' if is_of_rope else ""
+        raise UnknownName("parameter", name, list(form.model_fields), hint)
     if kind == "missing":
         raise ConfigError(name, "given", "none")
     got = json.dumps(first["input"], default=repr)

@@ -76,9 +76,7 @@ def expected(call: Attend) -> np.ndarray:
     if ends_q is None:
         return attention(q, k, v)
     parts = zip(pairwise(ends_q.tolist()), pairwise(ends_k.tolist()), strict=True)
-    return np.concatenate(
-        [attention(q[slice(*i)], k[slice(*j)], v[slice(*j)]) for i, j in parts]
-    )
+    return np.concatenate([attention(q[slice(*i)], k[slice(*j)], v[slice(*j)]) for i, j in parts])
 
 
 def forms(side: str) -> dict[str, Attend]:
