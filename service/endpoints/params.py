@@ -27,7 +27,15 @@ class BackendParams(Params):
     chooses."""
 
 
-class RotateParams(BackendParams):
+class LayoutParams(BackendParams):
+    """Base of the parameters of calls on tensors of heads."""
+
+    tensor_layout: Literal["bshd", "bhsd"] = "bshd"
+    """Order of the axes of q, k, v and of the answer: `bshd` is [B, S, H, D], or [T, H, D] if
+    packed; `bhsd` is [B, H, S, D], as in transformers."""
+
+
+class RotateParams(LayoutParams):
     """Parameters of `/v1/rotate`."""
 
     rope: AnyRope = Rope()
@@ -42,7 +50,7 @@ class CosSinParams(Params):
     rope: AnyRope = Rope()
 
 
-class ShiftParams(BackendParams):
+class ShiftParams(LayoutParams):
     """Parameters of `/v1/shift`."""
 
     rope: AnyRope = Rope()
@@ -67,7 +75,7 @@ class PositionsParams(Params):
     """Arguments of the builder that are not tensors."""
 
 
-class AttentionParams(BackendParams):
+class AttentionParams(LayoutParams):
     """Parameters of `/v1/attention`."""
 
     rope: AnyRope | None = Rope()
@@ -126,5 +134,5 @@ MODEL_PARAMS = frozenset(field.name for field in fields(AttentionConfig))
 """Parameters that a model's config may have."""
 
 
-class MergeParams(BackendParams):
+class MergeParams(LayoutParams):
     """Parameters of `/v1/merge`."""

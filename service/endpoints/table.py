@@ -8,13 +8,14 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from rope_core import ConfigError, Result, Table
+from rope_core import ConfigError, Result, ShapeError, Table
 from rope_core.calls import tensor_fields
 from service.endpoints import builders
 from service.endpoints.builders import PreparedCall, Tensors
 from service.endpoints.params import (
     AttentionParams,
     CosSinParams,
+    LayoutParams,
     MergeParams,
     PositionsParams,
     ResolveParams,
@@ -25,6 +26,7 @@ from service.endpoints.position_builders import TENSOR_ARGUMENTS, answer_positio
 from service.endpoints.resolve import answer_resolve
 from service.endpoints.rope_params import FORMS, ROPE_PARAMS
 from service.endpoints.rope_resolver import RopeResolver
+from service.endpoints.tensor_layout import explain_layout
 from service.errors import BadMessage, MissingTensor, TooLarge, UnknownName, printable
 from service.wire import NO_PARAMETERS, Message, Parameters
 
@@ -102,7 +104,13 @@ class Endpoint(Generic[P]):
                 raise UnknownName("parameter", min(unknown), list(names))
             raise TooLarge("parameters, in bytes,", MAX_PARAMS_BYTES, f"{num_bytes:,}")
         parse = _parse_params if num_bytes > INLINE_PARAMS_BYTES else _parse_params_cached
-        return self.build(tensors, parse(self.params, message.params), resolver)
+        params = parse(self.params, message.params)
+        try:
+            return self.build(tensors, params, resolver)
+        except ShapeError as failure:
+            if not isinstance(params, LayoutParams):
+                raise
+            raise explain_layout(failure, self.build, tensors, params, resolver) from None
 
 
 def _parse_params(model: type[P], params: Parameters) -> P:
@@ -149,15 +157,10 @@ def _check_depth(values: Mapping[str, Any]) -> None:
 
 def write(result: Result, warnings: tuple[str, ...] = ()) -> Message:
     """Return the message that answers with `result`."""
-    values = {"attention_scaling": result.attention_scaling} if isinstance(result, Table) else {}
-    return Message(tensor_fields(result), answer_params(warnings, **values))
-
-
-def answer_params(warnings: tuple[str, ...], **values: Any) -> Parameters:
-    """Return the parameters of an answer with these warnings and other values."""
-    if warnings:
-        values = {"warnings": warnings} | values
-    return Parameters.of(values) if values else NO_PARAMETERS
+    values: dict[str, Any] = {"warnings": warnings} if warnings else {}
+    if isinstance(result, Table):
+        values["attention_scaling"] = result.attention_scaling
+    return Message(tensor_fields(result), Parameters.of(values) if values else NO_PARAMETERS)
 
 
 ENDPOINTS: tuple[Endpoint[Any], ...] = (

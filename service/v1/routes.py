@@ -12,7 +12,7 @@ from service.batching.admission import Charge
 from service.endpoints.table import Endpoint
 from service.errors import UnsupportedMediaType
 from service.inference.handler import InferenceHandler, RequestContext
-from service.v1.http_params import merge_params, read_http_params
+from service.v1.http_params import HEADER, merge_params, read_http_params
 from service.wire import codec_for, negotiate_response_codec
 
 
@@ -36,7 +36,9 @@ class Route:
         deadline = handler.deadline(io.timeout_s(headers))
         if headers.get(b"content-encoding", b"identity") != b"identity":
             raise UnsupportedMediaType("Content-Encoding must be absent or identity")
-        http_params = read_http_params(scope["query_string"], headers, self._endpoint)
+        query, http_params = scope["query_string"], []
+        if query or HEADER in headers:
+            http_params = read_http_params(query, headers, self._endpoint)
         tenant = scope.get(io.TENANT, ANONYMOUS)
         if self._endpoint.needs_device and handler.batcher.load.num_waiting:
             handler.batcher.check(deadline, tenant)
