@@ -118,15 +118,19 @@ async def test_a_pack_whose_lengths_change(service: Running):
             assert (b"warnings" in body) == (last == 3)
 
 
-async def test_a_cache_of_rotated_keys(service: Running):
-    tensors, positions = qkv(1, 8), torch.arange(8)[None]
-    both = tensors | {"q_positions": positions[:, 7:], "k_positions": positions}
+@pytest.mark.parametrize("num_queries", [1, 3, 8])
+async def test_a_cache_of_rotated_keys(service: Running, num_queries: int):
+    tensors, positions = qkv(num_queries, 8), torch.arange(8)[None]
+    last = positions[:, 8 - num_queries :].contiguous()
+    both = tensors | {"q_positions": last, "k_positions": positions}
     rotated = rotate(Rotate(None, tensors["k"], RopeConfig.of(16, **YARN))).k
-    cache = tensors | {"k": rotated, "positions": positions[:, 7:]}
+    cache = tensors | {"k": rotated, "positions": last}
     bodies = []
     for sent, side in ((both, "both"), (cache, "q")):
         params = Parameters.of({"rope": YARN, "rotate": side})
+        num_planned = len(service.statuses)
         found = await answers(service, post("/v1/attention", encode(sent, params)))
+        assert len(service.statuses) > num_planned
         bodies += [body for _, _, body in found]
     assert len({*bodies}) == 1
     assert b"warnings" not in bodies[0]
