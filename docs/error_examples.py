@@ -117,6 +117,17 @@ ROWS: tuple[Row, ...] = (
         protocols=("/v1", "/v2"),
     ),
     Row(
+        common.BadQuery,
+        "The query cannot be read, has a name twice, or is on a route without a query.",
+        "Percent-encode values, and send each name once. On `/v2` send parameters in the JSON.",
+        (
+            Example("POST /v1/rotate?inverse", {"q": _Q}),
+            Example("POST /v1/rotate?inverse=true&inverse=false", {"q": _Q}),
+            Example("POST /v2/models/rope/infer?theta=500000", {"inputs": []}),
+        ),
+        protocols=("/v1", "/v2"),
+    ),
+    Row(
         common.BadRequest,
         "The bytes are not a request of HTTP/1.1, or the framing of its body is not valid.",
         "Send requests with an HTTP library; the connection is closed.",

@@ -16,7 +16,9 @@ MAX_GROWTH = 1.5
 
 
 def run_attend(call: Attend, backend: str | None = None) -> Attended:
-    """Rotate q and k by their positions, then attend, without gradients.
+    """Rotate q and k by their positions, or the side of `call.rotate`, then attend.
+
+    There are no gradients.
 
     Args:
         call: q `[B, Sq, H, D]` or `[Tq, H, D]`, k and v likewise; they are not written to.
@@ -55,7 +57,7 @@ def run_attend(call: Attend, backend: str | None = None) -> Attended:
     )
     tensors, name = run(work, backend)
     out, *lse = (x[0] if is_one_row else x for x in tensors)
-    if rope is not None and rope.values == "and_back":
+    if rope is not None and rope.values == "and_back" and q_angles is not None:
         (out,) = _rotate((out,), q_angles, rope, rotary_backend, inverse=True)
     return Attended(out, lse[0] if call.return_lse else None, name)
 
@@ -87,7 +89,7 @@ def _rotated_by_table(
     call: Attend, rope: RopeConfig
 ) -> tuple[Tensor, Tensor, tuple[float, float]] | None:
     """Return q and k rotated, and upper bounds of |q| and |k|; None if the table cannot be used."""
-    table = table_rotation(rope)
+    table = table_rotation(rope) if call.rotate == "both" else None
     if table is None or rope.values != "kept" or compiled.extension() is None:
         return None
     q = table.rotate(call.q, _positions(call.q, call.q_positions, call.cu_seqlens_q))
@@ -107,24 +109,31 @@ def _positions(x: Tensor, positions: Tensor | None, cu_seqlens: Tensor | None) -
 
 def _rotated(
     call: Attend, rope: RopeConfig, backend: str | None
-) -> tuple[Tensor, Tensor, Tensor, Angles | FusedAngles]:
-    """Return q, k and v as they attend, and the angles of the queries."""
-    q, k, v = call.q, call.k, call.v
-    angles = token_angles(q, call.q_positions, call.cu_seqlens_q, rope, call.frequencies, backend)
+) -> tuple[Tensor, Tensor, Tensor, Angles | FusedAngles | None]:
+    """Return q, k and v as they attend, and the angles of the queries, None if q is not rotated."""
+    q, k, v, angles = call.q, call.k, call.v, None
+    if call.rotate != "k":
+        angles = token_angles(
+            q, call.q_positions, call.cu_seqlens_q, rope, call.frequencies, backend
+        )
     same_tokens = (
-        call.k_positions is call.q_positions
+        call.rotate == "both"
+        and call.k_positions is call.q_positions
         and call.cu_seqlens_k is call.cu_seqlens_q
         and k.shape[:-2] == q.shape[:-2]
     )
-    if same_tokens and angles.scale is None and rope.values == "kept":
-        q, k = _rotate((q, k), angles, rope, backend)
+    if angles is not None:
+        if same_tokens and angles.scale is None and rope.values == "kept":
+            q, k = _rotate((q, k), angles, rope, backend)
+            return q, k, v, angles
+        (q,) = _rotate((q,), angles, rope, backend)
+    if call.rotate == "q":
         return q, k, v, angles
     k_angles = angles
-    if not same_tokens:
+    if k_angles is None or not same_tokens:
         k_angles = token_angles(
             k, call.k_positions, call.cu_seqlens_k, rope, call.frequencies, backend
         )
-    (q,) = _rotate((q,), angles, rope, backend)
     if rope.values == "kept":
         (k,) = _rotate((k,), key_angles(k_angles), rope, backend)
     else:

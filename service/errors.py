@@ -9,6 +9,7 @@ ServiceError
   +- Forbidden               the API key lacks the scope of the route
   +- BadRequest              the request is not valid HTTP
   +- BadHeader               a header has a value that is not valid
+  +- BadQuery                the query of the target is not valid
   +- HeaderTooLarge          the header of the request is over a limit
   +- TargetTooLong           the target of the request is over the limit
   +- ExpectationFailed       the client expects what the service does not know
@@ -87,6 +88,10 @@ class BadHeader(ServiceError):
     """A header has a value that is not valid."""
 
 
+class BadQuery(ServiceError):
+    """The query of the target is not valid."""
+
+
 class HeaderTooLarge(ServiceError):
     """The header of the request is over a limit."""
 
@@ -106,9 +111,10 @@ class SlowRequest(ServiceError):
 class UnknownName(ServiceError):
     """The route has no tensor or parameter of this name."""
 
-    def __init__(self, kind: str, name: str, valid: list[str]) -> None:
+    def __init__(self, kind: str, name: str, valid: list[str], hint: str = "") -> None:
         names = ", ".join(valid) or "none"
-        super().__init__(f"unknown {kind} {printable(name)}; this route has {names}")
+        hint = f" ({hint})" if hint else ""
+        super().__init__(f"unknown {kind} {printable(name)}{hint}; this route has {names}")
 
 
 class UnsupportedMediaType(ServiceError):

@@ -9,7 +9,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 import rope_core
 import service.errors
@@ -69,10 +71,16 @@ def test_the_commands_of_the_readme_print_its_answers(server_url, tmp_path, comm
 
 
 @pytest.mark.parametrize("command", CURLS)
-def test_the_commands_of_the_api_page_work(server_url, command):
+def test_the_commands_of_the_api_page_work(server_url, command, tmp_path):
+    heads = {name: np.ones((1, 4, 2, 128), np.float32) for name in "qkv"}
+    save_file(heads, tmp_path / "qkv.safetensors")
+    save_file({name: heads[name] for name in "qk"}, tmp_path / "own.safetensors")
     command = command.replace("http://127.0.0.1:8000", server_url).replace("curl", "curl -f", 1)
-    ran = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
-    assert json.loads(ran.stdout)
+    ran = subprocess.run(
+        ["bash", "-c", command], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    written = re.search(r" -o (\S+)", command)
+    assert load_file(tmp_path / written[1]) if written else json.loads(ran.stdout)
 
 
 def test_the_example_of_a_config_runs(server_url):

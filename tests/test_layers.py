@@ -95,7 +95,8 @@ KEPT_IN = {
     | {"service.v1", "service.oip.openapi", "service.oip.types", "service.oip.control"}
     | {"service.oip.infer", "service.access.keys"},
     "pydantic_settings": {"service.settings"},
-    "orjson": {"service.wire", "service.endpoints", "service.oip"} | {"service.asgi.problems"},
+    "orjson": {"service.wire", "service.endpoints", "service.oip"}
+    | {"service.asgi.problems", "service.v1.http_params"},
     "simdjson": {"service.wire", "service.oip.http.codec"},
     "numpy": {"service.wire", "service.buffer_pool", "service.memory_blocks"}
     | {"service.slab_pool", "service.oip"},

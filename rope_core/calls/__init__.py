@@ -5,7 +5,7 @@ sequence or of those that `cu_seqlens` separates. Floating point is float32, flo
 Every constructor raises `ShapeError` or `ConfigError` if tensors and parameters do not fit.
 """
 
-from rope_core.calls.attention import Attend, Attended, Merge
+from rope_core.calls.attention import Attend, Attended, Merge, Sides
 from rope_core.calls.fields import field_names, tensor_fields, with_fields
 from rope_core.calls.rotation import CosSin, Rotate, Rotated, Shift, Table, table_bytes
 
@@ -19,6 +19,7 @@ __all__ = [
     "Rotate",
     "Rotated",
     "Shift",
+    "Sides",
     "Table",
     "field_names",
     "table_bytes",

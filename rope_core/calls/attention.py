@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from rope_core.calls.fields import TensorFields
 from rope_core.calls.rope_checks import check_frequencies, check_positions, check_scale
 from rope_core.checks import (
     DTYPES,
+    check_choice,
     check_cu_seqlens,
     check_dtype,
     check_heads,
@@ -23,6 +25,9 @@ from rope_core.checks import (
 from rope_core.config import AttentionConfig, RopeConfig
 from rope_core.errors import ConfigError, ShapeError
 from rope_core.ragged import call_length
+
+Sides = Literal["both", "q", "k", "none"]
+"""The sides of attention that a call rotates."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +44,7 @@ class Attend(TensorFields):
     """`[B, Sk, Hkv, Dv]` or `[Tk, Hkv, Dv]`."""
 
     rope: RopeConfig | None
-    """None rotates nothing (a layer without positions)."""
+    """None rotates nothing (a layer without positions). It becomes None if `rotate` is `none`."""
 
     attention: AttentionConfig = field(default_factory=AttentionConfig)
 
@@ -80,6 +85,11 @@ class Attend(TensorFields):
     out_dtype: torch.dtype | None = None
     """torch.float32 for parts that are to be merged; the dtype of q if None."""
 
+    rotate: Sides = "both"
+    """What is rotated: `q` if the keys are rotated already, as in a cache of keys, `k` if the
+    queries are. A side that is not rotated has no positions. If the rope rotates v, v belongs to
+    `k`, and the rotation of the output back belongs to `q`."""
+
     lengths: tuple[tuple[int, ...], tuple[int, ...]] | None = field(
         init=False, repr=False, compare=False
     )
@@ -88,10 +98,7 @@ class Attend(TensorFields):
     def __post_init__(self) -> None:
         q, k = self.q, self.k
         self._check_heads()
-        if self.rope is not None:
-            check_frequencies(self.frequencies, self.rope, q, k)
-        check_positions("q_positions", self.q_positions, q, self.rope, self.frequencies)
-        check_positions("k_positions", self.k_positions, k, self.rope, self.frequencies)
+        self._check_rotation()
         object.__setattr__(self, "lengths", self._lengths())
         if self.rope is not None and self.rope.needs_length:
             length = max(
@@ -100,8 +107,8 @@ class Attend(TensorFields):
             )
             object.__setattr__(self, "rope", self.rope.for_length(length))
         if self.rope is not None and self.rope.rope_type == "xpos":
-            check_scale("q_positions", self.q_positions, q, self.rope)
-            check_scale("k_positions", self.k_positions, k, self.rope)
+            for name, heads, positions in self._rotated_sides():
+                check_scale(name, positions, heads, self.rope)
         check_sinks("sinks", self.sinks, q.shape[-2])
         check_mask("mask", self.mask, q, k)
         check_index("q_index", self.q_index, q)
@@ -131,6 +138,36 @@ class Attend(TensorFields):
             raise ConfigError("head_dim", f"that of q, {q.shape[-1]}", rope.head_dim)
         if rope is not None and rope.values != "kept" and v.shape[-1] != q.shape[-1]:
             raise ShapeError("v", f"of q's head_dim {q.shape[-1]}, to be rotated", shape_of(v))
+
+    def _check_rotation(self) -> None:
+        """Check what rotates, and the positions and frequencies of the sides that rotate."""
+        check_choice("rotate", self.rotate, get_args(Sides))
+        if self.rope is None and self.rotate in ("q", "k"):
+            raise ConfigError("rotate", "both or none where rope is null", self.rotate)
+        if self.rotate == "none":
+            object.__setattr__(self, "rope", None)
+        for name, positions in (("q", self.q_positions), ("k", self.k_positions)):
+            if positions is not None and self.rotate not in ("both", name):
+                expected = f"absent: with rotate {self.rotate}, {name} is not rotated"
+                raise ShapeError(f"{name}_positions", expected, shape_of(positions))
+        sides = self._rotated_sides()
+        if self.rope is not None:
+            heads = (side[1] for side in sides)
+            check_frequencies(self.frequencies, self.rope, *heads)
+        for name, side, positions in sides:
+            check_positions(name, positions, side, self.rope, self.frequencies)
+
+    def _rotated_sides(self) -> list[tuple[str, Tensor, Tensor | None]]:
+        """Return the name and the value of the positions of each side that rotates, and the heads.
+
+        Both sides if the rope is None: their positions are checked although nothing rotates.
+        """
+        sides = []
+        if self.rotate != "k":
+            sides.append(("q_positions", self.q, self.q_positions))
+        if self.rotate != "q":
+            sides.append(("k_positions", self.k, self.k_positions))
+        return sides
 
     def _lengths(self) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
         """Check both cu_seqlens, and return the length of each sequence."""

@@ -21,6 +21,7 @@ PROBLEMS: Mapping[type[Exception], tuple[HTTPStatus, str]] = {
     errors.BadMessage: (HTTPStatus.BAD_REQUEST, "bad_message"),
     errors.BadRequest: (HTTPStatus.BAD_REQUEST, "bad_request"),
     errors.BadHeader: (HTTPStatus.BAD_REQUEST, "bad_header"),
+    errors.BadQuery: (HTTPStatus.BAD_REQUEST, "bad_query"),
     errors.Unauthenticated: (HTTPStatus.UNAUTHORIZED, "unauthenticated"),
     errors.Forbidden: (HTTPStatus.FORBIDDEN, "forbidden"),
     errors.NotAcceptable: (HTTPStatus.NOT_ACCEPTABLE, "not_acceptable"),

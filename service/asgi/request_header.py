@@ -21,7 +21,7 @@ MAX_CACHED_HEADERS = 256
 
 _SINGLE_FIELDS = (
     *(b"content-type", b"content-encoding"),
-    *(b"inference-header-content-length", b"x-request-timeout-ms"),
+    *(b"inference-header-content-length", b"x-request-timeout-ms", b"x-rope-params"),
 )
 """Fields that must not be repeated: a proxy may have checked another of the values."""
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from rope_core import Attend, Call, ConfigError, CosSin, Merge, Rotate, ShapeError, Shift
 from rope_core.config import MAX_HEAD_DIM
+from service.endpoints.attention_warnings import attention_warnings
 from service.endpoints.params import (
     AttentionParams,
     CosSinParams,
@@ -17,6 +18,7 @@ from service.endpoints.params import (
 )
 from service.endpoints.rope_params import Rope
 from service.endpoints.rope_resolver import ResolvedRope, RopeResolver
+from service.endpoints.tensor_layout import FEW_TOKENS, as_bshd, layout_warnings
 from service.endpoints.token_index import token_index
 from service.errors import ConflictingTensors, MissingTensor, TooLarge
 
@@ -38,9 +40,14 @@ class PreparedCall:
     backend: str | None = None
     """Name of the backend that the request chooses; None leaves the choice to the service."""
 
+    is_bhsd: bool = False
+    """Whether heads are transposed views of the message's, and the answer must be transposed."""
+
 
 def build_rotate(tensors: Tensors, params: RotateParams, resolver: RopeResolver) -> PreparedCall:
     """Build the rotation of `q`, `k` or both."""
+    if params.tensor_layout == "bhsd":
+        tensors = as_bshd(tensors)
     q, k, positions = tensors.get("q"), tensors.get("k"), tensors.get("positions")
     heads = k if q is None else q
     if heads is None:
@@ -55,16 +62,22 @@ def build_rotate(tensors: Tensors, params: RotateParams, resolver: RopeResolver)
         inverse=params.inverse,
         frequencies=tensors.get("frequencies"),
     )
-    return PreparedCall(call, _warnings(resolved, positions), params.backend)
+    warnings = _warnings(resolved, positions)
+    if heads.shape[-2] > FEW_TOKENS:
+        warnings += layout_warnings(params.tensor_layout, "k" if q is None else "q", heads)
+    return PreparedCall(call, warnings, params.backend, params.tensor_layout == "bhsd")
 
 
 def build_attend(tensors: Tensors, params: AttentionParams, resolver: RopeResolver) -> PreparedCall:
     """Build the attention of `q` over `k` and `v`."""
+    if params.tensor_layout == "bhsd":
+        tensors = as_bshd(tensors)
     q = tensors["q"]
-    q_positions, k_positions = _of_q_and_k(tensors, "positions", "q_positions", "k_positions")
+    q_positions, k_positions = _positions_of_q_and_k(tensors, params)
     resolved = ResolvedRope(None)
     if params.rope is not None:
-        resolved = resolver.resolve(params.rope, *_widths(q, q_positions))
+        of_rope = (tensors["k"], k_positions) if params.rotate == "k" else (q, q_positions)
+        resolved = resolver.resolve(params.rope, *_widths(*of_rope))
     if resolved.model is not None and resolved.model.differ:
         expected = "given, or layer_type: the layers of this model differ"
         raise ConfigError("rope.layer", expected, "none")
@@ -86,10 +99,15 @@ def build_attend(tensors: Tensors, params: AttentionParams, resolver: RopeResolv
         q_index=q_index,
         k_index=k_index,
         out_dtype=torch.float32 if params.out_dtype else None,
+        # all layers of a model may have the same parameters, also those that rotate nothing
+        rotate="both" if resolved.model and resolved.config is None else params.rotate,
     )
     if call.q.numel() and not call.k.numel():
         raise ShapeError("k", "of at least one token, as q has tokens", list(call.k.shape))
-    return PreparedCall(call, _warnings(resolved, q_positions, k_positions), params.backend)
+    warnings = _warnings(resolved, q_positions, k_positions) + attention_warnings(call)
+    if q.shape[-2] > FEW_TOKENS:
+        warnings += layout_warnings(params.tensor_layout, "q", q)
+    return PreparedCall(call, warnings, params.backend, params.tensor_layout == "bhsd")
 
 
 def build_cos_sin(tensors: Tensors, params: CosSinParams, resolver: RopeResolver) -> PreparedCall:
@@ -105,6 +123,8 @@ def build_cos_sin(tensors: Tensors, params: CosSinParams, resolver: RopeResolver
 
 def build_shift(tensors: Tensors, params: ShiftParams, resolver: RopeResolver) -> PreparedCall:
     """Build the move of rotated keys by `delta`."""
+    if params.tensor_layout == "bhsd":
+        tensors = as_bshd(tensors)
     k, positions, delta = tensors["k"], tensors.get("positions"), tensors["delta"]
     widths = _widths(k, positions)
     resolved = resolver.resolve(params.rope, *widths)
@@ -113,12 +133,19 @@ def build_shift(tensors: Tensors, params: ShiftParams, resolver: RopeResolver) -
     if params.to is not None:
         resolved_to = resolver.resolve(params.to, *widths, "to")
         to, warnings = resolved_to.rope, tuple(dict.fromkeys(warnings + resolved_to.warnings))
-    return PreparedCall(Shift(k, delta, resolved.rope, positions, to), warnings, params.backend)
+    call = Shift(k, delta, resolved.rope, positions, to)
+    if k.shape[-2] > FEW_TOKENS:
+        warnings += layout_warnings(params.tensor_layout, "k", k)
+    return PreparedCall(call, warnings, params.backend, params.tensor_layout == "bhsd")
 
 
 def build_merge(tensors: Tensors, params: MergeParams, resolver: RopeResolver) -> PreparedCall:
-    """Build the merge of attention over parts of the keys."""
-    return PreparedCall(Merge(tensors["out"], tensors["lse"]), backend=params.backend)
+    """Build the merge of attention over parts of the keys. It is the same in every layout."""
+    out = tensors["out"]
+    if params.tensor_layout == "bhsd" and out.ndim != 5:
+        expected = "[N, B, H, S, Dv] with tensor_layout bhsd (packed parts are for bshd only)"
+        raise ShapeError("out", expected, list(out.shape))
+    return PreparedCall(Merge(out, tensors["lse"]), backend=params.backend)
 
 
 def _check_width(rope: Rope) -> None:
@@ -142,6 +169,19 @@ def _of_q_and_k(
     if of_q in tensors or of_k in tensors:
         raise ConflictingTensors(shared, of_q, of_k)
     return tensors[shared], tensors[shared]
+
+
+def _positions_of_q_and_k(
+    tensors: Tensors, params: AttentionParams
+) -> tuple[Tensor | None, Tensor | None]:
+    """Return the positions of q and of k. `positions` are those of the sides that rotate."""
+    of_q, of_k = _of_q_and_k(tensors, "positions", "q_positions", "k_positions")
+    if "positions" not in tensors or params.rotate == "both":
+        return of_q, of_k
+    if params.rotate == "none":
+        expected = "absent: with rotate none, nothing is rotated"
+        raise ShapeError("positions", expected, list(tensors["positions"].shape))
+    return (of_q, None) if params.rotate == "q" else (None, of_k)
 
 
 def _widths(heads: Tensor, positions: Tensor | None) -> tuple[int | None, int | None]:

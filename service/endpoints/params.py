@@ -8,6 +8,7 @@ from pydantic import Field
 
 from rope_core import AttentionConfig
 from rope_core.backends import BACKENDS
+from rope_core.calls import Sides
 from rope_core.positions import BUILDERS
 from service.endpoints.rope_params import AnyRope, Params, Rope
 
@@ -26,7 +27,15 @@ class BackendParams(Params):
     service chooses."""
 
 
-class RotateParams(BackendParams):
+class LayoutParams(BackendParams):
+    """Base of the parameters of calls on tensors of heads."""
+
+    tensor_layout: Literal["bshd", "bhsd"] = "bshd"
+    """Order of the axes of q, k, v and of the answer: `bshd` is [B, S, H, D], or [T, H, D] if
+    packed; `bhsd` is [B, H, S, D], as in transformers."""
+
+
+class RotateParams(LayoutParams):
     """Parameters of `/v1/rotate`."""
 
     rope: AnyRope = Rope()
@@ -45,7 +54,7 @@ class CosSinParams(Params):
     preset."""
 
 
-class ShiftParams(BackendParams):
+class ShiftParams(LayoutParams):
     """Parameters of `/v1/shift`."""
 
     rope: AnyRope = Rope()
@@ -74,12 +83,16 @@ class PositionsParams(Params):
     """Arguments of the builder that are not tensors."""
 
 
-class AttentionParams(BackendParams):
+class AttentionParams(LayoutParams):
     """Parameters of `/v1/attention`."""
 
     rope: AnyRope | None = Rope()
     """How to rotate: an object with parameters, a model's config or a preset, or the name of a
     preset. null: rotate nothing (a NoPE layer)."""
+
+    rotate: Sides = "both"
+    """What is rotated: `q` if the keys are rotated already, as in a cache, `k` if the queries are,
+    `none` if both are."""
 
     causal: bool = True
     """Hide later keys, aligned bottom-right: the last query sees the last key."""
@@ -130,5 +143,5 @@ MODEL_PARAMS = frozenset(field.name for field in fields(AttentionConfig))
 """Parameters that a model's config may have."""
 
 
-class MergeParams(BackendParams):
+class MergeParams(LayoutParams):
     """Parameters of `/v1/merge`."""

@@ -117,6 +117,12 @@ def _form_tag(value: Any) -> str:
 FORMS: Mapping[str, type[RopeForm]] = {"parameters": Rope, "config": Model, "preset": PresetModel}
 """The forms that are objects, by the tags of the union below."""
 
+ROPE_PARAMS = frozenset(
+    [name for form in FORMS.values() for name in form.model_fields]
+    + [name for scaling in (*VARIANTS.values(), *SCHEMES.values()) for name in scaling.parameters]
+)
+"""Members of a rope in any form."""
+
 AnyRope = Annotated[
     Annotated[Rope, Tag("parameters")]
     | Annotated[Model, Tag("config")]

@@ -8,13 +8,14 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from rope_core import ConfigError, Result, Table
+from rope_core import ConfigError, Result, ShapeError, Table
 from rope_core.calls import tensor_fields
 from service.endpoints import builders
 from service.endpoints.builders import PreparedCall, Tensors
 from service.endpoints.params import (
     AttentionParams,
     CosSinParams,
+    LayoutParams,
     MergeParams,
     PositionsParams,
     ResolveParams,
@@ -23,8 +24,9 @@ from service.endpoints.params import (
 )
 from service.endpoints.position_builders import TENSOR_ARGUMENTS, answer_positions
 from service.endpoints.resolve import answer_resolve
-from service.endpoints.rope_params import FORMS
+from service.endpoints.rope_params import FORMS, ROPE_PARAMS
 from service.endpoints.rope_resolver import RopeResolver
+from service.endpoints.tensor_layout import explain_layout
 from service.errors import BadMessage, MissingTensor, TooLarge, UnknownName, printable
 from service.wire import NO_PARAMETERS, Message, Parameters
 
@@ -102,7 +104,13 @@ class Endpoint(Generic[P]):
                 raise UnknownName("parameter", min(unknown), list(names))
             raise TooLarge("parameters, in bytes,", MAX_PARAMS_BYTES, f"{num_bytes:,}")
         parse = _parse_params if num_bytes > INLINE_PARAMS_BYTES else _parse_params_cached
-        return self.build(tensors, parse(self.params, message.params), resolver)
+        params = parse(self.params, message.params)
+        try:
+            return self.build(tensors, params, resolver)
+        except ShapeError as failure:
+            if not isinstance(params, LayoutParams):
+                raise
+            raise explain_layout(failure, self.build, tensors, params, resolver) from None
 
 
 def _parse_params(model: type[P], params: Parameters) -> P:
@@ -121,7 +129,9 @@ def _parse_params(model: type[P], params: Parameters) -> P:
         expected = expected if len(path) > 1 else "an object or the name of a preset"
     name = ".".join(path)
     if kind == "extra_forbidden":
-        raise UnknownName("parameter", name, list(form.model_fields))
+        is_of_rope = name in ROPE_PARAMS and "rope" in form.model_fields
+        hint = f'did you mean {name} in "rope"?' if is_of_rope else ""
+        raise UnknownName("parameter", name, list(form.model_fields), hint)
     if kind == "missing":
         raise ConfigError(name, "given", "none")
     got = json.dumps(first["input"], default=repr)

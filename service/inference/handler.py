@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeVar
 
 from rope_core import Result, Table
@@ -18,6 +18,7 @@ from service.buffer_pool import BufferPool
 from service.endpoints import table
 from service.endpoints.rope_resolver import RopeResolver
 from service.endpoints.table import INLINE_PARAMS_BYTES, Endpoint
+from service.endpoints.tensor_layout import answer_as_bhsd, with_contiguous_heads
 from service.errors import ClientLeft, TimedOut, TooLarge
 from service.inference.backend_policy import BackendPolicy
 from service.inference.engine import Engine, Job
@@ -28,6 +29,9 @@ from service.slab_pool import SlabPool
 from service.wire import Message
 
 R = TypeVar("R")
+
+INLINE_COPY_BYTES = 256 * 2**10
+"""Most bytes of heads that are transposed on the event loop."""
 
 
 class RequestContext(NamedTuple):
@@ -115,6 +119,7 @@ class InferenceHandler:
             prepared = await self.to_thread(deadline, read, message, self.rope_resolver)
         else:
             prepared = endpoint.read(message, self.rope_resolver)
+        del message
         scratch_bytes = 0
         if isinstance(prepared, Message):
             num_bytes = sum(tensor.nbytes for tensor in prepared.tensors.values())
@@ -123,6 +128,8 @@ class InferenceHandler:
             left_s = context.deadline - time.monotonic()
             job = self.engine.job(prepared.call, backend, left_s)
             num_bytes, scratch_bytes = job.answer_bytes, job.scratch_bytes
+            if prepared.is_bhsd:  # copies of the heads and of the answer
+                scratch_bytes += job.num_bytes + num_bytes
         limit = self.max_bytes(memory_factor)
         if num_bytes > limit:
             what = "an answer in JSON, in bytes," if memory_factor > 1 else "an answer, in bytes,"
@@ -130,12 +137,18 @@ class InferenceHandler:
         context.charge.add(num_bytes * memory_factor * context.answer_copies + scratch_bytes)
         if isinstance(prepared, Message):
             return Served(prepared, num_bytes)
+        if prepared.is_bhsd:
+            call = await self._copy(job.num_bytes, with_contiguous_heads, job.call)
+            job, prepared = replace(job, call=call), replace(prepared, call=call)
         completed = await self._run(job, context, queue_s)
         result = completed.result
         backend = "" if isinstance(result, Table) else result.backend
         if backend:
             self.metrics.backend_calls(endpoint.operation, backend).inc()
-        return Served(table.write(result, prepared.warnings), num_bytes, completed, backend)
+        answer = table.write(result, prepared.warnings)
+        if prepared.is_bhsd:
+            answer = await self._copy(num_bytes, answer_as_bhsd, answer)
+        return Served(answer, num_bytes, completed, backend)
 
     def deadline(self, timeout_s: float | None) -> float:
         """Return the time of `time.monotonic` until which the client of a new request waits."""
@@ -161,6 +174,12 @@ class InferenceHandler:
                 return await loop.run_in_executor(self.io_executor, work, *arguments)
         except TimeoutError:
             raise TimedOut from None
+
+    async def _copy(self, num_bytes: int, copy: Callable[..., R], value: Any) -> R:
+        """Return `copy` of a value; many bytes are copied on a thread."""
+        if num_bytes <= INLINE_COPY_BYTES:
+            return copy(value)
+        return await self.to_thread(None, copy, value)
 
     async def _run(
         self, job: Job, context: RequestContext, queue_s: float | None

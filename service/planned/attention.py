@@ -120,7 +120,7 @@ def attention_runner(
         and torch.Size(by_name["positions"].shape).numel() == num_rows * num_tokens
         and call.q_index is None  # it may come from parameters
         and not rope.whole_positions
-        and rope.values == "kept"
+        and (rope.values, call.rotate) == ("kept", "both")
         and call.v.shape[-1] == q.shape[-1]
         and call.out_dtype in (None, q.dtype)
         and num_tokens > 1  # the library computes a single query without the causal mask

@@ -6,11 +6,12 @@ from typing import Any
 
 import torch
 
-from rope_core import Attend, Rotate
+from rope_core import Attend, Attended, Rotate, Rotated
 from rope_core.calls import tensor_fields, with_fields
 from rope_core.frequencies import VARIANTS
+from service.endpoints.attention_warnings import depends_on_lengths
 from service.endpoints.builders import PreparedCall
-from service.endpoints.table import Endpoint
+from service.endpoints.table import Endpoint, write
 from service.inference.engine import Job
 from service.inference.handler import InferenceHandler
 from service.planned.plan import (
@@ -47,7 +48,7 @@ def make_plan(
     """
     message = request.message
     prepared = endpoint.read(message, handler.rope_resolver)
-    if not isinstance(prepared, PreparedCall) or prepared.warnings or prepared.backend:
+    if not isinstance(prepared, PreparedCall) or prepared.backend or prepared.is_bhsd:
         return None
     call = prepared.call
     if not isinstance(call, PLANNED_CALLS) or _depends_on_numbers(call, message):
@@ -59,7 +60,7 @@ def make_plan(
     runner = runner_for(call, job.backend, spans, handler.engine.device)
     if runner is not None:
         job = replace(job, batch_key=runner.batch_key)
-    answer = Message(_answer_tensors(call))
+    answer = write(_empty_result(call), prepared.warnings)
     answer_format = request.answer_format(answer)
     if answer_format is None:
         return None
@@ -98,6 +99,8 @@ def _depends_on_numbers(call: Rotate | Attend, message: Message) -> bool:
     """Tell whether the numbers in tensors decide more than the numbers of the answer."""
     if any(tensor.dtype is torch.bool for tensor in message.tensors.values()):
         return True  # their bytes are checked when a message is read
+    if isinstance(call, Attend) and depends_on_lengths(call):
+        return True
     rope = call.rope
     if rope is None:
         return False
@@ -128,17 +131,13 @@ def _spans(message: Message) -> tuple[TensorSpan, ...]:
     return tuple(spans)
 
 
-def _answer_tensors(call: Rotate | Attend) -> dict[str, torch.Tensor]:
-    """Return tensors of the shapes and dtypes of the answer to a call, uninitialised."""
+def _empty_result(call: Rotate | Attend) -> Rotated | Attended:
+    """Return a result of the shapes and dtypes of the result of a call, uninitialised."""
     if isinstance(call, Rotate):
-        tensors = {"q": call.q, "k": call.k}
-        return {
-            name: torch.empty(x.shape, dtype=x.dtype)
-            for name, x in tensors.items()
-            if x is not None
-        }
+        q, k = (
+            None if x is None else torch.empty(x.shape, dtype=x.dtype) for x in (call.q, call.k)
+        )
+        return Rotated(q, k)
     shape, dtype = call.q.shape[:-1], call.out_dtype or call.q.dtype
-    answer = {"out": torch.empty(*shape, call.v.shape[-1], dtype=dtype)}
-    if call.return_lse:
-        answer["lse"] = torch.empty(shape, dtype=torch.float32)
-    return answer
+    out = torch.empty(*shape, call.v.shape[-1], dtype=dtype)
+    return Attended(out, torch.empty(shape, dtype=torch.float32) if call.return_lse else None)

@@ -75,7 +75,7 @@ class OipRoute:
         model = self._model
         headers, (plain, *_) = codec.encode(model, "", plan, None, answer)
         _, (named, *tensors) = codec.encode(model, _ID_MARK, plan, None, answer)
-        before, after = bytes(named).split(_ID_MARK.encode())
+        before, _, after = bytes(named).partition(_ID_MARK.encode())  # warnings come later
         num_bytes = sum(map(len, tensors))
 
         def with_id(message_id: bytes) -> tuple[bytes, bytes]:

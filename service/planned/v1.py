@@ -6,6 +6,7 @@ from typing import Any
 from service.asgi import problems
 from service.endpoints.table import Endpoint
 from service.planned.plan import AnswerFormat, Description, ParsedRequest
+from service.v1.http_params import HEADER
 from service.wire import Message, codec_for, negotiate_response_codec, safetensors_codec
 
 
@@ -18,9 +19,13 @@ class V1Route:
     def accepts(self, fields: Mapping[bytes, bytes]) -> bool:
         """Tell whether requests with these fields have bodies and answers in safetensors.
 
+        Parameters must be in the body. A target with a query is none of a planned route.
+
         Raises:
             UnsupportedMediaType, NotAcceptable: no request may have such fields.
         """
+        if HEADER in fields:
+            return False
         accepted = negotiate_response_codec(fields.get(b"accept")) or safetensors_codec
         return codec_for(fields.get(b"content-type")) is accepted is safetensors_codec
 

@@ -18,6 +18,7 @@ from service.asgi.io import Headers
 from service.asgi.middleware import QUIET, App, RequestMiddleware
 from service.device import Driver
 from service.endpoints.table import ENDPOINTS
+from service.errors import UnknownName
 from service.lifecycle import Lifecycle
 from service.observability.request_log import RequestLog
 from service.oip import errors
@@ -69,6 +70,7 @@ def build_app(oip_state: OipState, device_threads: ThreadPoolExecutor) -> Reques
     app.include_router(control)
     routes = (*app.routes, *status.routes, *control.routes)
     app.add_exception_handler(HTTPException, partial(_refuse, routes))
+    app.add_exception_handler(UnknownName, _answer_failure)
     add_api_docs(app)
     for route in (*hot, "other"):  # the series exist from the start
         service.metrics.request_seconds.labels(route)
@@ -90,6 +92,14 @@ def _is_oip(path: str) -> bool:
 def _describe(path: str, failure: Exception) -> tuple[int, Headers, bytes]:
     """Return status, headers and body of the answer to a failure, in the form of the protocol."""
     return errors.describe(failure) if _is_oip(path) else problems.describe(failure)
+
+
+async def _answer_failure(_: Request, failure: Exception) -> Response:
+    """Answer an error that a route of the catalogue raises."""
+    status, headers, body = problems.describe(failure)
+    response = Response(body, status)
+    response.raw_headers = headers
+    return response
 
 
 async def _refuse(routes: Sequence[BaseRoute], request: Request, failure: Exception) -> Response:

@@ -3,11 +3,12 @@
 import platform
 
 import torch
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 
 from service import __version__
 from service.endpoints.catalog import list_presets, list_variants
+from service.errors import UnknownName
 from service.inference.handler import InferenceHandler
 from service.lifecycle import Lifecycle, Phase
 from service.observability import metrics
@@ -55,6 +56,7 @@ def status_routes(service: InferenceHandler, lifecycle: Lifecycle) -> APIRouter:
         "/v1/presets",
         tags=["catalogue"],
         summary="Released models: name, config, source",
+        dependencies=[Depends(_refuse_query)],
         response_model=Presets,
     )
     async def presets() -> Response:
@@ -65,6 +67,7 @@ def status_routes(service: InferenceHandler, lifecycle: Lifecycle) -> APIRouter:
         "/v1/variants",
         tags=["catalogue"],
         summary="Variants, schemes, position builders",
+        dependencies=[Depends(_refuse_query)],
         response_model=Variants,
     )
     async def variants() -> JSONResponse:
@@ -82,3 +85,9 @@ def status_routes(service: InferenceHandler, lifecycle: Lifecycle) -> APIRouter:
         }
 
     return router
+
+
+async def _refuse_query(request: Request) -> None:
+    """Raise UnknownName if a request has a query: the routes have no parameters."""
+    if request.scope["query_string"]:
+        raise UnknownName("parameter", next(iter(request.query_params), ""), [])

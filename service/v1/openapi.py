@@ -45,6 +45,13 @@ def header(name: str, schema: dict[str, Any], description: str) -> dict[str, Any
     return {"name": name, "in": "header", "required": False, "schema": schema} | text
 
 
+PARAMS_HEADER = header(
+    "X-Rope-Params",
+    {"type": "string"},
+    "The parameters as the text of a JSON object, beside those in the body. A parameter in two "
+    "places must have equal values.",
+)
+
 HEADERS = (
     header(
         "X-Request-Id",
@@ -75,7 +82,9 @@ def describe(document: dict[str, Any]) -> dict[str, Any]:
     schemas["Rope"]["properties"] |= _variant_parameters()
     schemas["Rope"]["additionalProperties"] = False
     document["components"]["schemas"] |= schemas
-    document["paths"] |= {endpoint.path: {"post": _operation(endpoint)} for endpoint in ENDPOINTS}
+    document["paths"] |= {
+        endpoint.path: {"post": _operation(endpoint, schemas)} for endpoint in ENDPOINTS
+    }
     return document
 
 
@@ -148,7 +157,32 @@ def _variant_parameters() -> dict[str, dict[str, Any]]:
     }
 
 
-def _operation(endpoint: Endpoint[Any]) -> dict[str, Any]:
+def _query_parameters(endpoint: Endpoint[Any], request: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the parameters in the query; objects are text there.
+
+    Args:
+        endpoint: the route.
+        request: the schema of its requests.
+    """
+    parameters = []
+    for name in endpoint.params.model_fields:
+        schema = {**request["properties"][name]}
+        text = schema.pop("description", "")
+        if name in ("rope", "to"):
+            schema = {"type": "string"}
+            text += (
+                " The name of a preset, a JSON object or null; or one parameter for each member,"
+                f" such as {name}.theta=500000."
+            )
+        elif schema.get("type") == "object":
+            schema = {"type": "string"}
+            text += " A JSON object."
+        parameter = {"name": name, "in": "query", "required": False, "schema": schema}
+        parameters.append(parameter | {"description": text.strip()})
+    return parameters
+
+
+def _operation(endpoint: Endpoint[Any], schemas: dict[str, Any]) -> dict[str, Any]:
     title = _title(endpoint)
     request = _content(ref(f"{title}Request"))
     request[json_codec.media_type]["examples"] = {
@@ -160,7 +194,10 @@ def _operation(endpoint: Endpoint[Any]) -> dict[str, Any]:
         "operationId": endpoint.path.rpartition("/")[2],
         "summary": endpoint.summary,
         "description": DESCRIPTIONS["operations"][endpoint.path],
-        "parameters": [*HEADERS],
+        "parameters": [
+            *(*HEADERS, PARAMS_HEADER),
+            *_query_parameters(endpoint, schemas[f"{title}Request"]),
+        ],
         "requestBody": {"required": True, "content": request},
         "responses": {
             "200": {"description": "The answer", "content": _content(ref(f"{title}Answer"))},

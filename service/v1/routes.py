@@ -1,5 +1,6 @@
 """The routes of `/v1`: decode, infer, encode. Plain ASGI, without FastAPI's cost."""
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -11,6 +12,7 @@ from service.batching.admission import Charge
 from service.endpoints.table import Endpoint
 from service.errors import UnsupportedMediaType
 from service.inference.handler import InferenceHandler, RequestContext
+from service.v1.http_params import HEADER, merge_params, read_http_params
 from service.wire import codec_for, negotiate_response_codec
 
 
@@ -34,6 +36,9 @@ class Route:
         deadline = handler.deadline(io.timeout_s(headers))
         if headers.get(b"content-encoding", b"identity") != b"identity":
             raise UnsupportedMediaType("Content-Encoding must be absent or identity")
+        query, http_params = scope["query_string"], []
+        if query or HEADER in headers:
+            http_params = read_http_params(query, headers, self._endpoint)
         tenant = scope.get(io.TENANT, ANONYMOUS)
         if self._endpoint.needs_device and handler.batcher.load.num_waiting:
             handler.batcher.check(deadline, tenant)
@@ -45,6 +50,9 @@ class Route:
                 message, as_base64 = await handler.to_thread(deadline, codec.decode, body)
             else:
                 message, as_base64 = codec.decode(body)
+            if http_params:
+                params = merge_params(message.params, http_params, self._endpoint)
+                message = replace(message, params=params)
             memory_factor = response_codec.answer_memory_factor
             serving = handler.infer(self._endpoint, message, context, memory_factor)
             del body, message  # the tensors are freed when the call has run

@@ -55,7 +55,7 @@ def test_arguments_are_those_of_the_api(client, route, tensors, params):
     assert documented == arguments(getattr(client, route)).keys()
 
 
-DOCUMENTED = dict(re.findall(r"^\| `(\w+)` \| `(\w+)` \|", API, re.MULTILINE))
+DOCUMENTED = dict(re.findall(r'^\| `(\w+)` \| `("?\w+"?)` \|', API, re.MULTILINE))
 MODEL_PARAMS = ("causal", "window", "window_ahead", "chunk", "softcap", "scale")
 """What a model's config says where the request does not."""
 
@@ -69,6 +69,8 @@ OF_SERVICE = [
     "q_offset",
     "k_offset",
     "k_stride",
+    "rotate",
+    "tensor_layout",
 ]
 
 
@@ -108,7 +110,12 @@ async def test_arrays_go_out_and_come_back_as_they_are(connect, answering, dtype
     assert request.headers["accept"] == request.headers["content-type"]
     assert request.headers["content-type"] == wire.CODECS[encoding].MEDIA_TYPE
     assert sent(request).tensors["positions"].dtype == np.int64
-    assert sent(request).params == {"rope": {"theta": 5e5}, "inverse": False, "backend": None}
+    assert sent(request).params == {
+        "rope": {"theta": 5e5},
+        "inverse": False,
+        "tensor_layout": "bshd",
+        "backend": None,
+    }
 
 
 async def test_a_body_of_many_pieces_arrives_whole_at_each_attempt(connect, answering):

@@ -55,6 +55,7 @@ def rotate(
     frequencies: npt.ArrayLike | None = None,
     rope: Rope = DEFAULT_ROPE,
     inverse: bool = False,
+    tensor_layout: str = "bshd",
     backend: str | None = None,
     **options: Unpack[Options],
 ) -> Call[Rotated]:
@@ -66,7 +67,12 @@ def rotate(
         "cu_seqlens": cu_seqlens,
         "frequencies": frequencies,
     }
-    params = {"rope": rope_json(rope), "inverse": inverse, "backend": backend}
+    params = {
+        "rope": rope_json(rope),
+        "inverse": inverse,
+        "tensor_layout": tensor_layout,
+        "backend": backend,
+    }
     return _post("/v1/rotate", tensors, params, readers.rotated, options)
 
 
@@ -87,6 +93,7 @@ def attention(
     q_index: npt.ArrayLike | None = None,
     k_index: npt.ArrayLike | None = None,
     rope: Rope | None = DEFAULT_ROPE,
+    rotate: str = "both",
     causal: bool | Unset = UNSET,
     window: int | Unset | None = UNSET,
     window_ahead: int | Unset = UNSET,
@@ -98,10 +105,11 @@ def attention(
     q_offset: int | None = None,
     k_offset: int | None = None,
     k_stride: int = 1,
+    tensor_layout: str = "bshd",
     backend: str | None = None,
     **options: Unpack[Options],
 ) -> Call[Attended]:
-    """Rotate `q` and `k` (not if `rope` is None), then compute attention."""
+    """Rotate `q` and `k`, or what `rotate` names (nothing if `rope` is None), then attend."""
     tensors = {
         "q": q,
         "k": k,
@@ -120,6 +128,7 @@ def attention(
     }
     params = {
         "rope": None if rope is None else rope_json(rope),
+        "rotate": rotate,
         "causal": causal,
         "window": window,
         "window_ahead": window_ahead,
@@ -131,6 +140,7 @@ def attention(
         "q_offset": q_offset,
         "k_offset": k_offset,
         "k_stride": k_stride,
+        "tensor_layout": tensor_layout,
         "backend": backend,
     }
     return _post("/v1/attention", tensors, params, readers.attended, options)
@@ -155,13 +165,19 @@ def shift(
     positions: npt.ArrayLike | None = None,
     rope: Rope = DEFAULT_ROPE,
     to: Rope | None = None,
+    tensor_layout: str = "bshd",
     backend: str | None = None,
     **options: Unpack[Options],
 ) -> Call[Shifted]:
     """Move rotated keys by `delta` positions; `to` is their new rope."""
     tensors = {"k": k, "delta": delta, "positions": positions}
     moved_to = None if to is None else rope_json(to)
-    params = {"rope": rope_json(rope), "to": moved_to, "backend": backend}
+    params = {
+        "rope": rope_json(rope),
+        "to": moved_to,
+        "tensor_layout": tensor_layout,
+        "backend": backend,
+    }
     return _post("/v1/shift", tensors, params, readers.shifted, options)
 
 
@@ -169,11 +185,12 @@ def merge(
     out: npt.ArrayLike,
     lse: npt.ArrayLike,
     *,
+    tensor_layout: str = "bshd",
     backend: str | None = None,
     **options: Unpack[Options],
 ) -> Call[Attended]:
     """Merge attention over N disjoint sets of keys into attention over all of them."""
-    params = {"backend": backend}
+    params = {"tensor_layout": tensor_layout, "backend": backend}
     return _post("/v1/merge", {"out": out, "lse": lse}, params, readers.attended, options)
 
 

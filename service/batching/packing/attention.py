@@ -89,7 +89,8 @@ def pack_attention(calls: Sequence[Attend]) -> PackedCalls:
 def _is_self_attention(call: Attend) -> bool:
     """Tell whether queries and keys are the same tokens at the same positions."""
     return (
-        call.k_positions is call.q_positions
+        call.rotate in ("both", "none")
+        and call.k_positions is call.q_positions
         and call.cu_seqlens_k is call.cu_seqlens_q
         and call.k.shape[:-2] == call.q.shape[:-2]
     )
@@ -97,7 +98,9 @@ def _is_self_attention(call: Attend) -> bool:
 
 def _is_needed(call: Attend, name: str) -> bool:
     """Tell whether a call reads a field of TOKEN_FIELDS; if it is None, tokens are counted."""
-    return call.q_index is not None if name.endswith("_index") else call.rope is not None
+    if name.endswith("_index"):
+        return call.q_index is not None
+    return call.rope is not None and call.rotate in ("both", name[0])
 
 
 def _has_axes(call: Attend, name: str) -> bool:

@@ -50,6 +50,8 @@ def parse_headers(headers: Mapping[bytes, bytes], max_json_bytes: int) -> InferH
     Raises:
         BadHeader, TooLarge, UnsupportedMediaType: no request may have such headers.
     """
+    if b"x-rope-params" in headers:
+        raise BadHeader("X-Rope-Params is a header of /v1; here parameters are in the JSON")
     json_bytes = _parse_json_length(headers.get(JSON_LENGTH))
     coding = request_coding(headers.get(b"content-encoding"))
     if coding is None and b"content-length" in headers:

@@ -9,7 +9,7 @@ from service.asgi import io
 from service.asgi.body import disconnected, read_body
 from service.asgi.io import Receive, Scope, Send
 from service.batching.admission import Charge
-from service.errors import ClientLeft, UnsupportedMediaType
+from service.errors import BadQuery, ClientLeft, UnsupportedMediaType
 from service.inference.handler import RequestContext
 from service.oip.errors import describe
 from service.oip.http.codec import InferHeaders, NotJson, decode, encode, parse_headers
@@ -53,6 +53,8 @@ class InferRoute:
         """Return headers and body of the answer."""
         handler, model, headers = self._handler, self._model, scope[io.HEADERS_BY_NAME]
         with self._statistics.count() as started:
+            if scope["query_string"]:
+                raise BadQuery("/v2 has no query; here parameters are in the JSON")
             infer_headers = parse_headers(headers, handler.settings.max_json_bytes)
             deadline = handler.deadline(io.timeout_s(headers))
             if handler.batcher.load.num_waiting:

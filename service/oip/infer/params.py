@@ -11,8 +11,8 @@ from typing import Any
 import orjson
 from pydantic import BaseModel
 
-from rope_core import SCHEMES, VARIANTS, ConfigError
-from service.endpoints.rope_params import FORMS
+from rope_core import ConfigError
+from service.endpoints.rope_params import ROPE_PARAMS
 from service.errors import BadMessage, UnknownName, printable
 from service.oip import validate
 from service.wire import Parameters
@@ -28,12 +28,6 @@ _SCALAR = (
 )
 _ROPE_TEXT = str, "the name of a preset or JSON text, such as '{\"theta\": 500000.0}'"
 """What the value of a parameter, and of `rope`, must be: its types, and their description."""
-
-ROPE_PARAMS = frozenset(
-    [name for form in FORMS.values() for name in form.model_fields]
-    + [name for scaling in (*VARIANTS.values(), *SCHEMES.values()) for name in scaling.parameters]
-)
-"""Parameters that the endpoints have within `rope`."""
 
 REQUEST_PARAMS = frozenset(
     (

@@ -6,9 +6,10 @@ from functools import partial
 
 import pytest
 
+from service.endpoints.rope_params import ROPE_PARAMS
 from service.lifecycle import Phase
 from service.oip.infer.models import MODELS
-from service.oip.infer.params import ALIASES, REQUEST_PARAMS, ROPE_PARAMS
+from service.oip.infer.params import ALIASES, REQUEST_PARAMS
 from service.oip.openapi.document import EXAMPLES
 from tests.service.conftest import asking, running
 from tests.service.json_schema import schema_errors
