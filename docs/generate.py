@@ -9,6 +9,7 @@ from pydantic_core import PydanticUndefined
 from docs.error_examples import Row, answer_examples
 from service.asgi.problems import PROBLEMS, problem_for
 from service.endpoints.catalog import list_variants
+from service.exit_codes import EXIT_CODES
 from service.observability.metrics import Metrics
 from service.oip.errors import classify
 from service.oip.grpc.errors import status_of
@@ -23,10 +24,19 @@ Made from `service/settings.py` by `make docs`.
 
 Each setting is an environment variable and a flag of `rope-service serve`; the flag wins. An
 unknown `ROPE_` variable stops the start. `rope-service serve --print-config` prints what is in
-force.
+force, `rope-service serve --help` lists all flags and variables.
 
 | variable | flag | default | |
 |---|---|---|---|
+"""
+
+EXITS = """
+## Exit codes
+
+Errors that stop the start are one line: of standard error, or, for a port, a line of the log.
+
+| code | meaning |
+|---|---|
 """
 
 VARIANTS = """# Variants, schemes, builders
@@ -69,7 +79,8 @@ def settings_page() -> str:
         text = " ".join((field.description or "").split())
         flag = name.replace("_", "-")
         rows.append(f"| `{PREFIX}{name.upper()}` | `--{flag}` | {default} | {text} |\n")
-    return SETTINGS + "".join(rows)
+    codes = (f"| {code} | {meaning} |\n" for code, meaning in EXIT_CODES.items())
+    return SETTINGS + "".join(rows) + EXITS + "".join(codes)
 
 
 def catalogue_page() -> str:

@@ -4,10 +4,7 @@ import os
 import signal
 import sys
 
-from pydantic import ValidationError
-
-from service.access import new_key
-from service.settings import Settings
+from service.command_line import read_settings, run_command
 
 MALLOC = (
     "glibc.malloc.hugetlb=1:glibc.malloc.arena_max=1:"
@@ -30,12 +27,17 @@ its own for that, and each event passes from one to another."""
 def main() -> None:
     """Run the command line."""
     arguments = sys.argv[1:]
-    if arguments[:1] == ["new-key"]:
-        sys.stdout.write(new_key.run(arguments[1:]))
+    command = "serve"
+    if arguments and not arguments[0].startswith("-"):
+        command = arguments.pop(0)
+    elif arguments[:1] in (["--help"], ["-h"]):
+        command = "help"
+    elif arguments[:1] == ["--version"]:
+        command = "version"
+    if command != "serve":
+        sys.stdout.write(run_command(command, arguments))
         return
-    if arguments[:1] == ["serve"]:
-        arguments = arguments[1:]
-    settings = _read_settings(arguments)
+    settings = read_settings(arguments)
     if not any(name in os.environ for name in ALLOCATOR_VARIABLES):
         # Each of the three streams has its own pool. Segments that can shrink leave memory to the
         # other pools. The second name is deprecated since torch 2.11.
@@ -52,24 +54,6 @@ def main() -> None:
     from service.server.serve import serve
 
     serve(settings)
-
-
-def _read_settings(arguments: list[str]) -> Settings:
-    """Return the settings. `--print-config` prints them and exits."""
-    try:
-        settings = Settings(
-            _cli_parse_args=[a for a in arguments if a != "--print-config"],
-            _cli_prog_name="rope-service serve [--print-config]",
-        )
-    except ValidationError as failure:
-        for error in failure.errors(include_url=False):
-            name = ".".join(str(part) for part in error["loc"]) or "settings"
-            sys.stderr.write(f"rope-service: {name}: {error['msg']}\n")
-        raise SystemExit(2) from None
-    if "--print-config" in arguments:
-        sys.stdout.write(settings.model_dump_json(indent=2) + "\n")
-        raise SystemExit(0)
-    return settings
 
 
 if __name__ == "__main__":

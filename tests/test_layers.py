@@ -12,6 +12,7 @@ from tests.conftest import ROOT
 # A module may import from its own line and from the lines below, never from a line above.
 LAYERS = """
 service.__main__
+service.command_line
 service.server.serve
 service.server.app
 service.server.connection
@@ -60,7 +61,9 @@ service.access.gate service.access.exposure service.access.new_key
 service.access.keys service.access.quota service.access.scopes service.access.hosts
 service.access.certificates service.access.tenant
 service.access.watched_file
+service.listening
 service.errors service.lifecycle service.observability service.settings
+service.exit_codes
 rope_core.reference rope_core.attention rope_core.merge rope_core.accuracy
 rope_core.table_rotation
 rope_core.rotary
@@ -87,10 +90,10 @@ KEPT_IN = {
     "uvicorn": {"service.server"},
     "httptools": {"service.asgi.request_header"},
     "prometheus_client": {"service.observability", "service.oip.statistics"},
-    "pydantic": {"service.__main__", "service.settings", "service.endpoints"}
+    "pydantic": {"service.command_line", "service.settings", "service.endpoints"}
     | {"service.v1", "service.oip.openapi", "service.oip.types", "service.oip.control"}
     | {"service.oip.infer", "service.access.keys"},
-    "pydantic_settings": {"service.settings"},
+    "pydantic_settings": {"service.command_line", "service.settings"},
     "orjson": {"service.wire", "service.endpoints", "service.oip"} | {"service.asgi.problems"},
     "simdjson": {"service.wire", "service.oip.http.codec"},
     "numpy": {"service.wire", "service.buffer_pool", "service.memory_blocks"}

@@ -230,14 +230,14 @@ def _make_gate(keys_file: Path | None, metrics: Metrics) -> Gate:
     try:
         return Gate(keys_file, Quotas(metrics.count_request))
     except BadKeysFile as failure:
-        raise SystemExit(f"keys_file: {failure}") from None
+        raise SystemExit(f"rope-service: ROPE_KEYS_FILE: {failure}") from None
 
 
 def _build_rope_resolver(presets_dir: Path | None) -> RopeResolver:
     try:
         presets = {} if presets_dir is None else from_folder(presets_dir)
     except ConfigError as failure:
-        raise SystemExit(f"presets_dir: {failure}") from None
+        raise SystemExit(f"rope-service: ROPE_PRESETS_DIR: {failure}") from None
     return RopeResolver({**built_in(), **presets})
 
 
@@ -246,5 +246,5 @@ def _default_backend(name: str, device: Device) -> str | None:
     for backend in (fused, varlen):
         why_not = backend.unavailable(torch.device(device.name)) if name == backend.name else None
         if why_not is not None:
-            raise SystemExit(f"ROPE_BACKEND is {name}, but {why_not}")
+            raise SystemExit(f"rope-service: ROPE_BACKEND is {name}, but {why_not}")
     return None if name == "auto" else name

@@ -147,4 +147,4 @@ def _read_certificates(settings: Settings) -> Certificates | None:
     try:
         return Certificates(TlsFiles(certificate, key, settings.tls_client_ca_file))
     except CertificateError as failure:
-        raise SystemExit(f"TLS: {failure}") from None
+        raise SystemExit(f"rope-service: TLS: {failure}") from None
