@@ -20,7 +20,7 @@ service.server.connection_answers
 service.server.planned_answer
 service.server.planned_requests
 service.server.received_body
-service.server.bootstrap service.server.status
+service.server.bootstrap service.server.status service.server.routing_errors
 service.server.tls_transport service.server.uvicorn_server
 service.server.asgi_protocol
 service.server.asgi_cycle service.server.connection_limits service.server.acceptor

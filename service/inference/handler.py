@@ -123,10 +123,9 @@ class InferenceHandler:
             left_s = context.deadline - time.monotonic()
             job = self.engine.job(prepared.call, backend, left_s)
             num_bytes, scratch_bytes = job.answer_bytes, job.scratch_bytes
-        limit = self.max_bytes(memory_factor)
-        if num_bytes > limit:
+        if num_bytes > self.max_bytes(memory_factor):
             what = "an answer in JSON, in bytes," if memory_factor > 1 else "an answer, in bytes,"
-            raise TooLarge(what, limit, f"{num_bytes:,}")
+            raise self.too_large(what, memory_factor, f"{num_bytes:,}")
         context.charge.add(num_bytes * memory_factor * context.answer_copies + scratch_bytes)
         if isinstance(prepared, Message):
             return Served(prepared, num_bytes)
@@ -148,6 +147,16 @@ class InferenceHandler:
         """Return the limit of a body or an answer that takes so much memory for each byte."""
         settings = self.settings
         return settings.max_json_bytes if memory_factor > 1 else settings.max_body_bytes
+
+    def too_large(self, what: str, memory_factor: int, got: str) -> TooLarge:
+        """Return the error of a body or an answer that is larger than `max_bytes` allows."""
+        remedy = "use smaller tensors, or raise ROPE_MAX_BODY_BYTES"
+        if memory_factor > 1:
+            remedy = (
+                "use safetensors (/v1) or binary tensor data (/v2), of which "
+                f"{self.max_bytes(1):,} are allowed, or raise ROPE_MAX_JSON_BYTES"
+            )
+        return TooLarge(what, self.max_bytes(memory_factor), got, remedy)
 
     async def to_thread(self, deadline: float | None, work: Callable[..., R], *arguments: Any) -> R:
         """Run work that would block the event loop on a thread.

@@ -26,6 +26,7 @@ from service.oip.http.routes import infer_routes
 from service.oip.openapi import document
 from service.oip.state import OipState
 from service.server.bootstrap import build_service, lifespan
+from service.server.routing_errors import describe_method, describe_unknown_path
 from service.server.status import status_routes
 from service.settings import Settings
 from service.v1 import openapi
@@ -106,16 +107,22 @@ async def _refuse(routes: Sequence[BaseRoute], request: Request, failure: Except
     have the same path and another method.
     """
     assert isinstance(failure, HTTPException), "registered for this class alone"
-    if _is_oip(request.scope["path"]):
-        headers, body = errors.refusal(failure.detail)
-    else:
-        headers, body = problems.refuse(failure.status_code, failure.detail)
-    response = Response(body, failure.status_code)
-    response.raw_headers = headers
+    path, detail = request.scope["path"], failure.detail
+    allowed: set[str] = set()
     if failure.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-        allowed: set[str] = set()
         for route in routes:
             if route.matches(request.scope)[0] is not Match.NONE:
                 allowed.update(getattr(route, "methods", ()))
+        detail = describe_method(request.method, path, allowed)
+    elif failure.status_code == HTTPStatus.NOT_FOUND:
+        paths = {getattr(route, "path", "") for route in routes if hasattr(route, "methods")}
+        detail = describe_unknown_path(path, paths)
+    if _is_oip(path):
+        headers, body = errors.refusal(detail)
+    else:
+        headers, body = problems.refuse(failure.status_code, detail)
+    response = Response(body, failure.status_code)
+    response.raw_headers = headers
+    if allowed:
         response.headers["allow"] = ", ".join(sorted(allowed))
     return response
