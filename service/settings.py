@@ -252,12 +252,8 @@ class Settings(BaseSettings):
     """Time that accepted requests get to finish after that."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    """Lowest level that is logged; `info` has one line for each request."""
-
-    @property
-    def logs_requests(self) -> bool:
-        """Whether each request gets a log line."""
-        return self.log_level in ("debug", "info")
+    """Lowest level that is logged: `info` has one line for each request, `warning` one for each
+    request that the service fails to answer (500 and above)."""
 
     @model_validator(mode="before")
     @classmethod

@@ -62,6 +62,7 @@ service.access.keys service.access.quota service.access.scopes service.access.ho
 service.access.certificates service.access.tenant
 service.access.watched_file
 service.listening
+service.observability.request_log
 service.errors service.lifecycle service.observability service.settings
 service.exit_codes
 rope_core.reference rope_core.attention rope_core.merge rope_core.accuracy

@@ -76,6 +76,8 @@ async def read_body(
     except TimeoutError:
         raise TimedOut from None
     finally:
+        if declared is None and context.log_fields is not None:
+            context.log_fields["bytes"] = num_bytes
         if declared is None and context.tenant is not ANONYMOUS:
             handler.gate.quotas.add_bytes(context.tenant, num_bytes)
     if buffer is None:

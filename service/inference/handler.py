@@ -16,6 +16,7 @@ from service.batching.call_queue import FutureEntry
 from service.batching.run import Completed
 from service.buffer_pool import BufferPool
 from service.endpoints import table
+from service.endpoints.builders import PreparedCall
 from service.endpoints.rope_resolver import RopeResolver
 from service.endpoints.table import INLINE_PARAMS_BYTES, Endpoint
 from service.errors import ClientLeft, TimedOut, TooLarge
@@ -23,6 +24,7 @@ from service.inference.backend_policy import BackendPolicy
 from service.inference.engine import Engine, Job
 from service.kernel_builds.builder import KernelBuilder
 from service.observability.metrics import Metrics
+from service.observability.request_log import describe_shapes
 from service.settings import Settings
 from service.slab_pool import SlabPool
 from service.wire import Message
@@ -48,6 +50,9 @@ class RequestContext(NamedTuple):
 
     answer_copies: int = 1
     """Copies of the answer that are in memory at a time; each is charged."""
+
+    log_fields: dict[str, object] | None = None
+    """Further fields of the log line, which are written if the request fails; None: no line."""
 
 
 class Served(NamedTuple):
@@ -110,31 +115,46 @@ class InferenceHandler:
             Overloaded, ShuttingDown, DeviceFull, DeviceLost, DeviceStuck: it cannot be run.
             ClientLeft: the client has disconnected.
         """
-        if endpoint.is_slow or len(message.params.key) > INLINE_PARAMS_BYTES:
-            read, deadline = endpoint.read, context.deadline
-            prepared = await self.to_thread(deadline, read, message, self.rope_resolver)
-        else:
-            prepared = endpoint.read(message, self.rope_resolver)
-        scratch_bytes = 0
-        if isinstance(prepared, Message):
-            num_bytes = sum(tensor.nbytes for tensor in prepared.tensors.values())
-        else:
-            backend = self.backend_policy.choose(prepared.call, prepared.backend)
-            left_s = context.deadline - time.monotonic()
-            job = self.engine.job(prepared.call, backend, left_s)
-            num_bytes, scratch_bytes = job.answer_bytes, job.scratch_bytes
-        if num_bytes > self.max_bytes(memory_factor):
-            what = "an answer in JSON, in bytes," if memory_factor > 1 else "an answer, in bytes,"
-            raise self.too_large(what, memory_factor, f"{num_bytes:,}")
-        context.charge.add(num_bytes * memory_factor * context.answer_copies + scratch_bytes)
-        if isinstance(prepared, Message):
-            return Served(prepared, num_bytes)
-        completed = await self._run(job, context, queue_s)
-        result = completed.result
-        backend = "" if isinstance(result, Table) else result.backend
-        if backend:
-            self.metrics.backend_calls(endpoint.operation, backend).inc()
-        return Served(table.write(result, prepared.warnings), num_bytes, completed, backend)
+        prepared: PreparedCall | Message | None = None
+        backend: str | None = None
+        try:
+            if endpoint.is_slow or len(message.params.key) > INLINE_PARAMS_BYTES:
+                read, deadline = endpoint.read, context.deadline
+                prepared = await self.to_thread(deadline, read, message, self.rope_resolver)
+            else:
+                prepared = endpoint.read(message, self.rope_resolver)
+            scratch_bytes = 0
+            if isinstance(prepared, Message):
+                num_bytes = sum(tensor.nbytes for tensor in prepared.tensors.values())
+            else:
+                backend = self.backend_policy.choose(prepared.call, prepared.backend)
+                left_s = context.deadline - time.monotonic()
+                job = self.engine.job(prepared.call, backend, left_s)
+                num_bytes, scratch_bytes = job.answer_bytes, job.scratch_bytes
+            if num_bytes > self.max_bytes(memory_factor):
+                what = (
+                    "an answer in JSON, in bytes," if memory_factor > 1 else "an answer, in bytes,"
+                )
+                raise self.too_large(  # noqa: TRY301 - no further call for requests that succeed
+                    what, memory_factor, f"{num_bytes:,}"
+                )
+            context.charge.add(num_bytes * memory_factor * context.answer_copies + scratch_bytes)
+            if isinstance(prepared, Message):
+                return Served(prepared, num_bytes)
+            completed = await self._run(job, context, queue_s)
+            result = completed.result
+            backend = "" if isinstance(result, Table) else result.backend
+            if backend:
+                self.metrics.backend_calls(endpoint.operation, backend).inc()
+            return Served(table.write(result, prepared.warnings), num_bytes, completed, backend)
+        except Exception:
+            if context.log_fields is not None:
+                tensors = message.tensors.items()
+                shapes = describe_shapes((name, x.dtype, x.shape) for name, x in tensors)
+                context.log_fields["shapes"] = shapes
+                if isinstance(prepared, PreparedCall):
+                    context.log_fields["backend"] = prepared.backend or backend or "auto"
+            raise
 
     def deadline(self, timeout_s: float | None) -> float:
         """Return the time of `time.monotonic` until which the client of a new request waits."""

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from functools import partial
 
 from rope_core import ShapeError
-from service.asgi.io import Headers
+from service.asgi.problems import ErrorAnswer
 from service.oip import errors
 from service.oip.http import codec
 from service.oip.infer.models import MODELS, Model
@@ -91,7 +91,7 @@ class OipRoute:
             self._statistics,
         )
 
-    def _describe_failure(self, failure: Exception) -> tuple[int, Headers, bytes]:
+    def _describe_failure(self, failure: Exception) -> ErrorAnswer:
         if isinstance(failure, ShapeError):
             failure = self._model.with_input_name(failure)
         return errors.describe(failure)

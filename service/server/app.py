@@ -13,9 +13,9 @@ from starlette.routing import BaseRoute, Match
 from starlette.routing import Route as StarletteRoute
 
 from service import __version__
-from service.asgi import problems
-from service.asgi.io import Headers
+from service.asgi import io, problems
 from service.asgi.middleware import QUIET, App, RequestMiddleware
+from service.asgi.problems import ErrorAnswer
 from service.device import Driver
 from service.endpoints.table import ENDPOINTS
 from service.lifecycle import Lifecycle
@@ -76,7 +76,7 @@ def build_app(oip_state: OipState, device_threads: ThreadPoolExecutor) -> Reques
         app,
         hot=hot,
         paths=frozenset(getattr(route, "path", "") for route in routes) - {""},
-        request_log=RequestLog(service.metrics, logged=service.settings.logs_requests, quiet=QUIET),
+        request_log=RequestLog(service.metrics, level=service.settings.log_level, quiet=QUIET),
         describe=_describe,
         gate=service.gate,
         lifecycle=lifecycle,
@@ -95,8 +95,8 @@ def _is_oip(path: str) -> bool:
     return path == "/v2" or path.startswith("/v2/")
 
 
-def _describe(path: str, failure: Exception) -> tuple[int, Headers, bytes]:
-    """Return status, headers and body of the answer to a failure, in the form of the protocol."""
+def _describe(path: str, failure: Exception) -> ErrorAnswer:
+    """Return the answer to a failure, in the form of the protocol."""
     return errors.describe(failure) if _is_oip(path) else problems.describe(failure)
 
 
@@ -117,10 +117,9 @@ async def _refuse(routes: Sequence[BaseRoute], request: Request, failure: Except
     elif failure.status_code == HTTPStatus.NOT_FOUND:
         paths = {getattr(route, "path", "") for route in routes if hasattr(route, "methods")}
         detail = describe_unknown_path(path, paths)
-    if _is_oip(path):
-        headers, body = errors.refusal(detail)
-    else:
-        headers, body = problems.refuse(failure.status_code, detail)
+    answer = problems.refuse(failure.status_code, detail)
+    request.scope[io.LOG_FIELDS].update(answer.log_fields)
+    headers, body = errors.refusal(detail) if _is_oip(path) else (answer.headers, answer.body)
     response = Response(body, failure.status_code)
     response.raw_headers = headers
     if allowed:

@@ -83,7 +83,7 @@ class GrpcServer:
         self._lifecycle = lifecycle
         self._limit = limit
         self._certificates = certificates
-        request_log = RequestLog(metrics, logged=settings.logs_requests, quiet=QUIET)
+        request_log = RequestLog(metrics, level=settings.log_level, quiet=QUIET)
         self._rpcs = RpcHandlers(request_log, gate)
         self._authorizer = self._rpcs if gate.needs_keys else None
         self._unary: dict[str, Unary] = {}
