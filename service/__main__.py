@@ -5,6 +5,7 @@ import signal
 import sys
 
 from service.command_line import read_settings, run_command
+from service.observability.logs import STDOUT
 
 MALLOC = (
     "glibc.malloc.hugetlb=1:glibc.malloc.arena_max=1:"
@@ -47,6 +48,7 @@ def main() -> None:
         # the C library reads the variable only when a process starts
         os.environ["GLIBC_TUNABLES"] = MALLOC
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    open_closed_streams()
     # process 1 of a container ignores a signal that has no handler
     signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
     # SIGHUP reloads files once the service runs, and must not end the process before
@@ -54,6 +56,26 @@ def main() -> None:
     from service.server.serve import serve
 
     serve(settings)
+
+
+def open_closed_streams() -> None:
+    """Open the null device in place of a standard stream that is closed.
+
+    The next file or socket would get the descriptor of the stream, and the log would go there.
+    """
+    closed = [fd for fd in range(3) if _is_closed(fd)]
+    for _ in closed:
+        os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
+    if sys.stderr is not None and STDOUT in closed:
+        sys.stderr.write("rope-service: standard output is closed: no log is written\n")
+
+
+def _is_closed(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return True
+    return False
 
 
 if __name__ == "__main__":
