@@ -4,9 +4,11 @@ import re
 from pathlib import Path
 from typing import Any
 
+from prometheus_client import Metric
 from pydantic_core import PydanticUndefined
 
 from docs.error_examples import Row, answer_examples
+from docs.metric_guide import ADVICE
 from service.asgi.problems import PROBLEMS, problem_for
 from service.endpoints.catalog import list_variants
 from service.exit_codes import EXIT_CODES
@@ -168,13 +170,23 @@ def _error(row: Row, texts: list[str]) -> str:
 
 METRICS = """# Metrics and logs
 
-The table is made from the code by `make docs`.
+The table is made by `make docs`: the meaning is the HELP text of the metric, the rest is from
+`docs/metric_guide.py`.
 
 `GET /metrics` has the metrics in the text format of Prometheus. Counters have the suffix `_total`
-there, histograms `_bucket`, `_sum` and `_count`. `rope_build_info` has the versions as labels.
+there, histograms `_bucket`, `_sum` and `_count`. `rope_build_info` has the versions as labels. A
+level has its limit beside it: `rope_queue_depth` and `rope_queue_limit`.
 
-| metric | type | labels | |
-|---|---|---|---|
+Four alerts to begin with, in PromQL:
+
+    sum(rate(rope_requests_total{status=~"5..|UNAVAILABLE|INTERNAL"}[5m]))
+      / sum(rate(rope_requests_total[5m])) > 0.01
+    rope_predicted_wait_seconds / rope_predicted_wait_limit_seconds > 0.5
+    rope_admitted_bytes / rope_admission_limit_bytes > 0.8
+    rope_ready == 0
+
+| metric | type | labels | meaning | when to worry | what to do |
+|---|---|---|---|---|---|
 """
 
 LOGS = """
@@ -182,35 +194,75 @@ The names `nv_inference_*` are those of Triton, for its dashboards; times are mi
 
 ## Logs
 
-Each line of standard output is one JSON object. A request is logged when its answer is sent:
+Each line of standard output is one JSON object in ASCII. A request is logged when its answer is
+sent:
 
     {"time": 1764446400.1, "level": "info", "message": "request", "request_id": "me",
      "method": "POST", "path": "/v1/rotate", "status": 200, "ms": 0.512,
      "trace_id": "0af7651916cd43dd8448eb211c80319c"}
 
-`trace_id` is there if the request has a `traceparent`. Over gRPC, `method` is `gRPC` and `status`
-is the name of the gRPC status. Health checks and `/metrics` are counted but not logged. Other lines
-have `logger`, `message`, further fields such as `kernel` and `seconds`, and `exception` after an
-error.
+The line of a request that fails says why:
+
+    {"time": 1764446400.2, "level": "info", "message": "request", "request_id": "me",
+     "method": "POST", "path": "/v1/attention", "status": 422, "ms": 0.31, "route": "/v1/attention",
+     "bytes": 1024, "shapes": {"q": "float32[1, 8, 4, 64]", "k": "float32[1, 9, 2, 64]"},
+     "code": "shape", "detail": "k must have 8 tokens, got 9"}
+
+| field | meaning |
+|---|---|
+| `time` | seconds since 1970, when the line was written |
+| `level` | `info`; `warning` for a request that the service failed to answer; `error` |
+| `message` | `request`, or what happened |
+| `logger` | part of the service, in lines that are not of requests |
+| `request_id` | the client's `X-Request-Id`, or a new one; the answer has it as well |
+| `trace_id` | trace of the `traceparent` header, if there is one |
+| `method` | of HTTP; `gRPC` for an RPC |
+| `path` | path as the client wrote it, without the query, at most 128 characters |
+| `status` | status of HTTP, or the name of the gRPC status; 499: the client left |
+| `ms` | milliseconds from the header of the request to the end of its answer |
+| `route` | label `route` of the metrics; failed requests only, as all fields below |
+| `code` | code of [errors.md](errors.md), of `/v2` and gRPC as well; `client_left` for 499 |
+| `detail` | text of the error, as the client got it |
+| `shapes` | dtype and shape of each tensor, at most eight, if the request could be read |
+| `bytes` | length of the body |
+| `backend` | backend of the call: the name in the request or in `ROPE_BACKEND`, or `auto` |
+| `exception` | traceback, in lines of unexpected errors |
+
+A request has the level `warning` if its status is 500 or above, over gRPC if it is `UNAVAILABLE`,
+`INTERNAL`, `DEADLINE_EXCEEDED`, `UNIMPLEMENTED`, `UNKNOWN` or `DATA_LOSS`.
+
+API keys and queries of a URL are never logged. A failed request of a gRPC
+stream has a line of its own with the message `a request of a stream failed`, because the stream
+goes on. Health checks and `/metrics` are counted but not logged. `ROPE_LOG_LEVEL=warning` logs only
+requests that the service failed to answer; `error` logs no requests.
+
+Lines are written without waiting. If standard output is full or closed, the service goes on: one
+line on standard error reports the cause, lost lines are counted in `rope_log_lines_dropped_total`,
+and a line with `num_dropped` follows when writing succeeds again.
 """
 
 
 def metrics_page() -> str:
     """Return the text of docs/metrics.md."""
     metrics = Metrics()
-    labels = {m._name: m._labelnames for m in metrics.registry._collector_to_names}
+    labels = {
+        collector._name: collector._labelnames
+        for collector in metrics.registry._collector_to_names
+        if hasattr(collector, "_labelnames")
+    }
     models = {"rope": Statistics("rope", lambda: 0)}
-    rows = [
-        f"| `{family.name}` | {family.type} | {_names(labels.get(family.name, ()))} | "
-        f"{family.documentation} |\n"
-        for family in metrics.registry.collect()
+    rows = [_metric(family, labels.get(family.name, ())) for family in metrics.registry.collect()]
+    rows += [
+        _metric(family, tuple(family.samples[0].labels))
+        for family in TritonMetrics(models).collect()
     ]
-    for family in TritonMetrics(models).collect():
-        names = tuple(family.samples[0].labels)
-        rows.append(
-            f"| `{family.name}` | {family.type} | {_names(names)} | {family.documentation} |\n"
-        )
     return METRICS + "".join(rows) + LOGS
+
+
+def _metric(family: Metric, labels: tuple[str, ...]) -> str:
+    advice = ADVICE[family.name]
+    cells = (f"`{family.name}`", family.type, _names(labels), family.documentation, *advice)
+    return f"| {' | '.join(cells)} |\n"
 
 
 def _names(labels: tuple[str, ...]) -> str:

@@ -5,7 +5,9 @@ import signal
 import sys
 
 from service.command_line import read_settings, run_command
-from service.observability.logs import STDOUT
+
+STDOUT = 1
+"""File descriptor of standard output."""
 
 MALLOC = (
     "glibc.malloc.hugetlb=1:glibc.malloc.arena_max=1:"

@@ -92,6 +92,11 @@ class Cuda:
         """Undo `pin`."""
         self._runtime.cudaHostUnregister(address)
 
+    @property
+    def total_memory_bytes(self) -> int:
+        """The memory of the GPU."""
+        return torch.cuda.get_device_properties(self.device).total_memory
+
     def stream(self) -> torch.Stream:
         """Return a new stream."""
         return torch.cuda.Stream()  # type: ignore[no-untyped-call]

@@ -31,7 +31,7 @@ from service.faults import read_faults
 from service.inference.backend_policy import BackendPolicy
 from service.inference.engine import Engine, Job
 from service.inference.handler import InferenceHandler
-from service.kernel_builds.builder import KernelBuilder
+from service.kernel_builds.builder import MAX_WAITING, KernelBuilder
 from service.kernel_builds.warm_up_calls import rare_calls, usual_calls
 from service.lifecycle import Lifecycle, Phase
 from service.memory_blocks import Region
@@ -113,6 +113,11 @@ def build_service(
     metrics.queued_bytes.set_function(lambda: sum(job.num_bytes for job in batcher.waiting))
     metrics.admitted_bytes.set_function(lambda: admission.charged_bytes)
     metrics.device_memory_bytes.set_function(device.memory_bytes)
+    metrics.device_memory_limit_bytes.set(device.memory_limit_bytes)
+    metrics.queue_limit.set(settings.max_queue_calls)
+    metrics.predicted_wait_limit_seconds.set(settings.max_queue_s)
+    metrics.admission_limit_bytes.set(budget)
+    metrics.kernel_builds_limit.set(MAX_WAITING)
     metrics.ready.set_function(lambda: lifecycle.phase is Phase.READY)
     service = InferenceHandler(
         settings=settings,

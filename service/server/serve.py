@@ -113,6 +113,7 @@ def serve(settings: Settings, driver: Driver | None = None) -> None:
         reload_files=partial(_reload_files, service.gate, certificates),
     )
     service.metrics.connections.set_function(lambda: len(server.server_state.connections))
+    service.metrics.connections_limit.set(limits.max_connections)
     server.run()
     logging.shutdown()
     # a call that a stuck device still holds would keep its thread, and a usual exit would wait
