@@ -204,9 +204,9 @@ sent:
 The line of a request that fails says why:
 
     {"time": 1764446400.2, "level": "info", "message": "request", "request_id": "me",
-     "method": "POST", "path": "/v1/attention", "status": 422, "ms": 0.31, "route": "/v1/attention",
-     "bytes": 1024, "shapes": {"q": "float32[1, 8, 4, 64]", "k": "float32[1, 9, 2, 64]"},
-     "code": "shape", "detail": "k must have 8 tokens, got 9"}
+     "method": "POST", "path": "/v1/rotate", "status": 422, "ms": 0.31, "route": "/v1/rotate",
+     "bytes": 2103, "shapes": {"q": "float32[1, 8, 1, 64]"}, "code": "config",
+     "detail": "rope.theta must be finite and in [1e-6, 1e12], got 0.0"}
 
 | field | meaning |
 |---|---|

@@ -13,12 +13,12 @@ class Advice(NamedTuple):
 
 _LIMIT = Advice(
     "The level beside it stays above 80 % of this limit.",
-    "Alert on the ratio of both. The text above names the setting of the limit.",
+    "Alert on the ratio of both. What to do is in the row of the level.",
 )
 _SHARE = Advice(
     "Never by itself: compare it with the other times of a request.",
-    "Find the step that takes longest in slow requests; a trace has the same times for one "
-    "request, in Server-Timing.",
+    "Find the step that takes longest. The header Server-Timing of an answer has the same times for "
+    "one request.",
 )
 
 ADVICE: Mapping[str, Advice] = {
@@ -50,7 +50,7 @@ ADVICE: Mapping[str, Advice] = {
         "Never by itself.", "Use it when you search for the cause of pauses."
     ),
     "python_gc_objects_uncollectable": Advice(
-        "Above 0.", "Report a bug, with the version from rope_build_info."
+        "Above 0 and growing.", "Report a bug, with the version from rope_build_info."
     ),
     "python_gc_collections": Advice(
         "Never by itself.", "Use it when you search for the cause of pauses."
