@@ -139,8 +139,9 @@ Over HTTP, `/v1` answers a problem document with a `code`; `/v2` answers `{"erro
 gRPC the text is in the status. The text is for people; programs read the code and the status,
 which do not change. A column without a value means that the protocol does not have the error.
 
-The router answers 404 (`/v1`: `not_found`) if no route has the path, and 405 (`method_not_allowed`)
-if the route has another method; gRPC answers `UNIMPLEMENTED`. A bug of the service is answered with
+The router answers 404 (`/v1`: `not_found`) if no route has the path, and names the nearest route. It
+answers 405 (`method_not_allowed`) if the route has another method, and names the methods to use, in
+the header `Allow` as well. gRPC answers `UNIMPLEMENTED`. A bug of the service is answered with
 500 (`internal`) or `INTERNAL`, and the text `internal error`; the log has the rest.
 
 | error | `/v1` | `/v2` | gRPC | example | cause | remedy |
@@ -221,7 +222,7 @@ The line of a request that fails says why:
 | `status` | status of HTTP, or the name of the gRPC status; 499: the client left |
 | `ms` | milliseconds from the header of the request to the end of its answer |
 | `route` | label `route` of the metrics; failed requests only, as all fields below |
-| `code` | code of [errors.md](errors.md), of `/v2` and gRPC as well; `client_left` for 499 |
+| `code` | code of [errors.md](errors.md), over every protocol; `client_left` for 499 |
 | `detail` | text of the error, as the client got it |
 | `shapes` | dtype and shape of each tensor, at most eight, if the request could be read |
 | `bytes` | length of the body |
@@ -230,6 +231,8 @@ The line of a request that fails says why:
 
 A request has the level `warning` if its status is 500 or above, over gRPC if it is `UNAVAILABLE`,
 `INTERNAL`, `DEADLINE_EXCEEDED`, `UNIMPLEMENTED`, `UNKNOWN` or `DATA_LOSS`.
+
+An error that only `/v2` and gRPC have has its name as code: `unknown_model`.
 
 API keys and queries of a URL are never logged. A failed request of a gRPC
 stream has a line of its own with the message `a request of a stream failed`, because the stream

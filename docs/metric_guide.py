@@ -17,8 +17,8 @@ _LIMIT = Advice(
 )
 _SHARE = Advice(
     "Never by itself: compare it with the other times of a request.",
-    "Find the step that takes longest. The header Server-Timing of an answer has the same times for "
-    "one request.",
+    "Find the step that takes longest. The header Server-Timing of an answer has the times of one "
+    "request.",
 )
 
 ADVICE: Mapping[str, Advice] = {
