@@ -139,9 +139,9 @@ Over HTTP, `/v1` answers a problem document with a `code`; `/v2` answers `{"erro
 gRPC the text is in the status. The text is for people; programs read the code and the status,
 which do not change. A column without a value means that the protocol does not have the error.
 
-The router answers 404 (`/v1`: `not_found`) if no route has the path, and names the nearest route. It
-answers 405 (`method_not_allowed`) if the route has another method, and names the methods to use, in
-the header `Allow` as well. gRPC answers `UNIMPLEMENTED`. A bug of the service is answered with
+The router answers 404 (`/v1`: `not_found`) if no route has the path, and names the nearest route.
+It answers 405 (`method_not_allowed`) if the route has another method, and names the methods to use,
+in the header `Allow` as well. gRPC answers `UNIMPLEMENTED`. A bug of the service is answered with
 500 (`internal`) or `INTERNAL`, and the text `internal error`; the log has the rest.
 
 | error | `/v1` | `/v2` | gRPC | example | cause | remedy |
