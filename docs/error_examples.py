@@ -138,14 +138,18 @@ ROWS: tuple[Row, ...] = (
         common.HeaderTooLarge,
         "The header of the request has too many bytes or fields.",
         "Send fewer fields, or raise ROPE_MAX_HEADER_BYTES or ROPE_MAX_HEADER_FIELDS.",
-        make=lambda: common.HeaderTooLarge("the header may have at most 100 fields"),
+        make=lambda: common.HeaderTooLarge(
+            "the header may have at most 100 fields (ROPE_MAX_HEADER_FIELDS)"
+        ),
         protocols=("/v1", "/v2"),
     ),
     Row(
         common.TargetTooLong,
         "Path and query of the request are too long.",
         "Send parameters in the body, or raise ROPE_MAX_TARGET_BYTES.",
-        make=lambda: common.TargetTooLong("the target of a request may have at most 8,192 bytes"),
+        make=lambda: common.TargetTooLong(
+            "the target of a request may have at most 8,192 bytes (ROPE_MAX_TARGET_BYTES)"
+        ),
         protocols=("/v1", "/v2"),
     ),
     Row(
@@ -160,7 +164,9 @@ ROWS: tuple[Row, ...] = (
         "The header took longer than ROPE_HEADER_TIMEOUT_S, or the body is slower than "
         "ROPE_MIN_BODY_RATE.",
         "Send the request at once; raise the settings for clients with slow connections.",
-        make=lambda: common.SlowRequest("the header must arrive within 5 s"),
+        make=lambda: common.SlowRequest(
+            "the header must arrive within 5 s (ROPE_HEADER_TIMEOUT_S)"
+        ),
         protocols=("/v1", "/v2"),
     ),
     Row(
@@ -185,7 +191,7 @@ ROWS: tuple[Row, ...] = (
     Row(
         common.TooLarge,
         "The request is over a limit of the service.",
-        "Split the request, or raise the limit that the text names (docs/settings.md).",
+        "Do what the text says: send bytes, not JSON, split the request, or raise the setting.",
         (
             Example(_ROTATE, b" " * 2**17),
             Example("POST /v2/repository/index", b" " * 2**17),

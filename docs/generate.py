@@ -5,11 +5,14 @@ import re
 from pathlib import Path
 from typing import Any
 
+from prometheus_client import Metric
 from pydantic_core import PydanticUndefined
 
 from docs.error_examples import Row, answer_examples
+from docs.metric_guide import ADVICE
 from service.asgi.problems import PROBLEMS, problem_for
 from service.endpoints.catalog import list_variants
+from service.exit_codes import EXIT_CODES
 from service.observability.metrics import Metrics
 from service.oip.errors import STATUSES, classify
 from service.oip.grpc.errors import status_of
@@ -25,10 +28,19 @@ Made from `service/settings.py` by `make docs`.
 
 Each setting is an environment variable and a flag of `rope-service serve`; the flag wins. An
 unknown `ROPE_` variable stops the start. `rope-service serve --print-config` prints what is in
-force.
+force, `rope-service serve --help` lists all flags and variables.
 
 | variable | flag | default | |
 |---|---|---|---|
+"""
+
+EXITS = """
+## Exit codes
+
+Errors that stop the start are one line: of standard error, or, for a port, a line of the log.
+
+| code | meaning |
+|---|---|
 """
 
 VARIANTS = """# Variants, schemes, builders
@@ -74,7 +86,8 @@ def settings_page() -> str:
         text = " ".join((field.description or "").split())
         flag = name.replace("_", "-")
         rows.append(f"| `{PREFIX}{name.upper()}` | `--{flag}` | {default} | {text} |\n")
-    return SETTINGS + "".join(rows)
+    codes = (f"| {code} | {meaning} |\n" for code, meaning in EXIT_CODES.items())
+    return SETTINGS + "".join(rows) + EXITS + "".join(codes)
 
 
 def catalogue_page() -> str:
@@ -131,8 +144,9 @@ Over HTTP, `/v1` answers a problem document with a `code`; `/v2` answers `{"erro
 gRPC the text is in the status. The text is for people; programs read the code and the status,
 which do not change. A column without a value means that the protocol does not have the error.
 
-The router answers 404 (`/v1`: `not_found`) if no route has the path, and 405 (`method_not_allowed`)
-if the route has another method; gRPC answers `UNIMPLEMENTED`. A bug of the service is answered with
+The router answers 404 (`/v1`: `not_found`) if no route has the path, and names the nearest route.
+It answers 405 (`method_not_allowed`) if the route has another method, and names the methods to use,
+in the header `Allow` as well. gRPC answers `UNIMPLEMENTED`. A bug of the service is answered with
 500 (`internal`) or `INTERNAL`, and the text `internal error`; the log has the rest.
 
 | error | `/v1` | `/v2` | gRPC | example | cause | remedy |
@@ -176,13 +190,23 @@ def error_examples() -> str:
 
 METRICS = """# Metrics and logs
 
-The table is made from the code by `make docs`.
+The table is made by `make docs`: the meaning is the HELP text of the metric, the rest is from
+`docs/metric_guide.py`.
 
 `GET /metrics` has the metrics in the text format of Prometheus. Counters have the suffix `_total`
-there, histograms `_bucket`, `_sum` and `_count`. `rope_build_info` has the versions as labels.
+there, histograms `_bucket`, `_sum` and `_count`. `rope_build_info` has the versions as labels. A
+level has its limit beside it: `rope_queue_depth` and `rope_queue_limit`.
 
-| metric | type | labels | |
-|---|---|---|---|
+Four alerts to begin with, in PromQL:
+
+    sum(rate(rope_requests_total{status=~"5..|UNAVAILABLE|INTERNAL"}[5m]))
+      / sum(rate(rope_requests_total[5m])) > 0.01
+    rope_predicted_wait_seconds / rope_predicted_wait_limit_seconds > 0.5
+    rope_admitted_bytes / rope_admission_limit_bytes > 0.8
+    rope_ready == 0
+
+| metric | type | labels | meaning | when to worry | what to do |
+|---|---|---|---|---|---|
 """
 
 LOGS = """
@@ -190,35 +214,77 @@ The names `nv_inference_*` are those of Triton, for its dashboards; times are mi
 
 ## Logs
 
-Each line of standard output is one JSON object. A request is logged when its answer is sent:
+Each line of standard output is one JSON object in ASCII. A request is logged when its answer is
+sent:
 
     {"time": 1764446400.1, "level": "info", "message": "request", "request_id": "me",
      "method": "POST", "path": "/v1/rotate", "status": 200, "ms": 0.512,
      "trace_id": "0af7651916cd43dd8448eb211c80319c"}
 
-`trace_id` is there if the request has a `traceparent`. Over gRPC, `method` is `gRPC` and `status`
-is the name of the gRPC status. Health checks and `/metrics` are counted but not logged. Other lines
-have `logger`, `message`, further fields such as `kernel` and `seconds`, and `exception` after an
-error.
+The line of a request that fails says why:
+
+    {"time": 1764446400.2, "level": "info", "message": "request", "request_id": "me",
+     "method": "POST", "path": "/v1/rotate", "status": 422, "ms": 0.31, "route": "/v1/rotate",
+     "bytes": 2103, "shapes": {"q": "float32[1, 8, 1, 64]"}, "code": "config",
+     "detail": "rope.theta must be finite and in [1e-6, 1e12], got 0.0"}
+
+| field | meaning |
+|---|---|
+| `time` | seconds since 1970, when the line was written |
+| `level` | `info`; `warning` for a request that the service failed to answer; `error` |
+| `message` | `request`, or what happened |
+| `logger` | part of the service, in lines that are not of requests |
+| `request_id` | the client's `X-Request-Id`, or a new one; the answer has it as well |
+| `trace_id` | trace of the `traceparent` header, if there is one |
+| `method` | of HTTP; `gRPC` for an RPC |
+| `path` | path as the client wrote it, without the query, at most 128 characters |
+| `status` | status of HTTP, or the name of the gRPC status; 499: the client left |
+| `ms` | milliseconds from the header of the request to the end of its answer |
+| `route` | label `route` of the metrics; failed requests only, as all fields below |
+| `code` | code of [errors.md](errors.md), over every protocol; `client_left` for 499 |
+| `detail` | text of the error, as the client got it |
+| `shapes` | dtype and shape of each tensor, at most eight, if the request could be read |
+| `bytes` | length of the body |
+| `backend` | backend of the call: the name in the request or in `ROPE_BACKEND`, or `auto` |
+| `exception` | traceback, in lines of unexpected errors |
+
+A request has the level `warning` if its status is 500 or above, over gRPC if it is `UNAVAILABLE`,
+`INTERNAL`, `DEADLINE_EXCEEDED`, `UNIMPLEMENTED`, `UNKNOWN` or `DATA_LOSS`.
+
+An error that only `/v2` and gRPC have has its name as code: `unknown_model`.
+
+API keys and queries of a URL are never logged. A failed request of a gRPC
+stream has a line of its own with the message `a request of a stream failed`, because the stream
+goes on. Health checks and `/metrics` are counted but not logged. `ROPE_LOG_LEVEL=warning` logs only
+requests that the service failed to answer; `error` logs no requests.
+
+Lines are written without waiting. If standard output is full or closed, the service goes on: one
+line on standard error reports the cause, lost lines are counted in `rope_log_lines_dropped_total`,
+and a line with `num_dropped` follows when writing succeeds again.
 """
 
 
 def metrics_page() -> str:
     """Return the text of docs/metrics.md."""
     metrics = Metrics()
-    labels = {m._name: m._labelnames for m in metrics.registry._collector_to_names}
+    labels = {
+        collector._name: collector._labelnames
+        for collector in metrics.registry._collector_to_names
+        if hasattr(collector, "_labelnames")
+    }
     models = {"rope": Statistics("rope", lambda: 0)}
-    rows = [
-        f"| `{family.name}` | {family.type} | {_names(labels.get(family.name, ()))} | "
-        f"{family.documentation} |\n"
-        for family in metrics.registry.collect()
+    rows = [_metric(family, labels.get(family.name, ())) for family in metrics.registry.collect()]
+    rows += [
+        _metric(family, tuple(family.samples[0].labels))
+        for family in TritonMetrics(models).collect()
     ]
-    for family in TritonMetrics(models).collect():
-        names = tuple(family.samples[0].labels)
-        rows.append(
-            f"| `{family.name}` | {family.type} | {_names(names)} | {family.documentation} |\n"
-        )
     return METRICS + "".join(rows) + LOGS
+
+
+def _metric(family: Metric, labels: tuple[str, ...]) -> str:
+    advice = ADVICE[family.name]
+    cells = (f"`{family.name}`", family.type, _names(labels), family.documentation, *advice)
+    return f"| {' | '.join(cells)} |\n"
 
 
 def _names(labels: tuple[str, ...]) -> str:

@@ -4,11 +4,12 @@ import os
 import signal
 import sys
 
-from pydantic import ValidationError
-
-from service.access import new_key
+from service.command_line import read_settings, run_command
 from service.installation import GRPC_REMEDY, core_conflict, has_grpc
 from service.settings import Settings
+
+STDOUT = 1
+"""File descriptor of standard output."""
 
 MALLOC = (
     "glibc.malloc.hugetlb=1:glibc.malloc.arena_max=1:"
@@ -31,12 +32,17 @@ its own for that, and each event passes from one to another."""
 def main() -> None:
     """Run the command line."""
     arguments = sys.argv[1:]
-    if arguments[:1] == ["new-key"]:
-        sys.stdout.write(new_key.run(arguments[1:]))
+    command = "serve"
+    if arguments and not arguments[0].startswith("-"):
+        command = arguments.pop(0)
+    elif arguments[:1] in (["--help"], ["-h"]):
+        command = "help"
+    elif arguments[:1] == ["--version"]:
+        command = "version"
+    if command != "serve":
+        sys.stdout.write(run_command(command, arguments))
         return
-    if arguments[:1] == ["serve"]:
-        arguments = arguments[1:]
-    settings = _read_settings(arguments)
+    settings = read_settings(arguments)
     _check_installation(settings)
     if not any(name in os.environ for name in ALLOCATOR_VARIABLES):
         # Each of the three streams has its own pool. Segments that can shrink leave memory to the
@@ -47,6 +53,7 @@ def main() -> None:
         # the C library reads the variable only when a process starts
         os.environ["GLIBC_TUNABLES"] = MALLOC
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    open_closed_streams()
     # process 1 of a container ignores a signal that has no handler
     signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
     # SIGHUP reloads files once the service runs, and must not end the process before
@@ -56,22 +63,24 @@ def main() -> None:
     serve(settings)
 
 
-def _read_settings(arguments: list[str]) -> Settings:
-    """Return the settings. `--print-config` prints them and exits."""
+def open_closed_streams() -> None:
+    """Open the null device in place of a standard stream that is closed.
+
+    The next file or socket would get the descriptor of the stream, and the log would go there.
+    """
+    closed = [fd for fd in range(3) if _is_closed(fd)]
+    for _ in closed:
+        os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
+    if sys.stderr is not None and STDOUT in closed:
+        sys.stderr.write("rope-service: standard output is closed: no log is written\n")
+
+
+def _is_closed(fd: int) -> bool:
     try:
-        settings = Settings(
-            _cli_parse_args=[a for a in arguments if a != "--print-config"],
-            _cli_prog_name="rope-service serve [--print-config]",
-        )
-    except ValidationError as failure:
-        for error in failure.errors(include_url=False):
-            name = ".".join(str(part) for part in error["loc"]) or "settings"
-            sys.stderr.write(f"rope-service: {name}: {error['msg']}\n")
-        raise SystemExit(2) from None
-    if "--print-config" in arguments:
-        sys.stdout.write(settings.model_dump_json(indent=2) + "\n")
-        raise SystemExit(0)
-    return settings
+        os.fstat(fd)
+    except OSError:
+        return True
+    return False
 
 
 def _check_installation(settings: Settings) -> None:

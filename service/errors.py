@@ -128,8 +128,9 @@ class NotAcceptable(ServiceError):
 class TooLarge(ServiceError):
     """The request or its answer is over a limit."""
 
-    def __init__(self, what: str, limit: float, got: float | str) -> None:
-        super().__init__(f"{what} may be at most {limit:,}, got {got}")
+    def __init__(self, what: str, limit: float, got: float | str, remedy: str = "") -> None:
+        text = f"{what} may be at most {limit:,}, got {got}"
+        super().__init__(f"{text}; {remedy}" if remedy else text)
 
 
 class TensorTooLarge(TooLarge, BadTensor):

@@ -5,6 +5,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from enum import Enum
 
+from service.exit_codes import DEVICE_LOST, DEVICE_STUCK
+
 
 class Phase(Enum):
     """What `/readyz` shows."""
@@ -16,7 +18,7 @@ class Phase(Enum):
     STUCK = "device stuck"
 
 
-EXIT_CODES = {Phase.LOST: 70, Phase.STUCK: 71}
+EXIT_CODES = {Phase.LOST: DEVICE_LOST, Phase.STUCK: DEVICE_STUCK}
 """Exit codes of the process; 0 for all other phases."""
 
 LAST_REQUESTS_S = 0.3

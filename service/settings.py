@@ -1,7 +1,9 @@
 """All settings; each is a field, an environment variable and a command-line flag."""
 
+import difflib
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -10,7 +12,6 @@ from pydantic import (
     Field,
     NonNegativeInt,
     PositiveInt,
-    StringConstraints,
     model_validator,
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -31,7 +32,7 @@ def parse_shapes(text: str) -> list[tuple[int, int, int]]:
     """
     text = text.replace(" ", "")
     if not _SHAPES.fullmatch(text):
-        raise ValueError("expected a list of heads x kv_heads x head_dim: 32x8x128,16x16x64")
+        raise ValueError("must be a list of heads x kv_heads x head_dim: 32x8x128,16x16x64")
     shapes = []
     for shape in filter(None, text.split(",")):
         heads, kv_heads, head_dim = map(int, shape.split("x"))
@@ -48,13 +49,38 @@ def _check_shapes(text: str) -> str:
 
 Shapes = Annotated[str, AfterValidator(_check_shapes)]
 
+
+def _matching(pattern: str, expected: str) -> AfterValidator:
+    """Return a validator of texts that match a pattern."""
+
+    def check(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise ValueError(f"must be {expected}")
+        return text
+
+    return AfterValidator(check)
+
+
 # an empty prefix would allow all shared memory objects of the machine
-Prefix = Annotated[str, StringConstraints(pattern=r"^/?[A-Za-z0-9_.-]{1,200}$")]
+Prefix = Annotated[
+    str,
+    _matching(r"/?[A-Za-z0-9_.-]{1,200}", "1 to 200 letters, digits, '.', '_' or '-'"),
+]
 
 _HOST = r"\s*([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])\s*"
-Hosts = Annotated[str, StringConstraints(pattern=rf"^({_HOST}(,{_HOST})*)?$")]
+Hosts = Annotated[
+    str,
+    _matching(rf"({_HOST}(,{_HOST})*)?", "names or addresses separated by commas, without ports"),
+]
 
-_LINK = re.compile(r"_SERVICE_(HOST|PORT)|^ROPE_PORT$|_PORT_\d+_(TCP|UDP)")
+LINK_PREFIX = "tcp://"
+"""Beginning of the values that Kubernetes sets for the Services of a namespace."""
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """Return the name that is most similar to `name`."""
+    (match,) = difflib.get_close_matches(name, sorted(names), n=1, cutoff=0.0)
+    return match
 
 
 class Settings(BaseSettings):
@@ -68,6 +94,7 @@ class Settings(BaseSettings):
         cli_kebab_case=True,
         cli_hide_none_type=True,
         cli_avoid_json=True,
+        cli_show_env_vars=True,
     )
 
     http_host: str = "127.0.0.1"
@@ -227,12 +254,8 @@ class Settings(BaseSettings):
     """Time that accepted requests get to finish after that."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    """Lowest level that is logged; `info` has one line for each request."""
-
-    @property
-    def logs_requests(self) -> bool:
-        """Whether each request gets a log line."""
-        return self.log_level in ("debug", "info")
+    """Lowest level that is logged: `info` has one line for each request, `warning` one for each
+    request that the service fails to answer (500 and above)."""
 
     @model_validator(mode="before")
     @classmethod
@@ -240,18 +263,29 @@ class Settings(BaseSettings):
         # `extra="forbid"` does not look at the environment
         environment = {name.upper(): value for name, value in os.environ.items()}
         variables = {name: value for name, value in environment.items() if name.startswith(PREFIX)}
-        legal = {PREFIX + name.upper() for name in cls.model_fields}
         for name, value in sorted(variables.items()):
-            if "://" in value or (name not in legal and _LINK.search(name)):
+            if value.startswith(LINK_PREFIX):
                 raise ValueError(
                     f"{name}={value} looks like a link that Kubernetes sets for a Service of that "
                     "name: set enableServiceLinks: false in the pod, or rename the Service"
                 )
-            if name not in legal:
-                raise ValueError(
-                    f"unknown variable {name}; expected one of {', '.join(sorted(legal))}"
-                )
+        legal = {PREFIX + name.upper() for name in cls.model_fields}
+        for name in sorted(variables.keys() - legal):
+            raise ValueError(
+                f"unknown variable {name}; did you mean {nearest(name, legal)}? "
+                "`rope-service serve --help` lists all variables"
+            )
         return values
+
+    @model_validator(mode="after")
+    def _check_ports(self) -> Self:
+        ports: dict[int, str] = {}
+        for name in ("http_port", "grpc_port", "status_port"):
+            port, variable = getattr(self, name), PREFIX + name.upper()
+            if port and port in ports:
+                raise ValueError(f"{ports[port]} and {variable} are both {port}: choose another")
+            ports[port] = variable
+        return self
 
     @model_validator(mode="after")
     def _check_tls_files(self) -> Self:

@@ -26,10 +26,12 @@ from docs.generate import (
     metrics_page,
     settings_page,
 )
+from docs.metric_guide import ADVICE
 from service.asgi.problems import PROBLEMS
 from service.endpoints.rope_params import Model, PresetModel, Rope
 from service.endpoints.table import ENDPOINTS
 from service.oip.errors import STATUSES
+from service.settings import PREFIX, Settings
 from tests.conftest import ROOT
 
 README = (ROOT / "README.md").read_text()
@@ -185,6 +187,28 @@ def test_the_pages_of_errors_and_metrics_are_up_to_date(name, page):
 
 def test_the_examples_of_errors_in_openapi_are_up_to_date():
     assert ERROR_EXAMPLES.read_text() == error_examples(), "run `make docs`"
+
+
+def test_each_metric_says_what_it_means_when_to_worry_and_what_to_do():
+    rows = re.findall(r"^\| `(\w+)` \|(.*) \|$", metrics_page(), re.MULTILINE)
+    names = [name for name, cells in rows if cells.count(" | ") == 4]
+    assert {*names} == ADVICE.keys(), "each metric, and no other"
+    for name, cells in rows:
+        if name in names:
+            meaning, worry, action = cells.split(" | ")[2:]
+            for text in (meaning, worry, action):
+                assert len(text) >= 10, (name, text)
+            assert len(meaning.split()) >= 3, (name, meaning)
+            assert worry.endswith("."), (name, worry)
+            assert action.endswith("."), (name, action)
+
+
+def test_the_advice_names_settings_and_metrics_that_exist():
+    text = " ".join(part for advice in ADVICE.values() for part in advice)
+    settings = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
+    assert {*re.findall(r"ROPE_[A-Z_]+", text)} <= settings
+    metrics = {*re.findall(r"\b(?:rope|nv_inference)_\w+", text)} - {"rope_build_info"}
+    assert metrics <= ADVICE.keys()
 
 
 def test_an_example_with_another_error_than_its_row_is_refused(monkeypatch):

@@ -12,6 +12,7 @@ from tests.conftest import ROOT
 # A module may import from its own line and from the lines below, never from a line above.
 LAYERS = """
 service.__main__
+service.command_line
 service.server.serve
 service.server.app
 service.server.api_docs
@@ -20,7 +21,7 @@ service.server.connection_answers
 service.server.planned_answer
 service.server.planned_requests
 service.server.received_body
-service.server.bootstrap service.server.status
+service.server.bootstrap service.server.status service.server.routing_errors
 service.server.tls_transport service.server.uvicorn_server
 service.server.asgi_protocol
 service.server.asgi_cycle service.server.connection_limits service.server.acceptor
@@ -61,7 +62,10 @@ service.access.gate service.access.exposure service.access.new_key
 service.access.keys service.access.quota service.access.scopes service.access.hosts
 service.access.certificates service.access.tenant
 service.access.watched_file
+service.listening
+service.observability.request_log
 service.errors service.lifecycle service.observability service.settings service.installation
+service.exit_codes
 rope_core.functional
 rope_core.differentiable rope_core.sources
 rope_core.reference rope_core.attention rope_core.merge rope_core.accuracy
@@ -91,10 +95,10 @@ KEPT_IN = {
     "uvicorn": {"service.server"},
     "httptools": {"service.asgi.request_header"},
     "prometheus_client": {"service.observability", "service.oip.statistics"},
-    "pydantic": {"service.__main__", "service.settings", "service.endpoints"}
+    "pydantic": {"service.command_line", "service.settings", "service.endpoints"}
     | {"service.v1", "service.oip.openapi", "service.oip.types", "service.oip.control"}
     | {"service.oip.infer", "service.access.keys"},
-    "pydantic_settings": {"service.settings"},
+    "pydantic_settings": {"service.command_line", "service.settings"},
     "orjson": {"service.wire", "service.endpoints", "service.oip"}
     | {"service.asgi.problems", "service.v1.http_params"},
     "simdjson": {"service.wire", "service.oip.http.codec"},

@@ -80,6 +80,11 @@ class FakeDriver:
         """Return 0."""
         return 0
 
+    @property
+    def total_memory_bytes(self) -> int:
+        """Return 0."""
+        return 0
+
     def lose(self) -> None:
         """Fail like a GPU after an illegal memory access: now, and in every later `synchronize`."""
         self.lost = True

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from service.access.tenant import ANONYMOUS
 from service.asgi.io import Receive
-from service.errors import BadMessage, ClientLeft, TimedOut, TooLarge
+from service.errors import BadMessage, ClientLeft, TimedOut
 from service.inference.handler import InferenceHandler, RequestContext
 from service.memory_blocks import MIN_BUFFER_BYTES
 from service.wire import Buffer
@@ -39,8 +39,9 @@ async def read_body(
     """
     value = headers.get(b"content-length")
     declared, max_bytes = None if value is None else int(value), handler.max_bytes(memory_factor)
+    what = "a body in JSON, in bytes," if memory_factor > 1 else "the body, in bytes,"
     if declared is not None and declared > max_bytes:
-        raise TooLarge("the body, in bytes,", max_bytes, f"{declared:,}")
+        raise handler.too_large(what, memory_factor, f"{declared:,}")
     context.charge.add((declared or 0) * memory_factor)
     if declared is not None and context.tenant is not ANONYMOUS:
         handler.gate.quotas.add_bytes(context.tenant, declared)
@@ -68,13 +69,15 @@ async def read_body(
                     buffer[start:num_bytes] = part
                     continue
                 if num_bytes > max_bytes:
-                    raise TooLarge("the body, in bytes,", max_bytes, "more")
+                    raise handler.too_large(what, memory_factor, "more")
                 if declared is None and (more or parts):
                     context.charge.add(len(part) * memory_factor)
                 parts.append(part)
     except TimeoutError:
         raise TimedOut from None
     finally:
+        if declared is None and context.log_fields is not None:
+            context.log_fields["bytes"] = num_bytes
         if declared is None and context.tenant is not ANONYMOUS:
             handler.gate.quotas.add_bytes(context.tenant, num_bytes)
     if buffer is None:

@@ -23,6 +23,10 @@ REFUSAL = "rope.refusal"
 TENANT = "rope.tenant"
 """Key of a scope: the tenant of a request, where the service has keys."""
 
+LOG_FIELDS = "rope.log_fields"
+"""Key of a scope: a dict with further fields of the log line, which are written if the request
+fails."""
+
 TIMING = b"queue;dur=%.3f%b"
 """Value of the header Server-Timing: milliseconds in the queue, and the result of `render_run`."""
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from service.access.gate import Gate
 from service.access.tenant import ANONYMOUS
 from service.asgi import io
-from service.asgi.io import Event, Headers, Receive, Scope, Send
+from service.asgi.io import Event, Receive, Scope, Send
+from service.asgi.problems import ErrorAnswer
 from service.errors import ClientLeft
 from service.lifecycle import Lifecycle
 from service.observability import ids
@@ -15,6 +16,9 @@ from service.observability.request_log import RequestLog
 
 CLIENT_LEFT = 499
 """Logged status of a request whose client left before the answer (nginx's number)."""
+
+CLIENT_LEFT_FIELDS = {"code": "client_left"}
+"""What the log tells of such a request."""
 
 QUIET = frozenset(("/healthz", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"))
 """Routes that machines call every few seconds."""
@@ -33,8 +37,8 @@ class RequestMiddleware:
     paths: frozenset[str]
     """Names that metrics may show as a route; all others are "other"."""
     request_log: RequestLog
-    describe: Callable[[str, Exception], tuple[int, Headers, bytes]]
-    """Returns status, headers and body of the answer to a failure on a path."""
+    describe: Callable[[str, Exception], ErrorAnswer]
+    """Returns the answer to a failure on a path."""
     gate: Gate
     """Authenticates requests, and has the quotas."""
     lifecycle: Lifecycle
@@ -49,6 +53,8 @@ class RequestMiddleware:
         path = scope["path"]
         headers = scope[io.HEADERS_BY_NAME] = dict(scope["headers"])
         request_id = ids.request_id(headers)
+        log_fields: dict[str, object] = {}
+        scope[io.LOG_FIELDS] = log_fields
         status = 0
 
         async def send_with_id(event: Event) -> None:
@@ -70,11 +76,13 @@ class RequestMiddleware:
             await app(scope, receive, send_with_id)
         except ClientLeft:
             status = CLIENT_LEFT
+            log_fields |= CLIENT_LEFT_FIELDS
         except Exception as failure:
             if status:
                 raise  # the answer had begun: uvicorn closes the connection
-            failure_status, problem_headers, body = self.describe(path, failure)
-            await io.send(send_with_id, failure_status, problem_headers, [body])
+            answer = self.describe(path, failure)
+            log_fields |= answer.log_fields
+            await io.send(send_with_id, answer.status, answer.headers, [answer.body])
         self.request_log.record(
             request_id=request_id,
             method=scope["method"],
@@ -83,6 +91,7 @@ class RequestMiddleware:
             status=status,
             started=started,
             headers=headers,
+            failure=None if status < 400 else _with_length(log_fields, headers),
         )
 
     def _authorized(self, app: App, scope: Scope) -> App:
@@ -101,6 +110,14 @@ class RequestMiddleware:
                 await app(scope, receive, send)
 
         return answer
+
+
+def _with_length(
+    log_fields: dict[str, object], headers: Mapping[bytes, bytes]
+) -> dict[str, object]:
+    """Return the fields with the declared length of the body, if the body has one."""
+    length = headers.get(b"content-length", b"")[:20]
+    return {"bytes": int(length), **log_fields} if length.isdigit() else log_fields
 
 
 async def _refuse(scope: Scope, _receive: Receive, _send: Send) -> None:

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
+from typing import NamedTuple
 
 import orjson
 
@@ -72,6 +73,22 @@ class Problem:
         return cls(f"urn:rope-service:problem:{code}", title, status, code, detail, detail)
 
 
+class ErrorAnswer(NamedTuple):
+    """The answer to a failure, in the form of its protocol."""
+
+    status: int
+    headers: Headers
+    body: bytes
+    code: str
+    """Code of the problem, for the log."""
+    detail: str
+
+    @property
+    def log_fields(self) -> dict[str, object]:
+        """Return what the log tells of the failure."""
+        return {"code": self.code, "detail": self.detail}
+
+
 def problem_for(failure: Exception) -> Problem:
     """Return the problem that answers a failure.
 
@@ -86,11 +103,12 @@ def problem_for(failure: Exception) -> Problem:
     return Problem.of(500, "internal", "Internal error", "internal error")
 
 
-def describe(failure: Exception) -> tuple[int, Headers, bytes]:
-    """Return the status, headers and body that answer a failure."""
+def describe(failure: Exception) -> ErrorAnswer:
+    """Return the answer to a failure."""
     problem = problem_for(failure)
     headers, body = render(problem)
-    return problem.status, headers + status_headers(problem.status, failure), body
+    headers += status_headers(problem.status, failure)
+    return ErrorAnswer(problem.status, headers, body, problem.code, problem.detail)
 
 
 def status_headers(status: int, failure: Exception) -> Headers:
@@ -101,10 +119,11 @@ def status_headers(status: int, failure: Exception) -> Headers:
     return [*_STATUS_HEADERS.get(status, ())]
 
 
-def refuse(status: int, detail: str) -> tuple[Headers, bytes]:
-    """Return the headers and body for a request that matches no route."""
+def refuse(status: int, detail: str) -> ErrorAnswer:
+    """Return the answer to a request that matches no route."""
     code = {404: "not_found", 405: "method_not_allowed"}.get(status, "http")
-    return render(Problem.of(status, code, HTTPStatus(status).phrase, detail))
+    headers, body = render(Problem.of(status, code, HTTPStatus(status).phrase, detail))
+    return ErrorAnswer(status, headers, body, code, detail)
 
 
 def render(problem: Problem) -> tuple[Headers, bytes]:

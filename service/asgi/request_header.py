@@ -122,7 +122,9 @@ class HeaderParser:
         if not self._is_complete and self.num_bytes >= limit:
             if len(self.target) > self._limits.max_target_bytes:
                 raise self._target_too_long()
-            raise HeaderTooLarge(f"the header may have at most {limit:,} bytes")
+            raise HeaderTooLarge(
+                f"the header may have at most {limit:,} bytes (ROPE_MAX_HEADER_BYTES)"
+            )
         return stop
 
     def result(self) -> RequestHeader | None:
@@ -138,7 +140,10 @@ class HeaderParser:
         if len(self.target) > self._limits.max_target_bytes:
             raise self._target_too_long()
         if len(self.fields) > self._limits.max_fields:
-            raise HeaderTooLarge(f"the header may have at most {self._limits.max_fields} fields")
+            raise HeaderTooLarge(
+                f"the header may have at most {self._limits.max_fields} fields "
+                "(ROPE_MAX_HEADER_FIELDS)"
+            )
         version, method = self._parser.get_http_version(), self.method
         if version not in ("1.0", "1.1"):
             raise BadRequest("the version must be HTTP/1.1 or HTTP/1.0")
@@ -221,7 +226,9 @@ class HeaderParser:
 
     def _target_too_long(self) -> TargetTooLong:
         limit = self._limits.max_target_bytes
-        return TargetTooLong(f"the target of a request may have at most {limit:,} bytes")
+        return TargetTooLong(
+            f"the target of a request may have at most {limit:,} bytes (ROPE_MAX_TARGET_BYTES)"
+        )
 
 
 class RequestHeaderCache:

@@ -49,7 +49,9 @@ class Admission:
             is_small = held_bytes + num_bytes <= SMALL_BYTES
             max_bytes = self.max_bytes if is_small else self._max_large_bytes
             if charged + num_bytes > max_bytes:
-                raise Overloaded(f"requests hold {charged:,} of {max_bytes:,} bytes")
+                raise Overloaded(
+                    f"requests hold {charged:,} of {max_bytes:,} bytes (ROPE_MEMORY_BUDGET_BYTES)"
+                )
         if tenant is not ANONYMOUS:
             self._charge_tenant(tenant, num_bytes, held_bytes)
         self.charged_bytes = charged + num_bytes

@@ -306,7 +306,7 @@ class Batcher(Generic[C, R]):
         queue = self._queue
         num_free = self.max_queue_calls - queue.num_calls
         if num_free <= 0:
-            raise Overloaded(f"{queue.num_calls} calls are waiting already")
+            raise Overloaded(f"{queue.num_calls} calls are waiting already (ROPE_MAX_QUEUE_CALLS)")
         if tenant is not ANONYMOUS and queue.num_calls_of(tenant) >= MAX_OF_FREE * num_free:
             raise Overloaded(
                 f"{queue.num_calls_of(tenant)} calls of the API key are waiting already"

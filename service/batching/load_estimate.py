@@ -241,7 +241,7 @@ class LoadEstimate:
         if wait_s > (DEADLINE_SHARE * spare_s if has_many else spare_s):
             limit = "the deadline of the request"
         elif has_many and wait_s > self.max_queue_s:
-            limit = f"the limit of {self.max_queue_s:g} s"
+            limit = f"the limit of {self.max_queue_s:g} s (ROPE_MAX_QUEUE_S)"
         else:
             return
         text = f"the predicted wait of {wait_s:.1f} s is too long for {limit}"

@@ -59,6 +59,7 @@ class Accelerator:
 
     def __init__(self, driver: Driver, buffer_pool: BufferPool, builder: KernelBuilder) -> None:
         self.name = str(driver.device)
+        self.memory_limit_bytes = driver.total_memory_bytes
         self.scratch: Tensor | None = None
         self._driver = driver
         self._pipeline = CopyPipeline(driver, buffer_pool)

@@ -12,6 +12,7 @@ from rope_core import Call, Result, Rotate
 from service.batching.packing import DeviceBatch
 from service.batching.run import Run
 from service.buffer_pool import BufferPool
+from service.device import cgroup
 from service.device.interface import DeviceCapabilities
 
 SCRATCH_BYTES = 2**20
@@ -29,6 +30,7 @@ class Cpu:
 
     def __init__(self, buffer_pool: BufferPool) -> None:
         self.empty = buffer_pool.tensor
+        self.memory_limit_bytes = cgroup.memory_bytes()
         self.scratch: Tensor | None = torch.empty(SCRATCH_BYTES, dtype=torch.uint8)
         self.capabilities = DeviceCapabilities(
             max_inflight=1,

@@ -1,5 +1,6 @@
 """An NVIDIA GPU, driven by torch. No decisions: tests without a GPU cannot cover this file."""
 
+import re
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
@@ -14,13 +15,19 @@ OUT_OF_MEMORY = 2
 CONTROL_FILE = Path("/dev/nvidiactl")
 """Exists if NVIDIA's driver has given this system or container a GPU."""
 
+DRIVER_FILE = Path("/proc/driver/nvidia/version")
+"""Names the version of NVIDIA's driver, if one is loaded."""
 
-def find_driver(setting: str, control_file: Path = CONTROL_FILE) -> Driver | None:
+
+def find_driver(
+    setting: str, control_file: Path = CONTROL_FILE, driver_file: Path = DRIVER_FILE
+) -> Driver | None:
     """Return the driver of the device; None for the CPU, which needs none.
 
     Args:
         setting: the setting `device`: `auto`, `cpu` or `cuda`.
         control_file: exists if the system has an NVIDIA GPU.
+        driver_file: names the version of the driver.
 
     Raises:
         SystemExit: torch cannot use a GPU, although `cuda` is set, or `auto` beside a GPU.
@@ -29,25 +36,40 @@ def find_driver(setting: str, control_file: Path = CONTROL_FILE) -> Driver | Non
         return None
     if torch.cuda.is_available():
         return Cuda()
+    if setting == "auto" and not control_file.exists():
+        return None
+    why = _why_no_gpu(driver_file)
     if setting == "cuda":
-        raise SystemExit(f"ROPE_DEVICE is cuda, but torch finds no GPU: {_why_no_gpu()}")
-    if control_file.exists():
         raise SystemExit(
-            f"there is an NVIDIA GPU, but torch cannot use it: {_why_no_gpu()}. "
-            "Set ROPE_DEVICE=cpu to serve on the CPU"
+            f"rope-service: ROPE_DEVICE is cuda, but torch finds no GPU: {why}. Start a Docker "
+            "container with --gpus all. ROPE_DEVICE=auto serves on the CPU where there is no GPU"
         )
-    return None
+    raise SystemExit(
+        f"rope-service: there is an NVIDIA GPU, but torch cannot use it: {why}. "
+        "Set ROPE_DEVICE=cpu to serve on the CPU"
+    )
 
 
-def _why_no_gpu() -> str:
-    """Return torch's reason for finding no GPU, in one line."""
+def _why_no_gpu(driver_file: Path) -> str:
+    """Return what torch was built for, the version of the driver, and torch's reason; one line."""
+    version = torch.__version__
     if torch.version.cuda is None:
-        return "this torch was built without CUDA"
+        reason = f"torch {version} was built without CUDA"
+    else:
+        reason = f"torch {version} was built for CUDA {torch.version.cuda}"
+        try:
+            torch.cuda.init()  # type: ignore[no-untyped-call]
+        except Exception as failure:
+            reason += f", and says: {' '.join(str(failure).split())}"
+    return f"{reason}; {_driver(driver_file)}"
+
+
+def _driver(driver_file: Path) -> str:
     try:
-        torch.cuda.init()  # type: ignore[no-untyped-call]
-    except Exception as failure:
-        return " ".join(str(failure).split())
-    return "torch gives no reason"
+        match = re.search(r"\d+\.\d[\d.]*", driver_file.read_text())
+    except OSError:
+        return f"no NVIDIA driver is visible here (no {driver_file})"
+    return f"the NVIDIA driver has version {match[0] if match else 'unknown'}"
 
 
 class Cuda:
@@ -69,6 +91,11 @@ class Cuda:
     def unpin(self, address: int) -> None:
         """Undo `pin`."""
         self._runtime.cudaHostUnregister(address)
+
+    @property
+    def total_memory_bytes(self) -> int:
+        """The memory of the GPU."""
+        return torch.cuda.get_device_properties(self.device).total_memory
 
     def stream(self) -> torch.Stream:
         """Return a new stream."""

@@ -57,6 +57,8 @@ class Device(Protocol):
 
     name: str
     capabilities: DeviceCapabilities
+    memory_limit_bytes: int
+    """Most memory that `memory_bytes` may reach."""
     scratch: Tensor | None
     """Memory of the host, uint8 `[n]`, that each run may overwrite; it stays in the caches. None
     where runs overlap, or compute elsewhere than in the memory where requests are received."""
@@ -86,6 +88,10 @@ class Driver(MemoryPinner, Protocol):
     @property
     def device(self) -> torch.device:
         """The device of its tensors."""
+
+    @property
+    def total_memory_bytes(self) -> int:
+        """The memory of the device."""
 
     def stream(self) -> torch.Stream:
         """Return a new stream: work that the device does in order."""

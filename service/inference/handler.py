@@ -16,6 +16,7 @@ from service.batching.call_queue import FutureEntry
 from service.batching.run import Completed
 from service.buffer_pool import BufferPool
 from service.endpoints import table
+from service.endpoints.builders import PreparedCall
 from service.endpoints.rope_resolver import RopeResolver
 from service.endpoints.table import INLINE_PARAMS_BYTES, Endpoint
 from service.endpoints.tensor_layout import answer_as_bhsd, with_contiguous_heads
@@ -24,6 +25,7 @@ from service.inference.backend_policy import BackendPolicy
 from service.inference.engine import Engine, Job
 from service.kernel_builds.builder import KernelBuilder
 from service.observability.metrics import Metrics
+from service.observability.request_log import describe_shapes
 from service.settings import Settings
 from service.slab_pool import SlabPool
 from service.wire import Message
@@ -52,6 +54,9 @@ class RequestContext(NamedTuple):
 
     answer_copies: int = 1
     """Copies of the answer that are in memory at a time; each is charged."""
+
+    log_fields: dict[str, object] | None = None
+    """Further fields of the log line, which are written if the request fails; None: no line."""
 
 
 class Served(NamedTuple):
@@ -114,41 +119,54 @@ class InferenceHandler:
             Overloaded, ShuttingDown, DeviceFull, DeviceLost, DeviceStuck: it cannot be run.
             ClientLeft: the client has disconnected.
         """
-        if endpoint.is_slow or len(message.params.key) > INLINE_PARAMS_BYTES:
-            read, deadline = endpoint.read, context.deadline
-            prepared = await self.to_thread(deadline, read, message, self.rope_resolver)
-        else:
-            prepared = endpoint.read(message, self.rope_resolver)
-        del message
-        scratch_bytes = 0
-        if isinstance(prepared, Message):
-            num_bytes = sum(tensor.nbytes for tensor in prepared.tensors.values())
-        else:
-            backend = self.backend_policy.choose(prepared.call, prepared.backend)
-            left_s = context.deadline - time.monotonic()
-            job = self.engine.job(prepared.call, backend, left_s)
-            num_bytes, scratch_bytes = job.answer_bytes, job.scratch_bytes
-            if prepared.is_bhsd:  # copies of the heads and of the answer
-                scratch_bytes += job.num_bytes + num_bytes
-        limit = self.max_bytes(memory_factor)
-        if num_bytes > limit:
-            what = "an answer in JSON, in bytes," if memory_factor > 1 else "an answer, in bytes,"
-            raise TooLarge(what, limit, f"{num_bytes:,}")
-        context.charge.add(num_bytes * memory_factor * context.answer_copies + scratch_bytes)
-        if isinstance(prepared, Message):
-            return Served(prepared, num_bytes)
-        if prepared.is_bhsd:
-            call = await self._copy(job.num_bytes, with_contiguous_heads, job.call)
-            job, prepared = replace(job, call=call), replace(prepared, call=call)
-        completed = await self._run(job, context, queue_s)
-        result = completed.result
-        backend = "" if isinstance(result, Table) else result.backend
-        if backend:
-            self.metrics.backend_calls(endpoint.operation, backend).inc()
-        answer = table.write(result, prepared.warnings)
-        if prepared.is_bhsd:
-            answer = await self._copy(num_bytes, answer_as_bhsd, answer)
-        return Served(answer, num_bytes, completed, backend)
+        prepared: PreparedCall | Message | None = None
+        backend: str | None = None
+        try:
+            if endpoint.is_slow or len(message.params.key) > INLINE_PARAMS_BYTES:
+                read, deadline = endpoint.read, context.deadline
+                prepared = await self.to_thread(deadline, read, message, self.rope_resolver)
+            else:
+                prepared = endpoint.read(message, self.rope_resolver)
+            scratch_bytes = 0
+            if isinstance(prepared, Message):
+                num_bytes = sum(tensor.nbytes for tensor in prepared.tensors.values())
+            else:
+                backend = self.backend_policy.choose(prepared.call, prepared.backend)
+                left_s = context.deadline - time.monotonic()
+                job = self.engine.job(prepared.call, backend, left_s)
+                num_bytes, scratch_bytes = job.answer_bytes, job.scratch_bytes
+                if prepared.is_bhsd:  # copies of the heads and of the answer
+                    scratch_bytes += job.num_bytes + num_bytes
+            if num_bytes > self.max_bytes(memory_factor):
+                what = (
+                    "an answer in JSON, in bytes," if memory_factor > 1 else "an answer, in bytes,"
+                )
+                raise self.too_large(  # noqa: TRY301 - no further call for requests that succeed
+                    what, memory_factor, f"{num_bytes:,}"
+                )
+            context.charge.add(num_bytes * memory_factor * context.answer_copies + scratch_bytes)
+            if isinstance(prepared, Message):
+                return Served(prepared, num_bytes)
+            if prepared.is_bhsd:
+                call = await self._copy(job.num_bytes, with_contiguous_heads, job.call)
+                job, prepared = replace(job, call=call), replace(prepared, call=call)
+            completed = await self._run(job, context, queue_s)
+            result = completed.result
+            backend = "" if isinstance(result, Table) else result.backend
+            if backend:
+                self.metrics.backend_calls(endpoint.operation, backend).inc()
+            answer = table.write(result, prepared.warnings)
+            if prepared.is_bhsd:
+                answer = await self._copy(num_bytes, answer_as_bhsd, answer)
+            return Served(answer, num_bytes, completed, backend)
+        except Exception:
+            if context.log_fields is not None:
+                tensors = message.tensors.items()
+                shapes = describe_shapes((name, x.dtype, x.shape) for name, x in tensors)
+                context.log_fields["shapes"] = shapes
+                if isinstance(prepared, PreparedCall):
+                    context.log_fields["backend"] = prepared.backend or backend or "auto"
+            raise
 
     def deadline(self, timeout_s: float | None) -> float:
         """Return the time of `time.monotonic` until which the client of a new request waits."""
@@ -161,6 +179,16 @@ class InferenceHandler:
         """Return the limit of a body or an answer that takes so much memory for each byte."""
         settings = self.settings
         return settings.max_json_bytes if memory_factor > 1 else settings.max_body_bytes
+
+    def too_large(self, what: str, memory_factor: int, got: str) -> TooLarge:
+        """Return the error of a body or an answer that is larger than `max_bytes` allows."""
+        remedy = "use smaller tensors, or raise ROPE_MAX_BODY_BYTES"
+        if memory_factor > 1:
+            remedy = (
+                "use safetensors (/v1) or binary tensor data (/v2), of which "
+                f"{self.max_bytes(1):,} are allowed, or raise ROPE_MAX_JSON_BYTES"
+            )
+        return TooLarge(what, self.max_bytes(memory_factor), got, remedy)
 
     async def to_thread(self, deadline: float | None, work: Callable[..., R], *arguments: Any) -> R:
         """Run work that would block the event loop on a thread.

@@ -18,12 +18,14 @@ class LineWriter:
 
     Lines that a pipe does not accept are buffered, and the event loop writes them when the pipe is
     writable. When the buffer is full, new lines are dropped until the buffer is empty; the next
-    line then states how many lines were dropped.
+    line then states how many lines were dropped. If writing fails, because the disk is full or the
+    reader has gone, lines are dropped until writing succeeds again.
 
     Args:
         fd: file descriptor to write to.
         describe_gap: returns the line that states how many lines were dropped.
         max_waiting_bytes: capacity of the buffer.
+        on_failure: called with the error when writing begins to fail, on any thread.
     """
 
     def __init__(
@@ -31,11 +33,17 @@ class LineWriter:
         fd: int,
         describe_gap: Callable[[int], str],
         max_waiting_bytes: int = MAX_WAITING_BYTES,
+        on_failure: Callable[[OSError], None] = lambda _: None,
     ) -> None:
         self.on_drop: Callable[[int], None] = lambda _: None
         """Called with the number of dropped lines, on any thread."""
         self._fd, self._never_blocks = _open_nonblocking(fd)
         self._describe_gap = describe_gap
+        self._on_failure = on_failure
+        self._is_failing = False
+        """Whether the last attempt to write has failed."""
+        self._is_cut = False
+        """Whether the last line is incomplete because the rest could not be written."""
         self._max_waiting_bytes = max_waiting_bytes
         self._writable = select.poll()
         self._writable.register(self._fd, select.POLLOUT)
@@ -52,7 +60,9 @@ class LineWriter:
         """
         text = "".join(lines).encode()
         with self._lock:
-            if not self._waiting:
+            if self._is_failing and not self._recover():
+                self._drop(text)
+            elif not self._waiting:
                 num_sent = self._send(text)
                 if num_sent < len(text):
                     self._waiting += text[num_sent:]
@@ -98,17 +108,45 @@ class LineWriter:
                 start += os.write(self._fd, text[start:end])
             except BlockingIOError:
                 break
-            except OSError:  # the reader has closed the pipe, or the disk is full
+            except OSError as failure:  # the reader has closed the pipe, or the disk is full
+                self._is_failing = True
+                self._note_end(text, start)
                 self._drop(text[start:])
+                self._on_failure(failure)
                 return len(text)
+        if start < len(text):
+            self._note_end(text, start)
         return start
+
+    def _note_end(self, text: bytes | bytearray, num_sent: int) -> None:
+        """Note whether the bytes that were written end within a line."""
+        if num_sent:
+            self._is_cut = not text.endswith(b"\n", 0, num_sent)
 
     def _send_waiting(self) -> None:
         """Write buffered lines; once the buffer is empty, write how many lines were dropped."""
         del self._waiting[: self._send(self._waiting)]
-        if self._num_dropped and not self._waiting:
+        if not (self._waiting or self._is_failing):
+            self._is_cut = False
+        if self._num_dropped and not self._waiting and not self._is_failing:
             num_dropped, self._num_dropped = self._num_dropped, 0
             self.write([self._describe_gap(num_dropped)])
+
+    def _recover(self) -> bool:
+        """Write how many lines were dropped; return whether writing succeeds again."""
+        line = self._describe_gap(self._num_dropped).encode()
+        if self._is_cut:
+            line = b"\n" + line
+        if not (self._never_blocks or self._writable.poll(0)):
+            return False
+        try:
+            num_sent = os.write(self._fd, line)
+        except OSError:
+            return False
+        self._is_cut = num_sent < len(line)
+        if not self._is_cut:
+            self._is_failing, self._num_dropped = False, 0
+        return not self._is_cut
 
     def _send_later(self) -> None:
         """Let the event loop write the buffered lines when the descriptor is writable."""

@@ -2,13 +2,16 @@
 
 import json
 import logging
+import os
+import select
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 
 from service.observability.line_writer import LineWriter
 
-STDOUT = 1
-"""File descriptor of standard output."""
+STDOUT, STDERR = 1, 2
+"""File descriptors of standard output and standard error."""
 
 EXIT_S = 1.0
 """Seconds that the exit waits for a slow reader of the last lines."""
@@ -57,9 +60,22 @@ def render_fields(fields: Mapping[str, object]) -> str:
 
 def _describe_gap(num_dropped: int) -> str:
     """Return the line that states how many lines were dropped."""
-    message = "log lines were dropped: the reader of standard output is too slow"
+    message = "log lines were dropped: standard output was full, closed, or read too slowly"
     line = {"time": time.time(), "level": "warning", "logger": "rope.logs", "message": message}
     return _encode({**line, "num_dropped": num_dropped}) + "\n"
+
+
+def _report_failure(failure: OSError) -> None:
+    """Say once on standard error that lines are lost; without waiting for its reader."""
+    text = (
+        f"rope-service: cannot write the log to standard output: {failure.strerror}; lines are "
+        "lost until it can be written, and counted by rope_log_lines_dropped_total\n"
+    )
+    with suppress(OSError):
+        writable = select.poll()
+        writable.register(STDERR, select.POLLOUT)
+        if writable.poll(0):
+            os.write(STDERR, text.encode())
 
 
 def set_up(level: str) -> None:
@@ -71,6 +87,6 @@ def set_up(level: str) -> None:
         setattr(logging, name, False)  # not in the lines, so not computed
 
 
-output = LineWriter(STDOUT, _describe_gap)
+output = LineWriter(STDOUT, _describe_gap, on_failure=_report_failure)
 """Standard output. Lines of requests bypass the logging module, which takes longer than a small
 rotation."""

@@ -1,10 +1,19 @@
 """All metrics of one service, in a registry of its own."""
 
 import platform
+from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
-from prometheus_client import CollectorRegistry, Counter, Gauge, Info, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Info,
+    ProcessCollector,
+    generate_latest,
+)
 from prometheus_client.metrics import disable_created_metrics
 
 from service import __version__
@@ -27,76 +36,120 @@ class Metrics:
     def __init__(self) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]
         registry = self.registry = CollectorRegistry()
-        self.requests = Counter(
-            "rope_requests", "Requests answered.", ("route", "status"), registry=registry
+        ProcessCollector(registry=registry)
+        GCCollector(registry=registry)
+        self.requests = self._counter(
+            "rope_requests",
+            "Answered requests, by route and by status of HTTP or gRPC. 499: the client left.",
+            ("route", "status"),
         )
-        tenant_requests = Counter(
+        tenant_requests = self._counter(
             "rope_tenant_requests",
-            "Requests by tenant and outcome: admitted, or the limit that refused them.",
+            "Requests with an API key, by tenant and outcome: admitted, or the limit that refused.",
             ("tenant", "outcome"),
-            registry=registry,
         )
         self._tenant_requests = lru_cache(maxsize=8 * MAX_TENANTS)(tenant_requests.labels)
         self._tenants: set[str] = set()
         self.request_seconds = Histogram(
             "rope_request_duration_seconds",
-            "From the request's header to the last byte of its answer.",
+            "Time from the header of a request to the last byte of its answer, by route.",
             ("route",),
             buckets=_SECONDS,
             registry=registry,
         )
-        self.queue_seconds = self._seconds("queue_wait", "From a call's arrival to its run.")
-        self.copy_seconds = self._seconds("copy", "Packing and moving tensors, for each run.")
-        self.compute_seconds = self._seconds("compute", "Computing, for each run.")
+        self.queue_seconds = self._seconds(
+            "queue_wait", "Time that a call waited in the queue until its run on the device began."
+        )
+        self.copy_seconds = self._seconds(
+            "copy", "Time to pack the tensors of a run and to move them to and from the device."
+        )
+        self.compute_seconds = self._seconds("compute", "Time that the device computed a run.")
         self.batch_requests = Histogram(
-            "rope_batch_requests", "Calls in a run.", buckets=_REQUESTS, registry=registry
-        )
-        self.batch_tokens = Histogram(
-            "rope_batch_tokens", "Tokens in a run.", buckets=_TOKENS, registry=registry
-        )
-        calls = Counter(
-            "rope_backend_calls",
-            "Calls answered, by the backend that computed them.",
-            ("operation", "backend"),
+            "rope_batch_requests",
+            "Calls that were computed together in a run of the device.",
+            buckets=_REQUESTS,
             registry=registry,
         )
+        self.batch_tokens = Histogram(
+            "rope_batch_tokens",
+            "Tokens of all calls in a run of the device.",
+            buckets=_TOKENS,
+            registry=registry,
+        )
+        calls = self._counter(
+            "rope_backend_calls",
+            "Computed calls, by operation and by the backend that computed them.",
+            ("operation", "backend"),
+        )
         self.backend_calls = lru_cache(maxsize=64)(calls.labels)
-        self.kernel_builds = Counter(
-            "rope_kernel_builds", "Kernels built for the device.", ("outcome",), registry=registry
+        self.kernel_builds = self._counter(
+            "rope_kernel_builds",
+            "GPU kernels that were built, or loaded from the cache, by outcome: built or failed.",
+            ("outcome",),
         )
         self.kernel_build_seconds = Histogram(
             "rope_kernel_build_seconds",
-            "Building one kernel.",
+            "Time to build a GPU kernel, or to load it from the cache.",
             buckets=_BUILD_SECONDS,
             registry=registry,
         )
-        self.kernel_builds_waiting = Gauge(
-            "rope_kernel_builds_waiting", "Kernels waiting to be built.", registry=registry
+        self.kernel_builds_waiting = self._gauge(
+            "rope_kernel_builds_waiting",
+            "GPU kernels that wait to be built; the eager backend computes their calls until then.",
         )
-        self.queue_depth = Gauge("rope_queue_depth", "Calls waiting for a run.", registry=registry)
-        self.predicted_wait_seconds = Gauge(
+        self.kernel_builds_limit = self._gauge(
+            "rope_kernel_builds_limit", "Most GPU kernels that wait to be built."
+        )
+        self.queue_depth = self._gauge(
+            "rope_queue_depth", "Calls that wait in the queue of the device now."
+        )
+        self.queue_limit = self._gauge(
+            "rope_queue_limit",
+            "Most calls that may wait in the queue (ROPE_MAX_QUEUE_CALLS); more get 503.",
+        )
+        self.predicted_wait_seconds = self._gauge(
             "rope_predicted_wait_seconds",
-            "Predicted wait of a new call for its run.",
-            registry=registry,
+            "Time that a new call would wait in the queue, by the estimates of the calls there.",
         )
-        self.late_calls = Counter(
-            "rope_late_calls", "Calls whose run ended after their deadline.", registry=registry
+        self.predicted_wait_limit_seconds = self._gauge(
+            "rope_predicted_wait_limit_seconds",
+            "Longest predicted wait (ROPE_MAX_QUEUE_S); calls that would wait longer get 503.",
         )
-        self.queued_bytes = Gauge("rope_queued_bytes", "Bytes of calls waiting.", registry=registry)
-        self.admitted_bytes = Gauge(
-            "rope_admitted_bytes", "Memory that admitted requests may take.", registry=registry
+        self.late_calls = self._counter(
+            "rope_late_calls", "Calls that were computed, but after the deadline of their request."
         )
-        self.device_memory_bytes = Gauge(
-            "rope_device_memory_bytes", "Memory in use on the device.", registry=registry
+        self.queued_bytes = self._gauge(
+            "rope_queued_bytes", "Bytes of the tensors of the calls in the queue."
         )
-        self.connections = Gauge("rope_connections", "Open HTTP connections.", registry=registry)
-        self.log_lines_dropped = Counter(
+        self.admitted_bytes = self._gauge(
+            "rope_admitted_bytes",
+            "Memory that the accepted requests and their answers may take now.",
+        )
+        self.admission_limit_bytes = self._gauge(
+            "rope_admission_limit_bytes",
+            "Most memory of all requests together (ROPE_MEMORY_BUDGET_BYTES); more get 503.",
+        )
+        self.device_memory_bytes = self._gauge(
+            "rope_device_memory_bytes",
+            "Memory in use on the device: of tensors on a GPU, of the whole process on a CPU.",
+        )
+        self.device_memory_limit_bytes = self._gauge(
+            "rope_device_memory_limit_bytes",
+            "Memory of the GPU; on a CPU the limit of the control group, or of the machine.",
+        )
+        self.connections = self._gauge("rope_connections", "Open HTTP connections.")
+        self.connections_limit = self._gauge(
+            "rope_connections_limit",
+            "Most open HTTP connections (ROPE_MAX_CONNECTIONS); further ones wait in the kernel.",
+        )
+        self.log_lines_dropped = self._counter(
             "rope_log_lines_dropped",
-            "Log lines dropped because the reader of standard output was too slow.",
-            registry=registry,
+            "Log lines lost because standard output was full, closed, or read too slowly.",
         )
-        self.ready = Gauge("rope_ready", "1 while ready for traffic.", registry=registry)
-        Info("rope_build", "Versions of service, torch and Python.", registry=registry).info(
+        self.ready = self._gauge(
+            "rope_ready", "1 while /readyz answers 200; 0 during the warm-up and while ending."
+        )
+        Info("rope_build", "Versions of the service, torch and Python.", registry=registry).info(
             {
                 "version": __version__,
                 "torch": torch.__version__,
@@ -119,6 +172,12 @@ class Metrics:
     def render(self) -> bytes:
         """Return the text that Prometheus reads."""
         return generate_latest(self.registry)
+
+    def _counter(self, name: str, help_text: str, labels: Sequence[str] = ()) -> Counter:
+        return Counter(name, help_text, labels, registry=self.registry)
+
+    def _gauge(self, name: str, help_text: str) -> Gauge:
+        return Gauge(name, help_text, registry=self.registry)
 
     def _seconds(self, what: str, help_text: str) -> Histogram:
         name = f"rope_{what}_seconds"

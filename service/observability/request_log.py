@@ -1,16 +1,32 @@
 """Counts every answered request of every protocol, and writes one log line for each."""
 
 import json
+import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
+from itertools import islice
 from typing import NamedTuple
 
 from prometheus_client import Counter
 
+from service.errors import printable
 from service.observability import ids, logs
 from service.observability.histogram import Histogram
 from service.observability.metrics import Metrics
+
+MAX_TENSORS = 8
+"""Most tensors in the line of a failed request."""
+
+MAX_SHAPE = 128
+"""Longest description of a tensor in that line, in characters."""
+
+GRPC_SERVER_ERRORS = frozenset(
+    ("DATA_LOSS", "DEADLINE_EXCEEDED", "INTERNAL", "UNAVAILABLE", "UNIMPLEMENTED", "UNKNOWN")
+)
+"""The statuses of gRPC that stand for 500 and above."""
+
+_START = '{"time":%r,"level":"%s","message":"request","request_id":"'
 
 
 class Record(NamedTuple):
@@ -30,6 +46,8 @@ class Record(NamedTuple):
     """Of the request; `traceparent` is read."""
     backend_call: tuple[str, str] | None = None
     """Operation and backend of a call that was computed, where nothing else counts it."""
+    failure: Mapping[str, object] | None = None
+    """Further fields of the line of a failed request; None: the request has not failed."""
 
 
 class RequestLog:
@@ -37,13 +55,16 @@ class RequestLog:
 
     Args:
         metrics: where requests are counted.
-        logged: whether lines are written.
+        level: lowest level that is logged. Requests have `info`, and failures of the service, which
+            are those with a status of 500 and above, have `warning`.
         quiet: routes that are counted but not logged: machines call them every few seconds.
     """
 
-    def __init__(self, metrics: Metrics, *, logged: bool, quiet: frozenset[str]) -> None:
+    def __init__(self, metrics: Metrics, *, level: str, quiet: frozenset[str]) -> None:
         self._metrics = metrics
-        self._logged = logged
+        number = logging.getLevelNamesMapping()[level.upper()]
+        self._logs_requests = number <= logging.INFO
+        self._logs_failures = number <= logging.WARNING
         self._quiet = quiet
         self._labelled = lru_cache(maxsize=512)(self._label)
 
@@ -57,6 +78,7 @@ class RequestLog:
         status: int | str,
         started: float,
         headers: Mapping[bytes, bytes],
+        failure: Mapping[str, object] | None = None,
     ) -> None:
         """Record an answered request.
 
@@ -68,14 +90,17 @@ class RequestLog:
             status: of the answer.
             started: time of `time.perf_counter` at the request's header.
             headers: of the request; `traceparent` is read.
+            failure: further fields of the line, if the request has failed.
         """
         seconds = time.perf_counter() - started
-        self.record_all([Record(request_id, method, path, route, status, seconds, headers)])
+        self.record_all(
+            [Record(request_id, method, path, route, status, seconds, headers, None, failure)]
+        )
 
     def record_all(self, records: Sequence[Record]) -> None:
         """Record answered requests; their lines are written at once."""
         seconds: dict[tuple[str, int | str, tuple[str, str] | None], list[float]] = {}
-        for _, _, _, route, status, request_seconds, _, backend_call in records:
+        for _, _, _, route, status, request_seconds, _, backend_call, _ in records:
             labels = route, status, backend_call  # most requests of a turn have the same
             if labels in seconds:
                 seconds[labels].append(request_seconds)
@@ -87,18 +112,57 @@ class RequestLog:
             histogram.observe_all(values)
             if backend_call is not None:
                 self._metrics.backend_calls(*backend_call).inc(len(values))
-        if self._logged:
-            now = f'{{"time":{time.time()!r},"level":"info","message":"request","request_id":"'
-            logs.output.write([now + _line(r) for r in records if r.route not in self._quiet])
+        now = time.time()
+        if self._logs_requests:
+            start = _START % (now, "info")
+            logs.output.write(
+                [
+                    start + _line(r) if r.failure is None else _failure_line(now, r)
+                    for r in records
+                    if r.route not in self._quiet
+                ]
+            )
+        elif self._logs_failures:
+            logs.output.write(
+                [
+                    _failure_line(now, r)
+                    for r in records
+                    if r.route not in self._quiet and is_server_error(r.status)
+                ]
+            )
 
     def _label(self, route: str, status: int | str) -> tuple[Counter, Histogram]:
         metrics = self._metrics
         return metrics.requests.labels(route, str(status)), metrics.request_seconds.labels(route)
 
 
+def is_server_error(status: int | str) -> bool:
+    """Return whether a status tells that the service, and not the client, has failed."""
+    return status in GRPC_SERVER_ERRORS if isinstance(status, str) else status >= 500
+
+
+def describe_shapes(tensors: Iterable[tuple[str, object, Sequence[int]]]) -> dict[str, str]:
+    """Return dtype and shape of each tensor, for the line of a failed request.
+
+    Args:
+        tensors: name, dtype and shape of each tensor; at most `MAX_TENSORS` are described.
+    """
+    return {
+        printable(name): printable(f"{str(dtype).removeprefix('torch.')}{[*shape]}", MAX_SHAPE)
+        for name, dtype, shape in islice(tensors, MAX_TENSORS)
+    }
+
+
+def _failure_line(now: float, record: Record) -> str:
+    """Return the line of a failed request."""
+    level = "warning" if is_server_error(record.status) else "info"
+    fields = logs.render_fields({"route": record.route, **(record.failure or {})})
+    return f"{_START % (now, level)}{_line(record)[:-2]},{fields}}}\n"
+
+
 def _line(record: Record) -> str:
     """Return the line of a request, from its identifier on."""
-    request_id, method, path, _, status, seconds, headers, _ = record
+    request_id, method, path, _, status, seconds, headers, _, _ = record
     line = f'{request_id}",{_constant_fields(method, path[:128], status)},"ms":{seconds * 1e3:.3f}'
     if b"traceparent" in headers:
         line += "," + logs.render_fields({"trace_id": ids.trace_id(headers)})

@@ -1,11 +1,14 @@
 """Failures as the protocol answers them: a status, and the body `{"error": text}`."""
 
+import re
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import orjson
 
 from service.asgi import problems
 from service.asgi.io import Headers
+from service.asgi.problems import ErrorAnswer
 from service.errors import ServiceError, TensorTooLarge, printable
 
 
@@ -63,12 +66,24 @@ STATUSES: Mapping[type[Exception], int] = {
 _OTHER_HEADERS: Mapping[int, Headers] = {415: [(b"accept-encoding", b"gzip, deflate")]}
 
 
-def classify(failure: Exception) -> tuple[int, str]:
-    """Return the status of a failure and its text, one line."""
-    if type(failure) in STATUSES:
-        return STATUSES[type(failure)], printable(failure, problems.MAX_DETAIL)
+class Classified(NamedTuple):
+    """A failure in the terms of this protocol."""
+
+    status: int
+    text: str
+    """One line."""
+    code: str
+    """As in the problem documents of `/v1`, for the log."""
+
+
+def classify(failure: Exception) -> Classified:
+    """Return the status, the text and the code of a failure."""
+    kind = type(failure)
+    if kind in STATUSES:
+        code = re.sub(r"(?<!^)(?=[A-Z])", "_", kind.__name__).lower()
+        return Classified(STATUSES[kind], printable(failure, problems.MAX_DETAIL), code)
     row = problems.problem_for(failure)
-    return status_of(row.status), row.detail
+    return Classified(status_of(row.status), row.detail, row.code)
 
 
 def status_of(status: int) -> int:
@@ -76,12 +91,12 @@ def status_of(status: int) -> int:
     return 400 if status in (406, 422) else status
 
 
-def describe(failure: Exception) -> tuple[int, Headers, bytes]:
-    """Return status, headers and body of the answer to a failure."""
-    status, text = classify(failure)
+def describe(failure: Exception) -> ErrorAnswer:
+    """Return the answer to a failure."""
+    status, text, code = classify(failure)
     headers, body = refusal(text)
     headers += _OTHER_HEADERS.get(status) or problems.status_headers(status, failure)
-    return status, headers, body
+    return ErrorAnswer(status, headers, body, code, text)
 
 
 def refusal(text: str) -> tuple[Headers, bytes]:

@@ -205,18 +205,30 @@ class TritonMetrics(Collector):
     def collect(self) -> Iterator[Metric]:
         """Yield the metrics."""
         numbers: dict[str, tuple[str, Callable[[Statistics], float]]] = {
-            "request_success": ("Successful requests.", lambda model: model.num_answered),
-            "count": ("Inferences.", lambda model: model.num_answered),
-            "exec_count": ("Runs of the device.", lambda model: model.num_runs),
-            "pending_request_count": ("Calls waiting.", lambda model: model.num_pending()),
+            "request_success": (
+                "Requests to a model of /v2 or gRPC that were answered with a result.",
+                lambda model: model.num_answered,
+            ),
+            "count": (
+                "Inferences of a model: the same number, as a request is one inference.",
+                lambda model: model.num_answered,
+            ),
+            "exec_count": (
+                "Runs of the device for a model; a run computes one or more requests.",
+                lambda model: model.num_runs,
+            ),
+            "pending_request_count": (
+                "Calls of a model that wait in the queue of the device now, those of /v1 included.",
+                lambda model: model.num_pending(),
+            ),
             "request_duration_us": (
-                "Microseconds of successful requests.",
+                "Sum of the durations of successful requests, in microseconds.",
                 partial(_microseconds, "success"),
             ),
         }
         for step in _STEPS:
             numbers[f"{step}_duration_us"] = (
-                f"Microseconds of their step {step}.",
+                f"Part of that sum in the step {step}, in microseconds.",
                 partial(_microseconds, step),
             )
         for name, (text, number) in numbers.items():
@@ -226,7 +238,9 @@ class TritonMetrics(Collector):
             yield family
         labels = ("model", "version", "reason")
         family = GaugeMetricFamily(
-            "nv_inference_request_failure", "Failed requests.", labels=labels
+            "nv_inference_request_failure",
+            "Requests to a model of /v2 or gRPC that failed, by reason.",
+            labels=labels,
         )
         for model in self._models.values():
             for reason, count in model.num_failed.items():

@@ -14,6 +14,7 @@ from service.endpoints.builders import PreparedCall
 from service.endpoints.table import Endpoint, write
 from service.inference.engine import Job
 from service.inference.handler import InferenceHandler
+from service.observability.request_log import describe_shapes
 from service.planned.plan import (
     PLANNED_CALLS,
     POSITION_FIELDS,
@@ -81,6 +82,11 @@ def make_plan(
         prepare=partial(endpoint.read, resolver=handler.rope_resolver),
         params=message.params,
         answer_format=answer_format,
+        log_fields={
+            "shapes": describe_shapes((span.name, span.dtype, span.shape) for span in spans),
+            "bytes": num_body_bytes,
+            "backend": job.backend or "auto",
+        },
     )
 
 

@@ -11,7 +11,7 @@ from rope_core.calls import tensor_fields, with_fields
 from rope_core.calls.rope_checks import check_position_values
 from service.access.keys import NO_KEYS, Keys
 from service.access.tenant import ANONYMOUS, Tenant
-from service.asgi.io import Headers
+from service.asgi.problems import ErrorAnswer
 from service.batching.call_queue import Entry
 from service.batching.run import Completed
 from service.endpoints.builders import PreparedCall
@@ -62,8 +62,8 @@ class AnswerFormat:
     """Type and length of the body."""
     preamble: bytes
     """The body before the bytes of the tensors."""
-    describe_failure: Callable[[Exception], tuple[int, Headers, bytes]]
-    """Returns status, headers and body for a failure."""
+    describe_failure: Callable[[Exception], ErrorAnswer]
+    """Returns the answer to a failure."""
     with_id: Callable[[bytes], tuple[bytes, bytes]] | None = None
     """Returns `header_lines` and `preamble` for a request with a `message_id`."""
     statistics: Statistics | None = None
@@ -128,6 +128,8 @@ class Plan:
 
     params: Parameters
     answer_format: AnswerFormat
+    log_fields: Mapping[str, object]
+    """What the log tells of requests that fail: shapes, bytes, backend."""
 
     tenant: Tenant = ANONYMOUS
     """Tenant of the requests: the header has its key."""
@@ -207,6 +209,8 @@ class PlannedEntry(Entry[Any, Any]):
     is_answered: bool = field(default=False, init=False)
     backend_call: tuple[str, str] | None = field(default=None, init=False)
     """Operation and backend, once the call is computed."""
+    failure: Mapping[str, object] | None = field(default=None, init=False)
+    """What the log tells of a request that has failed."""
 
     def resolve(self, outcome: Completed[Any] | Exception) -> None:
         """Answer the request, unless it is answered."""

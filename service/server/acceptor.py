@@ -8,6 +8,7 @@ import logging
 import socket
 from collections.abc import Callable, Sequence
 
+from service.listening import cannot_listen
 from service.server.connection_pacer import ConnectionPacer
 
 log = logging.getLogger("rope.failures")
@@ -31,14 +32,22 @@ RETRY_S = 0.25
 connection has failed."""
 
 
-def bind(host: str, port: int) -> list[socket.socket]:
+def bind(host: str, port: int, setting: str) -> list[socket.socket]:
     """Return a bound socket for each address of a host.
 
+    Args:
+        host: name or address.
+        port: 0 lets the system choose.
+        setting: variable of the port, for the error.
+
     Raises:
-        OSError: an address is not available; the message names the address.
+        OSError: as `cannot_listen`.
     """
     flags = socket.AI_PASSIVE
-    addresses = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=flags)
+    try:
+        addresses = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=flags)
+    except OSError as failure:
+        raise cannot_listen(setting, host, port, failure) from None
     sockets: list[socket.socket] = []
     for family, kind, protocol, _, address in dict.fromkeys(addresses):
         listener = socket.socket(family, kind, protocol)
@@ -51,9 +60,7 @@ def bind(host: str, port: int) -> list[socket.socket]:
         except OSError as failure:
             for opened in sockets:
                 opened.close()
-            reason = (failure.strerror or str(failure)).lower()
-            text = f"error while attempting to bind on address {address}: {reason}"
-            raise OSError(failure.errno, text) from None
+            raise cannot_listen(setting, str(address[0]), port, failure) from None
     return sockets
 
 

@@ -13,9 +13,9 @@ from starlette.routing import BaseRoute, Match
 from starlette.routing import Route as StarletteRoute
 
 from service import __version__
-from service.asgi import problems
-from service.asgi.io import Headers
+from service.asgi import io, problems
 from service.asgi.middleware import QUIET, App, RequestMiddleware
+from service.asgi.problems import ErrorAnswer
 from service.device import Driver
 from service.endpoints.table import ENDPOINTS
 from service.errors import UnknownName
@@ -27,6 +27,7 @@ from service.oip.http.routes import infer_routes
 from service.oip.state import OipState
 from service.server.api_docs import DESCRIPTION, TAGS, add_api_docs
 from service.server.bootstrap import build_service, lifespan
+from service.server.routing_errors import describe_method, describe_unknown_path
 from service.server.status import status_routes
 from service.settings import Settings
 from service.v1.routes import Route
@@ -78,7 +79,7 @@ def build_app(oip_state: OipState, device_threads: ThreadPoolExecutor) -> Reques
         app,
         hot=hot,
         paths=frozenset(getattr(route, "path", "") for route in routes) - {""},
-        request_log=RequestLog(service.metrics, logged=service.settings.logs_requests, quiet=QUIET),
+        request_log=RequestLog(service.metrics, level=service.settings.log_level, quiet=QUIET),
         describe=_describe,
         gate=service.gate,
         lifecycle=lifecycle,
@@ -89,16 +90,17 @@ def _is_oip(path: str) -> bool:
     return path == "/v2" or path.startswith("/v2/")
 
 
-def _describe(path: str, failure: Exception) -> tuple[int, Headers, bytes]:
-    """Return status, headers and body of the answer to a failure, in the form of the protocol."""
+def _describe(path: str, failure: Exception) -> ErrorAnswer:
+    """Return the answer to a failure, in the form of the protocol."""
     return errors.describe(failure) if _is_oip(path) else problems.describe(failure)
 
 
-async def _answer_failure(_: Request, failure: Exception) -> Response:
+async def _answer_failure(request: Request, failure: Exception) -> Response:
     """Answer an error that a route of the catalogue raises."""
-    status, headers, body = problems.describe(failure)
-    response = Response(body, status)
-    response.raw_headers = headers
+    answer = problems.describe(failure)
+    request.scope[io.LOG_FIELDS].update(answer.log_fields)
+    response = Response(answer.body, answer.status)
+    response.raw_headers = answer.headers
     return response
 
 
@@ -109,16 +111,21 @@ async def _refuse(routes: Sequence[BaseRoute], request: Request, failure: Except
     have the same path and another method.
     """
     assert isinstance(failure, HTTPException), "registered for this class alone"
-    if _is_oip(request.scope["path"]):
-        headers, body = errors.refusal(failure.detail)
-    else:
-        headers, body = problems.refuse(failure.status_code, failure.detail)
-    response = Response(body, failure.status_code)
-    response.raw_headers = headers
+    path, detail = request.scope["path"], failure.detail
+    allowed: set[str] = set()
     if failure.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-        allowed: set[str] = set()
         for route in routes:
             if route.matches(request.scope)[0] is not Match.NONE:
                 allowed.update(getattr(route, "methods", ()))
+        detail = describe_method(request.method, path, allowed)
+    elif failure.status_code == HTTPStatus.NOT_FOUND:
+        paths = {getattr(route, "path", "") for route in routes if hasattr(route, "methods")}
+        detail = describe_unknown_path(path, paths)
+    answer = problems.refuse(failure.status_code, detail)
+    request.scope[io.LOG_FIELDS].update(answer.log_fields)
+    headers, body = errors.refusal(detail) if _is_oip(path) else (answer.headers, answer.body)
+    response = Response(body, failure.status_code)
+    response.raw_headers = headers
+    if allowed:
         response.headers["allow"] = ", ".join(sorted(allowed))
     return response

@@ -206,9 +206,12 @@ class AsgiProtocol(asyncio.Protocol):
         """Refuse the request whose header or body arrives too slowly."""
         timeouts = self._limits.deadlines.timeouts
         if phase is Phase.HEADER:
-            text = f"the header must arrive within {timeouts.header_s:g} s"
+            text = f"the header must arrive within {timeouts.header_s:g} s (ROPE_HEADER_TIMEOUT_S)"
         else:
-            text = f"the body must arrive with at least {timeouts.min_body_rate:,} bytes a second"
+            text = (
+                f"the body must arrive with at least {timeouts.min_body_rate:,} bytes a second "
+                "(ROPE_MIN_BODY_RATE)"
+            )
         self.refuse(SlowRequest(text))
 
     def refuse(self, failure: ServiceError) -> None:

@@ -31,7 +31,7 @@ from service.faults import read_faults
 from service.inference.backend_policy import BackendPolicy
 from service.inference.engine import Engine, Job
 from service.inference.handler import InferenceHandler
-from service.kernel_builds.builder import KernelBuilder
+from service.kernel_builds.builder import MAX_WAITING, KernelBuilder
 from service.kernel_builds.warm_up_calls import rare_calls, usual_calls
 from service.lifecycle import Lifecycle, Phase
 from service.memory_blocks import Region
@@ -113,6 +113,11 @@ def build_service(
     metrics.queued_bytes.set_function(lambda: sum(job.num_bytes for job in batcher.waiting))
     metrics.admitted_bytes.set_function(lambda: admission.charged_bytes)
     metrics.device_memory_bytes.set_function(device.memory_bytes)
+    metrics.device_memory_limit_bytes.set(device.memory_limit_bytes)
+    metrics.queue_limit.set(settings.max_queue_calls)
+    metrics.predicted_wait_limit_seconds.set(settings.max_queue_s)
+    metrics.admission_limit_bytes.set(budget)
+    metrics.kernel_builds_limit.set(MAX_WAITING)
     metrics.ready.set_function(lambda: lifecycle.phase is Phase.READY)
     service = InferenceHandler(
         settings=settings,
@@ -230,14 +235,14 @@ def _make_gate(keys_file: Path | None, metrics: Metrics) -> Gate:
     try:
         return Gate(keys_file, Quotas(metrics.count_request))
     except BadKeysFile as failure:
-        raise SystemExit(f"keys_file: {failure}") from None
+        raise SystemExit(f"rope-service: ROPE_KEYS_FILE: {failure}") from None
 
 
 def _build_rope_resolver(presets_dir: Path | None) -> RopeResolver:
     try:
         presets = {} if presets_dir is None else from_folder(presets_dir)
     except ConfigError as failure:
-        raise SystemExit(f"presets_dir: {failure}") from None
+        raise SystemExit(f"rope-service: ROPE_PRESETS_DIR: {failure}") from None
     return RopeResolver({**built_in(), **presets})
 
 
@@ -246,5 +251,5 @@ def _default_backend(name: str, device: Device) -> str | None:
     for backend in (fused, varlen):
         why_not = backend.unavailable(torch.device(device.name)) if name == backend.name else None
         if why_not is not None:
-            raise SystemExit(f"ROPE_BACKEND is {name}, but {why_not}")
+            raise SystemExit(f"rope-service: ROPE_BACKEND is {name}, but {why_not}")
     return None if name == "auto" else name

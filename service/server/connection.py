@@ -284,7 +284,7 @@ class Connection(AnsweringConnection):
     def _make_ordinary(self) -> AsgiProtocol:
         """Return the `AsgiProtocol` of this connection; make it at first use."""
         if self._ordinary is None:
-            refusal = Overloaded("the service has too many connections")
+            refusal = Overloaded("the service has too many connections (ROPE_MAX_CONNECTIONS)")
             self._ordinary = AsgiProtocol(
                 *self._ordinary_arguments,
                 watch=self._watch,

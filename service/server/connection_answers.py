@@ -9,7 +9,7 @@ from typing import Any
 from uvicorn.server import ServerState
 
 from service.access.tenant import ANONYMOUS
-from service.asgi.middleware import CLIENT_LEFT
+from service.asgi.middleware import CLIENT_LEFT, CLIENT_LEFT_FIELDS
 from service.batching.run import Completed
 from service.planned.plan import Plan, PlannedEntry
 from service.planned.planner import Match
@@ -68,6 +68,7 @@ class AnsweringConnection(asyncio.BufferedProtocol):
             statistics.add_failure(outcome, entry.arrived)
         if transport.is_closing():
             self._status = CLIENT_LEFT
+            entry.failure = {**CLIENT_LEFT_FIELDS, **entry.call.plan.log_fields}
             self._finish(entry)
             return
         closes = self._closes = self._is_ending or planned.lifecycle.ending
@@ -79,6 +80,7 @@ class AnsweringConnection(asyncio.BufferedProtocol):
             log.exception("an answer could not be sent")
             transport.abort()
             status, is_sent = CLIENT_LEFT, True
+            entry.failure = {**CLIENT_LEFT_FIELDS, **entry.call.plan.log_fields}
         if not isinstance(outcome, Exception):
             entry.backend_call = entry.call.plan.operation_name, outcome.result.backend
             if statistics is not None:
@@ -108,7 +110,13 @@ class AnsweringConnection(asyncio.BufferedProtocol):
         self._server_state.total_requests += 1
         route = entry.call.plan.answer_format.route
         planned.record(
-            route, entry.request_id, status, entry.arrived, entry.identifiers, entry.backend_call
+            route,
+            entry.request_id,
+            status,
+            entry.arrived,
+            entry.identifiers,
+            entry.backend_call,
+            entry.failure,
         )
         if transport.is_closing():
             return
@@ -150,13 +158,15 @@ class AnsweringConnection(asyncio.BufferedProtocol):
             return True
         self._closes = self._is_ending
         default_headers = self._server_state.default_headers
-        status, answer, request_id, identifiers = render_refusal(
+        answer, response, request_id, identifiers = render_refusal(
             planned, plan.answer_format, match, refusal, default_headers, closes=self._closes
         )
-        send(transport, self._fd, [answer])
+        send(transport, self._fd, [response])
         if plan.answer_format.statistics is not None:
             plan.answer_format.statistics.add_failure(refusal, arrived)
-        planned.record(plan.answer_format.route, request_id, status, arrived, identifiers)
+        failure = {**answer.log_fields, **plan.log_fields}
+        route = plan.answer_format.route
+        planned.record(route, request_id, answer.status, arrived, identifiers, None, failure)
         self._server_state.total_requests += 1
         if num_missing > 0:
             self._num_to_discard = num_missing

@@ -8,6 +8,7 @@ from typing import Any
 
 from service.asgi import io
 from service.asgi.io import Headers
+from service.asgi.problems import ErrorAnswer
 from service.batching.run import Completed
 from service.errors import Overloaded, QuotaExceeded
 from service.planned.header import NO_IDENTIFIERS
@@ -40,8 +41,10 @@ def render_answer(
     answer_format = entry.call.plan.answer_format
     parts: Parts = ()
     if isinstance(outcome, Exception):
-        status, headers, preamble = answer_format.describe_failure(outcome)
-        header_lines = render_headers(headers)
+        answer = answer_format.describe_failure(outcome)
+        status, preamble = answer.status, answer.body
+        header_lines = render_headers(answer.headers)
+        entry.failure = {**answer.log_fields, **entry.call.plan.log_fields}
     else:
         result = outcome.result
         try:
@@ -77,8 +80,8 @@ def render_refusal(
     default_headers: Headers,
     *,
     closes: bool,
-) -> tuple[int, bytes, str, Mapping[bytes, bytes]]:
-    """Return the status and the bytes of a refusal, and the identifiers of the request.
+) -> tuple[ErrorAnswer, bytes, str, Mapping[bytes, bytes]]:
+    """Return a refusal, its bytes, and the identifiers of the request.
 
     Args:
         planned: renders the start of responses.
@@ -89,32 +92,32 @@ def render_refusal(
         closes: whether the connection is closed after the refusal.
     """
     kind: Callable[[str, int], Exception] = type(refusal)
-    status, header_lines, body = _render_failure(
+    answer, header_lines = _render_failure(
         answer_format.describe_failure, kind, str(refusal), refusal.retry_after_s
     )
     identifiers = NO_IDENTIFIERS if match is None else match.identifiers
     request_id = planned.request_id(identifiers)
-    start = planned.start_of_response(status, default_headers)
-    answer = _RESPONSE % (
+    start = planned.start_of_response(answer.status, default_headers)
+    response = _RESPONSE % (
         start,
         header_lines,
         request_id.encode(),
         b"connection: close\r\n" if closes else b"",
-        body,
+        answer.body,
     )
-    return status, answer, request_id, identifiers
+    return answer, response, request_id, identifiers
 
 
 @lru_cache(maxsize=64)
 def _render_failure(
-    describe: Callable[[Exception], tuple[int, Headers, bytes]],
+    describe: Callable[[Exception], ErrorAnswer],
     kind: Callable[[str, int], Exception],
     text: str,
     retry_after_s: int,
-) -> tuple[int, bytes, bytes]:
-    """Return the status, the lines of headers and the body of a refusal."""
-    status, headers, body = describe(kind(text, retry_after_s))
-    return status, render_headers(headers), body
+) -> tuple[ErrorAnswer, bytes]:
+    """Return a refusal and the lines of its headers."""
+    answer = describe(kind(text, retry_after_s))
+    return answer, render_headers(answer.headers)
 
 
 def send(transport: asyncio.Transport, fd: int, parts: Sequence[Buffer]) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 
 from service.access.tenant import ANONYMOUS
 from service.asgi.io import Headers
-from service.asgi.middleware import CLIENT_LEFT
+from service.asgi.middleware import CLIENT_LEFT, CLIENT_LEFT_FIELDS
 from service.batching.admission import Admission
 from service.batching.batcher import Batcher
 from service.batching.run import Completed
@@ -253,26 +253,42 @@ class PlannedRequests:
         arrived: float,
         identifiers: Mapping[bytes, bytes],
         backend_call: tuple[str, str] | None = None,
+        failure: Mapping[str, object] | None = None,
     ) -> None:
         """Record an answered request, with all others of this iteration of the event loop."""
         if not self._records:
             asyncio.get_running_loop().call_soon(self._flush_records)
         seconds = time.monotonic() - arrived
         self._records.append(
-            Record(request_id, "POST", route, route, status, seconds, identifiers, backend_call)
+            Record(
+                request_id,
+                "POST",
+                route,
+                route,
+                status,
+                seconds,
+                identifiers,
+                backend_call,
+                failure,
+            )
         )
 
     def record_left(self, match: Match | None, plan: Plan | None, arrived: float) -> None:
         """Record a request whose client left before its body was complete."""
         if plan is not None and plan.answer_format.statistics is not None:
             plan.answer_format.statistics.add_failure(ClientLeft(), arrived)
+        failure: dict[str, object] = {**CLIENT_LEFT_FIELDS}
+        if plan is not None:
+            failure |= plan.log_fields
         if match is None:
             assert plan is not None, "a request has a plan or a match"
             route, identifiers = plan.answer_format.route, NO_IDENTIFIERS
-            self.record(route, self.new_id(), CLIENT_LEFT, arrived, identifiers)
+            request_id = self.new_id()
         else:
             route, identifiers = match.header.target.decode(), match.identifiers
-            self.record(route, self.request_id(identifiers), CLIENT_LEFT, arrived, identifiers)
+            request_id = self.request_id(identifiers)
+            failure["bytes"] = match.header.num_body_bytes
+        self.record(route, request_id, CLIENT_LEFT, arrived, identifiers, None, failure)
 
     def _flush_records(self) -> None:
         records, self._records = self._records, []

@@ -105,6 +105,7 @@ def serve(settings: Settings, driver: Driver | None = None) -> None:
         reload_files=partial(_reload_files, service.gate, certificates),
     )
     service.metrics.connections.set_function(lambda: len(server.server_state.connections))
+    service.metrics.connections_limit.set(limits.max_connections)
     server.run()
     logging.shutdown()
     # a call that a stuck device still holds would keep its thread, and a usual exit would wait
@@ -156,4 +157,4 @@ def _read_certificates(settings: Settings) -> Certificates | None:
     try:
         return Certificates(TlsFiles(certificate, key, settings.tls_client_ca_file))
     except CertificateError as failure:
-        raise SystemExit(f"TLS: {failure}") from None
+        raise SystemExit(f"rope-service: TLS: {failure}") from None

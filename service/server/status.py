@@ -8,16 +8,34 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 
 from service import __version__
 from service.endpoints.catalog import list_presets, list_variants
+from service.endpoints.table import ENDPOINTS
 from service.errors import UnknownName
 from service.inference.handler import InferenceHandler
 from service.lifecycle import Lifecycle, Phase
 from service.observability import metrics
 from service.v1.schemas import Healthz, Presets, Readyz, Variants, Version
 
+INDEX = {
+    "name": "rope-service",
+    "version": __version__,
+    "docs": "/docs",
+    "openapi": "/openapi.json",
+    "v1": [endpoint.path for endpoint in ENDPOINTS] + ["/v1/presets", "/v1/variants"],
+    "v2": "/v2",
+    "health": "/healthz",
+    "readiness": "/readyz",
+    "metrics": "/metrics",
+}
+"""The answer of `GET /`: where to go on."""
+
 
 def status_routes(service: InferenceHandler, lifecycle: Lifecycle) -> APIRouter:
     """Return the routes of health, metrics, version and catalogue."""
     router = APIRouter()
+
+    @router.get("/", include_in_schema=False)
+    async def index() -> JSONResponse:
+        return JSONResponse(INDEX)
 
     @router.get("/healthz", tags=["status"], summary="200 while the process lives")
     async def healthz() -> Healthz:

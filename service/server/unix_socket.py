@@ -32,7 +32,8 @@ class UnixSocket:
         except OSError as failure:
             self.socket.close()
             reason = failure.strerror or str(failure)
-            raise OSError(failure.errno, f"cannot listen at {path}: {reason}") from None
+            text = f"cannot listen at {path}: {reason}; set ROPE_UNIX_SOCKET to another path"
+            raise OSError(failure.errno, text) from None
 
     def remove(self) -> None:
         """Remove the socket from the file system: new clients are refused.

@@ -14,8 +14,8 @@ from types import FrameType
 from typing import Any, NamedTuple, Protocol, cast
 
 import uvicorn
-from uvicorn.config import STARTUP_FAILURE
 
+from service.exit_codes import NOT_LISTENING
 from service.lifecycle import LAST_REQUESTS_S, Lifecycle
 from service.server.acceptor import Acceptor, bind
 from service.server.connection_draining import accept_pending, stop_handshakes
@@ -121,11 +121,13 @@ class Server(uvicorn.Server):
                 self._unix_socket = UnixSocket(self._unix_path)
             for listener in self._listeners:
                 await listener.open()
-            http_sockets = bind(config.host, config.port)
-            status_sockets = [] if status is None else bind(config.host, status.port)
+            http_sockets = bind(config.host, config.port, "ROPE_HTTP_PORT")
+            status_sockets = (
+                [] if status is None else bind(config.host, status.port, "ROPE_STATUS_PORT")
+            )
         except OSError as failure:
-            log.error("%s", failure)  # noqa: TRY400 - the message names the address and the cause
-            raise SystemExit(STARTUP_FAILURE) from None
+            log.error("%s", failure.strerror)  # noqa: TRY400 - the text says all
+            raise SystemExit(NOT_LISTENING) from None
         await super().startup(sockets=[])  # opens no listener
         self._accept(http_sockets, config.http_protocol_class, self._pacer)
         if status is not None:

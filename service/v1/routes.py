@@ -44,7 +44,9 @@ class Route:
             handler.batcher.check(deadline, tenant)
         with Charge(handler.admission, tenant) as charge:
             watch = partial(disconnected, receive)
-            context = RequestContext(deadline, charge, watch, tenant)
+            context = RequestContext(
+                deadline, charge, watch, tenant, log_fields=scope[io.LOG_FIELDS]
+            )
             body = await read_body(handler, context, receive, headers, codec.memory_factor)
             if len(body) > codec.inline_limit_bytes:
                 message, as_base64 = await handler.to_thread(deadline, codec.decode, body)

@@ -26,7 +26,10 @@ def check_log(text: str) -> None:
     assert text.isascii()
     assert all(line.isprintable() for line in text.split("\n"))
     for line in map(json.loads, text.splitlines()):
-        assert line["level"] == "info", line
+        refused = isinstance(line.get("status"), int) and line["status"] > 500
+        assert line["level"] == ("warning" if refused else "info"), line
+        assert line.get("status") != 500, line
+        assert len(line.get("detail", "")) <= 1024
         assert "exception" not in line, line
         assert line["message"] != "forged"
         assert len(line.get("path", "")) <= 128

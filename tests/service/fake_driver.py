@@ -154,6 +154,10 @@ class FakeDriver:
     def memory_bytes(self) -> int:
         return 1
 
+    @property
+    def total_memory_bytes(self) -> int:
+        return 2**30
+
     def lose(self) -> None:
         """Fail as a GPU after an illegal memory access: now and in every later `synchronize`."""
         self.lost = True

@@ -38,7 +38,9 @@ class Served:
         self.load = LoadEstimate(60)
         self.pacer = ConnectionPacer(max_connections, self.load)
         self.connections: list[Connection] = []
-        self.acceptor = Acceptor(bind("127.0.0.1", 0), lambda: Connection(self), self.pacer)
+        self.acceptor = Acceptor(
+            bind("127.0.0.1", 0, "ROPE_HTTP_PORT"), lambda: Connection(self), self.pacer
+        )
         self.clients: list[socket.socket] = []
 
     def connect(self, num_clients: int) -> None:
@@ -220,9 +222,20 @@ async def test_a_client_is_held_for_a_time(monkeypatch):
     assert not read
 
 
-def test_an_address_in_use_is_named():
-    (first,) = bind("127.0.0.1", 0)
+@pytest.mark.parametrize("setting", ["ROPE_HTTP_PORT", "ROPE_STATUS_PORT"])
+def test_an_address_in_use_is_named_with_its_setting(setting):
+    (first,) = bind("127.0.0.1", 0, setting)
     first.listen()
-    with first, pytest.raises(OSError, match="address already in use") as refused:
-        bind("127.0.0.1", first.getsockname()[1])
-    assert "127.0.0.1" in str(refused.value)
+    port = first.getsockname()[1]
+    with first, pytest.raises(OSError, match="cannot listen") as refused:
+        bind("127.0.0.1", port, setting)
+    assert refused.value.strerror == (
+        f"cannot listen on 127.0.0.1:{port}: another process listens there; "
+        f"choose another port with {setting}, or 0 for a free one"
+    )
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "no-such-host.invalid"])
+def test_an_address_of_another_machine_is_named_with_the_setting_of_the_host(host):
+    with pytest.raises(OSError, match=f"on {host}:1234: .*; ROPE_HTTP_HOST must be an address of"):
+        bind(host, 1234, "ROPE_HTTP_PORT")

@@ -92,7 +92,7 @@ async def tell(scope, receive, send) -> None:
             raise scope[io.REFUSAL]
         content, status = await read(scope, receive), 200
     except ServiceError as failure:
-        status, _, content = problems.describe(failure)
+        status, _, content, *_ = problems.describe(failure)
     length = [(b"content-length", b"%d" % len(content))]
     await send({"type": "http.response.start", "status": status, "headers": length})
     await send({"type": "http.response.body", "body": content})

@@ -49,23 +49,51 @@ async def test_bad_headers(client, headers, status, code, words):
 
 @pytest.mark.parametrize("path", ["/nowhere", "/v1/rotate/", "http://service//v1/rotate"])
 async def test_an_unknown_path_is_not_found(client, path):
-    check_problem(await client.post(path), 404, "not_found", "Not Found")
+    check_problem(await client.post(path), 404, "not_found", "GET /docs lists all routes")
+
+
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        ("/rotate", "no route /rotate; did you mean /v1/rotate? GET"),
+        ("/v1/rotat", "no route /v1/rotat; did you mean /v1/rotate? GET"),
+        ("/v1/rotate/", "did you mean /v1/rotate? GET"),
+        ("/v1/cossin", "did you mean /v1/cos_sin? GET"),
+        ("/v1", "did you mean /v1/attention or /v1/cos_sin or "),
+        ("/metric", "did you mean /metrics? GET"),
+        ("/nothing%1b/like/it", "no route /nothing?/like/it; GET /docs"),
+        ("/" + "x" * 4000, "xxx...; GET /docs"),
+    ],
+)
+async def test_an_unknown_path_is_named_with_the_nearest_route(client, path, says):
+    answer = await client.get(path)
+    check_problem(answer, 404, "not_found", says)
+    assert len(answer.json()["detail"]) < 400
+
+
+async def test_an_unknown_path_of_oip_proposes_the_nearest(client):
+    answer = await client.post("/v2/models/rope/infr")
+    said = "no route /v2/models/rope/infr; did you mean /v2/models/rope/infer? "
+    assert answer.json() == {"error": f"{said}GET /docs lists all routes"}
+    assert "did you mean /v2?" in (await client.get("/v2/")).json()["error"]
 
 
 @pytest.mark.parametrize("path", ["/v1/rotate", "/v1/merge", "/v1/resolve", "/v1/positions"])
 async def test_a_route_that_computes_has_only_post(client, path):
     refusal = await client.get(path)
-    check_problem(refusal, 405, "method_not_allowed", "Method Not Allowed")
+    check_problem(refusal, 405, "method_not_allowed", f"{path} takes POST, got GET")
     assert refusal.headers["allow"] == "POST"
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/v1/presets", "/v1/variants"])
 async def test_a_route_that_lists_has_only_get(client, path):
-    check_problem(await client.post(path), 405, "method_not_allowed", "Method Not Allowed")
+    check_problem(await client.post(path), 405, "method_not_allowed", f"{path} takes GET, got POST")
 
 
 async def test_allow_names_the_methods_of_all_routes_with_a_path(client):
-    assert (await client.put("/v2/logging")).headers["allow"] == "GET, POST"
+    refusal = await client.put("/v2/logging")
+    assert refusal.headers["allow"] == "GET, POST"
+    assert refusal.json() == {"error": "/v2/logging takes GET or POST, got PUT"}
     assert (await client.put("/v1/rotate")).headers["allow"] == "POST"
 
 
@@ -75,13 +103,18 @@ async def test_a_body_over_the_limit_is_not_read(client):
             yield b" " * 2**16
         raise AssertionError("the whole body was read")
 
-    for codec, limit in zip(CODECS, (2**18, 2**20), strict=True):
+    remedies = (
+        "use safetensors (/v1) or binary tensor data (/v2), of which 1,048,576 are allowed, "
+        "or raise ROPE_MAX_JSON_BYTES",
+        "use smaller tensors, or raise ROPE_MAX_BODY_BYTES",
+    )
+    for codec, limit, remedy in zip(CODECS, (2**18, 2**20), remedies, strict=True):
         declared = {"content-type": codec.media_type, "content-length": str(limit + 1)}
         refusal = await client.post("/v1/rotate", content=endless(), headers=declared)
-        check_problem(refusal, 413, "too_large", f"{limit:,}")
+        check_problem(refusal, 413, "too_large", f"{limit:,}, got {limit + 1:,}; {remedy}")
         undeclared = {"content-type": codec.media_type}
         refusal = await client.post("/v1/rotate", content=endless(), headers=undeclared)
-        check_problem(refusal, 413, "too_large", f"{limit:,}")
+        check_problem(refusal, 413, "too_large", f"{limit:,}, got more; {remedy}")
 
 
 async def test_a_number_beyond_any_float_is_a_bad_message(client):
@@ -103,7 +136,7 @@ async def test_a_bare_number_must_be_an_integer_of_64_bits(client, delta):
 async def test_an_answer_over_the_limit_of_json(client):
     message = Message({"q": torch.zeros(1, 2**11, 1, 64)})
     refusal = await post(client, CODECS[1], "/v1/rotate", message, accept="application/json")
-    check_problem(refusal, 413, "too_large", "an answer in JSON")
+    check_problem(refusal, 413, "too_large", "use safetensors (/v1)")
 
 
 @pytest.mark.parametrize(

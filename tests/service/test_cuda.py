@@ -1,6 +1,7 @@
 """Decisions about an NVIDIA GPU, tested without one: stand-ins replace torch's functions."""
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -40,8 +41,37 @@ def torch_with_old_driver(monkeypatch):
 def test_a_gpu_that_torch_cannot_use_stops_the_start_with_the_reason(
     torch_with_old_driver, control_file, setting
 ):
-    with pytest.raises(SystemExit, match=r"too old .*Please update"):
+    text = (
+        rf"torch {re.escape(torch.__version__)} was built for CUDA 13.0.* too old .*Please update"
+    )
+    with pytest.raises(SystemExit, match=text):
         find_driver(setting, control_file)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (
+            "NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.65.06  Sun Jul 27\n",
+            "the NVIDIA driver has version 580.65.06",
+        ),
+        (None, "no NVIDIA driver is visible here"),
+    ],
+)
+def test_no_gpu_tells_the_build_the_driver_and_what_to_do(
+    monkeypatch, torch_with_old_driver, tmp_path, content, says
+):
+    file = tmp_path / "version"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(SystemExit) as ended:
+        find_driver("cuda", tmp_path / "none", file)
+    text = str(ended.value)
+    assert "was built for CUDA 13.0" in text
+    assert says in text
+    assert "--gpus all" in text
+    assert "ROPE_DEVICE=auto" in text
+    assert "\n" not in text
 
 
 def test_a_torch_built_without_cuda_stops_the_start_beside_a_gpu(monkeypatch, control_file):

@@ -129,6 +129,9 @@ class FakeServicer:
 
     tenant = ANONYMOUS
 
+    def __init__(self) -> None:
+        self.log_fields: dict[str, object] = {}
+
     def add_done_callback(self, callback) -> None:
         pass
 

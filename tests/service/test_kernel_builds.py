@@ -194,7 +194,7 @@ async def test_the_watchdog_restarts_when_a_build_begins_and_ends(serving, fused
 
 
 def test_a_kernel_that_is_not_built_is_unavailable_over_grpc():
-    code, text = status_of(KernelNotBuilt())
+    code, text, _ = status_of(KernelNotBuilt())
     assert code.name == "UNAVAILABLE"
     assert "being built" in text
 

@@ -1,5 +1,6 @@
 """The service as a process: warm-up, drain, deadlines and exit."""
 
+import json
 import os
 import signal
 import socket
@@ -13,6 +14,7 @@ import httpx
 import pytest
 import torch
 
+from service.exit_codes import NOT_LISTENING
 from service.lifecycle import Lifecycle, Phase
 from service.wire import Message, Parameters
 from service.wire import safetensors_codec as codec
@@ -223,8 +225,14 @@ def test_a_port_that_is_taken_ends_the_start(server_url):
         timeout=60,
         check=False,
     )
-    assert second.returncode != 0
-    assert "address already in use" in second.stdout
+    assert second.returncode == NOT_LISTENING == 3
+    assert second.stderr == ""
+    errors = [
+        line for line in map(json.loads, second.stdout.splitlines()) if line["level"] == "error"
+    ]
+    (said,) = [line["message"] for line in errors]
+    assert f"127.0.0.1:{port}: another process" in said
+    assert "ROPE_HTTP_PORT" in said
 
 
 def test_one_line_of_json_for_each_request(server: Started):

@@ -1,18 +1,25 @@
 """The log never blocks the service: unread lines are buffered, then dropped and counted."""
 
 import asyncio
+import errno
 import fcntl
 import json
 import logging
 import os
+import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+import httpx
 import pytest
 
 from service.observability.line_writer import LineWriter
 from service.observability.logs import JsonFormatter, render_fields
+from tests.conftest import ROOT, Serve
+from tests.service.test_lifecycle import metric
 from tests.waiting import wait_until, wait_until_async
 
 LINE = "x" * 99 + "\n"
@@ -157,3 +164,90 @@ def test_no_client_can_write_terminal_control_characters():
         assert line.isascii()
         assert line.isprintable()
         assert json.loads(line)["path"] == hostile
+
+
+class FullDisk:
+    """Replaces `os.write` for one file, which accepts a number of bytes."""
+
+    def __init__(self, fd: int, free_bytes: int) -> None:
+        self.free_bytes = free_bytes
+        self._fd = fd
+        self._write = os.write
+
+    def __call__(self, fd: int, data: bytes) -> int:
+        if fd != self._fd:
+            return self._write(fd, data)
+        if not self.free_bytes:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        num_bytes = self._write(fd, data[: self.free_bytes])
+        self.free_bytes -= num_bytes
+        return num_bytes
+
+
+@pytest.mark.parametrize("free_bytes", [0, 1, 250, 300])
+def test_a_full_disk_is_reported_once_and_lines_are_counted(tmp_path, monkeypatch, free_bytes):
+    path, failures, dropped = tmp_path / "log", [], []
+    with path.open("w") as file:
+        writer = LineWriter(file.fileno(), "{} were dropped\n".format, on_failure=failures.append)
+        writer.on_drop = dropped.append
+        disk = FullDisk(file.fileno(), free_bytes)
+        monkeypatch.setattr(os, "write", disk)
+        for _ in range(10):
+            writer.write([LINE])
+        assert [failure.errno for failure in failures] == [errno.ENOSPC]
+        num_written = free_bytes // len(LINE)
+        assert sum(dropped) == 10 - num_written
+        disk.free_bytes = 2**20
+        writer.write(["after\n"])
+        writer.write(["later\n"])
+    cut = ["x" * (free_bytes % len(LINE))] if free_bytes % len(LINE) else []
+    expected = [LINE.rstrip()] * num_written + cut
+    expected += [f"{10 - num_written} were dropped", "after", "later"]
+    assert path.read_text().split("\n") == [*expected, ""]
+    assert len(failures) == 1
+
+
+def test_each_time_that_a_disk_is_full_is_reported(tmp_path, monkeypatch):
+    failures: list[OSError] = []
+    with (tmp_path / "log").open("w") as file:
+        writer = LineWriter(file.fileno(), "{} were dropped\n".format, on_failure=failures.append)
+        disk = FullDisk(file.fileno(), 0)
+        monkeypatch.setattr(os, "write", disk)
+        for _ in range(3):
+            disk.free_bytes = 0
+            writer.write([LINE])
+            writer.write([LINE])
+            disk.free_bytes = 2**20
+            writer.write([LINE])
+    assert len(failures) == 3
+    assert (tmp_path / "log").read_text() == ("2 were dropped\n" + LINE) * 3
+
+
+def test_a_service_whose_log_is_full_says_so_in_one_line_and_goes_on(serve: Serve):
+    full = os.open("/dev/full", os.O_WRONLY)
+    try:
+        with serve(output=full, ROPE_DRAIN_DELAY_S="0") as started:
+            for _ in range(3):
+                answer = httpx.post(f"{started.url}/v1/rotate", json={"q": [[[1, 2]]]})
+                assert answer.status_code == 200
+            dropped = metric(started.url, "rope_log_lines_dropped_total")
+            assert dropped >= 6, "the lines of the start, and those of the requests"
+            started.process.send_signal(signal.SIGTERM)
+            assert started.process.wait(10) == 0
+            (line,) = started.log.read_text().splitlines()
+    finally:
+        os.close(full)
+    assert line.startswith("rope-service: cannot write the log to standard output: No space left")
+
+
+def test_a_closed_stream_is_not_given_to_the_next_file():
+    program = (
+        "import os\nfor fd in (0, 1): os.close(fd)\n"
+        "from service.__main__ import open_closed_streams\n"
+        "open_closed_streams()\n"
+        "assert os.open('/dev/zero', os.O_RDONLY) > 2\n"
+        "for fd in (0, 1): assert os.readlink(f'/proc/self/fd/{fd}') == '/dev/null'\n"
+    )
+    command = [sys.executable, "-c", program]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert ran.stderr == "rope-service: standard output is closed: no log is written\n"

@@ -3,14 +3,20 @@
 import math
 import shutil
 import subprocess
+import time
 
+import httpx
 import prometheus_client
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
+from service.device import cgroup
 from service.observability.histogram import Histogram
+from service.server.connection_limits import default_max_connections
+from service.settings import Settings
 from service.wire import Message
 from service.wire import safetensors_codec as codec
+from tests.conftest import Started
 from tests.service.conftest import post
 from tests.service.test_routes import heads
 
@@ -50,6 +56,30 @@ async def test_ready_is_a_gauge(client, lifecycle):
     assert (await scrape(client))["rope_ready"] == 1
     lifecycle.drain()
     assert (await scrape(client))["rope_ready"] == 0
+
+
+async def test_a_level_has_its_limit_beside_it(client):
+    seen = await scrape(client)
+    settings = Settings()
+    assert seen["rope_queue_limit"] == settings.max_queue_calls
+    assert seen["rope_predicted_wait_limit_seconds"] == settings.max_queue_s
+    assert 0 < seen["rope_device_memory_bytes"] < seen["rope_device_memory_limit_bytes"]
+    assert seen["rope_kernel_builds_limit"] > seen["rope_kernel_builds_waiting"] == 0
+    budget = min(cgroup.memory_bytes() // 4, 4 * 2**30)
+    assert seen["rope_admission_limit_bytes"] == budget > seen["rope_admitted_bytes"]
+
+
+def test_the_limit_of_connections_and_metrics_of_the_process(server: Started):
+    before = time.time()
+    lines = httpx.get(f"{server.url}/metrics").text.splitlines()
+    seen = dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+    seen = {name: float(value) for name, value in seen.items()}
+    assert seen["rope_connections_limit"] == default_max_connections()
+    assert 1 <= seen["rope_connections"] < seen["rope_connections_limit"]
+    assert 2**24 < seen["process_resident_memory_bytes"] < 2**40
+    assert seen["process_cpu_seconds_total"] > 0.1
+    assert 3 < seen["process_open_fds"] < seen["process_max_fds"]
+    assert before - 86_400 < seen["process_start_time_seconds"] <= before + 1
 
 
 async def test_no_client_invents_a_series(client):

@@ -150,13 +150,13 @@ async def test_a_bad_folder_of_presets_stops_the_start(tmp_path, monkeypatch, na
     if reason is None:
         create_app_with_presets(tmp_path, monkeypatch)
         return
-    with pytest.raises(SystemExit, match=f"presets_dir: .*{reason}"):
+    with pytest.raises(SystemExit, match=f"ROPE_PRESETS_DIR: .*{reason}"):
         create_app_with_presets(tmp_path, monkeypatch)
-    with pytest.raises(SystemExit, match=r"presets_dir: .* must be readable"):
+    with pytest.raises(SystemExit, match=r"ROPE_PRESETS_DIR: .* must be readable"):
         create_app_with_presets(tmp_path / "nowhere", monkeypatch)
 
 
 async def test_the_process_ends_at_a_bad_preset(tmp_path, serve):
     (tmp_path / "bad.json").write_text("{")
-    with pytest.raises(RuntimeError, match=r"presets_dir: bad.json must be"):
+    with pytest.raises(RuntimeError, match=r"ROPE_PRESETS_DIR: bad.json must be"):
         serve(ROPE_PRESETS_DIR=str(tmp_path)).__enter__()

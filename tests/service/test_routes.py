@@ -5,6 +5,7 @@ import torch
 
 import rope_core.reference
 from rope_core import AttentionConfig, RopeConfig
+from service import __version__
 from service.wire import CODECS, Message
 from tests.service.conftest import post
 from tests.service.messages import answered, params
@@ -237,3 +238,19 @@ async def test_headers_have_the_id_and_the_times_of_a_request(client, codec):
     times = dict(part.split(";dur=") for part in timed)
     assert set(times) == {"queue", "copy", "compute"}
     assert all(float(ms) >= 0 for ms in times.values())
+
+
+async def test_the_start_page_leads_to_all_parts_of_the_service(client):
+    answer = await client.get("/")
+    index = answer.json()
+    assert (answer.status_code, index["name"], index["version"]) == (
+        200,
+        "rope-service",
+        __version__,
+    )
+    assert {"/v1/rotate", "/v1/attention", "/v1/presets"} <= {*index["v1"]}
+    for path in index["v1"]:
+        assert (await client.get(path)).status_code in (200, 405), path
+    for name in ("docs", "openapi", "v2", "health", "metrics"):
+        assert (await client.get(index[name])).status_code == 200, name
+    assert index["readiness"] == "/readyz"

@@ -224,5 +224,7 @@ def test_the_end_of_the_service(secured: Secured):
 def test_files_that_cannot_be_used_stop_the_start():
     """The service exits with one line before it does anything else."""
     settings = Settings(tls_cert_file="/nowhere.crt", tls_key_file="/nowhere.key")
-    with pytest.raises(SystemExit, match=r"^TLS: cannot read /nowhere.crt: No such file or dir"):
+    with pytest.raises(
+        SystemExit, match=r"^rope-service: TLS: cannot read /nowhere.crt: No such file or dir"
+    ):
         serve_until_end(settings)

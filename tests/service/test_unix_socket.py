@@ -162,6 +162,7 @@ def test_a_server_that_cannot_listen_says_where_and_leaves_nothing(path, caplog)
     with pytest.raises(SystemExit):
         uvloop.run(server_at(path).serve())
     assert str(path) in caplog.text
+    assert "ROPE_UNIX_SOCKET" in caplog.text
 
 
 def test_the_socket_is_removed_where_the_port_is_taken(path):

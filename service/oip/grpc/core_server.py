@@ -143,7 +143,8 @@ class CoreServer:
     def _check(self) -> None:
         """Refuse RPCs now. The function ends, so that no variable keeps an RPC that is over."""
         for rpc, finish, failure in self._monitor.check():
-            rpc.refuse(*status_of(failure))
+            status, details, _ = status_of(failure)
+            rpc.refuse(status, details)
             self._forward(finish, failure)
 
     def _begin(self, event: Any) -> None:

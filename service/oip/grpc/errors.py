@@ -1,6 +1,7 @@
 """Failures as statuses of gRPC, from the statuses of HTTP by one table."""
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from google.protobuf.message import DecodeError
 from grpc import StatusCode
@@ -26,10 +27,20 @@ MAX_DETAILS_BYTES = 1024
 """Longest text of a failure. Escaped, it may take three times as much of a client's 8 KiB."""
 
 
-def status_of(failure: Exception) -> tuple[StatusCode, str]:
-    """Return the status and the text of the answer to a failure."""
+class RpcFailure(NamedTuple):
+    """The end of an RPC that has failed."""
+
+    status: StatusCode
+    details: str
+    code: str
+    """For the log."""
+
+
+def status_of(failure: Exception) -> RpcFailure:
+    """Return the status and the text of the answer to a failure, and its code."""
     if isinstance(failure, DecodeError):
         failure = BadMessage("the request is not a message of this method")
-    status, text = classify(failure)
-    code = StatusCode.ALREADY_EXISTS if isinstance(failure, AlreadyExists) else CODES[status]
-    return code, text.encode()[:MAX_DETAILS_BYTES].decode(errors="ignore")
+    number, text, code = classify(failure)
+    status = StatusCode.ALREADY_EXISTS if isinstance(failure, AlreadyExists) else CODES[number]
+    details = text.encode()[:MAX_DETAILS_BYTES].decode(errors="ignore")
+    return RpcFailure(status, details, code)

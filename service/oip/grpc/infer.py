@@ -1,6 +1,7 @@
 """Inference over gRPC: one request, or a stream of requests."""
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping
 from typing import Any
@@ -9,6 +10,7 @@ from service.access.tenant import ANONYMOUS
 from service.batching.admission import Charge
 from service.endpoints.table import INLINE_PARAMS_BYTES
 from service.inference.handler import RequestContext
+from service.observability.request_log import is_server_error
 from service.oip import validate
 from service.oip.grpc import codec
 from service.oip.grpc.errors import status_of
@@ -24,6 +26,8 @@ from service.oip.infer.run import INLINE_WRITE_BYTES, run_model
 from service.oip.state import OipState
 from service.resident_memory import ResidentLimit
 from service.wire import Buffer
+
+log = logging.getLogger("rope.requests")
 
 MEMORY_FACTOR = 34
 """Bytes of memory for each byte of a message without its raw tensors, when it is parsed.
@@ -63,7 +67,7 @@ class InferMethods:
         return None if self._planned.begin(rpc, body) else self._respond(body, rpc)
 
     async def _respond(self, body: bytes, rpc: Rpc) -> bytes:
-        context = self._context(rpc)
+        context = self._context(rpc, rpc.log_fields)
         rpc.add_done_callback(context.charge.release)  # the response is sent
         parsing = self._parse(context, body)
         del body  # the tensors of the request are freed when the call has run
@@ -86,8 +90,8 @@ class InferMethods:
             try:
                 async for body in while_open(bodies, self._oip_state.lifecycle):
                     await free.acquire()
-                    context = self._context(rpc)
-                    response = self._stream_response(context, body, ends_on_failure)
+                    context = self._context(rpc, {"bytes": len(body)})
+                    response = self._stream_response(context, rpc, body, ends_on_failure)
                     task = asyncio.create_task(response)
                     charges[task] = context.charge
                     responses.put_nowait(task)
@@ -107,7 +111,9 @@ class InferMethods:
                 task.cancel()
                 charge.release()
 
-    async def _stream_response(self, context: RequestContext, body: bytes, raises: bool) -> bytes:
+    async def _stream_response(
+        self, context: RequestContext, rpc: Rpc, body: bytes, raises: bool
+    ) -> bytes:
         """Return the response to one request of a stream: its answer, or its failure."""
         described: dict[str, Any] = {}
         tenant, quotas = context.tenant, self._handler.gate.quotas
@@ -120,7 +126,12 @@ class InferMethods:
         except Exception as failure:
             if raises:
                 raise
-            _, text = status_of(failure)
+            status, text, code = status_of(failure)
+            level = logging.WARNING if is_server_error(status.name) else logging.INFO
+            (_, request_id), *_ = rpc.trailing_metadata
+            fields = {"request_id": request_id, "status": status.name, "code": code}
+            fields |= {"detail": text, **(context.log_fields or {})}
+            log.log(level, "a request of a stream failed", extra={"fields": fields})
             response = ModelStreamInferResponse(error_message=text, infer_response=described)
             return bytes(response.SerializeToString())
 
@@ -137,11 +148,17 @@ class InferMethods:
         described["parameters"] = codec.write_params(params)
         return await self._infer(context, request, params, join_stream_response)
 
-    def _context(self, rpc: Rpc) -> RequestContext:
+    def _context(self, rpc: Rpc, log_fields: dict[str, object]) -> RequestContext:
         """Return the context of a request that has just arrived."""
         deadline = self._handler.deadline(rpc.time_remaining())
         charge = Charge(self._handler.admission, rpc.tenant, resident_limit=self._limit)
-        return RequestContext(deadline, charge, answer_copies=ANSWER_COPIES, tenant=rpc.tenant)
+        return RequestContext(
+            deadline,
+            charge,
+            answer_copies=ANSWER_COPIES,
+            tenant=rpc.tenant,
+            log_fields=log_fields,
+        )
 
     async def _parse(self, context: RequestContext, body: bytes) -> codec.ParsedRequest:
         split = split_request(body)

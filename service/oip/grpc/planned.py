@@ -136,6 +136,7 @@ class PlannedInfer:
             self.batcher.check(deadline, rpc.tenant, plan.job)
         except ServiceError as refusal:
             self._statistics[model.name].add_failure(refusal, arrived)
+            rpc.log_fields |= plan.log_fields
             raise
         charge = Charge(handler.admission, rpc.tenant)
         try:
@@ -174,6 +175,7 @@ class PlannedInfer:
         statistics = self._statistics[model.name]
         if isinstance(outcome, Exception):
             statistics.add_failure(outcome, entry.arrived)
+            rpc.log_fields |= plan.log_fields
             rpc.finish(None, *status_of(outcome))
             return
         self._handler.metrics.backend_calls(plan.operation_name, outcome.result.backend).inc()

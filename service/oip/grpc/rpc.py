@@ -45,6 +45,7 @@ class Rpc:
         metadata: what the client sent: pairs of name and value.
         tenant: tenant that sent the RPC; `ANONYMOUS` before the RPC is authenticated.
         trailing_metadata: what is sent with the status.
+        log_fields: further fields of the log line, which are written if the RPC fails.
         on_cancel: called once, when the client leaves or the deadline passes before the answer.
         is_stream: whether the client may send any number of messages.
         receiving_since: time of `time.monotonic` at which the RPC began to wait for a message;
@@ -60,6 +61,7 @@ class Rpc:
         "_send_timeout",
         "is_over",
         "is_stream",
+        "log_fields",
         "metadata",
         "on_cancel",
         "receiving_since",
@@ -81,6 +83,7 @@ class Rpc:
         self.metadata: Sequence[tuple[str, str | bytes]] = event.invocation_metadata
         self.tenant: Tenant = ANONYMOUS
         self.trailing_metadata: tuple[tuple[str, str], ...] = ()
+        self.log_fields: dict[str, object] = {}
         self.on_cancel: Callable[[], object] | None = None
         self.is_stream = is_stream
         self.receiving_since: float | None = None
@@ -122,11 +125,22 @@ class Rpc:
         if not event.success:
             raise asyncio.CancelledError  # the client has left, and `on_cancel` is called as well
 
-    def finish(self, message: bytes | None, status: StatusCode, details: str = "") -> None:
-        """Send the last response, if any, and the status. Does nothing if the RPC is over."""
+    def finish(
+        self, message: bytes | None, status: StatusCode, details: str = "", code: str = ""
+    ) -> None:
+        """Send the last response, if any, and the status. Does nothing if the RPC is over.
+
+        Args:
+            message: the last response.
+            status: of the RPC.
+            details: text of a failure.
+            code: of a failure, for the log.
+        """
         if self.is_over or self.status is not None:
             return
         self.status = status
+        if details:
+            self.log_fields |= {"code": code, "detail": details}
         response = () if message is None else (cygrpc.SendMessageOperation(message, _NO_FLAGS),)
         if message is not None and len(message) > SMALL_BYTES:
             self.add_done_callback(self._start_timer(message).cancel)

@@ -123,6 +123,8 @@ class RpcHandlers:
                 one by one.
         """
         self._count(path, rpc)
+        if num_bytes is not None:
+            rpc.log_fields["bytes"] = num_bytes
         if self._refusing:
             rpc.finish(None, *status_of(ShuttingDown()))
             return
@@ -180,14 +182,16 @@ class RpcHandlers:
             self._num_running -= 1
             if not self._num_running:
                 self._idle.set()
+            status = rpc.status or _cancelled(rpc)
             self._request_log.record(
                 request_id=request_id,
                 method="gRPC",
                 path=path,
                 route=path,
-                status=(rpc.status or _cancelled(rpc)).name,
+                status=status.name,
                 started=started,
                 headers=headers,
+                failure=None if status is StatusCode.OK else rpc.log_fields,
             )
 
         rpc.add_done_callback(end)
@@ -210,4 +214,5 @@ def _cancelled(rpc: Rpc) -> StatusCode:
     """
     left_s = rpc.time_remaining()
     is_early = left_s is None or left_s > DEADLINE_TOLERANCE_S
+    rpc.log_fields["code"] = "client_left" if is_early else "timed_out"
     return StatusCode.CANCELLED if is_early else StatusCode.DEADLINE_EXCEEDED

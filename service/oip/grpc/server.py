@@ -11,6 +11,7 @@ from typing import Any
 from service.access.certificates import Certificates
 from service.access.gate import Gate
 from service.lifecycle import LAST_REQUESTS_S, Lifecycle, Phase
+from service.listening import cannot_listen
 from service.observability.metrics import Metrics
 from service.observability.request_log import RequestLog
 from service.oip.grpc import health, reflection
@@ -83,7 +84,7 @@ class GrpcServer:
         self._lifecycle = lifecycle
         self._limit = limit
         self._certificates = certificates
-        request_log = RequestLog(metrics, logged=settings.logs_requests, quiet=QUIET)
+        request_log = RequestLog(metrics, level=settings.log_level, quiet=QUIET)
         self._rpcs = RpcHandlers(request_log, gate)
         self._authorizer = self._rpcs if gate.needs_keys else None
         self._unary: dict[str, Unary] = {}
@@ -130,7 +131,7 @@ class GrpcServer:
             certificates = self._certificates
             server.listen(address, certificates and dynamic_credentials(certificates))
         except OSError as refused:
-            raise OSError(f"gRPC cannot listen: {refused}") from None
+            raise cannot_listen("ROPE_GRPC_PORT", host, port, refused) from None
         server.start()
         self._server = server
         self._measuring = asyncio.create_task(self._measure_idle())

@@ -57,7 +57,8 @@ def parse_headers(headers: Mapping[bytes, bytes], max_json_bytes: int) -> InferH
     if coding is None and b"content-length" in headers:
         _check_json_length(json_bytes, int(headers[b"content-length"]))
     if json_bytes is not None and json_bytes > max_json_bytes:
-        raise TooLarge("the JSON part, in bytes,", max_json_bytes, f"{json_bytes:,}")
+        remedy = "send tensors as binary tensor data, or raise ROPE_MAX_JSON_BYTES"
+        raise TooLarge("the JSON part, in bytes,", max_json_bytes, f"{json_bytes:,}", remedy)
     return InferHeaders(json_bytes, coding, response_coding(headers.get(b"accept-encoding")))
 
 

@@ -89,7 +89,8 @@ async def inflate(
         rest = stream.unconsumed_tail
         num_bytes += len(part)
         if num_bytes > max_bytes:
-            raise TooLarge("the body, decompressed, in bytes,", max_bytes, "more")
+            what = "the body, decompressed, in bytes,"
+            raise handler.too_large(what, memory_factor, "more")
         num_read = min(start, len(view)) - len(rest)
         if num_bytes > STEP_BYTES and num_bytes > num_read * MAX_RATIO:
             raise TooLarge("the ratio of decompressed to compressed bytes", MAX_RATIO, "more")

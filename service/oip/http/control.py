@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 from fastapi import APIRouter, Request, Response
 
+from service.asgi import io
 from service.errors import BadMessage, ClientLeft, Overloaded, ServiceError, TooLarge
 from service.oip import errors, validate
 from service.oip.control import REFUSALS, Control
@@ -131,9 +132,10 @@ def _endpoint(route: Route, control: Control) -> Callable[[Request], Coroutine[A
         except ClientLeft:
             raise
         except ServiceError as error:
-            status, headers, body = errors.describe(error)
-            response = Response(body, status)
-            response.raw_headers = headers
+            answer = errors.describe(error)
+            request.scope[io.LOG_FIELDS].update(answer.log_fields)
+            response = Response(answer.body, answer.status)
+            response.raw_headers = answer.headers
             return response
         if document is None:
             return Response()

@@ -43,8 +43,9 @@ class InferRoute:
             except ClientLeft:
                 raise
             except Exception as failure:
-                status, headers, body = describe(failure)
-                parts = [body]
+                answer = describe(failure)
+                status, headers, parts = answer.status, answer.headers, [answer.body]
+                scope[io.LOG_FIELDS].update(answer.log_fields)
             await io.send(send, status, headers, parts)
 
     async def _infer(
@@ -60,7 +61,9 @@ class InferRoute:
             if handler.batcher.load.num_waiting:
                 handler.batcher.check(deadline, charge.tenant)
             watch = partial(disconnected, receive)
-            context = RequestContext(deadline, charge, watch, charge.tenant)
+            context = RequestContext(
+                deadline, charge, watch, charge.tenant, log_fields=scope[io.LOG_FIELDS]
+            )
             reading = self._read(context, infer_headers, receive, headers)
             request_id, plan, served = await run_model(handler, model, context, reading)
             write_started = time.monotonic()

@@ -144,7 +144,8 @@ class RequestParser:
                 region_bytes += shm.byte_size
                 if region_bytes > self._max_bytes:
                     what = "inputs in shared memory, in bytes,"
-                    raise TooLarge(what, self._max_bytes, f"{region_bytes:,}")
+                    remedy = "use smaller tensors, or raise ROPE_MAX_BODY_BYTES"
+                    raise TooLarge(what, self._max_bytes, f"{region_bytes:,}", remedy)
                 data = shm.read()
             elif shm is not None or data is None:
                 expected = "given once: as data, in bytes, or in a region of shared memory"

@@ -171,18 +171,18 @@ async def test_h09_only_the_key_names_the_tenant(service: Running, tenants: list
     ("key", "opened"),
     [
         (None, set()),
-        (INFER, {"/v1/presets", "/v2", "/docs", "/version"}),
+        (INFER, {"/v1/presets", "/v2", "/docs", "/", "/version"}),
         (METRICS, {"/metrics", "/v2/models/stats"}),
         (
             ADMIN,
-            {"/v1/presets", "/v2", "/docs", "/version", "/v2/logging", "/nowhere"},
+            {"/v1/presets", "/v2", "/docs", "/", "/version", "/v2/logging", "/nowhere"},
         ),
     ],
 )
 async def test_a_key_may_use_the_routes_of_its_scopes(
     service: Running, key: str | None, opened: set
 ):
-    paths = {"/v1/presets", "/v2", "/docs", "/version", "/metrics"}
+    paths = {"/v1/presets", "/v2", "/docs", "/", "/version", "/metrics"}
     paths |= {"/v2/models/stats", "/v2/logging", "/nowhere", "/v1/presets?x=/healthz"}
     opened = opened | ({"/v1/presets?x=/healthz"} if "/v1/presets" in opened else set())
     line = b"" if key is None else b"authorization: Bearer %b\r\n" % key.encode()

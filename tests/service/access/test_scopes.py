@@ -26,7 +26,7 @@ SCOPES = {
     """,
     Scope.INFER: """
         /v1/rotate /v1/attention /v1/cos_sin /v1/shift /v1/merge /v1/resolve /v1/positions
-        /v1/presets /v1/variants /version /openapi.json /docs
+        / /v1/presets /v1/variants /version /openapi.json /docs
         /static-offline-docs/{path}
         /v2 /v2/models/{name} /v2/models/{name}/versions/{version}
         /v2/models/{name}/ready /v2/models/{name}/versions/{version}/ready
@@ -109,7 +109,7 @@ def test_every_method_has_the_scope_that_is_written_here():
 
 def test_similar_paths_have_no_scope():
     for path in (
-        *("", "/", "//healthz", "/healthz/", "/Healthz", "/healthz/../v1/rotate", "/metrics/"),
+        *("", "//", "//healthz", "/healthz/", "/Healthz", "/healthz/../v1/rotate", "/metrics/"),
         *("/x/v1/rotate", "/v2/", "/v2/models", "/v2/models/", "/v2/health", "/v2/health/live/"),
         *("/v2/models/a/b", "/v2/models/rope/infer/x", "/docsx", "/v1", "/v1/rotate\n/metrics"),
     ):

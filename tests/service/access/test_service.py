@@ -49,7 +49,7 @@ def test_the_start_fails_in_one_line_for_an_invalid_keys_file(tmp_path):
     path.write_text("[a]\nkeys = []\n")
     with pytest.raises(SystemExit) as ended:
         build_service(Settings(device="cpu", keys_file=path), Lifecycle())
-    assert str(ended.value).startswith(f"keys_file: {path}: a.keys: ")
+    assert str(ended.value).startswith(f"rope-service: ROPE_KEYS_FILE: {path}: a.keys: ")
     assert "\n" not in str(ended.value)
 
 

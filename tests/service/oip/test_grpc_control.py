@@ -186,13 +186,13 @@ async def test_a_malformed_message_is_an_invalid_argument():
     ],
 )
 def test_each_error_has_one_status(failure, code):
-    status, text = status_of(failure)
+    status, text, _ = status_of(failure)
     assert status is code
     assert text == ("internal error" if code is CODE.INTERNAL else str(failure))
 
 
 def test_error_texts_fit_into_a_header():
-    status, text = status_of(Overloaded("ä" * 2000))
+    status, text, _ = status_of(Overloaded("ä" * 2000))
     assert status in CODES.values()
     assert text.startswith("ää")
     assert len(text.encode()) <= 1024

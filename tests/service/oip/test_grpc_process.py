@@ -15,6 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2_grpc
 
 from service.__main__ import GRPC_EXPERIMENTS
+from service.exit_codes import NOT_LISTENING
 from service.oip.grpc.messages import METHODS
 from tests.conftest import Serve, Started
 from tests.service.oip.test_grpc_life import CHECK, CODE, PREFACE
@@ -110,11 +111,13 @@ def test_the_start_fails_if_the_port_is_taken(server: Started):
         timeout=60,
         check=False,
     )
-    assert second.returncode != 0
+    assert second.returncode == NOT_LISTENING == 3
     errors = [json.loads(line) for line in second.stdout.splitlines()]
     (error,) = [line for line in errors if line["level"] == "error"]
-    assert "gRPC cannot listen" in error["message"]
-    assert "already in use" in error["message"]
+    assert error["message"] == (
+        f"cannot listen on 127.0.0.1:{port}: another process listens there; "
+        "choose another port with ROPE_GRPC_PORT, or 0 for a free one"
+    )
     assert second.stderr == ""
 
 

@@ -40,7 +40,7 @@ async def test_an_rpc_may_end_before_its_response_begins():
         return body
 
     rpc = make_rpc()
-    handlers = RpcHandlers(RequestLog(Metrics(), logged=False, quiet=frozenset()), Gate())
+    handlers = RpcHandlers(RequestLog(Metrics(), level="error", quiet=frozenset()), Gate())
     response = echo(b"")
     handlers.unary("/test", lambda *_: response)(rpc, b"")
     rpc.on_cancel()

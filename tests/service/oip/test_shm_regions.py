@@ -209,5 +209,5 @@ def test_the_number_of_regions_is_limited(folder, monkeypatch):
     ],
 )
 def test_failures_have_their_status(failure, status):
-    got, _, body = describe(failure)
+    got, _, body, *_ = describe(failure)
     assert (got, body) == (status, b'{"error":"%s"}' % str(failure).encode())

@@ -1,0 +1,179 @@
+"""When to worry about each metric, and what to do: the rows of docs/metrics.md."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+
+class Advice(NamedTuple):
+    """What an operator does with a metric."""
+
+    worry: str
+    action: str
+
+
+_LIMIT = Advice(
+    "The level beside it stays above 80 % of this limit.",
+    "Alert on the ratio of both. What to do is in the row of the level.",
+)
+_SHARE = Advice(
+    "Never by itself: compare it with the other times of a request.",
+    "Find the step that takes longest. The header Server-Timing of an answer has the times of one "
+    "request.",
+)
+
+ADVICE: Mapping[str, Advice] = {
+    "process_virtual_memory_bytes": Advice(
+        "Never: torch reserves addresses that it does not use.",
+        "Watch process_resident_memory_bytes.",
+    ),
+    "process_resident_memory_bytes": Advice(
+        "Above 90 % of the container's limit, or growing for days under the same load.",
+        "Lower ROPE_MEMORY_BUDGET_BYTES or ROPE_PREFAULT_BYTES, or give the container more memory.",
+    ),
+    "process_start_time_seconds": Advice(
+        "It changes although nobody has deployed.",
+        "Look at the exit code (docs/settings.md) and the last lines of the log.",
+    ),
+    "process_cpu_seconds": Advice(
+        "Its rate stays near the CPU quota while rope_predicted_wait_seconds grows.",
+        "Add replicas or CPUs; send safetensors instead of JSON.",
+    ),
+    "process_open_fds": Advice(
+        "Above 80 % of process_max_fds.",
+        "Raise `ulimit -n`, or lower ROPE_MAX_CONNECTIONS.",
+    ),
+    "process_max_fds": Advice(
+        "Below 2,048 on a service with many clients.",
+        "Raise `ulimit -n` (`--ulimit nofile=`): ROPE_MAX_CONNECTIONS follows.",
+    ),
+    "python_gc_objects_collected": Advice(
+        "Never by itself.", "Use it when you search for the cause of pauses."
+    ),
+    "python_gc_objects_uncollectable": Advice(
+        "Above 0 and growing.", "Report a bug, with the version from rope_build_info."
+    ),
+    "python_gc_collections": Advice(
+        "Never by itself.", "Use it when you search for the cause of pauses."
+    ),
+    "rope_requests": Advice(
+        "The part with status 500 and above, or 429, is more than 1 % for minutes; 499 grows.",
+        "Look up the `code` of the log lines in docs/errors.md. 503: add replicas. 499: clients "
+        "give up before the answer, so compare their timeouts with the durations.",
+    ),
+    "rope_tenant_requests": Advice(
+        "A tenant has outcomes other than `admitted`.",
+        "Raise the limit of the tenant in the keys file, or ask the tenant to send less.",
+    ),
+    "rope_request_duration_seconds": Advice(
+        "The 99th percentile is above what your clients accept.",
+        "Compare rope_queue_wait_seconds (add replicas) with rope_compute_seconds (smaller calls); "
+        "if both are short, the client sends or reads slowly.",
+    ),
+    "rope_queue_wait_seconds": Advice(
+        "The 99th percentile is above 0.1 s, or above a tenth of your clients' timeout.",
+        "Add replicas, or send fewer long calls to this one.",
+    ),
+    "rope_copy_seconds": _SHARE,
+    "rope_compute_seconds": _SHARE,
+    "rope_batch_requests": Advice(
+        "It stays at 1 on a busy GPU.",
+        "Send requests concurrently; calls of one kind and dtype are computed together.",
+    ),
+    "rope_batch_tokens": Advice(
+        "Runs reach ROPE_MAX_BATCH_TOKENS while calls wait.",
+        "Raise ROPE_MAX_BATCH_TOKENS and ROPE_MAX_BATCH_BYTES if the device has memory left.",
+    ),
+    "rope_backend_calls": Advice(
+        "`eager` computes attention on a GPU after the warm-up.",
+        "Set ROPE_WARM_UP_SHAPES to the shapes of your models; see rope_kernel_builds.",
+    ),
+    "rope_kernel_builds": Advice(
+        "`failed` is above 0, or `built` still grows an hour after the start.",
+        "Read the log line of the kernel; set ROPE_WARM_UP_SHAPES; use the image with prebuilt "
+        "kernels (docs/deploy.md).",
+    ),
+    "rope_kernel_build_seconds": Advice(
+        "Builds take seconds at each start.",
+        "Keep the folder of TRITON_CACHE_DIR between starts, or prebuild the kernels in the image.",
+    ),
+    "rope_kernel_builds_waiting": Advice(
+        "Above 0 for more than ten minutes.", "As for rope_kernel_builds."
+    ),
+    "rope_kernel_builds_limit": Advice(
+        "rope_kernel_builds_waiting is equal to it: further kernels are not built now.",
+        "Wait: they are built when their calls come again. Set ROPE_WARM_UP_SHAPES.",
+    ),
+    "rope_queue_depth": Advice(
+        "Above half of rope_queue_limit, or growing for a minute.",
+        "Add replicas. If few calls are long, lower ROPE_MAX_CALL_S; if many are short, send "
+        "several sequences in one call.",
+    ),
+    "rope_queue_limit": _LIMIT,
+    "rope_predicted_wait_seconds": Advice(
+        "Above half of rope_predicted_wait_limit_seconds.",
+        "Add replicas: beyond the limit calls are refused with 503. Use it for autoscaling.",
+    ),
+    "rope_predicted_wait_limit_seconds": _LIMIT,
+    "rope_late_calls": Advice(
+        "It grows: the device works for clients that do not wait any more.",
+        "Raise the timeouts of the clients, or lower ROPE_MAX_QUEUE_S and ROPE_MAX_CALL_S.",
+    ),
+    "rope_queued_bytes": Advice(
+        "It is most of rope_admitted_bytes while rope_queue_depth is low.",
+        "Few large calls hold the memory: split them, or raise ROPE_MEMORY_BUDGET_BYTES.",
+    ),
+    "rope_admitted_bytes": Advice(
+        "Above 80 % of rope_admission_limit_bytes.",
+        "Raise ROPE_MEMORY_BUDGET_BYTES and the container's memory, send safetensors instead of "
+        "JSON, or add replicas. If the queue is empty, clients read their answers slowly.",
+    ),
+    "rope_admission_limit_bytes": _LIMIT,
+    "rope_device_memory_bytes": Advice(
+        "Above 90 % of rope_device_memory_limit_bytes, or 503 with `device_memory`.",
+        "Lower ROPE_MAX_BATCH_BYTES or ROPE_MEMORY_BUDGET_BYTES; let no other process use the GPU.",
+    ),
+    "rope_device_memory_limit_bytes": _LIMIT,
+    "rope_connections": Advice(
+        "Above 80 % of rope_connections_limit.",
+        "Raise ROPE_MAX_CONNECTIONS and `ulimit -n`; let clients keep and share connections.",
+    ),
+    "rope_connections_limit": _LIMIT,
+    "rope_log_lines_dropped": Advice(
+        "It grows: lines are missing.",
+        "Free the disk, or repair the log collector that reads standard output. Requests are still "
+        "answered.",
+    ),
+    "rope_ready": Advice(
+        "0 for longer than a start takes: seconds on a CPU, minutes on a GPU that builds kernels.",
+        "Read the log from the start: the warm-up logs its failure.",
+    ),
+    "rope_build": Advice(
+        "Replicas differ for longer than a deployment takes.", "Finish the deployment."
+    ),
+    "nv_inference_request_success": Advice(
+        "It stops although clients send requests.", "As for rope_requests."
+    ),
+    "nv_inference_count": Advice("As for nv_inference_request_success.", "As for rope_requests."),
+    "nv_inference_exec_count": Advice(
+        "It is near nv_inference_count on a busy GPU: calls are not batched.",
+        "As for rope_batch_requests.",
+    ),
+    "nv_inference_pending_request_count": Advice(
+        "As for rope_queue_depth.", "As for rope_queue_depth."
+    ),
+    "nv_inference_request_duration_us": Advice(
+        "Divided by nv_inference_request_success, it grows.",
+        "As for rope_request_duration_seconds, which has percentiles.",
+    ),
+    "nv_inference_queue_duration_us": Advice(
+        "It is most of nv_inference_request_duration_us.", "As for rope_queue_wait_seconds."
+    ),
+    "nv_inference_compute_input_duration_us": _SHARE,
+    "nv_inference_compute_infer_duration_us": _SHARE,
+    "nv_inference_compute_output_duration_us": _SHARE,
+    "nv_inference_request_failure": Advice(
+        "It grows faster than 1 % of the requests.",
+        "Read the `code` in the log lines of failed requests.",
+    ),
+}
+"""By the name of the metric, without the suffixes of its samples."""
