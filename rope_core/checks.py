@@ -61,7 +61,7 @@ def check_heads(name: str, tensor: Tensor, head_dim: int | None = None) -> None:
     if len(shape) not in (3, 4):
         raise ShapeError(name, "[B, S, H, D] or packed [T, H, D]", shape_of(tensor))
     if not shape[-1] or not shape[-2]:
-        raise ShapeError(name, "of at least one head, one element wide", shape_of(tensor))
+        raise ShapeError(name, "of at least one head and one element", shape_of(tensor))
     if head_dim is not None and shape[-1] != head_dim:
         raise ShapeError(name, f"of head_dim {head_dim}", shape_of(tensor))
 
@@ -71,7 +71,9 @@ def check_cu_seqlens(name: str, cu_seqlens: Tensor, tokens: Tensor) -> None:
     if not isinstance(cu_seqlens, Tensor):
         raise not_a_tensor(name, cu_seqlens)
     if tokens.ndim != 3:
-        raise ShapeError(name, "absent where tensors are [B, S, H, D]", shape_of(cu_seqlens))
+        raise ShapeError(
+            name, "absent: only packed tensors [T, H, D] have it", shape_of(cu_seqlens)
+        )
     if cu_seqlens.dtype not in INTEGERS:
         raise ShapeError(name, "int32 or int64", dtype_of(cu_seqlens))
     if cu_seqlens.ndim != 1 or not len(cu_seqlens):

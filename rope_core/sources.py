@@ -151,7 +151,7 @@ def _from_parameters(parameters: Mapping[str, Any], head_dim: int | None) -> Rop
     rounding = "activation" if parameters.get("arithmetic") == "hf" else "once"
     fields = {"head_dim": head_dim, "rounding": rounding, **parameters}
     if fields["head_dim"] is None:
-        raise ConfigError("head_dim", "given where no tensor has it", "none")
+        raise ConfigError("head_dim", "given if there is no tensor of heads", "none")
     return RopeConfig.of(fields.pop("head_dim"), **fields)
 
 

@@ -17,7 +17,7 @@ EXPECTED = {
 }
 
 
-def inputs(**arrays):
+def inputs(**arrays: np.ndarray) -> list[InferInput]:
     tensors = []
     for name, array in arrays.items():
         tensor = InferInput(name, array.shape, np_to_triton_dtype(array.dtype))
@@ -25,7 +25,7 @@ def inputs(**arrays):
     return tensors
 
 
-def outputs(*names):
+def outputs(*names: str) -> list[InferRequestedOutput]:
     return [InferRequestedOutput(name, binary_data=True) for name in names]
 
 

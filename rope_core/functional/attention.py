@@ -110,7 +110,7 @@ def attend(
         call, backend = q, k if backend is None else backend
     else:
         if positions is not None and (q_positions is not None or k_positions is not None):
-            raise ConfigError("positions", "None beside q_positions or k_positions", "all of them")
+            raise ConfigError("positions", "None if q_positions or k_positions is given", "both")
         call = _attend_call(
             *(q, k, v, rope, attention),
             q_positions=positions if q_positions is None else q_positions,

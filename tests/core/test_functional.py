@@ -134,7 +134,7 @@ BAD_ROPES = {
     "dict of a variant": ({"rope_type": "llama3", "rope_theta": 1.0}, r"rope\['rope_theta'\]"),
     "no rotation": (
         hf.resolve(NOPE, layer=3),
-        "rope must be of a layer that rotates, got none: no_rope",
+        "rope must be that of a layer that rotates, got one that does not: no_rope",
     ),
 }
 
@@ -174,7 +174,7 @@ def test_attention_of_positions_and_lse():
     assert torch.equal(lse, expected.lse)
     apart = attend(Q, K, v, q_positions=positions, k_positions=[*positions], rope=ROPE)
     torch.testing.assert_close(apart, out, rtol=1e-6, atol=1e-6)
-    with pytest.raises(ConfigError, match="positions must be None beside"):
+    with pytest.raises(ConfigError, match="positions must be None if q_positions"):
         attend(Q, K, v, positions=positions, k_positions=positions, rope=ROPE)
 
 
