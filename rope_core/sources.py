@@ -106,7 +106,9 @@ def resolve(
         return hf.resolve(config, head_dim=head_dim, **of_model)
     for name in ("model_type", "part", "layer", "layer_type"):
         if of_model[name] is not None:
-            raise ConfigError(name, "None: the rope is no config of a model", of_model[name])
+            raise ConfigError(
+                name, "None, because the rope is not a model's config", of_model[name]
+            )
     if isinstance(config, Resolved):
         return config
     if isinstance(config, Mapping):

@@ -285,7 +285,7 @@ class Settings(BaseSettings):
         for name in ("http_port", "grpc_port", "status_port"):
             port, variable = getattr(self, name), PREFIX + name.upper()
             if port and port in ports:
-                raise ValueError(f"{ports[port]} and {variable} are both {port}: choose another")
+                raise ValueError(f"{ports[port]} and {variable} are both {port}: change one")
             ports[port] = variable
         return self
 

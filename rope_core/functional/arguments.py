@@ -89,7 +89,7 @@ def widths(heads: Tensor, positions: Tensor | None) -> tuple[int | None, int | N
 
 
 def resolve_for(rope: Any, x: Tensor, positions: Tensor | None) -> Resolved:
-    """Return what a rope comes to for heads `[..., D]`; warn as `resolve` does."""
+    """Resolve a rope for heads `[..., D]`, and issue the warnings of the result."""
     if rope is MISSING or rope is None:
         raise ConfigError("rope", FORMS, "none")
     head_dim, num_axes = widths(x, positions)

@@ -91,7 +91,8 @@ def attend(
         cu_seqlens_k: of the keys.
         return_lse: whether to return the log-sum-exp of the scores of each query.
         backend: name of the backend; None for the first that can run the call.
-        fields: `sinks`, `mask`, `frequencies`, `q_index`, `k_index`, `out_dtype`, see `Attend`.
+        fields: `rotate`, `sinks`, `mask`, `frequencies`, `q_index`, `k_index`, `out_dtype`, see
+            `Attend`.
 
     Raises:
         ShapeError: shapes, dtypes or numbers do not fit each other, or a tensor requires gradients,
@@ -102,7 +103,8 @@ def attend(
         KernelNotBuilt: a kernel of the named backend is still being built.
 
     Warns:
-        RopeWarning: queries count from 0 beside more keys; q looks like `[B, H, S, D]`.
+        RopeWarning: queries and keys differ in number and both count from 0; q looks like
+                `[B, H, S, D]`.
 
     Source: RoFormer, Su et al., 2021; FlashAttention, Dao et al., 2022.
     """
@@ -155,7 +157,7 @@ def _attend_call(
     if rope is not None:
         resolved = resolve_for(rope, q, q_at)
         if resolved.differ:
-            expected = "resolve(..., layer=...): the layers of this model differ"
+            expected = "resolve(..., layer=...), because the layers of this model differ"
             raise ConfigError("rope", expected, "no layer")
         config, attention = resolved.rope, attention or resolved.attention
     attention = attention or AttentionConfig()
@@ -164,8 +166,8 @@ def _attend_call(
         warn_of_heads_first(q, k)
         if config is not None and q.shape[-3] != k.shape[-3] and cu_seqlens_q is None:
             text = (
-                f"the {q.shape[-3]} queries have positions from 0, beside {k.shape[-3]} keys; if"
-                " they are the last tokens, pass q_positions"
+                f"the {q.shape[-3]} queries count from position 0, but there are {k.shape[-3]} keys"
+                "; if the queries are the last tokens, pass q_positions"
             )
             warnings.warn(text, RopeWarning, stacklevel=3)
     return call

@@ -81,7 +81,9 @@ def merge_params(
         elif isinstance(members := values.setdefault(rope, {}), dict):
             members[member] = param.value
         else:
-            raise ConfigError(rope, f"an object or the name of a preset beside {name}", members)
+            raise ConfigError(
+                rope, f"an object or the name of a preset if {name} is given", members
+            )
     for name in _ROPES:
         if any(param.name == name and isinstance(param.value, Mapping) for param in every):
             values.setdefault(name, {})

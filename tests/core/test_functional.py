@@ -146,7 +146,9 @@ def test_bad_ropes(rope, text):
 
 
 def test_options_of_a_model_without_a_model():
-    with pytest.raises(ConfigError, match="layer must be None: the rope is no config of a model"):
+    with pytest.raises(
+        ConfigError, match="layer must be None, because the rope is not a model's config"
+    ):
         resolve(ROPE, layer=3)
     assert resolve({"rope_theta": 5e5, "head_dim": 64}, model_type="llama").rope.theta == 5e5
     with pytest.raises(ConfigError, match="head_dim must be given"):
@@ -202,7 +204,9 @@ def test_no_rope_rotates_nothing_and_a_missing_one_is_an_error():
 
 
 def test_queries_from_0_beside_more_keys_have_a_warning():
-    with pytest.warns(RopeWarning, match="positions from 0, beside 6 keys; .* q_positions") as seen:
+    with pytest.warns(
+        RopeWarning, match="count from position 0, but there are 6 keys; .* q_positions"
+    ) as seen:
         attend(Q[:, :1], K, K, rope=ROPE)
     assert seen[0].filename == __file__
     with warnings.catch_warnings(action="error"):
