@@ -161,8 +161,9 @@ def layout_hint(q: Tensor, k: Tensor | None, num_positions: int | None = None) -
 def looks_heads_first(q: Tensor, k: Tensor | None, num_positions: int | None = None) -> bool:
     """Tell whether q and k look like `[B, H, S, D]` where `[B, S, H, D]` is read.
 
-    They do where positions are as many as heads and not as tokens. Without positions, they do where
-    k has a divisor of q's tokens, and more heads than q, or as many and fewer tokens.
+    With positions: there are as many positions as heads, and not as tokens. Without positions: the
+    number of k's tokens divides that of q's, and k has more heads than q, or as many heads and
+    fewer tokens.
 
     Args:
         q: `[B, S, H, D]`; other ranks tell nothing.

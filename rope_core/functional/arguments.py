@@ -14,7 +14,7 @@ from rope_core.hf import Resolved
 from rope_core.sources import FORMS, resolve
 
 MAX_USUAL_HEADS = 256
-"""Heads beyond this number, of fewer tokens, are taken for tokens."""
+"""If there are more heads than this, and fewer tokens, the axes look exchanged."""
 
 MISSING: Any = object()
 """Default of a rope that must be given."""
