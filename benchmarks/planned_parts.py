@@ -172,7 +172,7 @@ PARTS: dict[str, Callable[[Bench], AbstractContextManager[Any]]] = {
     "plan looked up for each request": lambda _: nullcontext(),
     "parts of an answer joined": _joined,
     "requests recorded one by one": _recorded_alone,
-    "no lines": lambda bench: mock.patch.object(bench.log, "_logged", False),
+    "no lines": lambda bench: mock.patch.object(bench.log, "_logs_requests", False),
     "operators of torch": _operators_of_torch,
     "each call runs alone": lambda bench: mock.patch.object(bench.batcher, "max_batch_tokens", 1),
 }
