@@ -32,6 +32,8 @@ ServiceError
 `service.asgi.problems` maps them to statuses; the docstring of a class there is a problem's title.
 """
 
+from difflib import get_close_matches
+
 
 class ServiceError(Exception):
     """Base of the service's own errors.
@@ -113,6 +115,9 @@ class UnknownName(ServiceError):
 
     def __init__(self, kind: str, name: str, valid: list[str], hint: str = "") -> None:
         names = ", ".join(valid) or "none"
+        rope, dot, last = name[:64].rpartition(".")  # comparing takes long for long names
+        if not hint and (near := get_close_matches(last, valid, n=1, cutoff=0.7)):
+            hint = f"did you mean {rope}{dot}{near[0]}?"
         hint = f" ({hint})" if hint else ""
         super().__init__(f"unknown {kind} {printable(name)}{hint}; this route has {names}")
 
