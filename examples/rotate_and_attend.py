@@ -1,6 +1,7 @@
 """Rotate, attend, and attend from one new token over cached keys, with rope_client.
 
-python -m service &
+pip install ./clients/python
+rope-service serve &
 python examples/rotate_and_attend.py
 """
 

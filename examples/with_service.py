@@ -15,6 +15,8 @@ import urllib.request
 
 def main() -> int:
     """Start the service, run the program, stop the service."""
+    if not sys.argv[1:]:
+        sys.exit(__doc__)
     with socket.socket() as free_socket:
         free_socket.bind(("127.0.0.1", 0))
         port = free_socket.getsockname()[1]

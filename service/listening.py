@@ -20,6 +20,7 @@ def cannot_listen(setting: str, host: str, port: int, failure: OSError) -> OSErr
     remedy = f"choose another port with {setting}, or 0 for a free one"
     if failure.errno == errno.EADDRINUSE:
         reason = "another process listens there"
+        remedy += "; a second service needs its own ROPE_HTTP_PORT and ROPE_GRPC_PORT"
     elif failure.errno == errno.EACCES:
         reason = "this user may not open the port"
     elif isinstance(failure, socket.gaierror) or failure.errno == errno.EADDRNOTAVAIL:

@@ -34,9 +34,17 @@ def nearest(name: str, presets: Mapping[str, Preset]) -> str | None:
     """Return the preset whose name is most like `name`, None if no name is like it.
 
     The longest name that `name` begins with is the nearest: fine-tuned models add to the name of
-    their base model.
+    their base model. Then that of which `name` is the beginning, without its punctuation.
     """
     model = name[:MAX_NAME].lower().rpartition("/")[2]
-    bases = [preset for preset in presets if model.startswith(f"{preset}-")]
-    names = [max(bases, key=len)] if bases else difflib.get_close_matches(model, presets, n=1)
+    if bases := [preset for preset in presets if model.startswith(f"{preset}-")]:
+        return max(bases, key=len)
+    letters = _letters(model)
+    if longer := [preset for preset in presets if letters and _letters(preset).startswith(letters)]:
+        return min(longer, key=len)
+    names = difflib.get_close_matches(model, presets, n=1)
     return names[0] if names else None
+
+
+def _letters(name: str) -> str:
+    return "".join(filter(str.isalnum, name))

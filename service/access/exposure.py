@@ -12,13 +12,14 @@ def exposure_warning(address: str, *, has_keys: bool, has_tls: bool) -> str | No
         return None
     risks, remedies = [], []
     if not has_keys:
-        risks.append("without API keys, so every client that reaches the ports may use all routes")
+        risks.append("no API keys: each client that reaches the ports may use all routes")
         remedies.append("ROPE_KEYS_FILE")
     if not has_tls:
-        risks.append("without TLS, so others on the network can read tensors and keys")
+        risks.append("no TLS: others on the network can read tensors and keys")
         remedies.append("ROPE_TLS_CERT_FILE and ROPE_TLS_KEY_FILE")
     return (
-        f"listening on {address} {' and '.join(risks)}: set {', '.join(remedies)}, or let only "
+        f"the service listens on {address} with {' and '.join(risks)}. Set "
+        f"{' and '.join(remedies)}, or let only "
         "trusted hosts reach the ports (in a container: publish them as 127.0.0.1:8000:8000, or "
         "restrict them by a network policy)"
     )

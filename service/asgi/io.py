@@ -1,11 +1,12 @@
 """Read the headers of HTTP requests, and send answers, by the messages of ASGI."""
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
+import json
+from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping, Sequence
 from functools import lru_cache
 from typing import Any
 
 from service.batching.run import Completed
-from service.errors import BadHeader
+from service.errors import BadHeader, printable
 from service.wire import Buffer
 
 Scope = MutableMapping[str, Any]
@@ -32,6 +33,9 @@ TIMING = b"queue;dur=%.3f%b"
 
 JOINED_BYTES = 64 * 2**10
 """The parts of a shorter answer are joined: that costs less than sending them one by one."""
+
+MAX_WARNINGS, MAX_WARNING = 8, 256
+"""Largest number of warnings in a header, and of the characters of one."""
 
 CHUNK_BYTES = 256 * 2**10
 """A large answer is sent in chunks of this size, so that a slow client holds it back."""
@@ -69,6 +73,15 @@ def render_run(copy_s: float, compute_s: float, backend: str) -> bytes:
     """Return the part of TIMING that all calls of a run share."""
     times = f", copy;dur={copy_s * 1e3:.3f}, compute;dur={compute_s * 1e3:.3f}"
     return (times + f', backend;desc="{backend}"' if backend else times).encode()
+
+
+def warning_header(texts: Sequence[str]) -> tuple[bytes, bytes]:
+    """Return a header with the first warnings of an answer as a JSON list.
+
+    Tools such as curl can show headers, but not what a binary body contains.
+    """
+    shown = [printable(text, MAX_WARNING) for text in texts[:MAX_WARNINGS]]
+    return b"x-rope-warnings", json.dumps(shown).encode()
 
 
 async def send(send: Send, status: int, headers: Headers, parts: list[Buffer]) -> None:

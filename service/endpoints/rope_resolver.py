@@ -14,6 +14,7 @@ from rope_core import (
 )
 from rope_core.hf import resolve
 from rope_core.presets import Preset, lookup
+from rope_core.sources import CONFIG_KEYS, SPELLINGS
 from service.endpoints.rope_params import Model, PresetModel, Rope
 from service.errors import UnknownName
 
@@ -152,16 +153,21 @@ def _provenance(rope: Rope) -> dict[str, str]:
 
 
 def _build_config(rope: Rope, tensor_head_dim: int | None, name: str) -> RopeConfig:
-    widths = (rope.head_dim, tensor_head_dim, rope.rotary_dim)
-    head_dim = next((width for width in widths if width is not None), None)
-    if head_dim is None:
-        raise ConfigError("head_dim", "given if there is no tensor of heads", "none")
     extra = rope.model_extra or {}
     valid = set(VARIANTS[rope.rope_type].parameters)
     valid |= SCHEMES[rope.axes].parameters.keys() if rope.axes else set()
     if unknown := sorted(extra.keys() - valid):
         names = [*Rope.model_fields, *sorted(valid)]
-        raise UnknownName("parameter", f"{name}.{unknown[0]}", names)
+        hint = ""
+        if not CONFIG_KEYS.isdisjoint(unknown):
+            hint = f'send the contents of a config.json as {{"{name}": {{"config": ...}}}}'
+        elif unknown[0] in SPELLINGS:
+            hint = f"did you mean {name}.{SPELLINGS[unknown[0]]}?"
+        raise UnknownName("parameter", f"{name}.{unknown[0]}", names, hint)
+    widths = (rope.head_dim, tensor_head_dim, rope.rotary_dim)
+    head_dim = next((width for width in widths if width is not None), None)
+    if head_dim is None:
+        raise ConfigError("head_dim", "given if there is no tensor of heads", "none")
     fields = rope.model_dump(exclude={"head_dim", *extra})
     default_rounding = "activation" if rope.arithmetic == "hf" else "once"
     fields["rounding"] = rope.rounding or default_rounding

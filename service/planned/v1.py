@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from service.asgi import problems
+from service.asgi import io, problems
 from service.endpoints.table import Endpoint
 from service.planned.plan import AnswerFormat, Description, ParsedRequest
 from service.v1.http_params import HEADER
@@ -50,4 +50,6 @@ class V1Route:
         length = len(preamble) + sum(map(len, tensors))
         media_type = safetensors_codec.media_type.encode()
         header_lines = b"content-type: %s\r\ncontent-length: %d\r\n" % (media_type, length)
+        if warnings := answer.params.values.get("warnings"):
+            header_lines += b"%s: %s\r\n" % io.warning_header(warnings)
         return AnswerFormat(self.endpoint.path, header_lines, bytes(preamble), problems.describe)

@@ -69,4 +69,6 @@ class Route:
                 (b"content-length", str(sum(map(len, parts))).encode()),
                 *io.server_timing(served.completed, served.backend),
             ]
+            if warnings := served.message.params.values.get("warnings"):
+                response_headers.append(io.warning_header(warnings))
             await io.send(send, 200, response_headers, parts)

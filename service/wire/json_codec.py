@@ -3,6 +3,7 @@
 import base64
 import itertools
 import math
+import re
 from typing import Any
 
 import orjson
@@ -29,6 +30,8 @@ media_type = "application/json"
 memory_factor = 54  # measured on lists nested 1,000 deep; lists of empty lists take 34
 answer_memory_factor = 32
 inline_limit_bytes = 256 * 2**10
+
+_CONSTANT = re.compile(rb"\b(NaN|Infinity)\b")
 
 _INT64_NAMES = frozenset(
     (
@@ -58,7 +61,10 @@ def decode(body: Buffer) -> Decoded:
     try:
         document = orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        raise BadMessage(f"the body is not valid JSON: {error}") from None
+        hint = (
+            "; JSON has no NaN and no Infinity: use safetensors" if _CONSTANT.search(body) else ""
+        )
+        raise BadMessage(f"the body is not valid JSON: {error}{hint}") from None
     try:
         return _parse(document)
     except BadTensor:

@@ -107,6 +107,7 @@ def test_other_names_are_not_found(name):
     ("name", "expected"),
     [
         ("llama3.1-8b", "llama-3.1-8b"),
+        ("llama3.1", "llama-3.1-8b"),
         ("meta-llama/Llama-3.1-8B-Instruct", "llama-3.1-8b"),
         ("google/gemma-3-4b-pt", "gemma-3-4b-pt"),
         ("deepseek-ai/DeepSeek-V3-0324", "deepseek-v3"),

@@ -231,7 +231,8 @@ def test_an_address_in_use_is_named_with_its_setting(setting):
         bind("127.0.0.1", port, setting)
     assert refused.value.strerror == (
         f"cannot listen on 127.0.0.1:{port}: another process listens there; "
-        f"choose another port with {setting}, or 0 for a free one"
+        f"choose another port with {setting}, or 0 for a free one; "
+        "a second service needs its own ROPE_HTTP_PORT and ROPE_GRPC_PORT"
     )
 
 

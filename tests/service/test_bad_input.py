@@ -165,6 +165,7 @@ async def test_parameters_that_make_an_answer_too_large(client, dtype, values):
             "ends after the body of 10 bytes",
         ),
         ("application/json", b"{", "not valid JSON"),
+        ("application/json", b'{"q": [[[NaN, 0.0]]]}', "use safetensors"),
     ],
 )
 async def test_a_body_that_ends_early(client, media_type, body, words):

@@ -98,6 +98,8 @@ REFUSED = [
     ({"head_dim": 8, "rope_type": "linear"}, "rope.factor", "given for linear"),
     ({"head_dim": 8, "rope_type": "linear", "factor": "4"}, "rope.factor", "a number", "'4'"),
     ({"head_dim": 8, "rope_type": "linear", "factr": 4}, "unknown parameter rope.factr", "factor"),
+    ({"head_dim": 8, "rope_theta": 4}, "did you mean rope.theta?"),
+    ({"rope_theta": 4, "model_type": "llama"}, 'as {"rope": {"config": ...}}'),
     ({"head_dim": 8, "factor": 4}, "unknown parameter rope.factor"),
     ({"head_dim": 8, "axes": "axiall"}, "rope.axes", "axiall"),
     ({"head_dim": 8, "axes": "axial", "axes_dim": [3, 5]}, "rope.axes_dim", "even", "[3, 5]"),

@@ -41,7 +41,7 @@ def test_keys_are_checked_on_both_ports_and_reloaded(serve: Serve, tmp_path):
         assert INFER not in log
         warnings = [line for line in log.splitlines() if '"level":"warning"' in line]
         assert len(warnings) == 1
-        assert "listening on 0.0.0.0 without TLS" in warnings[0]
+        assert "listens on 0.0.0.0 with no TLS" in warnings[0]
 
 
 def test_the_start_fails_in_one_line_for_an_invalid_keys_file(tmp_path):

@@ -82,11 +82,15 @@ async def test_v1(service: Running, tensors, params, expected):
     assert (len(service.statuses) > num_planned) == is_number_free
     assert first[0] == 200
     values = safetensors_codec.decode(first[2]).message.params.values
+    fields = dict(line.split(b": ", 1) for line in first[1].split(b"\r\n") if b": " in line)
+    in_header = fields.get(b"x-rope-warnings")
     if expected is None:
         assert "warnings" not in values
+        assert in_header is None
     else:
         (warning,) = values["warnings"]
         assert expected in warning
+        assert json.loads(in_header) == [warning]
 
 
 async def test_v2(service: Running):
