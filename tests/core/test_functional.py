@@ -41,6 +41,8 @@ POSITIONS = {
     "rows": [[0, 1, 2, 3, 4, 5]] * 2,
     **{str(dtype): np.arange(6, dtype=dtype) for dtype in ("int64", "int32", "uint8", "uint64")},
     **{dtype: np.arange(6, dtype=dtype) for dtype in ("float32", "float64")},
+    "a step back": np.arange(5, -1, -1)[::-1],
+    "another order of bytes": np.arange(6, dtype=">i8"),
     "int64 tensor": torch.arange(6),
     "int32 tensor": torch.arange(6).int(),
 }
@@ -202,12 +204,89 @@ def test_no_rope_rotates_nothing_and_a_missing_one_is_an_error():
 
 
 def test_queries_from_0_beside_more_keys_have_a_warning():
-    with pytest.warns(RopeWarning, match="positions from 0, beside 6 keys; .* q_positions") as seen:
+    with pytest.warns(RopeWarning, match="from position 0: .* q_positions, from 5 on") as seen:
         attend(Q[:, :1], K, K, rope=ROPE)
     assert seen[0].filename == __file__
     with warnings.catch_warnings(action="error"):
         attend(Q[:, :1], K, K, q_positions=[5], rope=ROPE)
         attend(Q[:, :1], K, K, rope=None)
+
+
+@pytest.mark.parametrize("rotate_side", ["q", "k", "none"])
+def test_attention_that_rotates_one_side(rotate_side):
+    q, (rotated_q, rotated_k) = Q[:, 3:], rotate(Q, K, rope=ROPE)
+    expected = attend(q, K, K, rope=ROPE, q_positions=range(3, 6), k_positions=range(6))
+    sides = {
+        "q": (q, rotated_k, range(3, 6)),
+        "k": (rotated_q[:, 3:], K, range(6)),
+        "none": (rotated_q[:, 3:], rotated_k, None),
+    }
+    q, k, positions = sides[rotate_side]
+    options = {"rope": ROPE, "rotate": rotate_side}
+    with warnings.catch_warnings(action="error"):
+        out = attend(q, k, K, positions=positions, **options)
+        torch.testing.assert_close(out, expected)
+        if rotate_side != "none":
+            named = attend(q, k, K, **{f"{rotate_side}_positions": positions}, **options)
+            assert torch.equal(named, out)
+        if rotate_side != "q":  # queries that are not rotated have no positions to miss
+            attend(q, k, K, **options)
+
+
+def test_a_layer_without_rotation_takes_every_side():
+    rope = hf.resolve(NOPE, layer=3)
+    x = randn(1, 4, 1, 64)
+    expected = attend(x, x, x, rope=rope)
+    for side in ("q", "k", "none"):
+        assert torch.equal(attend(x, x, x, rope=rope, rotate=side), expected)
+
+
+WARNINGS = {
+    "an index": (
+        {"q_index": range(6), "k_index": range(6)},
+        "an index rotates nothing: .* q and k",
+    ),
+    "keys alone": ({"k_positions": range(4, 10)}, "k_positions are given, but queries"),
+    "a length": (
+        {"rope": {"rope_type": "xpos"}, "rotate": "q", "positions": range(6)},
+        "xpos depends on the length, .*: k must have been rotated for the same length",
+    ),
+}
+
+
+@pytest.mark.parametrize(("options", "text"), WARNINGS.values(), ids=WARNINGS)
+def test_warnings_of_attention(options, text):
+    with pytest.warns(RopeWarning, match=text) as seen:
+        attend(Q, K, K, **{"rope": ROPE} | options)
+    assert [each.filename for each in seen] == [__file__]
+
+
+def test_a_pack_of_more_keys_has_a_warning():
+    with pytest.warns(RopeWarning, match="1 queries for 2 keys in a packed sequence"):
+        attend(
+            Q[0, :2], K[0, :4], K[0, :4], rope=ROPE, cu_seqlens_q=[0, 1, 2], cu_seqlens_k=[0, 2, 4]
+        )
+
+
+BESIDE_A_CALL = {
+    "positions": lambda call: rotate(call, positions=[5] * 6),
+    "rope": lambda call: rotate(call, rope={"theta": 5e5}),
+    "inverse": lambda call: rotate(call, inverse=True),
+    "q_positions": lambda call: attend(Attend(Q, K, K, ROPE), q_positions=range(6)),
+    "sinks": lambda call: attend(Attend(Q, K, K, ROPE), sinks=torch.zeros(4)),
+    "return_lse": lambda call: attend(Attend(Q, K, K, ROPE), return_lse=True),
+}
+
+
+@pytest.mark.parametrize("name", BESIDE_A_CALL)
+def test_an_argument_beside_a_call_is_refused(name):
+    with pytest.raises(ConfigError, match=f"^{name} must be a field of the call"):
+        BESIDE_A_CALL[name](Rotate(Q, K, ROPE))
+
+
+def test_positions_as_the_third_argument_are_refused():
+    with pytest.raises(ConfigError, match="backend must be .* are given by name, as positions="):
+        rotate(Q, K, [0, 1, 2, 3, 4, 5], rope=ROPE)
 
 
 def test_warnings_of_a_model_are_given():

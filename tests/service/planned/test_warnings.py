@@ -19,7 +19,7 @@ from tests.service.recorded.tensors import raw, wire
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
-FOLLOW = "1 queries for 8 keys. Send their positions as q_positions, from 7 on"
+FOLLOW = "1 queries for 8 keys. Give their positions as q_positions, from 7 on"
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
@@ -46,7 +46,7 @@ ENDS = {"cu_seqlens_q": torch.tensor([0, 1, 4]), "cu_seqlens_k": torch.tensor([0
 CASES = {
     "more keys": (qkv(1, 8), {}, FOLLOW),
     "more keys, rotated already": (qkv(1, 8), {"rotate": "q"}, FOLLOW),
-    "more queries": (qkv(9, 8), {}, "9 queries for 8 keys. Send their positions as q_positions"),
+    "more queries": (qkv(9, 8), {}, "9 queries for 8 keys. Give their positions as q_positions"),
     "a pack": (qkv(4, 11, True) | ENDS, {}, "1 queries for 8 keys in a packed sequence"),
     "an index": (qkv(8, 8), {"q_offset": 8, "k_offset": 8}, "as q_positions and k_positions"),
     "keys alone": (qkv(8, 8) | {"k_positions": counted(4, 12)}, {}, "k_positions are given, but"),
