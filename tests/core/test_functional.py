@@ -285,7 +285,7 @@ def test_an_argument_beside_a_call_is_refused(name):
 
 
 def test_positions_as_the_third_argument_are_refused():
-    with pytest.raises(ConfigError, match="backend must be .* are given by name, as positions="):
+    with pytest.raises(ConfigError, match=r"backend must be .* are given by name, as positions="):
         rotate(Q, K, [0, 1, 2, 3, 4, 5], rope=ROPE)
 
 
