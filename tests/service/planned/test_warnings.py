@@ -134,3 +134,26 @@ async def test_a_cache_of_rotated_keys(service: Running, num_queries: int):
         bodies += [body for _, _, body in found]
     assert len({*bodies}) == 1
     assert b"warnings" not in bodies[0]
+
+
+XPOS, DYNAMIC = {"rope_type": "xpos"}, {"rope_type": "dynamic", "factor": 2.0}
+LENGTHS = {
+    "xpos": (XPOS, "q", "xpos depends on the length, here that of this call: k must have been"),
+    "keys": (XPOS, "k", "xpos depends on the length, here that of this call: q must have been"),
+    "xpos of a length": (XPOS | {"length": 8}, "q", None),
+    "both sides": (XPOS, "both", None),
+    "no side": (XPOS, "none", None),
+    "dynamic, long": (DYNAMIC | {"max_position_embeddings": 7}, "q", "dynamic depends on"),
+    "dynamic, short": (DYNAMIC | {"max_position_embeddings": 8}, "q", None),
+}
+
+
+@pytest.mark.parametrize(("rope", "side", "expected"), LENGTHS.values(), ids=LENGTHS)
+async def test_a_cache_whose_rotation_depends_on_a_length(service: Running, rope, side, expected):
+    positions = {} if side == "none" else {"positions": counted(0, 8)}
+    params = Parameters.of({"rope": rope, "rotate": side})
+    request = post("/v1/attention", encode(qkv(8, 8) | positions, params))
+    for status, _, body in await answers(service, request):
+        assert status == 200
+        values = safetensors_codec.decode(body).message.params.values
+        assert [expected in text for text in values.get("warnings", ())] == [True] * bool(expected)
