@@ -23,7 +23,7 @@ from rope_core.checks import (
     shape_of,
 )
 from rope_core.config import AttentionConfig, RopeConfig
-from rope_core.errors import ConfigError, ShapeError
+from rope_core.errors import ConfigError, ShapeError, brief
 from rope_core.ragged import call_length
 
 Sides = Literal["both", "q", "k", "none"]
@@ -116,7 +116,8 @@ class Attend(TensorFields):
         if self.k_index is not None and self.q_index is None:
             raise ShapeError("q_index", "given where k_index is", "none")
         if self.out_dtype not in (None, torch.float32, q.dtype):
-            raise ConfigError("out_dtype", "float32 or that of q", self.out_dtype)
+            expected = "float32 or that of q, as a torch.dtype"
+            raise ConfigError("out_dtype", expected, brief(self.out_dtype))
 
     def _check_heads(self) -> None:
         """Check the shapes and dtypes of q, k and v against each other."""

@@ -11,7 +11,7 @@ from rope_core.attention_warnings import attention_warnings
 from rope_core.calls import Attend, Attended, Sides
 from rope_core.checks import not_a_tensor
 from rope_core.config import AttentionConfig
-from rope_core.errors import ConfigError
+from rope_core.errors import ConfigError, brief
 from rope_core.functional.arguments import (
     MISSING,
     Numbers,
@@ -23,6 +23,9 @@ from rope_core.functional.arguments import (
 )
 from rope_core.gradients import refuse_gradients
 from rope_core.sources import RopeSource
+
+OPTIONS = ("return_lse", "sinks", "mask", "frequencies", "q_index", "k_index", "out_dtype")
+"""Fields of `Attend` that are arguments of the same names."""
 
 
 @overload
@@ -160,6 +163,14 @@ def _attend_call(
     cu_seqlens_k: Numbers | None,
     **fields: Any,
 ) -> Attend:
+    for name in fields:
+        if name not in OPTIONS:
+            text = f"attend() got an unexpected keyword argument {name!r}"
+            if name in AttentionConfig.__dataclass_fields__:
+                text += f": pass attention=AttentionConfig({name}=...)"
+            raise TypeError(text)
+    if not isinstance(attention, AttentionConfig | None):
+        raise ConfigError("attention", "an AttentionConfig, or None", brief(attention))
     if not isinstance(q, Tensor):
         raise not_a_tensor("q", q)
     if not isinstance(k, Tensor):

@@ -130,6 +130,9 @@ BAD_ROPES = {
     "a number": (7, "rope must be a RopeConfig, .* got int"),
     "a name": ("lama-3.1-8b", "rope must be .* nearest is 'llama-3.1-8b'"),
     "an id": ("meta-llama/Llama-3.1-8B-Instruct", "nearest is 'llama-3.1-8b'"),
+    "an empty name": ("", "rope must be the name of a preset or the path"),
+    "a name that no file has": ("a" * 10_000, "rope must be the name of a preset or the path"),
+    "a class": (LlamaConfig, "rope must be a RopeConfig, .* got type"),
     "a file": ("none/config.json", "none/config.json must be readable"),
     "another name": ({"rope_theta": 5e5}, r"rope\['rope_theta'\] must be .* such as 'theta'"),
     "a typing error": ({"thta": 5e5}, r"rope\['thta'\] must be .* such as 'theta'"),
@@ -282,6 +285,19 @@ BESIDE_A_CALL = {
 def test_an_argument_beside_a_call_is_refused(name):
     with pytest.raises(ConfigError, match=f"^{name} must be a field of the call"):
         BESIDE_A_CALL[name](Rotate(Q, K, ROPE))
+
+
+def test_arguments_that_attend_does_not_have():
+    with pytest.raises(TypeError, match=r"^attend\(\) got .* 'rotat'$"):
+        attend(Q, K, K, rope=ROPE, rotat="q")
+    with pytest.raises(TypeError, match=r"'scale': pass attention=AttentionConfig\(scale=...\)"):
+        attend(Q, K, K, rope=ROPE, scale=0.5)
+    with pytest.raises(ConfigError, match=r"^attention must be an AttentionConfig, or None, got {"):
+        attend(Q, K, K, rope=ROPE, attention={"causal": False})
+    with pytest.raises(
+        ConfigError, match=r"^out_dtype must be float32 or that of q, as a .*, got 'float32'"
+    ):
+        attend(Q, K, K, rope=ROPE, out_dtype="float32")
 
 
 def test_positions_as_the_third_argument_are_refused():
