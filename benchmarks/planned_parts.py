@@ -8,12 +8,12 @@ the least processor time of a request in microseconds.
 
 import argparse
 import asyncio
-import contextlib
 import os
+import re
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 from unittest import mock
 
@@ -36,6 +36,8 @@ from service.server.connection_limits import connection_limits
 from service.server.planned_requests import PlannedRequests
 from service.settings import Settings
 
+_LENGTH = re.compile(rb"content-length: (\d+)")
+
 TURNS = 20
 """Turns of a timed round."""
 
@@ -49,14 +51,20 @@ class Client:
             self._socket, _ = listener.accept()
         for side in (self._mine, self._socket):
             side.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**20)
-            side.setblocking(False)
+            side.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**20)
+        self._mine.settimeout(10)  # on a busy machine, bytes arrive later than they are sent
+        self._socket.setblocking(False)
 
     def read(self) -> bytes:
-        """Return all that was sent."""
-        data = b""
-        with contextlib.suppress(BlockingIOError):
-            while part := self._mine.recv(2**20):
-                data += part
+        """Return one answer."""
+        data = header = b""
+        size = 0
+        while len(data) < size or not header:
+            data += self._mine.recv(2**20)
+            header, end, _ = data.partition(b"\r\n\r\n")
+            header = header if end else b""
+            if match := _LENGTH.search(header):
+                size = len(header) + len(end) + int(match[1])
         return data
 
     def get_extra_info(self, name: str) -> socket.socket | None:
@@ -160,11 +168,11 @@ def _operators_of_torch(_: Bench) -> Iterator[None]:
 
 
 PARTS: dict[str, Callable[[Bench], AbstractContextManager[Any]]] = {
-    "all as it is": lambda _: contextlib.nullcontext(),
-    "plan looked up for each request": lambda _: contextlib.nullcontext(),
+    "all as it is": lambda _: nullcontext(),
+    "plan looked up for each request": lambda _: nullcontext(),
     "parts of an answer joined": _joined,
     "requests recorded one by one": _recorded_alone,
-    "no lines": lambda bench: mock.patch.object(bench.log, "_logged", False),
+    "no lines": lambda bench: mock.patch.object(bench.log, "_logs_requests", False),
     "operators of torch": _operators_of_torch,
     "each call runs alone": lambda bench: mock.patch.object(bench.batcher, "max_batch_tokens", 1),
 }

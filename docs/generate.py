@@ -27,7 +27,7 @@ SETTINGS = """# Settings
 Made from `service/settings.py` by `make docs`.
 
 Each setting is an environment variable and a flag of `rope-service serve`; the flag wins. An
-unknown `ROPE_` variable stops the start. `rope-service serve --print-config` prints what is in
+unknown `ROPE_` variable stops the start. `rope-service serve --print-config` prints the settings in
 force, `rope-service serve --help` lists all flags and variables.
 
 | variable | flag | default | |
@@ -37,7 +37,7 @@ force, `rope-service serve --help` lists all flags and variables.
 EXITS = """
 ## Exit codes
 
-Errors that stop the start are one line: of standard error, or, for a port, a line of the log.
+An error that stops the start is one line on standard error; for a port, it is a line of the log.
 
 | code | meaning |
 |---|---|
@@ -190,12 +190,12 @@ def error_examples() -> str:
 
 METRICS = """# Metrics and logs
 
-The table is made by `make docs`: the meaning is the HELP text of the metric, the rest is from
+Made by `make docs`: the meaning is the HELP text of the metric, the last two columns are from
 `docs/metric_guide.py`.
 
 `GET /metrics` has the metrics in the text format of Prometheus. Counters have the suffix `_total`
 there, histograms `_bucket`, `_sum` and `_count`. `rope_build_info` has the versions as labels. A
-level has its limit beside it: `rope_queue_depth` and `rope_queue_limit`.
+metric that has a limit is followed by the limit: `rope_queue_depth` by `rope_queue_limit`.
 
 Four alerts to begin with, in PromQL:
 
@@ -231,7 +231,7 @@ The line of a request that fails says why:
 | field | meaning |
 |---|---|
 | `time` | seconds since 1970, when the line was written |
-| `level` | `info`; `warning` for a request that the service failed to answer; `error` |
+| `level` | `info`; `warning`, also for a request that the service failed to answer; `error` |
 | `message` | `request`, or what happened |
 | `logger` | part of the service, in lines that are not of requests |
 | `request_id` | the client's `X-Request-Id`, or a new one; the answer has it as well |
@@ -251,12 +251,12 @@ The line of a request that fails says why:
 A request has the level `warning` if its status is 500 or above, over gRPC if it is `UNAVAILABLE`,
 `INTERNAL`, `DEADLINE_EXCEEDED`, `UNIMPLEMENTED`, `UNKNOWN` or `DATA_LOSS`.
 
-An error that only `/v2` and gRPC have has its name as code: `unknown_model`.
+If only `/v2` and gRPC have an error, `code` is the name of the error, such as `unknown_model`.
 
-API keys and queries of a URL are never logged. A failed request of a gRPC
-stream has a line of its own with the message `a request of a stream failed`, because the stream
-goes on. Health checks and `/metrics` are counted but not logged. `ROPE_LOG_LEVEL=warning` logs only
-requests that the service failed to answer; `error` logs no requests.
+API keys and queries of a URL are never logged. A failed request of a gRPC stream has its own line,
+with the message `a request of a stream failed`, because the stream goes on. Health checks and
+`/metrics` are counted but not logged. `ROPE_LOG_LEVEL=warning` logs only requests that the service
+failed to answer; `error` logs no requests.
 
 Lines are written without waiting. If standard output is full or closed, the service goes on: one
 line on standard error reports the cause, lost lines are counted in `rope_log_lines_dropped_total`,

@@ -11,10 +11,13 @@ class Advice(NamedTuple):
     action: str
 
 
-_LIMIT = Advice(
-    "The level beside it stays above 80 % of this limit.",
-    "Alert on the ratio of both. What to do is in the row of the level.",
-)
+def _limit_of(level: str) -> Advice:
+    return Advice(
+        f"{level} stays above 80 % of this limit.",
+        f"Alert on the ratio of both; see {level} for what to do.",
+    )
+
+
 _SHARE = Advice(
     "Never by itself: compare it with the other times of a request.",
     "Find the step that takes longest. The header Server-Timing of an answer has the times of one "
@@ -44,7 +47,8 @@ ADVICE: Mapping[str, Advice] = {
     ),
     "process_max_fds": Advice(
         "Below 2,048 on a service with many clients.",
-        "Raise `ulimit -n` (`--ulimit nofile=`): ROPE_MAX_CONNECTIONS follows.",
+        "Raise `ulimit -n` (Docker: `--ulimit nofile=`): the default of ROPE_MAX_CONNECTIONS grows "
+        "with it.",
     ),
     "python_gc_objects_collected": Advice(
         "Never by itself.", "Use it when you search for the cause of pauses."
@@ -56,7 +60,7 @@ ADVICE: Mapping[str, Advice] = {
         "Never by itself.", "Use it when you search for the cause of pauses."
     ),
     "rope_requests": Advice(
-        "The part with status 500 and above, or 429, is more than 1 % for minutes; 499 grows.",
+        "Over 1 % of the answers are 429, 500 or above for minutes; or 499 grows.",
         "Look up the `code` of the log lines in docs/errors.md. 503: add replicas. 499: clients "
         "give up before the answer, so compare their timeouts with the durations.",
     ),
@@ -97,7 +101,7 @@ ADVICE: Mapping[str, Advice] = {
         "Keep the folder of TRITON_CACHE_DIR between starts, or prebuild the kernels in the image.",
     ),
     "rope_kernel_builds_waiting": Advice(
-        "Above 0 for more than ten minutes.", "As for rope_kernel_builds."
+        "Above 0 for more than ten minutes.", "See rope_kernel_builds."
     ),
     "rope_kernel_builds_limit": Advice(
         "rope_kernel_builds_waiting is equal to it: further kernels are not built now.",
@@ -108,12 +112,13 @@ ADVICE: Mapping[str, Advice] = {
         "Add replicas. If few calls are long, lower ROPE_MAX_CALL_S; if many are short, send "
         "several sequences in one call.",
     ),
-    "rope_queue_limit": _LIMIT,
+    "rope_queue_limit": _limit_of("rope_queue_depth"),
     "rope_predicted_wait_seconds": Advice(
         "Above half of rope_predicted_wait_limit_seconds.",
-        "Add replicas: beyond the limit calls are refused with 503. Use it for autoscaling.",
+        "Add replicas: beyond the limit, calls are refused with 503. Use this metric for "
+        "autoscaling.",
     ),
-    "rope_predicted_wait_limit_seconds": _LIMIT,
+    "rope_predicted_wait_limit_seconds": _limit_of("rope_predicted_wait_seconds"),
     "rope_late_calls": Advice(
         "It grows: the device works for clients that do not wait any more.",
         "Raise the timeouts of the clients, or lower ROPE_MAX_QUEUE_S and ROPE_MAX_CALL_S.",
@@ -127,46 +132,44 @@ ADVICE: Mapping[str, Advice] = {
         "Raise ROPE_MEMORY_BUDGET_BYTES and the container's memory, send safetensors instead of "
         "JSON, or add replicas. If the queue is empty, clients read their answers slowly.",
     ),
-    "rope_admission_limit_bytes": _LIMIT,
+    "rope_admission_limit_bytes": _limit_of("rope_admitted_bytes"),
     "rope_device_memory_bytes": Advice(
         "Above 90 % of rope_device_memory_limit_bytes, or 503 with `device_memory`.",
         "Lower ROPE_MAX_BATCH_BYTES or ROPE_MEMORY_BUDGET_BYTES; let no other process use the GPU.",
     ),
-    "rope_device_memory_limit_bytes": _LIMIT,
+    "rope_device_memory_limit_bytes": _limit_of("rope_device_memory_bytes"),
     "rope_connections": Advice(
         "Above 80 % of rope_connections_limit.",
         "Raise ROPE_MAX_CONNECTIONS and `ulimit -n`; let clients keep and share connections.",
     ),
-    "rope_connections_limit": _LIMIT,
+    "rope_connections_limit": _limit_of("rope_connections"),
     "rope_log_lines_dropped": Advice(
         "It grows: lines are missing.",
         "Free the disk, or repair the log collector that reads standard output. Requests are still "
         "answered.",
     ),
     "rope_ready": Advice(
-        "0 for longer than a start takes: seconds on a CPU, minutes on a GPU that builds kernels.",
+        "0 for longer than the start: seconds on a CPU, minutes on a GPU that builds kernels.",
         "Read the log from the start: the warm-up logs its failure.",
     ),
     "rope_build": Advice(
         "Replicas differ for longer than a deployment takes.", "Finish the deployment."
     ),
     "nv_inference_request_success": Advice(
-        "It stops although clients send requests.", "As for rope_requests."
+        "It does not grow although clients send requests.", "See rope_requests."
     ),
-    "nv_inference_count": Advice("As for nv_inference_request_success.", "As for rope_requests."),
+    "nv_inference_count": Advice("See nv_inference_request_success.", "See rope_requests."),
     "nv_inference_exec_count": Advice(
         "It is near nv_inference_count on a busy GPU: calls are not batched.",
-        "As for rope_batch_requests.",
+        "See rope_batch_requests.",
     ),
-    "nv_inference_pending_request_count": Advice(
-        "As for rope_queue_depth.", "As for rope_queue_depth."
-    ),
+    "nv_inference_pending_request_count": Advice("See rope_queue_depth.", "See rope_queue_depth."),
     "nv_inference_request_duration_us": Advice(
-        "Divided by nv_inference_request_success, it grows.",
-        "As for rope_request_duration_seconds, which has percentiles.",
+        "Its ratio to nv_inference_request_success grows.",
+        "See rope_request_duration_seconds, which has percentiles.",
     ),
     "nv_inference_queue_duration_us": Advice(
-        "It is most of nv_inference_request_duration_us.", "As for rope_queue_wait_seconds."
+        "It is most of nv_inference_request_duration_us.", "See rope_queue_wait_seconds."
     ),
     "nv_inference_compute_input_duration_us": _SHARE,
     "nv_inference_compute_infer_duration_us": _SHARE,

@@ -64,7 +64,7 @@ def check_heads(name: str, tensor: Tensor, head_dim: int | None = None) -> None:
     if len(shape) not in (3, 4):
         raise ShapeError(name, "[B, S, H, D] or packed [T, H, D]", shape_of(tensor))
     if not shape[-1] or not shape[-2]:
-        raise ShapeError(name, "of at least one head, one element wide", shape_of(tensor))
+        raise ShapeError(name, "of at least one head and one element", shape_of(tensor))
     if head_dim is not None and shape[-1] != head_dim:
         raise ShapeError(name, f"of head_dim {head_dim}", shape_of(tensor))
 
@@ -74,7 +74,9 @@ def check_cu_seqlens(name: str, cu_seqlens: Tensor, tokens: Tensor) -> None:
     if not isinstance(cu_seqlens, Tensor):
         raise not_a_tensor(name, cu_seqlens)
     if tokens.ndim != 3:
-        raise ShapeError(name, "absent where tensors are [B, S, H, D]", shape_of(cu_seqlens))
+        raise ShapeError(
+            name, "absent: only packed tensors [T, H, D] have it", shape_of(cu_seqlens)
+        )
     if cu_seqlens.dtype not in INTEGERS:
         raise ShapeError(name, "int32 or int64", dtype_of(cu_seqlens))
     if cu_seqlens.ndim != 1 or not len(cu_seqlens):
@@ -162,8 +164,9 @@ def layout_hint(q: Tensor, k: Tensor | None, num_positions: int | None = None) -
 def looks_heads_first(q: Tensor, k: Tensor | None, num_positions: int | None = None) -> bool:
     """Tell whether q and k look like `[B, H, S, D]` where `[B, S, H, D]` is read.
 
-    They do where positions are as many as heads and not as tokens. Without positions, they do where
-    k has a divisor of q's tokens, and more heads than q, or as many and fewer tokens.
+    With positions: there are as many positions as heads, and not as tokens. Without positions: the
+    number of k's tokens divides that of q's, and k has more heads than q, or as many heads and
+    fewer tokens.
 
     Args:
         q: `[B, S, H, D]`; other ranks tell nothing.

@@ -234,14 +234,16 @@ def _check_frequencies(rope: RopeConfig) -> None:
     if len(inv_freq) not in (rope.half, rope.rotary_dim) or len(inv_freq) % rope.blocks:
         raise ConfigError("rotary_dim", f"twice the {len(inv_freq)} angles", rope.rotary_dim)
     if not bool((inv_freq.abs() <= MAX_INV_FREQ).all()):  # true for NaN
-        expected = f"such that no frequency is above {MAX_INV_FREQ:g}, scaled as it is"
+        expected = f"such that no scaled frequency is above {MAX_INV_FREQ:g}"
         raise ConfigError("theta", expected, rope.theta)
     low, high = MIN_ATTENTION_SCALING, 1 / MIN_ATTENTION_SCALING
     if rope.attention_scaling and not low <= abs(rope.attention_scaling) <= high:
         expected = f"0, or such that the attention scaling is in [{low:g}, {high:g}]"
         raise ConfigError("attention_factor", expected, rope.attention_scaling)
     if rope.rope_type == "xpos" and (rope.num_axes > 1 or not rope.is_rotation):
-        raise ConfigError("rope_type", "another one than xpos, whose axis is one", "xpos")
+        raise ConfigError(
+            "rope_type", "other than xpos: xPos needs one axis, and one angle for each pair", "xpos"
+        )
 
 
 @lru_cache(maxsize=256)

@@ -1,4 +1,4 @@
-"""Rotation with gradients: that of x' = R x is R's transpose times the gradient of x'."""
+"""Rotation with gradients: if x' = R x, the gradient of x is R^T times that of x'."""
 
 from typing import Any
 

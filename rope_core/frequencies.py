@@ -184,7 +184,7 @@ def longrope(
     pairs = (dim + 1) // 2
     for name, factors in (("short_factor", short_factor), ("long_factor", long_factor)):
         if len(factors) != pairs:
-            raise ConfigError(name, f"a list of {pairs} numbers, one a pair", len(factors))
+            raise ConfigError(name, f"a list of {pairs} numbers, one for each pair", len(factors))
         if not all(0 < value < math.inf for value in factors):
             raise ConfigError(name, "of positive numbers", "others")
     if factor is not None:

@@ -106,7 +106,9 @@ def resolve(
         return hf.resolve(config, head_dim=head_dim, **of_model)
     for name in ("model_type", "part", "layer", "layer_type"):
         if of_model[name] is not None:
-            raise ConfigError(name, "None: the rope is no config of a model", of_model[name])
+            raise ConfigError(
+                name, "None, because the rope is not a model's config", of_model[name]
+            )
     if isinstance(config, Resolved):
         return config
     if isinstance(config, Mapping):
@@ -154,7 +156,7 @@ def _from_parameters(parameters: Mapping[str, Any], head_dim: int | None) -> Rop
     rounding = "activation" if parameters.get("arithmetic") == "hf" else "once"
     fields = {"head_dim": head_dim, "rounding": rounding, **parameters}
     if fields["head_dim"] is None:
-        raise ConfigError("head_dim", "given where no tensor has it", "none")
+        raise ConfigError("head_dim", "given if there is no tensor of heads", "none")
     return RopeConfig.of(fields.pop("head_dim"), **fields)
 
 

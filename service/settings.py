@@ -184,22 +184,23 @@ class Settings(BaseSettings):
     fewer than 8 calls wait, a call is refused only if it would miss its deadline."""
 
     max_queue_calls: PositiveInt = 8192
-    """Most calls that wait for the device; further calls are refused with 503. This limits memory:
-    `ROPE_MAX_QUEUE_S` limits the wait."""
+    """Largest number of calls that wait for the device; further calls are refused with 503. This
+    limits memory: `ROPE_MAX_QUEUE_S` limits the wait."""
 
     max_batch_tokens: PositiveInt = 65_536
-    """Most tokens of one run of the device."""
+    """Largest number of tokens in one run of the device."""
 
     max_batch_bytes: PositiveInt | None = None
-    """Most bytes of tensors of one run of the device. If unset: 1 MiB on a CPU, 64 MiB on a GPU."""
+    """Largest size of all tensors in one run of the device. If unset: 1 MiB on a CPU, 64 MiB on a
+    GPU."""
 
     max_call_s: Seconds = 10.0
     """Longest estimated compute time of a call; a longer call is answered with 413 at once.
     On a CPU all other calls wait while a call runs."""
 
     device_stuck_s: Seconds = 30.0
-    """Time without progress after which the process gives up a GPU and ends; at least ten times the
-    estimated time of its calls."""
+    """Time without progress of a GPU after which the process ends; at least ten times the estimated
+    time of its calls."""
 
     warm_up_shapes: Shapes | None = None
     """Shapes of your models, `heads x kv_heads x head_dim`: `32x8x128,16x16x64`. Their usual
@@ -213,15 +214,16 @@ class Settings(BaseSettings):
     """Longest timeout that a request may set."""
 
     max_connections: PositiveInt | None = None
-    """Most open HTTP connections. Beyond them, 16 connections may use the routes of health,
-    readiness and metrics only, and further connections wait in the backlog of the kernel until one
-    closes. If unset: three quarters of the open files that the system allows, at most 4096."""
+    """Largest number of open HTTP connections. Beyond it, 16 connections may use the routes of
+    health, readiness and metrics only, and further connections wait in the backlog of the kernel
+    until one closes. If unset: three quarters of the open files that the system allows, at most
+    4096."""
 
     max_header_bytes: Annotated[int, Field(ge=1024, le=2**20)] = 32 * 2**10
     """Largest header of an HTTP request, with its request line."""
 
     max_header_fields: Annotated[int, Field(ge=1, le=10_000)] = 100
-    """Most fields in the header of an HTTP request."""
+    """Largest number of fields in the header of an HTTP request."""
 
     max_target_bytes: Annotated[int, Field(ge=64, le=2**20)] = 8 * 2**10
     """Longest target, path and query, of an HTTP request."""
@@ -239,13 +241,13 @@ class Settings(BaseSettings):
     kernel."""
 
     keep_alive_s: Seconds = 75.0
-    """Time without a request after which a connection is closed. Longer than that of the load
-    balancer in front, so that it never sends a request into a connection that is being closed."""
+    """Time without a request after which a connection is closed. Set a longer time than that of the
+    load balancer in front, which could otherwise send a request into a connection that closes."""
 
     write_stall_s: Seconds = 10.0
-    """Time in which a client must read as much of a waiting answer as `ROPE_MIN_BODY_RATE` demands;
-    else its connection is reset. A gRPC client has this time and that of the rate to read a
-    response; else its RPC is cancelled."""
+    """Interval in which the rate of a client that reads an answer is checked: if the client has
+    read less than `ROPE_MIN_BODY_RATE` allows, its connection is reset. A gRPC client has this
+    time, and the time of the whole response at that rate; then its RPC is cancelled."""
 
     drain_delay_s: Delay = 5.0
     """Time after SIGTERM in which requests are still accepted, while /readyz answers 503."""
@@ -283,7 +285,7 @@ class Settings(BaseSettings):
         for name in ("http_port", "grpc_port", "status_port"):
             port, variable = getattr(self, name), PREFIX + name.upper()
             if port and port in ports:
-                raise ValueError(f"{ports[port]} and {variable} are both {port}: choose another")
+                raise ValueError(f"{ports[port]} and {variable} are both {port}: change one")
             ports[port] = variable
         return self
 

@@ -80,7 +80,7 @@ TRITONCLIENT = Tool(
 
 PROGRAMS = [
     Program("with_rope_client.py", ROPE_CLIENT, {**ROTATED, **ATTENDED}),
-    Program("with_tritonclient.py", TRITONCLIENT, ROTATED),
+    Program("with_tritonclient.py", TRITONCLIENT, {**ROTATED, **ATTENDED}),
     Program("rope.sh", SH, ROTATED),
     Program("rope.mjs", NODE, ROTATED),
     Program("rope.go", GO, ROTATED),

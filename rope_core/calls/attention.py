@@ -114,7 +114,7 @@ class Attend(TensorFields):
         check_index("q_index", self.q_index, q)
         check_index("k_index", self.k_index, k)
         if self.k_index is not None and self.q_index is None:
-            raise ShapeError("q_index", "given where k_index is", "none")
+            raise ShapeError("q_index", "given if k_index is", "none")
         if self.out_dtype not in (None, torch.float32, q.dtype):
             expected = "float32 or that of q, as a torch.dtype"
             raise ConfigError("out_dtype", expected, brief(self.out_dtype))
@@ -129,9 +129,9 @@ class Attend(TensorFields):
         if k.ndim != q.ndim or k.shape[-1] != q.shape[-1]:
             raise ShapeError("k", f"of q's rank and head_dim {shape_of(q)}", shape_of(k))
         if k.ndim == 4 and len(k) != len(q):
-            raise ShapeError("k", f"of batch {len(q)} as q", shape_of(k))
+            raise ShapeError("k", f"of q's batch size {len(q)}", shape_of(k))
         if v.shape[:-1] != k.shape[:-1]:
-            raise ShapeError("v", f"of k's shape but for the last axis {shape_of(k)}", shape_of(v))
+            raise ShapeError("v", f"of k's shape except the last axis {shape_of(k)}", shape_of(v))
         if q.shape[-2] % k.shape[-2]:
             expected = f"of a multiple of k's {k.shape[-2]} heads"
             raise ShapeError("q", expected, shape_of(q), layout_hint(q, k))
@@ -144,7 +144,7 @@ class Attend(TensorFields):
         """Check what rotates, and the positions and frequencies of the sides that rotate."""
         check_choice("rotate", self.rotate, get_args(Sides))
         if self.rope is None and self.rotate in ("q", "k"):
-            raise ConfigError("rotate", "both or none where rope is null", self.rotate)
+            raise ConfigError("rotate", "both or none if rope is null", self.rotate)
         if self.rotate == "none":
             object.__setattr__(self, "rope", None)
         for name, positions in (("q", self.q_positions), ("k", self.k_positions)):
@@ -235,7 +235,7 @@ class Merge(TensorFields):
         if out.ndim < 2 or not len(out):
             raise ShapeError("out", "[N, ..., Dv] with N at least 1", shape_of(out))
         if lse.shape != out.shape[:-1]:
-            expected = f"of out's shape but for the last axis, {list(out.shape[:-1])}"
+            expected = f"of out's shape except the last axis, {list(out.shape[:-1])}"
             raise ShapeError("lse", expected, shape_of(lse))
 
     @property

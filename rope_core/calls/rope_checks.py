@@ -146,7 +146,7 @@ def check_frequencies(frequencies: Tensor | None, rope: RopeConfig, *heads: Tens
     """
     name, pairs = "frequencies", rope.half
     if rope.learned is None and frequencies is not None:
-        expected = "absent where the rope has not learned any"
+        expected = "absent: this rope has no learned frequencies"
         raise ShapeError(name, expected, shape_of(frequencies))
     if rope.learned == "frequencies" and frequencies is None:
         raise ShapeError(name, f"given, [axes, heads, {pairs}]", "none")

@@ -203,7 +203,8 @@ class Shift(TensorFields):
             if rope is None:
                 continue
             if rope.learned is not None:
-                raise ConfigError(name, "one whose frequencies are not learned", "one")
+                expected = "a rope without learned frequencies"
+                raise ConfigError(name, expected, f"learned {rope.learned!r}")
             if rope.head_dim != k.shape[-1]:
                 expected = f"that of k, {k.shape[-1]}"
                 raise ConfigError(f"{name}.head_dim", expected, rope.head_dim)
@@ -212,7 +213,9 @@ class Shift(TensorFields):
         if self.to is None and self.rope.is_composable:
             return
         if positions is None:
-            expected = "given where frequencies change, or turns do not add up"
+            expected = (
+                "given: without them, the frequencies must stay the same and rotations must add up"
+            )
             raise ShapeError("positions", expected, "none")
         check_invertible("rope", self.rope)
         check_positions("positions + delta", self.shifted_positions, k, self.to or self.rope)
@@ -220,11 +223,11 @@ class Shift(TensorFields):
     def _for_length(self, rope: RopeConfig, name: str) -> RopeConfig:
         """Return `rope` for the length before the shift; `to` for the length after it."""
         if self.positions is None:
-            raise ConfigError("length", f"given for {rope.rope_type}, or positions", "neither")
+            raise ConfigError("length", f"given for {rope.rope_type} without positions", "neither")
         before = rope.for_length(call_length(self.k, self.positions, None))
         after = rope.for_length(call_length(self.k, self.shifted_positions, None))
         if self.to is None and before != after and rope.rope_type != "xpos":
-            expected = f"given, or length: {rope.rope_type} has other frequencies there"
+            expected = f"given, or length: after the shift {rope.rope_type} has other frequencies"
             raise ConfigError("to", expected, "neither")
         return before if name == "rope" else after
 

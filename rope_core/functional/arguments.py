@@ -71,14 +71,14 @@ def as_tensor(name: str, numbers: Numbers | None, device: torch.device) -> Tenso
 
 
 def refuse_arguments(**arguments: Any) -> None:
-    """Raise ConfigError if an argument is given beside a call, which has its own."""
+    """Raise ConfigError if an argument is given together with a call, which has its own."""
     for name, value in arguments.items():
         if value is not None and value is not MISSING:
-            raise ConfigError(name, "a field of the call, not an argument beside the call", "one")
+            raise ConfigError(name, "a field of the call, not another argument", "one")
 
 
 def resolve_for(rope: Any, x: Tensor, positions: Tensor | None) -> Resolved:
-    """Return what a rope comes to for heads `[..., D]`; warn as `resolve` does."""
+    """Resolve a rope for heads `[..., D]`, and issue the warnings of the result."""
     if rope is MISSING or rope is None:
         raise ConfigError("rope", FORMS, "none")
     head_dim, num_axes = widths(x, positions)

@@ -125,7 +125,7 @@ def attend(
         )
     else:
         if positions is not None and (q_positions is not None or k_positions is not None):
-            raise ConfigError("positions", "None beside q_positions or k_positions", "all of them")
+            raise ConfigError("positions", "None if q_positions or k_positions is given", "both")
         if positions is not None:  # of the sides that rotate
             q_positions = None if rotate == "k" else positions
             k_positions = None if rotate == "q" else positions
@@ -186,7 +186,7 @@ def _attend_call(
     if rope is not None:
         resolved = resolve_for(rope, *((k, k_at) if rotate == "k" else (q, q_at)))
         if resolved.differ:
-            expected = "resolve(..., layer=...): the layers of this model differ"
+            expected = "resolve(..., layer=...), because the layers of this model differ"
             raise ConfigError("rope", expected, "no layer")
         config, attention = resolved.rope, attention or resolved.attention
         if config is None:  # a layer that rotates nothing, among others that do

@@ -103,7 +103,7 @@ def rotate(
             an array of numpy, lists or a range. None counts from 0 in each sequence.
         cu_seqlens: whole numbers `[N + 1]`: where each packed sequence starts, and the number of
             tokens.
-        inverse: whether to rotate back, which is exact but for rounding.
+        inverse: whether to rotate back, which is exact except for rounding.
         frequencies: float32 or float64, radians per position, of a model that learned them, see
             `Rotate`.
         out: where to write, only with a `Rotate`, without gradients: contiguous tensors that share
@@ -167,7 +167,9 @@ def _rotate_tensors(
     starts = as_tensor("cu_seqlens", cu_seqlens, x.device)
     resolved = resolve_for(rope, x, at)
     if resolved.rope is None:
-        raise ConfigError("rope", "of a layer that rotates", f"none: {resolved.nope}")
+        raise ConfigError(
+            "rope", "that of a layer that rotates", f"one that does not: {resolved.nope}"
+        )
     call = Rotate(q, k, resolved.rope, at, starts, inverse, frequencies)
     if at is None:
         warn_of_heads_first(x, k)

@@ -74,7 +74,7 @@ class ChunkedBody:
             if self._num_framing_bytes > MAX_FRAMING_BYTES + self._num_bytes // 2:
                 raise BadRequest(
                     "sizes, extensions and trailers of chunks may have at most "
-                    f"{MAX_FRAMING_BYTES:,} bytes beside half of the body's bytes"
+                    f"{MAX_FRAMING_BYTES:,} bytes more than half of the body"
                 )
             self._line += data[start:end]
             start = end

@@ -45,7 +45,9 @@ class ResolvedRope:
         """
         if self.config is None:
             reason = self.model.nope if self.model else "null rotates nothing"
-            raise ConfigError("rope", "of a layer that rotates", f"none: {reason}")
+            raise ConfigError(
+                "rope", "that of a layer that rotates", f"one that does not: {reason}"
+            )
         return self.config
 
     @property
@@ -153,7 +155,7 @@ def _build_config(rope: Rope, tensor_head_dim: int | None, name: str) -> RopeCon
     widths = (rope.head_dim, tensor_head_dim, rope.rotary_dim)
     head_dim = next((width for width in widths if width is not None), None)
     if head_dim is None:
-        raise ConfigError("head_dim", "given where no tensor has it", "none")
+        raise ConfigError("head_dim", "given if there is no tensor of heads", "none")
     extra = rope.model_extra or {}
     valid = set(VARIANTS[rope.rope_type].parameters)
     valid |= SCHEMES[rope.axes].parameters.keys() if rope.axes else set()

@@ -22,7 +22,7 @@ def as_bshd(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """Return the tensors of a message with heads `[B, H, S, D]` as views `[B, S, H, D]`.
 
     Raises:
-        ShapeError: a tensor has not four axes.
+        ShapeError: a tensor does not have four axes.
     """
     for name in HEADS:
         if name in tensors and tensors[name].ndim != 4:

@@ -1,7 +1,7 @@
-"""Parameters of a request beside those in its body: in the query, and in the header X-Rope-Params.
+"""Parameters of a request outside of its body: in the query, and in the header X-Rope-Params.
 
 A query has `name=value` pairs; `rope.theta=500000` is a member of the object `rope`. A value is
-JSON, or text where it is not JSON or where the parameter is a text.
+JSON, or text if it is not JSON or if the parameter is a text.
 """
 
 import json
@@ -23,13 +23,13 @@ from service.wire import Parameters
 HEADER = b"x-rope-params"
 
 _ROPES = ("rope", "to")
-"""Parameters that are ropes. Members of one rope may stand in different places."""
+"""Parameters that are ropes. The members of one rope may be in different places."""
 
 _BROKEN_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 
 
 class HttpParam(NamedTuple):
-    """A parameter that does not stand in the body."""
+    """A parameter that is not in the body."""
 
     place: str
     name: str
@@ -82,7 +82,9 @@ def merge_params(
         elif isinstance(members := values.setdefault(rope, {}), dict):
             members[member] = param.value
         else:
-            raise ConfigError(rope, f"an object or the name of a preset beside {name}", members)
+            raise ConfigError(
+                rope, f"an object or the name of a preset if {name} is given", members
+            )
     for name in _ROPES:
         if any(param.name == name and isinstance(param.value, Mapping) for param in every):
             values.setdefault(name, {})
@@ -127,7 +129,7 @@ def _check_name(name: str, endpoint: Endpoint[Any], has_members: bool) -> None:
     """Check that an endpoint has a parameter, or a rope of which it may be a member.
 
     Raises:
-        UnknownName: it has not.
+        UnknownName: it does not.
     """
     names = endpoint.params.model_fields
     rope, dot, member = name.partition(".")

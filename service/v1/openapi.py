@@ -48,7 +48,7 @@ def header(name: str, schema: dict[str, Any], description: str) -> dict[str, Any
 PARAMS_HEADER = header(
     "X-Rope-Params",
     {"type": "string"},
-    "The parameters as the text of a JSON object, beside those in the body. A parameter in two "
+    "Parameters as the text of a JSON object, in addition to those in the body. A parameter in two "
     "places must have equal values.",
 )
 

@@ -130,7 +130,7 @@ def test_what_is_refused():
     positions = torch.arange(5)
     with pytest.raises(ConfigError, match="rotate must be one of"):
         Attend(q, q, q, YARN, rotate="v")
-    with pytest.raises(ConfigError, match="rotate must be both or none where rope is null"):
+    with pytest.raises(ConfigError, match="rotate must be both or none if rope is null"):
         Attend(q, q, q, None, rotate="q")
     with pytest.raises(ShapeError, match="k_positions must be absent: with rotate q, k is not"):
         Attend(q, q, q, YARN, k_positions=positions, rotate="q")

@@ -139,7 +139,7 @@ BAD_ROPES = {
     "dict of a variant": ({"rope_type": "llama3", "rope_theta": 1.0}, r"rope\['rope_theta'\]"),
     "no rotation": (
         hf.resolve(NOPE, layer=3),
-        "rope must be of a layer that rotates, got none: no_rope",
+        "rope must be that of a layer that rotates, got one that does not: no_rope",
     ),
 }
 
@@ -151,7 +151,9 @@ def test_bad_ropes(rope, text):
 
 
 def test_options_of_a_model_without_a_model():
-    with pytest.raises(ConfigError, match="layer must be None: the rope is no config of a model"):
+    with pytest.raises(
+        ConfigError, match="layer must be None, because the rope is not a model's config"
+    ):
         resolve(ROPE, layer=3)
     assert resolve({"rope_theta": 5e5, "head_dim": 64}, model_type="llama").rope.theta == 5e5
     with pytest.raises(ConfigError, match="head_dim must be given"):
@@ -179,7 +181,7 @@ def test_attention_of_positions_and_lse():
     assert torch.equal(lse, expected.lse)
     apart = attend(Q, K, v, q_positions=positions, k_positions=[*positions], rope=ROPE)
     torch.testing.assert_close(apart, out, rtol=1e-6, atol=1e-6)
-    with pytest.raises(ConfigError, match="positions must be None beside"):
+    with pytest.raises(ConfigError, match="positions must be None if q_positions"):
         attend(Q, K, v, positions=positions, k_positions=positions, rope=ROPE)
 
 

@@ -136,7 +136,7 @@ def test_keys_without_index_count_from_0():
 @pytest.mark.parametrize(
     ("tensors", "text"),
     [
-        ({"k_index": torch.arange(6)}, "q_index must be given where k_index is, got none"),
+        ({"k_index": torch.arange(6)}, "q_index must be given if k_index is, got none"),
         ({"q_index": torch.arange(3)}, r"q_index must be \[2\] or \[1, 2\], got \[3\]"),
         ({"q_index": torch.zeros(2)}, "q_index must be int64, got float32"),
         ({"q_index": torch.tensor([0, 2**62])}, r"q_index must be in \[-2\*\*62, 2\*\*62\)"),

@@ -264,7 +264,9 @@ def test_a_shift_knows_its_length_or_refuses():
     keys, delta = randn(3, 1, 16), torch.tensor(2)
     for variant in OF_LENGTH:
         rope = unfixed(variant)
-        with pytest.raises(ConfigError, match=f"length must be given for {variant}, or positions"):
+        with pytest.raises(
+            ConfigError, match=f"length must be given for {variant} without positions"
+        ):
             Shift(keys, delta, rope)
         call = Shift(keys, delta - 2, rope, positions=torch.tensor([0, 1, 90]))
         assert call.rope == rope.for_length(91)

@@ -120,8 +120,14 @@ PARAMETERS = {  # variant, what is changed of its parameters, and what the error
         ),
     ],
     "longrope": [
-        ({"short_factor": (1.0,) * 7}, "short_factor must be a list of 8 numbers, one a pair"),
-        ({"long_factor": (1.0,) * 9}, "long_factor must be a list of 8 numbers, one a pair, got 9"),
+        (
+            {"short_factor": (1.0,) * 7},
+            "short_factor must be a list of 8 numbers, one for each pair",
+        ),
+        (
+            {"long_factor": (1.0,) * 9},
+            "long_factor must be a list of 8 numbers, one for each pair, got 9",
+        ),
         ({"long_factor": (0.0,) + (1.0,) * 7}, "long_factor must be of positive numbers"),
         ({"short_factor": "1" * 8}, "short_factor must be a list of numbers, got '11111111'"),
         ({"short_factor": (NAN,) * 8}, "short_factor must be a list of finite numbers, got nan"),
@@ -129,9 +135,12 @@ PARAMETERS = {  # variant, what is changed of its parameters, and what the error
         ({"short_factor": (True,) * 8}, "short_factor must be a list of finite numbers"),
         (
             {"short_factor": (1e-20,) * 8},
-            "theta must be such that no frequency is above 1e+18, scaled as it is, got 10000.0",
+            "theta must be such that no scaled frequency is above 1e+18, got 10000.0",
         ),
-        ({"short_factor": (1e-50,) * 8, "arithmetic": "hf"}, "theta must be such that no freq"),
+        (
+            {"short_factor": (1e-50,) * 8, "arithmetic": "hf"},
+            "theta must be such that no scaled freq",
+        ),
         ({"factor": 0.9}, "factor must be a number of at least 1.0, got 0.9"),
         ({"factor": None}, "factor must be given, or max_position_embeddings, got neither"),
         (
@@ -157,8 +166,8 @@ PARAMETERS = {  # variant, what is changed of its parameters, and what the error
     ],
     "xpos": [
         ({"scale_base": 0}, "scale_base must be a number of at least 1.0, got 0"),
-        ({"axes": "alternating"}, "rope_type must be another one than xpos, whose axis is one"),
-        ({"layout": "interleaved_tiled"}, "rope_type must be another one than xpos"),
+        ({"axes": "alternating"}, "rope_type must be other than xpos: xPos needs one axis"),
+        ({"layout": "interleaved_tiled"}, "rope_type must be other than xpos"),
     ],
 }
 

@@ -148,7 +148,7 @@ def test_where_turns_do_not_add_up_keys_go_back_and_forth(rope):
     stored = rotate(Rotate(None, k, rope, positions=at)).k
     expected = rotate(Rotate(None, k, rope, positions=at + delta)).k
     assert off(shift(Shift(stored, delta, rope, positions=at)).k, expected) < 1e-5
-    with pytest.raises(ShapeError, match=r"positions must be given where .* turns do not add up"):
+    with pytest.raises(ShapeError, match=r"positions must be given: .* rotations must add up"):
         Shift(stored, delta, rope)
 
 
@@ -206,7 +206,9 @@ def test_frequencies_of_the_length_are_those_of_old_and_new_positions(variant):
     expected = rotate(Rotate(None, k, rope, positions=at + delta)).k
     assert off(shift(call).k, expected) < 1e-6
     if variant != "xpos":
-        with pytest.raises(ConfigError, match=f"to must be given, or length: {variant} has other"):
+        with pytest.raises(
+            ConfigError, match=f"to must be given, or length: after the shift {variant} has other"
+        ):
             Shift(stored, delta, rope, positions=at)
     stay = Shift(stored, delta, rope.for_length(64), positions=at)
     kept = rotate(Rotate(None, k, rope.for_length(64), positions=at + delta)).k
@@ -228,9 +230,9 @@ def test_what_a_shift_refuses(rope):
     wider = RopeConfig.of(12)
     refused(ConfigError, "to.head_dim must be that of k, 10, got 12", k, delta, rope, at, wider)
     other = RopeConfig.of(10, theta=7.0)
-    why = "positions must be given where frequencies change, .* got none"
+    why = "positions must be given: without them, .* got none"
     refused(ShapeError, why, k, delta, rope, None, other)
-    length = "length must be given for dynamic, or positions, got neither"
+    length = "length must be given for dynamic without positions, got neither"
     growing = RopeConfig.of(10, rope_type="dynamic", factor=2.0, max_position_embeddings=8)
     refused(ConfigError, length, k, delta, growing)
     refused(ConfigError, length, k, delta, rope, None, growing)
@@ -241,7 +243,7 @@ def test_learned_frequencies_do_not_shift(learned):
     k, at, plain = torch.empty(4, 2, 16), torch.arange(4), RopeConfig.of(16)
     rope = RopeConfig.of(16, learned=learned)
     for pair, name in (((rope, None), "rope"), ((plain, rope), "to")):
-        expected = f"{name} must be one whose frequencies are not learned"
+        expected = f"{name} must be a rope without learned frequencies, got learned"
         refused(ConfigError, expected, k, at, pair[0], at, pair[1])
 
 

@@ -92,7 +92,7 @@ ATTENTION = [
         {},
         422,
         "shape",
-        "k must be of batch",
+        "k must be of q's batch size",
     ),
     ({**QKV, "v": K.half()}, {}, 422, "shape", "q, k and v"),
     (
@@ -135,7 +135,7 @@ ATTENTION = [
     (QKV, {"backend": "sdpa"}, 422, "config", "backend must be absent: the operator"),
     (QKV, {"out_dtype": "float16"}, 422, "config", "out_dtype must be 'float32'"),
     (QKV, {"out_dtype": 32}, 422, "config", "out_dtype must be 'float32'"),
-    ({**QKV, "k_index": cu(0, 4)}, {}, 422, "shape", "q_index must be given where k_index is"),
+    ({**QKV, "k_index": cu(0, 4)}, {}, 422, "shape", "q_index must be given if k_index is"),
     ({**QKV, "q_index": cu(0, 1, 2)}, {}, 422, "shape", "q_index must be [2] or [1, 2], got [3]"),
     ({**QKV, "q_index": torch.zeros(2)}, {}, 422, "shape", "q_index must be int64, got float32"),
     ({**QKV, "q_index": cu(0, 1) > 0}, {}, 422, "shape", "q_index must be int64, got bool"),

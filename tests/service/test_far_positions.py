@@ -80,10 +80,8 @@ TYPE = safetensors_codec.media_type
 
 
 def inputs(model: str, positions: Any) -> list[tuple[str, torch.Tensor]]:
-    """Return the tensors of a call, by the names of the model."""
-    path = MODELS[model].endpoint.path
-    names = {slot.endpoint_name: slot.name for slot in MODELS[model].inputs}
-    return [(names[name], tensor) for name, tensor in tensors(path, positions).items()]
+    """Return the names and the tensors of a call."""
+    return [*tensors(MODELS[model].endpoint.path, positions).items()]
 
 
 def described(name: str, tensor: torch.Tensor) -> dict[str, Any]:

@@ -137,7 +137,7 @@ async def test_no_rope_and_a_member_of_it(service: Running):
     answer = await ask(service, "/v1/attention?rope=null&rope.theta=3")
     assert problem(answer)[1:] == (
         "config",
-        "rope must be an object or the name of a preset beside rope.theta, got None",
+        "rope must be an object or the name of a preset if rope.theta is given, got None",
     )
 
 

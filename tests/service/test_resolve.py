@@ -75,7 +75,9 @@ async def test_a_layer_without_rope(client, codec):
         ("/v1/shift", {"k": k, "delta": torch.tensor(1)}),
     ):
         refusal = await post(client, codec, path, Message(tensors, params(rope=NOPE)))
-        check_refused(refusal, "rope must be of a layer that rotates", "no_rope_layers[3] is 0")
+        check_refused(
+            refusal, "rope must be that of a layer that rotates", "no_rope_layers[3] is 0"
+        )
 
     tensors = {"q": q, "k": k, "v": k}
     answer = await answered(client, codec, "/v1/attention", Message(tensors, params(rope=NOPE)))

@@ -127,11 +127,11 @@ def test_bytes_that_are_no_tls(secured: Secured, sent: bytes):
         assert not alert.startswith(b"HTTP")
 
 
-@pytest.mark.parametrize("num_heads", [1, 2**11], ids=["small", "32 MiB"])
-def test_rotations_of_the_python_client(secured: Secured, num_heads: int):
+@pytest.mark.parametrize("num_tokens", [1, 2**11], ids=["small", "32 MiB"])
+def test_rotations_of_the_python_client(secured: Secured, num_tokens: int):
     """The first request is ordinary, the second one is planned."""
-    q = np.random.default_rng(0).standard_normal((1, 32, num_heads, 128), dtype=np.float32)
-    positions = torch.arange(32)[None]
+    q = np.random.default_rng(0).standard_normal((1, num_tokens, 32, 128), dtype=np.float32)
+    positions = torch.arange(num_tokens)[None]
     expected = rotate(Rotate(torch.from_numpy(q), None, RopeConfig.of(128), positions)).q
     with Client(secured.started.url, ca_file=secured.authority.file) as client:
         for _ in range(2):

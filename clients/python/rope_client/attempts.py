@@ -32,7 +32,7 @@ ATTEMPTS_BEFORE_LOG = 5
 
 
 class OutageLog:
-    """Logs that calls are retried, once until one is answered, to show why a program waits."""
+    """Logs once per outage that calls are retried, to show why a program waits."""
 
     def __init__(self) -> None:
         self._is_logged = False

@@ -17,8 +17,8 @@ class Options(TypedDict, total=False):
     """Deadline of this call, with all attempts and pauses; replaces the client's.
 
     The time starts when the call gets one of the places of its client (`max_concurrency`). The
-    service keeps the deadline as well. An attempt takes longer only if its bytes trickle: httpx
-    applies the remaining time to connecting, to each write and to each read.
+    service keeps the deadline as well. An attempt may take longer if bytes arrive slowly:
+    httpx applies the remaining time to connecting, to each write and to each read.
     """
 
     request_id: str

@@ -12,7 +12,7 @@ ONE_CONNECTION = httpx.Limits(max_connections=1, max_keepalive_connections=1)
 
 
 class Connections(Generic[H]):
-    """HTTP clients of one connection each; a call has one to itself.
+    """HTTP clients with one connection each; two calls never use one at the same time.
 
     One HTTP client for all calls would be slower: its pool inspects all connections at the start
     and at the end of each request. With 64 calls at a time that is more work than the request.
@@ -44,6 +44,6 @@ class Connections(Generic[H]):
             self._idle.append(client)
 
     def end(self) -> list[H]:
-        """Lend no client from now on; return all, to be closed."""
+        """Stop lending clients; return all of them, to be closed."""
         self._is_closed = True
         return self._opened

@@ -10,7 +10,7 @@ class RetryPolicy:
     """When to retry: as long as the next pause ends before the deadline of the call."""
 
     max_attempts: int | None = None
-    """Attempts in all; 1 never retries, None leaves the end to the deadline."""
+    """Largest number of attempts. 1: no retries; None: retry until the deadline."""
 
     first_pause_s: float = 0.05
     """Longest pause after the first attempt; it doubles with each attempt."""

@@ -140,10 +140,8 @@ def outcome_of(response: httpx.Response) -> Response:
 
 
 def failure_of(error: httpx.RequestError, address: Address) -> RopeClientError:
-    """Return the exception of httpx as an error of ours that names the address and the cause."""
-    error_class, text = next(
-        (ours, text) for theirs, ours, text in FAILURES if isinstance(error, theirs)
-    )
+    """Return our error for an exception of httpx; the error names the address and the cause."""
+    error_class, text = next(row[1:] for row in FAILURES if isinstance(error, row[0]))
     cause = _first_cause(error)
     detail = f"{text.format(address.text)}: {type(error).__name__}: {error}"
     if str(cause) not in detail:

@@ -125,7 +125,10 @@ def encode(
 
 def _check_json_length(json_bytes: int | None, num_bytes: int) -> None:
     if json_bytes is not None and json_bytes > num_bytes:
-        raise BadHeader(f"Inference-Header-Content-Length is {json_bytes}, of {num_bytes} bytes")
+        text = (
+            f"Inference-Header-Content-Length is {json_bytes}, but the body has {num_bytes} bytes"
+        )
+        raise BadHeader(text)
 
 
 def _parse_json_length(value: bytes | None) -> int | None:

@@ -111,8 +111,8 @@ def _parse_text(name: str, value: str | float) -> Any:
 def _merge_rope(rope: Any, others: dict[str, Any]) -> dict[str, Any]:
     """Return `rope`, an object or the name of a preset, together with other parameters."""
     if rope is None:
-        raise ConfigError("rope", f"not null beside {min(others)}", "null")
+        raise ConfigError("rope", f"not null if {min(others)} is given", "null")
     base = rope if isinstance(rope, dict) else {"preset": rope}
     if twice := sorted(base.keys() & others.keys()):
-        raise BadMessage(f"parameter {twice[0]} is given twice: beside rope and within it")
+        raise BadMessage(f"parameter {twice[0]} is given twice: as a parameter and in rope")
     return base | others

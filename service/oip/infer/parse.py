@@ -190,7 +190,7 @@ def _read_tensor(slot: Slot, item: Input, data: Buffer | list[Any] | Numbers) ->
 def _check_rank(name: str, tensor: Tensor, read: Mapping[str, Tensor]) -> None:
     packed = any(other.startswith("cu_seqlens") for other in read)
     if tensor.ndim != 4 and not (packed and tensor.ndim == 3):
-        expected = "of shape [B, S, H, D], or [T, H, D] beside cu_seqlens"
+        expected = "of shape [B, S, H, D], or [T, H, D] with cu_seqlens"
         raise BadTensor(name, expected, f"shape {[*tensor.shape]}")
 
 

@@ -245,7 +245,7 @@ async def test_planned_requests_are_counted(planned):
 
 async def test_a_warning_is_in_planned_and_ordinary_answers(planned: Planned):
     heads = {"q": random(1, 1, 4, 16), "k": random(1, 8, 2, 16), "v": random(1, 8, 2, 16)}
-    counted = request("rope_attention", ("output",), **heads)
+    counted = request("rope_attention", ("out",), **heads)
     first, *others = [await planned.ask(counted) for _ in range(4)]
     assert others == [first] * 3
     assert planned.ways[-1] == "planned"
@@ -253,7 +253,7 @@ async def test_a_warning_is_in_planned_and_ordinary_answers(planned: Planned):
     assert warning.endswith("as q_positions, from 7 on if they are the last tokens")
     quiet = await planned.ask(with_params(counted, rotate={"string_param": "k"}))
     assert b"warnings" not in quiet
-    wide = with_params(attention("output"), tensor_layout={"string_param": "bhsd"})
+    wide = with_params(attention("out"), tensor_layout={"string_param": "bhsd"})
     for _ in range(4):
         await planned.ask(wide)
         assert planned.ways[-1] == "ordinary"

@@ -119,7 +119,7 @@ async def test_the_text_of_rope_may_be_a_json_string(form):
 
 async def test_tensors_of_three_axes_need_cu_seqlens(form):
     x = torch.ones(3, 1, 2)
-    with pytest.raises(Refused, match="beside cu_seqlens"):
+    with pytest.raises(Refused, match="with cu_seqlens"):
         await form.infer(InferCall("rope", {"q": x}))
     packed = {"q": x, "cu_seqlens": torch.tensor([0, 1, 3])}
     assert (await form.infer(InferCall("rope", packed))).outputs["q"].shape == (3, 1, 2)

@@ -204,7 +204,7 @@ WRONG = {
     ),
     "a length that is no number": ({"inputs": [X]}, {LENGTH: "12abc"}, "must be a number of bytes"),
     "a length below 0": ({"inputs": [X]}, {LENGTH: "-1"}, "must be a number of bytes"),
-    "a length beyond the body": ({"inputs": [X]}, {LENGTH: "9999"}, "is 9999, of"),
+    "a length beyond the body": ({"inputs": [X]}, {LENGTH: "9999"}, "is 9999, but the body has"),
     "a raw body": ({"inputs": [X]}, {LENGTH: "0"}, "JSON must name them"),
 }
 
