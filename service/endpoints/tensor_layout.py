@@ -55,10 +55,13 @@ def layout_warnings(layout: str, name: str, heads: Tensor) -> tuple[str, ...]:
 def order_warnings(layout: str, call: Attend) -> tuple[str, ...]:
     """Return a warning if q and k of a call without positions seem to have another order of axes.
 
-    Without a rope and a causal mask there may be more queries than keys: cross-attention.
+    Without a rope and a causal mask there may be more queries than keys: cross-attention. A single
+    head tells nothing.
     """
-    counts = call.rope is not None or call.attention.causal
-    if layout != "bshd" or not counts or not looks_heads_first(call.q, call.k):
+    is_ordered = call.rope is not None or call.attention.causal
+    if layout != "bshd" or not is_ordered or call.q.shape[-2] == 1:
+        return ()
+    if not looks_heads_first(call.q, call.k):
         return ()
     return (
         f"{call.q.shape[1]} queries for {call.k.shape[1]} keys, with {call.q.shape[2]} heads each: "
