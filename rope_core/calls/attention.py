@@ -8,7 +8,12 @@ import torch
 from torch import Tensor
 
 from rope_core.calls.fields import TensorFields
-from rope_core.calls.rope_checks import check_frequencies, check_positions, check_scale
+from rope_core.calls.rope_checks import (
+    check_frequencies,
+    check_positions,
+    check_scale,
+    not_a_rope,
+)
 from rope_core.checks import (
     DTYPES,
     check_choice,
@@ -97,6 +102,8 @@ class Attend(TensorFields):
 
     def __post_init__(self) -> None:
         q, k = self.q, self.k
+        if not isinstance(self.rope, RopeConfig | None):
+            raise not_a_rope("rope", self.rope)
         self._check_heads()
         self._check_rotation()
         object.__setattr__(self, "lengths", self._lengths())

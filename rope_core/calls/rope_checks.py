@@ -182,6 +182,11 @@ def check_scale(name: str, positions: Tensor | None, tokens: Tensor, rope: RopeC
         raise ShapeError(name, expected, f"from {ends[0]:,.0f} to {ends[-1]:,.0f}")
 
 
+def not_a_rope(name: str, value: object) -> ConfigError:
+    """Return the error for an argument of a call that is no RopeConfig."""
+    return ConfigError(name, "a RopeConfig, such as resolve(...).rope", f"a {type(value).__name__}")
+
+
 def check_invertible(name: str, rope: RopeConfig) -> None:
     """Raise ConfigError if the attention scaling of a rotation that is undone is 0."""
     if not rope.attention_scaling:

@@ -375,6 +375,23 @@ def test_an_array_in_place_of_a_tensor_says_how_to_convert_it(name):
         NO_TENSORS[name]()
 
 
+NO_ROPES = {
+    "rotate": ("rope", lambda rope: Rotate(X, None, rope)),
+    "attend": ("rope", lambda rope: Attend(X, X, X, rope)),
+    "shift": ("rope", lambda rope: Shift(X, ONES, rope)),
+    "shift to": ("to", lambda rope: Shift(X, ONES, ROPE, ONES, rope)),
+    "cos_sin": ("rope", lambda rope: CosSin(ONES, rope)),
+}
+
+
+@pytest.mark.parametrize("name", NO_ROPES)
+def test_a_call_takes_no_other_form_of_a_rope(name):
+    field, make = NO_ROPES[name]
+    for rope in ({}, "llama-3.2-1b", resolve(NAME)):
+        with pytest.raises(ConfigError, match=rf"^{field} must be a RopeConfig, such as resolve\("):
+            make(rope)
+
+
 def test_a_list_in_place_of_a_tensor():
     with pytest.raises(ShapeError, match=r"^delta must be a torch.Tensor \(.*tensor\), got a list"):
         Shift(X, [1], ROPE)
