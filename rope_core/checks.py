@@ -19,6 +19,9 @@ MAX_EMPTY = 4096
 MAX_INDEX = 2**62
 """Bound of an index: differences of two fit int64."""
 
+MAX_USUAL_HEADS = 256
+"""No known model has more heads. More of them than tokens, up to this number, are suspicious."""
+
 
 def is_number(value: object, limit: float = sys.float_info.max) -> TypeGuard[int | float]:
     """Tell whether `value` is an int or a finite float, no boolean, of at most `limit` in size."""
@@ -178,6 +181,12 @@ def looks_heads_first(q: Tensor, k: Tensor | None, num_positions: int | None = N
     if k is None or k.ndim != 4 or not k.shape[1] or num_tokens % k.shape[1]:
         return False
     return k.shape[2] > num_heads or (k.shape[2] == num_heads and k.shape[1] < num_tokens)
+
+
+def has_unusual_heads(heads: Tensor) -> bool:
+    """Tell whether heads `[B, S, H, D]` or `[T, H, D]` are so many that they may be tokens."""
+    num_tokens, num_heads = heads.shape[-3:-1]
+    return num_tokens <= MAX_USUAL_HEADS < num_heads
 
 
 def _check_logits(name: str, logits: Tensor) -> None:

@@ -97,7 +97,7 @@ def resolve(
         return _resolve_preset(config, head_dim=head_dim, **of_model)
     if isinstance(config, str | os.PathLike):
         config = _config_at(config)
-    elif callable(to_dict := getattr(config, "to_dict", None)):
+    elif not isinstance(config, type) and callable(to_dict := getattr(config, "to_dict", None)):
         config = to_dict()
     is_of_model = model_type is not None or (
         isinstance(config, Mapping) and not CONFIG_KEYS.isdisjoint(config)
@@ -128,10 +128,13 @@ def _resolve_preset(name: str, **options: Any) -> Resolved:
 def _config_at(source: str | os.PathLike[str]) -> Mapping[str, Any]:
     """Return the contents of a config.json, given its path or that of its folder."""
     path = Path(source)
-    if path.is_dir():
-        path /= "config.json"
-    if path.is_file() or isinstance(source, os.PathLike) or path.suffix == ".json":
-        return read_config(path, str(path))
+    try:
+        if source and path.is_dir():  # an empty text is no name of the working directory
+            path /= "config.json"
+        if path.is_file() or isinstance(source, os.PathLike) or path.suffix == ".json":
+            return read_config(path, str(path))
+    except (OSError, ValueError):  # a name that no file can have
+        pass
     near = lookup.nearest(str(source), built_in())
     hint = "" if near is None else f" (the nearest is {near!r})"
     expected = f"the name of a preset{hint} or the path of a config.json; nothing is downloaded"

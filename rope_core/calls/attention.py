@@ -8,7 +8,12 @@ import torch
 from torch import Tensor
 
 from rope_core.calls.fields import TensorFields
-from rope_core.calls.rope_checks import check_frequencies, check_positions, check_scale
+from rope_core.calls.rope_checks import (
+    check_frequencies,
+    check_positions,
+    check_scale,
+    not_a_rope,
+)
 from rope_core.checks import (
     DTYPES,
     check_choice,
@@ -23,7 +28,7 @@ from rope_core.checks import (
     shape_of,
 )
 from rope_core.config import AttentionConfig, RopeConfig
-from rope_core.errors import ConfigError, ShapeError
+from rope_core.errors import ConfigError, ShapeError, brief
 from rope_core.ragged import call_length
 
 Sides = Literal["both", "q", "k", "none"]
@@ -97,6 +102,8 @@ class Attend(TensorFields):
 
     def __post_init__(self) -> None:
         q, k = self.q, self.k
+        if not isinstance(self.rope, RopeConfig | None):
+            raise not_a_rope("rope", self.rope)
         self._check_heads()
         self._check_rotation()
         object.__setattr__(self, "lengths", self._lengths())
@@ -116,7 +123,8 @@ class Attend(TensorFields):
         if self.k_index is not None and self.q_index is None:
             raise ShapeError("q_index", "given if k_index is", "none")
         if self.out_dtype not in (None, torch.float32, q.dtype):
-            raise ConfigError("out_dtype", "float32 or that of q", self.out_dtype)
+            expected = "float32 or that of q, as a torch.dtype"
+            raise ConfigError("out_dtype", expected, brief(self.out_dtype))
 
     def _check_heads(self) -> None:
         """Check the shapes and dtypes of q, k and v against each other."""

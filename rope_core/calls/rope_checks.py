@@ -31,6 +31,25 @@ POSITION_RANGE = "between -2**53 and 2**53"
 """The range of positions, for errors."""
 
 
+def widths(heads: Tensor, positions: Tensor | None) -> tuple[int | None, int | None]:
+    """Return head_dim, and how many numbers make up a position; None where shapes do not tell.
+
+    Args:
+        heads: `[B, S, H, D]` or `[T, H, D]`, not checked yet.
+        positions: `[S]`, `[B, S]` or `[T]`, or with the axes first; not checked yet.
+    """
+    if not heads.ndim:
+        return None, None
+    head_dim = heads.shape[-1]
+    if positions is None:
+        return head_dim, None
+    if 0 < positions.ndim == heads.ndim - 1:
+        return head_dim, positions.shape[0]
+    # [A, S] beside [B, S, H, D], unless it is [B, S]
+    has_axes = positions.ndim == 2 and heads.ndim == 4 and positions.shape[0] != heads.shape[0]
+    return head_dim, positions.shape[0] if has_axes else 1
+
+
 def check_positions(
     name: str,
     positions: Tensor | None,
@@ -161,6 +180,11 @@ def check_scale(name: str, positions: Tensor | None, tokens: Tensor, rope: RopeC
     if any(abs(end - centre) > distance for end in ends):
         expected = f"within {distance:,.0f} of {centre}, half the call's length: xPos's scale grows"
         raise ShapeError(name, expected, f"from {ends[0]:,.0f} to {ends[-1]:,.0f}")
+
+
+def not_a_rope(name: str, value: object) -> ConfigError:
+    """Return the error for an argument of a call that is no RopeConfig."""
+    return ConfigError(name, "a RopeConfig, such as resolve(...).rope", f"a {type(value).__name__}")
 
 
 def check_invertible(name: str, rope: RopeConfig) -> None:

@@ -13,6 +13,7 @@ from rope_core.calls.rope_checks import (
     check_position_values,
     check_positions,
     check_scale,
+    not_a_rope,
 )
 from rope_core.checks import (
     INTEGERS,
@@ -55,6 +56,8 @@ class Rotate(TensorFields):
 
     def __post_init__(self) -> None:
         q, k, rope = self.q, self.k, self.rope
+        if not isinstance(rope, RopeConfig):
+            raise not_a_rope("rope", rope)
         x = k if q is None else q
         if x is None:
             raise ShapeError("q or k", "given", "neither")
@@ -117,6 +120,8 @@ class CosSin(TensorFields):
     """As `Rotate.frequencies`."""
 
     def __post_init__(self) -> None:
+        if not isinstance(self.rope, RopeConfig):
+            raise not_a_rope("rope", self.rope)
         check_frequencies(self.frequencies, self.rope)
         check_position_axes("positions", self.positions, self.rope, self.frequencies)
         if self.rope.needs_length:
@@ -189,6 +194,10 @@ class Shift(TensorFields):
 
     def __post_init__(self) -> None:
         k, positions = self.k, self.positions
+        if not isinstance(self.rope, RopeConfig):
+            raise not_a_rope("rope", self.rope)
+        if not isinstance(self.to, RopeConfig | None):
+            raise not_a_rope("to", self.to)
         check_heads("k", k, self.rope.head_dim)
         if isinstance(self.delta, Tensor) and self.delta.dtype not in INTEGERS:
             raise ShapeError("delta", "int64", dtype_of(self.delta))

@@ -7,14 +7,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from rope_core.calls.rope_checks import POSITION_RANGE
-from rope_core.checks import looks_heads_first
+from rope_core.calls.rope_checks import POSITION_RANGE, widths
+from rope_core.checks import has_unusual_heads, looks_heads_first
 from rope_core.errors import HEADS_FIRST, ConfigError, ShapeError, brief
 from rope_core.hf import Resolved
 from rope_core.sources import FORMS, resolve
-
-MAX_USUAL_HEADS = 256
-"""If there are more heads than this, and fewer tokens, the axes look exchanged."""
 
 MISSING: Any = object()
 """Default of a rope that must be given."""
@@ -58,7 +55,11 @@ def as_tensor(name: str, numbers: Numbers | None, device: torch.device) -> Tenso
     try:
         if hasattr(values, "__array_interface__"):
             is_signed = values.dtype.kind == "i" and values.dtype.itemsize >= 4
-            values = values if is_signed or values.dtype.kind == "f" else values.tolist()
+            if is_signed or values.dtype.kind == "f":
+                # torch takes neither another order of bytes nor a step back
+                values = values.astype(values.dtype.newbyteorder("="), order="C")
+            else:
+                values = values.tolist()
             return torch.tensor(values, device=device)
         values = list(values) if isinstance(values, range) else values
         tensor = torch.tensor(values)
@@ -69,23 +70,11 @@ def as_tensor(name: str, numbers: Numbers | None, device: torch.device) -> Tenso
         raise ShapeError(name, expected, f"{brief(numbers)} ({error})") from None
 
 
-def widths(heads: Tensor, positions: Tensor | None) -> tuple[int | None, int | None]:
-    """Return head_dim, and how many numbers make up a position; None where shapes do not tell.
-
-    Args:
-        heads: `[B, S, H, D]` or `[T, H, D]`, not checked yet.
-        positions: `[S]`, `[B, S]` or `[T]`, or with the axes first; not checked yet.
-    """
-    if not heads.ndim:
-        return None, None
-    head_dim = heads.shape[-1]
-    if positions is None:
-        return head_dim, None
-    if 0 < positions.ndim == heads.ndim - 1:
-        return head_dim, positions.shape[0]
-    # [A, S] beside [B, S, H, D], unless it is [B, S]
-    has_axes = positions.ndim == 2 and heads.ndim == 4 and positions.shape[0] != heads.shape[0]
-    return head_dim, positions.shape[0] if has_axes else 1
+def refuse_arguments(**arguments: Any) -> None:
+    """Raise ConfigError if an argument is given together with a call, which has its own."""
+    for name, value in arguments.items():
+        if value is not None and value is not MISSING:
+            raise ConfigError(name, "a field of the call, not another argument", "one")
 
 
 def resolve_for(rope: Any, x: Tensor, positions: Tensor | None) -> Resolved:
@@ -101,6 +90,5 @@ def resolve_for(rope: Any, x: Tensor, positions: Tensor | None) -> Resolved:
 
 def warn_of_heads_first(q: Tensor, k: Tensor | None) -> None:
     """Warn if tensors without positions look like `[B, H, S, D]`."""
-    is_long = q.ndim == 4 and q.shape[2] > MAX_USUAL_HEADS >= q.shape[1]
-    if is_long or looks_heads_first(q, k):
+    if (q.ndim == 4 and has_unusual_heads(q)) or looks_heads_first(q, k):
         warnings.warn(HEADS_FIRST, RopeWarning, stacklevel=STACK_LEVEL)

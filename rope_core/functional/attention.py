@@ -7,20 +7,25 @@ import torch
 from torch import Tensor
 
 from rope_core.attention import run_attend
-from rope_core.calls import Attend, Attended
+from rope_core.attention_warnings import attention_warnings
+from rope_core.calls import Attend, Attended, Sides
 from rope_core.checks import not_a_tensor
 from rope_core.config import AttentionConfig
-from rope_core.errors import ConfigError
+from rope_core.errors import ConfigError, brief
 from rope_core.functional.arguments import (
     MISSING,
     Numbers,
     RopeWarning,
     as_tensor,
+    refuse_arguments,
     resolve_for,
     warn_of_heads_first,
 )
 from rope_core.gradients import refuse_gradients
 from rope_core.sources import RopeSource
+
+OPTIONS = ("return_lse", "sinks", "mask", "frequencies", "q_index", "k_index", "out_dtype")
+"""Fields of `Attend` that are arguments of the same names."""
 
 
 @overload
@@ -61,6 +66,7 @@ def attend(
     v: Any = None,
     *,
     rope: Any = MISSING,
+    rotate: Sides = "both",
     attention: AttentionConfig | None = None,
     positions: Numbers | None = None,
     q_positions: Numbers | None = None,
@@ -82,17 +88,19 @@ def attend(
             written to.
         k: `[B, Sk, Hkv, D]` or `[Tk, Hkv, D]`; H is a multiple of Hkv.
         v: `[B, Sk, Hkv, Dv]` or `[Tk, Hkv, Dv]`.
-        rope: what `resolve` takes; None rotates nothing, for q and k that are rotated already.
+        rope: what `resolve` takes; None rotates nothing, for a layer without positions.
+        rotate: what is rotated: `q` if the keys are rotated already, as in a cache of keys, `k` if
+            the queries are, `none` if both are.
         attention: mask, window and scale; None for those of the model, or causal if rope is none.
-        positions: as in `rotate`, of queries and keys.
+        positions: as in `rotate`, of queries and keys, or of the side that rotates.
         q_positions: positions of the queries, in place of `positions`.
         k_positions: positions of the keys.
         cu_seqlens_q: as `cu_seqlens` of `rotate`, of the queries. Needs `cu_seqlens_k`.
         cu_seqlens_k: of the keys.
         return_lse: whether to return the log-sum-exp of the scores of each query.
         backend: name of the backend; None for the first that can run the call.
-        fields: `rotate`, `sinks`, `mask`, `frequencies`, `q_index`, `k_index`, `out_dtype`, see
-            `Attend`.
+        fields: `sinks`, `mask`, `frequencies`, `q_index`, `k_index`, `out_dtype`, see `Attend`; an
+            index in any form of `positions`.
 
     Raises:
         ShapeError: shapes, dtypes or numbers do not fit each other, or a tensor requires gradients,
@@ -103,20 +111,28 @@ def attend(
         KernelNotBuilt: a kernel of the named backend is still being built.
 
     Warns:
-        RopeWarning: queries and keys differ in number and both count from 0; q looks like
-                `[B, H, S, D]`.
+        RopeWarning: queries or keys count from 0 although they may be elsewhere; the side that is
+            rotated already may have another length; q looks like `[B, H, S, D]`.
 
     Source: RoFormer, Su et al., 2021; FlashAttention, Dao et al., 2022.
     """
     if isinstance(q, Attend):
         call, backend = q, k if backend is None else backend
+        given = {"positions": positions, "q_positions": q_positions, "k_positions": k_positions}
+        given |= {"cu_seqlens_q": cu_seqlens_q, "cu_seqlens_k": cu_seqlens_k, **fields}
+        refuse_arguments(
+            v=v, rope=rope, attention=attention, return_lse=return_lse or None, **given
+        )
     else:
         if positions is not None and (q_positions is not None or k_positions is not None):
             raise ConfigError("positions", "None if q_positions or k_positions is given", "both")
+        if positions is not None:  # of the sides that rotate
+            q_positions = None if rotate == "k" else positions
+            k_positions = None if rotate == "q" else positions
         call = _attend_call(
-            *(q, k, v, rope, attention),
-            q_positions=positions if q_positions is None else q_positions,
-            k_positions=positions if k_positions is None else k_positions,
+            *(q, k, v, rope, attention, rotate),
+            q_positions=q_positions,
+            k_positions=k_positions,
             cu_seqlens_q=cu_seqlens_q,
             cu_seqlens_k=cu_seqlens_k,
             return_lse=return_lse,
@@ -139,6 +155,7 @@ def _attend_call(
     v: Tensor,
     rope: Any,
     attention: AttentionConfig | None,
+    rotate: Sides,
     *,
     q_positions: Numbers | None,
     k_positions: Numbers | None,
@@ -146,28 +163,39 @@ def _attend_call(
     cu_seqlens_k: Numbers | None,
     **fields: Any,
 ) -> Attend:
+    for name in fields:
+        if name not in OPTIONS:
+            text = f"attend() got an unexpected keyword argument {name!r}"
+            if name in AttentionConfig.__dataclass_fields__:
+                text += f": pass attention=AttentionConfig({name}=...)"
+            raise TypeError(text)
+    if not isinstance(attention, AttentionConfig | None):
+        raise ConfigError("attention", "an AttentionConfig, or None", brief(attention))
     if not isinstance(q, Tensor):
         raise not_a_tensor("q", q)
+    if not isinstance(k, Tensor):
+        raise not_a_tensor("k", k)
     same = k_positions is q_positions
     q_at = as_tensor("q_positions", q_positions, q.device)
     k_at = q_at if same else as_tensor("k_positions", k_positions, q.device)
     q_starts = as_tensor("cu_seqlens_q", cu_seqlens_q, q.device)
     k_starts = as_tensor("cu_seqlens_k", cu_seqlens_k, q.device)
+    for name in ("q_index", "k_index"):
+        fields[name] = as_tensor(name, fields.get(name), q.device)
     config = None
     if rope is not None:
-        resolved = resolve_for(rope, q, q_at)
+        resolved = resolve_for(rope, *((k, k_at) if rotate == "k" else (q, q_at)))
         if resolved.differ:
             expected = "resolve(..., layer=...), because the layers of this model differ"
             raise ConfigError("rope", expected, "no layer")
         config, attention = resolved.rope, attention or resolved.attention
+        if config is None:  # a layer that rotates nothing, among others that do
+            rotate = "both"
     attention = attention or AttentionConfig()
-    call = Attend(q, k, v, config, attention, q_at, k_at, q_starts, k_starts, **fields)
+    tensors = (q_at, k_at, q_starts, k_starts)
+    call = Attend(q, k, v, config, attention, *tensors, rotate=rotate, **fields)
     if q_at is None and call.q_index is None:
         warn_of_heads_first(q, k)
-        if config is not None and q.shape[-3] != k.shape[-3] and cu_seqlens_q is None:
-            text = (
-                f"the {q.shape[-3]} queries count from position 0, but there are {k.shape[-3]} keys"
-                "; if the queries are the last tokens, pass q_positions"
-            )
-            warnings.warn(text, RopeWarning, stacklevel=3)
+    for text in attention_warnings(call, config):
+        warnings.warn(text, RopeWarning, stacklevel=3)
     return call

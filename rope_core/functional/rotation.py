@@ -8,11 +8,12 @@ from torch import Tensor
 from rope_core.calls import Rotate, Rotated
 from rope_core.checks import not_a_tensor
 from rope_core.differentiable import rotate_with_gradients
-from rope_core.errors import ConfigError
+from rope_core.errors import ConfigError, brief
 from rope_core.functional.arguments import (
     MISSING,
     Numbers,
     as_tensor,
+    refuse_arguments,
     resolve_for,
     warn_of_heads_first,
 )
@@ -124,7 +125,16 @@ def rotate(
         if out is not None:
             raise ConfigError("out", "None unless the first argument is a Rotate", "tensors")
         return _rotate_tensors(*(q, k, rope, positions, cu_seqlens, inverse, frequencies, backend))
+    if out is not None and k is not None:
+        raise ConfigError("out", "given once", "twice")
     out = k if out is None else out
+    refuse_arguments(
+        rope=rope,
+        positions=positions,
+        cu_seqlens=cu_seqlens,
+        inverse=inverse or None,
+        frequencies=frequencies,
+    )
     if not torch.is_grad_enabled():  # also in inference mode
         return run_rotate(q, out, backend)
     if any(x is not None and x.requires_grad for x in (q.q, q.k, q.positions, q.frequencies)):
@@ -145,6 +155,9 @@ def _rotate_tensors(
     frequencies: Tensor | None,
     backend: str | None,
 ) -> Tensor | tuple[Tensor, Tensor]:
+    if not isinstance(backend, str | None):
+        expected = "the name of a backend; positions are given by name, as positions=..."
+        raise ConfigError("backend", expected, brief(backend))
     x = k if q is None else q
     if x is None:
         raise not_a_tensor("q", q)

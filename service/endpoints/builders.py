@@ -7,8 +7,10 @@ import torch
 from torch import Tensor
 
 from rope_core import Attend, Call, ConfigError, CosSin, Merge, Rotate, ShapeError, Shift
+from rope_core.attention_warnings import attention_warnings
+from rope_core.calls.rope_checks import widths
+from rope_core.checks import MAX_USUAL_HEADS
 from rope_core.config import MAX_HEAD_DIM
-from service.endpoints.attention_warnings import attention_warnings
 from service.endpoints.params import (
     AttentionParams,
     CosSinParams,
@@ -18,7 +20,7 @@ from service.endpoints.params import (
 )
 from service.endpoints.rope_params import Rope
 from service.endpoints.rope_resolver import ResolvedRope, RopeResolver
-from service.endpoints.tensor_layout import FEW_TOKENS, as_bshd, layout_warnings
+from service.endpoints.tensor_layout import as_bshd, layout_warnings, order_warnings
 from service.endpoints.token_index import token_index
 from service.errors import ConflictingTensors, MissingTensor, TooLarge
 
@@ -52,7 +54,7 @@ def build_rotate(tensors: Tensors, params: RotateParams, resolver: RopeResolver)
     heads = k if q is None else q
     if heads is None:
         raise MissingTensor("q", "k")
-    resolved = resolver.resolve(params.rope, *_widths(heads, positions))
+    resolved = resolver.resolve(params.rope, *widths(heads, positions))
     call = Rotate(
         q,
         k,
@@ -63,7 +65,7 @@ def build_rotate(tensors: Tensors, params: RotateParams, resolver: RopeResolver)
         frequencies=tensors.get("frequencies"),
     )
     warnings = _warnings(resolved, positions)
-    if heads.shape[-2] > FEW_TOKENS:
+    if heads.shape[-2] > MAX_USUAL_HEADS:
         warnings += layout_warnings(params.tensor_layout, "k" if q is None else "q", heads)
     return PreparedCall(call, warnings, params.backend, params.tensor_layout == "bhsd")
 
@@ -77,7 +79,7 @@ def build_attend(tensors: Tensors, params: AttentionParams, resolver: RopeResolv
     resolved = ResolvedRope(None)
     if params.rope is not None:
         of_rope = (tensors["k"], k_positions) if params.rotate == "k" else (q, q_positions)
-        resolved = resolver.resolve(params.rope, *_widths(*of_rope))
+        resolved = resolver.resolve(params.rope, *widths(*of_rope))
     if resolved.model is not None and resolved.model.differ:
         expected = "given, or layer_type: the layers of this model differ"
         raise ConfigError("rope.layer", expected, "none")
@@ -104,9 +106,12 @@ def build_attend(tensors: Tensors, params: AttentionParams, resolver: RopeResolv
     )
     if call.q.numel() and not call.k.numel():
         raise ShapeError("k", "of at least one token, as q has tokens", list(call.k.shape))
-    warnings = _warnings(resolved, q_positions, k_positions) + attention_warnings(call)
-    if q.shape[-2] > FEW_TOKENS:
+    warnings = _warnings(resolved, q_positions, k_positions)
+    warnings += attention_warnings(call, resolved.config)
+    if q.shape[-2] > MAX_USUAL_HEADS:
         warnings += layout_warnings(params.tensor_layout, "q", q)
+    elif q_positions is None and q_index is None:
+        warnings += order_warnings(params.tensor_layout, call)
     return PreparedCall(call, warnings, params.backend, params.tensor_layout == "bhsd")
 
 
@@ -126,15 +131,15 @@ def build_shift(tensors: Tensors, params: ShiftParams, resolver: RopeResolver) -
     if params.tensor_layout == "bhsd":
         tensors = as_bshd(tensors)
     k, positions, delta = tensors["k"], tensors.get("positions"), tensors["delta"]
-    widths = _widths(k, positions)
-    resolved = resolver.resolve(params.rope, *widths)
+    of_rope = widths(k, positions)
+    resolved = resolver.resolve(params.rope, *of_rope)
     warnings = _warnings(resolved, positions, delta)
     to = None
     if params.to is not None:
-        resolved_to = resolver.resolve(params.to, *widths, "to")
+        resolved_to = resolver.resolve(params.to, *of_rope, "to")
         to, warnings = resolved_to.rope, tuple(dict.fromkeys(warnings + resolved_to.warnings))
     call = Shift(k, delta, resolved.rope, positions, to)
-    if k.shape[-2] > FEW_TOKENS:
+    if k.shape[-2] > MAX_USUAL_HEADS:
         warnings += layout_warnings(params.tensor_layout, "k", k)
     return PreparedCall(call, warnings, params.backend, params.tensor_layout == "bhsd")
 
@@ -182,25 +187,6 @@ def _positions_of_q_and_k(
         expected = "absent: with rotate none, nothing is rotated"
         raise ShapeError("positions", expected, list(tensors["positions"].shape))
     return (of_q, None) if params.rotate == "q" else (None, of_k)
-
-
-def _widths(heads: Tensor, positions: Tensor | None) -> tuple[int | None, int | None]:
-    """Return head_dim, and how many numbers make up a position; None where shapes do not tell.
-
-    Args:
-        heads: `[B, S, H, D]` or `[T, H, D]`, not checked yet.
-        positions: `[S]`, `[B, S]` or `[T]`, or with the axes first; not checked yet.
-    """
-    if not heads.ndim:
-        return None, None
-    head_dim = heads.shape[-1]
-    if positions is None:
-        return head_dim, None
-    if 0 < positions.ndim == heads.ndim - 1:
-        return head_dim, positions.shape[0]
-    # [A, S] beside [B, S, H, D], unless it is [B, S]
-    has_axes = positions.ndim == 2 and heads.ndim == 4 and positions.shape[0] != heads.shape[0]
-    return head_dim, positions.shape[0] if has_axes else 1
 
 
 def _warnings(resolved: ResolvedRope, *positions: Tensor | None) -> tuple[str, ...]:

@@ -4,8 +4,9 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
-from rope_core import Call, RopeError, ShapeError
+from rope_core import Attend, Call, RopeError, ShapeError
 from rope_core.calls import tensor_fields, with_fields
+from rope_core.checks import has_unusual_heads, looks_heads_first
 from service.endpoints.params import LayoutParams
 from service.errors import ServiceError
 from service.wire import Message
@@ -13,10 +14,8 @@ from service.wire import Message
 HEADS = ("q", "k", "v")
 """Tensors with an axis of heads and one of tokens."""
 
-FEW_TOKENS = 256
-"""No known model has more heads. More of them than tokens, up to this number, are suspicious."""
-
 _REMEDY = 'if its axes are [B, H, S, D], send "tensor_layout": "bhsd"'
+_REMEDY_BHSD = 'if the axes are [B, S, H, D], leave "tensor_layout" out'
 
 
 def as_bshd(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
@@ -46,11 +45,28 @@ def answer_as_bhsd(answer: Message) -> Message:
 
 def layout_warnings(layout: str, name: str, heads: Tensor) -> tuple[str, ...]:
     """Return a warning if heads `[B, S, H, D]` or `[T, H, D]` seem to have another order."""
-    num_tokens, num_heads = heads.shape[-3:-1]
-    if layout != "bshd" or not num_tokens <= FEW_TOKENS < num_heads:
+    if layout != "bshd" or not has_unusual_heads(heads):
         return ()
+    num_tokens, num_heads = heads.shape[-3:-1]
     remedy = _REMEDY if heads.ndim == 4 else "if its axes are [H, T, D], transpose the first two"
     return (f"{name} has {num_tokens} tokens and {num_heads} heads: {remedy}",)
+
+
+def order_warnings(layout: str, call: Attend) -> tuple[str, ...]:
+    """Return a warning if q and k of a call without positions seem to have another order of axes.
+
+    Without a rope and a causal mask there may be more queries than keys: cross-attention. A single
+    head tells nothing.
+    """
+    is_ordered = call.rope is not None or call.attention.causal
+    if layout != "bshd" or not is_ordered or call.q.shape[-2] == 1:
+        return ()
+    if not looks_heads_first(call.q, call.k):
+        return ()
+    return (
+        f"{call.q.shape[1]} queries for {call.k.shape[1]} keys, with {call.q.shape[2]} heads each: "
+        f"{_REMEDY.replace('its', 'the')}",
+    )
 
 
 def explain_layout(
@@ -60,20 +76,32 @@ def explain_layout(
     params: LayoutParams,
     resolver: object,
 ) -> ShapeError:
-    """Return a failure of `build` with the order of its axes, or with the layout that fits."""
-    if params.tensor_layout == "bhsd":
-        return _with_order(failure)
-    try:
-        build(tensors, params.model_copy(update={"tensor_layout": "bhsd"}), resolver)
-    except (RopeError, ServiceError):
-        return failure
-    hint = f"{failure.got}; {_REMEDY.replace('its', 'the')}"
-    return ShapeError(failure.tensor, failure.expected, hint)
+    """Return a failure of `build` with the order of its axes, and with the layout that fits.
 
-
-def _with_order(failure: ShapeError) -> ShapeError:
-    """Return an error that names the order of the axes which it shows."""
-    if failure.tensor not in HEADS or "bhsd" in failure.expected:
+    The hint of the library, to transpose the tensors, becomes that layout.
+    """
+    is_bhsd = params.tensor_layout == "bhsd"
+    got = failure.got
+    if is_bhsd and "bhsd" in failure.expected:
         return failure
-    got = f"{failure.got} (both in the order [B, S, H, D])"
+    if is_bhsd and failure.tensor in HEADS:
+        got = f"{got} (both in the order [B, S, H, D])"
+    if failure.hint or _can_build("bshd" if is_bhsd else "bhsd", build, tensors, params, resolver):
+        remedy = _REMEDY_BHSD if is_bhsd else _REMEDY.replace("its", "the")
+        got = f"{got}; {remedy}"
     return ShapeError(failure.tensor, failure.expected, got)
+
+
+def _can_build(
+    layout: str,
+    build: Callable[..., object],
+    tensors: Mapping[str, Tensor],
+    params: LayoutParams,
+    resolver: object,
+) -> bool:
+    """Tell whether the tensors make a valid call in a layout."""
+    try:
+        build(tensors, params.model_copy(update={"tensor_layout": layout}), resolver)
+    except (RopeError, ServiceError):
+        return False
+    return True

@@ -138,18 +138,14 @@ class InferenceHandler:
                 if prepared.is_bhsd:  # copies of the heads and of the answer
                     scratch_bytes += job.num_bytes + num_bytes
             if num_bytes > self.max_bytes(memory_factor):
-                what = (
-                    "an answer in JSON, in bytes," if memory_factor > 1 else "an answer, in bytes,"
-                )
-                raise self.too_large(  # noqa: TRY301 - no further call for requests that succeed
-                    what, memory_factor, f"{num_bytes:,}"
-                )
+                what = f"an answer{' in JSON' if memory_factor > 1 else ''}, in bytes,"
+                raise self.too_large(what, memory_factor, f"{num_bytes:,}")  # noqa: TRY301
             context.charge.add(num_bytes * memory_factor * context.answer_copies + scratch_bytes)
             if isinstance(prepared, Message):
                 return Served(prepared, num_bytes)
             if prepared.is_bhsd:
                 call = await self._copy(job.num_bytes, with_contiguous_heads, job.call)
-                job, prepared = replace(job, call=call), replace(prepared, call=call)
+                job = replace(job, call=call)
             completed = await self._run(job, context, queue_s)
             result = completed.result
             backend = "" if isinstance(result, Table) else result.backend
@@ -161,11 +157,7 @@ class InferenceHandler:
             return Served(answer, num_bytes, completed, backend)
         except Exception:
             if context.log_fields is not None:
-                tensors = message.tensors.items()
-                shapes = describe_shapes((name, x.dtype, x.shape) for name, x in tensors)
-                context.log_fields["shapes"] = shapes
-                if isinstance(prepared, PreparedCall):
-                    context.log_fields["backend"] = prepared.backend or backend or "auto"
+                context.log_fields.update(_describe_request(message, prepared, backend))
             raise
 
     def deadline(self, timeout_s: float | None) -> float:
@@ -245,3 +237,14 @@ class InferenceHandler:
         assert context.disconnected is not None, "checked by the caller"
         await context.disconnected()
         self.batcher.withdraw(entry, ClientLeft())
+
+
+def _describe_request(
+    message: Message, prepared: PreparedCall | Message | None, backend: str | None
+) -> dict[str, object]:
+    """Return what the log tells of a request that fails."""
+    tensors = ((name, x.dtype, x.shape) for name, x in message.tensors.items())
+    fields: dict[str, object] = {"shapes": describe_shapes(tensors)}
+    if isinstance(prepared, PreparedCall):
+        fields["backend"] = prepared.backend or backend or "auto"
+    return fields

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 
 from rope_core import Attend, Attended, Rotate, Rotated
+from rope_core.attention_warnings import depends_on_lengths
 from rope_core.calls import tensor_fields, with_fields
 from rope_core.frequencies import VARIANTS
-from service.endpoints.attention_warnings import depends_on_lengths
 from service.endpoints.builders import PreparedCall
 from service.endpoints.table import Endpoint, write
 from service.inference.engine import Job

@@ -69,10 +69,10 @@ def build_app(oip_state: OipState, device_threads: ThreadPoolExecutor) -> Reques
     status = status_routes(service, lifecycle)
     app.include_router(status)
     app.include_router(control)
+    add_api_docs(app)
     routes = (*app.routes, *status.routes, *control.routes)
     app.add_exception_handler(HTTPException, partial(_refuse, routes))
     app.add_exception_handler(UnknownName, _answer_failure)
-    add_api_docs(app)
     for route in (*hot, "other"):  # the series exist from the start
         service.metrics.request_seconds.labels(route)
     return RequestMiddleware(
@@ -117,6 +117,7 @@ async def _refuse(routes: Sequence[BaseRoute], request: Request, failure: Except
         for route in routes:
             if route.matches(request.scope)[0] is not Match.NONE:
                 allowed.update(getattr(route, "methods", ()))
+        allowed = allowed or {"GET", "HEAD"}  # of a file, which is no route of its own
         detail = describe_method(request.method, path, allowed)
     elif failure.status_code == HTTPStatus.NOT_FOUND:
         paths = {getattr(route, "path", "") for route in routes if hasattr(route, "methods")}

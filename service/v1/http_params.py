@@ -4,6 +4,7 @@ A query has `name=value` pairs; `rope.theta=500000` is a member of the object `r
 JSON, or text if it is not JSON or if the parameter is a text.
 """
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
@@ -194,4 +195,4 @@ def _is_equal(a: Any, b: Any) -> bool:
 
 
 def _shown(value: Any) -> str:
-    return printable(repr(value) if isinstance(value, str) else value)
+    return printable(repr(value) if isinstance(value, str) else json.dumps(value))

@@ -73,6 +73,12 @@ async def test_an_answer_that_is_none_is_told_apart(connect, answering, content_
     assert raised.value.__cause__ is not None
 
 
+async def test_an_answer_without_tensors_is_no_rotation(connect, answering):
+    ask = connect(answering(httpx.Response(200, json={"status": "alive"})))
+    with pytest.raises(UnexpectedAnswer, match="q or k"):
+        await ask("rotate", q=[1.0])
+
+
 async def test_an_answer_without_a_type_is_told_apart(connect, answering):
     with pytest.raises(UnexpectedAnswer):
         await connect(answering(httpx.Response(200)))("version")

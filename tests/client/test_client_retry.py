@@ -31,7 +31,8 @@ def taking(seconds, time, answer):
 
 
 @pytest.mark.parametrize(
-    "failure", [FULL, full("1"), httpx.Response(429), LOST, httpx.ReadError("reset")]
+    "failure",
+    [FULL, full("1"), httpx.Response(429), httpx.Response(502), LOST, httpx.ReadError("reset")],
 )
 async def test_a_failure_that_passes_is_not_seen(connect, answering, failure):
     server = answering(failure, failure, OK)
@@ -152,6 +153,24 @@ async def test_never_sleeps_past_the_deadline(connect, answering, time, failure,
     assert f"attempts {len(server.requests)}" in str(raised.value)
 
 
+@pytest.mark.parametrize("chance", [0.1, 0.5, 0.999])
+@pytest.mark.parametrize("timeout_s", [1, 2, 7])
+@pytest.mark.parametrize("failure", [FULL, LOST])
+async def test_tries_until_a_short_deadline(connect, answering, time, timeout_s, chance, failure):
+    began_s = time.now_s
+    retry = RetryPolicy(uniform=lambda: chance)
+    server = answering(taking(0.01, time, failure))
+    with pytest.raises((Overloaded, ConnectionFailed)):
+        await connect(server, timeout_s=timeout_s, retry=retry)("version")
+    assert timeout_s - retry.first_pause_s - 0.01 <= time.now_s - began_s < timeout_s + 0.01
+    assert len(time.pauses) < 90
+
+
+def test_a_policy_without_attempts_is_refused():
+    with pytest.raises(ValueError, match="max_attempts must be at least 1, or None, got 0"):
+        RetryPolicy(max_attempts=0)
+
+
 async def test_gives_up_after_the_last_attempt(connect, answering, time):
     server = answering(LOST)
     with pytest.raises(ConnectionFailed):
@@ -176,6 +195,7 @@ def test_a_pause_is_bounded_and_never_shorter_than_asked(attempts, asked_s, chan
     pause_s = retry.pause_s(attempts, asked_s)
     least_s = asked_s or 0.0
     assert least_s <= pause_s <= least_s + retry.max_pause_s
+    assert least_s <= retry.pause_s(attempts, asked_s, least_s + 1) <= least_s + 0.5
 
 
 def test_pauses_grow():

@@ -41,6 +41,8 @@ POSITIONS = {
     "rows": [[0, 1, 2, 3, 4, 5]] * 2,
     **{str(dtype): np.arange(6, dtype=dtype) for dtype in ("int64", "int32", "uint8", "uint64")},
     **{dtype: np.arange(6, dtype=dtype) for dtype in ("float32", "float64")},
+    "a step back": np.arange(5, -1, -1)[::-1],
+    "another order of bytes": np.arange(6, dtype=">i8"),
     "int64 tensor": torch.arange(6),
     "int32 tensor": torch.arange(6).int(),
 }
@@ -128,6 +130,9 @@ BAD_ROPES = {
     "a number": (7, "rope must be a RopeConfig, .* got int"),
     "a name": ("lama-3.1-8b", "rope must be .* nearest is 'llama-3.1-8b'"),
     "an id": ("meta-llama/Llama-3.1-8B-Instruct", "nearest is 'llama-3.1-8b'"),
+    "an empty name": ("", "rope must be the name of a preset or the path"),
+    "a name that no file has": ("a" * 10_000, "rope must be the name of a preset or the path"),
+    "a class": (LlamaConfig, "rope must be a RopeConfig, .* got type"),
     "a file": ("none/config.json", "none/config.json must be readable"),
     "another name": ({"rope_theta": 5e5}, r"rope\['rope_theta'\] must be .* such as 'theta'"),
     "a typing error": ({"thta": 5e5}, r"rope\['thta'\] must be .* such as 'theta'"),
@@ -204,14 +209,102 @@ def test_no_rope_rotates_nothing_and_a_missing_one_is_an_error():
 
 
 def test_queries_from_0_beside_more_keys_have_a_warning():
-    with pytest.warns(
-        RopeWarning, match="count from position 0, but there are 6 keys; .* q_positions"
-    ) as seen:
+    with pytest.warns(RopeWarning, match="from position 0: .* q_positions, from 5 on") as seen:
         attend(Q[:, :1], K, K, rope=ROPE)
     assert seen[0].filename == __file__
     with warnings.catch_warnings(action="error"):
         attend(Q[:, :1], K, K, q_positions=[5], rope=ROPE)
         attend(Q[:, :1], K, K, rope=None)
+
+
+@pytest.mark.parametrize("rotate_side", ["q", "k", "none"])
+def test_attention_that_rotates_one_side(rotate_side):
+    q, (rotated_q, rotated_k) = Q[:, 3:], rotate(Q, K, rope=ROPE)
+    expected = attend(q, K, K, rope=ROPE, q_positions=range(3, 6), k_positions=range(6))
+    sides = {
+        "q": (q, rotated_k, range(3, 6)),
+        "k": (rotated_q[:, 3:], K, range(6)),
+        "none": (rotated_q[:, 3:], rotated_k, None),
+    }
+    q, k, positions = sides[rotate_side]
+    options = {"rope": ROPE, "rotate": rotate_side}
+    with warnings.catch_warnings(action="error"):
+        out = attend(q, k, K, positions=positions, **options)
+        torch.testing.assert_close(out, expected)
+        if rotate_side != "none":
+            named = attend(q, k, K, **{f"{rotate_side}_positions": positions}, **options)
+            assert torch.equal(named, out)
+        if rotate_side != "q":  # queries that are not rotated have no positions to miss
+            attend(q, k, K, **options)
+
+
+def test_a_layer_without_rotation_takes_every_side():
+    rope = hf.resolve(NOPE, layer=3)
+    x = randn(1, 4, 1, 64)
+    expected = attend(x, x, x, rope=rope)
+    for side in ("q", "k", "none"):
+        assert torch.equal(attend(x, x, x, rope=rope, rotate=side), expected)
+
+
+WARNINGS = {
+    "an index": (
+        {"q_index": range(6), "k_index": range(6)},
+        "an index rotates nothing: .* q and k",
+    ),
+    "keys alone": ({"k_positions": range(4, 10)}, "k_positions are given, but queries"),
+    "a length": (
+        {"rope": {"rope_type": "xpos"}, "rotate": "q", "positions": range(6)},
+        "xpos depends on the length, .*: k must have been rotated for the same length",
+    ),
+}
+
+
+@pytest.mark.parametrize(("options", "text"), WARNINGS.values(), ids=WARNINGS)
+def test_warnings_of_attention(options, text):
+    with pytest.warns(RopeWarning, match=text) as seen:
+        attend(Q, K, K, **{"rope": ROPE} | options)
+    assert [each.filename for each in seen] == [__file__]
+
+
+def test_a_pack_of_more_keys_has_a_warning():
+    with pytest.warns(RopeWarning, match="1 queries for 2 keys in a packed sequence"):
+        attend(
+            Q[0, :2], K[0, :4], K[0, :4], rope=ROPE, cu_seqlens_q=[0, 1, 2], cu_seqlens_k=[0, 2, 4]
+        )
+
+
+BESIDE_A_CALL = {
+    "positions": lambda call: rotate(call, positions=[5] * 6),
+    "rope": lambda call: rotate(call, rope={"theta": 5e5}),
+    "inverse": lambda call: rotate(call, inverse=True),
+    "q_positions": lambda call: attend(Attend(Q, K, K, ROPE), q_positions=range(6)),
+    "sinks": lambda call: attend(Attend(Q, K, K, ROPE), sinks=torch.zeros(4)),
+    "return_lse": lambda call: attend(Attend(Q, K, K, ROPE), return_lse=True),
+}
+
+
+@pytest.mark.parametrize("name", BESIDE_A_CALL)
+def test_an_argument_beside_a_call_is_refused(name):
+    with pytest.raises(ConfigError, match=f"^{name} must be a field of the call"):
+        BESIDE_A_CALL[name](Rotate(Q, K, ROPE))
+
+
+def test_arguments_that_attend_does_not_have():
+    with pytest.raises(TypeError, match=r"^attend\(\) got .* 'rotat'$"):
+        attend(Q, K, K, rope=ROPE, rotat="q")
+    with pytest.raises(TypeError, match=r"'scale': pass attention=AttentionConfig\(scale=...\)"):
+        attend(Q, K, K, rope=ROPE, scale=0.5)
+    with pytest.raises(ConfigError, match=r"^attention must be an AttentionConfig, or None, got {"):
+        attend(Q, K, K, rope=ROPE, attention={"causal": False})
+    with pytest.raises(
+        ConfigError, match=r"^out_dtype must be float32 or that of q, as a .*, got 'float32'"
+    ):
+        attend(Q, K, K, rope=ROPE, out_dtype="float32")
+
+
+def test_positions_as_the_third_argument_are_refused():
+    with pytest.raises(ConfigError, match=r"backend must be .* are given by name, as positions="):
+        rotate(Q, K, [0, 1, 2, 3, 4, 5], rope=ROPE)
 
 
 def test_warnings_of_a_model_are_given():
@@ -280,6 +373,23 @@ def test_an_array_in_place_of_a_tensor_says_how_to_convert_it(name):
     )
     with pytest.raises(ShapeError, match=text):
         NO_TENSORS[name]()
+
+
+NO_ROPES = {
+    "rotate": ("rope", lambda rope: Rotate(X, None, rope)),
+    "attend": ("rope", lambda rope: Attend(X, X, X, rope)),
+    "shift": ("rope", lambda rope: Shift(X, ONES, rope)),
+    "shift to": ("to", lambda rope: Shift(X, ONES, ROPE, ONES, rope)),
+    "cos_sin": ("rope", lambda rope: CosSin(ONES, rope)),
+}
+
+
+@pytest.mark.parametrize("name", NO_ROPES)
+def test_a_call_takes_no_other_form_of_a_rope(name):
+    field, make = NO_ROPES[name]
+    for rope in ({}, "llama-3.2-1b", resolve(NAME)):
+        with pytest.raises(ConfigError, match=rf"^{field} must be a RopeConfig, such as resolve\("):
+            make(rope)
 
 
 def test_a_list_in_place_of_a_tensor():

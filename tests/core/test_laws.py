@@ -1,4 +1,4 @@
-"""What a rotation is, whoever computes it. The library is held to it beside the four forms."""
+"""What a rotation is in each form. The library is held to it beside the four forms."""
 
 import cmath
 import math

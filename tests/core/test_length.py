@@ -104,7 +104,7 @@ def test_longrope_is_long_beyond_the_trained_length_and_not_at_it():
     assert rope.for_length(TRAINED + 1) is rope.for_length(10**6)
     whole = rotate(Rotate(randn(TRAINED + 1, 1, 16), None, rope)).q
     short = rotate(Rotate(randn(TRAINED + 1, 1, 16), None, rope.for_length(TRAINED))).q
-    assert off(whole[1:3], short[1:3]) > 1e-3, "early positions take the long list, too"
+    assert off(whole[1:3], short[1:3]) > 1e-3, "early positions also take the long list"
 
 
 @settings(max_examples=50)

@@ -85,9 +85,22 @@ async def test_a_route_that_computes_has_only_post(client, path):
     assert refusal.headers["allow"] == "POST"
 
 
-@pytest.mark.parametrize("path", ["/healthz", "/v1/presets", "/v1/variants"])
+PAGES = ["/", "/docs", "/metrics", "/healthz", "/v1/presets", "/v1/variants"]
+
+
+@pytest.mark.parametrize("path", PAGES)
 async def test_a_route_that_lists_has_only_get(client, path):
-    check_problem(await client.post(path), 405, "method_not_allowed", f"{path} takes GET, got POST")
+    refusal = await client.post(path)
+    check_problem(refusal, 405, "method_not_allowed", f"{path} takes GET, got POST")
+    assert refusal.headers["allow"] == "GET"
+
+
+@pytest.mark.parametrize("path", ["/openapi.json", "/static-offline-docs/favicon.png"])
+async def test_a_file_has_get_and_head(client, path):
+    refusal = await client.post(path)
+    says = f"{path} takes GET or HEAD, got POST"
+    check_problem(refusal, 405, "method_not_allowed", says)
+    assert refusal.headers["allow"] == "GET, HEAD"
 
 
 async def test_allow_names_the_methods_of_all_routes_with_a_path(client):

@@ -122,7 +122,7 @@ async def test_unknown_names_elsewhere(service: Running):
 CONFLICTS = [
     ("rope.theta=5e5", {"rope": {"theta": 1e4}}, "10000.0 in the body and 500000.0 in the query"),
     ("rope=llama-3.1-8b", {"rope": "gemma-2-9b"}, "rope.preset must be given once"),
-    ("inverse=1", {"inverse": True}, "True in the body and 1 in the query"),
+    ("inverse=1", {"inverse": True}, "true in the body and 1 in the query"),
     ("rope=%7B%22theta%22:2%7D&rope.theta=3", None, "2 in the query and 3 in the query"),
 ]
 

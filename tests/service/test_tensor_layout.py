@@ -118,11 +118,30 @@ async def test_v2_has_the_layout(service: Running):
     assert raw(out) in found
 
 
+BSHD_FITS = 'if the axes are [B, S, H, D], leave "tensor_layout" out'
 FITS = 'if the axes are [B, H, S, D], send "tensor_layout": "bhsd"'
 REFUSED = {
     "positions": ("/v1/rotate", {"q": heads(4, 7, 0), "positions": torch.arange(7)}, {}, FITS),
     "heads": ("/v1/attention", swapped(qkv(5, 9)), {}, FITS),
     "delta": ("/v1/shift", {"k": heads(4, 7, 0), "delta": torch.arange(7)}, {}, FITS),
+    "positions of bhsd": (
+        "/v1/rotate",
+        {"q": heads(7, 4, 0), "positions": torch.arange(7)},
+        {"tensor_layout": "bhsd"},
+        BSHD_FITS,
+    ),
+    "mask of bhsd": (
+        "/v1/attention",
+        qkv() | PLACES | {"mask": torch.ones(5, 9)},
+        {"tensor_layout": "bhsd"},
+        BSHD_FITS,
+    ),
+    "heads and positions": (
+        "/v1/rotate",
+        {"q": heads(4, 7, 0), "k": heads(2, 7, 1), "positions": torch.arange(3)},
+        {},
+        FITS,
+    ),
     "packed": (
         "/v1/rotate",
         {"q": torch.ones(4, 7, 8)},
@@ -149,13 +168,28 @@ REFUSED = {
 async def test_refusals(service: Running, path, tensors, params, text):
     answer = await ask(service, path, tensors, params)
     assert answer.status == 422
-    assert text in json.loads(answer.body)["detail"]
+    detail = json.loads(answer.body)["detail"]
+    assert text in detail
+    assert "transpose" not in detail  # the remedy of the library
 
 
 async def test_an_error_that_no_layout_mends_has_no_hint(service: Running):
     tensors = {"q": heads(4, 7, 0), "positions": torch.arange(5)}
     detail = json.loads((await ask(service, "/v1/rotate", tensors, {})).body)["detail"]
     assert "tensor_layout" not in detail
+
+
+async def test_fewer_keys_with_as_many_heads(service: Running):
+    transposed = swapped(qkv(7, 7))  # [2, 4, 7, 32] and [2, 2, 7, 32]
+    for params, is_suspicious in (
+        ({}, True),
+        ({"rope": None}, True),
+        ({"rope": None, "causal": False}, False),
+        ({"tensor_layout": "bhsd"}, False),
+    ):
+        answer = await ask(service, "/v1/attention", transposed, params)
+        assert answer.status == 200
+        assert (b"4 queries for 2 keys, with 7 heads each: if the" in answer.body) == is_suspicious
 
 
 async def test_more_heads_than_tokens(service: Running):

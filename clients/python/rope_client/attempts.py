@@ -147,12 +147,12 @@ class Attempts(Generic[T]):
         if not (failure.is_transient and self._call.is_idempotent):
             raise failure
         retry_after_s = failure.retry_after_s if isinstance(failure, Overloaded) else None
-        pause_s = retry.pause_s(self._count, retry_after_s)
-        late = self._settings.clock() + pause_s >= self._deadline_s
-        if late or self._count == retry.max_attempts:
+        left_s = self._deadline_s - self._settings.clock()
+        is_late = left_s - (retry_after_s or 0.0) <= retry.first_pause_s
+        if is_late or self._count == retry.max_attempts:
             raise failure
         self._outage_log.failed(failure)
-        return Pause(pause_s)
+        return Pause(retry.pause_s(self._count, retry_after_s, left_s))
 
     def _read(self, response: Response) -> T:
         try:
@@ -176,6 +176,8 @@ def _refusal(response: Response) -> RopeClientError:
     )
     if isinstance(failure, Overloaded):
         failure.retry_after_s = _retry_after_s(response.headers)
+    if response.status == 502:
+        failure.is_transient = True  # of a proxy whose replica restarts
     return failure
 
 

@@ -24,6 +24,8 @@ def not_ready(failure: RopeClientError) -> bool:
 
 
 def rotated(message: Message) -> Rotated:
+    if message.tensors.keys().isdisjoint(("q", "k")):
+        raise KeyError("q or k")
     return Rotated(message.tensors.get("q"), message.tensors.get("k"), _warnings(message))
 
 

@@ -19,7 +19,7 @@ from tests.service.recorded.tensors import raw, wire
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
-FOLLOW = "1 queries for 8 keys. Send their positions as q_positions, from 7 on"
+FOLLOW = "1 queries for 8 keys. Give their positions as q_positions, from 7 on"
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
@@ -46,7 +46,7 @@ ENDS = {"cu_seqlens_q": torch.tensor([0, 1, 4]), "cu_seqlens_k": torch.tensor([0
 CASES = {
     "more keys": (qkv(1, 8), {}, FOLLOW),
     "more keys, rotated already": (qkv(1, 8), {"rotate": "q"}, FOLLOW),
-    "more queries": (qkv(9, 8), {}, "9 queries for 8 keys. Send their positions as q_positions"),
+    "more queries": (qkv(9, 8), {}, "9 queries for 8 keys. Give their positions as q_positions"),
     "a pack": (qkv(4, 11, True) | ENDS, {}, "1 queries for 8 keys in a packed sequence"),
     "an index": (qkv(8, 8), {"q_offset": 8, "k_offset": 8}, "as q_positions and k_positions"),
     "keys alone": (qkv(8, 8) | {"k_positions": counted(4, 12)}, {}, "k_positions are given, but"),
@@ -138,3 +138,26 @@ async def test_a_cache_of_rotated_keys(service: Running, num_queries: int):
         bodies += [body for _, _, body in found]
     assert len({*bodies}) == 1
     assert b"warnings" not in bodies[0]
+
+
+XPOS, DYNAMIC = {"rope_type": "xpos"}, {"rope_type": "dynamic", "factor": 2.0}
+LENGTHS = {
+    "xpos": (XPOS, "q", "xpos depends on the length, here that of this call: k must have been"),
+    "keys": (XPOS, "k", "xpos depends on the length, here that of this call: q must have been"),
+    "xpos of a length": (XPOS | {"length": 8}, "q", None),
+    "both sides": (XPOS, "both", None),
+    "no side": (XPOS, "none", None),
+    "dynamic, long": (DYNAMIC | {"max_position_embeddings": 7}, "q", "dynamic depends on"),
+    "dynamic, short": (DYNAMIC | {"max_position_embeddings": 8}, "q", None),
+}
+
+
+@pytest.mark.parametrize(("rope", "side", "expected"), LENGTHS.values(), ids=LENGTHS)
+async def test_a_cache_whose_rotation_depends_on_a_length(service: Running, rope, side, expected):
+    positions = {} if side == "none" else {"positions": counted(0, 8)}
+    params = Parameters.of({"rope": rope, "rotate": side})
+    request = post("/v1/attention", encode(qkv(8, 8) | positions, params))
+    for status, _, body in await answers(service, request):
+        assert status == 200
+        values = safetensors_codec.decode(body).message.params.values
+        assert [expected in text for text in values.get("warnings", ())] == [True] * bool(expected)
