@@ -37,6 +37,12 @@ CONFIG_KEYS = frozenset(
 ) | {"rope_scaling", "rope_parameters", "text_config", "vision_config"}
 """Keys that tell the contents of a config.json from parameters of `RopeConfig`."""
 
+OBJECT_FORMS = ("config", "preset")
+"""Keys of a dict that has a rope in another form, and options."""
+
+OPTIONS = frozenset(("model_type", "part", "layer", "layer_type", "compat", "arithmetic"))
+"""Other keys of such a dict: arguments of `resolve`."""
+
 PARAMETERS = frozenset(
     name
     for name, field in RopeConfig.__dataclass_fields__.items()
@@ -65,9 +71,10 @@ def resolve(
     Args:
         config: a preset's name or id on Hugging Face (`"meta-llama/Llama-3.1-8B"`, no download);
             the contents of a config.json, or its path, or the folder with it; a config object of
-            transformers or diffusers; a dict of parameters (`{"theta": 5e5}`), with the names of
-            `RopeConfig` and those of the variant; a `RopeConfig`, or a `Resolved`, which are
-            returned as they are.
+            transformers or diffusers; `{"preset": name}` or `{"config": contents}`, with options
+            such as `layer`, as requests of the service have them; a dict of parameters
+            (`{"theta": 5e5}`), with the names of `RopeConfig` and those of the variant; a
+            `RopeConfig`, or a `Resolved`, which are returned as they are.
         model_type: the family, instead of the config's.
         part: "text", "vision" or "audio" of a composite model; text by default.
         layer: index of the layer, if layers differ.
@@ -93,6 +100,15 @@ def resolve(
         "arithmetic": arithmetic,
         "num_axes": num_axes,
     }
+    form = next(
+        (name for name in OBJECT_FORMS if isinstance(config, Mapping) and name in config), ""
+    )
+    if isinstance(config, Mapping) and form:
+        options = {**config}
+        source = options.pop(form)
+        if unknown := sorted(options.keys() - OPTIONS, key=str):
+            raise ConfigError(f"rope[{brief(unknown[0])}]", f"one of {sorted(OPTIONS)}", "another")
+        return resolve(source, head_dim=head_dim, **{**of_model, **options})
     if isinstance(config, str) and lookup.find(config, built_in()) is not None:
         return _resolve_preset(config, head_dim=head_dim, **of_model)
     if isinstance(config, str | os.PathLike):

@@ -192,5 +192,6 @@ def choose(reader: ConfigReader, names: Iterable[str], where: str) -> str:
     candidates = [name for name in names if name in used] or names
     if len(candidates) == 1:
         return candidates[0]
-    expected = f"one of {sorted(candidates)} (or layer an index), because {where} differ by it"
+    an_index = '(or layer an index, as in {"preset": ..., "layer": 0})'
+    expected = f"one of {sorted(candidates)} {an_index}, because {where} differ by it"
     raise ConfigError("layer_type", expected, "none")

@@ -91,6 +91,7 @@ def ropes(tmp_path):
         *(CONFIG, dict(CONFIG), tmp_path, tmp_path / "config.json"),
         *(str(tmp_path), str(tmp_path / "config.json")),
         *(LlamaConfig(**CONFIG), resolve(NAME), resolve(NAME).rope),
+        *({"preset": NAME, "layer": 0}, {"config": CONFIG}, {"config": tmp_path}),
     ]
 
 
@@ -136,6 +137,7 @@ BAD_ROPES = {
     "a file": ("none/config.json", "none/config.json must be readable"),
     "another name": ({"rope_theta": 5e5}, r"rope\['rope_theta'\] must be .* such as 'theta'"),
     "a typing error": ({"thta": 5e5}, r"rope\['thta'\] must be .* such as 'theta'"),
+    "an option": ({"preset": NAME, "layr": 0}, r"rope\['layr'\] must be one of .*'layer'"),
     "dict of a variant": ({"rope_type": "llama3", "rope_theta": 1.0}, r"rope\['rope_theta'\]"),
     "no rotation": (
         hf.resolve(NOPE, layer=3),
