@@ -65,6 +65,7 @@ docs: $(READY)  ## generate the documentation and the gRPC descriptors
 bench: $(READY)  ## the tables of docs/performance.md; needs gcc, h2load and taskset
 	$(BIN)/python -m benchmarks.core
 	$(BIN)/python -m benchmarks.service
+	$(BIN)/python -m benchmarks.in_process
 	$(BIN)/python -m benchmarks.protocol
 
 bench-peers: $(READY)  ## other servers beside this one; installs them in .venv-peers

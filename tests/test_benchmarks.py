@@ -39,6 +39,13 @@ def test_parts_of_a_planned_request_have_a_row_each():
     assert len(table_rows(done.stdout)) == 7
 
 
+def test_calls_in_process_and_of_the_service_have_a_row_each():
+    done = run("in_process")
+
+    assert done.returncode == 0, done.stderr
+    assert len(table_rows(done.stdout)) == 6
+
+
 def test_core_prints_a_row_for_each_case(tmp_path):
     done = run("core", "--json", str(tmp_path / "core.json"))
 
