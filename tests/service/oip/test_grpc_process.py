@@ -116,7 +116,8 @@ def test_the_start_fails_if_the_port_is_taken(server: Started):
     (error,) = [line for line in errors if line["level"] == "error"]
     assert error["message"] == (
         f"cannot listen on 127.0.0.1:{port}: another process listens there; "
-        "choose another port with ROPE_GRPC_PORT, or 0 for a free one"
+        "choose another port with ROPE_GRPC_PORT, or 0 for a free one; "
+        "a second service needs its own ROPE_HTTP_PORT and ROPE_GRPC_PORT"
     )
     assert second.stderr == ""
 
