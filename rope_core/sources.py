@@ -40,8 +40,11 @@ CONFIG_KEYS = frozenset(
 OBJECT_FORMS = ("config", "preset")
 """Keys of a dict that has a rope in another form, and options."""
 
-OPTIONS = frozenset(("model_type", "part", "layer", "layer_type", "compat", "arithmetic"))
-"""Other keys of such a dict: arguments of `resolve`."""
+OPTIONS = {
+    **dict.fromkeys(("model_type", "part", "layer_type", "compat", "arithmetic"), str),
+    "layer": int,
+}
+"""Other keys of such a dict, arguments of `resolve`, and the types of their values."""
 
 PARAMETERS = frozenset(
     name
@@ -106,8 +109,11 @@ def resolve(
     if isinstance(config, Mapping) and form:
         options = {**config}
         source = options.pop(form)
-        if unknown := sorted(options.keys() - OPTIONS, key=str):
+        if unknown := sorted(options.keys() - OPTIONS.keys(), key=str):
             raise ConfigError(f"rope[{brief(unknown[0])}]", f"one of {sorted(OPTIONS)}", "another")
+        for name, kind in OPTIONS.items():
+            if type(options.get(name)) not in (kind, type(None)):
+                raise ConfigError(f"rope[{name!r}]", f"of type {kind.__name__}", options[name])
         return resolve(source, head_dim=head_dim, **{**of_model, **options})
     if isinstance(config, str) and lookup.find(config, built_in()) is not None:
         return _resolve_preset(config, head_dim=head_dim, **of_model)
@@ -134,7 +140,7 @@ def resolve(
     raise ConfigError("rope", FORMS, type(config).__name__)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=64, typed=True)
 def _resolve_preset(name: str, **options: Any) -> Resolved:
     preset = lookup.find(name, built_in())
     assert preset is not None, "the caller has found it"

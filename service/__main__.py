@@ -31,6 +31,7 @@ its own for that, and each event passes from one to another."""
 
 def main() -> None:
     """Run the command line."""
+    open_closed_streams()
     arguments = sys.argv[1:]
     command = "serve"
     if arguments and not arguments[0].startswith("-"):
@@ -53,7 +54,6 @@ def main() -> None:
         # the C library reads the variable only when a process starts
         os.environ["GLIBC_TUNABLES"] = MALLOC
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
-    open_closed_streams()
     # process 1 of a container ignores a signal that has no handler
     signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
     # SIGHUP reloads files once the service runs, and must not end the process before
@@ -70,7 +70,10 @@ def open_closed_streams() -> None:
     """
     closed = [fd for fd in range(3) if _is_closed(fd)]
     for _ in closed:
-        os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
+        fd = os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
+        os.set_inheritable(fd, True)
+    if sys.stdout is None:
+        sys.stdout = os.fdopen(STDOUT, "w")
     if sys.stderr is not None and STDOUT in closed:
         sys.stderr.write("rope-service: standard output is closed: no log is written\n")
 

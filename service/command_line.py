@@ -85,7 +85,7 @@ def _describe_usage_error(text: str) -> str:
     prefix = "unrecognized arguments: "
     if not text.startswith(prefix):
         return printable(text, 256)
-    name = text.removeprefix(prefix).split()[0].partition("=")[0]
+    name = text.removeprefix(prefix).strip().partition(" ")[0].partition("=")[0]
     if not name.startswith("-"):
         return f"unexpected argument {printable(name)}; see rope-service serve --help"
     flag = nearest(name, map(_flag, Settings.model_fields))

@@ -31,7 +31,7 @@ def core_conflict() -> str | None:
             f"rope-core {core_version} is installed beside rope-service {__version__}, and both "
             "contain the package rope_core"
         )
-    elif find_spec("rope_core") is None:
+    elif (spec := find_spec("rope_core")) is None or spec.origin is None:  # None: a folder alone
         conflict = "the package rope_core is missing: uninstalling rope-core removes it"
     else:
         return None

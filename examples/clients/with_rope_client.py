@@ -15,7 +15,7 @@ EXPECTED = {
 
 x = np.arange(8, dtype=np.float32).reshape(1, 2, 1, 4)  # [batch, sequence, heads, head_dim]
 q, k, v = x / 4, x / 4, x
-with Client(URL, timeout_s=10) as client:  # the deadline of a call, retries included
+with Client(URL, timeout_s=5) as client:  # the deadline of a call, retries included
     try:
         rotated = client.rotate(x, positions=[0, 1]).q
         attended = client.attention(q, k, v, positions=[0, 1], return_lse=True)

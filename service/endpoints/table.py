@@ -99,10 +99,7 @@ class Endpoint(Generic[P]):
             raise UnknownName("tensor", name, [*self.required, *self.optional])
         num_bytes = len(message.params.key)
         if num_bytes > MAX_PARAMS_BYTES:
-            names = self.params.model_fields
-            if unknown := message.params.values.keys() - names.keys():
-                raise UnknownName("parameter", min(unknown), list(names))
-            raise TooLarge("parameters, in bytes,", MAX_PARAMS_BYTES, f"{num_bytes:,}")
+            raise self.too_long(message.params)
         parse = _parse_params if num_bytes > INLINE_PARAMS_BYTES else _parse_params_cached
         params = parse(self.params, message.params)
         try:
@@ -112,9 +109,16 @@ class Endpoint(Generic[P]):
                 raise
             raise explain_layout(failure, self.build, tensors, params, resolver) from None
 
+    def too_long(self, params: Parameters) -> UnknownName | TooLarge:
+        """Return the error of parameters that are longer than MAX_PARAMS_BYTES."""
+        names = self.params.model_fields
+        if unknown := params.values.keys() - names.keys():
+            return UnknownName("parameter", min(unknown), list(names))
+        return TooLarge("parameters, in bytes,", MAX_PARAMS_BYTES, f"{len(params.key):,}")
+
 
 def _parse_params(model: type[P], params: Parameters) -> P:
-    _check_depth(params.values)
+    check_depth(params.values)
     try:
         return model.model_validate(params.values)
     except ValidationError as invalid:
@@ -141,7 +145,8 @@ def _parse_params(model: type[P], params: Parameters) -> P:
 _parse_params_cached = lru_cache(maxsize=256)(_parse_params)
 
 
-def _check_depth(values: Mapping[str, Any]) -> None:
+def check_depth(values: Mapping[str, Any]) -> None:
+    """Raise BadMessage if parameters are nested deeper than MAX_PARAMS_DEPTH."""
     level: list[Any] = [values]
     for _ in range(MAX_PARAMS_DEPTH + 1):
         level = [

@@ -16,7 +16,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from rope_core import ConfigError
 from service.endpoints.rope_params import FORMS, ROPE_PARAMS
-from service.endpoints.table import Endpoint
+from service.endpoints.table import MAX_PARAMS_BYTES, Endpoint, check_depth
 from service.errors import BadHeader, BadMessage, BadQuery, UnknownName, printable
 from service.wire import Parameters
 
@@ -61,12 +61,17 @@ def merge_params(
 
     Raises:
         UnknownName: the endpoint has no parameter of a name in the body.
+        TooLarge: the parameters of the body are too long.
         ConfigError: a parameter has different values in two places.
         BadMessage: values are nested too deep.
     """
+    if len(in_body.key) > MAX_PARAMS_BYTES:
+        raise endpoint.too_long(in_body)
     for name in in_body.values:
         _check_name(name, endpoint, has_members=False)
     every = [*(HttpParam("the body", *item) for item in in_body.values.items()), *params]
+    for param in every:
+        check_depth({param.name: param.value})
     first: dict[str, HttpParam] = {}
     for param in (member for each in every for member in _members(each)):
         other = first.setdefault(param.name, param)
@@ -86,7 +91,12 @@ def merge_params(
                 rope, f"an object or the name of a preset if {name} is given", members
             )
     for name in _ROPES:
-        if any(param.name == name and isinstance(param.value, Mapping) for param in every):
+        given = [param for param in every if param.name.partition(".")[0] == name]
+        nulls = [param for param in given if param.value is None and param.name == name]
+        if nulls and len(nulls) < len(given):
+            expected = "null in all places, or in none"
+            raise ConfigError(name, expected, f"null in {nulls[0].place}, and another value")
+        if any(isinstance(param.value, Mapping) for param in given):
             values.setdefault(name, {})
     try:
         return Parameters(values, orjson.dumps(values))
@@ -119,7 +129,8 @@ def _read_header(text: bytes, endpoint: Endpoint[Any]) -> Iterator[HttpParam]:
     except orjson.JSONDecodeError as error:
         raise BadHeader(f"X-Rope-Params is not valid JSON: {error}") from None
     if not isinstance(values, dict):
-        raise BadHeader(f"X-Rope-Params must be a JSON object, got {_shown(values)}")
+        shown = printable(text.decode("latin-1"))
+        raise BadHeader(f"X-Rope-Params must be a JSON object, got {shown}")
     for name, value in values.items():
         _check_name(name, endpoint, has_members=False)
         yield HttpParam("X-Rope-Params", name, value)

@@ -164,7 +164,7 @@ async def test_tasks_share_one_connection_for_each_place():
             answers = await asyncio.gather(*(client.version() for _ in range(300)))
         await asyncio.gather(*handlers)
     assert answers == [{}] * 300
-    assert len(handlers) == 30
+    assert 30 <= len(handlers) < 150, "a connection that is idle for 5 s is opened again"
 
 
 async def test_a_full_pool_of_a_transport_is_named(connect, answering):

@@ -51,7 +51,7 @@ def install(wheel, environment):
         ZipFile(wheel).extractall(environment.site_packages)
         return
     pip = [sys.executable, "-m", "pip", "--python", environment.bin / "python", "install"]
-    options = ["--quiet", "--no-index", "--no-deps", "--no-compile"]
+    options = ["--quiet", "--no-index", "--no-deps", "--no-compile", "--ignore-installed"]
     subprocess.run([*pip, *options, wheel], check=True)  # writes the command rope-service
 
 

@@ -136,10 +136,26 @@ async def test_values_that_differ(service: Running, query, params, text):
 
 async def test_no_rope_and_a_member_of_it(service: Running):
     answer = await ask(service, "/v1/attention?rope=null&rope.theta=3")
-    assert problem(answer)[1:] == (
-        "config",
-        "rope must be an object or the name of a preset if rope.theta is given, got None",
-    )
+    assert problem(answer)[1] == "config"
+    assert "rope must be an object or the name of a preset" in problem(answer)[2]
+
+
+@pytest.mark.parametrize("rope", [{"theta": 5e5}, "llama-3.1-8b", {}])
+async def test_no_rope_and_a_rope_in_the_body(service: Running, rope):
+    answer = await ask(service, "/v1/attention?rope=null", {"rope": rope})
+    expected = "rope must be null in all places, or in none, got null in the query"
+    assert problem(answer)[2].startswith(expected)
+
+
+async def test_deep_values_beside_others(service: Running):
+    deep = "[" * 1000 + "]" * 1000
+    for path, fields, expected in (
+        ("/v1/rotate", {"x_rope_params": deep}, (400, "bad_header")),
+        ("/v1/rotate", {"x_rope_params": f'{{"inverse": {deep}}}'}, (400, "bad_message")),
+        (f"/v1/rotate?inverse={deep}", {}, (400, "bad_message")),
+    ):
+        answer = await ask(service, path, {"inverse": True}, **fields)
+        assert problem(answer)[:2] == expected
 
 
 MALFORMED = ["a", "inverse=%zz", "inverse=%ff", "inverse=true&inverse=true", "inverse=true&", "&"]

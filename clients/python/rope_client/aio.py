@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import AsyncExitStack
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import anyio
@@ -151,8 +152,9 @@ class AsyncClient:
 
     async def aclose(self) -> None:
         """Close the connections; the client cannot be used after that."""
-        for http in self._connections.end():
-            await http.aclose()
+        async with AsyncExitStack() as stack:  # an error of one leaves no other open
+            for http in self._connections.end():
+                stack.push_async_callback(http.aclose)
 
     async def __aenter__(self) -> "AsyncClient":
         return self

@@ -26,6 +26,9 @@ from rope_client.wire import CODECS, Encoding
 
 T = TypeVar("T")
 
+MAX_TIMEOUT_MS = 10**12 - 1
+"""Largest timeout that a request may name; the service has a smaller limit of its own."""
+
 log = logging.getLogger("rope_client")
 
 ATTEMPTS_BEFORE_LOG = 5
@@ -116,7 +119,8 @@ class Attempts(Generic[T]):
         self._count += 1
         left_s = max(self._deadline_s - self._settings.clock(), 1e-3)
         header_ms = 1e3 * (self._timeout_s if self._count == 1 else left_s)
-        headers = {"X-Request-Id": self._request_id, "X-Request-Timeout-Ms": f"{header_ms:.0f}"}
+        whole_ms = min(max(1, round(header_ms)), MAX_TIMEOUT_MS)
+        headers = {"X-Request-Id": self._request_id, "X-Request-Timeout-Ms": str(whole_ms)}
         if self._content is None:
             return Request("GET", self._call.path, headers, None, left_s)
         headers |= {

@@ -4,6 +4,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Concatenate, ParamSpec, TypeVar
 
 import httpx
@@ -144,8 +145,9 @@ class Client:
 
     def close(self) -> None:
         """Close the connections; the client cannot be used after that."""
-        for http in self._connections.end():
-            http.close()
+        with ExitStack() as stack:  # an error of one leaves no other open
+            for http in self._connections.end():
+                stack.callback(http.close)
 
     def __enter__(self) -> "Client":
         return self

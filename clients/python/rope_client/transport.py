@@ -20,6 +20,7 @@ FAILURES: tuple[tuple[type[httpx.RequestError], type[RopeClientError], str], ...
         "all connections of 'transport' to {} stayed in use: "
         "give it a larger limit of connections, or the client a smaller max_concurrency",
     ),
+    (httpx.ConnectTimeout, ConnectionFailed, "no connection to {}"),
     (httpx.TimeoutException, TimedOut, "no answer in time from {}"),
     (httpx.ConnectError, ConnectionFailed, "no connection to {}"),
     (httpx.UnsupportedProtocol, UnexpectedAnswer, "the address {} cannot be used"),
@@ -33,6 +34,9 @@ _BROKEN_TLS = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
 StrPath = str | os.PathLike[str]
 
 _PIECE_BYTES = 1 << 20
+
+CONNECT_TIMEOUT_S = 3.0
+"""Then another attempt is made: the address of a host that restarts may drop packets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +124,9 @@ def arguments(request: Request) -> dict[str, Any]:
         "method": request.method,
         "url": request.path,
         "headers": request.headers,
-        "timeout": request.timeout_s,
+        "timeout": httpx.Timeout(
+            request.timeout_s, connect=min(request.timeout_s, CONNECT_TIMEOUT_S)
+        ),
     }
 
 

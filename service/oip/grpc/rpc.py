@@ -18,7 +18,7 @@ _NO_FLAGS = 0
 _RECEIVE_CLOSE = cygrpc.ReceiveCloseOnServerOperation
 _RECEIVE_MESSAGE = cygrpc.ReceiveMessageOperation
 _CODES = {code: code.value[0] for code in StatusCode}
-_UNREAD = (_CODES[StatusCode.CANCELLED], "the client does not read the response")
+UNREAD = "the client does not read the response"
 
 SMALL_BYTES = 4096
 """Responses up to this size may wait for a client that does not read: they hold little memory."""
@@ -169,8 +169,13 @@ class Rpc:
     def _start_timer(self, message: bytes) -> asyncio.TimerHandle:
         """Cancel the RPC if its client does not read a response in time."""
         seconds = self._send_timeout.seconds(len(message))
-        cancel = partial(self._call.cancel, *_UNREAD)
-        return asyncio.get_running_loop().call_later(seconds, cancel)
+        return asyncio.get_running_loop().call_later(seconds, self._cancel_unread)
+
+    def _cancel_unread(self) -> None:
+        if self.status is not None:  # else the end of the call sets the status
+            self.status = StatusCode.CANCELLED
+        self.log_fields |= {"code": "client_left", "detail": UNREAD}
+        self._call.cancel(_CODES[StatusCode.CANCELLED], UNREAD)
 
     async def _read(self) -> bytes | None:
         self.receiving_since = time.monotonic()

@@ -2,6 +2,8 @@
 
 import asyncio
 
+from grpc import StatusCode
+
 from service.lifecycle import Lifecycle
 from service.oip.grpc.rpc import SendTimeout
 from tests.service.oip.conftest import run_grpc
@@ -37,8 +39,9 @@ def exchange(target: str) -> list[Frame]:
     frames = []
     with RawClient(target) as client:
         client.socket.sendall(PREFACE)
-        client.send(NO_WINDOW, *rpc(1), *rpc(3))
-        client.send(Frame(WINDOW_UPDATE, 0, 3, (2**20).to_bytes(4, "big")))
+        header, message = rpc(3)
+        window = Frame(WINDOW_UPDATE, 0, 3, (2**20).to_bytes(4, "big"))
+        client.send(NO_WINDOW, *rpc(1), header, window, message)
         missing = {(1, RST_STREAM), (3, DATA)}
         while missing:
             frame = client.receive()
@@ -49,24 +52,24 @@ def exchange(target: str) -> list[Frame]:
 
 
 async def test_a_response_that_is_not_read_is_cancelled():
-    num_over = 0
+    over = []
 
-    async def echo_and_count(request: bytes, rpc) -> bytes:
-        def end() -> None:
-            nonlocal num_over
-            num_over += 1
-
-        rpc.add_done_callback(end)
+    async def echo_and_note(request: bytes, rpc) -> bytes:
+        rpc.add_done_callback(lambda: over.append((rpc.status, rpc.log_fields.get("code"))))
         return await echo(request, rpc)
 
     async def is_over() -> bool:
-        return num_over == 2
+        return len(over) == 2
 
-    methods = {"ServerLive": echo_and_count}
+    methods = {"ServerLive": echo_and_note}
     timeouts = {"write_stall_s": 1, "min_body_rate": 2**20}
     async with run_grpc(Lifecycle(), methods, **timeouts) as running:
         frames = await asyncio.to_thread(exchange, running.target)
         await wait_until_async(is_over)
+    assert over == [
+        (StatusCode.OK, None),
+        (StatusCode.CANCELLED, "client_left"),
+    ]
     sent = {1: 0, 3: 0}
     for frame in frames:
         if frame.type == DATA:
