@@ -127,7 +127,7 @@ class Engine:
             remedy = "split the call, or raise ROPE_MAX_CALL_S"
             if max_s < self.max_call_s:
                 remedy = "split the call, or give the request a longer timeout"
-            raise TooLarge(what, round(max_s, 1), f"{seconds:,.0f}", remedy)
+            raise TooLarge(what, round(max_s, 1), f"{seconds:,.1f}", remedy)
         small = num_bytes <= capabilities.packed_bytes
         may_pack = small and isinstance(call, capabilities.packable_ops)
         packs = PACK_KEYS[type(call)](call) if may_pack else None

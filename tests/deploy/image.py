@@ -86,7 +86,7 @@ def main() -> None:
     _print(f"built in {time.monotonic() - start:.0f} s: {num_bytes / 1e9:.2f} GB")
     _check_packages()
     _check_kernels()
-    with _container(ROPE_DRAIN_DELAY_S=str(DRAIN_DELAY_S)) as (name, port):
+    with _container(ROPE_DRAIN_DELAY_S=str(DRAIN_DELAY_S), ROPE_MAX_CALL_S="60") as (name, port):
         _check_health(name, port)
         _check_restrictions(name)
         _check_rotate(port)
@@ -237,7 +237,7 @@ def _check_stop(name: str, port: int) -> None:
         slow = threads.submit(_attend, port, num_tokens)
         _wait("a request is admitted", lambda: _metric(port, "rope_admitted_bytes") > 0)
         stop_start = time.monotonic()
-        stop = threads.submit(_docker, "stop", "--time", "60", name)
+        stop = threads.submit(_docker, "stop", "-t", "60", name)
         _wait("the service drains", lambda: _get(port, "/readyz") == 503)
         _check(_get(port, "/healthz") == 200, "a draining service is alive")
         response_s = request_start + slow.result() - stop_start
