@@ -61,7 +61,10 @@ class Pip:
     def run(self, environment: Environment, *arguments: str) -> str:
         """Run pip for an environment; return what it prints."""
         command = [*self._command, environment.bin / "python", *arguments]
-        return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+        # pip would take the checkout in PYTHONPATH for an installed package
+        variables = {name: text for name, text in os.environ.items() if name != "PYTHONPATH"}
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=variables)
+        return done.stdout
 
 
 def _install(pip: Pip, folder: Path, name: str) -> Environment:
