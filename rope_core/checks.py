@@ -169,7 +169,7 @@ def looks_heads_first(q: Tensor, k: Tensor | None, num_positions: int | None = N
     fewer tokens.
 
     Args:
-        q: `[B, S, H, D]`; other ranks tell nothing.
+        q: `[B, S, H, D]`; other ranks are not recognized.
         k: as q, or None.
         num_positions: of each row, or None.
     """

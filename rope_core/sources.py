@@ -35,7 +35,7 @@ FORMS = (
 CONFIG_KEYS = frozenset(
     ("model_type", "_class_name", "architectures", "hidden_size", "num_attention_heads")
 ) | {"rope_scaling", "rope_parameters", "text_config", "vision_config"}
-"""Keys that tell the contents of a config.json from parameters of `RopeConfig`."""
+"""Keys of a config.json: a dict that has one of them does not have parameters of `RopeConfig`."""
 
 OBJECT_FORMS = ("config", "preset")
 """Keys of a dict that has a rope in another form, and options."""
@@ -86,7 +86,7 @@ def resolve(
         arithmetic: "hf", transformers' own operations, or "float64", the exact ones. Of models;
             a dict of parameters has its own, "float64" by default.
         head_dim: width of the heads to rotate, in elements; None for that of the config.
-        num_axes: number of coordinates in a position, which can tell text from vision.
+        num_axes: number of coordinates in a position, which distinguishes text and vision.
 
     Raises:
         ConfigError: no preset has the name, the file is no config, or a key is missing, unknown or

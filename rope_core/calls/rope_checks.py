@@ -32,7 +32,7 @@ POSITION_RANGE = "between -2**53 and 2**53"
 
 
 def widths(heads: Tensor, positions: Tensor | None) -> tuple[int | None, int | None]:
-    """Return head_dim, and how many numbers make up a position; None where shapes do not tell.
+    """Return head_dim, and how many numbers make up a position; None if the shapes do not show it.
 
     Args:
         heads: `[B, S, H, D]` or `[T, H, D]`, not checked yet.

@@ -1,6 +1,6 @@
 """Rotate tensors, or a call that is a value. The rotation can be differentiated."""
 
-from typing import Any, overload
+from typing import Any, Required, TypedDict, Unpack, overload
 
 import torch
 from torch import Tensor
@@ -21,6 +21,17 @@ from rope_core.rotary import run_rotate
 from rope_core.sources import RopeSource
 
 
+class RotateOptions(TypedDict, total=False):
+    """Arguments of `rotate` beside q and k; see there."""
+
+    rope: Required[RopeSource]
+    positions: Numbers | None
+    cu_seqlens: Numbers | None
+    inverse: bool
+    frequencies: Tensor | None
+    backend: str | None
+
+
 @overload
 def rotate(call: Rotate, out: Rotated | None = None, backend: str | None = None, /) -> Rotated: ...
 
@@ -35,13 +46,7 @@ def rotate(
 def rotate(
     q: Tensor,
     k: Tensor,
-    *,
-    rope: RopeSource,
-    positions: Numbers | None = None,
-    cu_seqlens: Numbers | None = None,
-    inverse: bool = False,
-    frequencies: Tensor | None = None,
-    backend: str | None = None,
+    **options: Unpack[RotateOptions],
 ) -> tuple[Tensor, Tensor]: ...
 
 
@@ -49,13 +54,7 @@ def rotate(
 def rotate(
     q: Tensor,
     k: None = None,
-    *,
-    rope: RopeSource,
-    positions: Numbers | None = None,
-    cu_seqlens: Numbers | None = None,
-    inverse: bool = False,
-    frequencies: Tensor | None = None,
-    backend: str | None = None,
+    **options: Unpack[RotateOptions],
 ) -> Tensor: ...
 
 
@@ -63,13 +62,7 @@ def rotate(
 def rotate(
     q: None,
     k: Tensor,
-    *,
-    rope: RopeSource,
-    positions: Numbers | None = None,
-    cu_seqlens: Numbers | None = None,
-    inverse: bool = False,
-    frequencies: Tensor | None = None,
-    backend: str | None = None,
+    **options: Unpack[RotateOptions],
 ) -> Tensor: ...
 
 

@@ -113,7 +113,7 @@ def resolve(
         arithmetic: "hf", transformers' own operations, or "float64", the exact ones.
         head_dim: width of the tensors to rotate, if the config's differs: MLA heads with the part
             that does not rotate, or hidden states that rotate as a whole.
-        num_axes: number of coordinates in a position, which can tell text from vision.
+        num_axes: number of coordinates in a position, which distinguishes text and vision.
 
     Raises:
         ConfigError: a key is missing, unknown or contradicts another; the error names the key.

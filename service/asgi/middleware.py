@@ -18,7 +18,7 @@ CLIENT_LEFT = 499
 """Logged status of a request whose client left before the answer (nginx's number)."""
 
 CLIENT_LEFT_FIELDS = {"code": "client_left"}
-"""What the log tells of such a request."""
+"""Log fields of such a request."""
 
 QUIET = frozenset(("/healthz", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"))
 """Routes that machines call every few seconds."""

@@ -85,7 +85,7 @@ class ErrorAnswer(NamedTuple):
 
     @property
     def log_fields(self) -> dict[str, object]:
-        """Return what the log tells of the failure."""
+        """Return the log fields of the failure."""
         return {"code": self.code, "detail": self.detail}
 
 

@@ -55,8 +55,8 @@ def layout_warnings(layout: str, name: str, heads: Tensor) -> tuple[str, ...]:
 def order_warnings(layout: str, call: Attend) -> tuple[str, ...]:
     """Return a warning if q and k of a call without positions seem to have another order of axes.
 
-    Without a rope and a causal mask there may be more queries than keys: cross-attention. A single
-    head tells nothing.
+    Without a rope and a causal mask there may be more queries than keys: cross-attention. With
+    a single head there is no warning.
     """
     is_ordered = call.rope is not None or call.attention.causal
     if layout != "bshd" or not is_ordered or call.q.shape[-2] == 1:

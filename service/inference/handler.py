@@ -242,7 +242,7 @@ class InferenceHandler:
 def _describe_request(
     message: Message, prepared: PreparedCall | Message | None, backend: str | None
 ) -> dict[str, object]:
-    """Return what the log tells of a request that fails."""
+    """Return the log fields of a request that fails."""
     tensors = ((name, x.dtype, x.shape) for name, x in message.tensors.items())
     fields: dict[str, object] = {"shapes": describe_shapes(tensors)}
     if isinstance(prepared, PreparedCall):

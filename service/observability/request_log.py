@@ -137,7 +137,7 @@ class RequestLog:
 
 
 def is_server_error(status: int | str) -> bool:
-    """Return whether a status tells that the service, and not the client, has failed."""
+    """Return whether a status means that the service has failed, and not the client."""
     return status in GRPC_SERVER_ERRORS if isinstance(status, str) else status >= 500
 
 

@@ -129,7 +129,7 @@ class Plan:
     params: Parameters
     answer_format: AnswerFormat
     log_fields: Mapping[str, object]
-    """What the log tells of requests that fail: shapes, bytes, backend."""
+    """Log fields of requests that fail: shapes, bytes, backend."""
 
     tenant: Tenant = ANONYMOUS
     """Tenant of the requests: the header has its key."""
@@ -210,7 +210,7 @@ class PlannedEntry(Entry[Any, Any]):
     backend_call: tuple[str, str] | None = field(default=None, init=False)
     """Operation and backend, once the call is computed."""
     failure: Mapping[str, object] | None = field(default=None, init=False)
-    """What the log tells of a request that has failed."""
+    """Log fields of a request that has failed."""
 
     def resolve(self, outcome: Completed[Any] | Exception) -> None:
         """Answer the request, unless it is answered."""

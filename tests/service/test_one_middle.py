@@ -208,7 +208,7 @@ _STREAM_IS_LEFT = {"status": "CANCELLED", "label": "CANCELLED"}
 DIFFERENCES: Mapping[tuple[str, str], Difference] = {
     ("deadline of the client", "grpc stream"): Difference(
         "gRPC cancels the stream at its deadline, at the same moment as the batcher's own timer. "
-        "Which of the two the client sees, and which of the two the log tells, is a matter of "
+        "Which of the two the client sees, and which of the two the log shows, is a matter of "
         "luck: the timer's message may come before the stream's end, or the log say OK of a stream "
         "whose end the client did not wait for",
         tuple(
