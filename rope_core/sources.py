@@ -41,7 +41,7 @@ OBJECT_FORMS = ("config", "preset")
 """Keys of a dict that has a rope in another form, and options."""
 
 OPTIONS = {
-    **dict.fromkeys(("model_type", "part", "layer_type", "compat", "arithmetic"), str),
+    **dict.fromkeys(("model_type", "part", "layer_type", "compat", "arithmetic", "assume"), str),
     "layer": int,
 }
 """Other keys of such a dict, arguments of `resolve`, and the types of their values."""
@@ -68,6 +68,7 @@ def resolve(
     arithmetic: Arithmetic = "hf",
     head_dim: int | None = None,
     num_axes: int | None = None,
+    assume: str | None = None,
 ) -> Resolved:
     """Return the rotation and the attention of a layer of a model.
 
@@ -87,6 +88,8 @@ def resolve(
             a dict of parameters has its own, "float64" by default.
         head_dim: width of the heads to rotate, in elements; None for that of the config.
         num_axes: number of coordinates in a position, which distinguishes text and vision.
+        assume: "llama", to read a config of an unknown model_type as a Llama's although it has
+            keys that bear on positions and that Llama's rules do not apply.
 
     Raises:
         ConfigError: no preset has the name, the file is no config, or a key is missing, unknown or
@@ -102,6 +105,7 @@ def resolve(
         "compat": compat,
         "arithmetic": arithmetic,
         "num_axes": num_axes,
+        "assume": assume,
     }
     form = next(
         (name for name in OBJECT_FORMS if isinstance(config, Mapping) and name in config), ""
@@ -126,7 +130,7 @@ def resolve(
     )
     if isinstance(config, Mapping) and is_of_model:
         return hf.resolve(config, head_dim=head_dim, **of_model)
-    for name in ("model_type", "part", "layer", "layer_type"):
+    for name in ("model_type", "part", "layer", "layer_type", "assume"):
         if of_model[name] is not None:
             raise ConfigError(
                 name, "None, because the rope is not a model's config", of_model[name]
@@ -196,5 +200,6 @@ def _without_model(rope: RopeConfig) -> Resolved:
         differ=False,
         keys_read=(),
         keys_ignored=(),
+        position_keys_not_applied=(),
         warnings=(),
     )

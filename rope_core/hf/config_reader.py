@@ -41,10 +41,12 @@ class ConfigReader:
     ) -> None:
         self.config = config
         self.family = family.for_version(compat)
+        self.compat = compat
         self.layer = layer
         self.layer_type: str | None = None
         self.keys_read: set[str] = set()
         self.provenance: dict[str, str] = {}
+        self.keys_without_effect: set[str] = set()
         self.warnings: dict[str, None] = {}
         self.is_4_57 = compat == "4.57" and not family.new_in_5
         self._checked: set[str] = set()
@@ -61,9 +63,7 @@ class ConfigReader:
                 continue
             if name in self.family.ignored_keys:
                 if self.config[name] is not None:
-                    self.warn(
-                        f"{name} is ignored: the class of {self.family.name} does not read it"
-                    )
+                    self.ignore(name, f"the class of {self.family.name} does not read it")
                 continue
             self.keys_read.add(name)
             if self.config[name] is not None:
@@ -168,6 +168,11 @@ class ConfigReader:
     def warn(self, text: str) -> None:
         """Record a warning for the caller, once."""
         self.warnings[text] = None
+
+    def ignore(self, key: str, why: str) -> None:
+        """Record that a key has no effect, and a warning of it."""
+        self.keys_without_effect.add(key)
+        self.warn(f"{key} is ignored: {why}")
 
     @property
     def keys_ignored(self) -> list[str]:

@@ -33,7 +33,7 @@ def latent(reader: ConfigReader, _: str) -> int:
     reader.provenance["head_dim"] = reader.provenance.get(key, CLASS_DEFAULT)
     other = reader.from_file("head_dim")
     if other is not None and other != width:
-        reader.warn(f"head_dim is not read: the rotated part is {key} = {width} wide")
+        reader.ignore("head_dim", f"the rotated part is {key} = {width} wide")
     return width
 
 

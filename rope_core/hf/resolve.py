@@ -31,7 +31,8 @@ outside of it only (7, 8), and the trained length of LongRoPE outside only, that
 inside only (10). Families that do a step in their own way have a function in oddities.py.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, get_args
@@ -41,15 +42,22 @@ from torch import Tensor
 from rope_core.checks import check_choice
 from rope_core.config import Arithmetic, AttentionConfig, RopeConfig
 from rope_core.errors import ConfigError, brief
-from rope_core.hf import families, rope_config, rope_parameters
+from rope_core.hf import families, position_keys, rope_config, rope_parameters
 from rope_core.hf.attention import attention
 from rope_core.hf.config_reader import ConfigReader, is_int
-from rope_core.hf.family import UNKNOWN
+from rope_core.hf.family import UNKNOWN, Family
 from rope_core.hf.layer_types import Layers, all_layers, resolve_layer_type
 from rope_core.hf.nope import nope_reason
+from rope_core.hf.position_keys import Applied
 
 COMPATS = ("5.23", "4.57")
 """Versions of transformers to follow."""
+
+ASSUMED = ("llama",)
+"""Families whose rules a config of an unknown model_type can be read by."""
+
+MAX_GROUPS = 16
+"""Largest number of groups of layers that are read for the keys that they apply."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +89,11 @@ class Resolved:
 
     keys_read: tuple[str, ...]
     keys_ignored: tuple[str, ...]
+
+    position_keys_not_applied: tuple[str, ...]
+    """Keys with a value that says how queries and keys get their positions, and that neither the
+    rotation nor the attention of any layer follows."""
+
     warnings: tuple[str, ...]
 
     @property
@@ -100,6 +113,7 @@ def resolve(
     arithmetic: Arithmetic = "hf",
     head_dim: int | None = None,
     num_axes: int | None = None,
+    assume: str | None = None,
 ) -> Resolved:
     """Read a config.json as transformers does.
 
@@ -114,14 +128,19 @@ def resolve(
         head_dim: width of the tensors to rotate, if the config's differs: MLA heads with the part
             that does not rotate, or hidden states that rotate as a whole.
         num_axes: number of coordinates in a position, which distinguishes text and vision.
+        assume: "llama", to read a config of an unknown model_type as a Llama's although it has
+            keys that bear on positions and that Llama's rules do not apply.
 
     Raises:
-        ConfigError: a key is missing, unknown or contradicts another; the error names the key.
+        ConfigError: a key is missing, unknown or contradicts another, or bears on positions and
+            the model_type is unknown; the error names the key.
     """
     if not isinstance(config, Mapping):
         raise ConfigError("config", "an object", type(config).__name__)
     check_choice("compat", compat, COMPATS)
     check_choice("arithmetic", arithmetic, get_args(Arithmetic))
+    if assume is not None:
+        check_choice("assume", assume, ASSUMED)
     for name, text in (("model_type", model_type), ("layer_type", layer_type)):
         if text is not None and not isinstance(text, str):
             raise ConfigError(name, "a text", brief(text))
@@ -135,16 +154,64 @@ def resolve(
     reader.from_file("model_type")
     if family is UNKNOWN:
         reader.warn(f"model_type {brief(named)} is unknown: read as a Llama, without defaults")
+        if assume is None:
+            position_keys.refuse(named, position_keys.not_applied(config, prefix, Applied()))
+    elif assume is not None:
+        reader.warn(f"assume is ignored: the model_type {family.name} is known")
     if compat == "4.57" and family.new_in_5:
         reader.warn(f"{family.name}: transformers 4.57 has no such class, it is read as by 5.23")
 
-    # 2, 3: the layer
+    # 2: the layer
     reader.layer_type = resolve_layer_type(reader, layer_type)
-    reason = nope_reason(reader, layer, reader.layer_type)
+    this = _read_layer(reader, head_dim, arithmetic)
+    layers = all_layers(reader)
+    differ = layer is None and reader.layer_type is None and len(layers) > 1
+    if differ:
+        reader.warn("layers differ, in the keys they see or in whether they rotate: name one")
+
+    # Keys that bear on positions, and that no layer applies
+    every = [this, *_read_other_layers(reader, layers, head_dim, arithmetic)]
+    unapplied = position_keys.not_applied(config, prefix, _applied(every, family))
+    if family is UNKNOWN and assume is None:
+        position_keys.refuse(named, unapplied)
+    position_keys.warn(reader, prefix, unapplied)
+    position_keys.record_provenance(reader)
+    return Resolved(
+        rope=this.rope,
+        nope=this.nope,
+        model_type=family.name,
+        layer_type=reader.layer_type,
+        parameters=MappingProxyType(this.parameters),
+        attention=this.attention,
+        provenance=MappingProxyType(reader.provenance),
+        layers=layers,
+        differ=differ,
+        keys_read=tuple(sorted(prefix + key for key in reader.keys_read)),
+        keys_ignored=tuple(prefix + key for key in reader.keys_ignored),
+        position_keys_not_applied=tuple(unapplied),
+        warnings=tuple(reader.warnings),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    """What a config says of a layer, and the reader that knows which keys that took."""
+
+    reader: ConfigReader
+    nope: str | None
+    rope: RopeConfig | None
+    parameters: dict[str, Any]
+    attention: AttentionConfig
+
+
+def _read_layer(reader: ConfigReader, head_dim: int | None, arithmetic: Arithmetic) -> _Layer:
+    """Do steps 3 to 12 for the reader's layer."""
+    # 3: whether the layer rotates
+    reason = nope_reason(reader, reader.layer, reader.layer_type)
 
     # 4 to 11: the rotation
     rope, parameters = None, dict[str, Any]()
-    if reason is None and family.rotation:
+    if reason is None and reader.family.rotation:
         rope, parameters = rope_config.custom(reader, head_dim, arithmetic)
     elif reason is None:
         block = rope_parameters.find(reader)
@@ -154,21 +221,45 @@ def resolve(
             rope, parameters = rope_config.standard(reader, block, head_dim, arithmetic)
 
     # 12: the attention
-    layers = all_layers(reader)
-    differ = layer is None and reader.layer_type is None and len(layers) > 1
-    if differ:
-        reader.warn("layers differ, in the keys they see or in whether they rotate: name one")
-    return Resolved(
-        rope=rope,
-        nope=reason,
-        model_type=family.name,
-        layer_type=reader.layer_type,
-        parameters=MappingProxyType(parameters),
-        attention=attention(reader, parameters, rope),
-        provenance=MappingProxyType(reader.provenance),
-        layers=layers,
-        differ=differ,
-        keys_read=tuple(sorted(prefix + key for key in reader.keys_read)),
-        keys_ignored=tuple(prefix + key for key in reader.keys_ignored),
-        warnings=tuple(reader.warnings),
+    return _Layer(reader, reason, rope, parameters, attention(reader, parameters, rope))
+
+
+def _read_other_layers(
+    reader: ConfigReader, layers: tuple[Layers, ...], head_dim: int | None, arithmetic: Arithmetic
+) -> Iterator[_Layer]:
+    """Read a layer of each group that the reader's is not in, as far as it can be read.
+
+    Types that the class has and this model does not are groups also: their keys are no mistake.
+    """
+    groups: list[tuple[int | None, str | None]] = [
+        (group.layers[0], group.layer_type)
+        for group in layers[:MAX_GROUPS]
+        if reader.layer not in group.layers
+    ]
+    by_type, label_of = reader.family.rope_parameters_by_type, reader.family.parameters_label
+    used = {label_of(group.layer_type) for group in layers if group.layer_type is not None}
+    groups += [(None, label) for label in by_type if label not in used]
+    for layer, layer_type in groups:
+        other = ConfigReader(reader.config, reader.family, reader.compat, layer)
+        other.layer_type = layer_type
+        with suppress(ConfigError):
+            yield _read_layer(other, head_dim, arithmetic)
+
+
+def _applied(layers: list[_Layer], family: Family) -> Applied:
+    """Return what the layers of a model apply."""
+    rotating = [(layer.reader, layer.rope) for layer in layers if layer.rope is not None]
+    without_effect = [reader.keys_without_effect for reader, _ in rotating]
+    widths = {rope.head_dim for _, rope in rotating}
+    for reader, rope in rotating:
+        rest = reader.config.get("qk_nope_head_dim", family.defaults.get("qk_nope_head_dim"))
+        widths |= {rope.head_dim + rest} if is_int(rest) else set()
+    return Applied(
+        ropes=tuple(rope for _, rope in rotating),
+        parameters=tuple(layer.parameters for layer in layers),
+        head_widths=frozenset(widths),
+        keys_read=frozenset().union(*(layer.reader.keys_read for layer in layers)),
+        keys_without_effect=frozenset(set.intersection(*without_effect) if rotating else ()),
+        reasons=tuple(layer.nope for layer in layers if layer.nope is not None),
+        is_known=family is not UNKNOWN,
     )

@@ -51,7 +51,7 @@ def standard(
     )
     rule = family.step("variant_parameters", variant.parameters)
     values: Fields = rule(reader, block, rope_type)  # 9, 10
-    rotated = _rotated_channels(reader, rope_type, config_dim, factor)
+    rotated = _rotated_channels(reader, block, rope_type, config_dim, factor)
     if rope_type == "proportional" and factor is not None:
         values["partial_rotary_factor"] = factor
     axes = _axes(reader, block, rotated)  # 11
@@ -91,7 +91,11 @@ def standard(
 
 
 def _rotated_channels(
-    reader: ConfigReader, rope_type: str, head_dim: int, factor: float | None
+    reader: ConfigReader,
+    block: RopeParameters,
+    rope_type: str,
+    head_dim: int,
+    factor: float | None,
 ) -> int:
     """Return how many channels of a head have frequencies."""
     family = reader.family
@@ -99,8 +103,9 @@ def _rotated_channels(
         return head_dim
     if rope_type == "default" and family.whole_head_by_default and not reader.is_4_57:
         if factor != 1.0:
-            text = f"{family.name}'s default frequencies are for the whole head"
-            reader.warn(f"{reader.key_name('partial_rotary_factor')} {factor} is ignored: {text}")
+            key = "partial_rotary_factor"
+            path = f"{block.name}.{key}" if key in block.values else reader.key_name(key)
+            reader.ignore(path, f"{family.name}'s default frequencies are for the whole head")
         return head_dim
     return int(head_dim * factor)
 
@@ -131,7 +136,7 @@ def _axes(reader: ConfigReader, block: RopeParameters, rotated: int) -> Fields:
         axes = "mrope_interleaved" if values.get("mrope_interleaved") else "mrope"
     if axes is None:
         if sections:
-            reader.warn(f"{block.name}.mrope_section is ignored: {family.name} has one axis")
+            reader.ignore(f"{block.name}.mrope_section", f"{family.name} has one axis")
         return {}
     if axes in SECTIONED:
         reader.provenance["mrope_section"] = GIVEN

@@ -79,14 +79,15 @@ def _raw(reader: ConfigReader) -> tuple[str, Values, bool]:
         if not isinstance(value, Mapping):
             raise ConfigError(key, "an object or null", brief(value))
         if reader.is_4_57 and key == "rope_parameters":
-            reader.warn("rope_parameters is ignored: transformers 4.57 reads rope_scaling alone")
+            reader.ignore(key, "transformers 4.57 reads rope_scaling alone")
             continue
         if key == "rope_scaling" and not value:
             continue
         for outside in OUTSIDE_IN_4_57 if reader.is_4_57 else ():
             if outside in value:
-                why = f"transformers 4.57 reads {outside} outside of it"
-                reader.warn(f"{key}.{outside} is ignored: {why}")
+                reader.ignore(
+                    f"{key}.{outside}", f"transformers 4.57 reads {outside} outside of it"
+                )
         return key, _read_by_version(reader, value), True
     return "rope_parameters", _read_by_version(reader, reader.family.rope_parameters), False
 
@@ -122,7 +123,7 @@ def typed(reader: ConfigReader, name: str, flat: Values) -> RopeParameters | Non
     if rules[label]["default"] is None:
         return None
     if flat and (name == "rope_parameters" or not any(r.get("scaling") for r in rules.values())):
-        reader.warn(f"{name} is ignored: {reader.family.name} has rope parameters by layer type")
+        reader.ignore(name, f"{reader.family.name} has rope parameters by layer type")
         flat = {}
     unread: tuple[str, ...] = ()
     defaults, scaled = dict(rules[label]["default"]), flat if rules[label].get("scaling") else {}
@@ -132,9 +133,7 @@ def typed(reader: ConfigReader, name: str, flat: Values) -> RopeParameters | Non
     elif "type" in scaled:
         unread = ("type",)
         if "rope_type" not in scaled:
-            reader.warn(
-                f"{name}.type is ignored: the class of {reader.family.name} reads rope_type"
-            )
+            reader.ignore(f"{name}.type", f"the class of {reader.family.name} reads rope_type")
     values = {key: value for key, value in scaled.items() if key not in unread}
     return complete(reader, name, label, values, defaults, flat, OUTSIDE_IN_4_57)
 

@@ -140,11 +140,29 @@ def parameters(reader: ConfigReader, block: RopeParameters, variant: str) -> dic
     if variant == "yarn" and block.nested and values.get("truncate") is False:
         values["truncate"] = bool(block.outer.get("truncate", True))
         if values["truncate"]:
-            reader.warn(f"{block.name}.truncate is ignored by transformers 5.23 in a nested block")
+            why = "transformers 5.23 does not read it in a nested dictionary"
+            reader.ignore(f"{block.name}.truncate", why)
+    if variant == "yarn":
+        _record_unused_mscale(reader, block, values)
     if variant == "longrope":
         choose_longrope_factor(reader, block, values)
         values = {k: v for k, v in values.items() if k not in ("short_mscale", "long_mscale")}
     return values
+
+
+def _record_unused_mscale(
+    reader: ConfigReader, block: RopeParameters, values: Mapping[str, Any]
+) -> None:
+    """Record which of YaRN's two mscale have no effect: they do as a pair, without a gain.
+
+    The softmax scale of MLA families follows `mscale_all_dim` in any case.
+    """
+    is_pair = values.get("mscale") and values.get("mscale_all_dim")
+    if is_pair and values.get("attention_factor") is None:
+        return
+    reader.keys_without_effect.add(f"{block.name}.mscale")
+    if reader.family.softmax_scale is None:
+        reader.keys_without_effect.add(f"{block.name}.mscale_all_dim")
 
 
 def named_parameters(reader: ConfigReader, block: RopeParameters, variant: str) -> dict[str, Any]:
@@ -153,7 +171,7 @@ def named_parameters(reader: ConfigReader, block: RopeParameters, variant: str) 
     unknown = {str(key) for key in block.values if key not in expected and key not in COMMON_KEYS}
     other = sorted(unknown)
     for key in other[:MAX_WARNED]:
-        reader.warn(f"{block.name}.{key[:64]} is ignored: {variant} has no such parameter")
+        reader.ignore(f"{block.name}.{key[:64]}", f"{variant} has no such parameter")
     if len(other) > MAX_WARNED:
         reader.warn(f"{block.name} has {len(other) - MAX_WARNED} more keys that are ignored")
     values = {

@@ -1,0 +1,75 @@
+"""Which keys of a config bear on positions, by the words in their names.
+
+A key bears on positions if it says how queries and keys get theirs: whether heads rotate, which
+part of them, by which angles and in which layers, and what a model has instead of rotation or
+beside it (ALiBi, relative positions, log-n scaling). The rule goes by words, because a model that
+is not in any table can have any key. Sizes of tables, and what only training reads, do not count.
+"""
+
+import re
+
+ORIGINAL = "original_max_position_embeddings"
+
+DICTIONARIES = ("rope_scaling", "rope_parameters")
+
+HEAD_WIDTHS = frozenset(
+    (
+        *("head_dim", "global_head_dim", "swa_head_dim", "attention_head_dim", "kv_channels"),
+        *("head_size", "attention_head_size", "dim_head", "d_head"),
+        *("hidden_size_per_head", "size_per_head"),
+    )
+)
+"""Names of the width of a head, which counts where heads rotate."""
+
+TRAINED_LENGTHS = frozenset(
+    (
+        *(ORIGINAL, "max_trained_positions", "initial_context_length", "original_seq_len"),
+        *("original_max_seq_len", "original_seq_length", "original_context_length"),
+    )
+)
+"""Names of the trained length, which counts for the variants that have it as a parameter."""
+
+_ROTATION = re.compile(
+    r"(?<![a-z])(?:(?!propert)[a-z\d]{0,4}rope[a-z\d]*|nope|rotary|rotat(?:e|ed|ion)|alibi"
+    r"|ntk|yarn|theta|xpos|log_?n|(?:freq|frequency)_base|base_(?:freq|frequency)|wavelength"
+    r"|timescale|dual_chunk|long_context|log_scaling|temperature_tuning|llama_4_scaling"
+    r"|rot|interpolat(?:e|ion)_factor|(?:low|high)_freq_factor|beta_(?:fast|slow)"
+    r"|(?:short|long)_(?:factor|mscale)|mscale(?:_all_dim)?)(?![a-z])"
+)
+"""Words of rotation, and of scores that are scaled by position."""
+
+_POSITION = re.compile(
+    r"(?<![a-z])(?:(?:abs|absolute|rel|relative)_(?:pos|position|positions|attention)"
+    r"|(?:pos|position|positional)_(?:emb|embed|embd|embeds|embds|embedding|embeddings|encoding"
+    r"|encodings|enc|type|bias|biased|att|interpolation|interp|scale|scaling)"
+    r"|sinusoidal|learned_pos)(?![a-z])"
+)
+"""Words of positions in other ways."""
+
+_SIZE = re.compile(
+    r"(?<![a-z])(?:max|num|n|size|grid|height|width|time|buckets|distance|bins|mode)(?![a-z])"
+)
+"""Words of the sizes of tables of positions."""
+
+_BESIDE = re.compile(
+    r"(?<![a-z])(?:dropout|drop|jitter|rescale|shift|init|std|feat_sizes|k_sizes"
+    r"|object_pointers|nope_head_dim)(?![a-z])"
+)
+"""Words of what training reads, of the number of positions, of tokens beside the sequence, and of
+the rest of an MLA head."""
+
+
+def snake_case(key: str) -> str:
+    """Return a key in the spelling that most configs have."""
+    return re.sub(r"(?<=[a-z\d])(?=[A-Z])|[-.]", "_", key).lower()
+
+
+def bears_on_positions(key: str) -> bool:
+    """Return whether a key of a config says how queries and keys get their positions."""
+    name = snake_case(key)
+    if name in HEAD_WIDTHS or name in TRAINED_LENGTHS:
+        return True
+    if _BESIDE.search(name):
+        return False
+    is_other = _POSITION.search(name) and not _SIZE.search(name)
+    return bool(_ROTATION.search(name) or is_other)
