@@ -12,7 +12,7 @@ from service.wire import Message, Parameters
 
 _MODEL_FIELDS = (
     *("nope", "model_type", "layer_type", "parameters"),
-    *("keys_read", "keys_ignored", "warnings"),
+    *("keys_read", "keys_ignored", "position_keys_not_applied", "warnings"),
 )
 
 

@@ -88,6 +88,10 @@ class _ModelRope(RopeForm):
     length: int | None = None
     """Length that decides the frequencies of dynamic and LongRoPE; by default that of the call."""
 
+    assume: Literal["llama"] | None = None
+    """`llama`: read a config of an unknown model_type as a Llama, although it has keys that bear
+    on positions and that are not applied."""
+
 
 class Model(_ModelRope):
     """How to rotate, by a model's own config.json."""

@@ -134,6 +134,7 @@ class RopeResolver:
             arithmetic=rope.arithmetic,
             head_dim=head_dim,
             num_axes=num_axes,
+            assume=rope.assume,
         )
         config = model.rope
         if config is not None and rope.length is not None:

@@ -123,6 +123,8 @@ class ResolveAnswer(Answer):
     """Keys of the config that were read."""
     keys_ignored: list[str] = []
     """Keys of the config that were not read."""
+    position_keys_not_applied: list[str] = []
+    """Keys that say how queries and keys get their positions, and that no layer follows."""
     rope: dict[str, Any] = {}
     """The value of `rope_core.RopeConfig` that rotates."""
     attention_scaling: float = 1.0

@@ -66,7 +66,8 @@ class Resolved:
     """Angular frequency of each angle, radians per position; None if the layer has no RoPE."""
 
     facts: Mapping[str, Any]
-    """All other members, with the names of docs/api.md: `rotates`, `parameters`, ..."""
+    """All other members, with the names of docs/api.md: `rotates`, `parameters`,
+    `position_keys_not_applied`, ..."""
 
     warnings: tuple[str, ...] = ()
 

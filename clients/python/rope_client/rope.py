@@ -23,7 +23,8 @@ Rope = Mapping[str, Any] | str | Config
 
 One of: parameters; `{"config": config, "layer": 3}`, where the config is a mapping, a config object
 of transformers, or a path; `{"preset": name}`; the name alone; a config object; a path, which as
-text ends with `.json`.
+text ends with `.json`. `"assume": "llama"` beside a config reads one of an unknown model_type as a
+Llama, although it has keys that bear on positions and that are not applied.
 """
 
 DEFAULT_ROPE: Rope = MappingProxyType({})
