@@ -163,8 +163,10 @@ def _of_config(config: Mapping[str, Any], applied: Applied) -> Iterator[Found]:
             for layer, of_layer in value.items() if key not in applied.keys_read else ():
                 if isinstance(of_layer, Mapping):
                     yield from _of_nested(f"{name}.{layer}", of_layer, applied)
-        elif not is_read and bears_on_positions(name) and not _is_inert(name, value, applied):
-            yield name, value
+        elif not is_read and bears_on_positions(name):
+            is_parameter = applied.is_known and _is_parameter(name, value, applied)
+            if not is_parameter and not _is_inert(name, value, applied):
+                yield name, value
 
 
 def _of_nested(name: str, values: Mapping[str, Any], applied: Applied) -> Iterator[Found]:
