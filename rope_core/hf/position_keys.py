@@ -259,7 +259,7 @@ def _is_applied(name: str, value: Any, applied: Applied) -> bool:
     """Return whether a layer has this value under another name."""
     ropes = applied.ropes
     if name in HEAD_WIDTHS:
-        return not ropes or value in applied.head_widths
+        return not ropes or any(value == width for width in applied.head_widths)
     if _BASE.fullmatch(name):
         return any(value == rope.theta for rope in ropes)
     if _SHARE.fullmatch(name) and isinstance(value, int | float) and 0 <= value <= 4:

@@ -127,6 +127,20 @@ def test_an_unknown_family_refuses_it(key, value, model_type):
     assert resolve({"config": config, "assume": "llama"}).warnings == assumed.warnings
 
 
+ODD = [{"a": {"b": 1}}, [{}], [[1]], [None], float("nan"), float("inf"), -1, 0, 2**70, "x", ()]
+
+
+@cases
+def test_values_of_odd_types_are_listed_or_refused(key, value):
+    for odd in ODD:
+        for plain in (LLAMA, UNKNOWN):
+            try:
+                resolved = resolve({**plain, key: odd}, assume="llama")
+            except ConfigError:
+                continue
+            assert all(path.startswith(key) for path in resolved.position_keys_not_applied)
+
+
 def test_an_unknown_family_is_refused_before_other_keys_are_missing():
     with pytest.raises(ConfigError, match=r"^rotary_dim must be absent"):
         resolve({"model_type": "unheard_of", "rotary_dim": 64})

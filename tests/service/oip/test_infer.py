@@ -118,6 +118,18 @@ async def test_a_preset_and_its_warnings(infer):
     assert "warnings" not in quiet.header.get("parameters", {})
 
 
+async def test_keys_that_bear_on_positions(infer):
+    config = {"model_type": "llama", "hidden_size": 64, "num_attention_heads": 4, "rotary_dim": 8}
+    inputs = {"q": torch.ones(1, 1, 4, 16)}
+    told = "keys that bear on positions are not applied: rotary_dim"
+    answer = await infer(InferCall("rope", inputs, {"config": json.dumps(config)}))
+    assert told in answer.header["parameters"]["warnings"]
+    config["model_type"] = "unheard_of"
+    rope = {"config": json.dumps(config), "assume": "llama"}
+    answer = await infer(InferCall("rope", inputs, rope))
+    assert told in answer.header["parameters"]["warnings"]
+
+
 async def test_tensors_without_elements(infer):
     answer = await infer(InferCall("rope", {"q": torch.empty(2, 0, 4, 8)}))
     assert answer.outputs["q"].shape == (2, 0, 4, 8)
