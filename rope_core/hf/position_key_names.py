@@ -32,7 +32,7 @@ TRAINED_LENGTHS = frozenset(
 _ROTATION = re.compile(
     r"(?<![a-z])(?:(?!propert)[a-z\d]{0,4}rope[a-z\d]*|nope|rotary|rotat(?:e|ed|ion)|alibi"
     r"|ntk|yarn|theta|xpos|log_?n|(?:freq|frequency)_base|base_(?:freq|frequency)|wavelength"
-    r"|timescale|dual_chunk|long_context|log_scaling|temperature_tuning|llama_4_scaling"
+    r"|dual_chunk|long_context|log_scaling|temperature_tuning|llama_4_scaling"
     r"|rot|interpolat(?:e|ion)_factor|(?:low|high)_freq_factor|beta_(?:fast|slow)"
     r"|(?:short|long)_(?:factor|mscale)|mscale(?:_all_dim)?)(?![a-z])"
 )
@@ -71,5 +71,9 @@ def bears_on_positions(key: str) -> bool:
         return True
     if _BESIDE.search(name):
         return False
-    is_other = _POSITION.search(name) and not _SIZE.search(name)
-    return bool(_ROTATION.search(name) or is_other)
+    return bool(_ROTATION.search(name) or is_of_other_encoding(name))
+
+
+def is_of_other_encoding(name: str) -> bool:
+    """Return whether a key in snake case is of absolute or relative positions, not of rotation."""
+    return not _ROTATION.search(name) and bool(_POSITION.search(name)) and not _SIZE.search(name)

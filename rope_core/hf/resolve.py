@@ -48,7 +48,7 @@ from rope_core.hf.config_reader import ConfigReader, is_int
 from rope_core.hf.family import UNKNOWN, Family
 from rope_core.hf.layer_types import Layers, all_layers, resolve_layer_type
 from rope_core.hf.nope import nope_reason
-from rope_core.hf.position_keys import Applied
+from rope_core.hf.position_key_values import Applied
 
 COMPATS = ("5.23", "4.57")
 """Versions of transformers to follow."""

@@ -240,7 +240,7 @@ VALUES = st.one_of(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.dictionaries(NAMES, VALUES, min_size=1, max_size=4))
 def test_any_key_with_such_a_word(keys):
     assert all(map(bears_on_positions, keys))
@@ -337,6 +337,30 @@ def test_a_key_that_a_class_does_not_read():
     assert [text for text in resolved.warnings if "rope_theta" in text] == [
         "rope_theta is ignored: the class of gpt_neox does not read it"
     ]
+
+
+def test_a_model_that_does_not_rotate():
+    """Its reason says what it has instead; keys of a rotation are listed."""
+    plain = {**PLAIN, "model_type": "zamba2"}
+    for inert in (
+        {"use_absolute_position_embeddings": True},
+        {"position_embedding_type": "absolute"},
+        {"kv_channels": 99, "qk_rope_head_dim": 0},
+        {"use_nope": True},
+    ):
+        assert resolve({**plain, **inert}).position_keys_not_applied == (), inert
+    for listed in (
+        {"rope_theta": 10_000},
+        {"position_embedding_type": "rope"},
+        {"position_embedding_type": "relative_key"},
+        {"use_relative_position_bias": True},
+        {"rotary_dim": 8},
+        {"use_rope": True},
+    ):
+        assert resolve({**plain, **listed}).position_keys_not_applied == (*listed,)
+    rotates = {**plain, "use_mem_rope": True, "rope_theta": 5000}
+    resolved = resolve(rotates)
+    assert (resolved.rope.theta, resolved.position_keys_not_applied) == (5000.0, ())
 
 
 def test_assume():

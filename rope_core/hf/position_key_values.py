@@ -1,0 +1,164 @@
+"""Whether a value of a position key changes nothing: the usual one, or the one that is applied."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rope_core.config import RopeConfig
+from rope_core.frequencies import VARIANTS
+from rope_core.hf.position_key_names import (
+    DICTIONARIES,
+    HEAD_WIDTHS,
+    ORIGINAL,
+    TRAINED_LENGTHS,
+    is_of_other_encoding,
+    snake_case,
+)
+
+LLAMA_KEYS = frozenset((*DICTIONARIES, "rope_theta", "partial_rotary_factor", "head_dim", ORIGINAL))
+"""Position keys that are read of a config with an unknown model_type."""
+
+_BASE = re.compile(r"\w*(?:theta|base|base_freq(?:uency)?|freq_base|wavelength)")
+_SHARE = re.compile(r"\w*(?:pct|percent|percentage|fraction|rotary_factor|rotary_ratio)")
+_ROTATED_WIDTH = re.compile(r"\w*(?:rotary|rope)_(?:emb_|embedding_|head_)?dim")
+_INTERLEAVED = re.compile(r"(?:rope|rotary)_(?:\w+_)?interleaved?")
+_RATIO = re.compile(r"\w*(?:factor|ratio|pct|percent|percentage|fraction|scale|scaling|alpha)")
+"""Names of what multiplies or divides: 1 changes nothing."""
+
+_VARIANT = re.compile(r"(?:rope|rotary)_(?:scaling_)?type")
+_ENCODING = re.compile(r"(?:pos|position|positional)_\w*type")
+
+_ROTATES = re.compile(
+    r"(?:(?:use|apply|enable|with|add)_)?(?:rope|rotary)(?:_(?:pos|position))?"
+    r"(?:_(?:emb|embed|embedding|embeddings))?"
+)
+"""Names of switches that turn rotation on."""
+
+_ADDED = frozenset(("absolute", "learned", "sine", "sincos", "sinusoidal"))
+"""Names of types of positions that are added to embeddings, not to queries and keys."""
+
+_NOPE = re.compile(r"(?<![a-z])nope(?![a-z])")
+_RELATIVE = re.compile(r"rel(?:ative)?_")
+
+_ROTATION = frozenset(("rope", "rotary", "rotary_embedding", "rotary_position_embedding"))
+"""Names of rotation as a type of position encoding."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Applied:
+    """What the layers of a model apply, those that rotate and those that do not."""
+
+    ropes: tuple[RopeConfig, ...] = ()
+    parameters: tuple[Mapping[str, Any], ...] = ()
+    """Their rope parameters, in transformers 5's spelling; () before layers are read."""
+
+    head_widths: frozenset[float] = frozenset()
+    """Widths of a head: of MLA the part that rotates, and the whole."""
+
+    keys_read: frozenset[str] = LLAMA_KEYS
+    keys_without_effect: frozenset[str] = frozenset()
+    """Keys that were read and that no layer follows."""
+
+    reasons: tuple[str, ...] = ()
+    """Why layers do not rotate."""
+
+    is_known: bool = False
+    """Whether the family is known: a name has its usual meaning only then."""
+
+    @property
+    def interleaved(self) -> bool:
+        """Whether neighbours are a pair."""
+        return any(rope.layout.startswith("interleaved") for rope in self.ropes)
+
+    @property
+    def reason_words(self) -> set[str]:
+        """The words of the reasons."""
+        return set(re.findall(r"[a-z]+", " ".join(self.reasons).lower()))
+
+    @property
+    def rotates(self) -> bool:
+        """Whether there are layers that rotate, as in a Llama."""
+        return bool(self.ropes) or not self.is_known
+
+
+def is_parameter(key: str, value: Any, applied: Applied) -> bool:
+    """Return whether a layer has this rope parameter."""
+    if key == "max_position_embeddings":
+        lengths = [dict(rope.parameters).get(key, value) for rope in applied.ropes]
+        return value in lengths
+    name = {"type": "rope_type", "xdrope_section": "mrope_section"}.get(key, key)
+    value = [*value] if isinstance(value, tuple) else value
+    return any(name in of_layer and of_layer[name] == value for of_layer in applied.parameters)
+
+
+def is_inert(name: str, value: Any, applied: Applied) -> bool:
+    """Return whether a value changes nothing: it is the usual one, or the applied one."""
+    name = snake_case(name)
+    if value is None or value in ("", [], {}) or _is_said_by_reason(name, applied):
+        return True
+    if isinstance(value, bool):
+        return _is_inert_switch(name, value, applied)
+    if isinstance(value, str):
+        return _is_inert_type(name, value.lower(), applied)
+    if name == "no_rope_layer_interval" and "no_rope_layers" in applied.keys_read:
+        return True
+    if isinstance(value, list):
+        if name == "no_rope_layers":
+            return all(value)
+        return applied.is_known and all(_is_applied(name, item, applied) for item in value)
+    if name in TRAINED_LENGTHS:
+        takes_it = [
+            rope for rope in applied.ropes if ORIGINAL in VARIANTS[rope.rope_type].parameters
+        ]
+        lengths = [dict(rope.parameters).get(ORIGINAL) for rope in takes_it]
+        has_its_meaning = applied.is_known or name in LLAMA_KEYS
+        return has_its_meaning and (not lengths or value in lengths)
+    if (value == 1 and _RATIO.fullmatch(name)) or (value in (0, 1) and name == "mscale"):
+        return True
+    return (applied.is_known or name in LLAMA_KEYS) and _is_applied(name, value, applied)
+
+
+def _is_said_by_reason(name: str, applied: Applied) -> bool:
+    """Return whether the reason why no layer rotates says what the model has instead."""
+    if applied.rotates or not is_of_other_encoding(name) or _ENCODING.fullmatch(name):
+        return False
+    return not _RELATIVE.search(name) or "relative" in applied.reason_words
+
+
+def _is_inert_switch(name: str, value: bool, applied: Applied) -> bool:
+    if _ROTATES.fullmatch(name):
+        return value is applied.rotates
+    if name == "mrope_interleaved":
+        return value is any(rope.axes == name for rope in applied.ropes)
+    if _INTERLEAVED.fullmatch(name):
+        return value is applied.interleaved
+    return value is (bool(_NOPE.search(name)) and not applied.rotates)
+
+
+def _is_inert_type(name: str, value: str, applied: Applied) -> bool:
+    if _VARIANT.fullmatch(name):
+        return value in ("none", "default", *(rope.rope_type for rope in applied.ropes))
+    if not _ENCODING.fullmatch(name):
+        return False
+    if value == "rope_gptj":
+        return applied.interleaved
+    if value in _ROTATION:
+        return applied.rotates
+    said = applied.reason_words | _ADDED
+    return not applied.rotates and not said.isdisjoint(re.split(r"[^a-z]+", value))
+
+
+def _is_applied(name: str, value: Any, applied: Applied) -> bool:
+    """Return whether a layer has this value under another name."""
+    ropes = applied.ropes
+    if name in HEAD_WIDTHS:
+        return not ropes or any(value == width for width in applied.head_widths)
+    if _BASE.fullmatch(name):
+        return any(value == rope.theta for rope in ropes)
+    if _SHARE.fullmatch(name) and isinstance(value, int | float) and 0 <= value <= 4:
+        widths = {int(width * value) for width in applied.head_widths}
+        return any(rope.rotary_dim - width in (0, 1) for rope in ropes for width in widths)
+    if _ROTATED_WIDTH.fullmatch(name):
+        return any(value == rope.rotary_dim for rope in ropes) or (value == 0 and not ropes)
+    return False
