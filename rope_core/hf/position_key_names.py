@@ -8,7 +8,7 @@ is not in any table can have any key. Sizes of tables, and what only training re
 
 import re
 
-ORIGINAL = "original_max_position_embeddings"
+from rope_core.hf.variant import ORIGINAL
 
 DICTIONARIES = ("rope_scaling", "rope_parameters")
 

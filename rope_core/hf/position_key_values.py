@@ -10,11 +10,11 @@ from rope_core.frequencies import VARIANTS
 from rope_core.hf.position_key_names import (
     DICTIONARIES,
     HEAD_WIDTHS,
-    ORIGINAL,
     TRAINED_LENGTHS,
     is_of_other_encoding,
     snake_case,
 )
+from rope_core.hf.variant import ORIGINAL
 
 LLAMA_KEYS = frozenset((*DICTIONARIES, "rope_theta", "partial_rotary_factor", "head_dim", ORIGINAL))
 """Position keys that are read of a config with an unknown model_type."""

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
+from operator import itemgetter
 from typing import Any
 
 from rope_core.errors import ConfigError, brief
@@ -46,7 +47,7 @@ def not_applied(config: Mapping[str, Any], prefix: str, applied: Applied) -> dic
         lacking = {key: value for key, value in around.items() if key not in inside}
         if str(around.get("model_type")) not in families():  # whose keys are of its own part
             found += [(path + key, value) for key, value in _of_config(lacking, unread)]
-    return dict(sorted(found))
+    return dict(sorted(found, key=itemgetter(0)))
 
 
 def refuse(model_type: str | None, keys: Mapping[str, Any]) -> None:

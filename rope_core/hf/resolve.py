@@ -26,6 +26,9 @@ Where each value comes from: the first of the sources that has it. The code belo
 11. Several axes: `mrope_section` in the rope parameters; outside; the class's (rope_config.py).
 12. Attention: the layer's type, the config's keys, the class's (attention.py).
 
+Keys that bear on positions and that no layer follows are listed, with a warning; a config of an
+unknown model_type that has one is refused (position_keys.py).
+
 transformers 4.57 (`compat`) reads `rope_scaling` and not `rope_parameters` (4), base and share
 outside of it only (7, 8), and the trained length of LongRoPE outside only, that of other variants
 inside only (10). Families that do a step in their own way have a function in oddities.py.
