@@ -13,8 +13,13 @@ from tests.core.specs import TRAINED, every_variant, rope_of
 
 NEAR = st.integers(-1000, 1000)
 FAR = st.integers(-(2**20), 2**20)
-GAINS = {"yarn": 0.1 * math.log(8) + 1, "longrope": math.sqrt(1 + math.log(8) / math.log(TRAINED))}
-FIRST = {"linear": 1 / 4, "longrope": 1 / 1.5, "proportional": 1 / 2}
+GAINS = {
+    "yarn": 0.1 * math.log(8) + 1,
+    "longrope": math.sqrt(1 + math.log(8) / math.log(TRAINED)),
+    "inv_freq": 1.25,
+    "freq_factors": 0.75,
+}
+FIRST = {"linear": 1 / 4, "longrope": 1 / 1.5, "proportional": 1 / 2, "freq_factors": 1 / 2}
 """The first frequency where it is not 1: that of the spec's own factor, or factors."""
 
 
