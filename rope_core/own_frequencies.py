@@ -53,7 +53,7 @@ def freq_factors(
     """Given divisors: each pair's plain frequency is divided by its number in `freq_factors`.
 
     Source: ggml, `freq_factors` of `ggml_rope_ext`; the tensor `rope_freqs` of GGUF files.
-    Models: GGUF files of Llama 3.1 to 3.3 and of Gemma 4, and any others with `rope_freqs`.
+    Models: GGUF files with `rope_freqs`, such as those of Llama 3.1 to 3.3.
     """
     _check_count("freq_factors", freq_factors, dim)
     if not all(value > 0 for value in freq_factors):
