@@ -38,7 +38,9 @@ def inv_freq(
     """
     _check_count("inv_freq", inv_freq, dim)
     if not all(is_number(value, MAX_INV_FREQ) for value in inv_freq):
-        raise ConfigError("inv_freq", f"of numbers in [{-MAX_INV_FREQ:g}, {MAX_INV_FREQ:g}]", "others")
+        raise ConfigError(
+            "inv_freq", f"of numbers in [{-MAX_INV_FREQ:g}, {MAX_INV_FREQ:g}]", "others"
+        )
     return torch.tensor(inv_freq, dtype=dtype), float(attention_factor)
 
 

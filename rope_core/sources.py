@@ -55,7 +55,10 @@ PARAMETERS = frozenset(
 """Names that a dict of parameters may have."""
 
 SPELLINGS = {
-    **{"rope_theta": "theta", "base": "theta", "type": "rope_type", "dim": "rotary_dim"},
+    "rope_theta": "theta",
+    "base": "theta",
+    "type": "rope_type",
+    "dim": "rotary_dim",
     **dict.fromkeys(("rope_freqs", "rope_factors", "factors"), "freq_factors"),
     **dict.fromkeys(("gain", "attention_scaling"), "attention_factor"),
 }
