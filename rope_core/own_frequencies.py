@@ -72,7 +72,7 @@ def implied_rope_type(names: Mapping[str, Any]) -> str:
 def listed_rotary_dim(parameters: Mapping[str, Any]) -> int | None:
     """Return twice the number of pairs that parameters list; None if they list none."""
     for name in LISTS:
-        values = parameters.get(name)
+        values: Any = parameters.get(name)
         values = values.tolist() if hasattr(values, "tolist") else values
         if isinstance(values, list | tuple) and values:
             return 2 * len(values)
