@@ -111,9 +111,9 @@ class Attend(TensorFields):
         self._check_rotation()
         object.__setattr__(self, "lengths", self._lengths())
         if self.rope is not None and self.rope.depends_on_length:
-            measured = self._measured_length()
-            object.__setattr__(self, "length", taken_length(self.rope, measured))
-            object.__setattr__(self, "rope", self.rope.for_length(measured.value))
+            length = taken_length(self.rope, self._measured_length)
+            object.__setattr__(self, "length", length)
+            object.__setattr__(self, "rope", self.rope.for_length(length.value))
         if self.rope is not None and self.rope.rope_type == "xpos":
             for name, heads, positions in self._rotated_sides():
                 check_scale(name, positions, heads, self.rope)

@@ -1,6 +1,7 @@
 """The length that decides the frequencies of a call, and what decides it."""
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 from torch import Tensor
@@ -43,20 +44,25 @@ def measured_length(
     return TakenLength(value, f"positions of {side}: max {last} + 1{rounding}")
 
 
-def taken_length(rope: RopeConfig, measured: TakenLength, name: str = "rope") -> TakenLength:
+def taken_length(
+    rope: RopeConfig, measure: Callable[[], TakenLength], name: str = "rope"
+) -> TakenLength:
     """Return the length that decides the frequencies of a rope that depends on one.
 
     Args:
         rope: a rope whose variant depends on a length.
-        measured: the length of the call, for a rope that fixes none.
+        measure: returns the length of the call. It is called only if the rope fixes no length: on
+            a GPU, reading positions waits for all work.
         name: the parameter that holds the rope.
     """
-    if not rope.needs_length:
+    if rope.needs_length:
+        taken = measure()
+    else:
         length = dict(rope.parameters)["length"]
         assert isinstance(length, int), "its type was checked"
-        measured = TakenLength(length, f"{name}.length")
+        taken = TakenLength(length, f"{name}.length")
     dependence = rope.length_dependence
     assert dependence is not None, "the rope depends on a length"
-    if dependence.is_minimum and measured.value < dependence.above:
+    if dependence.is_minimum and taken.value < dependence.above:
         return TakenLength(dependence.above, str(dependence.parameter))
-    return measured
+    return taken

@@ -79,9 +79,11 @@ class Rotate(TensorFields):
         if self.inverse:
             check_invertible("rope", rope)
         if rope.depends_on_length:
-            measured = measured_length("the call", x, self.positions, self.cu_seqlens)
-            object.__setattr__(self, "length", taken_length(rope, measured))
-            rope = rope.for_length(measured.value)
+            length = taken_length(
+                rope, lambda: measured_length("the call", x, self.positions, self.cu_seqlens)
+            )
+            rope = rope.for_length(length.value)
+            object.__setattr__(self, "length", length)
             object.__setattr__(self, "rope", rope)
         if rope.rope_type == "xpos":
             check_scale("positions", self.positions, x, rope)
@@ -133,9 +135,12 @@ class CosSin(TensorFields):
         check_frequencies(self.frequencies, self.rope)
         check_position_axes("positions", self.positions, self.rope, self.frequencies)
         if self.rope.depends_on_length:
-            measured = measured_length("the call", self.positions, self.positions, None)
-            object.__setattr__(self, "length", taken_length(self.rope, measured))
-            object.__setattr__(self, "rope", self.rope.for_length(measured.value))
+            positions = self.positions
+            length = taken_length(
+                self.rope, lambda: measured_length("the call", positions, positions, None)
+            )
+            object.__setattr__(self, "length", length)
+            object.__setattr__(self, "rope", self.rope.for_length(length.value))
 
     @property
     def has_axes(self) -> bool:
@@ -246,19 +251,21 @@ class Shift(TensorFields):
 
     def _take_length(self, rope: RopeConfig, name: str) -> None:
         """Take the length before the shift for `rope`, and the length after it for `to`."""
-        if rope.needs_length and self.positions is None:
+        k, positions = self.k, self.positions
+        if rope.needs_length and positions is None:
             raise ConfigError("length", f"given for {rope.rope_type} without positions", "neither")
-        before = measured_length("the call", self.k, self.positions, None)
-        after = before
-        if rope.needs_length:
-            after = measured_length("the shifted keys", self.k, self.shifted_positions, None)
-        ropes = [rope.for_length(measured.value) for measured in (before, after)]
+        before = taken_length(rope, lambda: measured_length("the call", k, positions, None), name)
+        after = taken_length(
+            rope,
+            lambda: measured_length("the shifted keys", k, self.shifted_positions, None),
+            name,
+        )
+        ropes = rope.for_length(before.value), rope.for_length(after.value)
         if self.to is None and ropes[0] != ropes[1] and rope.rope_type != "xpos":
             expected = f"given, or length: after the shift {rope.rope_type} has other frequencies"
             raise ConfigError("to", expected, "neither")
         is_to = name == "to"
-        taken = taken_length(rope, after if is_to else before, name)
-        object.__setattr__(self, "to_length" if is_to else "length", taken)
+        object.__setattr__(self, "to_length" if is_to else "length", after if is_to else before)
         object.__setattr__(self, name, ropes[is_to])
 
     @property

@@ -47,9 +47,8 @@ def answer_resolve(
     if resolved.length is not None:
         rope["length"] = resolved.length.value  # the library has one value for equal rotations
     if (dependence := config.length_dependence) is not None:
-        values |= length_params(
-            "length", resolved.length or taken_length(config, TakenLength(0, "no call"))
-        )
+        length = resolved.length or taken_length(config, lambda: TakenLength(0, "no call"))
+        values |= length_params("length", length)
         values["length_dependence"] = {
             "above": dependence.above,
             "parameter": dependence.parameter,

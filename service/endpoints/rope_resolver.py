@@ -147,7 +147,8 @@ class RopeResolver:
                 raise ConfigError("length", expected, rope.length)
             if rope.length < 0:
                 raise ConfigError("length", "0 or more", rope.length)
-            length = taken_length(config, TakenLength(rope.length, f"{name}.length"))
+            given = TakenLength(rope.length, f"{name}.length")
+            length = taken_length(config, lambda: given)
             config = config.for_length(rope.length)
         return ResolvedRope(config, model, model.provenance, model.warnings, length)
 
