@@ -29,6 +29,10 @@ TABLE_ROWS_PER_TOKEN = 64
 CACHED_TOKENS = 4096
 """Most positions of single tokens with cached angles: all layers of a model need the same."""
 
+CACHED_PAIRS = 256
+"""Most pairs of a rope whose angles are cached for single tokens: a rope may have lists of numbers
+for each pair, and the cache keeps the ropes."""
+
 ROW_ELEMENTS = 2**18
 """Rows of a batch from this size on are rotated one by one, with one table for all."""
 
@@ -125,7 +129,7 @@ def angles_at(positions: Tensor, rope: RopeConfig, frequencies: Tensor | None = 
         or (positions.ndim > 1 and rope.frequency_table.coupled)
     ):
         return compute_angles(positions, rope, frequencies)
-    if positions.ndim == 1 and positions.numel() == 1:
+    if positions.ndim == 1 and positions.numel() == 1 and rope.half <= CACHED_PAIRS:
         return _token_angles(rope, int(positions.item()))
     first, last = map(int, positions.aminmax())
     rows = table_rows(last + 1, rope)

@@ -10,7 +10,9 @@ from torch import Tensor
 from rope_core.axes import SCHEMES, AxisFrequencies, FrequencyTable
 from rope_core.checks import check_choice, check_in_range
 from rope_core.errors import ConfigError
-from rope_core.frequencies import VARIANTS, canonical_length
+from rope_core.frequencies import VARIANTS
+from rope_core.length_dependence import LengthDependence, length_dependence
+from rope_core.own_frequencies import LISTS, MAX_INV_FREQ, implied_rope_type, listed_rotary_dim
 from rope_core.registry import Parameters
 
 Layout = Literal["half", "interleaved", "interleaved_to_half", "interleaved_tiled"]
@@ -25,8 +27,8 @@ MAX_HEAD_DIM = 8_192
 MAX_DISTANCE = 2**31 - 1
 """Largest window or chunk, in tokens."""
 
-MAX_INV_FREQ = 1e18
-"""Greatest frequency: float32 holds its product with any position."""
+DEFAULT_THETA = 10_000.0
+"""The base of RoFormer, of a rope that gives none."""
 
 MIN_ATTENTION_SCALING = 1e-6
 """Least scaling of cosine and sine that float32 can undo. Its inverse is the greatest."""
@@ -50,9 +52,10 @@ class RopeConfig:
     """Width of one head, in elements."""
 
     rotary_dim: int = None  # type: ignore[assignment]
-    """Elements of a head that are rotated; the rest pass through. Even; the whole head if None."""
+    """Elements of a head that are rotated; the rest pass through. Even. None: twice the number of
+    given frequencies or divisors (`inv_freq`, `freq_factors`), otherwise the whole head."""
 
-    theta: float = 10_000.0
+    theta: float = DEFAULT_THETA
     """Base of the geometric progression of wavelengths (RoFormer, 2021, section 3.2.2)."""
 
     layout: Layout = "half"
@@ -106,6 +109,9 @@ class RopeConfig:
     """What attention does with v: `rotated`, as the keys (RoFormer's rotary_value, CLVP);
     `and_back`, rotated, and its output rotated back at the position of the query (DeepSeek-V4)."""
 
+    depends_on_length: bool = field(init=False, repr=False, compare=False)
+    """Whether the variant depends on a length, of the call or fixed."""
+
     needs_length: bool = field(init=False, repr=False, compare=False)
     """Whether frequencies depend on the length of the call, and none is fixed."""
 
@@ -131,9 +137,11 @@ class RopeConfig:
         """Build a config the short way: `RopeConfig.of(128, theta=5e5)` rotates whole heads.
 
         Parameters of the variant and of the scheme are keywords:
-        `RopeConfig.of(128, rope_type="linear", factor=4.0)`.
+        `RopeConfig.of(128, rope_type="linear", factor=4.0)`. A list of frequencies or of their
+        divisors names its variant: `RopeConfig.of(128, inv_freq=[...])`.
         """
         fields = {name: values.pop(name) for name in [*values] if name in _KEYWORDS}
+        fields.setdefault("rope_type", implied_rope_type(values))
         scheme = SCHEMES.get(fields.get("axes") or "")
         names = [name for name in values if scheme and name in scheme.parameters]
         axes_parameters = tuple((name, values.pop(name)) for name in names)
@@ -146,19 +154,22 @@ class RopeConfig:
         )
 
     def __post_init__(self) -> None:
-        if self.rotary_dim is None:
-            object.__setattr__(self, "rotary_dim", self.head_dim)
-        _check_fields(self)
-        object.__setattr__(self, "half", self.rotary_dim // 2)
+        check_choice("rope_type", self.rope_type, tuple(VARIANTS))
         variant = VARIANTS[self.rope_type]
         parameters = variant.bind(dict(self.parameters))
+        if self.rotary_dim is None:
+            object.__setattr__(self, "rotary_dim", _default_rotary_dim(self, dict(parameters)))
+        _check_fields(self)
+        object.__setattr__(self, "half", self.rotary_dim // 2)
         axes_parameters = dict(self.axes_parameters)
         if axes_parameters and self.axes is None:
             raise ConfigError("axes", f"given for {sorted(axes_parameters)}", "none")
         bound_axes = () if self.axes is None else SCHEMES[self.axes].bind(axes_parameters)
-        needs_length = "length" in variant.parameters and "length" not in dict(parameters)
+        depends_on_length = "length" in variant.parameters
+        needs_length = depends_on_length and "length" not in dict(parameters)
         object.__setattr__(self, "parameters", parameters)
         object.__setattr__(self, "axes_parameters", bound_axes)
+        object.__setattr__(self, "depends_on_length", depends_on_length)
         object.__setattr__(self, "needs_length", needs_length)
         object.__setattr__(self, "_hash", hash(tuple(getattr(self, name) for name in _COMPARED)))
         table, scaling = _frequencies(self)
@@ -192,16 +203,34 @@ class RopeConfig:
         """Whether R_m R_n = R_(m + n): a shift is one rotation at any position of the keys."""
         return self.is_rotation and not self.frequency_table.coupled
 
+    @property
+    def length_dependence(self) -> LengthDependence | None:
+        """From which length of a call on the rotation changes; None if it never does."""
+        if not self.depends_on_length:
+            return None
+        return length_dependence(self.rope_type, self.parameters)
+
     def for_length(self, length: int) -> "RopeConfig":
         """Return the config for a call with positions below `length`."""
         if not self.needs_length:
             return self
-        return _with_length(self, canonical_length(self.rope_type, self.parameters, length))
+        dependence = length_dependence(self.rope_type, self.parameters)
+        return _with_length(self, dependence.canonical(length))
 
 
 _COMPARED = tuple(name for name, part in RopeConfig.__dataclass_fields__.items() if part.compare)
 _KEYWORDS = frozenset(_COMPARED) - {"parameters", "axes_parameters"}
 _CHOICES = {"layout": Layout, "arithmetic": Arithmetic, "rounding": Rounding, "values": Values}
+
+
+def _default_rotary_dim(rope: RopeConfig, parameters: dict[str, Any]) -> int:
+    """Return the rotary_dim of a rope that gives none."""
+    listed = listed_rotary_dim(parameters)
+    if listed is None or type(rope.head_dim) is not int or listed <= rope.head_dim:
+        return listed or rope.head_dim
+    pairs = rope.head_dim // 2
+    expected = f"a list of at most {pairs} numbers, one for each pair of head_dim {rope.head_dim}"
+    raise ConfigError(rope.rope_type, expected, listed // 2)
 
 
 def _check_fields(rope: RopeConfig) -> None:
@@ -224,7 +253,8 @@ def _check_fields(rope: RopeConfig) -> None:
         check_choice("learned", rope.learned, get_args(Learned))
     for name, choices in _CHOICES.items():
         check_choice(name, getattr(rope, name), get_args(choices))
-    check_choice("rope_type", rope.rope_type, tuple(VARIANTS))
+    if rope.rope_type == "inv_freq" and rope.theta != DEFAULT_THETA:
+        raise ConfigError("theta", "absent, because inv_freq has the frequencies", rope.theta)
     if rope.axes is not None:
         check_choice("axes", rope.axes, tuple(SCHEMES))
 
@@ -235,6 +265,8 @@ def _check_frequencies(rope: RopeConfig) -> None:
         raise ConfigError("rotary_dim", f"twice the {len(inv_freq)} angles", rope.rotary_dim)
     if not bool((inv_freq.abs() <= MAX_INV_FREQ).all()):  # true for NaN
         expected = f"such that no scaled frequency is above {MAX_INV_FREQ:g}"
+        if rope.rope_type in LISTS:
+            raise ConfigError(rope.rope_type, expected, "smaller divisors")
         raise ConfigError("theta", expected, rope.theta)
     low, high = MIN_ATTENTION_SCALING, 1 / MIN_ATTENTION_SCALING
     if rope.attention_scaling and not low <= abs(rope.attention_scaling) <= high:

@@ -8,15 +8,15 @@ sine. `VARIANTS` has all variants by name.
 """
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from rope_core.checks import check_at_least, check_in_range
 from rope_core.errors import ConfigError
+from rope_core.own_frequencies import freq_factors, inv_freq
 from rope_core.progression import exponents, geometric, ntk_power, ntk_scale, power_of
-from rope_core.registry import Parameters, register
+from rope_core.registry import register
 
 Frequencies = tuple[Tensor, float]
 
@@ -276,17 +276,6 @@ def xpos(
     return geometric(theta, dim, dtype), 1.0
 
 
-def canonical_length(rope_type: str, parameters: Parameters, length: int) -> int:
-    """Return one length for all lengths with the same frequencies."""
-    by_name: dict[str, Any] = dict(parameters)
-    if rope_type == "longrope":
-        trained = int(by_name["original_max_position_embeddings"])
-        return trained + 1 if length > trained else trained
-    if rope_type == "dynamic":
-        return max(length, int(by_name["max_position_embeddings"]))
-    return length
-
-
 def xpos_zeta(dim: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Return the base of each pair's scale in xPos, `[dim / 2]`."""
     return (torch.arange(0, dim, 2, dtype=dtype, device=device) + 0.4 * dim) / (1.4 * dim)
@@ -298,6 +287,9 @@ def _magnitude(factor: float, mscale: float) -> float:
 
 
 VARIANTS = register(
-    (default, linear, ntk, ntk_alpha, dynamic, yarn, longrope, llama3, proportional, xpos)
+    (
+        *(default, linear, ntk, ntk_alpha, dynamic, yarn, longrope, llama3, proportional, xpos),
+        *(inv_freq, freq_factors),
+    )
 )
 """Every variant by name."""

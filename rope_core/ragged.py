@@ -1,7 +1,5 @@
 """Packed sequences of different lengths: where each starts, and the positions of its tokens."""
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -46,10 +44,8 @@ def token_positions(
     return flat if rows == 1 else flat.repeat(*([1] * (flat.ndim - 1)), rows)
 
 
-def call_length(x: Tensor, positions: Tensor | None, cu_seqlens: Tensor | None) -> int:
-    """Return the length of a call: the last position of all rows, plus 1."""
-    if positions is not None:
-        return max(0, math.ceil(float(positions.max())) + 1) if positions.numel() else 0
+def longest_sequence(x: Tensor, cu_seqlens: Tensor | None) -> int:
+    """Return the number of tokens of the longest sequence of `x`, `[B, S, H, D]` or `[T, H, D]`."""
     if cu_seqlens is None:
         return x.shape[-3]
     return int(cu_seqlens.diff().max()) if len(cu_seqlens) > 1 else 0

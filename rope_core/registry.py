@@ -43,6 +43,8 @@ class Parameter:
         """
         if value is None and type(None) in self.kinds:
             return None
+        if tuple in self.kinds and hasattr(value, "tolist"):  # an array, or a tensor
+            value = value.tolist()
         if isinstance(value, list | tuple) and tuple in self.kinds:
             expected = f"a list of {'whole' if self.item is int else 'finite'} numbers"
             return tuple(self._cast(item, (self.item,), expected) for item in value)

@@ -14,6 +14,7 @@ from rope_core.config import Arithmetic, AttentionConfig, RopeConfig
 from rope_core.errors import ConfigError, brief
 from rope_core.frequencies import VARIANTS
 from rope_core.hf import Resolved
+from rope_core.own_frequencies import listed_rotary_dim
 from rope_core.presets import built_in, lookup, read_config
 
 
@@ -53,7 +54,14 @@ PARAMETERS = frozenset(
 ).union(*(entry.parameters for entry in (*VARIANTS.values(), *SCHEMES.values())))
 """Names that a dict of parameters may have."""
 
-SPELLINGS = {"rope_theta": "theta", "base": "theta", "type": "rope_type", "dim": "rotary_dim"}
+SPELLINGS = {
+    "rope_theta": "theta",
+    "base": "theta",
+    "type": "rope_type",
+    "dim": "rotary_dim",
+    **dict.fromkeys(("rope_freqs", "rope_factors", "factors"), "freq_factors"),
+    **dict.fromkeys(("gain", "attention_scaling"), "attention_factor"),
+}
 """Names that other libraries have for parameters."""
 
 
@@ -77,8 +85,8 @@ def resolve(
             the contents of a config.json, or its path, or the folder with it; a config object of
             transformers or diffusers; `{"preset": name}` or `{"config": contents}`, with options
             such as `layer`, as requests of the service have them; a dict of parameters
-            (`{"theta": 5e5}`), with the names of `RopeConfig` and those of the variant; a
-            `RopeConfig`, or a `Resolved`, which are returned as they are.
+            (`{"theta": 5e5}`, `{"inv_freq": tensor}`), with the names of `RopeConfig` and those of
+            the variant; a `RopeConfig`, or a `Resolved`, which are returned as they are.
         model_type: the family, instead of the config's.
         part: "text", "vision" or "audio" of a composite model; text by default.
         layer: index of the layer, if layers differ.
@@ -181,6 +189,8 @@ def _from_parameters(parameters: Mapping[str, Any], head_dim: int | None) -> Rop
             raise ConfigError(f"rope[{brief(name)}]", expected, "an unknown name")
     rounding = "activation" if parameters.get("arithmetic") == "hf" else "once"
     fields = {"head_dim": head_dim, "rounding": rounding, **parameters}
+    if fields["head_dim"] is None:
+        fields["head_dim"] = listed_rotary_dim(parameters)
     if fields["head_dim"] is None:
         raise ConfigError("head_dim", "given if there is no tensor of heads", "none")
     return RopeConfig.of(fields.pop("head_dim"), **fields)

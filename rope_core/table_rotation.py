@@ -14,7 +14,6 @@ from rope_core.angles import (
     table_rows,
 )
 from rope_core.config import RopeConfig
-from rope_core.frequencies import VARIANTS
 
 
 def has_table(rope: RopeConfig) -> bool:
@@ -25,7 +24,7 @@ def has_table(rope: RopeConfig) -> bool:
         and rope.num_axes == 1
         and rope.axes is None
         and rope.learned is None
-        and "length" not in VARIANTS[rope.rope_type].parameters  # frequencies depend on it
+        and not rope.depends_on_length
     )
 
 

@@ -7,6 +7,7 @@ Every constructor raises `ShapeError` or `ConfigError` if tensors and parameters
 
 from rope_core.calls.attention import Attend, Attended, Merge, Sides
 from rope_core.calls.fields import field_names, tensor_fields, with_fields
+from rope_core.calls.length import TakenLength, taken_length
 from rope_core.calls.rotation import CosSin, Rotate, Rotated, Shift, Table, table_bytes
 
 __all__ = [
@@ -21,8 +22,10 @@ __all__ = [
     "Shift",
     "Sides",
     "Table",
+    "TakenLength",
     "field_names",
     "table_bytes",
+    "taken_length",
     "tensor_fields",
     "with_fields",
 ]

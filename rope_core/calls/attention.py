@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from rope_core.calls.fields import TensorFields
+from rope_core.calls.length import TakenLength, measured_length, taken_length
 from rope_core.calls.rope_checks import (
     check_frequencies,
     check_positions,
@@ -29,7 +30,6 @@ from rope_core.checks import (
 )
 from rope_core.config import AttentionConfig, RopeConfig
 from rope_core.errors import ConfigError, ShapeError, brief
-from rope_core.ragged import call_length
 
 Sides = Literal["both", "q", "k", "none"]
 """The sides of attention that a call rotates."""
@@ -100,6 +100,9 @@ class Attend(TensorFields):
     )
     """Numbers of queries and of keys of each packed sequence."""
 
+    length: TakenLength | None = field(default=None, init=False, repr=False, compare=False)
+    """As `Rotate.length`, of queries and keys."""
+
     def __post_init__(self) -> None:
         q, k = self.q, self.k
         if not isinstance(self.rope, RopeConfig | None):
@@ -107,12 +110,10 @@ class Attend(TensorFields):
         self._check_heads()
         self._check_rotation()
         object.__setattr__(self, "lengths", self._lengths())
-        if self.rope is not None and self.rope.needs_length:
-            length = max(
-                call_length(q, self.q_positions, self.cu_seqlens_q),
-                call_length(k, self.k_positions, self.cu_seqlens_k),
-            )
-            object.__setattr__(self, "rope", self.rope.for_length(length))
+        if self.rope is not None and self.rope.depends_on_length:
+            length = taken_length(self.rope, self._measured_length)
+            object.__setattr__(self, "length", length)
+            object.__setattr__(self, "rope", self.rope.for_length(length.value))
         if self.rope is not None and self.rope.rope_type == "xpos":
             for name, heads, positions in self._rotated_sides():
                 check_scale(name, positions, heads, self.rope)
@@ -193,6 +194,14 @@ class Attend(TensorFields):
             tuple(end - start for start, end in pairwise(ends.tolist())) for ends in (of_q, of_k)
         )
         return lengths_q, lengths_k
+
+    def _measured_length(self) -> TakenLength:
+        """Return the length of the queries, or of the keys if these are longer."""
+        if self.q_positions is not None and self.q_positions is self.k_positions:
+            return measured_length("the call", self.q, self.q_positions, None)
+        of_q = measured_length("q", self.q, self.q_positions, self.cu_seqlens_q)
+        of_k = measured_length("k", self.k, self.k_positions, self.cu_seqlens_k)
+        return of_k if of_k.value > of_q.value else of_q
 
     @property
     def num_tokens(self) -> int:

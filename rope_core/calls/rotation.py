@@ -1,11 +1,12 @@
 """Calls that rotate, and their results."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from rope_core.calls.fields import TensorFields
+from rope_core.calls.length import TakenLength, measured_length, taken_length
 from rope_core.calls.rope_checks import (
     check_frequencies,
     check_invertible,
@@ -25,7 +26,6 @@ from rope_core.checks import (
 )
 from rope_core.config import RopeConfig
 from rope_core.errors import ConfigError, ShapeError
-from rope_core.ragged import call_length
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +54,9 @@ class Rotate(TensorFields):
     """Learned by the model, if `rope.learned` is set: float32 `[A, H, rotary_dim / 2]` in radians
     per position (Mochi), or `[rotary_dim / 2]`, logarithms of factors."""
 
+    length: TakenLength | None = field(default=None, init=False, repr=False, compare=False)
+    """The length that decided the frequencies; None if they do not depend on one."""
+
     def __post_init__(self) -> None:
         q, k, rope = self.q, self.k, self.rope
         if not isinstance(rope, RopeConfig):
@@ -75,8 +78,12 @@ class Rotate(TensorFields):
             check_cu_seqlens("cu_seqlens", self.cu_seqlens, x)
         if self.inverse:
             check_invertible("rope", rope)
-        if rope.needs_length:
-            rope = rope.for_length(call_length(x, self.positions, self.cu_seqlens))
+        if rope.depends_on_length:
+            length = taken_length(
+                rope, lambda: measured_length("the call", x, self.positions, self.cu_seqlens)
+            )
+            rope = rope.for_length(length.value)
+            object.__setattr__(self, "length", length)
             object.__setattr__(self, "rope", rope)
         if rope.rope_type == "xpos":
             check_scale("positions", self.positions, x, rope)
@@ -119,14 +126,21 @@ class CosSin(TensorFields):
     frequencies: Tensor | None = None
     """As `Rotate.frequencies`."""
 
+    length: TakenLength | None = field(default=None, init=False, repr=False, compare=False)
+    """As `Rotate.length`."""
+
     def __post_init__(self) -> None:
         if not isinstance(self.rope, RopeConfig):
             raise not_a_rope("rope", self.rope)
         check_frequencies(self.frequencies, self.rope)
         check_position_axes("positions", self.positions, self.rope, self.frequencies)
-        if self.rope.needs_length:
-            length = call_length(self.positions, self.positions, None)
-            object.__setattr__(self, "rope", self.rope.for_length(length))
+        if self.rope.depends_on_length:
+            positions = self.positions
+            length = taken_length(
+                self.rope, lambda: measured_length("the call", positions, positions, None)
+            )
+            object.__setattr__(self, "length", length)
+            object.__setattr__(self, "rope", self.rope.for_length(length.value))
 
     @property
     def has_axes(self) -> bool:
@@ -192,6 +206,12 @@ class Shift(TensorFields):
     to: RopeConfig | None = None
     """How to rotate the keys if frequencies change (a longer context). Needs `positions`."""
 
+    length: TakenLength | None = field(default=None, init=False, repr=False, compare=False)
+    """As `Rotate.length`, before the shift."""
+
+    to_length: TakenLength | None = field(default=None, init=False, repr=False, compare=False)
+    """As `Rotate.length`, of `to`, after the shift."""
+
     def __post_init__(self) -> None:
         k, positions = self.k, self.positions
         if not isinstance(self.rope, RopeConfig):
@@ -217,8 +237,8 @@ class Shift(TensorFields):
             if rope.head_dim != k.shape[-1]:
                 expected = f"that of k, {k.shape[-1]}"
                 raise ConfigError(f"{name}.head_dim", expected, rope.head_dim)
-            if rope.needs_length:
-                object.__setattr__(self, name, self._for_length(rope, name))
+            if rope.depends_on_length:
+                self._take_length(rope, name)
         if self.to is None and self.rope.is_composable:
             return
         if positions is None:
@@ -229,16 +249,24 @@ class Shift(TensorFields):
         check_invertible("rope", self.rope)
         check_positions("positions + delta", self.shifted_positions, k, self.to or self.rope)
 
-    def _for_length(self, rope: RopeConfig, name: str) -> RopeConfig:
-        """Return `rope` for the length before the shift; `to` for the length after it."""
-        if self.positions is None:
+    def _take_length(self, rope: RopeConfig, name: str) -> None:
+        """Take the length before the shift for `rope`, and the length after it for `to`."""
+        k, positions = self.k, self.positions
+        if rope.needs_length and positions is None:
             raise ConfigError("length", f"given for {rope.rope_type} without positions", "neither")
-        before = rope.for_length(call_length(self.k, self.positions, None))
-        after = rope.for_length(call_length(self.k, self.shifted_positions, None))
-        if self.to is None and before != after and rope.rope_type != "xpos":
+        before = taken_length(rope, lambda: measured_length("the call", k, positions, None), name)
+        after = taken_length(
+            rope,
+            lambda: measured_length("the shifted keys", k, self.shifted_positions, None),
+            name,
+        )
+        ropes = rope.for_length(before.value), rope.for_length(after.value)
+        if self.to is None and ropes[0] != ropes[1] and rope.rope_type != "xpos":
             expected = f"given, or length: after the shift {rope.rope_type} has other frequencies"
             raise ConfigError("to", expected, "neither")
-        return before if name == "rope" else after
+        is_to = name == "to"
+        object.__setattr__(self, "to_length" if is_to else "length", after if is_to else before)
+        object.__setattr__(self, name, ropes[is_to])
 
     @property
     def shifted_positions(self) -> Tensor:

@@ -9,11 +9,12 @@ from rope_core.frequencies import VARIANTS
 from rope_core.hf import nope
 from rope_core.hf.config_reader import CLASS_DEFAULT, DERIVED, GIVEN, ConfigReader, is_number
 from rope_core.hf.rope_parameters import COMMON_KEYS, RopeParameters
+from rope_core.own_frequencies import LISTS
 
 SPELLINGS = {"su": "longrope", "mrope": "default", "axial": "default", "xdrope": "dynamic"}
 """Other names of rope types."""
 
-NOT_IN_TRANSFORMERS = frozenset(("ntk", "ntk_alpha", "xpos"))
+NOT_IN_TRANSFORMERS = frozenset(("ntk", "ntk_alpha", "xpos", *LISTS))
 """Variants without a rope_type in transformers."""
 
 NOT_FROM_FILE = frozenset(("length", "alpha"))

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from rope_core import Attend, Call, ConfigError, CosSin, Merge, Rotate, ShapeError, Shift
 from rope_core.attention_warnings import attention_warnings
+from rope_core.calls import TakenLength
 from rope_core.calls.rope_checks import widths
 from rope_core.checks import MAX_USUAL_HEADS
 from rope_core.config import MAX_HEAD_DIM
@@ -45,6 +46,12 @@ class PreparedCall:
     is_bhsd: bool = False
     """Whether heads are transposed views of the message's, and the answer must be transposed."""
 
+    length: TakenLength | None = None
+    """The length that decides the frequencies; None if they do not depend on one."""
+
+    to_length: TakenLength | None = None
+    """As `length`, of the rope to which `Shift` moves keys."""
+
 
 def build_rotate(tensors: Tensors, params: RotateParams, resolver: RopeResolver) -> PreparedCall:
     """Build the rotation of `q`, `k` or both."""
@@ -67,7 +74,8 @@ def build_rotate(tensors: Tensors, params: RotateParams, resolver: RopeResolver)
     warnings = _warnings(resolved, positions)
     if heads.shape[-2] > MAX_USUAL_HEADS:
         warnings += layout_warnings(params.tensor_layout, "k" if q is None else "q", heads)
-    return PreparedCall(call, warnings, params.backend, params.tensor_layout == "bhsd")
+    is_bhsd, length = params.tensor_layout == "bhsd", resolved.length or call.length
+    return PreparedCall(call, warnings, params.backend, is_bhsd, length)
 
 
 def build_attend(tensors: Tensors, params: AttentionParams, resolver: RopeResolver) -> PreparedCall:
@@ -112,7 +120,9 @@ def build_attend(tensors: Tensors, params: AttentionParams, resolver: RopeResolv
         warnings += layout_warnings(params.tensor_layout, "q", q)
     elif q_positions is None and q_index is None:
         warnings += order_warnings(params.tensor_layout, call)
-    return PreparedCall(call, warnings, params.backend, params.tensor_layout == "bhsd")
+    is_bhsd = params.tensor_layout == "bhsd"
+    length = call.length and (resolved.length or call.length)  # none if the call rotates nothing
+    return PreparedCall(call, warnings, params.backend, is_bhsd, length)
 
 
 def build_cos_sin(tensors: Tensors, params: CosSinParams, resolver: RopeResolver) -> PreparedCall:
@@ -123,7 +133,8 @@ def build_cos_sin(tensors: Tensors, params: CosSinParams, resolver: RopeResolver
     num_axes = len(positions) if positions.ndim > 1 else 1
     resolved = resolver.resolve(params.rope, None, num_axes)
     call = CosSin(positions, resolved.rope, tensors.get("frequencies"))
-    return PreparedCall(call, _warnings(resolved, positions))
+    length = resolved.length or call.length
+    return PreparedCall(call, _warnings(resolved, positions), length=length)
 
 
 def build_shift(tensors: Tensors, params: ShiftParams, resolver: RopeResolver) -> PreparedCall:
@@ -134,14 +145,17 @@ def build_shift(tensors: Tensors, params: ShiftParams, resolver: RopeResolver) -
     of_rope = widths(k, positions)
     resolved = resolver.resolve(params.rope, *of_rope)
     warnings = _warnings(resolved, positions, delta)
-    to = None
+    to = to_length = None
     if params.to is not None:
         resolved_to = resolver.resolve(params.to, *of_rope, "to")
-        to, warnings = resolved_to.rope, tuple(dict.fromkeys(warnings + resolved_to.warnings))
+        to, to_length = resolved_to.rope, resolved_to.length
+        warnings = tuple(dict.fromkeys(warnings + resolved_to.warnings))
     call = Shift(k, delta, resolved.rope, positions, to)
     if k.shape[-2] > MAX_USUAL_HEADS:
         warnings += layout_warnings(params.tensor_layout, "k", k)
-    return PreparedCall(call, warnings, params.backend, params.tensor_layout == "bhsd")
+    is_bhsd = params.tensor_layout == "bhsd"
+    lengths = resolved.length or call.length, to_length or call.to_length
+    return PreparedCall(call, warnings, params.backend, is_bhsd, *lengths)
 
 
 def build_merge(tensors: Tensors, params: MergeParams, resolver: RopeResolver) -> PreparedCall:

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from rope_core.calls import TakenLength, taken_length
 from service.endpoints.params import ResolveParams
 from service.endpoints.rope_resolver import RopeResolver
 from service.wire import Message, Parameters
@@ -34,6 +35,8 @@ def answer_resolve(
         return Message({}, Parameters.of(values))
     rope = {field.name: getattr(config, field.name) for field in fields(config) if field.init}
     rope |= dict(rope.pop("parameters")) | dict(rope.pop("axes_parameters"))
+    if config.rope_type == "inv_freq":
+        del rope["theta"]  # not read
     scale = model.attention.scale if model is not None else None
     values |= {
         "rope": rope,
@@ -41,4 +44,19 @@ def answer_resolve(
         "num_axes": config.num_axes,
         "softmax_scale": config.head_dim**-0.5 if scale is None else scale,
     }
+    if resolved.length is not None:
+        rope["length"] = resolved.length.value  # the library has one value for equal rotations
+    if (dependence := config.length_dependence) is not None:
+        length = resolved.length or taken_length(config, lambda: TakenLength(0, "no call"))
+        values |= length_params("length", length)
+        values["length_dependence"] = {
+            "above": dependence.above,
+            "parameter": dependence.parameter,
+            "change": dependence.change,
+        }
     return Message({"inv_freq": config.frequency_table.inv_freq}, Parameters.of(values))
+
+
+def length_params(name: str, length: TakenLength) -> dict[str, int | str]:
+    """Return the parameters of an answer that tell a length, and what decided it."""
+    return {name: length.value, f"{name}_source": length.source}

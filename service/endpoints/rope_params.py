@@ -39,7 +39,8 @@ class Rope(RopeForm):
     """Width of one head; by default that of the tensor."""
 
     rotary_dim: int | None = None
-    """Elements of a head that are rotated, an even number; by default all."""
+    """Elements of a head that are rotated, an even number; by default twice the number of given
+    frequencies or divisors (`inv_freq`, `freq_factors`), otherwise all."""
 
     theta: float = 10_000.0
     """Base of the geometric progression of wavelengths."""
@@ -49,7 +50,7 @@ class Rope(RopeForm):
     (2i, 2i + 1). The other two layouts belong to single models."""
 
     rope_type: Literal[*VARIANTS] = "default"  # type: ignore[valid-type]
-    """Name of the variant."""
+    """Name of the variant. `inv_freq` and `freq_factors` name their variants themselves."""
 
     axes: Literal[*SCHEMES] | None = None  # type: ignore[valid-type]
     """Name of the scheme of several axes."""

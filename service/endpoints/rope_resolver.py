@@ -12,7 +12,9 @@ from rope_core import (
     Resolved,
     RopeConfig,
 )
+from rope_core.calls import TakenLength, taken_length
 from rope_core.hf import resolve
+from rope_core.own_frequencies import LISTS, implied_rope_type, listed_rotary_dim
 from rope_core.presets import Preset, lookup
 from rope_core.sources import CONFIG_KEYS, SPELLINGS
 from service.endpoints.rope_params import Model, PresetModel, Rope
@@ -36,6 +38,9 @@ class ResolvedRope:
     """Where each value comes from: `given`, `class default`, `default` or `derived`."""
 
     warnings: tuple[str, ...] = ()
+
+    length: TakenLength | None = None
+    """The length that the request fixes for the config of a model."""
 
     @property
     def rope(self) -> RopeConfig:
@@ -136,40 +141,47 @@ class RopeResolver:
             num_axes=num_axes,
             assume=rope.assume,
         )
-        config = model.rope
+        config, length = model.rope, None
         if config is not None and rope.length is not None:
             if not config.needs_length:
                 expected = "absent: the frequencies of this model do not depend on a length"
                 raise ConfigError("length", expected, rope.length)
             if rope.length < 0:
                 raise ConfigError("length", "0 or more", rope.length)
+            given = TakenLength(rope.length, f"{name}.length")
+            length = taken_length(config, lambda: given)
             config = config.for_length(rope.length)
-        return ResolvedRope(config, model, model.provenance, model.warnings)
+        return ResolvedRope(config, model, model.provenance, model.warnings, length)
 
 
 def _provenance(rope: Rope) -> dict[str, str]:
-    given = dict.fromkeys((*rope.model_fields_set, *(rope.model_extra or {})), "given")
+    extra = rope.model_extra or {}
+    given = dict.fromkeys((*rope.model_fields_set, *extra), "given")
     derived = dict.fromkeys(("head_dim", "rotary_dim"), "derived")
+    if implied_rope_type(extra) != "default":
+        derived["rope_type"] = "derived"
     return dict.fromkeys(Rope.model_fields, "default") | derived | given
 
 
 def _build_config(rope: Rope, tensor_head_dim: int | None, name: str) -> RopeConfig:
     extra = rope.model_extra or {}
-    valid = set(VARIANTS[rope.rope_type].parameters)
+    is_named = "rope_type" in rope.model_fields_set
+    rope_type = rope.rope_type if is_named else implied_rope_type(extra)
+    valid = set(VARIANTS[rope_type].parameters)
     valid |= SCHEMES[rope.axes].parameters.keys() if rope.axes else set()
     if unknown := sorted(extra.keys() - valid):
         names = [*Rope.model_fields, *sorted(valid)]
         hint = ""
         if not CONFIG_KEYS.isdisjoint(unknown):
             hint = f'send the contents of a config.json as {{"{name}": {{"config": ...}}}}'
-        elif unknown[0] in SPELLINGS:
-            hint = f"did you mean {name}.{SPELLINGS[unknown[0]]}?"
+        elif (other := SPELLINGS.get(unknown[0])) in (*names, *LISTS):
+            hint = f"did you mean {name}.{other}?"
         raise UnknownName("parameter", f"{name}.{unknown[0]}", names, hint)
-    widths = (rope.head_dim, tensor_head_dim, rope.rotary_dim)
+    widths = (rope.head_dim, tensor_head_dim, rope.rotary_dim, listed_rotary_dim(extra))
     head_dim = next((width for width in widths if width is not None), None)
     if head_dim is None:
         raise ConfigError("head_dim", "given if there is no tensor of heads", "none")
-    fields = rope.model_dump(exclude={"head_dim", *extra})
+    fields = rope.model_dump(exclude={"head_dim", *extra}) | {"rope_type": rope_type}
     default_rounding = "activation" if rope.arithmetic == "hf" else "once"
     fields["rounding"] = rope.rounding or default_rounding
     return RopeConfig.of(head_dim, **fields, **extra)

@@ -23,7 +23,7 @@ from service.endpoints.params import (
     ShiftParams,
 )
 from service.endpoints.position_builders import TENSOR_ARGUMENTS, answer_positions
-from service.endpoints.resolve import answer_resolve
+from service.endpoints.resolve import answer_resolve, length_params
 from service.endpoints.rope_params import FORMS, ROPE_PARAMS
 from service.endpoints.rope_resolver import RopeResolver
 from service.endpoints.tensor_layout import explain_layout
@@ -160,9 +160,13 @@ def check_depth(values: Mapping[str, Any]) -> None:
     raise BadMessage("parameters are nested too deep")
 
 
-def write(result: Result, warnings: tuple[str, ...] = ()) -> Message:
-    """Return the message that answers with `result`."""
-    values: dict[str, Any] = {"warnings": warnings} if warnings else {}
+def write(result: Result, prepared: PreparedCall) -> Message:
+    """Return the message that answers a call with `result`."""
+    values: dict[str, Any] = {"warnings": prepared.warnings} if prepared.warnings else {}
+    if prepared.length is not None:
+        values |= length_params("length", prepared.length)
+    if prepared.to_length is not None:
+        values |= length_params("to_length", prepared.to_length)
     if isinstance(result, Table):
         values["attention_scaling"] = result.attention_scaling
     return Message(tensor_fields(result), Parameters.of(values) if values else NO_PARAMETERS)

@@ -46,7 +46,7 @@ def _index(
     check_heads(side, heads)
     if cu_seqlens is not None:
         check_cu_seqlens(f"cu_seqlens_{side}", cu_seqlens, heads)
-    first, steps = offset or 0, max(0, ragged.call_length(heads, None, cu_seqlens) - 1)
+    first, steps = offset or 0, max(0, ragged.longest_sequence(heads, cu_seqlens) - 1)
     if first + stride * steps > MAX_INDEX:
         name = f"the index of the last of {side}, {first} + {stride} * {steps},"
         raise ConfigError(name, f"at most {MAX_INDEX}", first + stride * steps)

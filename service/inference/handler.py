@@ -151,7 +151,7 @@ class InferenceHandler:
             backend = "" if isinstance(result, Table) else result.backend
             if backend:
                 self.metrics.backend_calls(endpoint.operation, backend).inc()
-            answer = table.write(result, prepared.warnings)
+            answer = table.write(result, prepared)
             if prepared.is_bhsd:
                 answer = await self._copy(num_bytes, answer_as_bhsd, answer)
             return Served(answer, num_bytes, completed, backend)

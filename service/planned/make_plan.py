@@ -9,7 +9,6 @@ import torch
 from rope_core import Attend, Attended, Rotate, Rotated
 from rope_core.attention_warnings import depends_on_lengths
 from rope_core.calls import tensor_fields, with_fields
-from rope_core.frequencies import VARIANTS
 from service.endpoints.builders import PreparedCall
 from service.endpoints.table import Endpoint, write
 from service.inference.engine import Job
@@ -61,7 +60,7 @@ def make_plan(
     runner = runner_for(call, job.backend, spans, handler.engine.device)
     if runner is not None:
         job = replace(job, batch_key=runner.batch_key)
-    answer = write(_empty_result(call), prepared.warnings)
+    answer = write(_empty_result(call), prepared)
     answer_format = request.answer_format(answer)
     if answer_format is None:
         return None
@@ -110,7 +109,7 @@ def _depends_on_numbers(call: Rotate | Attend, message: Message) -> bool:
     rope = call.rope
     if rope is None:
         return False
-    return rope.arithmetic != "float64" or "length" in VARIANTS[rope.rope_type].parameters
+    return rope.arithmetic != "float64" or rope.depends_on_length
 
 
 def _unchecked_tensor_names(call: Rotate | Attend, message: Message) -> dict[str, str] | None:

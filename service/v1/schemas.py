@@ -80,7 +80,25 @@ class Answer(Schema):
     """Warnings for the caller."""
 
 
-class CosSinAnswer(Answer):
+class LengthAnswer(Answer):
+    """Tensors, warnings, and the length that decided the frequencies."""
+
+    length: int = 0
+    """The length that decided the frequencies; absent if they do not depend on one."""
+    length_source: str = ""
+    """What decided the length: positions or tokens of the call, rope.length, or a parameter."""
+
+
+class ShiftAnswer(LengthAnswer):
+    """Moved keys."""
+
+    to_length: int = 0
+    """The length that decided the frequencies of `to`."""
+    to_length_source: str = ""
+    """What decided it."""
+
+
+class CosSinAnswer(LengthAnswer):
     """Cosine and sine of every pair."""
 
     attention_scaling: float = 1.0
@@ -100,7 +118,18 @@ Attention = create_model(  # type: ignore[call-overload]
 )
 
 
-class ResolveAnswer(Answer):
+class LengthDependence(Schema):
+    """From which length of a call on a rotation changes, and how."""
+
+    above: int
+    """Calls of up to this length rotate alike."""
+    parameter: str | None
+    """The parameter that has this length."""
+    change: str
+    """What changes for longer calls."""
+
+
+class ResolveAnswer(LengthAnswer):
     """What a model's config says about rotation."""
 
     rotates: bool = True
@@ -133,6 +162,8 @@ class ResolveAnswer(Answer):
     """Numbers in one position."""
     softmax_scale: float = 1.0
     """Multiplier of the scores."""
+    length_dependence: LengthDependence = LengthDependence(above=0, parameter=None, change="")
+    """How the frequencies depend on the length of a call; absent if they do not."""
 
 
 class PositionsAnswer(Answer):
@@ -145,6 +176,9 @@ class PositionsAnswer(Answer):
 
 
 ANSWERS: Mapping[str, type[Answer]] = {
+    "/v1/rotate": LengthAnswer,
+    "/v1/attention": LengthAnswer,
+    "/v1/shift": ShiftAnswer,
     "/v1/cos_sin": CosSinAnswer,
     "/v1/resolve": ResolveAnswer,
     "/v1/positions": PositionsAnswer,

@@ -28,6 +28,11 @@ def of_variant(name, dim=16):
         "llama3": {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, **original},
         "proportional": {"partial_rotary_factor": 0.5, "factor": 2.0},
         "xpos": {"scale_base": 100.0},
+        "inv_freq": {"inv_freq": tuple(0.75**i for i in range(half)), "attention_factor": 1.25},
+        "freq_factors": {
+            "freq_factors": tuple(2 + i / 4 for i in range(half)),
+            "attention_factor": 0.75,
+        },
     }[name]
 
 

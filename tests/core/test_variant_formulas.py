@@ -90,6 +90,14 @@ def of_proportional(theta, d, *, partial_rotary_factor, factor=1.0):
     return [x / factor for x in w] + [0.0] * (d // 2 - turning), 1
 
 
+def of_inv_freq(theta, d, *, inv_freq, attention_factor=1):
+    return inv_freq, attention_factor
+
+
+def of_freq_factors(theta, d, *, freq_factors, attention_factor=1):
+    return [w / e for w, e in zip(geometric(theta, d), freq_factors, strict=True)], attention_factor
+
+
 def plain(theta, d, **_):
     return geometric(theta, d), 1
 
@@ -135,6 +143,15 @@ CASES = {  # variant, oracle, theta, width, parameters
     ),
     "xPos": ("xpos", plain, 1e4, 64, {"length": 100}),
     "xPos, wide": ("xpos", plain, 5e5, 128, {"length": 1}),
+    "own": ("inv_freq", of_inv_freq, 1e4, 8, {"inv_freq": (1.0, -0.5, 0.0, 3e5)}),
+    "own, with a gain": (
+        *("inv_freq", of_inv_freq, 1e4, 4),
+        {"inv_freq": (0.1, 2.0), "attention_factor": 1.5},
+    ),
+    "GGUF": (
+        *("freq_factors", of_freq_factors, 5e5, 128),
+        {"freq_factors": (1.0,) * 29 + tuple(1 + i / 6 for i in range(6)) + (8.0,) * 29},
+    ),
 }
 
 

@@ -13,8 +13,13 @@ from tests.core.specs import TRAINED, every_variant, rope_of
 
 NEAR = st.integers(-1000, 1000)
 FAR = st.integers(-(2**20), 2**20)
-GAINS = {"yarn": 0.1 * math.log(8) + 1, "longrope": math.sqrt(1 + math.log(8) / math.log(TRAINED))}
-FIRST = {"linear": 1 / 4, "longrope": 1 / 1.5, "proportional": 1 / 2}
+GAINS = {
+    "yarn": 0.1 * math.log(8) + 1,
+    "longrope": math.sqrt(1 + math.log(8) / math.log(TRAINED)),
+    "inv_freq": 1.25,
+    "freq_factors": 0.75,
+}
+FIRST = {"linear": 1 / 4, "longrope": 1 / 1.5, "proportional": 1 / 2, "freq_factors": 1 / 2}
 """The first frequency where it is not 1: that of the spec's own factor, or factors."""
 
 
@@ -98,8 +103,8 @@ def test_norms_are_kept_but_for_xpos_whose_scores_decay(variant, m):
 
 @every_variant
 def test_an_odd_width_of_frequencies_rounds_up(variant):
-    if variant == "proportional":
-        pytest.skip("its exponents run over the head")
+    if variant in ("proportional", "inv_freq"):
+        pytest.skip("its exponents run over the head, or it has none")
     rope = rope_of(variant, 16, frequency_dim=15)
     assert rope.frequency_table.inv_freq.shape == (8,)
     assert rope.frequency_table.inv_freq[1] < rope_of(variant).frequency_table.inv_freq[1]

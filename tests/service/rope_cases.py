@@ -31,6 +31,8 @@ OF_VARIANTS = {
     "llama3": {"factor": 8, "low_freq_factor": 1, "high_freq_factor": 4, **ORIGINAL},
     "proportional": {"partial_rotary_factor": 0.5},
     "xpos": {"scale_base": 100},
+    "inv_freq": {"inv_freq": [1, 0.5, 0, -0.25, 0.1, 0.05, 0.01, 3], "attention_factor": 1.5},
+    "freq_factors": {"freq_factors": [1, 1, 1, 2.5, 8, 8, 8, 1e30], "attention_factor": 0.5},
 }
 
 

@@ -20,6 +20,12 @@ class Rotated:
     k: Array | None
     warnings: tuple[str, ...] = ()
 
+    length: int | None = None
+    """The length that decided the frequencies; None if they do not depend on one."""
+
+    length_source: str | None = None
+    """What decided the length, in words."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Attended:
@@ -32,6 +38,12 @@ class Attended:
     """float32 `[..., H]`, natural logarithm; None if it was not requested."""
 
     warnings: tuple[str, ...] = ()
+
+    length: int | None = None
+    """The length that decided the frequencies; None if they do not depend on one."""
+
+    length_source: str | None = None
+    """What decided the length, in words."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,6 +61,12 @@ class Table:
 
     warnings: tuple[str, ...] = ()
 
+    length: int | None = None
+    """The length that decided the frequencies; None if they do not depend on one."""
+
+    length_source: str | None = None
+    """What decided the length, in words."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Shifted:
@@ -56,6 +74,17 @@ class Shifted:
 
     k: Array
     warnings: tuple[str, ...] = ()
+
+    length: int | None = None
+    """The length that decided the frequencies; None if they do not depend on one."""
+
+    length_source: str | None = None
+    """What decided the length, in words."""
+
+    to_length: int | None = None
+    """As `length`, of the rope `to`."""
+
+    to_length_source: str | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

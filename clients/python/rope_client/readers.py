@@ -17,6 +17,12 @@ def _warnings(message: Message) -> tuple[str, ...]:
     return tuple(map(str, message.params.get("warnings", ())))
 
 
+def _lengths(message: Message, *names: str) -> dict[str, Any]:
+    """Return the lengths of an answer, and what decided each, by the names of the answer."""
+    keys = [key for name in names for key in (name, f"{name}_source")]
+    return {key: message.params.get(key) for key in keys}
+
+
 def not_ready(failure: RopeClientError) -> bool:
     if isinstance(failure, Overloaded | ConnectionFailed | TimedOut):
         return False
@@ -26,20 +32,24 @@ def not_ready(failure: RopeClientError) -> bool:
 def rotated(message: Message) -> Rotated:
     if message.tensors.keys().isdisjoint(("q", "k")):
         raise KeyError("q or k")
-    return Rotated(message.tensors.get("q"), message.tensors.get("k"), _warnings(message))
+    q, k = message.tensors.get("q"), message.tensors.get("k")
+    return Rotated(q, k, _warnings(message), **_lengths(message, "length"))
 
 
 def attended(message: Message) -> Attended:
-    return Attended(message.tensors["out"], message.tensors.get("lse"), _warnings(message))
+    out, lse = message.tensors["out"], message.tensors.get("lse")
+    return Attended(out, lse, _warnings(message), **_lengths(message, "length"))
 
 
 def table(message: Message) -> Table:
     tensors, scaling = message.tensors, float(message.params["attention_scaling"])
-    return Table(tensors["cos"], tensors["sin"], scaling, tensors.get("scale"), _warnings(message))
+    cos, sin, scale = tensors["cos"], tensors["sin"], tensors.get("scale")
+    return Table(cos, sin, scaling, scale, _warnings(message), **_lengths(message, "length"))
 
 
 def shifted(message: Message) -> Shifted:
-    return Shifted(message.tensors["k"], _warnings(message))
+    lengths = _lengths(message, "length", "to_length")
+    return Shifted(message.tensors["k"], _warnings(message), **lengths)
 
 
 def resolved(message: Message) -> Resolved:

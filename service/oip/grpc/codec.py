@@ -85,7 +85,8 @@ def encode(
     outputs = response.render_outputs(plan, message)
     header = _write_header(model.name, tuple(output.header for output in outputs))
     if params := {**response.read_params(message), **params}:
-        header += ModelInferResponse(parameters=write_params(params)).SerializeToString()
+        described = ModelInferResponse(parameters=write_params(params))
+        header += described.SerializeToString(deterministic=True)  # else the order may vary
     # one for each output: clients find an output's bytes by its index
     raw = [b"" if o.output.shm else tensors.to_bytes(o.tensor) for o in outputs]
     return join_response(header, request_id, raw)

@@ -71,6 +71,10 @@ class InferResponseParameters(Schema):
     """Warnings for the caller, one a line."""
     attention_scaling: float = 1.0
     """Factor that cos and sin contain."""
+    length: int = 0
+    """The length that decided the frequencies; absent if they do not depend on one."""
+    length_source: str = ""
+    """What decided the length: positions or tokens of the call, rope.length, or a parameter."""
 
 
 class InferResponse(Schema):

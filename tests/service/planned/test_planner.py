@@ -97,6 +97,7 @@ ATTENTION = {"q": X, "k": X[:, :, :2], "v": X[:, :, :2], "positions": torch.aran
         v1(ROTATION),
         v1({"q": X, "k": X[:, :, :1]}),
         v1(ROTATION, {"rope": {"rope_type": "linear", "factor": 2.0}, "inverse": True}),
+        v1(ROTATION, {"rope": {"inv_freq": [1.0, -0.5, 0.0], "attention_factor": 1.5}}),
         v1({"q": X.bfloat16().flatten(0, 1)}),
         v1(ROTATION, accept="application/x-safetensors", connection="keep-alive"),
         v1(ROTATION, connection="close"),
