@@ -38,6 +38,7 @@ _INT64_NAMES = frozenset(
         *("positions", "q_positions", "k_positions", "delta"),
         *("cu_seqlens", "cu_seqlens_q", "cu_seqlens_k", "q_index", "k_index"),
         *("token_types", "input_ids", "attention_mask", "rope_delta", "text_lengths", "uid"),
+        *("lengths", "starts"),
         *("grid_thw", "grid_hw", "image_grid_thw", "video_grid_thw"),
     )
 )

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from transformers.models.qwen2_vl.configuration_qwen2_vl import Qwen2VLConfig
 from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLModel
 
+from rope_core import Merge, attend, merge, rotate
 from rope_core.errors import ConfigError, ShapeError
 from rope_core.positions import (
     MROPE_FAMILIES,
@@ -270,6 +271,38 @@ def test_distances_of_dual_chunks(length, chunk_size, queries, data):
             if i - j <= local_size <= tokens:
                 assert expected == i - j
     assert distance.max() <= chunk_size
+
+
+def test_dual_chunk_attention_from_three_parts():
+    """Three attends and a merge, as docs/api.md says, against all scores at once."""
+    at = dual_chunk_positions(length=20, chunk_size=6, local_size=2, query_length=9)
+    torch.manual_seed(0)
+    q, k, v = torch.randn(1, 9, 2, 8), torch.randn(1, 20, 2, 8), torch.randn(1, 20, 2, 8)
+    chunks = at.q_chunk[:, None] - at.k_chunk
+    kinds = [chunks == 0, chunks == 1, chunks > 1]
+    k_rotated = rotate(k, positions=at.k, rope={})
+    scores, parts = torch.full((2, 9, 20), -torch.inf), []
+    for kind, positions in zip(kinds, (at.q_intra, at.q_succ, at.q_inter), strict=True):
+        q_rotated = rotate(q, positions=positions, rope={})
+        part = attend(q_rotated, k_rotated, v, rotate="none", rope=None, mask=kind, return_lse=True)
+        parts.append(part)
+        distance = positions[:, None] - at.k
+        of_kind = torch.einsum("qhd,qkhd->hqk", q[0], turned_back(k[0], distance)) / 8**0.5
+        scores = torch.where(
+            kind & (torch.arange(11, 20)[:, None] >= torch.arange(20)), of_kind, scores
+        )
+    outs, lses = map(torch.stack, zip(*parts, strict=True))
+    out = merge(Merge(outs, lses)).out
+    expected = torch.einsum("hqk,khd->qhd", scores.softmax(-1), v[0])
+    torch.testing.assert_close(out[0], expected, rtol=0, atol=1e-5)
+
+
+def turned_back(k, distance):
+    """Return keys `[K, H, 8]` rotated by minus the distance `[Q, K]`: `[Q, K, H, 8]`."""
+    angles = (-distance[..., None] * 10000 ** (-torch.arange(4) / 4))[:, :, None]
+    x, y = k.chunk(2, -1)
+    cos, sin = angles.cos(), angles.sin()
+    return torch.cat([x * cos - y * sin, x * sin + y * cos], -1)
 
 
 def test_scores_of_a_long_prompt_are_scaled():
