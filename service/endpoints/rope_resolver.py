@@ -13,6 +13,7 @@ from rope_core import (
     RopeConfig,
 )
 from rope_core.hf import resolve
+from rope_core.hf.other_files import describe, describe_names
 from rope_core.presets import Preset, lookup
 from rope_core.sources import CONFIG_KEYS, SPELLINGS
 from service.endpoints.rope_params import Model, PresetModel, Rope
@@ -159,7 +160,9 @@ def _build_config(rope: Rope, tensor_head_dim: int | None, name: str) -> RopeCon
     if unknown := sorted(extra.keys() - valid):
         names = [*Rope.model_fields, *sorted(valid)]
         hint = ""
-        if not CONFIG_KEYS.isdisjoint(unknown):
+        if text := describe(extra) or describe_names(extra):
+            hint = f"this looks like {text}"
+        elif not CONFIG_KEYS.isdisjoint(unknown):
             hint = f'send the contents of a config.json as {{"{name}": {{"config": ...}}}}'
         elif unknown[0] in SPELLINGS:
             hint = f"did you mean {name}.{SPELLINGS[unknown[0]]}?"
