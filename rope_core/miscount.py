@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-NOUNS = {"S": "tokens", "T": "tokens", "B": "rows"}
+NOUNS = {"S": "token", "T": "token", "B": "row"}
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,11 @@ class Miscount:
 
     def __str__(self) -> str:
         """Return which axis has how many elements, and ask for the order of axes that fits."""
+        count = self.sizes[self.axis]
+        noun = NOUNS[self.axis] + "s" * (count != 1)
         shape = ", ".join(f"{name}={size}" for name, size in self.sizes.items())
         text = (
-            f"{self.heads} has {self.sizes[self.axis]} {NOUNS[self.axis]} in axis {self.axis} "
+            f"{self.heads} has {count} {noun} in axis {self.axis} "
             f"(shape [{shape}]); {self.tensor} has {self.number}"
         )
         return f"{text}: are the axes {self.likely_order}?" if self.likely_order else text

@@ -68,6 +68,20 @@ WRONG = {
         request(inputs=[x(datatype="FP16", contents=TYPED)]),
         "in raw_input_contents",
     ),
+    "positions of heads": (
+        request(
+            inputs=[
+                x(shape=[1, 1, 4, 2], contents=TYPED),
+                x(
+                    name="positions",
+                    datatype="INT32",
+                    shape=[4],
+                    contents={"int_contents": [0] * 4},
+                ),
+            ]
+        ),
+        "q has 1 token in axis S (shape [B=1, S=1, H=4, D=2]); positions has 4: are the axes",
+    ),
     "UINT32": (
         request(
             inputs=[

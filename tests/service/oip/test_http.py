@@ -164,6 +164,17 @@ WRONG = {
         {},
         "positions must be made of integers",
     ),
+    "positions of heads": (
+        {
+            "inputs": [
+                X | {"shape": [1, 4, 6, 2], "data": [0] * 48},
+                {"name": "positions", "shape": [6], "datatype": "INT32", "data": [*range(6)]},
+            ]
+        },
+        {},
+        "q has 4 tokens in axis S (shape [B=1, S=4, H=6, D=2]); positions has 6: are the axes "
+        '[B, H, S, D]? Then send "tensor_layout": "bhsd"',
+    ),
     "both kinds of data": (
         {"inputs": [X | {"parameters": {"binary_data_size": 8}}]},
         {},
