@@ -48,7 +48,7 @@ def test_decoding_is_that_of_transformers():
     torch.nn.Module.__init__(model)
     model.config = Qwen2VLConfig()
     draw = random.Random(0)
-    for _ in range(60):
+    for _ in range(40):
         rows, grids = prompts(draw, num_rows=draw.randint(1, 4))
         columns = max(map(len, rows)) + draw.randint(0, 2)
         sides = draw.choice([(1, 0), (0, 1)])
@@ -144,7 +144,7 @@ def call(index, types, images, videos, **options):
     return index(token_types=torch.tensor(types), **grids, **options)
 
 
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(
     documents=st.lists(DOCUMENT, min_size=1, max_size=4),
     family=st.sampled_from(sorted(MROPE_FAMILIES)),
@@ -164,7 +164,7 @@ def test_documents_of_a_pack_are_as_alone(documents, family, is_old):
     check_pack(mrope_index, parts, family=family, compat=compat)
 
 
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(
     documents=st.lists(DOCUMENT, min_size=1, max_size=4),
     family=st.sampled_from(["qwen2_5_omni", "qwen3_omni_moe"]),
