@@ -8,7 +8,8 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor
 
-from rope_core.errors import HEADS_FIRST, ConfigError, ShapeError, brief
+from rope_core.errors import HEADS_FIRST, TRANSPOSE, ConfigError, ShapeError, brief
+from rope_core.miscount import Miscount
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 INTEGERS = (torch.int64, torch.int32)
@@ -126,7 +127,8 @@ def check_index(name: str, index: Tensor | None, tokens: Tensor) -> None:
         raise not_a_tensor(name, index)
     if index.dtype not in INTEGERS:
         raise ShapeError(name, "int64", dtype_of(index))
-    check_shape(name, index, [*tokens.shape[-3:-2]], [*tokens.shape[:-2]])
+    shapes = [*tokens.shape[-3:-2]], [*tokens.shape[:-2]]
+    check_count(name, index, name.removesuffix("_index"), tokens, *shapes)
     if index.numel() and not -MAX_INDEX <= int(index.min()) <= int(index.max()) < MAX_INDEX:
         raise ShapeError(name, "in [-2**62, 2**62)", "others")
 
@@ -141,11 +143,33 @@ def check_dtype(name: str, tensor: Tensor, *dtypes: torch.dtype) -> None:
         raise ShapeError(name, expected, dtype_of(tensor))
 
 
-def check_shape(name: str, tensor: Tensor, *shapes: list[int], hint: str = "") -> None:
+def check_shape(name: str, tensor: Tensor, *shapes: list[int]) -> None:
     """Raise ShapeError unless `tensor` has one of `shapes`."""
     if [*tensor.shape] not in shapes:
-        expected = " or ".join(dict.fromkeys(map(str, shapes)))
-        raise ShapeError(name, expected, shape_of(tensor), hint)
+        raise ShapeError(name, _in_words(shapes), shape_of(tensor))
+
+
+def check_count(
+    name: str, tensor: Tensor, heads_name: str, heads: Tensor, *shapes: list[int]
+) -> None:
+    """Raise ShapeError unless `tensor` has one of `shapes`: an element for each token of `heads`.
+
+    The error names the axis of `heads`, `[B, S, H, D]` or `[T, H, D]`, that does not fit.
+    """
+    shape = [*tensor.shape]
+    if shape in shapes:
+        return
+    sizes = dict(zip("BSHD" if heads.ndim == 4 else "THD", heads.shape, strict=True))
+    token_axis = "S" if heads.ndim == 4 else "T"
+    miscount = None
+    if shape and shape[-1] != sizes[token_axis]:
+        miscount = Miscount(name, shape[-1], heads_name, sizes, token_axis)
+    elif heads.ndim == 4 and len(shape) == max(map(len, shapes)) and shape[-2] != sizes["B"]:
+        miscount = Miscount(name, shape[-2], heads_name, sizes, "B")
+    remedy = ""
+    if miscount is not None and miscount.likely_order == "[B, H, S, D]":
+        remedy = f"Then {TRANSPOSE}"
+    raise ShapeError(name, _in_words(shapes), shape_of(tensor), remedy, miscount)
 
 
 def not_a_tensor(name: str, value: object) -> ShapeError:
@@ -156,28 +180,24 @@ def not_a_tensor(name: str, value: object) -> ShapeError:
     return ShapeError(name, f"a torch.Tensor (convert with {convert})", f"a {got}")
 
 
-def layout_hint(q: Tensor, k: Tensor | None, num_positions: int | None = None) -> str:
+def layout_hint(q: Tensor, k: Tensor) -> str:
     """Return HEADS_FIRST if `looks_heads_first`, else no text: a hint for a `ShapeError`."""
-    return HEADS_FIRST if looks_heads_first(q, k, num_positions) else ""
+    return HEADS_FIRST if looks_heads_first(q, k) else ""
 
 
-def looks_heads_first(q: Tensor, k: Tensor | None, num_positions: int | None = None) -> bool:
+def looks_heads_first(q: Tensor, k: Tensor | None) -> bool:
     """Tell whether q and k look like `[B, H, S, D]` where `[B, S, H, D]` is read.
 
-    With positions: there are as many positions as heads, and not as tokens. Without positions: the
-    number of k's tokens divides that of q's, and k has more heads than q, or as many heads and
+    The number of k's tokens divides that of q's, and k has more heads than q, or as many heads and
     fewer tokens.
 
     Args:
         q: `[B, S, H, D]`; other ranks are not recognized.
         k: as q, or None.
-        num_positions: of each row, or None.
     """
     if q.ndim != 4:
         return False
     num_tokens, num_heads = q.shape[1:3]
-    if num_positions is not None:
-        return num_positions == num_heads != num_tokens
     if k is None or k.ndim != 4 or not k.shape[1] or num_tokens % k.shape[1]:
         return False
     return k.shape[2] > num_heads or (k.shape[2] == num_heads and k.shape[1] < num_tokens)
@@ -187,6 +207,10 @@ def has_unusual_heads(heads: Tensor) -> bool:
     """Tell whether heads `[B, S, H, D]` or `[T, H, D]` are so many that they may be tokens."""
     num_tokens, num_heads = heads.shape[-3:-1]
     return num_tokens <= MAX_USUAL_HEADS < num_heads
+
+
+def _in_words(shapes: Collection[list[int]]) -> str:
+    return " or ".join(dict.fromkeys(map(str, shapes)))
 
 
 def _check_logits(name: str, logits: Tensor) -> None:

@@ -10,6 +10,8 @@ RopeError
 
 import reprlib
 
+from rope_core.miscount import Miscount
+
 
 class RopeError(Exception):
     """Base of all errors of this library."""
@@ -32,20 +34,32 @@ class ConfigError(RopeError):
 class ShapeError(RopeError):
     """The shape, dtype or contents of a tensor do not fit its call."""
 
-    def __init__(self, tensor: str, expected: str, got: object, hint: str = "") -> None:
+    def __init__(
+        self,
+        tensor: str,
+        expected: str,
+        got: object,
+        hint: str = "",
+        miscount: Miscount | None = None,
+    ) -> None:
         text = f"{tensor} must be {expected}, got {got}"
-        super().__init__(f"{text}. {hint}" if hint else text)
+        text = text if miscount is None else f"{text}: {miscount}"
+        separator = " " if miscount is not None and miscount.likely_order else ". "
+        super().__init__(f"{text}{separator}{hint}" if hint else text)
         self.tensor = tensor
         self.expected = expected
         self.got = got
         self.hint = hint
         """What to do, if the cause can be told; `HEADS_FIRST` for another order of axes."""
+        self.miscount = miscount
+        """Which axis of q or k has another number of elements than the tensor, if one has."""
 
 
-HEADS_FIRST = (
-    "The heads look like [B, H, S, D]: transpose q, k and v to [B, S, H, D], in torch by"
-    " .transpose(1, 2), and the result back"
+TRANSPOSE = (
+    "transpose q, k and v to [B, S, H, D], in torch by .transpose(1, 2), and the result back"
 )
+
+HEADS_FIRST = f"The heads look like [B, H, S, D]: {TRANSPOSE}"
 """Hint for tensors in the order of Hugging Face's models."""
 
 

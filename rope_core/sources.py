@@ -13,7 +13,7 @@ from rope_core.axes import SCHEMES
 from rope_core.config import Arithmetic, AttentionConfig, RopeConfig
 from rope_core.errors import ConfigError, brief
 from rope_core.frequencies import VARIANTS
-from rope_core.hf import Resolved
+from rope_core.hf import Resolved, other_files
 from rope_core.own_frequencies import listed_rotary_dim
 from rope_core.presets import built_in, lookup, read_config
 
@@ -179,6 +179,8 @@ def _from_parameters(parameters: Mapping[str, Any], head_dim: int | None) -> Rop
     """Return the config of a dict of parameters, for heads `head_dim` wide by default."""
     for name in parameters:
         if name not in PARAMETERS:
+            other_files.refuse(parameters)
+            other_files.refuse_names(parameters, None)
             near = get_close_matches(str(name), PARAMETERS, n=1)
             known = SPELLINGS.get(name) or (near[0] if near else None)
             hint = "" if known is None else f", such as {known!r}"

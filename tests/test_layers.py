@@ -87,6 +87,7 @@ rope_core.own_frequencies
 rope_core.progression rope_core.registry
 rope_core.checks
 rope_core.errors
+rope_core.miscount
 """
 
 # Packages, and the only modules of ours that may import them.

@@ -164,7 +164,8 @@ class Attend(TensorFields):
             heads = (side[1] for side in sides)
             check_frequencies(self.frequencies, self.rope, *heads)
         for name, side, positions in sides:
-            check_positions(name, positions, side, self.rope, self.frequencies)
+            heads_name = name.removesuffix("_positions")
+            check_positions(name, positions, heads_name, side, self.rope, self.frequencies)
 
     def _rotated_sides(self) -> list[tuple[str, Tensor, Tensor | None]]:
         """Return the name and the value of the positions of each side that rotates, and the heads.

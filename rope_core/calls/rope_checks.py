@@ -7,10 +7,10 @@ from torch import Tensor
 
 from rope_core.checks import (
     INTEGERS,
+    check_count,
     check_dtype,
     check_shape,
     dtype_of,
-    layout_hint,
     not_a_tensor,
     shape_of,
 )
@@ -53,6 +53,7 @@ def widths(heads: Tensor, positions: Tensor | None) -> tuple[int | None, int | N
 def check_positions(
     name: str,
     positions: Tensor | None,
+    heads_name: str,
     tokens: Tensor,
     rope: RopeConfig | None = None,
     frequencies: Tensor | None = None,
@@ -62,6 +63,7 @@ def check_positions(
     Args:
         name: of the tensor in the call.
         positions: `[S]`, `[B, S]` or `[T]`; of several axes `[A, B, S]` or `[A, T]`.
+        heads_name: of `tokens` in the call: q or k.
         tokens: `[B, S, H, D]` or `[T, H, D]`.
         rope: how many axes a position has, and whether positions are whole.
         frequencies: learned frequencies of the call.
@@ -81,9 +83,7 @@ def check_positions(
     if num_axes > 1 or not broadcasts:
         shapes.append([num_axes, *leading])
         shapes += [] if broadcasts else [[num_axes, leading[-1]]]
-    if [*positions.shape] not in shapes:
-        hint = layout_hint(tokens, None, positions.shape[-1]) if positions.ndim else ""
-        check_shape(name, positions, *shapes, hint=hint)
+    check_count(name, positions, heads_name, tokens, *shapes)
 
 
 def check_position_axes(

@@ -73,7 +73,8 @@ class Rotate(TensorFields):
             raise ShapeError("k", expected, f"{shape_of(k)} {dtype_of(k)}", layout_hint(q, k))
         if rope.learned is not None or self.frequencies is not None:
             check_frequencies(self.frequencies, rope, q, k)
-        check_positions("positions", self.positions, x, rope, self.frequencies)
+        heads_name = "k" if q is None else "q"
+        check_positions("positions", self.positions, heads_name, x, rope, self.frequencies)
         if self.cu_seqlens is not None:
             check_cu_seqlens("cu_seqlens", self.cu_seqlens, x)
         if self.inverse:
@@ -222,11 +223,11 @@ class Shift(TensorFields):
         if isinstance(self.delta, Tensor) and self.delta.dtype not in INTEGERS:
             raise ShapeError("delta", "int64", dtype_of(self.delta))
         if isinstance(self.delta, Tensor) and self.delta.ndim:
-            check_positions("delta", self.delta, k)
+            check_positions("delta", self.delta, "k", k)
         else:
             check_position_values("delta", self.delta, None)
         if positions is not None:
-            check_positions("positions", positions, k, self.rope)
+            check_positions("positions", positions, "k", k, self.rope)
         for name in ("rope", "to"):
             rope: RopeConfig | None = getattr(self, name)
             if rope is None:
@@ -247,7 +248,8 @@ class Shift(TensorFields):
             )
             raise ShapeError("positions", expected, "none")
         check_invertible("rope", self.rope)
-        check_positions("positions + delta", self.shifted_positions, k, self.to or self.rope)
+        rope = self.to or self.rope
+        check_positions("positions + delta", self.shifted_positions, "k", k, rope)
 
     def _take_length(self, rope: RopeConfig, name: str) -> None:
         """Take the length before the shift for `rope`, and the length after it for `to`."""

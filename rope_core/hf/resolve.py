@@ -45,7 +45,7 @@ from torch import Tensor
 from rope_core.checks import check_choice
 from rope_core.config import Arithmetic, AttentionConfig, RopeConfig
 from rope_core.errors import ConfigError, brief
-from rope_core.hf import families, position_keys, rope_config, rope_parameters
+from rope_core.hf import families, other_files, position_keys, rope_config, rope_parameters
 from rope_core.hf.attention import attention
 from rope_core.hf.config_reader import ConfigReader, is_int
 from rope_core.hf.family import UNKNOWN, Family
@@ -152,10 +152,12 @@ def resolve(
             raise ConfigError(name, "a whole number", brief(number))
 
     # 1: the family, and the config of the part
+    other_files.refuse(config)
     family, inner, prefix, named = families.find(config, model_type, part, num_axes)
     reader = ConfigReader(inner, family, compat, layer)
     reader.from_file("model_type")
     if family is UNKNOWN:
+        other_files.refuse_names(inner, named)
         reader.warn(f"model_type {brief(named)} is unknown: read as a Llama, without defaults")
         if assume is None:
             position_keys.refuse(named, position_keys.not_applied(config, prefix, Applied()))

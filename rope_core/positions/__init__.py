@@ -21,12 +21,12 @@ from rope_core.positions import (
     tokens,
     xdrope,
 )
-from rope_core.positions.grouped import GroupedPositions, StreamingPositions
+from rope_core.positions.grouped import DualChunkPositions, GroupedPositions, StreamingPositions
 from rope_core.positions.mrope import MROPE_FAMILIES, MropePositions
 from rope_core.positions.validate import MAX_POSITIONS
 from rope_core.registry import Entry, register
 
-Built = Tensor | MropePositions | GroupedPositions | StreamingPositions
+Built = Tensor | MropePositions | GroupedPositions | DualChunkPositions | StreamingPositions
 """What builders return: one tensor, or a frozen dataclass of tensors."""
 
 Builder = Callable[..., Built]
@@ -42,7 +42,8 @@ _FUNCTIONS: tuple[Builder, ...] = (
     *(diffusion.normalised_video_positions, diffusion.caption_positions),
     *(sequence.offset_positions, sequence.interpolated_positions, sequence.mask_positions),
     *(sequence.packed_positions, sequence.document_boundaries, grouped.self_extend_positions),
-    *(grouped.rerope_positions, grouped.leaky_rerope_positions, grouped.streaming_positions),
+    *(grouped.rerope_positions, grouped.leaky_rerope_positions, grouped.dual_chunk_positions),
+    grouped.streaming_positions,
 )
 
 BUILDERS: Mapping[str, Entry[Builder]] = register(_FUNCTIONS)

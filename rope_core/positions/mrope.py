@@ -11,7 +11,7 @@ from rope_core.checks import check_choice, shape_of
 from rope_core.errors import ConfigError, ShapeError
 from rope_core.positions import validate
 from rope_core.positions.grids import MAX_MERGE, optional_grids
-from rope_core.positions.tokens import IMAGE, VIDEO, read_tokens
+from rope_core.positions.tokens import IMAGE, VIDEO, Prompt, read_prompt
 
 COMPATS = ("5.23", "4.57")
 
@@ -23,26 +23,36 @@ class MropePositions:
     positions: Tensor
     """int64 `[axes, B, S]` or `[axes, S]`; float32 in a family with fractional positions."""
     rope_delta: Tensor
-    """`[B]` or `[]`, of the dtype of `positions`: decoding continues at length + delta."""
+    """`[B]`, `[]` or `[documents]`, of the dtype of `positions`: decoding continues at the number
+    of tokens + delta."""
 
     @classmethod
     def of(
-        cls, tokens: Tensor, mask: Tensor, padding: int, length: int | None, counts_padding: bool
+        cls,
+        tokens: Tensor,
+        prompt: Prompt,
+        padding: int,
+        length: int | Tensor | None = None,
+        counts_padding: bool = False,
     ) -> "MropePositions":
-        """Return positions `[axes, N]` of the N tokens of `mask`, put at their places.
+        """Return positions `[axes, N]` of the N tokens of a prompt, put at their places.
 
         Args:
-            tokens: positions of the tokens, the rows of the batch one after the other.
-            mask: bool `[B, S]` or `[S]`: true for tokens, false for padding.
+            tokens: positions of the tokens, one sequence after the other.
+            prompt: where the tokens are.
             padding: position of padding.
-            length: number that the delta is counted from; the tokens of each row if None.
+            length: number that the delta is counted from; the tokens of each sequence if None.
             counts_padding: whether padding can have the largest position.
         """
+        mask = prompt.mask
         positions = tokens.new_full((len(tokens), *mask.shape), padding)
         positions[:, mask] = tokens
-        counted = positions if counts_padding else positions.masked_fill(~mask, -1)
-        lengths = mask.sum(-1) if length is None else length
-        return cls(positions, counted.amax(0).amax(-1) + 1 - lengths)
+        last = tokens.new_full(prompt.lengths.shape, -1)
+        last = last.scatter_reduce(0, prompt.sequence, tokens.amax(0), "amax")
+        if counts_padding and not bool(mask.all()):
+            last = torch.where(mask.all(-1).reshape(-1), last, last.clamp(min=padding))
+        delta = last + 1 - (prompt.lengths if length is None else length)
+        return cls(positions, delta if prompt.is_packed or mask.ndim == 2 else delta[0])
 
 
 @dataclass(frozen=True)
@@ -96,6 +106,7 @@ def mrope_index(
     image_grid_thw: Tensor | None = None,
     video_grid_thw: Tensor | None = None,
     attention_mask: Tensor | None = None,
+    cu_seqlens: Tensor | None = None,
     second_per_grid_ts: Tensor | None = None,
     family: str = "qwen2_vl",
     spatial_merge_size: int = 2,
@@ -120,6 +131,8 @@ def mrope_index(
         video_grid_thw: int64 `[videos, 3]`.
         attention_mask: 1 for tokens, 0 for padding, of the shape of `token_types`; padding is at
             position 0 (1 in 4.57) and does not count.
+        cu_seqlens: int64 or int32 `[documents + 1]`: where packed documents start in `[S]`, from 0
+            to S. Positions start from 0 in each document.
         second_per_grid_ts: float `[videos]`, seconds from one frame of a grid to the next, for
             `qwen2_5_vl`; 1 each if None. 4.57 truncates them to whole seconds.
         family: the `model_type`, which decides how videos are counted.
@@ -129,8 +142,9 @@ def mrope_index(
         compat: "5.23" or "4.57", the transformers version to follow.
 
     Returns:
-        int64 positions `[3, B, S]` (`[3, S]`) and rope_delta `[B]` (`[]`): the largest position + 1
-        - the number of tokens without padding (4.57: with padding).
+        int64 positions `[3, B, S]` (`[3, S]`) and rope_delta `[B]` (`[]`; of a pack
+        `[documents]`): the largest position + 1 - the number of tokens without padding (4.57: with
+        padding).
 
     Raises:
         ConfigError: unknown family or version; a merge below 1; an option out of range.
@@ -148,7 +162,7 @@ def mrope_index(
         raise ConfigError("family", f"one that transformers 4.57 has: {names}", family)
     merge = validate.integer("spatial_merge_size", spatial_merge_size, 1, MAX_MERGE)
     validate.integer("temporal_merge_size", temporal_merge_size, 1, MAX_MERGE)
-    types, mask = read_tokens(token_types, attention_mask, VIDEO)
+    prompt = read_prompt(token_types, attention_mask, cu_seqlens, VIDEO)
     images = optional_grids("image_grid_thw", image_grid_thw, merge)
     time_merge = temporal_merge_size if rules.merges_time else 1
     videos = optional_grids("video_grid_thw", video_grid_thw, merge, time_merge)
@@ -164,13 +178,13 @@ def mrope_index(
     if rules.splits_frames:
         frames = videos.repeat_interleave(videos[:, 0], 0)
         video_blocks = _Blocks(torch.cat([torch.ones_like(frames[:, :1]), frames[:, 1:]], 1))
-    positions = _positions(types, mask, {IMAGE: image_blocks, VIDEO: video_blocks}, is_4_57)
+    positions = _positions(prompt, {IMAGE: image_blocks, VIDEO: video_blocks}, is_4_57)
     text_alone = image_grid_thw is None and video_grid_thw is None
     return MropePositions.of(
         positions,
-        mask,
+        prompt,
         padding=1 if is_4_57 else 0,
-        length=types.shape[-1] if is_4_57 else None,
+        length=prompt.padded_length if is_4_57 else None,
         counts_padding=is_4_57 and text_alone,
     )
 
@@ -195,17 +209,16 @@ def _interval(seconds: Tensor | None, videos: Tensor, rate: float, is_4_57: bool
     return rate * (seconds.long().to(dtype) if is_4_57 else seconds)
 
 
-def _positions(types: Tensor, mask: Tensor, blocks: Mapping[int, _Blocks], is_4_57: bool) -> Tensor:
-    """Return int64 positions `[3, N]` of the N tokens of `mask`, one row after the other."""
-    kept, lengths = types[mask], mask.sum(-1).reshape(-1)
-    row = torch.arange(len(lengths)).repeat_interleave(lengths)
+def _positions(prompt: Prompt, blocks: Mapping[int, _Blocks], is_4_57: bool) -> Tensor:
+    """Return int64 positions `[3, N]` of the N tokens of `prompt`, one sequence after the other."""
+    kept, sequence = prompt.types, prompt.sequence
     inside = torch.zeros(3, len(kept), dtype=torch.int64)  # from the start of the token's block
     advance = torch.ones_like(kept)  # of all axes, after each token
     for kind, group in blocks.items():
         where = (kept == kind).nonzero().flatten()
         frames, height, width = group.thw.unbind(-1)
         sizes = group.thw.prod(-1)
-        _check_runs("image" if kind == IMAGE else "video", sizes, where, row)
+        _check_runs("image" if kind == IMAGE else "video", sizes, where, sequence)
         block = torch.arange(len(sizes)).repeat_interleave(sizes)
         ends = sizes.cumsum(0)
         index = torch.arange(len(where)) - (ends - sizes)[block]
@@ -220,16 +233,16 @@ def _positions(types: Tensor, mask: Tensor, blocks: Mapping[int, _Blocks], is_4_
             extent = torch.maximum(extent, last + 1)
         advance[where[ends - 1]] = extent
     before = advance.cumsum(0) - advance
-    return before - before[lengths.cumsum(0) - lengths][row] + inside
+    return before - before[prompt.starts[sequence]] + inside
 
 
-def _check_runs(name: str, sizes: Tensor, where: Tensor, row: Tensor) -> None:
-    """Check that the tokens `where` are runs of `sizes`, each inside one row of the batch."""
+def _check_runs(name: str, sizes: Tensor, where: Tensor, sequence: Tensor) -> None:
+    """Check that the tokens `where` are runs of `sizes`, each inside one sequence."""
     total, grids = int(sizes.sum()), f"{name}_grid_thw"
     if total != len(where):
         raise ShapeError("token_types", f"of {total} {name} tokens, as in {grids}", f"{len(where)}")
     ends = sizes.cumsum(0)
     first, last = where[ends - sizes], where[ends - 1]
-    if bool(((last - first != sizes - 1) | (row[first] != row[last])).any()):
+    if bool(((last - first != sizes - 1) | (sequence[first] != sequence[last])).any()):
         expected = f"without a break inside the tokens of one {name} grid"
         raise ShapeError("token_types", expected, "one")

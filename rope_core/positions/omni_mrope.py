@@ -10,7 +10,7 @@ from rope_core.errors import ConfigError, ShapeError
 from rope_core.positions import validate
 from rope_core.positions.grids import MAX_MERGE, grid_points, optional_grids
 from rope_core.positions.mrope import MropePositions, read_seconds
-from rope_core.positions.tokens import AUDIO, IMAGE, TEXT, VIDEO, read_tokens
+from rope_core.positions.tokens import AUDIO, IMAGE, TEXT, VIDEO, read_prompt
 
 POSITIONS_PER_SECOND = {"qwen2_5_omni": 25, "qwen3_omni_moe": 13}
 """The families of `omni_mrope_index`, and `position_id_per_seconds` of their published files."""
@@ -26,6 +26,7 @@ def omni_mrope_index(
     video_grid_thw: Tensor | None = None,
     second_per_grid_ts: Tensor | None = None,
     attention_mask: Tensor | None = None,
+    cu_seqlens: Tensor | None = None,
     family: str = "qwen2_5_omni",
     spatial_merge_size: int = 2,
     position_id_per_seconds: int | None = None,
@@ -49,13 +50,16 @@ def omni_mrope_index(
         second_per_grid_ts: float `[videos]`, seconds from one frame of a grid to the next.
         attention_mask: 1 for tokens, 0 for padding, of the shape of `token_types`. Padding is at
             position 1; in Qwen3 at 0 if there are grids.
+        cu_seqlens: int64 or int32 `[documents + 1]`: where packed documents start in `[S]`, from 0
+            to S. Positions start from 0 in each document.
         family: "qwen2_5_omni", whole positions, or "qwen3_omni_moe", fractional ones.
         spatial_merge_size: number of patches that are merged along a row and along a column.
         position_id_per_seconds: positions per second; the family's if None (25, 13).
         seconds_per_chunk: seconds of a chunk of video with sound (Qwen2.5).
 
     Returns:
-        positions `[3, B, S]` (`[3, S]`) and rope_delta `[B]` (`[]`), int64; float32 in Qwen3.
+        positions `[3, B, S]` (`[3, S]`) and rope_delta `[B]` (`[]`; of a pack `[documents]`),
+        int64; float32 in Qwen3.
     """
     check_choice("family", family, POSITIONS_PER_SECOND)
     merge = validate.integer("spatial_merge_size", spatial_merge_size, 1, MAX_MERGE)
@@ -65,7 +69,7 @@ def omni_mrope_index(
     chunk = int(rate * validate.number("seconds_per_chunk", seconds_per_chunk, 0, 2**12))
     if not chunk:
         raise ConfigError("seconds_per_chunk", "at least one position long", seconds_per_chunk)
-    types, mask = read_tokens(token_types, attention_mask, AUDIO)
+    prompt = read_prompt(token_types, attention_mask, cu_seqlens, AUDIO)
     images = optional_grids("image_grid_thw", image_grid_thw, merge)
     videos = optional_grids("video_grid_thw", video_grid_thw, merge)
     seconds = torch.zeros(0)
@@ -76,24 +80,23 @@ def omni_mrope_index(
 
     is_whole = family == "qwen2_5_omni"
     walk = _Walk(images.tolist(), videos.tolist(), list(seconds), rate, chunk, is_whole)
-    rows = zip(types.reshape(-1, types.shape[-1]), mask.reshape(-1, types.shape[-1]), strict=True)
-    positions = torch.cat([walk.row(row[kept]) for row, kept in rows], 1)
+    sequences = torch.split(prompt.types, prompt.lengths.tolist())
+    positions = torch.cat([walk.sequence(types) for types in sequences], 1)
     if walk.images or walk.videos:
         left = f"{len(walk.images)} image and {len(walk.videos)} video grids without tokens"
         raise ShapeError("token_types", "of tokens for every grid", left)
     text_alone = image_grid_thw is None and video_grid_thw is None
     return MropePositions.of(
         positions.to(torch.int64 if is_whole else torch.float32),
-        mask,
+        prompt,
         padding=1 if is_whole or text_alone else 0,
-        length=None,
         counts_padding=text_alone,
     )
 
 
 @dataclass
 class _Walk:
-    """Walks through rows of token types, and takes the grids of their blocks one by one."""
+    """Walks through sequences of token types, and takes the grids of their blocks one by one."""
 
     images: list[list[int]]
     """Frames, rows and columns of each image, in merged patches."""
@@ -109,8 +112,8 @@ class _Walk:
     """Whether positions are whole (Qwen2.5) or fractional (Qwen3)."""
     num_blocks: int = 0
 
-    def row(self, types: Tensor) -> Tensor:
-        """Return the positions `[3, S]` of a row of types `[S]` without padding."""
+    def sequence(self, types: Tensor) -> Tensor:
+        """Return the positions `[3, S]` of a sequence of types `[S]` without padding."""
         blocks, parts = _blocks(types), []
         self.num_blocks += len(blocks)
         if self.num_blocks > MAX_BLOCKS:

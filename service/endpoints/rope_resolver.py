@@ -14,6 +14,7 @@ from rope_core import (
 )
 from rope_core.calls import TakenLength, taken_length
 from rope_core.hf import resolve
+from rope_core.hf.other_files import describe, describe_names
 from rope_core.own_frequencies import LISTS, implied_rope_type, listed_rotary_dim
 from rope_core.presets import Preset, lookup
 from rope_core.sources import CONFIG_KEYS, SPELLINGS
@@ -172,7 +173,9 @@ def _build_config(rope: Rope, tensor_head_dim: int | None, name: str) -> RopeCon
     if unknown := sorted(extra.keys() - valid):
         names = [*Rope.model_fields, *sorted(valid)]
         hint = ""
-        if not CONFIG_KEYS.isdisjoint(unknown):
+        if text := describe(extra) or describe_names(extra):
+            hint = f"this looks like {text}"
+        elif not CONFIG_KEYS.isdisjoint(unknown):
             hint = f'send the contents of a config.json as {{"{name}": {{"config": ...}}}}'
         elif (other := SPELLINGS.get(unknown[0])) in (*names, *LISTS):
             hint = f"did you mean {name}.{other}?"

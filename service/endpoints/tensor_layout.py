@@ -15,6 +15,14 @@ HEADS = ("q", "k", "v")
 """Tensors with an axis of heads and one of tokens."""
 
 _REMEDY = 'if its axes are [B, H, S, D], send "tensor_layout": "bhsd"'
+_REMEDIES = {
+    "[B, H, S, D]": 'Then send "tensor_layout": "bhsd"',
+    "[B, S, H, D]": 'Then leave "tensor_layout" out',
+    "[H, T, D]": "Then change the order to [T, H, D]",
+    "[S, B, H, D]": "Then change the order to [B, S, H, D]",
+}
+"""What to do if heads have an order of axes other than the one that the request says."""
+
 _REMEDY_BHSD = 'if the axes are [B, S, H, D], leave "tensor_layout" out'
 
 
@@ -81,7 +89,11 @@ def explain_layout(
     The hint of the library, to transpose the tensors, becomes that layout.
     """
     is_bhsd = params.tensor_layout == "bhsd"
-    got = failure.got
+    got, miscount = failure.got, failure.miscount
+    if miscount is not None:
+        miscount = miscount.heads_first if is_bhsd else miscount
+        remedy = _REMEDIES.get(miscount.likely_order, "")
+        return ShapeError(failure.tensor, failure.expected, got, remedy, miscount)
     if is_bhsd and "bhsd" in failure.expected:
         return failure
     if is_bhsd and failure.tensor in HEADS:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from service.errors import BadMessage, BadTensor, printable
 from service.wire import typed_json
+from service.wire.body_format import body_hint
 from service.wire.elements import (
     DTYPES,
     MAX_RANK,
@@ -38,6 +39,7 @@ _INT64_NAMES = frozenset(
         *("positions", "q_positions", "k_positions", "delta"),
         *("cu_seqlens", "cu_seqlens_q", "cu_seqlens_k", "q_index", "k_index"),
         *("token_types", "input_ids", "attention_mask", "rope_delta", "text_lengths", "uid"),
+        *("lengths", "starts"),
         *("grid_thw", "grid_hw", "image_grid_thw", "video_grid_thw"),
     )
 )
@@ -64,6 +66,7 @@ def decode(body: Buffer) -> Decoded:
         hint = (
             "; JSON has no NaN and no Infinity: use safetensors" if _CONSTANT.search(body) else ""
         )
+        hint = body_hint(body, "JSON") or hint
         raise BadMessage(f"the body is not valid JSON: {error}{hint}") from None
     try:
         return _parse(document)

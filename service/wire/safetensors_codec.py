@@ -13,6 +13,7 @@ import orjson
 import torch
 
 from service.errors import BadMessage, BadTensor, printable
+from service.wire.body_format import body_hint
 from service.wire.elements import check_booleans, check_shape, view_as_bytes, view_as_tensor
 from service.wire.message import MAX_TENSORS, Buffer, Decoded, Message, Parameters
 
@@ -68,7 +69,9 @@ def decode(body: Buffer) -> Decoded:
     size = int.from_bytes(body[:8], "little")
     start = 8 + size
     if start > len(body):
-        raise BadMessage(f"the header of {size} bytes ends after the body of {len(body)} bytes")
+        hint = body_hint(body, "safetensors")
+        text = f"the header of {size} bytes ends after the body of {len(body)} bytes{hint}"
+        raise BadMessage(text)
     if size > MAX_HEADER_BYTES:
         raise BadMessage(f"the header may be at most {MAX_HEADER_BYTES} bytes long, got {size}")
     return decode_parts(bytes(body[8:start]), memoryview(body)[start:])

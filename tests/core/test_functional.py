@@ -1,6 +1,7 @@
 """`rotate` and `attend` of tensors, with positions and ropes in the forms that users have."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from rope_core import (
     hf,
     resolve,
     rotate,
+    shift,
 )
 from rope_core.presets import built_in
 from tests.core.oracle import randn
@@ -212,10 +214,7 @@ def test_warnings_of_a_model_are_given():
 
 BHSD = Q.transpose(1, 2), K.transpose(1, 2)  # [2, 4, 6, 64], [2, 2, 6, 64]
 HEADS_FIRST = {
-    "positions": lambda: rotate(BHSD[0], positions=range(6), rope=ROPE),
-    "positions of rows": lambda: rotate(BHSD[0], positions=[[*range(6)]] * 2, rope=ROPE),
     "heads of k": lambda: rotate(*BHSD, rope=ROPE),
-    "attention": lambda: attend(BHSD[0], BHSD[1], BHSD[1], positions=range(6), rope=ROPE),
     "a step of decoding": lambda: attend(BHSD[0][:, :, :1], BHSD[1], BHSD[1], rope=None),
 }
 
@@ -224,6 +223,61 @@ HEADS_FIRST = {
 def test_heads_first_is_an_error(run):
     with pytest.raises(ShapeError, match=r"look like \[B, H, S, D\]: .*\.transpose\(1, 2\)"):
         run()
+
+
+IN_AXIS_S = "has 4 tokens in axis S (shape [B=2, S=4, H=6, D=64])"
+MISCOUNTED = {  # the call, and the text after what was expected and what came
+    "positions": (
+        lambda: rotate(BHSD[0], positions=range(6), rope=ROPE),
+        f"q {IN_AXIS_S}; positions has 6: are the axes [B, H, S, D]? Then transpose q, k and v",
+    ),
+    "positions of rows": (
+        lambda: rotate(BHSD[0], positions=[[*range(6)]] * 2, rope=ROPE),
+        f"q {IN_AXIS_S}; positions has 6: are the axes [B, H, S, D]? Then transpose q, k and v",
+    ),
+    "positions of k": (
+        lambda: rotate(None, BHSD[0], positions=range(6), rope=ROPE),
+        f"k {IN_AXIS_S}; positions has 6: are the axes [B, H, S, D]?",
+    ),
+    "positions of attention": (
+        lambda: attend(BHSD[0], BHSD[1], BHSD[1], positions=range(6), rope=ROPE),
+        f"q {IN_AXIS_S}; q_positions has 6: are the axes [B, H, S, D]?",
+    ),
+    "index of keys": (
+        lambda: attend(*(Q, K, K), rope=None, q_index=torch.arange(6), k_index=torch.arange(5)),
+        "k has 6 tokens in axis S (shape [B=2, S=6, H=2, D=64]); k_index has 5",
+    ),
+    "delta": (
+        lambda: shift(Shift(BHSD[0], torch.arange(6), ROPE)),
+        f"k {IN_AXIS_S}; delta has 6: are the axes [B, H, S, D]?",
+    ),
+    "tokens first": (
+        lambda: rotate(torch.zeros(6, 3, 2, 64), positions=range(6), rope=ROPE),
+        "S (shape [B=6, S=3, H=2, D=64]); positions has 6: are the axes [S, B, H, D]?",
+    ),
+    "packed": (
+        lambda: rotate(torch.zeros(4, 6, 64), positions=range(6), rope=ROPE),
+        "4 tokens in axis T (shape [T=4, H=6, D=64]); positions has 6: are the axes [H, T, D]?",
+    ),
+    "no axis": (
+        lambda: rotate(Q, positions=range(5), rope=ROPE),
+        "q has 6 tokens in axis S (shape [B=2, S=6, H=4, D=64]); positions has 5",
+    ),
+    "rows": (
+        lambda: rotate(Q, positions=[[*range(6)]] * 4, rope=ROPE),
+        "q has 2 rows in axis B (shape [B=2, S=6, H=4, D=64]); positions has 4",
+    ),
+}
+
+
+@pytest.mark.parametrize(("run", "text"), MISCOUNTED.values(), ids=MISCOUNTED)
+def test_a_wrong_number_names_the_axis(run, text):
+    with pytest.raises(ShapeError) as wrong:
+        run()
+    words = str(wrong.value)
+    assert re.search(r"^\S+ must be \[.*\], got \[.*\]: ", words)
+    assert text in words
+    assert ("?" in words) == ("?" in text)
 
 
 def test_heads_first_without_positions_has_a_warning():

@@ -218,8 +218,10 @@ ARGUMENTS = {
     "self_extend_positions": {"length": 2, "window": 1, "group": 2},
     "rerope_positions": {"length": 2, "window": 1},
     "leaky_rerope_positions": {"length": 2, "window": 1, "factor": 2},
+    "dual_chunk_positions": {"length": 2},
     "streaming_positions": {"length": 2, "sink_tokens": 1, "recent_tokens": 1},
 }
+ONE = torch.tensor([1])
 INVALID = [None, "x", True, [], {}, -1, 0, 2**62, float("nan"), float("inf"), [0], [2**40] * 3]
 INVALID += [[1.5, 2], [[1]], [-1, 2], torch.zeros(0), torch.zeros(0).long(), torch.tensor(1)]
 INVALID += [torch.full((2, 3), -1), torch.full((1, 3), 2**40), torch.full((1, 3), float("nan"))]
@@ -292,6 +294,10 @@ def test_invalid_arguments_raise_only_rope_errors(name):
         (ShapeError, "cu_seqlens", "packed_positions", {"cu_seqlens": torch.tensor([1, 2])}),
         (ShapeError, "rope_delta", "decode_positions", {"rope_delta": torch.tensor([-2])}),
         (ConfigError, "query_length", "rerope_positions", {"query_length": 3}),
+        (ConfigError, "query_length", "dual_chunk_positions", {"query_length": 3}),
+        (ConfigError, "local_size", "dual_chunk_positions", {"chunk_size": 4, "local_size": 4}),
+        (ConfigError, "start must be absent", "offset_positions", {"starts": ONE, "start": 2}),
+        (ConfigError, "length", "offset_positions", {"starts": ONE, "length": 2**25}),
         (ConfigError, "recent_tokens", "streaming_positions", {"recent_tokens": 0}),
     ],
 )

@@ -1,9 +1,11 @@
 """A request that is not valid gets a problem document that names what is wrong, and never a 500."""
 
+import gzip
+
 import pytest
 import torch
 
-from service.wire import CODECS, Message, Parameters
+from service.wire import CODECS, NO_PARAMETERS, Message, Parameters, safetensors_codec
 from tests.service.conftest import every_test_in_one_loop, post
 from tests.service.messages import answered, check_problem
 
@@ -18,6 +20,7 @@ def client(shared_client):
 
 
 JSON = {"content-type": "application/json"}
+SAFETENSORS = b"".join(safetensors_codec.encode(Message({"q": Q}, NO_PARAMETERS)))
 CONTENT_TYPES = "Content-Type must be application/json or application/x-safetensors"
 
 
@@ -178,10 +181,14 @@ async def test_parameters_that_make_an_answer_too_large(client, dtype, values):
             "ends after the body of 10 bytes",
         ),
         ("application/json", b"{", "not valid JSON"),
+        ("application/json", SAFETENSORS, "send Content-Type: application/x-safetensors"),
+        ("application/json", gzip.compress(b"{}"), "/v1 reads no compressed bodies"),
+        ("application/x-safetensors", b'{"q": [1.0]}', "send Content-Type: application/json"),
+        ("application/x-safetensors", gzip.compress(b"{}"), "/v1 reads no compressed bodies"),
         ("application/json", b'{"q": [[[NaN, 0.0]]]}', "use safetensors"),
     ],
 )
-async def test_a_body_that_ends_early(client, media_type, body, words):
+async def test_a_body_that_ends_early_or_has_another_format(client, media_type, body, words):
     refusal = await client.post("/v1/rotate", content=body, headers={"content-type": media_type})
     check_problem(refusal, 400, "bad_message", words)
 

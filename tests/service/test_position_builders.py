@@ -58,6 +58,28 @@ CASES = [  # builder, arguments, tensors, what it makes
         *("streaming_positions", {"length": 9, "sink_tokens": 2, "recent_tokens": 3}, {}),
         {"kept": [0, 1, 6, 7, 8], "positions": [0, 1, 2, 3, 4], "delta": [0, 0, -4, -4, -4]},
     ),
+    (
+        *("dual_chunk_positions", {"length": 8, "chunk_size": 4, "local_size": 1}, {}),
+        {
+            "q_intra": [0, 1, 2, 0, 1, 2, 0, 1],
+            "q_succ": [3, 4, 4, 3, 4, 4, 3, 4],
+            "q_inter": [4] * 8,
+            "k": [0, 1, 2, 0, 1, 2, 0, 1],
+            "q_chunk": [0, 0, 0, 1, 1, 1, 2, 2],
+            "k_chunk": [0, 0, 0, 1, 1, 1, 2, 2],
+            "attention_factor": 1.0,
+        },
+    ),
+    (
+        *("decode_positions", {"length": 8, "axes": 1}),
+        {"rope_delta": [-2, 0], "attention_mask": [[0] + [1] * 7, [0] * 3 + [1] * 5]},
+        {"positions": [[[5], [5]]]},
+    ),
+    (
+        *("decode_positions", {"axes": 1}, {"rope_delta": [-2, 0], "lengths": [7, 5]}),
+        {"positions": [[[5], [5]]]},
+    ),
+    ("offset_positions", {"length": 2}, {"starts": [7, 5]}, {"positions": [[7, 8], [5, 6]]}),
     ("packed_positions", {}, {"cu_seqlens": [0, 2, 5]}, {"positions": [0, 1, 0, 1, 2]}),
     (
         *("mask_positions", {"padding": 1}, {"attention_mask": [[0, 1, 1], [1, 1, 0]]}),
@@ -75,6 +97,15 @@ CASES = [  # builder, arguments, tensors, what it makes
             "positions": [[0, 1, 1, 1, 1, 3], [0, 1, 1, 2, 2, 3], [0, 1, 2, 1, 2, 3]],
             "rope_delta": -2,
         },
+    ),
+    (
+        *("mrope_index", {}),
+        {
+            "token_types": [0, 1, 0, 1, 0],
+            "image_grid_thw": [[1, 2, 2]] * 2,
+            "cu_seqlens": [0, 3, 5],
+        },
+        {"positions": [[0, 1, 2, 0, 1]] * 3, "rope_delta": [0, 0]},
     ),
     (
         *("token_types", {"image_token_id": 7}, {"input_ids": [[1, 7], [7, 2]]}),
@@ -176,6 +207,10 @@ async def test_built_positions_rotate(client, codec):
         (
             {"builder": "mrope_index", "token_types": [1, 1], "image_grid_thw": [[1, 4, 4]]},
             ["token_types must be of 4 image tokens", "got 2"],
+        ),
+        (
+            {"builder": "decode_positions", "rope_delta": [-2, 0], "arguments": {"length": 8}},
+            ["length must be given with attention_mask, or lengths", "the 2 rows", "got 8 alone"],
         ),
         (
             {"builder": "mrope_index", "token_types": [0.5]},

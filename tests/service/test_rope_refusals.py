@@ -76,6 +76,18 @@ REFUSED = [
     ),
     ({"config": LLAMA, "layer": 4}, "rope.layer", "[0, 3]", "got 4"),
     ({"config": {}}, "rope.hidden_size", "given", "none"),
+    (
+        {"config": {"peft_type": "LORA", "base_model_name_or_path": "a/b"}},
+        *("rope.config", "looks like adapter_config.json", "of the base model, 'a/b'"),
+    ),
+    (
+        {"config": {"model_type": "my_gpt", "n_embd": 64, "n_head": 4}},
+        *("rope.config", "the unknown 'my_gpt' and GPT-2's names", "hidden_size for n_embd"),
+    ),
+    (
+        {"do_sample": True, "temperature": 0.6},
+        *("unknown parameter rope.do_sample", "this looks like generation_config.json"),
+    ),
     ({"config": {**LLAMA, "rope_theta": "1e4"}}, "rope.rope_theta", "number", "'1e4'"),
     ({"config": {**LLAMA, "rope_scaling": "yarn"}}, "rope.rope_scaling", "object", "'yarn'"),
     ({"config": "llama"}, "rope.config", "object", "llama"),

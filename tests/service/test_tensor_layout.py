@@ -118,17 +118,45 @@ async def test_v2_has_the_layout(service: Running):
     assert raw(out) in found
 
 
+MISCOUNT = (
+    "{} has 4 tokens in axis S (shape [B=2, S=4, H=7, D=32]); {} has 7: are the axes [B, H, S, D]? "
+    'Then send "tensor_layout": "bhsd"'
+)
 BSHD_FITS = 'if the axes are [B, S, H, D], leave "tensor_layout" out'
 FITS = 'if the axes are [B, H, S, D], send "tensor_layout": "bhsd"'
 REFUSED = {
-    "positions": ("/v1/rotate", {"q": heads(4, 7, 0), "positions": torch.arange(7)}, {}, FITS),
+    "positions": (
+        "/v1/rotate",
+        {"q": heads(4, 7, 0), "positions": torch.arange(7)},
+        {},
+        MISCOUNT.format("q", "positions"),
+    ),
+    "positions of attention": (
+        "/v1/attention",
+        swapped(qkv(7, 7)) | {"positions": torch.arange(7)},
+        {},
+        MISCOUNT.format("q", "q_positions"),
+    ),
     "heads": ("/v1/attention", swapped(qkv(5, 9)), {}, FITS),
-    "delta": ("/v1/shift", {"k": heads(4, 7, 0), "delta": torch.arange(7)}, {}, FITS),
+    "delta": (
+        "/v1/shift",
+        {"k": heads(4, 7, 0), "delta": torch.arange(7)},
+        {},
+        MISCOUNT.format("k", "delta"),
+    ),
     "positions of bhsd": (
         "/v1/rotate",
         {"q": heads(7, 4, 0), "positions": torch.arange(7)},
         {"tensor_layout": "bhsd"},
-        BSHD_FITS,
+        "q has 4 tokens in axis S (shape [B=2, H=7, S=4, D=32]); positions has 7: "
+        'are the axes [B, S, H, D]? Then leave "tensor_layout" out',
+    ),
+    "positions of tokens": (
+        "/v1/rotate",
+        {"q": torch.zeros(4, 7, 32), "positions": torch.arange(7)},
+        {},
+        "q has 4 tokens in axis T (shape [T=4, H=7, D=32]); positions has 7: "
+        "are the axes [H, T, D]? Then change the order",
     ),
     "mask of bhsd": (
         "/v1/attention",

@@ -27,7 +27,8 @@ T = TypeVar("T")
 TENSOR_ARGUMENTS = frozenset(
     {
         *("attention_mask", "cu_seqlens", "grid_hw", "grid_thw", "image_grid_thw", "input_ids"),
-        *("positions", "rope_delta", "second_per_grid_ts", "text_lengths", "timestamps"),
+        *("lengths", "positions", "rope_delta", "second_per_grid_ts", "starts", "text_lengths"),
+        *("timestamps",),
         *("token_types", "uid", "video_grid_thw", "xyz"),
     }
 )

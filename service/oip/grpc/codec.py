@@ -145,7 +145,12 @@ def _inputs(inputs: Any, raw: list[memoryview]) -> Iterator[Input]:
 
 
 def _read_contents(item: Any) -> list[Any]:
-    """Return the typed numbers of an input, which must be in the field of its datatype."""
+    """Return the typed numbers of an input, which must be in the field of its datatype.
+
+    There are none for a datatype that no input has: the parser refuses it.
+    """
+    if item.datatype not in tensors.DATATYPES:
+        return []
     field = CONTENTS.get(item.datatype)
     for filled, _ in item.contents.ListFields():
         if filled.name != field:

@@ -20,6 +20,7 @@ from service.oip.infer.parse import Input, RequestParser
 from service.oip.infer.plan import MAX_HEADER_BYTES, InferPlan, InferRequest
 from service.oip.infer.response import OutputHeader, OutputTensor
 from service.wire import Buffer, Message, typed_json
+from service.wire.body_format import body_format, json_end
 from service.wire.typed_json import Document, Numbers
 
 JSON_LENGTH = b"inference-header-content-length"
@@ -27,6 +28,8 @@ JSON_LENGTH = b"inference-header-content-length"
 
 _STRING_OR_INF = re.compile(r'"(?:[^"\\]|\\.)*"|\bInf\b')
 _INF = {"Inf": "Infinity"}
+
+_JSON_LENGTH_NAME = "Inference-Header-Content-Length"
 
 
 class NotJson(BadMessage):
@@ -98,6 +101,35 @@ def decode_parts(
     cached = parser.header_cache.get(model.name, text)
     request = cached and cached.read_body("", data)
     return request or _parse(model, parser, text, data)
+
+
+def explain_not_json(body: Buffer, json_bytes: int | None) -> str:
+    """Return what to do about a body that is not JSON, "" if its bytes do not show it.
+
+    Args:
+        body: the request, decompressed.
+        json_bytes: length of the JSON part; None: the whole body.
+    """
+    end = json_end(body)
+    if json_bytes is not None:
+        is_other = end is not None and end != json_bytes
+        return (
+            f"{_JSON_LENGTH_NAME} is {json_bytes}, but the JSON has {end} bytes" if is_other else ""
+        )
+    if end is not None and (others := len(body) - end):
+        return (
+            f"after {end} bytes of JSON the body has {others} other bytes: for binary tensors send "
+            f"the header {_JSON_LENGTH_NAME}: {end}"
+        )
+    seems = body_format(body)
+    if seems in ("gzip", "deflate"):
+        return f"the body seems to be compressed: send the header Content-Encoding: {seems}"
+    if seems == "safetensors":
+        return (
+            "the body seems to be safetensors, which /v1 reads: send JSON here, and the bytes of "
+            f"tensors after it, with the header {_JSON_LENGTH_NAME}"
+        )
+    return ""
 
 
 def encode(
@@ -196,6 +228,8 @@ def _inputs(inputs: object, data: memoryview) -> Iterator[Input]:
         if size is not None:
             if type(size) is not int or not 0 <= size <= len(data) - start:
                 expected = f"of a binary_data_size within the {len(data) - start} bytes left"
+                if not data:
+                    expected += f" (bytes after the JSON need the header {_JSON_LENGTH_NAME})"
                 raise BadTensor(name, expected, printable(size))
             carried = data[start : start + size]
             start += size

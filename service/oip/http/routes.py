@@ -12,7 +12,14 @@ from service.batching.admission import Charge
 from service.errors import BadQuery, ClientLeft, UnsupportedMediaType
 from service.inference.handler import RequestContext
 from service.oip.errors import describe
-from service.oip.http.codec import InferHeaders, NotJson, decode, encode, parse_headers
+from service.oip.http.codec import (
+    InferHeaders,
+    NotJson,
+    decode,
+    encode,
+    explain_not_json,
+    parse_headers,
+)
 from service.oip.http.compression import inflate
 from service.oip.infer.models import MODELS, Model
 from service.oip.infer.plan import InferRequest
@@ -103,10 +110,11 @@ class InferRoute:
             deadline = context.deadline
             return await handler.to_thread(deadline, decode, model, parser, json_bytes, body)
         except NotJson as failure:
+            hint = explain_not_json(body, json_bytes)
             if json_bytes is not None or headers.get(b"content-type") != OCTETS:
-                raise
-            text = f"{failure}; a body with binary tensors needs Inference-Header-Content-Length"
-            raise UnsupportedMediaType(text) from None
+                raise NotJson(f"{failure}; {hint}" if hint else str(failure)) from None
+            hint = hint or "a body with binary tensors needs Inference-Header-Content-Length"
+            raise UnsupportedMediaType(f"{failure}; {hint}") from None
 
 
 def infer_routes(oip_state: OipState) -> dict[str, InferRoute]:

@@ -19,11 +19,16 @@ class Slot:
     """An input or an output of a model; its name is that of the tensor in `/v1`."""
 
     name: str
-    datatype: str
-    """The datatype in the metadata; a tensor of heads may also be FP16 or BF16."""
+    datatypes: tuple[str, ...]
+    """The datatypes that the tensor may have, that of the metadata first."""
 
     dims: tuple[int, ...]
     optional: bool = False
+
+    @property
+    def datatype(self) -> str:
+        """The datatype in the metadata."""
+        return self.datatypes[0]
 
     @property
     def has_heads(self) -> bool:
@@ -52,12 +57,21 @@ class Model:
         return f"{path}/infer", f"{path}/versions/{VERSION}/infer"
 
 
+FLOATS = ("FP32", "FP16", "BF16")
+INTEGERS = ("INT64", "INT32")
+POSITIONS = (*INTEGERS, "FP32", "FP64")
+
+
 def _integers(*names: str, dims: tuple[int, ...] = (-1,)) -> tuple[Slot, ...]:
-    return tuple(Slot(name, "INT64", dims, optional=True) for name in names)
+    return tuple(Slot(name, INTEGERS, dims, optional=True) for name in names)
 
 
-FREQUENCIES = Slot("frequencies", "FP32", (-1,), optional=True)
-Q_AND_K = tuple(Slot(name, "FP32", BSHD, optional=True) for name in ("q", "k"))
+def _positions(*names: str) -> tuple[Slot, ...]:
+    return tuple(Slot(name, POSITIONS, (-1, -1), optional=True) for name in names)
+
+
+FREQUENCIES = Slot("frequencies", ("FP32", "FP64"), (-1,), optional=True)
+Q_AND_K = tuple(Slot(name, FLOATS, BSHD, optional=True) for name in ("q", "k"))
 """q and k, of which a request has at least one."""
 
 _MODELS = (
@@ -67,7 +81,7 @@ _MODELS = (
         Rotate,
         (
             *Q_AND_K,
-            *_integers("positions", dims=(-1, -1)),
+            *_positions("positions"),
             *_integers("cu_seqlens"),
             FREQUENCIES,
         ),
@@ -78,25 +92,25 @@ _MODELS = (
         _ENDPOINTS["/v1/attention"],
         Attend,
         (
-            *(Slot(name, "FP32", BSHD) for name in ("q", "k", "v")),
-            *_integers("positions", "q_positions", "k_positions", dims=(-1, -1)),
+            *(Slot(name, FLOATS, BSHD) for name in ("q", "k", "v")),
+            *_positions("positions", "q_positions", "k_positions"),
             *_integers("cu_seqlens", "cu_seqlens_q", "cu_seqlens_k"),
-            Slot("sinks", "FP32", (-1,), optional=True),
-            Slot("mask", "BOOL", BSHD, optional=True),
+            Slot("sinks", FLOATS, (-1,), optional=True),
+            Slot("mask", ("BOOL", *FLOATS), BSHD, optional=True),
             *_integers("q_index", "k_index", dims=(-1, -1)),
             FREQUENCIES,
         ),
         (
-            Slot("out", "FP32", BSHD),
-            Slot("lse", "FP32", (-1, -1, -1), optional=True),
+            Slot("out", FLOATS, BSHD),
+            Slot("lse", ("FP32",), (-1, -1, -1), optional=True),
         ),
     ),
     Model(
         "rope_cos_sin",
         _ENDPOINTS["/v1/cos_sin"],
         CosSin,
-        (Slot("positions", "INT64", (-1,)), FREQUENCIES),
-        (Slot("cos", "FP32", (-1, -1)), Slot("sin", "FP32", (-1, -1))),
+        (Slot("positions", POSITIONS, (-1,)), FREQUENCIES),
+        (Slot("cos", ("FP32",), (-1, -1)), Slot("sin", ("FP32",), (-1, -1))),
     ),
 )
 

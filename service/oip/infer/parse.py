@@ -179,7 +179,7 @@ def _check_outputs(model: Model, listed: Iterable[str], read: Iterable[str]) -> 
 
 
 def _read_tensor(slot: Slot, item: Input, data: Buffer | list[Any] | Numbers) -> Tensor:
-    dtype = tensors.dtype_of(slot.name, item.datatype)
+    dtype = tensors.dtype_of(slot.name, item.datatype, slot.datatypes)
     if isinstance(data, list | Numbers):
         tensor = tensors.from_numbers(slot.name, dtype, item.shape, data)
     else:

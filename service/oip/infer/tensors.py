@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
@@ -29,14 +30,15 @@ MAX_DEPTH = 100
 NAMES = {dtype: name for name, dtype in DATATYPES.items()}
 
 
-def dtype_of(name: str, datatype: object) -> torch.dtype:
-    """Return the dtype of an input.
+def dtype_of(name: str, datatype: object, taken: Sequence[str]) -> torch.dtype:
+    """Return the dtype of an input whose datatype must be one of `taken`.
 
     Raises:
-        BadTensor: the service does not read this datatype.
+        BadTensor: the input has another datatype.
     """
-    if not isinstance(datatype, str) or datatype not in DATATYPES:
-        raise BadTensor(name, f"of datatype {', '.join(DATATYPES)}", printable(datatype))
+    if not isinstance(datatype, str) or datatype not in taken:
+        *others, last = taken
+        raise BadTensor(name, f"of datatype {', '.join(others)} or {last}", printable(datatype))
     return DATATYPES[datatype]
 
 

@@ -68,6 +68,42 @@ WRONG = {
         request(inputs=[x(datatype="FP16", contents=TYPED)]),
         "in raw_input_contents",
     ),
+    "positions of heads": (
+        request(
+            inputs=[
+                x(shape=[1, 1, 4, 2], contents=TYPED),
+                x(
+                    name="positions",
+                    datatype="INT32",
+                    shape=[4],
+                    contents={"int_contents": [0] * 4},
+                ),
+            ]
+        ),
+        "q has 1 token in axis S (shape [B=1, S=1, H=4, D=2]); positions has 4: are the axes",
+    ),
+    "UINT32": (
+        request(
+            inputs=[
+                x(contents=TYPED),
+                x(name="positions", datatype="UINT32", contents={"uint_contents": [0, 1]}),
+            ]
+        ),
+        "positions must be of datatype INT64, INT32, FP32 or FP64, got UINT32",
+    ),
+    "BYTES": (
+        request(inputs=[x(datatype="BYTES", contents={"bytes_contents": [b"one"]})]),
+        "q must be of datatype FP32, FP16 or BF16, got BYTES",
+    ),
+    "UINT32 in the field of INT32": (
+        request(
+            inputs=[
+                x(contents=TYPED),
+                x(name="positions", datatype="INT32", contents={"uint_contents": [0, 1]}),
+            ]
+        ),
+        "positions must be in int_contents, as INT32 is, got uint_contents",
+    ),
     "a parameter of no kind": (request(parameters={"theta": {}}), "theta must be text"),
     "a rope of no kind": (request(parameters={"rope": {}}), "JSON text"),
     "an input twice": (request(inputs=[x(), x()], raw_input_contents=[RAW, RAW]), "twice"),

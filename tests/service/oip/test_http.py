@@ -1,14 +1,17 @@
 """The Open Inference Protocol over HTTP: the answers of `/v1`, in the protocol's form."""
 
+import gzip
 import json
 import math
+import zlib
 
 import numpy as np
 import pytest
 import torch
 
 from service.oip.infer import tensors
-from service.wire import Message, Parameters, safetensors_codec
+from service.oip.infer.models import MODELS
+from service.wire import NO_PARAMETERS, Message, Parameters, safetensors_codec
 from tests.service.conftest import post
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
@@ -126,6 +129,7 @@ async def test_metadata_of_the_service_and_its_models(client):
 X = {"name": "q", "shape": [1, 1, 1, 2], "datatype": "FP32", "data": [1, 2]}
 BINARY = X | {"parameters": {"binary_data_size": 8}}
 del BINARY["data"]
+NUM_BINARY = len(json.dumps({"inputs": [BINARY]}))
 WRONG = {
     "malformed JSON": (b"{", {}, "not JSON"),
     "a list": (b"[]", {}, "must be an object"),
@@ -159,6 +163,17 @@ WRONG = {
         {"inputs": [X, {"name": "positions", "shape": [1], "datatype": "INT64", "data": [0.5]}]},
         {},
         "positions must be made of integers",
+    ),
+    "positions of heads": (
+        {
+            "inputs": [
+                X | {"shape": [1, 4, 6, 2], "data": [0] * 48},
+                {"name": "positions", "shape": [6], "datatype": "INT32", "data": [*range(6)]},
+            ]
+        },
+        {},
+        "q has 4 tokens in axis S (shape [B=1, S=4, H=6, D=2]); positions has 6: are the axes "
+        '[B, H, S, D]? Then send "tensor_layout": "bhsd"',
     ),
     "both kinds of data": (
         {"inputs": [X | {"parameters": {"binary_data_size": 8}}]},
@@ -205,6 +220,37 @@ WRONG = {
     "a length that is no number": ({"inputs": [X]}, {LENGTH: "12abc"}, "must be a number of bytes"),
     "a length below 0": ({"inputs": [X]}, {LENGTH: "-1"}, "must be a number of bytes"),
     "a length beyond the body": ({"inputs": [X]}, {LENGTH: "9999"}, "is 9999, but the body has"),
+    "binary tensors without the header": (
+        json.dumps({"inputs": [BINARY]}).encode() + bytes(range(248, 256)),
+        {"content-type": "application/json"},
+        f"after {NUM_BINARY} bytes of JSON the body has 8 other bytes: for binary tensors send the "
+        f"header Inference-Header-Content-Length: {NUM_BINARY}",
+    ),
+    "binary tensors that are missing": (
+        {"inputs": [BINARY]},
+        {},
+        "within the 0 bytes left (bytes after the JSON need the header Inference-Header-Content-",
+    ),
+    "a length that cuts the JSON": (
+        {"inputs": [X]},
+        {LENGTH: "20"},
+        "Inference-Header-Content-Length is 20, but the JSON has",
+    ),
+    "gzip without its header": (
+        gzip.compress(json.dumps({"inputs": [X]}).encode()),
+        {},
+        "the body seems to be compressed: send the header Content-Encoding: gzip",
+    ),
+    "zlib without its header": (
+        zlib.compress(json.dumps({"inputs": [X]}).encode()),
+        {},
+        "send the header Content-Encoding: deflate",
+    ),
+    "safetensors": (
+        b"".join(safetensors_codec.encode(Message({"q": torch.ones(1, 1, 1, 2)}, NO_PARAMETERS))),
+        {},
+        "the body seems to be safetensors, which /v1 reads",
+    ),
     "a raw body": ({"inputs": [X]}, {LENGTH: "0"}, "JSON must name them"),
 }
 
@@ -219,6 +265,45 @@ async def test_bad_input_is_an_error_of_one_line(client, body, headers, text):
     assert [*error] == ["error"]
     assert text in error["error"]
     assert "\n" not in error["error"]
+
+
+async def test_octets_without_the_length_of_the_json_name_the_header(client):
+    json_part = json.dumps({"inputs": [BINARY]}).encode()
+    for body in (json_part + bytes(range(248, 256)), b"{", b"\x93NUMPY"):
+        headers = {"content-type": "application/octet-stream"}
+        response = await client.post("/v2/models/rope/infer", content=body, headers=headers)
+        assert response.status_code == 415
+        assert "Inference-Header-Content-Length" in response.json()["error"]
+
+
+FLOATS = "FP32, FP16 or BF16"
+POSITIONS = "INT64, INT32, FP32 or FP64"
+TAKEN = {  # the datatypes of each input, in the words of an error
+    **dict.fromkeys(("q", "k", "v", "sinks"), FLOATS),
+    **dict.fromkeys(("positions", "q_positions", "k_positions"), POSITIONS),
+    **dict.fromkeys(("cu_seqlens", "cu_seqlens_q", "cu_seqlens_k"), "INT64 or INT32"),
+    **dict.fromkeys(("q_index", "k_index"), "INT64 or INT32"),
+    "mask": "BOOL, FP32, FP16 or BF16",
+    "frequencies": "FP32 or FP64",
+}
+DATATYPES = (
+    *("BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64"),
+    *("FP16", "FP32", "FP64", "BF16", "BYTES"),
+)
+
+
+@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
+async def test_other_datatypes_are_refused_with_those_that_are_taken(client, model):
+    for name in [slot.name for slot in model.inputs]:
+        refused = [d for d in DATATYPES if d not in TAKEN[name].replace(" or", ",").split(", ")]
+        assert len(refused) >= 10
+        for datatype in refused:
+            item = {"name": name, "shape": [1], "datatype": datatype, "data": [1]}
+            response = await client.post(
+                f"/v2/models/{model.name}/infer", content=json.dumps({"inputs": [item]})
+            )
+            text = f"{name} must be of datatype {TAKEN[name]}, got {datatype}"
+            assert (response.status_code, response.json()) == (400, {"error": text})
 
 
 async def test_bytes_that_do_not_fit_their_shape_are_refused(client):
