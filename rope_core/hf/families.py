@@ -29,7 +29,7 @@ RULES = {
 
 
 NESTED = {
-    "text": ("text_config", "llm_config", "language_config", "thinker_config"),
+    "text": ("text_config", "llm_config", "language_config", "thinker_config", "atom_encoder"),
     "vision": ("vision_config",),
     "audio": ("audio_config",),
 }
@@ -102,8 +102,17 @@ def find(
         check_choice("part", part, NESTED)
     name = model_type or _text(config, "model_type")
     name = name or diffusers_classes().get(_text(config, "_class_name") or "")
-    config, prefix, name = _descend(config, part or "text", name)
-    return _family(name, config, part, num_axes), config, prefix, name
+    inner, prefix, name = _descend(config, part or "text", name)
+    if part not in (None, "text") and not prefix and _is_of_text(config, name):
+        inner = {}
+    return _family(name, inner, part, num_axes), inner, prefix, name
+
+
+def _is_of_text(config: Mapping[str, Any], name: str | None) -> bool:
+    """Return whether a config without one of its other part describes text."""
+    _, module = _module(name) or (None, "")
+    has_text = any(family.part == "text" for family in parts(module))
+    return has_text and ("vocab_size" in config or any(key in config for key in NESTED["text"]))
 
 
 def _text(config: Mapping[str, Any], key: str) -> str | None:

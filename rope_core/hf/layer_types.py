@@ -4,7 +4,7 @@ The rules are named in the rows of `families.json`. A rule takes the reader and 
 layers, and returns the type of each.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from rope_core.errors import ConfigError, brief
@@ -119,6 +119,17 @@ def full_attn_idxs(reader: ConfigReader, total: int) -> list[str]:
     listed = reader.integers("full_attn_idxs")
     full = set(range(total) if listed is None else listed)
     return [FULL if layer in full else "conv" for layer in range(total)]
+
+
+def sparse_attention_freq(reader: ConfigReader, total: int) -> list[str]:
+    """MiniMax-M3: `sparse_attention_freq` has a flag for each layer, true for sparse attention."""
+    sparse, key = reader.from_file("sparse_attention_config"), "sparse_attention_freq"
+    flags = sparse.get(key) if isinstance(sparse, Mapping) else None
+    if flags is None:
+        return [FULL] * total
+    if not isinstance(flags, list) or len(flags) != total:
+        raise ConfigError(f"sparse_attention_config.{key}", f"a list of {total}", brief(flags))
+    return ["minimax_m3_sparse" if flag else FULL for flag in flags]
 
 
 COMPRESSED = {0: SLIDING, 4: "compressed_sparse_attention", 128: "heavily_compressed_attention"}

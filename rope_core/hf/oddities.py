@@ -9,6 +9,7 @@ signature of the function that does the step for all other families:
     rope_type             variant.py          (reader, RopeParameters, variant) -> variant
     partial_rotary_factor variant.py          (reader, head_dim, variant) -> (value, source) or None
     variant_parameters    variant.py          (reader, RopeParameters, variant) -> parameters
+    rotated_channels      rope_config.py      (reader, variant, head_dim, factor) -> width
     heads                 rope_config.py      (reader) -> None, but a warning about heads
     attention             attention.py        (reader, AttentionConfig) -> AttentionConfig
     version_warnings      rope_config.py      (reader, variant) -> None
@@ -22,7 +23,7 @@ from dataclasses import replace
 from typing import Any
 
 from rope_core.config import AttentionConfig
-from rope_core.errors import ConfigError
+from rope_core.errors import ConfigError, brief
 from rope_core.hf import rope_parameters, variant
 from rope_core.hf.config_reader import CLASS_DEFAULT, DERIVED, ConfigReader
 from rope_core.hf.family import SLIDING
@@ -160,6 +161,21 @@ def phimoe_parameters(
     return values
 
 
+def axes_fill_hidden_size(
+    reader: ConfigReader, _: str, hidden_size: int, factor: float | None
+) -> int:
+    """EfficientLoFTR: an axis is `partial_rotary_factor` heads wide, two fill the hidden states.
+
+    Raises:
+        ConfigError: two axes are not as wide as the hidden states.
+    """
+    num_heads = reader.size("num_attention_heads")
+    if 2 * int(hidden_size // num_heads * (factor or 0)) != hidden_size:
+        expected = f"{num_heads / 2}: with it, two axes fill hidden_size {hidden_size}"
+        raise ConfigError(reader.key_name("partial_rotary_factor"), expected, brief(factor))
+    return hidden_size
+
+
 def first_head_only(reader: ConfigReader) -> None:
     """Qwen2.5-Omni's DiT: only the first head rotates."""
     reader.warn(f"{reader.family.name} rotates only the first head: send no other")
@@ -177,6 +193,13 @@ def bidirectional_attention(reader: ConfigReader, attention: AttentionConfig) ->
     window = attention.window if reader.layer_type == SLIDING else None
     side = (window or 0) // 2
     return replace(attention, causal=False, window=side + 1 if side else None, window_ahead=side)
+
+
+def window_beside_query(reader: ConfigReader, attention: AttentionConfig) -> AttentionConfig:
+    """MiMo-V2: `sliding_window_size` counts the keys before a query, without its own."""
+    if attention.window is None or reader.from_file("sliding_window_size") is None:
+        return attention
+    return replace(attention, window=reader.size("sliding_window_size") + 1)
 
 
 def olmo3_theta(reader: ConfigReader, _: str) -> None:

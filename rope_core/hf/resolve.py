@@ -133,6 +133,8 @@ def resolve(
     family, inner, prefix, named = families.find(config, model_type, part, num_axes)
     reader = ConfigReader(inner, family, compat, layer)
     reader.from_file("model_type")
+    if config and not inner:
+        reader.warn(f"the file has no config of its {family.part} part: class defaults")
     if family is UNKNOWN:
         reader.warn(f"model_type {brief(named)} is unknown: read as a Llama, without defaults")
     if compat == "4.57" and family.new_in_5:

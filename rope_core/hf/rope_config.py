@@ -51,7 +51,8 @@ def standard(
     )
     rule = family.step("variant_parameters", variant.parameters)
     values: Fields = rule(reader, block, rope_type)  # 9, 10
-    rotated = _rotated_channels(reader, rope_type, config_dim, factor)
+    rotated_channels = family.step("rotated_channels", _rotated_channels)
+    rotated: int = rotated_channels(reader, rope_type, config_dim, factor)
     if rope_type == "proportional" and factor is not None:
         values["partial_rotary_factor"] = factor
     axes = _axes(reader, block, rotated)  # 11
