@@ -114,6 +114,11 @@ def half_head_dim(_: ConfigReader, __: Parameters, rope: RopeConfig | None) -> f
     return None if rope is None else float((rope.head_dim / 2) ** -0.5)
 
 
+def of_one_head(reader: ConfigReader, *_: object) -> float:
+    """EfficientLoFTR: that of a head, although the rotation spans the hidden states."""
+    return float((reader.size("hidden_size") // reader.size("num_attention_heads")) ** -0.5)
+
+
 def latent(reader: ConfigReader, parameters: Parameters, _: RopeConfig | None) -> float:
     """DeepSeek-V3 and other MLA families: that of the whole head, times M ** 2.
 

@@ -98,7 +98,8 @@ def _rotated_channels(
     family = reader.family
     if rope_type == "proportional" or factor is None:
         return head_dim
-    if rope_type == "default" and family.whole_head_by_default and not reader.is_4_57:
+    is_axial = (family.axes or "").startswith("axial")
+    if rope_type == "default" and (is_axial or (family.whole_head_by_default and not reader.is_4_57)):
         if factor != 1.0:
             text = f"{family.name}'s default frequencies are for the whole head"
             reader.warn(f"{reader.key_name('partial_rotary_factor')} {factor} is ignored: {text}")

@@ -1,6 +1,5 @@
 """What transformers' own classes make of a released config.json: layers, rotation, attention."""
 
-import inspect
 import json
 from dataclasses import dataclass
 from functools import cache
@@ -8,7 +7,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import torch
 from torch import Tensor
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
@@ -25,7 +23,7 @@ READ_AS = {
     "nemotron-nas": "llama",  # DeciLMConfig is derived from LlamaConfig, its rotation is Llama's
     "step3p7": "step3p5",  # these two files are flat: they have the keys of the text model
 }
-"""Model types without a class in transformers, or without a flat one, and the class to read them."""
+"""Model types without a class in transformers, or a flat one, and the class that reads them."""
 
 APPLY = {"deepseek_v4": "x", "gemma4": "x", "llama4": "complex_bshd"}
 """The functions of `transformers_live.rotated` that are not of the usual form, by module."""
@@ -91,16 +89,3 @@ class OwnModel:
         apply = "interleave" if self.family in INTERLEAVED else APPLY.get(self.family, "qk")
         q, k = rotated(self.code, apply, q, k, table)
         return q.transpose(1, 2), k.transpose(1, 2)
-
-    def attention(self, layer: int) -> torch.nn.Module:
-        """Return the attention of a layer, without memory for its weights."""
-        classes: dict[str, Any] = dict(inspect.getmembers(self.code, inspect.isclass))
-        stem = type(self.rotary.module).__name__.removesuffix("RotaryEmbedding")
-        names = (f"{stem}Attention", f"{stem.removesuffix('Text')}Attention")
-        made = next(classes[name] for name in names if name in classes)
-        arguments = (
-            {"layer_idx": layer} if "layer_idx" in inspect.signature(made).parameters else {}
-        )
-        with torch.device("meta"):
-            module: torch.nn.Module = made(self.config, **arguments)
-        return module

@@ -95,11 +95,11 @@ def test_scale_and_window_of_each_kind_of_layer(name):
         layer_type, _ = own.layers()[layer]
         if layer_type == "linear_attention":
             continue
-        resolved, module = resolve(contents(name), layer=layer), own.attention(layer)
+        resolved = resolve(contents(name), layer=layer)
         config = resolved.attention
         if resolved.rope is not None:
             scale = resolved.rope.head_dim**-0.5 if config.scale is None else config.scale
-            assert scale == pytest.approx(module.scaling, rel=1e-12)
+            assert scale == pytest.approx(own.rotary.softmax_scale(layer), rel=1e-12)
         is_windowed = "sliding" in (layer_type or "")
         assert config.window == (own.config.sliding_window if is_windowed else None)
         is_chunked = layer_type == "chunked_attention"
@@ -109,7 +109,10 @@ def test_scale_and_window_of_each_kind_of_layer(name):
 
 @pytest.mark.parametrize("name", WITH_VISION)
 def test_rotation_of_the_vision_part(name):
-    own, rope = OwnModel.of(name, "vision"), resolve(contents(name), part="vision").rope
+    own, resolved = OwnModel.of(name, "vision"), resolve(contents(name), part="vision")
+    rope, scale = resolved.rope, resolved.attention.scale
+    assert (scale or rope.head_dim**-0.5) == own.rotary.softmax_scale(0)
+    assert not resolved.attention.causal
     match own.family:
         case "llama4":
             off = 5e-7

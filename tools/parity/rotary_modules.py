@@ -8,7 +8,6 @@ import logging
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -97,6 +96,30 @@ class RotaryModule:
         of_type = {"layer_type": self.label(layer_type)} if "layer_type" in names else {}
         return self.module(x, positions, **of_type)
 
+    def softmax_scale(self, layer: int) -> float | None:
+        """Return the scale of a layer's attention; None if its class is not of the usual form."""
+        made = attention_class(type(self.module))
+        if made is None:
+            return None
+        arguments = (
+            {"layer_idx": layer} if "layer_idx" in inspect.signature(made).parameters else {}
+        )
+        try:
+            with torch.device("meta"):  # without memory for weights
+                attention = made(self.config, **arguments)
+        except (AttributeError, TypeError, ValueError):  # it takes other arguments
+            return None
+        found = getattr(attention, "scaling", getattr(attention, "scale", None))
+        return found if isinstance(found, float) else None
+
+
+def attention_class(rotary: type) -> Any:
+    """Return the attention class beside a rotary module, None without one."""
+    stem = rotary.__name__.removesuffix("RotaryEmbedding")
+    names = (f"{stem}Attention", f"{stem.removesuffix('Text')}Attention")
+    code = vars(import_module(rotary.__module__))
+    return next((code[name] for name in names if name in code), None)
+
 
 def modeling(config_class: type) -> ModuleType | None:
     """Return the module with the model of a configuration class."""
@@ -107,7 +130,6 @@ def modeling(config_class: type) -> ModuleType | None:
         return None
 
 
-@cache
 def rotary_class(config_class: type) -> type | None:
     """Return the rotary module that is built from a configuration class, None without one.
 
