@@ -55,6 +55,9 @@ class Family:
     key_names: Mapping[str, str] = field(default_factory=dict)
     """Names of keys that differ from Llama's."""
 
+    other_names: Mapping[str, str] = field(default_factory=dict)
+    """Names under which the class reads a key that a config lacks."""
+
     ignored_keys: tuple[str, ...] = ()
     """Keys that the class does not read."""
 

@@ -56,7 +56,7 @@ def standard(
         values["partial_rotary_factor"] = factor
     axes = _axes(reader, block, rotated)  # 11
     layout = family.layout
-    if layout == "interleaved_to_half" and reader.get("rope_interleave") is False:
+    if "rope_interleave" in family.defaults and reader.get("rope_interleave") is False:
         layout = "half"
     fields = {
         "head_dim": config_dim,
