@@ -41,6 +41,11 @@ def last_full_attention(_: ConfigReader, types: list[str]) -> list[str]:
     return [*types[:-1], FULL]
 
 
+def indexed_attention(_: ConfigReader, types: list[str]) -> list[str]:
+    """Qwen-4: "full_attention" is another name of "indexed_attention"."""
+    return [INDEXED if layer_type == FULL else layer_type for layer_type in types]
+
+
 def indexed_attention_of_dsa(reader: ConfigReader, types: list[str]) -> list[str]:
     """Dots-3-Note: "full_attention" is an old name of "indexed_attention".
 
@@ -136,8 +141,7 @@ def unscaled_layers(reader: ConfigReader, block: RopeParameters) -> RopeParamete
 def theta_of_last_layer(reader: ConfigReader, block: RopeParameters) -> RopeParameters:
     """UltraBERT: of a list of bases, that of the last layer of a type counts for the type."""
     label = block.label or ""
-    nested = block.outer.get(label)
-    if isinstance(nested, Mapping) and "rope_theta" in nested:
+    if isinstance(block.outer.get(label), Mapping):
         return block
     bases = reader.from_file("rope_theta")
     if not isinstance(bases, list):
@@ -215,6 +219,27 @@ def bidirectional_attention(reader: ConfigReader, attention: AttentionConfig) ->
     window = attention.window if reader.layer_type == SLIDING else None
     side = (window or 0) // 2
     return replace(attention, causal=False, window=side + 1 if side else None, window_ahead=side)
+
+
+def window_and_query(reader: ConfigReader, attention: AttentionConfig) -> AttentionConfig:
+    """MiMo-V2: `sliding_window_size` keys before a query."""
+    if attention.window is None or reader.from_file("sliding_window_size") is None:
+        return attention
+    return replace(attention, window=reader.size("sliding_window_size") + 1)
+
+
+def half_of_local_attention(reader: ConfigReader, attention: AttentionConfig) -> AttentionConfig:
+    """ModernBERT's decoder: a window of half of `local_attention`."""
+    if reader.layer_type != SLIDING:
+        return attention
+    return replace(attention, window=reader.size("local_attention") // 2)
+
+
+def window_in_full_attention(reader: ConfigReader, attention: AttentionConfig) -> AttentionConfig:
+    """MiniMax: `sliding_window` counts in layers with full attention."""
+    if reader.layer_type != FULL or reader.from_file("sliding_window") is None:
+        return attention
+    return replace(attention, window=reader.size("sliding_window"))
 
 
 def reference_window(reader: ConfigReader, attention: AttentionConfig) -> AttentionConfig:

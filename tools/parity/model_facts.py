@@ -210,6 +210,8 @@ def _mask_maker(name: str) -> Function:
         if "recurrent" in kind:
             return None
         if "sliding" in kind:
+            if not config.sliding_window:
+                raise ValueError("no window, which transformers refuses")
             return Mask(kind, config.sliding_window)
         return Mask(kind, config.attention_chunk_size) if "chunk" in kind else Mask(kind)
 

@@ -111,7 +111,7 @@ def _compare(entry: Entry, config: dict[str, Any]) -> Result:
 def _reason(difference: Difference, known: list[dict[str, str]]) -> str | None:
     for row in known:
         if (
-            difference.model_type in row["model_types"]
+            (difference.model_type in row["model_types"] or row["model_types"] == ["*"])
             and difference.kind == row["kind"]
             and re.search(row.get("got", ""), difference.got)
             and re.search(row.get("config", ""), difference.config)
