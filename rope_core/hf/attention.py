@@ -30,7 +30,7 @@ def attention(
     if reader.layer_type == "chunked_attention":
         chunk = _num_keys(reader, "attention_chunk_size")
     window, ahead = _num_keys(reader, "sliding_window") if _is_windowed(reader) else None, 0
-    if reader.layer_type == SLIDING and family.two_sided_window:
+    if (window is not None or reader.layer_type == SLIDING) and family.two_sided_window:
         window, ahead = family.two_sided_window(reader, window)
     softcap, key = None, "attn_logit_softcapping"
     if key in family.defaults and not reader.is_null(key):

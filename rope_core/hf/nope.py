@@ -97,6 +97,13 @@ BY_LAYER_ROPE_THETA = (layer_rope_theta, layer_rope_theta_or_every_4th)
 """The rules of families whose layers each have a base."""
 
 
+def cross_attention_layers(reader: ConfigReader, layer: int | None, _: str | None) -> str | None:
+    """Mllama: layers of `cross_attention_layers` see the image, without rotation."""
+    listed = reader.integers("cross_attention_layers")
+    listed = reader.family.defaults["cross_attention_layers"] if listed is None else listed
+    return f"layer {layer} is one of cross_attention_layers" if layer in listed else None
+
+
 def position_embedding_type(reader: ConfigReader, _: int | None, __: str | None) -> str | None:
     """Granite-MoE-Hybrid: all layers, unless `position_embedding_type` is "rope"."""
     value = reader.get("position_embedding_type")

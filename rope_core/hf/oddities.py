@@ -3,6 +3,8 @@
 `oddities` of a row in `families.json` maps the name of a step to a function below, which has the
 signature of the function that does the step for all other families:
 
+    layer_types           layer_types.py      (reader, layer types) -> layer types
+    per_layer_config      layer_types.py      (reader) -> keys and values, by index of a layer
     parameters_label      family.py           (layer type) -> name in nested rope parameters
     typed_parameters      rope_parameters.py  (reader, name, dictionary) -> RopeParameters
     rope_parameters       rope_parameters.py  (reader, RopeParameters) -> RopeParameters
@@ -26,10 +28,54 @@ from rope_core.config import AttentionConfig
 from rope_core.errors import ConfigError, brief
 from rope_core.hf import rope_parameters, variant
 from rope_core.hf.config_reader import CLASS_DEFAULT, DERIVED, ConfigReader
-from rope_core.hf.family import SLIDING
+from rope_core.hf.family import FULL, SLIDING
+from rope_core.hf.layer_types import layer_types
 from rope_core.hf.rope_parameters import RopeParameters
 
 Factor = tuple[float, str] | None
+
+INDEXED = "indexed_attention"
+
+
+def last_full_attention(_: ConfigReader, types: list[str]) -> list[str]:
+    """Gemma-4: the last layer has full attention, whatever the config says."""
+    return [*types[:-1], FULL]
+
+
+def indexed_attention(_: ConfigReader, types: list[str]) -> list[str]:
+    """Qwen-4: "full_attention" is another name of "indexed_attention"."""
+    return [INDEXED if layer_type == FULL else layer_type for layer_type in types]
+
+
+def indexed_attention_of_dsa(reader: ConfigReader, types: list[str]) -> list[str]:
+    """Dots-3-Note: "full_attention" is an old name of "indexed_attention".
+
+    If `use_dsa` is false, "indexed_attention" means "full_attention". A config with
+    `per_layer_config` has new names, unless it has `use_dsa`.
+    """
+    use_dsa = reader.from_file("use_dsa")
+    if use_dsa is None and reader.from_file("per_layer_config") is not None:
+        return types
+    old, new = (INDEXED, FULL) if use_dsa is False else (FULL, INDEXED)
+    return [new if layer_type == old else layer_type for layer_type in types]
+
+
+def swa_heads(reader: ConfigReader) -> dict[str, dict[str, Any]]:
+    """Dots-3-Note: heads of layers with a window have their own parts, in keys with `swa_`."""
+    width = reader.size("swa_head_dim", 256) - reader.size("swa_qk_nope_head_dim", 192)
+    values = {
+        "qk_rope_head_dim": reader.size("swa_qk_rope_head_dim", width),
+        "qk_nope_head_dim": reader.size("swa_qk_nope_head_dim", 192),
+    }
+    types = layer_types(reader) or []
+    return {str(layer): values for layer, name in enumerate(types) if name == SLIDING}
+
+
+def long_windows(reader: ConfigReader) -> dict[str, dict[str, Any]]:
+    """NeoMME: every second layer with a window has one of 1024."""
+    types = layer_types(reader) or []
+    windowed = [layer for layer, name in enumerate(types) if name == SLIDING]
+    return {str(layer): {"sliding_window": 1024} for layer in windowed[1::2]}
 
 
 def main_or_compress(layer_type: str) -> str:
@@ -99,8 +145,7 @@ def unscaled_layers(reader: ConfigReader, block: RopeParameters) -> RopeParamete
 def theta_of_last_layer(reader: ConfigReader, block: RopeParameters) -> RopeParameters:
     """UltraBERT: of a list of bases, that of the last layer of a type counts for the type."""
     label = block.label or ""
-    nested = block.outer.get(label)
-    if isinstance(nested, Mapping) and "rope_theta" in nested:
+    if isinstance(block.outer.get(label), Mapping):
         return block
     bases = reader.from_file("rope_theta")
     if not isinstance(bases, list):
@@ -195,11 +240,32 @@ def bidirectional_attention(reader: ConfigReader, attention: AttentionConfig) ->
     return replace(attention, causal=False, window=side + 1 if side else None, window_ahead=side)
 
 
-def window_beside_query(reader: ConfigReader, attention: AttentionConfig) -> AttentionConfig:
-    """MiMo-V2: `sliding_window_size` counts the keys before a query, without its own."""
+def window_and_query(reader: ConfigReader, attention: AttentionConfig) -> AttentionConfig:
+    """MiMo-V2: `sliding_window_size` keys before a query."""
     if attention.window is None or reader.from_file("sliding_window_size") is None:
         return attention
     return replace(attention, window=reader.size("sliding_window_size") + 1)
+
+
+def half_of_local_attention(reader: ConfigReader, attention: AttentionConfig) -> AttentionConfig:
+    """ModernBERT's decoder: a window of half of `local_attention`."""
+    if reader.layer_type != SLIDING:
+        return attention
+    return replace(attention, window=reader.size("local_attention") // 2)
+
+
+def window_in_full_attention(reader: ConfigReader, attention: AttentionConfig) -> AttentionConfig:
+    """MiniMax: `sliding_window` counts in layers with full attention."""
+    if reader.layer_type != FULL or reader.from_file("sliding_window") is None:
+        return attention
+    return replace(attention, window=reader.size("sliding_window"))
+
+
+def reference_window(reader: ConfigReader, attention: AttentionConfig) -> AttentionConfig:
+    """Unlimited-OCR: keys of the prompt stay visible, and only generated ones have a window."""
+    if attention.window is not None:
+        reader.warn("keys of the prompt are visible beside the window: send a mask")
+    return attention
 
 
 def olmo3_theta(reader: ConfigReader, _: str) -> None:

@@ -7,7 +7,7 @@ Where each value comes from: the first of the sources that has it. The code belo
    composite model, the nested config of the `part` (families.py). All keys below are those of
    the nested config, under the family's own names (families.json: `key_names`).
 2. Type of the layer: `layer_types[layer]`; the class's types; argument `layer_type`
-   (layer_types.py).
+   (layer_types.py). `per_layer_config[layer]` replaces single keys below.
 3. Whether the layer rotates: not if its type has no attention, or null as rope parameters; the
    family's rule (nope.py).
 4. Rope parameters: `rope_scaling`, unless null or empty; `rope_parameters`; the class's. Of nested
@@ -45,7 +45,7 @@ from rope_core.hf import families, rope_config, rope_parameters
 from rope_core.hf.attention import attention
 from rope_core.hf.config_reader import ConfigReader, is_int
 from rope_core.hf.family import UNKNOWN
-from rope_core.hf.layer_types import Layers, all_layers, resolve_layer_type
+from rope_core.hf.layer_types import Layers, all_layers, layer_values, resolve_layer_type
 from rope_core.hf.nope import nope_reason
 
 COMPATS = ("5.23", "4.57")
@@ -142,6 +142,7 @@ def resolve(
 
     # 2, 3: the layer
     reader.layer_type = resolve_layer_type(reader, layer_type)
+    reader.layer_values = layer_values(reader)
     reason = nope_reason(reader, layer, reader.layer_type)
 
     # 4 to 11: the rotation

@@ -57,7 +57,7 @@ def standard(
         values["partial_rotary_factor"] = factor
     axes = _axes(reader, block, rotated)  # 11
     layout = family.layout
-    if layout == "interleaved_to_half" and reader.get("rope_interleave") is False:
+    if "rope_interleave" in family.defaults and reader.get("rope_interleave") is False:
         layout = "half"
     fields = {
         "head_dim": config_dim,
@@ -98,8 +98,7 @@ def _rotated_channels(
     family = reader.family
     if rope_type == "proportional" or factor is None:
         return head_dim
-    is_axial = (family.axes or "").startswith("axial")
-    if rope_type == "default" and (is_axial or (family.whole_head_by_default and not reader.is_4_57)):
+    if rope_type == "default" and family.whole_head_by_default and not reader.is_4_57:
         if factor != 1.0:
             text = f"{family.name}'s default frequencies are for the whole head"
             reader.warn(f"{reader.key_name('partial_rotary_factor')} {factor} is ignored: {text}")
