@@ -130,10 +130,21 @@ def _descend(
     for key in NESTED[part] * 2:  # a thinker_config has a text_config inside
         inner = config.get(key)
         if isinstance(inner, Mapping):
-            inner_name = _text(inner, "model_type")
+            inner_name = None if _has_fixed_class(name, part) else _text(inner, "model_type")
             name = inner_name if inner_name and (_module(inner_name) or not name) else name
             config, prefix = inner, f"{prefix}{key}."
     return config, prefix, name
+
+
+def _has_fixed_class(name: str | None, part: str) -> bool:
+    """Return whether the class of a composite model reads a part, whatever model_type it has.
+
+    The vision part of MiniMax-M3's released file says that it is CLIP's, which has no rotation.
+    """
+    _, module = _module(name) or (None, "")
+    return part == "vision" and any(
+        family.part == part and family.name != module for family in parts(module)
+    )
 
 
 def _module(model_type: str | None) -> tuple[Family | None, str] | None:

@@ -44,3 +44,12 @@ def test_a_vision_part_ignores_a_share():
     resolved = resolve(written)
     assert resolved.rope == resolve({"model_type": "qwen2_5_vl_vision"}).rope
     assert "partial_rotary_factor 0.5 is ignored" in str(resolved.warnings)
+
+
+@pytest.mark.parametrize("inner", ["clip_vision_model", "qwen2_vl", None])
+def test_the_class_of_a_composite_model_fixes_that_of_its_vision_part(inner):
+    """transformers reads `vision_config` with Qwen2.5-VL's class, whatever its model_type."""
+    vision = {"model_type": inner, "hidden_size": 1280, "num_heads": 16, "embed_dim": 640}
+    own = CONFIG_MAPPING["qwen2_5_vl"].from_dict({"vision_config": {**vision}}).vision_config
+    rope = resolve({"model_type": "qwen2_5_vl", "vision_config": vision}, part="vision").rope
+    assert rope.head_dim == own.hidden_size // own.num_heads == 80
