@@ -8,9 +8,11 @@ SERVICE := $(VENV)/.service
 READY := $(VENV)/.ready
 TRITON := .venv-triton
 FUZZ := .venv-fuzz
+PARITY := .venv-parity
+SEED ?= 0
 JOBS ?= 2
 
-.PHONY: serve test install-test soak test-processors fuzz compile-kernels check format format-check lint types docs bench bench-peers bench-gpu bench-gpu-first example-real-model image image-test clean
+.PHONY: serve test install-test soak test-processors fuzz parity compile-kernels check format format-check lint types docs bench bench-peers bench-gpu bench-gpu-first example-real-model image image-test clean
 
 serve: $(SERVICE)  ## serve on 127.0.0.1:8000; installs the service alone
 	$(BIN)/rope-service serve
@@ -40,6 +42,11 @@ check: format-check lint types $(TRITON)/.ready test  ## all checks of CI
 fuzz: $(READY) $(FUZZ)/.ready  ## send mutated bytes to the parsers, and requests by the OpenAPI document to the service
 	PYTHONPATH=$(CURDIR):$(CURDIR)/$(FUZZ) $(BIN)/python -m tests.fuzz.parsers 4
 	PYTHONPATH=$(CURDIR):$(CURDIR)/$(FUZZ) $(BIN)/python -m tests.fuzz.contract 24
+
+# SEED changes the random configs
+parity: $(PARITY)/.ready  ## read configs as the configuration classes of transformers do; before a release
+	PYTHONPATH=$(CURDIR) $(PARITY)/bin/python -W ignore -m tools.parity.round_trip
+	PYTHONPATH=$(CURDIR) $(PARITY)/bin/python -m tools.parity.sweep --seed $(SEED)
 
 compile-kernels: $(READY) $(TRITON)/.ready  ## all attention kernels for all GPUs, with both versions of Triton: hours on two cores
 	$(BIN)/python -m tests.kernels.compiled all $(JOBS)
@@ -132,5 +139,11 @@ $(FUZZ)/.ready: Makefile
 	$(BIN)/pip install --quiet --upgrade --target $(FUZZ) schemathesis==4.32.0 atheris==3.0.0
 	touch $@
 
+$(PARITY)/.ready: Makefile
+	$(PYTHON) -m venv $(PARITY)
+	$(PARITY)/bin/pip install --quiet $(TORCH)
+	$(PARITY)/bin/pip install --quiet transformers==5.23.0
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(TRITON) $(FUZZ) $(EXAMPLE) .venv-peers build dist *.egg-info rope_core/build rope_core/*.egg-info rope_core/*.so
+	rm -rf $(VENV) $(TRITON) $(FUZZ) $(PARITY) $(EXAMPLE) .venv-peers build dist *.egg-info rope_core/build rope_core/*.egg-info rope_core/*.so

@@ -30,7 +30,7 @@ def attention(
     if reader.layer_type == "chunked_attention":
         chunk = _num_keys(reader, "attention_chunk_size")
     window, ahead = _num_keys(reader, "sliding_window") if _is_windowed(reader) else None, 0
-    if reader.layer_type == SLIDING and family.two_sided_window:
+    if (window is not None or reader.layer_type == SLIDING) and family.two_sided_window:
         window, ahead = family.two_sided_window(reader, window)
     softcap, key = None, "attn_logit_softcapping"
     if key in family.defaults and not reader.is_null(key):
@@ -112,6 +112,11 @@ def attention_multiplier(reader: ConfigReader, *_: object) -> float:
 def half_head_dim(_: ConfigReader, __: Parameters, rope: RopeConfig | None) -> float | None:
     """Zamba-2: (head_dim / 2) ** -0.5."""
     return None if rope is None else float((rope.head_dim / 2) ** -0.5)
+
+
+def of_one_head(reader: ConfigReader, *_: object) -> float:
+    """EfficientLoFTR: that of a head, although the rotation spans the hidden states."""
+    return float((reader.size("hidden_size") // reader.size("num_attention_heads")) ** -0.5)
 
 
 def latent(reader: ConfigReader, parameters: Parameters, _: RopeConfig | None) -> float:

@@ -34,6 +34,9 @@ class ConfigReader:
         family: the row of the config's class.
         compat: the version of transformers to follow, "5.23" or "4.57".
         layer: index of the layer to resolve.
+
+    Attributes:
+        layer_values: keys that have a value of their own in the layer to resolve.
     """
 
     def __init__(
@@ -44,6 +47,7 @@ class ConfigReader:
         self.compat = compat
         self.layer = layer
         self.layer_type: str | None = None
+        self.layer_values: Mapping[str, Any] = {}
         self.keys_read: set[str] = set()
         self.provenance: dict[str, str] = {}
         self.keys_without_effect: set[str] = set()
@@ -57,8 +61,14 @@ class ConfigReader:
         return key if name not in self.config and key in self.config else name
 
     def from_file(self, key: str) -> Any:
-        """Return the file's value, None if missing or null. The family's name of `key` is first."""
-        for name in dict.fromkeys((self.family.key_names.get(key, key), key)):
+        """Return the layer's or the file's value, None if missing or null.
+
+        The family's name of `key` is first.
+        """
+        if key in self.layer_values:
+            return self.layer_values[key]
+        names = (self.family.key_names.get(key, key), key, self.family.other_names.get(key, key))
+        for name in dict.fromkeys(names):
             if name not in self.config:
                 continue
             if name in self.family.ignored_keys:

@@ -29,7 +29,7 @@ RULES = {
 
 
 NESTED = {
-    "text": ("text_config", "llm_config", "language_config", "thinker_config"),
+    "text": ("text_config", "llm_config", "language_config", "thinker_config", "atom_encoder"),
     "vision": ("vision_config",),
     "audio": ("audio_config",),
 }
@@ -102,8 +102,17 @@ def find(
         check_choice("part", part, NESTED)
     name = model_type or _text(config, "model_type")
     name = name or diffusers_classes().get(_text(config, "_class_name") or "")
-    config, prefix, name = _descend(config, part or "text", name)
-    return _family(name, config, part, num_axes), config, prefix, name
+    inner, prefix, name = _descend(config, part or "text", name)
+    if part not in (None, "text") and not prefix and _is_of_text(config, name):
+        inner = {}
+    return _family(name, inner, part, num_axes), inner, prefix, name
+
+
+def _is_of_text(config: Mapping[str, Any], name: str | None) -> bool:
+    """Return whether a config without one of its other part describes text."""
+    _, module = _module(name) or (None, "")
+    has_text = any(family.part == "text" for family in parts(module))
+    return has_text and ("vocab_size" in config or any(key in config for key in NESTED["text"]))
 
 
 def _text(config: Mapping[str, Any], key: str) -> str | None:
@@ -121,10 +130,21 @@ def _descend(
     for key in NESTED[part] * 2:  # a thinker_config has a text_config inside
         inner = config.get(key)
         if isinstance(inner, Mapping):
-            inner_name = _text(inner, "model_type")
+            inner_name = None if _has_fixed_class(name, part) else _text(inner, "model_type")
             name = inner_name if inner_name and (_module(inner_name) or not name) else name
             config, prefix = inner, f"{prefix}{key}."
     return config, prefix, name
+
+
+def _has_fixed_class(name: str | None, part: str) -> bool:
+    """Return whether the class of a composite model reads a part, whatever model_type it has.
+
+    The vision part of MiniMax-M3's released file says that it is CLIP's, which has no rotation.
+    """
+    _, module = _module(name) or (None, "")
+    return part == "vision" and any(
+        family.part == part and family.name != module for family in parts(module)
+    )
 
 
 def _module(model_type: str | None) -> tuple[Family | None, str] | None:

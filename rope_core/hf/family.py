@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from rope_core.config import Layout, Rounding
 
@@ -55,6 +55,9 @@ class Family:
     key_names: Mapping[str, str] = field(default_factory=dict)
     """Names of keys that differ from Llama's."""
 
+    other_names: Mapping[str, str] = field(default_factory=dict)
+    """Names under which the class reads a key that a config lacks."""
+
     ignored_keys: tuple[str, ...] = ()
     """Keys that the class does not read."""
 
@@ -70,6 +73,10 @@ class Family:
 
     nested_defaults: bool = False
     """A layer type that is missing in the file's nested parameters has those of the class."""
+
+    nested_theta: Literal["outside", "class"] | None = None
+    """The base of nested parameters without one: `rope_theta` outside of them, then the class's;
+    or the class's alone; None: by the type's `keys`, then `rope_theta` outside, then the type's."""
 
     whole_head_by_default: bool = False
     """`rope_type` "default" ignores partial_rotary_factor."""

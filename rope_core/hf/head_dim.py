@@ -38,8 +38,9 @@ def latent(reader: ConfigReader, _: str) -> int:
 
 
 def global_head_dim(reader: ConfigReader, _: str) -> int:
-    """Gemma-4: `global_head_dim` in layers with full attention."""
-    return reader.size("global_head_dim" if reader.layer_type == FULL else "head_dim")
+    """Gemma-4: `global_head_dim` in layers with full attention, without `per_layer_config`."""
+    is_global = reader.layer_type == FULL and reader.from_file("per_layer_config") is None
+    return reader.size("global_head_dim" if is_global else "head_dim")
 
 
 def hidden_size(reader: ConfigReader, _: str) -> int:

@@ -4,8 +4,9 @@ The rules are named in the rows of `families.json`. A rule takes the reader and 
 layers, and returns the type of each.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from rope_core.errors import ConfigError, brief
 from rope_core.hf.config_reader import GIVEN, MAX_LAYERS, ConfigReader, is_int
@@ -24,8 +25,14 @@ OLD_NAMES = {
 def layer_types(reader: ConfigReader) -> list[str] | None:
     """Return the type of each layer: the file's, else the class's. None if neither has any."""
     value = reader.from_file("layer_types")
-    if value is not None:
-        return _of_file(reader, value)
+    types = _of_class(reader) if value is None else _of_file(reader, value)
+    if types is None:
+        return None
+    renamed: list[str] = reader.family.step("layer_types", lambda _, types: types)(reader, types)
+    return renamed
+
+
+def _of_class(reader: ConfigReader) -> list[str] | None:
     family = reader.family
     if not family.layer_types and not family.layer_cycle:
         return None
@@ -80,6 +87,12 @@ def has_window(reader: ConfigReader) -> bool:
     return not off and reader.get("sliding_window") is not None
 
 
+def cycle_or_last_full_attention(reader: ConfigReader, total: int) -> list[str]:
+    """OLMo-Hybrid: the last layer has full attention, if the cycle gives it to none."""
+    types = _cycle(reader, total)
+    return types if FULL in types else [*types[:-1], FULL]
+
+
 def max_window_layers(reader: ConfigReader, total: int) -> list[str]:
     """Qwen-2, Dots-1: windows from layer `max_window_layers` on."""
     first = reader.number("max_window_layers") if has_window(reader) else total
@@ -88,14 +101,46 @@ def max_window_layers(reader: ConfigReader, total: int) -> list[str]:
 
 def even_layers_below_max_window_layers(reader: ConfigReader, total: int) -> list[str]:
     """Qwen-2-MoE: windows in layers 0, 2, 4, ... below `max_window_layers`."""
-    end = reader.number("max_window_layers") if has_window(reader) else 0
+    end = reader.number("max_window_layers") if reader.get("use_sliding_window") else 0
     return _sliding_where(total, lambda layer: layer % 2 == 0 and layer < end)
 
 
 def all_sliding(reader: ConfigReader, total: int) -> list[str]:
-    """Ministral, Unlimited-OCR: windows in all layers."""
+    """Ministral: windows in all layers."""
     windowed = has_window(reader)
     return _sliding_where(total, lambda _: windowed)
+
+
+def reference_sliding(reader: ConfigReader, total: int) -> list[str]:
+    """Unlimited-OCR: windows in all layers, beside keys that every query sees."""
+    return ["reference_sliding_attention" if has_window(reader) else FULL] * total
+
+
+def attention_windows(reader: ConfigReader, total: int) -> list[str]:
+    """UltraBERT: `attention_windows`, the window of each layer or null."""
+    windows = reader.from_file("attention_windows")
+    if windows is None:
+        return _cycle(reader, total)
+    if not isinstance(windows, list) or not windows:
+        raise ConfigError("attention_windows", "a list with a window or null", brief(windows))
+    return [SLIDING if window else FULL for window in windows]
+
+
+def dense_layers_first(reader: ConfigReader, total: int) -> list[str]:
+    """Cohere-2-MoE: the `first_k_dense_replace` layers have a cycle of their own."""
+    dense = min(reader.number("first_k_dense_replace", 0), total)
+    length = reader.size("prefix_dense_sliding_window_pattern")
+    first = _sliding_where(dense, lambda layer: (layer + 1) % length != 0)
+    return first + _cycle(reader, total - dense)
+
+
+def sliding_or_indexed(reader: ConfigReader, total: int) -> list[str]:
+    """Dots-3-Note: windows in three of four layers from layer 2 on."""
+    windowed = bool(reader.get("use_sliding_window"))
+    return [
+        SLIDING if windowed and layer >= 2 and layer % 4 != 1 else "indexed_attention"
+        for layer in range(total)
+    ]
 
 
 def sliding_without_rope(reader: ConfigReader, total: int) -> list[str]:
@@ -114,11 +159,36 @@ def chunked_with_rope(reader: ConfigReader, total: int) -> list[str]:
     return [FULL if reason else "chunked_attention" for reason in reasons]
 
 
+def attn_layer_indices(reader: ConfigReader, total: int) -> list[str]:
+    """Bamba: `attn_layer_indices` lists the layers with attention."""
+    listed = set(reader.integers("attn_layer_indices") or ())
+    return [FULL if layer in listed else "linear_attention" for layer in range(total)]
+
+
 def full_attn_idxs(reader: ConfigReader, total: int) -> list[str]:
     """LFM2: `full_attn_idxs` lists the layers with attention, the others are convolutions."""
     listed = reader.integers("full_attn_idxs")
     full = set(range(total) if listed is None else listed)
     return [FULL if layer in full else "conv" for layer in range(total)]
+
+
+def sparse_attention_freq(reader: ConfigReader, total: int) -> list[str]:
+    """MiniMax-M3: flags in `sparse_attention_config`, of which 1 says that a layer is sparse."""
+    key = "sparse_attention_freq"
+    sparse = reader.from_file("sparse_attention_config")
+    flags = sparse.get(key) if isinstance(sparse, Mapping) else None
+    if flags is None:
+        return [FULL] * total
+    if not isinstance(flags, list) or not flags:
+        raise ConfigError(f"sparse_attention_config.{key}", "a list of flags", brief(flags))
+    return ["minimax_m3_sparse" if flag else FULL for flag in flags]
+
+
+def zamba2(_: ConfigReader, __: int) -> list[str]:
+    """Zamba-2: the layers of the 2.7B model, whatever their number."""
+    gaps = [6, 5, 5, 5, 5, 5, 5, 4, 3]
+    types = [t for gap in gaps for t in [*["linear_attention"] * gap, "hybrid"]]
+    return [*types, *["linear_attention"] * 2]
 
 
 COMPRESSED = {0: SLIDING, 4: "compressed_sparse_attention", 128: "heavily_compressed_attention"}
@@ -161,6 +231,26 @@ def all_layers(reader: ConfigReader) -> tuple[Layers, ...]:
         why = nope_reason(reader, layer, layer_type)
         groups.setdefault((layer_type, why is None), (why, []))[1].append(layer)
     return tuple(Layers(key[0], tuple(layers), why) for key, (why, layers) in groups.items())
+
+
+def layer_values(reader: ConfigReader) -> Mapping[str, Any]:
+    """Return the keys that have a value of their own in the reader's layer: `per_layer_config`.
+
+    Without a layer, those of the first layer of its type.
+    """
+    values = reader.from_file("per_layer_config")
+    if values is None:
+        values = reader.family.step("per_layer_config", lambda _: {})(reader)
+    if not isinstance(values, Mapping) or not all(
+        str(key).isdecimal() and isinstance(value, Mapping) for key, value in values.items()
+    ):
+        expected = "an object with an object for each layer, by its index"
+        raise ConfigError("per_layer_config", expected, brief(values))
+    layer, types = reader.layer, layer_types(reader) if values else None
+    if layer is None and types and reader.layer_type in types:
+        layer = types.index(reader.layer_type)
+    by_layer: dict[int, Mapping[str, Any]] = {int(key): x for key, x in values.items()}  # or "05"
+    return {} if layer is None else by_layer.get(layer, {})
 
 
 def resolve_layer_type(reader: ConfigReader, name: str | None) -> str | None:

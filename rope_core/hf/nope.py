@@ -97,10 +97,33 @@ BY_LAYER_ROPE_THETA = (layer_rope_theta, layer_rope_theta_or_every_4th)
 """The rules of families whose layers each have a base."""
 
 
+def cross_attention_layers(reader: ConfigReader, layer: int | None, _: str | None) -> str | None:
+    """Mllama: layers of `cross_attention_layers` see the image, without rotation."""
+    listed = reader.integers("cross_attention_layers")
+    listed = reader.family.defaults["cross_attention_layers"] if listed is None else listed
+    return f"layer {layer} is one of cross_attention_layers" if layer in listed else None
+
+
 def position_embedding_type(reader: ConfigReader, _: int | None, __: str | None) -> str | None:
     """Granite-MoE-Hybrid: all layers, unless `position_embedding_type` is "rope"."""
     value = reader.get("position_embedding_type")
     return None if value == "rope" else f"position_embedding_type is {brief(value)}, not rope"
+
+
+def no_op_attention(reader: ConfigReader, layer: int | None, _: str | None) -> str | None:
+    """Nemotron-NAS: blocks in whose `block_configs` attention is left out, or linear."""
+    blocks = reader.from_file("block_configs")
+    if layer is None or blocks is None:
+        return None
+    if not isinstance(blocks, list) or layer >= len(blocks):
+        expected = f"a list of more than {layer} objects, one for each layer"
+        raise ConfigError("block_configs", expected, brief(blocks))
+    block = blocks[layer]
+    attention = block.get("attention") if isinstance(block, Mapping) else None
+    for switch in ("no_op", "replace_with_linear"):
+        if isinstance(attention, Mapping) and attention.get(switch):
+            return f"block_configs[{layer}].attention.{switch} is true"
+    return None
 
 
 def use_mem_rope(reader: ConfigReader, _: int | None, __: str | None) -> str | None:

@@ -3,12 +3,16 @@
 `oddities` of a row in `families.json` maps the name of a step to a function below, which has the
 signature of the function that does the step for all other families:
 
+    layer_types           layer_types.py      (reader, layer types) -> layer types
+    per_layer_config      layer_types.py      (reader) -> keys and values, by index of a layer
     parameters_label      family.py           (layer type) -> name in nested rope parameters
     typed_parameters      rope_parameters.py  (reader, name, dictionary) -> RopeParameters
     rope_parameters       rope_parameters.py  (reader, RopeParameters) -> RopeParameters
     rope_type             variant.py          (reader, RopeParameters, variant) -> variant
     partial_rotary_factor variant.py          (reader, head_dim, variant) -> (value, source) or None
     variant_parameters    variant.py          (reader, RopeParameters, variant) -> parameters
+    rotated_channels      rope_config.py      (reader, RopeParameters, variant, head_dim, factor)
+                                              -> width
     heads                 rope_config.py      (reader) -> None, but a warning about heads
     attention             attention.py        (reader, AttentionConfig) -> AttentionConfig
     version_warnings      rope_config.py      (reader, variant) -> None
@@ -22,13 +26,57 @@ from dataclasses import replace
 from typing import Any
 
 from rope_core.config import AttentionConfig
-from rope_core.errors import ConfigError
+from rope_core.errors import ConfigError, brief
 from rope_core.hf import rope_parameters, variant
 from rope_core.hf.config_reader import CLASS_DEFAULT, DERIVED, ConfigReader
-from rope_core.hf.family import SLIDING
+from rope_core.hf.family import FULL, SLIDING
+from rope_core.hf.layer_types import layer_types
 from rope_core.hf.rope_parameters import RopeParameters
 
 Factor = tuple[float, str] | None
+
+INDEXED = "indexed_attention"
+
+
+def last_full_attention(_: ConfigReader, types: list[str]) -> list[str]:
+    """Gemma-4: the last layer has full attention, whatever the config says."""
+    return [*types[:-1], FULL]
+
+
+def indexed_attention(_: ConfigReader, types: list[str]) -> list[str]:
+    """Qwen-4: "full_attention" is another name of "indexed_attention"."""
+    return [INDEXED if layer_type == FULL else layer_type for layer_type in types]
+
+
+def indexed_attention_of_dsa(reader: ConfigReader, types: list[str]) -> list[str]:
+    """Dots-3-Note: "full_attention" is an old name of "indexed_attention".
+
+    If `use_dsa` is false, "indexed_attention" means "full_attention". A config with
+    `per_layer_config` has new names, unless it has `use_dsa`.
+    """
+    use_dsa = reader.from_file("use_dsa")
+    if use_dsa is None and reader.from_file("per_layer_config") is not None:
+        return types
+    old, new = (INDEXED, FULL) if use_dsa is False else (FULL, INDEXED)
+    return [new if layer_type == old else layer_type for layer_type in types]
+
+
+def swa_heads(reader: ConfigReader) -> dict[str, dict[str, Any]]:
+    """Dots-3-Note: heads of layers with a window have their own parts, in keys with `swa_`."""
+    width = reader.size("swa_head_dim", 256) - reader.size("swa_qk_nope_head_dim", 192)
+    values = {
+        "qk_rope_head_dim": reader.size("swa_qk_rope_head_dim", width),
+        "qk_nope_head_dim": reader.size("swa_qk_nope_head_dim", 192),
+    }
+    types = layer_types(reader) or []
+    return {str(layer): values for layer, name in enumerate(types) if name == SLIDING}
+
+
+def long_windows(reader: ConfigReader) -> dict[str, dict[str, Any]]:
+    """NeoMME: every second layer with a window has one of 1024."""
+    types = layer_types(reader) or []
+    windowed = [layer for layer, name in enumerate(types) if name == SLIDING]
+    return {str(layer): {"sliding_window": 1024} for layer in windowed[1::2]}
 
 
 def main_or_compress(layer_type: str) -> str:
@@ -98,8 +146,7 @@ def unscaled_layers(reader: ConfigReader, block: RopeParameters) -> RopeParamete
 def theta_of_last_layer(reader: ConfigReader, block: RopeParameters) -> RopeParameters:
     """UltraBERT: of a list of bases, that of the last layer of a type counts for the type."""
     label = block.label or ""
-    nested = block.outer.get(label)
-    if isinstance(nested, Mapping) and "rope_theta" in nested:
+    if isinstance(block.outer.get(label), Mapping):
         return block
     bases = reader.from_file("rope_theta")
     if not isinstance(bases, list):
@@ -160,6 +207,21 @@ def phimoe_parameters(
     return values
 
 
+def axes_fill_hidden_size(
+    reader: ConfigReader, _: RopeParameters, __: str, hidden_size: int, factor: float | None
+) -> int:
+    """EfficientLoFTR: an axis is `partial_rotary_factor` heads wide, two fill the hidden states.
+
+    Raises:
+        ConfigError: two axes are not as wide as the hidden states.
+    """
+    num_heads = reader.size("num_attention_heads")
+    if 2 * int(hidden_size // num_heads * (factor or 0)) != hidden_size:
+        expected = f"{num_heads / 2}: with it, two axes fill hidden_size {hidden_size}"
+        raise ConfigError(reader.key_name("partial_rotary_factor"), expected, brief(factor))
+    return hidden_size
+
+
 def first_head_only(reader: ConfigReader) -> None:
     """Qwen2.5-Omni's DiT: only the first head rotates."""
     reader.warn(f"{reader.family.name} rotates only the first head: send no other")
@@ -177,6 +239,34 @@ def bidirectional_attention(reader: ConfigReader, attention: AttentionConfig) ->
     window = attention.window if reader.layer_type == SLIDING else None
     side = (window or 0) // 2
     return replace(attention, causal=False, window=side + 1 if side else None, window_ahead=side)
+
+
+def window_and_query(reader: ConfigReader, attention: AttentionConfig) -> AttentionConfig:
+    """MiMo-V2: `sliding_window_size` keys before a query."""
+    if attention.window is None or reader.from_file("sliding_window_size") is None:
+        return attention
+    return replace(attention, window=reader.size("sliding_window_size") + 1)
+
+
+def half_of_local_attention(reader: ConfigReader, attention: AttentionConfig) -> AttentionConfig:
+    """ModernBERT's decoder: a window of half of `local_attention`."""
+    if reader.layer_type != SLIDING:
+        return attention
+    return replace(attention, window=reader.size("local_attention") // 2)
+
+
+def window_in_full_attention(reader: ConfigReader, attention: AttentionConfig) -> AttentionConfig:
+    """MiniMax: `sliding_window` counts in layers with full attention."""
+    if reader.layer_type != FULL or reader.from_file("sliding_window") is None:
+        return attention
+    return replace(attention, window=reader.size("sliding_window"))
+
+
+def reference_window(reader: ConfigReader, attention: AttentionConfig) -> AttentionConfig:
+    """Unlimited-OCR: keys of the prompt stay visible, and only generated ones have a window."""
+    if attention.window is not None:
+        reader.warn("keys of the prompt are visible beside the window: send a mask")
+    return attention
 
 
 def olmo3_theta(reader: ConfigReader, _: str) -> None:

@@ -7,7 +7,7 @@ Where each value comes from: the first of the sources that has it. The code belo
    composite model, the nested config of the `part` (families.py). All keys below are those of
    the nested config, under the family's own names (families.json: `key_names`).
 2. Type of the layer: `layer_types[layer]`; the class's types; argument `layer_type`
-   (layer_types.py).
+   (layer_types.py). `per_layer_config[layer]` replaces single keys below.
 3. Whether the layer rotates: not if its type has no attention, or null as rope parameters; the
    family's rule (nope.py).
 4. Rope parameters: `rope_scaling`, unless null or empty; `rope_parameters`; the class's. Of nested
@@ -49,7 +49,7 @@ from rope_core.hf import families, other_files, position_keys, rope_config, rope
 from rope_core.hf.attention import attention
 from rope_core.hf.config_reader import ConfigReader, is_int
 from rope_core.hf.family import UNKNOWN, Family
-from rope_core.hf.layer_types import Layers, all_layers, resolve_layer_type
+from rope_core.hf.layer_types import Layers, all_layers, layer_values, resolve_layer_type
 from rope_core.hf.nope import nope_reason
 from rope_core.hf.position_key_values import Applied
 
@@ -156,6 +156,8 @@ def resolve(
     family, inner, prefix, named = families.find(config, model_type, part, num_axes)
     reader = ConfigReader(inner, family, compat, layer)
     reader.from_file("model_type")
+    if config and not inner:
+        reader.warn(f"the file has no config of its {family.part} part: class defaults")
     if family is UNKNOWN:
         other_files.refuse_names(inner, named)
         reader.warn(f"model_type {brief(named)} is unknown: read as a Llama, without defaults")
@@ -212,6 +214,7 @@ class _Layer:
 def _read_layer(reader: ConfigReader, head_dim: int | None, arithmetic: Arithmetic) -> _Layer:
     """Do steps 3 to 12 for the reader's layer."""
     # 3: whether the layer rotates
+    reader.layer_values = layer_values(reader)
     reason = nope_reason(reader, reader.layer, reader.layer_type)
 
     # 4 to 11: the rotation

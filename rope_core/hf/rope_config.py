@@ -51,12 +51,13 @@ def standard(
     )
     rule = family.step("variant_parameters", variant.parameters)
     values: Fields = rule(reader, block, rope_type)  # 9, 10
-    rotated = _rotated_channels(reader, block, rope_type, config_dim, factor)
+    rotated_channels = family.step("rotated_channels", _rotated_channels)
+    rotated: int = rotated_channels(reader, block, rope_type, config_dim, factor)
     if rope_type == "proportional" and factor is not None:
         values["partial_rotary_factor"] = factor
     axes = _axes(reader, block, rotated)  # 11
     layout = family.layout
-    if layout == "interleaved_to_half" and reader.get("rope_interleave") is False:
+    if "rope_interleave" in family.defaults and reader.get("rope_interleave") is False:
         layout = "half"
     fields = {
         "head_dim": config_dim,

@@ -110,10 +110,18 @@ def _nested(
         return None
     if not isinstance(values, Mapping):
         raise ConfigError(f"{name}.{label}", "an object or null", brief(values))
-    defaults = by_type.get(label, {}).get("default") or {}
+    rule, by_class = by_type.get(label, {}), reader.family.nested_theta
+    defaults = rule.get("default") or {}
     kept = OUTSIDE_IN_4_57 if fills else ("rope_theta",)
     defaults = {key: defaults[key] for key in kept if key in defaults}
-    return complete(reader, name, label, values, defaults, raw, ("rope_theta",))
+    if by_class is not None:
+        defaults["rope_theta"] = reader.family.defaults["rope_theta"]
+    if by_class == "outside" or (by_class is None and "keys" not in rule):
+        theta = reader.from_file("rope_theta")
+        if "rope_theta" not in values and is_number(theta):
+            values = {**values, "rope_theta": theta}
+    keys = () if by_class else ("rope_theta",)
+    return complete(reader, name, label, values, defaults, raw, keys)
 
 
 def typed(reader: ConfigReader, name: str, flat: Values) -> RopeParameters | None:
