@@ -14,7 +14,6 @@ from rope_core.angles import angles_at
 from rope_core.config import RopeConfig
 from rope_core.errors import ConfigError
 from rope_core.hf import Resolved, resolve
-from rope_core.hf.families import families
 from tools.parity import model_facts
 from tools.parity.classes import Entry
 from tools.parity.model_facts import TOKENS, LayerFacts
@@ -60,7 +59,7 @@ def compare(entry: Entry, file: dict[str, Any]) -> Result:
     given = json.dumps(file, sort_keys=True)
     try:
         config = entry.config_class.from_dict(copy.deepcopy(file))
-    except Exception:  # noqa: BLE001  the class refuses it
+    except Exception:  # the class refuses it
         _refusal(file)
         return Result("refused")
     config._attn_implementation = "eager"
@@ -106,7 +105,7 @@ def _facts(
         return [], None
     try:
         model = model_facts.build(entry.model_class, config, entry.module)
-    except Exception:  # noqa: BLE001  the model has no weights of such shapes
+    except Exception:  # the model has no weights of such shapes
         return [], None
     return model_facts.run(model, entry.module, total), model
 
@@ -116,7 +115,7 @@ def _default_facts(entry: Entry) -> tuple[bool, bool]:
     """Return whether the model of the default config is built, and whether it runs."""
     try:
         config = entry.config_class()
-    except Exception:  # noqa: BLE001  no default config
+    except Exception:  # no default config
         return False, False
     config._attn_implementation = "eager"
     facts, model = _facts(entry, config, getattr(config, "num_hidden_layers", None) or 0)
@@ -166,7 +165,7 @@ def _frequencies(entry: Entry, config: PreTrainedConfig, model: nn.Module | None
         for rotary in model_facts.rotary_classes(entry.module):
             try:
                 modules.append(rotary(config))
-            except Exception:  # noqa: BLE001, S112  a rotary class of another part
+            except Exception:  # a rotary class of another part
                 continue
     return [
         buffer.float()
@@ -247,6 +246,3 @@ def _mask(ours: Resolved) -> tuple[str, int | None]:
     if attention.window is None:
         return "causal", None
     return "sliding_window_causal", attention.window
-
-
-__all__ = ["Difference", "Result", "compare", "families", "plain"]

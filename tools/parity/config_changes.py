@@ -165,7 +165,7 @@ def _rope(entry: Entry, keys: frozenset[str], config: Config, __: int, random: R
 def _default_parameters(entry: Entry) -> Config:
     try:
         return getattr(entry.config_class(), "rope_parameters", None) or {}
-    except Exception:  # noqa: BLE001  a class without a default config
+    except Exception:  # a class without a default config
         return {}
 
 
@@ -176,7 +176,7 @@ def _width_of(entry: Entry, config: Config) -> int:
         head_dim = getattr(made, "head_dim", None)
         width = head_dim or made.hidden_size // made.num_attention_heads
         return int(width * (made.rope_parameters or {}).get("partial_rotary_factor", 1.0))
-    except Exception:  # noqa: BLE001  the class refuses what was changed before
+    except Exception:  # the class refuses what was changed before
         return 64
 
 
