@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 logging.getLogger("transformers").setLevel(logging.CRITICAL)
@@ -80,10 +80,10 @@ def _model_class(
         and not value.__name__.endswith("PreTrainedModel")
     ]
     try:
-        found = MODEL_MAPPING[config_class]
+        found: Any = MODEL_MAPPING[config_class]
         found = found[0] if isinstance(found, tuple) else found
         if found in own:
-            return found
+            return cast(type[PreTrainedModel], found)
     except (KeyError, ValueError):
         pass
     fitting = [value for value in own if _config_of(value) is config_class]

@@ -63,7 +63,8 @@ def build(
             stack.enter_context(patch.object(rotary, "__init__", _on_cpu(rotary.__init__)))
         stack.enter_context(torch.device("meta"))
         stack.enter_context(no_init_weights())
-        return model_class(config).eval()
+        model: nn.Module = model_class(config).train(False)
+        return model
 
 
 def rotary_classes(module: ModuleType) -> list[type[nn.Module]]:
@@ -116,7 +117,8 @@ def _inputs(model: nn.Module) -> dict[str, Any]:
     name = next((name for name in names if name in keys), "input_ids")
     shape: tuple[int, ...] = (1, TOKENS)
     if name != "input_ids":
-        shape = (*shape, model.config.hidden_size)
+        config: Any = model.config
+        shape = (*shape, config.hidden_size)
     dtype = torch.long if name == "input_ids" else torch.float32
     ids = torch.zeros(shape, dtype=dtype, device="meta")
     return {name: ids, **({"use_cache": False} if "use_cache" in keys else {})}

@@ -108,7 +108,7 @@ def _compare(entry: Entry, config: dict[str, Any]) -> Result:
         return Result("crash", (crash,))
 
 
-def _reason(difference: Difference, known: list[dict[str, str]]) -> str | None:
+def _reason(difference: Difference, known: list[dict[str, Any]]) -> str | None:
     for row in known:
         if (
             (difference.model_type in row["model_types"] or row["model_types"] == ["*"])
@@ -116,7 +116,7 @@ def _reason(difference: Difference, known: list[dict[str, str]]) -> str | None:
             and re.search(row.get("got", ""), difference.got)
             and re.search(row.get("config", ""), difference.config)
         ):
-            return row["reason"]
+            return str(row["reason"])
     return None
 
 
