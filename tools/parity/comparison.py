@@ -77,7 +77,9 @@ def compare(entry: Entry, file: dict[str, Any]) -> Result:
 
     if not facts:
         return _without_layers(entry, config, file, model, types, found, differ)
-    is_two_sided = getattr(config, "use_bidirectional_attention", None) in (True, "all")
+    is_two_sided = hasattr(entry.module, "_bidirectional_window_overlay") and bool(
+        getattr(config, "use_bidirectional_attention", None) in (True, "all")
+    )
     for layer, fact in enumerate(facts):
         if fact.rotation_fails:
             return Result("fails", tuple(found))

@@ -103,7 +103,6 @@ def _types(
     """Return a list of layer types, of those that the class names."""
     source = inspect.getsource(inspect.getmodule(entry.config_class))  # type: ignore[arg-type]
     named = [name for name in LAYER_TYPES if f'"{name}"' in source] or ["full_attention"]
-    named += random.sample(LAYER_TYPES, 1) if random.random() < 0.2 else []
     for key in ("layer_types", "layers_block_type"):
         if key in keys:
             return {key: [random.choice(named) for _ in range(total)]}
