@@ -12,8 +12,9 @@ from typing import Any
 
 from rope_core.errors import ConfigError
 
-MAX_BYTES = 2**20
-"""Largest config.json to read, in bytes. Released ones are far smaller."""
+MAX_BYTES = 2**23
+"""Largest config.json to read, in bytes. The largest known one has 3.1 MB: its quantization names
+each layer."""
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 
