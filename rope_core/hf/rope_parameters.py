@@ -156,6 +156,8 @@ def complete(
             value = reader.from_file(keys[parameter])
             if isinstance(value, list):
                 value = values_of_type(reader, keys[parameter], value, label)[0]
+            elif value is not None and not is_number(value):
+                raise ConfigError(keys[parameter], "a number", brief(value))
             filled |= {} if value is None else {parameter: value}
     everything = {**defaults, **filled}
     return RopeParameters(

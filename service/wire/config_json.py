@@ -41,6 +41,11 @@ class CutText(NamedTuple):
     text: bytes
     """Placeholders and spaces stand for the configs, so that all else keeps its place."""
     configs: list[dict[str, Any]]
+    original: str
+
+    def locate(self, error: orjson.JSONDecodeError) -> orjson.JSONDecodeError:
+        """Return an error of `text` with the line and column of the original."""
+        return orjson.JSONDecodeError(error.msg, self.original, error.pos)
 
     def put_back(self, document: Any, paths: Collection[Path]) -> bool:
         """Put the configs into what was read from `text`.
@@ -75,7 +80,10 @@ def loads(text: Buffer | str, paths: Collection[Path]) -> Any:
         failure = error
     cut = cut_configs(text.encode() if isinstance(text, str) else text)
     if cut is not None:
-        document = orjson.loads(cut.text)
+        try:
+            document = orjson.loads(cut.text)
+        except orjson.JSONDecodeError as error:
+            raise cut.locate(error) from None
         if cut.put_back(document, paths):
             return document
     raise failure
@@ -129,14 +137,13 @@ def cut_configs(text: Buffer) -> CutText | None:
             return None
         placeholder = f'"{_PLACEHOLDERS[len(configs)]}"'
         configs.append(config.members)
-        lines = whole[start + len(placeholder) : end].split("\n")
-        blank = "\n".join(" " * len(line) for line in lines)
+        blank = " " * (end - start - len(placeholder))
         pieces += (whole[num_copied:start], placeholder, blank)
         num_copied = end
     if not configs:
         return None
     pieces.append(whole[num_copied:])
-    return CutText("".join(pieces).encode(), configs)
+    return CutText("".join(pieces).encode(), configs, whole)
 
 
 def _read_config(text: str, start: int) -> _Config:

@@ -74,7 +74,11 @@ def decode(body: Buffer) -> Decoded:
         try:
             message, as_base64 = _decode(cut.text)
         except orjson.JSONDecodeError as error:
-            raise _not_json(cut.text, error) from None
+            raise _not_json(cut.text, cut.locate(error)) from None
+        except (BadMessage, BadTensor):
+            if cut.put_back(orjson.loads(cut.text), config_json.IN_PARAMS):
+                raise
+            raise _not_json(body, failure) from None
         values = dict(message.params.values)
         if cut.put_back(values, config_json.IN_PARAMS):
             params = Parameters(values, _params_key(values))
