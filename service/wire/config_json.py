@@ -25,7 +25,6 @@ IN_PARAMS: Collection[Path] = (("rope", "config"), ("to", "config"))
 IN_ROPE: Collection[Path] = (("config",),)
 """Where a rope has its config."""
 
-_CONSTANT = re.compile(rb"NaN|Infinity")
 _CONFIG = re.compile(r'"config"\s*:\s*(?=\{)')
 _SPACE = " \t\r\n"
 _BYTE_ORDER_MARK = "\ufeff"
@@ -65,7 +64,6 @@ class CutText(NamedTuple):
 class _Config(NamedTuple):
     members: dict[str, Any]
     end: int  # index of the character behind it
-    is_finite: bool
 
 
 def loads(text: Buffer | str, paths: Collection[Path]) -> Any:
@@ -116,10 +114,11 @@ def cut_configs(text: Buffer) -> CutText | None:
     Raises:
         orjson.JSONDecodeError: a config is not valid JSON.
     """
-    if not _CONSTANT.search(text):
+    text = bytes(text)
+    if b"NaN" not in text and b"Infinity" not in text:
         return None
     try:
-        whole = str(text, "utf-8")
+        whole = text.decode()
     except UnicodeDecodeError:
         return None
     pieces: list[str] = []
@@ -131,7 +130,8 @@ def cut_configs(text: Buffer) -> CutText | None:
             continue
         config = _read_config(whole, start)
         end = config.end
-        if config.is_finite:
+        span = whole[start:end]
+        if "NaN" not in span and "Infinity" not in span:
             continue
         if len(configs) == len(_PLACEHOLDERS):
             return None
@@ -152,17 +152,8 @@ def _read_config(text: str, start: int) -> _Config:
     Raises:
         orjson.JSONDecodeError: it is not valid JSON, or `orjson` refuses it for another reason.
     """
-    constants: list[NonFinite] = []
-
-    def read_constant(name: str) -> NonFinite:
-        constants.append(NonFinite(name))
-        return constants[-1]
-
-    decoder = json.JSONDecoder(
-        parse_constant=read_constant, parse_float=_read_float, parse_int=_read_int
-    )
     try:
-        members, end = decoder.raw_decode(text, start)
+        members, end = _DECODER.raw_decode(text, start)
         if "\\u" in text[start:end]:
             json.dumps(members, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
@@ -173,7 +164,7 @@ def _read_config(text: str, start: int) -> _Config:
         raise orjson.JSONDecodeError("a config is nested too deep", text, start) from None
     except ValueError:
         raise orjson.JSONDecodeError("too large a number in a config", text, start) from None
-    return _Config(members, end, not constants)
+    return _Config(members, end)
 
 
 def _read_float(digits: str) -> float:
@@ -187,3 +178,10 @@ def _read_int(digits: str) -> float:
     """Return a number as `orjson` does: a float if 64 bits do not hold it."""
     number = int(digits)
     return number if -(2**63) <= number < 2**64 else _read_float(digits)
+
+
+_DECODER = json.JSONDecoder(
+    parse_constant={name: NonFinite(name) for name in ("NaN", "Infinity", "-Infinity")}.__getitem__,
+    parse_float=_read_float,
+    parse_int=_read_int,
+)

@@ -1,6 +1,7 @@
 """A message: named tensors and plain parameters, whatever bytes carry them."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -35,6 +36,8 @@ class Parameters:
 class NonFinite(float):
     """`NaN`, `Infinity` or `-Infinity` of a config, which `orjson` must not write as null."""
 
+    __slots__ = ()
+
 
 def params_key(values: Mapping[str, Any]) -> bytes:
     """Return the key of a request's parameters.
@@ -45,9 +48,14 @@ def params_key(values: Mapping[str, Any]) -> bytes:
     return orjson.dumps(values, default=_write_non_finite)
 
 
+_FRAGMENTS = {
+    repr(value): orjson.Fragment(json.dumps(value)) for value in (math.nan, math.inf, -math.inf)
+}
+
+
 def _write_non_finite(value: Any) -> orjson.Fragment:
     if isinstance(value, NonFinite):
-        return orjson.Fragment(json.dumps(value))
+        return _FRAGMENTS[repr(value)]
     raise TypeError(f"not a value of JSON: {type(value).__name__}")
 
 
