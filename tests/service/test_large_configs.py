@@ -85,11 +85,11 @@ def test_the_library_reads_it(tmp_path):
 
 
 @every_test_in_one_loop
-async def test_nothing_of_it_is_kept(large_client, codec):
+async def test_nothing_of_it_is_kept(large_client):
     async def ask(theta):
         config = LLAMA | {"unread": NAMES[:10_000], "rope_theta": theta}
         message = Message({}, params(rope={"config": config}))
-        return await post(large_client, codec, "/v1/resolve", message)
+        return await post(large_client, safetensors_codec, "/v1/resolve", message)
 
     assert (await ask(1e4)).status_code == 200
     gc.collect()
