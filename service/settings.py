@@ -157,7 +157,9 @@ class Settings(BaseSettings):
     with a GPU."""
 
     presets_dir: Path | None = None
-    """Folder with more presets: config.json files named `<name>.json` or `<name>/config.json`."""
+    """Folder with more presets: config.json files named `<name>.json` or `<name>/config.json`. A
+    file that is no preset is logged and listed by `/v1/presets` with the reason, and a request that
+    names it is answered with 422."""
 
     shared_memory_prefix: Prefix | None = None
     """Prefix of the POSIX shared memory objects that clients may register. If unset, shared memory

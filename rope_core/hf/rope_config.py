@@ -87,7 +87,8 @@ def standard(
     if axes.get("axes") == "mrope_interleaved":
         complete["mrope_interleaved"] = True
     if "llama_4_scaling_beta" in block.values:
-        complete["llama_4_scaling_beta"] = block.values["llama_4_scaling_beta"]
+        beta = complete["llama_4_scaling_beta"] = block.values["llama_4_scaling_beta"]
+        variant.check_numbers(f"{block.name}.llama_4_scaling_beta", beta)
     return rope, complete
 
 

@@ -22,6 +22,9 @@ COMMON_KEYS = frozenset(
 
 NOT_LAYER_TYPES = COMMON_KEYS.union(*(variant.parameters for variant in VARIANTS.values()))
 
+MAX_NAMED = 16
+"""Most layer types that an error names."""
+
 Values = Mapping[str, Any]
 
 
@@ -163,6 +166,8 @@ def complete(
             value = reader.from_file(keys[parameter])
             if isinstance(value, list):
                 value = values_of_type(reader, keys[parameter], value, label)[0]
+            elif value is not None and not is_number(value):
+                raise ConfigError(keys[parameter], "a number", brief(value))
             filled |= {} if value is None else {parameter: value}
     everything = {**defaults, **filled}
     return RopeParameters(
@@ -194,11 +199,13 @@ def choose(reader: ConfigReader, names: Iterable[str], where: str) -> str:
         label = label_of(reader.layer_type)
         if label in names:
             return label
-        raise ConfigError("layer_type", f"one of {sorted(names)}", brief(reader.layer_type))
+        raise ConfigError(
+            "layer_type", f"one of {sorted(names)[:MAX_NAMED]}", brief(reader.layer_type)
+        )
     used = {label_of(layer_type) for layer_type in layer_types(reader) or ()}
     candidates = [name for name in names if name in used] or names
     if len(candidates) == 1:
         return candidates[0]
     an_index = '(or layer an index, as in {"preset": ..., "layer": 0})'
-    expected = f"one of {sorted(candidates)} {an_index}, because {where} differ by it"
+    expected = f"one of {sorted(candidates)[:MAX_NAMED]} {an_index}, because {where} differ by it"
     raise ConfigError("layer_type", expected, "none")

@@ -25,6 +25,9 @@ ORIGINAL = "original_max_position_embeddings"
 BETAS = {"beta_fast": 32.0, "beta_slow": 1.0}
 """YaRN's defaults."""
 
+MAX_LIST = 8192
+"""Most numbers in a list of a variant: more than any head has pairs."""
+
 MAX_WARNED = 16
 """Largest number of ignored parameters with a warning each."""
 
@@ -238,8 +241,10 @@ def check_numbers(name: str, value: Any) -> None:
     """Check a plain value, or a list of plain values, for numbers of an implausible size.
 
     Raises:
-        ConfigError: a number is too large or not finite, or the value is nested.
+        ConfigError: a number is too large or not finite, or the value is nested or too long.
     """
+    if isinstance(value, list | tuple) and len(value) > MAX_LIST:
+        raise ConfigError(name, f"a list of at most {MAX_LIST} numbers", len(value))
     for item in value if isinstance(value, list | tuple) else (value,):
         number = isinstance(item, int | float) and not isinstance(item, bool)
         if isinstance(item, list | tuple | Mapping) or (number and not is_number(item)):

@@ -12,8 +12,9 @@ from typing import Any
 
 from rope_core.errors import ConfigError
 
-MAX_BYTES = 2**20
-"""Largest config.json to read, in bytes. Released ones are far smaller."""
+MAX_BYTES = 2**23
+"""Largest config.json to read, in bytes. The largest known one has 3.1 MB: its quantization names
+each layer."""
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 
@@ -44,43 +45,6 @@ def built_in() -> Mapping[str, Preset]:
     )
 
 
-def from_folder(folder: Path) -> dict[str, Preset]:
-    """Read an operator's presets, `<name>.json` files and `<name>/config.json`, by name.
-
-    Hidden entries, and other files and folders, are ignored.
-
-    Raises:
-        ConfigError: a file is not a configuration, or its name is invalid or a duplicate.
-    """
-    presets: dict[str, Preset] = {}
-    for name, file in _files(folder):
-        source = file.relative_to(folder).as_posix()
-        if not NAME.fullmatch(name):
-            raise ConfigError(source, f"named like {NAME.pattern}", repr(name))
-        if name in presets:
-            raise ConfigError(source, "the only preset of its name", f"also {presets[name].source}")
-        presets[name] = Preset(name, read_config(file, source), source)
-    return presets
-
-
-def _files(folder: Path) -> list[tuple[str, Path]]:
-    """Return the name and the file of each preset."""
-    try:
-        entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
-    except OSError as error:
-        raise ConfigError("the folder of presets", "readable", error.strerror) from None
-    flat = [(entry.stem, entry) for entry in entries if entry.suffix == ".json"]
-    nested = [(entry.name, entry / "config.json") for entry in entries]
-    return [(name, file) for name, file in flat + nested if _is_file(name, file)]
-
-
-def _is_file(name: str, file: Path) -> bool:
-    try:
-        return file.is_file()
-    except OSError:  # in a closed folder: lost+found, or one whose name `_read` reports
-        return NAME.fullmatch(name) is not None
-
-
 def read_config(file: Path, source: str) -> Mapping[str, Any]:
     """Return the contents of a config.json, which errors call `source`.
 
@@ -95,9 +59,15 @@ def read_config(file: Path, source: str) -> Mapping[str, Any]:
     if len(text) > MAX_BYTES:
         raise ConfigError(source, f"of at most {MAX_BYTES} bytes", "more")
     try:
-        config = json.loads(text)
+        config = json.loads(text, parse_int=_read_int)
     except (ValueError, RecursionError) as error:
         raise ConfigError(source, "a JSON object", f"none: {error}") from None
     if not isinstance(config, dict):
         raise ConfigError(source, "a JSON object", f"a {type(config).__name__}")
     return config
+
+
+def _read_int(digits: str) -> float:
+    """Return a number as other readers of JSON do: a float if 64 bits do not hold it."""
+    number = int(digits)
+    return number if -(2**63) <= number < 2**64 else float(digits)

@@ -2,11 +2,14 @@
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cache
 from types import MappingProxyType
+from typing import TypeVar
 
-from rope_core.presets import Preset, built_in
+from rope_core.presets import built_in
+
+P = TypeVar("P")
 
 SOURCE = re.compile(r"https://huggingface\.co/([^/#]+/[^/#]+)/blob/")
 
@@ -21,7 +24,7 @@ def hugging_face_ids() -> Mapping[str, str]:
     return MappingProxyType({match[1].lower(): name for name, match in matches.items() if match})
 
 
-def find(name: str, presets: Mapping[str, Preset]) -> Preset | None:
+def find(name: str, presets: Mapping[str, P]) -> P | None:
     """Return a preset by its name or its id on Hugging Face, None if there is none.
 
     Case does not matter. The id is that of a built-in preset, or of the one that replaces it.
@@ -30,7 +33,7 @@ def find(name: str, presets: Mapping[str, Preset]) -> Preset | None:
     return presets.get(name) or presets.get(key) or presets.get(hugging_face_ids().get(key, ""))
 
 
-def nearest(name: str, presets: Mapping[str, Preset]) -> str | None:
+def nearest(name: str, presets: Collection[str]) -> str | None:
     """Return the preset whose name is most like `name`, None if no name is like it.
 
     The longest name that `name` begins with is the nearest: fine-tuned models add to the name of

@@ -2,7 +2,6 @@
 
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from functools import lru_cache
 from types import NoneType
 from typing import Any, get_args, get_origin, get_type_hints
@@ -12,14 +11,23 @@ import orjson
 from rope_core import SCHEMES, VARIANTS
 from rope_core.accuracy import angle_errors
 from rope_core.positions import BUILDERS, Builder
+from rope_core.presets import Preset
+from rope_core.presets.folder import RefusedPreset
 from rope_core.registry import Entry
 from service.endpoints.position_builders import is_tensor
 from service.endpoints.rope_resolver import RopeResolver
 
 
 def list_presets(resolver: RopeResolver) -> bytes:
-    """Return every preset as JSON: name, config and source. Infinity in a config becomes null."""
-    return orjson.dumps({"presets": [asdict(each) for each in resolver.presets.values()]})
+    """Return all presets as JSON, and those that are refused. Infinity in a config becomes null."""
+    presets: list[Preset] = []
+    refused: list[RefusedPreset] = []
+    for preset in resolver.presets.values():
+        if isinstance(preset, Preset):
+            presets.append(preset)
+        else:
+            refused.append(preset)
+    return orjson.dumps({"presets": presets, "refused": refused})
 
 
 @lru_cache(maxsize=1)

@@ -122,6 +122,9 @@ def _form_tag(value: Any) -> str:
 FORMS: Mapping[str, type[RopeForm]] = {"parameters": Rope, "config": Model, "preset": PresetModel}
 """The forms that are objects, by the tags of the union below."""
 
+ROPES = ("rope", "to")
+"""Parameters that are ropes."""
+
 ROPE_PARAMS = frozenset(
     [name for form in FORMS.values() for name in form.model_fields]
     + [name for scaling in (*VARIANTS.values(), *SCHEMES.values()) for name in scaling.parameters]

@@ -17,6 +17,7 @@ from rope_core.hf import resolve
 from rope_core.hf.other_files import describe, describe_names
 from rope_core.own_frequencies import LISTS, implied_rope_type, listed_rotary_dim
 from rope_core.presets import Preset, lookup
+from rope_core.presets.folder import RefusedPreset
 from rope_core.sources import CONFIG_KEYS, SPELLINGS
 from service.endpoints.rope_params import Model, PresetModel, Rope
 from service.errors import UnknownName
@@ -67,10 +68,10 @@ class RopeResolver:
     """Resolves ropes, and caches the results in the ropes themselves.
 
     Args:
-        presets: configs of models by name.
+        presets: configs of models by name, and files that are none.
     """
 
-    def __init__(self, presets: Mapping[str, Preset]) -> None:
+    def __init__(self, presets: Mapping[str, Preset | RefusedPreset]) -> None:
         self.presets = presets
         self._ropes_by_name = {name: PresetModel(preset=name) for name in presets}
 
@@ -111,6 +112,23 @@ class RopeResolver:
         preset = lookup.find(name, self.presets)
         return PresetModel(preset=name) if preset is None else self._ropes_by_name[preset.name]
 
+    def _preset(self, name: str) -> Preset:
+        """Return a preset by its name or its id on Hugging Face.
+
+        Raises:
+            ConfigError: there is none, or the file of the operator is refused.
+        """
+        preset = lookup.find(name, self.presets)
+        if isinstance(preset, Preset):
+            return preset
+        if preset is not None:
+            expected = "one whose file the service can read"
+            raise ConfigError("preset", expected, f"{preset.name!r}: {preset.reason}")
+        near = lookup.nearest(name, self.presets)
+        hint = "" if near is None else f" (the nearest is {near!r})"
+        expected = f"the name of a preset, which /v1/presets lists{hint}"
+        raise ConfigError("preset", expected, repr(name[:64]))
+
     def _resolve(
         self,
         rope: Rope | Model | PresetModel,
@@ -123,13 +141,8 @@ class RopeResolver:
         source: Mapping[str, Any]
         if isinstance(rope, Model):
             source, model_type = rope.config, rope.model_type
-        elif (preset := lookup.find(rope.preset, self.presets)) is not None:
-            source, model_type = preset.config, None
         else:
-            near = lookup.nearest(rope.preset, self.presets)
-            hint = "" if near is None else f" (the nearest is {near!r})"
-            expected = f"the name of a preset, which /v1/presets lists{hint}"
-            raise ConfigError("preset", expected, repr(rope.preset[:64]))
+            source, model_type = self._preset(rope.preset).config, None
         model = resolve(
             source,
             model_type=model_type,

@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from rope_core import ConfigError, Result, ShapeError, Table
+from rope_core import ConfigError, Result, ShapeError, Table, presets
 from rope_core.calls import tensor_fields
 from service.endpoints import builders
 from service.endpoints.builders import PreparedCall, Tensors
@@ -24,7 +24,7 @@ from service.endpoints.params import (
 )
 from service.endpoints.position_builders import TENSOR_ARGUMENTS, answer_positions
 from service.endpoints.resolve import answer_resolve, length_params
-from service.endpoints.rope_params import FORMS, ROPE_PARAMS
+from service.endpoints.rope_params import FORMS, ROPE_PARAMS, ROPES
 from service.endpoints.rope_resolver import RopeResolver
 from service.endpoints.tensor_layout import explain_layout
 from service.errors import BadMessage, MissingTensor, TooLarge, UnknownName, printable
@@ -35,8 +35,8 @@ P = TypeVar("P", bound=BaseModel)
 INLINE_PARAMS_BYTES = 2**14
 """Longer texts of parameters are parsed in a thread, and the result is not cached."""
 
-MAX_PARAMS_BYTES = 2**18
-"""Longest text of parameters: many times what the config.json of any model takes."""
+MAX_PARAMS_BYTES = presets.MAX_BYTES
+"""Longest text of parameters: that of the largest config.json."""
 
 MAX_PARAMS_DEPTH = 200
 """Most objects and lists that parameters nest, one within the other."""
@@ -128,7 +128,7 @@ def _parse_params(model: type[P], params: Parameters) -> P:
     expected = first["msg"].removeprefix("Input should be ")
     if kind in ("dict_type", "model_type"):
         expected = "an object"
-    if path[0] in ("rope", "to") and len(path) > 1:
+    if path[0] in ROPES and len(path) > 1:
         form = FORMS[path.pop(1)]  # the tag of a union, which the client did not write
         expected = expected if len(path) > 1 else "an object or the name of a preset"
     name = ".".join(path)

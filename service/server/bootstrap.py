@@ -16,7 +16,6 @@ import torch
 
 from rope_core import ConfigError, Result
 from rope_core.backends import fused, varlen
-from rope_core.presets import built_in, from_folder
 from service.access.gate import Gate
 from service.access.keys import BadKeysFile
 from service.access.quota import Quotas
@@ -25,6 +24,7 @@ from service.batching.batcher import Batcher
 from service.batching.load_estimate import LoadEstimate
 from service.buffer_pool import BufferPool
 from service.device import Accelerator, Cpu, Device, Driver, cgroup, find_driver
+from service.endpoints.presets import load_presets
 from service.endpoints.rope_resolver import RopeResolver
 from service.errors import DeviceLost, DeviceStuck
 from service.faults import read_faults
@@ -240,10 +240,9 @@ def _make_gate(keys_file: Path | None, metrics: Metrics) -> Gate:
 
 def _build_rope_resolver(presets_dir: Path | None) -> RopeResolver:
     try:
-        presets = {} if presets_dir is None else from_folder(presets_dir)
+        return RopeResolver(load_presets(presets_dir))
     except ConfigError as failure:
         raise SystemExit(f"rope-service: ROPE_PRESETS_DIR: {failure}") from None
-    return RopeResolver({**built_in(), **presets})
 
 
 def _default_backend(name: str, device: Device) -> str | None:

@@ -15,15 +15,12 @@ import orjson
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from rope_core import ConfigError
-from service.endpoints.rope_params import FORMS, ROPE_PARAMS
+from service.endpoints.rope_params import FORMS, ROPE_PARAMS, ROPES
 from service.endpoints.table import MAX_PARAMS_BYTES, Endpoint, check_depth
 from service.errors import BadHeader, BadMessage, BadQuery, UnknownName, printable
-from service.wire import Parameters
+from service.wire import Parameters, config_json, params_key
 
 HEADER = b"x-rope-params"
-
-_ROPES = ("rope", "to")
-"""Parameters that are ropes. The members of one rope may be in different places."""
 
 _BROKEN_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 
@@ -90,7 +87,7 @@ def merge_params(
             raise ConfigError(
                 rope, f"an object or the name of a preset if {name} is given", members
             )
-    for name in _ROPES:
+    for name in ROPES:
         given = [param for param in every if param.name.partition(".")[0] == name]
         nulls = [param for param in given if param.value is None and param.name == name]
         if nulls and len(nulls) < len(given):
@@ -99,7 +96,7 @@ def merge_params(
         if any(isinstance(param.value, Mapping) for param in given):
             values.setdefault(name, {})
     try:
-        return Parameters(values, orjson.dumps(values))
+        return Parameters(values, params_key(values))
     except orjson.JSONEncodeError:
         raise BadMessage("parameters are nested too deep") from None
 
@@ -125,7 +122,7 @@ def _read_query(query: bytes, endpoint: Endpoint[Any]) -> Iterator[HttpParam]:
 
 def _read_header(text: bytes, endpoint: Endpoint[Any]) -> Iterator[HttpParam]:
     try:
-        values = orjson.loads(text)
+        values = config_json.loads(text, config_json.IN_PARAMS)
     except orjson.JSONDecodeError as error:
         raise BadHeader(f"X-Rope-Params is not valid JSON: {error}") from None
     if not isinstance(values, dict):
@@ -144,14 +141,14 @@ def _check_name(name: str, endpoint: Endpoint[Any], has_members: bool) -> None:
     """
     names = endpoint.params.model_fields
     rope, dot, member = name.partition(".")
-    if name in names or (has_members and member and rope in _ROPES and rope in names):
+    if name in names or (has_members and member and rope in ROPES and rope in names):
         return
     hint = ""
     if name in ROPE_PARAMS and "rope" in names:
         hint = f"did you mean rope.{name}?" if has_members else f'did you mean {name} in "rope"?'
     elif name in endpoint.names:
         hint = "it is a tensor: send it in the body"
-    elif dot and rope in _ROPES and rope in names:
+    elif dot and rope in ROPES and rope in names:
         hint = f'write {{"{rope}": {{"{printable(member)}": ...}}}}'
     raise UnknownName("parameter", name, [*names], hint)
 
@@ -159,13 +156,15 @@ def _check_name(name: str, endpoint: Endpoint[Any], has_members: bool) -> None:
 def _parse_text(params: type[BaseModel], name: str, text: str) -> Any:
     """Return the value of a parameter in a query."""
     rope, dot, member = name.partition(".")
-    is_rope = not dot and rope in _ROPES
+    is_rope = not dot and rope in ROPES
     models = tuple(FORMS.values()) if dot else (params,)
     is_plain = text != "null" and not text.startswith(("{", '"'))
     if is_plain and (is_rope or any(_takes_text(m, member or name, text) for m in models)):
         return text
     try:
-        return orjson.loads(text)
+        if member == "config":
+            return config_json.loads_config(text)
+        return config_json.loads(text, config_json.IN_ROPE if is_rope else ())
     except orjson.JSONDecodeError as error:
         if is_rope:
             expected = "the name of a preset or a JSON object"
@@ -193,7 +192,7 @@ def _adapter(model: type[BaseModel], name: str) -> TypeAdapter[Any]:
 def _members(param: HttpParam) -> Iterator[HttpParam]:
     """Yield the members of a rope, each as a parameter; the name of a preset is a member."""
     place, name, value = param
-    if name not in _ROPES or not isinstance(value, Mapping | str):
+    if name not in ROPES or not isinstance(value, Mapping | str):
         yield param
         return
     for member, each in ({"preset": value} if isinstance(value, str) else value).items():

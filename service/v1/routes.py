@@ -13,7 +13,7 @@ from service.endpoints.table import Endpoint
 from service.errors import UnsupportedMediaType
 from service.inference.handler import InferenceHandler, RequestContext
 from service.v1.http_params import HEADER, merge_params, read_http_params
-from service.wire import codec_for, negotiate_response_codec
+from service.wire import codec_for, json_codec, negotiate_response_codec
 
 
 class Route:
@@ -48,7 +48,8 @@ class Route:
                 deadline, charge, watch, tenant, log_fields=scope[io.LOG_FIELDS]
             )
             body = await read_body(handler, context, receive, headers, codec.memory_factor)
-            if len(body) > codec.inline_limit_bytes:
+            if text_bytes := codec.long_text_bytes(body):
+                charge.add(text_bytes * (json_codec.memory_factor - codec.memory_factor))
                 message, as_base64 = await handler.to_thread(deadline, codec.decode, body)
             else:
                 message, as_base64 = codec.decode(body)

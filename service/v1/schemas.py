@@ -229,11 +229,25 @@ class Preset(TypedDict):
 
 
 @described
+class RefusedPreset(TypedDict):
+    """A file in the operator's folder that is no preset. A request that names it gets 422."""
+
+    name: str
+    """Name that the preset would have."""
+    source: str
+    """Path in the folder of the operator."""
+    reason: str
+    """Why the file is refused."""
+
+
+@described
 class Presets(TypedDict):
     """All presets."""
 
     presets: list[Preset]
     """Built-in presets, and those of the operator."""
+    refused: list[RefusedPreset]
+    """Files of the operator that are no presets."""
 
 
 @described

@@ -5,7 +5,7 @@ from typing import Protocol
 
 from service.errors import NotAcceptable, UnsupportedMediaType
 from service.wire import json_codec, safetensors_codec
-from service.wire.message import NO_PARAMETERS, Buffer, Decoded, Message, Parameters
+from service.wire.message import NO_PARAMETERS, Buffer, Decoded, Message, Parameters, params_key
 
 __all__ = [
     "CODECS",
@@ -17,6 +17,7 @@ __all__ = [
     "Parameters",
     "codec_for",
     "negotiate_response_codec",
+    "params_key",
 ]
 
 
@@ -35,7 +36,10 @@ class Codec(Protocol):
 
     @property
     def inline_limit_bytes(self) -> int:
-        """Longest body that is decoded or encoded on the event loop, and not in a thread."""
+        """Largest tensors that are encoded on the event loop, and not in a thread."""
+
+    def long_text_bytes(self, body: Buffer) -> int:
+        """Return the length of the text in a body if a thread must parse it, else 0."""
 
     def decode(self, body: Buffer) -> Decoded:
         """Read a body; the tensors of the message are views of the body where possible."""

@@ -4,6 +4,7 @@ import base64
 import itertools
 import math
 import re
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from service.errors import BadMessage, BadTensor, printable
-from service.wire import typed_json
+from service.wire import config_json, typed_json
 from service.wire.body_format import body_hint
 from service.wire.elements import (
     DTYPES,
@@ -24,7 +25,7 @@ from service.wire.elements import (
     view_as_bytes,
     view_as_tensor,
 )
-from service.wire.message import MAX_TENSORS, Buffer, Decoded, Message, Parameters
+from service.wire.message import MAX_TENSORS, Buffer, Decoded, Message, Parameters, params_key
 from service.wire.typed_json import Document, NotTyped, Numbers
 
 media_type = "application/json"
@@ -51,6 +52,11 @@ _SCALAR_NAMES = frozenset(("delta",))
 _DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
+def long_text_bytes(body: Buffer) -> int:
+    """Return the length of a body if it is not parsed on the event loop, else 0."""
+    return len(body) if len(body) > inline_limit_bytes else 0
+
+
 def decode(body: Buffer) -> Decoded:
     """Read a body.
 
@@ -58,21 +64,28 @@ def decode(body: Buffer) -> Decoded:
         BadMessage: the body is not valid JSON, has too many tensors or is nested too deep.
         BadTensor: the body is not an object, or a list or an object with `data` is not a tensor.
     """
-    if decoded := typed_json.read(body, _decode_typed):
-        return decoded
     try:
-        document = orjson.loads(body)
+        return _decode(body)
     except orjson.JSONDecodeError as error:
-        hint = (
-            "; JSON has no NaN and no Infinity: use safetensors" if _CONSTANT.search(body) else ""
-        )
-        hint = body_hint(body, "JSON") or hint
-        raise BadMessage(f"the body is not valid JSON: {error}{hint}") from None
+        failure = error
     try:
-        return _parse(document)
-    except BadTensor:
-        _check_depth(document)
-        raise
+        cut = config_json.cut_configs(body)
+    except orjson.JSONDecodeError as error:
+        raise BadMessage(f"the body is not valid JSON: {error}") from None
+    if cut is not None:
+        try:
+            message, as_base64 = _decode(cut.text)
+        except orjson.JSONDecodeError as error:
+            raise _not_json(cut.text, cut.locate(error)) from None
+        except (BadMessage, BadTensor):
+            if cut.put_back(orjson.loads(cut.text), config_json.IN_PARAMS):
+                raise
+            raise _not_json(body, failure) from None
+        values = dict(message.params.values)
+        if cut.put_back(values, config_json.IN_PARAMS):
+            params = Parameters(values, _params_key(values))
+            return Decoded(replace(message, params=params), as_base64)
+    raise _not_json(body, failure)
 
 
 def encode(message: Message, as_base64: bool = False) -> list[Buffer]:
@@ -82,6 +95,28 @@ def encode(message: Message, as_base64: bool = False) -> list[Buffer]:
         members[name] = _format_flat(tensor, as_base64)
     members |= message.params.values
     return [orjson.dumps(members, dict, orjson.OPT_SERIALIZE_NUMPY)]
+
+
+def _not_json(body: Buffer, error: orjson.JSONDecodeError) -> BadMessage:
+    hint = "; JSON has no NaN and no Infinity: use safetensors" if _CONSTANT.search(body) else ""
+    return BadMessage(f"the body is not valid JSON: {error}{body_hint(body, 'JSON') or hint}")
+
+
+def _decode(body: Buffer) -> Decoded:
+    """Read a body.
+
+    Raises:
+        orjson.JSONDecodeError: the body is not valid JSON.
+        BadMessage, BadTensor: as `decode`.
+    """
+    if decoded := typed_json.read(body, _decode_typed):
+        return decoded
+    document = orjson.loads(body)
+    try:
+        return _parse(document)
+    except BadTensor:
+        _check_depth(document)
+        raise
 
 
 def _decode_typed(document: Document) -> Decoded:
@@ -117,11 +152,14 @@ def _parse(members: object) -> Decoded:
             params[name] = value
     if len(tensors) > MAX_TENSORS:
         raise BadMessage(f"a message may have at most {MAX_TENSORS} tensors, got {len(tensors)}")
+    return Decoded(Message(tensors, Parameters(params, _params_key(params))), as_base64)
+
+
+def _params_key(values: dict[str, object]) -> bytes:
     try:
-        key = orjson.dumps(params)
+        return params_key(values)
     except orjson.JSONEncodeError:
         raise BadMessage("parameters are nested too deep") from None
-    return Decoded(Message(tensors, Parameters(params, key)), as_base64)
 
 
 def _check_depth(document: object) -> None:

@@ -1,10 +1,12 @@
 """A message: named tensors and plain parameters, whatever bytes carry them."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import orjson
 from torch import Tensor
 
 Buffer = bytes | bytearray | memoryview
@@ -29,6 +31,32 @@ class Parameters:
     def of(cls, values: Mapping[str, Any]) -> "Parameters":
         """Return the parameters of an answer; mappings within `values` become JSON objects."""
         return cls(values, json.dumps(values, default=dict).encode())
+
+
+class NonFinite(float):
+    """`NaN`, `Infinity` or `-Infinity` of a config, which `orjson` must not write as null."""
+
+    __slots__ = ()
+
+
+def params_key(values: Mapping[str, Any]) -> bytes:
+    """Return the key of a request's parameters.
+
+    Raises:
+        orjson.JSONEncodeError: the values are nested too deep.
+    """
+    return orjson.dumps(values, default=_write_non_finite)
+
+
+_FRAGMENTS = {
+    repr(value): orjson.Fragment(json.dumps(value)) for value in (math.nan, math.inf, -math.inf)
+}
+
+
+def _write_non_finite(value: Any) -> orjson.Fragment:
+    if isinstance(value, NonFinite):
+        return _FRAGMENTS[repr(value)]
+    raise TypeError(f"not a value of JSON: {type(value).__name__}")
 
 
 NO_PARAMETERS = Parameters({}, b"{}")

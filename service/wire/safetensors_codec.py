@@ -13,6 +13,7 @@ import orjson
 import torch
 
 from service.errors import BadMessage, BadTensor, printable
+from service.wire import config_json
 from service.wire.body_format import body_hint
 from service.wire.elements import check_booleans, check_shape, view_as_bytes, view_as_tensor
 from service.wire.message import MAX_TENSORS, Buffer, Decoded, Message, Parameters
@@ -22,8 +23,11 @@ memory_factor = 1
 answer_memory_factor = 1
 inline_limit_bytes = 2**62
 
-MAX_HEADER_BYTES = 2**20
-"""Longest header. It may have a config.json among its parameters."""
+MAX_HEADER_BYTES = 2**24
+"""Longest header. Its parameters may have a config.json, whose quotes take two bytes each."""
+
+MAX_INLINE_HEADER_BYTES = 2**14
+"""Longest header that is parsed on the event loop."""
 
 MAX_CACHED_BYTES = 2**10
 """Longest header of a request, and longest parameters of an answer, whose header is cached."""
@@ -55,6 +59,12 @@ class _Header(NamedTuple):
     num_bytes: int  # of all tensors
     params: Parameters
     bool_names: tuple[str, ...]  # names of the tensors of booleans
+
+
+def long_text_bytes(body: Buffer) -> int:
+    """Return the length of the header if it is not parsed on the event loop, else 0."""
+    size = min(int.from_bytes(body[:8], "little"), len(body), MAX_HEADER_BYTES)
+    return size if size > MAX_INLINE_HEADER_BYTES else 0
 
 
 def decode(body: Buffer) -> Decoded:
@@ -180,7 +190,7 @@ def _parse_params(metadata: object) -> Parameters:
     if not isinstance(text, str):
         raise BadMessage("__metadata__ must be an object, and params in it a string")
     try:
-        params = orjson.loads(text)
+        params = config_json.loads(text, config_json.IN_PARAMS)
     except orjson.JSONDecodeError as error:
         raise BadMessage(f"params in __metadata__ is not valid JSON: {error}") from None
     if not isinstance(params, dict):

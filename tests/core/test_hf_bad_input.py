@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 import random
 
 import pytest
@@ -86,6 +87,9 @@ def test_invalid_config_value_is_named(key, value):
         ({"rope_type": "yarn", "original_max_position_embeddings": 1.5}, None),
         ({**LONG, "short_factor": [1.0] * 15}, "short_factor"),
         ({**LONG, "long_factor": 2.0}, "long_factor"),
+        ({**LONG, "short_factor": [1.0] * 10_000}, "short_factor"),
+        ({**LONG, "short_factor": [1.0] * 15 + [math.nan]}, "short_factor"),
+        ({"llama_4_scaling_beta": math.inf}, "llama_4_scaling_beta"),
         ({**LONG, "long_factor": [0.0] * 16}, "long_factor"),
         ({**LONG, "long_factor": [10**400] * 16}, "long_factor"),
         ({**LONG, "long_factor": ["2"] * 16}, "long_factor"),
@@ -245,3 +249,23 @@ def test_mutated_configs_raise_only_config_errors(seed):
             answers += 1
     assert answers > 300
     assert all(error.parameter and len(str(error)) < 2000 for error in errors)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "key", "layer_type"),
+    [
+        ("modernbert", "global_rope_theta", "full_attention"),
+        ("gemma3_text", "rope_local_base_freq", "sliding_attention"),
+    ],
+)
+@pytest.mark.parametrize("value", [math.inf, math.nan, "1e4"])
+def test_a_base_of_a_layer_type_has_the_name_of_the_file(model_type, key, layer_type, value):
+    config = LLAMA | {"model_type": model_type, key: value}
+    with pytest.raises(ConfigError, match=f"^{key} must be a "):
+        resolve(config, layer_type=layer_type)
+
+
+def test_a_config_with_many_layer_types_has_a_short_error():
+    config = LLAMA | {"rope_parameters": {f"type_{i}": {} for i in range(10_000)}}
+    assert error_of(config).parameter == "layer_type"
+    assert error_of(config, layer_type="other").parameter == "layer_type"

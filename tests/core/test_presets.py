@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import re
 from dataclasses import FrozenInstanceError
 from pathlib import Path
@@ -9,8 +10,12 @@ from pathlib import Path
 import pytest
 
 from rope_core.errors import ConfigError
-from rope_core.presets import MAX_BYTES, NAME, Preset, built_in, from_folder
+from rope_core.presets import MAX_BYTES, NAME, Preset, built_in
+from rope_core.presets.folder import RefusedPreset, read_folder
 from rope_core.presets.lookup import find, hugging_face_ids, nearest
+
+NO_FILE = os.strerror(errno.ENOENT)
+LSTAT = Path.lstat
 
 MODEL = {"model_type": "llama", "hidden_size": 4096, "num_attention_heads": 32}
 
@@ -128,13 +133,13 @@ def test_preset_is_frozen():
 
 
 def test_empty_folder(tmp_path):
-    assert from_folder(tmp_path) == {}
+    assert read_folder(tmp_path) == {}
 
 
 def test_files_and_folders_are_presets(write):
     write("mine-7b.json", MODEL | {"rope_theta": 1e6})
     folder = write("theirs.v2/config.json")
-    assert from_folder(folder) == {
+    assert read_folder(folder) == {
         "mine-7b": Preset("mine-7b", MODEL | {"rope_theta": 1e6}, "mine-7b.json"),
         "theirs.v2": Preset("theirs.v2", MODEL, "theirs.v2/config.json"),
     }
@@ -142,7 +147,7 @@ def test_files_and_folders_are_presets(write):
 
 def test_folder_can_reuse_a_built_in_name(write):
     folder = write("llama-3-8b.json")
-    assert from_folder(folder)["llama-3-8b"].config == MODEL
+    assert read_folder(folder)["llama-3-8b"].config == MODEL
     assert built_in()["llama-3-8b"].config != MODEL
 
 
@@ -150,7 +155,18 @@ def test_folder_can_reuse_a_built_in_name(write):
     "name", ["README.md", ".hidden.json", "..data/config.json", "lost+found/x"]
 )
 def test_other_entries_are_ignored(write, name):
-    assert from_folder(write(name, b"no JSON")) == {}
+    assert read_folder(write(name, b"no JSON")) == {}
+
+
+def refused(folder, name):
+    """Return why a file is refused; the file beside it is read."""
+    (folder / "good.json").write_text(json.dumps(MODEL))
+    presets = read_folder(folder)
+    assert presets.pop("good") == Preset("good", MODEL, "good.json")
+    assert [*presets] == [name]
+    assert isinstance(presets[name], RefusedPreset)
+    assert str(folder) not in presets[name].reason
+    return presets[name]
 
 
 @pytest.mark.parametrize(
@@ -158,68 +174,138 @@ def test_other_entries_are_ignored(write, name):
     [b"", b"{", b"[]", b'"text"', b"null", b"\xff\xfe\xfa", b"[" * 100_000, b"9" * 10_000],
     ids=["empty", "cut", "list", "text", "null", "bytes", "deep", "long number"],
 )
-@pytest.mark.parametrize("name", ["mine.json", "mine/config.json"])
-def test_invalid_file_is_named(write, name, content):
-    folder = write(name, content)
-    with pytest.raises(ConfigError, match=f"^{name} must be a JSON object, got ") as caught:
-        from_folder(folder)
-    assert str(folder) not in str(caught.value)
+@pytest.mark.parametrize("source", ["mine.json", "mine/config.json"])
+def test_invalid_file_is_refused(write, source, content):
+    preset = refused(write(source, content), "mine")
+    assert preset.reason.startswith(f"{source} must be a JSON object, got ")
+    assert preset.source == source
 
 
 def test_file_above_the_limit_is_refused(write):
     folder = write("mine.json", {"text": "a" * MAX_BYTES})
-    with pytest.raises(ConfigError, match=r"^mine.json must be of at most 1048576 bytes"):
-        from_folder(folder)
+    assert (
+        refused(folder, "mine").reason
+        == f"mine.json must be of at most {MAX_BYTES} bytes, got more"
+    )
 
 
 def test_file_at_the_limit_is_read(write):
     folder = write("mine.json", b"{}".ljust(MAX_BYTES))
-    assert from_folder(folder)["mine"].config == {}
+    assert read_folder(folder)["mine"].config == {}
 
 
 @pytest.mark.parametrize(
-    "name", ["Mine.json", "my model.json", "-x.json", "ä.json", "A/config.json"]
+    ("encoding", "mark"), [("utf-8", "\ufeff"), ("utf-16", ""), ("utf-16-le", "\ufeff")]
 )
-def test_invalid_preset_name_is_refused(write, name):
-    folder = write(name)
-    with pytest.raises(ConfigError, match="must be named like"):
-        from_folder(folder)
+def test_file_in_other_encodings_is_read(write, encoding, mark):
+    text = mark + json.dumps(MODEL | {"name": "ä"}, ensure_ascii=False)
+    assert read_folder(write("mine.json", text.encode(encoding)))["mine"].config["name"] == "ä"
+
+
+def test_the_last_of_equal_keys_counts(write):
+    folder = write("mine.json", b'{"rope_theta": 1, "rope_theta": 2}')
+    assert read_folder(folder)["mine"].config == {"rope_theta": 2}
+
+
+def test_whole_numbers_beyond_64_bits_are_floats(write):
+    numbers = {"a": 2**64 - 1, "b": 2**64, "c": -(2**63), "d": -(2**63) - 1}
+    config = read_folder(write("mine.json", numbers))["mine"].config
+    assert config == numbers | {"b": 2.0**64, "d": -(2.0**63)}
+    assert [*map(type, config.values())] == [int, float, int, float]
+
+
+@pytest.mark.parametrize("name", ["Mine", "my model", "-x", "ä"])
+@pytest.mark.parametrize("form", ["{}.json", "{}/config.json"])
+def test_invalid_preset_name_is_refused(write, name, form):
+    source = form.format(name)
+    reason = f"{source} must be named like {NAME.pattern}, got {name!r}"
+    assert refused(write(source), name).reason == reason
+
+
+def test_a_name_that_is_no_unicode_is_refused(tmp_path):
+    (tmp_path / os.fsdecode(b"m\xff.json")).write_text("{}")
+    preset = refused(tmp_path, "m\ufffd")
+    assert preset.source == "m\ufffd.json"
+    assert preset.reason.encode()  # text without halves of surrogate pairs
 
 
 def test_duplicate_name_is_refused(write):
     write("mine.json")
     folder = write("mine/config.json")
-    with pytest.raises(ConfigError, match=r"mine/config.json must be the only .* also mine.json"):
-        from_folder(folder)
+    reason = "mine/config.json must be the only preset of its name, got also mine.json"
+    assert refused(folder, "mine").reason == reason
 
 
-def test_missing_folder_is_refused(tmp_path):
+@pytest.mark.parametrize(
+    ("source", "link"),
+    [
+        ("mine.json", "mine.json"),
+        ("mine/config.json", "mine/config.json"),
+        ("mine/config.json", "mine"),
+    ],
+)
+def test_a_broken_link_is_refused(tmp_path, source, link):
+    (tmp_path / link).parent.mkdir(exist_ok=True)
+    (tmp_path / link).symlink_to("nowhere")
+    assert refused(tmp_path, "mine").reason == f"{source} must be readable, got {NO_FILE}"
+
+
+def test_a_link_to_itself_is_refused(tmp_path):
+    (tmp_path / "mine.json").symlink_to("mine.json")
+    assert refused(tmp_path, "mine").reason.startswith("mine.json must be readable, got ")
+
+
+def test_a_broken_link_of_another_name_is_ignored(tmp_path):
+    (tmp_path / "README").symlink_to("nowhere")
+    assert read_folder(tmp_path) == {}
+
+
+@pytest.mark.parametrize("source", ["mine.json", "mine/config.json"])
+def test_a_pipe_is_refused(tmp_path, source):
+    (tmp_path / source).parent.mkdir(exist_ok=True)
+    os.mkfifo(tmp_path / source)
+    reason = f"{source} must be a regular file, got a file of another kind"
+    assert refused(tmp_path, "mine").reason == reason
+
+
+def test_a_folder_in_place_of_a_config_is_refused(tmp_path):
+    (tmp_path / "mine" / "config.json").mkdir(parents=True)
+    assert (
+        refused(tmp_path, "mine").reason == "mine/config.json must be readable, got Is a directory"
+    )
+
+
+def test_missing_folder_is_an_error(tmp_path):
     with pytest.raises(ConfigError, match="must be readable, got No such file") as caught:
-        from_folder(tmp_path / "none")
+        read_folder(tmp_path / "none")
     assert str(tmp_path) not in str(caught.value)
 
 
-def closed(*_):
-    raise PermissionError(errno.EACCES, "Permission denied", "/var/presets/mine")
+def closed(path, *_):
+    raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
 
-@pytest.mark.parametrize("file", ["mine.json", "mine/config.json"])
-def test_unreadable_file_is_named(write, monkeypatch, file):
-    folder = write(file)
+@pytest.mark.parametrize("source", ["mine.json", "mine/config.json"])
+def test_unreadable_file_is_refused(write, monkeypatch, source):
+    folder = write(source)
     monkeypatch.setattr(Path, "open", closed)
-    with pytest.raises(ConfigError, match=f"^{file} must be readable, got Permission denied$"):
-        from_folder(folder)
+    assert read_folder(folder)["mine"].reason == f"{source} must be readable, got Permission denied"
 
 
-def test_unreadable_folder_is_named(write, monkeypatch):
+def lstat_of_closed(path):
+    if path.name == "config.json":
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+    return LSTAT(path)
+
+
+def test_unreadable_folder_is_refused(write, monkeypatch):
     folder = write("mine/config.json")
-    monkeypatch.setattr(Path, "is_file", closed)
+    monkeypatch.setattr(Path, "lstat", lstat_of_closed)
     monkeypatch.setattr(Path, "open", closed)
-    with pytest.raises(ConfigError, match=r"^mine/config.json must be readable"):
-        from_folder(folder)
+    assert read_folder(folder)["mine"].reason.startswith("mine/config.json must be readable")
 
 
 def test_unreadable_lost_and_found_is_ignored(write, monkeypatch):
     folder = write("lost+found/x")
-    monkeypatch.setattr(Path, "is_file", closed)
-    assert from_folder(folder) == {}
+    monkeypatch.setattr(Path, "lstat", lstat_of_closed)
+    assert read_folder(folder) == {}

@@ -9,7 +9,7 @@ import torch
 
 import rope_core
 from rope_core import SCHEMES, VARIANTS, CosSin, positions, resolve
-from rope_core.presets import built_in
+from rope_core.presets import MAX_BYTES, built_in
 from service.lifecycle import Lifecycle
 from service.server.app import create_app
 from service.settings import Settings
@@ -135,28 +135,81 @@ async def test_presets_of_the_operator(tmp_path, monkeypatch):
         assert presets.keys() > built_in().keys()
 
 
-@pytest.mark.parametrize(
-    ("name", "text", "reason"),
-    [
-        ("bad.json", "{", "bad.json must be a JSON object"),
-        ("list.json", "[]", "list.json must be a JSON object"),
-        ("Bad Name.json", "{}", "named like"),
-        (".json/config.json", "{}", None),
-    ],
-)
-async def test_a_bad_folder_of_presets_stops_the_start(tmp_path, monkeypatch, name, text, reason):
-    (tmp_path / name).parent.mkdir(exist_ok=True)
-    (tmp_path / name).write_text(text)
-    if reason is None:
-        create_app_with_presets(tmp_path, monkeypatch)
-        return
-    with pytest.raises(SystemExit, match=f"ROPE_PRESETS_DIR: .*{reason}"):
-        create_app_with_presets(tmp_path, monkeypatch)
+def write_bad_presets(folder):
+    """Write a file of each bad kind; return the beginning of the reason of each, by name."""
+    (folder / "good.json").write_text(json.dumps(LLAMA))
+    (folder / "cut.json").write_text('{"model_type": "llama"')
+    (folder / "list.json").write_text("[]")
+    (folder / "large.json").write_bytes(b"{}".ljust(MAX_BYTES + 1))
+    (folder / "deep.json").write_text('{"a": ' + "[" * 300 + "]" * 300 + "}")
+    (folder / "half.json").write_text('{"a": "\\ud800"}')
+    (folder / "Bad Name.json").write_text("{}")
+    (folder / "link.json").symlink_to("nowhere")
+    (folder / "twice.json").write_text("{}")
+    (folder / "twice").mkdir()
+    (folder / "twice" / "config.json").write_text("{}")
+    (folder / "llama-3.1-8b.json").write_text("{")
+    return {
+        "cut": "cut.json must be a JSON object, got none: ",
+        "list": "list.json must be a JSON object, got a list",
+        "large": f"large.json must be of at most {MAX_BYTES} bytes, got more",
+        "deep": "deep.json must be writable as JSON, got: ",
+        "half": "half.json must be writable as JSON, got: ",
+        "Bad Name": "Bad Name.json must be named like ",
+        "link": "link.json must be readable, got No such file",
+        "twice": "twice/config.json must be the only preset of its name",
+        "llama-3.1-8b": "llama-3.1-8b.json must be a JSON object, got none: ",
+    }
+
+
+async def test_a_bad_preset_is_refused_with_its_reason(tmp_path, monkeypatch, caplog):
+    reasons = write_bad_presets(tmp_path)
+    app = create_app_with_presets(tmp_path, monkeypatch)
+    logged = {r.fields["preset"]: r for r in caplog.records if r.msg == "a preset is refused"}
+    assert logged.keys() == reasons.keys()
+    assert {record.levelname for record in logged.values()} == {"WARNING"}
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with (
+        app.app.router.lifespan_context(app.app),
+        httpx.AsyncClient(transport=transport, base_url="http://service") as client,
+    ):
+        answer = (await client.get("/v1/presets")).json()
+        assert {"good", *built_in()} - {"llama-3.1-8b"} == {p["name"] for p in answer["presets"]}
+        refused = {entry["name"]: entry for entry in answer["refused"]}
+        assert refused.keys() == reasons.keys()
+        for name, reason in reasons.items():
+            assert refused[name]["reason"].startswith(reason)
+            assert logged[name].fields["reason"] == refused[name]["reason"]
+            for rope in (name, {"preset": name, "layer": 0}):
+                response = await resolved(client, rope)
+                assert (response.status_code, response.json()["code"]) == (422, "config")
+                assert f"got {name!r}: {reason}" in response.json()["detail"]
+        by_id = await resolved(client, "meta-llama/Llama-3.1-8B")
+        assert by_id.status_code == 422, "not the numbers of the built-in preset"
+        assert (await resolved(client, "good")).json()["rope"]["head_dim"] == D
+
+
+async def test_a_preset_that_resolves_to_nothing_is_refused_when_it_is_named(tmp_path, monkeypatch):
+    (tmp_path / "mine.json").write_text(json.dumps(LLAMA | {"rope_scaling": {"type": "new"}}))
+    (tmp_path / "base.json").write_text(json.dumps(LLAMA | {"rope_theta": math.inf}))
+    app = create_app_with_presets(tmp_path, monkeypatch)
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with (
+        app.app.router.lifespan_context(app.app),
+        httpx.AsyncClient(transport=transport, base_url="http://service") as client,
+    ):
+        for name, key in (("mine", "rope_type"), ("base", "rope_theta")):
+            response = await resolved(client, name)
+            assert response.status_code == 422
+            assert key in response.json()["detail"]
+        assert (await client.get("/v1/presets")).json()["refused"] == []
+
+
+async def test_a_missing_folder_of_presets_stops_the_start(tmp_path, monkeypatch):
     with pytest.raises(SystemExit, match=r"ROPE_PRESETS_DIR: .* must be readable"):
         create_app_with_presets(tmp_path / "nowhere", monkeypatch)
 
 
-async def test_the_process_ends_at_a_bad_preset(tmp_path, serve):
-    (tmp_path / "bad.json").write_text("{")
-    with pytest.raises(RuntimeError, match=r"ROPE_PRESETS_DIR: bad.json must be"):
-        serve(ROPE_PRESETS_DIR=str(tmp_path)).__enter__()
+async def test_the_process_ends_without_its_folder_of_presets(tmp_path, serve):
+    with pytest.raises(RuntimeError, match=r"ROPE_PRESETS_DIR: the folder of presets must be"):
+        serve(ROPE_PRESETS_DIR=str(tmp_path / "nowhere")).__enter__()

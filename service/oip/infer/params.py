@@ -12,10 +12,11 @@ import orjson
 from pydantic import BaseModel
 
 from rope_core import ConfigError
-from service.endpoints.rope_params import ROPE_PARAMS
-from service.errors import BadMessage, UnknownName, printable
+from service.endpoints.rope_params import ROPE_PARAMS, ROPES
+from service.endpoints.table import MAX_PARAMS_BYTES
+from service.errors import BadMessage, TooLarge, UnknownName, printable
 from service.oip import validate
-from service.wire import Parameters
+from service.wire import Parameters, config_json, params_key
 
 ALIASES = {"lse": "return_lse", "base": "theta"}
 """Other names of parameters of the endpoints."""
@@ -93,17 +94,29 @@ def translate(params: Mapping[str, Any], endpoint_params: type[BaseModel]) -> Pa
     if rope:
         values["rope"] = _merge_rope(values.get("rope", {}), rope)
     try:
-        return Parameters(values, orjson.dumps(values))
+        return Parameters(values, params_key(values))
     except orjson.JSONEncodeError as error:  # nested too deep, or a number of too many digits
         raise BadMessage(f"parameters: {error}") from None
 
 
 def _parse_text(name: str, value: str | float) -> Any:
-    """Return a value, parsed where it is the text of a JSON object, list, string or null."""
-    if not isinstance(value, str) or not (value.lstrip()[:1] in set('{["') or value == "null"):
+    """Return a value, parsed where it is the text of a JSON object, list, string or null.
+
+    Raises:
+        ConfigError: a text begins as JSON and is not valid JSON.
+        TooLarge: it has more characters than parameters may have bytes.
+    """
+    if not isinstance(value, str):
         return value
+    start = value.removeprefix("\ufeff").lstrip()[:1]
+    if not (start in set('{["') or value == "null"):
+        return value
+    if len(value) > MAX_PARAMS_BYTES:
+        raise TooLarge(f"{name}, in characters,", MAX_PARAMS_BYTES, f"{len(value):,}")
     try:
-        return orjson.loads(value)
+        if name == "config":
+            return config_json.loads_config(value)
+        return config_json.loads(value, config_json.IN_ROPE if name in ROPES else ())
     except orjson.JSONDecodeError as error:
         raise ConfigError(name, "JSON", str(error)) from None
 
