@@ -15,6 +15,7 @@ from torch import Tensor
 
 from rope_core.checks import check_at_least, check_in_range
 from rope_core.errors import ConfigError
+from rope_core.ntk_variants import doublings, dynamic_alpha, ntk_mixed
 from rope_core.progression import exponents, geometric, ntk_power, ntk_scale, power_of
 from rope_core.registry import Parameters, register
 
@@ -284,6 +285,9 @@ def canonical_length(rope_type: str, parameters: Parameters, length: int) -> int
         return trained + 1 if length > trained else trained
     if rope_type == "dynamic":
         return max(length, int(by_name["max_position_embeddings"]))
+    if rope_type == "dynamic_alpha":
+        trained = int(by_name["original_max_position_embeddings"])
+        return trained * int(2 ** doublings(trained, length))
     return length
 
 
@@ -298,6 +302,9 @@ def _magnitude(factor: float, mscale: float) -> float:
 
 
 VARIANTS = register(
-    (default, linear, ntk, ntk_alpha, dynamic, yarn, longrope, llama3, proportional, xpos)
+    (
+        *(default, linear, ntk, ntk_alpha, ntk_mixed, dynamic, dynamic_alpha),
+        *(yarn, longrope, llama3, proportional, xpos),
+    )
 )
 """Every variant by name."""

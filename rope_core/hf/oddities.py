@@ -1,7 +1,7 @@
 """Steps of reading a config that one family, or a few, do in their own way.
 
-`oddities` of a row in `families.json` maps the name of a step to a function below, which has the
-signature of the function that does the step for all other families:
+`oddities` of a row in `families.json` maps the name of a step to a function below (or in
+remote_code.py), which has the signature of the function that does the step for all other families:
 
     parameters_label      family.py           (layer type) -> name in nested rope parameters
     typed_parameters      rope_parameters.py  (reader, name, dictionary) -> RopeParameters
@@ -10,6 +10,7 @@ signature of the function that does the step for all other families:
     partial_rotary_factor variant.py          (reader, head_dim, variant) -> (value, source) or None
     variant_parameters    variant.py          (reader, RopeParameters, variant) -> parameters
     heads                 rope_config.py      (reader) -> None, but a warning about heads
+    window_size           attention.py        (reader) -> keys in a window
     attention             attention.py        (reader, AttentionConfig) -> AttentionConfig
     version_warnings      rope_config.py      (reader, variant) -> None
 

@@ -14,7 +14,8 @@ from tests.core.specs import TRAINED, every_variant, rope_of
 NEAR = st.integers(-1000, 1000)
 FAR = st.integers(-(2**20), 2**20)
 GAINS = {"yarn": 0.1 * math.log(8) + 1, "longrope": math.sqrt(1 + math.log(8) / math.log(TRAINED))}
-FIRST = {"linear": 1 / 4, "longrope": 1 / 1.5, "proportional": 1 / 2}
+MIXED = 4 ** -((1 / 8) ** 0.625)
+FIRST = {"linear": 1 / 4, "longrope": 1 / 1.5, "proportional": 1 / 2, "ntk_mixed": MIXED}
 """The first frequency where it is not 1: that of the spec's own factor, or factors."""
 
 
