@@ -41,7 +41,7 @@ def mistral_yarn(reader: ConfigReader, block: RopeParameters) -> RopeParameters:
         if yarn.get(key) is None:
             raise ConfigError(f"yarn.{key}", "given", "none")
     names = {"beta": "beta_fast", "alpha": "beta_slow"}
-    values: dict[str, Any] = {names.get(key, key): value for key, value in yarn.items()}
+    values: dict[str, Any] = {names.get(str(key), str(key)): value for key, value in yarn.items()}
     has_scale = values.pop("apply_scale", True) is not False
     values["rope_type"] = "yarn"
     if not has_scale:
@@ -56,8 +56,8 @@ def mistral_windows(reader: ConfigReader, total: int) -> list[str]:
     windows = reader.from_file("sliding_window")
     if not isinstance(windows, list):
         return [FULL if windows is None else SLIDING] * total
-    sizes = {size for size in windows if size is not None}
-    if not windows or len(sizes) > 1 or not all(map(is_int, sizes)):
+    sizes = [size for size in windows if size is not None]
+    if not windows or not all(is_int(size) and size == sizes[0] for size in sizes):
         raise ConfigError("sliding_window", "a list of null and one whole number", brief(windows))
     return [FULL if windows[i % len(windows)] is None else SLIDING for i in range(total)]
 
@@ -113,7 +113,7 @@ def internlm_rotary(reader: ConfigReader, block: RopeParameters) -> RopeParamete
     if rotary is None:
         return block
     types = {"origin": "default", "dynamic": "dynamic"}
-    if not isinstance(rotary, Mapping) or rotary.get("type") not in types:
+    if not isinstance(rotary, Mapping) or rotary.get("type") not in [*types]:
         raise ConfigError("rotary.type", f"one of {sorted(types)}", brief(rotary))
     values = {"rope_type": types[rotary["type"]], "rope_theta": rotary.get("base", 10_000)}
     if rotary["type"] == "dynamic":
