@@ -10,6 +10,8 @@ from pydantic_core import PydanticUndefined
 
 from docs.error_examples import Row, answer_examples
 from docs.metric_guide import ADVICE
+from rope_core.hf.families import families
+from rope_core.hf.family import Family
 from service.asgi.problems import PROBLEMS, problem_for
 from service.endpoints.catalog import list_variants
 from service.exit_codes import EXIT_CODES
@@ -78,6 +80,17 @@ message; all other arguments are members of `arguments`.
 """
 
 
+REMOTE = """
+## Families of remote code
+
+Configs that are read by the rules of code in the model's own repository, and not of a class of
+transformers: by `model_type`, or by the form of the file. `part` is the one of the request.
+
+| family | other names | part | published code |
+|---|---|---|---|
+"""
+
+
 def settings_page() -> str:
     """Return the text of docs/settings.md."""
     rows = []
@@ -100,7 +113,14 @@ def catalogue_page() -> str:
         + "".join(map(_entry, catalogue["schemes"]))
         + BUILDERS
         + "".join(map(_builder, catalogue["builders"]))
+        + REMOTE
+        + "".join(_family(family) for family in families().values() if family.source)
     )
+
+
+def _family(family: Family) -> str:
+    names = ", ".join(f"`{name}`" for name in family.model_type_aliases)
+    return f"| `{family.name}` | {names} | {family.part} | <{family.source}> |\n"
 
 
 def _entry(entry: dict[str, Any]) -> str:

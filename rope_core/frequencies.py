@@ -14,6 +14,7 @@ from torch import Tensor
 
 from rope_core.checks import check_at_least, check_in_range
 from rope_core.errors import ConfigError
+from rope_core.ntk_variants import dynamic_alpha, ntk_mixed
 from rope_core.own_frequencies import freq_factors, inv_freq
 from rope_core.progression import exponents, geometric, ntk_power, ntk_scale, power_of
 from rope_core.registry import register
@@ -288,8 +289,8 @@ def _magnitude(factor: float, mscale: float) -> float:
 
 VARIANTS = register(
     (
-        *(default, linear, ntk, ntk_alpha, dynamic, yarn, longrope, llama3, proportional, xpos),
-        *(inv_freq, freq_factors),
+        *(default, linear, ntk, ntk_alpha, ntk_mixed, dynamic, dynamic_alpha),
+        *(yarn, longrope, llama3, proportional, xpos, inv_freq, freq_factors),
     )
 )
 """Every variant by name."""

@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
+from rope_core.ntk_variants import doublings
 from rope_core.registry import Parameters
 
 
@@ -23,14 +24,19 @@ class LengthDependence:
     is_minimum: bool = False
     """Whether shorter calls take this length instead of their own."""
 
-    is_once: bool = False
-    """Whether all longer calls rotate alike."""
+    longer_calls: Literal["differ", "alike", "alike_up_to_doublings"] = "differ"
+    """Which longer calls rotate alike: none, all, or those of up to 2, 4, 8, ... times `above`."""
 
     def canonical(self, length: int) -> int:
         """Return one length for all lengths with the same rotation."""
         if length <= self.above:
             return self.above
-        return self.above + 1 if self.is_once else length
+        match self.longer_calls:
+            case "alike":
+                return self.above + 1
+            case "alike_up_to_doublings":
+                return int(self.above * 2 ** doublings(self.above, length))
+        return length
 
 
 def length_dependence(rope_type: str, parameters: Parameters) -> LengthDependence:
@@ -49,10 +55,18 @@ def _dynamic(parameters: Mapping[str, Any]) -> LengthDependence:
     return LengthDependence(int(parameters[name]), name, change, is_minimum=True)
 
 
+def _dynamic_alpha(parameters: Mapping[str, Any]) -> LengthDependence:
+    name = "original_max_position_embeddings"
+    change = f"the base grows when the length passes {name}, and 2, 4, 8, ... times of that"
+    return LengthDependence(
+        int(parameters[name]), name, change, longer_calls="alike_up_to_doublings"
+    )
+
+
 def _longrope(parameters: Mapping[str, Any]) -> LengthDependence:
     name = "original_max_position_embeddings"
     change = "all positions have the frequencies of long_factor, the same at each longer length"
-    return LengthDependence(int(parameters[name]), name, change, is_once=True)
+    return LengthDependence(int(parameters[name]), name, change, longer_calls="alike")
 
 
 def _xpos(_: Mapping[str, Any]) -> LengthDependence:
@@ -62,6 +76,7 @@ def _xpos(_: Mapping[str, Any]) -> LengthDependence:
 
 _RULES: Mapping[str, Callable[[Mapping[str, Any]], LengthDependence]] = {
     "dynamic": _dynamic,
+    "dynamic_alpha": _dynamic_alpha,
     "longrope": _longrope,
     "xpos": _xpos,
 }

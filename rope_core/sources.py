@@ -88,7 +88,8 @@ def resolve(
             (`{"theta": 5e5}`, `{"inv_freq": tensor}`), with the names of `RopeConfig` and those of
             the variant; a `RopeConfig`, or a `Resolved`, which are returned as they are.
         model_type: the family, instead of the config's.
-        part: "text", "vision" or "audio" of a composite model; text by default.
+        part: "text", "vision" or "audio" of a composite model, or "indexer", which chooses keys
+            in sparse attention (DeepSeek-V3.2); text by default.
         layer: index of the layer, if layers differ.
         layer_type: its type, such as "sliding_attention".
         compat: the version of transformers to follow, "5.23" or "4.57".

@@ -83,7 +83,7 @@ rope_core.calls rope_core.length rope_core.positions rope_core.presets
 rope_core.config rope_core.ragged rope_core.inference
 rope_core.axes rope_core.layouts
 rope_core.frequencies rope_core.length_dependence
-rope_core.own_frequencies
+rope_core.ntk_variants rope_core.own_frequencies
 rope_core.progression rope_core.registry
 rope_core.checks
 rope_core.errors

@@ -29,7 +29,8 @@ def attention(
     chunk = None
     if reader.layer_type == "chunked_attention":
         chunk = _num_keys(reader, "attention_chunk_size")
-    window, ahead = _num_keys(reader, "sliding_window") if _is_windowed(reader) else None, 0
+    size = family.step("window_size", lambda reader: _num_keys(reader, "sliding_window"))
+    window, ahead = size(reader) if _is_windowed(reader) else None, 0
     if (window is not None or reader.layer_type == SLIDING) and family.two_sided_window:
         window, ahead = family.two_sided_window(reader, window)
     softcap, key = None, "attn_logit_softcapping"

@@ -1,4 +1,7 @@
-"""The table of model families: `families.json`, a row for each, and the family of a config.
+"""The table of model families, a row for each, and the family of a config.
+
+`families.json` has the classes of transformers and diffusers, `remote_families.json` the code in
+the repositories of models, each with its source.
 
 To add a family, add a row with the fields that differ from Llama's (family.py describes them). If
 the family does a step in a way that no field describes, add one function to oddities.py and name it
@@ -9,13 +12,23 @@ import json
 from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
-from types import MappingProxyType
+from types import MappingProxyType, ModuleType
 from typing import Any
 
 from rope_core.checks import check_choice
 from rope_core.errors import ConfigError, brief
-from rope_core.hf import attention, custom_rotations, head_dim, layer_types, nope, oddities
-from rope_core.hf.family import UNKNOWN, Family
+from rope_core.hf import (
+    attention,
+    custom_rotations,
+    head_dim,
+    layer_types,
+    nope,
+    oddities,
+    remote_code,
+    remote_rotations,
+)
+from rope_core.hf.config_forms import find_form
+from rope_core.hf.family import UNKNOWN, Family, Rule
 
 RULES = {
     "layer_types": layer_types,
@@ -25,13 +38,18 @@ RULES = {
     "two_sided_window": attention,
     "rotation": custom_rotations,
 }
-"""The module of the function that a field of a row names; for `oddities` it is oddities.py."""
+"""The module of the function that a field of a row names; for `oddities` it is oddities.py. The
+functions of families of remote code are in remote_code.py and remote_rotations.py."""
 
+TABLES = ("families.json", "remote_families.json")
+
+TEXT_CONFIGS = ("text_config", "llm_config", "language_config", "thinker_config", "atom_encoder")
 
 NESTED = {
-    "text": ("text_config", "llm_config", "language_config", "thinker_config", "atom_encoder"),
-    "vision": ("vision_config",),
+    "text": TEXT_CONFIGS,
+    "vision": ("vision_config", "vision_encoder"),
     "audio": ("audio_config",),
+    "indexer": TEXT_CONFIGS,
 }
 """Keys of composite configs with the configs of their parts."""
 
@@ -46,11 +64,13 @@ Lookup = tuple[Family, Mapping[str, Any], str, str | None]
 @cache
 def families() -> Mapping[str, Family]:
     """Return all families by model_type."""
-    rows = json.loads((files("rope_core.hf") / "families.json").read_text())
+    rows: dict[str, dict[str, Any]] = {}
+    for table in TABLES:
+        rows |= json.loads((files("rope_core.hf") / table).read_text())
     return MappingProxyType(
         {
             name: Family(**{"name": name, "module": name, **_fields(row)})
-            for name, row in rows.items()
+            for name, row in sorted(rows.items())
         }
     )
 
@@ -60,14 +80,21 @@ def _fields(row: dict[str, Any]) -> dict[str, Any]:
     values = dict(row)
     for field, value in row.items():
         if field in RULES:
-            values[field] = getattr(RULES[field], value)
+            values[field] = _rule(RULES[field], value)
         elif field == "oddities":
-            values[field] = {step: getattr(oddities, rule) for step, rule in value.items()}
+            values[field] = {step: _rule(oddities, rule) for step, rule in value.items()}
         elif field == "in_4_57":
             values[field] = _fields(value)
         elif isinstance(value, list):
             values[field] = tuple(value)
     return values
+
+
+def _rule(module: ModuleType, name: str) -> Rule:
+    """Return the function of a name, from the module of its kind or from those of remote code."""
+    modules = (module, remote_code, remote_rotations)
+    rule: Rule = next(getattr(each, name) for each in modules if hasattr(each, name))
+    return rule
 
 
 @cache
@@ -102,8 +129,9 @@ def find(
         check_choice("part", part, NESTED)
     name = model_type or _text(config, "model_type")
     name = name or diffusers_classes().get(_text(config, "_class_name") or "")
+    name = find_form(config, name) or name
     inner, prefix, name = _descend(config, part or "text", name)
-    if part not in (None, "text") and not prefix and _is_of_text(config, name):
+    if part in ("vision", "audio") and not prefix and _is_of_text(config, name):
         inner = {}
     return _family(name, inner, part, num_axes), inner, prefix, name
 

@@ -30,7 +30,11 @@ class Family:
     """The folder of the model's code; the same as `name` if missing in the table."""
 
     part: str = "text"
-    """`text`, `vision` or `audio`: the part of a composite model."""
+    """`text`, `vision` or `audio`: the part of a composite model. `indexer`: the part of sparse
+    attention that chooses keys."""
+
+    source: str | None = None
+    """The published code that the row follows, if that is not transformers or diffusers."""
 
     model_type_aliases: tuple[str, ...] = ()
     """Model types that transformers has no class for, and whose own code reads a config alike."""

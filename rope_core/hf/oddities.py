@@ -1,7 +1,7 @@
 """Steps of reading a config that one family, or a few, do in their own way.
 
-`oddities` of a row in `families.json` maps the name of a step to a function below, which has the
-signature of the function that does the step for all other families:
+`oddities` of a row in `families.json` maps the name of a step to a function below (or in
+remote_code.py), which has the signature of the function that does the step for all other families:
 
     layer_types           layer_types.py      (reader, layer types) -> layer types
     per_layer_config      layer_types.py      (reader) -> keys and values, by index of a layer
@@ -14,6 +14,7 @@ signature of the function that does the step for all other families:
     rotated_channels      rope_config.py      (reader, RopeParameters, variant, head_dim, factor)
                                               -> width
     heads                 rope_config.py      (reader) -> None, but a warning about heads
+    window_size           attention.py        (reader) -> keys in a window
     attention             attention.py        (reader, AttentionConfig) -> AttentionConfig
     version_warnings      rope_config.py      (reader, variant) -> None
 

@@ -3,9 +3,10 @@
 Where each value comes from: the first of the sources that has it. The code below and
 `rope_config.standard` follow this list in its order. Each step names the file that does it.
 
-1. Family: argument `model_type`; `model_type` or diffusers' `_class_name` of the file; of a
-   composite model, the nested config of the `part` (families.py). All keys below are those of
-   the nested config, under the family's own names (families.json: `key_names`).
+1. Family: argument `model_type`; `model_type` or diffusers' `_class_name` of the file; the form of
+   the file, such as Mistral's params.json (config_forms.py); of a composite model, the nested
+   config of the `part` (families.py). All keys below are those of the nested config, under the
+   family's own names (families.json: `key_names`).
 2. Type of the layer: `layer_types[layer]`; the class's types; argument `layer_type`
    (layer_types.py). `per_layer_config[layer]` replaces single keys below.
 3. Whether the layer rotates: not if its type has no attention, or null as rope parameters; the
@@ -123,7 +124,8 @@ def resolve(
     Args:
         config: its contents, in the spelling of transformers 4 or 5, or of diffusers.
         model_type: the family, instead of the file's.
-        part: "text", "vision" or "audio" of a composite model; text by default.
+        part: "text", "vision" or "audio" of a composite model, or "indexer", which chooses keys
+            in sparse attention (DeepSeek-V3.2); text by default.
         layer: index of the layer, if layers differ.
         layer_type: its type, such as "sliding_attention".
         compat: the version of transformers to follow, "5.23" or "4.57".

@@ -71,8 +71,8 @@ class Rope(RopeForm):
 
 
 class _ModelRope(RopeForm):
-    part: Literal["text", "vision", "audio"] | None = None
-    """Part of a composite model; by default text."""
+    part: Literal["text", "vision", "audio", "indexer"] | None = None
+    """Part of a composite model, or the indexer of sparse attention; by default text."""
 
     layer: int | None = None
     """Index of the layer, if layers differ."""

@@ -17,7 +17,9 @@ def of_variant(name, dim=16):
         "linear": {"factor": 4.0},
         "ntk": {"factor": 4.0},
         "ntk_alpha": {"alpha": 50.0},
+        "ntk_mixed": {"factor": 4.0, "mixed_b": 0.625},
         "dynamic": {"factor": 2.0, "max_position_embeddings": TRAINED},
+        "dynamic_alpha": original,
         "yarn": {"factor": 8.0, "beta_fast": 4, **original},
         "longrope": {
             "short_factor": tuple(1 + i / 50 for i in range(half)),
@@ -75,7 +77,7 @@ def scheme_of(name, **fields):
     return RopeConfig.of(24, axes=name, **of_scheme(name), **fields)
 
 
-OF_LENGTH = ("dynamic", "longrope", "xpos")
+OF_LENGTH = ("dynamic", "dynamic_alpha", "longrope", "xpos")
 """Variants whose rotation depends on the length of the call."""
 
 every_variant = pytest.mark.parametrize("variant", VARIANTS)

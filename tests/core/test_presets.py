@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from rope_core.errors import ConfigError
+from rope_core.hf.config_forms import PARAMS_JSON
 from rope_core.presets import MAX_BYTES, NAME, Preset, built_in
 from rope_core.presets.folder import RefusedPreset, read_folder
 from rope_core.presets.lookup import find, hugging_face_ids, nearest
@@ -49,7 +50,7 @@ def test_built_in_has_a_model_and_a_source(name):
     assert preset.name == name
     assert NAME.fullmatch(name)
     assert re.match(r"https://huggingface\.co/[\w.-]+/[\w.-]+[/#]", preset.source)
-    assert {"model_type", "_class_name"} & set(preset.config)
+    assert {"model_type", "_class_name"} & set(preset.config) or set(preset.config) >= PARAMS_JSON
     texts = [leaf for leaf in leaves(preset.config) if isinstance(leaf, str)]
     assert not [text for text in texts if "/" in text or "\\" in text]
 

@@ -85,6 +85,16 @@ PARAMETERS = {  # variant, what is changed of its parameters, and what the error
         ({"alpha": 0.0}, "alpha must be a number of at least 1e-06, got 0.0"),
         ({"alpha": 1e305}, "alpha must be small enough to be raised to"),
     ],
+    "ntk_mixed": [
+        ({"factor": 0.5}, "factor must be a number of at least 1.0, got 0.5"),
+        ({"mixed_b": 0.0}, "mixed_b must be in [1e-06, 1000], got 0.0"),
+    ],
+    "dynamic_alpha": [
+        (
+            {"original_max_position_embeddings": 0},
+            "original_max_position_embeddings must be a number of at least 1, got 0",
+        ),
+    ],
     "dynamic": [
         ({"factor": 0.5}, "factor must be a number of at least 1.0, got 0.5"),
         ({"max_position_embeddings": 0}, "max_position_embeddings must be a number of at least 1"),
@@ -288,9 +298,9 @@ def test_a_missing_parameter_of_a_scheme_is_named(name):
             refused(message, head_dim=24, axes=name, **given)
 
 
-@pytest.mark.parametrize("name", ["ntk", "ntk_alpha", "dynamic"])
+@pytest.mark.parametrize("name", ["ntk", "ntk_alpha", "dynamic", "dynamic_alpha"])
 def test_an_exponent_that_divides_by_0(name):
-    by = {"ntk": "factor", "ntk_alpha": "alpha"}.get(name, name)
+    by = {"ntk": "factor", "ntk_alpha": "alpha", "dynamic_alpha": "length"}.get(name, name)
     message = f"rotary_dim must be above 2 with {by}, whose exponent divides by it - 2, got 2"
     refused(message, head_dim=2, rope_type=name, **of_variant(name))
 

@@ -84,7 +84,7 @@ def test_the_rotation_changes_above_the_length_that_is_told_and_not_below(varian
     assert len(up_to) == 1
     beyond = [tables(variant, dependence.above + n) for n in (1, 9, 90)]
     assert up_to.isdisjoint(beyond)
-    assert (len({*beyond}) == 1) == dependence.is_once
+    assert (len({*beyond}) == 1) == (dependence.longer_calls == "alike")
     key = dependence.parameter
     assert dependence.above == (1 if key is None else dict(rope.parameters)[key])
     assert len({rope.for_length(length) for length in range(dependence.above + 1)}) == 1

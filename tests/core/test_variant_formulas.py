@@ -40,6 +40,20 @@ def of_dynamic(theta, d, *, factor, max_position_embeddings, length, alpha=None)
     return geometric(theta * stretch ** (d / (d - 2)), d), 1
 
 
+def of_dynamic_alpha(theta, d, *, original_max_position_embeddings, length):
+    """Qwen-1: alpha is 1 up to the trained length, 3 up to twice of it, 7 up to four times."""
+    alpha, reach = 1, original_max_position_embeddings
+    while reach < length:
+        alpha, reach = 2 * alpha + 1, 2 * reach
+    return of_alpha(theta, d, alpha=alpha)
+
+
+def of_ntk_mixed(theta, d, *, factor, mixed_b=1):
+    """Without mixed_b, the divisor of pair i is factor ** (2 (i + 1) / d): an exponent of 1."""
+    shares = [((i + 1) / (d / 2)) ** mixed_b for i in range(d // 2)]
+    return [w / factor**s for w, s in zip(geometric(theta, d), shares, strict=True)], 1
+
+
 def bounds(theta, d, original, beta_fast=32, beta_slow=1):
     """Return the pairs, fractional, that turn so often over the trained length."""
     return [
@@ -110,6 +124,7 @@ DYNAMIC = {"factor": 2.0, "max_position_embeddings": 4096}
 ALPHA = DYNAMIC | {"alpha": 1000.0}
 DEEPSEEK = {"factor": 40, "original_max_position_embeddings": 4096}
 GPT_OSS = {"factor": 32.0, "original_max_position_embeddings": 4096, "truncate": False}
+QWEN_1 = {"original_max_position_embeddings": 8192}
 QWEN = {"factor": 4.0, "original_max_position_embeddings": 32768}
 CASES = {  # variant, oracle, theta, width, parameters
     "Llama 2": ("default", plain, 1e4, 128, {}),
@@ -121,6 +136,11 @@ CASES = {  # variant, oracle, theta, width, parameters
     "ntk x8": ("ntk", of_ntk, 1e4, 128, {"factor": 8.0}),
     "HunYuan": ("ntk_alpha", of_alpha, 1e4, 128, {"alpha": 1000.0}),
     "HunYuan small": ("ntk_alpha", of_alpha, 1e4, 64, {"alpha": 50.0}),
+    "GTE": ("ntk_mixed", of_ntk_mixed, 2e4, 64, {"factor": 8.0}),
+    "GTE, mixed": ("ntk_mixed", of_ntk_mixed, 1.6e5, 64, {"factor": 2.0, "mixed_b": 0.625}),
+    "Qwen-1, at": ("dynamic_alpha", of_dynamic_alpha, 1e4, 128, QWEN_1 | {"length": 8192}),
+    "Qwen-1, x2": ("dynamic_alpha", of_dynamic_alpha, 1e4, 128, QWEN_1 | {"length": 8193}),
+    "Qwen-1, x4": ("dynamic_alpha", of_dynamic_alpha, 1e4, 128, QWEN_1 | {"length": 32768}),
     "dynamic, short": ("dynamic", of_dynamic, 1e4, 128, DYNAMIC | {"length": 17}),
     "dynamic, at": ("dynamic", of_dynamic, 1e4, 128, DYNAMIC | {"length": 4096}),
     "dynamic, long": ("dynamic", of_dynamic, 1e4, 128, DYNAMIC | {"length": 8192}),

@@ -19,7 +19,14 @@ GAINS = {
     "inv_freq": 1.25,
     "freq_factors": 0.75,
 }
-FIRST = {"linear": 1 / 4, "longrope": 1 / 1.5, "proportional": 1 / 2, "freq_factors": 1 / 2}
+MIXED = 4 ** -((1 / 8) ** 0.625)
+FIRST = {
+    "linear": 1 / 4,
+    "longrope": 1 / 1.5,
+    "proportional": 1 / 2,
+    "freq_factors": 1 / 2,
+    "ntk_mixed": MIXED,
+}
 """The first frequency where it is not 1: that of the spec's own factor, or factors."""
 
 

@@ -11,6 +11,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from rope_core import compiled
+from rope_core.hf.families import TABLES
 from tests.deploy.installations import (
     CLIENT_CALL,
     CORE_CALL,
@@ -132,4 +133,4 @@ def test_service_without_grpc_refuses_a_grpc_port(environments):
 def test_both_wheels_have_the_same_core(environments):
     core, service = (core_files(environments[name]) for name in ("rope-core", "rope-service"))
     assert core == service
-    assert {"rope_core/py.typed", "rope_core/hf/families.json"} <= core.keys()
+    assert {"rope_core/py.typed", *(f"rope_core/hf/{table}" for table in TABLES)} <= core.keys()

@@ -134,7 +134,7 @@ CONFIG_OPTIONS = st.fixed_dictionaries(
     optional={
         "layer": st.integers(-1, 5) | JUNK,
         "layer_type": st.sampled_from(["full_attention", "sliding_attention", "x"]) | JUNK,
-        "part": st.sampled_from(["text", "vision", "audio"]),
+        "part": st.sampled_from(["text", "vision", "audio", "indexer"]),
         "compat": st.sampled_from(["5.23", "4.57"]),
         "arithmetic": st.sampled_from(["hf", "float64"]),
         "length": NUMBERS,

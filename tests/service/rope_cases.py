@@ -20,7 +20,9 @@ OF_VARIANTS = {
     "linear": {"factor": 4},
     "ntk": {"factor": 4.0},
     "ntk_alpha": {"alpha": 1000},
+    "ntk_mixed": {"factor": 8, "mixed_b": 0.625},
     "dynamic": {"factor": 2, "max_position_embeddings": 64},
+    "dynamic_alpha": ORIGINAL,
     "yarn": {"factor": 4, "beta_fast": 20, **ORIGINAL},
     "longrope": {
         "short_factor": [1] * 7 + [2],

@@ -147,3 +147,24 @@ async def test_warnings_name_only_some_of_many_ignored_keys(client):
     block |= {f"more{i}": i for i in range(20_000)}
     body["rope"]["config"]["rope_scaling"] = block
     assert (await client.post("/v1/resolve", json=body)).status_code == 413
+
+
+async def test_the_indexer_of_a_config(client, codec):
+    values = await resolve_values(client, codec, {"preset": "deepseek-v3.2", "part": "indexer"})
+    assert (values["rope"]["head_dim"], values["rope"]["rotary_dim"]) == (128, 64)
+    assert (values["rope"]["layout"], values["num_axes"]) == ("half", 1)
+    without = await post(
+        client,
+        codec,
+        "/v1/resolve",
+        message(rope={"preset": "glm-4-9b-chat-1m", "part": "indexer"}),
+    )
+    check_refused(without, "part must be one of ['text'], got 'indexer'")
+
+
+async def test_a_params_json_is_a_config(client, codec):
+    form = {"dim": 4096, "n_layers": 2, "n_heads": 32, "n_kv_heads": 8, "head_dim": 128}
+    form |= {"hidden_dim": 14336, "vocab_size": 32768, "norm_eps": 1e-5, "rope_theta": 1e6}
+    values = await resolve_values(client, codec, {"config": form})
+    assert (values["rope"]["theta"], values["rope"]["layout"]) == (1e6, "interleaved")
+    assert values["rope"]["head_dim"] == 128

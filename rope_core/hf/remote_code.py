@@ -1,0 +1,223 @@
+"""Rules of families whose modeling code is in the repository of the model, not in transformers.
+
+The functions are named in the rows of `remote_families.json`; `source` of the row is the code that
+the rule follows. They are of the kinds that the other modules have: rules of layers that do not
+rotate (nope.py), of a head's width (head_dim.py), of types of layers (layer_types.py), of softmax
+scales (attention.py), and steps (oddities.py). remote_rotations.py has those of whole configs.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from rope_core.config import AttentionConfig, RopeConfig
+from rope_core.errors import ConfigError, brief
+from rope_core.hf import variant
+from rope_core.hf.config_reader import CLASS_DEFAULT, DERIVED, ConfigReader, is_int, is_number
+from rope_core.hf.family import FULL, SLIDING
+from rope_core.hf.remote_rotations import attn_config, option
+from rope_core.hf.rope_parameters import RopeParameters
+
+ALIBI = "no rotary embedding: ALiBi"
+LEARNED = "no rotary embedding: learned absolute"
+
+WIDTH_7B, WIDTH_13B = 4096, 5120
+"""Hidden sizes of Baichuan's models, which share a model_type."""
+
+
+def mistral_yarn(reader: ConfigReader, block: RopeParameters) -> RopeParameters:
+    """Mistral's params.json: `yarn`, with `beta` and `alpha` for beta_fast and beta_slow."""
+    scaling = reader.from_file("llama_4_scaling")
+    if isinstance(scaling, Mapping) and is_number(scaling.get("beta")):
+        beta, length = scaling["beta"], brief(scaling.get(variant.ORIGINAL))
+        rule = f"1 + {beta} * ln(1 + floor(position / {length}))"
+        reader.warn(f"llama_4_scaling: the caller has to multiply queries by {rule}")
+    yarn = reader.from_file("yarn")
+    if not yarn:
+        return block
+    if not isinstance(yarn, Mapping):
+        raise ConfigError("yarn", "an object or null", brief(yarn))
+    for key in ("factor", variant.ORIGINAL):
+        if yarn.get(key) is None:
+            raise ConfigError(f"yarn.{key}", "given", "none")
+    names = {"beta": "beta_fast", "alpha": "beta_slow"}
+    values: dict[str, Any] = {names.get(str(key), str(key)): value for key, value in yarn.items()}
+    has_scale = values.pop("apply_scale", True) is not False
+    values["rope_type"] = "yarn"
+    if not has_scale:
+        values["attention_factor"] = 1.0
+    elif reader.family.softmax_scale:  # MLA: the softmax scale has the correction
+        values |= {"mscale": 1.0, "mscale_all_dim": 1.0}
+    return replace(block, name="yarn", values=values, from_file=frozenset(values), outer=values)
+
+
+def mistral_windows(reader: ConfigReader, total: int) -> list[str]:
+    """Mistral's params.json: `sliding_window` is one for all layers, or a list to repeat."""
+    windows = reader.from_file("sliding_window")
+    if not isinstance(windows, list):
+        return [FULL if windows is None else SLIDING] * total
+    sizes = [size for size in windows if size is not None]
+    if not windows or not all(is_int(size) and size == sizes[0] for size in sizes):
+        raise ConfigError("sliding_window", "a list of null and one whole number", brief(windows))
+    return [FULL if windows[i % len(windows)] is None else SLIDING for i in range(total)]
+
+
+def mistral_window_size(reader: ConfigReader) -> int:
+    """Mistral's params.json: the one size in a list of windows."""
+    windows = reader.from_file("sliding_window")
+    sizes = [size for size in windows if size is not None] if isinstance(windows, list) else []
+    return sizes[0] if sizes else reader.size("sliding_window")
+
+
+def phi3small_parameters(reader: ConfigReader, block: RopeParameters) -> RopeParameters:
+    """Phi-3-small: `rope_position_scale` divides positions, unless there is `rope_scaling`."""
+    if block.values:
+        return block
+    scale = reader.positive("rope_position_scale", 1.0)
+    values = {} if scale == 1 else {"rope_type": "linear", "factor": scale}
+    return replace(block, name="rope_position_scale", values=values, outer=values)
+
+
+def phi3small_longrope(
+    reader: ConfigReader, block: RopeParameters, rope_type: str
+) -> dict[str, Any]:
+    """Phi-3-small: `short_mscale` and `long_mscale` are the gains of short and long calls."""
+    values = variant.parameters(reader, block, rope_type)
+    for key in ("short_mscale", "long_mscale") if rope_type == "longrope" else ():
+        if block.values.get(key) is not None:
+            values[key] = variant.named_parameter(reader, block, rope_type, key)
+    return values
+
+
+def mup_attn_multiplier(
+    reader: ConfigReader, _: Mapping[str, Any], rope: RopeConfig | None
+) -> float | None:
+    """Phi-3-small: mup_attn_multiplier / head_dim, if `mup_use_scaling`."""
+    if rope is None or reader.get("mup_use_scaling") is False:
+        return None
+    return reader.positive("mup_attn_multiplier", 1.0) / rope.head_dim
+
+
+def blocksparse_attention(reader: ConfigReader, attention: AttentionConfig) -> AttentionConfig:
+    """Phi-3-small: only every n-th layer (`dense_attention_every_n_layers`) sees all keys."""
+    interval = reader.get("dense_attention_every_n_layers")
+    every = reader.size("dense_attention_every_n_layers") if interval else None
+    if reader.layer is None or not every or (reader.layer + 1) % every:
+        reader.warn("this layer attends to blocks of keys: send their pattern as `mask`")
+    return attention
+
+
+def internlm_rotary(reader: ConfigReader, block: RopeParameters) -> RopeParameters:
+    """InternLM: `rotary` has the type ("origin" or "dynamic"), the base and the factor."""
+    rotary = reader.from_file("rotary")
+    if rotary is None:
+        return block
+    types = {"origin": "default", "dynamic": "dynamic"}
+    if not isinstance(rotary, Mapping) or rotary.get("type") not in [*types]:
+        raise ConfigError("rotary.type", f"one of {sorted(types)}", brief(rotary))
+    values = {"rope_type": types[rotary["type"]], "rope_theta": rotary.get("base", 10_000)}
+    if rotary["type"] == "dynamic":
+        values["factor"] = rotary.get("scaling_factor", 1.0)
+    return replace(block, name="rotary", values=values, from_file=frozenset(values), outer=values)
+
+
+def dbrx_theta(reader: ConfigReader, block: RopeParameters) -> RopeParameters:
+    """DBRX: `attn_config.rope_theta`, which transformers 5.23 does not read."""
+    if reader.from_file("rope_theta") is not None or "rope_theta" in block.from_file:
+        return block
+    if attn_config(reader).get("rope_theta") is None:
+        return block
+    theta = option(attn_config(reader), "rope_theta", 10_000)
+    reader.warn("attn_config.rope_theta counts, as in databricks' code; 5.23 has 10000 instead")
+    values = {**block.values, "rope_theta": theta}
+    return replace(block, values=values, from_file=block.from_file | {"rope_theta"}, outer=values)
+
+
+def baichuan(reader: ConfigReader, _: int | None, __: str | None) -> str | None:
+    """Baichuan: the 13B models have ALiBi, the 7B models rotate; their model_type is the same."""
+    architectures = reader.from_file("architectures")
+    if isinstance(architectures, list) and "BaiChuanForCausalLM" in architectures:
+        return None
+    width = reader.size("hidden_size")
+    has_length = reader.from_file("max_position_embeddings") is not None  # a key of the 7B's class
+    is_7b = width == WIDTH_7B or (width != WIDTH_13B and has_length)
+    return None if is_7b else f"{ALIBI} (hidden_size {width}: the code of Baichuan-13B)"
+
+
+def alibi(_: ConfigReader, __: int | None, ___: str | None) -> str:
+    """Step-1: all layers have ALiBi, of the root of the distance."""
+    return ALIBI
+
+
+def jais(reader: ConfigReader, _: int | None, __: str | None) -> str:
+    """Jais: `position_embedding_type` is "alibi" or "learned"."""
+    if reader.get("mup_scale_qk_dot_by_d"):
+        reader.warn("mup_scale_qk_dot_by_d: scores are divided by head_dim, so send `scale`")
+    return ALIBI if reader.get("position_embedding_type") == "alibi" else LEARNED
+
+
+def mpt_rope(reader: ConfigReader, _: int | None, __: str | None) -> str | None:
+    """MPT: ALiBi or learned positions, unless `attn_config.rope` is true."""
+    options = attn_config(reader)
+    if options.get("rope"):
+        return None
+    return LEARNED if options.get("alibi") is False else ALIBI
+
+
+def position_embedding_is_absolute(
+    reader: ConfigReader, _: int | None, __: str | None
+) -> str | None:
+    """GTE's NewModel: `position_embedding_type` is "rope" or "absolute"."""
+    return LEARNED if reader.get("position_embedding_type") == "absolute" else None
+
+
+def rotary_emb_fraction(reader: ConfigReader, _: int | None, __: str | None) -> str | None:
+    """Nomic's own code: no layer rotates if `rotary_emb_fraction` is 0."""
+    return (
+        f"{LEARNED} (rotary_emb_fraction is 0)" if reader.get("rotary_emb_fraction") == 0 else None
+    )
+
+
+def no_op_attention(reader: ConfigReader, layer: int | None, _: str | None) -> str | None:
+    """Nemotron-NAS: `block_configs` lists the layers without attention."""
+    blocks = reader.from_file("block_configs")
+    if layer is None or blocks is None:
+        return None
+    if not isinstance(blocks, list) or layer >= len(blocks):
+        expected = f"a list of more than {layer} objects, one for each layer"
+        raise ConfigError("block_configs", expected, brief(blocks))
+    block = blocks[layer]
+    attention = block.get("attention") if isinstance(block, Mapping) else None
+    if not isinstance(attention, Mapping):
+        raise ConfigError(f"block_configs[{layer}].attention", "an object", brief(attention))
+    for key in ("no_op", "replace_with_linear"):
+        if attention.get(key):
+            return f"block_configs[{layer}].attention.{key}: no queries and keys"
+    return None
+
+
+def index_head_dim(reader: ConfigReader, _: str) -> int:
+    """Indexers of sparse attention: `index_head_dim`."""
+    width = reader.size("index_head_dim")
+    reader.provenance["head_dim"] = reader.provenance.get("index_head_dim", CLASS_DEFAULT)
+    return width
+
+
+def indexer_channels(reader: ConfigReader, head_dim: int, _: str) -> tuple[float, str]:
+    """Indexers of sparse attention: `qk_rope_head_dim` channels rotate."""
+    return reader.size("qk_rope_head_dim") / head_dim, DERIVED
+
+
+def indexer_types(reader: ConfigReader, layer: int | None, _: str | None) -> str | None:
+    """GLM-5's indexer: `indexer_types` lists the layers that share that of an earlier layer."""
+    types = reader.from_file("indexer_types")
+    if layer is None or types is None:
+        return None
+    if not isinstance(types, list) or layer >= len(types):
+        raise ConfigError("indexer_types", f"a list of more than {layer} texts", brief(types))
+    return None if types[layer] == "full" else f"indexer_types[{layer}] is {brief(types[layer])}"
+
+
+def only_indexed_layers(_: ConfigReader, __: int | None, layer_type: str | None) -> str | None:
+    """Dots-3's indexer: layers with a window have none."""
+    return "layers with a window have no indexer" if layer_type == SLIDING else None
