@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from rope_core.config import AttentionConfig, RopeConfig
-from rope_core.errors import ConfigError
-from rope_core.hf.config_reader import ConfigReader
+from rope_core.errors import ConfigError, brief
+from rope_core.hf.config_reader import ConfigReader, is_int
 from rope_core.hf.family import SLIDING
 from rope_core.hf.layer_types import has_window
 
@@ -79,8 +79,19 @@ def _num_keys(reader: ConfigReader, key: str) -> int:
 
 
 def window_on_each_side(_: ConfigReader, window: int | None) -> tuple[int | None, int]:
-    """NeoMME, UltraBERT, Privacy-Filter: `sliding_window` keys before and after a query."""
+    """NeoMME, Privacy-Filter: `sliding_window` keys before and after a query."""
     return (None, 0) if window is None else (window + 1, window)
+
+
+def first_attention_window(reader: ConfigReader, window: int | None) -> tuple[int | None, int]:
+    """UltraBERT: the first window of `attention_windows`, or `sliding_window`, on each side."""
+    windows = reader.from_file("attention_windows") or ()
+    window = next((size for size in windows if size), window)
+    if window is not None and not (is_int(window) and 0 < window < MAX_WINDOW):
+        raise ConfigError(
+            "attention_windows", f"a list of numbers below {MAX_WINDOW}", brief(windows)
+        )
+    return window_on_each_side(reader, window)
 
 
 def local_attention(reader: ConfigReader, _: int | None) -> tuple[int, int]:

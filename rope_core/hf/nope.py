@@ -126,6 +126,11 @@ def no_op_attention(reader: ConfigReader, layer: int | None, _: str | None) -> s
     return None
 
 
+def use_rotary_embedding(reader: ConfigReader, _: int | None, __: str | None) -> str | None:
+    """CLVP: all layers, if `use_rotary_embedding` is false."""
+    return None if reader.get("use_rotary_embedding") else "use_rotary_embedding is false"
+
+
 def use_mem_rope(reader: ConfigReader, _: int | None, __: str | None) -> str | None:
     """Zamba-2: all layers, unless `use_mem_rope` is true."""
     return None if reader.get("use_mem_rope") else "use_mem_rope is false"

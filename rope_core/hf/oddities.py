@@ -97,10 +97,24 @@ def scaled_compressed_layers(
     defaults = dict(rules[label]["default"])
     if flat:
         del defaults["rope_type"]
-    values = {key: value for key, value in flat.items() if key != "rope_theta"}
+    of_class = ("rope_theta", "partial_rotary_factor")
+    values = {key: value for key, value in flat.items() if key not in of_class}
     if values.get("rope_type", values.get("type")) not in (None, "default"):
         defaults["attention_factor"] = 1.0
     return rope_parameters.complete(reader, name, label, values, defaults, flat, ("rope_theta",))
+
+
+def same_for_all_types(
+    reader: ConfigReader, name: str, flat: Mapping[str, Any]
+) -> RopeParameters | None:
+    """Dots-3-Note: one dictionary counts for all layers."""
+    if not flat:
+        return rope_parameters.typed(reader, name, flat)
+    label = rope_parameters.choose(reader, reader.family.rope_parameters_by_type, name)
+    theta = reader.from_file("rope_theta")
+    outside = {} if theta is None or "rope_theta" in flat else {"rope_theta": theta}
+    default = {"rope_theta": reader.family.defaults["rope_theta"]}
+    return rope_parameters.complete(reader, name, label, {**outside, **flat}, default, flat, ())
 
 
 def qk_rope_head_dim_of_head(reader: ConfigReader, head_dim: int, _: str) -> Factor:

@@ -9,16 +9,14 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from types import ModuleType
-from typing import Any, get_type_hints
+from typing import Any, cast
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 logging.getLogger("transformers").setLevel(logging.CRITICAL)
 
 import transformers.models  # noqa: E402
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel  # noqa: E402
+from transformers import PreTrainedConfig, PreTrainedModel  # noqa: E402
 from transformers.models.auto.modeling_auto import MODEL_MAPPING  # noqa: E402
-
-MODEL_SUFFIXES = ("Model", "Decoder", "Encoder", "Transformer", "TextModel")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,19 +31,22 @@ class Entry:
 
 
 @cache
-def all_classes() -> tuple[Entry, ...]:
-    """Return each configuration class of transformers, nested ones included, once."""
-    classes: dict[type[PreTrainedConfig], None] = {}
-    for info in pkgutil.iter_modules(transformers.models.__path__):
-        for module in _modules(info.name, "configuration_"):
-            for value in vars(module).values():
-                if (
-                    inspect.isclass(value)
-                    and issubclass(value, PreTrainedConfig)
-                    and value.__module__ == module.__name__
-                ):
-                    classes[value] = None
-    return tuple(_entry(config_class) for config_class in classes)
+def all_entries() -> tuple[Entry, ...]:
+    """Return each configuration class of transformers, those of nested configs included."""
+    folders = pkgutil.iter_modules(transformers.models.__path__)
+    return tuple(entry for folder in folders for entry in entries(folder.name))
+
+
+def entries(folder: str) -> list[Entry]:
+    """Return the configuration classes of one folder of models."""
+    return [
+        _entry(value)
+        for module in _modules(folder, "configuration_")
+        for value in vars(module).values()
+        if inspect.isclass(value)
+        and issubclass(value, PreTrainedConfig)
+        and value.__module__ == module.__name__
+    ]
 
 
 def _modules(folder: str, prefix: str) -> Iterator[ModuleType]:
@@ -79,10 +80,10 @@ def _model_class(
         and not value.__name__.endswith("PreTrainedModel")
     ]
     try:
-        found = MODEL_MAPPING[config_class]
+        found: Any = MODEL_MAPPING[config_class]
         found = found[0] if isinstance(found, tuple) else found
         if found in own:
-            return found
+            return cast(type[PreTrainedModel], found)
     except (KeyError, ValueError):
         pass
     fitting = [value for value in own if _config_of(value) is config_class]
@@ -93,6 +94,3 @@ def _model_class(
 def _config_of(model_class: type[PreTrainedModel]) -> Any:
     annotation = model_class.__init__.__annotations__.get("config")
     return annotation if annotation is not None else getattr(model_class, "config_class", None)
-
-
-__all__ = ["AutoConfig", "Entry", "all_classes", "get_type_hints"]

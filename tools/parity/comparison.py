@@ -14,7 +14,6 @@ from rope_core.angles import angles_at
 from rope_core.config import RopeConfig
 from rope_core.errors import ConfigError
 from rope_core.hf import Resolved, resolve
-from rope_core.hf.families import families
 from tools.parity import model_facts
 from tools.parity.classes import Entry
 from tools.parity.model_facts import TOKENS, LayerFacts
@@ -51,7 +50,8 @@ class Result:
 
 def plain(config: PreTrainedConfig) -> dict[str, Any]:
     """Return what a class writes, as a file has it."""
-    return json.loads(json.dumps(config.to_dict(), default=str))
+    written: dict[str, Any] = json.loads(json.dumps(config.to_dict(), default=str))
+    return written
 
 
 def compare(entry: Entry, file: dict[str, Any]) -> Result:
@@ -60,7 +60,7 @@ def compare(entry: Entry, file: dict[str, Any]) -> Result:
     given = json.dumps(file, sort_keys=True)
     try:
         config = entry.config_class.from_dict(copy.deepcopy(file))
-    except Exception:  # noqa: BLE001  the class refuses it
+    except Exception:  # the class refuses it
         _refusal(file)
         return Result("refused")
     config._attn_implementation = "eager"
@@ -77,7 +77,9 @@ def compare(entry: Entry, file: dict[str, Any]) -> Result:
 
     if not facts:
         return _without_layers(entry, config, file, model, types, found, differ)
-    is_two_sided = getattr(config, "use_bidirectional_attention", None) in (True, "all")
+    is_two_sided = hasattr(entry.module, "_bidirectional_window_overlay") and bool(
+        getattr(config, "use_bidirectional_attention", None) in (True, "all")
+    )
     for layer, fact in enumerate(facts):
         if fact.rotation_fails:
             return Result("fails", tuple(found))
@@ -106,17 +108,17 @@ def _facts(
         return [], None
     try:
         model = model_facts.build(entry.model_class, config, entry.module)
-    except Exception:  # noqa: BLE001  the model has no weights of such shapes
+    except Exception:  # the model has no weights of such shapes
         return [], None
     return model_facts.run(model, entry.module, total), model
 
 
 @cache
 def _default_facts(entry: Entry) -> tuple[bool, bool]:
-    """Return whether the model of the default config is built, and whether it runs."""
+    """Return whether the model of a short config is built, and whether it runs."""
     try:
-        config = entry.config_class()
-    except Exception:  # noqa: BLE001  no default config
+        config = entry.config_class.from_dict({"num_hidden_layers": 4})
+    except Exception:  # no default config
         return False, False
     config._attn_implementation = "eager"
     facts, model = _facts(entry, config, getattr(config, "num_hidden_layers", None) or 0)
@@ -166,7 +168,7 @@ def _frequencies(entry: Entry, config: PreTrainedConfig, model: nn.Module | None
         for rotary in model_facts.rotary_classes(entry.module):
             try:
                 modules.append(rotary(config))
-            except Exception:  # noqa: BLE001, S112  a rotary class of another part
+            except Exception:  # a rotary class of another part
                 continue
     return [
         buffer.float()
@@ -214,11 +216,12 @@ def _tables(rope: RopeConfig, tokens: int) -> list[Tensor]:
 def _values(tables: list[Tensor]) -> Tensor:
     """Return the absolute values of all cosines and sines, without their order."""
     flat = [torch.view_as_real(t) if t.is_complex() else t for t in tables]
-    return torch.cat([t.flatten().float().abs() for t in flat]).unique()
+    values: Tensor = torch.unique(torch.cat([t.flatten().float().abs() for t in flat]))
+    return values
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
-    return torch.equal(a.flatten().unique(), b.flatten().unique())
+    return torch.equal(torch.unique(a), torch.unique(b))
 
 
 def _brief(values: Tensor) -> str:
@@ -247,6 +250,3 @@ def _mask(ours: Resolved) -> tuple[str, int | None]:
     if attention.window is None:
         return "causal", None
     return "sliding_window_causal", attention.window
-
-
-__all__ = ["Difference", "Result", "compare", "families", "plain"]

@@ -103,7 +103,6 @@ def _types(
     """Return a list of layer types, of those that the class names."""
     source = inspect.getsource(inspect.getmodule(entry.config_class))  # type: ignore[arg-type]
     named = [name for name in LAYER_TYPES if f'"{name}"' in source] or ["full_attention"]
-    named += random.sample(LAYER_TYPES, 1) if random.random() < 0.2 else []
     for key in ("layer_types", "layers_block_type"):
         if key in keys:
             return {key: [random.choice(named) for _ in range(total)]}
@@ -165,7 +164,7 @@ def _rope(entry: Entry, keys: frozenset[str], config: Config, __: int, random: R
 def _default_parameters(entry: Entry) -> Config:
     try:
         return getattr(entry.config_class(), "rope_parameters", None) or {}
-    except Exception:  # noqa: BLE001  a class without a default config
+    except Exception:  # a class without a default config
         return {}
 
 
@@ -176,7 +175,7 @@ def _width_of(entry: Entry, config: Config) -> int:
         head_dim = getattr(made, "head_dim", None)
         width = head_dim or made.hidden_size // made.num_attention_heads
         return int(width * (made.rope_parameters or {}).get("partial_rotary_factor", 1.0))
-    except Exception:  # noqa: BLE001  the class refuses what was changed before
+    except Exception:  # the class refuses what was changed before
         return 64
 
 

@@ -1,4 +1,4 @@
-"""What a model of transformers does in each layer: whether it rotates, by which table, and its mask.
+"""What a model of transformers does in each layer: its rotation and its mask.
 
 The model is built without weights, on the device "meta"; only its rotary modules compute. A forward
 pass runs through all layers, each up to its attention, and records what arrives there.
@@ -19,6 +19,9 @@ from transformers.initialization import no_init_weights
 
 TOKENS = 3
 LAYER_LISTS = ("layers", "layer", "blocks", "block", "h")
+
+RECURRENT = ("Mamba", "DeltaNet", "ShortConv", "RecurrentBlock")
+"""Words in the names of modules that are no attention, and take long to run."""
 
 Function = Callable[..., Any]
 
@@ -60,7 +63,8 @@ def build(
             stack.enter_context(patch.object(rotary, "__init__", _on_cpu(rotary.__init__)))
         stack.enter_context(torch.device("meta"))
         stack.enter_context(no_init_weights())
-        return model_class(config).eval()
+        model: nn.Module = model_class(config).train(False)
+        return model
 
 
 def rotary_classes(module: ModuleType) -> list[type[nn.Module]]:
@@ -89,7 +93,7 @@ def run(model: nn.Module, module: ModuleType, num_layers: int) -> list[LayerFact
         try:
             with _recording(model, module, facts, outputs):
                 model(**_inputs(model))
-        except Exception:  # noqa: BLE001, S112  another form of a layer's result may do
+        except Exception:  # another form of a layer's result may do
             continue
         if not any(fact.failed for fact in facts):
             return facts
@@ -113,7 +117,8 @@ def _inputs(model: nn.Module) -> dict[str, Any]:
     name = next((name for name in names if name in keys), "input_ids")
     shape: tuple[int, ...] = (1, TOKENS)
     if name != "input_ids":
-        shape = (*shape, model.config.hidden_size)
+        config: Any = model.config
+        shape = (*shape, config.hidden_size)
     dtype = torch.long if name == "input_ids" else torch.float32
     ids = torch.zeros(shape, dtype=dtype, device="meta")
     return {name: ids, **({"use_cache": False} if "use_cache" in keys else {})}
@@ -151,8 +156,26 @@ def _recording(
         for rotary in rotary_modules(model, module):
             replace(rotary, "forward", _with_real_positions(rotary.forward))
         for layer, fact in zip(layer_list(model, len(facts)), facts, strict=True):
-            replace(layer, "forward", _recorded(layer.forward, fact, current, outputs))
+            forward = layer.forward if _has_attention(layer) else _nothing(layer.forward)
+            replace(layer, "forward", _recorded(forward, fact, current, outputs))
         yield
+
+
+def _has_attention(layer: nn.Module) -> bool:
+    """Return whether a layer has more than a recurrence or a convolution."""
+    names = [type(part).__name__ for part in layer.modules()]
+    return any("Att" in name for name in names) or not any(
+        word in name for name in names for word in RECURRENT
+    )
+
+
+def _nothing(forward: Function) -> Function:
+    names = list(inspect.signature(forward).parameters)
+
+    def passed(*args: Any, **kwargs: Any) -> Any:
+        return {**dict(zip(names, args, strict=False)), **kwargs}["hidden_states"]
+
+    return passed
 
 
 def _on_cpu(init: Function) -> Function:
@@ -190,7 +213,7 @@ def _rotation(function: Function, current: list[LayerFacts]) -> Function:
             current[-1].function = function.__name__
             try:
                 function(**{name: _meta(value) for name, value in given.items()})
-            except Exception:  # noqa: BLE001  so would the model
+            except Exception:  # so would the model
                 current[-1].rotation_fails = True
         first, second = given[names[0]], given.get(names[1])
         is_pair = isinstance(second, Tensor) and second.is_meta
@@ -230,7 +253,7 @@ def _recorded(
             forward(*args, **kwargs)
         except AttendedError:
             pass
-        except Exception:  # noqa: BLE001  what came before is recorded
+        except Exception:  # what came before is recorded
             fact.failed = True
         finally:
             current.pop()

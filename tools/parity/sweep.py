@@ -18,7 +18,7 @@ from random import Random
 from typing import Any
 
 from rope_core.hf.families import families
-from tools.parity.classes import Entry, all_classes
+from tools.parity.classes import Entry, all_entries
 from tools.parity.comparison import Difference, Result, compare, plain
 from tools.parity.config_changes import change, keys_of
 
@@ -32,7 +32,7 @@ def main() -> int:
     warnings.simplefilter("ignore")
     known = json.loads((files("tools.parity") / "differences.json").read_text())
     entries = [
-        entry for entry in all_classes() if not arguments.only or entry.model_type in arguments.only
+        entry for entry in all_entries() if not arguments.only or entry.model_type in arguments.only
     ]
     swept = [entry for entry in entries if _is_swept(entry)]
     end = time.monotonic() + arguments.seconds if arguments.seconds else None
@@ -94,21 +94,21 @@ def _written(entry: Entry, config: dict[str, Any]) -> dict[str, Any]:
     """Return the config as the class writes it; unchanged if the class refuses it."""
     try:
         return plain(entry.config_class.from_dict(json.loads(json.dumps(config))))
-    except Exception:  # noqa: BLE001
+    except Exception:
         return config
 
 
 def _compare(entry: Entry, config: dict[str, Any]) -> Result:
     try:
         return compare(entry, config)
-    except Exception as error:  # noqa: BLE001  a crash is a difference
+    except Exception as error:  # a crash is a difference
         last = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{error!r} in {last.filename.rsplit('/', 1)[-1]}:{last.lineno}"
         crash = Difference(entry.model_type, "crash", None, "none", where, json.dumps(config))
         return Result("crash", (crash,))
 
 
-def _reason(difference: Difference, known: list[dict[str, str]]) -> str | None:
+def _reason(difference: Difference, known: list[dict[str, Any]]) -> str | None:
     for row in known:
         if (
             (difference.model_type in row["model_types"] or row["model_types"] == ["*"])
@@ -116,7 +116,7 @@ def _reason(difference: Difference, known: list[dict[str, str]]) -> str | None:
             and re.search(row.get("got", ""), difference.got)
             and re.search(row.get("config", ""), difference.config)
         ):
-            return row["reason"]
+            return str(row["reason"])
     return None
 
 
