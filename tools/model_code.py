@@ -11,6 +11,12 @@ import transformers
 
 MODELS = Path(transformers.__file__).parent / "models"
 
+OTHER_FILES = re.compile(
+    r"(__init__|modular|configuration|tokenization|processing|image_processing|video_processing"
+    r"|feature_extraction|convert)"
+)
+"""Files in the folder of a model without code of the model."""
+
 Place = tuple[Path, str]
 """A file, and the name of a class, function or constant in it."""
 
@@ -36,7 +42,8 @@ def module(path: Path) -> Module:
         elif isinstance(node, ast.ImportFrom) and node.level:
             file = path.parents[node.level - 1].joinpath(*(node.module or "").split("."))
             file = file.with_suffix(".py")
-            if file.name.startswith("modeling_") and MODELS in file.parents and file.exists():
+            is_model = MODELS in file.parents and not OTHER_FILES.match(file.name)
+            if is_model and file.exists():
                 found.imports |= {
                     name.asname or name.name: (file, name.name) for name in node.names
                 }
@@ -116,22 +123,27 @@ def config_classes(place: Place) -> frozenset[str]:
 
 
 def modeling_files(folder: str) -> list[Path]:
-    """Return the files with the code of a model."""
-    return sorted((MODELS / folder).glob("modeling_*.py"))
+    """Return the files with the code of a model; some older models have more than one."""
+    files = (MODELS / folder).glob("*.py")
+    return sorted(file for file in files if not OTHER_FILES.match(file.name))
 
 
-def code_of_config(config_class: str, files: list[Path]) -> set[Place]:
+def code_of_config(configs: frozenset[str], files: list[Path]) -> set[Place]:
     """Return the definitions that models with a configuration class run.
 
     They are the classes that name the configuration class, and what these use and inherit, in
     other files as well. Classes that name other configuration classes are left out: they are the
     code of other parts.
+
+    Args:
+        configs: the name of the configuration class, and those of the classes that it extends.
+        files: where the models are.
     """
     todo = [
         (path, name)
         for path in files
         for name, node in module(path).definitions.items()
-        if isinstance(node, ast.ClassDef) and config_class in config_classes((path, name))
+        if isinstance(node, ast.ClassDef) and configs & config_classes((path, name))
     ]
     found: set[Place] = set()
     while todo:
@@ -140,10 +152,10 @@ def code_of_config(config_class: str, files: list[Path]) -> set[Place]:
         if name not in module(path).definitions:
             todo += [module(path).imports[name]] if name in module(path).imports else []
             continue
-        configs = config_classes(place)
         if place in found or name.endswith("PreTrainedModel"):
             continue
-        if configs and config_class not in configs:
+        named = config_classes(place)
+        if named and not named & configs:
             continue
         found.add(place)
         known = module(path).definitions.keys() | module(path).imports.keys()

@@ -36,54 +36,81 @@ ROTARY = re.compile(
 
 RELATIVE = re.compile(
     r"relative_(?!order)\w*(bias|embedding|table|k_proj|layer)|rel_(pos|attn|emb|logits)|emb_rel"
-    r"|distance_embedding|[ur]_bias$|bias_[uv]$|pos_bias|position_bias|attention_biases"
+    r"|distance_embedding|[ur]_bias$|bias_[uv]$|pos_bias|position_bias|attention_biases|^rpb$"
 )
 """Attributes that hold parameters of relative positions."""
 
-ABSOLUTE = re.compile(r"(?<!query_)pos(ition)?(s|al)?_?(emb|enc)|^embed_positions$|^wpe$")
+ABSOLUTE = re.compile(
+    r"(?<!query_)pos(ition)?(s|al)?_?(emb|enc)|^embed_positions$|^wpe$|^(row|col|column)_embedder$"
+)
 """Attributes that hold embeddings of absolute positions."""
 
-STATE_SPACE = re.compile(r"mamba|ssm|rwkv|xlstm|mlstm", re.IGNORECASE)
+FORMULA = re.compile(r"sinusoid|sine_?pos|sincos", re.IGNORECASE)
+"""Classes and functions that compute positions from sines."""
+
+STATE_SPACE = re.compile(r"mamba|(^|_)ssm(_|$)|rwkv|xlstm|mlstm", re.IGNORECASE)
 
 SCALES = {
-    "1.0": "unscaled",
-    "1.0 / self.head_dim": "inverse_head_dim",
-    "(self.head_dim / 2) ** (-0.5)": "half_head_dim",
     "config.scale_attn_weights": "scale_attn_weights",
     "self.head_dim ** (-0.5) if config.scale_attn_weights else 1.0": "scale_attn_weights",
     "config.attn_config.softmax_scale": "attn_config",
+    "(self.head_dim / 2) ** (-0.5)": "half_head_dim",
+    "1.0 / self.head_dim": "inverse_head_dim",
+    "1.0": "unscaled",
 }
 """Softmax scales other than head_dim ** -0.5, and the rules in `rope_core/hf/attention.py`."""
 
 KEYS = ("num_hidden_layers", "hidden_size", "num_attention_heads", "head_dim")
 """Keys whose names and defaults a row has."""
 
-PARTS = {
-    "text": (
-        *("text_config", "llm_config", "language_config", "thinker_config", "vlm_config"),
-        *("decoder_config", "decoder", "generator", "semantic_config", "model_config"),
-    ),
+TEXT_KEYS = (
+    *("text_config", "llm_config", "language_config", "thinker_config", "vlm_config"),
+    *("decoder_config", "decoder", "generator", "semantic_config", "model_config"),
+)
+OTHER_KEYS = {
     "vision": ("vision_config", "backbone_config", "image_model_config", "detector_config"),
-    "audio": ("audio_config", "speech_config", "encoder_config", "dit_config"),
+    "audio": ("audio_config", "speech_config", "encoder_config", "dit_config", "asr_config"),
 }
 """Keys of the configs of parts, the ones to prefer first."""
 
-OVERRIDES: dict[str, dict[str, Any]] = {
-    # position_embeddings are learned, rotary_pos_emb of the shared attention is never given
-    "clvp_decoder": {"kind": "learned absolute"},
-    # learned embeddings in the first layer alone if the switch is off: transformers' code of the
-    # three reads relative_attention before it adds any bias
-    "deberta": {"kind": "relative", "nope": "relative_attention"},
-    "deberta-v2": {"kind": "relative", "nope": "relative_attention"},
-    "sew-d": {"kind": "relative", "nope": "relative_attention"},
-    # scores are products of queries and keys without a factor, the mask is a buffer of the class
-    "gpt_neo": {"softmax_scale": "unscaled", "causal": True},
-    # positions are classes in closures of the config, which syntax trees do not show
-    "perceiver": {"kind": "learned absolute"},
-    # a linear recurrence that the code calls attention
-    "rwkv": {"kind": "state space", "causal": True},
+DISENTANGLED = {
+    "no_rope": "relative",
+    "nope": "relative_attention",
+    "softmax_scale": "disentangled",
 }
-"""What the code does and no rule above finds, with the reason."""
+"""DeBERTa's attention: biases of relative positions are behind a switch."""
+
+OVERRIDES: dict[str, dict[str, Any]] = {
+    # the decoder adds learned embeddings; it never gives its shared attention a rotary_pos_emb
+    "clvp_decoder": {"no_rope": "learned absolute"},
+    "deberta": DISENTANGLED,
+    "deberta-v2": DISENTANGLED,
+    "sew-d": DISENTANGLED,
+    # scores are products of queries and keys without a factor; the mask is a buffer of the class
+    "gpt_neo": {"softmax_scale": "unscaled", "causal": True},
+    # masks are made without the functions for masks
+    **dict.fromkeys(("openai-gpt", "imagegpt", "cpmant", "fsmt", "prophetnet"), {"causal": True}),
+    **dict.fromkeys(("kosmos_2_text_model", "semantic", "coarse_acoustics"), {"causal": True}),
+    "phi4_multimodal_audio": {"causal": False},
+    "reformer": {"causal_key": "is_decoder"},
+    "xlm": {"causal_key": "causal"},
+    "flaubert": {"causal_key": "causal"},
+    # a linear recurrence that the code calls attention
+    "rwkv": {"no_rope": "state space"},
+    # learned embeddings in a class that names the configuration in another way
+    "gemma4_unified_vision": {"no_rope": "learned absolute"},
+    "unlimited_ocr_vision_encoder": {"no_rope": "learned absolute"},
+    # heads of two concatenated inputs
+    "zamba": {"head_dim": "twice_derived"},
+    # the code is that of BERT, LayoutLMv2 and GOT-OCR2, whose classes have other configurations
+    "dpr": {"no_rope": "learned absolute"},
+    "layoutxlm": {"no_rope": "relative"},
+    "pp_chart2table_vision": {"no_rope": "relative"},
+}
+"""What the code does and no rule of this script finds."""
+
+LEFT_OUT = ("timm_backbone", "timm_wrapper", "gemma3n_vision")
+"""Model types whose code is that of any model of timm."""
 
 
 def config_classes() -> dict[str, type[PretrainedConfig]]:
@@ -100,10 +127,11 @@ def config_classes() -> dict[str, type[PretrainedConfig]]:
 
 def code_of(config_class: type[PretrainedConfig]) -> set[Place]:
     """Return the code of the models of a class, or else of the class that it is derived from."""
-    bases = (base for base in config_class.__mro__ if ".models." in base.__module__)
+    bases = [base for base in config_class.__mro__ if ".models." in base.__module__]
+    names = frozenset(base.__name__ for base in bases)
     for base in bases:
-        folder = base.__module__.split(".")[-2]
-        if places := model_code.code_of_config(base.__name__, model_code.modeling_files(folder)):
+        files = model_code.modeling_files(base.__module__.split(".")[-2])
+        if places := model_code.code_of_config(names, files):
             return places
     return set()
 
@@ -135,6 +163,8 @@ def kind(places: set[Place]) -> str:
     for position in ("relative", "learned absolute", "sinusoidal", "convolutional"):
         if position in found:
             return position
+    if any(FORMULA.search(name) for _, name in places):
+        return "sinusoidal"
     is_recurrent = any(STATE_SPACE.search(name) for name in names)
     return "state space" if is_recurrent and not attends(places) else "none"
 
@@ -164,19 +194,28 @@ def _kind_of(attribute: str, value: ast.expr, places: set[Place]) -> str | None:
         return None
     for called in model_code.calls(value):
         names = used_names({place for place in places if place[1] == called})
-        is_formula = "sinusoid" in called.lower() or names >= {"sin", "cos"}
+        is_formula = FORMULA.search(called) or names >= {"sin", "cos"}
         if is_formula or called == "Buffer":  # a buffer is not trained
             return "sinusoidal"
     return "learned absolute"
 
 
-def is_causal(places: set[Place], names: set[str]) -> bool:
-    """Return whether the decoder of some code, or all of it, hides later keys from a query."""
-    return "create_causal_mask" in names or any(
-        attribute == "is_causal" and ast.unparse(value) == "True"
-        for place in places
-        for attribute, value in model_code.assignments(place)
-    )
+def causal(places: set[Place]) -> dict[str, Any]:
+    """Return whether a query of the text part sees no later keys, or the key that decides."""
+    names = used_names(places)
+    if "create_causal_mask" not in names:
+        attributes = [pair for place in places for pair in model_code.assignments(place)]
+        is_causal = any(
+            name == "is_causal" and ast.unparse(value) == "True" for name, value in attributes
+        )
+        return {"causal": is_causal and "create_bidirectional_mask" not in names}
+    for place in places:
+        for node in ast.walk(model_code.code(place)):
+            if isinstance(node, ast.If | ast.IfExp) and "is_decoder" in ast.unparse(node.test):
+                body = node.body if isinstance(node.body, list) else [node.body]
+                if any("create_causal_mask" in ast.unparse(part) for part in body):
+                    return {"causal": False, "causal_key": "is_decoder"}
+    return {"causal": True}
 
 
 def softmax_scale(places: set[Place]) -> str | None:
@@ -194,50 +233,67 @@ def softmax_scale(places: set[Place]) -> str | None:
 def model_row(name: str, config_class: type[PretrainedConfig]) -> dict[str, Any] | None:
     """Return the row of a model type, None if its code rotates."""
     places, override = code_of(config_class), OVERRIDES.get(name, {})
-    if rotates(places) and "kind" not in override:
+    if rotates(places) and "no_rope" not in override:
         return None
-    config, names = default_config(config_class), used_names(places)
+    config = default_config(config_class)
     values = vars(config) if config else {}
-    row: dict[str, Any] = {"kind": kind(places), "causal": is_causal(places, names)}
-    if "is_decoder" in values and {"create_bidirectional_mask", "is_decoder"} <= names:
-        row |= {"causal": False, "is_decoder": values["is_decoder"]}
+    row = {"no_rope": kind(places), **causal(places), "softmax_scale": softmax_scale(places)}
+    row |= override
+    row["causal"] = row["causal"] or row["no_rope"] == "state space"
     keys = dict(config_class.attribute_map)
-    if values.get("is_encoder_decoder"):
-        row |= {"causal": True, "encoder_decoder": True}
-        row.pop("is_decoder", None)
+    if values.get("is_encoder_decoder") and "causal_key" in row:
+        row["causal"] = True  # the decoder is the text part
+        del row["causal_key"]
+    if values.get("is_encoder_decoder") and row["causal"]:
+        row["encoder_decoder"] = True
         layers = [key for key in ("decoder_layers", "num_decoder_layers") if key in values]
         keys |= {"num_hidden_layers": key for key in layers}
-    row["softmax_scale"] = softmax_scale(places)
     row["key_names"] = {key: keys[key] for key in (*KEYS, "layer_types") if key in keys}
-    defaults = {key: values.get(keys.get(key, key)) for key in KEYS}
+    defaults = {key: getattr(config_class, keys.get(key, key), None) for key in KEYS}
     row["defaults"] = {key: value for key, value in defaults.items() if type(value) is int}
-    return {key: value for key, value in (row | override).items() if value not in ({}, None)}
+    if (key := row.get("causal_key")) and values.get(key):
+        row["defaults"][key] = True
+    return {key: value for key, value in row.items() if value not in ({}, None)}
 
 
-def composite_row(config_class: type[PretrainedConfig]) -> dict[str, list[str]]:
-    """Return the key and the default model type of the parts of a composite model."""
+def composite_row(
+    config_class: type[PretrainedConfig], *, is_wrapper: bool
+) -> dict[str, list[str]]:
+    """Return the key and the default model type of the parts of a composite model.
+
+    Args:
+        config_class: the class of the composite.
+        is_wrapper: whether a model without a text part is no more than its backbone, which then
+            has the place of the text part.
+    """
     config = default_config(config_class)
     parts = dict(config_class.sub_configs) | (vars(config) if config else {})
-    types = {key: getattr(value, "model_type", "") for key, value in parts.items()}
-    return {
-        part: next([key, types[key]] for key in keys if types.get(key))
-        for part, keys in PARTS.items()
-        if any(map(types.get, keys))
+    types = {
+        key: getattr(value, "model_type", "")
+        for key, value in parts.items()
+        if key in config_class.sub_configs or isinstance(value, PretrainedConfig)
     }
+    keys = {"text": next((key for key in TEXT_KEYS if key in types), None)}
+    for part, names in OTHER_KEYS.items():
+        keys[part] = next((key for key in names if key in types), None)
+    if keys["text"] is None:
+        if not is_wrapper:
+            return {}
+        keys["text"] = keys["vision"] or keys["audio"]
+    return {part: [key, types[key]] for part, key in keys.items() if key}
 
 
 def make_table(date: str) -> dict[str, Any]:
     """Return the table, as of a date."""
     models, composites = {}, {}
     for name, config_class in config_classes().items():
-        parts = composite_row(config_class)
         row = model_row(name, config_class)
-        wraps = row is not None and row["kind"] == "none" and not attends(code_of(config_class))
-        if parts and not ("text" in parts or wraps):
-            parts = {}  # a backbone below a model with attention of its own
-        if parts:
+        is_wrapper = row is None or not attends(code_of(config_class))
+        if name in LEFT_OUT:
+            continue
+        if parts := composite_row(config_class, is_wrapper=is_wrapper):
             composites[name] = parts
-        elif row is not None and families.known(name) is None:
+        elif row is not None and families.module_with_rope(name) is None:
             models[name] = row
     return {
         "made_by": "tools/no_rope.py",
