@@ -43,7 +43,7 @@ An error that stops the start is one line on standard error; for a port, it is a
 |---|---|
 """
 
-VARIANTS = """# Variants, schemes, builders
+VARIANTS = """# Variants, schemes, builders, models without rope
 
 Made from the library by `make docs`. A running service answers the same at `/v1/variants`, with
 sources and models. A parameter in parentheses is optional; its default follows the name, if there
@@ -77,6 +77,17 @@ message; all other arguments are members of `arguments`.
 |---|---|---|---|
 """
 
+WITHOUT_ROPE = """
+## Models without rotary embedding
+
+`/v1/resolve` answers `rotates: false` for these model types, with the kind as the reason in `nope`.
+`/v1/rotate` refuses them, and `/v1/attention` attends without rotation. The table is made from the
+code of transformers by `tools/no_rope.py`. A composite model has the rotation of its text part.
+
+| kind | model types |
+|---|---|
+"""
+
 
 def settings_page() -> str:
     """Return the text of docs/settings.md."""
@@ -100,6 +111,11 @@ def catalogue_page() -> str:
         + "".join(map(_entry, catalogue["schemes"]))
         + BUILDERS
         + "".join(map(_builder, catalogue["builders"]))
+        + WITHOUT_ROPE
+        + "".join(
+            f"| {kind} | {', '.join(f'`{name}`' for name in names)} |\n"
+            for kind, names in catalogue["models_without_rope"].items()
+        )
     )
 
 

@@ -45,6 +45,8 @@ ABSOLUTE = re.compile(
 )
 """Attributes that hold embeddings of absolute positions."""
 
+RELATIVE_CLASS = re.compile(r"Rel(ative)?Pos")
+
 FORMULA = re.compile(r"sinusoid|sine_?pos|sincos", re.IGNORECASE)
 """Classes and functions that compute positions from sines."""
 
@@ -73,6 +75,8 @@ OTHER_KEYS = {
 }
 """Keys of the configs of parts, the ones to prefer first."""
 
+CAUSAL = {"causal": True}
+
 DISENTANGLED = {
     "no_rope": "relative",
     "nope": "relative_attention",
@@ -89,12 +93,20 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     # scores are products of queries and keys without a factor; the mask is a buffer of the class
     "gpt_neo": {"softmax_scale": "unscaled", "causal": True},
     # masks are made without the functions for masks
-    **dict.fromkeys(("openai-gpt", "imagegpt", "cpmant", "fsmt", "prophetnet"), {"causal": True}),
-    **dict.fromkeys(("kosmos_2_text_model", "semantic", "coarse_acoustics"), {"causal": True}),
+    "openai-gpt": CAUSAL,
+    "imagegpt": CAUSAL,
+    "cpmant": CAUSAL,
+    "fsmt": CAUSAL,
+    "prophetnet": CAUSAL,
+    "kosmos_2_text_model": CAUSAL,
+    "semantic": CAUSAL,
+    "coarse_acoustics": CAUSAL,
     "phi4_multimodal_audio": {"causal": False},
     "reformer": {"causal_key": "is_decoder"},
     "xlm": {"causal_key": "causal"},
     "flaubert": {"causal_key": "causal"},
+    # num_hidden_layers is a dictionary; these are the layers of the text part
+    "lxmert": {"key_names": {"num_hidden_layers": "l_layers"}},
     # a linear recurrence that the code calls attention
     "rwkv": {"no_rope": "state space"},
     # learned embeddings in a class that names the configuration in another way
@@ -195,6 +207,8 @@ def _kind_of(attribute: str, value: ast.expr, places: set[Place]) -> str | None:
     for called in model_code.calls(value):
         names = used_names({place for place in places if place[1] == called})
         is_formula = FORMULA.search(called) or names >= {"sin", "cos"}
+        if RELATIVE_CLASS.search(called):
+            return "relative"
         if is_formula or called == "Buffer":  # a buffer is not trained
             return "sinusoidal"
     return "learned absolute"
@@ -240,14 +254,17 @@ def model_row(name: str, config_class: type[PretrainedConfig]) -> dict[str, Any]
     row = {"no_rope": kind(places), **causal(places), "softmax_scale": softmax_scale(places)}
     row |= override
     row["causal"] = row["causal"] or row["no_rope"] == "state space"
-    keys = dict(config_class.attribute_map)
+    if override.get("causal"):
+        row.pop("causal_key", None)
+    keys = {**config_class.attribute_map, **override.get("key_names", {})}
     if values.get("is_encoder_decoder") and "causal_key" in row:
         row["causal"] = True  # the decoder is the text part
         del row["causal_key"]
     if values.get("is_encoder_decoder") and row["causal"]:
         row["encoder_decoder"] = True
-        layers = [key for key in ("decoder_layers", "num_decoder_layers") if key in values]
-        keys |= {"num_hidden_layers": key for key in layers}
+        for key in ("decoder_layers", "num_decoder_layers"):
+            if key in values:
+                keys["num_hidden_layers"] = key
     row["key_names"] = {key: keys[key] for key in (*KEYS, "layer_types") if key in keys}
     defaults = {key: getattr(config_class, keys.get(key, key), None) for key in KEYS}
     row["defaults"] = {key: value for key, value in defaults.items() if type(value) is int}

@@ -58,6 +58,14 @@ def families_without_rope() -> Mapping[str, Family]:
     return _families_of(_without_rope()["model_types"])
 
 
+def models_without_rope() -> dict[str, list[str]]:
+    """Return the model types without rotary embedding, by what they have instead."""
+    models: dict[str, list[str]] = {}
+    for name, family in families_without_rope().items():
+        models.setdefault(family.no_rope or "", []).append(name)
+    return dict(sorted(models.items()))
+
+
 @cache
 def _without_rope() -> dict[str, Any]:
     """Return the contents of `no_rope.json`, which `tools/no_rope.py` writes."""
@@ -150,8 +158,11 @@ def _descend(
         main_key, default = composites().get(name or "", {}).get(part, (None, None))
         keys = (*NESTED[part], main_key)
         key = next((key for key in keys if key and isinstance(config.get(key), Mapping)), None)
+        if key is None and (is_known(name) or default is None):
+            return config, prefix, name
         if key is None:
-            return config, prefix, name if is_known(name) else default or name
+            name = default
+            continue
         config, prefix = config[key], f"{prefix}{key}."
         inner_name = _text(config, "model_type") or (default if key == main_key else None)
         if inner_name and (is_known(inner_name) or not is_known(name)):
