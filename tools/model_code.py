@@ -106,7 +106,7 @@ def config_classes(place: Place) -> frozenset[str]:
         return config_classes(module(path).imports[name])
     if not isinstance(node, ast.ClassDef):
         return frozenset()
-    annotations = []
+    annotations: list[ast.expr | None] = []
     for part in node.body:
         if isinstance(part, ast.FunctionDef) and part.name == "__init__":
             annotations[:0] = [a.annotation for a in part.args.args if a.arg == "config"]
@@ -119,7 +119,8 @@ def config_classes(place: Place) -> frozenset[str]:
         if found:
             return frozenset(found)
     bases = [base.id for base in node.bases if isinstance(base, ast.Name) and base.id != name]
-    return next((found for base in bases if (found := config_classes((path, base)))), frozenset())
+    inherited = (config_classes((path, base)) for base in bases)
+    return next((names for names in inherited if names), frozenset())
 
 
 def modeling_files(folder: str) -> list[Path]:
