@@ -14,6 +14,7 @@ import json
 import re
 import sys
 from datetime import UTC, datetime
+from functools import cache
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -137,6 +138,7 @@ def config_classes() -> dict[str, type[PretrainedConfig]]:
     return {name: found[name] for name in sorted(found) if name}
 
 
+@cache
 def code_of(config_class: type[PretrainedConfig]) -> set[Place]:
     """Return the code of the models of a class, or else of the class that it is derived from."""
     bases = [base for base in config_class.__mro__ if ".models." in base.__module__]
@@ -290,9 +292,9 @@ def composite_row(
         for key, value in parts.items()
         if key in config_class.sub_configs or isinstance(value, PretrainedConfig)
     }
-    keys = {"text": next((key for key in TEXT_KEYS if key in types), None)}
-    for part, names in OTHER_KEYS.items():
-        keys[part] = next((key for key in names if key in types), None)
+    keys: dict[str, str | None] = {"text": next((key for key in TEXT_KEYS if key in types), None)}
+    for part, part_keys in OTHER_KEYS.items():
+        keys[part] = next((key for key in part_keys if key in types), None)
     if keys["text"] is None:
         if not is_wrapper:
             return {}
