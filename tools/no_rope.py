@@ -113,6 +113,9 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     # learned embeddings in a class that names the configuration in another way
     "gemma4_unified_vision": {"no_rope": "learned absolute"},
     "unlimited_ocr_vision_encoder": {"no_rope": "learned absolute"},
+    # a key that engines read, and that the classes do not
+    "kimi_linear": {"nope": "mla_use_nope"},
+    "glm5_next_text": {"nope": "mla_use_nope"},
     # heads of two concatenated inputs
     "zamba": {"head_dim": "twice_derived"},
     # the code is that of BERT, LayoutLMv2 and GOT-OCR2, whose classes have other configurations
@@ -269,7 +272,9 @@ def model_row(name: str, config_class: type[PretrainedConfig]) -> dict[str, Any]
                 keys["num_hidden_layers"] = key
     row["key_names"] = {key: keys[key] for key in (*KEYS, "layer_types") if key in keys}
     defaults = {key: getattr(config_class, keys.get(key, key), None) for key in KEYS}
-    row["defaults"] = {key: value for key, value in defaults.items() if type(value) is int}
+    row["defaults"] = {
+        key: value for key, value in defaults.items() if type(value) is int and value
+    }
     if (key := row.get("causal_key")) and values.get(key):
         row["defaults"][key] = True
     return {key: value for key, value in row.items() if value not in ({}, None)}

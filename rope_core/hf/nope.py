@@ -172,6 +172,13 @@ def _switch(reader: ConfigReader, key: str) -> Any:
     return None if reader.is_null(key) else reader.get(key)
 
 
+def mla_use_nope(reader: ConfigReader, _: int | None, __: str | None) -> str:
+    """Kimi-Linear, GLM-5-Next: all layers; transformers does not read `mla_use_nope`."""
+    if reader.from_file("mla_use_nope") is False:
+        reader.warn("mla_use_nope is false, but the class does not read it: no layer rotates")
+    return without_rope(reader, "none")
+
+
 def relative_attention(reader: ConfigReader, _: int | None, __: str | None) -> str:
     """DeBERTa, SEW-D: biases of relative positions only if `relative_attention` is true."""
     is_relative = reader.get("relative_attention")

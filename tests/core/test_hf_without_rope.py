@@ -273,6 +273,11 @@ def test_what_scores_lack_is_told():
     assert "layers of the encoder are not causal" in warnings["t5"]
     assert "no attention, but a state" in warnings["mamba"]
     assert warnings["bert"] == ""
+    kimi = resolve({"model_type": "kimi_linear", "mla_use_nope": False})
+    assert kimi.nope == "no rotary embedding: none"
+    assert kimi.warnings == (
+        "mla_use_nope is false, but the class does not read it: no layer rotates",
+    )
     falcon = " ".join(resolve({"model_type": "falcon", "alibi": True}).warnings)
     assert "Falcon multiplies ALiBi biases by the softmax scale" in falcon
 
