@@ -45,7 +45,7 @@ An error that stops the start is one line on standard error; for a port, it is a
 |---|---|
 """
 
-VARIANTS = """# Variants, schemes, builders
+VARIANTS = """# Variants, schemes, builders, models without rope
 
 Made from the library by `make docs`. A running service answers the same at `/v1/variants`, with
 sources and models. A parameter in parentheses is optional; its default follows the name, if there
@@ -77,6 +77,17 @@ message; all other arguments are members of `arguments`.
 
 | builder | tensors | arguments | |
 |---|---|---|---|
+"""
+
+WITHOUT_ROPE = """
+## Models without rotary embedding
+
+`/v1/resolve` answers `rotates: false` for these model types, with the kind as the reason in `nope`.
+`/v1/rotate` refuses them, and `/v1/attention` attends without rotation. The table is made from the
+code of transformers by `tools/no_rope.py`. A composite model has the rotation of its text part.
+
+| kind | model types |
+|---|---|
 """
 
 
@@ -115,6 +126,11 @@ def catalogue_page() -> str:
         + "".join(map(_builder, catalogue["builders"]))
         + REMOTE
         + "".join(_family(family) for family in families().values() if family.source)
+        + WITHOUT_ROPE
+        + "".join(
+            f"| {kind} | {', '.join(f'`{name}`' for name in names)} |\n"
+            for kind, names in catalogue["models_without_rope"].items()
+        )
     )
 
 

@@ -158,12 +158,8 @@ def _rotate_tensors(
         raise not_a_tensor("q" if x is q else "k", x)
     at = as_tensor("positions", positions, x.device)
     starts = as_tensor("cu_seqlens", cu_seqlens, x.device)
-    resolved = resolve_for(rope, x, at)
-    if resolved.rope is None:
-        raise ConfigError(
-            "rope", "that of a layer that rotates", f"one that does not: {resolved.nope}"
-        )
-    call = Rotate(q, k, resolved.rope, at, starts, inverse, frequencies)
+    config = resolve_for(rope, x, at).require_rope()
+    call = Rotate(q, k, config, at, starts, inverse, frequencies)
     if at is None:
         warn_of_heads_first(x, k)
     rotated = rotate(call, backend=backend)

@@ -12,8 +12,9 @@ from typing import Any
 
 from rope_core.config import AttentionConfig, RopeConfig
 from rope_core.errors import ConfigError, brief
-from rope_core.hf.config_reader import ConfigReader, is_int
+from rope_core.hf.config_reader import ConfigReader, is_int, is_number
 from rope_core.hf.family import SLIDING
+from rope_core.hf.head_dim import from_config
 from rope_core.hf.layer_types import has_window
 
 MAX_WINDOW = 2**31 - 1
@@ -37,9 +38,12 @@ def attention(
     if key in family.defaults and not reader.is_null(key):
         softcap = reader.positive(key)
     _warn_of_temperature(reader, parameters, rope)
+    causal = family.causal or bool(family.causal_key and reader.get(family.causal_key))
+    if family.encoder_decoder:
+        reader.warn("this is the decoder's attention: layers of the encoder are not causal")
     config = AttentionConfig(
-        causal=family.causal,
-        window=window if family.causal or ahead else None,
+        causal=causal,
+        window=window if causal or ahead else None,
         window_ahead=ahead,
         chunk=chunk,
         softcap=softcap,
@@ -121,9 +125,52 @@ def attention_multiplier(reader: ConfigReader, *_: object) -> float:
     return float(reader.number("attention_multiplier"))
 
 
-def half_head_dim(_: ConfigReader, __: Parameters, rope: RopeConfig | None) -> float | None:
-    """Zamba-2: (head_dim / 2) ** -0.5."""
-    return None if rope is None else float((rope.head_dim / 2) ** -0.5)
+def half_head_dim(reader: ConfigReader, *_: object) -> float:
+    """Zamba, Zamba-2: (head_dim / 2) ** -0.5."""
+    return float((_head_dim(reader) / 2) ** -0.5)
+
+
+def inverse_head_dim(reader: ConfigReader, *_: object) -> float:
+    """Inkling: 1 / head_dim."""
+    return 1.0 / _head_dim(reader)
+
+
+def _head_dim(reader: ConfigReader) -> int:
+    width: int = (reader.family.head_dim or from_config)(reader, "default")
+    return width
+
+
+def scale_attn_weights(reader: ConfigReader, *_: object) -> float | None:
+    """GPT-2, ImageGPT, GPT-BigCode: 1 if `scale_attn_weights` is false.
+
+    `scale_attn_by_inverse_layer_idx` divides the scale by the layer's number, counted from 1.
+    """
+    by_layer = reader.get("scale_attn_by_inverse_layer_idx")
+    is_scaled = reader.get("scale_attn_weights", True)
+    if by_layer and reader.layer is None:
+        reader.warn("the softmax scale is divided by the layer's number, from 1 on: name the layer")
+    if is_scaled and not by_layer:
+        return None
+    scale = float(_head_dim(reader) ** -0.5) if is_scaled else 1.0
+    return scale / (reader.layer + 1) if by_layer and reader.layer is not None else scale
+
+
+def attn_config(reader: ConfigReader, *_: object) -> float | None:
+    """MPT: `attn_config.softmax_scale`."""
+    nested = reader.from_file("attn_config")
+    scale = nested.get("softmax_scale") if isinstance(nested, Mapping) else None
+    if scale is not None and not is_number(scale):
+        raise ConfigError("attn_config.softmax_scale", "a number", brief(scale))
+    return None if scale is None else float(scale)
+
+
+def disentangled(reader: ConfigReader, *_: object) -> float | None:
+    """DeBERTa, SEW-D: (head_dim * (1 + number of kinds in `pos_att_type`)) ** -0.5."""
+    kinds = reader.get("pos_att_type") or ()
+    kinds = kinds.split("|") if isinstance(kinds, str) else kinds
+    if not isinstance(kinds, list | tuple):
+        raise ConfigError("pos_att_type", "a list of texts", brief(kinds))
+    return float((_head_dim(reader) * (1 + len(kinds))) ** -0.5)
 
 
 def of_one_head(reader: ConfigReader, *_: object) -> float:

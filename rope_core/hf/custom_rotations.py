@@ -142,6 +142,11 @@ def mochi(reader: ConfigReader) -> Fields:
     return {"head_dim": reader.first_size("attention_head_dim", "head_dim", default=128)}
 
 
+def lightglue(reader: ConfigReader) -> Fields:
+    """LightGlue: frequencies of x and y are weights of the model, the same for all heads."""
+    return {"head_dim": derived_head_dim(reader)}
+
+
 def rotary_embedding_torch(reader: ConfigReader) -> Fields:
     """The package rotary-embedding-torch: the arguments of its class `RotaryEmbedding`."""
     rotary_dim = reader.size("dim")

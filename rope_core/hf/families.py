@@ -58,15 +58,52 @@ VISION_KEYS = frozenset(
 )
 """Keys that only the config of a vision tower has."""
 
+MAX_DEPTH = 4
+"""Largest number of nested configs from a composite config to that of its part."""
+
 Lookup = tuple[Family, Mapping[str, Any], str, str | None]
 
 
 @cache
 def families() -> Mapping[str, Family]:
-    """Return all families by model_type."""
+    """Return all families with rotary embedding by model_type."""
     rows: dict[str, dict[str, Any]] = {}
     for table in TABLES:
         rows |= json.loads((files("rope_core.hf") / table).read_text())
+    return _families_of(rows)
+
+
+@cache
+def families_without_rope() -> Mapping[str, Family]:
+    """Return all families without rotary embedding by model_type."""
+    return _families_of(_without_rope()["model_types"])
+
+
+def models_without_rope() -> dict[str, list[str]]:
+    """Return the model types without rotary embedding, by what they have instead."""
+    models: dict[str, list[str]] = {}
+    for name, family in families_without_rope().items():
+        models.setdefault(family.no_rope or "", []).append(name)
+    return dict(sorted(models.items()))
+
+
+@cache
+def _without_rope() -> dict[str, Any]:
+    """Return the contents of `no_rope.json`, which `tools/no_rope.py` writes."""
+    table: dict[str, Any] = json.loads((files("rope_core.hf") / "no_rope.json").read_text())
+    return table
+
+
+@cache
+def composites() -> Mapping[str, Mapping[str, tuple[str, str | None]]]:
+    """Return, of composite model types, the key and the default model type of each part."""
+    return {
+        name: {part: (key, model_type) for part, (key, model_type) in parts.items()}
+        for name, parts in _without_rope()["composites"].items()
+    }
+
+
+def _families_of(rows: dict[str, dict[str, Any]]) -> Mapping[str, Family]:
     return MappingProxyType(
         {
             name: Family(**{"name": name, "module": name, **_fields(row)})
@@ -155,12 +192,21 @@ def _descend(
 ) -> tuple[Mapping[str, Any], str, str | None]:
     """Return the config of a part, the path to it, and its model_type."""
     prefix = ""
-    for key in NESTED[part] * 2:  # a thinker_config has a text_config inside
-        inner = config.get(key)
-        if isinstance(inner, Mapping):
-            inner_name = None if _has_fixed_class(name, part) else _text(inner, "model_type")
-            name = inner_name if inner_name and (_module(inner_name) or not name) else name
-            config, prefix = inner, f"{prefix}{key}."
+    for _ in range(MAX_DEPTH):
+        main_key, default = composites().get(name or "", {}).get(part, (None, None))
+        keys = (*NESTED[part], main_key)
+        key = next((key for key in keys if key and isinstance(config.get(key), Mapping)), None)
+        if key is None and (is_known(name) or default is None):
+            return config, prefix, name
+        if key is None:
+            name = default
+            continue
+        config, prefix = config[key], f"{prefix}{key}."
+        if _has_fixed_class(name, part):
+            continue
+        inner_name = _text(config, "model_type") or (default if key == main_key else None)
+        if inner_name and (is_known(inner_name) or not is_known(name)):
+            name = inner_name
     return config, prefix, name
 
 
@@ -175,9 +221,25 @@ def _has_fixed_class(name: str | None, part: str) -> bool:
     )
 
 
+def is_known(model_type: str | None) -> bool:
+    """Return whether a model type, or its parts, have families."""
+    return _module(model_type) is not None
+
+
 def _module(model_type: str | None) -> tuple[Family | None, str] | None:
     """Return a model type's family and module, the module alone if each part has a family."""
-    for name in (model_type or "", (model_type or "").replace("-", "_")):
+    name = model_type or ""
+    if match := module_with_rope(name):
+        return match
+    for spelling in (name, name.replace("-", "_"), name.replace("_", "-")):
+        if family := families_without_rope().get(spelling):
+            return family, family.module
+    return None
+
+
+def module_with_rope(model_type: str) -> tuple[Family | None, str] | None:
+    """Return the same as `_module`, None for families without rotary embedding."""
+    for name in (model_type, model_type.replace("-", "_")):
         name = model_type_aliases().get(name, name)
         if family := families().get(name):
             return family, family.module
@@ -194,7 +256,7 @@ def _family(
     if match is None:
         return UNKNOWN
     family, module = match
-    if family and part in (None, family.part) and family.name != module:
+    if family and (family.no_rope or (part in (None, family.part) and family.name != module)):
         return family
     members = parts(module)
     chosen = part or _guess_part(members, config, num_axes)

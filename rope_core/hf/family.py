@@ -37,7 +37,8 @@ class Family:
     """The published code that the row follows, if that is not transformers or diffusers."""
 
     model_type_aliases: tuple[str, ...] = ()
-    """Model types that transformers has no class for, and whose own code reads a config alike."""
+    """Other model types whose code reads a config alike: transformers has no class for them, or
+    a class that inherits everything."""
 
     class_names: tuple[str, ...] = ()
     """Classes of diffusers: `_class_name` of a config.json."""
@@ -98,6 +99,15 @@ class Family:
     """The type of the last layer, where it is not that of the cycle."""
 
     causal: bool = True
+
+    causal_key: str | None = None
+    """The key of config.json that makes a model causal that is not by default."""
+
+    encoder_decoder: bool = False
+    """Whether the model has an encoder as well, whose layers are not causal."""
+
+    no_rope: str | None = None
+    """What tells a model without rotary embedding where a token is, such as `ALiBi`."""
 
     layer_types: Rule | None = None
     """The type of each layer, if the types are not a cycle."""

@@ -5,6 +5,7 @@ rotate, or None if it does. Without an index, a rule that needs one says that th
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 from rope_core.errors import ConfigError, brief
 from rope_core.hf.config_reader import ConfigReader
@@ -14,8 +15,37 @@ NO_ATTENTION = ("linear_attention", "conv", "recurrent")
 """Types of layers without queries and keys."""
 
 
+NO_ROPE = "no rotary embedding"
+
+BIASES = {
+    "ALiBi": "ALiBi biases are not added to the scores. Send them as mask, [1, H, 1, Sk]: slope of "
+    "the head * position of the key. The slope of head h is 2 ** (-8 * (h + 1) / H) if H is a "
+    "power of two; else the slopes are those of N heads, the power of two below H, and then the "
+    "first, third, fifth, ... of 2 * N heads",
+    "relative": "biases of relative positions are weights of the model, and are not added to the "
+    "scores. Send them as mask, [B, H, S, Sk]",
+    "state space": "layers of this model have no attention, but a state",
+}
+"""What the caller has to know of a model without rotary embedding, by kind."""
+
+
+def without_rope(reader: ConfigReader, kind: str, why: str = "") -> str:
+    """Return the reason of a model without rotary embedding, and warn of what it adds to scores.
+
+    Args:
+        reader: the config.
+        kind: what tells the model where a token is instead.
+        why: the key that switches the rotation off.
+    """
+    if kind in BIASES:
+        reader.warn(BIASES[kind])
+    return f"{NO_ROPE}: {kind}" + (f" ({why})" if why else "")
+
+
 def nope_reason(reader: ConfigReader, layer: int | None, layer_type: str | None) -> str | None:
     """Return why a layer does not rotate, None if it does."""
+    if reader.family.no_rope and not reader.family.nope:
+        return without_rope(reader, reader.family.no_rope)
     if layer_type in NO_ATTENTION:
         return f"{layer_type} has no queries and keys"
     if layer_type is not None and _is_null(reader, layer_type):
@@ -126,9 +156,56 @@ def no_op_attention(reader: ConfigReader, layer: int | None, _: str | None) -> s
     return None
 
 
+def alibi(reader: ConfigReader, _: int | None, __: str | None) -> str | None:
+    """Falcon: all layers, if `alibi` is true."""
+    if not reader.get("alibi"):
+        return None
+    reader.warn("Falcon multiplies ALiBi biases by the softmax scale, head_dim ** -0.5")
+    return without_rope(reader, "ALiBi", "alibi is true")
+
+
+def not_rotary(reader: ConfigReader, _: int | None, __: str | None) -> str | None:
+    """ESM, SaProt: all layers, unless `position_embedding_type` is "rotary"."""
+    value = _switch(reader, "position_embedding_type")
+    if value == "rotary":
+        return None
+    kind = "learned absolute" if value == "absolute" else "none"
+    return without_rope(reader, kind, f"position_embedding_type is {brief(value)}")
+
+
+def position_embeddings_type(reader: ConfigReader, _: int | None, __: str | None) -> str | None:
+    """Speech conformers: all layers, unless `position_embeddings_type` is "rotary"."""
+    value = _switch(reader, "position_embeddings_type")
+    if value == "rotary":
+        return None
+    kind = "relative" if value in ("relative", "relative_key") else "none"
+    return without_rope(reader, kind, f"position_embeddings_type is {brief(value)}")
+
+
 def use_rotary_embedding(reader: ConfigReader, _: int | None, __: str | None) -> str | None:
-    """CLVP: all layers, if `use_rotary_embedding` is false."""
-    return None if reader.get("use_rotary_embedding") else "use_rotary_embedding is false"
+    """CLVP's encoders: all layers, if `use_rotary_embedding` is false."""
+    value = _switch(reader, "use_rotary_embedding")
+    if value:
+        return None
+    return without_rope(reader, "none", f"use_rotary_embedding is {brief(value)}")
+
+
+def _switch(reader: ConfigReader, key: str) -> Any:
+    """Return the value of a key, which null switches off."""
+    return None if reader.is_null(key) else reader.get(key)
+
+
+def mla_use_nope(reader: ConfigReader, _: int | None, __: str | None) -> str:
+    """Kimi-Linear, GLM-5-Next: all layers; transformers does not read `mla_use_nope`."""
+    if reader.from_file("mla_use_nope") is False:
+        reader.warn("mla_use_nope is false, but the class does not read it: no layer rotates")
+    return without_rope(reader, "none")
+
+
+def relative_attention(reader: ConfigReader, _: int | None, __: str | None) -> str:
+    """DeBERTa, SEW-D: biases of relative positions only if `relative_attention` is true."""
+    is_relative = reader.get("relative_attention")
+    return without_rope(reader, "relative" if is_relative else "learned absolute")
 
 
 def use_mem_rope(reader: ConfigReader, _: int | None, __: str | None) -> str | None:

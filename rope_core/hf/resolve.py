@@ -100,6 +100,17 @@ class Resolved:
 
     warnings: tuple[str, ...]
 
+    def require_rope(self) -> RopeConfig:
+        """Return `rope`.
+
+        Raises:
+            ConfigError: the layer does not rotate.
+        """
+        if self.rope is None:
+            got = f"one that does not: {self.nope} (model_type {self.model_type})"
+            raise ConfigError("rope", "that of a layer that rotates", got)
+        return self.rope
+
     @property
     def inv_freq(self) -> Tensor | None:
         """As `RopeConfig.inv_freq`; None for a layer that does not rotate."""

@@ -1,4 +1,4 @@
-"""`/v1/presets` and `/v1/variants`: lists of presets, variants, schemes and builders."""
+"""`/v1/presets` and `/v1/variants`: lists of presets, variants, schemes, builders and models."""
 
 import inspect
 from collections.abc import Mapping, Sequence
@@ -10,6 +10,7 @@ import orjson
 
 from rope_core import SCHEMES, VARIANTS
 from rope_core.accuracy import angle_errors
+from rope_core.hf.families import models_without_rope
 from rope_core.positions import BUILDERS, Builder
 from rope_core.presets import Preset
 from rope_core.presets.folder import RefusedPreset
@@ -32,11 +33,12 @@ def list_presets(resolver: RopeResolver) -> bytes:
 
 @lru_cache(maxsize=1)
 def list_variants() -> dict[str, Any]:
-    """Return variants, schemes and builders, and the largest error of each arithmetic."""
+    """Return variants, schemes, builders, models without rope, and errors of the arithmetics."""
     return {
         "variants": [_describe_entry(entry) for entry in VARIANTS.values()],
         "schemes": [_describe_entry(entry) for entry in SCHEMES.values()],
         "builders": [_describe_builder(builder) for builder in BUILDERS.values()],
+        "models_without_rope": models_without_rope(),
         "largest_error_of_cos": angle_errors(),
     }
 

@@ -51,12 +51,12 @@ class ResolvedRope:
         Raises:
             ConfigError: the layer does not rotate.
         """
-        if self.config is None:
-            reason = self.model.nope if self.model else "null rotates nothing"
-            raise ConfigError(
-                "rope", "that of a layer that rotates", f"one that does not: {reason}"
-            )
-        return self.config
+        if self.config is not None:
+            return self.config
+        if self.model is not None:
+            return self.model.require_rope()
+        got = "one that does not: null rotates nothing"
+        raise ConfigError("rope", "that of a layer that rotates", got)
 
     @property
     def attention(self) -> AttentionConfig | None:

@@ -296,7 +296,7 @@ class Builder(TypedDict):
 
 @described
 class Variants(TypedDict):
-    """Variants, schemes and builders; errors of cos by arithmetic and position."""
+    """Variants, schemes, builders, models without rotary embedding; errors of cos."""
 
     variants: list[Variant]
     """Values of `rope_type`."""
@@ -304,5 +304,7 @@ class Variants(TypedDict):
     """Values of `axes`."""
     builders: list[Builder]
     """Values of `builder` of `/v1/positions`."""
+    models_without_rope: dict[str, list[str]]
+    """Model types without rotary embedding, by what tells their attention where a token is."""
     largest_error_of_cos: dict[str, dict[str, float]]
     """Largest error of a cosine, by `arithmetic` and by position."""

@@ -39,6 +39,17 @@ STILL = ("jais", "mpt", "step1")
 """Families whose empty config does not rotate."""
 
 
+SWITCHED_ON = {
+    "esm": {"position_embedding_type": "rotary"},
+    "granitemoehybrid": {"position_embedding_type": "rope"},
+    "seamless_m4t": {"position_embeddings_type": "rotary"},
+    "wav2vec2-bert": {"position_embeddings_type": "rotary"},
+    "wav2vec2-conformer": {"position_embeddings_type": "rotary"},
+    "zamba2": {"use_mem_rope": True},
+}
+"""Keys that switch the rotation on, of families that do not rotate by default."""
+
+
 def test_table_has_one_row_per_line_sorted_by_name():
     tables = []
     for table in TABLES:
@@ -82,7 +93,7 @@ def test_every_oddity_belongs_to_a_step_that_is_called():
 def test_empty_config_of_every_family(name, compat):
     family = families()[name]
     layer_type = next(iter(family.rope_parameters_by_type), None)
-    config = {"model_type": name, "position_embedding_type": "rope", "use_mem_rope": True}
+    config = {"model_type": name, **SWITCHED_ON.get(name, {})}
     if name in INCOMPLETE:
         with pytest.raises(ConfigError) as caught:
             resolve(config, compat=compat)

@@ -135,7 +135,11 @@ def test_empty_rope_parameters_are_not_those_of_the_class():
 
 @pytest.mark.parametrize(
     ("family", "key"),
-    [("gpt_neox", "rope_theta"), ("bamba", "partial_rotary_factor"), ("esm", "rope_scaling")],
+    [
+        ("gpt_neox", "rope_theta"),
+        ("bamba", "partial_rotary_factor"),
+        ("evolla_saprot", "rope_scaling"),
+    ],
 )
 def test_ignored_key_warns(family, key):
     value = {"rope_scaling": YARN, "rope_theta": 5e5}.get(key, 0.125)

@@ -209,6 +209,10 @@ WRONG = {
         ),
         "k",
     ),
+    "a model without rope": (
+        InferCall("rope", {"q": ONE}, {"rope": '{"config": {"model_type": "bloom"}}'}),
+        "no rotary embedding: ALiBi",
+    ),
     "cosines of no width": (
         InferCall("rope_cos_sin", {"positions": torch.arange(2)}),
         "head_dim",

@@ -1,0 +1,55 @@
+"""What `no_rope.py` cannot find in the code of models, each with the reason."""
+
+from typing import Any
+
+CAUSAL = {"causal": True}
+
+DISENTANGLED = {
+    "no_rope": "relative",
+    "nope": "relative_attention",
+    "softmax_scale": "disentangled",
+}
+"""DeBERTa's attention: biases of relative positions are behind a switch."""
+
+OVERRIDES: dict[str, dict[str, Any]] = {
+    # the decoder adds learned embeddings; it never gives its shared attention a rotary_pos_emb
+    "clvp_decoder": {"no_rope": "learned absolute"},
+    "deberta": DISENTANGLED,
+    "deberta-v2": DISENTANGLED,
+    "sew-d": DISENTANGLED,
+    # scores are products of queries and keys without a factor; the mask is a buffer of the class
+    "gpt_neo": {"softmax_scale": "unscaled", "causal": True},
+    # masks are made without the functions for masks
+    "openai-gpt": CAUSAL,
+    "imagegpt": CAUSAL,
+    "cpmant": CAUSAL,
+    "fsmt": CAUSAL,
+    "prophetnet": CAUSAL,
+    "kosmos_2_text_model": CAUSAL,
+    "semantic": CAUSAL,
+    "coarse_acoustics": CAUSAL,
+    "phi4_multimodal_audio": {"causal": False},
+    "reformer": {"causal_key": "is_decoder"},
+    "xlm": {"causal_key": "causal"},
+    "flaubert": {"causal_key": "causal"},
+    # num_hidden_layers is a dictionary; these are the layers of the text part
+    "lxmert": {"key_names": {"num_hidden_layers": "l_layers"}},
+    # a linear recurrence that the code calls attention
+    "rwkv": {"no_rope": "state space"},
+    # learned embeddings in a class that names the configuration in another way
+    "gemma4_unified_vision": {"no_rope": "learned absolute"},
+    "unlimited_ocr_vision_encoder": {"no_rope": "learned absolute"},
+    # a key that engines read, and that the classes do not
+    "kimi_linear": {"nope": "mla_use_nope"},
+    "glm5_next_text": {"nope": "mla_use_nope"},
+    # heads of two concatenated inputs
+    "zamba": {"head_dim": "twice_derived"},
+    # the code is that of BERT, LayoutLMv2 and GOT-OCR2, whose classes have other configurations
+    "dpr": {"no_rope": "learned absolute"},
+    "layoutxlm": {"no_rope": "relative"},
+    "pp_chart2table_vision": {"no_rope": "relative"},
+}
+"""What the code does and no rule of this script finds."""
+
+LEFT_OUT = ("timm_backbone", "timm_wrapper", "gemma3n_vision")
+"""Model types whose code is that of any model of timm."""
