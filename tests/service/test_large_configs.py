@@ -15,8 +15,11 @@ import torch
 from rope_client import Client
 from rope_core import resolve
 from rope_core.presets import MAX_BYTES
+from service.endpoints.params import RotateParams
+from service.errors import TooLarge
 from service.lifecycle import Lifecycle
 from service.oip.grpc.messages import METHODS, ModelInferRequest
+from service.oip.infer.params import translate
 from service.server.app import create_app
 from service.settings import Settings
 from service.wire import json_codec, safetensors_codec
@@ -134,3 +137,9 @@ def test_long_text_leaves_the_event_loop():
     assert safetensors_codec.long_text_bytes(b"\xff" * 8) == 0
     assert json_codec.long_text_bytes(bytes(header)) == len(header)
     assert json_codec.long_text_bytes(b"{}") == 0
+
+
+def test_a_long_text_of_the_open_inference_protocol_is_not_parsed():
+    for name in ("rope", "config"):
+        with pytest.raises(TooLarge, match=f"^{name}, in characters, may be at most {MAX_BYTES:,}"):
+            translate({name: "{".ljust(MAX_BYTES + 1)}, RotateParams)
