@@ -14,7 +14,6 @@ import json
 import re
 import sys
 from datetime import UTC, datetime
-from functools import cache
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -90,7 +89,6 @@ def config_classes() -> dict[str, type[PretrainedConfig]]:
     return {name: found[name] for name in sorted(found) if name}
 
 
-@cache
 def code_of(config_class: type[PretrainedConfig]) -> set[Place]:
     """Return the code of the models of a class, or else of the class that it is derived from."""
     bases = [base for base in config_class.__mro__ if ".models." in base.__module__]
@@ -198,9 +196,11 @@ def softmax_scale(places: set[Place]) -> str | None:
     return next((rule for rule in SCALES.values() if rule in found - {None}), None)
 
 
-def model_row(name: str, config_class: type[PretrainedConfig]) -> dict[str, Any] | None:
+def model_row(
+    name: str, config_class: type[PretrainedConfig], places: set[Place]
+) -> dict[str, Any] | None:
     """Return the row of a model type, None if its code rotates."""
-    places, override = code_of(config_class), OVERRIDES.get(name, {})
+    override = OVERRIDES.get(name, {})
     if rotates(places) and "no_rope" not in override:
         return None
     config = default_config(config_class)
@@ -216,16 +216,16 @@ def model_row(name: str, config_class: type[PretrainedConfig]) -> dict[str, Any]
         del row["causal_key"]
     if values.get("is_encoder_decoder") and row["causal"]:
         row["encoder_decoder"] = True
-        for key in ("decoder_layers", "num_decoder_layers"):
-            if key in values:
-                keys["num_hidden_layers"] = key
+        for decoder_key in ("decoder_layers", "num_decoder_layers"):
+            if decoder_key in values:
+                keys["num_hidden_layers"] = decoder_key
     row["key_names"] = {key: keys[key] for key in (*KEYS, "layer_types") if key in keys}
     defaults = {key: getattr(config_class, keys.get(key, key), None) for key in KEYS}
     row["defaults"] = {
         key: value for key, value in defaults.items() if type(value) is int and value
     }
-    if (key := row.get("causal_key")) and values.get(key):
-        row["defaults"][key] = True
+    if (causal_key := row.get("causal_key")) and values.get(causal_key):
+        row["defaults"][causal_key] = True
     return {key: value for key, value in row.items() if value not in ({}, None)}
 
 
@@ -260,10 +260,11 @@ def make_table(date: str) -> dict[str, Any]:
     """Return the table, as of a date."""
     models, composites = {}, {}
     for name, config_class in config_classes().items():
-        row = model_row(name, config_class)
-        is_wrapper = row is None or not attends(code_of(config_class))
         if name in LEFT_OUT:
             continue
+        places = code_of(config_class)
+        row = model_row(name, config_class, places)
+        is_wrapper = row is None or not attends(places)
         if parts := composite_row(config_class, is_wrapper=is_wrapper):
             composites[name] = parts
         elif row is not None and families.module_with_rope(name) is None:
