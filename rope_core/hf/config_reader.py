@@ -12,6 +12,9 @@ GIVEN, CLASS_DEFAULT, DERIVED = "given", "class default", "derived"
 MAX_NUMBER = 1e12
 """Largest number accepted. Larger ones are mistakes, and their powers overflow."""
 
+PER_LAYER = "per_layer_config"
+"""The key with values for single layers, by their indices."""
+
 MAX_LAYERS = 10_000
 """Largest number of layers accepted."""
 
@@ -66,6 +69,7 @@ class ConfigReader:
         The family's name of `key` is first.
         """
         if key in self.layer_values:
+            self.keys_read.add(f"{PER_LAYER}.{key}")
             return self.layer_values[key]
         names = (self.family.key_names.get(key, key), key, self.family.other_names.get(key, key))
         for name in dict.fromkeys(names):

@@ -5,7 +5,7 @@ of a head that rotates.
 """
 
 from rope_core.errors import ConfigError
-from rope_core.hf.config_reader import CLASS_DEFAULT, DERIVED, ConfigReader
+from rope_core.hf.config_reader import CLASS_DEFAULT, DERIVED, PER_LAYER, ConfigReader
 from rope_core.hf.family import FULL
 
 
@@ -39,7 +39,7 @@ def latent(reader: ConfigReader, _: str) -> int:
 
 def global_head_dim(reader: ConfigReader, _: str) -> int:
     """Gemma-4: `global_head_dim` in layers with full attention, without `per_layer_config`."""
-    is_global = reader.layer_type == FULL and reader.from_file("per_layer_config") is None
+    is_global = reader.layer_type == FULL and reader.from_file(PER_LAYER) is None
     return reader.size("global_head_dim" if is_global else "head_dim")
 
 

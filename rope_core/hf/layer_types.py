@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rope_core.errors import ConfigError, brief
-from rope_core.hf.config_reader import GIVEN, MAX_LAYERS, ConfigReader, is_int
+from rope_core.hf.config_reader import GIVEN, MAX_LAYERS, PER_LAYER, ConfigReader, is_int
 from rope_core.hf.family import FULL, SLIDING
 from rope_core.hf.nope import no_rope_layers, nope_reason
 
@@ -238,14 +238,14 @@ def layer_values(reader: ConfigReader) -> Mapping[str, Any]:
 
     Without a layer, those of the first layer of its type.
     """
-    values = reader.from_file("per_layer_config")
+    values = reader.from_file(PER_LAYER)
     if values is None:
-        values = reader.family.step("per_layer_config", lambda _: {})(reader)
+        values = reader.family.step(PER_LAYER, lambda _: {})(reader)
     if not isinstance(values, Mapping) or not all(
         str(key).isdecimal() and isinstance(value, Mapping) for key, value in values.items()
     ):
         expected = "an object with an object for each layer, by its index"
-        raise ConfigError("per_layer_config", expected, brief(values))
+        raise ConfigError(PER_LAYER, expected, brief(values))
     layer, types = reader.layer, layer_types(reader) if values else None
     if layer is None and types and reader.layer_type in types:
         layer = types.index(reader.layer_type)

@@ -140,22 +140,6 @@ def position_embedding_type(reader: ConfigReader, _: int | None, __: str | None)
     return None if value == "rope" else f"position_embedding_type is {brief(value)}, not rope"
 
 
-def no_op_attention(reader: ConfigReader, layer: int | None, _: str | None) -> str | None:
-    """Nemotron-NAS: blocks in whose `block_configs` attention is left out, or linear."""
-    blocks = reader.from_file("block_configs")
-    if layer is None or blocks is None:
-        return None
-    if not isinstance(blocks, list) or layer >= len(blocks):
-        expected = f"a list of more than {layer} objects, one for each layer"
-        raise ConfigError("block_configs", expected, brief(blocks))
-    block = blocks[layer]
-    attention = block.get("attention") if isinstance(block, Mapping) else None
-    for switch in ("no_op", "replace_with_linear"):
-        if isinstance(attention, Mapping) and attention.get(switch):
-            return f"block_configs[{layer}].attention.{switch} is true"
-    return None
-
-
 def alibi(reader: ConfigReader, _: int | None, __: str | None) -> str | None:
     """Falcon: all layers, if `alibi` is true."""
     if not reader.get("alibi"):

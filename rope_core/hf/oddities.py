@@ -29,7 +29,7 @@ from typing import Any
 from rope_core.config import AttentionConfig
 from rope_core.errors import ConfigError, brief
 from rope_core.hf import rope_parameters, variant
-from rope_core.hf.config_reader import CLASS_DEFAULT, DERIVED, ConfigReader
+from rope_core.hf.config_reader import CLASS_DEFAULT, DERIVED, PER_LAYER, ConfigReader
 from rope_core.hf.family import FULL, SLIDING
 from rope_core.hf.layer_types import layer_types
 from rope_core.hf.rope_parameters import RopeParameters
@@ -56,7 +56,7 @@ def indexed_attention_of_dsa(reader: ConfigReader, types: list[str]) -> list[str
     `per_layer_config` has new names, unless it has `use_dsa`.
     """
     use_dsa = reader.from_file("use_dsa")
-    if use_dsa is None and reader.from_file("per_layer_config") is not None:
+    if use_dsa is None and reader.from_file(PER_LAYER) is not None:
         return types
     old, new = (INDEXED, FULL) if use_dsa is False else (FULL, INDEXED)
     return [new if layer_type == old else layer_type for layer_type in types]

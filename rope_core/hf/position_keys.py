@@ -9,7 +9,7 @@ from typing import Any
 
 from rope_core.errors import ConfigError, brief
 from rope_core.frequencies import VARIANTS
-from rope_core.hf.config_reader import GIVEN, ConfigReader
+from rope_core.hf.config_reader import GIVEN, PER_LAYER, ConfigReader
 from rope_core.hf.families import families
 from rope_core.hf.position_key_names import DICTIONARIES, bears_on_positions
 from rope_core.hf.position_key_values import Applied, is_inert, is_parameter
@@ -98,10 +98,10 @@ def _of_config(config: Mapping[str, Any], applied: Applied) -> Iterator[Found]:
             nested = {f"{name}.{inner}" for inner in value}
             if key not in applied.keys_read or nested & applied.keys_read:
                 yield from _of_nested(name, value, applied)
-        elif isinstance(value, Mapping) and key == "per_layer_config":
-            for layer, of_layer in value.items() if key not in applied.keys_read else ():
+        elif isinstance(value, Mapping) and key == PER_LAYER:
+            for layer, of_layer in value.items():
                 if isinstance(of_layer, Mapping):
-                    yield from _of_nested(f"{name}.{layer}", of_layer, applied)
+                    yield from _of_layer(f"{name}.{layer}", of_layer, applied)
         elif not is_read and bears_on_positions(name):
             is_same = applied.is_known and is_parameter(name, value, applied)
             if not is_same and not is_inert(name, value, applied):
@@ -114,6 +114,16 @@ def _of_nested(name: str, values: Mapping[str, Any], applied: Applied) -> Iterat
         is_read = path in applied.keys_read
         if not is_read and bears_on_positions(str(key)) and not is_inert(str(key), value, applied):
             yield path, value
+
+
+def _of_layer(path: str, values: Mapping[str, Any], applied: Applied) -> Iterator[Found]:
+    """Return the values for a single layer of keys that no layer reads."""
+    unread = {
+        key: value
+        for key, value in values.items()
+        if not {key, f"{PER_LAYER}.{key}"} & applied.keys_read
+    }
+    return _of_nested(path, unread, applied)
 
 
 def _of_dictionary(path: str, values: Mapping[str, Any], applied: Applied) -> Iterator[Found]:

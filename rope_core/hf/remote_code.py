@@ -15,11 +15,12 @@ from rope_core.errors import ConfigError, brief
 from rope_core.hf import variant
 from rope_core.hf.config_reader import CLASS_DEFAULT, DERIVED, ConfigReader, is_int, is_number
 from rope_core.hf.family import FULL, SLIDING
+from rope_core.hf.nope import without_rope
 from rope_core.hf.remote_rotations import attn_config, option
 from rope_core.hf.rope_parameters import RopeParameters
 
-ALIBI = "no rotary embedding: ALiBi"
-LEARNED = "no rotary embedding: learned absolute"
+ALIBI, LEARNED = "ALiBi", "learned absolute"
+"""What a model without rotary embedding has instead."""
 
 WIDTH_7B, WIDTH_13B = 4096, 5120
 """Hidden sizes of Baichuan's models, which share a model_type."""
@@ -141,19 +142,23 @@ def baichuan(reader: ConfigReader, _: int | None, __: str | None) -> str | None:
     width = reader.size("hidden_size")
     has_length = reader.from_file("max_position_embeddings") is not None  # a key of the 7B's class
     is_7b = width == WIDTH_7B or (width != WIDTH_13B and has_length)
-    return None if is_7b else f"{ALIBI} (hidden_size {width}: the code of Baichuan-13B)"
+    if is_7b:
+        return None
+    return without_rope(reader, ALIBI, f"hidden_size {width}: the code of Baichuan-13B")
 
 
-def alibi(_: ConfigReader, __: int | None, ___: str | None) -> str:
+def alibi_of_root(reader: ConfigReader, _: int | None, __: str | None) -> str:
     """Step-1: all layers have ALiBi, of the root of the distance."""
-    return ALIBI
+    reader.warn("biases of Step-1 are -slope * sqrt(distance), not -slope * distance")
+    return without_rope(reader, ALIBI)
 
 
 def jais(reader: ConfigReader, _: int | None, __: str | None) -> str:
     """Jais: `position_embedding_type` is "alibi" or "learned"."""
     if reader.get("mup_scale_qk_dot_by_d"):
         reader.warn("mup_scale_qk_dot_by_d: scores are divided by head_dim, so send `scale`")
-    return ALIBI if reader.get("position_embedding_type") == "alibi" else LEARNED
+    kind = reader.get("position_embedding_type")
+    return without_rope(reader, ALIBI if kind == "alibi" else LEARNED)
 
 
 def mpt_rope(reader: ConfigReader, _: int | None, __: str | None) -> str | None:
@@ -161,21 +166,23 @@ def mpt_rope(reader: ConfigReader, _: int | None, __: str | None) -> str | None:
     options = attn_config(reader)
     if options.get("rope"):
         return None
-    return LEARNED if options.get("alibi") is False else ALIBI
+    return without_rope(reader, LEARNED if options.get("alibi") is False else ALIBI)
 
 
 def position_embedding_is_absolute(
     reader: ConfigReader, _: int | None, __: str | None
 ) -> str | None:
     """GTE's NewModel: `position_embedding_type` is "rope" or "absolute"."""
-    return LEARNED if reader.get("position_embedding_type") == "absolute" else None
+    if reader.get("position_embedding_type") != "absolute":
+        return None
+    return without_rope(reader, LEARNED, "position_embedding_type is absolute")
 
 
 def rotary_emb_fraction(reader: ConfigReader, _: int | None, __: str | None) -> str | None:
     """Nomic's own code: no layer rotates if `rotary_emb_fraction` is 0."""
-    return (
-        f"{LEARNED} (rotary_emb_fraction is 0)" if reader.get("rotary_emb_fraction") == 0 else None
-    )
+    if reader.get("rotary_emb_fraction") != 0:
+        return None
+    return without_rope(reader, LEARNED, "rotary_emb_fraction is 0")
 
 
 def no_op_attention(reader: ConfigReader, layer: int | None, _: str | None) -> str | None:

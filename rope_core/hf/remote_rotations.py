@@ -22,6 +22,7 @@ def chatglm(reader: ConfigReader) -> Fields:
         raise ConfigError(
             "position_encoding_2d", expected, brief(reader.get("position_encoding_2d"))
         )
+    reader.from_file("original_rope")  # the published code has one rotation for both of its values
     width, source = derived(reader), DERIVED
     if reader.get("kv_channels") is not None:
         width, source = reader.size("kv_channels"), reader.provenance["kv_channels"]

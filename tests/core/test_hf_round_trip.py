@@ -43,7 +43,7 @@ def test_a_vision_part_ignores_a_share():
     written["rope_parameters"]["partial_rotary_factor"] = 0.5
     resolved = resolve(written)
     assert resolved.rope == resolve({"model_type": "qwen2_5_vl_vision"}).rope
-    assert "partial_rotary_factor 0.5 is ignored" in str(resolved.warnings)
+    assert "rope_parameters.partial_rotary_factor is ignored" in str(resolved.warnings)
 
 
 @pytest.mark.parametrize("inner", ["clip_vision_model", "qwen2_vl", None])

@@ -66,7 +66,7 @@ KEYS = {
     "xpos": True,
     "useRotaryEmbedding": False,
     "attn_config": {"alibi": True},
-    "per_layer_config": {"00": {"head_dim": 128}},
+    "per_layer_config": {"00": {"head_dim": 128, "rotary_pct": 0.25}},
     "rope_scaling": {"type": "linear", "factor": 2.0, "alpha": 1000.0},
     "yarn": {"factor": 4},
 }
@@ -74,7 +74,7 @@ KEYS = {
 
 PATHS = {
     "attn_config": "attn_config.alibi",
-    "per_layer_config": "per_layer_config.00.head_dim",
+    "per_layer_config": "per_layer_config.00.rotary_pct",
     "rope_scaling": "rope_scaling.alpha",
 }
 
@@ -384,7 +384,10 @@ def test_presets_apply_all_keys_or_list_them():
         if resolved.position_keys_not_applied:
             listed[name] = resolved.position_keys_not_applied
     of_yarn = ("beta_fast", "beta_slow", "mscale_all_dim")
-    assert listed == {"hunyuan-7b-instruct": tuple(f"rope_scaling.{key}" for key in of_yarn)}
+    assert listed == {
+        "hunyuan-7b-instruct": tuple(f"rope_scaling.{key}" for key in of_yarn),
+        "glm-5": ("indexer_rope_interleave",),  # of the part "indexer"
+    }
 
 
 def test_defaults_of_a_class_are_inert():

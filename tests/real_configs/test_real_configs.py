@@ -137,7 +137,6 @@ def test_rotation_of_the_vision_part(name):
         torch.testing.assert_close(x, same, rtol=0, atol=off)
 
 
-@pytest.mark.xfail(strict=True, reason="read as unknown model types until their rows are merged")
 @pytest.mark.parametrize("name", WITHOUT_ROPE)
 def test_a_model_without_rotation_says_why(name):
     for layer in (None, 0, 7):
