@@ -241,15 +241,16 @@ def layer_values(reader: ConfigReader) -> Mapping[str, Any]:
     values = reader.from_file("per_layer_config")
     if values is None:
         values = reader.family.step("per_layer_config", lambda _: {})(reader)
-    if not isinstance(values, Mapping) or not all(isinstance(x, Mapping) for x in values.values()):
-        raise ConfigError(
-            "per_layer_config", "an object with an object for each layer", brief(values)
-        )
+    if not isinstance(values, Mapping) or not all(
+        str(layer).isdecimal() and isinstance(x, Mapping) for layer, x in values.items()
+    ):
+        expected = "an object with an object for each index of a layer"
+        raise ConfigError("per_layer_config", expected, brief(values))
     layer, types = reader.layer, layer_types(reader) if values else None
     if layer is None and types and reader.layer_type in types:
         layer = types.index(reader.layer_type)
-    found: Mapping[str, Any] = values.get(str(layer), {})
-    return found
+    by_layer = {int(index): x for index, x in values.items()}  # classes write "00", "01", ...
+    return {} if layer is None else by_layer.get(layer, {})
 
 
 def resolve_layer_type(reader: ConfigReader, name: str | None) -> str | None:
