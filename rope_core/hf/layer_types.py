@@ -4,6 +4,7 @@ The rules are named in the rows of `families.json`. A rule takes the reader and 
 layers, and returns the type of each.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -233,6 +234,9 @@ def all_layers(reader: ConfigReader) -> tuple[Layers, ...]:
     return tuple(Layers(key[0], tuple(layers), why) for key, (why, layers) in groups.items())
 
 
+_INDEX = re.compile(r"[0-9]{1,5}")
+
+
 def layer_values(reader: ConfigReader) -> Mapping[str, Any]:
     """Return the keys that have a value of their own in the reader's layer: `per_layer_config`.
 
@@ -242,7 +246,7 @@ def layer_values(reader: ConfigReader) -> Mapping[str, Any]:
     if values is None:
         values = reader.family.step(PER_LAYER, lambda _: {})(reader)
     if not isinstance(values, Mapping) or not all(
-        str(key).isdecimal() and isinstance(value, Mapping) for key, value in values.items()
+        _INDEX.fullmatch(str(key)) and isinstance(value, Mapping) for key, value in values.items()
     ):
         expected = "an object with an object for each layer, by its index"
         raise ConfigError(PER_LAYER, expected, brief(values))

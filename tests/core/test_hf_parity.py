@@ -29,7 +29,7 @@ CONFIGS: list[dict[str, Any]] = [
      "sliding_window_size": 16},
     {"model_type": "gemma4_text", "num_hidden_layers": 3, "layer_types": [SLIDING] * 3},
     {"model_type": "gemma4_text", "num_hidden_layers": 2, "layer_types": [SLIDING, FULL],
-     "per_layer_config": {"1": {"head_dim": 128}}},
+     "per_layer_config": {"01": {"head_dim": 128}}},
     {"model_type": "lfm3_vl_vision", "num_hidden_layers": 5},
     {"model_type": "lfm3", "num_hidden_layers": 5, "rope_parameters": NESTED},
     {"model_type": "lfm3", "num_hidden_layers": 5, "rope_parameters": NESTED, "rope_theta": 777.0},
@@ -93,3 +93,8 @@ def test_a_short_list_of_flags_is_refused():
             {"model_type": "mistral_large4_text", "num_hidden_layers": 8, "no_rope_layers": [1, 0]},
             layer=0,
         )
+
+
+def test_settings_of_layers_need_indices():
+    with pytest.raises(ConfigError, match="per_layer_config must be an object with an object for"):
+        resolve({"model_type": "llama", "per_layer_config": {"first": {"head_dim": 64}}}, layer=0)
