@@ -14,6 +14,7 @@ from rope_core.config import Arithmetic, AttentionConfig, RopeConfig
 from rope_core.errors import ConfigError, brief
 from rope_core.frequencies import VARIANTS
 from rope_core.hf import Resolved, other_files
+from rope_core.hf.config_forms import find_form
 from rope_core.own_frequencies import listed_rotary_dim
 from rope_core.presets import built_in, lookup, read_config
 
@@ -135,7 +136,8 @@ def resolve(
     elif not isinstance(config, type) and callable(to_dict := getattr(config, "to_dict", None)):
         config = to_dict()
     is_of_model = model_type is not None or (
-        isinstance(config, Mapping) and not CONFIG_KEYS.isdisjoint(config)
+        isinstance(config, Mapping)
+        and (not CONFIG_KEYS.isdisjoint(config) or find_form(config, None) is not None)
     )
     if isinstance(config, Mapping) and is_of_model:
         return hf.resolve(config, head_dim=head_dim, **of_model)

@@ -7,7 +7,7 @@ Llama, and the config.json of nomic's own code, whose keys are those of flash-at
 from collections.abc import Mapping
 from typing import Any
 
-PARAMS_JSON = frozenset(("dim", "n_layers", "n_heads"))
+PARAMS_JSON = frozenset(("dim", "n_heads"))
 """Keys that every params.json has."""
 
 NOMIC_KEYS = frozenset(
