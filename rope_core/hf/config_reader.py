@@ -12,6 +12,12 @@ GIVEN, CLASS_DEFAULT, DERIVED = "given", "class default", "derived"
 MAX_NUMBER = 1e12
 """Largest number accepted. Larger ones are mistakes, and their powers overflow."""
 
+MAX_NAMED = 16
+"""Largest number of names in a warning or an error."""
+
+DICTIONARIES = ("rope_scaling", "rope_parameters")
+"""Keys with a dictionary of rope parameters, the one to prefer first."""
+
 PER_LAYER = "per_layer_config"
 """The key with values for single layers, by their indices."""
 

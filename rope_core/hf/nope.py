@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rope_core.errors import ConfigError, brief
-from rope_core.hf.config_reader import ConfigReader
+from rope_core.hf.config_reader import DICTIONARIES, ConfigReader
 from rope_core.hf.family import FULL
 
 NO_ATTENTION = ("linear_attention", "conv", "recurrent")
@@ -58,7 +58,7 @@ def nope_reason(reader: ConfigReader, layer: int | None, layer_type: str | None)
 def _is_null(reader: ConfigReader, layer_type: str) -> bool:
     """Return whether the file, or else the class, has null as the rope parameters of a type."""
     label = reader.family.parameters_label(layer_type)
-    for key in ("rope_scaling", "rope_parameters"):
+    for key in DICTIONARIES:
         block = reader.config.get(key)
         if isinstance(block, Mapping) and label in block:
             return block[label] is None

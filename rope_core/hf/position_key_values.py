@@ -7,8 +7,8 @@ from typing import Any
 
 from rope_core.config import RopeConfig
 from rope_core.frequencies import VARIANTS
+from rope_core.hf.config_reader import DICTIONARIES
 from rope_core.hf.position_key_names import (
-    DICTIONARIES,
     HEAD_WIDTHS,
     TRAINED_LENGTHS,
     is_of_other_encoding,
