@@ -56,7 +56,6 @@ STATE_SPACE = re.compile(r"mamba|(^|_)ssm(_|$)|rwkv|xlstm|mlstm", re.IGNORECASE)
 SCALES = {
     "config.scale_attn_weights": "scale_attn_weights",
     "self.head_dim ** (-0.5) if config.scale_attn_weights else 1.0": "scale_attn_weights",
-    "config.attn_config.softmax_scale": "attn_config",
     "(self.head_dim / 2) ** (-0.5)": "half_head_dim",
     "1.0 / self.head_dim": "inverse_head_dim",
     "1.0": "unscaled",

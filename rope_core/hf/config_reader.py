@@ -185,6 +185,23 @@ class ConfigReader:
         self._checked.add(key)
         return value
 
+    def of_layer(self, key: str, items: str, layer: int) -> Any:
+        """Return a layer's item of the list under `key`, which has one item for each layer.
+
+        Args:
+            key: the key of the list, which the file has.
+            items: what the list has, in words, for the error.
+            layer: index of the layer.
+
+        Raises:
+            ConfigError: the value is no list, or ends before the layer.
+        """
+        value = self.from_file(key)
+        if not isinstance(value, list) or layer >= len(value):
+            expected = f"a list of more than {layer} {items}, one for each layer"
+            raise ConfigError(self.key_name(key), expected, brief(value))
+        return value[layer]
+
     def warn(self, text: str) -> None:
         """Record a warning for the caller, once."""
         self.warnings[text] = None
