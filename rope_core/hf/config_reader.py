@@ -176,12 +176,11 @@ class ConfigReader:
         value: list[Any] | None = self.from_file(key)
         if value is None or key in self._checked:
             return value
-        name, layer = self.key_name(key), self.layer or 0
-        if not isinstance(value, list) or not all(x is None or is_number(x) for x in value):
-            raise ConfigError(name, "a list with a number for each layer", brief(value))
-        if len(value) <= layer:
-            expected = f"a list of more than {layer} numbers, one for each layer"
-            raise ConfigError(name, expected, f"{len(value)}")
+        self.of_layer(key, "numbers", self.layer or 0)
+        if not all(x is None or is_number(x) for x in value):
+            raise ConfigError(
+                self.key_name(key), "a list with a number for each layer", brief(value)
+            )
         self._checked.add(key)
         return value
 

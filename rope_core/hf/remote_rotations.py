@@ -106,7 +106,7 @@ def nomic_bert(reader: ConfigReader) -> Fields:
 
 
 def mpt(reader: ConfigReader) -> Fields:
-    """MPT with `attn_config.rope`: `rope_impl` says whose rotary embedding it is."""
+    """MPT with `attn_config.rope`: `rope_impl` names the implementation."""
     options = attn_config(reader)
     fields: Fields = {
         "head_dim": derived(reader),

@@ -146,7 +146,7 @@ def differences(
 
 def _is_known(written: dict[str, Any], part: str | None) -> bool:
     try:
-        return families.find(written, None, part, None)[0] is not UNKNOWN
+        return families.find(written, None, part, None).family is not UNKNOWN
     except ConfigError:  # the family has no such part
         return False
 
