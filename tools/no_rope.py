@@ -14,7 +14,6 @@ import json
 import re
 import sys
 from datetime import UTC, datetime
-from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from rope_core.hf import families
 from tools import model_code
 from tools.model_code import Place
 from tools.no_rope_overrides import LEFT_OUT, OVERRIDES
+from tools.parity import classes
 
 TABLE = Path(families.__file__).with_name("no_rope.json")
 
@@ -78,12 +78,7 @@ OTHER_KEYS = {
 
 def config_classes() -> dict[str, type[PretrainedConfig]]:
     """Return the configuration class of each model type, also of those of parts."""
-    found = {}
-    for path in sorted(model_code.MODELS.glob("*/configuration_*.py")):
-        module = import_module(f"transformers.models.{path.parent.name}.{path.stem}")
-        for value in vars(module).values():
-            if isinstance(value, type) and issubclass(value, PretrainedConfig):
-                found[value.model_type] = value
+    found = {value.model_type: value for value in classes.config_classes()}
     found |= {name: CONFIG_MAPPING[name] for name in CONFIG_MAPPING}
     return {name: found[name] for name in sorted(found) if name}
 
