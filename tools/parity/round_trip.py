@@ -24,7 +24,7 @@ from rope_core.hf import families, resolve
 from rope_core.hf.family import UNKNOWN
 from rope_core.hf.resolve import Resolved
 from tools.parity.classes import config_classes
-from tools.parity.rotary_modules import RotaryModule, part_of
+from tools.parity.rotary_modules import RotaryModule, layer_types, part_of
 
 CHANGES: Mapping[str, Mapping[str, Any]] = {
     "default": {},
@@ -137,7 +137,7 @@ def _rotary(config: PreTrainedConfig) -> RotaryModule | None:
 
 def _layers(config: PreTrainedConfig) -> list[tuple[int | None, str | None]]:
     """Return the first layer of each type, and the type."""
-    types = getattr(config, "layer_types", None) or getattr(config, "layers_block_type", None)
+    types = layer_types(config)
     return [(types.index(name), name) for name in dict.fromkeys(types)] if types else [(None, None)]
 
 
