@@ -87,6 +87,7 @@ def _names(keys: Sequence[str]) -> str:
 
 
 def _of_config(config: Mapping[str, Any], applied: Applied) -> Iterator[Found]:
+    """Return the keys of a config, and of the objects in it, that are not applied."""
     for key, value in config.items():
         name = str(key)
         is_read = key in applied.keys_read and key not in applied.keys_without_effect
@@ -111,6 +112,7 @@ def _of_config(config: Mapping[str, Any], applied: Applied) -> Iterator[Found]:
 
 
 def _of_nested(name: str, values: Mapping[str, Any], applied: Applied) -> Iterator[Found]:
+    """Return such keys of an object that is under the key `name`."""
     for key, value in values.items():
         path = f"{name}.{key}"
         is_read = path in applied.keys_read

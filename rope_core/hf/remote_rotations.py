@@ -48,7 +48,9 @@ def qwen(reader: ConfigReader) -> Fields:
     if reader.get("use_dynamic_ntk"):
         trained = reader.size("seq_length")
         fields |= {"rope_type": "dynamic_alpha", variant.ORIGINAL: trained}
-        reader.warn("use_dynamic_ntk: decoding keeps the base of the prompt, so set its `length`")
+        reader.warn(
+            "use_dynamic_ntk: decoding keeps the base of the prompt: send its length"
+        )
     if reader.get("use_logn_attn"):
         rule = f"max(1, ln(position + 1) / ln({reader.size('seq_length')}))"
         reader.warn(f"use_logn_attn: the caller has to multiply queries by {rule}")
