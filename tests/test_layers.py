@@ -97,14 +97,14 @@ position_keys rope_config other_files
 position_key_values
 position_key_names
 families
-config_forms remote_code oddities
+remote_code oddities
 remote_rotations
 custom_rotations variant
 rope_parameters attention
 head_dim layer_types
 nope
 config_reader
-family
+family config_forms
 """
 
 # Packages, and the only modules of ours that may import them.

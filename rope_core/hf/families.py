@@ -39,11 +39,8 @@ RULES = {
     "two_sided_window": attention,
     "rotation": custom_rotations,
 }
-"""The module of the function that a field of a row names; for `oddities` it is oddities.py. A
-function that is not there is in one of `REMOTE`."""
-
-REMOTE = (remote_code, remote_rotations)
-"""The modules with functions of all kinds, for `remote_families.json`."""
+"""The module of the function that a field of a row names; for `oddities` it is oddities.py. The
+functions of families of remote code are in remote_code.py and remote_rotations.py."""
 
 TABLES = ("families.json", "remote_families.json")
 
@@ -145,8 +142,9 @@ def _fields(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _rule(module: ModuleType, name: str) -> Rule:
-    """Return the function of a name, from the module of its kind or from those in `REMOTE`."""
-    rule: Rule = next(getattr(each, name) for each in (module, *REMOTE) if hasattr(each, name))
+    """Return the function of a name, from the module of its kind or from those of remote code."""
+    modules = (module, remote_code, remote_rotations)
+    rule: Rule = next(getattr(each, name) for each in modules if hasattr(each, name))
     return rule
 
 

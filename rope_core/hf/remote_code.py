@@ -3,7 +3,8 @@
 The functions are named in the rows of `remote_families.json`; `source` of the row is the code that
 the rule follows. They are of the kinds that the other modules have: rules of layers that do not
 rotate (nope.py), of a head's width (head_dim.py), of types of layers (layer_types.py), of softmax
-scales (attention.py), and steps (oddities.py). remote_rotations.py has those of whole configs.
+scales (attention.py), and steps (oddities.py). remote_rotations.py has those of whole configs. The
+last functions are of indexers of sparse attention, whose rows are in the same table.
 """
 
 from collections.abc import Mapping
@@ -17,7 +18,7 @@ from rope_core.hf.config_reader import ConfigReader, is_int, is_number
 from rope_core.hf.family import FULL, SLIDING
 from rope_core.hf.head_dim import named
 from rope_core.hf.nope import ALIBI, LEARNED, without_rope
-from rope_core.hf.remote_rotations import attn_config, positive
+from rope_core.hf.remote_rotations import attn_config, option
 from rope_core.hf.rope_parameters import RopeParameters
 
 WIDTH_7B, WIDTH_13B = 4096, 5120
@@ -134,7 +135,7 @@ def dbrx_theta(reader: ConfigReader, block: RopeParameters) -> RopeParameters:
         return block
     if attn_config(reader).get("rope_theta") is None:
         return block
-    theta = positive(attn_config(reader), "attn_config", "rope_theta", 10_000)
+    theta = option(attn_config(reader), "rope_theta", 10_000)
     reader.warn("attn_config.rope_theta counts, as in databricks' code; 5.23 has 10000 instead")
     values = {**block.values, "rope_theta": theta}
     return replace(block, values=values, from_file=block.from_file | {"rope_theta"}, outer=values)

@@ -48,9 +48,7 @@ def qwen(reader: ConfigReader) -> Fields:
     if reader.get("use_dynamic_ntk"):
         trained = reader.size("seq_length")
         fields |= {"rope_type": "dynamic_alpha", variant.ORIGINAL: trained}
-        reader.warn(
-            "use_dynamic_ntk: decoding keeps the base of the prompt: send its length"
-        )
+        reader.warn("use_dynamic_ntk: decoding keeps the base of the prompt: send its length")
     if reader.get("use_logn_attn"):
         rule = f"max(1, ln(position + 1) / ln({reader.size('seq_length')}))"
         reader.warn(f"use_logn_attn: the caller has to multiply queries by {rule}")
@@ -112,7 +110,7 @@ def mpt(reader: ConfigReader) -> Fields:
     options = attn_config(reader)
     fields: Fields = {
         "head_dim": derived(reader),
-        "theta": positive(options, "attn_config", "rope_theta", 10_000),
+        "theta": option(options, "rope_theta", 10_000),
     }
     implementation = options.get("rope_impl", "dail")
     if implementation not in ("dail", "hf"):
@@ -127,12 +125,12 @@ def mpt(reader: ConfigReader) -> Fields:
         expected = f"one of {[*kinds[implementation]]}"
         raise ConfigError(f"attn_config.{key}.type", expected, brief(kind))
     if kind == "xpos":
-        scale_base = positive(inner, f"attn_config.{key}", "xpos_scale_base", 512)
+        scale_base = option(inner, "xpos_scale_base", 512, f"attn_config.{key}")
         return {**fields, "rope_type": "xpos", "scale_base": scale_base}
     if kind in ("linear", "dynamic"):
         fields |= {
             "rope_type": kind,
-            "factor": positive(inner, f"attn_config.{key}", "factor", 1.0),
+            "factor": option(inner, "factor", 1.0, f"attn_config.{key}"),
         }
     if kind == "dynamic":
         fields["max_position_embeddings"] = reader.size("max_position_embeddings")
@@ -147,7 +145,7 @@ def attn_config(reader: ConfigReader) -> Mapping[str, Any]:
     return options or {}
 
 
-def positive(values: Mapping[str, Any], path: str, key: str, default: float) -> float:
+def option(values: Mapping[str, Any], key: str, default: float, path: str = "attn_config") -> float:
     """Return a number above 0 of an object that is inside of the config under `path`."""
     value = values.get(key, default)
     if not is_number(value) or value <= 0:

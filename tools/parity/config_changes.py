@@ -8,8 +8,6 @@ from typing import Any
 
 from tools.parity.classes import Entry
 
-Config = dict[str, Any]
-
 DEPTHS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 13)
 """Numbers of layers."""
 
@@ -37,10 +35,10 @@ def keys_of(entry: Entry) -> frozenset[str]:
     return frozenset((*(field.name for field in fields(entry.config_class)), *extra, *mapped))
 
 
-def change(entry: Entry, random: Random) -> Config:
+def change(entry: Entry, base: dict[str, Any], random: Random) -> dict[str, Any]:
     """Return the contents of a config.json with a few random changes."""
     keys = keys_of(entry)
-    config: Config = {}
+    config = dict(base)
     total = random.choice(DEPTHS)
     if "num_hidden_layers" in keys:
         config["num_hidden_layers"] = total
@@ -51,6 +49,9 @@ def change(entry: Entry, random: Random) -> Config:
         if other in config and name in config:
             del config[other]
     return config
+
+
+Config = dict[str, Any]
 
 
 def _width(_: Entry, keys: frozenset[str], __: Config, ___: int, random: Random) -> Config:

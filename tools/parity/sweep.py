@@ -34,31 +34,32 @@ def main() -> int:
     entries = [
         entry for entry in all_entries() if not arguments.only or entry.model_type in arguments.only
     ]
-    swept = [entry for entry in entries if entry.model_type in families()]
+    swept = [entry for entry in entries if _is_swept(entry)]
     end = time.monotonic() + arguments.seconds if arguments.seconds else None
     counts: Counter[str] = Counter()
     found: dict[tuple[str, str], list[Difference]] = {}
     explained: Counter[str] = Counter()
+    base = {entry: known["needed"].get(entry.model_type, {}) for entry in swept}
 
     def check(entry: Entry, config: dict[str, Any]) -> None:
         result = _compare(entry, config)
         counts[result.status] += 1
         for difference in result.differences:
-            reason = _reason(difference, known)
+            reason = _reason(difference, known["differences"])
             if reason is None:
                 found.setdefault((difference.model_type, difference.kind), []).append(difference)
             else:
                 explained[f"{difference.model_type}, {difference.kind}: {reason}"] += 1
 
-    for entry in swept:
-        for config in _fixed(entry):
+    for entry in swept if not arguments.random_only else []:
+        for config in _fixed(entry, base[entry]):
             check(entry, config)
     for number in range(arguments.changes):
         if end is not None and time.monotonic() > end:
             break
         for entry in swept:
             random = Random(f"{arguments.seed} {number} {entry.config_class.__name__}")
-            changed = change(entry, random)
+            changed = change(entry, base[entry], random)
             check(entry, changed)
             if number % 4 == 0:
                 check(entry, _written(entry, changed))
@@ -72,16 +73,21 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--changes", type=int, default=8, help="changed configs of each class")
     parser.add_argument("--seconds", type=float, help="make no more changes after this time")
     parser.add_argument("--only", nargs="*", default=[], help="model types")
+    parser.add_argument("--random-only", action="store_true")
     parser.add_argument("--verbose", action="store_true", help="print configs of differences")
     return parser.parse_args()
 
 
-def _fixed(entry: Entry) -> list[dict[str, Any]]:
-    """Return the default config, short ones, and the default as the class writes it."""
-    configs: list[dict[str, Any]] = [{}]
+def _is_swept(entry: Entry) -> bool:
+    return entry.model_type in families()
+
+
+def _fixed(entry: Entry, base: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the default config, short ones, and what the class writes of them."""
+    configs = [base]
     if "num_hidden_layers" in keys_of(entry):
-        configs += [{"num_hidden_layers": depth} for depth in (1, 2, 3, 4, 5, 6, 8, 12)]
-    return [*configs, _written(entry, {})]
+        configs += [{**base, "num_hidden_layers": depth} for depth in (1, 2, 3, 4, 5, 6, 8, 12)]
+    return [*configs, _written(entry, base)]
 
 
 def _written(entry: Entry, config: dict[str, Any]) -> dict[str, Any]:
