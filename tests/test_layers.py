@@ -90,6 +90,23 @@ rope_core.errors
 rope_core.miscount
 """
 
+# The modules of rope_core.hf, in the same order.
+HF = """
+resolve
+position_keys rope_config other_files
+position_key_values
+position_key_names
+families
+remote_code oddities
+remote_rotations
+custom_rotations variant
+rope_parameters attention
+head_dim layer_types hybrid_layer_types
+nope
+config_reader
+family config_forms
+"""
+
 # Packages, and the only modules of ours that may import them.
 KEPT_IN = {
     "fastapi": {"service.server", "service.oip.http"},
@@ -187,6 +204,15 @@ def test_imports_only_downwards(module):
     above = {name for names in levels[:level] for name in names}
     for name in imports(FILES[module]):
         assert not any(within(name, forbidden) for forbidden in above), f"{module} imports {name}"
+
+
+@pytest.mark.parametrize("module", [name for name in FILES if name.startswith("rope_core.hf.")])
+def test_imports_only_downwards_in_hf(module):
+    lines = [line.split() for line in HF.split("\n") if line]
+    level_of = {f"rope_core.hf.{name}": i for i, names in enumerate(lines) for name in names}
+    assert module in level_of, f"{module} has no line in HF"
+    below = {name: level for name, level in level_of.items() if name in imports(FILES[module])}
+    assert all(level_of[module] < level for level in below.values()), f"{module} imports {below}"
 
 
 @pytest.mark.parametrize("package", KEPT_IN)

@@ -14,7 +14,6 @@ import json
 import re
 import sys
 from datetime import UTC, datetime
-from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from rope_core.hf import families
 from tools import model_code
 from tools.model_code import Place
 from tools.no_rope_overrides import LEFT_OUT, OVERRIDES
+from tools.parity import classes
 
 TABLE = Path(families.__file__).with_name("no_rope.json")
 
@@ -56,7 +56,6 @@ STATE_SPACE = re.compile(r"mamba|(^|_)ssm(_|$)|rwkv|xlstm|mlstm", re.IGNORECASE)
 SCALES = {
     "config.scale_attn_weights": "scale_attn_weights",
     "self.head_dim ** (-0.5) if config.scale_attn_weights else 1.0": "scale_attn_weights",
-    "config.attn_config.softmax_scale": "attn_config",
     "(self.head_dim / 2) ** (-0.5)": "half_head_dim",
     "1.0 / self.head_dim": "inverse_head_dim",
     "1.0": "unscaled",
@@ -79,12 +78,7 @@ OTHER_KEYS = {
 
 def config_classes() -> dict[str, type[PretrainedConfig]]:
     """Return the configuration class of each model type, also of those of parts."""
-    found = {}
-    for path in sorted(model_code.MODELS.glob("*/configuration_*.py")):
-        module = import_module(f"transformers.models.{path.parent.name}.{path.stem}")
-        for value in vars(module).values():
-            if isinstance(value, type) and issubclass(value, PretrainedConfig):
-                found[value.model_type] = value
+    found = {value.model_type: value for value in classes.config_classes()}
     found |= {name: CONFIG_MAPPING[name] for name in CONFIG_MAPPING}
     return {name: found[name] for name in sorted(found) if name}
 

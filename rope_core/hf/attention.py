@@ -12,7 +12,7 @@ from typing import Any
 
 from rope_core.config import AttentionConfig, RopeConfig
 from rope_core.errors import ConfigError, brief
-from rope_core.hf.config_reader import ConfigReader, is_int, is_number
+from rope_core.hf.config_reader import ConfigReader, is_int
 from rope_core.hf.family import SLIDING
 from rope_core.hf.head_dim import from_config
 from rope_core.hf.layer_types import has_window
@@ -153,15 +153,6 @@ def scale_attn_weights(reader: ConfigReader, *_: object) -> float | None:
         return None
     scale = float(_head_dim(reader) ** -0.5) if is_scaled else 1.0
     return scale / (reader.layer + 1) if by_layer and reader.layer is not None else scale
-
-
-def attn_config(reader: ConfigReader, *_: object) -> float | None:
-    """MPT: `attn_config.softmax_scale`."""
-    nested = reader.from_file("attn_config")
-    scale = nested.get("softmax_scale") if isinstance(nested, Mapping) else None
-    if scale is not None and not is_number(scale):
-        raise ConfigError("attn_config.softmax_scale", "a number", brief(scale))
-    return None if scale is None else float(scale)
 
 
 def disentangled(reader: ConfigReader, *_: object) -> float | None:

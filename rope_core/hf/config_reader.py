@@ -12,6 +12,12 @@ GIVEN, CLASS_DEFAULT, DERIVED = "given", "class default", "derived"
 MAX_NUMBER = 1e12
 """Largest number accepted. Larger ones are mistakes, and their powers overflow."""
 
+MAX_NAMED = 16
+"""Largest number of names in a warning or an error."""
+
+DICTIONARIES = ("rope_scaling", "rope_parameters")
+"""Keys with a dictionary of rope parameters, the one to prefer first."""
+
 PER_LAYER = "per_layer_config"
 """The key with values for single layers, by their indices."""
 
@@ -170,14 +176,30 @@ class ConfigReader:
         value: list[Any] | None = self.from_file(key)
         if value is None or key in self._checked:
             return value
-        name, layer = self.key_name(key), self.layer or 0
-        if not isinstance(value, list) or not all(x is None or is_number(x) for x in value):
-            raise ConfigError(name, "a list with a number for each layer", brief(value))
-        if len(value) <= layer:
-            expected = f"a list of more than {layer} numbers, one for each layer"
-            raise ConfigError(name, expected, f"{len(value)}")
+        self.of_layer(key, "numbers", self.layer or 0)
+        if not all(x is None or is_number(x) for x in value):
+            raise ConfigError(
+                self.key_name(key), "a list with a number for each layer", brief(value)
+            )
         self._checked.add(key)
         return value
+
+    def of_layer(self, key: str, items: str, layer: int) -> Any:
+        """Return a layer's item of the list under `key`, which has one item for each layer.
+
+        Args:
+            key: the key of the list, which the file has.
+            items: what the list has, in words, for the error.
+            layer: index of the layer.
+
+        Raises:
+            ConfigError: the value is no list, or ends before the layer.
+        """
+        value = self.from_file(key)
+        if not isinstance(value, list) or layer >= len(value):
+            expected = f"a list of more than {layer} {items}, one for each layer"
+            raise ConfigError(self.key_name(key), expected, brief(value))
+        return value[layer]
 
     def warn(self, text: str) -> None:
         """Record a warning for the caller, once."""

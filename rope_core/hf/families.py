@@ -1,11 +1,12 @@
-"""The table of model families, a row for each, and the family of a config.
+"""The tables of model families, with a row for each family, and the family of a config.
 
-`families.json` has the classes of transformers and diffusers, `remote_families.json` the code in
-the repositories of models, each with its source.
+`families.json` has the classes of transformers and diffusers. `remote_families.json` has, with the
+source of each row, what follows other published code. `no_rope.json` has the model types without
+rotary embedding and the composite models; `tools/no_rope.py` writes it.
 
 To add a family, add a row with the fields that differ from Llama's (family.py describes them). If
-the family does a step in a way that no field describes, add one function to oddities.py and name it
-in the row under `oddities`.
+the family does a step in a way that no field describes, add one function to oddities.py (or, for
+code that is not in transformers, to remote_code.py) and name it in the row under `oddities`.
 """
 
 import json
@@ -13,7 +14,7 @@ from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 from types import MappingProxyType, ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 from rope_core.checks import check_choice
 from rope_core.errors import ConfigError, brief
@@ -61,7 +62,20 @@ VISION_KEYS = frozenset(
 MAX_DEPTH = 4
 """Largest number of nested configs from a composite config to that of its part."""
 
-Lookup = tuple[Family, Mapping[str, Any], str, str | None]
+
+class Lookup(NamedTuple):
+    """The family of a config."""
+
+    family: Family
+
+    config: Mapping[str, Any]
+    """The config of the part: that of the file, or one nested in it."""
+
+    prefix: str
+    """The path to that config, with a dot at its end; "" for that of the file."""
+
+    model_type: str | None
+    """The model type that the request or the file names, also of an unknown family."""
 
 
 @cache
@@ -161,7 +175,7 @@ def parts(module: str) -> tuple[Family, ...]:
 def find(
     config: Mapping[str, Any], model_type: str | None, part: str | None, num_axes: int | None
 ) -> Lookup:
-    """Return the family, the config of the part, the path to that config, and its model_type."""
+    """Return the family of a config, or of a part of it."""
     if part is not None:
         check_choice("part", part, NESTED)
     name = model_type or _text(config, "model_type")
@@ -170,7 +184,7 @@ def find(
     inner, prefix, name = _descend(config, part or "text", name)
     if part in ("vision", "audio") and not prefix and _is_of_text(config, name):
         inner = {}
-    return _family(name, inner, part, num_axes), inner, prefix, name
+    return Lookup(_family(name, inner, part, num_axes), inner, prefix, name)
 
 
 def _is_of_text(config: Mapping[str, Any], name: str | None) -> bool:
@@ -227,7 +241,10 @@ def is_known(model_type: str | None) -> bool:
 
 
 def _module(model_type: str | None) -> tuple[Family | None, str] | None:
-    """Return a model type's family and module, the module alone if each part has a family."""
+    """Return a model type's family and module; only the module if each of its parts has a family.
+
+    None: the model type is unknown.
+    """
     name = model_type or ""
     if match := module_with_rope(name):
         return match

@@ -1,4 +1,4 @@
-"""One configuration class of transformers: how to read its config.json, and its defaults."""
+"""A model family: how to read its config.json, and the defaults of its class."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -17,10 +17,10 @@ NUM_AXES = {"mrope": 3, "mrope_interleaved": 3, "mrope_hw_t": 3, "xdrope": 4, "a
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Family:
-    """One configuration class of transformers 5.23, or one model of diffusers.
+    """A row of a table: a configuration class of transformers 5.23, or other published code.
 
-    A field of type `Rule` is a function: `families.json` has its name, and `families.py` says
-    which module it is in.
+    A field of type `Rule` is a function: the row has its name, and families.py says which module
+    it is in.
     """
 
     name: str
@@ -107,13 +107,13 @@ class Family:
     """Whether the model has an encoder as well, whose layers are not causal."""
 
     no_rope: str | None = None
-    """What tells a model without rotary embedding where a token is, such as `ALiBi`."""
+    """What tells a model without any rotary embedding where a token is, such as `ALiBi`."""
 
     layer_types: Rule | None = None
     """The type of each layer, if the types are not a cycle."""
 
     nope: Rule | None = None
-    """Which layers do not rotate; all do where None."""
+    """Which layers do not rotate; None: all do, or none does where `no_rope` is set."""
 
     head_dim: Rule | None = None
     softmax_scale: Rule | None = None

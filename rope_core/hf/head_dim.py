@@ -29,8 +29,7 @@ def twice_derived(reader: ConfigReader, variant: str) -> int:
 def latent(reader: ConfigReader, _: str) -> int:
     """DeepSeek V2 and V3 and other MLA families: `qk_rope_head_dim`."""
     key = "qk_rope_head_dim"
-    width = reader.size(key)
-    reader.provenance["head_dim"] = reader.provenance.get(key, CLASS_DEFAULT)
+    width = named(reader, key)
     other = reader.from_file("head_dim")
     if other is not None and other != width:
         reader.ignore("head_dim", f"the rotated part is {key} = {width} wide")
@@ -53,6 +52,13 @@ def memory_attention(reader: ConfigReader, _: str) -> int:
     width = reader.size("memory_attention_hidden_size", 256)
     rate = reader.size("memory_attention_downsample_rate", 1)
     return width // (rate * reader.size("memory_attention_num_attention_heads", 1))
+
+
+def named(reader: ConfigReader, key: str) -> int:
+    """Return the width that the config has under another name, `key`."""
+    width = reader.size(key)
+    reader.provenance["head_dim"] = reader.provenance.get(key, CLASS_DEFAULT)
+    return width
 
 
 def derived(reader: ConfigReader) -> int:

@@ -7,39 +7,40 @@ rotate, or None if it does. Without an index, a rule that needs one says that th
 from collections.abc import Mapping
 from typing import Any
 
-from rope_core.errors import ConfigError, brief
-from rope_core.hf.config_reader import ConfigReader
+from rope_core.errors import brief
+from rope_core.hf.config_reader import DICTIONARIES, ConfigReader
 from rope_core.hf.family import FULL
 
 NO_ATTENTION = ("linear_attention", "conv", "recurrent")
 """Types of layers without queries and keys."""
 
-
-NO_ROPE = "no rotary embedding"
+ALIBI, LEARNED, RELATIVE = "ALiBi", "learned absolute", "relative"
+STATE_SPACE, NONE = "state space", "none"
+"""What tells a model without rotary embedding where a token is."""
 
 BIASES = {
-    "ALiBi": "ALiBi biases are not added to the scores. Send them as mask, [1, H, 1, Sk]: slope of "
+    ALIBI: "ALiBi biases are not added to the scores. Send them as mask, [1, H, 1, Sk]: slope of "
     "the head * position of the key. The slope of head h is 2 ** (-8 * (h + 1) / H) if H is a "
     "power of two; else the slopes are those of N heads, the power of two below H, and then the "
     "first, third, fifth, ... of 2 * N heads",
-    "relative": "biases of relative positions are weights of the model, and are not added to the "
+    RELATIVE: "biases of relative positions are weights of the model, and are not added to the "
     "scores. Send them as mask, [B, H, S, Sk]",
-    "state space": "layers of this model have no attention, but a state",
+    STATE_SPACE: "layers of this model have no attention, but a state",
 }
-"""What the caller has to know of a model without rotary embedding, by kind."""
+"""Warnings about what such a model adds to scores, by kind."""
 
 
 def without_rope(reader: ConfigReader, kind: str, why: str = "") -> str:
-    """Return the reason of a model without rotary embedding, and warn of what it adds to scores.
+    """Return why a model without rotary embedding does not rotate; warn of what it adds to scores.
 
     Args:
         reader: the config.
-        kind: what tells the model where a token is instead.
-        why: the key that switches the rotation off.
+        kind: what tells the model where a token is, such as `ALIBI`.
+        why: the value in the config that decides this; "" if the model never rotates.
     """
     if kind in BIASES:
         reader.warn(BIASES[kind])
-    return f"{NO_ROPE}: {kind}" + (f" ({why})" if why else "")
+    return f"no rotary embedding: {kind}" + (f" ({why})" if why else "")
 
 
 def nope_reason(reader: ConfigReader, layer: int | None, layer_type: str | None) -> str | None:
@@ -58,7 +59,7 @@ def nope_reason(reader: ConfigReader, layer: int | None, layer_type: str | None)
 def _is_null(reader: ConfigReader, layer_type: str) -> bool:
     """Return whether the file, or else the class, has null as the rope parameters of a type."""
     label = reader.family.parameters_label(layer_type)
-    for key in ("rope_scaling", "rope_parameters"):
+    for key in DICTIONARIES:
         block = reader.config.get(key)
         if isinstance(block, Mapping) and label in block:
             return block[label] is None
@@ -73,12 +74,9 @@ def no_rope_layers(reader: ConfigReader, layer: int | None, _: str | None = None
     """
     if layer is None:
         return None
-    flags = reader.from_file("no_rope_layers")
-    if flags:
-        if not isinstance(flags, list) or layer >= len(flags):
-            expected = f"a list of more than {layer} numbers, one for each layer"
-            raise ConfigError("no_rope_layers", expected, brief(flags))
-        return None if flags[layer] else f"no_rope_layers[{layer}] is 0"
+    if reader.from_file("no_rope_layers"):
+        flag = reader.of_layer("no_rope_layers", "numbers", layer)
+        return None if flag else f"no_rope_layers[{layer}] is 0"
     interval = reader.size("no_rope_layer_interval")
     return f"every {interval}th layer does not rotate" if (layer + 1) % interval == 0 else None
 
@@ -145,7 +143,7 @@ def alibi(reader: ConfigReader, _: int | None, __: str | None) -> str | None:
     if not reader.get("alibi"):
         return None
     reader.warn("Falcon multiplies ALiBi biases by the softmax scale, head_dim ** -0.5")
-    return without_rope(reader, "ALiBi", "alibi is true")
+    return without_rope(reader, ALIBI, "alibi is true")
 
 
 def not_rotary(reader: ConfigReader, _: int | None, __: str | None) -> str | None:
@@ -153,7 +151,7 @@ def not_rotary(reader: ConfigReader, _: int | None, __: str | None) -> str | Non
     value = _switch(reader, "position_embedding_type")
     if value == "rotary":
         return None
-    kind = "learned absolute" if value == "absolute" else "none"
+    kind = LEARNED if value == "absolute" else NONE
     return without_rope(reader, kind, f"position_embedding_type is {brief(value)}")
 
 
@@ -162,7 +160,7 @@ def position_embeddings_type(reader: ConfigReader, _: int | None, __: str | None
     value = _switch(reader, "position_embeddings_type")
     if value == "rotary":
         return None
-    kind = "relative" if value in ("relative", "relative_key") else "none"
+    kind = RELATIVE if value in ("relative", "relative_key") else NONE
     return without_rope(reader, kind, f"position_embeddings_type is {brief(value)}")
 
 
@@ -171,7 +169,7 @@ def use_rotary_embedding(reader: ConfigReader, _: int | None, __: str | None) ->
     value = _switch(reader, "use_rotary_embedding")
     if value:
         return None
-    return without_rope(reader, "none", f"use_rotary_embedding is {brief(value)}")
+    return without_rope(reader, NONE, f"use_rotary_embedding is {brief(value)}")
 
 
 def _switch(reader: ConfigReader, key: str) -> Any:
@@ -183,13 +181,13 @@ def mla_use_nope(reader: ConfigReader, _: int | None, __: str | None) -> str:
     """Kimi-Linear, GLM-5-Next: all layers; transformers does not read `mla_use_nope`."""
     if reader.from_file("mla_use_nope") is False:
         reader.warn("mla_use_nope is false, but the class does not read it: no layer rotates")
-    return without_rope(reader, "none")
+    return without_rope(reader, NONE)
 
 
 def relative_attention(reader: ConfigReader, _: int | None, __: str | None) -> str:
     """DeBERTa, SEW-D: biases of relative positions only if `relative_attention` is true."""
     is_relative = reader.get("relative_attention")
-    return without_rope(reader, "relative" if is_relative else "learned absolute")
+    return without_rope(reader, RELATIVE if is_relative else LEARNED)
 
 
 def use_mem_rope(reader: ConfigReader, _: int | None, __: str | None) -> str | None:

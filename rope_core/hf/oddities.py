@@ -120,7 +120,7 @@ def same_for_all_types(
 
 
 def qk_rope_head_dim_of_head(reader: ConfigReader, head_dim: int, _: str) -> Factor:
-    """DeepSeek-V4: `qk_rope_head_dim` channels rotate."""
+    """DeepSeek-V4, indexers of sparse attention: `qk_rope_head_dim` channels rotate."""
     return _absolute_width(reader, "qk_rope_head_dim", head_dim)
 
 
@@ -131,7 +131,7 @@ def rotary_dim_of_head(reader: ConfigReader, head_dim: int, _: str) -> Factor:
 
 def _absolute_width(reader: ConfigReader, key: str, head_dim: int) -> Factor:
     if reader.get(key) is not None:
-        return reader.number(key) / head_dim, DERIVED
+        return reader.size(key) / head_dim, DERIVED
     value = reader.family.defaults.get("partial_rotary_factor")
     return None if value is None else (value, CLASS_DEFAULT)
 

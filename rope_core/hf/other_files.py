@@ -76,7 +76,7 @@ OPTIONS = (
             *("rope_freq_base", "rope_freq_scale", "rope_frequency_base", "rope_frequency_scale"),
             *("num_ctx", "num_predict", "num_gpu", "n_gpu_layers"),
         ),
-        lambda _: "send the config.json of the model; the base of a rope is its theta",
+        lambda _: "send the config.json of the model, or a rope with the base as theta",
     ),
 )
 """Options of programs that run a model. They can have keys of a rope."""
@@ -172,9 +172,8 @@ def refuse_names(config: Config, model_type: str | None) -> None:
 
 def _is_gguf(key: object) -> bool:
     ends = (".block_count", ".context_length", ".attention.head_count", ".rope.freq_base")
-    return isinstance(key, str) and key.startswith(("general.", "tokenizer.ggml.")) | key.endswith(
-        ends
-    )
+    starts = ("general.", "tokenizer.ggml.")
+    return isinstance(key, str) and (key.startswith(starts) or key.endswith(ends))
 
 
 def _describe_gguf(config: Config, mark: str) -> str:

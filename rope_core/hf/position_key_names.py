@@ -10,8 +10,6 @@ import re
 
 from rope_core.hf.variant import ORIGINAL
 
-DICTIONARIES = ("rope_scaling", "rope_parameters")
-
 HEAD_WIDTHS = frozenset(
     (
         *("head_dim", "global_head_dim", "swa_head_dim", "attention_head_dim", "kv_channels"),

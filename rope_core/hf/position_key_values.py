@@ -7,8 +7,8 @@ from typing import Any
 
 from rope_core.config import RopeConfig
 from rope_core.frequencies import VARIANTS
+from rope_core.hf.config_reader import DICTIONARIES
 from rope_core.hf.position_key_names import (
-    DICTIONARIES,
     HEAD_WIDTHS,
     TRAINED_LENGTHS,
     is_of_other_encoding,
@@ -28,6 +28,7 @@ _RATIO = re.compile(r"\w*(?:factor|ratio|pct|percent|percentage|fraction|scale|s
 
 _VARIANT = re.compile(r"(?:rope|rotary)_(?:scaling_)?type")
 _ENCODING = re.compile(r"(?:pos|position|positional)_\w*type")
+"""Names of the type of position encoding."""
 
 _ROTATES = re.compile(
     r"(?:(?:use|apply|enable|with|add)_)?(?:rope|rotary)(?:_(?:pos|position))?"
@@ -39,7 +40,10 @@ _ADDED = frozenset(("absolute", "learned", "sine", "sincos", "sinusoidal"))
 """Names of types of positions that are added to embeddings, not to queries and keys."""
 
 _NOPE = re.compile(r"(?<![a-z])nope(?![a-z])")
+"""Names of switches that turn rotation off."""
+
 _RELATIVE = re.compile(r"rel(?:ative)?_")
+"""Names of what relative positions need."""
 
 _ROTATION = frozenset(("rope", "rotary", "rotary_embedding", "rotary_position_embedding"))
 """Names of rotation as a type of position encoding."""
@@ -64,7 +68,7 @@ class Applied:
     """Why layers do not rotate."""
 
     is_known: bool = False
-    """Whether the family is known: a name has its usual meaning only then."""
+    """Whether the family is known: only then other names than Llama's have their usual meaning."""
 
     @property
     def interleaved(self) -> bool:
@@ -101,26 +105,15 @@ def is_inert(name: str, value: Any, applied: Applied) -> bool:
         return _is_inert_switch(name, value, applied)
     if isinstance(value, str):
         return _is_inert_type(name, value.lower(), applied)
-    if name == "no_rope_layer_interval" and "no_rope_layers" in applied.keys_read:
-        return True
     if isinstance(value, list):
         if name == "no_rope_layers":
             return all(value)
         return applied.is_known and all(_is_applied(name, item, applied) for item in value)
-    if name in TRAINED_LENGTHS:
-        takes_it = [
-            rope for rope in applied.ropes if ORIGINAL in VARIANTS[rope.rope_type].parameters
-        ]
-        lengths = [dict(rope.parameters).get(ORIGINAL) for rope in takes_it]
-        has_its_meaning = applied.is_known or name in LLAMA_KEYS
-        return has_its_meaning and (not lengths or value in lengths)
-    if (value == 1 and _RATIO.fullmatch(name)) or (value in (0, 1) and name == "mscale"):
-        return True
-    return (applied.is_known or name in LLAMA_KEYS) and _is_applied(name, value, applied)
+    return _is_inert_number(name, value, applied)
 
 
 def _is_said_by_reason(name: str, applied: Applied) -> bool:
-    """Return whether the reason why no layer rotates says what the model has instead."""
+    """Return whether a key is of the encoding that the model has instead of any rotation."""
     if applied.rotates or not is_of_other_encoding(name) or _ENCODING.fullmatch(name):
         return False
     return not _RELATIVE.search(name) or "relative" in applied.reason_words
@@ -147,6 +140,22 @@ def _is_inert_type(name: str, value: str, applied: Applied) -> bool:
         return applied.rotates
     said = applied.reason_words | _ADDED
     return not applied.rotates and not said.isdisjoint(re.split(r"[^a-z]+", value))
+
+
+def _is_inert_number(name: str, value: Any, applied: Applied) -> bool:
+    if name == "no_rope_layer_interval" and "no_rope_layers" in applied.keys_read:
+        return True
+    has_usual_meaning = applied.is_known or name in LLAMA_KEYS
+    if name in TRAINED_LENGTHS:
+        lengths = [
+            dict(rope.parameters).get(ORIGINAL)
+            for rope in applied.ropes
+            if ORIGINAL in VARIANTS[rope.rope_type].parameters
+        ]
+        return has_usual_meaning and (not lengths or value in lengths)
+    if (value == 1 and _RATIO.fullmatch(name)) or (value in (0, 1) and name == "mscale"):
+        return True
+    return has_usual_meaning and _is_applied(name, value, applied)
 
 
 def _is_applied(name: str, value: Any, applied: Applied) -> bool:

@@ -8,18 +8,17 @@ from operator import itemgetter
 from typing import Any
 
 from rope_core.errors import ConfigError, brief
-from rope_core.frequencies import VARIANTS
-from rope_core.hf.config_reader import GIVEN, PER_LAYER, ConfigReader
+from rope_core.hf.config_reader import (
+    DICTIONARIES,
+    GIVEN,
+    MAX_NAMED,
+    PER_LAYER,
+    ConfigReader,
+)
 from rope_core.hf.families import families
-from rope_core.hf.position_key_names import DICTIONARIES, bears_on_positions
+from rope_core.hf.position_key_names import bears_on_positions
 from rope_core.hf.position_key_values import Applied, is_inert, is_parameter
-from rope_core.hf.rope_parameters import COMMON_KEYS
-
-PARAMETERS = COMMON_KEYS.union(*(variant.parameters for variant in VARIANTS.values()))
-"""Keys of a dictionary of rope parameters."""
-
-MAX_NAMED = 16
-"""Largest number of keys that a warning or an error names."""
+from rope_core.hf.rope_parameters import PARAMETERS
 
 _ATTENTION = re.compile(r"(?:self_)?att(?:entio)?n_(?:config|cfg|args|params)")
 """Names of nested configs of attention."""
@@ -69,9 +68,9 @@ def refuse(model_type: str | None, keys: Mapping[str, Any]) -> None:
 
 def warn(reader: ConfigReader, prefix: str, keys: Iterable[str]) -> None:
     """Warn of such keys, unless a warning names them already."""
-    told = {prefix + key for key in reader.keys_without_effect}
-    if untold := [key for key in keys if key not in told]:
-        reader.warn(f"keys that bear on positions are not applied: {_names(untold)}")
+    named = {prefix + key for key in reader.keys_without_effect}
+    if others := [key for key in keys if key not in named]:
+        reader.warn(f"keys that bear on positions are not applied: {_names(others)}")
 
 
 def record_provenance(reader: ConfigReader) -> None:
@@ -88,12 +87,16 @@ def _names(keys: Sequence[str]) -> str:
 
 
 def _of_config(config: Mapping[str, Any], applied: Applied) -> Iterator[Found]:
+    """Return the keys of a config, and of the objects in it, that are not applied."""
     for key, value in config.items():
         name = str(key)
         is_read = key in applied.keys_read and key not in applied.keys_without_effect
         if key in DICTIONARIES and isinstance(value, Mapping):
-            within = [*_of_dictionary(name, value, applied)] if applied.parameters else []
-            yield from _without_type(within) if is_read else within and [(name, value)]
+            inner = [*_of_dictionary(name, value, applied)] if applied.parameters else []
+            if is_read:
+                yield from _without_type(inner)
+            elif inner:
+                yield name, value
         elif isinstance(value, Mapping) and _ATTENTION.fullmatch(name):
             nested = {f"{name}.{inner}" for inner in value}
             if key not in applied.keys_read or nested & applied.keys_read:
@@ -109,6 +112,7 @@ def _of_config(config: Mapping[str, Any], applied: Applied) -> Iterator[Found]:
 
 
 def _of_nested(name: str, values: Mapping[str, Any], applied: Applied) -> Iterator[Found]:
+    """Return such keys of an object that is under the key `name`."""
     for key, value in values.items():
         path = f"{name}.{key}"
         is_read = path in applied.keys_read

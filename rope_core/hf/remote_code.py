@@ -3,7 +3,8 @@
 The functions are named in the rows of `remote_families.json`; `source` of the row is the code that
 the rule follows. They are of the kinds that the other modules have: rules of layers that do not
 rotate (nope.py), of a head's width (head_dim.py), of types of layers (layer_types.py), of softmax
-scales (attention.py), and steps (oddities.py). remote_rotations.py has those of whole configs.
+scales (attention.py), and steps (oddities.py). remote_rotations.py has those of whole configs. The
+last functions are of indexers of sparse attention, whose rows are in the same table.
 """
 
 from collections.abc import Mapping
@@ -13,14 +14,12 @@ from typing import Any
 from rope_core.config import AttentionConfig, RopeConfig
 from rope_core.errors import ConfigError, brief
 from rope_core.hf import variant
-from rope_core.hf.config_reader import CLASS_DEFAULT, DERIVED, ConfigReader, is_int, is_number
+from rope_core.hf.config_reader import ConfigReader, is_int, is_number
 from rope_core.hf.family import FULL, SLIDING
-from rope_core.hf.nope import without_rope
+from rope_core.hf.head_dim import named
+from rope_core.hf.nope import ALIBI, LEARNED, without_rope
 from rope_core.hf.remote_rotations import attn_config, option
 from rope_core.hf.rope_parameters import RopeParameters
-
-ALIBI, LEARNED = "ALiBi", "learned absolute"
-"""What a model without rotary embedding has instead."""
 
 WIDTH_7B, WIDTH_13B = 4096, 5120
 """Hidden sizes of Baichuan's models, which share a model_type."""
@@ -97,6 +96,14 @@ def mup_attn_multiplier(
     if rope is None or reader.get("mup_use_scaling") is False:
         return None
     return reader.positive("mup_attn_multiplier", 1.0) / rope.head_dim
+
+
+def attn_config_softmax_scale(reader: ConfigReader, *_: object) -> float | None:
+    """MPT: `attn_config.softmax_scale`."""
+    scale = attn_config(reader).get("softmax_scale")
+    if scale is not None and not is_number(scale):
+        raise ConfigError("attn_config.softmax_scale", "a number", brief(scale))
+    return None if scale is None else float(scale)
 
 
 def blocksparse_attention(reader: ConfigReader, attention: AttentionConfig) -> AttentionConfig:
@@ -187,13 +194,9 @@ def rotary_emb_fraction(reader: ConfigReader, _: int | None, __: str | None) -> 
 
 def no_op_attention(reader: ConfigReader, layer: int | None, _: str | None) -> str | None:
     """Nemotron-NAS: `block_configs` lists the layers without attention."""
-    blocks = reader.from_file("block_configs")
-    if layer is None or blocks is None:
+    if layer is None or reader.from_file("block_configs") is None:
         return None
-    if not isinstance(blocks, list) or layer >= len(blocks):
-        expected = f"a list of more than {layer} objects, one for each layer"
-        raise ConfigError("block_configs", expected, brief(blocks))
-    block = blocks[layer]
+    block = reader.of_layer("block_configs", "objects", layer)
     attention = block.get("attention") if isinstance(block, Mapping) else None
     if not isinstance(attention, Mapping):
         raise ConfigError(f"block_configs[{layer}].attention", "an object", brief(attention))
@@ -205,24 +208,15 @@ def no_op_attention(reader: ConfigReader, layer: int | None, _: str | None) -> s
 
 def index_head_dim(reader: ConfigReader, _: str) -> int:
     """Indexers of sparse attention: `index_head_dim`."""
-    width = reader.size("index_head_dim")
-    reader.provenance["head_dim"] = reader.provenance.get("index_head_dim", CLASS_DEFAULT)
-    return width
-
-
-def indexer_channels(reader: ConfigReader, head_dim: int, _: str) -> tuple[float, str]:
-    """Indexers of sparse attention: `qk_rope_head_dim` channels rotate."""
-    return reader.size("qk_rope_head_dim") / head_dim, DERIVED
+    return named(reader, "index_head_dim")
 
 
 def indexer_types(reader: ConfigReader, layer: int | None, _: str | None) -> str | None:
     """GLM-5's indexer: `indexer_types` lists the layers that share that of an earlier layer."""
-    types = reader.from_file("indexer_types")
-    if layer is None or types is None:
+    if layer is None or reader.from_file("indexer_types") is None:
         return None
-    if not isinstance(types, list) or layer >= len(types):
-        raise ConfigError("indexer_types", f"a list of more than {layer} texts", brief(types))
-    return None if types[layer] == "full" else f"indexer_types[{layer}] is {brief(types[layer])}"
+    indexer_type = reader.of_layer("indexer_types", "texts", layer)
+    return None if indexer_type == "full" else f"indexer_types[{layer}] is {brief(indexer_type)}"
 
 
 def only_indexed_layers(_: ConfigReader, __: int | None, layer_type: str | None) -> str | None:

@@ -9,8 +9,8 @@ from typing import Any
 
 from rope_core.errors import ConfigError, brief
 from rope_core.hf import variant
-from rope_core.hf.config_reader import DERIVED, ConfigReader
-from rope_core.hf.head_dim import derived
+from rope_core.hf.config_reader import DERIVED, ConfigReader, is_number
+from rope_core.hf.head_dim import derived, named
 
 Fields = dict[str, Any]
 
@@ -23,15 +23,15 @@ def chatglm(reader: ConfigReader) -> Fields:
             "position_encoding_2d", expected, brief(reader.get("position_encoding_2d"))
         )
     reader.from_file("original_rope")  # the published code has one rotation for both of its values
-    width, source = derived(reader), DERIVED
+    width = derived(reader)
     if reader.get("kv_channels") is not None:
-        width, source = reader.size("kv_channels"), reader.provenance["kv_channels"]
+        width = named(reader, "kv_channels")
     ratio = reader.positive("rope_ratio", 1.0)
     if ratio != 1:
         reader.warn(
             "rope_ratio multiplies the base; chatglm2-6b-32k divides positions by it instead"
         )
-    reader.provenance |= {"head_dim": source, "rope_theta": DERIVED}
+    reader.provenance["rope_theta"] = DERIVED
     return {"head_dim": width, "rotary_dim": width // 2, "theta": 10_000.0 * ratio}
 
 
@@ -48,7 +48,7 @@ def qwen(reader: ConfigReader) -> Fields:
     if reader.get("use_dynamic_ntk"):
         trained = reader.size("seq_length")
         fields |= {"rope_type": "dynamic_alpha", variant.ORIGINAL: trained}
-        reader.warn("use_dynamic_ntk: decoding keeps the base of the prompt, so set its `length`")
+        reader.warn("use_dynamic_ntk: decoding keeps the base of the prompt: send its length")
     if reader.get("use_logn_attn"):
         rule = f"max(1, ln(position + 1) / ln({reader.size('seq_length')}))"
         reader.warn(f"use_logn_attn: the caller has to multiply queries by {rule}")
@@ -106,9 +106,12 @@ def nomic_bert(reader: ConfigReader) -> Fields:
 
 
 def mpt(reader: ConfigReader) -> Fields:
-    """MPT with `attn_config.rope`: `rope_impl` says whose rotary embedding it is."""
+    """MPT with `attn_config.rope`: `rope_impl` names the implementation."""
     options = attn_config(reader)
-    fields: Fields = {"head_dim": derived(reader), "theta": option(options, "rope_theta", 10_000)}
+    fields: Fields = {
+        "head_dim": derived(reader),
+        "theta": option(options, "rope_theta", 10_000),
+    }
     implementation = options.get("rope_impl", "dail")
     if implementation not in ("dail", "hf"):
         raise ConfigError("attn_config.rope_impl", '"dail" or "hf"', brief(implementation))
@@ -122,10 +125,13 @@ def mpt(reader: ConfigReader) -> Fields:
         expected = f"one of {[*kinds[implementation]]}"
         raise ConfigError(f"attn_config.{key}.type", expected, brief(kind))
     if kind == "xpos":
-        scale_base = option(inner, "xpos_scale_base", 512)
+        scale_base = option(inner, "xpos_scale_base", 512, f"attn_config.{key}")
         return {**fields, "rope_type": "xpos", "scale_base": scale_base}
     if kind in ("linear", "dynamic"):
-        fields |= {"rope_type": kind, "factor": option(inner, "factor", 1.0)}
+        fields |= {
+            "rope_type": kind,
+            "factor": option(inner, "factor", 1.0, f"attn_config.{key}"),
+        }
     if kind == "dynamic":
         fields["max_position_embeddings"] = reader.size("max_position_embeddings")
     return fields
@@ -139,12 +145,11 @@ def attn_config(reader: ConfigReader) -> Mapping[str, Any]:
     return options or {}
 
 
-def option(options: Mapping[str, Any], key: str, default: float) -> float:
-    """Return a number above 0 of an object inside the config."""
-    value = options.get(key, default)
-    variant.check_numbers(key, value)
-    if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
-        raise ConfigError(key, "a number above 0", brief(value))
+def option(values: Mapping[str, Any], key: str, default: float, path: str = "attn_config") -> float:
+    """Return a number above 0 of an object that is inside of the config under `path`."""
+    value = values.get(key, default)
+    if not is_number(value) or value <= 0:
+        raise ConfigError(f"{path}.{key}", "a number above 0", brief(value))
     return float(value)
 
 

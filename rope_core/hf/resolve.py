@@ -5,12 +5,13 @@ Where each value comes from: the first of the sources that has it. The code belo
 
 1. Family: argument `model_type`; `model_type` or diffusers' `_class_name` of the file; the form of
    the file, such as Mistral's params.json (config_forms.py); of a composite model, the nested
-   config of the `part` (families.py). All keys below are those of the nested config, under the
-   family's own names (families.json: `key_names`).
+   config of the `part` (families.py, with its three tables). All keys below are those of the
+   nested config, under the family's own names (`key_names` of its row). A file that is no config
+   of a model, such as generation_config.json, is refused (other_files.py).
 2. Type of the layer: `layer_types[layer]`; the class's types; argument `layer_type`
    (layer_types.py). `per_layer_config[layer]` replaces single keys below.
-3. Whether the layer rotates: not if its type has no attention, or null as rope parameters; the
-   family's rule (nope.py).
+3. Whether the layer rotates: not if the model has no rotary embedding (no_rope.json), if the
+   layer's type has no attention, or null as rope parameters; the family's rule (nope.py).
 4. Rope parameters: `rope_scaling`, unless null or empty; `rope_parameters`; the class's. Of nested
    ones, those of the layer's type (rope_parameters.py).
 5. Variant: `rope_type` in the rope parameters; `type` in them; "default" (variant.py, as 7 to 10).
@@ -27,12 +28,16 @@ Where each value comes from: the first of the sources that has it. The code belo
 11. Several axes: `mrope_section` in the rope parameters; outside; the class's (rope_config.py).
 12. Attention: the layer's type, the config's keys, the class's (attention.py).
 
-Keys that bear on positions and that no layer follows are listed, with a warning; a config of an
-unknown model_type that has one is refused (position_keys.py).
+At the end, the keys that bear on positions and that no layer follows are listed, with a warning; a
+config of an unknown model_type that has one is refused (position_keys.py, which asks
+position_key_names.py whether a key bears on positions, and position_key_values.py whether its value
+changes nothing).
 
 transformers 4.57 (`compat`) reads `rope_scaling` and not `rope_parameters` (4), base and share
 outside of it only (7, 8), and the trained length of LongRoPE outside only, that of other variants
-inside only (10). Families that do a step in their own way have a function in oddities.py.
+inside only (10). Families that do a step in their own way have a function in oddities.py, and those
+with other keys and no rope parameters, for steps 4 to 11, one in custom_rotations.py. The same for
+code that is not in transformers is in remote_code.py and remote_rotations.py.
 """
 
 from collections.abc import Iterator, Mapping
@@ -174,7 +179,7 @@ def resolve(
     if family is UNKNOWN:
         other_files.refuse_names(inner, named)
         reader.warn(f"model_type {brief(named)} is unknown: read as a Llama, without defaults")
-        if assume is None:
+        if assume is None:  # before an error of another key, which may follow from such a key
             position_keys.refuse(named, position_keys.not_applied(config, prefix, Applied()))
     elif assume is not None:
         reader.warn(f"assume is ignored: the model_type {family.name} is known")
@@ -189,9 +194,9 @@ def resolve(
     if differ:
         reader.warn("layers differ, in the keys they see or in whether they rotate: name one")
 
-    # Keys that bear on positions, and that no layer applies
-    every = [this, *_read_other_layers(reader, layers, head_dim, arithmetic)]
-    unapplied = position_keys.not_applied(config, prefix, _applied(every, family))
+    # keys that bear on positions, and that no layer applies; rope parameters are compared only now
+    layers_read = [this, *_read_other_layers(reader, layers, head_dim, arithmetic)]
+    unapplied = position_keys.not_applied(config, prefix, _applied(layers_read, family))
     if family is UNKNOWN and assume is None:
         position_keys.refuse(named, unapplied)
     position_keys.warn(reader, prefix, unapplied)
@@ -248,9 +253,10 @@ def _read_layer(reader: ConfigReader, head_dim: int | None, arithmetic: Arithmet
 def _read_other_layers(
     reader: ConfigReader, layers: tuple[Layers, ...], head_dim: int | None, arithmetic: Arithmetic
 ) -> Iterator[_Layer]:
-    """Read a layer of each group that the reader's is not in, as far as it can be read.
+    """Read one layer of each group other than the reader's; skip a layer that cannot be read.
 
-    Types that the class has and this model does not are groups also: their keys are no mistake.
+    A type that the class has and no layer of this model has is a group also: keys for such a type
+    are no mistake.
     """
     groups: list[tuple[int | None, str | None]] = [
         (group.layers[0], group.layer_type)

@@ -6,7 +6,7 @@ from typing import Any
 
 from rope_core.errors import ConfigError, brief
 from rope_core.frequencies import VARIANTS
-from rope_core.hf.config_reader import ConfigReader, is_number
+from rope_core.hf.config_reader import DICTIONARIES, MAX_NAMED, ConfigReader, is_number
 from rope_core.hf.layer_types import layer_types
 
 OUTSIDE_IN_4_57 = ("rope_theta", "partial_rotary_factor")
@@ -20,10 +20,8 @@ COMMON_KEYS = frozenset(
 )
 """Keys of the dictionary that are not parameters of a variant."""
 
-NOT_LAYER_TYPES = COMMON_KEYS.union(*(variant.parameters for variant in VARIANTS.values()))
-
-MAX_NAMED = 16
-"""Most layer types that an error names."""
+PARAMETERS = COMMON_KEYS.union(*(variant.parameters for variant in VARIANTS.values()))
+"""All keys of the dictionary. Other keys with an object are layer types."""
 
 Values = Mapping[str, Any]
 
@@ -60,7 +58,7 @@ def find(reader: ConfigReader) -> RopeParameters | None:
     nested = [
         key
         for key, value in raw.items()
-        if key in labels or (isinstance(value, Mapping) and key not in NOT_LAYER_TYPES)
+        if key in labels or (isinstance(value, Mapping) and key not in PARAMETERS)
     ]
     if nested:
         block = _nested(reader, name, raw, nested)
@@ -75,7 +73,7 @@ def find(reader: ConfigReader) -> RopeParameters | None:
 
 def _raw(reader: ConfigReader) -> tuple[str, Values, bool]:
     """Return the key of the dictionary, the dictionary, and whether the file has it."""
-    for key in ("rope_scaling", "rope_parameters"):
+    for key in DICTIONARIES:
         value = reader.from_file(key)
         if value is None:
             continue

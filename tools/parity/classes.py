@@ -1,4 +1,4 @@
-"""The configuration classes of transformers with rotary code, and the model class of each."""
+"""The configuration classes of transformers, and the model class of each."""
 
 import inspect
 import logging
@@ -6,7 +6,6 @@ import os
 import pkgutil
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 from importlib import import_module
 from types import ModuleType
 from typing import Any, cast
@@ -30,30 +29,32 @@ class Entry:
     """The module of the model; None if transformers has no such module."""
 
 
-@cache
-def all_entries() -> tuple[Entry, ...]:
+def all_entries() -> list[Entry]:
     """Return each configuration class of transformers, those of nested configs included."""
-    folders = pkgutil.iter_modules(transformers.models.__path__)
-    return tuple(entry for folder in folders for entry in entries(folder.name))
+    return [_entry(config_class) for config_class in config_classes()]
 
 
 def entries(folder: str) -> list[Entry]:
     """Return the configuration classes of one folder of models."""
-    return [
-        _entry(value)
-        for module in _modules(folder, "configuration_")
-        for value in vars(module).values()
-        if inspect.isclass(value)
-        and issubclass(value, PreTrainedConfig)
-        and value.__module__ == module.__name__
-    ]
+    return [_entry(config_class) for config_class in _classes_in(folder)]
 
 
-def _modules(folder: str, prefix: str) -> Iterator[ModuleType]:
+def config_classes() -> Iterator[type[PreTrainedConfig]]:
+    """Return each configuration class of transformers, without its model."""
+    for folder in pkgutil.iter_modules(transformers.models.__path__):
+        yield from _classes_in(folder.name)
+
+
+def _classes_in(folder: str) -> Iterator[type[PreTrainedConfig]]:
     package = import_module(f"transformers.models.{folder}")
     for info in pkgutil.iter_modules(getattr(package, "__path__", ())):
-        if info.name.startswith(prefix):
-            yield import_module(f"{package.__name__}.{info.name}")
+        if not info.name.startswith("configuration_"):
+            continue
+        module = import_module(f"{package.__name__}.{info.name}")
+        for name, value in vars(module).items():
+            is_config = inspect.isclass(value) and issubclass(value, PreTrainedConfig)
+            if is_config and (value.__module__, value.__name__) == (module.__name__, name):
+                yield value
 
 
 def _entry(config_class: type[PreTrainedConfig]) -> Entry:

@@ -17,9 +17,9 @@ from rope_core.hf import Resolved, resolve
 from tools.parity import model_facts
 from tools.parity.classes import Entry
 from tools.parity.model_facts import TOKENS, LayerFacts
+from tools.parity.rotary_modules import layer_types
 
 INTERLEAVE = "apply_rotary_pos_emb_interleave"
-LAYER_TYPE_KEYS = ("layer_types", "layers_block_type")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ def compare(entry: Entry, file: dict[str, Any]) -> Result:
         _refusal(file)
         return Result("refused")
     config._attn_implementation = "eager"
-    types = next((t for k in LAYER_TYPE_KEYS if (t := getattr(config, k, None))), None)
+    types = layer_types(config)
     total = len(types) if types else getattr(config, "num_hidden_layers", None) or 0
     facts, model = _facts(entry, config, total)
     if (model is not None, bool(facts)) < _default_facts(entry):

@@ -50,6 +50,11 @@ def part_of(config: Any, part: str) -> Any | None:
     return found
 
 
+def layer_types(config: Any) -> list[str] | None:
+    """Return the type of each layer of a configuration, None if the layers have no types."""
+    return getattr(config, "layer_types", None) or getattr(config, "layers_block_type", None)
+
+
 @dataclass(frozen=True, eq=False)
 class RotaryModule:
     """The rotary module of a model, built from its configuration."""
@@ -66,8 +71,7 @@ class RotaryModule:
     @property
     def layer_types(self) -> list[str] | None:
         """The type of each layer, None if the layers have no types."""
-        config = self.config
-        return getattr(config, "layer_types", None) or getattr(config, "layers_block_type", None)
+        return layer_types(self.config)
 
     def of_layer_type(self, name: str, layer_type: str | None) -> Any:
         """Return an attribute of the module, that of the layer's type if it has one for each."""

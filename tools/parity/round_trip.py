@@ -10,24 +10,21 @@ Run it with `python -m tools.parity.round_trip`. The exit status is 1 if a diffe
 in `ON_PURPOSE`.
 """
 
-import inspect
 import json
-import pkgutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
-from importlib import import_module
 from typing import Any
 
 import torch
-import transformers.models
 from transformers import PreTrainedConfig
 
 from rope_core.errors import ConfigError
 from rope_core.hf import families, resolve
 from rope_core.hf.family import UNKNOWN
 from rope_core.hf.resolve import Resolved
-from tools.parity.rotary_modules import RotaryModule, part_of
+from tools.parity.classes import config_classes
+from tools.parity.rotary_modules import RotaryModule, layer_types, part_of
 
 CHANGES: Mapping[str, Mapping[str, Any]] = {
     "default": {},
@@ -77,7 +74,7 @@ ON_PURPOSE = (
 def main() -> int:
     """Print a line for each difference, and the counts; return the exit status."""
     num_read, num_unknown, unexplained = 0, 0, 0
-    for cls in config_classes():
+    for cls in filter(lambda cls: cls.model_type, config_classes()):
         found = differences(cls)
         num_read, num_unknown = num_read + (found is not None), num_unknown + (found is None)
         for text in found or ():
@@ -93,26 +90,6 @@ def reason(model_type: str, text: str) -> str | None:
     return next(
         (why for name, part, why in ON_PURPOSE if name == model_type and part in text), None
     )
-
-
-def config_classes() -> Iterator[type[PreTrainedConfig]]:
-    """Return each configuration class of transformers that has a model_type."""
-    for package in pkgutil.iter_modules(transformers.models.__path__):
-        folder = import_module(f"transformers.models.{package.name}")
-        for entry in pkgutil.iter_modules(getattr(folder, "__path__", ())):
-            if entry.name.startswith("configuration_"):
-                yield from _of_module(import_module(f"{folder.__name__}.{entry.name}"))
-
-
-def _of_module(module: Any) -> Iterator[type[PreTrainedConfig]]:
-    for name, cls in vars(module).items():
-        is_config = inspect.isclass(cls) and issubclass(cls, PreTrainedConfig)
-        if (
-            is_config
-            and cls.model_type
-            and (cls.__module__, cls.__name__) == (module.__name__, name)
-        ):
-            yield cls
 
 
 def differences(
@@ -146,7 +123,7 @@ def differences(
 
 def _is_known(written: dict[str, Any], part: str | None) -> bool:
     try:
-        return families.find(written, None, part, None)[0] is not UNKNOWN
+        return families.find(written, None, part, None).family is not UNKNOWN
     except ConfigError:  # the family has no such part
         return False
 
@@ -160,7 +137,7 @@ def _rotary(config: PreTrainedConfig) -> RotaryModule | None:
 
 def _layers(config: PreTrainedConfig) -> list[tuple[int | None, str | None]]:
     """Return the first layer of each type, and the type."""
-    types = getattr(config, "layer_types", None) or getattr(config, "layers_block_type", None)
+    types = layer_types(config)
     return [(types.index(name), name) for name in dict.fromkeys(types)] if types else [(None, None)]
 
 

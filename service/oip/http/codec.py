@@ -23,13 +23,13 @@ from service.wire import Buffer, Message, typed_json
 from service.wire.body_format import body_format, json_end
 from service.wire.typed_json import Document, Numbers
 
-JSON_LENGTH = b"inference-header-content-length"
+JSON_LENGTH_NAME = "Inference-Header-Content-Length"
+
+JSON_LENGTH = JSON_LENGTH_NAME.lower().encode()
 """Header that says how long the JSON part of a body is; without it the whole body is JSON."""
 
 _STRING_OR_INF = re.compile(r'"(?:[^"\\]|\\.)*"|\bInf\b')
 _INF = {"Inf": "Infinity"}
-
-_JSON_LENGTH_NAME = "Inference-Header-Content-Length"
 
 
 class NotJson(BadMessage):
@@ -104,7 +104,7 @@ def decode_parts(
 
 
 def explain_not_json(body: Buffer, json_bytes: int | None) -> str:
-    """Return what to do about a body that is not JSON, "" if its bytes do not show it.
+    """Return what to do about a body that is not JSON, "" if its bytes do not show what it is.
 
     Args:
         body: the request, decompressed.
@@ -112,14 +112,13 @@ def explain_not_json(body: Buffer, json_bytes: int | None) -> str:
     """
     end = json_end(body)
     if json_bytes is not None:
-        is_other = end is not None and end != json_bytes
-        return (
-            f"{_JSON_LENGTH_NAME} is {json_bytes}, but the JSON has {end} bytes" if is_other else ""
-        )
+        if end is None or end == json_bytes:
+            return ""
+        return f"{JSON_LENGTH_NAME} is {json_bytes}, but the JSON has {end} bytes"
     if end is not None and (others := len(body) - end):
         return (
             f"after {end} bytes of JSON the body has {others} other bytes: for binary tensors send "
-            f"the header {_JSON_LENGTH_NAME}: {end}"
+            f"the header {JSON_LENGTH_NAME}: {end}"
         )
     seems = body_format(body)
     if seems in ("gzip", "deflate"):
@@ -127,7 +126,7 @@ def explain_not_json(body: Buffer, json_bytes: int | None) -> str:
     if seems == "safetensors":
         return (
             "the body seems to be safetensors, which /v1 reads: send JSON here, and the bytes of "
-            f"tensors after it, with the header {_JSON_LENGTH_NAME}"
+            f"tensors after it, with the header {JSON_LENGTH_NAME}"
         )
     return ""
 
@@ -157,9 +156,7 @@ def encode(
 
 def _check_json_length(json_bytes: int | None, num_bytes: int) -> None:
     if json_bytes is not None and json_bytes > num_bytes:
-        text = (
-            f"Inference-Header-Content-Length is {json_bytes}, but the body has {num_bytes} bytes"
-        )
+        text = f"{JSON_LENGTH_NAME} is {json_bytes}, but the body has {num_bytes} bytes"
         raise BadHeader(text)
 
 
@@ -168,7 +165,7 @@ def _parse_json_length(value: bytes | None) -> int | None:
         return None
     digits = value.strip(b" \t")
     if not digits.isdigit() or len(digits) > 10 or int(digits) >= 2**31:
-        raise BadHeader("Inference-Header-Content-Length must be a number of bytes, below 2**31")
+        raise BadHeader(f"{JSON_LENGTH_NAME} must be a number of bytes, below 2**31")
     return int(digits)
 
 
@@ -229,7 +226,7 @@ def _inputs(inputs: object, data: memoryview) -> Iterator[Input]:
             if type(size) is not int or not 0 <= size <= len(data) - start:
                 expected = f"of a binary_data_size within the {len(data) - start} bytes left"
                 if not data:
-                    expected += f" (bytes after the JSON need the header {_JSON_LENGTH_NAME})"
+                    expected += f" (bytes after the JSON need the header {JSON_LENGTH_NAME})"
                 raise BadTensor(name, expected, printable(size))
             carried = data[start : start + size]
             start += size

@@ -13,6 +13,7 @@ from service.errors import BadQuery, ClientLeft, UnsupportedMediaType
 from service.inference.handler import RequestContext
 from service.oip.errors import describe
 from service.oip.http.codec import (
+    JSON_LENGTH_NAME,
     InferHeaders,
     NotJson,
     decode,
@@ -113,7 +114,7 @@ class InferRoute:
             hint = explain_not_json(body, json_bytes)
             if json_bytes is not None or headers.get(b"content-type") != OCTETS:
                 raise NotJson(f"{failure}; {hint}" if hint else str(failure)) from None
-            hint = hint or "a body with binary tensors needs Inference-Header-Content-Length"
+            hint = hint or f"a body with binary tensors needs {JSON_LENGTH_NAME}"
             raise UnsupportedMediaType(f"{failure}; {hint}") from None
 
 
