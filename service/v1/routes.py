@@ -13,7 +13,10 @@ from service.endpoints.table import Endpoint
 from service.errors import UnsupportedMediaType
 from service.inference.handler import InferenceHandler, RequestContext
 from service.v1.http_params import HEADER, merge_params, read_http_params
-from service.wire import codec_for, json_codec, negotiate_response_codec
+from service.wire import codec_for, json_codec, negotiate_response_codec, safetensors_codec
+
+SHORT_BODY_BYTES = safetensors_codec.MAX_INLINE_HEADER_BYTES
+"""Bodies of up to this size are parsed on the event loop, in every format."""
 
 
 class Route:
@@ -48,7 +51,7 @@ class Route:
                 deadline, charge, watch, tenant, log_fields=scope[io.LOG_FIELDS]
             )
             body = await read_body(handler, context, receive, headers, codec.memory_factor)
-            if text_bytes := codec.long_text_bytes(body):
+            if len(body) > SHORT_BODY_BYTES and (text_bytes := codec.long_text_bytes(body)):
                 charge.add(text_bytes * (json_codec.memory_factor - codec.memory_factor))
                 message, as_base64 = await handler.to_thread(deadline, codec.decode, body)
             else:

@@ -33,6 +33,8 @@ memory_factor = 54  # measured on lists nested 1,000 deep; lists of empty lists 
 answer_memory_factor = 32
 inline_limit_bytes = 256 * 2**10
 
+TOO_DEEP = "parameters are nested too deep"
+
 _CONSTANT = re.compile(rb"\b(NaN|Infinity)\b")
 
 _INT64_NAMES = frozenset(
@@ -57,24 +59,42 @@ def long_text_bytes(body: Buffer) -> int:
     return len(body) if len(body) > inline_limit_bytes else 0
 
 
-def decode(body: Buffer) -> Decoded:
+def decode(body: Buffer, *, is_cut: bool = False) -> Decoded:
     """Read a body.
+
+    Args:
+        body: the text.
+        is_cut: whether it is a text that `config_json` has cut: others are cut if need be.
 
     Raises:
         BadMessage: the body is not valid JSON, has too many tensors or is nested too deep.
         BadTensor: the body is not an object, or a list or an object with `data` is not a tensor.
+        orjson.JSONDecodeError: a cut text is not valid JSON.
     """
     try:
-        return _decode(body)
+        if decoded := typed_json.read(body, _decode_typed):
+            return decoded
+        document = orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        failure = error
+        if is_cut:
+            raise
+        return _decode_around_configs(body, error)
+    try:
+        return _parse(document)
+    except BadTensor:
+        _check_depth(document)
+        raise
+
+
+def _decode_around_configs(body: Buffer, failure: orjson.JSONDecodeError) -> Decoded:
+    """Read a body that orjson refuses, but which is valid around configs with NaN or Infinity."""
     try:
         cut = config_json.cut_configs(body)
     except orjson.JSONDecodeError as error:
         raise BadMessage(f"the body is not valid JSON: {error}") from None
     if cut is not None:
         try:
-            message, as_base64 = _decode(cut.text)
+            message, as_base64 = decode(cut.text, is_cut=True)
         except orjson.JSONDecodeError as error:
             raise _not_json(cut.text, cut.locate(error)) from None
         except (BadMessage, BadTensor):
@@ -83,7 +103,10 @@ def decode(body: Buffer) -> Decoded:
             raise _not_json(body, failure) from None
         values = dict(message.params.values)
         if cut.put_back(values, config_json.IN_PARAMS):
-            params = Parameters(values, _params_key(values))
+            try:
+                params = Parameters(values, params_key(values))
+            except orjson.JSONEncodeError:
+                raise BadMessage(TOO_DEEP) from None
             return Decoded(replace(message, params=params), as_base64)
     raise _not_json(body, failure)
 
@@ -100,23 +123,6 @@ def encode(message: Message, as_base64: bool = False) -> list[Buffer]:
 def _not_json(body: Buffer, error: orjson.JSONDecodeError) -> BadMessage:
     hint = "; JSON has no NaN and no Infinity: use safetensors" if _CONSTANT.search(body) else ""
     return BadMessage(f"the body is not valid JSON: {error}{body_hint(body, 'JSON') or hint}")
-
-
-def _decode(body: Buffer) -> Decoded:
-    """Read a body.
-
-    Raises:
-        orjson.JSONDecodeError: the body is not valid JSON.
-        BadMessage, BadTensor: as `decode`.
-    """
-    if decoded := typed_json.read(body, _decode_typed):
-        return decoded
-    document = orjson.loads(body)
-    try:
-        return _parse(document)
-    except BadTensor:
-        _check_depth(document)
-        raise
 
 
 def _decode_typed(document: Document) -> Decoded:
@@ -152,14 +158,11 @@ def _parse(members: object) -> Decoded:
             params[name] = value
     if len(tensors) > MAX_TENSORS:
         raise BadMessage(f"a message may have at most {MAX_TENSORS} tensors, got {len(tensors)}")
-    return Decoded(Message(tensors, Parameters(params, _params_key(params))), as_base64)
-
-
-def _params_key(values: dict[str, object]) -> bytes:
     try:
-        return params_key(values)
+        key = orjson.dumps(params)
     except orjson.JSONEncodeError:
-        raise BadMessage("parameters are nested too deep") from None
+        raise BadMessage(TOO_DEEP) from None
+    return Decoded(Message(tensors, Parameters(params, key)), as_base64)
 
 
 def _check_depth(document: object) -> None:

@@ -126,8 +126,8 @@ ROWS = [
     Row(
         "J20 known",
         lambda: post_json({"q": [[[1, 0]]], "rope": "b" * (MAX_JSON_BYTES - 50)}),
-        413,
-        "too_large",
+        422,
+        "config",
     ),
     wrong("J20 name", {"q": [[[1, 0]]], "a" * 2**14: 1}, "unknown"),
     wrong("J20 quotes", {"q": [[[1, 0]]], '"\\' * 2**14: 1}, "unknown"),

@@ -355,6 +355,6 @@ def test_heads_of_mla_say_their_widths(name):
         rotate(randn(1, 2, 1, 128), rope=name)
     for width in (64, 192):
         assert rotate(randn(1, 2, 1, width), rope=name).shape[-1] == width
-    no_nope = {"model_type": "dots3_note_text", "head_dim": 64}
+    no_nope = {"model_type": "mistral_mla_params", "qk_rope_head_dim": 64}
     with pytest.raises(ConfigError, match=r"^head_dim must be 64: [^;]*, got 128$"):
         rope_core.resolve(no_nope, head_dim=128, layer=0)

@@ -124,7 +124,7 @@ async def answers(*packets: bytes) -> Wire:
     protocol = AsgiProtocol(limits, CONFIG, state, {}, asyncio.get_running_loop())
     wire = Wire(protocol)
     protocol.connection_made(wire)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         for packet in packets:
             if not wire.closed:
                 protocol.data_received(packet)

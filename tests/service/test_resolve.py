@@ -132,7 +132,7 @@ async def test_the_error_of_a_large_config_is_short(client, codec, keys, word):
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "1e999"])
 async def test_a_number_that_is_not_json_is_a_bad_message(client, number):
-    body = f'{{"rope": {{"config": {{"rope_theta": {number}}}}}}}'
+    body = f'{{"rope": {{"rope_theta": {number}}}}}'  # a config may have NaN
     headers = {"content-type": "application/json"}
     answer = await client.post("/v1/resolve", content=body, headers=headers)
     assert (answer.status_code, answer.json()["code"]) == (400, "bad_message")

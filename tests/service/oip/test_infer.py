@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from rope_core import Attend, AttentionConfig, CosSin, RopeConfig, Rotate, attend, cos_sin, rotate
-from rope_core.presets import built_in
 from tests.service.oip.encodings import ENCODINGS, InferCall, Refused, all_encodings
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
@@ -90,7 +89,7 @@ async def test_packed_sequences_and_indices_of_queries_and_keys(infer):
     assert torch.equal(answer.outputs["out"], attend(call).out)
 
 
-PRESET = min(built_in())
+PRESET = "codellama-7b"
 LINEAR = {"rope_type": "linear", "factor": 4.0, "head_dim": 128}
 SAID = {
     "JSON text": {"rope": json.dumps(LINEAR)},
