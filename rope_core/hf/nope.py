@@ -11,8 +11,11 @@ from rope_core.errors import ConfigError, brief
 from rope_core.hf.config_reader import ConfigReader
 from rope_core.hf.family import FULL
 
-NO_ATTENTION = ("linear_attention", "conv", "recurrent")
+NO_ATTENTION = ("linear_attention", "conv", "recurrent", "moe", "mlp")
 """Types of layers without queries and keys."""
+
+STATE_SPACE = "state space"
+"""What all layers of a model have instead of attention."""
 
 
 NO_ROPE = "no rotary embedding"
@@ -24,7 +27,7 @@ BIASES = {
     "first, third, fifth, ... of 2 * N heads",
     "relative": "biases of relative positions are weights of the model, and are not added to the "
     "scores. Send them as mask, [B, H, S, Sk]",
-    "state space": "layers of this model have no attention, but a state",
+    STATE_SPACE: "layers of this model have no attention, but a state",
 }
 """What the caller has to know of a model without rotary embedding, by kind."""
 
@@ -44,15 +47,21 @@ def without_rope(reader: ConfigReader, kind: str, why: str = "") -> str:
 
 def nope_reason(reader: ConfigReader, layer: int | None, layer_type: str | None) -> str | None:
     """Return why a layer does not rotate, None if it does."""
-    if reader.family.no_rope and not reader.family.nope:
-        return without_rope(reader, reader.family.no_rope)
-    if layer_type in NO_ATTENTION:
+    kind = reader.family.no_rope
+    if layer_type in NO_ATTENTION and kind != STATE_SPACE:
         return f"{layer_type} has no queries and keys"
+    if kind and not reader.family.nope:
+        return without_rope(reader, kind)
     if layer_type is not None and _is_null(reader, layer_type):
         return f"rope parameters of {layer_type} are null"
     rule = reader.family.nope
     why: str | None = rule(reader, layer, layer_type) if rule else None
     return why
+
+
+def has_attention(reader: ConfigReader, layer_type: str | None) -> bool:
+    """Return whether layers of a type have queries and keys."""
+    return layer_type not in NO_ATTENTION and reader.family.no_rope != STATE_SPACE
 
 
 def _is_null(reader: ConfigReader, layer_type: str) -> bool:
