@@ -67,7 +67,7 @@ SCALES = {
 KEYS = ("num_hidden_layers", "hidden_size", "num_attention_heads", "head_dim", "sliding_window")
 """Keys whose names and defaults a row has."""
 
-PART_KEYS = (*KEYS, "max_position_embeddings", "rope_parameters")
+PART_KEYS = (*KEYS, "max_position_embeddings", "rope_parameters", "is_decoder")
 """Keys that a composite model's default config of a part may set."""
 
 TEXT_KEYS = (
@@ -269,12 +269,14 @@ def default_values(config: Any) -> list[dict[str, Any]]:
     if own is None:
         return []
     names = {key: config.attribute_map.get(key, key) for key in PART_KEYS}
-    values = {key: vars(config).get(name) for key, name in names.items()}
+    given = {key: vars(config).get(name) for key, name in names.items()}
     values = {
         key: value
-        for key, value in values.items()
+        for key, value in given.items()
         if value != vars(own).get(names[key]) and not isinstance(value, list)
     }
+    if values and given["head_dim"]:  # the own class may derive its width, from other values
+        values["head_dim"] = given["head_dim"]
     return [values] if values else []
 
 

@@ -19,7 +19,10 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "clvp_decoder": {"no_rope": "learned absolute"},
     "deberta": DISENTANGLED,
     "deberta-v2": DISENTANGLED,
-    "sew-d": DISENTANGLED,
+    "sew-d": {
+        **DISENTANGLED,
+        "defaults": {"relative_attention": True, "pos_att_type": ["p2c", "c2p"]},
+    },
     # scores are products of queries and keys without a factor; the mask is a buffer of the class
     "gpt_neo": {"softmax_scale": "unscaled", "causal": True},
     # masks are made without the functions for masks
