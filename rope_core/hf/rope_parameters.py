@@ -57,10 +57,11 @@ def find(reader: ConfigReader) -> RopeParameters | None:
     """
     name, raw, in_file = _raw(reader)
     labels = _labels(reader)
+    is_flat = not NOT_LAYER_TYPES.isdisjoint(raw)
     nested = [
         key
         for key, value in raw.items()
-        if key in labels or (isinstance(value, Mapping) and key not in NOT_LAYER_TYPES)
+        if key in labels or (isinstance(value, Mapping) and not is_flat)
     ]
     if nested:
         block = _nested(reader, name, raw, nested)

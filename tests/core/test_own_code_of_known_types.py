@@ -2,7 +2,8 @@
 
 import pytest
 
-from rope_core import ConfigError, resolve
+from rope_core import ConfigError
+from rope_core.hf import resolve
 
 SIZES = {"hidden_size": 512, "num_attention_heads": 8}
 PIXTRAL = {"dim": 5120, "n_layers": 2, "n_heads": 32, "head_dim": 128, "rope_theta": 1e9}
@@ -94,5 +95,6 @@ def test_an_object_under_a_position_key_is_told():
     chunks = {"dual_chunk_attention_config": {"chunk_size": 8}}
     config = {"model_type": "llama", **SIZES, "rope_scaling": {"type": "linear", "factor": 2.0}}
     config["rope_scaling"] |= chunks
-    listed = resolve(config).position_keys_not_applied
-    assert listed == ("rope_scaling.dual_chunk_attention_config",)
+    resolved = resolve(config)
+    assert resolved.rope.rope_type == "linear"
+    assert resolved.position_keys_not_applied == ("rope_scaling.dual_chunk_attention_config",)
