@@ -4,6 +4,8 @@ from typing import Any
 
 CAUSAL = {"causal": True}
 
+PART_OF_KEYS = {"oddities": {"attention": "part_of_keys"}}
+
 DISENTANGLED = {
     "no_rope": "relative",
     "nope": "relative_attention",
@@ -24,7 +26,16 @@ OVERRIDES: dict[str, dict[str, Any]] = {
         "defaults": {"relative_attention": True, "pos_att_type": ["p2c", "c2p"]},
     },
     # scores are products of queries and keys without a factor; the mask is a buffer of the class
-    "gpt_neo": {"softmax_scale": "unscaled", "causal": True},
+    "gpt_neo": {
+        "softmax_scale": "unscaled",
+        "causal": True,
+        "layer_types": "attention_types",
+        "oddities": {"attention": "local_layers"},
+    },
+    # masks are made inside of the attention
+    "longformer": PART_OF_KEYS,
+    "big_bird": PART_OF_KEYS,
+    "canine": PART_OF_KEYS,
     # masks are made without the functions for masks
     "openai-gpt": CAUSAL,
     "imagegpt": CAUSAL,
@@ -35,7 +46,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "semantic": CAUSAL,
     "coarse_acoustics": CAUSAL,
     "phi4_multimodal_audio": {"causal": False},
-    "reformer": {"causal_key": "is_decoder"},
+    "reformer": {"causal_key": "is_decoder", **PART_OF_KEYS},
     "xlm": {"causal_key": "causal"},
     "flaubert": {"causal_key": "causal"},
     # num_hidden_layers is a dictionary; these are the layers of the text part
@@ -73,6 +84,8 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "mamba2": RECURRENT,
     "falcon_mamba": RECURRENT,
     # the code is that of BERT, LayoutLMv2 and GOT-OCR2, whose classes have other configurations
+    # learned embeddings of rows and columns
+    "pix2struct_vision_model": {"no_rope": "learned absolute"},
     "dpr": {"no_rope": "learned absolute"},
     "layoutxlm": {"no_rope": "relative"},
     "pp_chart2table_vision": {"no_rope": "relative"},

@@ -196,6 +196,7 @@ def find(
     name = name or diffusers_classes().get(_text(config, "_class_name") or "")
     name = find_form(config, name) or name
     inner, prefix, name, values = _descend(config, part or "text", name)
+    name = find_form(inner, name) or name
     if part in ("vision", "audio") and not prefix and _is_of_text(config, name):
         inner = {}
     family = _with_defaults(_family(name, inner, part, num_axes), values)

@@ -30,6 +30,15 @@ BIASES = {
 """Warnings about what such a model adds to scores, by kind."""
 
 
+BIASES_OF_BOTH_SIDES = (
+    "ALiBi biases are not added to the scores. Send them as mask, [1, H, Sq, Sk]: -slope of the "
+    "head * distance of query and key, with the slopes of other models: 2 ** (-8 * (h + 1) / H) of "
+    "head h if H is a power of two; else those of N heads, the power of two below H, and then the "
+    "first, third, fifth, ... of 2 * N heads"
+)
+"""ALiBi of a model that is not causal."""
+
+
 def without_rope(reader: ConfigReader, kind: str, why: str = "") -> str:
     """Return why a model without rotary embedding does not rotate; warn of what it adds to scores.
 
@@ -38,7 +47,9 @@ def without_rope(reader: ConfigReader, kind: str, why: str = "") -> str:
         kind: what tells the model where a token is, such as `ALIBI`.
         why: the value in the config that decides this; "" if the model never rotates.
     """
-    if kind in BIASES:
+    if kind == "ALiBi" and not reader.family.causal:
+        reader.warn(BIASES_OF_BOTH_SIDES)
+    elif kind in BIASES:
         reader.warn(BIASES[kind])
     return f"no rotary embedding: {kind}" + (f" ({why})" if why else "")
 

@@ -146,10 +146,16 @@ def describe_names(config: Config) -> str | None:
     "GPT-2's names: send the model_type of a known family, or hidden_size for n_embd, \
 num_attention_heads for n_head"
     """
-    if any(name in config for name in ("hidden_size", "num_attention_heads", "head_dim")):
+    missing = [name for name in ("hidden_size", "num_attention_heads") if name not in config]
+    if "head_dim" in config or not missing:
         return None
-    found = {name: other for name, others in NAMES.items() for other in others if other in config}
-    if len(found) < 2:
+    found = {
+        name: other
+        for name, others in NAMES.items()
+        for other in others
+        if name not in config and other in config
+    }
+    if found.keys().isdisjoint(missing) or len(found) < len(missing):
         return None
     kind = "GPT-2's names" if GPT_2 & {*found.values()} else "names of another family"
     names = ", ".join(f"{name} for {other}" for name, other in found.items())

@@ -56,10 +56,11 @@ def find(reader: ConfigReader) -> RopeParameters | None:
     name, raw, in_file = _raw(reader)
     labels = _labels(reader)
     raw = _scaled_by_type(reader, raw) if name == "rope_scaling" else raw
+    is_flat = not PARAMETERS.isdisjoint(raw)
     nested = [
         key
         for key, value in raw.items()
-        if key in labels or (isinstance(value, Mapping) and key not in PARAMETERS)
+        if key in labels or (isinstance(value, Mapping) and not is_flat)
     ]
     if nested and reader.family.nested_complete and not raw.keys() >= set(labels):
         reader.ignore(f"{name}.{nested[0]}", f"the class reads {' and '.join(labels)} together")
