@@ -71,9 +71,8 @@ def bears_on_positions(key: str) -> bool:
     name = snake_case(key)
     if name in HEAD_WIDTHS or name in TRAINED_LENGTHS:
         return True
-    if _BESIDE.search(name):
-        return False
-    return bool(_ROTATION.search(name) or is_of_other_encoding(name))
+    is_word = _ROTATION.search(name) or (_POSITION.search(name) and not _SIZE.search(name))
+    return bool(is_word) and not _BESIDE.search(name)
 
 
 def is_of_other_encoding(name: str) -> bool:

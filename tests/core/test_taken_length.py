@@ -69,7 +69,7 @@ def test_dynamic_takes_at_least_the_maximum():
 
 @pytest.mark.parametrize("variant", sorted(OF_LENGTH))
 def test_a_negative_length_is_refused(variant):
-    with pytest.raises(ConfigError, match="^length must be a number of at least 0, got -4$"):
+    with pytest.raises(ConfigError, match=r"^length must be a number of at least 0, got -4$"):
         unfixed(variant, length=-4)
 
 
