@@ -81,6 +81,15 @@ OPTIONS = (
 )
 """Options of programs that run a model. They can have keys of a rope."""
 
+WITH_KEYS_OF_A_MODEL = (
+    OtherFile(
+        "mlc-chat-config.json",
+        ("model_config conv_template", "model_config quantization"),
+        lambda _: "send the config.json of the model",
+    ),
+)
+"""Files that name the model_type, and have the sizes of the model elsewhere."""
+
 FILES = (
     OtherFile("adapter_config.json", ("peft_type", "lora_alpha"), _base_model),
     OtherFile(
@@ -127,6 +136,9 @@ def describe(config: Config) -> str | None:
     >>> describe({"weight_map": {}})
     "the index of a model's weights (it has weight_map): send the config.json of the same folder"
     """
+    for file in WITH_KEYS_OF_A_MODEL:
+        if mark := file.mark(config):
+            return f"{file.name} (it has {mark}): {file.remedy(config)}"
     if not OF_A_MODEL.isdisjoint(config):
         return None
     if isinstance(name := config.get("_class_name"), str):
