@@ -175,6 +175,8 @@ def clients_page() -> str:
 ERRORS = """# Errors
 
 Made by `make docs` from `docs/error_examples.py`: the service answered each example request below.
+What to send for a config, or positions, that gets an error or a warning:
+[troubleshooting.md](troubleshooting.md).
 
 Over HTTP, `/v1` answers a problem document with a `code`; `/v2` answers `{"error": text}`. Over
 gRPC the text is in the status. The text is for people; programs read the code and the status,

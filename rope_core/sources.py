@@ -14,6 +14,7 @@ from rope_core.config import Arithmetic, AttentionConfig, RopeConfig
 from rope_core.errors import ConfigError, brief
 from rope_core.frequencies import VARIANTS
 from rope_core.hf import Resolved, other_files
+from rope_core.hf.config_forms import find_form
 from rope_core.own_frequencies import listed_rotary_dim
 from rope_core.presets import built_in, lookup, read_config
 
@@ -134,10 +135,7 @@ def resolve(
         config = _config_at(config)
     elif not isinstance(config, type) and callable(to_dict := getattr(config, "to_dict", None)):
         config = to_dict()
-    is_of_model = model_type is not None or (
-        isinstance(config, Mapping) and not CONFIG_KEYS.isdisjoint(config)
-    )
-    if isinstance(config, Mapping) and is_of_model:
+    if isinstance(config, Mapping) and (model_type is not None or is_of_model(config)):
         return hf.resolve(config, head_dim=head_dim, **of_model)
     for name in ("model_type", "part", "layer", "layer_type", "assume"):
         if of_model[name] is not None:
@@ -151,6 +149,11 @@ def resolve(
     if isinstance(config, RopeConfig):
         return _without_model(config)
     raise ConfigError("rope", FORMS, type(config).__name__)
+
+
+def is_of_model(rope: Mapping[str, Any]) -> bool:
+    """Return whether `rope` has the contents of a config.json or params.json, not parameters."""
+    return not CONFIG_KEYS.isdisjoint(rope) or find_form(rope, None) is not None
 
 
 @lru_cache(maxsize=64, typed=True)

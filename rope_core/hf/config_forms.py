@@ -9,7 +9,7 @@ BERT with ALiBi, and DeepSeek's models without MLA.
 from collections.abc import Mapping
 from typing import Any
 
-PARAMS_JSON = frozenset(("dim", "n_layers", "n_heads"))
+PARAMS_JSON = frozenset(("dim", "n_heads"))
 """Keys that every params.json has."""
 
 MLA_WIDTHS = ("qk_nope_head_dim", "qk_rope_head_dim")

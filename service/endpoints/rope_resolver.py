@@ -18,7 +18,7 @@ from rope_core.hf.other_files import describe, describe_names
 from rope_core.own_frequencies import LISTS, implied_rope_type, listed_rotary_dim
 from rope_core.presets import Preset, lookup
 from rope_core.presets.folder import RefusedPreset
-from rope_core.sources import CONFIG_KEYS, SPELLINGS
+from rope_core.sources import SPELLINGS, is_of_model
 from service.endpoints.rope_params import Model, PresetModel, Rope
 from service.errors import UnknownName
 
@@ -186,10 +186,12 @@ def _build_config(rope: Rope, tensor_head_dim: int | None, name: str) -> RopeCon
     if unknown := sorted(extra.keys() - valid):
         names = [*Rope.model_fields, *sorted(valid)]
         hint = ""
-        if text := describe(extra) or describe_names(extra):
+        if text := describe(extra):
             hint = f"this looks like {text}"
-        elif not CONFIG_KEYS.isdisjoint(unknown):
+        elif is_of_model(extra):
             hint = f'send the contents of a config.json as {{"{name}": {{"config": ...}}}}'
+        elif text := describe_names(extra):
+            hint = f"this looks like {text}"
         elif (other := SPELLINGS.get(unknown[0])) in (*names, *LISTS):
             hint = f"did you mean {name}.{other}?"
         raise UnknownName("parameter", f"{name}.{unknown[0]}", names, hint)

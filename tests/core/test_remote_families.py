@@ -1,10 +1,12 @@
 """Families of remote code against the rules of their published code."""
 
+import json
 import math
 
 import pytest
 import torch
 
+import rope_core
 from rope_core import Attend, RopeConfig, Rotate, attend, rotate
 from rope_core.errors import ConfigError
 from rope_core.hf import resolve
@@ -40,6 +42,15 @@ def test_base_of_dbrx_is_that_of_its_published_code():
     check(config | {"attn_config": {"rope_theta": 5e5}}, inv_freq(128, 5e5), width=128)
     check(config, inv_freq(128), width=128)
     assert "5.23 has 10000" in str(resolve(config | {"attn_config": {"rope_theta": 5e5}}).warnings)
+
+
+@pytest.mark.parametrize("keys", [{*MISTRAL}, {"dim", "n_heads", "head_dim", "rope_theta"}])
+def test_a_params_json_is_one_in_each_form_of_the_library(keys, tmp_path):
+    config = {key: MISTRAL[key] for key in keys}
+    (tmp_path / "params.json").write_text(json.dumps(config))
+    for form in (config, {"config": config}, tmp_path / "params.json"):
+        resolved = rope_core.resolve(form)
+        assert (resolved.model_type, resolved.rope.layout) == ("mistral_params", "interleaved")
 
 
 def test_every_row_has_a_source_and_a_case():

@@ -88,6 +88,10 @@ REFUSED = [
         {"do_sample": True, "temperature": 0.6},
         *("unknown parameter rope.do_sample", "this looks like generation_config.json"),
     ),
+    (
+        {"dim": 64, "n_heads": 4, "n_layers": 2},
+        *("unknown parameter rope.dim", '{"rope": {"config": ...}}'),
+    ),
     ({"config": {**LLAMA, "rope_theta": "1e4"}}, "rope.rope_theta", "number", "'1e4'"),
     ({"config": {**LLAMA, "rope_scaling": "yarn"}}, "rope.rope_scaling", "object", "'yarn'"),
     ({"config": "llama"}, "rope.config", "object", "llama"),
