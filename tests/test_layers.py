@@ -101,7 +101,7 @@ remote_code oddities
 remote_rotations
 custom_rotations variant
 rope_parameters attention
-head_dim layer_types
+head_dim layer_types hybrid_layer_types
 nope
 config_reader
 family config_forms
