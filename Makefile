@@ -45,6 +45,7 @@ fuzz: $(READY) $(FUZZ)/.ready  ## send mutated bytes to the parsers, and request
 
 # SEED changes the random configs
 parity: $(PARITY)/.ready  ## read configs as the configuration classes of transformers do; before a release
+	PYTHONPATH=$(CURDIR) $(PARITY)/bin/python -W ignore -m tools.no_rope --check
 	PYTHONPATH=$(CURDIR) $(PARITY)/bin/python -W ignore -m tools.parity.round_trip
 	PYTHONPATH=$(CURDIR) $(PARITY)/bin/python -m tools.parity.sweep --seed $(SEED)
 

@@ -212,6 +212,7 @@ def _without_model(rope: RopeConfig) -> Resolved:
         parameters=MappingProxyType({}),
         provenance=MappingProxyType({}),
         attention=AttentionConfig(),
+        attends=True,
         layers=(),
         differ=False,
         keys_read=(),

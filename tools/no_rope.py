@@ -5,7 +5,8 @@
 
 `model_types` has the model types whose code rotates nothing, and what tells their attention where a
 token is. `composites` has the model types that consist of models of other types: for each part, the
-key of its config and the model type that the class has by default.
+key of its config, the model type that the class has by default, and the values of that default
+config that are not those of its own class.
 """
 
 import ast
@@ -62,8 +63,11 @@ SCALES = {
 }
 """Softmax scales other than head_dim ** -0.5, and the rules in `rope_core/hf/attention.py`."""
 
-KEYS = ("num_hidden_layers", "hidden_size", "num_attention_heads", "head_dim")
+KEYS = ("num_hidden_layers", "hidden_size", "num_attention_heads", "head_dim", "sliding_window")
 """Keys whose names and defaults a row has."""
+
+PART_KEYS = (*KEYS, "max_position_embeddings", "rope_parameters", "is_decoder")
+"""Keys that a composite model's default config of a part may set."""
 
 TEXT_KEYS = (
     *("text_config", "llm_config", "language_config", "thinker_config", "vlm_config"),
@@ -217,21 +221,22 @@ def model_row(
     defaults = {key: getattr(config_class, keys.get(key, key), None) for key in KEYS}
     row["defaults"] = {
         key: value for key, value in defaults.items() if type(value) is int and value
-    }
+    } | override.get("defaults", {})
     if (causal_key := row.get("causal_key")) and values.get(causal_key):
         row["defaults"][causal_key] = True
     return {key: value for key, value in row.items() if value not in ({}, None)}
 
 
 def composite_row(
-    config_class: type[PretrainedConfig], *, is_wrapper: bool
-) -> dict[str, list[str]]:
-    """Return the key and the default model type of the parts of a composite model.
+    config_class: type[PretrainedConfig], *, is_wrapper: bool, has_family: bool
+) -> dict[str, list[Any]]:
+    """Return the key, the default model type and the default values of a composite model's parts.
 
     Args:
         config_class: the class of the composite.
         is_wrapper: whether a model without a text part is no more than its backbone, which then
             has the place of the text part.
+        has_family: whether the class itself describes a model that rotates.
     """
     config = default_config(config_class)
     parts = dict(config_class.sub_configs) | (vars(config) if config else {})
@@ -243,11 +248,30 @@ def composite_row(
     keys: dict[str, str | None] = {"text": next((key for key in TEXT_KEYS if key in types), None)}
     for part, part_keys in OTHER_KEYS.items():
         keys[part] = next((key for key in part_keys if key in types), None)
-    if keys["text"] is None:
-        if not is_wrapper:
-            return {}
+    if keys["text"] is None and is_wrapper:
         keys["text"] = keys["vision"] or keys["audio"]
-    return {part: [key, types[key]] for part, key in keys.items() if key}
+    if keys["text"] is None and not has_family:
+        return {}
+    return {
+        part: [key, types[key], *default_values(parts[key])] for part, key in keys.items() if key
+    }
+
+
+def default_values(config: Any) -> list[dict[str, Any]]:
+    """Return the values of a default config that its own class does not have, [] without any."""
+    own = default_config(type(config)) if isinstance(config, PretrainedConfig) else None
+    if own is None:
+        return []
+    names = {key: config.attribute_map.get(key, key) for key in PART_KEYS}
+    given = {key: vars(config).get(name) for key, name in names.items()}
+    values = {
+        key: value
+        for key, value in given.items()
+        if value != vars(own).get(names[key]) and not isinstance(value, list)
+    }
+    if values and given["head_dim"]:  # the own class may derive its width, from other values
+        values["head_dim"] = given["head_dim"]
+    return [values] if values else []
 
 
 def make_table(date: str) -> dict[str, Any]:
@@ -258,8 +282,9 @@ def make_table(date: str) -> dict[str, Any]:
             continue
         places = code_of(config_class)
         row = model_row(name, config_class, places)
-        is_wrapper = row is None or not attends(places)
-        if parts := composite_row(config_class, is_wrapper=is_wrapper):
+        has_family = name in families.families()
+        is_wrapper = not has_family and (row is None or not attends(places))
+        if parts := composite_row(config_class, is_wrapper=is_wrapper, has_family=has_family):
             composites[name] = parts
         elif row is not None and families.module_with_rope(name) is None:
             models[name] = row

@@ -188,7 +188,8 @@ def _attend_call(
         if resolved.differ:
             expected = "resolve(..., layer=...), because the layers of this model differ"
             raise ConfigError("rope", expected, "no layer")
-        config, attention = resolved.rope, attention or resolved.attention
+        of_layer = resolved.require_attention()
+        config, attention = resolved.rope, attention or of_layer
         if config is None:  # a layer that rotates nothing, among others that do
             rotate = "both"
     attention = attention or AttentionConfig()

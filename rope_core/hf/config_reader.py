@@ -21,6 +21,9 @@ DICTIONARIES = ("rope_scaling", "rope_parameters")
 PER_LAYER = "per_layer_config"
 """The key with values for single layers, by their indices."""
 
+MAX_WARNING = 2048
+"""Most characters of a warning."""
+
 MAX_LAYERS = 10_000
 """Largest number of layers accepted."""
 
@@ -202,8 +205,9 @@ class ConfigReader:
         return value[layer]
 
     def warn(self, text: str) -> None:
-        """Record a warning for the caller, once."""
-        self.warnings[text] = None
+        """Record a warning for the caller, once, as one line: keys of a file can be any text."""
+        line = "".join(c if c.isprintable() else "?" for c in text[:MAX_WARNING])
+        self.warnings[line] = None
 
     def ignore(self, key: str, why: str) -> None:
         """Record that a key has no effect, and a warning of it."""

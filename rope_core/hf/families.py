@@ -11,6 +11,7 @@ code that is not in transformers, to remote_code.py) and name it in the row unde
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from importlib.resources import files
 from types import MappingProxyType, ModuleType
@@ -22,6 +23,7 @@ from rope_core.hf import (
     attention,
     custom_rotations,
     head_dim,
+    hybrid_layer_types,
     layer_types,
     nope,
     oddities,
@@ -40,7 +42,8 @@ RULES = {
     "rotation": custom_rotations,
 }
 """The module of the function that a field of a row names; for `oddities` it is oddities.py. The
-functions of families of remote code are in remote_code.py and remote_rotations.py."""
+functions of families of remote code are in remote_code.py and remote_rotations.py; those of layer
+types of models without rotary embedding in hybrid_layer_types.py."""
 
 TABLES = ("families.json", "remote_families.json")
 
@@ -108,11 +111,22 @@ def _without_rope() -> dict[str, Any]:
     return table
 
 
+class Part(NamedTuple):
+    """A part of a composite model, as the composite's class has it by default."""
+
+    key: str | None = None
+    """Where a config.json has the config of the part."""
+
+    model_type: str | None = None
+    values: Mapping[str, Any] = MappingProxyType({})
+    """Keys with another value than the part's own class has."""
+
+
 @cache
-def composites() -> Mapping[str, Mapping[str, tuple[str, str | None]]]:
-    """Return, of composite model types, the key and the default model type of each part."""
+def composites() -> Mapping[str, Mapping[str, Part]]:
+    """Return the parts of composite model types."""
     return {
-        name: {part: (key, model_type) for part, (key, model_type) in parts.items()}
+        name: {part: Part(*fields) for part, fields in parts.items()}
         for name, parts in _without_rope()["composites"].items()
     }
 
@@ -143,7 +157,7 @@ def _fields(row: dict[str, Any]) -> dict[str, Any]:
 
 def _rule(module: ModuleType, name: str) -> Rule:
     """Return the function of a name, from the module of its kind or from those of remote code."""
-    modules = (module, remote_code, remote_rotations)
+    modules = (module, hybrid_layer_types, remote_code, remote_rotations)
     rule: Rule = next(getattr(each, name) for each in modules if hasattr(each, name))
     return rule
 
@@ -166,7 +180,7 @@ def diffusers_classes() -> Mapping[str, str]:
 def parts(module: str) -> tuple[Family, ...]:
     """Return the families of a module, text first."""
     members = [family for family in families().values() if family.module == module]
-    main = (module, f"{module}_text")
+    main = (module, f"{module}_text", composites().get(module, {}).get("text", Part()).model_type)
     return tuple(
         sorted(members, key=lambda family: (family.part != "text", family.name not in main))
     )
@@ -181,10 +195,20 @@ def find(
     name = model_type or _text(config, "model_type")
     name = name or diffusers_classes().get(_text(config, "_class_name") or "")
     name = find_form(config, name) or name
-    inner, prefix, name = _descend(config, part or "text", name)
+    inner, prefix, name, values = _descend(config, part or "text", name)
+    name = find_form(inner, name) or name
     if part in ("vision", "audio") and not prefix and _is_of_text(config, name):
         inner = {}
-    return Lookup(_family(name, inner, part, num_axes), inner, prefix, name)
+    family = _with_defaults(_family(name, inner, part, num_axes), values)
+    return Lookup(family, inner, prefix, name)
+
+
+def _with_defaults(family: Family, values: Mapping[str, Any]) -> Family:
+    """Return the family with the values that a composite class has for its part by default."""
+    if not values:
+        return family
+    block = values.get("rope_parameters", family.rope_parameters)
+    return replace(family, rope_parameters=block, defaults={**family.defaults, **values})
 
 
 def _is_of_text(config: Mapping[str, Any], name: str | None) -> bool:
@@ -203,17 +227,18 @@ def _text(config: Mapping[str, Any], key: str) -> str | None:
 
 def _descend(
     config: Mapping[str, Any], part: str, name: str | None
-) -> tuple[Mapping[str, Any], str, str | None]:
-    """Return the config of a part, the path to it, and its model_type."""
-    prefix = ""
+) -> tuple[Mapping[str, Any], str, str | None, Mapping[str, Any]]:
+    """Return the config of a part, the path to it, its model_type, and defaults of its own."""
+    prefix, values = "", Part().values
     for _ in range(MAX_DEPTH):
-        main_key, default = composites().get(name or "", {}).get(part, (None, None))
+        of_class = composites().get(name or "", {}).get(part, Part())
+        main_key, default = of_class.key, of_class.model_type
         keys = (*NESTED[part], main_key)
         key = next((key for key in keys if key and isinstance(config.get(key), Mapping)), None)
-        if key is None and (is_known(name) or default is None):
-            return config, prefix, name
+        if key is None and (default is None or _has_family(name, part, config)):
+            return config, prefix, name, values
         if key is None:
-            name = default
+            name, values = default, of_class.values
             continue
         config, prefix = config[key], f"{prefix}{key}."
         if _has_fixed_class(name, part):
@@ -221,7 +246,18 @@ def _descend(
         inner_name = _text(config, "model_type") or (default if key == main_key else None)
         if inner_name and (is_known(inner_name) or not is_known(name)):
             name = inner_name
-    return config, prefix, name
+    return config, prefix, name, values
+
+
+def _has_family(name: str | None, part: str, config: Mapping[str, Any]) -> bool:
+    """Return whether a model type has a family of its own that can describe a flat config."""
+    match = _module(name)
+    if match is None:
+        return False
+    family, module = match
+    members = () if family else parts(module)
+    is_other = part != "text" or VISION_KEYS & config.keys()
+    return not members or bool(is_other) or any(member.part == part for member in members)
 
 
 def _has_fixed_class(name: str | None, part: str) -> bool:

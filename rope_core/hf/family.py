@@ -79,6 +79,9 @@ class Family:
     nested_defaults: bool = False
     """A layer type that is missing in the file's nested parameters has those of the class."""
 
+    nested_complete: bool = False
+    """Nested parameters do not count if they lack one of the class's layer types."""
+
     nested_theta: Literal["outside", "class"] | None = None
     """The base of nested parameters without one: `rope_theta` outside of them, then the class's;
     or the class's alone; None: by the type's `keys`, then `rope_theta` outside, then the type's."""

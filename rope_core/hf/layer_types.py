@@ -94,6 +94,29 @@ def cycle_or_last_full_attention(reader: ConfigReader, total: int) -> list[str]:
     return types if FULL in types else [*types[:-1], FULL]
 
 
+def attention_types(reader: ConfigReader, total: int) -> list[str]:
+    """GPT-Neo: pairs of a list of kinds, "global" or "local", and how often it is repeated."""
+    value = reader.from_file("attention_types")
+    pairs = value if isinstance(value, list) else [value]
+    pairs = [[["global", "local"], 12]] if value is None else pairs
+    names, types = {"global": FULL, "local": SLIDING}, list[str]()
+    for pair in pairs:
+        kinds, times = pair if isinstance(pair, list) and len(pair) == 2 else (None, None)
+        if (
+            not isinstance(kinds, list)
+            or type(times) is not int
+            or not {*map(str, kinds)} <= {*names}
+        ):
+            expected = 'pairs of a list of "global" and "local", and a whole number'
+            raise ConfigError("attention_types", expected, brief(value))
+        kinds = [names[kind] for kind in kinds[:total]]
+        types += kinds * min(times, total // max(len(kinds), 1) + 1)
+        del types[total:]
+    if len(types) < total:
+        raise ConfigError("attention_types", f"of {total} layers", len(types))
+    return types
+
+
 def max_window_layers(reader: ConfigReader, total: int) -> list[str]:
     """Qwen-2, Dots-1: windows from layer `max_window_layers` on."""
     first = reader.number("max_window_layers") if has_window(reader) else total

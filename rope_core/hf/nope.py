@@ -11,7 +11,7 @@ from rope_core.errors import brief
 from rope_core.hf.config_reader import DICTIONARIES, ConfigReader
 from rope_core.hf.family import FULL
 
-NO_ATTENTION = ("linear_attention", "conv", "recurrent")
+NO_ATTENTION = ("linear_attention", "conv", "recurrent", "moe", "mlp")
 """Types of layers without queries and keys."""
 
 ALIBI, LEARNED, RELATIVE = "ALiBi", "learned absolute", "relative"
@@ -30,6 +30,15 @@ BIASES = {
 """Warnings about what such a model adds to scores, by kind."""
 
 
+BIASES_OF_BOTH_SIDES = (
+    "ALiBi biases are not added to the scores. Send them as mask, [1, H, Sq, Sk]: -slope of the "
+    "head * distance of query and key, with the slopes of other models: 2 ** (-8 * (h + 1) / H) of "
+    "head h if H is a power of two; else those of N heads, the power of two below H, and then the "
+    "first, third, fifth, ... of 2 * N heads"
+)
+"""ALiBi of a model that is not causal."""
+
+
 def without_rope(reader: ConfigReader, kind: str, why: str = "") -> str:
     """Return why a model without rotary embedding does not rotate; warn of what it adds to scores.
 
@@ -38,22 +47,30 @@ def without_rope(reader: ConfigReader, kind: str, why: str = "") -> str:
         kind: what tells the model where a token is, such as `ALIBI`.
         why: the value in the config that decides this; "" if the model never rotates.
     """
-    if kind in BIASES:
+    if kind == "ALiBi" and not reader.family.causal:
+        reader.warn(BIASES_OF_BOTH_SIDES)
+    elif kind in BIASES:
         reader.warn(BIASES[kind])
     return f"no rotary embedding: {kind}" + (f" ({why})" if why else "")
 
 
 def nope_reason(reader: ConfigReader, layer: int | None, layer_type: str | None) -> str | None:
     """Return why a layer does not rotate, None if it does."""
-    if reader.family.no_rope and not reader.family.nope:
-        return without_rope(reader, reader.family.no_rope)
-    if layer_type in NO_ATTENTION:
+    kind = reader.family.no_rope
+    if layer_type in NO_ATTENTION and kind != STATE_SPACE:
         return f"{layer_type} has no queries and keys"
+    if kind and not reader.family.nope:
+        return without_rope(reader, kind)
     if layer_type is not None and _is_null(reader, layer_type):
         return f"rope parameters of {layer_type} are null"
     rule = reader.family.nope
     why: str | None = rule(reader, layer, layer_type) if rule else None
     return why
+
+
+def has_attention(reader: ConfigReader, layer_type: str | None) -> bool:
+    """Return whether layers of a type have queries and keys."""
+    return layer_type not in NO_ATTENTION and reader.family.no_rope != STATE_SPACE
 
 
 def _is_null(reader: ConfigReader, layer_type: str) -> bool:

@@ -39,6 +39,19 @@ Factor = tuple[float, str] | None
 INDEXED = "indexed_attention"
 
 
+def local_layers(reader: ConfigReader, attention: AttentionConfig) -> AttentionConfig:
+    """GPT-Neo: local layers see `window_size` keys."""
+    if reader.layer_type != SLIDING:
+        return attention
+    return replace(attention, window=reader.size("window_size", 256))
+
+
+def part_of_keys(reader: ConfigReader, attention: AttentionConfig) -> AttentionConfig:
+    """Longformer, BigBird, Reformer, CANINE: tokens see keys near to them, and some others."""
+    reader.warn("tokens of this model see a part of the keys only: send which as `mask`")
+    return attention
+
+
 def last_full_attention(_: ConfigReader, types: list[str]) -> list[str]:
     """Gemma-4: the last layer has full attention, whatever the config says."""
     return [*types[:-1], FULL]

@@ -81,6 +81,15 @@ OPTIONS = (
 )
 """Options of programs that run a model. They can have keys of a rope."""
 
+WITH_KEYS_OF_A_MODEL = (
+    OtherFile(
+        "mlc-chat-config.json",
+        ("model_config conv_template", "model_config quantization"),
+        lambda _: "send the config.json of the model",
+    ),
+)
+"""Files that name the model_type, and have the sizes of the model elsewhere."""
+
 FILES = (
     OtherFile("adapter_config.json", ("peft_type", "lora_alpha"), _base_model),
     OtherFile(
@@ -127,6 +136,9 @@ def describe(config: Config) -> str | None:
     >>> describe({"weight_map": {}})
     "the index of a model's weights (it has weight_map): send the config.json of the same folder"
     """
+    for file in WITH_KEYS_OF_A_MODEL:
+        if mark := file.mark(config):
+            return f"{file.name} (it has {mark}): {file.remedy(config)}"
     if not OF_A_MODEL.isdisjoint(config):
         return None
     if isinstance(name := config.get("_class_name"), str):
@@ -146,10 +158,16 @@ def describe_names(config: Config) -> str | None:
     "GPT-2's names: send the model_type of a known family, or hidden_size for n_embd, \
 num_attention_heads for n_head"
     """
-    if any(name in config for name in ("hidden_size", "num_attention_heads", "head_dim")):
+    missing = [name for name in ("hidden_size", "num_attention_heads") if name not in config]
+    if "head_dim" in config or not missing:
         return None
-    found = {name: other for name, others in NAMES.items() for other in others if other in config}
-    if len(found) < 2:
+    found = {
+        name: other
+        for name, others in NAMES.items()
+        for other in others
+        if name not in config and other in config
+    }
+    if found.keys().isdisjoint(missing) or len(found) < len(missing):
         return None
     kind = "GPT-2's names" if GPT_2 & {*found.values()} else "names of another family"
     names = ", ".join(f"{name} for {other}" for name, other in found.items())

@@ -7,6 +7,7 @@ is not in any table can have any key. Sizes of tables, and what only training re
 """
 
 import re
+from functools import lru_cache
 
 from rope_core.hf.variant import ORIGINAL
 
@@ -32,7 +33,7 @@ _ROTATION = re.compile(
     r"|ntk|yarn|theta|xpos|log_?n|(?:freq|frequency)_base|base_(?:freq|frequency)|wavelength"
     r"|dual_chunk|long_context|log_scaling|temperature_tuning|llama_4_scaling"
     r"|rot|interpolat(?:e|ion)_factor|(?:low|high)_freq_factor|beta_(?:fast|slow)"
-    r"|(?:short|long)_(?:factor|mscale)|mscale(?:_all_dim)?)(?![a-z])"
+    r"|(?:short|long)_(?:factor|mscale)|mscale(?:_all_dim)?|inv_freqs?|freq_factors?)(?![a-z])"
 )
 """Words of rotation, and of scores that are scaled by position."""
 
@@ -62,14 +63,14 @@ def snake_case(key: str) -> str:
     return re.sub(r"(?<=[a-z\d])(?=[A-Z])|[-.]", "_", key).lower()
 
 
+@lru_cache(maxsize=4096)
 def bears_on_positions(key: str) -> bool:
     """Return whether a key of a config says how queries and keys get their positions."""
     name = snake_case(key)
     if name in HEAD_WIDTHS or name in TRAINED_LENGTHS:
         return True
-    if _BESIDE.search(name):
-        return False
-    return bool(_ROTATION.search(name) or is_of_other_encoding(name))
+    is_word = _ROTATION.search(name) or (_POSITION.search(name) and not _SIZE.search(name))
+    return bool(is_word) and not _BESIDE.search(name)
 
 
 def is_of_other_encoding(name: str) -> bool:

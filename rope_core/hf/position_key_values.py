@@ -14,7 +14,7 @@ from rope_core.hf.position_key_names import (
     is_of_other_encoding,
     snake_case,
 )
-from rope_core.hf.variant import ORIGINAL
+from rope_core.hf.variant import BETAS, ORIGINAL
 
 LLAMA_KEYS = frozenset((*DICTIONARIES, "rope_theta", "partial_rotary_factor", "head_dim", ORIGINAL))
 """Position keys that are read of a config with an unknown model_type."""
@@ -22,9 +22,12 @@ LLAMA_KEYS = frozenset((*DICTIONARIES, "rope_theta", "partial_rotary_factor", "h
 _BASE = re.compile(r"\w*(?:theta|base|base_freq(?:uency)?|freq_base|wavelength)")
 _SHARE = re.compile(r"\w*(?:pct|percent|percentage|fraction|rotary_factor|rotary_ratio)")
 _ROTATED_WIDTH = re.compile(r"\w*(?:rotary|rope)_(?:emb_|embedding_|head_)?dim")
-_INTERLEAVED = re.compile(r"(?:rope|rotary)_(?:\w+_)?interleaved?")
+_INTERLEAVED = re.compile(r"(?:indexer_)?(?:rope|rotary)_(?:\w+_)?interleaved?")
 _RATIO = re.compile(r"\w*(?:factor|ratio|pct|percent|percentage|fraction|scale|scaling|alpha)")
 """Names of what multiplies or divides: 1 changes nothing."""
+
+_USUAL = {"mscale": (0, 1), "mscale_all_dim": (0, 1), **{k: (v,) for k, v in BETAS.items()}}
+"""Values of YaRN's parameters that files have which do not mean them."""
 
 _VARIANT = re.compile(r"(?:rope|rotary)_(?:scaling_)?type")
 _ENCODING = re.compile(r"(?:pos|position|positional)_\w*type")
@@ -153,7 +156,7 @@ def _is_inert_number(name: str, value: Any, applied: Applied) -> bool:
             if ORIGINAL in VARIANTS[rope.rope_type].parameters
         ]
         return has_usual_meaning and (not lengths or value in lengths)
-    if (value == 1 and _RATIO.fullmatch(name)) or (value in (0, 1) and name == "mscale"):
+    if (value == 1 and _RATIO.fullmatch(name)) or value in _USUAL.get(name, ()):
         return True
     return has_usual_meaning and _is_applied(name, value, applied)
 

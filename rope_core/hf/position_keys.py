@@ -8,6 +8,7 @@ from operator import itemgetter
 from typing import Any
 
 from rope_core.errors import ConfigError, brief
+from rope_core.hf.config_forms import find_form
 from rope_core.hf.config_reader import (
     DICTIONARIES,
     GIVEN,
@@ -44,7 +45,9 @@ def not_applied(config: Mapping[str, Any], prefix: str, applied: Applied) -> dic
         path = "".join(f"{part}." for part in prefix.split(".")[:depth])
         inside = set(chain(*levels[depth + 1 :]))
         lacking = {key: value for key, value in around.items() if key not in inside}
-        if str(around.get("model_type")) not in families():  # whose keys are of its own part
+        name = around.get("model_type")
+        is_known = str(name) in families() or find_form(around, name) is not None
+        if not is_known:  # the keys of a known one are of its own part
             found += [(path + key, value) for key, value in _of_config(lacking, unread)]
     return dict(sorted(found, key=itemgetter(0)))
 
@@ -134,7 +137,7 @@ def _of_dictionary(path: str, values: Mapping[str, Any], applied: Applied) -> It
     """Return the paths of the values in a dictionary of rope parameters that no layer has."""
     for key, value in values.items():
         inner, name = f"{path}.{key}", str(key)
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and not bears_on_positions(name):
             yield from _of_dictionary(inner, value, applied)
         elif name in PARAMETERS or bears_on_positions(name):
             followed = inner not in applied.keys_without_effect

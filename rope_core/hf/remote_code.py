@@ -14,9 +14,10 @@ from typing import Any
 from rope_core.config import AttentionConfig, RopeConfig
 from rope_core.errors import ConfigError, brief
 from rope_core.hf import variant
+from rope_core.hf.config_forms import MLA_WIDTHS
 from rope_core.hf.config_reader import ConfigReader, is_int, is_number
 from rope_core.hf.family import FULL, SLIDING
-from rope_core.hf.head_dim import named
+from rope_core.hf.head_dim import from_config, named
 from rope_core.hf.nope import ALIBI, LEARNED, without_rope
 from rope_core.hf.remote_rotations import attn_config, option
 from rope_core.hf.rope_parameters import RopeParameters
@@ -49,6 +50,16 @@ def mistral_yarn(reader: ConfigReader, block: RopeParameters) -> RopeParameters:
     elif reader.family.softmax_scale:  # MLA: the softmax scale has the correction
         values |= {"mscale": 1.0, "mscale_all_dim": 1.0}
     return replace(block, name="yarn", values=values, from_file=frozenset(values), outer=values)
+
+
+def mistral_parameters(reader: ConfigReader, block: RopeParameters) -> RopeParameters:
+    """Mistral's params.json: `yarn`; and the base 10,000 if layers have a window and no base."""
+    block = mistral_yarn(reader, block)
+    has_window = reader.from_file("sliding_window") is not None
+    if not has_window or reader.from_file("rope_theta") is not None:
+        return block
+    values = {**block.values, "rope_theta": 10_000.0}
+    return replace(block, values=values, outer=values)
 
 
 def mistral_windows(reader: ConfigReader, total: int) -> list[str]:
@@ -173,7 +184,19 @@ def mpt_rope(reader: ConfigReader, _: int | None, __: str | None) -> str | None:
     options = attn_config(reader)
     if options.get("rope"):
         return None
-    return without_rope(reader, LEARNED if options.get("alibi") is False else ALIBI)
+    if options.get("alibi") is False:
+        return without_rope(reader, LEARNED)
+    largest = option(options, "alibi_bias_max", 8)
+    if largest != 8:
+        reader.warn(f"attn_config.alibi_bias_max: the slopes have {largest:g} in place of 8")
+    return without_rope(reader, ALIBI)
+
+
+def both_sides_alibi(reader: ConfigReader, _: int | None, __: str | None) -> str:
+    """Jina-BERT, MosaicBERT: biases of the distance to keys on both sides."""
+    reader.from_file("position_embedding_type")
+    reader.from_file("alibi_starting_size")  # of a buffer that grows
+    return without_rope(reader, ALIBI)
 
 
 def position_embedding_is_absolute(
@@ -204,6 +227,13 @@ def no_op_attention(reader: ConfigReader, layer: int | None, _: str | None) -> s
         if attention.get(key):
             return f"block_configs[{layer}].attention.{key}: no queries and keys"
     return None
+
+
+def without_mla(reader: ConfigReader, rope_type: str) -> int:
+    """DeepSeek's models without MLA: widths of an MLA head are 0, and heads are Llama's."""
+    for key in MLA_WIDTHS:
+        reader.from_file(key)
+    return from_config(reader, rope_type)
 
 
 def index_head_dim(reader: ConfigReader, _: str) -> int:

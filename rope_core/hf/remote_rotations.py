@@ -105,6 +105,20 @@ def nomic_bert(reader: ConfigReader) -> Fields:
     }
 
 
+def xlm_roberta_flash(reader: ConfigReader) -> Fields:
+    """Jina's XLM-RoBERTa: `rotary_emb_*`, of which the width is absolute."""
+    head_dim = derived(reader)
+    if (scale_base := reader.get("rotary_emb_scale_base")) is not None:
+        raise ConfigError("rotary_emb_scale_base", "null", brief(scale_base))
+    reader.from_file("position_embedding_type")
+    return {
+        "head_dim": head_dim,
+        "rotary_dim": reader.size("rotary_emb_dim", head_dim),
+        "theta": reader.positive("rotary_emb_base", 10_000.0),
+        "layout": "interleaved" if reader.get("rotary_emb_interleaved") else "half",
+    }
+
+
 def mpt(reader: ConfigReader) -> Fields:
     """MPT with `attn_config.rope`: `rope_impl` names the implementation."""
     options = attn_config(reader)

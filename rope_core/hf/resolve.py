@@ -56,7 +56,7 @@ from rope_core.hf.attention import attention
 from rope_core.hf.config_reader import ConfigReader, is_int
 from rope_core.hf.family import UNKNOWN, Family
 from rope_core.hf.layer_types import Layers, all_layers, layer_values, resolve_layer_type
-from rope_core.hf.nope import nope_reason
+from rope_core.hf.nope import has_attention, nope_reason
 from rope_core.hf.position_key_values import Applied
 
 COMPATS = ("5.23", "4.57")
@@ -89,6 +89,9 @@ class Resolved:
 
     attention: AttentionConfig
 
+    attends: bool
+    """Whether the layer has queries and keys. One with a recurrence or a convolution has none."""
+
     layers: tuple[Layers, ...]
     """All layers of the model, by type and by whether they rotate; () if unknown."""
 
@@ -115,6 +118,17 @@ class Resolved:
             got = f"one that does not: {self.nope} (model_type {self.model_type})"
             raise ConfigError("rope", "that of a layer that rotates", got)
         return self.rope
+
+    def require_attention(self) -> AttentionConfig:
+        """Return `attention`.
+
+        Raises:
+            ConfigError: the layer has no attention.
+        """
+        if not self.attends:
+            got = f"one that has none: {self.nope} (model_type {self.model_type})"
+            raise ConfigError("rope", "that of a layer with attention", got)
+        return self.attention
 
     @property
     def inv_freq(self) -> Tensor | None:
@@ -187,10 +201,13 @@ def resolve(
         reader.warn(f"{family.name}: transformers 4.57 has no such class, it is read as by 5.23")
 
     # 2: the layer
-    reader.layer_type = resolve_layer_type(reader, layer_type)
-    this = _read_layer(reader, head_dim, arithmetic)
+    named_type = reader.layer_type = resolve_layer_type(reader, layer_type)
     layers = all_layers(reader)
-    differ = layer is None and reader.layer_type is None and len(layers) > 1
+    alike = [group for group in layers if _counts(reader, group)] or layers
+    if layer is None and len(alike) == 1 and has_attention(reader, alike[0].layer_type):
+        reader.layer_type = named_type or alike[0].layer_type
+    this = _read_layer(reader, head_dim, arithmetic)
+    differ = layer is None and named_type is None and len(alike) > 1
     if differ:
         reader.warn("layers differ, in the keys they see or in whether they rotate: name one")
 
@@ -205,9 +222,10 @@ def resolve(
         rope=this.rope,
         nope=this.nope,
         model_type=family.name,
-        layer_type=reader.layer_type,
+        layer_type=named_type,
         parameters=MappingProxyType(this.parameters),
         attention=this.attention,
+        attends=has_attention(reader, reader.layer_type),
         provenance=MappingProxyType(reader.provenance),
         layers=layers,
         differ=differ,
@@ -216,6 +234,14 @@ def resolve(
         position_keys_not_applied=tuple(unapplied),
         warnings=tuple(reader.warnings),
     )
+
+
+def _counts(reader: ConfigReader, group: Layers) -> bool:
+    """Return whether layers of a group may be meant where no layer is named.
+
+    Of models without rotary embedding these are the layers with attention: no other needs a name.
+    """
+    return reader.family.no_rope is None or has_attention(reader, group.layer_type)
 
 
 @dataclass(frozen=True, slots=True)

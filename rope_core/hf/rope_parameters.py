@@ -55,11 +55,16 @@ def find(reader: ConfigReader) -> RopeParameters | None:
     """
     name, raw, in_file = _raw(reader)
     labels = _labels(reader)
+    raw = _scaled_by_type(reader, raw) if name == "rope_scaling" else raw
+    is_flat = not PARAMETERS.isdisjoint(raw)
     nested = [
         key
         for key, value in raw.items()
-        if key in labels or (isinstance(value, Mapping) and key not in PARAMETERS)
+        if key in labels or (isinstance(value, Mapping) and not is_flat)
     ]
+    if nested and reader.family.nested_complete and not raw.keys() >= set(labels):
+        reader.ignore(f"{name}.{nested[0]}", f"the class reads {' and '.join(labels)} together")
+        raw, nested = {key: value for key, value in raw.items() if key not in nested}, []
     if nested:
         block = _nested(reader, name, raw, nested)
     elif reader.family.rope_parameters_by_type:
@@ -91,6 +96,28 @@ def _raw(reader: ConfigReader) -> tuple[str, Values, bool]:
                 )
         return key, _read_by_version(reader, value), True
     return "rope_parameters", _read_by_version(reader, reader.family.rope_parameters), False
+
+
+def _scaled_by_type(reader: ConfigReader, scaling: Values) -> Values:
+    """Return nested `rope_parameters` with the values of a `rope_scaling` beside them.
+
+    Without nested ones, return `scaling`.
+    """
+    rules, nested = reader.family.rope_parameters_by_type, reader.config.get("rope_parameters")
+    labels = [label for label, rule in rules.items() if rule.get("scaling")]
+    is_nested = isinstance(nested, Mapping) and any(label in nested for label in labels)
+    if reader.is_4_57 or "typed_parameters" in reader.family.oddities or not is_nested:
+        return scaling
+    if not scaling.keys().isdisjoint(rules):
+        return scaling
+    reader.from_file("rope_parameters")
+    merged = {**nested}
+    for label in labels:
+        block = nested.get(label)
+        if isinstance(block, Mapping):
+            of_type = {k: v for k, v in scaling.items() if k != "type" or "rope_type" not in block}
+            merged[label] = {**block, **of_type}
+    return merged
 
 
 def _read_by_version(reader: ConfigReader, values: Values) -> Values:

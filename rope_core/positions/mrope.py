@@ -244,5 +244,6 @@ def _check_runs(name: str, sizes: Tensor, where: Tensor, sequence: Tensor) -> No
     ends = sizes.cumsum(0)
     first, last = where[ends - sizes], where[ends - 1]
     if bool(((last - first != sizes - 1) | (sequence[first] != sequence[last])).any()):
-        expected = f"without a break inside the tokens of one {name} grid"
+        inside = f"inside the tokens of one {name} grid"
+        expected = f"without a break, or the end of a row or document, {inside}"
         raise ShapeError("token_types", expected, "one")

@@ -63,7 +63,8 @@ def read_config(file: Path, source: str) -> Mapping[str, Any]:
     except (ValueError, RecursionError) as error:
         raise ConfigError(source, "a JSON object", f"none: {error}") from None
     if not isinstance(config, dict):
-        raise ConfigError(source, "a JSON object", f"a {type(config).__name__}")
+        got = "null" if config is None else f"a {type(config).__name__}"
+        raise ConfigError(source, "a JSON object", got)
     return config
 
 

@@ -91,6 +91,8 @@ def build_attend(tensors: Tensors, params: AttentionParams, resolver: RopeResolv
     if resolved.model is not None and resolved.model.differ:
         expected = "given, or layer_type: the layers of this model differ"
         raise ConfigError("rope.layer", expected, "none")
+    if resolved.model is not None:
+        resolved.model.require_attention()
     cu_seqlens = _of_q_and_k(tensors, "cu_seqlens", "cu_seqlens_q", "cu_seqlens_k")
     q_index, k_index = token_index(tensors, params, *cu_seqlens)
     call = Attend(

@@ -198,6 +198,8 @@ def _build_config(rope: Rope, tensor_head_dim: int | None, name: str) -> RopeCon
     widths = (rope.head_dim, tensor_head_dim, rope.rotary_dim, listed_rotary_dim(extra))
     head_dim = next((width for width in widths if width is not None), None)
     if head_dim is None:
+        if rope_type in LISTS:
+            VARIANTS[rope_type].parameters[rope_type].check(extra.get(rope_type))
         raise ConfigError("head_dim", "given if there is no tensor of heads", "none")
     fields = rope.model_dump(exclude={"head_dim", *extra}) | {"rope_type": rope_type}
     default_rounding = "activation" if rope.arithmetic == "hf" else "once"

@@ -27,6 +27,11 @@ IN_ROPE: Collection[Path] = (("config",),)
 
 _CONFIG = re.compile(r'"config"\s*:\s*(?=\{)')
 _SPACE = " \t\r\n"
+
+MAX_READ = 16
+"""Most objects named `config`, none within another, that are read in one text. A request has two
+at most; the others are members that it must not have."""
+
 _BYTE_ORDER_MARK = "\ufeff"
 
 _PLACEHOLDERS = tuple(secrets.token_hex(3) for _ in IN_PARAMS)
@@ -123,13 +128,15 @@ def cut_configs(text: Buffer) -> CutText | None:
         return None
     pieces: list[str] = []
     configs: list[dict[str, Any]] = []
-    end = num_copied = 0
+    end = num_copied = num_read = 0
     for match in _CONFIG.finditer(whole):
         start = match.end()
         if start < end:  # within the config before
             continue
+        if num_read == MAX_READ:
+            return None
         config = _read_config(whole, start)
-        end = config.end
+        end, num_read = config.end, num_read + 1
         span = whole[start:end]
         if "NaN" not in span and "Infinity" not in span:
             continue

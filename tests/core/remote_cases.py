@@ -101,6 +101,7 @@ LING = {
     "num_attention_heads": 16,
     "rope_theta": 600000,
 }
+JINA = {"position_embedding_type": "rotary", "rotary_emb_base": 2e4}
 ATTN = {"rope": True, "rope_theta": 5e5}
 HF_LINEAR = {"rope_impl": "hf", "rope_hf_config": {"type": "linear", "factor": 4.0}}
 LISTS = {
@@ -194,6 +195,36 @@ CASES = {  # config, frequencies, width of a head, order of channels, gain
         "half",
         1,
     ),
+    "deepseek": ({"model_type": "deepseek", **SIZES}, inv_freq(64), 64, "half", 1),
+    "deepseek_v2 without MLA": (
+        {
+            "model_type": "deepseek_vl_v2",
+            "language_config": {
+                "model_type": "deepseek_v2",
+                "use_mla": False,
+                "qk_nope_head_dim": 0,
+                "qk_rope_head_dim": 0,
+                **SIZES,
+            },
+        },
+        *(inv_freq(64), 64, "half", 1),
+    ),
+    "RefinedWeb": (
+        {"model_type": "RefinedWebModel", "hidden_size": 4544, "n_head": 71, "alibi": False},
+        *(inv_freq(64), 64, "half", 1),
+    ),
+    "stablelm_epoch": (
+        {"model_type": "stablelm_epoch", "rope_pct": 0.5, "rope_theta": 5e5, **SIZES},
+        *(inv_freq(32, 5e5), 64, "half", 1),
+    ),
+    "Jina's XLM-RoBERTa": (
+        {"model_type": "xlm-roberta", **JINA, **SIZES},
+        *(inv_freq(64, 2e4), 64, "half", 1),
+    ),
+    "Jina's XLM-RoBERTa, interleaved": (
+        {"model_type": "xlm-roberta", **JINA, "rotary_emb_interleaved": True, **SIZES},
+        *(inv_freq(64, 2e4), 64, "interleaved", 1),
+    ),
     "aquila": ({"model_type": "aquila", **SIZES}, inv_freq(64), 64, "half", 1),
     "nemotron_nas": (
         *(
@@ -250,6 +281,10 @@ CASES = {  # config, frequencies, width of a head, order of channels, gain
     ),
     "Mistral": (MISTRAL, inv_freq(128, 1e6), 128, "interleaved", 1),
     "Mistral, no base": (MISTRAL | {"rope_theta": None}, inv_freq(128, 1e6), 128, "interleaved", 1),
+    "Mistral, no base and a window": (
+        MISTRAL | {"rope_theta": None, "sliding_window": 4096},
+        *(inv_freq(128), 128, "interleaved", 1),
+    ),
     "Mistral, yarn": (
         *(MISTRAL | {"yarn": {k: v for k, v in LARGE_3["yarn"].items() if k != "apply_scale"}},),
         *(yarn(128, 1e6, 36, 8192), 128, "interleaved", 0.1 * math.log(36) + 1),

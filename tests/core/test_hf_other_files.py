@@ -61,6 +61,10 @@ OTHERS = {  # the file, and words of the error
         {"_class_name": "EulerDiscreteScheduler", "num_train_timesteps": 1000},
         ["diffusers' class 'EulerDiscreteScheduler'", "of the folder transformer"],
     ),
+    "mlc-chat-config.json": (
+        {"model_type": "llama", "model_config": {"hidden_size": 64}, "quantization": "q4f16_1"},
+        ["mlc-chat-config.json (it has model_config, quantization)", "config.json of the model"],
+    ),
     "DeepSpeed": ({"zero_optimization": {"stage": 3}}, ["a config of training", SAME_FOLDER]),
     "pooling": (
         {"word_embedding_dimension": 768, "pooling_mode_cls_token": True},

@@ -222,7 +222,7 @@ def test_invalid_packs_are_named(index, match, types, options):
 
 
 def test_an_image_across_documents_is_named():
-    with pytest.raises(ShapeError, match="without a break"):
+    with pytest.raises(ShapeError, match="without a break, or the end of a row or document"):
         mrope_index(
             token_types=torch.tensor([0, 1, 1, 0]),
             image_grid_thw=torch.tensor([[1, 2, 4]]),

@@ -58,7 +58,7 @@ def test_every_row_has_a_source_and_a_case():
     assert all(family.source.startswith("https://") for family in remote.values())
     resolved = {resolve(config).model_type for config, *_ in CASES.values()}
     others = {name for name, family in remote.items() if family.part != "text"}
-    assert {*remote} == {*resolved, *others, "jais", "step1"}
+    assert {*remote} == {*resolved, *others, "jais", "step1", "bert_alibi"}
 
 
 @pytest.mark.parametrize(
@@ -98,6 +98,9 @@ def test_scaling_of_queries_by_the_length_is_told():
         ({"model_type": "jais", "position_embedding_type": "alibi"}, "ALiBi"),
         ({"model_type": "jais"}, "learned absolute"),
         ({"model_type": "step1"}, "ALiBi"),
+        ({"model_type": "RefinedWeb", "alibi": True, **SIZES}, "ALiBi"),
+        ({"model_type": "bert", "position_embedding_type": "alibi"}, "ALiBi"),
+        ({"model_type": "bert", "alibi_starting_size": 512}, "ALiBi"),
         (NOMIC | {"rotary_emb_fraction": 0}, "learned absolute"),
         (GTE | {"position_embedding_type": "absolute"}, "learned absolute"),
     ],

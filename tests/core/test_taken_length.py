@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from rope_core import VARIANTS, Attend, CosSin, RopeConfig, Rotate, Shift, resolve
+from rope_core import VARIANTS, Attend, ConfigError, CosSin, RopeConfig, Rotate, Shift, resolve
 from tests.core.oracle import randn
 from tests.core.specs import OF_LENGTH, TRAINED, every_variant, of_variant
 
@@ -65,6 +65,12 @@ def test_dynamic_takes_at_least_the_maximum():
     assert lengths[2].source == f"tokens of the call: {TRAINED}, counted from 0"
     fixed = unfixed("dynamic", length=3)
     assert Rotate(heads(LONG), None, fixed).length == (TRAINED, "max_position_embeddings")
+
+
+@pytest.mark.parametrize("variant", sorted(OF_LENGTH))
+def test_a_negative_length_is_refused(variant):
+    with pytest.raises(ConfigError, match=r"^length must be a number of at least 0, got -4$"):
+        unfixed(variant, length=-4)
 
 
 def tables(variant, length):

@@ -289,3 +289,11 @@ async def test_planned_requests(server, path):
     assert answers["as it is"] == answers["plain"]
     assert answers["bad"][0] in (b"422", b"400")
     assert b"rope_theta" in answers["bad"][1]
+
+
+async def test_no_more_configs_are_read_than_a_text_can_have(monkeypatch):
+    reads, read = [], config_json._read_config
+    monkeypatch.setattr(config_json, "_read_config", lambda *at: reads.append(at) or read(*at))
+    text = b"[" + b'{"config": {"a": 1}},' * 1000 + b"NaN]"
+    assert config_json.cut_configs(text) is None
+    assert len(reads) == config_json.MAX_READ

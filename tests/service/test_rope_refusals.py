@@ -123,6 +123,10 @@ REFUSED = [
     ({"head_dim": 8, "arithmetic": "exact"}, "rope.arithmetic", "'hf'", "exact"),
     ({"head_dim": 8, "blocks": 2}, "unknown parameter rope.blocks"),
     ({}, "rope.head_dim", "given"),
+    ({"inv_freq": [1.0, "x"]}, "rope.inv_freq", "finite numbers", "'x'"),
+    ({"inv_freq": None}, "rope.inv_freq", "a list of numbers", "None"),
+    ({"rope_type": "freq_factors"}, "rope.freq_factors", "a list of numbers", "None"),
+    ({"head_dim": 8, "rope_type": "xpos", "length": -1}, "rope.length", "at least 0", "-1"),
 ]
 
 

@@ -68,9 +68,25 @@ async def test_encoders_are_not_causal(client, codec):
     torch.testing.assert_close(answer.tensors["out"].double(), expected, rtol=1e-5, atol=1e-6)
 
 
+async def test_a_layer_without_attention_does_not_attend(client, codec):
+    tensors = {name: randn(1, 3, 2, 256) for name in ("q", "k", "v")}
+    for model_type, layer, why in (
+        ("qwen3_next", 0, "linear_attention has no queries and keys"),
+        ("lfm2", 1, "conv has no queries and keys"),
+        ("nemotron_h", 1, "moe has no queries and keys"),
+        ("mamba", 0, "no rotary embedding: state space"),
+    ):
+        config = {"model_type": model_type}
+        if model_type == "lfm2":
+            config |= {"num_hidden_layers": 2, "layer_types": ["full_attention", "conv"]}
+        rope = {"config": config, "layer": layer}
+        refusal = await post(client, codec, "/v1/attention", Message(tensors, params(rope=rope)))
+        check_refused(refusal, "rope must be that of a layer with attention", why, model_type)
+    rope = {"config": {"model_type": "nemotron_h"}}  # only layers with attention can be meant
+    await answered(client, codec, "/v1/attention", Message(tensors, params(rope=rope)))
+
+
 async def test_they_are_listed(client):
     listed = (await client.get("/v1/variants")).json()["models_without_rope"]
     assert listed == models_without_rope()
-    assert listed["ALiBi"] == [
-        "bloom"
-    ]  # the rule of MPT, with its switches, is that of its own code
+    assert listed["ALiBi"] == ["bloom"]  # MPT can rotate, so it has a row of its own

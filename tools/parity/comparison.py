@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -185,6 +186,8 @@ def _compare_layer(
     if fact.rotated != rotates and (fact.rotated or fact.attended or not fact.failed):
         differ("rotates", layer, fact.rotated, f"{rotates} ({ours.nope})")
         return
+    if fact.attended and not ours.attends:
+        differ("attends", layer, fact.attended, ours.attends)
     if fact.rotated and ours.rope is not None and hasattr(entry.module, INTERLEAVE):
         expected_name, got_name = fact.function == INTERLEAVE, ours.rope.layout != "half"
         if expected_name != got_name and hasattr(entry.module, "apply_rotary_pos_emb"):
@@ -198,6 +201,11 @@ def _compare_layer(
         width = max(t.shape[-1] for t in fact.tables)
         if width not in (ours.rope.rotary_dim, ours.rope.rotary_dim // 2):
             differ("rotary width", layer, width, ours.rope.rotary_dim)
+    if fact.scale is not None:
+        own_scale = ours.attention.scale
+        scale = fact.query_width**-0.5 if own_scale is None else own_scale
+        if not math.isclose(scale, fact.scale, rel_tol=1e-9):
+            differ("softmax scale", layer, fact.scale, scale)
     if fact.mask is not None and (fact.attended or fact.rotated):
         expected_mask, got_mask = _mask_of_class(fact, is_two_sided), _mask(ours)
         if expected_mask != got_mask:

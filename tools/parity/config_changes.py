@@ -20,7 +20,10 @@ LAYER_TYPES = (
 )
 
 CYCLE_KEYS = re.compile(r".*(pattern|interval|every_n_layers|group_size|period)$")
-LISTS_OF_LAYERS = ("attn_layer_indices", "full_attn_idxs", "rope_scaling_layers")
+LISTS_OF_LAYERS = (
+    *("attn_layer_indices", "full_attn_idxs", "rope_scaling_layers"),
+    "local_layer_ids",
+)
 FLAGS = (
     *("use_sliding_window", "force_rope", "use_mem_rope", "rope_interleave", "alibi"),
     *("use_bidirectional_attention", "rotary_value", "use_long_context", "use_rotary_embedding"),
@@ -69,6 +72,9 @@ def _width(_: Entry, keys: frozenset[str], __: Config, ___: int, random: Random)
         changed["global_head_dim"] = random.choice((32, 64, 256))
     if "rotary_dim" in keys and random.random() < 0.7:
         changed["rotary_dim"] = random.choice((8, 16, 32))
+    for key in ("query_pre_attn_scalar", "attention_multiplier"):
+        if key in keys and random.random() < 0.5:
+            changed[key] = random.choice((64, 0.25)) if key == "attention_multiplier" else 144
     return {key: value for key, value in changed.items() if key in keys}
 
 
@@ -114,6 +120,12 @@ def _lists(_: Entry, keys: frozenset[str], __: Config, total: int, random: Rando
     for key in LISTS_OF_LAYERS:
         if key in keys:
             changed[key] = sorted(random.sample(range(total), random.randint(0, total)))
+    if "hybrid_override_pattern" in keys:
+        changed["hybrid_override_pattern"] = "".join(random.choices("ME*-", k=total))
+    if "linear_attn_config" in keys:
+        full = set(random.sample(range(1, total + 1), random.randint(0, total)))
+        others = sorted(set(range(1, total + 1)) - full)
+        changed["linear_attn_config"] = {"full_attn_layers": sorted(full), "kda_layers": others}
     if "no_rope_layers" in keys:
         length = total if random.random() < 0.7 else random.randint(0, total)
         changed["no_rope_layers"] = [random.randint(0, 1) for _ in range(length)]

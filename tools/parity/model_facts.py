@@ -49,6 +49,9 @@ class LayerFacts:
     mask: Mask | None = None
     function: str = ""
     """The name of the function that rotates."""
+    scale: float | None = None
+    """The factor of the scores; None if the attention takes none."""
+    query_width: int = 0
     failed: bool = False
     rotation_fails: bool = False
     """The rotation of the class raises an error: its tables do not fit its heads."""
@@ -137,6 +140,9 @@ def _recording(
         mask = kwargs.get("attention_mask", args[4] if len(args) > 4 else None)
         current[-1].attended = True
         current[-1].mask = mask if isinstance(mask, Mask) else None
+        scale = kwargs.get("scaling", args[5] if len(args) > 5 else None)
+        current[-1].scale = scale if isinstance(scale, float) else None
+        current[-1].query_width = (args[1] if len(args) > 1 else kwargs["query"]).shape[-1]
         raise AttendedError
 
     with ExitStack() as stack:

@@ -47,6 +47,7 @@ _HEADS = (
 )
 _SECTIONS = "refused: the class's own sections do not add up to the pairs of its head"
 _NESTED = "a whole file names the class of its part; model_type alone is the family of the module"
+_PARTLESS = "by model_type alone the model is the one with text: a vision part needs its config"
 _CENTRED = "refused: the class ignores a scaled rope_type"
 ON_PURPOSE = (
     ("glm4_moe", "no multiple of 96 heads", _HEADS),
@@ -62,9 +63,10 @@ ON_PURPOSE = (
     ("pe_audio_video_encoder", "by model_type alone", _NESTED),
     ("pe_video", "by model_type alone", _NESTED),
     ("voxtral_realtime", "by model_type alone", _NESTED),
-    ("dinov3_vit", "axial_centred", _CENTRED),
+    ("git", "vision of", _PARTLESS),
+    ("slanext", "vision of", _PARTLESS),
+    ("nemo_speechlm", "by model_type alone", "that has the layers of the part's own class"),
     ("eomt_dinov3", "axial_centred", _CENTRED),
-    ("sapiens2", "axial_centred", _CENTRED),
     ("openai_privacy_filter", "softmax scale", "the model scales queries and keys by D ** -0.25"),
     ("mistral4", "linear", "rope_scaling lacks the class's share, and the model fails"),
 )
