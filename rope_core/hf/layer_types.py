@@ -244,7 +244,7 @@ def layer_values(reader: ConfigReader) -> Mapping[str, Any]:
     """
     values = reader.from_file(PER_LAYER)
     if values is None:
-        values = reader.family.step(PER_LAYER, lambda _: {})(reader)
+        values = reader.family.step("per_layer_config", lambda _: {})(reader)
     if not isinstance(values, Mapping) or not all(
         _INDEX.fullmatch(str(key)) and isinstance(value, Mapping) for key, value in values.items()
     ):
