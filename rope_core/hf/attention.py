@@ -131,7 +131,9 @@ def half_head_dim(reader: ConfigReader, *_: object) -> float:
 
 
 def inverse_head_dim(reader: ConfigReader, *_: object) -> float:
-    """Inkling: 1 / head_dim."""
+    """Inkling: 1 / head_dim, and 1 / swa_head_dim in layers with a window."""
+    if reader.layer_type == "hybrid_sliding":
+        return 1.0 / reader.size("swa_head_dim", 128)
     return 1.0 / _head_dim(reader)
 
 

@@ -199,8 +199,9 @@ def find(
     name = find_form(inner, name) or name
     if part in ("vision", "audio") and not prefix and _is_of_text(config, name):
         inner = {}
-    family = _with_defaults(_family(name, inner, part, num_axes), values)
-    return Lookup(family, inner, prefix, name)
+    is_nested = bool(prefix) and inner.get("model_type") == name
+    family = _family(name, inner, part, num_axes, is_nested=is_nested)
+    return Lookup(_with_defaults(family, values), inner, prefix, name)
 
 
 def _with_defaults(family: Family, values: Mapping[str, Any]) -> Family:
@@ -231,7 +232,7 @@ def _descend(
     """Return the config of a part, the path to it, its model_type, and defaults of its own."""
     prefix, values = "", Part().values
     for _ in range(MAX_DEPTH):
-        of_class = composites().get(name or "", {}).get(part, Part())
+        of_class = _part_of_class(name, part, is_nested=bool(prefix))
         main_key, default = of_class.key, of_class.model_type
         keys = (*NESTED[part], main_key)
         key = next((key for key in keys if key and isinstance(config.get(key), Mapping)), None)
@@ -244,9 +245,16 @@ def _descend(
         if _has_fixed_class(name, part):
             continue
         inner_name = _text(config, "model_type") or (default if key == main_key else None)
-        if inner_name and (is_known(inner_name) or not is_known(name)):
+        is_class = is_known(inner_name) or inner_name in composites()
+        if inner_name and (is_class or not is_known(name)):
             name = inner_name
     return config, prefix, name, values
+
+
+def _part_of_class(name: str | None, part: str, *, is_nested: bool) -> Part:
+    """Return the part of a composite; of a nested config that wraps another, that other one."""
+    members = composites().get(name or "", {})
+    return members.get(part) or (is_nested and members.get("text")) or Part()
 
 
 def _has_family(name: str | None, part: str, config: Mapping[str, Any]) -> bool:
@@ -302,14 +310,23 @@ def module_with_rope(model_type: str) -> tuple[Family | None, str] | None:
 
 
 def _family(
-    model_type: str | None, config: Mapping[str, Any], part: str | None, num_axes: int | None
+    model_type: str | None,
+    config: Mapping[str, Any],
+    part: str | None,
+    num_axes: int | None,
+    *,
+    is_nested: bool,
 ) -> Family:
-    """Return the family of the part: the named one, or the one that the config looks like."""
+    """Return the family of the part: the named one, or the one that the config looks like.
+
+    The class that a nested config names is that of its part.
+    """
     match = _module(model_type)
     if match is None:
         return UNKNOWN
     family, module = match
-    if family and (family.no_rope or (part in (None, family.part) and family.name != module)):
+    is_of_part = is_nested or part in (None, family.part if family else None)
+    if family and (family.no_rope or (is_of_part and family.name != module)):
         return family
     members = parts(module)
     chosen = part or _guess_part(members, config, num_axes)

@@ -202,12 +202,11 @@ def resolve(
 
     # 2: the layer
     named_type = reader.layer_type = resolve_layer_type(reader, layer_type)
-    layers = all_layers(reader)
-    alike = [group for group in layers if _counts(reader, group)] or layers
-    if layer is None and len(alike) == 1 and has_attention(reader, alike[0].layer_type):
-        reader.layer_type = named_type or alike[0].layer_type
+    if layer is None and named_type is None:
+        reader.layer_type = _common_type(reader)
     this = _read_layer(reader, head_dim, arithmetic)
-    differ = layer is None and named_type is None and len(alike) > 1
+    layers = all_layers(reader)
+    differ = layer is None and named_type is None and len(_meant(reader, layers)) > 1
     if differ:
         reader.warn("layers differ, in the keys they see or in whether they rotate: name one")
 
@@ -236,12 +235,22 @@ def resolve(
     )
 
 
-def _counts(reader: ConfigReader, group: Layers) -> bool:
-    """Return whether layers of a group may be meant where no layer is named.
+def _common_type(reader: ConfigReader) -> str | None:
+    """Return the type of all layers, None if they have several, or no attention."""
+    other = ConfigReader(reader.config, reader.family, reader.compat)
+    groups = _meant(other, all_layers(other))
+    name = groups[0].layer_type if len(groups) == 1 else None
+    return name if has_attention(reader, name) else None
+
+
+def _meant(reader: ConfigReader, layers: tuple[Layers, ...]) -> tuple[Layers, ...]:
+    """Return the groups of layers that may be meant where no layer is named.
 
     Of models without rotary embedding these are the layers with attention: no other needs a name.
     """
-    return reader.family.no_rope is None or has_attention(reader, group.layer_type)
+    if reader.family.no_rope is None:
+        return layers
+    return tuple(group for group in layers if has_attention(reader, group.layer_type)) or layers
 
 
 @dataclass(frozen=True, slots=True)

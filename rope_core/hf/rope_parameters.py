@@ -105,10 +105,10 @@ def _scaled_by_type(reader: ConfigReader, scaling: Values) -> Values:
     """
     rules, nested = reader.family.rope_parameters_by_type, reader.config.get("rope_parameters")
     labels = [label for label, rule in rules.items() if rule.get("scaling")]
-    is_nested = isinstance(nested, Mapping) and any(label in nested for label in labels)
-    if reader.is_4_57 or "typed_parameters" in reader.family.oddities or not is_nested:
+    if not isinstance(nested, Mapping) or nested.keys().isdisjoint(labels):
         return scaling
-    if not scaling.keys().isdisjoint(rules):
+    has_own_step = "typed_parameters" in reader.family.oddities
+    if reader.is_4_57 or has_own_step or not scaling.keys().isdisjoint(rules):
         return scaling
     reader.from_file("rope_parameters")
     merged = {**nested}

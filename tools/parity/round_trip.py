@@ -48,6 +48,7 @@ _HEADS = (
 _SECTIONS = "refused: the class's own sections do not add up to the pairs of its head"
 _NESTED = "a whole file names the class of its part; model_type alone is the family of the module"
 _PARTLESS = "by model_type alone the model is the one with text: a vision part needs its config"
+_TRACKER = "model_type alone is the memory attention; vision_config is that of the image encoder"
 _CENTRED = "refused: the class ignores a scaled rope_type"
 ON_PURPOSE = (
     ("glm4_moe", "no multiple of 96 heads", _HEADS),
@@ -63,6 +64,9 @@ ON_PURPOSE = (
     ("pe_audio_video_encoder", "by model_type alone", _NESTED),
     ("pe_video", "by model_type alone", _NESTED),
     ("voxtral_realtime", "by model_type alone", _NESTED),
+    ("edgetam_video", "vision of", _TRACKER),
+    ("sam2_video", "vision of", _TRACKER),
+    ("sam3_tracker_video", "vision of", _TRACKER),
     ("git", "vision of", _PARTLESS),
     ("slanext", "vision of", _PARTLESS),
     ("nemo_speechlm", "by model_type alone", "that has the layers of the part's own class"),
