@@ -29,19 +29,24 @@ Found = tuple[str, Any]
 """The path of a key, and its value."""
 
 
-def not_applied(config: Mapping[str, Any], prefix: str, applied: Applied) -> dict[str, Any]:
+def not_applied(
+    config: Mapping[str, Any], prefix: str, applied: Applied, part: str = "text"
+) -> dict[str, Any]:
     """Return the paths and values of the position keys that have a value and are not applied.
 
     Args:
         config: the contents of the file.
         prefix: the path to the config that was read, with a dot at its end; "" for the whole.
         applied: what the layers of the model apply.
+        part: the part that was read. Keys around its config are of the text.
     """
     levels = [config]
     for part in prefix.split(".")[:-1]:
         levels.append(levels[-1][part])
     found = [(prefix + key, value) for key, value in _of_config(levels[-1], applied)]
     unread = replace(applied, keys_read=frozenset()) if applied.parameters else applied
+    if part in ("vision", "audio"):
+        levels = levels[-1:]
     for depth, around in enumerate(levels[:-1]):
         path = "".join(f"{part}." for part in prefix.split(".")[:depth])
         inside = set(chain(*levels[depth + 1 :]))
