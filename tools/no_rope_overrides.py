@@ -13,6 +13,8 @@ DISENTANGLED = {
 }
 """DeBERTa's attention: biases of relative positions are behind a switch."""
 
+DETR = ("detr", "conditional_detr", "deformable_detr", "table-transformer")
+
 OVERRIDES: dict[str, dict[str, Any]] = {
     # the decoder adds learned embeddings; it never gives its shared attention a rotary_pos_emb
     "clvp_decoder": {"no_rope": "learned absolute"},
@@ -55,9 +57,11 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "glm5_next_text": {"nope": "mla_use_nope"},
     # heads of two concatenated inputs
     "zamba": {"head_dim": "twice_derived"},
-    # the code is that of BERT, LayoutLMv2 and GOT-OCR2, whose classes have other configurations
+    # a switch between two classes
+    **{name: {"no_rope": "sinusoidal", "nope": "sine_or_learned"} for name in DETR},
     # learned embeddings of rows and columns
     "pix2struct_vision_model": {"no_rope": "learned absolute"},
+    # the code is that of BERT, LayoutLMv2 and GOT-OCR2, whose classes have other configurations
     "dpr": {"no_rope": "learned absolute"},
     "layoutxlm": {"no_rope": "relative"},
     "pp_chart2table_vision": {"no_rope": "relative"},

@@ -110,3 +110,11 @@ def test_an_object_under_a_position_key_is_told():
     resolved = resolve(config)
     assert resolved.rope.rope_type == "linear"
     assert resolved.position_keys_not_applied == ("rope_scaling.dual_chunk_attention_config",)
+
+
+def test_positions_of_detr_are_sines_unless_learned():
+    kinds = [
+        resolve({"model_type": "detr", "position_embedding_type": kind}).nope
+        for kind in (None, "sine", "learned")
+    ]
+    assert [kind.rpartition(": ")[2] for kind in kinds] == [*["sinusoidal"] * 2, "learned absolute"]
