@@ -169,7 +169,7 @@ def resolve(
     family, inner, prefix, named = families.find(config, model_type, part, num_axes)
     reader = ConfigReader(inner, family, compat, layer)
     reader.from_file("model_type")
-    whole = config if inner else inner
+    whole = config if inner or prefix else inner
     if config and not inner:
         reader.warn(f"the file has no config of its {family.part} part: class defaults")
     if family is UNKNOWN:
