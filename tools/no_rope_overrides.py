@@ -15,6 +15,7 @@ DISENTANGLED = {
 
 RECURRENT = {"layer_cycle": ["linear_attention"]}
 """A property of the class names all layers so."""
+DETR = ("detr", "conditional_detr", "deformable_detr", "table-transformer")
 
 OVERRIDES: dict[str, dict[str, Any]] = {
     # the decoder adds learned embeddings; it never gives its shared attention a rotary_pos_emb
@@ -83,9 +84,11 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "mamba": RECURRENT,
     "mamba2": RECURRENT,
     "falcon_mamba": RECURRENT,
-    # the code is that of BERT, LayoutLMv2 and GOT-OCR2, whose classes have other configurations
+    # a switch between two classes
+    **{name: {"no_rope": "sinusoidal", "nope": "sine_or_learned"} for name in DETR},
     # learned embeddings of rows and columns
     "pix2struct_vision_model": {"no_rope": "learned absolute"},
+    # the code is that of BERT, LayoutLMv2 and GOT-OCR2, whose classes have other configurations
     "dpr": {"no_rope": "learned absolute"},
     "layoutxlm": {"no_rope": "relative"},
     "pp_chart2table_vision": {"no_rope": "relative"},

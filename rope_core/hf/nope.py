@@ -207,6 +207,12 @@ def relative_attention(reader: ConfigReader, _: int | None, __: str | None) -> s
     return without_rope(reader, RELATIVE if is_relative else LEARNED)
 
 
+def sine_or_learned(reader: ConfigReader, _: int | None, __: str | None) -> str:
+    """DETR and models like it: `position_embedding_type` is "sine" or "learned"."""
+    is_learned = reader.get("position_embedding_type") == "learned"
+    return without_rope(reader, "learned absolute" if is_learned else "sinusoidal")
+
+
 def use_mem_rope(reader: ConfigReader, _: int | None, __: str | None) -> str | None:
     """Zamba-2: all layers, unless `use_mem_rope` is true."""
     return None if reader.get("use_mem_rope") else "use_mem_rope is false"

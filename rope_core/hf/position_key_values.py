@@ -14,7 +14,7 @@ from rope_core.hf.position_key_names import (
     is_of_other_encoding,
     snake_case,
 )
-from rope_core.hf.variant import BETAS, ORIGINAL
+from rope_core.hf.variant import ORIGINAL, USUAL
 
 LLAMA_KEYS = frozenset((*DICTIONARIES, "rope_theta", "partial_rotary_factor", "head_dim", ORIGINAL))
 """Position keys that are read of a config with an unknown model_type."""
@@ -25,9 +25,6 @@ _ROTATED_WIDTH = re.compile(r"\w*(?:rotary|rope)_(?:emb_|embedding_|head_)?dim")
 _INTERLEAVED = re.compile(r"(?:indexer_)?(?:rope|rotary)_(?:\w+_)?interleaved?")
 _RATIO = re.compile(r"\w*(?:factor|ratio|pct|percent|percentage|fraction|scale|scaling|alpha)")
 """Names of what multiplies or divides: 1 changes nothing."""
-
-_USUAL = {"mscale": (0, 1), "mscale_all_dim": (0, 1), **{k: (v,) for k, v in BETAS.items()}}
-"""Values of YaRN's parameters that files have which do not mean them."""
 
 _VARIANT = re.compile(r"(?:rope|rotary)_(?:scaling_)?type")
 _ENCODING = re.compile(r"(?:pos|position|positional)_\w*type")
@@ -135,6 +132,8 @@ def _is_inert_switch(name: str, value: bool, applied: Applied) -> bool:
 def _is_inert_type(name: str, value: str, applied: Applied) -> bool:
     if _VARIANT.fullmatch(name):
         return value in ("none", "default", *(rope.rope_type for rope in applied.ropes))
+    if name == "rope_mode" and (axes := re.fullmatch(r"(\d)d", value)):
+        return any(rope.num_axes == int(axes[1]) for rope in applied.ropes)
     if not _ENCODING.fullmatch(name):
         return False
     if value == "rope_gptj":
@@ -156,7 +155,7 @@ def _is_inert_number(name: str, value: Any, applied: Applied) -> bool:
             if ORIGINAL in VARIANTS[rope.rope_type].parameters
         ]
         return has_usual_meaning and (not lengths or value in lengths)
-    if (value == 1 and _RATIO.fullmatch(name)) or value in _USUAL.get(name, ()):
+    if (value == 1 and _RATIO.fullmatch(name)) or value in USUAL.get(name, ()):
         return True
     return has_usual_meaning and _is_applied(name, value, applied)
 

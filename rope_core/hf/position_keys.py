@@ -28,25 +28,30 @@ Found = tuple[str, Any]
 """The path of a key, and its value."""
 
 
-def not_applied(config: Mapping[str, Any], prefix: str, applied: Applied) -> dict[str, Any]:
+def not_applied(
+    config: Mapping[str, Any], prefix: str, applied: Applied, part: str = "text"
+) -> dict[str, Any]:
     """Return the paths and values of the position keys that have a value and are not applied.
 
     Args:
         config: the contents of the file.
         prefix: the path to the config that was read, with a dot at its end; "" for the whole.
         applied: what the layers of the model apply.
+        part: the part that was read. Keys around its config are of the text.
     """
     levels = [config]
-    for part in prefix.split(".")[:-1]:
-        levels.append(levels[-1][part])
+    for name in prefix.split(".")[:-1]:
+        levels.append(levels[-1][name])
     found = [(prefix + key, value) for key, value in _of_config(levels[-1], applied)]
     unread = replace(applied, keys_read=frozenset()) if applied.parameters else applied
+    if part in ("vision", "audio"):
+        levels = levels[-1:]
     for depth, around in enumerate(levels[:-1]):
-        path = "".join(f"{part}." for part in prefix.split(".")[:depth])
+        path = "".join(f"{name}." for name in prefix.split(".")[:depth])
         inside = set(chain(*levels[depth + 1 :]))
         lacking = {key: value for key, value in around.items() if key not in inside}
-        name = around.get("model_type")
-        is_known = str(name) in families() or find_form(around, name) is not None
+        model_type = around.get("model_type")
+        is_known = str(model_type) in families() or find_form(around, model_type) is not None
         if not is_known:  # the keys of a known one are of its own part
             found += [(path + key, value) for key, value in _of_config(lacking, unread)]
     return dict(sorted(found, key=itemgetter(0)))

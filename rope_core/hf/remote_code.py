@@ -237,7 +237,8 @@ def without_mla(reader: ConfigReader, rope_type: str) -> int:
 
 
 def index_head_dim(reader: ConfigReader, _: str) -> int:
-    """Indexers of sparse attention: `index_head_dim`."""
+    """Indexers of sparse attention: `index_head_dim`; `head_dim` is that of the attention."""
+    reader.from_file("head_dim")
     return named(reader, "index_head_dim")
 
 

@@ -27,7 +27,7 @@ def chatglm(reader: ConfigReader) -> Fields:
     if reader.get("kv_channels") is not None:
         width = named(reader, "kv_channels")
     ratio = reader.positive("rope_ratio", 1.0)
-    if ratio != 1:
+    if ratio != 1 and reader.get("num_hidden_layers") == 28:  # not GLM-4
         reader.warn(
             "rope_ratio multiplies the base; chatglm2-6b-32k divides positions by it instead"
         )

@@ -188,13 +188,15 @@ def resolve(
     family, inner, prefix, named = families.find(config, model_type, part, num_axes)
     reader = ConfigReader(inner, family, compat, layer)
     reader.from_file("model_type")
+    whole = config if inner or prefix else inner
     if config and not inner:
         reader.warn(f"the file has no config of its {family.part} part: class defaults")
     if family is UNKNOWN:
         other_files.refuse_names(inner, named)
         reader.warn(f"model_type {brief(named)} is unknown: read as a Llama, without defaults")
         if assume is None:  # before an error of another key, which may follow from such a key
-            position_keys.refuse(named, position_keys.not_applied(config, prefix, Applied()))
+            unapplied = position_keys.not_applied(whole, prefix, Applied(), part or family.part)
+            position_keys.refuse(named, unapplied)
     elif assume is not None:
         reader.warn(f"assume is ignored: the model_type {family.name} is known")
     if compat == "4.57" and family.new_in_5:
@@ -212,7 +214,8 @@ def resolve(
 
     # keys that bear on positions, and that no layer applies; rope parameters are compared only now
     layers_read = [this, *_read_other_layers(reader, layers, head_dim, arithmetic)]
-    unapplied = position_keys.not_applied(config, prefix, _applied(layers_read, family))
+    applied = _applied(layers_read, family)
+    unapplied = position_keys.not_applied(whole, prefix, applied, part or family.part)
     if family is UNKNOWN and assume is None:
         position_keys.refuse(named, unapplied)
     position_keys.warn(reader, prefix, unapplied)

@@ -25,6 +25,10 @@ ORIGINAL = "original_max_position_embeddings"
 BETAS = {"beta_fast": 32.0, "beta_slow": 1.0}
 """YaRN's defaults."""
 
+USUAL: dict[str, tuple[float, ...]] = {"factor": (1,), "mscale": (0, 1), "mscale_all_dim": (0, 1)}
+USUAL |= {key: (value,) for key, value in BETAS.items()}
+"""Values of parameters that change nothing, and that files have without the variant."""
+
 MAX_LIST = 8192
 """Most numbers in a list of a variant: more than any head has pairs."""
 
@@ -175,6 +179,8 @@ def named_parameters(reader: ConfigReader, block: RopeParameters, variant: str) 
     unknown = {str(key) for key in block.values if key not in expected and key not in COMMON_KEYS}
     other = sorted(unknown)
     for key in other[:MAX_WARNED]:
+        if block.values.get(key) in USUAL.get(key, ()):
+            continue
         reader.ignore(f"{block.name}.{key[:64]}", f"{variant} has no such parameter")
     if len(other) > MAX_WARNED:
         reader.warn(f"{block.name} has {len(other) - MAX_WARNED} more keys that are ignored")

@@ -77,11 +77,23 @@ def test_single_names_of_another_family_are_named():
 
 def test_keys_of_text_are_not_missing_in_vision():
     assert not resolve(PIXTRAL, part="vision").position_keys_not_applied
+    text = {"model_type": "minimax_m3_vl", "vocab_size": 9, "rope_theta": 5e6, "head_dim": 128}
+    resolved = resolve(text, part="vision")
+    assert not resolved.position_keys_not_applied
+    assert "the file has no config of its vision part" in str(resolved.warnings)
+    tower = {"hidden_size": 1280, "num_attention_heads": 16, "rope_mode": "3d"}
+    assert not resolve(text | {"vision_config": tower}, part="vision").position_keys_not_applied
+
+
+def test_the_width_of_heads_is_not_missing_in_the_indexer():
+    config = {"model_type": "glm_moe_dsa", "head_dim": 192}
+    assert not resolve(config, part="indexer").position_keys_not_applied
 
 
 def test_usual_values_are_not_told():
     config = {"model_type": "hunyuan_v1_dense", "rope_scaling": HUNYUAN, **SIZES}
     assert not resolve(config).position_keys_not_applied
+    assert "is ignored" not in str(resolve(config).warnings)
     config["rope_scaling"] = HUNYUAN | {"beta_fast": 16, "mscale_all_dim": 0.7}
     names = ("rope_scaling.beta_fast", "rope_scaling.mscale_all_dim")
     assert resolve(config).position_keys_not_applied == names
@@ -98,3 +110,11 @@ def test_an_object_under_a_position_key_is_told():
     resolved = resolve(config)
     assert resolved.rope.rope_type == "linear"
     assert resolved.position_keys_not_applied == ("rope_scaling.dual_chunk_attention_config",)
+
+
+def test_positions_of_detr_are_sines_unless_learned():
+    kinds = [
+        resolve({"model_type": "detr", "position_embedding_type": kind}).nope
+        for kind in (None, "sine", "learned")
+    ]
+    assert [kind.rpartition(": ")[2] for kind in kinds] == [*["sinusoidal"] * 2, "learned absolute"]
