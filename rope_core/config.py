@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from rope_core.axes import SCHEMES, AxisFrequencies, FrequencyTable
-from rope_core.checks import check_at_least, check_choice, check_in_range
+from rope_core.checks import check_choice, check_in_range
 from rope_core.errors import ConfigError
 from rope_core.frequencies import VARIANTS
 from rope_core.length_dependence import LengthDependence, length_dependence
@@ -167,7 +167,6 @@ class RopeConfig:
         bound_axes = () if self.axes is None else SCHEMES[self.axes].bind(axes_parameters)
         depends_on_length = "length" in variant.parameters
         needs_length = depends_on_length and "length" not in dict(parameters)
-        check_at_least("length", dict(parameters).get("length", 0), 0)  # 0: that of each call
         object.__setattr__(self, "parameters", parameters)
         object.__setattr__(self, "axes_parameters", bound_axes)
         object.__setattr__(self, "depends_on_length", depends_on_length)

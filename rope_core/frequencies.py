@@ -80,6 +80,7 @@ def dynamic(
     """
     check_at_least("factor", factor, 1.0)
     check_at_least("max_position_embeddings", max_position_embeddings, 1)
+    check_at_least("length", length, 0)
     power = ntk_power("dynamic", dim)
     if alpha is not None and length <= max_position_embeddings:
         return ntk_alpha(theta, dim, dtype, alpha=alpha)
@@ -182,6 +183,7 @@ def longrope(
     """
     original = original_max_position_embeddings
     check_at_least("original_max_position_embeddings", original, 1)
+    check_at_least("length", length, 0)
     pairs = (dim + 1) // 2
     for name, factors in (("short_factor", short_factor), ("long_factor", long_factor)):
         if len(factors) != pairs:
@@ -274,6 +276,7 @@ def xpos(
     Models: none in transformers; rotary-embedding-torch (`use_xpos`).
     """
     check_at_least("scale_base", scale_base, 1.0)
+    check_at_least("length", length, 0)
     return geometric(theta, dim, dtype), 1.0
 
 

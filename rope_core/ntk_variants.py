@@ -27,6 +27,7 @@ def dynamic_alpha(
     """
     original = original_max_position_embeddings
     check_at_least("original_max_position_embeddings", original, 1)
+    check_at_least("length", length, 0)
     alpha = 2 ** (doublings(original, length) + 1) - 1
     return geometric(theta * ntk_scale("length", alpha, dim), dim, dtype), 1.0
 
