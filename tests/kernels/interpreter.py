@@ -14,7 +14,7 @@ from triton.language.semantic import TritonSemantic
 from triton.runtime import interpreter
 
 BUILDER = interpreter.InterpreterBuilder
-_patch_lang, _patch_lang_tensor, _cast, _dot, _np_dtype, _init_block, _broadcast = (
+_patch_lang, _patch_lang_tensor, _cast, _dot, _np_dtype, _init_block, _broadcast, _cast_tensor = (
     interpreter._patch_lang,
     interpreter._patch_lang_tensor,
     BUILDER.cast_impl,
@@ -22,6 +22,7 @@ _patch_lang, _patch_lang_tensor, _cast, _dot, _np_dtype, _init_block, _broadcast
     lru_cache(interpreter._get_np_dtype),
     tl.core.block_type.__init__,
     TritonSemantic.broadcast_impl_value,
+    TritonSemantic.cast,
 )
 
 
@@ -42,6 +43,7 @@ def install() -> None:
     tl.core.block_type.__init__ = _init_block_type
     tl.core.block_type.name = _name_of_block_type
     TritonSemantic.broadcast_impl_value = _broadcast_unless_equal
+    TritonSemantic.cast = _cast_unless_equal
 
 
 def _patch_whole_language(kernel: Any) -> Any:
@@ -127,3 +129,8 @@ def _broadcast_unless_equal(self: Any, lhs: Any, rhs: Any) -> Any:
     if lhs.shape is rhs.shape:
         return lhs, rhs
     return _broadcast(self, lhs, rhs)
+
+
+def _cast_unless_equal(self: Any, tensor: Any, dtype: Any, rounding: Any = None) -> Any:
+    # both operands of every operator are cast, mostly to the dtype that they have
+    return tensor if tensor.dtype is dtype else _cast_tensor(self, tensor, dtype, rounding)
