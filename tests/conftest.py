@@ -1,5 +1,6 @@
 """What all tests share: a quiet hypothesis, an interpreter of kernels, and the real service."""
 
+import gc
 import json
 import os
 import ssl
@@ -54,6 +55,20 @@ settings.load_profile("suite")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--interpret-all", action="store_true", help="interpret kernels in all cases")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Keep what is collected out of the garbage collector: it lives as long as the process.
+
+    Without this, each `gc.collect()` of a test looks through all tests.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.fixture

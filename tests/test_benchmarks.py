@@ -10,8 +10,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import encodings, h2load, load, oracle, overload, protocol, table, workloads
+from benchmarks import (
+    encodings,
+    h2load,
+    in_process,
+    load,
+    oracle,
+    overload,
+    protocol,
+    service,
+    table,
+    workloads,
+)
 from benchmarks.encodings import ENCODERS, GRPC_PREFIX_BYTES
+from benchmarks.peers import __main__ as peers
 from benchmarks.peers import functions
 from benchmarks.peers.peer import PEERS
 from benchmarks.peers.rounds import PeerBenchmark
@@ -28,6 +40,19 @@ def run(module, *arguments):
     )
 
 
+@pytest.fixture
+def run_here(monkeypatch, capsys):
+    """Run the main function of a benchmark in this process, which has imported torch already."""
+    monkeypatch.setattr(os, "sched_setaffinity", lambda *_: None)
+
+    def run_main(module, *arguments):
+        monkeypatch.setattr(sys, "argv", [module.__name__, "--quick", *arguments])
+        module.main()
+        return capsys.readouterr().out
+
+    return run_main
+
+
 def table_rows(printed):
     return [line for line in printed.splitlines() if line.startswith("| ")][1:]
 
@@ -39,11 +64,8 @@ def test_parts_of_a_planned_request_have_a_row_each():
     assert len(table_rows(done.stdout)) == 7
 
 
-def test_calls_in_process_and_of_the_service_have_a_row_each():
-    done = run("in_process")
-
-    assert done.returncode == 0, done.stderr
-    assert len(table_rows(done.stdout)) == 6
+def test_calls_in_process_and_of_the_service_have_a_row_each(run_here):
+    assert len(table_rows(run_here(in_process))) == 6
 
 
 def test_core_prints_a_row_for_each_case(tmp_path):
@@ -76,15 +98,12 @@ needs_two_cores = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="n
 
 @needs_load
 @needs_two_cores
-def test_service_prints_rows_for_a_workload(tmp_path):
-    name = "rotate [1,16,8,64], /v2"
-    done = run(
-        "service", "--only", name, "--against", str(ROOT), "--json", str(tmp_path / "service.json")
-    )
+def test_service_prints_rows_for_a_workload(tmp_path, run_here):
+    name, report = "rotate [1,16,8,64], /v2", tmp_path / "service.json"
+    out = run_here(service, "--only", name, "--against", str(ROOT), "--json", str(report))
 
-    assert done.returncode == 0, done.stderr
-    (row,) = json.loads((tmp_path / "service.json").read_text())["rows"]
-    printed = [line for line in table_rows(done.stdout) if line.startswith(f"| {name}, 8 |")]
+    (row,) = json.loads(report.read_text())["rows"]
+    printed = [line for line in table_rows(out) if line.startswith(f"| {name}, 8 |")]
     assert len(printed) == 2, "ratios and microseconds"
     expected = row["rate"] * (row["t_torch_us"] + row["t_echo_us"]) / 1e6
     assert row["eta"] == pytest.approx(expected)
@@ -96,15 +115,12 @@ def test_service_prints_rows_for_a_workload(tmp_path):
 
 @needs_load
 @needs_two_cores
-def test_overload_prints_bars_of_a_profile(tmp_path, monkeypatch, capsys):
+def test_overload_prints_bars_of_a_profile(tmp_path, run_here):
     report = tmp_path / "overload.json"
-    arguments = ["overload", "--quick", "--only", "slow writers", "--json", str(report)]
-    monkeypatch.setattr(sys, "argv", arguments)
-    monkeypatch.setattr(os, "sched_setaffinity", lambda *_: None)
-    overload.main()
+    out = run_here(overload, "--only", "slow writers", "--json", str(report))
 
     capacity, alone, beside = json.loads(report.read_text())["rows"]
-    assert len(table_rows(capsys.readouterr().out)) == 3
+    assert len(table_rows(out)) == 3
     assert capacity["goodput"] > 0
     for row in (alone, beside):
         answered = sum(row["statuses"].values())
@@ -119,13 +135,13 @@ def test_overload_prints_bars_of_a_profile(tmp_path, monkeypatch, capsys):
 
 @needs_load
 @needs_two_cores
-def test_peers_print_a_table_of_ratios_and_what_failed(tmp_path):
-    done = run("peers", "--only", "orjson", "--json", str(tmp_path / "peers.json"))
+def test_peers_print_a_table_of_ratios_and_what_failed(tmp_path, run_here):
+    report = tmp_path / "peers.json"
+    out = run_here(peers, "--only", "orjson", "--json", str(report))
 
-    assert done.returncode == 0, done.stderr
-    (row,) = json.loads((tmp_path / "peers.json").read_text())["rows"]
+    (row,) = json.loads(report.read_text())["rows"]
     assert row["x"] == pytest.approx(row["rate"] / row["peer_rate"])
-    assert table_rows(done.stdout)[-1] == f"| FastAPI + orjson | {table.format_cell(row['x'])} |"
+    assert table_rows(out)[-1] == f"| FastAPI + orjson | {table.format_cell(row['x'])} |"
 
 
 def test_peer_that_does_not_start_is_a_row_with_the_reason():
@@ -139,15 +155,14 @@ def test_peer_that_does_not_start_is_a_row_with_the_reason():
 
 @pytest.mark.skipif(h2load.missing_programs() is not None, reason=str(h2load.missing_programs()))
 @needs_two_cores
-def test_protocol_prints_a_row_for_each_protocol(tmp_path):
-    name = protocol.WORKLOADS[0].name
-    done = run("protocol", "--only", name, "--json", str(tmp_path / "protocol.json"))
+def test_protocol_prints_a_row_for_each_protocol(tmp_path, run_here):
+    name, report = protocol.WORKLOADS[0].name, tmp_path / "protocol.json"
+    out = run_here(protocol, "--only", name, "--json", str(report))
 
-    assert done.returncode == 0, done.stderr
-    rows = json.loads((tmp_path / "protocol.json").read_text())["rows"]
+    rows = json.loads(report.read_text())["rows"]
     protocols = ["HTTP echo", "gRPC echo", "/v1 safetensors", "/v2 binary", "gRPC"]
     assert [row["workload"] for row in rows] == [f"{name}, {protocol}" for protocol in protocols]
-    assert len(table_rows(done.stdout)) == len(rows)
+    assert len(table_rows(out)) == len(rows)
     floors, services = rows[:2], rows[2:]
     assert all(0 < row["x_http_echo_cpu"] <= 1.5 for row in floors)
     assert all(0 < row["x_http_echo_cpu"] <= 4 for row in services), "planned: may beat the echo"

@@ -10,15 +10,19 @@ from typing import Any
 
 import torch
 import triton.language as tl
+from triton.language.semantic import TritonSemantic
 from triton.runtime import interpreter
 
 BUILDER = interpreter.InterpreterBuilder
-_patch_lang, _patch_lang_tensor, _cast, _dot, _np_dtype = (
+_patch_lang, _patch_lang_tensor, _cast, _dot, _np_dtype, _init_block, _broadcast, _cast_tensor = (
     interpreter._patch_lang,
     interpreter._patch_lang_tensor,
     BUILDER.cast_impl,
     BUILDER.create_dot,
     lru_cache(interpreter._get_np_dtype),
+    tl.core.block_type.__init__,
+    TritonSemantic.broadcast_impl_value,
+    TritonSemantic.cast,
 )
 
 
@@ -36,6 +40,10 @@ def install() -> None:
     tl.core.tensor.__init__ = _init_tensor
     tl.core.tuple.__init__ = _init_tuple
     tl.core.tuple.type = _type_of_tuple
+    tl.core.block_type.__init__ = _init_block_type
+    tl.core.block_type.name = _name_of_block_type
+    TritonSemantic.broadcast_impl_value = _broadcast_unless_equal
+    TritonSemantic.cast = _cast_unless_equal
 
 
 def _patch_whole_language(kernel: Any) -> Any:
@@ -95,3 +103,34 @@ def _init_tuple(self: Any, args: Any, type: Any = None) -> None:
 # computed on demand: the type of a shape is never read
 _type_of_tuple = cached_property(lambda self: tl.core._type_for_tuple_values(self.values))
 _type_of_tuple.__set_name__(tl.core.tuple, "type")
+
+
+def _init_block_type(self: Any, element_ty: Any, shape: Any) -> None:
+    self.element_ty = element_ty
+    sizes = shape.values if isinstance(shape, tl.core.tuple) else shape
+    self.shape, self.numel = _block_shape(*sizes)
+
+
+@lru_cache
+def _block_shape(*sizes: Any) -> tuple[Any, Any]:
+    # cached, because the original checks and unwraps each size of every block
+    block = SimpleNamespace()
+    _init_block(block, tl.float32, [*sizes])
+    return block.shape, block.numel
+
+
+# computed on demand: only messages of errors contain the name
+_name_of_block_type = cached_property(lambda self: f"<{self.shape}, {self.element_ty}>")
+_name_of_block_type.__set_name__(tl.core.block_type, "name")
+
+
+def _broadcast_unless_equal(self: Any, lhs: Any, rhs: Any) -> Any:
+    # blocks of one shape stay as they are: do not compare their sizes one by one
+    if lhs.shape is rhs.shape:
+        return lhs, rhs
+    return _broadcast(self, lhs, rhs)
+
+
+def _cast_unless_equal(self: Any, tensor: Any, dtype: Any, rounding: Any = None) -> Any:
+    # both operands of every operator are cast, mostly to the dtype that they have
+    return tensor if tensor.dtype is dtype else _cast_tensor(self, tensor, dtype, rounding)
