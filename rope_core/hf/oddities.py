@@ -283,6 +283,13 @@ def half_of_local_attention(reader: ConfigReader, attention: AttentionConfig) ->
     return replace(attention, window=reader.size("local_attention") // 2)
 
 
+def window_without_switch(reader: ConfigReader, attention: AttentionConfig) -> AttentionConfig:
+    """SmolLM3: layers with a window have it even if `use_sliding_window` is false."""
+    if reader.layer_type != SLIDING or reader.from_file("sliding_window") is None:
+        return attention
+    return replace(attention, window=reader.size("sliding_window"))
+
+
 def window_in_full_attention(reader: ConfigReader, attention: AttentionConfig) -> AttentionConfig:
     """MiniMax: `sliding_window` counts in layers with full attention."""
     if reader.layer_type != FULL or reader.from_file("sliding_window") is None:

@@ -49,6 +49,8 @@ CONFIGS: list[dict[str, Any]] = [
     {"model_type": "minimax_m3_vl_text", "num_hidden_layers": 2, "rotary_dim": 64,
      "sparse_attention_config": {"sparse_attention_freq": [0, 1]}},
     {"model_type": "mistral_large4_text", "num_hidden_layers": 3, "no_rope_layers": [1, 0, 1]},
+    {"model_type": "smollm3", "num_hidden_layers": 2, "sliding_window": 16,
+     "layer_types": [SLIDING, FULL]},
     {"model_type": "mllama_text_model", "num_hidden_layers": 4},
     {"model_type": "muse_spark_vision", "num_hidden_layers": 6},
     {"model_type": "nemotron_h"},
