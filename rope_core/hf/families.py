@@ -195,7 +195,7 @@ def find(
     name = model_type or _text(config, "model_type")
     name = name or diffusers_classes().get(_text(config, "_class_name") or "")
     name = find_form(config, name) or name
-    inner, prefix, name, values = _descend(config, part or "text", name)
+    inner, prefix, name, values = _descend(config, part or "text", name, num_axes)
     name = find_form(inner, name) or name
     if part in ("vision", "audio") and not prefix and _is_of_text(config, name):
         inner = {}
@@ -227,7 +227,7 @@ def _text(config: Mapping[str, Any], key: str) -> str | None:
 
 
 def _descend(
-    config: Mapping[str, Any], part: str, name: str | None
+    config: Mapping[str, Any], part: str, name: str | None, num_axes: int | None
 ) -> tuple[Mapping[str, Any], str, str | None, Mapping[str, Any]]:
     """Return the config of a part, the path to it, its model_type, and defaults of its own."""
     prefix, values = "", Part().values
@@ -236,7 +236,7 @@ def _descend(
         main_key, default = of_class.key, of_class.model_type
         keys = (*NESTED[part], main_key)
         key = next((key for key in keys if key and isinstance(config.get(key), Mapping)), None)
-        if key is None and (default is None or _has_family(name, part, config)):
+        if key is None and (default is None or _has_family(name, part, config, num_axes)):
             return config, prefix, name, values
         if key is None:
             name, values = default, of_class.values
@@ -257,7 +257,9 @@ def _part_of_class(name: str | None, part: str, *, is_nested: bool) -> Part:
     return members.get(part) or (is_nested and members.get("text")) or Part()
 
 
-def _has_family(name: str | None, part: str, config: Mapping[str, Any]) -> bool:
+def _has_family(
+    name: str | None, part: str, config: Mapping[str, Any], num_axes: int | None
+) -> bool:
     """Return whether a model type has a family of its own that can describe a flat config."""
     match = _module(name)
     if match is None:
@@ -265,6 +267,7 @@ def _has_family(name: str | None, part: str, config: Mapping[str, Any]) -> bool:
     family, module = match
     members = () if family else parts(module)
     is_other = part != "text" or VISION_KEYS & config.keys()
+    is_other = is_other or num_axes in {member.num_axes for member in members} - {1}
     return not members or bool(is_other) or any(member.part == part for member in members)
 
 
