@@ -14,6 +14,7 @@ from benchmarks.open_load import OpenLoad
 from benchmarks.server_watch import Observed, watching
 from benchmarks.servers import Server
 from benchmarks.table import Row
+from tests.free_ports import free_port
 
 BUDGET_BYTES = 1 << 30
 MEMORY_MARGIN_BYTES = 128 << 20
@@ -88,7 +89,7 @@ def started(
     environment = {**ENVIRONMENT, "ROPE_MEMORY_BUDGET_BYTES": str(BUDGET_BYTES)}
     if keys_file is not None:
         environment["ROPE_KEYS_FILE"] = str(keys_file)
-    status_ports = [servers.free_port()] if status else []
+    status_ports = [free_port()] if status else []
     for port in status_ports:
         environment["ROPE_STATUS_PORT"] = str(port)
     with servers.started("service", serve_core, environment=environment) as server:

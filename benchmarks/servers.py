@@ -3,7 +3,6 @@
 import http.client
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.floor_worker import ENVIRONMENT
+from tests.free_ports import free_port
 
 START_TIMEOUT_S = 180
 STOP_TIMEOUT_S = 20
@@ -167,10 +167,3 @@ def _stop(server: Server, process: subprocess.Popen[bytes]) -> None:
 def _stat_fields(path: Path) -> list[str]:
     """Return the fields of a process's stat behind its name: state, parent, ..."""
     return path.read_text().rpartition(")")[2].split()
-
-
-def free_port() -> int:
-    """Return a TCP port of 127.0.0.1 on which nothing listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

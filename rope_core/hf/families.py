@@ -266,9 +266,9 @@ def _has_family(
         return False
     family, module = match
     members = () if family else parts(module)
-    is_other = part != "text" or VISION_KEYS & config.keys()
+    is_other = part != "text" or not VISION_KEYS.isdisjoint(config)
     is_other = is_other or num_axes in {member.num_axes for member in members} - {1}
-    return not members or bool(is_other) or any(member.part == part for member in members)
+    return not members or is_other or any(member.part == part for member in members)
 
 
 def _has_fixed_class(name: str | None, part: str) -> bool:
