@@ -143,7 +143,7 @@ def is_inert(name: str, value: Any, applied: Applied) -> bool:
     if isinstance(value, list):
         if name == "no_rope_layers":
             # a list of the indices of layers, such as [1, 3], has no item for each layer
-            return len(value) == applied.num_layers and all(item in (True,) for item in value)
+            return len(value) == applied.num_layers and all(item == 1 for item in value)
         return applied.is_known and all(_is_applied(name, item, applied) for item in value)
     return _is_inert_number(name, value, applied)
 

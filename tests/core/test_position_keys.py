@@ -284,7 +284,7 @@ def test_a_value_that_is_applied_anyhow_is_not_listed(key, value):
 def test_no_rope_layers_as_indices_of_layers(value):
     keys = {"no_rope_layers": value}
     assert resolve({**LLAMA, **keys}).position_keys_not_applied == ("no_rope_layers",)
-    with pytest.raises(ConfigError, match="^no_rope_layers must be absent"):
+    with pytest.raises(ConfigError, match=r"^no_rope_layers must be absent"):
         resolve({**UNKNOWN, **keys})
     assert resolve({**UNKNOWN, "no_rope_layers": [1, True, 1, 1]}).rope == resolve(UNKNOWN).rope
 
