@@ -30,7 +30,8 @@ TRAINED_LENGTHS = frozenset(
 
 _ROTATION = re.compile(
     r"(?<![a-z])(?:(?!propert)[a-z\d]{0,4}rope[a-z\d]*|nope|rotary|rotat(?:e|ed|ion)|alibi"
-    r"|ntk|yarn|theta|xpos|log_?n|(?:freq|frequency)_base|base_(?:freq|frequency)|wavelength"
+    r"|ntk|yarn|theta|x_?pos|log_?n|(?:freqs?|frequency|sin_?cos)_base|base_(?:freq|frequency)"
+    r"|wavelength|neox|gptj|self_extend|alpha_value"
     r"|dual_chunk|long_context|log_scaling|temperature_tuning|llama_4_scaling"
     r"|rot|interpolat(?:e|ion)_factor|(?:low|high)_freq_factor|beta_(?:fast|slow)"
     r"|(?:short|long)_(?:factor|mscale)|mscale(?:_all_dim)?|inv_freqs?|freq_factors?)(?![a-z])"
@@ -40,8 +41,8 @@ _ROTATION = re.compile(
 _POSITION = re.compile(
     r"(?<![a-z])(?:(?:abs|absolute|rel|relative)_(?:pos|position|positions|attention)"
     r"|(?:pos|position|positional)_(?:emb|embed|embd|embeds|embds|embedding|embeddings|encoding"
-    r"|encodings|enc|type|bias|biased|att|interpolation|interp|scale|scaling)"
-    r"|sinusoidal|learned_pos)(?![a-z])"
+    r"|encodings|enc|type|bias|biased|att|interpolation|interp|scale|scaling|cfg|config|args"
+    r"|params)|sinusoidal|learned_pos|r?pe|cope)(?![a-z])"
 )
 """Words of positions in other ways."""
 
@@ -50,12 +51,23 @@ _SIZE = re.compile(
 )
 """Words of the sizes of tables of positions."""
 
-_BESIDE = re.compile(
-    r"(?<![a-z])(?:dropout|drop|jitter|rescale|shift|init|std|feat_sizes|k_sizes"
+_PAIRS = re.compile(r"(?:is_|use_)?interleaved?")
+"""Names, as a whole, of how channels are paired. Layers and experts also interleave."""
+
+_RELATIVE_SIZE = re.compile(r"(?<![a-z])(?:rel|relative)_(?:pos|position|positions|attention)")
+"""Words of relative positions, of which a model with a table has the size."""
+
+_BESIDE_ROTATION = re.compile(
+    r"(?<![a-z])(?:dropout|drop_(?:rate|prob)|jitter|rescale|std|feat_sizes|k_sizes"
     r"|object_pointers|nope_head_dim)(?![a-z])"
 )
 """Words of what training reads, of the number of positions, of tokens beside the sequence, and of
 the rest of an MLA head."""
+
+_BESIDE_POSITION = re.compile(
+    r"(?<![a-z])(?:dropout|drop|jitter|rescale|shift|init|std|object_pointers)(?![a-z])"
+)
+"""Words of what only training reads of other positions, and of tokens beside the sequence."""
 
 
 def snake_case(key: str) -> str:
@@ -69,10 +81,21 @@ def bears_on_positions(key: str) -> bool:
     name = snake_case(key)
     if name in HEAD_WIDTHS or name in TRAINED_LENGTHS:
         return True
-    is_word = _ROTATION.search(name) or (_POSITION.search(name) and not _SIZE.search(name))
-    return bool(is_word) and not _BESIDE.search(name)
+    if _ROTATION.search(name):
+        return not _BESIDE_ROTATION.search(name)
+    return is_of_other_encoding(name) or bool(_PAIRS.fullmatch(name))
+
+
+def is_relative_size(key: str) -> bool:
+    """Return whether a key is the size of a table of relative positions.
+
+    A family that is known says by its class whether a model has such a table.
+    """
+    name = snake_case(key)
+    return bool(_RELATIVE_SIZE.search(name) and _SIZE.search(name))
 
 
 def is_of_other_encoding(name: str) -> bool:
     """Return whether a key in snake case is of absolute or relative positions, not of rotation."""
-    return not _ROTATION.search(name) and bool(_POSITION.search(name)) and not _SIZE.search(name)
+    is_position = _POSITION.search(name) and not _SIZE.search(name)
+    return bool(is_position) and not (_ROTATION.search(name) or _BESIDE_POSITION.search(name))

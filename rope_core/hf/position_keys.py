@@ -2,11 +2,13 @@
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
-from itertools import chain
+from itertools import chain, islice
 from operator import itemgetter
 from typing import Any
 
+from rope_core.config import DEFAULT_THETA, RopeConfig
 from rope_core.errors import ConfigError, brief
 from rope_core.hf.config_forms import find_form
 from rope_core.hf.config_reader import (
@@ -15,14 +17,26 @@ from rope_core.hf.config_reader import (
     MAX_NAMED,
     PER_LAYER,
     ConfigReader,
+    is_int,
 )
 from rope_core.hf.families import families
-from rope_core.hf.position_key_names import bears_on_positions
+from rope_core.hf.position_key_names import bears_on_positions, is_relative_size, snake_case
 from rope_core.hf.position_key_values import Applied, is_inert, is_parameter
 from rope_core.hf.rope_parameters import PARAMETERS
 
-_ATTENTION = re.compile(r"(?:self_)?att(?:entio)?n_(?:config|cfg|args|params)")
+_ATTENTION = re.compile(r"(?:self_)?att(?:entio)?n(?:_(?:config|cfg|args|params))?")
 """Names of nested configs of attention."""
+
+_NOT_OF_TEXT = re.compile(
+    r"(?<![a-z])(?:vision|visual|vit|image|img|video|audio|speech|sound|talker|token2wav|codec|vae"
+    r"|projector|quant[a-z]*|compression|generation|lora|peft|adapters?|training|optimizer"
+    r"|scheduler|auto_map|task_specific|id2label|label2id|tokenizer|processor|draft|eagle|mtp"
+    r"|speculat[a-z]*)(?![a-z])"
+)
+"""Words of nested objects that say nothing of the layers of a text model."""
+
+MAX_DEPTH, MAX_OBJECTS = 6, 1000
+"""Limits of what is looked into: levels of objects, and objects of a config."""
 
 Found = tuple[str, Any]
 """The path of a key, and its value."""
@@ -39,10 +53,16 @@ def not_applied(
         applied: what the layers of the model apply.
         part: the part that was read. Keys around its config are of the text.
     """
-    levels = [config]
+    levels: list[Mapping[str, Any]] = [config]
     for name in prefix.split(".")[:-1]:
         levels.append(levels[-1][name])
+    applied = replace(applied, num_layers=levels[-1].get("num_hidden_layers"))
+    if not applied.is_known and not applied.ropes:
+        applied = _expected(levels[-1], applied)
     found = [(prefix + key, value) for key, value in _of_config(levels[-1], applied)]
+    if not applied.is_known:
+        objects = islice(_objects(prefix, levels[-1], 0), MAX_OBJECTS)
+        found += [item for path, inner in objects for item in _of_nested(path, inner, applied)]
     unread = replace(applied, keys_read=frozenset()) if applied.parameters else applied
     if part in ("vision", "audio"):
         levels = levels[-1:]
@@ -94,6 +114,41 @@ def _names(keys: Sequence[str]) -> str:
     return ", ".join(key[:64] for key in keys[:MAX_NAMED]) + more
 
 
+def _expected(config: Mapping[str, Any], applied: Applied) -> Applied:
+    """Return `applied` with the rotation of a Llama, if the config has what this needs."""
+    head_dim: Any = config.get("head_dim")
+    hidden, heads = config.get("hidden_size"), config.get("num_attention_heads")
+    if head_dim is None and is_int(hidden) and is_int(heads) and hidden and heads:
+        head_dim = hidden // heads
+    theta = config.get("rope_theta")
+    with suppress(ConfigError):
+        rope = RopeConfig.of(head_dim, theta=DEFAULT_THETA if theta is None else theta)
+        return replace(applied, ropes=(rope,), head_widths=frozenset((head_dim,)))
+    return applied
+
+
+def _objects(
+    path: str, config: Mapping[str, Any], depth: int
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Return the objects in the config of an unknown family, and in each other, by their paths."""
+    for key, value in config.items():
+        name = str(key)
+        is_own = depth == 0 and (key in (*DICTIONARIES, PER_LAYER) or _ATTENTION.fullmatch(name))
+        if is_own or bears_on_positions(name) or _NOT_OF_TEXT.search(snake_case(name)):
+            continue
+        items = enumerate(value) if isinstance(value, list) else ()
+        named = [(name, value), *((f"{name}.{i}", item) for i, item in items)]
+        for inner, found in named:
+            if isinstance(found, Mapping) and depth < MAX_DEPTH:
+                yield path + inner, found
+                yield from _objects(f"{path}{inner}.", found, depth + 1)
+
+
+def _bears(name: str, applied: Applied) -> bool:
+    """Return whether a key of a known or unknown family bears on positions."""
+    return bears_on_positions(name) or (not applied.is_known and is_relative_size(name))
+
+
 def _of_config(config: Mapping[str, Any], applied: Applied) -> Iterator[Found]:
     """Return the keys of a config, and of the objects in it, that are not applied."""
     for key, value in config.items():
@@ -113,7 +168,7 @@ def _of_config(config: Mapping[str, Any], applied: Applied) -> Iterator[Found]:
             for layer, of_layer in value.items():
                 if isinstance(of_layer, Mapping):
                     yield from _of_layer(f"{name}.{layer}", of_layer, applied)
-        elif not is_read and bears_on_positions(name):
+        elif not is_read and _bears(name, applied):
             is_same = applied.is_known and is_parameter(name, value, applied)
             if not is_same and not is_inert(name, value, applied):
                 yield name, value
@@ -124,7 +179,9 @@ def _of_nested(name: str, values: Mapping[str, Any], applied: Applied) -> Iterat
     for key, value in values.items():
         path = f"{name}.{key}"
         is_read = path in applied.keys_read
-        if not is_read and bears_on_positions(str(key)) and not is_inert(str(key), value, applied):
+        if is_read or not _bears(str(key), applied):
+            continue
+        if not is_inert(str(key), value, applied):
             yield path, value
 
 

@@ -71,11 +71,38 @@ KEYS = {
     "yarn": {"factor": 4},
     "inv_freq": [1.0, 0.1],
     "freq_factors": [1.0, 8.0],
+    "attn_use_rope": False,
+    "use_rope_global": False,
+    "rope_enabled": 0,
+    "full_attention_rope": False,
+    "rope_is_neox_style": False,
+    "rotate_half": False,
+    "is_neox_style": False,
+    "interleaved": True,
+    "rope_theta_init": 5e5,
+    "rotary_init_base": 5e5,
+    "drop_rope": True,
+    "drop_rope_layers": [0, 1],
+    "rope_shift": 100,
+    "pe_type": "alibi",
+    "pos_cfg": {"kind": "alibi"},
+    "rpe": True,
+    "use_cope": True,
+    "self_extend": True,
+    "alpha_value": 2.6,
+    "freqs_base": 5e5,
+    "sin_cos_base": 5e5,
+    "xPos": True,
+    "rope_type": "none",
+    "attention": {"rotary_dim": 16},
+    "self_attention": {"alibi": True},
 }
 """Keys that no rule of Llama's reads, with a value that makes a difference in some model."""
 
 PATHS = {
     "attn_config": "attn_config.alibi",
+    "attention": "attention.rotary_dim",
+    "self_attention": "self_attention.alibi",
     "per_layer_config": "per_layer_config.00.rotary_pct",
     "rope_scaling": "rope_scaling.alpha",
 }
@@ -187,7 +214,7 @@ INERT = {
     "rope_interleaved": False,
     "rope_ratio": 1,
     "mla_use_nope": False,
-    "alibi": False,
+    "alibi": 0,
     "use_dynamic_ntk": False,
     "use_logn_attn": False,
     "use_mrope": False,
@@ -203,6 +230,16 @@ INERT = {
     "rope_scaling": None,
     "rope_parameters": {},
     "rope_scaling_type": "none",
+    "rope_embedding_base": 10000,
+    "rope_dim": 64,
+    "use_rope_in_global": True,
+    "rotate_half": True,
+    "disable_rope": False,
+    "rpe": False,
+    "max_relative_positions": -1,
+    "vision_config": {"rope_theta": 5},
+    "quantization_config": {"rotary_dim": 3},
+    "decoder": {"rope_theta": 10000.0, "hidden_size": 256, "rotary_pct": 1.0},
     "attention_dropout": 0.1,
     "hidden_act": "silu",
     "properties": {"a": 1},
@@ -241,6 +278,46 @@ def test_an_inert_key_changes_nothing(key, value):
 def test_a_value_that_is_applied_anyhow_is_not_listed(key, value):
     resolved = resolve({**LLAMA, key: value})
     assert (resolved.position_keys_not_applied, resolved.warnings) == ((), ())
+
+
+@pytest.mark.parametrize("value", [[1, 2, 3], [3], [1], [1, 1], [1, 1, 1, 2]])
+def test_no_rope_layers_as_indices_of_layers(value):
+    keys = {"no_rope_layers": value}
+    assert resolve({**LLAMA, **keys}).position_keys_not_applied == ("no_rope_layers",)
+    with pytest.raises(ConfigError, match=r"^no_rope_layers must be absent"):
+        resolve({**UNKNOWN, **keys})
+    assert resolve({**UNKNOWN, "no_rope_layers": [1, True, 1, 1]}).rope == resolve(UNKNOWN).rope
+
+
+@pytest.mark.parametrize(
+    ("keys", "path"),
+    [
+        ({"model": {"rotary_dim": 16}}, "model.rotary_dim"),
+        ({"language_model": {"rope_theta": 5e5}}, "language_model.rope_theta"),
+        ({"a": {"b": {"alibi": True}}}, "a.b.alibi"),
+        ({"layers": [{}, {"rope": False}]}, "layers.1.rope"),
+        ({"block_configs": [{"attention": {"rope_theta": 1}}]}, "block_configs.0.attention"),
+        ({"relative_attention_num_buckets": 32}, "relative_attention_num_buckets"),
+        ({"max_relative_positions": 32}, "max_relative_positions"),
+    ],
+)
+def test_an_unknown_family_is_looked_into(keys, path):
+    with pytest.raises(ConfigError) as refusal:
+        resolve({**UNKNOWN, **keys})
+    assert refusal.value.parameter.startswith(path)
+    assert resolve({**LLAMA, **keys}).position_keys_not_applied == ()
+
+
+def test_a_deep_config_is_looked_into_to_a_limit():
+    deep = {"alibi": True}
+    for _ in range(500):
+        deep = {"a": deep}
+    assert resolve({**UNKNOWN, "a": deep}).position_keys_not_applied == ()
+
+
+def test_a_type_that_says_that_no_layer_rotates():
+    hybrid = {"model_type": "granitemoehybrid", "position_embedding_type": "nope"}
+    assert resolve(hybrid, layer=5).warnings == ()
 
 
 WORDS = st.sampled_from(
