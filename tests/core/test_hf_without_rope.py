@@ -320,12 +320,6 @@ def test_a_share_of_0_rotates_nothing_in_the_class():
     torch.testing.assert_close(*(model(tokens, position_ids=p)[0] for p in (None, at)))
 
 
-def test_a_short_list_of_no_rope_layers_names_the_number_of_layers():
-    config = {"model_type": "mistral_large4", "no_rope_layers": [1, 0], "num_hidden_layers": 8}
-    with pytest.raises(ConfigError, match="a list of 8 numbers"):
-        resolve(config, layer=0)
-
-
 def test_lightglue_rotates_by_learned_frequencies():
     """Each pair (2i, 2i + 1) turns by the angle x * w[0, i] + y * w[1, i]."""
     rope = resolve({"model_type": "lightglue", "descriptor_dim": 16, "num_attention_heads": 2}).rope
