@@ -255,7 +255,7 @@ def use_mem_rope(reader: ConfigReader, _: int | None, __: str | None) -> str | N
 
 
 def no_rotated_share(reader: ConfigReader, _: int | None, __: str | None) -> str | None:
-    """GPT-NeoX, GLM: no layer rotates if `partial_rotary_factor` is 0."""
+    """GPT-NeoX, GLM, Phi and others: no layer rotates if `partial_rotary_factor` is 0."""
     key = "partial_rotary_factor"
     blocks = [reader.config.get(name) for name in DICTIONARIES]
     inside = next(

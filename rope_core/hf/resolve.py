@@ -90,7 +90,8 @@ class Resolved:
     attention: AttentionConfig
 
     attends: bool
-    """Whether the layer has queries and keys. One with a recurrence or a convolution has none."""
+    """Whether the layer has an attention with softmax. One with a recurrence or a convolution has
+    none."""
 
     layers: tuple[Layers, ...]
     """All layers of the model, by type and by whether they rotate; () if unknown."""

@@ -117,6 +117,7 @@ def test_kinds(kind, model_type):
             "none (position_embedding_type is 'nope', not rope)",
         ),
         ({"model_type": "gpt_neox", "rotary_pct": 0.0}, "none (rotary_pct is 0)"),
+        ({"model_type": "phi", "partial_rotary_factor": 0}, "none (partial_rotary_factor is 0)"),
         (
             {"model_type": "glm", "rope_parameters": {"partial_rotary_factor": 0}},
             "none (partial_rotary_factor is 0)",
