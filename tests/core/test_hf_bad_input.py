@@ -115,7 +115,10 @@ def test_invalid_rope_parameter_is_named(block, key):
             {"model_type": "qwen2_vl", "rope_scaling": {"type": "mrope", "mrope_section": "all"}},
             "rope_scaling.mrope_section",
         ),
-        ({"model_type": "glm4v_moe_text", "partial_rotary_factor": 0.0}, "partial_rotary_factor"),
+        (
+            LLAMA | {"model_type": "glm4v_moe_text", "partial_rotary_factor": 0.0},
+            "partial_rotary_factor",
+        ),
         ({"model_type": "gemma2", "query_pre_attn_scalar": 0}, "query_pre_attn_scalar"),
         ({"model_type": "gemma2", "attn_logit_softcapping": -1}, "attn_logit_softcapping"),
         ({"model_type": "ltx", "num_attention_heads": 10**6}, "head_dim"),
