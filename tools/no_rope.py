@@ -42,6 +42,12 @@ RELATIVE = re.compile(
 )
 """Attributes that hold parameters of relative positions."""
 
+RELATIVE_BIAS = re.compile(
+    r"relative_(attention|position)_bias|attention_biases|continuous_position_bias|^rpb$"
+    r"|rel_pos_(x_|y_)?bias"
+)
+"""Those of biases that depend on positions only, not on the contents of queries or keys."""
+
 ABSOLUTE = re.compile(
     r"(?<!query_)pos(ition)?(s|al)?_?(emb|enc)|^embed_positions$|^wpe$|^(row|col|column)_embedder$"
 )
@@ -131,6 +137,11 @@ def kind(places: set[Place]) -> str:
     return "state space" if is_recurrent and not attends(places) else "none"
 
 
+def relative_bias(places: set[Place]) -> bool:
+    """Return whether some code with relative positions has biases of positions only."""
+    return any(RELATIVE_BIAS.search(attribute) for attribute, _ in _modules(places))
+
+
 def attends(places: set[Place]) -> bool:
     """Return whether some code has a class for attention."""
     return any("Attention" in name for _, name in places)
@@ -204,6 +215,8 @@ def model_row(
     config = default_config(config_class)
     values = vars(config) if config else {}
     row = {"no_rope": kind(places), **causal(places), "softmax_scale": softmax_scale(places)}
+    if row["no_rope"] == "relative" and relative_bias(places):
+        row["relative_bias"] = True
     row |= override
     row["causal"] = row["causal"] or row["no_rope"] == "state space"
     if override.get("causal"):

@@ -90,7 +90,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "pix2struct_vision_model": {"no_rope": "learned absolute"},
     # the code is that of BERT, LayoutLMv2 and GOT-OCR2, whose classes have other configurations
     "dpr": {"no_rope": "learned absolute"},
-    "layoutxlm": {"no_rope": "relative"},
+    "layoutxlm": {"no_rope": "relative", "relative_bias": True},
     "pp_chart2table_vision": {"no_rope": "relative"},
 }
 """What the code does and no rule of this script finds."""

@@ -12,6 +12,9 @@ from typing import Any
 PARAMS_JSON = frozenset(("dim", "n_heads"))
 """Keys that every params.json has."""
 
+PARAMS_FORMS = ("meta_params", "mistral_mla_params", "mistral_params")
+"""Names of the rows of forms of params.json, whose parts have no class with defaults."""
+
 MLA_WIDTHS = ("qk_nope_head_dim", "qk_rope_head_dim")
 """Widths of an MLA head, which are 0 in configs of DeepSeek-V2 that have plain attention."""
 

@@ -30,7 +30,7 @@ from rope_core.hf import (
     remote_code,
     remote_rotations,
 )
-from rope_core.hf.config_forms import find_form
+from rope_core.hf.config_forms import PARAMS_FORMS, find_form
 from rope_core.hf.family import UNKNOWN, Family, Rule
 
 RULES = {
@@ -61,6 +61,11 @@ VISION_KEYS = frozenset(
     ("patch_size", "image_size", "spatial_merge_size", "in_channels", "num_channels", "in_chans")
 )
 """Keys that only the config of a vision tower has."""
+
+WITHOUT_RULE = frozenset(
+    ("bailing_moe_v2_5", "bailing_hybrid", "codeshell", "step3", "telechat", "yuan")
+)
+"""Model types of remote code that is known, and whose rule no table has."""
 
 MAX_DEPTH = 4
 """Largest number of nested configs from a composite config to that of its part."""
@@ -197,11 +202,29 @@ def find(
     name = find_form(config, name) or name
     inner, prefix, name, values = _descend(config, part or "text", name, num_axes)
     name = find_form(inner, name) or name
-    if part in ("vision", "audio") and not prefix and _is_of_text(config, name):
-        inner = {}
+    if part in ("vision", "audio") and not prefix:
+        if name in PARAMS_FORMS:
+            raise ConfigError(f"{part}_encoder", f"given for part {brief(part)}", "none")
+        if _is_of_text(config, name):
+            inner = {}
     is_nested = bool(prefix) and inner.get("model_type") == name
     family = _family(name, inner, part, num_axes, is_nested=is_nested)
     return Lookup(_with_defaults(family, values), inner, prefix, name)
+
+
+def refuse(model_type: str | None, part: str | None) -> None:
+    """Refuse a model_type without a row that must not be read as a Llama.
+
+    Raises:
+        ConfigError: its code is known not to be Llama's, or the part is not text.
+    """
+    remedy = "send the rope itself, or assume: 'llama' to read the file as a Llama's"
+    if model_type in WITHOUT_RULE:
+        got = f"{brief(model_type)}, whose own code has rules that are not here"
+        raise ConfigError("model_type", f"one with known rules ({remedy})", got)
+    if part not in (None, "text"):
+        got = f"{brief(part)} of the unknown model_type {brief(model_type)}"
+        raise ConfigError("part", f"one of a known model_type ({remedy})", got)
 
 
 def _with_defaults(family: Family, values: Mapping[str, Any]) -> Family:

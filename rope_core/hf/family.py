@@ -112,6 +112,12 @@ class Family:
     no_rope: str | None = None
     """What tells a model without any rotary embedding where a token is, such as `ALiBi`."""
 
+    relative_bias: bool = False
+    """Whether the biases of a model with relative positions depend on positions only."""
+
+    alibi_of_root: bool = False
+    """Whether ALiBi biases are of the root of the distance."""
+
     layer_types: Rule | None = None
     """The type of each layer, if the types are not a cycle."""
 

@@ -7,36 +7,54 @@ rotate, or None if it does. Without an index, a rule that needs one says that th
 from collections.abc import Mapping
 from typing import Any
 
-from rope_core.errors import brief
+from rope_core.errors import ConfigError, brief
 from rope_core.hf.config_reader import DICTIONARIES, ConfigReader
 from rope_core.hf.family import FULL
 
 NO_ATTENTION = ("linear_attention", "conv", "recurrent", "moe", "mlp")
 """Types of layers without queries and keys."""
 
+LIGHTNING = "lightning_attention"
+"""Layers whose queries and keys rotate, and are multiplied without a softmax."""
+
 ALIBI, LEARNED, RELATIVE = "ALiBi", "learned absolute", "relative"
 STATE_SPACE, NONE = "state space", "none"
 """What tells a model without rotary embedding where a token is."""
+
+_SLOPES = (
+    "2 ** (-8 * (h + 1) / H) of head h if H is a power of two; else those of N heads, the power of "
+    "two below H, and then the first, third, fifth, ... of 2 * N heads"
+)
 
 BIASES = {
     ALIBI: "ALiBi biases are not added to the scores. Send them as mask, [1, H, 1, Sk]: slope of "
     "the head * position of the key. The slope of head h is 2 ** (-8 * (h + 1) / H) if H is a "
     "power of two; else the slopes are those of N heads, the power of two below H, and then the "
     "first, third, fifth, ... of 2 * N heads",
-    RELATIVE: "biases of relative positions are weights of the model, and are not added to the "
-    "scores. Send them as mask, [B, H, S, Sk]",
+    RELATIVE: "terms of relative positions depend on the contents of queries or keys, and are not "
+    "added to the scores. Compute them with the model's weights, and send them as mask, "
+    "[B, H, S, Sk]",
     STATE_SPACE: "layers of this model have no attention, but a state",
 }
 """Warnings about what such a model adds to scores, by kind."""
 
+RELATIVE_BIASES = (
+    "biases of relative positions are weights of the model, and are not added to the scores. Send "
+    "them as mask, [B, H, S, Sk]"
+)
+"""Relative positions whose biases depend on positions only, such as T5's."""
 
 BIASES_OF_BOTH_SIDES = (
     "ALiBi biases are not added to the scores. Send them as mask, [1, H, Sq, Sk]: -slope of the "
-    "head * distance of query and key, with the slopes of other models: 2 ** (-8 * (h + 1) / H) of "
-    "head h if H is a power of two; else those of N heads, the power of two below H, and then the "
-    "first, third, fifth, ... of 2 * N heads"
+    f"head * distance of query and key, with the slopes of other models: {_SLOPES}"
 )
 """ALiBi of a model that is not causal."""
+
+BIASES_OF_ROOT = (
+    "ALiBi biases are not added to the scores. Send them as mask, [1, H, Sq, Sk]: -slope of the "
+    f"head * sqrt(distance of query and key), with the slopes of other models: {_SLOPES}"
+)
+"""Step-1's ALiBi."""
 
 
 def without_rope(reader: ConfigReader, kind: str, why: str = "") -> str:
@@ -47,11 +65,21 @@ def without_rope(reader: ConfigReader, kind: str, why: str = "") -> str:
         kind: what tells the model where a token is, such as `ALIBI`.
         why: the value in the config that decides this; "" if the model never rotates.
     """
-    if kind == "ALiBi" and not reader.family.causal:
-        reader.warn(BIASES_OF_BOTH_SIDES)
-    elif kind in BIASES:
-        reader.warn(BIASES[kind])
+    if text := _biases(reader, kind):
+        reader.warn(text)
     return f"no rotary embedding: {kind}" + (f" ({why})" if why else "")
+
+
+def _biases(reader: ConfigReader, kind: str) -> str | None:
+    """Return the warning about what such a model adds to scores, None if it adds nothing."""
+    family = reader.family
+    if kind == ALIBI and family.alibi_of_root:
+        return BIASES_OF_ROOT
+    if kind == ALIBI and not family.causal:
+        return BIASES_OF_BOTH_SIDES
+    if kind == RELATIVE and family.relative_bias:
+        return RELATIVE_BIASES
+    return BIASES.get(kind)
 
 
 def nope_reason(reader: ConfigReader, layer: int | None, layer_type: str | None) -> str | None:
@@ -69,8 +97,8 @@ def nope_reason(reader: ConfigReader, layer: int | None, layer_type: str | None)
 
 
 def has_attention(reader: ConfigReader, layer_type: str | None) -> bool:
-    """Return whether layers of a type have queries and keys."""
-    return layer_type not in NO_ATTENTION and reader.family.no_rope != STATE_SPACE
+    """Return whether layers of a type have a softmax attention."""
+    return layer_type not in (*NO_ATTENTION, LIGHTNING) and reader.family.no_rope != STATE_SPACE
 
 
 def _is_null(reader: ConfigReader, layer_type: str) -> bool:
@@ -91,7 +119,11 @@ def no_rope_layers(reader: ConfigReader, layer: int | None, _: str | None = None
     """
     if layer is None:
         return None
-    if reader.from_file("no_rope_layers"):
+    if flags := reader.from_file("no_rope_layers"):
+        total = reader.num_layers()
+        if total is not None and isinstance(flags, list) and len(flags) < total:
+            expected = f"a list of {total} numbers, one for each layer"
+            raise ConfigError(reader.key_name("no_rope_layers"), expected, brief(flags))
         flag = reader.of_layer("no_rope_layers", "numbers", layer)
         return None if flag else f"no_rope_layers[{layer}] is 0"
     interval = reader.size("no_rope_layer_interval")
@@ -152,7 +184,9 @@ def cross_attention_layers(reader: ConfigReader, layer: int | None, _: str | Non
 def position_embedding_type(reader: ConfigReader, _: int | None, __: str | None) -> str | None:
     """Granite-MoE-Hybrid: all layers, unless `position_embedding_type` is "rope"."""
     value = reader.get("position_embedding_type")
-    return None if value == "rope" else f"position_embedding_type is {brief(value)}, not rope"
+    if value == "rope":
+        return None
+    return without_rope(reader, NONE, f"position_embedding_type is {brief(value)}, not rope")
 
 
 def alibi(reader: ConfigReader, _: int | None, __: str | None) -> str | None:
@@ -215,4 +249,26 @@ def sine_or_learned(reader: ConfigReader, _: int | None, __: str | None) -> str:
 
 def use_mem_rope(reader: ConfigReader, _: int | None, __: str | None) -> str | None:
     """Zamba-2: all layers, unless `use_mem_rope` is true."""
-    return None if reader.get("use_mem_rope") else "use_mem_rope is false"
+    return (
+        None if reader.get("use_mem_rope") else without_rope(reader, NONE, "use_mem_rope is false")
+    )
+
+
+def no_rotated_share(reader: ConfigReader, _: int | None, __: str | None) -> str | None:
+    """GPT-NeoX, GLM, Phi and others: no layer rotates if `partial_rotary_factor` is 0."""
+    key = "partial_rotary_factor"
+    blocks = [reader.config.get(name) for name in DICTIONARIES]
+    inside = next(
+        (b[key] for b in blocks if isinstance(b, Mapping) and b.get(key) is not None), None
+    )
+    share = reader.get(key) if inside is None else inside
+    if type(share) not in (int, float) or share != 0:
+        return None
+    return without_rope(reader, NONE, f"{reader.key_name(key)} is 0")
+
+
+def use_rotary_pos_emb(reader: ConfigReader, _: int | None, __: str | None) -> str | None:
+    """Hunyuan's own code: no layer rotates if `use_rotary_pos_emb` is false."""
+    if reader.from_file("use_rotary_pos_emb") is not False:
+        return None
+    return without_rope(reader, NONE, "use_rotary_pos_emb is false")

@@ -18,9 +18,12 @@ from rope_core.hf.config_forms import MLA_WIDTHS
 from rope_core.hf.config_reader import ConfigReader, is_int, is_number
 from rope_core.hf.family import FULL, SLIDING
 from rope_core.hf.head_dim import from_config, named
-from rope_core.hf.nope import ALIBI, LEARNED, without_rope
+from rope_core.hf.nope import ALIBI, LEARNED, LIGHTNING, NONE, without_rope
 from rope_core.hf.remote_rotations import attn_config, option
 from rope_core.hf.rope_parameters import RopeParameters
+
+BLOCKSPARSE = "blocksparse_attention"
+"""The type of Phi-3-small's layers that see blocks of keys."""
 
 WIDTH_7B, WIDTH_13B = 4096, 5120
 """Hidden sizes of Baichuan's models, which share a model_type."""
@@ -117,13 +120,37 @@ def attn_config_softmax_scale(reader: ConfigReader, *_: object) -> float | None:
     return None if scale is None else float(scale)
 
 
-def blocksparse_attention(reader: ConfigReader, attention: AttentionConfig) -> AttentionConfig:
+def dense_or_blocksparse(reader: ConfigReader, total: int) -> list[str]:
     """Phi-3-small: only every n-th layer (`dense_attention_every_n_layers`) sees all keys."""
     interval = reader.get("dense_attention_every_n_layers")
-    every = reader.size("dense_attention_every_n_layers") if interval else None
-    if reader.layer is None or not every or (reader.layer + 1) % every:
+    every = reader.size("dense_attention_every_n_layers") if interval else total + 1
+    return [BLOCKSPARSE if (layer + 1) % every else FULL for layer in range(total)]
+
+
+def blocksparse_attention(reader: ConfigReader, attention: AttentionConfig) -> AttentionConfig:
+    """Phi-3-small: layers of the type `blocksparse_attention` see blocks of keys."""
+    if reader.layer_type == BLOCKSPARSE:
         reader.warn("this layer attends to blocks of keys: send their pattern as `mask`")
     return attention
+
+
+def layer_group_size(reader: ConfigReader, total: int) -> list[str]:
+    """Ling-linear: the last layer of each `layer_group_size` has full attention.
+
+    So do the layers after the last whole group. The others have linear attention.
+    """
+    size = reader.size("layer_group_size", 1)
+    whole = total // size * size
+    return [
+        FULL if (layer + 1) % size == 0 or layer >= whole else LIGHTNING for layer in range(total)
+    ]
+
+
+def linear_rope(reader: ConfigReader, _: int | None, layer_type: str | None) -> str | None:
+    """Ling-linear: layers with linear attention rotate as the others, if `linear_rope` is true."""
+    if layer_type != LIGHTNING or reader.from_file("linear_rope") is not False:
+        return None
+    return "linear_rope is false"
 
 
 def internlm_rotary(reader: ConfigReader, block: RopeParameters) -> RopeParameters:
@@ -162,13 +189,10 @@ def baichuan(reader: ConfigReader, _: int | None, __: str | None) -> str | None:
     is_7b = width == WIDTH_7B or (width != WIDTH_13B and has_length)
     if is_7b:
         return None
-    return without_rope(reader, ALIBI, f"hidden_size {width}: the code of Baichuan-13B")
-
-
-def alibi_of_root(reader: ConfigReader, _: int | None, __: str | None) -> str:
-    """Step-1: all layers have ALiBi, of the root of the distance."""
-    reader.warn("biases of Step-1 are -slope * sqrt(distance), not -slope * distance")
-    return without_rope(reader, ALIBI)
+    why = f"hidden_size {width}: the code of Baichuan-13B"
+    if width != WIDTH_13B:
+        why = f"no max_position_embeddings, and hidden_size {width}: the code of Baichuan-13B"
+    return without_rope(reader, ALIBI, why)
 
 
 def jais(reader: ConfigReader, _: int | None, __: str | None) -> str:
@@ -185,6 +209,8 @@ def mpt_rope(reader: ConfigReader, _: int | None, __: str | None) -> str | None:
     if options.get("rope"):
         return None
     if options.get("alibi") is False:
+        if reader.from_file("learned_pos_emb") is False:
+            return without_rope(reader, NONE, "learned_pos_emb is false")
         return without_rope(reader, LEARNED)
     largest = option(options, "alibi_bias_max", 8)
     if largest != 8:
@@ -253,3 +279,10 @@ def indexer_types(reader: ConfigReader, layer: int | None, _: str | None) -> str
 def only_indexed_layers(_: ConfigReader, __: int | None, layer_type: str | None) -> str | None:
     """Dots-3's indexer: layers with a window have none."""
     return "layers with a window have no indexer" if layer_type == SLIDING else None
+
+
+def attention_head_dim(reader: ConfigReader, rope_type: str) -> int:
+    """Hunyuan's own code: `attention_head_dim`, if the config has no `head_dim`."""
+    if reader.from_file("head_dim") is None and reader.from_file("attention_head_dim") is not None:
+        return named(reader, "attention_head_dim")
+    return from_config(reader, rope_type)

@@ -90,7 +90,8 @@ class Resolved:
     attention: AttentionConfig
 
     attends: bool
-    """Whether the layer has queries and keys. One with a recurrence or a convolution has none."""
+    """Whether the layer has an attention with softmax. One with a recurrence or a convolution has
+    none."""
 
     layers: tuple[Layers, ...]
     """All layers of the model, by type and by whether they rotate; () if unknown."""
@@ -126,7 +127,8 @@ class Resolved:
             ConfigError: the layer has no attention.
         """
         if not self.attends:
-            got = f"one that has none: {self.nope} (model_type {self.model_type})"
+            why = self.nope or f"{self.layer_type} has no softmax"
+            got = f"one that has none: {why} (model_type {self.model_type})"
             raise ConfigError("rope", "that of a layer with attention", got)
         return self.attention
 
@@ -192,6 +194,8 @@ def resolve(
     if config and not inner:
         reader.warn(f"the file has no config of its {family.part} part: class defaults")
     if family is UNKNOWN:
+        if assume is None:
+            families.refuse(named, part)
         other_files.refuse_names(inner, named)
         reader.warn(f"model_type {brief(named)} is unknown: read as a Llama, without defaults")
         if assume is None:  # before an error of another key, which may follow from such a key

@@ -165,6 +165,14 @@ CASES = {  # config, frequencies, width of a head, order of channels, gain
         },
         *(inv_freq(64, grown(1e4, 1000, 64)), 64, "half", 1),
     ),
+    "hunyuan, width": (
+        *({"model_type": "hunyuan", "attention_head_dim": 128, **SIZES}, inv_freq(128)),
+        *(128, "half", 1),
+    ),
+    "bailing_moe_linear": (
+        *(LING | {"model_type": "bailing_moe_linear", "partial_rotary_factor": 0.5},),
+        *(inv_freq(64, 6e5), 128, "half", 1),
+    ),
     "bailing_moe": (LING, inv_freq(128, 6e5), 128, "half", 1),
     "bailing_moe_v2": (
         *(

@@ -54,7 +54,6 @@ def error_of(config, **arguments):
         ("sliding_window", 2**31),
         ("partial_rotary_factor", "half"),
         ("partial_rotary_factor", -0.5),
-        ("partial_rotary_factor", 0.0),
         ("partial_rotary_factor", 1.5),
     ],
 )
@@ -115,6 +114,10 @@ def test_invalid_rope_parameter_is_named(block, key):
         (
             {"model_type": "qwen2_vl", "rope_scaling": {"type": "mrope", "mrope_section": "all"}},
             "rope_scaling.mrope_section",
+        ),
+        (
+            LLAMA | {"model_type": "glm4v_moe_text", "partial_rotary_factor": 0.0},
+            "partial_rotary_factor",
         ),
         ({"model_type": "gemma2", "query_pre_attn_scalar": 0}, "query_pre_attn_scalar"),
         ({"model_type": "gemma2", "attn_logit_softcapping": -1}, "attn_logit_softcapping"),

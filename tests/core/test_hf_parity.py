@@ -136,7 +136,7 @@ def test_layers_that_are_all_of_one_type_need_no_name():
 
 
 def test_a_short_list_of_flags_is_refused():
-    with pytest.raises(ConfigError, match="no_rope_layers must be a list of more than 2 numbers"):
+    with pytest.raises(ConfigError, match="no_rope_layers must be a list of 8 numbers"):
         resolve(
             {"model_type": "mistral_large4_text", "num_hidden_layers": 8, "no_rope_layers": [1, 0]},
             layer=0,

@@ -111,6 +111,17 @@ def test_kinds(kind, model_type):
         ),
         ({"model_type": "deberta-v2", "relative_attention": True}, "relative"),
         ({"model_type": "deberta-v2"}, "learned absolute"),
+        ({"model_type": "zamba2"}, "none (use_mem_rope is false)"),
+        (
+            {"model_type": "granitemoehybrid", "layer_types": ["attention"]},
+            "none (position_embedding_type is 'nope', not rope)",
+        ),
+        ({"model_type": "gpt_neox", "rotary_pct": 0.0}, "none (rotary_pct is 0)"),
+        ({"model_type": "phi", "partial_rotary_factor": 0}, "none (partial_rotary_factor is 0)"),
+        (
+            {"model_type": "glm", "rope_parameters": {"partial_rotary_factor": 0}},
+            "none (partial_rotary_factor is 0)",
+        ),
     ],
 )
 def test_switches(config, kind):
@@ -284,6 +295,30 @@ def test_what_scores_lack_is_told():
     )
     falcon = " ".join(resolve({"model_type": "falcon", "alibi": True}).warnings)
     assert "Falcon multiplies ALiBi biases by the softmax scale" in falcon
+
+
+@pytest.mark.parametrize(
+    ("config", "depends"),
+    [
+        *(({"model_type": name}, False) for name in ("t5", "umt5", "swin", "layoutlmv3", "beit")),
+        *(({"model_type": name}, True) for name in ("xlnet", "wavlm", "sam_vision_model")),
+        ({"model_type": "deberta-v2", "relative_attention": True}, True),
+        ({"model_type": "wav2vec2-conformer"}, True),
+    ],
+)
+def test_whether_relative_positions_depend_on_contents_is_told(config, depends):
+    text = resolve(config).warnings[0]
+    assert ("depend on the contents" in text) == depends
+    assert ("biases of relative positions are weights" in text) != depends
+
+
+def test_a_share_of_0_rotates_nothing_in_the_class():
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 1, "vocab_size": 3}
+    config = transformers.GPTNeoXConfig(**sizes, intermediate_size=8, rotary_pct=0.0)
+    model = transformers.GPTNeoXModel(config).eval()
+    tokens, at = torch.tensor([[0, 1, 2]]), torch.tensor([[5, 90, 7]])
+    torch.testing.assert_close(*(model(tokens, position_ids=p)[0] for p in (None, at)))
 
 
 def test_lightglue_rotates_by_learned_frequencies():

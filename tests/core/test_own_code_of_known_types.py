@@ -70,7 +70,7 @@ def test_scale_of_xpos_is_refused():
 
 
 def test_single_names_of_another_family_are_named():
-    config = {"model_type": "telechat", "hidden_size": 512, "n_head": 8, "n_layer": 2}
+    config = {"model_type": "foo", "hidden_size": 512, "n_head": 8, "n_layer": 2}
     with pytest.raises(ConfigError, match="num_attention_heads for n_head, num_hidden_layers for"):
         resolve(config)
 

@@ -18,6 +18,7 @@ from tests.core.remote_cases import (
     GLM4,
     GTE,
     LARGE_3,
+    LING,
     MISTRAL,
     MPT,
     MSCALES,
@@ -91,10 +92,18 @@ def test_scaling_of_queries_by_the_length_is_told():
     ("config", "reason"),
     [
         ({"model_type": "baichuan", "hidden_size": 5120, "num_attention_heads": 40}, "ALiBi"),
-        ({"model_type": "baichuan", "model_max_length": 4096, **SIZES}, "ALiBi"),
+        (
+            {"model_type": "baichuan", "model_max_length": 4096, **SIZES},
+            "ALiBi (no max_position_embeddings, and hidden_size 512",
+        ),
         (MPT, "ALiBi"),
         (MPT | {"attn_config": {"alibi": True, "rope": False}}, "ALiBi"),
         (MPT | {"attn_config": {"alibi": False}}, "learned absolute"),
+        (
+            MPT | {"attn_config": {"alibi": False}, "learned_pos_emb": False},
+            "none (learned_pos_emb",
+        ),
+        ({"model_type": "hunyuan", "use_rotary_pos_emb": False, **SIZES}, "none (use_rotary_pos"),
         ({"model_type": "jais", "position_embedding_type": "alibi"}, "ALiBi"),
         ({"model_type": "jais"}, "learned absolute"),
         ({"model_type": "step1"}, "ALiBi"),
@@ -109,6 +118,59 @@ def test_models_that_do_not_rotate(config, reason):
     resolved = resolve(config)
     assert resolved.rope is None
     assert resolved.nope.startswith(f"no rotary embedding: {reason}")
+
+
+def test_alibi_of_step_1_is_of_the_root_of_the_distance():
+    (warning,) = resolve({"model_type": "step1", **SIZES}).warnings
+    assert "mask, [1, H, Sq, Sk]: -slope of the head * sqrt(distance" in warning
+
+
+def test_layers_of_phi_3_small_are_of_two_types():
+    resolved = resolve(PHI_SMALL)
+    assert resolved.differ
+    assert not any("blocks of keys" in text for text in resolved.warnings)
+    types = {group.layer_type: group.layers for group in resolved.layers}
+    assert types == {
+        "blocksparse_attention": (*range(0, 32, 2),),
+        "full_attention": (*range(1, 32, 2),),
+    }
+
+
+def test_layers_of_ling_linear():
+    """All rotate; the last of each group, and those after the last group, have a softmax."""
+    config = LING | {"model_type": "bailing_moe_linear", "num_hidden_layers": 8}
+    config |= {"layer_group_size": 3, "partial_rotary_factor": 0.5}
+    layers = [resolve(config, layer=i) for i in range(8)]
+    assert [layer.attends for layer in layers] == [False, False, True] * 2 + [True] * 2
+    assert {layer.rope.rotary_dim for layer in layers} == {64}
+    with pytest.raises(ConfigError, match="lightning_attention has no softmax"):
+        layers[0].require_attention()
+    off = config | {"linear_rope": False}
+    assert [resolve(off, layer=i).rope is None for i in range(3)] == [True, True, False]
+
+
+@pytest.mark.parametrize("model_type", ["bailing_moe_v2_5", "telechat", "codeshell", "yuan"])
+def test_remote_code_without_a_rule_is_refused(model_type):
+    config = {"model_type": model_type, **SIZES}
+    with pytest.raises(ConfigError, match="one with known rules"):
+        resolve(config)
+    assert resolve(config, assume="llama").rope.head_dim == 64
+
+
+@pytest.mark.parametrize(
+    ("config", "key"),
+    [
+        ({"model_type": "kimi_vl", "vision_config": {"model_type": "moonvit", **SIZES}}, "part"),
+        ({"model_type": "foo", **SIZES}, "part"),
+        ({"model_type": "llama", **SIZES}, "part"),
+        (MISTRAL, "vision_encoder"),
+        ({"dim": 512, "n_heads": 8}, "vision_encoder"),
+    ],
+)
+def test_a_vision_part_that_is_missing_or_unknown_is_refused(config, key):
+    with pytest.raises(ConfigError) as caught:
+        resolve(config, part="vision")
+    assert caught.value.parameter == key
 
 
 def test_baichuan_7b_by_its_architecture():
