@@ -96,7 +96,7 @@ HF = """
 resolve
 position_keys rope_config other_files
 position_key_values
-position_key_names
+position_key_names find_family
 families
 remote_code oddities
 remote_rotations

@@ -22,7 +22,7 @@ from typing import Any
 from huggingface_hub.errors import StrictDataclassClassValidationError
 from transformers import CONFIG_MAPPING, PretrainedConfig
 
-from rope_core.hf import families
+from rope_core.hf import families, find_family
 from tools import model_code
 from tools.model_code import Place
 from tools.no_rope_overrides import LEFT_OUT, OVERRIDES
@@ -299,7 +299,7 @@ def make_table(date: str) -> dict[str, Any]:
         is_wrapper = not has_family and (row is None or not attends(places))
         if parts := composite_row(config_class, is_wrapper=is_wrapper, has_family=has_family):
             composites[name] = parts
-        elif row is not None and families.module_with_rope(name) is None:
+        elif row is not None and find_family.module_with_rope(name) is None:
             models[name] = row
     return {
         "made_by": "tools/no_rope.py",

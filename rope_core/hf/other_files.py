@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from rope_core.errors import ConfigError, brief
-from rope_core.hf.families import NESTED, diffusers_classes
+from rope_core.hf.families import diffusers_classes
+from rope_core.hf.find_family import NESTED
 
 Config = Mapping[str, Any]
 

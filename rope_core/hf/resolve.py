@@ -5,9 +5,9 @@ Where each value comes from: the first of the sources that has it. The code belo
 
 1. Family: argument `model_type`; `model_type` or diffusers' `_class_name` of the file; the form of
    the file, such as Mistral's params.json (config_forms.py); of a composite model, the nested
-   config of the `part` (families.py, with its three tables). All keys below are those of the
-   nested config, under the family's own names (`key_names` of its row). A file that is no config
-   of a model, such as generation_config.json, is refused (other_files.py).
+   config of the `part` (find_family.py, in the three tables of families.py). All keys below are
+   those of the nested config, under the family's own names (`key_names` of its row). A file that is
+   no config of a model, such as generation_config.json, is refused (other_files.py).
 2. Type of the layer: `layer_types[layer]`; the class's types; argument `layer_type`
    (layer_types.py). `per_layer_config[layer]` replaces single keys below.
 3. Whether the layer rotates: not if the model has no rotary embedding (no_rope.json), if the
@@ -51,7 +51,7 @@ from torch import Tensor
 from rope_core.checks import check_choice
 from rope_core.config import Arithmetic, AttentionConfig, RopeConfig
 from rope_core.errors import ConfigError, brief
-from rope_core.hf import families, other_files, position_keys, rope_config, rope_parameters
+from rope_core.hf import find_family, other_files, position_keys, rope_config, rope_parameters
 from rope_core.hf.attention import attention
 from rope_core.hf.config_reader import ConfigReader, is_int
 from rope_core.hf.family import UNKNOWN, Family
@@ -187,7 +187,7 @@ def resolve(
 
     # 1: the family, and the config of the part
     other_files.refuse(config)
-    family, inner, prefix, named = families.find(config, model_type, part, num_axes)
+    family, inner, prefix, named = find_family.find(config, model_type, part, num_axes)
     reader = ConfigReader(inner, family, compat, layer)
     reader.from_file("model_type")
     whole = config if inner or prefix else inner
@@ -195,7 +195,7 @@ def resolve(
         reader.warn(f"the file has no config of its {family.part} part: class defaults")
     if family is UNKNOWN:
         if assume is None:
-            families.refuse(named, part)
+            find_family.refuse(named, part)
         other_files.refuse_names(inner, named)
         reader.warn(f"model_type {brief(named)} is unknown: read as a Llama, without defaults")
         if assume is None:  # before an error of another key, which may follow from such a key

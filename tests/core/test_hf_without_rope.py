@@ -14,10 +14,10 @@ from rope_core.hf.families import (
     composites,
     families,
     families_without_rope,
-    is_known,
     model_type_aliases,
     models_without_rope,
 )
+from rope_core.hf.find_family import is_known
 from tests.core.oracle import randn
 
 TABLE = json.loads((files("rope_core.hf") / "no_rope.json").read_text())

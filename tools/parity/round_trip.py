@@ -20,7 +20,7 @@ import torch
 from transformers import PreTrainedConfig
 
 from rope_core.errors import ConfigError
-from rope_core.hf import families, resolve
+from rope_core.hf import find_family, resolve
 from rope_core.hf.family import UNKNOWN
 from rope_core.hf.resolve import Resolved
 from tools.parity.classes import config_classes
@@ -129,7 +129,7 @@ def differences(
 
 def _is_known(written: dict[str, Any], part: str | None) -> bool:
     try:
-        return families.find(written, None, part, None).family is not UNKNOWN
+        return find_family.find(written, None, part, None).family is not UNKNOWN
     except ConfigError:  # the family has no such part
         return False
 
