@@ -116,7 +116,9 @@ def unscaled(*_: object) -> float:
 
 
 def query_pre_attn_scalar(reader: ConfigReader, *_: object) -> float:
-    """Gemma 2 and 3, T5Gemma, Step-3.7: query_pre_attn_scalar ** -0.5."""
+    """Gemma 2 and 3, T5Gemma, Step-3.7: query_pre_attn_scalar ** -0.5, by default of head_dim."""
+    if reader.get("query_pre_attn_scalar") is None:
+        return float(_head_dim(reader) ** -0.5)
     return float(reader.positive("query_pre_attn_scalar") ** -0.5)
 
 

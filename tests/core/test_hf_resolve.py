@@ -252,3 +252,10 @@ def test_query_scaling_by_position_warns():
     assert "1 + attn_scale" in str(resolve({"model_type": "llama4_text"}, layer=3).warnings)
     assert not resolve({"model_type": "llama4_text"}, layer=0).warnings
     assert "llama_4_scaling_beta" in str(resolve({"model_type": "ministral3"}).warnings)
+
+
+def test_the_softmax_scale_of_step_follows_the_width_of_a_head():
+    config = {"model_type": "step3p5", "head_dim": 32}
+    assert resolve(config, layer=0).attention.scale == 32**-0.5
+    config["query_pre_attn_scalar"] = 64
+    assert resolve(config, layer=0).attention.scale == 64**-0.5
