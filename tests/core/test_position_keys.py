@@ -6,110 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rope_core import ConfigError, hf, resolve
-from rope_core.hf.families import families
 from rope_core.hf.position_key_names import bears_on_positions
 from rope_core.presets import built_in
-
-PLAIN = {"hidden_size": 256, "num_attention_heads": 4, "num_hidden_layers": 4}
-PLAIN |= {"max_position_embeddings": 2048, "vocab_size": 99}
-LLAMA = {**PLAIN, "model_type": "llama"}
-UNKNOWN = {**PLAIN, "model_type": "unheard_of"}
-
-KEYS = {
-    "rotary_dim": 32,
-    "rotary_pct": 0.25,
-    "rotary_emb_base": 1000,
-    "rotary_emb_fraction": 0.5,
-    "rotary_emb_interleaved": True,
-    "rotary_emb_scale_base": 512,
-    "rotary_scaling_factor": 2,
-    "rope_ratio": 50.0,
-    "rope_embedding_base": 1e6,
-    "rope_position_scale": 2.0,
-    "rope_interleaved": True,
-    "rope_impl": "dail",
-    "rotary": {"base": 1000000, "type": "dynamic"},
-    "use_rope": False,
-    "use_rotary_embedding": False,
-    "disable_rope": True,
-    "qk_rope_head_dim": 32,
-    "mla_use_nope": True,
-    "nope_layer_interval": 4,
-    "no_rope_layers": [1, 1, 1, 0],
-    "layer_rope_theta": [10000.0, 0, 10000.0, 0],
-    "swa_rope_theta": 5000,
-    "compress_rope_theta": 160000,
-    "global_rope_theta": 160000.0,
-    "rope_local_base_freq": 1e5,
-    "rope_max_wavelength": 5000,
-    "alibi": True,
-    "alibi_bias_max": 8,
-    "position_embedding_type": "alibi",
-    "pos_emb_type": "learned",
-    "use_relative_position_bias": True,
-    "relative_attention": True,
-    "learned_pos_emb": True,
-    "position_encoding_2d": True,
-    "use_dynamic_ntk": True,
-    "use_logn_attn": True,
-    "log_scaling_alpha": 0.1,
-    "attn_temperature_tuning": True,
-    "use_long_context": True,
-    "mrope_section": [8, 12, 12],
-    "mrope_interleaved": True,
-    "use_mrope": True,
-    "kv_channels": 128,
-    "head_size": 128,
-    "dual_chunk_attention_config": {"chunk_size": 262144, "local_size": 8192},
-    "max_trained_positions": 512,
-    "beta_fast": 16,
-    "xpos": True,
-    "useRotaryEmbedding": False,
-    "attn_config": {"alibi": True},
-    "per_layer_config": {"00": {"head_dim": 128, "rotary_pct": 0.25}},
-    "rope_scaling": {"type": "linear", "factor": 2.0, "alpha": 1000.0},
-    "yarn": {"factor": 4},
-    "inv_freq": [1.0, 0.1],
-    "freq_factors": [1.0, 8.0],
-    "attn_use_rope": False,
-    "use_rope_global": False,
-    "rope_enabled": 0,
-    "full_attention_rope": False,
-    "rope_is_neox_style": False,
-    "rotate_half": False,
-    "is_neox_style": False,
-    "interleaved": True,
-    "rope_theta_init": 5e5,
-    "rotary_init_base": 5e5,
-    "drop_rope": True,
-    "drop_rope_layers": [0, 1],
-    "rope_shift": 100,
-    "pe_type": "alibi",
-    "pos_cfg": {"kind": "alibi"},
-    "rpe": True,
-    "use_cope": True,
-    "self_extend": True,
-    "alpha_value": 2.6,
-    "freqs_base": 5e5,
-    "sin_cos_base": 5e5,
-    "xPos": True,
-    "rope_type": "none",
-    "attention": {"rotary_dim": 16},
-    "self_attention": {"alibi": True},
-}
-"""Keys that no rule of Llama's reads, with a value that makes a difference in some model."""
-
-PATHS = {
-    "attn_config": "attn_config.alibi",
-    "attention": "attention.rotary_dim",
-    "self_attention": "self_attention.alibi",
-    "per_layer_config": "per_layer_config.00.rotary_pct",
-    "rope_scaling": "rope_scaling.alpha",
-}
-
-YARN = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 1024}
-BESIDE = {"max_trained_positions": {"rope_scaling": YARN}}
-"""Where a key counts beside others only."""
+from tests.core.position_key_cases import BESIDE, KEYS, LLAMA, PATHS, PLAIN, UNKNOWN, YARN
 
 cases = pytest.mark.parametrize(("key", "value"), KEYS.items(), ids=KEYS)
 
@@ -204,91 +103,6 @@ def test_a_warning_is_one_line_of_limited_length_whatever_the_keys_are():
     assert "rope_??alpha" in " ".join(warnings)
 
 
-INERT = {
-    "rotary_dim": None,
-    "rotary_pct": 1.0,
-    "rotary_emb_fraction": 1,
-    "rotary_scaling_factor": 1.0,
-    "rotary_emb_scale_base": None,
-    "rotary_emb_interleaved": False,
-    "rope_interleaved": False,
-    "rope_ratio": 1,
-    "mla_use_nope": False,
-    "alibi": 0,
-    "use_dynamic_ntk": False,
-    "use_logn_attn": False,
-    "use_mrope": False,
-    "use_rope": True,
-    "use_rotary_embedding": True,
-    "rotary": True,
-    "position_embedding_type": "rope",
-    "pos_emb_type": "rotary",
-    "no_rope_layers": [],
-    "mrope_section": [],
-    "layer_rope_theta": None,
-    "dual_chunk_attention_config": {},
-    "rope_scaling": None,
-    "rope_parameters": {},
-    "rope_scaling_type": "none",
-    "rope_embedding_base": 10000,
-    "rope_dim": 64,
-    "use_rope_in_global": True,
-    "rotate_half": True,
-    "disable_rope": False,
-    "rpe": False,
-    "max_relative_positions": -1,
-    "vision_config": {"rope_theta": 5},
-    "quantization_config": {"rotary_dim": 3},
-    "decoder": {"rope_theta": 10000.0, "hidden_size": 256, "rotary_pct": 1.0},
-    "attention_dropout": 0.1,
-    "hidden_act": "silu",
-    "properties": {"a": 1},
-    "memory_attention_rope_dropout": 0.1,
-    "num_position_embeddings": 2304,
-    "position_embedding_size": 10240,
-    "partial_rotary_factor": 1.0,
-    "head_dim": 64,
-    "rope_theta": 10000.0,
-}
-"""Keys that change nothing, whatever the model."""
-
-INERT_IF_KNOWN = {
-    "rotary_dim": 64,
-    "rotary_emb_base": 10000,
-    "kv_channels": 64,
-    "layer_rope_theta": [10000.0] * 4,
-    "no_rope_layers": [1, 1, 1, 1],
-    "original_max_position_embeddings": 1024,
-    "max_trained_positions": 1024,
-}
-"""Keys that say what is applied anyhow."""
-
-
-@pytest.mark.parametrize(("key", "value"), INERT.items(), ids=INERT)
-def test_an_inert_key_changes_nothing(key, value):
-    for plain in (LLAMA, UNKNOWN):
-        resolved, expected = resolve({**plain, key: value}), resolve(plain)
-        assert resolved.rope == expected.rope
-        assert torch.equal(resolved.inv_freq, expected.inv_freq)
-        assert resolved.position_keys_not_applied == ()
-        assert resolved.warnings == expected.warnings
-
-
-@pytest.mark.parametrize(("key", "value"), INERT_IF_KNOWN.items(), ids=INERT_IF_KNOWN)
-def test_a_value_that_is_applied_anyhow_is_not_listed(key, value):
-    resolved = resolve({**LLAMA, key: value})
-    assert (resolved.position_keys_not_applied, resolved.warnings) == ((), ())
-
-
-@pytest.mark.parametrize("value", [[1, 2, 3], [3], [1], [1, 1], [1, 1, 1, 2]])
-def test_no_rope_layers_as_indices_of_layers(value):
-    keys = {"no_rope_layers": value}
-    assert resolve({**LLAMA, **keys}).position_keys_not_applied == ("no_rope_layers",)
-    with pytest.raises(ConfigError, match=r"^no_rope_layers must be absent"):
-        resolve({**UNKNOWN, **keys})
-    assert resolve({**UNKNOWN, "no_rope_layers": [1, True, 1, 1]}).rope == resolve(UNKNOWN).rope
-
-
 @pytest.mark.parametrize(
     ("keys", "path"),
     [
@@ -313,11 +127,6 @@ def test_a_deep_config_is_looked_into_to_a_limit():
     for _ in range(500):
         deep = {"a": deep}
     assert resolve({**UNKNOWN, "a": deep}).position_keys_not_applied == ()
-
-
-def test_a_type_that_says_that_no_layer_rotates():
-    hybrid = {"model_type": "granitemoehybrid", "position_embedding_type": "nope"}
-    assert resolve(hybrid, layer=5).warnings == ()
 
 
 WORDS = st.sampled_from(
@@ -474,12 +283,3 @@ def test_presets_apply_all_keys_or_list_them():
         if resolved.position_keys_not_applied:
             listed[name] = resolved.position_keys_not_applied
     assert not listed
-
-
-def test_defaults_of_a_class_are_inert():
-    for name, family in families().items():
-        try:
-            resolved = resolve({"model_type": name, **family.defaults})
-        except ConfigError:  # layers differ, or the class has no width of a head
-            continue
-        assert not set(resolved.position_keys_not_applied) & set(family.defaults), name
