@@ -43,6 +43,16 @@ def in_v2(
 ) -> Answer:
     """Ask `/v2`, with the rope as the text of one parameter, or as parameters of its own."""
     params = _flat(rope) if flat else {"rope": json.dumps(rope)}
+    document, contents = post_binary(url, model, tensors, params)
+    shapes = {output["name"]: output["shape"] for output in document["outputs"]}
+    found = {name: _tensor(content, shapes[name]) for name, content in contents.items()}
+    return found, document.get("parameters", {})
+
+
+def post_binary(
+    url: str, model: str, tensors: dict[str, Tensor], params: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """Ask `/v2` in binary; return the JSON of the answer, and the bytes of its tensors by name."""
     header = {
         "inputs": [wire(name, tensor, binary=True) for name, tensor in tensors.items()],
         "parameters": params | {"binary_data_output": True},
@@ -53,12 +63,13 @@ def in_v2(
     response = httpx.post(f"{url}/v2/models/{model}/infer", content=body, headers=headers)
     assert response.status_code == 200, response.text
     at = int(response.headers["inference-header-content-length"])
-    document, found = json.loads(response.content[:at]), {}
+    document, contents = json.loads(response.content[:at]), {}
     for output in document["outputs"]:
         size = output["parameters"]["binary_data_size"]
-        found[output["name"]] = _tensor(response.content[at : at + size], output["shape"])
+        contents[output["name"]] = response.content[at : at + size]
         at += size
-    return found, document.get("parameters", {})
+    assert at == len(response.content)
+    return document, contents
 
 
 def in_grpc(

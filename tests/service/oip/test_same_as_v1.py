@@ -1,6 +1,5 @@
 """`/v1` and the models of the protocol call tensors the same, and answer the same bytes."""
 
-import json
 from typing import Any
 
 import grpc
@@ -12,6 +11,7 @@ from torch import Tensor
 from service.oip.grpc.messages import METHODS, ModelInferRequest, ModelInferResponse
 from service.oip.infer.models import MODELS
 from service.wire import Message, Parameters, safetensors_codec
+from tests.service.oip.forms import post_binary
 from tests.service.recorded.tensors import raw, wire
 
 GENERATOR = torch.Generator().manual_seed(15)
@@ -48,23 +48,7 @@ def ask_v1(url: str, model: str, tensors: dict[str, Tensor]) -> dict[str, bytes]
 
 
 def ask_v2(url: str, model: str, tensors: dict[str, Tensor]) -> dict[str, bytes]:
-    header = {
-        "inputs": [wire(name, tensor, binary=True) for name, tensor in tensors.items()],
-        "parameters": PARAMS | {"binary_data_output": True},
-    }
-    text = json.dumps(header).encode()
-    headers = {"inference-header-content-length": str(len(text))}
-    body = text + b"".join(map(raw, tensors.values()))
-    response = httpx.post(f"{url}/v2/models/{model}/infer", content=body, headers=headers)
-    assert response.status_code == 200, response.text
-    at = int(response.headers["inference-header-content-length"])
-    answers = {}
-    for output in json.loads(response.content[:at])["outputs"]:
-        size = output["parameters"]["binary_data_size"]
-        answers[output["name"]] = response.content[at : at + size]
-        at += size
-    assert at == len(response.content)
-    return answers
+    return post_binary(url, model, tensors, PARAMS)[1]
 
 
 def ask_grpc(channel: grpc.Channel, model: str, tensors: dict[str, Tensor]) -> dict[str, bytes]:
