@@ -110,7 +110,7 @@ class Family:
     """Whether the model has an encoder as well, whose layers are not causal."""
 
     no_rope: str | None = None
-    """What tells a model without any rotary embedding where a token is, such as `ALiBi`."""
+    """The position encoding of a model without any rotary embedding, such as `ALiBi`."""
 
     relative_bias: bool = False
     """Whether the biases of a model with relative positions depend on positions only."""

@@ -19,7 +19,7 @@ LIGHTNING = "lightning_attention"
 
 ALIBI, LEARNED, RELATIVE = "ALiBi", "learned absolute", "relative"
 STATE_SPACE, NONE = "state space", "none"
-"""What tells a model without rotary embedding where a token is."""
+"""Position encodings of models without rotary embedding."""
 
 _SLOPES = (
     "2 ** (-8 * (h + 1) / H) of head h if H is a power of two; else those of N heads, the power of "
@@ -62,7 +62,7 @@ def without_rope(reader: ConfigReader, kind: str, why: str = "") -> str:
 
     Args:
         reader: the config.
-        kind: what tells the model where a token is, such as `ALIBI`.
+        kind: its position encoding, such as `ALIBI`.
         why: the value in the config that decides this; "" if the model never rotates.
     """
     if text := _biases(reader, kind):
