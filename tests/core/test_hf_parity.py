@@ -99,7 +99,7 @@ def test_layers_are_those_of_the_class(config):
 @pytest.mark.parametrize("model_type", SWEPT)
 def test_changed_configs_are_read_as_by_the_class(model_type):
     entry, random = entry_of(model_type), Random(f"16 {model_type}")
-    results = [compare(entry, change(entry, {}, random)) for _ in range(4)]
+    results = [compare(entry, change(entry, random)) for _ in range(4)]
     assert [str(d) for result in results for d in result.differences] == []
     assert any(result.status == "layers" for result in results)
 

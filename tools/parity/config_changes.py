@@ -38,10 +38,10 @@ def keys_of(entry: Entry) -> frozenset[str]:
     return frozenset((*(field.name for field in fields(entry.config_class)), *extra, *mapped))
 
 
-def change(entry: Entry, base: dict[str, Any], random: Random) -> dict[str, Any]:
+def change(entry: Entry, random: Random) -> dict[str, Any]:
     """Return the contents of a config.json with a few random changes."""
     keys = keys_of(entry)
-    config = dict(base)
+    config: dict[str, Any] = {}
     total = random.choice(DEPTHS)
     if "num_hidden_layers" in keys:
         config["num_hidden_layers"] = total

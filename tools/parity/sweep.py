@@ -58,7 +58,7 @@ def main() -> int:
             break
         for entry in swept:
             random = Random(f"{arguments.seed} {number} {entry.config_class.__name__}")
-            changed = change(entry, {}, random)
+            changed = change(entry, random)
             check(entry, changed)
             if number % 4 == 0:
                 check(entry, _written(entry, changed))
