@@ -1,0 +1,64 @@
+"""The list of known mistakes: each is a function from a right call to wrong ones."""
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Evidence = Literal["rotation", "table", "frequencies", "attention"]
+Wrong = tuple[Mapping[str, Any], Any]
+"""Parameters of a mistake, and the call with that mistake."""
+
+PARTS = ("Looks like", "Why", "Hugging Face", "vLLM", "llama.cpp", "MLX", "Source")
+"""Parts of the docstring of a mistake, in their order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mistake:
+    """A registered mistake."""
+
+    code: str
+    find: Callable[..., Iterator[Wrong]]
+    """`find(call, clues)` returns the calls that this mistake makes of a right one: as many as
+    there are values that the evidence may have."""
+
+    evidence: tuple[Evidence, ...]
+    """Kinds of evidence that can show it."""
+
+    text: str
+    """Template of a sentence, with the parameters and `expected_*` in braces."""
+
+    remedy: str
+    summary: str
+    """First paragraph of the docstring."""
+
+    parts: Mapping[str, str]
+    """Texts of `PARTS`, for the documentation."""
+
+
+MISTAKES: dict[str, Mistake] = {}
+"""By code, in the order in which equally good explanations are told."""
+
+
+def mistake(
+    *evidence: Evidence, text: str, remedy: str
+) -> Callable[[Callable[..., Iterator[Wrong]]], Callable[..., Iterator[Wrong]]]:
+    """Register a function as a mistake; its name is the code."""
+
+    def register(find: Callable[..., Iterator[Wrong]]) -> Callable[..., Iterator[Wrong]]:
+        doc = inspect.cleandoc(find.__doc__ or "")
+        summary = " ".join(doc.split("\n\n", 1)[0].split())
+        parts: dict[str, str] = {}
+        name = None
+        for line in doc.splitlines():
+            title, colon, rest = line.partition(": ")
+            if colon and title in PARTS:
+                name = title
+                parts[name] = rest.strip()
+            elif name is not None and line.strip():
+                parts[name] += f" {line.strip()}"
+        code = find.__name__
+        MISTAKES[code] = Mistake(code, find, evidence, text, remedy, summary, parts)
+        return find
+
+    return register

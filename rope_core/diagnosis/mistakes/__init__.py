@@ -1,0 +1,1 @@
+"""All known mistakes."""
