@@ -43,11 +43,11 @@ def run(arguments: Sequence[str]) -> int:
         sys.stdout.flush()
     except USAGE_ERROR as error:
         command = error.ctx.command_path if error.ctx else "rope-service"
-        fail(f"{error.format_message()} See {command} --help")
+        fail(f"{error.format_message().rstrip('.')}; see {command} --help")
     except InputError as error:
         fail(str(error))
     except BrokenPipeError:  # `| head` has read enough
-        sys.stdout = None  # type: ignore[assignment]
+        sys.stdout = None
         return SAME
     return code or SAME
 
@@ -69,7 +69,7 @@ def inspect(
 ) -> int:
     """Show what a config does to each pair of a head, and where each value comes from."""
     with working("reading the config"):
-        from service.cli import figures, rope_argument, service_calls
+        from service.cli import rope_argument, service_calls
         from service.cli.commands import compare as comparing
         from service.cli.commands import inspect as inspecting
 
@@ -78,6 +78,8 @@ def inspect(
         argument = rope_argument.read_rope(config)
         caller = service_calls.caller_for(url)
         if figure is not None:
+            from service.cli import figures
+
             figures.write_wavelengths(argument, chosen, figure)
         if as_json:
             answer = inspecting.answer_json(caller, argument, chosen)
@@ -110,7 +112,7 @@ def compare(
 ) -> int:
     """Show where two configs differ. Exit code 0: they are the same, 1: they differ."""
     with working("comparing"):
-        from service.cli import figures, rope_argument, service_calls
+        from service.cli import rope_argument, service_calls
         from service.cli.commands import compare as command
 
         chosen: dict[str, Any] = {"layer": layer, "layer_type": layer_type, "part": part}
@@ -118,6 +120,8 @@ def compare(
         caller = service_calls.caller_for(url)
         answer = command.compare(caller, *ropes, chosen)
         if figure is not None:
+            from service.cli import figures
+
             figures.write_comparison(*ropes, chosen, figure)
     if as_json:
         sys.stdout.write(service_calls.json_text(answer))
@@ -157,7 +161,7 @@ def diagnose(
     files = {"before": before, "after": after, "cos": cos, "sin": sin, "inv_freq": inv_freq}
     files |= {"q": q, "k": k, "v": v, "out": out, "lse": lse, "positions": positions}
     with working("diagnosing"):
-        from service.cli import figures, rope_argument, service_calls
+        from service.cli import rope_argument, service_calls
         from service.cli.commands import diagnose as command
 
         chosen: dict[str, Any] = {"layer": layer, "layer_type": layer_type, "part": part}
@@ -170,6 +174,8 @@ def diagnose(
         params |= {name: value for name, value in given.items() if value is not None}
         answer = service_calls.caller_for(url).call(command.PATH, tensors, params)
         if figure is not None:
+            from service.cli import figures
+
             figures.write_diagnosis(answer, figure)
     if as_json:
         sys.stdout.write(service_calls.json_text(answer))

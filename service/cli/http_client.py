@@ -1,7 +1,6 @@
 """Requests to a service, for `--url`."""
 
 import os
-from collections.abc import Sequence
 
 import httpx
 
@@ -39,18 +38,14 @@ class HttpClient:
         """
         return self._answer(self._client.build_request("GET", path))
 
-    def post(
-        self, path: str, parts: Sequence[bytes | memoryview], content_type: str, accept: str
-    ) -> bytes:
+    def post(self, path: str, body: bytes, content_type: str) -> bytes:
         """Return the answer to a POST.
 
         Raises:
             InputError: as `get`.
         """
-        headers = {"content-type": content_type, "accept": accept}
-        return self._answer(
-            self._client.build_request("POST", path, content=b"".join(parts), headers=headers)
-        )
+        headers = {"content-type": content_type}
+        return self._answer(self._client.build_request("POST", path, content=body, headers=headers))
 
     def _answer(self, request: httpx.Request) -> bytes:
         try:

@@ -2,7 +2,6 @@
 
 import json
 import math
-import sys
 from collections.abc import Iterable
 from functools import cache
 
@@ -14,6 +13,9 @@ THIN_SPACE = "\u2009"
 
 PIPE_WIDTH = 100_000
 """Columns of a pipe: no line is folded."""
+
+MAX_VALUE = 60
+"""Characters of a list or an object in a table."""
 
 THEME = Theme(
     {
@@ -31,17 +33,7 @@ THEME = Theme(
 @cache
 def console() -> Console:
     """Return the console of standard output."""
-    return _console(stderr=False)
-
-
-@cache
-def error_console() -> Console:
-    """Return the console of standard error, for progress."""
-    return _console(stderr=True)
-
-
-def _console(*, stderr: bool) -> Console:
-    made = Console(theme=THEME, stderr=stderr, highlight=False, markup=False, emoji=False)
+    made = Console(theme=THEME, highlight=False, markup=False, emoji=False)
     if not made.is_terminal:
         made.width = PIPE_WIDTH
     return made
@@ -49,15 +41,10 @@ def _console(*, stderr: bool) -> Console:
 
 def new_table(*headings: str, left: Iterable[str] = ()) -> Table:
     """Return a table without frames, whose columns are aligned to the right but for `left`."""
-    table = Table(header_style="label", pad_edge=False, padding=(0, 1))
+    table = Table(box=None, header_style="label", pad_edge=False, padding=(0, 1))
     for heading in headings:
         table.add_column(heading, justify="left" if heading in left else "right")
     return table
-
-
-def print_json(data: bytes) -> None:
-    """Print JSON as the route sends it."""
-    sys.stdout.write(data.decode() + "\n")
 
 
 def count_text(number: int) -> str:
@@ -86,7 +73,3 @@ def value_text(value: object) -> str:
         return value
     text = json.dumps(value, default=dict)
     return text if len(text) <= MAX_VALUE else f"{text[: MAX_VALUE - 3]}..."
-
-
-MAX_VALUE = 60
-"""Characters of a list or an object in a table."""

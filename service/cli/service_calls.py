@@ -93,9 +93,9 @@ class OverHttp:
     def call(self, path: str, tensors: Mapping[str, Tensor], params: Mapping[str, Any]) -> Message:
         """See `Caller`."""
         with _refusals():
-            parts = safetensors_codec.encode(_message(tensors, params))
-            body = self._client.post(path, parts, safetensors_codec.media_type)
-            return safetensors_codec.decode(body).message
+            body = b"".join(safetensors_codec.encode(_message(tensors, params)))
+            answer = self._client.post(path, body, safetensors_codec.media_type)
+            return safetensors_codec.decode(answer).message
 
 
 def _message(tensors: Mapping[str, Tensor], params: Mapping[str, Any]) -> Message:

@@ -201,7 +201,7 @@ def _check_rotation() -> Check:
     q = torch.randn(1, 64, 8, 128, generator=torch.Generator().manual_seed(0))
     positions = torch.arange(64) * 2_048
     try:
-        rotated = rotate(q.to(device), None, rope, positions=positions.to(device))
+        rotated = rotate(q.to(device), rope=rope, positions=positions.to(device))
     except (RopeError, RuntimeError) as failure:
         return Check("rotation", False, str(failure), "report this as a bug, with `doctor --json`")
     expected = rotate_complex(q, positions, rope)
