@@ -67,6 +67,8 @@ service.listening
 service.observability.request_log
 service.errors service.lifecycle service.observability service.settings service.installation
 service.exit_codes
+rope_core.plots
+rope_core.diagnosis rope_core.comparison rope_core.summary
 rope_core.functional
 rope_core.differentiable rope_core.sources
 rope_core.reference rope_core.attention rope_core.merge rope_core.accuracy
@@ -81,6 +83,7 @@ rope_core.torch_rotation
 rope_core.builds
 rope_core.attention_warnings
 rope_core.calls rope_core.length rope_core.positions rope_core.presets
+rope_core.pairs rope_core.scaling
 rope_core.config rope_core.ragged rope_core.inference
 rope_core.axes rope_core.layouts
 rope_core.frequencies rope_core.length_dependence
@@ -155,6 +158,7 @@ KEPT_IN = {
     "service": {"service"},
     "rope_client": set(),
     "triton": {"rope_core.kernels", "service.kernel_builds"},
+    "matplotlib": {"rope_core.plots"},
 }
 # no unpickling, and no outgoing connection
 KEPT_IN |= {name: set() for name in ("pickle", "marshal", "shelve", "dill", "cloudpickle", "yaml")}
@@ -241,7 +245,8 @@ def test_a_wrong_import_is_seen(tmp_path):
     [
         (
             "rope_core",
-            {"fastapi", "starlette", "pydantic", "uvicorn", "grpc", "httpx", "service", "triton"},
+            {"fastapi", "starlette", "pydantic", "uvicorn", "grpc", "httpx", "service", "triton"}
+            | {"matplotlib"},
         ),
         ("rope_client", {"torch", "service", "rope_core", "pydantic"}),
     ],

@@ -42,7 +42,7 @@ code that is not in transformers is in remote_code.py and remote_rotations.py.
 
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, get_args
 
@@ -53,8 +53,9 @@ from rope_core.config import Arithmetic, AttentionConfig, RopeConfig
 from rope_core.errors import ConfigError, brief
 from rope_core.hf import find_family, other_files, position_keys, rope_config, rope_parameters
 from rope_core.hf.attention import attention
-from rope_core.hf.config_reader import ConfigReader, is_int
+from rope_core.hf.config_reader import GIVEN, ConfigReader, is_int
 from rope_core.hf.family import UNKNOWN, Family
+from rope_core.hf.lengths import Lengths, lengths
 from rope_core.hf.layer_types import Layers, all_layers, layer_values, resolve_layer_type
 from rope_core.hf.nope import has_attention, nope_reason
 from rope_core.hf.position_key_values import Applied
@@ -109,6 +110,12 @@ class Resolved:
 
     warnings: tuple[str, ...]
 
+    lengths: Lengths = Lengths(None, None)
+    """How many positions the model was trained on, and how many it is allowed."""
+
+    why: Mapping[str, str] = field(default_factory=dict)
+    """For each name of `provenance` the key of the config, or the formula."""
+
     def require_rope(self) -> RopeConfig:
         """Return `rope`.
 
@@ -136,6 +143,17 @@ class Resolved:
     def inv_freq(self) -> Tensor | None:
         """As `RopeConfig.inv_freq`; None for a layer that does not rotate."""
         return None if self.rope is None else self.rope.inv_freq
+
+
+@dataclass(frozen=True, slots=True)
+class LayerKind:
+    """Layers that rotate alike."""
+
+    layers: tuple[int, ...]
+    """Their indices; () if the number of layers is unknown."""
+
+    resolved: Resolved
+    """What the config says of the first of them."""
 
 
 def resolve(
@@ -233,6 +251,8 @@ def resolve(
         attention=this.attention,
         attends=has_attention(reader, reader.layer_type),
         provenance=MappingProxyType(reader.provenance),
+        why=MappingProxyType(_paths(reader, prefix)),
+        lengths=lengths(reader, this.rope),
         layers=layers,
         differ=differ,
         keys_read=tuple(sorted(prefix + key for key in reader.keys_read)),
@@ -240,6 +260,14 @@ def resolve(
         position_keys_not_applied=tuple(unapplied),
         warnings=tuple(reader.warnings),
     )
+
+
+def _paths(reader: ConfigReader, prefix: str) -> dict[str, str]:
+    """Return the keys and formulas of the provenance; keys have the path of the part's config."""
+    return {
+        name: prefix + why if reader.provenance[name] == GIVEN else why
+        for name, why in reader.why.items()
+    }
 
 
 def _common_type(reader: ConfigReader) -> str | None:
