@@ -3,7 +3,6 @@
 import json
 import math
 from collections.abc import Iterable
-from functools import cache
 
 from rich.console import Console
 from rich.table import Table
@@ -30,7 +29,6 @@ THEME = Theme(
 )
 
 
-@cache
 def console() -> Console:
     """Return the console of standard output."""
     made = Console(theme=THEME, highlight=False, markup=False, emoji=False)
