@@ -170,9 +170,9 @@ def _scaling(rope: RopeConfig) -> str:
         return f"No frequency is scaled{named}"
     if counts.divided == len(turning):
         return f"All are divided by {number(counts.factor)} ({base})"
-    whose = "short_factor" if rope.rope_type == "longrope" else rope.rope_type
-    if rope.rope_type == "longrope" and not rope.needs_length and _is_long(rope):
-        whose = "long_factor"
+    whose = rope.rope_type if rope.rope_type != "default" else rope.axes
+    if rope.rope_type == "longrope":
+        whose = "long_factor" if not rope.needs_length and _is_long(rope) else "short_factor"
     if rope.rope_type in BANDS:
         parts = [_count(counts.kept, "keep their frequency", "keeps its frequency")]
         parts += [_count(counts.blended, "are blended", "is blended")] if counts.blended else []
@@ -246,7 +246,7 @@ def _oddities(rope: RopeConfig) -> str:
     if rope.learned == "log_scale":
         found.append("each call contains a factor of each frequency")
     if rope.rope_type == "xpos":
-        found.append("q and k also have a scale that depends on the position")
+        found.append("the scale of q and k also depends on the position")
     if rope.values != "kept":
         back = ", and the output turns back" if rope.values == "and_back" else ""
         found.append(f"values turn as the keys do{back}")
