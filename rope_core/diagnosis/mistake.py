@@ -36,8 +36,25 @@ class Mistake:
     """Texts of `PARTS`, for the documentation."""
 
 
+CODES = (
+    *("not_rotated", "rotated_twice", "direction_reversed"),
+    *("layout_swapped", "layout_mixed", "layout_permuted"),
+    *("wrong_base", "scaling_ignored", "scaling_other_type", "factor_wrong"),
+    *("original_length_wrong", "truncate_wrong", "beta_swapped", "longrope_other_list"),
+    *("gain_missing", "gain_twice", "gain_wrong", "partial_ignored", "rotary_dim_wrong"),
+    *("exponent_width_wrong", "slice_at_other_end", "position_offset", "position_scaled"),
+    *("padding_counted", "axis_mistaken", "positions_rounded", "angles_rounded"),
+    *("axes_ignored", "axes_order", "sections_wrong", "layer_type_wrong", "nope_layer_rotated"),
+    *("config_of_other_version", "scale_wrong", "softmax_scale_missing_mscale"),
+    *("q_not_rotated", "k_not_rotated", "v_rotated", "causal_top_left", "causal_missing"),
+    *("window_off_by_one", "window_ignored", "chunk_ignored", "softcap_missing", "softcap_wrong"),
+    *("sinks_missing", "mask_ignored", "heads_tiled"),
+    *("lse_base_2", "lse_without_sink", "lse_shifted"),
+)
+"""All codes, in the order in which equally good explanations are told."""
+
 MISTAKES: dict[str, Mistake] = {}
-"""By code, in the order in which equally good explanations are told."""
+"""Registered mistakes by code."""
 
 
 def mistake(
