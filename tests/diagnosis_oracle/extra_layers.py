@@ -1,4 +1,4 @@
-"""Ropes that no preset has: parameters, and configs that two versions of transformers read apart."""
+"""Ropes that no preset has: parameters, and configs that two versions read apart."""
 
 import random
 from collections.abc import Callable
