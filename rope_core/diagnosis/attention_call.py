@@ -1,7 +1,7 @@
 """Attention as some code computes it: the right one, and those with mistakes."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -70,6 +70,8 @@ class AttentionCall:
     sequences: tuple[Sequence, ...]
     num_heads: int
     num_kv_heads: int
+    head_dim: int
+    value_dim: int
     has_lse: bool
     """Whether the evidence has the log-sum-exp."""
 
@@ -92,8 +94,14 @@ class AttentionClues:
     """The factor that the config's YaRN adds to the softmax scale."""
 
 
-def right_call(call: Attend, has_lse: bool) -> AttentionCall:
-    """Return what `call` computes."""
+def right_call(call: Attend, has_lse: bool, silent: RopeConfig | None = None) -> AttentionCall:
+    """Return what `call` computes.
+
+    Args:
+        call: the call.
+        has_lse: whether the evidence has the log-sum-exp.
+        silent: the rope of other layers, if this layer does not rotate.
+    """
     config, rope = call.attention, call.rope
     two_sided = config.window is not None and not config.causal
     q = k = v = None
@@ -103,6 +111,9 @@ def right_call(call: Attend, has_lse: bool) -> AttentionCall:
         if call.rotate != "q":
             k = _rotation(call.k, call.k_positions, call.cu_seqlens_k, rope)
         v = None if rope.values == "kept" else k
+    elif silent is not None:
+        q = replace(_rotation(call.q, call.q_positions, call.cu_seqlens_q, silent), times=0)
+        k = replace(_rotation(call.k, call.k_positions, call.cu_seqlens_k, silent), times=0)
     sequences = _sequences(call)
     return AttentionCall(
         rope=rope,
@@ -124,6 +135,8 @@ def right_call(call: Attend, has_lse: bool) -> AttentionCall:
         sequences=sequences,
         num_heads=call.q.shape[-2],
         num_kv_heads=call.k.shape[-2],
+        head_dim=call.q.shape[-1],
+        value_dim=call.v.shape[-1],
         has_lse=has_lse,
     )
 
@@ -144,7 +157,7 @@ def _rotation(
     return RotaryCall(
         rope=rope,
         positions=flat.expand(rope.num_axes, -1) if flat.ndim == 1 else flat,
-        rows=len(x) if x.ndim == 4 else 1,
+        shape=(len(x) if x.ndim == 4 else 1, x.shape[-3], x.shape[-2]),
     )
 
 

@@ -9,8 +9,8 @@ from rope_core.diagnosis.mistake import Wrong, mistake
 
 @mistake(
     "attention",
-    text="Scores are multiplied by {scale:.6g}; the right factor is {expected_scale:.6g}.",
-    remedy="Multiply the scores by {expected_scale:.6g} before the softmax.",
+    text="Scores are multiplied by {scale}; the right factor is {expected_scale}.",
+    remedy="Multiply the scores by the model's factor before the softmax.",
 )
 def scale_wrong(call: AttentionCall, clues: AttentionClues) -> Iterator[Wrong]:
     """The scores are multiplied by another factor than the model's.
@@ -32,12 +32,11 @@ def scale_wrong(call: AttentionCall, clues: AttentionClues) -> Iterator[Wrong]:
 @mistake(
     "attention",
     text=(
-        "Scores are multiplied by {scale:.6g}, without the factor of YaRN's mscale_all_dim; the "
-        "right factor is {expected_scale:.6g}."
+        "Scores are multiplied by {scale}, without the factor of YaRN's mscale_all_dim; the "
+        "right factor is {expected_scale}."
     ),
     remedy=(
-        "Multiply the softmax scale by M * M, with M = 0.1 * mscale_all_dim * ln(factor) + 1, "
-        "which gives {expected_scale:.6g}."
+        "Multiply the softmax scale by M * M, with M = 0.1 * mscale_all_dim * ln(factor) + 1."
     ),
 )
 def softmax_scale_missing_mscale(call: AttentionCall, clues: AttentionClues) -> Iterator[Wrong]:
@@ -116,7 +115,7 @@ def v_rotated(call: AttentionCall, clues: AttentionClues) -> Iterator[Wrong]:
     MLX: no `self.rope` for values.
     Source: labmlai issue 251.
     """
-    if call.v is None and call.k is not None:
+    if call.v is None and call.k is not None and call.value_dim == call.head_dim:
         yield {}, replace(call, v=call.k)
 
 
@@ -169,7 +168,7 @@ def causal_missing(call: AttentionCall, clues: AttentionClues) -> Iterator[Wrong
 @mistake(
     "attention",
     text="A query sees a window of {window} keys up to itself; the right number is {expected_window}.",
-    remedy="Hide key j from query i where i - j >= {expected_window}.",
+    remedy="Hide key j from query i where i - j >= window.",
 )
 def window_off_by_one(call: AttentionCall, clues: AttentionClues) -> Iterator[Wrong]:
     """The sliding window has one key more or one key less than the model's.
@@ -196,7 +195,7 @@ def window_off_by_one(call: AttentionCall, clues: AttentionClues) -> Iterator[Wr
 @mistake(
     "attention",
     text="A query sees all keys up to itself; it must see a window of {expected_window} keys.",
-    remedy="Hide key j from query i where i - j >= {expected_window}.",
+    remedy="Hide key j from query i where i - j >= window.",
 )
 def window_ignored(call: AttentionCall, clues: AttentionClues) -> Iterator[Wrong]:
     """The sliding window of the layer has no effect.
@@ -216,7 +215,7 @@ def window_ignored(call: AttentionCall, clues: AttentionClues) -> Iterator[Wrong
 @mistake(
     "attention",
     text="A query sees keys of all chunks; it must see its own chunk of {expected_chunk} keys.",
-    remedy="Hide key j from query i where i // {expected_chunk} != j // {expected_chunk}.",
+    remedy="Hide key j from query i where i // chunk != j // chunk.",
 )
 def chunk_ignored(call: AttentionCall, clues: AttentionClues) -> Iterator[Wrong]:
     """The chunks of a layer have no effect (Llama 4).
@@ -235,8 +234,8 @@ def chunk_ignored(call: AttentionCall, clues: AttentionClues) -> Iterator[Wrong]
 
 @mistake(
     "attention",
-    text="The scores have no soft cap; it must be {expected_softcap:g}.",
-    remedy="Replace scores by {expected_softcap:g} * tanh(score / {expected_softcap:g}).",
+    text="The scores have no soft cap; it must be {expected_softcap}.",
+    remedy="Replace scores by softcap * tanh(score / softcap) before the mask.",
 )
 def softcap_missing(call: AttentionCall, clues: AttentionClues) -> Iterator[Wrong]:
     """The soft cap of the scores is left out (Gemma 2).
@@ -255,8 +254,8 @@ def softcap_missing(call: AttentionCall, clues: AttentionClues) -> Iterator[Wron
 
 @mistake(
     "attention",
-    text="The scores have a soft cap of {softcap:.6g}; it must be {expected_softcap}.",
-    remedy="Use the soft cap of the config: {expected_softcap}.",
+    text="The scores have a soft cap of {softcap}; it must be {expected_softcap}.",
+    remedy="Use the soft cap of attention that the config has.",
 )
 def softcap_wrong(call: AttentionCall, clues: AttentionClues) -> Iterator[Wrong]:
     """The scores have another soft cap than the model's.
@@ -316,12 +315,12 @@ def mask_ignored(call: AttentionCall, clues: AttentionClues) -> Iterator[Wrong]:
 @mistake(
     "attention",
     text=(
-        "Query head h reads kv head h mod {expected_num_kv_heads}; it must read kv head "
+        "Query head h reads kv head h mod {expected_kv_heads}; it must read kv head "
         "h div {expected_group}."
     ),
     remedy=(
-        "Repeat each kv head {expected_group} times (repeat_interleave); do not repeat the "
-        "heads as a whole."
+        "Repeat each kv head for the query heads of its group (repeat_interleave); do not repeat "
+        "the heads as a whole (repeat, tile)."
     ),
 )
 def heads_tiled(call: AttentionCall, clues: AttentionClues) -> Iterator[Wrong]:
@@ -381,8 +380,8 @@ def lse_without_sink(call: AttentionCall, clues: AttentionClues) -> Iterator[Wro
 
 @mistake(
     "attention",
-    text="The log-sum-exp is off by {shift:+.6g}.",
-    remedy="Add {correction:+.6g} to the log-sum-exp.",
+    text="The log-sum-exp is off by {shift}.",
+    remedy="Undo the constant that is subtracted before exp.",
 )
 def lse_shifted(call: AttentionCall, clues: AttentionClues) -> Iterator[Wrong]:
     """The log-sum-exp is off by a constant.
