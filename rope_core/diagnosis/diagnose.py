@@ -1,6 +1,6 @@
 """Find out whether numbers are those of a rope, and which mistake explains them if not."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,12 +10,13 @@ from rope_core.calls.rope_checks import widths
 from rope_core.checks import is_number, not_a_tensor
 from rope_core.config import AttentionConfig
 from rope_core.diagnosis.calls import Clues
+from rope_core.diagnosis.model import model_clues
 from rope_core.diagnosis.result import Diagnosis
 from rope_core.diagnosis.rotation import diagnose_rotation
 from rope_core.errors import ConfigError, ShapeError, brief
 from rope_core.functional.arguments import Numbers, as_tensor
 from rope_core.hf import Resolved
-from rope_core.sources import FORMS, OBJECT_FORMS, RopeSource, resolve
+from rope_core.sources import RopeSource
 
 KINDS = {
     "rotation": ("before", "after"),
@@ -99,12 +100,14 @@ def diagnose(
             from rope_core.diagnosis.tables import diagnose_frequencies, diagnose_table
         if kind == "frequencies":
             _refuse({"positions": at}, "absent with 'inv_freq', which has no positions")
-            clues = _clues(rope, None, None)
+            clues = model_clues(rope, None, None)
             return diagnose_frequencies(_resolved(clues), clues, **given, **limits)
         if kind == "table":
-            clues = _clues(rope, None, None if at is None else at.shape[0] if at.ndim > 1 else 1)
+            clues = model_clues(
+                rope, None, None if at is None else at.shape[0] if at.ndim > 1 else 1
+            )
             return diagnose_table(_resolved(clues), clues, **given, positions=at, **limits)
-        clues = _clues(rope, *widths(given["before"], at))
+        clues = model_clues(rope, *widths(given["before"], at))
         return diagnose_rotation(_resolved(clues), clues, **given, positions=at, **limits)
 
 
@@ -129,30 +132,6 @@ def _refuse(arguments: Mapping[str, Any], expected: str) -> None:
     for name, value in arguments.items():
         if value is not None:
             raise ConfigError(name, expected, "one")
-
-
-def _clues(rope: RopeSource | None, head_dim: int | None, num_axes: int | None) -> Clues:
-    """Resolve the rope, and keep how to resolve other layers of the same model."""
-    if rope is None:
-        raise ConfigError("rope", FORMS, "none")
-    widths_of_heads = {"head_dim": head_dim, "num_axes": num_axes}
-    resolved = resolve(rope, **widths_of_heads)
-    again: Callable[..., Resolved] | None = None
-    if resolved.model_type and not isinstance(rope, Resolved):
-
-        def resolve_other(**options: Any) -> Resolved:
-            if isinstance(rope, Mapping) and any(form in rope for form in OBJECT_FORMS):
-                named = {"layer", "layer_type"} & options.keys()
-                kept = {
-                    name: value
-                    for name, value in rope.items()
-                    if not (named and name in ("layer", "layer_type"))
-                }
-                return resolve({**kept, **options}, **widths_of_heads)
-            return resolve(rope, **widths_of_heads, **options)
-
-        again = resolve_other
-    return Clues(resolved=resolved, resolve=again)
 
 
 def _resolved(clues: Clues) -> Resolved:

@@ -24,6 +24,9 @@ class Candidate:
     """Whether the config itself has the wrong values, in another place: another layer type, another
     list, another length. Such an explanation is told before others that are as good."""
 
+    is_odd: bool = False
+    """Whether a fitted number is not round. Such an explanation is told after others as good."""
+
 
 def rank(candidates: Iterable[Candidate], tolerance: float) -> list[Candidate]:
     """Return the candidates to tell, best first.
@@ -46,9 +49,10 @@ def rank(candidates: Iterable[Candidate], tolerance: float) -> list[Candidate]:
     return _distinct(sorted(kept, key=_order))
 
 
-def _order(candidate: Candidate) -> tuple[int, bool, list[int], float]:
+def _order(candidate: Candidate) -> tuple[int, bool, bool, list[int], float]:
     order = sorted(CODES.index(code) for code, _ in candidate.mistakes)
-    return len(order), not candidate.of_config, order, candidate.relative_error
+    of_config, is_odd = candidate.of_config, candidate.is_odd
+    return len(order), not of_config, is_odd, order, candidate.relative_error
 
 
 def _distinct(candidates: Sequence[Candidate]) -> list[Candidate]:
