@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 
-from service.command_line import read_settings, run_command
+from service.command_line import TOOLS, read_settings, run_command
 from service.installation import GRPC_REMEDY, core_conflict, has_grpc
 from service.settings import Settings
 
@@ -29,6 +29,11 @@ GRPC_EXPERIMENTS = "-event_engine_listener"
 its own for that, and each event passes from one to another."""
 
 
+COMPLETION_FLAGS = ("--install-completion", "--show-completion")
+COMPLETION_VARIABLE = "_ROPE_SERVICE_COMPLETE"
+"""Set by the shell, which asks for the words that may follow."""
+
+
 def main() -> None:
     """Run the command line."""
     open_closed_streams()
@@ -40,6 +45,14 @@ def main() -> None:
         command = "help"
     elif arguments[:1] == ["--version"]:
         command = "version"
+    if (
+        command in TOOLS
+        or (arguments and arguments[0] in COMPLETION_FLAGS)
+        or COMPLETION_VARIABLE in os.environ
+    ):
+        from service.cli.app import run
+
+        raise SystemExit(run(sys.argv[1:]))
     if command != "serve":
         sys.stdout.write(run_command(command, arguments))
         return

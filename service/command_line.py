@@ -12,7 +12,10 @@ from service.errors import printable
 from service.exit_codes import EXIT_CODES, WRONG_SETTING
 from service.settings import PREFIX, Settings, nearest
 
-COMMANDS = ("serve", "new-key", "help", "version")
+TOOLS = ("inspect", "compare", "diagnose", "rotate", "presets", "variants", "doctor")
+"""Commands of `service.cli`."""
+
+COMMANDS = ("serve", "new-key", "help", "version", *TOOLS)
 
 HELP = f"""\
 rope-service {__version__}: rotary position embeddings and RoPE attention over HTTP and gRPC
@@ -23,6 +26,15 @@ commands:
   rope-service serve --print-config
                                    print the settings in force as JSON
   rope-service new-key NAME        make an API key for a tenant
+  rope-service inspect CONFIG      show what a config.json or a preset does to each pair
+  rope-service compare A B         show where two configs differ
+  rope-service diagnose FILE --rope CONFIG
+                                   say which mistake explains rotated tensors that differ
+  rope-service rotate IN OUT --rope CONFIG
+                                   rotate tensors of a safetensors file
+  rope-service presets [WORD]      list released models
+  rope-service variants [NAME]     list variants of the frequencies
+  rope-service doctor              check this machine
   rope-service --version           print the version
 
 Each setting is a flag and a variable; the flag wins:

@@ -1,0 +1,192 @@
+"""`rope-service inspect`: what a config does, as a sentence and a table of its frequencies."""
+
+import csv
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.text import Text
+
+from service.cli.errors import InputError
+from service.cli.frequency_rows import FrequencyRow, chosen_rows, frequency_rows
+from service.cli.frequency_table import frequency_table
+from service.cli.highlight import highlight
+from service.cli.output import console, count_text, new_table, number_text, value_text
+from service.cli.rope_argument import RopeArgument
+from service.cli.service_calls import Caller, json_text
+from service.wire import Message
+
+PATH = "/v1/resolve"
+
+MAX_TABLES = 3
+"""Kinds of layers with a table; `--all` shows each."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerKind:
+    """The layers that rotate alike, and the answer for one of them."""
+
+    name: str | None
+    """None if all layers are alike, or the user named one."""
+
+    layers: Sequence[int]
+    answer: Message
+
+    @property
+    def values(self) -> Mapping[str, Any]:
+        """The parameters of the answer."""
+        return self.answer.params.values
+
+
+def answer_json(caller: Caller, rope: RopeArgument, options: Mapping[str, Any]) -> str:
+    """Return what the route answers, as JSON.
+
+    Raises:
+        InputError: the rope is refused.
+    """
+    return json_text(caller.call(PATH, {}, {"rope": rope.with_options(options)}))
+
+
+def layer_kinds(
+    caller: Caller, rope: RopeArgument, options: Mapping[str, Any]
+) -> Sequence[LayerKind]:
+    """Resolve a rope; one layer of each kind if layers differ and the options name none.
+
+    Args:
+        caller: what resolves.
+        rope: the rope.
+        options: of the rope, such as `layer`.
+
+    Raises:
+        InputError: the rope is refused.
+    """
+    is_named = options.get("layer") is not None or options.get("layer_type") is not None
+    try:
+        answer = caller.call(PATH, {}, {"rope": rope.with_options(options)})
+    except InputError as error:
+        if not rope.is_of_model or is_named:
+            raise
+        try:  # layers have different frequencies: the answer for the first one lists all of them
+            first = rope.with_options({**options, "layer": 0})
+            answer = caller.call(PATH, {}, {"rope": first})
+        except InputError:
+            raise error from None
+    groups = answer.params.values.get("layers", ())
+    if is_named or len(groups) < 2:
+        layers = groups[0]["layers"] if len(groups) == 1 and not is_named else ()
+        return [LayerKind(None, layers, answer)]
+    kinds = []
+    for group in groups:
+        one = rope.with_options({**options, "layer": group["layers"][0]})
+        answer = caller.call(PATH, {}, {"rope": one})
+        name = group["layer_type"] or ("no rotation" if group["nope"] else "rotation")
+        kinds.append(LayerKind(name, group["layers"], answer))
+    return kinds
+
+
+def print_inspection(title: str, kinds: Sequence[LayerKind], *, show_all: bool) -> None:
+    """Print what a config does.
+
+    Args:
+        title: name of the config.
+        kinds: its kinds of layers.
+        show_all: whether to print all pairs, all kinds and the source of each value.
+    """
+    out = console()
+    out.print(_header(title, kinds))
+    num_shown = num_pairs = 0
+    for index, kind in enumerate(kinds):
+        if kind.name is not None:
+            out.print()
+            out.print(Text.assemble((kind.name, "bold"), f"  {_layers_text(kind.layers)}"))
+        if summary := kind.values.get("summary"):
+            out.print(highlight(summary))
+        rows = frequency_rows(kind.answer)
+        if not rows or (index >= MAX_TABLES and not show_all):
+            continue
+        shown = rows if show_all else chosen_rows(rows)
+        num_shown, num_pairs = num_shown + len(shown), num_pairs + len(rows)
+        out.print()
+        trained = (kind.values.get("lengths") or {}).get("trained")
+        out.print(frequency_table(shown, trained, out))
+    for kind in kinds if show_all else kinds[:1]:
+        _print_provenance(kind, as_table=show_all)
+    for warning in _warnings(kinds):
+        out.print(Text.assemble(("warning: ", "bad"), warning))
+    if out.is_terminal:
+        rest = "; --all shows the rest" if num_shown < num_pairs else ""
+        pairs = f"{num_shown} of {num_pairs} pairs{rest} · " if num_pairs else ""
+        out.print(f"{pairs}--json · --csv · -o out.svg · --against other.json", style="label")
+
+
+def write_csv(kinds: Sequence[LayerKind]) -> None:
+    """Write a line for each pair to standard output."""
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(
+        ("layers", "pair", "axis", "frequency", "positions_per_turn", "divisor", "turns", "band")
+    )
+    for kind in kinds:
+        layers = " ".join(map(str, kind.layers))
+        for row in frequency_rows(kind.answer):
+            writer.writerow(_csv_line(layers, row))
+
+
+def _csv_line(layers: str, row: FrequencyRow) -> Sequence[object]:
+    positions = row.positions_per_turn if row.frequency else None
+    numbers = (row.frequency, positions, row.divisor, row.turns)
+    return (layers, row.pair, row.axis, *numbers, row.band)
+
+
+def _header(title: str, kinds: Sequence[LayerKind]) -> Text:
+    values = kinds[0].values
+    parts = [values["model_type"]] if "model_type" in values else []
+    rope = values.get("rope")
+    if rope is not None and len(kinds) == 1:
+        parts += [rope["rope_type"]]
+        parts += [f"theta {number_text(rope['theta'])}"] if "theta" in rope else []
+        parts += [f"head_dim {rope['head_dim']}"]
+        if rope["rotary_dim"] != rope["head_dim"]:
+            parts += [f"rotary_dim {rope['rotary_dim']}"]
+        parts += [f"layout {rope['layout']}"]
+    total = sum(len(kind.layers) for kind in kinds)
+    if total:
+        names = ", ".join(f"{len(kind.layers)} {kind.name}" for kind in kinds if kind.name)
+        parts += [f"{total} layers: {names}" if names else f"{total} layers alike"]
+    return Text.assemble((title, "bold"), "  ", highlight(" · ".join(parts)))
+
+
+def _layers_text(layers: Sequence[int]) -> str:
+    """Write the indices of layers in few words: `layers 0, 1, 2, 3, ... 61`."""
+    if len(layers) == 1:
+        return f"layer {layers[0]}"
+    shown = [*layers[:6], *([] if len(layers) <= 7 else ["…"]), *layers[6:][-1:]]
+    return f"{count_text(len(layers))} layers: {', '.join(map(str, shown))}"
+
+
+def _print_provenance(kind: LayerKind, *, as_table: bool) -> None:
+    """Print where each value comes from: a table, or one line for each kind of source."""
+    provenance: Mapping[str, str] = kind.values["provenance"]
+    if not provenance:
+        return
+    out = console()
+    out.print()
+    if not as_table:
+        names: dict[str, list[str]] = {}
+        for name, source in provenance.items():
+            names.setdefault(source, []).append(name)
+        for source, listed in names.items():
+            out.print(f"{source}: {', '.join(listed)}", style="label")
+        return
+    why: Mapping[str, str] = kind.values.get("why") or {}
+    known = {**(kind.values.get("rope") or {}), **(kind.values.get("parameters") or {})}
+    headings = ("parameter", "value", "from", "key or formula")
+    table = new_table(*headings, left=headings)
+    for name, source in provenance.items():
+        table.add_row(name, value_text(known.get(name)), source, why.get(name, ""))
+    out.print(table)
+
+
+def _warnings(kinds: Sequence[LayerKind]) -> Sequence[str]:
+    warnings = [text for kind in kinds for text in kind.values.get("warnings", ())]
+    return [*dict.fromkeys(warnings)]

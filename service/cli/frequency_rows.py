@@ -1,0 +1,85 @@
+"""The frequencies of a resolved rope, one row for each pair."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from service.wire import Message
+
+Band = Literal["kept", "blended", "divided"]
+
+EQUAL = 1e-5
+"""Relative difference up to which two divisors are equal: frequencies may be float32."""
+
+
+@dataclass(frozen=True, slots=True)
+class FrequencyRow:
+    """How fast a pair turns."""
+
+    pair: int
+    axis: int | None
+    """Axis of the position; None if a position is one number."""
+
+    frequency: float
+    """Radians per position."""
+
+    divisor: float | None
+    """Of the frequency without scaling; None if the variant scales nothing."""
+
+    turns: float | None
+    """Within the trained length; None if the length is not known."""
+
+    band: Band | None
+    """What the scaling does to the pair."""
+
+    @property
+    def positions_per_turn(self) -> float:
+        """Positions of one turn; infinite for a pair that does not turn."""
+        return 2 * math.pi / abs(self.frequency) if self.frequency else math.inf
+
+
+def frequency_rows(answer: Message) -> list[FrequencyRow]:
+    """Return the rows of an answer of `/v1/resolve`; none for a layer that does not rotate."""
+    tensors, values = answer.tensors, answer.params.values
+    if "inv_freq" not in tensors:
+        return []
+    frequencies = tensors["inv_freq"].double().tolist()
+    unscaled: Sequence[float | None] = [None] * len(frequencies)
+    if "inv_freq_unscaled" in tensors:
+        unscaled = tensors["inv_freq_unscaled"].double().tolist()
+    axes: Sequence[int | None] = [None] * len(frequencies)
+    if values["num_axes"] > 1 and "pair_axis" in tensors:
+        axes = tensors["pair_axis"].tolist()
+    trained = (values.get("lengths") or {}).get("trained")
+    factor = (values.get("scaling") or {}).get("factor")
+    rows = []
+    for pair, (frequency, before) in enumerate(zip(frequencies, unscaled, strict=True)):
+        divisor = None if before is None else before / frequency if frequency else 1.0
+        turns = None if trained is None else trained * abs(frequency) / (2 * math.pi)
+        axis = axes[pair] if pair < len(axes) else None
+        rows.append(FrequencyRow(pair, axis, frequency, divisor, turns, _band(divisor, factor)))
+    return rows
+
+
+def chosen_rows(rows: Sequence[FrequencyRow]) -> list[FrequencyRow]:
+    """Return about twenty rows: the first, the last, some between, and the borders of bands."""
+    total = len(rows)
+    step = max(1, total // 8)
+    chosen = {0, 1, 2, 3, total - 2, total - 1, *range(0, total, step)}
+    borders = [i for i in range(1, total) if rows[i].band != rows[i - 1].band]
+    for border in borders[:4]:
+        chosen |= {border - 1, border, border + 1}
+    if len(borders) == 2 and borders[1] - borders[0] <= step:
+        chosen |= set(range(*borders))
+    return [rows[i] for i in sorted(chosen) if 0 <= i < total]
+
+
+def _band(divisor: float | None, factor: float | None) -> Band | None:
+    if divisor is None:
+        return None
+    if math.isclose(divisor, 1.0, rel_tol=EQUAL):
+        return "kept"
+    if factor is not None and math.isclose(divisor, factor, rel_tol=EQUAL):
+        return "divided"
+    return "blended"
