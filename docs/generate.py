@@ -10,6 +10,7 @@ from pydantic_core import PydanticUndefined
 
 from docs.error_examples import Row, answer_examples
 from docs.metric_guide import ADVICE
+from docs.mistake_pages import write_mistake_pages
 from rope_core.hf.families import families
 from rope_core.hf.family import Family
 from service.asgi.problems import PROBLEMS, problem_for
@@ -341,3 +342,4 @@ if __name__ == "__main__":
     for name, page in PAGES.items():
         (DOCS / f"{name}.md").write_text(page())
     ERROR_EXAMPLES.write_text(error_examples())
+    write_mistake_pages()

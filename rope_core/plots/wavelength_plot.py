@@ -81,27 +81,28 @@ def wavelengths(rope: RopeSource, ax: "Axes | None" = None) -> "Axes":
     """
     if ax is not None:
         resolved = resolve(rope)
-        draw_wavelengths(ax, resolved, rope_name(rope, resolved), SUBTITLE)
+        draw_wavelengths(ax, resolved, rope_name(rope, resolved), SUBTITLE, _range(resolved))
         return ax
     kinds = [kind for kind in layer_kinds(rope) if kind.resolved.rope is not None][:MAX_KINDS]
     if not kinds:
         raise ConfigError("rope", "that of a model with a layer that rotates", "one without")
     axes = new_axes(len(kinds), 8.2 if len(kinds) == 1 else 6.2, 4.9)
+    lows, highs = zip(*(_range(kind.resolved) for kind in kinds), strict=True)
     for panel, kind in zip(axes, kinds, strict=True):
         name = rope_name(rope, kind.resolved) if panel is axes[0] else ""
         subtitle = SUBTITLE if len(kinds) == 1 else f"{_layers_text(kind)}: {SUBTITLE}"
-        draw_wavelengths(panel, kind.resolved, name, subtitle)
+        draw_wavelengths(panel, kind.resolved, name, subtitle, (min(lows), max(highs)))
     return axes[0]
 
 
-def draw_wavelengths(ax: "Axes", resolved: Resolved, title: str, subtitle: str) -> None:
-    """Draw the wavelengths of one layer."""
+def draw_wavelengths(
+    ax: "Axes", resolved: Resolved, title: str, subtitle: str, limits: tuple[float, float]
+) -> None:
+    """Draw the wavelengths of one layer, between limits in positions."""
     rope = resolved.require_rope()
     curves = [*_curves(rope, resolved.lengths)]
     draw_frame(ax, title, subtitle)
-    turns = [turn for curve in curves for turn in curve.turns.values()]
-    allowed = resolved.lengths.allowed or 0
-    logarithmic(ax, ax.yaxis, min(turns, default=1.0) / 1.7, max(*turns, allowed, 10.0) * 1.7)
+    logarithmic(ax, ax.yaxis, limits[0] / 1.7, limits[1] * 1.7)
     prepare_pairs(ax, rope.half, pair_label(rope))
     if rope.num_axes == 1:
         draw_bands(ax, find_bands(rope))
@@ -116,6 +117,13 @@ def draw_wavelengths(ax: "Axes", resolved: Resolved, title: str, subtitle: str) 
                 EdgeLabel([*curve.turns.values()][-1], curve.name, curve.color, bold=True)
             )
     label_right(ax, labels)
+
+
+def _range(resolved: Resolved) -> tuple[float, float]:
+    """Return the least and the greatest number of positions to draw."""
+    curves = _curves(resolved.require_rope(), resolved.lengths)
+    turns = [turn for curve in curves for turn in curve.turns.values()]
+    return min(turns, default=1.0), max(*turns, resolved.lengths.allowed or 0, 10.0)
 
 
 def _curves(rope: RopeConfig, lengths: Lengths) -> Iterator[Curve]:
