@@ -11,8 +11,8 @@ from rope_core.config import RopeConfig
 from rope_core.errors import ConfigError
 from rope_core.first_difference import bisect_first, first_difference
 from rope_core.hf import Resolved
-from rope_core.pairs import channel_pairs, pair_axis
 from rope_core.own_frequencies import listed_rotary_dim
+from rope_core.pairs import channel_pairs, pair_axis
 from rope_core.parameter_differences import FIELDS, ParameterDifference, parameter_differences
 from rope_core.scaling import exact_frequencies
 from rope_core.sources import OBJECT_FORMS, RopeSource, is_of_model, resolve, without_model
@@ -277,12 +277,16 @@ def _summary(
         return "The same: neither rotates."
     if a is None or b is None:
         start = f"Only the {'second' if a is None else 'first'} rotates"
-        return f"{start}{'' if position is None else f': they differ from position {position:,} on'}."
+        return (
+            f"{start}{'' if position is None else f': they differ from position {position:,} on'}."
+        )
     names = [difference.parameter for difference in differences]
     if position is None and not others:
         if not names:
             return "The same at every position."
-        return f"The same rotation at every position; {_listed(names)} without effect."
+        if {*names} <= {"arithmetic", "rounding"}:
+            return f"The same at every position, but for rounding ({_listed(names)} differ)."
+        return f"The same rotation at every position, although they differ in {_listed(names)}."
     if not _has_frequencies(a, b):
         start = "They differ"
     elif position is None:
