@@ -17,7 +17,9 @@ from rope_core.calls import (
     Shift,
     Table,
 )
+from rope_core.comparison import Comparison, compare
 from rope_core.config import Arithmetic, AttentionConfig, Layout, RopeConfig, Rounding
+from rope_core.diagnosis import Diagnosis, diagnose
 from rope_core.errors import ConfigError, NoBackend, RopeError, ShapeError
 from rope_core.frequencies import VARIANTS
 from rope_core.functional import RopeWarning, attend, rotate
@@ -36,8 +38,10 @@ __all__ = [
     "Attended",
     "AttentionConfig",
     "Call",
+    "Comparison",
     "ConfigError",
     "CosSin",
+    "Diagnosis",
     "DynamicLength",
     "Layout",
     "Merge",
@@ -54,9 +58,11 @@ __all__ = [
     "Shift",
     "Table",
     "attend",
+    "compare",
     "convert",
     "convert_weight",
     "cos_sin",
+    "diagnose",
     "merge",
     "resolve",
     "rotate",

@@ -1,7 +1,7 @@
 """Turns the rope of a request into the library's value."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rope_core import (
@@ -57,6 +57,11 @@ class ResolvedRope:
             return self.model.require_rope()
         got = "one that does not: null rotates nothing"
         raise ConfigError("rope", "that of a layer that rotates", got)
+
+    @property
+    def source(self) -> RopeConfig | Resolved | None:
+        """The rope for functions of the library, with all that the config of a model says."""
+        return self.config if self.model is None else replace(self.model, rope=self.config)
 
     @property
     def attention(self) -> AttentionConfig | None:
