@@ -43,6 +43,11 @@ class WorkerProcess:
         self._control: socket.socket | None = None
         self._is_closed = False
 
+    @property
+    def pid(self) -> int | None:
+        """Identifier of the process; None while there is none."""
+        return None if self._process is None else self._process.pid
+
     def answer(self, path: str, message: Message, number: int) -> tuple[dict[str, Any], Message]:
         """Return the fields and the message that answer a request.
 
