@@ -13,7 +13,7 @@ from rope_core.axes import SCHEMES
 from rope_core.config import Arithmetic, AttentionConfig, RopeConfig
 from rope_core.errors import ConfigError, brief
 from rope_core.frequencies import VARIANTS
-from rope_core.hf import Resolved, other_files
+from rope_core.hf import LayerKind, Resolved, other_files
 from rope_core.hf.config_forms import find_form
 from rope_core.own_frequencies import listed_rotary_dim
 from rope_core.presets import built_in, lookup, read_config
@@ -220,3 +220,22 @@ def _without_model(rope: RopeConfig) -> Resolved:
         position_keys_not_applied=(),
         warnings=(),
     )
+
+
+def layer_kinds(
+    config: RopeSource,
+    *,
+    model_type: str | None = None,
+    part: str | None = None,
+    compat: str = "5.23",
+    arithmetic: Arithmetic = "hf",
+    assume: str | None = None,
+) -> tuple[LayerKind, ...]:
+    """Resolve one layer of each kind: layers of a kind rotate alike, or do not rotate.
+
+    The arguments are those of `resolve`. A rope without a model has one kind.
+
+    Raises:
+        ConfigError: as `resolve`.
+    """
+    raise NotImplementedError

@@ -1,12 +1,14 @@
 """A rotation as some code computes it: the right one, and those with mistakes."""
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from rope_core.config import RopeConfig
+from rope_core.frequencies import xpos_zeta
 from rope_core.hf import Resolved
 
 
@@ -15,15 +17,17 @@ class RotaryCall:
     """A rotation as some code computes it.
 
     A mistake changes fields of the right call with `dataclasses.replace`. Whatever a `RopeConfig`
-    can say is in `rope`: base, variant, widths, layout, trailing slice, direction, axes.
+    can say is in `rope`: base, variant, widths, layout, trailing slice, direction, axes. A rope
+    that depends on the length of the call has its length already.
     """
 
     rope: RopeConfig
     positions: Tensor
-    """float64 `[A, T]`: of the tokens, A numbers each."""
+    """float64 `[A, T]`: of all tokens of the evidence, A numbers each; A = `rope.num_axes`."""
 
-    rows: int = 1
-    """Sequences of the batch; token t is in row t // (T / rows)."""
+    shape: tuple[int, int, int]
+    """B, S, H: rows of the batch, tokens of each, heads. T = B * S. Packed tokens: (1, T, H);
+    a table: (1, T, 1)."""
 
     times: int = 1
     """How many times the rotation is applied: 0, 1 or 2."""
@@ -38,7 +42,8 @@ class RotaryCall:
     """The rotated head is reordered: `[..., permutation]`."""
 
     position_axis: Literal["tokens", "heads", "batch"] = "tokens"
-    """Along which axis of the tensors the positions run."""
+    """Along which axis of the tensors the positions run. Unless it is "tokens", `positions` are
+    those of the heads, `[A, H]`, or of the rows, `[A, B]`."""
 
     positions_dtype: torch.dtype | None = None
     """Positions are rounded to it."""
@@ -49,6 +54,56 @@ class RotaryCall:
     angles_dtype: torch.dtype | None = None
     """Angles are rounded to it."""
 
+    arithmetic_dtype: torch.dtype | None = None
+    """Positions are multiplied by frequencies in it; None for the arithmetic of `rope`."""
+
+    @property
+    def slots(self) -> Tensor:
+        """The index of each token in its row, float64 `[T]`."""
+        rows, tokens, _ = self.shape
+        return torch.arange(tokens, dtype=torch.float64).repeat(rows)
+
+
+def predict(call: RotaryCall, index: Tensor | None = None) -> Tensor:
+    """Return gain * exp(i angle) of each token and pair, complex128 `[T, n]`.
+
+    Args:
+        call: the rotation; its layout, slice and permutation change nothing here.
+        index: int64, the tokens to compute; None for all.
+    """
+    rope, positions = call.rope, call.positions
+    if index is not None:
+        positions = positions.index_select(1, index)
+    table = rope.frequency_table
+    inv_freq, dtype = table.inv_freq, call.arithmetic_dtype or table.inv_freq.dtype
+    if call.times == 0:
+        return torch.ones((positions.shape[1], len(inv_freq)), dtype=torch.complex128)
+    if call.frequencies_dtype is not None:
+        inv_freq = inv_freq.to(call.frequencies_dtype)
+    if call.positions_dtype is not None:
+        positions = positions.to(call.positions_dtype)
+    table = replace(table, inv_freq=inv_freq.to(dtype))
+    rows = positions.to(dtype).expand(table.num_axes, -1)
+    radians = table.angles(rows, table)
+    if call.angles_dtype is not None:
+        radians = radians.to(call.angles_dtype)
+    radians = radians.double() * (-call.times if rope.negative else call.times)
+    gain = rope.attention_scaling if call.gain is None else call.gain
+    magnitude: Tensor = torch.full_like(radians, gain**call.times)
+    if rope.rope_type == "xpos":
+        magnitude *= _xpos_scale(rope, positions[0].double())
+    return torch.polar(magnitude.abs(), radians) * (1 if gain**call.times >= 0 else -1)
+
+
+def _xpos_scale(rope: RopeConfig, positions: Tensor) -> Tensor:
+    parameters: dict[str, Any] = dict(rope.parameters)
+    centre, base = parameters.get("length", 0), parameters.get("scale_base", 512.0)
+    dim = rope.frequency_dim or rope.rotary_dim
+    scale: Tensor = xpos_zeta(dim, torch.float64, positions.device) ** (
+        (positions[:, None] - centre // 2) / base
+    )
+    return scale
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Clues:
@@ -57,11 +112,26 @@ class Clues:
     resolved: Resolved | None = None
     """The layer of a model, if the rope is one; None for parameters."""
 
-    inv_freq: Tensor | None = None
-    """float64 `[n]`: measured frequencies, NaN for those that are not decided."""
+    resolve: Callable[..., Resolved] | None = None
+    """Resolve the same model with other options (`layer`, `layer_type`, `compat`); None for
+    parameters."""
 
-    theta: float | None = None
+    inv_freq: Tensor | None = None
+    """float64 `[n]`: measured frequencies, negative if they turn the other way, NaN for those that
+    are not decided."""
+
+    phase: Tensor | None = None
+    """float64 `[n]`: measured angles at position 0, NaN for those that are not decided."""
+
+    axis: Tensor | None = None
+    """int64 `[n]`: the axis of positions that each pair follows, -1 if it is not decided; None if
+    positions have one axis."""
+
     gain: float | None = None
     position_offset: float | None = None
     position_scale: float | None = None
+    theta: float | None = None
     rotary_dim: int | None = None
+
+    permutation: tuple[int, ...] | None = None
+    """Measured: theirs = expected[..., permutation]."""

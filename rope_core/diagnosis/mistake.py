@@ -13,6 +13,29 @@ PARTS = ("Looks like", "Why", "Hugging Face", "vLLM", "llama.cpp", "MLX", "Sourc
 """Parts of the docstring of a mistake, in their order."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Number:
+    """The parameter of a mistake that may be any number: the evidence decides which."""
+
+    parameter: str
+    value: Callable[[Any], float | None]
+    """Return the number of a call; None for a call that has no such number."""
+
+    vary: Callable[[Any, float], Any]
+    """`vary(call, number)` returns the call with another number.
+
+    Raises ConfigError if the call cannot have that number.
+    """
+
+    starts: Callable[[Any], Iterable[float]]
+    """Return numbers so close together that one of them is near to any that occurs."""
+
+    is_ratio: bool = True
+    """Whether numbers differ by ratios rather than by sums."""
+
+    is_whole: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class Mistake:
     """A registered mistake."""
@@ -35,13 +58,33 @@ class Mistake:
     parts: Mapping[str, str]
     """Texts of `PARTS`, for the documentation."""
 
+    number: Number | None = None
+    """How to fit the parameter, if it may be any number. `find` returns values by name only."""
+
+
+CODES = (
+    *("not_rotated", "rotated_twice", "direction_reversed"),
+    *("layout_swapped", "layout_mixed", "layout_permuted"),
+    *("wrong_base", "scaling_ignored", "scaling_other_type", "factor_wrong"),
+    *("original_length_wrong", "truncate_wrong", "beta_swapped", "longrope_other_list"),
+    *("gain_missing", "gain_twice", "gain_wrong", "partial_ignored", "rotary_dim_wrong"),
+    *("exponent_width_wrong", "slice_at_other_end", "position_offset", "position_scaled"),
+    *("padding_counted", "axis_mistaken", "positions_rounded", "angles_rounded"),
+    *("axes_ignored", "axes_order", "sections_wrong", "layer_type_wrong", "nope_layer_rotated"),
+    *("config_of_other_version", "scale_wrong", "softmax_scale_missing_mscale"),
+    *("q_not_rotated", "k_not_rotated", "v_rotated", "causal_top_left", "causal_missing"),
+    *("window_off_by_one", "window_ignored", "chunk_ignored", "softcap_missing", "softcap_wrong"),
+    *("sinks_missing", "mask_ignored", "heads_tiled"),
+    *("lse_base_2", "lse_without_sink", "lse_shifted"),
+)
+"""All codes, in the order in which equally good explanations are told."""
 
 MISTAKES: dict[str, Mistake] = {}
-"""By code, in the order in which equally good explanations are told."""
+"""Registered mistakes by code."""
 
 
 def mistake(
-    *evidence: Evidence, text: str, remedy: str
+    *evidence: Evidence, text: str, remedy: str, number: Number | None = None
 ) -> Callable[[Callable[..., Iterator[Wrong]]], Callable[..., Iterator[Wrong]]]:
     """Register a function as a mistake; its name is the code."""
 
@@ -58,7 +101,7 @@ def mistake(
             elif name is not None and line.strip():
                 parts[name] += f" {line.strip()}"
         code = find.__name__
-        MISTAKES[code] = Mistake(code, find, evidence, text, remedy, summary, parts)
+        MISTAKES[code] = Mistake(code, find, evidence, text, remedy, summary, parts, number)
         return find
 
     return register

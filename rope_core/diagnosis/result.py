@@ -64,7 +64,7 @@ class Difference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """What a rotation or a table says by itself, without the rope. None: not decided by the data."""
+    """What a rotation or a table says without the rope. None: the data do not decide it."""
 
     layout: str | None = None
     rotary_dim: int | None = None

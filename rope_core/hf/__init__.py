@@ -1,6 +1,6 @@
 """Reads a model's config.json as Hugging Face's libraries read it. Start with resolve.py."""
 
 from rope_core.hf.layer_types import Layers
-from rope_core.hf.resolve import COMPATS, Resolved, resolve
+from rope_core.hf.resolve import COMPATS, LayerKind, Lengths, Resolved, resolve
 
-__all__ = ["COMPATS", "Layers", "Resolved", "resolve"]
+__all__ = ["COMPATS", "LayerKind", "Layers", "Lengths", "Resolved", "resolve"]

@@ -42,7 +42,7 @@ code that is not in transformers is in remote_code.py and remote_rotations.py.
 
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, get_args
 
@@ -67,6 +67,17 @@ ASSUMED = ("llama",)
 
 MAX_GROUPS = 16
 """Largest number of groups of layers that are read for the keys that they apply."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lengths:
+    """Numbers of positions that a config has, None where it has none."""
+
+    trained: int | None
+    """original_max_position_embeddings where the variant has it, else as `allowed`."""
+
+    allowed: int | None
+    """max_position_embeddings, or the family's own key."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +120,12 @@ class Resolved:
 
     warnings: tuple[str, ...]
 
+    lengths: Lengths = Lengths(None, None)
+    """How many positions the model was trained on, and how many it is allowed."""
+
+    why: Mapping[str, str] = field(default_factory=dict)
+    """For each name of `provenance` the key of the config, or the formula."""
+
     def require_rope(self) -> RopeConfig:
         """Return `rope`.
 
@@ -136,6 +153,17 @@ class Resolved:
     def inv_freq(self) -> Tensor | None:
         """As `RopeConfig.inv_freq`; None for a layer that does not rotate."""
         return None if self.rope is None else self.rope.inv_freq
+
+
+@dataclass(frozen=True, slots=True)
+class LayerKind:
+    """Layers that rotate alike."""
+
+    layers: tuple[int, ...]
+    """Their indices; () if the number of layers is unknown."""
+
+    resolved: Resolved
+    """What the config says of the first of them."""
 
 
 def resolve(

@@ -1,1 +1,23 @@
-"""All known mistakes."""
+"""All known mistakes: importing this package registers them."""
+
+from rope_core.diagnosis.mistakes import (
+    application,
+    axes,
+    base,
+    gains,
+    models,
+    positions,
+    scaling,
+    structure,
+)
+
+__all__ = [
+    "application",
+    "axes",
+    "base",
+    "gains",
+    "models",
+    "positions",
+    "scaling",
+    "structure",
+]
