@@ -1,6 +1,7 @@
 """Attention as a port computes it, in float64."""
 
 from dataclasses import dataclass
+
 import numpy as np
 
 from tests.diagnosis_oracle.rope import Array, Rope
