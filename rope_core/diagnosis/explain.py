@@ -12,7 +12,7 @@ from rope_core.diagnosis.result import Explanation, NamedMistake
 
 
 def explain(
-    ranked: Sequence[Candidate], right: RotaryCall, *, is_rotation: bool = True
+    ranked: Sequence[Candidate], right: RotaryCall | AttentionCall, *, is_rotation: bool = True
 ) -> tuple[Explanation, ...]:
     """Return the explanations of candidates that `rank` has ordered.
 
