@@ -295,9 +295,17 @@ def _proves_nothing(right: AttentionCall) -> str | None:
 def _explanations(ranked: list[Candidate], right: AttentionCall) -> tuple[Explanation, ...]:
     """Return explanations, with a rope where the rotation alone is wrong."""
     plain = right.q or right.k
+    expected = {
+        "scale": right.scale,
+        "window": right.window,
+        "chunk": right.chunk,
+        "softcap": right.softcap,
+        "kv_heads": right.num_kv_heads,
+        "group": right.num_heads // right.num_kv_heads,
+    }
     found = []
     for candidate in ranked:
-        (explanation,) = explain([candidate], right, is_rotation=False)
+        (explanation,) = explain([candidate], plain, is_rotation=False, expected=expected)
         call = candidate.call
         rotation = call.q or call.k
         rotates_alike = plain is not None and rotation is not None

@@ -83,13 +83,22 @@ class AttentionCall:
     lse_counts_sinks: bool = True
 
 
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """A number that fits the evidence."""
+
+    value: float
+    is_odd: bool
+    """Whether it is no plain number."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttentionClues:
     """What fits the evidence best if all else is as a call has it; None: no value fits better."""
 
-    scale: float | None = None
-    softcap: float | None = None
-    lse_shift: float | None = None
+    scale: Fitted | None = None
+    softcap: Fitted | None = None
+    lse_shift: Fitted | None = None
     mscale: float | None = None
     """The factor that the config's YaRN adds to the softmax scale."""
 

@@ -26,7 +26,7 @@ def scale_wrong(call: AttentionCall, clues: AttentionClues) -> Iterator[Wrong]:
     Source: Attention Is All You Need, Vaswani et al., 2017, section 3.2.1.
     """
     if clues.scale is not None:
-        yield {"scale": clues.scale}, replace(call, scale=clues.scale)
+        yield {"scale": clues.scale.value}, replace(call, scale=clues.scale.value)
 
 
 @mistake(
@@ -269,7 +269,7 @@ def softcap_wrong(call: AttentionCall, clues: AttentionClues) -> Iterator[Wrong]
     Source: Gemma 2, Gemma Team, 2024, section 2.
     """
     if clues.softcap is not None:
-        yield {"softcap": clues.softcap}, replace(call, softcap=clues.softcap)
+        yield {"softcap": clues.softcap.value}, replace(call, softcap=clues.softcap.value)
 
 
 @mistake(
@@ -396,4 +396,4 @@ def lse_shifted(call: AttentionCall, clues: AttentionClues) -> Iterator[Wrong]:
     Source: FlashAttention-2, Dao, 2023, section 3.1.
     """
     if call.has_lse and clues.lse_shift is not None:
-        yield {"shift": clues.lse_shift}, replace(call, lse_shift=clues.lse_shift)
+        yield {"shift": clues.lse_shift.value}, replace(call, lse_shift=clues.lse_shift.value)
