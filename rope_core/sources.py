@@ -15,6 +15,7 @@ from rope_core.errors import ConfigError, brief
 from rope_core.frequencies import VARIANTS
 from rope_core.hf import LayerKind, Resolved, other_files
 from rope_core.hf.config_forms import find_form
+from rope_core.hf.lengths import lengths_of_rope
 from rope_core.own_frequencies import listed_rotary_dim
 from rope_core.presets import built_in, lookup, read_config
 
@@ -54,6 +55,9 @@ PARAMETERS = frozenset(
     if field.compare and name not in ("parameters", "axes_parameters")
 ).union(*(entry.parameters for entry in (*VARIANTS.values(), *SCHEMES.values())))
 """Names that a dict of parameters may have."""
+
+MAX_LAYERS_READ = 512
+"""Most layers that are resolved one by one to find those that rotate alike."""
 
 SPELLINGS = {
     "rope_theta": "theta",
@@ -129,7 +133,7 @@ def resolve(
             if type(options.get(name)) not in (kind, type(None)):
                 raise ConfigError(f"rope[{name!r}]", f"of type {kind.__name__}", options[name])
         return resolve(source, head_dim=head_dim, **{**of_model, **options})
-    if isinstance(config, str) and lookup.find(config, built_in()) is not None:
+    if isinstance(config, str) and _is_preset(config):
         return _resolve_preset(config, head_dim=head_dim, **of_model)
     if isinstance(config, str | os.PathLike):
         config = _config_at(config)
@@ -145,15 +149,19 @@ def resolve(
     if isinstance(config, Resolved):
         return config
     if isinstance(config, Mapping):
-        return _without_model(_from_parameters(config, head_dim))
+        return without_model(_from_parameters(config, head_dim))
     if isinstance(config, RopeConfig):
-        return _without_model(config)
+        return without_model(config)
     raise ConfigError("rope", FORMS, type(config).__name__)
 
 
 def is_of_model(rope: Mapping[str, Any]) -> bool:
     """Return whether `rope` has the contents of a config.json or params.json, not parameters."""
     return not CONFIG_KEYS.isdisjoint(rope) or find_form(rope, None) is not None
+
+
+def _is_preset(source: object) -> bool:
+    return isinstance(source, str) and lookup.find(source, built_in()) is not None
 
 
 @lru_cache(maxsize=64, typed=True)
@@ -202,11 +210,11 @@ def _from_parameters(parameters: Mapping[str, Any], head_dim: int | None) -> Rop
     return RopeConfig.of(fields.pop("head_dim"), **fields)
 
 
-def _without_model(rope: RopeConfig) -> Resolved:
+def without_model(rope: RopeConfig | None) -> Resolved:
     """Return the result of `resolve` for a rope of no model: attention is causal."""
     return Resolved(
         rope=rope,
-        nope=None,
+        nope="null rotates nothing" if rope is None else None,
         model_type="",
         layer_type=None,
         parameters=MappingProxyType({}),
@@ -219,6 +227,7 @@ def _without_model(rope: RopeConfig) -> Resolved:
         keys_ignored=(),
         position_keys_not_applied=(),
         warnings=(),
+        lengths=lengths_of_rope(rope),
     )
 
 
@@ -233,9 +242,42 @@ def layer_kinds(
 ) -> tuple[LayerKind, ...]:
     """Resolve one layer of each kind: layers of a kind rotate alike, or do not rotate.
 
-    The arguments are those of `resolve`. A rope without a model has one kind.
+    The arguments are those of `resolve`. A rope without a model, and one that names a layer, has
+    one kind. Of a model with more than MAX_LAYERS_READ layers, those of one type are one kind.
 
     Raises:
         ConfigError: as `resolve`.
     """
-    raise NotImplementedError
+    options: dict[str, Any] = {
+        "model_type": model_type,
+        "part": part,
+        "compat": compat,
+        "arithmetic": arithmetic,
+        "assume": assume,
+    }
+    if isinstance(config, str | os.PathLike) and not _is_preset(config):
+        config = _config_at(config)  # once for all layers
+    try:
+        whole = resolve(config, **options)
+    except ConfigError as error:
+        if error.parameter not in ("layer", "layer_type"):
+            raise
+        whole = resolve(config, layer=0, **options)
+    if _names_layer(config) or not whole.layers:
+        return (LayerKind((), whole),)
+    groups = {group.layers[0]: group.layers for group in whole.layers}
+    if (total := sum(map(len, groups.values()))) <= MAX_LAYERS_READ:
+        groups = {layer: (layer,) for layer in range(total)}
+    kinds: dict[Any, tuple[Resolved, list[int]]] = {}
+    for first, layers in groups.items():
+        resolved = resolve(config, layer=first, **options)
+        key = resolved.rope or (resolved.layer_type, resolved.attends)
+        kinds.setdefault(key, (resolved, []))[1].extend(layers)
+    return tuple(LayerKind(tuple(layers), resolved) for resolved, layers in kinds.values())
+
+
+def _names_layer(config: RopeSource) -> bool:
+    """Tell whether a rope in another form, such as `{"preset": ...}`, names a layer."""
+    if not isinstance(config, Mapping) or config.keys().isdisjoint(OBJECT_FORMS):
+        return False
+    return any(config.get(name) is not None for name in ("layer", "layer_type"))

@@ -132,3 +132,6 @@ class Clues:
     position_scale: float | None = None
     theta: float | None = None
     rotary_dim: int | None = None
+
+    permutation: tuple[int, ...] | None = None
+    """Measured: theirs = expected[..., permutation]."""

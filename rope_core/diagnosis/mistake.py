@@ -1,7 +1,7 @@
 """The list of known mistakes: each is a function from a right call to wrong ones."""
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,6 +11,29 @@ Wrong = tuple[Mapping[str, Any], Any]
 
 PARTS = ("Looks like", "Why", "Hugging Face", "vLLM", "llama.cpp", "MLX", "Source")
 """Parts of the docstring of a mistake, in their order."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Number:
+    """The parameter of a mistake that may be any number: the evidence decides which."""
+
+    parameter: str
+    value: Callable[[Any], float | None]
+    """Return the number of a call; None for a call that has no such number."""
+
+    vary: Callable[[Any, float], Any]
+    """`vary(call, number)` returns the call with another number.
+
+    Raises ConfigError if the call cannot have that number.
+    """
+
+    starts: Callable[[Any], Iterable[float]]
+    """Return numbers so close together that one of them is near to any that occurs."""
+
+    is_ratio: bool = True
+    """Whether numbers differ by ratios rather than by sums."""
+
+    is_whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +58,9 @@ class Mistake:
     parts: Mapping[str, str]
     """Texts of `PARTS`, for the documentation."""
 
+    number: Number | None = None
+    """How to fit the parameter, if it may be any number. `find` returns values by name only."""
+
 
 CODES = (
     *("not_rotated", "rotated_twice", "direction_reversed"),
@@ -58,7 +84,7 @@ MISTAKES: dict[str, Mistake] = {}
 
 
 def mistake(
-    *evidence: Evidence, text: str, remedy: str
+    *evidence: Evidence, text: str, remedy: str, number: Number | None = None
 ) -> Callable[[Callable[..., Iterator[Wrong]]], Callable[..., Iterator[Wrong]]]:
     """Register a function as a mistake; its name is the code."""
 
@@ -75,7 +101,7 @@ def mistake(
             elif name is not None and line.strip():
                 parts[name] += f" {line.strip()}"
         code = find.__name__
-        MISTAKES[code] = Mistake(code, find, evidence, text, remedy, summary, parts)
+        MISTAKES[code] = Mistake(code, find, evidence, text, remedy, summary, parts, number)
         return find
 
     return register

@@ -1,8 +1,65 @@
-"""Name what a table of angles does differently from a rope."""
+"""Name what angles or frequencies do differently from a rope.
 
+First each mistake alone: those with named values as they are, those with a number after a fit of
+the number. Then pairs of them, if no mistake alone explains the evidence.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rope_core.diagnosis import mistakes  # noqa: F401  registers them
 from rope_core.diagnosis.angle_table import AngleTable
 from rope_core.diagnosis.calls import Clues, RotaryCall
+from rope_core.diagnosis.evidence import (
+    HALF_STEP,
+    Angles,
+    Evidence,
+    Frequencies,
+    few_tokens,
+    subset,
+)
+from rope_core.diagnosis.fit import fit, refine, round_values
+from rope_core.diagnosis.mistake import CODES, MISTAKES, Mistake
 from rope_core.diagnosis.ranking import Candidate
+from rope_core.errors import ConfigError
+
+FEW = 20
+"""Tokens of the search. The best of what was found is compared with all tokens of the table."""
+
+VERIFIED = 24
+"""Candidates that are compared with all tokens."""
+
+OF_STRUCTURE = frozenset(
+    ("layout_swapped", "layout_mixed", "layout_permuted", "slice_at_other_end", "axis_mistaken")
+) | {"nope_layer_rotated"}
+"""Mistakes that do not show in a table of angles."""
+
+OF_CONFIG = frozenset(
+    ("scaling_ignored", "truncate_wrong", "beta_swapped", "longrope_other_list", "gain_missing")
+) | {"gain_twice", "exponent_width_wrong", "layer_type_wrong", "config_of_other_version"}
+"""Mistakes whose numbers are all of the config."""
+
+GAINS = ("gain_missing", "gain_twice", "gain_wrong")
+ROUNDED = ("angles_rounded", "positions_rounded")
+OFFSET = "position_offset"
+LAST = ("exponent_width_wrong", "direction_reversed", *GAINS, *ROUNDED)
+"""Mistakes that are made of a call whose numbers are wrong already."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Trial:
+    """A call with mistakes, before it is compared with the whole evidence."""
+
+    named: tuple[tuple[str, Mapping[str, Any]], ...]
+    call: RotaryCall
+    numbers: Tensor
+    error: float
+    is_odd: bool = False
 
 
 def name_angles(
@@ -13,4 +70,227 @@ def name_angles(
     The call itself is one of them, without mistakes, if it gives the table. Errors are those of
     `table.relative_error(predict(call, table.index))`.
     """
-    raise NotImplementedError
+    few = Angles.of(subset(table, few_tokens(table, FEW)))
+    kind = "table"
+    search = _Search(few, Angles.of(table), _codes(kind), call, clues)
+    return search.candidates(max_mistakes)
+
+
+def name_frequencies(
+    row: Tensor, call: RotaryCall, clues: Clues, max_mistakes: int, tolerance: float
+) -> list[Candidate]:
+    """Return calls whose frequencies are `row`, float64 `[n]`, as `name_angles` does."""
+    positions = torch.ones((call.rope.num_axes, 1), dtype=torch.float64)
+    evidence = Frequencies(row, tolerance)
+    one = replace(call, positions=positions, shape=(1, 1, 1))
+    return _Search(evidence, evidence, _codes("frequencies"), one, clues).candidates(max_mistakes)
+
+
+def _codes(kind: str) -> tuple[str, ...]:
+    return tuple(
+        code
+        for code in CODES
+        if code in MISTAKES and kind in MISTAKES[code].evidence and code not in OF_STRUCTURE
+    )
+
+
+class _Search:
+    def __init__(
+        self,
+        few: Evidence,
+        whole: Evidence,
+        codes: Sequence[str],
+        call: RotaryCall,
+        clues: Clues,
+    ) -> None:
+        self.few, self.whole, self.call = few, whole, call
+        self.clues = clues
+        self.codes = codes
+        self.right = self._trial((), call)
+
+    def candidates(self, max_mistakes: int) -> list[Candidate]:
+        """Return the best of what explains the evidence."""
+        plain = list(self._plain(self.right))
+        fitted = [t for code in self._numbered() for t in self._fitted(self.right, code)]
+        trials = [self.right, *plain, *fitted]
+        best = min(trial.error for trial in trials)
+        if max_mistakes > 1 and best > self.few.tolerance / 10:
+            trials += self._pairs(plain, fitted)
+        return self._verified(trials)
+
+    def _numbered(self) -> list[str]:
+        return [
+            code
+            for code in self.codes
+            if (number := MISTAKES[code].number) is not None
+            and code not in GAINS
+            and number.value(self.call) is not None
+        ]
+
+    def _trial(
+        self,
+        named: tuple[tuple[str, Mapping[str, Any]], ...],
+        call: RotaryCall,
+        is_odd: bool = False,
+    ) -> Trial:
+        numbers = self.few.numbers(call)
+        return Trial(named, call, numbers, self.few.error(numbers), is_odd)
+
+    def _plain(self, base: Trial, codes: Iterable[str] | None = None) -> Iterator[Trial]:
+        """Return the calls that mistakes without fitted numbers make of a call."""
+        made = {code for code, _ in base.named}
+        for code in self.codes if codes is None else codes:
+            number = MISTAKES[code].number
+            if code in made or code in _EXCLUSIVE.get(next(iter(made), ""), ()):
+                continue
+            if number is not None and code not in GAINS and number.value(base.call) is not None:
+                continue
+            for parameters, wrong in MISTAKES[code].find(base.call, self.clues):
+                trial = self._trial((*base.named, (code, parameters)), wrong, base.is_odd)
+                if not self._is_same(trial, base):
+                    yield trial
+
+    def _is_same(self, one: Trial, other: Trial) -> bool:
+        a, b = one.numbers, other.numbers
+        return a.shape == b.shape and bool((a - b).abs().max() < 1e-12 * b.abs().max())
+
+    def _fitted(self, base: Trial, code: str, step: float = 0) -> Iterator[Trial]:
+        """Return the calls with the fitted number of a mistake."""
+        number = MISTAKES[code].number
+        assert number is not None, "the caller has asked"
+        if number.value(base.call) is None or base.numbers.shape != self._shape:
+            return
+        build = lambda values: number.vary(base.call, values[0])  # noqa: E731
+        for values in fit(self.few, build, [number], base.call, step)[:1]:
+            yield from self._rounded(base, [code], build, values)
+
+    @property
+    def _shape(self) -> torch.Size:
+        few = self.few
+        return few.table.z.shape if isinstance(few, Angles) else few.row.shape  # type: ignore[attr-defined]
+
+    def _rounded(
+        self, base: Trial, codes: Sequence[str], build: Any, values: Sequence[float]
+    ) -> Iterator[Trial]:
+        """Return the call with plain numbers near the fitted ones, or with the fitted ones."""
+        best = self._number_trial(base, codes, build, values, True)
+        if best is None:
+            return
+        fitted_error = best.error
+        chosen = list(values)
+        is_odd = False
+        for place, code in enumerate(codes):
+            number = MISTAKES[code].number
+            assert number is not None, "fitted codes have one"
+            for plain in round_values(number, chosen[place]):
+                tried = [*chosen[:place], plain, *chosen[place + 1 :]]
+                if len(codes) > 1:
+                    tried = self._refit(base, codes, build, tried, place)
+                trial = self._number_trial(base, codes, build, tried, False)
+                limit = max(1.2 * fitted_error, fitted_error + self.few.tolerance / 50)
+                if trial is not None and trial.error <= limit:
+                    chosen, best = tried, trial
+                    break
+            else:
+                is_odd = True
+        yield replace(best, is_odd=is_odd or base.is_odd)
+
+    def _refit(
+        self, base: Trial, codes: Sequence[str], build: Any, values: Sequence[float], fixed: int
+    ) -> list[float]:
+        """Return both numbers, the one that is not fixed fitted again."""
+        free = 1 - fixed
+        number = MISTAKES[codes[free]].number
+        assert number is not None, "fitted codes have one"
+
+        def one(values_: Sequence[float]) -> RotaryCall:
+            both = list(values)
+            both[free] = values_[0]
+            return build(both)  # type: ignore[no-any-return]
+
+        both = list(values)
+        with suppress(ConfigError):
+            spread = 0.01 if number.is_ratio else 1.0
+            both[free] = refine(self.few, one, [number], [values[free]], [spread])[0]
+        return both
+
+    def _number_trial(
+        self, base: Trial, codes: Sequence[str], build: Any, values: Sequence[float], is_odd: bool
+    ) -> Trial | None:
+        with suppress(ConfigError):
+            call = build(values)
+            named = [
+                (code, {_number(code).parameter: _plain_number(_number(code), value)})
+                for code, value in zip(codes, values, strict=True)
+            ]
+            return self._trial((*base.named, *named), call, is_odd)
+        return None
+
+    def _pairs(self, plain: Sequence[Trial], fitted: Sequence[Trial]) -> Iterator[Trial]:
+        for trial in plain:
+            yield from self._plain(trial)
+        # made of a call with a wrong number
+        for trial in fitted:
+            yield from self._plain(trial, [code for code in LAST if code in self.codes])
+        # a number of a call with another mistake
+        for trial in plain:
+            if trial.named[0][0] not in LAST:
+                for code in self._numbered():
+                    if code not in _EXCLUSIVE.get(trial.named[0][0], ()):
+                        yield from self._fitted(trial, code)
+        # roundings hide a number: it is fitted as if angles were rounded
+        steps = {step for step in HALF_STEP.values()}
+        for code in self._numbered():
+            for step in sorted(steps):
+                for trial in self._fitted(self.right, code, step):
+                    for last in ("exponent_width_wrong", *ROUNDED):
+                        if last in self.codes:
+                            yield from self._plain(trial, [last])
+        numbered = self._numbered() if self.right.numbers.shape == self._shape else []
+        for place, one in enumerate(numbered):
+            for other in numbered[place + 1 :]:
+                yield from self._two_numbers(one, other)
+
+    def _two_numbers(self, one: str, other: str) -> Iterator[Trial]:
+        numbers = [_number(one), _number(other)]
+
+        def build(values: Sequence[float]) -> RotaryCall:
+            varied = numbers[0].vary(self.call, values[0])
+            return numbers[1].vary(varied, values[1])  # type: ignore[no-any-return]
+
+        for values in fit(self.few, build, numbers, self.call)[:1]:
+            yield from self._rounded(self.right, [one, other], build, values)
+
+    def _verified(self, trials: Sequence[Trial]) -> list[Candidate]:
+        """Return the best trials, compared with the whole evidence."""
+        by_count = [[t for t in trials if len(t.named) == count] for count in range(3)]
+        found = []
+        for of_count in by_count:
+            good = [t for t in of_count if t.error <= 4 * self.whole.tolerance]
+            good = sorted(good, key=lambda t: (t.error > self.few.tolerance / 20, t.is_odd, t.error))
+            for trial in good[:VERIFIED]:
+                call = self._on_whole(trial.call)
+                found.append(
+                    Candidate(
+                        mistakes=trial.named,
+                        call=call,
+                        relative_error=self.whole.error(self.whole.numbers(call)),
+                        of_config=all(code in OF_CONFIG for code, _ in trial.named),
+                        is_odd=trial.is_odd,
+                    )
+                )
+        return found
+
+    def _on_whole(self, call: RotaryCall) -> RotaryCall:
+        return call
+
+
+_EXCLUSIVE: Mapping[str, tuple[str, ...]] = {}
+
+
+def _number(code: str) -> Any:
+    return MISTAKES[code].number
+
+
+def _plain_number(number: Any, value: float) -> float | int:
+    return round(value) if number.is_whole else float(value)

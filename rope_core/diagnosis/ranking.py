@@ -1,7 +1,7 @@
 """Which explanations are told, and in which order: the same rules for all kinds of evidence."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rope_core.diagnosis.mistake import CODES
@@ -23,6 +23,9 @@ class Candidate:
     of_config: bool = False
     """Whether the config itself has the wrong values, in another place: another layer type, another
     list, another length. Such an explanation is told before others that are as good."""
+
+    is_odd: bool = False
+    """Whether a fitted number is not round. Such an explanation is told after others as good."""
 
 
 def rank(candidates: Iterable[Candidate], tolerance: float) -> list[Candidate]:
@@ -46,15 +49,17 @@ def rank(candidates: Iterable[Candidate], tolerance: float) -> list[Candidate]:
     return _distinct(sorted(kept, key=_order))
 
 
-def _order(candidate: Candidate) -> tuple[int, bool, list[int], float]:
-    order = [CODES.index(code) for code, _ in candidate.mistakes]
-    return len(order), not candidate.of_config, order, candidate.relative_error
+def _order(candidate: Candidate) -> tuple[int, bool, bool, list[int], float]:
+    order = sorted(CODES.index(code) for code, _ in candidate.mistakes)
+    of_config, is_odd = candidate.of_config, candidate.is_odd
+    return len(order), not of_config, is_odd, order, candidate.relative_error
 
 
 def _distinct(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Return the first candidate of those with the same mistakes and parameters."""
+    """Return the first candidate of those with the same mistakes, in the order of `CODES`."""
     seen: dict[str, Candidate] = {}
     for candidate in candidates:
-        key = repr(sorted((code, sorted(given.items())) for code, given in candidate.mistakes))
-        seen.setdefault(key, candidate)
+        ordered = tuple(sorted(candidate.mistakes, key=lambda named: CODES.index(named[0])))
+        key = repr([(code, sorted(given.items())) for code, given in ordered])
+        seen.setdefault(key, replace(candidate, mistakes=ordered))
     return [*seen.values()]

@@ -49,6 +49,8 @@ class ConfigReader:
 
     Attributes:
         layer_values: keys that have a value of their own in the layer to resolve.
+        provenance: where each value comes from.
+        why: for the same names the key of the config, the class, or the formula.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class ConfigReader:
         self.layer_values: Mapping[str, Any] = {}
         self.keys_read: set[str] = set()
         self.provenance: dict[str, str] = {}
+        self.why: dict[str, str] = {}
         self.keys_without_effect: set[str] = set()
         self.warnings: dict[str, None] = {}
         self.is_4_57 = compat == "4.57" and not family.new_in_5
@@ -77,9 +80,14 @@ class ConfigReader:
 
         The family's name of `key` is first.
         """
+        return self._find(key)[1]
+
+    def _find(self, key: str) -> tuple[str, Any]:
+        """Return the path of a value in the file, and the value of `from_file`."""
         if key in self.layer_values:
-            self.keys_read.add(f"{PER_LAYER}.{key}")
-            return self.layer_values[key]
+            path = f"{PER_LAYER}.{key}"
+            self.keys_read.add(path)
+            return path, self.layer_values[key]
         names = (self.family.key_names.get(key, key), key, self.family.other_names.get(key, key))
         for name in dict.fromkeys(names):
             if name not in self.config:
@@ -90,8 +98,8 @@ class ConfigReader:
                 continue
             self.keys_read.add(name)
             if self.config[name] is not None:
-                return self.config[name]
-        return None
+                return name, self.config[name]
+        return key, None
 
     def is_null(self, key: str) -> bool:
         """Return whether the file has `key` with the value null."""
@@ -99,15 +107,26 @@ class ConfigReader:
 
     def get(self, key: str, default: Any = None) -> Any:
         """Return the file's value, else the class's, else `default`."""
-        value = self.from_file(key)
+        path, value = self._find(key)
         if value is not None:
-            self.provenance[key] = GIVEN
+            self.record(key, GIVEN, path)
             return value
         value = self.family.defaults.get(key)
         if value is not None:
-            self.provenance[key] = CLASS_DEFAULT
+            self.record(key, CLASS_DEFAULT)
             return value
         return default
+
+    def record(self, name: str, source: str, why: str = "") -> None:
+        """Record where a value comes from: the key of the file, or the formula.
+
+        Args:
+            name: the name of the value.
+            source: `given`, `class default` or `derived`.
+            why: the key or the formula; "" for the family's class.
+        """
+        self.provenance[name] = source
+        self.why[name] = why or f"class of {self.family.name}"
 
     def number(self, key: str, default: float | None = None) -> Any:
         """Return the value of `get`, which must be a number.

@@ -23,7 +23,10 @@ def from_config(reader: ConfigReader, variant: str) -> int:
 def twice_derived(reader: ConfigReader, variant: str) -> int:
     """Zamba-2: heads without a `head_dim` are twice as wide: two inputs are concatenated."""
     width = from_config(reader, variant)
-    return 2 * width if reader.provenance["head_dim"] == DERIVED else width
+    if reader.provenance["head_dim"] != DERIVED:
+        return width
+    reader.record("head_dim", DERIVED, f"2 * {reader.why['head_dim']}")
+    return 2 * width
 
 
 def latent(reader: ConfigReader, _: str) -> int:
@@ -57,7 +60,7 @@ def memory_attention(reader: ConfigReader, _: str) -> int:
 def named(reader: ConfigReader, key: str) -> int:
     """Return the width that the config has under another name, `key`."""
     width = reader.size(key)
-    reader.provenance["head_dim"] = reader.provenance.get(key, CLASS_DEFAULT)
+    reader.record("head_dim", reader.provenance.get(key, CLASS_DEFAULT), reader.why.get(key, ""))
     return width
 
 
@@ -71,5 +74,6 @@ def derived(reader: ConfigReader) -> int:
     if hidden % heads:
         expected = f"given, because hidden_size {hidden} is no multiple of {heads} heads"
         raise ConfigError(reader.key_name("head_dim"), expected, "none")
-    reader.provenance["head_dim"] = DERIVED
+    formula = f"{reader.key_name('hidden_size')} / {reader.key_name('num_attention_heads')}"
+    reader.record("head_dim", DERIVED, formula)
     return hidden // heads

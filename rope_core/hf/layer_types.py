@@ -52,7 +52,7 @@ def _of_file(reader: ConfigReader, types: object) -> list[str]:
         raise ConfigError(name, "a list of texts", brief(types))
     if len(types) > MAX_LAYERS:
         raise ConfigError(name, f"at most {MAX_LAYERS}", len(types))
-    reader.provenance["layer_types"] = GIVEN
+    reader.record("layer_types", GIVEN, name)
     total = reader.from_file("num_hidden_layers")
     if isinstance(total, int) and total != len(types):
         reader.warn(f"layer_types has {len(types)} layers, num_hidden_layers is {total}")

@@ -180,7 +180,8 @@ def theta_of_last_layer(reader: ConfigReader, block: RopeParameters) -> RopePara
     if not isinstance(bases, list):
         return block
     theta = rope_parameters.values_of_type(reader, "rope_theta", bases, label)[-1]
-    return replace(block, values={**block.values, "rope_theta": theta})
+    paths = {**block.keys, "rope_theta": reader.key_name("rope_theta")}
+    return replace(block, values={**block.values, "rope_theta": theta}, keys=paths)
 
 
 def ntk_alpha_type(reader: ConfigReader, block: RopeParameters, rope_type: str) -> str:

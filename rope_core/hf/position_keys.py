@@ -106,7 +106,8 @@ def record_provenance(reader: ConfigReader) -> None:
     names = {name: key for key, name in reader.family.key_names.items()}
     for name in sorted(reader.keys_read - reader.keys_without_effect - set(DICTIONARIES)):
         if bears_on_positions(name) and reader.config.get(name) is not None:
-            reader.provenance.setdefault(names.get(name, name), GIVEN)
+            if (known := names.get(name, name)) not in reader.provenance:
+                reader.record(known, GIVEN, name)
 
 
 def _names(keys: Sequence[str]) -> str:

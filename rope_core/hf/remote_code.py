@@ -52,7 +52,12 @@ def mistral_yarn(reader: ConfigReader, block: RopeParameters) -> RopeParameters:
         values["attention_factor"] = 1.0
     elif reader.family.softmax_scale:  # MLA: the softmax scale has the correction
         values |= {"mscale": 1.0, "mscale_all_dim": 1.0}
-    return replace(block, name="yarn", values=values, from_file=frozenset(values), outer=values)
+    paths = {names.get(str(key), str(key)): f"yarn.{key}" for key in yarn}
+    paths |= {"rope_type": "yarn"}
+    paths |= dict.fromkeys(("attention_factor", "mscale", "mscale_all_dim"), "yarn.apply_scale")
+    return replace(
+        block, name="yarn", values=values, from_file=frozenset(values), outer=values, keys=paths
+    )
 
 
 def mistral_parameters(reader: ConfigReader, block: RopeParameters) -> RopeParameters:
@@ -89,7 +94,8 @@ def phi3small_parameters(reader: ConfigReader, block: RopeParameters) -> RopePar
         return block
     scale = reader.positive("rope_position_scale", 1.0)
     values = {} if scale == 1 else {"rope_type": "linear", "factor": scale}
-    return replace(block, name="rope_position_scale", values=values, outer=values)
+    paths = dict.fromkeys(values, "rope_position_scale")
+    return replace(block, name="rope_position_scale", values=values, outer=values, keys=paths)
 
 
 def phi3small_longrope(
@@ -164,7 +170,11 @@ def internlm_rotary(reader: ConfigReader, block: RopeParameters) -> RopeParamete
     values = {"rope_type": types[rotary["type"]], "rope_theta": rotary.get("base", 10_000)}
     if rotary["type"] == "dynamic":
         values["factor"] = rotary.get("scaling_factor", 1.0)
-    return replace(block, name="rotary", values=values, from_file=frozenset(values), outer=values)
+    names = {"rope_type": "type", "rope_theta": "base", "factor": "scaling_factor"}
+    paths = {parameter: f"rotary.{name}" for parameter, name in names.items()}
+    return replace(
+        block, name="rotary", values=values, from_file=frozenset(values), outer=values, keys=paths
+    )
 
 
 def dbrx_theta(reader: ConfigReader, block: RopeParameters) -> RopeParameters:
@@ -176,7 +186,8 @@ def dbrx_theta(reader: ConfigReader, block: RopeParameters) -> RopeParameters:
     theta = option(attn_config(reader), "rope_theta", 10_000)
     reader.warn("attn_config.rope_theta counts, as in databricks' code; 5.23 has 10000 instead")
     values = {**block.values, "rope_theta": theta}
-    return replace(block, values=values, from_file=block.from_file | {"rope_theta"}, outer=values)
+    from_file, paths = block.from_file | {"rope_theta"}, {"rope_theta": "attn_config.rope_theta"}
+    return replace(block, values=values, from_file=from_file, outer=values, keys=paths)
 
 
 def baichuan(reader: ConfigReader, _: int | None, __: str | None) -> str | None:

@@ -31,7 +31,8 @@ def chatglm(reader: ConfigReader) -> Fields:
         reader.warn(
             "rope_ratio multiplies the base; chatglm2-6b-32k divides positions by it instead"
         )
-    reader.provenance["rope_theta"] = DERIVED
+    formula = "10000 * rope_ratio" if reader.from_file("rope_ratio") is not None else "10000"
+    reader.record("rope_theta", DERIVED, formula)
     return {"head_dim": width, "rotary_dim": width // 2, "theta": 10_000.0 * ratio}
 
 

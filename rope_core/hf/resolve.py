@@ -53,8 +53,9 @@ from rope_core.config import Arithmetic, AttentionConfig, RopeConfig
 from rope_core.errors import ConfigError, brief
 from rope_core.hf import find_family, other_files, position_keys, rope_config, rope_parameters
 from rope_core.hf.attention import attention
-from rope_core.hf.config_reader import ConfigReader, is_int
+from rope_core.hf.config_reader import GIVEN, ConfigReader, is_int
 from rope_core.hf.family import UNKNOWN, Family
+from rope_core.hf.lengths import Lengths, lengths
 from rope_core.hf.layer_types import Layers, all_layers, layer_values, resolve_layer_type
 from rope_core.hf.nope import has_attention, nope_reason
 from rope_core.hf.position_key_values import Applied
@@ -67,17 +68,6 @@ ASSUMED = ("llama",)
 
 MAX_GROUPS = 16
 """Largest number of groups of layers that are read for the keys that they apply."""
-
-
-@dataclass(frozen=True, slots=True)
-class Lengths:
-    """Numbers of positions that a config has, None where it has none."""
-
-    trained: int | None
-    """original_max_position_embeddings where the variant has it, else as `allowed`."""
-
-    allowed: int | None
-    """max_position_embeddings, or the family's own key."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -261,6 +251,8 @@ def resolve(
         attention=this.attention,
         attends=has_attention(reader, reader.layer_type),
         provenance=MappingProxyType(reader.provenance),
+        why=MappingProxyType(_paths(reader, prefix)),
+        lengths=lengths(reader, this.rope),
         layers=layers,
         differ=differ,
         keys_read=tuple(sorted(prefix + key for key in reader.keys_read)),
@@ -268,6 +260,14 @@ def resolve(
         position_keys_not_applied=tuple(unapplied),
         warnings=tuple(reader.warnings),
     )
+
+
+def _paths(reader: ConfigReader, prefix: str) -> dict[str, str]:
+    """Return the keys and formulas of the provenance; keys have the path of the part's config."""
+    return {
+        name: prefix + why if reader.provenance[name] == GIVEN else why
+        for name, why in reader.why.items()
+    }
 
 
 def _common_type(reader: ConfigReader) -> str | None:

@@ -78,7 +78,7 @@ def standard(
     _warn_of_versions(reader, block, rope_type)
     rope = _build(reader, {**fields, **values}, arithmetic, f"{block.name}.")
     attention_factor = rope.attention_scaling
-    complete = variant.complete(rope_type, theta, values, attention_factor, reader.provenance)
+    complete = variant.complete(reader, rope_type, theta, values, attention_factor)
     if factor is not None:
         complete["partial_rotary_factor"] = factor
     for key in ("mrope_section", "xdrope_section"):
@@ -141,7 +141,8 @@ def _axes(reader: ConfigReader, block: RopeParameters, rotated: int) -> Fields:
             reader.ignore(f"{block.name}.mrope_section", f"{family.name} has one axis")
         return {}
     if axes in SECTIONED:
-        reader.provenance["mrope_section"] = GIVEN
+        name = "mrope_section" if values.get("mrope_section") else "xdrope_section"
+        reader.record("mrope_section", GIVEN, block.path(name))
         sections = sections or reader.get("mrope_section")
         if not isinstance(sections, list | tuple):
             raise ConfigError(f"{block.name}.mrope_section", "a list of numbers", brief(sections))

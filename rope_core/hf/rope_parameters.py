@@ -1,7 +1,7 @@
 """The dictionary of rope parameters of a layer: the file's `rope_scaling` or `rope_parameters`."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rope_core.errors import ConfigError, brief
@@ -39,11 +39,17 @@ class RopeParameters:
     """The layer type of a nested dictionary; None if all layers have one dictionary."""
     outer: Values
     """The dictionary around a nested one; otherwise the dictionary itself."""
+    keys: Mapping[str, str] = field(default_factory=dict)
+    """Paths in the file of parameters that it has elsewhere, or under other names."""
 
     @property
     def nested(self) -> bool:
         """Whether other layer types have dictionaries of their own."""
         return self.label is not None
+
+    def path(self, parameter: str) -> str:
+        """Return the path of a parameter in the file."""
+        return self.keys.get(parameter, f"{self.name}.{parameter}")
 
 
 def find(reader: ConfigReader) -> RopeParameters | None:
@@ -55,6 +61,7 @@ def find(reader: ConfigReader) -> RopeParameters | None:
     """
     name, raw, in_file = _raw(reader)
     labels = _labels(reader)
+    scaling = raw
     raw = _scaled_by_type(reader, raw) if name == "rope_scaling" else raw
     is_flat = not PARAMETERS.isdisjoint(raw)
     nested = [
@@ -67,6 +74,8 @@ def find(reader: ConfigReader) -> RopeParameters | None:
         raw, nested = {key: value for key, value in raw.items() if key not in nested}, []
     if nested:
         block = _nested(reader, name, raw, nested)
+        if block is not None and raw is not scaling:
+            block = replace(block, keys=_paths_of_both(block, scaling))
     elif reader.family.rope_parameters_by_type:
         block = reader.family.step("typed_parameters", typed)(reader, name, raw if in_file else {})
     else:
@@ -118,6 +127,15 @@ def _scaled_by_type(reader: ConfigReader, scaling: Values) -> Values:
             of_type = {k: v for k, v in scaling.items() if k != "type" or "rope_type" not in block}
             merged[label] = {**block, **of_type}
     return merged
+
+
+def _paths_of_both(block: RopeParameters, scaling: Values) -> Mapping[str, str]:
+    """Return the paths of parameters that `_scaled_by_type` has put together."""
+    nested = f"rope_parameters.{block.label}"
+    return {
+        parameter: f"rope_scaling.{parameter}" if parameter in scaling else f"{nested}.{parameter}"
+        for parameter in block.from_file - block.keys.keys()
+    } | block.keys
 
 
 def _read_by_version(reader: ConfigReader, values: Values) -> Values:
@@ -185,6 +203,12 @@ def complete(
 ) -> RopeParameters:
     """Return a layer type's parameters: `values`, those `outside` of the dictionary, `defaults`."""
     filled = dict(values)
+    inner = outer.get(label)
+    paths = {
+        parameter: f"{name}.{parameter}" if parameter in outer else reader.key_name(parameter)
+        for parameter in values
+        if not (isinstance(inner, Mapping) and parameter in inner)
+    }
     keys = reader.family.rope_parameters_by_type.get(label, {}).get("keys", {})
     for parameter in outside:
         if parameter in keys and parameter not in values:
@@ -193,10 +217,12 @@ def complete(
                 value = values_of_type(reader, keys[parameter], value, label)[0]
             elif value is not None and not is_number(value):
                 raise ConfigError(keys[parameter], "a number", brief(value))
-            filled |= {} if value is None else {parameter: value}
+            if value is not None:
+                filled[parameter] = value
+                paths[parameter] = reader.key_name(keys[parameter])
     everything = {**defaults, **filled}
     return RopeParameters(
-        f"{name}.{label}", everything, frozenset(filled), label, outer or everything
+        f"{name}.{label}", everything, frozenset(filled), label, outer or everything, paths
     )
 
 

@@ -51,7 +51,8 @@ def rope_type(reader: ConfigReader, block: RopeParameters) -> str:
         raise ConfigError(f"{block.name}.type", f"{new!r} as rope_type, or absent", repr(old))
     name = new or old
     from_file = name and {"rope_type", "type"} & block.from_file
-    reader.provenance["rope_type"] = GIVEN if from_file else CLASS_DEFAULT
+    path = block.path("rope_type" if new else "type")
+    reader.record("rope_type", *((GIVEN, path) if from_file else (CLASS_DEFAULT, "")))
     variant = spellings.get(name or "default", name or "default")
     if variant not in VARIANTS or variant in NOT_IN_TRANSFORMERS:
         names = sorted({*VARIANTS, *SPELLINGS} - NOT_IN_TRANSFORMERS)
@@ -70,11 +71,13 @@ def theta(reader: ConfigReader, block: RopeParameters) -> float:
         ConfigError: the base is not a number of a plausible size.
     """
     value, name, source = _value(reader, block, "rope_theta", _layer_theta(reader))
+    path = name if source == GIVEN else ""
     if value is None:
-        value, source = reader.family.defaults.get("rope_theta", 10_000.0), CLASS_DEFAULT
+        value = reader.family.defaults.get("rope_theta", 10_000.0)
+        source, path = CLASS_DEFAULT, ""
     if not is_number(value) or value < 1e-6:
         raise ConfigError(name, "a number in [1e-6, 1e12]", brief(value))
-    reader.provenance["rope_theta"] = source
+    reader.record("rope_theta", source, path)
     return float(value)
 
 
@@ -82,10 +85,12 @@ def _value(
     reader: ConfigReader, block: RopeParameters, key: str, of_layer: Any = None
 ) -> tuple[Any, str, str]:
     """Return a value of the layer, the dictionary or the config, its key and where it is from."""
-    for value in (of_layer, block.values.get(key)):
-        if value is not None:
-            is_given = value is of_layer or key in block.from_file
-            return value, f"{block.name}.{key}", GIVEN if is_given else CLASS_DEFAULT
+    if of_layer is not None:
+        index = "" if reader.layer is None else f"[{reader.layer}]"
+        return of_layer, f"layer_rope_theta{index}", GIVEN
+    if block.values.get(key) is not None:
+        source = GIVEN if key in block.from_file else CLASS_DEFAULT
+        return block.values[key], block.path(key), source
     return reader.from_file(key), reader.key_name(key), GIVEN
 
 
@@ -116,12 +121,13 @@ def partial_rotary_factor(
     if value is None:
         rule = reader.family.step("partial_rotary_factor", _class_factor)
         value, source = rule(reader, head_dim, variant) or (None, source)
+        name = reader.why.get("rotary_dim") or reader.why.get("qk_rope_head_dim") or name
     if value is None:
         return None
     most = 1 if variant == "proportional" else 4  # EfficientLoFTR has 4
     if not is_number(value) or not 0 <= value <= most:
         raise ConfigError(name, f"a number in [0, {most}]", brief(value))
-    reader.provenance[key] = source
+    reader.record(key, source, "" if source == CLASS_DEFAULT else name)
     return float(value)
 
 
@@ -199,8 +205,14 @@ def named_parameter(reader: ConfigReader, block: RopeParameters, variant: str, k
     """Return one parameter of the variant from the dictionary."""
     value = block.values[key]
     check_parameter(f"{block.name}.{key}", value, variant, key)
-    reader.provenance[key] = GIVEN if key in block.from_file else CLASS_DEFAULT
+    _record_parameter(reader, block, key)
     return value
+
+
+def _record_parameter(reader: ConfigReader, block: RopeParameters, key: str) -> None:
+    is_given = key in block.from_file
+    path = block.path(key) if is_given or key in block.keys else ""
+    reader.record(key, GIVEN if is_given else CLASS_DEFAULT, path)
 
 
 def original_length(reader: ConfigReader, block: RopeParameters, inside: Any, outside: Any) -> Any:
@@ -212,9 +224,9 @@ def original_length(reader: ConfigReader, block: RopeParameters, inside: Any, ou
             reader.warn(f"{ORIGINAL} {text}")
         return outside
     if inside is not None:
-        reader.provenance[ORIGINAL] = GIVEN if ORIGINAL in block.from_file else CLASS_DEFAULT
+        _record_parameter(reader, block, ORIGINAL)
         return inside
-    reader.provenance[ORIGINAL] = DERIVED
+    reader.record(ORIGINAL, DERIVED, reader.key_name("max_position_embeddings"))
     return reader.size("max_position_embeddings")
 
 
@@ -271,11 +283,11 @@ def check_parameter(name: str, value: Any, variant: str, key: str) -> None:
 
 
 def complete(
+    reader: ConfigReader,
     variant: str,
     theta: float,
     values: Mapping[str, Any],
     attention_factor: float,
-    provenance: dict[str, str],
 ) -> dict[str, Any]:
     """Return all of a variant's parameters in transformers 5's spelling."""
     complete = {"rope_type": "dynamic" if variant == "ntk_alpha" else variant, "rope_theta": theta}
@@ -289,8 +301,24 @@ def complete(
         value = fallbacks.get(name) if value is None else value
         if value is None or name in ("length", "max_position_embeddings"):
             continue
-        if name not in provenance:
-            is_constant = name in BETAS or value == parameter.default
-            provenance[name] = CLASS_DEFAULT if is_constant else DERIVED
+        if name not in reader.provenance:
+            if name in BETAS or value == parameter.default:
+                reader.record(name, CLASS_DEFAULT, f"default of {variant}")
+            else:
+                reader.record(name, DERIVED, _formula(variant, name, values))
         complete[name] = [*value] if isinstance(value, tuple) else value
     return complete
+
+
+def _formula(variant: str, name: str, values: Mapping[str, Any]) -> str:
+    """Return how a parameter follows from others that the config has."""
+    if name == "factor":
+        return f"max_position_embeddings / {ORIGINAL}"
+    if name != "attention_factor":
+        return "other parameters"
+    if variant == "longrope":
+        factor = "factor" if values.get("factor") is not None else f"max / {ORIGINAL}"
+        return f"sqrt(1 + ln({factor}) / ln({ORIGINAL})), 1 for a factor up to 1"
+    if values.get("mscale") and values.get("mscale_all_dim"):
+        return "(0.1 * mscale * ln(factor) + 1) / (0.1 * mscale_all_dim * ln(factor) + 1)"
+    return "0.1 * ln(factor) + 1"

@@ -1,0 +1,162 @@
+"""What angles or frequencies show, in the form that numbers are fitted to."""
+
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from rope_core.diagnosis.angle_table import AngleTable
+from rope_core.diagnosis.calls import RotaryCall, predict
+
+HALF_STEP = {torch.bfloat16: 2.0**-9, torch.float16: 2.0**-12}
+"""Relative error of rounding to half precision."""
+
+FLOAT32_STEP = 2.0**-24
+
+
+class Evidence(Protocol):
+    """Numbers to which a call is fitted: angles of each token and pair, or a row of frequencies.
+
+    A call's numbers are flat, `[m]`.
+    """
+
+    tolerance: float
+    weights: Tensor
+    """float64 `[m]`: mean 1."""
+
+    def numbers(self, call: RotaryCall) -> Tensor:
+        """Return what the call gives, as the evidence has it: complex128, or float64."""
+
+    def error(self, numbers: Tensor) -> float:
+        """Return the relative error of the evidence from `numbers`; infinite if sizes differ."""
+
+    def smooth(self, call: RotaryCall) -> Tensor:
+        """Return what is linear in the fitted numbers, float64 `[m]`, without any rounding."""
+
+    def residual(self, smooth: Tensor) -> Tensor:
+        """Return how far the evidence is from `smooth`."""
+
+    def noise(self, smooth: Tensor, step: float) -> Tensor:
+        """Return the standard deviation of the residuals, if angles are rounded by `step`."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Angles:
+    """Angles of tokens; a residual is known up to whole turns."""
+
+    table: AngleTable
+    weights: Tensor
+    phase: Tensor
+
+    @classmethod
+    def of(cls, table: AngleTable) -> "Angles":
+        """Return the angles of a table."""
+        weights = (table.weights / table.weights.mean().clamp_min(1e-300)).clamp_max(8).flatten()
+        return cls(table, weights, table.z.angle().flatten())
+
+    @property
+    def tolerance(self) -> float:
+        return self.table.tolerance
+
+    def numbers(self, call: RotaryCall) -> Tensor:
+        return predict(call, self.table.index)
+
+    def error(self, numbers: Tensor) -> float:
+        return self.table.relative_error(numbers)
+
+    def smooth(self, call: RotaryCall) -> Tensor:
+        return radians(call, self.table.index).flatten()
+
+    def residual(self, smooth: Tensor) -> Tensor:
+        return wrap(self.phase - smooth)
+
+    def noise(self, smooth: Tensor, step: float) -> Tensor:
+        return 0.1 * min(self.tolerance, 0.02) + 1e-6 + smooth.abs() * (step + FLOAT32_STEP)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Frequencies:
+    """A row of frequencies. Its numbers are those at the position that the call has."""
+
+    row: Tensor
+    """float64 `[n]`."""
+
+    tolerance: float
+
+    @property
+    def weights(self) -> Tensor:
+        return ((self.row != 0) & self.row.isfinite()).double()
+
+    def numbers(self, call: RotaryCall) -> Tensor:
+        inv_freq = call.rope.frequency_table.inv_freq
+        if call.frequencies_dtype is not None:
+            exact = inv_freq if call.arithmetic_dtype is None else inv_freq.to(call.arithmetic_dtype)
+            inv_freq = exact.to(call.frequencies_dtype)
+        sign = -1 if call.rope.negative else 1
+        return inv_freq.double() * call.positions[0, 0] * sign
+
+    def error(self, numbers: Tensor) -> float:
+        if numbers.shape != self.row.shape:
+            return float("inf")
+        right = float(numbers.norm())
+        return float((self.row - numbers).norm()) / right if right else float("inf")
+
+    def smooth(self, call: RotaryCall) -> Tensor:
+        return radians(call, None)[0].abs().clamp_min(1e-300).log()
+
+    def residual(self, smooth: Tensor) -> Tensor:
+        both = (self.weights > 0) & (smooth > -600)
+        return torch.where(both, self.row.abs().clamp_min(1e-300).log() - smooth, 0)
+
+    def noise(self, smooth: Tensor, step: float) -> Tensor:
+        return torch.full_like(smooth, 1e-6 + step)
+
+
+def radians(call: RotaryCall, index: Tensor | None) -> Tensor:
+    """Return the angles of a call without any rounding, float64 `[T, n]`."""
+    rope = call.rope
+    if rope.arithmetic != "float64":
+        rope = replace(rope, arithmetic="float64")
+    positions = call.positions if index is None else call.positions.index_select(1, index)
+    table = rope.frequency_table
+    angles: Tensor = table.angles(positions.expand(table.num_axes, -1), table)
+    return angles * (-call.times if rope.negative else call.times)
+
+
+def wrap(angle: Tensor) -> Tensor:
+    """Return angles in [-pi, pi)."""
+    return torch.remainder(angle + torch.pi, 2 * torch.pi) - torch.pi
+
+
+def subset(table: AngleTable, tokens: Tensor) -> AngleTable:
+    """Return the angles of some tokens of a table, int64 `[t]`."""
+    share = float(table.weights[tokens].sum()) / max(float(table.weights.sum()), 1e-300)
+    return replace(
+        table,
+        z=table.z[tokens],
+        weights=table.weights[tokens],
+        positions=table.positions[:, tokens],
+        index=table.index[tokens],
+        misfit=table.misfit * share,
+        rest=table.rest * share,
+    )
+
+
+def few_tokens(table: AngleTable, count: int) -> Tensor:
+    """Return tokens with small, large and neighbouring positions, int64 `[<= count]`.
+
+    Tokens about which nothing is known are left out, unless all are.
+    """
+    known = (table.weights.sum(1) > 0).nonzero()[:, 0]
+    if not len(known):
+        known = torch.arange(len(table.index))
+    if len(known) <= count:
+        return known
+    order = known[table.positions[:, known].abs().sum(0).argsort(stable=True)]
+    last = len(order) - 1
+    first = torch.arange(min(count // 3, last))
+    spread = torch.linspace(0, last, count // 2).round().long()
+    doubled = torch.tensor([min(3 * 2**step // 2, last) for step in range(count)])
+    chosen = torch.cat((first, spread, spread - 1, doubled)).clamp_min(0)
+    return order[chosen[: len(first) + count].unique()]

@@ -1,0 +1,119 @@
+"""Mistakes of positions with several axes."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import permutations
+from typing import Any
+
+from rope_core.diagnosis.calls import Clues, RotaryCall
+from rope_core.diagnosis.mistake import Wrong, mistake
+from rope_core.diagnosis.mistakes.changes import each, with_rope
+
+MAX_AXES = 4
+"""Most axes whose orders are all tried."""
+
+SECTIONS = ((16, 24, 24), (24, 20, 20), (11, 11, 10), (8, 12, 12), (22, 22, 20))
+"""Sections of released models."""
+
+SECTIONED = ("mrope", "mrope_interleaved")
+
+
+@mistake(
+    "rotation",
+    "table",
+    "attention",
+    text="All pairs follow {positions} instead of their own axis.",
+    remedy="Pass positions of all axes, [A, S], and let each pair read its own axis.",
+)
+def axes_ignored(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
+    """All pairs use one number of the position, the first axis or the running index.
+
+    Looks like: text is right as long as its axes are equal; tokens of images and what follows them
+        are wrong.
+    Why: positions are flattened to one axis, or the position ids are not passed in generation.
+    Hugging Face: get_rope_index gives position_ids of shape [3, B, S]; generate passes them.
+    vLLM: MRotaryEmbedding takes positions [3, T]; a model needs SupportsMRoPE.
+    llama.cpp: pos of llama_batch has 4 numbers of each token for M-RoPE, section by section.
+    MLX: mx.fast.rope has one axis: use the rotary embedding of the model file.
+    Source: transformers #41152 and #40490, mlx-lm #1768, gLLM #115.
+    """
+    axes = call.rope.num_axes
+    if axes == 1:
+        return
+    yield {"positions": "the first axis"}, replace(call, positions=call.positions[:1].expand(axes, -1))
+    index = call.slots[None].expand(axes, -1)
+    yield {"positions": "the index of the token"}, replace(call, positions=index)
+
+
+@mistake(
+    "rotation",
+    "table",
+    "attention",
+    text="The axes of positions are read in the order {order}.",
+    remedy="Give positions in the order of the model, such as time, height, width.",
+)
+def axes_order(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
+    """Axes are exchanged: axis order[k] is read where axis k is right.
+
+    Looks like: text is right; tokens of images are wrong unless their axes are equal.
+    Why: the grid is given as width, height, time, or the section list of the model has another
+        order than time, height, width (ERNIE: height, width, time).
+    Hugging Face: position_ids[0] is time, [1] height, [2] width.
+    vLLM: get_mrope_input_positions has the same order.
+    llama.cpp: the sections of ggml_rope_multi are time, height, width and one more.
+    MLX: position_ids of the model file.
+    Source: diffusers #12538, transformers #45381.
+    """
+    axes = call.rope.num_axes
+    if not 1 < axes <= MAX_AXES:
+        return
+    for order in [*permutations(range(axes))][1:]:
+        yield {"order": [*order]}, replace(call, positions=call.positions[[*order]])
+
+
+@mistake(
+    "rotation",
+    "table",
+    "attention",
+    text="The axes have sections {mrope_section}, {arrangement}.",
+    remedy="Follow mrope_section of the config, and mrope_interleaved: of interleaved sections the"
+    " axes alternate, which is not the layout of pairs.",
+)
+def sections_wrong(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
+    """The pairs of each axis are others: other numbers, or interleaved sections read as blocks.
+
+    Looks like: text is right; tokens of images are wrong in some pairs only.
+    Why: Qwen2-VL has contiguous sections and Qwen3-VL interleaved ones; mrope_interleaved is
+        mistaken for the layout of pairs, or the sections of another model are used.
+    Hugging Face: apply_interleaved_mrope of Qwen3-VL, apply_multimodal_rotary_pos_emb of Qwen2-VL.
+    vLLM: mrope_section and mrope_interleaved of MRotaryEmbedding.
+    llama.cpp: <arch>.rope.dimension_sections; rope type IMROPE for interleaved sections.
+    MLX: mrope_section of the model file.
+    Source: lattice #96, Qwen3-VL #209, diffusers #12538.
+    """
+    rope = call.rope
+    if rope.axes not in SECTIONED:
+        return
+    given: Any = dict(rope.axes_parameters)["mrope_section"]
+    other = SECTIONED[1 - SECTIONED.index(rope.axes)]
+    known = [sections for sections in SECTIONS if sum(sections) == rope.half]
+    counted = _counted(clues, rope.half)
+    choices = [(other, given)]
+    for sections in dict.fromkeys((*counted, *known)):
+        choices += [(scheme, sections) for scheme in (rope.axes, other)]
+
+    def change(choice: tuple[str, Any]) -> RotaryCall:
+        scheme, sections = choice
+        return with_rope(call, axes=scheme, axes_parameters=(("mrope_section", sections),))
+
+    for found, wrong in each("choice", choices, call, change):
+        scheme, sections = found["choice"]
+        arrangement = "in blocks" if scheme == "mrope" else "interleaved"
+        yield {"mrope_section": [*sections], "arrangement": arrangement}, wrong
+
+
+def _counted(clues: Clues, half: int) -> list[tuple[int, ...]]:
+    """Return how many pairs follow each axis, as measured; () if a pair is not decided."""
+    if clues.axis is None or len(clues.axis) != half or bool((clues.axis < 0).any()):
+        return []
+    return [tuple(int((clues.axis == axis).sum()) for axis in range(3))]

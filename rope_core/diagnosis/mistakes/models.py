@@ -1,0 +1,76 @@
+"""Mistakes in reading a model's config: another layer type, another version of transformers."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+from rope_core.diagnosis.calls import Clues, RotaryCall
+from rope_core.diagnosis.mistake import Wrong, mistake
+from rope_core.diagnosis.mistakes.base import EVERY
+from rope_core.diagnosis.mistakes.changes import differ, parameter
+from rope_core.errors import ConfigError
+from rope_core.hf.resolve import COMPATS
+
+
+@mistake(
+    *EVERY,
+    text="The rotation is that of {layer_type} layers.",
+    remedy="Take the rope parameters of each layer from the entry of its type in rope_parameters.",
+)
+def layer_type_wrong(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
+    """The parameters of another layer type are used.
+
+    Looks like: layers of one type are right, and all of another type are wrong.
+    Why: models such as Gemma 3, ModernBERT and OLMo 3 have two bases, or scaling on one type only,
+        and the code has one rotary embedding for all layers.
+    Hugging Face: rope_parameters["sliding_attention"] and ["full_attention"]; older configs have
+        rope_local_base_freq.
+    vLLM: each attention layer calls get_rope with the parameters of its type.
+    llama.cpp: <arch>.rope.freq_base and rope.freq_base_swa; scaling is for full layers only.
+    MLX: the rotary embedding is made in each attention layer.
+    Source: llama.cpp #14367, ferrox #39, tt-metal #22809.
+    """
+    if clues.resolve is None or clues.resolved is None:
+        return
+    types = dict.fromkeys(group.layer_type for group in clues.resolved.layers)
+    for layer_type in types:
+        if layer_type not in (None, clues.resolved.layer_type):
+            yield from _resolved(call, clues, {"layer_type": layer_type})
+
+
+@mistake(
+    *EVERY,
+    text="The rotation is what transformers {compat} makes of this config.",
+    remedy="Compare with the version of transformers that the model was made for; pass compat to"
+    " resolve as 4.57 does.",
+)
+def config_of_other_version(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
+    """Another version of transformers reads the config in another way.
+
+    Looks like: the numbers are those of a reference that was made with the other version.
+    Why: transformers 5 moved keys into rope_parameters and changed defaults of some classes.
+    Hugging Face: 4.57 reads rope_scaling and the keys outside only; 5 reads rope_parameters.
+    vLLM: follows the version of transformers that is installed.
+    llama.cpp: convert_hf_to_gguf reads the file as of its own version.
+    MLX: ModelArgs reads the file, mostly as 4.57 does.
+    Source: vllm #28542 and #29700, sglang #14745, SkyRL #690, Liger #1013.
+    """
+    for compat in COMPATS:
+        yield from _resolved(call, clues, {"compat": compat})
+
+
+def _resolved(call: RotaryCall, clues: Clues, options: Mapping[str, Any]) -> Iterator[Wrong]:
+    """Return the call with the rope that other options resolve to."""
+    if clues.resolve is None:
+        return
+    with suppress(ConfigError):
+        rope = clues.resolve(**options).rope
+        if rope is None:
+            return
+        if rope.needs_length:
+            last = int(call.positions.max()) + 1 if call.positions.numel() else 0
+            rope = rope.for_length(parameter(call, "length") or last)
+        wrong = replace(call, rope=rope)
+        if differ(wrong, call):
+            yield options, wrong

@@ -1,0 +1,129 @@
+"""Mistakes of positions: offsets, scales and rounding."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+
+from rope_core.diagnosis.calls import Clues, RotaryCall
+from rope_core.diagnosis.mistake import Number, Wrong, mistake
+from rope_core.diagnosis.mistakes.base import EVERY
+from rope_core.diagnosis.mistakes.changes import powers_of_two
+
+HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@mistake(
+    "rotation",
+    "table",
+    "attention",
+    text="Positions are off by {offset}.",
+    remedy="Give each token its own position: 0 for the first of a sequence, and the number of"
+    " cached tokens for the first new one.",
+    number=Number(
+        parameter="offset",
+        value=lambda call: 0.0,
+        vary=lambda call, offset: replace(call, positions=call.positions + offset),
+        starts=lambda call: (0.0, *(sign * 2.0**p for p in range(0, 18, 2) for sign in (1, -1))),
+        is_ratio=False,
+        is_whole=True,
+    ),
+)
+def position_offset(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
+    """All positions differ from the right ones by one number.
+
+    Looks like: position 0 is wrong, and each pair is off by a constant angle. Scores between tokens
+        with the same offset are right.
+    Why: positions start at 1, padding is counted, or the offset of the cache is the number of kept
+        rows instead of the number of tokens before.
+    Hugging Face: position_ids, or cache_position with a cache.
+    vLLM: positions of the model runner.
+    llama.cpp: pos of llama_batch; n_past counts all tokens before.
+    MLX: offset of mx.fast.rope is cache.offset.
+    Source: VeloxQuant-MLX #138, fla #766, executorch #2010, rotary-embedding-torch #11.
+    """
+    for offset in (-1.0, 1.0):
+        yield {"offset": int(offset)}, replace(call, positions=call.positions + offset)
+
+
+@mistake(
+    *EVERY,
+    text="Positions are multiplied by {scale}.",
+    remedy="Use positions as they are, and divide frequencies only if the config has linear"
+    " scaling.",
+    number=Number(
+        parameter="scale",
+        value=lambda call: 1.0,
+        vary=lambda call, scale: replace(call, positions=call.positions * scale),
+        starts=lambda call: (2.0 ** (power / 2) for power in range(-14, 15)),
+    ),
+)
+def position_scaled(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
+    """All positions are multiplied by one number.
+
+    Looks like: every pair turns too fast or too slowly by one ratio.
+    Why: linear interpolation is applied although the config has none, or to layers that do not have
+        it, or is missing.
+    Hugging Face: rope_type "linear" belongs to the layers of one type in Gemma 3.
+    vLLM: LinearScalingRotaryEmbedding is chosen by rope_type.
+    llama.cpp: --rope-freq-scale and --rope-scale, or <arch>.rope.scaling.factor.
+    MLX: scale of mx.fast.rope.
+    Source: llama.cpp #14367, mlx-vlm #1709, mlxcel #1340, LongLoRA #181.
+    """
+    for scale in (*powers_of_two(-6, -1), *powers_of_two(1, 6)):
+        yield {"scale": scale}, replace(call, positions=call.positions * scale)
+
+
+@mistake(
+    "rotation",
+    "table",
+    "attention",
+    text="Positions are rounded to {dtype}.",
+    remedy="Keep positions in int64 or float32, outside of autocast and of casts of the model.",
+)
+def positions_rounded(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
+    """Positions are in half precision.
+
+    Looks like: positions up to 256 in bfloat16, or 2048 in float16, are right; above, neighbouring
+        tokens have the same rotation, in steps that grow.
+    Why: torch.arange takes the default dtype, or the position ids are cast with the model.
+    Hugging Face: position_ids.float() under maybe_autocast(enabled=False).
+    vLLM: positions are int64.
+    llama.cpp: positions are int32.
+    MLX: mx.arange(..., dtype=mx.float32) in code without mx.fast.rope.
+    Source: transformers #28685, DeepSpeed #4932, gpt-neox #1003, diffusers #13922.
+    """
+    for name, dtype in HALF.items():
+        if call.positions_dtype is None and (call.positions.to(dtype) != call.positions).any():
+            yield {"dtype": name}, replace(call, positions_dtype=dtype)
+
+
+@mistake(
+    *EVERY,
+    text="Frequencies or angles are rounded to {dtype}.",
+    remedy="Compute frequencies and angles in float32, and round cosine and sine only.",
+)
+def angles_rounded(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
+    """Frequencies, or their products with positions, are in half precision.
+
+    Looks like: the error grows with the position and is largest for fast pairs, which are random at
+        positions above some hundred.
+    Why: the buffer inv_freq is cast with the model, or autocast computes the product.
+    Hugging Face: inv_freq is a buffer that is not saved; model.half() casts the buffer.
+    vLLM: _compute_inv_freq and the cache are float32.
+    llama.cpp: angles are float32.
+    MLX: mx.fast.rope computes in float32; code of its own may not.
+    Source: transformers #25681, #29285 and #24262, Megatron-LM #744, optimum-habana #746.
+    """
+    if call.angles_dtype is not None or call.frequencies_dtype is not None:
+        return
+    exact = replace(call.rope, arithmetic="float64")
+    for name, dtype in HALF.items():
+        for rope, arithmetic in (
+            (call.rope, torch.float32),
+            (exact, torch.float32),
+            (exact, torch.float64),
+        ):
+            of_rope = replace(call, rope=rope, arithmetic_dtype=arithmetic)
+            yield {"dtype": name}, replace(of_rope, frequencies_dtype=dtype)
+            yield {"dtype": name}, replace(of_rope, angles_dtype=dtype)

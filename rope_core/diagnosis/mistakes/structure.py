@@ -1,0 +1,228 @@
+"""Mistakes in which channels rotate together, and along which axis positions run."""
+
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
+from fractions import Fraction
+
+import torch
+
+from rope_core.diagnosis.calls import Clues, RotaryCall
+from rope_core.diagnosis.mistake import Wrong, mistake
+from rope_core.errors import ConfigError
+from rope_core.layouts import deinterleave, interleave
+
+SHARES = tuple(Fraction(n, 40) for n in (10, 20, 30, 16, 12, 5))
+"""Shares of a head that models rotate."""
+
+
+@mistake(
+    *("rotation", "attention"),
+    text="Pairs are those of the layout '{layout}', where '{expected_layout}' is right.",
+    remedy="Pair channels as the model does: (i, i + rotary_dim / 2) for half, (2i, 2i + 1) for"
+    " interleaved; or permute the rows of the q and k projections.",
+)
+def layout_swapped(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
+    """Pair other channels than the model: halves for neighbours, or neighbours for halves.
+
+    Looks like: position 0 is right, and a token or two after it nearly; then the output is garbage.
+        Norms are right.
+    Why: the same angles are applied to other pairs. Checkpoints of Hugging Face have their q and k
+        rows permuted for halves; those of Meta and GPT-J are for neighbours.
+    Hugging Face: `rotate_half` pairs halves, `rotate_every_two` pairs neighbours.
+    vLLM: `is_neox_style=True` pairs halves, `False` pairs neighbours.
+    llama.cpp: `LLAMA_ROPE_TYPE_NEOX` pairs halves, `LLAMA_ROPE_TYPE_NORM` pairs neighbours.
+    MLX: `traditional=False` pairs halves, `traditional=True` pairs neighbours.
+    Source: transformers #25199, flash-attention #288, mlx-examples #170.
+    """
+    if call.table_layout is not None:
+        return
+    for layout in ("half", "interleaved", "interleaved_to_half"):
+        if layout != call.rope.layout:
+            rope = replace(call.rope, layout=layout)  # type: ignore[arg-type]
+            yield {"layout": layout}, replace(call, rope=rope)
+
+
+@mistake(
+    *("rotation", "attention"),
+    text="The columns of cosine and sine are repeated in one layout and the partners of channels"
+    " are those of the other, so norms change.",
+    remedy="Repeat the columns as the channels are paired: cat((t, t)) with rotate_half,"
+    " repeat_interleave(2) with neighbours.",
+)
+def layout_mixed(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
+    """Repeat the columns of tables in one layout, and take the partners of the other.
+
+    Looks like: norms of q and k change; scores depend on absolute positions.
+    Why: each channel of a pair gets the angle of another pair, which is no rotation.
+    Hugging Face: `torch.cat((freqs, freqs), -1)` belongs to `rotate_half`, and
+        `repeat_interleave(2)` to neighbours.
+    vLLM: kernels read tables of `rotary_dim / 2` columns, so the mistake is in custom code.
+    llama.cpp: ggml computes one angle for each pair, so the mistake is in the conversion.
+    MLX: `mx.fast.rope` computes one angle for each pair, so the mistake is in custom code.
+    Source: facebookresearch/vjepa2 PR 15, bert4torch #1.
+    """
+    rope = call.rope
+    if call.table_layout is not None or rope.frequency_table.inv_freq.numel() != rope.half:
+        return
+    for pairs, tables in (("half", "interleaved"), ("interleaved", "half")):
+        if (pairs, rope.layout) != ("interleaved", "interleaved_tiled"):
+            other = replace(rope, layout=pairs)  # type: ignore[arg-type]
+            yield {}, replace(call, rope=other, table_layout=tables)  # type: ignore[arg-type]
+
+
+@mistake(
+    *("rotation",),
+    text="The rotation is right, and its channels are in another order: theirs ="
+    " expected[..., permutation] with permutation {permutation}. This is no mistake if q and k both"
+    " have this order, because scores do not change.",
+    remedy="If only one of q and k has this order, or if vectors are compared, reorder the output:"
+    " theirs[..., argsort(permutation)].",
+)
+def layout_permuted(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
+    """Rotate correctly, and return the channels in another order.
+
+    Looks like: vectors differ from position 0 on, scores q.k are equal.
+    Why: a kernel reads neighbours and writes halves (DeepSeek), or the output of such a kernel is
+        not put back into its order.
+    Hugging Face: DeepSeek-V3's `apply_rotary_pos_emb_interleave` reads neighbours, writes halves.
+    vLLM: `is_neox_style=False` writes neighbours.
+    llama.cpp: `LLAMA_ROPE_TYPE_NORM` writes neighbours.
+    MLX: `traditional=True` writes neighbours.
+    Source: vllm #26995, vllm-metal #44, xllm #853.
+    """
+    rope = call.rope
+    if call.permutation is not None:
+        return
+    found = [] if clues.permutation is None else [clues.permutation]
+    start = rope.head_dim - rope.rotary_dim if rope.trailing else 0
+    channels = torch.arange(rope.head_dim)
+    for order in (deinterleave, interleave):
+        permuted = channels.clone()
+        permuted[start : start + rope.rotary_dim] = order(channels[start : start + rope.rotary_dim])
+        found.append(tuple(permuted.tolist()))
+    for permutation in dict.fromkeys(found):
+        if permutation != tuple(range(rope.head_dim)):
+            yield {"permutation": [*permutation]}, replace(call, permutation=permutation)
+
+
+@mistake(
+    *("rotation", "table", "frequencies", "attention"),
+    text="The whole head of {rotary_dim} channels rotates, where {expected_rotary_dim} are right.",
+    remedy="Rotate the first {expected_rotary_dim} channels only, and let the others pass through:"
+    " read partial_rotary_factor, rotary_pct or rotary_dim of the config, or the class's default.",
+)
+def partial_ignored(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
+    """Rotate the whole head where the model rotates a part.
+
+    Looks like: channels differ that the model leaves as they are.
+    Why: partial_rotary_factor is a default of the config's class and not in the file, or it is
+        under another name (`rotary_pct`, `rotary_dim`).
+    Hugging Face: `partial_rotary_factor` in `rope_parameters`; Phi's class has 0.5.
+    vLLM: `rotary_dim` of `get_rope`.
+    llama.cpp: `n_rot`, key `rope.dimension_count`.
+    MLX: `dims` of `nn.RoPE`.
+    Source: mlx-lm #1698, lmdeploy #3861, vllm #16912.
+    """
+    rope = call.rope
+    if rope.rotary_dim < rope.head_dim:
+        yield from _with_rotary_dim(call, rope.head_dim)
+    elif rope.rope_type == "proportional":
+        share = dict(rope.parameters)["partial_rotary_factor"]
+        if share != 1:
+            parameters = {**dict(rope.parameters), "partial_rotary_factor": 1.0}
+            whole = replace(rope, parameters=tuple(parameters.items()))
+            yield {"rotary_dim": rope.head_dim}, replace(call, rope=whole)
+
+
+@mistake(
+    *("rotation", "table", "frequencies", "attention"),
+    text="{rotary_dim} channels of a head rotate, where {expected_rotary_dim} are right.",
+    remedy="Rotate {expected_rotary_dim} channels of each head.",
+)
+def rotary_dim_wrong(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
+    """Rotate more or fewer channels of a head than the model.
+
+    Looks like: the pairs and the frequencies are those of another width.
+    Why: partial_rotary_factor is applied twice, or a default of another family is taken.
+    Hugging Face: `int(head_dim * partial_rotary_factor)`.
+    vLLM: `rotary_dim` of `get_rope`; the factor is applied once.
+    llama.cpp: `n_rot`, key `rope.dimension_count`.
+    MLX: `dims` of `nn.RoPE`.
+    Source: vllm #30384, transformers #48241, llama.cpp #4889.
+    """
+    rope = call.rope
+    widths = [clues.rotary_dim] if clues.rotary_dim else []
+    for share in SHARES:
+        widths.append(int(rope.head_dim * share))
+        widths.append(int(rope.rotary_dim * share))
+    widths.append(2 * rope.rotary_dim)
+    for width in dict.fromkeys(widths):
+        if width % 2 == 0 and 0 < width < rope.head_dim and width != rope.rotary_dim:
+            yield from _with_rotary_dim(call, width)
+
+
+def _with_rotary_dim(call: RotaryCall, width: int) -> Iterator[Wrong]:
+    """Return the calls that rotate `width` channels."""
+    rope = call.rope
+    changes: list[dict[str, object]] = [{}]
+    if rope.rope_type == "proportional":  # an ordinary partial rotation in its place
+        plain = {"rope_type": "default", "parameters": ()}
+        changes = [{**plain, "frequency_dim": rope.rotary_dim}, plain]
+    for change in changes:
+        with suppress(ConfigError):  # lists and sections are of one width
+            wrong = replace(rope, rotary_dim=width, **change)  # type: ignore[arg-type]
+            yield {"rotary_dim": width}, replace(call, rope=wrong)
+
+
+@mistake(
+    *("rotation", "attention"),
+    text="The rotated channels are at the other end of the head.",
+    remedy="Rotate the last channels of a head if the model has its part without positions first"
+    " (DeepSeek), otherwise the first.",
+)
+def slice_at_other_end(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
+    """Rotate the first channels of a head where the last are right, or the reverse.
+
+    Looks like: the channels that should pass through differ, and those that should rotate do not.
+    Why: heads of MLA have the part without positions first in some code, and last in other code.
+    Hugging Face: DeepSeek splits `q_nope, q_pe` in this order.
+    vLLM: the rotary part of MLA is a tensor of its own.
+    llama.cpp: views of `q_nope` and `q_pe` by their offsets.
+    MLX: `mx.split(q, [qk_nope_head_dim], -1)`.
+    Source: DeepSeek-V4's trailing slice (rope-porting-mistakes, A8).
+    """
+    rope = call.rope
+    if rope.rotary_dim < rope.head_dim:
+        yield {}, replace(call, rope=replace(rope, trailing=not rope.trailing))
+
+
+@mistake(
+    *("rotation",),
+    text="Positions run along the axis of the {axis}, not along the tokens.",
+    remedy="Transpose to the order of axes that the rotation expects: [B, H, S, D] in"
+    " Hugging Face's attention, [B, S, H, D] in flash-attention and here.",
+)
+def axis_mistaken(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
+    """Let positions run along the heads or along the batch.
+
+    Looks like: all tokens of a head have the same angle; head 0, or row 0, is not rotated.
+    Why: a rotation for [B, S, H, D] gets [B, H, S, D], or the reverse.
+    Hugging Face: `unsqueeze_dim=1` is for [B, H, S, D], 2 for [B, S, H, D].
+    vLLM: heads are flattened to [tokens, H * D].
+    llama.cpp: tensors are [D, H, tokens] in ggml's order.
+    MLX: `mx.fast.rope` counts along the axis before the last.
+    Source: flash-attention's and Hugging Face's orders of axes.
+    """
+    rows, tokens, heads = call.shape
+    if call.position_axis != "tokens":
+        return
+    for axis, count in (("heads", heads), ("batch", rows)):
+        if count < 2 or (axis == "batch" and rows * tokens == 1):
+            continue
+        counted = torch.arange(count, dtype=torch.float64).expand(len(call.positions), -1)
+        given = call.positions[:, :count]
+        choices = [counted] if given.equal(counted) or given.shape[1] < count else [counted, given]
+        for positions in choices:
+            wrong = replace(call, position_axis=axis, positions=positions)  # type: ignore[arg-type]
+            yield {"axis": axis}, wrong
