@@ -5,7 +5,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -101,17 +101,17 @@ class WorkerProcess:
 
     def _start(self) -> socket.socket:
         """Start the process, and return the socket for requests."""
-        data, its_data = socket.socketpair()
-        control, its_control = socket.socketpair()
-        descriptors = its_data.fileno(), its_control.fileno()
         environment = os.environ | {
             "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
             "OMP_NUM_THREADS": "1",
             "CUDA_VISIBLE_DEVICES": "",
         }
-        with its_data, its_control, self._lock:
+        with ExitStack() as ours, ExitStack() as its, self._lock:
             if self._is_closed:
                 raise ShuttingDown
+            pairs = socket.socketpair(), socket.socketpair()
+            data, control = (ours.enter_context(ends[0]) for ends in pairs)
+            descriptors = [its.enter_context(ends[1]).fileno() for ends in pairs]
             try:
                 self._process = subprocess.Popen(
                     [*self._command, *map(str, descriptors), *self._arguments],
@@ -124,4 +124,5 @@ class WorkerProcess:
             except OSError as failure:
                 raise Overloaded(f"the worker process cannot be started: {failure}") from None
             self._data, self._control = data, control
+            ours.pop_all()  # they stay open
         return data
