@@ -68,6 +68,8 @@ def inspect(
     url: options.Url = None,
 ) -> int:
     """Show what a config does to each pair of a head, and where each value comes from."""
+    if against is not None and (as_json or as_csv):
+        fail("--against cannot be combined with --json or --csv; see rope-service compare")
     with working("reading the config"):
         from service.cli import rope_argument, service_calls
         from service.cli.commands import compare as comparing
@@ -95,6 +97,7 @@ def inspect(
     else:
         inspecting.print_inspection(argument.title, kinds, show_all=show_all)
     if against is not None:
+        sys.stdout.write("\n")
         comparing.print_comparison(comparison, argument.title, other.title)
     return SAME
 

@@ -86,7 +86,7 @@ Tolerance = Annotated[
 ]
 Set = Annotated[
     list[str] | None,
-    typer.Option(metavar="NAME=VALUE", help="Another parameter of /v1/diagnose, as window=4096."),
+    typer.Option("--set", metavar="NAME=VALUE", help="Parameter of attention, as window=4096."),
 ]
 
 Source = Annotated[Path, typer.Argument(metavar="IN.safetensors", help="File to read.")]

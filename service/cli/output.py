@@ -51,12 +51,16 @@ def count_text(number: int) -> str:
 
 
 def number_text(number: float) -> str:
-    """Write a number with four significant digits."""
+    """Write a number: whole ones as they are, others with four significant digits."""
     if not math.isfinite(number):
         return "—"
-    if number == int(number) and abs(number) < 1e9:
+    if number == int(number) and abs(number) < 1e15:
         return count_text(int(number))
-    return f"{number:.4g}"
+    short = f"{number:.4g}"
+    if not 1e-4 <= abs(number) < 1e15:
+        return short
+    text = f"{float(short):,.8f}".rstrip("0").rstrip(".")
+    return text.replace(",", THOUSANDS)
 
 
 def value_text(value: object) -> str:

@@ -105,7 +105,7 @@ def _verdict(values: Mapping[str, Any]) -> Text:
     if error["first_position"] is not None:
         figures += f"; differs from position {number_text(error['first_position'])} on"
     text.append_text(highlight(figures))
-    if worst := error["worst"]:
+    if verdict != "agrees" and (worst := error["worst"]):
         index = ", ".join(map(str, worst["index"]))
         numbers = f"expected {number_text(worst['expected'])}, got {number_text(worst['got'])}"
         text.append_text(highlight(f"\nworst at [{index}]: {numbers}"))
@@ -127,7 +127,7 @@ def _print_explanation(number: int, explanation: Mapping[str, Any]) -> None:
     out.print(Text.assemble(("   remedy: ", "label"), explanation["remedy"]))
     if explanation["rope"] is not None:
         rope = orjson.dumps(explanation["rope"], default=dict).decode()
-        out.print(Text.assemble(("   rope: ", "label"), rope))
+        out.print(f"   rope: {rope}", style="label")
 
 
 def _positions(text: str) -> Tensor:

@@ -183,7 +183,8 @@ def _header(title: str, kinds: Sequence[LayerKind]) -> Text:
     total = sum(len(kind.layers) for kind in kinds)
     if total:
         names = ", ".join(f"{len(kind.layers)} {kind.name}" for kind in kinds if kind.name)
-        parts += [f"{total} layers: {names}" if names else f"{total} layers alike"]
+        alike = f"{total} layers alike" if rope is not None else f"{total} layers"
+        parts += [f"{total} layers: {names}" if names else alike]
     return Text.assemble((title, "bold"), "  ", highlight(" · ".join(parts)))
 
 
