@@ -114,7 +114,8 @@ USER 10001:0
 EXPOSE 8000 8001
 HEALTHCHECK --interval=10s --timeout=5s --start-period=120s --retries=3 \
     CMD ["python", "/opt/rope/health_check.py"]
-ENTRYPOINT ["rope-service", "serve"]
+ENTRYPOINT ["rope-service"]
+CMD ["serve"]
 
 ARG VERSION=0.0.0
 ARG REVISION=unknown

@@ -5,6 +5,8 @@ A command imports what it needs when it runs: `--help` and `presets` import no t
 
 import io
 import json
+import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -13,11 +15,15 @@ import typer
 
 from service.cli import options
 from service.cli.errors import InputError
+from service.cli.pipe import PipeClosed, write
 from service.cli.progress import working
 from service.command_line import fail
 
 SAME, DIFFERENT = 0, 1
 """Exit codes, as those of `diff`. A wrong input has 2."""
+
+BROKEN_PIPE = 128 + signal.SIGPIPE
+"""Exit code if the reader of a pipe, such as `head`, has ended: that of a shell."""
 
 USAGE_ERROR: type[Any] = typer.BadParameter.__mro__[1]
 """Base class of wrong arguments, which typer does not export."""
@@ -40,15 +46,14 @@ def run(arguments: Sequence[str]) -> int:
             stream.reconfigure(errors="replace")  # its encoding may lack some characters
     try:
         code = app(arguments, prog_name="rope-service", standalone_mode=False)
-        sys.stdout.flush()
     except USAGE_ERROR as error:
         command = error.ctx.command_path if error.ctx else "rope-service"
         fail(f"{error.format_message().rstrip('.')}; see {command} --help")
     except InputError as error:
         fail(str(error))
-    except BrokenPipeError:  # `| head` has read enough
-        sys.stdout = None
-        return SAME
+    except PipeClosed:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
     return code or SAME
 
 
@@ -91,13 +96,13 @@ def inspect(
 
             figures.write_wavelengths(argument, chosen, figure)
     if as_json:
-        sys.stdout.write(answer)
+        write(answer)
     elif as_csv:
         inspecting.write_csv(kinds)
     else:
         inspecting.print_inspection(argument.title, kinds, show_all=show_all)
     if against is not None:
-        sys.stdout.write("\n")
+        write("\n")
         comparing.print_comparison(comparison, argument.title, other.title)
     return SAME
 
@@ -127,7 +132,7 @@ def compare(
 
             figures.write_comparison(*ropes, chosen, figure)
     if as_json:
-        sys.stdout.write(service_calls.json_text(answer))
+        write(service_calls.json_text(answer))
     else:
         command.print_comparison(answer, *(rope.title for rope in ropes))
     return SAME if answer.params.values["same"] else DIFFERENT
@@ -182,7 +187,7 @@ def diagnose(
 
             figures.write_diagnosis(answer, figure)
     if as_json:
-        sys.stdout.write(service_calls.json_text(answer))
+        write(service_calls.json_text(answer))
     else:
         command.print_diagnosis(answer)
     return SAME if answer.params.values["verdict"] == "agrees" else DIFFERENT
@@ -233,12 +238,12 @@ def presets(
         with HttpClient(url) as client:
             text = client.get("/v1/presets")
     if as_json and word is None:
-        sys.stdout.write(f"{text.decode()}\n")
+        write(f"{text.decode()}\n")
         return SAME
     answer = json.loads(text)
     found = command.matching(answer, word or "")
     if as_json:
-        sys.stdout.write(f"{json.dumps(found)}\n")
+        write(f"{json.dumps(found)}\n")
     else:
         command.print_presets(found)
     return SAME if found["presets"] or found["refused"] else DIFFERENT
@@ -254,7 +259,7 @@ def variants(
 
         text = command.list_all(url)
     if as_json:
-        sys.stdout.write(f"{text}\n")
+        write(f"{text}\n")
     elif name is None:
         command.print_variants(json.loads(text))
     else:
@@ -270,7 +275,7 @@ def doctor(as_json: options.AsReport = False) -> int:
 
         checks = command.run_checks()
     if as_json:
-        sys.stdout.write(f"{command.json_report(checks)}\n")
+        write(f"{command.json_report(checks)}\n")
     else:
         command.print_checks(checks)
     return SAME if all(check.ok for check in checks) else DIFFERENT

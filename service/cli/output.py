@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.theme import Theme
 
+from service.cli.pipe import PipeClosed
+
 THOUSANDS = " "
 
 PIPE_WIDTH = 100_000
@@ -29,9 +31,14 @@ THEME = Theme(
 )
 
 
+class _StandardOutput(Console):
+    def on_broken_pipe(self) -> None:
+        raise PipeClosed
+
+
 def console() -> Console:
     """Return the console of standard output."""
-    made = Console(theme=THEME, highlight=False, markup=False, emoji=False)
+    made = _StandardOutput(theme=THEME, highlight=False, markup=False, emoji=False)
     if not made.is_terminal:
         made.width = PIPE_WIDTH
     return made

@@ -67,8 +67,8 @@ def test_health_check_of_the_image(instructions, last_stage):
 
 
 def test_entrypoint_receives_signals_and_flags(last_stage):
-    assert last_stage["ENTRYPOINT"] == ['["rope-service", "serve"]']
-    assert "CMD" not in last_stage
+    assert last_stage["ENTRYPOINT"] == ['["rope-service"]']
+    assert last_stage["CMD"] == ['["serve"]']  # flags alone mean serve as well
 
 
 def test_exposed_ports_are_the_default_ones(last_stage, variables):

@@ -1,7 +1,7 @@
 """`rope-service inspect`: what a config does, as a sentence and a table of its frequencies."""
 
 import csv
-import sys
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,6 +15,7 @@ from service.cli.frequency_rows import FrequencyRow, chosen_rows, frequency_rows
 from service.cli.frequency_table import frequency_table
 from service.cli.highlight import highlight
 from service.cli.output import console, count_text, new_table, number_text, value_text
+from service.cli.pipe import write
 from service.cli.rope_argument import RopeArgument
 from service.cli.service_calls import Caller, json_text
 from service.wire import Message
@@ -153,7 +154,8 @@ def print_inspection(title: str, kinds: Sequence[LayerKind], *, show_all: bool) 
 
 def write_csv(kinds: Sequence[LayerKind]) -> None:
     """Write a line for each pair to standard output."""
-    writer = csv.writer(sys.stdout, lineterminator="\n")
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
     writer.writerow(
         ("layers", "pair", "axis", "frequency", "positions_per_turn", "divisor", "turns", "band")
     )
@@ -161,6 +163,7 @@ def write_csv(kinds: Sequence[LayerKind]) -> None:
         layers = " ".join(map(str, kind.layers))
         for row in frequency_rows(kind.answer):
             writer.writerow(_csv_line(layers, row))
+    write(text.getvalue())
 
 
 def _csv_line(layers: str, row: FrequencyRow) -> Sequence[object]:

@@ -1,11 +1,14 @@
 """The commands as a whole: arguments, exit codes, help, and what is not imported."""
 
+import os
+import signal
 import subprocess
 import sys
 
 import pytest
 
 from service import __main__
+from service.cli.app import run
 from service.command_line import TOOLS
 from tests.conftest import ROOT
 
@@ -83,3 +86,14 @@ def test_the_shell_completes_names_of_presets(monkeypatch, capsys):
         __main__.main()
     names = capsys.readouterr().out.split()
     assert names == ["llama-3.1-405b", "llama-3.1-70b", "llama-3.1-8b"]
+
+
+@pytest.mark.parametrize(
+    "arguments", [["inspect", "llama-3.1-8b"], ["inspect", "llama-3.1-8b", "--csv"]]
+)
+def test_a_pipe_that_nobody_reads_is_no_difference(monkeypatch, arguments):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as closed:
+        monkeypatch.setattr("sys.stdout", closed)
+        assert run(arguments) == 128 + signal.SIGPIPE
