@@ -47,6 +47,10 @@ service.oip.errors
 service.v1
 service.asgi.body
 service.inference.handler
+service.worker.__main__
+service.worker.answering service.worker.queue
+service.worker.process
+service.worker.frames service.worker.interrupter
 service.inference
 service.asgi.middleware
 service.asgi.problems service.asgi.request_header service.asgi.request_body
@@ -126,6 +130,7 @@ KEPT_IN = {
     "numpy": {"service.wire", "service.buffer_pool", "service.memory_blocks"}
     | {"service.slab_pool", "service.oip"},
     "asyncio": {"service.server", "service.lifecycle", "service.inference.handler"}
+    | {"service.worker.queue"}
     | {"service.batching.batcher", "service.batching.call_queue", "service.asgi.body"}
     | {"service.oip.grpc", "service.oip.statistics", "service.observability.line_writer"},
     "grpc": {"service.oip.grpc"},
@@ -140,7 +145,7 @@ KEPT_IN = {
         "service.endpoints",
     }
     | {"service.device", "service.kernel_builds", "service.batching.packing", "service.oip"}
-    | {"service.wire", "service.buffer_pool", "service.pinned_memory"}
+    | {"service.wire", "service.buffer_pool", "service.pinned_memory", "service.worker"}
     | {"service.observability.metrics"},
     "rope_core": {
         "rope_core",
@@ -151,7 +156,7 @@ KEPT_IN = {
         "service.inference",
     }
     | {"service.endpoints", "service.device", "service.kernel_builds", "service.batching.packing"}
-    | {"service.asgi.problems"},
+    | {"service.asgi.problems", "service.worker"},
     "service": {"service"},
     "rope_client": set(),
     "triton": {"rope_core.kernels", "service.kernel_builds"},
