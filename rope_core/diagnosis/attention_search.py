@@ -200,7 +200,9 @@ class AttentionSearch:
         errors = (out - part.out).square().sum((-3, -2, -1)).nan_to_num(math.inf)
         return offsets[errors.argsort()[:NUM_OFFSETS]].tolist()
 
-    def _pairs(self, of_attention: Sequence[Wrong], of_rotation: Sequence[Wrong]) -> Iterator[Wrong]:
+    def _pairs(
+        self, of_attention: Sequence[Wrong], of_rotation: Sequence[Wrong]
+    ) -> Iterator[Wrong]:
         for first in (*of_attention, *of_rotation):
             if first.mistakes[0][0] in FITTED:
                 continue

@@ -193,7 +193,9 @@ def _rotated_keys(
     """Return the keys or the values of each query head, `[keys, h, D]`."""
     index = _kv_index(call, part)
     needed, inverse = index.unique(return_inverse=True)
-    tokens = torch.arange(part.sequence.keys.start + keys.start, part.sequence.keys.start + keys.stop)
+    tokens = torch.arange(
+        part.sequence.keys.start + keys.start, part.sequence.keys.start + keys.stop
+    )
     x = x[keys][:, needed]
     x = rotated(x, call, rotation, tokens, part.kv_heads[needed], is_key=is_key)
     return x[:, inverse]
@@ -220,9 +222,7 @@ def rotated(
     return x
 
 
-def _factors(
-    call: AttentionCall, rotation: RotaryCall, tokens: Tensor, heads: Tensor
-) -> Tensor:
+def _factors(call: AttentionCall, rotation: RotaryCall, tokens: Tensor, heads: Tensor) -> Tensor:
     """Return gain * exp(i angle) of one application, complex128 `[T or 1, h or 1, n]`."""
     once = replace(rotation, times=1)
     if call.frequencies is not None:
