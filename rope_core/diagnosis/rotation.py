@@ -9,7 +9,7 @@ from rope_core import ragged
 from rope_core.angles import has_axes
 from rope_core.calls import Rotate
 from rope_core.checks import check_heads, dtype_of, shape_of
-from rope_core.config import RopeConfig
+from rope_core.config import Arithmetic, RopeConfig
 from rope_core.diagnosis.calls import Clues, RotaryCall
 from rope_core.diagnosis.difference import (
     channel_energies,
@@ -20,7 +20,6 @@ from rope_core.diagnosis.difference import (
 from rope_core.diagnosis.explain import explain
 from rope_core.diagnosis.geometry import geometry
 from rope_core.diagnosis.measured import measured_numbers
-from rope_core.diagnosis.permutation import measure_permutation
 from rope_core.diagnosis.probe import next_probe
 from rope_core.diagnosis.ranking import Candidate, rank
 from rope_core.diagnosis.result import Diagnosis
@@ -199,13 +198,15 @@ def _explanations(search: Search) -> list[Candidate]:
     """Return the candidates to tell, compared with all tokens."""
     tolerance = search.evidence.tolerance
     found = rank(search.run(), SLACK * tolerance)
-    if not found:
-        permutation = measure_permutation(search.evidence, search.right)
-        if permutation is not None:
-            search.clues = replace(search.clues, permutation=permutation)
-            found = rank(search.run(), SLACK * tolerance)
-    verified = [
-        replace(candidate, relative_error=search.evidence.error(candidate.call))
-        for candidate in found[:VERIFIED]
-    ]
-    return rank(verified, tolerance)
+    return rank((_verified(candidate, search) for candidate in found[:VERIFIED]), tolerance)
+
+
+def _verified(candidate: Candidate, search: Search) -> Candidate:
+    """Return the candidate with its error of all tokens, in float32 or float64 arithmetic."""
+    call, evidence = candidate.call, search.evidence
+    error = evidence.error(call)
+    if error > evidence.tolerance / 10:
+        arithmetic: Arithmetic = "float64" if call.rope.arithmetic == "hf" else "hf"
+        other = replace(call, rope=replace(call.rope, arithmetic=arithmetic))
+        error = min(error, evidence.error(other))
+    return replace(candidate, relative_error=error)
