@@ -61,7 +61,9 @@ def diagnose_rotation(
     right, expected, expected_k = _right(resolved, clues, before, positions)
     if tolerance is None:
         tolerance = default_tolerance(after.dtype, _rms_angle(right))
-    warnings = [*resolved.warnings, *_warnings(before, after, right)]
+    warnings = [*resolved.warnings]
+    if right.times and not bool(right.positions.any()):
+        warnings.append("all positions are 0, where nothing rotates")
     got = after.flatten(0, -3)
     wrong_tokens, wrong_channels, right_tokens, right_channels = channel_energies(
         got, expected.flatten(0, -3)
@@ -93,6 +95,7 @@ def diagnose_rotation(
     if right.times:
         tensors["inv_freq_expected"] = right.rope.inv_freq
     if not finite:
+        warnings += _not_finite(before, after)
         return Diagnosis(
             verdict="unexplained", error=error, warnings=tuple(warnings), tensors=tensors
         )
@@ -105,6 +108,7 @@ def diagnose_rotation(
         positions=right.positions,
         shape=right.shape,
         tolerance=tolerance,
+        used=right_tokens > 0,
         also=tuple({int(wrong_tokens.argmax()), first or 0}),
     )
     search = Search(evidence=evidence, right=right, clues=clues, max_mistakes=max_mistakes)
@@ -182,15 +186,14 @@ def _rms_angle(right: RotaryCall) -> float:
     return float(radians.square().mean().sqrt())
 
 
-def _warnings(before: Tensor, after: Tensor, right: RotaryCall) -> list[str]:
+def _not_finite(before: Tensor, after: Tensor) -> list[str]:
+    """Return a warning for each tensor with numbers that are not finite."""
     found = []
     for name, x in (("before", before), ("after", after)):
         if bool(x.isnan().all()):
             found.append(f"every number of {name!r} is NaN")
         elif not bool(x.isfinite().all()):
             found.append(f"{name!r} has numbers that are NaN or infinite")
-    if right.times and not bool(right.positions.any()):
-        found.append("all positions are 0, where nothing rotates")
     return found
 
 
