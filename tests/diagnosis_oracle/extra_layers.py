@@ -48,13 +48,6 @@ def _negative(rng: random.Random) -> Layer:
     return _layer(replace(_plain(rng), sign=-1), negative=True)
 
 
-def _width(rng: random.Random) -> Layer:
-    rope = _plain(rng)
-    d = 2 * (rope.head_dim // 4)
-    wide = replace(rope, rotary_dim=d, width=rope.head_dim)
-    return _layer(wide, frequency_dim=rope.head_dim)
-
-
 def _proportional(rng: random.Random) -> Layer:
     numbers = {"partial_rotary_factor": rng.choice([0.25, 0.5])}
     rope = replace(_plain(rng), head_dim=256, rotary_dim=256, theta=1e6, pairs="half")
@@ -105,9 +98,9 @@ def _olmo3(rng: random.Random) -> Layer:
     }
     rope = Rope(head_dim=128, rotary_dim=128, theta=5e5, most=8192)
     given = {"config": config, "layer_type": "sliding_attention"}
-    return Layer(
-        name="olmo3 legacy", given=given, rope=rope, types={"4.57": replace(rope, theta=theta)}
-    )
+    full = replace(rope, theta=theta)
+    types = {"full_attention": full, "4.57": full}
+    return Layer(name="olmo3 legacy", given=given, rope=rope, types=types)
 
 
 def _phimoe(rng: random.Random) -> Layer:
@@ -139,6 +132,6 @@ def _phimoe(rng: random.Random) -> Layer:
 
 
 MAKERS: list[Callable[[random.Random], Layer]] = [
-    *(_default, _trailing, _negative, _width, _proportional, _longrope, _olmo3, _phimoe),
+    *(_default, _trailing, _negative, _proportional, _longrope, _olmo3, _phimoe),
     *map(_scaled, ("linear", "ntk", "dynamic", "yarn", "llama3")),
 ]
