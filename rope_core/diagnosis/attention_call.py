@@ -83,13 +83,22 @@ class AttentionCall:
     lse_counts_sinks: bool = True
 
 
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """A number that fits the evidence."""
+
+    value: float
+    is_odd: bool
+    """Whether it is no plain number."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttentionClues:
     """What fits the evidence best if all else is as a call has it; None: no value fits better."""
 
-    scale: float | None = None
-    softcap: float | None = None
-    lse_shift: float | None = None
+    scale: Fitted | None = None
+    softcap: Fitted | None = None
+    lse_shift: Fitted | None = None
     mscale: float | None = None
     """The factor that the config's YaRN adds to the softmax scale."""
 
@@ -178,7 +187,9 @@ def _sequences(call: Attend) -> tuple[Sequence, ...]:
             of_mask = 0, queries, keys
         sequences.append(Sequence(of_mask[0], queries, keys, of_mask[1], of_mask[2]))
         first_query, first_key = queries.stop, keys.stop
-    return tuple(sequence for sequence in sequences if sequence.queries.stop > sequence.queries.start)
+    return tuple(
+        sequence for sequence in sequences if sequence.queries.stop > sequence.queries.start
+    )
 
 
 def _index(x: Tensor, index: Tensor | None, cu_seqlens: Tensor | None) -> Tensor:

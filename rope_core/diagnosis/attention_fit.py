@@ -1,27 +1,35 @@
 """How far a call is from the evidence of attention, and which numbers fit best."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from rope_core.diagnosis.attention_call import AttentionCall, AttentionClues
-from rope_core.diagnosis.attention_simulation import Part, Result, simulate
+from rope_core.diagnosis.attention_call import AttentionCall, AttentionClues, Fitted
+from rope_core.diagnosis.attention_simulation import Part, simulate
+from rope_core.diagnosis.mistake import Number
+from rope_core.errors import ConfigError
 
-STARTS = 25
-"""Numbers from which the search of a number starts."""
+STEPS = 10
+"""Steps of the search of a number, at most."""
 
-STEPS = 8
-"""Steps of the search, at most."""
+STEP = 1e-6
+WHOLE_STEP = 1e-2
+"""Change of a number, relative to it, to which the change of the output is measured. A whole number
+changes by more."""
 
 CONVERGED = 1e-9
 SAME = 1e-4
-"""Relative difference below which a number is the one of the call."""
+"""Relative difference below which a fitted number is that of the call."""
 
-ROUNDED = 5e-3
-"""Relative difference at which a round number is tried in place of a fitted one."""
+NEAR = 5e-3
+"""Relative difference at which a plain number is tried in place of a fitted one."""
+
+Change = Callable[[float], AttentionCall]
+"""From a number to a call. Raises ConfigError if no call has the number."""
 
 
 def relative_error(call: AttentionCall, parts: Sequence[Part], limit: float = math.inf) -> float:
@@ -40,6 +48,14 @@ def relative_error(call: AttentionCall, parts: Sequence[Part], limit: float = ma
         if not error <= limit:
             return math.inf
     return error
+
+
+def error_of_out(call: AttentionCall, parts: Sequence[Part]) -> float:
+    """Return |evidence - reproduced| / |reproduced| of out alone."""
+    sums = torch.zeros(2, dtype=torch.float64)
+    for part in parts:
+        sums += _squares(part.out, simulate(call, part).out)
+    return _ratio(*sums.tolist())
 
 
 def _squares(got: Tensor, reproduced: Tensor) -> Tensor:
@@ -65,96 +81,122 @@ def _ratio(error: float, norm: float) -> float:
 
 
 def measure(
-    call: AttentionCall, probe: Part, parts: Sequence[Part], limit: float, mscale: float | None
+    call: AttentionCall, parts: Sequence[Part], limit: float, mscale: float | None
 ) -> AttentionClues:
     """Return the numbers that fit best if all else is as `call` has it.
 
     Args:
         call: attention that may have a wrong number.
-        probe: a small part.
-        parts: all parts.
+        parts: the evidence, a small part first.
         limit: relative error above which a number does not fit.
         mscale: factor of YaRN in the softmax scale of the model.
     """
-    scale = fit(call, "scale", _around(call.scale), probe, parts, limit)
-    if scale is not None:
-        scale = rounded(
-            scale, named_scales(call, mscale), lambda value: replace(call, scale=value), parts
-        )
-    softcap = fit(call, "softcap", [0.5 * 1.4**i for i in range(STARTS)], probe, parts, limit)
-    if softcap is not None:
-        softcap = rounded(softcap, (), lambda value: replace(call, softcap=value), parts)
+    scales = [call.scale * 1.45 ** (i - 12) for i in range(25)]
+    scale = _fit_field(call, "scale", scales, named_scales(call, mscale), parts, limit)
+    softcaps = [0.5 * 1.4**i for i in range(20)]
+    softcap = _fit_field(call, "softcap", softcaps, (), parts, limit)
     return AttentionClues(
-        scale=None if scale is None or _is_same(scale, call.scale) else scale,
-        softcap=None if softcap is None or _is_same(softcap, call.softcap) else softcap,
-        lse_shift=lse_shift(call, parts),
-        mscale=mscale,
+        scale=scale, softcap=softcap, lse_shift=lse_shift(call, parts), mscale=mscale
     )
 
 
-def _around(value: float) -> list[float]:
-    return [value * 1.45 ** (i - STARTS // 2) for i in range(STARTS)]
-
-
-def _is_same(value: float, other: float | None) -> bool:
-    return other is not None and abs(value - other) <= SAME * abs(other)
-
-
-def fit(
+def _fit_field(
     call: AttentionCall,
     name: str,
     starts: Sequence[float],
-    probe: Part,
+    named: Sequence[float],
     parts: Sequence[Part],
     limit: float,
-) -> float | None:
-    """Return the `scale` or the `softcap` that fits best; None if none fits or all do."""
-    if probe.out.shape[-1] == 0:
-        return None
+) -> Fitted | None:
+    """Return the scale or the softcap that fits best; None if it is that of the call."""
     values = torch.tensor(starts, dtype=torch.float64)
-    errors = _errors(simulate(_with(call, name, values), probe), probe)
-    if not bool(errors.isfinite().any()) or float(errors.max() - errors.min()) < 1e-9:
+    out = simulate(replace(call, **{name: values.view(-1, 1, 1, 1)}), parts[0]).out
+    errors = (out - parts[0].out).square().sum((-3, -2, -1))
+    start = float(values[errors.nan_to_num(math.inf).argmin()])
+    found = _fitted(lambda value: replace(call, **{name: value}), start, True, named, parts, limit)
+    right = getattr(call, name)
+    if found is None or (right is not None and abs(found.value / right - 1) < SAME):
         return None
-    best = float(values[errors.nan_to_num(math.inf).argmin()])
-    best = _newton(call, name, best, [probe])
-    if not relative_error_of_out(replace(call, **{name: best}), [probe]) <= limit:
+    return found
+
+
+def fit_number(
+    change: Change, number: Number, starts: Iterable[float], parts: Sequence[Part], limit: float
+) -> Fitted | None:
+    """Return the number that fits best; None if none fits."""
+    scored = []
+    for start in starts:
+        with suppress(ConfigError):
+            scored.append((error_of_out(change(start), parts[:1]), start))
+    if not scored:
         return None
-    return _newton(call, name, best, parts)
+    for _, start in sorted(scored)[:2]:
+        with suppress(ConfigError):
+            step = WHOLE_STEP if number.is_whole else STEP
+            found = _fitted(change, start, number.is_ratio, (), parts, limit, step)
+            if found is not None:
+                return found
+    return None
 
 
-def relative_error_of_out(call: AttentionCall, parts: Sequence[Part]) -> float:
-    """Return the relative error of out alone."""
-    sums = sum((_squares(part.out, simulate(call, part).out) for part in parts), torch.zeros(2))
-    return _ratio(*sums.tolist())
+def _fitted(
+    change: Change,
+    start: float,
+    is_ratio: bool,
+    named: Sequence[float],
+    parts: Sequence[Part],
+    limit: float,
+    step: float = STEP,
+) -> Fitted | None:
+    value = _least_squares(change, start, is_ratio, parts[:1], step)
+    if value is None or not error_of_out(change(value), parts[:1]) <= limit:
+        return None
+    value = _least_squares(change, value, is_ratio, parts, step)
+    if value is None:
+        return None
+    best = error_of_out(change(value), parts)
+    if not best <= limit:
+        return None
+    for near in (*named, *plain_numbers(value)):
+        if abs(near - value) <= NEAR * abs(value):
+            with suppress(ConfigError):
+                if error_of_out(change(near), parts) <= 1.1 * best + 1e-7:
+                    return Fitted(near, False)
+    return Fitted(value, True)
 
 
-def _with(call: AttentionCall, name: str, values: Tensor) -> AttentionCall:
-    return replace(call, **{name: values.view(-1, 1, 1, 1)})
+def _least_squares(
+    change: Change, value: float, is_ratio: bool, parts: Sequence[Part], step: float
+) -> float | None:
+    """Return the number near `value` that fits best, by steps of Gauss and Newton.
 
-
-def _errors(result: Result, part: Part) -> Tensor:
-    """Return |theirs - reproduced| of each value, `[C]`."""
-    return (result.out - part.out).square().sum((-3, -2, -1))
-
-
-def _newton(call: AttentionCall, name: str, value: float, parts: Sequence[Part]) -> float:
-    """Return the value of the least squares near `value`, by steps of Gauss and Newton."""
-    step = 1e-6
+    None if no output depends on it.
+    """
     for _ in range(STEPS):
-        values = torch.tensor([value, value * (1 + step)], dtype=torch.float64)
-        slope_error, slope_slope = 0.0, 0.0
+        moved = value * (1 + step) if is_ratio else value + step
+        slope_error = slope_slope = 0.0
+        one, other = change(value), change(moved)
         for part in parts:
-            out = simulate(_with(call, name, values), part).out
-            slope = (out[1] - out[0]) / step
-            slope_error += float((slope * (part.out - out[0])).sum())
+            out = simulate(one, part).out
+            slope = (simulate(other, part).out - out) / step
+            slope_error += float((slope * (part.out - out)).sum())
             slope_slope += float(slope.square().sum())
-        if not slope_slope > 0:
-            return value
-        change = min(0.5, max(-0.5, slope_error / slope_slope))
-        value *= math.exp(change)
-        if abs(change) < CONVERGED:
+        if not slope_slope > 1e-12:
+            return None
+        by = slope_error / slope_slope
+        if is_ratio:
+            by = min(0.4, max(-0.4, by))
+            value *= math.exp(by)
+        else:
+            value += by
+        if abs(by) < CONVERGED * (1 if is_ratio else max(1.0, abs(value))):
             break
     return value
+
+
+def plain_numbers(value: float) -> list[float]:
+    """Return round numbers near `value`."""
+    return [float(f"{value:.{digits}e}") for digits in range(3)]
 
 
 def named_scales(call: AttentionCall, mscale: float | None) -> tuple[float, ...]:
@@ -163,31 +205,14 @@ def named_scales(call: AttentionCall, mscale: float | None) -> tuple[float, ...]
     if call.rope is not None:
         widths += [call.rope.rotary_dim, call.head_dim - call.rope.rotary_dim]
     scales = [width**-0.5 for width in widths if width > 0]
-    scales += [1.0, 1.0 / call.head_dim, call.scale**2]
+    scales += [1.0, 1.0 / call.head_dim, call.scale**2, call.scale * call.head_dim**-0.5]
     if mscale is not None:
-        scales += [call.scale / mscale, call.scale / mscale**2]
+        scales += [call.scale / mscale, call.scale / mscale**2, call.scale * mscale**2]
+    scales += [call.scale * ratio for ratio in (0.25, 0.5, 2.0, 4.0)]
     return tuple(scales)
 
 
-def rounded(
-    value: float,
-    named: Sequence[float],
-    change: Callable[[float], AttentionCall],
-    parts: Sequence[Part],
-) -> float:
-    """Return a named or round number in place of a fitted one, if it fits as well."""
-    tried = [near for near in named if abs(near - value) <= ROUNDED * abs(value)]
-    tried += [float(f"{value:.{digits}g}") for digits in (1, 2, 3)]
-    best = relative_error_of_out(change(value), parts)
-    for near in tried:
-        if abs(near - value) > ROUNDED * abs(value):
-            continue
-        if relative_error_of_out(change(near), parts) <= 1.05 * best + 1e-7:
-            return near
-    return value
-
-
-def lse_shift(call: AttentionCall, parts: Sequence[Part]) -> float | None:
+def lse_shift(call: AttentionCall, parts: Sequence[Part]) -> Fitted | None:
     """Return the number by which the log-sum-exp is off, None if it is not the same everywhere."""
     differences = []
     for part in parts:
@@ -195,8 +220,15 @@ def lse_shift(call: AttentionCall, parts: Sequence[Part]) -> float | None:
             return None
         values = (part.lse - simulate(call, part).lse) * math.log(call.lse_base)
         differences.append(values[values.isfinite()])
-    values = torch.cat(differences)
-    if len(values) < 2:
+    values = torch.cat(differences) if differences else torch.zeros(0)
+    if not len(values):
         return None
-    shift, spread = float(values.mean()), float(values.std())
-    return shift if abs(shift) > 1e-4 and spread < abs(shift) / 4 else None
+    shift = float(values.median())
+    spread = float((values - shift).abs().median())
+    if abs(shift) < 1e-4 or spread > abs(shift) / 10:
+        return None
+    for near in (*(math.log(n) for n in range(2, 9)), *plain_numbers(shift)):
+        for signed in (near, -near):
+            if abs(signed - shift) <= max(spread, 1e-6):
+                return Fitted(signed, False)
+    return Fitted(shift, True)

@@ -32,7 +32,7 @@ class AttentionTensors:
 
 
 def parts(tensors: AttentionTensors, call: AttentionCall, errors: Tensor) -> list[Part]:
-    """Return parts of the evidence, the cheapest first.
+    """Return parts of the evidence, the cheapest first; the first is a probe of the second.
 
     Args:
         tensors: the evidence.
@@ -52,7 +52,17 @@ def parts(tensors: AttentionTensors, call: AttentionCall, errors: Tensor) -> lis
         if not bool((visible > 0).any()):
             queries = torch.arange(min(2, len(visible)))
             chosen.append(_part(tensors, call, sequence, queries, heads))
-    return sorted(chosen, key=lambda part: _cost(call, part))
+    chosen.sort(key=lambda part: _cost(call, part))
+    return [_probe(chosen[0], errors), *chosen]
+
+
+def _probe(part: Part, errors: Tensor) -> Part:
+    """Return the worst query, that with the most keys and one between, of the worst head."""
+    of_part = errors[part.queries][:, part.heads]  # [n, h]
+    head = int(of_part.amax(0).argmax())
+    last = len(part.queries) - 1
+    queries = sorted({int(of_part[:, head].argmax()), (last + 1) // 2, last})
+    return part.narrow(torch.tensor(queries), head)
 
 
 def _cost(call: AttentionCall, part: Part) -> int:

@@ -1,25 +1,39 @@
 """Which mistakes, one or two at once, reproduce the evidence of attention."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from rope_core.config import RopeConfig
-from rope_core.diagnosis.attention_call import AttentionCall
-from rope_core.diagnosis.attention_fit import measure, relative_error
-from rope_core.diagnosis.attention_simulation import Part
+from rope_core.diagnosis.attention_call import AttentionCall, Fitted
+from rope_core.diagnosis.attention_fit import fit_number, measure, named_scales, relative_error
+from rope_core.diagnosis.attention_simulation import Part, simulate_offsets
 from rope_core.diagnosis.calls import Clues, RotaryCall
-from rope_core.diagnosis.mistake import MISTAKES
+from rope_core.diagnosis.mistake import MISTAKES, Mistake
+from rope_core.diagnosis.mistake import Wrong as WrongCall
 from rope_core.diagnosis.ranking import Candidate
+from rope_core.errors import ConfigError, RopeError
 
 LOOSE = 3.0
 """A part of the evidence may be so many times farther off than the tolerance of the whole."""
 
-INVISIBLE = ("layout_permuted",)
+INVISIBLE = ("layout_permuted", "position_offset")
 """Mistakes of a rotation that change no score if queries and keys both have them."""
+
+FITTED = {"scale_wrong": "scale", "softcap_wrong": "softcap", "lse_shifted": "lse_shift"}
+"""Mistakes of attention whose parameter is fitted, and the clue that has it."""
+
+MAX_OFFSET = 8192
+MAX_OFFSET_SCORES = 2**20
+"""Scores of the search of an offset, at most."""
+
+NUM_OFFSETS = 2
+"""Best offsets that are verified."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +43,24 @@ class Wrong:
     mistakes: tuple[tuple[str, Mapping[str, Any]], ...]
     call: AttentionCall
     of_config: bool = False
+    is_odd: bool = False
+
+    def add(
+        self,
+        code: str,
+        parameters: Mapping[str, Any],
+        call: AttentionCall,
+        *,
+        of_config: bool = False,
+        is_odd: bool = False,
+    ) -> "Wrong":
+        """Return `call`, which has one mistake more."""
+        return Wrong(
+            (*self.mistakes, (code, parameters)),
+            call,
+            self.of_config or of_config,
+            self.is_odd or is_odd,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,71 +82,172 @@ class AttentionSearch:
     def run(self, max_mistakes: int) -> list[Candidate]:
         """Return the calls with one mistake, or two, that are within the tolerance."""
         right = Wrong((), self.right)
-        singles = [*self._of_attention(right), *self._of_rotation(right)]
-        found = self._within(singles)
+        of_attention, of_rotation = [*self._of_attention(right)], [*self._of_rotation(right)]
+        found = self._within((*of_attention, *of_rotation, *self._fitted_rotation(right)))
         best = min((candidate.relative_error for candidate in found), default=math.inf)
         if max_mistakes > 1 and best > 10 * self.noise:
-            found += self._within(self._pairs(singles))
+            found += self._within(self._pairs(of_attention, of_rotation))
         return found
 
-    def _within(self, wrongs: Sequence[Wrong] | Iterator[Wrong]) -> list[Candidate]:
+    @property
+    def _limit(self) -> float:
+        return LOOSE * self.tolerance
+
+    def _within(self, wrongs: Iterable[Wrong]) -> list[Candidate]:
         found = []
         for wrong in wrongs:
-            error = relative_error(wrong.call, self.parts, LOOSE * self.tolerance)
+            error = relative_error(wrong.call, self.parts, self._limit)
             if error <= self.tolerance:
-                found.append(Candidate(wrong.mistakes, wrong.call, error, wrong.of_config))
+                candidate = Candidate(
+                    mistakes=wrong.mistakes,
+                    call=wrong.call,
+                    relative_error=error,
+                    of_config=wrong.of_config,
+                    is_odd=wrong.is_odd,
+                )
+                found.append(candidate)
         return found
 
     def _of_attention(self, base: Wrong) -> Iterator[Wrong]:
-        """Add each mistake of attention to the mistakes of `base`."""
-        clues = measure(
-            base.call, self.parts[0], self.parts, LOOSE * self.tolerance, self.mscale
-        )
+        """Add each mistake of attention to those of `base`."""
+        clues = measure(base.call, self.parts, self._limit, self.mscale)
         for code, mistake in MISTAKES.items():
             if mistake.evidence == ("attention",):
+                fitted: Fitted | None = getattr(clues, FITTED.get(code, ""), None)
                 for given, call in mistake.find(base.call, clues):
-                    of_config = base.of_config or code == "softmax_scale_missing_mscale"
-                    yield Wrong((*base.mistakes, (code, given)), call, of_config)
+                    yield base.add(
+                        code,
+                        given,
+                        call,
+                        of_config=code == "softmax_scale_missing_mscale",
+                        is_odd=fitted is not None and fitted.is_odd,
+                    )
 
     def _of_rotation(self, base: Wrong) -> Iterator[Wrong]:
-        """Add each mistake of the rotation to queries and keys of `base`."""
-        for code, mistake in MISTAKES.items():
-            if "rotation" not in mistake.evidence or code in INVISIBLE:
-                continue
-            sides = {
-                name: _by_parameters(mistake.find(rotation, self.clues))
-                for name, rotation in (("q", base.call.q), ("k", base.call.k))
-                if rotation is not None
-            }
-            if not sides:
-                return
-            first, *others = sides.values()
-            for name, (given, _) in first.items():
+        """Add each mistake of the rotation, of queries and keys alike, to those of `base`."""
+        for code, mistake in _of_rotations(base.call):
+            first, *others = (
+                _by_parameters(mistake, rotation, self.clues)
+                for rotation in _rotations(base.call).values()
+            )
+            for name, (given, wrong) in first.items():
                 if all(name in other for other in others):
-                    rotations = {side: wrongs[name][1] for side, wrongs in sides.items()}
-                    call = replace(base.call, **rotations)
-                    yield Wrong((*base.mistakes, (code, given)), call, base.of_config)
+                    wrongs = wrong, *(other[name][1] for other in others)
+                    sides = dict(zip(_rotations(base.call), wrongs, strict=True))
+                    yield base.add(code, given, replace(base.call, **sides))
 
-    def _pairs(self, singles: Sequence[Wrong]) -> Iterator[Wrong]:
-        for first in singles:
-            changed = changes(self.right, first.call)
+    def _fitted_rotation(self, base: Wrong) -> Iterator[Wrong]:
+        """Add each mistake of the rotation whose parameter is a fitted number."""
+        rotations = _rotations(base.call)
+        for code, mistake in _of_rotations(base.call):
+            number = mistake.number
+            first = next(iter(rotations.values()))
+            if number is None or number.value(first) is None:
+                continue
+            if code == "gain_wrong" and base.mistakes:
+                continue
+
+            def change(value: float, number: Any = number) -> AttentionCall:
+                sides = {side: number.vary(call, value) for side, call in rotations.items()}
+                return replace(base.call, **sides)
+
+            starts = number.starts(first)
+            if code == "gain_wrong":
+                starts = [number.value(first) * 1.2 ** (i - 8) for i in range(17)]
+            found = fit_number(change, number, starts, self.parts, self._limit)
+            if found is None:
+                continue
+            value: float | int = round(found.value) if number.is_whole else found.value
+            is_odd = found.is_odd
+            if code == "gain_wrong":
+                is_odd |= self._is_scale(base.call, found.value / number.value(first))
+            with suppress(ConfigError):
+                yield base.add(code, {number.parameter: value}, change(value), is_odd=is_odd)
+        yield from self._offsets(base)
+
+    def _is_scale(self, call: AttentionCall, ratio: float) -> bool:
+        """Return whether a ratio of gains is a scale of scores that code is known to have."""
+        scale = call.scale * ratio**2
+        known = named_scales(call, self.mscale)
+        return any(abs(scale / other - 1) < 1e-3 for other in known)
+
+    def _offsets(self, base: Wrong) -> Iterator[Wrong]:
+        """Add an offset of the positions on one side."""
+        rotations = _rotations(base.call)
+        rope = next(iter(rotations.values())).rope if rotations else None
+        if rope is None or any(side.times != 1 for side in rotations.values()):
+            return
+        if rope.is_composable and rope.rope_type != "xpos" and base.call.frequencies is None:
+            offsets = self._best_offsets(base.call, rope)
+        else:
+            offsets = [-1, 1]
+        for side, rotation in rotations.items():
+            for offset in offsets:
+                by = offset if side == "q" else -offset
+                moved = replace(rotation, positions=rotation.positions + by)
+                call = replace(base.call, **{side: moved})
+                yield base.add("position_offset", {"offset": by, "side": side}, call)
+
+    def _best_offsets(self, call: AttentionCall, rope: RopeConfig) -> list[int]:
+        """Return the offsets of queries that fit best."""
+        probe = self.parts[0]
+        part = probe.narrow(torch.tensor([len(probe.queries) - 1]), 0)
+        keys = part.k.shape[0]
+        largest = max(64, min(MAX_OFFSET, MAX_OFFSET_SCORES // (2 * max(1, keys))))
+        offsets = torch.arange(-largest, largest + 1)
+        offsets = offsets[offsets != 0]
+        out = simulate_offsets(call, part, rope, offsets).out
+        errors = (out - part.out).square().sum((-3, -2, -1)).nan_to_num(math.inf)
+        return offsets[errors.argsort()[:NUM_OFFSETS]].tolist()
+
+    def _pairs(
+        self, of_attention: Sequence[Wrong], of_rotation: Sequence[Wrong]
+    ) -> Iterator[Wrong]:
+        for first in (*of_attention, *of_rotation):
+            if first.mistakes[0][0] in FITTED:
+                continue
             for pair in self._of_attention(first):
-                code = pair.mistakes[1][0]
-                if code == first.mistakes[0][0] or changed & changes(first.call, pair.call):
-                    continue
-                yield replace(pair, mistakes=tuple(sorted(pair.mistakes, key=lambda m: m[0])))
+                if _are_apart(self.right, first, pair):
+                    yield pair
+        for first in of_attention:
+            if first.mistakes[0][0] not in FITTED:
+                yield from self._fitted_rotation(first)
+
+
+def _rotations(call: AttentionCall) -> dict[str, RotaryCall]:
+    sides = ("q", call.q), ("k", call.k)
+    return {name: rotation for name, rotation in sides if rotation is not None}
+
+
+def _of_rotations(call: AttentionCall) -> Iterator[tuple[str, Mistake]]:
+    """Return the mistakes of rotations that `call` can have on all its sides."""
+    rotations = _rotations(call)
+    if not rotations:
+        return
+    is_silent = all(rotation.times == 0 for rotation in rotations.values())
+    for code, mistake in MISTAKES.items():
+        if "rotation" in mistake.evidence and code not in INVISIBLE:
+            if not is_silent or code == "nope_layer_rotated":
+                yield code, mistake
 
 
 def _by_parameters(
-    wrongs: Iterator[tuple[Mapping[str, Any], RotaryCall]],
-) -> dict[str, tuple[Mapping[str, Any], RotaryCall]]:
-    found: dict[str, tuple[Mapping[str, Any], RotaryCall]] = {}
-    for given, call in wrongs:
-        name = repr(sorted(given.items()))
-        while name in found:  # several calls with the same parameters
-            name += "'"
-        found[name] = given, call
+    mistake: Mistake, rotation: RotaryCall, clues: Clues
+) -> dict[tuple[str, int], WrongCall]:
+    """Return the wrong calls of a mistake by their parameters, and a number for equal ones."""
+    found: dict[tuple[str, int], WrongCall] = {}
+    with suppress(RopeError):  # a rope that cannot be
+        for given, call in mistake.find(rotation, clues):
+            name, number = repr(sorted(given.items())), 0
+            while (name, number) in found:
+                number += 1
+            found[name, number] = given, call
     return found
+
+
+def _are_apart(right: AttentionCall, first: Wrong, pair: Wrong) -> bool:
+    """Return whether the second mistake of `pair` changes other fields than the first."""
+    return not changes(right, first.call) & changes(first.call, pair.call)
 
 
 def changes(one: Any, other: Any) -> frozenset[str]:

@@ -7,12 +7,13 @@ import torch
 from torch import Tensor
 
 from rope_core.angles import compute_angles
+from rope_core.config import RopeConfig
 from rope_core.diagnosis.attention_call import AttentionCall, Sequence
 from rope_core.diagnosis.calls import RotaryCall, predict
 from rope_core.layouts import deinterleave, expand_to_channels, rotate_half
 
 CACHED = 4
-"""Scores and rotated keys in the memory of a part."""
+"""Scores in the memory of a part."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -37,8 +38,25 @@ class Part:
     bias: Tensor | None
     """The mask: `[1 or h, 1 or n, 1 or Sk]`, -inf for a hidden key."""
 
-    _keys: dict[int, tuple[RotaryCall | None, Tensor]] = field(default_factory=dict)
     _scores: dict[tuple[int, int, bool], "_Scores"] = field(default_factory=dict)
+
+    def narrow(self, queries: Tensor, head: int) -> "Part":
+        """Return the part with some of its queries, int64 `[m]`, and one of its heads."""
+        return replace(
+            self,
+            queries=self.queries[queries],
+            heads=self.heads[head : head + 1],
+            q=self.q[queries][:, head : head + 1],
+            out=self.out[queries][:, head : head + 1],
+            lse=None if self.lse is None else self.lse[queries][:, head : head + 1],
+            bias=None if self.bias is None else _narrow(self.bias, queries, head),
+            _scores={},
+        )
+
+
+def _narrow(bias: Tensor, queries: Tensor, head: int) -> Tensor:
+    bias = bias if len(bias) == 1 else bias[head : head + 1]
+    return bias if bias.shape[1] == 1 else bias[:, queries]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,7 +83,33 @@ def simulate(call: AttentionCall, part: Part) -> Result:
     `call.scale` and `call.softcap` may be tensors `[C, 1, 1, 1]`: the results have a first axis.
     """
     hidden, keys = _visibility(call, part)  # [n, keys]
-    scores = _products(call, part, keys) * call.scale  # [..., h, n, keys]
+    return _attend(call, part, hidden, keys, _products(call, part, keys))
+
+
+def simulate_offsets(call: AttentionCall, part: Part, rope: RopeConfig, offsets: Tensor) -> Result:
+    """Return what `call` computes if queries are rotated by offsets `[C]` more.
+
+    The rope is composable; its attention scaling is not applied again.
+    """
+    hidden, keys = _visibility(call, part)
+    q = rotated(part.q, call, call.q, part.queries, part.heads)
+    k = _rotated_keys(call, call.k, part, part.k, keys, is_key=True)
+    layout = "half" if rope.layout == "interleaved_to_half" else rope.layout
+    rotation = RotaryCall(
+        rope=replace(rope, layout=layout),
+        positions=offsets.double().expand(rope.num_axes, -1),
+        shape=(1, len(offsets), 1),
+        gain=1.0,
+    )
+    q = _rotate(q, predict(rotation)[:, None, None], rotation)  # [C, n, h, D]
+    return _attend(call, part, hidden, keys, torch.einsum("cnhd,khd->chnk", q, k))
+
+
+def _attend(
+    call: AttentionCall, part: Part, hidden: Tensor, keys: slice, products: Tensor
+) -> Result:
+    """Return the results of products `[..., h, n, keys]` of queries and keys."""
+    scores = products * call.scale
     if call.softcap is not None:
         scores = (scores / call.softcap).tanh() * call.softcap
     if call.mask is not None and part.bias is not None:
@@ -149,7 +193,9 @@ def _rotated_keys(
     """Return the keys or the values of each query head, `[keys, h, D]`."""
     index = _kv_index(call, part)
     needed, inverse = index.unique(return_inverse=True)
-    tokens = torch.arange(part.sequence.keys.start + keys.start, part.sequence.keys.start + keys.stop)
+    tokens = torch.arange(
+        part.sequence.keys.start + keys.start, part.sequence.keys.start + keys.stop
+    )
     x = x[keys][:, needed]
     x = rotated(x, call, rotation, tokens, part.kv_heads[needed], is_key=is_key)
     return x[:, inverse]
@@ -176,9 +222,7 @@ def rotated(
     return x
 
 
-def _factors(
-    call: AttentionCall, rotation: RotaryCall, tokens: Tensor, heads: Tensor
-) -> Tensor:
+def _factors(call: AttentionCall, rotation: RotaryCall, tokens: Tensor, heads: Tensor) -> Tensor:
     """Return gain * exp(i angle) of one application, complex128 `[T or 1, h or 1, n]`."""
     once = replace(rotation, times=1)
     if call.frequencies is not None:
@@ -195,7 +239,7 @@ def _factors(
 
 
 def _rotate(x: Tensor, factors: Tensor, rotation: RotaryCall) -> Tensor:
-    """Return `x` `[..., T, h, D]` with each pair multiplied by its factor."""
+    """Return `x` `[T, h, D]` with each pair multiplied by its factor `[..., T, h, n]`."""
     rope = rotation.rope
     start = rope.head_dim - rope.rotary_dim if rope.trailing else 0
     end, width = start + rope.rotary_dim, rope.rotary_dim // rope.blocks
@@ -209,5 +253,6 @@ def _rotate(x: Tensor, factors: Tensor, rotation: RotaryCall) -> Tensor:
         y = deinterleave(y)
     y = (y * c + rotate_half(y, rope.layout) * s).flatten(-2)
     if rope.rotary_dim < rope.head_dim:
-        y = torch.cat((x[..., :start], y, x[..., end:]), -1)
+        first, last = (t.expand(*y.shape[:-1], -1) for t in (x[..., :start], x[..., end:]))
+        y = torch.cat((first, y, last), -1)
     return y if rotation.permutation is None else y[..., list(rotation.permutation)]

@@ -1,8 +1,6 @@
 """What a rotation says by itself: pairs, frequencies, gain, offset."""
 
 import math
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 
@@ -86,21 +84,3 @@ def _theta(inv_freq: Tensor) -> float | None:
     if float(errors.max()) > GEOMETRIC or abs(first) > GEOMETRIC:
         return None
     return math.exp(-float(slope) * count)
-
-
-def with_permutation(search: Search) -> Search | None:
-    """Return the search with a measured order of the channels; None if there is none."""
-    permutation = _permutation(search)
-    if permutation is None:
-        return None
-    return Search(
-        evidence=search.evidence,
-        right=search.right,
-        clues=replace(search.clues, permutation=permutation),
-        max_mistakes=search.max_mistakes,
-    )
-
-
-def _permutation(search: Search) -> tuple[int, ...] | None:
-    """Return the order in which the channels come out, by tokens that do not rotate."""
-    return None

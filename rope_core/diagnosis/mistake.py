@@ -1,7 +1,7 @@
 """The list of known mistakes: each is a function from a right call to wrong ones."""
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 

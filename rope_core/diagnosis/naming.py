@@ -7,6 +7,7 @@ the number. Then pairs of them, if no mistake alone explains the evidence.
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from rope_core.diagnosis.evidence import (
     Evidence,
     Frequencies,
     few_tokens,
+    in_float64,
     subset,
 )
 from rope_core.diagnosis.fit import fit, refine, round_values
@@ -47,8 +49,12 @@ OF_CONFIG = frozenset(
 GAINS = ("gain_missing", "gain_twice", "gain_wrong")
 ROUNDED = ("angles_rounded", "positions_rounded")
 OFFSET = "position_offset"
-LAST = ("exponent_width_wrong", "direction_reversed", *GAINS, *ROUNDED)
-"""Mistakes that are made of a call whose numbers are wrong already."""
+LAST = (*GAINS, *ROUNDED)
+"""Mistakes that are made of a call whose numbers are wrong already: they do not hide numbers, or
+hide them too well."""
+
+HIDES = {"exponent_width_wrong": ("wrong_base",)}
+"""Mistakes that a fitted number would undo: they are made of a call with that number."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -141,7 +147,7 @@ class _Search:
         made = {code for code, _ in base.named}
         for code in self.codes if codes is None else codes:
             number = MISTAKES[code].number
-            if code in made or code in _EXCLUSIVE.get(next(iter(made), ""), ()):
+            if code in made:
                 continue
             if number is not None and code not in GAINS and number.value(base.call) is not None:
                 continue
@@ -160,8 +166,12 @@ class _Search:
         assert number is not None, "the caller has asked"
         if number.value(base.call) is None or base.numbers.shape != self._shape:
             return
-        build = lambda values: number.vary(base.call, values[0])  # noqa: E731
-        for values in fit(self.few, build, [number], base.call, step)[:1]:
+
+        def build(values: Sequence[float], call: RotaryCall = base.call) -> RotaryCall:
+            return number.vary(call, values[0])  # type: ignore[no-any-return]
+
+        exact = partial(build, call=in_float64(base.call))
+        for values in fit(self.few, exact, [number], base.call, step)[:1]:
             yield from self._rounded(base, [code], build, values)
 
     @property
@@ -231,12 +241,14 @@ class _Search:
             yield from self._plain(trial)
         # made of a call with a wrong number
         for trial in fitted:
-            yield from self._plain(trial, [code for code in LAST if code in self.codes])
+            hidden = [code for code, others in HIDES.items() if trial.named[0][0] in others]
+            later = (*hidden, *LAST)
+            yield from self._plain(trial, [code for code in later if code in self.codes])
         # a number of a call with another mistake
         for trial in plain:
             if trial.named[0][0] not in LAST:
                 for code in self._numbered():
-                    if code not in _EXCLUSIVE.get(trial.named[0][0], ()):
+                    if code not in HIDES.get(trial.named[0][0], ()):
                         yield from self._fitted(trial, code)
         # roundings hide a number: it is fitted as if angles were rounded
         steps = {step for step in HALF_STEP.values()}
@@ -246,7 +258,7 @@ class _Search:
                     for last in ("exponent_width_wrong", *ROUNDED):
                         if last in self.codes:
                             yield from self._plain(trial, [last])
-        numbered = self._numbered()
+        numbered = self._numbered() if self.right.numbers.shape == self._shape else []
         for place, one in enumerate(numbered):
             for other in numbered[place + 1 :]:
                 yield from self._two_numbers(one, other)
@@ -254,11 +266,12 @@ class _Search:
     def _two_numbers(self, one: str, other: str) -> Iterator[Trial]:
         numbers = [_number(one), _number(other)]
 
-        def build(values: Sequence[float]) -> RotaryCall:
-            varied = numbers[0].vary(self.call, values[0])
+        def build(values: Sequence[float], call: RotaryCall = self.call) -> RotaryCall:
+            varied = numbers[0].vary(call, values[0])
             return numbers[1].vary(varied, values[1])  # type: ignore[no-any-return]
 
-        for values in fit(self.few, build, numbers, self.call)[:1]:
+        exact = partial(build, call=in_float64(self.call))
+        for values in fit(self.few, exact, numbers, self.call)[:1]:
             yield from self._rounded(self.right, [one, other], build, values)
 
     def _verified(self, trials: Sequence[Trial]) -> list[Candidate]:
@@ -267,7 +280,9 @@ class _Search:
         found = []
         for of_count in by_count:
             good = [t for t in of_count if t.error <= 4 * self.whole.tolerance]
-            good = sorted(good, key=lambda t: (t.error > self.few.tolerance / 20, t.is_odd, t.error))
+            good = sorted(
+                good, key=lambda t: (t.error > self.few.tolerance / 20, t.is_odd, t.error)
+            )
             for trial in good[:VERIFIED]:
                 call = self._on_whole(trial.call)
                 found.append(
@@ -283,9 +298,6 @@ class _Search:
 
     def _on_whole(self, call: RotaryCall) -> RotaryCall:
         return call
-
-
-_EXCLUSIVE: Mapping[str, tuple[str, ...]] = {}
 
 
 def _number(code: str) -> Any:

@@ -19,7 +19,8 @@ from rope_core.diagnosis.difference import (
 )
 from rope_core.diagnosis.explain import explain
 from rope_core.diagnosis.geometry import geometry
-from rope_core.diagnosis.measured import measured_numbers, with_permutation
+from rope_core.diagnosis.measured import measured_numbers
+from rope_core.diagnosis.permutation import measure_permutation
 from rope_core.diagnosis.probe import next_probe
 from rope_core.diagnosis.ranking import Candidate, rank
 from rope_core.diagnosis.result import Diagnosis
@@ -199,8 +200,10 @@ def _explanations(search: Search) -> list[Candidate]:
     tolerance = search.evidence.tolerance
     found = rank(search.run(), SLACK * tolerance)
     if not found:
-        permutation = with_permutation(search)
-        found = [] if permutation is None else rank(permutation.run(), SLACK * tolerance)
+        permutation = measure_permutation(search.evidence, search.right)
+        if permutation is not None:
+            search.clues = replace(search.clues, permutation=permutation)
+            found = rank(search.run(), SLACK * tolerance)
     verified = [
         replace(candidate, relative_error=search.evidence.error(candidate.call))
         for candidate in found[:VERIFIED]

@@ -96,11 +96,18 @@ class Search:
 
     def _single(self) -> list[Candidate]:
         found = self._name(self.right, (), 1)
-        key = geometry_key(self.right)
         for code, (parameters, wrong) in wrong_calls(self.right, self.clues):
-            if geometry_key(wrong) != key or is_repeated(wrong):
+            if self._is_structural(wrong):
                 found += self._direct(((code, parameters),), wrong)
         return found
+
+    def _is_structural(self, wrong: RotaryCall) -> bool:
+        """Return whether a mistake is one that angles do not show."""
+        return (
+            geometry_key(wrong) != geometry_key(self.right)
+            or is_repeated(wrong)
+            or self.right.times == 0
+        )
 
     def _direct(self, mistakes: tuple[Named, ...], call: RotaryCall) -> list[Candidate]:
         """Return the candidate if `call` itself reproduces the sample."""
@@ -130,7 +137,7 @@ class Search:
         found = self._name(self.right, (), 2)
         key = geometry_key(self.right)
         for code, (parameters, wrong) in wrong_calls(self.right, self.clues):
-            if geometry_key(wrong) == key or is_repeated(wrong):
+            if not self._is_structural(wrong) or is_repeated(wrong):
                 continue
             first = ((code, parameters),)
             found += self._name(wrong, first, 1)

@@ -26,7 +26,7 @@ def scale_wrong(call: AttentionCall, clues: AttentionClues) -> Iterator[Wrong]:
     Source: Attention Is All You Need, Vaswani et al., 2017, section 3.2.1.
     """
     if clues.scale is not None:
-        yield {"scale": clues.scale}, replace(call, scale=clues.scale)
+        yield {"scale": clues.scale.value}, replace(call, scale=clues.scale.value)
 
 
 @mistake(
@@ -35,9 +35,7 @@ def scale_wrong(call: AttentionCall, clues: AttentionClues) -> Iterator[Wrong]:
         "Scores are multiplied by {scale}, without the factor of YaRN's mscale_all_dim; the "
         "right factor is {expected_scale}."
     ),
-    remedy=(
-        "Multiply the softmax scale by M * M, with M = 0.1 * mscale_all_dim * ln(factor) + 1."
-    ),
+    remedy=("Multiply the softmax scale by M * M, with M = 0.1 * mscale_all_dim * ln(factor) + 1."),
 )
 def softmax_scale_missing_mscale(call: AttentionCall, clues: AttentionClues) -> Iterator[Wrong]:
     """The softmax scale lacks the square of YaRN's mscale (DeepSeek-V2, V3 and relatives).
@@ -269,7 +267,7 @@ def softcap_wrong(call: AttentionCall, clues: AttentionClues) -> Iterator[Wrong]
     Source: Gemma 2, Gemma Team, 2024, section 2.
     """
     if clues.softcap is not None:
-        yield {"softcap": clues.softcap}, replace(call, softcap=clues.softcap)
+        yield {"softcap": clues.softcap.value}, replace(call, softcap=clues.softcap.value)
 
 
 @mistake(
@@ -396,4 +394,4 @@ def lse_shifted(call: AttentionCall, clues: AttentionClues) -> Iterator[Wrong]:
     Source: FlashAttention-2, Dao, 2023, section 3.1.
     """
     if call.has_lse and clues.lse_shift is not None:
-        yield {"shift": clues.lse_shift}, replace(call, lse_shift=clues.lse_shift)
+        yield {"shift": clues.lse_shift.value}, replace(call, lse_shift=clues.lse_shift.value)
