@@ -22,8 +22,7 @@ def _layer(rope: Rope, **given: Any) -> Layer:
         values["rope_type"] = rope.kind
     if rope.pairs != "half":
         values["layout"] = rope.pairs
-    most = rope.most or rope.numbers.get("original_max_position_embeddings", 0)
-    return Layer(name=f"{rope.kind} {values}"[:90], given=values, rope=replace(rope, most=most))
+    return Layer(name=f"{rope.kind} {values}"[:90], given=values, rope=rope)
 
 
 def _plain(rng: random.Random) -> Rope:
@@ -111,7 +110,7 @@ def _phimoe(rng: random.Random) -> Layer:
         "type": "longrope",
         "short_factor": short,
         "long_factor": long,
-        "short_mscale": 1.1,
+        "short_mscale": 1.25,
         "long_mscale": 1.25,
         "original_max_position_embeddings": 4096,
     }
