@@ -33,6 +33,9 @@ STARTS = 2
 """How many of the best starts are followed."""
 
 STEP = 1e-6
+WHOLE_STEP = 1e-2
+SCAN_STEP = 0.05
+"""Ratios of a number that are told apart: in the slopes, and where a number acts in steps."""
 
 
 def fit(
@@ -52,6 +55,7 @@ def fit(
     for start in grid.best(evidence, step):
         with suppress(ConfigError):
             values = refine(evidence, build, numbers, start, grid.spread, step)
+            values = _scan_steps(evidence, build, numbers, values, grid.spread)
             found.append((evidence.error(evidence.numbers(build(values))), values))
     found.sort(key=lambda one: one[0])
     return [values for _, values in found]
@@ -147,9 +151,9 @@ def _linear(
     smooth = evidence.smooth(build(values))
     slopes = []
     for place, number in enumerate(numbers):
+        width = (WHOLE_STEP if number.is_whole else STEP) if number.is_ratio else 1.0
         moved = list(values)
-        moved[place] = _moved(number, values[place], STEP if number.is_ratio else 1.0)
-        width = STEP if number.is_ratio else 1.0
+        moved[place] = _moved(number, values[place], width)
         slopes.append((evidence.smooth(build(moved)) - smooth) / width)
     return smooth, torch.stack(slopes)
 
@@ -197,6 +201,29 @@ def refine(
         if moved < 1e-9 or (is_settled and _is_small(moves, slopes, noise)):
             break
     assert len(values) == count
+    return values
+
+
+def _scan_steps(
+    evidence: Evidence,
+    build: Build,
+    numbers: Sequence[Number],
+    values: list[float],
+    spread: Sequence[float],
+) -> list[float]:
+    """Return better numbers nearby, if one of them acts in steps, as YaRN's trained length does."""
+    for place, number in enumerate(numbers):
+        if not (number.is_whole and number.is_ratio):
+            continue
+        count = round(spread[place] / SCAN_STEP)
+        best = evidence.error(evidence.numbers(build(values)))
+        for away in range(-count, count + 1):
+            tried = list(values)
+            tried[place] = _moved(number, values[place], away * SCAN_STEP)
+            with suppress(ConfigError):
+                error = evidence.error(evidence.numbers(build(tried)))
+                if error < best:
+                    best, values = error, tried
     return values
 
 

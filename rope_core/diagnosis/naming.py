@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -35,6 +35,9 @@ FEW = 20
 
 VERIFIED = 24
 """Candidates that are compared with all tokens."""
+
+MANY = 30.0
+"""Tolerances from which on an error is not due to the arithmetic of float32."""
 
 OF_STRUCTURE = frozenset(
     ("layout_swapped", "layout_mixed", "layout_permuted", "slice_at_other_end", "axis_mistaken")
@@ -69,7 +72,11 @@ class Trial:
 
 
 def name_angles(
-    table: AngleTable, call: RotaryCall, clues: Clues, max_mistakes: int
+    table: AngleTable,
+    call: RotaryCall,
+    clues: Clues,
+    max_mistakes: int,
+    kind: Literal["rotation", "table"] = "rotation",
 ) -> list[Candidate]:
     """Return calls that give the table, with at most `max_mistakes` mistakes made of `call`.
 
@@ -77,7 +84,6 @@ def name_angles(
     `table.relative_error(predict(call, table.index))`.
     """
     few = Angles.of(subset(table, few_tokens(table, FEW)))
-    kind = "table"
     search = _Search(few, Angles.of(table), _codes(kind), call, clues)
     return search.candidates(max_mistakes)
 
@@ -140,7 +146,14 @@ class _Search:
         is_odd: bool = False,
     ) -> Trial:
         numbers = self.few.numbers(call)
-        return Trial(named, call, numbers, self.few.error(numbers), is_odd)
+        error = self.few.error(numbers)
+        tolerance = self.few.tolerance
+        if tolerance / 50 < error < MANY * tolerance and call.rope.arithmetic != "float64":
+            exact = in_float64(call)  # other code may be more exact than the rope is
+            other = self.few.numbers(exact)
+            if (exact_error := self.few.error(other)) < error / 2:
+                call, numbers, error = exact, other, exact_error
+        return Trial(named, call, numbers, error, is_odd)
 
     def _plain(self, base: Trial, codes: Iterable[str] | None = None) -> Iterator[Trial]:
         """Return the calls that mistakes without fitted numbers make of a call."""
@@ -284,20 +297,23 @@ class _Search:
                 good, key=lambda t: (t.error > self.few.tolerance / 20, t.is_odd, t.error)
             )
             for trial in good[:VERIFIED]:
-                call = self._on_whole(trial.call)
+                call = trial.call
                 found.append(
                     Candidate(
                         mistakes=trial.named,
                         call=call,
                         relative_error=self.whole.error(self.whole.numbers(call)),
                         of_config=all(code in OF_CONFIG for code, _ in trial.named),
-                        is_odd=trial.is_odd,
+                        is_odd=trial.is_odd or self._is_far(trial),
                     )
                 )
         return found
 
-    def _on_whole(self, call: RotaryCall) -> RotaryCall:
-        return call
+    def _is_far(self, trial: Trial) -> bool:
+        """Tell whether a pair of mistakes has one of positions, of which a row has none."""
+        has_positions = isinstance(self.whole, Angles)
+        named = [code for code, _ in trial.named]
+        return not has_positions and len(named) > 1 and "position_scaled" in named
 
 
 def _number(code: str) -> Any:

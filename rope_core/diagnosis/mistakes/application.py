@@ -8,7 +8,7 @@ from rope_core.diagnosis.mistake import Wrong, mistake
 
 
 @mistake(
-    *("rotation", "table", "attention"),
+    *("rotation", "attention"),
     text="Nothing is rotated.",
     remedy="Apply the rotation to q and to k, before the scores.",
 )
@@ -28,7 +28,7 @@ def not_rotated(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
 
 
 @mistake(
-    *("rotation", "table", "attention"),
+    *("rotation", "attention"),
     text="The rotation is applied twice: angles are twice as large, the attention scaling is"
     " squared.",
     remedy="Rotate once: keys in a cache are rotated already.",
