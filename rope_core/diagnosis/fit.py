@@ -28,6 +28,9 @@ MAX_PHASE = 1.0
 MAX_MISFIT = 40.0
 """Residuals so many times their noise are not due to the numbers: the call is another."""
 
+MAX_ERROR = 0.3
+"""Relative error of a call whose numbers are nearly right."""
+
 ROUNDS = 14
 STARTS = 2
 """How many of the best starts are followed."""
@@ -40,8 +43,8 @@ SCAN_STEP = 0.05
 
 def fit(
     evidence: Evidence, build: Build, numbers: Sequence[Number], right: RotaryCall, step: float = 0
-) -> list[list[float]]:
-    """Return numbers that fit the evidence, best first; [] if none does.
+) -> list[float] | None:
+    """Return the numbers that fit the evidence best; None if no call has any.
 
     Args:
         evidence: angles or frequencies.
@@ -55,10 +58,13 @@ def fit(
     for start in grid.best(evidence, step):
         with suppress(ConfigError):
             values = refine(evidence, build, numbers, start, grid.spread, step)
-            values = _scan_steps(evidence, build, numbers, values, grid.spread)
             found.append((evidence.error(evidence.numbers(build(values))), values))
-    found.sort(key=lambda one: one[0])
-    return [values for _, values in found]
+    if not found:
+        return None
+    error, values = min(found, key=lambda one: one[0])
+    if error < MAX_ERROR:
+        values = _scan_steps(evidence, build, numbers, values, grid.spread)
+    return values
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -217,6 +223,8 @@ def _scan_steps(
             continue
         count = round(spread[place] / SCAN_STEP)
         best = evidence.error(evidence.numbers(build(values)))
+        if best <= evidence.tolerance / 10:
+            return values
         for away in range(-count, count + 1):
             tried = list(values)
             tried[place] = _moved(number, values[place], away * SCAN_STEP)
@@ -237,6 +245,10 @@ def round_values(number: Number, value: float) -> list[float]:
     """Return plain numbers near a value, plainest first."""
     if not math.isfinite(value) or value == 0:
         return []
+    if number.is_whole and number.is_ratio:  # lengths: they may act in steps
+        power = 2.0 ** round(math.log2(value))
+        wide = [power, *(float(f"{value:.{digits}e}") for digits in range(3))]
+        return [one for one in dict.fromkeys((*wide, round(value))) if abs(one / value - 1) < 0.45]
     near = [float(f"{value:.{digits}e}") for digits in range(3)]
     if number.is_whole:
         return list(dict.fromkeys([*near, float(round(value))]))
