@@ -102,8 +102,9 @@ class Search:
 
     def _single(self) -> list[Candidate]:
         found = self._name(self.right, (), 1)
+        is_silent = not bool(self.table(self.right).weights.any())
         for code, (parameters, wrong) in wrong_calls(self.right, self.clues):
-            if self._is_structural(wrong):
+            if is_silent or self._is_structural(wrong):
                 found += self._direct(((code, parameters),), wrong)
         return found
 
@@ -115,7 +116,8 @@ class Search:
 
     def _direct(self, mistakes: tuple[Named, ...], call: RotaryCall) -> list[Candidate]:
         """Return the candidate if `call` itself reproduces the sample."""
-        if is_repeated(call):
+        is_mixed = call.table_layout is not None  # of sparse rows, its table says nothing
+        if is_mixed or is_repeated(call) or not bool(self.table(call).weights.any()):
             error = self.evidence.sample_error(call)
         elif self.fits(call):
             table = self.table(call)
