@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 from rope_core.config import RopeConfig
@@ -12,24 +13,32 @@ from rope_core.diagnosis.result import Explanation, NamedMistake
 
 
 def explain(
-    ranked: Sequence[Candidate], right: RotaryCall, *, is_rotation: bool = True
+    ranked: Sequence[Candidate],
+    right: RotaryCall | None,
+    *,
+    is_rotation: bool = True,
+    expected: Mapping[str, Any] = MappingProxyType({}),
 ) -> tuple[Explanation, ...]:
     """Return the explanations of candidates that `rank` has ordered.
 
     Args:
         ranked: candidates with mistakes.
         right: the call without mistakes, for the right values in texts.
+            None if nothing rotates.
         is_rotation: whether the candidates' calls are `RotaryCall`, which a rope may reproduce.
+        expected: more right values for texts.
     """
     return tuple(
         Explanation(
             mistakes=tuple(
-                NamedMistake(code=code, parameters=dict(given), text=_text(code, given, right))
+                NamedMistake(
+                    code=code, parameters=dict(given), text=_text(code, given, right, expected)
+                )
                 for code, given in candidate.mistakes
             ),
             relative_error=candidate.relative_error,
             remedy=" ".join(dict.fromkeys(MISTAKES[code].remedy for code, _ in candidate.mistakes)),
-            rope=reproducing_rope(candidate.call, right) if is_rotation else None,
+            rope=reproducing_rope(candidate.call, right) if is_rotation and right else None,
         )
         for candidate in ranked
     )
@@ -93,18 +102,22 @@ def rope_parameters(rope: RopeConfig) -> dict[str, Any]:
     }
 
 
-def _text(code: str, given: Mapping[str, Any], right: RotaryCall) -> str:
-    rope = right.rope
-    expected = {
-        **dict(rope.parameters),
-        **dict(rope.axes_parameters),
-        "theta": rope.theta,
-        "layout": rope.layout,
-        "rotary_dim": rope.rotary_dim,
-        "rope_type": rope.rope_type,
-        "gain": rope.attention_scaling,
-        "width": rope.frequency_dim or rope.rotary_dim,
-    }
+def _text(
+    code: str, given: Mapping[str, Any], right: RotaryCall | None, expected: Mapping[str, Any]
+) -> str:
+    if right is not None:
+        rope = right.rope
+        expected = {
+            **dict(rope.parameters),
+            **dict(rope.axes_parameters),
+            "theta": rope.theta,
+            "layout": rope.layout,
+            "rotary_dim": rope.rotary_dim,
+            "rope_type": rope.rope_type,
+            "gain": rope.attention_scaling,
+            "width": rope.frequency_dim or rope.rotary_dim,
+            **expected,
+        }
     values = _Values({f"expected_{name}": _brief(value) for name, value in expected.items()})
     values.update({name: _brief(value) for name, value in given.items()})
     return MISTAKES[code].text.format_map(values)

@@ -36,7 +36,7 @@ def geometry_key(call: RotaryCall) -> GeometryKey:
     return (
         *(rope.head_dim, rope.rotary_dim, rope.layout, rope.trailing, rope.blocks),
         *(len(rope.frequency_table.inv_freq), call.table_layout, call.permutation),
-        call.position_axis,
+        *(call.position_axis, call.times == 0 and rope.layout == "interleaved_to_half"),
     )
 
 
@@ -89,7 +89,7 @@ def _block(call: RotaryCall, width: int, start: int) -> tuple[Tensor, ...]:
     if len(rope.frequency_table.inv_freq) * 2 != rope.rotary_dim:
         angle = channel  # each channel has its own
     cos_read, sin_read = channel, partner
-    if rope.layout == "interleaved_to_half":
+    if rope.layout == "interleaved_to_half" and call.times:  # nothing moves if nothing rotates
         source = torch.cat((channel[0::2], channel[1::2]))
         cos_read, sin_read = source[cos_read], source[sin_read]
     return channel + start, cos_read + start, sin_read + start, sign.double(), angle

@@ -1,7 +1,7 @@
 """Which explanations are told, and in which order: the same rules for all kinds of evidence."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rope_core.diagnosis.mistake import CODES
@@ -50,15 +50,16 @@ def rank(candidates: Iterable[Candidate], tolerance: float) -> list[Candidate]:
 
 
 def _order(candidate: Candidate) -> tuple[int, bool, bool, list[int], float]:
-    order = [CODES.index(code) for code, _ in candidate.mistakes]
+    order = sorted(CODES.index(code) for code, _ in candidate.mistakes)
     of_config, is_odd = candidate.of_config, candidate.is_odd
     return len(order), not of_config, is_odd, order, candidate.relative_error
 
 
 def _distinct(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Return the first candidate of those with the same mistakes and parameters."""
+    """Return the first candidate of those with the same mistakes, in the order of `CODES`."""
     seen: dict[str, Candidate] = {}
     for candidate in candidates:
-        key = repr(sorted((code, sorted(given.items())) for code, given in candidate.mistakes))
-        seen.setdefault(key, candidate)
+        ordered = tuple(sorted(candidate.mistakes, key=lambda named: CODES.index(named[0])))
+        key = repr([(code, sorted(given.items())) for code, given in ordered])
+        seen.setdefault(key, replace(candidate, mistakes=ordered))
     return [*seen.values()]

@@ -65,6 +65,13 @@ def measure(table: AngleTable, call: RotaryCall) -> Clues:
     )
 
 
+def line_residuals(table: AngleTable) -> Tensor:
+    """Return the rms of what a line over the positions leaves of each pair's angle, `[n]`."""
+    expected = torch.zeros(table.z.shape[1], dtype=torch.float64)
+    fits = [_fit_lines(table, row, expected) for row in table.positions]
+    return torch.stack([fit.residual for fit in fits]).amin(0)
+
+
 def measure_gain(table: AngleTable) -> float | None:
     """Return the weighted mean of |z|, None if no token tells anything."""
     total = float(table.weights.sum())

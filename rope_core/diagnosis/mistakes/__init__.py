@@ -2,6 +2,7 @@
 
 from rope_core.diagnosis.mistakes import (
     application,
+    attention,
     axes,
     base,
     gains,
@@ -13,6 +14,7 @@ from rope_core.diagnosis.mistakes import (
 
 __all__ = [
     "application",
+    "attention",
     "axes",
     "base",
     "gains",

@@ -1,0 +1,347 @@
+"""Diagnose attention: which mistakes of attention and of its rotation reproduce an output."""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rope_core.attention import run_attend
+from rope_core.attention_warnings import attention_warnings
+from rope_core.calls import Attend
+from rope_core.calls.rope_checks import widths
+from rope_core.checks import check_dtype, not_a_tensor, shape_of
+from rope_core.config import AttentionConfig
+from rope_core.diagnosis.attention_call import AttentionCall, right_call
+from rope_core.diagnosis.attention_fit import difference as lse_difference
+from rope_core.diagnosis.attention_parts import AttentionTensors, parts
+from rope_core.diagnosis.attention_search import AttentionSearch
+from rope_core.diagnosis.attention_simulation import Part, simulate
+from rope_core.diagnosis.calls import Clues
+from rope_core.diagnosis.difference import channel_energies, ratio, relative_error, worst_element
+from rope_core.diagnosis.explain import explain, reproducing_rope
+from rope_core.diagnosis.model import model_clues
+from rope_core.diagnosis.ranking import Candidate, rank
+from rope_core.diagnosis.result import Diagnosis, Difference, Explanation
+from rope_core.errors import ConfigError, ShapeError
+from rope_core.functional.arguments import Numbers, as_tensor
+from rope_core.hf import Resolved
+from rope_core.sources import RopeSource
+
+CPU = torch.device("cpu")
+TOLERANCES = {torch.float32: 1e-4, torch.float16: 3e-3, torch.bfloat16: 2e-2}
+"""Relative error that is no difference, of scores that are small."""
+
+NOISE = {torch.float32: 2e-6, torch.float16: 5e-4, torch.bfloat16: 4e-3}
+"""Relative error that rounding makes."""
+
+FLAT_SCORES = 4.0
+"""Root mean square of scores at which rounding of scores doubles the tolerance of half precision."""
+
+
+def diagnose_attention(
+    rope: RopeSource | None,
+    *,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor | None = None,
+    positions: Numbers | None = None,
+    attention: AttentionConfig | None = None,
+    max_mistakes: int = 2,
+    tolerance: float | None = None,
+    **arguments: Any,
+) -> Diagnosis:
+    """Say whether `out` and `lse` are what attention of a layer gives, and what explains them.
+
+    Args:
+        rope: as in `diagnose`.
+        q: as in `attend`; also k, v, positions, attention and arguments.
+        k: as q.
+        v: as q.
+        out: theirs, `[..., H, Dv]`.
+        lse: theirs, `[..., H]`, or None.
+        positions: of queries and keys.
+        attention: None for that of the model.
+        max_mistakes: 1 or 2.
+        tolerance: None for that of the dtype.
+        arguments: other arguments of `attend`.
+    """
+    with torch.no_grad():
+        clues, call, warnings = _call(
+            rope, q, k, v, positions, attention, arguments, lse is not None
+        )
+        out, lse = _check_theirs(call, out, lse)
+        expected = run_attend(call)
+        right = right_call(call, lse is not None, _silent_rope(call, clues))
+        got = _flat(out, 2), None if lse is None else _flat(lse, 1)
+        wanted = _flat(expected.out, 2), None if expected.lse is None else _flat(expected.lse, 1)
+        errors = _errors(got, wanted)
+        tensors = AttentionTensors(
+            q=_flat(call.q, 2), k=_flat(call.k, 2), v=_flat(call.v, 2), out=got[0], lse=got[1]
+        )
+        chosen = parts(tensors, right, errors) if len(tensors.q) else []
+        if tolerance is None:
+            tolerance = _tolerance(out.dtype, right, chosen)
+        answer = {"expected": expected.out, "error_by_position": _by_token(got[0], wanted[0])}
+        error = _difference(out, expected.out, got, wanted, tolerance)
+        diagnosis = Diagnosis(verdict="unexplained", error=error, warnings=warnings, tensors=answer)
+        if error.max_abs is None:
+            text = "the evidence has numbers that are NaN or infinite"
+            return replace(diagnosis, warnings=(*warnings, text))
+        if error.relative is None and error.max_abs == 0:
+            text = "all numbers are 0, here and in the evidence"
+            return replace(diagnosis, verdict="agrees", warnings=(*warnings, text))
+        if error.relative is not None and error.relative <= tolerance:
+            return replace(diagnosis, verdict="agrees", next_probe=_proves_nothing(right))
+        search = AttentionSearch(
+            right=right,
+            parts=chosen,
+            clues=clues,
+            mscale=_mscale(clues.resolved),
+            tolerance=tolerance,
+            noise=NOISE[out.dtype],
+        )
+        ranked = rank(search.run(max_mistakes), tolerance)
+        if not ranked:
+            probe = _proves_nothing(right) or (
+                "Send q before and after the rotation as 'before' and 'after': that tells whether "
+                "the rotation or the attention differs."
+            )
+            return replace(diagnosis, next_probe=probe)
+        return replace(
+            diagnosis,
+            verdict="explained",
+            explanations=_explanations(ranked, right),
+            next_probe=_ambiguity(ranked),
+        )
+
+
+def _call(
+    rope: RopeSource | None,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    positions: Numbers | None,
+    attention: AttentionConfig | None,
+    arguments: Mapping[str, Any],
+    has_lse: bool,
+) -> tuple[Clues, Attend, tuple[str, ...]]:
+    """Return what was resolved, the right call, and its warnings."""
+    given = {name: value for name, value in arguments.items() if value is not None}
+    rotate = given.pop("rotate", "both")
+    if positions is not None:
+        if "q_positions" in given or "k_positions" in given:
+            raise ConfigError("positions", "None if q_positions or k_positions is given", "both")
+        sides = [side for side in "qk" if rotate in ("both", side)]
+        given |= {f"{side}_positions": positions for side in sides}
+    for name, tensor in (("q", q), ("k", k), ("v", v)):
+        if not isinstance(tensor, Tensor):
+            raise not_a_tensor(name, tensor)
+    for name in (
+        "q_positions",
+        "k_positions",
+        "cu_seqlens_q",
+        "cu_seqlens_k",
+        "q_index",
+        "k_index",
+    ):
+        if name in given:
+            given[name] = as_tensor(name, given[name], CPU)
+    for name in ("sinks", "mask", "frequencies"):
+        if isinstance(given.get(name), Tensor):
+            given[name] = given[name].detach().cpu()
+    q, k, v = (x.detach().cpu() for x in (q, k, v))
+    clues, config = Clues(), None
+    if rope is not None:
+        of_rope = (k, given.get("k_positions")) if rotate == "k" else (q, given.get("q_positions"))
+        clues = model_clues(rope, *widths(*of_rope))
+        resolved = clues.resolved
+        assert resolved is not None, "the rope is resolved"
+        if resolved.differ:
+            raise ConfigError("rope.layer", "given: the layers of this model differ", "none")
+        of_layer = resolved.require_attention()
+        config, attention = resolved.rope, attention or of_layer
+        rotate = "both" if config is None else rotate
+    call = Attend(
+        q,
+        k,
+        v,
+        config,
+        attention or AttentionConfig(),
+        rotate=rotate,
+        return_lse=has_lse,
+        **given,
+    )
+    warnings = () if clues.resolved is None else clues.resolved.warnings
+    return clues, call, (*warnings, *attention_warnings(call, config))
+
+
+def _check_theirs(call: Attend, out: Tensor, lse: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Return out and lse on the CPU, lse in float32.
+
+    Raises:
+        ShapeError: they are not those of the call.
+    """
+    shape = [*call.q.shape[:-1], call.v.shape[-1]]
+    for name, tensor, expected in (("out", out, shape), ("lse", lse, shape[:-1])):
+        if tensor is None:
+            continue
+        check_dtype(name, tensor, *TOLERANCES)
+        if [*tensor.shape] != expected:
+            raise ShapeError(name, f"of shape {expected}", shape_of(tensor))
+    return out.detach().cpu(), None if lse is None else lse.detach().cpu().float()
+
+
+def _flat(x: Tensor, axes_of_token: int) -> Tensor:
+    """Return `[B, S, ...]` or `[T, ...]` as `[T, ...]`."""
+    return x.flatten(0, 1) if x.ndim == axes_of_token + 2 else x
+
+
+Outputs = tuple[Tensor, Tensor | None]
+"""Out `[T, H, Dv]` and log-sum-exp `[T, H]`."""
+
+
+def _errors(got: Outputs, expected: Outputs) -> Tensor:
+    """Return the relative error of each token and head, `[T, H]`."""
+    wrong = (got[0].float() - expected[0].float()).square_().sum(-1)
+    errors = ratio(wrong, expected[0].float().square().sum(-1))
+    if got[1] is not None and expected[1] is not None:
+        wrong = lse_difference(got[1], expected[1]).abs()
+        typical = expected[1].nan_to_num(0.0, 0.0, 0.0).square().mean().sqrt().clamp(min=1e-6)
+        errors = errors.maximum(wrong / typical)
+    return errors.nan_to_num(0.0)
+
+
+def _by_token(got: Tensor, expected: Tensor) -> Tensor:
+    wrong, _, right, _ = channel_energies(got, expected)
+    return ratio(wrong, right)
+
+
+def _difference(
+    out: Tensor, expected_out: Tensor, got: Outputs, expected: Outputs, tolerance: float
+) -> Difference:
+    """Return the error: the greater of those of out and of lse."""
+    max_abs, worst = worst_element(out, expected_out) if out.numel() else (0.0, None)
+    wrong, _, right, _ = (
+        channel_energies(got[0], expected[0]) if out.numel() else [torch.zeros(1)] * 4
+    )
+    relative = relative_error(float(wrong.sum()), float(right.sum()))
+    if got[1] is not None and expected[1] is not None:
+        if bool((got[1].isnan() | (got[1] == math.inf)).any()):
+            max_abs = None
+        right = expected[1].double().nan_to_num(0.0, 0.0, 0.0).square().sum()
+        wrong = lse_difference(got[1].double(), expected[1].double()).square().sum()
+        of_lse = relative_error(float(wrong), float(right))
+        if of_lse is not None:
+            relative = max(of_lse, relative or 0.0)
+    return Difference(
+        relative=None if max_abs is None else relative,
+        max_abs=max_abs,
+        tolerance=tolerance,
+        first_position=None,
+        worst=worst,
+    )
+
+
+def _tolerance(dtype: torch.dtype, right: AttentionCall, chosen: list[Part]) -> float:
+    """Return the tolerance of a dtype: rounded scores shift weights by their rounding error."""
+    if dtype == torch.float32 or not chosen:
+        return TOLERANCES[dtype]
+    squares = torch.cat([_visible_scores(right, part).square() for part in chosen])
+    rms = float(squares.mean().sqrt()) if len(squares) else 0.0
+    return TOLERANCES[dtype] * (1 + rms / FLAT_SCORES)
+
+
+def _visible_scores(right: AttentionCall, part: Part) -> Tensor:
+    scores = simulate(right, part).scores
+    return scores[scores.isfinite()]
+
+
+def _mscale(resolved: Resolved | None) -> float | None:
+    """Return the factor of YaRN in the softmax scale of a model, None if it has none."""
+    if resolved is None or resolved.attention.scale is None or resolved.rope is None:
+        return None
+    every, factor = (resolved.parameters.get(name) for name in ("mscale_all_dim", "factor"))
+    if not every or not factor or factor <= 1:
+        return None
+    return 0.1 * float(every) * math.log(factor) + 1.0
+
+
+def _silent_rope(call: Attend, clues: Clues) -> Any:
+    """Return the rope of other layers of a model whose layer does not rotate, else None."""
+    resolved = clues.resolved
+    if resolved is None or resolved.rope is not None or clues.resolve is None:
+        return None
+    for group in resolved.layers:
+        if group.nope is None:
+            rope = clues.resolve(layer=group.layers[0]).rope
+            if rope is not None and rope.head_dim == call.q.shape[-1] and not rope.needs_length:
+                return rope
+    return None
+
+
+def _proves_nothing(right: AttentionCall) -> str | None:
+    """Return which evidence shows a mistake that this one cannot show; None if it can."""
+    seen = [
+        (sequence.queries.stop - sequence.queries.start, sequence.keys.stop - sequence.keys.start)
+        for sequence in right.sequences
+    ]
+    if all(keys <= 1 for _, keys in seen):
+        text = "Send more than one token: the softmax of one key is 1 whatever its score is"
+        return f"{text}." if right.has_lse else f"{text}, and send lse."
+    if right.q is None or right.k is None:
+        return None
+    positions = torch.cat((right.q.positions, right.k.positions), -1)
+    if bool((positions == positions[:, :1]).all()):
+        return "Send tokens at different positions, such as 0 to 15: at equal ones nothing turns."
+    return None
+
+
+def _explanations(ranked: list[Candidate], right: AttentionCall) -> tuple[Explanation, ...]:
+    """Return explanations, with a rope where the rotation alone is wrong."""
+    plain = right.q or right.k
+    expected = {
+        "scale": right.scale,
+        "window": right.window,
+        "chunk": right.chunk,
+        "softcap": right.softcap,
+        "kv_heads": right.num_kv_heads,
+        "group": right.num_heads // right.num_kv_heads,
+    }
+    found = []
+    for candidate in ranked:
+        (explanation,) = explain([candidate], plain, is_rotation=False, expected=expected)
+        call = candidate.call
+        rotation = call.q or call.k
+        rotates_alike = plain is not None and rotation is not None
+        if rotates_alike and all(
+            side is None or side.rope == rotation.rope for side in (call.q, call.k)
+        ):
+            ropes = [
+                reproducing_rope(side, of_right)
+                for side, of_right in ((call.q, right.q), (call.k, right.k))
+                if side is not None and of_right is not None
+            ]
+            if rotation.rope != plain.rope and ropes and all(rope == ropes[0] for rope in ropes):
+                explanation = replace(explanation, rope=ropes[0])
+        found.append(explanation)
+    return tuple(found)
+
+
+def _ambiguity(ranked: list[Candidate]) -> str | None:
+    """Return what tells the first explanations apart, None if there is one only."""
+    names: dict[str, None] = {}
+    for candidate in ranked:
+        if len(candidate.mistakes) == len(ranked[0].mistakes):
+            names[" and ".join(code for code, _ in candidate.mistakes)] = None
+    if len(names) < 2:
+        return None
+    first, second, *_ = names
+    return (
+        f"Send q and k before and after the rotation as 'before' and 'after': this attention does "
+        f"not distinguish {first} from {second}."
+    )

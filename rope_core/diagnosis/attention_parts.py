@@ -1,0 +1,178 @@
+"""Which parts of the evidence of attention are simulated: the fewest that distinguish mistakes."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rope_core.diagnosis.attention_call import AttentionCall, Sequence
+from rope_core.diagnosis.attention_simulation import KvHeads, Part
+
+FEW_KEYS = 64
+"""Queries that see at most so many keys are cheap to simulate."""
+
+MAX_HEADS = 3
+MAX_QUERIES = 12
+"""Of each part."""
+
+ENOUGH_KEYS = 24
+"""A sequence of so many keys distinguishes most mistakes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class AttentionTensors:
+    """The evidence, tokens of all rows one after the other."""
+
+    q: Tensor  # [Tq, H, D]
+    k: Tensor  # [Tk, Hkv, D]
+    v: Tensor  # [Tk, Hkv, Dv]
+    out: Tensor  # [Tq, H, Dv], theirs
+    lse: Tensor | None  # [Tq, H], theirs
+
+
+def parts(tensors: AttentionTensors, call: AttentionCall, errors: Tensor) -> list[Part]:
+    """Return parts of the evidence, the cheapest first; the first is a probe of the second.
+
+    Args:
+        tensors: the evidence.
+        call: the right call.
+        errors: relative error of each query and head, `[Tq, H]`.
+    """
+    heads = _heads(call, errors)
+    chosen = []
+    for sequence in _sequences(call, errors):
+        visible = _num_visible(call, sequence)
+        of_queries = errors[sequence.queries].amax(-1)
+        few, many = visible <= FEW_KEYS, visible > FEW_KEYS
+        for candidates in (few & (visible > 0), many):
+            if bool(candidates.any()):
+                queries = _queries(call, candidates.nonzero()[:, 0], of_queries)
+                chosen.append(_part(tensors, call, sequence, queries, heads))
+        if not bool((visible > 0).any()):
+            queries = torch.arange(min(2, len(visible)))
+            chosen.append(_part(tensors, call, sequence, queries, heads))
+    chosen.sort(key=lambda part: _cost(call, part))
+    return [_probe(chosen[0], errors), *chosen]
+
+
+def _probe(part: Part, errors: Tensor) -> Part:
+    """Return the worst query, that with the most keys and one between, of the worst head."""
+    of_part = errors[part.queries][:, part.heads]  # [n, h]
+    head = int(of_part.amax(0).argmax())
+    last = len(part.queries) - 1
+    queries = sorted({int(of_part[:, head].argmax()), (last + 1) // 2, last})
+    return part.narrow(torch.tensor(queries), head)
+
+
+def _cost(call: AttentionCall, part: Part) -> int:
+    first = part.sequence.queries.start
+    return int(_num_visible(call, part.sequence)[part.queries - first].max())
+
+
+def _sequences(call: AttentionCall, errors: Tensor) -> list[Sequence]:
+    """Return the shortest wrong sequence that has enough keys, the worst one, and the best one."""
+    worst = [float(errors[sequence.queries].amax()) for sequence in call.sequences]
+    order = sorted(range(len(worst)), key=worst.__getitem__)
+    largest = worst[order[-1]]
+    lengths = [sequence.keys.stop - sequence.keys.start for sequence in call.sequences]
+    wrong = [i for i in order if worst[i] > largest / 10 and lengths[i] >= ENOUGH_KEYS]
+    first = min(wrong, key=lengths.__getitem__, default=order[-1])
+    return [call.sequences[i] for i in dict.fromkeys((first, order[-1], order[0]))]
+
+
+def _heads(call: AttentionCall, errors: Tensor) -> Tensor:
+    """Return the worst head, the best one, and one that reads another kv head if heads are tiled."""
+    of_heads = errors.amax(0)
+    group = call.num_heads // call.num_kv_heads
+    numbers = torch.arange(call.num_heads)
+    moved = (numbers // group != numbers % call.num_kv_heads).nonzero()[:1, 0].tolist()
+    chosen = dict.fromkeys((int(of_heads.argmax()), int(of_heads.argmin()), *moved))
+    return torch.tensor(sorted(chosen)[:MAX_HEADS])
+
+
+def _num_visible(call: AttentionCall, sequence: Sequence) -> Tensor:
+    """Return how many keys each query sees without its mask, about: int64 `[Sq]`."""
+    q_index, k_index = call.q_index[sequence.queries], call.k_index[sequence.keys]
+    k_index = k_index.sort().values
+    low = torch.full_like(q_index, torch.iinfo(torch.int64).min // 2)
+    high = -low
+    if call.causal:
+        high = q_index
+    if call.window is not None:
+        low = q_index - call.window + 1
+    if call.window_ahead is not None:
+        high = high.minimum(q_index + call.window_ahead)
+    if call.chunk is not None:
+        start = q_index.div(call.chunk, rounding_mode="floor") * call.chunk
+        low, high = low.maximum(start), high.minimum(start + call.chunk - 1)
+    after = torch.searchsorted(k_index, high, right=True)
+    return (after - torch.searchsorted(k_index, low)).clamp(min=0)
+
+
+def _queries(call: AttentionCall, candidates: Tensor, errors: Tensor) -> Tensor:
+    """Return some of the candidates: spread, and around the first error."""
+    count = len(candidates)
+    spread = {0, 1, count - 1, *(round(count ** (i / 5)) - 1 for i in range(1, 6))}
+    limit = float(errors[candidates].amax()) / 10
+    wrong = (errors[candidates] > limit).nonzero()[:, 0]
+    if len(wrong):
+        first = int(wrong[0])
+        spread |= {first, first - 1, int(wrong[len(wrong) // 2])}
+    spread.add(int(errors[candidates].argmax()))
+    for size in (call.window, call.chunk):
+        if size is not None:
+            spread |= {size - 1, size, size + 1, 2 * size}
+    index = sorted(i for i in spread if 0 <= i < count)
+    if len(index) > MAX_QUERIES:
+        step = (len(index) - 1) / (MAX_QUERIES - 1)
+        index = [index[round(i * step)] for i in range(MAX_QUERIES)]
+    return candidates[index]
+
+
+def _part(
+    tensors: AttentionTensors,
+    call: AttentionCall,
+    sequence: Sequence,
+    queries: Tensor,
+    heads: Tensor,
+) -> Part:
+    kv_heads = heads // (call.num_heads // call.num_kv_heads)
+    tiled = heads % call.num_kv_heads
+    kept = torch.cat((kv_heads, tiled)).unique()
+    tokens = queries + sequence.queries.start
+
+    def of_queries(x: Tensor) -> Tensor:
+        return x[tokens][:, heads].double()
+
+    def of_keys(x: Tensor) -> Tensor:
+        # a key that no query sees may be no number
+        return x[sequence.keys, kept].double().nan_to_num(0.0, 0.0, 0.0)
+
+    return Part(
+        sequence=sequence,
+        queries=tokens,
+        heads=heads,
+        kv_heads=KvHeads.of(kv_heads, kept),
+        tiled_kv_heads=KvHeads.of(tiled, kept),
+        q=of_queries(tensors.q),
+        k=of_keys(tensors.k),
+        v=of_keys(tensors.v),
+        out=of_queries(tensors.out),
+        lse=None if tensors.lse is None else of_queries(tensors.lse),
+        bias=None if call.mask is None else _bias(call.mask, sequence, queries, heads),
+    )
+
+
+def _bias(mask: Tensor, sequence: Sequence, queries: Tensor, heads: Tensor) -> Tensor:
+    """Return what a mask adds to the scores of a part: `[1 or h, 1 or n, 1 or Sk]`."""
+    mask = mask if mask.ndim == 4 else mask[None, None]
+    part = mask[sequence.row if len(mask) > 1 else 0]
+    part = part if len(part) == 1 else part[heads]
+    if part.shape[1] > 1:
+        part = part[:, queries + sequence.mask_queries.start]
+    if part.shape[2] > 1:
+        part = part[:, :, sequence.mask_keys]
+    if part.dtype is torch.bool:
+        return torch.zeros(part.shape, dtype=torch.float64).masked_fill(~part, -math.inf)
+    return part.double()

@@ -1,0 +1,331 @@
+"""Which mistakes, one or two at once, reproduce the evidence of attention."""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rope_core.config import RopeConfig
+from rope_core.diagnosis.attention_call import AttentionCall, Fitted
+from rope_core.diagnosis.attention_fit import (
+    STEP,
+    WHOLE_STEP,
+    Change,
+    errors_of,
+    fitted,
+    measure,
+    named_scales,
+    relative_error,
+)
+from rope_core.diagnosis.attention_simulation import (
+    Part,
+    products,
+    products_of_offsets,
+    simulate_products,
+)
+from rope_core.diagnosis.calls import Clues, RotaryCall
+from rope_core.diagnosis.mistake import MISTAKES, Mistake, Number
+from rope_core.diagnosis.mistake import Wrong as WrongCall
+from rope_core.diagnosis.ranking import Candidate
+from rope_core.errors import ConfigError, RopeError
+
+LOOSE = 3.0
+"""A part of the evidence may be so many times farther off than the tolerance of the whole."""
+
+INVISIBLE = ("layout_permuted", "position_offset")
+"""Mistakes of a rotation that change no score if queries and keys both have them."""
+
+FITTED = {"scale_wrong": "scale", "softcap_wrong": "softcap", "lse_shifted": "lse_shift"}
+"""Mistakes of attention whose parameter is fitted, and the clue that has it."""
+
+MAX_OFFSET = 8192
+MAX_OFFSET_SCORES = 2**20
+"""Scores of the search of an offset, at most."""
+
+NUM_OFFSETS = 2
+"""Best offsets that are verified."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wrong:
+    """A call with mistakes."""
+
+    mistakes: tuple[tuple[str, Mapping[str, Any]], ...]
+    call: AttentionCall
+    of_config: bool = False
+    is_odd: bool = False
+
+    def add(
+        self,
+        code: str,
+        parameters: Mapping[str, Any],
+        call: AttentionCall,
+        *,
+        of_config: bool = False,
+        is_odd: bool = False,
+    ) -> "Wrong":
+        """Return `call`, which has one mistake more."""
+        return Wrong(
+            (*self.mistakes, (code, parameters)),
+            call,
+            self.of_config or of_config,
+            self.is_odd or is_odd,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttentionSearch:
+    """The evidence, and what is searched in it."""
+
+    right: AttentionCall
+    parts: Sequence[Part]
+    """The cheapest first; the first is a probe of few queries."""
+
+    clues: Clues
+    mscale: float | None
+    """Factor of YaRN in the softmax scale of the model."""
+
+    tolerance: float
+    noise: float
+    """Relative error that rounding makes."""
+
+    grids: dict[tuple[object, ...], tuple[list[Any], Tensor, AttentionCall]] = field(
+        default_factory=dict
+    )
+    """Numbers, products of queries and keys for each of them, and the call that has their ids."""
+
+    def run(self, max_mistakes: int) -> list[Candidate]:
+        """Return the calls with one mistake, or two, that are within the tolerance."""
+        right = Wrong((), self.right)
+        of_attention, of_rotation = [*self._of_attention(right)], [*self._of_rotation(right)]
+        found = self._within((*of_attention, *of_rotation, *self._fitted_rotation(right)))
+        if max_mistakes == 1 or self._is_settled(found):
+            return found
+        plain = [wrong for wrong in of_attention if wrong.mistakes[0][0] not in FITTED]
+        for pairs in (
+            self._with_attention((*plain, *of_rotation)),
+            self._with_fitted_rotation(plain),
+        ):
+            found += self._within(pairs)
+            if self._is_settled(found):
+                break
+        return found
+
+    def _is_settled(self, found: Sequence[Candidate]) -> bool:
+        """Return whether no other explanation can be 10 times better."""
+        return any(candidate.relative_error <= 10 * self.noise for candidate in found)
+
+    @property
+    def _limit(self) -> float:
+        return LOOSE * self.tolerance
+
+    def _within(self, wrongs: Iterable[Wrong]) -> list[Candidate]:
+        found = []
+        for wrong in wrongs:
+            error = relative_error(wrong.call, self.parts, self._limit)
+            if error <= self.tolerance:
+                candidate = Candidate(
+                    mistakes=wrong.mistakes,
+                    call=wrong.call,
+                    relative_error=error,
+                    of_config=wrong.of_config,
+                    is_odd=wrong.is_odd,
+                )
+                found.append(candidate)
+        return found
+
+    def _of_attention(self, base: Wrong) -> Iterator[Wrong]:
+        """Add each mistake of attention to those of `base`."""
+        caps = not base.mistakes or base.call.softcap is not None
+        clues = measure(base.call, self.parts, self._limit, self.mscale, caps=caps)
+        for code, mistake in MISTAKES.items():
+            if mistake.evidence == ("attention",):
+                fitted: Fitted | None = getattr(clues, FITTED.get(code, ""), None)
+                for given, call in mistake.find(base.call, clues):
+                    yield base.add(
+                        code,
+                        given,
+                        call,
+                        of_config=code == "softmax_scale_missing_mscale",
+                        is_odd=fitted is not None and fitted.is_odd,
+                    )
+
+    def _of_rotation(self, base: Wrong) -> Iterator[Wrong]:
+        """Add each mistake of the rotation, of queries and keys alike, to those of `base`."""
+        for code, mistake in _of_rotations(base.call):
+            first, *others = (
+                _by_parameters(mistake, rotation, self.clues)
+                for rotation in _rotations(base.call).values()
+            )
+            for name, (given, wrong) in first.items():
+                if all(name in other for other in others):
+                    wrongs = wrong, *(other[name][1] for other in others)
+                    sides = dict(zip(_rotations(base.call), wrongs, strict=True))
+                    yield base.add(code, given, replace(base.call, **sides))
+
+    def _fitted_rotation(self, base: Wrong) -> Iterator[Wrong]:
+        """Add each mistake of the rotation whose parameter is a fitted number."""
+        rotations = _rotations(base.call)
+        for code, mistake in _of_rotations(base.call):
+            number = mistake.number
+            first = next(iter(rotations.values()))
+            if number is None or number.value(first) is None:
+                continue
+            if code == "gain_wrong" and base.mistakes:
+                continue
+
+            def change(value: float, number: Number = number) -> AttentionCall:
+                sides = {side: number.vary(call, value) for side, call in rotations.items()}
+                return replace(base.call, **sides)
+
+            start = self._start(code, number, base.call, change)
+            if start is None:
+                continue
+            step = WHOLE_STEP if number.is_whole else STEP
+            with suppress(ConfigError):
+                found = fitted(
+                    change, start, self.parts, self._limit, is_ratio=number.is_ratio, step=step
+                )
+                if found is None:
+                    continue
+                value: float | int = round(found.value) if number.is_whole else found.value
+                is_odd = found.is_odd
+                if code == "gain_wrong":
+                    is_odd |= self._is_scale(base.call, found.value / number.value(first))
+                yield base.add(code, {number.parameter: value}, change(value), is_odd=is_odd)
+        yield from self._offsets(base)
+
+    def _start(
+        self, code: str, number: Number, call: AttentionCall, change: Change
+    ) -> float | None:
+        """Return the number of a coarse grid that fits best."""
+        probe = self.parts[0]
+        name = code, id(call.q), id(call.k), call.tiled, call.causal
+        if name not in self.grids:
+            first = next(iter(_rotations(call).values()))
+            starts = [*number.starts(first)]
+            if len(starts) == 1:  # a gain
+                starts = [starts[0] * 1.2 ** (i - 8) for i in range(17)]
+            values, grid = [], []
+            for start in starts:
+                with suppress(ConfigError):
+                    grid.append(products(change(start), probe))
+                    values.append(start)
+            self.grids[name] = values, torch.stack(grid) if grid else torch.zeros(0), call
+        values, stacked, _ = self.grids[name]
+        if not values:
+            return None
+        keys = products(call, probe).shape[-1]
+        if stacked.shape[-1] != keys:
+            return None
+        return values[int(errors_of(simulate_products(call, probe, stacked), probe).argmin())]
+
+    def _is_scale(self, call: AttentionCall, ratio: float) -> bool:
+        """Return whether a ratio of gains is a scale of scores that code is known to have."""
+        scale = call.scale * ratio**2
+        known = named_scales(call, self.mscale)
+        return any(abs(scale / other - 1) < 1e-3 for other in known)
+
+    def _offsets(self, base: Wrong) -> Iterator[Wrong]:
+        """Add an offset of the positions on one side."""
+        rotations = _rotations(base.call)
+        rope = next(iter(rotations.values())).rope if rotations else None
+        if rope is None or any(side.times != 1 for side in rotations.values()):
+            return
+        if rope.is_composable and rope.rope_type != "xpos" and base.call.frequencies is None:
+            offsets = self._best_offsets(base.call, rope)
+        else:
+            offsets = [-1, 1]
+        for side, rotation in rotations.items():
+            for offset in offsets:
+                by = offset if side == "q" else -offset
+                moved = replace(rotation, positions=rotation.positions + by)
+                call = replace(base.call, **{side: moved})
+                yield base.add("position_offset", {"offset": by, "side": side}, call)
+
+    def _best_offsets(self, call: AttentionCall, rope: RopeConfig) -> list[int]:
+        """Return the offsets of queries that fit best."""
+        probe = self.parts[0]
+        name = "position_offset", id(call.q), id(call.k), call.tiled, call.causal
+        if name not in self.grids:
+            part = probe.narrow(torch.tensor([len(probe.queries) - 1]), 0)
+            keys = products(call, part).shape[-1]
+            largest = max(64, min(MAX_OFFSET, MAX_OFFSET_SCORES // (2 * max(1, keys))))
+            offsets = [i for i in range(-largest, largest + 1) if i != 0]
+            grid = products_of_offsets(call, part, rope, torch.tensor(offsets))
+            self.grids[name] = offsets, grid.float(), call
+        offsets, stacked, _ = self.grids[name]
+        part = probe.narrow(torch.tensor([len(probe.queries) - 1]), 0)
+        if stacked.shape[-1] != products(call, part).shape[-1]:
+            return []
+        errors = errors_of(simulate_products(call, part, stacked), part)
+        return [offsets[i] for i in errors.argsort()[:NUM_OFFSETS].tolist()]
+
+    def _with_attention(self, singles: Sequence[Wrong]) -> Iterator[Wrong]:
+        """Add each mistake of attention that changes something else."""
+        for first in singles:
+            for pair in self._of_attention(first):
+                if _are_apart(self.right, first, pair):
+                    yield pair
+
+    def _with_fitted_rotation(self, singles: Sequence[Wrong]) -> Iterator[Wrong]:
+        for first in singles:
+            yield from self._fitted_rotation(first)
+
+
+def _rotations(call: AttentionCall) -> dict[str, RotaryCall]:
+    sides = ("q", call.q), ("k", call.k)
+    return {name: rotation for name, rotation in sides if rotation is not None}
+
+
+def _of_rotations(call: AttentionCall) -> Iterator[tuple[str, Mistake]]:
+    """Return the mistakes of rotations that `call` can have on all its sides."""
+    rotations = _rotations(call)
+    if not rotations:
+        return
+    is_silent = all(rotation.times == 0 for rotation in rotations.values())
+    for code, mistake in MISTAKES.items():
+        if "rotation" in mistake.evidence and code not in INVISIBLE:
+            if not is_silent or code == "nope_layer_rotated":
+                yield code, mistake
+
+
+def _by_parameters(
+    mistake: Mistake, rotation: RotaryCall, clues: Clues
+) -> dict[tuple[str, int], WrongCall]:
+    """Return the wrong calls of a mistake by their parameters, and a number for equal ones."""
+    found: dict[tuple[str, int], WrongCall] = {}
+    with suppress(RopeError):  # a rope that cannot be
+        for given, call in mistake.find(rotation, clues):
+            if given.get("layout") == "interleaved_to_half":
+                continue  # the scores are those of interleaved
+            name, number = repr(sorted(given.items())), 0
+            while (name, number) in found:
+                number += 1
+            found[name, number] = given, call
+    return found
+
+
+def _are_apart(right: AttentionCall, first: Wrong, pair: Wrong) -> bool:
+    """Return whether the second mistake of `pair` changes other fields than the first."""
+    return not changes(right, first.call) & changes(first.call, pair.call)
+
+
+def changes(one: Any, other: Any) -> frozenset[str]:
+    """Return the names of the fields of two calls, and of calls and ropes in them, that differ."""
+    if one is other:
+        return frozenset()
+    found: set[str] = set()
+    for name, part in type(one).__dataclass_fields__.items():
+        a, b = getattr(one, name), getattr(other, name)
+        if isinstance(a, RotaryCall | RopeConfig) and isinstance(b, type(a)):
+            found |= {f"{name}.{inner}" for inner in changes(a, b)} if part.compare else set()
+        elif isinstance(a, Tensor) or isinstance(b, Tensor):
+            found |= set() if a is b else {name}
+        elif part.compare and a != b:
+            found.add(name)
+    return frozenset(found)

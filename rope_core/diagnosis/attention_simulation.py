@@ -1,0 +1,301 @@
+"""Attention of an `AttentionCall` on a part of the evidence, in float64."""
+
+import math
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from rope_core.angles import compute_angles
+from rope_core.config import RopeConfig
+from rope_core.diagnosis.attention_call import AttentionCall, Sequence
+from rope_core.diagnosis.calls import RotaryCall, predict
+from rope_core.layouts import deinterleave, expand_to_channels, rotate_half
+
+CACHED = 4
+"""Scores in the memory of a part."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class KvHeads:
+    """The kv heads that query heads `[h]` read."""
+
+    numbers: Tensor
+    """int64 `[m]`: kv heads, each once."""
+
+    places: Tensor
+    """int64 `[m]`: where they are in the tensors of a part."""
+
+    of_heads: Tensor
+    """int64 `[h]`: where the kv head of each query head is among `numbers`."""
+
+    @classmethod
+    def of(cls, kv_heads: Tensor, kept: Tensor) -> "KvHeads":
+        """Return the kv heads of query heads, int64 `[h]`; a part has those in `kept`."""
+        numbers, of_heads = kv_heads.unique(return_inverse=True)
+        return cls(numbers, torch.searchsorted(kept, numbers), of_heads)
+
+    def of_head(self, head: int) -> "KvHeads":
+        """Return the kv head of one of the query heads."""
+        place = self.of_heads[head : head + 1]
+        return KvHeads(self.numbers[place], self.places[place], torch.zeros_like(place))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Part:
+    """Some queries and heads of one sequence, with all its keys, in float64."""
+
+    sequence: Sequence
+    queries: Tensor
+    """int64 `[n]`: tokens, of all rows."""
+
+    heads: Tensor
+    """int64 `[h]`: query heads."""
+
+    kv_heads: KvHeads
+    tiled_kv_heads: KvHeads
+    """Those if heads are tiled."""
+
+    q: Tensor  # [n, h, D]
+    k: Tensor  # [Sk, kv heads, D]
+    v: Tensor  # [Sk, kv heads, Dv]
+    out: Tensor  # [n, h, Dv], theirs
+    lse: Tensor | None  # [n, h], theirs
+    bias: Tensor | None
+    """The mask: `[1 or h, 1 or n, 1 or Sk]`, -inf for a hidden key."""
+
+    _scores: dict[tuple[int, int, bool], "_Scores"] = field(default_factory=dict)
+    _visible: dict[tuple[object, ...], tuple[Tensor, slice]] = field(default_factory=dict)
+
+    def narrow(self, queries: Tensor, head: int) -> "Part":
+        """Return the part with some of its queries, int64 `[m]`, and one of its heads."""
+        return replace(
+            self,
+            queries=self.queries[queries],
+            heads=self.heads[head : head + 1],
+            kv_heads=self.kv_heads.of_head(head),
+            tiled_kv_heads=self.tiled_kv_heads.of_head(head),
+            q=self.q[queries][:, head : head + 1],
+            out=self.out[queries][:, head : head + 1],
+            lse=None if self.lse is None else self.lse[queries][:, head : head + 1],
+            bias=None if self.bias is None else _narrow(self.bias, queries, head),
+            _scores={},
+            _visible={},
+        )
+
+
+def _narrow(bias: Tensor, queries: Tensor, head: int) -> Tensor:
+    bias = bias if len(bias) == 1 else bias[head : head + 1]
+    return bias if bias.shape[1] == 1 else bias[:, queries]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Scores:
+    """Products of queries and keys, `[h, n, keys]`, and the calls that they are made of."""
+
+    keys: slice
+    products: Tensor
+    calls: tuple[RotaryCall | None, RotaryCall | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a call computes: `[..., n, h, Dv]`, `[..., n, h]`, and scores `[..., h, n, keys]`."""
+
+    out: Tensor
+    lse: Tensor
+    scores: Tensor
+
+
+def simulate(call: AttentionCall, part: Part) -> Result:
+    """Return what `call` computes of `part`.
+
+    `call.scale` and `call.softcap` may be tensors `[C, 1, 1, 1]`: the results have a first axis.
+    """
+    hidden, keys = _visibility(call, part)  # [n, keys]
+    return _attend(call, part, hidden, keys, _products(call, part, keys))
+
+
+def products(call: AttentionCall, part: Part) -> Tensor:
+    """Return the products of the queries and the keys that `call` shows, `[h, n, keys]`."""
+    return _products(call, part, _visibility(call, part)[1])
+
+
+def simulate_products(call: AttentionCall, part: Part, products: Tensor) -> Result:
+    """Return what `call` computes if `products` are those of queries and keys, `[C, ...]`."""
+    return _attend(call, part, *_visibility(call, part), products)
+
+
+def products_of_offsets(
+    call: AttentionCall, part: Part, rope: RopeConfig, offsets: Tensor
+) -> Tensor:
+    """Return products `[C, h, n, keys]` of queries that are rotated by offsets `[C]` more.
+
+    The rope is composable; its attention scaling is not applied again.
+    """
+    keys = _visibility(call, part)[1]
+    q = rotated(part.q, call, call.q, part.queries, part.heads)
+    k = _rotated_keys(call, call.k, part, part.k, keys, is_key=True)
+    layout = "half" if rope.layout == "interleaved_to_half" else rope.layout
+    rotation = RotaryCall(
+        rope=replace(rope, layout=layout),
+        positions=offsets.double().expand(rope.num_axes, -1),
+        shape=(1, len(offsets), 1),
+        gain=1.0,
+    )
+    q = _rotate(q, predict(rotation)[:, None, None], rotation)  # [C, n, h, D]
+    return torch.einsum("cnhd,khd->chnk", q, k)
+
+
+def _attend(
+    call: AttentionCall, part: Part, hidden: Tensor, keys: slice, products: Tensor
+) -> Result:
+    """Return the results of products `[..., h, n, keys]` of queries and keys."""
+    scores = products * call.scale
+    if call.softcap is not None:
+        scores = (scores / call.softcap).tanh() * call.softcap
+    if call.mask is not None and part.bias is not None:
+        scores = scores + (part.bias if part.bias.shape[-1] == 1 else part.bias[..., keys])
+    scores = scores.masked_fill(hidden, -math.inf)
+    top = scores.amax(-1) if scores.shape[-1] else scores.new_full(scores.shape[:-1], -math.inf)
+    sinks = None if call.sinks is None else call.sinks[part.heads].double()[:, None]  # [h, 1]
+    if sinks is not None:
+        top = top.maximum(sinks)
+    top = top.masked_fill(top == -math.inf, 0)
+    weights = (scores - top[..., None]).exp()
+    of_keys = weights.sum(-1)
+    total = of_keys if sinks is None else of_keys + (sinks - top).exp()
+    values = _values(call, part, keys)  # [h, keys, Dv]
+    out = weights @ values.to(weights.dtype) / total.masked_fill(total == 0, 1)[..., None]  # [..., h, n, Dv]
+    out = out.transpose(-2, -3)
+    if call.rotates_back and call.q is not None:
+        out = _rotate(out, 1 / _factors(call, call.q, part.queries, part.heads), call.q)
+    lse = (total if call.lse_counts_sinks else of_keys).log() + top
+    lse = (lse + call.lse_shift) / math.log(call.lse_base)
+    return Result(out, lse.transpose(-1, -2), scores)
+
+
+def _visibility(call: AttentionCall, part: Part) -> tuple[Tensor, slice]:
+    """Return which keys are hidden, bool `[n, keys]`, and the range of keys, which has all others.
+
+    Keys that a mask hides count as visible.
+    """
+    name = call.causal, call.window, call.window_ahead, call.chunk, id(call.q_index)
+    if name not in part._visible:
+        part._visible[name] = _visible(call, part)
+    return part._visible[name]
+
+
+def _visible(call: AttentionCall, part: Part) -> tuple[Tensor, slice]:
+    k_index = call.k_index[part.sequence.keys]
+    distance = call.q_index[part.queries, None] - k_index
+    hidden = torch.zeros_like(distance, dtype=torch.bool)
+    if call.causal:
+        hidden |= distance < 0
+    if call.window is not None:
+        hidden |= distance >= call.window
+    if call.window_ahead is not None:
+        hidden |= distance < -call.window_ahead
+    if call.chunk is not None:
+        of_query = call.q_index[part.queries, None].div(call.chunk, rounding_mode="floor")
+        hidden |= of_query != k_index.div(call.chunk, rounding_mode="floor")
+    visible = (~hidden).any(0).nonzero()
+    keys = slice(int(visible[0]), int(visible[-1]) + 1) if len(visible) else slice(0, 0)
+    return hidden[:, keys], keys
+
+
+def _products(call: AttentionCall, part: Part, keys: slice) -> Tensor:
+    """Return q @ k.mT of rotated queries and keys, `[h, n, keys]`."""
+    name = id(call.q), id(call.k), call.tiled
+    cached = part._scores.get(name)
+    if cached is None or cached.keys.start > keys.start or cached.keys.stop < keys.stop:
+        q = rotated(part.q, call, call.q, part.queries, part.heads)
+        k = _rotated_keys(call, call.k, part, part.k, keys, is_key=True)
+        products = torch.einsum("nhd,khd->hnk", q, k)
+        if len(part._scores) >= CACHED:
+            del part._scores[next(iter(part._scores))]
+        cached = part._scores[name] = _Scores(keys, products, (call.q, call.k))
+    start = cached.keys.start
+    return cached.products[..., keys.start - start : keys.stop - start]
+
+
+def _values(call: AttentionCall, part: Part, keys: slice) -> Tensor:
+    return _rotated_keys(call, call.v, part, part.v, keys).transpose(0, 1)
+
+
+def _rotated_keys(
+    call: AttentionCall,
+    rotation: RotaryCall | None,
+    part: Part,
+    x: Tensor,
+    keys: slice,
+    *,
+    is_key: bool = False,
+) -> Tensor:
+    """Return the keys or the values of each query head, `[keys, h, D]`."""
+    heads = part.tiled_kv_heads if call.tiled else part.kv_heads
+    if rotation is None:
+        return x[keys, heads.places[heads.of_heads]]
+    first = part.sequence.keys.start
+    tokens = torch.arange(first + keys.start, first + keys.stop)
+    x = rotated(x[keys, heads.places], call, rotation, tokens, heads.numbers, is_key=is_key)
+    return x if len(x[0]) == len(heads.of_heads) == 1 else x[:, heads.of_heads]
+
+
+def rotated(
+    x: Tensor,
+    call: AttentionCall,
+    rotation: RotaryCall | None,
+    tokens: Tensor,
+    heads: Tensor,
+    *,
+    is_key: bool = False,
+) -> Tensor:
+    """Return heads `[T, h, D]` of `tokens`, rotated."""
+    if rotation is None:
+        return x
+    factors = _factors(call, rotation, tokens, heads)
+    if is_key and rotation.rope.rope_type == "xpos":  # keys are divided by the scale
+        gain = rotation.rope.attention_scaling if rotation.gain is None else rotation.gain
+        factors = factors * (gain / factors.abs()).square()
+    for _ in range(rotation.times):
+        x = _rotate(x, factors, rotation)
+    return x
+
+
+def _factors(
+    call: AttentionCall, rotation: RotaryCall, tokens: Tensor, heads: Tensor
+) -> Tensor:
+    """Return gain * exp(i angle) of one application, complex128 `[T or 1, h or 1, n]`."""
+    once = replace(rotation, times=1)
+    if call.frequencies is not None:
+        positions = rotation.positions[:, tokens]
+        positions = positions[0] if rotation.rope.num_axes == 1 else positions
+        cos, sin, _ = compute_angles(positions, rotation.rope, call.frequencies)
+        factors = torch.complex(cos.double(), sin.double())
+        return factors[:, heads] if factors.ndim == 3 else factors[:, None]
+    if rotation.position_axis == "heads":
+        return predict(once, heads)[None]
+    if rotation.position_axis == "batch":
+        tokens = tokens // rotation.shape[1]
+    return predict(once, tokens)[:, None]
+
+
+def _rotate(x: Tensor, factors: Tensor, rotation: RotaryCall) -> Tensor:
+    """Return `x` `[T, h, D]` with each pair multiplied by its factor `[..., T, h, n]`."""
+    rope = rotation.rope
+    start = rope.head_dim - rope.rotary_dim if rope.trailing else 0
+    end, width = start + rope.rotary_dim, rope.rotary_dim // rope.blocks
+    table_layout = rotation.table_layout or rope.layout
+    c, s = (
+        expand_to_channels(t.unflatten(-1, (rope.blocks, -1)), table_layout, width)
+        for t in (factors.real, factors.imag)
+    )
+    y = x[..., start:end].unflatten(-1, (rope.blocks, width))
+    if rope.layout == "interleaved_to_half":
+        y = deinterleave(y)
+    y = (y * c + rotate_half(y, rope.layout) * s).flatten(-2)
+    if rope.rotary_dim < rope.head_dim:
+        first, last = (t.expand(*y.shape[:-1], -1) for t in (x[..., :start], x[..., end:]))
+        y = torch.cat((first, y, last), -1)
+    return y if rotation.permutation is None else y[..., list(rotation.permutation)]

@@ -1,0 +1,50 @@
+"""Which input tells explanations apart that the evidence cannot tell apart."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from rope_core.diagnosis.calls import RotaryCall, predict
+from rope_core.diagnosis.ranking import Candidate
+
+POSITIONS = (1, 7, 64, 512, 4096, 32_768, 131_072, 1_048_576)
+"""Positions to try."""
+
+CLEAR = 0.01
+"""Difference of two rotations that no dtype hides."""
+
+
+def next_probe(told: Sequence[Candidate], right: RotaryCall, *, agrees: bool) -> str | None:
+    """Return what to send next, or None if the evidence is enough.
+
+    Args:
+        told: candidates with a `RotaryCall`, best first.
+        right: the call without mistakes.
+        agrees: whether the evidence is that of the right call.
+    """
+    if right.times and not bool(right.positions.any()):
+        return "positions 0 alone prove nothing: send positions 1 and 4096"
+    if right.positions.shape[1] == 1:
+        return "send more than one token, such as positions 1 and 4096"
+    if agrees or len(told) < 2:
+        return None
+    calls = [candidate.call for candidate in told]
+    if any(call.position_axis != "tokens" for call in calls):
+        return "send more tokens than heads and rows, at positions other than 0, 1, 2, ..."
+    if any(not call.positions.equal(right.positions) for call in calls):
+        return "send other positions, such as 1, 7 and 4096"
+    first, *others = (_at_probes(call) for call in calls)
+    for other in others:
+        if other.shape != first.shape:
+            continue
+        differences = (other - first).abs().amax(1)
+        clear = (differences > CLEAR).nonzero().flatten()
+        if len(clear):
+            return f"send positions 1 and {POSITIONS[int(clear[0])]}"
+    return None
+
+
+def _at_probes(call: RotaryCall) -> torch.Tensor:
+    at = torch.tensor(POSITIONS, dtype=torch.float64).expand(call.rope.num_axes, -1)
+    return predict(replace(call, positions=at))

@@ -1,0 +1,215 @@
+"""Diagnose a rotation: compare, measure, then search what explains the difference."""
+
+from contextlib import suppress
+from dataclasses import replace
+
+from torch import Tensor
+
+from rope_core import ragged
+from rope_core.angles import has_axes
+from rope_core.calls import Rotate
+from rope_core.checks import check_heads, dtype_of, shape_of
+from rope_core.config import Arithmetic, RopeConfig
+from rope_core.diagnosis.calls import Clues, RotaryCall
+from rope_core.diagnosis.difference import (
+    channel_energies,
+    default_tolerance,
+    difference,
+    ratio,
+)
+from rope_core.diagnosis.explain import explain
+from rope_core.diagnosis.geometry import geometry
+from rope_core.diagnosis.measured import measured_numbers
+from rope_core.diagnosis.probe import next_probe
+from rope_core.diagnosis.ranking import Candidate, rank
+from rope_core.diagnosis.result import Diagnosis
+from rope_core.diagnosis.rotation_evidence import RotationEvidence
+from rope_core.diagnosis.search import SLACK, Search
+from rope_core.errors import RopeError, ShapeError
+from rope_core.hf import Resolved
+from rope_core.rotary import run_rotate
+
+VERIFIED = 6
+"""Candidates that are compared with all tokens."""
+
+ANGLES = 2**20
+"""Angles that decide the tolerance; more are taken from some of the tokens."""
+
+
+def diagnose_rotation(
+    resolved: Resolved,
+    clues: Clues,
+    *,
+    before: Tensor,
+    after: Tensor,
+    positions: Tensor | None,
+    max_mistakes: int,
+    tolerance: float | None,
+) -> Diagnosis:
+    """Say whether `after` is `before` rotated as `resolved` says, and what explains it if not.
+
+    Args:
+        resolved: the right rotation; one without rope returns `before`.
+        clues: how to resolve other layers of the same model.
+        before: `[B, S, H, D]` or `[T, H, D]`.
+        after: as before.
+        positions: as in `Rotate`.
+        max_mistakes: 1 or 2.
+        tolerance: None for that of the dtype.
+    """
+    _check(before, after, None if resolved.rope is None else resolved.rope.head_dim)
+    right, expected, expected_k = _right(resolved, clues, before, positions)
+    if tolerance is None:
+        tolerance = default_tolerance(after.dtype, _rms_angle(right))
+    warnings = [*resolved.warnings]
+    if right.times and not bool(right.positions.any()):
+        warnings.append("all positions are 0, where nothing rotates")
+    got = after.flatten(0, -3)
+    wrong_tokens, wrong_channels, right_tokens, right_channels = channel_energies(
+        got, expected.flatten(0, -3)
+    )
+    energies = float(wrong_tokens.sum()), float(right_tokens.sum())
+    if expected_k is not None and energies[0] > tolerance**2 * energies[1]:
+        by_key = channel_energies(got, expected_k.flatten(0, -3))
+        if float(by_key[0].sum()) <= tolerance**2 * float(by_key[2].sum()):
+            warnings.append("the rotation is that of keys: xPos divides them by its scale")
+            expected = expected_k
+            wrong_tokens, wrong_channels, right_tokens, right_channels = by_key
+            energies = float(wrong_tokens.sum()), float(right_tokens.sum())
+    is_off = wrong_tokens > tolerance**2 * right_tokens
+    first = int(is_off.nonzero()[0]) if bool(is_off.any()) else None
+    error = difference(
+        after,
+        expected,
+        tolerance,
+        energies,
+        None if first is None else float(right.positions[0, first]),
+    )
+    tensors = {"expected": expected}
+    finite = error.max_abs is not None
+    if finite:
+        write = geometry(right).write
+        by_pair = ratio(wrong_channels[write].sum(0), right_channels[write].sum(0))
+        tensors["error_by_pair"] = by_pair
+        tensors["error_by_position"] = ratio(wrong_tokens, right_tokens).view(after.shape[:-2])
+    if right.times:
+        tensors["inv_freq_expected"] = right.rope.inv_freq
+    if not finite:
+        warnings += _not_finite(before, after)
+        return Diagnosis(
+            verdict="unexplained", error=error, warnings=tuple(warnings), tensors=tensors
+        )
+    if error.relative is None and not energies[0]:
+        warnings.append("all expected numbers are 0, and so are all numbers of 'after'")
+    agrees = not energies[0] or (error.relative is not None and error.relative <= tolerance)
+    evidence = RotationEvidence(
+        before=before.flatten(0, -3),
+        after=got,
+        positions=right.positions,
+        shape=right.shape,
+        tolerance=tolerance,
+        used=right_tokens > 0,
+        also=tuple({int(wrong_tokens.argmax()), first or 0}),
+    )
+    search = Search(evidence=evidence, right=right, clues=clues, max_mistakes=max_mistakes)
+    told = [] if agrees else _explanations(search)
+    shown = told[0].call if told else right
+    measured, inv_freq = measured_numbers(search, shown)
+    if inv_freq is not None:
+        tensors["inv_freq"] = inv_freq
+    return Diagnosis(
+        verdict="agrees" if agrees else "explained" if told else "unexplained",
+        error=error,
+        explanations=explain(told, right),
+        measured=measured,
+        next_probe=next_probe(told, right, agrees=agrees),
+        warnings=tuple(warnings),
+        tensors=tensors,
+    )
+
+
+def _check(before: Tensor, after: Tensor, head_dim: int | None) -> None:
+    check_heads("before", before, head_dim)
+    check_heads("after", after)
+    if after.shape != before.shape:
+        raise ShapeError("after", f"of the shape of 'before', {shape_of(before)}", shape_of(after))
+    if after.dtype != before.dtype:
+        raise ShapeError("after", f"of the dtype of 'before', {dtype_of(before)}", dtype_of(after))
+    if not before.numel():
+        raise ShapeError("before", "of at least one token", shape_of(before))
+
+
+def _right(
+    resolved: Resolved, clues: Clues, before: Tensor, positions: Tensor | None
+) -> tuple[RotaryCall, Tensor, Tensor | None]:
+    """Return the right call, what it makes of `before`, and of keys if they are rotated otherwise.
+
+    Of a layer that does not rotate, the call has the rope of a layer that does, and 0 rotations.
+    """
+    rope = resolved.rope or _rope_of_other_layer(resolved, clues, before.shape[-1])
+    rotate = Rotate(before, None, rope, positions)
+    rope = rotate.rope
+    flat = ragged.token_positions(before, positions, None, has_axes(before, positions, rope))
+    rows = before.shape[0] if before.ndim == 4 else 1
+    call = RotaryCall(
+        rope=rope,
+        positions=flat.double().expand(rope.num_axes, -1),
+        shape=(rows, flat.shape[-1] // rows, before.shape[-2]),
+        times=0 if resolved.rope is None else 1,
+    )
+    if not call.times:
+        return call, before, None
+    expected = run_rotate(rotate).q
+    assert expected is not None, "the call has q"
+    keys = run_rotate(Rotate(None, before, rope, positions)).k if rope.rope_type == "xpos" else None
+    return call, expected, keys
+
+
+def _rope_of_other_layer(resolved: Resolved, clues: Clues, head_dim: int) -> RopeConfig:
+    """Return the rope of a layer of the same model that rotates, or else the plain one."""
+    layer = next((group.layers[0] for group in resolved.layers if group.nope is None), None)
+    if clues.resolve is not None and layer is not None:
+        with suppress(RopeError):
+            rope = clues.resolve(layer=layer).rope
+            if rope is not None and rope.head_dim == head_dim:
+                return rope
+    return RopeConfig(head_dim=head_dim, rotary_dim=head_dim - head_dim % 2)
+
+
+def _rms_angle(right: RotaryCall) -> float:
+    """Return the root mean square of the expected angles, in radians."""
+    if not right.times:
+        return 0.0
+    table, positions = right.rope.frequency_table, right.positions
+    step = max(1, positions.shape[1] * len(table.inv_freq) // ANGLES)
+    radians = table.angles(positions[:, ::step], replace(table, inv_freq=table.inv_freq.double()))
+    return float(radians.square().mean().sqrt())
+
+
+def _not_finite(before: Tensor, after: Tensor) -> list[str]:
+    """Return a warning for each tensor with numbers that are not finite."""
+    found = []
+    for name, x in (("before", before), ("after", after)):
+        if bool(x.isnan().all()):
+            found.append(f"every number of {name!r} is NaN")
+        elif not bool(x.isfinite().all()):
+            found.append(f"{name!r} has numbers that are NaN or infinite")
+    return found
+
+
+def _explanations(search: Search) -> list[Candidate]:
+    """Return the candidates to tell, compared with all tokens."""
+    tolerance = search.evidence.tolerance
+    found = rank(search.run(), SLACK * tolerance)
+    return rank((_verified(candidate, search) for candidate in found[:VERIFIED]), tolerance)
+
+
+def _verified(candidate: Candidate, search: Search) -> Candidate:
+    """Return the candidate with its error of all tokens, in float32 or float64 arithmetic."""
+    call, evidence = candidate.call, search.evidence
+    error = evidence.error(call)
+    if error > evidence.tolerance / 10:
+        arithmetic: Arithmetic = "float64" if call.rope.arithmetic == "hf" else "hf"
+        other = replace(call, rope=replace(call.rope, arithmetic=arithmetic))
+        error = min(error, evidence.error(other))
+    return replace(candidate, relative_error=error)

@@ -1,0 +1,116 @@
+"""A rotation as evidence: what went in and what came out, with the positions of the tokens."""
+
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from rope_core.diagnosis.angle_table import AngleTable
+from rope_core.diagnosis.calls import RotaryCall, predict
+from rope_core.diagnosis.difference import pieces
+from rope_core.diagnosis.geometry import energy_and_products, geometry, rotate_by
+from rope_core.diagnosis.sample import choose_heads, choose_tokens
+
+MAX_AXIS_TOKENS = 32
+"""Tokens of each head, or of each row, where positions run along heads or rows."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RotationEvidence:
+    """`before` and `after`, all tokens one after the other."""
+
+    before: Tensor
+    """`[T, H, D]`."""
+
+    after: Tensor
+    """As before."""
+
+    positions: Tensor
+    """float64 `[A, T]`."""
+
+    shape: tuple[int, int, int]
+    """B, S, H."""
+
+    tolerance: float
+
+    used: Tensor
+    """bool `[T]`: tokens that are not all 0."""
+
+    also: tuple[int, ...] = ()
+    """Tokens that the sample has in any case."""
+
+    _samples: dict[str, tuple[Tensor, Tensor, Tensor]] = field(default_factory=dict, init=False)
+
+    def along(self, axis: str, x: Tensor) -> Tensor:
+        """Return `x` `[T, H, D]` with the axis of the positions first: `[., ., D]`."""
+        if axis == "heads":
+            return x.transpose(0, 1)
+        return x.reshape(self.shape[0], -1, x.shape[-1]) if axis == "batch" else x
+
+    def sample(self, axis: str) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the sample for positions along an axis: index, before and after, float64."""
+        if axis not in self._samples:
+            self._samples[axis] = self._choose(axis)
+        return self._samples[axis]
+
+    def _choose(self, axis: str) -> tuple[Tensor, Tensor, Tensor]:
+        before, after = (self.along(axis, x) for x in (self.before, self.after))
+        if axis == "tokens":
+            index = choose_tokens(self.positions, self.shape[0], self.used, *self.also)
+            before, after = before[index], after[index]
+            others = choose_heads(before)
+        else:
+            count = before.shape[1]
+            others = torch.linspace(0, count - 1, min(count, MAX_AXIS_TOKENS)).long().unique()
+            index = torch.arange(len(before))
+        return index, before[:, others].double(), after[:, others].double()
+
+    def angle_table(self, call: RotaryCall) -> AngleTable:
+        """Return the angles of the sample, if pairs are those of `call`."""
+        index, before, after = self.sample(call.position_axis)
+        z, weights, misfit, rest = energy_and_products(before, after, geometry(call))
+        positions = self.positions if call.position_axis == "tokens" else call.positions
+        return AngleTable(
+            z=z,
+            weights=weights,
+            positions=positions[:, index],
+            index=index,
+            tolerance=self.tolerance,
+            misfit=misfit,
+            rest=rest,
+        )
+
+    def sample_error(self, call: RotaryCall) -> float:
+        """Return |after - reproduced| / |reproduced| of the sample."""
+        index, before, after = self.sample(call.position_axis)
+        reproduced = reproduce(call, before, index)
+        return _relative((after - reproduced).square().sum(), reproduced.square().sum())
+
+    def error(self, call: RotaryCall) -> float:
+        """Return |after - reproduced| / |reproduced| of all tokens."""
+        before, after = (self.along(call.position_axis, x) for x in (self.before, self.after))
+        wrong = right = torch.zeros((), dtype=torch.float64)
+        for x, y, index in pieces(before, after, torch.arange(len(before))):
+            reproduced = reproduce(call, x.float(), index)
+            wrong = wrong + (y.float() - reproduced).square().sum(dtype=torch.float64)
+            right = right + reproduced.square().sum(dtype=torch.float64)
+        return _relative(wrong, right)
+
+
+def reproduce(call: RotaryCall, before: Tensor, index: Tensor) -> Tensor:
+    """Return what `call` makes of tokens: `[T', H, D]`, index `[T']`."""
+    if is_repeated(call):
+        once = replace(call, times=1)
+        return reproduce(once, reproduce(once, before, index), index)
+    return rotate_by(before, predict(call, index), geometry(call))
+
+
+def is_repeated(call: RotaryCall) -> bool:
+    """Return whether a rotation that is applied twice is no rotation of the same pairs."""
+    rope = call.rope
+    is_plain = rope.is_rotation and rope.layout != "interleaved_to_half"
+    return call.times == 2 and not (is_plain and call.table_layout is None)
+
+
+def _relative(wrong: Tensor, right: Tensor) -> float:
+    return float((wrong / right).sqrt()) if right > 0 else float("inf")

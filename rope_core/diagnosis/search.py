@@ -1,0 +1,152 @@
+"""Search the mistakes that reproduce a rotation: pairs of channels first, then their angles."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any
+
+from rope_core.diagnosis.angle_table import AngleTable
+from rope_core.diagnosis.calls import Clues, RotaryCall, predict
+from rope_core.diagnosis.geometry import GeometryKey, geometry_key
+from rope_core.diagnosis.mistake import MISTAKES, Wrong
+from rope_core.diagnosis.naming import name_angles
+from rope_core.diagnosis.permutation import measure_permutation
+from rope_core.diagnosis.ranking import Candidate
+from rope_core.diagnosis.rotation_evidence import RotationEvidence, is_repeated
+from rope_core.diagnosis.slopes import measure, measure_gain
+from rope_core.errors import RopeError
+
+SLACK = 3.0
+"""A sample may have a larger relative error than all tokens, by up to this factor."""
+
+FLOOR = 3e-7
+"""Relative error of one rounding to float32, and some more."""
+
+EXCLUSIVE = (
+    ("layout_swapped", "layout_mixed", "layout_permuted"),
+    ("partial_ignored", "rotary_dim_wrong"),
+)
+"""Mistakes of which a call has one at most."""
+
+Named = tuple[str, Mapping[str, Any]]
+
+
+def wrong_calls(
+    call: RotaryCall, clues: Clues, skip: tuple[str, ...] = ()
+) -> Iterator[tuple[str, Wrong]]:
+    """Return the code, and parameters and call, of each mistake that can be made of `call`."""
+    for code, mistake in MISTAKES.items():
+        if "rotation" in mistake.evidence and code not in skip:
+            with suppress(RopeError):  # a rope that cannot be
+                for wrong in mistake.find(call, clues):
+                    yield code, wrong
+
+
+@dataclass(kw_only=True, eq=False)
+class Search:
+    """Looks for calls that reproduce a sample of the evidence."""
+
+    evidence: RotationEvidence
+    right: RotaryCall
+    clues: Clues
+    max_mistakes: int
+
+    def __post_init__(self) -> None:
+        self._tables: dict[GeometryKey, AngleTable] = {}
+
+    def table(self, call: RotaryCall) -> AngleTable:
+        """Return the measured angles of the sample for the pairs of `call`."""
+        key = geometry_key(call)
+        if key not in self._tables:
+            self._tables[key] = self.evidence.angle_table(call)
+        return self._tables[key]
+
+    def fits(self, call: RotaryCall) -> bool:
+        """Return whether the pairs of `call` can be those of the evidence, at some angles."""
+        return self.misfit(call) <= SLACK * self.evidence.tolerance
+
+    def misfit(self, call: RotaryCall) -> float:
+        """Return the relative error of the best angles for the pairs of `call`."""
+        table = self.table(call)
+        wrong = table.misfit
+        if call.rope.rope_type != "xpos" and (gain := measure_gain(table)) is not None:
+            wrong += float(((table.z.abs() - gain).square() * table.weights).sum())
+        right = float((table.z.abs().square() * table.weights).sum()) + table.rest
+        return float((wrong / right) ** 0.5) if right else float("inf")
+
+    def measured(self, call: RotaryCall) -> Clues:
+        """Return the clues of the measured angles for the pairs of `call`."""
+        known = self.clues
+        found = measure(self.table(call), call)
+        return replace(
+            found, resolved=known.resolved, resolve=known.resolve, permutation=known.permutation
+        )
+
+    def run(self) -> list[Candidate]:
+        """Return all candidates found, with the relative error of the sample."""
+        found = self._single()
+        if not found:
+            permutation = measure_permutation(self.evidence, self.right)
+            if permutation is not None:
+                self.clues = replace(self.clues, permutation=permutation)
+                found = self._single()
+        if self.max_mistakes == 1 or self._is_settled(found):
+            return found
+        return found + self._double()
+
+    def _is_settled(self, found: list[Candidate]) -> bool:
+        """Return whether no second mistake can make an explanation 10 times better."""
+        least = min((candidate.relative_error for candidate in found), default=float("inf"))
+        floor = max(FLOOR, min(self.misfit(candidate.call) for candidate in found) if found else 0)
+        return least <= self.evidence.tolerance and least <= 10 * floor
+
+    def _single(self) -> list[Candidate]:
+        found = self._name(self.right, (), 1)
+        for code, (parameters, wrong) in wrong_calls(self.right, self.clues):
+            if self._is_structural(wrong):
+                found += self._direct(((code, parameters),), wrong)
+        return found
+
+    def _is_structural(self, wrong: RotaryCall) -> bool:
+        """Return whether a mistake is one that angles do not show."""
+        if not self.right.times:
+            return wrong.times > 0
+        return geometry_key(wrong) != geometry_key(self.right) or is_repeated(wrong)
+
+    def _direct(self, mistakes: tuple[Named, ...], call: RotaryCall) -> list[Candidate]:
+        """Return the candidate if `call` itself reproduces the sample."""
+        if is_repeated(call):
+            error = self.evidence.sample_error(call)
+        elif self.fits(call):
+            table = self.table(call)
+            error = table.relative_error(predict(call, table.index))
+        else:
+            return []
+        if error > SLACK * self.evidence.tolerance:
+            return []
+        return [Candidate(mistakes=mistakes, call=call, relative_error=error)]
+
+    def _name(
+        self, call: RotaryCall, mistakes: tuple[Named, ...], max_mistakes: int
+    ) -> list[Candidate]:
+        """Return candidates with `mistakes`, which made `call`, and at most so many more."""
+        if not self.fits(call):
+            return []
+        named = name_angles(self.table(call), call, self.measured(call), max_mistakes)
+        return [
+            replace(candidate, mistakes=(*mistakes, *candidate.mistakes)) for candidate in named
+        ]
+
+    def _double(self) -> list[Candidate]:
+        found = self._name(self.right, (), 2)
+        key = geometry_key(self.right)
+        for code, (parameters, wrong) in wrong_calls(self.right, self.clues):
+            if not self._is_structural(wrong) or is_repeated(wrong):
+                continue
+            first = ((code, parameters),)
+            found += self._name(wrong, first, 1)
+            skip = next((group for group in EXCLUSIVE if code in group), (code,))
+            for other, (more, both) in wrong_calls(wrong, self.clues, skip):
+                if geometry_key(both) not in (key, geometry_key(wrong)):
+                    found += self._direct((*first, (other, more)), both)
+        return found
