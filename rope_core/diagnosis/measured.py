@@ -1,6 +1,7 @@
 """What a rotation says by itself: pairs, frequencies, gain, offset."""
 
 import math
+
 import torch
 from torch import Tensor
 

@@ -61,7 +61,7 @@ class RotationEvidence:
             others = choose_heads(before)
         else:
             count = before.shape[1]
-            others = torch.linspace(0, count - 1, min(count, MAX_AXIS_TOKENS)).long().unique()
+            others = torch.linspace(0, count - 1, min(count, MAX_AXIS_TOKENS)).long()
             index = torch.arange(len(before))
         return index, before[:, others].double(), after[:, others].double()
 

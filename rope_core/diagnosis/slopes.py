@@ -86,7 +86,7 @@ def measure_gain(table: AngleTable) -> float | None:
 
 def _fit_lines(table: AngleTable, positions: Tensor, expected: Tensor) -> _Lines:
     """Fit a line to each pair's angle over one axis of positions, `[T]`."""
-    where, group = positions.unique(return_inverse=True)  # sorted
+    where, group = torch.unique(positions, return_inverse=True)  # sorted
     weighted = table.z * table.weights
     sums = weighted.new_zeros((len(where), table.z.shape[1])).index_add_(0, group, weighted)
     none = torch.full((table.z.shape[1],), math.inf, dtype=torch.float64)
