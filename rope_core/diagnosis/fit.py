@@ -28,17 +28,23 @@ MAX_PHASE = 1.0
 MAX_MISFIT = 40.0
 """Residuals so many times their noise are not due to the numbers: the call is another."""
 
+MAX_ERROR = 0.9
+"""Relative error of a call whose numbers are nearly right."""
+
 ROUNDS = 14
 STARTS = 2
 """How many of the best starts are followed."""
 
 STEP = 1e-6
+WHOLE_STEP = 1e-2
+SCAN_STEP = 0.05
+"""Ratios of a number that are told apart: in the slopes, and where a number acts in steps."""
 
 
 def fit(
     evidence: Evidence, build: Build, numbers: Sequence[Number], right: RotaryCall, step: float = 0
-) -> list[list[float]]:
-    """Return numbers that fit the evidence, best first; [] if none does.
+) -> list[float] | None:
+    """Return the numbers that fit the evidence best; None if no call has any.
 
     Args:
         evidence: angles or frequencies.
@@ -53,8 +59,12 @@ def fit(
         with suppress(ConfigError):
             values = refine(evidence, build, numbers, start, grid.spread, step)
             found.append((evidence.error(evidence.numbers(build(values))), values))
-    found.sort(key=lambda one: one[0])
-    return [values for _, values in found]
+    if not found:
+        return None
+    error, values = min(found, key=lambda one: one[0])
+    if error < MAX_ERROR:
+        values = _scan_steps(evidence, build, numbers, values, grid.spread)
+    return values
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,7 +88,7 @@ class _Grid:
         """Return the numbers at all starts; points that no call has are left out."""
         axes = [sorted(number.starts(right)) for number in numbers]
         if len(axes) == 2:
-            axes = [axis[:: 1 + len(axis) // 14] for axis in axes]
+            axes = [axis[:: 1 + (len(axis) - 1) // 16] for axis in axes]
         points = list(product(*axes))
         known: dict[tuple[float, ...], Tensor] = {}
         for point in points:
@@ -147,9 +157,9 @@ def _linear(
     smooth = evidence.smooth(build(values))
     slopes = []
     for place, number in enumerate(numbers):
+        width = (WHOLE_STEP if number.is_whole else STEP) if number.is_ratio else 1.0
         moved = list(values)
-        moved[place] = _moved(number, values[place], STEP if number.is_ratio else 1.0)
-        width = STEP if number.is_ratio else 1.0
+        moved[place] = _moved(number, values[place], width)
         slopes.append((evidence.smooth(build(moved)) - smooth) / width)
     return smooth, torch.stack(slopes)
 
@@ -200,6 +210,31 @@ def refine(
     return values
 
 
+def _scan_steps(
+    evidence: Evidence,
+    build: Build,
+    numbers: Sequence[Number],
+    values: list[float],
+    spread: Sequence[float],
+) -> list[float]:
+    """Return better numbers nearby, if one of them acts in steps, as YaRN's trained length does."""
+    for place, number in enumerate(numbers):
+        if not (number.is_whole and number.is_ratio):
+            continue
+        count = round(spread[place] / SCAN_STEP)
+        best = evidence.error(evidence.numbers(build(values)))
+        if best <= evidence.tolerance / 10:
+            return values
+        for away in range(-count, count + 1):
+            tried = list(values)
+            tried[place] = _moved(number, values[place], away * SCAN_STEP)
+            with suppress(ConfigError):
+                error = evidence.error(evidence.numbers(build(tried)))
+                if error < best:
+                    best, values = error, tried
+    return values
+
+
 def _is_small(moves: Sequence[float], slopes: Tensor, noise: Tensor) -> bool:
     """Tell whether the last step changed every number by less than a part of its noise."""
     change = (torch.tensor(moves, dtype=torch.float64)[:, None] * slopes).sum(0).abs()
@@ -210,6 +245,10 @@ def round_values(number: Number, value: float) -> list[float]:
     """Return plain numbers near a value, plainest first."""
     if not math.isfinite(value) or value == 0:
         return []
+    if number.is_whole and number.is_ratio:  # lengths: they may act in steps
+        power = 2.0 ** round(math.log2(value))
+        wide = [power, *(float(f"{value:.{digits}e}") for digits in range(3))]
+        return [one for one in dict.fromkeys((*wide, round(value))) if abs(one / value - 1) < 0.45]
     near = [float(f"{value:.{digits}e}") for digits in range(3)]
     if number.is_whole:
         return list(dict.fromkeys([*near, float(round(value))]))

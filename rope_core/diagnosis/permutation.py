@@ -16,6 +16,9 @@ ROWS = 256
 MAX_CHANNELS = 512
 """Widest head whose pairs of channels are searched: their number grows with the square."""
 
+SPARSE = 1e-3
+"""Share of a row's energy outside of one pair, at most, if the row excites this pair only."""
+
 ROUNDINGS = 30.0
 """Largest difference of energies, as a multiple of the rounding of the dtype."""
 
@@ -45,7 +48,7 @@ def measure_permutation(evidence: RotationEvidence, right: RotaryCall) -> tuple[
     orders = []
     for one, other in ((first, second), (second, first)):
         goes_to[shape.write[0]], goes_to[shape.write[1]] = one, other
-        if len(goes_to.unique()) < len(goes_to):
+        if len(set(goes_to.tolist())) < len(goes_to):
             return None
         orders.append(goes_to.clone())
     straight, crossed = (
@@ -79,16 +82,65 @@ def _pair_channels(
     total, rest = energy_in.sum(), energy_in[:, shape.rest_read].sum()
     if total <= rest:
         return None
-    gain = (energy_out.sum() - rest) / (total - rest)
-    wanted = gain * energy_in[:, shape.cos_read].sum(1)  # [R, n]
+    of_pair = energy_in[:, shape.cos_read].sum(1)  # [R, n]
+    if bool(((of_pair > SPARSE).sum(1) <= 1).all()) and bool((of_pair.amax(1) > 1 - SPARSE).any()):
+        return _excited_channels(energy_out, of_pair, shape)
+    wanted = of_pair * (energy_out.sum() - rest) / (total - rest)
     one, other = torch.triu_indices(y.shape[1], y.shape[1], 1)
     offered = energy_out[:, one] + energy_out[:, other]  # [R, D (D - 1) / 2]
     scale = wanted.square().sum(0)
     distances = offered.square().sum(0)[:, None] - 2 * (offered.mT @ wanted) + scale
-    best, where = distances.min(0)
-    if bool((best > (ROUNDINGS * eps) ** 2 * scale + 1e-24).any()):
+    allowed = (ROUNDINGS * eps) ** 2 * scale.clamp_min(float(scale.max()) / 4)
+    free = torch.ones(len(one), dtype=torch.bool)
+    found = torch.empty((2, len(scale)), dtype=torch.int64)
+    for pair in scale.argsort(descending=True).tolist():
+        if not scale[pair] and bool(free[(own := _index_of(shape.write[:, pair], y.shape[1]))]):
+            best = own  # nothing shows where this pair comes out
+        else:
+            best = int(distances[:, pair].masked_fill(~free, torch.inf).argmin())
+        if distances[best, pair] > allowed[pair] or not free[best]:
+            return None
+        found[:, pair] = channels = torch.stack((one[best], other[best]))
+        free &= ~(torch.isin(one, channels) | torch.isin(other, channels))
+    return found[0], found[1]
+
+
+def _excited_channels(
+    energy_out: Tensor, of_pair: Tensor, shape: Geometry
+) -> tuple[Tensor, Tensor] | None:
+    """Return the channels of each pair if each row excites one pair at most: `[n]` and `[n]`.
+
+    Args:
+        energy_out: `[R, D]`.
+        of_pair: energy that went into each pair, `[R, n]`, rows of energy 1.
+        shape: the pairs before the channels are reordered.
+    """
+    energy = energy_out.sum(0)
+    share, pair = ((energy_out.mT @ of_pair) / energy[:, None].clamp_min(1e-300)).max(1)
+    if bool(((share > SPARSE) & (share < 1 - SPARSE)).any()):
         return None
-    return one[where], other[where]
+    members: list[list[int]] = [[] for _ in range(of_pair.shape[1])]
+    for channel in (share > 0.5).nonzero().flatten().tolist():
+        members[int(pair[channel])].append(channel)
+    silent = dict.fromkeys((energy == 0).nonzero().flatten().tolist())
+    for own, found in zip(shape.write.mT.tolist(), members, strict=True):
+        for channel in own:  # nothing shows where it comes out
+            if len(found) < 2 and channel in silent:
+                found.append(channel)
+                del silent[channel]
+    for found in members:
+        while len(found) < 2 and silent:
+            found.append(silent.popitem()[0])
+    if any(len(found) != 2 for found in members):
+        return None
+    first, second = torch.tensor(members).mT
+    return first, second
+
+
+def _index_of(channels: Tensor, count: int) -> int:
+    """Return the index of two channels among all pairs of `count` channels, in their order."""
+    first, second = int(channels.min()), int(channels.max())
+    return first * (2 * count - first - 1) // 2 + second - first - 1
 
 
 def _order_errors(evidence: RotationEvidence, call: RotaryCall) -> Tensor:
