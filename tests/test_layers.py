@@ -57,6 +57,10 @@ service.oip.errors
 service.v1
 service.asgi.body
 service.inference.handler
+service.worker.__main__
+service.worker.answering service.worker.queue
+service.worker.process
+service.worker.frames service.worker.interrupter
 service.inference
 service.asgi.middleware
 service.asgi.problems service.asgi.request_header service.asgi.request_body
@@ -139,6 +143,7 @@ KEPT_IN = {
     "numpy": {"service.wire", "service.buffer_pool", "service.memory_blocks"}
     | {"service.slab_pool", "service.oip", "service.cli.tensor_files"},
     "asyncio": {"service.server", "service.lifecycle", "service.inference.handler"}
+    | {"service.worker.queue"}
     | {"service.batching.batcher", "service.batching.call_queue", "service.asgi.body"}
     | {"service.oip.grpc", "service.oip.statistics", "service.observability.line_writer"},
     "grpc": {"service.oip.grpc"},
@@ -153,7 +158,7 @@ KEPT_IN = {
         "service.endpoints",
     }
     | {"service.device", "service.kernel_builds", "service.batching.packing", "service.oip"}
-    | {"service.wire", "service.buffer_pool", "service.pinned_memory"}
+    | {"service.wire", "service.buffer_pool", "service.pinned_memory", "service.worker"}
     | {"service.observability.metrics", "service.cli"},
     "rope_core": {
         "rope_core",
@@ -164,7 +169,7 @@ KEPT_IN = {
         "service.inference",
     }
     | {"service.endpoints", "service.device", "service.kernel_builds", "service.batching.packing"}
-    | {"service.asgi.problems", "service.cli"},
+    | {"service.asgi.problems", "service.cli", "service.worker"},
     "service": {"service"},
     "rope_client": set(),
     "triton": {"rope_core.kernels", "service.kernel_builds"},

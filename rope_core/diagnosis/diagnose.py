@@ -85,7 +85,9 @@ def diagnose(
         raise ConfigError("max_mistakes", "1 or 2", brief(max_mistakes))
     if tolerance is not None and not (is_number(tolerance) and tolerance > 0):
         raise ConfigError("tolerance", "a number above 0", brief(tolerance))
-    given = {name: tensor for name in KINDS[kind] if (tensor := tensors[name]) is not None}
+    given: dict[str, Any] = {
+        name: tensor for name in KINDS[kind] if (tensor := tensors[name]) is not None
+    }
     limits: dict[str, Any] = {"max_mistakes": max_mistakes, "tolerance": tolerance}
     if kind == "attention":
         from rope_core.diagnosis.attention import diagnose_attention

@@ -1,7 +1,6 @@
 """What a rotation says by itself: pairs, frequencies, gain, offset."""
 
 import math
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -9,9 +8,6 @@ from torch import Tensor
 from rope_core.diagnosis.calls import RotaryCall
 from rope_core.diagnosis.result import Measured
 from rope_core.diagnosis.search import Search, wrong_calls
-
-GEOMETRIC = 1e-3
-"""Largest deviation of the logarithm of a frequency from a geometric progression."""
 
 
 def measured_numbers(search: Search, shown: RotaryCall) -> tuple[Measured | None, Tensor | None]:
@@ -53,7 +49,7 @@ def measured_numbers(search: Search, shown: RotaryCall) -> tuple[Measured | None
         gain=clues.gain,
         position_offset=clues.position_offset,
         position_scale=clues.position_scale,
-        theta=_theta(slope.abs()),
+        theta=clues.theta,
         fit=fit if fit is None or math.isfinite(fit) else None,
         unresolved_pairs=tuple((~decided).nonzero().flatten().tolist()),
     )
@@ -67,40 +63,3 @@ def _best_pairs(search: Search, shown: RotaryCall) -> RotaryCall | None:
     calls = [wrong for _, (_, wrong) in wrong_calls(search.right, search.clues)]
     best = min(calls, key=search.misfit, default=None)
     return best if best is not None and search.fits(best) else None
-
-
-def _theta(inv_freq: Tensor) -> float | None:
-    """Return the base of frequencies `[n]` that are a geometric progression from 1 on."""
-    decided = inv_freq.isfinite() & (inv_freq > 0)
-    count = len(inv_freq)
-    if int(decided.sum()) < 3 or not bool(decided[0]):
-        return None
-    steps = torch.arange(count, dtype=torch.float64)[decided]
-    logarithm = inv_freq[decided].log()
-    weights = inv_freq[decided]  # fast pairs are measured better
-    mean_step, mean = ((t * weights).sum() / weights.sum() for t in (steps, logarithm))
-    slope = ((steps - mean_step) * (logarithm - mean) * weights).sum()
-    slope = slope / ((steps - mean_step).square() * weights).sum()
-    errors = (logarithm - mean - slope * (steps - mean_step)).abs() * weights / weights.max()
-    first = float(mean - slope * mean_step)
-    if float(errors.max()) > GEOMETRIC or abs(first) > GEOMETRIC:
-        return None
-    return math.exp(-float(slope) * count)
-
-
-def with_permutation(search: Search) -> Search | None:
-    """Return the search with a measured order of the channels; None if there is none."""
-    permutation = _permutation(search)
-    if permutation is None:
-        return None
-    return Search(
-        evidence=search.evidence,
-        right=search.right,
-        clues=replace(search.clues, permutation=permutation),
-        max_mistakes=search.max_mistakes,
-    )
-
-
-def _permutation(search: Search) -> tuple[int, ...] | None:
-    """Return the order in which the channels come out, by tokens that do not rotate."""
-    return None

@@ -10,6 +10,7 @@ from rope_core.diagnosis.calls import Clues, RotaryCall, predict
 from rope_core.diagnosis.geometry import GeometryKey, geometry_key
 from rope_core.diagnosis.mistake import MISTAKES, Wrong
 from rope_core.diagnosis.naming import name_angles
+from rope_core.diagnosis.permutation import measure_permutation
 from rope_core.diagnosis.ranking import Candidate
 from rope_core.diagnosis.rotation_evidence import RotationEvidence, is_repeated
 from rope_core.diagnosis.slopes import measure, measure_gain
@@ -84,6 +85,11 @@ class Search:
     def run(self) -> list[Candidate]:
         """Return all candidates found, with the relative error of the sample."""
         found = self._single()
+        if not found:
+            permutation = measure_permutation(self.evidence, self.right)
+            if permutation is not None:
+                self.clues = replace(self.clues, permutation=permutation)
+                found = self._single()
         if self.max_mistakes == 1 or self._is_settled(found):
             return found
         return found + self._double()
@@ -96,15 +102,22 @@ class Search:
 
     def _single(self) -> list[Candidate]:
         found = self._name(self.right, (), 1)
-        key = geometry_key(self.right)
+        is_silent = not bool(self.table(self.right).weights.any())
         for code, (parameters, wrong) in wrong_calls(self.right, self.clues):
-            if geometry_key(wrong) != key or is_repeated(wrong):
+            if is_silent or self._is_structural(wrong):
                 found += self._direct(((code, parameters),), wrong)
         return found
 
+    def _is_structural(self, wrong: RotaryCall) -> bool:
+        """Return whether a mistake is one that angles do not show."""
+        if not self.right.times:
+            return wrong.times > 0
+        return geometry_key(wrong) != geometry_key(self.right) or is_repeated(wrong)
+
     def _direct(self, mistakes: tuple[Named, ...], call: RotaryCall) -> list[Candidate]:
         """Return the candidate if `call` itself reproduces the sample."""
-        if is_repeated(call):
+        is_mixed = call.table_layout is not None  # of sparse rows, its table says nothing
+        if is_mixed or is_repeated(call) or not bool(self.table(call).weights.any()):
             error = self.evidence.sample_error(call)
         elif self.fits(call):
             table = self.table(call)
@@ -130,7 +143,7 @@ class Search:
         found = self._name(self.right, (), 2)
         key = geometry_key(self.right)
         for code, (parameters, wrong) in wrong_calls(self.right, self.clues):
-            if geometry_key(wrong) == key or is_repeated(wrong):
+            if not self._is_structural(wrong) or is_repeated(wrong):
                 continue
             first = ((code, parameters),)
             found += self._name(wrong, first, 1)

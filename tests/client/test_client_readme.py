@@ -10,7 +10,7 @@ README = ROOT / "clients" / "python" / "README.md"
 PROGRAMS = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
 
 
-@pytest.mark.parametrize("program", PROGRAMS, ids=["first", "torch", "progress_bar"])
+@pytest.mark.parametrize("program", PROGRAMS, ids=["first", "torch", "diagnose", "progress_bar"])
 def test_a_program_of_the_readme_runs(server_url, program):
     url = "http://127.0.0.1:8000"
     assert url in program

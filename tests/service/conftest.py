@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from unittest.mock import patch
 
 import httpx
 import pytest
@@ -13,6 +14,7 @@ from service.lifecycle import Lifecycle
 from service.server.app import create_app
 from service.settings import Settings
 from service.wire import CODECS, Codec, Message
+from tests.service.in_process_worker import InProcessWorker
 
 
 @pytest.fixture(params=CODECS, ids=lambda codec: codec.media_type.rpartition("/")[2])
@@ -55,7 +57,10 @@ async def running(lifecycle: Lifecycle, **settings: object) -> AsyncIterator[Req
     """Run an application with settings of one's own."""
     threads = torch.get_num_threads()
     limits = {"max_body_bytes": 2**20, "max_json_bytes": 2**18}
-    app = create_app(Settings(device="cpu", log_level="warning", **limits, **settings), lifecycle)
+    with patch("service.server.bootstrap.WorkerProcess", InProcessWorker):
+        app = create_app(
+            Settings(device="cpu", log_level="warning", **limits, **settings), lifecycle
+        )
     async with app.app.router.lifespan_context(app.app):
         yield app
     torch.set_num_threads(threads)

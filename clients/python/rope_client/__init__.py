@@ -1,11 +1,28 @@
 """Client of rope-service: numpy arrays in, numpy arrays out.
 
 `Client` blocks and `AsyncClient` is awaited; both have `rotate`, `attention`, `cos_sin`, `shift`,
-`merge`, `resolve`, `positions`, `presets`, `variants`, `ready` and `version`.
+`merge`, `resolve`, `diagnose`, `compare`, `positions`, `presets`, `variants`, `ready` and
+`version`.
 """
 
 from rope_client.aio import AsyncClient
-from rope_client.answers import Attended, Built, Resolved, Rotated, Shifted, Table
+from rope_client.answers import (
+    AngleDifference,
+    Attended,
+    Built,
+    Comparison,
+    Diagnosis,
+    Difference,
+    Explanation,
+    Measured,
+    NamedMistake,
+    ParameterDifference,
+    Resolved,
+    Rotated,
+    Shifted,
+    Table,
+    WorstElement,
+)
 from rope_client.errors import (
     BadRequest,
     ConnectionFailed,
@@ -19,13 +36,21 @@ from rope_client.rope_warning import RopeWarning
 from rope_client.sync import Client
 
 __all__ = [
+    "AngleDifference",
     "AsyncClient",
     "Attended",
     "BadRequest",
     "Built",
     "Client",
+    "Comparison",
     "ConnectionFailed",
+    "Diagnosis",
+    "Difference",
+    "Explanation",
+    "Measured",
+    "NamedMistake",
     "Overloaded",
+    "ParameterDifference",
     "Resolved",
     "RetryPolicy",
     "RopeClientError",
@@ -35,4 +60,5 @@ __all__ = [
     "Table",
     "TimedOut",
     "UnexpectedAnswer",
+    "WorstElement",
 ]

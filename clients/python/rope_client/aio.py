@@ -121,6 +121,8 @@ class AsyncClient:
     shift = _sends(calls.shift)
     merge = _sends(calls.merge)
     resolve = _sends(calls.resolve)
+    diagnose = _sends(calls.diagnose)
+    compare = _sends(calls.compare)
     positions = _sends(calls.positions)
     presets = _sends(calls.presets)
     variants = _sends(calls.variants)

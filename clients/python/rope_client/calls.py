@@ -14,7 +14,16 @@ from typing import Any, Final, TypeVar, Unpack
 import numpy.typing as npt
 
 from rope_client import readers
-from rope_client.answers import Attended, Built, Resolved, Rotated, Shifted, Table
+from rope_client.answers import (
+    Attended,
+    Built,
+    Comparison,
+    Diagnosis,
+    Resolved,
+    Rotated,
+    Shifted,
+    Table,
+)
 from rope_client.arrays import array_of, requires_grad
 from rope_client.call import Call, Options, Response
 from rope_client.errors import RopeClientError
@@ -193,6 +202,102 @@ def merge(
     """Merge attention over N disjoint sets of keys into attention over all of them."""
     params = {"tensor_layout": tensor_layout, "backend": backend}
     return _post("/v1/merge", {"out": out, "lse": lse}, params, readers.attended, options)
+
+
+def diagnose(
+    rope: Rope | None,
+    *,
+    before: npt.ArrayLike | None = None,
+    after: npt.ArrayLike | None = None,
+    cos: npt.ArrayLike | None = None,
+    sin: npt.ArrayLike | None = None,
+    inv_freq: npt.ArrayLike | None = None,
+    q: npt.ArrayLike | None = None,
+    k: npt.ArrayLike | None = None,
+    v: npt.ArrayLike | None = None,
+    out: npt.ArrayLike | None = None,
+    lse: npt.ArrayLike | None = None,
+    positions: npt.ArrayLike | None = None,
+    q_positions: npt.ArrayLike | None = None,
+    k_positions: npt.ArrayLike | None = None,
+    cu_seqlens: npt.ArrayLike | None = None,
+    cu_seqlens_q: npt.ArrayLike | None = None,
+    cu_seqlens_k: npt.ArrayLike | None = None,
+    sinks: npt.ArrayLike | None = None,
+    mask: npt.ArrayLike | None = None,
+    frequencies: npt.ArrayLike | None = None,
+    q_index: npt.ArrayLike | None = None,
+    k_index: npt.ArrayLike | None = None,
+    max_mistakes: int = 2,
+    tolerance: float | None = None,
+    rotate: str | Unset = UNSET,
+    causal: bool | Unset = UNSET,
+    window: int | Unset | None = UNSET,
+    window_ahead: int | Unset = UNSET,
+    chunk: int | Unset | None = UNSET,
+    softcap: float | Unset | None = UNSET,
+    scale: float | Unset | None = UNSET,
+    q_offset: int | Unset = UNSET,
+    k_offset: int | Unset = UNSET,
+    k_stride: int | Unset = UNSET,
+    tensor_layout: str | Unset = UNSET,
+    **options: Unpack[Options],
+) -> Call[Diagnosis]:
+    """Say whether numbers of your code are those of `rope`, and which mistakes explain them if not.
+
+    Send one kind of evidence: `before` and `after` of a rotation, a table `cos` and `sin`,
+    `inv_freq`, or `q`, `k`, `v` before the rotation with `out` and perhaps `lse` of an attention.
+    The arguments from `q_positions` on, but for `max_mistakes` and `tolerance`, are for attention.
+    """
+    tensors = {
+        "before": before,
+        "after": after,
+        "cos": cos,
+        "sin": sin,
+        "inv_freq": inv_freq,
+        "q": q,
+        "k": k,
+        "v": v,
+        "out": out,
+        "lse": lse,
+        "positions": positions,
+        "q_positions": q_positions,
+        "k_positions": k_positions,
+        "cu_seqlens": cu_seqlens,
+        "cu_seqlens_q": cu_seqlens_q,
+        "cu_seqlens_k": cu_seqlens_k,
+        "sinks": sinks,
+        "mask": mask,
+        "frequencies": frequencies,
+        "q_index": q_index,
+        "k_index": k_index,
+    }
+    params = {
+        "rope": None if rope is None else rope_json(rope),
+        "max_mistakes": max_mistakes,
+        "tolerance": tolerance,
+        "rotate": rotate,
+        "causal": causal,
+        "window": window,
+        "window_ahead": window_ahead,
+        "chunk": chunk,
+        "softcap": softcap,
+        "scale": scale,
+        "q_offset": q_offset,
+        "k_offset": k_offset,
+        "k_stride": k_stride,
+        "tensor_layout": tensor_layout,
+    }
+    return _post("/v1/diagnose", tensors, params, readers.diagnosis, options)
+
+
+def compare(rope: Rope | None, other: Rope | None, **options: Unpack[Options]) -> Call[Comparison]:
+    """Compare two ropes: parameters, angles, and the first position that differs."""
+    params = {
+        "rope": None if rope is None else rope_json(rope),
+        "other": None if other is None else rope_json(other),
+    }
+    return _post("/v1/compare", {}, params, readers.comparison, options)
 
 
 def resolve(rope: Rope, **options: Unpack[Options]) -> Call[Resolved]:

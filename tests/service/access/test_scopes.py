@@ -26,6 +26,7 @@ SCOPES = {
     """,
     Scope.INFER: """
         /v1/rotate /v1/attention /v1/cos_sin /v1/shift /v1/merge /v1/resolve /v1/positions
+        /v1/diagnose /v1/compare
         / /v1/presets /v1/variants /version /openapi.json /docs
         /static-offline-docs/{path}
         /v2 /v2/models/{name} /v2/models/{name}/versions/{version}

@@ -1,4 +1,4 @@
-"""The worker process: its answers and errors, how it is stopped, and how it ends."""
+"""The worker process: how it is started, stopped and killed, and how a computation stops."""
 
 import os
 import signal
@@ -8,68 +8,16 @@ import sys
 from collections.abc import Iterator
 
 import pytest
-import torch
 
-from rope_core import ConfigError
-from service.endpoints.rope_resolver import RopeResolver
-from service.endpoints.table import ENDPOINTS
-from service.errors import Overloaded, ShuttingDown, UnknownName
-from service.wire import Message, Parameters
-from service.worker.frames import ABANDONED, error_of
+from service.errors import Overloaded, ShuttingDown
+from service.wire import Message
 from service.worker.process import WorkerProcess
 from tests.conftest import ROOT
 from tests.waiting import wait_until
 
-COMPARE = Parameters.of({"rope": {"head_dim": 8}, "other": {"head_dim": 8, "theta": 5e5}})
-PATH = "/v1/compare"
-
 
 def lease(num_bytes: int) -> memoryview:
     return memoryview(bytearray(num_bytes))
-
-
-@pytest.fixture(scope="module")
-def process() -> Iterator[WorkerProcess]:
-    process = WorkerProcess(lease, None)
-    yield process
-    process.stop()
-
-
-def test_its_answers_and_errors_are_those_of_this_process(process):
-    endpoint = next(each for each in ENDPOINTS if each.path == PATH)
-    here = endpoint.read(Message({}, COMPARE), RopeResolver({}))
-    fields, answer = process.answer(PATH, Message({}, COMPARE), 1)
-    assert fields["outcome"] == "answer"
-    assert fields["seconds"] > 0
-    assert answer.params.values == {**here.params.values, "warnings": []}
-    assert answer.tensors.keys() == here.tensors.keys()
-    for name, tensor in here.tensors.items():
-        assert torch.equal(answer.tensors[name], tensor)
-    for values, kind in (
-        ({"rope": {"head_dim": -1}, "other": None}, ConfigError),
-        ({"rope": None, "other": None, "others": None}, UnknownName),
-    ):
-        message = Message({}, Parameters.of(values))
-        with pytest.raises(kind) as caught:
-            endpoint.read(message, RopeResolver({}))
-        failure = error_of(process.answer(PATH, message, 2)[0])
-        assert type(failure) is kind
-        assert str(failure) == str(caught.value)
-
-
-def test_an_abandoned_request_is_not_computed_and_the_next_one_is(process):
-    process.abandon(3)
-    wait_until(lambda: process.answer(PATH, Message({}, COMPARE), 3)[0]["outcome"] == ABANDONED)
-    assert process.answer(PATH, Message({}, COMPARE), 4)[0]["outcome"] == "answer"
-
-
-def test_it_has_a_low_priority_and_ignores_the_signals_of_a_terminal(process):
-    pid = process.pid
-    assert os.getpriority(os.PRIO_PROCESS, pid) == 19
-    for number in (signal.SIGINT, signal.SIGTERM):
-        os.kill(pid, number)
-    assert process.answer(PATH, Message({}, COMPARE), 5)[0]["outcome"] == "answer"
-    assert process.pid == pid
 
 
 INTERRUPTED = """
