@@ -19,6 +19,9 @@ from rope_core.errors import RopeError
 SLACK = 3.0
 """A sample may have a larger relative error than all tokens, by up to this factor."""
 
+NEUTRAL = 1e-6
+"""Relative difference of numbers that are the same."""
+
 FLOOR = 3e-7
 """Relative error of one rounding to float32, and some more."""
 
@@ -84,6 +87,20 @@ class Search:
 
     def run(self) -> list[Candidate]:
         """Return all candidates found, with the relative error of the sample."""
+        return [self._without_neutral(candidate) for candidate in self._found()]
+
+    def _without_neutral(self, candidate: Candidate) -> Candidate:
+        """Return the candidate without mistakes whose number is the right one."""
+        kept = []
+        for code, given in candidate.mistakes:
+            number = MISTAKES[code].number
+            right = None if number is None else number.value(self.right)
+            value = None if number is None else given.get(number.parameter)
+            if right is None or value is None or abs(value - right) > NEUTRAL * abs(right):
+                kept.append((code, given))
+        return replace(candidate, mistakes=tuple(kept))
+
+    def _found(self) -> list[Candidate]:
         found = self._single()
         if not found:
             permutation = measure_permutation(self.evidence, self.right)
