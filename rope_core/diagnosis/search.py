@@ -26,7 +26,8 @@ FLOOR = 3e-7
 """Relative error of one rounding to float32, and some more."""
 
 EXCLUSIVE = (
-    ("layout_swapped", "layout_mixed", "layout_permuted"),
+    ("layout_swapped", "layout_mixed"),
+    ("layout_mixed", "layout_permuted"),
     ("partial_ignored", "rotary_dim_wrong"),
 )
 """Mistakes of which a call has one at most."""
@@ -159,13 +160,26 @@ class Search:
     def _double(self) -> list[Candidate]:
         found = self._name(self.right, (), 2)
         key = geometry_key(self.right)
+        is_unknown = not found and not self.fits(self.right) and self.clues.permutation is None
         for code, (parameters, wrong) in wrong_calls(self.right, self.clues):
             if not self._is_structural(wrong) or is_repeated(wrong):
                 continue
             first = ((code, parameters),)
+            if is_unknown and code != "layout_permuted" and not self.fits(wrong):
+                found += self._reordered(first, wrong)
             found += self._name(wrong, first, 1)
-            skip = next((group for group in EXCLUSIVE if code in group), (code,))
+            skip = tuple(name for group in EXCLUSIVE if code in group for name in group) or (code,)
             for other, (more, both) in wrong_calls(wrong, self.clues, skip):
                 if geometry_key(both) not in (key, geometry_key(wrong)):
                     found += self._direct((*first, (other, more)), both)
         return found
+
+    def _reordered(self, first: tuple[Named, ...], wrong: RotaryCall) -> list[Candidate]:
+        """Return the candidate with another order of the channels of a wrong call."""
+        permutation = measure_permutation(self.evidence, wrong)
+        if permutation is None:
+            return []
+        reordered = replace(wrong, permutation=permutation)
+        return self._direct(
+            (*first, ("layout_permuted", {"permutation": [*permutation]})), reordered
+        )
