@@ -162,7 +162,8 @@ class Search:
         key = geometry_key(self.right)
         is_unknown = not found and not self.fits(self.right) and self.clues.permutation is None
         for code, (parameters, wrong) in wrong_calls(self.right, self.clues):
-            if not self._is_structural(wrong) or is_repeated(wrong):
+            is_twice = wrong.times == 2 and not is_repeated(wrong)
+            if not is_twice and (not self._is_structural(wrong) or is_repeated(wrong)):
                 continue
             first = ((code, parameters),)
             if is_unknown and code != "layout_permuted" and not self.fits(wrong):
@@ -179,7 +180,5 @@ class Search:
         permutation = measure_permutation(self.evidence, wrong)
         if permutation is None:
             return []
-        reordered = replace(wrong, permutation=permutation)
-        return self._direct(
-            (*first, ("layout_permuted", {"permutation": [*permutation]})), reordered
-        )
+        second = ("layout_permuted", {"permutation": [*permutation]})
+        return self._direct((*first, second), replace(wrong, permutation=permutation))

@@ -68,7 +68,7 @@ def direction_reversed(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
     MLX: a negative `scale` or offset.
     Source: nanochat rotates in this direction on purpose.
     """
-    if call.times != 1:
+    if not call.times:
         return
     wrong = replace(call, rope=replace(call.rope, negative=not call.rope.negative))
     gain = call.rope.attention_scaling if call.gain is None else call.gain
