@@ -14,11 +14,17 @@ from rope_core.calls import Attend
 from rope_core.calls.rope_checks import widths
 from rope_core.checks import check_dtype, not_a_tensor, shape_of
 from rope_core.config import AttentionConfig
-from rope_core.diagnosis.attention_call import AttentionCall, right_call
+from rope_core.diagnosis.attention_call import (
+    AttentionCall,
+    angles_rms,
+    in_float64,
+    is_float32,
+    right_call,
+)
 from rope_core.diagnosis.attention_fit import difference as lse_difference
 from rope_core.diagnosis.attention_parts import AttentionTensors, parts
 from rope_core.diagnosis.attention_search import AttentionSearch
-from rope_core.diagnosis.attention_simulation import Part, simulate
+from rope_core.diagnosis.attention_simulation import Part, products, visibility
 from rope_core.diagnosis.calls import Clues
 from rope_core.diagnosis.difference import channel_energies, ratio, relative_error, worst_element
 from rope_core.diagnosis.explain import explain, reproducing_rope
@@ -36,6 +42,9 @@ TOLERANCES = {torch.float32: 1e-4, torch.float16: 3e-3, torch.bfloat16: 2e-2}
 
 NOISE = {torch.float32: 2e-6, torch.float16: 5e-4, torch.bfloat16: 4e-3}
 """Relative error that rounding makes."""
+
+FAR_ANGLES = 50.0
+"""Root mean square of angles from which on code in float64 and code in float32 differ."""
 
 FLAT_SCORES = 4.0
 """Root mean square of scores at which rounding of scores doubles the tolerance of half precision."""
@@ -105,7 +114,7 @@ def diagnose_attention(
             tolerance=tolerance,
             noise=NOISE[out.dtype],
         )
-        ranked = rank(search.run(max_mistakes), tolerance)
+        ranked = rank(_search(search, max_mistakes), tolerance)
         if not ranked:
             probe = _proves_nothing(right) or (
                 "Send q before and after the rotation as 'before' and 'after': that tells whether "
@@ -154,7 +163,7 @@ def _call(
         clues = model_clues(rope, *widths(*of_rope))
         resolved = clues.resolved
         assert resolved is not None, "the rope is resolved"
-        if resolved.differ:
+        if resolved.differ and attention is None:
             raise ConfigError("rope.layer", "given: the layers of this model differ", "none")
         of_layer = resolved.require_attention()
         config, attention = resolved.rope, attention or of_layer
@@ -239,8 +248,13 @@ def _difference(
 
 
 def _tolerance(dtype: torch.dtype, right: AttentionCall, chosen: list[Part]) -> float:
-    """Return the tolerance of a dtype: rounded scores shift weights by their rounding error."""
-    if dtype == torch.float32 or not chosen:
+    """Return the tolerance of a dtype.
+
+    Angles in float32 are off by a part of their size; scores in half precision also.
+    """
+    if dtype == torch.float32:
+        return TOLERANCES[dtype] + (0.0 if right.rope is None else 1e-7 * angles_rms(right))
+    if not chosen:
         return TOLERANCES[dtype]
     squares = torch.cat([_visible_scores(right, part).square() for part in chosen])
     rms = float(squares.mean().sqrt()) if len(squares) else 0.0
@@ -248,8 +262,31 @@ def _tolerance(dtype: torch.dtype, right: AttentionCall, chosen: list[Part]) -> 
 
 
 def _visible_scores(right: AttentionCall, part: Part) -> Tensor:
-    scores = simulate(right, part).scores
-    return scores[scores.isfinite()]
+    """Return the scores of keys that queries see, before a mask: `[m]`."""
+    hidden, _ = visibility(right, part)
+    scores = products(right, part) * right.scale
+    if right.softcap is not None:
+        scores = (scores / right.softcap).tanh() * right.softcap
+    return scores[~hidden.expand_as(scores)]
+
+
+def _search(search: AttentionSearch, max_mistakes: int) -> list[Candidate]:
+    """Return candidates, with angles as the rope computes them, or else in float64."""
+    searches = [search]
+    if is_float32(search.right) and angles_rms(search.right) > FAR_ANGLES:
+        searches.append(replace(search, right=in_float64(search.right), grids={}))
+    found: list[Candidate] = []
+    wrongs = []
+    for one in searches:
+        candidates, *others = one.singles()
+        found += candidates
+        wrongs.append(others)
+    if max_mistakes > 1 and not search.is_settled(found):
+        for one, (of_attention, of_rotation) in zip(searches, wrongs, strict=True):
+            found += one.pairs(of_attention, of_rotation)
+            if search.is_settled(found):
+                break
+    return found
 
 
 def _mscale(resolved: Resolved | None) -> float | None:

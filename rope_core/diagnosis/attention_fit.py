@@ -19,9 +19,13 @@ STEPS = 4
 """Steps on all parts, at most."""
 
 STEP = 1e-6
+"""Change of a number, relative to it, to which the change of the output is measured."""
+
+ROPE_STEP = 1e-3
+"""As STEP, of numbers of a rope, whose frequencies may be float32."""
+
 WHOLE_STEP = 1e-2
-"""Change of a number, relative to it, to which the change of the output is measured. A whole number
-changes by more."""
+"""As STEP, of whole numbers, which change by 1 at least."""
 
 CONVERGED = 1e-8
 SAME = 1e-4
