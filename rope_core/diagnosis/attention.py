@@ -1,7 +1,7 @@
 """Diagnose attention: which mistakes of attention and of its rotation reproduce an output."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -47,7 +47,7 @@ FAR_ANGLES = 50.0
 """Root mean square of angles from which on code in float64 and code in float32 differ."""
 
 FLAT_SCORES = 4.0
-"""Root mean square of scores at which rounding of scores doubles the tolerance of half precision."""
+"""Root mean square of scores that doubles the tolerance of half precision."""
 
 
 def diagnose_attention(
@@ -80,10 +80,11 @@ def diagnose_attention(
         arguments: other arguments of `attend`.
     """
     with torch.no_grad():
-        clues, call, warnings = _call(rope, q, k, v, positions, attention, arguments, lse is not None)
+        has_lse = lse is not None
+        clues, call, warnings = _call(rope, q, k, v, positions, attention, arguments, has_lse)
         out, lse = _check_theirs(call, out, lse)
         expected = run_attend(call)
-        right = right_call(call, lse is not None, _silent_rope(call, clues))
+        right = right_call(call, has_lse, _silent_rope(call, clues))
         got = _flat(out, 2), None if lse is None else _flat(lse, 1)
         wanted = _flat(expected.out, 2), None if expected.lse is None else _flat(expected.lse, 1)
         errors = _errors(got, wanted)
@@ -163,8 +164,6 @@ def _call(
         clues = model_clues(rope, *widths(*of_rope))
         resolved = clues.resolved
         assert resolved is not None, "the rope is resolved"
-        if resolved.differ and attention is None:
-            raise ConfigError("rope.layer", "given: the layers of this model differ", "none")
         of_layer = resolved.require_attention()
         config, attention = resolved.rope, attention or of_layer
         rotate = "both" if config is None else rotate
@@ -281,7 +280,9 @@ def _search(search: AttentionSearch, max_mistakes: int) -> list[Candidate]:
         candidates, *others = one.singles()
         found += candidates
         wrongs.append(others)
-    if max_mistakes > 1 and not search.is_settled(found):
+        if search.is_settled(found):
+            return found
+    if max_mistakes > 1:
         for one, (of_attention, of_rotation) in zip(searches, wrongs, strict=True):
             found += one.pairs(of_attention, of_rotation)
             if search.is_settled(found):

@@ -109,7 +109,12 @@ class AttentionSearch:
         """
         right = Wrong((), self.right)
         of_attention, of_rotation = [*self._of_attention(right)], [*self._of_rotation(right)]
-        found = self._within((*of_attention, *of_rotation, *self._fitted_rotation(right)))
+        found = self._within((*of_attention, *of_rotation))
+        codes: tuple[str, ...] | None = None
+        if self.is_settled(found):  # one gain of both sides is a scale of scores
+            is_scaled = any(one.mistakes[0][0] == "scale_wrong" for one in found)
+            codes = ("gain_wrong",) if is_scaled else ()
+        found += self._within(self._fitted_rotation(right, codes))
         plain = [wrong for wrong in of_attention if wrong.mistakes[0][0] not in FITTED]
         return found, plain, of_rotation
 
@@ -174,13 +179,17 @@ class AttentionSearch:
                     sides = dict(zip(_rotations(base.call), wrongs, strict=True))
                     yield base.add(code, given, replace(base.call, **sides))
 
-    def _fitted_rotation(self, base: Wrong) -> Iterator[Wrong]:
-        """Add each mistake of the rotation whose parameter is a fitted number."""
+    def _fitted_rotation(
+        self, base: Wrong, codes: tuple[str, ...] | None = None
+    ) -> Iterator[Wrong]:
+        """Add each mistake of the rotation whose parameter is a fitted number, or those named."""
         rotations = _rotations(base.call)
         for code, mistake in _of_rotations(base.call):
             number = mistake.number
             first = next(iter(rotations.values()))
             if number is None or number.value(first) is None:
+                continue
+            if codes is not None and code not in codes:
                 continue
             if code == "gain_wrong" and base.mistakes:
                 continue
@@ -195,7 +204,8 @@ class AttentionSearch:
                 if wrong is not None:
                     yield wrong
                     break
-        yield from self._offsets(base)
+        if codes is None:
+            yield from self._offsets(base)
 
     def _fit(
         self, base: Wrong, code: str, number: Number, change: Change, start: float
