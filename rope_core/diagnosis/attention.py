@@ -43,7 +43,7 @@ TOLERANCES = {torch.float32: 1e-4, torch.float16: 3e-3, torch.bfloat16: 2e-2}
 NOISE = {torch.float32: 2e-6, torch.float16: 5e-4, torch.bfloat16: 4e-3}
 """Relative error that rounding makes."""
 
-FAR_ANGLES = 50.0
+FAR_ANGLES = 500.0
 """Root mean square of angles from which on code in float64 and code in float32 differ."""
 
 FLAT_SCORES = 4.0

@@ -43,6 +43,12 @@ INVISIBLE = ("layout_permuted", "position_offset")
 FITTED = {"scale_wrong": "scale", "softcap_wrong": "softcap", "lse_shifted": "lse_shift"}
 """Mistakes of attention whose parameter is fitted, and the clue that has it."""
 
+MANY_KEYS = 256
+"""Keys of a probe from which on only bases are fitted together with another mistake."""
+
+OFFSET_CHANNELS = 32
+"""Channels of the output that are compared at each offset."""
+
 MAX_OFFSET = 8192
 MAX_OFFSET_SCORES = 2**20
 """Scores of the search of an offset, at most."""
@@ -184,6 +190,8 @@ class AttentionSearch:
     ) -> Iterator[Wrong]:
         """Add each mistake of the rotation whose parameter is a fitted number, or those named."""
         rotations = _rotations(base.call)
+        keys = visibility(base.call, self.parts[0])[1]
+        is_long = keys.stop - keys.start > MANY_KEYS
         for code, mistake in _of_rotations(base.call):
             number = mistake.number
             first = next(iter(rotations.values()))
@@ -191,7 +199,7 @@ class AttentionSearch:
                 continue
             if codes is not None and code not in codes:
                 continue
-            if code == "gain_wrong" and base.mistakes:
+            if base.mistakes and (code == "gain_wrong" or (is_long and code != "wrong_base")):
                 continue
 
             def change(value: float, number: Number = number) -> AttentionCall:
@@ -277,6 +285,9 @@ class AttentionSearch:
         """Return the offsets of queries that fit best."""
         probe = self.parts[0]
         part = probe.narrow(torch.tensor([len(probe.queries) - 1]), 0)
+        if not call.rotates_back and call.v is None:
+            some = slice(OFFSET_CHANNELS)
+            part = replace(part, v=part.v[..., some], out=part.out[..., some])
         keys = visibility(call, part)[1]
         name = "position_offset", id(call.q), id(call.k), call.tiled, keys.start, keys.stop
         if name not in self.grids:
