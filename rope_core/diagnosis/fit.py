@@ -31,6 +31,9 @@ MAX_MISFIT = 40.0
 MAX_ERROR = 0.9
 """Relative error of a call whose numbers are nearly right."""
 
+CAUTION = 9.0
+"""Variances are taken to be larger than the residuals say, by this factor."""
+
 ROUNDS = 14
 STARTS = 2
 """How many of the best starts are followed."""
@@ -114,8 +117,8 @@ class _Grid:
             return []
         noise = evidence.noise(self.smooth, step)
         weights = evidence.weights / (1 + self.deviation + (noise / 0.3).square()).square()
-        misfit = ((1 - evidence.residual(self.smooth).cos()) * weights).sum(1)
-        score = misfit / weights.sum(1).clamp_min(1e-300)
+        likeness = evidence.likeness(evidence.residual(self.smooth))
+        score = -(likeness * weights).sum(1)  # what changes much tells nothing, and counts nothing
         order = score.argsort()[:STARTS].tolist()
         return [self.values[place] for place in order]
 
@@ -197,9 +200,10 @@ def refine(
         )
         prior = torch.diag(1 / torch.tensor(spread, dtype=torch.float64).square())
         information = prior + (used * weights) @ used.T
-        moves = torch.linalg.solve(information, (used * weights) @ residual).tolist()
+        gradient = (used * weights) @ residual
+        covariance = torch.linalg.pinv(information, hermitian=True) * CAUTION
+        moves = (covariance @ gradient / CAUTION).tolist()
         values = [_moved(n, v, by) for n, v, by in zip(numbers, values, moves, strict=True)]
-        covariance = torch.linalg.inv(information) * 9
         if turn >= 4 and float(scale) > MAX_MISFIT:
             break
         moved = max(abs(by) / wide for by, wide in zip(moves, spread, strict=True))
