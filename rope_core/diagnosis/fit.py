@@ -58,15 +58,15 @@ def fit(
     """
     grid = _Grid.of(evidence, build, numbers, right)
     found = []
-    for start in grid.best(evidence, step):
+    for start, spread in grid.best(evidence, step):
         with suppress(ConfigError):
-            values = refine(evidence, build, numbers, start, grid.spread, step)
-            found.append((evidence.error(evidence.numbers(build(values))), values))
+            values = refine(evidence, build, numbers, start, spread, step)
+            found.append((evidence.error(evidence.numbers(build(values))), values, spread))
     if not found:
         return None
-    error, values = min(found, key=lambda one: one[0])
+    error, values, spread = min(found, key=lambda one: one[0])
     if error < MAX_ERROR:
-        values = _scan_steps(evidence, build, numbers, values, grid.spread)
+        values = _scan_steps(evidence, build, numbers, values, spread)
     return values
 
 
@@ -81,8 +81,8 @@ class _Grid:
     deviation: Tensor
     """`[g, m]`: how much they change halfway to the next point of the grid, squared."""
 
-    spread: list[float]
-    """Distance of neighbours in each coordinate."""
+    spreads: list[list[float]]
+    """Distance of each point's neighbours in each coordinate."""
 
     @classmethod
     def of(
@@ -100,7 +100,8 @@ class _Grid:
         kept = [point for point in points if point in known]
         if not kept:
             return cls([], torch.empty(0), torch.empty(0), [])
-        spread = [_widest_gap(number, axis) for number, axis in zip(numbers, axes, strict=True)]
+        gaps = [_gaps(number, axis) for number, axis in zip(numbers, axes, strict=True)]
+        spreads = [[gap[x] for gap, x in zip(gaps, point, strict=True)] for point in kept]
         squares = []
         for point in kept:
             total = torch.zeros_like(known[point])
@@ -109,10 +110,10 @@ class _Grid:
                 total = total + (known[near] - known[point]).square() / 4
             squares.append(total)
         smooth = torch.stack([known[point] for point in kept])
-        return cls([list(point) for point in kept], smooth, torch.stack(squares), spread)
+        return cls([list(point) for point in kept], smooth, torch.stack(squares), spreads)
 
-    def best(self, evidence: Evidence, step: float) -> list[list[float]]:
-        """Return the points that best fit what changes little between neighbours."""
+    def best(self, evidence: Evidence, step: float) -> list[tuple[list[float], list[float]]]:
+        """Return the points, and their spreads, that fit best what changes little around them."""
         if not self.values:
             return []
         noise = evidence.noise(self.smooth, step)
@@ -120,12 +121,15 @@ class _Grid:
         likeness = evidence.likeness(evidence.residual(self.smooth))
         score = -(likeness * weights).sum(1)  # what changes much tells nothing, and counts nothing
         order = score.argsort()[:STARTS].tolist()
-        return [self.values[place] for place in order]
+        return [(self.values[place], self.spreads[place]) for place in order]
 
 
-def _widest_gap(number: Number, axis: Sequence[float]) -> float:
+def _gaps(number: Number, axis: Sequence[float]) -> dict[float, float]:
+    """Return the distance of each start from the farther of its neighbours."""
     points = [_coordinate(number, value) for value in axis]
-    return max((b - a for a, b in zip(points, points[1:], strict=False)), default=1.0)
+    gaps = [b - a for a, b in zip(points, points[1:], strict=False)]
+    around = zip([0.0, *gaps], [*gaps, 0.0], strict=True)
+    return {value: max(*near) or 1.0 for value, near in zip(axis, around, strict=True)}
 
 
 def _neighbour(

@@ -131,7 +131,7 @@ class _Search:
         """Return the best of what explains the evidence."""
         plain = list(self._plain(self.right))
         fitted = [t for code in self._numbered() for t in self._fitted(self.right, code)]
-        trials = [self.right, *plain, *fitted]
+        trials = [self.right, *plain, *self._named_numbers(self.right), *fitted]
         if max_mistakes > 1 and not self._is_explained(trials):
             for stage in (self._with_offset, self._plain_pairs, self._number_pairs):
                 trials += stage(plain, fitted)
