@@ -28,7 +28,7 @@ MAX_PHASE = 1.0
 MAX_MISFIT = 40.0
 """Residuals so many times their noise are not due to the numbers: the call is another."""
 
-MAX_ERROR = 0.3
+MAX_ERROR = 0.9
 """Relative error of a call whose numbers are nearly right."""
 
 ROUNDS = 14
@@ -88,7 +88,7 @@ class _Grid:
         """Return the numbers at all starts; points that no call has are left out."""
         axes = [sorted(number.starts(right)) for number in numbers]
         if len(axes) == 2:
-            axes = [axis[:: 1 + len(axis) // 14] for axis in axes]
+            axes = [axis[:: 1 + (len(axis) - 1) // 16] for axis in axes]
         points = list(product(*axes))
         known: dict[tuple[float, ...], Tensor] = {}
         for point in points:

@@ -10,7 +10,7 @@ from rope_core.diagnosis.geometry import Geometry, geometry
 from rope_core.diagnosis.rotation_evidence import RotationEvidence
 from rope_core.diagnosis.slopes import line_residuals
 
-ROWS = 256
+ROWS = 128
 """Heads of tokens whose energies are compared."""
 
 MAX_CHANNELS = 512
@@ -48,7 +48,7 @@ def measure_permutation(evidence: RotationEvidence, right: RotaryCall) -> tuple[
     orders = []
     for one, other in ((first, second), (second, first)):
         goes_to[shape.write[0]], goes_to[shape.write[1]] = one, other
-        if len(goes_to.unique()) < len(goes_to):
+        if len(set(goes_to.tolist())) < len(goes_to):
             return None
         orders.append(goes_to.clone())
     straight, crossed = (
@@ -139,7 +139,7 @@ def _excited_channels(
 
 def _index_of(channels: Tensor, count: int) -> int:
     """Return the index of two channels among all pairs of `count` channels, in their order."""
-    first, second = sorted(channels.tolist())
+    first, second = int(channels.min()), int(channels.max())
     return first * (2 * count - first - 1) // 2 + second - first - 1
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from rope_core import ragged
 from rope_core.angles import has_axes
 from rope_core.calls import Rotate
+from rope_core.calls.rope_checks import check_positions
 from rope_core.checks import check_heads, dtype_of, shape_of
 from rope_core.config import Arithmetic, RopeConfig
 from rope_core.diagnosis.calls import Clues, RotaryCall
@@ -31,6 +32,9 @@ from rope_core.rotary import run_rotate
 
 VERIFIED = 6
 """Candidates that are compared with all tokens."""
+
+COARSE = 0.1
+"""Tolerance from which on hardly anything is a difference."""
 
 ANGLES = 2**20
 """Angles that decide the tolerance; more are taken from some of the tokens."""
@@ -64,6 +68,10 @@ def diagnose_rotation(
     warnings = [*resolved.warnings]
     if right.times and not bool(right.positions.any()):
         warnings.append("all positions are 0, where nothing rotates")
+    if tolerance > COARSE:
+        warnings.append(
+            f"the tolerance is {tolerance:.2g}: at these positions float32 cannot tell angles apart"
+        )
     got = after.flatten(0, -3)
     wrong_tokens, wrong_channels, right_tokens, right_channels = channel_energies(
         got, expected.flatten(0, -3)
@@ -147,6 +155,7 @@ def _right(
     Of a layer that does not rotate, the call has the rope of a layer that does, and 0 rotations.
     """
     rope = resolved.rope or _rope_of_other_layer(resolved, clues, before.shape[-1])
+    check_positions("positions", positions, "before", before, rope)
     rotate = Rotate(before, None, rope, positions)
     rope = rotate.rope
     flat = ragged.token_positions(before, positions, None, has_axes(before, positions, rope))

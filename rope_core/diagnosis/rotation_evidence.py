@@ -61,7 +61,7 @@ class RotationEvidence:
             others = choose_heads(before)
         else:
             count = before.shape[1]
-            others = torch.linspace(0, count - 1, min(count, MAX_AXIS_TOKENS)).long().unique()
+            others = torch.linspace(0, count - 1, min(count, MAX_AXIS_TOKENS)).long()
             index = torch.arange(len(before))
         return index, before[:, others].double(), after[:, others].double()
 
@@ -91,9 +91,9 @@ class RotationEvidence:
         before, after = (self.along(call.position_axis, x) for x in (self.before, self.after))
         wrong = right = torch.zeros((), dtype=torch.float64)
         for x, y, index in pieces(before, after, torch.arange(len(before))):
-            reproduced = reproduce(call, x.float(), index)
-            wrong = wrong + (y.float() - reproduced).square().sum(dtype=torch.float64)
-            right = right + reproduced.square().sum(dtype=torch.float64)
+            reproduced = reproduce(call, x.float(), index).double()
+            wrong = wrong + (y.double() - reproduced).square().sum()
+            right = right + reproduced.square().sum()
         return _relative(wrong, right)
 
 
