@@ -91,10 +91,6 @@ def inspect(
             if against is not None:
                 other = rope_argument.read_rope(against)
                 comparison = comparing.compare(caller, argument, other, chosen)
-        if figure is not None:
-            from service.cli import figures
-
-            figures.write_wavelengths(argument, chosen, figure)
     if as_json:
         write(answer)
     elif as_csv:
@@ -104,6 +100,10 @@ def inspect(
     if against is not None:
         write("\n")
         comparing.print_comparison(comparison, argument.title, other.title)
+    if figure is not None:
+        from service.cli import figures
+
+        figures.write_wavelengths(argument, chosen, figure)
     return SAME
 
 
@@ -127,14 +127,14 @@ def compare(
         ropes = rope_argument.read_rope(config), rope_argument.read_rope(other)
         with service_calls.open_caller(url) as caller:
             answer = command.compare(caller, *ropes, chosen)
-        if figure is not None:
-            from service.cli import figures
-
-            figures.write_comparison(*ropes, chosen, figure)
     if as_json:
         write(service_calls.json_text(answer))
     else:
         command.print_comparison(answer, *(rope.title for rope in ropes))
+    if figure is not None:
+        from service.cli import figures
+
+        figures.write_comparison(*ropes, chosen, figure)
     return SAME if answer.params.values["same"] else DIFFERENT
 
 
@@ -182,14 +182,14 @@ def diagnose(
         params |= {name: value for name, value in given.items() if value is not None}
         with service_calls.open_caller(url) as caller:
             answer = caller.call(command.PATH, tensors, params)
-        if figure is not None:
-            from service.cli import figures
-
-            figures.write_diagnosis(answer, figure)
     if as_json:
         write(service_calls.json_text(answer))
     else:
         command.print_diagnosis(answer)
+    if figure is not None:
+        from service.cli import figures
+
+        figures.write_diagnosis(answer, figure)
     return SAME if answer.params.values["verdict"] == "agrees" else DIFFERENT
 
 

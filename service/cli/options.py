@@ -102,7 +102,13 @@ TensorNames = Annotated[
 ]
 Inverse = Annotated[bool, typer.Option("--inverse", help="Rotate back.")]
 Shift = Annotated[
-    int | None, typer.Option(help="Move keys that are rotated already by this many positions.")
+    int | None,
+    typer.Option(
+        min=-(2**53),
+        max=2**53,
+        metavar="N",
+        help="Move keys that are rotated already by N positions.",
+    ),
 ]
 
 Word = Annotated[

@@ -61,11 +61,12 @@ def read_rope(text: str) -> RopeArgument:
     try:
         if text and path.is_dir():
             path /= "config.json"
-        if path.is_file() or path.suffix == ".json":
+        if (text and path.exists()) or path.suffix == ".json":
             return RopeArgument(text, _title(path), _parse(_read(path), text))
     except (OSError, ValueError):  # a name that no file can have
         pass
-    return RopeArgument(text, text, text)
+    name = text.encode(errors="replace").decode()  # bytes that are not UTF-8
+    return RopeArgument(text, name, name)
 
 
 def _read(path: Path) -> bytes:

@@ -17,6 +17,9 @@ from service.errors import printable
 MAX_HEADER_BYTES = 100_000_000
 """Longest header, as in the library safetensors."""
 
+MAX_ELEMENTS = 2**59
+"""More elements of 8 bytes have no strides in torch, even if a length is 0."""
+
 DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -101,6 +104,8 @@ def _entry(file: str, name: str, value: Any, data: int, size: int) -> Entry:
             raise InputError(f"{file}: {shown} must have dtype, shape and data_offsets")
     if not all(type(length) is int and length >= 0 for length in shape):
         raise InputError(f"{file}: shape of {printable(name)} must be a list of lengths")
+    if math.prod(max(length, 1) for length in shape) >= MAX_ELEMENTS:
+        raise InputError(f"{file}: shape of {printable(name)} must be smaller, got {shape}")
     if not 0 <= start <= end <= size - data:
         raise InputError(f"{file} ends before the tensor {printable(name)}: it is incomplete")
     if dtype in DTYPES and end - start != math.prod(shape) * DTYPES[dtype].itemsize:

@@ -65,8 +65,9 @@ def read_params(settings: Sequence[str]) -> dict[str, Any]:
     params: dict[str, Any] = {}
     for setting in settings:
         name, equals, text = setting.partition("=")
-        if not equals or not name:
-            raise InputError(f"--set must be NAME=VALUE, such as window=4096, got {setting}")
+        if not equals or name in ("", "rope"):
+            shown = printable(setting)
+            raise InputError(f"--set must be NAME=VALUE, such as window=4096, got {shown}")
         try:
             params[name] = orjson.loads(text)
         except orjson.JSONDecodeError:

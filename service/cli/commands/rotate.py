@@ -212,4 +212,5 @@ def _positions_of(cu_seqlens: Tensor) -> Tensor:
     starts = cu_seqlens.tolist() if cu_seqlens.ndim == 1 else []
     if starts[:1] != [0] or starts != sorted(starts):
         raise InputError(f"{CU_SEQLENS} must begin with 0 and not decrease")
-    return torch.cat([torch.arange(length) for length in cu_seqlens.diff().tolist()])
+    first = torch.repeat_interleave(cu_seqlens[:-1], cu_seqlens.diff())
+    return torch.arange(len(first)) - first

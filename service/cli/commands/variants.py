@@ -47,8 +47,8 @@ def print_variant(catalogue: Mapping[str, Any], name: str) -> None:
     entry = entries.get(name)
     if entry is None:
         near = difflib.get_close_matches(name, entries, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise InputError(f"no variant is named {printable(name)}{hint} See rope-service variants")
+        hint = f"did you mean {near[0]}?" if near else "see rope-service variants"
+        raise InputError(f"no variant is named {printable(name)}; {hint}")
     out = console()
     out.print(Text.assemble((entry["name"], "bold"), "  ", entry["summary"]))
     out.print(f"models: {entry['models']}")

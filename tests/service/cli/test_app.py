@@ -34,6 +34,11 @@ from tests.conftest import ROOT
         ),
         (("inspect", "llama-3.1-8b", "--url", "http://127.0.0.1:9"), "cannot reach the service"),
         (("variants", "yarm"), "no variant is named yarm; did you mean yarn?"),
+        (("variants", "[x]"), "no variant is named [x]; see rope-service variants"),
+        (("inspect", "\udcff"), "must be the name of a preset"),
+        (("inspect", "/dev/null"), "/dev/null is not valid JSON"),
+        (("inspect", "/proc/self/mem"), "cannot read /proc/self/mem"),
+        (("rotate", "x", "y", "--rope", "z", "--shift", "9" * 20), "Invalid value for '--shift'"),
     ],
 )
 def test_a_wrong_input_gets_one_sentence_and_exit_code_2(cli, arguments, text):

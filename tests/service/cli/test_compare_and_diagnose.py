@@ -100,6 +100,7 @@ def test_parameters_reach_the_route(cli, observed):
         (("--max-mistakes", "3"), "max_mistakes"),
         (("--set", "window=4"), "window"),
         (("--set", "window"), "--set must be NAME=VALUE"),
+        (("--set", "rope=1"), "--set must be NAME=VALUE"),
         (("--set", "no=1"), "unknown parameter no"),
         (("--layer", "99"), "rope.layer"),
         (("--positions", "0:99999999999"), "--positions must be at most"),

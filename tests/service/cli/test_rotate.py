@@ -57,8 +57,9 @@ def test_positions_of_the_file(cli, files, shape):
     assert torch.equal(load_file(files[1])["q"], expected)
 
 
-def test_packed_sequences_count_from_0(cli, files):
-    cu_seqlens = torch.tensor([0, 7, 7, 40])
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+def test_packed_sequences_count_from_0(cli, files, dtype):
+    cu_seqlens = torch.tensor([0, 7, 7, 40], dtype=dtype)
     save_file({"q": Q[0].contiguous(), "cu_seqlens": cu_seqlens}, files[0])
     assert cli("rotate", *files, "--rope", ROPE).code == 0
     expected = rope_core.rotate(Q[0], rope={"theta": 5e5}, cu_seqlens=cu_seqlens)
@@ -110,6 +111,8 @@ def test_a_file_may_replace_itself(cli, files):
         ({"q": Q[0, 0]}, (), "q must be of shape [T, H, D] or [B, S, H, D], got [3, 64]"),
         ({"q": Q.long()}, (), "q must be of floating point, got I64"),
         ({"q": Q[..., :32]}, (), "q: "),
+        ({"q": Q, "cu_seqlens": torch.tensor([0])}, (), "as long as the 40 tokens of q"),
+        ({"q": Q, "cu_seqlens": torch.tensor([0, 9, 5])}, (), "cu_seqlens must begin with 0"),
         ({"q": Q, "positions": torch.arange(3)}, (), "as long as the 40 tokens of q"),
         ({"q": Q, "positions": torch.full((40,), torch.nan)}, (), "q: positions must be"),
     ],

@@ -80,6 +80,10 @@ def test_pickled_code_is_not_run(tmp_path):
     assert not (tmp_path / "made").exists()
 
 
+def with_length(header):
+    return len(header).to_bytes(8, "little") + header
+
+
 HEADER = b'{"q":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}'
 
 
@@ -93,6 +97,12 @@ HEADER = b'{"q":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}'
         ((4).to_bytes(8, "little") + b"[1] ", "its header is not a JSON object"),
         ((4).to_bytes(8, "little") + b"{x} ", "its header is not a JSON object"),
         ((8).to_bytes(8, "little") + b'{"q":1} ', "q must have dtype, shape and data_offsets"),
+        (
+            with_length(
+                b'{"q":{"dtype":"F32","shape":[' + b"9" * 20 + b',0],"data_offsets":[0,0]}}'
+            ),
+            "smaller",
+        ),
         (b"\x93NUMPY\x01\x00", "is no .npy file of numbers"),
         (b"PK\x03\x04" + bytes(64), "is no .pt file with tensors only"),
     ],
