@@ -1,5 +1,6 @@
 """Requests to a service, for `--url`."""
 
+import json
 import os
 from typing import Self
 
@@ -41,12 +42,17 @@ class HttpClient:
         self._client.close()
 
     def get(self, path: str) -> bytes:
-        """Return the answer to a GET.
+        """Return the JSON that answers a GET.
 
         Raises:
             InputError: the service refuses it, or cannot be reached.
         """
-        return self._answer(self._client.build_request("GET", path))
+        body = self._answer(self._client.build_request("GET", path))
+        try:
+            json.loads(body)
+        except ValueError:
+            raise InputError(f"what {path} sent is no answer of a rope-service") from None
+        return body
 
     def post(self, path: str, body: bytes, content_type: str) -> bytes:
         """Return the answer to a POST.

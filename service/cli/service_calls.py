@@ -99,8 +99,12 @@ class OverHttp:
         """See `Caller`."""
         with _refusals():
             body = b"".join(safetensors_codec.encode(_message(tensors, params)))
-            answer = self._client.post(path, body, safetensors_codec.media_type)
+        answer = self._client.post(path, body, safetensors_codec.media_type)
+        try:
             return safetensors_codec.decode(answer).message
+        except ServiceError as error:
+            text = f"what {path} sent is no answer of a rope-service: "
+            raise InputError(text + printable(error, MAX_DETAIL)) from None
 
 
 def _message(tensors: Mapping[str, Tensor], params: Mapping[str, Any]) -> Message:
