@@ -221,7 +221,7 @@ def _dependence(rope: RopeConfig) -> str:
     if rope.rope_type == "dynamic":
         return f"{start} the base grows with the length"
     if rope.rope_type == "dynamic_alpha":
-        return f"{start} the base grows, and again at 2, 4, 8, ... times of that"
+        return f"{start} the base grows, and again with each doubling of that"
     long = divisors(rope.for_length(dependence.above + 1))
     low, high = number(float(long.min())), number(float(long.max()))
     return f"{start} all positions take long_factor: divided by {low} to {high}"
