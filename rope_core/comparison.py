@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rope_core.config import RopeConfig
 from rope_core.errors import ConfigError
-from rope_core.first_difference import bisect_first, first_difference
+from rope_core.first_difference import first_difference
 from rope_core.hf import Resolved
 from rope_core.own_frequencies import listed_rotary_dim
 from rope_core.pairs import channel_pairs, pair_axis
@@ -192,20 +192,39 @@ def _grows(rope: RopeConfig | None, position: int) -> bool:
 def _first_of_growing(
     rope: RopeConfig | None, other: RopeConfig | None, start: int, end: int
 ) -> int | None:
-    """Return the first position that differs, of frequencies that move apart with the length."""
+    """Return the first position that differs, of frequencies that change with the length.
 
-    def is_apart(position: int) -> bool:
-        a, b = _frequencies(rope, other, position)
-        return position * float((a - b).abs().max()) > TOLERANCE
-
-    low, high, step = start, start, 1
-    while high < end and not is_apart(high):
-        low, high, step = high + 1, min(high + step, end), 2 * step
-    for position in range(bisect_first(low, high, is_apart), end + 1):
-        a, b = (position * frequencies for frequencies in _frequencies(rope, other, position))
-        if float((a.cos() - b.cos()).abs().max()) > TOLERANCE:
-            return position
+    Stretches of positions are halved. One is left out if no angles between those at its ends
+    differ: sums and differences of angles rise or fall evenly with the length of a dynamic call.
+    """
+    stretches = [(start, min(2 * start, end))]
+    while stretches:
+        low, high = stretches.pop()
+        if not stretches and high < end:
+            stretches.append((high + 1, min(2 * high, end)))
+        ends = [_half_angles(rope, other, position) for position in (low, high)]
+        largest = [_largest_sine(*angles) for angles in zip(*ends, strict=True)]
+        if not bool((2 * largest[0] * largest[1] > TOLERANCE).any()):
+            continue
+        if low == high:
+            return low
+        middle = (low + high) // 2
+        stretches += [(middle + 1, high), (low, middle)]
     return None
+
+
+def _half_angles(
+    rope: RopeConfig | None, other: RopeConfig | None, position: int
+) -> tuple[Tensor, Tensor]:
+    """Return half of the sums and of the differences of angles at a position."""
+    a, b = _frequencies(rope, other, position)
+    return position * (a + b) / 2, position * (a - b) / 2
+
+
+def _largest_sine(low: Tensor, high: Tensor) -> Tensor:
+    """Return the largest |sin| of the angles between two."""
+    peaks = ((low / math.pi - 0.5).floor() != (high / math.pi - 0.5).floor()).double()
+    return torch.maximum(torch.maximum(low.sin().abs(), high.sin().abs()), peaks)
 
 
 def _other_differences(a: RopeConfig, b: RopeConfig) -> Iterator[str]:
