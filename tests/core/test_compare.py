@@ -86,15 +86,37 @@ def test_dynamic_frequencies_are_those_of_the_shortest_call_with_a_position():
     assert fixed.first_position == scan(plain(grown, 32), plain(1e4, 32))
 
 
-def test_near_factors_of_dynamic_frequencies():
-    found = compare(of(64, **DYNAMIC), of(64, **{**DYNAMIC, "factor": 2.0001})).first_position
-    for position in (found - 1, found):
-        rows = [
-            plain(1e4 * (factor * (position + 1) / 100 - factor + 1) ** (64 / 62), 32)
-            for factor in (2.0, 2.0001)
-        ]
-        apart = np.abs(np.cos(position * rows[0]) - np.cos(position * rows[1])).max()
-        assert (apart > 1e-3) == (position == found)
+def grown(theta, factor, trained, positions, pairs):
+    """Return dynamic frequencies of calls of `positions` + 1 tokens, `[T, pairs]`."""
+    length = np.maximum(positions + 1, trained)
+    growth = factor * length / trained - (factor - 1)
+    base = theta * growth ** (pairs / (pairs - 1))
+    return base[:, None] ** (-np.arange(pairs) / pairs)
+
+
+@pytest.mark.parametrize("pairs", [2, 4, 32])
+@pytest.mark.parametrize("other", [2.5, 2.001, 2.00001])
+@pytest.mark.parametrize("trained", [1, 100, 2048])
+def test_near_factors_of_dynamic_frequencies(pairs, other, trained):
+    positions = np.arange(1, 8_000, dtype=np.float64)
+    angles = [
+        positions[:, None] * grown(1e4, factor, trained, positions, pairs)
+        for factor in (2.0, other)
+    ]
+    apart = np.abs(np.cos(angles[0]) - np.cos(angles[1])).max(1) > 1e-3
+    expected = 1 + int(apart.argmax()) if apart.any() else None
+    ropes = [
+        of(2 * pairs, rope_type="dynamic", factor=factor, max_position_embeddings=trained)
+        for factor in (2.0, other)
+    ]
+    found = compare(*ropes).first_position
+    assert (found if found is None or found < 8_000 else None) == expected
+
+
+def test_slow_dynamic_frequencies_are_not_tried_one_by_one():
+    slow = {"axes": "interpolated", "interpolate_factor": 1e6}
+    found = compare(of(64, **DYNAMIC, **slow), None)
+    assert found.first_position == math.floor(math.acos(0.999) * 1e6) + 1
 
 
 def test_longrope_differs_from_the_trained_length_on():
