@@ -131,7 +131,7 @@ def _turning(rope: RopeConfig, resolved: Resolved) -> str:
         pairs = f"{rope.half} pairs turn"
     kept = rope.head_dim - rope.rotary_dim
     if not kept:
-        if resolved.why.get("head_dim", "").endswith("qk_rope_head_dim"):
+        if "qk_rope_head_dim" in resolved.provenance:  # the rest of an MLA head is not in head_dim
             part = f"the part of each head that rotates, {rope.head_dim} channels wide"
             return f"{pairs} in {part}{fixed}"
         return f"{pairs} in each head of {rope.head_dim}{fixed}"
