@@ -16,6 +16,9 @@ WIDTH, HEIGHT, LEFT, TOP = 640, 200, 48, 12
 KEPT, BLENDED, DIVIDED = "#6b737d", "#5b4a9a", "#0060a8"
 """Colours of pairs that keep their frequency, are blended, and are divided."""
 
+SLOWEST = 1e-30
+"""Frequency of a pair that is not drawn, in radians per position."""
+
 SHOWN = ("rope_type", "theta", "head_dim", "rotary_dim", "layout", "axes", "attention_scaling")
 """Parameters in the table."""
 
@@ -55,7 +58,8 @@ def _text(value: object) -> str:
 
 def _picture(rope: RopeConfig, lengths: Lengths) -> str:
     """Return an SVG: how many positions each pair takes for one turn, logarithmic."""
-    turns = [2 * math.pi / abs(w) if w else None for w in exact_frequencies(rope).tolist()]
+    frequencies = exact_frequencies(rope).abs().tolist()
+    turns = [2 * math.pi / w if w > SLOWEST else None for w in frequencies]
     known = [math.log10(turn) for turn in turns if turn is not None]
     if not known:
         return ""

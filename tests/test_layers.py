@@ -97,6 +97,7 @@ rope_core.torch_rotation
 rope_core.builds
 rope_core.attention_warnings
 rope_core.calls rope_core.length rope_core.positions rope_core.presets
+rope_core.first_position
 rope_core.scaling rope_core.pairs
 rope_core.config rope_core.ragged rope_core.inference
 rope_core.axes rope_core.layouts
