@@ -17,16 +17,18 @@ from rope_core.calls import (
     Shift,
     Table,
 )
+from rope_core.comparison import Comparison, compare
 from rope_core.config import Arithmetic, AttentionConfig, Layout, RopeConfig, Rounding
 from rope_core.errors import ConfigError, NoBackend, RopeError, ShapeError
 from rope_core.frequencies import VARIANTS
 from rope_core.functional import RopeWarning, attend, rotate
-from rope_core.hf import Resolved
+from rope_core.hf import LayerKind, Resolved
 from rope_core.layouts import convert, convert_weight
 from rope_core.length import DynamicLength
 from rope_core.merge import merge
 from rope_core.rotary import cos_sin, shift
-from rope_core.sources import resolve
+from rope_core.sources import layer_kinds, resolve
+from rope_core.summary import model_summary, summary
 
 __all__ = [
     "SCHEMES",
@@ -36,9 +38,11 @@ __all__ = [
     "Attended",
     "AttentionConfig",
     "Call",
+    "Comparison",
     "ConfigError",
     "CosSin",
     "DynamicLength",
+    "LayerKind",
     "Layout",
     "Merge",
     "NoBackend",
@@ -54,11 +58,15 @@ __all__ = [
     "Shift",
     "Table",
     "attend",
+    "compare",
     "convert",
     "convert_weight",
     "cos_sin",
+    "layer_kinds",
     "merge",
+    "model_summary",
     "resolve",
     "rotate",
     "shift",
+    "summary",
 ]

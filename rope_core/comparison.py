@@ -1,23 +1,33 @@
 """Compare two ropes: which parameters differ, and from which position on that can be seen."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
+import torch
 from torch import Tensor
 
-from rope_core.sources import RopeSource
+from rope_core.config import RopeConfig
+from rope_core.errors import ConfigError
+from rope_core.first_difference import bisect_first, first_difference
+from rope_core.hf import Resolved
+from rope_core.own_frequencies import listed_rotary_dim
+from rope_core.pairs import channel_pairs, pair_axis
+from rope_core.parameter_differences import FIELDS, ParameterDifference, parameter_differences
+from rope_core.scaling import exact_frequencies
+from rope_core.sources import OBJECT_FORMS, RopeSource, is_of_model, resolve, without_model
 
+LAST_POSITION = 2**24
+"""The last position that is compared."""
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ParameterDifference:
-    """A parameter that two ropes do not share."""
+TOLERANCE = 1e-3
+"""Largest difference of a cosine that is none."""
 
-    parameter: str
-    rope: Any
-    other: Any
-    config_key: str | None
-    """The key, or the formula, of a config that the value comes from; None if it has a default."""
+EQUAL = 1e-9
+"""Largest difference of frequencies, absolute and relative, that are the same."""
+
+MAX_NAMED = 4
+"""Most parameters that the summary names."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,25 +41,270 @@ class AngleDifference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """What differs between two ropes."""
+    """What differs between two ropes.
+
+    If frequencies depend on the length of a call, those at a position are the frequencies of the
+    shortest call that has the position. On several axes a position is the same number on each.
+    """
 
     differences: tuple[ParameterDifference, ...]
+
     angles: tuple[AngleDifference, ...]
+    """At position 1, the trained length and max_position_embeddings, as far as they are known."""
+
     first_position: int | None
-    """The least position up to 2^24 at which a cosine differs by more than 1e-3; None: none."""
+    """The least position up to 2^24 at which a cosine, without the gain, differs by more than
+    1e-3; None: none."""
 
     summary: str
+    """One sentence."""
+
     same: bool
-    """Whether both ropes rotate every token alike."""
+    """Whether both rotate each token alike, but for rounding."""
 
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
-    """`inv_freq` and `inv_freq_other`; without one for a layer that does not rotate."""
+    """`inv_freq` and `inv_freq_other`; without that of a layer that does not rotate."""
 
 
 def compare(rope: RopeSource | None, other: RopeSource | None) -> Comparison:
     """Say where two ropes differ. None is a rope that does not rotate.
 
+    Of different widths the leading pairs that both have are compared. Parameters without a width
+    have that of the other rope.
+
     Raises:
-        ConfigError: one of the two is no rope.
+        ConfigError: one of the two is no rope; `other` is named in the error of the second.
     """
-    raise NotImplementedError
+    width = None
+    if _has_no_width(rope) and not _has_no_width(other):
+        width = _width(_resolve_other(other, None))
+    first = without_model(None) if rope is None else resolve(rope, head_dim=width)
+    width = _width(first) if _has_no_width(other) else None
+    return _compare(first, _resolve_other(other, width))
+
+
+def _has_no_width(rope: RopeSource | None) -> bool:
+    """Tell whether a rope has parameters that apply to heads of any width."""
+    if not isinstance(rope, Mapping) or is_of_model(rope) or not {*OBJECT_FORMS}.isdisjoint(rope):
+        return False
+    return rope.get("head_dim") is None and listed_rotary_dim(rope) is None
+
+
+def _width(resolved: Resolved) -> int | None:
+    return None if resolved.rope is None else resolved.rope.head_dim
+
+
+def _resolve_other(other: RopeSource | None, head_dim: int | None) -> Resolved:
+    try:
+        return without_model(None) if other is None else resolve(other, head_dim=head_dim)
+    except ConfigError as error:
+        raise error.nested_in("other") from None
+
+
+def _compare(first: Resolved, second: Resolved) -> Comparison:
+    a, b = first.rope, second.rope
+    differences = parameter_differences(first, second)
+    position = None if a == b else _first_position(a, b)
+    others = () if a == b or a is None or b is None else tuple(_other_differences(a, b))
+    same = position is None and not others and (a is None) == (b is None)
+    lengths = {
+        length
+        for lengths in (first.lengths, second.lengths)
+        for length in (lengths.trained, lengths.allowed)
+        if length is not None
+    }
+    return Comparison(
+        differences=differences,
+        angles=tuple(_angles(a, b, position) for position in sorted({1, *lengths})),
+        first_position=position,
+        summary=_summary(first, second, differences, position, others),
+        same=same,
+        tensors={
+            name: rope.inv_freq
+            for name, rope in (("inv_freq", a), ("inv_freq_other", b))
+            if rope is not None
+        },
+    )
+
+
+def _frequencies(
+    rope: RopeConfig | None, other: RopeConfig | None, position: int
+) -> tuple[Tensor, Tensor]:
+    """Return the frequencies of the pairs that both have, in the shortest call with a position."""
+    found = [
+        None if r is None else exact_frequencies(r.for_length(position + 1)) for r in (rope, other)
+    ]
+    pairs = min(len(frequencies) for frequencies in found if frequencies is not None)
+    a, b = (torch.zeros(pairs).double() if f is None else f[:pairs] for f in found)
+    return a, b
+
+
+def _angles(rope: RopeConfig | None, other: RopeConfig | None, position: int) -> AngleDifference:
+    if rope == other or not _has_frequencies(rope, other):
+        return AngleDifference(position=position, largest=0.0)
+    a, b = _frequencies(rope, other, position)
+    return AngleDifference(position=position, largest=position * float((a - b).abs().max()))
+
+
+def _has_frequencies(rope: RopeConfig | None, other: RopeConfig | None) -> bool:
+    """Tell whether frequencies can be compared: not if they are weights of a model."""
+    return all(r is None or r.learned != "frequencies" for r in (rope, other))
+
+
+def _first_position(rope: RopeConfig | None, other: RopeConfig | None) -> int | None:
+    if not _has_frequencies(rope, other):
+        return None
+    bounds = sorted({*_bounds(rope), *_bounds(other), LAST_POSITION + 1})
+    start = 1
+    for end in bounds:
+        if start >= end:
+            continue
+        if _grows(rope, start) or _grows(other, start):
+            found = _first_of_growing(rope, other, start, end - 1)
+        else:
+            a, b = _frequencies(rope, other, start)
+            found = first_difference(a, b, start=start, limit=end - 1, tolerance=TOLERANCE)
+        if found is not None:
+            return found
+        start = end
+    return None
+
+
+def _bounds(rope: RopeConfig | None) -> Iterator[int]:
+    """Return the positions from which on longer calls have other frequencies."""
+    if rope is None or not rope.needs_length or rope.length_dependence is None:
+        return
+    bound = rope.length_dependence.above
+    while bound <= LAST_POSITION:
+        yield bound
+        if rope.rope_type != "dynamic_alpha":
+            return
+        bound *= 2
+
+
+def _grows(rope: RopeConfig | None, position: int) -> bool:
+    """Tell whether each longer call has other frequencies."""
+    if rope is None or not rope.needs_length or rope.rope_type != "dynamic":
+        return False
+    return rope.length_dependence is not None and position >= rope.length_dependence.above
+
+
+def _first_of_growing(
+    rope: RopeConfig | None, other: RopeConfig | None, start: int, end: int
+) -> int | None:
+    """Return the first position that differs, of frequencies that move apart with the length."""
+
+    def is_apart(position: int) -> bool:
+        a, b = _frequencies(rope, other, position)
+        return position * float((a - b).abs().max()) > TOLERANCE
+
+    low, high, step = start, start, 1
+    while high < end and not is_apart(high):
+        low, high, step = high + 1, min(high + step, end), 2 * step
+    for position in range(bisect_first(low, high, is_apart), end + 1):
+        a, b = (position * frequencies for frequencies in _frequencies(rope, other, position))
+        if float((a.cos() - b.cos()).abs().max()) > TOLERANCE:
+            return position
+    return None
+
+
+def _other_differences(a: RopeConfig, b: RopeConfig) -> Iterator[str]:
+    """Say what differs in the rotation of two ropes other than the size of their angles."""
+    if a.head_dim != b.head_dim:
+        yield f"heads have {a.head_dim} and {b.head_dim} channels"
+    if a.half != b.half:
+        yield f"of {a.half} and {b.half} pairs the first {min(a.half, b.half)} are compared"
+    elif _partners(a) != _partners(b):
+        is_moved = channel_pairs(a).equal(channel_pairs(b))
+        how = "channels are written in another order" if is_moved else "other channels are paired"
+        yield f"{how} ({_layout(a)} and {_layout(b)})"
+    elif a.learned == b.learned and _axes(a) != _axes(b):
+        tables = (a.frequency_table, b.frequency_table)
+        hidden = ", which text does not show" if all(t.broadcasts_axes for t in tables) else ""
+        yield f"pairs turn by other axes of a position{hidden}"
+    if a.learned != b.learned:
+        yield "frequencies of one are weights of the model"
+    elif a.learned != "frequencies" and _is_opposite(a, b):
+        yield "they turn in opposite directions"
+    if not math.isclose(a.attention_scaling, b.attention_scaling, rel_tol=1e-6):
+        yield f"cos and sin have gains of {a.attention_scaling:.4g} and {b.attention_scaling:.4g}"
+    if _scale(a) != _scale(b):
+        yield "the scale of xPos differs"
+    if a.values != b.values:
+        yield f"values turn otherwise ({a.values} and {b.values})"
+
+
+def _partners(rope: RopeConfig) -> object:
+    """Return which channels are read and written as pairs, and by which angles."""
+    is_moved = rope.layout == "interleaved_to_half" and rope.rotary_dim // rope.blocks > 2
+    is_tiled = rope.layout == "interleaved_tiled" and rope.rotary_dim // rope.blocks > 2
+    return channel_pairs(rope).tolist(), is_moved, is_tiled
+
+
+def _layout(rope: RopeConfig) -> str:
+    where = ", trailing" if rope.trailing and rope.rotary_dim < rope.head_dim else ""
+    return rope.layout + where + (f", {rope.blocks} blocks" if rope.blocks > 1 else "")
+
+
+def _axes(rope: RopeConfig) -> object:
+    """Return the axis of each angle, and how many numbers a position has."""
+    table = rope.frequency_table
+    axis = pair_axis(rope) if table.axis is None else table.axis
+    return table.num_axes, table.coupled, axis.tolist()
+
+
+def _is_opposite(a: RopeConfig, b: RopeConfig) -> bool:
+    """Tell whether cosines agree and sines do not."""
+    pairs = min(a.half, b.half)
+    ours, theirs = exact_frequencies(a)[:pairs], exact_frequencies(b)[:pairs]
+    is_other = (ours - theirs).abs() > EQUAL * (1 + ours.abs())
+    return bool((is_other & ((ours + theirs).abs() <= EQUAL * (1 + ours.abs()))).any())
+
+
+def _scale(rope: RopeConfig) -> object:
+    return rope.parameters if rope.rope_type == "xpos" else None
+
+
+def _summary(
+    first: Resolved,
+    second: Resolved,
+    differences: Sequence[ParameterDifference],
+    position: int | None,
+    others: Sequence[str],
+) -> str:
+    a, b = first.rope, second.rope
+    if a is None and b is None:
+        return "The same: neither rotates."
+    if a is None or b is None:
+        start = f"Only the {'second' if a is None else 'first'} rotates"
+        return (
+            f"{start}{'' if position is None else f': they differ from position {position:,} on'}."
+        )
+    names = [difference.parameter for difference in differences]
+    if position is None and not others:
+        if not names:
+            return "The same at every position."
+        if {*names} <= {"arithmetic", "rounding"}:
+            return f"The same at every position, but for rounding ({_listed(names)} differ)."
+        return f"The same rotation at every position, although they differ in {_listed(names)}."
+    if not _has_frequencies(a, b):
+        start = "They differ"
+    elif position is None:
+        start = f"The cosines are the same up to position {LAST_POSITION:,}, but they differ"
+    elif position == 1:
+        start = "They differ from position 1 on"
+    else:
+        start = f"The {'cosines are the ' if others else ''}same until position {position:,}"
+    clauses = list(others)
+    if position is not None:
+        ours, theirs = _frequencies(a, b, position)
+        turning = int(((ours - theirs).abs() > EQUAL * ours.abs()).sum())
+        causes = [name for name in names if name not in FIELDS]
+        cause = f" ({_listed(causes)})" if causes else ""
+        clauses.insert(0, f"{turning} of {len(ours)} pairs turn otherwise{cause}")
+    return f"{start}: {'; '.join(clauses)}."
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = [*names[:MAX_NAMED], *(["others"] if len(names) > MAX_NAMED else [])]
+    return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}"

@@ -149,9 +149,9 @@ def resolve(
     if isinstance(config, Resolved):
         return config
     if isinstance(config, Mapping):
-        return _without_model(_from_parameters(config, head_dim))
+        return without_model(_from_parameters(config, head_dim))
     if isinstance(config, RopeConfig):
-        return _without_model(config)
+        return without_model(config)
     raise ConfigError("rope", FORMS, type(config).__name__)
 
 
@@ -210,11 +210,11 @@ def _from_parameters(parameters: Mapping[str, Any], head_dim: int | None) -> Rop
     return RopeConfig.of(fields.pop("head_dim"), **fields)
 
 
-def _without_model(rope: RopeConfig) -> Resolved:
+def without_model(rope: RopeConfig | None) -> Resolved:
     """Return the result of `resolve` for a rope of no model: attention is causal."""
     return Resolved(
         rope=rope,
-        nope=None,
+        nope="null rotates nothing" if rope is None else None,
         model_type="",
         layer_type=None,
         parameters=MappingProxyType({}),
@@ -228,6 +228,7 @@ def _without_model(rope: RopeConfig) -> Resolved:
         position_keys_not_applied=(),
         warnings=(),
         lengths=lengths_of_rope(rope),
+        why=MappingProxyType({}),
     )
 
 

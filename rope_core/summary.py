@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from rope_core.config import RopeConfig
 from rope_core.hf.lengths import ORIGINAL, Lengths
 from rope_core.hf.resolve import LayerKind, Resolved
+from rope_core.ntk_variants import doublings
 from rope_core.pairs import SEVERAL_AXES, pair_axis
 from rope_core.scaling import divisors, exact_frequencies, scaling
 
@@ -170,9 +171,9 @@ def _scaling(rope: RopeConfig) -> str:
         return f"No frequency is scaled{named}"
     if counts.divided == len(turning):
         return f"All are divided by {number(counts.factor)} ({base})"
-    whose = "short_factor" if rope.rope_type == "longrope" else rope.rope_type
-    if rope.rope_type == "longrope" and not rope.needs_length and _is_long(rope):
-        whose = "long_factor"
+    whose = rope.rope_type if rope.rope_type != "default" else rope.axes
+    if rope.rope_type == "longrope":
+        whose = "long_factor" if not rope.needs_length and _is_long(rope) else "short_factor"
     if rope.rope_type in BANDS:
         parts = [_count(counts.kept, "keep their frequency", "keeps its frequency")]
         parts += [_count(counts.blended, "are blended", "is blended")] if counts.blended else []
@@ -215,7 +216,7 @@ def _dependence(rope: RopeConfig) -> str:
     if dependence is None or rope.rope_type == "xpos":
         return ""
     if not rope.needs_length:
-        return f"This is for calls of {_positions(dict(rope.parameters)['length'])}"
+        return f"This is for calls of {_fixed_length(rope, dependence.above)}"
     start = f"In calls of more than {_positions(dependence.above)}"
     if rope.rope_type == "dynamic":
         return f"{start} the base grows with the length"
@@ -226,12 +227,28 @@ def _dependence(rope: RopeConfig) -> str:
     return f"{start} all positions take long_factor: divided by {low} to {high}"
 
 
+def _fixed_length(rope: RopeConfig, above: int) -> str:
+    """Return which calls have the frequencies of the fixed length."""
+    length = _length(rope)
+    if length <= above:
+        return f"up to {_positions(above)}"
+    if rope.rope_type == "longrope":
+        return f"more than {_positions(above)}"
+    if rope.rope_type == "dynamic_alpha":
+        longest = above * 2 ** doublings(above, length)
+        return f"more than {number(longest / 2, 12)} and up to {_positions(longest)}"
+    return _positions(length)
+
+
 def _is_long(rope: RopeConfig) -> bool:
-    parameters = dict(rope.parameters)
-    length, original = parameters["length"], parameters[ORIGINAL]
+    dependence = rope.length_dependence
+    return dependence is not None and _length(rope) > dependence.above
+
+
+def _length(rope: RopeConfig) -> int:
+    length = dict(rope.parameters)["length"]
     assert isinstance(length, int)
-    assert isinstance(original, int)
-    return length > original
+    return length
 
 
 def _oddities(rope: RopeConfig) -> str:
@@ -246,7 +263,7 @@ def _oddities(rope: RopeConfig) -> str:
     if rope.learned == "log_scale":
         found.append("each call contains a factor of each frequency")
     if rope.rope_type == "xpos":
-        found.append("q and k also have a scale that depends on the position")
+        found.append("the scale of q and k also depends on the position")
     if rope.values != "kept":
         back = ", and the output turns back" if rope.values == "and_back" else ""
         found.append(f"values turn as the keys do{back}")
